@@ -1,0 +1,144 @@
+//! Identifiers: accounts, transfers, journal positions.
+
+use std::{fmt, sync::Arc};
+
+use uuid::Uuid;
+
+/// An account id: 1 to 128 characters of `A-Z a-z 0-9 . _ : - { } @`.
+///
+/// Ids that begin with `@` belong to the system (in-transit accounts); [`AccountId::client`] refuses them.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AccountId(Arc<str>);
+
+/// Why a string is no account id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidAccountId {
+    #[error("an account id has 1 to 128 characters")]
+    Length,
+    #[error("an account id consists of A-Z a-z 0-9 . _ : - {{ }} @ only")]
+    Character,
+    #[error("account ids that begin with @ are reserved for the system")]
+    Reserved,
+}
+
+impl AccountId {
+    /// Longest id, in characters (all of them ASCII).
+    pub const MAX_LEN: usize = 128;
+
+    /// An id as a client may name it: well-formed and not reserved.
+    pub fn client(text: &str) -> Result<Self, InvalidAccountId> {
+        if text.starts_with('@') {
+            return Err(InvalidAccountId::Reserved);
+        }
+        Self::any(text)
+    }
+
+    /// Any well-formed id, the system's included.
+    pub fn any(text: &str) -> Result<Self, InvalidAccountId> {
+        if text.is_empty() || text.len() > Self::MAX_LEN {
+            return Err(InvalidAccountId::Length);
+        }
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._:-{}@".contains(&b);
+        if !text.bytes().all(allowed) {
+            return Err(InvalidAccountId::Character);
+        }
+        Ok(Self(Arc::from(text)))
+    }
+
+    /// The clearing account of a shard for one asset. Each shard has its own; it never moves.
+    pub fn in_transit(asset: crate::AssetCode) -> Self {
+        Self(Arc::from(format!("@in-transit:{asset}")))
+    }
+
+    pub fn is_system(&self) -> bool {
+        self.0.starts_with('@')
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<str> for AccountId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for AccountId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for AccountId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+/// The client's id of a transfer. On its own it is not unique: see [`TransferKey`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TransferId(pub Uuid);
+
+/// The identity of a transfer: an id belongs to its debit account, so that no answer depends on which shard an
+/// account lives on and a slot move can never collide.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TransferKey {
+    pub id: TransferId,
+    pub debit: AccountId,
+}
+
+/// A place in the journal, unique over all shards: 12 bits of shard number, then 51 bits counted by that shard's lane
+/// in commit order. Zero means "none".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Position(pub i64);
+
+impl Position {
+    pub const NONE: Self = Self(0);
+    /// Shard numbers are below this.
+    pub const MAX_SHARDS: u16 = 1 << 12;
+    const SEQUENCE_BITS: u32 = 51;
+
+    /// The first position a shard hands out.
+    pub fn first_of(shard_number: u16) -> Self {
+        assert!(shard_number < Self::MAX_SHARDS, "INV-8: shard number {shard_number} does not fit a position");
+        Self((i64::from(shard_number) << Self::SEQUENCE_BITS) + 1)
+    }
+
+    pub fn shard_number(self) -> u16 {
+        u16::try_from(self.0 >> Self::SEQUENCE_BITS).unwrap_or(u16::MAX)
+    }
+
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_checked() {
+        assert!(AccountId::client("alice").is_ok());
+        assert!(AccountId::client("{user42}:wallet@x-1._").is_ok());
+        assert_eq!(AccountId::client(""), Err(InvalidAccountId::Length));
+        assert_eq!(AccountId::client(&"a".repeat(129)), Err(InvalidAccountId::Length));
+        assert!(AccountId::client(&"a".repeat(128)).is_ok());
+        assert_eq!(AccountId::client("@in-transit:USD"), Err(InvalidAccountId::Reserved));
+        for bad in ["a b", "a\0", "á", "a/b", "a\n", "a%"] {
+            assert_eq!(AccountId::client(bad), Err(InvalidAccountId::Character), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn positions_name_their_shard() {
+        for shard in [0, 1, 999, Position::MAX_SHARDS - 1] {
+            let first = Position::first_of(shard);
+            assert!(first.0 > 0);
+            assert_eq!(first.shard_number(), shard);
+            assert_eq!(Position(first.0 + (1 << 50)).shard_number(), shard);
+        }
+    }
+}

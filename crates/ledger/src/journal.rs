@@ -1,0 +1,74 @@
+//! Journal entries: every change of an account appends one.
+
+use std::sync::Arc;
+
+use crate::{AccountId, AssetCode, Limit, Position, TransferId};
+
+/// One line of one account's journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub position: Position,
+    /// The entry before this one of the same account; [`Position::NONE`] for the first.
+    pub previous: Position,
+    pub account: AccountId,
+    pub asset: AssetCode,
+    pub version: i64,
+    pub kind: EntryKind,
+    /// Signed change of `posted`, in minor units.
+    pub amount: i64,
+    /// Balances after this entry.
+    pub posted: i64,
+    pub held: i64,
+    pub overdraft: Limit,
+    pub cause: Option<Cause>,
+    /// What an [`EntryKind::Opened`] or [`EntryKind::Updated`] set, as JSON.
+    pub detail: Option<Arc<str>>,
+    pub created_at_us: i64,
+}
+
+/// The transfer behind an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    pub transfer: TransferId,
+    pub counterparty: AccountId,
+}
+
+/// What an entry records. The numbers are stored: never reuse one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum EntryKind {
+    /// The account was opened.
+    Opened = 1,
+    /// Status, limits or metadata changed; no money moved.
+    Updated = 2,
+    /// A leg of a posted transfer: both legs of a local one, the payee's of a cross-shard one.
+    Posted = 3,
+    /// Payer to in-transit: step 1 of a saga.
+    Reserved = 4,
+    /// In-transit back to payer: the saga's credit side refused.
+    Compensated = 5,
+}
+
+impl EntryKind {
+    pub const ALL: [Self; 5] = [Self::Opened, Self::Updated, Self::Posted, Self::Reserved, Self::Compensated];
+    /// Every this-many-th version of an account leaves a waypoint row.
+    pub const WAYPOINT_INTERVAL: i64 = 64;
+
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|k| k.code() == code)
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Opened => "opened",
+            Self::Updated => "updated",
+            Self::Posted => "posted",
+            Self::Reserved => "reserved",
+            Self::Compensated => "compensated",
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Metadata of accounts and transfers: a small map of strings, kept in one canonical form so that contents compare.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+/// A JSON object of strings with sorted keys; the empty map is the empty string.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metadata(Arc<str>);
+
+/// Why a map is no metadata.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MetadataError {
+    #[error("metadata has at most {max} keys", max = Metadata::MAX_KEYS)]
+    TooManyKeys,
+    #[error("keys and values of metadata have at most {max} bytes together", max = Metadata::MAX_BYTES)]
+    TooLarge,
+    #[error("metadata must not contain the NUL character")]
+    Nul,
+}
+
+impl Metadata {
+    pub const MAX_KEYS: usize = 16;
+    /// Keys and values together.
+    pub const MAX_BYTES: usize = 4096;
+
+    pub fn empty() -> Self {
+        Self(Arc::from(""))
+    }
+
+    pub fn from_map(map: &BTreeMap<String, String>) -> Result<Self, MetadataError> {
+        if map.is_empty() {
+            return Ok(Self::empty());
+        }
+        if map.len() > Self::MAX_KEYS {
+            return Err(MetadataError::TooManyKeys);
+        }
+        if map.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>() > Self::MAX_BYTES {
+            return Err(MetadataError::TooLarge);
+        }
+        // PostgreSQL text cannot hold NUL.
+        if map.iter().any(|(k, v)| k.contains('\0') || v.contains('\0')) {
+            return Err(MetadataError::Nul);
+        }
+        Ok(Self(serde_json::to_string(map).unwrap_or_default().into()))
+    }
+
+    /// Text that [`Metadata::as_str`] gave, read back from the wire or the database.
+    pub fn from_canonical(text: &str) -> Self {
+        Self(Arc::from(text))
+    }
+
+    /// The canonical form; empty for no metadata.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
