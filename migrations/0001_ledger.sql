@@ -38,7 +38,7 @@ CREATE TABLE account (
     metadata      TEXT     NOT NULL DEFAULT '',
     created_at_us BIGINT   NOT NULL,
     updated_at_us BIGINT   NOT NULL,
-    CONSTRAINT account_available CHECK (overdraft IS NULL OR posted::numeric - held + overdraft >= 0)
+    CONSTRAINT account_available CHECK (overdraft IS NULL OR posted - held >= -overdraft)
 ) WITH (fillfactor = 70);
 
 -- The lane hands positions out in commit order, so the primary key only ever grows at its right edge. An account's

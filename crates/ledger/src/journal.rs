@@ -27,6 +27,10 @@ pub struct Entry {
 }
 
 /// The transfer behind an entry.
+///
+/// The counterparty of a debit account's entry is the credit account, and the other way round, also when the money goes
+/// through in-transit. The counterparty of an in-transit entry is always the debit account, so that (transfer, counterparty)
+/// identifies the transfer on both shards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
     pub transfer: TransferId,

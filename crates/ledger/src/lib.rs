@@ -8,6 +8,7 @@
 //! idempotency, atomic groups and the saga's steps straight. Amounts are minor units in `i64`; sums are `i128`.
 
 pub mod account;
+pub mod accounts;
 pub mod amount;
 pub mod asset;
 pub mod batch;

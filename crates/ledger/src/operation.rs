@@ -14,6 +14,40 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// Every account whose state the decision depends on, in-transit accounts apart.
+    pub fn for_each_account(&self, mut visit: impl FnMut(&AccountId)) {
+        let mut both_or_debit = |transfer: &Transfer| {
+            visit(&transfer.debit);
+            if !transfer.cross_shard {
+                visit(&transfer.credit);
+            }
+        };
+        match self {
+            Self::Transfer(transfer) => both_or_debit(transfer),
+            Self::AtomicTransfers(items) => items.iter().for_each(both_or_debit),
+            Self::CreateAccount(create) => visit(&create.id),
+            Self::UpdateAccount(update) => visit(&update.id),
+            Self::Decide(decide) => visit(&decide.credit),
+            // Only a compensation touches the payer.
+            Self::Settle(settle) => {
+                if matches!(settle.verdict, Verdict::Refused(_)) {
+                    visit(&settle.debit);
+                }
+            }
+        }
+    }
+
+    /// The asset whose in-transit account the operation may move money through.
+    pub fn in_transit_asset(&self) -> Option<AssetCode> {
+        match self {
+            Self::Transfer(transfer) => transfer.cross_shard.then_some(transfer.asset),
+            Self::Decide(decide) => Some(decide.asset),
+            Self::Settle(settle) => matches!(settle.verdict, Verdict::Refused(_)).then_some(settle.asset),
+            // An atomic group is of one shard; the router never builds one that reserves.
+            Self::AtomicTransfers(_) | Self::CreateAccount(_) | Self::UpdateAccount(_) => None,
+        }
+    }
+
     /// How much of a batch this operation takes.
     pub fn weight(&self) -> usize {
         match self {

@@ -8,6 +8,7 @@ pub enum Outcome {
     Transfer(TransferOutcome),
     Atomic(AtomicOutcome),
     Decided(Decided),
+    Settled(Settled),
     NotOwner(NotOwner),
     /// Not executed: something earlier of the same request has to finish first.
     Deferred,
@@ -105,6 +106,13 @@ pub struct AtomicOutcome {
 pub struct Decided {
     pub verdict: Verdict,
     pub at_us: i64,
+    pub replayed: bool,
+}
+
+/// Step 3 of a saga is done. What the client is told besides comes from the reserve's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settled {
+    pub state: TransferState,
     pub replayed: bool,
 }
 

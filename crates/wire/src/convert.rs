@@ -1,0 +1,264 @@
+//! Operations and accounts: wire messages to the ledger's types and back.
+//!
+//! Whatever comes off the wire is checked as if a stranger had sent it: a router of another version may have.
+
+use bytes::Bytes;
+use ledger::{
+    Account, AccountId, AccountStatus, AssetCode, Limit, Metadata, Position, Refusal, Refused, Side, TransferId,
+    operation::{CreateAccount, Decide, Operation, Settle, Transfer, UpdateAccount, Verdict},
+};
+use uuid::Uuid;
+
+use crate::generated as wire;
+
+/// A message that no well-behaved peer sends.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadMessage {
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    #[error("{field}: {reason}")]
+    Bad { field: &'static str, reason: String },
+}
+
+fn bad(field: &'static str, reason: impl ToString) -> BadMessage {
+    BadMessage::Bad { field, reason: reason.to_string() }
+}
+
+/// An operation as it travels: with what the lane needs to know about its request.
+#[derive(Debug, Clone)]
+pub struct Submitted {
+    /// Milliseconds it may wait to be decided; 0: no deadline.
+    pub timeout_ms: u32,
+    pub order_group: u32,
+    pub operation: Operation,
+}
+
+impl From<&Submitted> for wire::Operation {
+    fn from(submitted: &Submitted) -> Self {
+        operation_to_wire(&submitted.operation, submitted.order_group, submitted.timeout_ms)
+    }
+}
+
+pub fn operation_to_wire(operation: &Operation, order_group: u32, timeout_ms: u32) -> wire::Operation {
+    use wire::operation::Kind;
+    let kind = match operation {
+        Operation::CreateAccount(create) => Kind::CreateAccount(wire::CreateAccount {
+            id: create.id.to_string(),
+            asset: create.asset.to_string(),
+            overdraft: Some(create.overdraft.into()),
+            max_balance: Some(create.max_balance.into()),
+            metadata: create.metadata.as_str().to_owned(),
+        }),
+        Operation::UpdateAccount(update) => Kind::UpdateAccount(wire::UpdateAccount {
+            id: update.id.to_string(),
+            status: update.status.map(|s| s.code().into()),
+            overdraft: update.overdraft.map(Into::into),
+            max_balance: update.max_balance.map(Into::into),
+            metadata: update.metadata.as_ref().map(|m| m.as_str().to_owned()),
+        }),
+        Operation::Transfer(transfer) => Kind::Transfer(transfer_to_wire(transfer)),
+        Operation::AtomicTransfers(items) => Kind::AtomicTransfers(wire::AtomicTransfers {
+            transfers: items.iter().map(transfer_to_wire).collect(),
+        }),
+        Operation::Decide(decide) => Kind::Decide(wire::Decide {
+            id: id_to_wire(decide.id),
+            debit: decide.debit.to_string(),
+            credit: decide.credit.to_string(),
+            asset: decide.asset.to_string(),
+            amount: decide.amount,
+            cancel: decide.cancel,
+        }),
+        Operation::Settle(settle) => {
+            let (credited, refusal, side) = verdict_to_wire(settle.verdict);
+            Kind::Settle(wire::Settle {
+                id: id_to_wire(settle.id),
+                debit: settle.debit.to_string(),
+                credit: settle.credit.to_string(),
+                asset: settle.asset.to_string(),
+                amount: settle.amount,
+                credited,
+                refusal,
+                side,
+            })
+        }
+    };
+    wire::Operation { timeout_ms, order_group, kind: Some(kind) }
+}
+
+impl TryFrom<wire::Operation> for Submitted {
+    type Error = BadMessage;
+
+    fn try_from(message: wire::Operation) -> Result<Self, BadMessage> {
+        use wire::operation::Kind;
+        let operation = match message.kind.ok_or(BadMessage::Missing("operation"))? {
+            Kind::CreateAccount(create) => Operation::CreateAccount(CreateAccount {
+                id: account_id(&create.id, "create_account.id")?,
+                asset: asset(&create.asset)?,
+                overdraft: create.overdraft.ok_or(BadMessage::Missing("overdraft"))?.into(),
+                max_balance: create.max_balance.ok_or(BadMessage::Missing("max_balance"))?.into(),
+                metadata: Metadata::from_canonical(&create.metadata),
+            }),
+            Kind::UpdateAccount(update) => Operation::UpdateAccount(UpdateAccount {
+                id: account_id(&update.id, "update_account.id")?,
+                status: update.status.map(account_status).transpose()?,
+                overdraft: update.overdraft.map(Into::into),
+                max_balance: update.max_balance.map(Into::into),
+                metadata: update.metadata.map(|text| Metadata::from_canonical(&text)),
+            }),
+            Kind::Transfer(transfer) => Operation::Transfer(transfer_from_wire(transfer)?),
+            Kind::AtomicTransfers(group) => Operation::AtomicTransfers(
+                group.transfers.into_iter().map(transfer_from_wire).collect::<Result<_, _>>()?,
+            ),
+            Kind::Decide(decide) => Operation::Decide(Decide {
+                id: id_from_wire(&decide.id)?,
+                debit: account_id(&decide.debit, "decide.debit")?,
+                credit: account_id(&decide.credit, "decide.credit")?,
+                asset: asset(&decide.asset)?,
+                amount: positive(decide.amount)?,
+                cancel: decide.cancel,
+            }),
+            Kind::Settle(settle) => Operation::Settle(Settle {
+                id: id_from_wire(&settle.id)?,
+                debit: account_id(&settle.debit, "settle.debit")?,
+                credit: account_id(&settle.credit, "settle.credit")?,
+                asset: asset(&settle.asset)?,
+                amount: positive(settle.amount)?,
+                verdict: verdict_from_wire(settle.credited, settle.refusal, settle.side)?,
+            }),
+        };
+        Ok(Self { timeout_ms: message.timeout_ms, order_group: message.order_group, operation })
+    }
+}
+
+fn transfer_to_wire(transfer: &Transfer) -> wire::Transfer {
+    wire::Transfer {
+        id: id_to_wire(transfer.id),
+        debit: transfer.debit.to_string(),
+        credit: transfer.credit.to_string(),
+        asset: transfer.asset.to_string(),
+        amount: transfer.amount,
+        metadata: transfer.metadata.as_str().to_owned(),
+        cross_shard: transfer.cross_shard,
+        defer_insufficient: transfer.defer_insufficient,
+    }
+}
+
+fn transfer_from_wire(message: wire::Transfer) -> Result<Transfer, BadMessage> {
+    let transfer = Transfer {
+        id: id_from_wire(&message.id)?,
+        debit: account_id(&message.debit, "transfer.debit")?,
+        credit: account_id(&message.credit, "transfer.credit")?,
+        asset: asset(&message.asset)?,
+        amount: positive(message.amount)?,
+        metadata: Metadata::from_canonical(&message.metadata),
+        cross_shard: message.cross_shard,
+        defer_insufficient: message.defer_insufficient,
+    };
+    if transfer.debit == transfer.credit {
+        return Err(bad("transfer.credit", "same account as the debit side"));
+    }
+    Ok(transfer)
+}
+
+pub fn id_to_wire(id: TransferId) -> Bytes {
+    Bytes::copy_from_slice(id.0.as_bytes())
+}
+
+pub fn id_from_wire(bytes: &[u8]) -> Result<TransferId, BadMessage> {
+    Uuid::from_slice(bytes).map(TransferId).map_err(|e| bad("id", e))
+}
+
+fn positive(amount: i64) -> Result<i64, BadMessage> {
+    if amount > 0 { Ok(amount) } else { Err(bad("amount", "not positive")) }
+}
+
+pub fn account_id(text: &str, field: &'static str) -> Result<AccountId, BadMessage> {
+    AccountId::client(text).map_err(|e| bad(field, e))
+}
+
+pub fn asset(text: &str) -> Result<AssetCode, BadMessage> {
+    AssetCode::new(text).map_err(|e| bad("asset", e))
+}
+
+fn account_status(code: u32) -> Result<AccountStatus, BadMessage> {
+    let known = u8::try_from(code).ok().and_then(AccountStatus::from_code);
+    known.ok_or_else(|| bad("status", format!("{code} is no account status")))
+}
+
+impl From<Limit> for wire::Limit {
+    fn from(limit: Limit) -> Self {
+        Self { unlimited: limit == Limit::Unlimited, minor: limit.to_nullable().unwrap_or(0) }
+    }
+}
+
+impl From<wire::Limit> for Limit {
+    fn from(limit: wire::Limit) -> Self {
+        if limit.unlimited { Self::Unlimited } else { Self::AtMost(limit.minor) }
+    }
+}
+
+impl From<&Account> for wire::Account {
+    fn from(account: &Account) -> Self {
+        Self {
+            id: account.id.to_string(),
+            asset: account.asset.to_string(),
+            status: account.status.code().into(),
+            posted: account.posted,
+            held: account.held,
+            overdraft: Some(account.overdraft.into()),
+            max_balance: Some(account.max_balance.into()),
+            version: account.version,
+            metadata: account.metadata.as_str().to_owned(),
+            created_at_us: account.created_at_us,
+            updated_at_us: account.updated_at_us,
+        }
+    }
+}
+
+impl TryFrom<wire::Account> for Account {
+    type Error = BadMessage;
+
+    /// The journal head stays behind on the shard: it is [`Position::NONE`] here.
+    fn try_from(message: wire::Account) -> Result<Self, BadMessage> {
+        Ok(Self {
+            id: AccountId::any(&message.id).map_err(|e| bad("account.id", e))?,
+            asset: asset(&message.asset)?,
+            status: account_status(message.status)?,
+            posted: message.posted,
+            held: message.held,
+            overdraft: message.overdraft.ok_or(BadMessage::Missing("overdraft"))?.into(),
+            max_balance: message.max_balance.ok_or(BadMessage::Missing("max_balance"))?.into(),
+            version: message.version,
+            head: Position::NONE,
+            metadata: Metadata::from_canonical(&message.metadata),
+            created_at_us: message.created_at_us,
+            updated_at_us: message.updated_at_us,
+        })
+    }
+}
+
+/// (refusal, side) with 0 for none.
+pub fn refused_to_wire(refused: Refused) -> (u32, u32) {
+    (refused.refusal.code().into(), refused.side.map_or(0, |s| s.code().into()))
+}
+
+pub fn refused_from_wire(refusal: u32, side: u32) -> Result<Refused, BadMessage> {
+    let known = u8::try_from(refusal).ok().and_then(Refusal::from_code);
+    let refusal = known.ok_or_else(|| bad("refusal", format!("{refusal} is no refusal")))?;
+    Ok(Refused { refusal, side: u8::try_from(side).ok().and_then(Side::from_code) })
+}
+
+/// (credited, refusal, side)
+pub fn verdict_to_wire(verdict: Verdict) -> (bool, u32, u32) {
+    match verdict {
+        Verdict::Credited => (true, 0, 0),
+        Verdict::Refused(refused) => {
+            let (refusal, side) = refused_to_wire(refused);
+            (false, refusal, side)
+        }
+    }
+}
+
+pub fn verdict_from_wire(credited: bool, refusal: u32, side: u32) -> Result<Verdict, BadMessage> {
+    if credited { Ok(Verdict::Credited) } else { refused_from_wire(refusal, side).map(Verdict::Refused) }
+}
