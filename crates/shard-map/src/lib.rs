@@ -1,1 +1,23 @@
-//! placeholder
+//! Which shard an account belongs to: `account id → slot → shard`.
+//!
+//! [`slot_of`] hashes an id to one of [`SLOTS`] slots and never changes its mind; a [`ShardMap`] says which shard has each
+//! slot, and where that shard's nodes are. Start at [`map`]. This crate reads no file and keeps no state: loading,
+//! reloading and swapping maps is the router's.
+//!
+//! A map is a hint for routing. Who may write a slot is decided by the `slot_ownership` table of each shard alone.
+
+mod diff;
+mod error;
+mod hash;
+pub mod map;
+mod parse;
+mod print;
+mod slot;
+mod succession;
+mod validate;
+
+pub use diff::{Endpoints, MapDiff, SlotMove};
+pub use error::{MapError, MapProblem, Reason};
+pub use hash::{routing_key, slot_of};
+pub use map::{MAX_SHARD_NUMBER, Shard, ShardIndex, ShardMap};
+pub use slot::{InvalidSlotRange, NoSuchSlot, SLOTS, Slot, SlotRange, merge_slots};

@@ -1,0 +1,120 @@
+//! What is wrong with a map, and in which line.
+
+use std::fmt;
+
+use crate::slot::{InvalidSlotRange, SlotRange};
+
+/// All that is wrong with a map, in order of lines. A map with a single problem is refused as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", Listed(.problems))]
+pub struct MapError {
+    pub problems: Vec<MapProblem>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MapProblem {
+    /// Counted from 1. Absent for a map that was made from parts, and for what a map lacks as a whole.
+    pub line: Option<usize>,
+    pub reason: Reason,
+}
+
+/// One reason to refuse a map.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// No TOML, or not the fields a map has.
+    #[error("{0}")]
+    Form(String),
+    #[error("version {0} is below 1")]
+    Version(i64),
+    #[error("shard id {0:?} is not 1 to 64 characters of A-Z a-z 0-9 . _ -")]
+    ShardId(String),
+    #[error("shard id {id:?} is taken{}", InLine(.line))]
+    DuplicateId { id: String, line: Option<usize> },
+    #[error("shard {shard}: number {number} is not in 0 to {max}", max = crate::MAX_SHARD_NUMBER)]
+    Number { shard: String, number: i64 },
+    #[error("shard {shard}: number {number} is shard {other}'s{}", InLine(.line))]
+    DuplicateNumber { shard: String, number: i64, other: String, line: Option<usize> },
+    #[error("shard {shard} has no nodes")]
+    NoNodes { shard: String },
+    #[error("shard {shard}: node {node:?} {reason}")]
+    Node { shard: String, node: String, reason: &'static str },
+    #[error("shard {shard}: node {node:?} is shard {other}'s{}", InLine(.line))]
+    DuplicateNode { shard: String, node: String, other: String, line: Option<usize> },
+    #[error("shard {shard}: slots {text:?}: {reason}")]
+    Range { shard: String, text: String, reason: InvalidSlotRange },
+    #[error("{} to shard {shard} and to shard {other}{}", Belong(std::slice::from_ref(.slots)), InLine(.line))]
+    OwnedTwice { slots: SlotRange, shard: String, other: String, line: Option<usize> },
+    #[error("{} to no shard", Belong(.0))]
+    Unowned(Vec<SlotRange>),
+    #[error("version {new} is not greater than {current}, the version in use, and the content differs")]
+    VersionNotGreater { current: u64, new: u64 },
+    #[error("shard {shard} has number {number}, but a shard keeps its number for ever, and its is {kept}")]
+    NumberChanged { shard: String, number: u16, kept: u16 },
+    #[error("shard {shard} has number {number}, which was shard {before}'s: numbers are never used again")]
+    NumberReused { shard: String, number: u16, before: String },
+}
+
+impl MapError {
+    /// `problems` must not be empty.
+    pub(crate) fn new(mut problems: Vec<MapProblem>) -> Self {
+        problems.sort_by_key(|problem| problem.line.unwrap_or(usize::MAX));
+        Self { problems }
+    }
+
+    /// The first line that is wrong.
+    pub fn line(&self) -> Option<usize> {
+        self.problems.first().and_then(|problem| problem.line)
+    }
+}
+
+impl fmt::Display for MapProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.line {
+            write!(f, "line {line}: ")?;
+        }
+        fmt::Display::fmt(&self.reason, f)
+    }
+}
+
+/// A message stays readable: what comes after this many problems, or ranges, is only counted.
+const LISTED: usize = 8;
+
+struct Listed<'a>(&'a [MapProblem]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        list(f, self.0, "; ")
+    }
+}
+
+struct Belong<'a>(&'a [SlotRange]);
+
+impl fmt::Display for Belong<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let single = self.0.len() == 1 && self.0[0].len() == 1;
+        f.write_str(if single { "slot " } else { "slots " })?;
+        list(f, self.0, ", ")?;
+        f.write_str(if single { " belongs" } else { " belong" })
+    }
+}
+
+struct InLine<'a>(&'a Option<usize>);
+
+impl fmt::Display for InLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |line| write!(f, " (line {line})"))
+    }
+}
+
+fn list(f: &mut fmt::Formatter<'_>, items: &[impl fmt::Display], separator: &str) -> fmt::Result {
+    for (place, item) in items.iter().take(LISTED).enumerate() {
+        if place > 0 {
+            f.write_str(separator)?;
+        }
+        write!(f, "{item}")?;
+    }
+    match items.len().saturating_sub(LISTED) {
+        0 => Ok(()),
+        more => write!(f, "{separator}and {more} more"),
+    }
+}

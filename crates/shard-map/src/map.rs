@@ -1,0 +1,150 @@
+//! The shard map: every slot owned by exactly one shard.
+//!
+//! A [`ShardMap`] can only be made from a text ([`ShardMap::parse`]) or from its parts ([`ShardMap::new`]), and both
+//! refuse anything incomplete: INV-7, in a map every slot has exactly one owner, shard ids, shard numbers and node
+//! addresses are unique. It is immutable; a changed map is another map with a higher version.
+
+use std::fmt;
+
+use crate::{
+    error::MapError,
+    slot::{SLOTS, Slot, SlotRange},
+    validate::{self, Draft, Lines},
+};
+
+/// Shard numbers are 0 to this: a journal position has 12 bits for them.
+pub const MAX_SHARD_NUMBER: u16 = (1 << 12) - 1;
+
+/// A complete, valid assignment of slots to shards.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ShardMap {
+    /// Grows with every change; at least 1.
+    pub version: u64,
+    /// In the order of the file. [`ShardIndex`] counts along here.
+    pub shards: Vec<Shard>,
+    /// By slot: what routing reads.
+    owners: Box<[ShardIndex]>,
+    /// The shards in order of their ids, for look-ups by id.
+    by_id: Box<[ShardIndex]>,
+}
+
+/// One shard of a map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shard {
+    /// `s0`: 1 to 64 characters of `A-Z a-z 0-9 . _ -`.
+    pub id: String,
+    /// Part of every journal position the shard ever hands out: belongs to this id for ever.
+    pub number: u16,
+    /// Where its nodes listen, in order of preference: `http://host:port`.
+    pub nodes: Vec<String>,
+    /// Its slots in ascending order, in the fewest ranges. Empty for a shard that waits for its first slots.
+    pub slots: Vec<SlotRange>,
+}
+
+/// A place in [`ShardMap::shards`]. Means nothing without its map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ShardIndex(pub u16);
+
+impl ShardMap {
+    /// A map from its parts, with the checks of [`ShardMap::parse`].
+    pub fn new(version: u64, shards: Vec<Shard>) -> Result<Self, MapError> {
+        validate::validate(Draft::from_parts(version, shards), &Lines::of(""))
+    }
+
+    /// Puts together what was validated.
+    ///
+    /// # Panics
+    /// When a slot has no owner: validation let something through.
+    pub(crate) fn assemble(version: u64, shards: Vec<Shard>) -> Self {
+        let indices = || (0..=u16::MAX).map(ShardIndex);
+        let mut owners = vec![None; usize::from(SLOTS)];
+        for (index, shard) in indices().zip(&shards) {
+            for slot in shard.slots.iter().flat_map(|range| range.slots()) {
+                let earlier = owners[usize::from(slot.index())].replace(index);
+                assert!(earlier.is_none(), "INV-7: slot {slot} has two owners");
+            }
+        }
+        let owners = Slot::all()
+            .zip(owners)
+            .map(|(slot, owner)| owner.unwrap_or_else(|| panic!("INV-7: slot {slot} has no owner")))
+            .collect();
+        let mut by_id: Box<[ShardIndex]> = indices().take(shards.len()).collect();
+        by_id.sort_by_key(|index| &shards[usize::from(index.0)].id);
+        Self { version, shards, owners, by_id }
+    }
+
+    /// The shard that has a slot: one array access.
+    pub fn owner(&self, slot: Slot) -> ShardIndex {
+        self.owners[usize::from(slot.index())]
+    }
+
+    /// # Panics
+    /// When the index is of another map and beyond the shards of this one.
+    pub fn shard(&self, index: ShardIndex) -> &Shard {
+        &self.shards[usize::from(index.0)]
+    }
+
+    pub fn index_of(&self, id: &str) -> Option<ShardIndex> {
+        let place = self.by_id.binary_search_by_key(&id, |index| &self.shard(*index).id).ok()?;
+        Some(self.by_id[place])
+    }
+
+    /// Every shard with its index.
+    pub fn indexed(&self) -> impl ExactSizeIterator<Item = (ShardIndex, &Shard)> {
+        self.shards.iter().enumerate().map(|(place, shard)| (ShardIndex(place as u16), shard))
+    }
+}
+
+impl Shard {
+    /// How many slots it has.
+    pub fn slot_count(&self) -> u16 {
+        self.slots.iter().map(|range| range.len()).sum()
+    }
+}
+
+impl fmt::Debug for ShardMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShardMap").field("version", &self.version).field("shards", &self.shards).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shard(number: u16, slots: Vec<SlotRange>) -> Shard {
+        Shard { id: format!("s{number}"), number, nodes: vec![format!("http://127.0.0.1:{}", 7500 + number)], slots }
+    }
+
+    #[test]
+    fn every_slot_leads_to_the_shard_that_lists_it() {
+        for count in [1, 4, 1000, MAX_SHARD_NUMBER + 1] {
+            let shards = SlotRange::split_evenly(count).enumerate().map(|(n, range)| shard(n as u16, vec![range]));
+            let map = ShardMap::new(1, shards.collect()).unwrap();
+            for slot in Slot::all() {
+                assert!(map.shard(map.owner(slot)).slots[0].contains(slot), "{count} shards, slot {slot}");
+            }
+            for (index, shard) in map.indexed() {
+                assert_eq!(map.index_of(&shard.id), Some(index));
+            }
+            assert_eq!(map.index_of("s"), None);
+            assert_eq!(map.index_of("t"), None);
+        }
+    }
+
+    #[test]
+    fn slots_are_kept_in_the_fewest_ranges() {
+        let range = |text: &str| text.parse().unwrap();
+        let scattered = shard(0, ["16000-16383", "0-4", "6-15999", "5"].map(range).to_vec());
+        let map = ShardMap::new(3, vec![scattered, shard(1, vec![])]).unwrap();
+        assert_eq!(map.shards[0].slots, [SlotRange::ALL]);
+        assert_eq!(map.shards[0].slot_count(), SLOTS);
+        assert_eq!(map.shards[1].slot_count(), 0);
+    }
+
+    #[test]
+    fn parts_are_checked_as_a_file_is() {
+        let error = ShardMap::new(1, vec![shard(0, vec!["0-9".parse().unwrap()])]).unwrap_err();
+        assert_eq!(error.to_string(), "slots 10-16383 belong to no shard");
+    }
+}
