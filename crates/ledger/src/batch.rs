@@ -113,11 +113,14 @@ pub struct NewRegister {
 #[derive(Debug)]
 pub struct Settlement {
     pub key: TransferKey,
+    /// What it was reserved with, for the database to compare.
+    pub credit: AccountId,
+    pub amount: i64,
     pub state: TransferState,
 }
 
 /// Says whether this shard owns an account's slot.
-pub type Fence<'a> = &'a dyn Fn(&AccountId) -> Result<(), NotOwner>;
+pub type Fence<'a> = &'a (dyn Fn(&AccountId) -> Result<(), NotOwner> + Sync);
 
 pub struct Batch<'a> {
     accounts: &'a mut Accounts,
@@ -126,7 +129,7 @@ pub struct Batch<'a> {
     now_us: i64,
     effects: Effects,
     /// Per order group, the accounts whose later operations have to wait.
-    deferred: HashMap<u32, HashSet<AccountId>>,
+    deferred: HashMap<u64, HashSet<AccountId>>,
 }
 
 /// A transfer that did not take place, apart from why.
@@ -150,7 +153,7 @@ impl<'a> Batch<'a> {
 
     /// Decides one operation. Operations of one client request that must take effect in order share a non-zero
     /// `order_group`.
-    pub fn apply(&mut self, order_group: u32, operation: &Operation) -> Outcome {
+    pub fn apply(&mut self, order_group: u64, operation: &Operation) -> Outcome {
         match operation {
             Operation::CreateAccount(create) => self.create_account(create),
             Operation::UpdateAccount(update) => self.update_account(update),
@@ -254,7 +257,7 @@ impl<'a> Batch<'a> {
 
     // === transfers ===
 
-    fn transfer(&mut self, order_group: u32, transfer: &Transfer) -> Result<TransferOutcome, Aside> {
+    fn transfer(&mut self, order_group: u64, transfer: &Transfer) -> Result<TransferOutcome, Aside> {
         if self.must_wait(order_group, transfer) {
             return Err(Aside::Deferred);
         }
@@ -346,7 +349,7 @@ impl<'a> Batch<'a> {
 
     // === order within a request ===
 
-    fn must_wait(&self, order_group: u32, transfer: &Transfer) -> bool {
+    fn must_wait(&self, order_group: u64, transfer: &Transfer) -> bool {
         order_group != 0
             && self
                 .deferred
@@ -354,7 +357,7 @@ impl<'a> Batch<'a> {
                 .is_some_and(|waiting| waiting.contains(&transfer.debit) || waiting.contains(&transfer.credit))
     }
 
-    fn set_aside(&mut self, order_group: u32, transfer: &Transfer, aside: Aside) -> Outcome {
+    fn set_aside(&mut self, order_group: u64, transfer: &Transfer, aside: Aside) -> Outcome {
         if order_group != 0 {
             let waiting = self.deferred.entry(order_group).or_default();
             waiting.insert(transfer.debit.clone());
@@ -514,7 +517,12 @@ impl<'a> Batch<'a> {
         {
             transfer.state = state;
         }
-        self.effects.settlements.push(Settlement { key: settle.key(), state });
+        self.effects.settlements.push(Settlement {
+            key: settle.key(),
+            credit: settle.credit.clone(),
+            amount: settle.amount,
+            state,
+        });
         Outcome::Settled(Settled { state, replayed: false })
     }
 

@@ -51,12 +51,10 @@ fn outcome_to_wire(outcome: Outcome) -> Message {
             Message::Decide(wire::DecideOutcome { credited, refusal, side, replayed, decided_at_us: at_us })
         }
         Outcome::Settled(Settled { state, replayed }) => {
-            let (status, refusal, side, finished_at_us) = state_to_wire(state);
+            let (status, refusal, side, finished_at_us) = state_to_columns(state);
             Message::Settle(wire::SettleOutcome { status, refusal, side, finished_at_us, replayed })
         }
-        Outcome::NotOwner(NotOwner { slot, state, epoch, owner }) => {
-            Message::NotOwner(wire::NotOwner { slot: slot.into(), state: state.into(), epoch, owner })
-        }
+        Outcome::NotOwner(not_owner) => Message::NotOwner(not_owner.into()),
         Outcome::Deferred => Message::Deferred(wire::Deferred {}),
         Outcome::Illegal(detail) => {
             Message::NotExecuted(wire::NotExecuted { reason: Reason::Internal.into(), detail })
@@ -84,8 +82,8 @@ fn account_to_wire(outcome: AccountOutcome) -> wire::AccountOutcome {
     message
 }
 
-/// (status, refusal, side, finished_at_us)
-fn state_to_wire(state: TransferState) -> (u32, u32, u32, i64) {
+/// (status, refusal, side, finished_at_us), with 0 for none.
+pub fn state_to_columns(state: TransferState) -> (u32, u32, u32, i64) {
     let (refusal, side) = match state {
         TransferState::Rejected { refused, .. } => refused_to_wire(refused),
         TransferState::Pending | TransferState::Posted { .. } => (0, 0),
@@ -108,7 +106,7 @@ pub fn state_from_wire(status: u32, refusal: u32, side: u32, finished_at_us: i64
 fn transfer_to_wire(outcome: TransferOutcome) -> wire::TransferOutcome {
     match outcome {
         TransferOutcome::Done(answer) => {
-            let (status, refusal, side, finished_at_us) = state_to_wire(answer.state);
+            let (status, refusal, side, finished_at_us) = state_to_columns(answer.state);
             wire::TransferOutcome {
                 status,
                 refusal,
@@ -206,6 +204,12 @@ impl TryFrom<wire::OperationResult> for Reply {
             Message::Unknown(_) => return Ok(Self::Unknown),
         };
         Ok(Self::Outcome(outcome))
+    }
+}
+
+impl From<NotOwner> for wire::NotOwner {
+    fn from(NotOwner { slot, state, epoch, owner }: NotOwner) -> Self {
+        Self { slot: slot.into(), state: state.into(), epoch, owner }
     }
 }
 

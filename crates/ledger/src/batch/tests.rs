@@ -94,7 +94,7 @@ impl Shard {
         self.run_in_group(0, operations)
     }
 
-    fn run_in_group(&mut self, group: u32, operations: &[Operation]) -> Vec<Outcome> {
+    fn run_in_group(&mut self, group: u64, operations: &[Operation]) -> Vec<Outcome> {
         for operation in operations {
             let mut needed = Vec::new();
             operation.for_each_account(|id| needed.push(id.clone()));

@@ -1,0 +1,194 @@
+//! The configuration: one struct per concern, defaults here and nowhere else, everything checked before a port is bound.
+
+use std::{net::SocketAddr, path::Path, str::FromStr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::PgConnectOptions;
+use telemetry::logging::LogConfig;
+
+/// Overrides `database.url`, so that the password need not be in a file.
+pub const DATABASE_URL_VARIABLE: &str = "SHARD_NODE_DATABASE_URL";
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub shard: ShardConfig,
+    pub database: DatabaseConfig,
+    pub rpc: ListenConfig,
+    pub admin: ListenConfig,
+    #[serde(default)]
+    pub lane: LaneConfig,
+    #[serde(default)]
+    pub log: LogConfig,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShardConfig {
+    /// The shard this node stands in front of, as the shard map names it.
+    pub id: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseConfig {
+    /// `postgres://user:password@host:port/database`; may come from the environment instead.
+    #[serde(default)]
+    pub url: String,
+    /// Connections for reads. The lane has one of its own.
+    #[serde(default = "default_read_connections")]
+    pub read_connections: u32,
+    #[serde(default = "default_connect_timeout_ms")]
+    pub connect_timeout_ms: u64,
+    /// Deadline of one statement on the client's side. The connection is thrown away when it passes.
+    #[serde(default = "default_statement_timeout_ms")]
+    pub statement_timeout_ms: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListenConfig {
+    pub listen: SocketAddr,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LaneConfig {
+    /// A batch stops growing once it has this many operations.
+    pub max_batch_operations: usize,
+    /// Operations that may wait; more are refused with `overloaded`.
+    pub queue_operations: usize,
+    /// Accounts kept in memory.
+    pub cached_accounts: usize,
+}
+
+impl Default for LaneConfig {
+    fn default() -> Self {
+        Self { max_batch_operations: 8192, queue_operations: 65_536, cached_accounts: 1_000_000 }
+    }
+}
+
+fn default_read_connections() -> u32 {
+    4
+}
+
+fn default_connect_timeout_ms() -> u64 {
+    2_000
+}
+
+fn default_statement_timeout_ms() -> u64 {
+    10_000
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read {path}: {source}")]
+    Unreadable { path: String, source: std::io::Error },
+    #[error("{path}: {source}")]
+    Malformed { path: String, source: Box<toml::de::Error> },
+    #[error("{setting}: {reason}")]
+    Invalid { setting: &'static str, reason: String },
+}
+
+impl Config {
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let shown = || path.display().to_string();
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: shown(), source })?;
+        let mut config: Self = toml::from_str(&text)
+            .map_err(|source| ConfigError::Malformed { path: shown(), source: Box::new(source) })?;
+        if let Ok(url) = std::env::var(DATABASE_URL_VARIABLE) {
+            config.database.url = url;
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let invalid = |setting, reason: String| Err(ConfigError::Invalid { setting, reason });
+        if self.shard.id.is_empty() {
+            return invalid("shard.id", "is empty".to_owned());
+        }
+        if self.database.url.is_empty() {
+            return invalid("database.url", format!("is missing; set it or {DATABASE_URL_VARIABLE}"));
+        }
+        if let Err(error) = PgConnectOptions::from_str(&self.database.url) {
+            // The text of the URL stays out of the message: it holds a password.
+            return invalid("database.url", format!("is no PostgreSQL URL: {error}"));
+        }
+        let positive = [
+            ("database.read_connections", u64::from(self.database.read_connections)),
+            ("database.connect_timeout_ms", self.database.connect_timeout_ms),
+            ("database.statement_timeout_ms", self.database.statement_timeout_ms),
+            ("lane.max_batch_operations", self.lane.max_batch_operations as u64),
+            ("lane.queue_operations", self.lane.queue_operations as u64),
+            ("lane.cached_accounts", self.lane.cached_accounts as u64),
+        ];
+        if let Some((setting, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
+            return invalid(setting, "must be greater than 0".to_owned());
+        }
+        self.log.check().or_else(|error| invalid("log.level", error.to_string()))
+    }
+
+    /// As TOML, without the password.
+    pub fn redacted(&self) -> Result<String, toml::ser::Error> {
+        let mut shown = self.clone();
+        shown.database.url = redact(&self.database.url);
+        toml::to_string_pretty(&shown)
+    }
+}
+
+impl DatabaseConfig {
+    /// [`Config::load`] has checked the URL; a default would fail at the first connection.
+    pub fn connect_options(&self) -> PgConnectOptions {
+        PgConnectOptions::from_str(&self.url).unwrap_or_else(|_| PgConnectOptions::new_without_pgpass())
+    }
+
+    pub fn connect_timeout(&self) -> Duration {
+        Duration::from_millis(self.connect_timeout_ms)
+    }
+
+    pub fn statement_timeout(&self) -> Duration {
+        Duration::from_millis(self.statement_timeout_ms)
+    }
+}
+
+/// The URL with everything between `//` and `@` hidden.
+fn redact(url: &str) -> String {
+    match (url.find("//"), url.rfind('@')) {
+        (Some(begin), Some(end)) if begin < end => format!("{}//***{}", &url[..begin], &url[end..]),
+        _ => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        shard.id = "s0"
+        database.url = "postgres://ledger:secret@127.0.0.1:5510/ledger"
+        rpc.listen = "127.0.0.1:7500"
+        admin.listen = "127.0.0.1:7600"
+    "#;
+
+    #[test]
+    fn defaults_fill_in_and_the_password_stays_hidden() {
+        let config: Config = toml::from_str(GOOD).unwrap();
+        config.check().unwrap();
+        assert_eq!(config.lane.max_batch_operations, 8192);
+        let shown = config.redacted().unwrap();
+        assert!(!shown.contains("secret") && shown.contains("@127.0.0.1:5510"), "{shown}");
+    }
+
+    #[test]
+    fn what_is_missing_unknown_or_zero_is_named() {
+        let parse = |text: &str| toml::from_str::<Config>(text).map_err(|e| e.to_string());
+        assert!(parse(&GOOD.replace("rpc.listen = \"127.0.0.1:7500\"", "")).unwrap_err().contains("rpc"));
+        assert!(parse(&format!("{GOOD}\nshard.colour = 1")).unwrap_err().contains("colour"));
+        let zero = parse(&format!("{GOOD}\nlane.queue_operations = 0")).unwrap();
+        assert!(zero.check().unwrap_err().to_string().contains("lane.queue_operations"));
+        let no_url = parse(&GOOD.replace("database.url", "database.read_connections = 3 #")).unwrap();
+        assert!(no_url.check().unwrap_err().to_string().contains("database.url"));
+    }
+}

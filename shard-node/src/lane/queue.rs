@@ -1,0 +1,241 @@
+//! The way into the lane: a bounded queue of submissions, and the lane's state for everybody to see.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use ledger::Position;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+use wire::{Reply, convert::Submitted, not_executed::Reason};
+
+use super::work::{Submission, Work};
+use crate::{
+    config::LaneConfig,
+    metric_definitions as m,
+    store::{StoreError, ownership::Ownership, shard_state::ShardState},
+};
+
+/// Submissions that may wait, however small; operations are bounded by the configuration.
+const MAX_WAITING_SUBMISSIONS: usize = 8192;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum LaneState {
+    /// The database has not been reached yet, or not any more.
+    Recovering = 0,
+    Serving = 1,
+    Draining = 2,
+}
+
+impl LaneState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Recovering => "recovering",
+            Self::Serving => "serving",
+            Self::Draining => "draining",
+        }
+    }
+
+    fn from_code(code: u8) -> Self {
+        match code {
+            1 => Self::Serving,
+            2 => Self::Draining,
+            _ => Self::Recovering,
+        }
+    }
+}
+
+/// What the lane is doing; a snapshot of counters, not of one moment.
+#[derive(Debug, Clone)]
+pub struct LaneStatus {
+    pub state: LaneState,
+    pub waiting: usize,
+    pub batches: u64,
+    pub operations: u64,
+    pub last_batch: u64,
+    pub last_commit: Duration,
+    pub cached_accounts: usize,
+    pub next_position: Position,
+    pub ownership_version: i64,
+    pub slots_owned: usize,
+    pub highest_epoch: i64,
+    pub last_error: String,
+}
+
+/// Shared between the lane and its handles.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    state: AtomicU8,
+    waiting: AtomicUsize,
+    batches: AtomicU64,
+    operations: AtomicU64,
+    last_batch: AtomicU64,
+    last_commit_us: AtomicU64,
+    cached_accounts: AtomicUsize,
+    next_position: AtomicI64,
+    ownership_version: AtomicI64,
+    slots_owned: AtomicUsize,
+    highest_epoch: AtomicI64,
+    last_error: Mutex<String>,
+}
+
+impl Shared {
+    fn state(&self) -> LaneState {
+        LaneState::from_code(self.state.load(Relaxed))
+    }
+
+    /// Gives the state before.
+    pub fn set_state(&self, state: LaneState) -> LaneState {
+        let before = LaneState::from_code(self.state.swap(state as u8, Relaxed));
+        metrics::gauge!(m::LANE_SERVING).set(if state == LaneState::Serving { 1.0 } else { 0.0 });
+        if state == LaneState::Serving && before == LaneState::Recovering {
+            tracing::info!("the lane is serving");
+        }
+        before
+    }
+
+    pub fn set_last_error(&self, error: &StoreError) {
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = error.to_string();
+    }
+
+    pub fn set_ownership(&self, state: &ShardState, ownership: &Ownership) {
+        self.next_position.store(state.next_position.0, Relaxed);
+        self.ownership_version.store(state.ownership_version, Relaxed);
+        self.slots_owned.store(ownership.owned(), Relaxed);
+        self.highest_epoch.store(ownership.highest_epoch(), Relaxed);
+    }
+
+    pub fn set_cached(&self, accounts: usize) {
+        self.cached_accounts.store(accounts, Relaxed);
+        metrics::gauge!(m::LANE_CACHED_ACCOUNTS).set(super::count_as_f64(accounts));
+    }
+
+    pub fn committed(&self, operations: usize, commit: Duration, next: Position) {
+        self.batches.fetch_add(1, Relaxed);
+        self.operations.fetch_add(operations as u64, Relaxed);
+        self.last_batch.store(operations as u64, Relaxed);
+        self.last_commit_us.store(u64::try_from(commit.as_micros()).unwrap_or(u64::MAX), Relaxed);
+        self.next_position.store(next.0, Relaxed);
+    }
+
+    /// Operations left the queue.
+    pub fn release(&self, operations: usize) {
+        let before = self.waiting.fetch_sub(operations, Relaxed);
+        metrics::gauge!(m::LANE_QUEUE_OPERATIONS).set(super::count_as_f64(before.saturating_sub(operations)));
+    }
+}
+
+/// The lane's end of the queue.
+pub(super) struct Queue {
+    receiver: mpsc::Receiver<Submission>,
+    max_batch_operations: usize,
+}
+
+pub(super) fn channel(config: &LaneConfig) -> (Queue, LaneHandle) {
+    let (sender, receiver) = mpsc::channel(MAX_WAITING_SUBMISSIONS);
+    let queue = Queue { receiver, max_batch_operations: config.max_batch_operations };
+    let handle = LaneHandle { sender, shared: Arc::default(), max_waiting: config.queue_operations };
+    (queue, handle)
+}
+
+impl Queue {
+    /// Waits for work and takes all there is, up to the bound. `None`: closed and empty.
+    pub async fn next_batch(&mut self) -> Option<Work> {
+        let first = self.receiver.recv().await?;
+        Some(self.gather(first))
+    }
+
+    pub fn try_next_batch(&mut self) -> Option<Work> {
+        let first = self.receiver.try_recv().ok()?;
+        Some(self.gather(first))
+    }
+
+    fn gather(&mut self, first: Submission) -> Work {
+        let mut work = Work::new(first);
+        while work.weight() < self.max_batch_operations {
+            match self.receiver.try_recv() {
+                Ok(next) => work.add(next),
+                Err(_) => break,
+            }
+        }
+        work
+    }
+
+    pub fn close(&mut self) {
+        self.receiver.close();
+    }
+}
+
+/// Hands operations to the lane. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct LaneHandle {
+    sender: mpsc::Sender<Submission>,
+    shared: Arc<Shared>,
+    max_waiting: usize,
+}
+
+impl LaneHandle {
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// Has the operations carried out in order; one reply each. Dropping the future does not take them back.
+    pub async fn execute(&self, operations: Vec<Submitted>) -> Vec<Reply> {
+        let count = operations.len();
+        let refuse = |reason, detail: &str| vec![Reply::NotExecuted { reason, detail: detail.to_owned() }; count];
+        match self.shared.state() {
+            LaneState::Serving => {}
+            LaneState::Recovering => return refuse(Reason::Unavailable, "the shard's database is out of reach"),
+            LaneState::Draining => return refuse(Reason::ShuttingDown, "the shard-node is shutting down"),
+        }
+        let now = Instant::now();
+        let (reply, answer) = oneshot::channel();
+        let submission = Submission::new(operations, now, reply);
+        let weight = submission.weight();
+        let before = self.shared.waiting.fetch_add(weight, Relaxed);
+        // A submission larger than the bound is let into an empty queue, or it could never run.
+        if before > 0 && before + weight > self.max_waiting {
+            self.shared.release(weight);
+            metrics::counter!(m::LANE_QUEUE_FULL).increment(1);
+            return refuse(Reason::Overloaded, "the shard's queue is full");
+        }
+        match self.sender.try_send(submission) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                self.shared.release(weight);
+                metrics::counter!(m::LANE_QUEUE_FULL).increment(1);
+                return refuse(Reason::Overloaded, "the shard's queue is full");
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                self.shared.release(weight);
+                return refuse(Reason::ShuttingDown, "the shard-node is shutting down");
+            }
+        }
+        answer.await.unwrap_or_else(|_| vec![Reply::Unknown; count])
+    }
+
+    pub fn status(&self) -> LaneStatus {
+        let shared = &self.shared;
+        LaneStatus {
+            state: shared.state(),
+            waiting: shared.waiting.load(Relaxed),
+            batches: shared.batches.load(Relaxed),
+            operations: shared.operations.load(Relaxed),
+            last_batch: shared.last_batch.load(Relaxed),
+            last_commit: Duration::from_micros(shared.last_commit_us.load(Relaxed)),
+            cached_accounts: shared.cached_accounts.load(Relaxed),
+            next_position: Position(shared.next_position.load(Relaxed)),
+            ownership_version: shared.ownership_version.load(Relaxed),
+            slots_owned: shared.slots_owned.load(Relaxed),
+            highest_epoch: shared.highest_epoch.load(Relaxed),
+            last_error: shared.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+}

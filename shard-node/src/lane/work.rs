@@ -1,0 +1,252 @@
+//! One batch on its way through the lane: operations in order, and a reply for each.
+
+use std::{collections::VecDeque, ops::Range, time::Duration};
+
+use ledger::{operation::Operation, outcome::Outcome};
+use tokio::{sync::oneshot, time::Instant};
+use wire::{Reply, convert::Submitted, not_executed::Reason};
+
+/// What one RPC handed in.
+#[derive(Debug)]
+pub struct Submission {
+    operations: Vec<Queued>,
+    weight: usize,
+    reply: oneshot::Sender<Vec<Reply>>,
+}
+
+#[derive(Debug)]
+struct Queued {
+    operation: Operation,
+    order_group: u64,
+    deadline: Option<Instant>,
+}
+
+impl Submission {
+    pub fn new(operations: Vec<Submitted>, now: Instant, reply: oneshot::Sender<Vec<Reply>>) -> Self {
+        let weight = operations.iter().map(|o| o.operation.weight()).sum();
+        let operations = operations
+            .into_iter()
+            .map(|submitted| Queued {
+                deadline: (submitted.timeout_ms > 0)
+                    .then(|| now + Duration::from_millis(submitted.timeout_ms.into())),
+                order_group: submitted.order_group.into(),
+                operation: submitted.operation,
+            })
+            .collect();
+        Self { operations, weight, reply }
+    }
+
+    pub fn weight(&self) -> usize {
+        self.weight
+    }
+}
+
+/// A batch: the operations of some submissions, which of them form the next transaction, and the replies so far.
+#[derive(Debug)]
+pub struct Work {
+    operations: Vec<Queued>,
+    replies: Vec<Option<Reply>>,
+    /// Was part of a COMMIT whose answer never came. Such an operation is never answered "not executed".
+    in_doubt: Vec<bool>,
+    submissions: Vec<(oneshot::Sender<Vec<Reply>>, Range<usize>)>,
+    /// Operations to be carried out together, by index. One group unless a fault had to be isolated.
+    groups: VecDeque<Vec<usize>>,
+    weight: usize,
+}
+
+impl Work {
+    pub fn new(first: Submission) -> Self {
+        let mut work = Self {
+            operations: Vec::with_capacity(first.operations.len()),
+            replies: Vec::new(),
+            in_doubt: Vec::new(),
+            submissions: Vec::new(),
+            groups: VecDeque::new(),
+            weight: 0,
+        };
+        work.add(first);
+        work
+    }
+
+    pub fn add(&mut self, submission: Submission) {
+        let begin = self.operations.len();
+        // Order groups are unique per RPC only.
+        let scope = (self.submissions.len() as u64 + 1) << 32;
+        self.operations.extend(submission.operations.into_iter().map(|mut queued| {
+            if queued.order_group != 0 {
+                queued.order_group |= scope;
+            }
+            queued
+        }));
+        let range = begin..self.operations.len();
+        self.replies.resize(range.end, None);
+        self.in_doubt.resize(range.end, false);
+        match self.groups.front_mut() {
+            Some(group) => group.extend(range.clone()),
+            None => self.groups.push_back(range.clone().collect()),
+        }
+        self.submissions.push((submission.reply, range));
+        self.weight += submission.weight;
+    }
+
+    pub fn weight(&self) -> usize {
+        self.weight
+    }
+
+    pub fn operation(&self, index: usize) -> &Operation {
+        &self.operations[index].operation
+    }
+
+    pub fn order_group(&self, index: usize) -> u64 {
+        self.operations[index].order_group
+    }
+
+    /// The operations to carry out next. Those whose deadline has passed are answered instead.
+    pub fn next_group(&mut self) -> Option<Vec<usize>> {
+        let now = Instant::now();
+        loop {
+            let group = self.groups.front_mut()?;
+            let (replies, in_doubt, operations) = (&mut self.replies, &self.in_doubt, &self.operations);
+            group.retain(|index| {
+                if replies[*index].is_some() {
+                    return false;
+                }
+                let expired = operations[*index].deadline.is_some_and(|deadline| deadline <= now);
+                if expired {
+                    let detail = "the deadline passed while waiting for the lane";
+                    replies[*index] = Some(without_effect(in_doubt[*index], Reason::Deadline, detail));
+                }
+                !expired
+            });
+            if group.is_empty() {
+                self.groups.pop_front();
+                continue;
+            }
+            return Some(group.clone());
+        }
+    }
+
+    pub fn answer(&mut self, group: &[usize], outcomes: Vec<Outcome>) {
+        for (index, outcome) in group.iter().zip(outcomes) {
+            self.replies[*index] = Some(Reply::Outcome(outcome));
+        }
+    }
+
+    /// Splits the group into single operations, so that one that cannot be carried out does not fail the others. `false`
+    /// when it is a single operation already.
+    pub fn isolate(&mut self, group: &[usize]) -> bool {
+        if group.len() < 2 {
+            return false;
+        }
+        self.groups.pop_front();
+        for index in group.iter().rev() {
+            self.groups.push_front(vec![*index]);
+        }
+        true
+    }
+
+    /// A COMMIT of these operations was sent and not answered.
+    pub fn doubt(&mut self, group: &[usize]) {
+        for index in group {
+            self.in_doubt[*index] = true;
+        }
+    }
+
+    /// Trying again does not help.
+    pub fn give_up(&mut self, group: &[usize], detail: &str) {
+        for index in group {
+            self.replies[*index] = Some(without_effect(self.in_doubt[*index], Reason::Internal, detail));
+        }
+    }
+
+    /// Answers every operation that certainly had no effect yet. Those in doubt stay. `true` when none is left.
+    pub fn refuse_certain(&mut self, reason: Reason, detail: &str) -> bool {
+        for (reply, in_doubt) in self.replies.iter_mut().zip(&self.in_doubt) {
+            if reply.is_none() && !in_doubt {
+                *reply = Some(without_effect(false, reason, detail));
+            }
+        }
+        self.replies.iter().all(Option::is_some)
+    }
+
+    pub fn send(self) {
+        let mut replies = self.replies.into_iter().map(|reply| reply.unwrap_or(Reply::Unknown));
+        for (sender, range) in self.submissions {
+            // The caller may have gone; the operations took effect all the same.
+            let _ = sender.send(replies.by_ref().take(range.len()).collect());
+        }
+    }
+}
+
+fn without_effect(in_doubt: bool, reason: Reason, detail: &str) -> Reply {
+    if in_doubt { Reply::Unknown } else { Reply::NotExecuted { reason, detail: detail.to_owned() } }
+}
+
+#[cfg(test)]
+mod tests {
+    use ledger::{AccountId, operation::UpdateAccount};
+
+    use super::*;
+
+    fn submission(timeouts_ms: &[u32]) -> (Submission, oneshot::Receiver<Vec<Reply>>) {
+        let (reply, answer) = oneshot::channel();
+        let operation = Operation::UpdateAccount(UpdateAccount {
+            id: AccountId::client("a").unwrap(),
+            status: None,
+            overdraft: None,
+            max_balance: None,
+            metadata: None,
+        });
+        let operations = timeouts_ms
+            .iter()
+            .map(|timeout_ms| Submitted { timeout_ms: *timeout_ms, order_group: 1, operation: operation.clone() })
+            .collect();
+        (Submission::new(operations, Instant::now(), reply), answer)
+    }
+
+    fn is_not_executed(reply: &Reply) -> bool {
+        matches!(reply, Reply::NotExecuted { .. })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_expired_operation_in_doubt_is_unknown_and_never_not_executed() {
+        let (submission, answer) = submission(&[100, 100, 0]);
+        let mut work = Work::new(submission);
+        assert_eq!(work.next_group(), Some(vec![0, 1, 2]));
+        work.doubt(&[0]);
+        tokio::time::advance(Duration::from_millis(101)).await;
+        assert_eq!(work.next_group(), Some(vec![2]));
+        assert!(work.refuse_certain(Reason::Unavailable, "gone"));
+        assert_eq!(work.next_group(), None);
+        work.send();
+        let replies = answer.await.unwrap();
+        assert_eq!(replies[0], Reply::Unknown);
+        assert!(is_not_executed(&replies[1]) && is_not_executed(&replies[2]));
+    }
+
+    #[tokio::test]
+    async fn a_fault_is_isolated_in_order_and_submissions_get_their_own_replies() {
+        let (first, first_answer) = submission(&[0, 0]);
+        let (second, second_answer) = submission(&[0]);
+        let mut work = Work::new(first);
+        work.add(second);
+        assert_ne!(work.order_group(0), work.order_group(2), "order groups are scoped to their submission");
+        let group = work.next_group().unwrap();
+        assert!(work.isolate(&group));
+        for index in 0..3 {
+            let group = work.next_group().unwrap();
+            assert_eq!(group, [index]);
+            assert!(!work.isolate(&group));
+            if index == 1 {
+                work.give_up(&group, "broken");
+            } else {
+                work.answer(&group, vec![Outcome::Deferred]);
+            }
+        }
+        work.send();
+        let replies = first_answer.await.unwrap();
+        assert_eq!(replies[0], Reply::Outcome(Outcome::Deferred));
+        assert!(is_not_executed(&replies[1]));
+        assert_eq!(second_answer.await.unwrap(), [Reply::Outcome(Outcome::Deferred)]);
+    }
+}

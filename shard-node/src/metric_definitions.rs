@@ -1,0 +1,35 @@
+//! Every metric of the shard-node, in one place. Labels are bounded: never an id.
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+/// 1 while the lane can write, else 0.
+pub const LANE_SERVING: &str = "shardledger_lane_serving_ratio";
+pub const LANE_QUEUE_OPERATIONS: &str = "shardledger_lane_queue_operations";
+pub const LANE_QUEUE_FULL: &str = "shardledger_lane_queue_full_total";
+pub const LANE_BATCH_OPERATIONS: &str = "shardledger_lane_batch_operations";
+pub const LANE_BATCH_SECONDS: &str = "shardledger_lane_batch_seconds";
+pub const LANE_DECIDE_SECONDS: &str = "shardledger_lane_decide_seconds";
+pub const LANE_COMMIT_SECONDS: &str = "shardledger_lane_commit_seconds";
+/// Label `result`: hit or miss.
+pub const LANE_CACHE_LOOKUPS: &str = "shardledger_lane_cache_lookups_total";
+pub const LANE_CACHED_ACCOUNTS: &str = "shardledger_lane_cached_accounts";
+/// Label `remedy`: reconnect, redecide, reload or report.
+pub const LANE_ROLLBACKS: &str = "shardledger_lane_rollbacks_total";
+pub const LANE_REPLAYS: &str = "shardledger_lane_replays_total";
+/// Label `method`.
+pub const RPC_REQUESTS: &str = "shardledger_rpc_requests_total";
+
+pub fn describe() {
+    describe_gauge!(LANE_SERVING, "1 while the lane can write to its database, else 0");
+    describe_gauge!(LANE_QUEUE_OPERATIONS, "operations waiting for the lane, the batch in progress included");
+    describe_counter!(LANE_QUEUE_FULL, "submissions refused because the lane's queue was full");
+    describe_histogram!(LANE_BATCH_OPERATIONS, "operations per committed batch");
+    describe_histogram!(LANE_BATCH_SECONDS, Unit::Seconds, "load, decide, write and commit of a batch");
+    describe_histogram!(LANE_DECIDE_SECONDS, Unit::Seconds, "deciding a batch in memory");
+    describe_histogram!(LANE_COMMIT_SECONDS, Unit::Seconds, "COMMIT of a batch");
+    describe_counter!(LANE_CACHE_LOOKUPS, "accounts found in memory or loaded");
+    describe_gauge!(LANE_CACHED_ACCOUNTS, "accounts in memory");
+    describe_counter!(LANE_ROLLBACKS, "batches rolled back, by what was done about it");
+    describe_counter!(LANE_REPLAYS, "operations answered from what was stored before");
+    describe_counter!(RPC_REQUESTS, "requests of routers by method");
+}

@@ -1,0 +1,181 @@
+//! What reads answer: an account, a page of its journal, its balance at a time, transfers.
+//!
+//! An account's journal is a chain backwards from its head. A page in the middle enters the chain at the next waypoint and
+//! walks at most a page and [`EntryKind::WAYPOINT_INTERVAL`] steps: better than linear in the length of the history.
+
+use ledger::{Account, AccountId, journal::EntryKind};
+use sqlx::{PgPool, postgres::PgRow};
+use wire::convert_outcome::state_to_columns;
+
+use crate::{
+    rpc::nothing_yet,
+    store::{self, StoreError, read, read::Owned, session::column},
+};
+
+pub async fn account(pool: &PgPool, id: &AccountId) -> Result<Owned<Option<Account>>, StoreError> {
+    Ok(match read::account(pool, id).await? {
+        Owned::Here(Some(row)) => Owned::Here(Some(store::account::from_row(&row)?)),
+        Owned::Here(None) => Owned::Here(None),
+        Owned::NotHere(not_owner) => Owned::NotHere(not_owner),
+    })
+}
+
+/// Which entries are wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct Page {
+    pub limit: i64,
+    pub ascending: bool,
+    /// Go on strictly beyond this version; 0: from the end.
+    pub after_version: i64,
+    /// Half-open window in microseconds.
+    pub from_us: i64,
+    pub to_us: i64,
+}
+
+pub async fn entries(pool: &PgPool, id: &AccountId, page: Page) -> Result<Owned<Option<wire::EntryPage>>, StoreError> {
+    let account = match account(pool, id).await? {
+        Owned::Here(Some(account)) => account,
+        Owned::Here(None) => return Ok(Owned::Here(None)),
+        Owned::NotHere(not_owner) => return Ok(Owned::NotHere(not_owner)),
+    };
+    // Versions are gap-free and times never fall with them, so a window in time is a window of versions.
+    let mut first = match page.from_us {
+        i64::MIN => 1,
+        from_us => version_at(pool, &account, from_us.saturating_sub(1)).await?.0 + 1,
+    };
+    let mut last = match page.to_us {
+        i64::MAX => account.version,
+        to_us => version_at(pool, &account, to_us.saturating_sub(1)).await?.0,
+    };
+    if page.after_version > 0 {
+        if page.ascending {
+            first = first.max(page.after_version.saturating_add(1));
+        } else {
+            last = last.min(page.after_version - 1);
+        }
+    }
+    let wanted = (last - first + 1).clamp(0, page.limit);
+    let has_more = last - first + 1 > page.limit;
+    let mut entries = Vec::new();
+    if wanted > 0 {
+        let top = if page.ascending { first + wanted - 1 } else { last };
+        let (entered, position) = enter(pool, &account, top).await?;
+        let rows = read::chain(pool, position, entered - top + wanted).await?;
+        for row in &rows {
+            let entry = read::entry_from_row(row)?;
+            if entry.version <= top {
+                entries.push(entry);
+            }
+        }
+        if page.ascending {
+            entries.reverse();
+        }
+    }
+    Ok(Owned::Here(Some(wire::EntryPage { entries, has_more, asset: account.asset.to_string() })))
+}
+
+/// Where to enter the chain to reach `version`: the first waypoint at or after it, else the head.
+async fn enter(pool: &PgPool, account: &Account, version: i64) -> Result<(i64, i64), StoreError> {
+    // Close to the head the head is the nearest waypoint.
+    if account.version - version < EntryKind::WAYPOINT_INTERVAL {
+        return Ok((account.version, account.head.0));
+    }
+    let waypoint = read::enter_at_version(pool, &account.id, version).await?;
+    Ok(waypoint.filter(|(at, _)| *at <= account.version).unwrap_or((account.version, account.head.0)))
+}
+
+/// The newest version at or before a time and its row; (0, None) before the account was opened.
+async fn version_at(pool: &PgPool, account: &Account, at_us: i64) -> Result<(i64, Option<PgRow>), StoreError> {
+    if at_us < account.created_at_us {
+        return Ok((0, None));
+    }
+    // The first waypoint after that time is at most one interval beyond the version looked for; without one the head is.
+    let waypoint = match at_us.checked_add(1) {
+        Some(after) => read::enter_at_time(pool, &account.id, after).await?,
+        None => None,
+    };
+    let (_, position) =
+        waypoint.filter(|(at, _)| *at <= account.version).unwrap_or((account.version, account.head.0));
+    for row in read::chain(pool, position, EntryKind::WAYPOINT_INTERVAL + 1).await? {
+        let created: i64 = column(&row, "created_at_us")?;
+        if created <= at_us {
+            return Ok((column(&row, "version")?, Some(row)));
+        }
+    }
+    Ok((0, None))
+}
+
+pub async fn balance_at(
+    pool: &PgPool,
+    id: &AccountId,
+    at_us: i64,
+) -> Result<Owned<Option<wire::BalanceAt>>, StoreError> {
+    let account = match account(pool, id).await? {
+        Owned::Here(Some(account)) => account,
+        Owned::Here(None) => return Ok(Owned::Here(None)),
+        Owned::NotHere(not_owner) => return Ok(Owned::NotHere(not_owner)),
+    };
+    let asset = account.asset.to_string();
+    let (version, row) = version_at(pool, &account, at_us).await?;
+    let balance = match row {
+        None => nothing_yet(asset),
+        Some(row) => {
+            let entry = read::entry_from_row(&row)?;
+            wire::BalanceAt { asset, version, posted: entry.posted, held: entry.held, overdraft: entry.overdraft }
+        }
+    };
+    Ok(Owned::Here(Some(balance)))
+}
+
+/// Transfers and registers of one id. An empty `debit` asks for all; a `debit` whose slot is not owned here is refused.
+pub async fn transfers(pool: &PgPool, id: uuid::Uuid, debit: &str) -> Result<wire::GetTransfersResponse, StoreError> {
+    let mut found = wire::GetTransfersResponse::default();
+    for row in &read::transfers(pool, id, debit).await? {
+        found.transfers.push(transfer_record(row)?);
+    }
+    for row in &read::registers(pool, id, debit).await? {
+        let (key, stored) = store::register::from_row(row)?;
+        let (credited, refusal, side) = wire::convert::verdict_to_wire(stored.verdict);
+        found.registers.push(wire::RegisterRecord {
+            id: wire::convert::id_to_wire(key.id),
+            debit: key.debit.to_string(),
+            credit: stored.credit.to_string(),
+            credited,
+            refusal,
+            side,
+            decided_at_us: stored.decided_at_us,
+        });
+    }
+    if found.transfers.is_empty()
+        && let Ok(debit) = AccountId::client(debit)
+        && let Owned::NotHere(not_owner) = read::account(pool, &debit).await?
+    {
+        found.not_owner = Some(not_owner.into());
+    }
+    Ok(found)
+}
+
+/// One row of `transfer` with the debit account's entry beside it.
+pub fn transfer_record(row: &PgRow) -> Result<wire::TransferRecord, StoreError> {
+    let (key, stored) = store::transfer::from_row(row)?;
+    let (status, refusal, side, finished_at_us) = state_to_columns(stored.state);
+    let attempts: i32 = column(row, "attempts")?;
+    let next_attempt: Option<i64> = column(row, "next_attempt_us")?;
+    Ok(wire::TransferRecord {
+        id: wire::convert::id_to_wire(key.id),
+        debit: key.debit.to_string(),
+        credit: stored.credit.to_string(),
+        asset: stored.asset.to_string(),
+        amount: stored.amount,
+        metadata: stored.metadata.as_str().to_owned(),
+        cross_shard: stored.cross_shard,
+        status,
+        refusal,
+        side,
+        debit_after: stored.debit_after.map(Into::into),
+        created_at_us: stored.created_at_us,
+        finished_at_us,
+        attempts: u32::try_from(attempts).unwrap_or(0),
+        next_attempt_us: next_attempt.unwrap_or(0),
+    })
+}

@@ -1,0 +1,249 @@
+//! The service routers talk to: writes go to the lane, reads to the database.
+
+use std::sync::Arc;
+
+use ledger::{AccountId, Limit};
+use shard_map::ShardMap;
+use sqlx::PgPool;
+use tonic::{Request, Response, Status};
+use wire::{
+    Reply, convert,
+    convert::Submitted,
+    not_executed::Reason,
+    shard_node_server::{ShardNode, ShardNodeServer},
+};
+
+use crate::{
+    lane::LaneHandle,
+    metric_definitions as m, reads,
+    store::{self, StoreError, read::Owned},
+};
+
+/// Largest page a router may ask for; the HTTP contract allows 500.
+const MAX_PAGE: u32 = 500;
+/// Most sagas in one answer.
+const MAX_SAGAS: u32 = 1000;
+
+#[derive(Clone)]
+pub struct Service {
+    shard: Arc<str>,
+    shard_number: u16,
+    lane: LaneHandle,
+    reads: PgPool,
+}
+
+impl Service {
+    pub fn new(shard: &str, shard_number: u16, lane: LaneHandle, reads: PgPool) -> Self {
+        Self { shard: Arc::from(shard), shard_number, lane, reads }
+    }
+
+    pub fn into_server(self) -> ShardNodeServer<Self> {
+        ShardNodeServer::new(self)
+            .max_decoding_message_size(wire::MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(wire::MAX_MESSAGE_BYTES)
+    }
+}
+
+fn count(method: &'static str) {
+    metrics::counter!(m::RPC_REQUESTS, "method" => method).increment(1);
+}
+
+/// Reads have no effect, so that any failure may be retried; what went wrong is for the log, not for the wire.
+fn read_failed(error: StoreError) -> Status {
+    tracing::warn!(%error, "a read failed");
+    Status::unavailable("the shard's database did not answer")
+}
+
+fn any_account(id: &str) -> Result<AccountId, Status> {
+    AccountId::client(id).map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+fn uuid(bytes: &[u8]) -> Result<uuid::Uuid, Status> {
+    Ok(convert::id_from_wire(bytes).map_err(|error| Status::invalid_argument(error.to_string()))?.0)
+}
+
+#[tonic::async_trait]
+impl ShardNode for Service {
+    async fn execute(
+        &self,
+        request: Request<wire::ExecuteRequest>,
+    ) -> Result<Response<wire::ExecuteResponse>, Status> {
+        count("execute");
+        let operations = request.into_inner().operations;
+        let mut bad: Vec<(usize, String)> = Vec::new();
+        let mut good: Vec<Submitted> = Vec::with_capacity(operations.len());
+        for (index, operation) in operations.into_iter().enumerate() {
+            match Submitted::try_from(operation) {
+                Ok(submitted) => good.push(submitted),
+                Err(error) => bad.push((index, error.to_string())),
+            }
+        }
+        let mut replies = self.lane.execute(good).await;
+        for (index, detail) in bad {
+            replies.insert(index, Reply::NotExecuted { reason: Reason::Internal, detail });
+        }
+        let results = replies.into_iter().map(Into::into).collect();
+        Ok(Response::new(wire::ExecuteResponse { results }))
+    }
+
+    async fn get_account(
+        &self,
+        request: Request<wire::GetAccountRequest>,
+    ) -> Result<Response<wire::GetAccountResponse>, Status> {
+        use wire::get_account_response::Outcome;
+        count("get_account");
+        let id = any_account(&request.into_inner().id)?;
+        let outcome = match reads::account(&self.reads, &id).await.map_err(read_failed)? {
+            Owned::Here(Some(account)) => Outcome::Account((&account).into()),
+            Owned::Here(None) => Outcome::NotFound(wire::NotFound {}),
+            Owned::NotHere(not_owner) => Outcome::NotOwner(not_owner.into()),
+        };
+        Ok(Response::new(wire::GetAccountResponse { outcome: Some(outcome) }))
+    }
+
+    async fn list_entries(
+        &self,
+        request: Request<wire::ListEntriesRequest>,
+    ) -> Result<Response<wire::ListEntriesResponse>, Status> {
+        use wire::list_entries_response::Outcome;
+        count("list_entries");
+        let request = request.into_inner();
+        let id = any_account(&request.account)?;
+        let page = reads::Page {
+            limit: request.limit.clamp(1, MAX_PAGE).into(),
+            ascending: request.ascending,
+            after_version: request.after_version,
+            from_us: if request.from_us == 0 { i64::MIN } else { request.from_us },
+            to_us: if request.to_us == 0 { i64::MAX } else { request.to_us },
+        };
+        let outcome = match reads::entries(&self.reads, &id, page).await.map_err(read_failed)? {
+            Owned::Here(Some(page)) => Outcome::Page(page),
+            Owned::Here(None) => Outcome::NotFound(wire::NotFound {}),
+            Owned::NotHere(not_owner) => Outcome::NotOwner(not_owner.into()),
+        };
+        Ok(Response::new(wire::ListEntriesResponse { outcome: Some(outcome) }))
+    }
+
+    async fn balance_at(
+        &self,
+        request: Request<wire::BalanceAtRequest>,
+    ) -> Result<Response<wire::BalanceAtResponse>, Status> {
+        use wire::balance_at_response::Outcome;
+        count("balance_at");
+        let request = request.into_inner();
+        let id = any_account(&request.account)?;
+        let outcome = match reads::balance_at(&self.reads, &id, request.at_us).await.map_err(read_failed)? {
+            Owned::Here(Some(balance)) => Outcome::Balance(balance),
+            Owned::Here(None) => Outcome::NotFound(wire::NotFound {}),
+            Owned::NotHere(not_owner) => Outcome::NotOwner(not_owner.into()),
+        };
+        Ok(Response::new(wire::BalanceAtResponse { outcome: Some(outcome) }))
+    }
+
+    async fn get_transfers(
+        &self,
+        request: Request<wire::GetTransfersRequest>,
+    ) -> Result<Response<wire::GetTransfersResponse>, Status> {
+        count("get_transfers");
+        let request = request.into_inner();
+        let id = uuid(&request.id)?;
+        let found = reads::transfers(&self.reads, id, &request.debit).await.map_err(read_failed)?;
+        Ok(Response::new(found))
+    }
+
+    async fn list_sagas(
+        &self,
+        request: Request<wire::ListSagasRequest>,
+    ) -> Result<Response<wire::ListSagasResponse>, Status> {
+        count("list_sagas");
+        let request = request.into_inner();
+        let now_us = telemetry::clock::now_us();
+        let limit = i64::from(request.limit.clamp(1, MAX_SAGAS));
+        if !request.retry_id.is_empty() {
+            let id = uuid(&request.retry_id)?;
+            store::saga::retry_now(&self.reads, id, now_us).await.map_err(read_failed)?;
+            let found = reads::transfers(&self.reads, id, "").await.map_err(read_failed)?;
+            let pending = u32::from(ledger::outcome::TransferState::PENDING);
+            let sagas = found.transfers.into_iter().filter(|t| t.status == pending).collect();
+            return Ok(Response::new(wire::ListSagasResponse { sagas }));
+        }
+        let rows = if request.claim_due {
+            store::saga::claim_due(&self.reads, now_us, limit).await
+        } else {
+            let before_us = now_us.saturating_sub(request.older_than_ms.saturating_mul(1000));
+            store::saga::list(&self.reads, before_us, limit).await
+        };
+        let rows = rows.map_err(read_failed)?;
+        let sagas = rows.iter().map(reads::transfer_record).collect::<Result<_, _>>().map_err(read_failed)?;
+        Ok(Response::new(wire::ListSagasResponse { sagas }))
+    }
+
+    async fn get_ownership(
+        &self,
+        _request: Request<wire::GetOwnershipRequest>,
+    ) -> Result<Response<wire::GetOwnershipResponse>, Status> {
+        count("get_ownership");
+        let ownership = store::read::ownership(&self.reads).await.map_err(read_failed)?;
+        let (shard_map, shard_map_version) = store::read::shard_map(&self.reads).await.map_err(read_failed)?;
+        let ranges = ownership
+            .ranges()
+            .into_iter()
+            .map(|(first, last, ownership)| wire::OwnedRange {
+                first: first.into(),
+                last: last.into(),
+                state: ownership.state as u32,
+                epoch: ownership.epoch,
+                peer: ownership.peer,
+            })
+            .collect();
+        Ok(Response::new(wire::GetOwnershipResponse {
+            shard: self.shard.to_string(),
+            shard_number: self.shard_number.into(),
+            ranges,
+            ownership_version: self.lane.status().ownership_version,
+            shard_map,
+            shard_map_version,
+        }))
+    }
+
+    async fn offer_shard_map(
+        &self,
+        request: Request<wire::OfferShardMapRequest>,
+    ) -> Result<Response<wire::OfferShardMapResponse>, Status> {
+        count("offer_shard_map");
+        let text = request.into_inner().shard_map;
+        let map = ShardMap::parse(&text).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let version = i64::try_from(map.version).unwrap_or(i64::MAX);
+        store::read::offer_shard_map(&self.reads, &text, version).await.map_err(read_failed)?;
+        let (_, newest_version) = store::read::shard_map(&self.reads).await.map_err(read_failed)?;
+        Ok(Response::new(wire::OfferShardMapResponse { newest_version }))
+    }
+
+    async fn status(&self, _request: Request<wire::StatusRequest>) -> Result<Response<wire::StatusResponse>, Status> {
+        count("status");
+        let lane = self.lane.status();
+        // Status must answer when the database does not.
+        let pending_sagas = store::saga::count(&self.reads).await.ok().and_then(|n| u64::try_from(n).ok());
+        Ok(Response::new(wire::StatusResponse {
+            shard: self.shard.to_string(),
+            state: lane.state.as_str().to_owned(),
+            lane_queue: lane.waiting as u64,
+            last_batch: lane.last_batch,
+            last_commit_us: u64::try_from(lane.last_commit.as_micros()).unwrap_or(u64::MAX),
+            batches: lane.batches,
+            operations: lane.operations,
+            ownership_version: lane.ownership_version,
+            slots_owned: u32::try_from(lane.slots_owned).unwrap_or(u32::MAX),
+            next_position: lane.next_position.0,
+            cached_accounts: lane.cached_accounts as u64,
+            pending_sagas: pending_sagas.unwrap_or(0),
+            last_error: lane.last_error,
+            highest_epoch: lane.highest_epoch,
+        }))
+    }
+}
+
+/// The balance before an account's first entry.
+pub fn nothing_yet(asset: String) -> wire::BalanceAt {
+    wire::BalanceAt { asset, version: 0, posted: 0, held: 0, overdraft: Some(Limit::ZERO.into()) }
+}

@@ -1,0 +1,114 @@
+//! Serving: connect, migrate, start the lane, listen, and drain on a signal.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use telemetry::{Tasks, admin as telemetry_admin, logging, metrics, shutdown};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{admin, config::Config, lane::Lane, metric_definitions, rpc::Service, store::migrations};
+
+/// How long a drain may take before the process ends all the same.
+const DRAIN_GRACE: Duration = Duration::from_secs(20);
+
+pub async fn serve(config: Config) -> anyhow::Result<()> {
+    logging::init(&config.log)?;
+    let signal = shutdown::signal()?;
+    let tasks = Tasks::new();
+    let recorder = metrics::install(&telemetry::build_info!(), &tasks)?;
+    metric_definitions::describe();
+
+    let rpc = TcpListener::bind(config.rpc.listen).await.with_context(|| format!("rpc.listen {}", config.rpc.listen))?;
+    let admin_listener =
+        TcpListener::bind(config.admin.listen).await.with_context(|| format!("admin.listen {}", config.admin.listen))?;
+
+    tokio::pin!(signal);
+    let reads = tokio::select! {
+        opened = open_shard(&config) => opened?,
+        stopped_by = &mut signal => {
+            tracing::info!(%stopped_by, "stopped before the database was reached");
+            return Ok(());
+        }
+    };
+    let shard_number: i32 = sqlx::query_scalar("SELECT shard_number FROM shard_state").fetch_one(&reads).await?;
+    let (lane, handle) = Lane::new(&config.shard.id, config.database.clone(), &config.lane);
+    tasks.spawn_essential("lane", lane.run(tasks.token().clone()));
+
+    let admin_closing = CancellationToken::new();
+    let admin_routes = admin::routes(handle.clone(), recorder);
+    let closing = admin_closing.clone();
+    // Not among the tasks: it answers until the drain is over.
+    #[allow(clippy::disallowed_methods, reason = "outlives the task tracker on purpose")]
+    let admin_task = tokio::spawn(telemetry_admin::serve(admin_listener, admin_routes, closing));
+
+    let service = Service::new(&config.shard.id, u16::try_from(shard_number)?, handle, reads.clone());
+    let closing = tasks.token().clone();
+    tracing::info!(shard = config.shard.id, rpc = %config.rpc.listen, admin = %config.admin.listen, "listening");
+    tasks.spawn_essential("rpc", async move {
+        let served = tonic::transport::Server::builder()
+            .tcp_nodelay(true)
+            .http2_keepalive_interval(Some(Duration::from_secs(10)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+            .initial_connection_window_size(16 * 1024 * 1024)
+            .initial_stream_window_size(8 * 1024 * 1024)
+            .add_service(service.into_server())
+            .serve_with_incoming_shutdown(tonic::transport::server::TcpIncoming::from(rpc).with_nodelay(Some(true)), closing.cancelled())
+            .await;
+        if let Err(error) = served {
+            tracing::error!(%error, "the RPC listener failed");
+        }
+    });
+
+    tokio::select! {
+        stopped_by = signal => tracing::info!(%stopped_by, "draining"),
+        () = tasks.token().cancelled() => {}
+    }
+    let drained = tasks.shutdown(DRAIN_GRACE).await;
+    admin_closing.cancel();
+    let _ = admin_task.await;
+    reads.close().await;
+    if let Some(task) = tasks.failed() {
+        anyhow::bail!("the {task} task ended by itself");
+    }
+    drained?;
+    tracing::info!("drained");
+    Ok(())
+}
+
+/// Waits for the database, migrates it, and makes sure that it is the shard this node is configured for.
+async fn open_shard(config: &Config) -> anyhow::Result<PgPool> {
+    let statement_timeout = config.database.statement_timeout_ms.to_string();
+    let options = config
+        .database
+        .connect_options()
+        .application_name("shardledger-reads")
+        .options([("statement_timeout", statement_timeout.as_str()), ("jit", "off")]);
+    let mut connection = loop {
+        match <sqlx::PgConnection as sqlx::Connection>::connect_with(&options).await {
+            Ok(connection) => break connection,
+            Err(error) => {
+                tracing::warn!(%error, "the shard's database is out of reach; trying again");
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+        }
+    };
+    migrations::run(&mut connection).await?;
+    let owner: Option<String> =
+        sqlx::query_scalar("SELECT shard_id FROM shard_state").fetch_optional(&mut connection).await?;
+    let configured = &config.shard.id;
+    match owner {
+        Some(owner) if owner == *configured => {}
+        Some(owner) => anyhow::bail!("database.url leads to shard {owner:?}, but shard.id is {configured:?}"),
+        None => anyhow::bail!(
+            "the database was never initialised as a shard. If it is meant to be a new one, run \
+             `shard-node init --config FILE --map shard-map.toml`; if it held a ledger before, do not: restore it"
+        ),
+    }
+    let pool = PgPoolOptions::new()
+        .max_connections(config.database.read_connections)
+        .acquire_timeout(config.database.connect_timeout())
+        .connect_lazy_with(options);
+    Ok(pool)
+}

@@ -1,0 +1,24 @@
+//! The shard's database: one file a table, one constant a statement.
+//!
+//! The lane writes through one [`session::Session`]; reads go through a small pool. Nothing here decides anything.
+
+pub mod account;
+pub mod copy;
+pub mod error;
+pub mod journal;
+pub mod migrations;
+pub mod ownership;
+pub mod read;
+pub mod register;
+pub mod saga;
+pub mod session;
+pub mod shard_state;
+pub mod transfer;
+pub mod waypoint;
+
+pub use error::StoreError;
+
+/// The slot column of an account: in-transit accounts belong to the shard, not to a slot.
+pub fn slot_column(id: &ledger::AccountId) -> i32 {
+    if id.is_system() { -1 } else { i32::from(shard_map::slot_of(id.as_str()).index()) }
+}

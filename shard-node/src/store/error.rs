@@ -1,0 +1,97 @@
+//! What can go wrong with a statement, sorted by what the lane has to do about it.
+
+use std::time::Duration;
+
+/// A statement failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("{0}")]
+    Database(#[from] sqlx::Error),
+    #[error("no answer from PostgreSQL within {0:?}")]
+    TimedOut(Duration),
+    /// A write touched fewer rows than the batch was decided on.
+    #[error("{statement} touched {actual} rows instead of {expected}")]
+    RowCount { statement: &'static str, expected: u64, actual: u64 },
+    /// Somebody else wrote to the shard since its state was read.
+    #[error("another writer advanced the shard, or its slots changed hands")]
+    Fenced,
+    #[error("{0}")]
+    Corrupt(String),
+}
+
+/// What to do about a [`StoreError`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remedy {
+    /// The database is out of reach, or cannot write: throw the session away and try again later.
+    Reconnect,
+    /// The batch was decided on something that is not so (an id used before, an account changed): decide it again from
+    /// what the database says.
+    Redecide,
+    /// Read the shard's state again; nothing in memory is good any more.
+    Reload,
+    /// Trying again will not help.
+    Report,
+}
+
+impl StoreError {
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            Self::TimedOut(_) => Remedy::Reconnect,
+            Self::RowCount { .. } => Remedy::Redecide,
+            Self::Fenced => Remedy::Reload,
+            Self::Corrupt(_) => Remedy::Report,
+            Self::Database(sqlx::Error::Database(error)) => error.code().map_or(Remedy::Report, |c| by_sqlstate(&c)),
+            Self::Database(
+                sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_)
+                | sqlx::Error::Encode(_) | sqlx::Error::TypeNotFound { .. },
+            ) => Remedy::Report,
+            Self::Database(_) => Remedy::Reconnect,
+        }
+    }
+}
+
+/// PostgreSQL's error codes, appendix A of its manual.
+fn by_sqlstate(code: &str) -> Remedy {
+    match code {
+        // unique_violation: an id was used before.
+        "23505" => Remedy::Redecide,
+        // serialization_failure, deadlock_detected, lock_not_available
+        "40001" | "40P01" | "55P03" => Remedy::Redecide,
+        // read_only_sql_transaction: a demoted primary. invalid_password and the like stay fatal below.
+        "25006" => Remedy::Reconnect,
+        // Connection exceptions, resources (disk full, memory, too many connections), operator intervention (shutdown,
+        // crash recovery, query cancelled), idle-in-transaction timeout, system errors (I/O).
+        _ if code.starts_with("08")
+            || code.starts_with("53")
+            || code.starts_with("57")
+            || code.starts_with("58")
+            || code == "25P03" =>
+        {
+            Remedy::Reconnect
+        }
+        _ => Remedy::Report,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sqlstates_have_the_right_remedy() {
+        for (code, remedy) in [
+            ("23505", Remedy::Redecide),
+            ("57P01", Remedy::Reconnect),
+            ("57P03", Remedy::Reconnect),
+            ("53100", Remedy::Reconnect),
+            ("53300", Remedy::Reconnect),
+            ("08006", Remedy::Reconnect),
+            ("25P03", Remedy::Reconnect),
+            ("23514", Remedy::Report),
+            ("XX001", Remedy::Report),
+            ("42P01", Remedy::Report),
+        ] {
+            assert_eq!(by_sqlstate(code), remedy, "{code}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Reads. Each is one statement, so it sees one snapshot; ownership of the slot is read in the same snapshot, so that a
+//! shard never answers for a slot it has given away.
+
+use ledger::{
+    AccountId, Limit,
+    outcome::NotOwner,
+};
+use sqlx::{PgPool, postgres::PgRow};
+
+use super::{
+    StoreError,
+    ownership::SlotState,
+    session::column,
+    slot_column,
+};
+
+/// A read that needs the slot to be owned here.
+pub enum Owned<T> {
+    Here(T),
+    NotHere(NotOwner),
+}
+
+const ACCOUNT: &str = "SELECT o.state AS slot_state, o.epoch AS slot_epoch, o.peer AS slot_peer, a.* \
+     FROM (SELECT $2::int AS slot) AS wanted \
+     LEFT JOIN slot_ownership o ON o.slot = wanted.slot \
+     LEFT JOIN account a ON a.id = $1 AND a.slot = wanted.slot";
+
+/// The account's row, or that there is none.
+pub async fn account(pool: &PgPool, id: &AccountId) -> Result<Owned<Option<PgRow>>, StoreError> {
+    let slot = slot_column(id);
+    let row = sqlx::query(ACCOUNT).bind(id.as_str()).bind(slot).fetch_one(pool).await?;
+    if let Some(not_owner) = not_owner(&row, slot)? {
+        return Ok(Owned::NotHere(not_owner));
+    }
+    let found: Option<&str> = column(&row, "id")?;
+    let found = found.is_some();
+    Ok(Owned::Here(found.then_some(row)))
+}
+
+fn not_owner(row: &PgRow, slot: i32) -> Result<Option<NotOwner>, StoreError> {
+    let state: Option<i16> = column(row, "slot_state")?;
+    if state == Some(SlotState::Owned as i16) {
+        return Ok(None);
+    }
+    let epoch: Option<i64> = column(row, "slot_epoch")?;
+    let peer: Option<&str> = column(row, "slot_peer")?;
+    Ok(Some(NotOwner {
+        slot: u16::try_from(slot).unwrap_or(0),
+        state: state.and_then(|s| u8::try_from(s).ok()).unwrap_or(0),
+        epoch: epoch.unwrap_or(0),
+        owner: peer.unwrap_or_default().to_owned(),
+    }))
+}
+
+const WAYPOINT_AT_OR_AFTER_VERSION: &str = "SELECT version, position FROM waypoint \
+     WHERE account = $1 AND version >= $2 ORDER BY version LIMIT 1";
+const WAYPOINT_AT_OR_AFTER_TIME: &str = "SELECT version, position FROM waypoint \
+     WHERE account = $1 AND created_at_us >= $2 ORDER BY created_at_us, version LIMIT 1";
+
+/// A place to enter the chain: the first waypoint at or after a version, as (version, position).
+pub async fn enter_at_version(pool: &PgPool, id: &AccountId, version: i64) -> Result<Option<(i64, i64)>, StoreError> {
+    Ok(sqlx::query_as(WAYPOINT_AT_OR_AFTER_VERSION).bind(id.as_str()).bind(version).fetch_optional(pool).await?)
+}
+
+/// A place to enter the chain: the first waypoint at or after a time.
+pub async fn enter_at_time(pool: &PgPool, id: &AccountId, at_us: i64) -> Result<Option<(i64, i64)>, StoreError> {
+    Ok(sqlx::query_as(WAYPOINT_AT_OR_AFTER_TIME).bind(id.as_str()).bind(at_us).fetch_optional(pool).await?)
+}
+
+const CHAIN: &str = "WITH RECURSIVE chain AS ( \
+       SELECT j.*, 1 AS step FROM journal j WHERE j.position = $1 \
+       UNION ALL \
+       SELECT j.*, chain.step + 1 FROM chain JOIN journal j ON j.position = chain.previous WHERE chain.step < $2) \
+     SELECT position, previous, version, kind, amount, posted, held, overdraft, transfer_id, counterparty, created_at_us \
+     FROM chain ORDER BY version DESC";
+
+/// Up to `steps` entries from `position` backwards, newest first.
+pub async fn chain(pool: &PgPool, position: i64, steps: i64) -> Result<Vec<PgRow>, StoreError> {
+    let steps = i32::try_from(steps).unwrap_or(i32::MAX);
+    Ok(sqlx::query(CHAIN).bind(position).bind(steps).fetch_all(pool).await?)
+}
+
+/// One journal entry as the wire carries it.
+pub fn entry_from_row(row: &PgRow) -> Result<wire::Entry, StoreError> {
+    let kind: i16 = column(row, "kind")?;
+    let transfer: Option<uuid::Uuid> = column(row, "transfer_id")?;
+    let counterparty: Option<String> = column(row, "counterparty")?;
+    Ok(wire::Entry {
+        position: column(row, "position")?,
+        version: column(row, "version")?,
+        kind: u32::try_from(kind).unwrap_or(0),
+        transfer_id: transfer.map(|id| bytes::Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default(),
+        counterparty: counterparty.unwrap_or_default(),
+        amount: column(row, "amount")?,
+        posted: column(row, "posted")?,
+        held: column(row, "held")?,
+        created_at_us: column(row, "created_at_us")?,
+        overdraft: Some(Limit::from_nullable(column(row, "overdraft")?).into()),
+    })
+}
+
+const TRANSFERS: &str = "SELECT t.*, j.version AS debit_version, j.posted AS debit_posted, j.held AS debit_held, \
+       j.overdraft AS debit_overdraft \
+     FROM transfer t LEFT JOIN journal j ON j.position = t.debit_position \
+     WHERE t.id = $1 AND ($2 = '' OR t.debit = $2)";
+
+pub async fn transfers(pool: &PgPool, id: uuid::Uuid, debit: &str) -> Result<Vec<PgRow>, StoreError> {
+    Ok(sqlx::query(TRANSFERS).bind(id).bind(debit).fetch_all(pool).await?)
+}
+
+const REGISTERS: &str = "SELECT * FROM register WHERE transfer_id = $1 AND ($2 = '' OR debit = $2)";
+
+pub async fn registers(pool: &PgPool, id: uuid::Uuid, debit: &str) -> Result<Vec<PgRow>, StoreError> {
+    Ok(sqlx::query(REGISTERS).bind(id).bind(debit).fetch_all(pool).await?)
+}
+
+const SHARD_MAP: &str = "SELECT shard_map, shard_map_version FROM shard_state";
+const OFFER_SHARD_MAP: &str = "UPDATE shard_state SET shard_map = $1, shard_map_version = $2 WHERE shard_map_version < $2";
+
+/// The newest shard map this shard was given: its text and version.
+pub async fn shard_map(pool: &PgPool) -> Result<(String, i64), StoreError> {
+    Ok(sqlx::query_as(SHARD_MAP).fetch_one(pool).await?)
+}
+
+/// Keeps a shard map if it is newer than the one known.
+pub async fn offer_shard_map(pool: &PgPool, text: &str, version: i64) -> Result<(), StoreError> {
+    sqlx::query(OFFER_SHARD_MAP).bind(text).bind(version).execute(pool).await?;
+    Ok(())
+}
+
+pub async fn ownership(pool: &PgPool) -> Result<super::ownership::Ownership, StoreError> {
+    let rows = sqlx::query(super::ownership::SELECT).fetch_all(pool).await?;
+    super::ownership::from_rows(&rows)
+}

@@ -1,0 +1,113 @@
+//! The lane's one connection to PostgreSQL.
+//!
+//! Every statement has a deadline on the client's side; when it passes, the connection is thrown away, never reused. The
+//! server's own statement time-out stays off, because it would also cut a COMMIT short.
+
+use std::{future::Future, time::Duration};
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, postgres::PgConnectOptions};
+
+use super::{StoreError, copy::CopyRows};
+
+pub struct Session {
+    connection: PgConnection,
+    statement_timeout: Duration,
+}
+
+impl Session {
+    pub async fn connect(
+        options: &PgConnectOptions,
+        connect_timeout: Duration,
+        statement_timeout: Duration,
+    ) -> Result<Self, StoreError> {
+        let options = options.clone().application_name("shardledger-lane").options(LANE_SETTINGS);
+        let connection = within(connect_timeout, PgConnection::connect_with(&options)).await?;
+        let mut session = Self { connection, statement_timeout };
+        let read_only: bool = session
+            .run(async |c| sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(c).await)
+            .await?;
+        if read_only {
+            return Err(StoreError::Database(sqlx::Error::Protocol("the database is a read-only standby".to_owned())));
+        }
+        Ok(session)
+    }
+
+    /// Runs statements on the connection under the session's deadline.
+    pub async fn run<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, StoreError> {
+        within(self.statement_timeout, work(&mut self.connection)).await
+    }
+
+    /// Several statements without parameters in one round trip; gives the rows they touched together.
+    pub async fn run_script(&mut self, script: String) -> Result<u64, StoreError> {
+        self.run(async |c| Ok(sqlx::raw_sql(AssertSqlSafe(script)).execute(c).await?.rows_affected())).await
+    }
+
+    pub async fn copy_in(&mut self, statement: &'static str, rows: CopyRows) -> Result<(), StoreError> {
+        let expected = rows.rows();
+        let bytes = rows.into_bytes();
+        let actual = self
+            .run(async |c| {
+                let mut copy = c.copy_in_raw(statement).await?;
+                copy.send(bytes).await?;
+                copy.finish().await
+            })
+            .await?;
+        check_rows(statement, expected, actual)
+    }
+
+    pub async fn rollback(&mut self) -> Result<(), StoreError> {
+        self.run_script("ROLLBACK".to_owned()).await.map(|_| ())
+    }
+
+    /// Whether COMMIT was answered. An error here means that the commit's fate is unknown.
+    pub async fn commit(&mut self) -> Result<(), StoreError> {
+        self.run_script("COMMIT".to_owned()).await.map(|_| ())
+    }
+
+    pub async fn close(self) {
+        // The server notices a dropped socket as well; a slow good-bye must not hold up the shutdown.
+        let _ = within(Duration::from_secs(1), self.connection.close()).await;
+    }
+}
+
+/// Index look-ups by key are the lane's only access paths; without statistics the planner might sort and hash instead. A
+/// frozen node must not hold the fence for ever: the server ends a transaction that idles for half a minute.
+const LANE_SETTINGS: [(&str, &str); 11] = [
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("plan_cache_mode", "force_generic_plan"),
+    ("jit", "off"),
+    ("synchronous_commit", "on"),
+    ("statement_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "30000"),
+    ("tcp_keepalives_idle", "5"),
+    ("tcp_keepalives_interval", "2"),
+    ("tcp_keepalives_count", "3"),
+];
+
+/// A statement that touched other than the expected number of rows was decided on a state that is no more.
+pub fn check_rows(statement: &'static str, expected: u64, actual: u64) -> Result<(), StoreError> {
+    if expected == actual { Ok(()) } else { Err(StoreError::RowCount { statement, expected, actual }) }
+}
+
+async fn within<T>(
+    deadline: Duration,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(deadline, work).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(StoreError::TimedOut(deadline)),
+    }
+}
+
+/// A column that must be there; a missing or mistyped one means another schema.
+pub fn column<'r, T>(row: &'r sqlx::postgres::PgRow, name: &str) -> Result<T, StoreError>
+where
+    T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+{
+    Ok(row.try_get(name)?)
+}

@@ -1,0 +1,53 @@
+//! `shard_state`: who this shard is, how far its journal has come, and which version of slot ownership is in force.
+
+use ledger::Position;
+
+use super::{
+    StoreError,
+    session::{Session, column},
+};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardState {
+    pub shard_id: String,
+    pub shard_number: u16,
+    pub next_position: Position,
+    pub ownership_version: i64,
+}
+
+const SELECT: &str = "SELECT shard_id, shard_number, next_position, ownership_version FROM shard_state";
+
+pub async fn load(session: &mut Session) -> Result<Option<ShardState>, StoreError> {
+    let row = session.run(async |c| sqlx::query(SELECT).fetch_optional(c).await).await?;
+    row.map(|row| {
+        let number: i32 = column(&row, "shard_number")?;
+        Ok(ShardState {
+            shard_id: column(&row, "shard_id")?,
+            shard_number: u16::try_from(number)
+                .map_err(|_| StoreError::Corrupt(format!("shard_state.shard_number is {number}")))?,
+            next_position: Position(column(&row, "next_position")?),
+            ownership_version: column(&row, "ownership_version")?,
+        })
+    })
+    .transpose()
+}
+
+/// Begins the write transaction and passes the fence, in one round trip.
+///
+/// The compare-and-set locks the row until COMMIT, so a second writer (another node on the shard, or the backend of a
+/// commit whose answer was lost) is waited for, and then found out: it has moved `next_position`.
+pub async fn begin_fenced(session: &mut Session, from: &ShardState, next: Position) -> Result<(), StoreError> {
+    let script = format!(
+        "BEGIN; UPDATE shard_state SET next_position = {} WHERE next_position = {} AND ownership_version = {}",
+        next.0, from.next_position.0, from.ownership_version
+    );
+    if session.run_script(script).await? == 1 { Ok(()) } else { Err(StoreError::Fenced) }
+}
+
+/// For a batch that writes nothing: is what it was decided on still so?
+pub async fn check_unchanged(session: &mut Session, state: &ShardState) -> Result<(), StoreError> {
+    match load(session).await? {
+        Some(now) if now == *state => Ok(()),
+        _ => Err(StoreError::Fenced),
+    }
+}

@@ -1,0 +1,149 @@
+//! `transfer`: every transfer whose debit account lives here, under (id, debit).
+
+use ledger::{
+    AccountId, AssetCode, Limit, Metadata, TransferId, TransferKey,
+    batch::{NewTransfer, Settlement, StoredTransfer},
+    outcome::{DebitAfter, TransferState},
+};
+use sqlx::postgres::PgRow;
+
+use super::{
+    StoreError,
+    copy::CopyRows,
+    register::refused_columns,
+    session::{Session, check_rows, column},
+    slot_column,
+};
+
+/// A saga younger than this is left to the router that began it, in microseconds. Longer than the default request
+/// deadline, so that recovery seldom runs beside a live coordinator (running beside one is harmless, but work done twice).
+pub const FIRST_ATTEMPT_AFTER_US: i64 = 6_000_000;
+
+const COPY: &str = "COPY transfer (id, debit, slot, credit, asset, amount, metadata, cross_shard, status, refusal, side, \
+     debit_position, created_at_us, finished_at_us, attempts, next_attempt_us) FROM STDIN (FORMAT binary)";
+
+pub async fn insert(session: &mut Session, transfers: &[NewTransfer]) -> Result<(), StoreError> {
+    let mut rows = CopyRows::new(16, transfers.len(), 220);
+    for NewTransfer { key, stored, debit_position } in transfers {
+        let refused = match stored.state {
+            TransferState::Rejected { refused, .. } => Some(refused),
+            TransferState::Pending | TransferState::Posted { .. } => None,
+        };
+        let next_attempt =
+            (stored.state == TransferState::Pending).then_some(stored.created_at_us + FIRST_ATTEMPT_AFTER_US);
+        rows.row()
+            .uuid(key.id.0)
+            .text(key.debit.as_str())
+            .int4(slot_column(&key.debit))
+            .text(stored.credit.as_str())
+            .text(stored.asset.as_str())
+            .int8(stored.amount)
+            .text(stored.metadata.as_str())
+            .bool(stored.cross_shard)
+            .int2(stored.state.code().into())
+            .optional(refused.map(|r| r.refusal.code().into()), CopyRows::int2)
+            .optional(refused.and_then(|r| r.side).map(|s| s.code().into()), CopyRows::int2)
+            .optional(debit_position.map(|p| p.0), CopyRows::int8)
+            .int8(stored.created_at_us)
+            .optional(stored.state.finished_at_us(), CopyRows::int8)
+            .int4(0)
+            .optional(next_attempt, CopyRows::int8);
+    }
+    session.copy_in(COPY, rows).await
+}
+
+const SETTLE: &str = "UPDATE transfer AS t \
+     SET status = u.status, refusal = u.refusal, side = u.side, finished_at_us = u.finished_at_us, next_attempt_us = NULL \
+     FROM unnest($1::uuid[], $2::text[], $3::int2[], $4::int2[], $5::int2[], $6::int8[], $7::text[], $8::int8[]) \
+       AS u(id, debit, status, refusal, side, finished_at_us, credit, amount) \
+     WHERE t.id = u.id AND t.debit = u.debit AND t.status = 1 AND t.credit = u.credit AND t.amount = u.amount";
+
+/// Makes pending transfers terminal. One that is not pending any more, or was reserved with other content, fails the
+/// batch, to be decided with care.
+pub async fn settle(session: &mut Session, settlements: &[Settlement]) -> Result<(), StoreError> {
+    let refused = |s: &Settlement| match s.state {
+        TransferState::Rejected { refused, .. } => Some(refused),
+        TransferState::Pending | TransferState::Posted { .. } => None,
+    };
+    let ids: Vec<uuid::Uuid> = settlements.iter().map(|s| s.key.id.0).collect();
+    let debits: Vec<&str> = settlements.iter().map(|s| s.key.debit.as_str()).collect();
+    let status: Vec<i16> = settlements.iter().map(|s| s.state.code().into()).collect();
+    let refusal: Vec<Option<i16>> = settlements.iter().map(|s| refused(s).map(|r| r.refusal.code().into())).collect();
+    let side: Vec<Option<i16>> =
+        settlements.iter().map(|s| refused(s).and_then(|r| r.side).map(|side| side.code().into())).collect();
+    let credits: Vec<&str> = settlements.iter().map(|s| s.credit.as_str()).collect();
+    let amounts: Vec<i64> = settlements.iter().map(|s| s.amount).collect();
+    let finished: Vec<Option<i64>> = settlements.iter().map(|s| s.state.finished_at_us()).collect();
+    let touched = session
+        .run(async |c| {
+            let done = sqlx::query(SETTLE)
+                .bind(ids)
+                .bind(debits)
+                .bind(status)
+                .bind(refusal)
+                .bind(side)
+                .bind(finished)
+                .bind(credits)
+                .bind(amounts)
+                .execute(c)
+                .await?;
+            Ok(done.rows_affected())
+        })
+        .await?;
+    check_rows("the settlement of transfers", settlements.len() as u64, touched)
+}
+
+const SELECT_MANY: &str = "SELECT t.id, t.debit, t.credit, t.asset, t.amount, t.metadata, t.cross_shard, t.status, \
+     t.refusal, t.side, t.created_at_us, t.finished_at_us, t.attempts, t.next_attempt_us, \
+     j.version AS debit_version, j.posted AS debit_posted, j.held AS debit_held, j.overdraft AS debit_overdraft \
+     FROM unnest($1::uuid[], $2::text[]) AS wanted(id, debit) \
+     JOIN transfer t ON t.id = wanted.id AND t.debit = wanted.debit \
+     LEFT JOIN journal j ON j.position = t.debit_position";
+
+/// The transfers among `keys` that exist.
+pub async fn load(
+    session: &mut Session,
+    keys: &[TransferKey],
+) -> Result<Vec<(TransferKey, StoredTransfer)>, StoreError> {
+    let ids: Vec<uuid::Uuid> = keys.iter().map(|k| k.id.0).collect();
+    let debits: Vec<&str> = keys.iter().map(|k| k.debit.as_str()).collect();
+    let rows = session.run(async |c| sqlx::query(SELECT_MANY).bind(ids).bind(debits).fetch_all(c).await).await?;
+    rows.iter().map(from_row).collect()
+}
+
+pub fn from_row(row: &PgRow) -> Result<(TransferKey, StoredTransfer), StoreError> {
+    let id: uuid::Uuid = column(row, "id")?;
+    let corrupt = |what: String| StoreError::Corrupt(format!("transfer {id}: {what}"));
+    let account = |text: &str| AccountId::any(text).map_err(|e| corrupt(e.to_string()));
+    let status: i16 = column(row, "status")?;
+    let finished: Option<i64> = column(row, "finished_at_us")?;
+    let at_us = finished.unwrap_or(0);
+    let state = match u8::try_from(status) {
+        Ok(TransferState::PENDING) => TransferState::Pending,
+        Ok(TransferState::POSTED) => TransferState::Posted { at_us },
+        Ok(TransferState::REJECTED) => TransferState::Rejected { refused: refused_columns(row)?, at_us },
+        _ => return Err(corrupt(format!("status {status}"))),
+    };
+    let version: Option<i64> = column(row, "debit_version")?;
+    let debit_after = match version {
+        Some(version) => Some(DebitAfter {
+            posted: column(row, "debit_posted")?,
+            held: column(row, "debit_held")?,
+            overdraft: Limit::from_nullable(column(row, "debit_overdraft")?),
+            version,
+        }),
+        None => None,
+    };
+    let key = TransferKey { id: TransferId(id), debit: account(column(row, "debit")?)? };
+    let stored = StoredTransfer {
+        credit: account(column(row, "credit")?)?,
+        asset: AssetCode::new(column(row, "asset")?).map_err(|e| corrupt(e.to_string()))?,
+        amount: column(row, "amount")?,
+        metadata: Metadata::from_canonical(column(row, "metadata")?),
+        cross_shard: column(row, "cross_shard")?,
+        state,
+        debit_after,
+        created_at_us: column(row, "created_at_us")?,
+    };
+    Ok((key, stored))
+}
