@@ -8,10 +8,16 @@
 //! * [`Prior::Loaded`], the careful way: what the database holds under the batch's ids is known, and replays are answered
 //!   from it.
 
+mod effects;
+mod prior;
+
 use std::collections::{HashMap, HashSet};
 
+pub use effects::{Effects, NewRegister, NewTransfer, Settlement, Unbalanced};
+pub use prior::{Prior, Stored, StoredRegister, StoredTransfer};
+
 use crate::{
-    Account, AccountId, AccountStatus, AssetCode, Limit, Metadata, Position, Refusal, Refused, TransferId, TransferKey,
+    Account, AccountId, AccountStatus, AssetCode, Limit, Metadata, Position, Refusal, Refused, TransferId,
     accounts::Accounts,
     journal::{Cause, Entry, EntryKind},
     operation::{CreateAccount, Decide, Operation, Settle, Transfer, UpdateAccount, Verdict},
@@ -22,106 +28,10 @@ use crate::{
     posting,
 };
 
-/// What is known of ids used before this batch.
-#[derive(Debug)]
-pub enum Prior {
-    Unknown,
-    Loaded(Stored),
-}
-
-/// What the database holds under a batch's ids.
-#[derive(Debug, Default)]
-pub struct Stored {
-    pub transfers: HashMap<TransferKey, StoredTransfer>,
-    pub registers: HashMap<TransferKey, StoredRegister>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredTransfer {
-    pub credit: AccountId,
-    pub asset: AssetCode,
-    pub amount: i64,
-    pub metadata: Metadata,
-    pub cross_shard: bool,
-    pub state: TransferState,
-    pub debit_after: Option<DebitAfter>,
-    pub created_at_us: i64,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredRegister {
-    pub credit: AccountId,
-    pub asset: AssetCode,
-    pub amount: i64,
-    pub verdict: Verdict,
-    pub decided_at_us: i64,
-}
-
-/// What a batch adds to the database besides the changed accounts.
-#[derive(Debug, Default)]
-pub struct Effects {
-    pub transfers: Vec<NewTransfer>,
-    pub registers: Vec<NewRegister>,
-    /// Pending transfers that became terminal.
-    pub settlements: Vec<Settlement>,
-    pub entries: Vec<Entry>,
-    /// One past the last position used.
-    pub next_position: Position,
-}
-
-impl Effects {
-    pub fn is_empty(&self) -> bool {
-        self.transfers.is_empty() && self.registers.is_empty() && self.settlements.is_empty() && self.entries.is_empty()
-    }
-
-    /// INV-1: the entries of a batch sum to zero per asset.
-    pub fn check_balanced(&self) -> Result<(), Unbalanced> {
-        let mut sums: Vec<(AssetCode, i128)> = Vec::new();
-        for entry in &self.entries {
-            match sums.iter_mut().find(|(asset, _)| *asset == entry.asset) {
-                Some((_, sum)) => *sum += i128::from(entry.amount),
-                None => sums.push((entry.asset, i128::from(entry.amount))),
-            }
-        }
-        match sums.into_iter().find(|(_, sum)| *sum != 0) {
-            Some((asset, sum)) => Err(Unbalanced { asset, sum }),
-            None => Ok(()),
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("INV-1: the entries of a batch sum to {sum} minor units of {asset} instead of 0")]
-pub struct Unbalanced {
-    pub asset: AssetCode,
-    pub sum: i128,
-}
-
-#[derive(Debug)]
-pub struct NewTransfer {
-    pub key: TransferKey,
-    pub stored: StoredTransfer,
-    pub debit_position: Option<Position>,
-}
-
-#[derive(Debug)]
-pub struct NewRegister {
-    pub key: TransferKey,
-    pub stored: StoredRegister,
-}
-
-#[derive(Debug)]
-pub struct Settlement {
-    pub key: TransferKey,
-    /// What it was reserved with, for the database to compare.
-    pub credit: AccountId,
-    pub amount: i64,
-    pub state: TransferState,
-}
-
 /// Says whether this shard owns an account's slot.
 pub type Fence<'a> = &'a (dyn Fn(&AccountId) -> Result<(), NotOwner> + Sync);
 
+/// A batch in the making.
 pub struct Batch<'a> {
     accounts: &'a mut Accounts,
     prior: Prior,
