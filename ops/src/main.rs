@@ -1,1 +1,19 @@
-fn main() {}
+//! `shardctl`: starts a Shardledger cluster on this machine, shows what it holds and checks it.
+//!
+//! It decides nothing about money: it talks to routers over HTTP, to nodes over their RPC, and reads the shards'
+//! databases. Start at [`commands`], one file per command; [`cluster`] is what `up` builds and the others find.
+
+mod cluster;
+mod commands;
+mod exit;
+mod http_client;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    commands::Cli::parse().run().await.unwrap_or_else(|error| exit::report(&error))
+}

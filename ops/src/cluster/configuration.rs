@@ -1,0 +1,139 @@
+//! The configuration files of nodes and routers, and the first shard map. Each is written once: it is the operator's
+//! to edit from then on.
+
+use serde::Serialize;
+use shard_map::{Shard, ShardMap, SlotRange};
+
+use crate::cluster::{
+    description::{Description, RouterPlace, ShardPlace},
+    durable_file::{self, Audience},
+    layout::Layout,
+};
+
+#[derive(Serialize)]
+struct NodeConfig<'a> {
+    shard: ShardSection<'a>,
+    database: DatabaseSection,
+    rpc: ListenSection,
+    admin: ListenSection,
+}
+
+#[derive(Serialize)]
+struct RouterConfig {
+    http: ListenSection,
+    admin: ListenSection,
+    map: MapSection,
+    assets: AssetsSection,
+}
+
+#[derive(Serialize)]
+struct ShardSection<'a> {
+    id: &'a str,
+}
+
+#[derive(Serialize)]
+struct DatabaseSection {
+    url: String,
+}
+
+#[derive(Serialize)]
+struct ListenSection {
+    listen: String,
+}
+
+#[derive(Serialize)]
+struct MapSection {
+    path: String,
+}
+
+/// Assets beside the currencies that are built in, with their scales.
+#[derive(Serialize)]
+struct AssetsSection {
+    #[serde(rename = "BTC")]
+    btc: u8,
+}
+
+/// Writes every file that is not there yet.
+pub fn write(layout: &Layout, description: &Description) -> anyhow::Result<()> {
+    durable_file::create_once(&layout.shard_map(), &first_shard_map(&description.shards)?, Audience::Everyone)?;
+    for shard in &description.shards {
+        let text = toml::to_string(&node_config(layout, shard)?)?;
+        durable_file::create_once(&layout.config(&shard.node_name()), &text, Audience::Owner)?;
+    }
+    for router in &description.routers {
+        let text = toml::to_string(&router_config(router))?;
+        durable_file::create_once(&layout.config(&router.name), &text, Audience::Owner)?;
+    }
+    Ok(())
+}
+
+fn node_config<'a>(layout: &Layout, shard: &'a ShardPlace) -> anyhow::Result<NodeConfig<'a>> {
+    Ok(NodeConfig {
+        shard: ShardSection { id: &shard.id },
+        database: DatabaseSection { url: shard.dsn(layout)? },
+        rpc: loopback(shard.rpc_port),
+        admin: loopback(shard.admin_port),
+    })
+}
+
+fn router_config(router: &RouterPlace) -> RouterConfig {
+    RouterConfig {
+        http: loopback(router.http_port),
+        admin: loopback(router.admin_port),
+        // Relative to the configuration's own folder.
+        map: MapSection { path: "../shard-map.toml".to_owned() },
+        assets: AssetsSection { btc: 8 },
+    }
+}
+
+fn loopback(port: u16) -> ListenSection {
+    ListenSection { listen: format!("127.0.0.1:{port}") }
+}
+
+/// Every shard gets an equal share of the slots.
+fn first_shard_map(shards: &[ShardPlace]) -> anyhow::Result<String> {
+    let shares = SlotRange::split_evenly(u16::try_from(shards.len())?);
+    let shards = shards.iter().zip(shares).map(|(shard, slots)| Shard {
+        id: shard.id.clone(),
+        number: shard.number,
+        nodes: vec![shard.node_url()],
+        slots: vec![slots],
+    });
+    Ok(ShardMap::new(1, shards.collect())?.to_toml())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shards(count: u16) -> Vec<ShardPlace> {
+        (0..count)
+            .map(|number| ShardPlace {
+                id: format!("s{number}"),
+                number,
+                postgres_port: 1,
+                rpc_port: 7500 + number,
+                admin_port: 2,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_first_map_shares_all_slots_among_any_number_of_shards() {
+        for count in [1, 2, 3, 4, 7, 64] {
+            let map = ShardMap::parse(&first_shard_map(&shards(count)).unwrap()).unwrap();
+            assert_eq!((map.version, map.shards.len()), (1, usize::from(count)));
+        }
+    }
+
+    #[test]
+    fn a_password_stands_in_no_file_that_others_may_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::create(folder.path()).unwrap();
+        let shard = &shards(1)[0];
+        durable_file::replace(&layout.password("s0", "shardledger"), "hush", Audience::Owner).unwrap();
+        let text = toml::to_string(&node_config(&layout, shard).unwrap()).unwrap();
+        assert!(text.contains("postgres://shardledger:hush@127.0.0.1:1/shardledger"), "{text}");
+        assert!(!first_shard_map(&shards(1)).unwrap().contains("hush"));
+    }
+}

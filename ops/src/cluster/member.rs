@@ -1,0 +1,144 @@
+//! The processes a cluster is made of: how each is started, recognised and stopped.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    os::unix::{fs::OpenOptionsExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::Context;
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::{
+    description::Description,
+    layout::Layout,
+    postgres::user::{ServiceUser, run_as},
+    process::{Process, ProcessTable},
+};
+
+/// A log that has grown beyond this is put aside (`.1`) before the process is started again.
+const LOG_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
+
+/// A service drains when asked to end.
+static STOPPING_A_SERVICE: [(Signal, Duration); 2] =
+    [(Signal::TERM, Duration::from_secs(40)), (Signal::KILL, Duration::from_secs(5))];
+/// Fast shutdown ends the sessions and writes a checkpoint; an immediate one recovers at the next start.
+static STOPPING_POSTGRES: [(Signal, Duration); 3] = [
+    (Signal::INT, Duration::from_secs(90)),
+    (Signal::QUIT, Duration::from_secs(10)),
+    (Signal::KILL, Duration::from_secs(5)),
+];
+
+/// What a process does, in the order in which they are started. They are stopped in the opposite order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    Postgres,
+    Node,
+    Router,
+}
+
+/// One process of the cluster, running or not.
+#[derive(Debug, Clone)]
+pub struct Member {
+    pub name: String,
+    pub role: Role,
+    program: PathBuf,
+    /// Names a file or folder of this cluster, which makes the command line its own.
+    arguments: Vec<String>,
+    user: Option<ServiceUser>,
+    log: PathBuf,
+}
+
+impl Role {
+    /// In the order in which a cluster is stopped: nobody loses what it works with.
+    pub const STOP_ORDER: [Self; 3] = [Self::Router, Self::Node, Self::Postgres];
+
+    /// What to send, and how long to wait for the end before the next.
+    pub fn ways_to_stop(self) -> &'static [(Signal, Duration)] {
+        match self {
+            Self::Router | Self::Node => &STOPPING_A_SERVICE,
+            Self::Postgres => &STOPPING_POSTGRES,
+        }
+    }
+}
+
+impl Member {
+    /// Every process of the cluster.
+    pub fn all(layout: &Layout, description: &Description) -> Vec<Self> {
+        let postgres = description.shards.iter().map(|shard| {
+            let place = &description.postgres;
+            Self {
+                name: shard.postgres_name(),
+                role: Role::Postgres,
+                program: place.bin_dir.join("postgres"),
+                arguments: vec!["-D".to_owned(), text(&place.data_folder(shard))],
+                user: place.user.clone(),
+                log: layout.log(&shard.postgres_name()),
+            }
+        });
+        let service = |name: String, role: Role, program: &str| Self {
+            role,
+            program: description.bin_dir.join(program),
+            arguments: vec!["--config".to_owned(), text(&layout.config(&name))],
+            user: None,
+            log: layout.log(&name),
+            name,
+        };
+        let nodes = description.shards.iter().map(|shard| service(shard.node_name(), Role::Node, "shard-node"));
+        let routers = description.routers.iter().map(|router| service(router.name.clone(), Role::Router, "router"));
+        postgres.chain(nodes).chain(routers).collect()
+    }
+
+    pub fn running(&self, table: &ProcessTable) -> Option<Process> {
+        table.find(&self.program, &self.arguments)
+    }
+
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// The command that starts the process.
+    pub fn command(&self) -> anyhow::Result<Command> {
+        self.prepared(&self.arguments)
+    }
+
+    /// The command that readies a node's database for serving; it ends by itself.
+    pub fn init_command(&self, shard_map: &Path) -> anyhow::Result<Command> {
+        let mut arguments = vec!["init".to_owned()];
+        arguments.extend(self.arguments.iter().cloned());
+        arguments.extend(["--map".to_owned(), text(shard_map)]);
+        self.prepared(&arguments)
+    }
+
+    fn prepared(&self, arguments: &[String]) -> anyhow::Result<Command> {
+        let log = self.open_log().with_context(|| format!("cannot open {}", self.log.display()))?;
+        let mut command = Command::new(&self.program);
+        command
+            .args(arguments)
+            // Any other folder might be one that the user may not enter.
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            // A terminal's Ctrl-C goes to the supervisor alone, which stops the others in order.
+            .process_group(0);
+        run_as(&mut command, self.user.as_ref());
+        Ok(command)
+    }
+
+    fn open_log(&self) -> anyhow::Result<File> {
+        if fs::metadata(&self.log).is_ok_and(|log| log.len() > LOG_LIMIT_BYTES) {
+            fs::rename(&self.log, self.log.with_extension("log.1"))?;
+        }
+        Ok(OpenOptions::new().create(true).append(true).mode(0o600).open(&self.log)?)
+    }
+}
+
+/// Paths go into configuration files and JSON, so they are text from the start.
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}

@@ -1,0 +1,112 @@
+//! Which loopback ports the processes of a cluster listen on.
+
+use std::net::{Ipv4Addr, TcpListener};
+
+use anyhow::{Context, ensure};
+
+/// First port of each kind, when nothing else is asked for. The second process of a kind takes the next port.
+const ROUTER_HTTP: u16 = 8080;
+const ROUTER_ADMIN: u16 = 9080;
+const POSTGRES: u16 = 5510;
+const NODE_RPC: u16 = 7500;
+const NODE_ADMIN: u16 = 7600;
+
+/// Blocks are looked for below the range the kernel picks outgoing ports from (32768 up): a port of a process that is
+/// down for a moment must not be given away to somebody's connection.
+const FREE_BLOCK_FIRST: u16 = 12_000;
+const FREE_BLOCK_LAST: u16 = 32_000;
+/// A block is free or not at one look; this many are looked at.
+const FREE_BLOCK_TRIES: u32 = 200;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouterPorts {
+    pub http: u16,
+    pub admin: u16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShardPorts {
+    pub postgres: u16,
+    pub rpc: u16,
+    pub admin: u16,
+}
+
+/// The ports of a cluster, one item a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortPlan {
+    pub routers: Vec<RouterPorts>,
+    pub shards: Vec<ShardPorts>,
+}
+
+impl PortPlan {
+    /// The documented ports.
+    pub fn usual(routers: u16, shards: u16) -> Self {
+        Self {
+            routers: (0..routers).map(|i| RouterPorts { http: ROUTER_HTTP + i, admin: ROUTER_ADMIN + i }).collect(),
+            shards: (0..shards)
+                .map(|i| ShardPorts { postgres: POSTGRES + i, rpc: NODE_RPC + i, admin: NODE_ADMIN + i })
+                .collect(),
+        }
+    }
+
+    /// One block of adjacent ports, routers first; `base` 0 finds a free block.
+    pub fn block(base: u16, routers: u16, shards: u16) -> anyhow::Result<Self> {
+        let length = 2 * routers + 3 * shards;
+        let base = if base == 0 { free_block(length)? } else { base };
+        ensure!(base.checked_add(length).is_some(), "--port-base {base} leaves no room for {length} ports");
+        let mut next = base..;
+        let mut port = || next.next().context("out of ports");
+        let mut plan = Self { routers: Vec::new(), shards: Vec::new() };
+        for _ in 0..routers {
+            plan.routers.push(RouterPorts { http: port()?, admin: port()? });
+        }
+        for _ in 0..shards {
+            plan.shards.push(ShardPorts { postgres: port()?, rpc: port()?, admin: port()? });
+        }
+        Ok(plan)
+    }
+}
+
+/// Whether somebody could listen on this loopback port now.
+pub fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+fn free_block(length: u16) -> anyhow::Result<u16> {
+    let room = FREE_BLOCK_LAST - FREE_BLOCK_FIRST - length;
+    for _ in 0..FREE_BLOCK_TRIES {
+        // Clusters that start at one moment would find the same first free block, so the search starts anywhere.
+        let [.., high, low] = uuid::Uuid::now_v7().into_bytes();
+        let first = FREE_BLOCK_FIRST + u16::from_be_bytes([high, low]) % room;
+        if (first..first + length).all(is_free) {
+            return Ok(first);
+        }
+    }
+    anyhow::bail!("found no {length} adjacent free ports between {FREE_BLOCK_FIRST} and {FREE_BLOCK_LAST}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usual_ports_are_the_documented_ones() {
+        let plan = PortPlan::usual(2, 4);
+        assert_eq!(plan.routers[1], RouterPorts { http: 8081, admin: 9081 });
+        assert_eq!(plan.shards[3], ShardPorts { postgres: 5513, rpc: 7503, admin: 7603 });
+    }
+
+    #[test]
+    fn a_block_uses_each_port_once() {
+        let plan = PortPlan::block(20_000, 2, 3).unwrap();
+        assert_eq!(plan.routers[0], RouterPorts { http: 20_000, admin: 20_001 });
+        assert_eq!(plan.shards[2], ShardPorts { postgres: 20_010, rpc: 20_011, admin: 20_012 });
+        assert!(PortPlan::block(65_530, 2, 3).is_err());
+    }
+
+    #[test]
+    fn a_free_block_is_free() {
+        let plan = PortPlan::block(0, 1, 1).unwrap();
+        assert!(is_free(plan.routers[0].http) && is_free(plan.shards[0].admin));
+    }
+}

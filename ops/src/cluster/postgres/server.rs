@@ -1,0 +1,128 @@
+//! Finding the PostgreSQL server's binaries on this machine.
+
+use std::{
+    env, fs,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, bail};
+
+/// Major versions the ledger runs on.
+pub const SUPPORTED: RangeInclusive<u32> = 15..=18;
+/// Folders in which distributions keep one folder per major version, with `bin` below it.
+const VERSIONED: [(&str, &str); 2] = [("/usr/lib/postgresql", ""), ("/usr", "pgsql-")];
+const UNVERSIONED: [&str; 1] = ["/usr/local/pgsql/bin"];
+
+/// A folder with `postgres` and `initdb` in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    pub bin_dir: PathBuf,
+    pub major: u32,
+}
+
+impl Server {
+    /// The server in this folder; `None` when there is none.
+    pub fn in_folder(bin_dir: &Path) -> anyhow::Result<Option<Self>> {
+        let (postgres, initdb) = (bin_dir.join("postgres"), bin_dir.join("initdb"));
+        if !postgres.is_file() || !initdb.is_file() {
+            return Ok(None);
+        }
+        let output = Command::new(&postgres)
+            .arg("--version")
+            .output()
+            .with_context(|| format!("cannot run {}", postgres.display()))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let major = major_of(&text).with_context(|| {
+            let said = String::from_utf8_lossy(&output.stderr);
+            format!("{} --version says no version: {} {}", postgres.display(), text.trim(), said.trim())
+        })?;
+        Ok(Some(Self { bin_dir: bin_dir.to_owned(), major }))
+    }
+
+    /// The server in a folder that was asked for: anything but a usable one is an error.
+    pub fn required(bin_dir: &Path) -> anyhow::Result<Self> {
+        let Some(server) = Self::in_folder(bin_dir)? else {
+            bail!("{} has no PostgreSQL server (postgres, initdb) in it", bin_dir.display());
+        };
+        if !SUPPORTED.contains(&server.major) {
+            bail!("{} has PostgreSQL {}; versions {} are supported", bin_dir.display(), server.major, supported());
+        }
+        Ok(server)
+    }
+
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.bin_dir.join(name)
+    }
+}
+
+/// What a search came to.
+#[derive(Debug, Default)]
+pub struct Search {
+    /// Usable ones, best first.
+    pub usable: Vec<Server>,
+    /// Found, but of a version the ledger does not run on.
+    pub unsupported: Vec<Server>,
+}
+
+/// Looks in PATH, then where distributions put servers (newest version first), then in `extra`.
+pub fn search(extra: &[PathBuf]) -> Search {
+    let mut found = Search::default();
+    for folder in path_folders().into_iter().chain(distribution_folders()).chain(extra.iter().cloned()) {
+        // A broken installation is no reason to stop looking.
+        let Ok(Some(server)) = Server::in_folder(&folder) else { continue };
+        let list = if SUPPORTED.contains(&server.major) { &mut found.usable } else { &mut found.unsupported };
+        if !list.contains(&server) {
+            list.push(server);
+        }
+    }
+    found
+}
+
+pub fn supported() -> String {
+    format!("{} to {}", SUPPORTED.start(), SUPPORTED.end())
+}
+
+fn path_folders() -> Vec<PathBuf> {
+    env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default()
+}
+
+fn distribution_folders() -> Vec<PathBuf> {
+    let mut versions: Vec<(u32, PathBuf)> = Vec::new();
+    for (parent, prefix) in VERSIONED {
+        let Ok(entries) = fs::read_dir(parent) else { continue };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let version = name.to_str().and_then(|name| name.strip_prefix(prefix)?.parse().ok());
+            versions.extend(version.map(|version| (version, entry.path().join("bin"))));
+        }
+    }
+    versions.sort_by(|a, b| b.cmp(a));
+    versions.into_iter().map(|(_, folder)| folder).chain(UNVERSIONED.map(PathBuf::from)).collect()
+}
+
+/// The major version in `postgres (PostgreSQL) 15.18 (Debian …)`.
+fn major_of(version: &str) -> Option<u32> {
+    let number = version.split_once(") ")?.1;
+    number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_as_servers_print_them() {
+        assert_eq!(major_of("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"), Some(15));
+        assert_eq!(major_of("postgres (PostgreSQL) 18.6\n"), Some(18));
+        assert_eq!(major_of("postgres (PostgreSQL) 19beta1\n"), Some(19));
+        assert_eq!(major_of("bash: no such thing"), None);
+    }
+
+    #[test]
+    fn a_folder_without_a_server_is_refused_by_name() {
+        let error = Server::required(Path::new("/nonexistent/bin")).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/bin"), "{error}");
+    }
+}

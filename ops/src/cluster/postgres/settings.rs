@@ -1,0 +1,134 @@
+//! The settings of a shard's PostgreSQL: durable first, sized for several servers on one machine.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Longest name of a folder for unix sockets: the kernel takes 107 bytes, PostgreSQL appends `/.s.PGSQL.<port>.lock`.
+const LONGEST_SOCKET_FOLDER: usize = 80;
+const MIB: u64 = 1024 * 1024;
+
+/// What `postgresql.conf` is made to include: ours, then whatever an operator wants otherwise.
+pub const INCLUDES: &str = "
+# Written by shardctl up, and written anew each time. Put your own settings into local.conf, which wins.
+include 'shardledger.conf'
+include_if_exists 'local.conf'
+";
+
+/// Nobody gets in without a password, and only from this machine.
+pub const HOST_BASED_AUTHENTICATION: &str = "\
+local all all scram-sha-256
+host  all all 127.0.0.1/32 scram-sha-256
+";
+
+/// What differs from one server to the next.
+#[derive(Debug)]
+pub struct Settings {
+    pub port: u16,
+    /// `None`: no unix socket.
+    pub socket_folder: Option<PathBuf>,
+    pub shared_buffers_mib: u64,
+}
+
+impl Settings {
+    pub fn for_server(port: u16, socket_folder: &Path, servers: usize) -> Self {
+        Self {
+            port,
+            socket_folder: Some(socket_folder.to_owned()).filter(|f| f.as_os_str().len() <= LONGEST_SOCKET_FOLDER),
+            shared_buffers_mib: shared_buffers_mib(memory_bytes(), servers),
+        }
+    }
+
+    /// The text of `shardledger.conf`.
+    pub fn text(&self) -> String {
+        let socket_folder = self.socket_folder.as_ref().map(|f| f.display().to_string()).unwrap_or_default();
+        format!(
+            "\
+listen_addresses = '127.0.0.1'
+port = {port}
+unix_socket_directories = '{socket_folder}'
+password_encryption = 'scram-sha-256'
+max_connections = 64
+
+# An answered transfer survives power loss.
+fsync = on
+synchronous_commit = on
+full_page_writes = on
+
+# Random updates of a hot account table dirty many pages: checkpoints are far apart and spread out, so that few full
+# pages go to the log and no commit waits for a burst of writes.
+shared_buffers = {shared_buffers}MB
+wal_buffers = 16MB
+min_wal_size = 256MB
+max_wal_size = 4GB
+checkpoint_timeout = 15min
+checkpoint_completion_target = 0.9
+
+# The account table is updated in place; vacuum keeps its pages short.
+autovacuum_naptime = 15s
+autovacuum_vacuum_cost_limit = 2000
+
+# One lane writes short statements with known plans.
+jit = off
+random_page_cost = 1.1
+
+# A session that forgot its transaction must not hold back vacuum for ever.
+idle_in_transaction_session_timeout = '60s'
+tcp_keepalives_idle = 30
+tcp_keepalives_interval = 10
+tcp_keepalives_count = 3
+
+timezone = 'UTC'
+log_timezone = 'UTC'
+log_line_prefix = '%m [%p] %q%u@%d '
+log_checkpoints = on
+log_lock_waits = on
+log_autovacuum_min_duration = '10s'
+",
+            port = self.port,
+            socket_folder = socket_folder.replace('\'', "''"),
+            shared_buffers = self.shared_buffers_mib,
+        )
+    }
+}
+
+/// An eighth of the memory for all servers together, so that nodes, routers and the page cache have room.
+fn shared_buffers_mib(memory_bytes: u64, servers: usize) -> u64 {
+    let servers = u64::try_from(servers).unwrap_or(u64::MAX).max(1);
+    (memory_bytes / MIB / 8 / servers).clamp(64, 1024)
+}
+
+fn memory_bytes() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.trim().parse().ok());
+    kib.map_or(0, |kib: u64| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_shared_by_the_servers() {
+        assert_eq!(shared_buffers_mib(16 * 1024 * MIB, 4), 512);
+        assert_eq!(shared_buffers_mib(64 * 1024 * MIB, 1), 1024);
+        assert_eq!(shared_buffers_mib(0, 4), 64);
+    }
+
+    #[test]
+    fn a_socket_folder_too_long_for_the_kernel_is_left_out() {
+        let long = PathBuf::from(format!("/{}", "x".repeat(LONGEST_SOCKET_FOLDER)));
+        assert!(Settings::for_server(5510, &long, 1).text().contains("unix_socket_directories = ''"));
+        let short = Settings::for_server(5510, Path::new("/tmp/it's"), 1).text();
+        assert!(short.contains("unix_socket_directories = '/tmp/it''s'"), "{short}");
+    }
+
+    #[test]
+    fn commits_are_durable() {
+        let text = Settings::for_server(5510, Path::new("/tmp"), 1).text();
+        for line in ["fsync = on", "synchronous_commit = on", "full_page_writes = on", "listen_addresses = '127.0.0.1'"] {
+            assert!(text.lines().any(|l| l == line), "{line}");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Who runs PostgreSQL. It refuses to run as root, so started by root it runs as another user, who must be able to
+//! reach the folder of the databases.
+
+use std::{
+    fmt, fs,
+    os::unix::fs::{DirBuilderExt, chown, symlink},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::layout::Layout;
+
+/// In order of preference. The first is made by the distribution's package.
+const CANDIDATES: [&str; 2] = ["postgres", "nobody"];
+/// Parent of the databases of clusters whose data folder the service user cannot reach (a clone below /root, say).
+const HOMES_ELSEWHERE: &str = "/var/lib/shardledger";
+
+/// A user other than the one who runs shardctl.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceUser {
+    pub name: String,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl fmt::Display for ServiceUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// The user to run PostgreSQL as; `None` is whoever runs this.
+pub fn service_user() -> anyhow::Result<Option<ServiceUser>> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    for name in CANDIDATES {
+        if let (Some(uid), Some(gid)) = (id_of("-u", name)?, id_of("-g", name)?) {
+            return Ok(Some(ServiceUser { name: name.to_owned(), uid, gid }));
+        }
+    }
+    bail!("PostgreSQL refuses to run as root, and this machine has none of the users {}", CANDIDATES.join(", "))
+}
+
+fn id_of(which: &str, user: &str) -> anyhow::Result<Option<u32>> {
+    let output = Command::new("id").args([which, user]).stderr(Stdio::null()).output().context("cannot run id")?;
+    Ok(output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().parse()).transpose()?)
+}
+
+/// The folder that holds the cluster's databases: the data folder if the user can reach it.
+pub fn home_for(layout: &Layout, user: Option<&ServiceUser>) -> anyhow::Result<PathBuf> {
+    let home = match user {
+        Some(user) if !can_reach(user, layout.root())? => elsewhere(layout.root()),
+        _ => return Ok(layout.root().to_owned()),
+    };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(home.join("pg"))
+        .with_context(|| format!("cannot create {}", home.display()))?;
+    if !layout.postgres_link().exists() {
+        symlink(home.join("pg"), layout.postgres_link())?;
+    }
+    Ok(home)
+}
+
+/// Removes the databases' folder where it lies outside the data folder.
+pub fn remove_home(layout: &Layout, home: &Path) -> anyhow::Result<()> {
+    if home == layout.root() {
+        return Ok(());
+    }
+    ensure!(home == elsewhere(layout.root()), "{} is not where this cluster's databases belong", home.display());
+    match fs::remove_dir_all(home) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", home.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// One folder for each data folder of the machine, named after it.
+fn elsewhere(root: &Path) -> PathBuf {
+    let name = twox_hash::XxHash3_64::oneshot(root.as_os_str().as_encoded_bytes());
+    Path::new(HOMES_ELSEWHERE).join(format!("{name:016x}"))
+}
+
+/// Asks the kernel, as that user: modes, groups and access lists all count.
+fn can_reach(user: &ServiceUser, folder: &Path) -> anyhow::Result<bool> {
+    let mut probe = Command::new("test");
+    probe.arg("-x").arg(folder).current_dir("/");
+    run_as(&mut probe, Some(user));
+    Ok(probe.status().context("cannot run test")?.success())
+}
+
+/// Lets `command` run as the user, without any of our supplementary groups.
+pub fn run_as(command: &mut Command, user: Option<&ServiceUser>) {
+    use std::os::unix::process::CommandExt;
+    if let Some(user) = user {
+        command.uid(user.uid).gid(user.gid);
+    }
+}
+
+/// Makes a folder that belongs to the user.
+pub fn create_owned(folder: &Path, mode: u32, user: Option<&ServiceUser>) -> anyhow::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(folder)
+        .with_context(|| format!("cannot create {}", folder.display()))?;
+    give(folder, user)
+}
+
+/// Makes the user the owner of one file or folder.
+pub fn give(path: &Path, user: Option<&ServiceUser>) -> anyhow::Result<()> {
+    match user {
+        Some(user) => chown(path, Some(user.uid), Some(user.gid))
+            .with_context(|| format!("cannot give {} to {user}", path.display())),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_data_folder_has_its_own_home() {
+        let (one, other) = (elsewhere(Path::new("/root/a")), elsewhere(Path::new("/root/b")));
+        assert_ne!(one, other);
+        assert_eq!(one, elsewhere(Path::new("/root/a")));
+        assert!(one.starts_with(HOMES_ELSEWHERE));
+    }
+}

@@ -1,0 +1,169 @@
+//! The processes of this machine, as the kernel tells them, and signals to them.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How often a process that is no child of ours is looked at while waiting for its end.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// One process. Process ids are used again; the start time tells one holder of an id from the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process {
+    pid: i32,
+    started_ticks: u64,
+}
+
+impl Process {
+    /// The process with this id, if there is a living one.
+    pub fn of(pid: i32) -> Option<Self> {
+        let found = Stat::read(pid)?;
+        found.alive.then_some(Self { pid, started_ticks: found.started_ticks })
+    }
+
+    pub fn pid(self) -> i32 {
+        self.pid
+    }
+
+    pub fn is_alive(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+
+    /// Sends a signal, unless the process is gone. That it goes in between is no failure.
+    pub fn signal(self, signal: Signal) -> io::Result<()> {
+        let Some(pid) = Pid::from_raw(self.pid).filter(|_| self.is_alive()) else { return Ok(()) };
+        match kill_process(pid, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits for the end of a process that need not be a child of this one.
+    pub async fn ended(self) {
+        while self.is_alive() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Waits for the end of the process, at most so long; tells whether it ended.
+    pub async fn ended_within(self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        while self.is_alive() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        true
+    }
+}
+
+/// All processes of the machine with their command lines.
+#[derive(Debug)]
+pub struct ProcessTable(Vec<Entry>);
+
+#[derive(Debug)]
+struct Entry {
+    process: Process,
+    parent: i32,
+    command_line: Vec<String>,
+}
+
+impl ProcessTable {
+    pub fn read() -> io::Result<Self> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            // Processes come and go while the folder is read.
+            let Ok(command_line) = fs::read(format!("/proc/{pid}/cmdline")) else { continue };
+            let Some(stat) = Stat::read(pid).filter(|stat| stat.alive) else { continue };
+            let words = command_line.split(|b| *b == 0).filter(|word| !word.is_empty());
+            entries.push(Entry {
+                process: Process { pid, started_ticks: stat.started_ticks },
+                parent: stat.parent,
+                command_line: words.map(|word| String::from_utf8_lossy(word).into_owned()).collect(),
+            });
+        }
+        Ok(Self(entries))
+    }
+
+    /// The process that was started with this program name and exactly these arguments.
+    pub fn find(&self, program: &Path, arguments: &[String]) -> Option<Process> {
+        let same = |entry: &&Entry| {
+            entry.command_line.split_first().is_some_and(|(first, rest)| {
+                PathBuf::from(first).file_name() == program.file_name() && rest == arguments
+            })
+        };
+        let matching: Vec<&Entry> = self.0.iter().filter(same).collect();
+        // A server that forks looks like its child until the child has renamed itself.
+        let is_child = |entry: &Entry| matching.iter().any(|other| other.process.pid == entry.parent);
+        matching.iter().find(|entry| !is_child(entry)).map(|entry| entry.process)
+    }
+}
+
+/// What `/proc/<pid>/stat` says.
+struct Stat {
+    alive: bool,
+    parent: i32,
+    started_ticks: u64,
+}
+
+impl Stat {
+    fn read(pid: i32) -> Option<Self> {
+        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// The second field is the program's name in parentheses, and may itself hold blanks and parentheses.
+    fn parse(line: &str) -> Option<Self> {
+        let (_, rest) = line.rsplit_once(") ")?;
+        let fields: Vec<&str> = rest.split(' ').collect();
+        Some(Self {
+            // A zombie has ended; where nobody reaps (a container's first process) it stays listed for ever.
+            alive: !matches!(*fields.first()?, "Z" | "X"),
+            parent: fields.get(1)?.parse().ok()?,
+            started_ticks: fields.get(19)?.parse().ok()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_lines_are_read_whatever_the_name() {
+        let line = "42 (a (b) c) S 1 42 42 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 777 1 1 1";
+        let stat = Stat::parse(line).unwrap();
+        assert!(stat.alive);
+        assert_eq!((stat.parent, stat.started_ticks), (1, 777));
+        assert!(!Stat::parse(&line.replace(" S ", " Z ")).unwrap().alive);
+        assert!(Stat::parse("42 (x").is_none());
+    }
+
+    #[test]
+    fn this_process_is_found_and_alive() {
+        let own = Process::of(i32::try_from(std::process::id()).unwrap()).unwrap();
+        assert!(own.is_alive());
+        let mut arguments = std::env::args();
+        let program = PathBuf::from(arguments.next().unwrap());
+        let arguments: Vec<String> = arguments.collect();
+        assert_eq!(ProcessTable::read().unwrap().find(&program, &arguments), Some(own));
+        assert!(ProcessTable::read().unwrap().find(&program, &["no such argument".to_owned()]).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_killed_process_has_ended() {
+        let mut child = tokio::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let process = Process::of(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
+        assert!(!process.ended_within(Duration::from_millis(60)).await);
+        process.signal(Signal::KILL).unwrap();
+        // Not waited for yet: what is left of it is a zombie.
+        assert!(process.ended_within(Duration::from_secs(10)).await);
+        process.signal(Signal::KILL).unwrap();
+        child.wait().await.unwrap();
+    }
+}

@@ -1,0 +1,106 @@
+//! Waiting until a cluster takes requests, and giving up early on one that will not.
+
+use std::{
+    fs, io,
+    path::Path,
+    process::Child,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+
+use crate::cluster::{
+    description::Description,
+    layout::Layout,
+    member::Member,
+    status::ClusterStatus,
+    supervisor::{RestartPolicy, report::Report},
+};
+
+/// A database that recovers from a crash may take its time.
+const PATIENCE: Duration = Duration::from_secs(120);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// A process that died so often soon after its start will go on doing so.
+const HOPELESS_AFTER_DEATHS: u32 = 6;
+/// As much of a log as explains a failure, in lines.
+const LOG_TAIL: usize = 12;
+
+/// What to look at beside the processes themselves.
+#[derive(Debug)]
+pub struct Watch {
+    supervisor: Option<Child>,
+    deaths_allowed: u32,
+}
+
+impl Watch {
+    /// For a supervisor that was just started.
+    pub fn new(policy: RestartPolicy, supervisor: Child) -> Self {
+        let deaths_allowed = if policy == RestartPolicy::LeaveDead { 0 } else { HOPELESS_AFTER_DEATHS };
+        Self { supervisor: Some(supervisor), deaths_allowed }
+    }
+
+    /// For a supervisor that was there before, or is this very process.
+    pub fn any() -> Self {
+        Self { supervisor: None, deaths_allowed: HOPELESS_AFTER_DEATHS }
+    }
+
+    fn supervisor_ended(&mut self) -> io::Result<bool> {
+        self.supervisor.as_mut().map_or(Ok(false), |child| Ok(child.try_wait()?.is_some()))
+    }
+}
+
+/// What an earlier supervisor reported must not be taken for news.
+pub fn forget_old_report(layout: &Layout) -> anyhow::Result<()> {
+    match fs::remove_file(layout.report()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", layout.report().display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Waits until every router is ready and every shard answers.
+pub async fn wait(layout: &Layout, description: &Description, mut watch: Watch) -> anyhow::Result<ClusterStatus> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let status = ClusterStatus::gather(layout, description).await?;
+        if status.is_ready() {
+            return Ok(status);
+        }
+        if watch.supervisor_ended()? {
+            bail!("the supervisor ended: {}", tail(&layout.log("supervisor")));
+        }
+        refuse_the_hopeless(layout, description, watch.deaths_allowed)?;
+        if Instant::now() >= deadline {
+            bail!("not ready after {} s: {}", PATIENCE.as_secs(), what_is_missing(layout, &status));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+fn refuse_the_hopeless(layout: &Layout, description: &Description, deaths_allowed: u32) -> anyhow::Result<()> {
+    let report = Report::read(layout);
+    for member in Member::all(layout, description) {
+        let Some(process) = report.0.get(&member.name) else { continue };
+        if process.early_deaths > deaths_allowed {
+            let how = process.last_end.as_deref().unwrap_or_default();
+            bail!("{} does not stay up ({how}): {}", member.name, tail(member.log()));
+        }
+    }
+    Ok(())
+}
+
+fn what_is_missing(layout: &Layout, status: &ClusterStatus) -> String {
+    let routers = status.routers.iter().map(|router| (router.url.clone(), router.state));
+    let shards = status.shards.iter().map(|shard| (format!("shard {}", shard.id), shard.state));
+    let states: Vec<String> =
+        routers.chain(shards).map(|(name, state)| format!("{name} is {}", state.word())).collect();
+    format!("{}; logs in {}", states.join(", "), layout.root().join("log").display())
+}
+
+fn tail(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let start = lines.len().saturating_sub(LOG_TAIL);
+    format!("{} ends with\n{}", log.display(), lines[start..].join("\n"))
+}

@@ -1,0 +1,167 @@
+//! How a cluster is doing, seen from outside: the process table, the routers' readiness, the nodes' own word.
+
+use std::{collections::HashMap, fs, path::PathBuf, time::Duration};
+
+use anyhow::Context;
+use futures_util::future::join_all;
+use serde::Serialize;
+use shard_map::ShardMap;
+use tonic::transport::Endpoint;
+use wire::{StatusRequest, StatusResponse, shard_node_client::ShardNodeClient};
+
+use crate::{
+    cluster::{
+        description::{Description, RouterPlace, ShardPlace},
+        layout::Layout,
+        member::Member,
+        process::ProcessTable,
+    },
+    http_client::HttpClient,
+};
+
+/// Who has not answered by then is not ready.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The word of a node that takes requests.
+const SERVING: &str = "serving";
+
+/// What `shardctl status --json` prints. The names are part of the contract.
+#[derive(Debug, Serialize)]
+pub struct ClusterStatus {
+    pub data_dir: PathBuf,
+    pub map_version: u64,
+    pub supervisor_pid: Option<i32>,
+    pub routers: Vec<RouterStatus>,
+    pub shards: Vec<ShardStatus>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct RouterStatus {
+    pub url: String,
+    pub admin_url: String,
+    pub pid: Option<i32>,
+    pub state: State,
+}
+
+#[derive(Debug, Serialize)]
+pub struct ShardStatus {
+    pub id: String,
+    pub slots: u32,
+    pub epoch: i64,
+    pub node_url: String,
+    pub node_admin_url: String,
+    pub node_pid: Option<i32>,
+    pub postgres_pid: Option<i32>,
+    pub postgres_port: u16,
+    pub dsn: String,
+    pub state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    Ready,
+    /// It runs and does not take requests.
+    Unready,
+    /// A process of it is not running.
+    Down,
+}
+
+impl State {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Unready => "unready",
+            Self::Down => "down",
+        }
+    }
+
+    fn of(running: bool, answers: bool) -> Self {
+        match (running, answers) {
+            (false, _) => Self::Down,
+            (true, true) => Self::Ready,
+            (true, false) => Self::Unready,
+        }
+    }
+}
+
+impl ClusterStatus {
+    /// Whether the processes run and answer.
+    pub fn is_ready(&self) -> bool {
+        self.routers.iter().all(|r| r.state == State::Ready) && self.shards.iter().all(|s| s.state == State::Ready)
+    }
+
+    /// Whether nothing of the cluster runs.
+    pub fn is_down(&self) -> bool {
+        self.routers.iter().all(|r| r.pid.is_none())
+            && self.shards.iter().all(|s| s.node_pid.is_none() && s.postgres_pid.is_none())
+    }
+
+    /// Asks everything that runs, all at once.
+    pub async fn gather(layout: &Layout, description: &Description) -> anyhow::Result<Self> {
+        let table = ProcessTable::read()?;
+        let pids: HashMap<String, i32> = Member::all(layout, description)
+            .into_iter()
+            .filter_map(|member| Some((member.running(&table)?.pid(), member.name)))
+            .map(|(pid, name)| (name, pid))
+            .collect();
+        let client = HttpClient::new(PATIENCE);
+        let map = read_map(layout)?;
+        let routers = description.routers.iter().map(|router| router_status(router, &pids, &client));
+        let shards = description.shards.iter().map(|shard| shard_status(layout, shard, &pids, &map));
+        let (routers, shards) = tokio::join!(join_all(routers), join_all(shards));
+        Ok(Self {
+            data_dir: layout.root().to_owned(),
+            map_version: map.version,
+            supervisor_pid: super::lock::holder(&layout.supervisor_lock())?,
+            routers,
+            shards: shards.into_iter().collect::<anyhow::Result<_>>()?,
+        })
+    }
+}
+
+async fn router_status(router: &RouterPlace, pids: &HashMap<String, i32>, client: &HttpClient) -> RouterStatus {
+    let pid = pids.get(&router.name).copied();
+    // Somebody else's process may listen there when ours does not run.
+    let answers = pid.is_some() && client.succeeds(&format!("{}/readyz", router.admin_url())).await;
+    RouterStatus { url: router.url(), admin_url: router.admin_url(), pid, state: State::of(pid.is_some(), answers) }
+}
+
+async fn shard_status(
+    layout: &Layout,
+    shard: &ShardPlace,
+    pids: &HashMap<String, i32>,
+    map: &ShardMap,
+) -> anyhow::Result<ShardStatus> {
+    let (node_pid, postgres_pid) = (pids.get(&shard.node_name()).copied(), pids.get(&shard.postgres_name()).copied());
+    let word = match node_pid {
+        Some(_) => node_word(shard).await.ok(),
+        None => None,
+    };
+    let serving = word.as_ref().is_some_and(|word| word.state == SERVING && word.shard == shard.id);
+    // What the map gives the shard is the best there is to say for a node that does not speak.
+    let mapped = map.index_of(&shard.id).map_or(0, |index| u32::from(map.shard(index).slot_count()));
+    Ok(ShardStatus {
+        id: shard.id.clone(),
+        slots: word.as_ref().map_or(mapped, |word| word.slots_owned),
+        epoch: word.as_ref().map_or(0, |word| word.highest_epoch),
+        node_url: shard.node_url(),
+        node_admin_url: shard.node_admin_url(),
+        node_pid,
+        postgres_pid,
+        postgres_port: shard.postgres_port,
+        dsn: shard.dsn(layout)?,
+        state: State::of(node_pid.is_some() && postgres_pid.is_some(), serving),
+    })
+}
+
+async fn node_word(shard: &ShardPlace) -> anyhow::Result<StatusResponse> {
+    let endpoint = Endpoint::from_shared(shard.node_url())?.connect_timeout(PATIENCE).timeout(PATIENCE);
+    let mut node = ShardNodeClient::new(endpoint.connect().await?);
+    Ok(node.status(StatusRequest {}).await?.into_inner())
+}
+
+fn read_map(layout: &Layout) -> anyhow::Result<ShardMap> {
+    let path = layout.shard_map();
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    ShardMap::parse(&text).with_context(|| path.display().to_string())
+}

@@ -1,0 +1,178 @@
+//! Keeps one process running: finds it or starts it, waits for its end, starts it again.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, ensure};
+use sqlx::{ConnectOptions, Connection, postgres::PgConnectOptions};
+use tokio::process::{Child, Command};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    RestartPolicy,
+    backoff::{Backoff, WELL_AFTER},
+    report::Reporter,
+};
+use crate::cluster::{
+    description::{Description, ShardPlace},
+    layout::Layout,
+    member::{Member, Role},
+    process::{Process, ProcessTable},
+    stop,
+};
+
+/// How often a database that is starting is asked whether it answers.
+const DATABASE_ASKED_EVERY: Duration = Duration::from_millis(50);
+/// How long one such question may take.
+const DATABASE_PATIENCE: Duration = Duration::from_secs(2);
+/// A database that recovers from a crash may take its time; after this, the log says what the node is waiting for.
+const DATABASE_OVERDUE: Duration = Duration::from_secs(60);
+
+pub struct Worker {
+    member: Member,
+    layout: Layout,
+    /// The shard of a node: its database must answer and be initialised before the node starts.
+    shard: Option<ShardPlace>,
+    shard_map: PathBuf,
+    policy: RestartPolicy,
+    reporter: Arc<Reporter>,
+    initialised: bool,
+}
+
+/// A process that runs: one of ours, or one a killed supervisor left behind.
+enum Running {
+    Child(Child, Process),
+    Adopted(Process),
+}
+
+impl Worker {
+    pub fn new(
+        member: Member,
+        layout: &Layout,
+        description: &Description,
+        policy: RestartPolicy,
+        reporter: Arc<Reporter>,
+    ) -> Self {
+        let shard = (member.role == Role::Node).then(|| description.shard(&member.name).cloned()).flatten();
+        Self {
+            member,
+            layout: layout.clone(),
+            shard,
+            shard_map: layout.shard_map(),
+            policy,
+            reporter,
+            initialised: false,
+        }
+    }
+
+    /// Runs the process until `stop`, and ends it then.
+    pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut backoff = Backoff::default();
+        loop {
+            let born = Instant::now();
+            let end = match self.live(&stop).await {
+                Ok(Some(end)) => end,
+                Ok(None) => return Ok(()),
+                Err(error) => format!("did not start: {error:#}"),
+            };
+            let lived = born.elapsed();
+            self.reporter.ended(&self.member, &end, lived < WELL_AFTER);
+            if self.policy == RestartPolicy::LeaveDead {
+                tracing::warn!(process = self.member.name, end, "dead, and left so");
+                stop.cancelled().await;
+                return Ok(());
+            }
+            let wait = backoff.after(lived);
+            tracing::warn!(process = self.member.name, end, restart_in_ms = wait.as_millis(), "dead");
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    /// One life of the process: how it ended, or `None` when it was stopped.
+    async fn live(&mut self, stop: &CancellationToken) -> anyhow::Result<Option<String>> {
+        let mut running = tokio::select! {
+            begun = self.begin() => begun?,
+            () = stop.cancelled() => return Ok(None),
+        };
+        self.reporter.started(&self.member, running.process().pid());
+        tokio::select! {
+            end = running.end() => return end.map(Some),
+            () = stop.cancelled() => {}
+        }
+        let process = running.process();
+        // A child's end is seen by waiting for it, so both happen at once.
+        let (stopped, end) = tokio::join!(stop::stop(process, self.member.role), running.end());
+        stopped?;
+        tracing::info!(process = self.member.name, pid = process.pid(), end = end?, "stopped");
+        Ok(None)
+    }
+
+    async fn begin(&mut self) -> anyhow::Result<Running> {
+        if let Some(process) = self.member.running(&ProcessTable::read()?) {
+            tracing::info!(process = self.member.name, pid = process.pid(), "taken over, it was running");
+            return Ok(Running::Adopted(process));
+        }
+        if let Some(shard) = &self.shard {
+            self.wait_for_database(shard).await?;
+            self.initialise().await?;
+        }
+        let child = Command::from(self.member.command()?).spawn().context("cannot start it")?;
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).context("it ended at once")?;
+        let process = Process::of(pid).context("it ended at once")?;
+        tracing::info!(process = self.member.name, pid, "started");
+        Ok(Running::Child(child, process))
+    }
+
+    /// A node started before its database would only fail, and wait longer each time.
+    async fn wait_for_database(&self, shard: &ShardPlace) -> anyhow::Result<()> {
+        let options: PgConnectOptions = shard.dsn(&self.layout)?.parse()?;
+        let options = options.disable_statement_logging();
+        let overdue = Instant::now() + DATABASE_OVERDUE;
+        loop {
+            let refusal = match tokio::time::timeout(DATABASE_PATIENCE, options.connect()).await {
+                Ok(Ok(connection)) => return Ok(connection.close().await?),
+                Ok(Err(error)) => error.to_string(),
+                Err(elapsed) => elapsed.to_string(),
+            };
+            ensure!(Instant::now() < overdue, "its database does not answer: {refusal}");
+            tokio::time::sleep(DATABASE_ASKED_EVERY).await;
+        }
+    }
+
+    /// Claims the shard's slots as the map says; does nothing to a database that has them.
+    async fn initialise(&mut self) -> anyhow::Result<()> {
+        if self.initialised {
+            return Ok(());
+        }
+        let mut init = Command::from(self.member.init_command(&self.shard_map)?);
+        let status = init.kill_on_drop(true).status().await.context("cannot run its init")?;
+        ensure!(status.success(), "its init failed ({status})");
+        self.initialised = true;
+        Ok(())
+    }
+}
+
+impl Running {
+    fn process(&self) -> Process {
+        match self {
+            Self::Child(_, process) | Self::Adopted(process) => *process,
+        }
+    }
+
+    /// Waits for the end and says how it came.
+    async fn end(&mut self) -> anyhow::Result<String> {
+        match self {
+            Self::Child(child, _) => Ok(child.wait().await?.to_string()),
+            Self::Adopted(process) => {
+                process.ended().await;
+                Ok("ended, how is unknown".to_owned())
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! The command line. One file per command, each with its `Args` and a `run` that gives the exit code.
+
+mod account;
+mod completions;
+mod down;
+mod map;
+mod postgres;
+mod router_address;
+mod saga;
+mod status;
+mod supervise;
+mod transfer;
+mod up;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+/// Starts, inspects and checks a Shardledger cluster.
+#[derive(Parser)]
+#[command(name = "shardctl", version, max_term_width = 120, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(flatten)]
+    context: Context,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command is given.
+#[derive(Args)]
+pub struct Context {
+    /// Folder of the cluster on this machine
+    #[arg(long, global = true, value_name = "DIR", env = "SHARDLEDGER_DATA_DIR", default_value = "./.shardledger")]
+    pub data_dir: PathBuf,
+    /// Print data as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a cluster on this machine and keep it running
+    Up(up::Args),
+    /// Stop the cluster; the data stays unless --wipe says otherwise
+    Down(down::Args),
+    /// Show what runs, where and in which state
+    Status(status::Args),
+    /// Shard maps: show, check, diff, reload
+    #[command(subcommand)]
+    Map(map::Command),
+    /// Accounts
+    #[command(subcommand)]
+    Account(account::Command),
+    /// Transfers
+    #[command(subcommand)]
+    Transfer(transfer::Command),
+    /// Cross-shard transfers under way
+    #[command(subcommand)]
+    Saga(saga::Command),
+    /// Print the completion script of a shell
+    Completions(completions::Args),
+    /// Keep the cluster's processes running (started by `up`)
+    #[command(hide = true)]
+    Supervise(supervise::Args),
+    /// Find the PostgreSQL server, installing it where there is none
+    #[command(hide = true, subcommand)]
+    Postgres(postgres::Command),
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failure, 2 usage, 3 a check found a violation, 4 unreachable, 5 not confirmed";
+
+impl Cli {
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let context = &self.context;
+        match self.command {
+            Command::Up(args) => up::run(args, context).await,
+            Command::Down(args) => down::run(args, context).await,
+            Command::Status(args) => status::run(args, context).await,
+            Command::Map(command) => map::run(command, context).await,
+            Command::Account(command) => account::run(command, context).await,
+            Command::Transfer(command) => transfer::run(command, context).await,
+            Command::Saga(command) => saga::run(command, context).await,
+            Command::Completions(args) => completions::run(args),
+            Command::Supervise(args) => supervise::run(args, context).await,
+            Command::Postgres(command) => postgres::run(command, context).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,19 @@
+//! `shardctl account …`
+
+mod show;
+
+use std::process::ExitCode;
+
+use super::Context;
+
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Show an account with its balances, slot and shard
+    Show(show::Args),
+}
+
+pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Show(args) => show::run(args, context).await,
+    }
+}

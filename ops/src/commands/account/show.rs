@@ -1,0 +1,30 @@
+//! `shardctl account show ID`
+
+use std::process::ExitCode;
+
+use crate::{
+    commands::{
+        Context,
+        router_address::{PublicAddress, encoded},
+    },
+    output,
+};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The account's id
+    id: String,
+    #[command(flatten)]
+    address: PublicAddress,
+}
+
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    let routers = args.address.routers(context)?;
+    let account = routers.get(&format!("/v1/accounts/{}", encoded(&args.id))).await?;
+    if context.json {
+        output::json(&account)?;
+    } else {
+        output::fields(&account)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,83 @@
+//! `shardctl down`: stops a cluster, whoever started it and whatever became of its supervisor.
+
+use std::{
+    io::{self, BufRead, IsTerminal, Write},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use rustix::process::Signal;
+
+use super::Context;
+use crate::{
+    cluster::{Description, Layout, lock, postgres::user, process::Process, stop},
+    exit::NotConfirmed,
+    output::note,
+};
+
+/// Longer than the supervisor itself may take for all its processes.
+const SUPERVISOR_PATIENCE: Duration = Duration::from_secs(240);
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Remove the data as well
+    #[arg(long)]
+    wipe: bool,
+    /// Do not ask before removing data
+    #[arg(long, requires = "wipe")]
+    yes: bool,
+}
+
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    if !context.data_dir.join("cluster.json").exists() {
+        note(&format!("there is no cluster in {}", context.data_dir.display()));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let layout = Layout::find(&context.data_dir)?;
+    if args.wipe && !args.yes {
+        confirm(&layout)?;
+    }
+    let Some(_lock) = lock::take(&layout.command_lock()).await? else {
+        bail!("another `up` or `down` is at work in {}", layout.root().display());
+    };
+    let description = Description::load(&layout)?.context("the cluster's description is missing")?;
+    let supervised = stop_supervisor(&layout).await?;
+    // What a killed supervisor left running, or one that could not finish.
+    let orphans = stop::stop_all(&layout, &description).await?;
+    note(match (supervised, orphans) {
+        (false, 0) => "the cluster was down already",
+        _ => "the cluster is down",
+    });
+    if args.wipe {
+        user::remove_home(&layout, &description.postgres.home)?;
+        layout.wipe()?;
+        note(&format!("removed the data in {}", layout.root().display()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Tells whether there was one to stop.
+async fn stop_supervisor(layout: &Layout) -> anyhow::Result<bool> {
+    let Some(supervisor) = lock::holder(&layout.supervisor_lock())?.and_then(Process::of) else { return Ok(false) };
+    supervisor.signal(Signal::TERM)?;
+    ensure!(
+        supervisor.ended_within(SUPERVISOR_PATIENCE).await,
+        "the supervisor (process {}) does not end; see {}",
+        supervisor.pid(),
+        layout.log("supervisor").display()
+    );
+    Ok(true)
+}
+
+fn confirm(layout: &Layout) -> anyhow::Result<()> {
+    if !io::stdin().is_terminal() {
+        return Err(NotConfirmed.into());
+    }
+    let mut error = io::stderr().lock();
+    write!(error, "remove all data in {}? Type yes: ", layout.root().display())?;
+    error.flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    if answer.trim() == "yes" { Ok(()) } else { Err(NotConfirmed.into()) }
+}

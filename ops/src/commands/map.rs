@@ -1,0 +1,39 @@
+//! `shardctl map …`
+
+mod check;
+mod diff;
+mod reload;
+mod show;
+
+use std::{fs, path::Path, process::ExitCode};
+
+use anyhow::Context as _;
+use shard_map::ShardMap;
+
+use super::Context;
+
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Show the map a router works with, or that of a file
+    Show(show::Args),
+    /// Check a file; what is wrong is named with its line
+    Check(check::Args),
+    /// Show what changes from one file to another
+    Diff(diff::Args),
+    /// Make the routers read their files again now
+    Reload(reload::Args),
+}
+
+pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Show(args) => show::run(args, context).await,
+        Command::Check(args) => check::run(args, context),
+        Command::Diff(args) => diff::run(args, context),
+        Command::Reload(args) => reload::run(args, context).await,
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<ShardMap> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    ShardMap::parse(&text).with_context(|| path.display().to_string())
+}

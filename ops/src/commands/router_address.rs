@@ -1,0 +1,106 @@
+//! Which router a command talks to: the one that is named, else those of the data folder's cluster, the first that
+//! answers.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde_json::Value;
+
+use super::Context;
+use crate::{
+    cluster::{Description, Layout, description::RouterPlace},
+    exit::Unreachable,
+    http_client::HttpClient,
+};
+
+/// Longest wait for one answer. Routers answer sooner, if only to say that they cannot.
+const PATIENCE: Duration = Duration::from_secs(35);
+
+#[derive(clap::Args)]
+pub struct PublicAddress {
+    /// A router's address [default: the routers of the cluster in --data-dir]
+    #[arg(long, value_name = "URL", env = "SHARDLEDGER_URL")]
+    url: Option<String>,
+}
+
+#[derive(clap::Args)]
+pub struct AdminAddress {
+    /// A router's admin address [default: the routers of the cluster in --data-dir]
+    #[arg(long, value_name = "URL", env = "SHARDLEDGER_ADMIN_URL")]
+    admin_url: Option<String>,
+}
+
+/// Routers to ask, any of which will do.
+pub struct Routers {
+    pub urls: Vec<String>,
+    pub client: HttpClient,
+}
+
+impl PublicAddress {
+    pub fn routers(self, context: &Context) -> anyhow::Result<Routers> {
+        Routers::new(self.url, context, RouterPlace::url)
+    }
+}
+
+impl AdminAddress {
+    pub fn routers(self, context: &Context) -> anyhow::Result<Routers> {
+        Routers::new(self.admin_url, context, RouterPlace::admin_url)
+    }
+}
+
+impl Routers {
+    fn new(named: Option<String>, context: &Context, url: fn(&RouterPlace) -> String) -> anyhow::Result<Self> {
+        let urls = match named {
+            Some(named) => vec![named.trim_end_matches('/').to_owned()],
+            None => {
+                let layout = Layout::find(&context.data_dir)?;
+                let description = Description::load(&layout)?.context("the cluster's description is missing")?;
+                description.routers.iter().map(url).collect()
+            }
+        };
+        Ok(Self { urls, client: HttpClient::new(PATIENCE) })
+    }
+
+    pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        self.first_that_answers(async |url| self.client.get(&format!("{url}{path}")).await).await
+    }
+
+    pub async fn post(&self, path: &str) -> anyhow::Result<Value> {
+        self.first_that_answers(async |url| self.client.post(&format!("{url}{path}"), "").await).await
+    }
+
+    /// A router that is down is no answer; any answer of one that is up is.
+    async fn first_that_answers(&self, ask: impl AsyncFn(&str) -> anyhow::Result<Value>) -> anyhow::Result<Value> {
+        let mut unreachable = None;
+        for url in &self.urls {
+            match ask(url).await {
+                Err(error) if error.is::<Unreachable>() => unreachable = Some(error),
+                answer => return answer,
+            }
+        }
+        Err(unreachable.context("the cluster has no routers")?)
+    }
+}
+
+/// Text as one segment of a path or one value of a query.
+pub fn encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::encoded;
+
+    #[test]
+    fn ids_with_hash_tags_survive_a_url() {
+        assert_eq!(encoded("{user42}:wallet@x.y-z_1"), "%7Buser42%7D%3Awallet%40x.y-z_1");
+        assert_eq!(encoded("a/b?c"), "a%2Fb%3Fc");
+    }
+}

@@ -1,0 +1,63 @@
+//! `shardctl status`: exit code 0 when all is ready, 1 when something is not, 4 when nothing runs.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+
+use super::Context;
+use crate::{
+    cluster::{Description, Layout, status::ClusterStatus},
+    exit, output,
+};
+
+#[derive(clap::Args)]
+pub struct Args {}
+
+pub async fn run(_args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    let layout = Layout::find(&context.data_dir)?;
+    let description = Description::load(&layout)?.context("the cluster's description is missing")?;
+    let status = ClusterStatus::gather(&layout, &description).await?;
+    if context.json {
+        output::json(&status)?;
+    } else {
+        print(&status)?;
+    }
+    Ok(match (status.is_ready(), status.is_down()) {
+        (true, _) => ExitCode::SUCCESS,
+        (false, false) => exit::failure(),
+        (false, true) => exit::unreachable(),
+    })
+}
+
+fn print(status: &ClusterStatus) -> anyhow::Result<()> {
+    let supervisor = match status.supervisor_pid {
+        Some(pid) => format!("supervisor {pid}"),
+        None => "no supervisor".to_owned(),
+    };
+    output::data(&format!("{}  map version {}  {supervisor}\n", status.data_dir.display(), status.map_version))?;
+    let pid = |pid: Option<i32>| pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+    let routers: Vec<[String; 4]> = status
+        .routers
+        .iter()
+        .map(|r| [r.url.clone(), r.state.word().to_owned(), pid(r.pid), r.admin_url.clone()])
+        .collect();
+    output::table(["router", "state", "pid", "admin"], &routers)?;
+    output::data("")?;
+    let shards: Vec<[String; 8]> = status
+        .shards
+        .iter()
+        .map(|s| {
+            [
+                s.id.clone(),
+                s.state.word().to_owned(),
+                s.slots.to_string(),
+                s.epoch.to_string(),
+                s.node_url.clone(),
+                pid(s.node_pid),
+                format!("127.0.0.1:{}", s.postgres_port),
+                pid(s.postgres_pid),
+            ]
+        })
+        .collect();
+    output::table(["shard", "state", "slots", "epoch", "node", "pid", "postgres", "pid"], &shards)
+}

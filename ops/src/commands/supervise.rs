@@ -1,0 +1,39 @@
+//! `shardctl supervise`: the background process that `up` leaves behind.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use telemetry::{logging, shutdown};
+use tokio_util::sync::CancellationToken;
+
+use super::Context;
+use crate::cluster::{
+    Description, Layout,
+    supervisor::{RestartPolicy, supervise},
+};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Leave dead what dies
+    #[arg(long)]
+    no_restart: bool,
+}
+
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    logging::init(&logging::LogConfig::default())?;
+    // Out of the terminal's session: closing the terminal must not end the cluster. Fails only where that is so already.
+    let _ = rustix::process::setsid();
+    let layout = Layout::find(&context.data_dir)?;
+    let description = Description::load(&layout)?.context("no cluster to supervise")?;
+    let stop = CancellationToken::new();
+    let signal = shutdown::signal()?;
+    let supervising = supervise(layout, description, RestartPolicy::of(args.no_restart), stop.clone());
+    tokio::pin!(supervising);
+    tokio::select! {
+        ended = &mut supervising => return ended.map(|()| ExitCode::SUCCESS),
+        signal = signal => tracing::info!(%signal, "asked to stop"),
+    }
+    stop.cancel();
+    supervising.await?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,19 @@
+//! `shardctl transfer …`
+
+pub mod show;
+
+use std::process::ExitCode;
+
+use super::Context;
+
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Show a transfer, and where it is cross-shard, its steps
+    Show(show::Args),
+}
+
+pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Show(args) => show::run(args, context).await,
+    }
+}

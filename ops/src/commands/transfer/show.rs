@@ -1,0 +1,47 @@
+//! `shardctl transfer show ID`
+
+use std::process::ExitCode;
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{
+    commands::{
+        Context,
+        router_address::{PublicAddress, encoded},
+    },
+    output,
+};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The transfer's id
+    id: Uuid,
+    /// The debit account, where several have a transfer under this id; spares asking every shard
+    #[arg(long, value_name = "ACCOUNT")]
+    debit: Option<String>,
+    #[command(flatten)]
+    address: PublicAddress,
+}
+
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    let routers = args.address.routers(context)?;
+    let mut path = format!("/v1/transfers/{}", args.id);
+    if let Some(debit) = &args.debit {
+        path.push_str(&format!("?debit={}", encoded(debit)));
+    }
+    let mut transfer = routers.get(&path).await?;
+    if context.json {
+        output::json(&transfer)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let steps = transfer.as_object_mut().and_then(|fields| fields.remove("steps"));
+    output::fields(&transfer)?;
+    if let Some(Value::Array(steps)) = steps {
+        let rows: Vec<[String; 3]> =
+            steps.iter().map(|step| ["step", "shard", "at"].map(|field| output::cell(&step[field]))).collect();
+        output::data("")?;
+        output::table(["step", "shard", "at"], &rows)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

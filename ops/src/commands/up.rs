@@ -1,0 +1,222 @@
+//! `shardctl up`: makes a cluster where there is none, starts it, and waits until it takes requests.
+
+use std::{
+    fs::OpenOptions,
+    os::unix::fs::OpenOptionsExt,
+    path::PathBuf,
+    process::{Child, Command, ExitCode, Stdio},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use clap::value_parser;
+use rustix::process::Signal;
+use telemetry::{logging, shutdown};
+use tokio_util::sync::CancellationToken;
+
+use super::Context;
+use crate::{
+    cluster::{
+        Description, Layout,
+        lock::{self, Lock},
+        member::Member,
+        ports,
+        postgres::install::Source,
+        prepare::{Request, prepare},
+        process::{Process, ProcessTable},
+        readiness::{self, Watch},
+        status::ClusterStatus,
+        supervisor::{RestartPolicy, supervise},
+    },
+    output::{self, note},
+};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Shards of a new cluster [default: 4]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=64))]
+    shards: Option<u16>,
+    /// Routers of a new cluster [default: 2]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=16))]
+    routers: Option<u16>,
+    /// Put all ports of a new cluster into one block that begins here; 0 finds a free block
+    /// [default: routers 8080 and 9080, PostgreSQL 5510, nodes 7500 and 7600]
+    #[arg(long, value_name = "PORT")]
+    port_base: Option<u16>,
+    /// Folder of `router` and `shard-node` [default: that of shardctl itself]
+    #[arg(long, value_name = "DIR")]
+    bin_dir: Option<PathBuf>,
+    /// Leave dead what dies
+    #[arg(long)]
+    no_restart: bool,
+    /// Stay in the foreground; Ctrl-C stops the cluster
+    #[arg(long)]
+    foreground: bool,
+    #[command(flatten)]
+    postgres: PostgresArgs,
+}
+
+/// Which PostgreSQL server to use.
+#[derive(clap::Args)]
+pub struct PostgresArgs {
+    /// Folder of PostgreSQL's server binaries [default: found, or installed]
+    #[arg(long, value_name = "DIR", env = "SHARDLEDGER_PG_BIN")]
+    pub pg_bin: Option<PathBuf>,
+    /// Where a server may come from
+    #[arg(long, value_enum, default_value = "auto", hide = true)]
+    pub pg_source: Source,
+}
+
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    let layout = Layout::create(&context.data_dir)?;
+    let Some(lock) = lock::take(&layout.command_lock()).await? else {
+        bail!("another `up` or `down` is at work in {}", layout.root().display());
+    };
+    let (policy, foreground) = (RestartPolicy::of(args.no_restart), args.foreground);
+    let request = args.request()?;
+
+    if let Some(pid) = lock::holder(&layout.supervisor_lock())? {
+        let description = Description::load(&layout)?.context("its description is missing")?;
+        description.refuse_changes(&request)?;
+        note(&format!("the cluster is up already (supervisor {pid})"));
+        let status = readiness::wait(&layout, &description, Watch::any()).await?;
+        announce(&status, context)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+
+    let prepared = layout.clone();
+    let description = tokio::task::spawn_blocking(move || prepare(&prepared, &request)).await??;
+    refuse_taken_ports(&layout, &description)?;
+    readiness::forget_old_report(&layout)?;
+    if foreground {
+        run_in_foreground(layout, description, policy, lock, context).await
+    } else {
+        run_in_background(&layout, &description, policy, context).await
+    }
+}
+
+impl Args {
+    fn request(self) -> anyhow::Result<Request> {
+        let bin_dir = match self.bin_dir {
+            Some(folder) => folder.canonicalize().with_context(|| format!("no folder {}", folder.display()))?,
+            None => std::env::current_exe()?.parent().context("shardctl has no folder")?.to_owned(),
+        };
+        Ok(Request {
+            shards: self.shards,
+            routers: self.routers,
+            port_base: self.port_base,
+            bin_dir,
+            pg_bin: self.postgres.pg_bin,
+            pg_source: self.postgres.pg_source,
+        })
+    }
+}
+
+/// A process left running by a killed supervisor has its ports; anybody else who has one is in the way.
+fn refuse_taken_ports(layout: &Layout, description: &Description) -> anyhow::Result<()> {
+    let table = ProcessTable::read()?;
+    let running: Vec<String> = Member::all(layout, description)
+        .into_iter()
+        .filter(|member| member.running(&table).is_some())
+        .map(|member| member.name)
+        .collect();
+    for (port, process) in description.ports() {
+        ensure!(
+            running.contains(&process) || ports::is_free(port),
+            "port {port}, which {process} needs, is taken by another program: stop that, or make the cluster in \
+             another --data-dir with another --port-base"
+        );
+    }
+    Ok(())
+}
+
+async fn run_in_background(
+    layout: &Layout,
+    description: &Description,
+    policy: RestartPolicy,
+    context: &Context,
+) -> anyhow::Result<ExitCode> {
+    let supervisor = start_supervisor(layout, policy)?;
+    let pid = i32::try_from(supervisor.id())?;
+    match readiness::wait(layout, description, Watch::new(policy, supervisor)).await {
+        Ok(status) => {
+            announce(&status, context)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            // A cluster that does not come up is not left half-way; its logs are.
+            if let Some(process) = Process::of(pid) {
+                process.signal(Signal::TERM)?;
+                process.ended().await;
+            }
+            Err(error)
+        }
+    }
+}
+
+fn start_supervisor(layout: &Layout, policy: RestartPolicy) -> anyhow::Result<Child> {
+    let path = layout.log("supervisor");
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("supervise").arg("--data-dir").arg(layout.root());
+    if policy == RestartPolicy::LeaveDead {
+        command.arg("--no-restart");
+    }
+    command.current_dir("/").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command.spawn().context("cannot start the supervisor")
+}
+
+async fn run_in_foreground(
+    layout: Layout,
+    description: Description,
+    policy: RestartPolicy,
+    lock: Lock,
+    context: &Context,
+) -> anyhow::Result<ExitCode> {
+    logging::init(&logging::LogConfig::default())?;
+    let signal = shutdown::signal()?;
+    let stop = CancellationToken::new();
+    let supervising = supervise(layout.clone(), description.clone(), policy, stop.clone());
+    let coming_up = async {
+        let announced = match readiness::wait(&layout, &description, Watch::any()).await {
+            Ok(status) => announce(&status, context),
+            Err(error) => Err(error),
+        };
+        // From here on `down` may do its work.
+        drop(lock);
+        match announced {
+            Ok(()) => signal.await,
+            Err(error) => return Err(error),
+        };
+        Ok(())
+    };
+    let living = async {
+        let lived = coming_up.await;
+        stop.cancel();
+        lived
+    };
+    let (supervised, lived) = tokio::join!(supervising, living);
+    supervised.and(lived).map(|()| ExitCode::SUCCESS)
+}
+
+fn announce(status: &ClusterStatus, context: &Context) -> anyhow::Result<()> {
+    if context.json {
+        return output::json(status);
+    }
+    let url = status.routers.first().map(|router| router.url.as_str()).unwrap_or_default();
+    output::data(&format!(
+        "Shardledger is up: {} shards, {} routers, data in {}\n\
+         {}\n\n\
+         Send it the first request:\n  \
+         curl -i {url}/v1/accounts -H 'content-type: application/json' \\\n       \
+         -d '{{\"id\": \"world\", \"asset\": \"USD\", \"overdraft\": \"unlimited\"}}'",
+        status.shards.len(),
+        status.routers.len(),
+        status.data_dir.display(),
+        status
+            .routers
+            .iter()
+            .map(|router| format!("  {}  (admin {})", router.url, router.admin_url))
+            .collect::<Vec<_>>()
+            .join("\n"),
+    ))
+}

@@ -1,0 +1,49 @@
+//! Exit codes, the same for every command: 0 ok, 1 failure, 2 usage (clap's own), 3 a check found a violation,
+//! 4 unreachable, 5 not confirmed.
+
+use std::process::ExitCode;
+
+const FAILURE: u8 = 1;
+const VIOLATION: u8 = 3;
+const UNREACHABLE: u8 = 4;
+const NOT_CONFIRMED: u8 = 5;
+
+/// What the command talks to did not answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} is unreachable: {reason}")]
+pub struct Unreachable {
+    pub what: String,
+    pub reason: String,
+}
+
+/// A command that destroys something was not confirmed.
+#[derive(Debug, thiserror::Error)]
+#[error("not confirmed, nothing was done (--yes confirms without asking)")]
+pub struct NotConfirmed;
+
+/// The code of a check that ran to its end and found something wrong.
+pub fn violation() -> ExitCode {
+    ExitCode::from(VIOLATION)
+}
+
+/// The code of a command that could not do what was asked, and has said why.
+pub fn failure() -> ExitCode {
+    ExitCode::from(FAILURE)
+}
+
+/// The code of a command that found nobody to ask, and has said so.
+pub fn unreachable() -> ExitCode {
+    ExitCode::from(UNREACHABLE)
+}
+
+/// Prints the error with its causes and gives the exit code of its kind.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    crate::output::note(&format!("error: {error:#}"));
+    if error.chain().any(|cause| cause.is::<Unreachable>()) {
+        unreachable()
+    } else if error.chain().any(|cause| cause.is::<NotConfirmed>()) {
+        ExitCode::from(NOT_CONFIRMED)
+    } else {
+        failure()
+    }
+}

@@ -1,0 +1,111 @@
+//! The HTTP client of the commands: JSON in, JSON out, and the two ways to fail kept apart: nobody answered, or the
+//! answer was a problem.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use serde::{Deserialize, de::DeserializeOwned};
+
+use crate::exit::Unreachable;
+
+/// Keeps connections open between requests. Cloning shares them.
+#[derive(Clone)]
+pub struct HttpClient {
+    inner: Client<HttpConnector, Full<Bytes>>,
+    timeout: Duration,
+}
+
+/// An RFC 9457 problem, as every layer of a router answers.
+#[derive(Debug, Deserialize, thiserror::Error)]
+#[error("{status} {code}: {}", detail.as_deref().unwrap_or(title))]
+pub struct Problem {
+    pub status: u16,
+    pub code: String,
+    pub title: String,
+    pub detail: Option<String>,
+}
+
+/// An answer whose status was neither success nor a problem.
+#[derive(Debug, thiserror::Error)]
+#[error("{url} answered {status}: {body}")]
+pub struct UnexpectedAnswer {
+    pub url: String,
+    pub status: StatusCode,
+    pub body: String,
+}
+
+/// As much of an unexpected body as is worth printing, in characters.
+const BODY_EXCERPT: usize = 200;
+
+impl HttpClient {
+    /// Each request, answer included, has `timeout`.
+    pub fn new(timeout: Duration) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(timeout));
+        connector.set_nodelay(true);
+        Self { inner: Client::builder(TokioExecutor::new()).build(connector), timeout }
+    }
+
+    pub async fn get<T: DeserializeOwned>(&self, url: &str) -> anyhow::Result<T> {
+        self.json(Method::GET, url, Bytes::new()).await
+    }
+
+    pub async fn post<T: DeserializeOwned>(&self, url: &str, body: impl Into<Bytes>) -> anyhow::Result<T> {
+        self.json(Method::POST, url, body.into()).await
+    }
+
+    /// Whether `url` answers with success; the body is of no interest.
+    pub async fn succeeds(&self, url: &str) -> bool {
+        matches!(self.send(Method::GET, url, Bytes::new()).await, Ok((status, _)) if status.is_success())
+    }
+
+    /// Sends one request and gives the whole answer, whatever its status.
+    pub async fn send(&self, method: Method, url: &str, body: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
+        let request = Request::builder()
+            .method(method)
+            .uri(url)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))?;
+        let unreachable = |reason: String| Unreachable { what: url.to_owned(), reason };
+        let exchange = async {
+            let response = self.inner.request(request).await.map_err(|e| unreachable(with_causes(&e)))?;
+            let status = response.status();
+            let body = response.into_body().collect().await.map_err(|e| unreachable(with_causes(&e)))?;
+            Ok((status, body.to_bytes()))
+        };
+        match tokio::time::timeout(self.timeout, exchange).await {
+            Ok(answer) => answer,
+            Err(_) => Err(unreachable(format!("no answer within {} ms", self.timeout.as_millis())).into()),
+        }
+    }
+
+    async fn json<T: DeserializeOwned>(&self, method: Method, url: &str, body: Bytes) -> anyhow::Result<T> {
+        let (status, body) = self.send(method, url, body).await?;
+        if status.is_success() {
+            return Ok(serde_json::from_slice(&body)?);
+        }
+        if let Ok(problem) = serde_json::from_slice::<Problem>(&body) {
+            return Err(problem.into());
+        }
+        let body = String::from_utf8_lossy(&body).chars().take(BODY_EXCERPT).collect();
+        Err(UnexpectedAnswer { url: url.to_owned(), status, body }.into())
+    }
+}
+
+/// The client's own message says only "client error (Connect)"; the reason is in what caused it.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
