@@ -104,7 +104,10 @@ impl Shard {
 
 impl fmt::Debug for ShardMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ShardMap").field("version", &self.version).field("shards", &self.shards).finish_non_exhaustive()
+        f.debug_struct("ShardMap")
+            .field("version", &self.version)
+            .field("shards", &self.shards)
+            .finish_non_exhaustive()
     }
 }
 

@@ -175,7 +175,8 @@ fn check_node(url: &str) -> Result<(), &'static str> {
     if !port.bytes().all(|b| b.is_ascii_digit()) || !matches!(port.parse::<u16>(), Ok(1..)) {
         return Err("does not end in a port, 1 to 65535");
     }
-    let name = |host: &str| !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    let name =
+        |host: &str| !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
     let address = |host: &str| {
         host.strip_prefix('[')
             .and_then(|host| host.strip_suffix(']'))
@@ -202,7 +203,8 @@ fn check_slots(shards: &[DraftShard], problems: &mut Problems<'_>) {
     }
     // After a bad range, what is left without an owner is but its consequence.
     if ranges_are_good {
-        let unowned = merge_slots(Slot::all().zip(&claims).filter(|(_, claim)| claim.is_none()).map(|(slot, _)| slot));
+        let unowned =
+            merge_slots(Slot::all().zip(&claims).filter(|(_, claim)| claim.is_none()).map(|(slot, _)| slot));
         if !unowned.is_empty() {
             problems.add(None, Reason::Unowned(unowned));
         }

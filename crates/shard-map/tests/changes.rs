@@ -3,12 +3,12 @@
 use shard_map::{Endpoints, Reason, Shard, ShardMap, SlotRange};
 
 fn shard(id: &str, number: u16, slots: &[&str]) -> Shard {
-    let slots = slots.iter().map(|range| range.parse().unwrap()).collect();
+    let slots = slots.iter().map(|range| range.parse().expect("a range")).collect();
     Shard { id: id.to_owned(), number, nodes: vec![format!("http://127.0.0.1:{}", 7500 + number)], slots }
 }
 
 fn map(version: u64, shards: Vec<Shard>) -> ShardMap {
-    ShardMap::new(version, shards).unwrap()
+    ShardMap::new(version, shards).expect("a valid map")
 }
 
 fn two() -> ShardMap {

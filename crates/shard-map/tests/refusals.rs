@@ -42,7 +42,11 @@ fn every_refusal_names_its_line_and_reason() {
         // The file as such.
         ("version = 7", "version = ", "line 1: "),
         ("version = 7\n", "", "missing field `version`"),
-        ("version = 7", "version = 7\nowner = \"me\"", "line 2: unknown field `owner`, expected `version` or `shard`"),
+        (
+            "version = 7",
+            "version = 7\nowner = \"me\"",
+            "line 2: unknown field `owner`, expected `version` or `shard`",
+        ),
         ("version = 7", "version = 7\nversion = 8", "line 2: duplicate key"),
         ("version = 7", "version = \"7\"", "line 1: invalid type: string \"7\""),
         ("number = 1", "number = 1\nweight = 3", "line 12: unknown field `weight`"),
@@ -88,7 +92,11 @@ fn every_refusal_names_its_line_and_reason() {
         ("\"16383\"", "\"16000-16383\"", "line 16: slots 16000-16382 belong to shard s1 and to shard s1 (line 16)"),
         ("\"8192-16382\"", "\"8193-16382\"", "slot 8192 belongs to no shard"),
         ("\"8192-16382\", \"16383\"", "\"9000-9999\"", "slots 8192-8999, 10000-16383 belong to no shard"),
-        ("\"16383\"", "\"16384\"", "line 16: shard s1: slots \"16384\": there is no slot 16384: slots are 0 to 16383"),
+        (
+            "\"16383\"",
+            "\"16384\"",
+            "line 16: shard s1: slots \"16384\": there is no slot 16384: slots are 0 to 16383",
+        ),
         ("\"0-8191\"", "\"8191-0\"", "line 7: shard s0: slots \"8191-0\": ends before it begins"),
         ("\"0-8191\"", "\"all\"", "line 7: shard s0: slots \"all\": is neither a slot"),
     ];
@@ -134,9 +142,16 @@ fn a_file_cut_short_anywhere_is_refused_and_never_panics() {
         assert!(ShardMap::parse(&GOOD[..end]).is_err(), "cut after {end} bytes");
     }
     assert_eq!(ShardMap::parse(GOOD.trim_end()).unwrap(), whole);
-    for garbage in
-        ["", "\0", "\u{feff}", "shard = 3", "[[shard]]", "version = 1", "[shard]\n[[shard]]", "version = 1\nshard = []"]
-    {
+    for garbage in [
+        "",
+        "\0",
+        "\u{feff}",
+        "shard = 3",
+        "[[shard]]",
+        "version = 1",
+        "[shard]\n[[shard]]",
+        "version = 1\nshard = []",
+    ] {
         assert!(ShardMap::parse(garbage).is_err(), "{garbage:?}");
     }
 }
