@@ -5,12 +5,14 @@ mod completions;
 mod down;
 mod map;
 mod postgres;
+mod replay;
 mod router_address;
 mod saga;
 mod status;
 mod supervise;
 mod transfer;
 mod up;
+mod verify;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -57,6 +59,10 @@ enum Command {
     /// Cross-shard transfers under way
     #[command(subcommand)]
     Saga(saga::Command),
+    /// Check the invariants of a live cluster in its databases
+    Verify(verify::Args),
+    /// Replay a real bank's transactions and compare the balances with its own
+    Replay(replay::Args),
     /// Print the completion script of a shell
     Completions(completions::Args),
     /// Keep the cluster's processes running (started by `up`)
@@ -80,6 +86,8 @@ impl Cli {
             Command::Account(command) => account::run(command, context).await,
             Command::Transfer(command) => transfer::run(command, context).await,
             Command::Saga(command) => saga::run(command, context).await,
+            Command::Verify(args) => verify::run(args, context).await,
+            Command::Replay(args) => replay::run(args, context).await,
             Command::Completions(args) => completions::run(args),
             Command::Supervise(args) => supervise::run(args, context).await,
             Command::Postgres(command) => postgres::run(command, context).await,

@@ -8,6 +8,9 @@ mod commands;
 mod exit;
 mod http_client;
 mod output;
+mod progress;
+mod replay;
+mod verify;
 
 use std::process::ExitCode;
 

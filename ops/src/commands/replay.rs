@@ -1,15 +1,12 @@
 //! `shardctl replay`: a real bank's transactions through the HTTP API, compared with the bank's own balances.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode};
 
 use serde::Serialize;
 
-use super::{Context, verify as verify_command};
+use super::{Context, router_address::PublicAddress, verify as verify_command};
 use crate::{
-    cluster::{Description, Layout},
-    exit,
-    http_client::HttpClient,
-    output,
+    exit, output,
     replay::{self, Report, bank},
     verify,
 };
@@ -20,13 +17,9 @@ pub struct Args {
     /// The bank's transactions, as CSV or gzipped CSV
     #[arg(long, value_name = "FILE")]
     bank: PathBuf,
-    /// A router, instead of the first one of the cluster in --data-dir
-    #[arg(long, value_name = "URL")]
-    url: Option<String>,
+    #[command(flatten)]
+    address: PublicAddress,
 }
-
-/// Longer than the router's own deadline, so that it is the router that says what happened.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(35);
 
 #[derive(Serialize)]
 struct Outcome<'a> {
@@ -37,15 +30,13 @@ struct Outcome<'a> {
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let transactions = bank::read(&args.bank)?;
-    let url = match &args.url {
-        Some(url) => url.clone(),
-        None => first_router(context)?,
-    };
-    let report = replay::replay(HttpClient::new(REQUEST_TIMEOUT), &url, transactions).await?;
+    let elsewhere = args.address.is_named();
+    let routers = args.address.routers(context)?;
+    let report = replay::replay(routers.client, &routers.urls, transactions).await?;
     let verified = match verify_command::cluster_targets(context) {
         Ok(targets) => Some(verify::verify(&targets).await?),
         // Another machine's router: its databases are checked there.
-        Err(_) if args.url.is_some() => None,
+        Err(_) if elsewhere => None,
         Err(error) => return Err(error),
     };
     if context.json {
@@ -59,12 +50,6 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     }
     let clean = verified.is_none_or(|verified| verified.is_clean());
     Ok(if report.is_faithful() && clean { ExitCode::SUCCESS } else { exit::violation() })
-}
-
-fn first_router(context: &Context) -> anyhow::Result<String> {
-    let description = Description::load(&Layout::find(&context.data_dir)?)?;
-    let router = description.and_then(|description| description.routers.first().map(|router| router.url()));
-    router.ok_or_else(|| anyhow::anyhow!("the cluster in {} has no router", context.data_dir.display()))
 }
 
 fn print(report: &Report) -> anyhow::Result<()> {

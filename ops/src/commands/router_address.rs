@@ -37,6 +37,11 @@ pub struct Routers {
 }
 
 impl PublicAddress {
+    /// Whether a router was named that need not be of the data folder's cluster.
+    pub fn is_named(&self) -> bool {
+        self.url.is_some()
+    }
+
     pub fn routers(self, context: &Context) -> anyhow::Result<Routers> {
         Routers::new(self.url, context, RouterPlace::url)
     }

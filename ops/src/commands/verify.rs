@@ -48,7 +48,11 @@ pub fn print(report: &Report) -> anyhow::Result<()> {
         .invariants
         .iter()
         .map(|invariant| {
-            let verdict = if invariant.violations == 0 { "ok".to_owned() } else { format!("{} VIOLATIONS", invariant.violations) };
+            let verdict = if invariant.violations == 0 {
+                "ok".to_owned()
+            } else {
+                format!("{} VIOLATIONS", invariant.violations)
+            };
             [invariant.id.to_string(), verdict, invariant.claim.to_owned()]
         })
         .collect();

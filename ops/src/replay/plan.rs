@@ -1,0 +1,175 @@
+//! What the replay will do, worked out before anything is sent: which accounts to open, with which overdraft and why, and
+//! every transfer in an order in which nothing is refused that the bank let through.
+
+use std::collections::BTreeMap;
+
+use super::{
+    bank::{Date, Partner, Transaction},
+    day::{self, Gap},
+};
+
+#[derive(Debug)]
+pub struct Plan {
+    /// The accounts money comes from and goes to; they may go negative without limit.
+    pub partners: Vec<Partner>,
+    pub customers: Vec<Customer>,
+    /// By date, each account's in the order of its balances.
+    pub transactions: Vec<Transaction>,
+}
+
+/// One account of the bank, and what its own records say about it.
+#[derive(Debug, Default)]
+pub struct Customer {
+    pub account: u64,
+    /// What the file's amounts add up to.
+    pub sum: i64,
+    /// The bank's balance after the account's last transaction in the file.
+    pub recorded: i64,
+    /// What the bank's rounding of recorded balances adds up to, and in how many rows.
+    pub rounding: Rounding,
+    pub gaps: Vec<(Date, Gap)>,
+    /// The lowest point, where it lies below zero.
+    pub dip: Option<Dip>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rounding {
+    pub rows: usize,
+    /// Sum of amounts minus change of the recorded balances.
+    pub total: i64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dip {
+    pub date: Date,
+    /// The sum of the amounts so far: below zero, and the overdraft the account needs.
+    pub balance: i64,
+    /// What the bank recorded there.
+    pub recorded: i64,
+}
+
+impl Customer {
+    pub fn id(&self) -> String {
+        account_id(self.account)
+    }
+
+    /// How far below zero the account may go: as far as the bank let it.
+    pub fn overdraft(&self) -> i64 {
+        self.dip.map_or(0, |dip| -dip.balance)
+    }
+}
+
+/// The ledger's id of one of the bank's accounts.
+pub fn account_id(account: u64) -> String {
+    format!("bank:{account}")
+}
+
+/// Works out the plan from the file's rows.
+pub fn plan(rows: Vec<Transaction>) -> Plan {
+    let mut by_account: BTreeMap<u64, BTreeMap<Date, Vec<Transaction>>> = BTreeMap::new();
+    let mut partners: Vec<Partner> = rows.iter().map(|row| row.partner.clone()).collect();
+    partners.sort_unstable();
+    partners.dedup();
+    for row in rows {
+        by_account.entry(row.account).or_default().entry(row.date).or_default().push(row);
+    }
+    let mut customers = Vec::with_capacity(by_account.len());
+    // (date, place within the account's day) orders the whole; accounts take turns within a day.
+    let mut placed: Vec<((Date, usize), Transaction)> = Vec::new();
+    for (account, days) in by_account {
+        let mut customer = Customer { account, ..Customer::default() };
+        for (date, rows) in days {
+            let ordered = customer.take_day(date, &rows);
+            placed.extend(ordered.into_iter().enumerate().map(|(place, row)| ((date, place), row)));
+        }
+        customers.push(customer);
+    }
+    placed.sort_by_key(|(place, row)| (*place, row.id));
+    Plan { partners, customers, transactions: placed.into_iter().map(|(_, row)| row).collect() }
+}
+
+impl Customer {
+    /// Orders a day's rows and follows the balances through it.
+    fn take_day(&mut self, date: Date, rows: &[Transaction]) -> Vec<Transaction> {
+        let day = day::order(self.recorded, rows);
+        self.gaps.extend(day.gap.map(|gap| (date, gap)));
+        let ordered: Vec<Transaction> = day.order.iter().map(|&index| rows[index].clone()).collect();
+        for row in &ordered {
+            let off = self.recorded + row.change - row.balance;
+            if day.gap.is_none() && off != 0 {
+                self.rounding.rows += 1;
+                self.rounding.total += off;
+            }
+            self.sum += row.change;
+            self.recorded = row.balance;
+            if self.sum < self.dip.map_or(0, |dip| dip.balance) {
+                self.dip = Some(Dip { date, balance: self.sum, recorded: row.balance });
+            }
+        }
+        ordered
+    }
+}
+
+/// Cuts the transactions into batches of at most `size`, each ordered so that few of its transfers wait for another.
+///
+/// A transfer waits when an earlier one of its batch credits the account it debits. The rows of one account keep their
+/// order; between them the deposits go first, or every deposit (debit of the one cash account) would wait for the
+/// withdrawals before it (credits of it).
+pub fn batches(transactions: &[Transaction], size: usize) -> Vec<Vec<&Transaction>> {
+    transactions
+        .chunks(size.max(1))
+        .map(|chunk| {
+            let mut turns: BTreeMap<u64, usize> = BTreeMap::new();
+            let mut batch: Vec<(usize, bool, &Transaction)> = chunk
+                .iter()
+                .map(|row| {
+                    let turn = turns.entry(row.account).or_default();
+                    *turn += 1;
+                    (*turn, row.change < 0, row)
+                })
+                .collect();
+            batch.sort_by_key(|&(turn, is_debit, _)| (turn, is_debit));
+            batch.into_iter().map(|(_, _, row)| row).collect()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(id: u64, account: u64, change: i64, balance: i64) -> Transaction {
+        Transaction {
+            id,
+            account,
+            date: Date::default(),
+            change,
+            balance,
+            partner: if change < 0 { Partner::Fees } else { Partner::Cash },
+            operation: String::new(),
+            symbol: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_plan_follows_the_balances_of_every_account() {
+        let plan =
+            plan(vec![row(1, 7, -300, 700), row(2, 7, 1_000, 1_000), row(3, 9, -250, -250), row(4, 9, 100, -140)]);
+        let ids: Vec<u64> = plan.transactions.iter().map(|t| t.id).collect();
+        assert_eq!(ids, [2, 3, 1, 4]);
+        assert_eq!(plan.partners, [Partner::Cash, Partner::Fees]);
+        let [seven, nine] = plan.customers.as_slice() else { panic!("two accounts") };
+        assert_eq!((seven.sum, seven.recorded, seven.overdraft()), (700, 700, 0));
+        assert_eq!((nine.sum, nine.recorded, nine.overdraft()), (-150, -140, 250));
+        assert_eq!(nine.rounding, Rounding { rows: 1, total: -10 });
+        assert_eq!(nine.dip.map(|dip| dip.recorded), Some(-250));
+    }
+
+    #[test]
+    fn batches_keep_each_accounts_order_and_put_deposits_first() {
+        let rows = [row(1, 1, -5, 0), row(2, 2, 5, 0), row(3, 1, 5, 0), row(4, 3, 5, 0), row(5, 1, 5, 0)];
+        let ids: Vec<Vec<u64>> =
+            batches(&rows, 4).iter().map(|batch| batch.iter().map(|row| row.id).collect()).collect();
+        assert_eq!(ids, [vec![2, 4, 1, 3], vec![5]]);
+    }
+}

@@ -1,0 +1,165 @@
+//! What the replay came to: the ledger's balances beside the bank's.
+
+use serde::Serialize;
+
+use super::{
+    bank::SCALE,
+    day::Gap,
+    plan::{Customer, Rounding},
+    sender::Tally,
+};
+use ledger::format_minor;
+
+/// The bank rounds each recorded balance; this far apart its figure and the sum of its amounts still agree.
+pub const TOLERANCE: i64 = 50;
+
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub transactions: usize,
+    pub accounts_opened: u64,
+    pub accounts_replayed: u64,
+    pub transfers_posted: u64,
+    pub transfers_replayed: u64,
+    pub transfers_refused: std::collections::BTreeMap<String, u64>,
+    pub accounts: usize,
+    /// Accounts all of whose rows chain, the last day's included.
+    pub accounts_complete: usize,
+    /// Accounts within the bank's rounding.
+    pub accounts_agree: usize,
+    pub differences: Vec<Difference>,
+    pub overdrafts: Vec<Overdraft>,
+}
+
+/// An account that stands further from the bank's figure than the rounding explains at first sight.
+#[derive(Debug, Serialize, PartialEq, Eq)]
+pub struct Difference {
+    pub account: String,
+    pub ledger: String,
+    pub bank: String,
+    pub difference: String,
+    pub reason: String,
+    /// The ledger holds what the file's amounts add up to; what is left is the file's.
+    pub explained: bool,
+}
+
+/// An account that was given an overdraft because the bank's own records show it below zero.
+#[derive(Debug, Serialize)]
+pub struct Overdraft {
+    pub account: String,
+    pub overdraft: String,
+    pub date: String,
+    pub bank: String,
+}
+
+impl Report {
+    /// Compares the ledger's balances, in the order of the customers, with the bank's.
+    pub fn new(transactions: usize, customers: &[Customer], posted: &[i64], opened: &Tally, sent: Tally) -> Self {
+        let differences: Vec<Difference> =
+            customers.iter().zip(posted).filter_map(|(customer, &posted)| difference(customer, posted)).collect();
+        let overdrafts = customers.iter().filter_map(|customer| {
+            let dip = customer.dip?;
+            Some(Overdraft {
+                account: customer.id(),
+                overdraft: format_minor(customer.overdraft(), SCALE),
+                date: dip.date.to_string(),
+                bank: format_minor(dip.recorded, SCALE),
+            })
+        });
+        Self {
+            transactions,
+            accounts_opened: opened.done,
+            accounts_replayed: opened.replayed,
+            transfers_posted: sent.done,
+            transfers_replayed: sent.replayed,
+            transfers_refused: sent.refused,
+            accounts: customers.len(),
+            accounts_complete: customers.iter().filter(|customer| customer.gaps.is_empty()).count(),
+            accounts_agree: customers.len() - differences.len(),
+            differences,
+            overdrafts: overdrafts.collect(),
+        }
+    }
+
+    /// Whether the ledger holds exactly what the file says, whatever the file leaves out.
+    pub fn is_faithful(&self) -> bool {
+        self.transfers_refused.is_empty() && self.differences.iter().all(|difference| difference.explained)
+    }
+}
+
+fn difference(customer: &Customer, posted: i64) -> Option<Difference> {
+    let difference = posted - customer.recorded;
+    if posted == customer.sum && difference.abs() <= TOLERANCE {
+        return None;
+    }
+    let (reason, explained) = if posted == customer.sum {
+        (reason(customer), true)
+    } else {
+        (format!("the file's amounts add up to {}: the ledger lost or gained money", money(customer.sum)), false)
+    };
+    Some(Difference {
+        account: customer.id(),
+        ledger: money(posted),
+        bank: money(customer.recorded),
+        difference: money(difference),
+        reason,
+        explained,
+    })
+}
+
+/// Why the file's amounts do not add up to the bank's last figure.
+fn reason(customer: &Customer) -> String {
+    let gaps: Vec<String> = customer
+        .gaps
+        .iter()
+        .map(|(date, gap)| match gap {
+            Gap::Before { transaction, net } => {
+                let (amount, what) = (money(net.abs()), if *net < 0 { "debits" } else { "credits" });
+                format!("{what} of {amount} on {date}, before transaction {transaction}, are missing from the file")
+            }
+            Gap::Several => format!("rows of {date} are missing from the file in several places"),
+        })
+        .collect();
+    if !gaps.is_empty() {
+        return gaps.join("; ");
+    }
+    let Rounding { rows, total } = customer.rounding;
+    format!("the bank's own balances round away {} over {rows} of its rows; no row is missing", money(total))
+}
+
+fn money(minor: i64) -> String {
+    format_minor(minor, SCALE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replay::bank::Date;
+
+    fn customer(sum: i64, recorded: i64) -> Customer {
+        Customer { account: 7, sum, recorded, ..Customer::default() }
+    }
+
+    #[test]
+    fn within_the_rounding_accounts_agree() {
+        assert_eq!(difference(&customer(1_000, 1_050), 1_000), None);
+        assert_eq!(difference(&customer(1_000, 950), 1_000), None);
+    }
+
+    #[test]
+    fn beyond_it_the_reason_is_named() {
+        let rounded = Customer { rounding: Rounding { rows: 10, total: 80 }, ..customer(1_080, 1_000) };
+        let told = difference(&rounded, 1_080).unwrap();
+        assert!(told.explained && told.reason.contains("0.80 over 10"), "{told:?}");
+
+        let gap = Gap::Before { transaction: 846_252, net: 9_500 };
+        let cut_off = Customer { gaps: vec![(Date::default(), gap)], ..customer(1_000, 10_500) };
+        let told = difference(&cut_off, 1_000).unwrap();
+        assert!(told.explained && told.reason.contains("credits of 95.00"), "{told:?}");
+    }
+
+    #[test]
+    fn money_the_file_does_not_explain_is_a_violation() {
+        let told = difference(&customer(1_000, 1_000), 1_001).unwrap();
+        assert!(!told.explained);
+    }
+}

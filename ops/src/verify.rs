@@ -1,0 +1,151 @@
+//! `shardctl verify`: do the books of a live cluster balance? Reads the shards' databases, asks no service and changes
+//! nothing.
+//!
+//! Each shard is looked at in snapshots, so that writing goes on undisturbed. What one shard must hold by itself is in
+//! [`passes`], one statement a pass; what holds only between shards is in [`sagas`], [`transit`] and [`ownership`], as
+//! pure comparisons. [`invariant`] has the list of claims.
+
+mod invariant;
+mod ownership;
+mod passes;
+mod report;
+mod saga_rows;
+mod sagas;
+mod snapshot;
+mod transit;
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join_all;
+
+pub use report::{Report, ShardSize};
+
+use crate::{exit::Unreachable, progress};
+use indicatif::ProgressBar;
+use passes::PASSES;
+use report::{BETWEEN_SHARDS, Findings};
+use sagas::Comparison;
+use snapshot::Snapshot;
+
+/// A shard and how to reach its database.
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub shard: String,
+    pub dsn: String,
+}
+
+/// A slot changes hands in two commits on two shards; snapshots of the two may fall between. A slot that stays without
+/// one owner for this long is a violation.
+const OWNERSHIP_READS: usize = 4;
+const OWNERSHIP_PAUSE: Duration = Duration::from_millis(300);
+/// Steps of the bar besides the passes: sizes, account slots.
+const OTHER_STEPS: usize = 2;
+
+/// Checks the shards, which must be all shards of the cluster.
+pub async fn verify(targets: &[Target]) -> anyhow::Result<Report> {
+    let started = Instant::now();
+    let shards: Vec<String> = targets.iter().map(|target| target.shard.clone()).collect();
+
+    // The order in which the snapshots are taken is what makes the comparison between shards sound: see `sagas`.
+    let mut registers_before = take_all(targets).await?;
+    let mut books = take_all(targets).await?;
+    let mut registers_after = take_all(targets).await?;
+
+    let mut findings: Vec<(String, Findings)> = Vec::new();
+    let mut comparison = Comparison::new(shards.clone());
+    let mut in_transit = transit::Sums::new();
+    for (index, snapshot) in registers_before.iter_mut().enumerate() {
+        saga_rows::load_early_verdicts(&mut comparison, index, &mut snapshot.connection)
+            .await
+            .map_err(broken(snapshot))?;
+    }
+    for (index, snapshot) in books.iter_mut().enumerate() {
+        saga_rows::load_reserves(&mut comparison, index, &mut snapshot.connection).await.map_err(broken(snapshot))?;
+        transit::add(&mut in_transit, &mut snapshot.connection).await.map_err(broken(snapshot))?;
+    }
+    let wanted = comparison.unresolved();
+    for (index, snapshot) in registers_after.iter_mut().enumerate() {
+        saga_rows::load_late_verdicts(&mut comparison, &wanted, index, &mut snapshot.connection)
+            .await
+            .map_err(broken(snapshot))?;
+    }
+    let quiet = wanted.is_empty() && no_saga_moved(&mut registers_before, &mut registers_after).await?;
+    let (counts, between_shards) = comparison.finish();
+    findings.push((BETWEEN_SHARDS.to_owned(), between_shards));
+    if quiet && counts.under_way() == 0 {
+        findings.push((BETWEEN_SHARDS.to_owned(), transit::check_quiet(&in_transit)));
+    }
+    findings.push((BETWEEN_SHARDS.to_owned(), check_ownership(targets, &shards).await?));
+
+    let stack = progress::Stack::new();
+    let bars: Vec<ProgressBar> = shards.iter().map(|shard| stack.steps(shard, PASSES.len() + OTHER_STEPS)).collect();
+    let checked = try_join_all(books.iter_mut().zip(&bars).map(|(snapshot, bar)| check_shard(snapshot, bar))).await?;
+    let mut sizes = Vec::with_capacity(shards.len());
+    for (size, of_shard) in checked {
+        findings.extend(of_shard.into_iter().map(|findings| (size.id.clone(), findings)));
+        sizes.push(size);
+    }
+    let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(Report::new(elapsed_ms, sizes, counts, findings))
+}
+
+async fn take_all(targets: &[Target]) -> anyhow::Result<Vec<Snapshot>> {
+    try_join_all(targets.iter().map(Snapshot::take)).await
+}
+
+/// What one shard's snapshot shows by itself.
+async fn check_shard(snapshot: &mut Snapshot, bar: &ProgressBar) -> anyhow::Result<(ShardSize, Vec<Findings>)> {
+    let mut findings = Vec::with_capacity(PASSES.len() + 1);
+    bar.set_message("sizes");
+    let size = snapshot.size().await.map_err(broken(snapshot))?;
+    for pass in &PASSES {
+        bar.inc(1);
+        bar.set_message(pass.title);
+        let examples = Findings::EXAMPLES as i64;
+        findings.push(pass.run(&mut snapshot.connection, examples).await.map_err(broken(snapshot))?);
+    }
+    bar.inc(1);
+    bar.set_message("slots of accounts");
+    findings.push(ownership::check_accounts(&mut snapshot.connection).await.map_err(broken(snapshot))?);
+    bar.finish_with_message("done");
+    Ok((size, findings))
+}
+
+/// Verdicts are only ever added: as many before as after means that none was written while the books were opened.
+async fn no_saga_moved(before: &mut [Snapshot], after: &mut [Snapshot]) -> anyhow::Result<bool> {
+    for (before, after) in before.iter_mut().zip(after) {
+        let earlier = before.size().await.map_err(broken(before))?;
+        let later = after.size().await.map_err(broken(after))?;
+        if earlier.registers != later.registers {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+async fn check_ownership(targets: &[Target], shards: &[String]) -> anyhow::Result<Findings> {
+    let mut findings = Findings::default();
+    for attempt in 0..OWNERSHIP_READS {
+        if attempt > 0 {
+            tokio::time::sleep(OWNERSHIP_PAUSE).await;
+        }
+        let mut owned = Vec::with_capacity(targets.len());
+        for snapshot in &mut take_all(targets).await? {
+            owned.push(ownership::load(&mut snapshot.connection).await.map_err(broken(snapshot))?);
+        }
+        findings = ownership::compare(shards, &owned);
+        if findings == Findings::default() {
+            break;
+        }
+    }
+    Ok(findings)
+}
+
+/// A database that stops answering is unreachable; any other error is a failure of the check.
+fn broken(snapshot: &Snapshot) -> impl FnOnce(sqlx::Error) -> anyhow::Error + use<> {
+    let what = format!("the database of {}", snapshot.shard);
+    move |error| match error {
+        sqlx::Error::Io(error) => Unreachable { what, reason: error.to_string() }.into(),
+        error => anyhow::Error::new(error).context(what),
+    }
+}

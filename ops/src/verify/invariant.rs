@@ -1,0 +1,67 @@
+//! What is checked, by the ids under which the project states its invariants.
+
+use serde::Serialize;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum Invariant {
+    I1,
+    I2,
+    I4,
+    I8,
+    I9,
+    I10,
+    I11,
+    I13,
+}
+
+impl Invariant {
+    pub const ALL: [Self; 8] = [Self::I1, Self::I2, Self::I4, Self::I8, Self::I9, Self::I10, Self::I11, Self::I13];
+
+    pub fn claim(self) -> &'static str {
+        match self {
+            Self::I1 => "every transfer's entries balance, and each shard's accounts sum to 0 per asset",
+            Self::I2 => "what is in transit is a saga under way, id by id",
+            Self::I4 => {
+                "at most one debit, one credit and one compensation a transfer, never credit and compensation"
+            }
+            Self::I8 => "finished sagas leave nothing behind",
+            Self::I9 => "no limited account was ever overdrawn",
+            Self::I10 => "account versions have no gaps, and their chain runs unbroken from head to first entry",
+            Self::I11 => "every slot has one owner, and every account lives with the owner of its slot",
+            Self::I13 => "an account's row is the fold of its journal",
+        }
+    }
+
+    /// By the name the SQL of the passes uses.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|invariant| invariant.to_string() == name)
+    }
+}
+
+impl std::fmt::Display for Invariant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::I1 => "I1",
+            Self::I2 => "I2",
+            Self::I4 => "I4",
+            Self::I8 => "I8",
+            Self::I9 => "I9",
+            Self::I10 => "I10",
+            Self::I11 => "I11",
+            Self::I13 => "I13",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Invariant;
+
+    #[test]
+    fn names_are_read_back() {
+        for invariant in Invariant::ALL {
+            assert_eq!(Invariant::from_name(&invariant.to_string()), Some(invariant));
+        }
+        assert_eq!(Invariant::from_name("I3"), None);
+    }
+}

@@ -1,0 +1,194 @@
+//! The passes over one shard's snapshot, each one statement: what it returns are the violations.
+//!
+//! Every statement is a set operation (aggregate, hash join) over whole tables, so that a million transfers take seconds.
+//! Each returns `(invariant, subject, detail, total)`: at most `$1` rows an invariant, with the number of all of them.
+//!
+//! Codes in the SQL: entry kinds 3 posted, 4 reserved, 5 compensated ([`ledger::journal::EntryKind`]); transfer status
+//! 1 pending, 2 posted, 3 rejected, 4 reversed. Accounts that begin with `@` are the shard's own in-transit accounts.
+
+use sqlx::{AssertSqlSafe, PgConnection, Row};
+
+use super::{
+    invariant::Invariant,
+    report::{Findings, Violation},
+};
+
+/// One pass over one shard.
+pub struct Pass {
+    /// What a person watching reads.
+    pub title: &'static str,
+    /// The violations, as `(invariant, subject, detail)`.
+    sql: &'static str,
+}
+
+pub const PASSES: [Pass; 6] = [
+    Pass { title: "sums", sql: SUMS },
+    Pass { title: "in transit", sql: IN_TRANSIT },
+    Pass { title: "transfers against journal", sql: LEGS },
+    Pass { title: "floors", sql: FLOORS },
+    Pass { title: "chains", sql: CHAINS },
+    Pass { title: "accounts against journal", sql: HEADS },
+];
+
+/// Bounds what comes back, and counts the rest.
+const BOUNDED: (&str, &str) = (
+    "SELECT invariant, subject, detail, total FROM (
+         SELECT invariant, subject, detail, count(*) OVER (PARTITION BY invariant) AS total,
+                row_number() OVER (PARTITION BY invariant ORDER BY subject, detail) AS place
+         FROM (",
+    ") violations) counted WHERE place <= $1 ORDER BY invariant, place",
+);
+
+impl Pass {
+    pub async fn run(&self, snapshot: &mut PgConnection, examples: i64) -> sqlx::Result<Findings> {
+        // Both parts are constants of this file.
+        let statement = AssertSqlSafe([BOUNDED.0, self.sql, BOUNDED.1].concat());
+        let rows = sqlx::query(statement).bind(examples).fetch_all(snapshot).await?;
+        let mut findings = Findings::default();
+        for row in rows {
+            let name: &str = row.try_get("invariant")?;
+            let invariant = Invariant::from_name(name).ok_or_else(|| {
+                sqlx::Error::Decode(format!("pass {:?} names no invariant: {name}", self.title).into())
+            })?;
+            let total: i64 = row.try_get("total")?;
+            findings.count_in_full(invariant, u64::try_from(total).unwrap_or_default());
+            findings.add_example(
+                invariant,
+                Violation { subject: row.try_get("subject")?, detail: row.try_get("detail")? },
+            );
+        }
+        Ok(findings)
+    }
+}
+
+const SUMS: &str = "
+    SELECT 'I1' AS invariant, asset::text AS subject, format('accounts sum to %s minor units', sum(posted)) AS detail
+    FROM account GROUP BY asset HAVING sum(posted) <> 0
+    UNION ALL
+    SELECT 'I1', account::text, format('entry %s of kind %s moves %s minor units for no transfer', position, kind, amount)
+    FROM journal WHERE transfer_id IS NULL AND amount <> 0";
+
+/// Reserves not given back, less credits made here, are what the in-transit account holds.
+const IN_TRANSIT: &str = "
+    SELECT 'I2' AS invariant, asset::text AS subject,
+           format('in transit are %s minor units, the sagas account for %s', coalesce(held, 0), coalesce(due, 0)) AS detail
+    FROM (SELECT asset, sum(amount) AS due
+          FROM (SELECT asset, amount::numeric FROM transfer
+                WHERE cross_shard AND debit_position IS NOT NULL AND status <> 3
+                UNION ALL
+                SELECT asset, -amount::numeric FROM register WHERE credited) moved
+          GROUP BY asset) expected
+    FULL JOIN (SELECT asset, sum(posted) AS held FROM account WHERE id LIKE '@in-transit:%' GROUP BY asset) found
+    USING (asset)
+    WHERE coalesce(held, 0) <> coalesce(due, 0)";
+
+/// The journal's entries of each transfer beside what the transfer's row and the register's row say there must be.
+const LEGS: &str = "
+    SELECT invariant, subject, format('debit %s: %s', debit, detail) AS detail
+    FROM (
+        SELECT id::text AS subject, debit,
+               CASE WHEN debits + reserves > 1 OR credits > 1 OR compensations > 1 OR (credits > 0 AND compensations > 0)
+                    THEN 'I4'
+                    WHEN balance <> 0 OR NOT (cross_shard OR decided) THEN 'I1'
+                    WHEN status IN (2, 3, 4) THEN 'I8'
+                    ELSE 'I2' END AS invariant,
+               format('%s debits, %s credits, %s reserves, %s compensations, %s/%s/%s in transit, %s unknown, sum %s; expected '
+                      '%s debits, %s credits, %s reserves, %s compensations (transfer %s, register %s)',
+                      debits, credits, reserves, compensations, transit_in, transit_out, transit_back, unknown, balance,
+                      local_due, local_due + credit_due, reserve_due, compensation_due,
+                      coalesce('of status ' || status, 'absent'),
+                      CASE WHEN NOT decided THEN 'absent' WHEN credit_due = 1 THEN 'credited' ELSE 'refused' END) AS detail
+        FROM (
+            SELECT coalesce(t.id, l.transfer_id, r.transfer_id) AS id, coalesce(t.debit, l.debit, r.debit) AS debit,
+                   t.status, coalesce(t.cross_shard, FALSE) AS cross_shard, r.transfer_id IS NOT NULL AS decided,
+                   coalesce(l.balance, 0) AS balance,
+                   coalesce(l.debits, 0) AS debits, coalesce(l.credits, 0) AS credits,
+                   coalesce(l.reserves, 0) AS reserves, coalesce(l.compensations, 0) AS compensations,
+                   coalesce(l.transit_in, 0) AS transit_in, coalesce(l.transit_out, 0) AS transit_out,
+                   coalesce(l.transit_back, 0) AS transit_back, coalesce(l.unknown, 0) AS unknown,
+                   coalesce(NOT t.cross_shard AND t.status IN (2, 4), FALSE)::int AS local_due,
+                   coalesce(t.cross_shard AND t.debit_position IS NOT NULL, FALSE)::int AS reserve_due,
+                   coalesce(t.cross_shard AND t.debit_position IS NOT NULL AND t.status = 3, FALSE)::int
+                       AS compensation_due,
+                   coalesce(r.credited, FALSE)::int AS credit_due,
+                   l.least, l.most, l.payee, coalesce(t.amount, r.amount) AS amount, coalesce(t.credit, r.credit) AS credit
+            FROM (
+                SELECT transfer_id,
+                       CASE WHEN transit OR (kind = 3 AND amount > 0) THEN counterparty ELSE account END AS debit,
+                       sum(amount) AS balance, min(abs(amount)) AS least, max(abs(amount)) AS most,
+                       count(*) FILTER (WHERE kind = 3 AND amount < 0 AND NOT transit) AS debits,
+                       count(*) FILTER (WHERE kind = 3 AND amount > 0 AND NOT transit) AS credits,
+                       max(account) FILTER (WHERE kind = 3 AND amount > 0 AND NOT transit) AS payee,
+                       count(*) FILTER (WHERE kind = 4 AND amount < 0 AND NOT transit) AS reserves,
+                       count(*) FILTER (WHERE kind = 5 AND amount > 0 AND NOT transit) AS compensations,
+                       count(*) FILTER (WHERE kind = 4 AND amount > 0 AND transit) AS transit_in,
+                       count(*) FILTER (WHERE kind = 3 AND amount < 0 AND transit) AS transit_out,
+                       count(*) FILTER (WHERE kind = 5 AND amount < 0 AND transit) AS transit_back,
+                       count(*) FILTER (WHERE kind NOT IN (3, 4, 5) OR amount = 0
+                                           OR (amount > 0) <> CASE WHEN transit THEN kind = 4
+                                                                   ELSE kind = 5 OR (kind = 3 AND amount > 0) END)
+                           AS unknown
+                FROM (SELECT transfer_id, account, counterparty, kind, amount, account LIKE '@%' AS transit
+                      FROM journal WHERE transfer_id IS NOT NULL) entry
+                GROUP BY 1, 2
+            ) l
+            FULL JOIN transfer t ON t.id = l.transfer_id AND t.debit = l.debit
+            FULL JOIN register r ON r.transfer_id = coalesce(t.id, l.transfer_id) AND r.debit = coalesce(t.debit, l.debit)
+        ) joined
+        WHERE balance <> 0 OR unknown > 0
+           OR debits <> local_due OR credits <> local_due + credit_due
+           OR reserves <> reserve_due OR transit_in <> reserve_due
+           OR compensations <> compensation_due OR transit_back <> compensation_due
+           OR transit_out <> credit_due
+           OR least <> amount OR most <> amount OR payee <> credit
+    ) judged";
+
+/// The floor is checked without adding the balances up: they may come from a damaged row and overflow.
+const FLOORS: &str = "
+    SELECT 'I9' AS invariant, account::text AS subject,
+           format('version %s: posted %s, held %s, overdraft %s', version, posted, held, overdraft) AS detail
+    FROM journal WHERE overdraft IS NOT NULL AND posted < held - overdraft";
+
+/// Each entry beside the one before it. An account moves between shards with its whole chain, so positions need not grow
+/// along it.
+const CHAINS: &str = "
+    SELECT CASE WHEN coalesce(linked, FALSE) THEN 'I13' ELSE 'I10' END AS invariant, account::text AS subject,
+           CASE WHEN coalesce(linked, FALSE)
+                THEN format('version %s: posted %s is not %s plus %s', version, posted, before, amount)
+                ELSE format('version %s at position %s: the entry before it, at %s, is %s', version, position, previous,
+                            coalesce(format('version %s of %s', before_version, before_account), 'missing')) END AS detail
+    FROM (
+        SELECT j.account, j.version, j.position, j.previous, j.posted, j.amount,
+               p.account AS before_account, p.version AS before_version, coalesce(p.posted, 0) AS before,
+               CASE WHEN j.version = 1 THEN j.previous = 0
+                    ELSE p.account = j.account AND p.version = j.version - 1 END AS linked,
+               j.posted::numeric - j.amount = coalesce(p.posted, 0) AS folds
+        FROM journal j LEFT JOIN journal p ON p.position = j.previous
+    ) linked
+    WHERE NOT coalesce(linked, FALSE) OR NOT folds
+    UNION ALL
+    SELECT 'I10', w.account::text, format('the waypoint of version %s points to position %s, which is not it', w.version, w.position)
+    FROM waypoint w LEFT JOIN journal j ON j.position = w.position
+    WHERE j.position IS NULL OR j.account <> w.account OR j.version <> w.version";
+
+/// With every entry linked to the version before it, as many entries as the newest version makes the chain gap-free and
+/// free of branches.
+const HEADS: &str = "
+    SELECT CASE WHEN gapless THEN 'I13' ELSE 'I10' END AS invariant, id::text AS subject, detail
+    FROM (
+        SELECT coalesce(a.id, f.account) AS id,
+               a.id IS NULL OR coalesce(f.entries = a.version AND f.version = a.version, FALSE) AS gapless,
+               CASE WHEN a.id IS NULL THEN format('%s entries of an account that has no row', f.entries)
+                    ELSE format('row: version %s, posted %s, held %s, head %s; journal: %s entries to version %s, sum %s; head: '
+                                'version %s, posted %s, held %s', a.version, a.posted, a.held, a.head, coalesce(f.entries, 0),
+                                coalesce(f.version, 0), coalesce(f.posted, 0), coalesce(h.version::text, 'none'),
+                                coalesce(h.posted::text, '-'), coalesce(h.held::text, '-')) END AS detail,
+               coalesce(f.entries = a.version AND f.version = a.version AND f.posted = a.posted
+                        AND h.account = a.id AND h.version = a.version AND h.posted = a.posted AND h.held = a.held
+                        AND h.overdraft IS NOT DISTINCT FROM a.overdraft, FALSE) AS holds
+        FROM account a
+        FULL JOIN (SELECT account, count(*) AS entries, max(version) AS version, sum(amount) AS posted
+                   FROM journal GROUP BY account) f ON f.account = a.id
+        LEFT JOIN journal h ON h.position = a.head
+    ) compared
+    WHERE NOT holds";

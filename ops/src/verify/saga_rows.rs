@@ -1,0 +1,77 @@
+//! Reads cross-shard transfers and verdicts out of the snapshots, row by row into the comparison.
+
+use futures_util::TryStreamExt;
+use sqlx::{PgConnection, Row, postgres::PgRow};
+use uuid::Uuid;
+
+use super::sagas::{Comparison, Reserve, ReserveState, SagaKey, ShardIndex, Verdict};
+
+/// Verdicts looked for at a time.
+const LOOK_UPS: usize = 10_000;
+
+// Accounts, asset and amount travel as hashes: a million rows of 60 bytes instead of names.
+const VERDICTS: &str = "
+    SELECT transfer_id, hashtextextended(debit, 0) AS debit,
+           hashtextextended(concat_ws(' ', credit, asset, amount), 0) AS content, credited
+    FROM register";
+const VERDICTS_BY_ID: &str = "
+    SELECT transfer_id, hashtextextended(debit, 0) AS debit,
+           hashtextextended(concat_ws(' ', credit, asset, amount), 0) AS content, credited
+    FROM register WHERE transfer_id = ANY($1)";
+/// Transfers refused at the reserve never left their shard.
+const RESERVES: &str = "
+    SELECT id, hashtextextended(debit, 0) AS debit,
+           hashtextextended(concat_ws(' ', credit, asset, amount), 0) AS content, status
+    FROM transfer WHERE cross_shard AND debit_position IS NOT NULL";
+
+pub async fn load_early_verdicts(
+    comparison: &mut Comparison,
+    shard: ShardIndex,
+    snapshot: &mut PgConnection,
+) -> sqlx::Result<()> {
+    let mut rows = sqlx::query(VERDICTS).fetch(snapshot);
+    while let Some(row) = rows.try_next().await? {
+        comparison.early_verdict(shard, verdict(&row)?);
+    }
+    Ok(())
+}
+
+pub async fn load_reserves(
+    comparison: &mut Comparison,
+    shard: ShardIndex,
+    snapshot: &mut PgConnection,
+) -> sqlx::Result<()> {
+    let mut rows = sqlx::query(RESERVES).fetch(snapshot);
+    while let Some(row) = rows.try_next().await? {
+        let key = SagaKey { id: row.try_get("id")?, debit: row.try_get("debit")? };
+        let state = match row.try_get::<i16, _>("status")? {
+            1 => ReserveState::Pending,
+            3 => ReserveState::Rejected,
+            // Reversed transfers were posted.
+            _ => ReserveState::Posted,
+        };
+        comparison.reserve(shard, Reserve { key, content: row.try_get("content")?, state });
+    }
+    Ok(())
+}
+
+pub async fn load_late_verdicts(
+    comparison: &mut Comparison,
+    wanted: &[SagaKey],
+    shard: ShardIndex,
+    snapshot: &mut PgConnection,
+) -> sqlx::Result<()> {
+    for keys in wanted.chunks(LOOK_UPS) {
+        let ids: Vec<Uuid> = keys.iter().map(|key| key.id).collect();
+        let mut rows = sqlx::query(VERDICTS_BY_ID).bind(ids).fetch(&mut *snapshot);
+        while let Some(row) = rows.try_next().await? {
+            comparison.late_verdict(shard, verdict(&row)?);
+        }
+    }
+    Ok(())
+}
+
+fn verdict(row: &PgRow) -> sqlx::Result<Verdict> {
+    let key = SagaKey { id: row.try_get("transfer_id")?, debit: row.try_get("debit")? };
+    Ok(Verdict { key, content: row.try_get("content")?, credited: row.try_get("credited")? })
+}

@@ -1,0 +1,42 @@
+//! The in-transit accounts over all shards.
+
+use std::collections::BTreeMap;
+
+use sqlx::{PgConnection, Row};
+
+use super::{invariant::Invariant, report::Findings};
+
+const IN_TRANSIT: &str = "SELECT asset, posted FROM account WHERE id LIKE '@in-transit:%'";
+
+/// Minor units in transit by asset.
+pub type Sums = BTreeMap<String, i128>;
+
+/// Adds one shard's in-transit accounts.
+pub async fn add(sums: &mut Sums, snapshot: &mut PgConnection) -> sqlx::Result<()> {
+    for row in sqlx::query(IN_TRANSIT).fetch_all(snapshot).await? {
+        *sums.entry(row.try_get("asset")?).or_default() += i128::from(row.try_get::<i64, _>("posted")?);
+    }
+    Ok(())
+}
+
+/// With no saga under way and none moving while the snapshots were taken, the shards' positions cancel out.
+pub fn check_quiet(sums: &Sums) -> Findings {
+    let mut findings = Findings::default();
+    for (asset, sum) in sums.iter().filter(|(_, sum)| **sum != 0) {
+        findings.add(Invariant::I2, asset, format!("no saga is under way, yet {sum} minor units are in transit"));
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_in_transit_is_named_by_asset() {
+        let sums = Sums::from([("CZK".to_owned(), 0), ("USD".to_owned(), -5)]);
+        let mut expected = Findings::default();
+        expected.add(Invariant::I2, "USD", "no saga is under way, yet -5 minor units are in transit");
+        assert_eq!(check_quiet(&sums), expected);
+    }
+}
