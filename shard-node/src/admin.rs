@@ -14,8 +14,7 @@ pub fn routes(lane: LaneHandle, metrics: PrometheusHandle) -> Router {
             "/readyz",
             get(async move || {
                 let state = lane.status().state;
-                let code =
-                    if state == LaneState::Serving { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                let code = if state == LaneState::Serving { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
                 (code, format!("{}\n", state.as_str()))
             }),
         )

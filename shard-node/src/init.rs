@@ -13,7 +13,9 @@ use crate::store::migrations;
 pub enum InitError {
     #[error("the shard map has no shard {0:?}")]
     NotInMap(String),
-    #[error("the database belongs to shard {found:?} (number {found_number}), not to {wanted:?} (number {wanted_number})")]
+    #[error(
+        "the database belongs to shard {found:?} (number {found_number}), not to {wanted:?} (number {wanted_number})"
+    )]
     OtherShard { found: String, found_number: i32, wanted: String, wanted_number: i32 },
     #[error(transparent)]
     Migration(#[from] migrations::MigrationError),
@@ -31,7 +33,8 @@ pub enum Initialised {
 const EXISTING: &str = "SELECT shard_id, shard_number FROM shard_state";
 const INSERT_STATE: &str = "INSERT INTO shard_state (shard_id, shard_number, next_position, ownership_version, shard_map, \
      shard_map_version) VALUES ($1, $2, $3, 1, $4, $5)";
-const CLAIM_SLOTS: &str = "INSERT INTO slot_ownership (slot, state, epoch) SELECT slot, 1, 1 FROM unnest($1::int[]) AS s(slot)";
+const CLAIM_SLOTS: &str =
+    "INSERT INTO slot_ownership (slot, state, epoch) SELECT slot, 1, 1 FROM unnest($1::int[]) AS s(slot)";
 
 /// Migrates, and claims at epoch 1 the slots that the map gives to `shard_id`. Only the first call claims.
 pub async fn init(connection: &mut PgConnection, shard_id: &str, map: &ShardMap) -> Result<Initialised, InitError> {
@@ -47,7 +50,8 @@ pub async fn init(connection: &mut PgConnection, shard_id: &str, map: &ShardMap)
         let wanted = shard_id.to_owned();
         return Err(InitError::OtherShard { found, found_number, wanted, wanted_number: number });
     }
-    let slots: Vec<i32> = shard.slots.iter().flat_map(|range| range.slots()).map(|slot| slot.index().into()).collect();
+    let slots: Vec<i32> =
+        shard.slots.iter().flat_map(|range| range.slots()).map(|slot| slot.index().into()).collect();
     let mut transaction = sqlx::Connection::begin(&mut *connection).await?;
     // The one-row constraint makes a second initialiser fail here.
     sqlx::query(INSERT_STATE)

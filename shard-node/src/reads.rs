@@ -32,7 +32,11 @@ pub struct Page {
     pub to_us: i64,
 }
 
-pub async fn entries(pool: &PgPool, id: &AccountId, page: Page) -> Result<Owned<Option<wire::EntryPage>>, StoreError> {
+pub async fn entries(
+    pool: &PgPool,
+    id: &AccountId,
+    page: Page,
+) -> Result<Owned<Option<wire::EntryPage>>, StoreError> {
     let account = match account(pool, id).await? {
         Owned::Here(Some(account)) => account,
         Owned::Here(None) => return Ok(Owned::Here(None)),

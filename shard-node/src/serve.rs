@@ -20,9 +20,11 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let recorder = metrics::install(&telemetry::build_info!(), &tasks)?;
     metric_definitions::describe();
 
-    let rpc = TcpListener::bind(config.rpc.listen).await.with_context(|| format!("rpc.listen {}", config.rpc.listen))?;
-    let admin_listener =
-        TcpListener::bind(config.admin.listen).await.with_context(|| format!("admin.listen {}", config.admin.listen))?;
+    let rpc =
+        TcpListener::bind(config.rpc.listen).await.with_context(|| format!("rpc.listen {}", config.rpc.listen))?;
+    let admin_listener = TcpListener::bind(config.admin.listen)
+        .await
+        .with_context(|| format!("admin.listen {}", config.admin.listen))?;
 
     tokio::pin!(signal);
     let reads = tokio::select! {
@@ -54,7 +56,10 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             .initial_connection_window_size(16 * 1024 * 1024)
             .initial_stream_window_size(8 * 1024 * 1024)
             .add_service(service.into_server())
-            .serve_with_incoming_shutdown(tonic::transport::server::TcpIncoming::from(rpc).with_nodelay(Some(true)), closing.cancelled())
+            .serve_with_incoming_shutdown(
+                tonic::transport::server::TcpIncoming::from(rpc).with_nodelay(Some(true)),
+                closing.cancelled(),
+            )
             .await;
         if let Err(error) = served {
             tracing::error!(%error, "the RPC listener failed");

@@ -3,13 +3,13 @@
 //! The lane writes through one [`session::Session`]; reads go through a small pool. Nothing here decides anything.
 
 pub mod account;
-pub mod copy;
 pub mod error;
 pub mod journal;
 pub mod migrations;
 pub mod ownership;
 pub mod read;
 pub mod register;
+pub mod row_array;
 pub mod saga;
 pub mod session;
 pub mod shard_state;

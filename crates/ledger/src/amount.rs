@@ -59,7 +59,8 @@ mod tests {
 
     #[test]
     fn everything_else_is_refused() {
-        for text in ["", ".", "1.", ".5", "-1", "+1", "1e3", "NaN", "inf", "1_000", "1,00", " 1", "1 ", "1.2.3", "１"] {
+        for text in ["", ".", "1.", ".5", "-1", "+1", "1e3", "NaN", "inf", "1_000", "1,00", " 1", "1 ", "1.2.3", "１"]
+        {
             assert_eq!(parse_minor(text, 2), Err(AmountError::Malformed), "{text:?}");
         }
         assert_eq!(parse_minor("0.001", 2), Err(AmountError::TooPrecise { scale: 2 }));

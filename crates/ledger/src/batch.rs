@@ -155,10 +155,9 @@ impl<'a> Batch<'a> {
         after.head = self.take_position();
         after.updated_at_us = self.now_us.max(after.updated_at_us);
         let detail = attributes_as_json(&after);
-        self.effects.entries.push(Entry {
-            detail: Some(detail.into()),
-            ..entry_of(&after, previous, EntryKind::Updated, 0, None)
-        });
+        self.effects
+            .entries
+            .push(Entry { detail: Some(detail.into()), ..entry_of(&after, previous, EntryKind::Updated, 0, None) });
         if let Some(account) = self.accounts.change(&update.id, true) {
             account.clone_from(&after);
         }
@@ -196,21 +195,26 @@ impl<'a> Batch<'a> {
         }
         let state = if transfer.cross_shard {
             let transit = self.in_transit(transfer.asset);
-            self.book(transfer.id, transfer.asset, transfer.amount, EntryKind::Reserved, [
-                (&transfer.debit, &transfer.credit),
-                (&transit, &transfer.debit),
-            ])?;
+            self.book(
+                transfer.id,
+                transfer.asset,
+                transfer.amount,
+                EntryKind::Reserved,
+                [(&transfer.debit, &transfer.credit), (&transit, &transfer.debit)],
+            )?;
             TransferState::Pending
         } else {
-            self.book(transfer.id, transfer.asset, transfer.amount, EntryKind::Posted, [
-                (&transfer.debit, &transfer.credit),
-                (&transfer.credit, &transfer.debit),
-            ])?;
+            self.book(
+                transfer.id,
+                transfer.asset,
+                transfer.amount,
+                EntryKind::Posted,
+                [(&transfer.debit, &transfer.credit), (&transfer.credit, &transfer.debit)],
+            )?;
             TransferState::Posted { at_us: self.now_us }
         };
         let after = self.accounts.get(&transfer.debit).map(|a| {
-            let balances =
-                DebitAfter { posted: a.posted, held: a.held, overdraft: a.overdraft, version: a.version };
+            let balances = DebitAfter { posted: a.posted, held: a.held, overdraft: a.overdraft, version: a.version };
             (balances, a.head)
         });
         Ok(self.store_transfer(transfer, state, after))
@@ -321,9 +325,9 @@ impl<'a> Batch<'a> {
                 let failed = TransferOutcome::NotStored(Refused::whole(Refusal::BatchFailed));
                 let mut items = vec![failed; items.len()];
                 items[culprit] = match outcome {
-                    TransferOutcome::Done(TransferAnswer { state: TransferState::Rejected { refused, .. }, .. }) => {
-                        TransferOutcome::NotStored(refused)
-                    }
+                    TransferOutcome::Done(TransferAnswer {
+                        state: TransferState::Rejected { refused, .. }, ..
+                    }) => TransferOutcome::NotStored(refused),
                     other => other,
                 };
                 Outcome::Atomic(AtomicOutcome { items, culprit: Some(culprit) })
@@ -387,9 +391,8 @@ impl<'a> Batch<'a> {
         if let Err(not_owner) = (self.fence)(&settle.debit) {
             return Outcome::NotOwner(not_owner);
         }
-        let illegal = |why: &str| {
-            Outcome::Illegal(format!("INV-4: transfer {} from {}: {why}", settle.id.0, settle.debit))
-        };
+        let illegal =
+            |why: &str| Outcome::Illegal(format!("INV-4: transfer {} from {}: {why}", settle.id.0, settle.debit));
         let state = match settle.verdict {
             Verdict::Credited => TransferState::Posted { at_us: self.now_us },
             Verdict::Refused(refused) => TransferState::Rejected { refused, at_us: self.now_us },
@@ -466,7 +469,10 @@ impl<'a> Batch<'a> {
         // Look before the first leg is booked: a half-booked transfer would unbalance the whole batch.
         for ((account, _), change) in legs.iter().zip([-i128::from(amount), i128::from(amount)]) {
             let Some(there) = self.accounts.get(account) else {
-                return Err(Aside::Illegal(format!("INV-1: account {account} of transfer {} is missing", transfer.0)));
+                return Err(Aside::Illegal(format!(
+                    "INV-1: account {account} of transfer {} is missing",
+                    transfer.0
+                )));
             };
             if there.asset != asset {
                 return Err(Aside::Illegal(format!("INV-1: account {account} does not hold {asset}")));
@@ -525,10 +531,7 @@ fn answer(stored: &StoredTransfer, replayed: bool) -> TransferAnswer {
 fn took_effect(outcome: &TransferOutcome) -> bool {
     matches!(
         outcome,
-        TransferOutcome::Done(TransferAnswer {
-            state: TransferState::Pending | TransferState::Posted { .. },
-            ..
-        })
+        TransferOutcome::Done(TransferAnswer { state: TransferState::Pending | TransferState::Posted { .. }, .. })
     )
 }
 

@@ -22,17 +22,24 @@ pub enum AccountOutcome {
     /// It exists with equal content.
     Replayed(Account),
     /// It exists with other content in this field.
-    Conflict { field: &'static str },
+    Conflict {
+        field: &'static str,
+    },
     Updated(Account),
     NotFound,
-    Refused { account: Account, refused: Refused },
+    Refused {
+        account: Account,
+        refused: Refused,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TransferOutcome {
     Done(TransferAnswer),
     /// The id is taken by a transfer with another value of this field.
-    Mismatch { field: &'static str },
+    Mismatch {
+        field: &'static str,
+    },
     /// The debit account does not exist: nothing is stored, the id stays free.
     DebitNotFound,
     /// An atomic group failed around it: nothing is stored.

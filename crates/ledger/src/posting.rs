@@ -151,7 +151,10 @@ mod tests {
         assert!(check_update(&account(|_| {}), open, Limit::ZERO).is_ok());
         let refusal = |a: Account, status, overdraft| check_update(&a, status, overdraft).unwrap_err().refusal;
         assert_eq!(refusal(account(|_| {}), closed, Limit::ZERO), Refusal::AccountNotEmpty);
-        assert_eq!(refusal(account(|a| (a.posted, a.held) = (0, 1)), closed, Limit::Unlimited), Refusal::AccountNotEmpty);
+        assert_eq!(
+            refusal(account(|a| (a.posted, a.held) = (0, 1)), closed, Limit::Unlimited),
+            Refusal::AccountNotEmpty
+        );
         assert_eq!(refusal(account(|a| a.posted = -5), open, Limit::AtMost(4)), Refusal::InsufficientFunds);
         assert!(check_update(&account(|a| a.posted = 0), closed, Limit::ZERO).is_ok());
     }

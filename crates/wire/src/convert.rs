@@ -57,9 +57,9 @@ pub fn operation_to_wire(operation: &Operation, order_group: u32, timeout_ms: u3
             metadata: update.metadata.as_ref().map(|m| m.as_str().to_owned()),
         }),
         Operation::Transfer(transfer) => Kind::Transfer(transfer_to_wire(transfer)),
-        Operation::AtomicTransfers(items) => Kind::AtomicTransfers(wire::AtomicTransfers {
-            transfers: items.iter().map(transfer_to_wire).collect(),
-        }),
+        Operation::AtomicTransfers(items) => {
+            Kind::AtomicTransfers(wire::AtomicTransfers { transfers: items.iter().map(transfer_to_wire).collect() })
+        }
         Operation::Decide(decide) => Kind::Decide(wire::Decide {
             id: id_to_wire(decide.id),
             debit: decide.debit.to_string(),

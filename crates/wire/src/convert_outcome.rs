@@ -3,8 +3,8 @@
 use ledger::{
     Account, Refused,
     outcome::{
-        AccountOutcome, AtomicOutcome, DebitAfter, Decided, NotOwner, Outcome, Settled, TransferAnswer, TransferOutcome,
-        TransferState,
+        AccountOutcome, AtomicOutcome, DebitAfter, Decided, NotOwner, Outcome, Settled, TransferAnswer,
+        TransferOutcome, TransferState,
     },
 };
 
@@ -19,7 +19,10 @@ use crate::{
 pub enum Reply {
     Outcome(Outcome),
     /// It certainly had no effect and never will.
-    NotExecuted { reason: Reason, detail: String },
+    NotExecuted {
+        reason: Reason,
+        detail: String,
+    },
     /// The fate of its commit could not be learnt in time.
     Unknown,
 }
@@ -92,7 +95,12 @@ pub fn state_to_columns(state: TransferState) -> (u32, u32, u32, i64) {
 }
 
 /// A transfer's state from its status code, refusal and time of finishing.
-pub fn state_from_wire(status: u32, refusal: u32, side: u32, finished_at_us: i64) -> Result<TransferState, BadMessage> {
+pub fn state_from_wire(
+    status: u32,
+    refusal: u32,
+    side: u32,
+    finished_at_us: i64,
+) -> Result<TransferState, BadMessage> {
     match u8::try_from(status) {
         Ok(TransferState::PENDING) => Ok(TransferState::Pending),
         Ok(TransferState::POSTED) => Ok(TransferState::Posted { at_us: finished_at_us }),

@@ -28,17 +28,20 @@ const MAX_WAITING_SUBMISSIONS: usize = 8192;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum LaneState {
-    /// The database has not been reached yet, or not any more.
-    Recovering = 0,
+    /// The database has not been reached yet.
+    Starting = 0,
     Serving = 1,
-    Draining = 2,
+    /// The database cannot be reached any more.
+    Recovering = 2,
+    Draining = 3,
 }
 
 impl LaneState {
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Recovering => "recovering",
+            Self::Starting => "starting",
             Self::Serving => "serving",
+            Self::Recovering => "recovering",
             Self::Draining => "draining",
         }
     }
@@ -46,8 +49,9 @@ impl LaneState {
     fn from_code(code: u8) -> Self {
         match code {
             1 => Self::Serving,
-            2 => Self::Draining,
-            _ => Self::Recovering,
+            2 => Self::Recovering,
+            3 => Self::Draining,
+            _ => Self::Starting,
         }
     }
 }
@@ -95,7 +99,7 @@ impl Shared {
     pub fn set_state(&self, state: LaneState) -> LaneState {
         let before = LaneState::from_code(self.state.swap(state as u8, Relaxed));
         metrics::gauge!(m::LANE_SERVING).set(if state == LaneState::Serving { 1.0 } else { 0.0 });
-        if state == LaneState::Serving && before == LaneState::Recovering {
+        if state == LaneState::Serving && before != LaneState::Serving {
             tracing::info!("the lane is serving");
         }
         before
@@ -192,7 +196,9 @@ impl LaneHandle {
         let refuse = |reason, detail: &str| vec![Reply::NotExecuted { reason, detail: detail.to_owned() }; count];
         match self.shared.state() {
             LaneState::Serving => {}
-            LaneState::Recovering => return refuse(Reason::Unavailable, "the shard's database is out of reach"),
+            LaneState::Starting | LaneState::Recovering => {
+                return refuse(Reason::Unavailable, "the shard's database is out of reach");
+            }
             LaneState::Draining => return refuse(Reason::ShuttingDown, "the shard-node is shutting down"),
         }
         let now = Instant::now();

@@ -5,7 +5,7 @@ use sqlx::postgres::PgRow;
 
 use super::{
     StoreError,
-    copy::CopyRows,
+    row_array::RowArray,
     session::{Session, check_rows, column},
     slot_column,
 };
@@ -45,8 +45,7 @@ pub fn from_row(row: &PgRow) -> Result<Account, StoreError> {
     })
 }
 
-const COPY: &str = "COPY account (id, slot, asset, status, posted, held, overdraft, max_balance, version, head, metadata, \
-     created_at_us, updated_at_us) FROM STDIN (FORMAT binary)";
+const INSERT: &str = "INSERT INTO account SELECT * FROM unnest($1::account[])";
 
 const UPDATE_BALANCES: &str = "UPDATE account AS a \
      SET posted = u.posted, held = u.held, version = u.version, head = u.head, updated_at_us = u.updated_at_us \
@@ -82,7 +81,7 @@ pub async fn write<'a>(
 }
 
 async fn insert<'a>(session: &mut Session, accounts: impl Iterator<Item = &'a Account>) -> Result<(), StoreError> {
-    let mut rows = CopyRows::new(13, 16, 200);
+    let mut rows = RowArray::new(session.row_types().account, 13, 16, 200);
     for account in accounts {
         rows.row()
             .text(account.id.as_str())
@@ -91,15 +90,15 @@ async fn insert<'a>(session: &mut Session, accounts: impl Iterator<Item = &'a Ac
             .int2(account.status.code().into())
             .int8(account.posted)
             .int8(account.held)
-            .optional(account.overdraft.to_nullable(), CopyRows::int8)
-            .optional(account.max_balance.to_nullable(), CopyRows::int8)
+            .optional_int8(account.overdraft.to_nullable())
+            .optional_int8(account.max_balance.to_nullable())
             .int8(account.version)
             .int8(account.head.0)
             .text(account.metadata.as_str())
             .int8(account.created_at_us)
             .int8(account.updated_at_us);
     }
-    session.copy_in(COPY, rows).await
+    session.insert(INSERT, rows).await
 }
 
 async fn update_balances(session: &mut Session, changed: &[(&Account, Change)]) -> Result<(), StoreError> {

@@ -42,8 +42,11 @@ impl StoreError {
             Self::Corrupt(_) => Remedy::Report,
             Self::Database(sqlx::Error::Database(error)) => error.code().map_or(Remedy::Report, |c| by_sqlstate(&c)),
             Self::Database(
-                sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_)
-                | sqlx::Error::Encode(_) | sqlx::Error::TypeNotFound { .. },
+                sqlx::Error::Decode(_)
+                | sqlx::Error::ColumnDecode { .. }
+                | sqlx::Error::ColumnNotFound(_)
+                | sqlx::Error::Encode(_)
+                | sqlx::Error::TypeNotFound { .. },
             ) => Remedy::Report,
             Self::Database(_) => Remedy::Reconnect,
         }

@@ -2,13 +2,12 @@
 
 use ledger::journal::Entry;
 
-use super::{StoreError, copy::CopyRows, session::Session, slot_column};
+use super::{StoreError, row_array::RowArray, session::Session, slot_column};
 
-const COPY: &str = "COPY journal (position, previous, account, slot, version, kind, amount, posted, held, overdraft, \
-     transfer_id, counterparty, detail, created_at_us) FROM STDIN (FORMAT binary)";
+const INSERT: &str = "INSERT INTO journal SELECT * FROM unnest($1::journal[])";
 
 pub async fn append(session: &mut Session, entries: &[Entry]) -> Result<(), StoreError> {
-    let mut rows = CopyRows::new(14, entries.len(), 220);
+    let mut rows = RowArray::new(session.row_types().journal, 14, entries.len(), 220);
     for entry in entries {
         rows.row()
             .int8(entry.position.0)
@@ -20,11 +19,11 @@ pub async fn append(session: &mut Session, entries: &[Entry]) -> Result<(), Stor
             .int8(entry.amount)
             .int8(entry.posted)
             .int8(entry.held)
-            .optional(entry.overdraft.to_nullable(), CopyRows::int8)
-            .optional(entry.cause.as_ref().map(|c| c.transfer.0), CopyRows::uuid)
-            .optional(entry.cause.as_ref().map(|c| c.counterparty.as_str()), CopyRows::text)
-            .optional(entry.detail.as_deref(), CopyRows::text)
+            .optional_int8(entry.overdraft.to_nullable())
+            .optional_uuid(entry.cause.as_ref().map(|c| c.transfer.0))
+            .optional_text(entry.cause.as_ref().map(|c| c.counterparty.as_str()))
+            .optional_text(entry.detail.as_deref())
             .int8(entry.created_at_us);
     }
-    session.copy_in(COPY, rows).await
+    session.insert(INSERT, rows).await
 }

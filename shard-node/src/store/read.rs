@@ -1,18 +1,10 @@
 //! Reads. Each is one statement, so it sees one snapshot; ownership of the slot is read in the same snapshot, so that a
 //! shard never answers for a slot it has given away.
 
-use ledger::{
-    AccountId, Limit,
-    outcome::NotOwner,
-};
+use ledger::{AccountId, Limit, outcome::NotOwner};
 use sqlx::{PgPool, postgres::PgRow};
 
-use super::{
-    StoreError,
-    ownership::SlotState,
-    session::column,
-    slot_column,
-};
+use super::{StoreError, ownership::SlotState, session::column, slot_column};
 
 /// A read that needs the slot to be owned here.
 pub enum Owned<T> {
@@ -115,7 +107,8 @@ pub async fn registers(pool: &PgPool, id: uuid::Uuid, debit: &str) -> Result<Vec
 }
 
 const SHARD_MAP: &str = "SELECT shard_map, shard_map_version FROM shard_state";
-const OFFER_SHARD_MAP: &str = "UPDATE shard_state SET shard_map = $1, shard_map_version = $2 WHERE shard_map_version < $2";
+const OFFER_SHARD_MAP: &str =
+    "UPDATE shard_state SET shard_map = $1, shard_map_version = $2 WHERE shard_map_version < $2";
 
 /// The newest shard map this shard was given: its text and version.
 pub async fn shard_map(pool: &PgPool) -> Result<(String, i64), StoreError> {

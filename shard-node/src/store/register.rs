@@ -9,16 +9,15 @@ use wire::convert::refused_from_wire;
 
 use super::{
     StoreError,
-    copy::CopyRows,
+    row_array::RowArray,
     session::{Session, column},
     slot_column,
 };
 
-const COPY: &str = "COPY register (transfer_id, debit, credit, slot, asset, amount, credited, refusal, side, decided_at_us) \
-     FROM STDIN (FORMAT binary)";
+const INSERT: &str = "INSERT INTO register SELECT * FROM unnest($1::register[])";
 
 pub async fn insert(session: &mut Session, registers: &[NewRegister]) -> Result<(), StoreError> {
-    let mut rows = CopyRows::new(10, registers.len(), 160);
+    let mut rows = RowArray::new(session.row_types().register, 10, registers.len(), 160);
     for NewRegister { key, stored } in registers {
         let refused = match stored.verdict {
             Verdict::Credited => None,
@@ -32,11 +31,11 @@ pub async fn insert(session: &mut Session, registers: &[NewRegister]) -> Result<
             .text(stored.asset.as_str())
             .int8(stored.amount)
             .bool(refused.is_none())
-            .optional(refused.map(|r| r.refusal.code().into()), CopyRows::int2)
-            .optional(refused.and_then(|r| r.side).map(|s| s.code().into()), CopyRows::int2)
+            .optional_int2(refused.map(|r| r.refusal.code().into()))
+            .optional_int2(refused.and_then(|r| r.side).map(|s| s.code().into()))
             .int8(stored.decided_at_us);
     }
-    session.copy_in(COPY, rows).await
+    session.insert(INSERT, rows).await
 }
 
 const SELECT_MANY: &str = "SELECT r.transfer_id, r.debit, r.credit, r.asset, r.amount, r.credited, r.refusal, r.side, \

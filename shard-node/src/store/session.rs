@@ -7,11 +7,25 @@ use std::{future::Future, time::Duration};
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, postgres::PgConnectOptions};
 
-use super::{StoreError, copy::CopyRows};
+use super::{
+    StoreError,
+    row_array::{RowArray, RowType},
+};
 
 pub struct Session {
     connection: PgConnection,
     statement_timeout: Duration,
+    row_types: RowTypes,
+}
+
+/// The row types of the tables that the lane inserts into.
+#[derive(Debug, Clone, Copy)]
+pub struct RowTypes {
+    pub account: RowType,
+    pub journal: RowType,
+    pub register: RowType,
+    pub transfer: RowType,
+    pub waypoint: RowType,
 }
 
 impl Session {
@@ -21,15 +35,20 @@ impl Session {
         statement_timeout: Duration,
     ) -> Result<Self, StoreError> {
         let options = options.clone().application_name("shardledger-lane").options(LANE_SETTINGS);
-        let connection = within(connect_timeout, PgConnection::connect_with(&options)).await?;
-        let mut session = Self { connection, statement_timeout };
-        let read_only: bool = session
-            .run(async |c| sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(c).await)
-            .await?;
-        if read_only {
-            return Err(StoreError::Database(sqlx::Error::Protocol("the database is a read-only standby".to_owned())));
-        }
-        Ok(session)
+        let mut connection = within(connect_timeout, PgConnection::connect_with(&options)).await?;
+        let row_types = within(connect_timeout, async {
+            let read_only: bool = sqlx::query_scalar(IS_STANDBY).fetch_one(&mut connection).await?;
+            if read_only {
+                return Err(sqlx::Error::Protocol("the database is a read-only standby".to_owned()));
+            }
+            load_row_types(&mut connection).await
+        })
+        .await?;
+        Ok(Self { connection, statement_timeout, row_types })
+    }
+
+    pub fn row_types(&self) -> &RowTypes {
+        &self.row_types
     }
 
     /// Runs statements on the connection under the session's deadline.
@@ -45,16 +64,12 @@ impl Session {
         self.run(async |c| Ok(sqlx::raw_sql(AssertSqlSafe(script)).execute(c).await?.rows_affected())).await
     }
 
-    pub async fn copy_in(&mut self, statement: &'static str, rows: CopyRows) -> Result<(), StoreError> {
+    /// Inserts rows by a statement whose one parameter is an array of them.
+    pub async fn insert(&mut self, statement: &'static str, rows: RowArray) -> Result<(), StoreError> {
         let expected = rows.rows();
-        let bytes = rows.into_bytes();
-        let actual = self
-            .run(async |c| {
-                let mut copy = c.copy_in_raw(statement).await?;
-                copy.send(bytes).await?;
-                copy.finish().await
-            })
-            .await?;
+        let rows = rows.finish();
+        let actual =
+            self.run(async |c| Ok(sqlx::query(statement).bind(rows).execute(c).await?.rows_affected())).await?;
         check_rows(statement, expected, actual)
     }
 
@@ -71,6 +86,23 @@ impl Session {
         // The server notices a dropped socket as well; a slow good-bye must not hold up the shutdown.
         let _ = within(Duration::from_secs(1), self.connection.close()).await;
     }
+}
+
+const IS_STANDBY: &str = "SELECT pg_is_in_recovery()";
+const ROW_TYPE: &str = "SELECT oid, typarray FROM pg_type WHERE typrelid = to_regclass($1)";
+
+async fn load_row_types(connection: &mut PgConnection) -> Result<RowTypes, sqlx::Error> {
+    let mut of = async |table: &str| {
+        let (row, array) = sqlx::query_as(ROW_TYPE).bind(table).fetch_one(&mut *connection).await?;
+        Ok::<_, sqlx::Error>(RowType { row, array })
+    };
+    Ok(RowTypes {
+        account: of("account").await?,
+        journal: of("journal").await?,
+        register: of("register").await?,
+        transfer: of("transfer").await?,
+        waypoint: of("waypoint").await?,
+    })
 }
 
 /// Index look-ups by key are the lane's only access paths; without statistics the planner might sort and hash instead. A
@@ -94,10 +126,7 @@ pub fn check_rows(statement: &'static str, expected: u64, actual: u64) -> Result
     if expected == actual { Ok(()) } else { Err(StoreError::RowCount { statement, expected, actual }) }
 }
 
-async fn within<T>(
-    deadline: Duration,
-    work: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, StoreError> {
+async fn within<T>(deadline: Duration, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
     match tokio::time::timeout(deadline, work).await {
         Ok(result) => Ok(result?),
         Err(_) => Err(StoreError::TimedOut(deadline)),

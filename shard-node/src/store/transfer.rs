@@ -9,8 +9,8 @@ use sqlx::postgres::PgRow;
 
 use super::{
     StoreError,
-    copy::CopyRows,
     register::refused_columns,
+    row_array::RowArray,
     session::{Session, check_rows, column},
     slot_column,
 };
@@ -19,11 +19,10 @@ use super::{
 /// deadline, so that recovery seldom runs beside a live coordinator (running beside one is harmless, but work done twice).
 pub const FIRST_ATTEMPT_AFTER_US: i64 = 6_000_000;
 
-const COPY: &str = "COPY transfer (id, debit, slot, credit, asset, amount, metadata, cross_shard, status, refusal, side, \
-     debit_position, created_at_us, finished_at_us, attempts, next_attempt_us) FROM STDIN (FORMAT binary)";
+const INSERT: &str = "INSERT INTO transfer SELECT * FROM unnest($1::transfer[])";
 
 pub async fn insert(session: &mut Session, transfers: &[NewTransfer]) -> Result<(), StoreError> {
-    let mut rows = CopyRows::new(16, transfers.len(), 220);
+    let mut rows = RowArray::new(session.row_types().transfer, 16, transfers.len(), 220);
     for NewTransfer { key, stored, debit_position } in transfers {
         let refused = match stored.state {
             TransferState::Rejected { refused, .. } => Some(refused),
@@ -41,15 +40,15 @@ pub async fn insert(session: &mut Session, transfers: &[NewTransfer]) -> Result<
             .text(stored.metadata.as_str())
             .bool(stored.cross_shard)
             .int2(stored.state.code().into())
-            .optional(refused.map(|r| r.refusal.code().into()), CopyRows::int2)
-            .optional(refused.and_then(|r| r.side).map(|s| s.code().into()), CopyRows::int2)
-            .optional(debit_position.map(|p| p.0), CopyRows::int8)
+            .optional_int2(refused.map(|r| r.refusal.code().into()))
+            .optional_int2(refused.and_then(|r| r.side).map(|s| s.code().into()))
+            .optional_int8(debit_position.map(|p| p.0))
             .int8(stored.created_at_us)
-            .optional(stored.state.finished_at_us(), CopyRows::int8)
+            .optional_int8(stored.state.finished_at_us())
             .int4(0)
-            .optional(next_attempt, CopyRows::int8);
+            .optional_int8(next_attempt);
     }
-    session.copy_in(COPY, rows).await
+    session.insert(INSERT, rows).await
 }
 
 const SETTLE: &str = "UPDATE transfer AS t \

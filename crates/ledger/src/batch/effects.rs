@@ -17,7 +17,10 @@ pub struct Effects {
 
 impl Effects {
     pub fn is_empty(&self) -> bool {
-        self.transfers.is_empty() && self.registers.is_empty() && self.settlements.is_empty() && self.entries.is_empty()
+        self.transfers.is_empty()
+            && self.registers.is_empty()
+            && self.settlements.is_empty()
+            && self.entries.is_empty()
     }
 
     /// INV-1: the entries of a batch sum to zero per asset.

@@ -249,7 +249,8 @@ fn a_saga_is_credited_once_and_a_late_credit_after_cancel_does_nothing() {
 fn an_atomic_group_leaves_nothing_behind_when_one_item_fails() {
     let mut shard = Shard::with(&["bank", "alice", "bob"]);
     let entries = shard.entries.len();
-    let group = vec![transfer(1, "bank", "alice", 10), transfer(2, "alice", "bob", 11), transfer(3, "bank", "bob", 1)];
+    let group =
+        vec![transfer(1, "bank", "alice", 10), transfer(2, "alice", "bob", 11), transfer(3, "bank", "bob", 1)];
     let outcome = shard.one(Operation::AtomicTransfers(group.clone()));
     let failed = TransferOutcome::NotStored(Refused::whole(Refusal::BatchFailed));
     let culprit = TransferOutcome::NotStored(Refused::debit(Refusal::InsufficientFunds));
