@@ -1,1 +1,147 @@
-fn main() {}
+//! The router: HTTP in front, shard-nodes behind, no state of its own.
+//!
+//! - [`http`]: the edge, what API gateways talk to.
+//! - [`service`]: the core, which routes, batches and drives cross-shard transfers.
+//! - [`routing`]: which shard has which slot.
+//! - [`admin`]: the operators' listener.
+
+mod admin;
+mod config;
+mod http;
+mod reads;
+mod routing;
+mod saga;
+mod service;
+mod shard;
+mod transfers;
+
+use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use clap::Parser;
+use telemetry::{Tasks, build_info, logging, metrics, shutdown};
+use tokio::net::TcpListener;
+
+use crate::{
+    admin::{Admin, Phase},
+    config::Config,
+    http::{
+        Edge,
+        server::{self, ServerLimits},
+    },
+    routing::Routing,
+    service::Router,
+};
+
+/// Routes transfers to the shards that hold the accounts.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Check the configuration file and exit
+    #[arg(long)]
+    check_config: bool,
+    /// Print the configuration with all defaults filled in and exit
+    #[arg(long)]
+    print_config: bool,
+}
+
+/// How long the core may take to park its sagas at a persisted step once no request is left.
+const CORE_GRACE: Duration = Duration::from_secs(5);
+/// How long a reader of the admin listener may take to finish.
+const ADMIN_GRACE: Duration = Duration::from_secs(1);
+const ADMIN_MAX_CONNECTIONS: usize = 256;
+
+fn main() -> ExitCode {
+    match start(&Args::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("router: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: &Args) -> anyhow::Result<ExitCode> {
+    let config = Config::load(&args.config)?;
+    if args.print_config {
+        write!(std::io::stdout(), "{}", toml::to_string(&config)?)?;
+    }
+    if args.check_config || args.print_config {
+        return Ok(ExitCode::SUCCESS);
+    }
+    logging::init(&config.log)?;
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(config))
+}
+
+async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    // Three sets of tasks, because they end one after another: requests, then the core they need, then the listener that
+    // says so.
+    let (requests, core, operators) = (Tasks::new(), Tasks::new(), Tasks::new());
+    let signal = shutdown::signal()?;
+
+    let build = build_info!();
+    let recorder = metrics::install(&build, &operators)?;
+    http::metrics::describe();
+    server::descriptors::raise_limit(config.http.max_connections);
+
+    let routing = Routing::open(&config.map.path)?;
+    routing.watch(&core)?;
+    let router = Router::start(&config.core(), routing, core.clone());
+
+    let public = bind(config.http.listen, "http.listen").await?;
+    let private = bind(config.admin.listen, "admin.listen").await?;
+    let admin = Admin::new(router.clone(), telemetry::admin::routes(build, recorder));
+    let edge = Edge::new(&config, router, requests.clone())?;
+    requests.spawn_essential(
+        "http",
+        server::serve(public, http::api(edge), public_limits(&config), requests.clone(), requests.token().clone()),
+    );
+    operators.spawn_essential(
+        "admin",
+        server::serve(private, admin.routes(), admin_limits(&config), operators.clone(), operators.token().clone()),
+    );
+    admin.enter(Phase::Ready);
+    tracing::info!(http = %config.http.listen, admin = %config.admin.listen, version = build.version, "router ready");
+
+    tokio::select! {
+        signal = signal => tracing::info!(%signal, "draining"),
+        // An essential task ended, which is logged where it happened.
+        () = requests.token().cancelled() => {}
+        () = core.token().cancelled() => {}
+        () = operators.token().cancelled() => {}
+    }
+    admin.enter(Phase::Draining);
+    for (name, tasks, grace) in [
+        ("requests", &requests, Duration::from_millis(config.http.drain_timeout_ms)),
+        ("core", &core, CORE_GRACE),
+        ("admin", &operators, ADMIN_GRACE),
+    ] {
+        // What is left behind is safe: the shards hold all state, and any router finishes any saga.
+        if let Err(left) = tasks.shutdown(grace).await {
+            tracing::warn!(tasks = name, reason = %left, "drain cut short");
+        }
+    }
+    let failed = [&requests, &core, &operators].into_iter().find_map(Tasks::failed);
+    tracing::info!(failed, "router stopped");
+    Ok(if failed.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+async fn bind(address: SocketAddr, setting: &'static str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{setting} = {address}"))
+}
+
+fn public_limits(config: &Config) -> ServerLimits {
+    ServerLimits {
+        listener: "http",
+        max_connections: config.http.max_connections,
+        header_timeout: Duration::from_millis(config.http.header_timeout_ms),
+        idle_timeout: Duration::from_millis(config.http.idle_timeout_ms),
+    }
+}
+
+fn admin_limits(config: &Config) -> ServerLimits {
+    ServerLimits { listener: "admin", max_connections: ADMIN_MAX_CONNECTIONS, ..public_limits(config) }
+}

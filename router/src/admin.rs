@@ -1,0 +1,74 @@
+//! The operators' listener: probes, metrics, and what this router knows of shards and pending transfers. Loopback unless
+//! configured otherwise; nothing here moves money or needs a shard to answer.
+
+mod probes;
+mod sagas;
+mod shard_map;
+mod shards;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, Ordering::Relaxed},
+};
+
+use axum::{
+    Router as Routes,
+    middleware::from_fn,
+    routing::{get, post},
+};
+
+use crate::{http, service::Router};
+
+/// Where the process is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    Starting = 0,
+    Ready = 1,
+    Draining = 2,
+}
+
+/// The admin API and what it works with. Clones share it.
+#[derive(Clone)]
+pub struct Admin {
+    router: Router,
+    phase: Arc<AtomicU8>,
+    /// `/livez`, `/metrics` and `/version`, as every service has them.
+    plain: Routes,
+}
+
+impl Admin {
+    pub fn new(router: Router, plain: Routes) -> Self {
+        Self { router, phase: Arc::new(AtomicU8::new(Phase::Starting as u8)), plain }
+    }
+
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Relaxed);
+    }
+
+    fn phase(&self) -> Phase {
+        match self.phase.load(Relaxed) {
+            0 => Phase::Starting,
+            1 => Phase::Ready,
+            _ => Phase::Draining,
+        }
+    }
+
+    /// Every route of this listener.
+    pub fn routes(&self) -> Routes {
+        let own = Routes::new()
+            .route("/readyz", get(probes::ready))
+            .route("/admin/shard-map", get(shard_map::show))
+            .route("/admin/shard-map/reload", post(shard_map::reload))
+            .route("/admin/sagas", get(sagas::list))
+            .route("/admin/sagas/{id}/retry", post(sagas::retry))
+            .route("/admin/shards", get(shards::list))
+            .with_state(self.clone());
+        let routes = own
+            .merge(self.plain.clone())
+            .fallback(http::not_found)
+            .method_not_allowed_fallback(http::method_not_allowed);
+        // The same shape of error as on the public listener: panics become problems, and problems get their body.
+        http::guarded(routes).layer(from_fn(http::context_layer))
+    }
+}

@@ -1,0 +1,55 @@
+//! `/readyz`: whether to send requests here. About the process alone: a shard that is down is no reason to take a router
+//! out, because the other shards are served, and every other router sees the same.
+
+use axum::{extract::State, response::Response};
+use http::StatusCode;
+use serde::Serialize;
+
+use super::{Admin, Phase, shard_map::MapView, shards::ShardView};
+use crate::http::{Parameters, json, problem::Problem};
+
+#[derive(Serialize)]
+struct Readiness {
+    status: &'static str,
+    #[serde(flatten)]
+    details: Option<Details>,
+}
+
+#[derive(Serialize)]
+struct Details {
+    shard_map: MapView,
+    /// Shards that cannot be reached, or say that they are not serving.
+    degraded: Vec<ShardView>,
+}
+
+/// `GET /readyz`, with `?verbose` the map's state and the degraded shards.
+pub async fn ready(State(admin): State<Admin>, mut parameters: Parameters) -> Result<Response, Problem> {
+    let verbose = parameters
+        .take_as("verbose", "nothing, true or false", |text| match text {
+            "" | "true" => Some(true),
+            "false" => Some(false),
+            _ => None,
+        })
+        .unwrap_or(false);
+    parameters.finish()?;
+    let details = match verbose {
+        false => None,
+        true => Some(Details {
+            shard_map: MapView::new(admin.router.routing()),
+            degraded: admin
+                .router
+                .shard_status()
+                .await
+                .into_iter()
+                .map(ShardView::new)
+                .filter(ShardView::is_degraded)
+                .collect(),
+        }),
+    };
+    let (code, status) = match admin.phase() {
+        Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
+        Phase::Ready => (StatusCode::OK, "ready"),
+        Phase::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+    };
+    Ok(json(code, &Readiness { status, details }))
+}

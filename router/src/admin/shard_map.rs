@@ -1,0 +1,138 @@
+//! `/admin/shard-map`
+
+use std::collections::HashMap;
+
+use axum::{extract::State, response::Response};
+use http::StatusCode;
+use serde::Serialize;
+use telemetry::clock::format_rfc3339;
+
+use super::Admin;
+use crate::{
+    http::{
+        NoParameters, json,
+        problem::{Code, Problem},
+    },
+    routing::{MapRefusal, MapStatus, Override, Reload, Routing},
+    service::ShardStatus,
+};
+
+/// The map in use and what is the matter with it.
+#[derive(Serialize)]
+pub struct MapView {
+    version: u64,
+    source: String,
+    loaded_at: String,
+    /// The newest map offered, where it was refused.
+    refused: Option<RefusalView>,
+    /// Slots that go elsewhere than the map says, by the shards' own word.
+    overrides: Vec<OverrideView>,
+}
+
+#[derive(Serialize)]
+struct RefusalView {
+    at: String,
+    source: String,
+    line: Option<usize>,
+    reason: String,
+}
+
+#[derive(Serialize)]
+struct OverrideView {
+    slots: String,
+    in_map: String,
+    owner: String,
+    epoch: i64,
+}
+
+#[derive(Serialize)]
+struct FullMapView {
+    #[serde(flatten)]
+    map: MapView,
+    shards: Vec<MappedShardView>,
+}
+
+#[derive(Serialize)]
+struct MappedShardView {
+    id: String,
+    number: u16,
+    nodes: Vec<String>,
+    /// The slots that requests go to this shard for, overrides included.
+    slots: Vec<String>,
+    slot_count: usize,
+    /// What the node says of itself, or `unreachable`.
+    health: String,
+}
+
+#[derive(Serialize)]
+struct ReloadView {
+    outcome: &'static str,
+    version: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<u64>,
+}
+
+/// `GET /admin/shard-map`
+pub async fn show(State(admin): State<Admin>, _: NoParameters) -> Response {
+    let table = admin.router.routing().load();
+    let health: HashMap<_, _> = admin.router.shard_status().await.into_iter().map(health_of).collect();
+    let shards = table
+        .shards()
+        .map(|(index, shard)| {
+            let slots = table.slots_of(index);
+            MappedShardView {
+                id: shard.id.clone(),
+                number: shard.number,
+                nodes: shard.nodes.clone(),
+                slot_count: slots.iter().map(|range| usize::from(range.len())).sum(),
+                slots: slots.iter().map(ToString::to_string).collect(),
+                health: health.get(shard.id.as_str()).cloned().unwrap_or_else(|| "unknown".to_owned()),
+            }
+        })
+        .collect();
+    json(StatusCode::OK, &FullMapView { map: MapView::new(admin.router.routing()), shards })
+}
+
+fn health_of(status: ShardStatus) -> (String, String) {
+    let health = status.status.map_or_else(|_| "unreachable".to_owned(), |status| status.state);
+    (status.shard.to_string(), health)
+}
+
+/// `POST /admin/shard-map/reload`
+pub async fn reload(State(admin): State<Admin>, _: NoParameters) -> Result<Response, Problem> {
+    let view = match admin.router.routing().reload().await {
+        Ok(Reload::Unchanged { version }) => ReloadView { outcome: "unchanged", version, from: None },
+        Ok(Reload::Replaced { from, to }) => ReloadView { outcome: "replaced", version: to, from: Some(from) },
+        // Whoever asked is the operator: the reason names the line, and is not internal to them.
+        Err(refused) => {
+            return Err(Problem::new(Code::InvalidShardMap, format!("{refused}; the map in use serves on")));
+        }
+    };
+    Ok(json(StatusCode::OK, &view))
+}
+
+impl MapView {
+    pub fn new(routing: &Routing) -> Self {
+        let MapStatus { version, source, loaded_at_us, refusal, overrides } = routing.status();
+        Self {
+            version,
+            source,
+            loaded_at: format_rfc3339(loaded_at_us),
+            refused: refusal.map(|MapRefusal { at_us, source, line, reason }| RefusalView {
+                at: format_rfc3339(at_us),
+                source,
+                line,
+                reason,
+            }),
+            overrides: overrides
+                .into_iter()
+                .map(|Override { slots, in_map, owner, epoch }| OverrideView {
+                    slots: slots.to_string(),
+                    in_map,
+                    owner,
+                    epoch,
+                })
+                .collect(),
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! `GET /admin/shards`
+
+use axum::{extract::State, response::Response};
+use http::StatusCode;
+use serde::Serialize;
+
+use super::Admin;
+use crate::{
+    http::{NoParameters, json},
+    service::ShardStatus,
+};
+
+/// One shard, as this router sees it and as its node describes itself.
+#[derive(Serialize)]
+pub struct ShardView {
+    id: String,
+    nodes: Vec<String>,
+    reachable: bool,
+    /// This router's breaker: `closed`, `open` or `probing`.
+    breaker: &'static str,
+    /// Operations waiting in this router.
+    queued_operations: usize,
+    /// Why it could not be asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(flatten)]
+    node: Option<NodeView>,
+}
+
+/// What the node says.
+#[derive(Serialize)]
+struct NodeView {
+    state: String,
+    /// Operations waiting in the node's lane.
+    lane_queue: u64,
+    last_batch_operations: u64,
+    last_commit_us: u64,
+    batches: u64,
+    operations: u64,
+    ownership_version: i64,
+    /// The highest epoch of any slot it owns.
+    epoch: i64,
+    slots: u32,
+    next_position: i64,
+    cached_accounts: u64,
+    pending_sagas: u64,
+    last_error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ShardsView {
+    data: Vec<ShardView>,
+}
+
+pub async fn list(State(admin): State<Admin>, _: NoParameters) -> Response {
+    let data = admin.router.shard_status().await.into_iter().map(ShardView::new).collect();
+    json(StatusCode::OK, &ShardsView { data })
+}
+
+impl ShardView {
+    pub fn new(status: ShardStatus) -> Self {
+        let (node, error) = match status.status {
+            Ok(node) => (Some(NodeView::new(node)), None),
+            Err(reason) => (None, Some(reason)),
+        };
+        Self {
+            id: status.shard.to_string(),
+            nodes: status.nodes,
+            reachable: node.is_some(),
+            breaker: status.breaker,
+            queued_operations: status.queued_operations,
+            error,
+            node,
+        }
+    }
+
+    pub fn is_degraded(&self) -> bool {
+        self.breaker != "closed" || self.node.as_ref().is_none_or(|node| node.state != "serving")
+    }
+}
+
+impl NodeView {
+    fn new(status: wire::StatusResponse) -> Self {
+        Self {
+            state: status.state,
+            lane_queue: status.lane_queue,
+            last_batch_operations: status.last_batch,
+            last_commit_us: status.last_commit_us,
+            batches: status.batches,
+            operations: status.operations,
+            ownership_version: status.ownership_version,
+            epoch: status.highest_epoch,
+            slots: status.slots_owned,
+            next_position: status.next_position,
+            cached_accounts: status.cached_accounts,
+            pending_sagas: status.pending_sagas,
+            last_error: Some(status.last_error).filter(|error| !error.is_empty()),
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! The configuration file: one struct per concern, defaults in one place, everything checked before a port is bound.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use ledger::{AssetRegistry, asset::AssetDeclarationError};
+use serde::{Deserialize, Serialize};
+use telemetry::logging::{LogConfig, LogError};
+
+use crate::service::CoreConfig;
+
+/// Everything this router can be told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub http: HttpConfig,
+    pub admin: AdminConfig,
+    pub map: MapConfig,
+    #[serde(default)]
+    pub shards: ShardsConfig,
+    #[serde(default)]
+    pub saga: SagaConfig,
+    #[serde(default)]
+    pub limits: LimitsConfig,
+    /// Assets beyond ISO 4217, each with its scale: `BTC = 8`.
+    #[serde(default)]
+    pub assets: BTreeMap<String, u32>,
+    #[serde(default)]
+    pub log: LogConfig,
+}
+
+/// The public listener.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpConfig {
+    pub listen: SocketAddr,
+    /// More are answered 503 and closed.
+    #[serde(default = "defaults::max_connections")]
+    pub max_connections: usize,
+    /// More are answered 503.
+    #[serde(default = "defaults::max_requests_in_flight")]
+    pub max_requests_in_flight: usize,
+    /// From the first byte of a request's head (or from the connection's beginning) to the last.
+    #[serde(default = "defaults::header_timeout_ms")]
+    pub header_timeout_ms: u64,
+    /// For the whole body.
+    #[serde(default = "defaults::body_timeout_ms")]
+    pub body_timeout_ms: u64,
+    /// How long a connection may stay open between requests. Longer than the usual load balancer's 60 s, so that it is the
+    /// balancer who closes.
+    #[serde(default = "defaults::idle_timeout_ms")]
+    pub idle_timeout_ms: u64,
+    #[serde(default = "defaults::max_body_bytes")]
+    pub max_body_bytes: usize,
+    /// All bodies being read or worked on together; more are answered 503.
+    #[serde(default = "defaults::max_buffered_bytes")]
+    pub max_buffered_bytes: usize,
+    /// How long requests in flight may go on after SIGTERM.
+    #[serde(default = "defaults::drain_timeout_ms")]
+    pub drain_timeout_ms: u64,
+}
+
+/// The listener for operators; loopback unless there is a reason.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminConfig {
+    pub listen: SocketAddr,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MapConfig {
+    /// Absolute, or relative to the configuration file's folder.
+    pub path: PathBuf,
+}
+
+/// What each shard gets of this router.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ShardsConfig {
+    pub queue_operations: usize,
+    pub rpcs_in_flight: usize,
+    pub max_batch_operations: usize,
+    pub connect_timeout_ms: u64,
+    pub breaker_failures: u32,
+    pub breaker_open_ms: u64,
+}
+
+/// Recovery of cross-shard transfers that nobody drives.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SagaConfig {
+    pub poll_interval_ms: u64,
+    pub claim_limit: u32,
+}
+
+/// Admission.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Requests of all clients together; 0: no limit.
+    pub requests_per_second: u32,
+    /// How many may come at once; 0: one second's worth.
+    pub burst: u32,
+}
+
+mod defaults {
+    pub fn max_connections() -> usize {
+        4096
+    }
+    pub fn max_requests_in_flight() -> usize {
+        8192
+    }
+    pub fn header_timeout_ms() -> u64 {
+        10_000
+    }
+    pub fn body_timeout_ms() -> u64 {
+        10_000
+    }
+    pub fn idle_timeout_ms() -> u64 {
+        75_000
+    }
+    pub fn max_body_bytes() -> usize {
+        16 * 1024 * 1024
+    }
+    pub fn max_buffered_bytes() -> usize {
+        256 * 1024 * 1024
+    }
+    pub fn drain_timeout_ms() -> u64 {
+        20_000
+    }
+}
+
+impl Default for ShardsConfig {
+    fn default() -> Self {
+        let core = CoreConfig::default();
+        Self {
+            queue_operations: core.queue_operations,
+            rpcs_in_flight: core.rpcs_in_flight,
+            max_batch_operations: core.max_batch_operations,
+            connect_timeout_ms: milliseconds(core.connect_timeout),
+            breaker_failures: core.breaker_failures,
+            breaker_open_ms: milliseconds(core.breaker_open),
+        }
+    }
+}
+
+impl Default for SagaConfig {
+    fn default() -> Self {
+        let core = CoreConfig::default();
+        Self { poll_interval_ms: milliseconds(core.saga_poll_interval), claim_limit: core.saga_claim_limit }
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{path}: {reason}")]
+    Unreadable { path: PathBuf, reason: io::Error },
+    #[error("{path}: {reason}")]
+    Syntax { path: PathBuf, reason: toml::de::Error },
+    #[error("{path}: the setting {setting} is missing; it has no default")]
+    Missing { path: PathBuf, setting: &'static str },
+    #[error("{path}: {setting}: {reason}")]
+    Value { path: PathBuf, setting: &'static str, reason: String },
+    #[error("{path}: {reason}")]
+    Asset { path: PathBuf, reason: AssetDeclarationError },
+    #[error("{path}: {reason}")]
+    Log { path: PathBuf, reason: LogError },
+}
+
+/// Settings that nobody can guess.
+const REQUIRED: [(&str, &str, &str); 3] =
+    [("http", "listen", "http.listen"), ("admin", "listen", "admin.listen"), ("map", "path", "map.path")];
+
+impl Config {
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            fs::read_to_string(path).map_err(|reason| ConfigError::Unreadable { path: path.to_owned(), reason })?;
+        let mut config = Self::parse(path, &text)?;
+        if let Some(folder) = path.parent() {
+            config.map.path = folder.join(&config.map.path);
+        }
+        Ok(config)
+    }
+
+    /// The configuration in `text`; `path` is where it came from, for errors.
+    pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let syntax = |reason| ConfigError::Syntax { path: path.to_owned(), reason };
+        let table: toml::Table = toml::from_str(text).map_err(syntax)?;
+        for (section, key, setting) in REQUIRED {
+            let there = table.get(section).is_some_and(|s| !s.is_table() || s.get(key).is_some());
+            if !there {
+                return Err(ConfigError::Missing { path: path.to_owned(), setting });
+            }
+        }
+        // From the text and not from the table, so that errors show the line.
+        let config: Self = toml::from_str(text).map_err(syntax)?;
+        config.check(path)?;
+        Ok(config)
+    }
+
+    fn check(&self, path: &Path) -> Result<(), ConfigError> {
+        let path = || path.to_owned();
+        let positive: [(&'static str, u64); 15] = [
+            ("http.max_connections", self.http.max_connections as u64),
+            ("http.max_requests_in_flight", self.http.max_requests_in_flight as u64),
+            ("http.header_timeout_ms", self.http.header_timeout_ms),
+            ("http.body_timeout_ms", self.http.body_timeout_ms),
+            ("http.idle_timeout_ms", self.http.idle_timeout_ms),
+            ("http.max_body_bytes", self.http.max_body_bytes as u64),
+            ("http.drain_timeout_ms", self.http.drain_timeout_ms),
+            ("shards.queue_operations", self.shards.queue_operations as u64),
+            ("shards.rpcs_in_flight", self.shards.rpcs_in_flight as u64),
+            ("shards.max_batch_operations", self.shards.max_batch_operations as u64),
+            ("shards.connect_timeout_ms", self.shards.connect_timeout_ms),
+            ("shards.breaker_failures", self.shards.breaker_failures.into()),
+            ("shards.breaker_open_ms", self.shards.breaker_open_ms),
+            ("saga.poll_interval_ms", self.saga.poll_interval_ms),
+            ("saga.claim_limit", self.saga.claim_limit.into()),
+        ];
+        if let Some((setting, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
+            return Err(ConfigError::Value { path: path(), setting, reason: "must be greater than 0".to_owned() });
+        }
+        if self.http.max_buffered_bytes < self.http.max_body_bytes {
+            return Err(ConfigError::Value {
+                path: path(),
+                setting: "http.max_buffered_bytes",
+                reason: "must not be less than http.max_body_bytes, or the largest body could never be read"
+                    .to_owned(),
+            });
+        }
+        // A semaphore counts the bytes.
+        if u32::try_from(self.http.max_buffered_bytes).is_err() {
+            return Err(ConfigError::Value {
+                path: path(),
+                setting: "http.max_buffered_bytes",
+                reason: "must be less than 4 GiB".to_owned(),
+            });
+        }
+        self.assets().map_err(|reason| ConfigError::Asset { path: path(), reason })?;
+        self.log.check().map_err(|reason| ConfigError::Log { path: path(), reason })
+    }
+
+    /// The assets this installation knows.
+    pub fn assets(&self) -> Result<AssetRegistry, AssetDeclarationError> {
+        AssetRegistry::with_declared(self.assets.iter().map(|(code, scale)| (code.as_str(), *scale)))
+    }
+
+    /// The part the core needs.
+    pub fn core(&self) -> CoreConfig {
+        CoreConfig {
+            queue_operations: self.shards.queue_operations,
+            rpcs_in_flight: self.shards.rpcs_in_flight,
+            max_batch_operations: self.shards.max_batch_operations,
+            connect_timeout: Duration::from_millis(self.shards.connect_timeout_ms),
+            breaker_failures: self.shards.breaker_failures,
+            breaker_open: Duration::from_millis(self.shards.breaker_open_ms),
+            saga_poll_interval: Duration::from_millis(self.saga.poll_interval_ms),
+            saga_claim_limit: self.saga.claim_limit,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: &str = r#"
+        [http]
+        listen = "127.0.0.1:8080"
+        [admin]
+        listen = "127.0.0.1:9080"
+        [map]
+        path = "shard-map.toml"
+    "#;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(Path::new("router.toml"), text).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn three_settings_are_enough_and_none_of_them_is_guessed() {
+        let config = parse(LEAST).unwrap();
+        assert_eq!(config.http.max_connections, 4096);
+        assert_eq!(config.shards.queue_operations, 32_768);
+        for (setting, line) in [
+            ("http.listen", "listen = \"127.0.0.1:8080\""),
+            ("admin.listen", "listen = \"127.0.0.1:9080\""),
+            ("map.path", "path = \"shard-map.toml\""),
+        ] {
+            let error = parse(&LEAST.replace(line, "")).unwrap_err();
+            assert!(error.contains(setting), "{error}");
+        }
+        assert!(parse("").unwrap_err().contains("http.listen"));
+    }
+
+    #[test]
+    fn what_is_printed_is_read_back() {
+        let config = parse(&format!("{LEAST}\n[assets]\nBTC = 8\n[limits]\nrequests_per_second = 5")).unwrap();
+        assert_eq!(parse(&toml::to_string(&config).unwrap()).unwrap(), config);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (addition, word) in [
+            ("[shards]\nqueue_operation = 1", "queue_operation"),
+            ("[shards]\nqueue_operations = 0", "shards.queue_operations"),
+            ("[saga]\npoll_interval_ms = -1", "poll_interval_ms"),
+            ("[assets]\nUSD = 3", "USD"),
+            ("[assets]\nbtc = 8", "btc"),
+            ("[log]\nlevel = \"loud\"", "log.level"),
+            ("[extra]", "extra"),
+        ] {
+            let error = parse(&format!("{LEAST}\n{addition}")).unwrap_err();
+            assert!(error.contains(word), "{addition}: {error}");
+        }
+        let small = LEAST.replace("[admin]", "max_buffered_bytes = 1\n[admin]");
+        assert!(parse(&small).unwrap_err().contains("http.max_buffered_bytes"));
+    }
+
+    #[test]
+    fn the_map_is_looked_for_beside_the_configuration() {
+        let folder = std::env::temp_dir().join(format!("shardledger-config-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("router.toml");
+        fs::write(&path, LEAST).unwrap();
+        let config = Config::load(&path);
+        fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(config.unwrap().map.path, folder.join("shard-map.toml"));
+    }
+}

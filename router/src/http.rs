@@ -1,0 +1,96 @@
+//! The HTTP edge: what API gateways talk to.
+//!
+//! It turns requests into the ledger's words and the core's answers into the contract's; it decides nothing about money or
+//! routing, and keeps no state of either. Start at [`routes`]: every route, and every layer around them. Errors of all
+//! layers are [`problem`]s; request bodies are read in [`parse`].
+
+mod accounts;
+mod admission;
+mod body;
+mod context;
+mod failure;
+pub mod metrics;
+mod openapi;
+mod parse;
+mod path;
+pub mod problem;
+mod query;
+mod routes;
+pub mod server;
+#[cfg(test)]
+mod tests;
+mod transfers;
+mod view;
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use telemetry::Tasks;
+use tracing::Instrument;
+
+use self::{
+    admission::Admission,
+    body::BodyLimits,
+    context::RequestDeadline,
+    parse::Rulebook,
+    problem::{Code, Problem},
+};
+use crate::{config::Config, service::Router};
+
+pub use context::{layer as context_layer, method_not_allowed, not_found};
+pub use path::transfer_id;
+pub use query::{NoParameters, Parameters};
+pub use routes::{api, guarded};
+pub use view::json;
+
+/// What every handler works with. Cheap to clone.
+#[derive(Clone)]
+pub struct Edge {
+    router: Router,
+    rulebook: Arc<Rulebook>,
+    bodies: BodyLimits,
+    admission: Admission,
+    tasks: Tasks,
+}
+
+/// The core answers by the deadline. One that has not by this much later has lost the request.
+const ANSWER_GRACE: Duration = Duration::from_secs(2);
+
+impl Edge {
+    /// `tasks` are the requests: whoever drains waits for them.
+    pub fn new(config: &Config, router: Router, tasks: Tasks) -> anyhow::Result<Self> {
+        Ok(Self {
+            router,
+            rulebook: Arc::new(Rulebook::new(config.assets()?)),
+            bodies: BodyLimits::new(
+                config.http.max_body_bytes,
+                config.http.max_buffered_bytes,
+                Duration::from_millis(config.http.body_timeout_ms),
+            ),
+            admission: Admission::new(config.http.max_requests_in_flight, &config.limits),
+            tasks,
+        })
+    }
+
+    /// Runs money work in a task of its own, the only place where that is done: a client that hangs up drops the handler's
+    /// future, and must not cut the work off half-way with it.
+    async fn detached<F>(
+        &self,
+        name: &'static str,
+        deadline: RequestDeadline,
+        work: impl FnOnce(Router) -> F,
+    ) -> Result<F::Output, Problem>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let task = self.tasks.spawn(name, work(self.router.clone()).in_current_span());
+        match tokio::time::timeout_at(deadline.0 + ANSWER_GRACE, task).await {
+            Ok(Ok(output)) => Ok(output),
+            // It panicked, which is logged where it happened.
+            Ok(Err(_)) => Err(Problem::internal()),
+            Err(_) => {
+                tracing::error!(task = name, "the core did not answer by the deadline");
+                Err(Problem::new(Code::OutcomeUnknown, "resend the same id to learn whether it took effect"))
+            }
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Opening accounts: one, or a batch.
+
+use axum::{
+    body::Body,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+use crate::{
+    http::{
+        Edge,
+        body::require_json,
+        context::RequestDeadline,
+        metrics, parse,
+        problem::{Code, IDEMPOTENT_REPLAYED, Problem, ProblemBody},
+        query::NoParameters,
+        view::{
+            self,
+            account::AccountView,
+            batch::{AccountBatchResultsSchema, AccountResult, RESULT_BYTES, Results},
+        },
+    },
+    service::{AccountReply, Located},
+};
+
+/// Open an account.
+///
+/// Sent again with equal content it answers 200 and `Idempotent-Replayed: true`.
+#[utoipa::path(
+    post, path = "/v1/accounts", tag = "accounts",
+    request_body = parse::AccountBody,
+    responses(
+        (status = 201, description = "opened", body = AccountView),
+        (status = 200, description = "it was there with equal content", body = AccountView),
+        (status = 400, description = "malformed", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`account_exists` with other content", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "not executed", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 504, description = "`outcome_unknown`", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn open(
+    State(edge): State<Edge>,
+    deadline: RequestDeadline,
+    _: NoParameters,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    require_json(&headers)?;
+    let account = {
+        let payload = edge.bodies.read_single(body, deadline).await?;
+        parse::account(payload.text()?, &edge.rulebook)?
+    };
+    let id = account.id.clone();
+    let mut replies = edge
+        .detached("open account", deadline, |router| async move {
+            router.create_accounts(vec![account], deadline.0).await
+        })
+        .await?;
+    let reply = replies.pop().ok_or_else(|| {
+        tracing::error!("no reply for an account to open");
+        Problem::internal()
+    })?;
+    let located: Located<wire::Account>;
+    let status = match reply? {
+        AccountReply::Created(account) => {
+            located = account;
+            StatusCode::CREATED
+        }
+        AccountReply::Replayed(account) => {
+            located = account;
+            StatusCode::OK
+        }
+        AccountReply::Conflict { field } => {
+            let detail = format!("the account {id} exists with another {field}");
+            return Err(Problem::new(Code::AccountExists, detail).with_field(field));
+        }
+        other @ (AccountReply::Updated(_) | AccountReply::NotFound | AccountReply::Refused { .. }) => {
+            tracing::error!(reply = ?other, "opening an account was answered as something else");
+            return Err(Problem::internal());
+        }
+    };
+    let view = AccountView::new(located, &edge.rulebook.assets)?;
+    let mut response = view::json(status, &view);
+    match status {
+        StatusCode::OK => {
+            response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+        }
+        _ => {
+            if let Ok(location) = HeaderValue::from_str(&format!("/v1/accounts/{}", view.id)) {
+                response.headers_mut().insert(header::LOCATION, location);
+            }
+        }
+    }
+    Ok(response)
+}
+
+/// Open up to 10,000 accounts, with a result each.
+#[utoipa::path(
+    post, path = "/v1/accounts:batch", tag = "accounts",
+    request_body = parse::AccountBatchBody,
+    responses(
+        (status = 200, description = "a result each, in request order", body = AccountBatchResultsSchema),
+        (status = 400, description = "malformed; nothing is stored", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, description = "`batch_too_large` or `body_too_large`", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn open_batch(
+    State(edge): State<Edge>,
+    deadline: RequestDeadline,
+    _: NoParameters,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    require_json(&headers)?;
+    let accounts = {
+        let payload = edge.bodies.read_batch(body, deadline).await?;
+        parse::account_batch(payload.text()?, &edge.rulebook)?
+    };
+    metrics::record_batch(accounts.len());
+    let ids: Vec<_> = accounts.iter().map(|account| account.id.clone()).collect();
+    let replies =
+        edge.detached("open accounts", deadline, |router| async move {
+            router.create_accounts(accounts, deadline.0).await
+        })
+        .await?;
+    let results =
+        Results { results: ids.iter().zip(&replies).map(|(id, reply)| AccountResult::new(id.as_str(), reply)) };
+    Ok(view::json_with_capacity(StatusCode::OK, &results, ids.len() * RESULT_BYTES).into_response())
+}

@@ -1,0 +1,123 @@
+//! Reading accounts, their journals and their balances at a time.
+
+use axum::{extract::State, response::Response};
+use http::StatusCode;
+use telemetry::clock;
+
+use super::no_such_account;
+use crate::http::{
+    Edge,
+    context::RequestDeadline,
+    path::AccountPath,
+    problem::{Problem, ProblemBody},
+    query::{NoParameters, Parameters},
+    view::{
+        self,
+        account::{AccountView, BalanceView},
+        entry::{Cursor, EntryPageView},
+    },
+};
+
+const DEFAULT_PAGE: u32 = 50;
+const MAX_PAGE: u32 = 500;
+const TIME_EXPECTED: &str = "a time in RFC 3339, such as 2026-01-31T12:00:00Z (a + in an offset is %2B)";
+
+/// Read an account.
+#[utoipa::path(
+    get, path = "/v1/accounts/{id}", tag = "accounts",
+    params(("id" = String, Path, description = "account id")),
+    responses(
+        (status = 200, description = "the account", body = AccountView),
+        (status = 404, description = "`account_not_found`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "its shard is out of reach", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn show(
+    State(edge): State<Edge>,
+    deadline: RequestDeadline,
+    AccountPath(id): AccountPath,
+    _: NoParameters,
+) -> Result<Response, Problem> {
+    let account = edge.router.account(&id, deadline.0).await?.ok_or_else(|| no_such_account(&id))?;
+    Ok(view::json(StatusCode::OK, &AccountView::new(account, &edge.rulebook.assets)?))
+}
+
+/// Read an account's journal, newest first unless `order=asc`.
+#[utoipa::path(
+    get, path = "/v1/accounts/{id}/entries", tag = "accounts",
+    params(
+        ("id" = String, Path, description = "account id"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "entries a page; 50 unless given"),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+        ("order" = Option<String>, Query, description = "`desc` (default) or `asc`"),
+        ("from" = Option<String>, Query, description = "entries at this time or later (RFC 3339)"),
+        ("to" = Option<String>, Query, description = "entries before this time (RFC 3339)"),
+    ),
+    responses(
+        (status = 200, description = "a page", body = EntryPageView),
+        (status = 400, description = "`invalid_parameter`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "`account_not_found`", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn entries(
+    State(edge): State<Edge>,
+    deadline: RequestDeadline,
+    AccountPath(id): AccountPath,
+    mut parameters: Parameters,
+) -> Result<Response, Problem> {
+    let limit = parameters.take_as("limit", "a number from 1 to 500", |text| {
+        text.parse().ok().filter(|limit| (1..=MAX_PAGE).contains(limit))
+    });
+    let cursor = parameters.take_as("cursor", "next_cursor of the page before", Cursor::parse);
+    let ascending = parameters.take_as("order", "desc or asc", |text| match text {
+        "asc" => Some(true),
+        "desc" => Some(false),
+        _ => None,
+    });
+    let from_us = parameters.take_as("from", TIME_EXPECTED, positive_time);
+    let to_us = parameters.take_as("to", TIME_EXPECTED, positive_time);
+    parameters.finish()?;
+
+    let request = wire::ListEntriesRequest {
+        account: id.to_string(),
+        limit: limit.unwrap_or(DEFAULT_PAGE),
+        ascending: ascending.unwrap_or(false),
+        after_version: cursor.map_or(0, |cursor| cursor.0),
+        from_us: from_us.unwrap_or(0),
+        to_us: to_us.unwrap_or(0),
+    };
+    let page = edge.router.entries(request, deadline.0).await?.ok_or_else(|| no_such_account(&id))?;
+    let view = EntryPageView::new(page, &edge.rulebook.assets)?;
+    Ok(view::json_with_capacity(StatusCode::OK, &view, view.data.len() * 256 + 64))
+}
+
+/// Read what an account held at a time; now, unless `at` says when.
+#[utoipa::path(
+    get, path = "/v1/accounts/{id}/balance", tag = "accounts",
+    params(
+        ("id" = String, Path, description = "account id"),
+        ("at" = Option<String>, Query, description = "RFC 3339; the entries of that very microsecond are included"),
+    ),
+    responses(
+        (status = 200, description = "the balance then; version 0 before the account was opened", body = BalanceView),
+        (status = 400, description = "`invalid_parameter`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "`account_not_found`", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn balance(
+    State(edge): State<Edge>,
+    deadline: RequestDeadline,
+    AccountPath(id): AccountPath,
+    mut parameters: Parameters,
+) -> Result<Response, Problem> {
+    let at_us = parameters.take_as("at", TIME_EXPECTED, positive_time);
+    parameters.finish()?;
+    let at_us = at_us.unwrap_or_else(clock::now_us);
+    let balance = edge.router.balance_at(&id, at_us, deadline.0).await?.ok_or_else(|| no_such_account(&id))?;
+    Ok(view::json(StatusCode::OK, &BalanceView::new(id.as_str(), at_us, &balance, &edge.rulebook.assets)?))
+}
+
+/// Times before 1970 are before everything this ledger can know; 0 means "open" on the wire.
+fn positive_time(text: &str) -> Option<i64> {
+    clock::parse_rfc3339(text).map(|us| us.max(1))
+}

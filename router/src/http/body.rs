@@ -1,0 +1,219 @@
+//! Request bodies: the media type, and the bytes, read within bounds of size, time and memory.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::body::{Body, HttpBody};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, header};
+use http_body_util::BodyExt;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+
+use super::{
+    context::RequestDeadline,
+    metrics::{RefusalReason, count_refused},
+    problem::{Code, Problem},
+};
+
+/// The largest body of a request about one thing: 4 KiB of metadata, all of it escaped, fit in several times.
+const MAX_SINGLE_BYTES: usize = 64 * 1024;
+
+/// Bounds on bodies, shared by all requests.
+#[derive(Debug, Clone)]
+pub struct BodyLimits {
+    /// Of a batch.
+    pub max_bytes: usize,
+    pub timeout: Duration,
+    /// Bytes of all bodies together.
+    budget: Arc<Semaphore>,
+}
+
+/// What a body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MediaType {
+    Json,
+    NdJson,
+}
+
+/// A body in memory. While it lives, its bytes count against the budget.
+#[derive(Debug)]
+pub struct Payload {
+    bytes: Bytes,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Payload {
+    /// The body as text: JSON is UTF-8.
+    pub fn text(&self) -> Result<&str, Problem> {
+        std::str::from_utf8(&self.bytes)
+            .map_err(|reason| Problem::new(Code::InvalidJson, format!("the body is not UTF-8: {reason}")))
+    }
+}
+
+/// The media type of the body, which must be JSON.
+pub fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
+    match media_type(headers) {
+        Some(MediaType::Json) => Ok(()),
+        _ => Err(Problem::new(Code::UnsupportedMediaType, "Content-Type must be application/json")),
+    }
+}
+
+/// The media type of a batch: JSON or NDJSON.
+pub fn batch_media_type(headers: &HeaderMap) -> Result<MediaType, Problem> {
+    media_type(headers).ok_or_else(|| {
+        Problem::new(Code::UnsupportedMediaType, "Content-Type must be application/json or application/x-ndjson")
+    })
+}
+
+fn media_type(headers: &HeaderMap) -> Option<MediaType> {
+    let text = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    let essence = text.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        Some(MediaType::Json)
+    } else if essence.eq_ignore_ascii_case("application/x-ndjson") {
+        Some(MediaType::NdJson)
+    } else {
+        None
+    }
+}
+
+impl BodyLimits {
+    pub fn new(max_bytes: usize, max_buffered_bytes: usize, timeout: Duration) -> Self {
+        Self { max_bytes, timeout, budget: Arc::new(Semaphore::new(max_buffered_bytes)) }
+    }
+
+    /// Reads the body of a request about one thing.
+    pub async fn read_single(&self, body: Body, deadline: RequestDeadline) -> Result<Payload, Problem> {
+        self.read(body, self.max_bytes.min(MAX_SINGLE_BYTES), deadline).await
+    }
+
+    /// Reads the body of a batch.
+    pub async fn read_batch(&self, body: Body, deadline: RequestDeadline) -> Result<Payload, Problem> {
+        self.read(body, self.max_bytes, deadline).await
+    }
+
+    async fn read(&self, body: Body, max_bytes: usize, deadline: RequestDeadline) -> Result<Payload, Problem> {
+        let until = deadline.0.min(Instant::now() + self.timeout);
+        match tokio::time::timeout_at(until, self.collect(body, max_bytes)).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                count_refused(RefusalReason::BodyTimeout);
+                Err(Problem::new(Code::RequestTimeout, "the body did not arrive in time").closing())
+            }
+        }
+    }
+
+    async fn collect(&self, mut body: Body, max_bytes: usize) -> Result<Payload, Problem> {
+        let too_large = || {
+            count_refused(RefusalReason::BodyTooLarge);
+            Problem::new(Code::BodyTooLarge, format!("the body may have {max_bytes} bytes")).closing()
+        };
+        // A declared length is refused before a byte of it is read.
+        let declared = body.size_hint().lower();
+        if usize::try_from(declared).map_or(true, |declared| declared > max_bytes) {
+            return Err(too_large());
+        }
+        let mut permit = None;
+        let mut first = Bytes::new();
+        let mut rest = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|reason| {
+                // The client is gone, or does not speak HTTP: nobody reads this answer.
+                tracing::debug!(%reason, "a body broke off");
+                Problem::new(Code::InvalidJson, "the body broke off").closing()
+            })?;
+            let Ok(data) = frame.into_data() else { continue };
+            if first.len() + rest.len() + data.len() > max_bytes {
+                return Err(too_large());
+            }
+            self.charge(&mut permit, data.len())?;
+            // Most bodies are one frame, which is then taken as it is.
+            if first.is_empty() && rest.is_empty() {
+                first = data;
+                continue;
+            }
+            if rest.is_empty() {
+                rest.reserve(usize::try_from(declared).unwrap_or_default().max(first.len() + data.len()));
+                rest.extend_from_slice(&std::mem::take(&mut first));
+            }
+            rest.extend_from_slice(&data);
+        }
+        let bytes = if rest.is_empty() { first } else { rest.freeze() };
+        Ok(Payload { bytes, _permit: permit })
+    }
+
+    /// Counts `len` more bytes against the budget of all bodies.
+    fn charge(&self, permit: &mut Option<OwnedSemaphorePermit>, len: usize) -> Result<(), Problem> {
+        let more = u32::try_from(len).ok().and_then(|len| Arc::clone(&self.budget).try_acquire_many_owned(len).ok());
+        let Some(more) = more else {
+            count_refused(RefusalReason::BodyMemory);
+            return Err(Problem::new(Code::Overloaded, "too many bodies are being read").closing());
+        };
+        match permit {
+            Some(permit) => permit.merge(more),
+            None => *permit = Some(more),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn soon() -> RequestDeadline {
+        RequestDeadline(Instant::now() + Duration::from_secs(5))
+    }
+
+    fn chunks(count: usize, len: usize) -> Body {
+        let chunk = move |_| Ok::<_, std::convert::Infallible>(Bytes::from(vec![b'x'; len]));
+        Body::from_stream(futures_util::stream::iter((0..count).map(chunk)))
+    }
+
+    async fn code(limits: &BodyLimits, body: Body) -> Code {
+        limits.read_batch(body, soon()).await.unwrap_err().code()
+    }
+
+    #[tokio::test]
+    async fn bodies_are_read_whole_within_their_bounds() {
+        let limits = BodyLimits::new(1000, 1500, Duration::from_secs(1));
+        for (count, len) in [(0, 0), (1, 1000), (10, 100), (3, 7)] {
+            let payload = limits.read_batch(chunks(count, len), soon()).await.unwrap();
+            assert_eq!(payload.text().unwrap().len(), count * len);
+        }
+        assert_eq!(code(&limits, chunks(11, 100)).await, Code::BodyTooLarge);
+        assert_eq!(code(&limits, Body::from(vec![b'x'; 1001])).await, Code::BodyTooLarge);
+    }
+
+    #[tokio::test]
+    async fn bodies_share_a_budget_and_give_it_back() {
+        let limits = BodyLimits::new(1000, 1500, Duration::from_secs(1));
+        let first = limits.read_batch(chunks(10, 100), soon()).await.unwrap();
+        assert_eq!(code(&limits, chunks(10, 100)).await, Code::Overloaded);
+        drop(first);
+        assert!(limits.read_batch(chunks(10, 100), soon()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_stalls_is_given_up() {
+        let limits = BodyLimits::new(1000, 1500, Duration::from_millis(10));
+        let stalled = futures_util::stream::pending::<Result<Bytes, std::convert::Infallible>>();
+        assert_eq!(code(&limits, Body::from_stream(stalled)).await, Code::RequestTimeout);
+    }
+
+    #[test]
+    fn media_types() {
+        let with = |value: &str| {
+            let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, value.parse().unwrap())]);
+            media_type(&headers)
+        };
+        assert_eq!(with("application/json"), Some(MediaType::Json));
+        assert_eq!(with("Application/JSON; charset=utf-8"), Some(MediaType::Json));
+        assert_eq!(with("application/x-ndjson"), Some(MediaType::NdJson));
+        assert_eq!(with("text/plain"), None);
+        assert_eq!(with("application/jsonx"), None);
+        assert_eq!(media_type(&HeaderMap::new()), None);
+    }
+}

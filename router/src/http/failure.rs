@@ -1,0 +1,38 @@
+//! The core's errors as problems: the one place that maps them.
+
+use super::problem::{Code, Problem};
+use crate::service::CallError;
+
+/// The code of an error.
+pub fn code(error: &CallError) -> Code {
+    match error {
+        CallError::Unavailable { .. } | CallError::Deadline { .. } => Code::ShardUnavailable,
+        CallError::Overloaded { .. } => Code::Overloaded,
+        CallError::ShuttingDown => Code::ShuttingDown,
+        CallError::OutcomeUnknown { .. } => Code::OutcomeUnknown,
+        CallError::Illegal { .. } | CallError::Internal { .. } => Code::Internal,
+    }
+}
+
+impl From<CallError> for Problem {
+    fn from(error: CallError) -> Self {
+        let code = code(&error);
+        match error {
+            CallError::Unavailable { shard } => Self::new(code, "the shard cannot be reached").with_shard(&*shard),
+            CallError::Deadline { shard } => {
+                Self::new(code, "the deadline passed before the shard's turn came").with_shard(&*shard)
+            }
+            CallError::Overloaded { shard } => {
+                Self::new(code, "too much is waiting for the shard").with_shard(&*shard)
+            }
+            CallError::ShuttingDown => Self::new(code, "another router takes the request"),
+            CallError::OutcomeUnknown { shard } => {
+                Self::new(code, "resend the same id to learn whether it took effect").with_shard(&*shard)
+            }
+            CallError::Illegal { .. } | CallError::Internal { .. } => {
+                tracing::error!(%error, "a request failed for a reason that must not be");
+                Self::internal()
+            }
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Request bodies: bytes to the ledger's types.
+//!
+//! Each body has two readers. The fast one is typed serde over the borrowed bytes; it allocates what the ledger's types
+//! need and nothing else, and it says no more than yes or no. Only when it says no does the second one run: it reads the
+//! body into a tree that keeps duplicate keys, and names everything wrong with it, each with its code and JSON pointer.
+//! Both apply the same [`rules`], and a test holds them to the same verdict over a table of bodies.
+
+mod account;
+mod explain;
+mod fields;
+mod ndjson;
+mod rules;
+#[cfg(test)]
+mod tests;
+mod transfer;
+mod tree;
+
+use ledger::{AccountId, AssetRegistry, Metadata, TransferId};
+
+pub use account::{AccountBatchBody, AccountBody, AccountChanges, account, account_batch, account_changes};
+pub use ndjson::transfer_lines;
+pub use rules::UNLIMITED;
+pub use transfer::{TransferBatch, TransferBatchBody, TransferBody, transfer, transfer_batch};
+
+use super::problem::{Code, Problem};
+
+/// Items in one batch.
+pub const MAX_BATCH_ITEMS: usize = 10_000;
+
+/// What the readers need to know.
+#[derive(Debug, Clone)]
+pub struct Rulebook {
+    pub assets: AssetRegistry,
+    /// Shared by every item without metadata, so that none allocates its own.
+    no_metadata: Metadata,
+}
+
+impl Rulebook {
+    pub fn new(assets: AssetRegistry) -> Self {
+        Self { assets, no_metadata: Metadata::empty() }
+    }
+}
+
+/// An account id as a URL names it.
+pub fn account_id_parameter(text: &str) -> Result<AccountId, Problem> {
+    AccountId::client(text).map_err(|reason| Problem::parameter(Code::InvalidId, "id", reason.to_string()))
+}
+
+/// A transfer id as a URL names it.
+pub fn transfer_id_parameter(text: &str) -> Result<TransferId, Problem> {
+    rules::transfer_id(text).map_err(|reason| Problem::parameter(Code::InvalidId, "id", reason))
+}

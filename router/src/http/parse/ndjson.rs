@@ -1,0 +1,55 @@
+//! A batch of transfers as NDJSON: one JSON object a line. Blank lines are skipped; pointers begin with the item's
+//! index, as if the lines were an array.
+
+use std::collections::HashSet;
+
+use super::{
+    MAX_BATCH_ITEMS, Rulebook,
+    explain::{Explanation, batch_too_large, read_tree},
+    transfer::{TransferBody, examine_item, ids_differ},
+};
+use crate::{
+    http::problem::{Code, Problem},
+    service::NewTransfer,
+};
+
+pub fn transfer_lines(text: &str, rulebook: &Rulebook) -> Result<Vec<NewTransfer>, Problem> {
+    if items(text).nth(MAX_BATCH_ITEMS).is_some() {
+        return Err(batch_too_large());
+    }
+    match fast_lines(text, rulebook) {
+        Some(transfers) => Ok(transfers),
+        None => Err(explain_lines(text, rulebook)),
+    }
+}
+
+fn items(text: &str) -> impl Iterator<Item = &str> {
+    text.split('\n').map(str::trim_ascii).filter(|line| !line.is_empty())
+}
+
+fn fast_lines(text: &str, rulebook: &Rulebook) -> Option<Vec<NewTransfer>> {
+    let mut transfers = Vec::new();
+    for line in items(text) {
+        let fields: TransferBody<'_> = serde_json::from_str(line).ok()?;
+        transfers.push(fields.order(rulebook, None)?);
+    }
+    (!transfers.is_empty() && ids_differ(&transfers)).then_some(transfers)
+}
+
+fn explain_lines(text: &str, rulebook: &Rulebook) -> Problem {
+    let mut explanation = Explanation::new(rulebook);
+    let mut ids = HashSet::new();
+    let mut count = 0;
+    for (index, line) in items(text).enumerate() {
+        count += 1;
+        let pointer = format!("/{index}");
+        match read_tree(line, &pointer) {
+            Ok(node) => examine_item(&mut explanation, &node, &pointer, &mut ids),
+            Err(problem) => explanation.absorb(&problem, &pointer),
+        }
+    }
+    if count == 0 {
+        explanation.add(Code::InvalidJson, String::new(), "a batch has at least one item");
+    }
+    explanation.into_problem()
+}

@@ -1,0 +1,44 @@
+//! Ids in paths.
+
+use axum::extract::{FromRequestParts, Path};
+use http::request::Parts;
+use ledger::{AccountId, TransferId};
+
+use super::{
+    parse,
+    problem::{Code, Problem},
+};
+
+/// The account a path names.
+pub struct AccountPath(pub AccountId);
+
+/// The transfer a path names.
+pub struct TransferPath(pub TransferId);
+
+impl<S: Send + Sync> FromRequestParts<S> for AccountPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        parse::account_id_parameter(&text(parts, state).await?).map(Self)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for TransferPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        transfer_id(&text(parts, state).await?).map(Self)
+    }
+}
+
+/// A transfer id as a URL names it.
+pub fn transfer_id(text: &str) -> Result<TransferId, Problem> {
+    parse::transfer_id_parameter(text)
+}
+
+async fn text<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<String, Problem> {
+    Path::<String>::from_request_parts(parts, state)
+        .await
+        .map(|Path(text)| text)
+        .map_err(|_| Problem::parameter(Code::InvalidId, "id", "the id is not UTF-8 once percent-decoded"))
+}

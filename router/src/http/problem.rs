@@ -1,0 +1,240 @@
+//! RFC 9457 problems: the one shape of every error this router answers, from whatever layer it comes.
+//!
+//! A handler or layer returns a [`Problem`]; it becomes a response without a body that carries the problem along, and
+//! [`super::context`] (the outermost layer, which alone knows the request id) renders it.
+
+mod code;
+
+use std::borrow::Cow;
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderName, HeaderValue, header};
+use ledger::{Refused, Side};
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+pub use code::{Code, Definition, Executed, refusal_detail};
+
+/// The media type of every error.
+pub const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+
+/// What went wrong, for the client. Never carries internals.
+#[derive(Debug, Clone)]
+pub struct Problem(Box<Inner>);
+
+#[derive(Debug, Clone)]
+struct Inner {
+    code: Code,
+    detail: Cow<'static, str>,
+    errors: Vec<FieldError>,
+    transfer_id: Option<Uuid>,
+    side: Option<Side>,
+    field: Option<String>,
+    shard: Option<String>,
+    retry_after_s: u64,
+    replayed: bool,
+    close: bool,
+}
+
+/// One thing wrong with a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct FieldError {
+    /// The code this error alone would be answered with.
+    #[schema(value_type = String)]
+    pub code: Code,
+    #[serde(flatten)]
+    pub place: Place,
+    pub detail: String,
+}
+
+/// Where in the request an error is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// A JSON pointer into the body.
+    Pointer(String),
+    /// A query or path parameter.
+    Parameter(String),
+    Header(&'static str),
+}
+
+impl Problem {
+    pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self(Box::new(Inner {
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+            transfer_id: None,
+            side: None,
+            field: None,
+            shard: None,
+            retry_after_s: 1,
+            replayed: false,
+            close: false,
+        }))
+    }
+
+    /// A malformed request: the error that comes first in the documented precedence gives the code.
+    pub fn malformed(errors: Vec<FieldError>) -> Self {
+        let first = errors.iter().min_by_key(|error| error.code.precedence());
+        let mut problem = match first {
+            Some(error) => Self::new(error.code, error.detail.clone()),
+            None => Self::new(Code::InvalidJson, "the request could not be understood"),
+        };
+        problem.0.errors = errors;
+        problem
+    }
+
+    pub fn parameter(code: Code, name: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::malformed(vec![FieldError { code, place: Place::Parameter(name.into()), detail: detail.into() }])
+    }
+
+    pub fn header(name: &'static str, detail: impl Into<String>) -> Self {
+        Self::malformed(vec![FieldError {
+            code: Code::InvalidParameter,
+            place: Place::Header(name),
+            detail: detail.into(),
+        }])
+    }
+
+    /// The business said no.
+    pub fn refused(refused: Refused) -> Self {
+        let mut problem = Self::new(Code::Refused(refused.refusal), code::refusal_detail(refused));
+        problem.0.side = refused.side;
+        problem
+    }
+
+    /// Something broke in here. What, is for the log only.
+    pub fn internal() -> Self {
+        Self::new(Code::Internal, "an internal error; resend the same id to learn whether it took effect")
+    }
+
+    pub fn with_transfer(mut self, id: Uuid) -> Self {
+        self.0.transfer_id = Some(id);
+        self
+    }
+
+    pub fn with_field(mut self, field: impl Into<String>) -> Self {
+        self.0.field = Some(field.into());
+        self
+    }
+
+    pub fn with_shard(mut self, shard: impl Into<String>) -> Self {
+        self.0.shard = Some(shard.into());
+        self
+    }
+
+    pub fn with_retry_after(mut self, seconds: u64) -> Self {
+        self.0.retry_after_s = seconds.max(1);
+        self
+    }
+
+    /// The answer is the stored one of an earlier request.
+    pub fn replayed(mut self, replayed: bool) -> Self {
+        self.0.replayed = replayed;
+        self
+    }
+
+    /// The connection cannot be used any further: the rest of the body was not read.
+    pub fn closing(mut self) -> Self {
+        self.0.close = true;
+        self
+    }
+
+    pub fn code(&self) -> Code {
+        self.0.code
+    }
+
+    pub fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
+    #[cfg(test)]
+    pub fn errors(&self) -> &[FieldError] {
+        &self.0.errors
+    }
+
+    /// The body, as sent.
+    pub fn render(&self, instance: &str, request_id: &str) -> Vec<u8> {
+        let definition = self.0.code.definition();
+        let body = ProblemBody {
+            kind: format!("urn:shardledger:problem:{}", definition.code),
+            title: definition.title,
+            status: definition.status.as_u16(),
+            detail: &self.0.detail,
+            instance,
+            code: definition.code,
+            retryable: definition.retryable,
+            executed: definition.executed,
+            request_id,
+            errors: &self.0.errors,
+            transfer_id: self.0.transfer_id,
+            side: self.0.side.map(Side::as_str),
+            field: self.0.field.as_deref(),
+            shard: self.0.shard.as_deref(),
+        };
+        // Serialising strings, numbers and a list of them cannot fail; an empty body would still carry the status.
+        serde_json::to_vec(&body).unwrap_or_default()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let definition = self.0.code.definition();
+        let mut response = Response::new(axum::body::Body::empty());
+        *response.status_mut() = definition.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, PROBLEM_JSON);
+        if definition.status == http::StatusCode::TOO_MANY_REQUESTS
+            || definition.status == http::StatusCode::SERVICE_UNAVAILABLE
+        {
+            headers.insert(header::RETRY_AFTER, self.0.retry_after_s.into());
+        }
+        if self.0.replayed {
+            headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+        }
+        if self.0.close {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// On answers that are the stored result of an earlier request.
+pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// `application/problem+json` (RFC 9457).
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct ProblemBody<'a> {
+    /// A URN that ends in the code.
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    /// The path of the request.
+    instance: &'a str,
+    /// Stable, for programs.
+    code: &'static str,
+    /// Sending the same request again may succeed, and is safe with the same id.
+    retryable: bool,
+    #[schema(value_type = Object)]
+    executed: Executed,
+    request_id: &'a str,
+    /// Everything wrong with a malformed request.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: &'a [FieldError],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transfer_id: Option<Uuid>,
+    /// Which account a refusal is about: `debit` or `credit`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    side: Option<&'static str>,
+    /// Which field differs from what is stored under the same id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shard: Option<&'a str>,
+}

@@ -1,0 +1,288 @@
+//! The accept loop on hyper, with the bounds that `axum::serve` does not set: on heads that trickle in, on idle
+//! connections and on how many there are. HTTP/1.1 and HTTP/2 (prior knowledge) on one port.
+
+mod activity;
+pub mod descriptors;
+
+use std::{io::Write, pin::pin, sync::Arc, time::Duration};
+
+use hyper::{Request, body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use metrics::{counter, gauge};
+use telemetry::Tasks;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+use tower::Service;
+
+use self::activity::{Activity, Overdue, Watched};
+use super::{
+    metrics::{CONNECTIONS, CONNECTIONS_CLOSED},
+    problem::{Code, Problem},
+};
+
+/// Bounds of one listener.
+#[derive(Debug, Clone, Copy)]
+pub struct ServerLimits {
+    /// The listener's name in metrics.
+    pub listener: &'static str,
+    pub max_connections: usize,
+    /// From the beginning of a request's head, or of the connection, to the head's end.
+    pub header_timeout: Duration,
+    /// Between requests; and for a client to take an answer that is ready.
+    pub idle_timeout: Duration,
+}
+
+/// Head of a request: request line and headers.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+const MAX_STREAMS_PER_CONNECTION: u32 = 256;
+/// A peer that vanished without a word is noticed within twice this time.
+const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
+/// After an accept that failed for want of something (descriptors, memory), to let connections close.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// Accepts until `closing` is cancelled; every connection is a task of `tasks`, and drains by itself when that is.
+pub async fn serve(
+    listener: TcpListener,
+    app: axum::Router,
+    limits: ServerLimits,
+    tasks: Tasks,
+    closing: CancellationToken,
+) {
+    let slots = Arc::new(Semaphore::new(limits.max_connections));
+    loop {
+        let accepted = tokio::select! {
+            () = closing.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => match Arc::clone(&slots).try_acquire_owned() {
+                Ok(slot) => {
+                    let connection = serve_connection(stream, app.clone(), limits, closing.clone(), slot);
+                    tasks.spawn("connection", connection);
+                }
+                Err(_) => refuse(stream, limits),
+            },
+            Err(reason) if is_about_one_connection(&reason) => {
+                tracing::debug!(%reason, listener = limits.listener, "a connection was gone before it was accepted");
+            }
+            Err(reason) => {
+                tracing::warn!(%reason, listener = limits.listener, "cannot accept connections");
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
+            }
+        }
+    }
+}
+
+fn is_about_one_connection(reason: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(reason.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+async fn serve_connection(
+    stream: TcpStream,
+    app: axum::Router,
+    limits: ServerLimits,
+    closing: CancellationToken,
+    _slot: OwnedSemaphorePermit,
+) {
+    let _counted = Counted::enter(limits.listener);
+    if let Err(reason) = stream.set_nodelay(true) {
+        tracing::debug!(%reason, "TCP_NODELAY");
+    }
+    let activity = Activity::begin();
+    let service = {
+        let activity = Arc::clone(&activity);
+        service_fn(move |request: Request<Incoming>| {
+            let request_activity = activity.request(request.version());
+            // A router is always ready, and cloning it clones an Arc.
+            let answer = app.clone().call(request);
+            async move {
+                let answer = answer.await;
+                drop(request_activity);
+                answer
+            }
+        })
+    };
+    let builder = builder();
+    let mut connection =
+        pin!(builder.serve_connection(TokioIo::new(Watched::new(stream, Arc::clone(&activity))), service));
+
+    let mut check = interval((limits.header_timeout.min(limits.idle_timeout) / 2).max(Duration::from_millis(1)));
+    check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut draining, mut closing_idle) = (false, false);
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(reason) = ended {
+                    tracing::debug!(%reason, listener = limits.listener, "connection ended");
+                }
+                return;
+            }
+            () = closing.cancelled(), if !draining => {
+                draining = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            _ = check.tick() => match activity.overdue(limits.header_timeout, limits.idle_timeout) {
+                None => closing_idle = false,
+                Some(Overdue::Head) => return count_closed(limits, "header_timeout"),
+                // Told to finish at the last check, and still there: the peer does not take what it asked for.
+                Some(Overdue::Idle) if closing_idle => return count_closed(limits, "stalled"),
+                Some(Overdue::Idle) => {
+                    closing_idle = true;
+                    count_closed(limits, "idle_timeout");
+                    connection.as_mut().graceful_shutdown();
+                }
+            },
+        }
+    }
+}
+
+fn builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        // hyper's own bound makes no difference between a head that trickles in and a connection at rest, and does not
+        // begin before the protocol is known; `Activity` does better on both.
+        .header_read_timeout(None)
+        .max_buf_size(MAX_HEAD_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(HTTP2_PING_INTERVAL)
+        .keep_alive_timeout(HTTP2_PING_INTERVAL)
+        .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
+        .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX));
+    builder
+}
+
+/// Answers a connection over the bound with one write that cannot block, and closes it.
+fn refuse(stream: TcpStream, limits: ServerLimits) {
+    count_closed(limits, "max_connections");
+    let body = Problem::new(Code::Overloaded, "too many connections").render("", "");
+    let head = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
+         connection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let answer = [head.as_bytes(), &body].concat();
+    // Best effort: the socket's buffer is empty, and a client that misses it sees the connection close.
+    if let Ok(mut stream) = stream.into_std() {
+        let _ = stream.write(&answer);
+    }
+}
+
+fn count_closed(limits: ServerLimits, reason: &'static str) {
+    counter!(CONNECTIONS_CLOSED, "listener" => limits.listener, "reason" => reason).increment(1);
+}
+
+/// Counts the connection for as long as it lives.
+struct Counted(metrics::Gauge);
+
+impl Counted {
+    fn enter(listener: &'static str) -> Self {
+        let gauge = gauge!(CONNECTIONS, "listener" => listener);
+        gauge.increment(1.0);
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    async fn start(limits: ServerLimits) -> (std::net::SocketAddr, Tasks) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let tasks = Tasks::new();
+        let slow = get(async || {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            "slow"
+        });
+        let app = axum::Router::new().route("/", get(async || "quick")).route("/slow", slow);
+        tasks.spawn("server", serve(listener, app, limits, tasks.clone(), tasks.token().clone()));
+        (address, tasks)
+    }
+
+    fn limits() -> ServerLimits {
+        ServerLimits {
+            listener: "test",
+            max_connections: 8,
+            header_timeout: Duration::from_millis(100),
+            idle_timeout: Duration::from_millis(400),
+        }
+    }
+
+    async fn read_to_end(stream: &mut TcpStream) -> String {
+        let mut text = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut text));
+        let _ = read.await.expect("the server closes the connection");
+        String::from_utf8(text).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_says_nothing_is_closed_and_so_is_half_a_head() {
+        let (address, tasks) = start(limits()).await;
+        for said in ["", "P", "PRI * HTTP/2.0\r\n", "GET / HTTP/1.1\r\nHost: x\r\n"] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(said.as_bytes()).await.unwrap();
+            assert_eq!(read_to_end(&mut stream).await, "", "{said:?}");
+        }
+        tasks.shutdown(Duration::from_secs(5)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_outlives_the_header_timeout_but_not_the_idle_timeout() {
+        let (address, tasks) = start(limits()).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let mut buffer = [0; 1024];
+        for _ in 0..2 {
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            let read = stream.read(&mut buffer).await.unwrap();
+            assert!(buffer[..read].ends_with(b"quick"));
+            tokio::time::sleep(Duration::from_millis(220)).await;
+        }
+        assert_eq!(read_to_end(&mut stream).await, "");
+        tasks.shutdown(Duration::from_secs(5)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_connection_too_many_is_told_so() {
+        let (address, tasks) = start(ServerLimits { max_connections: 1, ..limits() }).await;
+        let mut first = TcpStream::connect(address).await.unwrap();
+        first.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let mut second = TcpStream::connect(address).await.unwrap();
+        let answer = read_to_end(&mut second).await;
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("\"overloaded\""), "{answer}");
+        assert!(read_to_end(&mut first).await.ends_with("slow"));
+        tasks.shutdown(Duration::from_secs(5)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn shutdown_lets_requests_in_flight_finish() {
+        let (address, tasks) = start(limits()).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        tasks.shutdown(Duration::from_secs(5)).await.unwrap();
+        assert!(read_to_end(&mut stream).await.ends_with("slow"));
+        assert!(TcpStream::connect(address).await.is_err());
+    }
+}

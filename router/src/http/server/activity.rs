@@ -1,0 +1,145 @@
+//! What a connection is doing, seen from both ends: bytes that arrive, and requests being answered.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::Version;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::Instant,
+};
+
+/// Times are milliseconds since the connection began, plus one, so that 0 can say "not".
+///
+/// Read by the connection's own task, and written there too except for HTTP/2's streams; an order between the fields is
+/// not needed, because a check that misses a change sees it the next time.
+#[derive(Debug)]
+pub struct Activity {
+    began: Instant,
+    requests: AtomicUsize,
+    /// When a request's head began to arrive that has not arrived whole.
+    head_since: AtomicU64,
+    /// When the newest request was answered.
+    idle_since: AtomicU64,
+    /// HTTP/2: bytes that arrive between requests are no head, but the protocol's own.
+    multiplexed: AtomicBool,
+}
+
+/// What takes too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overdue {
+    Head,
+    Idle,
+}
+
+/// A request being answered.
+pub struct RequestActivity(Arc<Activity>);
+
+impl Activity {
+    /// A connection is taken to begin with a head: one that says nothing is no better than one that trickles.
+    pub fn begin() -> Arc<Self> {
+        Arc::new(Self {
+            began: Instant::now(),
+            requests: AtomicUsize::new(0),
+            head_since: AtomicU64::new(1),
+            idle_since: AtomicU64::new(1),
+            multiplexed: AtomicBool::new(false),
+        })
+    }
+
+    /// A head has arrived.
+    pub fn request(self: &Arc<Self>, version: Version) -> RequestActivity {
+        self.requests.fetch_add(1, Relaxed);
+        self.head_since.store(0, Relaxed);
+        self.multiplexed.store(version == Version::HTTP_2, Relaxed);
+        RequestActivity(Arc::clone(self))
+    }
+
+    fn bytes_arrived(&self) {
+        let between_requests = self.requests.load(Relaxed) == 0 && !self.multiplexed.load(Relaxed);
+        if between_requests && self.head_since.load(Relaxed) == 0 {
+            self.head_since.store(self.now(), Relaxed);
+        }
+    }
+
+    pub fn overdue(&self, header_timeout: Duration, idle_timeout: Duration) -> Option<Overdue> {
+        if self.requests.load(Relaxed) > 0 {
+            return None;
+        }
+        let longer_than =
+            |since: u64, timeout: Duration| u128::from(self.now().saturating_sub(since)) >= timeout.as_millis();
+        match self.head_since.load(Relaxed) {
+            0 => longer_than(self.idle_since.load(Relaxed), idle_timeout).then_some(Overdue::Idle),
+            since => longer_than(since, header_timeout).then_some(Overdue::Head),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
+    }
+}
+
+impl Drop for RequestActivity {
+    fn drop(&mut self) {
+        self.0.idle_since.store(self.0.now(), Relaxed);
+        self.0.requests.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A stream that reports to [`Activity`] when bytes arrive.
+pub struct Watched {
+    stream: TcpStream,
+    activity: Arc<Activity>,
+}
+
+impl Watched {
+    pub fn new(stream: TcpStream, activity: Arc<Activity>) -> Self {
+        Self { stream, activity }
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.activity.bytes_arrived();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -1,0 +1,250 @@
+//! The public listener without a shard behind it: everything that is answered before one is needed, and what a client
+//! sees when none can be reached.
+
+use std::path::Path;
+
+use axum::{Router as Routes, body::Body, response::Response};
+use http::{Request, StatusCode, header};
+use http_body_util::BodyExt;
+use serde_json::Value;
+use shard_map::{Shard, ShardMap, SlotRange};
+use tower::ServiceExt;
+
+use super::*;
+use crate::routing::Routing;
+
+const TRANSFER: &str = r#"{"id": "01890a5d-ac96-774b-bcce-b302099a8057", "debit": "alice", "credit": "bob",
+    "amount": "12.34", "asset": "USD"}"#;
+
+fn api_with(settings: &str) -> Routes {
+    // Port 1 of this machine refuses connections.
+    let shard = Shard {
+        id: "s0".to_owned(),
+        number: 0,
+        nodes: vec!["http://127.0.0.1:1".to_owned()],
+        slots: vec![SlotRange::ALL],
+    };
+    let routing = Routing::fixed(ShardMap::new(1, vec![shard]).unwrap());
+    let text = format!(
+        "[http]\nlisten = \"127.0.0.1:0\"\n{settings}\n[admin]\nlisten = \"127.0.0.1:0\"\n[map]\npath = \"unused.toml\""
+    );
+    let config = Config::parse(Path::new("router.toml"), &text).unwrap();
+    let tasks = Tasks::new();
+    let router = Router::start(&config.core(), routing, tasks.clone());
+    api(Edge::new(&config, router, tasks).unwrap())
+}
+
+fn request(method: &str, path: &str, body: impl Into<Body>) -> Request<Body> {
+    let request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, "application/json");
+    request.body(body.into()).unwrap()
+}
+
+async fn send(api: &Routes, request: Request<Body>) -> Response {
+    api.clone().oneshot(request).await.unwrap()
+}
+
+async fn json_of(response: Response) -> Value {
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    serde_json::from_slice(&bytes).unwrap()
+}
+
+/// The problem in an answer, once its form is checked.
+async fn problem_of(response: Response) -> Value {
+    let status = response.status();
+    assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
+    let request_id = response.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let problem = json_of(response).await;
+    assert_eq!(problem["status"], status.as_u16());
+    assert_eq!(problem["request_id"], request_id);
+    for member in ["type", "title", "detail", "instance", "code", "retryable", "executed"] {
+        assert!(!problem[member].is_null(), "{member} in {problem}");
+    }
+    problem
+}
+
+async fn assert_problem(api: &Routes, request: Request<Body>, status: u16, code: &str) -> Value {
+    let shown = format!("{} {}", request.method(), request.uri());
+    let response = send(api, request).await;
+    assert_eq!(response.status(), status, "{shown}");
+    let problem = problem_of(response).await;
+    assert_eq!(problem["code"], code, "{shown}: {problem}");
+    problem
+}
+
+#[tokio::test]
+async fn every_layer_answers_with_problems() {
+    let api = api_with("max_body_bytes = 100000\nmax_buffered_bytes = 1000000");
+    let long = "x".repeat(100_001);
+    let slots_of_json = |count: usize| format!("{{\"transfers\": [{}]}}", vec!["{}"; count].join(","));
+    for (request, status, code) in [
+        (request("GET", "/", ""), 404, "not_found"),
+        (request("GET", "/v1/holds", ""), 404, "not_found"),
+        (request("POST", "/v1/transfers/x/reverse", ""), 404, "not_found"),
+        (request("DELETE", "/v1/accounts/alice", ""), 405, "method_not_allowed"),
+        (request("GET", "/v1/accounts", ""), 405, "method_not_allowed"),
+        (request("GET", "/v1/transfers:batch", ""), 405, "method_not_allowed"),
+        (request("POST", "/v1/transfers", long.clone()), 413, "body_too_large"),
+        (request("POST", "/v1/transfers", "x".repeat(65_537)), 413, "body_too_large"),
+        (request("POST", "/v1/transfers:batch", long), 413, "body_too_large"),
+        (request("POST", "/v1/transfers:batch", slots_of_json(10_001)), 413, "batch_too_large"),
+        (request("POST", "/v1/transfers", "{"), 400, "invalid_json"),
+        (request("POST", "/v1/transfers", Body::from(vec![0xff])), 400, "invalid_json"),
+        (request("POST", "/v1/transfers?dry_run=true", TRANSFER), 400, "unknown_parameter"),
+        (request("POST", "/v1/transfers:batch?atomic=true", TRANSFER), 400, "unknown_parameter"),
+        (request("GET", "/v1/accounts/a%20b", ""), 400, "invalid_id"),
+        (request("GET", "/v1/accounts/%ff", ""), 400, "invalid_id"),
+        (request("GET", "/v1/accounts/@in-transit:USD", ""), 400, "invalid_id"),
+        (request("GET", "/v1/accounts/alice?x=1", ""), 400, "unknown_parameter"),
+        (request("GET", "/v1/accounts/alice/entries?limit=0", ""), 400, "invalid_parameter"),
+        (request("GET", "/v1/accounts/alice/entries?limit=501", ""), 400, "invalid_parameter"),
+        (request("GET", "/v1/accounts/alice/entries?order=up", ""), 400, "invalid_parameter"),
+        (request("GET", "/v1/accounts/alice/entries?cursor=x", ""), 400, "invalid_parameter"),
+        (request("GET", "/v1/accounts/alice/entries?from=yesterday", ""), 400, "invalid_parameter"),
+        (request("GET", "/v1/accounts/alice/balance?at=0", ""), 400, "invalid_parameter"),
+        (request("GET", "/v1/transfers/7", ""), 400, "invalid_id"),
+        (request("GET", "/v1/transfers/01890a5d-ac96-774b-bcce-b302099a8057?debit=a/b", ""), 400, "invalid_id"),
+        (request("PATCH", "/v1/accounts/alice", "{}"), 400, "invalid_json"),
+    ] {
+        assert_problem(&api, request, status, code).await;
+    }
+}
+
+#[tokio::test]
+async fn a_405_says_what_is_allowed() {
+    let api = api_with("");
+    let response = send(&api, request("DELETE", "/v1/accounts/alice", "")).await;
+    let allowed = response.headers()[header::ALLOW].to_str().unwrap();
+    assert!(allowed.contains("GET") && allowed.contains("PATCH"), "{allowed}");
+    problem_of(response).await;
+}
+
+#[tokio::test]
+async fn media_types_are_required() {
+    let api = api_with("");
+    for (path, media_type) in [
+        ("/v1/transfers", "text/plain"),
+        ("/v1/transfers", "application/x-ndjson"),
+        ("/v1/accounts", "application/x-www-form-urlencoded"),
+        ("/v1/accounts:batch", "application/x-ndjson"),
+        ("/v1/transfers:batch", "text/csv"),
+    ] {
+        let mut request = request("POST", path, TRANSFER);
+        request.headers_mut().insert(header::CONTENT_TYPE, media_type.parse().unwrap());
+        assert_problem(&api, request, 415, "unsupported_media_type").await;
+    }
+}
+
+#[tokio::test]
+async fn headers_are_checked_and_returned() {
+    let api = api_with("");
+    let with = |name: &'static str, value: &str| {
+        let mut request = request("POST", "/v1/transfers", TRANSFER.replace("\"id\"", "\"memo\""));
+        request.headers_mut().insert(name, value.parse().unwrap());
+        request
+    };
+    let problem = assert_problem(&api, with("x-request-timeout-ms", "soon"), 400, "invalid_parameter").await;
+    assert_eq!(problem["errors"][0]["header"], "X-Request-Timeout-Ms");
+    let problem = assert_problem(&api, with("idempotency-key", &"k".repeat(256)), 400, "invalid_parameter").await;
+    assert_eq!(problem["errors"][0]["header"], "Idempotency-Key");
+
+    let problem = assert_problem(&api, with("x-request-id", "mine-1"), 400, "unknown_field").await;
+    assert_eq!(problem["request_id"], "mine-1");
+    assert_eq!(problem["instance"], "/v1/transfers");
+    assert_eq!(problem["executed"], false);
+    let pointers: Vec<_> = problem["errors"].as_array().unwrap().iter().map(|e| &e["pointer"]).collect();
+    assert!(pointers.contains(&&Value::from("/memo")) && pointers.contains(&&Value::from("/id")), "{pointers:?}");
+}
+
+#[tokio::test]
+async fn a_shard_out_of_reach_is_told_and_nothing_was_executed() {
+    let api = api_with("");
+    for request in [
+        request("POST", "/v1/transfers", TRANSFER),
+        request("POST", "/v1/accounts", r#"{"id": "alice", "asset": "USD"}"#),
+        request("PATCH", "/v1/accounts/alice", r#"{"status": "frozen"}"#),
+        request("GET", "/v1/accounts/alice", ""),
+        request("GET", "/v1/accounts/alice/entries?limit=5&order=asc&from=2026-01-01T00:00:00Z", ""),
+        request("GET", "/v1/accounts/alice/balance", ""),
+        request("GET", "/v1/transfers/01890a5d-ac96-774b-bcce-b302099a8057", ""),
+        request("GET", "/v1/transfers/01890a5d-ac96-774b-bcce-b302099a8057?debit=alice", ""),
+    ] {
+        let mut request = request;
+        request.headers_mut().insert("x-request-timeout-ms", "300".parse().unwrap());
+        let shown = format!("{} {}", request.method(), request.uri());
+        let response = send(&api, request).await;
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{shown}");
+        assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        let problem = problem_of(response).await;
+        assert_eq!(
+            (&problem["code"], &problem["executed"]),
+            (&"shard_unavailable".into(), &false.into()),
+            "{problem}"
+        );
+        assert_eq!(problem["retryable"], true);
+    }
+}
+
+#[tokio::test]
+async fn a_batch_says_of_each_item_what_became_of_it() {
+    let api = api_with("");
+    let mut ndjson = request("POST", "/v1/transfers:batch?atomic=false", TRANSFER.replace('\n', ""));
+    ndjson.headers_mut().insert(header::CONTENT_TYPE, "application/x-ndjson".parse().unwrap());
+    let json = request("POST", "/v1/transfers:batch", format!("{{\"transfers\": [{TRANSFER}]}}"));
+    for mut request in [json, ndjson] {
+        request.headers_mut().insert("x-request-timeout-ms", "300".parse().unwrap());
+        let response = send(&api, request).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        let result = json_of(response).await["results"][0].clone();
+        assert_eq!(result["id"], "01890a5d-ac96-774b-bcce-b302099a8057");
+        assert_eq!((&result["status"], &result["code"]), (&"failed".into(), &"shard_unavailable".into()));
+    }
+}
+
+#[tokio::test]
+async fn rates_are_limited_before_anything_is_parsed() {
+    let api = api_with("\n[limits]\nrequests_per_second = 1\nburst = 2\n");
+    for _ in 0..2 {
+        assert_problem(&api, request("POST", "/v1/transfers", "{"), 400, "invalid_json").await;
+    }
+    let response = send(&api, request("POST", "/v1/transfers", "{")).await;
+    assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+    assert_eq!(problem_of(response).await["code"], "rate_limited");
+}
+
+#[tokio::test]
+async fn the_description_lists_exactly_the_routes_there_are() {
+    let api = api_with("");
+    let description = json_of(send(&api, request("GET", "/openapi.json", "")).await).await;
+    let paths = description["paths"].as_object().unwrap();
+    let mut operations = 0;
+    for (path, methods) in paths {
+        let path = path.replace("{id}", "x");
+        for method in methods.as_object().unwrap().keys() {
+            operations += 1;
+            let response = send(&api, request(&method.to_uppercase(), &path, "")).await;
+            assert!(!matches!(response.status().as_u16(), 404 | 405), "{method} {path}: {}", response.status());
+        }
+        let allowed =
+            send(&api, request("TRACE", &path, "")).await.headers()[header::ALLOW].to_str().unwrap().to_owned();
+        for method in allowed.split(',').filter(|method| *method != "HEAD") {
+            assert!(methods.get(method.to_lowercase()).is_some(), "{method} {path} is not described");
+        }
+    }
+    assert_eq!((paths.len(), operations), (8, 9));
+    // Every reference leads somewhere.
+    let text = description.to_string();
+    for reference in text.split("\"$ref\":\"#").skip(1) {
+        let pointer = reference.split('"').next().unwrap();
+        assert!(description.pointer(pointer).is_some(), "{pointer}");
+    }
+}
+
+#[tokio::test]
+async fn a_panic_is_one_requests_500() {
+    let routes = Routes::new().route("/", axum::routing::get(async || -> &str { panic!("on purpose") }));
+    let routes = guarded(routes).layer(axum::middleware::from_fn(context_layer));
+    let problem = assert_problem(&routes, request("GET", "/", ""), 500, "internal").await;
+    assert!(!problem.to_string().contains("on purpose"));
+    assert_eq!(problem["executed"], "unknown");
+}

@@ -1,0 +1,100 @@
+//! Ordering many transfers at once: the hot path. Parsing borrows from the body, results go straight into the answer.
+
+use axum::{body::Body, extract::State, response::Response};
+use http::{HeaderMap, StatusCode};
+use ledger::{Refusal, Refused};
+
+use crate::{
+    http::{
+        Edge,
+        body::{MediaType, batch_media_type},
+        context::RequestDeadline,
+        metrics, parse,
+        parse::TransferBatch,
+        problem::{Problem, ProblemBody},
+        query::Parameters,
+        view::{
+            self,
+            batch::{BatchResultsSchema, RESULT_BYTES, ids, transfer_results},
+        },
+    },
+    service::{AtomicReply, CallError, TransferReply},
+};
+
+/// Order 1 to 10,000 transfers, with a result each.
+///
+/// They take effect as if one after another in request order, wherever the accounts live. With `atomic` all do or none:
+/// then all accounts must live on one shard. NDJSON has one transfer a line, and `atomic` as a query parameter.
+#[utoipa::path(
+    post, path = "/v1/transfers:batch", tag = "transfers",
+    params(("atomic" = Option<bool>, Query, description = "for NDJSON only; JSON has it in the body")),
+    request_body(content(
+        (parse::TransferBatchBody = "application/json"),
+        (parse::TransferBody = "application/x-ndjson"),
+    )),
+    responses(
+        (status = 200, description = "a result each, in request order", body = BatchResultsSchema),
+        (status = 400, description = "malformed; nothing is stored", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, description = "`batch_too_large` or `body_too_large`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "`atomic_cross_shard`; nothing is stored", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "an atomic batch was not executed", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 504, description = "an atomic batch's outcome is unknown: resend it", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn order_batch(
+    State(edge): State<Edge>,
+    deadline: RequestDeadline,
+    mut parameters: Parameters,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let media_type = batch_media_type(&headers)?;
+    let atomic = match media_type {
+        MediaType::Json => None,
+        MediaType::NdJson => parameters.take_as("atomic", "true or false", |text| text.parse::<bool>().ok()),
+    };
+    parameters.finish()?;
+    let batch = {
+        let payload = edge.bodies.read_batch(body, deadline).await?;
+        let text = payload.text()?;
+        match media_type {
+            MediaType::Json => parse::transfer_batch(text, &edge.rulebook)?,
+            MediaType::NdJson => TransferBatch {
+                transfers: parse::transfer_lines(text, &edge.rulebook)?,
+                atomic: atomic.unwrap_or(false),
+            },
+        }
+    };
+    metrics::record_batch(batch.transfers.len());
+    let ids = ids(&batch.transfers);
+    let replies = if batch.atomic {
+        order_atomic(&edge, batch, deadline).await?
+    } else {
+        edge.detached("transfer batch", deadline, |router| async move {
+            router.transfer_batch(batch.transfers, deadline.0).await
+        })
+        .await?
+    };
+    if replies.len() != ids.len() {
+        tracing::error!(orders = ids.len(), replies = replies.len(), "a batch was not answered item by item");
+        return Err(Problem::internal());
+    }
+    Ok(view::json_with_capacity(StatusCode::OK, &transfer_results(&ids, &replies), ids.len() * RESULT_BYTES))
+}
+
+/// An atomic batch has one outcome, so an error of the core is the answer to the whole of it.
+async fn order_atomic(
+    edge: &Edge,
+    batch: TransferBatch,
+    deadline: RequestDeadline,
+) -> Result<Vec<Result<TransferReply, CallError>>, Problem> {
+    let reply = edge
+        .detached("atomic transfers", deadline, |router| async move {
+            router.transfer_atomic(batch.transfers, deadline.0).await
+        })
+        .await??;
+    match reply {
+        AtomicReply::Stored(items) | AtomicReply::Failed { items, .. } => Ok(items.into_iter().map(Ok).collect()),
+        AtomicReply::CrossShard => Err(Problem::refused(Refused::whole(Refusal::AtomicCrossShard))),
+    }
+}

@@ -1,0 +1,113 @@
+//! Journal entries and their pages.
+
+use ledger::{AssetRegistry, journal::EntryKind};
+use serde::Serialize;
+use telemetry::clock::format_rfc3339;
+use utoipa::ToSchema;
+use uuid::Uuid;
+use wire::convert::{BadMessage, id_from_wire};
+
+use super::{Scale, nonsense};
+use crate::http::problem::Problem;
+
+/// One line of an account's journal.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Entry)]
+pub struct EntryView {
+    /// Unique over all shards; grows in commit order within one.
+    pub position: i64,
+    /// The account's version after this entry.
+    pub version: i64,
+    /// `opened`, `updated`, `posted`, `reserved` or `compensated`.
+    pub kind: &'static str,
+    pub transfer_id: Option<Uuid>,
+    pub counterparty: Option<String>,
+    /// Signed change of `posted`.
+    #[schema(example = "-12.34")]
+    pub amount: String,
+    /// After this entry.
+    pub posted: String,
+    /// After this entry.
+    pub held: String,
+    pub created_at: String,
+}
+
+/// A page of entries.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = EntryPage)]
+pub struct EntryPageView {
+    pub data: Vec<EntryView>,
+    pub has_more: bool,
+    /// For the parameter `cursor`; null at the end.
+    pub next_cursor: Option<String>,
+}
+
+impl EntryPageView {
+    pub fn new(page: wire::EntryPage, assets: &AssetRegistry) -> Result<Self, Problem> {
+        let asset = wire::convert::asset(&page.asset).map_err(nonsense)?;
+        let scale = Scale::of(asset, assets)?;
+        let next_cursor =
+            page.entries.last().filter(|_| page.has_more).map(|entry| Cursor(entry.version).to_string());
+        let data = page.entries.into_iter().map(|entry| EntryView::new(entry, scale)).collect::<Result<_, _>>()?;
+        Ok(Self { data, has_more: page.has_more, next_cursor })
+    }
+}
+
+impl EntryView {
+    fn new(entry: wire::Entry, scale: Scale) -> Result<Self, Problem> {
+        let kind = u8::try_from(entry.kind).ok().and_then(EntryKind::from_code).ok_or_else(|| {
+            nonsense(BadMessage::Bad { field: "entry.kind", reason: format!("{} is no kind", entry.kind) })
+        })?;
+        let transfer_id = match entry.transfer_id.is_empty() {
+            true => None,
+            false => Some(id_from_wire(&entry.transfer_id).map_err(nonsense)?.0),
+        };
+        Ok(Self {
+            position: entry.position,
+            version: entry.version,
+            kind: kind.as_str(),
+            transfer_id,
+            counterparty: Some(entry.counterparty).filter(|account| !account.is_empty()),
+            amount: scale.amount(entry.amount),
+            posted: scale.amount(entry.posted),
+            held: scale.amount(entry.held),
+            created_at: format_rfc3339(entry.created_at_us),
+        })
+    }
+}
+
+/// Where a page ended: the version of its last entry. Opaque to clients, so that it may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor(pub i64);
+
+impl Cursor {
+    const PREFIX: &str = "v";
+
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix(Self::PREFIX)?;
+        // from_str_radix also takes a sign.
+        let hex = digits.bytes().all(|b| b.is_ascii_hexdigit());
+        i64::from_str_radix(digits, 16).ok().filter(|version| hex && *version > 0).map(Self)
+    }
+}
+
+impl std::fmt::Display for Cursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{:x}", Self::PREFIX, self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursors_come_back() {
+        for version in [1, 64, i64::MAX] {
+            assert_eq!(Cursor::parse(&Cursor(version).to_string()), Some(Cursor(version)));
+        }
+        for bad in ["", "v", "v0", "v-1", "v+1", "1", "vg", "v8000000000000000"] {
+            assert_eq!(Cursor::parse(bad), None, "{bad:?}");
+        }
+    }
+}
