@@ -57,6 +57,7 @@ fn main() -> ExitCode {
     }
 }
 
+#[allow(clippy::print_stdout, reason = "--print-config is asked for on standard output")]
 fn run(cli: Cli) -> anyhow::Result<()> {
     let path = cli.config.context("--config FILE is missing")?;
     let config = Config::load(&path)?;
