@@ -73,7 +73,8 @@ enum Command {
     Postgres(postgres::Command),
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failure, 2 usage, 3 a check found a violation, 4 unreachable, 5 not confirmed";
+const EXIT_CODES: &str =
+    "Exit codes: 0 ok, 1 failure, 2 usage, 3 a check found a violation, 4 unreachable, 5 not confirmed";
 
 impl Cli {
     pub async fn run(self) -> anyhow::Result<ExitCode> {

@@ -56,6 +56,11 @@ pub fn cell(value: &Value) -> String {
     }
 }
 
+/// `1 shard`, `2 shards`.
+pub fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 fn is_number(text: &str) -> bool {
     text.chars().any(|c| c.is_ascii_digit()) && text.chars().all(|c| c.is_ascii_digit() || "-+.,%".contains(c))
 }

@@ -99,7 +99,8 @@ impl Description {
 
     /// Every port of the cluster with the process that listens on it.
     pub fn ports(&self) -> Vec<(u16, String)> {
-        let routers = self.routers.iter().flat_map(|r| [r.http_port, r.admin_port].map(|port| (port, r.name.clone())));
+        let routers =
+            self.routers.iter().flat_map(|r| [r.http_port, r.admin_port].map(|port| (port, r.name.clone())));
         let shards = self.shards.iter().flat_map(|s| {
             [(s.postgres_port, s.postgres_name()), (s.rpc_port, s.node_name()), (s.admin_port, s.node_name())]
         });

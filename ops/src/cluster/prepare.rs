@@ -41,10 +41,13 @@ pub fn prepare(layout: &Layout, request: &Request) -> anyhow::Result<Description
         let path = description.bin_dir.join(program);
         ensure!(path.is_file(), "{} is missing: build it, or name its folder with --bin-dir", path.display());
     }
+    for shard in &description.shards {
+        database::ensure_passwords(layout, shard)?;
+    }
+    configuration::write(layout, &description)?;
     // Before the databases: should making them fail, `down --wipe` knows what to remove.
     description.save(layout)?;
     make_databases(layout, &description)?;
-    configuration::write(layout, &description)?;
     Ok(description)
 }
 
@@ -87,7 +90,9 @@ impl Description {
     pub fn refuse_changes(&self, request: &Request) -> anyhow::Result<()> {
         let refuse = |what: &str, has: usize, asked: Option<u16>| match asked {
             Some(asked) if usize::from(asked) != has => {
-                bail!("it has {has} {what}, not {asked}; remove it with `shardctl down --wipe`, or use another --data-dir")
+                bail!(
+                    "it has {has} {what}, not {asked}; remove it with `shardctl down --wipe`, or use another --data-dir"
+                )
             }
             _ => Ok(()),
         };

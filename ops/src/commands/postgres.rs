@@ -24,12 +24,8 @@ pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode
     let Command::Ensure(args) = command;
     let data_dir = context.data_dir.clone();
     let server = tokio::task::spawn_blocking(move || {
-        let present = Wanted {
-            bin_dir: args.pg_bin.as_deref(),
-            major: None,
-            source: args.pg_source,
-            home: &data_dir,
-        };
+        let present =
+            Wanted { bin_dir: args.pg_bin.as_deref(), major: None, source: args.pg_source, home: &data_dir };
         if let Some(server) = present.present() {
             return Ok(server);
         }

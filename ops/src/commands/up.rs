@@ -204,13 +204,13 @@ fn announce(status: &ClusterStatus, context: &Context) -> anyhow::Result<()> {
     }
     let url = status.routers.first().map(|router| router.url.as_str()).unwrap_or_default();
     output::data(&format!(
-        "Shardledger is up: {} shards, {} routers, data in {}\n\
+        "Shardledger is up: {}, {}, data in {}\n\
          {}\n\n\
          Send it the first request:\n  \
          curl -i {url}/v1/accounts -H 'content-type: application/json' \\\n       \
          -d '{{\"id\": \"world\", \"asset\": \"USD\", \"overdraft\": \"unlimited\"}}'",
-        status.shards.len(),
-        status.routers.len(),
+        output::count(status.shards.len(), "shard"),
+        output::count(status.routers.len(), "router"),
         status.data_dir.display(),
         status
             .routers

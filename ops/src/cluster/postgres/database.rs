@@ -33,7 +33,7 @@ pub fn ensure_database(layout: &Layout, description: &Description, shard: &Shard
     let (folder, user) = (place.data_folder(shard), place.user.as_ref());
     let server = Server { bin_dir: place.bin_dir.clone(), major: place.major };
     if !folder.exists() {
-        make(&server, &folder, user, &passwords(layout, shard)?)
+        make(&server, &folder, user, &read_passwords(layout, shard)?)
             .with_context(|| format!("cannot make the database of shard {}", shard.id))?;
     }
     let sockets = folder.with_file_name("sockets");
@@ -47,13 +47,20 @@ struct Passwords {
     role: String,
 }
 
-fn passwords(layout: &Layout, shard: &ShardPlace) -> anyhow::Result<Passwords> {
-    let password = |role: &str| -> anyhow::Result<String> {
+/// Makes the passwords of the shard's database, unless they are there.
+pub fn ensure_passwords(layout: &Layout, shard: &ShardPlace) -> anyhow::Result<()> {
+    for role in [SUPERUSER, ROLE] {
+        durable_file::create_once(&layout.password(&shard.id, role), &new_password()?, Audience::Owner)?;
+    }
+    Ok(())
+}
+
+fn read_passwords(layout: &Layout, shard: &ShardPlace) -> anyhow::Result<Passwords> {
+    let read = |role: &str| -> anyhow::Result<String> {
         let path = layout.password(&shard.id, role);
-        durable_file::create_once(&path, &new_password()?, Audience::Owner)?;
-        Ok(fs::read_to_string(path)?)
+        Ok(fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?.trim().to_owned())
     };
-    Ok(Passwords { superuser: password(SUPERUSER)?, role: password(ROLE)? })
+    Ok(Passwords { superuser: read(SUPERUSER)?, role: read(ROLE)? })
 }
 
 /// Works in a draft folder that is renamed when all is done, so that a crash leaves no half-made database behind.

@@ -125,8 +125,8 @@ fn from_package(_home: &Path) -> anyhow::Result<()> {
     let folder = conf.parent().context("no folder for the package's settings")?;
     fs::create_dir_all(folder)?;
     fs::write(conf, "create_main_cluster = false\n")?;
-    let installed = apt_get(&["update"])
-        .and_then(|()| apt_get(&["install", "--yes", "--no-install-recommends", "postgresql"]));
+    let installed =
+        apt_get(&["update"]).and_then(|()| apt_get(&["install", "--yes", "--no-install-recommends", "postgresql"]));
     // Ours was the only reason for it: servers somebody installs later behave as usual.
     fs::remove_file(conf)?;
     installed

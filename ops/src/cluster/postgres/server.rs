@@ -29,6 +29,9 @@ impl Server {
         if !postgres.is_file() || !initdb.is_file() {
             return Ok(None);
         }
+        // A link to the server alone has none of its other programs beside it.
+        let real = postgres.canonicalize()?;
+        let bin_dir = real.parent().filter(|folder| folder.join("initdb").is_file()).unwrap_or(bin_dir);
         let output = Command::new(&postgres)
             .arg("--version")
             .output()

@@ -101,7 +101,8 @@ fn shared_buffers_mib(memory_bytes: u64, servers: usize) -> u64 {
 
 fn memory_bytes() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.trim().parse().ok());
+    let kib =
+        text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.trim().parse().ok());
     kib.map_or(0, |kib: u64| kib * 1024)
 }
 
@@ -127,7 +128,9 @@ mod tests {
     #[test]
     fn commits_are_durable() {
         let text = Settings::for_server(5510, Path::new("/tmp"), 1).text();
-        for line in ["fsync = on", "synchronous_commit = on", "full_page_writes = on", "listen_addresses = '127.0.0.1'"] {
+        for line in
+            ["fsync = on", "synchronous_commit = on", "full_page_writes = on", "listen_addresses = '127.0.0.1'"]
+        {
             assert!(text.lines().any(|l| l == line), "{line}");
         }
     }

@@ -3,6 +3,7 @@
 
 use std::{
     fmt, fs,
+    io::ErrorKind,
     os::unix::fs::{DirBuilderExt, chown, symlink},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -54,15 +55,16 @@ fn id_of(which: &str, user: &str) -> anyhow::Result<Option<u32>> {
 pub fn home_for(layout: &Layout, user: Option<&ServiceUser>) -> anyhow::Result<PathBuf> {
     let home = match user {
         Some(user) if !can_reach(user, layout.root())? => elsewhere(layout.root()),
-        _ => return Ok(layout.root().to_owned()),
+        _ => layout.root().to_owned(),
     };
+    let databases = home.join("pg");
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o755)
-        .create(home.join("pg"))
-        .with_context(|| format!("cannot create {}", home.display()))?;
+        .create(&databases)
+        .with_context(|| format!("cannot create {}", databases.display()))?;
     if !layout.postgres_link().exists() {
-        symlink(home.join("pg"), layout.postgres_link())?;
+        symlink(&databases, layout.postgres_link())?;
     }
     Ok(home)
 }
@@ -74,10 +76,14 @@ pub fn remove_home(layout: &Layout, home: &Path) -> anyhow::Result<()> {
     }
     ensure!(home == elsewhere(layout.root()), "{} is not where this cluster's databases belong", home.display());
     match fs::remove_dir_all(home) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", home.display()))
         }
-        _ => Ok(()),
+        _ => {
+            // Goes with the last cluster's; until then it is not empty, and stays.
+            let _ = fs::remove_dir(HOMES_ELSEWHERE);
+            Ok(())
+        }
     }
 }
 
@@ -103,14 +109,14 @@ pub fn run_as(command: &mut Command, user: Option<&ServiceUser>) {
     }
 }
 
-/// Makes a folder that belongs to the user.
+/// Makes a folder that belongs to the user, unless it is there.
 pub fn create_owned(folder: &Path, mode: u32, user: Option<&ServiceUser>) -> anyhow::Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(folder)
-        .with_context(|| format!("cannot create {}", folder.display()))?;
-    give(folder, user)
+    match fs::DirBuilder::new().mode(mode).create(folder) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            Err(error).with_context(|| format!("cannot create {}", folder.display()))
+        }
+        _ => give(folder, user),
+    }
 }
 
 /// Makes the user the owner of one file or folder.

@@ -26,10 +26,12 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     match checked {
         Ok(map) => {
             if context.json {
-                output::json(&json!({"valid": true, "version": map.version, "shards": map.shards.len(), "problems": []}))?;
+                output::json(
+                    &json!({"valid": true, "version": map.version, "shards": map.shards.len(), "problems": []}),
+                )?;
             } else {
-                let shards = map.shards.len();
-                output::data(&format!("{}: version {}, {shards} shards, valid", args.file.display(), map.version))?;
+                let shards = output::count(map.shards.len(), "shard");
+                output::data(&format!("{}: version {}, {shards}, valid", args.file.display(), map.version))?;
             }
             Ok(ExitCode::SUCCESS)
         }

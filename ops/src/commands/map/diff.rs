@@ -50,8 +50,10 @@ fn print(old: &ShardMap, new: &ShardMap, diff: &MapDiff) -> anyhow::Result<()> {
     output::data(&format!("version {} to {}, {} slots move", old.version, new.version, diff.slots_moved()))?;
     let shards = diff.added.iter().map(|id| [format!("+{id}"), String::new(), "new".to_owned()]);
     let removed = diff.removed.iter().map(|id| [format!("-{id}"), String::new(), "gone".to_owned()]);
-    let endpoints =
-        diff.endpoints.iter().map(|e| [e.shard.clone(), String::new(), format!("{} to {}", e.old.join(" "), e.new.join(" "))]);
+    let endpoints = diff
+        .endpoints
+        .iter()
+        .map(|e| [e.shard.clone(), String::new(), format!("{} to {}", e.old.join(" "), e.new.join(" "))]);
     let moves = diff.moves.iter().map(|m| [m.from.clone(), m.slots.to_string(), format!("to {}", m.to)]);
     let rows: Vec<[String; 3]> = shards.chain(removed).chain(endpoints).chain(moves).collect();
     if rows.is_empty() { Ok(()) } else { output::table(["shard", "slots", "change"], &rows) }

@@ -24,7 +24,11 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         match routers.client.post::<Value>(&format!("{url}/admin/shard-map/reload"), "").await {
             Ok(answer) => answers.push(json!({"router": url, "ok": true, "answer": answer})),
             Err(error) => {
-                if error.is::<Unreachable>() { unreachable = true } else { refused = true }
+                if error.is::<Unreachable>() {
+                    unreachable = true
+                } else {
+                    refused = true
+                }
                 answers.push(json!({"router": url, "ok": false, "error": error.to_string()}));
             }
         }
