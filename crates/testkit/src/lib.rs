@@ -1,1 +1,23 @@
-//! placeholder
+//! What the integration tests are made of: clusters of real processes, faults that prove they had an effect, a client that
+//! remembers every answer, and the audit that holds those answers against the databases.
+//!
+//! Start at [`cluster::Cluster`]. A test begins with a [`seed::Seed`], which it prints, runs [`workload`] against a cluster
+//! while it does harm through [`cluster::Member`] or a [`proxy::TcpProxy`], and ends in [`audit`]. Nothing here sleeps for
+//! something to happen: [`wait::until`] looks until it is so.
+//!
+//! No process and no folder outlives a test, however the test ends: see [`leash`].
+
+pub mod audit;
+pub mod client;
+pub mod cluster;
+pub mod database;
+pub mod history;
+pub mod leash;
+pub mod node;
+pub mod ports;
+pub mod process;
+pub mod programs;
+pub mod proxy;
+pub mod seed;
+pub mod wait;
+pub mod workload;

@@ -1,0 +1,105 @@
+//! What the shards' databases hold.
+
+use std::collections::HashMap;
+
+use anyhow::Context;
+use futures_util::future::try_join_all;
+use sqlx::{Connection, PgConnection, Row};
+use uuid::Uuid;
+
+use crate::cluster::Status;
+
+/// All shards together.
+#[derive(Debug, Default)]
+pub struct Books {
+    /// By id; more than one is a finding.
+    pub transfers: HashMap<Uuid, Vec<StoredTransfer>>,
+    pub registers: HashMap<Uuid, Vec<StoredRegister>>,
+    /// Posted balance of every client account.
+    pub balances: Vec<(String, i64)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransferStatus {
+    Pending,
+    Posted,
+    Rejected,
+    Other(i16),
+}
+
+#[derive(Debug, Clone)]
+pub struct StoredTransfer {
+    pub shard: String,
+    pub debit: String,
+    pub credit: String,
+    pub amount: i64,
+    pub cross_shard: bool,
+    pub status: TransferStatus,
+}
+
+#[derive(Debug, Clone)]
+pub struct StoredRegister {
+    pub shard: String,
+    pub credited: bool,
+}
+
+const PENDING: &str = "SELECT count(*) FROM transfer WHERE status = 1";
+const TRANSFERS: &str = "SELECT id, debit, credit, amount, cross_shard, status FROM transfer";
+const REGISTERS: &str = "SELECT transfer_id, credited FROM register";
+/// Ids that begin with `@` are the shard's own.
+const BALANCES: &str = "SELECT id, posted FROM account WHERE id NOT LIKE '@%'";
+
+/// Sagas under way on all shards.
+pub async fn pending(status: &Status) -> anyhow::Result<i64> {
+    let counts = status.shards.iter().map(async |shard| {
+        let mut connection = connect(&shard.dsn).await?;
+        let count: i64 = sqlx::query_scalar(PENDING).fetch_one(&mut connection).await?;
+        anyhow::Ok(count)
+    });
+    Ok(try_join_all(counts).await?.into_iter().sum())
+}
+
+impl Books {
+    pub async fn read(status: &Status) -> anyhow::Result<Self> {
+        let mut books = Self::default();
+        for shard in &status.shards {
+            let mut connection = connect(&shard.dsn).await?;
+            books
+                .read_shard(&shard.id, &mut connection)
+                .await
+                .with_context(|| format!("reading shard {}", shard.id))?;
+        }
+        Ok(books)
+    }
+
+    async fn read_shard(&mut self, shard: &str, connection: &mut PgConnection) -> anyhow::Result<()> {
+        for row in sqlx::query(TRANSFERS).fetch_all(&mut *connection).await? {
+            let status = match row.try_get("status")? {
+                1 => TransferStatus::Pending,
+                2 => TransferStatus::Posted,
+                3 => TransferStatus::Rejected,
+                other => TransferStatus::Other(other),
+            };
+            self.transfers.entry(row.try_get("id")?).or_default().push(StoredTransfer {
+                shard: shard.to_owned(),
+                debit: row.try_get("debit")?,
+                credit: row.try_get("credit")?,
+                amount: row.try_get("amount")?,
+                cross_shard: row.try_get("cross_shard")?,
+                status,
+            });
+        }
+        for row in sqlx::query(REGISTERS).fetch_all(&mut *connection).await? {
+            let register = StoredRegister { shard: shard.to_owned(), credited: row.try_get("credited")? };
+            self.registers.entry(row.try_get("transfer_id")?).or_default().push(register);
+        }
+        let balances = sqlx::query_as::<_, (String, i64)>(BALANCES).fetch_all(&mut *connection).await?;
+        self.balances.extend(balances);
+        Ok(())
+    }
+}
+
+pub async fn connect(dsn: &str) -> anyhow::Result<PgConnection> {
+    // The error of a bad URL would carry it, password and all.
+    PgConnection::connect(dsn).await.map_err(|error| anyhow::anyhow!("cannot connect to a shard's database: {error}"))
+}

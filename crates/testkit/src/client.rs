@@ -1,0 +1,146 @@
+//! A small HTTP client of the routers: one deadline a request, and no retry that the test does not ask for.
+
+mod verdict;
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, header};
+use http_body_util::{BodyExt, Full};
+use hyper_util::{
+    client::legacy::{Client as HttpClient, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use serde_json::Value;
+
+pub use verdict::Verdict;
+
+/// What the router is given for a request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
+/// When the client stops listening; later than the router gives up.
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// Talks to any number of routers. Cloning is not needed: all methods take `&self`.
+#[derive(Debug)]
+pub struct Client {
+    http: HttpClient<HttpConnector, Full<Bytes>>,
+    routers: Vec<String>,
+    next: AtomicUsize,
+}
+
+/// What a router answered, whatever its status.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// Nobody answered.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer: {reason}")]
+pub struct NoAnswer {
+    /// The connection was never made, so that the request certainly had no effect.
+    pub not_sent: bool,
+    pub reason: String,
+}
+
+impl Client {
+    pub fn new(routers: Vec<String>) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(Duration::from_secs(1)));
+        connector.set_nodelay(true);
+        let http = HttpClient::builder(TokioExecutor::new())
+            // A test wants to see what became of its one request.
+            .retry_canceled_requests(false)
+            .build(connector);
+        Self { http, routers, next: AtomicUsize::new(0) }
+    }
+
+    pub fn routers(&self) -> usize {
+        self.routers.len()
+    }
+
+    /// The routers in turn.
+    pub fn next_router(&self) -> usize {
+        self.next.fetch_add(1, Relaxed) % self.routers.len().max(1)
+    }
+
+    /// Sends one request to one router.
+    pub async fn call(
+        &self,
+        router: usize,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Answer, NoAnswer> {
+        let url = format!("{}{path}", self.routers[router]);
+        self.request(method, &url, body).await
+    }
+
+    /// Sends one request to any URL, such as an admin listener's.
+    pub async fn request(&self, method: Method, url: &str, body: Option<&Value>) -> Result<Answer, NoAnswer> {
+        let lost = |not_sent, reason: String| NoAnswer { not_sent, reason };
+        let request = Request::builder()
+            .method(method)
+            .uri(url)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header("x-request-timeout-ms", REQUEST_TIMEOUT.as_millis().to_string())
+            .body(Full::new(body.map_or_else(Bytes::new, |body| body.to_string().into())))
+            .map_err(|error| lost(true, error.to_string()))?;
+        let exchange = async {
+            let response = self.http.request(request).await.map_err(|e| lost(e.is_connect(), with_causes(&e)))?;
+            let (parts, body) = response.into_parts();
+            let body = body.collect().await.map_err(|e| lost(false, with_causes(&e)))?.to_bytes();
+            Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
+        };
+        tokio::time::timeout(PATIENCE, exchange)
+            .await
+            .unwrap_or_else(|_| Err(lost(false, format!("nothing within {PATIENCE:?}"))))
+    }
+
+    /// `GET` of something that must be there.
+    pub async fn get(&self, router: usize, path: &str) -> anyhow::Result<Value> {
+        self.call(router, Method::GET, path, None).await?.success().with_context(|| format!("GET {path}"))
+    }
+
+    /// `POST` that must succeed.
+    pub async fn post(&self, router: usize, path: &str, body: &Value) -> anyhow::Result<Value> {
+        self.call(router, Method::POST, path, Some(body)).await?.success().with_context(|| format!("POST {path}"))
+    }
+}
+
+impl Answer {
+    pub fn json(&self) -> anyhow::Result<Value> {
+        serde_json::from_slice(&self.body).with_context(|| format!("{} is no JSON", self.text()))
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn is_replay(&self) -> bool {
+        self.headers.get("idempotent-replayed").is_some_and(|value| value == "true")
+    }
+
+    /// The `code` of a problem; empty for anything else.
+    pub fn code(&self) -> String {
+        let body = self.json().unwrap_or_default();
+        body["code"].as_str().unwrap_or_default().to_owned()
+    }
+
+    fn success(&self) -> anyhow::Result<Value> {
+        ensure!((200..300).contains(&self.status), "answered {}: {}", self.status, self.text());
+        self.json()
+    }
+}
+
+/// The client's own message says only "client error (Connect)"; the reason is in what caused it.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

@@ -1,0 +1,138 @@
+//! What an answer says about a transfer: the three classes of a checked history, the first of them in two colours.
+
+use serde_json::Value;
+
+use super::{Answer, NoAnswer};
+
+/// `ok` (posted, rejected), `fail` (not executed), `info` (unknown).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Posted,
+    /// The business said no, and will say so for ever under this id.
+    Rejected {
+        code: String,
+    },
+    /// This request certainly had no effect. An earlier one with the same id may have had.
+    NotExecuted {
+        code: String,
+    },
+    Unknown {
+        why: String,
+    },
+    /// What must not be answered to what was asked.
+    Nonsense {
+        answer: String,
+    },
+}
+
+impl Verdict {
+    /// Of `POST /v1/transfers`.
+    pub fn of_transfer(answer: &Result<Answer, NoAnswer>) -> Self {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(lost) => return Self::of_silence(lost),
+        };
+        let body = answer.json().unwrap_or_default();
+        match (answer.status, body["status"].as_str()) {
+            (200 | 201, Some("posted")) => Self::Posted,
+            (202, Some("pending")) => Self::Unknown { why: "pending".to_owned() },
+            // Stored refusals name the transfer; a mismatch says that the id is another transfer's.
+            (422, _) if body["transfer_id"].is_string() && answer.code() != "idempotency_mismatch" => {
+                Self::Rejected { code: answer.code() }
+            }
+            _ => Self::of_problem(answer, &body),
+        }
+    }
+
+    /// Of `POST /v1/transfers:batch`: one for each item.
+    pub fn of_batch(answer: &Result<Answer, NoAnswer>, items: usize) -> Vec<Self> {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(lost) => return vec![Self::of_silence(lost); items],
+        };
+        let body = answer.json().unwrap_or_default();
+        match (answer.status, body["results"].as_array()) {
+            (200, Some(results)) if results.len() == items => results.iter().map(Self::of_item).collect(),
+            _ => vec![Self::of_problem(answer, &body); items],
+        }
+    }
+
+    fn of_item(item: &Value) -> Self {
+        let code = item["code"].as_str().unwrap_or_default().to_owned();
+        match item["status"].as_str() {
+            Some("posted") => Self::Posted,
+            Some("rejected") => Self::Rejected { code },
+            Some("failed") if code != "idempotency_mismatch" => Self::NotExecuted { code },
+            Some("pending" | "unknown") => Self::Unknown { why: item["status"].to_string() },
+            _ => Self::Nonsense { answer: item.to_string() },
+        }
+    }
+
+    fn of_problem(answer: &Answer, body: &Value) -> Self {
+        match (answer.status, &body["executed"]) {
+            (429 | 503, Value::Bool(false)) => Self::NotExecuted { code: answer.code() },
+            (500.., Value::String(unknown)) if unknown == "unknown" => Self::Unknown { why: answer.code() },
+            _ => Self::Nonsense { answer: format!("{} {}", answer.status, answer.text()) },
+        }
+    }
+
+    fn of_silence(lost: &NoAnswer) -> Self {
+        match lost {
+            NoAnswer { not_sent: true, reason } => Self::NotExecuted { code: reason.clone() },
+            NoAnswer { not_sent: false, reason } => Self::Unknown { why: reason.clone() },
+        }
+    }
+
+    pub fn is_definite(&self) -> bool {
+        matches!(self, Self::Posted | Self::Rejected { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::HeaderMap;
+
+    use super::*;
+
+    fn answer(status: u16, body: &'static str) -> Result<Answer, NoAnswer> {
+        Ok(Answer { status, headers: HeaderMap::new(), body: Bytes::from_static(body.as_bytes()) })
+    }
+
+    #[test]
+    fn only_what_says_so_is_certain() {
+        let posted = answer(201, r#"{"status": "posted"}"#);
+        assert_eq!(Verdict::of_transfer(&posted), Verdict::Posted);
+        let refused = answer(422, r#"{"code": "insufficient_funds", "transfer_id": "x", "executed": false}"#);
+        assert_eq!(Verdict::of_transfer(&refused), Verdict::Rejected { code: "insufficient_funds".to_owned() });
+        let unavailable = answer(503, r#"{"code": "shard_unavailable", "executed": false}"#);
+        assert_eq!(Verdict::of_transfer(&unavailable), Verdict::NotExecuted { code: "shard_unavailable".to_owned() });
+        for open in [
+            answer(202, r#"{"status": "pending"}"#),
+            answer(504, r#"{"code": "outcome_unknown", "executed": "unknown"}"#),
+            Err(NoAnswer { not_sent: false, reason: "reset".to_owned() }),
+        ] {
+            assert!(matches!(Verdict::of_transfer(&open), Verdict::Unknown { .. }), "{open:?}");
+        }
+        for nonsense in [
+            answer(422, r#"{"code": "idempotency_mismatch", "transfer_id": "x", "executed": false}"#),
+            answer(503, r#"{"code": "shard_unavailable"}"#),
+            answer(200, "{}"),
+        ] {
+            assert!(matches!(Verdict::of_transfer(&nonsense), Verdict::Nonsense { .. }), "{nonsense:?}");
+        }
+    }
+
+    #[test]
+    fn each_item_of_a_batch_is_judged_by_itself() {
+        let batch = answer(
+            200,
+            r#"{"results": [{"status": "posted"}, {"status": "failed", "code": "overloaded"}, {"status": "unknown"}]}"#,
+        );
+        let verdicts = Verdict::of_batch(&batch, 3);
+        assert_eq!(verdicts[0], Verdict::Posted);
+        assert_eq!(verdicts[1], Verdict::NotExecuted { code: "overloaded".to_owned() });
+        assert!(matches!(verdicts[2], Verdict::Unknown { .. }));
+        assert!(matches!(Verdict::of_batch(&batch, 4)[0], Verdict::Nonsense { .. }));
+    }
+}

@@ -1,0 +1,209 @@
+//! A cluster of real processes with real PostgreSQL, started and stopped by `shardctl` as an operator would.
+
+mod member;
+mod placement;
+mod status;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+use tokio::process::Command;
+
+pub use member::Member;
+pub use placement::Placement;
+pub use status::{RouterStatus, ShardStatus, Status};
+
+use crate::{client::Client, leash::Leash, process::Process, programs::program, wait::until};
+
+/// How long anything may take to come back after a fault: database recovery and the supervisor's back-off included.
+pub const RECOVERY: Duration = Duration::from_secs(60);
+
+/// What `shardctl verify` ends with when it found a violation.
+const EXIT_VIOLATION: i32 = 3;
+
+/// A running cluster in a folder of its own. Taken down and removed when dropped.
+#[derive(Debug)]
+pub struct Cluster {
+    shardctl: PathBuf,
+    data_dir: PathBuf,
+    status: Status,
+    leash: Leash,
+}
+
+impl Cluster {
+    /// Starts one on free ports.
+    pub async fn start(shards: u16, routers: u16) -> anyhow::Result<Self> {
+        let shardctl = program("shardctl")?;
+        for service in ["router", "shard-node"] {
+            program(service)?;
+        }
+        let data_dir = std::env::temp_dir().join(format!("shardledger-test-{}", uuid::Uuid::now_v7().simple()));
+        let leash = Leash::on_cluster(&shardctl, &data_dir)?;
+        let (shards, routers) = (shards.to_string(), routers.to_string());
+        let size = ["--shards", &shards, "--routers", &routers, "--port-base", "0"];
+        let status = up(&shardctl, &data_dir, &size).await?;
+        Ok(Self { shardctl, data_dir, status, leash })
+    }
+
+    /// What runs where; process ids as of the last look.
+    pub fn status(&self) -> &Status {
+        &self.status
+    }
+
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// The map file that all routers watch.
+    pub fn shard_map_path(&self) -> PathBuf {
+        self.data_dir.join("shard-map.toml")
+    }
+
+    /// A client that knows all routers.
+    pub fn client(&self) -> Client {
+        Client::new(self.status.routers.iter().map(|router| router.url.clone()).collect())
+    }
+
+    /// Which account ids live where, as the map file says now.
+    pub fn placement(&self) -> anyhow::Result<Placement> {
+        let path = self.shard_map_path();
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Placement::new(&text)
+    }
+
+    pub async fn refresh_status(&mut self) -> anyhow::Result<&Status> {
+        self.status = look(&self.shardctl, &self.data_dir).await?;
+        Ok(&self.status)
+    }
+
+    /// Every process of the cluster.
+    pub fn members(&self) -> Vec<Member> {
+        let routers = (0..self.status.routers.len()).map(Member::Router);
+        let shards = (0..self.status.shards.len()).flat_map(|shard| [Member::Node(shard), Member::Postgres(shard)]);
+        routers.chain(shards).collect()
+    }
+
+    /// The process behind a member as of the last look.
+    pub fn process(&self, member: Member) -> anyhow::Result<Process> {
+        let pid = self.status.pid(member).with_context(|| format!("{member} does not run"))?;
+        Process::of(pid).with_context(|| format!("{member} (process {pid}) is gone"))
+    }
+
+    /// `kill -9`, and waits until the supervisor has brought the member and with it the whole cluster back.
+    pub async fn kill_and_recover(&mut self, member: Member) -> anyhow::Result<()> {
+        let killed = self.process(member)?;
+        killed.kill().await?;
+        self.wait_until_ready(&format!("{member} is back after kill -9"), Some((member, killed))).await
+    }
+
+    /// Waits until everything answers; `replaced` must run as another process than that.
+    pub async fn wait_until_ready(&mut self, what: &str, replaced: Option<(Member, Process)>) -> anyhow::Result<()> {
+        let (shardctl, data_dir) = (&self.shardctl, &self.data_dir);
+        self.status = until(what, RECOVERY, async || {
+            let status = look(shardctl, data_dir).await?;
+            let is_new = replaced.is_none_or(|(member, old)| status.pid(member).is_some_and(|pid| pid != old.pid()));
+            Ok((is_new && status.is_ready()).then_some(status))
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// `shardctl down`: stops everything and keeps the data. Whatever ran must be gone.
+    pub async fn down(&mut self) -> anyhow::Result<()> {
+        let running = self.running().await?;
+        run(&self.shardctl, &self.data_dir, &["down"]).await?.successful()?;
+        all_gone(&running)
+    }
+
+    /// `shardctl up` on the data that is there.
+    pub async fn up(&mut self) -> anyhow::Result<()> {
+        self.status = up(&self.shardctl, &self.data_dir, &[]).await?;
+        Ok(())
+    }
+
+    /// Takes the cluster down and removes it. Nothing may be left: no process, no folder.
+    pub async fn finish(mut self) -> anyhow::Result<()> {
+        let running = self.running().await?;
+        let ended = tokio::task::block_in_place(|| self.leash.release())?;
+        ensure!(ended.success(), "the cluster in {} could not be taken down", self.data_dir.display());
+        ensure!(!self.data_dir.exists(), "{} is still there", self.data_dir.display());
+        all_gone(&running)
+    }
+
+    /// `shardctl verify`: every invariant, on the live cluster.
+    pub async fn verify(&self) -> anyhow::Result<()> {
+        let output = run(&self.shardctl, &self.data_dir, &["verify", "--json"]).await?;
+        ensure!(output.code != Some(EXIT_VIOLATION), "verify found violations:\n{}", output.stdout);
+        output.successful()?;
+        Ok(())
+    }
+
+    /// Runs `shardctl` on this cluster and gives the JSON it prints.
+    pub async fn shardctl_json(&self, arguments: &[&str]) -> anyhow::Result<Value> {
+        let output = run(&self.shardctl, &self.data_dir, arguments).await?.successful()?;
+        serde_json::from_str(&output).with_context(|| format!("{arguments:?} printed {output:?}"))
+    }
+
+    async fn running(&mut self) -> anyhow::Result<Vec<Process>> {
+        let status = self.refresh_status().await?;
+        Ok(status.pids().into_iter().filter_map(Process::of).collect())
+    }
+}
+
+async fn up(shardctl: &Path, data_dir: &Path, size: &[&str]) -> anyhow::Result<Status> {
+    let output = run(shardctl, data_dir, &[&["up", "--json"], size].concat()).await?.successful()?;
+    Status::parse(&output)
+}
+
+async fn look(shardctl: &Path, data_dir: &Path) -> anyhow::Result<Status> {
+    Status::parse(&run(shardctl, data_dir, &["status", "--json"]).await?.stdout)
+}
+
+fn all_gone(processes: &[Process]) -> anyhow::Result<()> {
+    let left: Vec<i32> = processes.iter().filter(|process| process.is_alive()).map(|process| process.pid()).collect();
+    ensure!(left.is_empty(), "processes {left:?} are still there");
+    Ok(())
+}
+
+/// What a command of `shardctl` said.
+struct Output {
+    command: String,
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Output {
+    fn successful(self) -> anyhow::Result<String> {
+        ensure!(
+            self.code == Some(0),
+            "shardctl {} ended with {:?}: {} {}",
+            self.command,
+            self.code,
+            self.stdout,
+            self.stderr
+        );
+        Ok(self.stdout)
+    }
+}
+
+async fn run(shardctl: &Path, data_dir: &Path, arguments: &[&str]) -> anyhow::Result<Output> {
+    let output = Command::new(shardctl)
+        .arg("--data-dir")
+        .arg(data_dir)
+        .args(arguments)
+        .kill_on_drop(true)
+        .output()
+        .await
+        .with_context(|| format!("cannot run {}", shardctl.display()))?;
+    Ok(Output {
+        command: arguments.join(" "),
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}

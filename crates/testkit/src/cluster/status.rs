@@ -1,0 +1,63 @@
+//! `shardctl status --json`, as the contract has it.
+
+use anyhow::Context;
+use serde::Deserialize;
+
+use super::Member;
+
+/// The state of something that takes requests.
+const READY: &str = "ready";
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Status {
+    pub map_version: u64,
+    pub supervisor_pid: Option<i32>,
+    pub routers: Vec<RouterStatus>,
+    pub shards: Vec<ShardStatus>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct RouterStatus {
+    pub url: String,
+    pub admin_url: String,
+    pub pid: Option<i32>,
+    pub state: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct ShardStatus {
+    pub id: String,
+    pub slots: u32,
+    pub node_url: String,
+    pub node_pid: Option<i32>,
+    pub postgres_pid: Option<i32>,
+    pub postgres_port: u16,
+    pub dsn: String,
+    pub state: String,
+}
+
+impl Status {
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        serde_json::from_str(text).with_context(|| format!("no status: {text:?}"))
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.routers.iter().all(|router| router.state == READY)
+            && self.shards.iter().all(|shard| shard.state == READY)
+    }
+
+    pub fn pid(&self, member: Member) -> Option<i32> {
+        match member {
+            Member::Router(index) => self.routers.get(index)?.pid,
+            Member::Node(index) => self.shards.get(index)?.node_pid,
+            Member::Postgres(index) => self.shards.get(index)?.postgres_pid,
+        }
+    }
+
+    /// Of everything that runs, the supervisor included.
+    pub fn pids(&self) -> Vec<i32> {
+        let routers = self.routers.iter().map(|router| router.pid);
+        let shards = self.shards.iter().flat_map(|shard| [shard.node_pid, shard.postgres_pid]);
+        routers.chain(shards).chain([self.supervisor_pid]).flatten().collect()
+    }
+}

@@ -1,0 +1,37 @@
+//! Databases for tests of a single node: made on a cluster's PostgreSQL, beside the shard's own.
+
+use std::fs;
+
+use anyhow::Context;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+use crate::cluster::Cluster;
+
+/// Role of the services; owns what is made here.
+const ROLE: &str = "shardledger";
+
+/// An empty database of the services' role on the first shard's PostgreSQL; gives its URL. It ends with the cluster.
+pub async fn create(cluster: &Cluster, name: &str) -> anyhow::Result<String> {
+    let shard = cluster.status().shards.first().context("a cluster without shards")?;
+    // The services' role may not make databases; initdb's may.
+    let path = cluster.data_dir().join("secrets").join(format!("{}.postgres.password", shard.id));
+    let password = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let url = format!("postgres://postgres:{}@127.0.0.1:{}/postgres", password.trim(), shard.postgres_port);
+    let mut connection = PgConnection::connect(&url).await?;
+    let statement = format!("CREATE DATABASE \"{name}\" OWNER {ROLE}");
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await?;
+    let (server, _) = shard.dsn.rsplit_once('/').context("a DSN without a database")?;
+    Ok(format!("{server}/{name}"))
+}
+
+/// Runs SQL, several statements if need be.
+pub async fn run(url: &str, sql: &str) -> anyhow::Result<u64> {
+    let mut connection = PgConnection::connect(url).await?;
+    Ok(sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await?.rows_affected())
+}
+
+/// A number from the database.
+pub async fn number(url: &str, sql: &str) -> anyhow::Result<i64> {
+    let mut connection = PgConnection::connect(url).await?;
+    Ok(sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut connection).await?)
+}

@@ -1,0 +1,140 @@
+//! Clean-up that happens however the test ends.
+//!
+//! A guard process reads from a pipe whose other end only this process holds. When the pipe closes (the [`Leash`] was
+//! dropped, the test panicked, timed out, or was killed with SIGKILL), the guard cleans up and ends. It has a process group of
+//! its own, so that what kills the test's group does not kill the guard.
+
+use std::{
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+};
+
+use anyhow::Context;
+
+use crate::process::Process;
+
+/// Waits for the end of the pipe. `cat` and not `read`: the shell's own `read` would return at a newline.
+const WAIT: &str = "cat >/dev/null";
+
+/// `$1` shardctl, `$2` the data folder. Tried again, because an `up` that was killed with the test may still hold its lock.
+/// A folder in which no cluster was made yet is simply removed.
+const TAKE_DOWN: &str = r#"
+tries=0
+while [ -e "$2" ]; do
+    if [ -e "$2/cluster.json" ]; then "$1" down --data-dir "$2" --wipe --yes; else rm -rf -- "$2"; fi
+    tries=$((tries + 1))
+    [ "$tries" -lt 20 ] || exit 1
+    [ ! -e "$2" ] || sleep 0.5
+done"#;
+
+/// `$1` a process id. The guard ends before the owner reaps that process, so the id cannot be another's by then.
+const KILL: &str = r#"kill -9 "$1" 2>/dev/null"#;
+
+/// `$1` a folder.
+const REMOVE: &str = r#"rm -rf -- "$1""#;
+
+/// Something to be undone.
+#[derive(Debug)]
+pub struct Leash {
+    guard: Child,
+}
+
+impl Leash {
+    /// Takes the cluster in the folder down and removes it.
+    pub fn on_cluster(shardctl: &Path, data_dir: &Path) -> anyhow::Result<Self> {
+        Self::new(TAKE_DOWN, &[shardctl, data_dir])
+    }
+
+    pub fn on_folder(folder: &Path) -> anyhow::Result<Self> {
+        Self::new(REMOVE, &[folder])
+    }
+
+    fn new(undo: &str, arguments: &[&Path]) -> anyhow::Result<Self> {
+        let guard = Command::new("sh")
+            .arg("-c")
+            .arg(format!("{WAIT}\n{undo}"))
+            .arg("leash")
+            .args(arguments)
+            .current_dir("/")
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("cannot start the guard that cleans up")?;
+        Ok(Self { guard })
+    }
+
+    /// Cleans up now and tells how that went.
+    pub fn release(&mut self) -> anyhow::Result<ExitStatus> {
+        drop(self.guard.stdin.take());
+        self.guard.wait().context("the guard that cleans up is lost")
+    }
+}
+
+impl Drop for Leash {
+    fn drop(&mut self) {
+        // Nobody is left to tell; whoever cares has called `release`.
+        let _ = self.release();
+    }
+}
+
+/// A process that does not outlive its owner.
+#[derive(Debug)]
+pub struct Leashed {
+    child: Child,
+    process: Process,
+    guard: Child,
+}
+
+impl Leashed {
+    pub fn spawn(mut command: Command) -> anyhow::Result<Self> {
+        let mut child =
+            command.spawn().with_context(|| format!("cannot start {}", command.get_program().display()))?;
+        let started = i32::try_from(child.id()).ok().and_then(Process::of).context("it ended at once");
+        let guard = Command::new("sh")
+            .args(["-c", &format!("{WAIT}\n{KILL}"), "leash", &child.id().to_string()])
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("cannot start the guard that cleans up");
+        match (started, guard) {
+            (Ok(process), Ok(guard)) => Ok(Self { child, process, guard }),
+            (Err(error), _) | (_, Err(error)) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error)
+            }
+        }
+    }
+
+    pub fn process(&self) -> Process {
+        self.process
+    }
+
+    /// How it ended, if it did.
+    pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        // Reaping frees the process id, so the guard must not act on it any more.
+        if self.process.is_alive() {
+            return Ok(None);
+        }
+        self.dismiss_guard();
+        Ok(Some(self.child.wait()?))
+    }
+
+    fn dismiss_guard(&mut self) {
+        let _ = self.guard.kill();
+        let _ = self.guard.wait();
+    }
+}
+
+impl Drop for Leashed {
+    fn drop(&mut self) {
+        self.dismiss_guard();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,190 @@
+//! One shard-node process of the test's own, and the routers' side of its RPC.
+
+mod operations;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, bail, ensure};
+use tonic::transport::{Channel, Endpoint};
+use wire::{Reply, convert::operation_to_wire, shard_node_client::ShardNodeClient};
+
+pub use operations::{decide, open, order, settle, transfer};
+
+use crate::{
+    leash::{Leash, Leashed},
+    ports,
+    process::Process,
+    programs::program,
+    wait::until,
+};
+
+/// Start-up, migrations included.
+const START: Duration = Duration::from_secs(30);
+/// The word of a node that takes requests.
+const SERVING: &str = "serving";
+
+/// A folder for the files of a test, removed with it.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    _leash: Leash,
+}
+
+impl Folder {
+    pub fn create() -> anyhow::Result<Self> {
+        let path = std::env::temp_dir().join(format!("shardledger-node-{}", uuid::Uuid::now_v7().simple()));
+        let leash = Leash::on_folder(&path)?;
+        std::fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Self { path, _leash: leash })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// What a node is configured with.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    pub shard: String,
+    pub database_url: String,
+    /// How long a statement may take before the node gives its connection up.
+    pub statement_timeout: Duration,
+    rpc: SocketAddr,
+    file: PathBuf,
+    log: PathBuf,
+}
+
+impl NodeConfig {
+    /// Written into the folder under this name.
+    pub fn write(folder: &Folder, name: &str, shard: &str, database_url: &str) -> anyhow::Result<Self> {
+        let config = Self {
+            shard: shard.to_owned(),
+            database_url: database_url.to_owned(),
+            statement_timeout: Duration::from_secs(3),
+            rpc: ([127, 0, 0, 1], ports::free()?).into(),
+            file: folder.path.join(format!("{name}.toml")),
+            log: folder.path.join(format!("{name}.log")),
+        };
+        let text = format!(
+            "[shard]\nid = \"{shard}\"\n\
+             [database]\nurl = \"{database_url}\"\nstatement_timeout_ms = {}\n\
+             [rpc]\nlisten = \"{}\"\n\
+             [admin]\nlisten = \"127.0.0.1:{}\"\n",
+            config.statement_timeout.as_millis(),
+            config.rpc,
+            ports::free()?,
+        );
+        std::fs::write(&config.file, text)?;
+        Ok(config)
+    }
+
+    /// What the node wrote to its log so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn command(&self) -> anyhow::Result<Command> {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log)?;
+        let mut command = Command::new(program("shard-node")?);
+        command.arg("--config").arg(&self.file).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        Ok(command)
+    }
+
+    /// `shard-node init`.
+    pub fn init(&self, shard_map: &str) -> anyhow::Result<()> {
+        let map = self.file.with_extension("map.toml");
+        std::fs::write(&map, shard_map)?;
+        let status = self.command()?.arg("init").arg("--map").arg(&map).status()?;
+        ensure!(status.success(), "init of shard {} failed: {}", self.shard, self.log());
+        Ok(())
+    }
+}
+
+/// A running node.
+pub struct Node {
+    config: NodeConfig,
+    leashed: Leashed,
+    rpc: ShardNodeClient<Channel>,
+}
+
+impl Node {
+    /// Starts it and waits until it serves.
+    pub async fn start(config: &NodeConfig) -> anyhow::Result<Self> {
+        let mut leashed = Leashed::spawn(config.command()?)?;
+        let endpoint =
+            Endpoint::from_shared(format!("http://{}", config.rpc))?.connect_timeout(Duration::from_secs(1));
+        let rpc = until(&format!("the node of {} serves", config.shard), START, async || {
+            if let Some(status) = leashed.ended()? {
+                return Ok(Some(Err(status)));
+            }
+            let mut rpc = ShardNodeClient::new(endpoint.connect().await?);
+            let status = rpc.status(wire::StatusRequest {}).await?.into_inner();
+            Ok((status.state == SERVING).then_some(Ok(rpc)))
+        })
+        .await
+        .with_context(|| config.log())?;
+        match rpc {
+            Ok(rpc) => Ok(Self { config: config.clone(), leashed, rpc }),
+            Err(status) => bail!("the node of {} ended by itself ({status}): {}", config.shard, config.log()),
+        }
+    }
+
+    /// Starts one that must refuse to serve; gives what it said.
+    pub async fn start_refused(config: &NodeConfig) -> anyhow::Result<String> {
+        let mut leashed = Leashed::spawn(config.command()?)?;
+        let status = until("the node has refused to serve", START, async || leashed.ended()).await?;
+        ensure!(!status.success(), "it ended as if all were well: {}", config.log());
+        Ok(config.log())
+    }
+
+    pub fn process(&self) -> Process {
+        self.leashed.process()
+    }
+
+    pub fn log(&self) -> String {
+        self.config.log()
+    }
+
+    /// Has operations executed: one reply each.
+    pub async fn execute(&self, operations: &[ledger::operation::Operation]) -> anyhow::Result<Vec<Reply>> {
+        let operations = operations.iter().map(|operation| operation_to_wire(operation, 0, 0)).collect();
+        let response = self.rpc.clone().execute(wire::ExecuteRequest { operations }).await?.into_inner();
+        let replies = response.results.into_iter().map(|result| Ok(Reply::try_from(result)?));
+        replies.collect()
+    }
+
+    /// Executes one operation, again and again until it has a definite answer: what routers do.
+    pub async fn execute_until_definite(
+        &self,
+        operation: &ledger::operation::Operation,
+    ) -> anyhow::Result<ledger::outcome::Outcome> {
+        until("the operation has a definite answer", START, async || {
+            let reply = self.execute(std::slice::from_ref(operation)).await?.pop();
+            Ok(match reply {
+                Some(Reply::Outcome(outcome)) => Some(outcome),
+                _ => None,
+            })
+        })
+        .await
+    }
+
+    pub async fn account(&self, id: &str) -> anyhow::Result<wire::Account> {
+        use wire::get_account_response::Outcome;
+        let response =
+            self.rpc.clone().get_account(wire::GetAccountRequest { id: id.to_owned() }).await?.into_inner();
+        match response.outcome {
+            Some(Outcome::Account(account)) => Ok(account),
+            other => bail!("{id}: {other:?}"),
+        }
+    }
+
+    pub async fn status(&self) -> anyhow::Result<wire::StatusResponse> {
+        Ok(self.rpc.clone().status(wire::StatusRequest {}).await?.into_inner())
+    }
+}

@@ -1,0 +1,76 @@
+//! Processes that a test kills, freezes and thaws. Each fault proves that it had an effect.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::wait::until;
+
+/// The kernel carries a signal out within this time, whatever the load.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// One process. Process ids are used again; the start time tells one holder of an id from the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process {
+    pid: i32,
+    started_ticks: u64,
+}
+
+impl Process {
+    /// The living process with this id.
+    pub fn of(pid: i32) -> Option<Self> {
+        let (state, started_ticks) = stat(pid)?;
+        is_living(state).then_some(Self { pid, started_ticks })
+    }
+
+    pub fn pid(self) -> i32 {
+        self.pid
+    }
+
+    pub fn is_alive(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub async fn kill(self) -> anyhow::Result<()> {
+        self.signal(Signal::KILL)?;
+        until(
+            &format!("killed process {} is gone", self.pid),
+            PATIENCE,
+            async || Ok((!self.is_alive()).then_some(())),
+        )
+        .await
+    }
+
+    /// Stops it in its tracks (SIGSTOP), sockets open and all.
+    pub async fn freeze(self) -> anyhow::Result<()> {
+        self.signal(Signal::STOP)?;
+        until(&format!("process {} is frozen", self.pid), PATIENCE, async || {
+            Ok(stat(self.pid).filter(|(state, _)| *state == 'T').map(|_| ()))
+        })
+        .await
+    }
+
+    pub fn thaw(self) -> anyhow::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(self, signal: Signal) -> anyhow::Result<()> {
+        ensure!(self.is_alive(), "process {} is gone already, so the fault would be none", self.pid);
+        let pid = Pid::from_raw(self.pid).context("0 is no process")?;
+        kill_process(pid, signal).with_context(|| format!("cannot signal process {}", self.pid))
+    }
+}
+
+fn is_living(state: char) -> bool {
+    !matches!(state, 'Z' | 'X')
+}
+
+/// State and start time. The second field is the program's name in parentheses, and may itself hold blanks.
+fn stat(pid: i32) -> Option<(char, u64)> {
+    let line = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = line.rsplit_once(") ")?;
+    let fields: Vec<&str> = rest.split(' ').collect();
+    Some((fields.first()?.chars().next()?, fields.get(19)?.parse().ok()?))
+}

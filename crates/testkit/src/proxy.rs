@@ -1,0 +1,197 @@
+//! A TCP proxy in front of PostgreSQL that does what networks do, and two things only a proxy that reads the protocol can
+//! do: let a COMMIT through and lose its answer, or lose the COMMIT itself.
+//!
+//! Chance (how long a delay is) comes from the test's seed.
+
+mod connection;
+mod frontend;
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU8, AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use anyhow::Context;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::seed::Random;
+
+/// What happens to bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weather {
+    Clear,
+    /// Each piece waits for a random time up to this one.
+    Slow {
+        longest: Duration,
+    },
+    /// Nothing gets through in either direction, and nobody is told.
+    BlackHole,
+    /// New connections are closed at once; those there are go on.
+    Refuse,
+}
+
+/// What happens to the next COMMIT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum CommitFault {
+    None = 0,
+    /// It is carried out, and the connection breaks before the answer.
+    DropReply = 1,
+    /// It never arrives, and the connection breaks.
+    Swallow = 2,
+}
+
+/// The proxy. It ends with this value.
+#[derive(Debug)]
+pub struct TcpProxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    _ends: DropGuard,
+}
+
+#[derive(Debug)]
+struct Shared {
+    upstream: SocketAddr,
+    weather: watch::Sender<Weather>,
+    commit_fault: AtomicU8,
+    commit_faults_done: AtomicU64,
+    connections: AtomicU64,
+    /// Cancelled and replaced to cut every connection there is.
+    alive: Mutex<CancellationToken>,
+    random: Mutex<Random>,
+}
+
+impl TcpProxy {
+    /// Listens on a free port and forwards to `upstream`.
+    pub async fn start(upstream: SocketAddr, random: Random) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.context("the proxy cannot listen")?;
+        let address = listener.local_addr()?;
+        let end = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            upstream,
+            weather: watch::Sender::new(Weather::Clear),
+            commit_fault: AtomicU8::new(CommitFault::None as u8),
+            commit_faults_done: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
+            alive: Mutex::new(end.child_token()),
+            random: Mutex::new(random),
+        });
+        #[allow(clippy::disallowed_methods, reason = "ends with the proxy, by its token")]
+        tokio::spawn(accept(listener, shared.clone(), end.clone()));
+        Ok(Self { address, shared, _ends: end.drop_guard() })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A database URL that leads through the proxy.
+    pub fn through(&self, url: &str) -> anyhow::Result<String> {
+        let upstream = self.shared.upstream.to_string();
+        anyhow::ensure!(url.contains(&upstream), "the URL does not lead to {upstream}");
+        Ok(url.replace(&upstream, &self.address.to_string()))
+    }
+
+    pub fn set_weather(&self, weather: Weather) {
+        self.shared.weather.send_replace(weather);
+    }
+
+    /// Breaks every connection there is.
+    pub fn cut(&self) {
+        let mut alive = self.shared.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        alive.cancel();
+        *alive = CancellationToken::new();
+    }
+
+    /// Does this to the next COMMIT that comes by on any connection.
+    pub fn next_commit(&self, fault: CommitFault) {
+        self.shared.commit_fault.store(fault as u8, SeqCst);
+    }
+
+    /// How many COMMITs were dealt with so far: proof that the fault took place.
+    pub fn commit_faults_done(&self) -> u64 {
+        self.shared.commit_faults_done.load(SeqCst)
+    }
+
+    /// Connections accepted so far.
+    pub fn connections(&self) -> u64 {
+        self.shared.connections.load(SeqCst)
+    }
+}
+
+impl Shared {
+    /// Takes the fault, so that one COMMIT only meets it.
+    fn take_commit_fault(&self) -> CommitFault {
+        match self.commit_fault.swap(CommitFault::None as u8, SeqCst) {
+            1 => CommitFault::DropReply,
+            2 => CommitFault::Swallow,
+            _ => CommitFault::None,
+        }
+    }
+
+    fn commit_fault_done(&self) {
+        self.commit_faults_done.fetch_add(1, SeqCst);
+    }
+
+    /// Holds a piece of data back as long as the weather says.
+    async fn pass(&self) {
+        let mut weather = self.weather.subscribe();
+        loop {
+            let now = *weather.borrow_and_update();
+            match now {
+                Weather::Clear | Weather::Refuse => return,
+                Weather::Slow { longest } => {
+                    let longest_us = usize::try_from(longest.as_micros()).unwrap_or(usize::MAX);
+                    let wait_us = self.random.lock().unwrap_or_else(PoisonError::into_inner).below(longest_us);
+                    return tokio::time::sleep(Duration::from_micros(wait_us as u64)).await;
+                }
+                Weather::BlackHole => {
+                    if weather.changed().await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>, end: CancellationToken) {
+    let mut connections = JoinSet::new();
+    loop {
+        let client = tokio::select! {
+            () = end.cancelled() => return,
+            accepted = listener.accept() => match accepted {
+                Ok((client, _)) => client,
+                Err(_) => continue,
+            },
+            Some(_) = connections.join_next() => continue,
+        };
+        if *shared.weather.borrow() == Weather::Refuse {
+            continue;
+        }
+        shared.connections.fetch_add(1, SeqCst);
+        let alive = shared.alive.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let shared = shared.clone();
+        connections.spawn(async move {
+            tokio::select! {
+                () = alive.cancelled() => {}
+                () = forward(client, &shared) => {}
+            }
+        });
+    }
+}
+
+async fn forward(client: TcpStream, shared: &Shared) {
+    let Ok(server) = TcpStream::connect(shared.upstream).await else { return };
+    // Either side's end, orderly or not, is the end of both.
+    let _ = connection::run(client, server, shared).await;
+}

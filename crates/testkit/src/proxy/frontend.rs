@@ -1,0 +1,82 @@
+//! What a PostgreSQL client sends, cut into messages.
+
+/// Asks for an encrypted connection.
+const SSL_REQUEST: u32 = 80_877_103;
+const GSS_REQUEST: u32 = 80_877_104;
+
+/// Collects bytes until a message is whole.
+#[derive(Debug, Default)]
+pub struct Frontend {
+    buffer: Vec<u8>,
+    /// The startup message, which has no type byte, has passed.
+    started: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Message {
+    /// To be answered with a no by the proxy, which could not read on otherwise.
+    EncryptionRequest,
+    Commit(Vec<u8>),
+    Other(Vec<u8>),
+}
+
+impl Frontend {
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    pub fn next(&mut self) -> Option<Message> {
+        // The length counts itself and not the type byte.
+        let type_bytes = usize::from(self.started);
+        let length: [u8; 4] = self.buffer.get(type_bytes..type_bytes + 4)?.try_into().ok()?;
+        let whole = type_bytes + usize::try_from(u32::from_be_bytes(length)).ok()?;
+        if self.buffer.len() < whole {
+            return None;
+        }
+        let message: Vec<u8> = self.buffer.drain(..whole).collect();
+        if self.started {
+            return Some(if is_commit(&message) { Message::Commit(message) } else { Message::Other(message) });
+        }
+        let code: [u8; 4] = message.get(4..8)?.try_into().ok()?;
+        if matches!(u32::from_be_bytes(code), SSL_REQUEST | GSS_REQUEST) {
+            return Some(Message::EncryptionRequest);
+        }
+        self.started = true;
+        Some(Message::Other(message))
+    }
+}
+
+/// A simple query, which is how the lane commits.
+fn is_commit(message: &[u8]) -> bool {
+    message.first() == Some(&b'Q') && message.get(5..) == Some(b"COMMIT\0")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(text: &str) -> Vec<u8> {
+        let length = u32::try_from(4 + text.len() + 1).unwrap();
+        [b"Q", &length.to_be_bytes()[..], text.as_bytes(), b"\0"].concat()
+    }
+
+    #[test]
+    fn messages_come_out_whole_however_they_came_in() {
+        let ssl = [8_u32.to_be_bytes(), SSL_REQUEST.to_be_bytes()].concat();
+        let startup = [9_u32.to_be_bytes().to_vec(), 196_608_u32.to_be_bytes().to_vec(), vec![0]].concat();
+        let all = [ssl, startup.clone(), query("BEGIN"), query("COMMIT")].concat();
+        let mut frontend = Frontend::default();
+        let mut messages = Vec::new();
+        for byte in all {
+            frontend.push(&[byte]);
+            messages.extend(frontend.next());
+        }
+        let expected = [
+            Message::EncryptionRequest,
+            Message::Other(startup),
+            Message::Other(query("BEGIN")),
+            Message::Commit(query("COMMIT")),
+        ];
+        assert_eq!(messages, expected);
+    }
+}

@@ -1,0 +1,77 @@
+//! The seed of a run, and the random numbers that come from it.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Environment variable that repeats a run.
+pub const SEED_VARIABLE: &str = "SEED";
+
+/// Everything a run leaves to chance follows from this. What the machine's scheduler does is not in it.
+#[derive(Debug)]
+pub struct Seed {
+    value: u64,
+    streams: AtomicU64,
+}
+
+impl Seed {
+    /// From the environment, else a new one; printed, so that a failed run can be repeated.
+    pub fn announce(test: &str) -> Self {
+        let given = std::env::var(SEED_VARIABLE).ok().and_then(|text| text.parse().ok());
+        let value = given.unwrap_or_else(|| {
+            let [.., a, b, c, d] = uuid::Uuid::now_v7().into_bytes();
+            u64::from(u32::from_be_bytes([a, b, c, d]))
+        });
+        eprintln!("{test}: {SEED_VARIABLE}={value}");
+        Self { value, streams: AtomicU64::new(0) }
+    }
+
+    /// Random numbers of their own for each user, so that tasks do not depend on each other's order.
+    pub fn random(&self) -> Random {
+        let stream = self.streams.fetch_add(1, Relaxed) + 1;
+        let mut random = Random { state: self.value ^ stream.wrapping_mul(0x9e37_79b9_7f4a_7c15) };
+        random.next();
+        random
+    }
+}
+
+/// SplitMix64: enough to choose what happens, and the same on every machine.
+#[derive(Debug, Clone)]
+pub struct Random {
+    state: u64,
+}
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// In `0..bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
+        // The bias is of no interest here.
+        usize::try_from(self.next() % bound.max(1) as u64).unwrap_or(0)
+    }
+
+    /// True this often in a hundred times.
+    pub fn percent(&mut self, chance: usize) -> bool {
+        self.below(100) < chance
+    }
+
+    pub fn choose<'a, T>(&mut self, items: &'a [T]) -> &'a T {
+        &items[self.below(items.len())]
+    }
+
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            items.swap(last, self.below(last + 1));
+        }
+    }
+
+    /// A transfer id that the seed repeats.
+    pub fn uuid(&mut self) -> uuid::Uuid {
+        let bits = (u128::from(self.next()) << 64) | u128::from(self.next());
+        uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid()
+    }
+}

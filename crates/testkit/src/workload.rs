@@ -1,0 +1,91 @@
+//! A mixed load of real money: local and cross-shard, single and in batches, hot accounts, replays, refusals. Every client
+//! writes down what it asked and what it was answered, and resends what it was not told for certain.
+
+mod accounts;
+mod client_task;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use accounts::Accounts;
+use client_task::ClientTask;
+
+use crate::{
+    client::Client,
+    cluster::Cluster,
+    history::{Record, RunClock},
+    seed::Seed,
+};
+
+/// How long a client goes on asking for a definite answer once all faults are over.
+const PATIENCE_AFTER_HEALING: Duration = Duration::from_secs(60);
+
+/// What the clients do.
+#[derive(Debug, Clone, Copy)]
+pub struct Mix {
+    /// Clients that send one transfer at a time.
+    pub single_clients: usize,
+    /// Clients that send batches.
+    pub batch_clients: usize,
+    /// Items of a batch, at most.
+    pub batch_items: usize,
+    /// An answer "not executed" is sometimes taken at its word: the order is given up, and must never take effect.
+    pub gives_up: bool,
+}
+
+/// Everything the clients know at the end.
+#[derive(Debug, Default)]
+pub struct History {
+    pub records: Vec<Record>,
+    /// What a client saw that must not be: another answer to a replay, a read that misses an answered write.
+    pub anomalies: Vec<String>,
+}
+
+/// A load under way.
+pub struct Load {
+    stop: CancellationToken,
+    clients: JoinSet<History>,
+}
+
+impl Load {
+    /// Starts the clients. They run until [`Load::finish`].
+    pub fn start(cluster: &Cluster, accounts: &Arc<Accounts>, seed: &Seed, mix: Mix) -> Self {
+        let (http, stop, clock) = (Arc::new(cluster.client()), CancellationToken::new(), RunClock::default());
+        let mut clients = JoinSet::new();
+        for index in 0..mix.single_clients + mix.batch_clients {
+            let task = ClientTask::new(http.clone(), accounts.clone(), seed.random(), clock, mix);
+            let stop = stop.clone();
+            clients.spawn(async move {
+                if index < mix.single_clients { task.send_singles(stop).await } else { task.send_batches(stop).await }
+            });
+        }
+        Self { stop, clients }
+    }
+
+    /// Lets every client bring what it has begun to a definite answer. Call it once all is well again.
+    pub async fn finish(mut self) -> anyhow::Result<History> {
+        self.stop.cancel();
+        let mut history = History::default();
+        let all = async {
+            while let Some(ended) = self.clients.join_next().await {
+                let found = ended.context("a client died")?;
+                history.records.extend(found.records);
+                history.anomalies.extend(found.anomalies);
+            }
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(PATIENCE_AFTER_HEALING, all).await.with_context(|| {
+            format!("clients have no definite answers {PATIENCE_AFTER_HEALING:?} after healing")
+        })??;
+        Ok(history)
+    }
+}
+
+/// Opens accounts through the API; they must not be there yet.
+pub async fn open_account(client: &Client, id: &str, overdraft: &str) -> anyhow::Result<()> {
+    let body = serde_json::json!({"id": id, "asset": crate::history::ASSET, "overdraft": overdraft});
+    client.post(client.next_router(), "/v1/accounts", &body).await.map(|_| ())
+}

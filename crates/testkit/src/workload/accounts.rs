@@ -1,0 +1,94 @@
+//! The accounts of a run.
+
+use super::{History, open_account};
+use crate::{
+    client::{Client, Verdict},
+    cluster::Cluster,
+    history::{Attempt, Order, Record},
+    seed::Random,
+};
+
+/// Money an ordinary account begins with, in minor units: little enough that some transfers are refused.
+const FUNDS: i64 = 50_000;
+const LARGEST_AMOUNT: usize = 2_500;
+
+/// On every shard a treasury without limit, a hot account, and ordinary accounts that may not go below zero.
+#[derive(Debug)]
+pub struct Accounts {
+    shards: Vec<Shard>,
+}
+
+#[derive(Debug)]
+struct Shard {
+    treasury: String,
+    hot: String,
+    ordinary: Vec<String>,
+}
+
+impl Accounts {
+    /// Opens and funds them, and tells how.
+    pub async fn open(cluster: &Cluster, per_shard: usize, random: &mut Random) -> anyhow::Result<(Self, History)> {
+        let (client, placement) = (cluster.client(), cluster.placement()?);
+        let mut shards = Vec::new();
+        for shard in &cluster.status().shards {
+            let ordinary = (0..per_shard).map(|n| placement.account_on(&shard.id, "user", n));
+            shards.push(Shard {
+                treasury: placement.account_on(&shard.id, "treasury", 0)?,
+                hot: placement.account_on(&shard.id, "hot", 0)?,
+                ordinary: ordinary.collect::<anyhow::Result<_>>()?,
+            });
+        }
+        let mut history = History::default();
+        for shard in &shards {
+            open_account(&client, &shard.treasury, "unlimited").await?;
+            open_account(&client, &shard.hot, "unlimited").await?;
+            for id in &shard.ordinary {
+                open_account(&client, id, "0.00").await?;
+                let (debit, credit) = (shard.treasury.clone(), id.clone());
+                let order = Order { id: random.uuid(), debit, credit, amount: FUNDS };
+                history.records.push(fund(&client, order).await?);
+            }
+        }
+        Ok((Self { shards }, history))
+    }
+
+    /// All of them.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.shards
+            .iter()
+            .flat_map(|shard| [&shard.treasury, &shard.hot].into_iter().chain(&shard.ordinary).map(String::as_str))
+    }
+
+    /// An order between two of them.
+    pub fn order(&self, random: &mut Random) -> Order {
+        let from = random.below(self.shards.len());
+        // Half of the transfers cross shards.
+        let to = if random.percent(50) { from } else { random.below(self.shards.len()) };
+        let (debit, credit) = loop {
+            let (debit, credit) = (self.shards[from].pick(random), self.shards[to].pick(random));
+            if debit != credit {
+                break (debit.to_owned(), credit.to_owned());
+            }
+        };
+        let amount = i64::try_from(1 + random.below(LARGEST_AMOUNT)).unwrap_or(1);
+        Order { id: random.uuid(), debit, credit, amount }
+    }
+}
+
+impl Shard {
+    fn pick(&self, random: &mut Random) -> &str {
+        match random.below(100) {
+            0..20 => &self.hot,
+            20..25 => &self.treasury,
+            _ => random.choose::<String>(&self.ordinary),
+        }
+    }
+}
+
+async fn fund(client: &Client, order: Order) -> anyhow::Result<Record> {
+    client.post(client.next_router(), "/v1/transfers", &order.to_json()).await?;
+    let mut record = Record::new(order);
+    let at = std::time::Duration::ZERO;
+    record.attempts.push(Attempt { invoked: at, returned: at, router: 0, verdict: Verdict::Posted });
+    Ok(record)
+}

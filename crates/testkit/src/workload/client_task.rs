@@ -1,0 +1,156 @@
+//! One client: asks, writes down, asks again until it knows.
+
+use std::{sync::Arc, time::Duration};
+
+use http::Method;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::{Accounts, History, Mix};
+use crate::{
+    client::{Answer, Client, NoAnswer, Verdict},
+    history::{Attempt, Order, Record, RunClock},
+    seed::Random,
+};
+
+/// Pause before an order is sent again, doubled up to a bound.
+const AGAIN_FIRST: Duration = Duration::from_millis(20);
+const AGAIN_LONGEST: Duration = Duration::from_millis(500);
+/// In a hundred single transfers: so many are replayed, and so many are read back through another router.
+const REPLAYED: usize = 10;
+const READ_BACK: usize = 10;
+/// In a hundred answers "not executed": so many are taken at their word.
+const GIVEN_UP: usize = 40;
+
+pub struct ClientTask {
+    http: Arc<Client>,
+    accounts: Arc<Accounts>,
+    random: Random,
+    clock: RunClock,
+    mix: Mix,
+    history: History,
+}
+
+impl ClientTask {
+    pub fn new(http: Arc<Client>, accounts: Arc<Accounts>, random: Random, clock: RunClock, mix: Mix) -> Self {
+        Self { http, accounts, random, clock, mix, history: History::default() }
+    }
+
+    pub async fn send_singles(mut self, stop: CancellationToken) -> History {
+        while !stop.is_cancelled() {
+            let order = self.accounts.order(&mut self.random);
+            let (mut record, answer) = self.send_until_definite(order).await;
+            if let Some(answer) = answer {
+                if self.random.percent(REPLAYED) {
+                    self.replay(&mut record, &answer).await;
+                }
+                if self.random.percent(READ_BACK) {
+                    self.read_back(&record, &answer).await;
+                }
+            }
+            self.history.records.push(record);
+        }
+        self.history
+    }
+
+    pub async fn send_batches(mut self, stop: CancellationToken) -> History {
+        while !stop.is_cancelled() {
+            let items = 1 + self.random.below(self.mix.batch_items);
+            let mut open: Vec<Record> =
+                (0..items).map(|_| Record::new(self.accounts.order(&mut self.random))).collect();
+            let mut pause = AGAIN_FIRST;
+            while !open.is_empty() {
+                self.send_batch(&mut open).await;
+                let (done, left) = open.into_iter().partition(|record| self.is_done(record));
+                self.history.records.extend(done);
+                open = left;
+                if !open.is_empty() {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(AGAIN_LONGEST);
+                }
+            }
+        }
+        self.history
+    }
+
+    /// The record, and the first definite answer unless the order was given up.
+    async fn send_until_definite(&mut self, order: Order) -> (Record, Option<Answer>) {
+        let mut record = Record::new(order);
+        let mut pause = AGAIN_FIRST;
+        loop {
+            let answer = self.send(&mut record).await;
+            let definite = record.attempts.last().is_some_and(|attempt| attempt.verdict.is_definite());
+            if definite || self.is_done(&record) {
+                return (record, answer.ok().filter(|_| definite));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(AGAIN_LONGEST);
+        }
+    }
+
+    async fn send(&self, record: &mut Record) -> Result<Answer, NoAnswer> {
+        let (router, invoked) = (self.http.next_router(), self.clock.now());
+        let answer = self.http.call(router, Method::POST, "/v1/transfers", Some(&record.order.to_json())).await;
+        let verdict = Verdict::of_transfer(&answer);
+        record.attempts.push(Attempt { invoked, returned: self.clock.now(), router, verdict });
+        answer
+    }
+
+    async fn send_batch(&self, open: &mut [Record]) {
+        let (router, invoked) = (self.http.next_router(), self.clock.now());
+        let transfers: Vec<_> = open.iter().map(|record| record.order.to_json()).collect();
+        let body = json!({"transfers": transfers});
+        let answer = self.http.call(router, Method::POST, "/v1/transfers:batch", Some(&body)).await;
+        let returned = self.clock.now();
+        for (record, verdict) in open.iter_mut().zip(Verdict::of_batch(&answer, transfers.len())) {
+            record.attempts.push(Attempt { invoked, returned, router, verdict });
+        }
+    }
+
+    /// Whether nothing more is to be sent for it.
+    fn is_done(&mut self, record: &Record) -> bool {
+        match record.attempts.last().map(|attempt| &attempt.verdict) {
+            Some(Verdict::Posted | Verdict::Rejected { .. } | Verdict::Nonsense { .. }) => true,
+            Some(Verdict::NotExecuted { .. }) => {
+                let never_sent = record.attempts.iter().all(|a| matches!(a.verdict, Verdict::NotExecuted { .. }));
+                self.mix.gives_up && never_sent && self.random.percent(GIVEN_UP)
+            }
+            Some(Verdict::Unknown { .. }) | None => false,
+        }
+    }
+
+    /// I5: a replay gives the same answer byte for byte; problems differ in their request id only.
+    async fn replay(&mut self, record: &mut Record, first: &Answer) {
+        let Ok(again) = self.send(record).await else { return };
+        if !record.attempts.last().is_some_and(|attempt| attempt.verdict.is_definite()) {
+            return;
+        }
+        let same = if first.status == 422 { first.code() == again.code() } else { first.body == again.body };
+        if !same || !again.is_replay() {
+            let (id, first, again) = (record.order.id, first.text(), again.text());
+            self.history.anomalies.push(format!("I5: {id} was answered {first}, its replay {again}"));
+        }
+    }
+
+    /// I10: a read after an answered write sees it, through any router.
+    async fn read_back(&mut self, record: &Record, answer: &Answer) {
+        let Some(written) = answer.json().ok().and_then(|body| body["debit_account"]["version"].as_i64()) else {
+            return;
+        };
+        let path = format!("/v1/accounts/{}", percent_encoded(&record.order.debit));
+        // Out of reach for the moment: nothing to compare.
+        let Ok(account) = self.http.get(self.http.next_router(), &path).await else { return };
+        let read = account["version"].as_i64().unwrap_or_default();
+        if read < written {
+            let (id, debit) = (record.order.id, &record.order.debit);
+            self.history
+                .anomalies
+                .push(format!("I10: {id} left {debit} at version {written}, a later read says {read}"));
+        }
+    }
+}
+
+/// Braces are not allowed in a URL as they are.
+fn percent_encoded(account: &str) -> String {
+    account.replace('{', "%7B").replace('}', "%7D")
+}
