@@ -1,0 +1,257 @@
+//! What shards said about slots, and which of two statements counts. Pure: no clock, no file, no network.
+//!
+//! The rules, slot by slot:
+//! 1. Where no shard said anything, the map decides.
+//! 2. Of two statements the one with the higher epoch counts. At one epoch, the word of the owner, or of the shard that
+//!    handed the slot over, counts more than that of a shard that still waits for it.
+//! 3. A shard that denies a slot that was believed to be its own takes the belief away, and the map decides again.
+//! 4. A new map changes nothing about a slot of which a shard has spoken. A map has a version but no epochs: it cannot
+//!    say that it knows better, and if it does know better, the shard will say so at the first request.
+
+use std::collections::HashSet;
+
+use shard_map::{ShardIndex, ShardMap, Slot, SlotRange, merge_slots};
+
+/// What one shard says about one slot. The states are those of the column `slot_ownership.state`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Statement {
+    /// It is mine.
+    Owned { epoch: i64 },
+    /// I handed it over.
+    Released { epoch: i64, to: Option<ShardIndex> },
+    /// I am to get it.
+    Incoming { epoch: i64, from: Option<ShardIndex> },
+    /// I never heard of it.
+    Absent,
+}
+
+impl Statement {
+    /// `peer`: the shard at the other end of the hand-over, where the map knows it.
+    pub fn new(state: u32, epoch: i64, peer: Option<ShardIndex>) -> Self {
+        match state {
+            1 => Self::Owned { epoch },
+            2 => Self::Released { epoch, to: peer },
+            3 => Self::Incoming { epoch, from: peer },
+            _ => Self::Absent,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Fact {
+    epoch: i64,
+    word: Word,
+    owner: ShardIndex,
+}
+
+/// Whose word a fact is; later ones count more at the same epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Word {
+    /// Of a shard that waits for the slot, about its present owner.
+    Successor,
+    /// Of the owner, or of the shard that handed the slot to it at this epoch.
+    Owner,
+}
+
+/// How a statement was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// It counts, or it does not.
+    Understood,
+    /// Two shards claim the slot at one epoch. INV-2 forbids it: a human must look.
+    Conflict,
+}
+
+/// All facts, by slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    slots: Box<[Option<Fact>]>,
+}
+
+impl Facts {
+    pub fn none() -> Self {
+        Self { slots: vec![None; Slot::all().len()].into_boxed_slice() }
+    }
+
+    /// Takes in what `shard` says about a slot.
+    pub fn hear(&mut self, map: &ShardMap, shard: ShardIndex, slot: Slot, statement: Statement) -> Heard {
+        match statement {
+            Statement::Owned { epoch } => self.believe(map, slot, Fact { epoch, word: Word::Owner, owner: shard }),
+            Statement::Released { epoch, to: Some(owner) } => {
+                self.believe(map, slot, Fact { epoch, word: Word::Owner, owner })
+            }
+            Statement::Incoming { epoch, from: Some(owner) } => {
+                self.believe(map, slot, Fact { epoch, word: Word::Successor, owner })
+            }
+            Statement::Released { epoch, to: None } | Statement::Incoming { epoch, from: None } => {
+                self.deny(slot, shard, epoch)
+            }
+            Statement::Absent => self.deny(slot, shard, i64::MAX),
+        }
+    }
+
+    fn believe(&mut self, map: &ShardMap, slot: Slot, said: Fact) -> Heard {
+        let place = &mut self.slots[usize::from(slot.index())];
+        let rank = |fact: Fact| (fact.epoch, fact.word);
+        match *place {
+            Some(known) if rank(said) < rank(known) => Heard::Understood,
+            Some(known) if rank(said) == rank(known) && said.owner != known.owner => {
+                // Routers that hear the two in different orders must not send one account to two shards: the map decides.
+                if said.owner == map.owner(slot) {
+                    *place = Some(said);
+                }
+                if said.word == Word::Owner { Heard::Conflict } else { Heard::Understood }
+            }
+            _ => {
+                *place = Some(said);
+                Heard::Understood
+            }
+        }
+    }
+
+    /// Rule 3. An older denial than the belief is late news.
+    fn deny(&mut self, slot: Slot, shard: ShardIndex, epoch: i64) -> Heard {
+        let place = &mut self.slots[usize::from(slot.index())];
+        if place.is_some_and(|known| known.owner == shard && known.epoch <= epoch) {
+            *place = None;
+        }
+        Heard::Understood
+    }
+
+    /// Rule 3 for shards that gave a complete list: what they do not list, they do not have.
+    pub fn deny_unlisted(&mut self, answered: &HashSet<ShardIndex>, listed: &HashSet<(ShardIndex, Slot)>) {
+        for (slot, place) in Slot::all().zip(&mut self.slots) {
+            if place.is_some_and(|fact| answered.contains(&fact.owner) && !listed.contains(&(fact.owner, slot))) {
+                *place = None;
+            }
+        }
+    }
+
+    /// By slot: where its requests go.
+    pub fn owners(&self, map: &ShardMap) -> Box<[ShardIndex]> {
+        Slot::all()
+            .zip(&self.slots)
+            .map(|(slot, fact)| fact.map_or_else(|| map.owner(slot), |fact| fact.owner))
+            .collect()
+    }
+
+    /// The epoch at which a slot's owner is known, where a shard said so.
+    pub fn epoch(&self, slot: Slot) -> Option<i64> {
+        self.slots[usize::from(slot.index())].map(|fact| fact.epoch)
+    }
+
+    /// The same facts over a new map (rule 4), and the slots whose owner the new map does not have: those it decides.
+    pub fn carried_over(&self, old: &ShardMap, new: &ShardMap) -> (Self, Vec<SlotRange>) {
+        let mut lost = Vec::new();
+        let indices: Vec<Option<ShardIndex>> = old.shards.iter().map(|shard| new.index_of(&shard.id)).collect();
+        let slots = Slot::all().zip(&self.slots).map(|(slot, fact)| {
+            let fact = (*fact)?;
+            let owner = indices[usize::from(fact.owner.0)];
+            if owner.is_none() {
+                lost.push(slot);
+            }
+            owner.map(|owner| Fact { owner, ..fact })
+        });
+        let slots = slots.collect();
+        (Self { slots }, merge_slots(lost))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routing::tests::map_of;
+
+    const S0: ShardIndex = ShardIndex(0);
+    const S1: ShardIndex = ShardIndex(1);
+    const S2: ShardIndex = ShardIndex(2);
+    const SLOT: Slot = Slot::FIRST;
+
+    fn owned(epoch: i64) -> Statement {
+        Statement::Owned { epoch }
+    }
+    fn released(epoch: i64, to: ShardIndex) -> Statement {
+        Statement::Released { epoch, to: Some(to) }
+    }
+    fn incoming(epoch: i64, from: ShardIndex) -> Statement {
+        Statement::Incoming { epoch, from: Some(from) }
+    }
+
+    /// Where slot 0 goes (s0 by the map) after these statements.
+    fn owner_after(statements: &[(ShardIndex, Statement)]) -> ShardIndex {
+        let map = map_of(1, &["s0", "s1", "s2"]);
+        let mut facts = Facts::none();
+        for (shard, statement) in statements {
+            facts.hear(&map, *shard, SLOT, *statement);
+        }
+        facts.owners(&map)[0]
+    }
+
+    #[test]
+    fn without_a_word_of_any_shard_the_map_decides() {
+        assert_eq!(owner_after(&[]), S0);
+    }
+
+    #[test]
+    fn the_higher_epoch_counts_whatever_comes_first() {
+        for order in [[(S1, owned(2)), (S0, owned(1))], [(S0, owned(1)), (S1, owned(2))]] {
+            assert_eq!(owner_after(&order), S1);
+        }
+        assert_eq!(owner_after(&[(S0, released(5, S1)), (S1, released(6, S2)), (S0, released(5, S1))]), S2);
+        assert_eq!(owner_after(&[(S0, released(2, S1)), (S1, released(3, S0)), (S0, released(2, S1))]), S0);
+    }
+
+    /// A move from s0 to s1 at epoch 2, heard in every order and from either side.
+    #[test]
+    fn a_hand_over_is_understood_in_every_order() {
+        let heard = [(S0, owned(1)), (S1, incoming(2, S0)), (S0, released(2, S1)), (S1, owned(2))];
+        for first in 0..heard.len() {
+            for second in 0..heard.len() {
+                for third in 0..heard.len() {
+                    let order = [heard[first], heard[second], heard[third]];
+                    let handed_over = order.iter().any(|said| [heard[2], heard[3]].contains(said));
+                    assert_eq!(owner_after(&order), if handed_over { S1 } else { S0 }, "{order:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn who_waits_for_a_slot_names_its_owner() {
+        assert_eq!(owner_after(&[(S2, incoming(4, S1))]), S1);
+    }
+
+    #[test]
+    fn a_denial_takes_the_belief_away() {
+        assert_eq!(owner_after(&[(S1, owned(4)), (S1, Statement::Absent)]), S0);
+        assert_eq!(owner_after(&[(S1, owned(4)), (S1, Statement::Released { epoch: 5, to: None })]), S0);
+        assert_eq!(owner_after(&[(S1, owned(4)), (S2, Statement::Absent)]), S1, "nobody else can deny it");
+        assert_eq!(owner_after(&[(S1, owned(4)), (S1, Statement::Released { epoch: 3, to: None })]), S1, "late news");
+    }
+
+    #[test]
+    fn two_claims_at_one_epoch_are_a_conflict_that_every_router_settles_alike() {
+        let map = map_of(1, &["s0", "s1", "s2"]);
+        for order in [[S0, S1], [S1, S0]] {
+            let mut facts = Facts::none();
+            assert_eq!(facts.hear(&map, order[0], SLOT, owned(1)), Heard::Understood);
+            assert_eq!(facts.hear(&map, order[1], SLOT, owned(1)), Heard::Conflict);
+            assert_eq!(facts.owners(&map)[0], S0);
+        }
+    }
+
+    #[test]
+    fn a_new_map_does_not_overrule_a_shard() {
+        let old = map_of(1, &["s0", "s1", "s2"]);
+        let mut facts = Facts::none();
+        facts.hear(&old, S1, SLOT, owned(4));
+        facts.hear(&old, S2, Slot::LAST, owned(4));
+
+        let reordered = map_of(2, &["s9", "s1", "s0"]);
+        let (facts, lost) = facts.carried_over(&old, &reordered);
+        assert_eq!(reordered.shard(facts.owners(&reordered)[0]).id, "s1");
+        assert_eq!(facts.epoch(SLOT), Some(4));
+        assert_eq!(lost, [SlotRange::new(Slot::LAST, Slot::LAST).unwrap()], "s2 is gone: the map decides");
+        assert_eq!(facts.epoch(Slot::LAST), None);
+    }
+}

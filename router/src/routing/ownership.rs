@@ -1,0 +1,186 @@
+//! Learning from the shards: their refusals, and their answers to `GetOwnership`.
+
+use std::collections::HashSet;
+
+use ledger::outcome::NotOwner;
+use shard_map::{ShardIndex, Slot, SlotRange, merge_slots};
+use wire::GetOwnershipResponse;
+
+use super::{
+    Routing, Writer,
+    facts::{Heard, Statement},
+    metrics,
+    reload::Reload,
+};
+
+/// What the answers of the shards changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Merged {
+    /// Slots that now go elsewhere than before, a newly adopted map included.
+    pub rerouted_slots: usize,
+    /// The version of a newer map that one of the nodes had, and that is now in use.
+    pub adopted: Option<u64>,
+}
+
+impl Routing {
+    /// Takes in the refusals of a shard: it does not own slots that operations were sent to it for. Afterwards a slot goes
+    /// elsewhere, or still to the shard that refused: then a hand-over is under way, or nobody asked so far owns it.
+    pub fn learn_not_owners<'a>(&self, shard_id: &str, refusals: impl IntoIterator<Item = &'a NotOwner>) {
+        let mut writer = self.writer();
+        // Without it, the batch was routed by an older table, and the new one does not even have the shard.
+        let Some(shard) = writer.map.index_of(shard_id) else { return };
+        let mut hearing = Hearing::default();
+        for refusal in refusals {
+            let Some(slot) = Slot::new(refusal.slot) else {
+                tracing::error!(shard = shard_id, slot = refusal.slot, "a shard refused a slot that does not exist");
+                continue;
+            };
+            let peer = writer.peer(shard_id, &refusal.owner, &mut hearing);
+            match Statement::new(refusal.state.into(), refusal.epoch, peer) {
+                // A shard that owns what it refuses says nothing: the slot came while the answer was on its way.
+                Statement::Owned { .. } => {}
+                statement => writer.hear(shard, slot, statement, &mut hearing),
+            }
+        }
+        hearing.report();
+        self.publish(&writer);
+    }
+
+    /// Takes in what shards answered to `GetOwnership`, by the id under which each was asked. A newer map that one of
+    /// them has is adopted first; then the highest epoch counts, slot by slot.
+    pub fn merge_ownership<S: AsRef<str>>(
+        &self,
+        answers: impl IntoIterator<Item = (S, GetOwnershipResponse)>,
+    ) -> Merged {
+        let answers: Vec<(S, GetOwnershipResponse)> =
+            answers.into_iter().filter(|(asked, answer)| is_itself(asked.as_ref(), answer)).collect();
+        let before = self.load();
+        let adopted = self.adopt_newest(&answers);
+
+        let mut writer = self.writer();
+        let mut hearing = Hearing::default();
+        let said = writer.understand(&answers, &mut hearing);
+        let listed: HashSet<(ShardIndex, Slot)> =
+            said.statements.iter().flat_map(|(shard, slots, _)| slots.slots().map(|slot| (*shard, slot))).collect();
+        // First what was believed and is not confirmed, then the news: a shard that hands a slot over may answer before
+        // the one that gets it has heard of it.
+        writer.facts.deny_unlisted(&said.answered, &listed);
+        for (shard, slots, statement) in said.statements {
+            slots.slots().for_each(|slot| writer.hear(shard, slot, statement, &mut hearing));
+        }
+        hearing.report();
+        self.publish(&writer);
+        drop(writer);
+        let after = self.load();
+        let rerouted = |slot: &Slot| before.shard_id(before.owner(*slot)) != after.shard_id(after.owner(*slot));
+        Merged { rerouted_slots: Slot::all().filter(rerouted).count(), adopted }
+    }
+
+    /// Of the maps that nodes hand out, the newest, if it is newer than ours.
+    fn adopt_newest<S: AsRef<str>>(&self, answers: &[(S, GetOwnershipResponse)]) -> Option<u64> {
+        let ours = self.load().map().version;
+        let (id, answer) = answers
+            .iter()
+            .filter(|(_, answer)| u64::try_from(answer.shard_map_version).is_ok_and(|version| version > ours))
+            .max_by_key(|(_, answer)| answer.shard_map_version)?;
+        match self.adopt_toml(&answer.shard_map, &format!("shard {}", id.as_ref())) {
+            Ok(Reload::Replaced { to, .. }) => Some(to),
+            // A refusal was reported where it happened.
+            Ok(Reload::Unchanged { .. }) | Err(_) => None,
+        }
+    }
+}
+
+/// A node that answers for another shard than the map says is reported; nothing it says is of use.
+fn is_itself(asked: &str, answer: &GetOwnershipResponse) -> bool {
+    if answer.shard == asked {
+        return true;
+    }
+    tracing::error!(
+        asked,
+        answered = answer.shard,
+        "the node of one shard answered for another: check the shard map's nodes"
+    );
+    metrics::unknown_shard();
+    false
+}
+
+/// What came of listening to one or more statements.
+#[derive(Default)]
+struct Hearing {
+    conflicts: Vec<Slot>,
+    unknown: Vec<String>,
+}
+
+impl Hearing {
+    fn unknown_shard(&mut self, id: &str) {
+        if !self.unknown.iter().any(|known| known == id) {
+            self.unknown.push(id.to_owned());
+        }
+    }
+
+    fn report(&self) {
+        for id in &self.unknown {
+            metrics::unknown_shard();
+            tracing::warn!(shard = id, "a shard that is not in the shard map was named; ignored until a map has it");
+        }
+        if !self.conflicts.is_empty() {
+            metrics::conflicts(self.conflicts.len());
+            let mut slots = self.conflicts.clone();
+            slots.sort_unstable();
+            let slots = merge_slots(slots).iter().map(SlotRange::to_string).collect::<Vec<_>>().join(", ");
+            tracing::error!(slots, "INV-2: two shards claim the same slots at the same epoch");
+        }
+    }
+}
+
+/// Answers in terms of the map in use.
+#[derive(Default)]
+struct Said {
+    answered: HashSet<ShardIndex>,
+    statements: Vec<(ShardIndex, SlotRange, Statement)>,
+}
+
+impl Writer {
+    fn hear(&mut self, shard: ShardIndex, slot: Slot, statement: Statement, hearing: &mut Hearing) {
+        if self.facts.hear(&self.map, shard, slot, statement) == Heard::Conflict {
+            hearing.conflicts.push(slot);
+        }
+    }
+
+    fn understand<S: AsRef<str>>(&self, answers: &[(S, GetOwnershipResponse)], hearing: &mut Hearing) -> Said {
+        let mut said = Said::default();
+        for (id, answer) in answers {
+            let id = id.as_ref();
+            let Some(shard) = self.map.index_of(id) else {
+                hearing.unknown_shard(id);
+                continue;
+            };
+            said.answered.insert(shard);
+            for range in &answer.ranges {
+                let slots = (Slot::try_from(range.first), Slot::try_from(range.last));
+                let (Ok(first), Ok(last)) = slots else {
+                    let (first, last) = (range.first, range.last);
+                    tracing::error!(shard = id, first, last, "a shard listed slots that do not exist");
+                    continue;
+                };
+                let peer = self.peer(id, &range.peer, hearing);
+                let statement = Statement::new(range.state, range.epoch, peer);
+                said.statements.extend(SlotRange::new(first, last).map(|slots| (shard, slots, statement)));
+            }
+        }
+        said
+    }
+
+    /// The shard a statement names as its peer. Empty: none; a shard naming itself would be nonsense.
+    fn peer(&self, id: &str, peer: &str, hearing: &mut Hearing) -> Option<ShardIndex> {
+        if peer.is_empty() || peer == id {
+            return None;
+        }
+        let index = self.map.index_of(peer);
+        if index.is_none() {
+            hearing.unknown_shard(peer);
+        }
+        index
+    }
+}

@@ -1,0 +1,186 @@
+//! Replacing the map: from its file, or from a node that has a newer one.
+//!
+//! A map is taken whole or refused whole. A refusal is loud (an error in the log with the line, a counter, `/readyz?verbose`)
+//! and changes nothing: the map in use serves on.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::{Arc, MutexGuard},
+};
+
+use shard_map::{MapError, ShardMap, SlotRange};
+
+use super::{
+    Routing, Writer,
+    metrics::{self, Outcome},
+    status::MapRefusal,
+};
+
+/// Far above a map of 4096 shards with their slots scattered; below what would hurt to hold.
+const MAX_MAP_BYTES: u64 = 8 * 1024 * 1024;
+
+/// How a reload ended that was not refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reload {
+    /// The new map says what the one in use says.
+    Unchanged {
+        version: u64,
+    },
+    Replaced {
+        from: u64,
+        to: u64,
+    },
+}
+
+/// Why a map was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    #[error("cannot read {}: {source}", file.display())]
+    Read { file: PathBuf, source: io::Error },
+    #[error("{} is larger than {MAX_MAP_BYTES} bytes", file.display())]
+    TooLarge { file: PathBuf },
+    #[error("{source_name}: {error}")]
+    Map { source_name: String, error: MapError },
+    #[error("the map of this router came from no file")]
+    NoFile,
+    #[error("the router is shutting down")]
+    ShuttingDown,
+}
+
+impl ReloadError {
+    /// The line of the map that is to blame.
+    pub fn line(&self) -> Option<usize> {
+        match self {
+            Self::Map { error, .. } => error.line(),
+            _ => None,
+        }
+    }
+}
+
+impl Routing {
+    /// Reads the file and puts its map to use. Reading and checking happen off the async threads.
+    pub async fn reload(&self) -> Result<Reload, ReloadError> {
+        let routing = self.clone();
+        match tokio::task::spawn_blocking(move || routing.reload_file()).await {
+            Ok(outcome) => outcome,
+            Err(failed) => match failed.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_cancelled) => Err(ReloadError::ShuttingDown),
+            },
+        }
+    }
+
+    /// [`Routing::reload`] if the file is not what it was when last looked at.
+    pub(super) async fn reload_if_changed(&self) {
+        let routing = self.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            let Some(file) = routing.writer().file.clone() else { return };
+            let text = read(&file);
+            if text.as_ref().ok() != routing.writer().seen.as_ref() {
+                // Reported where it happens; there is nobody here to tell.
+                let _ = routing.take_file(file, text);
+            }
+        });
+        if let Err(failed) = looked.await {
+            tracing::error!(error = %failed, "looking at the shard map failed");
+        }
+    }
+
+    pub(super) fn reload_file(&self) -> Result<Reload, ReloadError> {
+        let file = self.writer().file.clone().ok_or(ReloadError::NoFile)?;
+        let text = read(&file);
+        self.take_file(file, text)
+    }
+
+    fn take_file(&self, file: PathBuf, text: Result<String, ReloadError>) -> Result<Reload, ReloadError> {
+        let mut writer = self.writer();
+        writer.seen = text.as_ref().ok().cloned();
+        let source = name(&file);
+        match text {
+            Ok(text) => self.take(writer, &text, source),
+            Err(error) => Err(writer.refused(&source, error)),
+        }
+    }
+
+    /// Puts a map to use that came from elsewhere than the file: a node had it. Held to the same rules as the file's. The
+    /// file is not written: as long as it stays older, it is refused if it is reloaded.
+    pub fn adopt_toml(&self, text: &str, source: &str) -> Result<Reload, ReloadError> {
+        self.take(self.writer(), text, source.to_owned())
+    }
+
+    fn take(&self, mut writer: MutexGuard<'_, Writer>, text: &str, source: String) -> Result<Reload, ReloadError> {
+        let from = writer.map.version;
+        match ShardMap::parse_successor(text, &writer.map) {
+            Ok(Some(map)) => {
+                let to = map.version;
+                writer.replace(map, source);
+                self.publish(&writer);
+                Ok(Reload::Replaced { from, to })
+            }
+            Ok(None) => {
+                tracing::debug!(source, version = from, "shard map unchanged");
+                writer.refusal = None;
+                metrics::reload(Outcome::Unchanged);
+                Ok(Reload::Unchanged { version: from })
+            }
+            Err(error) => Err(writer.refused(&source.clone(), ReloadError::Map { source_name: source, error })),
+        }
+    }
+}
+
+impl Writer {
+    fn replace(&mut self, map: ShardMap, source: String) {
+        let (facts, lost) = self.facts.carried_over(&self.map, &map);
+        if !lost.is_empty() {
+            let slots = lost.iter().map(SlotRange::to_string).collect::<Vec<_>>().join(", ");
+            tracing::warn!(
+                slots,
+                "the new shard map lacks the shards that owned these slots; it decides about them now"
+            );
+        }
+        tracing::info!(
+            source,
+            from = self.map.version,
+            to = map.version,
+            shards = map.shards.len(),
+            slots_moved = self.map.diff(&map).slots_moved(),
+            "shard map replaced"
+        );
+        metrics::loaded(map.version);
+        metrics::reload(Outcome::Replaced);
+        self.ids = super::table::shard_ids(&map);
+        self.map = Arc::new(map);
+        self.facts = facts;
+        self.source = source;
+        self.loaded_at_us = telemetry::clock::now_us();
+        self.refusal = None;
+    }
+
+    fn refused(&mut self, source: &str, error: ReloadError) -> ReloadError {
+        tracing::error!(source, line = error.line(), %error, in_use = self.map.version, "shard map refused; the one in use serves on");
+        metrics::reload(Outcome::Refused);
+        self.refusal = Some(MapRefusal {
+            at_us: telemetry::clock::now_us(),
+            source: source.to_owned(),
+            line: error.line(),
+            reason: error.to_string(),
+        });
+        error
+    }
+}
+
+pub(super) fn read(file: &Path) -> Result<String, ReloadError> {
+    let failed = |source| ReloadError::Read { file: file.to_owned(), source };
+    let mut text = String::new();
+    let read = File::open(file).map_err(failed)?.take(MAX_MAP_BYTES + 1).read_to_string(&mut text).map_err(failed)?;
+    if read as u64 > MAX_MAP_BYTES {
+        return Err(ReloadError::TooLarge { file: file.to_owned() });
+    }
+    Ok(text)
+}
+
+pub(super) fn name(file: &Path) -> String {
+    file.display().to_string()
+}

@@ -1,0 +1,68 @@
+//! What operators are told about the map: `/readyz?verbose`, `/admin/shard-map`.
+
+use shard_map::{Slot, SlotRange, merge_slots};
+
+use super::Routing;
+
+/// The map in use, and what is the matter with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MapStatus {
+    pub version: u64,
+    /// The file, or the node, that it came from.
+    pub source: String,
+    pub loaded_at_us: i64,
+    /// The newest map offered was refused; absent once one was taken, or the file says again what is in use.
+    pub refusal: Option<MapRefusal>,
+    /// Slots that go elsewhere than the map says.
+    pub overrides: Vec<Override>,
+}
+
+/// A map that was offered and refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MapRefusal {
+    pub at_us: i64,
+    pub source: String,
+    pub line: Option<usize>,
+    pub reason: String,
+}
+
+/// Slots that the map gives to one shard and the shards' own word to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Override {
+    pub slots: SlotRange,
+    pub in_map: String,
+    pub owner: String,
+    pub epoch: i64,
+}
+
+impl Routing {
+    pub fn status(&self) -> MapStatus {
+        let writer = self.writer();
+        let (map, owners) = (&writer.map, writer.facts.owners(&writer.map));
+        // What a run of slots has in common, where they go elsewhere than the map says.
+        let astray = |slot: Slot| {
+            let (in_map, owner) = (map.owner(slot), owners[usize::from(slot.index())]);
+            (in_map != owner).then(|| (in_map, owner, writer.facts.epoch(slot).unwrap_or_default()))
+        };
+        let slots: Vec<Slot> = Slot::all().collect();
+        let overrides = slots.chunk_by(|a, b| astray(*a) == astray(*b)).flat_map(|run| {
+            let found = run.first().copied().and_then(astray);
+            found.into_iter().flat_map(move |(in_map, owner, epoch)| {
+                let (in_map, owner) = (map.shard(in_map).id.clone(), map.shard(owner).id.clone());
+                merge_slots(run.iter().copied()).into_iter().map(move |slots| Override {
+                    slots,
+                    in_map: in_map.clone(),
+                    owner: owner.clone(),
+                    epoch,
+                })
+            })
+        });
+        MapStatus {
+            version: map.version,
+            source: writer.source.clone(),
+            loaded_at_us: writer.loaded_at_us,
+            refusal: writer.refusal.clone(),
+            overrides: overrides.collect(),
+        }
+    }
+}
