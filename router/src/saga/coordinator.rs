@@ -1,0 +1,197 @@
+//! Drives sagas from wherever they are to their end, in batches: whatever goes to one shard at one moment goes in one
+//! submission, and no saga waits for another one's shard.
+//!
+//! A step that was not answered, or was refused, is taken again; the shards make that harmless. Nothing is ever concluded
+//! from waiting: at the deadline the sagas are left where they are, and recovery goes on from there.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{
+    future::{BoxFuture, FutureExt},
+    stream::{FuturesUnordered, StreamExt},
+};
+use ledger::{
+    operation::Operation,
+    outcome::{NotOwner, Outcome},
+};
+use tokio::time::Instant;
+
+use super::{
+    Event, Saga, Step,
+    metrics::{self, InFlight, StepEnd},
+};
+use crate::{
+    service::{CallError, Core, Deadline, Pace},
+    shard::{Answer, ByShard, Shard, Urgency},
+};
+
+/// First and longest pause before a step is taken again.
+const AGAIN_MIN: Duration = Duration::from_millis(10);
+const AGAIN_MAX: Duration = Duration::from_secs(1);
+
+/// Something to react to.
+enum Happened {
+    Answered {
+        shard: Arc<Shard>,
+        steps: Vec<(usize, Step)>,
+        answers: Vec<Answer>,
+        took: Duration,
+        pace: Pace,
+    },
+    /// The pause of these sagas is over; `None` when the deadline came first.
+    Rested(Option<(Vec<usize>, Pace)>),
+}
+
+/// What an answer means.
+enum Reading {
+    Take(Event),
+    /// Moved.
+    Elsewhere(NotOwner),
+    /// Take the step again.
+    Again,
+    /// The router is shutting down: another one will go on.
+    Stop,
+    Park(String),
+}
+
+/// Drives all sagas until each has ended or is parked, or the deadline passes.
+pub async fn finish(core: &Core, sagas: &mut [Saga], deadline: Deadline) {
+    let _counted = InFlight::new(sagas.len());
+    let mut drive = Drive { core, sagas, deadline, under_way: FuturesUnordered::new() };
+    let everyone = (0..drive.sagas.len()).collect();
+    drive.send(everyone, None);
+    while let Some(happened) = drive.under_way.next().await {
+        match happened {
+            Happened::Rested(Some((sagas, pace))) => drive.send(sagas, Some(pace)),
+            Happened::Rested(None) => {}
+            Happened::Answered { shard, steps, answers, took, pace } => {
+                drive.absorb(&shard, steps, answers, took, pace)
+            }
+        }
+    }
+}
+
+struct Drive<'a> {
+    core: &'a Core,
+    sagas: &'a mut [Saga],
+    deadline: Deadline,
+    under_way: FuturesUnordered<BoxFuture<'a, Happened>>,
+}
+
+/// The steps for one shard.
+#[derive(Default)]
+struct Group {
+    operations: Vec<Operation>,
+    steps: Vec<(usize, Step)>,
+}
+
+impl Drive<'_> {
+    /// Sends the next step of each of these sagas, those for one shard together. `pace` goes on where a retry left off.
+    fn send(&mut self, sagas: Vec<usize>, pace: Option<Pace>) {
+        let view = self.core.view();
+        let mut groups: ByShard<Group> = ByShard::default();
+        for index in sagas {
+            let Some((step, account, operation)) = self.sagas[index].next() else { continue };
+            let group = groups.entry(view.route(account));
+            group.operations.push(operation);
+            group.steps.push((index, step));
+        }
+        let mut pace = pace;
+        for (shard, Group { operations, steps }) in groups {
+            let shard = Arc::clone(view.shard(shard));
+            let pace = pace.take().unwrap_or_else(|| Pace::new(AGAIN_MIN, AGAIN_MAX));
+            let deadline = self.deadline;
+            let answered = async move {
+                let begun = Instant::now();
+                let answers = shard.execute(Urgency::Finishing, operations, false, deadline).await;
+                Happened::Answered { shard, steps, answers, took: begun.elapsed(), pace }
+            };
+            self.under_way.push(answered.boxed());
+        }
+    }
+
+    fn absorb(&mut self, shard: &Shard, steps: Vec<(usize, Step)>, answers: Vec<Answer>, took: Duration, pace: Pace) {
+        let mut ends: Vec<(Step, StepEnd, usize)> = Vec::new();
+        let (mut on, mut again, mut refusals) = (Vec::new(), Vec::new(), Vec::new());
+        for ((index, step), answer) in steps.into_iter().zip(answers) {
+            let saga = &mut self.sagas[index];
+            let end = match read(answer) {
+                Reading::Take(event) => match saga.state.next(event) {
+                    Ok(next) => {
+                        saga.state = next;
+                        on.push(index);
+                        StepEnd::Done
+                    }
+                    Err(illegal) => park(saga, shard, step, illegal.to_string()),
+                },
+                Reading::Park(why) => park(saga, shard, step, why),
+                Reading::Elsewhere(refusal) => {
+                    refusals.push(refusal);
+                    again.push(index);
+                    StepEnd::Again
+                }
+                Reading::Again => {
+                    again.push(index);
+                    StepEnd::Again
+                }
+                Reading::Stop => StepEnd::Again,
+            };
+            match ends.iter_mut().find(|(s, e, _)| (*s, *e) == (step, end)) {
+                Some((.., count)) => *count += 1,
+                None => ends.push((step, end, 1)),
+            }
+        }
+        for (step, end, count) in ends {
+            metrics::step_ended(step, end, took, count);
+        }
+        self.send(on, None);
+        if !again.is_empty() {
+            let ask = !self.core.learn(shard.id(), &refusals);
+            self.rest(again, pace, ask);
+        }
+    }
+
+    /// Pauses before these sagas' steps are taken again, and lets the shards say who owns what if that is the question.
+    fn rest(&mut self, sagas: Vec<usize>, mut pace: Pace, ask: bool) {
+        let (core, deadline) = (self.core, self.deadline);
+        let rested = async move {
+            if !pace.pause(deadline).await {
+                return Happened::Rested(None);
+            }
+            if ask {
+                core.refresh(deadline).await;
+            }
+            Happened::Rested(Some((sagas, pace)))
+        };
+        self.under_way.push(rested.boxed());
+    }
+}
+
+fn read(answer: Answer) -> Reading {
+    match answer {
+        Ok(Outcome::Decided(decided)) => Reading::Take(Event::Decided(decided.verdict)),
+        Ok(Outcome::Settled(settled)) => Reading::Take(Event::Settled(settled.state)),
+        Ok(Outcome::NotOwner(refusal)) => Reading::Elsewhere(refusal),
+        Ok(Outcome::Deferred) => Reading::Again,
+        Ok(Outcome::Illegal(why)) => Reading::Park(why),
+        Ok(other) => Reading::Park(format!("an answer to another question: {other:?}")),
+        Err(CallError::ShuttingDown) => Reading::Stop,
+        Err(CallError::Illegal { detail, .. } | CallError::Internal { detail, .. }) => Reading::Park(detail),
+        // An unknown outcome is no outcome: the step is taken again and answered from what is stored.
+        Err(
+            CallError::Unavailable { .. }
+            | CallError::Overloaded { .. }
+            | CallError::Deadline { .. }
+            | CallError::OutcomeUnknown { .. },
+        ) => Reading::Again,
+    }
+}
+
+fn park(saga: &mut Saga, shard: &Shard, step: Step, why: String) -> StepEnd {
+    tracing::error!(
+        transfer = %saga.id.0, debit = %saga.debit, shard = %shard.id(), step = step.as_str(), why,
+        "a saga cannot go on; its money stays in transit until somebody looks"
+    );
+    saga.parked = Some(why);
+    StepEnd::Parked
+}

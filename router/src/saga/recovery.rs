@@ -1,0 +1,263 @@
+//! Finishes sagas that nobody drives: their router died, was shut down, or ran out of time.
+//!
+//! Every router polls every shard; the shard pushes out the next attempt of what it hands over, so two routers seldom pick
+//! the same saga, and nothing bad happens when they do. The poll is the truth: no signal can be missed, because none is
+//! relied on. First a pure plan, then its execution; one bad saga is reported and holds up none of the others.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use ledger::TransferId;
+use tokio::time::{Instant, sleep};
+use wire::{
+    TransferRecord,
+    convert::{BadMessage, account_id, asset, id_from_wire, id_to_wire},
+    convert_outcome::state_from_wire,
+};
+
+use super::{Event, Saga, SagaState, coordinator::finish, metrics};
+use crate::{
+    service::{CallError, Core, Deadline},
+    shard::Shard,
+};
+
+/// How long one poll's sagas are driven before they are left to the next poll.
+const DRIVE: Duration = Duration::from_secs(10);
+/// Attempts after which a saga is reported each time it is picked up again.
+const OVERDUE_ATTEMPTS: u32 = 10;
+/// Full pages taken in a row before the next poll's turn: bounds one poll, not the backlog.
+const PAGES: usize = 64;
+
+/// Polls until the service shuts down. A shard that is slow to answer delays no other's poll.
+pub async fn run(core: Arc<Core>) {
+    let token = core.tasks.token().clone();
+    let mut busy: HashMap<Arc<str>, Arc<AtomicBool>> = HashMap::new();
+    loop {
+        // Jitter keeps routers that were started together from polling together.
+        let pause = core.config.saga_poll_interval.mul_f64(0.5 + jitter());
+        if token.run_until_cancelled(sleep(pause)).await.is_none() {
+            return;
+        }
+        let view = core.view();
+        busy.retain(|id, _| view.shards().any(|shard| shard.id() == id));
+        for shard in view.shards() {
+            let flag = Arc::clone(busy.entry(Arc::clone(shard.id())).or_default());
+            if flag.swap(true, Ordering::AcqRel) {
+                continue;
+            }
+            let (core, shard) = (Arc::clone(&core), Arc::clone(shard));
+            core.clone().tasks.spawn("saga recovery", async move {
+                // Lowered even if the poll panics, or this shard would never be polled again.
+                let _lowered = Lowered(flag);
+                poll(&core, &shard).await;
+            });
+        }
+    }
+}
+
+struct Lowered(Arc<AtomicBool>);
+
+impl Drop for Lowered {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// 0 to 1, of no quality whatsoever.
+fn jitter() -> f64 {
+    use std::hash::BuildHasher;
+    let bits = std::hash::RandomState::new().hash_one(0_u8);
+    f64::from(u32::try_from(bits >> 32).unwrap_or_default()) / f64::from(u32::MAX)
+}
+
+async fn poll(core: &Core, shard: &Shard) {
+    let limit = core.config.saga_claim_limit;
+    for _ in 0..PAGES {
+        let deadline = Instant::now() + DRIVE;
+        let listed = shard.read(deadline, |mut node| async move {
+            node.list_sagas(wire::ListSagasRequest { limit, claim_due: true, ..Default::default() }).await
+        });
+        let records = match listed.await {
+            Ok(response) => response.sagas,
+            Err(error) => {
+                metrics::poll_failed(shard.id());
+                tracing::debug!(shard = %shard.id(), %error, "cannot ask for abandoned sagas");
+                return;
+            }
+        };
+        let full = records.len() >= limit as usize;
+        drive(core, shard.id(), records, deadline).await;
+        if !full || core.tasks.token().is_cancelled() {
+            return;
+        }
+    }
+}
+
+/// Makes the sagas of this id due at every shard and drives them. How many there were.
+pub async fn retry(core: &Core, id: TransferId, deadline: Deadline) -> Result<usize, CallError> {
+    let retry_id = id_to_wire(id);
+    let view = core.view();
+    let asked = view.shards().cloned().map(|shard| {
+        let request = wire::ListSagasRequest {
+            retry_id: retry_id.clone(),
+            limit: core.config.saga_claim_limit,
+            ..Default::default()
+        };
+        async move {
+            let ask = shard.read(deadline, |mut node| {
+                let request = request.clone();
+                async move { node.list_sagas(request).await }
+            });
+            let answer = ask.await;
+            answer.map(|response| (Arc::clone(shard.id()), response.sagas))
+        }
+    });
+    let (mut found, mut failure) = (0, None);
+    for answer in join_all(asked).await {
+        match answer {
+            Ok((shard, mut records)) => {
+                // The shard may list others beside it; those have their own time.
+                records.retain(|record| record.id == retry_id);
+                found += records.len();
+                drive(core, &shard, records, deadline).await;
+            }
+            Err(error) => failure = Some(error),
+        }
+    }
+    // Found somewhere, the answer is complete: an id has one saga, unless two debit accounts happen to share it.
+    match failure {
+        Some(error) if found == 0 => Err(error),
+        _ => Ok(found),
+    }
+}
+
+async fn drive(core: &Core, shard: &Arc<str>, records: Vec<TransferRecord>, deadline: Deadline) {
+    if records.is_empty() {
+        return;
+    }
+    let Plan { mut sagas, overdue, unreadable } = plan(records);
+    for record in overdue {
+        metrics::overdue(shard);
+        tracing::warn!(
+            %shard, debit = record.debit, credit = record.credit, attempts = record.attempts,
+            created_at = telemetry::clock::format_rfc3339(record.created_at_us),
+            "a saga is still not finished after many attempts"
+        );
+    }
+    for (record, error) in unreadable {
+        metrics::recovered(shard, "parked", 1);
+        tracing::error!(%shard, debit = record.debit, %error, "a stored saga cannot be read");
+    }
+    tracing::debug!(%shard, sagas = sagas.len(), "finishing abandoned sagas");
+    finish(core, &mut sagas, deadline).await;
+    let count = |wanted: &str| sagas.iter().filter(|saga| ended(saga) == wanted).count() as u64;
+    for outcome in ["posted", "rejected", "pending", "parked"] {
+        metrics::recovered(shard, outcome, count(outcome));
+    }
+}
+
+fn ended(saga: &Saga) -> &'static str {
+    match saga.state {
+        _ if saga.parked.is_some() => "parked",
+        SagaState::Posted { .. } => "posted",
+        SagaState::Rejected { .. } => "rejected",
+        SagaState::Unreserved | SagaState::Reserved | SagaState::Credited | SagaState::Refused { .. } => "pending",
+    }
+}
+
+/// What to do about the sagas a shard handed over.
+#[derive(Debug, Default)]
+struct Plan {
+    sagas: Vec<Saga>,
+    /// Driven as well, and reported.
+    overdue: Vec<TransferRecord>,
+    unreadable: Vec<(TransferRecord, BadMessage)>,
+}
+
+fn plan(records: Vec<TransferRecord>) -> Plan {
+    let mut plan = Plan::default();
+    for record in records {
+        match saga_of(&record) {
+            Ok(Some(saga)) => {
+                plan.sagas.push(saga);
+                if record.attempts >= OVERDUE_ATTEMPTS {
+                    plan.overdue.push(record);
+                }
+            }
+            // Finished between being listed and being read.
+            Ok(None) => {}
+            Err(error) => plan.unreadable.push((record, error)),
+        }
+    }
+    plan
+}
+
+/// The saga of a stored transfer, from the one thing the record proves: that it is reserved.
+fn saga_of(record: &TransferRecord) -> Result<Option<Saga>, BadMessage> {
+    let stored = state_from_wire(record.status, record.refusal, record.side, record.finished_at_us)?;
+    let state = match SagaState::Unreserved.next(Event::Stored(stored)) {
+        Ok(state) if state.next_step().is_some() => state,
+        _ => return Ok(None),
+    };
+    Ok(Some(Saga {
+        id: id_from_wire(&record.id)?,
+        debit: account_id(&record.debit, "debit")?,
+        credit: account_id(&record.credit, "credit")?,
+        asset: asset(&record.asset)?,
+        amount: record.amount,
+        state,
+        parked: None,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(status: u32, attempts: u32) -> TransferRecord {
+        TransferRecord {
+            id: vec![7; 16].into(),
+            debit: "alice".to_owned(),
+            credit: "bob".to_owned(),
+            asset: "USD".to_owned(),
+            amount: 5,
+            cross_shard: true,
+            status,
+            attempts,
+            finished_at_us: if status == 1 { 0 } else { 9 },
+            ..TransferRecord::default()
+        }
+    }
+
+    #[test]
+    fn pending_transfers_are_taken_up_where_they_are() {
+        let plan = plan(vec![record(1, 0), record(1, OVERDUE_ATTEMPTS), record(2, 3)]);
+        assert_eq!(plan.sagas.len(), 2, "the posted one needs nothing");
+        assert!(plan.sagas.iter().all(|saga| saga.state == SagaState::Reserved));
+        assert_eq!(plan.overdue.len(), 1);
+        assert!(plan.unreadable.is_empty());
+    }
+
+    #[test]
+    fn a_broken_record_is_reported_and_holds_up_nobody() {
+        let broken = TransferRecord { id: vec![1, 2].into(), ..record(1, 0) };
+        let nonsense = TransferRecord { asset: "us dollars".to_owned(), ..record(1, 0) };
+        let plan = plan(vec![broken, record(1, 0), nonsense, record(77, 0)]);
+        assert_eq!(plan.sagas.len(), 1);
+        assert_eq!(plan.unreadable.len(), 3);
+    }
+
+    #[test]
+    fn jitter_stays_within_its_bounds() {
+        for _ in 0..100 {
+            assert!((0.0..=1.0).contains(&jitter()));
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The core of the router: everything between a parsed request and the shards.
+//!
+//! [`Router`] is what the edge calls. Behind it: [`crate::transfers`] plans and runs transfers, [`crate::saga`] drives those
+//! between shards, [`crate::reads`] asks, and [`crate::shard`] carries it all to the nodes. The router keeps nothing that
+//! another router would miss.
+//!
+//! A call must run to its end: the edge spawns it and awaits the handle, so that a client that hangs up stops nothing
+//! half-way. (Should it happen all the same, the shards and recovery put it right.)
+
+mod accounts;
+mod config;
+mod core;
+mod map_offers;
+mod metrics;
+mod pace;
+mod reply;
+mod status;
+
+use std::sync::Arc;
+
+use ledger::{
+    AccountId, TransferId,
+    operation::{CreateAccount, UpdateAccount},
+};
+use telemetry::tasks::Tasks;
+
+pub use self::{
+    config::CoreConfig,
+    core::{Core, Reroutes},
+    pace::Pace,
+    reply::{
+        AccountReply, AtomicReply, CallError, FoundTransfer, FoundTransfers, Located, NewTransfer, SagaFilter,
+        SagaView, ShardStatus, TransferReply,
+    },
+};
+use crate::{reads, routing::Routing, saga, transfers};
+
+pub(crate) use self::metrics::wave as count_wave;
+
+/// When the whole request must be answered.
+pub type Deadline = tokio::time::Instant;
+
+/// A handle on the core; clones share it.
+#[derive(Clone)]
+pub struct Router {
+    core: Arc<Core>,
+}
+
+impl Router {
+    /// Starts the shards' senders and the recovery of abandoned sagas. They end with `tasks`.
+    pub fn start(config: &CoreConfig, routing: Routing, tasks: Tasks) -> Self {
+        metrics::describe();
+        let core = Arc::new(Core::start(config, routing, tasks));
+        core.tasks.spawn_essential("recovery", saga::run_recovery(Arc::clone(&core)));
+        core.tasks.spawn_essential("shard map offers", map_offers::run(Arc::clone(&core)));
+        Self { core }
+    }
+
+    pub fn routing(&self) -> &Routing {
+        &self.core.routing
+    }
+
+    // === accounts ===
+
+    /// Opens accounts, each on its own. One reply each, in order.
+    pub async fn create_accounts(
+        &self,
+        accounts: Vec<CreateAccount>,
+        deadline: Deadline,
+    ) -> Vec<Result<AccountReply, CallError>> {
+        accounts::create(&self.core, accounts, deadline).await
+    }
+
+    pub async fn update_account(&self, update: UpdateAccount, deadline: Deadline) -> Result<AccountReply, CallError> {
+        accounts::update(&self.core, update, deadline).await
+    }
+
+    pub async fn account(
+        &self,
+        id: &AccountId,
+        deadline: Deadline,
+    ) -> Result<Option<Located<wire::Account>>, CallError> {
+        reads::account(&self.core, id, deadline).await
+    }
+
+    /// A page of an account's journal.
+    pub async fn entries(
+        &self,
+        request: wire::ListEntriesRequest,
+        deadline: Deadline,
+    ) -> Result<Option<wire::EntryPage>, CallError> {
+        // What is no account id is no account.
+        let Ok(id) = AccountId::any(&request.account) else { return Ok(None) };
+        reads::entries(&self.core, &id, request, deadline).await
+    }
+
+    pub async fn balance_at(
+        &self,
+        id: &AccountId,
+        at_us: i64,
+        deadline: Deadline,
+    ) -> Result<Option<wire::BalanceAt>, CallError> {
+        reads::balance_at(&self.core, id, at_us, deadline).await
+    }
+
+    // === transfers ===
+
+    pub async fn transfer(&self, transfer: NewTransfer, deadline: Deadline) -> Result<TransferReply, CallError> {
+        let mut replies = transfers::run(&self.core, vec![transfer], deadline).await;
+        replies.pop().unwrap_or(Err(CallError::ShuttingDown))
+    }
+
+    /// Runs transfers as if one after another. One reply each, in order. Their (id, debit) must differ.
+    pub async fn transfer_batch(
+        &self,
+        transfers: Vec<NewTransfer>,
+        deadline: Deadline,
+    ) -> Vec<Result<TransferReply, CallError>> {
+        transfers::run(&self.core, transfers, deadline).await
+    }
+
+    /// All of them or none.
+    pub async fn transfer_atomic(
+        &self,
+        transfers: Vec<NewTransfer>,
+        deadline: Deadline,
+    ) -> Result<AtomicReply, CallError> {
+        transfers::run_atomic(&self.core, transfers, deadline).await
+    }
+
+    /// Every transfer under one id, at the debit account's shard or, without one, at any.
+    pub async fn find_transfer(
+        &self,
+        id: TransferId,
+        debit: Option<&AccountId>,
+        deadline: Deadline,
+    ) -> Result<FoundTransfers, CallError> {
+        reads::find_transfer(&self.core, id, debit, deadline).await
+    }
+
+    // === operators ===
+
+    /// Sagas under way, oldest first, and the shards that could not be asked.
+    pub async fn sagas(&self, filter: SagaFilter, deadline: Deadline) -> (Vec<SagaView>, Vec<Arc<str>>) {
+        saga::list(&self.core, filter, deadline).await
+    }
+
+    /// Drives the sagas of this id now instead of when they are due. How many there were (one per debit account).
+    pub async fn retry_saga(&self, id: TransferId, deadline: Deadline) -> Result<usize, CallError> {
+        saga::retry(&self.core, id, deadline).await
+    }
+
+    pub async fn shard_status(&self) -> Vec<ShardStatus> {
+        status::of_all(&self.core).await
+    }
+}

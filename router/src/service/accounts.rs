@@ -1,0 +1,104 @@
+//! Opening and changing accounts.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use ledger::{
+    Account,
+    operation::{CreateAccount, Operation, UpdateAccount},
+    outcome::{AccountOutcome, NotOwner, Outcome},
+};
+
+use super::{AccountReply, CallError, Core, Deadline, Located, Reroutes};
+use crate::shard::{Answer, ByShard, Shard, Urgency};
+
+type Reply = Result<AccountReply, CallError>;
+
+/// Opens accounts, each on its own, and answers in order.
+pub async fn create(core: &Core, accounts: Vec<CreateAccount>, deadline: Deadline) -> Vec<Reply> {
+    let mut replies: Vec<Option<Reply>> = vec![None; accounts.len()];
+    let mut open: Vec<usize> = (0..accounts.len()).collect();
+    let mut reroutes = Reroutes::new(deadline);
+    while !open.is_empty() {
+        let view = core.view();
+        let mut groups: ByShard<Vec<usize>> = ByShard::default();
+        for index in open.drain(..) {
+            groups.entry(view.route(&accounts[index].id)).push(index);
+        }
+        let calls = groups.into_iter().map(|(shard, indices)| {
+            let shard = Arc::clone(view.shard(shard));
+            let operation = |index: &usize| Operation::CreateAccount(accounts[*index].clone());
+            let operations = indices.iter().map(operation).collect();
+            async move {
+                let answers = shard.execute(Urgency::New, operations, false, deadline).await;
+                (shard, indices, answers)
+            }
+        });
+        let mut resolved = true;
+        for (shard, indices, answers) in join_all(calls).await {
+            let mut refusals = Vec::new();
+            for (index, answer) in indices.into_iter().zip(answers) {
+                match read(&shard, answer) {
+                    Ok(reply) => replies[index] = Some(reply),
+                    Err(put_off) => {
+                        refusals.extend(put_off);
+                        open.push(index);
+                    }
+                }
+            }
+            resolved &= core.learn(shard.id(), &refusals);
+        }
+        if !open.is_empty() && !core.again(&mut reroutes, resolved).await {
+            let view = core.view();
+            for index in open.drain(..) {
+                let shard = Arc::clone(view.shard(view.route(&accounts[index].id)).id());
+                replies[index] = Some(Err(CallError::Unavailable { shard }));
+            }
+        }
+    }
+    // Whatever left `open` has its reply.
+    replies.into_iter().map(|reply| reply.unwrap_or(Err(CallError::ShuttingDown))).collect()
+}
+
+pub async fn update(core: &Core, update: UpdateAccount, deadline: Deadline) -> Reply {
+    let mut reroutes = Reroutes::new(deadline);
+    loop {
+        let view = core.view();
+        let shard = view.shard(view.route(&update.id));
+        let operations = vec![Operation::UpdateAccount(update.clone())];
+        let mut answers = shard.execute(Urgency::New, operations, false, deadline).await;
+        let answer =
+            answers.pop().unwrap_or_else(|| Err(CallError::OutcomeUnknown { shard: Arc::clone(shard.id()) }));
+        let resolved = match read(shard, answer) {
+            // Made and changed look alike on the wire.
+            Ok(Ok(AccountReply::Created(account))) => return Ok(AccountReply::Updated(account)),
+            Ok(reply) => return reply,
+            Err(put_off) => core.learn(shard.id(), put_off.as_slice()),
+        };
+        if !core.again(&mut reroutes, resolved).await {
+            return Err(CallError::Unavailable { shard: Arc::clone(shard.id()) });
+        }
+    }
+}
+
+/// `Err`: not executed and to be tried again, elsewhere where the shard does not own the slot.
+fn read(shard: &Shard, answer: Answer) -> Result<Reply, Option<NotOwner>> {
+    let located = |account: Account| Located { shard: Arc::clone(shard.id()), value: wire::Account::from(&account) };
+    Ok(match answer {
+        Ok(Outcome::Account(outcome)) => Ok(match outcome {
+            AccountOutcome::Created(account) => AccountReply::Created(located(account)),
+            AccountOutcome::Replayed(account) => AccountReply::Replayed(located(account)),
+            AccountOutcome::Updated(account) => AccountReply::Updated(located(account)),
+            AccountOutcome::Conflict { field } => AccountReply::Conflict { field },
+            AccountOutcome::NotFound => AccountReply::NotFound,
+            AccountOutcome::Refused { refused, .. } => AccountReply::Refused { refused },
+        }),
+        Ok(Outcome::NotOwner(not_owner)) => return Err(Some(not_owner)),
+        Ok(Outcome::Deferred) => return Err(None),
+        Ok(other) => {
+            let detail = format!("an answer to another question: {other:?}");
+            Err(CallError::Internal { shard: Arc::clone(shard.id()), detail })
+        }
+        Err(error) => Err(error),
+    })
+}

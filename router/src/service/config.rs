@@ -1,0 +1,38 @@
+//! Settings of the core. The edge reads them from the configuration file and validates them.
+
+use std::time::Duration;
+
+/// Bounds and times of everything between the edge and the shards.
+#[derive(Debug, Clone)]
+pub struct CoreConfig {
+    /// Operations that may wait for one shard; more are refused as overloaded.
+    pub queue_operations: usize,
+    /// Execute calls to one shard at once.
+    pub rpcs_in_flight: usize,
+    /// Operations in one Execute call.
+    pub max_batch_operations: usize,
+    pub connect_timeout: Duration,
+    /// Connection-class failures in a row that open a shard's breaker.
+    pub breaker_failures: u32,
+    /// How long it stays open before a single probe.
+    pub breaker_open: Duration,
+    /// How often each shard is asked for sagas that nobody drives.
+    pub saga_poll_interval: Duration,
+    /// Sagas taken over per poll.
+    pub saga_claim_limit: u32,
+}
+
+impl Default for CoreConfig {
+    fn default() -> Self {
+        Self {
+            queue_operations: 32_768,
+            rpcs_in_flight: 4,
+            max_batch_operations: 8_192,
+            connect_timeout: Duration::from_millis(1_000),
+            breaker_failures: 3,
+            breaker_open: Duration::from_millis(500),
+            saga_poll_interval: Duration::from_millis(1_000),
+            saga_claim_limit: 256,
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What every part of the core works with: the shards, the routes to them, and what to do when a route proves wrong.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use ledger::outcome::NotOwner;
+use shard_map::Slot;
+use telemetry::tasks::Tasks;
+use tokio::time::{Instant, timeout_at};
+
+use super::{CallError, CoreConfig, Deadline, Pace, metrics};
+use crate::{
+    routing::Routing,
+    shard::{Shards, View},
+};
+
+/// How long shards get to say what they own. One that is down must not keep the others' news waiting.
+const OWNERSHIP_TIMEOUT: Duration = Duration::from_secs(1);
+
+pub struct Core {
+    pub config: CoreConfig,
+    pub tasks: Tasks,
+    pub routing: Routing,
+    shards: Shards,
+    refreshing: tokio::sync::Mutex<()>,
+    /// Grows with each refresh.
+    refreshes: AtomicU64,
+}
+
+/// How often a request has been sent elsewhere.
+#[derive(Debug)]
+pub struct Reroutes {
+    attempts: u32,
+    pace: Pace,
+    deadline: Deadline,
+}
+
+impl Reroutes {
+    /// With the pauses between them, a little over two seconds: longer than a slot is ever without an owner in a move.
+    const MAX: u32 = 14;
+    const PAUSE_MIN: Duration = Duration::from_millis(5);
+    const PAUSE_MAX: Duration = Duration::from_millis(250);
+
+    pub fn new(deadline: Deadline) -> Self {
+        Self { attempts: 0, pace: Pace::new(Self::PAUSE_MIN, Self::PAUSE_MAX), deadline }
+    }
+}
+
+impl Core {
+    pub fn start(config: &CoreConfig, routing: Routing, tasks: Tasks) -> Self {
+        Self {
+            config: config.clone(),
+            shards: Shards::start(routing.clone(), config.clone(), tasks.clone()),
+            tasks,
+            routing,
+            refreshing: tokio::sync::Mutex::default(),
+            refreshes: AtomicU64::new(0),
+        }
+    }
+
+    /// Routes and shards as of now. A request takes one view and keeps it until a shard says that it is wrong.
+    pub fn view(&self) -> View {
+        self.shards.view()
+    }
+
+    /// The error for work that must not begin any more.
+    pub fn closing(&self) -> Option<CallError> {
+        self.tasks.token().is_cancelled().then_some(CallError::ShuttingDown)
+    }
+
+    // === wrong routes ===
+
+    /// Takes note of the slots that `shard` says it does not own. Nothing was executed there. True when the router now knows
+    /// another owner for each of them; false when somebody else has to be asked.
+    pub fn learn(&self, shard: &str, refusals: &[NotOwner]) -> bool {
+        if refusals.is_empty() {
+            return true;
+        }
+        metrics::wrong_route(shard, refusals.len());
+        self.routing.learn_not_owners(shard, refusals);
+        let table = self.routing.load();
+        let refused_by = table.index_of(shard);
+        refusals
+            .iter()
+            .all(|refusal| Slot::new(refusal.slot).is_some_and(|slot| refused_by != Some(table.owner(slot))))
+    }
+
+    /// Before a request is tried once more. With all refusals resolved (`Core::learn`), the first time at once; else after
+    /// a pause, and with fresh news from all shards. False: enough.
+    pub async fn again(&self, reroutes: &mut Reroutes, resolved: bool) -> bool {
+        reroutes.attempts += 1;
+        if reroutes.attempts == 1 && resolved {
+            return true;
+        }
+        if reroutes.attempts > Reroutes::MAX || !reroutes.pace.pause(reroutes.deadline).await {
+            return false;
+        }
+        if !resolved {
+            self.refresh(reroutes.deadline).await;
+        }
+        true
+    }
+
+    /// Asks all shards what they own. Whoever comes while that is being done waits for it and is content.
+    pub async fn refresh(&self, deadline: Deadline) {
+        let seen = self.refreshes.load(Ordering::Acquire);
+        let Ok(_turn) = timeout_at(deadline, self.refreshing.lock()).await else { return };
+        if self.refreshes.load(Ordering::Acquire) != seen {
+            return;
+        }
+        let view = self.view();
+        let until = deadline.min(Instant::now() + OWNERSHIP_TIMEOUT);
+        let asked = view.shards().cloned().map(|shard| async move {
+            let ask =
+                shard.read(until, |mut node| async move { node.get_ownership(wire::GetOwnershipRequest {}).await });
+            let owned = ask.await.ok()?;
+            Some((Arc::clone(shard.id()), owned))
+        });
+        let owned: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+        metrics::refreshed(owned.len());
+        self.routing.merge_ownership(owned);
+        self.refreshes.fetch_add(1, Ordering::Release);
+    }
+}

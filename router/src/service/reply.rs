@@ -1,0 +1,165 @@
+//! What the core is asked and what it answers.
+
+use std::sync::Arc;
+
+use ledger::{
+    AccountId, AssetCode, Metadata, Refused, TransferId,
+    outcome::{TransferAnswer, TransferOutcome},
+};
+
+/// A transfer as a client orders it, parsed and checked by the edge.
+#[derive(Debug, Clone)]
+pub struct NewTransfer {
+    pub id: TransferId,
+    pub debit: AccountId,
+    pub credit: AccountId,
+    pub asset: AssetCode,
+    /// Minor units, positive.
+    pub amount: i64,
+    pub metadata: Metadata,
+}
+
+/// A value and the shard that gave it.
+#[derive(Debug, Clone)]
+pub struct Located<T> {
+    pub shard: Arc<str>,
+    pub value: T,
+}
+
+/// The answer to one transfer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TransferReply {
+    /// Posted or rejected, for good.
+    Done(TransferAnswer),
+    /// The deadline passed with the saga under way; it will end without the client. The state is `Pending`.
+    Pending(TransferAnswer),
+    /// The id is taken by a transfer with another value of this field.
+    Mismatch { field: &'static str },
+    /// The debit account does not exist. Nothing is stored, the id stays free.
+    DebitNotFound,
+    /// The atomic group around it failed. Nothing is stored, the id stays free.
+    NotStored(Refused),
+}
+
+impl From<TransferOutcome> for TransferReply {
+    fn from(outcome: TransferOutcome) -> Self {
+        match outcome {
+            TransferOutcome::Done(answer) if answer.state == ledger::outcome::TransferState::Pending => {
+                Self::Pending(answer)
+            }
+            TransferOutcome::Done(answer) => Self::Done(answer),
+            TransferOutcome::Mismatch { field } => Self::Mismatch { field },
+            TransferOutcome::DebitNotFound => Self::DebitNotFound,
+            TransferOutcome::NotStored(refused) => Self::NotStored(refused),
+        }
+    }
+}
+
+/// The answer to an atomic group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AtomicReply {
+    /// All of it took effect (now, or before: see each answer's `replayed`). One reply per item.
+    Stored(Vec<TransferReply>),
+    /// Nothing of it is stored. The culprit's reply says why, the others are `NotStored(batch_failed)`.
+    Failed { culprit: usize, items: Vec<TransferReply> },
+    /// The accounts live on more than one shard. Nothing was sent.
+    CrossShard,
+}
+
+/// The answer to opening or changing an account.
+#[derive(Debug, Clone)]
+pub enum AccountReply {
+    Created(Located<wire::Account>),
+    /// It was there with equal content.
+    Replayed(Located<wire::Account>),
+    Updated(Located<wire::Account>),
+    /// It is there with another value of this field.
+    Conflict {
+        field: &'static str,
+    },
+    NotFound,
+    Refused {
+        refused: Refused,
+    },
+}
+
+/// Every transfer found under one id: one per debit account.
+#[derive(Debug, Clone, Default)]
+pub struct FoundTransfers {
+    pub found: Vec<FoundTransfer>,
+    /// Shards that did not answer; what they hold is unknown.
+    pub unreachable: Vec<Arc<str>>,
+}
+
+/// A stored transfer, the shard that holds it, and its verdict where one was found.
+#[derive(Debug, Clone)]
+pub struct FoundTransfer {
+    pub record: wire::TransferRecord,
+    pub shard: Arc<str>,
+    pub register: Option<(wire::RegisterRecord, Arc<str>)>,
+}
+
+/// Which sagas to list.
+#[derive(Debug, Clone, Copy)]
+pub struct SagaFilter {
+    pub older_than: std::time::Duration,
+    /// At most this many, over all shards.
+    pub limit: u32,
+}
+
+/// A saga under way: the pending transfer at its source shard.
+#[derive(Debug, Clone)]
+pub struct SagaView {
+    pub record: wire::TransferRecord,
+    pub source: Arc<str>,
+    /// The shard of the credit account, as this router sees it.
+    pub destination: Arc<str>,
+}
+
+/// One shard of the map as this router sees it now.
+#[derive(Debug, Clone)]
+pub struct ShardStatus {
+    pub shard: Arc<str>,
+    /// Node endpoints in order of preference.
+    pub nodes: Vec<String>,
+    /// What the node says of itself, or why it could not be asked.
+    pub status: Result<wire::StatusResponse, String>,
+    /// `closed`, `open` or `probing`.
+    pub breaker: &'static str,
+    /// Operations waiting in this router for that shard.
+    pub queued_operations: usize,
+}
+
+/// Why a call has no answer from the ledger. What is not [`CallError::OutcomeUnknown`] or [`CallError::Internal`] had no
+/// effect and never will.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// Not executed: the shard cannot be reached, or its database cannot.
+    #[error("shard {shard} is unavailable")]
+    Unavailable { shard: Arc<str> },
+    /// Not executed: a queue on the way to the shard is full.
+    #[error("shard {shard} is overloaded")]
+    Overloaded { shard: Arc<str> },
+    /// Not executed: this router is draining.
+    #[error("the router is shutting down")]
+    ShuttingDown,
+    /// Not executed: the deadline passed before the operation's turn came.
+    #[error("the deadline passed before the operation began on shard {shard}")]
+    Deadline { shard: Arc<str> },
+    /// It may have been executed. The same id sent again gives the definite answer.
+    #[error("the outcome on shard {shard} is unknown")]
+    OutcomeUnknown { shard: Arc<str> },
+    /// Not executed: an invariant would have been broken; rolled back. A human must look.
+    #[error("shard {shard} refused to break an invariant: {detail}")]
+    Illegal { shard: Arc<str>, detail: String },
+    /// The shard answered what no shard should. Whether it was executed is unknown. A human must look.
+    #[error("shard {shard} gave an answer that makes no sense: {detail}")]
+    Internal { shard: Arc<str>, detail: String },
+}
+
+impl CallError {
+    /// Whether the call certainly had no effect.
+    pub fn is_not_executed(&self) -> bool {
+        !matches!(self, Self::OutcomeUnknown { .. } | Self::Internal { .. })
+    }
+}

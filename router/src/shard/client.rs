@@ -1,0 +1,221 @@
+//! Calls to the nodes of one shard: the first endpoint that can be reached, and failures told apart by whether anything
+//! may have been executed.
+
+use std::{
+    error::Error as _,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::{Instant, timeout_at};
+use tonic::{Code, Status};
+
+use super::connection::{ConnectError, Connection, NodeClient, NotSent};
+
+/// Why a call has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallFailure {
+    /// Certainly not executed: no connection, or it was gone before the request was sent.
+    #[error("not sent: {0}")]
+    NotSent(String),
+    /// Certainly not executed: the deadline passed while others were still connecting.
+    #[error("the deadline passed before there was a connection")]
+    TooLate,
+    /// The connection broke with the request on its way.
+    #[error("the connection broke: {0}")]
+    Lost(String),
+    /// No answer in time, on a connection that stands.
+    #[error("no answer in time")]
+    NoAnswer,
+    /// The node, or something in between, answered with an error of its own.
+    #[error("the call was refused ({code:?}): {detail}")]
+    Refused { code: Code, detail: String },
+}
+
+/// The connections to one shard's nodes. At most one is in use at a time.
+#[derive(Debug)]
+pub struct Client {
+    shard: Arc<str>,
+    endpoints: Vec<String>,
+    connect_timeout: Duration,
+    state: Mutex<State>,
+    /// Held while connecting, so that a hundred callers make one attempt.
+    connecting: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct State {
+    current: Option<Connection>,
+    next_serial: u64,
+    /// When each endpoint last failed.
+    failed_at: Vec<Option<Instant>>,
+}
+
+impl Client {
+    /// An endpoint that failed this recently is tried after those that did not.
+    const AVOID_FOR: Duration = Duration::from_secs(5);
+    /// A connection found closed is replaced this many times within one call.
+    const MAX_UNSENT: u32 = 3;
+
+    /// `endpoints` in order of preference.
+    pub fn new(shard: Arc<str>, endpoints: Vec<String>, connect_timeout: Duration) -> Self {
+        assert!(!endpoints.is_empty(), "a shard without nodes passed the map's validation");
+        let state = State { current: None, next_serial: 0, failed_at: vec![None; endpoints.len()] };
+        Self {
+            shard,
+            endpoints,
+            connect_timeout,
+            state: Mutex::new(state),
+            connecting: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Makes a call. `make` is run again when it is certain that the request was not sent.
+    pub async fn call<A, Make, Answer>(&self, until: Instant, mut make: Make) -> Result<A, CallFailure>
+    where
+        Make: FnMut(NodeClient) -> Answer,
+        Answer: Future<Output = Result<tonic::Response<A>, Status>>,
+    {
+        let mut unsent = 0;
+        loop {
+            let connection = self.connection(until).await?;
+            let status = match timeout_at(until, make(connection.client())).await {
+                Err(_) => return Err(CallFailure::NoAnswer),
+                Ok(Ok(response)) => return Ok(response.into_inner()),
+                Ok(Err(status)) => status,
+            };
+            match status.source() {
+                Some(source) if source.is::<NotSent>() => {
+                    self.discard(&connection);
+                    unsent += 1;
+                    if unsent == Self::MAX_UNSENT {
+                        return Err(CallFailure::NotSent(status.message().to_owned()));
+                    }
+                }
+                // Only failures of the transport have a source; what the node itself answered has none.
+                Some(_) => {
+                    self.discard(&connection);
+                    return Err(CallFailure::Lost(format!("{:?}: {}", status.code(), status.message())));
+                }
+                None => {
+                    return Err(CallFailure::Refused { code: status.code(), detail: status.message().to_owned() });
+                }
+            }
+        }
+    }
+
+    /// The connection in use, or a new one to the first endpoint that accepts one.
+    async fn connection(&self, until: Instant) -> Result<Connection, CallFailure> {
+        if let Some(connection) = self.standing() {
+            return Ok(connection);
+        }
+        let _turn = timeout_at(until, self.connecting.lock()).await.map_err(|_| CallFailure::TooLate)?;
+        // Another caller may have connected meanwhile.
+        if let Some(connection) = self.standing() {
+            return Ok(connection);
+        }
+        let mut failure = None;
+        for endpoint in self.order(Instant::now()) {
+            let (uri, serial) = (&self.endpoints[endpoint], self.next_serial());
+            match timeout_at(until, Connection::open(uri, endpoint, serial, self.connect_timeout)).await {
+                Ok(Ok(connection)) => {
+                    tracing::info!(shard = %self.shard, endpoint = %uri, "connected to a shard-node");
+                    self.lock().current = Some(connection.clone());
+                    return Ok(connection);
+                }
+                Ok(Err(error)) => failure = Some(self.failed(endpoint, error)),
+                Err(_) => return Err(CallFailure::TooLate),
+            }
+        }
+        Err(CallFailure::NotSent(failure.unwrap_or_default()))
+    }
+
+    fn failed(&self, endpoint: usize, error: ConnectError) -> String {
+        self.lock().failed_at[endpoint] = Some(Instant::now());
+        tracing::debug!(shard = %self.shard, %error, "a shard-node cannot be reached");
+        error.to_string()
+    }
+
+    fn next_serial(&self) -> u64 {
+        let mut state = self.lock();
+        state.next_serial += 1;
+        state.next_serial
+    }
+
+    fn standing(&self) -> Option<Connection> {
+        self.lock().current.clone().filter(|connection| !connection.is_closed())
+    }
+
+    /// Not to be used again. Calls still waiting on it are not disturbed.
+    fn discard(&self, connection: &Connection) {
+        let mut state = self.lock();
+        state.failed_at[connection.endpoint()] = Some(Instant::now());
+        // Another caller may have replaced it already: then the new one stays.
+        if state.current.as_ref().is_some_and(|current| current.serial() == connection.serial()) {
+            state.current = None;
+        }
+    }
+
+    /// Endpoints in the order to try them: by preference, those that failed lately at the end.
+    fn order(&self, now: Instant) -> Vec<usize> {
+        let failed_at = self.lock().failed_at.clone();
+        preference(&failed_at, now, Self::AVOID_FOR)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        // Nothing panics while it is held; and if something did, the state would still be whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn preference(failed_at: &[Option<Instant>], now: Instant, avoid_for: Duration) -> Vec<usize> {
+    let recent = |at: &Option<Instant>| at.is_some_and(|at| now.duration_since(at) < avoid_for);
+    let mut order: Vec<usize> = (0..failed_at.len()).collect();
+    // Stable: preference decides within each half.
+    order.sort_by_key(|&endpoint| recent(&failed_at[endpoint]));
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_that_failed_lately_go_last() {
+        let now = Instant::now() + Duration::from_secs(60);
+        let lately = Some(now - Duration::from_secs(1));
+        let long_ago = Some(now - Duration::from_secs(30));
+        let avoid = Client::AVOID_FOR;
+        assert_eq!(preference(&[None, None, None], now, avoid), [0, 1, 2]);
+        assert_eq!(preference(&[lately, None, long_ago], now, avoid), [1, 2, 0]);
+        assert_eq!(preference(&[lately, lately], now, avoid), [0, 1], "all failed: preference again");
+    }
+
+    #[tokio::test]
+    async fn nobody_listening_is_certainly_not_executed() {
+        // Bound and dropped: nobody listens there any more.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let uri = format!("http://127.0.0.1:{port}");
+        let client = Client::new("s0".into(), vec![uri], Duration::from_millis(200));
+        let until = Instant::now() + Duration::from_secs(1);
+        let answer = client.call(until, |mut node| async move { node.status(wire::StatusRequest {}).await }).await;
+        assert!(matches!(answer, Err(CallFailure::NotSent(_))), "{answer:?}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_cut_after_the_request_is_lost() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}", listener.local_addr().unwrap());
+        let server = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            // Preface and request arrive; nothing is ever answered.
+            stream.readable().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        let client = Client::new("s0".into(), vec![uri], Duration::from_millis(200));
+        let until = Instant::now() + Duration::from_secs(5);
+        let call = client.call(until, |mut node| async move { node.status(wire::StatusRequest {}).await });
+        let (answer, ()) = tokio::join!(call, server);
+        assert!(matches!(answer, Err(CallFailure::Lost(_))), "{answer:?}");
+    }
+}

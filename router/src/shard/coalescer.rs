@@ -1,0 +1,57 @@
+//! The sender of one shard: takes whatever waits into one call, as soon as a call may be made. Nothing lingers on
+//! purpose; while calls are under way, the next batch gathers by itself.
+
+use std::sync::Arc;
+
+use telemetry::tasks::Tasks;
+use tokio::time::Instant;
+
+use super::{CallError, Shard, delivery, queue::Submission};
+
+/// Runs until the shard is retired or the service shuts down, and the queue is empty.
+pub async fn run(shard: Arc<Shard>, tasks: Tasks) {
+    let closer = {
+        let (shard, token) = (Arc::clone(&shard), tasks.token().clone());
+        async move {
+            token.cancelled().await;
+            shard.retire();
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = send_all(&shard, &tasks) => {}
+        () = closer => {}
+    }
+}
+
+async fn send_all(shard: &Arc<Shard>, tasks: &Tasks) {
+    while shard.queue.ready().await {
+        // The call slot first, then the batch: what arrives while waiting for a slot still rides along.
+        let Ok(slot) = Arc::clone(&shard.in_flight).acquire_owned().await else { return };
+        let batch = without_expired(shard, shard.queue.take(shard.max_batch_operations));
+        #[expect(clippy::cast_precision_loss, reason = "a queue length for a gauge")]
+        shard.metrics.queue_operations.set(shard.queue.operations() as f64);
+        if batch.is_empty() {
+            continue;
+        }
+        if !shard.breaker().admit(Instant::now()) {
+            for submission in batch {
+                shard.metrics.refused_by_breaker.increment(submission.operations.len() as u64);
+                submission.answer_all(&shard.unavailable());
+            }
+            continue;
+        }
+        tasks.spawn("delivery", delivery::deliver(Arc::clone(shard), batch, slot));
+    }
+}
+
+/// Answers what has no time left: it was not sent and never will be.
+fn without_expired(shard: &Shard, batch: Vec<Submission>) -> Vec<Submission> {
+    let now = Instant::now();
+    let (live, expired): (Vec<_>, Vec<_>) = batch.into_iter().partition(|submission| submission.deadline > now);
+    for submission in expired {
+        shard.metrics.expired.increment(submission.operations.len() as u64);
+        submission.answer_all(&CallError::Deadline { shard: Arc::clone(shard.id()) });
+    }
+    live
+}

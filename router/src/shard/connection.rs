@@ -1,0 +1,134 @@
+//! One HTTP/2 connection to a shard-node.
+//!
+//! tonic's own channel reconnects behind the caller's back, and then "it could not connect" and "the answer was lost"
+//! look alike. For money they are opposites: the first had no effect, the second may have had one. So connections are
+//! made here, explicitly, and a request that never left this process says so ([`NotSent`]).
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{Request, Response, Uri};
+use hyper::{body::Incoming, client::conn::http2, rt::Executor};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tonic::body::Body;
+use wire::shard_node_client::ShardNodeClient;
+
+/// A client of the node at the other end of one connection.
+pub type NodeClient = ShardNodeClient<Connection>;
+
+/// Silence on the connection after which the peer is asked whether it is there.
+const PING_AFTER: Duration = Duration::from_secs(2);
+/// How long it may take to answer before the connection counts as broken.
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
+/// A full batch of answers fits several times over, so that one slow reader does not stall the others.
+const WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+
+/// A handle on an established connection. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    requests: http2::SendRequest<Body>,
+    origin: Uri,
+    /// Which of the shard's endpoints this is.
+    endpoint: usize,
+    /// Tells this connection from an earlier one to the same endpoint.
+    serial: u64,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("{0} is no address of a node")]
+    Address(String),
+    #[error("no connection to {uri} within {timeout_ms} ms")]
+    Timeout { uri: String, timeout_ms: u128 },
+    #[error("cannot connect to {uri}: {source}")]
+    Refused { uri: String, source: std::io::Error },
+    #[error("{uri} does not speak HTTP/2: {source}")]
+    Handshake { uri: String, source: hyper::Error },
+}
+
+/// The request never left this process: certainly not executed.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection was closed before the request was sent")]
+pub struct NotSent;
+
+impl Connection {
+    /// Connects, once. Whoever calls may try again.
+    pub async fn open(uri: &str, endpoint: usize, serial: u64, timeout: Duration) -> Result<Self, ConnectError> {
+        let late = || ConnectError::Timeout { uri: uri.to_owned(), timeout_ms: timeout.as_millis() };
+        tokio::time::timeout(timeout, Self::handshake(uri, endpoint, serial)).await.map_err(|_| late())?
+    }
+
+    async fn handshake(uri: &str, endpoint: usize, serial: u64) -> Result<Self, ConnectError> {
+        let origin: Uri = uri.parse().map_err(|_| ConnectError::Address(uri.to_owned()))?;
+        let with_port = origin.authority().filter(|authority| authority.port().is_some());
+        let address = with_port.ok_or_else(|| ConnectError::Address(uri.to_owned()))?;
+        let refused = |source| ConnectError::Refused { uri: uri.to_owned(), source };
+        let stream = TcpStream::connect(address.as_str()).await.map_err(refused)?;
+        stream.set_nodelay(true).map_err(refused)?;
+        let (requests, driver) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING_AFTER)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|source| ConnectError::Handshake { uri: uri.to_owned(), source })?;
+        // Outside the task tracker, as hyper's own stream tasks are: it carries bytes, decides nothing, and shutdown
+        // must not wait for a connection that lives as long as its last handle.
+        let peer = uri.to_owned();
+        TokioExecutor::new().execute(async move {
+            if let Err(error) = driver.await {
+                tracing::debug!(%peer, %error, "connection to a shard-node ended");
+            }
+        });
+        Ok(Self { requests, origin, endpoint, serial })
+    }
+
+    pub fn client(&self) -> NodeClient {
+        ShardNodeClient::with_origin(self.clone(), self.origin.clone())
+            .max_decoding_message_size(wire::MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(wire::MAX_MESSAGE_BYTES)
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.requests.is_closed()
+    }
+
+    pub fn endpoint(&self) -> usize {
+        self.endpoint
+    }
+
+    pub fn serial(&self) -> u64 {
+        self.serial
+    }
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+impl tower::Service<Request<Body>> for Connection {
+    type Response = Response<Incoming>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    /// Always ready: whether the connection still stands is the answer of the call, where it can be told apart.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let answer = self.requests.try_send_request(request);
+        Box::pin(async move {
+            answer.await.map_err(|mut failed| match failed.take_message() {
+                Some(_never_sent) => NotSent.into(),
+                None => failed.into_error().into(),
+            })
+        })
+    }
+}

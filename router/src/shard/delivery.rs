@@ -1,0 +1,199 @@
+//! One Execute call: what it carries, who gets which answer, and what happens when the answer is lost.
+//!
+//! This is the one layer that resends, once per lost call and within a budget. All operations but account updates are
+//! idempotent by id, so sending the same ones again gives the definite answer; that is what turns a killed node into
+//! latency. A *refusal* of the second sending proves nothing about the first, though, and counts as unknown.
+
+use std::{sync::Arc, time::Duration};
+
+use ledger::{operation::Operation, outcome::Outcome};
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tonic::Code;
+use wire::{Reply, convert::operation_to_wire, not_executed::Reason};
+
+use super::{ANSWER_GRACE, Answer, CallError, Shard, client::CallFailure, metrics::CallEnd, queue::Submission};
+use crate::service::Pace;
+
+/// First and longest pause between attempts to reach a node again after it was lost.
+const RECONNECT_MIN: Duration = Duration::from_millis(20);
+const RECONNECT_MAX: Duration = Duration::from_millis(500);
+
+/// What the answers of a call prove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sending {
+    First,
+    /// An earlier sending may have been executed.
+    Again,
+}
+
+/// Sends a batch and answers everybody in it.
+pub async fn deliver(shard: Arc<Shard>, batch: Vec<Submission>, slot: OwnedSemaphorePermit) {
+    let open = match send(&shard, &batch).await {
+        Ok(results) => hand_out(&shard, batch, results, Sending::First),
+        Err(CallFailure::NotSent(_)) => return answer_all(batch, &shard.unavailable()),
+        Err(CallFailure::TooLate) => return answer_all(batch, &shard.late()),
+        Err(CallFailure::Lost(_)) => batch,
+        Err(CallFailure::Refused { code: Code::Unavailable | Code::Cancelled | Code::Unknown, .. }) => batch,
+        // By now everybody has stopped waiting.
+        Err(CallFailure::NoAnswer) => return answer_all(batch, &shard.unknown()),
+        Err(CallFailure::Refused { code, detail }) => {
+            tracing::error!(shard = %shard.id(), ?code, detail, "a shard-node refused a whole call");
+            return answer_all(batch, &CallError::Internal { shard: Arc::clone(shard.id()), detail });
+        }
+    };
+    // Waiting for the node to come back must not hold the slot: others want to be refused or sent.
+    drop(slot);
+    if !open.is_empty() {
+        resend(&shard, open).await;
+    }
+}
+
+/// Sends once more what can be sent once more.
+async fn resend(shard: &Shard, batch: Vec<Submission>) {
+    let (mut batch, once_only): (Vec<_>, Vec<_>) = batch.into_iter().partition(Submission::is_idempotent);
+    answer_all(once_only, &shard.unknown());
+    if batch.is_empty() {
+        return;
+    }
+    if !shard.budget.spend() {
+        shard.metrics.resends_denied.increment(1);
+        return answer_all(batch, &shard.unknown());
+    }
+    shard.metrics.resends.increment(1);
+    let latest = batch.iter().map(|submission| submission.deadline).max().unwrap_or_else(Instant::now);
+    let mut pace = Pace::new(RECONNECT_MIN, RECONNECT_MAX);
+    while pace.pause(latest).await {
+        // Whoever gave up has been told that the outcome is unknown.
+        batch.retain(|submission| !submission.reply.is_closed());
+        if batch.is_empty() {
+            return;
+        }
+        let Ok(_slot) = shard.in_flight.acquire().await else { break };
+        match send(shard, &batch).await {
+            // Still nobody there: nothing was sent a second time, so trying on is free.
+            Err(CallFailure::NotSent(_) | CallFailure::TooLate) => {}
+            Ok(results) => {
+                batch = hand_out(shard, batch, results, Sending::Again);
+                break;
+            }
+            Err(_) => break,
+        }
+    }
+    answer_all(batch, &shard.unknown());
+}
+
+async fn send(shard: &Shard, batch: &[Submission]) -> Result<Vec<wire::OperationResult>, CallFailure> {
+    let begun = Instant::now();
+    let latest = batch.iter().map(|submission| submission.deadline).max().unwrap_or(begun);
+    let operations = batch.iter().map(|submission| submission.operations.len()).sum::<usize>();
+    let answer = shard
+        .call(latest + ANSWER_GRACE, |mut node| {
+            let request = request(batch, Instant::now());
+            async move { node.execute(request).await }
+        })
+        .await;
+    let end = match &answer {
+        Ok(_) => CallEnd::Answered,
+        Err(CallFailure::NotSent(_) | CallFailure::TooLate) => CallEnd::NotSent,
+        Err(CallFailure::Lost(_)) => CallEnd::Lost,
+        Err(CallFailure::NoAnswer) => CallEnd::NoAnswer,
+        Err(CallFailure::Refused { .. }) => CallEnd::Refused,
+    };
+    shard.metrics.executed(end, begun.elapsed(), operations);
+    let results = answer?.results;
+    if results.len() != operations {
+        let detail = format!("{} results for {operations} operations", results.len());
+        return Err(CallFailure::Refused { code: Code::Internal, detail });
+    }
+    Ok(results)
+}
+
+fn request(batch: &[Submission], now: Instant) -> wire::ExecuteRequest {
+    let mut operations = Vec::with_capacity(batch.iter().map(|submission| submission.operations.len()).sum());
+    for (submission, number) in batch.iter().zip(1..) {
+        let order_group = if submission.ordered { number } else { 0 };
+        let left_ms = submission.deadline.saturating_duration_since(now).as_millis();
+        // 0 would mean "no deadline".
+        let timeout_ms = u32::try_from(left_ms).unwrap_or(u32::MAX).max(1);
+        let to_wire = |operation| operation_to_wire(operation, order_group, timeout_ms);
+        operations.extend(submission.operations.iter().map(to_wire));
+    }
+    wire::ExecuteRequest { operations }
+}
+
+/// Gives each submission its answers. Those with an operation of unknown fate come back when they were sent for the first
+/// time: the node asks to have them sent again.
+fn hand_out(
+    shard: &Shard,
+    batch: Vec<Submission>,
+    results: Vec<wire::OperationResult>,
+    sending: Sending,
+) -> Vec<Submission> {
+    let mut results = results.into_iter();
+    let mut open = Vec::new();
+    for submission in batch {
+        let mut unknown = false;
+        let answers: Vec<Answer> = results
+            .by_ref()
+            .take(submission.operations.len())
+            .map(|result| {
+                let answer = read(shard, result, sending);
+                unknown |= matches!(answer, Err(CallError::OutcomeUnknown { .. }));
+                answer
+            })
+            .collect();
+        if unknown && sending == Sending::First && submission.is_idempotent() {
+            open.push(submission);
+        } else {
+            // Whoever waited may have given up; the ledger keeps the answer under the id.
+            let _ = submission.reply.send(answers);
+        }
+    }
+    open
+}
+
+fn read(shard: &Shard, result: wire::OperationResult, sending: Sending) -> Answer {
+    let reply = match Reply::try_from(result) {
+        Ok(reply) => reply,
+        Err(error) => {
+            tracing::error!(shard = %shard.id(), %error, "a shard-node gave an answer that cannot be read");
+            return Err(CallError::Internal { shard: Arc::clone(shard.id()), detail: error.to_string() });
+        }
+    };
+    match (reply, sending) {
+        (Reply::Unknown, _) | (Reply::NotExecuted { .. }, Sending::Again) => Err(shard.unknown()),
+        (Reply::Outcome(Outcome::NotOwner(_) | Outcome::Deferred), Sending::Again) => Err(shard.unknown()),
+        (Reply::Outcome(outcome), _) => Ok(outcome),
+        (Reply::NotExecuted { reason, detail }, Sending::First) => Err(match reason {
+            Reason::Overloaded => CallError::Overloaded { shard: Arc::clone(shard.id()) },
+            // The node is going away or its database is; this router is neither.
+            Reason::Unavailable | Reason::ShuttingDown => shard.unavailable(),
+            Reason::Deadline => shard.late(),
+            Reason::Internal => {
+                tracing::error!(shard = %shard.id(), detail, "a shard refused an operation that would break an invariant");
+                CallError::Illegal { shard: Arc::clone(shard.id()), detail }
+            }
+        }),
+    }
+}
+
+fn answer_all(batch: Vec<Submission>, error: &CallError) {
+    for submission in batch {
+        submission.answer_all(error);
+    }
+}
+
+impl Submission {
+    /// Whether sending it twice has the effect of sending it once. An account update has no id to tell a repetition from
+    /// a second order.
+    fn is_idempotent(&self) -> bool {
+        !self.operations.iter().any(|operation| matches!(operation, Operation::UpdateAccount(_)))
+    }
+
+    /// The same answer to each of its operations.
+    pub fn answer_all(self, error: &CallError) {
+        let answers = vec![Err(error.clone()); self.operations.len()];
+        // Whoever waited may have given up.
+        let _ = self.reply.send(answers);
+    }
+}

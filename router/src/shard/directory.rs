@@ -1,0 +1,101 @@
+//! The shards of the current map, and one consistent view of routes and shards per request.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use ledger::AccountId;
+use shard_map::{ShardIndex, ShardMap};
+use telemetry::tasks::Tasks;
+
+use super::Shard;
+use crate::{
+    routing::{Routing, RoutingTable},
+    service::CoreConfig,
+};
+
+/// Every shard of the map. Those that stay when the map changes keep their queues and connections.
+pub struct Shards {
+    routing: Routing,
+    config: CoreConfig,
+    tasks: Tasks,
+    current: ArcSwap<Directory>,
+    /// Held while following a new map.
+    following: Mutex<()>,
+}
+
+/// The shards of one map version, by [`ShardIndex`].
+struct Directory {
+    map_version: u64,
+    shards: Vec<Arc<Shard>>,
+}
+
+/// Routes and shards that belong together, as of one moment.
+pub struct View {
+    table: Arc<RoutingTable>,
+    directory: Arc<Directory>,
+}
+
+impl Shards {
+    pub fn start(routing: Routing, config: CoreConfig, tasks: Tasks) -> Self {
+        let nobody = Directory { map_version: 0, shards: Vec::new() };
+        let shards =
+            Self { routing, config, tasks, current: ArcSwap::from_pointee(nobody), following: Mutex::new(()) };
+        shards.view();
+        shards
+    }
+
+    pub fn view(&self) -> View {
+        let table = self.routing.load();
+        let directory = self.current.load_full();
+        // Overrides learnt from shards change routes, never the set of shards: the map's version says it all.
+        if directory.map_version == table.map().version {
+            return View { table, directory };
+        }
+        self.follow()
+    }
+
+    /// Brings the directory up to the newest map.
+    fn follow(&self) -> View {
+        let _turn = self.following.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = self.routing.load();
+        let before = self.current.load_full();
+        if before.map_version == table.map().version {
+            return View { table, directory: before };
+        }
+        let directory = Arc::new(self.directory_of(table.map(), &before));
+        self.current.store(Arc::clone(&directory));
+        for shard in &before.shards {
+            if !directory.shards.iter().any(|kept| Arc::ptr_eq(kept, shard)) {
+                shard.retire();
+            }
+        }
+        View { table, directory }
+    }
+
+    fn directory_of(&self, map: &ShardMap, before: &Directory) -> Directory {
+        let shard = |wanted: &shard_map::Shard| {
+            let same = |shard: &&Arc<Shard>| **shard.id() == *wanted.id && shard.nodes() == wanted.nodes;
+            match before.shards.iter().find(same) {
+                Some(shard) => Arc::clone(shard),
+                None => Shard::start(&wanted.id, &wanted.nodes, &self.config, &self.tasks),
+            }
+        };
+        Directory { map_version: map.version, shards: map.shards.iter().map(shard).collect() }
+    }
+}
+
+impl View {
+    pub fn route(&self, account: &AccountId) -> ShardIndex {
+        self.table.route(account)
+    }
+
+    /// # Panics
+    /// When the index is of another view and beyond the shards of this one.
+    pub fn shard(&self, index: ShardIndex) -> &Arc<Shard> {
+        &self.directory.shards[usize::from(index.0)]
+    }
+
+    pub fn shards(&self) -> impl ExactSizeIterator<Item = &Arc<Shard>> {
+        self.directory.shards.iter()
+    }
+}

@@ -1,0 +1,267 @@
+//! What waits for one shard: submissions in order, those that finish sagas before new work, with a bound on each.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use ledger::operation::Operation;
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+
+use super::Answer;
+
+/// Whether work finishes what was begun or begins something. The former goes first: it frees money that is in transit,
+/// and a system that only begins things under overload ends nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    Finishing,
+    New,
+}
+
+/// Operations that travel together, in order, and whoever waits for their answers.
+#[derive(Debug)]
+pub struct Submission {
+    pub operations: Vec<Operation>,
+    pub weight: usize,
+    /// Later operations wait for earlier ones that touch the same accounts.
+    pub ordered: bool,
+    pub deadline: Instant,
+    pub claim: Claim,
+    pub reply: oneshot::Sender<Vec<Answer>>,
+}
+
+/// Who has the last word on a queued submission: the sender that takes it out, or the waiter that gives up. Whoever
+/// claims it first; so "the deadline passed in the queue" is a definite no and never a guess.
+#[derive(Debug, Clone, Default)]
+pub struct Claim(Arc<AtomicBool>);
+
+impl Claim {
+    /// True for the first who asks.
+    pub fn take(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
+}
+
+/// Why a submission was not queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    Full,
+    Closed,
+}
+
+/// The queue of one shard.
+#[derive(Debug)]
+pub struct Queue {
+    /// Operations each of the two lines may hold.
+    bound: usize,
+    lines: Mutex<Lines>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    finishing: Line,
+    new: Line,
+    closed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    submissions: VecDeque<Submission>,
+    operations: usize,
+}
+
+impl Queue {
+    pub fn new(bound: usize) -> Self {
+        Self { bound, lines: Mutex::default(), wake: Notify::new() }
+    }
+
+    pub fn push(&self, urgency: Urgency, submission: Submission) -> Result<(), Refusal> {
+        let mut lines = self.lock();
+        if lines.closed {
+            return Err(Refusal::Closed);
+        }
+        let line = match urgency {
+            Urgency::Finishing => &mut lines.finishing,
+            Urgency::New => &mut lines.new,
+        };
+        // Into an empty line goes anything, or a group heavier than the bound could never be served.
+        if line.operations > 0 && line.operations + submission.weight > self.bound {
+            return Err(Refusal::Full);
+        }
+        line.operations += submission.weight;
+        line.submissions.push_back(submission);
+        drop(lines);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Waits until there is something to take. False: closed and empty, nothing will ever come.
+    pub async fn ready(&self) -> bool {
+        loop {
+            // Registered before looking, so that a push between the look and the wait is not missed.
+            let woken = self.wake.notified();
+            {
+                let lines = self.lock();
+                if !(lines.finishing.submissions.is_empty() && lines.new.submissions.is_empty()) {
+                    return true;
+                }
+                if lines.closed {
+                    return false;
+                }
+            }
+            woken.await;
+        }
+    }
+
+    /// Takes whole submissions, the finishing ones first, up to `max_operations` in all (one that is heavier goes alone).
+    /// Those whose waiter gave up are dropped on the way.
+    pub fn take(&self, max_operations: usize) -> Vec<Submission> {
+        let mut lines = self.lock();
+        let Lines { finishing, new, .. } = &mut *lines;
+        let mut taken = Vec::new();
+        let mut operations = 0;
+        for line in [finishing, new] {
+            while let Some(next) = line.submissions.front() {
+                if operations > 0 && operations + next.weight > max_operations {
+                    return taken;
+                }
+                let Some(next) = line.submissions.pop_front() else { break };
+                line.operations -= next.weight;
+                if next.claim.take() {
+                    operations += next.weight;
+                    taken.push(next);
+                }
+            }
+        }
+        taken
+    }
+
+    /// Refuses what comes from now on. What is queued is still served.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.wake.notify_one();
+    }
+
+    /// Operations waiting.
+    pub fn operations(&self) -> usize {
+        let lines = self.lock();
+        lines.finishing.operations + lines.new.operations
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        // Nothing panics while it is held.
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ledger::{AccountId, operation::UpdateAccount};
+
+    use super::*;
+
+    fn operation(name: &str) -> Operation {
+        Operation::UpdateAccount(UpdateAccount {
+            id: AccountId::client(name).unwrap(),
+            status: None,
+            overdraft: None,
+            max_balance: None,
+            metadata: None,
+        })
+    }
+
+    fn submission(name: &str, weight: usize) -> Submission {
+        let operations = (0..weight).map(|_| operation(name)).collect();
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let (reply, _) = oneshot::channel();
+        Submission { operations, weight, ordered: false, deadline, claim: Claim::default(), reply }
+    }
+
+    fn names(taken: &[Submission]) -> Vec<String> {
+        let name = |s: &Submission| match &s.operations[0] {
+            Operation::UpdateAccount(update) => update.id.to_string(),
+            other => format!("{other:?}"),
+        };
+        taken.iter().map(name).collect()
+    }
+
+    #[test]
+    fn finishing_work_goes_first_and_order_is_kept() {
+        let queue = Queue::new(100);
+        for (urgency, name) in
+            [(Urgency::New, "n1"), (Urgency::Finishing, "f1"), (Urgency::New, "n2"), (Urgency::Finishing, "f2")]
+        {
+            queue.push(urgency, submission(name, 2)).unwrap();
+        }
+        assert_eq!(queue.operations(), 8);
+        assert_eq!(names(&queue.take(6)), ["f1", "f2", "n1"]);
+        assert_eq!(names(&queue.take(6)), ["n2"]);
+        assert_eq!(queue.operations(), 0);
+        assert!(queue.take(6).is_empty());
+    }
+
+    #[test]
+    fn a_submission_is_never_split() {
+        let queue = Queue::new(100);
+        for (name, weight) in [("a", 3), ("b", 3), ("heavy", 9)] {
+            queue.push(Urgency::New, submission(name, weight)).unwrap();
+        }
+        assert_eq!(names(&queue.take(5)), ["a"]);
+        assert_eq!(names(&queue.take(5)), ["b"]);
+        assert_eq!(names(&queue.take(5)), ["heavy"], "alone, or it would wait for ever");
+    }
+
+    #[test]
+    fn each_line_has_its_bound() {
+        let queue = Queue::new(4);
+        queue.push(Urgency::New, submission("a", 3)).unwrap();
+        assert_eq!(queue.push(Urgency::New, submission("b", 2)), Err(Refusal::Full));
+        queue.push(Urgency::New, submission("c", 1)).unwrap();
+        queue.push(Urgency::Finishing, submission("f", 9)).unwrap();
+        assert_eq!(queue.push(Urgency::Finishing, submission("g", 1)), Err(Refusal::Full));
+    }
+
+    #[test]
+    fn what_its_waiter_gave_up_is_not_taken() {
+        let queue = Queue::new(100);
+        let given_up = submission("gone", 1);
+        let claim = given_up.claim.clone();
+        queue.push(Urgency::New, given_up).unwrap();
+        queue.push(Urgency::New, submission("here", 1)).unwrap();
+        assert!(claim.take(), "still queued, so the waiter may call it not executed");
+        let taken = queue.take(10);
+        assert_eq!(names(&taken), ["here"]);
+        assert!(!taken[0].claim.take(), "taken, so the waiter may not");
+        assert_eq!(queue.operations(), 0);
+    }
+
+    #[tokio::test]
+    async fn closing_lets_the_rest_out() {
+        let queue = Queue::new(100);
+        queue.push(Urgency::New, submission("a", 1)).unwrap();
+        queue.close();
+        assert_eq!(queue.push(Urgency::New, submission("b", 1)), Err(Refusal::Closed));
+        assert!(queue.ready().await);
+        assert_eq!(queue.take(10).len(), 1);
+        assert!(!queue.ready().await);
+    }
+
+    #[tokio::test]
+    async fn a_push_wakes_the_sender() {
+        let queue = Queue::new(100);
+        let (ready, ()) = tokio::join!(queue.ready(), async {
+            tokio::task::yield_now().await;
+            queue.push(Urgency::New, submission("a", 1)).unwrap();
+        });
+        assert!(ready);
+    }
+}

@@ -1,0 +1,299 @@
+//! Transfers: one, a batch, or an atomic group. A single one is a batch of one.
+//!
+//! [`plan`] says what may go together; this file runs the waves and keeps what each transfer's client will be told. The
+//! rule that nothing may soften: `not executed` is said only of a transfer none of whose steps can have taken effect.
+
+mod atomic;
+mod plan;
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use ledger::{
+    operation::{Operation, Transfer},
+    outcome::{Outcome, TransferAnswer, TransferOutcome, TransferState},
+};
+use tokio::time::Instant;
+
+pub use self::atomic::run as run_atomic;
+use self::plan::{AccountKey, Fate, Line, Placement, Standing, hold_back, plan_wave};
+use crate::{
+    saga::{self, Event, Saga, SagaState},
+    service::{CallError, Core, Deadline, NewTransfer, Reroutes, TransferReply, count_wave},
+    shard::{Answer, ByShard, Shard, Urgency, View},
+};
+
+type Reply = Result<TransferReply, CallError>;
+
+/// Runs transfers as if one after another, and answers each, in order.
+pub async fn run(core: &Core, transfers: Vec<NewTransfer>, deadline: Deadline) -> Vec<Reply> {
+    let mut batch = Batch::new(core, transfers, deadline);
+    let mut reroutes = Reroutes::new(deadline);
+    while !batch.open.is_empty() {
+        if let Some(error) = core.closing() {
+            batch.give_up(|_| error.clone());
+            break;
+        }
+        if Instant::now() >= deadline {
+            batch.give_up(|shard| CallError::Deadline { shard });
+            break;
+        }
+        let view = core.view();
+        let before = batch.open.len();
+        let resolved = batch.wave(&view).await;
+        count_wave();
+        if batch.open.len() == before && !core.again(&mut reroutes, resolved).await {
+            batch.give_up(|shard| CallError::Unavailable { shard });
+        }
+    }
+    batch.items.into_iter().map(|item| item.progress.into_reply()).collect()
+}
+
+/// The transfers of one request.
+struct Batch<'a> {
+    core: &'a Core,
+    deadline: Deadline,
+    items: Vec<Item>,
+    /// Items with something left to do, in request order, and those whose unknown outcome others depend on.
+    open: Vec<usize>,
+}
+
+struct Item {
+    transfer: NewTransfer,
+    debit: AccountKey,
+    credit: AccountKey,
+    progress: Progress,
+}
+
+enum Progress {
+    New,
+    /// With the answer of the reserve.
+    Reserved(TransferAnswer),
+    /// The outcome is unknown; the reply says so.
+    Lost(Reply),
+    Finished(Reply),
+}
+
+impl Progress {
+    fn into_reply(self) -> Reply {
+        match self {
+            Self::Finished(reply) | Self::Lost(reply) => reply,
+            Self::Reserved(answer) => Ok(TransferReply::Pending(answer)),
+            // Every way out of `run` closes the open ones.
+            Self::New => Err(CallError::ShuttingDown),
+        }
+    }
+}
+
+/// What one shard executes in a wave.
+#[derive(Default)]
+struct Group {
+    operations: Vec<Operation>,
+    /// Places in `open`.
+    places: Vec<usize>,
+}
+
+impl<'a> Batch<'a> {
+    fn new(core: &'a Core, transfers: Vec<NewTransfer>, deadline: Deadline) -> Self {
+        let item = |transfer: NewTransfer| Item {
+            debit: AccountKey::of(&transfer.debit),
+            credit: AccountKey::of(&transfer.credit),
+            progress: Progress::New,
+            transfer,
+        };
+        let items: Vec<Item> = transfers.into_iter().map(item).collect();
+        let open = (0..items.len()).collect();
+        Self { core, deadline, items, open }
+    }
+
+    /// Runs one wave. False when a shard refused something as not its own, and the owner is not known.
+    async fn wave(&mut self, view: &View) -> bool {
+        let lines: Vec<Line> = self.open.iter().map(|&index| self.items[index].line(view)).collect();
+        let placements = plan_wave(&lines, self.core.config.max_batch_operations);
+        let (mut fates, resolved) = self.execute(view, &lines, &placements).await;
+        let held = hold_back(&lines, &fates);
+        for (fate, held) in fates.iter_mut().zip(held) {
+            if held {
+                *fate = Fate::Done;
+            }
+        }
+        self.decide_and_settle(&fates).await;
+        self.close_finished();
+        resolved
+    }
+
+    // === the first phase: local transfers and reserves ===
+
+    async fn execute(&mut self, view: &View, lines: &[Line], placements: &[Placement]) -> (Vec<Fate>, bool) {
+        let mut fates = vec![Fate::Done; lines.len()];
+        let mut groups: ByShard<Group> = ByShard::default();
+        for (place, (line, placement)) in lines.iter().zip(placements).enumerate() {
+            let item = &mut self.items[self.open[place]];
+            match placement {
+                Placement::Execute { defer_insufficient } => {
+                    let group = groups.entry(line.source);
+                    group.operations.push(item.operation(line.source != line.destination, *defer_insufficient));
+                    group.places.push(place);
+                }
+                Placement::Decide => fates[place] = Fate::Reserved,
+                Placement::Wait if line.standing == Standing::New => fates[place] = Fate::PutOff,
+                Placement::Wait => {}
+                Placement::Abandon if line.standing == Standing::New => {
+                    let shard = Arc::clone(view.shard(line.source).id());
+                    item.progress = Progress::Finished(Err(CallError::Unavailable { shard }));
+                }
+                Placement::Abandon => {}
+            }
+        }
+        // Alone, an operation has nothing to keep its order with.
+        let ordered = self.items.len() > 1;
+        let deadline = self.deadline;
+        let calls = groups.into_iter().map(|(shard, Group { operations, places })| {
+            let shard = Arc::clone(view.shard(shard));
+            async move {
+                let answers = shard.execute(Urgency::New, operations, ordered, deadline).await;
+                (shard, places, answers)
+            }
+        });
+        let mut resolved = true;
+        for (shard, places, answers) in join_all(calls).await {
+            let mut refusals = Vec::new();
+            for (place, answer) in places.into_iter().zip(answers) {
+                fates[place] = match answer {
+                    Ok(Outcome::NotOwner(refusal)) => {
+                        refusals.push(refusal);
+                        Fate::PutOff
+                    }
+                    answer => self.items[self.open[place]].absorb(&shard, answer),
+                };
+            }
+            resolved &= self.core.learn(shard.id(), &refusals);
+        }
+        (fates, resolved)
+    }
+
+    // === the other two phases, of those that crossed shards ===
+
+    async fn decide_and_settle(&mut self, fates: &[Fate]) {
+        let (mut indices, mut sagas) = (Vec::new(), Vec::new());
+        for (&index, fate) in self.open.iter().zip(fates) {
+            if *fate == Fate::Reserved {
+                indices.push(index);
+                sagas.push(self.items[index].saga());
+            }
+        }
+        if sagas.is_empty() {
+            return;
+        }
+        saga::finish(self.core, &mut sagas, self.deadline).await;
+        for (index, saga) in indices.into_iter().zip(sagas) {
+            self.items[index].conclude(saga);
+        }
+    }
+
+    /// Keeps what is open, and what others have to be kept away from as long as there are others.
+    fn close_finished(&mut self) {
+        let items = &self.items;
+        self.open.retain(|&index| !matches!(items[index].progress, Progress::Finished(_)));
+        if self.open.iter().all(|&index| matches!(items[index].progress, Progress::Lost(_))) {
+            self.open.clear();
+        }
+    }
+
+    /// Ends the batch early. What is reserved stays under way without it.
+    fn give_up(&mut self, error: impl Fn(Arc<str>) -> CallError) {
+        let view = self.core.view();
+        for index in std::mem::take(&mut self.open) {
+            let item = &mut self.items[index];
+            if matches!(item.progress, Progress::New) {
+                let shard = Arc::clone(view.shard(view.route(&item.transfer.debit)).id());
+                item.progress = Progress::Finished(Err(error(shard)));
+            }
+        }
+    }
+}
+
+impl Item {
+    fn line(&self, view: &View) -> Line {
+        Line {
+            debit: self.debit,
+            credit: self.credit,
+            source: view.route(&self.transfer.debit),
+            destination: view.route(&self.transfer.credit),
+            standing: match self.progress {
+                Progress::New => Standing::New,
+                Progress::Reserved(_) => Standing::Reserved,
+                Progress::Lost(_) | Progress::Finished(_) => Standing::Lost,
+            },
+        }
+    }
+
+    fn operation(&self, cross_shard: bool, defer_insufficient: bool) -> Operation {
+        let transfer = &self.transfer;
+        Operation::Transfer(Transfer {
+            id: transfer.id,
+            debit: transfer.debit.clone(),
+            credit: transfer.credit.clone(),
+            asset: transfer.asset,
+            amount: transfer.amount,
+            metadata: transfer.metadata.clone(),
+            cross_shard,
+            defer_insufficient,
+        })
+    }
+
+    /// Takes the answer to the execution or reserve.
+    fn absorb(&mut self, shard: &Shard, answer: Answer) -> Fate {
+        let reply = match answer {
+            Ok(Outcome::Deferred) => return Fate::PutOff,
+            // Also a local transfer may be answered so: its id was used for a saga before its accounts came together.
+            Ok(Outcome::Transfer(TransferOutcome::Done(answer))) if answer.state == TransferState::Pending => {
+                self.progress = Progress::Reserved(answer);
+                return Fate::Reserved;
+            }
+            Ok(Outcome::Transfer(outcome)) => Ok(TransferReply::from(outcome)),
+            Ok(other) => {
+                let detail = format!("an answer to another question: {other:?}");
+                Err(CallError::Internal { shard: Arc::clone(shard.id()), detail })
+            }
+            Err(error) => Err(error),
+        };
+        self.progress = match reply {
+            Err(error) if !error.is_not_executed() => Progress::Lost(Err(error)),
+            reply => Progress::Finished(reply),
+        };
+        Fate::Done
+    }
+
+    fn saga(&self) -> Saga {
+        let Progress::Reserved(answer) = &self.progress else {
+            unreachable!("INV-3: only a reserved transfer is decided");
+        };
+        let NewTransfer { id, debit, credit, asset, amount, .. } = &self.transfer;
+        let state = SagaState::Unreserved.next(Event::Stored(answer.state)).unwrap_or(SagaState::Reserved);
+        Saga {
+            id: *id,
+            debit: debit.clone(),
+            credit: credit.clone(),
+            asset: *asset,
+            amount: *amount,
+            state,
+            parked: None,
+        }
+    }
+
+    /// Takes what became of the saga. One that has not ended goes on without this request.
+    fn conclude(&mut self, saga: Saga) {
+        let Progress::Reserved(answer) = &self.progress else { return };
+        let answer = TransferAnswer { state: saga.state.transfer_state(), ..answer.clone() };
+        self.progress = if saga.state.next_step().is_none() {
+            Progress::Finished(Ok(TransferReply::Done(answer)))
+        } else {
+            // Whatever depends on it must not run: nobody knows yet what it will find.
+            Progress::Lost(Ok(TransferReply::Pending(answer)))
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,64 @@
+//! Atomic groups: one operation on one shard, all or nothing.
+
+use std::sync::Arc;
+
+use ledger::{
+    operation::{Operation, Transfer},
+    outcome::{AtomicOutcome, Outcome},
+};
+
+use crate::{
+    service::{AtomicReply, CallError, Core, Deadline, NewTransfer, Reroutes},
+    shard::{Urgency, View},
+};
+
+/// Runs the group if all its accounts live on one shard.
+pub async fn run(core: &Core, transfers: Vec<NewTransfer>, deadline: Deadline) -> Result<AtomicReply, CallError> {
+    let operation = Operation::AtomicTransfers(transfers.iter().map(local).collect());
+    let mut reroutes = Reroutes::new(deadline);
+    loop {
+        let view = core.view();
+        let Some(shard) = common_shard(&view, &transfers) else { return Ok(AtomicReply::CrossShard) };
+        let mut answers = shard.execute(Urgency::New, vec![operation.clone()], false, deadline).await;
+        let resolved = match answers.pop() {
+            Some(Ok(Outcome::Atomic(outcome))) => return Ok(reply(outcome)),
+            Some(Ok(Outcome::NotOwner(not_owner))) => core.learn(shard.id(), &[not_owner]),
+            Some(Ok(Outcome::Deferred)) => true,
+            Some(Err(error)) => return Err(error),
+            other => {
+                let detail = format!("an answer to another question: {other:?}");
+                return Err(CallError::Internal { shard: Arc::clone(shard.id()), detail });
+            }
+        };
+        if !core.again(&mut reroutes, resolved).await {
+            return Err(CallError::Unavailable { shard: Arc::clone(shard.id()) });
+        }
+    }
+}
+
+fn common_shard<'a>(view: &'a View, transfers: &[NewTransfer]) -> Option<&'a Arc<crate::shard::Shard>> {
+    let mut accounts = transfers.iter().flat_map(|transfer| [&transfer.debit, &transfer.credit]);
+    let first = view.route(accounts.next()?);
+    accounts.all(|account| view.route(account) == first).then(|| view.shard(first))
+}
+
+fn local(transfer: &NewTransfer) -> Transfer {
+    Transfer {
+        id: transfer.id,
+        debit: transfer.debit.clone(),
+        credit: transfer.credit.clone(),
+        asset: transfer.asset,
+        amount: transfer.amount,
+        metadata: transfer.metadata.clone(),
+        cross_shard: false,
+        defer_insufficient: false,
+    }
+}
+
+fn reply(outcome: AtomicOutcome) -> AtomicReply {
+    let items = outcome.items.into_iter().map(Into::into).collect();
+    match outcome.culprit {
+        Some(culprit) => AtomicReply::Failed { culprit, items },
+        None => AtomicReply::Stored(items),
+    }
+}
