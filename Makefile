@@ -1,0 +1,52 @@
+# Shardledger on one machine. `make up` needs Rust and nothing else: it brings PostgreSQL where there is none.
+
+DATA_DIR  ?= ./.shardledger
+SHARDS    ?=
+SHARDCTL  := target/release/shardctl
+SERVICES  := -p router -p shard-node -p ops
+UP_FLAGS  := $(if $(SHARDS),--shards $(SHARDS))
+
+# Tests find the services as they were just built.
+TEST_SHARDCTL := target/debug/shardctl
+
+.DEFAULT_GOAL := help
+.PHONY: help up down status test lint bench release clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: release ## Start a cluster of 4 shards and 2 routers (DATA_DIR=…, SHARDS=…)
+	@$(SHARDCTL) up --data-dir $(DATA_DIR) $(UP_FLAGS)
+
+down: ## Stop it; the data stays (remove it with: target/release/shardctl down --wipe)
+	@if [ -x $(SHARDCTL) ]; then $(SHARDCTL) down --data-dir $(DATA_DIR); \
+	elif [ -e $(DATA_DIR)/cluster.json ]; then $(MAKE) --no-print-directory release && $(SHARDCTL) down --data-dir $(DATA_DIR); \
+	else echo 'there is no cluster in $(DATA_DIR)' >&2; fi
+
+status: ## Show what runs
+	@$(SHARDCTL) status --data-dir $(DATA_DIR)
+
+# The lints come first, so that the output ends with the tests' own summary.
+test: lint ## Run the lints and every test
+	cargo build --workspace --bins
+	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir target/test-postgresql postgres ensure); \
+	export SHARDLEDGER_PG_BIN="$$pg_bin"; \
+	if cargo nextest --version >/dev/null 2>&1; then \
+	    echo 'cargo nextest run --workspace'; cargo nextest run --workspace; \
+	else \
+	    echo 'cargo test --workspace'; cargo test --workspace; \
+	fi
+
+lint: ## Check formatting, clippy, and where cargo-deny is installed, the dependencies
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	@if cargo deny --version >/dev/null 2>&1; then echo 'cargo deny check'; cargo deny check; fi
+
+bench: release ## Measure against a PL/pgSQL transfer function on the same PostgreSQL
+	@ops/bench/run.sh
+
+release:
+	cargo build --release --bins $(SERVICES)
+
+clean: ## Remove what was built; a cluster's data stays
+	cargo clean
