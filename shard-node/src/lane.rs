@@ -211,6 +211,9 @@ impl Lane {
         let outcomes: Vec<Outcome> =
             group.iter().map(|index| batch.apply(work.order_group(*index), work.operation(*index))).collect();
         let effects = batch.finish();
+        if !self.careful && outcomes.iter().any(is_failed_group) {
+            return Err(StoreError::AtomicInDoubt.into());
+        }
         effects.check_balanced().map_err(|unbalanced| StoreError::Corrupt(unbalanced.to_string()))?;
         metrics::histogram!(m::LANE_DECIDE_SECONDS).record(deciding.elapsed());
 
@@ -379,6 +382,10 @@ async fn load_prior(
         stored.registers.extend(register::load(session, &registers).await?);
     }
     Ok(Prior::Loaded(stored))
+}
+
+fn is_failed_group(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Atomic(group) if group.culprit.is_some())
 }
 
 fn is_replay(outcome: &Outcome) -> bool {
