@@ -36,6 +36,11 @@ pub fn transfer_id(text: &str) -> Result<TransferId, Problem> {
     parse::transfer_id_parameter(text)
 }
 
+/// An account id as it stands in a URL. Of its characters only the braces need escaping.
+pub fn escaped(account: &AccountId) -> String {
+    account.as_str().replace('{', "%7B").replace('}', "%7D")
+}
+
 async fn text<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<String, Problem> {
     Path::<String>::from_request_parts(parts, state)
         .await

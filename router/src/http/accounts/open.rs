@@ -13,6 +13,7 @@ use crate::{
         body::require_json,
         context::RequestDeadline,
         metrics, parse,
+        path::escaped,
         problem::{Code, IDEMPOTENT_REPLAYED, Problem, ProblemBody},
         query::NoParameters,
         view::{
@@ -87,7 +88,7 @@ pub async fn open(
             response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
         }
         _ => {
-            if let Ok(location) = HeaderValue::from_str(&format!("/v1/accounts/{}", view.id)) {
+            if let Ok(location) = HeaderValue::from_str(&format!("/v1/accounts/{}", escaped(&id))) {
                 response.headers_mut().insert(header::LOCATION, location);
             }
         }

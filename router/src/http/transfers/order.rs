@@ -13,6 +13,7 @@ use crate::{
         body::require_json,
         context::RequestDeadline,
         parse,
+        path::escaped,
         problem::{Code, IDEMPOTENT_REPLAYED, Problem, ProblemBody},
         query::NoParameters,
         view::{self, transfer::TransferView},
@@ -107,7 +108,5 @@ fn show(edge: &Edge, order: &NewTransfer, answer: &TransferAnswer, status: Statu
 
 /// The transfer's URL. With the debit account, so that it goes straight to its shard and is never ambiguous.
 fn location(order: &NewTransfer) -> String {
-    // Of the characters of an account id only the braces need escaping.
-    let debit = order.debit.as_str().replace('{', "%7B").replace('}', "%7D");
-    format!("/v1/transfers/{}?debit={debit}", order.id.0)
+    format!("/v1/transfers/{}?debit={}", order.id.0, escaped(&order.debit))
 }
