@@ -70,10 +70,9 @@ impl Routing {
     pub fn open(file: impl Into<PathBuf>) -> Result<Self, ReloadError> {
         let file = file.into();
         let text = reload::read(&file)?;
-        let map =
-            ShardMap::parse(&text).map_err(|error| ReloadError::Map { source_name: reload::name(&file), error })?;
-        tracing::info!(file = %file.display(), version = map.version, shards = map.shards.len(), "shard map loaded");
         let source = reload::name(&file);
+        let map = ShardMap::parse(&text).map_err(|error| ReloadError::Map { source_name: source.clone(), error })?;
+        tracing::info!(source, version = map.version, shards = map.shards.len(), "shard map loaded");
         Ok(Self::assemble(Writer::new(map, source, Some(file), Some(text))))
     }
 
@@ -119,7 +118,14 @@ impl Routing {
         if table.routes_like(&current) {
             return;
         }
-        metrics::overrides(table.override_count());
+        let overrides = table.override_count();
+        metrics::overrides(overrides);
+        if overrides != current.override_count() {
+            tracing::info!(
+                slots = overrides,
+                "slots that go elsewhere than the shard map says, by the shards' own word"
+            );
+        }
         let generation = table.generation();
         self.shared.table.store(Arc::new(table));
         self.shared.generation.send_replace(generation);

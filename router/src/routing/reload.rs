@@ -181,6 +181,9 @@ pub(super) fn read(file: &Path) -> Result<String, ReloadError> {
     Ok(text)
 }
 
+/// The file as people look for it, without the `..` of a path that was relative to a configuration. Only the folder is
+/// resolved: the file itself may be a link, and that link is its name.
 pub(super) fn name(file: &Path) -> String {
-    file.display().to_string()
+    let resolved = || Some(file.parent()?.canonicalize().ok()?.join(file.file_name()?));
+    resolved().as_deref().unwrap_or(file).display().to_string()
 }
