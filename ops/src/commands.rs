@@ -1,6 +1,7 @@
 //! The command line. One file per command, each with its `Args` and a `run` that gives the exit code.
 
 mod account;
+mod bench;
 mod completions;
 mod down;
 mod map;
@@ -63,6 +64,8 @@ enum Command {
     Verify(verify::Args),
     /// Replay a real bank's transactions and compare the balances with its own
     Replay(replay::Args),
+    /// Measure running routers under load, or compare with a PL/pgSQL transfer function
+    Bench(bench::Args),
     /// Print the completion script of a shell
     Completions(completions::Args),
     /// Keep the cluster's processes running (started by `up`)
@@ -89,6 +92,7 @@ impl Cli {
             Command::Saga(command) => saga::run(command, context).await,
             Command::Verify(args) => verify::run(args, context).await,
             Command::Replay(args) => replay::run(args, context).await,
+            Command::Bench(args) => bench::run(args, context).await,
             Command::Completions(args) => completions::run(args),
             Command::Supervise(args) => supervise::run(args, context).await,
             Command::Postgres(command) => postgres::run(command, context).await,

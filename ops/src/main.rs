@@ -3,10 +3,12 @@
 //! It decides nothing about money: it talks to routers over HTTP, to nodes over their RPC, and reads the shards'
 //! databases. Start at [`commands`], one file per command; [`cluster`] is what `up` builds and the others find.
 
+mod bench;
 mod cluster;
 mod commands;
 mod exit;
 mod http_client;
+mod json_object;
 mod output;
 mod progress;
 mod replay;

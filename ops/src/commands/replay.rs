@@ -60,7 +60,7 @@ fn print(report: &Report) -> anyhow::Result<()> {
             .map(|o| [o.account.clone(), o.overdraft.clone(), o.bank.clone(), o.date.clone()])
             .collect();
         output::data("Overdrafts given, because the bank's own records show these accounts below zero:")?;
-        output::table(["ACCOUNT", "OVERDRAFT", "LOWEST AT THE BANK", "ON"], &rows)?;
+        output::table(["account", "overdraft", "lowest at the bank", "on"], &rows)?;
         output::data("")?;
     }
     if !report.differences.is_empty() {
@@ -70,7 +70,7 @@ fn print(report: &Report) -> anyhow::Result<()> {
             .map(|d| [d.account.clone(), d.ledger.clone(), d.bank.clone(), d.difference.clone(), d.reason.clone()])
             .collect();
         output::data("Accounts further than 0.50 from the bank's own balance:")?;
-        output::table(["ACCOUNT", "LEDGER", "BANK", "DIFFERENCE", "REASON"], &rows)?;
+        output::table(["account", "ledger", "bank", "difference", "reason"], &rows)?;
         output::data("")?;
     }
     for (code, count) in &report.transfers_refused {

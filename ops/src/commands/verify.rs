@@ -56,7 +56,7 @@ pub fn print(report: &Report) -> anyhow::Result<()> {
             [invariant.id.to_string(), verdict, invariant.claim.to_owned()]
         })
         .collect();
-    output::table(["INVARIANT", "VERDICT", "CLAIM"], &rows)?;
+    output::table(["invariant", "verdict", "claim"], &rows)?;
     let violations: Vec<[String; 4]> = report
         .invariants
         .iter()
@@ -68,7 +68,7 @@ pub fn print(report: &Report) -> anyhow::Result<()> {
         .collect();
     if !violations.is_empty() {
         output::data("")?;
-        output::table(["INVARIANT", "SHARD", "ID", "WHAT IS WRONG"], &violations)?;
+        output::table(["invariant", "shard", "id", "what is wrong"], &violations)?;
     }
     output::data(&format!("\n{}", summary(report)))
 }

@@ -8,9 +8,10 @@ use super::{Target, report::ShardSize};
 use crate::exit::Unreachable;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Whole tables are aggregated and joined: memory instead of disk, and no time-out meant for serving. Compiling the plans
-/// costs more than it saves at these sizes.
-const SETTINGS: [(&str, &str); 3] = [("work_mem", "128MB"), ("statement_timeout", "0"), ("jit", "off")];
+/// Whole tables are aggregated and joined: memory instead of disk, and none of the time-outs meant for serving (one
+/// shard's snapshot waits while another's is read). Compiling the plans costs more than it saves.
+const SETTINGS: [(&str, &str); 4] =
+    [("work_mem", "128MB"), ("statement_timeout", "0"), ("idle_in_transaction_session_timeout", "0"), ("jit", "off")];
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 /// The first statement that reads is what fixes the snapshot.

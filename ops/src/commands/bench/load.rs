@@ -1,0 +1,110 @@
+//! `shardctl bench`: one workload against running routers.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::ensure;
+use telemetry::clock;
+
+use crate::{
+    bench::{
+        Bench, Measurement, WARM_UP, accounts, addresses,
+        driver::Load,
+        workload::{Locality, Workload},
+    },
+    commands::{
+        Context,
+        router_address::{AdminAddress, PublicAddress},
+    },
+    output,
+};
+
+/// Latencies are those of requests. In the open loop they count from the moment a request was meant to leave.
+#[derive(clap::Args)]
+// Its group would have the name of the one it is flattened into.
+#[group(skip)]
+pub struct Args {
+    #[command(flatten)]
+    address: PublicAddress,
+    #[command(flatten)]
+    admin: AdminAddress,
+    #[arg(long, value_enum, default_value = "uniform")]
+    workload: Workload,
+    /// Accounts to move money between; opened where they are missing
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(2..))]
+    accounts: u32,
+    /// Transfers a request; 1 sends single transfers
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    batch: u16,
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    connections: u16,
+    /// How long to measure, in seconds
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    duration: u32,
+    /// Requests a second, whatever the answers do (open loop) [default: each connection waits for its answer]
+    #[arg(long, value_name = "R")]
+    rate: Option<f64>,
+    /// Only transfers between accounts of one shard
+    #[arg(long)]
+    shards_local_only: bool,
+    /// Repeats a run's accounts, amounts and ids' random parts [default: from the clock; printed]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    ensure!(args.rate.is_none_or(|rate| rate > 0.0 && rate.is_finite()), "--rate must be above 0");
+    let locality = match (args.workload, args.shards_local_only) {
+        (Workload::Cross, true) => anyhow::bail!("--workload cross and --shards-local-only exclude each other"),
+        (Workload::Cross, false) => Locality::Cross,
+        (_, true) => Locality::Local,
+        (_, false) => Locality::Any,
+    };
+    let seed = args.seed.unwrap_or_else(|| clock::now_us().unsigned_abs());
+    output::note(&format!("seed {seed}"));
+    let count = args.accounts as usize;
+    let homes = if locality == Locality::Any {
+        vec![0; count]
+    } else {
+        let map = args.admin.routers(context)?.get("/admin/shard-map").await?;
+        accounts::homes(&accounts::slot_owners(&map)?, count)
+    };
+    let routers = addresses(&args.address.routers(context)?.urls)?;
+    accounts::open(&routers[0], count).await?;
+    let load = Load {
+        routers,
+        connections: usize::from(args.connections),
+        batch: usize::from(args.batch),
+        rate: args.rate,
+        warm_up: WARM_UP,
+        duration: Duration::from_secs(u64::from(args.duration)),
+        seed,
+    };
+    let measurement = Bench { workload: args.workload, locality, homes, load }.run().await?;
+    if context.json {
+        output::json(&measurement)?
+    } else {
+        print(&measurement)?
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(measured: &Measurement) -> anyhow::Result<()> {
+    let latency = &measured.latency_us;
+    output::table(
+        ["transfers/s", "requests/s", "p50 us", "p90 us", "p99 us", "p99.9 us", "max us"],
+        &[[
+            format!("{:.0}", measured.transfers_per_s),
+            format!("{:.0}", measured.requests_per_s),
+            latency.p50.to_string(),
+            latency.p90.to_string(),
+            latency.p99.to_string(),
+            latency.p99_9.to_string(),
+            latency.max.to_string(),
+        ]],
+    )?;
+    let mut outcomes = format!("\n{} posted, {} pending", measured.posted, measured.pending);
+    for (code, count) in &measured.others {
+        outcomes.push_str(&format!(", {count} {code}"));
+    }
+    output::data(&outcomes)
+}
