@@ -6,6 +6,8 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::json_object::JsonObject;
+
 /// Prints text as data.
 pub fn data(text: &str) -> anyhow::Result<()> {
     finished(writeln!(io::stdout().lock(), "{text}"))
@@ -39,11 +41,8 @@ pub fn table<const COLUMNS: usize>(header: [&str; COLUMNS], rows: &[[String; COL
 }
 
 /// Prints an object as data, a field a line; what is nested stays JSON.
-pub fn fields(object: &Value) -> anyhow::Result<()> {
-    let rows: Vec<[String; 2]> = match object {
-        Value::Object(fields) => fields.iter().map(|(name, value)| [name.clone(), cell(value)]).collect(),
-        other => vec![[String::new(), cell(other)]],
-    };
+pub fn fields(object: &JsonObject) -> anyhow::Result<()> {
+    let rows: Vec<[String; 2]> = object.fields().map(|(name, value)| [name.to_owned(), cell(value)]).collect();
     table(["field", "value"], &rows)
 }
 

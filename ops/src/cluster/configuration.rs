@@ -61,7 +61,7 @@ pub fn write(layout: &Layout, description: &Description) -> anyhow::Result<()> {
         durable_file::create_once(&layout.config(&shard.node_name()), &text, Audience::Owner)?;
     }
     for router in &description.routers {
-        let text = toml::to_string(&router_config(router))?;
+        let text = toml::to_string(&router_config(layout, router))?;
         durable_file::create_once(&layout.config(&router.name), &text, Audience::Owner)?;
     }
     Ok(())
@@ -76,12 +76,11 @@ fn node_config<'a>(layout: &Layout, shard: &'a ShardPlace) -> anyhow::Result<Nod
     })
 }
 
-fn router_config(router: &RouterPlace) -> RouterConfig {
+fn router_config(layout: &Layout, router: &RouterPlace) -> RouterConfig {
     RouterConfig {
         http: loopback(router.http_port),
         admin: loopback(router.admin_port),
-        // Relative to the configuration's own folder.
-        map: MapSection { path: "../shard-map.toml".to_owned() },
+        map: MapSection { path: layout.shard_map().display().to_string() },
         assets: AssetsSection { btc: 8 },
     }
 }

@@ -105,13 +105,18 @@ impl ClusterStatus {
             .map(|(pid, name)| (name, pid))
             .collect();
         let client = HttpClient::new(PATIENCE);
-        let map = read_map(layout)?;
+        // The file may be broken: routers refuse it and serve on, and so does this.
+        let map = read_map(layout).ok();
         let routers = description.routers.iter().map(|router| router_status(router, &pids, &client));
-        let shards = description.shards.iter().map(|shard| shard_status(layout, shard, &pids, &map));
+        let shards = description.shards.iter().map(|shard| shard_status(layout, shard, &pids, map.as_ref()));
         let (routers, shards) = tokio::join!(join_all(routers), join_all(shards));
+        let map_version = match map {
+            Some(map) => map.version,
+            None => version_in_use(&routers, &client).await,
+        };
         Ok(Self {
             data_dir: layout.root().to_owned(),
-            map_version: map.version,
+            map_version,
             supervisor_pid: super::lock::holder(&layout.supervisor_lock())?,
             routers,
             shards: shards.into_iter().collect::<anyhow::Result<_>>()?,
@@ -130,7 +135,7 @@ async fn shard_status(
     layout: &Layout,
     shard: &ShardPlace,
     pids: &HashMap<String, i32>,
-    map: &ShardMap,
+    map: Option<&ShardMap>,
 ) -> anyhow::Result<ShardStatus> {
     let (node_pid, postgres_pid) = (pids.get(&shard.node_name()).copied(), pids.get(&shard.postgres_name()).copied());
     let word = match node_pid {
@@ -139,10 +144,10 @@ async fn shard_status(
     };
     let serving = word.as_ref().is_some_and(|word| word.state == SERVING && word.shard == shard.id);
     // What the map gives the shard is the best there is to say for a node that does not speak.
-    let mapped = map.index_of(&shard.id).map_or(0, |index| u32::from(map.shard(index).slot_count()));
+    let mapped = map.and_then(|map| Some(map.shard(map.index_of(&shard.id)?).slot_count()));
     Ok(ShardStatus {
         id: shard.id.clone(),
-        slots: word.as_ref().map_or(mapped, |word| word.slots_owned),
+        slots: word.as_ref().map_or(mapped.unwrap_or(0).into(), |word| word.slots_owned),
         epoch: word.as_ref().map_or(0, |word| word.highest_epoch),
         node_url: shard.node_url(),
         node_admin_url: shard.node_admin_url(),
@@ -158,6 +163,13 @@ async fn node_word(shard: &ShardPlace) -> anyhow::Result<StatusResponse> {
     let endpoint = Endpoint::from_shared(shard.node_url())?.connect_timeout(PATIENCE).timeout(PATIENCE);
     let mut node = ShardNodeClient::new(endpoint.connect().await?);
     Ok(node.status(StatusRequest {}).await?.into_inner())
+}
+
+/// The version of the map that the first ready router works with; 0 when none is.
+async fn version_in_use(routers: &[RouterStatus], client: &HttpClient) -> u64 {
+    let Some(router) = routers.iter().find(|router| router.state == State::Ready) else { return 0 };
+    let map = client.get::<serde_json::Value>(&format!("{}/admin/shard-map", router.admin_url)).await;
+    map.ok().and_then(|map| map["version"].as_u64()).unwrap_or(0)
 }
 
 fn read_map(layout: &Layout) -> anyhow::Result<ShardMap> {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 
 use super::Context;
 use crate::{
@@ -66,16 +66,16 @@ impl Routers {
         Ok(Self { urls, client: HttpClient::new(PATIENCE) })
     }
 
-    pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         self.first_that_answers(async |url| self.client.get(&format!("{url}{path}")).await).await
     }
 
-    pub async fn post(&self, path: &str) -> anyhow::Result<Value> {
+    pub async fn post<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         self.first_that_answers(async |url| self.client.post(&format!("{url}{path}"), "").await).await
     }
 
     /// A router that is down is no answer; any answer of one that is up is.
-    async fn first_that_answers(&self, ask: impl AsyncFn(&str) -> anyhow::Result<Value>) -> anyhow::Result<Value> {
+    async fn first_that_answers<T>(&self, ask: impl AsyncFn(&str) -> anyhow::Result<T>) -> anyhow::Result<T> {
         let mut unreachable = None;
         for url in &self.urls {
             match ask(url).await {

@@ -116,6 +116,8 @@ impl Worker {
     async fn begin(&mut self) -> anyhow::Result<Running> {
         if let Some(process) = self.member.running(&ProcessTable::read()?) {
             tracing::info!(process = self.member.name, pid = process.pid(), "taken over, it was running");
+            // A node that serves has been initialised; its map may be broken by now, and must not keep it from a restart.
+            self.initialised = true;
             return Ok(Running::Adopted(process));
         }
         if let Some(shard) = &self.shard {

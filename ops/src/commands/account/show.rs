@@ -7,6 +7,7 @@ use crate::{
         Context,
         router_address::{PublicAddress, encoded},
     },
+    json_object::JsonObject,
     output,
 };
 
@@ -20,7 +21,7 @@ pub struct Args {
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let routers = args.address.routers(context)?;
-    let account = routers.get(&format!("/v1/accounts/{}", encoded(&args.id))).await?;
+    let account: JsonObject = routers.get(&format!("/v1/accounts/{}", encoded(&args.id))).await?;
     if context.json {
         output::json(&account)?;
     } else {

@@ -20,7 +20,7 @@ pub struct Args {
 }
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let map = match &args.file {
+    let map: Value = match &args.file {
         Some(path) => of_file(&super::read(path)?),
         None => args.address.routers(context)?.get("/admin/shard-map").await?,
     };
@@ -36,7 +36,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
 fn of_file(map: &ShardMap) -> Value {
     let shards = map.shards.iter().map(|shard| {
         let slots: Vec<String> = shard.slots.iter().map(ToString::to_string).collect();
-        json!({"id": shard.id, "number": shard.number, "slots": slots, "endpoints": shard.nodes})
+        json!({"id": shard.id, "number": shard.number, "nodes": shard.nodes, "slots": slots})
     });
     json!({"version": map.version, "shards": shards.collect::<Vec<_>>()})
 }
@@ -44,20 +44,36 @@ fn of_file(map: &ShardMap) -> Value {
 fn print(map: &Value) -> anyhow::Result<()> {
     let source = map["source"].as_str().map(|source| format!("  from {source}")).unwrap_or_default();
     output::data(&format!("version {}{source}\n", map["version"]))?;
-    let shards = map["shards"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let rows: Vec<[String; 5]> = shards
+    let rows: Vec<[String; 5]> = items(&map["shards"])
         .iter()
         .map(|shard| {
             [
                 output::cell(&shard["id"]),
                 output::cell(&shard["number"]),
                 words(&shard["slots"]),
-                words(&shard["endpoints"]),
+                words(&shard["nodes"]),
                 output::cell(&shard["health"]),
             ]
         })
         .collect();
-    output::table(["shard", "number", "slots", "nodes", "health"], &rows)
+    output::table(["shard", "number", "slots", "nodes", "health"], &rows)?;
+    let overrides: Vec<[String; 4]> = items(&map["overrides"])
+        .iter()
+        .map(|slots| ["slots", "in_map", "owner", "epoch"].map(|field| output::cell(&slots[field])))
+        .collect();
+    if !overrides.is_empty() {
+        output::data("\nby the shards' own word:")?;
+        output::table(["slots", "in the map", "owner", "epoch"], &overrides)?;
+    }
+    // The map above is not the one somebody meant to bring into use.
+    if let Some(reason) = map["refused"]["reason"].as_str() {
+        output::note(&format!("refused: {reason}"));
+    }
+    Ok(())
+}
+
+fn items(list: &Value) -> &[Value] {
+    list.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
 /// A list as words beside each other.

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use serde_json::Value;
+
 use crate::{
     commands::{
         Context,
@@ -12,7 +14,7 @@ use crate::{
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only those in this state
+    /// Only those that are `pending`, or those that recovery has `retried`
     #[arg(long, value_name = "STATE")]
     state: Option<String>,
     /// Only those begun longer ago, in seconds
@@ -25,6 +27,9 @@ pub struct Args {
     address: AdminAddress,
 }
 
+const FIELDS: [&str; 9] =
+    ["id", "state", "source", "destination", "debit", "credit", "asset", "attempts", "next_attempt_at"];
+
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let mut path = format!("/admin/sagas?limit={}", args.limit);
     if let Some(state) = &args.state {
@@ -33,15 +38,14 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     if let Some(seconds) = args.older_than {
         path.push_str(&format!("&older_than_s={seconds}"));
     }
-    let answer = args.address.routers(context)?.get(&path).await?;
+    let answer: Value = args.address.routers(context)?.get(&path).await?;
     if context.json {
         output::json(&answer)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let fields = ["id", "state", "shard", "debit", "credit", "amount", "asset", "attempts", "created_at"];
     let sagas = answer["data"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let rows: Vec<[String; 9]> = sagas.iter().map(|saga| fields.map(|field| output::cell(&saga[field]))).collect();
-    output::table(fields, &rows)?;
+    let rows: Vec<[String; 9]> = sagas.iter().map(|saga| FIELDS.map(|field| output::cell(&saga[field]))).collect();
+    output::table(FIELDS, &rows)?;
     // A list that lacks a shard's sagas must not pass for the whole.
     let unreachable = answer["unreachable"].as_array().map(Vec::as_slice).unwrap_or_default();
     for shard in unreachable {

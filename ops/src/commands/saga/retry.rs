@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::{
     commands::{Context, router_address::AdminAddress},
+    json_object::JsonObject,
     output,
 };
 
@@ -18,7 +19,7 @@ pub struct Args {
 }
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let answer = args.address.routers(context)?.post(&format!("/admin/sagas/{}/retry", args.id)).await?;
+    let answer: JsonObject = args.address.routers(context)?.post(&format!("/admin/sagas/{}/retry", args.id)).await?;
     if context.json {
         output::json(&answer)?;
     } else {

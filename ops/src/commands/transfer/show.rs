@@ -10,6 +10,7 @@ use crate::{
         Context,
         router_address::{PublicAddress, encoded},
     },
+    json_object::JsonObject,
     output,
 };
 
@@ -30,12 +31,12 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     if let Some(debit) = &args.debit {
         path.push_str(&format!("?debit={}", encoded(debit)));
     }
-    let mut transfer = routers.get(&path).await?;
+    let mut transfer: JsonObject = routers.get(&path).await?;
     if context.json {
         output::json(&transfer)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let steps = transfer.as_object_mut().and_then(|fields| fields.remove("steps"));
+    let steps = transfer.remove("steps");
     output::fields(&transfer)?;
     if let Some(Value::Array(steps)) = steps {
         let rows: Vec<[String; 3]> =
