@@ -10,6 +10,8 @@
 mod accounts;
 mod config;
 mod core;
+#[cfg(test)]
+pub mod fake_cluster;
 mod map_offers;
 mod metrics;
 mod pace;

@@ -321,6 +321,3 @@ fn chunks(operations: Vec<Operation>, max_weight: usize) -> Vec<(Vec<Operation>,
     }
     chunks
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,0 +1,522 @@
+//! Shards without PostgreSQL, for tests: the real ledger rules behind the real protocol, in memory, with faults on order.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    net::TcpListener,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use ledger::{
+    Account, AccountId, AssetCode, Limit, Metadata, Position, TransferId, TransferKey,
+    accounts::Accounts,
+    batch::{Batch, Prior, Stored, StoredRegister, StoredTransfer},
+    operation::CreateAccount,
+    outcome::{NotOwner, Outcome, TransferState},
+};
+use shard_map::{ShardMap, Slot, SlotRange, slot_of};
+use telemetry::tasks::Tasks;
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::watch,
+    time::Instant,
+};
+use tonic::{Request, Response, Status, transport::server::TcpIncoming};
+use uuid::Uuid;
+use wire::{
+    Reply, convert,
+    convert::Submitted,
+    convert_outcome,
+    not_executed::Reason,
+    shard_node_server::{ShardNode, ShardNodeServer},
+};
+
+use super::{AccountReply, CoreConfig, NewTransfer, Router};
+use crate::routing::Routing;
+
+/// What happens to one of the next Execute calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// As if it had been lost on the way.
+    LoseRequest,
+    /// Executed, and the answer lost.
+    LoseAnswer,
+    /// Every operation refused, not executed.
+    Refuse(Reason),
+    /// Executed, and the node says that it does not know.
+    Unknown,
+}
+
+/// Who owns each slot, in truth, and since which epoch.
+type Truth = Arc<Mutex<Vec<(usize, i64)>>>;
+
+pub struct FakeNode {
+    id: String,
+    number: usize,
+    truth: Truth,
+    /// Whether a refusal of the fence names the owner.
+    names_owner: bool,
+    state: Mutex<State>,
+    trouble: Mutex<VecDeque<Trouble>>,
+    /// While true, Execute calls wait at the door.
+    hung: watch::Sender<bool>,
+    pub executions: AtomicUsize,
+}
+
+struct State {
+    accounts: Accounts,
+    names: HashSet<AccountId>,
+    transfers: HashMap<TransferKey, StoredTransfer>,
+    registers: HashMap<TransferKey, StoredRegister>,
+    next_position: Position,
+    now_us: i64,
+}
+
+/// Some fake nodes and a router over them.
+pub struct Cluster {
+    pub router: Router,
+    pub nodes: Vec<Arc<FakeNode>>,
+    pub tasks: Tasks,
+    truth: Truth,
+    servers: Vec<Server>,
+}
+
+/// A node's process: a runtime of its own, so that stopping it cuts its connections as a kill does.
+struct Server {
+    port: u16,
+    runtime: Option<Runtime>,
+}
+
+/// Settings with short times, so that tests do not wait.
+pub fn quick() -> CoreConfig {
+    CoreConfig {
+        connect_timeout: Duration::from_millis(200),
+        breaker_open: Duration::from_millis(50),
+        saga_poll_interval: Duration::from_millis(50),
+        ..CoreConfig::default()
+    }
+}
+
+pub fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(10)
+}
+
+pub fn usd() -> AssetCode {
+    AssetCode::new("USD").unwrap()
+}
+
+pub fn id(name: &str) -> AccountId {
+    AccountId::client(name).unwrap()
+}
+
+pub fn transfer(number: u128, debit: &str, credit: &str, amount: i64) -> NewTransfer {
+    NewTransfer {
+        id: TransferId(Uuid::from_u128(number)),
+        debit: id(debit),
+        credit: id(credit),
+        asset: usd(),
+        amount,
+        metadata: Metadata::empty(),
+    }
+}
+
+impl Cluster {
+    pub async fn start(shards: usize) -> Self {
+        Self::start_with(shards, quick(), true).await
+    }
+
+    pub async fn start_with(shards: usize, config: CoreConfig, names_owner: bool) -> Self {
+        let tasks = Tasks::new();
+        let ranges: Vec<SlotRange> = SlotRange::split_evenly(u16::try_from(shards).unwrap()).collect();
+        let owner = |slot: Slot| ranges.iter().position(|range| range.contains(slot)).unwrap();
+        let truth: Truth = Arc::new(Mutex::new(Slot::all().map(|slot| (owner(slot), 1)).collect()));
+        let (mut nodes, mut servers, mut listed) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, range) in ranges.iter().enumerate() {
+            let node = Arc::new(FakeNode::new(number, &truth, names_owner));
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = listener.local_addr().unwrap().port();
+            servers.push(Server { port, runtime: Some(serve(&node, listener)) });
+            listed.push(shard_map::Shard {
+                id: node.id.clone(),
+                number: u16::try_from(number).unwrap(),
+                nodes: vec![format!("http://127.0.0.1:{port}")],
+                slots: vec![*range],
+            });
+            nodes.push(node);
+        }
+        let routing = Routing::fixed(ShardMap::new(1, listed).unwrap());
+        let router = Router::start(&config, routing, tasks.clone());
+        Self { router, nodes, tasks, truth, servers }
+    }
+
+    /// As if the process had been killed.
+    pub fn stop(&mut self, node: usize) {
+        if let Some(runtime) = self.servers[node].runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+
+    pub async fn restart(&mut self, node: usize) {
+        let listener = loop {
+            match TcpListener::bind(("127.0.0.1", self.servers[node].port)) {
+                Ok(listener) => break listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        self.servers[node].runtime = Some(serve(&self.nodes[node], listener));
+    }
+
+    /// Which node owns an account.
+    pub fn owner(&self, account: &str) -> usize {
+        lock(&self.truth)[usize::from(slot_of(account).index())].0
+    }
+
+    /// An account id with this prefix on that node.
+    pub fn account_on(&self, node: usize, prefix: &str) -> String {
+        (0..).map(|n| format!("{prefix}{n}")).find(|name| self.owner(name) == node).unwrap()
+    }
+
+    /// Opens accounts with money in them, taken from an account `bank` on the same shard.
+    pub async fn fund(&self, accounts: &[(&str, i64)]) {
+        let mut opened = Vec::new();
+        for (name, _) in accounts {
+            opened.push(create(name, Limit::ZERO));
+            opened.push(create(&format!("{{{name}}}bank"), Limit::Unlimited));
+        }
+        for reply in self.router.create_accounts(opened, soon()).await {
+            assert!(matches!(reply, Ok(AccountReply::Created(_))), "{reply:?}");
+        }
+        for (number, (name, amount)) in accounts.iter().enumerate().filter(|(_, (_, amount))| *amount > 0) {
+            let order = transfer(u128::MAX - number as u128, &format!("{{{name}}}bank"), name, *amount);
+            let reply = self.router.transfer(order, soon()).await;
+            assert!(reply.is_ok(), "{reply:?}");
+        }
+    }
+
+    pub async fn posted(&self, account: &str) -> i64 {
+        let found = self.router.account(&id(account), soon()).await.unwrap();
+        found.expect("the account was opened").value.posted
+    }
+
+    /// Gives an account's slot, with everything in it, to another node.
+    pub fn move_slot_of(&self, account: &str, to: usize) {
+        let slot = slot_of(account).index();
+        let from = {
+            let mut truth = lock(&self.truth);
+            let entry = &mut truth[usize::from(slot)];
+            let from = entry.0;
+            *entry = (to, entry.1 + 1);
+            from
+        };
+        let here = |name: &AccountId| slot_of(name.as_str()).index() == slot;
+        let (mut accounts, mut transfers, mut registers) = (Vec::new(), Vec::new(), Vec::new());
+        {
+            let state = lock(&self.nodes[from].state);
+            accounts.extend(state.names.iter().filter(|name| here(name)).map(|name| {
+                let account: Option<Account> = state.accounts.get(name).cloned();
+                (name.clone(), account)
+            }));
+            let mine = |key: &TransferKey| here(&key.debit);
+            transfers
+                .extend(state.transfers.iter().filter(|(key, _)| mine(key)).map(|(k, v)| (k.clone(), v.clone())));
+            let decided = |register: &StoredRegister| here(&register.credit);
+            registers.extend(state.registers.iter().filter(|(_, r)| decided(r)).map(|(k, v)| (k.clone(), v.clone())));
+        }
+        let mut state = lock(&self.nodes[to].state);
+        for (name, account) in accounts {
+            state.accounts.learn(name.clone(), account);
+            state.names.insert(name);
+        }
+        state.transfers.extend(transfers);
+        state.registers.extend(registers);
+    }
+}
+
+pub fn create(name: &str, overdraft: Limit) -> CreateAccount {
+    CreateAccount {
+        id: id(name),
+        asset: usd(),
+        overdraft,
+        max_balance: Limit::Unlimited,
+        metadata: Metadata::empty(),
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in 0..self.servers.len() {
+            self.stop(node);
+        }
+    }
+}
+
+fn serve(node: &Arc<FakeNode>, listener: TcpListener) -> Runtime {
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let service = ShardNodeServer::from_arc(Arc::clone(node));
+    listener.set_nonblocking(true).unwrap();
+    runtime.spawn(async move {
+        let incoming = TcpIncoming::from(tokio::net::TcpListener::from_std(listener).unwrap());
+        let server = tonic::transport::Server::builder().add_service(service);
+        server.serve_with_incoming(incoming.with_nodelay(Some(true))).await
+    });
+    runtime
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap()
+}
+
+impl FakeNode {
+    fn new(number: usize, truth: &Truth, names_owner: bool) -> Self {
+        let state = State {
+            accounts: Accounts::with_capacity(1_000_000),
+            names: HashSet::new(),
+            transfers: HashMap::new(),
+            registers: HashMap::new(),
+            next_position: Position::first_of(u16::try_from(number).unwrap()),
+            now_us: 1_000_000,
+        };
+        Self {
+            id: format!("s{number}"),
+            number,
+            truth: Arc::clone(truth),
+            names_owner,
+            state: Mutex::new(state),
+            trouble: Mutex::default(),
+            hung: watch::Sender::new(false),
+            executions: AtomicUsize::new(0),
+        }
+    }
+
+    pub fn expect_trouble(&self, trouble: impl IntoIterator<Item = Trouble>) {
+        lock(&self.trouble).extend(trouble);
+    }
+
+    pub fn hang(&self, hung: bool) {
+        self.hung.send_replace(hung);
+    }
+
+    /// Transfers that have not ended.
+    pub fn pending(&self) -> usize {
+        lock(&self.state).transfers.values().filter(|stored| stored.state == TransferState::Pending).count()
+    }
+
+    fn not_owner(&self, account: &str) -> Option<NotOwner> {
+        let slot = slot_of(account).index();
+        let (owner, epoch) = lock(&self.truth)[usize::from(slot)];
+        let name = if self.names_owner { format!("s{owner}") } else { String::new() };
+        (owner != self.number).then_some(NotOwner { slot, state: 2, epoch, owner: name })
+    }
+
+    fn run(&self, operations: Vec<wire::Operation>) -> Vec<wire::OperationResult> {
+        let mut state = lock(&self.state);
+        let state = &mut *state;
+        state.now_us += 1;
+        let stored = Stored { transfers: state.transfers.clone(), registers: state.registers.clone() };
+        let fence = |account: &AccountId| match self.not_owner(account.as_str()) {
+            Some(not_owner) if !account.is_system() => Err(not_owner),
+            _ => Ok(()),
+        };
+        let submitted: Vec<Submitted> =
+            operations.into_iter().map(|operation| operation.try_into().unwrap()).collect();
+        for Submitted { operation, .. } in &submitted {
+            let transit = operation.in_transit_asset().map(|asset| state.accounts.in_transit_id(asset));
+            let mut named: Vec<AccountId> = transit.into_iter().collect();
+            operation.for_each_account(|account| named.push(account.clone()));
+            for account in named {
+                if !state.accounts.is_known(&account) {
+                    state.accounts.learn(account.clone(), None);
+                }
+                state.names.insert(account);
+            }
+        }
+        let mut batch =
+            Batch::new(&mut state.accounts, Prior::Loaded(stored), &fence, state.now_us, state.next_position);
+        let outcomes: Vec<Outcome> = submitted
+            .iter()
+            .map(|submitted| batch.apply(submitted.order_group.into(), &submitted.operation))
+            .collect();
+        let effects = batch.finish();
+        effects.check_balanced().unwrap();
+        state.next_position = effects.next_position;
+        state.transfers.extend(effects.transfers.into_iter().map(|new| (new.key, new.stored)));
+        state.registers.extend(effects.registers.into_iter().map(|new| (new.key, new.stored)));
+        for settled in effects.settlements {
+            state.transfers.get_mut(&settled.key).unwrap().state = settled.state;
+        }
+        state.accounts.committed();
+        outcomes.into_iter().map(|outcome| Reply::Outcome(outcome).into()).collect()
+    }
+
+    fn record(key: &TransferKey, stored: &StoredTransfer) -> wire::TransferRecord {
+        let refused = match stored.state {
+            TransferState::Rejected { refused, .. } => convert::refused_to_wire(refused),
+            _ => (0, 0),
+        };
+        wire::TransferRecord {
+            id: convert::id_to_wire(key.id),
+            debit: key.debit.to_string(),
+            credit: stored.credit.to_string(),
+            asset: stored.asset.to_string(),
+            amount: stored.amount,
+            cross_shard: stored.cross_shard,
+            status: stored.state.code().into(),
+            refusal: refused.0,
+            side: refused.1,
+            created_at_us: stored.created_at_us,
+            finished_at_us: stored.state.finished_at_us().unwrap_or(0),
+            ..Default::default()
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl ShardNode for FakeNode {
+    async fn execute(
+        &self,
+        request: Request<wire::ExecuteRequest>,
+    ) -> Result<Response<wire::ExecuteResponse>, Status> {
+        let mut hung = self.hung.subscribe();
+        hung.wait_for(|hung| !hung).await.map_err(|_| Status::unavailable("gone"))?;
+        self.executions.fetch_add(1, Ordering::Relaxed);
+        let operations = request.into_inner().operations;
+        let trouble = lock(&self.trouble).pop_front();
+        let results = match trouble {
+            None => self.run(operations),
+            Some(Trouble::LoseRequest) => return Err(Status::unavailable("lost before it was executed")),
+            Some(Trouble::LoseAnswer) => {
+                self.run(operations);
+                return Err(Status::unavailable("lost after it was executed"));
+            }
+            Some(Trouble::Refuse(reason)) => {
+                let refused = || Reply::NotExecuted { reason, detail: String::new() };
+                operations.iter().map(|_| refused().into()).collect()
+            }
+            Some(Trouble::Unknown) => self.run(operations).iter().map(|_| Reply::Unknown.into()).collect(),
+        };
+        Ok(Response::new(wire::ExecuteResponse { results }))
+    }
+
+    async fn get_account(
+        &self,
+        request: Request<wire::GetAccountRequest>,
+    ) -> Result<Response<wire::GetAccountResponse>, Status> {
+        use wire::get_account_response::Outcome;
+        let name = request.into_inner().id;
+        let account = id(&name);
+        let state = lock(&self.state);
+        let there = state.names.contains(&account).then(|| state.accounts.get(&account)).flatten();
+        let outcome = match (self.not_owner(&name), there) {
+            (Some(not_owner), _) => Outcome::NotOwner(not_owner.into()),
+            (None, Some(account)) => Outcome::Account(account.into()),
+            (None, None) => Outcome::NotFound(wire::NotFound {}),
+        };
+        Ok(Response::new(wire::GetAccountResponse { outcome: Some(outcome) }))
+    }
+
+    async fn list_entries(
+        &self,
+        _: Request<wire::ListEntriesRequest>,
+    ) -> Result<Response<wire::ListEntriesResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn balance_at(
+        &self,
+        _: Request<wire::BalanceAtRequest>,
+    ) -> Result<Response<wire::BalanceAtResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn get_transfers(
+        &self,
+        request: Request<wire::GetTransfersRequest>,
+    ) -> Result<Response<wire::GetTransfersResponse>, Status> {
+        let wire::GetTransfersRequest { id, debit } = request.into_inner();
+        if let Some(not_owner) = self.not_owner(&debit).filter(|_| !debit.is_empty()) {
+            let response = wire::GetTransfersResponse { not_owner: Some(not_owner.into()), ..Default::default() };
+            return Ok(Response::new(response));
+        }
+        let id = convert::id_from_wire(&id).unwrap();
+        let state = lock(&self.state);
+        let wanted = |key: &TransferKey| key.id == id && (debit.is_empty() || key.debit.as_str() == debit);
+        let transfers = state.transfers.iter().filter(|(key, _)| wanted(key));
+        let registers = state.registers.iter().filter(|(key, _)| wanted(key)).map(|(key, register)| {
+            let (credited, refusal, side) = convert::verdict_to_wire(register.verdict);
+            wire::RegisterRecord {
+                id: convert::id_to_wire(key.id),
+                debit: key.debit.to_string(),
+                credit: register.credit.to_string(),
+                credited,
+                refusal,
+                side,
+                decided_at_us: register.decided_at_us,
+            }
+        });
+        Ok(Response::new(wire::GetTransfersResponse {
+            transfers: transfers.map(|(key, stored)| Self::record(key, stored)).collect(),
+            registers: registers.collect(),
+            not_owner: None,
+        }))
+    }
+
+    async fn list_sagas(
+        &self,
+        request: Request<wire::ListSagasRequest>,
+    ) -> Result<Response<wire::ListSagasResponse>, Status> {
+        let request = request.into_inner();
+        let state = lock(&self.state);
+        let sagas = state
+            .transfers
+            .iter()
+            .filter(|(key, stored)| {
+                stored.state == TransferState::Pending && self.not_owner(key.debit.as_str()).is_none()
+            })
+            .map(|(key, stored)| Self::record(key, stored))
+            .filter(|record| request.retry_id.is_empty() || record.id == request.retry_id)
+            .collect();
+        Ok(Response::new(wire::ListSagasResponse { sagas }))
+    }
+
+    async fn get_ownership(
+        &self,
+        _: Request<wire::GetOwnershipRequest>,
+    ) -> Result<Response<wire::GetOwnershipResponse>, Status> {
+        let truth = lock(&self.truth);
+        let own = (0..).zip(truth.iter()).filter(|(_, (owner, _))| *owner == self.number);
+        let ranges = own
+            .map(|(slot, (_, epoch))| wire::OwnedRange {
+                first: slot,
+                last: slot,
+                state: 1,
+                epoch: *epoch,
+                peer: String::new(),
+            })
+            .collect();
+        Ok(Response::new(wire::GetOwnershipResponse {
+            shard: self.id.clone(),
+            shard_number: u32::try_from(self.number).unwrap(),
+            ranges,
+            ..Default::default()
+        }))
+    }
+
+    async fn offer_shard_map(
+        &self,
+        _: Request<wire::OfferShardMapRequest>,
+    ) -> Result<Response<wire::OfferShardMapResponse>, Status> {
+        Ok(Response::new(wire::OfferShardMapResponse { newest_version: 1 }))
+    }
+
+    async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusResponse>, Status> {
+        Ok(Response::new(wire::StatusResponse { shard: self.id.clone(), ..Default::default() }))
+    }
+}
+
+/// Turns a stored transfer's record into how it stands.
+pub fn standing(record: &wire::TransferRecord) -> TransferState {
+    convert_outcome::state_from_wire(record.status, record.refusal, record.side, record.finished_at_us).unwrap()
+}
