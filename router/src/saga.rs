@@ -14,7 +14,7 @@ use ledger::{
 };
 
 pub use self::{
-    coordinator::finish,
+    coordinator::{Patience, finish},
     listing::list,
     metrics::describe as describe_metrics,
     recovery::{retry, run as run_recovery},

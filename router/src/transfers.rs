@@ -18,7 +18,7 @@ use tokio::time::Instant;
 pub use self::atomic::run as run_atomic;
 use self::plan::{AccountKey, Fate, Line, Placement, Standing, hold_back, plan_wave};
 use crate::{
-    saga::{self, Event, Saga, SagaState},
+    saga::{self, Event, Patience, Saga, SagaState},
     service::{CallError, Core, Deadline, NewTransfer, Reroutes, TransferReply, count_wave},
     shard::{Answer, ByShard, Shard, Urgency, View},
 };
@@ -185,7 +185,7 @@ impl<'a> Batch<'a> {
         if sagas.is_empty() {
             return;
         }
-        saga::finish(self.core, &mut sagas, self.deadline).await;
+        saga::finish(self.core, &mut sagas, Patience::UntilDeadline, self.deadline).await;
         for (index, saga) in indices.into_iter().zip(sagas) {
             self.items[index].conclude(saga);
         }

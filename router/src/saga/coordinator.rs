@@ -54,10 +54,19 @@ enum Reading {
     Park(String),
 }
 
-/// Drives all sagas until each has ended or is parked, or the deadline passes.
-pub async fn finish(core: &Core, sagas: &mut [Saga], deadline: Deadline) {
+/// What to do about a shard that cannot take a step now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// Try again until the deadline: a client waits.
+    UntilDeadline,
+    /// Leave the saga. It will be due again, and others must not wait behind a shard that is down.
+    Once,
+}
+
+/// Drives all sagas until each has ended or is parked, or patience or the time until the deadline runs out.
+pub async fn finish(core: &Core, sagas: &mut [Saga], patience: Patience, deadline: Deadline) {
     let _counted = InFlight::new(sagas.len());
-    let mut drive = Drive { core, sagas, deadline, under_way: FuturesUnordered::new() };
+    let mut drive = Drive { core, sagas, patience, deadline, under_way: FuturesUnordered::new() };
     let everyone = (0..drive.sagas.len()).collect();
     drive.send(everyone, None);
     while let Some(happened) = drive.under_way.next().await {
@@ -74,6 +83,7 @@ pub async fn finish(core: &Core, sagas: &mut [Saga], deadline: Deadline) {
 struct Drive<'a> {
     core: &'a Core,
     sagas: &'a mut [Saga],
+    patience: Patience,
     deadline: Deadline,
     under_way: FuturesUnordered<BoxFuture<'a, Happened>>,
 }
@@ -131,7 +141,9 @@ impl Drive<'_> {
                     StepEnd::Again
                 }
                 Reading::Again => {
-                    again.push(index);
+                    if self.patience == Patience::UntilDeadline {
+                        again.push(index);
+                    }
                     StepEnd::Again
                 }
                 Reading::Stop => StepEnd::Again,

@@ -22,14 +22,19 @@ use wire::{
     convert_outcome::state_from_wire,
 };
 
-use super::{Event, Saga, SagaState, coordinator::finish, metrics};
+use super::{
+    Event, Saga, SagaState,
+    coordinator::{Patience, finish},
+    metrics,
+};
 use crate::{
     service::{CallError, Core, Deadline},
     shard::Shard,
 };
 
-/// How long one poll's sagas are driven before they are left to the next poll.
-const DRIVE: Duration = Duration::from_secs(10);
+/// How long one page of sagas is driven before they are left to a later poll. Shards that are down answer at once; this
+/// is for those that do not answer.
+const DRIVE: Duration = Duration::from_secs(5);
 /// Attempts after which a saga is reported each time it is picked up again.
 const OVERDUE_ATTEMPTS: u32 = 10;
 /// Full pages taken in a row before the next poll's turn: bounds one poll, not the backlog.
@@ -56,7 +61,8 @@ pub async fn run(core: Arc<Core>) {
             core.clone().tasks.spawn("saga recovery", async move {
                 // Lowered even if the poll panics, or this shard would never be polled again.
                 let _lowered = Lowered(flag);
-                poll(&core, &shard).await;
+                // Every step that was answered is stored: stopping in between parks the sagas where they are.
+                core.tasks.token().run_until_cancelled(poll(&core, &shard)).await;
             });
         }
     }
@@ -156,7 +162,7 @@ async fn drive(core: &Core, shard: &Arc<str>, records: Vec<TransferRecord>, dead
         tracing::error!(%shard, debit = record.debit, %error, "a stored saga cannot be read");
     }
     tracing::debug!(%shard, sagas = sagas.len(), "finishing abandoned sagas");
-    finish(core, &mut sagas, deadline).await;
+    finish(core, &mut sagas, Patience::Once, deadline).await;
     let count = |wanted: &str| sagas.iter().filter(|saga| ended(saga) == wanted).count() as u64;
     for outcome in ["posted", "rejected", "pending", "parked"] {
         metrics::recovered(shard, outcome, count(outcome));
