@@ -15,9 +15,18 @@ mod transfer;
 mod up;
 mod verify;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    cluster::{
+        Layout,
+        lock::{self, Lock},
+    },
+    output,
+};
 
 /// Starts, inspects and checks a Shardledger cluster.
 #[derive(Parser)]
@@ -76,6 +85,9 @@ enum Command {
     Postgres(postgres::Command),
 }
 
+/// How long `up` and `down` wait for each other.
+const ALONE_PATIENCE: Duration = Duration::from_secs(180);
+
 const EXIT_CODES: &str =
     "Exit codes: 0 ok, 1 failure, 2 usage, 3 a check found a violation, 4 unreachable, 5 not confirmed";
 
@@ -98,6 +110,15 @@ impl Cli {
             Command::Postgres(command) => postgres::run(command, context).await,
         }
     }
+}
+
+/// Held by `up` and `down` while they work on a cluster: two at once would each undo what the other does.
+async fn alone(layout: &Layout) -> anyhow::Result<Lock> {
+    if let Some(pid) = lock::holder(&layout.command_lock())? {
+        output::note(&format!("waiting for another `up` or `down` (process {pid})"));
+    }
+    let taken = lock::take(&layout.command_lock(), ALONE_PATIENCE).await?;
+    taken.with_context(|| format!("another `up` or `down` is still at work in {}", layout.root().display()))
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! Locks between processes, held by an open file: the kernel lets go of them when the holder dies, however it dies.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
-    io::{Read, Seek, Write},
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{Seek, Write},
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 /// A lock that is held until it is dropped or the process ends.
 #[derive(Debug)]
@@ -15,14 +15,15 @@ pub struct Lock {
     _file: File,
 }
 
-/// A look at a lock is itself a moment's shared lock, so a single failure to take it proves nothing.
-const ATTEMPTS: u32 = 20;
-const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(50);
+const LOOKS_FOR_NAME: u32 = 100;
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Takes the lock and writes this process's id into the file; `None` when another process holds it.
-pub async fn take(path: &Path) -> anyhow::Result<Option<Lock>> {
+/// Takes the lock and writes this process's id into the file; `None` when another process holds it all the while. A
+/// look at a lock is itself a moment's shared lock, so there is no use in trying only once.
+pub async fn take(path: &Path, patience: Duration) -> anyhow::Result<Option<Lock>> {
     let mut file = open(path)?;
-    for attempt in 1..=ATTEMPTS {
+    let deadline = Instant::now() + patience;
+    loop {
         match file.try_lock() {
             Ok(()) => {
                 file.set_len(0)?;
@@ -30,12 +31,11 @@ pub async fn take(path: &Path) -> anyhow::Result<Option<Lock>> {
                 write!(file, "{}", std::process::id())?;
                 return Ok(Some(Lock { _file: file }));
             }
-            Err(TryLockError::WouldBlock) if attempt < ATTEMPTS => tokio::time::sleep(BETWEEN_ATTEMPTS).await,
-            Err(TryLockError::WouldBlock) => break,
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => tokio::time::sleep(LOOK_EVERY).await,
+            Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(error.into()),
         }
     }
-    Ok(None)
 }
 
 /// The process that holds the lock.
@@ -43,16 +43,19 @@ pub fn holder(path: &Path) -> anyhow::Result<Option<i32>> {
     if !path.exists() {
         return Ok(None);
     }
-    let mut file = open(path)?;
-    match file.try_lock_shared() {
-        Ok(()) => Ok(None),
-        Err(TryLockError::WouldBlock) => {
-            let mut text = String::new();
-            file.read_to_string(&mut text)?;
-            Ok(Some(text.trim().parse().with_context(|| format!("{} names no process", path.display()))?))
+    for _ in 0..LOOKS_FOR_NAME {
+        match open(path)?.try_lock_shared() {
+            Ok(()) => return Ok(None),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(error.into()),
         }
-        Err(TryLockError::Error(error)) => Err(error.into()),
+        if let Ok(pid) = fs::read_to_string(path)?.trim().parse() {
+            return Ok(Some(pid));
+        }
+        // Taken a moment ago: its holder is about to write its name.
+        std::thread::sleep(Duration::from_millis(1));
     }
+    bail!("{} is held, and names no process", path.display())
 }
 
 fn open(path: &Path) -> anyhow::Result<File> {
@@ -63,4 +66,22 @@ fn open(path: &Path) -> anyhow::Result<File> {
         .truncate(false)
         .open(path)
         .with_context(|| format!("cannot open {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_holder_at_a_time_and_none_after_it_let_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        assert_eq!(holder(&path).unwrap(), None);
+        let held = take(&path, Duration::ZERO).await.unwrap().unwrap();
+        assert_eq!(holder(&path).unwrap(), i32::try_from(std::process::id()).ok());
+        assert!(take(&path, Duration::from_millis(60)).await.unwrap().is_none());
+        drop(held);
+        assert_eq!(holder(&path).unwrap(), None);
+        assert!(take(&path, Duration::ZERO).await.unwrap().is_some());
+    }
 }

@@ -24,13 +24,16 @@ pub async fn stop(process: Process, role: Role) -> anyhow::Result<()> {
 pub async fn stop_all(layout: &Layout, description: &Description) -> anyhow::Result<usize> {
     let members = Member::all(layout, description);
     let mut stopped = 0;
+    let mut outcome = Ok(());
     for role in Role::STOP_ORDER {
         // Read again for each role: it takes a while until one is down.
         let table = ProcessTable::read()?;
         let running = members.iter().filter(|member| member.role == role).filter_map(|member| member.running(&table));
-        let outcomes = join_all(running.map(|process| stop(process, role))).await;
-        stopped += outcomes.len();
-        outcomes.into_iter().collect::<anyhow::Result<Vec<()>>>()?;
+        // One that will not end must not keep the others from an orderly end.
+        for ended in join_all(running.map(|process| stop(process, role))).await {
+            stopped += 1;
+            outcome = outcome.and(ended);
+        }
     }
-    Ok(stopped)
+    outcome.map(|()| stopped)
 }

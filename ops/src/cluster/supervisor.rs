@@ -7,9 +7,10 @@ pub mod backoff;
 pub mod report;
 mod worker;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
+use futures_util::future::join_all;
 use telemetry::Tasks;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +38,9 @@ impl RestartPolicy {
     }
 }
 
+/// Whoever only looks at the lock lets go of it at once.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Runs the cluster until `stop` is cancelled, and stops it then.
 pub async fn supervise(
     layout: Layout,
@@ -44,7 +48,7 @@ pub async fn supervise(
     policy: RestartPolicy,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Some(_lock) = lock::take(&layout.supervisor_lock()).await? else {
+    let Some(_lock) = lock::take(&layout.supervisor_lock(), LOCK_PATIENCE).await? else {
         bail!("another supervisor runs the cluster in {}", layout.root().display());
     };
     let reporter = Arc::new(Reporter::new(&layout));
@@ -59,11 +63,13 @@ pub async fn supervise(
     stop.cancelled().await;
 
     tracing::info!("stopping the cluster");
+    // A process that will not end must not keep the databases from an orderly end.
+    let mut outcome = Ok(());
     for stage in stages {
-        stage.finish().await?;
+        outcome = outcome.and(stage.finish().await);
     }
-    tracing::info!("the cluster is stopped");
-    Ok(())
+    tracing::info!(clean = outcome.is_ok(), "the cluster is stopped");
+    outcome
 }
 
 /// The processes of one role: they are stopped together.
@@ -80,9 +86,7 @@ impl Stage {
 
     async fn finish(self) -> anyhow::Result<()> {
         self.stop.cancel();
-        for worker in self.workers {
-            worker.await??;
-        }
-        Ok(())
+        let ended = join_all(self.workers).await;
+        ended.into_iter().try_for_each(|worker| worker?)
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use rustix::process::Signal;
 
 use super::Context;
@@ -38,9 +38,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     if args.wipe && !args.yes {
         confirm(&layout)?;
     }
-    let Some(_lock) = lock::take(&layout.command_lock()).await? else {
-        bail!("another `up` or `down` is at work in {}", layout.root().display());
-    };
+    let _lock = super::alone(&layout).await?;
     let description = Description::load(&layout)?.context("the cluster's description is missing")?;
     let supervised = stop_supervisor(&layout).await?;
     // What a killed supervisor left running, or one that could not finish.

@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, ExitCode, Stdio},
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use clap::value_parser;
 use rustix::process::Signal;
 use telemetry::{logging, shutdown};
@@ -68,9 +68,7 @@ pub struct PostgresArgs {
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let layout = Layout::create(&context.data_dir)?;
-    let Some(lock) = lock::take(&layout.command_lock()).await? else {
-        bail!("another `up` or `down` is at work in {}", layout.root().display());
-    };
+    let lock = super::alone(&layout).await?;
     let (policy, foreground) = (RestartPolicy::of(args.no_restart), args.foreground);
     let request = args.request()?;
 
