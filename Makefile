@@ -9,6 +9,8 @@ UP_FLAGS  := $(if $(SHARDS),--shards $(SHARDS))
 # Tests find the services as they were just built.
 TEST_SHARDCTL := target/debug/shardctl
 
+CLIPPY        := cargo clippy --workspace --all-targets -- -D warnings
+
 .DEFAULT_GOAL := help
 .PHONY: help up down status test lint bench release clean
 
@@ -38,8 +40,10 @@ test: lint ## Run the lints and every test
 	fi
 
 lint: ## Check formatting, clippy, and where cargo-deny is installed, the dependencies
-	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
+	@if cargo fmt --version >/dev/null 2>&1; then echo 'cargo fmt --all --check'; cargo fmt --all --check; \
+	else echo 'no cargo fmt here (rustup component add rustfmt): formatting is not checked' >&2; fi
+	@if cargo clippy --version >/dev/null 2>&1; then echo '$(CLIPPY)'; $(CLIPPY); \
+	else echo 'no cargo clippy here (rustup component add clippy): lints are not checked' >&2; fi
 	@if cargo deny --version >/dev/null 2>&1; then echo 'cargo deny check'; cargo deny check; fi
 
 bench: release ## Measure against a PL/pgSQL transfer function on the same PostgreSQL

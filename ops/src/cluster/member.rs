@@ -93,6 +93,11 @@ impl Member {
         postgres.chain(nodes).chain(routers).collect()
     }
 
+    #[cfg(test)]
+    pub fn for_tests(name: &str, role: Role, program: &str, arguments: Vec<String>, log: PathBuf) -> Self {
+        Self { name: name.to_owned(), role, program: PathBuf::from(program), arguments, user: None, log }
+    }
+
     pub fn running(&self, table: &ProcessTable) -> Option<Process> {
         table.find(&self.program, &self.arguments)
     }

@@ -29,6 +29,7 @@ pub struct Settings {
     /// `None`: no unix socket.
     pub socket_folder: Option<PathBuf>,
     pub shared_buffers_mib: u64,
+    pub max_wal_size_gib: usize,
 }
 
 impl Settings {
@@ -37,6 +38,7 @@ impl Settings {
             port,
             socket_folder: Some(socket_folder.to_owned()).filter(|f| f.as_os_str().len() <= LONGEST_SOCKET_FOLDER),
             shared_buffers_mib: shared_buffers_mib(memory_bytes(), servers),
+            max_wal_size_gib: max_wal_size_gib(servers),
         }
     }
 
@@ -61,7 +63,7 @@ full_page_writes = on
 shared_buffers = {shared_buffers}MB
 wal_buffers = 16MB
 min_wal_size = 256MB
-max_wal_size = 4GB
+max_wal_size = {max_wal_size}GB
 checkpoint_timeout = 15min
 checkpoint_completion_target = 0.9
 
@@ -89,6 +91,7 @@ log_autovacuum_min_duration = '10s'
             port = self.port,
             socket_folder = socket_folder.replace('\'', "''"),
             shared_buffers = self.shared_buffers_mib,
+            max_wal_size = self.max_wal_size_gib,
         )
     }
 }
@@ -97,6 +100,11 @@ log_autovacuum_min_duration = '10s'
 fn shared_buffers_mib(memory_bytes: u64, servers: usize) -> u64 {
     let servers = u64::try_from(servers).unwrap_or(u64::MAX).max(1);
     (memory_bytes / MIB / 8 / servers).clamp(64, 1024)
+}
+
+/// The logs of all servers together stay near 8 GiB: they may well lie on one laptop's disk.
+fn max_wal_size_gib(servers: usize) -> usize {
+    (8 / servers.max(1)).clamp(1, 4)
 }
 
 fn memory_bytes() -> u64 {
@@ -115,6 +123,11 @@ mod tests {
         assert_eq!(shared_buffers_mib(16 * 1024 * MIB, 4), 512);
         assert_eq!(shared_buffers_mib(64 * 1024 * MIB, 1), 1024);
         assert_eq!(shared_buffers_mib(0, 4), 64);
+    }
+
+    #[test]
+    fn so_is_the_disk() {
+        assert_eq!([0, 1, 2, 4, 64].map(max_wal_size_gib), [4, 4, 4, 2, 1]);
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! Keeps one process running: finds it or starts it, waits for its end, starts it again.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     path::PathBuf,
     sync::Arc,

@@ -1,0 +1,136 @@
+//! The worker on a real process: `sleep` for a time that nobody else sleeps for, which is what tells it from others.
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::*;
+use crate::cluster::supervisor::report::Report;
+
+/// For anything that should happen at once.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Bench {
+    _folder: TempDir,
+    layout: Layout,
+    member: Member,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::create(folder.path()).unwrap();
+        let member =
+            Member::for_tests("sleeper", Role::Router, "sleep", vec![unique_seconds()], layout.log("sleeper"));
+        Self { _folder: folder, layout, member }
+    }
+
+    fn worker(&self, policy: RestartPolicy) -> Worker {
+        Worker {
+            member: self.member.clone(),
+            layout: self.layout.clone(),
+            shard: None,
+            shard_map: self.layout.shard_map(),
+            policy,
+            reporter: Arc::new(Reporter::new(&self.layout)),
+            initialised: false,
+        }
+    }
+
+    fn running(&self) -> Option<Process> {
+        self.member.running(&ProcessTable::read().unwrap())
+    }
+
+    async fn wait_for_another_than(&self, old: Option<Process>) -> Process {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.running() {
+                Some(process) if Some(process) != old => return process,
+                _ => assert!(Instant::now() < deadline, "it does not run"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+fn unique_seconds() -> String {
+    let number = u128::from_be_bytes(uuid::Uuid::now_v7().into_bytes()) % 1_000_000_000;
+    format!("3600.{number}")
+}
+
+#[tokio::test]
+async fn what_dies_is_started_again_and_stop_ends_it() {
+    let bench = Bench::new();
+    let stop = CancellationToken::new();
+    let worker = bench.worker(RestartPolicy::Restart);
+    let checks = async {
+        let first = bench.wait_for_another_than(None).await;
+        first.signal(Signal::KILL).unwrap();
+        let second = bench.wait_for_another_than(Some(first)).await;
+        stop.cancel();
+        second
+    };
+    let (ended, second) = tokio::join!(worker.run(stop.clone()), checks);
+    ended.unwrap();
+    assert!(!second.is_alive());
+    let report = Report::read(&bench.layout).0.remove("sleeper").unwrap();
+    assert_eq!((report.deaths, report.early_deaths), (1, 1));
+    assert!(report.last_end.unwrap().contains("SIGKILL"));
+}
+
+#[tokio::test]
+async fn what_a_killed_supervisor_left_running_is_taken_over() {
+    let bench = Bench::new();
+    let mut left = bench.member.command().unwrap().spawn().unwrap();
+    let orphan = bench.wait_for_another_than(None).await;
+    let stop = CancellationToken::new();
+    let worker = bench.worker(RestartPolicy::Restart);
+    let checks = async {
+        // Long enough for a second one to show up beside it, would one be started.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(bench.running(), Some(orphan));
+        orphan.signal(Signal::KILL).unwrap();
+        bench.wait_for_another_than(Some(orphan)).await;
+        stop.cancel();
+    };
+    let (ended, ()) = tokio::join!(worker.run(stop.clone()), checks);
+    ended.unwrap();
+    assert_eq!(bench.running(), None);
+    left.wait().unwrap();
+}
+
+#[tokio::test]
+async fn what_dies_stays_dead_when_asked_to() {
+    let bench = Bench::new();
+    let stop = CancellationToken::new();
+    let worker = bench.worker(RestartPolicy::LeaveDead);
+    let checks = async {
+        let first = bench.wait_for_another_than(None).await;
+        first.signal(Signal::KILL).unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(bench.running(), None);
+        stop.cancel();
+    };
+    let (ended, ()) = tokio::join!(worker.run(stop.clone()), checks);
+    ended.unwrap();
+}
+
+#[tokio::test]
+async fn a_program_that_is_missing_is_reported_and_tried_again() {
+    let bench = Bench::new();
+    let mut worker = bench.worker(RestartPolicy::Restart);
+    worker.member =
+        Member::for_tests("sleeper", Role::Router, "/nonexistent/sleep", Vec::new(), bench.layout.log("sleeper"));
+    let stop = CancellationToken::new();
+    let checks = async {
+        let deadline = Instant::now() + PATIENCE;
+        while Report::read(&bench.layout).0.get("sleeper").is_none_or(|report| report.early_deaths < 2) {
+            assert!(Instant::now() < deadline, "nothing is reported");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        stop.cancel();
+    };
+    let (ended, ()) = tokio::join!(worker.run(stop.clone()), checks);
+    ended.unwrap();
+    let report = Report::read(&bench.layout).0.remove("sleeper").unwrap();
+    assert!(report.last_end.unwrap().starts_with("did not start"));
+}
