@@ -57,6 +57,7 @@ pub async fn sagas_end(cluster: &Cluster) -> anyhow::Result<()> {
         let url = format!("{}/admin/sagas", router.admin_url);
         let answer = client.request(Method::GET, &url, None).await?.json()?;
         let listed = answer["data"].as_array().with_context(|| format!("{url} answered {answer}"))?;
+        ensure!(answer["partial"] == false, "{url} could not ask every shard: {answer}");
         ensure!(listed.is_empty(), "{url} lists sagas that have ended: {answer}");
     }
     Ok(())

@@ -144,3 +144,8 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
+
+/// Where an account is; braces are not allowed in a URL as they are.
+pub fn account_path(account: &str) -> String {
+    format!("/v1/accounts/{}", account.replace('{', "%7B").replace('}', "%7D"))
+}

@@ -5,6 +5,7 @@ mod placement;
 mod status;
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -17,10 +18,13 @@ pub use member::Member;
 pub use placement::Placement;
 pub use status::{RouterStatus, ShardStatus, Status};
 
-use crate::{client::Client, leash::Leash, process::Process, programs::program, wait::until};
+use crate::{client::Client, leash::Leash, process::Process, programs::program, wait::until_every};
 
 /// How long anything may take to come back after a fault: database recovery and the supervisor's back-off included.
 pub const RECOVERY: Duration = Duration::from_secs(60);
+
+/// Each look at the whole cluster is a process that asks every other one.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// What `shardctl verify` ends with when it found a violation.
 const EXIT_VIOLATION: i32 = 3;
@@ -32,11 +36,14 @@ pub struct Cluster {
     data_dir: PathBuf,
     status: Status,
     leash: Leash,
+    // Last, so that it is let go of when all else is gone.
+    _turn: File,
 }
 
 impl Cluster {
-    /// Starts one on free ports.
+    /// Starts one on free ports, when it is this test's turn.
     pub async fn start(shards: u16, routers: u16) -> anyhow::Result<Self> {
+        let turn = wait_for_turn().await?;
         let shardctl = program("shardctl")?;
         for service in ["router", "shard-node"] {
             program(service)?;
@@ -46,7 +53,7 @@ impl Cluster {
         let (shards, routers) = (shards.to_string(), routers.to_string());
         let size = ["--shards", &shards, "--routers", &routers, "--port-base", "0"];
         let status = up(&shardctl, &data_dir, &size).await?;
-        Ok(Self { shardctl, data_dir, status, leash })
+        Ok(Self { shardctl, data_dir, status, leash, _turn: turn })
     }
 
     /// What runs where; process ids as of the last look.
@@ -103,7 +110,7 @@ impl Cluster {
     /// Waits until everything answers; `replaced` must run as another process than that.
     pub async fn wait_until_ready(&mut self, what: &str, replaced: Option<(Member, Process)>) -> anyhow::Result<()> {
         let (shardctl, data_dir) = (&self.shardctl, &self.data_dir);
-        self.status = until(what, RECOVERY, async || {
+        self.status = until_every(LOOK_EVERY, what, RECOVERY, async || {
             let status = look(shardctl, data_dir).await?;
             let is_new = replaced.is_none_or(|(member, old)| status.pid(member).is_some_and(|pid| pid != old.pid()));
             Ok((is_new && status.is_ready()).then_some(status))
@@ -152,6 +159,18 @@ impl Cluster {
         let status = self.refresh_status().await?;
         Ok(status.pids().into_iter().filter_map(Process::of).collect())
     }
+}
+
+/// One cluster at a time, whatever runs the tests: two of them on one machine would measure each other's load. The kernel
+/// lets go of the lock when its holder ends, however it ends.
+async fn wait_for_turn() -> anyhow::Result<File> {
+    let path = program("shardctl")?.with_file_name("cluster-tests.lock");
+    let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    tokio::task::spawn_blocking(move || {
+        file.lock()?;
+        anyhow::Ok(file)
+    })
+    .await?
 }
 
 async fn up(shardctl: &Path, data_dir: &Path, size: &[&str]) -> anyhow::Result<Status> {

@@ -18,6 +18,7 @@ pub mod ports;
 pub mod process;
 pub mod programs;
 pub mod proxy;
+pub mod section;
 pub mod seed;
 pub mod wait;
 pub mod workload;

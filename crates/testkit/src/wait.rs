@@ -10,6 +10,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(25);
 pub async fn until<T>(
     what: &str,
     patience: Duration,
+    look: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
+    until_every(LOOK_EVERY, what, patience, look).await
+}
+
+/// [`until`] for a condition that costs something to look at.
+pub async fn until_every<T>(
+    pause: Duration,
+    what: &str,
+    patience: Duration,
     mut look: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
 ) -> anyhow::Result<T> {
     let begun = Instant::now();
@@ -25,6 +35,6 @@ pub async fn until<T>(
                 None => anyhow::anyhow!("gave up after {patience:?} waiting until {what}"),
             });
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(pause).await;
     }
 }

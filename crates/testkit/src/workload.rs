@@ -4,7 +4,7 @@
 mod accounts;
 mod client_task;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::task::JoinSet;
@@ -42,6 +42,25 @@ pub struct History {
     pub records: Vec<Record>,
     /// What a client saw that must not be: another answer to a replay, a read that misses an answered write.
     pub anomalies: Vec<String>,
+}
+
+impl History {
+    /// How often each kind of answer was given and how long the client had waited for it: where a run's time went.
+    pub fn answers(&self) -> String {
+        let mut kinds: BTreeMap<String, (usize, Duration, Duration)> = BTreeMap::new();
+        for attempt in self.records.iter().flat_map(|record| &record.attempts) {
+            let (count, total, longest) = kinds.entry(attempt.verdict.kind()).or_default();
+            let took = attempt.returned.saturating_sub(attempt.invoked);
+            *count += 1;
+            *total += took;
+            *longest = took.max(*longest);
+        }
+        let lines = kinds.into_iter().map(|(kind, (count, total, longest))| {
+            let mean = total / u32::try_from(count).unwrap_or(u32::MAX).max(1);
+            format!("  {count:6} × {kind}: mean {mean:.1?}, longest {longest:.1?}\n")
+        });
+        lines.collect()
+    }
 }
 
 /// A load under way.

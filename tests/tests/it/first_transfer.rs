@@ -2,7 +2,7 @@
 
 use anyhow::ensure;
 use serde_json::json;
-use testkit::{cluster::Cluster, history::ASSET, workload::open_account};
+use testkit::{client::account_path, cluster::Cluster, history::ASSET, workload::open_account};
 use uuid::Uuid;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -21,7 +21,7 @@ async fn money_moves_across_shards_and_the_books_balance() -> anyhow::Result<()>
     ensure!(answer["debit_account"]["posted"] == "-12.34", "{answer}");
 
     // Through the other router: the write is seen, with every step of it.
-    let account = client.get(1, &format!("/v1/accounts/{}", bob.replace('{', "%7B").replace('}', "%7D"))).await?;
+    let account = client.get(1, &account_path(&bob)).await?;
     ensure!(account["posted"] == "12.34" && account["shard"] == "s1", "{account}");
     let transfer = client.get(1, &format!("/v1/transfers/{id}")).await?;
     let steps: Vec<_> =

@@ -1,5 +1,9 @@
 //! The cluster as a whole: real processes, real PostgreSQL, real faults, and the same audit at the end of each.
 //!
-//! Each test prints its seed; `SEED=… cargo nextest run -p integration-tests` repeats a run.
+//! Each test that leaves something to chance prints its seed; `SEED=… cargo nextest run -p integration-tests` repeats it.
 
+mod chaos;
 mod first_transfer;
+mod node;
+mod same_id;
+mod shard_map;

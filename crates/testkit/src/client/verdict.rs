@@ -83,6 +83,17 @@ impl Verdict {
         }
     }
 
+    /// In a few words, for counting.
+    pub fn kind(&self) -> String {
+        match self {
+            Self::Posted => "posted".to_owned(),
+            Self::Rejected { code } => format!("rejected {code}"),
+            Self::NotExecuted { code } => format!("not executed {code}"),
+            Self::Unknown { why } => format!("unknown {why}"),
+            Self::Nonsense { .. } => "nonsense".to_owned(),
+        }
+    }
+
     pub fn is_definite(&self) -> bool {
         matches!(self, Self::Posted | Self::Rejected { .. })
     }

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Money an ordinary account begins with, in minor units: little enough that some transfers are refused.
-const FUNDS: i64 = 50_000;
+const FUNDS: i64 = 5_000;
 const LARGEST_AMOUNT: usize = 2_500;
 
 /// On every shard a treasury without limit, a hot account, and ordinary accounts that may not go below zero.

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Accounts, History, Mix};
 use crate::{
-    client::{Answer, Client, NoAnswer, Verdict},
+    client::{Answer, Client, NoAnswer, Verdict, account_path},
     history::{Attempt, Order, Record, RunClock},
     seed::Random,
 };
@@ -137,7 +137,7 @@ impl ClientTask {
         let Some(written) = answer.json().ok().and_then(|body| body["debit_account"]["version"].as_i64()) else {
             return;
         };
-        let path = format!("/v1/accounts/{}", percent_encoded(&record.order.debit));
+        let path = account_path(&record.order.debit);
         // Out of reach for the moment: nothing to compare.
         let Ok(account) = self.http.get(self.http.next_router(), &path).await else { return };
         let read = account["version"].as_i64().unwrap_or_default();
@@ -148,9 +148,4 @@ impl ClientTask {
                 .push(format!("I10: {id} left {debit} at version {written}, a later read says {read}"));
         }
     }
-}
-
-/// Braces are not allowed in a URL as they are.
-fn percent_encoded(account: &str) -> String {
-    account.replace('{', "%7B").replace('}', "%7D")
 }

@@ -1,0 +1,180 @@
+//! The routers' description of themselves: complete, and true of every answer the tests get.
+
+use anyhow::{Context, bail, ensure};
+use http::Method;
+use serde_json::{Map, Value};
+
+use super::api::{Api, Call, Reply};
+
+/// Every route of the contract so far.
+const ROUTES: [(&str, &str); 9] = [
+    ("post", "/v1/accounts"),
+    ("post", "/v1/accounts:batch"),
+    ("get", "/v1/accounts/{id}"),
+    ("patch", "/v1/accounts/{id}"),
+    ("get", "/v1/accounts/{id}/entries"),
+    ("get", "/v1/accounts/{id}/balance"),
+    ("post", "/v1/transfers"),
+    ("post", "/v1/transfers:batch"),
+    ("get", "/v1/transfers/{id}"),
+];
+/// The shape of errors, where an operation does not list the status.
+const PROBLEM: &str = "#/components/schemas/Problem";
+
+/// `/openapi.json`
+#[derive(Debug, Default)]
+pub struct Description(Value);
+
+/// Everything routed is described, and everything described is routed.
+pub async fn is_complete(api: &Api) -> anyhow::Result<()> {
+    let description = api.description();
+    ensure!(description.0["openapi"].as_str().is_some_and(|version| version.starts_with("3.")), "which OpenAPI?");
+    let mut described: Vec<(&str, &str)> = description
+        .paths()?
+        .iter()
+        .flat_map(|(path, item)| item.as_object().into_iter().flatten().map(|(method, _)| (method.as_str(), path.as_str())))
+        .collect();
+    for route in ROUTES {
+        ensure!(described.contains(&route), "{route:?} is not described");
+    }
+    described.retain(|route| !ROUTES.contains(route));
+    for (method, path) in described {
+        let path = path.replace("{id}", "01890a5d-ac96-774b-bcce-b302099a8057");
+        let reply = api.send(Call::new(Method::from_bytes(method.to_uppercase().as_bytes())?, &path, "{}")).await?;
+        let code = reply.body["code"].as_str().unwrap_or_default();
+        ensure!(!["not_found", "method_not_allowed"].contains(&code), "{method} {path} is described and not there");
+    }
+    Ok(())
+}
+
+impl Description {
+    pub fn new(document: Value) -> Self {
+        Self(document)
+    }
+
+    fn paths(&self) -> anyhow::Result<&Map<String, Value>> {
+        self.0["paths"].as_object().context("a description without paths")
+    }
+
+    /// The answer has the properties its schema has, all that are required, and no others.
+    pub fn check(&self, call: &Call, reply: &Reply) -> anyhow::Result<()> {
+        let schema = match self.response(call, reply.status) {
+            Some(response) => {
+                let media_type = reply.header("content-type");
+                let content = response["content"].as_object().context("a response without content")?;
+                &content.get(media_type).with_context(|| format!("{media_type} is not described"))?["schema"]
+            }
+            None if reply.status >= 400 => self.0.pointer(&PROBLEM[1..]).context("Problem is not described")?,
+            None if call.path == "/openapi.json" => return Ok(()),
+            None => bail!("{} is not described", reply.status),
+        };
+        self.fits(schema, &reply.body, "").with_context(|| format!("the answer {}", reply.body))
+    }
+
+    fn response(&self, call: &Call, status: u16) -> Option<&Value> {
+        let (path, _) = call.path.split_once('?').unwrap_or((&call.path, ""));
+        let (_, item) = self.paths().ok()?.iter().find(|(template, _)| matches(template, path))?;
+        let responses = &item[call.method.as_str().to_lowercase()]["responses"];
+        responses.get(status.to_string())
+    }
+
+    fn fits(&self, schema: &Value, value: &Value, place: &str) -> anyhow::Result<()> {
+        match value {
+            Value::Object(members) => {
+                let mut shape = Shape::default();
+                self.collect(schema, &mut shape)?;
+                for required in &shape.required {
+                    ensure!(members.contains_key(*required), "{place}/{required} is missing");
+                }
+                for (name, member) in members {
+                    let place = format!("{place}/{name}");
+                    let property = shape.properties.iter().find(|(known, _)| known == name).map(|(_, schema)| *schema);
+                    match property.or(shape.additional) {
+                        Some(schema) => self.fits(schema, member, &place)?,
+                        None => bail!("{place} is not described"),
+                    }
+                }
+                Ok(())
+            }
+            Value::Array(items) => {
+                let described = self.resolve(schema)?["items"].is_object();
+                ensure!(described, "{place} is not described as an array");
+                let schema = &self.resolve(schema)?["items"];
+                items.iter().enumerate().try_for_each(|(index, item)| self.fits(schema, item, &format!("{place}/{index}")))
+            }
+            scalar => {
+                let kind = match scalar {
+                    Value::Null => "null",
+                    Value::Bool(_) => "boolean",
+                    Value::Number(_) => "integer",
+                    _ => "string",
+                };
+                ensure!(self.allows(schema, kind)?, "{place} is {kind}, which is not described");
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether a scalar of this type may stand here.
+    fn allows(&self, schema: &Value, kind: &str) -> anyhow::Result<bool> {
+        let schema = self.resolve(schema)?;
+        for choice in ["oneOf", "anyOf", "allOf"].iter().filter_map(|name| schema[name].as_array()).flatten() {
+            if self.allows(choice, kind)? {
+                return Ok(true);
+            }
+        }
+        Ok(match &schema["type"] {
+            Value::String(one) => one == kind,
+            Value::Array(several) => several.iter().any(|one| one == kind),
+            _ => false,
+        })
+    }
+
+    fn collect<'a>(&'a self, schema: &'a Value, shape: &mut Shape<'a>) -> anyhow::Result<()> {
+        let schema = self.resolve(schema)?;
+        for part in schema["allOf"].as_array().into_iter().flatten() {
+            self.collect(part, shape)?;
+        }
+        // Of alternatives nothing is required: one of them does.
+        for choice in ["oneOf", "anyOf"].iter().filter_map(|name| schema[name].as_array()).flatten() {
+            let required = shape.required.len();
+            self.collect(choice, shape)?;
+            shape.required.truncate(required);
+        }
+        shape.properties.extend(schema["properties"].as_object().into_iter().flatten());
+        shape.required.extend(schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str));
+        if schema["additionalProperties"].is_object() {
+            shape.additional = Some(&schema["additionalProperties"]);
+        }
+        Ok(())
+    }
+
+    fn resolve<'a>(&'a self, schema: &'a Value) -> anyhow::Result<&'a Value> {
+        match schema["$ref"].as_str() {
+            None => Ok(schema),
+            Some(reference) => {
+                let pointer = reference.strip_prefix('#').with_context(|| format!("{reference} leads elsewhere"))?;
+                self.0.pointer(pointer).with_context(|| format!("{reference} leads nowhere"))
+            }
+        }
+    }
+}
+
+/// What an object may and must have.
+#[derive(Default)]
+struct Shape<'a> {
+    properties: Vec<(&'a String, &'a Value)>,
+    required: Vec<&'a str>,
+    additional: Option<&'a Value>,
+}
+
+fn matches(template: &str, path: &str) -> bool {
+    let (mut wanted, mut there) = (template.split('/'), path.split('/'));
+    loop {
+        match (wanted.next(), there.next()) {
+            (None, None) => return true,
+            (Some(wanted), Some(there)) if wanted == there || (wanted.starts_with('{') && !there.is_empty()) => {}
+            _ => return false,
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! What the tests of the contract play on: a cluster of three shards behind two routers, and accounts made to measure.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+use testkit::{
+    client::account_path,
+    cluster::{Cluster, Placement},
+    database,
+};
+use uuid::Uuid;
+
+use super::api::{Api, Call, Reply};
+
+/// The tables that hold what clients ordered.
+const ROWS: &str = "SELECT (SELECT count(*) FROM account) + (SELECT count(*) FROM journal) \
+     + (SELECT count(*) FROM transfer) + (SELECT count(*) FROM register)";
+
+pub struct Stage {
+    pub api: Api,
+    pub cluster: Cluster,
+    placement: Placement,
+    names: AtomicUsize,
+}
+
+/// Where an account lives: the shards of the cluster by index.
+pub type Shard = usize;
+
+impl Stage {
+    pub async fn set() -> anyhow::Result<Self> {
+        let cluster = Cluster::start(3, 2).await?;
+        let api = Api::connect(cluster.status().routers.iter().map(|router| router.url.clone()).collect()).await?;
+        let placement = cluster.placement()?;
+        Ok(Self { api, cluster, placement, names: AtomicUsize::new(0) })
+    }
+
+    /// An id on that shard that nobody has used.
+    pub fn name(&self, shard: Shard) -> anyhow::Result<String> {
+        let name = format!("n{}", self.names.fetch_add(1, Relaxed));
+        self.placement.account_on(&format!("s{shard}"), &name, 0)
+    }
+
+    /// Opens an account as `wanted` says, in words: an asset, then any of `posted=…` (may be negative), `overdraft=…`, `max=…`,
+    /// `frozen`, `closed`. `none` leaves it unopened. Gives its id.
+    pub async fn account(&self, shard: Shard, wanted: &str) -> anyhow::Result<String> {
+        let id = self.name(shard)?;
+        let mut words = wanted.split_whitespace();
+        let asset = words.next().filter(|word| *word != "none");
+        let Some(asset) = asset else { return Ok(id) };
+        let (mut posted, mut limits, mut status) = ("0", json!({"overdraft": "0"}), None);
+        for word in words {
+            match word.split_once('=') {
+                Some(("posted", amount)) => posted = amount,
+                Some(("overdraft", limit)) => limits["overdraft"] = json!(limit),
+                Some(("max", limit)) => limits["max_balance"] = json!(limit),
+                _ => status = Some(word),
+            }
+        }
+        // Money goes in and out before limits and status may forbid it.
+        self.open(&id, asset, json!({"overdraft": "unlimited"})).await?;
+        if posted != "0" {
+            let other = self.name(shard)?;
+            self.open(&other, asset, json!({"overdraft": "unlimited"})).await?;
+            let (debit, credit, amount) = match posted.strip_prefix('-') {
+                Some(amount) => (&id, &other, amount),
+                None => (&other, &id, posted),
+            };
+            self.pay(debit, credit, amount, asset).await?;
+        }
+        if let Some(status) = status {
+            limits["status"] = json!(status);
+        }
+        self.api.expect(Call::patch(&account_path(&id), &limits), &format!("200 {}", status.unwrap_or("open"))).await?;
+        Ok(id)
+    }
+
+    pub async fn open(&self, id: &str, asset: &str, with: Value) -> anyhow::Result<Reply> {
+        let mut body = json!({"id": id, "asset": asset});
+        for (name, value) in with.as_object().into_iter().flatten() {
+            body[name] = value.clone();
+        }
+        self.api.expect(Call::post("/v1/accounts", &body), "201 open").await
+    }
+
+    /// A transfer that must be posted.
+    pub async fn pay(&self, debit: &str, credit: &str, amount: &str, asset: &str) -> anyhow::Result<Reply> {
+        self.api.expect(order(debit, credit, amount, asset), "201 posted").await
+    }
+
+    pub async fn show(&self, account: &str) -> anyhow::Result<Value> {
+        Ok(self.api.send(Call::get(&account_path(account))).await?.body)
+    }
+
+    /// What an account holds.
+    pub async fn posted(&self, account: &str) -> anyhow::Result<String> {
+        let account = self.show(account).await?;
+        account["posted"].as_str().map(str::to_owned).with_context(|| account.to_string())
+    }
+
+    /// Rows in all databases together.
+    pub async fn rows(&self) -> anyhow::Result<i64> {
+        let mut rows = 0;
+        for shard in &self.cluster.status().shards {
+            rows += database::number(&shard.dsn, ROWS).await?;
+        }
+        Ok(rows)
+    }
+
+    /// Rows of the transfer table under an id, in all databases.
+    pub async fn stored(&self, id: Uuid) -> anyhow::Result<i64> {
+        let mut rows = 0;
+        for shard in &self.cluster.status().shards {
+            rows += database::number(&shard.dsn, &format!("SELECT count(*) FROM transfer WHERE id = '{id}'")).await?;
+        }
+        Ok(rows)
+    }
+
+    /// No task of any process has panicked.
+    pub async fn nobody_panicked(&self) -> anyhow::Result<()> {
+        let client = self.cluster.client();
+        let status = self.cluster.shardctl_json(&["status", "--json"]).await?;
+        let urls = |list: &str, member: &str| -> Vec<String> {
+            let members = status[list].as_array().into_iter().flatten();
+            members.filter_map(|one| one[member].as_str().map(str::to_owned)).collect()
+        };
+        let admins = [urls("routers", "admin_url"), urls("shards", "node_admin_url")].concat();
+        ensure!(admins.len() == 5, "{status}");
+        for admin in admins {
+            let metrics = client.request(http::Method::GET, &format!("{admin}/metrics"), None).await?.text();
+            ensure!(metrics.contains("shardledger_"), "{admin} has no metrics: {metrics}");
+            let panics = metrics.lines().filter(|line| line.starts_with("shardledger_task_panics_total"));
+            let panics: Vec<&str> = panics.filter(|line| !line.ends_with(" 0")).collect();
+            ensure!(panics.is_empty(), "{admin}: {panics:?}");
+        }
+        Ok(())
+    }
+}
+
+/// An order under a new id.
+pub fn order(debit: &str, credit: &str, amount: &str, asset: &str) -> Call {
+    Call::post("/v1/transfers", &terms(Uuid::now_v7(), debit, credit, amount, asset))
+}
+
+/// The body of an order.
+pub fn terms(id: Uuid, debit: &str, credit: &str, amount: &str, asset: &str) -> Value {
+    json!({"id": id, "debit": debit, "credit": credit, "amount": amount, "asset": asset})
+}
+
+/// What went wrong, of many things tried.
+#[derive(Debug, Default)]
+pub struct Findings(Vec<String>);
+
+impl Findings {
+    pub fn note<T>(&mut self, what: impl std::fmt::Display, result: anyhow::Result<T>) {
+        if let Err(error) = result {
+            self.0.push(format!("{what}: {error:#}"));
+        }
+    }
+
+    pub fn conclude(self) -> anyhow::Result<()> {
+        ensure!(self.0.is_empty(), "{} findings:\n{}", self.0.len(), self.0.join("\n"));
+        Ok(())
+    }
+}

@@ -1,0 +1,94 @@
+//! One shard-node and its database: what is lost on the wire between them, two nodes on one shard, and databases a node
+//! must not serve.
+//!
+//! The tests of this file share one PostgreSQL; each has a database of its own on it.
+
+mod commit_faults;
+mod refused_databases;
+mod second_writer;
+
+use std::net::SocketAddr;
+
+use anyhow::ensure;
+use ledger::Limit;
+use testkit::{
+    cluster::Cluster,
+    database,
+    node::{Folder, Node, NodeConfig, open},
+    section::section,
+};
+
+/// A map in which the shard under test owns every slot.
+const MAP: &str =
+    "version = 1\n[[shard]]\nid = \"s0\"\nnumber = 0\nnodes = [\"http://127.0.0.1:1\"]\nslots = [\"0-16383\"]\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_keeps_its_shard_whole() -> anyhow::Result<()> {
+    let cluster = Cluster::start(1, 1).await?;
+    let place = Place { cluster: &cluster, folder: Folder::create()? };
+    section("commit faults", commit_faults::a_commit_whose_fate_is_unknown_takes_effect_once(&place)).await?;
+    section("black hole", commit_faults::a_silent_database_is_given_up_and_the_batch_run_again(&place)).await?;
+    section("two nodes", second_writer::two_nodes_on_one_shard_lose_no_update(&place)).await?;
+    section("thawed node", second_writer::a_thawed_node_decides_on_nothing_it_remembers(&place)).await?;
+    section("fence", second_writer::a_slot_that_changed_hands_is_refused_and_nothing_written(&place)).await?;
+    section("newer schema", refused_databases::of_a_newer_version(&place)).await?;
+    section("never initialised", refused_databases::never_initialised(&place)).await?;
+    section("another shard's", refused_databases::of_another_shard(&place)).await?;
+    cluster.finish().await
+}
+
+/// Where the tests of this file take their databases and files from.
+struct Place<'a> {
+    cluster: &'a Cluster,
+    folder: Folder,
+}
+
+impl Place<'_> {
+    /// A new database made a shard, and the configuration of a node in front of it.
+    async fn shard(&self, name: &str) -> anyhow::Result<NodeConfig> {
+        let url = database::create(self.cluster, name).await?;
+        let config = NodeConfig::write(&self.folder, name, "s0", &url)?;
+        config.init(MAP)?;
+        Ok(config)
+    }
+
+    /// A second way to the same shard.
+    fn another_node(&self, name: &str, url: &str) -> anyhow::Result<NodeConfig> {
+        NodeConfig::write(&self.folder, name, "s0", url)
+    }
+
+    /// Where PostgreSQL listens.
+    fn postgres(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.cluster.status().shards[0].postgres_port).into()
+    }
+}
+
+/// Opens a payer without limit and a payee.
+async fn open_pair(node: &Node, payer: &str, payee: &str) -> anyhow::Result<()> {
+    node.execute_until_definite(&open(payer, Limit::Unlimited)?).await?;
+    node.execute_until_definite(&open(payee, Limit::ZERO)?).await?;
+    Ok(())
+}
+
+/// The books of one database in the fewest questions: entries sum to 0, rows are the fold of their journals, chains have no
+/// gaps. (`shardctl verify` asks more, of whole clusters.)
+async fn books_are_sound(url: &str) -> anyhow::Result<()> {
+    for (claim, sql) in [
+        ("entries sum to 0", "SELECT coalesce(sum(amount), 0)::bigint FROM journal"),
+        (
+            "account rows are the fold of their journals",
+            "SELECT count(*) FROM account a LEFT JOIN (SELECT account, sum(amount) AS posted, count(*) AS versions, \
+             max(version) AS newest FROM journal GROUP BY account) j ON j.account = a.id WHERE j.posted IS DISTINCT FROM \
+             a.posted OR j.versions IS DISTINCT FROM a.version OR j.newest IS DISTINCT FROM a.version",
+        ),
+        (
+            "no transfer has two debits",
+            "SELECT count(*) FROM (SELECT 1 FROM journal WHERE kind = 3 AND amount < 0 GROUP BY transfer_id, account \
+             HAVING count(*) > 1) twice",
+        ),
+    ] {
+        let wrong = database::number(url, sql).await?;
+        ensure!(wrong == 0, "it does not hold that {claim}: {wrong}");
+    }
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! COMMITs and their answers, lost on the way. The node sees the same each time, a broken connection; the truth differs.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use ledger::{
+    Limit,
+    operation::{Operation, Verdict},
+    outcome::Outcome,
+};
+use testkit::{
+    database,
+    node::{Node, decide, open, order, settle, transfer},
+    proxy::{CommitFault, TcpProxy, Weather},
+    seed::Seed,
+    wait::until,
+};
+
+use super::{Place, books_are_sound, open_pair};
+
+/// Every kind of durable step, with each fault.
+pub async fn a_commit_whose_fate_is_unknown_takes_effect_once(place: &Place<'_>) -> anyhow::Result<()> {
+    let direct = place.shard("commit_faults").await?;
+    let proxy = TcpProxy::start(place.postgres(), Seed::announce("commit faults").random()).await?;
+    let config = place.another_node("commit_faults_proxied", &proxy.through(&direct.database_url)?)?;
+    let node = Node::start(&config).await?;
+    open_pair(&node, "payer", "payee").await?;
+
+    let mut faults = 0;
+    for (index, fault) in [CommitFault::DropReply, CommitFault::Swallow].into_iter().enumerate() {
+        let local = order("payer", "payee", 100);
+        let kept = order("payer", "payee", 10);
+        let given_up = order("payer", "payee", 1);
+        let steps = [
+            ("open", open(&format!("new{index}"), Limit::ZERO)?),
+            ("transfer", transfer(&local, false)?),
+            ("reserve", transfer(&kept, true)?),
+            ("decide", decide(&kept, false)?),
+            ("settle", settle(&kept, Verdict::Credited)?),
+            ("reserve the other", transfer(&given_up, true)?),
+            ("cancel", decide(&given_up, true)?),
+        ];
+        for (name, operation) in &steps {
+            faults += 1;
+            faulty(&node, &proxy, operation, fault, faults).await.with_context(|| format!("{fault:?} at {name}"))?;
+        }
+        // The compensation carries the verdict that the register gave.
+        let Outcome::Decided(cancelled) = node.execute_until_definite(&decide(&given_up, true)?).await? else {
+            anyhow::bail!("no verdict");
+        };
+        ensure!(cancelled.verdict != Verdict::Credited);
+        faults += 1;
+        let compensate = settle(&given_up, cancelled.verdict)?;
+        faulty(&node, &proxy, &compensate, fault, faults)
+            .await
+            .with_context(|| format!("{fault:?} at compensate"))?;
+    }
+
+    // Twice 100 and twice 10; twice 1 went and came back.
+    let (payer, payee) = (node.account("payer").await?, node.account("payee").await?);
+    ensure!((payer.posted, payee.posted) == (-220, 220), "{payer:?} {payee:?}");
+    let url = &direct.database_url;
+    ensure!(database::number(url, "SELECT count(*) FROM transfer").await? == 6);
+    ensure!(database::number(url, "SELECT count(*) FROM register").await? == 4);
+    ensure!(database::number(url, "SELECT count(*) FROM transfer WHERE status = 1").await? == 0);
+    books_are_sound(url).await
+}
+
+/// Sends the operation while its COMMIT meets the fault, resends it as a router would, and once more: the answers agree.
+async fn faulty(
+    node: &Node,
+    proxy: &TcpProxy,
+    operation: &Operation,
+    fault: CommitFault,
+    faults: u64,
+) -> anyhow::Result<()> {
+    proxy.next_commit(fault);
+    let first = node.execute_until_definite(operation).await?;
+    ensure!(proxy.commit_faults_done() == faults, "the fault did not take place");
+    let again = node.execute_until_definite(operation).await?;
+    ensure!(effect(&first) == effect(&again), "first {first:?}, then {again:?}");
+    Ok(())
+}
+
+/// The outcome without what says whether it was a replay.
+fn effect(outcome: &Outcome) -> String {
+    let text = format!("{outcome:?}");
+    text.replace("replayed: true", "replayed: _")
+        .replace("replayed: false", "replayed: _")
+        .replace("Replayed(", "Created(")
+}
+
+/// A partition nobody is told of: only the node's own deadline ends it.
+pub async fn a_silent_database_is_given_up_and_the_batch_run_again(place: &Place<'_>) -> anyhow::Result<()> {
+    let direct = place.shard("black_hole").await?;
+    let proxy = TcpProxy::start(place.postgres(), Seed::announce("black hole").random()).await?;
+    let config = place.another_node("black_hole_proxied", &proxy.through(&direct.database_url)?)?;
+    let node = Node::start(&config).await?;
+    open_pair(&node, "payer", "payee").await?;
+
+    proxy.set_weather(Weather::Slow { longest: Duration::from_millis(20) });
+    node.execute_until_definite(&transfer(&order("payer", "payee", 1), false)?).await?;
+
+    proxy.set_weather(Weather::BlackHole);
+    let lost = transfer(&order("payer", "payee", 10), false)?;
+    let replies = node.execute(std::slice::from_ref(&lost)).await?;
+    ensure!(!matches!(replies[..], [wire::Reply::Outcome(_)]), "it got an answer through a black hole: {replies:?}");
+    until("the node says that it is cut off", Duration::from_secs(20), async || {
+        Ok((node.status().await?.state == "recovering").then_some(()))
+    })
+    .await?;
+
+    proxy.set_weather(Weather::Clear);
+    node.execute_until_definite(&lost).await?;
+    ensure!(node.account("payee").await?.posted == 11);
+    ensure!(database::number(&direct.database_url, "SELECT count(*) FROM transfer").await? == 2);
+    books_are_sound(&direct.database_url).await
+}

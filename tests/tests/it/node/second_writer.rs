@@ -1,0 +1,142 @@
+//! More than one node on a shard, and slots that change hands: the fence.
+
+use std::slice::from_ref;
+
+use anyhow::{bail, ensure};
+use futures_util::future::try_join_all;
+use ledger::{
+    Limit,
+    outcome::{Outcome, TransferOutcome, TransferState},
+};
+use shard_map::slot_of;
+use testkit::{
+    database,
+    history::Order,
+    node::{Node, open, order, transfer},
+    seed::Seed,
+};
+use wire::Reply;
+
+use super::{Place, books_are_sound, open_pair};
+
+const ACCOUNTS: usize = 6;
+const ORDERS: usize = 240;
+const WRITERS: usize = 4;
+
+/// Both write the same accounts at the same time; some orders are sent to both.
+pub async fn two_nodes_on_one_shard_lose_no_update(place: &Place<'_>) -> anyhow::Result<()> {
+    let config = place.shard("two_nodes").await?;
+    let other = place.another_node("two_nodes_other", &config.database_url)?;
+    let nodes = [Node::start(&config).await?, Node::start(&other).await?];
+    let accounts: Vec<String> = (0..ACCOUNTS).map(|n| format!("account{n}")).collect();
+    for id in &accounts {
+        nodes[0].execute_until_definite(&open(id, Limit::Unlimited)?).await?;
+    }
+
+    let mut random = Seed::announce("two nodes").random();
+    let orders: Vec<Order> = (0..ORDERS)
+        .map(|_| {
+            let from = random.below(ACCOUNTS);
+            let to = (from + 1 + random.below(ACCOUNTS - 1)) % ACCOUNTS;
+            let amount = i64::try_from(1 + random.below(1000)).unwrap_or(1);
+            Order { id: random.uuid(), debit: accounts[from].clone(), credit: accounts[to].clone(), amount }
+        })
+        .collect();
+    let writers = (0..WRITERS).map(async |writer| {
+        let node = &nodes[writer % nodes.len()];
+        // Every order is in the share of one writer on each node: each id meets itself on the other node.
+        for order in orders.iter().skip(writer / nodes.len()).step_by(WRITERS / nodes.len()) {
+            let outcome = node.execute_until_definite(&transfer(order, false)?).await?;
+            ensure!(is_posted(&outcome), "{outcome:?}");
+        }
+        Ok(())
+    });
+    try_join_all(writers).await?;
+
+    for id in &accounts {
+        let sum: i64 = orders.iter().map(|order| change(order, id)).sum();
+        let account = nodes[1].account(id).await?;
+        ensure!(account.posted == sum, "{id} should hold {sum}: {account:?}");
+    }
+    let stored = database::number(&config.database_url, "SELECT count(*) FROM transfer").await?;
+    ensure!(usize::try_from(stored)? == ORDERS, "{stored} transfers are stored");
+    books_are_sound(&config.database_url).await
+}
+
+fn change(order: &Order, account: &str) -> i64 {
+    i64::from(order.credit == account) * order.amount - i64::from(order.debit == account) * order.amount
+}
+
+/// A node that was frozen while another one took over remembers balances that are no more.
+pub async fn a_thawed_node_decides_on_nothing_it_remembers(place: &Place<'_>) -> anyhow::Result<()> {
+    let config = place.shard("thawed").await?;
+    let frozen = Node::start(&config).await?;
+    open_pair(&frozen, "treasury", "saver").await?;
+    let funding = order("treasury", "saver", 100);
+    frozen.execute_until_definite(&transfer(&funding, false)?).await?;
+    frozen.process().freeze().await?;
+
+    let other = Node::start(&place.another_node("thawed_other", &config.database_url)?).await?;
+    let spending = order("saver", "treasury", 100);
+    ensure!(is_posted(&other.execute_until_definite(&transfer(&spending, false)?).await?));
+
+    frozen.process().thaw()?;
+    // In its memory the saver still has 100.
+    let outcome = frozen.execute_until_definite(&transfer(&order("saver", "treasury", 1), false)?).await?;
+    let Outcome::Transfer(TransferOutcome::Done(answer)) = &outcome else { bail!("{outcome:?}") };
+    ensure!(matches!(answer.state, TransferState::Rejected { .. }), "the same money was spent twice: {outcome:?}");
+    // And it has never heard of what the other one did.
+    let outcome = frozen.execute_until_definite(&transfer(&spending, false)?).await?;
+    ensure!(is_posted(&outcome) && format!("{outcome:?}").contains("replayed: true"), "{outcome:?}");
+    ensure!(frozen.account("saver").await?.posted == 0);
+    books_are_sound(&config.database_url).await
+}
+
+/// The slot of one account goes to another shard behind the node's back.
+pub async fn a_slot_that_changed_hands_is_refused_and_nothing_written(place: &Place<'_>) -> anyhow::Result<()> {
+    let config = place.shard("fence").await?;
+    let node = Node::start(&config).await?;
+    open_pair(&node, "treasury", "mover").await?;
+    open_pair(&node, "stays", "payee").await?;
+    let url = &config.database_url;
+    let slot = slot_of("mover");
+    database::run(
+        url,
+        &format!(
+            "BEGIN; UPDATE slot_ownership SET state = 2, epoch = 2, peer = 's9' WHERE slot = {slot}; \
+             UPDATE shard_state SET ownership_version = ownership_version + 1; COMMIT"
+        ),
+    )
+    .await?;
+
+    let rows =
+        "SELECT (SELECT count(*) FROM transfer) + (SELECT count(*) FROM journal) + (SELECT count(*) FROM account)";
+    let before = database::number(url, rows).await?;
+    let refused = [
+        transfer(&order("mover", "treasury", 1), false)?,
+        transfer(&order("treasury", "mover", 1), false)?,
+        transfer(&order("mover", "elsewhere", 1), true)?,
+        open("mover", Limit::ZERO)?,
+    ];
+    for operation in &refused {
+        let replies = node.execute(from_ref(operation)).await?;
+        let [Reply::Outcome(Outcome::NotOwner(not_owner))] = &replies[..] else {
+            bail!("{operation:?}: {replies:?}")
+        };
+        ensure!(not_owner.slot == slot.index() && not_owner.epoch == 2 && not_owner.owner == "s9", "{not_owner:?}");
+    }
+    ensure!(database::number(url, rows).await? == before, "a refused operation left something behind");
+
+    // In one batch with others, only those of the slot are refused.
+    let replies = node.execute(&[refused[0].clone(), transfer(&order("stays", "payee", 5), false)?]).await?;
+    ensure!(matches!(&replies[0], Reply::Outcome(Outcome::NotOwner(_))), "{replies:?}");
+    ensure!(matches!(&replies[1], Reply::Outcome(outcome) if is_posted(outcome)), "{replies:?}");
+    books_are_sound(url).await
+}
+
+fn is_posted(outcome: &Outcome) -> bool {
+    matches!(
+        outcome,
+        Outcome::Transfer(TransferOutcome::Done(answer)) if matches!(answer.state, TransferState::Posted { .. })
+    )
+}
