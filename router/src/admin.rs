@@ -64,11 +64,9 @@ impl Admin {
             .route("/admin/sagas/{id}/retry", post(sagas::retry))
             .route("/admin/shards", get(shards::list))
             .with_state(self.clone());
-        let routes = own
-            .merge(self.plain.clone())
+        own.merge(self.plain.clone())
             .fallback(http::not_found)
-            .method_not_allowed_fallback(http::method_not_allowed);
-        // The same shape of error as on the public listener: panics become problems, and problems get their body.
-        http::guarded(routes).layer(from_fn(http::context_layer))
+            .method_not_allowed_fallback(http::method_not_allowed)
+            .layer(from_fn(http::operator_layers))
     }
 }

@@ -36,10 +36,10 @@ use self::{
 };
 use crate::{config::Config, service::Router};
 
-pub use context::{layer as context_layer, method_not_allowed, not_found};
+pub use context::{method_not_allowed, not_found};
 pub use path::transfer_id;
 pub use query::{NoParameters, Parameters};
-pub use routes::{api, guarded};
+pub use routes::{api, operator_layers};
 pub use view::json;
 
 /// What every handler works with. Cheap to clone.

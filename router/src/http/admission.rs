@@ -2,16 +2,11 @@
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-use axum::{
-    extract::{Request, State},
-    middleware::Next,
-    response::{IntoResponse, Response},
-};
 use governor::{
     DefaultDirectRateLimiter, Quota, RateLimiter,
     clock::{Clock, DefaultClock},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     metrics::{RefusalReason, count_refused},
@@ -40,6 +35,15 @@ impl Admission {
         }
     }
 
+    /// Lets a request in for as long as the permit lives.
+    pub fn admit(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        self.check_rate()?;
+        Arc::clone(&self.in_flight).try_acquire_owned().map_err(|_| {
+            count_refused(RefusalReason::InFlight);
+            Problem::new(Code::Overloaded, "too many requests are in flight")
+        })
+    }
+
     fn check_rate(&self) -> Result<(), Problem> {
         let Some(rate) = &self.rate else { return Ok(()) };
         rate.check().map_err(|refused| {
@@ -56,17 +60,6 @@ fn whole_seconds(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
-pub async fn layer(State(admission): State<Admission>, request: Request, next: Next) -> Response {
-    if let Err(problem) = admission.check_rate() {
-        return problem.into_response();
-    }
-    let Ok(_permit) = admission.in_flight.try_acquire() else {
-        count_refused(RefusalReason::InFlight);
-        return Problem::new(Code::Overloaded, "too many requests are in flight").into_response();
-    };
-    next.run(request).await
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,6 +72,15 @@ mod tests {
         let on = Admission::new(1, &LimitsConfig { requests_per_second: 1, burst: 3 });
         assert!((0..3).all(|_| on.check_rate().is_ok()));
         assert_eq!(on.check_rate().unwrap_err().code(), Code::RateLimited);
+    }
+
+    #[test]
+    fn a_permit_is_given_back() {
+        let one = Admission::new(1, &LimitsConfig::default());
+        let permit = one.admit().unwrap();
+        assert_eq!(one.admit().unwrap_err().code(), Code::Overloaded);
+        drop(permit);
+        assert!(one.admit().is_ok());
     }
 
     #[test]

@@ -5,8 +5,7 @@ use std::{future::Future, time::Duration};
 use axum::{
     body::Body,
     extract::{FromRequestParts, Request},
-    middleware::Next,
-    response::Response,
+    response::{IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts};
 use tokio::time::Instant;
@@ -27,8 +26,11 @@ const MAX_TIMEOUT_MS: u64 = 30_000;
 #[derive(Debug, Clone, Copy)]
 pub struct RequestDeadline(pub Instant);
 
-/// The outermost layer: gives the request its id, deadline and span, and renders what comes back as a problem.
-pub async fn layer(mut request: Request, next: Next) -> Response {
+/// Gives the request its id, deadline and span, and renders what comes back as a problem.
+pub async fn around<F: Future<Output = Response>>(
+    mut request: Request,
+    answer: impl FnOnce(Request) -> F,
+) -> Response {
     let arrived = Instant::now();
     let id = request_id(request.headers());
     let instance = request.uri().path().to_owned();
@@ -42,9 +44,9 @@ pub async fn layer(mut request: Request, next: Next) -> Response {
     let mut response = match timeout(request.headers()) {
         Ok(timeout) => {
             request.extensions_mut().insert(RequestDeadline(arrived + timeout));
-            next.run(request).instrument(span).await
+            answer(request).instrument(span).await
         }
-        Err(problem) => axum::response::IntoResponse::into_response(problem),
+        Err(problem) => problem.into_response(),
     };
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         let body = problem.render(&instance, id.to_str().unwrap_or_default());

@@ -1,10 +1,9 @@
 //! Names, labels and units of the edge's metrics, and the layer that records them.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use axum::{
     extract::{MatchedPath, Request},
-    middleware::Next,
     response::Response,
 };
 use http::{Method, StatusCode};
@@ -67,13 +66,13 @@ pub fn record_batch(items: usize) {
     histogram!(BATCH_ITEMS).record(items as f64);
 }
 
-/// Counts and times requests. Under the context layer and above all that may refuse.
-pub async fn layer(request: Request, next: Next) -> Response {
+/// Counts and times requests. Within the routes, so that the template of the path is known.
+pub async fn around<F: Future<Output = Response>>(request: Request, answer: impl FnOnce(Request) -> F) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
     let method = method_label(request.method());
     let _in_flight = InFlight::enter();
     let begun = Instant::now();
-    let response = next.run(request).await;
+    let response = answer(request).await;
     // The templates are few and the methods known, so the labels are bounded.
     let route = route.as_ref().map_or("unmatched", MatchedPath::as_str).to_owned();
     record(route, method, response.status(), begun.elapsed());

@@ -1,14 +1,17 @@
 //! Every route of the public listener, and the layers around them.
 
+use std::{future::Future, panic::AssertUnwindSafe};
+
 use axum::{
     Router,
-    middleware::{from_fn, from_fn_with_state},
+    extract::{Request, State},
+    middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use tower_http::catch_panic::CatchPanicLayer;
+use futures_util::FutureExt;
 
-use super::{Edge, accounts, admission, context, metrics, openapi, problem::Problem, transfers};
+use super::{Edge, accounts, admission::Admission, context, metrics, openapi, problem::Problem, transfers};
 
 /// The routes; [`openapi`] describes the same ones, which a test holds them to.
 fn routes() -> Router<Edge> {
@@ -26,27 +29,39 @@ fn routes() -> Router<Edge> {
 
 /// The public API.
 pub fn api(edge: Edge) -> Router {
-    let admission = edge.admission.clone();
-    let routes = routes()
+    routes()
         .fallback(context::not_found)
         .method_not_allowed_fallback(context::method_not_allowed)
+        .layer(from_fn_with_state(edge.admission.clone(), layers))
         .with_state(edge)
-        // Admission before parsing: a refusal must cost next to nothing.
-        .layer(from_fn_with_state(admission, admission::layer));
-    let routes = guarded(routes);
-    routes
+}
+
+/// The layers around every route, outermost first. One function and not a stack of services, because axum clones and boxes
+/// all that is below each layer for each request, which cost more than the handlers.
+async fn layers(State(admission): State<Admission>, request: Request, next: Next) -> Response {
+    // Outermost: it alone knows the request's id, which every answer and every problem carries.
+    context::around(request, |request| {
         // Around everything that answers, refusals and panics included, so that all of them are counted.
-        .layer(from_fn(metrics::layer))
-        // Outermost: it alone knows the request's id, which every answer and every problem carries.
-        .layer(from_fn(context::layer))
+        metrics::around(request, |request| async move {
+            // Admission before parsing: a refusal must cost next to nothing.
+            match admission.admit() {
+                // A panic in a handler is that request's 500 and nobody else's.
+                Ok(_admitted) => panics_answered(next.run(request)).await,
+                Err(problem) => problem.into_response(),
+            }
+        })
+    })
+    .await
 }
 
-/// A panic in a handler is that request's 500 and nobody else's. Who may have moved money says so.
-pub fn guarded(routes: Router) -> Router {
-    routes.layer(CatchPanicLayer::custom(answer_panic))
+/// The layers of the operators' listener: the same shape of errors, and nothing that could keep an operator out.
+pub async fn operator_layers(request: Request, next: Next) -> Response {
+    context::around(request, |request| panics_answered(next.run(request))).await
 }
 
-fn answer_panic(_: Box<dyn std::any::Any + Send>) -> Response {
-    // The panic hook has logged it, with its place.
-    Problem::internal().into_response()
+/// The panic hook has logged it, with its place; the client learns that something broke and that money may have moved.
+async fn panics_answered(answer: impl Future<Output = Response>) -> Response {
+    // A handler shares nothing with other requests but what is made for it: locks, which do not poison what they guard, and
+    // atomics.
+    AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|_| Problem::internal().into_response())
 }

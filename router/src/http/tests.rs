@@ -243,7 +243,7 @@ async fn the_description_lists_exactly_the_routes_there_are() {
 #[tokio::test]
 async fn a_panic_is_one_requests_500() {
     let routes = Routes::new().route("/", axum::routing::get(async || -> &str { panic!("on purpose") }));
-    let routes = guarded(routes).layer(axum::middleware::from_fn(context_layer));
+    let routes = routes.layer(axum::middleware::from_fn(operator_layers));
     let problem = assert_problem(&routes, request("GET", "/", ""), 500, "internal").await;
     assert!(!problem.to_string().contains("on purpose"));
     assert_eq!(problem["executed"], "unknown");
