@@ -10,13 +10,14 @@ use super::StoreError;
 /// Each failed attempt doubles the pause, up to this many microseconds.
 const LONGEST_PAUSE_US: i64 = 10_000_000;
 
+// `status + 0`: each row by its primary key, as in `transfer::settle`.
 const CLAIM: &str = "WITH due AS ( \
        SELECT id, debit FROM transfer WHERE status = 1 AND next_attempt_us <= $1 \
        ORDER BY next_attempt_us LIMIT $2 FOR UPDATE SKIP LOCKED), \
      claimed AS ( \
        UPDATE transfer t SET attempts = t.attempts + 1, \
          next_attempt_us = $1 + LEAST($3, 1000000 * (2 ^ LEAST(t.attempts, 20))::int8) \
-       FROM due WHERE t.id = due.id AND t.debit = due.debit AND t.status = 1 RETURNING t.*) \
+       FROM due WHERE t.id = due.id AND t.debit = due.debit AND t.status + 0 = 1 RETURNING t.*) \
      SELECT t.*, j.version AS debit_version, j.posted AS debit_posted, j.held AS debit_held, \
        j.overdraft AS debit_overdraft \
      FROM claimed t LEFT JOIN journal j ON j.position = t.debit_position ORDER BY t.created_at_us";
