@@ -233,16 +233,17 @@ impl Shard {
         Make: FnMut(NodeClient) -> Reply,
         Reply: Future<Output = Result<tonic::Response<A>, Status>>,
     {
+        let report = Report { shard: self, reported: false };
         let answer = self.client.call(until, make).await;
-        let signal = match &answer {
-            Ok(_) | Err(CallFailure::Refused { .. }) => Signal::Answered,
-            Err(CallFailure::NotSent(_) | CallFailure::Lost(_)) => Signal::ConnectionFailed,
-            Err(CallFailure::TooLate | CallFailure::NoAnswer) => Signal::NoAnswer,
-        };
+        report.of(&answer);
+        answer
+    }
+
+    fn record(&self, signal: Signal, failure: Option<&CallFailure>) {
         let now = Instant::now();
         let mut breaker = self.breaker();
         if breaker.record(signal, now)
-            && let Err(failure) = &answer
+            && let Some(failure) = failure
         {
             tracing::warn!(shard = %self.id, %failure, "breaker opened: calls to this shard are refused for a while");
         }
@@ -251,7 +252,6 @@ impl Shard {
         if signal == Signal::Answered {
             self.budget.earn();
         }
-        answer
     }
 
     fn breaker(&self) -> MutexGuard<'_, Breaker> {
@@ -269,6 +269,32 @@ impl Shard {
 
     fn unknown(&self) -> CallError {
         CallError::OutcomeUnknown { shard: Arc::clone(&self.id) }
+    }
+}
+
+/// Tells the breaker how a call ended, also when nobody waited for its end: it may have been the probe.
+struct Report<'a> {
+    shard: &'a Shard,
+    reported: bool,
+}
+
+impl Report<'_> {
+    fn of<A>(mut self, answer: &Result<A, CallFailure>) {
+        self.reported = true;
+        let signal = match answer {
+            Ok(_) | Err(CallFailure::Refused { .. }) => Signal::Answered,
+            Err(CallFailure::NotSent(_) | CallFailure::Lost(_)) => Signal::ConnectionFailed,
+            Err(CallFailure::TooLate | CallFailure::NoAnswer) => Signal::NoAnswer,
+        };
+        self.shard.record(signal, answer.as_ref().err());
+    }
+}
+
+impl Drop for Report<'_> {
+    fn drop(&mut self) {
+        if !self.reported {
+            self.shard.record(Signal::NoAnswer, None);
+        }
     }
 }
 

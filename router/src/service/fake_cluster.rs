@@ -37,6 +37,9 @@ use wire::{
 use super::{AccountReply, CoreConfig, NewTransfer, Router};
 use crate::routing::Routing;
 
+/// Recovery leaves younger sagas to whoever began them.
+const SAGA_DUE_AFTER: Duration = Duration::from_millis(500);
+
 /// What happens to one of the next Execute calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
@@ -70,6 +73,8 @@ struct State {
     accounts: Accounts,
     names: HashSet<AccountId>,
     transfers: HashMap<TransferKey, StoredTransfer>,
+    /// When each transfer came in.
+    since: HashMap<TransferKey, Instant>,
     registers: HashMap<TransferKey, StoredRegister>,
     next_position: Position,
     now_us: i64,
@@ -275,6 +280,7 @@ impl FakeNode {
             accounts: Accounts::with_capacity(1_000_000),
             names: HashSet::new(),
             transfers: HashMap::new(),
+            since: HashMap::new(),
             registers: HashMap::new(),
             next_position: Position::first_of(u16::try_from(number).unwrap()),
             now_us: 1_000_000,
@@ -342,6 +348,8 @@ impl FakeNode {
         let effects = batch.finish();
         effects.check_balanced().unwrap();
         state.next_position = effects.next_position;
+        let now = Instant::now();
+        state.since.extend(effects.transfers.iter().map(|new| (new.key.clone(), now)));
         state.transfers.extend(effects.transfers.into_iter().map(|new| (new.key, new.stored)));
         state.registers.extend(effects.registers.into_iter().map(|new| (new.key, new.stored)));
         for settled in effects.settlements {
@@ -473,7 +481,9 @@ impl ShardNode for FakeNode {
             .transfers
             .iter()
             .filter(|(key, stored)| {
-                stored.state == TransferState::Pending && self.not_owner(key.debit.as_str()).is_none()
+                let due = state.since.get(*key).is_none_or(|since| since.elapsed() > SAGA_DUE_AFTER);
+                let pending = stored.state == TransferState::Pending && self.not_owner(key.debit.as_str()).is_none();
+                pending && (due || !request.claim_due)
             })
             .map(|(key, stored)| Self::record(key, stored))
             .filter(|record| request.retry_id.is_empty() || record.id == request.retry_id)

@@ -23,7 +23,7 @@ enum State {
     Open {
         until: Instant,
     },
-    /// One call is on its way to find out. Its answer is waited for until `until`, in case it is lost.
+    /// One call is on its way to find out. Whoever makes it reports back, always; `until` is there in case that is not so.
     Probing {
         until: Instant,
     },
@@ -41,6 +41,9 @@ pub enum Signal {
 }
 
 impl Breaker {
+    /// Longer than any call takes to end: to a shard that is frozen, one call at a time is enough.
+    const PROBE_PATIENCE: Duration = Duration::from_secs(40);
+
     pub fn new(failures_to_open: u32, open_for: Duration) -> Self {
         assert!(failures_to_open > 0, "a breaker that opens after no failure never closes");
         Self { failures_to_open, open_for, state: State::Closed { failures: 0 } }
@@ -61,7 +64,7 @@ impl Breaker {
             return false;
         }
         if !matches!(self.state, State::Closed { .. }) {
-            self.state = State::Probing { until: now + self.open_for };
+            self.state = State::Probing { until: now + Self::PROBE_PATIENCE };
         }
         true
     }
@@ -156,7 +159,8 @@ mod tests {
         let now = Instant::now();
         let mut breaker = opened(now);
         assert!(breaker.admit(now + OPEN_FOR));
-        assert!(breaker.admit(now + 2 * OPEN_FOR), "the first probe never reported back");
+        assert!(!breaker.admit(now + 2 * OPEN_FOR), "it may still report back");
+        assert!(breaker.admit(now + OPEN_FOR + Breaker::PROBE_PATIENCE));
     }
 
     #[test]
