@@ -2,12 +2,13 @@
 
 DATA_DIR  ?= ./.shardledger
 SHARDS    ?=
-SHARDCTL  := target/release/shardctl
+TARGET    := $(or $(CARGO_TARGET_DIR),target)
+SHARDCTL  := $(TARGET)/release/shardctl
 SERVICES  := -p router -p shard-node -p ops
 UP_FLAGS  := $(if $(SHARDS),--shards $(SHARDS))
 
 # Tests find the services as they were just built.
-TEST_SHARDCTL := target/debug/shardctl
+TEST_SHARDCTL := $(TARGET)/debug/shardctl
 
 CLIPPY        := cargo clippy --workspace --all-targets -- -D warnings
 
@@ -31,7 +32,7 @@ status: ## Show what runs
 # The lints come first, so that the output ends with the tests' own summary.
 test: lint ## Run the lints and every test
 	cargo build --workspace --bins
-	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir target/test-postgresql postgres ensure); \
+	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir $(TARGET)/test-postgresql postgres ensure); \
 	export SHARDLEDGER_PG_BIN="$$pg_bin"; \
 	if cargo nextest --version >/dev/null 2>&1; then \
 	    echo 'cargo nextest run --workspace'; cargo nextest run --workspace; \
