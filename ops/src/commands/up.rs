@@ -1,31 +1,24 @@
 //! `shardctl up`: makes a cluster where there is none, starts it, and waits until it takes requests.
 
-use std::{
-    fs::OpenOptions,
-    os::unix::fs::OpenOptionsExt,
-    path::PathBuf,
-    process::{Child, Command, ExitCode, Stdio},
-};
+mod launch;
+
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, ensure};
 use clap::value_parser;
-use rustix::process::Signal;
-use telemetry::{logging, shutdown};
-use tokio_util::sync::CancellationToken;
 
 use super::Context;
 use crate::{
     cluster::{
-        Description, Layout,
-        lock::{self, Lock},
+        Description, Layout, lock,
         member::Member,
         ports,
         postgres::install::Source,
         prepare::{Request, prepare},
-        process::{Process, ProcessTable},
+        process::ProcessTable,
         readiness::{self, Watch},
         status::ClusterStatus,
-        supervisor::{RestartPolicy, supervise},
+        supervisor::RestartPolicy,
     },
     output::{self, note},
 };
@@ -86,9 +79,9 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     refuse_taken_ports(&layout, &description)?;
     readiness::forget_old_report(&layout)?;
     if foreground {
-        run_in_foreground(layout, description, policy, lock, context).await
+        launch::in_foreground(layout, description, policy, lock, context).await
     } else {
-        run_in_background(&layout, &description, policy, context).await
+        launch::in_background(&layout, &description, policy, context).await
     }
 }
 
@@ -125,75 +118,6 @@ fn refuse_taken_ports(layout: &Layout, description: &Description) -> anyhow::Res
         );
     }
     Ok(())
-}
-
-async fn run_in_background(
-    layout: &Layout,
-    description: &Description,
-    policy: RestartPolicy,
-    context: &Context,
-) -> anyhow::Result<ExitCode> {
-    let supervisor = start_supervisor(layout, policy)?;
-    let pid = i32::try_from(supervisor.id())?;
-    match readiness::wait(layout, description, Watch::new(policy, supervisor)).await {
-        Ok(status) => {
-            announce(&status, context)?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(error) => {
-            // A cluster that does not come up is not left half-way; its logs are.
-            if let Some(process) = Process::of(pid) {
-                process.signal(Signal::TERM)?;
-                process.ended().await;
-            }
-            Err(error)
-        }
-    }
-}
-
-fn start_supervisor(layout: &Layout, policy: RestartPolicy) -> anyhow::Result<Child> {
-    let path = layout.log("supervisor");
-    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg("supervise").arg("--data-dir").arg(layout.root());
-    if policy == RestartPolicy::LeaveDead {
-        command.arg("--no-restart");
-    }
-    command.current_dir("/").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    command.spawn().context("cannot start the supervisor")
-}
-
-async fn run_in_foreground(
-    layout: Layout,
-    description: Description,
-    policy: RestartPolicy,
-    lock: Lock,
-    context: &Context,
-) -> anyhow::Result<ExitCode> {
-    logging::init(&logging::LogConfig::default())?;
-    let signal = shutdown::signal()?;
-    let stop = CancellationToken::new();
-    let supervising = supervise(layout.clone(), description.clone(), policy, stop.clone());
-    let coming_up = async {
-        let announced = match readiness::wait(&layout, &description, Watch::any()).await {
-            Ok(status) => announce(&status, context),
-            Err(error) => Err(error),
-        };
-        // From here on `down` may do its work.
-        drop(lock);
-        match announced {
-            Ok(()) => signal.await,
-            Err(error) => return Err(error),
-        };
-        Ok(())
-    };
-    let living = async {
-        let lived = coming_up.await;
-        stop.cancel();
-        lived
-    };
-    let (supervised, lived) = tokio::join!(supervising, living);
-    supervised.and(lived).map(|()| ExitCode::SUCCESS)
 }
 
 fn announce(status: &ClusterStatus, context: &Context) -> anyhow::Result<()> {

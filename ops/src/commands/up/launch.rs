@@ -1,0 +1,97 @@
+//! Starting a prepared cluster: under a supervisor of its own, or in the foreground.
+
+use std::{
+    fs::OpenOptions,
+    future,
+    os::unix::fs::OpenOptionsExt,
+    process::{Child, Command, ExitCode, Stdio},
+};
+
+use anyhow::Context as _;
+use rustix::process::Signal;
+use telemetry::{logging, shutdown};
+use tokio_util::sync::CancellationToken;
+
+use super::announce;
+use crate::{
+    cluster::{
+        Description, Layout,
+        lock::Lock,
+        process::Process,
+        readiness::{self, Watch},
+        supervisor::{RestartPolicy, supervise},
+    },
+    commands::Context,
+};
+
+/// Leaves the cluster to a supervisor in the background, once it is ready.
+pub async fn in_background(
+    layout: &Layout,
+    description: &Description,
+    policy: RestartPolicy,
+    context: &Context,
+) -> anyhow::Result<ExitCode> {
+    let supervisor = start_supervisor(layout, policy)?;
+    let pid = i32::try_from(supervisor.id())?;
+    match readiness::wait(layout, description, Watch::new(policy, supervisor)).await {
+        Ok(status) => {
+            announce(&status, context)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            // A cluster that does not come up is not left half-way; its logs are.
+            if let Some(process) = Process::of(pid) {
+                process.signal(Signal::TERM)?;
+                process.ended().await;
+            }
+            Err(error)
+        }
+    }
+}
+
+fn start_supervisor(layout: &Layout, policy: RestartPolicy) -> anyhow::Result<Child> {
+    let path = layout.log("supervisor");
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("supervise").arg("--data-dir").arg(layout.root());
+    if policy == RestartPolicy::LeaveDead {
+        command.arg("--no-restart");
+    }
+    command.current_dir("/").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command.spawn().context("cannot start the supervisor")
+}
+
+/// Supervises the cluster in this very process, until a signal comes.
+pub async fn in_foreground(
+    layout: Layout,
+    description: Description,
+    policy: RestartPolicy,
+    lock: Lock,
+    context: &Context,
+) -> anyhow::Result<ExitCode> {
+    logging::init(&logging::LogConfig::default())?;
+    let signal = shutdown::signal()?;
+    let stop = CancellationToken::new();
+    let supervising = supervise(layout.clone(), description.clone(), policy, stop.clone());
+    tokio::pin!(supervising);
+    let failing_to_come_up = async {
+        let come_up = async {
+            let status = readiness::wait(&layout, &description, Watch::any()).await?;
+            announce(&status, context)
+        };
+        let came_up = come_up.await;
+        // From here on `down` may do its work.
+        drop(lock);
+        match came_up {
+            Ok(()) => future::pending().await,
+            Err(error) => error,
+        }
+    };
+    let outcome = tokio::select! {
+        ended = &mut supervising => return ended.map(|()| ExitCode::SUCCESS),
+        error = failing_to_come_up => Err(error),
+        _ = signal => Ok(ExitCode::SUCCESS),
+    };
+    stop.cancel();
+    supervising.await.and(outcome)
+}
