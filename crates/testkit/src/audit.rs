@@ -161,3 +161,90 @@ fn shown(findings: &[String]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{
+        books::{StoredRegister, StoredTransfer},
+        *,
+    };
+    use crate::{
+        client::Verdict,
+        history::{Attempt, Order},
+    };
+
+    fn record(id: u128, verdict: Verdict) -> Record {
+        let order = Order { id: Uuid::from_u128(id), debit: "a".to_owned(), credit: "b".to_owned(), amount: 7 };
+        let attempt = Attempt { invoked: Duration::ZERO, returned: Duration::ZERO, router: 0, verdict };
+        Record { order, attempts: vec![attempt] }
+    }
+
+    fn posted(shard: &str, cross_shard: bool) -> StoredTransfer {
+        let (debit, credit) = ("a".to_owned(), "b".to_owned());
+        let status = TransferStatus::Posted;
+        StoredTransfer { shard: shard.to_owned(), debit, credit, amount: 7, cross_shard, status }
+    }
+
+    fn not_executed() -> Verdict {
+        Verdict::NotExecuted { code: "overloaded".to_owned() }
+    }
+
+    /// Transfer 1 local, transfer 2 across shards, both posted; transfer 3 never there.
+    fn sound() -> (Vec<Record>, Books) {
+        let records = vec![record(1, Verdict::Posted), record(2, Verdict::Posted), record(3, not_executed())];
+        let mut books = Books::default();
+        books.transfers.insert(Uuid::from_u128(1), vec![posted("s0", false)]);
+        books.transfers.insert(Uuid::from_u128(2), vec![posted("s0", true)]);
+        let register = StoredRegister { shard: "s1".to_owned(), credited: true };
+        books.registers.insert(Uuid::from_u128(2), vec![register]);
+        books.balances = vec![("a".to_owned(), -14), ("b".to_owned(), 14)];
+        (records, books)
+    }
+
+    #[test]
+    fn a_sound_run_passes() {
+        let (records, books) = sound();
+        let summary = compare(&records, &books).unwrap();
+        assert_eq!((summary.posted, summary.cross_shard, summary.absent), (2, 1, 1));
+    }
+
+    /// One way to be wrong, and the words it is found with.
+    type Damage = (&'static str, fn(&mut Vec<Record>, &mut Books));
+
+    #[test]
+    fn every_kind_of_damage_is_found() {
+        let damages: [Damage; 11] = [
+            ("acknowledged and lost", |_, books| drop(books.transfers.remove(&Uuid::from_u128(1)))),
+            ("yet there", |_, books| drop(books.transfers.insert(Uuid::from_u128(3), vec![posted("s0", false)]))),
+            ("there 2 times", |_, books| {
+                books.transfers.insert(Uuid::from_u128(1), vec![posted("s0", false), posted("s1", false)]);
+            }),
+            ("with registers []", |_, books| books.registers.clear()),
+            ("with registers", |_, books| {
+                books.registers.values_mut().flatten().for_each(|register| register.credited = false);
+            }),
+            ("its own shard", |_, books| {
+                books.registers.values_mut().flatten().for_each(|register| "s0".clone_into(&mut register.shard));
+            }),
+            ("other content", |_, books| books.transfers.values_mut().flatten().for_each(|found| found.amount = 8)),
+            ("stored as Rejected", |_, books| {
+                books.transfers.values_mut().flatten().for_each(|found| found.status = TransferStatus::Rejected);
+            }),
+            ("nobody ordered it", |_, books| {
+                books.transfers.insert(Uuid::from_u128(9), vec![posted("s0", false)]);
+            }),
+            ("b: holds 15", |_, books| books.balances[1].1 += 1),
+            ("proves nothing", |records, _| {
+                records[0].attempts[0].verdict = Verdict::Unknown { why: "reset".to_owned() };
+            }),
+        ];
+        for (words, damage) in damages {
+            let (mut records, mut books) = sound();
+            damage(&mut records, &mut books);
+            let found = compare(&records, &books).unwrap_err().to_string();
+            assert!(found.contains(words), "{words}: {found}");
+        }
+    }
+}

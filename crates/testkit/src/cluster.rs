@@ -132,8 +132,9 @@ impl Cluster {
         Ok(())
     }
 
-    /// Takes the cluster down and removes it. Nothing may be left: no process, no folder.
+    /// Takes the cluster down and removes it. Nothing may be left: no process, no folder. And nothing may have panicked.
     pub async fn finish(mut self) -> anyhow::Result<()> {
+        self.no_panics()?;
         let running = self.running().await?;
         let ended = tokio::task::block_in_place(|| self.leash.release())?;
         ensure!(ended.success(), "the cluster in {} could not be taken down", self.data_dir.display());
@@ -153,6 +154,17 @@ impl Cluster {
     pub async fn shardctl_json(&self, arguments: &[&str]) -> anyhow::Result<Value> {
         let output = run(&self.shardctl, &self.data_dir, arguments).await?.successful()?;
         serde_json::from_str(&output).with_context(|| format!("{arguments:?} printed {output:?}"))
+    }
+
+    /// No input and no fault is a reason to panic.
+    fn no_panics(&self) -> anyhow::Result<()> {
+        for entry in std::fs::read_dir(self.data_dir.join("log"))? {
+            let path = entry?.path();
+            let log = String::from_utf8_lossy(&std::fs::read(&path)?).into_owned();
+            let panic = log.lines().find(|line| line.contains("panicked at"));
+            ensure!(panic.is_none(), "{}: {}", path.display(), panic.unwrap_or_default());
+        }
+        Ok(())
     }
 
     async fn running(&mut self) -> anyhow::Result<Vec<Process>> {

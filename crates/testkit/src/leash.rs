@@ -7,7 +7,7 @@
 use std::{
     os::unix::process::CommandExt,
     path::Path,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
 };
 
 use anyhow::Context;
@@ -109,6 +109,14 @@ impl Leashed {
                 Err(error)
             }
         }
+    }
+
+    /// With a pipe that carries what it writes to its standard error.
+    pub fn spawn_listening(mut command: Command) -> anyhow::Result<(Self, ChildStderr)> {
+        command.stderr(Stdio::piped());
+        let mut leashed = Self::spawn(command)?;
+        let said = leashed.child.stderr.take().context("no standard error")?;
+        Ok((leashed, said))
     }
 
     pub fn process(&self) -> Process {

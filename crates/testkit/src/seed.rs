@@ -28,7 +28,7 @@ impl Seed {
     pub fn random(&self) -> Random {
         let stream = self.streams.fetch_add(1, Relaxed) + 1;
         let mut random = Random { state: self.value ^ stream.wrapping_mul(0x9e37_79b9_7f4a_7c15) };
-        random.next();
+        random.bits();
         random
     }
 }
@@ -40,7 +40,7 @@ pub struct Random {
 }
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -51,7 +51,7 @@ impl Random {
     /// In `0..bound`.
     pub fn below(&mut self, bound: usize) -> usize {
         // The bias is of no interest here.
-        usize::try_from(self.next() % bound.max(1) as u64).unwrap_or(0)
+        usize::try_from(self.bits() % bound.max(1) as u64).unwrap_or(0)
     }
 
     /// True this often in a hundred times.
@@ -71,7 +71,7 @@ impl Random {
 
     /// A transfer id that the seed repeats.
     pub fn uuid(&mut self) -> uuid::Uuid {
-        let bits = (u128::from(self.next()) << 64) | u128::from(self.next());
+        let bits = (u128::from(self.bits()) << 64) | u128::from(self.bits());
         uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid()
     }
 }

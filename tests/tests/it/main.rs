@@ -7,3 +7,4 @@ mod first_transfer;
 mod node;
 mod same_id;
 mod shard_map;
+mod teardown;

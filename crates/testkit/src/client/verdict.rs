@@ -63,7 +63,7 @@ impl Verdict {
             Some("posted") => Self::Posted,
             Some("rejected") => Self::Rejected { code },
             Some("failed") if code != "idempotency_mismatch" => Self::NotExecuted { code },
-            Some("pending" | "unknown") => Self::Unknown { why: item["status"].to_string() },
+            Some(open @ ("pending" | "unknown")) => Self::Unknown { why: open.to_owned() },
             _ => Self::Nonsense { answer: item.to_string() },
         }
     }

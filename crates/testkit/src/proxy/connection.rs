@@ -87,7 +87,7 @@ impl Outward<'_> {
     async fn message(&mut self) -> io::Result<Option<Message>> {
         let mut piece = vec![0; PIECE_BYTES];
         loop {
-            if let Some(message) = self.frontend.next() {
+            if let Some(message) = self.frontend.take() {
                 return Ok(Some(message));
             }
             let length = self.from_client.read(&mut piece).await?;

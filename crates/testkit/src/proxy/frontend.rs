@@ -25,7 +25,7 @@ impl Frontend {
         self.buffer.extend_from_slice(bytes);
     }
 
-    pub fn next(&mut self) -> Option<Message> {
+    pub fn take(&mut self) -> Option<Message> {
         // The length counts itself and not the type byte.
         let type_bytes = usize::from(self.started);
         let length: [u8; 4] = self.buffer.get(type_bytes..type_bytes + 4)?.try_into().ok()?;
@@ -69,7 +69,7 @@ mod tests {
         let mut messages = Vec::new();
         for byte in all {
             frontend.push(&[byte]);
-            messages.extend(frontend.next());
+            messages.extend(frontend.take());
         }
         let expected = [
             Message::EncryptionRequest,
