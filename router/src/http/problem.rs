@@ -221,7 +221,6 @@ pub struct ProblemBody<'a> {
     code: &'static str,
     /// Sending the same request again may succeed, and is safe with the same id.
     retryable: bool,
-    #[schema(value_type = Object)]
     executed: Executed,
     request_id: &'a str,
     /// Everything wrong with a malformed request.

@@ -3,6 +3,7 @@
 
 mod activity;
 pub mod descriptors;
+mod stream;
 
 use std::{io::Write, pin::pin, sync::Arc, time::Duration};
 
@@ -21,7 +22,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use self::activity::{Activity, Overdue, Watched};
+use self::{
+    activity::{Activity, Overdue},
+    stream::{Returned, Watched},
+};
 use super::{
     metrics::{CONNECTIONS, CONNECTIONS_CLOSED},
     problem::{Code, Problem},
@@ -96,6 +100,28 @@ async fn serve_connection(
     if let Err(reason) = stream.set_nodelay(true) {
         tracing::debug!(%reason, "TCP_NODELAY");
     }
+    let returned = Returned::default();
+    match serve_requests(stream, app, limits, &closing, returned.clone()).await {
+        Ended::ByItself => closing.run_until_cancelled(returned.linger()).await.unwrap_or_default(),
+        // Nothing was asked, or nothing is taken: there is nobody to wait for.
+        Ended::ByBound(reason) => count_closed(limits, reason),
+    }
+}
+
+enum Ended {
+    /// Closed by the client, or by hyper once all was answered.
+    ByItself,
+    /// Cut off, for the reason in [`CONNECTIONS_CLOSED`].
+    ByBound(&'static str),
+}
+
+async fn serve_requests(
+    stream: TcpStream,
+    app: axum::Router,
+    limits: ServerLimits,
+    closing: &CancellationToken,
+    returned: Returned,
+) -> Ended {
     let activity = Activity::begin();
     let service = {
         let activity = Arc::clone(&activity);
@@ -111,8 +137,8 @@ async fn serve_connection(
         })
     };
     let builder = builder();
-    let mut connection =
-        pin!(builder.serve_connection(TokioIo::new(Watched::new(stream, Arc::clone(&activity))), service));
+    let watched = Watched::new(stream, Arc::clone(&activity), returned);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(watched), service));
 
     let mut check = interval((limits.header_timeout.min(limits.idle_timeout) / 2).max(Duration::from_millis(1)));
     check.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -123,7 +149,7 @@ async fn serve_connection(
                 if let Err(reason) = ended {
                     tracing::debug!(%reason, listener = limits.listener, "connection ended");
                 }
-                return;
+                return Ended::ByItself;
             }
             () = closing.cancelled(), if !draining => {
                 draining = true;
@@ -131,9 +157,9 @@ async fn serve_connection(
             }
             _ = check.tick() => match activity.overdue(limits.header_timeout, limits.idle_timeout) {
                 None => closing_idle = false,
-                Some(Overdue::Head) => return count_closed(limits, "header_timeout"),
+                Some(Overdue::Head) => return Ended::ByBound("header_timeout"),
                 // Told to finish at the last check, and still there: the peer does not take what it asked for.
-                Some(Overdue::Idle) if closing_idle => return count_closed(limits, "stalled"),
+                Some(Overdue::Idle) if closing_idle => return Ended::ByBound("stalled"),
                 Some(Overdue::Idle) => {
                     closing_idle = true;
                     count_closed(limits, "idle_timeout");
@@ -272,6 +298,20 @@ mod tests {
         let answer = read_to_end(&mut second).await;
         assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("\"overloaded\""), "{answer}");
         assert!(read_to_end(&mut first).await.ends_with("slow"));
+        tasks.shutdown(Duration::from_secs(5)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_sends_what_nobody_reads_still_gets_its_answer() {
+        let (address, tasks) = start(limits()).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // More than the sockets' buffers hold, to a route that does not read it.
+        let body = vec![b'x'; 20_000_000];
+        let head = format!("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&body).await.unwrap();
+        stream.shutdown().await.unwrap();
+        assert!(read_to_end(&mut stream).await.ends_with("quick"));
         tasks.shutdown(Duration::from_secs(5)).await.unwrap();
     }
 

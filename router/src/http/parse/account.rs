@@ -14,7 +14,7 @@ use super::{
 };
 use crate::http::problem::{Code, FieldError, Place, Problem};
 
-/// An account to open, as the fast reader takes it.
+/// An account to open.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = NewAccount)]
 #[serde(deny_unknown_fields)]
@@ -42,7 +42,7 @@ pub struct AccountBody<'a> {
 
 const ACCOUNT_FIELDS: &[&str] = &["id", "asset", "overdraft", "max_balance", "metadata"];
 
-/// A batch of accounts to open, as the fast reader takes it.
+/// Accounts to open, each on its own.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = NewAccountBatch)]
 #[serde(deny_unknown_fields)]
@@ -52,7 +52,8 @@ pub struct AccountBatchBody<'a> {
     accounts: Vec<AccountBody<'a>>,
 }
 
-/// A change as ordered. Its limits are text until the account's asset, and with it their scale, is known.
+/// What to change of an account; what is absent stays.
+// The limits are text until the account's asset, and with it their scale, is known.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AccountChanges<'a> {

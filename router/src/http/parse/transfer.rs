@@ -24,7 +24,7 @@ pub struct TransferBatch {
     pub atomic: bool,
 }
 
-/// One transfer as the fast reader takes it.
+/// A transfer to make.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = NewTransfer)]
 #[serde(deny_unknown_fields)]
@@ -54,7 +54,7 @@ pub struct TransferBody<'a> {
 
 const TRANSFER_FIELDS: &[&str] = &["id", "debit", "credit", "amount", "asset", "metadata"];
 
-/// A batch as the fast reader takes it.
+/// Transfers to make, one after another or all at once.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = NewTransferBatch)]
 #[serde(deny_unknown_fields)]

@@ -3,6 +3,10 @@
 use http::StatusCode;
 use ledger::{Refusal, Refused, Side};
 use serde::{Serialize, Serializer};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, OneOfBuilder, RefOr, Schema, Type},
+};
 
 /// The `code` of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,6 +214,19 @@ impl Serialize for Executed {
         }
     }
 }
+
+impl PartialSchema for Executed {
+    fn schema() -> RefOr<Schema> {
+        let unknown = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["unknown"]));
+        OneOfBuilder::new()
+            .item(ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([false])))
+            .item(unknown)
+            .description(Some("`false`: it had no effect and never will. `unknown`: resend the same id to learn."))
+            .into()
+    }
+}
+
+impl ToSchema for Executed {}
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,100 @@
+//! The socket of a connection as hyper sees it: reports when bytes arrive, and comes back when hyper is done with it.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use super::activity::Activity;
+
+/// How long a client may go on sending what nobody wants, so that it gets to read the answer.
+const LINGER: Duration = Duration::from_secs(5);
+const LINGER_BUFFER_BYTES: usize = 64 * 1024;
+
+/// A socket lent to hyper.
+pub struct Watched {
+    /// Absent once dropped.
+    stream: Option<TcpStream>,
+    activity: Arc<Activity>,
+    returned: Returned,
+}
+
+/// Where the socket is once hyper has let go of it.
+#[derive(Clone, Default)]
+pub struct Returned(Arc<Mutex<Option<TcpStream>>>);
+
+impl Watched {
+    pub fn new(stream: TcpStream, activity: Arc<Activity>, returned: Returned) -> Self {
+        Self { stream: Some(stream), activity, returned }
+    }
+
+    fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        self.stream.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        *self.returned.0.lock().unwrap_or_else(PoisonError::into_inner) = self.stream.take();
+    }
+}
+
+impl Returned {
+    /// Reads what a client is still sending after its answer was sent and this side was shut, until it closes. To close with
+    /// unread bytes would reset the connection, and the client might never see why it was refused.
+    pub async fn linger(self) {
+        let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut stream) = stream else { return };
+        let discard = async {
+            let mut buffer = vec![0; LINGER_BUFFER_BYTES];
+            while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
+        };
+        // Too late or not, the connection closes now.
+        let _ = tokio::time::timeout(LINGER, discard).await;
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = self.stream()?.poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.activity.bytes_arrived();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.stream()?.poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.stream()?.poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.as_ref().is_some_and(AsyncWrite::is_write_vectored)
+    }
+}
