@@ -221,10 +221,10 @@ impl<'a> Batch<'a> {
     }
 
     /// Both sides for a local transfer; for a reserve only the debit side, the register checks the other.
-    fn check(&self, transfer: &Transfer) -> Result<(), Refused> {
+    fn check(&mut self, transfer: &Transfer) -> Result<(), Refused> {
         posting::check_debit(self.accounts.get(&transfer.debit), transfer.asset, transfer.amount)?;
         if transfer.cross_shard {
-            return Ok(());
+            return self.check_in_transit(transfer.asset, i128::from(transfer.amount));
         }
         posting::check_credit(self.accounts.get(&transfer.credit), transfer.asset, transfer.amount)
     }
@@ -359,7 +359,9 @@ impl<'a> Batch<'a> {
         let verdict = if decide.cancel {
             Verdict::Refused(Refused::whole(Refusal::Cancelled))
         } else {
-            match posting::check_credit(self.accounts.get(&decide.credit), decide.asset, decide.amount) {
+            match posting::check_credit(self.accounts.get(&decide.credit), decide.asset, decide.amount)
+                .and_then(|()| self.check_in_transit(decide.asset, -i128::from(decide.amount)))
+            {
                 Ok(()) => Verdict::Credited,
                 Err(refused) => Verdict::Refused(refused),
             }
@@ -454,6 +456,17 @@ impl<'a> Batch<'a> {
             });
         }
         id
+    }
+
+    /// May this shard's in-transit account change by so much? Money that flows one way between shards for long enough, or
+    /// one enormous transfer, fills it like any other account; that is a refusal, and no saga that cannot go on.
+    fn check_in_transit(&mut self, asset: AssetCode, change: i128) -> Result<(), Refused> {
+        let id = self.accounts.in_transit_id(asset);
+        let posted = self.accounts.get(&id).map_or(0, |account| account.posted);
+        match i64::try_from(i128::from(posted) + change) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Refused::whole(Refusal::BalanceOverflow)),
+        }
     }
 
     /// Moves `amount` from the first leg's account to the second's; each leg names the counterparty its entry shows.

@@ -297,3 +297,31 @@ fn unlimited_accounts_cannot_leave_the_range_of_the_ledger() {
     let over = shard.one(Operation::Transfer(transfer(2, "bank", "bob", i64::MAX)));
     assert_eq!(refusal(&over), Some(Refused::debit(Refusal::BalanceOverflow)));
 }
+
+#[test]
+fn a_full_in_transit_account_refuses_instead_of_breaking_the_saga() {
+    let mut source = Shard::with(&["bank", "alice"]);
+    assert!(refusal(&source.one(Operation::Transfer(reserve(1, "bank", "bob", i64::MAX)))).is_none());
+    let over = source.one(Operation::Transfer(reserve(2, "alice", "bob", 1)));
+    assert_eq!(
+        refusal(&over).map(|refused| refused.refusal),
+        Some(Refusal::InsufficientFunds),
+        "the payer comes first"
+    );
+    source.run(&[Operation::Transfer(transfer(3, "bank", "alice", 1))]);
+    let over = source.one(Operation::Transfer(reserve(4, "alice", "bob", 1)));
+    assert_eq!(refusal(&over), Some(Refused::whole(Refusal::BalanceOverflow)));
+    assert_eq!(source.posted("alice"), 1);
+
+    let mut destination = Shard::with(&["bank", "alice"]);
+    let verdict = |outcome: &Outcome| match outcome {
+        Outcome::Decided(decided) => decided.verdict,
+        other => panic!("no verdict: {other:?}"),
+    };
+    // The least a balance can be is one more than the most.
+    for (n, payee, amount) in [(5, "alice", i64::MAX), (6, "bank", 1)] {
+        assert_eq!(verdict(&destination.one(decide(&reserve(n, "carol", payee, amount)))), Verdict::Credited);
+    }
+    let refused = verdict(&destination.one(decide(&reserve(7, "carol", "bank", 1))));
+    assert_eq!(refused, Verdict::Refused(Refused::whole(Refusal::BalanceOverflow)));
+}
