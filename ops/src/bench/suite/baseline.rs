@@ -143,7 +143,7 @@ mod tests {
     fn pgbenchs_report_is_read() {
         let report = "number of transactions actually processed: 9\nnumber of failed transactions: 0 (0.000%)\n\
                       latency average = 1.2 ms\ntps = 1234.567890 (without initial connection time)\n";
-        assert_eq!(transactions_per_s(report).unwrap(), 1234.567_89);
+        assert_eq!(transactions_per_s(report).unwrap(), 1_234.567_89);
         assert!(transactions_per_s(&report.replace("transactions: 0", "transactions: 3")).is_err());
         assert!(transactions_per_s("").is_err());
     }
