@@ -38,8 +38,8 @@ use crate::{
     config::{DatabaseConfig, LaneConfig},
     metric_definitions as m,
     store::{
-        StoreError, account, error::Remedy, journal, ownership, ownership::Ownership, register, session::Session,
-        shard_state, shard_state::ShardState, transfer, waypoint,
+        StoreError, account, batch_write, error::Remedy, ownership, ownership::Ownership, register, session::Session,
+        shard_state, shard_state::ShardState, transfer,
     },
 };
 
@@ -223,20 +223,7 @@ impl Lane {
             // Every committed batch moves next_position, so that each is noticed by whoever else believes in the old one.
             let next = effects.next_position.max(state.next_position.next());
             shard_state::begin_fenced(session, state, next).await?;
-            if !effects.transfers.is_empty() {
-                transfer::insert(session, &effects.transfers).await?;
-            }
-            if !effects.registers.is_empty() {
-                register::insert(session, &effects.registers).await?;
-            }
-            if !effects.settlements.is_empty() {
-                transfer::settle(session, &effects.settlements).await?;
-            }
-            if !effects.entries.is_empty() {
-                journal::append(session, &effects.entries).await?;
-                waypoint::leave(session, &effects.entries).await?;
-            }
-            account::write(session, self.accounts.changes()).await?;
+            batch_write::write(session, &effects, &self.accounts).await?;
             let committing = Instant::now();
             session.commit().await.map_err(|error| Failure { error, commit_sent: true })?;
             metrics::histogram!(m::LANE_COMMIT_SECONDS).record(committing.elapsed());

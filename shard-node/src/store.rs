@@ -3,6 +3,7 @@
 //! The lane writes through one [`session::Session`]; reads go through a small pool. Nothing here decides anything.
 
 pub mod account;
+pub mod batch_write;
 pub mod error;
 pub mod journal;
 pub mod migrations;

@@ -5,7 +5,7 @@ use sqlx::postgres::PgRow;
 
 use super::{
     StoreError,
-    row_array::RowArray,
+    row_array::{RowArray, RowType},
     session::{Session, check_rows, column},
     slot_column,
 };
@@ -45,44 +45,16 @@ pub fn from_row(row: &PgRow) -> Result<Account, StoreError> {
     })
 }
 
-const INSERT: &str = "INSERT INTO account SELECT * FROM unnest($1::account[])";
-
-const UPDATE_BALANCES: &str = "UPDATE account AS a \
-     SET posted = u.posted, held = u.held, version = u.version, head = u.head, updated_at_us = u.updated_at_us \
-     FROM unnest($1::text[], $2::int8[], $3::int8[], $4::int8[], $5::int8[], $6::int8[], $7::int8[]) \
-       AS u(id, loaded_version, posted, held, version, head, updated_at_us) \
-     WHERE a.id = u.id AND a.version = u.loaded_version";
-
 const UPDATE_ATTRIBUTES: &str = "UPDATE account AS a \
      SET status = u.status, overdraft = u.overdraft, max_balance = u.max_balance, metadata = u.metadata \
      FROM unnest($1::text[], $2::int2[], $3::int8[], $4::int8[], $5::text[]) \
        AS u(id, status, overdraft, max_balance, metadata) \
      WHERE a.id = u.id";
 
-/// Writes what a batch did to accounts. Each must still have the version it was decided on.
-pub async fn write<'a>(
-    session: &mut Session,
-    changes: impl Iterator<Item = (&'a Account, Change)>,
-) -> Result<(), StoreError> {
-    let (opened, changed): (Vec<_>, Vec<_>) = changes.partition(|(_, change)| change.loaded_version == 0);
-    if !opened.is_empty() {
-        insert(session, opened.iter().map(|(account, _)| *account)).await?;
-    }
-    let attributes: Vec<&Account> =
-        changed.iter().filter(|(_, change)| change.attributes).map(|(account, _)| *account).collect();
-    // Attributes first: a balance may only be within the new overdraft.
-    if !attributes.is_empty() {
-        update_attributes(session, &attributes).await?;
-    }
-    if !changed.is_empty() {
-        update_balances(session, &changed).await?;
-    }
-    Ok(())
-}
-
-async fn insert<'a>(session: &mut Session, accounts: impl Iterator<Item = &'a Account>) -> Result<(), StoreError> {
-    let mut rows = RowArray::new(session.row_types().account, 13, 16, 200);
-    for account in accounts {
+/// The rows of accounts that the batch opened.
+pub fn opened_rows<'a>(row_type: RowType, opened: impl Iterator<Item = &'a Account>) -> RowArray {
+    let mut rows = RowArray::new(row_type, 13, 16, 200);
+    for account in opened {
         rows.row()
             .text(account.id.as_str())
             .int4(slot_column(&account.id))
@@ -98,34 +70,39 @@ async fn insert<'a>(session: &mut Session, accounts: impl Iterator<Item = &'a Ac
             .int8(account.created_at_us)
             .int8(account.updated_at_us);
     }
-    session.insert(INSERT, rows).await
+    rows
 }
 
-async fn update_balances(session: &mut Session, changed: &[(&Account, Change)]) -> Result<(), StoreError> {
-    fn all<T>(changed: &[(&Account, Change)], field: impl Fn(&Account) -> T) -> Vec<T> {
-        changed.iter().map(|(account, _)| field(account)).collect()
+/// New balances of accounts that were there, one vector a column, as the batch's statement takes them.
+#[derive(Debug, Default)]
+pub struct BalanceUpdates<'a> {
+    pub ids: Vec<&'a str>,
+    /// What the batch was decided on: the row must still have it.
+    pub loaded_versions: Vec<i64>,
+    pub posted: Vec<i64>,
+    pub held: Vec<i64>,
+    pub versions: Vec<i64>,
+    pub heads: Vec<i64>,
+    pub updated_at_us: Vec<i64>,
+}
+
+impl<'a> BalanceUpdates<'a> {
+    pub fn of(changed: &[(&'a Account, Change)]) -> Self {
+        let all = |field: fn(&Account) -> i64| changed.iter().map(|(account, _)| field(account)).collect();
+        Self {
+            ids: changed.iter().map(|(account, _)| account.id.as_str()).collect(),
+            loaded_versions: changed.iter().map(|(_, change)| change.loaded_version).collect(),
+            posted: all(|a| a.posted),
+            held: all(|a| a.held),
+            versions: all(|a| a.version),
+            heads: all(|a| a.head.0),
+            updated_at_us: all(|a| a.updated_at_us),
+        }
     }
-    let ids: Vec<&str> = changed.iter().map(|(account, _)| account.id.as_str()).collect();
-    let loaded: Vec<i64> = changed.iter().map(|(_, change)| change.loaded_version).collect();
-    let touched = session
-        .run(async |c| {
-            let done = sqlx::query(UPDATE_BALANCES)
-                .bind(ids)
-                .bind(loaded)
-                .bind(all(changed, |a| a.posted))
-                .bind(all(changed, |a| a.held))
-                .bind(all(changed, |a| a.version))
-                .bind(all(changed, |a| a.head.0))
-                .bind(all(changed, |a| a.updated_at_us))
-                .execute(c)
-                .await?;
-            Ok(done.rows_affected())
-        })
-        .await?;
-    check_rows("the update of account balances", changed.len() as u64, touched)
 }
 
-async fn update_attributes(session: &mut Session, accounts: &[&Account]) -> Result<(), StoreError> {
+/// Writes status, limits and metadata of accounts whose owner changed them.
+pub async fn update_attributes(session: &mut Session, accounts: &[&Account]) -> Result<(), StoreError> {
     let ids: Vec<&str> = accounts.iter().map(|a| a.id.as_str()).collect();
     let status: Vec<i16> = accounts.iter().map(|a| a.status.code().into()).collect();
     let overdraft: Vec<Option<i64>> = accounts.iter().map(|a| a.overdraft.to_nullable()).collect();

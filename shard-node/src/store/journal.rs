@@ -2,12 +2,14 @@
 
 use ledger::journal::Entry;
 
-use super::{StoreError, row_array::RowArray, session::Session, slot_column};
+use super::{
+    row_array::{RowArray, RowType},
+    slot_column,
+};
 
-const INSERT: &str = "INSERT INTO journal SELECT * FROM unnest($1::journal[])";
-
-pub async fn append(session: &mut Session, entries: &[Entry]) -> Result<(), StoreError> {
-    let mut rows = RowArray::new(session.row_types().journal, 14, entries.len(), 220);
+/// The new rows.
+pub fn rows(row_type: RowType, entries: &[Entry]) -> RowArray {
+    let mut rows = RowArray::new(row_type, 14, entries.len(), 220);
     for entry in entries {
         rows.row()
             .int8(entry.position.0)
@@ -25,5 +27,5 @@ pub async fn append(session: &mut Session, entries: &[Entry]) -> Result<(), Stor
             .optional_text(entry.detail.as_deref())
             .int8(entry.created_at_us);
     }
-    session.insert(INSERT, rows).await
+    rows
 }

@@ -9,15 +9,14 @@ use wire::convert::refused_from_wire;
 
 use super::{
     StoreError,
-    row_array::RowArray,
+    row_array::{RowArray, RowType},
     session::{Session, column},
     slot_column,
 };
 
-const INSERT: &str = "INSERT INTO register SELECT * FROM unnest($1::register[])";
-
-pub async fn insert(session: &mut Session, registers: &[NewRegister]) -> Result<(), StoreError> {
-    let mut rows = RowArray::new(session.row_types().register, 10, registers.len(), 160);
+/// The new rows.
+pub fn rows(row_type: RowType, registers: &[NewRegister]) -> RowArray {
+    let mut rows = RowArray::new(row_type, 10, registers.len(), 160);
     for NewRegister { key, stored } in registers {
         let refused = match stored.verdict {
             Verdict::Credited => None,
@@ -35,7 +34,7 @@ pub async fn insert(session: &mut Session, registers: &[NewRegister]) -> Result<
             .optional_int2(refused.and_then(|r| r.side).map(|s| s.code().into()))
             .int8(stored.decided_at_us);
     }
-    session.insert(INSERT, rows).await
+    rows
 }
 
 const SELECT_MANY: &str = "SELECT r.transfer_id, r.debit, r.credit, r.asset, r.amount, r.credited, r.refusal, r.side, \

@@ -129,10 +129,6 @@ impl RowArray {
         self.buffer.extend_from_slice(&value.to_be_bytes());
     }
 
-    pub fn rows(&self) -> u64 {
-        u64::try_from(self.rows).unwrap_or(0)
-    }
-
     /// Fills in what was open; the array is complete then.
     pub fn finish(mut self) -> Self {
         self.end_row();

@@ -7,10 +7,7 @@ use std::{future::Future, time::Duration};
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, postgres::PgConnectOptions};
 
-use super::{
-    StoreError,
-    row_array::{RowArray, RowType},
-};
+use super::{StoreError, row_array::RowType};
 
 pub struct Session {
     connection: PgConnection,
@@ -62,15 +59,6 @@ impl Session {
     /// Several statements without parameters in one round trip; gives the rows they touched together.
     pub async fn run_script(&mut self, script: String) -> Result<u64, StoreError> {
         self.run(async |c| Ok(sqlx::raw_sql(AssertSqlSafe(script)).execute(c).await?.rows_affected())).await
-    }
-
-    /// Inserts rows by a statement whose one parameter is an array of them.
-    pub async fn insert(&mut self, statement: &'static str, rows: RowArray) -> Result<(), StoreError> {
-        let expected = rows.rows();
-        let rows = rows.finish();
-        let actual =
-            self.run(async |c| Ok(sqlx::query(statement).bind(rows).execute(c).await?.rows_affected())).await?;
-        check_rows(statement, expected, actual)
     }
 
     pub async fn rollback(&mut self) -> Result<(), StoreError> {

@@ -10,7 +10,7 @@ use sqlx::postgres::PgRow;
 use super::{
     StoreError,
     register::refused_columns,
-    row_array::RowArray,
+    row_array::{RowArray, RowType},
     session::{Session, check_rows, column},
     slot_column,
 };
@@ -19,10 +19,9 @@ use super::{
 /// deadline, so that recovery seldom runs beside a live coordinator (running beside one is harmless, but work done twice).
 pub const FIRST_ATTEMPT_AFTER_US: i64 = 6_000_000;
 
-const INSERT: &str = "INSERT INTO transfer SELECT * FROM unnest($1::transfer[])";
-
-pub async fn insert(session: &mut Session, transfers: &[NewTransfer]) -> Result<(), StoreError> {
-    let mut rows = RowArray::new(session.row_types().transfer, 16, transfers.len(), 220);
+/// The new rows.
+pub fn rows(row_type: RowType, transfers: &[NewTransfer]) -> RowArray {
+    let mut rows = RowArray::new(row_type, 16, transfers.len(), 220);
     for NewTransfer { key, stored, debit_position } in transfers {
         let refused = match stored.state {
             TransferState::Rejected { refused, .. } => Some(refused),
@@ -48,7 +47,7 @@ pub async fn insert(session: &mut Session, transfers: &[NewTransfer]) -> Result<
             .int4(0)
             .optional_int8(next_attempt);
     }
-    session.insert(INSERT, rows).await
+    rows
 }
 
 // `status + 0` keeps the planner off the index of pending transfers: while few were pending when statistics were taken it

@@ -1,0 +1,83 @@
+//! Everything a batch writes, in as few round trips as possible: with many small batches these are the cost.
+
+use ledger::{
+    Account,
+    accounts::{Accounts, Change},
+    batch::Effects,
+};
+
+use super::{
+    StoreError,
+    account::{self, BalanceUpdates},
+    journal, register,
+    session::{Session, check_rows},
+    transfer, waypoint,
+};
+
+/// New rows of every table and the new balances. A balance is written only over the version it was decided on, so the
+/// statement's row count is the second guard behind the fence.
+const WRITE: &str = "WITH new_transfers AS (INSERT INTO transfer SELECT * FROM unnest($1::transfer[])), \
+       new_registers AS (INSERT INTO register SELECT * FROM unnest($2::register[])), \
+       new_entries AS (INSERT INTO journal SELECT * FROM unnest($3::journal[])), \
+       new_waypoints AS (INSERT INTO waypoint SELECT * FROM unnest($4::waypoint[])), \
+       new_accounts AS (INSERT INTO account SELECT * FROM unnest($5::account[])) \
+     UPDATE account AS a \
+     SET posted = u.posted, held = u.held, version = u.version, head = u.head, updated_at_us = u.updated_at_us \
+     FROM unnest($6::text[], $7::int8[], $8::int8[], $9::int8[], $10::int8[], $11::int8[], $12::int8[]) \
+       AS u(id, loaded_version, posted, held, version, head, updated_at_us) \
+     WHERE a.id = u.id AND a.version = u.loaded_version";
+
+/// Writes effects and changed accounts in the open transaction.
+pub async fn write(session: &mut Session, effects: &Effects, accounts: &Accounts) -> Result<(), StoreError> {
+    let (opened, changed): (Vec<_>, Vec<_>) = accounts.changes().partition(|(_, change)| change.loaded_version == 0);
+    let attributes: Vec<&Account> =
+        changed.iter().filter(|(_, change)| change.attributes).map(|(account, _)| *account).collect();
+    // Attributes first: a balance may only be within the new overdraft.
+    if !attributes.is_empty() {
+        account::update_attributes(session, &attributes).await?;
+    }
+    if !effects.settlements.is_empty() {
+        transfer::settle(session, &effects.settlements).await?;
+    }
+    let only_settled = effects.transfers.is_empty() && effects.registers.is_empty() && effects.entries.is_empty();
+    if !only_settled {
+        write_rows(session, effects, &opened, &changed).await?;
+    }
+    Ok(())
+}
+
+async fn write_rows(
+    session: &mut Session,
+    effects: &Effects,
+    opened: &[(&Account, Change)],
+    changed: &[(&Account, Change)],
+) -> Result<(), StoreError> {
+    let types = *session.row_types();
+    let transfers = transfer::rows(types.transfer, &effects.transfers).finish();
+    let registers = register::rows(types.register, &effects.registers).finish();
+    let entries = journal::rows(types.journal, &effects.entries).finish();
+    let waypoints = waypoint::rows(types.waypoint, &effects.entries).finish();
+    let accounts = account::opened_rows(types.account, opened.iter().map(|(account, _)| *account)).finish();
+    let updates = BalanceUpdates::of(changed);
+    let touched = session
+        .run(async |c| {
+            let done = sqlx::query(WRITE)
+                .bind(transfers)
+                .bind(registers)
+                .bind(entries)
+                .bind(waypoints)
+                .bind(accounts)
+                .bind(updates.ids)
+                .bind(updates.loaded_versions)
+                .bind(updates.posted)
+                .bind(updates.held)
+                .bind(updates.versions)
+                .bind(updates.heads)
+                .bind(updates.updated_at_us)
+                .execute(c)
+                .await?;
+            Ok(done.rows_affected())
+        })
+        .await?;
+    check_rows("the update of account balances", changed.len() as u64, touched)
+}
