@@ -43,9 +43,10 @@ use crate::{
     },
 };
 
-/// How often one batch is decided again before the lane takes the fault for a lasting one. A replay needs one more
-/// decision, a competing writer one per batch of the other.
+/// How often operations are decided again before the lane takes the fault for a lasting one. A replay needs one more
+/// decision; losing a race against a second writer is no fault, but must not go on for ever either.
 const MAX_REDECISIONS: u32 = 16;
+const MAX_LOST_RACES: u32 = 1000;
 
 /// Pause between two tries to reach the database.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
@@ -138,7 +139,7 @@ impl Lane {
 
     /// Brings one batch to an answer for each of its operations.
     async fn carry_out(&mut self, mut work: Work) {
-        let mut redecisions = 0;
+        let (mut redecisions, mut lost_races) = (0, 0);
         while let Some(group) = work.next_group() {
             if let Err(error) = self.connect_if_needed().await {
                 self.report_unreachable(&error);
@@ -154,11 +155,14 @@ impl Lane {
                     self.accounts.rolled_back();
                     let mut remedy = error.remedy();
                     metrics::counter!(m::LANE_ROLLBACKS, "remedy" => remedy_label(remedy)).increment(1);
-                    if matches!(remedy, Remedy::Redecide | Remedy::Reload) {
-                        redecisions += 1;
-                        if redecisions > MAX_REDECISIONS {
-                            remedy = Remedy::Report;
-                        }
+                    match remedy {
+                        Remedy::Redecide => redecisions += 1,
+                        Remedy::Reload => lost_races += 1,
+                        Remedy::Reconnect | Remedy::Report => {}
+                    }
+                    if redecisions > MAX_REDECISIONS || lost_races > MAX_LOST_RACES {
+                        remedy = Remedy::Report;
+                        (redecisions, lost_races) = (0, 0);
                     }
                     match remedy {
                         Remedy::Reconnect => {

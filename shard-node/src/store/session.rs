@@ -94,8 +94,9 @@ async fn load_row_types(connection: &mut PgConnection) -> Result<RowTypes, sqlx:
 }
 
 /// Index look-ups by key are the lane's only access paths; without statistics the planner might sort and hash instead. A
-/// frozen node must not hold the fence for ever: the server ends a transaction that idles for half a minute.
-const LANE_SETTINGS: [(&str, &str); 11] = [
+/// frozen node must not hold the fence for ever: the server ends a transaction that idles for half a minute, and a statement
+/// whose client has gone (it may be waiting for the fence) within seconds.
+const LANE_SETTINGS: [(&str, &str); 12] = [
     ("enable_seqscan", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
@@ -104,6 +105,7 @@ const LANE_SETTINGS: [(&str, &str); 11] = [
     ("synchronous_commit", "on"),
     ("statement_timeout", "0"),
     ("idle_in_transaction_session_timeout", "30000"),
+    ("client_connection_check_interval", "2000"),
     ("tcp_keepalives_idle", "5"),
     ("tcp_keepalives_interval", "2"),
     ("tcp_keepalives_count", "3"),
