@@ -23,6 +23,9 @@ use crate::{client::Client, leash::Leash, process::Process, programs::program, w
 /// How long anything may take to come back after a fault: database recovery and the supervisor's back-off included.
 pub const RECOVERY: Duration = Duration::from_secs(60);
 
+/// How long a drain may take, the longest request included.
+const DRAIN: Duration = Duration::from_secs(40);
+
 /// Each look at the whole cluster is a process that asks every other one.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -107,6 +110,13 @@ impl Cluster {
         self.wait_until_ready(&format!("{member} is back after kill -9"), Some((member, killed))).await
     }
 
+    /// SIGTERM: the member must drain and end by itself, and the supervisor bring it back.
+    pub async fn terminate_and_recover(&mut self, member: Member) -> anyhow::Result<()> {
+        let ended = self.process(member)?;
+        ended.terminate(DRAIN).await?;
+        self.wait_until_ready(&format!("{member} is back after SIGTERM"), Some((member, ended))).await
+    }
+
     /// Waits until everything answers; `replaced` must run as another process than that.
     pub async fn wait_until_ready(&mut self, what: &str, replaced: Option<(Member, Process)>) -> anyhow::Result<()> {
         let (shardctl, data_dir) = (&self.shardctl, &self.data_dir);
@@ -117,6 +127,13 @@ impl Cluster {
         })
         .await?;
         Ok(())
+    }
+
+    /// What the supervisor said so far about this process of the cluster, `router-0` or `s0`.
+    pub fn supervisor_says(&self, process: &str) -> anyhow::Result<Vec<String>> {
+        let log = std::fs::read_to_string(self.data_dir.join("log").join("supervisor.log"))?;
+        let named = format!("process=\"{process}\"");
+        Ok(log.lines().filter(|line| line.contains(&named)).map(str::to_owned).collect())
     }
 
     /// `shardctl down`: stops everything and keeps the data. Whatever ran must be gone.

@@ -84,6 +84,11 @@ impl NodeConfig {
         Ok(config)
     }
 
+    /// Where routers find the node, as a shard map has it.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.rpc)
+    }
+
     /// What the node wrote to its log so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
@@ -117,8 +122,7 @@ impl Node {
     /// Starts it and waits until it serves.
     pub async fn start(config: &NodeConfig) -> anyhow::Result<Self> {
         let mut leashed = Leashed::spawn(config.command()?)?;
-        let endpoint =
-            Endpoint::from_shared(format!("http://{}", config.rpc))?.connect_timeout(Duration::from_secs(1));
+        let endpoint = Endpoint::from_shared(config.url())?.connect_timeout(Duration::from_secs(1));
         let rpc = until(&format!("the node of {} serves", config.shard), START, async || {
             if let Some(status) = leashed.ended()? {
                 return Ok(Some(Err(status)));

@@ -43,6 +43,15 @@ impl Process {
         .await
     }
 
+    /// Asks it to end (SIGTERM), and waits until it has.
+    pub async fn terminate(self, patience: Duration) -> anyhow::Result<()> {
+        self.signal(Signal::TERM)?;
+        until(&format!("process {} has ended on SIGTERM", self.pid), patience, async || {
+            Ok((!self.is_alive()).then_some(()))
+        })
+        .await
+    }
+
     /// Stops it in its tracks (SIGSTOP), sockets open and all.
     pub async fn freeze(self) -> anyhow::Result<()> {
         self.signal(Signal::STOP)?;

@@ -15,8 +15,11 @@ use testkit::{
     seed::Seed,
     wait::until,
 };
+use tokio::sync::watch;
 
 use super::{Place, books_are_sound, open_pair};
+
+const FLAPPING_ORDERS: usize = 40;
 
 /// Every kind of durable step, with each fault.
 pub async fn a_commit_whose_fate_is_unknown_takes_effect_once(place: &Place<'_>) -> anyhow::Result<()> {
@@ -114,5 +117,54 @@ pub async fn a_silent_database_is_given_up_and_the_batch_run_again(place: &Place
     node.execute_until_definite(&lost).await?;
     ensure!(node.account("payee").await?.posted == 11);
     ensure!(database::number(&direct.database_url, "SELECT count(*) FROM transfer").await? == 2);
+    books_are_sound(&direct.database_url).await
+}
+
+/// Connections broken at any moment of any statement, and refused for a while.
+pub async fn a_flapping_link_costs_time_and_no_money(place: &Place<'_>) -> anyhow::Result<()> {
+    let direct = place.shard("flapping").await?;
+    let mut random = Seed::announce("flapping").random();
+    let proxy = TcpProxy::start(place.postgres(), random.clone()).await?;
+    let config = place.another_node("flapping_proxied", &proxy.through(&direct.database_url)?)?;
+    let node = Node::start(&config).await?;
+    open_pair(&node, "payer", "payee").await?;
+    // Slow enough that most cuts hit a transaction.
+    proxy.set_weather(Weather::Slow { longest: Duration::from_millis(2) });
+
+    let done = watch::Sender::new(0);
+    let load = async {
+        for _ in 0..FLAPPING_ORDERS {
+            let order = transfer(&order("payer", "payee", 1), false)?;
+            node.execute_until_definite(&order).await?;
+            done.send_modify(|done| *done += 1);
+        }
+        anyhow::Ok(())
+    };
+    let harm = async {
+        let (mut progress, mut cuts) = (done.subscribe(), 0);
+        while *progress.borrow_and_update() < FLAPPING_ORDERS {
+            if random.percent(20) {
+                proxy.set_weather(Weather::Refuse);
+            }
+            proxy.cut();
+            cuts += 1;
+            tokio::time::sleep(Duration::from_millis(random.below(40) as u64)).await;
+            proxy.set_weather(Weather::Slow { longest: Duration::from_millis(2) });
+            // Each cut meets a connection that has carried work since the last one.
+            progress.changed().await?;
+            tokio::time::sleep(Duration::from_millis(random.below(40) as u64)).await;
+        }
+        Ok(cuts)
+    };
+    let ((), cuts) = tokio::try_join!(load, harm)?;
+
+    ensure!(
+        proxy.connections() > cuts,
+        "{cuts} cuts, and the node hardly noticed: {} connections",
+        proxy.connections()
+    );
+    let sum = i64::try_from(FLAPPING_ORDERS)?;
+    ensure!(node.account("payee").await?.posted == sum);
+    ensure!(database::number(&direct.database_url, "SELECT count(*) FROM transfer").await? == sum);
     books_are_sound(&direct.database_url).await
 }

@@ -1,0 +1,98 @@
+//! A shard with two nodes, the first of which freezes under load and thaws again: routers go on with the second, and what the
+//! first one believed of the shard does no harm. And processes that are asked to end, under the same load.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, ensure};
+use shard_map::ShardMap;
+use testkit::{
+    audit::audit,
+    cluster::{Cluster, Member},
+    database,
+    node::{Folder, Node, NodeConfig},
+    section::section,
+    seed::Seed,
+    wait::until,
+    workload::{Accounts, Load, Mix, open_account},
+};
+
+const SHARD: &str = "s0";
+const MIX: Mix = Mix { single_clients: 4, batch_clients: 1, batch_items: 20, gives_up: true };
+/// How long routers may take to give a frozen node up.
+const NOTICED_WITHIN: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_node_is_passed_by_and_harms_nobody_when_it_thaws() -> anyhow::Result<()> {
+    let seed = Seed::announce("failover");
+    let mut cluster = Cluster::start(2, 2).await?;
+    let folder = Folder::create()?;
+    let second = NodeConfig::write(&folder, "second", SHARD, &cluster.status().shards[0].dsn)?;
+    let _second = Node::start(&second).await?;
+    announce(&cluster, &second.url()).await?;
+    let (accounts, opening) = Accounts::open(&cluster, 6, &mut seed.random()).await?;
+    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+
+    let first = cluster.process(Member::Node(0))?;
+    first.freeze().await?;
+    section("frozen", goes_on(&cluster, "frozen")).await?;
+    first.thaw()?;
+    section("thawed", goes_on(&cluster, "thawed")).await?;
+    cluster.wait_until_ready("all is well after the thaw", None).await?;
+    section("SIGTERM", drains(&mut cluster)).await?;
+
+    let mut history = load.finish().await?;
+    history.records.extend(opening.records);
+    eprintln!("failover: the clients were answered\n{}", history.answers());
+    eprintln!("failover: {:?}", audit(&cluster, &history).await?);
+    cluster.finish().await
+}
+
+/// Publishes a map in which the shard has a second node.
+async fn announce(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
+    let map = cluster.placement()?.map().clone();
+    let mut shards = map.shards.clone();
+    let shard = shards.iter_mut().find(|shard| shard.id == SHARD).context("the shard")?;
+    shard.nodes.push(node.to_owned());
+    std::fs::write(cluster.shard_map_path(), ShardMap::new(map.version + 1, shards)?.to_toml())?;
+    let client = cluster.client();
+    until("every router has the new map", NOTICED_WITHIN, async || {
+        for router in &cluster.status().routers {
+            let url = format!("{}/admin/shard-map", router.admin_url);
+            if client.request(http::Method::GET, &url, None).await?.json()?["version"] != map.version + 1 {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })
+    .await
+}
+
+/// The shard commits through every router again.
+async fn goes_on(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
+    let (client, placement) = (cluster.client(), cluster.placement()?);
+    let dsn = &cluster.status().shards[0].dsn;
+    let committed = "SELECT next_position FROM shard_state";
+    let before = database::number(dsn, committed).await?;
+    for router in 0..client.routers() {
+        let id = placement.account_on(SHARD, &format!("{name}{router}"), 0)?;
+        until("the shard takes writes", NOTICED_WITHIN, async || {
+            // Whichever router is next; opening an account twice is harmless.
+            open_account(&client, &id, "unlimited").await.map(Some)
+        })
+        .await?;
+    }
+    ensure!(database::number(dsn, committed).await? > before, "nothing was committed");
+    Ok(())
+}
+
+/// SIGTERM: unready, drain, exit 0; sagas under way are left at a persisted step, for another router to finish.
+async fn drains(cluster: &mut Cluster) -> anyhow::Result<()> {
+    for (member, process) in
+        [(Member::Router(0), "router-0"), (Member::Node(1), "s1"), (Member::Router(1), "router-1")]
+    {
+        cluster.terminate_and_recover(member).await?;
+        let said = cluster.supervisor_says(process)?;
+        ensure!(said.iter().any(|line| line.contains("exit status: 0")), "{process} did not end well: {said:?}");
+    }
+    Ok(())
+}
