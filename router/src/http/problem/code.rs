@@ -190,6 +190,10 @@ pub fn refusal_detail(refused: Refused) -> &'static str {
         Refusal::AccountFrozen => "the debit account is frozen",
         Refusal::InsufficientFunds => "the account has less available than that",
         Refusal::LimitExceeded => "the credit account's max_balance would be exceeded",
+        Refusal::BalanceOverflow if debit => "the debit account's balance would leave the range the ledger can hold",
+        Refusal::BalanceOverflow if refused.side.is_none() => {
+            "more would be in transit between the shards than the ledger can hold"
+        }
         Refusal::BalanceOverflow => "the credit account's balance would leave the range the ledger can hold",
         Refusal::ExceedsHold => "the amount exceeds what remains of the hold",
         Refusal::AlreadyReversed => "the transfer is reversed by that much already",

@@ -66,7 +66,12 @@ pub async fn order(
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
-    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        // Whichever is taken, a proxy on the next attempt may take the other one and with it pay twice.
+        return Err(Problem::header("Idempotency-Key", "Idempotency-Key is given twice"));
+    }
     let printable =
         |text: &&str| (1..=MAX_KEY_LEN).contains(&text.len()) && text.bytes().all(|b| (b' '..=b'~').contains(&b));
     match value.to_str().ok().filter(printable) {

@@ -33,7 +33,8 @@ pub struct TransferView {
     pub amount: String,
     pub asset: String,
     pub metadata: BTreeMap<String, String>,
-    /// The debit account right after this transfer took its amount; absent where nothing was taken.
+    /// The debit account right after this transfer took its amount; absent where the transfer is
+    /// rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub debit_account: Option<DebitAccountView>,
     /// Why it is rejected.
@@ -152,7 +153,11 @@ impl TransferView {
             amount: terms.scale.amount(terms.amount),
             asset: terms.asset,
             metadata: terms.metadata,
-            debit_account: debit_after.map(|after| DebitAccountView::new(after, terms.scale)),
+            // A compensated transfer did take its amount for a while, which one between accounts of one shard never does: it
+            // is nothing to tell, because it is back.
+            debit_account: debit_after
+                .filter(|_| refused.is_none())
+                .map(|after| DebitAccountView::new(after, terms.scale)),
             reject_code: refused.map(|refused| refused.refusal.as_str()),
             side: refused.and_then(|refused| refused.side).map(ledger::Side::as_str),
             created_at: format_rfc3339(created_at_us),
