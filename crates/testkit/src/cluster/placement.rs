@@ -1,7 +1,7 @@
 //! Account ids that live where a test wants them.
 
 use anyhow::Context;
-use shard_map::{ShardMap, Slot, slot_of};
+use shard_map::{ShardMap, slot_of};
 
 /// The shard map, asked the other way round.
 #[derive(Debug, Clone)]
@@ -18,10 +18,6 @@ impl Placement {
         &self.map
     }
 
-    pub fn shards(&self) -> usize {
-        self.map.shards.len()
-    }
-
     /// The id of the shard that owns the account.
     pub fn shard_of(&self, account: &str) -> &str {
         &self.map.shard(self.map.owner(slot_of(account))).id
@@ -34,13 +30,5 @@ impl Placement {
             .filter(|id| self.shard_of(id) == shard)
             .nth(n)
             .with_context(|| format!("no slot leads to {shard}"))
-    }
-
-    /// An account id in one of these slots.
-    pub fn account_in(slots: &[Slot], name: &str) -> String {
-        let ids = (0_u32..).map(|tag| format!("{{{name}{tag}}}:{name}"));
-        let mut fitting = ids.filter(|id| slots.contains(&slot_of(id)));
-        // An endless iterator over hashes reaches every slot.
-        fitting.next().unwrap_or_default()
     }
 }

@@ -52,13 +52,6 @@ impl Accounts {
         Ok((Self { shards }, history))
     }
 
-    /// All of them.
-    pub fn ids(&self) -> impl Iterator<Item = &str> {
-        self.shards
-            .iter()
-            .flat_map(|shard| [&shard.treasury, &shard.hot].into_iter().chain(&shard.ordinary).map(String::as_str))
-    }
-
     /// An order between two of them.
     pub fn order(&self, random: &mut Random) -> Order {
         let from = random.below(self.shards.len());
