@@ -48,6 +48,21 @@ pub use self::{
 /// What became of one operation.
 pub type Answer = Result<Outcome, CallError>;
 
+/// What became of operations that were submitted together: one answer each, in order.
+#[derive(Debug)]
+pub struct Answers {
+    pub answers: Vec<Answer>,
+    /// They were sent more than once, so an operation that was not executed (not owned, deferred) may have been executed
+    /// by an earlier sending. Its id tells, when it is sent again; until then its outcome is unknown.
+    pub resent: bool,
+}
+
+impl From<Vec<Answer>> for Answers {
+    fn from(answers: Vec<Answer>) -> Self {
+        Self { answers, resent: false }
+    }
+}
+
 /// How long after a deadline an answer that is on its way is still waited for: better late than unknown.
 const ANSWER_GRACE: Duration = Duration::from_millis(200);
 /// Reads of one shard at once; h2's default of 200 streams per connection stays out of reach.
@@ -73,7 +88,7 @@ pub struct Shard {
 
 /// A submission under way.
 struct Waiting {
-    answers: oneshot::Receiver<Vec<Answer>>,
+    answers: oneshot::Receiver<Answers>,
     claim: Claim,
     operations: usize,
 }
@@ -133,7 +148,7 @@ impl Shard {
         operations: Vec<Operation>,
         ordered: bool,
         deadline: Deadline,
-    ) -> Vec<Answer> {
+    ) -> Answers {
         let weight = operations.iter().map(Operation::weight).sum();
         if weight <= self.max_batch_operations || operations.len() == 1 {
             return self.submit(urgency, operations, weight, ordered, deadline).wait(&self.id, deadline).await;
@@ -143,11 +158,13 @@ impl Shard {
             .into_iter()
             .map(|(chunk, weight)| self.submit(urgency, chunk, weight, ordered, deadline))
             .collect();
-        let mut answers = Vec::new();
+        let mut all = Answers::from(Vec::new());
         for chunk in chunks {
-            answers.append(&mut chunk.wait(&self.id, deadline).await);
+            let Answers { answers, resent } = chunk.wait(&self.id, deadline).await;
+            all.answers.extend(answers);
+            all.resent |= resent;
         }
-        answers
+        all
     }
 
     fn submit(
@@ -165,7 +182,16 @@ impl Shard {
         }
         let (reply, answers) = oneshot::channel();
         let claim = Claim::default();
-        let submission = Submission { operations, weight, ordered, deadline, claim: claim.clone(), reply };
+        let submission = Submission {
+            operations,
+            weight,
+            ordered,
+            deadline,
+            claim: claim.clone(),
+            reply,
+            answers: Vec::new(),
+            resent: false,
+        };
         match self.queue.push(urgency, submission) {
             Ok(()) => Submitted::Queued(Waiting { answers, claim, operations: count }),
             Err(queue::Refusal::Full) => {
@@ -306,16 +332,16 @@ enum Submitted {
 }
 
 impl Submitted {
-    async fn wait(self, shard: &Arc<str>, deadline: Deadline) -> Vec<Answer> {
+    async fn wait(self, shard: &Arc<str>, deadline: Deadline) -> Answers {
         match self {
             Self::Queued(waiting) => waiting.wait(shard, deadline).await,
-            Self::Refused(error, operations) => vec![Err(error); operations],
+            Self::Refused(error, operations) => vec![Err(error); operations].into(),
         }
     }
 }
 
 impl Waiting {
-    async fn wait(mut self, shard: &Arc<str>, deadline: Deadline) -> Vec<Answer> {
+    async fn wait(mut self, shard: &Arc<str>, deadline: Deadline) -> Answers {
         let error = match timeout_at(deadline, &mut self.answers).await {
             Ok(Ok(answers)) => return answers,
             // Whoever should have answered is gone. In the queue nothing had happened yet.
@@ -328,7 +354,7 @@ impl Waiting {
                 _ => CallError::OutcomeUnknown { shard: Arc::clone(shard) },
             },
         };
-        vec![Err(error); self.operations]
+        vec![Err(error); self.operations].into()
     }
 }
 

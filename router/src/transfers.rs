@@ -20,7 +20,7 @@ use self::plan::{AccountKey, Fate, Line, Placement, Standing, hold_back, plan_wa
 use crate::{
     saga::{self, Event, Patience, Saga, SagaState},
     service::{CallError, Core, Deadline, NewTransfer, Reroutes, TransferReply, count_wave},
-    shard::{Answer, ByShard, Shard, Urgency, View},
+    shard::{Answer, Answers, ByShard, Shard, Urgency, View},
 };
 
 type Reply = Result<TransferReply, CallError>;
@@ -63,6 +63,8 @@ struct Item {
     debit: AccountKey,
     credit: AccountKey,
     progress: Progress,
+    /// The shard that may have executed it in a sending whose answer was lost, whatever later ones say.
+    resent_to: Option<Arc<str>>,
 }
 
 enum Progress {
@@ -99,6 +101,7 @@ impl<'a> Batch<'a> {
             debit: AccountKey::of(&transfer.debit),
             credit: AccountKey::of(&transfer.credit),
             progress: Progress::New,
+            resent_to: None,
             transfer,
         };
         let items: Vec<Item> = transfers.into_iter().map(item).collect();
@@ -140,7 +143,7 @@ impl<'a> Batch<'a> {
                 Placement::Wait => {}
                 Placement::Abandon if line.standing == Standing::New => {
                     let shard = Arc::clone(view.shard(line.source).id());
-                    item.progress = Progress::Finished(Err(CallError::Unavailable { shard }));
+                    item.end(Err(CallError::Unavailable { shard }));
                 }
                 Placement::Abandon => {}
             }
@@ -151,20 +154,24 @@ impl<'a> Batch<'a> {
         let calls = groups.into_iter().map(|(shard, Group { operations, places })| {
             let shard = Arc::clone(view.shard(shard));
             async move {
-                let answers = shard.execute(Urgency::New, operations, ordered, deadline).await;
-                (shard, places, answers)
+                let Answers { answers, resent } = shard.execute(Urgency::New, operations, ordered, deadline).await;
+                (shard, places, answers, resent)
             }
         });
         let mut resolved = true;
-        for (shard, places, answers) in join_all(calls).await {
+        for (shard, places, answers, resent) in join_all(calls).await {
             let mut refusals = Vec::new();
             for (place, answer) in places.into_iter().zip(answers) {
+                let item = &mut self.items[self.open[place]];
+                if resent {
+                    item.resent_to = Some(Arc::clone(shard.id()));
+                }
                 fates[place] = match answer {
                     Ok(Outcome::NotOwner(refusal)) => {
                         refusals.push(refusal);
                         Fate::PutOff
                     }
-                    answer => self.items[self.open[place]].absorb(&shard, answer),
+                    answer => item.absorb(&shard, answer),
                 };
             }
             resolved &= self.core.learn(shard.id(), &refusals);
@@ -207,7 +214,7 @@ impl<'a> Batch<'a> {
             let item = &mut self.items[index];
             if matches!(item.progress, Progress::New) {
                 let shard = Arc::clone(view.shard(view.route(&item.transfer.debit)).id());
-                item.progress = Progress::Finished(Err(error(shard)));
+                item.end(Err(error(shard)));
             }
         }
     }
@@ -258,11 +265,19 @@ impl Item {
             }
             Err(error) => Err(error),
         };
-        self.progress = match reply {
-            Err(error) if !error.is_not_executed() => Progress::Lost(Err(error)),
-            reply => Progress::Finished(reply),
-        };
+        self.end(reply);
         Fate::Done
+    }
+
+    fn end(&mut self, reply: Reply) {
+        self.progress = match (reply, &self.resent_to) {
+            (Err(error), None) if error.is_not_executed() => Progress::Finished(Err(error)),
+            (Err(error), Some(shard)) if error.is_not_executed() => {
+                Progress::Lost(Err(CallError::OutcomeUnknown { shard: Arc::clone(shard) }))
+            }
+            (Err(error), _) => Progress::Lost(Err(error)),
+            (Ok(reply), _) => Progress::Finished(Ok(reply)),
+        };
     }
 
     fn saga(&self) -> Saga {

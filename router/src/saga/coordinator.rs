@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     service::{CallError, Core, Deadline, Pace},
-    shard::{Answer, ByShard, Shard, Urgency},
+    shard::{Answer, Answers, ByShard, Shard, Urgency},
 };
 
 /// First and longest pause before a step is taken again.
@@ -113,7 +113,8 @@ impl Drive<'_> {
             let deadline = self.deadline;
             let answered = async move {
                 let begun = Instant::now();
-                let answers = shard.execute(Urgency::Finishing, operations, false, deadline).await;
+                // Whether a step was sent twice does not matter: it is taken until it is answered.
+                let Answers { answers, .. } = shard.execute(Urgency::Finishing, operations, false, deadline).await;
                 Happened::Answered { shard, steps, answers, took: begun.elapsed(), pace }
             };
             self.under_way.push(answered.boxed());

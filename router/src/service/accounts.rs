@@ -10,7 +10,7 @@ use ledger::{
 };
 
 use super::{AccountReply, CallError, Core, Deadline, Located, Reroutes};
-use crate::shard::{Answer, ByShard, Shard, Urgency};
+use crate::shard::{Answer, Answers, ByShard, Shard, Urgency};
 
 type Reply = Result<AccountReply, CallError>;
 
@@ -30,16 +30,19 @@ pub async fn create(core: &Core, accounts: Vec<CreateAccount>, deadline: Deadlin
             let operation = |index: &usize| Operation::CreateAccount(accounts[*index].clone());
             let operations = indices.iter().map(operation).collect();
             async move {
-                let answers = shard.execute(Urgency::New, operations, false, deadline).await;
-                (shard, indices, answers)
+                let Answers { answers, resent } = shard.execute(Urgency::New, operations, false, deadline).await;
+                (shard, indices, answers, resent)
             }
         });
         let mut resolved = true;
-        for (shard, indices, answers) in join_all(calls).await {
+        for (shard, indices, answers, resent) in join_all(calls).await {
             let mut refusals = Vec::new();
             for (index, answer) in indices.into_iter().zip(answers) {
                 match read(&shard, answer) {
                     Ok(reply) => replies[index] = Some(reply),
+                    Err(_) if resent => {
+                        replies[index] = Some(Err(CallError::OutcomeUnknown { shard: Arc::clone(shard.id()) }));
+                    }
                     Err(put_off) => {
                         refusals.extend(put_off);
                         open.push(index);
@@ -66,7 +69,8 @@ pub async fn update(core: &Core, update: UpdateAccount, deadline: Deadline) -> R
         let view = core.view();
         let shard = view.shard(view.route(&update.id));
         let operations = vec![Operation::UpdateAccount(update.clone())];
-        let mut answers = shard.execute(Urgency::New, operations, false, deadline).await;
+        // Updates are sent once at most.
+        let Answers { mut answers, .. } = shard.execute(Urgency::New, operations, false, deadline).await;
         let answer =
             answers.pop().unwrap_or_else(|| Err(CallError::OutcomeUnknown { shard: Arc::clone(shard.id()) }));
         let resolved = match read(shard, answer) {

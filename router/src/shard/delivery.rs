@@ -1,17 +1,19 @@
 //! One Execute call: what it carries, who gets which answer, and what happens when the answer is lost.
 //!
-//! This is the one layer that resends, once per lost call and within a budget. All operations but account updates are
+//! This is the one layer that resends, within a budget and until the deadline. All operations but account updates are
 //! idempotent by id, so sending the same ones again gives the definite answer; that is what turns a killed node into
-//! latency. A *refusal* of the second sending proves nothing about the first, though, and counts as unknown.
+//! latency. That a *second* sending was not executed proves nothing about the first, though: it stays unknown.
 
 use std::{sync::Arc, time::Duration};
 
-use ledger::{operation::Operation, outcome::Outcome};
+use ledger::operation::Operation;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tonic::Code;
 use wire::{Reply, convert::operation_to_wire, not_executed::Reason};
 
-use super::{ANSWER_GRACE, Answer, CallError, Shard, client::CallFailure, metrics::CallEnd, queue::Submission};
+use super::{
+    ANSWER_GRACE, Answer, Answers, CallError, Shard, client::CallFailure, metrics::CallEnd, queue::Submission,
+};
 use crate::service::Pace;
 
 /// First and longest pause between attempts to reach a node again after it was lost.
@@ -35,7 +37,7 @@ pub async fn deliver(shard: Arc<Shard>, batch: Vec<Submission>, slot: OwnedSemap
         Err(CallFailure::Lost(_)) => batch,
         Err(CallFailure::Refused { code: Code::Unavailable | Code::Cancelled | Code::Unknown, .. }) => batch,
         // By now everybody has stopped waiting.
-        Err(CallFailure::NoAnswer) => return answer_all(batch, &shard.unknown()),
+        Err(CallFailure::NoAnswer) => return give_up(&shard, batch),
         Err(CallFailure::Refused { code, detail }) => {
             tracing::error!(shard = %shard.id(), ?code, detail, "a shard-node refused a whole call");
             return answer_all(batch, &CallError::Internal { shard: Arc::clone(shard.id()), detail });
@@ -48,38 +50,32 @@ pub async fn deliver(shard: Arc<Shard>, batch: Vec<Submission>, slot: OwnedSemap
     }
 }
 
-/// Sends once more what can be sent once more.
+/// Sends again what can be sent again, until there are definite answers.
 async fn resend(shard: &Shard, batch: Vec<Submission>) {
     let (mut batch, once_only): (Vec<_>, Vec<_>) = batch.into_iter().partition(Submission::is_idempotent);
-    answer_all(once_only, &shard.unknown());
-    if batch.is_empty() {
-        return;
-    }
-    if !shard.budget.spend() {
-        shard.metrics.resends_denied.increment(1);
-        return answer_all(batch, &shard.unknown());
-    }
-    shard.metrics.resends.increment(1);
+    give_up(shard, once_only);
     let latest = batch.iter().map(|submission| submission.deadline).max().unwrap_or_else(Instant::now);
     let mut pace = Pace::new(RECONNECT_MIN, RECONNECT_MAX);
-    while pace.pause(latest).await {
+    let mut paid = false;
+    while !batch.is_empty() && pace.pause(latest).await {
         // Whoever gave up has been told that the outcome is unknown.
         batch.retain(|submission| !submission.reply.is_closed());
-        if batch.is_empty() {
-            return;
+        if !paid && !shard.budget.spend() {
+            shard.metrics.resends_denied.increment(1);
+            break;
         }
+        paid = true;
         let Ok(_slot) = shard.in_flight.acquire().await else { break };
         match send(shard, &batch).await {
-            // Still nobody there: nothing was sent a second time, so trying on is free.
-            Err(CallFailure::NotSent(_) | CallFailure::TooLate) => {}
-            Ok(results) => {
-                batch = hand_out(shard, batch, results, Sending::Again);
-                break;
-            }
-            Err(_) => break,
+            // Still nobody there: nothing was sent, so what was paid for is still to come.
+            Err(CallFailure::NotSent(_) | CallFailure::TooLate) => continue,
+            Ok(results) => batch = hand_out(shard, batch, results, Sending::Again),
+            Err(CallFailure::Lost(_) | CallFailure::NoAnswer | CallFailure::Refused { .. }) => {}
         }
+        shard.metrics.resends.increment(1);
+        paid = false;
     }
-    answer_all(batch, &shard.unknown());
+    give_up(shard, batch);
 }
 
 async fn send(shard: &Shard, batch: &[Submission]) -> Result<Vec<wire::OperationResult>, CallFailure> {
@@ -121,8 +117,7 @@ fn request(batch: &[Submission], now: Instant) -> wire::ExecuteRequest {
     wire::ExecuteRequest { operations }
 }
 
-/// Gives each submission its answers. Those with an operation of unknown fate come back when they were sent for the first
-/// time: the node asks to have them sent again.
+/// Gives each submission its answers, but for those with an operation of unknown fate: they are to be sent again.
 fn hand_out(
     shard: &Shard,
     batch: Vec<Submission>,
@@ -131,22 +126,15 @@ fn hand_out(
 ) -> Vec<Submission> {
     let mut results = results.into_iter();
     let mut open = Vec::new();
-    for submission in batch {
-        let mut unknown = false;
-        let answers: Vec<Answer> = results
-            .by_ref()
-            .take(submission.operations.len())
-            .map(|result| {
-                let answer = read(shard, result, sending);
-                unknown |= matches!(answer, Err(CallError::OutcomeUnknown { .. }));
-                answer
-            })
-            .collect();
-        if unknown && sending == Sending::First && submission.is_idempotent() {
+    for mut submission in batch {
+        submission.resent |= sending == Sending::Again;
+        let of_it = results.by_ref().take(submission.operations.len());
+        submission.answers = of_it.map(|result| read(shard, result, sending)).collect();
+        let unknown = |answer: &Answer| matches!(answer, Err(CallError::OutcomeUnknown { .. }));
+        if submission.answers.iter().any(unknown) {
             open.push(submission);
         } else {
-            // Whoever waited may have given up; the ledger keeps the answer under the id.
-            let _ = submission.reply.send(answers);
+            submission.answer();
         }
     }
     open
@@ -162,7 +150,6 @@ fn read(shard: &Shard, result: wire::OperationResult, sending: Sending) -> Answe
     };
     match (reply, sending) {
         (Reply::Unknown, _) | (Reply::NotExecuted { .. }, Sending::Again) => Err(shard.unknown()),
-        (Reply::Outcome(Outcome::NotOwner(_) | Outcome::Deferred), Sending::Again) => Err(shard.unknown()),
         (Reply::Outcome(outcome), _) => Ok(outcome),
         (Reply::NotExecuted { reason, detail }, Sending::First) => Err(match reason {
             Reason::Overloaded => CallError::Overloaded { shard: Arc::clone(shard.id()) },
@@ -183,6 +170,17 @@ fn answer_all(batch: Vec<Submission>, error: &CallError) {
     }
 }
 
+/// Answers with what is known, and says of the rest that it is not.
+fn give_up(shard: &Shard, batch: Vec<Submission>) {
+    for submission in batch {
+        if submission.answers.is_empty() {
+            submission.answer_all(&shard.unknown());
+        } else {
+            submission.answer();
+        }
+    }
+}
+
 impl Submission {
     /// Whether sending it twice has the effect of sending it once. An account update has no id to tell a repetition from
     /// a second order.
@@ -190,10 +188,14 @@ impl Submission {
         !self.operations.iter().any(|operation| matches!(operation, Operation::UpdateAccount(_)))
     }
 
+    fn answer(self) {
+        // Whoever waited may have given up; the ledger keeps the answers under the ids.
+        let _ = self.reply.send(Answers { answers: self.answers, resent: self.resent });
+    }
+
     /// The same answer to each of its operations.
     pub fn answer_all(self, error: &CallError) {
         let answers = vec![Err(error.clone()); self.operations.len()];
-        // Whoever waited may have given up.
-        let _ = self.reply.send(answers);
+        Self { answers, ..self }.answer();
     }
 }

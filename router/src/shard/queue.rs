@@ -14,7 +14,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::Answer;
+use super::{Answer, Answers};
 
 /// Whether work finishes what was begun or begins something. The former goes first: it frees money that is in transit,
 /// and a system that only begins things under overload ends nothing.
@@ -33,7 +33,10 @@ pub struct Submission {
     pub ordered: bool,
     pub deadline: Instant,
     pub claim: Claim,
-    pub reply: oneshot::Sender<Vec<Answer>>,
+    pub reply: oneshot::Sender<Answers>,
+    /// What has been learnt so far, once it was sent.
+    pub answers: Vec<Answer>,
+    pub resent: bool,
 }
 
 /// Who has the last word on a queued submission: the sender that takes it out, or the waiter that gives up. Whoever
@@ -183,7 +186,16 @@ mod tests {
         let operations = (0..weight).map(|_| operation(name)).collect();
         let deadline = Instant::now() + Duration::from_secs(1);
         let (reply, _) = oneshot::channel();
-        Submission { operations, weight, ordered: false, deadline, claim: Claim::default(), reply }
+        Submission {
+            operations,
+            weight,
+            ordered: false,
+            deadline,
+            claim: Claim::default(),
+            reply,
+            answers: Vec::new(),
+            resent: false,
+        }
     }
 
     fn names(taken: &[Submission]) -> Vec<String> {

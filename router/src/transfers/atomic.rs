@@ -9,7 +9,7 @@ use ledger::{
 
 use crate::{
     service::{AtomicReply, CallError, Core, Deadline, NewTransfer, Reroutes},
-    shard::{Urgency, View},
+    shard::{Answers, Urgency, View},
 };
 
 /// Runs the group if all its accounts live on one shard.
@@ -19,9 +19,13 @@ pub async fn run(core: &Core, transfers: Vec<NewTransfer>, deadline: Deadline) -
     loop {
         let view = core.view();
         let Some(shard) = common_shard(&view, &transfers) else { return Ok(AtomicReply::CrossShard) };
-        let mut answers = shard.execute(Urgency::New, vec![operation.clone()], false, deadline).await;
+        let operations = vec![operation.clone()];
+        let Answers { mut answers, resent } = shard.execute(Urgency::New, operations, false, deadline).await;
         let resolved = match answers.pop() {
             Some(Ok(Outcome::Atomic(outcome))) => return Ok(reply(outcome)),
+            Some(Ok(Outcome::NotOwner(_) | Outcome::Deferred)) if resent => {
+                return Err(CallError::OutcomeUnknown { shard: Arc::clone(shard.id()) });
+            }
             Some(Ok(Outcome::NotOwner(not_owner))) => core.learn(shard.id(), &[not_owner]),
             Some(Ok(Outcome::Deferred)) => true,
             Some(Err(error)) => return Err(error),
