@@ -4,23 +4,24 @@
 //! `shardctl verify` then checks the books of the shards among themselves.
 
 mod books;
+mod rest;
 
-use std::{collections::HashMap, fmt::Write, time::Duration};
+use std::{collections::HashMap, fmt::Write};
 
-use anyhow::{Context, bail, ensure};
-use http::Method;
+use anyhow::{bail, ensure};
 use uuid::Uuid;
 
-use self::books::{Books, StoredTransfer, TransferStatus};
+pub use self::rest::sagas_end;
+use self::{
+    books::{Books, StoredTransfer, TransferStatus},
+    rest::comes_to_rest,
+};
 use crate::{
     cluster::Cluster,
     history::{Fate, Record},
-    wait::until,
     workload::History,
 };
 
-/// I7: all sagas are terminal this long after healing, nobody restarting anything.
-const SAGAS_END_WITHIN: Duration = Duration::from_secs(30);
 /// As many findings of a kind are worth printing.
 const SHOWN: usize = 20;
 
@@ -39,28 +40,11 @@ pub struct Summary {
 pub async fn audit(cluster: &Cluster, history: &History) -> anyhow::Result<Summary> {
     ensure!(history.anomalies.is_empty(), "clients saw what must not be:\n{}", shown(&history.anomalies));
     sagas_end(cluster).await?;
+    comes_to_rest(cluster).await?;
     let books = Books::read(cluster.status()).await?;
     let summary = compare(&history.records, &books)?;
     cluster.verify().await?;
     Ok(summary)
-}
-
-/// I7, by the databases; then by the routers' own word.
-pub async fn sagas_end(cluster: &Cluster) -> anyhow::Result<()> {
-    until("all sagas have ended", SAGAS_END_WITHIN, async || {
-        let pending = books::pending(cluster.status()).await?;
-        Ok((pending == 0).then_some(()))
-    })
-    .await?;
-    let client = cluster.client();
-    for router in &cluster.status().routers {
-        let url = format!("{}/admin/sagas", router.admin_url);
-        let answer = client.request(Method::GET, &url, None).await?.json()?;
-        let listed = answer["data"].as_array().with_context(|| format!("{url} answered {answer}"))?;
-        ensure!(answer["partial"] == false, "{url} could not ask every shard: {answer}");
-        ensure!(listed.is_empty(), "{url} lists sagas that have ended: {answer}");
-    }
-    Ok(())
 }
 
 fn compare(records: &[Record], books: &Books) -> anyhow::Result<Summary> {

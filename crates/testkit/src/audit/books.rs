@@ -44,6 +44,8 @@ pub struct StoredRegister {
 }
 
 const PENDING: &str = "SELECT count(*) FROM transfer WHERE status = 1";
+const IDLE_IN_TRANSACTION: &str =
+    "SELECT count(*) FROM pg_stat_activity WHERE usename = current_user AND state LIKE 'idle in transaction%'";
 const TRANSFERS: &str = "SELECT id, debit, credit, amount, cross_shard, status FROM transfer";
 const REGISTERS: &str = "SELECT transfer_id, credited FROM register";
 /// Ids that begin with `@` are the shard's own.
@@ -51,9 +53,18 @@ const BALANCES: &str = "SELECT id, posted FROM account WHERE id NOT LIKE '@%'";
 
 /// Sagas under way on all shards.
 pub async fn pending(status: &Status) -> anyhow::Result<i64> {
+    total(status, PENDING).await
+}
+
+/// Sessions on all shards that began a transaction and do nothing with it at the moment.
+pub async fn idle_in_transaction(status: &Status) -> anyhow::Result<i64> {
+    total(status, IDLE_IN_TRANSACTION).await
+}
+
+async fn total(status: &Status, count: &'static str) -> anyhow::Result<i64> {
     let counts = status.shards.iter().map(async |shard| {
         let mut connection = connect(&shard.dsn).await?;
-        let count: i64 = sqlx::query_scalar(PENDING).fetch_one(&mut connection).await?;
+        let count: i64 = sqlx::query_scalar(count).fetch_one(&mut connection).await?;
         anyhow::Ok(count)
     });
     Ok(try_join_all(counts).await?.into_iter().sum())

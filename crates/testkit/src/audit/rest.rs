@@ -1,0 +1,62 @@
+//! Whether a cluster has got over what was done to it.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use http::Method;
+use serde_json::{Value, json};
+
+use super::books;
+use crate::{client::Client, cluster::Cluster, wait::until};
+
+/// I7: all sagas are terminal this long after healing, nobody restarting anything.
+const SAGAS_END_WITHIN: Duration = Duration::from_secs(30);
+/// I14: and nothing else is left of the trouble either.
+const RESTS_WITHIN: Duration = Duration::from_secs(30);
+
+/// I7, by the databases; then by the routers' own word.
+pub async fn sagas_end(cluster: &Cluster) -> anyhow::Result<()> {
+    until("all sagas have ended", SAGAS_END_WITHIN, async || {
+        let pending = books::pending(cluster.status()).await?;
+        Ok((pending == 0).then_some(()))
+    })
+    .await?;
+    let client = cluster.client();
+    for router in &cluster.status().routers {
+        let answer = ask(&client, &format!("{}/admin/sagas", router.admin_url)).await?;
+        ensure!(answer["data"] == json!([]) && answer["partial"] == false, "{} says {answer}", router.admin_url);
+    }
+    Ok(())
+}
+
+/// I14: no session idle in a transaction, breakers closed, lanes and queues empty.
+pub async fn comes_to_rest(cluster: &Cluster) -> anyhow::Result<()> {
+    let client = cluster.client();
+    until("breakers are closed and queues empty", RESTS_WITHIN, async || {
+        for router in &cluster.status().routers {
+            let answer = ask(&client, &format!("{}/admin/shards", router.admin_url)).await?;
+            let shards = answer["data"].as_array().context("no shards")?;
+            let restless = shards.iter().find(|shard| !rests(shard));
+            ensure!(restless.is_none(), "{}: {}", router.admin_url, restless.unwrap_or_default());
+        }
+        Ok(Some(()))
+    })
+    .await?;
+    until("no session is idle in a transaction", RESTS_WITHIN, async || {
+        let forgotten = books::idle_in_transaction(cluster.status()).await?;
+        Ok((forgotten == 0).then_some(()))
+    })
+    .await
+}
+
+fn rests(shard: &Value) -> bool {
+    shard["reachable"] == true
+        && shard["state"] == "serving"
+        && shard["breaker"] == "closed"
+        && shard["queued_operations"] == 0
+        && shard["lane_queue"] == 0
+}
+
+async fn ask(client: &Client, url: &str) -> anyhow::Result<Value> {
+    client.request(Method::GET, url, None).await?.json().with_context(|| url.to_owned())
+}
