@@ -19,7 +19,8 @@ use serde::Serialize;
 
 use connection::Address;
 use driver::Load;
-use tally::{Latency, Tally};
+pub use tally::Latency;
+use tally::Tally;
 use workload::{Locality, Picker, Workload};
 
 /// What to measure.

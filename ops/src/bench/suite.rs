@@ -4,6 +4,7 @@
 //! [`own_cluster`] brings up what is measured, [`baseline`] is what it is compared with, [`report`] does the sums.
 
 mod baseline;
+mod cpu;
 mod own_cluster;
 mod report;
 
@@ -12,10 +13,11 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context, ensure};
 use indicatif::ProgressBar;
 
-pub use report::{Plan, Report, median};
+pub use cpu::PerTransfer;
+pub use report::{Plan, Report, Sample, median};
 
 use super::{
-    Bench, WARM_UP, accounts,
+    Bench, Measurement, WARM_UP, accounts,
     connection::Address,
     driver::Load,
     workload::{Locality, Workload},
@@ -27,7 +29,7 @@ use crate::{
 };
 use baseline::{Baseline, Script};
 use own_cluster::OwnCluster;
-use report::{Sample, Samples};
+use report::Samples;
 
 const ACCOUNTS: usize = 100_000;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -82,8 +84,7 @@ struct Stage {
     one: Ours,
     two: Ours,
     function: Baseline,
-    /// Keeps the function's server up.
-    _function_cluster: OwnCluster,
+    function_cluster: OwnCluster,
 }
 
 /// A cluster of ours, its accounts open.
@@ -114,7 +115,7 @@ impl Stage {
         let databases = function_cluster.databases()?;
         let dsn = &databases.first().context("a cluster without shards")?.dsn;
         let function = Baseline::prepare(dsn, &function_cluster.description.postgres.bin_dir, folder).await?;
-        Ok(Self { one, two, function, _function_cluster: function_cluster })
+        Ok(Self { one, two, function, function_cluster })
     }
 
     async fn measure(&self, plan: Plan, bar: &ProgressBar) -> anyhow::Result<Samples> {
@@ -133,28 +134,50 @@ impl Stage {
     }
 
     async fn measure_one(&self, what: &What, seconds: u32, seed: u64) -> anyhow::Result<Sample> {
+        let (cluster, warm_up) = match what {
+            What::Function(..) => (&self.function_cluster, Duration::ZERO),
+            What::Transfers { shards, .. } => (&self.ours(*shards).cluster, WARM_UP),
+        };
+        let before = cluster.spent()?;
+        let (transfers_per_s, ours) = self.load(what, seconds, warm_up, seed).await?;
+        // The processors worked during the warm-up too, for transfers that no rate counts.
+        let transfers = transfers_per_s * (f64::from(seconds) + warm_up.as_secs_f64());
+        let cpu_us_per_transfer = cluster.spent()?.per_transfer(&before, transfers);
+        Ok(Sample { transfers_per_s, cpu_us_per_transfer, ours })
+    }
+
+    async fn load(
+        &self,
+        what: &What,
+        seconds: u32,
+        warm_up: Duration,
+        seed: u64,
+    ) -> anyhow::Result<(f64, Option<Measurement>)> {
         match *what {
             What::Function(script, clients) => {
-                let transfers_per_s = self.function.measure(script, clients, seconds, seed).await?;
-                Ok(Sample { transfers_per_s, ours: None })
+                Ok((self.function.measure(script, clients, seconds, seed).await?, None))
             }
             What::Transfers { shards, workload, locality, batch, connections } => {
-                let ours = match shards {
-                    Shards::One => &self.one,
-                    Shards::Two => &self.two,
-                };
+                let ours = self.ours(shards);
                 let load = Load {
                     routers: vec![ours.router.clone()],
                     connections,
                     batch,
                     rate: None,
-                    warm_up: WARM_UP,
+                    warm_up,
                     duration: Duration::from_secs(u64::from(seconds)),
                     seed,
                 };
                 let measured = Bench { workload, locality, homes: ours.homes.clone(), load }.run().await?;
-                Ok(Sample { transfers_per_s: measured.transfers_per_s, ours: Some(measured) })
+                Ok((measured.transfers_per_s, Some(measured)))
             }
+        }
+    }
+
+    fn ours(&self, shards: Shards) -> &Ours {
+        match shards {
+            Shards::One => &self.one,
+            Shards::Two => &self.two,
         }
     }
 

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 
+use super::cpu::Spent;
 use crate::{
     cluster::{Description, Layout},
     verify::Target,
@@ -40,6 +41,11 @@ impl OwnCluster {
     pub fn databases(&self) -> anyhow::Result<Vec<Target>> {
         let shards = self.description.shards.iter();
         shards.map(|shard| Ok(Target { shard: shard.id.clone(), dsn: shard.dsn(&self.layout)? })).collect()
+    }
+
+    /// The processor time its processes and this one have spent so far.
+    pub fn spent(&self) -> anyhow::Result<Spent> {
+        Spent::now(&self.layout, &self.description)
     }
 }
 

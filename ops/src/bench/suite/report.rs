@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::super::Measurement;
+use super::{super::Measurement, cpu::PerTransfer};
 
 /// How long, how often, and from which seed.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -20,6 +20,7 @@ pub type Samples = BTreeMap<String, Vec<Sample>>;
 #[derive(Debug, Clone, Serialize)]
 pub struct Sample {
     pub transfers_per_s: f64,
+    pub cpu_us_per_transfer: PerTransfer,
     /// In full, where it is ours.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ours: Option<Measurement>,
@@ -128,7 +129,8 @@ mod tests {
     use super::*;
 
     fn samples(rates: &[f64]) -> Vec<Sample> {
-        rates.iter().map(|&transfers_per_s| Sample { transfers_per_s, ours: None }).collect()
+        let cpu_us_per_transfer = PerTransfer { client: 0.0, routers: 0.0, nodes: 0.0, postgres: 0.0 };
+        rates.iter().map(|&transfers_per_s| Sample { transfers_per_s, cpu_us_per_transfer, ours: None }).collect()
     }
 
     #[test]

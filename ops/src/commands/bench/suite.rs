@@ -6,7 +6,10 @@ use anyhow::Context as _;
 use telemetry::{clock, shutdown};
 
 use crate::{
-    bench::suite::{self, Plan, Report, median},
+    bench::{
+        Latency,
+        suite::{self, PerTransfer, Plan, Report, Sample, median},
+    },
     commands::Context,
     exit, output,
 };
@@ -58,24 +61,14 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
 }
 
 fn print(report: &Report) -> anyhow::Result<()> {
-    let runs: Vec<[String; 5]> = report
-        .samples
-        .iter()
-        .map(|(name, samples)| {
-            let rates: Vec<String> = samples.iter().map(|sample| format!("{:.0}", sample.transfers_per_s)).collect();
-            // Latencies of the last round: those of requests, so of whole batches.
-            let latency = samples.last().and_then(|sample| sample.ours.as_ref()).map(|ours| &ours.latency_us);
-            let ms = |us: u64| format!("{:.1}", us as f64 / 1_000.0);
-            [
-                name.clone(),
-                format!("{:.0}", median(samples)),
-                rates.join(" "),
-                latency.map_or_else(String::new, |latency| ms(latency.p50)),
-                latency.map_or_else(String::new, |latency| ms(latency.p99)),
-            ]
-        })
-        .collect();
-    output::table(["run", "median/s", "rounds", "p50 ms", "p99 ms"], &runs)?;
+    let runs: Vec<[String; 9]> = report.samples.iter().map(|(name, samples)| run_row(name, samples)).collect();
+    output::data(
+        "Processor time a transfer (client, routers, nodes, PostgreSQL) and latency of requests: last round\n",
+    )?;
+    output::table(
+        ["run", "median/s", "rounds", "client us", "router us", "node us", "postgres us", "p50 ms", "p99 ms"],
+        &runs,
+    )?;
     output::data("")?;
     let comparisons: Vec<[String; 6]> = report
         .comparisons
@@ -96,6 +89,29 @@ fn print(report: &Report) -> anyhow::Result<()> {
     let settings: Vec<String> = report.settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
     output::data(&format!("\n{} cores; PostgreSQL on both sides: {}", report.cores, settings.join(" ")))?;
     output::data(if report.verified { "verify: clean" } else { "verify: VIOLATED, the numbers are worth nothing" })
+}
+
+fn run_row(name: &str, samples: &[Sample]) -> [String; 9] {
+    let rates: Vec<String> = samples.iter().map(|sample| format!("{:.0}", sample.transfers_per_s)).collect();
+    let last = samples.last();
+    let cpu = |of: fn(&PerTransfer) -> f64| {
+        last.map_or_else(String::new, |sample| format!("{:.1}", of(&sample.cpu_us_per_transfer)))
+    };
+    let ms = |of: fn(&Latency) -> u64| {
+        let ours = last.and_then(|sample| sample.ours.as_ref());
+        ours.map_or_else(String::new, |ours| format!("{:.1}", of(&ours.latency_us) as f64 / 1_000.0))
+    };
+    [
+        name.to_owned(),
+        format!("{:.0}", median(samples)),
+        rates.join(" "),
+        cpu(|cpu| cpu.client),
+        cpu(|cpu| cpu.routers),
+        cpu(|cpu| cpu.nodes),
+        cpu(|cpu| cpu.postgres),
+        ms(|latency| latency.p50),
+        ms(|latency| latency.p99),
+    ]
 }
 
 /// A folder for one run, gone afterwards.
