@@ -4,23 +4,24 @@
 //! rule that nothing may soften: `not executed` is said only of a transfer none of whose steps can have taken effect.
 
 mod atomic;
+mod item;
 mod plan;
 
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use ledger::{
-    operation::{Operation, Transfer},
-    outcome::{Outcome, TransferAnswer, TransferOutcome, TransferState},
-};
+use ledger::{operation::Operation, outcome::Outcome};
 use tokio::time::Instant;
 
 pub use self::atomic::run as run_atomic;
-use self::plan::{AccountKey, Fate, Line, Placement, Standing, hold_back, plan_wave};
+use self::{
+    item::Item,
+    plan::{Fate, Line, Placement, Standing, hold_back, plan_wave},
+};
 use crate::{
-    saga::{self, Event, Patience, Saga, SagaState},
+    saga::{self, Patience},
     service::{CallError, Core, Deadline, NewTransfer, Reroutes, TransferReply, count_wave},
-    shard::{Answer, Answers, ByShard, Shard, Urgency, View},
+    shard::{Answers, ByShard, Urgency, View},
 };
 
 type Reply = Result<TransferReply, CallError>;
@@ -46,7 +47,7 @@ pub async fn run(core: &Core, transfers: Vec<NewTransfer>, deadline: Deadline) -
             batch.give_up(|shard| CallError::Unavailable { shard });
         }
     }
-    batch.items.into_iter().map(|item| item.progress.into_reply()).collect()
+    batch.items.into_iter().map(Item::into_reply).collect()
 }
 
 /// The transfers of one request.
@@ -56,35 +57,6 @@ struct Batch<'a> {
     items: Vec<Item>,
     /// Items with something left to do, in request order, and those whose unknown outcome others depend on.
     open: Vec<usize>,
-}
-
-struct Item {
-    transfer: NewTransfer,
-    debit: AccountKey,
-    credit: AccountKey,
-    progress: Progress,
-    /// The shard that may have executed it in a sending whose answer was lost, whatever later ones say.
-    resent_to: Option<Arc<str>>,
-}
-
-enum Progress {
-    New,
-    /// With the answer of the reserve.
-    Reserved(TransferAnswer),
-    /// The outcome is unknown; the reply says so.
-    Lost(Reply),
-    Finished(Reply),
-}
-
-impl Progress {
-    fn into_reply(self) -> Reply {
-        match self {
-            Self::Finished(reply) | Self::Lost(reply) => reply,
-            Self::Reserved(answer) => Ok(TransferReply::Pending(answer)),
-            // Every way out of `run` closes the open ones.
-            Self::New => Err(CallError::ShuttingDown),
-        }
-    }
 }
 
 /// What one shard executes in a wave.
@@ -97,14 +69,7 @@ struct Group {
 
 impl<'a> Batch<'a> {
     fn new(core: &'a Core, transfers: Vec<NewTransfer>, deadline: Deadline) -> Self {
-        let item = |transfer: NewTransfer| Item {
-            debit: AccountKey::of(&transfer.debit),
-            credit: AccountKey::of(&transfer.credit),
-            progress: Progress::New,
-            resent_to: None,
-            transfer,
-        };
-        let items: Vec<Item> = transfers.into_iter().map(item).collect();
+        let items: Vec<Item> = transfers.into_iter().map(Item::new).collect();
         let open = (0..items.len()).collect();
         Self { core, deadline, items, open }
     }
@@ -164,7 +129,7 @@ impl<'a> Batch<'a> {
             for (place, answer) in places.into_iter().zip(answers) {
                 let item = &mut self.items[self.open[place]];
                 if resent {
-                    item.resent_to = Some(Arc::clone(shard.id()));
+                    item.resent(&shard);
                 }
                 fates[place] = match answer {
                     Ok(Outcome::NotOwner(refusal)) => {
@@ -201,8 +166,8 @@ impl<'a> Batch<'a> {
     /// Keeps what is open, and what others have to be kept away from as long as there are others.
     fn close_finished(&mut self) {
         let items = &self.items;
-        self.open.retain(|&index| !matches!(items[index].progress, Progress::Finished(_)));
-        if self.open.iter().all(|&index| matches!(items[index].progress, Progress::Lost(_))) {
+        self.open.retain(|&index| !items[index].is_finished());
+        if self.open.iter().all(|&index| items[index].is_lost()) {
             self.open.clear();
         }
     }
@@ -212,101 +177,11 @@ impl<'a> Batch<'a> {
         let view = self.core.view();
         for index in std::mem::take(&mut self.open) {
             let item = &mut self.items[index];
-            if matches!(item.progress, Progress::New) {
-                let shard = Arc::clone(view.shard(view.route(&item.transfer.debit)).id());
+            if item.is_new() {
+                let shard = Arc::clone(item.source(&view).id());
                 item.end(Err(error(shard)));
             }
         }
-    }
-}
-
-impl Item {
-    fn line(&self, view: &View) -> Line {
-        Line {
-            debit: self.debit,
-            credit: self.credit,
-            source: view.route(&self.transfer.debit),
-            destination: view.route(&self.transfer.credit),
-            standing: match self.progress {
-                Progress::New => Standing::New,
-                Progress::Reserved(_) => Standing::Reserved,
-                Progress::Lost(_) | Progress::Finished(_) => Standing::Lost,
-            },
-        }
-    }
-
-    fn operation(&self, cross_shard: bool, defer_insufficient: bool) -> Operation {
-        let transfer = &self.transfer;
-        Operation::Transfer(Transfer {
-            id: transfer.id,
-            debit: transfer.debit.clone(),
-            credit: transfer.credit.clone(),
-            asset: transfer.asset,
-            amount: transfer.amount,
-            metadata: transfer.metadata.clone(),
-            cross_shard,
-            defer_insufficient,
-        })
-    }
-
-    /// Takes the answer to the execution or reserve.
-    fn absorb(&mut self, shard: &Shard, answer: Answer) -> Fate {
-        let reply = match answer {
-            Ok(Outcome::Deferred) => return Fate::PutOff,
-            // Also a local transfer may be answered so: its id was used for a saga before its accounts came together.
-            Ok(Outcome::Transfer(TransferOutcome::Done(answer))) if answer.state == TransferState::Pending => {
-                self.progress = Progress::Reserved(answer);
-                return Fate::Reserved;
-            }
-            Ok(Outcome::Transfer(outcome)) => Ok(TransferReply::from(outcome)),
-            Ok(other) => {
-                let detail = format!("an answer to another question: {other:?}");
-                Err(CallError::Internal { shard: Arc::clone(shard.id()), detail })
-            }
-            Err(error) => Err(error),
-        };
-        self.end(reply);
-        Fate::Done
-    }
-
-    fn end(&mut self, reply: Reply) {
-        self.progress = match (reply, &self.resent_to) {
-            (Err(error), None) if error.is_not_executed() => Progress::Finished(Err(error)),
-            (Err(error), Some(shard)) if error.is_not_executed() => {
-                Progress::Lost(Err(CallError::OutcomeUnknown { shard: Arc::clone(shard) }))
-            }
-            (Err(error), _) => Progress::Lost(Err(error)),
-            (Ok(reply), _) => Progress::Finished(Ok(reply)),
-        };
-    }
-
-    fn saga(&self) -> Saga {
-        let Progress::Reserved(answer) = &self.progress else {
-            unreachable!("INV-3: only a reserved transfer is decided");
-        };
-        let NewTransfer { id, debit, credit, asset, amount, .. } = &self.transfer;
-        let state = SagaState::Unreserved.next(Event::Stored(answer.state)).unwrap_or(SagaState::Reserved);
-        Saga {
-            id: *id,
-            debit: debit.clone(),
-            credit: credit.clone(),
-            asset: *asset,
-            amount: *amount,
-            state,
-            parked: None,
-        }
-    }
-
-    /// Takes what became of the saga. One that has not ended goes on without this request.
-    fn conclude(&mut self, saga: Saga) {
-        let Progress::Reserved(answer) = &self.progress else { return };
-        let answer = TransferAnswer { state: saga.state.transfer_state(), ..answer.clone() };
-        self.progress = if saga.state.next_step().is_none() {
-            Progress::Finished(Ok(TransferReply::Done(answer)))
-        } else {
-            // Whatever depends on it must not run: nobody knows yet what it will find.
-            Progress::Lost(Ok(TransferReply::Pending(answer)))
-        };
     }
 }
 

@@ -12,7 +12,8 @@ use tonic::Code;
 use wire::{Reply, convert::operation_to_wire, not_executed::Reason};
 
 use super::{
-    ANSWER_GRACE, Answer, Answers, CallError, Shard, client::CallFailure, metrics::CallEnd, queue::Submission,
+    Answer, Answers, CallError, Shard, client::CallFailure, metrics::CallEnd, queue::Submission,
+    submission::ANSWER_GRACE,
 };
 use crate::service::Pace;
 

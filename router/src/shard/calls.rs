@@ -1,0 +1,116 @@
+//! Calls to a shard's node: reads, with their own bounds, and the way every call's fate reaches the breaker.
+
+use std::sync::Arc;
+
+use tokio::time::{Instant, timeout_at};
+use tonic::{Code, Status};
+
+use super::{NodeClient, Shard, breaker::Signal, client::CallFailure};
+use crate::service::{CallError, Deadline};
+
+/// Reads of one shard at once; h2's default of 200 streams per connection stays out of reach.
+pub const READS_AT_ONCE: usize = 128;
+/// Reads of one shard that run or wait; more are refused as overloaded.
+pub const READS_ADMITTED: usize = 2_048;
+
+impl Shard {
+    /// Makes a read. One that was lost with its connection is made once more: it has no effect to repeat.
+    pub async fn read<A, Make, Reply>(&self, deadline: Deadline, mut make: Make) -> Result<A, CallError>
+    where
+        Make: FnMut(NodeClient) -> Reply,
+        Reply: Future<Output = Result<tonic::Response<A>, Status>>,
+    {
+        if self.breaker().refuses(Instant::now()) {
+            self.metrics.refused_by_breaker.increment(1);
+            return Err(self.unavailable());
+        }
+        let Ok(_admitted) = self.reads_admitted.try_acquire() else {
+            self.metrics.reads_full.increment(1);
+            return Err(CallError::Overloaded { shard: Arc::clone(&self.id) });
+        };
+        let Ok(_turn) = timeout_at(deadline, self.reads_at_once.acquire()).await else {
+            self.metrics.expired.increment(1);
+            return Err(self.late());
+        };
+        if !self.breaker().admit(Instant::now()) {
+            self.metrics.refused_by_breaker.increment(1);
+            return Err(self.unavailable());
+        }
+        let mut answer = self.call(deadline, &mut make).await;
+        if matches!(answer, Err(CallFailure::Lost(_))) && self.budget.spend() {
+            answer = self.call(deadline, &mut make).await;
+        }
+        answer.map_err(|failure| match failure {
+            CallFailure::NotSent(_) | CallFailure::Lost(_) => self.unavailable(),
+            CallFailure::TooLate | CallFailure::NoAnswer => self.late(),
+            CallFailure::Refused { code: Code::ResourceExhausted, .. } => {
+                CallError::Overloaded { shard: Arc::clone(&self.id) }
+            }
+            CallFailure::Refused { code: Code::DeadlineExceeded | Code::Cancelled, .. } => self.late(),
+            CallFailure::Refused { code: Code::Unavailable, .. } => self.unavailable(),
+            CallFailure::Refused { detail, .. } => CallError::Internal { shard: Arc::clone(&self.id), detail },
+        })
+    }
+
+    /// Asks the node something about itself, breaker or not: this is how an operator sees a shard come back.
+    pub async fn probe<A, Make, Reply>(&self, deadline: Deadline, make: Make) -> Result<A, CallFailure>
+    where
+        Make: FnMut(NodeClient) -> Reply,
+        Reply: Future<Output = Result<tonic::Response<A>, Status>>,
+    {
+        self.call(deadline, make).await
+    }
+
+    /// A call with its fate reported to the breaker.
+    pub(super) async fn call<A, Make, Reply>(&self, until: Instant, make: Make) -> Result<A, CallFailure>
+    where
+        Make: FnMut(NodeClient) -> Reply,
+        Reply: Future<Output = Result<tonic::Response<A>, Status>>,
+    {
+        let report = Report { shard: self, reported: false };
+        let answer = self.client.call(until, make).await;
+        report.of(&answer);
+        answer
+    }
+
+    fn record(&self, signal: Signal, failure: Option<&CallFailure>) {
+        let now = Instant::now();
+        let mut breaker = self.breaker();
+        if breaker.record(signal, now)
+            && let Some(failure) = failure
+        {
+            tracing::warn!(shard = %self.id, %failure, "breaker opened: calls to this shard are refused for a while");
+        }
+        self.metrics.breaker_open.set(if breaker.refuses(now) { 1.0 } else { 0.0 });
+        drop(breaker);
+        if signal == Signal::Answered {
+            self.budget.earn();
+        }
+    }
+}
+
+/// Tells the breaker how a call ended, also when nobody waited for its end: it may have been the probe.
+struct Report<'a> {
+    shard: &'a Shard,
+    reported: bool,
+}
+
+impl Report<'_> {
+    fn of<A>(mut self, answer: &Result<A, CallFailure>) {
+        self.reported = true;
+        let signal = match answer {
+            Ok(_) | Err(CallFailure::Refused { .. }) => Signal::Answered,
+            Err(CallFailure::NotSent(_) | CallFailure::Lost(_)) => Signal::ConnectionFailed,
+            Err(CallFailure::TooLate | CallFailure::NoAnswer) => Signal::NoAnswer,
+        };
+        self.shard.record(signal, answer.as_ref().err());
+    }
+}
+
+impl Drop for Report<'_> {
+    fn drop(&mut self) {
+        if !self.reported {
+            self.shard.record(Signal::NoAnswer, None);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Operations under way to a shard, from the side of whoever waits for their answers.
+
+use std::{sync::Arc, time::Duration};
+
+use ledger::{operation::Operation, outcome::Outcome};
+use tokio::{sync::oneshot, time::timeout_at};
+
+use super::queue::Claim;
+use crate::service::{CallError, Deadline};
+
+/// What became of one operation.
+pub type Answer = Result<Outcome, CallError>;
+
+/// What became of operations that were submitted together: one answer each, in order.
+#[derive(Debug)]
+pub struct Answers {
+    pub answers: Vec<Answer>,
+    /// They were sent more than once, so an operation that was not executed (not owned, deferred) may have been executed
+    /// by an earlier sending. Its id tells, when it is sent again; until then its outcome is unknown.
+    pub resent: bool,
+}
+
+impl From<Vec<Answer>> for Answers {
+    fn from(answers: Vec<Answer>) -> Self {
+        Self { answers, resent: false }
+    }
+}
+
+/// How long after a deadline an answer that is on its way is still waited for: better late than unknown.
+pub const ANSWER_GRACE: Duration = Duration::from_millis(200);
+
+/// A submission that was queued, or was not.
+pub enum Submitted {
+    Queued(Waiting),
+    /// With how many operations.
+    Refused(CallError, usize),
+}
+
+/// A submission under way.
+pub struct Waiting {
+    pub answers: oneshot::Receiver<Answers>,
+    pub claim: Claim,
+    pub operations: usize,
+}
+
+impl Submitted {
+    pub async fn wait(self, shard: &Arc<str>, deadline: Deadline) -> Answers {
+        match self {
+            Self::Queued(waiting) => waiting.wait(shard, deadline).await,
+            Self::Refused(error, operations) => vec![Err(error); operations].into(),
+        }
+    }
+}
+
+impl Waiting {
+    async fn wait(mut self, shard: &Arc<str>, deadline: Deadline) -> Answers {
+        let error = match timeout_at(deadline, &mut self.answers).await {
+            Ok(Ok(answers)) => return answers,
+            // Whoever should have answered is gone. In the queue nothing had happened yet.
+            Ok(Err(_)) if self.claim.take() => CallError::ShuttingDown,
+            Ok(Err(_)) => CallError::OutcomeUnknown { shard: Arc::clone(shard) },
+            // Claimed here, it will never be sent.
+            Err(_) if self.claim.take() => CallError::Deadline { shard: Arc::clone(shard) },
+            Err(_) => match timeout_at(deadline + ANSWER_GRACE, &mut self.answers).await {
+                Ok(Ok(answers)) => return answers,
+                _ => CallError::OutcomeUnknown { shard: Arc::clone(shard) },
+            },
+        };
+        vec![Err(error); self.operations].into()
+    }
+}
+
+/// Splits operations, in order, into groups of at most `max_weight` (an operation heavier than that goes alone).
+pub fn chunks(operations: Vec<Operation>, max_weight: usize) -> Vec<(Vec<Operation>, usize)> {
+    let mut chunks: Vec<(Vec<Operation>, usize)> = Vec::new();
+    for operation in operations {
+        let added = operation.weight();
+        match chunks.last_mut() {
+            Some((chunk, weight)) if *weight + added <= max_weight => {
+                chunk.push(operation);
+                *weight += added;
+            }
+            _ => chunks.push((vec![operation], added)),
+        }
+    }
+    chunks
+}

@@ -1,0 +1,170 @@
+//! One transfer of a request: what is known of it, and what its client will be told.
+
+use std::sync::Arc;
+
+use ledger::{
+    operation::{Operation, Transfer},
+    outcome::{Outcome, TransferAnswer, TransferOutcome, TransferState},
+};
+
+use super::{
+    Reply,
+    plan::{AccountKey, Fate, Line, Standing},
+};
+use crate::{
+    saga::{Event, Saga, SagaState},
+    service::{CallError, NewTransfer, TransferReply},
+    shard::{Answer, Shard, View},
+};
+
+/// A transfer between its request and its reply.
+pub struct Item {
+    transfer: NewTransfer,
+    debit: AccountKey,
+    credit: AccountKey,
+    progress: Progress,
+    /// The shard that may have executed it in a sending whose answer was lost, whatever later ones say.
+    resent_to: Option<Arc<str>>,
+}
+
+enum Progress {
+    /// Nothing of it is known to have been executed.
+    New,
+    /// With the answer of the reserve.
+    Reserved(TransferAnswer),
+    /// The outcome is unknown; the reply says so.
+    Lost(Reply),
+    Finished(Reply),
+}
+
+impl Item {
+    pub fn new(transfer: NewTransfer) -> Self {
+        Self {
+            debit: AccountKey::of(&transfer.debit),
+            credit: AccountKey::of(&transfer.credit),
+            progress: Progress::New,
+            resent_to: None,
+            transfer,
+        }
+    }
+
+    pub fn is_new(&self) -> bool {
+        matches!(self.progress, Progress::New)
+    }
+
+    pub fn is_finished(&self) -> bool {
+        matches!(self.progress, Progress::Finished(_))
+    }
+
+    pub fn is_lost(&self) -> bool {
+        matches!(self.progress, Progress::Lost(_))
+    }
+
+    pub fn into_reply(self) -> Reply {
+        match self.progress {
+            Progress::Finished(reply) | Progress::Lost(reply) => reply,
+            Progress::Reserved(answer) => Ok(TransferReply::Pending(answer)),
+            // Whoever runs a batch ends its open items first.
+            Progress::New => Err(CallError::ShuttingDown),
+        }
+    }
+
+    /// The debit account's shard.
+    pub fn source<'v>(&self, view: &'v View) -> &'v Arc<Shard> {
+        view.shard(view.route(&self.transfer.debit))
+    }
+
+    /// Takes note that its sending was repeated.
+    pub fn resent(&mut self, shard: &Shard) {
+        self.resent_to = Some(Arc::clone(shard.id()));
+    }
+
+    /// As the plan of a wave sees it.
+    pub fn line(&self, view: &View) -> Line {
+        Line {
+            debit: self.debit,
+            credit: self.credit,
+            source: view.route(&self.transfer.debit),
+            destination: view.route(&self.transfer.credit),
+            standing: match self.progress {
+                Progress::New => Standing::New,
+                Progress::Reserved(_) => Standing::Reserved,
+                Progress::Lost(_) | Progress::Finished(_) => Standing::Lost,
+            },
+        }
+    }
+
+    pub fn operation(&self, cross_shard: bool, defer_insufficient: bool) -> Operation {
+        let transfer = &self.transfer;
+        Operation::Transfer(Transfer {
+            id: transfer.id,
+            debit: transfer.debit.clone(),
+            credit: transfer.credit.clone(),
+            asset: transfer.asset,
+            amount: transfer.amount,
+            metadata: transfer.metadata.clone(),
+            cross_shard,
+            defer_insufficient,
+        })
+    }
+
+    /// Takes the answer to the execution or reserve.
+    pub fn absorb(&mut self, shard: &Shard, answer: Answer) -> Fate {
+        let reply = match answer {
+            Ok(Outcome::Deferred) => return Fate::PutOff,
+            // Also a local transfer may be answered so: its id was used for a saga before its accounts came together.
+            Ok(Outcome::Transfer(TransferOutcome::Done(answer))) if answer.state == TransferState::Pending => {
+                self.progress = Progress::Reserved(answer);
+                return Fate::Reserved;
+            }
+            Ok(Outcome::Transfer(outcome)) => Ok(TransferReply::from(outcome)),
+            Ok(other) => {
+                let detail = format!("an answer to another question: {other:?}");
+                Err(CallError::Internal { shard: Arc::clone(shard.id()), detail })
+            }
+            Err(error) => Err(error),
+        };
+        self.end(reply);
+        Fate::Done
+    }
+
+    pub fn end(&mut self, reply: Reply) {
+        self.progress = match (reply, &self.resent_to) {
+            (Err(error), None) if error.is_not_executed() => Progress::Finished(Err(error)),
+            (Err(error), Some(shard)) if error.is_not_executed() => {
+                Progress::Lost(Err(CallError::OutcomeUnknown { shard: Arc::clone(shard) }))
+            }
+            (Err(error), _) => Progress::Lost(Err(error)),
+            (Ok(reply), _) => Progress::Finished(Ok(reply)),
+        };
+    }
+
+    pub fn saga(&self) -> Saga {
+        let Progress::Reserved(answer) = &self.progress else {
+            unreachable!("INV-3: only a reserved transfer is decided");
+        };
+        let NewTransfer { id, debit, credit, asset, amount, .. } = &self.transfer;
+        let state = SagaState::Unreserved.next(Event::Stored(answer.state)).unwrap_or(SagaState::Reserved);
+        Saga {
+            id: *id,
+            debit: debit.clone(),
+            credit: credit.clone(),
+            asset: *asset,
+            amount: *amount,
+            state,
+            parked: None,
+        }
+    }
+
+    /// Takes what became of the saga. One that has not ended goes on without this request.
+    pub fn conclude(&mut self, saga: Saga) {
+        let Progress::Reserved(answer) = &self.progress else { return };
+        let answer = TransferAnswer { state: saga.state.transfer_state(), ..answer.clone() };
+        self.progress = if saga.state.next_step().is_none() {
+            Progress::Finished(Ok(TransferReply::Done(answer)))
+        } else {
+            // Whatever depends on it must not run: nobody knows yet what it will find.
+            Progress::Lost(Ok(TransferReply::Pending(answer)))
+        };
+    }
+}
