@@ -3,6 +3,7 @@
 //! Each test that leaves something to chance prints its seed; `SEED=… cargo nextest run -p integration-tests` repeats it.
 
 mod chaos;
+mod contract;
 mod failover;
 mod first_transfer;
 mod node;

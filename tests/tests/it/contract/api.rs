@@ -162,8 +162,7 @@ impl Api {
     }
 
     async fn exchange(&self, router: usize, call: &Call) -> anyhow::Result<Reply> {
-        let mut request =
-            Request::builder().method(&call.method).uri(format!("{}{}", self.url(router), call.path));
+        let mut request = Request::builder().method(&call.method).uri(format!("{}{}", self.url(router), call.path));
         for (name, value) in &call.headers {
             request = request.header(*name, value.as_slice());
         }

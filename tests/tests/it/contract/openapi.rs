@@ -32,7 +32,9 @@ pub async fn is_complete(api: &Api) -> anyhow::Result<()> {
     let mut described: Vec<(&str, &str)> = description
         .paths()?
         .iter()
-        .flat_map(|(path, item)| item.as_object().into_iter().flatten().map(|(method, _)| (method.as_str(), path.as_str())))
+        .flat_map(|(path, item)| {
+            item.as_object().into_iter().flatten().map(|(method, _)| (method.as_str(), path.as_str()))
+        })
         .collect();
     for route in ROUTES {
         ensure!(described.contains(&route), "{route:?} is not described");
@@ -68,7 +70,7 @@ impl Description {
             None if call.path == "/openapi.json" => return Ok(()),
             None => bail!("{} is not described", reply.status),
         };
-        self.fits(schema, &reply.body, "").with_context(|| format!("the answer {}", reply.body))
+        self.fits(schema, &reply.body, "").with_context(|| format!("the answer {}", reply.summary()))
     }
 
     fn response(&self, call: &Call, status: u16) -> Option<&Value> {
@@ -88,7 +90,8 @@ impl Description {
                 }
                 for (name, member) in members {
                     let place = format!("{place}/{name}");
-                    let property = shape.properties.iter().find(|(known, _)| known == name).map(|(_, schema)| *schema);
+                    let property =
+                        shape.properties.iter().find(|(known, _)| *known == name).map(|(_, schema)| *schema);
                     match property.or(shape.additional) {
                         Some(schema) => self.fits(schema, member, &place)?,
                         None => bail!("{place} is not described"),
@@ -100,7 +103,10 @@ impl Description {
                 let described = self.resolve(schema)?["items"].is_object();
                 ensure!(described, "{place} is not described as an array");
                 let schema = &self.resolve(schema)?["items"];
-                items.iter().enumerate().try_for_each(|(index, item)| self.fits(schema, item, &format!("{place}/{index}")))
+                items
+                    .iter()
+                    .enumerate()
+                    .try_for_each(|(index, item)| self.fits(schema, item, &format!("{place}/{index}")))
             }
             scalar => {
                 let kind = match scalar {

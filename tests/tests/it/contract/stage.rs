@@ -71,7 +71,9 @@ impl Stage {
         if let Some(status) = status {
             limits["status"] = json!(status);
         }
-        self.api.expect(Call::patch(&account_path(&id), &limits), &format!("200 {}", status.unwrap_or("open"))).await?;
+        self.api
+            .expect(Call::patch(&account_path(&id), &limits), &format!("200 {}", status.unwrap_or("open")))
+            .await?;
         Ok(id)
     }
 
@@ -103,15 +105,6 @@ impl Stage {
         let mut rows = 0;
         for shard in &self.cluster.status().shards {
             rows += database::number(&shard.dsn, ROWS).await?;
-        }
-        Ok(rows)
-    }
-
-    /// Rows of the transfer table under an id, in all databases.
-    pub async fn stored(&self, id: Uuid) -> anyhow::Result<i64> {
-        let mut rows = 0;
-        for shard in &self.cluster.status().shards {
-            rows += database::number(&shard.dsn, &format!("SELECT count(*) FROM transfer WHERE id = '{id}'")).await?;
         }
         Ok(rows)
     }

@@ -1,0 +1,206 @@
+//! Accounts: opened once, changed within their limits, read as written.
+
+use anyhow::ensure;
+use serde_json::{Value, json};
+use testkit::client::account_path;
+
+use super::{
+    api::Call,
+    stage::{Findings, Stage, order},
+};
+
+pub async fn are_opened_once(stage: &Stage) -> anyhow::Result<()> {
+    let id = stage.name(0)?;
+    let body =
+        json!({"id": id, "asset": "USD", "overdraft": "5", "max_balance": "100.5", "metadata": {"b": "2", "a": "ä"}});
+    let opened = stage.api.expect(Call::post("/v1/accounts", &body), "201 open").await?;
+    ensure!(opened.header("location") == account_path(&id), "Location {:?}", opened.header("location"));
+    let shown = stage.api.expect(Call::get(opened.header("location")), "200 open").await?.body;
+    ensure!(shown == opened.body, "opened {}, read {shown}", opened.body);
+    for (member, value) in [
+        ("id", json!(id)),
+        ("asset", json!("USD")),
+        ("posted", json!("0.00")),
+        ("held", json!("0.00")),
+        ("available", json!("5.00")),
+        ("overdraft", json!("5.00")),
+        ("max_balance", json!("100.50")),
+        ("version", json!(1)),
+        ("shard", json!("s0")),
+        ("metadata", json!({"a": "ä", "b": "2"})),
+    ] {
+        ensure!(shown[member] == value, "{member} in {shown}");
+    }
+    // Equal content, however it is spelt.
+    let mut spelt_otherwise = body.clone();
+    spelt_otherwise["overdraft"] = json!("5.00");
+    for again in [&body, &spelt_otherwise] {
+        let again = stage.api.expect(Call::post("/v1/accounts", again), "200 open replayed").await?;
+        ensure!(again.body == opened.body, "{}", again.body);
+    }
+    for (field, value) in [
+        ("asset", json!("EUR")),
+        ("overdraft", json!("unlimited")),
+        ("overdraft", json!("5.01")),
+        ("max_balance", json!("100.51")),
+        ("max_balance", json!(null)),
+        ("metadata", json!({})),
+        ("metadata", json!({"b": "2"})),
+    ] {
+        let mut other = body.clone();
+        other[field] = value;
+        stage.api.expect(Call::post("/v1/accounts", &other), &format!("409 account_exists field={field}")).await?;
+    }
+    // Defaults, and their names.
+    let id = stage.name(1)?;
+    let bare = json!({"id": id, "asset": "JPY"});
+    let opened = stage.api.expect(Call::post("/v1/accounts", &bare), "201 open").await?.body;
+    ensure!(opened["overdraft"] == "0" && opened["max_balance"].is_null() && opened["available"] == "0", "{opened}");
+    let spelt_out = json!({"id": id, "asset": "JPY", "overdraft": "0", "max_balance": null, "metadata": {}});
+    stage.api.expect(Call::post("/v1/accounts", &spelt_out), "200 open replayed").await?;
+    Ok(())
+}
+
+/// An account as [`Stage::account`] takes it, changes and their answers in turn.
+type Story = (&'static str, &'static [(&'static str, &'static str)]);
+
+#[rustfmt::skip]
+const STORIES: &[Story] = &[
+    ("USD", &[(r#"{"status": "frozen"}"#, "200 frozen"), (r#"{"status": "frozen"}"#, "200 frozen"), (r#"{"status": "open"}"#, "200 open")]),
+    ("USD", &[(r#"{"status": "closed"}"#, "200 closed"), (r#"{"status": "open"}"#, "200 open")]),
+    ("USD posted=1", &[(r#"{"status": "closed"}"#, "409 account_not_empty"), (r#"{"status": "frozen"}"#, "200 frozen"), (r#"{"status": "closed"}"#, "409 account_not_empty")]),
+    ("USD posted=-1 overdraft=5", &[(r#"{"status": "closed"}"#, "409 account_not_empty"), (r#"{"overdraft": "0.99"}"#, "422 insufficient_funds"), (r#"{"overdraft": "1"}"#, "200 open"), (r#"{"overdraft": "unlimited"}"#, "200 open")]),
+    // A balance that is there already may stay: the limit is for what comes.
+    ("USD posted=10", &[(r#"{"max_balance": "5"}"#, "200 open"), (r#"{"max_balance": null}"#, "200 open")]),
+    ("JPY", &[(r#"{"overdraft": "1.0"}"#, "400 invalid_amount at='/overdraft'"), (r#"{"max_balance": "0.5"}"#, "400 invalid_amount at='/max_balance'")]),
+    ("USD", &[(r#"{"metadata": {"a": "1"}}"#, "200 open"), (r#"{"metadata": {}}"#, "200 open"), (r#"{"metadata": null}"#, "200 open")]),
+];
+
+pub async fn change_within_their_limits(stage: &Stage) -> anyhow::Result<()> {
+    let mut findings = Findings::default();
+    for (account, changes) in STORIES {
+        for shard in 0..2 {
+            let story = async {
+                let id = stage.account(shard, account).await?;
+                for (change, expected) in *changes {
+                    let before = stage.show(&id).await?;
+                    let change: Value = serde_json::from_str(change)?;
+                    let reply = stage.api.expect(Call::patch(&account_path(&id), &change), expected).await?;
+                    let after = stage.show(&id).await?;
+                    if reply.status == 200 {
+                        ensure!(reply.body == after, "answered {}, read {after}", reply.body);
+                        let grows = i64::from(without_version(&before) != without_version(&after));
+                        ensure!(version(&after) == version(&before) + grows, "from {before} to {after}");
+                    } else {
+                        ensure!(after == before, "refused and changed: {after}");
+                    }
+                }
+                anyhow::Ok(())
+            };
+            findings.note(account, story.await);
+        }
+    }
+    findings.conclude()
+}
+
+fn version(account: &Value) -> i64 {
+    account["version"].as_i64().unwrap_or_default()
+}
+
+fn without_version(account: &Value) -> Value {
+    let mut account = account.clone();
+    for member in ["version", "updated_at"] {
+        account[member] = Value::Null;
+    }
+    account
+}
+
+pub async fn limits_hold_after_they_changed(stage: &Stage) -> anyhow::Result<()> {
+    for (shard, other_shard) in [(0, 0), (0, 1)] {
+        let a = stage.account(shard, "USD posted=10").await?;
+        let b = stage.account(other_shard, "USD").await?;
+        let change = |id: &str, change: Value| Call::patch(&account_path(id), &change);
+        stage.api.expect(change(&a, json!({"overdraft": "5"})), "200 open").await?;
+        stage.pay(&a, &b, "15", "USD").await?;
+        stage.api.expect(order(&a, &b, "0.01", "USD"), "422 insufficient_funds side=debit").await?;
+        stage.api.expect(change(&a, json!({"max_balance": "0"})), "200 open").await?;
+        stage.pay(&b, &a, "5", "USD").await?;
+        stage.api.expect(order(&b, &a, "0.01", "USD"), "422 limit_exceeded side=credit").await?;
+        stage.api.expect(change(&a, json!({"status": "closed"})), "200 closed").await?;
+        stage.api.expect(order(&b, &a, "0.01", "USD"), "422 account_closed side=credit").await?;
+        stage.api.expect(change(&a, json!({"status": "open", "max_balance": null})), "200 open").await?;
+        stage.pay(&b, &a, "10", "USD").await?;
+        stage.api.expect(change(&b, json!({"status": "closed"})), "200 closed").await?;
+    }
+    Ok(())
+}
+
+pub async fn batches_answer_each(stage: &Stage) -> anyhow::Result<()> {
+    let there = stage.account(0, "USD").await?;
+    let new: Vec<String> = (0..3).map(|shard| stage.name(shard)).collect::<anyhow::Result<_>>()?;
+    let twice = stage.name(1)?;
+    let body = json!({"accounts": [
+        {"id": new[0], "asset": "USD"},
+        {"id": there, "asset": "USD"},
+        {"id": there, "asset": "EUR"},
+        {"id": new[1], "asset": "BTC", "overdraft": "unlimited"},
+        {"id": twice, "asset": "USD", "overdraft": "1"},
+        {"id": twice, "asset": "USD", "overdraft": "1.00"},
+        {"id": twice, "asset": "USD", "overdraft": "2"},
+        {"id": new[2], "asset": "USD"},
+    ]});
+    let reply = stage.api.expect(Call::post("/v1/accounts:batch", &body), "200").await?.body;
+    let results: Vec<String> = reply["results"].as_array().into_iter().flatten().map(result).collect();
+    let expected = [
+        "created",
+        "created replayed",
+        "failed account_exists asset",
+        "created",
+        "created",
+        "created replayed",
+        "failed account_exists overdraft",
+        "created",
+    ];
+    ensure!(results == expected, "{results:?}");
+    let ids = reply["results"].as_array().into_iter().flatten().map(|result| &result["id"]);
+    let ordered = body["accounts"].as_array().into_iter().flatten().map(|account| &account["id"]);
+    ensure!(ids.eq(ordered), "other ids than ordered: {reply}");
+    // Read through either router right after.
+    for id in &new {
+        for router in 0..2 {
+            stage.api.send_to(router, Call::get(&account_path(id))).await?.expect("200 open")?;
+        }
+    }
+    Ok(())
+}
+
+fn result(result: &Value) -> String {
+    let mut words: Vec<&str> = ["status", "code", "field"].iter().filter_map(|name| result[*name].as_str()).collect();
+    if result["replayed"] == true {
+        words.push("replayed");
+    }
+    words.join(" ")
+}
+
+/// What one router has answered, the other one reads: balances, versions, transfers.
+pub async fn are_read_as_written_through_any_router(stage: &Stage) -> anyhow::Result<()> {
+    for payee_shard in 0..2 {
+        let payer = stage.account(0, "USD overdraft=unlimited").await?;
+        let payee = stage.account(payee_shard, "USD").await?;
+        for round in 1..=20_usize {
+            let (writer, reader) = (round % 2, (round + 1) % 2);
+            let answer =
+                stage.api.send_to(writer, order(&payer, &payee, "0.01", "USD")).await?.expect("201 posted")?;
+            let sum = format!("0.{round:02}");
+            let read = |path: &str| stage.api.send_to(reader, Call::get(path));
+            let debit = read(&account_path(&payer)).await?.body;
+            ensure!(debit["posted"] == format!("-{sum}"), "round {round}: {debit}");
+            ensure!(debit["version"] == answer.body["debit_account"]["version"], "{debit} after {}", answer.body);
+            let credit = read(&account_path(&payee)).await?.body;
+            ensure!(credit["posted"] == sum, "round {round}: {credit}");
+            let id = answer.body["id"].as_str().unwrap_or_default();
+            read(&format!("/v1/transfers/{id}")).await?.expect("200 posted")?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,179 @@
+//! Journals: pages both ways that stay as they were while more is written, windows in time, balances at a time.
+
+use anyhow::{Context, ensure};
+use futures_util::future::try_join;
+use serde_json::Value;
+use testkit::client::account_path;
+
+use super::{api::Call, stage::Stage};
+
+/// Past several waypoints, which are 64 versions apart.
+const TRANSFERS: usize = 200;
+/// Divides nothing evenly.
+const PAGE: usize = 37;
+
+struct Journal {
+    account: String,
+    other: String,
+    /// All of it, oldest first.
+    entries: Vec<Value>,
+}
+
+pub async fn are_read_in_pages_and_at_times(stage: &Stage) -> anyhow::Result<()> {
+    // One account is paid across shards, so its entries are decided by sagas; the other's transfers are all local.
+    let read = async |other_shard| {
+        let journal = write(stage, other_shard).await?;
+        adds_up(&journal)?;
+        pages(stage, &journal).await?;
+        windows(stage, &journal).await?;
+        balances(stage, &journal).await
+    };
+    try_join(read(0), read(1)).await.map(|_| ())
+}
+
+async fn write(stage: &Stage, other_shard: usize) -> anyhow::Result<Journal> {
+    let account = stage.account(0, "USD overdraft=unlimited").await?;
+    let other = stage.account(other_shard, "USD overdraft=unlimited").await?;
+    for chunk in 0..4 {
+        let items: Vec<Value> = (0..TRANSFERS / 4)
+            .map(|n| {
+                let amount = format!("{}.0{}", chunk + 1, n % 9 + 1);
+                let (debit, credit) = if n % 3 == 0 { (&other, &account) } else { (&account, &other) };
+                super::stage::terms(uuid::Uuid::now_v7(), debit, credit, &amount, "USD")
+            })
+            .collect();
+        let reply =
+            stage.api.expect(Call::post("/v1/transfers:batch", &serde_json::json!({"transfers": items})), "200");
+        let reply = reply.await?.body;
+        let results = reply["results"].as_array().context("no results")?;
+        ensure!(results.iter().all(|result| result["status"] == "posted"), "{reply}");
+    }
+    let page = page(stage, &account, "order=asc&limit=500").await?;
+    ensure!(page["has_more"] == false && page["next_cursor"].is_null(), "more than written: {page}");
+    let entries = page["data"].as_array().context("no data")?.clone();
+    Ok(Journal { account, other, entries })
+}
+
+async fn page(stage: &Stage, account: &str, query: &str) -> anyhow::Result<Value> {
+    let path = format!("{}/entries?{query}", account_path(account));
+    Ok(stage.api.expect(Call::get(&path), "200").await?.body)
+}
+
+/// Versions without a gap, positions and times that grow, balances that follow from amounts.
+fn adds_up(journal: &Journal) -> anyhow::Result<()> {
+    // Opened, and then the transfers.
+    ensure!(journal.entries.len() == TRANSFERS + 1, "{} entries", journal.entries.len());
+    let mut posted = 0;
+    for (index, entry) in journal.entries.iter().enumerate() {
+        ensure!(entry["version"] == index + 1, "version of entry {index}: {entry}");
+        let is_transfer = ["posted", "reserved", "compensated"].iter().any(|kind| entry["kind"] == *kind);
+        ensure!(is_transfer == entry["transfer_id"].is_string(), "{entry}");
+        ensure!(!is_transfer || entry["counterparty"] == journal.other.as_str(), "{entry}");
+        posted += minor(&entry["amount"])?;
+        ensure!(minor(&entry["posted"])? == posted && entry["held"] == "0.00", "should hold {posted}: {entry}");
+    }
+    for pair in journal.entries.windows(2) {
+        let time = |entry: &Value| entry["created_at"].as_str().unwrap_or_default().to_owned();
+        ensure!(pair[0]["position"].as_i64() < pair[1]["position"].as_i64(), "positions of {pair:?}");
+        ensure!(time(&pair[0]) <= time(&pair[1]), "times of {pair:?}");
+    }
+    Ok(())
+}
+
+fn minor(amount: &Value) -> anyhow::Result<i64> {
+    let text = amount.as_str().with_context(|| format!("{amount} is no amount"))?;
+    Ok(text.replace('.', "").parse()?)
+}
+
+/// Walks through all pages while more is written, both ways.
+async fn pages(stage: &Stage, journal: &Journal) -> anyhow::Result<()> {
+    for ascending in [true, false] {
+        let order = if ascending { "order=asc" } else { "order=desc" };
+        let (mut walked, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let found = page(stage, &journal.account, &format!("{order}&limit={PAGE}{cursor}")).await?;
+            let data = found["data"].as_array().context("no data")?;
+            walked.extend(data.iter().cloned());
+            ensure!(found["has_more"] == found["next_cursor"].is_string(), "{found}");
+            let Some(next) = found["next_cursor"].as_str() else { break };
+            ensure!(data.len() == PAGE, "a short page before the end: {found}");
+            ensure!(walked.len() < 2 * journal.entries.len(), "pages without end");
+            cursor = format!("&cursor={next}");
+            stage.pay(&journal.account, &journal.other, "0.01", "USD").await?;
+        }
+        // Newest first, the end is the oldest; what came meanwhile is before the beginning. Oldest first, it is at the end.
+        let mut expected = journal.entries.clone();
+        if !ascending {
+            let begun = walked.len().saturating_sub(expected.len());
+            expected.reverse();
+            walked.drain(..begun);
+        }
+        walked.truncate(expected.len());
+        ensure!(walked == expected, "{order}: pages are not the whole in order");
+    }
+    let by_default = page(stage, &journal.account, "").await?;
+    let data = by_default["data"].as_array().context("no data")?;
+    ensure!(data.len() == 50 && data[0]["version"].as_i64() > data[49]["version"].as_i64(), "{by_default}");
+    Ok(())
+}
+
+/// `from` is included, `to` is not.
+async fn windows(stage: &Stage, journal: &Journal) -> anyhow::Result<()> {
+    let time = |index: usize| journal.entries[index]["created_at"].as_str().unwrap_or_default();
+    let (from, to) = (time(TRANSFERS / 3), time(2 * TRANSFERS / 3));
+    let within: Vec<&Value> = journal
+        .entries
+        .iter()
+        .filter(|entry| entry["created_at"].as_str().is_some_and(|at| (from..to).contains(&at)))
+        .collect();
+    ensure!(!within.is_empty(), "nothing between {from} and {to}");
+    let found = page(stage, &journal.account, &format!("order=asc&limit=500&from={from}&to={to}")).await?;
+    ensure!(found["data"].as_array().is_some_and(|data| data.iter().eq(within.iter().copied())), "{found}");
+    let found = page(stage, &journal.account, &format!("limit=500&from={from}&to={to}")).await?;
+    ensure!(found["data"].as_array().is_some_and(|data| data.iter().rev().eq(within.iter().copied())), "{found}");
+    for empty in
+        [format!("from={to}&to={from}"), "to=2001-01-01T00:00:00Z".to_owned(), "from=2999-01-01T00:00:00Z".to_owned()]
+    {
+        let found = page(stage, &journal.account, &empty).await?;
+        ensure!(found["data"] == serde_json::json!([]) && found["has_more"] == false, "{empty}: {found}");
+    }
+    // The same moment in another zone; then the window in pages.
+    let elsewhere = from.replace('Z', "-00:00");
+    let found = page(stage, &journal.account, &format!("order=asc&limit=1&from={elsewhere}")).await?;
+    ensure!(found["data"][0] == *within[0], "from {elsewhere}: {found}");
+    let (mut walked, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let found = page(stage, &journal.account, &format!("limit={PAGE}&from={from}&to={to}{cursor}")).await?;
+        walked.extend(found["data"].as_array().into_iter().flatten().cloned());
+        let Some(next) = found["next_cursor"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    ensure!(walked.iter().rev().eq(within), "a window in pages");
+    Ok(())
+}
+
+/// At every entry's time the balance is that of the last entry of that time; before the first, nothing.
+async fn balances(stage: &Stage, journal: &Journal) -> anyhow::Result<()> {
+    let at = async |time: &str| {
+        let path = format!("{}/balance?at={time}", account_path(&journal.account));
+        anyhow::Ok(stage.api.expect(Call::get(&path), "200").await?.body)
+    };
+    let before = at("2001-01-01T00:00:00Z").await?;
+    ensure!(before["version"] == 0 && before["posted"] == "0.00" && before["available"] == "0.00", "{before}");
+    for index in (0..journal.entries.len()).step_by(11) {
+        let time = journal.entries[index]["created_at"].as_str().unwrap_or_default();
+        let last = journal.entries.iter().rfind(|entry| entry["created_at"] == time).context("no entry")?;
+        let balance = at(time).await?;
+        for member in ["version", "posted", "held"] {
+            ensure!(balance[member] == last[member], "{member} at {time}: {balance}, the entry is {last}");
+        }
+        ensure!(balance["at"] == time && balance["account"] == journal.account.as_str(), "{balance}");
+    }
+    let path = account_path(&journal.account);
+    let now = stage.api.expect(Call::get(&format!("{path}/balance")), "200").await?.body;
+    let account = stage.show(&journal.account).await?;
+    for member in ["version", "posted", "held", "available", "asset"] {
+        ensure!(now[member] == account[member], "{member}: {now}, the account is {account}");
+    }
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! Random batches, local and cross-shard mixed, against a ledger of thirty lines that knows no shards.
+
+use std::collections::HashMap;
+
+use anyhow::ensure;
+use serde_json::{Value, json};
+use testkit::seed::{Random, Seed};
+
+use super::{
+    api::Call,
+    batches::results,
+    stage::{Stage, terms},
+};
+
+const BATCHES: usize = 3;
+const ITEMS: usize = 1_000;
+/// Accounts on each shard, beside those with something wrong.
+const ORDINARY: usize = 12;
+/// In cents. Little enough that much is refused.
+const FUNDS: i64 = 2_000;
+const LARGEST: usize = 1_500;
+
+/// A ledger.
+#[derive(Default)]
+struct Model {
+    accounts: HashMap<String, Account>,
+}
+
+#[derive(Clone, Copy)]
+struct Account {
+    dollars: bool,
+    frozen: bool,
+    closed: bool,
+    posted: i64,
+}
+
+impl Model {
+    fn transfer(&mut self, debit: &str, credit: &str, amount: i64) -> &'static str {
+        let (Some(payer), payee) = (self.accounts.get(debit).copied(), self.accounts.get(credit).copied()) else {
+            return "failed account_not_found debit";
+        };
+        match payer {
+            Account { dollars: false, .. } => return "rejected asset_mismatch debit",
+            Account { closed: true, .. } => return "rejected account_closed debit",
+            Account { frozen: true, .. } => return "rejected account_frozen debit",
+            Account { posted, .. } if posted < amount => return "rejected insufficient_funds debit",
+            Account { .. } => {}
+        }
+        match payee {
+            None => return "rejected account_not_found credit",
+            Some(Account { dollars: false, .. }) => return "rejected asset_mismatch credit",
+            Some(Account { closed: true, .. }) => return "rejected account_closed credit",
+            Some(_) => {}
+        }
+        for (account, change) in [(debit, -amount), (credit, amount)] {
+            self.accounts.entry(account.to_owned()).and_modify(|account| account.posted += change);
+        }
+        "posted"
+    }
+}
+
+pub async fn agrees_with_random_batches(stage: &Stage, seed: &Seed) -> anyhow::Result<()> {
+    let mut random = seed.random();
+    let mut model = Model::default();
+    let mut ids = Vec::new();
+    let funds = format!("USD posted={}", decimal(FUNDS));
+    for shard in 0..3 {
+        for wanted in std::iter::repeat_n(funds.as_str(), ORDINARY).chain(["USD frozen", "USD closed", "EUR", "none"])
+        {
+            let id = stage.account(shard, wanted).await?;
+            let account = Account {
+                dollars: wanted.starts_with("USD"),
+                frozen: wanted.contains("frozen"),
+                closed: wanted.contains("closed"),
+                posted: if wanted.contains("posted") { FUNDS } else { 0 },
+            };
+            if wanted != "none" {
+                model.accounts.insert(id.clone(), account);
+            }
+            ids.push(id);
+        }
+    }
+    for batch in 0..BATCHES {
+        let (items, expected) = draw(&mut model, &ids, &mut random);
+        let call = Call::post("/v1/transfers:batch", &json!({"transfers": items}));
+        let call = call.header("x-request-timeout-ms", "30000");
+        let found = results(&stage.api.expect(call, "200").await?.body, &items)?;
+        for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            let item = &items[index];
+            ensure!(found == expected, "item {index} of batch {batch}: {found}, the model says {expected}: {item}");
+        }
+        for (id, account) in &model.accounts {
+            let there = stage.posted(id).await?;
+            ensure!(there == decimal(account.posted), "{id} holds {there} after batch {batch}: {}", account.posted);
+        }
+    }
+    Ok(())
+}
+
+/// A batch and what the model says to it.
+fn draw(model: &mut Model, ids: &[String], random: &mut Random) -> (Vec<Value>, Vec<&'static str>) {
+    (0..ITEMS)
+        .map(|_| {
+            let debit = random.choose(ids);
+            // Half of them stay on their shard: ids are listed shard by shard.
+            let neighbours = ids.chunks(ids.len() / 3).find(|shard| shard.contains(debit)).unwrap_or(ids);
+            let near = random.percent(50);
+            let credit = loop {
+                let credit = random.choose(if near { neighbours } else { ids });
+                if credit != debit {
+                    break credit;
+                }
+            };
+            let amount = i64::try_from(1 + random.below(LARGEST)).unwrap_or(1);
+            let item = terms(random.uuid(), debit, credit, &decimal(amount), "USD");
+            (item, model.transfer(debit, credit, amount))
+        })
+        .unzip()
+}
+
+fn decimal(cents: i64) -> String {
+    format!("{}.{:02}", cents / 100, cents % 100)
+}

@@ -1,0 +1,215 @@
+//! Single transfers: their names, where they are found, and what they look like.
+
+use anyhow::{Context, ensure};
+use http::Method;
+use serde_json::{Value, json};
+use testkit::client::account_path;
+use uuid::Uuid;
+
+use super::{
+    api::Call,
+    stage::{Stage, terms},
+};
+
+fn escaped(account: &str) -> String {
+    account.replace('{', "%7B").replace('}', "%7D")
+}
+
+/// An `Idempotency-Key` names a transfer of its debit account.
+pub async fn are_named_by_a_key(stage: &Stage) -> anyhow::Result<()> {
+    let payers = [stage.account(0, "USD posted=9").await?, stage.account(0, "USD posted=9").await?];
+    for payee_shard in 0..2 {
+        let payee = stage.account(payee_shard, "USD").await?;
+        let order =
+            |payer: &str, amount: &str| json!({"debit": payer, "credit": payee, "amount": amount, "asset": "USD"});
+        let send = |body: Value, key: &str| {
+            stage.api.send(Call::post("/v1/transfers", &body).header("idempotency-key", key))
+        };
+        let key = format!("invoice {payee_shard} ~!");
+        let first = send(order(&payers[0], "1"), &key).await?.expect("201 posted")?;
+        let again = send(order(&payers[0], "1.00"), &key).await?.expect("200 posted replayed")?;
+        ensure!(first.body == again.body, "{} and {}", first.body, again.body);
+        send(order(&payers[0], "2"), &key).await?.expect("422 idempotency_mismatch field=amount")?;
+        // The same key of another payer, and another key of the same payer, are other transfers.
+        let other_payer = send(order(&payers[1], "1"), &key).await?.expect("201 posted")?;
+        let other_key = send(order(&payers[0], "1"), &format!("{key}2")).await?.expect("201 posted")?;
+        let ids = [&first.body["id"], &other_payer.body["id"], &other_key.body["id"]];
+        ensure!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2], "{ids:?}");
+        let longest = format!("{payee_shard}{}", "k".repeat(254));
+        send(order(&payers[0], "1"), &longest).await?.expect("201 posted")?;
+        send(order(&payers[0], "1"), &longest).await?.expect("200 posted replayed")?;
+        // The id that was derived is the transfer's id like any other.
+        let mut by_id = order(&payers[0], "1");
+        by_id["id"] = first.body["id"].clone();
+        stage.api.expect(Call::post("/v1/transfers", &by_id), "200 posted replayed").await?;
+        // With an id of its own the key is of no account.
+        by_id["id"] = json!(Uuid::now_v7());
+        let own = send(by_id.clone(), &key).await?.expect("201 posted")?;
+        ensure!(own.body["id"] == by_id["id"], "{}", own.body);
+        ensure!(stage.posted(&payee).await? == "5.00", "moved otherwise than told");
+        // Without a payer nothing is stored, and the key stays free.
+        let late = stage.name(0)?;
+        for _ in 0..2 {
+            send(order(&late, "1"), &key).await?.expect("422 account_not_found side=debit")?;
+        }
+        stage.open(&late, "USD", json!({"overdraft": "1"})).await?;
+        send(order(&late, "1"), &key).await?.expect("201 posted")?;
+    }
+    // Only a batch insists on ids.
+    let body = json!({"transfers": [{"debit": payers[0], "credit": payers[1], "amount": "1", "asset": "USD"}]});
+    let call = Call::post("/v1/transfers:batch", &body).header("idempotency-key", "k");
+    stage.api.expect(call, "400 idempotency_required at='/transfers/0/id'").await?;
+    Ok(())
+}
+
+pub async fn are_found_with_their_steps(stage: &Stage) -> anyhow::Result<()> {
+    let payer = stage.account(0, "USD posted=9").await?;
+    let payees =
+        [stage.account(0, "USD").await?, stage.account(1, "USD").await?, stage.account(1, "USD closed").await?];
+    for (payee, expected, steps) in [
+        (&payees[0], "200 posted", None),
+        (&payees[1], "200 posted", Some(json!([["reserve", "s0"], ["decide", "s1"], ["settle", "s0"]]))),
+        (
+            &payees[2],
+            "200 rejected side=credit",
+            Some(json!([["reserve", "s0"], ["decide", "s1"], ["compensate", "s0"]])),
+        ),
+    ] {
+        let id = Uuid::now_v7();
+        let mut body = terms(id, &payer, payee, "1.50", "USD");
+        body["metadata"] = json!({"b": "2", "a": "\"1\""});
+        let answer = stage.api.send(Call::post("/v1/transfers", &body)).await?;
+        let path = format!("/v1/transfers/{id}?debit={}", escaped(&payer));
+        if answer.status == 201 {
+            ensure!(answer.header("location") == path, "Location: {:?}", answer.header("location"));
+        }
+        let by_debit = stage.api.expect(Call::get(&path), expected).await?.body;
+        let by_id = stage.api.expect(Call::get(&format!("/v1/transfers/{id}")), expected).await?.body;
+        ensure!(by_debit == by_id, "{by_debit} and {by_id}");
+        for member in ["id", "debit", "credit", "asset", "amount", "metadata"] {
+            ensure!(by_id[member] == body[member], "{member} in {by_id}");
+        }
+        let taken = by_id["steps"]
+            .as_array()
+            .map(|steps| steps.iter().map(|step| json!([step["step"], step["shard"]])).collect::<Vec<_>>());
+        ensure!(taken.map(Value::from) == steps, "steps of {by_id}");
+        let times: Vec<&str> =
+            by_id["steps"].as_array().into_iter().flatten().filter_map(|step| step["at"].as_str()).collect();
+        ensure!(times.iter().all(|time| time.ends_with('Z')), "{by_id}");
+        if answer.status == 201 {
+            for (member, value) in answer.body.as_object().context("no object")? {
+                ensure!(by_id[member] == *value, "{member}: answered {}, read {by_id}", answer.body);
+            }
+            ensure!(by_id["debit_account"].is_object() && by_id["posted_at"].is_string(), "{by_id}");
+        } else {
+            ensure!(by_id["reject_code"] == "account_closed" && by_id["rejected_at"].is_string(), "{by_id}");
+        }
+        // No other account has it.
+        let elsewhere = format!("/v1/transfers/{id}?debit={}", escaped(payee));
+        stage.api.expect(Call::get(&elsewhere), "404 transfer_not_found").await?;
+    }
+    Ok(())
+}
+
+/// Two payers, one id: two transfers.
+pub async fn of_two_payers_may_share_an_id(stage: &Stage) -> anyhow::Result<()> {
+    for other_shard in 0..2 {
+        let payers = [stage.account(0, "USD posted=9").await?, stage.account(other_shard, "USD posted=9").await?];
+        let payee = stage.account(2, "USD").await?;
+        let id = Uuid::now_v7();
+        for (payer, amount) in payers.iter().zip(["1.00", "2.00"]) {
+            stage
+                .api
+                .expect(Call::post("/v1/transfers", &terms(id, payer, &payee, amount, "USD")), "201 posted")
+                .await?;
+        }
+        let path = format!("/v1/transfers/{id}");
+        let ambiguous = stage.api.expect(Call::get(&path), "409 ambiguous_id").await?;
+        ensure!(ambiguous.body["transfer_id"] == json!(id), "{}", ambiguous.body);
+        for (payer, amount) in payers.iter().zip(["1.00", "2.00"]) {
+            let path = format!("{path}?debit={}", escaped(payer));
+            let found = stage.api.expect(Call::get(&path), "200 posted").await?.body;
+            ensure!(found["debit"] == payer.as_str() && found["amount"] == amount, "{found}");
+        }
+        ensure!(stage.posted(&payee).await? == "3.00", "not both were paid");
+    }
+    Ok(())
+}
+
+/// Content is compared as what it means, not as it is spelt.
+pub async fn are_the_same_however_they_are_spelt(stage: &Stage) -> anyhow::Result<()> {
+    for payee_shard in 0..2 {
+        let payer = stage.account(0, "USD posted=9").await?;
+        let payee = stage.account(payee_shard, "USD").await?;
+        let id = Uuid::now_v7();
+        let first = format!(
+            r#"{{"id": "{id}", "debit": "{payer}", "credit": "{payee}", "amount": "1.50", "asset": "USD", "metadata": {{"a": "1", "b": "ü"}}}}"#
+        );
+        let again = format!(
+            r#"{{"metadata": {{"b": "\u00fc", "a": "1"}}, "asset": "USD", "amount": "01.5", "credit": "{payee}", "debit": "{payer}", "id": "{}"}}"#,
+            id.to_string().to_uppercase()
+        );
+        let send = |body: &str| stage.api.send(Call::new(Method::POST, "/v1/transfers", body.to_owned()));
+        let first_answer = send(&first).await?.expect("201 posted")?;
+        let again_answer = send(&again).await?.expect("200 posted replayed")?;
+        ensure!(first_answer.body == again_answer.body, "{} and {}", first_answer.body, again_answer.body);
+        let twice = Call::new(Method::POST, "/v1/transfers:batch", format!(r#"{{"transfers": [{first}, {again}]}}"#));
+        stage.api.expect(twice, "400 duplicate_id at='/transfers/1/id'").await?;
+        // No metadata, empty metadata and null are one.
+        let id = Uuid::now_v7();
+        for (metadata, expected) in [
+            (None, "201 posted"),
+            (Some(json!({})), "200 posted replayed"),
+            (Some(json!(null)), "200 posted replayed"),
+        ] {
+            let mut body = terms(id, &payer, &payee, "1", "USD");
+            if let Some(metadata) = metadata {
+                body["metadata"] = metadata;
+            }
+            stage.api.expect(Call::post("/v1/transfers", &body), expected).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Replay comes before everything the ledger would say now.
+pub async fn replay_whatever_happened_since(stage: &Stage) -> anyhow::Result<()> {
+    for payee_shard in 0..2 {
+        let payer = stage.account(0, "USD posted=10").await?;
+        let payee = stage.account(payee_shard, "USD").await?;
+        let send =
+            |id, amount: &str| stage.api.send(Call::post("/v1/transfers", &terms(id, &payer, &payee, amount, "USD")));
+        let (all, short) = (Uuid::now_v7(), Uuid::now_v7());
+        let first = send(all, "10.00").await?.expect("201 posted")?;
+        send(short, "0.01").await?.expect("422 insufficient_funds side=debit")?;
+        // What was short would be paid now; what was paid could not be now.
+        let giver = stage.account(0, "USD posted=1").await?;
+        stage.pay(&giver, &payer, "1", "USD").await?;
+        let change = |id: &str, change: Value| Call::new(Method::PATCH, &account_path(id), change.to_string());
+        stage.api.expect(change(&payer, json!({"status": "frozen"})), "200 frozen").await?;
+        stage.api.expect(change(&payee, json!({"max_balance": "0"})), "200 open").await?;
+        let again = send(all, "10.00").await?.expect("200 posted replayed")?;
+        ensure!(again.body == first.body, "{} and {}", first.body, again.body);
+        send(short, "0.01").await?.expect("422 insufficient_funds side=debit replayed")?;
+        // The mismatch too comes before what the ledger says.
+        send(all, "99.00").await?.expect("422 idempotency_mismatch field=amount")?;
+        send(short, "99.00").await?.expect("422 idempotency_mismatch field=amount")?;
+        send(Uuid::now_v7(), "99.00").await?.expect("422 account_frozen side=debit")?;
+    }
+    Ok(())
+}
+
+/// Request ids and trace contexts go through.
+pub async fn carry_their_request_id(stage: &Stage) -> anyhow::Result<()> {
+    let call = Call::get("/v1/accounts/nobody")
+        .header("x-request-id", "mine-1")
+        .header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+        .header("x-request-timeout-ms", "30000");
+    let reply = stage.api.expect(call, "404 account_not_found").await?;
+    ensure!(reply.header("x-request-id") == "mine-1" && reply.body["request_id"] == "mine-1", "{}", reply.body);
+    for unusable in ["", "a b", &"x".repeat(129)] {
+        let reply = stage.api.send(Call::get("/v1/accounts/nobody").header("x-request-id", unusable)).await?;
+        ensure!(reply.header("x-request-id") != unusable, "{:?}", reply.headers);
+    }
+    Ok(())
+}
