@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use futures_util::future::try_join_all;
 use serde_json::Value;
 use tokio::process::Command;
 
@@ -103,27 +104,30 @@ impl Cluster {
         Process::of(pid).with_context(|| format!("{member} (process {pid}) is gone"))
     }
 
-    /// `kill -9`, and waits until the supervisor has brought the member and with it the whole cluster back.
-    pub async fn kill_and_recover(&mut self, member: Member) -> anyhow::Result<()> {
-        let killed = self.process(member)?;
-        killed.kill().await?;
-        self.wait_until_ready(&format!("{member} is back after kill -9"), Some((member, killed))).await
+    /// `kill -9` of some members at one moment, and waits until the supervisor has brought them and with them the whole
+    /// cluster back.
+    pub async fn kill_and_recover(&mut self, members: &[Member]) -> anyhow::Result<()> {
+        let killed: Vec<(Member, Process)> =
+            members.iter().map(|member| Ok((*member, self.process(*member)?))).collect::<anyhow::Result<_>>()?;
+        try_join_all(killed.iter().map(|(_, process)| process.kill())).await?;
+        self.wait_until_ready(&format!("{members:?} are back after kill -9"), &killed).await
     }
 
     /// SIGTERM: the member must drain and end by itself, and the supervisor bring it back.
     pub async fn terminate_and_recover(&mut self, member: Member) -> anyhow::Result<()> {
         let ended = self.process(member)?;
         ended.terminate(DRAIN).await?;
-        self.wait_until_ready(&format!("{member} is back after SIGTERM"), Some((member, ended))).await
+        self.wait_until_ready(&format!("{member} is back after SIGTERM"), &[(member, ended)]).await
     }
 
-    /// Waits until everything answers; `replaced` must run as another process than that.
-    pub async fn wait_until_ready(&mut self, what: &str, replaced: Option<(Member, Process)>) -> anyhow::Result<()> {
+    /// Waits until everything answers; the members that `replaced` names must run as other processes than those.
+    pub async fn wait_until_ready(&mut self, what: &str, replaced: &[(Member, Process)]) -> anyhow::Result<()> {
         let (shardctl, data_dir) = (&self.shardctl, &self.data_dir);
         self.status = until_every(LOOK_EVERY, what, RECOVERY, async || {
             let status = look(shardctl, data_dir).await?;
-            let is_new = replaced.is_none_or(|(member, old)| status.pid(member).is_some_and(|pid| pid != old.pid()));
-            Ok((is_new && status.is_ready()).then_some(status))
+            let is_new = |(member, old): &(Member, Process)| status.pid(*member).is_some_and(|pid| pid != old.pid());
+            let is_back = replaced.iter().all(is_new) && status.is_ready();
+            Ok(is_back.then_some(status))
         })
         .await?;
         Ok(())

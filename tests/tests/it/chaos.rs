@@ -1,6 +1,7 @@
 //! `kill -9` of any one process, again and again, under a mixed load through two routers.
 
 use std::{
+    str::FromStr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,6 +17,8 @@ use testkit::{
 /// Environment variable with the length of the run.
 const SECONDS_VARIABLE: &str = "CHAOS_SECONDS";
 const DEFAULT_SECONDS: u64 = 60;
+/// Environment variable with the number of processes that are killed at one moment; one unless somebody looks for trouble.
+const AT_ONCE_VARIABLE: &str = "CHAOS_AT_ONCE";
 /// Every process is killed at least so often, however long that takes.
 const ROUNDS: usize = 2;
 
@@ -42,27 +45,31 @@ async fn whatever_is_killed_every_acknowledged_transfer_is_there_once() -> anyho
 }
 
 fn length() -> Duration {
-    let given = std::env::var(SECONDS_VARIABLE).ok().and_then(|text| text.parse().ok());
-    Duration::from_secs(given.unwrap_or(DEFAULT_SECONDS))
+    Duration::from_secs(from_environment(SECONDS_VARIABLE).unwrap_or(DEFAULT_SECONDS))
 }
 
-/// One process at a time; the next when the last is back. Gives the number of kills.
+fn from_environment<T: FromStr>(variable: &str) -> Option<T> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+/// The next when the last is back. Gives the number of kills.
 async fn kill_again_and_again(cluster: &mut Cluster, random: &mut Random, length: Duration) -> anyhow::Result<usize> {
+    let at_once = from_environment(AT_ONCE_VARIABLE).unwrap_or(1);
     let begun = Instant::now();
     let mut kills = 0;
     for round in 0.. {
         let mut members: Vec<Member> = cluster.members();
         random.shuffle(&mut members);
-        for member in members {
+        for victims in members.chunks(at_once) {
             if round >= ROUNDS && begun.elapsed() >= length {
                 return Ok(kills);
             }
             // Some traffic between two faults, so that each one meets work under way.
             tokio::time::sleep(Duration::from_millis(100 + random.below(400) as u64)).await;
             let killed = Instant::now();
-            cluster.kill_and_recover(member).await?;
-            eprintln!("chaos: {member} was back {:.1?} after kill -9", killed.elapsed());
-            kills += 1;
+            cluster.kill_and_recover(victims).await?;
+            eprintln!("chaos: {victims:?} back {:.1?} after kill -9", killed.elapsed());
+            kills += victims.len();
         }
     }
     Ok(kills)

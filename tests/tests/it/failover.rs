@@ -37,7 +37,7 @@ async fn a_frozen_node_is_passed_by_and_harms_nobody_when_it_thaws() -> anyhow::
     section("frozen", goes_on(&cluster, "frozen")).await?;
     first.thaw()?;
     section("thawed", goes_on(&cluster, "thawed")).await?;
-    cluster.wait_until_ready("all is well after the thaw", None).await?;
+    cluster.wait_until_ready("all is well after the thaw", &[]).await?;
     section("SIGTERM", drains(&mut cluster)).await?;
 
     let mut history = load.finish().await?;
