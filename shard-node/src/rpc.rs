@@ -5,6 +5,7 @@ use std::sync::Arc;
 use ledger::{AccountId, Limit};
 use shard_map::ShardMap;
 use sqlx::PgPool;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::{Request, Response, Status};
 use wire::{
     Reply, convert,
@@ -30,11 +31,23 @@ pub struct Service {
     shard_number: u16,
     lane: LaneHandle,
     reads: PgPool,
+    /// Clients' reads wait here for each other and not for a connection of the pool: a wait for a connection that takes too
+    /// long would look as if the database were out of reach, and the shard with it.
+    turns: Arc<Semaphore>,
 }
 
 impl Service {
     pub fn new(shard: &str, shard_number: u16, lane: LaneHandle, reads: PgPool) -> Self {
-        Self { shard: Arc::from(shard), shard_number, lane, reads }
+        // One connection is left to the routers' own questions: sagas that are due, ownership, status.
+        let turns = reads.options().get_max_connections().saturating_sub(1).max(1);
+        let turns = Arc::new(Semaphore::new(usize::try_from(turns).unwrap_or(1)));
+        Self { shard: Arc::from(shard), shard_number, lane, reads, turns }
+    }
+
+    /// In order of arrival, for as long as the router waits: each router bounds the reads it has under way, and a call that
+    /// it gives up leaves the queue.
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, Status> {
+        self.turns.acquire().await.map_err(|_| Status::unavailable("the node is closing"))
     }
 
     pub fn into_server(self) -> ShardNodeServer<Self> {
@@ -93,6 +106,7 @@ impl ShardNode for Service {
         use wire::get_account_response::Outcome;
         count("get_account");
         let id = any_account(&request.into_inner().id)?;
+        let _turn = self.turn().await?;
         let outcome = match reads::account(&self.reads, &id).await.map_err(read_failed)? {
             Owned::Here(Some(account)) => Outcome::Account((&account).into()),
             Owned::Here(None) => Outcome::NotFound(wire::NotFound {}),
@@ -116,6 +130,7 @@ impl ShardNode for Service {
             from_us: if request.from_us == 0 { i64::MIN } else { request.from_us },
             to_us: if request.to_us == 0 { i64::MAX } else { request.to_us },
         };
+        let _turn = self.turn().await?;
         let outcome = match reads::entries(&self.reads, &id, page).await.map_err(read_failed)? {
             Owned::Here(Some(page)) => Outcome::Page(page),
             Owned::Here(None) => Outcome::NotFound(wire::NotFound {}),
@@ -132,6 +147,7 @@ impl ShardNode for Service {
         count("balance_at");
         let request = request.into_inner();
         let id = any_account(&request.account)?;
+        let _turn = self.turn().await?;
         let outcome = match reads::balance_at(&self.reads, &id, request.at_us).await.map_err(read_failed)? {
             Owned::Here(Some(balance)) => Outcome::Balance(balance),
             Owned::Here(None) => Outcome::NotFound(wire::NotFound {}),
@@ -147,6 +163,7 @@ impl ShardNode for Service {
         count("get_transfers");
         let request = request.into_inner();
         let id = uuid(&request.id)?;
+        let _turn = self.turn().await?;
         let found = reads::transfers(&self.reads, id, &request.debit).await.map_err(read_failed)?;
         Ok(Response::new(found))
     }
