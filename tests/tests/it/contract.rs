@@ -18,8 +18,9 @@ mod rulings;
 mod stage;
 mod transfers;
 
-use std::time::Instant;
+use std::{future::Future, time::Instant};
 
+use futures_util::future::{BoxFuture, join_all};
 use testkit::{audit::sagas_end, seed::Seed};
 
 use self::stage::{Findings, Stage};
@@ -29,41 +30,50 @@ async fn the_api_keeps_its_contract() -> anyhow::Result<()> {
     let seed = Seed::announce("contract");
     let stage = Stage::set().await?;
     let mut findings = Findings::default();
-    macro_rules! hold {
-        ($($call:expr => $what:literal),+ $(,)?) => {
-            $(
-                let begun = Instant::now();
-                findings.note($what, $call.await);
-                eprintln!("contract: {:>6.1?} {}", begun.elapsed(), $what);
-            )+
-        };
+
+    // These count what is in the databases, so nobody else may write meanwhile.
+    findings.note("the description is complete", openapi::is_complete(&stage.api).await);
+    findings.note("bad input", timed("bad input", bad_input::is_refused_and_leaves_no_row(&stage)).await);
+    findings.note("atomic groups", timed("atomic groups", atomic::groups_are_whole_or_nothing(&stage)).await);
+
+    // These have their own accounts each.
+    let together: Vec<(&str, BoxFuture<'_, anyhow::Result<()>>)> = vec![
+        ("rulings", Box::pin(rulings::are_the_same_wherever_accounts_live(&stage))),
+        ("rulings on in-transit", Box::pin(rulings::hold_for_in_transit_too(&stage))),
+        ("accounts opened", Box::pin(accounts::are_opened_once(&stage))),
+        ("accounts changed", Box::pin(accounts::change_within_their_limits(&stage))),
+        ("limits changed", Box::pin(accounts::limits_hold_after_they_changed(&stage))),
+        ("batches of accounts", Box::pin(accounts::batches_answer_each(&stage))),
+        ("read-your-writes", Box::pin(accounts::are_read_as_written_through_any_router(&stage))),
+        ("journals", Box::pin(journals::are_read_in_pages_and_at_times(&stage))),
+        ("idempotency keys", Box::pin(transfers::are_named_by_a_key(&stage))),
+        ("steps", Box::pin(transfers::are_found_with_their_steps(&stage))),
+        ("shared ids", Box::pin(transfers::of_two_payers_may_share_an_id(&stage))),
+        ("spellings", Box::pin(transfers::are_the_same_however_they_are_spelt(&stage))),
+        ("replays", Box::pin(transfers::replay_whatever_happened_since(&stage))),
+        ("request ids", Box::pin(transfers::carry_their_request_id(&stage))),
+        ("order in batches", Box::pin(batches::take_effect_in_order(&stage))),
+        ("largest batches", Box::pin(batches::of_the_largest_size_are_taken(&stage))),
+        ("random batches", Box::pin(model::agrees_with_random_batches(&stage, &seed))),
+    ];
+    for (what, held) in join_all(together.into_iter().map(async |(what, test)| (what, timed(what, test).await))).await
+    {
+        findings.note(what, held);
     }
-    hold! {
-        openapi::is_complete(&stage.api) => "the description is complete",
-        rulings::are_the_same_wherever_accounts_live(&stage) => "rulings are the same wherever accounts live",
-        rulings::hold_for_in_transit_too(&stage) => "rulings hold for in-transit too",
-        bad_input::is_refused_and_leaves_no_row(&stage) => "bad input is refused and leaves no row",
-        accounts::are_opened_once(&stage) => "accounts are opened once",
-        accounts::change_within_their_limits(&stage) => "accounts change within their limits",
-        accounts::limits_hold_after_they_changed(&stage) => "limits hold after they changed",
-        accounts::batches_answer_each(&stage) => "batches of accounts answer each",
-        accounts::are_read_as_written_through_any_router(&stage) => "accounts are read as written through any router",
-        journals::are_read_in_pages_and_at_times(&stage) => "journals are read in pages and at times",
-        transfers::are_named_by_a_key(&stage) => "transfers are named by a key",
-        transfers::are_found_with_their_steps(&stage) => "transfers are found with their steps",
-        transfers::of_two_payers_may_share_an_id(&stage) => "transfers of two payers may share an id",
-        transfers::are_the_same_however_they_are_spelt(&stage) => "transfers are the same however they are spelt",
-        transfers::replay_whatever_happened_since(&stage) => "transfers replay whatever happened since",
-        transfers::carry_their_request_id(&stage) => "requests carry their id",
-        batches::take_effect_in_order(&stage) => "batches take effect in order",
-        batches::of_the_largest_size_are_taken(&stage) => "batches of the largest size are taken",
-        atomic::groups_take_effect_whole_or_not_at_all(&stage) => "atomic groups take effect whole or not at all",
-        model::agrees_with_random_batches(&stage, &seed) => "the model agrees with random batches",
-        faults::are_told_as_what_they_are(&stage) => "faults are told as what they are",
-        stage.nobody_panicked() => "nobody panicked",
-        sagas_end(&stage.cluster) => "sagas end",
-        stage.cluster.verify() => "the books balance",
-    }
+
+    // These do harm.
+    findings.note("faults", timed("faults", faults::are_told_as_what_they_are(&stage)).await);
+    findings.note("panics", stage.nobody_panicked().await);
+    findings.note("sagas", sagas_end(&stage.cluster).await);
+    findings.note("the books", stage.cluster.verify().await);
     findings.conclude()?;
     stage.cluster.finish().await
+}
+
+/// Tells how long it took: where the time of this test goes.
+async fn timed<T>(what: &str, test: impl Future<Output = T>) -> T {
+    let begun = Instant::now();
+    let output = test.await;
+    eprintln!("contract: {:>6.1?} {what}", begun.elapsed());
+    output
 }

@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(40);
 pub const JSON: &str = "application/json";
 pub const NDJSON: &str = "application/x-ndjson";
 
+const TIMEOUT: &str = "x-request-timeout-ms";
+
 /// One request.
 #[derive(Debug, Clone)]
 pub struct Call {
@@ -165,6 +167,10 @@ impl Api {
         let mut request = Request::builder().method(&call.method).uri(format!("{}{}", self.url(router), call.path));
         for (name, value) in &call.headers {
             request = request.header(*name, value.as_slice());
+        }
+        // A busy machine is nobody's fault: what is to be answered in time says so.
+        if !call.headers.iter().any(|(name, _)| *name == TIMEOUT) {
+            request = request.header(TIMEOUT, "30000");
         }
         let request = request.body(Full::new(call.body.clone()))?;
         let exchange = async {

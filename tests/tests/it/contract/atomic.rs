@@ -23,7 +23,7 @@ struct Group<'a> {
     elsewhere: String,
 }
 
-pub async fn groups_take_effect_whole_or_not_at_all(stage: &Stage) -> anyhow::Result<()> {
+pub async fn groups_are_whole_or_nothing(stage: &Stage) -> anyhow::Result<()> {
     let group = Group {
         stage,
         rich: stage.account(1, "USD posted=100").await?,

@@ -83,7 +83,6 @@ pub async fn agrees_with_random_batches(stage: &Stage, seed: &Seed) -> anyhow::R
     for batch in 0..BATCHES {
         let (items, expected) = draw(&mut model, &ids, &mut random);
         let call = Call::post("/v1/transfers:batch", &json!({"transfers": items}));
-        let call = call.header("x-request-timeout-ms", "30000");
         let found = results(&stage.api.expect(call, "200").await?.body, &items)?;
         for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
             let item = &items[index];
