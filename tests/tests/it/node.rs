@@ -4,6 +4,7 @@
 //! The tests of this file share one PostgreSQL; each has a database of its own on it.
 
 mod commit_faults;
+mod missing_guards;
 mod refused_databases;
 mod second_writer;
 
@@ -32,6 +33,7 @@ async fn a_node_keeps_its_shard_whole() -> anyhow::Result<()> {
     section("two nodes", second_writer::two_nodes_on_one_shard_lose_no_update(&place)).await?;
     section("thawed node", second_writer::a_thawed_node_decides_on_nothing_it_remembers(&place)).await?;
     section("fence", second_writer::a_slot_that_changed_hands_is_refused_and_nothing_written(&place)).await?;
+    section("missing guards", missing_guards::are_noticed(&place)).await?;
     section("newer schema", refused_databases::of_a_newer_version(&place)).await?;
     section("never initialised", refused_databases::never_initialised(&place)).await?;
     section("another shard's", refused_databases::of_another_shard(&place)).await?;
@@ -86,6 +88,10 @@ async fn books_are_sound(url: &str) -> anyhow::Result<()> {
             "no transfer has two debits",
             "SELECT count(*) FROM (SELECT 1 FROM journal WHERE kind = 3 AND amount < 0 GROUP BY transfer_id, account \
              HAVING count(*) > 1) twice",
+        ),
+        (
+            "no saga is decided twice",
+            "SELECT count(*) FROM (SELECT 1 FROM register GROUP BY transfer_id, debit HAVING count(*) > 1) twice",
         ),
     ] {
         let wrong = database::number(url, sql).await?;

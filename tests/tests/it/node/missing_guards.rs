@@ -1,0 +1,46 @@
+//! The tests of the tests: a guard is taken away from the database, and what the other tests look at must show it.
+
+use anyhow::ensure;
+use ledger::operation::Operation;
+use testkit::{
+    database,
+    node::{Node, decide, order, transfer},
+};
+
+use super::{Place, books_are_sound, open_pair};
+
+/// Exactly once rests on the primary keys of transfers and registers. Without them, the second of two equal operations is
+/// carried out again.
+pub async fn are_noticed(place: &Place<'_>) -> anyhow::Result<()> {
+    let order = order("payer", "payee", 100);
+    let reserve = transfer(&order, true)?;
+    unguarded(place, "unguarded_transfer", "transfer", &[], &transfer(&order, false)?).await?;
+    unguarded(place, "unguarded_register", "register", &[reserve], &decide(&order, false)?).await
+}
+
+async fn unguarded(
+    place: &Place<'_>,
+    name: &str,
+    table: &str,
+    before: &[Operation],
+    twice: &Operation,
+) -> anyhow::Result<()> {
+    let config = place.shard(name).await?;
+    let node = Node::start(&config).await?;
+    open_pair(&node, "payer", "payee").await?;
+    for operation in before {
+        node.execute_until_definite(operation).await?;
+    }
+    let url = &config.database_url;
+    books_are_sound(url).await?;
+    database::run(url, &format!("ALTER TABLE {table} DROP CONSTRAINT {table}_pkey")).await?;
+    for _ in 0..2 {
+        node.execute_until_definite(twice).await?;
+    }
+    ensure!(
+        node.account("payee").await?.posted == 200,
+        "the guard is gone, and nothing happened: this proves nothing"
+    );
+    ensure!(books_are_sound(url).await.is_err(), "money moved twice under one id in {table}, and no check noticed");
+    Ok(())
+}
