@@ -20,7 +20,7 @@ use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, time::Du
 use anyhow::Context;
 use clap::Parser;
 use telemetry::{Tasks, build_info, logging, metrics, shutdown};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::{
     admin::{Admin, Phase},
@@ -91,8 +91,8 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     routing.watch(&core)?;
     let router = Router::start(&config.core(), routing, core.clone());
 
-    let public = bind(config.http.listen, "http.listen").await?;
-    let private = bind(config.admin.listen, "admin.listen").await?;
+    let public = bind(config.http.listen, "http.listen")?;
+    let private = bind(config.admin.listen, "admin.listen")?;
     let admin = Admin::new(router.clone(), telemetry::admin::routes(build, recorder));
     let edge = Edge::new(&config, router, requests.clone())?;
     requests.spawn_essential(
@@ -129,8 +129,19 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     Ok(if failed.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-async fn bind(address: SocketAddr, setting: &'static str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("{setting} = {address}"))
+/// Connections that may wait to be accepted. The usual 128 is less than the clients that come back at once when a router
+/// was restarted; whoever does not fit is reset, or waits for a second until its kernel tries again.
+const ACCEPT_BACKLOG: u32 = 4096;
+
+fn bind(address: SocketAddr, setting: &'static str) -> anyhow::Result<TcpListener> {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // A router started again must not wait for the connections of the last one to be forgotten.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(ACCEPT_BACKLOG)
+    };
+    listen().with_context(|| format!("{setting} = {address}"))
 }
 
 fn public_limits(config: &Config) -> ServerLimits {
