@@ -66,7 +66,7 @@ impl NodeConfig {
         let config = Self {
             shard: shard.to_owned(),
             database_url: database_url.to_owned(),
-            statement_timeout: Duration::from_secs(3),
+            statement_timeout: Duration::from_millis(1500),
             rpc: ([127, 0, 0, 1], ports::free()?).into(),
             file: folder.path.join(format!("{name}.toml")),
             log: folder.path.join(format!("{name}.log")),

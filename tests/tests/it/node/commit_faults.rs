@@ -1,6 +1,6 @@
 //! COMMITs and their answers, lost on the way. The node sees the same each time, a broken connection; the truth differs.
 
-use std::time::Duration;
+use std::{slice::from_ref, time::Duration};
 
 use anyhow::{Context, ensure};
 use ledger::{
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use super::{Place, books_are_sound, open_pair};
 
-const FLAPPING_ORDERS: usize = 40;
+const FLAPPING_ORDERS: usize = 25;
 
 /// Every kind of durable step, with each fault.
 pub async fn a_commit_whose_fate_is_unknown_takes_effect_once(place: &Place<'_>) -> anyhow::Result<()> {
@@ -93,6 +93,47 @@ fn effect(outcome: &Outcome) -> String {
         .replace("Replayed(", "Created(")
 }
 
+/// `kill -9` while the node does not know what became of its COMMIT, and has answered nobody.
+pub async fn a_node_killed_at_its_commit_is_survived_by_what_was_committed(place: &Place<'_>) -> anyhow::Result<()> {
+    for (fault, name, committed) in
+        [(CommitFault::DropReply, "killed_after", true), (CommitFault::Swallow, "killed_before", false)]
+    {
+        let direct = place.shard(name).await?;
+        let proxy = TcpProxy::start(place.postgres(), Seed::announce(name).random()).await?;
+        let config = place.another_node(&format!("{name}_proxied"), &proxy.through(&direct.database_url)?)?;
+        let node = Node::start(&config).await?;
+        open_pair(&node, "payer", "payee").await?;
+
+        let operation = transfer(&order("payer", "payee", 100), false)?;
+        proxy.next_commit(fault);
+        // It cannot ask again either.
+        proxy.set_weather(Weather::Refuse);
+        let unanswered = async {
+            let answer = node.execute(from_ref(&operation)).await;
+            ensure!(!matches!(answer.as_deref(), Ok([wire::Reply::Outcome(_)])), "it cannot know: {answer:?}");
+            Ok(())
+        };
+        let kill = async {
+            until("the COMMIT has met its fault", Duration::from_secs(20), async || {
+                Ok((proxy.commit_faults_done() == 1).then_some(()))
+            })
+            .await?;
+            node.process().kill().await
+        };
+        tokio::try_join!(unanswered, kill)?;
+        drop(node);
+
+        proxy.set_weather(Weather::Clear);
+        let node = Node::start(&config).await?;
+        let outcome = format!("{:?}", node.execute_until_definite(&operation).await?);
+        ensure!(outcome.contains(&format!("replayed: {committed}")), "{fault:?}: {outcome}");
+        ensure!(node.account("payee").await?.posted == 100);
+        ensure!(database::number(&direct.database_url, "SELECT count(*) FROM transfer").await? == 1);
+        books_are_sound(&direct.database_url).await?;
+    }
+    Ok(())
+}
+
 /// A partition nobody is told of: only the node's own deadline ends it.
 pub async fn a_silent_database_is_given_up_and_the_batch_run_again(place: &Place<'_>) -> anyhow::Result<()> {
     let direct = place.shard("black_hole").await?;
@@ -106,7 +147,7 @@ pub async fn a_silent_database_is_given_up_and_the_batch_run_again(place: &Place
 
     proxy.set_weather(Weather::BlackHole);
     let lost = transfer(&order("payer", "payee", 10), false)?;
-    let replies = node.execute(std::slice::from_ref(&lost)).await?;
+    let replies = node.execute(from_ref(&lost)).await?;
     ensure!(!matches!(replies[..], [wire::Reply::Outcome(_)]), "it got an answer through a black hole: {replies:?}");
     until("the node says that it is cut off", Duration::from_secs(20), async || {
         Ok((node.status().await?.state == "recovering").then_some(()))
