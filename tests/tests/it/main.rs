@@ -7,6 +7,8 @@ mod contract;
 mod failover;
 mod first_transfer;
 mod node;
+mod replay;
 mod same_id;
 mod shard_map;
 mod teardown;
+mod verify;
