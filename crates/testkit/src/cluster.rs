@@ -7,7 +7,7 @@ mod status;
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, ensure};
@@ -47,7 +47,9 @@ pub struct Cluster {
 impl Cluster {
     /// Starts one on free ports, when it is this test's turn.
     pub async fn start(shards: u16, routers: u16) -> anyhow::Result<Self> {
+        let asked = Instant::now();
         let turn = wait_for_turn().await?;
+        let began = Instant::now();
         let shardctl = program("shardctl")?;
         for service in ["router", "shard-node"] {
             program(service)?;
@@ -57,6 +59,7 @@ impl Cluster {
         let (shards, routers) = (shards.to_string(), routers.to_string());
         let size = ["--shards", &shards, "--routers", &routers, "--port-base", "0"];
         let status = up(&shardctl, &data_dir, &size).await?;
+        eprintln!("a cluster is up after {:.1?}, its turn came after {:.1?}", began.elapsed(), began - asked);
         Ok(Self { shardctl, data_dir, status, leash, _turn: turn })
     }
 
