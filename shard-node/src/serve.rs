@@ -113,6 +113,8 @@ async fn open_shard(config: &Config) -> anyhow::Result<PgPool> {
     }
     let pool = PgPoolOptions::new()
         .max_connections(config.database.read_connections)
+        // Opened before anybody reads: the first burst of reads is not the moment to make connections.
+        .min_connections(config.database.read_connections)
         .acquire_timeout(config.database.connect_timeout())
         .connect_lazy_with(options);
     Ok(pool)
