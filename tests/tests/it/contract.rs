@@ -45,6 +45,7 @@ async fn the_api_keeps_its_contract() -> anyhow::Result<()> {
         ("limits changed", Box::pin(accounts::limits_hold_after_they_changed(&stage))),
         ("batches of accounts", Box::pin(accounts::batches_answer_each(&stage))),
         ("read-your-writes", Box::pin(accounts::are_read_as_written_through_any_router(&stage))),
+        ("reads at once", Box::pin(accounts::are_read_by_many_at_once(&stage))),
         ("journals", Box::pin(journals::are_read_in_pages_and_at_times(&stage))),
         ("idempotency keys", Box::pin(transfers::are_named_by_a_key(&stage))),
         ("steps", Box::pin(transfers::are_found_with_their_steps(&stage))),

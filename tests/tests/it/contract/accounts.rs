@@ -1,6 +1,7 @@
 //! Accounts: opened once, changed within their limits, read as written.
 
 use anyhow::ensure;
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use testkit::client::account_path;
 
@@ -8,6 +9,9 @@ use super::{
     api::Call,
     stage::{Findings, Stage, order},
 };
+
+/// Reads at one moment.
+const AT_ONCE: usize = 400;
 
 pub async fn are_opened_once(stage: &Stage) -> anyhow::Result<()> {
     let id = stage.name(0)?;
@@ -203,4 +207,17 @@ pub async fn are_read_as_written_through_any_router(stage: &Stage) -> anyhow::Re
         }
     }
     Ok(())
+}
+
+/// Clients that all come at one moment, as after a restart: more connections than any queue on the way used to hold, and
+/// more reads than a node has connections to its database.
+pub async fn are_read_by_many_at_once(stage: &Stage) -> anyhow::Result<()> {
+    let id = stage.account(0, "USD posted=1").await?;
+    let path = account_path(&id);
+    let read = join_all((0..AT_ONCE).map(|_| stage.api.expect(Call::get(&path), "200 open"))).await;
+    let mut findings = Findings::default();
+    for reply in read {
+        findings.note("one of many", reply);
+    }
+    findings.conclude()
 }

@@ -56,7 +56,7 @@ impl Impatient {
         let sent = (0..IMPATIENT).map(async |n| {
             let body = terms(Uuid::now_v7(), &payer, &payees[n % 2], "0.01", "USD");
             let call = Call::post("/v1/transfers", &body).header("x-request-timeout-ms", (n / 4 + 1).to_string());
-            anyhow::Ok((stage.api.send(call).await?, body))
+            anyhow::Ok((stage.api.send_once(call).await?, body))
         });
         let mut orders = Vec::new();
         for answered in join_all(sent).await {
@@ -96,7 +96,7 @@ async fn too_many_requests(stage: &Stage) -> anyhow::Result<()> {
     let map = std::fs::read_to_string(stage.cluster.shard_map_path())?;
     let router = OwnRouter::start(&map, "[limits]\nrequests_per_second = 1\nburst = 4\n").await?;
     for _ in 0..10 {
-        let reply = router.api.send(Call::get("/v1/accounts/nobody")).await?;
+        let reply = router.api.send_once(Call::get("/v1/accounts/nobody")).await?;
         if reply.status == 429 {
             reply.expect("429 rate_limited")?;
             return Ok(());
@@ -115,7 +115,7 @@ async fn a_shard_out_of_reach(stage: &Stage) -> anyhow::Result<()> {
     let here = stage.account(0, "USD posted=10").await?;
     let neighbour = stage.account(0, "USD").await?;
     let there = [stage.account(LOST, "USD posted=10").await?, stage.account(LOST, "USD").await?];
-    let send = |call: Call| router.api.send(call.header("x-request-timeout-ms", "1000"));
+    let send = |call: Call| router.api.send_once(call.header("x-request-timeout-ms", "1000"));
     let unavailable = "503 shard_unavailable";
 
     let lost = order(&there[0], &there[1], "1", "USD");
@@ -158,7 +158,8 @@ async fn a_shard_that_does_not_answer(stage: &Stage) -> anyhow::Result<()> {
         terms(Uuid::now_v7(), &there[0], &there[1], "1", "USD"),
         terms(Uuid::now_v7(), &payer, &there[1], "1", "USD"),
     );
-    let send = |body: &Value| stage.api.send(Call::post("/v1/transfers", body).header("x-request-timeout-ms", "500"));
+    let send =
+        |body: &Value| stage.api.send_once(Call::post("/v1/transfers", body).header("x-request-timeout-ms", "500"));
     node.freeze().await?;
     let told = async {
         let crossing = send(&crossing).await?.expect("202 pending")?;
