@@ -51,6 +51,8 @@ pub enum Trouble {
     Refuse(Reason),
     /// Executed, and the node says that it does not know.
     Unknown,
+    /// The first operation is refused, not executed; the others are, and the node says that it does not know.
+    RefuseFirst(Reason),
 }
 
 /// Who owns each slot, in truth, and since which epoch.
@@ -404,6 +406,12 @@ impl ShardNode for FakeNode {
                 operations.iter().map(|_| refused().into()).collect()
             }
             Some(Trouble::Unknown) => self.run(operations).iter().map(|_| Reply::Unknown.into()).collect(),
+            Some(Trouble::RefuseFirst(reason)) => {
+                let refused = Reply::NotExecuted { reason, detail: String::new() };
+                let executed = self.run(operations.into_iter().skip(1).collect());
+                let unknown = executed.into_iter().map(|_| Reply::Unknown.into());
+                std::iter::once(refused.into()).chain(unknown).collect()
+            }
         };
         Ok(Response::new(wire::ExecuteResponse { results }))
     }

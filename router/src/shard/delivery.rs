@@ -71,7 +71,9 @@ async fn resend(shard: &Shard, batch: Vec<Submission>) {
             // Still nobody there: nothing was sent, so what was paid for is still to come.
             Err(CallFailure::NotSent(_) | CallFailure::TooLate) => continue,
             Ok(results) => batch = hand_out(shard, batch, results, Sending::Again),
-            Err(CallFailure::Lost(_) | CallFailure::NoAnswer | CallFailure::Refused { .. }) => {}
+            Err(CallFailure::Lost(_) | CallFailure::NoAnswer | CallFailure::Refused { .. }) => {
+                batch.iter_mut().for_each(|submission| submission.forget_refusals(shard));
+            }
         }
         shard.metrics.resends.increment(1);
         paid = false;
@@ -187,6 +189,14 @@ impl Submission {
     /// a second order.
     fn is_idempotent(&self) -> bool {
         !self.operations.iter().any(|operation| matches!(operation, Operation::UpdateAccount(_)))
+    }
+
+    /// It was sent again and that answer is lost: what an earlier answer called not executed may be executed by now.
+    fn forget_refusals(&mut self, shard: &Shard) {
+        self.resent = true;
+        for answer in self.answers.iter_mut().filter(|answer| answer.is_err()) {
+            *answer = Err(shard.unknown());
+        }
     }
 
     fn answer(self) {

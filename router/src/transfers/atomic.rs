@@ -22,10 +22,13 @@ pub async fn run(core: &Core, transfers: Vec<NewTransfer>, deadline: Deadline) -
         let operations = vec![operation.clone()];
         let Answers { mut answers, resent } = shard.execute(Urgency::New, operations, false, deadline).await;
         let resolved = match answers.pop() {
-            Some(Ok(Outcome::Atomic(outcome))) => return Ok(reply(outcome)),
-            Some(Ok(Outcome::NotOwner(_) | Outcome::Deferred)) if resent => {
+            // A failed group stores nothing, so it says nothing of the sending that was lost.
+            Some(Ok(
+                Outcome::NotOwner(_) | Outcome::Deferred | Outcome::Atomic(AtomicOutcome { culprit: Some(_), .. }),
+            )) if resent => {
                 return Err(CallError::OutcomeUnknown { shard: Arc::clone(shard.id()) });
             }
+            Some(Ok(Outcome::Atomic(outcome))) => return Ok(reply(outcome)),
             Some(Ok(Outcome::NotOwner(not_owner))) => core.learn(shard.id(), &[not_owner]),
             Some(Ok(Outcome::Deferred)) => true,
             Some(Err(error)) => return Err(error),

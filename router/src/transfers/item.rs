@@ -135,6 +135,10 @@ impl Item {
                 Progress::Lost(Err(CallError::OutcomeUnknown { shard: Arc::clone(shard) }))
             }
             (Err(error), _) => Progress::Lost(Err(error)),
+            // The account may be opened, and the lost sending take effect, after this answer was given.
+            (Ok(TransferReply::DebitNotFound | TransferReply::NotStored(_)), Some(shard)) => {
+                Progress::Lost(Err(CallError::OutcomeUnknown { shard: Arc::clone(shard) }))
+            }
             (Ok(reply), _) => Progress::Finished(Ok(reply)),
         };
     }

@@ -136,6 +136,37 @@ async fn a_refusal_after_a_lost_answer_proves_nothing() {
 }
 
 #[tokio::test]
+async fn a_refusal_before_a_lost_answer_proves_nothing_either() {
+    let cluster = Cluster::start(1).await;
+    cluster.fund(&[("alice", 100), ("bob", 0)]).await;
+    // The second transfer is unknown, so both are sent again; then both are executed, and nobody hears of it.
+    cluster.nodes[0].expect_trouble([Trouble::RefuseFirst(wire::not_executed::Reason::Unavailable)]);
+    cluster.nodes[0].expect_trouble([Trouble::LoseAnswer]);
+    cluster.nodes[0].expect_trouble([Trouble::LoseRequest; 100]);
+    let deadline = Instant::now() + Duration::from_millis(300);
+    let both = vec![transfer(1, "alice", "bob", 20), transfer(2, "alice", "bob", 30)];
+    let replies = cluster.router.transfer_batch(both, deadline).await;
+    let unknown = Err(CallError::OutcomeUnknown { shard: "s0".into() });
+    assert_eq!(replies, [unknown.clone(), unknown]);
+    assert_eq!(cluster.posted("bob").await, 50);
+}
+
+#[tokio::test]
+async fn an_answer_that_stores_nothing_says_nothing_of_a_lost_sending() {
+    let cluster = Cluster::start(1).await;
+    cluster.fund(&[("bob", 0)]).await;
+    let unknown = CallError::OutcomeUnknown { shard: "s0".into() };
+    cluster.nodes[0].expect_trouble([Trouble::LoseRequest]);
+    let reply = cluster.router.transfer(transfer(1, "nobody", "bob", 1), soon()).await;
+    assert_eq!(reply, Err(unknown.clone()), "the lost sending may come when the account is open");
+    cluster.nodes[0].expect_trouble([Trouble::LoseRequest]);
+    let reply = cluster.router.transfer_atomic(vec![transfer(2, "nobody", "bob", 1)], soon()).await;
+    assert_eq!(reply, Err(unknown));
+    let reply = cluster.router.transfer(transfer(1, "nobody", "bob", 1), soon()).await;
+    assert_eq!(reply, Ok(TransferReply::DebitNotFound));
+}
+
+#[tokio::test]
 async fn a_refusal_alone_had_no_effect() {
     use wire::not_executed::Reason;
     let cluster = Cluster::start(1).await;
