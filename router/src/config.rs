@@ -178,6 +178,9 @@ pub enum ConfigError {
     Log { path: PathBuf, reason: LogError },
 }
 
+/// The largest bound on bodies that can be set: with what the wire adds, a body must fit one message.
+const MAX_BODY_BYTES: usize = wire::MAX_MESSAGE_BYTES / 2;
+
 /// Settings that nobody can guess.
 const REQUIRED: [(&str, &str, &str); 3] =
     [("http", "listen", "http.listen"), ("admin", "listen", "admin.listen"), ("map", "path", "map.path")];
@@ -230,6 +233,13 @@ impl Config {
         ];
         if let Some((setting, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
             return Err(ConfigError::Value { path: path(), setting, reason: "must be greater than 0".to_owned() });
+        }
+        if self.http.max_body_bytes > MAX_BODY_BYTES {
+            return Err(ConfigError::Value {
+                path: path(),
+                setting: "http.max_body_bytes",
+                reason: format!("must be at most {MAX_BODY_BYTES}: all of a batch may go to a shard in one message"),
+            });
         }
         if self.http.max_buffered_bytes < self.http.max_body_bytes {
             return Err(ConfigError::Value {

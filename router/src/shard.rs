@@ -1,8 +1,8 @@
 //! One shard as the router sees it: a bounded queue of operations that ride to its node in shared calls, reads beside
 //! them, and a breaker over both. Nothing here is shared between shards, so a slow one holds only its own capacity.
 //!
-//! What comes back is never a guess. `NotExecuted`-like errors are given only when nothing was sent or the node itself
-//! said so; everything else is [`CallError::OutcomeUnknown`].
+//! What comes back is never a guess. An error that says "not executed" ([`CallError::is_not_executed`]) is given only when
+//! nothing was sent or the node itself said so; a call whose answer was lost is [`CallError::OutcomeUnknown`].
 
 mod breaker;
 mod budget;
@@ -33,7 +33,7 @@ use self::{
     client::Client,
     metrics::ShardMetrics,
     queue::{Claim, Queue, Submission},
-    submission::{Submitted, Waiting, chunks},
+    submission::{Submitted, Waiting, chunks, wire_bytes},
 };
 use crate::service::{CallError, CoreConfig, Deadline};
 
@@ -152,6 +152,7 @@ impl Shard {
         let (reply, answers) = oneshot::channel();
         let claim = Claim::default();
         let submission = Submission {
+            bytes: operations.iter().map(wire_bytes).sum(),
             operations,
             weight,
             ordered,

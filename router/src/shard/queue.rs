@@ -29,6 +29,8 @@ pub enum Urgency {
 pub struct Submission {
     pub operations: Vec<Operation>,
     pub weight: usize,
+    /// What they come to on the wire, or a little more.
+    pub bytes: usize,
     /// Later operations wait for earlier ones that touch the same accounts.
     pub ordered: bool,
     pub deadline: Instant,
@@ -57,6 +59,10 @@ pub enum Refusal {
     Full,
     Closed,
 }
+
+/// What goes into one call. A message over the wire's bound would be refused again and again, and nobody in it would learn
+/// more than that the outcome is unknown; half of it is far from that, however roughly it is counted.
+const CALL_BYTES: usize = wire::MAX_MESSAGE_BYTES / 2;
 
 /// The queue of one shard.
 #[derive(Debug)]
@@ -123,22 +129,24 @@ impl Queue {
         }
     }
 
-    /// Takes whole submissions, the finishing ones first, up to `max_operations` in all (one that is heavier goes alone).
-    /// Those whose waiter gave up are dropped on the way.
+    /// Takes whole submissions, the finishing ones first, up to `max_operations` and [`CALL_BYTES`] in all (one that is
+    /// heavier goes alone). Those whose waiter gave up are dropped on the way.
     pub fn take(&self, max_operations: usize) -> Vec<Submission> {
         let mut lines = self.lock();
         let Lines { finishing, new, .. } = &mut *lines;
         let mut taken = Vec::new();
-        let mut operations = 0;
+        let (mut operations, mut bytes) = (0, 0);
         for line in [finishing, new] {
             while let Some(next) = line.submissions.front() {
-                if operations > 0 && operations + next.weight > max_operations {
+                let too_much = operations + next.weight > max_operations || bytes + next.bytes > CALL_BYTES;
+                if operations > 0 && too_much {
                     return taken;
                 }
                 let Some(next) = line.submissions.pop_front() else { break };
                 line.operations -= next.weight;
                 if next.claim.take() {
                     operations += next.weight;
+                    bytes += next.bytes;
                     taken.push(next);
                 }
             }
@@ -189,6 +197,7 @@ mod tests {
         Submission {
             operations,
             weight,
+            bytes: 100 * weight,
             ordered: false,
             deadline,
             claim: Claim::default(),
@@ -230,6 +239,17 @@ mod tests {
         assert_eq!(names(&queue.take(5)), ["a"]);
         assert_eq!(names(&queue.take(5)), ["b"]);
         assert_eq!(names(&queue.take(5)), ["heavy"], "alone, or it would wait for ever");
+    }
+
+    #[test]
+    fn what_is_taken_together_fits_one_message() {
+        let queue = Queue::new(100);
+        for (name, bytes) in [("a", CALL_BYTES / 2), ("b", CALL_BYTES / 2), ("c", 1), ("huge", 2 * CALL_BYTES)] {
+            queue.push(Urgency::New, Submission { bytes, ..submission(name, 1) }).unwrap();
+        }
+        assert_eq!(names(&queue.take(100)), ["a", "b"]);
+        assert_eq!(names(&queue.take(100)), ["c"]);
+        assert_eq!(names(&queue.take(100)), ["huge"]);
     }
 
     #[test]

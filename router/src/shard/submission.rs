@@ -85,3 +85,19 @@ pub fn chunks(operations: Vec<Operation>, max_weight: usize) -> Vec<(Vec<Operati
     }
     chunks
 }
+
+/// What an operation takes on the wire, at most. Two account ids of full length and everything of fixed size are in the
+/// constant; metadata is what makes one operation a hundred times as large as another.
+pub fn wire_bytes(operation: &Operation) -> usize {
+    const WITHOUT_METADATA: usize = 384;
+    let metadata = match operation {
+        Operation::CreateAccount(create) => create.metadata.as_str().len(),
+        Operation::UpdateAccount(update) => update.metadata.as_ref().map_or(0, |metadata| metadata.as_str().len()),
+        Operation::Transfer(transfer) => transfer.metadata.as_str().len(),
+        Operation::AtomicTransfers(items) => {
+            return items.iter().map(|item| WITHOUT_METADATA + item.metadata.as_str().len()).sum();
+        }
+        Operation::Decide(_) | Operation::Settle(_) => 0,
+    };
+    WITHOUT_METADATA + metadata
+}
