@@ -44,8 +44,16 @@ pub async fn begin_fenced(session: &mut Session, from: &ShardState, next: Positi
     if session.run_script(script).await? == 1 { Ok(()) } else { Err(StoreError::Fenced) }
 }
 
+// SHARE conflicts with the ROW EXCLUSIVE lock that every writer holds until its transaction has ended.
+const AWAIT_WRITERS: &str = "BEGIN; LOCK TABLE shard_state IN SHARE MODE; COMMIT";
+
 /// For a batch that writes nothing: is what it was decided on still so?
+///
+/// Whoever is in the middle of a COMMIT is waited for first. It may be the earlier sending of an operation of this batch,
+/// and "no such account, nothing stored" must not be followed by its effect. Compared with the compare-and-set of a batch
+/// that writes, the table lock leaves nothing to be flushed.
 pub async fn check_unchanged(session: &mut Session, state: &ShardState) -> Result<(), StoreError> {
+    session.run_script(AWAIT_WRITERS.to_owned()).await?;
     match load(session).await? {
         Some(now) if now == *state => Ok(()),
         _ => Err(StoreError::Fenced),
