@@ -150,9 +150,15 @@ impl Lane {
                 continue;
             }
             match self.attempt(&work, &group).await {
-                Ok(outcomes) => work.answer(&group, outcomes),
+                Ok(outcomes) => {
+                    work.answer(&group, outcomes);
+                    (redecisions, lost_races) = (0, 0);
+                }
                 Err(Failure { error, commit_sent }) => {
                     self.accounts.rolled_back();
+                    if commit_sent {
+                        work.doubt(&group);
+                    }
                     let mut remedy = error.remedy();
                     metrics::counter!(m::LANE_ROLLBACKS, "remedy" => remedy_label(remedy)).increment(1);
                     match remedy {
@@ -167,9 +173,6 @@ impl Lane {
                     match remedy {
                         Remedy::Reconnect => {
                             tracing::warn!(%error, commit_sent, "lost the database session; the batch will be run again");
-                            if commit_sent {
-                                work.doubt(&group);
-                            }
                             self.careful = true;
                             self.link = None;
                         }
@@ -215,8 +218,8 @@ impl Lane {
         let outcomes: Vec<Outcome> =
             group.iter().map(|index| batch.apply(work.order_group(*index), work.operation(*index))).collect();
         let effects = batch.finish();
-        if !self.careful && outcomes.iter().any(is_failed_group) {
-            return Err(StoreError::AtomicInDoubt.into());
+        if !self.careful && outcomes.iter().any(may_be_replayed_unseen) {
+            return Err(StoreError::ReplayInDoubt.into());
         }
         effects.check_balanced().map_err(|unbalanced| StoreError::Corrupt(unbalanced.to_string()))?;
         metrics::histogram!(m::LANE_DECIDE_SECONDS).record(deciding.elapsed());
@@ -375,8 +378,13 @@ async fn load_prior(
     Ok(Prior::Loaded(stored))
 }
 
-fn is_failed_group(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Atomic(group) if group.culprit.is_some())
+/// Outcomes that store nothing, so that no id collides if the operation took effect before.
+fn may_be_replayed_unseen(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Atomic(group) => group.culprit.is_some(),
+        Outcome::Illegal(_) => true,
+        _ => false,
+    }
 }
 
 fn is_replay(outcome: &Outcome) -> bool {

@@ -132,16 +132,16 @@ impl Work {
         }
     }
 
-    /// Splits the group into single operations, so that one that cannot be carried out does not fail the others. `false`
-    /// when it is a single operation already.
+    /// Halves the group, so that in the end one operation that cannot be carried out does not fail the others, at the price
+    /// of a few transactions and not of one for each operation. `false` when it is a single operation already.
     pub fn isolate(&mut self, group: &[usize]) -> bool {
         if group.len() < 2 {
             return false;
         }
         self.groups.pop_front();
-        for index in group.iter().rev() {
-            self.groups.push_front(vec![*index]);
-        }
+        let (first, second) = group.split_at(group.len() / 2);
+        self.groups.push_front(second.to_vec());
+        self.groups.push_front(first.to_vec());
         true
     }
 
@@ -234,7 +234,11 @@ mod tests {
         let group = work.next_group().unwrap();
         assert!(work.isolate(&group));
         for index in 0..3 {
-            let group = work.next_group().unwrap();
+            let mut group = work.next_group().unwrap();
+            if work.isolate(&group) {
+                assert_eq!(group, [1, 2], "the second half, whole until it fails as well");
+                group = work.next_group().unwrap();
+            }
             assert_eq!(group, [index]);
             assert!(!work.isolate(&group));
             if index == 1 {

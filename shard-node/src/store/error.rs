@@ -15,10 +15,10 @@ pub enum StoreError {
     /// Somebody else wrote to the shard since its state was read.
     #[error("another writer advanced the shard, or its slots changed hands")]
     Fenced,
-    /// An atomic group failed on the optimistic way. It stores nothing then, so if it is a replay of one that took effect,
-    /// no id collides: only what is stored can tell.
-    #[error("an atomic group that failed may be a replay of one that took effect")]
-    AtomicInDoubt,
+    /// An operation was refused on the optimistic way without storing anything (an atomic group that failed, say). If it is
+    /// a replay of one that took effect, no id collides: only what is stored can tell.
+    #[error("an operation that was refused may be a replay of one that took effect")]
+    ReplayInDoubt,
     #[error("{0}")]
     Corrupt(String),
 }
@@ -41,7 +41,7 @@ impl StoreError {
     pub fn remedy(&self) -> Remedy {
         match self {
             Self::TimedOut(_) => Remedy::Reconnect,
-            Self::RowCount { .. } | Self::AtomicInDoubt => Remedy::Redecide,
+            Self::RowCount { .. } | Self::ReplayInDoubt => Remedy::Redecide,
             Self::Fenced => Remedy::Reload,
             Self::Corrupt(_) => Remedy::Report,
             Self::Database(sqlx::Error::Database(error)) => error.code().map_or(Remedy::Report, |c| by_sqlstate(&c)),
