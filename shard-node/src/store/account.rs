@@ -46,9 +46,10 @@ pub fn from_row(row: &PgRow) -> Result<Account, StoreError> {
 }
 
 const UPDATE_ATTRIBUTES: &str = "UPDATE account AS a \
-     SET status = u.status, overdraft = u.overdraft, max_balance = u.max_balance, metadata = u.metadata \
-     FROM unnest($1::text[], $2::int2[], $3::int8[], $4::int8[], $5::text[]) \
-       AS u(id, status, overdraft, max_balance, metadata) \
+     SET status = u.status, overdraft = u.overdraft, max_balance = u.max_balance, metadata = u.metadata, \
+       posted = u.posted, held = u.held \
+     FROM unnest($1::text[], $2::int2[], $3::int8[], $4::int8[], $5::text[], $6::int8[], $7::int8[]) \
+       AS u(id, status, overdraft, max_balance, metadata, posted, held) \
      WHERE a.id = u.id";
 
 /// The rows of accounts that the batch opened.
@@ -101,13 +102,16 @@ impl<'a> BalanceUpdates<'a> {
     }
 }
 
-/// Writes status, limits and metadata of accounts whose owner changed them.
+/// Writes status, limits and metadata of accounts whose owner changed them. With the balances: the constraint on what is
+/// available compares them with the new overdraft, and the batch may have paid in before the overdraft was lowered.
 pub async fn update_attributes(session: &mut Session, accounts: &[&Account]) -> Result<(), StoreError> {
     let ids: Vec<&str> = accounts.iter().map(|a| a.id.as_str()).collect();
     let status: Vec<i16> = accounts.iter().map(|a| a.status.code().into()).collect();
     let overdraft: Vec<Option<i64>> = accounts.iter().map(|a| a.overdraft.to_nullable()).collect();
     let max_balance: Vec<Option<i64>> = accounts.iter().map(|a| a.max_balance.to_nullable()).collect();
     let metadata: Vec<&str> = accounts.iter().map(|a| a.metadata.as_str()).collect();
+    let posted: Vec<i64> = accounts.iter().map(|a| a.posted).collect();
+    let held: Vec<i64> = accounts.iter().map(|a| a.held).collect();
     let touched = session
         .run(async |c| {
             let done = sqlx::query(UPDATE_ATTRIBUTES)
@@ -116,6 +120,8 @@ pub async fn update_attributes(session: &mut Session, accounts: &[&Account]) -> 
                 .bind(overdraft)
                 .bind(max_balance)
                 .bind(metadata)
+                .bind(posted)
+                .bind(held)
                 .execute(c)
                 .await?;
             Ok(done.rows_affected())

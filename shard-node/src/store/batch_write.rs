@@ -32,7 +32,7 @@ pub async fn write(session: &mut Session, effects: &Effects, accounts: &Accounts
     let (opened, changed): (Vec<_>, Vec<_>) = accounts.changes().partition(|(_, change)| change.loaded_version == 0);
     let attributes: Vec<&Account> =
         changed.iter().filter(|(_, change)| change.attributes).map(|(account, _)| *account).collect();
-    // Attributes first: a balance may only be within the new overdraft.
+    // Attributes first: a balance may only be within the new overdraft. They bring the new balances along.
     if !attributes.is_empty() {
         account::update_attributes(session, &attributes).await?;
     }
