@@ -10,9 +10,12 @@ use super::StoreError;
 /// Each failed attempt doubles the pause, up to this many microseconds.
 const LONGEST_PAUSE_US: i64 = 10_000_000;
 
+/// No pause is this long: a saga due only after that was written when the clock was ahead, and waits for nothing.
+const CLOCK_WENT_BACK_US: i64 = 60_000_000;
+
 // `status + 0`: each row by its primary key, as in `transfer::settle`.
 const CLAIM: &str = "WITH due AS ( \
-       SELECT id, debit FROM transfer WHERE status = 1 AND next_attempt_us <= $1 \
+       SELECT id, debit FROM transfer WHERE status = 1 AND (next_attempt_us <= $1 OR next_attempt_us > $1 + $4) \
        ORDER BY next_attempt_us LIMIT $2 FOR UPDATE SKIP LOCKED), \
      claimed AS ( \
        UPDATE transfer t SET attempts = t.attempts + 1, \
@@ -24,7 +27,13 @@ const CLAIM: &str = "WITH due AS ( \
 
 /// Takes up to `limit` sagas whose next attempt is due.
 pub async fn claim_due(pool: &PgPool, now_us: i64, limit: i64) -> Result<Vec<PgRow>, StoreError> {
-    Ok(sqlx::query(CLAIM).bind(now_us).bind(limit).bind(LONGEST_PAUSE_US).fetch_all(pool).await?)
+    Ok(sqlx::query(CLAIM)
+        .bind(now_us)
+        .bind(limit)
+        .bind(LONGEST_PAUSE_US)
+        .bind(CLOCK_WENT_BACK_US)
+        .fetch_all(pool)
+        .await?)
 }
 
 const LIST: &str = "SELECT t.*, j.version AS debit_version, j.posted AS debit_posted, j.held AS debit_held, \
