@@ -107,7 +107,7 @@ impl TryFrom<wire::Operation> for Submitted {
             }),
             Kind::Transfer(transfer) => Operation::Transfer(transfer_from_wire(transfer)?),
             Kind::AtomicTransfers(group) => Operation::AtomicTransfers(
-                group.transfers.into_iter().map(transfer_from_wire).collect::<Result<_, _>>()?,
+                group.transfers.into_iter().map(local_transfer_from_wire).collect::<Result<_, _>>()?,
             ),
             Kind::Decide(decide) => Operation::Decide(Decide {
                 id: id_from_wire(&decide.id)?,
@@ -158,6 +158,14 @@ fn transfer_from_wire(message: wire::Transfer) -> Result<Transfer, BadMessage> {
         return Err(bad("transfer.credit", "same account as the debit side"));
     }
     Ok(transfer)
+}
+
+/// An item of an atomic group: a reserve cannot be taken back with the rest of the group.
+fn local_transfer_from_wire(message: wire::Transfer) -> Result<Transfer, BadMessage> {
+    if message.cross_shard {
+        return Err(bad("transfer.cross_shard", "set in an atomic group"));
+    }
+    transfer_from_wire(message)
 }
 
 pub fn id_to_wire(id: TransferId) -> Bytes {
