@@ -80,12 +80,19 @@ fn default_statement_timeout_ms() -> u64 {
     10_000
 }
 
+/// Settings that nobody can guess. `database.url` is looked at later: the environment may bring it.
+const REQUIRED: [(&str, &str, &str); 3] =
+    [("shard", "id", "shard.id"), ("rpc", "listen", "rpc.listen"), ("admin", "listen", "admin.listen")];
+
+// The reasons are part of the messages and no sources: a report with its causes would say them twice.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("cannot read {path}: {source}")]
-    Unreadable { path: String, source: std::io::Error },
-    #[error("{path}: {source}")]
-    Malformed { path: String, source: Box<toml::de::Error> },
+    #[error("cannot read {path}: {reason}")]
+    Unreadable { path: String, reason: std::io::Error },
+    #[error("{path}: {reason}")]
+    Malformed { path: String, reason: Box<toml::de::Error> },
+    #[error("{path}: the setting {setting} is missing; it has no default")]
+    Missing { path: String, setting: &'static str },
     #[error("{setting}: {reason}")]
     Invalid { setting: &'static str, reason: String },
 }
@@ -94,9 +101,14 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let shown = || path.display().to_string();
         let text =
-            std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: shown(), source })?;
-        let mut config: Self = toml::from_str(&text)
-            .map_err(|source| ConfigError::Malformed { path: shown(), source: Box::new(source) })?;
+            std::fs::read_to_string(path).map_err(|reason| ConfigError::Unreadable { path: shown(), reason })?;
+        let malformed = |reason| ConfigError::Malformed { path: shown(), reason: Box::new(reason) };
+        let table: toml::Table = toml::from_str(&text).map_err(malformed)?;
+        if let Some(setting) = missing_setting(&table) {
+            return Err(ConfigError::Missing { path: shown(), setting });
+        }
+        // From the text and not from the table, so that errors show the line.
+        let mut config: Self = toml::from_str(&text).map_err(malformed)?;
         if let Ok(url) = std::env::var(DATABASE_URL_VARIABLE) {
             config.database.url = url;
         }
@@ -153,6 +165,13 @@ impl DatabaseConfig {
     }
 }
 
+/// The first required setting that is not there. One of another form than a setting has is for the parser to refuse.
+fn missing_setting(table: &toml::Table) -> Option<&'static str> {
+    let is_there =
+        |section: &str, key: &str| table.get(section).is_some_and(|s| !s.is_table() || s.get(key).is_some());
+    REQUIRED.into_iter().find(|(section, key, _)| !is_there(*section, *key)).map(|(_, _, setting)| setting)
+}
+
 /// The URL with everything between `//` and `@` hidden.
 fn redact(url: &str) -> String {
     match (url.find("//"), url.rfind('@')) {
@@ -184,7 +203,10 @@ mod tests {
     #[test]
     fn what_is_missing_unknown_or_zero_is_named() {
         let parse = |text: &str| toml::from_str::<Config>(text).map_err(|e| e.to_string());
-        assert!(parse(&GOOD.replace("rpc.listen = \"127.0.0.1:7500\"", "")).unwrap_err().contains("rpc"));
+        let missing = |text: &str| missing_setting(&toml::from_str(text).unwrap());
+        assert_eq!(missing(GOOD), None);
+        assert_eq!(missing(""), Some("shard.id"));
+        assert_eq!(missing(&GOOD.replace("rpc.listen = \"127.0.0.1:7500\"", "")), Some("rpc.listen"));
         assert!(parse(&format!("{GOOD}\nshard.colour = 1")).unwrap_err().contains("colour"));
         let zero = parse(&format!("{GOOD}\nlane.queue_operations = 0")).unwrap();
         assert!(zero.check().unwrap_err().to_string().contains("lane.queue_operations"));

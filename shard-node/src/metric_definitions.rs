@@ -20,16 +20,16 @@ pub const LANE_REPLAYS: &str = "shardledger_lane_replays_total";
 pub const RPC_REQUESTS: &str = "shardledger_rpc_requests_total";
 
 pub fn describe() {
-    describe_gauge!(LANE_SERVING, "1 while the lane can write to its database, else 0");
-    describe_gauge!(LANE_QUEUE_OPERATIONS, "operations waiting for the lane, the batch in progress included");
-    describe_counter!(LANE_QUEUE_FULL, "submissions refused because the lane's queue was full");
-    describe_histogram!(LANE_BATCH_OPERATIONS, "operations per committed batch");
-    describe_histogram!(LANE_BATCH_SECONDS, Unit::Seconds, "load, decide, write and commit of a batch");
-    describe_histogram!(LANE_DECIDE_SECONDS, Unit::Seconds, "deciding a batch in memory");
-    describe_histogram!(LANE_COMMIT_SECONDS, Unit::Seconds, "COMMIT of a batch");
-    describe_counter!(LANE_CACHE_LOOKUPS, "accounts found in memory or loaded");
-    describe_gauge!(LANE_CACHED_ACCOUNTS, "accounts in memory");
-    describe_counter!(LANE_ROLLBACKS, "batches rolled back, by what was done about it");
-    describe_counter!(LANE_REPLAYS, "operations answered from what was stored before");
-    describe_counter!(RPC_REQUESTS, "requests of routers by method");
+    describe_gauge!(LANE_SERVING, "1 while the lane can write to its database, else 0.");
+    describe_gauge!(LANE_QUEUE_OPERATIONS, "Operations waiting for the lane, the batch in progress included.");
+    describe_counter!(LANE_QUEUE_FULL, "Submissions refused because the lane's queue was full.");
+    describe_histogram!(LANE_BATCH_OPERATIONS, "Operations in one batch, replays included.");
+    describe_histogram!(LANE_BATCH_SECONDS, Unit::Seconds, "Load, decide, write and commit of a batch.");
+    describe_histogram!(LANE_DECIDE_SECONDS, Unit::Seconds, "Deciding a batch in memory.");
+    describe_histogram!(LANE_COMMIT_SECONDS, Unit::Seconds, "COMMIT of a batch.");
+    describe_counter!(LANE_CACHE_LOOKUPS, "Accounts looked up for a batch: found in memory or loaded.");
+    describe_gauge!(LANE_CACHED_ACCOUNTS, "Accounts in memory.");
+    describe_counter!(LANE_ROLLBACKS, "Batches rolled back, by what was done about it.");
+    describe_counter!(LANE_REPLAYS, "Operations answered from what was stored before.");
+    describe_counter!(RPC_REQUESTS, "Requests of routers, by method.");
 }

@@ -19,14 +19,14 @@ const PATIENCE: Duration = Duration::from_secs(35);
 #[derive(clap::Args)]
 pub struct PublicAddress {
     /// A router's address [default: the routers of the cluster in --data-dir]
-    #[arg(long, value_name = "URL", env = "SHARDLEDGER_URL")]
+    #[arg(long, value_name = "URL", env = "SHARDLEDGER_URL", value_parser = router_url)]
     url: Option<String>,
 }
 
 #[derive(clap::Args)]
 pub struct AdminAddress {
     /// A router's admin address [default: the routers of the cluster in --data-dir]
-    #[arg(long, value_name = "URL", env = "SHARDLEDGER_ADMIN_URL")]
+    #[arg(long, value_name = "URL", env = "SHARDLEDGER_ADMIN_URL", value_parser = router_url)]
     admin_url: Option<String>,
 }
 
@@ -87,6 +87,16 @@ impl Routers {
     }
 }
 
+/// Routers speak plain HTTP; TLS ends in front of them.
+fn router_url(text: &str) -> Result<String, String> {
+    let uri: http::Uri = text.parse().map_err(|error: http::uri::InvalidUri| error.to_string())?;
+    if uri.scheme_str() == Some("http") && uri.host().is_some() {
+        Ok(text.to_owned())
+    } else {
+        Err("a router's address is http://HOST:PORT".to_owned())
+    }
+}
+
 /// Text as one segment of a path or one value of a query.
 pub fn encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
@@ -101,7 +111,15 @@ pub fn encoded(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::encoded;
+    use super::{encoded, router_url};
+
+    #[test]
+    fn an_address_is_a_url_with_a_host() {
+        assert_eq!(router_url("http://127.0.0.1:8080").as_deref(), Ok("http://127.0.0.1:8080"));
+        for wrong in ["", "nonsense", "127.0.0.1:8080", "https://ledger:8080", "http://", "/v1"] {
+            assert!(router_url(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn ids_with_hash_tags_survive_a_url() {

@@ -1,4 +1,6 @@
-//! What is checked, by the ids under which the project states its invariants.
+//! What is checked. `I…` are properties of the stored data, seen from outside, which `shardctl verify` and the tests' audit
+//! share; numbers that are missing here (answers kept, time to heal) can only be judged with the clients' side at hand.
+//! ARCHITECTURE.md pairs them with the rules the code keeps, `INV-…`.
 
 use serde::Serialize;
 

@@ -37,8 +37,8 @@ pub enum Reload {
 /// Why a map was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
-    #[error("cannot read {}: {source}", file.display())]
-    Read { file: PathBuf, source: io::Error },
+    #[error("cannot read {}: {reason}", file.display())]
+    Read { file: PathBuf, reason: io::Error },
     #[error("{} is larger than {MAX_MAP_BYTES} bytes", file.display())]
     TooLarge { file: PathBuf },
     #[error("{source_name}: {error}")]
@@ -172,7 +172,7 @@ impl Writer {
 }
 
 pub(super) fn read(file: &Path) -> Result<String, ReloadError> {
-    let failed = |source| ReloadError::Read { file: file.to_owned(), source };
+    let failed = |reason| ReloadError::Read { file: file.to_owned(), reason };
     let mut text = String::new();
     let read = File::open(file).map_err(failed)?.take(MAX_MAP_BYTES + 1).read_to_string(&mut text).map_err(failed)?;
     if read as u64 > MAX_MAP_BYTES {

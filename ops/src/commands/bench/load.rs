@@ -27,6 +27,7 @@ pub struct Args {
     address: PublicAddress,
     #[command(flatten)]
     admin: AdminAddress,
+    /// Which accounts a transfer picks
     #[arg(long, value_enum, default_value = "uniform")]
     workload: Workload,
     /// Accounts to move money between; opened where they are missing
@@ -35,6 +36,7 @@ pub struct Args {
     /// Transfers a request; 1 sends single transfers
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     batch: u16,
+    /// Connections, each with one request under way
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=4096))]
     connections: u16,
     /// How long to measure, in seconds

@@ -29,6 +29,7 @@ pub struct Args {
     /// Write the result as JSON to this file as well
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Repeats a run's accounts and amounts [default: from the clock; printed]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 }

@@ -47,7 +47,9 @@ fn as_json(old: &ShardMap, new: &ShardMap, diff: &MapDiff) -> serde_json::Value 
 }
 
 fn print(old: &ShardMap, new: &ShardMap, diff: &MapDiff) -> anyhow::Result<()> {
-    output::data(&format!("version {} to {}, {} slots move", old.version, new.version, diff.slots_moved()))?;
+    let slots_moved = diff.slots_moved();
+    let slots_move = if slots_moved == 1 { "slot moves" } else { "slots move" };
+    output::data(&format!("version {} to {}, {slots_moved} {slots_move}", old.version, new.version))?;
     let shards = diff.added.iter().map(|id| [format!("+{id}"), String::new(), "new".to_owned()]);
     let removed = diff.removed.iter().map(|id| [format!("-{id}"), String::new(), "gone".to_owned()]);
     let endpoints = diff

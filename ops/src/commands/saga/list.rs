@@ -41,11 +41,12 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let answer: Value = args.address.routers(context)?.get(&path).await?;
     if context.json {
         output::json(&answer)?;
-        return Ok(ExitCode::SUCCESS);
+    } else {
+        let sagas = answer["data"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let rows: Vec<[String; 9]> =
+            sagas.iter().map(|saga| FIELDS.map(|field| output::cell(&saga[field]))).collect();
+        output::table(FIELDS, &rows)?;
     }
-    let sagas = answer["data"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let rows: Vec<[String; 9]> = sagas.iter().map(|saga| FIELDS.map(|field| output::cell(&saga[field]))).collect();
-    output::table(FIELDS, &rows)?;
     // A list that lacks a shard's sagas must not pass for the whole.
     let unreachable = answer["unreachable"].as_array().map(Vec::as_slice).unwrap_or_default();
     for shard in unreachable {
