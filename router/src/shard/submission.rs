@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ledger::{operation::Operation, outcome::Outcome};
+use ledger::{Metadata, operation::Operation, outcome::Outcome};
 use tokio::{sync::oneshot, time::timeout_at};
 
 use super::queue::Claim;
@@ -86,13 +86,16 @@ pub fn chunks(operations: Vec<Operation>, max_weight: usize) -> Vec<(Vec<Operati
     chunks
 }
 
-/// What an operation takes on the wire, at most. Two account ids of full length and everything of fixed size are in the
+/// What an operation or its answer takes on the wire, at most. Two account ids of full length and everything of fixed size are in the
 /// constant; metadata is what makes one operation a hundred times as large as another.
 pub fn wire_bytes(operation: &Operation) -> usize {
     const WITHOUT_METADATA: usize = 384;
+    // A control character of one byte is six in JSON.
+    const ANY_METADATA: usize = 6 * (Metadata::MAX_BYTES + Metadata::MAX_KEYS);
     let metadata = match operation {
         Operation::CreateAccount(create) => create.metadata.as_str().len(),
-        Operation::UpdateAccount(update) => update.metadata.as_ref().map_or(0, |metadata| metadata.as_str().len()),
+        // The answer shows the whole account, however little of it is changed.
+        Operation::UpdateAccount(_) => ANY_METADATA,
         Operation::Transfer(transfer) => transfer.metadata.as_str().len(),
         Operation::AtomicTransfers(items) => {
             return items.iter().map(|item| WITHOUT_METADATA + item.metadata.as_str().len()).sum();
