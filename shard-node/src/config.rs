@@ -169,7 +169,7 @@ impl DatabaseConfig {
 fn missing_setting(table: &toml::Table) -> Option<&'static str> {
     let is_there =
         |section: &str, key: &str| table.get(section).is_some_and(|s| !s.is_table() || s.get(key).is_some());
-    REQUIRED.into_iter().find(|(section, key, _)| !is_there(*section, *key)).map(|(_, _, setting)| setting)
+    REQUIRED.into_iter().find(|(section, key, _)| !is_there(section, key)).map(|(_, _, setting)| setting)
 }
 
 /// The URL with everything between `//` and `@` hidden.
