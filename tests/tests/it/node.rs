@@ -34,6 +34,7 @@ async fn a_node_keeps_its_shard_whole() -> anyhow::Result<()> {
     section("flapping", commit_faults::a_flapping_link_costs_time_and_no_money(&place)).await?;
     section("two nodes", second_writer::two_nodes_on_one_shard_lose_no_update(&place)).await?;
     section("thawed node", second_writer::a_thawed_node_decides_on_nothing_it_remembers(&place)).await?;
+    section("under way", second_writer::a_refusal_that_stores_nothing_waits_for_a_commit_under_way(&place)).await?;
     section("fence", second_writer::a_slot_that_changed_hands_is_refused_and_nothing_written(&place)).await?;
     section("missing guards", missing_guards::are_noticed(&place)).await?;
     section("newer schema", refused_databases::of_a_newer_version(&place)).await?;

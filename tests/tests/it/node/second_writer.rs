@@ -1,6 +1,6 @@
 //! More than one node on a shard, and slots that change hands: the fence.
 
-use std::slice::from_ref;
+use std::{slice::from_ref, time::Duration};
 
 use anyhow::{bail, ensure};
 use futures_util::future::try_join_all;
@@ -14,6 +14,7 @@ use testkit::{
     history::Order,
     node::{Node, open, order, transfer},
     seed::Seed,
+    wait::until,
 };
 use wire::Reply;
 
@@ -90,6 +91,45 @@ pub async fn a_thawed_node_decides_on_nothing_it_remembers(place: &Place<'_>) ->
     ensure!(is_posted(&outcome) && format!("{outcome:?}").contains("replayed: true"), "{outcome:?}");
     ensure!(frozen.account("saver").await?.posted == 0);
     books_are_sound(&config.database_url).await
+}
+
+/// While another writer's COMMIT is under way, "no such account, nothing is stored" would be a guess: that COMMIT may open
+/// the account, and carry an earlier sending of the same transfer.
+pub async fn a_refusal_that_stores_nothing_waits_for_a_commit_under_way(place: &Place<'_>) -> anyhow::Result<()> {
+    let config = place.shard("under_way").await?;
+    let node = Node::start(&config).await?;
+    open_pair(&node, "treasury", "payee").await?;
+    let spending = transfer(&order("late", "payee", 1), false)?;
+    let unknown = node.execute(from_ref(&spending)).await?;
+    ensure!(
+        matches!(&unknown[..], [Reply::Outcome(Outcome::Transfer(TransferOutcome::DebitNotFound))]),
+        "{unknown:?}"
+    );
+
+    let url = &config.database_url;
+    let slot = slot_of("late");
+    let opening = format!(
+        "BEGIN; UPDATE shard_state SET next_position = next_position + 1; \
+         INSERT INTO account (id, slot, asset, status, posted, held, version, head, created_at_us, updated_at_us) \
+         SELECT 'late', {slot}, 'USD', 1, 0, 0, 1, next_position - 1, 1, 1 FROM shard_state; \
+         INSERT INTO journal (position, previous, account, slot, version, kind, amount, posted, held, created_at_us) \
+         SELECT next_position - 1, 0, 'late', {slot}, 1, 1, 0, 0, 0, 1 FROM shard_state; \
+         SELECT pg_sleep(2); COMMIT"
+    );
+    let asked = async {
+        let writing = "SELECT count(*) FROM pg_locks WHERE relation = 'shard_state'::regclass \
+             AND mode = 'RowExclusiveLock' AND granted";
+        until("the other writer has begun", Duration::from_secs(10), async || {
+            Ok((database::number(url, writing).await? == 1).then_some(()))
+        })
+        .await?;
+        node.execute(from_ref(&spending)).await
+    };
+    let (committed, replies) = tokio::join!(database::run(url, &opening), asked);
+    committed?;
+    let replies = replies?;
+    ensure!(matches!(&replies[..], [Reply::Outcome(outcome)] if is_posted(outcome)), "{replies:?}");
+    books_are_sound(url).await
 }
 
 /// The slot of one account goes to another shard behind the node's back.
