@@ -5,6 +5,7 @@
 
 mod commit_faults;
 mod missing_guards;
+mod one_batch;
 mod refused_databases;
 mod second_writer;
 
@@ -35,6 +36,7 @@ async fn a_node_keeps_its_shard_whole() -> anyhow::Result<()> {
     section("two nodes", second_writer::two_nodes_on_one_shard_lose_no_update(&place)).await?;
     section("thawed node", second_writer::a_thawed_node_decides_on_nothing_it_remembers(&place)).await?;
     section("under way", second_writer::a_refusal_that_stores_nothing_waits_for_a_commit_under_way(&place)).await?;
+    section("one batch", one_batch::a_debt_is_paid_and_its_limit_lowered_in_one_commit(&place)).await?;
     section("fence", second_writer::a_slot_that_changed_hands_is_refused_and_nothing_written(&place)).await?;
     section("missing guards", missing_guards::are_noticed(&place)).await?;
     section("newer schema", refused_databases::of_a_newer_version(&place)).await?;

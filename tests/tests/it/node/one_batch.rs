@@ -1,0 +1,40 @@
+//! What is decided together is written together.
+
+use anyhow::{bail, ensure};
+use ledger::{
+    AccountId, Limit,
+    operation::{Operation, UpdateAccount},
+    outcome::{AccountOutcome, Outcome},
+};
+use testkit::node::{Node, open, order, transfer};
+use wire::Reply;
+
+use super::{Place, books_are_sound, open_pair};
+
+/// The debtor pays back and loses the overdraft: in between, on its way into the database, nothing may look overdrawn.
+pub async fn a_debt_is_paid_and_its_limit_lowered_in_one_commit(place: &Place<'_>) -> anyhow::Result<()> {
+    let config = place.shard("one_batch").await?;
+    let node = Node::start(&config).await?;
+    open_pair(&node, "treasury", "payee").await?;
+    node.execute_until_definite(&open("debtor", Limit::AtMost(50))?).await?;
+    node.execute_until_definite(&transfer(&order("debtor", "payee", 50), false)?).await?;
+
+    let before = node.status().await?.batches;
+    let lower = Operation::UpdateAccount(UpdateAccount {
+        id: AccountId::client("debtor")?,
+        status: None,
+        overdraft: Some(Limit::ZERO),
+        max_balance: None,
+        metadata: None,
+    });
+    let replies = node.execute(&[transfer(&order("treasury", "debtor", 50), false)?, lower]).await?;
+    let [Reply::Outcome(Outcome::Transfer(_)), Reply::Outcome(Outcome::Account(lowered))] = &replies[..] else {
+        bail!("{replies:?}")
+    };
+    // Made and changed look alike on the wire.
+    let (AccountOutcome::Created(debtor) | AccountOutcome::Updated(debtor)) = lowered else { bail!("{lowered:?}") };
+    ensure!((debtor.posted, debtor.overdraft) == (0, Limit::ZERO), "{debtor:?}");
+    let batches = node.status().await?.batches - before;
+    ensure!(batches == 1, "the batch was taken apart: {batches} commits");
+    books_are_sound(&config.database_url).await
+}
