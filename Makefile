@@ -50,6 +50,8 @@ lint: ## Check formatting, clippy, and where cargo-deny is installed, the depend
 bench: release ## Measure against a PL/pgSQL transfer function on the same PostgreSQL
 	@ops/bench/run.sh
 
+# The services say in /version which commit they were built from.
+release: export SHARDLEDGER_COMMIT := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 release:
 	cargo build --release --bins $(SERVICES)
 

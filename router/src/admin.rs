@@ -16,6 +16,7 @@ use axum::{
     middleware::from_fn,
     routing::{get, post},
 };
+use ledger::AssetRegistry;
 
 use crate::{http, service::Router};
 
@@ -35,11 +36,12 @@ pub struct Admin {
     phase: Arc<AtomicU8>,
     /// `/livez`, `/metrics` and `/version`, as every service has them.
     plain: Routes,
+    assets: Arc<AssetRegistry>,
 }
 
 impl Admin {
-    pub fn new(router: Router, plain: Routes) -> Self {
-        Self { router, phase: Arc::new(AtomicU8::new(Phase::Starting as u8)), plain }
+    pub fn new(router: Router, plain: Routes, assets: AssetRegistry) -> Self {
+        Self { router, phase: Arc::new(AtomicU8::new(Phase::Starting as u8)), plain, assets: Arc::new(assets) }
     }
 
     pub fn enter(&self, phase: Phase) {

@@ -93,7 +93,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
 
     let public = bind(config.http.listen, "http.listen")?;
     let private = bind(config.admin.listen, "admin.listen")?;
-    let admin = Admin::new(router.clone(), telemetry::admin::routes(build, recorder));
+    let admin = Admin::new(router.clone(), telemetry::admin::routes(build, recorder), config.assets()?);
     let edge = Edge::new(&config, router, requests.clone())?;
     requests.spawn_essential(
         "http",

@@ -7,6 +7,7 @@ use axum::{
     response::Response,
 };
 use http::StatusCode;
+use ledger::{AssetCode, AssetRegistry, format_minor};
 use serde::Serialize;
 use telemetry::clock;
 use tokio::time::Instant;
@@ -35,7 +36,8 @@ struct SagaRow {
     debit: String,
     credit: String,
     asset: String,
-    amount_minor: i64,
+    /// `null` for an asset that this router's configuration does not declare.
+    amount: Option<String>,
     source: String,
     destination: String,
     attempts: u32,
@@ -79,7 +81,7 @@ pub async fn list(State(admin): State<Admin>, mut parameters: Parameters) -> Res
     };
     let (sagas, unreachable) = admin.router.sagas(filter, Instant::now() + TIMEOUT).await;
     let now_us = clock::now_us();
-    let rows = sagas.into_iter().map(|saga| SagaRow::new(saga, now_us));
+    let rows = sagas.into_iter().map(|saga| SagaRow::new(saga, now_us, &admin.assets));
     let data = rows.filter(|row| state.is_none_or(|state| row.state == state)).collect();
     let unreachable: Vec<_> = unreachable.iter().map(ToString::to_string).collect();
     Ok(json(StatusCode::OK, &Sagas { data, partial: !unreachable.is_empty(), unreachable }))
@@ -98,8 +100,10 @@ const PENDING: &str = "pending";
 const RETRIED: &str = "retried";
 
 impl SagaRow {
-    fn new(saga: SagaView, now_us: i64) -> Self {
+    fn new(saga: SagaView, now_us: i64, assets: &AssetRegistry) -> Self {
         let SagaView { record, source, destination } = saga;
+        let scale = AssetCode::new(&record.asset).ok().and_then(|asset| assets.scale(asset));
+        let amount = scale.map(|scale| format_minor(record.amount, scale));
         Self {
             // Shown whatever it is: an operator looks for what is broken.
             id: Uuid::from_slice(&record.id).unwrap_or_default(),
@@ -107,7 +111,7 @@ impl SagaRow {
             debit: record.debit,
             credit: record.credit,
             asset: record.asset,
-            amount_minor: record.amount,
+            amount,
             source: source.to_string(),
             destination: destination.to_string(),
             attempts: record.attempts,
