@@ -3,15 +3,27 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{
+    Connection, PgConnection,
+    postgres::{PgConnectOptions, PgPool, PgPoolOptions},
+};
 use telemetry::{Tasks, admin as telemetry_admin, logging, metrics, shutdown};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{admin, config::Config, lane::Lane, metric_definitions, rpc::Service, store::migrations};
+use crate::{
+    admin,
+    config::Config,
+    lane::Lane,
+    metric_definitions,
+    rpc::Service,
+    store::{StoreError, error::Remedy, migrations, shard_state},
+};
 
 /// How long a drain may take before the process ends all the same.
 const DRAIN_GRACE: Duration = Duration::from_secs(20);
+
+const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
 
 pub async fn serve(config: Config) -> anyhow::Result<()> {
     logging::init(&config.log)?;
@@ -27,14 +39,13 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         .with_context(|| format!("admin.listen {}", config.admin.listen))?;
 
     tokio::pin!(signal);
-    let reads = tokio::select! {
+    let (reads, shard_number) = tokio::select! {
         opened = open_shard(&config) => opened?,
         stopped_by = &mut signal => {
             tracing::info!(%stopped_by, "stopped before the database was reached");
             return Ok(());
         }
     };
-    let shard_number: i32 = sqlx::query_scalar("SELECT shard_number FROM shard_state").fetch_one(&reads).await?;
     let (lane, handle) = Lane::new(&config.shard.id, config.database.clone(), &config.lane);
     tasks.spawn_essential("lane", lane.run(tasks.token().clone()));
 
@@ -45,7 +56,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     #[allow(clippy::disallowed_methods, reason = "outlives the task tracker on purpose")]
     let admin_task = tokio::spawn(telemetry_admin::serve(admin_listener, admin_routes, closing));
 
-    let service = Service::new(&config.shard.id, u16::try_from(shard_number)?, handle, reads.clone());
+    let service = Service::new(&config.shard.id, shard_number, handle, reads.clone());
     let closing = tasks.token().clone();
     tracing::info!(shard = config.shard.id, rpc = %config.rpc.listen, admin = %config.admin.listen, "listening");
     tasks.spawn_essential("rpc", async move {
@@ -83,39 +94,46 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 }
 
 /// Waits for the database, migrates it, and makes sure that it is the shard this node is configured for.
-async fn open_shard(config: &Config) -> anyhow::Result<PgPool> {
+async fn open_shard(config: &Config) -> anyhow::Result<(PgPool, u16)> {
     let statement_timeout = config.database.statement_timeout_ms.to_string();
     let options = config
         .database
         .connect_options()
         .application_name("shardledger-reads")
         .options([("statement_timeout", statement_timeout.as_str()), ("jit", "off")]);
-    let mut connection = loop {
-        match <sqlx::PgConnection as sqlx::Connection>::connect_with(&options).await {
-            Ok(connection) => break connection,
-            Err(error) => {
-                tracing::warn!(%error, "the shard's database is out of reach; trying again");
-                tokio::time::sleep(Duration::from_millis(250)).await;
-            }
-        }
-    };
+    let mut connection = connect(config, &options).await?;
     migrations::run(&mut connection).await?;
-    let owner: Option<String> =
-        sqlx::query_scalar("SELECT shard_id FROM shard_state").fetch_optional(&mut connection).await?;
     let configured = &config.shard.id;
-    match owner {
-        Some(owner) if owner == *configured => {}
-        Some(owner) => anyhow::bail!("database.url leads to shard {owner:?}, but shard.id is {configured:?}"),
+    let number = match shard_state::identity(&mut connection).await? {
+        Some((owner, number)) if owner == *configured => u16::try_from(number)?,
+        Some((owner, _)) => anyhow::bail!("database.url leads to shard {owner:?}, but shard.id is {configured:?}"),
         None => anyhow::bail!(
             "the database was never initialised as a shard. If it is meant to be a new one, run \
              `shard-node init --config FILE --map shard-map.toml`; if it held a ledger before, do not: restore it"
         ),
-    }
+    };
     let pool = PgPoolOptions::new()
         .max_connections(config.database.read_connections)
         // Opened before anybody reads: the first burst of reads is not the moment to make connections.
         .min_connections(config.database.read_connections)
         .acquire_timeout(config.database.connect_timeout())
         .connect_lazy_with(options);
-    Ok(pool)
+    Ok((pool, number))
+}
+
+/// Waits for a database that is starting or out of reach; one that refuses this node for good is an error.
+async fn connect(config: &Config, options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
+    let limit = config.database.connect_timeout();
+    loop {
+        let error = match tokio::time::timeout(limit, PgConnection::connect_with(options)).await {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(error)) => StoreError::from(error),
+            Err(_) => StoreError::TimedOut(limit),
+        };
+        if error.remedy() == Remedy::Report {
+            return Err(error).context("the shard's database refuses the connection (database.url)");
+        }
+        tracing::warn!(%error, "the shard's database is out of reach; trying again");
+        tokio::time::sleep(RECONNECT_PAUSE).await;
+    }
 }

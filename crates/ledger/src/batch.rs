@@ -517,7 +517,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// The answer of a transfer stored before, or the field in which the new request differs from it.
+/// INV-6: the answer of a transfer stored before, or the field in which the new request differs from it.
 fn replay(transfer: &Transfer, stored: &StoredTransfer) -> TransferOutcome {
     let differs = [
         (stored.credit != transfer.credit, "credit"),
@@ -548,7 +548,7 @@ fn took_effect(outcome: &TransferOutcome) -> bool {
     )
 }
 
-/// The entry that brought `account` to its present state.
+/// The entry that brought `account` to its present state (INV-9: its place in the account's chain).
 fn entry_of(account: &Account, previous: Position, kind: EntryKind, amount: i64, cause: Option<Cause>) -> Entry {
     Entry {
         position: account.head,

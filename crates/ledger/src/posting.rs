@@ -20,6 +20,7 @@ pub fn check_debit(account: Option<&Account>, asset: AssetCode, amount: i64) -> 
         AccountStatus::Frozen => return refuse(Refusal::AccountFrozen),
         AccountStatus::Open => {}
     }
+    // INV-10
     if account.available().is_some_and(|available| available < i128::from(amount)) {
         return refuse(Refusal::InsufficientFunds);
     }

@@ -46,7 +46,7 @@ impl Submission {
 pub struct Work {
     operations: Vec<Queued>,
     replies: Vec<Option<Reply>>,
-    /// Was part of a COMMIT whose answer never came. Such an operation is never answered "not executed".
+    /// INV-5: was part of a COMMIT whose answer never came. Such an operation is never answered "not executed".
     in_doubt: Vec<bool>,
     submissions: Vec<(oneshot::Sender<Vec<Reply>>, Range<usize>)>,
     /// Operations to be carried out together, by index. One group unless a fault had to be isolated.

@@ -2,6 +2,7 @@
 
 use ledger::outcome::NotOwner;
 use shard_map::{SLOTS, Slot};
+use sqlx::PgConnection;
 
 use super::{
     StoreError,
@@ -83,6 +84,15 @@ impl Ownership {
         }
         ranges
     }
+}
+
+const CLAIM: &str =
+    "INSERT INTO slot_ownership (slot, state, epoch) SELECT slot, 1, 1 FROM unnest($1::int[]) AS s(slot)";
+
+/// Claims slots that nobody ever owned, at epoch 1.
+pub async fn claim(connection: &mut PgConnection, slots: Vec<i32>) -> Result<(), sqlx::Error> {
+    sqlx::query(CLAIM).bind(slots).execute(connection).await?;
+    Ok(())
 }
 
 pub const SELECT: &str = "SELECT slot, state, epoch, peer FROM slot_ownership";

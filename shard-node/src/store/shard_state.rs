@@ -1,6 +1,7 @@
 //! `shard_state`: who this shard is, how far its journal has come, and which version of slot ownership is in force.
 
 use ledger::Position;
+use sqlx::PgConnection;
 
 use super::{
     StoreError,
@@ -30,6 +31,33 @@ pub async fn load(session: &mut Session) -> Result<Option<ShardState>, StoreErro
         })
     })
     .transpose()
+}
+
+const IDENTITY: &str = "SELECT shard_id, shard_number FROM shard_state";
+
+/// Which shard the database is, as (id, number). `None`: it was never initialised.
+pub async fn identity(connection: &mut PgConnection) -> Result<Option<(String, i32)>, sqlx::Error> {
+    sqlx::query_as(IDENTITY).fetch_optional(connection).await
+}
+
+const INSERT: &str = "INSERT INTO shard_state (shard_id, shard_number, next_position, ownership_version, shard_map, \
+     shard_map_version) VALUES ($1, $2, $3, 1, $4, $5)";
+
+/// Makes the database this shard. The one-row constraint makes a second initialiser fail.
+pub async fn initialise(
+    connection: &mut PgConnection,
+    shard: &shard_map::Shard,
+    map: &shard_map::ShardMap,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(INSERT)
+        .bind(&shard.id)
+        .bind(i32::from(shard.number))
+        .bind(Position::first_of(shard.number).0)
+        .bind(map.to_toml())
+        .bind(i64::try_from(map.version).unwrap_or(i64::MAX))
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// Begins the write transaction and passes the fence, in one round trip.
