@@ -77,7 +77,7 @@ impl fmt::Debug for AccountId {
     }
 }
 
-/// The client's id of a transfer. On its own it is not unique: see [`TransferKey`].
+/// The client's id of a transfer or a hold. On its own it is not unique: see [`TransferKey`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TransferId(pub Uuid);
 
@@ -88,6 +88,9 @@ pub struct TransferKey {
     pub id: TransferId,
     pub debit: AccountId,
 }
+
+/// The identity of a hold. Holds and transfers are counted apart: one of each may have the same key.
+pub type HoldKey = TransferKey;
 
 /// A place in the journal, unique over all shards: 12 bits of shard number, then 51 bits counted by that shard's lane
 /// in commit order. Zero means "none".

@@ -26,13 +26,14 @@ pub struct Entry {
     pub created_at_us: i64,
 }
 
-/// The transfer behind an entry.
+/// The transfer or hold behind an entry.
 ///
 /// The counterparty of a debit account's entry is the credit account, and the other way round, also when the money goes
 /// through in-transit. The counterparty of an in-transit entry is always the debit account, so that (transfer, counterparty)
 /// identifies the transfer on both shards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
+    /// Of a hold where [`EntryKind::is_of_hold`].
     pub transfer: TransferId,
     pub counterparty: AccountId,
 }
@@ -51,10 +52,28 @@ pub enum EntryKind {
     Reserved = 4,
     /// In-transit back to payer: the saga's credit side refused.
     Compensated = 5,
+    /// A hold was placed; only `held` changes. The cause is the hold.
+    Held = 6,
+    /// The payer's leg of a capture: out of `posted` and `held` at once. The cause is the capture.
+    Captured = 7,
+    /// A hold, or the rest of one after its final capture, is available again. The cause is the hold.
+    Released = 8,
+    /// The same, because its time was over. The cause is the hold.
+    Expired = 9,
 }
 
 impl EntryKind {
-    pub const ALL: [Self; 5] = [Self::Opened, Self::Updated, Self::Posted, Self::Reserved, Self::Compensated];
+    pub const ALL: [Self; 9] = [
+        Self::Opened,
+        Self::Updated,
+        Self::Posted,
+        Self::Reserved,
+        Self::Compensated,
+        Self::Held,
+        Self::Captured,
+        Self::Released,
+        Self::Expired,
+    ];
     /// Every this-many-th version of an account leaves a waypoint row.
     pub const WAYPOINT_INTERVAL: i64 = 64;
 
@@ -66,6 +85,11 @@ impl EntryKind {
         Self::ALL.into_iter().find(|k| k.code() == code)
     }
 
+    /// Whether the cause of such an entry is a hold and not a transfer.
+    pub fn is_of_hold(self) -> bool {
+        matches!(self, Self::Held | Self::Released | Self::Expired)
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Opened => "opened",
@@ -73,6 +97,10 @@ impl EntryKind {
             Self::Posted => "posted",
             Self::Reserved => "reserved",
             Self::Compensated => "compensated",
+            Self::Held => "held",
+            Self::Captured => "captured",
+            Self::Released => "released",
+            Self::Expired => "expired",
         }
     }
 }

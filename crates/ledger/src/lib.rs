@@ -4,7 +4,7 @@
 //! batch names, calls [`batch::Batch`] once per operation in order, and writes the resulting [`batch::Effects`] in one
 //! PostgreSQL transaction.
 //!
-//! Start at [`posting`]: the rules of double entry, one function per rule. [`batch`] applies them in sequence and keeps
+//! Start at [`posting`]: the rules of double entry, one function per rule; [`hold`] has those of holds. [`batch`] applies them in sequence and keeps
 //! idempotency, atomic groups and the saga's steps straight. Amounts are minor units in `i64`; sums are `i128`.
 
 pub mod account;
@@ -12,6 +12,7 @@ pub mod accounts;
 pub mod amount;
 pub mod asset;
 pub mod batch;
+pub mod hold;
 pub mod id;
 pub mod journal;
 pub mod metadata;
@@ -23,6 +24,7 @@ pub mod refusal;
 pub use account::{Account, AccountStatus, Limit};
 pub use amount::{AmountError, format_minor, parse_minor};
 pub use asset::{AssetCode, AssetRegistry};
-pub use id::{AccountId, InvalidAccountId, Position, TransferId, TransferKey};
+pub use hold::{Hold, HoldStatus};
+pub use id::{AccountId, HoldKey, InvalidAccountId, Position, TransferId, TransferKey};
 pub use metadata::Metadata;
 pub use refusal::{Refusal, Refused, Side};

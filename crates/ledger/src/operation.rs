@@ -1,6 +1,6 @@
 //! What a shard can be asked to do. One [`Operation`] is one line in the lane's queue.
 
-use crate::{AccountId, AccountStatus, AssetCode, Limit, Metadata, Refused, TransferId, TransferKey};
+use crate::{AccountId, AccountStatus, AssetCode, HoldKey, Limit, Metadata, Refused, TransferId, TransferKey};
 
 #[derive(Debug, Clone)]
 pub enum Operation {
@@ -11,6 +11,12 @@ pub enum Operation {
     AtomicTransfers(Vec<Transfer>),
     Decide(Decide),
     Settle(Settle),
+    PlaceHold(PlaceHold),
+    ReleaseHold(HoldKey),
+    /// Does nothing unless the hold's time is over.
+    ExpireHold(HoldKey),
+    /// Decides and leaves no trace: the answer is what the operation would be answered now.
+    DryRun(Box<Operation>),
 }
 
 impl Operation {
@@ -30,10 +36,50 @@ impl Operation {
             Self::Decide(decide) => visit(&decide.credit),
             // Only a compensation touches the payer.
             Self::Settle(settle) => {
-                if matches!(settle.verdict, Verdict::Refused(_)) {
+                if settle.touches_payer() {
                     visit(&settle.debit);
                 }
             }
+            Self::PlaceHold(place) => visit(&place.debit),
+            Self::ReleaseHold(key) | Self::ExpireHold(key) => visit(&key.debit),
+            Self::DryRun(operation) => operation.for_each_account(visit),
+        }
+    }
+
+    /// The hold the decision depends on.
+    pub fn hold(&self) -> Option<HoldKey> {
+        let captured = |purpose: Purpose, debit: &AccountId| {
+            purpose.captured_hold().map(|id| HoldKey { id, debit: debit.clone() })
+        };
+        match self {
+            Self::Transfer(transfer) => captured(transfer.purpose, &transfer.debit),
+            Self::Settle(settle) => captured(settle.purpose, &settle.debit),
+            Self::PlaceHold(place) => Some(place.key()),
+            Self::ReleaseHold(key) | Self::ExpireHold(key) => Some(key.clone()),
+            Self::DryRun(operation) => operation.hold(),
+            // Atomic groups hold payments only.
+            Self::AtomicTransfers(_) | Self::Decide(_) | Self::CreateAccount(_) | Self::UpdateAccount(_) => None,
+        }
+    }
+
+    /// The transfer whose reversed amount the decision depends on: where its debit account, the reversal's credit, is paid.
+    pub fn original(&self) -> Option<TransferKey> {
+        let reversed = |purpose: Purpose, credit: &AccountId| {
+            purpose.reversed_transfer().map(|id| TransferKey { id, debit: credit.clone() })
+        };
+        match self {
+            Self::Transfer(transfer) if !transfer.cross_shard => reversed(transfer.purpose, &transfer.credit),
+            Self::Decide(decide) => reversed(decide.purpose, &decide.credit),
+            Self::DryRun(operation) => operation.original(),
+            _ => None,
+        }
+    }
+
+    /// The account that is to be closed, which it may not while a transfer of its own is in flight.
+    pub fn closes(&self) -> Option<&AccountId> {
+        match self {
+            Self::UpdateAccount(update) if update.status == Some(AccountStatus::Closed) => Some(&update.id),
+            _ => None,
         }
     }
 
@@ -42,9 +88,15 @@ impl Operation {
         match self {
             Self::Transfer(transfer) => transfer.cross_shard.then_some(transfer.asset),
             Self::Decide(decide) => Some(decide.asset),
-            Self::Settle(settle) => matches!(settle.verdict, Verdict::Refused(_)).then_some(settle.asset),
+            Self::Settle(settle) => settle.compensates().then_some(settle.asset),
+            Self::DryRun(operation) => operation.in_transit_asset(),
             // An atomic group is of one shard; the router never builds one that reserves.
-            Self::AtomicTransfers(_) | Self::CreateAccount(_) | Self::UpdateAccount(_) => None,
+            Self::AtomicTransfers(_)
+            | Self::CreateAccount(_)
+            | Self::UpdateAccount(_)
+            | Self::PlaceHold(_)
+            | Self::ReleaseHold(_)
+            | Self::ExpireHold(_) => None,
         }
     }
 
@@ -52,6 +104,7 @@ impl Operation {
     pub fn weight(&self) -> usize {
         match self {
             Self::AtomicTransfers(items) => items.len().max(1),
+            Self::DryRun(operation) => operation.weight(),
             _ => 1,
         }
     }
@@ -75,15 +128,67 @@ pub struct UpdateAccount {
     pub metadata: Option<Metadata>,
 }
 
+/// What a transfer does besides moving money.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Purpose {
+    #[default]
+    Payment,
+    /// Takes its money from a hold of the debit account.
+    Capture {
+        hold: TransferId,
+        /// No amount was given: all that remains.
+        whole: bool,
+        /// Releases the rest of the hold.
+        finalize: bool,
+    },
+    /// Gives back what a transfer moved from the credit account to the debit account.
+    Reversal {
+        of: TransferId,
+        /// No amount was given: all that was left when the request came in.
+        whole: bool,
+    },
+}
+
+impl Purpose {
+    pub fn captured_hold(self) -> Option<TransferId> {
+        match self {
+            Self::Capture { hold, .. } => Some(hold),
+            Self::Payment | Self::Reversal { .. } => None,
+        }
+    }
+
+    pub fn reversed_transfer(self) -> Option<TransferId> {
+        match self {
+            Self::Reversal { of, .. } => Some(of),
+            Self::Payment | Self::Capture { .. } => None,
+        }
+    }
+
+    /// Whether the client gave no amount.
+    pub fn is_whole(self) -> bool {
+        match self {
+            Self::Capture { whole, .. } | Self::Reversal { whole, .. } => whole,
+            Self::Payment => false,
+        }
+    }
+
+    /// Whether a capture releases the rest of its hold.
+    pub fn finalizes(self) -> bool {
+        matches!(self, Self::Capture { finalize: true, .. })
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Transfer {
     pub id: TransferId,
     pub debit: AccountId,
     pub credit: AccountId,
     pub asset: AssetCode,
-    /// Minor units, positive.
+    /// Minor units, positive; 0 where the purpose is whole and nothing is known to be left. A capture of all that remains
+    /// learns its amount from the hold.
     pub amount: i64,
     pub metadata: Metadata,
+    pub purpose: Purpose,
     /// The credit account lives on another shard: reserve instead of posting.
     pub cross_shard: bool,
     /// Answer `Deferred` instead of storing `insufficient_funds`.
@@ -104,8 +209,10 @@ pub struct Decide {
     pub credit: AccountId,
     pub asset: AssetCode,
     pub amount: i64,
-    /// Write `refused` unless a verdict exists: the only way to give a saga up.
-    pub cancel: bool,
+    pub purpose: Purpose,
+    /// Write `refused` for this reason unless a verdict exists or the credit side has a refusal of its own: nothing may be
+    /// credited. For a transfer whose source knows already that it must not be, and the only way to give a saga up.
+    pub presumed: Option<Refused>,
 }
 
 impl Decide {
@@ -122,12 +229,46 @@ pub struct Settle {
     pub credit: AccountId,
     pub asset: AssetCode,
     pub amount: i64,
+    pub purpose: Purpose,
+    /// Money was reserved: the transfer was not presumed to be refused.
+    pub reserved: bool,
     pub verdict: Verdict,
 }
 
 impl Settle {
+    /// Whether money goes back from in-transit to the payer.
+    pub fn compensates(&self) -> bool {
+        self.reserved && matches!(self.verdict, Verdict::Refused(_))
+    }
+
+    /// Whether the payer's account changes: by a compensation, or by the release of a hold's rest.
+    fn touches_payer(&self) -> bool {
+        self.compensates() || self.purpose.finalizes()
+    }
+
     pub fn key(&self) -> TransferKey {
         TransferKey { id: self.id, debit: self.debit.clone() }
+    }
+}
+
+/// A hold to be placed.
+#[derive(Debug, Clone)]
+pub struct PlaceHold {
+    pub id: TransferId,
+    pub debit: AccountId,
+    /// Who will be paid. Nothing of that account is looked at before a capture.
+    pub credit: AccountId,
+    pub asset: AssetCode,
+    /// Minor units, positive.
+    pub amount: i64,
+    /// Seconds from when it is placed; `None`: it stays until it is captured or released.
+    pub expires_in_s: Option<u32>,
+    pub metadata: Metadata,
+}
+
+impl PlaceHold {
+    pub fn key(&self) -> HoldKey {
+        HoldKey { id: self.id, debit: self.debit.clone() }
     }
 }
 

@@ -1,11 +1,12 @@
 //! What the ledger answers to an [`crate::operation::Operation`].
 
-use crate::{Account, Limit, Refused, operation::Verdict};
+use crate::{Account, Hold, HoldKey, Limit, Refused, operation::Verdict};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     Account(AccountOutcome),
     Transfer(TransferOutcome),
+    Hold(HoldOutcome),
     Atomic(AtomicOutcome),
     Decided(Decided),
     Settled(Settled),
@@ -42,6 +43,8 @@ pub enum TransferOutcome {
     },
     /// The debit account does not exist: nothing is stored, the id stays free.
     DebitNotFound,
+    /// A capture of a hold that does not exist: nothing is stored.
+    HoldNotFound,
     /// An atomic group failed around it: nothing is stored.
     NotStored(Refused),
 }
@@ -50,7 +53,11 @@ pub enum TransferOutcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransferAnswer {
     pub state: TransferState,
+    /// Minor units. What was asked for, or what a capture of all that remains came to.
+    pub amount: i64,
     pub cross_shard: bool,
+    /// What a pending transfer will be refused with unless its credit side refuses first: nothing was reserved.
+    pub presumed: Option<Refused>,
     /// The debit account after this transfer; absent for a transfer refused outright.
     pub debit_after: Option<DebitAfter>,
     pub created_at_us: i64,
@@ -64,7 +71,7 @@ pub enum TransferState {
     Rejected { refused: Refused, at_us: i64 },
 }
 
-/// Status codes as stored. Never reuse one; 4 is kept for `reversed`.
+/// Status codes as stored. Never reuse one. `reversed` is none: it is a posted transfer of which nothing is left.
 impl TransferState {
     pub const PENDING: u8 = 1;
     pub const POSTED: u8 = 2;
@@ -120,6 +127,43 @@ pub struct Decided {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settled {
     pub state: TransferState,
+    /// The debit account where the settlement was the last to change it for this transfer: a final capture's rest was released.
+    pub debit_after: Option<DebitAfter>,
+    pub replayed: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HoldOutcome {
+    Placed(HoldAnswer),
+    /// The id is taken by a hold with another value of this field.
+    Mismatch {
+        field: &'static str,
+    },
+    /// The debit account does not exist: nothing is stored, the id stays free.
+    DebitNotFound,
+    /// It is released, now or since before.
+    Released {
+        key: HoldKey,
+        hold: Hold,
+        replayed: bool,
+    },
+    /// It has expired, now or since before.
+    Expired,
+    /// Asked to expire before its time, or with a capture in flight: nothing was done.
+    NotDue,
+    NotFound,
+    /// It has ended otherwise. Nothing is stored.
+    Refused(Refused),
+}
+
+/// The stored answer to placing a hold; a replay gives the same one, whatever has become of the hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HoldAnswer {
+    pub refused: Option<Refused>,
+    /// The debit account after the hold; absent when refused.
+    pub debit_after: Option<DebitAfter>,
+    pub expires_at_us: Option<i64>,
+    pub created_at_us: i64,
     pub replayed: bool,
 }
 

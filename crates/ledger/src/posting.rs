@@ -8,6 +8,28 @@ use crate::{Account, AccountStatus, AssetCode, Limit, Refusal, Refused};
 
 /// May `account` pay `amount` minor units of `asset`?
 pub fn check_debit(account: Option<&Account>, asset: AssetCode, amount: i64) -> Result<(), Refused> {
+    let account = check_payer(account, asset)?;
+    check_available(account, amount)?;
+    check_room_below(account, amount)
+}
+
+/// May `account` pay `amount` minor units of `asset` out of what a hold of it reserved? It is available by definition.
+pub fn check_capture(account: Option<&Account>, asset: AssetCode, amount: i64) -> Result<(), Refused> {
+    check_room_below(check_payer(account, asset)?, amount)
+}
+
+/// May `amount` minor units of `asset` be reserved on `account`?
+pub fn check_hold(account: Option<&Account>, asset: AssetCode, amount: i64) -> Result<(), Refused> {
+    let account = check_payer(account, asset)?;
+    check_available(account, amount)?;
+    check_room_below(account, amount)?;
+    if account.held.checked_add(amount).is_none() {
+        return Err(Refused::debit(Refusal::BalanceOverflow));
+    }
+    Ok(())
+}
+
+fn check_payer(account: Option<&Account>, asset: AssetCode) -> Result<&Account, Refused> {
     let refuse = |refusal| Err(Refused::debit(refusal));
     let Some(account) = account else {
         return refuse(Refusal::AccountNotFound);
@@ -16,16 +38,24 @@ pub fn check_debit(account: Option<&Account>, asset: AssetCode, amount: i64) -> 
         return refuse(Refusal::AssetMismatch);
     }
     match account.status {
-        AccountStatus::Closed => return refuse(Refusal::AccountClosed),
-        AccountStatus::Frozen => return refuse(Refusal::AccountFrozen),
-        AccountStatus::Open => {}
+        AccountStatus::Closed => refuse(Refusal::AccountClosed),
+        AccountStatus::Frozen => refuse(Refusal::AccountFrozen),
+        AccountStatus::Open => Ok(account),
     }
-    // INV-10
+}
+
+/// INV-10
+fn check_available(account: &Account, amount: i64) -> Result<(), Refused> {
     if account.available().is_some_and(|available| available < i128::from(amount)) {
-        return refuse(Refusal::InsufficientFunds);
+        return Err(Refused::debit(Refusal::InsufficientFunds));
     }
+    Ok(())
+}
+
+/// Whether the ledger can hold what is left.
+fn check_room_below(account: &Account, amount: i64) -> Result<(), Refused> {
     if account.posted.checked_sub(amount).is_none() {
-        return refuse(Refusal::BalanceOverflow);
+        return Err(Refused::debit(Refusal::BalanceOverflow));
     }
     Ok(())
 }
@@ -52,9 +82,16 @@ pub fn check_credit(account: Option<&Account>, asset: AssetCode, amount: i64) ->
     Ok(())
 }
 
-/// The status and limits a client asks for, checked against the account's money.
-pub fn check_update(account: &Account, status: AccountStatus, overdraft: Limit) -> Result<(), Refused> {
-    if status == AccountStatus::Closed && (account.posted != 0 || account.held != 0) {
+/// The status and limits a client asks for, checked against the account's money. `in_flight`: a transfer of the account
+/// is under way to another shard, and its money may come back.
+pub fn check_update(
+    account: &Account,
+    status: AccountStatus,
+    overdraft: Limit,
+    in_flight: bool,
+) -> Result<(), Refused> {
+    let closes = status == AccountStatus::Closed && account.status != AccountStatus::Closed;
+    if closes && (account.posted != 0 || account.held != 0 || in_flight) {
         return Err(Refused::whole(Refusal::AccountNotEmpty));
     }
     let available = crate::account::available(account.posted, account.held, overdraft);
@@ -149,14 +186,32 @@ mod tests {
     fn updates_respect_the_money_that_is_there() {
         let open = AccountStatus::Open;
         let closed = AccountStatus::Closed;
-        assert!(check_update(&account(|_| {}), open, Limit::ZERO).is_ok());
-        let refusal = |a: Account, status, overdraft| check_update(&a, status, overdraft).unwrap_err().refusal;
+        assert!(check_update(&account(|_| {}), open, Limit::ZERO, true).is_ok());
+        let refusal = |a: Account, status, overdraft| check_update(&a, status, overdraft, false).unwrap_err().refusal;
         assert_eq!(refusal(account(|_| {}), closed, Limit::ZERO), Refusal::AccountNotEmpty);
         assert_eq!(
             refusal(account(|a| (a.posted, a.held) = (0, 1)), closed, Limit::Unlimited),
             Refusal::AccountNotEmpty
         );
         assert_eq!(refusal(account(|a| a.posted = -5), open, Limit::AtMost(4)), Refusal::InsufficientFunds);
-        assert!(check_update(&account(|a| a.posted = 0), closed, Limit::ZERO).is_ok());
+        let empty = account(|a| a.posted = 0);
+        assert!(check_update(&empty, closed, Limit::ZERO, false).is_ok());
+        assert_eq!(
+            check_update(&empty, closed, Limit::ZERO, true),
+            Err(Refused::whole(Refusal::AccountNotEmpty)),
+            "its money may come back"
+        );
+    }
+
+    #[test]
+    fn captures_and_holds_are_debits_with_their_own_funds() {
+        let spent = |a: &mut Account| (a.posted, a.held) = (100, 100);
+        assert!(check_capture(Some(&account(spent)), usd(), 100).is_ok(), "nothing is available, and nothing needs to be");
+        let frozen = account(|a| a.status = AccountStatus::Frozen);
+        assert_eq!(check_capture(Some(&frozen), usd(), 1), Err(Refused::debit(Refusal::AccountFrozen)));
+        assert_eq!(check_hold(Some(&frozen), usd(), 1), Err(Refused::debit(Refusal::AccountFrozen)));
+        assert_eq!(check_hold(Some(&account(spent)), usd(), 1), Err(Refused::debit(Refusal::InsufficientFunds)));
+        let full = account(|a| (a.posted, a.held, a.overdraft) = (0, i64::MAX, Limit::Unlimited));
+        assert_eq!(check_hold(Some(&full), usd(), 1), Err(Refused::debit(Refusal::BalanceOverflow)));
     }
 }

@@ -17,10 +17,13 @@ pub enum Refusal {
     BatchFailed = 11,
     AccountNotEmpty = 12,
     Cancelled = 13,
+    HoldCaptured = 14,
+    HoldReleased = 15,
+    HoldExpired = 16,
 }
 
 impl Refusal {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::AccountNotFound,
         Self::AssetMismatch,
         Self::AccountClosed,
@@ -34,6 +37,9 @@ impl Refusal {
         Self::BatchFailed,
         Self::AccountNotEmpty,
         Self::Cancelled,
+        Self::HoldCaptured,
+        Self::HoldReleased,
+        Self::HoldExpired,
     ];
 
     pub fn code(self) -> u8 {
@@ -60,6 +66,9 @@ impl Refusal {
             Self::BatchFailed => "batch_failed",
             Self::AccountNotEmpty => "account_not_empty",
             Self::Cancelled => "cancelled",
+            Self::HoldCaptured => "hold_captured",
+            Self::HoldReleased => "hold_released",
+            Self::HoldExpired => "hold_expired",
         }
     }
 }
@@ -97,7 +106,7 @@ impl Side {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refused {
     pub refusal: Refusal,
-    /// `None` where the transfer as a whole is refused (`batch_failed`, `cancelled`).
+    /// `None` where the transfer as a whole is refused (`batch_failed`, `exceeds_hold`, …).
     pub side: Option<Side>,
 }
 

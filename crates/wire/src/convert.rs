@@ -4,8 +4,9 @@
 
 use bytes::Bytes;
 use ledger::{
-    Account, AccountId, AccountStatus, AssetCode, Limit, Metadata, Position, Refusal, Refused, Side, TransferId,
-    operation::{CreateAccount, Decide, Operation, Settle, Transfer, UpdateAccount, Verdict},
+    Account, AccountId, AccountStatus, AssetCode, HoldKey, Limit, Metadata, Position, Refusal, Refused, Side,
+    TransferId,
+    operation::{CreateAccount, Decide, Operation, PlaceHold, Purpose, Settle, Transfer, UpdateAccount, Verdict},
 };
 use uuid::Uuid;
 
@@ -41,6 +42,9 @@ impl From<&Submitted> for wire::Operation {
 
 pub fn operation_to_wire(operation: &Operation, order_group: u32, timeout_ms: u32) -> wire::Operation {
     use wire::operation::Kind;
+    if let Operation::DryRun(operation) = operation {
+        return wire::Operation { dry_run: true, ..operation_to_wire(operation, order_group, timeout_ms) };
+    }
     let kind = match operation {
         Operation::CreateAccount(create) => Kind::CreateAccount(wire::CreateAccount {
             id: create.id.to_string(),
@@ -60,14 +64,19 @@ pub fn operation_to_wire(operation: &Operation, order_group: u32, timeout_ms: u3
         Operation::AtomicTransfers(items) => {
             Kind::AtomicTransfers(wire::AtomicTransfers { transfers: items.iter().map(transfer_to_wire).collect() })
         }
-        Operation::Decide(decide) => Kind::Decide(wire::Decide {
-            id: id_to_wire(decide.id),
-            debit: decide.debit.to_string(),
-            credit: decide.credit.to_string(),
-            asset: decide.asset.to_string(),
-            amount: decide.amount,
-            cancel: decide.cancel,
-        }),
+        Operation::Decide(decide) => {
+            let (presumed_refusal, presumed_side) = decide.presumed.map_or((0, 0), refused_to_wire);
+            Kind::Decide(wire::Decide {
+                id: id_to_wire(decide.id),
+                debit: decide.debit.to_string(),
+                credit: decide.credit.to_string(),
+                asset: decide.asset.to_string(),
+                amount: decide.amount,
+                purpose: purpose_to_wire(decide.purpose),
+                presumed_refusal,
+                presumed_side,
+            })
+        }
         Operation::Settle(settle) => {
             let (credited, refusal, side) = verdict_to_wire(settle.verdict);
             Kind::Settle(wire::Settle {
@@ -79,10 +88,25 @@ pub fn operation_to_wire(operation: &Operation, order_group: u32, timeout_ms: u3
                 credited,
                 refusal,
                 side,
+                purpose: purpose_to_wire(settle.purpose),
+                reserved: settle.reserved,
             })
         }
+        Operation::PlaceHold(place) => Kind::PlaceHold(wire::PlaceHold {
+            id: id_to_wire(place.id),
+            debit: place.debit.to_string(),
+            credit: place.credit.to_string(),
+            asset: place.asset.to_string(),
+            amount: place.amount,
+            expires_in_s: place.expires_in_s.unwrap_or(0),
+            metadata: place.metadata.as_str().to_owned(),
+        }),
+        Operation::ReleaseHold(key) => Kind::ReleaseHold(hold_key_to_wire(key)),
+        Operation::ExpireHold(key) => Kind::ExpireHold(hold_key_to_wire(key)),
+        // Peeled off above; two of them are one.
+        Operation::DryRun(inner) => return operation_to_wire(inner, order_group, timeout_ms),
     };
-    wire::Operation { timeout_ms, order_group, kind: Some(kind) }
+    wire::Operation { timeout_ms, order_group, kind: Some(kind), dry_run: false }
 }
 
 impl TryFrom<wire::Operation> for Submitted {
@@ -114,18 +138,36 @@ impl TryFrom<wire::Operation> for Submitted {
                 debit: account_id(&decide.debit, "decide.debit")?,
                 credit: account_id(&decide.credit, "decide.credit")?,
                 asset: asset(&decide.asset)?,
-                amount: positive(decide.amount)?,
-                cancel: decide.cancel,
+                amount: amount_for(decide.amount, decide.presumed_refusal != 0)?,
+                purpose: purpose_from_wire(decide.purpose)?,
+                presumed: match decide.presumed_refusal {
+                    0 => None,
+                    refusal => Some(refused_from_wire(refusal, decide.presumed_side)?),
+                },
             }),
             Kind::Settle(settle) => Operation::Settle(Settle {
                 id: id_from_wire(&settle.id)?,
                 debit: account_id(&settle.debit, "settle.debit")?,
                 credit: account_id(&settle.credit, "settle.credit")?,
                 asset: asset(&settle.asset)?,
-                amount: positive(settle.amount)?,
+                amount: amount_for(settle.amount, !settle.reserved)?,
+                purpose: purpose_from_wire(settle.purpose)?,
+                reserved: settle.reserved,
                 verdict: verdict_from_wire(settle.credited, settle.refusal, settle.side)?,
             }),
+            Kind::PlaceHold(place) => Operation::PlaceHold(PlaceHold {
+                id: id_from_wire(&place.id)?,
+                debit: account_id(&place.debit, "place_hold.debit")?,
+                credit: account_id(&place.credit, "place_hold.credit")?,
+                asset: asset(&place.asset)?,
+                amount: positive(place.amount)?,
+                expires_in_s: (place.expires_in_s > 0).then_some(place.expires_in_s),
+                metadata: Metadata::from_canonical(&place.metadata),
+            }),
+            Kind::ReleaseHold(key) => Operation::ReleaseHold(hold_key_from_wire(&key)?),
+            Kind::ExpireHold(key) => Operation::ExpireHold(hold_key_from_wire(&key)?),
         };
+        let operation = if message.dry_run { Operation::DryRun(Box::new(operation)) } else { operation };
         Ok(Self { timeout_ms: message.timeout_ms, order_group: message.order_group, operation })
     }
 }
@@ -140,17 +182,20 @@ fn transfer_to_wire(transfer: &Transfer) -> wire::Transfer {
         metadata: transfer.metadata.as_str().to_owned(),
         cross_shard: transfer.cross_shard,
         defer_insufficient: transfer.defer_insufficient,
+        purpose: purpose_to_wire(transfer.purpose),
     }
 }
 
 fn transfer_from_wire(message: wire::Transfer) -> Result<Transfer, BadMessage> {
+    let purpose = purpose_from_wire(message.purpose)?;
     let transfer = Transfer {
         id: id_from_wire(&message.id)?,
         debit: account_id(&message.debit, "transfer.debit")?,
         credit: account_id(&message.credit, "transfer.credit")?,
         asset: asset(&message.asset)?,
-        amount: positive(message.amount)?,
+        amount: amount_for(message.amount, purpose.is_whole())?,
         metadata: Metadata::from_canonical(&message.metadata),
+        purpose,
         cross_shard: message.cross_shard,
         defer_insufficient: message.defer_insufficient,
     };
@@ -165,7 +210,39 @@ fn local_transfer_from_wire(message: wire::Transfer) -> Result<Transfer, BadMess
     if message.cross_shard {
         return Err(bad("transfer.cross_shard", "set in an atomic group"));
     }
+    if message.purpose.is_some() {
+        return Err(bad("transfer.purpose", "set in an atomic group"));
+    }
     transfer_from_wire(message)
+}
+
+pub fn purpose_to_wire(purpose: Purpose) -> Option<wire::Purpose> {
+    match purpose {
+        Purpose::Payment => None,
+        Purpose::Capture { hold, whole, finalize } => {
+            Some(wire::Purpose { hold: id_to_wire(hold), reverses: Bytes::new(), whole, finalize })
+        }
+        Purpose::Reversal { of, whole } => {
+            Some(wire::Purpose { hold: Bytes::new(), reverses: id_to_wire(of), whole, finalize: false })
+        }
+    }
+}
+
+pub fn purpose_from_wire(message: Option<wire::Purpose>) -> Result<Purpose, BadMessage> {
+    let Some(wire::Purpose { hold, reverses, whole, finalize }) = message else { return Ok(Purpose::Payment) };
+    match (hold.is_empty(), reverses.is_empty()) {
+        (false, true) => Ok(Purpose::Capture { hold: id_from_wire(&hold)?, whole, finalize }),
+        (true, false) => Ok(Purpose::Reversal { of: id_from_wire(&reverses)?, whole }),
+        _ => Err(bad("purpose", "is neither of a hold nor of a transfer")),
+    }
+}
+
+fn hold_key_to_wire(key: &HoldKey) -> wire::HoldKey {
+    wire::HoldKey { id: id_to_wire(key.id), debit: key.debit.to_string() }
+}
+
+fn hold_key_from_wire(message: &wire::HoldKey) -> Result<HoldKey, BadMessage> {
+    Ok(HoldKey { id: id_from_wire(&message.id)?, debit: account_id(&message.debit, "hold.debit")? })
 }
 
 pub fn id_to_wire(id: TransferId) -> Bytes {
@@ -178,6 +255,11 @@ pub fn id_from_wire(bytes: &[u8]) -> Result<TransferId, BadMessage> {
 
 fn positive(amount: i64) -> Result<i64, BadMessage> {
     if amount > 0 { Ok(amount) } else { Err(bad("amount", "not positive")) }
+}
+
+/// An amount that may be 0 where nothing will move.
+fn amount_for(amount: i64, may_be_zero: bool) -> Result<i64, BadMessage> {
+    if amount == 0 && may_be_zero { Ok(0) } else { positive(amount) }
 }
 
 pub fn account_id(text: &str, field: &'static str) -> Result<AccountId, BadMessage> {

@@ -9,6 +9,7 @@ use ledger::{
 };
 
 use crate::{
+    convert_hold::{hold_outcome_from_wire, hold_outcome_to_wire},
     convert::{BadMessage, refused_from_wire, refused_to_wire, verdict_from_wire, verdict_to_wire},
     generated as wire,
     generated::{not_executed::Reason, operation_result::Outcome as Message},
@@ -44,6 +45,7 @@ fn outcome_to_wire(outcome: Outcome) -> Message {
     match outcome {
         Outcome::Account(outcome) => Message::Account(account_to_wire(outcome)),
         Outcome::Transfer(outcome) => Message::Transfer(transfer_to_wire(outcome)),
+        Outcome::Hold(outcome) => Message::Hold(hold_outcome_to_wire(outcome)),
         Outcome::Atomic(AtomicOutcome { items, culprit }) => Message::Atomic(wire::AtomicOutcome {
             items: items.into_iter().map(transfer_to_wire).collect(),
             failed: culprit.is_some(),
@@ -53,9 +55,10 @@ fn outcome_to_wire(outcome: Outcome) -> Message {
             let (credited, refusal, side) = verdict_to_wire(verdict);
             Message::Decide(wire::DecideOutcome { credited, refusal, side, replayed, decided_at_us: at_us })
         }
-        Outcome::Settled(Settled { state, replayed }) => {
+        Outcome::Settled(Settled { state, debit_after, replayed }) => {
             let (status, refusal, side, finished_at_us) = state_to_columns(state);
-            Message::Settle(wire::SettleOutcome { status, refusal, side, finished_at_us, replayed })
+            let debit_after = debit_after.map(Into::into);
+            Message::Settle(wire::SettleOutcome { status, refusal, side, finished_at_us, replayed, debit_after })
         }
         Outcome::NotOwner(not_owner) => Message::NotOwner(not_owner.into()),
         Outcome::Deferred => Message::Deferred(wire::Deferred {}),
@@ -111,10 +114,16 @@ pub fn state_from_wire(
     }
 }
 
+/// The refusal that a pending transfer is presumed to get, if any.
+pub fn presumed_from_wire(state: TransferState, refusal: u32, side: u32) -> Result<Option<Refused>, BadMessage> {
+    if state == TransferState::Pending && refusal != 0 { refused_from_wire(refusal, side).map(Some) } else { Ok(None) }
+}
+
 fn transfer_to_wire(outcome: TransferOutcome) -> wire::TransferOutcome {
     match outcome {
         TransferOutcome::Done(answer) => {
             let (status, refusal, side, finished_at_us) = state_to_columns(answer.state);
+            let (refusal, side) = answer.presumed.map_or((refusal, side), refused_to_wire);
             wire::TransferOutcome {
                 status,
                 refusal,
@@ -126,12 +135,15 @@ fn transfer_to_wire(outcome: TransferOutcome) -> wire::TransferOutcome {
                 created_at_us: answer.created_at_us,
                 finished_at_us,
                 stored: true,
+                amount: answer.amount,
+                hold_not_found: false,
             }
         }
         TransferOutcome::Mismatch { field } => {
             wire::TransferOutcome { mismatch_field: field.to_owned(), ..Default::default() }
         }
         TransferOutcome::DebitNotFound => wire::TransferOutcome::default(),
+        TransferOutcome::HoldNotFound => wire::TransferOutcome { hold_not_found: true, ..Default::default() },
         TransferOutcome::NotStored(refused) => {
             let (refusal, side) = refused_to_wire(refused);
             wire::TransferOutcome { refusal, side, ..Default::default() }
@@ -143,6 +155,9 @@ fn transfer_from_wire(message: wire::TransferOutcome) -> Result<TransferOutcome,
     if !message.mismatch_field.is_empty() {
         return Ok(TransferOutcome::Mismatch { field: field_name(&message.mismatch_field) });
     }
+    if message.hold_not_found {
+        return Ok(TransferOutcome::HoldNotFound);
+    }
     if !message.stored {
         return if message.refusal == 0 {
             Ok(TransferOutcome::DebitNotFound)
@@ -150,8 +165,11 @@ fn transfer_from_wire(message: wire::TransferOutcome) -> Result<TransferOutcome,
             Ok(TransferOutcome::NotStored(refused_from_wire(message.refusal, message.side)?))
         };
     }
+    let state = state_from_wire(message.status, message.refusal, message.side, message.finished_at_us)?;
     Ok(TransferOutcome::Done(TransferAnswer {
-        state: state_from_wire(message.status, message.refusal, message.side, message.finished_at_us)?,
+        state,
+        amount: message.amount,
+        presumed: presumed_from_wire(state, message.refusal, message.side)?,
         cross_shard: message.cross_shard,
         debit_after: message.debit_after.map(TryInto::try_into).transpose()?,
         created_at_us: message.created_at_us,
@@ -201,8 +219,10 @@ impl TryFrom<wire::OperationResult> for Reply {
             }),
             Message::Settle(message) => Outcome::Settled(Settled {
                 state: state_from_wire(message.status, message.refusal, message.side, message.finished_at_us)?,
+                debit_after: message.debit_after.map(TryInto::try_into).transpose()?,
                 replayed: message.replayed,
             }),
+            Message::Hold(message) => Outcome::Hold(hold_outcome_from_wire(message)?),
             Message::NotOwner(message) => Outcome::NotOwner(message.try_into()?),
             Message::Deferred(_) => Outcome::Deferred,
             Message::NotExecuted(message) => {
@@ -252,7 +272,19 @@ fn account_from_wire(message: wire::AccountOutcome) -> Result<AccountOutcome, Ba
 }
 
 /// The names of fields that can differ, as the ledger spells them.
-fn field_name(text: &str) -> &'static str {
-    const FIELDS: [&str; 7] = ["credit", "amount", "asset", "metadata", "overdraft", "max_balance", "debit"];
+pub(crate) fn field_name(text: &str) -> &'static str {
+    const FIELDS: [&str; 11] = [
+        "credit",
+        "amount",
+        "asset",
+        "metadata",
+        "overdraft",
+        "max_balance",
+        "debit",
+        "hold",
+        "reverses",
+        "final",
+        "expires_in_s",
+    ];
     FIELDS.into_iter().find(|field| *field == text).unwrap_or("content")
 }

@@ -2,6 +2,7 @@
 //! words of the ledger. No policy lives here.
 
 pub mod convert;
+pub mod convert_hold;
 pub mod convert_outcome;
 
 /// What `proto/shardledger.proto` generates.

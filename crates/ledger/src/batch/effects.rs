@@ -1,7 +1,9 @@
 //! What a batch adds to the database.
 
 use super::{StoredRegister, StoredTransfer};
-use crate::{AccountId, AssetCode, Position, TransferKey, journal::Entry, outcome::TransferState};
+use crate::{
+    AccountId, AssetCode, Hold, HoldKey, Position, TransferId, TransferKey, journal::Entry, outcome::TransferState,
+};
 
 /// What a batch adds to the database besides the changed accounts.
 #[derive(Debug, Default)]
@@ -10,6 +12,12 @@ pub struct Effects {
     pub registers: Vec<NewRegister>,
     /// Pending transfers that became terminal.
     pub settlements: Vec<Settlement>,
+    pub holds: Vec<NewHold>,
+    /// Holds that were there, as they are now.
+    pub changed_holds: Vec<(HoldKey, Hold)>,
+    pub reversals: Vec<NewReversal>,
+    /// Originals of which more is reversed now.
+    pub reversed: Vec<Reversed>,
     pub entries: Vec<Entry>,
     /// One past the last position used.
     pub next_position: Position,
@@ -20,6 +28,10 @@ impl Effects {
         self.transfers.is_empty()
             && self.registers.is_empty()
             && self.settlements.is_empty()
+            && self.holds.is_empty()
+            && self.changed_holds.is_empty()
+            && self.reversals.is_empty()
+            && self.reversed.is_empty()
             && self.entries.is_empty()
     }
 
@@ -65,5 +77,34 @@ pub struct Settlement {
     /// What it was reserved with, for the database to compare.
     pub credit: AccountId,
     pub amount: i64,
+    pub reserved: bool,
     pub state: TransferState,
+    /// The debit account's entry that the answer's balances come from, where the settlement left a later one.
+    pub debit_position: Option<Position>,
+}
+
+#[derive(Debug)]
+pub struct NewHold {
+    pub key: HoldKey,
+    pub stored: Hold,
+    /// The debit account's entry; `None` when refused.
+    pub debit_position: Option<Position>,
+}
+
+/// A link from an original to one of its reversals, at the original's shard.
+#[derive(Debug)]
+pub struct NewReversal {
+    pub original: TransferKey,
+    pub reversal: TransferId,
+    pub amount: i64,
+    pub at_us: i64,
+}
+
+/// How much of a transfer is reversed, in minor units.
+#[derive(Debug)]
+pub struct Reversed {
+    pub original: TransferKey,
+    /// What the batch was decided on: the row must still have it.
+    pub before: i64,
+    pub after: i64,
 }

@@ -1,10 +1,10 @@
 //! What is known of ids used before.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::{
-    AccountId, AssetCode, Metadata, TransferKey,
-    operation::Verdict,
+    AccountId, AssetCode, Hold, HoldKey, Metadata, Refused, TransferKey,
+    operation::{Purpose, Verdict},
     outcome::{DebitAfter, TransferState},
 };
 
@@ -22,14 +22,48 @@ pub struct Stored {
     pub registers: HashMap<TransferKey, StoredRegister>,
 }
 
+/// Rows that operations name besides accounts and ids: always loaded, because the decision is about them. What is not in
+/// here does not exist.
+#[derive(Debug, Default)]
+pub struct Named {
+    pub holds: HashMap<HoldKey, Hold>,
+    pub originals: HashMap<TransferKey, Original>,
+    /// Of the accounts to be closed, those with a transfer in flight.
+    pub in_flight: HashSet<AccountId>,
+}
+
+/// A transfer as its reversal sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Original {
+    pub credit: AccountId,
+    pub asset: AssetCode,
+    pub amount: i64,
+    pub state: TransferState,
+    /// Minor units.
+    pub reversed: i64,
+}
+
+impl Original {
+    /// What can still be reversed. Money that never arrived cannot.
+    pub fn reversible(&self) -> i64 {
+        match self.state {
+            TransferState::Posted { .. } => self.amount - self.reversed,
+            TransferState::Pending | TransferState::Rejected { .. } => 0,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredTransfer {
     pub credit: AccountId,
     pub asset: AssetCode,
     pub amount: i64,
     pub metadata: Metadata,
+    pub purpose: Purpose,
     pub cross_shard: bool,
     pub state: TransferState,
+    /// What a pending transfer will be refused with unless its credit side refuses first: nothing was reserved.
+    pub presumed: Option<Refused>,
     pub debit_after: Option<DebitAfter>,
     pub created_at_us: i64,
 }

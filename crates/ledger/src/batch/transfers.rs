@@ -1,0 +1,328 @@
+//! Transfers: payments, captures of holds, reversals. Checked in the contract's order, booked, and stored under their id.
+
+use super::{Aside, Batch, Leg, NewReversal, NewTransfer, Original, Prior, Reversed, StoredTransfer};
+use crate::{
+    AccountId, Hold, HoldKey, Position, Refusal, Refused, Side, TransferId, TransferKey,
+    hold::CaptureInFlight,
+    journal::EntryKind,
+    operation::{Purpose, Transfer},
+    outcome::{DebitAfter, TransferAnswer, TransferOutcome, TransferState},
+    posting,
+};
+
+/// An original, and how much of it was reversed before this batch.
+#[derive(Debug, Clone)]
+pub(super) struct KnownOriginal {
+    original: Original,
+    reversed_before: i64,
+}
+
+impl KnownOriginal {
+    pub fn loaded(original: Original) -> Self {
+        Self { reversed_before: original.reversed, original }
+    }
+}
+
+/// A transfer with its amount, once that is known.
+struct Order<'t> {
+    transfer: &'t Transfer,
+    /// Minor units.
+    amount: i64,
+    /// Of a capture.
+    hold: Option<HoldKey>,
+}
+
+/// What the checks say to a transfer that the debit side allows.
+enum Ruling {
+    Take,
+    /// It will be refused for this, unless the credit side, which lives elsewhere, has a refusal that goes first.
+    Presume(Refused),
+}
+
+impl Batch<'_> {
+    pub(super) fn transfer(&mut self, order_group: u64, transfer: &Transfer) -> Result<TransferOutcome, Aside> {
+        if self.must_wait(order_group, transfer) {
+            return Err(Aside::Deferred);
+        }
+        (self.fence)(&transfer.debit).map_err(Aside::NotOwner)?;
+        if !transfer.cross_shard {
+            (self.fence)(&transfer.credit).map_err(Aside::NotOwner)?;
+        }
+        if let Some(stored) = self.stored_transfer(transfer) {
+            return Ok(replay(transfer, stored));
+        }
+        let order = match transfer.purpose.captured_hold() {
+            None => Order { transfer, amount: transfer.amount, hold: None },
+            Some(hold) => match self.capture_order(transfer, hold)? {
+                Some(order) => order,
+                None => return Ok(TransferOutcome::HoldNotFound),
+            },
+        };
+        let refused = match self.check(&order) {
+            Ok(Ruling::Take) => {
+                let state = if transfer.cross_shard { self.reserve(&order)? } else { self.post(&order)? };
+                let after = self.balances_now(&transfer.debit);
+                return Ok(self.store_transfer(&order, state, None, after));
+            }
+            Ok(Ruling::Presume(refused)) => {
+                return Ok(self.store_transfer(&order, TransferState::Pending, Some(refused), None));
+            }
+            Err(refused) => refused,
+        };
+        match refused {
+            Refused { refusal: Refusal::AccountNotFound, side: Some(Side::Debit) } => {
+                Ok(TransferOutcome::DebitNotFound)
+            }
+            Refused { refusal: Refusal::InsufficientFunds, .. }
+                if transfer.defer_insufficient && order_group != 0 =>
+            {
+                Err(Aside::Deferred)
+            }
+            refused => {
+                let state = TransferState::Rejected { refused, at_us: self.now_us };
+                Ok(self.store_transfer(&order, state, None, None))
+            }
+        }
+    }
+
+    /// A capture with what its hold says about it. `None`: there is no such hold.
+    fn capture_order<'t>(&mut self, transfer: &'t Transfer, hold: TransferId) -> Result<Option<Order<'t>>, Aside> {
+        let key = HoldKey { id: hold, debit: transfer.debit.clone() };
+        self.expire_if_due(&key)?;
+        let Some(hold) = self.existing_hold(&key) else { return Ok(None) };
+        if hold.credit != transfer.credit || hold.asset != transfer.asset {
+            let why = format!("INV-11: capture {} does not fit hold {} of {}", transfer.id.0, key.id.0, key.debit);
+            return Err(Aside::Illegal(why));
+        }
+        if hold.in_flight.is_some() {
+            // What this one would find depends on the verdict. Or it is that very capture, sent again.
+            self.unsure = true;
+            return Err(Aside::Deferred);
+        }
+        let amount = if transfer.purpose.is_whole() { hold.remaining() } else { transfer.amount };
+        Ok(Some(Order { transfer, amount, hold: Some(key) }))
+    }
+
+    /// In the contract's order: debit side, credit side, then what the purpose allows. The credit side of a reserve is
+    /// checked at the register, and with it whatever comes after it.
+    fn check(&mut self, order: &Order<'_>) -> Result<Ruling, Refused> {
+        let Order { transfer, amount, .. } = *order;
+        let debit = self.accounts.get(&transfer.debit);
+        match transfer.purpose {
+            Purpose::Capture { .. } => posting::check_capture(debit, transfer.asset, amount)?,
+            Purpose::Payment | Purpose::Reversal { .. } => posting::check_debit(debit, transfer.asset, amount)?,
+        }
+        if transfer.cross_shard {
+            if let Err(refused) = self.check_purpose(order) {
+                return Ok(Ruling::Presume(refused));
+            }
+            self.check_in_transit(transfer.asset, i128::from(amount))?;
+        } else {
+            posting::check_credit(self.accounts.get(&transfer.credit), transfer.asset, amount)?;
+            self.check_purpose(order)?;
+        }
+        Ok(Ruling::Take)
+    }
+
+    fn check_purpose(&self, order: &Order<'_>) -> Result<(), Refused> {
+        let Order { transfer, amount, ref hold } = *order;
+        match transfer.purpose {
+            Purpose::Payment => Ok(()),
+            Purpose::Capture { .. } => {
+                let hold = hold.as_ref().and_then(|key| self.existing_hold(key));
+                hold.map_or(Err(Refused::whole(Refusal::ExceedsHold)), |hold| hold.check_capture(amount))
+            }
+            // The original lives with the credit account. Only that there is nothing to reverse is known before.
+            Purpose::Reversal { .. } if transfer.cross_shard => match amount {
+                0 => Err(Refused::whole(Refusal::AlreadyReversed)),
+                _ => Ok(()),
+            },
+            Purpose::Reversal { of, .. } => self.check_reversal(of, &transfer.credit, &transfer.debit, amount),
+        }
+    }
+
+    // === booking ===
+
+    fn post(&mut self, order: &Order<'_>) -> Result<TransferState, Aside> {
+        let Order { transfer, amount, ref hold } = *order;
+        let (kind, held) = if hold.is_some() { (EntryKind::Captured, -amount) } else { (EntryKind::Posted, 0) };
+        let legs = [
+            Leg {
+                account: &transfer.debit,
+                counterparty: &transfer.credit,
+                kind,
+                posted: -amount,
+                held,
+                cause: transfer.id,
+            },
+            Leg {
+                account: &transfer.credit,
+                counterparty: &transfer.debit,
+                kind: EntryKind::Posted,
+                posted: amount,
+                held: 0,
+                cause: transfer.id,
+            },
+        ];
+        self.book(transfer.asset, &legs)?;
+        if let Some(key) = hold {
+            let (finalize, now_us) = (transfer.purpose.finalizes(), self.now_us);
+            let rest = self.change_hold(key).map_or(0, |hold| hold.capture(amount, finalize, now_us));
+            self.release(key, rest, EntryKind::Released)?;
+        }
+        if let Some(of) = transfer.purpose.reversed_transfer() {
+            self.note_reversal(of, &transfer.credit, transfer.id, amount);
+        }
+        Ok(TransferState::Posted { at_us: self.now_us })
+    }
+
+    /// Step 1 of a saga. The rest of a final capture stays held: should the credit side refuse, the hold must be as it was.
+    fn reserve(&mut self, order: &Order<'_>) -> Result<TransferState, Aside> {
+        let Order { transfer, amount, ref hold } = *order;
+        let transit = self.in_transit(transfer.asset);
+        let (kind, held) = if hold.is_some() { (EntryKind::Captured, -amount) } else { (EntryKind::Reserved, 0) };
+        let legs = [
+            Leg {
+                account: &transfer.debit,
+                counterparty: &transfer.credit,
+                kind,
+                posted: -amount,
+                held,
+                cause: transfer.id,
+            },
+            Leg {
+                account: &transit,
+                counterparty: &transfer.debit,
+                kind: EntryKind::Reserved,
+                posted: amount,
+                held: 0,
+                cause: transfer.id,
+            },
+        ];
+        self.book(transfer.asset, &legs)?;
+        if let Some(hold) = hold.as_ref().and_then(|key| self.change_hold(key)) {
+            hold.in_flight = Some(CaptureInFlight { capture: transfer.id, amount });
+        }
+        Ok(TransferState::Pending)
+    }
+
+    // === reversals ===
+
+    /// May so much of a transfer be reversed? `payer` and `payee` are the original's.
+    pub(super) fn check_reversal(
+        &self,
+        original: TransferId,
+        payer: &AccountId,
+        payee: &AccountId,
+        amount: i64,
+    ) -> Result<(), Refused> {
+        let key = TransferKey { id: original, debit: payer.clone() };
+        let reversible = match self.originals.get(&key) {
+            Some(KnownOriginal { original, .. }) if original.credit == *payee => original.reversible(),
+            _ => 0,
+        };
+        if (1..=reversible).contains(&amount) {
+            Ok(())
+        } else {
+            Err(Refused::whole(Refusal::AlreadyReversed))
+        }
+    }
+
+    pub(super) fn note_reversal(
+        &mut self,
+        original: TransferId,
+        payer: &AccountId,
+        reversal: TransferId,
+        amount: i64,
+    ) {
+        let key = TransferKey { id: original, debit: payer.clone() };
+        if let Some(known) = self.originals.get_mut(&key) {
+            known.original.reversed += amount;
+            self.effects.reversals.push(NewReversal { original: key, reversal, amount, at_us: self.now_us });
+        }
+    }
+
+    /// Writes down of which originals more is reversed now.
+    pub(super) fn note_originals(&mut self) {
+        for (key, known) in &self.originals {
+            let (before, after) = (known.reversed_before, known.original.reversed);
+            if before != after {
+                self.effects.reversed.push(Reversed { original: key.clone(), before, after });
+            }
+        }
+    }
+
+    // === ids ===
+
+    fn store_transfer(
+        &mut self,
+        order: &Order<'_>,
+        state: TransferState,
+        presumed: Option<Refused>,
+        after: Option<(DebitAfter, Position)>,
+    ) -> TransferOutcome {
+        let transfer = order.transfer;
+        let stored = StoredTransfer {
+            credit: transfer.credit.clone(),
+            asset: transfer.asset,
+            amount: order.amount,
+            metadata: transfer.metadata.clone(),
+            purpose: transfer.purpose,
+            cross_shard: transfer.cross_shard,
+            state,
+            presumed,
+            debit_after: after.map(|(balances, _)| balances),
+            created_at_us: self.now_us,
+        };
+        let outcome = TransferOutcome::Done(answer(&stored, false));
+        if let Prior::Loaded(known) = &mut self.prior {
+            known.transfers.insert(transfer.key(), stored.clone());
+        }
+        let debit_position = after.map(|(_, position)| position);
+        self.effects.transfers.push(NewTransfer { key: transfer.key(), stored, debit_position });
+        outcome
+    }
+
+    fn stored_transfer(&self, transfer: &Transfer) -> Option<&StoredTransfer> {
+        match &self.prior {
+            Prior::Unknown => None,
+            Prior::Loaded(stored) => stored.transfers.get(&transfer.key()),
+        }
+    }
+
+    /// A hold that was not refused when it was placed.
+    pub(super) fn existing_hold(&self, key: &HoldKey) -> Option<&Hold> {
+        self.hold(key).filter(|hold| !matches!(hold.status, crate::HoldStatus::Rejected(_)))
+    }
+}
+
+/// INV-6: the answer of a transfer stored before, or the field in which the new request differs from it.
+fn replay(transfer: &Transfer, stored: &StoredTransfer) -> TransferOutcome {
+    let (asked, was) = (transfer.purpose, stored.purpose);
+    let whole = asked.is_whole() && was.is_whole();
+    let differs = [
+        (asked.captured_hold() != was.captured_hold(), "hold"),
+        (asked.reversed_transfer() != was.reversed_transfer(), "reverses"),
+        (stored.credit != transfer.credit, "credit"),
+        (asked.is_whole() != was.is_whole() || (!whole && stored.amount != transfer.amount), "amount"),
+        (stored.asset != transfer.asset, "asset"),
+        (asked.finalizes() != was.finalizes(), "final"),
+        (stored.metadata != transfer.metadata, "metadata"),
+    ];
+    match differs.into_iter().find_map(|(differs, field)| differs.then_some(field)) {
+        Some(field) => TransferOutcome::Mismatch { field },
+        None => TransferOutcome::Done(answer(stored, true)),
+    }
+}
+
+fn answer(stored: &StoredTransfer, replayed: bool) -> TransferAnswer {
+    TransferAnswer {
+        state: stored.state,
+        amount: stored.amount,
+        cross_shard: stored.cross_shard,
+        presumed: stored.presumed,
+        debit_after: stored.debit_after,
+        created_at_us: stored.created_at_us,
+        replayed,
+    }
+}

@@ -1,0 +1,131 @@
+//! What is decided and then taken back: an atomic group that failed, and a dry run.
+
+use std::collections::HashMap;
+
+use super::{Aside, Batch, HoldKey, KnownHold, KnownOriginal, Prior};
+use crate::{
+    AccountId, Position, Refusal, Refused, TransferKey,
+    accounts::Snapshot,
+    operation::{Operation, Transfer},
+    outcome::{AtomicOutcome, Outcome, TransferAnswer, TransferOutcome, TransferState},
+};
+
+/// Where a batch stood before an operation that may be taken back.
+struct Checkpoint {
+    accounts: Snapshot,
+    position: Position,
+    transfers: usize,
+    registers: usize,
+    reversals: usize,
+    entries: usize,
+    /// Only where the operation may touch any.
+    holds: Option<HashMap<HoldKey, KnownHold>>,
+    originals: Option<HashMap<TransferKey, KnownOriginal>>,
+}
+
+impl Batch<'_> {
+    pub(super) fn atomic(&mut self, items: &[Transfer]) -> Outcome {
+        let before = self.checkpoint(items.iter().flat_map(|t| [&t.debit, &t.credit]));
+        let mut outcomes = Vec::with_capacity(items.len());
+        let mut failure = None;
+        for (index, item) in items.iter().enumerate() {
+            match self.transfer(0, item) {
+                Ok(outcome) if took_effect(&outcome) => outcomes.push(outcome),
+                Ok(outcome) => {
+                    failure = Some(Ok((index, outcome)));
+                    break;
+                }
+                Err(aside) => {
+                    failure = Some(Err(aside));
+                    break;
+                }
+            }
+        }
+        let Some(failure) = failure else {
+            return Outcome::Atomic(AtomicOutcome { items: outcomes, culprit: None });
+        };
+        self.take_back(before);
+        // Nothing is stored: no id will collide if the group took effect before.
+        self.unsure = true;
+        match failure {
+            Err(Aside::NotOwner(not_owner)) => Outcome::NotOwner(not_owner),
+            Err(Aside::Deferred) => Outcome::Deferred,
+            Err(Aside::Illegal(why)) => Outcome::Illegal(why),
+            Ok((culprit, outcome)) => {
+                let failed = TransferOutcome::NotStored(Refused::whole(Refusal::BatchFailed));
+                let mut items = vec![failed; items.len()];
+                items[culprit] = match outcome {
+                    TransferOutcome::Done(TransferAnswer {
+                        state: TransferState::Rejected { refused, .. }, ..
+                    }) => TransferOutcome::NotStored(refused),
+                    other => other,
+                };
+                Outcome::Atomic(AtomicOutcome { items, culprit: Some(culprit) })
+            }
+        }
+    }
+
+    /// What the operation would be answered now. Of operations on money only: those on accounts are simple enough to read.
+    pub(super) fn dry_run(&mut self, operation: &Operation) -> Outcome {
+        if !matches!(operation, Operation::Transfer(_) | Operation::PlaceHold(_) | Operation::Decide(_)) {
+            return Outcome::Illegal("only transfers, holds and verdicts have a dry run".to_owned());
+        }
+        // Its id may be in use, and only the careful way knows.
+        self.unsure = true;
+        let mut touched = Vec::new();
+        operation.for_each_account(|id| touched.push(id.clone()));
+        if let Some(asset) = operation.in_transit_asset() {
+            touched.push(self.accounts.in_transit_id(asset));
+        }
+        let mut before = self.checkpoint(touched.iter());
+        before.holds = Some(self.holds.clone());
+        before.originals = Some(self.originals.clone());
+        let outcome = self.apply(0, operation);
+        self.take_back(before);
+        outcome
+    }
+
+    fn checkpoint<'i>(&self, touched: impl Iterator<Item = &'i AccountId>) -> Checkpoint {
+        Checkpoint {
+            accounts: self.accounts.snapshot(touched),
+            position: self.effects.next_position,
+            transfers: self.effects.transfers.len(),
+            registers: self.effects.registers.len(),
+            reversals: self.effects.reversals.len(),
+            entries: self.effects.entries.len(),
+            holds: None,
+            originals: None,
+        }
+    }
+
+    fn take_back(&mut self, before: Checkpoint) {
+        self.accounts.restore(before.accounts);
+        let effects = &mut self.effects;
+        effects.next_position = before.position;
+        effects.entries.truncate(before.entries);
+        effects.reversals.truncate(before.reversals);
+        let transfers = effects.transfers.split_off(before.transfers);
+        let registers = effects.registers.split_off(before.registers);
+        if let Prior::Loaded(known) = &mut self.prior {
+            for transfer in transfers {
+                known.transfers.remove(&transfer.key);
+            }
+            for register in registers {
+                known.registers.remove(&register.key);
+            }
+        }
+        if let Some(holds) = before.holds {
+            self.holds = holds;
+        }
+        if let Some(originals) = before.originals {
+            self.originals = originals;
+        }
+    }
+}
+
+fn took_effect(outcome: &TransferOutcome) -> bool {
+    matches!(
+        outcome,
+        TransferOutcome::Done(TransferAnswer { state: TransferState::Pending | TransferState::Posted { .. }, .. })
+    )
+}
