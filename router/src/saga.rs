@@ -9,8 +9,9 @@ mod recovery;
 mod state;
 
 use ledger::{
-    AccountId, AssetCode, TransferId,
-    operation::{Decide, Operation, Settle, Verdict},
+    AccountId, AssetCode, Refused, TransferId,
+    operation::{Decide, Operation, Purpose, Settle, Verdict},
+    outcome::DebitAfter,
 };
 
 pub use self::{
@@ -21,15 +22,21 @@ pub use self::{
     state::{Event, SagaState, Step},
 };
 
-/// A transfer whose money is in transit, as its steps need it.
+/// A transfer whose money is in transit, or whose refusal is presumed, as its steps need it.
 #[derive(Debug, Clone)]
 pub struct Saga {
     pub id: TransferId,
     pub debit: AccountId,
     pub credit: AccountId,
     pub asset: AssetCode,
+    /// Minor units; 0 where the refusal is presumed and nothing was asked for.
     pub amount: i64,
+    pub purpose: Purpose,
+    /// What it will be refused with unless the credit side refuses first: nothing is in transit.
+    pub presumed: Option<Refused>,
     pub state: SagaState,
+    /// The debit account where its settlement changed it last (a hold's rest was released).
+    pub debit_after: Option<DebitAfter>,
     /// Why it was left alone: a shard's answer that makes no sense.
     pub parked: Option<String>,
 }
@@ -56,7 +63,8 @@ impl Saga {
             credit: self.credit.clone(),
             asset: self.asset,
             amount: self.amount,
-            cancel: false,
+            purpose: self.purpose,
+            presumed: self.presumed,
         })
     }
 
@@ -67,6 +75,8 @@ impl Saga {
             credit: self.credit.clone(),
             asset: self.asset,
             amount: self.amount,
+            purpose: self.purpose,
+            reserved: self.presumed.is_none(),
             verdict,
         })
     }

@@ -112,11 +112,7 @@ impl Hold {
     /// May so much be captured now?
     pub fn check_capture(&self, amount: i64) -> Result<(), Refused> {
         self.check_open()?;
-        if (1..=self.remaining()).contains(&amount) {
-            Ok(())
-        } else {
-            Err(Refused::whole(Refusal::ExceedsHold))
-        }
+        if (1..=self.remaining()).contains(&amount) { Ok(()) } else { Err(Refused::whole(Refusal::ExceedsHold)) }
     }
 
     /// Takes note of a capture that is certain. Gives what is to be released besides, in minor units.

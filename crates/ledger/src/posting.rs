@@ -206,7 +206,10 @@ mod tests {
     #[test]
     fn captures_and_holds_are_debits_with_their_own_funds() {
         let spent = |a: &mut Account| (a.posted, a.held) = (100, 100);
-        assert!(check_capture(Some(&account(spent)), usd(), 100).is_ok(), "nothing is available, and nothing needs to be");
+        assert!(
+            check_capture(Some(&account(spent)), usd(), 100).is_ok(),
+            "nothing is available, and nothing needs to be"
+        );
         let frozen = account(|a| a.status = AccountStatus::Frozen);
         assert_eq!(check_capture(Some(&frozen), usd(), 1), Err(Refused::debit(Refusal::AccountFrozen)));
         assert_eq!(check_hold(Some(&frozen), usd(), 1), Err(Refused::debit(Refusal::AccountFrozen)));

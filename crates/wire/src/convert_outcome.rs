@@ -9,8 +9,8 @@ use ledger::{
 };
 
 use crate::{
-    convert_hold::{hold_outcome_from_wire, hold_outcome_to_wire},
     convert::{BadMessage, refused_from_wire, refused_to_wire, verdict_from_wire, verdict_to_wire},
+    convert_hold::{hold_outcome_from_wire, hold_outcome_to_wire},
     generated as wire,
     generated::{not_executed::Reason, operation_result::Outcome as Message},
 };
@@ -116,7 +116,11 @@ pub fn state_from_wire(
 
 /// The refusal that a pending transfer is presumed to get, if any.
 pub fn presumed_from_wire(state: TransferState, refusal: u32, side: u32) -> Result<Option<Refused>, BadMessage> {
-    if state == TransferState::Pending && refusal != 0 { refused_from_wire(refusal, side).map(Some) } else { Ok(None) }
+    if state == TransferState::Pending && refusal != 0 {
+        refused_from_wire(refusal, side).map(Some)
+    } else {
+        Ok(None)
+    }
 }
 
 fn transfer_to_wire(outcome: TransferOutcome) -> wire::TransferOutcome {

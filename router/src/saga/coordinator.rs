@@ -126,6 +126,9 @@ impl Drive<'_> {
         let (mut on, mut again, mut refusals) = (Vec::new(), Vec::new(), Vec::new());
         for ((index, step), answer) in steps.into_iter().zip(answers) {
             let saga = &mut self.sagas[index];
+            if let Ok(Outcome::Settled(settled)) = &answer {
+                saga.debit_after = settled.debit_after;
+            }
             let end = match read(answer) {
                 Reading::Take(event) => match saga.state.next(event) {
                     Ok(next) => {

@@ -18,8 +18,8 @@ use ledger::TransferId;
 use tokio::time::{Instant, sleep};
 use wire::{
     TransferRecord,
-    convert::{BadMessage, account_id, asset, id_from_wire, id_to_wire},
-    convert_outcome::state_from_wire,
+    convert::{BadMessage, account_id, asset, id_from_wire, id_to_wire, purpose_from_wire},
+    convert_outcome::{presumed_from_wire, state_from_wire},
 };
 
 use super::{
@@ -205,9 +205,10 @@ fn plan(records: Vec<TransferRecord>) -> Plan {
     plan
 }
 
-/// The saga of a stored transfer, from the one thing the record proves: that it is reserved.
+/// The saga of a stored transfer, from the one thing the record proves: that it is reserved, or presumed to be refused.
 fn saga_of(record: &TransferRecord) -> Result<Option<Saga>, BadMessage> {
     let stored = state_from_wire(record.status, record.refusal, record.side, record.finished_at_us)?;
+    let presumed = presumed_from_wire(stored, record.refusal, record.side)?;
     let state = match SagaState::Unreserved.next(Event::Stored(stored)) {
         Ok(state) if state.next_step().is_some() => state,
         _ => return Ok(None),
@@ -218,7 +219,10 @@ fn saga_of(record: &TransferRecord) -> Result<Option<Saga>, BadMessage> {
         credit: account_id(&record.credit, "credit")?,
         asset: asset(&record.asset)?,
         amount: record.amount,
+        purpose: purpose_from_wire(record.purpose.clone())?,
+        presumed,
         state,
+        debit_after: None,
         parked: None,
     }))
 }

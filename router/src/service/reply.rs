@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ledger::{
     AccountId, AssetCode, Metadata, Refused, TransferId,
+    operation::Purpose,
     outcome::{TransferAnswer, TransferOutcome},
 };
 
@@ -14,9 +15,10 @@ pub struct NewTransfer {
     pub debit: AccountId,
     pub credit: AccountId,
     pub asset: AssetCode,
-    /// Minor units, positive.
+    /// Minor units, positive; 0 where the purpose is whole and the ledger knows better.
     pub amount: i64,
     pub metadata: Metadata,
+    pub purpose: Purpose,
 }
 
 /// A value and the shard that gave it.
@@ -37,6 +39,8 @@ pub enum TransferReply {
     Mismatch { field: &'static str },
     /// The debit account does not exist. Nothing is stored, the id stays free.
     DebitNotFound,
+    /// It captures a hold that does not exist. Nothing is stored, the id stays free.
+    HoldNotFound,
     /// The atomic group around it failed. Nothing is stored, the id stays free.
     NotStored(Refused),
 }
@@ -50,6 +54,7 @@ impl From<TransferOutcome> for TransferReply {
             TransferOutcome::Done(answer) => Self::Done(answer),
             TransferOutcome::Mismatch { field } => Self::Mismatch { field },
             TransferOutcome::DebitNotFound => Self::DebitNotFound,
+            TransferOutcome::HoldNotFound => Self::HoldNotFound,
             TransferOutcome::NotStored(refused) => Self::NotStored(refused),
         }
     }

@@ -100,7 +100,11 @@ pub fn wire_bytes(operation: &Operation) -> usize {
         Operation::AtomicTransfers(items) => {
             return items.iter().map(|item| WITHOUT_METADATA + item.metadata.as_str().len()).sum();
         }
-        Operation::Decide(_) | Operation::Settle(_) => 0,
+        Operation::PlaceHold(place) => place.metadata.as_str().len(),
+        // The answer shows the whole hold.
+        Operation::ReleaseHold(_) => ANY_METADATA,
+        Operation::DryRun(operation) => return wire_bytes(operation),
+        Operation::Decide(_) | Operation::Settle(_) | Operation::ExpireHold(_) => 0,
     };
     WITHOUT_METADATA + metadata
 }

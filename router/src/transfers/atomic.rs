@@ -57,6 +57,7 @@ fn local(transfer: &NewTransfer) -> Transfer {
         asset: transfer.asset,
         amount: transfer.amount,
         metadata: transfer.metadata.clone(),
+        purpose: transfer.purpose,
         cross_shard: false,
         defer_insufficient: false,
     }

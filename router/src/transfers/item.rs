@@ -103,6 +103,7 @@ impl Item {
             asset: transfer.asset,
             amount: transfer.amount,
             metadata: transfer.metadata.clone(),
+            purpose: transfer.purpose,
             cross_shard,
             defer_insufficient,
         })
@@ -136,9 +137,10 @@ impl Item {
             }
             (Err(error), _) => Progress::Lost(Err(error)),
             // The account may be opened, and the lost sending take effect, after this answer was given.
-            (Ok(TransferReply::DebitNotFound | TransferReply::NotStored(_)), Some(shard)) => {
-                Progress::Lost(Err(CallError::OutcomeUnknown { shard: Arc::clone(shard) }))
-            }
+            (
+                Ok(TransferReply::DebitNotFound | TransferReply::HoldNotFound | TransferReply::NotStored(_)),
+                Some(shard),
+            ) => Progress::Lost(Err(CallError::OutcomeUnknown { shard: Arc::clone(shard) })),
             (Ok(reply), _) => Progress::Finished(Ok(reply)),
         };
     }
@@ -147,15 +149,18 @@ impl Item {
         let Progress::Reserved(answer) = &self.progress else {
             unreachable!("INV-3: only a reserved transfer is decided");
         };
-        let NewTransfer { id, debit, credit, asset, amount, .. } = &self.transfer;
+        let NewTransfer { id, debit, credit, asset, purpose, .. } = &self.transfer;
         let state = SagaState::Unreserved.next(Event::Stored(answer.state)).unwrap_or(SagaState::Reserved);
         Saga {
             id: *id,
             debit: debit.clone(),
             credit: credit.clone(),
             asset: *asset,
-            amount: *amount,
+            amount: answer.amount,
+            purpose: *purpose,
+            presumed: answer.presumed,
             state,
+            debit_after: None,
             parked: None,
         }
     }
@@ -163,7 +168,11 @@ impl Item {
     /// Takes what became of the saga. One that has not ended goes on without this request.
     pub fn conclude(&mut self, saga: Saga) {
         let Progress::Reserved(answer) = &self.progress else { return };
-        let answer = TransferAnswer { state: saga.state.transfer_state(), ..answer.clone() };
+        let answer = TransferAnswer {
+            state: saga.state.transfer_state(),
+            debit_after: saga.debit_after.or(answer.debit_after),
+            ..answer.clone()
+        };
         self.progress = if saga.state.next_step().is_none() {
             Progress::Finished(Ok(TransferReply::Done(answer)))
         } else {

@@ -106,7 +106,9 @@ impl Batch<'_> {
             return outcome_of(aside);
         }
         match self.hold(key) {
-            Some(hold) => Outcome::Hold(HoldOutcome::Released { key: key.clone(), hold: hold.clone(), replayed: false }),
+            Some(hold) => {
+                Outcome::Hold(HoldOutcome::Released { key: key.clone(), hold: hold.clone(), replayed: false })
+            }
             None => Outcome::Hold(HoldOutcome::NotFound),
         }
     }
@@ -144,14 +146,8 @@ impl Batch<'_> {
     pub(super) fn release(&mut self, key: &HoldKey, amount: i64, kind: EntryKind) -> Result<(), Aside> {
         let Some(hold) = self.hold(key).filter(|_| amount > 0) else { return Ok(()) };
         let (asset, counterparty) = (hold.asset, hold.credit.clone());
-        let leg = Leg {
-            account: &key.debit,
-            counterparty: &counterparty,
-            kind,
-            posted: 0,
-            held: -amount,
-            cause: key.id,
-        };
+        let leg =
+            Leg { account: &key.debit, counterparty: &counterparty, kind, posted: 0, held: -amount, cause: key.id };
         self.book(asset, &[leg])
     }
 

@@ -108,8 +108,7 @@ impl Batch<'_> {
                 return illegal("settled with other content than it was reserved with");
             }
         }
-        let capture =
-            settle.purpose.captured_hold().map(|id| HoldKey { id, debit: settle.debit.clone() });
+        let capture = settle.purpose.captured_hold().map(|id| HoldKey { id, debit: settle.debit.clone() });
         let later = match capture {
             Some(hold) if settle.reserved => match self.settle_capture(settle, &hold) {
                 Ok(later) => later,
@@ -156,11 +155,7 @@ impl Batch<'_> {
 
     /// The verdict reaches the hold: the capture is certain and the rest of a final one is released, or the hold is as it
     /// was before. Gives the debit account after the release, if there was one.
-    fn settle_capture(
-        &mut self,
-        settle: &Settle,
-        key: &HoldKey,
-    ) -> Result<Option<(DebitAfter, Position)>, Outcome> {
+    fn settle_capture(&mut self, settle: &Settle, key: &HoldKey) -> Result<Option<(DebitAfter, Position)>, Outcome> {
         let now_us = self.now_us;
         let in_flight = self.hold(key).and_then(|hold| hold.in_flight);
         if in_flight.is_none_or(|flying| (flying.capture, flying.amount) != (settle.id, settle.amount)) {

@@ -221,11 +221,7 @@ impl Batch<'_> {
             Some(KnownOriginal { original, .. }) if original.credit == *payee => original.reversible(),
             _ => 0,
         };
-        if (1..=reversible).contains(&amount) {
-            Ok(())
-        } else {
-            Err(Refused::whole(Refusal::AlreadyReversed))
-        }
+        if (1..=reversible).contains(&amount) { Ok(()) } else { Err(Refused::whole(Refusal::AlreadyReversed)) }
     }
 
     pub(super) fn note_reversal(

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::HashSet};
 
-use ledger::{AccountId, AssetCode, Metadata, TransferId};
+use ledger::{AccountId, AssetCode, Metadata, TransferId, operation::Purpose};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -115,6 +115,7 @@ impl TransferBody<'_> {
             asset: self.asset,
             amount,
             metadata: self.metadata.unwrap_or_else(|| rulebook.no_metadata.clone()),
+            purpose: Purpose::Payment,
         })
     }
 }

@@ -32,6 +32,7 @@ pub enum Code {
     /// The account the URL names. One that a transfer names is a [`Code::Refused`].
     AccountNotFound,
     TransferNotFound,
+    HoldNotFound,
     SagaNotFound,
     AccountExists,
     AmbiguousId,
@@ -120,22 +121,19 @@ impl Code {
             Self::NotFound => ("not_found", S::NOT_FOUND, "No such resource", false, No),
             Self::MethodNotAllowed => ("method_not_allowed", S::METHOD_NOT_ALLOWED, "Method not allowed", false, No),
             Self::AccountNotFound => ("account_not_found", S::NOT_FOUND, "No such account", false, No),
+            Self::HoldNotFound => ("hold_not_found", S::NOT_FOUND, "No such hold", false, No),
             Self::TransferNotFound => ("transfer_not_found", S::NOT_FOUND, "No such transfer", false, No),
             Self::SagaNotFound => ("saga_not_found", S::NOT_FOUND, "No such pending transfer", false, No),
             Self::AccountExists => {
                 ("account_exists", S::CONFLICT, "The account exists with other content", false, No)
             }
-            Self::AmbiguousId => ("ambiguous_id", S::CONFLICT, "Several transfers have this id", false, No),
+            Self::AmbiguousId => ("ambiguous_id", S::CONFLICT, "Several transfers or holds have this id", false, No),
             Self::InvalidShardMap => {
                 ("invalid_shard_map", S::UNPROCESSABLE_ENTITY, "The shard map was refused", false, No)
             }
-            Self::IdempotencyMismatch => (
-                "idempotency_mismatch",
-                S::UNPROCESSABLE_ENTITY,
-                "The id belongs to a transfer with other content",
-                false,
-                No,
-            ),
+            Self::IdempotencyMismatch => {
+                ("idempotency_mismatch", S::UNPROCESSABLE_ENTITY, "The id is in use with other content", false, No)
+            }
             Self::Refused(refusal) => (refusal.as_str(), refusal_status(refusal), refusal_title(refusal), false, No),
             Self::RateLimited => ("rate_limited", S::TOO_MANY_REQUESTS, "Too many requests", true, No),
             Self::ShardUnavailable => {
@@ -154,7 +152,9 @@ impl Code {
 
 fn refusal_status(refusal: Refusal) -> StatusCode {
     match refusal {
-        Refusal::AccountNotEmpty => StatusCode::CONFLICT,
+        Refusal::AccountNotEmpty | Refusal::HoldCaptured | Refusal::HoldReleased | Refusal::HoldExpired => {
+            StatusCode::CONFLICT
+        }
         _ => StatusCode::UNPROCESSABLE_ENTITY,
     }
 }
@@ -174,6 +174,9 @@ fn refusal_title(refusal: Refusal) -> &'static str {
         Refusal::BatchFailed => "Another item failed the batch",
         Refusal::AccountNotEmpty => "The account is not empty",
         Refusal::Cancelled => "The transfer was given up",
+        Refusal::HoldCaptured => "The hold is captured",
+        Refusal::HoldReleased => "The hold is released",
+        Refusal::HoldExpired => "The hold has expired",
     }
 }
 
@@ -196,11 +199,16 @@ pub fn refusal_detail(refused: Refused) -> &'static str {
         }
         Refusal::BalanceOverflow => "the credit account's balance would leave the range the ledger can hold",
         Refusal::ExceedsHold => "the amount exceeds what remains of the hold",
-        Refusal::AlreadyReversed => "the transfer is reversed by that much already",
+        Refusal::AlreadyReversed => "less than that of the transfer is left to be reversed",
         Refusal::AtomicCrossShard => "all accounts of an atomic batch must live on one shard; nothing is stored",
         Refusal::BatchFailed => "another item failed the atomic batch; nothing is stored, the id stays free",
-        Refusal::AccountNotEmpty => "an account can be closed only with a zero balance and no open hold",
+        Refusal::AccountNotEmpty => {
+            "an account can be closed only with a zero balance, no open hold and no transfer of its own in flight"
+        }
         Refusal::Cancelled => "the transfer was given up before its credit side decided; the money is back",
+        Refusal::HoldCaptured => "the hold is captured; nothing of it remains",
+        Refusal::HoldReleased => "the hold is released; its money is available again",
+        Refusal::HoldExpired => "the hold's time is over; its money is available again",
     }
 }
 

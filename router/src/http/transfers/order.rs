@@ -93,6 +93,7 @@ fn answer(edge: &Edge, order: &NewTransfer, reply: TransferReply) -> Result<Resp
             Err(Problem::new(Code::IdempotencyMismatch, detail).with_field(field))
         }
         TransferReply::DebitNotFound => Err(Problem::refused(Refused::debit(Refusal::AccountNotFound))),
+        TransferReply::HoldNotFound => Err(Problem::new(Code::HoldNotFound, "no shard holds this id")),
         TransferReply::NotStored(refused) => Err(Problem::refused(refused)),
     }
 }

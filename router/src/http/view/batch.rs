@@ -118,6 +118,11 @@ impl<'a> TransferResult<'a> {
                 result.refuse(Refused::debit(Refusal::AccountNotFound));
                 result
             }
+            Ok(TransferReply::HoldNotFound) => {
+                let definition = Code::HoldNotFound.definition();
+                let detail = Some(Cow::Borrowed(definition.title));
+                Self { code: Some(definition.code), detail, ..Self::plain(id, "failed") }
+            }
             Ok(TransferReply::NotStored(refused)) => {
                 let mut result = Self::plain(id, "failed");
                 result.refuse(*refused);
