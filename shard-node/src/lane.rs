@@ -21,11 +21,11 @@ use std::{
 };
 
 use ledger::{
-    AccountId, TransferKey,
+    AccountId, HoldKey, TransferKey,
     accounts::Accounts,
-    batch::{Batch, Prior, Stored},
+    batch::{Batch, Named, Prior, Stored},
     operation::Operation,
-    outcome::{Outcome, TransferAnswer, TransferOutcome},
+    outcome::{HoldAnswer, HoldOutcome, Outcome, TransferAnswer, TransferOutcome},
 };
 use tokio_util::sync::CancellationToken;
 use wire::not_executed::Reason;
@@ -38,8 +38,8 @@ use crate::{
     config::{DatabaseConfig, LaneConfig},
     metric_definitions as m,
     store::{
-        StoreError, account, batch_write, error::Remedy, ownership, ownership::Ownership, register, session::Session,
-        shard_state, shard_state::ShardState, transfer,
+        StoreError, account, batch_write, error::Remedy, hold, ownership, ownership::Ownership, register,
+        session::Session, shard_state, shard_state::ShardState, transfer,
     },
 };
 
@@ -209,18 +209,19 @@ impl Lane {
         };
         let operations = || group.iter().map(|index| work.operation(*index));
         load_accounts(session, &mut self.accounts, operations()).await?;
+        let named = load_named(session, operations()).await?;
         let prior = if self.careful { load_prior(session, operations()).await? } else { Prior::Unknown };
 
         self.now_us = self.now_us.max(telemetry::clock::now_us());
         let deciding = Instant::now();
         let fence = |id: &AccountId| ownership.check(shard_map::slot_of(id.as_str()));
-        let mut batch = Batch::new(&mut self.accounts, prior, &fence, self.now_us, state.next_position);
+        let mut batch = Batch::new(&mut self.accounts, prior, named, &fence, self.now_us, state.next_position);
         let outcomes: Vec<Outcome> =
             group.iter().map(|index| batch.apply(work.order_group(*index), work.operation(*index))).collect();
-        let effects = batch.finish();
-        if !self.careful && outcomes.iter().any(may_be_replayed_unseen) {
+        if !batch.is_sure() {
             return Err(StoreError::ReplayInDoubt.into());
         }
+        let effects = batch.finish();
         effects.check_balanced().map_err(|unbalanced| StoreError::Corrupt(unbalanced.to_string()))?;
         metrics::histogram!(m::LANE_DECIDE_SECONDS).record(deciding.elapsed());
 
@@ -352,6 +353,31 @@ async fn load_accounts(
     Ok(())
 }
 
+/// The rows besides accounts that operations are about. Most batches name none.
+async fn load_named(
+    session: &mut Session,
+    operations: impl Iterator<Item = &Operation>,
+) -> Result<Named, StoreError> {
+    let (mut holds, mut originals, mut closing): (Vec<HoldKey>, Vec<TransferKey>, Vec<AccountId>) =
+        Default::default();
+    for operation in operations {
+        holds.extend(operation.hold());
+        originals.extend(operation.original());
+        closing.extend(operation.closes().cloned());
+    }
+    let mut named = Named::default();
+    if !holds.is_empty() {
+        named.holds.extend(hold::load(session, &holds).await?);
+    }
+    if !originals.is_empty() {
+        named.originals.extend(transfer::load_originals(session, &originals).await?);
+    }
+    if !closing.is_empty() {
+        named.in_flight.extend(transfer::accounts_with_pending(session, &closing).await?);
+    }
+    Ok(named)
+}
+
 /// What the database holds under the ids of the operations.
 async fn load_prior(
     session: &mut Session,
@@ -360,12 +386,22 @@ async fn load_prior(
     let mut transfers: Vec<TransferKey> = Vec::new();
     let mut registers: Vec<TransferKey> = Vec::new();
     for operation in operations {
+        let operation = match operation {
+            Operation::DryRun(operation) => operation,
+            operation => operation,
+        };
         match operation {
             Operation::Transfer(transfer) => transfers.push(transfer.key()),
             Operation::AtomicTransfers(items) => transfers.extend(items.iter().map(|t| t.key())),
             Operation::Settle(settle) => transfers.push(settle.key()),
             Operation::Decide(decide) => registers.push(decide.key()),
-            Operation::CreateAccount(_) | Operation::UpdateAccount(_) => {}
+            // Holds are always loaded; a dry run has no dry run.
+            Operation::CreateAccount(_)
+            | Operation::UpdateAccount(_)
+            | Operation::PlaceHold(_)
+            | Operation::ReleaseHold(_)
+            | Operation::ExpireHold(_)
+            | Operation::DryRun(_) => {}
         }
     }
     let mut stored = Stored::default();
@@ -376,15 +412,6 @@ async fn load_prior(
         stored.registers.extend(register::load(session, &registers).await?);
     }
     Ok(Prior::Loaded(stored))
-}
-
-/// Outcomes that store nothing, so that no id collides if the operation took effect before.
-fn may_be_replayed_unseen(outcome: &Outcome) -> bool {
-    match outcome {
-        Outcome::Atomic(group) => group.culprit.is_some(),
-        Outcome::Illegal(_) => true,
-        _ => false,
-    }
 }
 
 fn is_replay(outcome: &Outcome) -> bool {
@@ -399,6 +426,12 @@ fn is_replay(outcome: &Outcome) -> bool {
         Outcome::Atomic(group) => group.items.iter().any(answered_before),
         Outcome::Decided(decided) => decided.replayed,
         Outcome::Settled(settled) => settled.replayed,
+        Outcome::Hold(outcome) => matches!(
+            outcome,
+            HoldOutcome::Placed(HoldAnswer { replayed: true, .. })
+                | HoldOutcome::Released { replayed: true, .. }
+                | HoldOutcome::Mismatch { .. }
+        ),
         Outcome::Account(_) | Outcome::NotOwner(_) | Outcome::Deferred | Outcome::Illegal(_) => false,
     }
 }

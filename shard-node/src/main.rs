@@ -5,6 +5,7 @@
 
 mod admin;
 mod config;
+mod expiry;
 mod init;
 mod lane;
 mod metric_definitions;

@@ -16,6 +16,7 @@ pub const LANE_CACHED_ACCOUNTS: &str = "shardledger_lane_cached_accounts";
 /// Label `remedy`: reconnect, redecide, reload or report.
 pub const LANE_ROLLBACKS: &str = "shardledger_lane_rollbacks_total";
 pub const LANE_REPLAYS: &str = "shardledger_lane_replays_total";
+pub const HOLDS_EXPIRED: &str = "shardledger_holds_expired_total";
 /// Label `method`.
 pub const RPC_REQUESTS: &str = "shardledger_rpc_requests_total";
 
@@ -31,5 +32,6 @@ pub fn describe() {
     describe_gauge!(LANE_CACHED_ACCOUNTS, "Accounts in memory.");
     describe_counter!(LANE_ROLLBACKS, "Batches rolled back, by what was done about it.");
     describe_counter!(LANE_REPLAYS, "Operations answered from what was stored before.");
+    describe_counter!(HOLDS_EXPIRED, "Holds that the node expired because their time was over.");
     describe_counter!(RPC_REQUESTS, "Requests of routers, by method.");
 }

@@ -135,7 +135,13 @@ pub async fn balance_at(
 pub async fn transfers(pool: &PgPool, id: uuid::Uuid, debit: &str) -> Result<wire::GetTransfersResponse, StoreError> {
     let mut found = wire::GetTransfersResponse::default();
     for row in &read::transfers(pool, id, debit).await? {
-        found.transfers.push(transfer_record(row)?);
+        let mut record = transfer_record(row)?;
+        if record.reversed > 0 {
+            let reversals = read::reversals(pool, id, &record.debit).await?;
+            record.reversals =
+                reversals.into_iter().map(|id| wire::convert::id_to_wire(ledger::TransferId(id))).collect();
+        }
+        found.transfers.push(record);
     }
     for row in &read::registers(pool, id, debit).await? {
         let (key, stored) = store::register::from_row(row)?;
@@ -150,19 +156,39 @@ pub async fn transfers(pool: &PgPool, id: uuid::Uuid, debit: &str) -> Result<wir
             decided_at_us: stored.decided_at_us,
         });
     }
-    if found.transfers.is_empty()
-        && let Ok(debit) = AccountId::client(debit)
-        && let Owned::NotHere(not_owner) = read::account(pool, &debit).await?
-    {
-        found.not_owner = Some(not_owner.into());
+    if found.transfers.is_empty() {
+        found.not_owner = not_owner_of(pool, debit).await?;
     }
     Ok(found)
+}
+
+/// Holds of one id. An empty `debit` asks for all; a `debit` whose slot is not owned here is refused.
+pub async fn holds(pool: &PgPool, id: uuid::Uuid, debit: &str) -> Result<wire::GetHoldsResponse, StoreError> {
+    let mut found = wire::GetHoldsResponse::default();
+    for row in &read::holds(pool, id, debit).await? {
+        let (key, hold) = store::hold::from_row(row)?;
+        found.holds.push(wire::convert_hold::hold_to_wire(&key, &hold));
+    }
+    if found.holds.is_empty() {
+        found.not_owner = not_owner_of(pool, debit).await?;
+    }
+    Ok(found)
+}
+
+/// Whether the slot of an account belongs to somebody else. Nothing was found then, and nothing is thereby said.
+async fn not_owner_of(pool: &PgPool, account: &str) -> Result<Option<wire::NotOwner>, StoreError> {
+    let Ok(account) = AccountId::client(account) else { return Ok(None) };
+    match read::account(pool, &account).await? {
+        Owned::NotHere(not_owner) => Ok(Some(not_owner.into())),
+        Owned::Here(_) => Ok(None),
+    }
 }
 
 /// One row of `transfer` with the debit account's entry beside it.
 pub fn transfer_record(row: &PgRow) -> Result<wire::TransferRecord, StoreError> {
     let (key, stored) = store::transfer::from_row(row)?;
     let (status, refusal, side, finished_at_us) = state_to_columns(stored.state);
+    let (refusal, side) = stored.presumed.map_or((refusal, side), wire::convert::refused_to_wire);
     let attempts: i32 = column(row, "attempts")?;
     let next_attempt: Option<i64> = column(row, "next_attempt_us")?;
     Ok(wire::TransferRecord {
@@ -181,5 +207,8 @@ pub fn transfer_record(row: &PgRow) -> Result<wire::TransferRecord, StoreError> 
         finished_at_us,
         attempts: u32::try_from(attempts).unwrap_or(0),
         next_attempt_us: next_attempt.unwrap_or(0),
+        purpose: wire::convert::purpose_to_wire(stored.purpose),
+        reversed: column(row, "reversed")?,
+        reversals: Vec::new(),
     })
 }

@@ -168,6 +168,18 @@ impl ShardNode for Service {
         Ok(Response::new(found))
     }
 
+    async fn get_holds(
+        &self,
+        request: Request<wire::GetHoldsRequest>,
+    ) -> Result<Response<wire::GetHoldsResponse>, Status> {
+        count("get_holds");
+        let request = request.into_inner();
+        let id = uuid(&request.id)?;
+        let _turn = self.turn().await?;
+        let found = reads::holds(&self.reads, id, &request.debit).await.map_err(read_failed)?;
+        Ok(Response::new(found))
+    }
+
     async fn list_sagas(
         &self,
         request: Request<wire::ListSagasRequest>,

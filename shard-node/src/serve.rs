@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin,
     config::Config,
+    expiry,
     lane::Lane,
     metric_definitions,
     rpc::Service,
@@ -55,6 +56,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     // Not among the tasks: it answers until the drain is over.
     #[allow(clippy::disallowed_methods, reason = "outlives the task tracker on purpose")]
     let admin_task = tokio::spawn(telemetry_admin::serve(admin_listener, admin_routes, closing));
+
+    tasks.spawn_essential("expiry", expiry::run(reads.clone(), handle.clone(), tasks.token().clone()));
 
     let service = Service::new(&config.shard.id, shard_number, handle, reads.clone());
     let closing = tasks.token().clone();

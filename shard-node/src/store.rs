@@ -5,11 +5,13 @@
 pub mod account;
 pub mod batch_write;
 pub mod error;
+pub mod hold;
 pub mod journal;
 pub mod migrations;
 pub mod ownership;
 pub mod read;
 pub mod register;
+pub mod reversal;
 pub mod row_array;
 pub mod saga;
 pub mod session;

@@ -9,7 +9,7 @@ use ledger::{
 use super::{
     StoreError,
     account::{self, BalanceUpdates},
-    journal, register,
+    hold, journal, register, reversal,
     session::{Session, check_rows},
     transfer, waypoint,
 };
@@ -39,9 +39,27 @@ pub async fn write(session: &mut Session, effects: &Effects, accounts: &Accounts
     if !effects.settlements.is_empty() {
         transfer::settle(session, &effects.settlements).await?;
     }
+    write_holds_and_reversals(session, effects).await?;
     let only_settled = effects.transfers.is_empty() && effects.registers.is_empty() && effects.entries.is_empty();
     if !only_settled {
         write_rows(session, effects, &opened, &changed).await?;
+    }
+    Ok(())
+}
+
+/// Statements of their own: most batches have neither, and pay for neither.
+async fn write_holds_and_reversals(session: &mut Session, effects: &Effects) -> Result<(), StoreError> {
+    if !effects.holds.is_empty() {
+        hold::insert(session, &effects.holds).await?;
+    }
+    if !effects.changed_holds.is_empty() {
+        hold::update(session, &effects.changed_holds).await?;
+    }
+    if !effects.reversals.is_empty() {
+        reversal::insert(session, &effects.reversals).await?;
+    }
+    if !effects.reversed.is_empty() {
+        reversal::update_originals(session, &effects.reversed).await?;
     }
     Ok(())
 }

@@ -100,6 +100,33 @@ pub async fn transfers(pool: &PgPool, id: uuid::Uuid, debit: &str) -> Result<Vec
     Ok(sqlx::query(TRANSFERS).bind(id).bind(debit).fetch_all(pool).await?)
 }
 
+// A few are enough to look at; how much they come to is in the transfer's own row.
+const REVERSALS: &str = "SELECT reversal FROM reversal WHERE original = $1 AND debit = $2 \
+     ORDER BY created_at_us, reversal LIMIT 100";
+
+/// The reversals of a transfer, the first hundred.
+pub async fn reversals(pool: &PgPool, id: uuid::Uuid, debit: &str) -> Result<Vec<uuid::Uuid>, StoreError> {
+    Ok(sqlx::query_scalar(REVERSALS).bind(id).bind(debit).fetch_all(pool).await?)
+}
+
+const HOLDS: &str = "SELECT h.*, j.version AS debit_version, j.posted AS debit_posted, j.held AS debit_held, \
+       j.overdraft AS debit_overdraft \
+     FROM hold h LEFT JOIN journal j ON j.position = h.debit_position \
+     WHERE h.id = $1 AND ($2 = '' OR h.debit = $2)";
+
+pub async fn holds(pool: &PgPool, id: uuid::Uuid, debit: &str) -> Result<Vec<PgRow>, StoreError> {
+    Ok(sqlx::query(HOLDS).bind(id).bind(debit).fetch_all(pool).await?)
+}
+
+// Slots that moved away are somebody else's to expire.
+const DUE_HOLDS: &str = "SELECT h.id, h.debit FROM hold h JOIN slot_ownership o ON o.slot = h.slot AND o.state = 1 \
+     WHERE h.status = 1 AND h.capture_id IS NULL AND h.expires_at_us <= $1 ORDER BY h.expires_at_us LIMIT $2";
+
+/// Holds whose time is over, as (id, debit), longest overdue first.
+pub async fn due_holds(pool: &PgPool, now_us: i64, limit: i64) -> Result<Vec<(uuid::Uuid, String)>, StoreError> {
+    Ok(sqlx::query_as(DUE_HOLDS).bind(now_us).bind(limit).fetch_all(pool).await?)
+}
+
 const REGISTERS: &str = "SELECT * FROM register WHERE transfer_id = $1 AND ($2 = '' OR debit = $2)";
 
 pub async fn registers(pool: &PgPool, id: uuid::Uuid, debit: &str) -> Result<Vec<PgRow>, StoreError> {

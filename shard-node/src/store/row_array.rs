@@ -103,6 +103,10 @@ impl RowArray {
         self.optional(oid::TEXT, value.map(str::as_bytes))
     }
 
+    pub fn optional_bool(&mut self, value: Option<bool>) -> &mut Self {
+        self.optional(oid::BOOL, value.map(|value| [u8::from(value)]).as_ref().map(<[u8; 1]>::as_slice))
+    }
+
     pub fn optional_uuid(&mut self, value: Option<Uuid>) -> &mut Self {
         self.optional(oid::UUID, value.as_ref().map(|id| id.as_bytes().as_slice()))
     }

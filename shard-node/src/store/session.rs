@@ -19,6 +19,7 @@ pub struct Session {
 #[derive(Debug, Clone, Copy)]
 pub struct RowTypes {
     pub account: RowType,
+    pub hold: RowType,
     pub journal: RowType,
     pub register: RowType,
     pub transfer: RowType,
@@ -86,6 +87,7 @@ async fn load_row_types(connection: &mut PgConnection) -> Result<RowTypes, sqlx:
     };
     Ok(RowTypes {
         account: of("account").await?,
+        hold: of("hold").await?,
         journal: of("journal").await?,
         register: of("register").await?,
         transfer: of("transfer").await?,

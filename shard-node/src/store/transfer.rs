@@ -2,7 +2,8 @@
 
 use ledger::{
     AccountId, AssetCode, Limit, Metadata, TransferId, TransferKey,
-    batch::{NewTransfer, Settlement, StoredTransfer},
+    batch::{NewTransfer, Original, Settlement, StoredTransfer},
+    operation::Purpose,
     outcome::{DebitAfter, TransferState},
 };
 use sqlx::postgres::PgRow;
@@ -21,12 +22,14 @@ pub const FIRST_ATTEMPT_AFTER_US: i64 = 6_000_000;
 
 /// The new rows.
 pub fn rows(row_type: RowType, transfers: &[NewTransfer]) -> RowArray {
-    let mut rows = RowArray::new(row_type, 16, transfers.len(), 220);
+    let mut rows = RowArray::new(row_type, 21, transfers.len(), 260);
     for NewTransfer { key, stored, debit_position } in transfers {
         let refused = match stored.state {
             TransferState::Rejected { refused, .. } => Some(refused),
-            TransferState::Pending | TransferState::Posted { .. } => None,
+            TransferState::Pending => stored.presumed,
+            TransferState::Posted { .. } => None,
         };
+        let purpose = stored.purpose;
         let next_attempt =
             (stored.state == TransferState::Pending).then_some(stored.created_at_us + FIRST_ATTEMPT_AFTER_US);
         rows.row()
@@ -45,7 +48,12 @@ pub fn rows(row_type: RowType, transfers: &[NewTransfer]) -> RowArray {
             .int8(stored.created_at_us)
             .optional_int8(stored.state.finished_at_us())
             .int4(0)
-            .optional_int8(next_attempt);
+            .optional_int8(next_attempt)
+            .optional_uuid(purpose.captured_hold().map(|id| id.0))
+            .optional_bool(purpose.captured_hold().map(|_| purpose.finalizes()))
+            .optional_uuid(purpose.reversed_transfer().map(|id| id.0))
+            .optional_bool((purpose != Purpose::Payment).then(|| purpose.is_whole()))
+            .int8(0);
     }
     rows
 }
@@ -53,10 +61,13 @@ pub fn rows(row_type: RowType, transfers: &[NewTransfer]) -> RowArray {
 // `status + 0` keeps the planner off the index of pending transfers: while few were pending when statistics were taken it
 // looks cheaper than the primary key, and then every settlement of a batch walks over all that are pending now.
 const SETTLE: &str = "UPDATE transfer AS t \
-     SET status = u.status, refusal = u.refusal, side = u.side, finished_at_us = u.finished_at_us, next_attempt_us = NULL \
-     FROM unnest($1::uuid[], $2::text[], $3::int2[], $4::int2[], $5::int2[], $6::int8[], $7::text[], $8::int8[]) \
-       AS u(id, debit, status, refusal, side, finished_at_us, credit, amount) \
-     WHERE t.id = u.id AND t.debit = u.debit AND t.status + 0 = 1 AND t.credit = u.credit AND t.amount = u.amount";
+     SET status = u.status, refusal = u.refusal, side = u.side, finished_at_us = u.finished_at_us, next_attempt_us = NULL, \
+       debit_position = COALESCE(u.debit_position, t.debit_position) \
+     FROM unnest($1::uuid[], $2::text[], $3::int2[], $4::int2[], $5::int2[], $6::int8[], $7::text[], $8::int8[], \
+         $9::bool[], $10::int8[]) \
+       AS u(id, debit, status, refusal, side, finished_at_us, credit, amount, reserved, debit_position) \
+     WHERE t.id = u.id AND t.debit = u.debit AND t.status + 0 = 1 AND t.credit = u.credit AND t.amount = u.amount \
+       AND (t.refusal IS NULL) = u.reserved";
 
 /// Makes pending transfers terminal. One that is not pending any more, or was reserved with other content, fails the
 /// batch, to be decided with care.
@@ -74,6 +85,8 @@ pub async fn settle(session: &mut Session, settlements: &[Settlement]) -> Result
     let credits: Vec<&str> = settlements.iter().map(|s| s.credit.as_str()).collect();
     let amounts: Vec<i64> = settlements.iter().map(|s| s.amount).collect();
     let finished: Vec<Option<i64>> = settlements.iter().map(|s| s.state.finished_at_us()).collect();
+    let reserved: Vec<bool> = settlements.iter().map(|s| s.reserved).collect();
+    let positions: Vec<Option<i64>> = settlements.iter().map(|s| s.debit_position.map(|p| p.0)).collect();
     let touched = session
         .run(async |c| {
             let done = sqlx::query(SETTLE)
@@ -85,6 +98,8 @@ pub async fn settle(session: &mut Session, settlements: &[Settlement]) -> Result
                 .bind(finished)
                 .bind(credits)
                 .bind(amounts)
+                .bind(reserved)
+                .bind(positions)
                 .execute(c)
                 .await?;
             Ok(done.rows_affected())
@@ -95,6 +110,7 @@ pub async fn settle(session: &mut Session, settlements: &[Settlement]) -> Result
 
 const SELECT_MANY: &str = "SELECT t.id, t.debit, t.credit, t.asset, t.amount, t.metadata, t.cross_shard, t.status, \
      t.refusal, t.side, t.created_at_us, t.finished_at_us, t.attempts, t.next_attempt_us, \
+     t.hold, t.final, t.reverses, t.whole, t.reversed, \
      j.version AS debit_version, j.posted AS debit_posted, j.held AS debit_held, j.overdraft AS debit_overdraft \
      FROM unnest($1::uuid[], $2::text[]) AS wanted(id, debit) \
      JOIN transfer t ON t.id = wanted.id AND t.debit = wanted.debit \
@@ -124,15 +140,10 @@ pub fn from_row(row: &PgRow) -> Result<(TransferKey, StoredTransfer), StoreError
         Ok(TransferState::REJECTED) => TransferState::Rejected { refused: refused_columns(row)?, at_us },
         _ => return Err(corrupt(format!("status {status}"))),
     };
-    let version: Option<i64> = column(row, "debit_version")?;
-    let debit_after = match version {
-        Some(version) => Some(DebitAfter {
-            posted: column(row, "debit_posted")?,
-            held: column(row, "debit_held")?,
-            overdraft: Limit::from_nullable(column(row, "debit_overdraft")?),
-            version,
-        }),
-        None => None,
+    let refusal: Option<i16> = column(row, "refusal")?;
+    let presumed = match state {
+        TransferState::Pending if refusal.is_some() => Some(refused_columns(row)?),
+        _ => None,
     };
     let key = TransferKey { id: TransferId(id), debit: account(column(row, "debit")?)? };
     let stored = StoredTransfer {
@@ -140,10 +151,68 @@ pub fn from_row(row: &PgRow) -> Result<(TransferKey, StoredTransfer), StoreError
         asset: AssetCode::new(column(row, "asset")?).map_err(|e| corrupt(e.to_string()))?,
         amount: column(row, "amount")?,
         metadata: Metadata::from_canonical(column(row, "metadata")?),
+        purpose: purpose(row)?,
         cross_shard: column(row, "cross_shard")?,
         state,
-        debit_after,
+        presumed,
+        debit_after: debit_after(row)?,
         created_at_us: column(row, "created_at_us")?,
     };
     Ok((key, stored))
+}
+
+fn purpose(row: &PgRow) -> Result<Purpose, StoreError> {
+    let hold: Option<uuid::Uuid> = column(row, "hold")?;
+    let reverses: Option<uuid::Uuid> = column(row, "reverses")?;
+    let whole = column::<Option<bool>>(row, "whole")?.unwrap_or(false);
+    Ok(match (hold, reverses) {
+        (Some(hold), _) => {
+            let finalize = column::<Option<bool>>(row, "final")?.unwrap_or(true);
+            Purpose::Capture { hold: TransferId(hold), whole, finalize }
+        }
+        (None, Some(of)) => Purpose::Reversal { of: TransferId(of), whole },
+        (None, None) => Purpose::Payment,
+    })
+}
+
+/// The debit account's entry joined to a transfer or hold, as columns `debit_…`.
+pub fn debit_after(row: &PgRow) -> Result<Option<DebitAfter>, StoreError> {
+    let version: Option<i64> = column(row, "debit_version")?;
+    let Some(version) = version else { return Ok(None) };
+    Ok(Some(DebitAfter {
+        posted: column(row, "debit_posted")?,
+        held: column(row, "debit_held")?,
+        overdraft: Limit::from_nullable(column(row, "debit_overdraft")?),
+        version,
+    }))
+}
+
+/// The transfers among `keys` as their reversals see them.
+pub async fn load_originals(
+    session: &mut Session,
+    keys: &[TransferKey],
+) -> Result<Vec<(TransferKey, Original)>, StoreError> {
+    let ids: Vec<uuid::Uuid> = keys.iter().map(|k| k.id.0).collect();
+    let debits: Vec<&str> = keys.iter().map(|k| k.debit.as_str()).collect();
+    let rows = session.run(async |c| sqlx::query(SELECT_MANY).bind(ids).bind(debits).fetch_all(c).await).await?;
+    let original = |row| {
+        let (key, stored) = from_row(row)?;
+        let StoredTransfer { credit, asset, amount, state, .. } = stored;
+        Ok((key, Original { credit, asset, amount, state, reversed: column(row, "reversed")? }))
+    };
+    rows.iter().map(original).collect()
+}
+
+// By the partial index of pending transfers: there are few, and accounts are seldom closed.
+const WITH_PENDING: &str = "SELECT DISTINCT t.debit FROM transfer t WHERE t.status = 1 AND t.debit = ANY($1::text[])";
+
+/// Which of these accounts have a transfer in flight to another shard.
+pub async fn accounts_with_pending(
+    session: &mut Session,
+    accounts: &[AccountId],
+) -> Result<Vec<AccountId>, StoreError> {
+    let accounts: Vec<&str> = accounts.iter().map(AccountId::as_str).collect();
+    let found: Vec<String> =
+        session.run(async |c| sqlx::query_scalar(WITH_PENDING).bind(accounts).fetch_all(c).await).await?;
+    found.iter().map(|id| AccountId::any(id).map_err(|e| StoreError::Corrupt(e.to_string()))).collect()
 }

@@ -1,7 +1,14 @@
 use uuid::Uuid;
 
 use super::*;
-use crate::Side;
+use crate::{
+    AccountStatus, Hold, HoldStatus, Side,
+    operation::{Decide, PlaceHold, Purpose, Settle, UpdateAccount, Verdict},
+    outcome::{AccountOutcome, AtomicOutcome, HoldOutcome, TransferAnswer, TransferOutcome, TransferState},
+};
+
+mod holds;
+mod reversals;
 
 const T0: i64 = 1_000_000;
 
@@ -9,6 +16,9 @@ const T0: i64 = 1_000_000;
 struct Shard {
     accounts: Accounts,
     stored: Stored,
+    holds: HashMap<HoldKey, Hold>,
+    reversed: HashMap<TransferKey, i64>,
+    now_us: i64,
     next: Position,
     entries: Vec<Entry>,
 }
@@ -29,6 +39,7 @@ fn transfer(n: u128, debit: &str, credit: &str, amount: i64) -> Transfer {
         asset: usd(),
         amount,
         metadata: Metadata::empty(),
+        purpose: Purpose::Payment,
         cross_shard: false,
         defer_insufficient: false,
     }
@@ -45,13 +56,16 @@ fn decide(of: &Transfer) -> Operation {
         credit: of.credit.clone(),
         asset: of.asset,
         amount: of.amount,
-        cancel: false,
+        purpose: of.purpose,
+        presumed: None,
     })
 }
 
 fn cancel(of: &Transfer) -> Operation {
     match decide(of) {
-        Operation::Decide(decide) => Operation::Decide(Decide { cancel: true, ..decide }),
+        Operation::Decide(decide) => {
+            Operation::Decide(Decide { presumed: Some(Refused::whole(Refusal::Cancelled)), ..decide })
+        }
         other => other,
     }
 }
@@ -63,6 +77,8 @@ fn settle(of: &Transfer, verdict: Verdict) -> Operation {
         credit: of.credit.clone(),
         asset: of.asset,
         amount: of.amount,
+        purpose: of.purpose,
+        reserved: true,
         verdict,
     })
 }
@@ -73,6 +89,9 @@ impl Shard {
         let mut shard = Self {
             accounts: Accounts::with_capacity(1000),
             stored: Stored::default(),
+            holds: HashMap::new(),
+            reversed: HashMap::new(),
+            now_us: T0,
             next: Position::first_of(0),
             entries: Vec::new(),
         };
@@ -107,17 +126,53 @@ impl Shard {
         }
         let fence = |_: &AccountId| Ok(());
         let prior = Prior::Loaded(std::mem::take(&mut self.stored));
-        let mut batch = Batch::new(&mut self.accounts, prior, &fence, T0, self.next);
+        let named = self.named(operations, &prior);
+        let mut batch = Batch::new(&mut self.accounts, prior, named, &fence, self.now_us, self.next);
         let outcomes = operations.iter().map(|operation| batch.apply(group, operation)).collect();
         if let Prior::Loaded(stored) = std::mem::replace(&mut batch.prior, Prior::Unknown) {
             self.stored = stored;
         }
         let effects = batch.finish();
         effects.check_balanced().unwrap();
+        self.holds.extend(effects.holds.into_iter().map(|new| (new.key, new.stored)));
+        self.holds.extend(effects.changed_holds);
+        for Reversed { original, before, after } in effects.reversed {
+            assert_eq!(self.reversed.insert(original, after).unwrap_or(0), before);
+        }
         self.next = effects.next_position;
         self.entries.extend(effects.entries);
         self.accounts.committed();
         outcomes
+    }
+
+    /// What the lane loads besides accounts and ids.
+    fn named(&self, operations: &[Operation], prior: &Prior) -> Named {
+        let Prior::Loaded(stored) = prior else { panic!("tests load what is stored") };
+        let mut named = Named::default();
+        for operation in operations {
+            if let Some(key) = operation.hold()
+                && let Some(hold) = self.holds.get(&key)
+            {
+                named.holds.insert(key, hold.clone());
+            }
+            if let Some(key) = operation.original()
+                && let Some(StoredTransfer { credit, asset, amount, state, .. }) = stored.transfers.get(&key).cloned()
+            {
+                let reversed = self.reversed.get(&key).copied().unwrap_or(0);
+                named.originals.insert(key, Original { credit, asset, amount, state, reversed });
+            }
+            if let Some(account) = operation.closes() {
+                let pending = |(key, it): (&TransferKey, &StoredTransfer)| {
+                    (key.debit == *account && it.state == TransferState::Pending).then(|| account.clone())
+                };
+                named.in_flight.extend(stored.transfers.iter().filter_map(pending));
+            }
+        }
+        named
+    }
+
+    fn held(&self, name: &str) -> i64 {
+        self.accounts.get(&id(name)).unwrap().held
     }
 
     fn one(&mut self, operation: Operation) -> Outcome {

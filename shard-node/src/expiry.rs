@@ -1,0 +1,78 @@
+//! Expires holds whose time is over, with no client and no request.
+//!
+//! The poll is the truth: nothing is scheduled in memory, so a node that starts finds what came due while there was none.
+//! What a hold becomes is decided in the lane; here it is only found.
+
+use std::time::Duration;
+
+use ledger::{
+    AccountId, HoldKey, TransferId,
+    operation::Operation,
+    outcome::{HoldOutcome, Outcome},
+};
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+use wire::{Reply, convert::Submitted};
+
+use crate::{
+    lane::LaneHandle,
+    metric_definitions as m,
+    store::{StoreError, read},
+};
+
+/// Five times within the second that the contract allows.
+const POLL: Duration = Duration::from_millis(200);
+
+/// Holds handed to the lane at once. With more than that due, the next follow without a pause.
+const AT_ONCE: i64 = 1000;
+
+/// Until `shutdown`.
+pub async fn run(pool: PgPool, lane: LaneHandle, shutdown: CancellationToken) {
+    while shutdown.run_until_cancelled(tokio::time::sleep(POLL)).await.is_some() {
+        loop {
+            match expire_due(&pool, &lane).await {
+                // A hold that is due and does not go would otherwise be asked about without end.
+                Ok(progress) if progress.found == progress.expired && progress.found == AT_ONCE => {}
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::debug!(%error, "cannot look for holds that are due");
+                    break;
+                }
+            }
+            if shutdown.is_cancelled() {
+                return;
+            }
+        }
+    }
+}
+
+struct Progress {
+    found: i64,
+    expired: i64,
+}
+
+async fn expire_due(pool: &PgPool, lane: &LaneHandle) -> Result<Progress, StoreError> {
+    let due = read::due_holds(pool, telemetry::clock::now_us(), AT_ONCE).await?;
+    if due.is_empty() {
+        return Ok(Progress { found: 0, expired: 0 });
+    }
+    let mut operations = Vec::with_capacity(due.len());
+    for (id, debit) in due {
+        let debit = match AccountId::client(&debit) {
+            Ok(debit) => debit,
+            // One broken row must not keep the others from expiring.
+            Err(error) => {
+                tracing::error!(hold = %id, %error, "the debit account of a hold is no account id");
+                continue;
+            }
+        };
+        let operation = Operation::ExpireHold(HoldKey { id: TransferId(id), debit });
+        operations.push(Submitted { timeout_ms: 0, order_group: 0, operation });
+    }
+    let found = i64::try_from(operations.len()).unwrap_or(i64::MAX);
+    let replies = lane.execute(operations).await;
+    let expired =
+        replies.iter().filter(|reply| matches!(reply, Reply::Outcome(Outcome::Hold(HoldOutcome::Expired)))).count();
+    metrics::counter!(m::HOLDS_EXPIRED).increment(expired as u64);
+    Ok(Progress { found, expired: i64::try_from(expired).unwrap_or(i64::MAX) })
+}

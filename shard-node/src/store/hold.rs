@@ -1,0 +1,134 @@
+//! `hold`: money reserved at its debit account, under (id, debit).
+
+use ledger::{
+    AccountId, AssetCode, Hold, HoldKey, HoldStatus, Metadata, TransferId, batch::NewHold, hold::CaptureInFlight,
+};
+use sqlx::postgres::PgRow;
+use wire::convert_hold::hold_status_from_wire;
+
+use super::{
+    StoreError,
+    row_array::{RowArray, RowType},
+    session::{Session, check_rows, column},
+    slot_column,
+    transfer::debit_after,
+};
+
+/// The new rows.
+pub fn rows(row_type: RowType, holds: &[NewHold]) -> RowArray {
+    let mut rows = RowArray::new(row_type, 17, holds.len(), 240);
+    for NewHold { key, stored, debit_position } in holds {
+        let refused = match stored.status {
+            HoldStatus::Rejected(refused) => Some(refused),
+            HoldStatus::Held | HoldStatus::Captured | HoldStatus::Released | HoldStatus::Expired => None,
+        };
+        rows.row()
+            .uuid(key.id.0)
+            .text(key.debit.as_str())
+            .int4(slot_column(&key.debit))
+            .text(stored.credit.as_str())
+            .text(stored.asset.as_str())
+            .int8(stored.amount)
+            .text(stored.metadata.as_str())
+            .int2(stored.status.code().into())
+            .optional_int2(refused.map(|r| r.refusal.code().into()))
+            .optional_int2(refused.and_then(|r| r.side).map(|s| s.code().into()))
+            .int8(stored.captured)
+            .optional_uuid(stored.in_flight.map(|flying| flying.capture.0))
+            .int8(stored.in_flight.map_or(0, |flying| flying.amount))
+            .optional_int8(stored.expires_at_us)
+            .optional_int8(debit_position.map(|p| p.0))
+            .int8(stored.created_at_us)
+            .optional_int8(stored.ended_at_us);
+    }
+    rows
+}
+
+const INSERT: &str = "INSERT INTO hold SELECT * FROM unnest($1::hold[])";
+
+pub async fn insert(session: &mut Session, holds: &[NewHold]) -> Result<(), StoreError> {
+    let new = rows(session.row_types().hold, holds).finish();
+    session.run(async |c| sqlx::query(INSERT).bind(new).execute(c).await).await.map(|_| ())
+}
+
+// Only a hold that holds ever changes. `status + 0` keeps the planner on the primary key, as in `transfer::settle`.
+const UPDATE: &str = "UPDATE hold AS h \
+     SET status = u.status, captured = u.captured, capture_id = u.capture_id, capture_amount = u.capture_amount, \
+       ended_at_us = u.ended_at_us \
+     FROM unnest($1::uuid[], $2::text[], $3::int2[], $4::int8[], $5::uuid[], $6::int8[], $7::int8[]) \
+       AS u(id, debit, status, captured, capture_id, capture_amount, ended_at_us) \
+     WHERE h.id = u.id AND h.debit = u.debit AND h.status + 0 = 1";
+
+pub async fn update(session: &mut Session, holds: &[(HoldKey, Hold)]) -> Result<(), StoreError> {
+    let ids: Vec<uuid::Uuid> = holds.iter().map(|(key, _)| key.id.0).collect();
+    let debits: Vec<&str> = holds.iter().map(|(key, _)| key.debit.as_str()).collect();
+    let status: Vec<i16> = holds.iter().map(|(_, hold)| hold.status.code().into()).collect();
+    let captured: Vec<i64> = holds.iter().map(|(_, hold)| hold.captured).collect();
+    let capture_ids: Vec<Option<uuid::Uuid>> =
+        holds.iter().map(|(_, hold)| hold.in_flight.map(|flying| flying.capture.0)).collect();
+    let capture_amounts: Vec<i64> =
+        holds.iter().map(|(_, hold)| hold.in_flight.map_or(0, |flying| flying.amount)).collect();
+    let ended: Vec<Option<i64>> = holds.iter().map(|(_, hold)| hold.ended_at_us).collect();
+    let touched = session
+        .run(async |c| {
+            let done = sqlx::query(UPDATE)
+                .bind(ids)
+                .bind(debits)
+                .bind(status)
+                .bind(captured)
+                .bind(capture_ids)
+                .bind(capture_amounts)
+                .bind(ended)
+                .execute(c)
+                .await?;
+            Ok(done.rows_affected())
+        })
+        .await?;
+    check_rows("the update of holds", holds.len() as u64, touched)
+}
+
+const SELECT_MANY: &str = "SELECT h.*, \
+     j.version AS debit_version, j.posted AS debit_posted, j.held AS debit_held, j.overdraft AS debit_overdraft \
+     FROM unnest($1::uuid[], $2::text[]) AS wanted(id, debit) \
+     JOIN hold h ON h.id = wanted.id AND h.debit = wanted.debit \
+     LEFT JOIN journal j ON j.position = h.debit_position";
+
+/// The holds among `keys` that exist.
+pub async fn load(session: &mut Session, keys: &[HoldKey]) -> Result<Vec<(HoldKey, Hold)>, StoreError> {
+    let ids: Vec<uuid::Uuid> = keys.iter().map(|k| k.id.0).collect();
+    let debits: Vec<&str> = keys.iter().map(|k| k.debit.as_str()).collect();
+    let rows = session.run(async |c| sqlx::query(SELECT_MANY).bind(ids).bind(debits).fetch_all(c).await).await?;
+    rows.iter().map(from_row).collect()
+}
+
+pub fn from_row(row: &PgRow) -> Result<(HoldKey, Hold), StoreError> {
+    let id: uuid::Uuid = column(row, "id")?;
+    let corrupt = |what: String| StoreError::Corrupt(format!("hold {id}: {what}"));
+    let account = |text: &str| AccountId::any(text).map_err(|e| corrupt(e.to_string()));
+    let code = |name: &str| -> Result<u32, StoreError> {
+        let value: Option<i16> = column(row, name)?;
+        Ok(value.and_then(|value| u32::try_from(value).ok()).unwrap_or(0))
+    };
+    let status = hold_status_from_wire(code("status")?, code("refusal")?, code("side")?)
+        .map_err(|error| corrupt(error.to_string()))?;
+    let capture: Option<uuid::Uuid> = column(row, "capture_id")?;
+    let in_flight = match capture {
+        Some(id) => Some(CaptureInFlight { capture: TransferId(id), amount: column(row, "capture_amount")? }),
+        None => None,
+    };
+    let key = HoldKey { id: TransferId(id), debit: account(column(row, "debit")?)? };
+    let hold = Hold {
+        credit: account(column(row, "credit")?)?,
+        asset: AssetCode::new(column(row, "asset")?).map_err(|e| corrupt(e.to_string()))?,
+        amount: column(row, "amount")?,
+        metadata: Metadata::from_canonical(column(row, "metadata")?),
+        status,
+        captured: column(row, "captured")?,
+        in_flight,
+        expires_at_us: column(row, "expires_at_us")?,
+        debit_after: debit_after(row)?,
+        created_at_us: column(row, "created_at_us")?,
+        ended_at_us: column(row, "ended_at_us")?,
+    };
+    Ok((key, hold))
+}
