@@ -24,9 +24,12 @@ impl Invariant {
             Self::I1 => "every transfer's entries balance, and each shard's accounts sum to 0 per asset",
             Self::I2 => "what is in transit is a saga under way, id by id",
             Self::I4 => {
-                "at most one debit, one credit and one compensation a transfer, never credit and compensation"
+                "at most one debit, one credit and one compensation a transfer, never credit and compensation, and no more \
+                 reversed than was paid"
             }
-            Self::I8 => "finished sagas leave nothing behind",
+            Self::I8 => {
+                "finished sagas and holds leave nothing behind: what an account holds is what remains of its holds"
+            }
             Self::I9 => "no limited account was ever overdrawn",
             Self::I10 => "account versions have no gaps, and their chain runs unbroken from head to first entry",
             Self::I11 => "every slot has one owner, and every account lives with the owner of its slot",

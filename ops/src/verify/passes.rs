@@ -3,8 +3,9 @@
 //! Every statement is a set operation (aggregate, hash join) over whole tables, so that a million transfers take seconds.
 //! Each returns `(invariant, subject, detail, total)`: at most `$1` rows an invariant, with the number of all of them.
 //!
-//! Codes in the SQL: entry kinds 3 posted, 4 reserved, 5 compensated ([`ledger::journal::EntryKind`]); transfer status
-//! 1 pending, 2 posted, 3 rejected, 4 reversed. Accounts that begin with `@` are the shard's own in-transit accounts.
+//! Codes in the SQL: entry kinds 3 posted, 4 reserved, 5 compensated, 6 held, 7 captured, 8 released, 9 expired
+//! ([`ledger::journal::EntryKind`]); transfer status 1 pending, 2 posted, 3 rejected; hold status 1 held. Accounts that begin
+//! with `@` are the shard's own in-transit accounts.
 
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
@@ -21,10 +22,12 @@ pub struct Pass {
     sql: &'static str,
 }
 
-pub const PASSES: [Pass; 6] = [
+pub const PASSES: [Pass; 8] = [
     Pass { title: "sums", sql: SUMS },
     Pass { title: "in transit", sql: IN_TRANSIT },
     Pass { title: "transfers against journal", sql: LEGS },
+    Pass { title: "holds", sql: HOLDS },
+    Pass { title: "reversals", sql: REVERSALS },
     Pass { title: "floors", sql: FLOORS },
     Pass { title: "chains", sql: CHAINS },
     Pass { title: "accounts against journal", sql: HEADS },
@@ -87,15 +90,16 @@ const LEGS: &str = "
     SELECT invariant, subject, format('debit %s: %s', debit, detail) AS detail
     FROM (
         SELECT id::text AS subject, debit,
-               CASE WHEN debits + reserves > 1 OR credits > 1 OR compensations > 1 OR (credits > 0 AND compensations > 0)
+               CASE WHEN debits + reserves + captures > 1 OR credits > 1 OR compensations > 1 OR (credits > 0 AND compensations > 0)
                     THEN 'I4'
                     WHEN balance <> 0 OR NOT (cross_shard OR decided) THEN 'I1'
-                    WHEN status IN (2, 3, 4) THEN 'I8'
+                    WHEN status IN (2, 3) THEN 'I8'
                     ELSE 'I2' END AS invariant,
-               format('%s debits, %s credits, %s reserves, %s compensations, %s/%s/%s in transit, %s unknown, sum %s; expected '
-                      '%s debits, %s credits, %s reserves, %s compensations (transfer %s, register %s)',
-                      debits, credits, reserves, compensations, transit_in, transit_out, transit_back, unknown, balance,
-                      local_due, local_due + credit_due, reserve_due, compensation_due,
+               format('%s debits, %s credits, %s reserves, %s captures, %s compensations, %s/%s/%s in transit, %s unknown, sum %s; '
+                      'expected %s debits, %s credits, %s reserves, %s captures, %s compensations (transfer %s, register %s)',
+                      debits, credits, reserves, captures, compensations, transit_in, transit_out, transit_back, unknown,
+                      balance, local_due * payment, local_due + credit_due, reserve_due * payment, capture_due,
+                      compensation_due,
                       coalesce('of status ' || status, 'absent'),
                       CASE WHEN NOT decided THEN 'absent' WHEN credit_due = 1 THEN 'credited' ELSE 'refused' END) AS detail
         FROM (
@@ -104,9 +108,11 @@ const LEGS: &str = "
                    coalesce(l.balance, 0) AS balance,
                    coalesce(l.debits, 0) AS debits, coalesce(l.credits, 0) AS credits,
                    coalesce(l.reserves, 0) AS reserves, coalesce(l.compensations, 0) AS compensations,
+                   coalesce(l.captures, 0) AS captures, (t.hold IS NULL)::int AS payment,
+                   (t.hold IS NOT NULL AND t.debit_position IS NOT NULL)::int AS capture_due,
                    coalesce(l.transit_in, 0) AS transit_in, coalesce(l.transit_out, 0) AS transit_out,
                    coalesce(l.transit_back, 0) AS transit_back, coalesce(l.unknown, 0) AS unknown,
-                   coalesce(NOT t.cross_shard AND t.status IN (2, 4), FALSE)::int AS local_due,
+                   coalesce(NOT t.cross_shard AND t.status = 2, FALSE)::int AS local_due,
                    coalesce(t.cross_shard AND t.debit_position IS NOT NULL, FALSE)::int AS reserve_due,
                    coalesce(t.cross_shard AND t.debit_position IS NOT NULL AND t.status = 3, FALSE)::int
                        AS compensation_due,
@@ -120,28 +126,66 @@ const LEGS: &str = "
                        count(*) FILTER (WHERE kind = 3 AND amount > 0 AND NOT transit) AS credits,
                        max(account) FILTER (WHERE kind = 3 AND amount > 0 AND NOT transit) AS payee,
                        count(*) FILTER (WHERE kind = 4 AND amount < 0 AND NOT transit) AS reserves,
+                       count(*) FILTER (WHERE kind = 7 AND amount < 0 AND NOT transit) AS captures,
                        count(*) FILTER (WHERE kind = 5 AND amount > 0 AND NOT transit) AS compensations,
                        count(*) FILTER (WHERE kind = 4 AND amount > 0 AND transit) AS transit_in,
                        count(*) FILTER (WHERE kind = 3 AND amount < 0 AND transit) AS transit_out,
                        count(*) FILTER (WHERE kind = 5 AND amount < 0 AND transit) AS transit_back,
-                       count(*) FILTER (WHERE kind NOT IN (3, 4, 5) OR amount = 0
+                       count(*) FILTER (WHERE kind NOT IN (3, 4, 5, 7) OR amount = 0
                                            OR (amount > 0) <> CASE WHEN transit THEN kind = 4
                                                                    ELSE kind = 5 OR (kind = 3 AND amount > 0) END)
                            AS unknown
                 FROM (SELECT transfer_id, account, counterparty, kind, amount, account LIKE '@%' AS transit
-                      FROM journal WHERE transfer_id IS NOT NULL) entry
+                      FROM journal WHERE transfer_id IS NOT NULL AND kind NOT IN (6, 8, 9)) entry
                 GROUP BY 1, 2
             ) l
             FULL JOIN transfer t ON t.id = l.transfer_id AND t.debit = l.debit
             FULL JOIN register r ON r.transfer_id = coalesce(t.id, l.transfer_id) AND r.debit = coalesce(t.debit, l.debit)
         ) joined
         WHERE balance <> 0 OR unknown > 0
-           OR debits <> local_due OR credits <> local_due + credit_due
-           OR reserves <> reserve_due OR transit_in <> reserve_due
+           OR debits <> local_due * payment OR credits <> local_due + credit_due
+           OR captures <> capture_due OR reserves <> reserve_due * payment OR transit_in <> reserve_due
            OR compensations <> compensation_due OR transit_back <> compensation_due
            OR transit_out <> credit_due
            OR least <> amount OR most <> amount OR payee <> credit
     ) judged";
+
+/// What an account holds is what remains of its holds. A capture in flight belongs to its hold and to a pending transfer.
+const HOLDS: &str = "
+    SELECT 'I8' AS invariant, coalesce(account, debit)::text AS subject,
+           format('the account holds %s minor units, its holds %s', coalesce(held, 0), coalesce(due, 0)) AS detail
+    FROM (SELECT id AS account, held FROM account WHERE held <> 0) found
+    FULL JOIN (SELECT debit, sum(amount - captured - capture_amount) AS due FROM hold WHERE status = 1 GROUP BY debit
+               HAVING sum(amount - captured - capture_amount) <> 0) expected ON account = debit
+    WHERE coalesce(held, 0) <> coalesce(due, 0)
+    UNION ALL
+    SELECT 'I8', h.id::text, format('debit %s: %s captured, its captures come to %s', h.debit, h.captured, coalesce(c.sum, 0))
+    FROM hold h
+    LEFT JOIN (SELECT hold, debit, sum(amount) AS sum FROM transfer WHERE hold IS NOT NULL AND status = 2
+               GROUP BY hold, debit) c ON c.hold = h.id AND c.debit = h.debit
+    WHERE h.captured <> coalesce(c.sum, 0)
+    UNION ALL
+    SELECT 'I8', h.id::text, format('debit %s: capture %s of %s is said to be in flight, and is not', h.debit, h.capture_id, h.capture_amount)
+    FROM hold h
+    LEFT JOIN transfer t ON t.id = h.capture_id AND t.debit = h.debit AND t.hold = h.id AND t.status = 1
+      AND t.refusal IS NULL AND t.amount = h.capture_amount
+    WHERE h.capture_id IS NOT NULL AND t.id IS NULL";
+
+/// How much of a transfer is reversed is what its reversals come to, and each of them was paid back.
+const REVERSALS: &str = "
+    SELECT 'I4' AS invariant, t.id::text AS subject,
+           format('debit %s: %s of %s reversed, its reversals come to %s', t.debit, t.reversed, t.amount, coalesce(r.sum, 0)) AS detail
+    FROM transfer t
+    FULL JOIN (SELECT original, debit, sum(amount) AS sum FROM reversal GROUP BY original, debit) r
+      ON r.original = t.id AND r.debit = t.debit
+    WHERE coalesce(t.reversed, 0) <> coalesce(r.sum, 0)
+    UNION ALL
+    SELECT 'I4', r.reversal::text, format('reverses %s of %s by %s, and was never paid back', r.original, r.debit, r.amount)
+    FROM reversal r
+    JOIN transfer o ON o.id = r.original AND o.debit = r.debit
+    LEFT JOIN transfer l ON l.id = r.reversal AND l.debit = o.credit AND l.status = 2 AND l.amount = r.amount
+    LEFT JOIN register g ON g.transfer_id = r.reversal AND g.debit = o.credit AND g.credited AND g.amount = r.amount
+    WHERE l.id IS NULL AND g.transfer_id IS NULL";
 
 /// The floor is checked without adding the balances up: they may come from a damaged row and overflow.
 const FLOORS: &str = "
@@ -154,15 +198,22 @@ const FLOORS: &str = "
 const CHAINS: &str = "
     SELECT CASE WHEN coalesce(linked, FALSE) THEN 'I13' ELSE 'I10' END AS invariant, account::text AS subject,
            CASE WHEN coalesce(linked, FALSE)
-                THEN format('version %s: posted %s is not %s plus %s', version, posted, before, amount)
+                THEN format('version %s of kind %s: posted %s, held %s; before it %s, %s; amount %s', version, kind, posted, held,
+                            before, held_before, amount)
                 ELSE format('version %s at position %s: the entry before it, at %s, is %s', version, position, previous,
                             coalesce(format('version %s of %s', before_version, before_account), 'missing')) END AS detail
     FROM (
-        SELECT j.account, j.version, j.position, j.previous, j.posted, j.amount,
-               p.account AS before_account, p.version AS before_version, coalesce(p.posted, 0) AS before,
+        SELECT j.account, j.version, j.position, j.previous, j.kind, j.posted, j.held, j.amount,
+               coalesce(p.held, 0) AS held_before, p.account AS before_account, p.version AS before_version, coalesce(p.posted, 0) AS before,
                CASE WHEN j.version = 1 THEN j.previous = 0
                     ELSE p.account = j.account AND p.version = j.version - 1 END AS linked,
-               j.posted::numeric - j.amount = coalesce(p.posted, 0) AS folds
+               j.posted::numeric - j.amount = coalesce(p.posted, 0)
+                   AND CASE j.kind WHEN 6 THEN j.held > coalesce(p.held, 0)
+                                   WHEN 7 THEN j.held = coalesce(p.held, 0)::numeric + j.amount
+                                   WHEN 5 THEN j.held - coalesce(p.held, 0)::numeric IN (0, j.amount)
+                                   WHEN 8 THEN j.held < coalesce(p.held, 0)
+                                   WHEN 9 THEN j.held < coalesce(p.held, 0)
+                                   ELSE j.held = coalesce(p.held, 0) END AS folds
         FROM journal j LEFT JOIN journal p ON p.position = j.previous
     ) linked
     WHERE NOT coalesce(linked, FALSE) OR NOT folds

@@ -47,7 +47,6 @@ pub async fn load_reserves(
         let state = match row.try_get::<i16, _>("status")? {
             1 => ReserveState::Pending,
             3 => ReserveState::Rejected,
-            // Reversed transfers were posted.
             _ => ReserveState::Posted,
         };
         comparison.reserve(shard, Reserve { key, content: row.try_get("content")?, state });

@@ -2,8 +2,8 @@
 
 use anyhow::Context;
 use ledger::{
-    AccountId, AssetCode, Limit, Metadata, TransferId,
-    operation::{CreateAccount, Decide, Operation, Settle, Transfer, Verdict},
+    AccountId, AssetCode, Limit, Metadata, Refusal, Refused, TransferId,
+    operation::{CreateAccount, Decide, Operation, Purpose, Settle, Transfer, Verdict},
 };
 use uuid::Uuid;
 
@@ -37,6 +37,7 @@ pub fn transfer(order: &Order, cross_shard: bool) -> anyhow::Result<Operation> {
         asset: asset()?,
         amount: order.amount,
         metadata: Metadata::empty(),
+        purpose: Purpose::Payment,
         cross_shard,
         defer_insufficient: false,
     }))
@@ -46,13 +47,30 @@ pub fn transfer(order: &Order, cross_shard: bool) -> anyhow::Result<Operation> {
 pub fn decide(order: &Order, cancel: bool) -> anyhow::Result<Operation> {
     let (debit, credit) = (account(&order.debit)?, account(&order.credit)?);
     let id = TransferId(order.id);
-    Ok(Operation::Decide(Decide { id, debit, credit, asset: asset()?, amount: order.amount, cancel }))
+    Ok(Operation::Decide(Decide {
+        id,
+        debit,
+        credit,
+        asset: asset()?,
+        amount: order.amount,
+        purpose: Purpose::Payment,
+        presumed: cancel.then(|| Refused::whole(Refusal::Cancelled)),
+    }))
 }
 
 pub fn settle(order: &Order, verdict: Verdict) -> anyhow::Result<Operation> {
     let (debit, credit) = (account(&order.debit)?, account(&order.credit)?);
     let id = TransferId(order.id);
-    Ok(Operation::Settle(Settle { id, debit, credit, asset: asset()?, amount: order.amount, verdict }))
+    Ok(Operation::Settle(Settle {
+        id,
+        debit,
+        credit,
+        asset: asset()?,
+        amount: order.amount,
+        purpose: Purpose::Payment,
+        reserved: true,
+        verdict,
+    }))
 }
 
 /// An order under a new id.
