@@ -15,6 +15,7 @@ mod model;
 mod openapi;
 mod rules;
 mod rulings;
+mod scripts;
 mod stage;
 mod transfers;
 
@@ -40,6 +41,7 @@ async fn the_api_keeps_its_contract() -> anyhow::Result<()> {
     let together: Vec<(&str, BoxFuture<'_, anyhow::Result<()>>)> = vec![
         ("rulings", Box::pin(rulings::are_the_same_wherever_accounts_live(&stage))),
         ("rulings on in-transit", Box::pin(rulings::hold_for_in_transit_too(&stage))),
+        ("holds and reversals", Box::pin(scripts::play_the_same_wherever_accounts_live(&stage))),
         ("accounts opened", Box::pin(accounts::are_opened_once(&stage))),
         ("accounts changed", Box::pin(accounts::change_within_their_limits(&stage))),
         ("limits changed", Box::pin(accounts::limits_hold_after_they_changed(&stage))),
