@@ -1,5 +1,6 @@
 //! Reads: asked of the shard that owns the account, and asked again elsewhere when it turns out not to.
 
+mod holds;
 mod transfers;
 
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use wire::{
     list_entries_response,
 };
 
-pub use self::transfers::find as find_transfer;
+pub use self::{holds::find as find_hold, transfers::find as find_transfer};
 use crate::{
     service::{CallError, Core, Deadline, Located, Reroutes},
     shard::{NodeClient, Shard},

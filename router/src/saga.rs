@@ -3,6 +3,7 @@
 //! any router can finish any saga, and two of them doing so at once do no harm.
 
 mod coordinator;
+mod ending;
 mod listing;
 mod metrics;
 mod recovery;
@@ -16,6 +17,7 @@ use ledger::{
 
 pub use self::{
     coordinator::{Patience, finish},
+    ending::find_ended,
     listing::list,
     metrics::describe as describe_metrics,
     recovery::{retry, run as run_recovery},

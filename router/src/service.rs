@@ -8,10 +8,13 @@
 //! half-way. (Should it happen all the same, the shards and recovery put it right.)
 
 mod accounts;
+mod at_owner;
 mod config;
 mod core;
+mod dry_run;
 #[cfg(test)]
 pub mod fake_cluster;
+mod holds;
 mod map_offers;
 mod metrics;
 mod pace;
@@ -21,8 +24,8 @@ mod status;
 use std::sync::Arc;
 
 use ledger::{
-    AccountId, TransferId,
-    operation::{CreateAccount, UpdateAccount},
+    AccountId, HoldKey, TransferId,
+    operation::{CreateAccount, PlaceHold, UpdateAccount},
 };
 use telemetry::tasks::Tasks;
 
@@ -31,8 +34,8 @@ pub use self::{
     core::{Core, Reroutes},
     pace::Pace,
     reply::{
-        AccountReply, AtomicReply, CallError, FoundTransfer, FoundTransfers, Located, NewTransfer, SagaFilter,
-        SagaView, ShardStatus, TransferReply,
+        AccountReply, AtomicReply, CallError, FoundHold, FoundHolds, FoundTransfer, FoundTransfers, HoldReply,
+        Located, NewTransfer, ReleaseReply, SagaFilter, SagaView, ShardStatus, TransferReply,
     },
 };
 use crate::{reads, routing::Routing, saga, transfers};
@@ -130,6 +133,15 @@ impl Router {
         transfers::run_atomic(&self.core, transfers, deadline).await
     }
 
+    /// What the transfer would be answered now: posted, refused, or as a replay is. Nothing is stored.
+    pub async fn dry_run_transfer(
+        &self,
+        transfer: &NewTransfer,
+        deadline: Deadline,
+    ) -> Result<TransferReply, CallError> {
+        dry_run::transfer(&self.core, transfer, deadline).await
+    }
+
     /// Every transfer under one id, at the debit account's shard or, without one, at any.
     pub async fn find_transfer(
         &self,
@@ -138,6 +150,41 @@ impl Router {
         deadline: Deadline,
     ) -> Result<FoundTransfers, CallError> {
         reads::find_transfer(&self.core, id, debit, deadline).await
+    }
+
+    /// The same, once what is found has ended: a saga under way is driven, and waited for until the deadline.
+    pub async fn find_ended_transfer(
+        &self,
+        id: TransferId,
+        debit: Option<&AccountId>,
+        deadline: Deadline,
+    ) -> Result<FoundTransfers, CallError> {
+        saga::find_ended(&self.core, id, debit, deadline).await
+    }
+
+    // === holds ===
+
+    pub async fn place_hold(&self, place: PlaceHold, deadline: Deadline) -> Result<HoldReply, CallError> {
+        holds::place(&self.core, place, deadline).await
+    }
+
+    pub async fn release_hold(&self, key: HoldKey, deadline: Deadline) -> Result<ReleaseReply, CallError> {
+        holds::release(&self.core, key, deadline).await
+    }
+
+    /// What placing the hold would be answered now. Nothing is stored.
+    pub async fn dry_run_hold(&self, place: &PlaceHold, deadline: Deadline) -> Result<HoldReply, CallError> {
+        dry_run::hold(&self.core, place, deadline).await
+    }
+
+    /// Every hold under one id, at the debit account's shard or, without one, at any.
+    pub async fn find_hold(
+        &self,
+        id: TransferId,
+        debit: Option<&AccountId>,
+        deadline: Deadline,
+    ) -> Result<FoundHolds, CallError> {
+        reads::find_hold(&self.core, id, debit, deadline).await
     }
 
     // === operators ===

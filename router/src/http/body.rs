@@ -95,6 +95,21 @@ impl BodyLimits {
         self.read(body, self.max_bytes.min(MAX_SINGLE_BYTES), deadline).await
     }
 
+    /// Reads the body of a request that can do without one: then it is the empty object, and of no media type.
+    pub async fn read_optional(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+        deadline: RequestDeadline,
+    ) -> Result<Payload, Problem> {
+        let payload = self.read_single(body, deadline).await?;
+        if payload.bytes.is_empty() {
+            return Ok(Payload { bytes: Bytes::from_static(b"{}"), _permit: None });
+        }
+        require_json(headers)?;
+        Ok(payload)
+    }
+
     /// Reads the body of a batch.
     pub async fn read_batch(&self, body: Body, deadline: RequestDeadline) -> Result<Payload, Problem> {
         self.read(body, self.max_bytes, deadline).await
@@ -207,6 +222,15 @@ mod tests {
         let limits = BodyLimits::new(1000, 1500, Duration::from_millis(10));
         let stalled = futures_util::stream::pending::<Result<Bytes, std::convert::Infallible>>();
         assert_eq!(code(&limits, Body::from_stream(stalled)).await, Code::RequestTimeout);
+    }
+
+    #[tokio::test]
+    async fn a_body_can_be_left_out_where_nothing_need_be_said() {
+        let limits = BodyLimits::new(1000, 1500, Duration::from_secs(1));
+        let payload = limits.read_optional(&HeaderMap::new(), Body::empty(), soon()).await.unwrap();
+        assert_eq!(payload.text().unwrap(), "{}");
+        let untyped = limits.read_optional(&HeaderMap::new(), Body::from("{}"), soon()).await;
+        assert_eq!(untyped.unwrap_err().code(), Code::UnsupportedMediaType);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderValue, header};
 use utoipa::OpenApi;
 
-use super::{accounts, problem::Problem, transfers};
+use super::{accounts, holds, problem::Problem, transfers};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -27,6 +27,11 @@ use super::{accounts, problem::Problem, transfers};
         transfers::order,
         transfers::order_batch,
         transfers::show,
+        transfers::reverse,
+        holds::place,
+        holds::show,
+        holds::capture,
+        holds::release,
     )
 )]
 pub struct ApiDescription;

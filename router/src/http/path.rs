@@ -12,8 +12,8 @@ use super::{
 /// The account a path names.
 pub struct AccountPath(pub AccountId);
 
-/// The transfer a path names.
-pub struct TransferPath(pub TransferId);
+/// The transfer or hold a path names.
+pub struct IdPath(pub TransferId);
 
 impl<S: Send + Sync> FromRequestParts<S> for AccountPath {
     type Rejection = Problem;
@@ -23,7 +23,7 @@ impl<S: Send + Sync> FromRequestParts<S> for AccountPath {
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for TransferPath {
+impl<S: Send + Sync> FromRequestParts<S> for IdPath {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {

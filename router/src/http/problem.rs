@@ -8,11 +8,13 @@ mod code;
 use std::borrow::Cow;
 
 use axum::response::{IntoResponse, Response};
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderValue, header};
 use ledger::{Refused, Side};
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
+
+use super::idempotency;
 
 pub use code::{Code, Definition, Executed, refusal_detail};
 
@@ -29,6 +31,7 @@ struct Inner {
     detail: Cow<'static, str>,
     errors: Vec<FieldError>,
     transfer_id: Option<Uuid>,
+    hold_id: Option<Uuid>,
     side: Option<Side>,
     field: Option<String>,
     shard: Option<String>,
@@ -66,6 +69,7 @@ impl Problem {
             detail: detail.into(),
             errors: Vec::new(),
             transfer_id: None,
+            hold_id: None,
             side: None,
             field: None,
             shard: None,
@@ -112,6 +116,11 @@ impl Problem {
 
     pub fn with_transfer(mut self, id: Uuid) -> Self {
         self.0.transfer_id = Some(id);
+        self
+    }
+
+    pub fn with_hold(mut self, id: Uuid) -> Self {
+        self.0.hold_id = Some(id);
         self
     }
 
@@ -170,6 +179,7 @@ impl Problem {
             request_id,
             errors: &self.0.errors,
             transfer_id: self.0.transfer_id,
+            hold_id: self.0.hold_id,
             side: self.0.side.map(Side::as_str),
             field: self.0.field.as_deref(),
             shard: self.0.shard.as_deref(),
@@ -192,7 +202,7 @@ impl IntoResponse for Problem {
             headers.insert(header::RETRY_AFTER, self.0.retry_after_s.into());
         }
         if self.0.replayed {
-            headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+            idempotency::mark_replayed(headers);
         }
         if self.0.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -201,9 +211,6 @@ impl IntoResponse for Problem {
         response
     }
 }
-
-/// On answers that are the stored result of an earlier request.
-pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// `application/problem+json` (RFC 9457).
 #[derive(Serialize, ToSchema)]
@@ -228,6 +235,8 @@ pub struct ProblemBody<'a> {
     errors: &'a [FieldError],
     #[serde(skip_serializing_if = "Option::is_none")]
     transfer_id: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hold_id: Option<Uuid>,
     /// Which account a refusal is about: `debit` or `credit`.
     #[serde(skip_serializing_if = "Option::is_none")]
     side: Option<&'static str>,

@@ -4,6 +4,7 @@ use std::future::Future;
 
 use axum::extract::{FromRequestParts, Query};
 use http::request::Parts;
+use ledger::AccountId;
 
 use super::problem::{Code, FieldError, Place, Problem};
 
@@ -13,6 +14,14 @@ pub struct Parameters {
     left: Vec<(String, String)>,
     errors: Vec<FieldError>,
 }
+
+/// For routes that know `debit` alone: the debit account of what the path names.
+#[derive(Debug, Clone)]
+pub struct DebitParameter(pub Option<AccountId>);
+
+/// For routes that know `dry_run` alone.
+#[derive(Debug, Clone, Copy)]
+pub struct DryRunParameter(pub bool);
 
 /// For routes that know no parameter.
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +84,38 @@ impl<S: Send + Sync> FromRequestParts<S> for NoParameters {
             return Ok(Self);
         }
         Parameters::from_request_parts(parts, state).await?.finish().map(|()| Self)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for DebitParameter {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let mut parameters = Parameters::from_request_parts(parts, state).await?;
+        let debit = match parameters.take("debit").map(|text| AccountId::client(&text)) {
+            None => None,
+            Some(Ok(debit)) => Some(debit),
+            Some(Err(reason)) => {
+                parameters.refuse(Code::InvalidId, "debit", &reason.to_string());
+                None
+            }
+        };
+        parameters.finish()?;
+        Ok(Self(debit))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for DryRunParameter {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        if parts.uri.query().is_none() {
+            return Ok(Self(false));
+        }
+        let mut parameters = Parameters::from_request_parts(parts, state).await?;
+        let dry_run = parameters.take_as("dry_run", "true or false", |text| text.parse().ok());
+        parameters.finish()?;
+        Ok(Self(dry_run.unwrap_or(false)))
     }
 }
 

@@ -11,7 +11,7 @@ use axum::{
 };
 use futures_util::FutureExt;
 
-use super::{Edge, accounts, admission::Admission, context, metrics, openapi, problem::Problem, transfers};
+use super::{Edge, accounts, admission::Admission, context, holds, metrics, openapi, problem::Problem, transfers};
 
 /// The routes; [`openapi`] describes the same ones, which a test holds them to.
 fn routes() -> Router<Edge> {
@@ -24,6 +24,11 @@ fn routes() -> Router<Edge> {
         .route("/v1/transfers", post(transfers::order))
         .route("/v1/transfers:batch", post(transfers::order_batch))
         .route("/v1/transfers/{id}", get(transfers::show))
+        .route("/v1/transfers/{id}/reverse", post(transfers::reverse))
+        .route("/v1/holds", post(holds::place))
+        .route("/v1/holds/{id}", get(holds::show))
+        .route("/v1/holds/{id}/capture", post(holds::capture))
+        .route("/v1/holds/{id}/release", post(holds::release))
         .route("/openapi.json", get(openapi::serve))
 }
 

@@ -3,6 +3,7 @@
 pub mod account;
 pub mod batch;
 pub mod entry;
+pub mod hold;
 pub mod transfer;
 
 use std::collections::BTreeMap;

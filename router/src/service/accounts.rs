@@ -9,8 +9,11 @@ use ledger::{
     outcome::{AccountOutcome, NotOwner, Outcome},
 };
 
-use super::{AccountReply, CallError, Core, Deadline, Located, Reroutes};
-use crate::shard::{Answer, Answers, ByShard, Shard, Urgency};
+use super::{
+    AccountReply, CallError, Core, Deadline, Located, Reroutes,
+    at_owner::{self, Executed},
+};
+use crate::shard::{Answer, Answers, ByShard, Urgency};
 
 type Reply = Result<AccountReply, CallError>;
 
@@ -38,7 +41,7 @@ pub async fn create(core: &Core, accounts: Vec<CreateAccount>, deadline: Deadlin
         for (shard, indices, answers, resent) in join_all(calls).await {
             let mut refusals = Vec::new();
             for (index, answer) in indices.into_iter().zip(answers) {
-                match read(&shard, answer) {
+                match read(shard.id(), answer) {
                     Ok(reply) => replies[index] = Some(reply),
                     Err(_) if resent => {
                         replies[index] = Some(Err(CallError::OutcomeUnknown { shard: Arc::clone(shard.id()) }));
@@ -63,46 +66,39 @@ pub async fn create(core: &Core, accounts: Vec<CreateAccount>, deadline: Deadlin
     replies.into_iter().map(|reply| reply.unwrap_or(Err(CallError::ShuttingDown))).collect()
 }
 
+/// Updates are sent once at most: an account keeps no id that would tell a repetition.
 pub async fn update(core: &Core, update: UpdateAccount, deadline: Deadline) -> Reply {
-    let mut reroutes = Reroutes::new(deadline);
-    loop {
-        let view = core.view();
-        let shard = view.shard(view.route(&update.id));
-        let operations = vec![Operation::UpdateAccount(update.clone())];
-        // Updates are sent once at most.
-        let Answers { mut answers, .. } = shard.execute(Urgency::New, operations, false, deadline).await;
-        let answer =
-            answers.pop().unwrap_or_else(|| Err(CallError::OutcomeUnknown { shard: Arc::clone(shard.id()) }));
-        let resolved = match read(shard, answer) {
+    let executed =
+        at_owner::execute(core, &update.id, deadline, |_| Operation::UpdateAccount(update.clone())).await?;
+    match executed.outcome {
+        Outcome::Account(outcome) => Ok(match reply(&executed.shard, outcome) {
             // Made and changed look alike on the wire.
-            Ok(Ok(AccountReply::Created(account))) => return Ok(AccountReply::Updated(account)),
-            Ok(reply) => return reply,
-            Err(put_off) => core.learn(shard.id(), put_off.as_slice()),
-        };
-        if !core.again(&mut reroutes, resolved).await {
-            return Err(CallError::Unavailable { shard: Arc::clone(shard.id()) });
-        }
+            AccountReply::Created(account) => AccountReply::Updated(account),
+            reply => reply,
+        }),
+        _ => executed.nonsense(),
     }
 }
 
 /// `Err`: not executed and to be tried again, elsewhere where the shard does not own the slot.
-fn read(shard: &Shard, answer: Answer) -> Result<Reply, Option<NotOwner>> {
-    let located = |account: Account| Located { shard: Arc::clone(shard.id()), value: wire::Account::from(&account) };
+fn read(shard: &Arc<str>, answer: Answer) -> Result<Reply, Option<NotOwner>> {
     Ok(match answer {
-        Ok(Outcome::Account(outcome)) => Ok(match outcome {
-            AccountOutcome::Created(account) => AccountReply::Created(located(account)),
-            AccountOutcome::Replayed(account) => AccountReply::Replayed(located(account)),
-            AccountOutcome::Updated(account) => AccountReply::Updated(located(account)),
-            AccountOutcome::Conflict { field } => AccountReply::Conflict { field },
-            AccountOutcome::NotFound => AccountReply::NotFound,
-            AccountOutcome::Refused { refused, .. } => AccountReply::Refused { refused },
-        }),
+        Ok(Outcome::Account(outcome)) => Ok(reply(shard, outcome)),
         Ok(Outcome::NotOwner(not_owner)) => return Err(Some(not_owner)),
         Ok(Outcome::Deferred) => return Err(None),
-        Ok(other) => {
-            let detail = format!("an answer to another question: {other:?}");
-            Err(CallError::Internal { shard: Arc::clone(shard.id()), detail })
-        }
+        Ok(outcome) => Executed { shard: Arc::clone(shard), outcome, resent: false }.nonsense(),
         Err(error) => Err(error),
     })
+}
+
+fn reply(shard: &Arc<str>, outcome: AccountOutcome) -> AccountReply {
+    let located = |account: Account| Located { shard: Arc::clone(shard), value: wire::Account::from(&account) };
+    match outcome {
+        AccountOutcome::Created(account) => AccountReply::Created(located(account)),
+        AccountOutcome::Replayed(account) => AccountReply::Replayed(located(account)),
+        AccountOutcome::Updated(account) => AccountReply::Updated(located(account)),
+        AccountOutcome::Conflict { field } => AccountReply::Conflict { field },
+        AccountOutcome::NotFound => AccountReply::NotFound,
+        AccountOutcome::Refused { refused, .. } => AccountReply::Refused { refused },
+    }
 }

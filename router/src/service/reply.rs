@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use ledger::{
-    AccountId, AssetCode, Metadata, Refused, TransferId,
-    operation::Purpose,
-    outcome::{TransferAnswer, TransferOutcome},
+    AccountId, AssetCode, Hold, HoldKey, Metadata, Refused, TransferId,
+    operation::{Purpose, Transfer},
+    outcome::{HoldAnswer, TransferAnswer, TransferOutcome},
 };
 
 /// A transfer as a client orders it, parsed and checked by the edge.
@@ -19,6 +19,23 @@ pub struct NewTransfer {
     pub amount: i64,
     pub metadata: Metadata,
     pub purpose: Purpose,
+}
+
+impl NewTransfer {
+    /// As the debit account's shard is asked to execute or, with `cross_shard`, to reserve it.
+    pub fn as_transfer(&self, cross_shard: bool, defer_insufficient: bool) -> Transfer {
+        Transfer {
+            id: self.id,
+            debit: self.debit.clone(),
+            credit: self.credit.clone(),
+            asset: self.asset,
+            amount: self.amount,
+            metadata: self.metadata.clone(),
+            purpose: self.purpose,
+            cross_shard,
+            defer_insufficient,
+        }
+    }
 }
 
 /// A value and the shard that gave it.
@@ -71,6 +88,31 @@ pub enum AtomicReply {
     CrossShard,
 }
 
+/// The answer to placing a hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HoldReply {
+    /// It holds or was refused: the first answer to this id, for good.
+    Placed(HoldAnswer),
+    /// The id is taken by a hold with another value of this field.
+    Mismatch { field: &'static str },
+    /// The debit account does not exist. Nothing is stored, the id stays free.
+    DebitNotFound,
+}
+
+/// The answer to releasing a hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReleaseReply {
+    /// It is released, by this request or (`replayed`) by one before.
+    Released {
+        key: HoldKey,
+        hold: Box<Hold>,
+        replayed: bool,
+    },
+    NotFound,
+    /// It has ended otherwise.
+    Refused(Refused),
+}
+
 /// The answer to opening or changing an account.
 #[derive(Debug, Clone)]
 pub enum AccountReply {
@@ -102,6 +144,21 @@ pub struct FoundTransfer {
     pub record: wire::TransferRecord,
     pub shard: Arc<str>,
     pub register: Option<(wire::RegisterRecord, Arc<str>)>,
+}
+
+/// Every hold found under one id: one per debit account.
+#[derive(Debug, Clone, Default)]
+pub struct FoundHolds {
+    pub found: Vec<FoundHold>,
+    /// Shards that did not answer; what they hold is unknown.
+    pub unreachable: Vec<Arc<str>>,
+}
+
+/// A stored hold under its key.
+#[derive(Debug, Clone)]
+pub struct FoundHold {
+    pub key: HoldKey,
+    pub hold: Hold,
 }
 
 /// Which sagas to list.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ledger::{
-    operation::{Operation, Transfer},
+    operation::Operation,
     outcome::{AtomicOutcome, Outcome},
 };
 
@@ -14,7 +14,8 @@ use crate::{
 
 /// Runs the group if all its accounts live on one shard.
 pub async fn run(core: &Core, transfers: Vec<NewTransfer>, deadline: Deadline) -> Result<AtomicReply, CallError> {
-    let operation = Operation::AtomicTransfers(transfers.iter().map(local).collect());
+    let operation =
+        Operation::AtomicTransfers(transfers.iter().map(|transfer| transfer.as_transfer(false, false)).collect());
     let mut reroutes = Reroutes::new(deadline);
     loop {
         let view = core.view();
@@ -47,20 +48,6 @@ fn common_shard<'a>(view: &'a View, transfers: &[NewTransfer]) -> Option<&'a Arc
     let mut accounts = transfers.iter().flat_map(|transfer| [&transfer.debit, &transfer.credit]);
     let first = view.route(accounts.next()?);
     accounts.all(|account| view.route(account) == first).then(|| view.shard(first))
-}
-
-fn local(transfer: &NewTransfer) -> Transfer {
-    Transfer {
-        id: transfer.id,
-        debit: transfer.debit.clone(),
-        credit: transfer.credit.clone(),
-        asset: transfer.asset,
-        amount: transfer.amount,
-        metadata: transfer.metadata.clone(),
-        purpose: transfer.purpose,
-        cross_shard: false,
-        defer_insufficient: false,
-    }
 }
 
 fn reply(outcome: AtomicOutcome) -> AtomicReply {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ledger::{
-    operation::{Operation, Transfer},
+    operation::Operation,
     outcome::{Outcome, TransferAnswer, TransferOutcome, TransferState},
 };
 
@@ -95,18 +95,7 @@ impl Item {
     }
 
     pub fn operation(&self, cross_shard: bool, defer_insufficient: bool) -> Operation {
-        let transfer = &self.transfer;
-        Operation::Transfer(Transfer {
-            id: transfer.id,
-            debit: transfer.debit.clone(),
-            credit: transfer.credit.clone(),
-            asset: transfer.asset,
-            amount: transfer.amount,
-            metadata: transfer.metadata.clone(),
-            purpose: transfer.purpose,
-            cross_shard,
-            defer_insufficient,
-        })
+        Operation::Transfer(self.transfer.as_transfer(cross_shard, defer_insufficient))
     }
 
     /// Takes the answer to the execution or reserve.

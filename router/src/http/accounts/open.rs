@@ -12,9 +12,9 @@ use crate::{
         Edge,
         body::require_json,
         context::RequestDeadline,
-        metrics, parse,
+        idempotency, metrics, parse,
         path::escaped,
-        problem::{Code, IDEMPOTENT_REPLAYED, Problem, ProblemBody},
+        problem::{Code, Problem, ProblemBody},
         query::NoParameters,
         view::{
             self,
@@ -85,7 +85,7 @@ pub async fn open(
     let mut response = view::json(status, &view);
     match status {
         StatusCode::OK => {
-            response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+            idempotency::mark_replayed(response.headers_mut());
         }
         _ => {
             if let Ok(location) = HeaderValue::from_str(&format!("/v1/accounts/{}", escaped(&id))) {

@@ -11,6 +11,7 @@ use super::{
     explain::{Explanation, child, read_tree},
     fields, rules,
     tree::Node,
+    typed,
 };
 use crate::http::problem::{Code, FieldError, Place, Problem};
 
@@ -79,7 +80,7 @@ const CHANGE_FIELDS: &[&str] = &["status", "overdraft", "max_balance", "metadata
 
 /// Reads one account to open.
 pub fn account(text: &str, rulebook: &Rulebook) -> Result<CreateAccount, Problem> {
-    let fast = || serde_json::from_str::<AccountBody<'_>>(text).ok()?.order(rulebook);
+    let fast = || typed::<AccountBody<'_>>(text)?.order(rulebook);
     fast().ok_or_else(|| match read_tree(text, "") {
         Ok(node) => {
             let mut explanation = Explanation::new(rulebook);
@@ -93,7 +94,7 @@ pub fn account(text: &str, rulebook: &Rulebook) -> Result<CreateAccount, Problem
 /// Reads a batch of accounts to open.
 pub fn account_batch(text: &str, rulebook: &Rulebook) -> Result<Vec<CreateAccount>, Problem> {
     let fast = || {
-        let batch: AccountBatchBody<'_> = serde_json::from_str(text).ok()?;
+        let batch: AccountBatchBody<'_> = typed(text)?;
         batch.accounts.into_iter().map(|fields| fields.order(rulebook)).collect::<Option<Vec<_>>>()
     };
     fast().ok_or_else(|| explain_batch(text, rulebook).unwrap_or_else(|problem| problem))
@@ -101,8 +102,8 @@ pub fn account_batch(text: &str, rulebook: &Rulebook) -> Result<Vec<CreateAccoun
 
 /// Reads a change of an account.
 pub fn account_changes<'a>(text: &'a str, rulebook: &Rulebook) -> Result<AccountChanges<'a>, Problem> {
-    match serde_json::from_str::<AccountChanges<'a>>(text) {
-        Ok(changes) if changes.is_well_formed() => Ok(changes),
+    match typed::<AccountChanges<'a>>(text) {
+        Some(changes) if changes.is_well_formed() => Ok(changes),
         _ => Err(explain_changes(text, rulebook)),
     }
 }

@@ -21,7 +21,7 @@ pub struct Explanation<'r> {
     seen: HashSet<&'static str>,
 }
 
-/// Where the id of a transfer may come from.
+/// Where the id of a transfer or hold may come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdSource {
     /// The body only: an item of a batch.
@@ -159,6 +159,26 @@ impl<'r> Explanation<'r> {
                 Code::InvalidAmount,
                 rules::positive_amount(text, scale.unwrap_or_else(|| rules::written_scale(text))),
             );
+        }
+    }
+
+    /// An amount that may be left out, of something whose asset is not known yet.
+    pub fn optional_amount(&mut self, members: Members<'_, '_>) {
+        if !matches!(members.get("amount"), None | Some(Node::Null)) {
+            self.positive_amount(members, None);
+        }
+    }
+
+    pub fn expires_in_s(&mut self, members: Members<'_, '_>) {
+        match members.get("expires_in_s") {
+            None | Some(Node::Null) => {}
+            Some(Node::Number(Some(seconds))) => {
+                self.checked(members, "expires_in_s", Code::InvalidExpiry, rules::expires_in_s(*seconds));
+            }
+            other => {
+                let detail = expected("a whole number of seconds", other);
+                self.add(Code::InvalidExpiry, members.child("expires_in_s"), detail);
+            }
         }
     }
 

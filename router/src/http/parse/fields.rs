@@ -79,6 +79,12 @@ pub fn some_text<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<O
     Borrowed::deserialize(deserializer).map(|text| Some(text.0))
 }
 
+/// Seconds to expire; `null` is none.
+pub fn expires_in_s<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let seconds = Option::<u64>::deserialize(deserializer)?;
+    seconds.map(rules::expires_in_s).transpose().map_err(D::Error::custom)
+}
+
 /// Tells an absent field (outer `None`, by `default`) from `null` (inner `None`).
 pub fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)

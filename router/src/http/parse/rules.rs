@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use ledger::{AccountId, AssetCode, AssetRegistry, Limit, Metadata, TransferId, parse_minor};
 use uuid::Uuid;
 
-/// Transfer ids are derived in this namespace. Changing it would make old keys name new transfers: never do.
+/// Ids of transfers and holds are derived in this namespace. Changing it would make old keys name new transfers: never do.
 const DERIVED_IDS: Uuid = Uuid::from_u128(0x6f0e_2a51_9c1d_4c0f_8a54_7d1b_3e9f_c2a7);
 /// Length of the hyphenated form, the only one taken: one transfer, one spelling.
 const UUID_TEXT_LEN: usize = 36;
+/// The longest a hold can be asked to last, in seconds: a leap year.
+pub const MAX_EXPIRES_IN_S: u32 = 366 * 24 * 60 * 60;
 /// What `overdraft` says for "no limit".
 pub const UNLIMITED: &str = "unlimited";
 
@@ -23,7 +25,7 @@ pub fn transfer_id(text: &str) -> Result<TransferId, &'static str> {
     }
 }
 
-/// The id of a transfer ordered with an idempotency key. NUL separates, because neither part can contain it.
+/// The id of a transfer or hold ordered with an idempotency key. NUL separates, because neither part can contain it.
 pub fn derived_transfer_id(debit: &AccountId, key: &str) -> TransferId {
     let name = [debit.as_str().as_bytes(), b"\0", key.as_bytes()].concat();
     TransferId(Uuid::new_v5(&DERIVED_IDS, &name))
@@ -63,6 +65,14 @@ pub fn overdraft(text: &str, scale: u32) -> Result<Limit, String> {
 /// A largest balance. None at all is JSON `null`, not a string.
 pub fn max_balance(text: &str, scale: u32) -> Result<Limit, String> {
     parse_minor(text, scale).map(Limit::AtMost).map_err(|reason| reason.to_string())
+}
+
+/// When a hold expires, in seconds from when it is placed.
+pub fn expires_in_s(seconds: u64) -> Result<u32, String> {
+    match u32::try_from(seconds) {
+        Ok(seconds @ 1..=MAX_EXPIRES_IN_S) => Ok(seconds),
+        _ => Err(format!("a hold expires after 1 to {MAX_EXPIRES_IN_S} seconds")),
+    }
 }
 
 pub fn metadata(map: &BTreeMap<String, String>) -> Result<Metadata, String> {

@@ -11,6 +11,7 @@ use super::{
     explain::{Explanation, IdSource, child, read_tree},
     fields, rules,
     tree::Node,
+    typed,
 };
 use crate::{
     http::problem::{Code, Problem},
@@ -71,7 +72,7 @@ const BATCH_FIELDS: &[&str] = &["transfers", "atomic"];
 
 /// Reads one transfer. Without an id of its own it takes the one derived from `key`.
 pub fn transfer(text: &str, rulebook: &Rulebook, key: Option<&str>) -> Result<NewTransfer, Problem> {
-    match serde_json::from_str::<TransferBody<'_>>(text).ok().and_then(|fields| fields.order(rulebook, key)) {
+    match typed::<TransferBody<'_>>(text).and_then(|fields| fields.order(rulebook, key)) {
         Some(transfer) => Ok(transfer),
         None => Err(explain_transfer(text, rulebook, key)),
     }
@@ -86,7 +87,7 @@ pub fn transfer_batch(text: &str, rulebook: &Rulebook) -> Result<TransferBatch, 
 }
 
 fn fast_batch(text: &str, rulebook: &Rulebook) -> Option<TransferBatch> {
-    let batch: TransferBatchBody<'_> = serde_json::from_str(text).ok()?;
+    let batch: TransferBatchBody<'_> = typed(text)?;
     let mut transfers = Vec::with_capacity(batch.transfers.len());
     for fields in batch.transfers {
         transfers.push(fields.order(rulebook, None)?);

@@ -9,12 +9,13 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 /// More values than the largest legal batch has (10,000 transfers of 7 values and 16 metadata keys).
 const MAX_NODES: usize = 400_000;
 
-/// One JSON value. Numbers and booleans keep no content: no field of this API is a number.
+/// One JSON value. Booleans keep no content, and of numbers only those do that some field of this API takes.
 #[derive(Debug)]
 pub enum Node<'a> {
     Null,
     Bool,
-    Number,
+    /// Its value where it is an integer and not negative.
+    Number(Option<u64>),
     String(Cow<'a, str>),
     Array(Vec<Node<'a>>),
     /// In document order, duplicates included.
@@ -45,7 +46,7 @@ impl Node<'_> {
         match self {
             Self::Null => "null",
             Self::Bool => "a boolean",
-            Self::Number => "a number",
+            Self::Number(_) => "a number",
             Self::String(_) => "a string",
             Self::Array(_) => "an array",
             Self::Object(_) => "an object",
@@ -84,16 +85,16 @@ impl<'de> Visitor<'de> for Seed<'_> {
         Ok(Node::Bool)
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Node<'de>, E> {
-        Ok(Node::Number)
+    fn visit_i64<E>(self, value: i64) -> Result<Node<'de>, E> {
+        Ok(Node::Number(u64::try_from(value).ok()))
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Node<'de>, E> {
-        Ok(Node::Number)
+    fn visit_u64<E>(self, value: u64) -> Result<Node<'de>, E> {
+        Ok(Node::Number(Some(value)))
     }
 
     fn visit_f64<E>(self, _: f64) -> Result<Node<'de>, E> {
-        Ok(Node::Number)
+        Ok(Node::Number(None))
     }
 
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Node<'de>, E> {

@@ -20,6 +20,7 @@ pub enum Code {
     IdempotencyRequired,
     DuplicateId,
     InvalidMetadata,
+    InvalidExpiry,
     InvalidStatus,
     UnknownParameter,
     InvalidParameter,
@@ -68,7 +69,7 @@ pub struct Definition {
 
 impl Code {
     /// The malformed-request codes in the order the contract answers them.
-    const PRECEDENCE: [Self; 12] = [
+    const PRECEDENCE: [Self; 13] = [
         Self::InvalidJson,
         Self::UnknownField,
         Self::InvalidId,
@@ -78,6 +79,7 @@ impl Code {
         Self::IdempotencyRequired,
         Self::DuplicateId,
         Self::InvalidMetadata,
+        Self::InvalidExpiry,
         Self::InvalidStatus,
         Self::UnknownParameter,
         Self::InvalidParameter,
@@ -107,6 +109,7 @@ impl Code {
             }
             Self::DuplicateId => ("duplicate_id", S::BAD_REQUEST, "The same id twice in one batch", false, No),
             Self::InvalidMetadata => ("invalid_metadata", S::BAD_REQUEST, "Invalid metadata", false, No),
+            Self::InvalidExpiry => ("invalid_expiry", S::BAD_REQUEST, "Invalid time to expire", false, No),
             Self::InvalidStatus => ("invalid_status", S::BAD_REQUEST, "Invalid account status", false, No),
             Self::UnknownParameter => ("unknown_parameter", S::BAD_REQUEST, "Unknown query parameter", false, No),
             Self::InvalidParameter => ("invalid_parameter", S::BAD_REQUEST, "Invalid parameter or header", false, No),

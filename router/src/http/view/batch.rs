@@ -199,7 +199,15 @@ mod tests {
     use super::*;
 
     fn answer(state: TransferState, replayed: bool) -> TransferAnswer {
-        TransferAnswer { state, cross_shard: false, debit_after: None, created_at_us: 1, replayed }
+        TransferAnswer {
+            state,
+            amount: 1,
+            presumed: None,
+            cross_shard: false,
+            debit_after: None,
+            created_at_us: 1,
+            replayed,
+        }
     }
 
     #[test]

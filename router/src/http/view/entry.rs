@@ -18,9 +18,13 @@ pub struct EntryView {
     pub position: i64,
     /// The account's version after this entry.
     pub version: i64,
-    /// `opened`, `updated`, `posted`, `reserved` or `compensated`.
+    /// `opened`, `updated`, `posted`, `reserved`, `compensated`, `held`, `captured`, `released` or `expired`.
     pub kind: &'static str,
+    /// Null where no transfer caused the entry.
     pub transfer_id: Option<Uuid>,
+    /// The hold behind a `held`, `released` or `expired` entry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold_id: Option<Uuid>,
     pub counterparty: Option<String>,
     /// Signed change of `posted`.
     #[schema(example = "-12.34")]
@@ -58,15 +62,17 @@ impl EntryView {
         let kind = u8::try_from(entry.kind).ok().and_then(EntryKind::from_code).ok_or_else(|| {
             nonsense(BadMessage::Bad { field: "entry.kind", reason: format!("{} is no kind", entry.kind) })
         })?;
-        let transfer_id = match entry.transfer_id.is_empty() {
+        let cause = match entry.transfer_id.is_empty() {
             true => None,
             false => Some(id_from_wire(&entry.transfer_id).map_err(nonsense)?.0),
         };
+        let (hold_id, transfer_id) = if kind.is_of_hold() { (cause, None) } else { (None, cause) };
         Ok(Self {
             position: entry.position,
             version: entry.version,
             kind: kind.as_str(),
             transfer_id,
+            hold_id,
             counterparty: Some(entry.counterparty).filter(|account| !account.is_empty()),
             amount: scale.amount(entry.amount),
             posted: scale.amount(entry.posted),
@@ -100,6 +106,24 @@ impl std::fmt::Display for Cursor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_hold_does_carries_the_hold_and_no_transfer() {
+        let scale = Scale::of(ledger::AssetCode::new("USD").unwrap(), &AssetRegistry::with_declared([]).unwrap());
+        let scale = scale.unwrap();
+        let id = Uuid::from_u128(7);
+        for kind in EntryKind::ALL {
+            let entry = wire::Entry {
+                kind: kind.code().into(),
+                transfer_id: id.as_bytes().to_vec().into(),
+                held: -500,
+                ..Default::default()
+            };
+            let view = EntryView::new(entry, scale).unwrap();
+            let expected = if kind.is_of_hold() { (Some(id), None) } else { (None, Some(id)) };
+            assert_eq!((view.hold_id, view.transfer_id), expected, "{kind:?}");
+        }
+    }
 
     #[test]
     fn cursors_come_back() {

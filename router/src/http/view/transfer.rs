@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use ledger::{
     AssetRegistry, Limit,
+    operation::Purpose,
     outcome::{DebitAfter, TransferAnswer, TransferState},
 };
 use serde::Serialize;
 use telemetry::clock::format_rfc3339;
 use utoipa::ToSchema;
 use uuid::Uuid;
-use wire::convert::id_from_wire;
+use wire::convert::{id_from_wire, purpose_from_wire};
 
 use super::{Scale, limit, metadata, nonsense};
 use crate::{
@@ -18,12 +19,17 @@ use crate::{
     service::{FoundTransfer, NewTransfer},
 };
 
+/// The status of what a dry run would post or hold.
+pub const WOULD_POST: &str = "would_post";
+/// The status of a posted transfer of which nothing is left to be reversed.
+const REVERSED: &str = "reversed";
+
 /// A transfer.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Transfer)]
 pub struct TransferView {
     pub id: Uuid,
-    /// `pending`, `posted` or `rejected`.
+    /// `pending`, `posted`, `rejected`, or `reversed`: posted, and all of it reversed since. In a dry run `would_post`.
     pub status: &'static str,
     /// `local` (both accounts on one shard) or `cross_shard`.
     pub scope: &'static str,
@@ -33,8 +39,23 @@ pub struct TransferView {
     pub amount: String,
     pub asset: String,
     pub metadata: BTreeMap<String, String>,
-    /// The debit account right after this transfer took its amount; absent where the transfer is
-    /// rejected.
+    /// Of a capture: the hold that it took its amount from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Uuid>,
+    /// Of a capture: whether it released what was left of the hold.
+    #[serde(rename = "final", skip_serializing_if = "Option::is_none")]
+    pub finalizes: Option<bool>,
+    /// Of a reversal: the transfer it reverses, which belongs to the credit account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reverses: Option<Uuid>,
+    /// How much of it was reversed; absent while nothing was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reversed_amount: Option<String>,
+    /// The reversals, which belong to the credit account: the first hundred.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reversed_by: Option<Vec<Uuid>>,
+    /// The debit account right after this transfer took its amount and, of a final capture, released the rest; absent where
+    /// the transfer is rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub debit_account: Option<DebitAccountView>,
     /// Why it is rejected.
@@ -53,7 +74,7 @@ pub struct TransferView {
     pub steps: Option<Vec<StepView>>,
 }
 
-/// The debit account after a transfer.
+/// The debit account after a transfer or hold.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = DebitAccount)]
 pub struct DebitAccountView {
@@ -67,7 +88,8 @@ pub struct DebitAccountView {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Step)]
 pub struct StepView {
-    /// `reserve` (payer to in-transit), `decide` (the verdict at the payee's shard), then `settle` or `compensate`.
+    /// `reserve` (payer to in-transit), `decide` (the verdict at the payee's shard), then `settle` or `compensate`. A transfer
+    /// that cannot be posted whatever the payee's shard says reserves nothing: it has `decide` and `settle` only.
     pub step: &'static str,
     pub shard: String,
     pub at: String,
@@ -82,6 +104,7 @@ struct Terms {
     asset: String,
     scale: Scale,
     metadata: BTreeMap<String, String>,
+    purpose: Purpose,
 }
 
 impl TransferView {
@@ -91,15 +114,23 @@ impl TransferView {
             id: order.id.0,
             debit: order.debit.to_string(),
             credit: order.credit.to_string(),
-            amount: order.amount,
+            // A capture of all that remains learns its amount from the ledger.
+            amount: answer.amount,
             asset: order.asset.to_string(),
             scale: Scale::of(order.asset, assets)?,
             metadata: metadata(order.metadata.as_str())?,
+            purpose: order.purpose,
         };
         Ok(Self::new(terms, answer.state, answer.cross_shard, answer.debit_after, answer.created_at_us))
     }
 
-    /// A stored transfer, with its steps.
+    /// The answer to an order that was only tried, and would be posted.
+    pub fn tried(order: &NewTransfer, answer: &TransferAnswer, assets: &AssetRegistry) -> Result<Self, Problem> {
+        let posted = Self::ordered(order, answer, assets)?;
+        Ok(Self { status: WOULD_POST, posted_at: None, ..posted })
+    }
+
+    /// A stored transfer, with its steps and what was reversed of it.
     pub fn stored(found: FoundTransfer, assets: &AssetRegistry) -> Result<Self, Problem> {
         let record = &found.record;
         let asset = wire::convert::asset(&record.asset).map_err(nonsense)?;
@@ -123,8 +154,18 @@ impl TransferView {
             asset: asset.to_string(),
             scale: Scale::of(asset, assets)?,
             metadata: metadata(&record.metadata)?,
+            purpose: purpose_from_wire(record.purpose.clone()).map_err(nonsense)?,
         };
+        let scale = terms.scale;
         let mut view = Self::new(terms, state, record.cross_shard, debit_after, record.created_at_us);
+        if record.reversed > 0 {
+            let reversals = record.reversals.iter().map(|id| id_from_wire(id).map(|id| id.0));
+            view.reversed_amount = Some(scale.amount(record.reversed));
+            view.reversed_by = Some(reversals.collect::<Result<_, _>>().map_err(nonsense)?);
+            if record.reversed == record.amount {
+                view.status = REVERSED;
+            }
+        }
         if record.cross_shard {
             view.steps = Some(steps(&found, state));
         }
@@ -153,6 +194,11 @@ impl TransferView {
             amount: terms.scale.amount(terms.amount),
             asset: terms.asset,
             metadata: terms.metadata,
+            hold: terms.purpose.captured_hold().map(|id| id.0),
+            finalizes: terms.purpose.captured_hold().map(|_| terms.purpose.finalizes()),
+            reverses: terms.purpose.reversed_transfer().map(|id| id.0),
+            reversed_amount: None,
+            reversed_by: None,
             // A compensated transfer did take its amount for a while, which one between accounts of one shard never does: it
             // is nothing to tell, because it is back.
             debit_account: debit_after
@@ -169,7 +215,7 @@ impl TransferView {
 }
 
 impl DebitAccountView {
-    fn new(after: DebitAfter, scale: Scale) -> Self {
+    pub fn new(after: DebitAfter, scale: Scale) -> Self {
         let overdraft: Limit = after.overdraft;
         Self {
             posted: scale.amount(after.posted),
@@ -184,11 +230,11 @@ impl DebitAccountView {
 fn steps(found: &FoundTransfer, state: TransferState) -> Vec<StepView> {
     let record = &found.record;
     let at_source = |step, at_us| StepView { step, shard: found.shard.to_string(), at: format_rfc3339(at_us) };
-    // Refused by its debit side: nothing was reserved, so there was no saga.
-    if record.debit_after.is_none() {
-        return Vec::new();
+    let reserved = record.debit_after.is_some();
+    let mut steps = Vec::new();
+    if reserved {
+        steps.push(at_source("reserve", record.created_at_us));
     }
-    let mut steps = vec![at_source("reserve", record.created_at_us)];
     if let Some((register, shard)) = &found.register {
         let at = format_rfc3339(register.decided_at_us);
         steps.push(StepView { step: "decide", shard: shard.to_string(), at });
@@ -196,7 +242,11 @@ fn steps(found: &FoundTransfer, state: TransferState) -> Vec<StepView> {
     match state {
         TransferState::Pending => {}
         TransferState::Posted { at_us } => steps.push(at_source("settle", at_us)),
-        TransferState::Rejected { at_us, .. } => steps.push(at_source("compensate", at_us)),
+        TransferState::Rejected { at_us, .. } if reserved => steps.push(at_source("compensate", at_us)),
+        // Presumed to be refused, and the verdict was: there is nothing to give back.
+        TransferState::Rejected { at_us, .. } if found.register.is_some() => steps.push(at_source("settle", at_us)),
+        // Refused by its debit side outright: there was no saga.
+        TransferState::Rejected { .. } => {}
     }
     steps
 }
@@ -246,6 +296,7 @@ mod tests {
                 vec!["reserve s0", "decide s1", "compensate s0"],
             ),
             (found(TransferState::REJECTED, Some(Refusal::InsufficientFunds), false, false), vec![]),
+            (found(TransferState::REJECTED, Some(Refusal::ExceedsHold), false, true), vec!["decide s1", "settle s0"]),
         ] {
             let view = TransferView::stored(found, &assets).unwrap();
             let steps: Vec<_> = view.steps.unwrap().iter().map(|s| format!("{} {}", s.step, s.shard)).collect();
@@ -264,6 +315,36 @@ mod tests {
     }
 
     #[test]
+    fn captures_and_reversals_name_what_they_are_of() {
+        let assets = AssetRegistry::with_declared([]).unwrap();
+        let (hold, original) = (ledger::TransferId(Uuid::from_u128(8)), ledger::TransferId(Uuid::from_u128(9)));
+        let with = |purpose| {
+            let mut found = found(TransferState::POSTED, None, true, true);
+            found.record.purpose = wire::convert::purpose_to_wire(purpose);
+            TransferView::stored(found, &assets).unwrap()
+        };
+        let capture = with(Purpose::Capture { hold, whole: true, finalize: false });
+        assert_eq!((capture.hold, capture.finalizes, capture.reverses), (Some(hold.0), Some(false), None));
+        let reversal = with(Purpose::Reversal { of: original, whole: false });
+        assert_eq!((reversal.hold, reversal.finalizes, reversal.reverses), (None, None, Some(original.0)));
+    }
+
+    #[test]
+    fn what_was_reversed_shows_and_all_of_it_is_a_status() {
+        let assets = AssetRegistry::with_declared([]).unwrap();
+        for (reversed, status, amount) in
+            [(0, "posted", None), (500, "posted", Some("5.00")), (1234, "reversed", Some("12.34"))]
+        {
+            let mut found = found(TransferState::POSTED, None, true, true);
+            found.record.reversed = reversed;
+            found.record.reversals = vec![vec![3; 16].into()];
+            let view = TransferView::stored(found, &assets).unwrap();
+            assert_eq!((view.status, view.reversed_amount.as_deref()), (status, amount));
+            assert_eq!(view.reversed_by.map(|ids| ids.len()), amount.map(|_| 1));
+        }
+    }
+
+    #[test]
     fn a_rejection_says_why() {
         let refused = Refused::credit(Refusal::LimitExceeded);
         let order = NewTransfer {
@@ -273,9 +354,12 @@ mod tests {
             asset: ledger::AssetCode::new("USD").unwrap(),
             amount: 1,
             metadata: ledger::Metadata::empty(),
+            purpose: Purpose::Payment,
         };
         let answer = TransferAnswer {
             state: TransferState::Rejected { refused, at_us: 5 },
+            amount: 1,
+            presumed: None,
             cross_shard: false,
             debit_after: None,
             created_at_us: 5,

@@ -1,0 +1,28 @@
+//! `/v1/holds`
+
+mod capture;
+mod place;
+mod release;
+mod show;
+
+pub use capture::{__path_capture, capture};
+pub use place::{__path_place, place};
+pub use release::{__path_release, release};
+pub use show::{__path_show, show};
+
+use ledger::{AccountId, TransferId};
+
+use super::{Edge, context::RequestDeadline, found, problem::Problem};
+use crate::service::{FoundHold, FoundHolds};
+
+/// The hold that a request is to act on.
+async fn to_act_on(
+    edge: &Edge,
+    id: TransferId,
+    debit: Option<&AccountId>,
+    deadline: RequestDeadline,
+) -> Result<FoundHold, Problem> {
+    let FoundHolds { found, unreachable } =
+        edge.router.find_hold(id, debit, deadline.0).await.map_err(|error| Problem::from(error).with_hold(id.0))?;
+    found::to_act_on(id, debit.is_some(), found, &unreachable)
+}

@@ -1,0 +1,82 @@
+//! Capturing a hold, or part of it: a transfer that takes its amount from the hold.
+
+use axum::{body::Body, extract::State, response::Response};
+use http::HeaderMap;
+use ledger::{HoldStatus, operation::Purpose};
+
+use super::to_act_on;
+use crate::{
+    http::{
+        Edge,
+        context::RequestDeadline,
+        found, idempotency, parse,
+        parse::FollowUp,
+        path::IdPath,
+        problem::{Problem, ProblemBody},
+        query::DebitParameter,
+        transfers,
+        view::{Scale, transfer::TransferView},
+    },
+    service::{FoundHold, NewTransfer},
+};
+
+/// Capture a hold: post a transfer of what it holds, or of part of it.
+///
+/// The capture is a transfer of the hold's debit account, with an id of its own. Without `amount` it takes all that remains.
+/// `final: false` keeps the rest held for further captures. A refused capture leaves the hold as it was.
+#[utoipa::path(
+    post, path = "/v1/holds/{id}/capture", tag = "holds",
+    params(
+        ("id" = uuid::Uuid, Path, description = "hold id"),
+        ("debit" = Option<String>, Query, description = "its debit account"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable ASCII characters; unused where the body has an id"),
+        ("X-Request-Timeout-Ms" = Option<u32>, Header, description = "deadline of the whole request, 5000 unless given, at most 30000"),
+    ),
+    request_body = Option<parse::CaptureBody>,
+    responses(
+        (status = 201, description = "captured", body = TransferView),
+        (status = 200, description = "captured by an earlier request with this id", body = TransferView),
+        (status = 202, description = "the deadline passed while the capture is under way; `Location` tells where to look", body = TransferView),
+        (status = 400, description = "malformed", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "`hold_not_found`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`hold_captured`, `hold_released`, `hold_expired`; or `ambiguous_id`: say which `debit`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "refused: `exceeds_hold`, or what a transfer is refused for", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "not executed", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 504, description = "`outcome_unknown`: resend the same id", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn capture(
+    State(edge): State<Edge>,
+    deadline: RequestDeadline,
+    IdPath(id): IdPath,
+    DebitParameter(debit): DebitParameter,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let key = idempotency::key(&headers)?;
+    let wanted = {
+        let payload = edge.bodies.read_optional(&headers, body, deadline).await?;
+        parse::capture(payload.text()?, &edge.rulebook, key)?
+    };
+    let hold = to_act_on(&edge, id, debit.as_ref(), deadline).await?;
+    // One that never held anything is kept for replays of its placing only.
+    if matches!(hold.hold.status, HoldStatus::Rejected(_)) {
+        return Err(found::not_found::<FoundHold>(id));
+    }
+    let order = order(&edge, hold, &wanted)?;
+    transfers::carry_out(&edge, order, deadline).await.map_err(|problem| problem.with_hold(id.0))
+}
+
+fn order(edge: &Edge, FoundHold { key, hold }: FoundHold, wanted: &FollowUp) -> Result<NewTransfer, Problem> {
+    let amount = wanted.amount(Scale::of(hold.asset, &edge.rulebook.assets)?.digits())?;
+    Ok(NewTransfer {
+        id: wanted.id(&key.debit),
+        debit: key.debit,
+        credit: hold.credit,
+        asset: hold.asset,
+        // What remains is for the ledger to say, in the moment of the capture.
+        amount: amount.unwrap_or(0),
+        metadata: hold.metadata,
+        purpose: Purpose::Capture { hold: key.id, whole: amount.is_none(), finalize: wanted.finalize },
+    })
+}

@@ -1,0 +1,70 @@
+//! Releasing a hold.
+
+use axum::{body::Body, extract::State, response::Response};
+use http::{HeaderMap, StatusCode};
+
+use super::to_act_on;
+use crate::{
+    http::{
+        Edge,
+        context::RequestDeadline,
+        found, idempotency, parse,
+        path::IdPath,
+        problem::{Problem, ProblemBody},
+        query::DebitParameter,
+        view::{self, hold::HoldView},
+    },
+    service::{FoundHold, ReleaseReply},
+};
+
+/// Release a hold: what remains of it is available again.
+///
+/// Sent again it answers the same and `Idempotent-Replayed: true`. It waits for a capture in flight.
+#[utoipa::path(
+    post, path = "/v1/holds/{id}/release", tag = "holds",
+    params(
+        ("id" = uuid::Uuid, Path, description = "hold id"),
+        ("debit" = Option<String>, Query, description = "its debit account"),
+        ("X-Request-Timeout-Ms" = Option<u32>, Header, description = "deadline of the whole request, 5000 unless given, at most 30000"),
+    ),
+    request_body = Option<parse::ReleaseBody>,
+    responses(
+        (status = 200, description = "released, now or by an earlier request", body = HoldView),
+        (status = 400, description = "malformed", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "`hold_not_found`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`hold_captured`, `hold_expired`; or `ambiguous_id`: say which `debit`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "not executed", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 504, description = "`outcome_unknown`: send it again", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn release(
+    State(edge): State<Edge>,
+    deadline: RequestDeadline,
+    IdPath(id): IdPath,
+    DebitParameter(debit): DebitParameter,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    {
+        let payload = edge.bodies.read_optional(&headers, body, deadline).await?;
+        parse::release(payload.text()?, &edge.rulebook)?;
+    }
+    let key = to_act_on(&edge, id, debit.as_ref(), deadline).await?.key;
+    let marked = |problem: Problem| problem.with_hold(id.0);
+    let reply = edge
+        .detached("release", deadline, |router| async move { router.release_hold(key, deadline.0).await })
+        .await
+        .map_err(marked)?
+        .map_err(|error| marked(error.into()))?;
+    match reply {
+        ReleaseReply::Released { key, hold, replayed } => {
+            let mut response = view::json(StatusCode::OK, &HoldView::stored(&key, &hold, &edge.rulebook.assets)?);
+            if replayed {
+                idempotency::mark_replayed(response.headers_mut());
+            }
+            Ok(response)
+        }
+        ReleaseReply::NotFound => Err(found::not_found::<FoundHold>(id)),
+        ReleaseReply::Refused(refused) => Err(marked(Problem::refused(refused))),
+    }
+}

@@ -1,0 +1,50 @@
+//! Reading a hold by its id.
+
+use axum::{extract::State, response::Response};
+use http::StatusCode;
+
+use crate::{
+    http::{
+        Edge,
+        context::RequestDeadline,
+        found,
+        path::IdPath,
+        problem::{Problem, ProblemBody},
+        query::DebitParameter,
+        view::{self, hold::HoldView},
+    },
+    service::FoundHolds,
+};
+
+/// Read a hold.
+///
+/// An id belongs to its debit account. With `debit` only that account's shard is asked; without it all are, and two holds
+/// under one id are `ambiguous_id`.
+#[utoipa::path(
+    get, path = "/v1/holds/{id}", tag = "holds",
+    params(
+        ("id" = uuid::Uuid, Path, description = "hold id"),
+        ("debit" = Option<String>, Query, description = "its debit account"),
+    ),
+    responses(
+        (status = 200, description = "the hold", body = HoldView),
+        (status = 400, description = "`invalid_id`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "`hold_not_found`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`ambiguous_id`: say which `debit`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "a shard that may hold it is out of reach", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn show(
+    State(edge): State<Edge>,
+    deadline: RequestDeadline,
+    IdPath(id): IdPath,
+    DebitParameter(debit): DebitParameter,
+) -> Result<Response, Problem> {
+    let FoundHolds { found, unreachable } = edge
+        .router
+        .find_hold(id, debit.as_ref(), deadline.0)
+        .await
+        .map_err(|error| Problem::from(error).with_hold(id.0))?;
+    let found = found::to_show(id, found, &unreachable)?;
+    Ok(view::json(StatusCode::OK, &HoldView::stored(&found.key, &found.hold, &edge.rulebook.assets)?))
+}

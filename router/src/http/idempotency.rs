@@ -1,0 +1,32 @@
+//! `Idempotency-Key`: what stands for the id of a transfer or hold that has none of its own.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::problem::Problem;
+
+/// On answers that are the stored result of an earlier request.
+const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const MAX_KEY_LEN: usize = 255;
+
+/// The request's key, if it has one.
+pub fn key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        // Whichever is taken, a proxy on the next attempt may take the other one and with it pay twice.
+        return Err(Problem::header("Idempotency-Key", "Idempotency-Key is given twice"));
+    }
+    let printable =
+        |text: &&str| (1..=MAX_KEY_LEN).contains(&text.len()) && text.bytes().all(|b| (b' '..=b'~').contains(&b));
+    match value.to_str().ok().filter(printable) {
+        Some(key) => Ok(Some(key)),
+        None => Err(Problem::header("Idempotency-Key", "Idempotency-Key has 1 to 255 printable ASCII characters")),
+    }
+}
+
+/// Marks an answer as the stored result of an earlier request.
+pub fn mark_replayed(headers: &mut HeaderMap) {
+    headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+}

@@ -1,0 +1,155 @@
+//! Bodies about something that is stored already: captures and releases of a hold, reversals of a transfer.
+//!
+//! Accounts and asset come from what is stored. Until it is found, a derived id and the scale of an amount are not known.
+
+use std::borrow::Cow;
+
+use ledger::{AccountId, TransferId};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::{
+    Rulebook,
+    explain::{Explanation, IdSource, child, read_tree},
+    fields, rules, typed,
+};
+use crate::http::problem::{Code, FieldError, Place, Problem};
+
+/// What to capture of a hold.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = NewCapture)]
+#[serde(deny_unknown_fields)]
+pub struct CaptureBody<'a> {
+    /// The capture's own, as a transfer of the hold's debit account. `Idempotency-Key` may stand for it.
+    #[serde(default, deserialize_with = "fields::transfer_id")]
+    #[schema(value_type = Option<uuid::Uuid>)]
+    id: Option<TransferId>,
+    /// All that remains, unless given.
+    #[serde(borrow, default)]
+    #[schema(value_type = Option<String>, example = "20.00")]
+    amount: Option<Cow<'a, str>>,
+    /// Whether what then remains of the hold is released; `false` keeps it held for further captures.
+    #[serde(rename = "final", default = "released_unless_told")]
+    #[schema(example = true)]
+    finalize: bool,
+}
+
+const CAPTURE_FIELDS: &[&str] = &["id", "amount", "final"];
+
+fn released_unless_told() -> bool {
+    true
+}
+
+/// What to reverse of a transfer.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = NewReversal)]
+#[serde(deny_unknown_fields)]
+pub struct ReversalBody<'a> {
+    /// The reversal's own, as a transfer of the original's credit account. `Idempotency-Key` may stand for it.
+    #[serde(default, deserialize_with = "fields::transfer_id")]
+    #[schema(value_type = Option<uuid::Uuid>)]
+    id: Option<TransferId>,
+    /// All that is left to reverse, unless given.
+    #[serde(borrow, default)]
+    #[schema(value_type = Option<String>, example = "5.00")]
+    amount: Option<Cow<'a, str>>,
+}
+
+const REVERSAL_FIELDS: &[&str] = &["id", "amount"];
+
+/// A release has nothing to say.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseBody {}
+
+/// A capture or reversal as ordered.
+#[derive(Debug)]
+pub struct FollowUp {
+    name: Name,
+    amount: Option<String>,
+    /// Of a capture.
+    pub finalize: bool,
+}
+
+#[derive(Debug)]
+enum Name {
+    Id(TransferId),
+    Key(String),
+}
+
+/// Reads a capture. Without an id of its own it takes the one derived from `key`.
+pub fn capture(text: &str, rulebook: &Rulebook, key: Option<&str>) -> Result<FollowUp, Problem> {
+    let fast = || {
+        let CaptureBody { id, amount, finalize } = typed(text)?;
+        FollowUp::new(id, key, amount, finalize)
+    };
+    fast().ok_or_else(|| explain(text, rulebook, CAPTURE_FIELDS, key))
+}
+
+/// Reads a reversal. Without an id of its own it takes the one derived from `key`.
+pub fn reversal(text: &str, rulebook: &Rulebook, key: Option<&str>) -> Result<FollowUp, Problem> {
+    let fast = || {
+        let ReversalBody { id, amount } = typed(text)?;
+        FollowUp::new(id, key, amount, false)
+    };
+    fast().ok_or_else(|| explain(text, rulebook, REVERSAL_FIELDS, key))
+}
+
+/// Checks the body of a release.
+pub fn release(text: &str, rulebook: &Rulebook) -> Result<(), Problem> {
+    match typed(text) {
+        Some(ReleaseBody {}) => Ok(()),
+        None => Err(match read_tree(text, "") {
+            Ok(node) => {
+                let mut explanation = Explanation::new(rulebook);
+                explanation.object(&node, "", &[]);
+                explanation.into_problem()
+            }
+            Err(problem) => problem,
+        }),
+    }
+}
+
+impl FollowUp {
+    /// `None` where something is wrong with it.
+    fn new(id: Option<TransferId>, key: Option<&str>, amount: Option<Cow<'_, str>>, finalize: bool) -> Option<Self> {
+        let name = match id {
+            Some(id) => Name::Id(id),
+            None => Name::Key(key?.to_owned()),
+        };
+        let plausible = |text: &str| rules::positive_amount(text, rules::written_scale(text)).is_ok();
+        let amount = amount.map(Cow::into_owned);
+        amount.as_deref().is_none_or(plausible).then_some(Self { name, amount, finalize })
+    }
+
+    /// Its id as a transfer of this account.
+    pub fn id(&self, debit: &AccountId) -> TransferId {
+        match &self.name {
+            Name::Id(id) => *id,
+            Name::Key(key) => rules::derived_transfer_id(debit, key),
+        }
+    }
+
+    /// The amount in minor units, now that the scale is known; `None` for all there is.
+    pub fn amount(&self, scale: u32) -> Result<Option<i64>, Problem> {
+        let Some(text) = &self.amount else { return Ok(None) };
+        rules::positive_amount(text, scale).map(Some).map_err(|detail| {
+            let place = Place::Pointer(child("", "amount"));
+            Problem::malformed(vec![FieldError { code: Code::InvalidAmount, place, detail }])
+        })
+    }
+}
+
+fn explain(text: &str, rulebook: &Rulebook, known: &[&str], key: Option<&str>) -> Problem {
+    let node = match read_tree(text, "") {
+        Ok(node) => node,
+        Err(problem) => return problem,
+    };
+    let mut explanation = Explanation::new(rulebook);
+    if let Some(members) = explanation.object(&node, "", known) {
+        explanation.transfer_id(members, IdSource::BodyOrKey { key_given: key.is_some() });
+        explanation.optional_amount(members);
+        explanation.boolean(members, "final");
+    }
+    explanation.into_problem()
+}

@@ -1,0 +1,82 @@
+//! One transfer, whatever it is for (a payment, a capture, a reversal), and what its client is answered.
+
+use axum::response::Response;
+use http::{HeaderValue, StatusCode, header};
+use ledger::{
+    Refusal, Refused,
+    outcome::{TransferAnswer, TransferState},
+};
+
+use crate::{
+    http::{
+        Edge,
+        context::RequestDeadline,
+        idempotency,
+        path::escaped,
+        problem::{Code, Problem},
+        view::{self, transfer::TransferView},
+    },
+    service::{NewTransfer, TransferReply},
+};
+
+/// Makes the transfer.
+pub async fn carry_out(edge: &Edge, order: NewTransfer, deadline: RequestDeadline) -> Result<Response, Problem> {
+    let sent = order.clone();
+    let reply = edge
+        .detached("transfer", deadline, |router| async move { router.transfer(sent, deadline.0).await })
+        .await?
+        .map_err(|error| Problem::from(error).with_transfer(order.id.0))?;
+    answer(edge, &order, reply).map_err(|problem| problem.with_transfer(order.id.0))
+}
+
+/// Says what would become of the transfer. An id in use is answered as the stored transfer is.
+pub async fn try_out(edge: &Edge, order: &NewTransfer, deadline: RequestDeadline) -> Result<Response, Problem> {
+    let marked = |problem: Problem| problem.with_transfer(order.id.0);
+    let reply = edge.router.dry_run_transfer(order, deadline.0).await;
+    match reply.map_err(|error| marked(error.into()))? {
+        TransferReply::Done(answer) if !answer.replayed && matches!(answer.state, TransferState::Posted { .. }) => {
+            let view = TransferView::tried(order, &answer, &edge.rulebook.assets)?;
+            Ok(view::json(StatusCode::OK, &view))
+        }
+        // Nothing is under way for this request: there is nothing to wait for.
+        TransferReply::Pending(answer) => show(edge, order, &answer, StatusCode::OK),
+        reply => answer(edge, order, reply).map_err(marked),
+    }
+}
+
+fn answer(edge: &Edge, order: &NewTransfer, reply: TransferReply) -> Result<Response, Problem> {
+    match reply {
+        TransferReply::Done(answer) | TransferReply::Pending(answer) => match answer.state {
+            TransferState::Rejected { refused, .. } => Err(Problem::refused(refused).replayed(answer.replayed)),
+            TransferState::Posted { .. } if answer.replayed => show(edge, order, &answer, StatusCode::OK),
+            TransferState::Posted { .. } => show(edge, order, &answer, StatusCode::CREATED),
+            TransferState::Pending => show(edge, order, &answer, StatusCode::ACCEPTED),
+        },
+        TransferReply::Mismatch { field } => {
+            let detail = format!("the id belongs to a transfer with another {field}");
+            Err(Problem::new(Code::IdempotencyMismatch, detail).with_field(field))
+        }
+        TransferReply::DebitNotFound => Err(Problem::refused(Refused::debit(Refusal::AccountNotFound))),
+        TransferReply::HoldNotFound => Err(Problem::new(Code::HoldNotFound, "there is no such hold")),
+        TransferReply::NotStored(refused) => Err(Problem::refused(refused)),
+    }
+}
+
+fn show(edge: &Edge, order: &NewTransfer, answer: &TransferAnswer, status: StatusCode) -> Result<Response, Problem> {
+    let mut response = view::json(status, &TransferView::ordered(order, answer, &edge.rulebook.assets)?);
+    let headers = response.headers_mut();
+    if answer.replayed {
+        idempotency::mark_replayed(headers);
+    }
+    if status != StatusCode::OK
+        && let Ok(location) = HeaderValue::from_str(&location(order))
+    {
+        headers.insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// The transfer's URL. With the debit account, so that it goes straight to its shard and is never ambiguous.
+fn location(order: &NewTransfer) -> String {
+    format!("/v1/transfers/{}?debit={}", order.id.0, escaped(&order.debit))
+}

@@ -1,0 +1,108 @@
+//! Reversing a transfer, or part of it.
+
+use axum::{body::Body, extract::State, response::Response};
+use http::HeaderMap;
+use ledger::{Metadata, operation::Purpose, outcome::TransferState};
+use wire::convert::{account_id, asset, id_from_wire};
+
+use super::answer::carry_out;
+use crate::{
+    http::{
+        Edge,
+        context::RequestDeadline,
+        found, idempotency, parse,
+        parse::FollowUp,
+        path::IdPath,
+        problem::{Problem, ProblemBody},
+        query::DebitParameter,
+        view::{Scale, nonsense, transfer::TransferView},
+    },
+    service::{FoundTransfers, NewTransfer},
+};
+
+/// Reverse a transfer: a new one in the opposite direction, up to what was not reversed yet.
+///
+/// The reversal is a transfer of the original's credit account, and its id belongs to that account. Without `amount`, it is
+/// for what is left when the request comes in.
+#[utoipa::path(
+    post, path = "/v1/transfers/{id}/reverse", tag = "transfers",
+    params(
+        ("id" = uuid::Uuid, Path, description = "id of the transfer to reverse"),
+        ("debit" = Option<String>, Query, description = "its debit account"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable ASCII characters; unused where the body has an id"),
+        ("X-Request-Timeout-Ms" = Option<u32>, Header, description = "deadline of the whole request, 5000 unless given, at most 30000"),
+    ),
+    request_body = Option<parse::ReversalBody>,
+    responses(
+        (status = 201, description = "reversed", body = TransferView),
+        (status = 200, description = "reversed by an earlier request with this id", body = TransferView),
+        (status = 202, description = "the deadline passed while the reversal is under way; `Location` tells where to look", body = TransferView),
+        (status = 400, description = "malformed", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "`transfer_not_found`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`ambiguous_id`: say which `debit`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "refused: `already_reversed`, or what a transfer is refused for", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "not executed", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 504, description = "`outcome_unknown`: resend the same id", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn reverse(
+    State(edge): State<Edge>,
+    deadline: RequestDeadline,
+    IdPath(id): IdPath,
+    DebitParameter(debit): DebitParameter,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let key = idempotency::key(&headers)?;
+    let wanted = {
+        let payload = edge.bodies.read_optional(&headers, body, deadline).await?;
+        parse::reversal(payload.text()?, &edge.rulebook, key)?
+    };
+    let debit_given = debit.is_some();
+    let FoundTransfers { found, unreachable } = edge
+        .detached("transfer to reverse", deadline, |router| async move {
+            router.find_ended_transfer(id, debit.as_ref(), deadline.0).await
+        })
+        .await?
+        .map_err(|error| Problem::from(error).with_transfer(id.0))?;
+    let original = found::to_act_on(id, debit_given, found, &unreachable)?;
+    carry_out(&edge, order(&edge, &original.record, &wanted)?, deadline).await
+}
+
+fn order(edge: &Edge, original: &wire::TransferRecord, wanted: &FollowUp) -> Result<NewTransfer, Problem> {
+    let debit = account_id(&original.credit, "transfer.credit").map_err(nonsense)?;
+    let asset = asset(&original.asset).map_err(nonsense)?;
+    let amount = wanted.amount(Scale::of(asset, &edge.rulebook.assets)?.digits())?;
+    Ok(NewTransfer {
+        id: wanted.id(&debit),
+        credit: account_id(&original.debit, "transfer.debit").map_err(nonsense)?,
+        asset,
+        amount: amount.unwrap_or_else(|| left_to_reverse(original)),
+        metadata: Metadata::empty(),
+        purpose: Purpose::Reversal { of: id_from_wire(&original.id).map_err(nonsense)?, whole: amount.is_none() },
+        debit,
+    })
+}
+
+/// Minor units; 0 where nothing was posted.
+fn left_to_reverse(original: &wire::TransferRecord) -> i64 {
+    if original.status == u32::from(TransferState::POSTED) { original.amount - original.reversed } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_posted_is_left_to_reverse() {
+        for (status, reversed, left) in [
+            (TransferState::POSTED, 0, 100),
+            (TransferState::POSTED, 30, 70),
+            (TransferState::POSTED, 100, 0),
+            (TransferState::REJECTED, 0, 0),
+        ] {
+            let record = wire::TransferRecord { status: status.into(), amount: 100, reversed, ..Default::default() };
+            assert_eq!(left_to_reverse(&record), left);
+        }
+    }
+}

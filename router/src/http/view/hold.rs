@@ -1,0 +1,174 @@
+//! Holds.
+
+use std::collections::BTreeMap;
+
+use ledger::{AssetRegistry, Hold, HoldKey, HoldStatus, operation::PlaceHold, outcome::HoldAnswer};
+use serde::Serialize;
+use telemetry::clock::format_rfc3339;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{
+    Scale, metadata,
+    transfer::{DebitAccountView, WOULD_POST},
+};
+use crate::http::problem::Problem;
+
+/// A hold.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Hold)]
+pub struct HoldView {
+    pub id: Uuid,
+    /// `held`, `captured` (finally, or all of it), `released`, `expired` or `rejected`. In a dry run `would_post`.
+    pub status: &'static str,
+    pub debit: String,
+    pub credit: String,
+    #[schema(example = "25.00")]
+    pub amount: String,
+    pub asset: String,
+    /// Posted by captures. One to another shard counts once its verdict is known.
+    #[schema(example = "0.00")]
+    pub captured: String,
+    /// What can still be captured, and is not available to the debit account meanwhile.
+    #[schema(example = "25.00")]
+    pub remaining: String,
+    pub metadata: BTreeMap<String, String>,
+    /// The debit account right after the hold was placed; absent where the hold is rejected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub debit_account: Option<DebitAccountView>,
+    /// Null for a hold that stays until it is captured or released.
+    pub expires_at: Option<String>,
+    /// Why it is rejected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reject_code: Option<&'static str>,
+    /// Which account the rejection is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub side: Option<&'static str>,
+    pub created_at: String,
+    /// When it was captured, released, expired or rejected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<String>,
+}
+
+impl HoldView {
+    /// The answer to placing a hold: as it was then, whatever has become of it.
+    pub fn placed(order: &PlaceHold, answer: &HoldAnswer, assets: &AssetRegistry) -> Result<Self, Problem> {
+        let hold = Hold {
+            credit: order.credit.clone(),
+            asset: order.asset,
+            amount: order.amount,
+            metadata: order.metadata.clone(),
+            status: answer.refused.map_or(HoldStatus::Held, HoldStatus::Rejected),
+            captured: 0,
+            in_flight: None,
+            expires_at_us: answer.expires_at_us,
+            debit_after: answer.debit_after,
+            created_at_us: answer.created_at_us,
+            ended_at_us: answer.refused.map(|_| answer.created_at_us),
+        };
+        Self::stored(&order.key(), &hold, assets)
+    }
+
+    /// The answer to a hold that was only tried, and would hold.
+    pub fn tried(order: &PlaceHold, answer: &HoldAnswer, assets: &AssetRegistry) -> Result<Self, Problem> {
+        Ok(Self { status: WOULD_POST, ..Self::placed(order, answer, assets)? })
+    }
+
+    /// A stored hold as it stands.
+    pub fn stored(key: &HoldKey, hold: &Hold, assets: &AssetRegistry) -> Result<Self, Problem> {
+        let scale = Scale::of(hold.asset, assets)?;
+        let refused = match hold.status {
+            HoldStatus::Rejected(refused) => Some(refused),
+            HoldStatus::Held | HoldStatus::Captured | HoldStatus::Released | HoldStatus::Expired => None,
+        };
+        Ok(Self {
+            id: key.id.0,
+            status: hold.status.as_str(),
+            debit: key.debit.to_string(),
+            credit: hold.credit.to_string(),
+            amount: scale.amount(hold.amount),
+            asset: hold.asset.to_string(),
+            captured: scale.amount(hold.captured),
+            remaining: scale.amount(hold.remaining()),
+            metadata: metadata(hold.metadata.as_str())?,
+            debit_account: hold.debit_after.map(|after| DebitAccountView::new(after, scale)),
+            expires_at: hold.expires_at_us.map(format_rfc3339),
+            reject_code: refused.map(|refused| refused.refusal.as_str()),
+            side: refused.and_then(|refused| refused.side).map(ledger::Side::as_str),
+            created_at: format_rfc3339(hold.created_at_us),
+            ended_at: hold.ended_at_us.map(format_rfc3339),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ledger::{AccountId, AssetCode, Limit, Metadata, Refusal, Refused, TransferId, outcome::DebitAfter};
+
+    use super::*;
+
+    fn order() -> PlaceHold {
+        PlaceHold {
+            id: TransferId(Uuid::from_u128(1)),
+            debit: AccountId::client("alice").unwrap(),
+            credit: AccountId::client("shop").unwrap(),
+            asset: AssetCode::new("USD").unwrap(),
+            amount: 2500,
+            expires_in_s: Some(60),
+            metadata: Metadata::empty(),
+        }
+    }
+
+    fn answer() -> HoldAnswer {
+        HoldAnswer {
+            refused: None,
+            debit_after: Some(DebitAfter { posted: 10_000, held: 2500, overdraft: Limit::ZERO, version: 3 }),
+            expires_at_us: Some(61_000_000),
+            created_at_us: 1_000_000,
+            replayed: false,
+        }
+    }
+
+    #[test]
+    fn a_placed_hold_shows_what_it_reserved() {
+        let assets = AssetRegistry::with_declared([]).unwrap();
+        let view = HoldView::placed(&order(), &answer(), &assets).unwrap();
+        assert_eq!((view.status, view.captured.as_str(), view.remaining.as_str()), ("held", "0.00", "25.00"));
+        assert_eq!(view.expires_at.as_deref(), Some("1970-01-01T00:01:01.000000Z"));
+        let debit = view.debit_account.unwrap();
+        assert_eq!((debit.held.as_str(), debit.available.as_str()), ("25.00", "75.00"));
+        assert!(view.ended_at.is_none() && view.reject_code.is_none());
+        assert_eq!(HoldView::tried(&order(), &answer(), &assets).unwrap().status, "would_post");
+    }
+
+    #[test]
+    fn nothing_remains_of_a_hold_that_has_ended() {
+        let assets = AssetRegistry::with_declared([]).unwrap();
+        let refused = Refused::debit(Refusal::InsufficientFunds);
+        for (status, shown, code) in [
+            (HoldStatus::Held, "held 15.00", None),
+            (HoldStatus::Captured, "captured 0.00", None),
+            (HoldStatus::Released, "released 0.00", None),
+            (HoldStatus::Expired, "expired 0.00", None),
+            (HoldStatus::Rejected(refused), "rejected 0.00", Some("insufficient_funds")),
+        ] {
+            let PlaceHold { credit, asset, amount, metadata, .. } = order();
+            let hold = Hold {
+                credit,
+                asset,
+                amount,
+                metadata,
+                status,
+                captured: 1000,
+                in_flight: None,
+                expires_at_us: None,
+                debit_after: None,
+                created_at_us: 1,
+                ended_at_us: Some(2),
+            };
+            let view = HoldView::stored(&order().key(), &hold, &assets).unwrap();
+            assert_eq!(format!("{} {}", view.status, view.remaining), shown);
+            assert_eq!((view.captured.as_str(), view.reject_code), ("10.00", code));
+        }
+    }
+}

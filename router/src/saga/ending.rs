@@ -1,0 +1,44 @@
+//! Waiting for the end of a transfer that somebody else began: a reversal takes back what was posted, and of a pending
+//! transfer nobody knows yet whether it is.
+
+use std::{sync::Arc, time::Duration};
+
+use ledger::{AccountId, TransferId, outcome::TransferState};
+
+use super::recovery;
+use crate::{
+    reads,
+    service::{CallError, Core, Deadline, FoundTransfers, Pace},
+};
+
+/// First and longest pause before the transfer is looked at again. Usually its own router is about to finish it.
+const LOOK_MIN: Duration = Duration::from_millis(20);
+const LOOK_MAX: Duration = Duration::from_millis(500);
+
+/// Finds transfers as [`reads::find_transfer`] does and, while the one found is pending, drives it and looks again.
+pub async fn find_ended(
+    core: &Core,
+    id: TransferId,
+    debit: Option<&AccountId>,
+    deadline: Deadline,
+) -> Result<FoundTransfers, CallError> {
+    let mut pace = Pace::new(LOOK_MIN, LOOK_MAX);
+    loop {
+        let found = reads::find_transfer(core, id, debit, deadline).await?;
+        // With several under one id, the client has to say first which one is meant.
+        let pending = match found.found.as_slice() {
+            [one] if one.record.status == u32::from(TransferState::PENDING) => Arc::clone(&one.shard),
+            _ => return Ok(found),
+        };
+        if let Some(closing) = core.closing() {
+            return Err(closing);
+        }
+        // Whether it got anywhere is seen by looking again.
+        if let Err(error) = recovery::retry(core, id, deadline).await {
+            tracing::debug!(transfer = %id.0, %error, "cannot drive a transfer that is waited for");
+        }
+        if !pace.pause(deadline).await {
+            return Err(CallError::Unavailable { shard: pending });
+        }
+    }
+}
