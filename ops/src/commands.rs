@@ -4,6 +4,7 @@ mod account;
 mod bench;
 mod completions;
 mod down;
+mod hold;
 mod map;
 mod postgres;
 mod replay;
@@ -66,6 +67,9 @@ enum Command {
     /// Transfers
     #[command(subcommand)]
     Transfer(transfer::Command),
+    /// Holds
+    #[command(subcommand)]
+    Hold(hold::Command),
     /// Cross-shard transfers under way
     #[command(subcommand)]
     Saga(saga::Command),
@@ -101,6 +105,7 @@ impl Cli {
             Command::Map(command) => map::run(command, context).await,
             Command::Account(command) => account::run(command, context).await,
             Command::Transfer(command) => transfer::run(command, context).await,
+            Command::Hold(command) => hold::run(command, context).await,
             Command::Saga(command) => saga::run(command, context).await,
             Command::Verify(args) => verify::run(args, context).await,
             Command::Replay(args) => replay::run(args, context).await,

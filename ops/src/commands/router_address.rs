@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 
 use super::Context;
 use crate::{
@@ -94,6 +95,14 @@ fn router_url(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err("a router's address is http://HOST:PORT".to_owned())
+    }
+}
+
+/// The path of something whose id belongs to its debit account. With the account, one shard alone is asked.
+pub fn owned_path(collection: &str, id: Uuid, debit: Option<&str>) -> String {
+    match debit {
+        Some(debit) => format!("{collection}/{id}?debit={}", encoded(debit)),
+        None => format!("{collection}/{id}"),
     }
 }
 

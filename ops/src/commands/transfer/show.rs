@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::{
     commands::{
         Context,
-        router_address::{PublicAddress, encoded},
+        router_address::{PublicAddress, owned_path},
     },
     json_object::JsonObject,
     output,
@@ -27,10 +27,7 @@ pub struct Args {
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let routers = args.address.routers(context)?;
-    let mut path = format!("/v1/transfers/{}", args.id);
-    if let Some(debit) = &args.debit {
-        path.push_str(&format!("?debit={}", encoded(debit)));
-    }
+    let path = owned_path("/v1/transfers", args.id, args.debit.as_deref());
     let mut transfer: JsonObject = routers.get(&path).await?;
     if context.json {
         output::json(&transfer)?;
