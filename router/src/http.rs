@@ -6,11 +6,13 @@
 
 mod accounts;
 mod admission;
+mod balances;
 mod body;
 mod context;
 mod failure;
 pub mod metrics;
 mod openapi;
+mod page;
 mod parse;
 mod path;
 pub mod problem;

@@ -21,7 +21,7 @@ mod status;
 use std::sync::Arc;
 
 use ledger::{
-    AccountId, TransferId,
+    AccountId, AccountPrefix, TransferId,
     operation::{CreateAccount, UpdateAccount},
 };
 use telemetry::tasks::Tasks;
@@ -31,8 +31,8 @@ pub use self::{
     core::{Core, Reroutes},
     pace::Pace,
     reply::{
-        AccountReply, AtomicReply, CallError, FoundTransfer, FoundTransfers, Located, NewTransfer, SagaFilter,
-        SagaView, ShardStatus, TransferReply,
+        AccountPage, AccountReply, AtomicReply, BalanceSum, BalanceSums, CallError, FoundTransfer, FoundTransfers,
+        Located, NewTransfer, SagaFilter, SagaView, ShardStatus, TransferReply,
     },
 };
 use crate::{reads, routing::Routing, saga, transfers};
@@ -103,6 +103,22 @@ impl Router {
         deadline: Deadline,
     ) -> Result<Option<wire::BalanceAt>, CallError> {
         reads::balance_at(&self.core, id, at_us, deadline).await
+    }
+
+    /// At most `limit` accounts whose ids begin so and come after `after`, in the order of bytes, over all shards.
+    pub async fn list_accounts(
+        &self,
+        prefix: &AccountPrefix,
+        after: &str,
+        limit: u32,
+        deadline: Deadline,
+    ) -> Result<AccountPage, CallError> {
+        reads::list_accounts(&self.core, prefix, after, limit, deadline).await
+    }
+
+    /// What all accounts whose ids begin so hold together.
+    pub async fn sum_balances(&self, prefix: &AccountPrefix, deadline: Deadline) -> Result<BalanceSums, CallError> {
+        reads::sum_balances(&self.core, prefix, deadline).await
     }
 
     // === transfers ===

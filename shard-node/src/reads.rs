@@ -1,7 +1,10 @@
-//! What reads answer: an account, a page of its journal, its balance at a time, transfers.
+//! What reads answer: an account, a page of its journal, its balance at a time, transfers; many accounts in
+//! [`account_list`].
 //!
 //! An account's journal is a chain backwards from its head. A page in the middle enters the chain at the next waypoint and
 //! walks at most a page and [`EntryKind::WAYPOINT_INTERVAL`] steps: better than linear in the length of the history.
+
+pub mod account_list;
 
 use ledger::{Account, AccountId, journal::EntryKind};
 use sqlx::{PgPool, postgres::PgRow};

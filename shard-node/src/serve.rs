@@ -56,7 +56,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     #[allow(clippy::disallowed_methods, reason = "outlives the task tracker on purpose")]
     let admin_task = tokio::spawn(telemetry_admin::serve(admin_listener, admin_routes, closing));
 
-    let service = Service::new(&config.shard.id, shard_number, handle, reads.clone());
+    let service = Service::new(&config.shard.id, shard_number, handle, reads.clone(), tasks.clone());
     let closing = tasks.token().clone();
     tracing::info!(shard = config.shard.id, rpc = %config.rpc.listen, admin = %config.admin.listen, "listening");
     tasks.spawn_essential("rpc", async move {

@@ -3,6 +3,7 @@
 //! The lane writes through one [`session::Session`]; reads go through a small pool. Nothing here decides anything.
 
 pub mod account;
+pub mod account_list;
 pub mod batch_write;
 pub mod error;
 pub mod journal;
