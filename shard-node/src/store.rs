@@ -5,6 +5,7 @@
 pub mod account;
 pub mod account_list;
 pub mod batch_write;
+pub mod chain;
 pub mod error;
 pub mod journal;
 pub mod migrations;
