@@ -1,7 +1,7 @@
 //! `shardctl bench`: load on routers, measured.
 //!
 //! [`workload`] picks accounts, [`request`] writes and counts, [`connection`] carries, [`driver`] times, [`tally`] adds
-//! up. [`suite`] compares with a PL/pgSQL transfer function on the same PostgreSQL. The client shares the machine with
+//! up. [`suite`] compares with a PL/pgSQL transfer function on the same PostgreSQL, [`statements`] reads long histories. The client shares the machine with
 //! what it measures more often than not, so that it does as little as it can for each transfer.
 
 pub mod accounts;
@@ -9,6 +9,7 @@ pub mod connection;
 pub mod driver;
 mod random;
 mod request;
+pub mod statements;
 pub mod suite;
 mod tally;
 pub mod workload;

@@ -6,6 +6,7 @@
 
 mod accounts;
 mod admission;
+mod balances;
 mod body;
 mod context;
 mod failure;
@@ -14,6 +15,7 @@ mod holds;
 mod idempotency;
 pub mod metrics;
 mod openapi;
+mod page;
 mod parse;
 mod path;
 pub mod problem;

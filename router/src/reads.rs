@@ -1,6 +1,12 @@
-//! Reads: asked of the shard that owns the account, and asked again elsewhere when it turns out not to.
+//! Reads: asked of the shard that owns the account, and asked again elsewhere when it turns out not to; those about many
+//! accounts are asked of [`every_shard`].
 
+mod account_list;
+mod balances;
+mod every_shard;
 mod holds;
+#[cfg(test)]
+mod tests;
 mod transfers;
 
 use std::sync::Arc;
@@ -12,7 +18,10 @@ use wire::{
     list_entries_response,
 };
 
-pub use self::{holds::find as find_hold, transfers::find as find_transfer};
+pub use self::{
+    account_list::page as list_accounts, balances::sum as sum_balances, holds::find as find_hold,
+    transfers::find as find_transfer,
+};
 use crate::{
     service::{CallError, Core, Deadline, Located, Reroutes},
     shard::{NodeClient, Shard},

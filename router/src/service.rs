@@ -24,7 +24,7 @@ mod status;
 use std::sync::Arc;
 
 use ledger::{
-    AccountId, HoldKey, TransferId,
+    AccountId, AccountPrefix, HoldKey, TransferId,
     operation::{CreateAccount, PlaceHold, UpdateAccount},
 };
 use telemetry::tasks::Tasks;
@@ -34,8 +34,9 @@ pub use self::{
     core::{Core, Reroutes},
     pace::Pace,
     reply::{
-        AccountReply, AtomicReply, CallError, FoundHold, FoundHolds, FoundTransfer, FoundTransfers, HoldReply,
-        Located, NewTransfer, ReleaseReply, SagaFilter, SagaView, ShardStatus, TransferReply,
+        AccountPage, AccountReply, AtomicReply, BalanceSum, BalanceSums, CallError, FoundHold, FoundHolds,
+        FoundTransfer, FoundTransfers, HoldReply, Located, NewTransfer, ReleaseReply, SagaFilter, SagaView,
+        ShardStatus, TransferReply,
     },
 };
 use crate::{reads, routing::Routing, saga, transfers};
@@ -106,6 +107,22 @@ impl Router {
         deadline: Deadline,
     ) -> Result<Option<wire::BalanceAt>, CallError> {
         reads::balance_at(&self.core, id, at_us, deadline).await
+    }
+
+    /// At most `limit` accounts whose ids begin so and come after `after`, in the order of bytes, over all shards.
+    pub async fn list_accounts(
+        &self,
+        prefix: &AccountPrefix,
+        after: &str,
+        limit: u32,
+        deadline: Deadline,
+    ) -> Result<AccountPage, CallError> {
+        reads::list_accounts(&self.core, prefix, after, limit, deadline).await
+    }
+
+    /// What all accounts whose ids begin so hold together.
+    pub async fn sum_balances(&self, prefix: &AccountPrefix, deadline: Deadline) -> Result<BalanceSums, CallError> {
+        reads::sum_balances(&self.core, prefix, deadline).await
     }
 
     // === transfers ===

@@ -29,7 +29,7 @@ use tokio::{
 use self::{
     breaker::Breaker,
     budget::RetryBudget,
-    calls::{READS_ADMITTED, READS_AT_ONCE},
+    calls::{READS_ADMITTED, READS_AT_ONCE, SCANS_AT_ONCE},
     client::Client,
     metrics::ShardMetrics,
     queue::{Claim, Queue, Submission},
@@ -59,6 +59,7 @@ pub struct Shard {
     in_flight: Arc<Semaphore>,
     reads_admitted: Semaphore,
     reads_at_once: Semaphore,
+    scans_at_once: Semaphore,
     metrics: ShardMetrics,
 }
 
@@ -76,6 +77,7 @@ impl Shard {
             in_flight: Arc::new(Semaphore::new(config.rpcs_in_flight)),
             reads_admitted: Semaphore::new(READS_ADMITTED),
             reads_at_once: Semaphore::new(READS_AT_ONCE),
+            scans_at_once: Semaphore::new(SCANS_AT_ONCE),
             metrics: ShardMetrics::new(&id),
             id,
         });

@@ -1,15 +1,18 @@
-//! What reads answer: an account, a page of its journal, its balance at a time, transfers.
+//! What reads answer: an account, a page of its journal, its balance at a time, transfers; many accounts in
+//! [`account_list`].
 //!
-//! An account's journal is a chain backwards from its head. A page in the middle enters the chain at the next waypoint and
-//! walks at most a page and [`EntryKind::WAYPOINT_INTERVAL`] steps: better than linear in the length of the history.
+//! An account's journal is a chain backwards from its head. A page in the middle enters the chain at the next waypoint
+//! ([`chain`]), so that it takes no longer in a long history than in a short one.
 
-use ledger::{Account, AccountId, journal::EntryKind};
+pub mod account_list;
+
+use ledger::{Account, AccountId};
 use sqlx::{PgPool, postgres::PgRow};
 use wire::convert_outcome::state_to_columns;
 
 use crate::{
     rpc::nothing_yet,
-    store::{self, StoreError, read, read::Owned, session::column},
+    store::{self, StoreError, chain, read, read::Owned, session::column},
 };
 
 pub async fn account(pool: &PgPool, id: &AccountId) -> Result<Owned<Option<Account>>, StoreError> {
@@ -62,14 +65,9 @@ pub async fn entries(
     let has_more = last - first + 1 > page.limit;
     let mut entries = Vec::new();
     if wanted > 0 {
-        let top = if page.ascending { first + wanted - 1 } else { last };
-        let (entered, position) = enter(pool, &account, top).await?;
-        let rows = read::chain(pool, position, entered - top + wanted).await?;
-        for row in &rows {
-            let entry = read::entry_from_row(row)?;
-            if entry.version <= top {
-                entries.push(entry);
-            }
+        let (oldest, newest) = if page.ascending { (first, first + wanted - 1) } else { (last - wanted + 1, last) };
+        for row in &chain::entries(pool, &account, oldest, newest).await? {
+            entries.push(read::entry_from_row(row)?);
         }
         if page.ascending {
             entries.reverse();
@@ -78,35 +76,15 @@ pub async fn entries(
     Ok(Owned::Here(Some(wire::EntryPage { entries, has_more, asset: account.asset.to_string() })))
 }
 
-/// Where to enter the chain to reach `version`: the first waypoint at or after it, else the head.
-async fn enter(pool: &PgPool, account: &Account, version: i64) -> Result<(i64, i64), StoreError> {
-    // Close to the head the head is the nearest waypoint.
-    if account.version - version < EntryKind::WAYPOINT_INTERVAL {
-        return Ok((account.version, account.head.0));
-    }
-    let waypoint = read::enter_at_version(pool, &account.id, version).await?;
-    Ok(waypoint.filter(|(at, _)| *at <= account.version).unwrap_or((account.version, account.head.0)))
-}
-
 /// The newest version at or before a time and its row; (0, None) before the account was opened.
 async fn version_at(pool: &PgPool, account: &Account, at_us: i64) -> Result<(i64, Option<PgRow>), StoreError> {
     if at_us < account.created_at_us {
         return Ok((0, None));
     }
-    // The first waypoint after that time is at most one interval beyond the version looked for; without one the head is.
-    let waypoint = match at_us.checked_add(1) {
-        Some(after) => read::enter_at_time(pool, &account.id, after).await?,
-        None => None,
-    };
-    let (_, position) =
-        waypoint.filter(|(at, _)| *at <= account.version).unwrap_or((account.version, account.head.0));
-    for row in read::chain(pool, position, EntryKind::WAYPOINT_INTERVAL + 1).await? {
-        let created: i64 = column(&row, "created_at_us")?;
-        if created <= at_us {
-            return Ok((column(&row, "version")?, Some(row)));
-        }
-    }
-    Ok((0, None))
+    Ok(match chain::entry_at(pool, account, at_us).await? {
+        Some(row) => (column(&row, "version")?, Some(row)),
+        None => (0, None),
+    })
 }
 
 pub async fn balance_at(

@@ -1,10 +1,13 @@
 //! The service routers talk to: writes go to the lane, reads to the database.
 
+mod account_list;
+
 use std::sync::Arc;
 
 use ledger::{AccountId, Limit};
 use shard_map::ShardMap;
 use sqlx::PgPool;
+use telemetry::Tasks;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::{Request, Response, Status};
 use wire::{
@@ -16,7 +19,8 @@ use wire::{
 
 use crate::{
     lane::LaneHandle,
-    metric_definitions as m, reads,
+    metric_definitions as m,
+    reads::{self, account_list::KnownOwnership},
     store::{self, StoreError, read::Owned},
 };
 
@@ -34,14 +38,27 @@ pub struct Service {
     /// Clients' reads wait here for each other and not for a connection of the pool: a wait for a connection that takes too
     /// long would look as if the database were out of reach, and the shard with it.
     turns: Arc<Semaphore>,
+    /// One sum of balances at a time, which may take long: the other turns are for reads that do not.
+    sums: Arc<Semaphore>,
+    ownership: KnownOwnership,
+    tasks: Tasks,
 }
 
 impl Service {
-    pub fn new(shard: &str, shard_number: u16, lane: LaneHandle, reads: PgPool) -> Self {
+    pub fn new(shard: &str, shard_number: u16, lane: LaneHandle, reads: PgPool, tasks: Tasks) -> Self {
         // One connection is left to the routers' own questions: sagas that are due, ownership, status.
         let turns = reads.options().get_max_connections().saturating_sub(1).max(1);
         let turns = Arc::new(Semaphore::new(usize::try_from(turns).unwrap_or(1)));
-        Self { shard: Arc::from(shard), shard_number, lane, reads, turns }
+        Self {
+            shard: Arc::from(shard),
+            shard_number,
+            lane,
+            reads,
+            turns,
+            sums: Arc::new(Semaphore::new(1)),
+            ownership: KnownOwnership::default(),
+            tasks,
+        }
     }
 
     /// In order of arrival, for as long as the router waits: each router bounds the reads it has under way, and a call that
@@ -269,6 +286,22 @@ impl ShardNode for Service {
             last_error: lane.last_error,
             highest_epoch: lane.highest_epoch,
         }))
+    }
+
+    async fn list_accounts(
+        &self,
+        request: Request<wire::ListAccountsRequest>,
+    ) -> Result<Response<wire::ListAccountsResponse>, Status> {
+        count("list_accounts");
+        self.page_of_accounts(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn sum_balances(
+        &self,
+        request: Request<wire::SumBalancesRequest>,
+    ) -> Result<Response<wire::SumBalancesResponse>, Status> {
+        count("sum_balances");
+        self.sums_of_balances(request.into_inner()).await.map(Response::new)
     }
 }
 

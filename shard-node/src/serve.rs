@@ -59,7 +59,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 
     tasks.spawn_essential("expiry", expiry::run(reads.clone(), handle.clone(), tasks.token().clone()));
 
-    let service = Service::new(&config.shard.id, shard_number, handle, reads.clone());
+    let service = Service::new(&config.shard.id, shard_number, handle, reads.clone(), tasks.clone());
     let closing = tasks.token().clone();
     tracing::info!(shard = config.shard.id, rpc = %config.rpc.listen, admin = %config.admin.listen, "listening");
     tasks.spawn_essential("rpc", async move {

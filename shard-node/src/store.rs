@@ -3,7 +3,9 @@
 //! The lane writes through one [`session::Session`]; reads go through a small pool. Nothing here decides anything.
 
 pub mod account;
+pub mod account_list;
 pub mod batch_write;
+pub mod chain;
 pub mod error;
 pub mod hold;
 pub mod journal;

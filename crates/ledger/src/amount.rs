@@ -32,9 +32,17 @@ pub fn parse_minor(text: &str, scale: u32) -> Result<i64, AmountError> {
     i64::try_from(amount.mantissa()).map_err(|_| AmountError::TooLarge)
 }
 
-/// Prints minor units with the full scale: `format_minor(1234, 2)` is `12.34`.
+/// Prints minor units with the full scale: `format_minor(1234, 2)` is `12.34`. Sums of many accounts, which no `Decimal`
+/// might hold, included.
 pub fn format_minor(minor: impl Into<i128>, scale: u32) -> String {
-    Decimal::from_i128_with_scale(minor.into(), scale).to_string()
+    let minor = minor.into();
+    let sign = if minor < 0 { "-" } else { "" };
+    let scale = scale as usize;
+    let digits = format!("{:0width$}", minor.unsigned_abs(), width = scale + 1);
+    match digits.split_at(digits.len() - scale) {
+        (whole, "") => format!("{sign}{whole}"),
+        (whole, fraction) => format!("{sign}{whole}.{fraction}"),
+    }
 }
 
 #[cfg(test)]
@@ -77,5 +85,6 @@ mod tests {
         assert_eq!(format_minor(0_i64, 2), "0.00");
         assert_eq!(format_minor(7_i64, 0), "7");
         assert_eq!(format_minor(i64::MIN, 18), "-9.223372036854775808");
+        assert_eq!(format_minor(i128::MIN, 2), "-1701411834604692317316873037158841057.28");
     }
 }

@@ -8,6 +8,7 @@
 //! idempotency, atomic groups and the saga's steps straight. Amounts are minor units in `i64`; sums are `i128`.
 
 pub mod account;
+pub mod account_prefix;
 pub mod accounts;
 pub mod amount;
 pub mod asset;
@@ -22,6 +23,7 @@ pub mod posting;
 pub mod refusal;
 
 pub use account::{Account, AccountStatus, Limit};
+pub use account_prefix::AccountPrefix;
 pub use amount::{AmountError, format_minor, parse_minor};
 pub use asset::{AssetCode, AssetRegistry};
 pub use hold::{Hold, HoldStatus};

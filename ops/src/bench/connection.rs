@@ -48,8 +48,17 @@ impl Connection {
 
     /// Sends one request and reads the whole answer. After an error the connection is of no more use.
     pub async fn post(&mut self, path: &'static str, body: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
+        self.send(Method::POST, path, body).await
+    }
+
+    /// The same without a body.
+    pub async fn get(&mut self, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+        self.send(Method::GET, path, Bytes::new()).await
+    }
+
+    async fn send(&mut self, method: Method, path: &str, body: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
         let request = Request::builder()
-            .method(Method::POST)
+            .method(method)
             .uri(path)
             .header(header::HOST, self.address.authority.as_str())
             .header(header::CONTENT_TYPE, "application/json")

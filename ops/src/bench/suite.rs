@@ -14,6 +14,7 @@ use anyhow::{Context, ensure};
 use indicatif::ProgressBar;
 
 pub use cpu::PerTransfer;
+pub(super) use own_cluster::OwnCluster;
 pub use report::{Plan, Report, Sample, median};
 
 use super::{
@@ -28,7 +29,6 @@ use crate::{
     verify::{self, Target},
 };
 use baseline::{Baseline, Script};
-use own_cluster::OwnCluster;
 use report::Samples;
 
 const ACCOUNTS: usize = 100_000;

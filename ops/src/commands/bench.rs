@@ -1,6 +1,9 @@
-//! `shardctl bench`: load on routers, or the whole comparison with a PL/pgSQL transfer function (`bench suite`).
+//! `shardctl bench`: load on routers, the whole comparison with a PL/pgSQL transfer function (`bench suite`), or
+//! statements of a long history (`bench statements`).
 
 mod load;
+mod own_folder;
+mod statements;
 mod suite;
 
 use std::process::ExitCode;
@@ -20,11 +23,14 @@ pub struct Args {
 enum Command {
     /// Measure clusters of its own beside a PL/pgSQL transfer function on the same PostgreSQL, in turn
     Suite(suite::Args),
+    /// Measure statements of an account with a long history, in a cluster of its own
+    Statements(statements::Args),
 }
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     match args.command {
         None => load::run(args.load, context).await,
         Some(Command::Suite(args)) => suite::run(args, context).await,
+        Some(Command::Statements(args)) => statements::run(args, context).await,
     }
 }

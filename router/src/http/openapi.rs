@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderValue, header};
 use utoipa::OpenApi;
 
-use super::{accounts, holds, problem::Problem, transfers};
+use super::{accounts, balances, holds, problem::Problem, transfers};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -19,11 +19,13 @@ use super::{accounts, holds, problem::Problem, transfers};
     ),
     paths(
         accounts::open,
+        accounts::list,
         accounts::open_batch,
         accounts::show,
         accounts::change,
         accounts::entries,
         accounts::balance,
+        balances::sum,
         transfers::order,
         transfers::order_batch,
         transfers::show,

@@ -11,16 +11,19 @@ use axum::{
 };
 use futures_util::FutureExt;
 
-use super::{Edge, accounts, admission::Admission, context, holds, metrics, openapi, problem::Problem, transfers};
+use super::{
+    Edge, accounts, admission::Admission, balances, context, holds, metrics, openapi, problem::Problem, transfers,
+};
 
 /// The routes; [`openapi`] describes the same ones, which a test holds them to.
 fn routes() -> Router<Edge> {
     Router::new()
-        .route("/v1/accounts", post(accounts::open))
+        .route("/v1/accounts", post(accounts::open).get(accounts::list))
         .route("/v1/accounts:batch", post(accounts::open_batch))
         .route("/v1/accounts/{id}", get(accounts::show).patch(accounts::change))
         .route("/v1/accounts/{id}/entries", get(accounts::entries))
         .route("/v1/accounts/{id}/balance", get(accounts::balance))
+        .route("/v1/balances", get(balances::sum))
         .route("/v1/transfers", post(transfers::order))
         .route("/v1/transfers:batch", post(transfers::order_batch))
         .route("/v1/transfers/{id}", get(transfers::show))

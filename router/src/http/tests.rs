@@ -87,7 +87,8 @@ async fn every_layer_answers_with_problems() {
         (request("GET", "/v1/holds/x/capture", ""), 405, "method_not_allowed"),
         (request("POST", "/v1/transfers/x/reverse", ""), 400, "invalid_id"),
         (request("DELETE", "/v1/accounts/alice", ""), 405, "method_not_allowed"),
-        (request("GET", "/v1/accounts", ""), 405, "method_not_allowed"),
+        (request("DELETE", "/v1/accounts", ""), 405, "method_not_allowed"),
+        (request("POST", "/v1/balances", ""), 405, "method_not_allowed"),
         (request("GET", "/v1/transfers:batch", ""), 405, "method_not_allowed"),
         (request("GET", "/v1/holds", ""), 405, "method_not_allowed"),
         (request("POST", "/v1/transfers", long.clone()), 413, "body_too_large"),
@@ -121,6 +122,11 @@ async fn every_layer_answers_with_problems() {
         (request("GET", "/v1/accounts/alice/entries?cursor=x", ""), 400, "invalid_parameter"),
         (request("GET", "/v1/accounts/alice/entries?from=yesterday", ""), 400, "invalid_parameter"),
         (request("GET", "/v1/accounts/alice/balance?at=0", ""), 400, "invalid_parameter"),
+        (request("GET", "/v1/accounts?limit=501", ""), 400, "invalid_parameter"),
+        (request("GET", "/v1/accounts?prefix=a/b", ""), 400, "invalid_parameter"),
+        (request("GET", "/v1/accounts?cursor=x", ""), 400, "invalid_parameter"),
+        (request("GET", "/v1/balances?prefix=a%20b", ""), 400, "invalid_parameter"),
+        (request("GET", "/v1/balances?limit=1", ""), 400, "unknown_parameter"),
         (request("GET", "/v1/transfers/7", ""), 400, "invalid_id"),
         (request("GET", "/v1/transfers/01890a5d-ac96-774b-bcce-b302099a8057?debit=a/b", ""), 400, "invalid_id"),
         (request("PATCH", "/v1/accounts/alice", "{}"), 400, "invalid_json"),
@@ -263,7 +269,7 @@ async fn the_description_lists_exactly_the_routes_there_are() {
             assert!(methods.get(method.to_lowercase()).is_some(), "{method} {path} is not described");
         }
     }
-    assert_eq!((paths.len(), operations), (13, 14));
+    assert_eq!((paths.len(), operations), (14, 16));
     // Every reference leads somewhere.
     let text = description.to_string();
     for reference in text.split("\"$ref\":\"#").skip(1) {

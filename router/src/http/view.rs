@@ -1,6 +1,8 @@
 //! The ledger's values as the contract writes them: amounts as decimal strings in full scale, times as RFC 3339.
 
 pub mod account;
+pub mod account_page;
+pub mod balances;
 pub mod batch;
 pub mod entry;
 pub mod hold;
@@ -55,6 +57,11 @@ impl Scale {
     }
 
     pub fn amount(self, minor: i64) -> String {
+        format_minor(minor, self.0)
+    }
+
+    /// Of many accounts together.
+    pub fn sum(self, minor: i128) -> String {
         format_minor(minor, self.0)
     }
 

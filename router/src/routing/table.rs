@@ -1,6 +1,6 @@
 //! One immutable answer to "which shard has this account?".
 
-use std::{borrow::Borrow, fmt, sync::Arc};
+use std::{borrow::Borrow, collections::BTreeMap, fmt, sync::Arc};
 
 use shard_map::{Shard, ShardIndex, ShardMap, Slot, SlotRange, merge_slots, slot_of};
 
@@ -62,6 +62,15 @@ impl RoutingTable {
     /// The slots that requests to this shard come from.
     pub fn slots_of(&self, shard: ShardIndex) -> Vec<SlotRange> {
         merge_slots(Slot::all().filter(|slot| self.owner(*slot) == shard))
+    }
+
+    /// The same of every shard that has any, in one pass.
+    pub fn slots_by_shard(&self) -> Vec<(ShardIndex, Vec<SlotRange>)> {
+        let mut slots: BTreeMap<ShardIndex, Vec<Slot>> = BTreeMap::new();
+        for slot in Slot::all() {
+            slots.entry(self.owner(slot)).or_default().push(slot);
+        }
+        slots.into_iter().map(|(shard, slots)| (shard, merge_slots(slots))).collect()
     }
 
     /// How many slots go elsewhere than the map says.

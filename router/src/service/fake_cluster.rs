@@ -69,7 +69,7 @@ pub struct FakeNode {
     names_owner: bool,
     state: Mutex<State>,
     trouble: Mutex<VecDeque<Trouble>>,
-    /// While true, Execute calls wait at the door.
+    /// While true, Execute calls and sums wait at the door.
     hung: watch::Sender<bool>,
     pub executions: AtomicUsize,
 }
@@ -333,6 +333,28 @@ impl FakeNode {
         (owner != self.number).then_some(NotOwner { slot, state: 2, epoch, owner: name })
     }
 
+    fn slots_not_owned(&self, slots: &[wire::SlotRange]) -> Vec<wire::NotOwner> {
+        let truth = lock(&self.truth);
+        let asked = slots.iter().flat_map(|range| range.first..=range.last);
+        asked
+            .filter_map(|slot| {
+                let (owner, epoch) = truth[slot as usize];
+                let name = if self.names_owner { format!("s{owner}") } else { String::new() };
+                (owner != self.number).then_some(wire::NotOwner { slot, state: 2, epoch, owner: name })
+            })
+            .collect()
+    }
+
+    fn accounts_in(&self, slots: &[wire::SlotRange], prefix: &str) -> Vec<wire::Account> {
+        let state = lock(&self.state);
+        let asked = |name: &AccountId| {
+            let slot = u32::from(slot_of(name.as_str()).index());
+            slots.iter().any(|range| (range.first..=range.last).contains(&slot))
+        };
+        let meant = |name: &&AccountId| !name.is_system() && name.as_str().starts_with(prefix) && asked(name);
+        state.names.iter().filter(meant).filter_map(|name| state.accounts.get(name)).map(Into::into).collect()
+    }
+
     fn run(&self, operations: Vec<wire::Operation>) -> Vec<wire::OperationResult> {
         let mut state = lock(&self.state);
         let state = &mut *state;
@@ -571,6 +593,45 @@ impl ShardNode for FakeNode {
 
     async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusResponse>, Status> {
         Ok(Response::new(wire::StatusResponse { shard: self.id.clone(), ..Default::default() }))
+    }
+
+    async fn list_accounts(
+        &self,
+        request: Request<wire::ListAccountsRequest>,
+    ) -> Result<Response<wire::ListAccountsResponse>, Status> {
+        let wire::ListAccountsRequest { prefix, after, limit, slots } = request.into_inner();
+        let not_owner = self.slots_not_owned(&slots);
+        if !not_owner.is_empty() {
+            return Ok(Response::new(wire::ListAccountsResponse { not_owner, ..Default::default() }));
+        }
+        let mut accounts = self.accounts_in(&slots, &prefix);
+        accounts.retain(|account| account.id > after);
+        accounts.sort_by(|one, other| one.id.cmp(&other.id));
+        let has_more = accounts.len() > limit as usize;
+        accounts.truncate(limit as usize);
+        Ok(Response::new(wire::ListAccountsResponse { accounts, has_more, not_owner }))
+    }
+
+    async fn sum_balances(
+        &self,
+        request: Request<wire::SumBalancesRequest>,
+    ) -> Result<Response<wire::SumBalancesResponse>, Status> {
+        let mut hung = self.hung.subscribe();
+        hung.wait_for(|hung| !hung).await.map_err(|_| Status::unavailable("gone"))?;
+        let wire::SumBalancesRequest { prefix, slots, .. } = request.into_inner();
+        let not_owner = self.slots_not_owned(&slots);
+        if !not_owner.is_empty() {
+            return Ok(Response::new(wire::SumBalancesResponse { not_owner, ..Default::default() }));
+        }
+        let accounts = self.accounts_in(&slots, &prefix);
+        let total = |of: fn(&wire::Account) -> i64| accounts.iter().map(of).sum::<i64>().to_string();
+        let sums = vec![wire::AssetSum {
+            asset: usd().to_string(),
+            posted: total(|account| account.posted),
+            held: total(|account| account.held),
+            accounts: accounts.len() as u64,
+        }];
+        Ok(Response::new(wire::SumBalancesResponse { sums, not_owner }))
     }
 }
 

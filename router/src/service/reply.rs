@@ -1,6 +1,6 @@
 //! What the core is asked and what it answers.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ledger::{
     AccountId, AssetCode, Hold, HoldKey, Metadata, Refused, TransferId,
@@ -128,6 +128,30 @@ pub enum AccountReply {
     Refused {
         refused: Refused,
     },
+}
+
+/// Some accounts in id order.
+#[derive(Debug, Clone, Default)]
+pub struct AccountPage {
+    pub accounts: Vec<Located<wire::Account>>,
+    pub has_more: bool,
+}
+
+/// What accounts hold together.
+#[derive(Debug, Clone, Default)]
+pub struct BalanceSums {
+    /// By asset code.
+    pub assets: BTreeMap<String, BalanceSum>,
+    /// Shards that did not answer; what their accounts hold is not in the sums.
+    pub missing: Vec<Arc<str>>,
+}
+
+/// What the accounts of one asset hold, in minor units.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BalanceSum {
+    pub posted: i128,
+    pub held: i128,
+    pub accounts: u64,
 }
 
 /// Every transfer found under one id: one per debit account.

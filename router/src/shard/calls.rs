@@ -10,6 +10,8 @@ use crate::service::{CallError, Deadline};
 
 /// Reads of one shard at once; h2's default of 200 streams per connection stays out of reach.
 pub const READS_AT_ONCE: usize = 128;
+/// Of these, reads that go through many rows: the node makes them one after another, and the others must not wait behind them.
+pub const SCANS_AT_ONCE: usize = 4;
 /// Reads of one shard that run or wait; more are refused as overloaded.
 pub const READS_ADMITTED: usize = 2_048;
 
@@ -50,6 +52,19 @@ impl Shard {
             CallFailure::Refused { code: Code::Unavailable, .. } => self.unavailable(),
             CallFailure::Refused { detail, .. } => CallError::Internal { shard: Arc::clone(&self.id), detail },
         })
+    }
+
+    /// Makes a read that goes through many rows.
+    pub async fn scan<A, Make, Reply>(&self, deadline: Deadline, make: Make) -> Result<A, CallError>
+    where
+        Make: FnMut(NodeClient) -> Reply,
+        Reply: Future<Output = Result<tonic::Response<A>, Status>>,
+    {
+        let Ok(_turn) = timeout_at(deadline, self.scans_at_once.acquire()).await else {
+            self.metrics.expired.increment(1);
+            return Err(self.late());
+        };
+        self.read(deadline, make).await
     }
 
     /// Asks the node something about itself, breaker or not: this is how an operator sees a shard come back.

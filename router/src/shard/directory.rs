@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use ledger::AccountId;
-use shard_map::{ShardIndex, ShardMap};
+use shard_map::{ShardIndex, ShardMap, SlotRange};
 use telemetry::tasks::Tasks;
 
 use super::Shard;
@@ -93,6 +93,12 @@ impl View {
     /// When the index is of another view and beyond the shards of this one.
     pub fn shard(&self, index: ShardIndex) -> &Arc<Shard> {
         &self.directory.shards[usize::from(index.0)]
+    }
+
+    /// Every shard that has slots, with those that requests to it come from.
+    pub fn shards_with_slots(&self) -> Vec<(Arc<Shard>, Vec<SlotRange>)> {
+        let slots = self.table.slots_by_shard();
+        slots.into_iter().map(|(index, slots)| (Arc::clone(self.shard(index)), slots)).collect()
     }
 
     pub fn shards(&self) -> impl ExactSizeIterator<Item = &Arc<Shard>> {

@@ -44,34 +44,6 @@ fn not_owner(row: &PgRow, slot: i32) -> Result<Option<NotOwner>, StoreError> {
     }))
 }
 
-const WAYPOINT_AT_OR_AFTER_VERSION: &str = "SELECT version, position FROM waypoint \
-     WHERE account = $1 AND version >= $2 ORDER BY version LIMIT 1";
-const WAYPOINT_AT_OR_AFTER_TIME: &str = "SELECT version, position FROM waypoint \
-     WHERE account = $1 AND created_at_us >= $2 ORDER BY created_at_us, version LIMIT 1";
-
-/// A place to enter the chain: the first waypoint at or after a version, as (version, position).
-pub async fn enter_at_version(pool: &PgPool, id: &AccountId, version: i64) -> Result<Option<(i64, i64)>, StoreError> {
-    Ok(sqlx::query_as(WAYPOINT_AT_OR_AFTER_VERSION).bind(id.as_str()).bind(version).fetch_optional(pool).await?)
-}
-
-/// A place to enter the chain: the first waypoint at or after a time.
-pub async fn enter_at_time(pool: &PgPool, id: &AccountId, at_us: i64) -> Result<Option<(i64, i64)>, StoreError> {
-    Ok(sqlx::query_as(WAYPOINT_AT_OR_AFTER_TIME).bind(id.as_str()).bind(at_us).fetch_optional(pool).await?)
-}
-
-const CHAIN: &str = "WITH RECURSIVE chain AS ( \
-       SELECT j.*, 1 AS step FROM journal j WHERE j.position = $1 \
-       UNION ALL \
-       SELECT j.*, chain.step + 1 FROM chain JOIN journal j ON j.position = chain.previous WHERE chain.step < $2) \
-     SELECT position, previous, version, kind, amount, posted, held, overdraft, transfer_id, counterparty, created_at_us \
-     FROM chain ORDER BY version DESC";
-
-/// Up to `steps` entries from `position` backwards, newest first.
-pub async fn chain(pool: &PgPool, position: i64, steps: i64) -> Result<Vec<PgRow>, StoreError> {
-    let steps = i32::try_from(steps).unwrap_or(i32::MAX);
-    Ok(sqlx::query(CHAIN).bind(position).bind(steps).fetch_all(pool).await?)
-}
-
 /// One journal entry as the wire carries it.
 pub fn entry_from_row(row: &PgRow) -> Result<wire::Entry, StoreError> {
     let kind: i16 = column(row, "kind")?;

@@ -11,6 +11,7 @@ mod bad_input;
 mod batches;
 mod faults;
 mod journals;
+mod lists;
 mod model;
 mod openapi;
 mod rules;
@@ -49,6 +50,9 @@ async fn the_api_keeps_its_contract() -> anyhow::Result<()> {
         ("read-your-writes", Box::pin(accounts::are_read_as_written_through_any_router(&stage))),
         ("reads at once", Box::pin(accounts::are_read_by_many_at_once(&stage))),
         ("journals", Box::pin(journals::are_read_in_pages_and_at_times(&stage))),
+        ("lists", Box::pin(lists::are_in_the_order_of_bytes_over_all_shards(&stage))),
+        ("lists by prefix", Box::pin(lists::are_of_what_begins_so(&stage))),
+        ("sums of balances", Box::pin(lists::add_up_to_balances(&stage))),
         ("idempotency keys", Box::pin(transfers::are_named_by_a_key(&stage))),
         ("steps", Box::pin(transfers::are_found_with_their_steps(&stage))),
         ("shared ids", Box::pin(transfers::of_two_payers_may_share_an_id(&stage))),

@@ -1,10 +1,10 @@
 //! `shardctl bench suite`: the comparison `make bench` prints.
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Context as _;
-use telemetry::{clock, shutdown};
+use telemetry::clock;
 
+use super::own_folder;
 use crate::{
     bench::{
         Latency,
@@ -38,17 +38,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let seed = args.seed.unwrap_or_else(|| clock::now_us().unsigned_abs());
     let plan = Plan { rounds: args.rounds, seconds: args.seconds, seed };
     output::note(&format!("seed {seed}, {} rounds of {} s a run", plan.rounds, plan.seconds));
-    let folder = Folder::create(args.folder.unwrap_or_else(std::env::temp_dir))?;
-    let stopped = shutdown::signal()?;
-    let report = tokio::select! {
-        report = suite::run(plan, &folder.0) => report?,
-        // Dropping the run stops and removes its clusters.
-        signal = stopped => anyhow::bail!("stopped by {signal}"),
-    };
-    if let Some(out) = &args.out {
-        let text = serde_json::to_string_pretty(&report)?;
-        fs::write(out, text).with_context(|| format!("cannot write {}", out.display()))?;
-    }
+    let report = own_folder::run_in(args.folder, async |folder| suite::run(plan, folder).await).await?;
+    own_folder::write_json(args.out.as_deref(), &report)?;
     if context.json {
         output::json(&report)?
     } else {
@@ -113,23 +104,4 @@ fn run_row(name: &str, samples: &[Sample]) -> [String; 9] {
         ms(|latency| latency.p50),
         ms(|latency| latency.p99),
     ]
-}
-
-/// A folder for one run, gone afterwards.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn create(parent: PathBuf) -> anyhow::Result<Self> {
-        let path = parent.join(format!("shardledger-bench-{}", std::process::id()));
-        fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            output::note(&format!("{} could not be removed: {error}", self.0.display()));
-        }
-    }
 }

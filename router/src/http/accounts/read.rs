@@ -8,6 +8,7 @@ use super::no_such_account;
 use crate::http::{
     Edge,
     context::RequestDeadline,
+    page,
     path::AccountPath,
     problem::{Problem, ProblemBody},
     query::{NoParameters, Parameters},
@@ -18,8 +19,6 @@ use crate::http::{
     },
 };
 
-const DEFAULT_PAGE: u32 = 50;
-const MAX_PAGE: u32 = 500;
 const TIME_EXPECTED: &str = "a time in RFC 3339, such as 2026-01-31T12:00:00Z (a + in an offset is %2B)";
 
 /// Read an account.
@@ -65,10 +64,8 @@ pub async fn entries(
     AccountPath(id): AccountPath,
     mut parameters: Parameters,
 ) -> Result<Response, Problem> {
-    let limit = parameters.take_as("limit", "a number from 1 to 500", |text| {
-        text.parse().ok().filter(|limit| (1..=MAX_PAGE).contains(limit))
-    });
-    let cursor = parameters.take_as("cursor", "next_cursor of the page before", Cursor::parse);
+    let limit = page::limit(&mut parameters);
+    let cursor = parameters.take_as("cursor", page::CURSOR_EXPECTED, Cursor::parse);
     let ascending = parameters.take_as("order", "desc or asc", |text| match text {
         "asc" => Some(true),
         "desc" => Some(false),
@@ -80,7 +77,7 @@ pub async fn entries(
 
     let request = wire::ListEntriesRequest {
         account: id.to_string(),
-        limit: limit.unwrap_or(DEFAULT_PAGE),
+        limit,
         ascending: ascending.unwrap_or(false),
         after_version: cursor.map_or(0, |cursor| cursor.0),
         from_us: from_us.unwrap_or(0),

@@ -128,6 +128,16 @@ async fn a_shard_out_of_reach(stage: &Stage) -> anyhow::Result<()> {
     send(Call::patch(&path, &json!({"status": "frozen"}))).await?.expect(unavailable)?;
     let newcomer = json!({"id": stage.name(LOST)?, "asset": "USD"});
     send(Call::post("/v1/accounts", &newcomer)).await?.expect(unavailable)?;
+    // A list with holes would look like a whole one; a sum says what is missing.
+    let sums_of = |account: &str| Call::get(&account_path(account).replace("/accounts/", "/balances?prefix="));
+    for query in ["", "?prefix=nobody", "?limit=1"] {
+        send(Call::get(&format!("/v1/accounts{query}"))).await?.expect(unavailable)?;
+    }
+    let sums = send(sums_of(&here)).await?.expect("200")?.body;
+    ensure!(sums["partial"] == true && sums["missing_shards"] == json!([format!("s{LOST}")]), "{sums}");
+    ensure!(sums["data"][0]["posted"] == "10.00" && sums["data"][0]["accounts"] == 1, "{sums}");
+    let sums = send(sums_of(&there[0])).await?.expect("200")?.body;
+    ensure!(sums["partial"] == true && sums["data"] == json!([]), "{sums}");
     // Nobody can say that there is no such transfer.
     send(Call::get(&format!("/v1/transfers/{}", Uuid::now_v7()))).await?.expect(unavailable)?;
     // What does not need the shard goes on.
@@ -164,6 +174,10 @@ async fn a_shard_that_does_not_answer(stage: &Stage) -> anyhow::Result<()> {
     let told = async {
         let crossing = send(&crossing).await?.expect("202 pending")?;
         let local = send(&local).await?.expect("504 outcome_unknown")?;
+        let read = |path: &str| stage.api.send_once(Call::get(path).header("x-request-timeout-ms", "500"));
+        let sums = read("/v1/balances?prefix=nobody").await?.expect("200")?.body;
+        ensure!(sums["partial"] == true && sums["missing_shards"] == json!([format!("s{SILENT}")]), "{sums}");
+        read("/v1/accounts?prefix=nobody").await?.expect("503 shard_unavailable")?;
         anyhow::Ok((local, crossing))
     };
     let told = told.await;

@@ -7,13 +7,15 @@ use serde_json::{Map, Value};
 use super::api::{Api, Call, Reply};
 
 /// Every route of the contract so far.
-const ROUTES: [(&str, &str); 9] = [
+const ROUTES: [(&str, &str); 11] = [
     ("post", "/v1/accounts"),
+    ("get", "/v1/accounts"),
     ("post", "/v1/accounts:batch"),
     ("get", "/v1/accounts/{id}"),
     ("patch", "/v1/accounts/{id}"),
     ("get", "/v1/accounts/{id}/entries"),
     ("get", "/v1/accounts/{id}/balance"),
+    ("get", "/v1/balances"),
     ("post", "/v1/transfers"),
     ("post", "/v1/transfers:batch"),
     ("get", "/v1/transfers/{id}"),

@@ -250,7 +250,7 @@ fn a_refusal_by_the_hold_waits_for_what_the_credit_side_says() {
 #[test]
 fn frozen_accounts_keep_their_holds_and_closed_ones_have_none() {
     let mut shard = with_hold(&["bank", "alice", "shop"]);
-    let mut change = |shard: &mut Shard, status| {
+    let change = |shard: &mut Shard, status| {
         let update = UpdateAccount {
             id: id("alice"),
             status: Some(status),

@@ -28,7 +28,9 @@ async fn paths(tried: &mut Tried<'_>, account: &str) {
         tried.call(path, Call::new(Method::POST, path, "{}"), "404 not_found").await;
     }
     for (path, allowed) in [
+        ("/v1/accounts", "GET,HEAD,POST"),
         ("/v1/accounts:batch", "POST"),
+        ("/v1/balances", "GET,HEAD"),
         ("/v1/transfers:batch", "POST"),
         ("/v1/transfers", "POST"),
         (account, "GET,HEAD,PATCH"),
@@ -98,12 +100,32 @@ async fn parameters(tried: &mut Tried<'_>, account: &str) {
         (&balance, "at=now", "400 invalid_parameter at=?at"),
         (&balance, "at=2026-02-30T00:00:00Z", "400 invalid_parameter at=?at"),
         (&balance, "time=2026-01-01T00:00:00Z", "400 unknown_parameter at=?time"),
+        ("/v1/accounts", "limit=0", "400 invalid_parameter at=?limit"),
+        ("/v1/accounts", "limit=501", "400 invalid_parameter at=?limit"),
+        ("/v1/accounts", "limit=1&limit=1", "400 invalid_parameter at=?limit"),
+        ("/v1/accounts", "cursor=", "400 invalid_parameter at=?cursor"),
+        ("/v1/accounts", "cursor=a00", "400 invalid_parameter at=?cursor"),
+        ("/v1/accounts", "cursor=a0000", "400 invalid_parameter at=?cursor"),
+        ("/v1/accounts", "cursor=%ff", "400 invalid_parameter at=?cursor"),
+        ("/v1/accounts", "prefix=a%20b", "400 invalid_parameter at=?prefix"),
+        ("/v1/accounts", "prefix=%00", "400 invalid_parameter at=?prefix"),
+        ("/v1/accounts", "prefix=a%2Fb", "400 invalid_parameter at=?prefix"),
+        ("/v1/accounts", "prefix=%25", "400 invalid_parameter at=?prefix"),
+        ("/v1/accounts", "prefix=a&prefix=b", "400 invalid_parameter at=?prefix"),
+        ("/v1/accounts", "order=asc", "400 unknown_parameter at=?order"),
+        ("/v1/balances", "prefix=a%20b", "400 invalid_parameter at=?prefix"),
+        ("/v1/balances", "asset=USD", "400 unknown_parameter at=?asset"),
+        ("/v1/balances", "limit=1", "400 unknown_parameter at=?limit"),
         (TRANSFER, "credit=a", "400 unknown_parameter at=?credit"),
         (TRANSFER, "debit=", "400 invalid_id at=?debit"),
         (TRANSFER, "debit=%40x", "400 invalid_id at=?debit"),
         ("/v1/accounts/nobody/entries", "limit=0", "400 invalid_parameter at=?limit"),
         ("/openapi.json", "x=1", "400 unknown_parameter at=?x"),
     ];
+    for path in ["/v1/accounts", "/v1/balances"] {
+        let path = format!("{path}?prefix={}", "a".repeat(129));
+        tried.call(&path, Call::get(&path), "400 invalid_parameter at=?prefix").await;
+    }
     for (path, query, expected) in table {
         let path = format!("{path}?{query}");
         tried.call(&path, Call::get(&path), expected).await;

@@ -1,0 +1,69 @@
+//! `shardctl bench statements`: pages and balances of a long history.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use telemetry::clock;
+
+use super::own_folder;
+use crate::{
+    bench::statements::{self, Plan, Report, Row},
+    commands::Context,
+    exit, output,
+};
+
+/// Exit code 1: a question takes longer than its bar. 3: the ledger that was measured does not balance.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Entries of the long history
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(10_000..))]
+    entries: u32,
+    /// How often each question is asked
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(100..))]
+    requests: u32,
+    /// Folder of the cluster that is measured, made and removed here [default: the system's for temporary files]
+    #[arg(long, value_name = "DIR")]
+    folder: Option<PathBuf>,
+    /// Write the result as JSON to this file as well
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Repeats a run's accounts and times [default: from the clock; printed]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    let seed = args.seed.unwrap_or_else(|| clock::now_us().unsigned_abs());
+    let plan = Plan { entries: args.entries as usize, requests: args.requests as usize, seed };
+    output::note(&format!("seed {seed}, a history of {} entries", plan.entries));
+    let report = own_folder::run_in(args.folder, async |folder| statements::run(plan, folder).await).await?;
+    own_folder::write_json(args.out.as_deref(), &report)?;
+    if context.json {
+        output::json(&report)?
+    } else {
+        print(&report)?
+    }
+    Ok(match (report.verified, report.all_met()) {
+        (false, _) => exit::violation(),
+        (true, false) => exit::failure(),
+        (true, true) => ExitCode::SUCCESS,
+    })
+}
+
+fn print(report: &Report) -> anyhow::Result<()> {
+    let rows: Vec<[String; 6]> = report.rows.iter().map(|row| cells(row, report.bar_p99_us)).collect();
+    output::table(["statement over HTTP", "entries", "p50 ms", "p99 ms", "bar", ""], &rows)?;
+    output::data(if report.verified { "verify: clean" } else { "verify: VIOLATED, the numbers are worth nothing" })
+}
+
+fn cells(row: &Row, bar_p99_us: u64) -> [String; 6] {
+    let ms = |us: u64| format!("{:.1}", us as f64 / 1_000.0);
+    let verdict = if row.met { "met" } else { "ABOVE" };
+    [
+        row.question.to_owned(),
+        row.entries.to_string(),
+        ms(row.latency_us.p50),
+        ms(row.latency_us.p99),
+        ms(bar_p99_us),
+        verdict.to_owned(),
+    ]
+}

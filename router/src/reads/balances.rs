@@ -1,0 +1,109 @@
+//! What accounts hold together, over all shards. A shard that does not answer in time is left out and named.
+
+use std::{str::FromStr, sync::Arc, time::Duration};
+
+use ledger::AccountPrefix;
+use tokio::time::Instant;
+
+use super::every_shard::{self, Question, Said, nonsense};
+use crate::{
+    service::{BalanceSum, BalanceSums, CallError, Core, Deadline},
+    shard::Shard,
+};
+
+/// Of the time a request has, the part that shards do not get: it is for the answer without those that were late.
+const ANSWER_SHARE: u32 = 10;
+const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
+
+struct Sums<'a> {
+    prefix: &'a AccountPrefix,
+}
+
+pub async fn sum(core: &Core, prefix: &AccountPrefix, deadline: Deadline) -> Result<BalanceSums, CallError> {
+    let until = shards_deadline(Instant::now(), deadline);
+    let mut sums = BalanceSums::default();
+    for Said { shard, answer } in every_shard::ask(core, &Sums { prefix }, until).await {
+        match answer {
+            Ok(answer) => add(&mut sums, &shard, answer.sums)?,
+            Err(CallError::Internal { shard, detail }) => return Err(CallError::Internal { shard, detail }),
+            Err(_) => sums.missing.push(shard),
+        }
+    }
+    Ok(sums)
+}
+
+fn shards_deadline(now: Instant, deadline: Deadline) -> Instant {
+    deadline - (deadline.saturating_duration_since(now) / ANSWER_SHARE).min(ANSWER_TIME_MAX)
+}
+
+fn add(sums: &mut BalanceSums, shard: &Arc<str>, more: Vec<wire::AssetSum>) -> Result<(), CallError> {
+    for more in more {
+        let number = |text: &str| i128::from_str(text).map_err(|reason| nonsense(shard, &reason));
+        let overflow = || nonsense(shard, &"a sum of balances beyond 128 bits");
+        let sum = sums.assets.entry(more.asset).or_default();
+        *sum = BalanceSum {
+            posted: sum.posted.checked_add(number(&more.posted)?).ok_or_else(overflow)?,
+            held: sum.held.checked_add(number(&more.held)?).ok_or_else(overflow)?,
+            accounts: sum.accounts.checked_add(more.accounts).ok_or_else(overflow)?,
+        };
+    }
+    Ok(())
+}
+
+impl Question for Sums<'_> {
+    type Answer = wire::SumBalancesResponse;
+
+    async fn ask(
+        &self,
+        shard: &Shard,
+        slots: Vec<wire::SlotRange>,
+        deadline: Deadline,
+    ) -> Result<wire::SumBalancesResponse, CallError> {
+        let ask = |mut node: crate::shard::NodeClient| {
+            let left_ms = deadline.saturating_duration_since(Instant::now()).as_millis();
+            let request = wire::SumBalancesRequest {
+                prefix: self.prefix.as_str().to_owned(),
+                slots: slots.clone(),
+                timeout_ms: u32::try_from(left_ms).unwrap_or(u32::MAX),
+            };
+            async move { node.sum_balances(request).await }
+        };
+        shard.scan(deadline, ask).await
+    }
+
+    fn not_owner(answer: &wire::SumBalancesResponse) -> &[wire::NotOwner] {
+        &answer.not_owner
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(asset: &str, posted: i128, held: i128, accounts: u64) -> wire::AssetSum {
+        let asset = asset.to_owned();
+        wire::AssetSum { asset, posted: posted.to_string(), held: held.to_string(), accounts }
+    }
+
+    #[test]
+    fn sums_add_up_by_asset_beyond_64_bits() {
+        let (shard, mut sums) = (Arc::from("s0"), BalanceSums::default());
+        let large = i128::from(i64::MAX);
+        add(&mut sums, &shard, vec![of("USD", large, 5, 2), of("EUR", -3, 0, 1)]).unwrap();
+        add(&mut sums, &shard, vec![of("USD", large, 0, 1)]).unwrap();
+        assert_eq!(sums.assets["USD"], BalanceSum { posted: 2 * large, held: 5, accounts: 3 });
+        assert_eq!(sums.assets["EUR"], BalanceSum { posted: -3, held: 0, accounts: 1 });
+        assert!(add(&mut sums, &shard, vec![of("USD", i128::MAX, 0, 1)]).is_err());
+        let not_a_number = wire::AssetSum { posted: "1.5".to_owned(), held: "0".to_owned(), ..Default::default() };
+        assert!(add(&mut sums, &shard, vec![not_a_number]).is_err());
+    }
+
+    #[test]
+    fn the_answer_has_time_of_its_own() {
+        let now = Instant::now();
+        let left = |ms| shards_deadline(now, now + Duration::from_millis(ms)) - now;
+        assert_eq!(left(1_000), Duration::from_millis(900));
+        assert_eq!(left(30_000), Duration::from_millis(29_500));
+        assert_eq!(left(0), Duration::ZERO);
+    }
+}

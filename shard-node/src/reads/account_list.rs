@@ -1,0 +1,151 @@
+//! Reads over many accounts: pages of them, and their sums.
+//!
+//! The router says which slots it means. They are answered for as of one snapshot, or those that are not owned here are
+//! named: an answer without an account that has just moved would look like any other.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use ledger::{AccountPrefix, outcome::NotOwner};
+use shard_map::{Slot, SlotRange};
+use sqlx::{PgPool, postgres::PgRow};
+
+use crate::store::{
+    self, StoreError,
+    account_list::{self, Meant, Versioned},
+    ownership::Ownership,
+};
+
+/// Which accounts a router means.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    pub prefix: AccountPrefix,
+    pub slots: Vec<SlotRange>,
+}
+
+/// What was asked for, or the slots among those meant that are not owned here.
+pub enum AllOwned<T> {
+    Here(T),
+    NotHere(Vec<NotOwner>),
+}
+
+/// Slot ownership as read last, so that not every page reads thousands of rows. The version read with a page tells whether
+/// it still holds.
+#[derive(Debug, Clone, Default)]
+pub struct KnownOwnership(Arc<Mutex<Option<(i64, Arc<Ownership>)>>>);
+
+/// Ownership changes a few times in a move; between two reads it hardly ever does so more than once.
+const ATTEMPTS: usize = 4;
+
+pub async fn page(
+    pool: &PgPool,
+    known: &KnownOwnership,
+    selection: &Selection,
+    after: &str,
+    limit: i64,
+) -> Result<AllOwned<wire::ListAccountsResponse>, StoreError> {
+    let slots = multirange(&selection.slots);
+    let meant = Meant { prefix: &selection.prefix, slots: &slots };
+    for _ in 0..ATTEMPTS {
+        // One more than wanted tells whether there are more.
+        let read = account_list::page(pool, meant, after, limit.saturating_add(1)).await?;
+        if let Some(rows) = known.checked(pool, &selection.slots, read).await? {
+            return match rows {
+                AllOwned::Here(rows) => page_from_rows(&rows, limit).map(AllOwned::Here),
+                AllOwned::NotHere(not_owner) => Ok(AllOwned::NotHere(not_owner)),
+            };
+        }
+    }
+    Err(StoreError::Fenced)
+}
+
+fn page_from_rows(rows: &[PgRow], limit: i64) -> Result<wire::ListAccountsResponse, StoreError> {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let mut accounts = Vec::with_capacity(rows.len());
+    for row in rows.iter().take(limit) {
+        accounts.push((&store::account::from_row(row)?).into());
+    }
+    Ok(wire::ListAccountsResponse { accounts, has_more: rows.len() > limit, not_owner: Vec::new() })
+}
+
+pub async fn sums(
+    pool: &PgPool,
+    known: &KnownOwnership,
+    selection: &Selection,
+    timeout: Duration,
+) -> Result<AllOwned<Vec<wire::AssetSum>>, StoreError> {
+    let slots = multirange(&selection.slots);
+    let meant = Meant { prefix: &selection.prefix, slots: &slots };
+    for _ in 0..ATTEMPTS {
+        let read = account_list::sums(pool, meant, timeout).await?;
+        if let Some(sums) = known.checked(pool, &selection.slots, read).await? {
+            return Ok(sums);
+        }
+    }
+    Err(StoreError::Fenced)
+}
+
+// === impl KnownOwnership ===
+
+impl KnownOwnership {
+    /// What was read, once it is known who owned the slots at that moment. `None` when that can no longer be known.
+    async fn checked<T>(
+        &self,
+        pool: &PgPool,
+        slots: &[SlotRange],
+        read: Versioned<T>,
+    ) -> Result<Option<AllOwned<T>>, StoreError> {
+        let Some(ownership) = self.as_of(pool, read.ownership_version).await? else { return Ok(None) };
+        let mut not_owner = Vec::new();
+        for range in slots {
+            not_owner.extend(range.slots().filter_map(|slot| ownership.check(slot).err()));
+        }
+        Ok(Some(if not_owner.is_empty() { AllOwned::Here(read.value) } else { AllOwned::NotHere(not_owner) }))
+    }
+
+    /// The ownership of that version; `None` when another one is in force by now.
+    async fn as_of(&self, pool: &PgPool, version: i64) -> Result<Option<Arc<Ownership>>, StoreError> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((_, ownership)) = known.filter(|(known, _)| *known == version) {
+            return Ok(Some(ownership));
+        }
+        let Versioned { ownership_version, value } = account_list::ownership(pool).await?;
+        let ownership = Arc::new(value);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((ownership_version, Arc::clone(&ownership)));
+        Ok((ownership_version == version).then_some(ownership))
+    }
+}
+
+/// As PostgreSQL writes it.
+fn multirange(slots: &[SlotRange]) -> String {
+    let range = |range: &SlotRange| format!("[{},{}]", range.first(), range.last());
+    let ranges: Vec<String> = slots.iter().map(range).collect();
+    format!("{{{}}}", ranges.join(","))
+}
+
+/// The slots of a message.
+pub fn slots_from_wire(ranges: &[wire::SlotRange]) -> Result<Vec<SlotRange>, String> {
+    let slot = |index: u32| Slot::try_from(index).map_err(|reason| reason.to_string());
+    let range = |range: &wire::SlotRange| {
+        SlotRange::new(slot(range.first)?, slot(range.last)?).map_err(|reason| reason.to_string())
+    };
+    ranges.iter().map(range).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_come_off_the_wire_and_go_to_the_database() {
+        let wire = |first, last| wire::SlotRange { first, last };
+        let slots = slots_from_wire(&[wire(0, 4095), wire(5000, 5000)]).unwrap();
+        assert_eq!(multirange(&slots), "{[0,4095],[5000,5000]}");
+        assert_eq!(multirange(&[]), "{}");
+        for bad in [wire(5, 4), wire(0, 16_384), wire(u32::MAX, u32::MAX)] {
+            assert!(slots_from_wire(&[bad]).is_err(), "{bad:?}");
+        }
+    }
+}

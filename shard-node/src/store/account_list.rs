@@ -1,0 +1,114 @@
+//! `account`, read by ranges of its primary key: pages in id order, and sums.
+//!
+//! Every statement also reads the `ownership_version` of its snapshot: who owned the slots at that moment is for the caller
+//! to know. The shard's own in-transit accounts belong to no slot, so that no list of slots finds them.
+
+use std::time::Duration;
+
+use ledger::AccountPrefix;
+use sqlx::{AssertSqlSafe, PgPool, Row, ValueRef, postgres::PgRow};
+
+use super::{
+    StoreError,
+    ownership::{self, Ownership},
+    session::column,
+};
+
+/// What was read, and the version of the slot ownership beside it.
+pub struct Versioned<T> {
+    pub ownership_version: i64,
+    pub value: T,
+}
+
+/// The accounts meant: ids that begin so, in slots written as an `int4multirange`.
+#[derive(Debug, Clone, Copy)]
+pub struct Meant<'a> {
+    pub prefix: &'a AccountPrefix,
+    pub slots: &'a str,
+}
+
+// The slots are cast in a sub-select, which is evaluated once and not for each row.
+const PAGE: &str = "SELECT s.ownership_version, a.* FROM shard_state s LEFT JOIN ( \
+       SELECT * FROM account \
+       WHERE id >= $1 AND id < $2 AND id > $3 AND slot <@ (SELECT $4::text::int4multirange) \
+       ORDER BY id LIMIT $5) a ON TRUE \
+     ORDER BY a.id";
+
+/// The first `limit` accounts after the id `after`.
+pub async fn page(
+    pool: &PgPool,
+    meant: Meant<'_>,
+    after: &str,
+    limit: i64,
+) -> Result<Versioned<Vec<PgRow>>, StoreError> {
+    let rows = sqlx::query(PAGE)
+        .bind(meant.prefix.as_str())
+        .bind(meant.prefix.end())
+        .bind(after)
+        .bind(meant.slots)
+        .bind(limit)
+        .fetch_all(pool)
+        .await?;
+    versioned(rows, "id")
+}
+
+const SUMS: &str = "SELECT s.ownership_version, a.* FROM shard_state s LEFT JOIN ( \
+       SELECT asset, sum(posted)::text AS posted, sum(held)::text AS held, count(*) AS accounts FROM account \
+       WHERE id >= $1 AND id < $2 AND slot <@ (SELECT $3::text::int4multirange) \
+       GROUP BY asset) a ON TRUE";
+/// One process of the server for one sum, so that many accounts take long and not everything. There are few assets, which the
+/// planner cannot know: left alone, it sorts all accounts by theirs, on disk.
+const SUM_SETTINGS: &str = "SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL enable_sort = off";
+
+/// The sums of each asset. The server gives up after `timeout`.
+pub async fn sums(
+    pool: &PgPool,
+    meant: Meant<'_>,
+    timeout: Duration,
+) -> Result<Versioned<Vec<wire::AssetSum>>, StoreError> {
+    let mut transaction = pool.begin().await?;
+    let settings = format!("SET LOCAL statement_timeout = {}; {SUM_SETTINGS}", timeout.as_millis());
+    sqlx::raw_sql(AssertSqlSafe(settings)).execute(&mut *transaction).await?;
+    let rows = sqlx::query(SUMS)
+        // Planned for this very prefix: a narrow one is a range of the key, the empty one the whole table.
+        .persistent(false)
+        .bind(meant.prefix.as_str())
+        .bind(meant.prefix.end())
+        .bind(meant.slots)
+        .fetch_all(&mut *transaction)
+        .await?;
+    transaction.rollback().await?;
+    let Versioned { ownership_version, value: rows } = versioned(rows, "asset")?;
+    let value = rows.iter().map(sum_from_row).collect::<Result<_, _>>()?;
+    Ok(Versioned { ownership_version, value })
+}
+
+fn sum_from_row(row: &PgRow) -> Result<wire::AssetSum, StoreError> {
+    let accounts: i64 = column(row, "accounts")?;
+    Ok(wire::AssetSum {
+        asset: column(row, "asset")?,
+        posted: column(row, "posted")?,
+        held: column(row, "held")?,
+        accounts: u64::try_from(accounts).unwrap_or(0),
+    })
+}
+
+const OWNERSHIP: &str = "SELECT s.ownership_version, o.slot, o.state, o.epoch, o.peer \
+     FROM shard_state s LEFT JOIN slot_ownership o ON TRUE";
+
+/// All slots, with their version.
+pub async fn ownership(pool: &PgPool) -> Result<Versioned<Ownership>, StoreError> {
+    let rows = sqlx::query(OWNERSHIP).fetch_all(pool).await?;
+    let Versioned { ownership_version, value: rows } = versioned(rows, "slot")?;
+    Ok(Versioned { ownership_version, value: ownership::from_rows(&rows)? })
+}
+
+/// The rows without the empty one that stands there when there are none.
+fn versioned(mut rows: Vec<PgRow>, key: &str) -> Result<Versioned<Vec<PgRow>>, StoreError> {
+    let first = rows.first().ok_or_else(|| StoreError::Corrupt("shard_state is empty".to_owned()))?;
+    let ownership_version = column(first, "ownership_version")?;
+    if first.try_get_raw(key)?.is_null() {
+        rows.clear();
+    }
+    Ok(Versioned { ownership_version, value: rows })
+}

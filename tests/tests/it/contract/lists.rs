@@ -1,0 +1,175 @@
+//! Accounts over all shards: listed in pages, and summed up.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+use testkit::client::account_path;
+
+use super::{
+    api::Call,
+    stage::{Stage, order},
+};
+
+/// Begins the ids of these tests' accounts, and nobody else's.
+const PREFIX: &str = "lists.";
+/// Divides nothing evenly.
+const PAGE: usize = 7;
+
+/// Every page in the order of bytes, whatever is opened meanwhile.
+pub async fn are_in_the_order_of_bytes_over_all_shards(stage: &Stage) -> anyhow::Result<()> {
+    let mut ids: BTreeSet<String> = BTreeSet::new();
+    for first in ["-", ".", "0", "9", ":", "@", "A", "Z", "_", "a", "z", "{", "}"] {
+        ids.extend(["", "-", "Z", "a", "}"].map(|rest| format!("{PREFIX}{first}{rest}")));
+    }
+    open(stage, ids.iter().map(String::as_str)).await?;
+    let whole = list(stage, &format!("prefix={PREFIX}&limit=500")).await?;
+    ensure!(ids.iter().eq(&whole.ids), "{:?}", whole.ids);
+    let shards: BTreeSet<String> = whole.accounts.iter().map(|account| account["shard"].to_string()).collect();
+    ensure!(shards.len() == 3, "all of it lives on {shards:?}");
+    for account in whole.accounts.iter().step_by(PAGE) {
+        let id = account["id"].as_str().unwrap_or_default();
+        ensure!(*account == stage.show(id).await?, "listed and read differently: {account}");
+    }
+
+    let (mut walked, mut cursor, mut expected) = (Vec::new(), String::new(), ids.clone());
+    loop {
+        let page = list(stage, &format!("prefix={PREFIX}&limit={PAGE}{cursor}")).await?;
+        walked.extend(page.ids.iter().cloned());
+        ensure!(walked.len() <= 4 * ids.len(), "pages without end");
+        let Some(next) = page.next else { break };
+        ensure!(page.ids.len() == PAGE, "a short page before the end: {:?}", page.ids);
+        cursor = format!("&cursor={next}");
+        // One among the first, which are past; one right behind this page, which is met.
+        let (missed, met) = (format!("{PREFIX}--{}", walked.len()), format!("{}-", page.ids[PAGE - 1]));
+        open(stage, [missed.as_str(), met.as_str()]).await?;
+        expected.insert(met);
+    }
+    ensure!(expected.iter().eq(&walked), "pages are not the whole in order: {walked:?}, not {expected:?}");
+
+    // By default 50; a cursor goes on from where any number ended.
+    let by_default = list(stage, &format!("prefix={PREFIX}")).await?;
+    ensure!(by_default.ids.len() == 50, "{} by default", by_default.ids.len());
+    let next = by_default.next.context("no cursor")?;
+    let rest = list(stage, &format!("prefix={PREFIX}&limit=1&cursor={next}")).await?;
+    ensure!(rest.ids.first() > by_default.ids.last(), "{rest:?}");
+    Ok(())
+}
+
+/// A prefix is a prefix, with braces and all; a cursor is one of its prefix.
+pub async fn are_of_what_begins_so(stage: &Stage) -> anyhow::Result<()> {
+    let under_tag = ["{lists7}:a", "{lists7}:b"];
+    open(stage, under_tag.into_iter().chain(["{lists70}:c", "{Lists7}:d", "{lists7"])).await?;
+    let tag = "%7Blists7%7D";
+    let found = list(stage, &format!("prefix={tag}")).await?;
+    ensure!(found.ids == under_tag && found.next.is_none(), "{found:?}");
+    let shards: BTreeSet<String> = found.accounts.iter().map(|account| account["shard"].to_string()).collect();
+    ensure!(shards.len() == 1, "one tag on several shards: {found:?}");
+    let found = list(stage, "prefix=%7Blists7").await?;
+    ensure!(found.ids == ["{lists7", "{lists70}:c", "{lists7}:a", "{lists7}:b"], "{found:?}");
+    // A whole id is a prefix; the system's accounts are nobody's to see; nothing is an empty page.
+    ensure!(list(stage, &format!("prefix={tag}:a")).await?.ids == under_tag[..1], "a whole id");
+    for nothing in ["@", "@in-transit:USD", &"n".repeat(128), &format!("{tag}:ab")] {
+        let found = list(stage, &format!("prefix={nothing}")).await?;
+        ensure!(found.ids.is_empty() && found.next.is_none(), "{nothing}: {found:?}");
+    }
+    let everything = list(stage, "limit=500").await?;
+    ensure!(everything.ids.iter().all(|id| !id.starts_with('@')), "a system's account is listed");
+
+    let next = list(stage, &format!("prefix={tag}&limit=1")).await?.next.context("no cursor")?;
+    let last = list(stage, &format!("prefix={tag}&limit=1&cursor={next}")).await?;
+    ensure!(last.ids == under_tag[1..] && last.next.is_none(), "{last:?}");
+    for query in [format!("cursor={next}"), format!("prefix={tag}:&cursor={next}"), format!("prefix=x&cursor={next}")]
+    {
+        let call = Call::get(&format!("/v1/accounts?{query}"));
+        stage.api.expect(call, "400 invalid_parameter at=?cursor").await?;
+    }
+    // A cursor of entries is none.
+    stage.api.expect(Call::get("/v1/accounts?cursor=v7"), "400 invalid_parameter at=?cursor").await?;
+    Ok(())
+}
+
+/// A master account and its sub-accounts, wherever they live, are checked as one.
+pub async fn add_up_to_balances(stage: &Stage) -> anyhow::Result<()> {
+    let prefix = "master.";
+    let world = stage.account(0, "USD overdraft=unlimited").await?;
+    let yen_world = stage.account(1, "JPY overdraft=unlimited").await?;
+    ensure!(sums(stage, prefix).await?.is_empty(), "nothing opened, and something there");
+    let subs: Vec<String> = (0..12).map(|n| format!("{prefix}sub{n}")).collect();
+    open(stage, subs.iter().map(String::as_str).chain(["master.all", "Master.other"])).await?;
+    stage.open("master.yen", "JPY", json!({})).await?;
+    ensure!(
+        sums(stage, prefix).await? == of(&[("JPY", "0", 1), ("USD", "0.00", 13)]),
+        "{:?}",
+        sums(stage, prefix).await?
+    );
+    stage.pay(&world, "master.all", "1200.00", "USD").await?;
+    stage.pay(&world, "Master.other", "1.00", "USD").await?;
+    stage.pay(&yen_world, "master.yen", "7", "JPY").await?;
+    let expected = of(&[("JPY", "7", 1), ("USD", "1200.00", 13)]);
+    ensure!(sums(stage, prefix).await? == expected, "{:?}", sums(stage, prefix).await?);
+    // What moves among them, between shards too, is still theirs; so is what is in a closed account.
+    for sub in &subs {
+        stage.pay("master.all", sub, "99.99", "USD").await?;
+    }
+    ensure!(sums(stage, prefix).await? == expected, "{:?}", sums(stage, prefix).await?);
+    stage.pay(&subs[0], &world, "99.99", "USD").await?;
+    let closed = Call::patch(&account_path(&subs[0]), &json!({"status": "closed"}));
+    stage.api.expect(closed, "200 closed").await?;
+    ensure!(
+        sums(stage, prefix).await? == of(&[("JPY", "7", 1), ("USD", "1100.01", 13)]),
+        "{:?}",
+        sums(stage, prefix).await?
+    );
+    ensure!(sums(stage, "master.all").await? == of(&[("USD", "0.12", 1)]), "of one account");
+    stage.api.expect(order("master.all", &world, "0.13", "USD"), "422 insufficient_funds side=debit").await?;
+    // Money between shards is in no account of anybody's.
+    ensure!(sums(stage, "@").await?.is_empty(), "the system's accounts are counted");
+    Ok(())
+}
+
+#[derive(Debug)]
+struct Page {
+    ids: Vec<String>,
+    accounts: Vec<Value>,
+    next: Option<String>,
+}
+
+async fn list(stage: &Stage, query: &str) -> anyhow::Result<Page> {
+    let body = stage.api.expect(Call::get(&format!("/v1/accounts?{query}")), "200").await?.body;
+    let accounts = body["data"].as_array().context("no data")?.clone();
+    ensure!(body["has_more"] == body["next_cursor"].is_string(), "{body}");
+    let ids = accounts.iter().filter_map(|account| account["id"].as_str().map(str::to_owned)).collect();
+    Ok(Page { ids, accounts, next: body["next_cursor"].as_str().map(str::to_owned) })
+}
+
+/// Opens accounts in USD.
+async fn open(stage: &Stage, ids: impl IntoIterator<Item = &str>) -> anyhow::Result<()> {
+    let accounts: Vec<Value> = ids.into_iter().map(|id| json!({"id": id, "asset": "USD"})).collect();
+    let body = json!({ "accounts": accounts });
+    let reply = stage.api.expect(Call::post("/v1/accounts:batch", &body), "200").await?.body;
+    let results = reply["results"].as_array().context("no results")?;
+    ensure!(results.iter().all(|result| result["code"].is_null()), "{reply}");
+    Ok(())
+}
+
+/// Posted amount and number of accounts, by asset.
+type Sums = BTreeMap<String, (String, u64)>;
+
+async fn sums(stage: &Stage, prefix: &str) -> anyhow::Result<Sums> {
+    let body = stage.api.expect(Call::get(&format!("/v1/balances?prefix={prefix}")), "200").await?.body;
+    ensure!(body["partial"] == false && body["missing_shards"] == json!([]), "{body}");
+    let data = body["data"].as_array().context("no data")?;
+    ensure!(data.is_sorted_by_key(|sum| sum["asset"].to_string()), "{body}");
+    let read = |sum: &Value| {
+        let scale = sum["posted"].as_str()?.split_once('.').map_or(0, |(_, fraction)| fraction.len());
+        let nothing_held = if scale == 0 { "0" } else { "0.00" };
+        (sum["held"] == nothing_held).then_some(())?;
+        Some((sum["asset"].as_str()?.to_owned(), (sum["posted"].as_str()?.to_owned(), sum["accounts"].as_u64()?)))
+    };
+    data.iter().map(read).collect::<Option<Sums>>().with_context(|| body.to_string())
+}
+
+fn of(sums: &[(&str, &str, u64)]) -> Sums {
+    sums.iter().map(|(asset, posted, accounts)| ((*asset).to_owned(), ((*posted).to_owned(), *accounts))).collect()
+}
