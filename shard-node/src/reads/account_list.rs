@@ -34,7 +34,10 @@ pub enum AllOwned<T> {
 /// Slot ownership as read last, so that not every page reads thousands of rows. The version read with a page tells whether
 /// it still holds.
 #[derive(Debug, Clone, Default)]
-pub struct KnownOwnership(Arc<Mutex<Option<(i64, Arc<Ownership>)>>>);
+pub struct KnownOwnership(Arc<Mutex<Option<AtVersion>>>);
+
+/// Slot ownership and the version it had.
+type AtVersion = (i64, Arc<Ownership>);
 
 /// Ownership changes a few times in a move; between two reads it hardly ever does so more than once.
 const ATTEMPTS: usize = 4;

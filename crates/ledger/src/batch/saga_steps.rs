@@ -1,6 +1,6 @@
 //! Steps 2 and 3 of a saga: the verdict at the credit account's shard, and its consequence at the debit account's.
 
-use super::{Batch, Leg, NewRegister, Prior, Settlement, StoredRegister, holds::outcome_of};
+use super::{Aside, Batch, Leg, NewRegister, Prior, Settlement, StoredRegister, holds::outcome_of};
 use crate::{
     HoldKey, Position, Refused,
     journal::EntryKind,
@@ -112,7 +112,7 @@ impl Batch<'_> {
         let later = match capture {
             Some(hold) if settle.reserved => match self.settle_capture(settle, &hold) {
                 Ok(later) => later,
-                Err(outcome) => return outcome,
+                Err(aside) => return outcome_of(aside),
             },
             _ => None,
         };
@@ -155,14 +155,14 @@ impl Batch<'_> {
 
     /// The verdict reaches the hold: the capture is certain and the rest of a final one is released, or the hold is as it
     /// was before. Gives the debit account after the release, if there was one.
-    fn settle_capture(&mut self, settle: &Settle, key: &HoldKey) -> Result<Option<(DebitAfter, Position)>, Outcome> {
+    fn settle_capture(&mut self, settle: &Settle, key: &HoldKey) -> Result<Option<(DebitAfter, Position)>, Aside> {
         let now_us = self.now_us;
         let in_flight = self.hold(key).and_then(|hold| hold.in_flight);
         if in_flight.is_none_or(|flying| (flying.capture, flying.amount) != (settle.id, settle.amount)) {
             // Or it is settled already: the careful way knows.
             let (id, debit) = (settle.id.0, &settle.debit);
             let why = format!("INV-11: capture {id} from {debit} is not in flight for hold {}", key.id.0);
-            return Err(Outcome::Illegal(why));
+            return Err(Aside::Illegal(why));
         }
         let Some(hold) = self.change_hold(key) else { return Ok(None) };
         hold.in_flight = None;
@@ -173,7 +173,7 @@ impl Batch<'_> {
         if rest == 0 {
             return Ok(None);
         }
-        self.release(key, rest, EntryKind::Released).map_err(outcome_of)?;
+        self.release(key, rest, EntryKind::Released)?;
         Ok(self.balances_now(&settle.debit))
     }
 }
