@@ -44,7 +44,11 @@ pub async fn run(core: &Core, transfers: Vec<NewTransfer>, deadline: Deadline) -
         let resolved = batch.wave(&view).await;
         count_wave();
         if batch.open.len() == before && !core.again(&mut reroutes, resolved).await {
-            batch.give_up(|shard| CallError::Unavailable { shard });
+            // With every route known, the shards put off what is left.
+            batch.give_up(|shard| match resolved {
+                true => CallError::Deferred { shard },
+                false => CallError::Unavailable { shard },
+            });
         }
     }
     batch.items.into_iter().map(Item::into_reply).collect()

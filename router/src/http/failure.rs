@@ -6,7 +6,9 @@ use crate::service::CallError;
 /// The code of an error.
 pub fn code(error: &CallError) -> Code {
     match error {
-        CallError::Unavailable { .. } | CallError::Deadline { .. } => Code::ShardUnavailable,
+        CallError::Unavailable { .. } | CallError::Deadline { .. } | CallError::Deferred { .. } => {
+            Code::ShardUnavailable
+        }
         CallError::Overloaded { .. } => Code::Overloaded,
         CallError::ShuttingDown => Code::ShuttingDown,
         CallError::OutcomeUnknown { .. } => Code::OutcomeUnknown,
@@ -24,6 +26,10 @@ impl From<CallError> for Problem {
             }
             CallError::Overloaded { shard } => {
                 Self::new(code, "too much is waiting for the shard").with_shard(&*shard)
+            }
+            CallError::Deferred { shard } => {
+                Self::new(code, "a capture or transfer under way has to finish first and did not in time")
+                    .with_shard(&*shard)
             }
             CallError::ShuttingDown => Self::new(code, "another router takes the request"),
             CallError::OutcomeUnknown { shard } => {

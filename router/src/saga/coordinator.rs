@@ -198,6 +198,7 @@ fn read(answer: Answer) -> Reading {
             CallError::Unavailable { .. }
             | CallError::Overloaded { .. }
             | CallError::Deadline { .. }
+            | CallError::Deferred { .. }
             | CallError::OutcomeUnknown { .. },
         ) => Reading::Again,
     }

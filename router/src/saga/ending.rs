@@ -38,7 +38,7 @@ pub async fn find_ended(
             tracing::debug!(transfer = %id.0, %error, "cannot drive a transfer that is waited for");
         }
         if !pace.pause(deadline).await {
-            return Err(CallError::Unavailable { shard: pending });
+            return Err(CallError::Deferred { shard: pending });
         }
     }
 }

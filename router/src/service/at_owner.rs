@@ -65,7 +65,12 @@ pub async fn execute(
         };
         let resolved = core.learn(shard.id(), put_off.as_slice());
         if !core.again(&mut reroutes, resolved).await {
-            return Err(unless_resent(CallError::Unavailable { shard: Arc::clone(shard.id()) }, resent_to));
+            let shard = Arc::clone(shard.id());
+            let error = match put_off {
+                Some(_) => CallError::Unavailable { shard },
+                None => CallError::Deferred { shard },
+            };
+            return Err(unless_resent(error, resent_to));
         }
     }
 }

@@ -232,6 +232,10 @@ pub enum CallError {
     /// Not executed: the deadline passed before the operation's turn came.
     #[error("the deadline passed before the operation began on shard {shard}")]
     Deadline { shard: Arc<str> },
+    /// Not executed: something before it has not finished in time. A capture in flight keeps its hold waiting, a transfer
+    /// under way its reversal.
+    #[error("what has to finish first on shard {shard} did not")]
+    Deferred { shard: Arc<str> },
     /// It may have been executed. The same id sent again gives the definite answer.
     #[error("the outcome on shard {shard} is unknown")]
     OutcomeUnknown { shard: Arc<str> },

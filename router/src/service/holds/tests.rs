@@ -198,7 +198,7 @@ async fn a_release_waits_for_the_verdict_of_a_capture() {
     place(&cluster, &order).await;
     cluster.nodes[1].hang(true);
     let router = cluster.router.clone();
-    let under_way = tokio::spawn({
+    let under_way = cluster.tasks.spawn("under way", {
         let order = capture(2, &order, Some(10), false);
         async move { router.transfer(order, soon()).await }
     });
@@ -207,7 +207,7 @@ async fn a_release_waits_for_the_verdict_of_a_capture() {
     }
     let deadline = tokio::time::Instant::now() + Duration::from_millis(100);
     let early = cluster.router.release_hold(order.key(), deadline).await;
-    assert!(matches!(early, Err(CallError::Unavailable { .. })), "{early:?}");
+    assert!(matches!(early, Err(CallError::Deferred { .. })), "{early:?}");
 
     let (released, ()) = tokio::join!(release(&cluster, order.key()), async {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -256,7 +256,7 @@ async fn a_pending_original_is_waited_for() {
     let original = transfer(1, &payer, &far, 40);
     cluster.nodes[1].hang(true);
     let router = cluster.router.clone();
-    let under_way = tokio::spawn({
+    let under_way = cluster.tasks.spawn("under way", {
         let original = original.clone();
         async move { router.transfer(original, soon()).await }
     });
@@ -265,7 +265,7 @@ async fn a_pending_original_is_waited_for() {
     }
     let deadline = tokio::time::Instant::now() + Duration::from_millis(100);
     let early = cluster.router.find_ended_transfer(original.id, Some(&original.debit), deadline).await;
-    assert!(matches!(early, Err(CallError::Unavailable { .. })), "{early:?}");
+    assert!(matches!(early, Err(CallError::Deferred { .. })), "{early:?}");
     cluster.nodes[1].hang(false);
     let ended = cluster.router.find_ended_transfer(original.id, Some(&original.debit), soon()).await.unwrap();
     assert_eq!(ended.found[0].record.status, u32::from(TransferState::POSTED));
