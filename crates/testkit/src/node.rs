@@ -188,6 +188,17 @@ impl Node {
         }
     }
 
+    pub async fn list_accounts(
+        &self,
+        request: wire::ListAccountsRequest,
+    ) -> anyhow::Result<wire::ListAccountsResponse> {
+        Ok(self.rpc.clone().list_accounts(request).await?.into_inner())
+    }
+
+    pub async fn sum_balances(&self, request: wire::SumBalancesRequest) -> anyhow::Result<wire::SumBalancesResponse> {
+        Ok(self.rpc.clone().sum_balances(request).await?.into_inner())
+    }
+
     pub async fn status(&self) -> anyhow::Result<wire::StatusResponse> {
         Ok(self.rpc.clone().status(wire::StatusRequest {}).await?.into_inner())
     }

@@ -72,5 +72,5 @@ async fn ask(connection: &mut Connection, plan: Plan, accounts: &[History]) -> a
         anyhow::Ok(())
     })
     .await?;
-    Ok(asked.into_iter().map(|(question, account, tally)| Row::new(question.name, account.entries, &tally)).collect())
+    Ok(asked.into_iter().map(|(question, account, tally)| Row::new(question, account.entries, &tally)).collect())
 }

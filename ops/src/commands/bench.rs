@@ -9,6 +9,7 @@ mod suite;
 use std::process::ExitCode;
 
 use super::Context;
+use crate::exit;
 
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -32,5 +33,14 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         None => load::run(args.load, context).await,
         Some(Command::Suite(args)) => suite::run(args, context).await,
         Some(Command::Statements(args)) => statements::run(args, context).await,
+    }
+}
+
+/// Of a measurement: 3 where the ledger that was measured does not balance, 1 where a bar was missed.
+fn exit_code(verified: bool, all_met: bool) -> ExitCode {
+    match (verified, all_met) {
+        (false, _) => exit::violation(),
+        (true, false) => exit::failure(),
+        (true, true) => ExitCode::SUCCESS,
     }
 }

@@ -56,12 +56,7 @@ impl Scale {
         self.0
     }
 
-    pub fn amount(self, minor: i64) -> String {
-        format_minor(minor, self.0)
-    }
-
-    /// Of many accounts together.
-    pub fn sum(self, minor: i128) -> String {
+    pub fn amount(self, minor: impl Into<i128>) -> String {
         format_minor(minor, self.0)
     }
 

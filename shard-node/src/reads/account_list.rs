@@ -4,7 +4,7 @@
 //! named: an answer without an account that has just moved would look like any other.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -34,10 +34,9 @@ pub enum AllOwned<T> {
 /// Slot ownership as read last, so that not every page reads thousands of rows. The version read with a page tells whether
 /// it still holds.
 #[derive(Debug, Clone, Default)]
-pub struct KnownOwnership(Arc<Mutex<Option<AtVersion>>>);
+pub struct KnownOwnership(Arc<Mutex<Option<Known>>>);
 
-/// Slot ownership and the version it had.
-type AtVersion = (i64, Arc<Ownership>);
+type Known = Versioned<Arc<Ownership>>;
 
 /// Ownership changes a few times in a move; between two reads it hardly ever does so more than once.
 const ATTEMPTS: usize = 4;
@@ -110,14 +109,19 @@ impl KnownOwnership {
 
     /// The ownership of that version; `None` when another one is in force by now.
     async fn as_of(&self, pool: &PgPool, version: i64) -> Result<Option<Arc<Ownership>>, StoreError> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((_, ownership)) = known.filter(|(known, _)| *known == version) {
-            return Ok(Some(ownership));
+        let known = self.lock().clone().filter(|known| known.ownership_version == version);
+        if let Some(known) = known {
+            return Ok(Some(known.value));
         }
         let Versioned { ownership_version, value } = account_list::ownership(pool).await?;
-        let ownership = Arc::new(value);
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((ownership_version, Arc::clone(&ownership)));
-        Ok((ownership_version == version).then_some(ownership))
+        let value = Arc::new(value);
+        *self.lock() = Some(Versioned { ownership_version, value: Arc::clone(&value) });
+        Ok((ownership_version == version).then_some(value))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Known>> {
+        // Nothing panics while it is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

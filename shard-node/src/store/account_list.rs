@@ -15,6 +15,7 @@ use super::{
 };
 
 /// What was read, and the version of the slot ownership beside it.
+#[derive(Debug, Clone)]
 pub struct Versioned<T> {
     pub ownership_version: i64,
     pub value: T,

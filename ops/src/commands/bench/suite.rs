@@ -4,14 +4,14 @@ use std::{path::PathBuf, process::ExitCode};
 
 use telemetry::clock;
 
-use super::own_folder;
+use super::{exit_code, own_folder};
 use crate::{
     bench::{
         Latency,
         suite::{self, PerTransfer, Plan, Report, Sample, median},
     },
     commands::Context,
-    exit, output,
+    output,
 };
 
 /// Exit code 1: a ratio is below its bar. 3: a ledger that was measured does not balance.
@@ -45,11 +45,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     } else {
         print(&report)?
     }
-    Ok(match (report.verified, report.all_met()) {
-        (false, _) => exit::violation(),
-        (true, false) => exit::failure(),
-        (true, true) => ExitCode::SUCCESS,
-    })
+    Ok(exit_code(report.verified, report.all_met()))
 }
 
 fn print(report: &Report) -> anyhow::Result<()> {

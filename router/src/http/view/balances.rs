@@ -41,8 +41,8 @@ impl BalancesView {
             let scale = Scale::of(code, assets)?;
             data.push(AssetBalanceView {
                 asset,
-                posted: scale.sum(sum.posted),
-                held: scale.sum(sum.held),
+                posted: scale.amount(sum.posted),
+                held: scale.amount(sum.held),
                 accounts: sum.accounts,
             });
         }
