@@ -5,7 +5,7 @@
 //!
 //! | step | does |
 //! |---|---|
-//! | `hold 6.00 [1s]`, `pay 6.00` | from debit to credit; later steps are about this one |
+//! | `hold 6.00 [10s]`, `pay 6.00` | from debit to credit; later steps are about this one |
 //! | `capture [2.00] [more]`, `release` | the hold; without an amount all of it, with `more` not the final one |
 //! | `reverse [2.00]` | the last payment or capture |
 //! | `reverse-it` | the last reversal |
@@ -31,7 +31,7 @@ use super::{
 };
 
 /// A hold's amount is available again within a second of its time; a busy machine may need longer to say so.
-const EXPIRED_WITHIN: Duration = Duration::from_secs(10);
+const EXPIRED_WITHIN: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(100);
 
 type Step = (&'static str, &'static str);
@@ -75,7 +75,7 @@ const SCRIPTS: &[Script] = &[
         ("hold 6.00 1s", "201 held"), ("expire", ""), ("see debit", "10.00 0.00 10.00"), ("see hold", "expired 0.00 0.00"),
         ("capture", "409 hold_expired"), ("again", "409 hold_expired replayed"), ("release", "409 hold_expired")]),
     ("captured in part, then expired", "USD posted=10", "USD", &[
-        ("hold 6.00 1s", "201 held"), ("capture 2.00 more", "201 posted"), ("expire", ""), ("see hold", "expired 2.00 0.00"),
+        ("hold 6.00 10s", "201 held"), ("capture 2.00 more", "201 posted"), ("expire", ""), ("see hold", "expired 2.00 0.00"),
         ("see debit", "8.00 0.00 8.00"), ("capture 1.00", "409 hold_expired")]),
     // === captures: the accounts ===
     ("frozen since", "USD posted=10", "USD", &[
@@ -250,8 +250,9 @@ impl Actors<'_> {
                 self.hold = id;
                 let mut body = between(&self.debit, &self.credit)?;
                 body["metadata"] = json!({"order": "7"});
-                if words.contains(&"1s") {
-                    body["expires_in_s"] = json!(1);
+                let seconds = words.iter().find_map(|word| word.strip_suffix('s')?.parse::<u32>().ok());
+                if let Some(seconds) = seconds {
+                    body["expires_in_s"] = json!(seconds);
                 }
                 ("/v1/holds".to_owned(), body)
             }
