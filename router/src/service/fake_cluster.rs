@@ -1,14 +1,12 @@
 //! Shards without PostgreSQL, for tests: the real ledger rules behind the real protocol, in memory, with faults on order.
 
 mod rows;
+mod rpc;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     net::TcpListener,
-    sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -26,22 +24,15 @@ use tokio::{
     sync::watch,
     time::Instant,
 };
-use tonic::{Request, Response, Status, transport::server::TcpIncoming};
+use tonic::transport::server::TcpIncoming;
 use uuid::Uuid;
 use wire::{
-    Reply, convert,
-    convert::Submitted,
-    convert_outcome,
-    not_executed::Reason,
-    shard_node_server::{ShardNode, ShardNodeServer},
+    Reply, convert, convert::Submitted, convert_outcome, not_executed::Reason, shard_node_server::ShardNodeServer,
 };
 
 use self::rows::Rows;
 use super::{AccountReply, CoreConfig, NewTransfer, Router};
 use crate::routing::Routing;
-
-/// Recovery leaves younger sagas to whoever began them.
-const SAGA_DUE_AFTER: Duration = Duration::from_millis(500);
 
 /// What happens to one of the next Execute calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -423,215 +414,6 @@ impl FakeNode {
             reversals: reversals.into_iter().map(convert::id_to_wire).collect(),
             ..Default::default()
         }
-    }
-}
-
-#[tonic::async_trait]
-impl ShardNode for FakeNode {
-    async fn execute(
-        &self,
-        request: Request<wire::ExecuteRequest>,
-    ) -> Result<Response<wire::ExecuteResponse>, Status> {
-        let mut hung = self.hung.subscribe();
-        hung.wait_for(|hung| !hung).await.map_err(|_| Status::unavailable("gone"))?;
-        self.executions.fetch_add(1, Ordering::Relaxed);
-        let operations = request.into_inner().operations;
-        let trouble = lock(&self.trouble).pop_front();
-        let results = match trouble {
-            None => self.run(operations),
-            Some(Trouble::LoseRequest) => return Err(Status::unavailable("lost before it was executed")),
-            Some(Trouble::LoseAnswer) => {
-                self.run(operations);
-                return Err(Status::unavailable("lost after it was executed"));
-            }
-            Some(Trouble::Refuse(reason)) => {
-                let refused = || Reply::NotExecuted { reason, detail: String::new() };
-                operations.iter().map(|_| refused().into()).collect()
-            }
-            Some(Trouble::Unknown) => self.run(operations).iter().map(|_| Reply::Unknown.into()).collect(),
-            Some(Trouble::RefuseFirst(reason)) => {
-                let refused = Reply::NotExecuted { reason, detail: String::new() };
-                let executed = self.run(operations.into_iter().skip(1).collect());
-                let unknown = executed.into_iter().map(|_| Reply::Unknown.into());
-                std::iter::once(refused.into()).chain(unknown).collect()
-            }
-        };
-        Ok(Response::new(wire::ExecuteResponse { results }))
-    }
-
-    async fn get_account(
-        &self,
-        request: Request<wire::GetAccountRequest>,
-    ) -> Result<Response<wire::GetAccountResponse>, Status> {
-        use wire::get_account_response::Outcome;
-        let name = request.into_inner().id;
-        let account = id(&name);
-        let state = lock(&self.state);
-        let there = state.names.contains(&account).then(|| state.accounts.get(&account)).flatten();
-        let outcome = match (self.not_owner(&name), there) {
-            (Some(not_owner), _) => Outcome::NotOwner(not_owner.into()),
-            (None, Some(account)) => Outcome::Account(account.into()),
-            (None, None) => Outcome::NotFound(wire::NotFound {}),
-        };
-        Ok(Response::new(wire::GetAccountResponse { outcome: Some(outcome) }))
-    }
-
-    async fn list_entries(
-        &self,
-        _: Request<wire::ListEntriesRequest>,
-    ) -> Result<Response<wire::ListEntriesResponse>, Status> {
-        Err(Status::unimplemented("not here"))
-    }
-
-    async fn balance_at(
-        &self,
-        _: Request<wire::BalanceAtRequest>,
-    ) -> Result<Response<wire::BalanceAtResponse>, Status> {
-        Err(Status::unimplemented("not here"))
-    }
-
-    async fn get_transfers(
-        &self,
-        request: Request<wire::GetTransfersRequest>,
-    ) -> Result<Response<wire::GetTransfersResponse>, Status> {
-        let wire::GetTransfersRequest { id, debit } = request.into_inner();
-        if let Some(not_owner) = self.not_owner(&debit).filter(|_| !debit.is_empty()) {
-            let response = wire::GetTransfersResponse { not_owner: Some(not_owner.into()), ..Default::default() };
-            return Ok(Response::new(response));
-        }
-        let id = convert::id_from_wire(&id).unwrap();
-        let state = lock(&self.state);
-        let wanted = |key: &TransferKey| key.id == id && (debit.is_empty() || key.debit.as_str() == debit);
-        let transfers = state.transfers.iter().filter(|(key, _)| wanted(key));
-        let registers = state.registers.iter().filter(|(key, _)| wanted(key)).map(|(key, register)| {
-            let (credited, refusal, side) = convert::verdict_to_wire(register.verdict);
-            wire::RegisterRecord {
-                id: convert::id_to_wire(key.id),
-                debit: key.debit.to_string(),
-                credit: register.credit.to_string(),
-                credited,
-                refusal,
-                side,
-                decided_at_us: register.decided_at_us,
-            }
-        });
-        Ok(Response::new(wire::GetTransfersResponse {
-            transfers: transfers.map(|(key, stored)| Self::record(key, stored, &state.rows)).collect(),
-            registers: registers.collect(),
-            not_owner: None,
-        }))
-    }
-
-    async fn get_holds(
-        &self,
-        request: Request<wire::GetHoldsRequest>,
-    ) -> Result<Response<wire::GetHoldsResponse>, Status> {
-        let wire::GetHoldsRequest { id, debit } = request.into_inner();
-        if let Some(not_owner) = self.not_owner(&debit).filter(|_| !debit.is_empty()) {
-            let response = wire::GetHoldsResponse { not_owner: Some(not_owner.into()), ..Default::default() };
-            return Ok(Response::new(response));
-        }
-        let id = convert::id_from_wire(&id).unwrap();
-        let state = lock(&self.state);
-        let holds = state.rows.holds.iter();
-        let wanted = holds.filter(|(key, _)| key.id == id && (debit.is_empty() || key.debit.as_str() == debit));
-        Ok(Response::new(wire::GetHoldsResponse {
-            holds: wanted.map(|(key, hold)| wire::convert_hold::hold_to_wire(key, hold)).collect(),
-            not_owner: None,
-        }))
-    }
-
-    async fn list_sagas(
-        &self,
-        request: Request<wire::ListSagasRequest>,
-    ) -> Result<Response<wire::ListSagasResponse>, Status> {
-        let request = request.into_inner();
-        let state = lock(&self.state);
-        let sagas = state
-            .transfers
-            .iter()
-            .filter(|(key, stored)| {
-                let due = state.since.get(*key).is_none_or(|since| since.elapsed() > SAGA_DUE_AFTER);
-                let pending = stored.state == TransferState::Pending && self.not_owner(key.debit.as_str()).is_none();
-                pending && (due || !request.claim_due)
-            })
-            .map(|(key, stored)| Self::record(key, stored, &state.rows))
-            .filter(|record| request.retry_id.is_empty() || record.id == request.retry_id)
-            .collect();
-        Ok(Response::new(wire::ListSagasResponse { sagas }))
-    }
-
-    async fn get_ownership(
-        &self,
-        _: Request<wire::GetOwnershipRequest>,
-    ) -> Result<Response<wire::GetOwnershipResponse>, Status> {
-        let truth = lock(&self.truth);
-        let own = (0..).zip(truth.iter()).filter(|(_, (owner, _))| *owner == self.number);
-        let ranges = own
-            .map(|(slot, (_, epoch))| wire::OwnedRange {
-                first: slot,
-                last: slot,
-                state: 1,
-                epoch: *epoch,
-                peer: String::new(),
-            })
-            .collect();
-        Ok(Response::new(wire::GetOwnershipResponse {
-            shard: self.id.clone(),
-            shard_number: u32::try_from(self.number).unwrap(),
-            ranges,
-            ..Default::default()
-        }))
-    }
-
-    async fn offer_shard_map(
-        &self,
-        _: Request<wire::OfferShardMapRequest>,
-    ) -> Result<Response<wire::OfferShardMapResponse>, Status> {
-        Ok(Response::new(wire::OfferShardMapResponse { newest_version: 1 }))
-    }
-
-    async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusResponse>, Status> {
-        Ok(Response::new(wire::StatusResponse { shard: self.id.clone(), ..Default::default() }))
-    }
-
-    async fn list_accounts(
-        &self,
-        request: Request<wire::ListAccountsRequest>,
-    ) -> Result<Response<wire::ListAccountsResponse>, Status> {
-        let wire::ListAccountsRequest { prefix, after, limit, slots } = request.into_inner();
-        let not_owner = self.slots_not_owned(&slots);
-        if !not_owner.is_empty() {
-            return Ok(Response::new(wire::ListAccountsResponse { not_owner, ..Default::default() }));
-        }
-        let mut accounts = self.accounts_in(&slots, &prefix);
-        accounts.retain(|account| account.id > after);
-        accounts.sort_by(|one, other| one.id.cmp(&other.id));
-        let has_more = accounts.len() > limit as usize;
-        accounts.truncate(limit as usize);
-        Ok(Response::new(wire::ListAccountsResponse { accounts, has_more, not_owner }))
-    }
-
-    async fn sum_balances(
-        &self,
-        request: Request<wire::SumBalancesRequest>,
-    ) -> Result<Response<wire::SumBalancesResponse>, Status> {
-        let mut hung = self.hung.subscribe();
-        hung.wait_for(|hung| !hung).await.map_err(|_| Status::unavailable("gone"))?;
-        let wire::SumBalancesRequest { prefix, slots, .. } = request.into_inner();
-        let not_owner = self.slots_not_owned(&slots);
-        if !not_owner.is_empty() {
-            return Ok(Response::new(wire::SumBalancesResponse { not_owner, ..Default::default() }));
-        }
-        let accounts = self.accounts_in(&slots, &prefix);
-        let total = |of: fn(&wire::Account) -> i64| accounts.iter().map(of).sum::<i64>().to_string();
-        let sums = vec![wire::AssetSum {
-            asset: usd().to_string(),
-            posted: total(|account| account.posted),
-            held: total(|account| account.held),
-            accounts: accounts.len() as u64,
-        }];
-        Ok(Response::new(wire::SumBalancesResponse { sums, not_owner }))
     }
 }
 

@@ -7,10 +7,33 @@ use std::{borrow::Cow, collections::BTreeMap, fmt, marker::PhantomData};
 use ledger::{AccountId, AccountStatus, AssetCode, Metadata, TransferId};
 use serde::{
     Deserialize, Deserializer,
-    de::{Error, MapAccess, SeqAccess, Visitor},
+    de::{Error, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 
 use super::{MAX_BATCH_ITEMS, rules};
+
+/// A JSON object as `T`. serde alone would also take an array of the fields' values for one.
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ObjectVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(members)).map(Object)
+            }
+        }
+
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}
 
 fn text<'de, D: Deserializer<'de>, T>(deserializer: D, read: fn(&str) -> Option<T>) -> Result<T, D::Error> {
     struct Text<T>(fn(&str) -> Option<T>);
@@ -132,7 +155,7 @@ pub fn items<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) ->
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Vec<T>, A::Error> {
             let mut items = Vec::new();
-            while let Some(item) = sequence.next_element()? {
+            while let Some(Object(item)) = sequence.next_element()? {
                 if items.len() == MAX_BATCH_ITEMS {
                     return Err(A::Error::custom(""));
                 }

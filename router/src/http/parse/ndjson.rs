@@ -7,6 +7,7 @@ use super::{
     MAX_BATCH_ITEMS, Rulebook,
     explain::{Explanation, batch_too_large, read_tree},
     transfer::{TransferBody, examine_item, ids_differ},
+    typed,
 };
 use crate::{
     http::problem::{Code, Problem},
@@ -30,7 +31,7 @@ fn items(text: &str) -> impl Iterator<Item = &str> {
 fn fast_lines(text: &str, rulebook: &Rulebook) -> Option<Vec<NewTransfer>> {
     let mut transfers = Vec::new();
     for line in items(text) {
-        let fields: TransferBody<'_> = serde_json::from_str(line).ok()?;
+        let fields: TransferBody<'_> = typed(line)?;
         transfers.push(fields.order(rulebook, None)?);
     }
     (!transfers.is_empty() && ids_differ(&transfers)).then_some(transfers)

@@ -447,6 +447,9 @@ fn captures_and_reversals_are_read_and_checked() {
 fn an_array_is_no_object() {
     let values = format!("[\"{ID}\", \"alice\", \"bob\", \"12.34\", \"USD\", null]");
     assert_refused(&values, "invalid_json", "");
+    assert_batch_refused(&batch_of(std::slice::from_ref(&values)), "invalid_json", "/transfers/0");
+    assert_eq!(transfer_lines(&values, &rulebook()).unwrap_err().code(), Code::InvalidJson);
+    assert_batch_refused(&format!("[[{}], false]", body(&[])), "invalid_json", "");
 }
 
 #[test]
