@@ -16,6 +16,12 @@ use crate::routing::Routing;
 const TRANSFER: &str = r#"{"id": "01890a5d-ac96-774b-bcce-b302099a8057", "debit": "alice", "credit": "bob",
     "amount": "12.34", "asset": "USD"}"#;
 
+const HOLD: &str = r#"{"id": "01890a5d-ac96-774b-bcce-b302099a8057", "debit": "alice", "credit": "shop",
+    "amount": "25.00", "asset": "USD", "expires_in_s": 3600}"#;
+const CAPTURE: &str = "/v1/holds/01890a5d-ac96-774b-bcce-b302099a8057/capture";
+const RELEASE: &str = "/v1/holds/01890a5d-ac96-774b-bcce-b302099a8057/release";
+const REVERSE: &str = "/v1/transfers/01890a5d-ac96-774b-bcce-b302099a8057/reverse";
+
 fn api_with(settings: &str) -> Routes {
     // Port 1 of this machine refuses connections.
     let shard = Shard {
@@ -78,18 +84,32 @@ async fn every_layer_answers_with_problems() {
     let slots_of_json = |count: usize| format!("{{\"transfers\": [{}]}}", vec!["{}"; count].join(","));
     for (request, status, code) in [
         (request("GET", "/", ""), 404, "not_found"),
-        (request("GET", "/v1/holds", ""), 404, "not_found"),
-        (request("POST", "/v1/transfers/x/reverse", ""), 404, "not_found"),
+        (request("GET", "/v1/holds/x/capture", ""), 405, "method_not_allowed"),
+        (request("POST", "/v1/transfers/x/reverse", ""), 400, "invalid_id"),
         (request("DELETE", "/v1/accounts/alice", ""), 405, "method_not_allowed"),
         (request("GET", "/v1/accounts", ""), 405, "method_not_allowed"),
         (request("GET", "/v1/transfers:batch", ""), 405, "method_not_allowed"),
+        (request("GET", "/v1/holds", ""), 405, "method_not_allowed"),
         (request("POST", "/v1/transfers", long.clone()), 413, "body_too_large"),
         (request("POST", "/v1/transfers", "x".repeat(65_537)), 413, "body_too_large"),
         (request("POST", "/v1/transfers:batch", long), 413, "body_too_large"),
         (request("POST", "/v1/transfers:batch", slots_of_json(10_001)), 413, "batch_too_large"),
         (request("POST", "/v1/transfers", "{"), 400, "invalid_json"),
         (request("POST", "/v1/transfers", Body::from(vec![0xff])), 400, "invalid_json"),
-        (request("POST", "/v1/transfers?dry_run=true", TRANSFER), 400, "unknown_parameter"),
+        (request("POST", "/v1/transfers?dry_run=maybe", TRANSFER), 400, "invalid_parameter"),
+        (request("POST", "/v1/transfers:batch?dry_run=true", TRANSFER), 400, "unknown_parameter"),
+        (request("POST", "/v1/holds?dry_run=", HOLD), 400, "invalid_parameter"),
+        (request("POST", "/v1/holds", HOLD.replace("3600", "0")), 400, "invalid_expiry"),
+        (request("POST", "/v1/holds", HOLD.replace("\"id\"", "\"memo\"")), 400, "unknown_field"),
+        (request("GET", "/v1/holds/7", ""), 400, "invalid_id"),
+        (request("GET", "/v1/holds/01890a5d-ac96-774b-bcce-b302099a8057?credit=shop", ""), 400, "unknown_parameter"),
+        (request("POST", CAPTURE, ""), 400, "idempotency_required"),
+        (request("POST", CAPTURE, "{"), 400, "invalid_json"),
+        (request("POST", CAPTURE, "[]"), 400, "invalid_json"),
+        (request("POST", CAPTURE, r#"{"amount": "0"}"#), 400, "invalid_amount"),
+        (request("POST", RELEASE, r#"{"id": null}"#), 400, "unknown_field"),
+        (request("POST", REVERSE, r#"{"final": true}"#), 400, "unknown_field"),
+        (request("POST", &format!("{REVERSE}?debit=@x"), "{}"), 400, "invalid_id"),
         (request("POST", "/v1/transfers:batch?atomic=true", TRANSFER), 400, "unknown_parameter"),
         (request("GET", "/v1/accounts/a%20b", ""), 400, "invalid_id"),
         (request("GET", "/v1/accounts/%ff", ""), 400, "invalid_id"),
@@ -127,6 +147,10 @@ async fn media_types_are_required() {
         ("/v1/accounts", "application/x-www-form-urlencoded"),
         ("/v1/accounts:batch", "application/x-ndjson"),
         ("/v1/transfers:batch", "text/csv"),
+        ("/v1/holds", "text/plain"),
+        (CAPTURE, "text/plain"),
+        (RELEASE, "text/plain"),
+        (REVERSE, "application/x-ndjson"),
     ] {
         let mut request = request("POST", path, TRANSFER);
         request.headers_mut().insert(header::CONTENT_TYPE, media_type.parse().unwrap());
@@ -167,6 +191,14 @@ async fn a_shard_out_of_reach_is_told_and_nothing_was_executed() {
         request("GET", "/v1/accounts/alice/balance", ""),
         request("GET", "/v1/transfers/01890a5d-ac96-774b-bcce-b302099a8057", ""),
         request("GET", "/v1/transfers/01890a5d-ac96-774b-bcce-b302099a8057?debit=alice", ""),
+        request("POST", "/v1/transfers?dry_run=true", TRANSFER),
+        request("POST", REVERSE, r#"{"id": "01890a5d-ac96-774b-bcce-b302099a8058"}"#),
+        request("POST", "/v1/holds", HOLD),
+        request("POST", "/v1/holds?dry_run=true", HOLD),
+        request("GET", "/v1/holds/01890a5d-ac96-774b-bcce-b302099a8057", ""),
+        request("POST", CAPTURE, r#"{"id": "01890a5d-ac96-774b-bcce-b302099a8058"}"#),
+        request("POST", &format!("{CAPTURE}?debit=alice"), r#"{"id": "01890a5d-ac96-774b-bcce-b302099a8058"}"#),
+        request("POST", RELEASE, ""),
     ] {
         let mut request = request;
         request.headers_mut().insert("x-request-timeout-ms", "300".parse().unwrap());
@@ -231,7 +263,7 @@ async fn the_description_lists_exactly_the_routes_there_are() {
             assert!(methods.get(method.to_lowercase()).is_some(), "{method} {path} is not described");
         }
     }
-    assert_eq!((paths.len(), operations), (8, 9));
+    assert_eq!((paths.len(), operations), (13, 14));
     // Every reference leads somewhere.
     let text = description.to_string();
     for reference in text.split("\"$ref\":\"#").skip(1) {

@@ -1,5 +1,7 @@
 //! Shards without PostgreSQL, for tests: the real ledger rules behind the real protocol, in memory, with faults on order.
 
+mod rows;
+
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     net::TcpListener,
@@ -14,7 +16,7 @@ use ledger::{
     Account, AccountId, AssetCode, Limit, Metadata, Position, TransferId, TransferKey,
     accounts::Accounts,
     batch::{Batch, Prior, Stored, StoredRegister, StoredTransfer},
-    operation::CreateAccount,
+    operation::{CreateAccount, PlaceHold, Purpose},
     outcome::{NotOwner, Outcome, TransferState},
 };
 use shard_map::{ShardMap, Slot, SlotRange, slot_of};
@@ -34,6 +36,7 @@ use wire::{
     shard_node_server::{ShardNode, ShardNodeServer},
 };
 
+use self::rows::Rows;
 use super::{AccountReply, CoreConfig, NewTransfer, Router};
 use crate::routing::Routing;
 
@@ -78,6 +81,7 @@ struct State {
     /// When each transfer came in.
     since: HashMap<TransferKey, Instant>,
     registers: HashMap<TransferKey, StoredRegister>,
+    rows: Rows,
     next_position: Position,
     now_us: i64,
 }
@@ -127,7 +131,13 @@ pub fn transfer(number: u128, debit: &str, credit: &str, amount: i64) -> NewTran
         asset: usd(),
         amount,
         metadata: Metadata::empty(),
+        purpose: Purpose::Payment,
     }
+}
+
+pub fn hold(number: u128, debit: &str, credit: &str, amount: i64) -> PlaceHold {
+    let NewTransfer { id, debit, credit, asset, amount, metadata, .. } = transfer(number, debit, credit, amount);
+    PlaceHold { id, debit, credit, asset, amount, expires_in_s: None, metadata }
 }
 
 impl Cluster {
@@ -220,8 +230,10 @@ impl Cluster {
         };
         let here = |name: &AccountId| slot_of(name.as_str()).index() == slot;
         let (mut accounts, mut transfers, mut registers) = (Vec::new(), Vec::new(), Vec::new());
+        let rows;
         {
             let state = lock(&self.nodes[from].state);
+            rows = state.rows.of_debit_accounts(here);
             accounts.extend(state.names.iter().filter(|name| here(name)).map(|name| {
                 let account: Option<Account> = state.accounts.get(name).cloned();
                 (name.clone(), account)
@@ -239,6 +251,7 @@ impl Cluster {
         }
         state.transfers.extend(transfers);
         state.registers.extend(registers);
+        state.rows.extend(rows);
     }
 }
 
@@ -284,6 +297,7 @@ impl FakeNode {
             transfers: HashMap::new(),
             since: HashMap::new(),
             registers: HashMap::new(),
+            rows: Rows::default(),
             next_position: Position::first_of(u16::try_from(number).unwrap()),
             now_us: 1_000_000,
         };
@@ -341,15 +355,17 @@ impl FakeNode {
                 state.names.insert(account);
             }
         }
+        let named = state.rows.named(&state.transfers, submitted.iter().map(|submitted| &submitted.operation));
         let mut batch =
-            Batch::new(&mut state.accounts, Prior::Loaded(stored), &fence, state.now_us, state.next_position);
+            Batch::new(&mut state.accounts, Prior::Loaded(stored), named, &fence, state.now_us, state.next_position);
         let outcomes: Vec<Outcome> = submitted
             .iter()
             .map(|submitted| batch.apply(submitted.order_group.into(), &submitted.operation))
             .collect();
-        let effects = batch.finish();
+        let mut effects = batch.finish();
         effects.check_balanced().unwrap();
         state.next_position = effects.next_position;
+        state.rows.take(&mut effects);
         let now = Instant::now();
         state.since.extend(effects.transfers.iter().map(|new| (new.key.clone(), now)));
         state.transfers.extend(effects.transfers.into_iter().map(|new| (new.key, new.stored)));
@@ -361,11 +377,13 @@ impl FakeNode {
         outcomes.into_iter().map(|outcome| Reply::Outcome(outcome).into()).collect()
     }
 
-    fn record(key: &TransferKey, stored: &StoredTransfer) -> wire::TransferRecord {
+    fn record(key: &TransferKey, stored: &StoredTransfer, rows: &Rows) -> wire::TransferRecord {
         let refused = match stored.state {
             TransferState::Rejected { refused, .. } => convert::refused_to_wire(refused),
-            _ => (0, 0),
+            TransferState::Pending => stored.presumed.map_or((0, 0), convert::refused_to_wire),
+            TransferState::Posted { .. } => (0, 0),
         };
+        let (reversed, reversals) = rows.reversals.get(key).cloned().unwrap_or_default();
         wire::TransferRecord {
             id: convert::id_to_wire(key.id),
             debit: key.debit.to_string(),
@@ -378,6 +396,9 @@ impl FakeNode {
             side: refused.1,
             created_at_us: stored.created_at_us,
             finished_at_us: stored.state.finished_at_us().unwrap_or(0),
+            purpose: convert::purpose_to_wire(stored.purpose),
+            reversed,
+            reversals: reversals.into_iter().map(convert::id_to_wire).collect(),
             ..Default::default()
         }
     }
@@ -473,8 +494,27 @@ impl ShardNode for FakeNode {
             }
         });
         Ok(Response::new(wire::GetTransfersResponse {
-            transfers: transfers.map(|(key, stored)| Self::record(key, stored)).collect(),
+            transfers: transfers.map(|(key, stored)| Self::record(key, stored, &state.rows)).collect(),
             registers: registers.collect(),
+            not_owner: None,
+        }))
+    }
+
+    async fn get_holds(
+        &self,
+        request: Request<wire::GetHoldsRequest>,
+    ) -> Result<Response<wire::GetHoldsResponse>, Status> {
+        let wire::GetHoldsRequest { id, debit } = request.into_inner();
+        if let Some(not_owner) = self.not_owner(&debit).filter(|_| !debit.is_empty()) {
+            let response = wire::GetHoldsResponse { not_owner: Some(not_owner.into()), ..Default::default() };
+            return Ok(Response::new(response));
+        }
+        let id = convert::id_from_wire(&id).unwrap();
+        let state = lock(&self.state);
+        let holds = state.rows.holds.iter();
+        let wanted = holds.filter(|(key, _)| key.id == id && (debit.is_empty() || key.debit.as_str() == debit));
+        Ok(Response::new(wire::GetHoldsResponse {
+            holds: wanted.map(|(key, hold)| wire::convert_hold::hold_to_wire(key, hold)).collect(),
             not_owner: None,
         }))
     }
@@ -493,7 +533,7 @@ impl ShardNode for FakeNode {
                 let pending = stored.state == TransferState::Pending && self.not_owner(key.debit.as_str()).is_none();
                 pending && (due || !request.claim_due)
             })
-            .map(|(key, stored)| Self::record(key, stored))
+            .map(|(key, stored)| Self::record(key, stored, &state.rows))
             .filter(|record| request.retry_id.is_empty() || record.id == request.retry_id)
             .collect();
         Ok(Response::new(wire::ListSagasResponse { sagas }))

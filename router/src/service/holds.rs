@@ -41,3 +41,6 @@ pub async fn release(core: &Core, key: HoldKey, deadline: Deadline) -> Result<Re
         _ => executed.nonsense(),
     }
 }
+
+#[cfg(test)]
+mod tests;
