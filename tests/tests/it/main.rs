@@ -10,6 +10,7 @@ mod guide;
 mod node;
 mod replay;
 mod same_id;
+mod sequences;
 mod shard_map;
 mod teardown;
 mod verify;
