@@ -89,7 +89,7 @@ mod tests {
 
     fn found(debit: &str) -> FoundTransfer {
         let record = wire::TransferRecord { debit: debit.to_owned(), ..Default::default() };
-        FoundTransfer { record, shard: "s0".into(), register: None }
+        FoundTransfer { record, shard: "s0".into(), register: None, verdict_unread: false }
     }
 
     #[test]

@@ -43,11 +43,13 @@ async fn find_at_owner(
             let mut found = FoundTransfers::default();
             for record in answer.transfers {
                 let own = verdict_of(&record, &answer.registers).map(|register| (register, Arc::clone(shard.id())));
+                let before = found.unreachable.len();
                 let register = match own {
                     None if record.cross_shard => verdict_elsewhere(core, id, &record, deadline, &mut found).await,
                     own => own,
                 };
-                found.found.push(FoundTransfer { record, shard: Arc::clone(shard.id()), register });
+                let verdict_unread = found.unreachable.len() > before;
+                found.found.push(FoundTransfer { record, shard: Arc::clone(shard.id()), register, verdict_unread });
             }
             return Ok(found);
         };
@@ -102,7 +104,8 @@ async fn find_anywhere(core: &Core, id: TransferId, deadline: Deadline) -> Found
                 .iter()
                 .find(|(register, _)| register.debit == record.debit)
                 .map(|(register, shard)| (register.clone(), Arc::clone(shard)));
-            FoundTransfer { record, shard, register }
+            let verdict_unread = register.is_none() && !found.unreachable.is_empty();
+            FoundTransfer { record, shard, register, verdict_unread }
         })
         .collect();
     found

@@ -168,6 +168,8 @@ pub struct FoundTransfer {
     pub record: wire::TransferRecord,
     pub shard: Arc<str>,
     pub register: Option<(wire::RegisterRecord, Arc<str>)>,
+    /// No verdict was found, and a shard that may have one did not answer.
+    pub verdict_unread: bool,
 }
 
 /// Every hold found under one id: one per debit account.

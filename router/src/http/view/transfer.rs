@@ -69,7 +69,7 @@ pub struct TransferView {
     pub posted_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rejected_at: Option<String>,
-    /// What happened so far, for a cross-shard transfer.
+    /// What happened so far, for a cross-shard transfer; absent while the verdict's shard does not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<Vec<StepView>>,
 }
@@ -167,7 +167,7 @@ impl TransferView {
             }
         }
         if record.cross_shard {
-            view.steps = Some(steps(&found, state));
+            view.steps = steps(&found, state);
         }
         Ok(view)
     }
@@ -226,11 +226,20 @@ impl DebitAccountView {
     }
 }
 
-/// The steps that left a trace: the record and the register are all there is, nothing is inferred from time.
-fn steps(found: &FoundTransfer, state: TransferState) -> Vec<StepView> {
+/// The steps that left a trace: the record and the register are all there is, nothing is inferred from time. `None`: the
+/// register could not be read, or was read before the record; a list with a hole would look whole.
+fn steps(found: &FoundTransfer, state: TransferState) -> Option<Vec<StepView>> {
     let record = &found.record;
     let at_source = |step, at_us| StepView { step, shard: found.shard.to_string(), at: format_rfc3339(at_us) };
     let reserved = record.debit_after.is_some();
+    let decided = match state {
+        TransferState::Posted { .. } => true,
+        TransferState::Rejected { .. } => reserved,
+        TransferState::Pending => false,
+    };
+    if found.register.is_none() && (decided || found.verdict_unread) {
+        return None;
+    }
     let mut steps = Vec::new();
     if reserved {
         steps.push(at_source("reserve", record.created_at_us));
@@ -248,7 +257,7 @@ fn steps(found: &FoundTransfer, state: TransferState) -> Vec<StepView> {
         // Refused by its debit side outright: there was no saga.
         TransferState::Rejected { .. } => {}
     }
-    steps
+    Some(steps)
 }
 
 #[cfg(test)]
@@ -281,6 +290,7 @@ mod tests {
             },
             shard: "s0".into(),
             register: decided.then(|| (register, "s1".into())),
+            verdict_unread: false,
         }
     }
 
@@ -302,6 +312,15 @@ mod tests {
             let steps: Vec<_> = view.steps.unwrap().iter().map(|s| format!("{} {}", s.step, s.shard)).collect();
             assert_eq!(steps, expected);
         }
+    }
+
+    #[test]
+    fn steps_with_a_hole_are_not_shown() {
+        let assets = AssetRegistry::with_declared([]).unwrap();
+        let steps = |found| TransferView::stored(found, &assets).unwrap().steps;
+        assert!(steps(found(TransferState::POSTED, None, true, false)).is_none(), "settled without its verdict");
+        let unread = |status| FoundTransfer { verdict_unread: true, ..found(status, None, true, false) };
+        assert!(steps(unread(TransferState::PENDING)).is_none(), "decided or not, nobody knows");
     }
 
     #[test]
