@@ -6,6 +6,7 @@ mod chaos;
 mod contract;
 mod failover;
 mod first_transfer;
+mod guide;
 mod node;
 mod replay;
 mod same_id;
