@@ -67,7 +67,8 @@ impl Shown {
         match self {
             Self::Nothing => Ok(()),
             Self::Text(text) => {
-                let lines = |text: &str| text.trim().lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>();
+                let lines =
+                    |text: &str| text.trim().lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>();
                 ensure!(lines(text) == lines(printed), "it prints other text");
                 Ok(())
             }
@@ -91,7 +92,9 @@ fn lasting(mut value: Value) -> Value {
             for (name, member) in members.iter_mut() {
                 *member = match name.as_str() {
                     "position" | "request_id" => json!(name),
-                    _ if member.as_str().is_some_and(|text| text.len() == TIME.len() && text.ends_with('Z')) => json!(TIME),
+                    _ if member.as_str().is_some_and(|text| text.len() == TIME.len() && text.ends_with('Z')) => {
+                        json!(TIME)
+                    }
                     _ => lasting(member.take()),
                 };
             }
