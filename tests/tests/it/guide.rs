@@ -24,7 +24,7 @@ const MARK: &str = "=== end of an example ===";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn its_examples_print_what_it_shows() -> anyhow::Result<()> {
+async fn its_examples_print_what_it_shows_and_it_is_complete() -> anyhow::Result<()> {
     let examples = page::examples(PAGE)?;
     ensure!(examples.len() > 20, "{} examples were found", examples.len());
     let cluster = Cluster::start(SHARDS, 1).await?;
@@ -38,8 +38,26 @@ async fn its_examples_print_what_it_shows() -> anyhow::Result<()> {
         })
         .collect();
     ensure!(findings.is_empty(), "{} examples differ\n{}", findings.len(), findings.join("\n\n"));
+    names_all_of(&cluster.client().get(0, "/openapi.json").await?)?;
     cluster.verify().await?;
     cluster.finish().await
+}
+
+fn names_all_of(description: &Value) -> anyhow::Result<()> {
+    let (paths, schemas) = (&description["paths"], &description["components"]["schemas"]);
+    let members = |value: &Value| value.as_object().cloned().unwrap_or_default().into_iter();
+    let mut missing: Vec<String> =
+        members(paths).map(|(path, _)| path).filter(|path| !PAGE.contains(path.as_str())).collect();
+    for (schema, described) in members(schemas) {
+        let unnamed =
+            |member: &String| !PAGE.contains(&format!("`{member}`")) && !PAGE.contains(&format!("\"{member}\":"));
+        missing.extend(
+            members(&described["properties"]).map(|(m, _)| m).filter(unnamed).map(|m| format!("{schema}.{m}")),
+        );
+    }
+    ensure!(members(paths).count() > 10 && members(schemas).count() > 10, "is that the description? {description}");
+    ensure!(missing.is_empty(), "docs/api.md does not name {missing:?}");
+    Ok(())
 }
 
 /// One shell for all of them, because later ones use variables of earlier ones. Gives what each printed.
