@@ -2,6 +2,7 @@
 
 DATA_DIR  ?= ./.shardledger
 SHARDS    ?=
+SEQUENCES ?= 10000
 TARGET    := $(or $(CARGO_TARGET_DIR),target)
 SHARDCTL  := $(TARGET)/release/shardctl
 SERVICES  := -p router -p shard-node -p ops
@@ -13,7 +14,7 @@ TEST_SHARDCTL := $(TARGET)/debug/shardctl
 CLIPPY        := cargo clippy --workspace --all-targets -- -D warnings
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test lint bench release clean
+.PHONY: help up down status test model lint bench release clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +40,13 @@ test: lint ## Run the lints and every test
 	else \
 	    echo 'cargo test --workspace'; cargo test --workspace; \
 	fi
+
+# Many more random sequences than `make test` plays; SEED=… repeats a run.
+model: ## Play SEQUENCES=… random sequences per cluster to the model and to real nodes
+	cargo build --workspace --bins
+	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir $(TARGET)/test-postgresql postgres ensure); \
+	SHARDLEDGER_PG_BIN="$$pg_bin" SEQUENCES=$(SEQUENCES) \
+	    cargo test -p integration-tests --test it -- --nocapture --test-threads 1 sequences::
 
 lint: ## Check formatting, clippy, and where cargo-deny is installed, the dependencies
 	@if cargo fmt --version >/dev/null 2>&1; then echo 'cargo fmt --all --check'; cargo fmt --all --check; \

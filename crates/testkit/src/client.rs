@@ -19,10 +19,10 @@ use serde_json::Value;
 
 pub use verdict::Verdict;
 
-/// What the router is given for a request.
+/// What the router is given for a request, unless a test says otherwise.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
-/// When the client stops listening; later than the router gives up.
-const PATIENCE: Duration = Duration::from_secs(6);
+/// How much later than the router the client gives up.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Talks to any number of routers. Cloning is not needed: all methods take `&self`.
 #[derive(Debug)]
@@ -30,6 +30,7 @@ pub struct Client {
     http: HttpClient<HttpConnector, Full<Bytes>>,
     routers: Vec<String>,
     next: AtomicUsize,
+    request_timeout: Duration,
 }
 
 /// What a router answered, whatever its status.
@@ -58,7 +59,12 @@ impl Client {
             // A test wants to see what became of its one request.
             .retry_canceled_requests(false)
             .build(connector);
-        Self { http, routers, next: AtomicUsize::new(0) }
+        Self { http, routers, next: AtomicUsize::new(0), request_timeout: REQUEST_TIMEOUT }
+    }
+
+    /// Gives the routers so long for each request.
+    pub fn with_timeout(self, request_timeout: Duration) -> Self {
+        Self { request_timeout, ..self }
     }
 
     pub fn routers(&self) -> usize {
@@ -89,7 +95,7 @@ impl Client {
             .method(method)
             .uri(url)
             .header(header::CONTENT_TYPE, "application/json")
-            .header("x-request-timeout-ms", REQUEST_TIMEOUT.as_millis().to_string())
+            .header("x-request-timeout-ms", self.request_timeout.as_millis().to_string())
             .body(Full::new(body.map_or_else(Bytes::new, |body| body.to_string().into())))
             .map_err(|error| lost(true, error.to_string()))?;
         let exchange = async {
@@ -98,9 +104,10 @@ impl Client {
             let body = body.collect().await.map_err(|e| lost(false, with_causes(&e)))?.to_bytes();
             Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
         };
-        tokio::time::timeout(PATIENCE, exchange)
+        let patience = self.request_timeout + PATIENCE;
+        tokio::time::timeout(patience, exchange)
             .await
-            .unwrap_or_else(|_| Err(lost(false, format!("nothing within {PATIENCE:?}"))))
+            .unwrap_or_else(|_| Err(lost(false, format!("nothing within {patience:?}"))))
     }
 
     /// `GET` of something that must be there.
@@ -145,7 +152,12 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-/// Where an account is; braces are not allowed in a URL as they are.
+/// Where an account is.
 pub fn account_path(account: &str) -> String {
-    format!("/v1/accounts/{}", account.replace('{', "%7B").replace('}', "%7D"))
+    format!("/v1/accounts/{}", escaped(account))
+}
+
+/// An account's id in a URL, where braces are not allowed as they are.
+pub fn escaped(account: &str) -> String {
+    account.replace('{', "%7B").replace('}', "%7D")
 }

@@ -9,6 +9,7 @@ mod first_transfer;
 mod node;
 mod replay;
 mod same_id;
+mod sequences;
 mod shard_map;
 mod teardown;
 mod verify;

@@ -3,17 +3,13 @@
 use anyhow::{Context, ensure};
 use http::Method;
 use serde_json::{Value, json};
-use testkit::client::account_path;
+use testkit::client::{account_path, escaped};
 use uuid::Uuid;
 
 use super::{
     api::Call,
     stage::{Stage, terms},
 };
-
-fn escaped(account: &str) -> String {
-    account.replace('{', "%7B").replace('}', "%7D")
-}
 
 /// An `Idempotency-Key` names a transfer of its debit account.
 pub async fn are_named_by_a_key(stage: &Stage) -> anyhow::Result<()> {

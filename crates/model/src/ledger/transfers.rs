@@ -1,0 +1,288 @@
+//! Transfers: payments, captures of holds, reversals of transfers.
+
+use super::{
+    Answer, Cause, Key, Ledger,
+    holds::{Hold, HoldState},
+};
+use crate::{
+    Asset, Capture, Id, Metadata, Named, Payment, Reversal,
+    posting::{Refusal, credit_allowed, debit_allowed, debit_covered},
+    shards::SagaFate,
+};
+
+/// A transfer as stored: posted, or refused for good.
+#[derive(Debug, Clone)]
+pub struct Transfer {
+    pub order: Order,
+    pub fate: Fate,
+    pub saga: SagaFate,
+    /// What reversals took back so far.
+    pub reversed: i64,
+    pub reversed_by: Vec<Id>,
+}
+
+/// What is to be moved, and why.
+#[derive(Debug, Clone)]
+pub struct Order {
+    pub id: Id,
+    pub debit: String,
+    pub credit: String,
+    pub asset: Asset,
+    pub amount: i64,
+    pub metadata: Metadata,
+    pub purpose: Purpose,
+    /// The amount as the request had it.
+    asked: Option<i64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Purpose {
+    Payment,
+    /// The rest of the hold goes back if it is final.
+    Capture {
+        hold: Id,
+        is_final: bool,
+    },
+    /// Of a transfer of the credit account's.
+    Reversal {
+        of: Id,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub enum Fate {
+    /// With the debit account right afterwards.
+    Posted(After),
+    Refused(Refusal),
+}
+
+/// An account's balances at one version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct After {
+    pub posted: i64,
+    pub held: i64,
+    pub available: Option<i128>,
+    pub version: usize,
+}
+
+impl Ledger {
+    pub(super) fn pay(&mut self, paid: &Payment) -> Answer {
+        if paid.debit == paid.credit {
+            return Answer::refused(400, "same_account");
+        }
+        let order = Order {
+            id: paid.id.clone(),
+            debit: paid.debit.clone(),
+            credit: paid.credit.clone(),
+            asset: paid.asset,
+            amount: paid.amount,
+            metadata: paid.metadata.clone(),
+            purpose: Purpose::Payment,
+            asked: Some(paid.amount),
+        };
+        self.execute(order)
+    }
+
+    pub(super) fn capture(&mut self, capture: &Capture) -> Answer {
+        let hold = match self.find_hold(&capture.hold) {
+            Ok(Hold { state: HoldState::Refused(_), .. }) => {
+                return Answer::refused(404, "hold_not_found").with("hold_id", &*capture.hold.id);
+            }
+            Ok(hold) => hold,
+            Err(answer) => return answer,
+        };
+        let order = Order {
+            id: capture.id.clone(),
+            debit: hold.order.debit.clone(),
+            credit: hold.order.credit.clone(),
+            asset: hold.order.asset,
+            amount: capture.amount.unwrap_or(hold.remaining()),
+            metadata: hold.order.metadata.clone(),
+            purpose: Purpose::Capture { hold: hold.order.id.clone(), is_final: capture.is_final },
+            asked: capture.amount,
+        };
+        self.execute(order)
+    }
+
+    pub(super) fn reverse(&mut self, reversal: &Reversal) -> Answer {
+        let original = match self.find_transfer(&reversal.transfer) {
+            Ok(original) => original,
+            Err(answer) => return answer,
+        };
+        let order = Order {
+            id: reversal.id.clone(),
+            debit: original.order.credit.clone(),
+            credit: original.order.debit.clone(),
+            asset: original.order.asset,
+            amount: reversal.amount.unwrap_or(original.order.amount - original.reversed),
+            metadata: Metadata::new(),
+            purpose: Purpose::Reversal { of: original.order.id.clone() },
+            asked: reversal.amount,
+        };
+        self.execute(order)
+    }
+
+    /// Replays, or decides, books and stores.
+    fn execute(&mut self, order: Order) -> Answer {
+        let key = order.key();
+        if let Some(stored) = self.transfers.get(&key) {
+            return match difference(&stored.order, &order) {
+                Some(field) => Answer::mismatch(field).with("transfer_id", order.id),
+                None => self.first_answer(stored).replay(),
+            };
+        }
+        let (fate, saga) = match self.refuse_debit(&order) {
+            Err(refusal) if refusal == Refusal::debit("account_not_found") => {
+                // There is no account to store it with.
+                return Answer::problem(&refusal).with("transfer_id", order.id);
+            }
+            Err(refusal) => (Fate::Refused(refusal), SagaFate::RefusedAtOnce),
+            Ok(()) => match self.refuse_credit(&order).and_then(|()| self.refuse_purpose(&order)) {
+                Err(refusal) => {
+                    self.compensate(&order);
+                    (Fate::Refused(refusal), SagaFate::Compensated)
+                }
+                Ok(()) => (Fate::Posted(self.post(&order)), SagaFate::Settled),
+            },
+        };
+        let transfer = Transfer { order, fate, saga, reversed: 0, reversed_by: Vec::new() };
+        let answer = self.first_answer(&transfer);
+        self.transfers.insert(key, transfer);
+        answer
+    }
+
+    fn refuse_debit(&self, order: &Order) -> Result<(), Refusal> {
+        let account = debit_allowed(self.accounts.get(&order.debit), order.asset)?;
+        match order.purpose {
+            // What it takes is held for it.
+            Purpose::Capture { .. } => Ok(()),
+            Purpose::Payment | Purpose::Reversal { .. } => debit_covered(account, order.amount),
+        }
+    }
+
+    fn refuse_credit(&self, order: &Order) -> Result<(), Refusal> {
+        credit_allowed(self.accounts.get(&order.credit), order.asset, order.amount)
+    }
+
+    /// What the hold, or the transfer to be reversed, has to say.
+    fn refuse_purpose(&self, order: &Order) -> Result<(), Refusal> {
+        match &order.purpose {
+            Purpose::Payment => Ok(()),
+            Purpose::Capture { hold, .. } => match self.holds.get(&(order.debit.clone(), hold.clone())) {
+                Some(hold) => hold.refuse_capture(order.amount),
+                None => Err(Refusal::whole(404, "hold_not_found")),
+            },
+            Purpose::Reversal { of } => {
+                let original = self.transfers.get(&(order.credit.clone(), of.clone()));
+                let left = original.map_or(0, Transfer::reversible);
+                if order.amount > left { Err(Refusal::whole(422, "already_reversed")) } else { Ok(()) }
+            }
+        }
+    }
+
+    /// Moves the money, and gives the debit account after the last line this wrote there.
+    fn post(&mut self, order: &Order) -> After {
+        let (debit, credit) = (order.debit.clone(), order.credit.clone());
+        match &order.purpose {
+            Purpose::Payment => {
+                let kind = self.shards.kind_of_debit(&debit, &credit);
+                self.book(&debit, kind, -order.amount, 0, order.cause(&credit));
+            }
+            Purpose::Reversal { of } => {
+                let kind = self.shards.kind_of_debit(&debit, &credit);
+                self.book(&debit, kind, -order.amount, 0, order.cause(&credit));
+                if let Some(original) = self.transfers.get_mut(&(credit.clone(), of.clone())) {
+                    original.reversed += order.amount;
+                    original.reversed_by.push(order.id.clone());
+                }
+            }
+            Purpose::Capture { hold, is_final } => {
+                self.book(&debit, "captured", -order.amount, -order.amount, order.cause(&credit));
+                self.captured(&(debit.clone(), hold.clone()), order.amount, *is_final);
+            }
+        }
+        self.book(&credit, "posted", order.amount, 0, order.cause(&debit));
+        self.after(&debit)
+    }
+
+    /// The way into transit and back, which only a saga goes.
+    fn compensate(&mut self, order: &Order) {
+        if !self.shards.refusal_leaves_lines(&order.debit, &order.credit) {
+            return;
+        }
+        let (kind, held) = match &order.purpose {
+            Purpose::Payment | Purpose::Reversal { .. } => ("reserved", 0),
+            // What cannot be taken from the hold is not taken on the way either.
+            Purpose::Capture { .. } if self.refuse_purpose(order).is_err() => return,
+            Purpose::Capture { .. } => ("captured", order.amount),
+        };
+        self.book(&order.debit, kind, -order.amount, -held, order.cause(&order.credit));
+        self.book(&order.debit, "compensated", order.amount, held, order.cause(&order.credit));
+    }
+
+    pub(super) fn after(&self, account: &str) -> After {
+        self.accounts.get(account).map_or(After { posted: 0, held: 0, available: None, version: 0 }, |account| {
+            After {
+                posted: account.posted,
+                held: account.held,
+                available: account.available(),
+                version: account.version(),
+            }
+        })
+    }
+
+    pub(super) fn find_transfer(&self, named: &Named) -> Result<&Transfer, Answer> {
+        let mut found = self.transfers.values().filter(|transfer| {
+            transfer.order.id == named.id && named.debit.as_ref().is_none_or(|debit| *debit == transfer.order.debit)
+        });
+        let not_found = || Answer::refused(404, "transfer_not_found").with("transfer_id", &*named.id);
+        let first = found.next().ok_or_else(not_found)?;
+        match found.next() {
+            Some(_) => Err(Answer::refused(409, "ambiguous_id").with("transfer_id", &*named.id)),
+            None => Ok(first),
+        }
+    }
+}
+
+impl Transfer {
+    /// How much can still be reversed.
+    fn reversible(&self) -> i64 {
+        match self.fate {
+            Fate::Posted(_) => self.order.amount - self.reversed,
+            Fate::Refused(_) => 0,
+        }
+    }
+}
+
+impl Order {
+    pub fn key(&self) -> Key {
+        (self.debit.clone(), self.id.clone())
+    }
+
+    fn cause(&self, counterparty: &str) -> Cause {
+        Cause { transfer: Some(self.id.clone()), hold: None, counterparty: Some(counterparty.to_owned()) }
+    }
+}
+
+/// The field in which a request differs from the one stored under its id.
+fn difference(stored: &Order, new: &Order) -> Option<&'static str> {
+    let hold = |order: &Order| match &order.purpose {
+        Purpose::Capture { hold, .. } => Some(hold.clone()),
+        Purpose::Payment | Purpose::Reversal { .. } => None,
+    };
+    let reverses = |order: &Order| match &order.purpose {
+        Purpose::Reversal { of } => Some(of.clone()),
+        Purpose::Payment | Purpose::Capture { .. } => None,
+    };
+    let is_final = |order: &Order| matches!(order.purpose, Purpose::Capture { is_final: true, .. });
+    match () {
+        () if hold(stored) != hold(new) => Some("hold"),
+        () if reverses(stored) != reverses(new) => Some("reverses"),
+        () if stored.credit != new.credit => Some("credit"),
+        () if stored.asked != new.asked => Some("amount"),
+        () if stored.asset != new.asset => Some("asset"),
+        () if is_final(stored) != is_final(new) => Some("final"),
+        () if stored.metadata != new.metadata => Some("metadata"),
+        () => None,
+    }
+}

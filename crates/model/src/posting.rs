@@ -1,0 +1,70 @@
+//! The rules of posting in the order of the contract: the debit side, then the credit side.
+
+use crate::{Account, Asset, Status};
+
+/// Why not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub status: u16,
+    pub code: &'static str,
+    pub side: Option<&'static str>,
+}
+
+impl Refusal {
+    pub fn debit(code: &'static str) -> Self {
+        Self { status: 422, code, side: Some("debit") }
+    }
+
+    pub fn credit(code: &'static str) -> Self {
+        Self { status: 422, code, side: Some("credit") }
+    }
+
+    pub fn whole(status: u16, code: &'static str) -> Self {
+        Self { status, code, side: None }
+    }
+}
+
+/// May anything be taken from this account?
+pub fn debit_allowed(account: Option<&Account>, asset: Asset) -> Result<&Account, Refusal> {
+    let account = account.ok_or(Refusal::debit("account_not_found"))?;
+    if account.asset != asset {
+        return Err(Refusal::debit("asset_mismatch"));
+    }
+    match account.status {
+        Status::Closed => Err(Refusal::debit("account_closed")),
+        Status::Frozen => Err(Refusal::debit("account_frozen")),
+        Status::Open => Ok(account),
+    }
+}
+
+/// May this much be taken, or held?
+pub fn debit_covered(account: &Account, amount: i64) -> Result<(), Refusal> {
+    if account.available().is_some_and(|available| available < i128::from(amount)) {
+        return Err(Refusal::debit("insufficient_funds"));
+    }
+    // What is held will be taken too, and by then nothing may be in its way.
+    let lowest = i128::from(account.posted) - i128::from(account.held) - i128::from(amount);
+    if lowest < i128::from(i64::MIN) {
+        return Err(Refusal::debit("balance_overflow"));
+    }
+    Ok(())
+}
+
+/// May this much be given to this account? A frozen one takes it.
+pub fn credit_allowed(account: Option<&Account>, asset: Asset, amount: i64) -> Result<(), Refusal> {
+    let account = account.ok_or(Refusal::credit("account_not_found"))?;
+    if account.asset != asset {
+        return Err(Refusal::credit("asset_mismatch"));
+    }
+    if account.status == Status::Closed {
+        return Err(Refusal::credit("account_closed"));
+    }
+    let after = i128::from(account.posted) + i128::from(amount);
+    if account.max_balance.is_some_and(|max| after > i128::from(max)) {
+        return Err(Refusal::credit("limit_exceeded"));
+    }
+    if after > i128::from(i64::MAX) {
+        return Err(Refusal::credit("balance_overflow"));
+    }
+    Ok(())
+}

@@ -1,0 +1,259 @@
+//! What a sequence is made of, before it is played: accounts and earlier requests are named by number, so that a sequence
+//! still means something after parts of it are taken away.
+
+use model::{Asset, Status};
+use proptest::{collection::vec, option, prelude::*};
+
+/// Accounts to begin with, and what is done with them.
+#[derive(Debug, Clone)]
+pub struct Sequence {
+    pub accounts: Vec<Opening>,
+    pub commands: Vec<Command>,
+}
+
+/// An account of the sequence; the one after the last is opened by nobody but a command.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    /// Modulo the number of shards.
+    pub shard: usize,
+    pub terms: Terms,
+    /// Paid in before the commands begin.
+    pub funds: i64,
+}
+
+/// What an account is opened with. Limits: `None` is none.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    pub asset: Asset,
+    pub overdraft: Option<i64>,
+    pub max_balance: Option<i64>,
+    pub tagged: bool,
+}
+
+/// The n-th of something, modulo how many there are.
+pub type Nth = usize;
+
+#[derive(Debug, Clone)]
+pub enum Command {
+    Open {
+        account: Nth,
+        terms: Terms,
+    },
+    Change {
+        account: Nth,
+        change: Change,
+    },
+    Pay {
+        item: Item,
+        dry_run: bool,
+    },
+    /// `together`: between accounts of one shard, where there are two.
+    PayBatch {
+        items: Vec<Item>,
+        atomic: bool,
+        together: bool,
+    },
+    Hold {
+        item: Item,
+        expiry: Expiry,
+        dry_run: bool,
+    },
+    Capture {
+        hold: Reference,
+        id: IdChoice,
+        amount: Option<i64>,
+        is_final: bool,
+    },
+    Release {
+        hold: Reference,
+    },
+    Reverse {
+        transfer: Reference,
+        id: IdChoice,
+        amount: Option<i64>,
+    },
+    /// An earlier request once more, as it was or with one field changed.
+    Again {
+        request: Nth,
+        alteration: Option<Alteration>,
+        spelt_shorter: bool,
+    },
+    Show {
+        what: Shown,
+        of: Reference,
+    },
+    /// Until every hold that expires soon has.
+    Wait,
+}
+
+#[derive(Debug, Clone)]
+pub enum Change {
+    Status(Status),
+    Overdraft(Option<i64>),
+    MaxBalance(Option<i64>),
+    Tag(bool),
+    /// All of it at once.
+    Close {
+        overdraft: i64,
+    },
+}
+
+/// A payment or a hold.
+#[derive(Debug, Clone)]
+pub struct Item {
+    pub id: IdChoice,
+    pub debit: Nth,
+    pub credit: Nth,
+    pub amount: i64,
+    pub asset: Option<Asset>,
+    pub tagged: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum IdChoice {
+    New,
+    /// Of any earlier transfer or hold.
+    Used(Nth),
+}
+
+/// Something stored earlier, or nothing that ever was.
+#[derive(Debug, Clone, Copy)]
+pub struct Reference {
+    pub nth: Nth,
+    /// With `?debit=`.
+    pub tells_debit: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Expiry {
+    Never,
+    /// Long after the test.
+    Far,
+    /// While the test waits.
+    Soon,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Alteration {
+    Credit,
+    Amount,
+    NoAmount,
+    Asset,
+    Tag,
+    Expiry,
+    Final,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Shown {
+    Account,
+    Transfer,
+    Hold,
+}
+
+/// More than any account can take twice.
+pub const HUGE: i64 = i64::MAX;
+
+/// Commands after the accounts are set up.
+const LONGEST: usize = 14;
+
+pub fn sequences() -> impl Strategy<Value = Sequence> {
+    (vec(opening(), 2..=5), vec(command(), 1..=LONGEST))
+        .prop_map(|(accounts, commands)| Sequence { accounts, commands })
+}
+
+fn opening() -> impl Strategy<Value = Opening> {
+    let funds = prop_oneof![2 => Just(0), 3 => (1..=20_i64).prop_map(|n| n * 100)];
+    (0..3_usize, terms(), funds).prop_map(|(shard, terms, funds)| Opening { shard, terms, funds })
+}
+
+fn terms() -> impl Strategy<Value = Terms> {
+    (asset(), overdraft(), max_balance(), prop::bool::weighted(0.1))
+        .prop_map(|(asset, overdraft, max_balance, tagged)| Terms { asset, overdraft, max_balance, tagged })
+}
+
+fn asset() -> impl Strategy<Value = Asset> {
+    prop_oneof![14 => Just(Asset::USD), 1 => Just(Asset::EUR), 1 => Just(Asset::JPY)]
+}
+
+fn overdraft() -> impl Strategy<Value = Option<i64>> {
+    prop_oneof![5 => Just(Some(0)), 2 => (1..=5_i64).prop_map(|n| Some(n * 100)), 2 => Just(None)]
+}
+
+fn max_balance() -> impl Strategy<Value = Option<i64>> {
+    prop_oneof![5 => Just(None), 1 => (0..=20_i64).prop_map(|n| Some(n * 100))]
+}
+
+/// Few and small, so that what is left, what is too much and what is just enough are all frequent.
+fn amount() -> impl Strategy<Value = i64> {
+    prop_oneof![10 => (1..=10_i64).prop_map(|n| n * 100), 2 => 1..=1_000_i64]
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    let dry_run = || prop::bool::weighted(0.08);
+    let huge = || prop_oneof![14 => amount(), 1 => Just(HUGE)];
+    prop_oneof![
+        1 => (0..6_usize, terms()).prop_map(|(account, terms)| Command::Open { account, terms }),
+        3 => (0..6_usize, change()).prop_map(|(account, change)| Command::Change { account, change }),
+        6 => (item(huge()), dry_run()).prop_map(|(item, dry_run)| Command::Pay { item, dry_run }),
+        2 => (vec(item(amount()), 1..=4), prop::bool::weighted(0.4), prop::bool::weighted(0.6))
+            .prop_map(|(items, atomic, together)| Command::PayBatch { items, atomic, together }),
+        5 => (item(huge()), expiry(), dry_run())
+            .prop_map(|(item, expiry, dry_run)| Command::Hold { item, expiry, dry_run }),
+        6 => (reference(), id(), option::weighted(0.6, amount()), prop::bool::weighted(0.6))
+            .prop_map(|(hold, id, amount, is_final)| Command::Capture { hold, id, amount, is_final }),
+        2 => reference().prop_map(|hold| Command::Release { hold }),
+        4 => (reference(), id(), option::weighted(0.6, amount()))
+            .prop_map(|(transfer, id, amount)| Command::Reverse { transfer, id, amount }),
+        4 => (any::<usize>(), option::weighted(0.4, alteration()), any::<bool>()).prop_map(
+            |(request, alteration, spelt_shorter)| Command::Again { request, alteration, spelt_shorter }),
+        1 => (shown(), reference()).prop_map(|(what, of)| Command::Show { what, of }),
+        1 => Just(Command::Wait),
+    ]
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        3 => Just(Change::Status(Status::Open)),
+        2 => Just(Change::Status(Status::Frozen)),
+        1 => Just(Change::Status(Status::Closed)),
+        2 => overdraft().prop_map(Change::Overdraft),
+        2 => max_balance().prop_map(Change::MaxBalance),
+        1 => any::<bool>().prop_map(Change::Tag),
+        1 => (0..=3_i64).prop_map(|n| Change::Close { overdraft: n * 100 }),
+    ]
+}
+
+fn item(amount: impl Strategy<Value = i64>) -> impl Strategy<Value = Item> {
+    let asset = prop_oneof![20 => Just(None), 1 => Just(Some(Asset::EUR))];
+    (id(), 0..6_usize, 0..6_usize, amount, asset, prop::bool::weighted(0.1))
+        .prop_map(|(id, debit, credit, amount, asset, tagged)| Item { id, debit, credit, amount, asset, tagged })
+}
+
+fn id() -> impl Strategy<Value = IdChoice> {
+    prop_oneof![9 => Just(IdChoice::New), 1 => any::<usize>().prop_map(IdChoice::Used)]
+}
+
+fn reference() -> impl Strategy<Value = Reference> {
+    (any::<usize>(), any::<bool>()).prop_map(|(nth, tells_debit)| Reference { nth, tells_debit })
+}
+
+fn expiry() -> impl Strategy<Value = Expiry> {
+    prop_oneof![20 => Just(Expiry::Never), 4 => Just(Expiry::Far), 1 => Just(Expiry::Soon)]
+}
+
+fn alteration() -> impl Strategy<Value = Alteration> {
+    prop_oneof![
+        Just(Alteration::Credit),
+        Just(Alteration::Amount),
+        Just(Alteration::NoAmount),
+        Just(Alteration::Asset),
+        Just(Alteration::Tag),
+        Just(Alteration::Expiry),
+        Just(Alteration::Final),
+    ]
+}
+
+fn shown() -> impl Strategy<Value = Shown> {
+    prop_oneof![Just(Shown::Account), Just(Shown::Transfer), Just(Shown::Hold)]
+}

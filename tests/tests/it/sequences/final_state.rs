@@ -1,0 +1,82 @@
+//! When a sequence has ended: every account, transfer, hold and journal line.
+
+use model::{Account, Request};
+use serde_json::Value;
+
+use super::{
+    compare,
+    play::{Play, Stop, Stored},
+    wire::Spelling,
+};
+
+/// What no later event changes in a transfer or hold.
+const LASTING: [&str; 5] = ["created_at", "posted_at", "rejected_at", "expires_at", "debit_account"];
+
+impl Play<'_> {
+    pub async fn final_state(&mut self) -> Result<(), Stop> {
+        self.transcript.note("in the end");
+        let accounts: Vec<Account> = self.ledger.accounts().cloned().collect();
+        let mut journals = Vec::new();
+        for account in &accounts {
+            self.exchange(&Request::ShowAccount(account.id.clone()), Spelling::Full).await?;
+            let page = self.get(Self::statement_path(&account.id)).await?;
+            journals.push((account.id.clone(), self.check_statement(account, &page)?));
+        }
+        for named in self.script.transfers().to_vec() {
+            let found = self.show(&Request::ShowTransfer(named.clone())).await?;
+            self.check_lasting(&found, self.first_answer(Stored::Transfer, &named))?;
+            if self.overlapping.contains(&(named.debit.clone().unwrap_or_default(), named.id.clone())) {
+                check_balances_by_journal(&found, &journals)?;
+            }
+        }
+        for named in self.script.holds().to_vec() {
+            let found = self.show(&Request::ShowHold(named.clone())).await?;
+            self.check_lasting(&found, self.first_answer(Stored::Hold, &named))?;
+        }
+        Ok(())
+    }
+
+    async fn show(&mut self, request: &Request) -> Result<Value, Stop> {
+        self.exchange(request, Spelling::Full).await?;
+        Ok(self.transcript.last_found().clone())
+    }
+
+    fn check_statement(&self, account: &Account, page: &Value) -> Result<Vec<Value>, Stop> {
+        let entries = page["data"].as_array().cloned().unwrap_or_default();
+        let differences = compare::statements(account, &entries);
+        if differences.is_empty() && page["has_more"] == false {
+            return Ok(entries);
+        }
+        Err(Stop::Differs(format!("the statement of {}:\n{differences}", account.id)))
+    }
+
+    /// What was answered at first is what is there.
+    fn check_lasting(&self, found: &Value, first: Option<&Value>) -> Result<(), Stop> {
+        let Some(first) = first else { return Ok(()) };
+        for member in LASTING {
+            if !first[member].is_null() && first[member] != found[member] {
+                return Err(Stop::Differs(format!("  {member} was {}, and is {}\n", first[member], found[member])));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `debit_account` is what the journal says at that version, whatever else the batch did to the account meanwhile.
+fn check_balances_by_journal(transfer: &Value, journals: &[(String, Vec<Value>)]) -> Result<(), Stop> {
+    let after = &transfer["debit_account"];
+    if after.is_null() {
+        return Ok(());
+    }
+    let journal = journals.iter().find(|(account, _)| transfer["debit"] == account.as_str());
+    let entries = journal.map_or(&[][..], |(_, entries)| entries);
+    let entry = entries.iter().find(|entry| entry["version"] == after["version"]);
+    let agrees = |entry: &Value| {
+        entry["transfer_id"] == transfer["id"]
+            && ["posted", "held"].iter().all(|member| entry[*member] == after[*member])
+    };
+    if entry.is_some_and(agrees) {
+        return Ok(());
+    }
+    Err(Stop::Differs(format!("  debit_account is {after}, and the journal line of that version {entry:?}\n")))
+}

@@ -1,0 +1,306 @@
+//! One sequence, played to the model and to the routers.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use model::{Answer, Asset, Ledger, Named, Request};
+use serde_json::Value;
+use testkit::{
+    client::{self, Client},
+    cluster::Placement,
+};
+
+use super::{
+    command::{Command, Sequence},
+    compare,
+    script::{SOON_S, Script, is_named},
+    tally::Tally,
+    transcript::Transcript,
+    wire::{Call, Spelling},
+};
+
+/// How often, and after what time, a request is sent again that a busy machine did not execute.
+const RESENT: usize = 20;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The contract's: within this time after it expired, a hold's amount is available again.
+const EXPIRY_GRACE: Duration = Duration::from_secs(1);
+/// How long before a hold expires the sequence stops to do anything else: nobody could say which came first.
+const EXPIRY_MARGIN: Duration = Duration::from_millis(500);
+
+/// What all sequences share.
+pub struct Stage {
+    pub client: Client,
+    pub placement: Placement,
+    pub shards: usize,
+    pub tally: Tally,
+    pub played: AtomicUsize,
+}
+
+/// How it went.
+#[derive(Debug)]
+pub enum Outcome {
+    Agreed,
+    /// The machine was so slow that the model cannot say what had to come.
+    Undecided(String),
+    Differs(String),
+}
+
+/// Why a sequence ended early.
+pub enum Stop {
+    Undecided(String),
+    Differs(String),
+    /// The cluster cannot be reached, or makes no sense.
+    Broken(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Stop {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
+/// A sequence being played.
+pub struct Play<'a> {
+    pub stage: &'a Stage,
+    pub ledger: Ledger,
+    pub script: Script,
+    pub transcript: Transcript,
+    /// What was answered when a transfer or hold was first requested.
+    first_answers: HashMap<(Stored, String, String), Value>,
+    /// Holds that are open, and when they expire.
+    expiring: Vec<(Named, Instant)>,
+    /// Transfers whose first request was a batch over several shards; see [`compare::Exactness`].
+    pub overlapping: HashSet<(String, String)>,
+    router: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stored {
+    Transfer,
+    Hold,
+}
+
+pub async fn play(stage: &Stage, sequence: &Sequence) -> anyhow::Result<Outcome> {
+    let number = stage.played.fetch_add(1, Relaxed);
+    let mut play = Play::new(stage, number, sequence)?;
+    match play.run(sequence).await {
+        Ok(()) => Ok(Outcome::Agreed),
+        Err(Stop::Undecided(why)) => Ok(Outcome::Undecided(why)),
+        Err(Stop::Differs(how)) => Ok(Outcome::Differs(format!("{}{how}", play.transcript))),
+        Err(Stop::Broken(error)) => Err(error.context(play.transcript.to_string())),
+    }
+}
+
+impl<'a> Play<'a> {
+    fn new(stage: &'a Stage, number: usize, sequence: &Sequence) -> anyhow::Result<Self> {
+        let shards = sequence.accounts.iter().map(|opening| opening.shard).chain([0]);
+        let (mut names, mut transcript) = (Vec::new(), Transcript::default());
+        // Two more than are opened: one that nobody opens, and a bank that pays the first funds in.
+        for (index, shard) in shards.chain([0]).enumerate() {
+            let letter = char::from(b'A' + u8::try_from(index).unwrap_or(25));
+            let shard = format!("s{}", shard % stage.shards);
+            let name = stage.placement.account_on(&shard, &format!("m{number}-{letter}"), 0)?;
+            transcript.call(&name, &format!("{letter}@{shard}"));
+            names.push((name, shard));
+        }
+        let ledger = Ledger::new(names.iter().cloned().collect::<BTreeMap<_, _>>());
+        let names = names.into_iter().map(|(name, _)| name).collect();
+        Ok(Self {
+            stage,
+            ledger,
+            script: Script::new(names),
+            transcript,
+            first_answers: HashMap::new(),
+            expiring: Vec::new(),
+            overlapping: HashSet::new(),
+            router: number,
+        })
+    }
+
+    async fn run(&mut self, sequence: &Sequence) -> Result<(), Stop> {
+        for request in self.script.set_up(sequence) {
+            self.exchange(&request, Spelling::Full).await?;
+        }
+        for command in &sequence.commands {
+            let now = Instant::now();
+            let is_close = |(_, at): &(Named, Instant)| *at < now + EXPIRY_MARGIN;
+            if matches!(command, Command::Wait) || self.expiring.iter().any(is_close) {
+                self.wait_for_expiry().await;
+            }
+            if let Some((request, spelling)) = self.script.request(command, &self.ledger) {
+                self.exchange(&request, spelling).await?;
+            }
+        }
+        self.wait_for_expiry().await;
+        self.final_state().await
+    }
+
+    /// Nobody asks for an expiry: the shard has to do it by itself, and in time.
+    async fn wait_for_expiry(&mut self) {
+        let Some(last) = self.expiring.iter().map(|(_, at)| *at).max() else { return };
+        tokio::time::sleep_until((last + EXPIRY_GRACE).into()).await;
+        for (hold, _) in std::mem::take(&mut self.expiring) {
+            self.transcript.note(&format!("{} expires unless it has ended", hold.id));
+            self.ledger.expire(hold.debit.as_deref().unwrap_or_default(), &hold.id);
+        }
+    }
+
+    /// The model's answer and the routers', which must be the same.
+    pub async fn exchange(&mut self, request: &Request, spelling: Spelling) -> Result<(), Stop> {
+        let call = Call::of(request, spelling, self.asset(request));
+        // Before it is applied: whatever it refers to is there already.
+        self.script.remember(request, &self.ledger);
+        self.note_overlaps(request);
+        let expected = self.ledger.apply(request);
+        let sent = Instant::now();
+        let mut found = self.send(&call).await?;
+        for _ in 0..RESENT {
+            if !compare::lacks_a_step(&expected, &found) {
+                break;
+            }
+            self.stage.tally.count_incomplete();
+            tokio::time::sleep(PAUSE).await;
+            found = self.send(&call).await?;
+        }
+        self.transcript.exchange(&call, &expected, &found);
+        self.stage.tally.count(&call, &expected);
+
+        if self.expiring.iter().any(|(_, at)| Instant::now() >= *at) {
+            return Err(Stop::Undecided("a hold expired while something else was on its way".to_owned()));
+        }
+        if let Request::Hold { order, dry_run: false } = request
+            && order.expires_in_s == Some(SOON_S)
+            && expected.status == 201
+        {
+            let named = Named { id: order.id.clone(), debit: Some(order.debit.clone()) };
+            let life = Duration::from_secs(u64::from(SOON_S));
+            // The clock of the shard reads it somewhere between; the sequence goes on only well before the earliest, and
+            // waits for the latest.
+            self.expiring.push((named, sent + life));
+        }
+        let exact = self.exactness(&expected);
+        let differences = compare::answers(&expected, &found, exact);
+        if !differences.is_empty() {
+            return Err(Stop::Differs(differences));
+        }
+        self.check_first_answer(request, &found, expected.replayed)
+    }
+
+    pub async fn send(&mut self, call: &Call) -> Result<Answer, Stop> {
+        for _ in 0..RESENT {
+            self.router += 1;
+            let router = self.router % self.stage.client.routers();
+            let answer = self.stage.client.call(router, call.method.clone(), &call.path, call.body.as_ref()).await;
+            let answer = answer.with_context(|| format!("{} {}", call.method, call.path))?;
+            match answer.status {
+                // Not executed; the same request may be sent again.
+                503 => tokio::time::sleep(PAUSE).await,
+                202 | 504 => return Err(Stop::Undecided(format!("answered {}: {}", answer.status, answer.text()))),
+                status => return Ok(Answer { status, replayed: answer.is_replay(), body: answer.json()? }),
+            }
+        }
+        Err(Stop::Undecided(format!("{} {} was never executed", call.method, call.path)))
+    }
+
+    /// A replay is the first answer, word for word.
+    fn check_first_answer(&mut self, request: &Request, found: &Answer, replayed: bool) -> Result<(), Stop> {
+        let Some(key) = self.stored_by(request, found) else { return Ok(()) };
+        let body = compare::without_request(&found.body);
+        match self.first_answers.get(&key) {
+            Some(first) if replayed && *first != body => {
+                Err(Stop::Differs(format!("  the first answer was {first}\n  and now it is     {body}\n")))
+            }
+            Some(_) => Ok(()),
+            None if replayed => Ok(()),
+            None => {
+                self.first_answers.insert(key, body);
+                Ok(())
+            }
+        }
+    }
+
+    /// What was first answered about a transfer or hold, if it was requested alone.
+    pub fn first_answer(&self, kind: Stored, named: &Named) -> Option<&Value> {
+        self.first_answers.get(&(kind, named.debit.clone()?, named.id.clone()))
+    }
+
+    /// The transfer or hold that was stored, if the answer is about a stored one.
+    fn stored_by(&self, request: &Request, found: &Answer) -> Option<(Stored, String, String)> {
+        if found.body["code"] == "idempotency_mismatch" {
+            return None;
+        }
+        let transfer = |id: &str| {
+            let stored = self.ledger.transfers().find(|transfer| transfer.order.id == id);
+            stored.map(|stored| (Stored::Transfer, stored.order.debit.clone(), id.to_owned()))
+        };
+        match request {
+            Request::Pay { order, dry_run: false } => {
+                let key = (Stored::Transfer, order.debit.clone(), order.id.clone());
+                self.ledger.transfers().any(|t| t.order.key() == (key.1.clone(), key.2.clone())).then_some(key)
+            }
+            Request::Hold { order, dry_run: false } => {
+                let key = (Stored::Hold, order.debit.clone(), order.id.clone());
+                self.ledger.holds().any(|hold| hold.key() == (key.1.clone(), key.2.clone())).then_some(key)
+            }
+            Request::Capture(capture) if found.status != 404 => transfer(&capture.id),
+            Request::Reverse(reversal) if found.status != 404 && found.status != 409 => transfer(&reversal.id),
+            _ => None,
+        }
+    }
+
+    fn note_overlaps(&mut self, request: &Request) {
+        if let Request::PayBatch { items, atomic: false } = request
+            && self.stage.shards > 1
+        {
+            let known = |key: &(String, String)| self.ledger.transfers().any(|transfer| transfer.order.key() == *key);
+            let keys = items.iter().map(|item| (item.debit.clone(), item.id.clone())).filter(|key| !known(key));
+            self.overlapping.extend(keys.collect::<Vec<_>>());
+        }
+    }
+
+    fn exactness(&self, expected: &Answer) -> compare::Exactness {
+        let text = |member: &str| expected.body[member].as_str().unwrap_or_default().to_owned();
+        if self.overlapping.contains(&(text("debit"), text("id"))) {
+            compare::Exactness::WithoutBalances
+        } else {
+            compare::Exactness::Whole
+        }
+    }
+
+    /// The asset of what the URL names.
+    fn asset(&self, request: &Request) -> Asset {
+        let asset = match request {
+            Request::ChangeAccount { account, .. } => self.ledger.account(account).map(|account| account.asset),
+            Request::Capture(capture) => {
+                let named = |hold: &&model::Hold| is_named(&capture.hold, &hold.order.id, &hold.order.debit);
+                self.ledger.holds().find(named).map(|hold| hold.order.asset)
+            }
+            Request::Reverse(reversal) => {
+                let named =
+                    |other: &&model::Transfer| is_named(&reversal.transfer, &other.order.id, &other.order.debit);
+                self.ledger.transfers().find(named).map(|transfer| transfer.order.asset)
+            }
+            _ => None,
+        };
+        asset.unwrap_or(Asset::USD)
+    }
+
+    pub async fn get(&mut self, path: String) -> Result<Value, Stop> {
+        let call = Call { method: http::Method::GET, path, body: None };
+        let found = self.send(&call).await?;
+        self.transcript.read(&call);
+        match found.status {
+            200 => Ok(found.body),
+            _ => Err(Stop::Differs(format!("{} was answered {}: {}\n", call.path, found.status, found.body))),
+        }
+    }
+
+    pub fn statement_path(account: &str) -> String {
+        format!("{}/entries?order=asc&limit=500", client::account_path(account))
+    }
+}

@@ -1,0 +1,346 @@
+//! What the numbers in commands stand for while a sequence is played: its accounts, and what was requested so far.
+
+use model::{
+    Asset, Capture, Changes, Id, Ledger, Metadata, Named, NewAccount, NewHold, Payment, Release, Request, Reversal,
+    Status,
+};
+use uuid::Uuid;
+
+use super::{
+    command::{Alteration, Change, Command, Expiry, HUGE, IdChoice, Item, Nth, Reference, Sequence, Shown, Terms},
+    wire::Spelling,
+};
+
+/// Longer than any test, and shorter than one could wait for.
+const FAR_S: u32 = 86_400;
+/// The shortest the contract has.
+pub const SOON_S: u32 = 1;
+/// What is asked for instead of [`HUGE`] where the accounts are on two shards: the in-transit account of all sequences would
+/// be full.
+const NOT_HUGE: i64 = 300;
+
+/// Whether the routers know holds, reversals and dry runs.
+const HOLDS_SERVED: bool = false;
+
+/// The meaning of numbers.
+#[derive(Debug)]
+pub struct Script {
+    /// The last is opened by nobody but a command.
+    accounts: Vec<String>,
+    /// That can be sent again.
+    requests: Vec<Request>,
+    /// That may be stored, with their debit accounts.
+    transfers: Vec<Named>,
+    holds: Vec<Named>,
+}
+
+impl Script {
+    pub fn new(accounts: Vec<String>) -> Self {
+        Self { accounts, requests: Vec::new(), transfers: Vec::new(), holds: Vec::new() }
+    }
+
+    pub fn transfers(&self) -> &[Named] {
+        &self.transfers
+    }
+
+    pub fn holds(&self) -> &[Named] {
+        &self.holds
+    }
+
+    /// Opens the accounts, and pays in their funds from one that has no limit.
+    pub fn set_up(&self, sequence: &Sequence) -> Vec<Request> {
+        let bank = self.accounts.len() - 1;
+        let mut opened: Vec<NewAccount> =
+            sequence.accounts.iter().enumerate().map(|(nth, opening)| self.opening(nth, &opening.terms)).collect();
+        let mut requests = Vec::new();
+        let funded = sequence.accounts.iter().zip(&opened).filter(|(opening, _)| opening.funds > 0);
+        let funds: Vec<Payment> = funded
+            .map(|(opening, account)| Payment {
+                id: new_id(),
+                debit: self.accounts[bank].clone(),
+                credit: account.id.clone(),
+                amount: opening.funds,
+                asset: Asset::USD,
+                metadata: Metadata::new(),
+            })
+            .collect();
+        if !funds.is_empty() {
+            let terms = Terms { asset: Asset::USD, overdraft: None, max_balance: None, tagged: false };
+            opened.push(self.opening(bank, &terms));
+        }
+        requests.push(Request::OpenAccounts(opened));
+        if !funds.is_empty() {
+            requests.push(Request::PayBatch { items: funds, atomic: false });
+        }
+        requests
+    }
+
+    /// The request a command comes to; `None` where there is nothing to refer to.
+    pub fn request(&self, command: &Command, ledger: &Ledger) -> Option<(Request, Spelling)> {
+        let request = match command {
+            Command::Wait => return None,
+            Command::Hold { .. } | Command::Capture { .. } | Command::Release { .. } | Command::Reverse { .. }
+                if !HOLDS_SERVED =>
+            {
+                return None;
+            }
+            Command::Show { what: Shown::Hold, .. } if !HOLDS_SERVED => return None,
+            Command::Pay { dry_run: true, .. } if !HOLDS_SERVED => return None,
+            Command::Again { request, alteration, spelt_shorter } => {
+                let earlier = self.requests.get(request % self.requests.len().max(1))?;
+                let request = match alteration {
+                    Some(alteration) => self.altered(earlier, *alteration),
+                    None => earlier.clone(),
+                };
+                let spelling = if *spelt_shorter { Spelling::Shortest } else { Spelling::Full };
+                return Some((tamed(request, ledger), spelling));
+            }
+            Command::Open { account, terms } => Request::OpenAccount(self.opening(*account, terms)),
+            Command::Change { account, change } => {
+                Request::ChangeAccount { account: self.account(*account).to_owned(), changes: changes(change) }
+            }
+            Command::Pay { item, dry_run } => {
+                Request::Pay { order: self.payment(item, &self.accounts, ledger), dry_run: *dry_run }
+            }
+            Command::PayBatch { items, atomic, together } => {
+                let first = self.account(items.first()?.debit);
+                let near: Vec<String> = self
+                    .accounts
+                    .iter()
+                    .filter(|id| ledger.shard_of(id) == ledger.shard_of(first))
+                    .cloned()
+                    .collect();
+                let among = if *together && near.len() > 1 { &near } else { &self.accounts };
+                let items = items.iter().map(|item| self.payment(item, among, ledger)).collect();
+                Request::PayBatch { items, atomic: *atomic }
+            }
+            Command::Hold { item, expiry, dry_run } => {
+                let Payment { id, debit, credit, amount, asset, metadata } =
+                    self.payment(item, &self.accounts, ledger);
+                let expires_in_s = match expiry {
+                    Expiry::Never => None,
+                    Expiry::Far => Some(FAR_S),
+                    Expiry::Soon => Some(SOON_S),
+                };
+                let order = NewHold { id, debit, credit, amount, asset, expires_in_s, metadata };
+                Request::Hold { order, dry_run: *dry_run }
+            }
+            Command::Capture { hold, id, amount, is_final } => Request::Capture(Capture {
+                hold: refer(&self.holds, *hold),
+                id: self.id(*id),
+                amount: *amount,
+                is_final: *is_final,
+            }),
+            Command::Release { hold } => Request::Release(Release { hold: refer(&self.holds, *hold) }),
+            Command::Reverse { transfer, id, amount } => Request::Reverse(Reversal {
+                transfer: refer(&self.transfers, *transfer),
+                id: self.id(*id),
+                amount: *amount,
+            }),
+            Command::Show { what: Shown::Account, of } => Request::ShowAccount(self.account(of.nth).to_owned()),
+            Command::Show { what: Shown::Transfer, of } => Request::ShowTransfer(refer(&self.transfers, *of)),
+            Command::Show { what: Shown::Hold, of } => Request::ShowHold(refer(&self.holds, *of)),
+        };
+        Some((tamed(request, ledger), Spelling::Full))
+    }
+
+    /// Keeps what later commands may refer to.
+    pub fn remember(&mut self, request: &Request, ledger: &Ledger) {
+        let transfer = |id: &Id, debit: &str| Named { id: id.clone(), debit: Some(debit.to_owned()) };
+        match request {
+            Request::Pay { order, dry_run: false } => self.transfers.push(transfer(&order.id, &order.debit)),
+            Request::PayBatch { items, .. } => {
+                self.transfers.extend(items.iter().map(|item| transfer(&item.id, &item.debit)));
+            }
+            Request::Capture(capture) => {
+                let hold = ledger.holds().find(|hold| is_named(&capture.hold, &hold.order.id, &hold.order.debit));
+                self.transfers.extend(hold.map(|hold| transfer(&capture.id, &hold.order.debit)));
+            }
+            Request::Reverse(reversal) => {
+                let named = |order: &model::Order| is_named(&reversal.transfer, &order.id, &order.debit);
+                let original = ledger.transfers().find(|transfer| named(&transfer.order));
+                self.transfers.extend(original.map(|original| transfer(&reversal.id, &original.order.credit)));
+            }
+            Request::Hold { order, dry_run: false } => self.holds.push(transfer(&order.id, &order.debit)),
+            _ => {}
+        }
+        let is_read = matches!(request, Request::ShowAccount(_) | Request::ShowTransfer(_) | Request::ShowHold(_));
+        if !is_read && !matches!(request, Request::ChangeAccount { .. }) {
+            self.requests.push(request.clone());
+        }
+        self.transfers.sort_unstable();
+        self.transfers.dedup();
+        self.holds.sort_unstable();
+        self.holds.dedup();
+    }
+
+    pub fn opening(&self, account: Nth, terms: &Terms) -> NewAccount {
+        NewAccount {
+            id: self.account(account).to_owned(),
+            asset: terms.asset,
+            overdraft: terms.overdraft,
+            max_balance: terms.max_balance,
+            metadata: metadata(terms.tagged),
+        }
+    }
+
+    fn account(&self, nth: Nth) -> &str {
+        &self.accounts[nth % self.accounts.len()]
+    }
+
+    fn payment(&self, item: &Item, among: &[String], ledger: &Ledger) -> Payment {
+        let debit = &among[item.debit % among.len()];
+        // Now and then from an account to itself, but not as often as numbers meet.
+        let meets = item.debit % among.len() == item.credit % among.len();
+        let credit = &among[(item.credit + usize::from(meets && item.amount % 7 != 0)) % among.len()];
+        let asset = item.asset.or(ledger.account(debit).map(|account| account.asset)).unwrap_or(Asset::USD);
+        Payment {
+            id: self.id(item.id),
+            debit: debit.clone(),
+            credit: credit.clone(),
+            amount: item.amount,
+            asset,
+            metadata: metadata(item.tagged),
+        }
+    }
+
+    fn id(&self, choice: IdChoice) -> Id {
+        let used = self.transfers.len() + self.holds.len();
+        match choice {
+            IdChoice::Used(nth) if used > 0 => {
+                let nth = nth % used;
+                self.transfers.iter().chain(&self.holds).nth(nth).map_or_else(new_id, |named| named.id.clone())
+            }
+            IdChoice::New | IdChoice::Used(_) => new_id(),
+        }
+    }
+
+    fn altered(&self, request: &Request, alteration: Alteration) -> Request {
+        let mut request = request.clone();
+        match (&mut request, alteration) {
+            (Request::Pay { order, .. }, alteration) => self.alter(order, alteration),
+            (Request::PayBatch { items, .. }, alteration) => self.alter(&mut items[0], alteration),
+            (Request::Hold { order, .. }, Alteration::Expiry) => {
+                order.expires_in_s = if order.expires_in_s.is_none() { Some(FAR_S) } else { None };
+            }
+            (Request::Hold { order, .. }, Alteration::Credit) => {
+                order.credit = self.other(&order.debit, &order.credit);
+            }
+            (Request::Hold { order, .. }, Alteration::Asset) => order.asset = other_asset(order.asset),
+            (Request::Hold { order, .. }, Alteration::Tag) => order.metadata = toggled(&order.metadata),
+            (Request::Hold { order, .. }, _) => order.amount = other_amount(order.amount),
+            (Request::Capture(capture), Alteration::Final) => capture.is_final = !capture.is_final,
+            (Request::Capture(Capture { amount, .. }) | Request::Reverse(Reversal { amount, .. }), alteration) => {
+                *amount = match (*amount, alteration) {
+                    (Some(_), Alteration::NoAmount) => None,
+                    (Some(amount), _) => Some(other_amount(amount)),
+                    (None, _) => Some(100),
+                };
+            }
+            (Request::OpenAccount(account), Alteration::Asset) => account.asset = other_asset(account.asset),
+            (Request::OpenAccount(account), Alteration::Tag) => account.metadata = toggled(&account.metadata),
+            (Request::OpenAccount(account), Alteration::Amount) => account.overdraft = Some(700),
+            (Request::OpenAccount(account), _) => account.max_balance = Some(7_700),
+            _ => {}
+        }
+        request
+    }
+
+    fn alter(&self, order: &mut Payment, alteration: Alteration) {
+        match alteration {
+            Alteration::Credit => order.credit = self.other(&order.debit, &order.credit),
+            Alteration::Asset => order.asset = other_asset(order.asset),
+            Alteration::Tag => order.metadata = toggled(&order.metadata),
+            Alteration::Amount | Alteration::NoAmount | Alteration::Expiry | Alteration::Final => {
+                order.amount = other_amount(order.amount);
+            }
+        }
+    }
+
+    /// An account that is neither.
+    fn other(&self, debit: &str, credit: &str) -> String {
+        let other = self.accounts.iter().find(|account| *account != debit && *account != credit);
+        other.map_or_else(|| credit.to_owned(), Clone::clone)
+    }
+}
+
+fn new_id() -> Id {
+    Uuid::now_v7().to_string()
+}
+
+fn refer(known: &[Named], reference: Reference) -> Named {
+    let Reference { nth, tells_debit } = reference;
+    match known.get(nth % (known.len() + 1)) {
+        Some(named) if tells_debit => named.clone(),
+        Some(named) => Named { id: named.id.clone(), debit: None },
+        None => Named { id: new_id(), debit: None },
+    }
+}
+
+pub fn is_named(named: &Named, id: &str, debit: &str) -> bool {
+    named.id == id && named.debit.as_deref().is_none_or(|named| named == debit)
+}
+
+fn changes(change: &Change) -> Changes {
+    let nothing = Changes::default();
+    match change {
+        Change::Status(status) => Changes { status: Some(*status), ..nothing },
+        Change::Overdraft(limit) => Changes { overdraft: Some(*limit), ..nothing },
+        Change::MaxBalance(limit) => Changes { max_balance: Some(*limit), ..nothing },
+        Change::Tag(tagged) => Changes { metadata: Some(metadata(*tagged)), ..nothing },
+        Change::Close { overdraft } => {
+            Changes { status: Some(Status::Closed), overdraft: Some(Some(*overdraft)), ..nothing }
+        }
+    }
+}
+
+fn metadata(tagged: bool) -> Metadata {
+    if tagged { Metadata::from([("tag".to_owned(), "ä\"1\"".to_owned())]) } else { Metadata::new() }
+}
+
+fn toggled(there: &Metadata) -> Metadata {
+    metadata(there.is_empty())
+}
+
+fn other_asset(asset: Asset) -> Asset {
+    if asset == Asset::USD { Asset::EUR } else { Asset::USD }
+}
+
+fn other_amount(amount: i64) -> i64 {
+    if amount > 100 { amount - 100 } else { amount + 100 }
+}
+
+/// Leaves out the items whose order the routers do not promise: what an account with a `max_balance` still takes depends on
+/// what else the batch does to it from another shard.
+fn keep_apart(items: &mut Vec<Payment>, ledger: &Ledger) {
+    let limited = |id: &str| ledger.account(id).is_some_and(|account| account.max_balance.is_some());
+    let is_local = |item: &Payment| ledger.shard_of(&item.debit) == ledger.shard_of(&item.credit);
+    if items.iter().all(is_local) {
+        return;
+    }
+    let all = items.clone();
+    let concerns = |item: &Payment, account: &str| item.debit == account || item.credit == account;
+    items.retain(|item| {
+        let others = all.iter().filter(|other| other.id != item.id);
+        !limited(&item.credit) || !others.clone().any(|other| concerns(other, &item.credit))
+    });
+    if items.is_empty() {
+        items.extend(all.into_iter().take(1));
+    }
+}
+
+/// Keeps what has one right answer and concerns nobody else's accounts.
+fn tamed(mut request: Request, ledger: &Ledger) -> Request {
+    let tame = |debit: &str, credit: &str, amount: &mut i64| {
+        if *amount > HUGE / 2 && ledger.shard_of(debit) != ledger.shard_of(credit) {
+            *amount = NOT_HUGE;
+        }
+    };
+    match &mut request {
+        Request::Pay { order, .. } => tame(&order.debit, &order.credit, &mut order.amount),
+        Request::Hold { order, .. } => tame(&order.debit, &order.credit, &mut order.amount),
+        Request::PayBatch { items, atomic: false } => keep_apart(items, ledger),
+        _ => {}
+    }
+    request
+}

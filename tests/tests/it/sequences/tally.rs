@@ -1,0 +1,67 @@
+//! How often each answer was given: a run that never saw one has not tested it.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Mutex, PoisonError},
+};
+
+use model::Answer;
+use serde_json::Value;
+
+use super::wire::Call;
+
+/// Counts by kind of request and answer.
+#[derive(Debug, Default)]
+pub struct Tally(Mutex<BTreeMap<String, usize>>);
+
+impl Tally {
+    pub fn count(&self, call: &Call, answer: &Answer) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kind = kind(call);
+        let replayed = if answer.replayed { " replayed" } else { "" };
+        *counts.entry(format!("{kind} {} {}{replayed}", answer.status, words(&answer.body))).or_default() += 1;
+        for result in answer.body["results"].as_array().into_iter().flatten() {
+            let replayed = if result["replayed"] == true { " replayed" } else { "" };
+            *counts.entry(format!("{kind} item {}{replayed}", words(result))).or_default() += 1;
+        }
+    }
+
+    /// A transfer was read without the step of a shard that could not be asked.
+    pub fn count_incomplete(&self) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry("GET transfers without all steps".to_owned()).or_default() += 1;
+    }
+
+    /// Of what has to be seen, what was not.
+    pub fn unseen(&self, expected: &[&'static str]) -> Vec<&'static str> {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        expected.iter().filter(|answer| !counts.contains_key(**answer)).copied().collect()
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.iter().try_for_each(|(answer, count)| writeln!(f, "  {count:>8} {answer}"))
+    }
+}
+
+/// `POST /holds/capture`, `POST /transfers dry_run`
+fn kind(call: &Call) -> String {
+    let (path, query) = call.path.split_once('?').unwrap_or((&call.path, ""));
+    let mut words = path.trim_start_matches("/v1/").split('/');
+    let (collection, action) = (words.next().unwrap_or_default(), words.nth(1));
+    let action = action.map(|action| format!("/{action}")).unwrap_or_default();
+    let dry_run = if query.contains("dry_run") { " dry_run" } else { "" };
+    format!("{} {collection}{action}{dry_run}", call.method)
+}
+
+fn words(body: &Value) -> String {
+    let status = body["status"].as_str();
+    let code = body["code"].as_str();
+    let side = body["side"].as_str();
+    let field = body["field"].as_str();
+    let words: Vec<&str> = [status, code, side, field].into_iter().flatten().collect();
+    words.join(" ")
+}
