@@ -14,7 +14,7 @@ pub use self::{
     holds::{Hold, HoldState},
     transfers::{Fate, Order, Transfer},
 };
-use crate::{Account, Id, Request, account::Entry, posting::Refusal, shards::Shards};
+use crate::{Account, Id, Named, Request, account::Entry, posting::Refusal, shards::Shards};
 
 /// Stands for every time in an answer.
 pub const TIME: &str = "TIME";
@@ -72,8 +72,8 @@ impl Ledger {
             Request::Pay { order, dry_run: true } => would_post(self.clone().pay(order)),
             Request::PayBatch { items, atomic: false } => self.pay_each(items),
             Request::PayBatch { items, atomic: true } => self.pay_all_or_none(items),
-            Request::Hold { order, dry_run: false } => self.hold(order),
-            Request::Hold { order, dry_run: true } => would_post(self.clone().hold(order)),
+            Request::Hold { order, dry_run: false } => self.place_hold(order),
+            Request::Hold { order, dry_run: true } => would_post(self.clone().place_hold(order)),
             Request::Capture(capture) => self.capture(capture),
             Request::Release(release) => self.release(release),
             Request::Reverse(reversal) => self.reverse(reversal),
@@ -93,6 +93,16 @@ impl Ledger {
 
     pub fn account(&self, id: &str) -> Option<&Account> {
         self.accounts.get(id)
+    }
+
+    /// The one transfer of that name.
+    pub fn transfer(&self, named: &Named) -> Option<&Transfer> {
+        self.find_transfer(named).ok()
+    }
+
+    /// The one hold of that name.
+    pub fn hold(&self, named: &Named) -> Option<&Hold> {
+        self.find_hold(named).ok()
     }
 
     pub fn transfers(&self) -> impl Iterator<Item = &Transfer> {
@@ -154,10 +164,12 @@ impl Answer {
     }
 }
 
-/// A dry run's answer: what would be posted is not there, and everything else is answered as it is.
-fn would_post(answer: Answer) -> Answer {
-    match answer.status {
-        201 => Answer { status: 200, ..answer }.with("status", "would_post"),
-        _ => answer,
+/// A dry run's answer: what would be posted or held is shown and not there; everything else is answered as it is.
+fn would_post(mut answer: Answer) -> Answer {
+    if answer.status == 201 {
+        answer.status = 200;
+        answer.body["status"] = "would_post".into();
+        answer.body.as_object_mut().map(|members| members.remove("posted_at"));
     }
+    answer
 }

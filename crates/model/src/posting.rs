@@ -37,17 +37,20 @@ pub fn debit_allowed(account: Option<&Account>, asset: Asset) -> Result<&Account
     }
 }
 
-/// May this much be taken, or held?
+/// Is this much available?
 pub fn debit_covered(account: &Account, amount: i64) -> Result<(), Refusal> {
-    if account.available().is_some_and(|available| available < i128::from(amount)) {
-        return Err(Refusal::debit("insufficient_funds"));
+    match account.available() {
+        Some(available) if available < i128::from(amount) => Err(Refusal::debit("insufficient_funds")),
+        _ => Ok(()),
     }
-    // What is held will be taken too, and by then nothing may be in its way.
-    let lowest = i128::from(account.posted) - i128::from(account.held) - i128::from(amount);
-    if lowest < i128::from(i64::MIN) {
-        return Err(Refusal::debit("balance_overflow"));
+}
+
+/// Can what is left still be written?
+pub fn debit_fits(account: &Account, amount: i64) -> Result<(), Refusal> {
+    match account.posted.checked_sub(amount) {
+        Some(_) => Ok(()),
+        None => Err(Refusal::debit("balance_overflow")),
     }
-    Ok(())
 }
 
 /// May this much be given to this account? A frozen one takes it.

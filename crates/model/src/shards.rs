@@ -29,22 +29,17 @@ impl Shards {
         if self.differ(debit, credit) { "reserved" } else { "posted" }
     }
 
-    /// A transfer its debit side allows and something else refuses takes the money and gives it back if it is a saga: two
-    /// lines in the debit account's journal. On one shard it leaves none.
-    pub fn refusal_leaves_lines(&self, debit: &str, credit: &str) -> bool {
-        self.differ(debit, credit)
-    }
-
     /// The durable steps of a saga, with their shards.
     pub fn steps(&self, debit: &str, credit: &str, fate: SagaFate) -> Option<Vec<(&'static str, &str)>> {
         let (source, destination) = (self.of(debit), self.of(credit));
-        let end = match fate {
-            _ if source == destination => return None,
-            SagaFate::RefusedAtOnce => return Some(Vec::new()),
-            SagaFate::Settled => "settle",
-            SagaFate::Compensated => "compensate",
-        };
-        Some(vec![("reserve", source), ("decide", destination), (end, source)])
+        let (reserve, decide) = (("reserve", source), ("decide", destination));
+        match fate {
+            _ if source == destination => None,
+            SagaFate::RefusedAtOnce => Some(vec![]),
+            SagaFate::NeverReserved => Some(vec![decide, ("settle", source)]),
+            SagaFate::Settled => Some(vec![reserve, decide, ("settle", source)]),
+            SagaFate::Compensated => Some(vec![reserve, decide, ("compensate", source)]),
+        }
     }
 }
 
@@ -53,6 +48,8 @@ impl Shards {
 pub enum SagaFate {
     /// By its debit side, before there was a saga.
     RefusedAtOnce,
+    /// The source knew that it would be refused. The destination was asked all the same: its reasons go first.
+    NeverReserved,
     Settled,
     Compensated,
 }

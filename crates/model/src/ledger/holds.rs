@@ -3,7 +3,7 @@
 use super::{Answer, Cause, Key, Ledger, transfers::After};
 use crate::{
     Named, NewHold, Release,
-    posting::{Refusal, debit_allowed, debit_covered},
+    posting::{Refusal, debit_allowed, debit_covered, debit_fits},
 };
 
 /// A hold as stored.
@@ -26,7 +26,7 @@ pub enum HoldState {
 }
 
 impl Ledger {
-    pub(super) fn hold(&mut self, order: &NewHold) -> Answer {
+    pub(super) fn place_hold(&mut self, order: &NewHold) -> Answer {
         if order.debit == order.credit {
             return Answer::refused(400, "same_account");
         }
@@ -56,6 +56,7 @@ impl Ledger {
     fn refuse_hold(&self, order: &NewHold) -> Result<(), Refusal> {
         let account = debit_allowed(self.accounts.get(&order.debit), order.asset)?;
         debit_covered(account, order.amount)?;
+        debit_fits(account, order.amount)?;
         match account.held.checked_add(order.amount) {
             Some(_) => Ok(()),
             None => Err(Refusal::debit("balance_overflow")),

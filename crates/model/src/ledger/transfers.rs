@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     Asset, Capture, Id, Metadata, Named, Payment, Reversal,
-    posting::{Refusal, credit_allowed, debit_allowed, debit_covered},
+    posting::{Refusal, credit_allowed, debit_allowed, debit_covered, debit_fits},
     shards::SagaFate,
 };
 
@@ -114,7 +114,7 @@ impl Ledger {
             debit: original.order.credit.clone(),
             credit: original.order.debit.clone(),
             asset: original.order.asset,
-            amount: reversal.amount.unwrap_or(original.order.amount - original.reversed),
+            amount: reversal.amount.unwrap_or(original.reversible()),
             metadata: Metadata::new(),
             purpose: Purpose::Reversal { of: original.order.id.clone() },
             asked: reversal.amount,
@@ -127,21 +127,18 @@ impl Ledger {
         let key = order.key();
         if let Some(stored) = self.transfers.get(&key) {
             return match difference(&stored.order, &order) {
-                Some(field) => Answer::mismatch(field).with("transfer_id", order.id),
+                Some(field) => named(Answer::mismatch(field), &order),
                 None => self.first_answer(stored).replay(),
             };
         }
         let (fate, saga) = match self.refuse_debit(&order) {
             Err(refusal) if refusal == Refusal::debit("account_not_found") => {
                 // There is no account to store it with.
-                return Answer::problem(&refusal).with("transfer_id", order.id);
+                return named(Answer::problem(&refusal), &order);
             }
             Err(refusal) => (Fate::Refused(refusal), SagaFate::RefusedAtOnce),
             Ok(()) => match self.refuse_credit(&order).and_then(|()| self.refuse_purpose(&order)) {
-                Err(refusal) => {
-                    self.compensate(&order);
-                    (Fate::Refused(refusal), SagaFate::Compensated)
-                }
+                Err(refusal) => (Fate::Refused(refusal), self.compensate(&order)),
                 Ok(()) => (Fate::Posted(self.post(&order)), SagaFate::Settled),
             },
         };
@@ -153,11 +150,11 @@ impl Ledger {
 
     fn refuse_debit(&self, order: &Order) -> Result<(), Refusal> {
         let account = debit_allowed(self.accounts.get(&order.debit), order.asset)?;
-        match order.purpose {
-            // What it takes is held for it.
-            Purpose::Capture { .. } => Ok(()),
-            Purpose::Payment | Purpose::Reversal { .. } => debit_covered(account, order.amount),
+        // What a capture takes is held for it.
+        if !matches!(order.purpose, Purpose::Capture { .. }) {
+            debit_covered(account, order.amount)?;
         }
+        debit_fits(account, order.amount)
     }
 
     fn refuse_credit(&self, order: &Order) -> Result<(), Refusal> {
@@ -175,7 +172,11 @@ impl Ledger {
             Purpose::Reversal { of } => {
                 let original = self.transfers.get(&(order.credit.clone(), of.clone()));
                 let left = original.map_or(0, Transfer::reversible);
-                if order.amount > left { Err(Refusal::whole(422, "already_reversed")) } else { Ok(()) }
+                if order.amount == 0 || order.amount > left {
+                    Err(Refusal::whole(422, "already_reversed"))
+                } else {
+                    Ok(())
+                }
             }
         }
     }
@@ -205,19 +206,22 @@ impl Ledger {
         self.after(&debit)
     }
 
-    /// The way into transit and back, which only a saga goes.
-    fn compensate(&mut self, order: &Order) {
-        if !self.shards.refusal_leaves_lines(&order.debit, &order.credit) {
-            return;
-        }
-        let (kind, held) = match &order.purpose {
-            Purpose::Payment | Purpose::Reversal { .. } => ("reserved", 0),
-            // What cannot be taken from the hold is not taken on the way either.
-            Purpose::Capture { .. } if self.refuse_purpose(order).is_err() => return,
-            Purpose::Capture { .. } => ("captured", order.amount),
+    /// A saga that is refused has taken the money and gives it back, unless its source knew better than to begin.
+    fn compensate(&mut self, order: &Order) -> SagaFate {
+        let (kind, held, is_futile) = match &order.purpose {
+            Purpose::Payment => ("reserved", 0, false),
+            // How much is left to reverse is known where the original is; that nothing is asked for is known here.
+            Purpose::Reversal { .. } => ("reserved", 0, order.amount == 0),
+            Purpose::Capture { .. } => ("captured", order.amount, self.refuse_purpose(order).is_err()),
         };
-        self.book(&order.debit, kind, -order.amount, -held, order.cause(&order.credit));
-        self.book(&order.debit, "compensated", order.amount, held, order.cause(&order.credit));
+        if is_futile {
+            return SagaFate::NeverReserved;
+        }
+        if self.shards.differ(&order.debit, &order.credit) {
+            self.book(&order.debit, kind, -order.amount, -held, order.cause(&order.credit));
+            self.book(&order.debit, "compensated", order.amount, held, order.cause(&order.credit));
+        }
+        SagaFate::Compensated
     }
 
     pub(super) fn after(&self, account: &str) -> After {
@@ -261,6 +265,15 @@ impl Order {
 
     fn cause(&self, counterparty: &str) -> Cause {
         Cause { transfer: Some(self.id.clone()), hold: None, counterparty: Some(counterparty.to_owned()) }
+    }
+}
+
+/// A problem with what it is about.
+pub(super) fn named(problem: Answer, order: &Order) -> Answer {
+    let problem = problem.with("transfer_id", &*order.id);
+    match &order.purpose {
+        Purpose::Capture { hold, .. } => problem.with("hold_id", &**hold),
+        Purpose::Payment | Purpose::Reversal { .. } => problem,
     }
 }
 

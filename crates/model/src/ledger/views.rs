@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{
     Answer, Ledger, TIME,
     holds::{Hold, HoldState},
-    transfers::{After, Fate, Purpose, Transfer},
+    transfers::{After, Fate, Purpose, Transfer, named},
 };
 use crate::{Account, Asset, Named};
 
@@ -38,8 +38,8 @@ impl Ledger {
     /// The answer to the request that made it.
     pub(super) fn first_answer(&self, transfer: &Transfer) -> Answer {
         match &transfer.fate {
-            Fate::Refused(refusal) => Answer::problem(refusal).with("transfer_id", &*transfer.order.id),
-            Fate::Posted(_) => Answer::ok(201, self.transfer(transfer)),
+            Fate::Refused(refusal) => named(Answer::problem(refusal), &transfer.order),
+            Fate::Posted(_) => Answer::ok(201, self.transfer_view(transfer)),
         }
     }
 
@@ -48,7 +48,7 @@ impl Ledger {
             Ok(transfer) => transfer,
             Err(answer) => return answer,
         };
-        let mut body = self.transfer(transfer);
+        let mut body = self.transfer_view(transfer);
         let order = &transfer.order;
         if let Some(steps) = self.shards.steps(&order.debit, &order.credit, transfer.saga) {
             let steps = steps.into_iter().map(|(step, shard)| json!({"step": step, "shard": shard, "at": TIME}));
@@ -64,7 +64,7 @@ impl Ledger {
         Answer::ok(200, body)
     }
 
-    fn transfer(&self, transfer: &Transfer) -> Value {
+    fn transfer_view(&self, transfer: &Transfer) -> Value {
         let order = &transfer.order;
         let mut body = json!({
             "id": order.id,
@@ -106,13 +106,13 @@ impl Ledger {
     pub(super) fn first_answer_of_hold(&self, hold: &Hold) -> Answer {
         match &hold.state {
             HoldState::Refused(refusal) => Answer::problem(refusal).with("hold_id", &*hold.order.id),
-            _ => Answer::ok(201, view(&Hold { captured: 0, state: HoldState::Held, ..hold.clone() })),
+            _ => Answer::ok(201, hold_view(&Hold { captured: 0, state: HoldState::Held, ..hold.clone() })),
         }
     }
 
     pub(super) fn show_hold(&self, named: &Named) -> Answer {
         match self.find_hold(named) {
-            Ok(hold) => Answer::ok(200, view(hold)),
+            Ok(hold) => Answer::ok(200, hold_view(hold)),
             Err(answer) => answer,
         }
     }
@@ -139,7 +139,7 @@ impl Account {
     }
 }
 
-fn view(hold: &Hold) -> Value {
+fn hold_view(hold: &Hold) -> Value {
     let (order, asset) = (&hold.order, hold.order.asset);
     let status = match &hold.state {
         HoldState::Held => "held",

@@ -116,12 +116,22 @@ pub enum IdChoice {
     Used(Nth),
 }
 
-/// Something stored earlier, or nothing that ever was.
+/// An earlier transfer or hold.
 #[derive(Debug, Clone, Copy)]
 pub struct Reference {
     pub nth: Nth,
+    pub among: Among,
     /// With `?debit=`.
     pub tells_debit: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Among {
+    /// Those that were not refused.
+    Accepted,
+    All,
+    /// Something that never was.
+    None,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -193,8 +203,8 @@ fn command() -> impl Strategy<Value = Command> {
     let dry_run = || prop::bool::weighted(0.08);
     let huge = || prop_oneof![14 => amount(), 1 => Just(HUGE)];
     prop_oneof![
-        1 => (0..6_usize, terms()).prop_map(|(account, terms)| Command::Open { account, terms }),
-        3 => (0..6_usize, change()).prop_map(|(account, change)| Command::Change { account, change }),
+        1 => (nth(), terms()).prop_map(|(account, terms)| Command::Open { account, terms }),
+        3 => (nth(), change()).prop_map(|(account, change)| Command::Change { account, change }),
         6 => (item(huge()), dry_run()).prop_map(|(item, dry_run)| Command::Pay { item, dry_run }),
         2 => (vec(item(amount()), 1..=4), prop::bool::weighted(0.4), prop::bool::weighted(0.6))
             .prop_map(|(items, atomic, together)| Command::PayBatch { items, atomic, together }),
@@ -212,6 +222,10 @@ fn command() -> impl Strategy<Value = Command> {
     ]
 }
 
+fn nth() -> impl Strategy<Value = Nth> {
+    0..64_usize
+}
+
 fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         3 => Just(Change::Status(Status::Open)),
@@ -226,7 +240,7 @@ fn change() -> impl Strategy<Value = Change> {
 
 fn item(amount: impl Strategy<Value = i64>) -> impl Strategy<Value = Item> {
     let asset = prop_oneof![20 => Just(None), 1 => Just(Some(Asset::EUR))];
-    (id(), 0..6_usize, 0..6_usize, amount, asset, prop::bool::weighted(0.1))
+    (id(), nth(), nth(), amount, asset, prop::bool::weighted(0.1))
         .prop_map(|(id, debit, credit, amount, asset, tagged)| Item { id, debit, credit, amount, asset, tagged })
 }
 
@@ -235,7 +249,8 @@ fn id() -> impl Strategy<Value = IdChoice> {
 }
 
 fn reference() -> impl Strategy<Value = Reference> {
-    (any::<usize>(), any::<bool>()).prop_map(|(nth, tells_debit)| Reference { nth, tells_debit })
+    let among = prop_oneof![14 => Just(Among::Accepted), 3 => Just(Among::All), 1 => Just(Among::None)];
+    (any::<usize>(), among, any::<bool>()).prop_map(|(nth, among, tells_debit)| Reference { nth, among, tells_debit })
 }
 
 fn expiry() -> impl Strategy<Value = Expiry> {

@@ -51,6 +51,7 @@ pub fn answers(expected: &Answer, found: &Answer, exactness: Exactness) -> Strin
 
 fn differences(path: &str, expected: &Value, found: &Value, lines: &mut String) {
     match (expected, found) {
+        _ if expected == found => {}
         (Value::Object(expected), Value::Object(found)) => {
             let absent = Value::Null;
             let names = expected.keys().chain(found.keys().filter(|name| !expected.contains_key(*name)));
@@ -64,7 +65,6 @@ fn differences(path: &str, expected: &Value, found: &Value, lines: &mut String) 
                 differences(&format!("{path}/{index}"), expected, found, lines);
             }
         }
-        _ if expected == found => {}
         _ => {
             let _ = writeln!(lines, "  {path} is {found}, the model says {expected}");
         }
@@ -94,11 +94,11 @@ pub fn without_request(body: &Value) -> Value {
     body
 }
 
-/// Whether all that is missing is a step at a shard that could not be asked in time: only a machine that does too much else
-/// gives such an answer.
-pub fn lacks_a_step(expected: &Answer, found: &Answer) -> bool {
+/// Whether steps are missing: those of a shard that could not be asked in time. Only a machine that does too much else gives
+/// such an answer.
+pub fn lacks_steps(expected: &Answer, found: &Answer) -> bool {
     let steps = |answer: &Answer| answer.body["steps"].as_array().map_or(0, Vec::len);
-    found.status == 200 && expected.status == 200 && steps(found) + 1 == steps(expected)
+    found.status == 200 && expected.status == 200 && steps(found) < steps(expected)
 }
 
 /// The whole journal of an account, oldest first. The lines of one batch may come in any order, as long as they add up.

@@ -37,8 +37,7 @@ impl Play<'_> {
     }
 
     async fn show(&mut self, request: &Request) -> Result<Value, Stop> {
-        self.exchange(request, Spelling::Full).await?;
-        Ok(self.transcript.last_found().clone())
+        Ok(self.exchange(request, Spelling::Full).await?.body)
     }
 
     fn check_statement(&self, account: &Account, page: &Value) -> Result<Vec<Value>, Stop> {

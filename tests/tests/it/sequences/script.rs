@@ -1,31 +1,33 @@
 //! What the numbers in commands stand for while a sequence is played: its accounts, and what was requested so far.
 
 use model::{
-    Asset, Capture, Changes, Id, Ledger, Metadata, Named, NewAccount, NewHold, Payment, Release, Request, Reversal,
-    Status,
+    Asset, Capture, Changes, Fate, Hold, HoldState, Id, Ledger, Metadata, Named, NewAccount, NewHold, Payment,
+    Release, Request, Reversal, Status, Transfer,
 };
 use uuid::Uuid;
 
 use super::{
-    command::{Alteration, Change, Command, Expiry, HUGE, IdChoice, Item, Nth, Reference, Sequence, Shown, Terms},
+    command::{
+        Alteration, Among, Change, Command, Expiry, HUGE, IdChoice, Item, Nth, Reference, Sequence, Shown, Terms,
+    },
     wire::Spelling,
 };
 
 /// Longer than any test, and shorter than one could wait for.
 const FAR_S: u32 = 86_400;
-/// The shortest the contract has.
-pub const SOON_S: u32 = 1;
+/// As short as a busy machine can do something before.
+pub const SOON_S: u32 = 2;
 /// What is asked for instead of [`HUGE`] where the accounts are on two shards: the in-transit account of all sequences would
 /// be full.
 const NOT_HUGE: i64 = 300;
 
-/// Whether the routers know holds, reversals and dry runs.
-const HOLDS_SERVED: bool = false;
+/// One in so many accounts named is the one that was not opened.
+const RARELY: usize = 16;
 
 /// The meaning of numbers.
 #[derive(Debug)]
 pub struct Script {
-    /// The last is opened by nobody but a command.
+    /// The last but one pays in the first funds, and the last is opened by nobody but a command.
     accounts: Vec<String>,
     /// That can be sent again.
     requests: Vec<Request>,
@@ -49,26 +51,24 @@ impl Script {
 
     /// Opens the accounts, and pays in their funds from one that has no limit.
     pub fn set_up(&self, sequence: &Sequence) -> Vec<Request> {
-        let bank = self.accounts.len() - 1;
+        let [.., bank, _] = &self.accounts[..] else { return Vec::new() };
+        let openings = sequence.accounts.iter().zip(&self.accounts);
         let mut opened: Vec<NewAccount> =
-            sequence.accounts.iter().enumerate().map(|(nth, opening)| self.opening(nth, &opening.terms)).collect();
-        let mut requests = Vec::new();
-        let funded = sequence.accounts.iter().zip(&opened).filter(|(opening, _)| opening.funds > 0);
-        let funds: Vec<Payment> = funded
-            .map(|(opening, account)| Payment {
+            openings.clone().map(|(opening, id)| new_account(id, &opening.terms)).collect();
+        opened
+            .push(new_account(bank, &Terms { asset: Asset::USD, overdraft: None, max_balance: None, tagged: false }));
+        let funds: Vec<Payment> = openings
+            .filter(|(opening, _)| opening.funds > 0)
+            .map(|(opening, id)| Payment {
                 id: new_id(),
-                debit: self.accounts[bank].clone(),
-                credit: account.id.clone(),
+                debit: bank.clone(),
+                credit: id.clone(),
                 amount: opening.funds,
                 asset: Asset::USD,
                 metadata: Metadata::new(),
             })
             .collect();
-        if !funds.is_empty() {
-            let terms = Terms { asset: Asset::USD, overdraft: None, max_balance: None, tagged: false };
-            opened.push(self.opening(bank, &terms));
-        }
-        requests.push(Request::OpenAccounts(opened));
+        let mut requests = vec![Request::OpenAccounts(opened)];
         if !funds.is_empty() {
             requests.push(Request::PayBatch { items: funds, atomic: false });
         }
@@ -79,13 +79,6 @@ impl Script {
     pub fn request(&self, command: &Command, ledger: &Ledger) -> Option<(Request, Spelling)> {
         let request = match command {
             Command::Wait => return None,
-            Command::Hold { .. } | Command::Capture { .. } | Command::Release { .. } | Command::Reverse { .. }
-                if !HOLDS_SERVED =>
-            {
-                return None;
-            }
-            Command::Show { what: Shown::Hold, .. } if !HOLDS_SERVED => return None,
-            Command::Pay { dry_run: true, .. } if !HOLDS_SERVED => return None,
             Command::Again { request, alteration, spelt_shorter } => {
                 let earlier = self.requests.get(request % self.requests.len().max(1))?;
                 let request = match alteration {
@@ -95,12 +88,12 @@ impl Script {
                 let spelling = if *spelt_shorter { Spelling::Shortest } else { Spelling::Full };
                 return Some((tamed(request, ledger), spelling));
             }
-            Command::Open { account, terms } => Request::OpenAccount(self.opening(*account, terms)),
+            Command::Open { account, terms } => Request::OpenAccount(new_account(self.account(*account), terms)),
             Command::Change { account, change } => {
                 Request::ChangeAccount { account: self.account(*account).to_owned(), changes: changes(change) }
             }
             Command::Pay { item, dry_run } => {
-                Request::Pay { order: self.payment(item, &self.accounts, ledger), dry_run: *dry_run }
+                Request::Pay { order: self.payment(item, None, ledger), dry_run: *dry_run }
             }
             Command::PayBatch { items, atomic, together } => {
                 let first = self.account(items.first()?.debit);
@@ -110,13 +103,12 @@ impl Script {
                     .filter(|id| ledger.shard_of(id) == ledger.shard_of(first))
                     .cloned()
                     .collect();
-                let among = if *together && near.len() > 1 { &near } else { &self.accounts };
+                let among = (*together && near.len() > 1).then_some(&near[..]);
                 let items = items.iter().map(|item| self.payment(item, among, ledger)).collect();
                 Request::PayBatch { items, atomic: *atomic }
             }
             Command::Hold { item, expiry, dry_run } => {
-                let Payment { id, debit, credit, amount, asset, metadata } =
-                    self.payment(item, &self.accounts, ledger);
+                let Payment { id, debit, credit, amount, asset, metadata } = self.payment(item, None, ledger);
                 let expires_in_s = match expiry {
                     Expiry::Never => None,
                     Expiry::Far => Some(FAR_S),
@@ -126,20 +118,20 @@ impl Script {
                 Request::Hold { order, dry_run: *dry_run }
             }
             Command::Capture { hold, id, amount, is_final } => Request::Capture(Capture {
-                hold: refer(&self.holds, *hold),
+                hold: self.hold(*hold, ledger)?,
                 id: self.id(*id),
                 amount: *amount,
                 is_final: *is_final,
             }),
-            Command::Release { hold } => Request::Release(Release { hold: refer(&self.holds, *hold) }),
+            Command::Release { hold } => Request::Release(Release { hold: self.hold(*hold, ledger)? }),
             Command::Reverse { transfer, id, amount } => Request::Reverse(Reversal {
-                transfer: refer(&self.transfers, *transfer),
+                transfer: self.transfer(*transfer, ledger)?,
                 id: self.id(*id),
                 amount: *amount,
             }),
             Command::Show { what: Shown::Account, of } => Request::ShowAccount(self.account(of.nth).to_owned()),
-            Command::Show { what: Shown::Transfer, of } => Request::ShowTransfer(refer(&self.transfers, *of)),
-            Command::Show { what: Shown::Hold, of } => Request::ShowHold(refer(&self.holds, *of)),
+            Command::Show { what: Shown::Transfer, of } => Request::ShowTransfer(self.transfer(*of, ledger)?),
+            Command::Show { what: Shown::Hold, of } => Request::ShowHold(self.hold(*of, ledger)?),
         };
         Some((tamed(request, ledger), Spelling::Full))
     }
@@ -153,12 +145,11 @@ impl Script {
                 self.transfers.extend(items.iter().map(|item| transfer(&item.id, &item.debit)));
             }
             Request::Capture(capture) => {
-                let hold = ledger.holds().find(|hold| is_named(&capture.hold, &hold.order.id, &hold.order.debit));
+                let hold = ledger.hold(&capture.hold);
                 self.transfers.extend(hold.map(|hold| transfer(&capture.id, &hold.order.debit)));
             }
             Request::Reverse(reversal) => {
-                let named = |order: &model::Order| is_named(&reversal.transfer, &order.id, &order.debit);
-                let original = ledger.transfers().find(|transfer| named(&transfer.order));
+                let original = ledger.transfer(&reversal.transfer);
                 self.transfers.extend(original.map(|original| transfer(&reversal.id, &original.order.credit)));
             }
             Request::Hold { order, dry_run: false } => self.holds.push(transfer(&order.id, &order.debit)),
@@ -174,30 +165,23 @@ impl Script {
         self.holds.dedup();
     }
 
-    pub fn opening(&self, account: Nth, terms: &Terms) -> NewAccount {
-        NewAccount {
-            id: self.account(account).to_owned(),
-            asset: terms.asset,
-            overdraft: terms.overdraft,
-            max_balance: terms.max_balance,
-            metadata: metadata(terms.tagged),
-        }
-    }
-
     fn account(&self, nth: Nth) -> &str {
-        &self.accounts[nth % self.accounts.len()]
+        let last = self.accounts.len() - 1;
+        if nth % RARELY == RARELY - 1 { &self.accounts[last] } else { &self.accounts[nth % last] }
     }
 
-    fn payment(&self, item: &Item, among: &[String], ledger: &Ledger) -> Payment {
-        let debit = &among[item.debit % among.len()];
+    fn payment(&self, item: &Item, among: Option<&[String]>, ledger: &Ledger) -> Payment {
+        let [debit, credit] = match among {
+            Some(among) => [item.debit, item.credit].map(|nth| among[nth % among.len()].as_str()),
+            None => [item.debit, item.credit].map(|nth| self.account(nth)),
+        };
         // Now and then from an account to itself, but not as often as numbers meet.
-        let meets = item.debit % among.len() == item.credit % among.len();
-        let credit = &among[(item.credit + usize::from(meets && item.amount % 7 != 0)) % among.len()];
+        let credit = if credit == debit && item.amount % 7 != 0 { self.other(debit) } else { credit };
         let asset = item.asset.or(ledger.account(debit).map(|account| account.asset)).unwrap_or(Asset::USD);
         Payment {
             id: self.id(item.id),
-            debit: debit.clone(),
-            credit: credit.clone(),
+            debit: debit.to_owned(),
+            credit: credit.to_owned(),
             amount: item.amount,
             asset,
             metadata: metadata(item.tagged),
@@ -224,7 +208,7 @@ impl Script {
                 order.expires_in_s = if order.expires_in_s.is_none() { Some(FAR_S) } else { None };
             }
             (Request::Hold { order, .. }, Alteration::Credit) => {
-                order.credit = self.other(&order.debit, &order.credit);
+                order.credit = self.third(&order.debit, &order.credit);
             }
             (Request::Hold { order, .. }, Alteration::Asset) => order.asset = other_asset(order.asset),
             (Request::Hold { order, .. }, Alteration::Tag) => order.metadata = toggled(&order.metadata),
@@ -248,7 +232,7 @@ impl Script {
 
     fn alter(&self, order: &mut Payment, alteration: Alteration) {
         match alteration {
-            Alteration::Credit => order.credit = self.other(&order.debit, &order.credit),
+            Alteration::Credit => order.credit = self.third(&order.debit, &order.credit),
             Alteration::Asset => order.asset = other_asset(order.asset),
             Alteration::Tag => order.metadata = toggled(&order.metadata),
             Alteration::Amount | Alteration::NoAmount | Alteration::Expiry | Alteration::Final => {
@@ -257,10 +241,29 @@ impl Script {
         }
     }
 
+    /// Another account.
+    fn other<'a>(&'a self, than: &'a str) -> &'a str {
+        self.accounts.iter().find(|account| *account != than).map_or(than, String::as_str)
+    }
+
     /// An account that is neither.
-    fn other(&self, debit: &str, credit: &str) -> String {
-        let other = self.accounts.iter().find(|account| *account != debit && *account != credit);
-        other.map_or_else(|| credit.to_owned(), Clone::clone)
+    fn third(&self, debit: &str, credit: &str) -> String {
+        let third = self.accounts.iter().find(|account| *account != debit && *account != credit);
+        third.map_or_else(|| credit.to_owned(), Clone::clone)
+    }
+
+    fn transfer(&self, reference: Reference, ledger: &Ledger) -> Option<Named> {
+        refer(&self.transfers, reference, |named| {
+            let is_posted = |transfer: &Transfer| matches!(transfer.fate, Fate::Posted(_));
+            ledger.transfer(named).is_some_and(is_posted)
+        })
+    }
+
+    fn hold(&self, reference: Reference, ledger: &Ledger) -> Option<Named> {
+        refer(&self.holds, reference, |named| {
+            let is_accepted = |hold: &Hold| !matches!(hold.state, HoldState::Refused(_));
+            ledger.hold(named).is_some_and(is_accepted)
+        })
     }
 }
 
@@ -268,17 +271,25 @@ fn new_id() -> Id {
     Uuid::now_v7().to_string()
 }
 
-fn refer(known: &[Named], reference: Reference) -> Named {
-    let Reference { nth, tells_debit } = reference;
-    match known.get(nth % (known.len() + 1)) {
-        Some(named) if tells_debit => named.clone(),
-        Some(named) => Named { id: named.id.clone(), debit: None },
-        None => Named { id: new_id(), debit: None },
-    }
+fn refer(known: &[Named], reference: Reference, is_accepted: impl Fn(&Named) -> bool) -> Option<Named> {
+    let Reference { nth, among, tells_debit } = reference;
+    let candidates: Vec<&Named> = match among {
+        Among::Accepted => known.iter().filter(|named| is_accepted(named)).collect(),
+        Among::All => known.iter().collect(),
+        Among::None => return Some(Named { id: new_id(), debit: None }),
+    };
+    let named = *candidates.get(nth % candidates.len().max(1))?;
+    Some(Named { id: named.id.clone(), debit: named.debit.clone().filter(|_| tells_debit) })
 }
 
-pub fn is_named(named: &Named, id: &str, debit: &str) -> bool {
-    named.id == id && named.debit.as_deref().is_none_or(|named| named == debit)
+fn new_account(id: &str, terms: &Terms) -> NewAccount {
+    NewAccount {
+        id: id.to_owned(),
+        asset: terms.asset,
+        overdraft: terms.overdraft,
+        max_balance: terms.max_balance,
+        metadata: metadata(terms.tagged),
+    }
 }
 
 fn changes(change: &Change) -> Changes {

@@ -3,50 +3,47 @@
 use std::fmt;
 
 use model::Answer;
-use serde_json::Value;
+use testkit::client::escaped;
 
 use super::wire::Call;
 
-/// The lines so far.
+/// What happened so far. Written only when somebody wants to read it.
 #[derive(Debug, Default)]
 pub struct Transcript {
-    lines: Vec<String>,
+    events: Vec<Event>,
     /// What stands for what.
     names: Vec<(String, String)>,
     ids: usize,
-    last: Value,
+}
+
+#[derive(Debug)]
+enum Event {
+    Note(String),
+    Read(Call),
+    Exchange { call: Call, expected: Answer, found: Answer },
 }
 
 impl Transcript {
     /// From now on `name` is written as `short`.
     pub fn call(&mut self, name: &str, short: &str) {
-        self.names.push((name.replace('{', "%7B").replace('}', "%7D"), short.to_owned()));
+        self.names.push((escaped(name), short.to_owned()));
         self.names.push((name.to_owned(), short.to_owned()));
     }
 
     pub fn note(&mut self, text: &str) {
-        self.lines.push(format!("-- {text}"));
+        self.events.push(Event::Note(text.to_owned()));
     }
 
-    pub fn exchange(&mut self, call: &Call, expected: &Answer, found: &Answer) {
-        self.name_id(call);
-        self.read(call);
-        self.lines.push(format!("    model:  {}", in_short(expected)));
-        self.lines.push(format!("    router: {}", in_short(found)));
-        self.last = found.body.clone();
+    pub fn exchange(&mut self, call: Call, expected: &Answer, found: &Answer) {
+        self.name_ids(&call);
+        self.events.push(Event::Exchange { call, expected: expected.clone(), found: found.clone() });
     }
 
-    pub fn read(&mut self, call: &Call) {
-        let body = call.body.as_ref().map(Value::to_string).unwrap_or_default();
-        self.lines.push(format!("{} {} {body}", call.method, call.path));
+    pub fn read(&mut self, call: Call) {
+        self.events.push(Event::Read(call));
     }
 
-    /// The newest answer.
-    pub fn last_found(&self) -> &Value {
-        &self.last
-    }
-
-    fn name_id(&mut self, call: &Call) {
+    fn name_ids(&mut self, call: &Call) {
         let Some(body) = &call.body else { return };
         let items = body["transfers"].as_array().into_iter().flatten();
         let ids: Vec<String> =
@@ -62,11 +59,24 @@ impl Transcript {
 
 impl fmt::Display for Transcript {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for line in &self.lines {
-            let short = self.names.iter().fold(line.clone(), |line, (name, short)| line.replace(name, short));
+        for event in &self.events {
+            let long = event.to_string();
+            let short = self.names.iter().fold(long, |text, (name, short)| text.replace(name, short));
             writeln!(f, "{short}")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Note(text) => write!(f, "-- {text}"),
+            Self::Read(call) => write!(f, "{call}"),
+            Self::Exchange { call, expected, found } => {
+                write!(f, "{call}\n    model:  {}\n    router: {}", in_short(expected), in_short(found))
+            }
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The model's requests as HTTP.
 
+use std::fmt;
+
 use http::Method;
 use model::{Asset, Metadata, Named, NewAccount, NewHold, Payment, Request};
 use serde_json::{Value, json};
@@ -88,6 +90,13 @@ impl Call {
             Request::ShowTransfer(named) => Self::get(action("transfers", named, "")),
             Request::ShowHold(named) => Self::get(action("holds", named, "")),
         }
+    }
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.path)?;
+        self.body.as_ref().map_or(Ok(()), |body| write!(f, " {body}"))
     }
 }
 
