@@ -37,6 +37,10 @@ pub struct Saga {
     /// What it will be refused with unless the credit side refuses first: nothing is in transit.
     pub presumed: Option<Refused>,
     pub state: SagaState,
+    /// Its decision has to wait where the credit account has a limit ([`crate::transfers`] knows why).
+    pub defer_limited: bool,
+    /// It did: somebody else's turn comes first.
+    pub put_off: bool,
     /// The debit account where its settlement changed it last (a hold's rest was released).
     pub debit_after: Option<DebitAfter>,
     /// Why it was left alone: a shard's answer that makes no sense.
@@ -67,6 +71,7 @@ impl Saga {
             amount: self.amount,
             purpose: self.purpose,
             presumed: self.presumed,
+            defer_limited: self.defer_limited,
         })
     }
 

@@ -102,12 +102,20 @@ impl<'a> Batch<'a> {
         for (place, (line, placement)) in lines.iter().zip(placements).enumerate() {
             let item = &mut self.items[self.open[place]];
             match placement {
-                Placement::Execute { defer_insufficient } => {
+                Placement::Execute { defer_insufficient, defer_limited } => {
+                    item.decide_with(*defer_limited);
                     let group = groups.entry(line.source);
-                    group.operations.push(item.operation(line.source != line.destination, *defer_insufficient));
+                    group.operations.push(item.operation(
+                        line.source != line.destination,
+                        *defer_insufficient,
+                        *defer_limited,
+                    ));
                     group.places.push(place);
                 }
-                Placement::Decide => fates[place] = Fate::Reserved,
+                Placement::Decide { defer_limited } => {
+                    item.decide_with(*defer_limited);
+                    fates[place] = Fate::Reserved;
+                }
                 Placement::Wait if line.standing == Standing::New => fates[place] = Fate::PutOff,
                 Placement::Wait => {}
                 Placement::Abandon if line.standing == Standing::New => {

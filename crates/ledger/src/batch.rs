@@ -156,6 +156,11 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// Whether it matters to a credit what the account has been credited with before.
+    fn is_limited(&self, account: &AccountId) -> bool {
+        self.accounts.get(account).is_some_and(|account| account.max_balance != Limit::Unlimited)
+    }
+
     // === booking ===
 
     /// The in-transit account of an asset, opened on first use.

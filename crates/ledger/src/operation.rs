@@ -193,6 +193,9 @@ pub struct Transfer {
     pub cross_shard: bool,
     /// Answer `Deferred` instead of storing `insufficient_funds`.
     pub defer_insufficient: bool,
+    /// Answer `Deferred` where the credit account has a `max_balance`: something earlier of the same request has yet to change
+    /// its balance.
+    pub defer_limited: bool,
 }
 
 impl Transfer {
@@ -213,6 +216,8 @@ pub struct Decide {
     /// Write `refused` for this reason unless a verdict exists or the credit side has a refusal of its own: nothing may be
     /// credited. For a transfer whose source knows already that it must not be, and the only way to give a saga up.
     pub presumed: Option<Refused>,
+    /// As in [`Transfer::defer_limited`].
+    pub defer_limited: bool,
 }
 
 impl Decide {

@@ -75,6 +75,7 @@ pub fn operation_to_wire(operation: &Operation, order_group: u32, timeout_ms: u3
                 purpose: purpose_to_wire(decide.purpose),
                 presumed_refusal,
                 presumed_side,
+                defer_limited: decide.defer_limited,
             })
         }
         Operation::Settle(settle) => {
@@ -144,6 +145,7 @@ impl TryFrom<wire::Operation> for Submitted {
                     0 => None,
                     refusal => Some(refused_from_wire(refusal, decide.presumed_side)?),
                 },
+                defer_limited: decide.defer_limited,
             }),
             Kind::Settle(settle) => Operation::Settle(Settle {
                 id: id_from_wire(&settle.id)?,
@@ -182,6 +184,7 @@ fn transfer_to_wire(transfer: &Transfer) -> wire::Transfer {
         metadata: transfer.metadata.as_str().to_owned(),
         cross_shard: transfer.cross_shard,
         defer_insufficient: transfer.defer_insufficient,
+        defer_limited: transfer.defer_limited,
         purpose: purpose_to_wire(transfer.purpose),
     }
 }
@@ -198,6 +201,7 @@ fn transfer_from_wire(message: wire::Transfer) -> Result<Transfer, BadMessage> {
         purpose,
         cross_shard: message.cross_shard,
         defer_insufficient: message.defer_insufficient,
+        defer_limited: message.defer_limited,
     };
     if transfer.debit == transfer.credit {
         return Err(bad("transfer.credit", "same account as the debit side"));

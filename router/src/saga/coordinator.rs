@@ -49,6 +49,8 @@ enum Reading {
     Elsewhere(NotOwner),
     /// Take the step again.
     Again,
+    /// Not now: whoever drives the saga knows what comes first.
+    PutOff,
     /// The router is shutting down: another one will go on.
     Stop,
     Park(String),
@@ -150,6 +152,10 @@ impl Drive<'_> {
                     }
                     StepEnd::Again
                 }
+                Reading::PutOff => {
+                    saga.put_off = true;
+                    StepEnd::Again
+                }
                 Reading::Stop => StepEnd::Again,
             };
             match ends.iter_mut().find(|(s, e, _)| (*s, *e) == (step, end)) {
@@ -188,7 +194,7 @@ fn read(answer: Answer) -> Reading {
         Ok(Outcome::Decided(decided)) => Reading::Take(Event::Decided(decided.verdict)),
         Ok(Outcome::Settled(settled)) => Reading::Take(Event::Settled(settled.state)),
         Ok(Outcome::NotOwner(refusal)) => Reading::Elsewhere(refusal),
-        Ok(Outcome::Deferred) => Reading::Again,
+        Ok(Outcome::Deferred) => Reading::PutOff,
         Ok(Outcome::Illegal(why)) => Reading::Park(why),
         Ok(other) => Reading::Park(format!("an answer to another question: {other:?}")),
         Err(CallError::ShuttingDown) => Reading::Stop,

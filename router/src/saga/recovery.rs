@@ -223,6 +223,8 @@ fn saga_of(record: &TransferRecord) -> Result<Option<Saga>, BadMessage> {
         presumed,
         state,
         debit_after: None,
+        defer_limited: false,
+        put_off: false,
         parked: None,
     }))
 }

@@ -58,7 +58,7 @@ async fn execute(
 
 fn first_step(order: &NewTransfer, view: &View) -> Operation {
     let cross_shard = view.route(&order.debit) != view.route(&order.credit);
-    Operation::Transfer(order.as_transfer(cross_shard, false))
+    Operation::Transfer(order.as_transfer(cross_shard))
 }
 
 fn second_step(order: &NewTransfer, answer: &TransferAnswer) -> Operation {
@@ -70,5 +70,6 @@ fn second_step(order: &NewTransfer, answer: &TransferAnswer) -> Operation {
         amount: answer.amount,
         purpose: order.purpose,
         presumed: answer.presumed,
+        defer_limited: false,
     })
 }

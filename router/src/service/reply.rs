@@ -23,7 +23,7 @@ pub struct NewTransfer {
 
 impl NewTransfer {
     /// As the debit account's shard is asked to execute or, with `cross_shard`, to reserve it.
-    pub fn as_transfer(&self, cross_shard: bool, defer_insufficient: bool) -> Transfer {
+    pub fn as_transfer(&self, cross_shard: bool) -> Transfer {
         Transfer {
             id: self.id,
             debit: self.debit.clone(),
@@ -33,7 +33,8 @@ impl NewTransfer {
             metadata: self.metadata.clone(),
             purpose: self.purpose,
             cross_shard,
-            defer_insufficient,
+            defer_insufficient: false,
+            defer_limited: false,
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::{
 /// Runs the group if all its accounts live on one shard.
 pub async fn run(core: &Core, transfers: Vec<NewTransfer>, deadline: Deadline) -> Result<AtomicReply, CallError> {
     let operation =
-        Operation::AtomicTransfers(transfers.iter().map(|transfer| transfer.as_transfer(false, false)).collect());
+        Operation::AtomicTransfers(transfers.iter().map(|transfer| transfer.as_transfer(false)).collect());
     let mut reroutes = Reroutes::new(deadline);
     loop {
         let view = core.view();

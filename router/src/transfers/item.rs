@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ledger::{
-    operation::Operation,
+    operation::{Operation, Transfer},
     outcome::{Outcome, TransferAnswer, TransferOutcome, TransferState},
 };
 
@@ -25,6 +25,7 @@ pub struct Item {
     progress: Progress,
     /// The shard that may have executed it in a sending whose answer was lost, whatever later ones say.
     resent_to: Option<Arc<str>>,
+    defer_limited: bool,
 }
 
 enum Progress {
@@ -44,6 +45,7 @@ impl Item {
             credit: AccountKey::of(&transfer.credit),
             progress: Progress::New,
             resent_to: None,
+            defer_limited: false,
             transfer,
         }
     }
@@ -74,6 +76,11 @@ impl Item {
         view.shard(view.route(&self.transfer.debit))
     }
 
+    /// Whether its decision, should it come to one in this wave, has to wait where the credit account has a limit.
+    pub fn decide_with(&mut self, defer_limited: bool) {
+        self.defer_limited = defer_limited;
+    }
+
     /// Takes note that its sending was repeated.
     pub fn resent(&mut self, shard: &Shard) {
         self.resent_to = Some(Arc::clone(shard.id()));
@@ -94,8 +101,9 @@ impl Item {
         }
     }
 
-    pub fn operation(&self, cross_shard: bool, defer_insufficient: bool) -> Operation {
-        Operation::Transfer(self.transfer.as_transfer(cross_shard, defer_insufficient))
+    pub fn operation(&self, cross_shard: bool, defer_insufficient: bool, defer_limited: bool) -> Operation {
+        let transfer = self.transfer.as_transfer(cross_shard);
+        Operation::Transfer(Transfer { defer_insufficient, defer_limited, ..transfer })
     }
 
     /// Takes the answer to the execution or reserve.
@@ -150,6 +158,8 @@ impl Item {
             presumed: answer.presumed,
             state,
             debit_after: None,
+            defer_limited: self.defer_limited,
+            put_off: false,
             parked: None,
         }
     }
@@ -157,6 +167,9 @@ impl Item {
     /// Takes what became of the saga. One that has not ended goes on without this request.
     pub fn conclude(&mut self, saga: Saga) {
         let Progress::Reserved(answer) = &self.progress else { return };
+        if saga.put_off {
+            return;
+        }
         let answer = TransferAnswer {
             state: saga.state.transfer_state(),
             debit_after: saga.debit_after.or(answer.debit_after),

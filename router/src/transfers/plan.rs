@@ -14,8 +14,9 @@
 //! node puts it off instead of refusing it for good. The first transfer of a wave is never marked and never waits, so
 //! every wave finishes something.
 //!
-//! One liberty is taken: two *credits* of the same account may change places when one comes from another shard. Only an
-//! account with a `max_balance` can tell.
+//! Two *credits* of the same account may change places when one comes from another shard, which only an account with a
+//! `max_balance` can tell. Whether it has one the node knows: a credit that something earlier may yet change the limit's
+//! outcome for goes along marked `defer_limited`, and the node puts it off where there is a limit.
 
 use std::{
     collections::HashMap,
@@ -64,9 +65,10 @@ pub enum Standing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
     /// Execute it, or reserve it; after that it may be decided.
-    Execute { defer_insufficient: bool },
+    /// For one that crosses shards, `defer_limited` is about its decision.
+    Execute { defer_insufficient: bool, defer_limited: bool },
     /// It is reserved already; it may be decided.
-    Decide,
+    Decide { defer_limited: bool },
     /// Not in this wave.
     Wait,
     /// Never in this batch: it depends on a line whose outcome is unknown. Not executed.
@@ -78,7 +80,7 @@ pub fn plan_wave(lines: &[Line], max_per_shard: usize) -> Vec<Placement> {
     let all_local = lines.iter().all(|line| line.standing == Standing::New && line.source == line.destination);
     if all_local && lines.len() <= max_per_shard {
         // Each shard runs its own in order, and no shard concerns another.
-        return vec![Placement::Execute { defer_insufficient: false }; lines.len()];
+        return vec![Placement::Execute { defer_insufficient: false, defer_limited: false }; lines.len()];
     }
     let mut wave = Wave { room: (lines.len() > max_per_shard).then(|| Room::new(max_per_shard)), ..Wave::default() };
     lines.iter().map(|line| wave.place(line)).collect()
@@ -96,7 +98,8 @@ pub enum Fate {
 }
 
 /// Of the reserved lines, those whose decision has to wait: an earlier transfer that was put off has yet to be paid from the
-/// account they credit, and must not find their money there. By line; empty: none.
+/// account they credit, and must not find their money there; or has yet to credit it, and must be the first to reach its
+/// limit. By line; empty: none.
 pub fn hold_back(lines: &[Line], fates: &[Fate]) -> Vec<bool> {
     if !fates.contains(&Fate::PutOff) {
         return Vec::new();
@@ -105,9 +108,10 @@ pub fn hold_back(lines: &[Line], fates: &[Fate]) -> Vec<bool> {
     let held = |(line, fate): (&Line, &Fate)| match fate {
         Fate::PutOff => {
             accounts.mark(line.debit, WAITING_DEBIT);
+            accounts.mark(line.credit, WAITING_CREDIT);
             false
         }
-        Fate::Reserved => accounts.has(line.credit, WAITING_DEBIT),
+        Fate::Reserved => accounts.has(line.credit, WAITING_DEBIT | WAITING_CREDIT),
         Fate::Done => false,
     };
     lines.iter().zip(fates).map(held).collect()
@@ -160,8 +164,9 @@ impl Wave {
                     self.accounts.mark(line.credit, WAITING_CREDIT);
                     return Placement::Wait;
                 }
+                let defer_limited = self.accounts.has(line.credit, UNDECIDED_DEBIT | WAITING_CREDIT | LOST_CREDIT);
                 self.accounts.mark(line.credit, INCOMING);
-                Placement::Decide
+                Placement::Decide { defer_limited }
             }
             Standing::New => self.place_new(line),
         }
@@ -181,11 +186,15 @@ impl Wave {
             return Placement::Wait;
         }
         let defer_insufficient = self.accounts.has(line.debit, UNDECIDED_DEBIT);
+        // Decisions of one wave keep their order; what is local comes before them.
+        let overtaken = if crosses { 0 } else { INCOMING };
+        let defer_limited =
+            self.accounts.has(line.credit, overtaken | UNDECIDED_DEBIT | WAITING_CREDIT | LOST_CREDIT);
         if crosses {
             self.accounts.mark(line.debit, UNDECIDED_DEBIT);
             self.accounts.mark(line.credit, INCOMING);
         }
-        Placement::Execute { defer_insufficient }
+        Placement::Execute { defer_insufficient, defer_limited }
     }
 
     fn has_room(&mut self, executes: Option<ShardIndex>, decides: Option<ShardIndex>) -> bool {

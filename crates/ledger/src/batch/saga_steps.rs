@@ -29,6 +29,9 @@ impl Batch<'_> {
             let (verdict, at_us) = (register.verdict, register.decided_at_us);
             return Outcome::Decided(Decided { verdict, at_us, replayed: true });
         }
+        if decide.defer_limited && self.is_limited(&decide.credit) {
+            return Outcome::Deferred;
+        }
         let verdict = match self.check_arrival(decide) {
             Ok(()) => Verdict::Credited,
             Err(refused) => Verdict::Refused(refused),

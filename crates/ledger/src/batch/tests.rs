@@ -42,6 +42,7 @@ fn transfer(n: u128, debit: &str, credit: &str, amount: i64) -> Transfer {
         purpose: Purpose::Payment,
         cross_shard: false,
         defer_insufficient: false,
+        defer_limited: false,
     }
 }
 
@@ -58,6 +59,7 @@ fn decide(of: &Transfer) -> Operation {
         amount: of.amount,
         purpose: of.purpose,
         presumed: None,
+        defer_limited: false,
     })
 }
 
@@ -334,6 +336,29 @@ fn within_a_request_what_depends_on_a_deferred_item_is_deferred_too() {
     // bank is now waited for as well, being part of item 2.
     assert_eq!(outcomes[2], Outcome::Deferred);
     assert!(shard.stored.transfers.is_empty());
+}
+
+#[test]
+fn credits_that_may_be_out_of_turn_wait_only_where_there_is_a_limit() {
+    for limit in [Limit::Unlimited, Limit::AtMost(1_000)] {
+        let mut shard = Shard::with(&["bank", "alice"]);
+        let update = UpdateAccount {
+            id: id("alice"),
+            status: None,
+            overdraft: None,
+            max_balance: Some(limit),
+            metadata: None,
+        };
+        shard.one(Operation::UpdateAccount(update));
+        let waits = limit != Limit::Unlimited;
+        let local = Transfer { defer_limited: true, ..transfer(1, "bank", "alice", 5) };
+        let outcome = &shard.run_in_group(7, &[Operation::Transfer(local)])[0];
+        assert_eq!(*outcome == Outcome::Deferred, waits, "{outcome:?}");
+        let Operation::Decide(ask) = decide(&reserve(2, "bob", "alice", 5)) else { panic!("decide") };
+        let outcome = shard.one(Operation::Decide(Decide { defer_limited: true, ..ask }));
+        assert_eq!(outcome == Outcome::Deferred, waits, "{outcome:?}");
+        assert_eq!(shard.posted("alice"), if waits { 0 } else { 10 });
+    }
 }
 
 #[test]

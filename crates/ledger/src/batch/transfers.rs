@@ -51,6 +51,9 @@ impl Batch<'_> {
         if let Some(stored) = self.stored_transfer(transfer) {
             return Ok(replay(transfer, stored));
         }
+        if transfer.defer_limited && order_group != 0 && !transfer.cross_shard && self.is_limited(&transfer.credit) {
+            return Err(Aside::Deferred);
+        }
         let order = match transfer.purpose.captured_hold() {
             None => Order { transfer, amount: transfer.amount, hold: None },
             Some(hold) => match self.capture_order(transfer, hold)? {

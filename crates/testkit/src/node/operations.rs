@@ -40,6 +40,7 @@ pub fn transfer(order: &Order, cross_shard: bool) -> anyhow::Result<Operation> {
         purpose: Purpose::Payment,
         cross_shard,
         defer_insufficient: false,
+        defer_limited: false,
     }))
 }
 
@@ -55,6 +56,7 @@ pub fn decide(order: &Order, cancel: bool) -> anyhow::Result<Operation> {
         amount: order.amount,
         purpose: Purpose::Payment,
         presumed: cancel.then(|| Refused::whole(Refusal::Cancelled)),
+        defer_limited: false,
     }))
 }
 

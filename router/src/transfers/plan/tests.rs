@@ -20,8 +20,10 @@ fn new(debit: u64, credit: u64) -> Line {
     line(debit, credit, shard(debit), shard(credit), Standing::New)
 }
 
-const GO: Placement = Placement::Execute { defer_insufficient: false };
-const GO_UNLESS_SHORT: Placement = Placement::Execute { defer_insufficient: true };
+const GO: Placement = Placement::Execute { defer_insufficient: false, defer_limited: false };
+const GO_UNLESS_SHORT: Placement = Placement::Execute { defer_insufficient: true, defer_limited: false };
+const GO_UNLESS_LIMITED: Placement = Placement::Execute { defer_insufficient: false, defer_limited: true };
+const DECIDE: Placement = Placement::Decide { defer_limited: false };
 
 #[test]
 fn a_local_batch_is_one_wave() {
@@ -42,10 +44,10 @@ fn nothing_overtakes_a_transfer_that_waits() {
     let expected = [
         GO,
         Placement::Wait,
-        Placement::Wait, // debits the account the second waits to debit
-        Placement::Wait, // its money must not be there when the second looks
-        Placement::Wait, // the second brings its money
-        GO,              // two credits may change places
+        Placement::Wait,   // debits the account the second waits to debit
+        Placement::Wait,   // its money must not be there when the second looks
+        Placement::Wait,   // the second brings its money
+        GO_UNLESS_LIMITED, // two credits may change places, unless one of them may be too much
     ];
     assert_eq!(plan_wave(&lines, 100), expected);
 }
@@ -60,11 +62,11 @@ fn a_debit_after_an_undecided_debit_goes_along_but_may_be_put_off() {
 fn reserved_lines_are_decided_unless_they_would_overtake() {
     let reserved = |debit, credit| Line { standing: Standing::Reserved, ..new(debit, credit) };
     let lines = [new(11, 12), reserved(1, 11), new(11, 12), reserved(2, 21), new(1, 3)];
-    let expected = [GO, Placement::Decide, Placement::Wait, Placement::Decide, GO_UNLESS_SHORT];
+    let expected = [GO, DECIDE, Placement::Wait, DECIDE, GO_UNLESS_SHORT];
     assert_eq!(plan_wave(&lines, 100), expected);
 
     let lines = [reserved(21, 11), new(11, 12), reserved(1, 11)];
-    assert_eq!(plan_wave(&lines, 100), [Placement::Decide, Placement::Wait, Placement::Wait]);
+    assert_eq!(plan_wave(&lines, 100), [DECIDE, Placement::Wait, Placement::Wait]);
 }
 
 #[test]
@@ -76,7 +78,7 @@ fn what_depends_on_an_unknown_outcome_is_abandoned() {
         Placement::Abandon, // may find the money, or not
         Placement::Abandon,
         Placement::Abandon,
-        GO, // only a credit beside a credit
+        GO_UNLESS_LIMITED, // only a credit beside a credit
         GO,
     ];
     assert_eq!(plan_wave(&lines, 100), expected);
@@ -117,6 +119,8 @@ struct World {
     balances: Vec<i64>,
     /// Closed for credits.
     closed: Vec<bool>,
+    /// What credits may raise a balance to.
+    limits: Vec<Option<i64>>,
     transfers: Vec<(u64, u64, i64)>,
     /// Whether the fence refuses the n-th execution (a slot on the move), once each.
     fenced: Vec<bool>,
@@ -130,17 +134,30 @@ fn world() -> impl Strategy<Value = World> {
     (
         prop::collection::vec(0..100_i64, accounts),
         prop::collection::vec(prop::bool::weighted(0.2), accounts),
+        prop::collection::vec(prop::option::weighted(0.4, 20..150_i64), accounts),
         prop::collection::vec(transfer, 1..24),
         prop::collection::vec(prop::bool::weighted(0.1), 0..60),
         prop_oneof![Just(2_usize), Just(5), Just(1000)],
     )
-        .prop_map(|(balances, closed, transfers, fenced, max_per_shard)| World {
+        .prop_map(|(balances, closed, limits, transfers, fenced, max_per_shard)| World {
             balances,
             closed,
+            limits,
             transfers,
             fenced,
             max_per_shard,
         })
+}
+
+impl World {
+    fn refuses(&self, balances: &[i64], credit: u64, amount: i64) -> bool {
+        let credit = credit as usize;
+        self.closed[credit] || self.limits[credit].is_some_and(|limit| balances[credit] + amount > limit)
+    }
+
+    fn is_limited(&self, account: u64) -> bool {
+        self.limits[account as usize].is_some()
+    }
 }
 
 fn one_after_another(world: &World) -> (Vec<End>, Vec<i64>) {
@@ -148,7 +165,7 @@ fn one_after_another(world: &World) -> (Vec<End>, Vec<i64>) {
     let ends = world.transfers.iter().map(|&(debit, credit, amount)| {
         if balances[debit as usize] < amount {
             End::Insufficient
-        } else if world.closed[credit as usize] {
+        } else if world.refuses(&balances, credit, amount) {
             End::CreditRefused
         } else {
             balances[debit as usize] -= amount;
@@ -188,8 +205,8 @@ fn in_waves(world: &World) -> (Vec<End>, Vec<i64>) {
                 let (debit, credit, amount) = world.transfers[n];
                 match placements[place] {
                     Placement::Wait if !reserved[n] => fates[place] = Fate::PutOff,
-                    Placement::Decide => fates[place] = Fate::Reserved,
-                    Placement::Execute { defer_insufficient } if debit % SHARDS == source => {
+                    Placement::Decide { .. } => fates[place] = Fate::Reserved,
+                    Placement::Execute { defer_insufficient, defer_limited } if debit % SHARDS == source => {
                         let local = shard(debit) == shard(credit);
                         let fenced =
                             !put_off.contains(&debit) && !put_off.contains(&credit) && fenced.next() == Some(true);
@@ -198,6 +215,7 @@ fn in_waves(world: &World) -> (Vec<End>, Vec<i64>) {
                             || put_off.contains(&credit)
                             || fenced
                             || (short && defer_insufficient)
+                            || (local && defer_limited && world.is_limited(credit))
                         {
                             put_off.extend([debit, credit]);
                             fates[place] = Fate::PutOff;
@@ -208,7 +226,7 @@ fn in_waves(world: &World) -> (Vec<End>, Vec<i64>) {
                             balances[debit as usize] -= amount;
                             reserved[n] = true;
                             fates[place] = Fate::Reserved;
-                        } else if world.closed[credit as usize] {
+                        } else if world.refuses(&balances, credit, amount) {
                             ends[n] = Some(End::CreditRefused);
                         } else {
                             balances[debit as usize] -= amount;
@@ -221,13 +239,28 @@ fn in_waves(world: &World) -> (Vec<End>, Vec<i64>) {
             }
         }
         let held = hold_back(&lines, &fates);
+        // All verdicts first: money that comes back does so after the last of them.
+        let mut back = Vec::new();
         for (place, &n) in open.iter().enumerate() {
             let (debit, credit, amount) = world.transfers[n];
-            if fates[place] == Fate::Reserved && !held.get(place).copied().unwrap_or(false) {
-                let closed = world.closed[credit as usize];
-                balances[if closed { debit } else { credit } as usize] += amount;
-                ends[n] = Some(if closed { End::CreditRefused } else { End::Posted });
+            let (Placement::Execute { defer_limited, .. } | Placement::Decide { defer_limited }) = placements[place]
+            else {
+                continue;
+            };
+            let put_off = held.get(place).copied().unwrap_or(false) || (defer_limited && world.is_limited(credit));
+            if fates[place] != Fate::Reserved || put_off {
+                continue;
             }
+            if world.refuses(&balances, credit, amount) {
+                back.push((debit, amount));
+                ends[n] = Some(End::CreditRefused);
+            } else {
+                balances[credit as usize] += amount;
+                ends[n] = Some(End::Posted);
+            }
+        }
+        for (debit, amount) in back {
+            balances[debit as usize] += amount;
         }
         let still_open = ends.iter().filter(|end| end.is_none()).count();
         assert!(moved || still_open < open.len(), "a wave finished nothing");
