@@ -111,33 +111,26 @@ impl Batch<'_> {
                 return illegal("settled with other content than it was reserved with");
             }
         }
-        let capture = settle.purpose.captured_hold().map(|id| HoldKey { id, debit: settle.debit.clone() });
-        let later = match capture {
-            Some(hold) if settle.reserved => match self.settle_capture(settle, &hold) {
-                Ok(later) => later,
-                Err(aside) => return outcome_of(aside),
-            },
-            _ => None,
-        };
-        if settle.compensates() {
-            let transit = self.in_transit(settle.asset);
-            let held = if settle.purpose.captured_hold().is_some() { settle.amount } else { 0 };
-            let leg = |account, counterparty, posted, held| Leg {
-                account,
-                counterparty,
-                kind: EntryKind::Compensated,
-                posted,
-                held,
-                cause: settle.id,
-            };
-            let legs = [
-                leg(&transit, &settle.debit, -settle.amount, 0),
-                leg(&settle.debit, &settle.credit, settle.amount, held),
-            ];
-            if let Err(aside) = self.book(settle.asset, &legs) {
-                return outcome_of(aside);
-            }
+        let capture = settle
+            .purpose
+            .captured_hold()
+            .filter(|_| settle.reserved)
+            .map(|id| HoldKey { id, debit: settle.debit.clone() });
+        if let Some(hold) = &capture
+            && let Err(aside) = self.check_in_flight(settle, hold)
+        {
+            return outcome_of(aside);
         }
+        // Before the hold is touched: where the account has no room for what comes back, nothing of this may be written.
+        if settle.compensates()
+            && let Err(aside) = self.compensate(settle)
+        {
+            return outcome_of(aside);
+        }
+        let later = match capture.map(|hold| self.settle_capture(settle, &hold)).transpose() {
+            Ok(later) => later.flatten(),
+            Err(aside) => return outcome_of(aside),
+        };
         let debit_after = later.map(|(balances, _)| balances);
         if let Prior::Loaded(known) = &mut self.prior
             && let Some(transfer) = known.transfers.get_mut(&settle.key())
@@ -156,10 +149,27 @@ impl Batch<'_> {
         Outcome::Settled(Settled { state, debit_after, replayed: false })
     }
 
-    /// The verdict reaches the hold: the capture is certain and the rest of a final one is released, or the hold is as it
-    /// was before. Gives the debit account after the release, if there was one.
-    fn settle_capture(&mut self, settle: &Settle, key: &HoldKey) -> Result<Option<(DebitAfter, Position)>, Aside> {
-        let now_us = self.now_us;
+    /// Gives the payer back what is in transit.
+    fn compensate(&mut self, settle: &Settle) -> Result<(), Aside> {
+        let transit = self.in_transit(settle.asset);
+        let held = if settle.purpose.captured_hold().is_some() { settle.amount } else { 0 };
+        let leg = |account, counterparty, posted, held| Leg {
+            account,
+            counterparty,
+            kind: EntryKind::Compensated,
+            posted,
+            held,
+            cause: settle.id,
+        };
+        let legs = [
+            leg(&transit, &settle.debit, -settle.amount, 0),
+            leg(&settle.debit, &settle.credit, settle.amount, held),
+        ];
+        self.book(settle.asset, &legs)
+    }
+
+    /// Is this the capture that the hold waits for?
+    fn check_in_flight(&self, settle: &Settle, key: &HoldKey) -> Result<(), Aside> {
         let in_flight = self.hold(key).and_then(|hold| hold.in_flight);
         if in_flight.is_none_or(|flying| (flying.capture, flying.amount) != (settle.id, settle.amount)) {
             // Or it is settled already: the careful way knows.
@@ -167,6 +177,13 @@ impl Batch<'_> {
             let why = format!("INV-11: capture {id} from {debit} is not in flight for hold {}", key.id.0);
             return Err(Aside::Illegal(why));
         }
+        Ok(())
+    }
+
+    /// The verdict reaches the hold: the capture is certain and the rest of a final one is released, or the hold is as it
+    /// was before. Gives the debit account after the release, if there was one.
+    fn settle_capture(&mut self, settle: &Settle, key: &HoldKey) -> Result<Option<(DebitAfter, Position)>, Aside> {
+        let now_us = self.now_us;
         let Some(hold) = self.change_hold(key) else { return Ok(None) };
         hold.in_flight = None;
         if settle.verdict != Verdict::Credited {
