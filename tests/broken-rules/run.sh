@@ -30,7 +30,9 @@ contract_rows() {
     export SHARDLEDGER_PG_BIN
     cargo nextest run -p integration-tests -E 'test(contract::)' >"$scratch/contract.log" 2>&1 || true
     grep -q 'Summary' "$scratch/contract.log" || { tail -n 40 "$scratch/contract.log" >&2; return 1; }
-    { grep -E '(expected "|differs:|panicked)' "$scratch/contract.log" || true; } | sed -E 's/^ +//; s/: (step|POST|GET|PATCH) .*//' | cut -c1-100 | sort -u
+    # The list of findings, one a line; each begins with the row's name.
+    sed -n '/findings:$/,/^──/p' "$scratch/contract.log" | grep -vE 'findings:$|^──|^ *$' \
+        | sed -E 's/^ +//; s/: (step|POST|GET|PATCH|expected|differs).*//' | cut -c1-100 | sort -u
 }
 
 survived=0
