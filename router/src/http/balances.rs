@@ -20,7 +20,7 @@ use super::{
 #[utoipa::path(
     get, path = "/v1/balances", operation_id = "sumBalances", tag = "accounts",
     params(
-        ("prefix" = values::AccountPrefix, Query, description = "Only accounts whose ids begin so; `{tag}` is written `%7Btag%7D`."),
+        ("prefix" = inline(values::AccountPrefix), Query, description = "Only accounts whose ids begin so; `{tag}` is written `%7Btag%7D`."),
     ),
     responses(
         (status = 200, description = "the sums", body = BalancesView),

@@ -26,7 +26,7 @@ const ACCOUNT_BYTES: usize = 384;
 #[utoipa::path(
     get, path = "/v1/accounts", operation_id = "listAccounts", tag = "accounts",
     params(
-        ("prefix" = values::AccountPrefix, Query, description = "Only accounts whose ids begin so; `{tag}` is written `%7Btag%7D`."),
+        ("prefix" = inline(values::AccountPrefix), Query, description = "Only accounts whose ids begin so; `{tag}` is written `%7Btag%7D`."),
         ("limit" = inline(values::PageSize), Query, description = "Accounts a page."),
         ("cursor" = inline(values::PageCursor), Query, description = "`next_cursor` of the page before, with the same `prefix`."),
     ),

@@ -171,8 +171,28 @@ fn about(refusal: Refusal) -> Refused {
     }
 }
 
-/// The operations that the table knows.
 #[cfg(test)]
-pub fn described() -> impl Iterator<Item = &'static str> {
-    TABLE.iter().map(|(operation, _)| *operation)
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_operation_has_its_row() {
+        let document = crate::http::openapi::document().unwrap();
+        let paths =
+            document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values());
+        let operations: BTreeSet<_> = paths.map(|operation| operation["operationId"].as_str().unwrap()).collect();
+        assert_eq!(TABLE.iter().map(|(operation, _)| *operation).collect::<BTreeSet<_>>(), operations);
+    }
+
+    #[test]
+    fn every_refusal_is_some_operations() {
+        let codes: Vec<_> = TABLE.iter().flat_map(|(_, groups)| groups.iter().copied().flatten()).collect();
+        for refusal in Refusal::ALL {
+            // That one only items of a batch are answered with.
+            let expected = refusal != Refusal::BatchFailed;
+            assert_eq!(codes.contains(&&Refused(refusal)), expected, "{}", refusal.as_str());
+        }
+    }
 }

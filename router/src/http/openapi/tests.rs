@@ -96,13 +96,6 @@ fn every_operation_says_what_it_takes_and_answers() {
 }
 
 #[test]
-fn every_operation_has_its_row_of_errors() {
-    let document = document().unwrap();
-    let operations: BTreeSet<_> = described(&document).filter_map(|(_, op)| op["operationId"].as_str()).collect();
-    assert_eq!(problems::described().collect::<BTreeSet<_>>(), operations);
-}
-
-#[test]
 fn every_example_is_told_where_it_belongs() {
     let document = document().unwrap();
     let mut missing = Missing::default();
