@@ -38,7 +38,8 @@ pub struct TransferView {
     pub debit: String,
     #[schema(value_type = values::AccountId)]
     pub credit: String,
-    #[schema(value_type = values::PositiveAmount)]
+    /// Of a capture of all that remains, refused because nothing did: zero.
+    #[schema(value_type = values::Amount)]
     pub amount: String,
     #[schema(value_type = values::Asset)]
     pub asset: String,
