@@ -14,7 +14,7 @@ TEST_SHARDCTL := $(TARGET)/debug/shardctl
 CLIPPY        := cargo clippy --workspace --all-targets -- -D warnings
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test model lint bench release clean
+.PHONY: help up down status test model lint openapi bench release clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ lint: ## Check formatting, clippy, and where cargo-deny is installed, the depend
 	@if cargo clippy --version >/dev/null 2>&1; then echo '$(CLIPPY)'; $(CLIPPY); \
 	else echo 'no cargo clippy here (rustup component add clippy): lints are not checked' >&2; fi
 	@if cargo deny --version >/dev/null 2>&1; then echo 'cargo deny check'; cargo deny check; fi
+
+openapi: ## Renew docs/openapi.json, the committed copy of the API's description
+	cargo build -p router
+	$(TARGET)/debug/router --print-openapi > docs/openapi.json
 
 bench: release ## Measure against a PL/pgSQL transfer function on the same PostgreSQL
 	@ops/bench/run.sh

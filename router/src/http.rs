@@ -42,6 +42,7 @@ use self::{
 use crate::{config::Config, service::Router};
 
 pub use context::{method_not_allowed, not_found};
+pub use openapi::document as description;
 pub use path::transfer_id;
 pub use query::{NoParameters, Parameters};
 pub use routes::{api, operator_layers};

@@ -38,14 +38,17 @@ use crate::{
 #[command(version)]
 struct Args {
     /// Configuration file (TOML)
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "print_openapi")]
+    config: Option<PathBuf>,
     /// Check the configuration file and exit
     #[arg(long)]
     check_config: bool,
     /// Print the configuration with all defaults filled in and exit
     #[arg(long)]
     print_config: bool,
+    /// Print the description of the HTTP API (OpenAPI, JSON) and exit
+    #[arg(long)]
+    print_openapi: bool,
 }
 
 /// How long the core may take to park its sagas at a persisted step once no request is left.
@@ -65,7 +68,12 @@ fn main() -> ExitCode {
 }
 
 fn start(args: &Args) -> anyhow::Result<ExitCode> {
-    let config = Config::load(&args.config)?;
+    if args.print_openapi {
+        let description = serde_json::to_string_pretty(&http::description()?)?;
+        writeln!(std::io::stdout(), "{description}")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let config = Config::load(args.config.as_deref().context("--config is missing")?)?;
     if args.print_config {
         write!(std::io::stdout(), "{}", toml::to_string(&config)?)?;
     }

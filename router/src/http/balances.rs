@@ -6,8 +6,9 @@ use http::StatusCode;
 use super::{
     Edge,
     context::RequestDeadline,
+    openapi::values,
     page,
-    problem::{Problem, ProblemBody},
+    problem::Problem,
     query::Parameters,
     view::{self, balances::BalancesView},
 };
@@ -17,13 +18,12 @@ use super::{
 /// Each shard's part is as of one moment, the parts are not as of the same one: of a cross-shard transfer under way the sum
 /// may have the debit and not yet the credit. A shard that does not answer in time is left out and named.
 #[utoipa::path(
-    get, path = "/v1/balances", tag = "accounts",
+    get, path = "/v1/balances", operation_id = "sumBalances", tag = "accounts",
     params(
-        ("prefix" = Option<String>, Query, max_length = 128, description = "only accounts whose ids begin so; `{tag}` is written %7Btag%7D"),
+        ("prefix" = inline(values::AccountPrefix), Query, description = "Only accounts whose ids begin so; `{tag}` is written `%7Btag%7D`."),
     ),
     responses(
         (status = 200, description = "the sums", body = BalancesView),
-        (status = 400, description = "`invalid_parameter`", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub async fn sum(

@@ -18,9 +18,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 
-const MAX_REQUEST_ID_LEN: usize = 128;
-const DEFAULT_TIMEOUT_MS: u64 = 5_000;
-const MAX_TIMEOUT_MS: u64 = 30_000;
+pub const MAX_REQUEST_ID_LEN: usize = 128;
+pub const DEFAULT_TIMEOUT_MS: u64 = 5_000;
+pub const MAX_TIMEOUT_MS: u64 = 30_000;
 
 /// When the whole request must be answered, counted from its arrival.
 #[derive(Debug, Clone, Copy)]

@@ -4,8 +4,8 @@ use ledger::AccountPrefix;
 
 use super::{problem::Code, query::Parameters};
 
-const DEFAULT_LIMIT: u32 = 50;
-const MAX_LIMIT: u32 = 500;
+pub const DEFAULT_LIMIT: u32 = 50;
+pub const MAX_LIMIT: u32 = 500;
 
 /// What `cursor` is, for whoever sent something else.
 pub const CURSOR_EXPECTED: &str = "next_cursor of the page before";

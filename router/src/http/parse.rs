@@ -24,7 +24,7 @@ pub use follow_up::{CaptureBody, FollowUp, ReleaseBody, ReversalBody, capture, r
 pub use hold::{HoldBody, hold};
 pub use ndjson::transfer_lines;
 pub use rules::UNLIMITED;
-pub use transfer::{TransferBatch, TransferBatchBody, TransferBody, transfer, transfer_batch};
+pub use transfer::{TransferBatch, TransferBatchBody, TransferBody, TransferLines, transfer, transfer_batch};
 
 use super::problem::{Code, Problem};
 

@@ -14,8 +14,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::idempotency;
-
+use super::{idempotency, openapi::values};
 pub use code::{Code, Definition, Executed, refusal_detail};
 
 /// The media type of every error.
@@ -44,7 +43,7 @@ struct Inner {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FieldError {
     /// The code this error alone would be answered with.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, pattern = "^[a-z_]+$")]
     pub code: Code,
     #[serde(flatten)]
     pub place: Place,
@@ -126,6 +125,11 @@ impl Problem {
 
     pub fn with_field(mut self, field: impl Into<String>) -> Self {
         self.0.field = Some(field.into());
+        self
+    }
+
+    pub fn with_side(mut self, side: Option<Side>) -> Self {
+        self.0.side = side;
         self
     }
 
@@ -218,31 +222,46 @@ impl IntoResponse for Problem {
 pub struct ProblemBody<'a> {
     /// A URN that ends in the code.
     #[serde(rename = "type")]
+    #[schema(pattern = "^urn:shardledger:problem:[a-z_]+$")]
     kind: String,
+    /// The code in words.
     title: &'static str,
+    #[schema(minimum = 400, maximum = 599)]
     status: u16,
+    /// What is wrong this time, for people.
     detail: &'a str,
     /// The path of the request.
     instance: &'a str,
     /// Stable, for programs.
+    #[schema(pattern = "^[a-z_]+$")]
     code: &'static str,
     /// Sending the same request again may succeed, and is safe with the same id.
     retryable: bool,
     executed: Executed,
+    /// The header `X-Request-Id` of the answer.
     request_id: &'a str,
     /// Everything wrong with a malformed request.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(required = false)]
     errors: &'a [FieldError],
+    /// The transfer it is about, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = values::TransferId, required = false)]
     transfer_id: Option<Uuid>,
+    /// The hold it is about, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = values::TransferId, required = false)]
     hold_id: Option<Uuid>,
-    /// Which account a refusal is about: `debit` or `credit`.
+    /// Which account a refusal is about.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = values::Side, required = false)]
     side: Option<&'static str>,
     /// Which field differs from what is stored under the same id.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     field: Option<&'a str>,
+    /// The shard that did not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     shard: Option<&'a str>,
 }

@@ -9,6 +9,7 @@ mod api;
 mod atomic;
 mod bad_input;
 mod batches;
+mod description;
 mod faults;
 mod journals;
 mod lists;

@@ -10,9 +10,10 @@ use crate::{
         Edge,
         body::require_json,
         context::RequestDeadline,
+        openapi::values,
         parse,
         path::AccountPath,
-        problem::{Problem, ProblemBody},
+        problem::Problem,
         query::NoParameters,
         view::{self, Scale, account::AccountView, nonsense},
     },
@@ -23,16 +24,11 @@ use crate::{
 ///
 /// `max_balance: null` takes the limit away; `metadata` replaces what is there.
 #[utoipa::path(
-    patch, path = "/v1/accounts/{id}", tag = "accounts",
-    params(("id" = String, Path, description = "account id")),
+    patch, path = "/v1/accounts/{id}", operation_id = "updateAccount", tag = "accounts",
+    params(("id" = values::AccountId, Path, description = "The account.")),
     request_body = parse::AccountChanges,
     responses(
         (status = 200, description = "the account after the change", body = AccountView),
-        (status = 400, description = "malformed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "`account_not_found`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "`account_not_empty`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "the balance does not fit the new limit", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 504, description = "`outcome_unknown`: read the account to learn", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub async fn change(

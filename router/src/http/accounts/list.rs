@@ -6,8 +6,9 @@ use http::StatusCode;
 use crate::http::{
     Edge,
     context::RequestDeadline,
+    openapi::values,
     page,
-    problem::{Problem, ProblemBody},
+    problem::Problem,
     query::Parameters,
     view::{
         self,
@@ -23,16 +24,14 @@ const ACCOUNT_BYTES: usize = 384;
 /// Every account that was there when the first page was asked for is in exactly one page; one opened meanwhile is, if its
 /// id comes after the pages already read. Each account is as of the moment its page was read.
 #[utoipa::path(
-    get, path = "/v1/accounts", tag = "accounts",
+    get, path = "/v1/accounts", operation_id = "listAccounts", tag = "accounts",
     params(
-        ("prefix" = Option<String>, Query, max_length = 128, description = "only ids that begin so; `{tag}` is written %7Btag%7D"),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "accounts a page; 50 unless given"),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before, with the same `prefix`"),
+        ("prefix" = inline(values::AccountPrefix), Query, description = "Only accounts whose ids begin so; `{tag}` is written `%7Btag%7D`."),
+        ("limit" = inline(values::PageSize), Query, description = "Accounts a page."),
+        ("cursor" = inline(values::PageCursor), Query, description = "`next_cursor` of the page before, with the same `prefix`."),
     ),
     responses(
         (status = 200, description = "a page", body = AccountPageView),
-        (status = 400, description = "`invalid_parameter`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "a shard is out of reach: a list without its accounts would look complete", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub async fn list(

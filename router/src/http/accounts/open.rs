@@ -14,7 +14,7 @@ use crate::{
         context::RequestDeadline,
         idempotency, metrics, parse,
         path::escaped,
-        problem::{Code, Problem, ProblemBody},
+        problem::{Code, Problem},
         query::NoParameters,
         view::{
             self,
@@ -29,15 +29,11 @@ use crate::{
 ///
 /// Sent again with equal content it answers 200 and `Idempotent-Replayed: true`.
 #[utoipa::path(
-    post, path = "/v1/accounts", tag = "accounts",
+    post, path = "/v1/accounts", operation_id = "openAccount", tag = "accounts",
     request_body = parse::AccountBody,
     responses(
         (status = 201, description = "opened", body = AccountView),
         (status = 200, description = "it was there with equal content", body = AccountView),
-        (status = 400, description = "malformed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "`account_exists` with other content", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "not executed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 504, description = "`outcome_unknown`", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub async fn open(
@@ -98,12 +94,10 @@ pub async fn open(
 
 /// Open up to 10,000 accounts, with a result each.
 #[utoipa::path(
-    post, path = "/v1/accounts:batch", tag = "accounts",
+    post, path = "/v1/accounts:batch", operation_id = "openAccounts", tag = "accounts",
     request_body = parse::AccountBatchBody,
     responses(
         (status = 200, description = "a result each, in request order", body = AccountBatchResultsSchema),
-        (status = 400, description = "malformed; nothing is stored", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "`batch_too_large` or `body_too_large`", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub async fn open_batch(

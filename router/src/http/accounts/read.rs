@@ -8,9 +8,10 @@ use super::no_such_account;
 use crate::http::{
     Edge,
     context::RequestDeadline,
+    openapi::values,
     page,
     path::AccountPath,
-    problem::{Problem, ProblemBody},
+    problem::Problem,
     query::{NoParameters, Parameters},
     view::{
         self,
@@ -23,12 +24,10 @@ const TIME_EXPECTED: &str = "a time in RFC 3339, such as 2026-01-31T12:00:00Z (a
 
 /// Read an account.
 #[utoipa::path(
-    get, path = "/v1/accounts/{id}", tag = "accounts",
-    params(("id" = String, Path, description = "account id")),
+    get, path = "/v1/accounts/{id}", operation_id = "getAccount", tag = "accounts",
+    params(("id" = values::AccountId, Path, description = "The account.")),
     responses(
         (status = 200, description = "the account", body = AccountView),
-        (status = 404, description = "`account_not_found`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "its shard is out of reach", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub async fn show(
@@ -43,19 +42,17 @@ pub async fn show(
 
 /// Read an account's journal, newest first unless `order=asc`.
 #[utoipa::path(
-    get, path = "/v1/accounts/{id}/entries", tag = "accounts",
+    get, path = "/v1/accounts/{id}/entries", operation_id = "listEntries", tag = "accounts",
     params(
-        ("id" = String, Path, description = "account id"),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "entries a page; 50 unless given"),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
-        ("order" = Option<String>, Query, description = "`desc` (default) or `asc`"),
-        ("from" = Option<String>, Query, description = "entries at this time or later (RFC 3339)"),
-        ("to" = Option<String>, Query, description = "entries before this time (RFC 3339)"),
+        ("id" = values::AccountId, Path, description = "The account."),
+        ("limit" = inline(values::PageSize), Query, description = "Entries a page."),
+        ("cursor" = inline(values::PageCursor), Query, description = "`next_cursor` of the page before."),
+        ("order" = inline(values::PageOrder), Query, description = "Newest or oldest first."),
+        ("from" = values::Time, Query, description = "Entries at this time or later."),
+        ("to" = values::Time, Query, description = "Entries before this time."),
     ),
     responses(
         (status = 200, description = "a page", body = EntryPageView),
-        (status = 400, description = "`invalid_parameter`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "`account_not_found`", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub async fn entries(
@@ -90,15 +87,13 @@ pub async fn entries(
 
 /// Read what an account held at a time; now, unless `at` says when.
 #[utoipa::path(
-    get, path = "/v1/accounts/{id}/balance", tag = "accounts",
+    get, path = "/v1/accounts/{id}/balance", operation_id = "getBalance", tag = "accounts",
     params(
-        ("id" = String, Path, description = "account id"),
-        ("at" = Option<String>, Query, description = "RFC 3339; the entries of that very microsecond are included"),
+        ("id" = values::AccountId, Path, description = "The account."),
+        ("at" = values::Time, Query, description = "The entries of that very microsecond are included; now unless given."),
     ),
     responses(
         (status = 200, description = "the balance then; version 0 before the account was opened", body = BalanceView),
-        (status = 400, description = "`invalid_parameter`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "`account_not_found`", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub async fn balance(

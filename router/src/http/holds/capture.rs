@@ -9,10 +9,12 @@ use crate::{
     http::{
         Edge,
         context::RequestDeadline,
-        found, idempotency, parse,
+        found, idempotency,
+        openapi::values,
+        parse,
         parse::FollowUp,
         path::IdPath,
-        problem::{Problem, ProblemBody},
+        problem::Problem,
         query::DebitParameter,
         transfers,
         view::{Scale, transfer::TransferView},
@@ -25,24 +27,16 @@ use crate::{
 /// The capture is a transfer of the hold's debit account, with an id of its own. Without `amount` it takes all that remains.
 /// `final: false` keeps the rest held for further captures. A refused capture leaves the hold as it was.
 #[utoipa::path(
-    post, path = "/v1/holds/{id}/capture", tag = "holds",
+    post, path = "/v1/holds/{id}/capture", operation_id = "captureHold", tag = "holds",
     params(
-        ("id" = uuid::Uuid, Path, description = "hold id"),
-        ("debit" = Option<String>, Query, description = "its debit account"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable ASCII characters; unused where the body has an id"),
-        ("X-Request-Timeout-Ms" = Option<u32>, Header, description = "deadline of the whole request, 5000 unless given, at most 30000"),
+        ("id" = values::TransferId, Path, description = "The hold."),
+        ("debit" = values::AccountId, Query, description = "Its debit account."),
     ),
     request_body = Option<parse::CaptureBody>,
     responses(
         (status = 201, description = "captured", body = TransferView),
         (status = 200, description = "captured by an earlier request with this id", body = TransferView),
         (status = 202, description = "the deadline passed while the capture is under way; `Location` tells where to look", body = TransferView),
-        (status = 400, description = "malformed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "`hold_not_found`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "`hold_captured`, `hold_released`, `hold_expired`; or `ambiguous_id`: say which `debit`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "refused: `exceeds_hold`, or what a transfer is refused for", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "not executed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 504, description = "`outcome_unknown`: resend the same id", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub async fn capture(

@@ -11,7 +11,7 @@ use crate::{
         context::RequestDeadline,
         idempotency, parse,
         path::escaped,
-        problem::{Code, Problem, ProblemBody},
+        problem::{Code, Problem},
         query::DryRunParameter,
         view::{self, hold::HoldView},
     },
@@ -23,20 +23,14 @@ use crate::{
 /// The credit side sees nothing of it. Without `id`, the header `Idempotency-Key` names it: the id is then derived from the
 /// debit account and the key. With `dry_run=true` it answers what would become of the hold, and nothing is stored.
 #[utoipa::path(
-    post, path = "/v1/holds", tag = "holds",
+    post, path = "/v1/holds", operation_id = "createHold", tag = "holds",
     params(
-        ("dry_run" = Option<bool>, Query, description = "answer what would happen (status `would_post`, or the refusal), and store nothing"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable ASCII characters; unused where the body has an id"),
-        ("X-Request-Timeout-Ms" = Option<u32>, Header, description = "deadline of the whole request, 5000 unless given, at most 30000"),
+        ("dry_run" = bool, Query, description = "Answer what would happen (status `would_post`, or the refusal), and store nothing."),
     ),
     request_body = parse::HoldBody,
     responses(
         (status = 201, description = "held", body = HoldView),
         (status = 200, description = "held by an earlier request with this id, and shown as it was then; or, in a dry run, to be held", body = HoldView),
-        (status = 400, description = "malformed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "refused; the code says why, and it is the same for every replay", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "not executed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 504, description = "`outcome_unknown`: resend the same id", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub async fn place(

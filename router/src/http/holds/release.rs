@@ -8,9 +8,11 @@ use crate::{
     http::{
         Edge,
         context::RequestDeadline,
-        found, idempotency, parse,
+        found, idempotency,
+        openapi::values,
+        parse,
         path::IdPath,
-        problem::{Problem, ProblemBody},
+        problem::Problem,
         query::DebitParameter,
         view::{self, hold::HoldView},
     },
@@ -21,20 +23,14 @@ use crate::{
 ///
 /// Sent again it answers the same and `Idempotent-Replayed: true`. It waits for a capture in flight.
 #[utoipa::path(
-    post, path = "/v1/holds/{id}/release", tag = "holds",
+    post, path = "/v1/holds/{id}/release", operation_id = "releaseHold", tag = "holds",
     params(
-        ("id" = uuid::Uuid, Path, description = "hold id"),
-        ("debit" = Option<String>, Query, description = "its debit account"),
-        ("X-Request-Timeout-Ms" = Option<u32>, Header, description = "deadline of the whole request, 5000 unless given, at most 30000"),
+        ("id" = values::TransferId, Path, description = "The hold."),
+        ("debit" = values::AccountId, Query, description = "Its debit account."),
     ),
     request_body = Option<parse::ReleaseBody>,
     responses(
         (status = 200, description = "released, now or by an earlier request", body = HoldView),
-        (status = 400, description = "malformed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "`hold_not_found`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "`hold_captured`, `hold_expired`; or `ambiguous_id`: say which `debit`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "not executed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 504, description = "`outcome_unknown`: send it again", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub async fn release(

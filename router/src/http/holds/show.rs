@@ -8,8 +8,9 @@ use crate::{
         Edge,
         context::RequestDeadline,
         found,
+        openapi::values,
         path::IdPath,
-        problem::{Problem, ProblemBody},
+        problem::Problem,
         query::DebitParameter,
         view::{self, hold::HoldView},
     },
@@ -21,17 +22,13 @@ use crate::{
 /// An id belongs to its debit account. With `debit` only that account's shard is asked; without it all are, and two holds
 /// under one id are `ambiguous_id`.
 #[utoipa::path(
-    get, path = "/v1/holds/{id}", tag = "holds",
+    get, path = "/v1/holds/{id}", operation_id = "getHold", tag = "holds",
     params(
-        ("id" = uuid::Uuid, Path, description = "hold id"),
-        ("debit" = Option<String>, Query, description = "its debit account"),
+        ("id" = values::TransferId, Path, description = "The hold."),
+        ("debit" = values::AccountId, Query, description = "Its debit account."),
     ),
     responses(
         (status = 200, description = "the hold", body = HoldView),
-        (status = 400, description = "`invalid_id`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "`hold_not_found`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "`ambiguous_id`: say which `debit`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "a shard that may hold it is out of reach", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub async fn show(

@@ -13,31 +13,32 @@ use super::{
     tree::Node,
     typed,
 };
-use crate::http::problem::{Code, FieldError, Place, Problem};
+use crate::http::{
+    openapi::values,
+    problem::{Code, FieldError, Place, Problem},
+};
 
 /// An account to open.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = NewAccount)]
 #[serde(deny_unknown_fields)]
 pub struct AccountBody<'a> {
-    /// 1 to 128 characters of `A-Z a-z 0-9 . _ : - { } @`, not beginning with `@`.
     #[serde(deserialize_with = "fields::account_id")]
-    #[schema(value_type = String, example = "alice")]
+    #[schema(value_type = values::AccountId)]
     id: AccountId,
     #[serde(deserialize_with = "fields::asset")]
-    #[schema(value_type = String, example = "USD")]
+    #[schema(value_type = values::Asset)]
     asset: AssetCode,
-    /// An amount, or `unlimited`; 0 unless given.
+    /// 0 unless given.
     #[serde(borrow, default, deserialize_with = "fields::some_text")]
-    #[schema(value_type = Option<String>, example = "0.00")]
+    #[schema(value_type = values::Overdraft, required = false)]
     overdraft: Option<Cow<'a, str>>,
-    /// None unless given.
+    /// What credits may raise the balance to. None unless given.
     #[serde(borrow, default)]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<values::Ceiling>)]
     max_balance: Option<Cow<'a, str>>,
-    /// At most 16 keys, 4 KiB together.
     #[serde(default, deserialize_with = "fields::metadata")]
-    #[schema(value_type = Option<std::collections::BTreeMap<String, String>>)]
+    #[schema(value_type = Option<values::Metadata>)]
     metadata: Option<Metadata>,
 }
 
@@ -48,8 +49,8 @@ const ACCOUNT_FIELDS: &[&str] = &["id", "asset", "overdraft", "max_balance", "me
 #[schema(as = NewAccountBatch)]
 #[serde(deny_unknown_fields)]
 pub struct AccountBatchBody<'a> {
-    /// 1 to 10,000.
     #[serde(borrow, deserialize_with = "fields::items")]
+    #[schema(min_items = 1, max_items = 10_000)]
     accounts: Vec<AccountBody<'a>>,
 }
 
@@ -58,21 +59,19 @@ pub struct AccountBatchBody<'a> {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AccountChanges<'a> {
-    /// `open`, `frozen` or `closed`.
     #[serde(default, deserialize_with = "fields::status")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = values::AccountStatus, required = false)]
     pub status: Option<AccountStatus>,
-    /// An amount, or `unlimited`.
     #[serde(borrow, default, deserialize_with = "fields::some_text")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = values::Overdraft, required = false)]
     overdraft: Option<Cow<'a, str>>,
-    /// An amount; null takes the limit away.
+    /// What credits may raise the balance to; null takes the limit away.
     #[serde(borrow, default, deserialize_with = "fields::present")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<values::Ceiling>)]
     max_balance: Option<Option<Cow<'a, str>>>,
     /// Replaces what is there.
     #[serde(default, deserialize_with = "fields::metadata")]
-    #[schema(value_type = Option<std::collections::BTreeMap<String, String>>)]
+    #[schema(value_type = Option<values::Metadata>)]
     pub metadata: Option<Metadata>,
 }
 

@@ -104,8 +104,10 @@ pub fn some_text<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<O
 
 /// Seconds to expire; `null` is none.
 pub fn expires_in_s<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    let seconds = Option::<u64>::deserialize(deserializer)?;
-    seconds.map(rules::expires_in_s).transpose().map_err(D::Error::custom)
+    let Some(seconds) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
+    let whole = seconds.as_u64().or_else(|| seconds.as_f64().and_then(rules::whole));
+    let seconds = whole.ok_or_else(|| D::Error::custom(""))?;
+    rules::expires_in_s(seconds).map(Some).map_err(D::Error::custom)
 }
 
 /// Tells an absent field (outer `None`, by `default`) from `null` (inner `None`).

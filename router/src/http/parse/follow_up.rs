@@ -13,7 +13,10 @@ use super::{
     explain::{Explanation, IdSource, child, read_tree},
     fields, rules, typed,
 };
-use crate::http::problem::{Code, FieldError, Place, Problem};
+use crate::http::{
+    openapi::values,
+    problem::{Code, FieldError, Place, Problem},
+};
 
 /// What to capture of a hold.
 #[derive(Deserialize, ToSchema)]
@@ -22,15 +25,15 @@ use crate::http::problem::{Code, FieldError, Place, Problem};
 pub struct CaptureBody<'a> {
     /// The capture's own, as a transfer of the hold's debit account. `Idempotency-Key` may stand for it.
     #[serde(default, deserialize_with = "fields::transfer_id")]
-    #[schema(value_type = Option<uuid::Uuid>)]
+    #[schema(value_type = Option<values::TransferId>)]
     id: Option<TransferId>,
     /// All that remains, unless given.
     #[serde(borrow, default)]
-    #[schema(value_type = Option<String>, example = "20.00")]
+    #[schema(value_type = Option<values::PositiveAmount>)]
     amount: Option<Cow<'a, str>>,
     /// Whether what then remains of the hold is released; `false` keeps it held for further captures.
     #[serde(rename = "final", default = "released_unless_told")]
-    #[schema(example = true)]
+    #[schema(required = false, default = true)]
     finalize: bool,
 }
 
@@ -47,11 +50,11 @@ fn released_unless_told() -> bool {
 pub struct ReversalBody<'a> {
     /// The reversal's own, as a transfer of the original's credit account. `Idempotency-Key` may stand for it.
     #[serde(default, deserialize_with = "fields::transfer_id")]
-    #[schema(value_type = Option<uuid::Uuid>)]
+    #[schema(value_type = Option<values::TransferId>)]
     id: Option<TransferId>,
     /// All that is left to reverse, unless given.
     #[serde(borrow, default)]
-    #[schema(value_type = Option<String>, example = "5.00")]
+    #[schema(value_type = Option<values::PositiveAmount>)]
     amount: Option<Cow<'a, str>>,
 }
 

@@ -13,38 +13,40 @@ use super::{
     tree::Node,
     typed,
 };
-use crate::http::problem::{Code, Problem};
+use crate::http::{
+    openapi::values,
+    problem::{Code, Problem},
+};
 
 /// A hold to place.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = NewHold)]
 #[serde(deny_unknown_fields)]
 pub struct HoldBody<'a> {
-    /// Version 7 is advised. `Idempotency-Key` may stand for it.
+    /// The header `Idempotency-Key` may stand for it.
     #[serde(default, deserialize_with = "fields::transfer_id")]
-    #[schema(value_type = Option<uuid::Uuid>)]
+    #[schema(value_type = Option<values::TransferId>)]
     id: Option<TransferId>,
     #[serde(deserialize_with = "fields::account_id")]
-    #[schema(value_type = String, example = "alice")]
+    #[schema(value_type = values::AccountId)]
     debit: AccountId,
     /// Whom captures pay. Nothing of this account is looked at before.
     #[serde(deserialize_with = "fields::account_id")]
-    #[schema(value_type = String, example = "shop")]
+    #[schema(value_type = values::AccountId)]
     credit: AccountId,
-    /// Positive, with at most as many decimals as the asset has.
     #[serde(borrow)]
-    #[schema(value_type = String, example = "25.00")]
+    #[schema(value_type = values::PositiveAmount)]
     amount: Cow<'a, str>,
     #[serde(deserialize_with = "fields::asset")]
-    #[schema(value_type = String, example = "USD")]
+    #[schema(value_type = values::Asset)]
     asset: AssetCode,
     /// Without it the hold stays until it is captured or released.
     #[serde(default, deserialize_with = "fields::expires_in_s")]
-    #[schema(minimum = 1, maximum = 31_622_400, example = 3600)]
+    #[schema(minimum = 1, maximum = 31_622_400)]
     expires_in_s: Option<u32>,
-    /// At most 16 keys, 4 KiB together. Captures of the hold carry it too.
+    /// Captures of the hold carry it too.
     #[serde(default, deserialize_with = "fields::metadata")]
-    #[schema(value_type = Option<std::collections::BTreeMap<String, String>>)]
+    #[schema(value_type = Option<values::Metadata>)]
     metadata: Option<Metadata>,
 }
 

@@ -67,6 +67,12 @@ pub fn max_balance(text: &str, scale: u32) -> Result<Limit, String> {
     parse_minor(text, scale).map(Limit::AtMost).map_err(|reason| reason.to_string())
 }
 
+/// A JSON number that was not written as an integer. JSON has one kind of number: `60.0` and `6e1` are whole ones.
+pub fn whole(number: f64) -> Option<u64> {
+    // It prints without a point only if it is whole, and is no u64 unless it fits.
+    number.to_string().parse().ok()
+}
+
 /// When a hold expires, in seconds from when it is placed.
 pub fn expires_in_s(seconds: u64) -> Result<u32, String> {
     match u32::try_from(seconds) {

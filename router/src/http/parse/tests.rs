@@ -373,7 +373,9 @@ fn holds_are_read_and_checked() {
     let rulebook = rulebook();
     let plain = hold(&body(&[]), &rulebook, None).unwrap();
     assert_eq!((plain.id.0.to_string().as_str(), plain.amount, plain.expires_in_s), (ID, 1234, None));
-    for (value, seconds) in [("null", None), ("1", Some(1)), ("31622400", Some(31_622_400))] {
+    for (value, seconds) in
+        [("null", None), ("1", Some(1)), ("60.0", Some(60)), ("6e1", Some(60)), ("31622400", Some(31_622_400))]
+    {
         assert_eq!(hold(&body(&[("expires_in_s", value)]), &rulebook, None).unwrap().expires_in_s, seconds);
     }
     let derived = hold(&body(&[("id", "-")]), &rulebook, Some("key")).unwrap();
@@ -386,6 +388,8 @@ fn holds_are_read_and_checked() {
         (&[("expires_in_s", "18446744073709551616")], "invalid_expiry", "/expires_in_s"),
         (&[("expires_in_s", "-1")], "invalid_expiry", "/expires_in_s"),
         (&[("expires_in_s", "1.5")], "invalid_expiry", "/expires_in_s"),
+        (&[("expires_in_s", "-1.0")], "invalid_expiry", "/expires_in_s"),
+        (&[("expires_in_s", "1e30")], "invalid_expiry", "/expires_in_s"),
         (&[("expires_in_s", "\"60\"")], "invalid_expiry", "/expires_in_s"),
         (&[("expires_in_s", "true")], "invalid_expiry", "/expires_in_s"),
         (&[("expires_at", "\"2026-01-01T00:00:00Z\"")], "unknown_field", "/expires_at"),

@@ -4,17 +4,23 @@ use std::{borrow::Cow, collections::HashSet};
 
 use ledger::{AccountId, AssetCode, Metadata, TransferId, operation::Purpose};
 use serde::Deserialize;
-use utoipa::ToSchema;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{AllOfBuilder, ArrayBuilder, ObjectBuilder, Ref, RefOr, Schema},
+};
 
 use super::{
-    Rulebook,
+    MAX_BATCH_ITEMS, Rulebook,
     explain::{Explanation, IdSource, child, read_tree},
     fields, rules,
     tree::Node,
     typed,
 };
 use crate::{
-    http::problem::{Code, Problem},
+    http::{
+        openapi::values,
+        problem::{Code, Problem},
+    },
     service::NewTransfer,
 };
 
@@ -30,26 +36,24 @@ pub struct TransferBatch {
 #[schema(as = NewTransfer)]
 #[serde(deny_unknown_fields)]
 pub struct TransferBody<'a> {
-    /// Version 7 is advised. Required in batches; else `Idempotency-Key` may stand for it.
+    /// The header `Idempotency-Key` may stand for it.
     #[serde(default, deserialize_with = "fields::transfer_id")]
-    #[schema(value_type = Option<uuid::Uuid>)]
+    #[schema(value_type = Option<values::TransferId>)]
     id: Option<TransferId>,
     #[serde(deserialize_with = "fields::account_id")]
-    #[schema(value_type = String, example = "alice")]
+    #[schema(value_type = values::AccountId)]
     debit: AccountId,
     #[serde(deserialize_with = "fields::account_id")]
-    #[schema(value_type = String, example = "bob")]
+    #[schema(value_type = values::AccountId)]
     credit: AccountId,
-    /// Positive, with at most as many decimals as the asset has.
     #[serde(borrow)]
-    #[schema(value_type = String, example = "12.34")]
+    #[schema(value_type = values::PositiveAmount)]
     amount: Cow<'a, str>,
     #[serde(deserialize_with = "fields::asset")]
-    #[schema(value_type = String, example = "USD")]
+    #[schema(value_type = values::Asset)]
     asset: AssetCode,
-    /// At most 16 keys, 4 KiB together.
     #[serde(default, deserialize_with = "fields::metadata")]
-    #[schema(value_type = Option<std::collections::BTreeMap<String, String>>)]
+    #[schema(value_type = Option<values::Metadata>)]
     metadata: Option<Metadata>,
 }
 
@@ -60,12 +64,49 @@ const TRANSFER_FIELDS: &[&str] = &["id", "debit", "credit", "amount", "asset", "
 #[schema(as = NewTransferBatch)]
 #[serde(deny_unknown_fields)]
 pub struct TransferBatchBody<'a> {
-    /// 1 to 10,000, each with its own id.
+    /// Each with its own id.
     #[serde(borrow, deserialize_with = "fields::items")]
+    #[schema(value_type = Vec<BatchedTransfer>, min_items = 1, max_items = 10_000)]
     transfers: Vec<TransferBody<'a>>,
     /// All or nothing.
     #[serde(default)]
     atomic: bool,
+}
+
+/// A transfer of a batch, which needs its own id.
+pub enum BatchedTransfer {}
+
+impl PartialSchema for BatchedTransfer {
+    fn schema() -> RefOr<Schema> {
+        let with_id = ObjectBuilder::new().property("id", values::TransferId::schema()).required("id");
+        let reference = Ref::from_schema_name(TransferBody::name());
+        AllOfBuilder::new().item(reference).item(with_id).description(Some("A transfer with its own id.")).into()
+    }
+}
+
+impl ToSchema for BatchedTransfer {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((TransferBody::name().into_owned(), TransferBody::schema()));
+        TransferBody::schemas(schemas);
+    }
+}
+
+/// A batch as NDJSON: what is described is the sequence of its lines, as OpenAPI has it for such media types.
+pub enum TransferLines {}
+
+impl PartialSchema for TransferLines {
+    fn schema() -> RefOr<Schema> {
+        let lines = ArrayBuilder::new().items(Ref::from_schema_name(BatchedTransfer::name()));
+        let lines = lines.min_items(Some(1)).max_items(Some(MAX_BATCH_ITEMS));
+        lines.description(Some("One transfer a line, each with its own id.")).into()
+    }
+}
+
+impl ToSchema for TransferLines {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((BatchedTransfer::name().into_owned(), BatchedTransfer::schema()));
+        BatchedTransfer::schemas(schemas);
+    }
 }
 
 const BATCH_FIELDS: &[&str] = &["transfers", "atomic"];

@@ -6,6 +6,8 @@ use std::{borrow::Cow, cell::Cell, fmt};
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
+use super::rules;
+
 /// More values than the largest legal batch has (10,000 transfers of 7 values and 16 metadata keys).
 const MAX_NODES: usize = 400_000;
 
@@ -93,8 +95,8 @@ impl<'de> Visitor<'de> for Seed<'_> {
         Ok(Node::Number(Some(value)))
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Node<'de>, E> {
-        Ok(Node::Number(None))
+    fn visit_f64<E>(self, value: f64) -> Result<Node<'de>, E> {
+        Ok(Node::Number(rules::whole(value)))
     }
 
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Node<'de>, E> {

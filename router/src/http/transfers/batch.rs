@@ -11,7 +11,7 @@ use crate::{
         context::RequestDeadline,
         metrics, parse,
         parse::TransferBatch,
-        problem::{Problem, ProblemBody},
+        problem::Problem,
         query::Parameters,
         view::{
             self,
@@ -26,19 +26,14 @@ use crate::{
 /// They take effect as if one after another in request order, wherever the accounts live. With `atomic` all do or none:
 /// then all accounts must live on one shard. NDJSON has one transfer a line, and `atomic` as a query parameter.
 #[utoipa::path(
-    post, path = "/v1/transfers:batch", tag = "transfers",
-    params(("atomic" = Option<bool>, Query, description = "for NDJSON only; JSON has it in the body")),
+    post, path = "/v1/transfers:batch", operation_id = "createTransfers", tag = "transfers",
+    params(("atomic" = bool, Query, description = "For NDJSON only; JSON has it in the body.")),
     request_body(content(
         (parse::TransferBatchBody = "application/json"),
-        (parse::TransferBody = "application/x-ndjson"),
+        (parse::TransferLines = "application/x-ndjson"),
     )),
     responses(
         (status = 200, description = "a result each, in request order", body = BatchResultsSchema),
-        (status = 400, description = "malformed; nothing is stored", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "`batch_too_large` or `body_too_large`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "`atomic_cross_shard`; nothing is stored", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "an atomic batch was not executed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 504, description = "an atomic batch's outcome is unknown: resend it", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub async fn order_batch(

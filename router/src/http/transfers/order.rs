@@ -5,12 +5,7 @@ use http::HeaderMap;
 
 use super::answer::{carry_out, try_out};
 use crate::http::{
-    Edge,
-    body::require_json,
-    context::RequestDeadline,
-    idempotency, parse,
-    problem::{Problem, ProblemBody},
-    query::DryRunParameter,
+    Edge, body::require_json, context::RequestDeadline, idempotency, parse, problem::Problem, query::DryRunParameter,
     view::transfer::TransferView,
 };
 
@@ -19,21 +14,15 @@ use crate::http::{
 /// Without `id`, the header `Idempotency-Key` names it: the id is then derived from the debit account and the key. With
 /// `dry_run=true` it answers what would become of the transfer: nothing is stored and the id stays free.
 #[utoipa::path(
-    post, path = "/v1/transfers", tag = "transfers",
+    post, path = "/v1/transfers", operation_id = "createTransfer", tag = "transfers",
     params(
-        ("dry_run" = Option<bool>, Query, description = "answer what would happen (status `would_post`, or the refusal), and store nothing"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable ASCII characters; unused where the body has an id"),
-        ("X-Request-Timeout-Ms" = Option<u32>, Header, description = "deadline of the whole request, 5000 unless given, at most 30000"),
+        ("dry_run" = bool, Query, description = "Answer what would happen (status `would_post`, or the refusal), and store nothing."),
     ),
     request_body = parse::TransferBody,
     responses(
         (status = 201, description = "posted", body = TransferView),
         (status = 200, description = "posted by an earlier request with this id; or, in a dry run, to be posted", body = TransferView),
         (status = 202, description = "the deadline passed while the transfer is under way; `Location` tells where to look", body = TransferView),
-        (status = 400, description = "malformed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "refused; the code says why, and it is the same for every replay", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "not executed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 504, description = "`outcome_unknown`: resend the same id", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub async fn order(

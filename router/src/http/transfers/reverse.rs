@@ -10,10 +10,12 @@ use crate::{
     http::{
         Edge,
         context::RequestDeadline,
-        found, idempotency, parse,
+        found, idempotency,
+        openapi::values,
+        parse,
         parse::FollowUp,
         path::IdPath,
-        problem::{Problem, ProblemBody},
+        problem::Problem,
         query::DebitParameter,
         view::{Scale, nonsense, transfer::TransferView},
     },
@@ -25,24 +27,16 @@ use crate::{
 /// The reversal is a transfer of the original's credit account, and its id belongs to that account. Without `amount`, it is
 /// for what is left when the request comes in.
 #[utoipa::path(
-    post, path = "/v1/transfers/{id}/reverse", tag = "transfers",
+    post, path = "/v1/transfers/{id}/reverse", operation_id = "reverseTransfer", tag = "transfers",
     params(
-        ("id" = uuid::Uuid, Path, description = "id of the transfer to reverse"),
-        ("debit" = Option<String>, Query, description = "its debit account"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable ASCII characters; unused where the body has an id"),
-        ("X-Request-Timeout-Ms" = Option<u32>, Header, description = "deadline of the whole request, 5000 unless given, at most 30000"),
+        ("id" = values::TransferId, Path, description = "The transfer to reverse."),
+        ("debit" = values::AccountId, Query, description = "Its debit account."),
     ),
     request_body = Option<parse::ReversalBody>,
     responses(
         (status = 201, description = "reversed", body = TransferView),
         (status = 200, description = "reversed by an earlier request with this id", body = TransferView),
         (status = 202, description = "the deadline passed while the reversal is under way; `Location` tells where to look", body = TransferView),
-        (status = 400, description = "malformed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "`transfer_not_found`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "`ambiguous_id`: say which `debit`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "refused: `already_reversed`, or what a transfer is refused for", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "not executed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 504, description = "`outcome_unknown`: resend the same id", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub async fn reverse(

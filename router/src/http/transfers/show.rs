@@ -8,8 +8,9 @@ use crate::{
         Edge,
         context::RequestDeadline,
         found,
+        openapi::values,
         path::IdPath,
-        problem::{Problem, ProblemBody},
+        problem::Problem,
         query::DebitParameter,
         view::{self, transfer::TransferView},
     },
@@ -21,16 +22,13 @@ use crate::{
 /// An id belongs to its debit account. With `debit` only that account's shard is asked; without it all are, and two
 /// transfers under one id are `ambiguous_id`.
 #[utoipa::path(
-    get, path = "/v1/transfers/{id}", tag = "transfers",
+    get, path = "/v1/transfers/{id}", operation_id = "getTransfer", tag = "transfers",
     params(
-        ("id" = uuid::Uuid, Path, description = "transfer id"),
-        ("debit" = Option<String>, Query, description = "its debit account"),
+        ("id" = values::TransferId, Path, description = "The transfer."),
+        ("debit" = values::AccountId, Query, description = "Its debit account."),
     ),
     responses(
         (status = 200, description = "the transfer", body = TransferView),
-        (status = 404, description = "`transfer_not_found`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "`ambiguous_id`: say which `debit`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "a shard that may hold it is out of reach", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
 pub async fn show(

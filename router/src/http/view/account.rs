@@ -8,33 +8,48 @@ use telemetry::clock::format_rfc3339;
 use utoipa::ToSchema;
 
 use super::{Scale, limit, metadata, nonsense};
-use crate::{http::problem::Problem, service::Located};
+use crate::{
+    http::{openapi::values, problem::Problem},
+    service::Located,
+};
 
 /// An account.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Account)]
 pub struct AccountView {
+    #[schema(value_type = values::AccountId)]
     pub id: String,
+    #[schema(value_type = values::Asset)]
     pub asset: String,
-    /// `open`, `frozen` (no debits) or `closed`.
+    #[schema(value_type = values::AccountStatus)]
     pub status: &'static str,
     /// Credits minus debits.
-    #[schema(example = "100.00")]
+    #[schema(value_type = values::Amount)]
     pub posted: String,
     /// Reserved by open holds.
+    #[schema(value_type = values::Amount)]
     pub held: String,
     /// posted − held + overdraft, or `unlimited`.
+    #[schema(value_type = values::Available)]
     pub available: String,
-    /// How far below zero debits may go, or `unlimited`.
+    #[schema(value_type = values::Overdraft)]
     pub overdraft: String,
     /// What credits may raise `posted` to; null for no limit.
+    #[schema(value_type = Option<values::Ceiling>, required)]
     pub max_balance: Option<String>,
-    /// Grows by one with each journal entry.
+    /// Grows by one with each journal entry: the read-your-writes token.
+    #[schema(minimum = 1)]
     pub version: i64,
+    /// Where the id hashes to; the shard map says which shard has the slot.
+    #[schema(maximum = 16383)]
     pub slot: u16,
+    /// The shard that has the account now.
     pub shard: String,
+    #[schema(value_type = values::Metadata)]
     pub metadata: BTreeMap<String, String>,
+    #[schema(value_type = values::Time)]
     pub created_at: String,
+    #[schema(value_type = values::Time)]
     pub updated_at: String,
 }
 
@@ -65,13 +80,21 @@ impl AccountView {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Balance)]
 pub struct BalanceView {
+    #[schema(value_type = values::AccountId)]
     pub account: String,
+    #[schema(value_type = values::Asset)]
     pub asset: String,
+    #[schema(value_type = values::Amount)]
     pub posted: String,
+    #[schema(value_type = values::Amount)]
     pub held: String,
+    #[schema(value_type = values::Available)]
     pub available: String,
     /// The account's version then; 0 before it was opened.
+    #[schema(minimum = 0)]
     pub version: i64,
+    /// The time asked for.
+    #[schema(value_type = values::Time)]
     pub at: String,
 }
 

@@ -16,6 +16,7 @@ pub struct AccountPageView {
     pub data: Vec<AccountView>,
     pub has_more: bool,
     /// For the parameter `cursor`, with the same `prefix`; null at the end.
+    #[schema(required, min_length = 1)]
     pub next_cursor: Option<String>,
 }
 

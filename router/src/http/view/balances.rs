@@ -5,7 +5,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{Scale, nonsense};
-use crate::{http::problem::Problem, service::BalanceSums};
+use crate::{
+    http::{openapi::values, problem::Problem},
+    service::BalanceSums,
+};
 
 /// What accounts hold together.
 #[derive(Debug, Serialize, ToSchema)]
@@ -23,11 +26,12 @@ pub struct BalancesView {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = AssetBalance)]
 pub struct AssetBalanceView {
+    #[schema(value_type = values::Asset)]
     pub asset: String,
-    #[schema(example = "100.00")]
+    #[schema(value_type = values::Amount)]
     pub posted: String,
     /// Reserved by open holds.
-    #[schema(example = "15.00")]
+    #[schema(value_type = values::Amount)]
     pub held: String,
     /// How many accounts.
     pub accounts: u64,

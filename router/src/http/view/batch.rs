@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::{
     http::{
         failure,
+        openapi::values,
         problem::{Code, refusal_detail},
     },
     service::{AccountReply, CallError, NewTransfer, TransferReply},
@@ -41,41 +42,48 @@ pub struct AccountBatchResultsSchema {
 /// What became of one transfer of a batch.
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
 pub struct TransferResult<'a> {
+    #[schema(value_type = values::TransferId)]
     pub id: Uuid,
-    /// `posted`, `rejected`, `pending`, `failed` (nothing stored) or `unknown` (resend the id to learn).
+    #[schema(value_type = values::TransferResultStatus)]
     pub status: &'static str,
     /// The result is the stored one of an earlier request.
     pub replayed: bool,
+    /// Why it is rejected or failed.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub code: Option<&'static str>,
-    /// Which account a refusal is about: `debit` or `credit`.
+    /// Which account a refusal is about.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = values::Side, required = false)]
     pub side: Option<&'static str>,
     /// Which field differs from what is stored under the same id.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = String, required = false)]
     pub field: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = String, required = false)]
     pub detail: Option<Cow<'a, str>>,
 }
 
 /// What became of one account of a batch.
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
 pub struct AccountResult<'a> {
-    #[schema(value_type = String)]
+    #[schema(value_type = values::AccountId)]
     pub id: Cow<'a, str>,
-    /// `created` (now, or before with equal content: `replayed`), `failed` (nothing stored) or `unknown`.
+    #[schema(value_type = values::AccountResultStatus)]
     pub status: &'static str,
+    /// The account was there with equal content.
     pub replayed: bool,
+    /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub code: Option<&'static str>,
     /// Which field differs from the account that exists.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = String, required = false)]
     pub field: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = String, required = false)]
     pub detail: Option<Cow<'a, str>>,
 }
 

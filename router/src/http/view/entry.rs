@@ -8,7 +8,7 @@ use uuid::Uuid;
 use wire::convert::{BadMessage, id_from_wire};
 
 use super::{Scale, nonsense};
-use crate::http::problem::Problem;
+use crate::http::{openapi::values, problem::Problem};
 
 /// One line of an account's journal.
 #[derive(Debug, Serialize, ToSchema)]
@@ -17,22 +17,30 @@ pub struct EntryView {
     /// Unique over all shards; grows in commit order within one.
     pub position: i64,
     /// The account's version after this entry.
+    #[schema(minimum = 1)]
     pub version: i64,
-    /// `opened`, `updated`, `posted`, `reserved`, `compensated`, `held`, `captured`, `released` or `expired`.
+    #[schema(value_type = values::EntryKind)]
     pub kind: &'static str,
     /// Null where no transfer caused the entry.
+    #[schema(required)]
     pub transfer_id: Option<Uuid>,
     /// The hold behind a `held`, `released` or `expired` entry.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = values::TransferId, required = false)]
     pub hold_id: Option<Uuid>,
+    /// The account on the other side; the system's own begin with `@`.
+    #[schema(required, min_length = 1)]
     pub counterparty: Option<String>,
     /// Signed change of `posted`.
-    #[schema(example = "-12.34")]
+    #[schema(value_type = values::Amount)]
     pub amount: String,
     /// After this entry.
+    #[schema(value_type = values::Amount)]
     pub posted: String,
     /// After this entry.
+    #[schema(value_type = values::Amount)]
     pub held: String,
+    #[schema(value_type = values::Time)]
     pub created_at: String,
 }
 
@@ -43,6 +51,7 @@ pub struct EntryPageView {
     pub data: Vec<EntryView>,
     pub has_more: bool,
     /// For the parameter `cursor`; null at the end.
+    #[schema(required, min_length = 1)]
     pub next_cursor: Option<String>,
 }
 

@@ -12,41 +12,52 @@ use super::{
     Scale, metadata,
     transfer::{DebitAccountView, WOULD_POST},
 };
-use crate::http::problem::Problem;
+use crate::http::{openapi::values, problem::Problem};
 
 /// A hold.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Hold)]
 pub struct HoldView {
+    #[schema(value_type = values::TransferId)]
     pub id: Uuid,
-    /// `held`, `captured` (finally, or all of it), `released`, `expired` or `rejected`. In a dry run `would_post`.
+    #[schema(value_type = values::HoldStatus)]
     pub status: &'static str,
+    #[schema(value_type = values::AccountId)]
     pub debit: String,
+    #[schema(value_type = values::AccountId)]
     pub credit: String,
-    #[schema(example = "25.00")]
+    #[schema(value_type = values::PositiveAmount)]
     pub amount: String,
+    #[schema(value_type = values::Asset)]
     pub asset: String,
     /// Posted by captures. One to another shard counts once its verdict is known.
-    #[schema(example = "0.00")]
+    #[schema(value_type = values::Amount)]
     pub captured: String,
     /// What can still be captured, and is not available to the debit account meanwhile.
-    #[schema(example = "25.00")]
+    #[schema(value_type = values::Amount)]
     pub remaining: String,
+    #[schema(value_type = values::Metadata)]
     pub metadata: BTreeMap<String, String>,
     /// The debit account right after the hold was placed; absent where the hold is rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub debit_account: Option<DebitAccountView>,
     /// Null for a hold that stays until it is captured or released.
+    #[schema(value_type = Option<values::Time>, required)]
     pub expires_at: Option<String>,
     /// Why it is rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub reject_code: Option<&'static str>,
     /// Which account the rejection is about.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = values::Side, required = false)]
     pub side: Option<&'static str>,
+    #[schema(value_type = values::Time)]
     pub created_at: String,
     /// When it was captured, released, expired or rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = values::Time, required = false)]
     pub ended_at: Option<String>,
 }
 

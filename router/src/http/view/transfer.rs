@@ -15,7 +15,7 @@ use wire::convert::{id_from_wire, purpose_from_wire};
 
 use super::{Scale, limit, metadata, nonsense};
 use crate::{
-    http::problem::Problem,
+    http::{openapi::values, problem::Problem},
     service::{FoundTransfer, NewTransfer},
 };
 
@@ -28,49 +28,67 @@ const REVERSED: &str = "reversed";
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Transfer)]
 pub struct TransferView {
+    #[schema(value_type = values::TransferId)]
     pub id: Uuid,
-    /// `pending`, `posted`, `rejected`, or `reversed`: posted, and all of it reversed since. In a dry run `would_post`.
+    #[schema(value_type = values::TransferStatus)]
     pub status: &'static str,
-    /// `local` (both accounts on one shard) or `cross_shard`.
+    #[schema(value_type = values::Scope)]
     pub scope: &'static str,
+    #[schema(value_type = values::AccountId)]
     pub debit: String,
+    #[schema(value_type = values::AccountId)]
     pub credit: String,
-    #[schema(example = "12.34")]
+    /// Of a capture of all that remains, refused because nothing did: zero.
+    #[schema(value_type = values::Amount)]
     pub amount: String,
+    #[schema(value_type = values::Asset)]
     pub asset: String,
+    #[schema(value_type = values::Metadata)]
     pub metadata: BTreeMap<String, String>,
     /// Of a capture: the hold that it took its amount from.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = values::TransferId, required = false)]
     pub hold: Option<Uuid>,
     /// Of a capture: whether it released what was left of the hold.
     #[serde(rename = "final", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub finalizes: Option<bool>,
     /// Of a reversal: the transfer it reverses, which belongs to the credit account.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = values::TransferId, required = false)]
     pub reverses: Option<Uuid>,
     /// How much of it was reversed; absent while nothing was.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = values::PositiveAmount, required = false)]
     pub reversed_amount: Option<String>,
     /// The reversals, which belong to the credit account: the first hundred.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Vec<values::TransferId>, required = false)]
     pub reversed_by: Option<Vec<Uuid>>,
     /// The debit account right after this transfer took its amount and, of a final capture, released the rest; absent where
     /// the transfer is rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub debit_account: Option<DebitAccountView>,
     /// Why it is rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub reject_code: Option<&'static str>,
-    /// Which account the rejection is about: `debit` or `credit`.
+    /// Which account the rejection is about.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = values::Side, required = false)]
     pub side: Option<&'static str>,
+    #[schema(value_type = values::Time)]
     pub created_at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = values::Time, required = false)]
     pub posted_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = values::Time, required = false)]
     pub rejected_at: Option<String>,
     /// What happened so far, for a cross-shard transfer; absent while the verdict's shard does not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub steps: Option<Vec<StepView>>,
 }
 
@@ -78,9 +96,13 @@ pub struct TransferView {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = DebitAccount)]
 pub struct DebitAccountView {
+    #[schema(value_type = values::Amount)]
     pub posted: String,
+    #[schema(value_type = values::Amount)]
     pub held: String,
+    #[schema(value_type = values::Available)]
     pub available: String,
+    #[schema(minimum = 1)]
     pub version: i64,
 }
 
@@ -88,10 +110,10 @@ pub struct DebitAccountView {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Step)]
 pub struct StepView {
-    /// `reserve` (payer to in-transit), `decide` (the verdict at the payee's shard), then `settle` or `compensate`. A transfer
-    /// that cannot be posted whatever the payee's shard says reserves nothing: it has `decide` and `settle` only.
+    #[schema(value_type = values::StepName)]
     pub step: &'static str,
     pub shard: String,
+    #[schema(value_type = values::Time)]
     pub at: String,
 }
 

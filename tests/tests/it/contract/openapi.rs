@@ -56,6 +56,10 @@ impl Description {
         Self(document)
     }
 
+    pub fn document(&self) -> &Value {
+        &self.0
+    }
+
     fn paths(&self) -> anyhow::Result<&Map<String, Value>> {
         self.0["paths"].as_object().context("a description without paths")
     }
@@ -92,12 +96,13 @@ impl Description {
                 }
                 for (name, member) in members {
                     let place = format!("{place}/{name}");
-                    let property =
-                        shape.properties.iter().find(|(known, _)| *known == name).map(|(_, schema)| *schema);
-                    match property.or(shape.additional) {
-                        Some(schema) => self.fits(schema, member, &place)?,
-                        None => bail!("{place} is not described"),
+                    let mut described = shape.properties.iter().filter(|(known, _)| *known == name).peekable();
+                    if described.peek().is_none() {
+                        let schema = shape.additional.with_context(|| format!("{place} is not described"))?;
+                        self.fits(schema, member, &place)?;
                     }
+                    // More than one where a schema narrows another: all of them hold.
+                    described.try_for_each(|(_, schema)| self.fits(schema, member, &place))?;
                 }
                 Ok(())
             }
@@ -117,25 +122,32 @@ impl Description {
                     Value::Number(_) => "integer",
                     _ => "string",
                 };
-                ensure!(self.allows(schema, kind)?, "{place} is {kind}, which is not described");
+                ensure!(self.allows(schema, scalar, kind)?, "{place} is {scalar}, which is not described");
                 Ok(())
             }
         }
     }
 
-    /// Whether a scalar of this type may stand here.
-    fn allows(&self, schema: &Value, kind: &str) -> anyhow::Result<bool> {
+    /// Whether this scalar, of that type, may stand here.
+    fn allows(&self, schema: &Value, scalar: &Value, kind: &str) -> anyhow::Result<bool> {
         let schema = self.resolve(schema)?;
         for choice in ["oneOf", "anyOf", "allOf"].iter().filter_map(|name| schema[name].as_array()).flatten() {
-            if self.allows(choice, kind)? {
+            if self.allows(choice, scalar, kind)? {
                 return Ok(true);
             }
         }
-        Ok(match &schema["type"] {
-            Value::String(one) => one == kind,
-            Value::Array(several) => several.iter().any(|one| one == kind),
-            _ => false,
-        })
+        let listed = match (&schema["enum"], &schema["const"]) {
+            (Value::Array(values), _) => Some(values.contains(scalar)),
+            (_, Value::Null) => None,
+            (_, only) => Some(only == scalar),
+        };
+        let typed = match &schema["type"] {
+            Value::String(one) => Some(one == kind),
+            Value::Array(several) => Some(several.iter().any(|one| one == kind)),
+            _ => None,
+        };
+        // A schema that says neither says nothing.
+        Ok((listed.is_some() || typed.is_some()) && listed.unwrap_or(true) && typed.unwrap_or(true))
     }
 
     fn collect<'a>(&'a self, schema: &'a Value, shape: &mut Shape<'a>) -> anyhow::Result<()> {

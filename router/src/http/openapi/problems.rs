@@ -1,0 +1,198 @@
+//! Which errors each operation may be answered with: the only such table, out of which come the responses of all operations.
+
+use std::collections::BTreeMap;
+
+use ledger::{Refusal, Refused};
+use serde_json::{Value, json};
+
+use super::{members, operations};
+use crate::http::problem::{
+    Code::{self, *},
+    PROBLEM_JSON, Problem, refusal_detail,
+};
+
+/// Any request may be answered so.
+const ALWAYS: &[Code] =
+    &[UnknownParameter, InvalidParameter, RateLimited, Internal, ShardUnavailable, Overloaded, ShuttingDown];
+/// Any request with a body.
+const BODY: &[Code] = &[InvalidJson, UnknownField, RequestTimeout, BodyTooLarge, UnsupportedMediaType];
+/// What a new account may be refused for, whatever is there.
+const NEW_ACCOUNT: &[Code] = &[InvalidId, InvalidAmount, InvalidAsset, InvalidMetadata];
+/// What a new transfer may be refused for, whatever is there.
+const NEW_TRANSFER: &[Code] =
+    &[InvalidId, InvalidAmount, InvalidAsset, InvalidMetadata, SameAccount, IdempotencyRequired];
+/// What a capture or a reversal may be refused for, whatever is there.
+const FOLLOW_UP: &[Code] = &[InvalidId, InvalidAmount, IdempotencyRequired];
+/// What the two accounts may have against a transfer.
+const VERDICTS: &[Code] = &[
+    Refused(Refusal::AccountNotFound),
+    Refused(Refusal::AssetMismatch),
+    Refused(Refusal::AccountClosed),
+    Refused(Refusal::AccountFrozen),
+    Refused(Refusal::InsufficientFunds),
+    Refused(Refusal::LimitExceeded),
+    Refused(Refusal::BalanceOverflow),
+    // An operator gave a transfer up that was under way.
+    Refused(Refusal::Cancelled),
+];
+
+/// What the debit account may have against a hold.
+const HOLD_VERDICTS: &[Code] = &[
+    Refused(Refusal::AccountNotFound),
+    Refused(Refusal::AssetMismatch),
+    Refused(Refusal::AccountClosed),
+    Refused(Refusal::AccountFrozen),
+    Refused(Refusal::InsufficientFunds),
+    Refused(Refusal::BalanceOverflow),
+];
+/// What the two accounts may have against a capture, whose money is there.
+const CAPTURE_VERDICTS: &[Code] = &[
+    Refused(Refusal::AccountNotFound),
+    Refused(Refusal::AssetMismatch),
+    Refused(Refusal::AccountClosed),
+    Refused(Refusal::AccountFrozen),
+    Refused(Refusal::LimitExceeded),
+    Refused(Refusal::BalanceOverflow),
+    Refused(Refusal::Cancelled),
+];
+
+/// Operation, and what it may be answered with besides [`ALWAYS`].
+#[rustfmt::skip]
+const TABLE: &[(&str, &[&[Code]])] = &[
+    ("openAccount", &[BODY, NEW_ACCOUNT, &[AccountExists, OutcomeUnknown]]),
+    ("listAccounts", &[]),
+    ("sumBalances", &[]),
+    ("openAccounts", &[BODY, NEW_ACCOUNT, &[BatchTooLarge, OutcomeUnknown]]),
+    ("getAccount", &[&[InvalidId, AccountNotFound]]),
+    ("updateAccount", &[BODY, &[InvalidId, InvalidAmount, InvalidMetadata, InvalidStatus, AccountNotFound,
+        Refused(Refusal::AccountNotEmpty), Refused(Refusal::LimitExceeded), Refused(Refusal::BalanceOverflow),
+        Refused(Refusal::InsufficientFunds), OutcomeUnknown]]),
+    ("listEntries", &[&[InvalidId, AccountNotFound]]),
+    ("getBalance", &[&[InvalidId, AccountNotFound]]),
+    ("createTransfer", &[BODY, NEW_TRANSFER, &[IdempotencyMismatch], VERDICTS, &[OutcomeUnknown]]),
+    ("createTransfers", &[BODY, NEW_TRANSFER, &[DuplicateId, BatchTooLarge,
+        Refused(Refusal::AtomicCrossShard), OutcomeUnknown]]),
+    ("getTransfer", &[&[InvalidId, TransferNotFound, AmbiguousId]]),
+    ("reverseTransfer", &[BODY, FOLLOW_UP, &[TransferNotFound, AmbiguousId, IdempotencyMismatch], VERDICTS,
+        &[Refused(Refusal::AlreadyReversed), OutcomeUnknown]]),
+    ("createHold", &[BODY, NEW_TRANSFER, &[InvalidExpiry, IdempotencyMismatch], HOLD_VERDICTS, &[OutcomeUnknown]]),
+    ("getHold", &[&[InvalidId, HoldNotFound, AmbiguousId]]),
+    ("captureHold", &[BODY, FOLLOW_UP, &[HoldNotFound, AmbiguousId, IdempotencyMismatch], CAPTURE_VERDICTS,
+        &[Refused(Refusal::HoldCaptured), Refused(Refusal::HoldReleased), Refused(Refusal::HoldExpired),
+        Refused(Refusal::ExceedsHold), OutcomeUnknown]]),
+    ("releaseHold", &[BODY, &[InvalidId, HoldNotFound, AmbiguousId, Refused(Refusal::HoldCaptured),
+        Refused(Refusal::HoldExpired), OutcomeUnknown]]),
+];
+
+/// Gives every operation its errors, and every error its example.
+pub fn add(document: &mut Value) -> Result<(), serde_json::Error> {
+    let mut examples = BTreeMap::new();
+    for (id, mut operation) in operations(document) {
+        let by_status = by_status(&id);
+        let responses = operation.responses();
+        // Said here and nowhere else.
+        responses.retain(|status, _| status.as_str() < "400");
+        for (status, codes) in by_status {
+            responses.insert(status.to_string(), response(status, &codes));
+            for code in codes {
+                examples.insert(code.as_str(), code);
+            }
+        }
+    }
+    let examples = examples
+        .into_iter()
+        .map(|(name, code)| Ok((name.to_owned(), example(code)?)))
+        .collect::<Result<_, serde_json::Error>>()?;
+    members(&mut document["components"]).insert("examples".to_owned(), Value::Object(examples));
+    Ok(())
+}
+
+/// What an operation may be answered with, by status, in the order of the table.
+fn by_status(operation: &str) -> BTreeMap<u16, Vec<Code>> {
+    let row = TABLE.iter().find(|(name, _)| *name == operation);
+    let groups = row.map(|(_, groups)| *groups).unwrap_or_default();
+    let mut by_status = BTreeMap::<u16, Vec<Code>>::new();
+    for code in groups.iter().copied().flatten().chain(ALWAYS) {
+        by_status.entry(code.definition().status.as_u16()).or_default().push(*code);
+    }
+    by_status
+}
+
+fn response(status: u16, codes: &[Code]) -> Value {
+    let names: Vec<_> = codes.iter().map(|code| code.as_str()).collect();
+    let lines: Vec<_> =
+        codes.iter().map(|code| format!("`{}`: {}.", code.as_str(), code.definition().title)).collect();
+    let examples: serde_json::Map<_, _> = names
+        .iter()
+        .map(|name| ((*name).to_owned(), json!({"$ref": format!("#/components/examples/{name}")})))
+        .collect();
+    let narrowed = json!({"properties": {"status": {"const": status}, "code": {"enum": names}}});
+    json!({
+        "description": lines.join("\n\n"),
+        "content": {PROBLEM_JSON.to_str().unwrap_or_default(): {
+            "schema": {"allOf": [{"$ref": "#/components/schemas/Problem"}, narrowed]},
+            "examples": examples,
+        }},
+    })
+}
+
+/// A problem of this code as it is sent, so that its example cannot differ from it.
+fn example(code: Code) -> Result<Value, serde_json::Error> {
+    let title = code.definition().title;
+    let problem = match code {
+        Refused(refusal) => {
+            let refused = about(refusal);
+            Problem::new(code, refusal_detail(refused)).with_side(refused.side)
+        }
+        InvalidParameter => Problem::parameter(code, "limit", "limit: a number from 1 to 500"),
+        UnknownParameter => Problem::parameter(code, "sort", "sort: unknown parameter"),
+        IdempotencyMismatch | AccountExists => Problem::new(code, title).with_field("amount"),
+        ShardUnavailable | OutcomeUnknown => Problem::new(code, title).with_shard("s1"),
+        _ => Problem::new(code, title),
+    };
+    let body = problem.render("/v1/transfers", "0199f7c5-6a1e-7000-8000-5d1f0f8c2a11");
+    Ok(json!({"summary": title, "value": serde_json::from_slice::<Value>(&body)?}))
+}
+
+/// A side that may refuse so.
+fn about(refusal: Refusal) -> Refused {
+    match refusal {
+        Refusal::AccountNotEmpty
+        | Refusal::AtomicCrossShard
+        | Refusal::BatchFailed
+        | Refusal::ExceedsHold
+        | Refusal::AlreadyReversed
+        | Refusal::HoldCaptured
+        | Refusal::HoldReleased
+        | Refusal::HoldExpired
+        | Refusal::Cancelled => Refused::whole(refusal),
+        Refusal::LimitExceeded | Refusal::BalanceOverflow => Refused::credit(refusal),
+        _ => Refused::debit(refusal),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_operation_has_its_row() {
+        let document = crate::http::openapi::document().unwrap();
+        let paths =
+            document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values());
+        let operations: BTreeSet<_> = paths.map(|operation| operation["operationId"].as_str().unwrap()).collect();
+        assert_eq!(TABLE.iter().map(|(operation, _)| *operation).collect::<BTreeSet<_>>(), operations);
+    }
+
+    #[test]
+    fn every_refusal_is_some_operations() {
+        let codes: Vec<_> = TABLE.iter().flat_map(|(_, groups)| groups.iter().copied().flatten()).collect();
+        for refusal in Refusal::ALL {
+            // That one only items of a batch are answered with.
+            let expected = refusal != Refusal::BatchFailed;
+            assert_eq!(codes.contains(&&Refused(refusal)), expected, "{}", refusal.as_str());
+        }
+    }
+}
