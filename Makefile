@@ -42,7 +42,7 @@ test: lint ## Run the lints and every test
 	fi
 
 # Many more random sequences than `make test` plays; SEED=… repeats a run.
-model: ## Play SEQUENCES=… random sequences per cluster to the model and to real nodes
+model: ## Play SEQUENCES=… random sequences to a ledger in memory and to real nodes
 	cargo build --workspace --bins
 	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir $(TARGET)/test-postgresql postgres ensure); \
 	SHARDLEDGER_PG_BIN="$$pg_bin" SEQUENCES=$(SEQUENCES) \

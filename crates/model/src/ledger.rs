@@ -78,6 +78,8 @@ impl Ledger {
             Request::Release(release) => self.release(release),
             Request::Reverse(reversal) => self.reverse(reversal),
             Request::ShowAccount(account) => self.show_account(account),
+            Request::ListAccounts { prefix } => self.list_accounts(prefix),
+            Request::SumBalances { prefix } => self.sum_balances(prefix),
             Request::ShowTransfer(named) => self.show_transfer(named),
             Request::ShowHold(named) => self.show_hold(named),
         }

@@ -13,14 +13,34 @@ pub type Metadata = BTreeMap<String, String>;
 pub enum Request {
     OpenAccount(NewAccount),
     OpenAccounts(Vec<NewAccount>),
-    ChangeAccount { account: String, changes: Changes },
-    Pay { order: Payment, dry_run: bool },
-    PayBatch { items: Vec<Payment>, atomic: bool },
-    Hold { order: NewHold, dry_run: bool },
+    ChangeAccount {
+        account: String,
+        changes: Changes,
+    },
+    Pay {
+        order: Payment,
+        dry_run: bool,
+    },
+    PayBatch {
+        items: Vec<Payment>,
+        atomic: bool,
+    },
+    Hold {
+        order: NewHold,
+        dry_run: bool,
+    },
     Capture(Capture),
     Release(Release),
     Reverse(Reversal),
     ShowAccount(String),
+    /// Of all accounts whose ids begin so.
+    ListAccounts {
+        prefix: String,
+    },
+    /// Of all accounts whose ids begin so.
+    SumBalances {
+        prefix: String,
+    },
     ShowTransfer(Named),
     ShowHold(Named),
 }

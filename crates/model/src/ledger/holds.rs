@@ -81,10 +81,10 @@ impl Ledger {
     }
 
     /// Its time has come, if it is still open: nobody asks for this.
-    pub fn expire(&mut self, debit: &str, id: &str) {
+    pub fn expire(&mut self, named: &Named) {
         self.requests += 1;
-        let key = (debit.to_owned(), id.to_owned());
-        if self.holds.get(&key).is_some_and(|hold| hold.state == HoldState::Held) {
+        let open = self.hold(named).filter(|hold| hold.state == HoldState::Held);
+        if let Some(key) = open.map(Hold::key) {
             self.end(&key, HoldState::Expired, "expired");
         }
     }

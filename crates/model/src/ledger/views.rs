@@ -1,5 +1,7 @@
 //! What is answered about accounts, transfers and holds.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::{
@@ -14,25 +16,55 @@ impl Ledger {
         let Some(account) = self.accounts.get(id) else {
             return Answer::refused(404, "account_not_found");
         };
-        let asset = account.asset;
-        Answer::ok(
-            200,
+        Answer::ok(200, self.account_view(account))
+    }
+
+    pub(super) fn list_accounts(&self, prefix: &str) -> Answer {
+        let listed: Vec<Value> = self.beginning_with(prefix).map(|account| self.account_view(account)).collect();
+        Answer::ok(200, json!({"data": listed, "has_more": false, "next_cursor": null}))
+    }
+
+    pub(super) fn sum_balances(&self, prefix: &str) -> Answer {
+        let mut sums: BTreeMap<&str, (Asset, i128, i128, usize)> = BTreeMap::new();
+        for account in self.beginning_with(prefix) {
+            let (_, posted, held, accounts) = sums.entry(account.asset.code).or_insert((account.asset, 0, 0, 0));
+            *posted += i128::from(account.posted);
+            *held += i128::from(account.held);
+            *accounts += 1;
+        }
+        let sum = |(asset, posted, held, accounts): (Asset, i128, i128, usize)| {
             json!({
-                "id": account.id,
                 "asset": asset.code,
-                "status": account.status.word(),
-                "posted": asset.write(account.posted.into()),
-                "held": asset.write(account.held.into()),
-                "available": write_available(asset, account.available()),
-                "overdraft": account.overdraft.map_or("unlimited".to_owned(), |limit| asset.write(limit.into())),
-                "max_balance": account.max_balance.map(|limit| asset.write(limit.into())),
-                "version": account.version(),
-                "shard": self.shards.of(id),
-                "metadata": account.metadata,
-                "created_at": TIME,
-                "updated_at": TIME,
-            }),
-        )
+                "posted": asset.write(posted),
+                "held": asset.write(held),
+                "accounts": accounts,
+            })
+        };
+        let data: Vec<Value> = sums.into_values().map(sum).collect();
+        Answer::ok(200, json!({"data": data, "partial": false, "missing_shards": []}))
+    }
+
+    fn beginning_with(&self, prefix: &str) -> impl Iterator<Item = &Account> {
+        self.accounts.values().filter(move |account| account.id.starts_with(prefix))
+    }
+
+    fn account_view(&self, account: &Account) -> Value {
+        let asset = account.asset;
+        json!({
+            "id": account.id,
+            "asset": asset.code,
+            "status": account.status.word(),
+            "posted": asset.write(account.posted.into()),
+            "held": asset.write(account.held.into()),
+            "available": write_available(asset, account.available()),
+            "overdraft": account.overdraft.map_or("unlimited".to_owned(), |limit| asset.write(limit.into())),
+            "max_balance": account.max_balance.map(|limit| asset.write(limit.into())),
+            "version": account.version(),
+            "shard": self.shards.of(&account.id),
+            "metadata": account.metadata,
+            "created_at": TIME,
+            "updated_at": TIME,
+        })
     }
 
     /// The answer to the request that made it.

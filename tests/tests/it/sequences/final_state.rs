@@ -17,8 +17,10 @@ impl Play<'_> {
         self.transcript.note("in the end");
         let accounts: Vec<Account> = self.ledger.accounts().cloned().collect();
         let mut journals = Vec::new();
+        let prefix = self.prefix.clone();
+        self.exchange(&Request::ListAccounts { prefix: prefix.clone() }, Spelling::Full).await?;
+        self.exchange(&Request::SumBalances { prefix }, Spelling::Full).await?;
         for account in &accounts {
-            self.exchange(&Request::ShowAccount(account.id.clone()), Spelling::Full).await?;
             let page = self.get(Self::statement_path(&account.id)).await?;
             journals.push((account.id.clone(), self.check_statement(account, &page)?));
         }

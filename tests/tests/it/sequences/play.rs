@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
-use model::{Answer, Asset, Ledger, Named, Request};
+use model::{Answer, Asset, HoldState, Ledger, Named, Request};
 use serde_json::Value;
 use testkit::{
     client::{self, Client},
@@ -15,10 +15,10 @@ use testkit::{
 };
 
 use super::{
-    command::{Command, Sequence},
+    command::{Command, Opening, Sequence},
     compare,
     script::{SOON_S, Script},
-    tally::Tally,
+    tally::{EXPIRED_IN_TIME, EXPIRED_LATE, INCOMPLETE, Tally},
     transcript::Transcript,
     wire::{Call, Spelling},
 };
@@ -70,13 +70,21 @@ pub struct Play<'a> {
     pub ledger: Ledger,
     pub script: Script,
     pub transcript: Transcript,
+    /// What the ids of its accounts, and of nobody else's, begin with.
+    pub prefix: String,
     /// What was answered when a transfer or hold was first requested.
     first_answers: HashMap<(Stored, String, String), Value>,
-    /// Holds that are open, and when they expire.
-    expiring: Vec<(Named, Instant)>,
+    expiring: Vec<Expiring>,
     /// Transfers whose first request was a batch over several shards; see [`compare::Exactness`].
     pub overlapping: HashSet<(String, String)>,
     router: usize,
+}
+
+/// A hold that expires while the sequence is played, unless it ends before.
+struct Expiring {
+    hold: Named,
+    earliest: Instant,
+    latest: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -87,7 +95,7 @@ pub enum Stored {
 
 pub async fn play(stage: &Stage, sequence: &Sequence) -> anyhow::Result<Outcome> {
     let number = stage.played.fetch_add(1, Relaxed);
-    let mut play = Play::new(stage, number, sequence)?;
+    let mut play = Play::new(stage, number, &sequence.accounts)?;
     match play.run(sequence).await {
         Ok(()) => Ok(Outcome::Agreed),
         Err(Stop::Undecided(why)) => Ok(Outcome::Undecided(why)),
@@ -97,14 +105,15 @@ pub async fn play(stage: &Stage, sequence: &Sequence) -> anyhow::Result<Outcome>
 }
 
 impl<'a> Play<'a> {
-    fn new(stage: &'a Stage, number: usize, sequence: &Sequence) -> anyhow::Result<Self> {
-        let shards = sequence.accounts.iter().map(|opening| opening.shard).chain([0]);
+    fn new(stage: &'a Stage, number: usize, accounts: &[Opening]) -> anyhow::Result<Self> {
+        let sequence = format!("m{number}-");
+        let shards = accounts.iter().map(|opening| opening.shard).chain([0]);
         let (mut names, mut transcript) = (Vec::new(), Transcript::default());
         // Two more than the sequence says: one that pays in the first funds, and one that is not opened.
         for (index, shard) in shards.chain([0]).enumerate() {
             let letter = char::from(b'A' + u8::try_from(index).unwrap_or(25));
             let shard = format!("s{}", shard % stage.shards);
-            let name = stage.placement.account_on(&shard, &format!("m{number}-{letter}"), 0)?;
+            let name = stage.placement.account_on(&shard, &format!("{sequence}{letter}"), 0)?;
             transcript.call(&name, &format!("{letter}@{shard}"));
             names.push((name, shard));
         }
@@ -115,6 +124,7 @@ impl<'a> Play<'a> {
             ledger,
             script: Script::new(names),
             transcript,
+            prefix: format!("{{{sequence}"),
             first_answers: HashMap::new(),
             expiring: Vec::new(),
             overlapping: HashSet::new(),
@@ -127,27 +137,45 @@ impl<'a> Play<'a> {
             self.exchange(&request, Spelling::Full).await?;
         }
         for command in &sequence.commands {
-            let now = Instant::now();
-            let is_close = |(_, at): &(Named, Instant)| *at < now + EXPIRY_MARGIN;
-            if matches!(command, Command::Wait) || self.expiring.iter().any(is_close) {
-                self.wait_for_expiry().await;
+            let soon = Instant::now() + EXPIRY_MARGIN;
+            if matches!(command, Command::Wait) || self.expiring.iter().any(|hold| hold.earliest < soon) {
+                self.wait_for_expiry().await?;
             }
             if let Some((request, spelling)) = self.script.request(command, &self.ledger) {
                 self.exchange(&request, spelling).await?;
             }
         }
-        self.wait_for_expiry().await;
+        self.wait_for_expiry().await?;
         self.final_state().await
     }
 
     /// Nobody asks for an expiry: the shard has to do it by itself, and in time.
-    async fn wait_for_expiry(&mut self) {
-        let Some(last) = self.expiring.iter().map(|(_, at)| *at).max() else { return };
+    async fn wait_for_expiry(&mut self) -> Result<(), Stop> {
+        let Some(last) = self.expiring.iter().map(|hold| hold.latest).max() else { return Ok(()) };
         tokio::time::sleep_until((last + EXPIRY_GRACE).into()).await;
-        for (hold, _) in std::mem::take(&mut self.expiring) {
-            self.transcript.note(&format!("{} expires unless it has ended", hold.id));
-            self.ledger.expire(hold.debit.as_deref().unwrap_or_default(), &hold.id);
+        for Expiring { hold, .. } in std::mem::take(&mut self.expiring) {
+            let is_open = self.ledger.hold(&hold).is_some_and(|hold| hold.state == HoldState::Held);
+            if is_open {
+                self.see_expired(&hold).await?;
+                self.ledger.expire(&hold);
+                self.transcript.note(&format!("{} has expired", hold.id));
+            }
         }
+        Ok(())
+    }
+
+    /// A machine that does much else may be late, but not often: that is for the tally to say.
+    async fn see_expired(&mut self, hold: &Named) -> Result<(), Stop> {
+        let call = Call::of(&Request::ShowHold(hold.clone()), Spelling::Full, Asset::USD);
+        for looks in 0..RESENT {
+            let found = self.send(&call).await?;
+            if found.body["status"] != "held" {
+                self.stage.tally.note(if looks == 0 { EXPIRED_IN_TIME } else { EXPIRED_LATE });
+                return Ok(());
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Err(Stop::Differs(format!("  hold {} does not expire\n", hold.id)))
     }
 
     /// The model's answer and the routers', which must be the same. Gives the routers'.
@@ -163,25 +191,25 @@ impl<'a> Play<'a> {
             if !compare::lacks_steps(&expected, &found) {
                 break;
             }
-            self.stage.tally.count_incomplete();
+            self.stage.tally.note(INCOMPLETE);
             tokio::time::sleep(PAUSE).await;
             found = self.send(&call).await?;
         }
         self.transcript.exchange(call.clone(), &expected, &found);
         self.stage.tally.count(&call, &expected);
 
-        if self.expiring.iter().any(|(_, at)| Instant::now() >= *at) {
+        let answered = Instant::now();
+        if self.expiring.iter().any(|hold| hold.earliest <= answered) {
             return Err(Stop::Undecided("a hold expired while something else was on its way".to_owned()));
         }
         if let Request::Hold { order, dry_run: false } = request
             && order.expires_in_s == Some(SOON_S)
             && expected.status == 201
         {
-            let named = Named { id: order.id.clone(), debit: Some(order.debit.clone()) };
+            let hold = Named { id: order.id.clone(), debit: Some(order.debit.clone()) };
             let life = Duration::from_secs(u64::from(SOON_S));
-            // The clock of the shard reads it somewhere between; the sequence goes on only well before the earliest, and
-            // waits for the latest.
-            self.expiring.push((named, sent + life));
+            // The shard looked at its clock somewhere between.
+            self.expiring.push(Expiring { hold, earliest: sent + life, latest: answered + life });
         }
         let exact = self.exactness(&expected);
         let differences = compare::answers(&expected, &found, exact);

@@ -58,7 +58,7 @@ impl Script {
         opened
             .push(new_account(bank, &Terms { asset: Asset::USD, overdraft: None, max_balance: None, tagged: false }));
         let funds: Vec<Payment> = openings
-            .filter(|(opening, _)| opening.funds > 0)
+            .filter(|(opening, _)| opening.funds > 0 && opening.terms.asset == Asset::USD)
             .map(|(opening, id)| Payment {
                 id: new_id(),
                 debit: bank.clone(),
@@ -155,8 +155,17 @@ impl Script {
             Request::Hold { order, dry_run: false } => self.holds.push(transfer(&order.id, &order.debit)),
             _ => {}
         }
-        let is_read = matches!(request, Request::ShowAccount(_) | Request::ShowTransfer(_) | Request::ShowHold(_));
-        if !is_read && !matches!(request, Request::ChangeAccount { .. }) {
+        if matches!(
+            request,
+            Request::OpenAccount(_)
+                | Request::OpenAccounts(_)
+                | Request::Pay { .. }
+                | Request::PayBatch { .. }
+                | Request::Hold { .. }
+                | Request::Capture(_)
+                | Request::Release(_)
+                | Request::Reverse(_)
+        ) {
             self.requests.push(request.clone());
         }
         self.transfers.sort_unstable();

@@ -11,6 +11,13 @@ use serde_json::Value;
 
 use super::wire::Call;
 
+/// A hold had expired when the contract says that it has.
+pub const EXPIRED_IN_TIME: &str = "expired in time";
+/// A hold had not.
+pub const EXPIRED_LATE: &str = "expired late";
+/// A transfer was read without the step of a shard that could not be asked.
+pub const INCOMPLETE: &str = "GET transfers without all steps";
+
 /// Counts by kind of request and answer.
 #[derive(Debug, Default)]
 pub struct Tally(Mutex<BTreeMap<String, usize>>);
@@ -27,10 +34,14 @@ impl Tally {
         }
     }
 
-    /// A transfer was read without the step of a shard that could not be asked.
-    pub fn count_incomplete(&self) {
+    /// Counts something else.
+    pub fn note(&self, what: &'static str) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts.entry("GET transfers without all steps".to_owned()).or_default() += 1;
+        *counts.entry(what.to_owned()).or_default() += 1;
+    }
+
+    pub fn of(&self, answer: &str) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(answer).copied().unwrap_or_default()
     }
 
     /// Of what has to be seen, what was not.

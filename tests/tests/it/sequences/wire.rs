@@ -87,6 +87,10 @@ impl Call {
                 Self::post(action("transfers", &reversal.transfer, "/reverse"), body)
             }
             Request::ShowAccount(account) => Self::get(account_path(account)),
+            Request::ListAccounts { prefix } => {
+                Self::get(format!("/v1/accounts?prefix={}&limit=500", escaped(prefix)))
+            }
+            Request::SumBalances { prefix } => Self::get(format!("/v1/balances?prefix={}", escaped(prefix))),
             Request::ShowTransfer(named) => Self::get(action("transfers", named, "")),
             Request::ShowHold(named) => Self::get(action("holds", named, "")),
         }
