@@ -30,8 +30,8 @@ pub struct AccountBody<'a> {
     #[schema(value_type = values::Asset)]
     asset: AssetCode,
     /// 0 unless given.
-    #[serde(borrow, default, deserialize_with = "fields::some_text")]
-    #[schema(value_type = values::Overdraft, required = false)]
+    #[serde(borrow, default)]
+    #[schema(value_type = Option<values::Overdraft>)]
     overdraft: Option<Cow<'a, str>>,
     /// What credits may raise the balance to. None unless given.
     #[serde(borrow, default)]
@@ -181,7 +181,7 @@ fn examine(explanation: &mut Explanation<'_>, node: &Node<'_>, pointer: &str) {
     let Some(members) = explanation.object(node, pointer, ACCOUNT_FIELDS) else { return };
     explanation.account_id(members, "id");
     let scale = explanation.asset(members).map(|(_, scale)| scale);
-    explanation.limit(members, "overdraft", scale, rules::overdraft, false);
+    explanation.limit(members, "overdraft", scale, rules::overdraft, true);
     explanation.limit(members, "max_balance", scale, rules::max_balance, true);
     explanation.metadata(members);
 }

@@ -318,7 +318,6 @@ fn accounts_are_read_and_checked() {
         (r#"{"id": "@x", "asset": "USD"}"#, "invalid_id", "/id"),
         (r#"{"id": "a"}"#, "invalid_asset", "/asset"),
         (r#"{"id": "a", "asset": "USD", "overdraft": 5}"#, "invalid_amount", "/overdraft"),
-        (r#"{"id": "a", "asset": "USD", "overdraft": null}"#, "invalid_amount", "/overdraft"),
         (r#"{"id": "a", "asset": "USD", "overdraft": "-1"}"#, "invalid_amount", "/overdraft"),
         (r#"{"id": "a", "asset": "USD", "max_balance": "unlimited"}"#, "invalid_amount", "/max_balance"),
         (r#"{"id": "a", "asset": "USD", "max_balance": "1.001"}"#, "invalid_amount", "/max_balance"),

@@ -330,25 +330,6 @@ fn other_amount(amount: i64) -> i64 {
     if amount > 100 { amount - 100 } else { amount + 100 }
 }
 
-/// Leaves out the items whose order the routers do not promise: what an account with a `max_balance` still takes depends on
-/// what else the batch does to it from another shard.
-fn keep_apart(items: &mut Vec<Payment>, ledger: &Ledger) {
-    let limited = |id: &str| ledger.account(id).is_some_and(|account| account.max_balance.is_some());
-    let is_local = |item: &Payment| ledger.shard_of(&item.debit) == ledger.shard_of(&item.credit);
-    if items.iter().all(is_local) {
-        return;
-    }
-    let all = items.clone();
-    let concerns = |item: &Payment, account: &str| item.debit == account || item.credit == account;
-    items.retain(|item| {
-        let others = all.iter().filter(|other| other.id != item.id);
-        !limited(&item.credit) || !others.clone().any(|other| concerns(other, &item.credit))
-    });
-    if items.is_empty() {
-        items.extend(all.into_iter().take(1));
-    }
-}
-
 /// Keeps what has one right answer and concerns nobody else's accounts.
 fn tamed(mut request: Request, ledger: &Ledger) -> Request {
     let tame = |debit: &str, credit: &str, amount: &mut i64| {
@@ -359,7 +340,6 @@ fn tamed(mut request: Request, ledger: &Ledger) -> Request {
     match &mut request {
         Request::Pay { order, .. } => tame(&order.debit, &order.credit, &mut order.amount),
         Request::Hold { order, .. } => tame(&order.debit, &order.credit, &mut order.amount),
-        Request::PayBatch { items, atomic: false } => keep_apart(items, ledger),
         _ => {}
     }
     request
