@@ -164,10 +164,10 @@ impl TwoPhaseTask {
     async fn follow_up(&self, order: Order, amount: Option<i64>, path: &str, body: &Value) -> Record {
         let mut record = Record::new(order);
         let Some(first) = self.ask(&mut record, path, body, Verdict::of_transfer).await else { return record };
-        self.again(&mut record, path, body, Verdict::of_transfer, &first).await;
-        if amount.is_none() && record.attempts.last().is_some_and(|attempt| attempt.verdict.is_definite()) {
+        if amount.is_none() {
             record.order.amount = self.stored_amount(&record.order).await;
         }
+        self.again(&mut record, path, body, Verdict::of_transfer, &first).await;
         record
     }
 
