@@ -1,9 +1,11 @@
 //! The verdict on a run: what clients were told, held against what the databases hold, id by id.
 //!
-//! It reads the tables themselves and not the API, so that a fault in the reading path cannot hide one in the writing path.
+//! It reads the tables themselves and not the API, so that a fault in the reading path cannot hide one in the writing path;
+//! of holds and reversals, where much of what clients rely on is derived, both.
 //! `shardctl verify` then checks the books of the shards among themselves.
 
 mod books;
+mod lives;
 mod rest;
 
 use std::{collections::HashMap, fmt::Write};
@@ -32,6 +34,7 @@ pub struct Summary {
     pub rejected: usize,
     pub absent: usize,
     pub cross_shard: usize,
+    pub holds: usize,
     /// Orders of which at least one answer was unknown: the reason for all this.
     pub was_unknown: usize,
 }
@@ -42,7 +45,10 @@ pub async fn audit(cluster: &Cluster, history: &History) -> anyhow::Result<Summa
     sagas_end(cluster).await?;
     comes_to_rest(cluster).await?;
     let books = Books::read(cluster.status()).await?;
-    let summary = compare(&history.records, &books)?;
+    let mut summary = compare(&history.records, &books)?;
+    let findings = lives::findings(cluster, &history.lives).await?;
+    ensure!(findings.is_empty(), "{} findings about holds:\n{}", findings.len(), shown(&findings));
+    summary.holds = history.lives.len();
     cluster.verify().await?;
     Ok(summary)
 }

@@ -1,9 +1,13 @@
 //! What clients asked and were answered: the side of the story that the databases are held against.
 
+mod life;
+
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use uuid::Uuid;
+
+pub use life::{Capture, Life, Reversal};
 
 use crate::client::Verdict;
 

@@ -1,8 +1,10 @@
-//! A mixed load of real money: local and cross-shard, single and in batches, hot accounts, replays, refusals. Every client
+//! A mixed load of real money: local and cross-shard, single and in batches, hot accounts, holds, reversals, replays,
+//! refusals. Every client
 //! writes down what it asked and what it was answered, and resends what it was not told for certain.
 
 mod accounts;
 mod client_task;
+mod two_phase;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -12,16 +14,21 @@ use tokio_util::sync::CancellationToken;
 
 pub use accounts::Accounts;
 use client_task::ClientTask;
+use two_phase::TwoPhaseTask;
 
 use crate::{
     client::Client,
     cluster::Cluster,
-    history::{Record, RunClock},
+    history::{Life, Record, RunClock},
     seed::Seed,
 };
 
 /// How long a client goes on asking for a definite answer once all faults are over.
 const PATIENCE_AFTER_HEALING: Duration = Duration::from_secs(60);
+
+/// Pause before a request is sent again, doubled up to a bound.
+const AGAIN_FIRST: Duration = Duration::from_millis(20);
+const AGAIN_LONGEST: Duration = Duration::from_millis(500);
 
 /// What the clients do.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +37,8 @@ pub struct Mix {
     pub single_clients: usize,
     /// Clients that send batches.
     pub batch_clients: usize,
+    /// Clients that place holds, end them in every way there is, and reverse what they captured.
+    pub two_phase_clients: usize,
     /// Items of a batch, at most.
     pub batch_items: usize,
     /// An answer "not executed" is sometimes taken at its word: the order is given up, and must never take effect.
@@ -40,6 +49,8 @@ pub struct Mix {
 #[derive(Debug, Default)]
 pub struct History {
     pub records: Vec<Record>,
+    /// Holds; their captures and reversals are among the records, too.
+    pub lives: Vec<Life>,
     /// What a client saw that must not be: another answer to a replay, a read that misses an answered write.
     pub anomalies: Vec<String>,
 }
@@ -81,6 +92,10 @@ impl Load {
                 if index < mix.single_clients { task.send_singles(stop).await } else { task.send_batches(stop).await }
             });
         }
+        for _ in 0..mix.two_phase_clients {
+            let task = TwoPhaseTask::new(http.clone(), accounts.clone(), seed.random(), clock);
+            clients.spawn(task.live(stop.clone()));
+        }
         Self { stop, clients }
     }
 
@@ -92,6 +107,7 @@ impl Load {
             while let Some(ended) = self.clients.join_next().await {
                 let found = ended.context("a client died")?;
                 history.records.extend(found.records);
+                history.lives.extend(found.lives);
                 history.anomalies.extend(found.anomalies);
             }
             anyhow::Ok(())

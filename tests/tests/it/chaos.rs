@@ -1,6 +1,7 @@
-//! `kill -9` of any one process, again and again, under a mixed load through two routers.
+//! `kill -9` of any one process, again and again, under a mixed load of payments, holds and reversals through two routers.
 
 use std::{
+    collections::BTreeMap,
     str::FromStr,
     sync::Arc,
     time::{Duration, Instant},
@@ -11,7 +12,7 @@ use testkit::{
     audit::audit,
     cluster::{Cluster, Member},
     seed::{Random, Seed},
-    workload::{Accounts, Load, Mix},
+    workload::{Accounts, History, Load, Mix},
 };
 
 /// Environment variable with the length of the run.
@@ -22,7 +23,7 @@ const AT_ONCE_VARIABLE: &str = "CHAOS_AT_ONCE";
 /// Every process is killed at least so often, however long that takes.
 const ROUNDS: usize = 2;
 
-const MIX: Mix = Mix { single_clients: 6, batch_clients: 2, batch_items: 40, gives_up: true };
+const MIX: Mix = Mix { single_clients: 6, batch_clients: 2, two_phase_clients: 4, batch_items: 40, gives_up: true };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_is_killed_every_acknowledged_transfer_is_there_once() -> anyhow::Result<()> {
@@ -37,11 +38,24 @@ async fn whatever_is_killed_every_acknowledged_transfer_is_there_once() -> anyho
     eprintln!("chaos: {kills} kills; the clients were answered\n{}", history.answers());
     history.records.extend(opening.records);
     let summary = audit(&cluster, &history).await?;
-    eprintln!("chaos: {summary:?}");
+    eprintln!("chaos: {summary:?}; holds: {:?}", how_holds_ended(&history));
     // Faults that nobody noticed, or a load that did nothing, would prove nothing.
     ensure!(summary.was_unknown > 0, "no answer was ever in doubt: {summary:?}");
-    ensure!(summary.cross_shard > 100 && summary.rejected > 0, "too little was done: {summary:?}");
+    ensure!(
+        summary.cross_shard > 100 && summary.rejected > 0 && summary.holds > 100,
+        "too little was done: {summary:?}"
+    );
+    let ends = how_holds_ended(&history);
+    ensure!(["captured", "released", "expired"].iter().all(|end| ends.contains_key(end)), "{ends:?}");
     cluster.finish().await
+}
+
+fn how_holds_ended(history: &History) -> BTreeMap<&'static str, usize> {
+    let mut ends = BTreeMap::new();
+    for status in history.lives.iter().filter_map(|life| life.status().ok()) {
+        *ends.entry(status).or_default() += 1;
+    }
+    ends
 }
 
 fn length() -> Duration {

@@ -17,7 +17,7 @@ use testkit::{
 };
 
 const SHARD: &str = "s0";
-const MIX: Mix = Mix { single_clients: 4, batch_clients: 1, batch_items: 20, gives_up: true };
+const MIX: Mix = Mix { single_clients: 4, batch_clients: 1, two_phase_clients: 0, batch_items: 20, gives_up: true };
 /// How long routers may take to give a frozen node up.
 const NOTICED_WITHIN: Duration = Duration::from_secs(30);
 

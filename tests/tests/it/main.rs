@@ -13,4 +13,5 @@ mod same_id;
 mod sequences;
 mod shard_map;
 mod teardown;
+mod two_phase;
 mod verify;

@@ -4,6 +4,7 @@
 //! The tests of this file share one PostgreSQL; each has a database of its own on it.
 
 mod commit_faults;
+mod due_holds;
 mod listed_slots;
 mod missing_guards;
 mod one_batch;
@@ -40,6 +41,7 @@ async fn a_node_keeps_its_shard_whole() -> anyhow::Result<()> {
     section("one batch", one_batch::a_debt_is_paid_and_its_limit_lowered_in_one_commit(&place)).await?;
     section("fence", second_writer::a_slot_that_changed_hands_is_refused_and_nothing_written(&place)).await?;
     section("listed slots", listed_slots::are_owned_all_of_them_or_named(&place)).await?;
+    section("due holds", due_holds::expire_once_the_node_is_back(&place)).await?;
     section("missing guards", missing_guards::are_noticed(&place)).await?;
     section("newer schema", refused_databases::of_a_newer_version(&place)).await?;
     section("never initialised", refused_databases::never_initialised(&place)).await?;

@@ -23,7 +23,7 @@ use testkit::{
 /// How long the routers may take to notice an edited file.
 const NOTICED_WITHIN: Duration = Duration::from_secs(15);
 
-const MIX: Mix = Mix { single_clients: 3, batch_clients: 1, batch_items: 20, gives_up: false };
+const MIX: Mix = Mix { single_clients: 3, batch_clients: 1, two_phase_clients: 1, batch_items: 20, gives_up: false };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_edit_of_the_map_loses_a_request_or_misleads_a_write() -> anyhow::Result<()> {

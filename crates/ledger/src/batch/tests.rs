@@ -8,6 +8,7 @@ use crate::{
 };
 
 mod holds;
+mod optimism;
 mod reversals;
 
 const T0: i64 = 1_000_000;

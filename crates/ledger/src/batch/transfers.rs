@@ -48,18 +48,20 @@ impl Batch<'_> {
         if !transfer.cross_shard {
             (self.fence)(&transfer.credit).map_err(Aside::NotOwner)?;
         }
+        let hold = transfer.purpose.captured_hold().map(|id| HoldKey { id, debit: transfer.debit.clone() });
+        // Before the replay: nothing can have been captured from a hold that there never was.
+        if hold.as_ref().is_some_and(|key| self.existing_hold(key).is_none()) {
+            return Ok(TransferOutcome::HoldNotFound);
+        }
         if let Some(stored) = self.stored_transfer(transfer) {
             return Ok(replay(transfer, stored));
         }
         if transfer.defer_limited && order_group != 0 && !transfer.cross_shard && self.is_limited(&transfer.credit) {
             return Err(Aside::Deferred);
         }
-        let order = match transfer.purpose.captured_hold() {
+        let order = match hold {
             None => Order { transfer, amount: transfer.amount, hold: None },
-            Some(hold) => match self.capture_order(transfer, hold)? {
-                Some(order) => order,
-                None => return Ok(TransferOutcome::HoldNotFound),
-            },
+            Some(key) => self.capture_order(transfer, key)?,
         };
         let refused = match self.check(&order) {
             Ok(Ruling::Take) => {
@@ -88,22 +90,21 @@ impl Batch<'_> {
         }
     }
 
-    /// A capture with what its hold says about it. `None`: there is no such hold.
-    fn capture_order<'t>(&mut self, transfer: &'t Transfer, hold: TransferId) -> Result<Option<Order<'t>>, Aside> {
-        let key = HoldKey { id: hold, debit: transfer.debit.clone() };
+    /// A capture with what its hold says about it.
+    fn capture_order<'t>(&mut self, transfer: &'t Transfer, key: HoldKey) -> Result<Order<'t>, Aside> {
         self.expire_if_due(&key)?;
-        let Some(hold) = self.existing_hold(&key) else { return Ok(None) };
-        if hold.credit != transfer.credit || hold.asset != transfer.asset {
+        let fits = |hold: &&Hold| hold.credit == transfer.credit && hold.asset == transfer.asset;
+        let Some(hold) = self.existing_hold(&key).filter(fits) else {
             let why = format!("INV-11: capture {} does not fit hold {} of {}", transfer.id.0, key.id.0, key.debit);
             return Err(Aside::Illegal(why));
-        }
+        };
         if hold.in_flight.is_some() {
             // What this one would find depends on the verdict. Or it is that very capture, sent again.
             self.unsure = true;
             return Err(Aside::Deferred);
         }
         let amount = if transfer.purpose.is_whole() { hold.remaining() } else { transfer.amount };
-        Ok(Some(Order { transfer, amount, hold: Some(key) }))
+        Ok(Order { transfer, amount, hold: Some(key) })
     }
 
     /// In the contract's order: debit side, credit side, then what the purpose allows. The credit side of a reserve is

@@ -1,6 +1,6 @@
 //! What is decided and then taken back: an atomic group that failed, and a dry run.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, hash::Hash};
 
 use super::{Aside, Batch, HoldKey, KnownHold, KnownOriginal, Prior};
 use crate::{
@@ -18,9 +18,9 @@ struct Checkpoint {
     registers: usize,
     reversals: usize,
     entries: usize,
-    /// Only where the operation may touch any.
-    holds: Option<HashMap<HoldKey, KnownHold>>,
-    originals: Option<HashMap<TransferKey, KnownOriginal>>,
+    /// The hold and the original that the operation is about; it touches no other.
+    hold: Option<(HoldKey, Option<KnownHold>)>,
+    original: Option<(TransferKey, Option<KnownOriginal>)>,
 }
 
 impl Batch<'_> {
@@ -78,8 +78,8 @@ impl Batch<'_> {
             touched.push(self.accounts.in_transit_id(asset));
         }
         let mut before = self.checkpoint(touched.iter());
-        before.holds = Some(self.holds.clone());
-        before.originals = Some(self.originals.clone());
+        before.hold = operation.hold().map(|key| (key.clone(), self.holds.get(&key).cloned()));
+        before.original = operation.original().map(|key| (key.clone(), self.originals.get(&key).cloned()));
         let outcome = self.apply(0, operation);
         self.take_back(before);
         outcome
@@ -93,8 +93,9 @@ impl Batch<'_> {
             registers: self.effects.registers.len(),
             reversals: self.effects.reversals.len(),
             entries: self.effects.entries.len(),
-            holds: None,
-            originals: None,
+            // An atomic group holds payments only.
+            hold: None,
+            original: None,
         }
     }
 
@@ -114,12 +115,19 @@ impl Batch<'_> {
                 known.registers.remove(&register.key);
             }
         }
-        if let Some(holds) = before.holds {
-            self.holds = holds;
+        if let Some((key, known)) = before.hold {
+            put_back(&mut self.holds, key, known);
         }
-        if let Some(originals) = before.originals {
-            self.originals = originals;
+        if let Some((key, known)) = before.original {
+            put_back(&mut self.originals, key, known);
         }
+    }
+}
+
+fn put_back<K: Eq + Hash, V>(known: &mut HashMap<K, V>, key: K, before: Option<V>) {
+    match before {
+        Some(before) => drop(known.insert(key, before)),
+        None => drop(known.remove(&key)),
     }
 }
 

@@ -46,6 +46,7 @@ pub struct StoredRegister {
 const PENDING: &str = "SELECT count(*) FROM transfer WHERE status = 1";
 const IDLE_IN_TRANSACTION: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE usename = current_user AND state LIKE 'idle in transaction%'";
+const HOLDS: &str = "SELECT count(*) FROM hold";
 const TRANSFERS: &str = "SELECT id, debit, credit, amount, cross_shard, status FROM transfer";
 const REGISTERS: &str = "SELECT transfer_id, credited FROM register";
 /// Ids that begin with `@` are the shard's own.
@@ -54,6 +55,11 @@ const BALANCES: &str = "SELECT id, posted FROM account WHERE id NOT LIKE '@%'";
 /// Sagas under way on all shards.
 pub async fn pending(status: &Status) -> anyhow::Result<i64> {
     total(status, PENDING).await
+}
+
+/// Holds on all shards.
+pub async fn holds(status: &Status) -> anyhow::Result<i64> {
+    total(status, HOLDS).await
 }
 
 /// Sessions on all shards that began a transaction and do nothing with it at the moment.

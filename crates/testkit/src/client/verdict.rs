@@ -26,7 +26,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Of `POST /v1/transfers`.
+    /// Of `POST /v1/transfers`, a capture, or a reversal.
     pub fn of_transfer(answer: &Result<Answer, NoAnswer>) -> Self {
         let answer = match answer {
             Ok(answer) => answer,
@@ -37,9 +37,39 @@ impl Verdict {
             (200 | 201, Some("posted")) => Self::Posted,
             (202, Some("pending")) => Self::Unknown { why: "pending".to_owned() },
             // Stored refusals name the transfer; a mismatch says that the id is another transfer's.
-            (422, _) if body["transfer_id"].is_string() && answer.code() != "idempotency_mismatch" => {
+            (409 | 422, _) if body["transfer_id"].is_string() && answer.code() != "idempotency_mismatch" => {
                 Self::Rejected { code: answer.code() }
             }
+            _ => Self::of_problem(answer, &body),
+        }
+    }
+
+    /// Of `POST /v1/holds`; posted means placed.
+    pub fn of_hold(answer: &Result<Answer, NoAnswer>) -> Self {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(lost) => return Self::of_silence(lost),
+        };
+        let body = answer.json().unwrap_or_default();
+        match (answer.status, body["status"].as_str()) {
+            (200 | 201, Some("held")) => Self::Posted,
+            (422, _) if body["hold_id"].is_string() && answer.code() != "idempotency_mismatch" => {
+                Self::Rejected { code: answer.code() }
+            }
+            _ => Self::of_problem(answer, &body),
+        }
+    }
+
+    /// Of the release of a hold; posted means released. A hold that has ended otherwise will say so for ever.
+    pub fn of_release(answer: &Result<Answer, NoAnswer>) -> Self {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(lost) => return Self::of_silence(lost),
+        };
+        let body = answer.json().unwrap_or_default();
+        match (answer.status, body["status"].as_str(), answer.code().as_str()) {
+            (200, Some("released"), _) => Self::Posted,
+            (409, _, "hold_captured" | "hold_expired") => Self::Rejected { code: answer.code() },
             _ => Self::of_problem(answer, &body),
         }
     }

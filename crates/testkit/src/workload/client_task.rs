@@ -1,21 +1,18 @@
 //! One client: asks, writes down, asks again until it knows.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use http::Method;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{Accounts, History, Mix};
+use super::{AGAIN_FIRST, AGAIN_LONGEST, Accounts, History, Mix};
 use crate::{
     client::{Answer, Client, NoAnswer, Verdict, account_path},
     history::{Attempt, Order, Record, RunClock},
     seed::Random,
 };
 
-/// Pause before an order is sent again, doubled up to a bound.
-const AGAIN_FIRST: Duration = Duration::from_millis(20);
-const AGAIN_LONGEST: Duration = Duration::from_millis(500);
 /// In a hundred single transfers: so many are replayed, and so many are read back through another router.
 const REPLAYED: usize = 10;
 const READ_BACK: usize = 10;

@@ -1,0 +1,416 @@
+//! The optimistic way against the careful one: whatever the database would not object to has to come out the same.
+//!
+//! Random batches are decided both ways on what a small database in memory holds. Requests come again, with and without
+//! having taken effect, in the same batch and in later ones; the database objects as the lane's statements do.
+
+use std::collections::{
+    BTreeMap,
+    hash_map::Entry::{Occupied, Vacant},
+};
+
+use super::*;
+
+const RUNS: u64 = 300;
+const BATCHES: usize = 60;
+const SECOND_US: i64 = 1_000_000;
+
+#[test]
+fn what_the_database_does_not_object_to_was_decided_with_care() {
+    let mut ends = BTreeMap::new();
+    for seed in 0..RUNS {
+        let mut world = World::new(seed);
+        for batch in 0..BATCHES {
+            let operations = world.batch();
+            let optimistic = world.decide(Prior::Unknown, &operations);
+            let careful = world.decide(Prior::Loaded(world.stored()), &operations);
+            let objection = world.objection(&optimistic);
+            *ends.entry(objection).or_insert(0_u32) += 1;
+            if objection.is_none() {
+                assert_eq!(optimistic.outcomes, careful.outcomes, "seed {seed}, batch {batch}: {operations:#?}");
+                assert_eq!(optimistic.accounts, careful.accounts, "seed {seed}, batch {batch}: {operations:#?}");
+            }
+            world.check(&operations, &careful.outcomes, seed);
+            world.write(careful);
+        }
+    }
+    // A database that always objects, or never does, would prove nothing.
+    assert!(ends.len() >= 5 && ends[&None] > 1_000, "{ends:?}");
+}
+
+/// A batch as it was decided.
+struct Decision {
+    outcomes: Vec<Outcome>,
+    accounts: BTreeMap<AccountId, Account>,
+    effects: Effects,
+    sure: bool,
+}
+
+/// A shard's database, and clients that ask for this and that.
+struct World {
+    accounts: BTreeMap<AccountId, Account>,
+    transfers: HashMap<TransferKey, StoredTransfer>,
+    registers: HashMap<TransferKey, StoredRegister>,
+    holds: HashMap<HoldKey, Hold>,
+    reversed: HashMap<TransferKey, i64>,
+    /// Operations, to be asked for again, and by their words the answers they got.
+    asked: Vec<Operation>,
+    answers: HashMap<String, Outcome>,
+    /// Reversals that were reserved elsewhere.
+    reserves: u128,
+    now_us: i64,
+    next: Position,
+    random: u64,
+}
+
+/// Accounts of this shard, and one that lives elsewhere.
+const HERE: [&str; 4] = ["bank", "alice", "bob", "shop"];
+const ELSEWHERE: &str = "elsewhere";
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let shard = Shard::with(&HERE);
+        let accounts = HERE.iter().map(|name| (id(name), shard.accounts.get(&id(name)).unwrap().clone())).collect();
+        Self {
+            accounts,
+            transfers: HashMap::new(),
+            registers: HashMap::new(),
+            holds: HashMap::new(),
+            reversed: HashMap::new(),
+            asked: Vec::new(),
+            answers: HashMap::new(),
+            reserves: 0,
+            now_us: T0,
+            next: shard.next,
+            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d,
+        }
+    }
+
+    // === requests ===
+
+    fn below(&mut self, bound: usize) -> usize {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from((self.random >> 33) % bound as u64).unwrap()
+    }
+
+    fn number(&mut self) -> u128 {
+        1 + self.below(12) as u128
+    }
+
+    fn amount(&mut self) -> i64 {
+        1 + i64::try_from(self.below(40)).unwrap()
+    }
+
+    fn batch(&mut self) -> Vec<Operation> {
+        self.now_us += i64::try_from(self.below(3)).unwrap() * SECOND_US / 2;
+        let mut operations: Vec<Operation> = Vec::new();
+        for _ in 0..=self.below(5) {
+            let again = self.below(100);
+            let operation = match again {
+                0..20 if !self.asked.is_empty() => {
+                    let n = self.below(self.asked.len());
+                    self.asked[n].clone()
+                }
+                20..30 if !operations.is_empty() => {
+                    let n = self.below(operations.len());
+                    operations[n].clone()
+                }
+                _ => self.operation(),
+            };
+            operations.push(operation);
+        }
+        operations
+    }
+
+    fn operation(&mut self) -> Operation {
+        match self.below(12) {
+            0 | 1 => Operation::Transfer(self.payment()),
+            2 => self.place(),
+            3..=5 => self.capture().map_or_else(|| self.place(), Operation::Transfer),
+            6 => self.end_of_hold(),
+            7 | 8 => self.settlement().unwrap_or_else(|| Operation::Transfer(self.payment())),
+            9 => self.reversal().unwrap_or_else(|| Operation::Transfer(self.payment())),
+            10 => self.change_of_status(),
+            _ => match self.operation() {
+                it @ (Operation::Transfer(_) | Operation::PlaceHold(_) | Operation::Decide(_)) => {
+                    Operation::DryRun(Box::new(it))
+                }
+                other => other,
+            },
+        }
+    }
+
+    fn payment(&mut self) -> Transfer {
+        let debit = HERE[self.below(3)];
+        let (number, amount) = (self.number(), self.amount());
+        if self.below(2) == 0 {
+            return reserve(number, debit, ELSEWHERE, amount);
+        }
+        let credit = if debit == "alice" { "shop" } else { "alice" };
+        transfer(number, debit, credit, amount)
+    }
+
+    fn place(&mut self) -> Operation {
+        Operation::PlaceHold(PlaceHold {
+            id: TransferId(Uuid::from_u128(1 + self.below(4) as u128)),
+            debit: id(["alice", "bob"][self.below(2)]),
+            credit: id(["shop", ELSEWHERE][self.below(2)]),
+            asset: usd(),
+            amount: self.amount(),
+            expires_in_s: [None, Some(1), Some(2)][self.below(3)],
+            metadata: Metadata::empty(),
+        })
+    }
+
+    fn some_hold(&mut self) -> Option<(HoldKey, Hold)> {
+        let mut holds: Vec<_> = self.holds.iter().map(|(key, hold)| (key.clone(), hold.clone())).collect();
+        holds.sort_by_key(|(key, _)| (key.id.0, key.debit.to_string()));
+        (!holds.is_empty()).then(|| holds.swap_remove(self.below(holds.len())))
+    }
+
+    /// As a router makes it of a hold it has read.
+    fn capture(&mut self) -> Option<Transfer> {
+        let (key, hold) = self.some_hold()?;
+        let amount = (self.below(3) > 0).then(|| self.amount());
+        let finalize = self.below(2) == 0;
+        Some(Transfer {
+            id: TransferId(Uuid::from_u128(self.number())),
+            debit: key.debit,
+            credit: hold.credit.clone(),
+            asset: usd(),
+            amount: amount.unwrap_or(0),
+            metadata: hold.metadata,
+            purpose: Purpose::Capture { hold: key.id, whole: amount.is_none(), finalize },
+            cross_shard: hold.credit.as_str() == ELSEWHERE,
+            defer_insufficient: false,
+        })
+    }
+
+    fn end_of_hold(&mut self) -> Operation {
+        let key = match self.some_hold() {
+            Some((key, _)) => key,
+            None => HoldKey { id: TransferId(Uuid::from_u128(1)), debit: id("alice") },
+        };
+        if self.below(2) == 0 { Operation::ReleaseHold(key) } else { Operation::ExpireHold(key) }
+    }
+
+    fn some_transfer(&mut self, wanted: impl Fn(&StoredTransfer) -> bool) -> Option<(TransferKey, StoredTransfer)> {
+        let found = self.transfers.iter().filter(|(_, stored)| wanted(stored));
+        let mut found: Vec<_> = found.map(|(key, stored)| (key.clone(), stored.clone())).collect();
+        found.sort_by_key(|(key, _)| (key.id.0, key.debit.to_string()));
+        (!found.is_empty()).then(|| found.swap_remove(self.below(found.len())))
+    }
+
+    /// Of a saga under way or, by a second coordinator, of one that has ended; always with the register's one verdict.
+    fn settlement(&mut self) -> Option<Operation> {
+        let (key, stored) = self.some_transfer(|stored| stored.cross_shard && stored.state.code() != 3)?;
+        let verdict = match stored.presumed {
+            Some(refused) => Verdict::Refused(refused),
+            None if key.id.0.as_u128().is_multiple_of(2) => Verdict::Credited,
+            None => Verdict::Refused(Refused::credit(Refusal::AccountClosed)),
+        };
+        Some(Operation::Settle(Settle {
+            id: key.id,
+            debit: key.debit,
+            credit: stored.credit,
+            asset: usd(),
+            amount: stored.amount,
+            purpose: stored.purpose,
+            reserved: stored.presumed.is_none(),
+            verdict,
+        }))
+    }
+
+    /// Of a transfer from here: where it went elsewhere, the verdict on its reversal is given here.
+    fn reversal(&mut self) -> Option<Operation> {
+        let (key, original) = self.some_transfer(|stored| stored.state != TransferState::Pending)?;
+        let whole = self.below(2) == 0;
+        let left = original.amount - self.reversed.get(&key).copied().unwrap_or(0);
+        let amount = if whole { left } else { self.amount() };
+        let purpose = Purpose::Reversal { of: key.id, whole };
+        if original.credit.as_str() != ELSEWHERE {
+            let number = 100 + self.number();
+            return Some(Operation::Transfer(Transfer {
+                purpose,
+                ..transfer(number, original.credit.as_str(), key.debit.as_str(), amount)
+            }));
+        }
+        if amount == 0 {
+            return None;
+        }
+        // Its reserve fixed its content, so its id stands for one.
+        self.reserves += 1;
+        Some(Operation::Decide(Decide {
+            id: TransferId(Uuid::from_u128(1_000 + self.reserves)),
+            debit: id(ELSEWHERE),
+            credit: key.debit,
+            asset: usd(),
+            amount,
+            purpose,
+            presumed: None,
+        }))
+    }
+
+    fn change_of_status(&mut self) -> Operation {
+        let status = [AccountStatus::Open, AccountStatus::Open, AccountStatus::Frozen, AccountStatus::Closed];
+        Operation::UpdateAccount(UpdateAccount {
+            id: id(["alice", "bob", "shop"][self.below(3)]),
+            status: Some(status[self.below(4)]),
+            overdraft: None,
+            max_balance: None,
+            metadata: None,
+        })
+    }
+
+    // === the lane ===
+
+    fn stored(&self) -> Stored {
+        Stored { transfers: self.transfers.clone(), registers: self.registers.clone() }
+    }
+
+    fn decide(&self, prior: Prior, operations: &[Operation]) -> Decision {
+        let mut accounts = Accounts::with_capacity(1_000);
+        let mut named = Named::default();
+        for operation in operations {
+            let mut needed = Vec::new();
+            operation.for_each_account(|id| needed.push(id.clone()));
+            needed.extend(operation.in_transit_asset().map(AccountId::in_transit));
+            for id in needed {
+                accounts.learn(id.clone(), self.accounts.get(&id).cloned());
+            }
+            named.holds.extend(operation.hold().and_then(|key| Some((key.clone(), self.holds.get(&key)?.clone()))));
+            if let Some(key) = operation.original()
+                && let Some(StoredTransfer { credit, asset, amount, state, .. }) = self.transfers.get(&key).cloned()
+            {
+                let reversed = self.reversed.get(&key).copied().unwrap_or(0);
+                named.originals.insert(key, Original { credit, asset, amount, state, reversed });
+            }
+            if let Some(account) = operation.closes() {
+                let pending =
+                    |key: &TransferKey| key.debit == *account && self.transfers[key].state == TransferState::Pending;
+                named.in_flight.extend(self.transfers.keys().filter(|key| pending(key)).map(|_| account.clone()));
+            }
+        }
+        let fence = |_: &AccountId| Ok(());
+        let mut batch = Batch::new(&mut accounts, prior, named, &fence, self.now_us, self.next);
+        let outcomes = operations.iter().map(|operation| batch.apply(0, operation)).collect();
+        let sure = batch.is_sure();
+        let effects = batch.finish();
+        let changed = accounts.changes().map(|(account, _)| (account.id.clone(), account.clone())).collect();
+        Decision { outcomes, accounts: changed, effects, sure }
+    }
+
+    /// Why the batch is decided again, if it is.
+    fn objection(&self, decision: &Decision) -> Option<&'static str> {
+        let Effects { transfers, registers, settlements, holds, changed_holds, reversed, .. } = &decision.effects;
+        if !decision.sure {
+            return Some("not sure");
+        }
+        let mut seen = HashSet::new();
+        if transfers.iter().any(|new| self.transfers.contains_key(&new.key) || !seen.insert(&new.key)) {
+            return Some("an id was used before");
+        }
+        let mut seen = HashSet::new();
+        if registers.iter().any(|new| self.registers.contains_key(&new.key) || !seen.insert(&new.key)) {
+            return Some("a verdict was given before");
+        }
+        let mut seen = HashSet::new();
+        let settles = |it: &Settlement| {
+            self.transfers.get(&it.key).is_some_and(|stored| {
+                stored.state == TransferState::Pending
+                    && stored.credit == it.credit
+                    && stored.amount == it.amount
+                    && stored.presumed.is_none() == it.reserved
+            })
+        };
+        if settlements.iter().any(|it| !settles(it) || !seen.insert(&it.key)) {
+            return Some("a transfer is not to be settled");
+        }
+        if holds.iter().any(|new| self.holds.contains_key(&new.key)) {
+            return Some("a hold was placed before");
+        }
+        if changed_holds.iter().any(|(key, _)| self.holds[key].status != HoldStatus::Held) {
+            return Some("a hold had ended before");
+        }
+        let posted = |key: &TransferKey| matches!(self.transfers[key].state, TransferState::Posted { .. });
+        let current = |key: &TransferKey| self.reversed.get(key).copied().unwrap_or(0);
+        if reversed.iter().any(|it| !posted(&it.original) || current(&it.original) != it.before) {
+            return Some("an original is not as it was");
+        }
+        None
+    }
+
+    fn write(&mut self, decision: Decision) {
+        let Decision { accounts, effects, .. } = decision;
+        effects.check_balanced().unwrap();
+        self.accounts.extend(accounts);
+        for new in effects.transfers {
+            assert!(self.transfers.insert(new.key, new.stored).is_none());
+        }
+        for new in effects.registers {
+            assert!(self.registers.insert(new.key, new.stored).is_none());
+        }
+        for settled in effects.settlements {
+            let stored = self.transfers.get_mut(&settled.key).unwrap();
+            assert_eq!(stored.state, TransferState::Pending);
+            stored.state = settled.state;
+            if let Some(position) = settled.debit_position {
+                let entry = effects.entries.iter().find(|entry| entry.position == position).unwrap();
+                let Entry { posted, held, overdraft, version, .. } = *entry;
+                stored.debit_after = Some(DebitAfter { posted, held, overdraft, version });
+            }
+        }
+        self.holds.extend(effects.holds.into_iter().map(|new| (new.key, new.stored)));
+        self.holds.extend(effects.changed_holds);
+        for Reversed { original, before, after } in effects.reversed {
+            assert_eq!(self.reversed.insert(original, after).unwrap_or(0), before);
+        }
+        self.next = effects.next_position;
+        // What accounts hold is what remains of their holds.
+        for name in HERE {
+            let open =
+                self.holds.iter().filter(|(key, hold)| key.debit == id(name) && hold.status == HoldStatus::Held);
+            let remaining: i64 = open.map(|(_, hold)| hold.remaining()).sum();
+            assert_eq!(self.accounts[&id(name)].held, remaining, "{name}");
+        }
+    }
+
+    /// Nothing is illegal, and whoever asks again is answered as before.
+    fn check(&mut self, operations: &[Operation], outcomes: &[Outcome], seed: u64) {
+        for (operation, outcome) in operations.iter().zip(outcomes) {
+            assert!(!matches!(outcome, Outcome::Illegal(_)), "seed {seed}: {operation:?}: {outcome:?}");
+            if matches!(operation, Operation::DryRun(_) | Operation::UpdateAccount(_)) {
+                continue;
+            }
+            let Some(now) = essence(outcome) else { continue };
+            match self.answers.entry(format!("{operation:?}")) {
+                Occupied(before) => {
+                    let before = before.get();
+                    assert_eq!(essence(before), Some(now), "seed {seed}: {operation:?}, first {before:?}");
+                }
+                Vacant(free) => {
+                    free.insert(outcome.clone());
+                    self.asked.push(operation.clone());
+                }
+            }
+        }
+    }
+}
+
+/// What must never change of an answer; `None` for those that are not for ever.
+fn essence(outcome: &Outcome) -> Option<String> {
+    Some(match outcome {
+        Outcome::Transfer(TransferOutcome::Done(answer)) if answer.state == TransferState::Pending => {
+            return None;
+        }
+        Outcome::Transfer(TransferOutcome::Done(answer)) => {
+            format!("{:?}", TransferAnswer { replayed: false, ..answer.clone() })
+        }
+        Outcome::Hold(HoldOutcome::Placed(answer)) => format!("{:?}", (answer.refused, answer.debit_after)),
+        Outcome::Hold(HoldOutcome::Released { hold, .. }) => format!("{hold:?}"),
+        Outcome::Hold(HoldOutcome::Refused(refused)) => format!("{refused:?}"),
+        Outcome::Decided(decided) => format!("{:?}", decided.verdict),
+        // Its balances are the reserve's unless it says otherwise.
+        Outcome::Settled(settled) => format!("{:?}", settled.state),
+        _ => return None,
+    })
+}

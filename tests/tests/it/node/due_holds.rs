@@ -1,0 +1,77 @@
+//! Holds that come due while there is no node to expire them.
+
+use std::time::Duration;
+
+use anyhow::{bail, ensure};
+use ledger::{
+    AccountId, AssetCode, HoldKey, Limit, Metadata, Refusal, Refused, TransferId,
+    operation::{Operation, PlaceHold},
+    outcome::{HoldOutcome, Outcome},
+};
+use testkit::{
+    database,
+    history::ASSET,
+    node::{Node, open},
+    wait::until,
+};
+use uuid::Uuid;
+
+use super::{Place, books_are_sound};
+
+/// More than a node hands to its lane at once.
+const HOLDS: u128 = 2_100;
+const EXPIRES_IN_S: u32 = 1;
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What the contract allows from when the node serves, and what a busy machine may take on top.
+const ALLOWED_US: i64 = 1_000_000;
+const SLACK_US: i64 = 3_000_000;
+
+/// The node is dead when they come due, and nobody asks for anything once it is back.
+pub async fn expire_once_the_node_is_back(place: &Place<'_>) -> anyhow::Result<()> {
+    let config = place.shard("due_holds").await?;
+    let url = &config.database_url;
+    let node = Node::start(&config).await?;
+    node.execute_until_definite(&open("payer", Limit::Unlimited)?).await?;
+    let keys: Vec<HoldKey> = (0..HOLDS).map(key).collect::<anyhow::Result<_>>()?;
+    let orders: Vec<Operation> = keys.iter().map(place_hold).collect::<anyhow::Result<_>>()?;
+    node.execute(&orders).await?;
+    node.process().kill().await?;
+    drop(node);
+    tokio::time::sleep(Duration::from_secs(1) * EXPIRES_IN_S).await;
+    ensure!(held(url).await? == i64::try_from(HOLDS)?, "they had expired before, so this proves nothing");
+
+    let serving_us = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+    let node = Node::start(&config).await?;
+    let serving_us = database::number(url, serving_us).await?;
+    until("all holds have expired", PATIENCE, async || Ok((held(url).await? == 0).then_some(()))).await?;
+    let last_us = database::number(url, "SELECT max(ended_at_us) FROM hold WHERE status = 4").await?;
+    eprintln!("    {HOLDS} holds had expired {} µs after the node was back", last_us - serving_us);
+    ensure!(last_us - serving_us <= ALLOWED_US + SLACK_US, "{} µs after the node was back", last_us - serving_us);
+
+    let Outcome::Hold(late) = node.execute_until_definite(&Operation::ReleaseHold(keys[0].clone())).await? else {
+        bail!("no answer about a hold")
+    };
+    ensure!(late == HoldOutcome::Refused(Refused::whole(Refusal::HoldExpired)), "{late:?}");
+    ensure!(node.account("payer").await?.held == 0, "something is still held");
+    books_are_sound(url).await
+}
+
+async fn held(url: &str) -> anyhow::Result<i64> {
+    database::number(url, "SELECT count(*) FROM hold WHERE status = 1").await
+}
+
+fn key(n: u128) -> anyhow::Result<HoldKey> {
+    Ok(HoldKey { id: TransferId(Uuid::from_u128(n)), debit: AccountId::client("payer")? })
+}
+
+fn place_hold(key: &HoldKey) -> anyhow::Result<Operation> {
+    Ok(Operation::PlaceHold(PlaceHold {
+        id: key.id,
+        debit: key.debit.clone(),
+        credit: AccountId::client("payee")?,
+        asset: AssetCode::new(ASSET)?,
+        amount: 1,
+        expires_in_s: Some(EXPIRES_IN_S),
+        metadata: Metadata::empty(),
+    }))
+}

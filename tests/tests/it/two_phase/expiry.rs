@@ -1,0 +1,37 @@
+//! A hold expires by itself.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use testkit::{database, wait::until};
+
+use super::stage::{ELSEWHERE, PATIENCE, SOURCE, Stage};
+
+/// Placed one after another, so that they come due at different moments of the node's round.
+const HOLDS: usize = 20;
+/// What the contract allows, and what a busy machine may take on top.
+const ALLOWED_US: i64 = 1_000_000;
+const SLACK_US: i64 = 1_000_000;
+
+/// Nobody asks for anything while they come due; how late each one went is by the shard's own clock.
+pub async fn needs_no_client(stage: &Stage<'_>) -> anyhow::Result<()> {
+    let payer = stage.account(SOURCE, "20.00").await?;
+    let payee = stage.account(ELSEWHERE, "0.00").await?;
+    for _ in 0..HOLDS {
+        stage.hold(&payer, &payee, "1.00", Some(1)).await?;
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let dsn = &stage.cluster.status().shards[0].dsn;
+    let expired = format!("FROM hold WHERE status = 4 AND debit = '{payer}'");
+    until("all of them have expired", PATIENCE, async || {
+        let count = database::number(dsn, &format!("SELECT count(*) {expired}")).await?;
+        Ok((usize::try_from(count)? == HOLDS).then_some(()))
+    })
+    .await?;
+    let latest = database::number(dsn, &format!("SELECT max(ended_at_us - expires_at_us) {expired}")).await?;
+    eprintln!("    the last of {HOLDS} holds expired {latest} µs late");
+    ensure!((0..=ALLOWED_US + SLACK_US).contains(&latest), "a hold expired {latest} µs late");
+    ensure!(stage.balance(&payer).await? == ("20.00".to_owned(), "0.00".to_owned()));
+    ensure!(stage.balance(&payee).await?.0 == "0.00");
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! Accounts, holds, and requests that are sent until they are answered for certain.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
+
+use anyhow::ensure;
+use http::Method;
+use serde_json::{Value, json};
+use testkit::{
+    client::{Answer, Client, account_path, escaped},
+    cluster::{Cluster, Placement},
+    history::ASSET,
+    wait::until,
+    workload::open_account,
+};
+use uuid::Uuid;
+
+/// How long anything may take to be answered for certain.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The shard of every payer, and of the payees that are not on it.
+pub const SOURCE: &str = "s0";
+pub const ELSEWHERE: &str = "s1";
+
+pub struct Stage<'a> {
+    pub cluster: &'a Cluster,
+    pub client: Client,
+    placement: Placement,
+    treasury: String,
+    /// Tells the accounts of one stage from those of another on the same cluster.
+    name: String,
+    opened: AtomicUsize,
+}
+
+/// A hold, and what leads to it.
+#[derive(Debug, Clone)]
+pub struct Held {
+    pub id: Uuid,
+    pub debit: String,
+    pub credit: String,
+}
+
+impl<'a> Stage<'a> {
+    pub async fn set(cluster: &'a Cluster) -> anyhow::Result<Self> {
+        let placement = cluster.placement()?;
+        let name = Uuid::now_v7().simple().to_string();
+        let treasury = placement.account_on(SOURCE, &format!("treasury.{name}"), 0)?;
+        let client = cluster.client();
+        open_account(&client, &treasury, "unlimited").await?;
+        Ok(Self { cluster, client, placement, treasury, name, opened: AtomicUsize::new(0) })
+    }
+
+    /// A new account on a shard with so much in it.
+    pub async fn account(&self, shard: &str, funds: &str) -> anyhow::Result<String> {
+        let n = self.opened.fetch_add(1, Relaxed);
+        let id = self.placement.account_on(shard, &format!("a{n}.{}", self.name), 0)?;
+        open_account(&self.client, &id, "0.00").await?;
+        if funds != "0.00" {
+            self.pay(&self.treasury, &id, funds).await?;
+        }
+        Ok(id)
+    }
+
+    pub async fn pay(&self, debit: &str, credit: &str, amount: &str) -> anyhow::Result<Uuid> {
+        let id = Uuid::now_v7();
+        let order = json!({"id": id, "debit": debit, "credit": credit, "amount": amount, "asset": ASSET});
+        let answer = self.send("/v1/transfers", &order).await?;
+        ensure!(matches!(answer.status, 200 | 201), "{}", answer.text());
+        Ok(id)
+    }
+
+    pub async fn hold(&self, debit: &str, credit: &str, amount: &str, seconds: Option<u32>) -> anyhow::Result<Held> {
+        let (id, debit, credit) = (Uuid::now_v7(), debit.to_owned(), credit.to_owned());
+        let order = json!({
+            "id": id, "debit": debit, "credit": credit, "amount": amount, "asset": ASSET, "expires_in_s": seconds,
+        });
+        let answer = self.send("/v1/holds", &order).await?;
+        ensure!(matches!(answer.status, 200 | 201), "{}", answer.text());
+        Ok(Held { id, debit, credit })
+    }
+
+    /// Sends it, through one router after the other, until the answer is for certain.
+    pub async fn send(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
+        self.send_as(Method::POST, path, body).await
+    }
+
+    pub async fn send_as(&self, method: Method, path: &str, body: &Value) -> anyhow::Result<Answer> {
+        until(&format!("{path} is answered for certain"), PATIENCE, async || {
+            let answer = self.client.call(self.client.next_router(), method.clone(), path, Some(body)).await?;
+            Ok((!matches!(answer.status, 202 | 429 | 500..)).then_some(answer))
+        })
+        .await
+    }
+
+    pub async fn show(&self, held: &Held) -> anyhow::Result<Value> {
+        self.client.get(self.client.next_router(), &held.path("")).await
+    }
+
+    pub async fn transfer(&self, id: Uuid, debit: &str) -> anyhow::Result<Value> {
+        self.client.get(self.client.next_router(), &transfer_path(id, debit, "")).await
+    }
+
+    /// What an account has, as (posted, held).
+    pub async fn balance(&self, account: &str) -> anyhow::Result<(String, String)> {
+        let found = self.client.get(self.client.next_router(), &account_path(account)).await?;
+        let text = |name: &str| found[name].as_str().unwrap_or_default().to_owned();
+        Ok((text("posted"), text("held")))
+    }
+}
+
+impl Held {
+    /// Where the hold is, or something that is done with it.
+    pub fn path(&self, action: &str) -> String {
+        format!("/v1/holds/{}{action}?debit={}", self.id, escaped(&self.debit))
+    }
+}
+
+pub fn transfer_path(id: Uuid, debit: &str, action: &str) -> String {
+    format!("/v1/transfers/{id}{action}?debit={}", escaped(debit))
+}
+
+/// `captured`, `hold_expired` … of an answer: its status, or the code of its refusal.
+pub fn said(answer: &Answer) -> String {
+    let body = answer.json().unwrap_or_default();
+    body["code"].as_str().or(body["status"].as_str()).unwrap_or_default().to_owned()
+}
