@@ -11,7 +11,7 @@ pub struct Sequence {
     pub commands: Vec<Command>,
 }
 
-/// An account of the sequence; the one after the last is opened by nobody but a command.
+/// An account of the sequence.
 #[derive(Debug, Clone)]
 pub struct Opening {
     /// Modulo the number of shards.
@@ -30,8 +30,15 @@ pub struct Terms {
     pub tagged: bool,
 }
 
-/// The n-th of something, modulo how many there are.
+/// An account of the sequence by number, modulo how many there are; 0 pays in the first funds.
 pub type Nth = usize;
+
+/// The account that nobody opens but a command.
+pub const UNOPENED: Nth = usize::MAX;
+
+/// How many there are between something earlier and now, modulo how many there are at all. So what lies before it can be
+/// taken away from a sequence, and the number still means the same.
+pub type Back = usize;
 
 #[derive(Debug, Clone)]
 pub enum Command {
@@ -113,13 +120,13 @@ pub struct Item {
 pub enum IdChoice {
     New,
     /// Of any earlier transfer or hold.
-    Used(Nth),
+    Used(Back),
 }
 
 /// An earlier transfer or hold.
 #[derive(Debug, Clone, Copy)]
 pub struct Reference {
-    pub nth: Nth,
+    pub back: Back,
     pub among: Among,
     /// With `?debit=`.
     pub tells_debit: bool,
@@ -215,7 +222,7 @@ fn command() -> impl Strategy<Value = Command> {
         3 => reference().prop_map(|hold| Command::Release { hold }),
         7 => (reference(), id(), option::weighted(0.6, amount()))
             .prop_map(|(transfer, id, amount)| Command::Reverse { transfer, id, amount }),
-        6 => (any::<usize>(), option::weighted(0.4, alteration()), any::<bool>()).prop_map(
+        6 => (back(), option::weighted(0.4, alteration()), any::<bool>()).prop_map(
             |(request, alteration, spelt_shorter)| Command::Again { request, alteration, spelt_shorter }),
         1 => (shown(), reference()).prop_map(|(what, of)| Command::Show { what, of }),
         1 => Just(Command::Wait),
@@ -223,7 +230,11 @@ fn command() -> impl Strategy<Value = Command> {
 }
 
 fn nth() -> impl Strategy<Value = Nth> {
-    0..64_usize
+    prop_oneof![15 => 0..6_usize, 1 => Just(UNOPENED)]
+}
+
+fn back() -> impl Strategy<Value = Back> {
+    prop_oneof![3 => 0..3_usize, 1 => 0..20_usize]
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -245,12 +256,12 @@ fn item(amount: impl Strategy<Value = i64>) -> impl Strategy<Value = Item> {
 }
 
 fn id() -> impl Strategy<Value = IdChoice> {
-    prop_oneof![7 => Just(IdChoice::New), 1 => any::<usize>().prop_map(IdChoice::Used)]
+    prop_oneof![7 => Just(IdChoice::New), 1 => back().prop_map(IdChoice::Used)]
 }
 
 fn reference() -> impl Strategy<Value = Reference> {
     let among = prop_oneof![14 => Just(Among::Accepted), 3 => Just(Among::All), 1 => Just(Among::None)];
-    (any::<usize>(), among, any::<bool>()).prop_map(|(nth, among, tells_debit)| Reference { nth, among, tells_debit })
+    (back(), among, any::<bool>()).prop_map(|(back, among, tells_debit)| Reference { back, among, tells_debit })
 }
 
 fn expiry() -> impl Strategy<Value = Expiry> {

@@ -107,10 +107,10 @@ pub async fn play(stage: &Stage, sequence: &Sequence) -> anyhow::Result<Outcome>
 impl<'a> Play<'a> {
     fn new(stage: &'a Stage, number: usize, accounts: &[Opening]) -> anyhow::Result<Self> {
         let sequence = format!("m{number}-");
-        let shards = accounts.iter().map(|opening| opening.shard).chain([0]);
+        let shards = accounts.iter().map(|opening| opening.shard);
         let (mut names, mut transcript) = (Vec::new(), Transcript::default());
         // Two more than the sequence says: one that pays in the first funds, and one that is not opened.
-        for (index, shard) in shards.chain([0]).enumerate() {
+        for (index, shard) in [0].into_iter().chain(shards).chain([0]).enumerate() {
             let letter = char::from(b'A' + u8::try_from(index).unwrap_or(25));
             let shard = format!("s{}", shard % stage.shards);
             let name = stage.placement.account_on(&shard, &format!("{sequence}{letter}"), 0)?;

@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use super::{
     command::{
-        Alteration, Among, Change, Command, Expiry, HUGE, IdChoice, Item, Nth, Reference, Sequence, Shown, Terms,
+        Alteration, Among, Back, Change, Command, Expiry, HUGE, IdChoice, Item, Nth, Reference, Sequence, Shown,
+        Terms, UNOPENED,
     },
     wire::Spelling,
 };
@@ -21,13 +22,10 @@ pub const SOON_S: u32 = 2;
 /// be full.
 const NOT_HUGE: i64 = 300;
 
-/// One in so many accounts named is the one that was not opened.
-const RARELY: usize = 16;
-
 /// The meaning of numbers.
 #[derive(Debug)]
 pub struct Script {
-    /// The last but one pays in the first funds, and the last is opened by nobody but a command.
+    /// The first pays in the first funds, and the last is opened by nobody but a command.
     accounts: Vec<String>,
     /// That can be sent again.
     requests: Vec<Request>,
@@ -51,8 +49,8 @@ impl Script {
 
     /// Opens the accounts, and pays in their funds from one that has no limit.
     pub fn set_up(&self, sequence: &Sequence) -> Vec<Request> {
-        let [.., bank, _] = &self.accounts[..] else { return Vec::new() };
-        let openings = sequence.accounts.iter().zip(&self.accounts);
+        let [bank, accounts @ ..] = &self.accounts[..] else { return Vec::new() };
+        let openings = sequence.accounts.iter().zip(accounts);
         let mut opened: Vec<NewAccount> =
             openings.clone().map(|(opening, id)| new_account(id, &opening.terms)).collect();
         opened
@@ -80,7 +78,7 @@ impl Script {
         let request = match command {
             Command::Wait => return None,
             Command::Again { request, alteration, spelt_shorter } => {
-                let earlier = self.requests.get(request % self.requests.len().max(1))?;
+                let earlier = back(&self.requests, *request)?;
                 let request = match alteration {
                     Some(alteration) => self.altered(earlier, *alteration),
                     None => earlier.clone(),
@@ -129,7 +127,7 @@ impl Script {
                 id: self.id(*id),
                 amount: *amount,
             }),
-            Command::Show { what: Shown::Account, of } => Request::ShowAccount(self.account(of.nth).to_owned()),
+            Command::Show { what: Shown::Account, of } => Request::ShowAccount(self.account(of.back).to_owned()),
             Command::Show { what: Shown::Transfer, of } => Request::ShowTransfer(self.transfer(*of, ledger)?),
             Command::Show { what: Shown::Hold, of } => Request::ShowHold(self.hold(*of, ledger)?),
         };
@@ -176,7 +174,7 @@ impl Script {
 
     fn account(&self, nth: Nth) -> &str {
         let last = self.accounts.len() - 1;
-        if nth % RARELY == RARELY - 1 { &self.accounts[last] } else { &self.accounts[nth % last] }
+        if nth == UNOPENED { &self.accounts[last] } else { &self.accounts[nth % last] }
     }
 
     fn payment(&self, item: &Item, among: Option<&[String]>, ledger: &Ledger) -> Payment {
@@ -198,14 +196,14 @@ impl Script {
     }
 
     fn id(&self, choice: IdChoice) -> Id {
-        let used = self.transfers.len() + self.holds.len();
-        match choice {
-            IdChoice::Used(nth) if used > 0 => {
-                let nth = nth % used;
-                self.transfers.iter().chain(&self.holds).nth(nth).map_or_else(new_id, |named| named.id.clone())
+        let used = match choice {
+            IdChoice::New => None,
+            IdChoice::Used(steps) => {
+                let used: Vec<&Named> = self.transfers.iter().chain(&self.holds).collect();
+                back(&used, steps).map(|named| named.id.clone())
             }
-            IdChoice::New | IdChoice::Used(_) => new_id(),
-        }
+        };
+        used.unwrap_or_else(new_id)
     }
 
     fn altered(&self, request: &Request, alteration: Alteration) -> Request {
@@ -281,14 +279,19 @@ fn new_id() -> Id {
 }
 
 fn refer(known: &[Named], reference: Reference, is_accepted: impl Fn(&Named) -> bool) -> Option<Named> {
-    let Reference { nth, among, tells_debit } = reference;
+    let Reference { back: steps, among, tells_debit } = reference;
     let candidates: Vec<&Named> = match among {
         Among::Accepted => known.iter().filter(|named| is_accepted(named)).collect(),
         Among::All => known.iter().collect(),
         Among::None => return Some(Named { id: new_id(), debit: None }),
     };
-    let named = *candidates.get(nth % candidates.len().max(1))?;
+    let named = *back(&candidates, steps)?;
     Some(Named { id: named.id.clone(), debit: named.debit.clone().filter(|_| tells_debit) })
+}
+
+/// So many before the last one.
+fn back<T>(items: &[T], steps: Back) -> Option<&T> {
+    items.iter().rev().nth(steps % items.len().max(1))
 }
 
 fn new_account(id: &str, terms: &Terms) -> NewAccount {
