@@ -14,10 +14,10 @@ TEST_SHARDCTL := $(TARGET)/debug/shardctl
 CLIPPY        := cargo clippy --workspace --all-targets -- -D warnings
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test model lint openapi bench release clean
+.PHONY: help up down status test model broken-rules lint openapi bench release clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: release ## Start a cluster of 4 shards and 2 routers (DATA_DIR=…, SHARDS=…)
 	@$(SHARDCTL) up --data-dir $(DATA_DIR) $(UP_FLAGS)
@@ -47,6 +47,9 @@ model: ## Play SEQUENCES=… random sequences to a ledger in memory and to real 
 	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir $(TARGET)/test-postgresql postgres ensure); \
 	SHARDLEDGER_PG_BIN="$$pg_bin" SEQUENCES=$(SEQUENCES) \
 	    cargo test -p integration-tests --test it -- --nocapture --test-threads 1 sequences::
+
+broken-rules: ## Break one rule after another in a copy and see that tests fail (UNITS_ONLY=1: without a cluster)
+	@tests/broken-rules/run.sh
 
 lint: ## Check formatting, clippy, and where cargo-deny is installed, the dependencies
 	@if cargo fmt --version >/dev/null 2>&1; then echo 'cargo fmt --all --check'; cargo fmt --all --check; \
