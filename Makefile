@@ -17,7 +17,7 @@ CLIPPY        := cargo clippy --workspace --all-targets -- -D warnings
 .PHONY: help up down status test model broken-rules lint openapi bench release clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: release ## Start a cluster of 4 shards and 2 routers (DATA_DIR=…, SHARDS=…)
 	@$(SHARDCTL) up --data-dir $(DATA_DIR) $(UP_FLAGS)

@@ -182,6 +182,7 @@ impl World {
             purpose: Purpose::Capture { hold: key.id, whole: amount.is_none(), finalize },
             cross_shard: hold.credit.as_str() == ELSEWHERE,
             defer_insufficient: false,
+            defer_limited: false,
         })
     }
 
@@ -247,6 +248,7 @@ impl World {
             amount,
             purpose,
             presumed: None,
+            defer_limited: false,
         }))
     }
 
