@@ -5,6 +5,7 @@
 
 mod commit_faults;
 mod due_holds;
+mod hold_commit_faults;
 mod listed_slots;
 mod missing_guards;
 mod one_batch;
@@ -31,6 +32,7 @@ async fn a_node_keeps_its_shard_whole() -> anyhow::Result<()> {
     let cluster = Cluster::start(1, 1).await?;
     let place = Place { cluster: &cluster, folder: Folder::create()? };
     section("commit faults", commit_faults::a_commit_whose_fate_is_unknown_takes_effect_once(&place)).await?;
+    section("commit faults of holds", hold_commit_faults::of_every_step_take_effect_once(&place)).await?;
     section("killed at commit", commit_faults::a_node_killed_at_its_commit_is_survived_by_what_was_committed(&place))
         .await?;
     section("black hole", commit_faults::a_silent_database_is_given_up_and_the_batch_run_again(&place)).await?;

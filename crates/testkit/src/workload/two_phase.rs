@@ -1,6 +1,9 @@
 //! One client that places holds and ends them in every way there is, some ways at once, and takes back what it captured.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use http::Method;
 use serde_json::{Value, json};
@@ -19,6 +22,7 @@ const IN_PARTS: usize = 50;
 /// In a hundred captures: so many are reversed, and in a hundred reversals so many meet another one.
 const REVERSED: usize = 50;
 const TWICE: usize = 50;
+const EXPIRES_IN_S: u64 = 1;
 
 type Judge = fn(&Result<Answer, NoAnswer>) -> Verdict;
 
@@ -67,7 +71,7 @@ impl TwoPhaseTask {
     async fn one_life(&mut self) -> Life {
         let plan = *self.random.choose(&PLANS);
         let order = self.accounts.order(&mut self.random);
-        let seconds = matches!(plan, Plan::Expired).then(|| 1 + self.random.below(2));
+        let seconds = matches!(plan, Plan::Expired).then_some(EXPIRES_IN_S);
         let body = json!({
             "id": order.id, "debit": order.debit, "credit": order.credit, "amount": decimal(order.amount), "asset": ASSET,
             "expires_in_s": seconds,
@@ -107,6 +111,11 @@ impl TwoPhaseTask {
             // It may have been captured to the last, or have expired: then that is what is answered.
             Plan::Captured => life.captures.push(self.capture(&order, part, true).await),
             Plan::Released => life.releases.push(self.release(&order).await),
+            // By then it has expired, or is just about to.
+            Plan::Expired if self.random.percent(50) => {
+                tokio::time::sleep(Duration::from_secs(EXPIRES_IN_S)).await;
+                life.releases.push(self.release(&order).await);
+            }
             Plan::Expired => {}
             Plan::Raced => {
                 let (capture, release) = tokio::join!(self.capture(&order, part, true), self.release(&order));

@@ -70,7 +70,7 @@ pub async fn a_commit_whose_fate_is_unknown_takes_effect_once(place: &Place<'_>)
 }
 
 /// Sends the operation while its COMMIT meets the fault, resends it as a router would, and once more: the answers agree.
-async fn faulty(
+pub async fn faulty(
     node: &Node,
     proxy: &TcpProxy,
     operation: &Operation,

@@ -1,0 +1,132 @@
+//! COMMITs of holds, captures and reversals whose answers are lost on the way.
+
+use anyhow::{Context, ensure};
+use ledger::{
+    AccountId, AssetCode, HoldKey, Metadata, TransferId,
+    operation::{Decide, Operation, PlaceHold, Purpose, Settle, Transfer, Verdict},
+};
+use testkit::{
+    database,
+    history::ASSET,
+    node::Node,
+    proxy::{CommitFault, TcpProxy},
+    seed::Seed,
+};
+use uuid::Uuid;
+
+use super::{Place, books_are_sound, commit_faults::faulty, open_pair};
+
+/// Every durable step in the life of a hold, with each fault. The node takes both ends of the saga.
+pub async fn of_every_step_take_effect_once(place: &Place<'_>) -> anyhow::Result<()> {
+    let direct = place.shard("hold_commit_faults").await?;
+    let proxy = TcpProxy::start(place.postgres(), Seed::announce("hold commit faults").random()).await?;
+    let config = place.another_node("hold_commit_faults_proxied", &proxy.through(&direct.database_url)?)?;
+    let node = Node::start(&config).await?;
+    open_pair(&node, "payer", "payee").await?;
+
+    let mut faults = 0;
+    for fault in [CommitFault::DropReply, CommitFault::Swallow] {
+        for (name, operation) in steps()? {
+            faults += 1;
+            faulty(&node, &proxy, &operation, fault, faults).await.with_context(|| format!("{fault:?} at {name}"))?;
+        }
+    }
+
+    // Twice 30 and 20 went, and 10 of each 30 came back.
+    let (payer, payee) = (node.account("payer").await?, node.account("payee").await?);
+    ensure!((payer.posted, payer.held, payee.posted) == (-80, 0, 80), "{payer:?} {payee:?}");
+    let url = &direct.database_url;
+    for (count, sql) in [
+        (2, "SELECT count(*) FROM hold WHERE status = 2 AND captured = 50 AND capture_id IS NULL"),
+        (2, "SELECT count(*) FROM hold WHERE status = 3 AND captured = 0"),
+        (4, "SELECT count(*) FROM hold"),
+        (6, "SELECT count(*) FROM transfer WHERE status = 2"),
+        (2, "SELECT count(*) FROM transfer WHERE reversed = 10"),
+        (2, "SELECT count(*) FROM reversal"),
+    ] {
+        let found = database::number(url, sql).await?;
+        ensure!(found == count, "{found} instead of {count}: {sql}");
+    }
+    books_are_sound(url).await
+}
+
+/// A hold of 100 of which 30 are captured here and 20 to another shard, the rest being released; 10 of the 30 come back. A
+/// second hold is released.
+fn steps() -> anyhow::Result<[(&'static str, Operation); 8]> {
+    let (hold, local, far, released) = (new_id(), new_id(), new_id(), new_id());
+    let capture = |finalize| Purpose::Capture { hold, whole: false, finalize };
+    let back = Purpose::Reversal { of: local, whole: false };
+    let saga = transfer(far, ("payer", "payee"), 20, capture(true))?;
+    Ok([
+        ("place", place_hold(hold, 100)?),
+        ("capture", Operation::Transfer(transfer(local, ("payer", "payee"), 30, capture(false))?)),
+        ("reserve", Operation::Transfer(Transfer { cross_shard: true, ..saga.clone() })),
+        ("decide", decide(&saga)),
+        ("settle", settle(&saga)),
+        ("reverse", Operation::Transfer(transfer(new_id(), ("payee", "payer"), 10, back)?)),
+        ("place the other", place_hold(released, 40)?),
+        ("release", Operation::ReleaseHold(HoldKey { id: released, debit: AccountId::client("payer")? })),
+    ])
+}
+
+fn new_id() -> TransferId {
+    TransferId(Uuid::now_v7())
+}
+
+fn place_hold(id: TransferId, amount: i64) -> anyhow::Result<Operation> {
+    Ok(Operation::PlaceHold(PlaceHold {
+        id,
+        debit: AccountId::client("payer")?,
+        credit: AccountId::client("payee")?,
+        asset: AssetCode::new(ASSET)?,
+        amount,
+        expires_in_s: None,
+        metadata: Metadata::empty(),
+    }))
+}
+
+fn transfer(
+    id: TransferId,
+    (debit, credit): (&str, &str),
+    amount: i64,
+    purpose: Purpose,
+) -> anyhow::Result<Transfer> {
+    Ok(Transfer {
+        id,
+        debit: AccountId::client(debit)?,
+        credit: AccountId::client(credit)?,
+        asset: AssetCode::new(ASSET)?,
+        amount,
+        metadata: Metadata::empty(),
+        purpose,
+        cross_shard: false,
+        defer_insufficient: false,
+        defer_limited: false,
+    })
+}
+
+fn decide(of: &Transfer) -> Operation {
+    Operation::Decide(Decide {
+        id: of.id,
+        debit: of.debit.clone(),
+        credit: of.credit.clone(),
+        asset: of.asset,
+        amount: of.amount,
+        purpose: of.purpose,
+        presumed: None,
+        defer_limited: false,
+    })
+}
+
+fn settle(of: &Transfer) -> Operation {
+    Operation::Settle(Settle {
+        id: of.id,
+        debit: of.debit.clone(),
+        credit: of.credit.clone(),
+        asset: of.asset,
+        amount: of.amount,
+        purpose: of.purpose,
+        reserved: true,
+        verdict: Verdict::Credited,
+    })
+}
