@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
 use model::{Answer, Asset, HoldState, Ledger, Named, Request};
 use serde_json::Value;
 use testkit::{
@@ -225,7 +224,15 @@ impl<'a> Play<'a> {
             self.router += 1;
             let router = self.router % self.stage.client.routers();
             let answer = self.stage.client.call(router, call.method.clone(), &call.path, call.body.as_ref()).await;
-            let answer = answer.with_context(|| format!("{} {}", call.method, call.path))?;
+            let answer = match answer {
+                Ok(answer) => answer,
+                Err(lost) if lost.not_sent => {
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+                // Sent again it might be a replay of itself.
+                Err(lost) => return Err(Stop::Undecided(format!("{} {}: {lost}", call.method, call.path))),
+            };
             match answer.status {
                 // Not executed; the same request may be sent again.
                 503 => tokio::time::sleep(PAUSE).await,
