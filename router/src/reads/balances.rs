@@ -22,14 +22,22 @@ struct Sums<'a> {
 pub async fn sum(core: &Core, prefix: &AccountPrefix, deadline: Deadline) -> Result<BalanceSums, CallError> {
     let until = shards_deadline(Instant::now(), deadline);
     let mut sums = BalanceSums::default();
+    let mut answered = false;
     for Said { shard, answer } in every_shard::ask(core, &Sums { prefix }, until).await {
         match answer {
-            Ok(answer) => add(&mut sums, &shard, answer.sums)?,
+            Ok(answer) => {
+                answered = true;
+                add(&mut sums, &shard, answer.sums)?;
+            }
             Err(CallError::Internal { shard, detail }) => return Err(CallError::Internal { shard, detail }),
             Err(_) => sums.missing.push(shard),
         }
     }
-    Ok(sums)
+    // Sums without any shard's part are none; they would look like those of a prefix that nobody has.
+    match sums.missing.first() {
+        Some(shard) if !answered => Err(CallError::Unavailable { shard: Arc::clone(shard) }),
+        _ => Ok(sums),
+    }
 }
 
 fn shards_deadline(now: Instant, deadline: Deadline) -> Instant {

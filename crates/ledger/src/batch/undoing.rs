@@ -56,8 +56,11 @@ impl Batch<'_> {
                 let mut items = vec![failed; items.len()];
                 items[culprit] = match outcome {
                     TransferOutcome::Done(TransferAnswer {
-                        state: TransferState::Rejected { refused, .. }, ..
+                        state: TransferState::Rejected { refused, .. },
+                        replayed: false,
+                        ..
                     }) => TransferOutcome::NotStored(refused),
+                    // Of an earlier request: its id is not free, and the client must learn that.
                     other => other,
                 };
                 Outcome::Atomic(AtomicOutcome { items, culprit: Some(culprit) })

@@ -30,14 +30,18 @@ impl Ledger {
             None => items.iter().zip(&answers).map(|(item, answer)| result(item, answer)).collect(),
             Some(culprit) => {
                 *self = before;
-                let failed = |(index, item): (usize, &Payment)| match index == culprit {
-                    // Nothing is stored, so it is no replay either.
-                    true => result(item, &Answer { replayed: false, ..answers[culprit].clone() }),
-                    false => result(item, &Answer::refused(422, "batch_failed")),
+                // Nothing is stored.
+                let failed = |mut result: Value| {
+                    result["status"] = "failed".into();
+                    result
                 };
-                let mut results: Vec<Value> = items.iter().enumerate().map(failed).collect();
-                results.iter_mut().for_each(|result| result["status"] = "failed".into());
-                results
+                let one = |(index, item): (usize, &Payment)| match index == culprit {
+                    // Refused by an earlier request, its id stays what it is.
+                    true if answers[culprit].replayed => result(item, &answers[culprit]),
+                    true => failed(result(item, &answers[culprit])),
+                    false => failed(result(item, &Answer::refused(422, "batch_failed"))),
+                };
+                items.iter().enumerate().map(one).collect()
             }
         };
         Answer::ok(200, json!({"results": results}))

@@ -16,7 +16,7 @@ use crate::http::{
     view::{
         self,
         account::{AccountView, BalanceView},
-        entry::{Cursor, EntryPageView},
+        entry::{Cursor, EntryPageView, Statement},
     },
 };
 
@@ -62,7 +62,6 @@ pub async fn entries(
     mut parameters: Parameters,
 ) -> Result<Response, Problem> {
     let limit = page::limit(&mut parameters);
-    let cursor = parameters.take_as("cursor", page::CURSOR_EXPECTED, Cursor::parse);
     let ascending = parameters.take_as("order", "desc or asc", |text| match text {
         "asc" => Some(true),
         "desc" => Some(false),
@@ -70,18 +69,26 @@ pub async fn entries(
     });
     let from_us = parameters.take_as("from", TIME_EXPECTED, positive_time);
     let to_us = parameters.take_as("to", TIME_EXPECTED, positive_time);
-    parameters.finish()?;
-
-    let request = wire::ListEntriesRequest {
-        account: id.to_string(),
-        limit,
+    let statement = Statement {
+        account: id,
         ascending: ascending.unwrap_or(false),
-        after_version: cursor.map_or(0, |cursor| cursor.0),
         from_us: from_us.unwrap_or(0),
         to_us: to_us.unwrap_or(0),
     };
-    let page = edge.router.entries(request, deadline.0).await?.ok_or_else(|| no_such_account(&id))?;
-    let view = EntryPageView::new(page, &edge.rulebook.assets)?;
+    let expected = "next_cursor of the page before, of the same account, order and window";
+    let cursor = parameters.take_as("cursor", expected, |text| Cursor::parse(text, &statement));
+    parameters.finish()?;
+
+    let request = wire::ListEntriesRequest {
+        account: statement.account.to_string(),
+        limit,
+        ascending: statement.ascending,
+        after_version: cursor.map_or(0, |cursor| cursor.0),
+        from_us: statement.from_us,
+        to_us: statement.to_us,
+    };
+    let page = edge.router.entries(request, deadline.0).await?.ok_or_else(|| no_such_account(&statement.account))?;
+    let view = EntryPageView::new(page, &statement, &edge.rulebook.assets)?;
     Ok(view::json_with_capacity(StatusCode::OK, &view, view.data.len() * 256 + 64))
 }
 

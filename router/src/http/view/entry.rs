@@ -1,8 +1,9 @@
 //! Journal entries and their pages.
 
-use ledger::{AssetRegistry, journal::EntryKind};
+use ledger::{AccountId, AssetRegistry, journal::EntryKind};
 use serde::Serialize;
 use telemetry::clock::format_rfc3339;
+use twox_hash::XxHash3_64;
 use utoipa::ToSchema;
 use uuid::Uuid;
 use wire::convert::{BadMessage, id_from_wire};
@@ -56,11 +57,11 @@ pub struct EntryPageView {
 }
 
 impl EntryPageView {
-    pub fn new(page: wire::EntryPage, assets: &AssetRegistry) -> Result<Self, Problem> {
+    pub fn new(page: wire::EntryPage, statement: &Statement, assets: &AssetRegistry) -> Result<Self, Problem> {
         let asset = wire::convert::asset(&page.asset).map_err(nonsense)?;
         let scale = Scale::of(asset, assets)?;
         let next_cursor =
-            page.entries.last().filter(|_| page.has_more).map(|entry| Cursor(entry.version).to_string());
+            page.entries.last().filter(|_| page.has_more).map(|entry| Cursor(entry.version).text(statement));
         let data = page.entries.into_iter().map(|entry| EntryView::new(entry, scale)).collect::<Result<_, _>>()?;
         Ok(Self { data, has_more: page.has_more, next_cursor })
     }
@@ -98,17 +99,37 @@ pub struct Cursor(pub i64);
 impl Cursor {
     const PREFIX: &str = "v";
 
-    pub fn parse(text: &str) -> Option<Self> {
-        let digits = text.strip_prefix(Self::PREFIX)?;
+    /// A cursor of another statement is none.
+    pub fn parse(text: &str, statement: &Statement) -> Option<Self> {
+        let (digits, mark) = text.strip_prefix(Self::PREFIX)?.split_once('-')?;
         // from_str_radix also takes a sign.
         let hex = digits.bytes().all(|b| b.is_ascii_hexdigit());
-        i64::from_str_radix(digits, 16).ok().filter(|version| hex && *version > 0).map(Self)
+        let version = i64::from_str_radix(digits, 16).ok().filter(|version| hex && *version > 0)?;
+        (mark == statement.mark()).then_some(Self(version))
+    }
+
+    fn text(self, statement: &Statement) -> String {
+        format!("{}{:x}-{}", Self::PREFIX, self.0, statement.mark())
     }
 }
 
-impl std::fmt::Display for Cursor {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}{:x}", Self::PREFIX, self.0)
+/// What all pages of a statement have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    pub account: AccountId,
+    pub ascending: bool,
+    /// Half-open window in microseconds; 0: open.
+    pub from_us: i64,
+    pub to_us: i64,
+}
+
+impl Statement {
+    /// Tells statements apart: a client that asks for the next page of another one would get entries that look right. Against
+    /// mistakes, not against intent. The same in every router, for ever.
+    fn mark(&self) -> String {
+        let Self { account, ascending, from_us, to_us } = self;
+        let hash = XxHash3_64::oneshot(format!("{account} {ascending} {from_us} {to_us}").as_bytes());
+        format!("{:08x}", hash >> 32)
     }
 }
 
@@ -135,12 +156,27 @@ mod tests {
     }
 
     #[test]
-    fn cursors_come_back() {
+    fn cursors_come_back_to_their_statement_and_no_other() {
+        let statement =
+            Statement { account: AccountId::client("alice").unwrap(), ascending: false, from_us: 0, to_us: 9 };
+        // Clients keep cursors through an upgrade.
+        assert_eq!(Cursor(10).text(&statement), "va-21b2a223");
         for version in [1, 64, i64::MAX] {
-            assert_eq!(Cursor::parse(&Cursor(version).to_string()), Some(Cursor(version)));
+            let text = Cursor(version).text(&statement);
+            assert_eq!(Cursor::parse(&text, &statement), Some(Cursor(version)));
+            for other in [
+                Statement { account: AccountId::client("bob").unwrap(), ..statement.clone() },
+                Statement { ascending: true, ..statement.clone() },
+                Statement { from_us: 1, ..statement.clone() },
+                Statement { to_us: 8, ..statement.clone() },
+            ] {
+                assert_eq!(Cursor::parse(&text, &other), None, "{other:?}");
+            }
         }
+        let mark = statement.mark();
         for bad in ["", "v", "v0", "v-1", "v+1", "1", "vg", "v8000000000000000"] {
-            assert_eq!(Cursor::parse(bad), None, "{bad:?}");
+            assert_eq!(Cursor::parse(bad, &statement), None, "{bad:?}");
+            assert_eq!(Cursor::parse(&format!("{bad}-{mark}"), &statement), None, "{bad:?}");
         }
     }
 }

@@ -21,7 +21,6 @@ const OPENED: &[(&str, &str, &str)] = &[
     ("overdraft", r#""1.001""#, "400 invalid_amount at='/overdraft'"),
     ("overdraft", r#""Unlimited""#, "400 invalid_amount at='/overdraft'"),
     ("overdraft", "1", "400 invalid_amount at='/overdraft'"),
-    ("overdraft", "null", "400 invalid_amount at='/overdraft'"),
     ("max_balance", r#""-1""#, "400 invalid_amount at='/max_balance'"),
     ("max_balance", r#""unlimited""#, "400 invalid_amount at='/max_balance'"),
     ("max_balance", r#""92233720368547758.08""#, "400 invalid_amount at='/max_balance'"),
