@@ -119,7 +119,7 @@ impl Group<'_> {
         let answer = "422 insufficient_funds side=debit";
         self.stage.api.expect(Call::post("/v1/transfers", &refused), answer).await?;
         let found = self.send(&[refused, new.clone()]).await?;
-        ensure!(found == ["failed insufficient_funds debit", FAILED], "{found:?}");
+        ensure!(found == ["rejected insufficient_funds debit replayed", FAILED], "{found:?}");
         let found = self.send(&[new]).await?;
         ensure!(found == ["posted"], "the id was not free: {found:?}");
         Ok(())
