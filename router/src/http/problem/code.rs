@@ -194,15 +194,18 @@ pub fn refusal_detail(refused: Refused) -> &'static str {
         Refusal::AccountClosed if debit => "the debit account is closed",
         Refusal::AccountClosed => "the credit account is closed",
         Refusal::AccountFrozen => "the debit account is frozen",
-        Refusal::InsufficientFunds => "the account has less available than that",
+        Refusal::InsufficientFunds if debit => "the account has less available than that",
+        Refusal::InsufficientFunds => "more than that overdraft is in use",
         Refusal::LimitExceeded => "the credit account's max_balance would be exceeded",
         Refusal::BalanceOverflow if debit => "the debit account's balance would leave the range the ledger can hold",
         Refusal::BalanceOverflow if refused.side.is_none() => {
-            "more would be in transit between the shards than the ledger can hold"
+            "the net that one of the two shards ever paid to the others would leave the range the ledger can hold"
         }
         Refusal::BalanceOverflow => "the credit account's balance would leave the range the ledger can hold",
         Refusal::ExceedsHold => "the amount exceeds what remains of the hold",
-        Refusal::AlreadyReversed => "less than that of the transfer is left to be reversed",
+        Refusal::AlreadyReversed => {
+            "less than that of the transfer is left to be reversed; nothing is of one that was rejected"
+        }
         Refusal::AtomicCrossShard => "all accounts of an atomic batch must live on one shard; nothing is stored",
         Refusal::BatchFailed => "another item failed the atomic batch; nothing is stored, the id stays free",
         Refusal::AccountNotEmpty => {
