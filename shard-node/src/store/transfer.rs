@@ -116,14 +116,18 @@ const SELECT_MANY: &str = "SELECT t.id, t.debit, t.credit, t.asset, t.amount, t.
      JOIN transfer t ON t.id = wanted.id AND t.debit = wanted.debit \
      LEFT JOIN journal j ON j.position = t.debit_position";
 
+async fn select_many(session: &mut Session, keys: &[TransferKey]) -> Result<Vec<PgRow>, StoreError> {
+    let ids: Vec<uuid::Uuid> = keys.iter().map(|k| k.id.0).collect();
+    let debits: Vec<&str> = keys.iter().map(|k| k.debit.as_str()).collect();
+    session.run(async |c| sqlx::query(SELECT_MANY).bind(ids).bind(debits).fetch_all(c).await).await
+}
+
 /// The transfers among `keys` that exist.
 pub async fn load(
     session: &mut Session,
     keys: &[TransferKey],
 ) -> Result<Vec<(TransferKey, StoredTransfer)>, StoreError> {
-    let ids: Vec<uuid::Uuid> = keys.iter().map(|k| k.id.0).collect();
-    let debits: Vec<&str> = keys.iter().map(|k| k.debit.as_str()).collect();
-    let rows = session.run(async |c| sqlx::query(SELECT_MANY).bind(ids).bind(debits).fetch_all(c).await).await?;
+    let rows = select_many(session, keys).await?;
     rows.iter().map(from_row).collect()
 }
 
@@ -192,9 +196,7 @@ pub async fn load_originals(
     session: &mut Session,
     keys: &[TransferKey],
 ) -> Result<Vec<(TransferKey, Original)>, StoreError> {
-    let ids: Vec<uuid::Uuid> = keys.iter().map(|k| k.id.0).collect();
-    let debits: Vec<&str> = keys.iter().map(|k| k.debit.as_str()).collect();
-    let rows = session.run(async |c| sqlx::query(SELECT_MANY).bind(ids).bind(debits).fetch_all(c).await).await?;
+    let rows = select_many(session, keys).await?;
     let original = |row| {
         let (key, stored) = from_row(row)?;
         let StoredTransfer { credit, asset, amount, state, .. } = stored;
