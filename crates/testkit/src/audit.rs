@@ -16,7 +16,7 @@ use uuid::Uuid;
 pub use self::rest::sagas_end;
 use self::{
     books::{Books, StoredTransfer, TransferStatus},
-    rest::comes_to_rest,
+    rest::{comes_to_rest, holds_expire},
 };
 use crate::{
     cluster::Cluster,
@@ -43,6 +43,7 @@ pub struct Summary {
 pub async fn audit(cluster: &Cluster, history: &History) -> anyhow::Result<Summary> {
     ensure!(history.anomalies.is_empty(), "clients saw what must not be:\n{}", shown(&history.anomalies));
     sagas_end(cluster).await?;
+    holds_expire(cluster).await?;
     comes_to_rest(cluster).await?;
     let books = Books::read(cluster.status()).await?;
     let mut summary = compare(&history.records, &books)?;

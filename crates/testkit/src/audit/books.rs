@@ -47,6 +47,7 @@ const PENDING: &str = "SELECT count(*) FROM transfer WHERE status = 1";
 const IDLE_IN_TRANSACTION: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE usename = current_user AND state LIKE 'idle in transaction%'";
 const HOLDS: &str = "SELECT count(*) FROM hold";
+const EXPIRING_HOLDS: &str = "SELECT count(*) FROM hold WHERE status = 1 AND expires_at_us IS NOT NULL";
 const TRANSFERS: &str = "SELECT id, debit, credit, amount, cross_shard, status FROM transfer";
 const REGISTERS: &str = "SELECT transfer_id, credited FROM register";
 /// Ids that begin with `@` are the shard's own.
@@ -60,6 +61,11 @@ pub async fn pending(status: &Status) -> anyhow::Result<i64> {
 /// Holds on all shards.
 pub async fn holds(status: &Status) -> anyhow::Result<i64> {
     total(status, HOLDS).await
+}
+
+/// Holds on all shards that only wait for their time to be over.
+pub async fn expiring_holds(status: &Status) -> anyhow::Result<i64> {
+    total(status, EXPIRING_HOLDS).await
 }
 
 /// Sessions on all shards that began a transaction and do nothing with it at the moment.

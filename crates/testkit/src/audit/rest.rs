@@ -11,6 +11,8 @@ use crate::{client::Client, cluster::Cluster, wait::until};
 
 /// I7: all sagas are terminal this long after healing, nobody restarting anything.
 const SAGAS_END_WITHIN: Duration = Duration::from_secs(30);
+/// Workloads give a hold a second, and the contract gives the shard another; the rest is for a busy machine.
+const HOLDS_EXPIRE_WITHIN: Duration = Duration::from_secs(30);
 /// I14: and nothing else is left of the trouble either.
 const RESTS_WITHIN: Duration = Duration::from_secs(30);
 
@@ -27,6 +29,15 @@ pub async fn sagas_end(cluster: &Cluster) -> anyhow::Result<()> {
         ensure!(answer["data"] == json!([]) && answer["partial"] == false, "{} says {answer}", router.admin_url);
     }
     Ok(())
+}
+
+/// A load may end with a hold just placed, whose time is not over yet.
+pub async fn holds_expire(cluster: &Cluster) -> anyhow::Result<()> {
+    until("all holds that are to expire have", HOLDS_EXPIRE_WITHIN, async || {
+        let expiring = books::expiring_holds(cluster.status()).await?;
+        Ok((expiring == 0).then_some(()))
+    })
+    .await
 }
 
 /// I14: no session idle in a transaction, breakers closed, lanes and queues empty.
