@@ -75,12 +75,15 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     };
     match headers.get(REQUEST_ID).filter(usable) {
         Some(id) => id.clone(),
-        None => {
-            let mut text = Uuid::encode_buffer();
-            let text: &str = Uuid::now_v7().hyphenated().encode_lower(&mut text);
-            HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("none"))
-        }
+        None => new_request_id(),
     }
+}
+
+/// For a request without a usable one.
+pub fn new_request_id() -> HeaderValue {
+    let mut text = Uuid::encode_buffer();
+    let text: &str = Uuid::now_v7().hyphenated().encode_lower(&mut text);
+    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("none"))
 }
 
 /// The trace id of a W3C `traceparent`, where there is a well-formed one.

@@ -3,6 +3,7 @@
 
 mod activity;
 pub mod descriptors;
+mod rejection;
 mod stream;
 
 use std::{io::Write, pin::pin, sync::Arc, time::Duration};
@@ -192,13 +193,7 @@ fn builder() -> auto::Builder<TokioExecutor> {
 /// Answers a connection over the bound with one write that cannot block, and closes it.
 fn refuse(stream: TcpStream, limits: ServerLimits) {
     count_closed(limits, "max_connections");
-    let body = Problem::new(Code::Overloaded, "too many connections").render("", "");
-    let head = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
-         connection: close\r\ncontent-length: {}\r\n\r\n",
-        body.len()
-    );
-    let answer = [head.as_bytes(), &body].concat();
+    let answer = rejection::answer(Problem::new(Code::Overloaded, "too many connections"));
     // Best effort: the socket's buffer is empty, and a client that misses it sees the connection close.
     if let Ok(mut stream) = stream.into_std() {
         let _ = stream.write(&answer);
@@ -298,6 +293,45 @@ mod tests {
         let answer = read_to_end(&mut second).await;
         assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("\"overloaded\""), "{answer}");
         assert!(read_to_end(&mut first).await.ends_with("slow"));
+        tasks.shutdown(Duration::from_secs(5)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_no_request_gets_a_problem_too() {
+        let (address, tasks) = start(limits()).await;
+        let many = "X-A: b\r\n".repeat(101);
+        let large = format!("X-A: {}\r\n", "b".repeat(3 * MAX_HEAD_BYTES));
+        let long = "b".repeat(3 * MAX_HEAD_BYTES);
+        for (said, expected) in [
+            ("no request at all\r\n\r\n".to_owned(), &["400 invalid_request"][..]),
+            ("GET / HTTP/1.1\r\nno header\r\n\r\n".to_owned(), &["400 invalid_request"]),
+            ("GET / HTTP/1.1\r\nContent-Length: 1x\r\n\r\n".to_owned(), &["400 invalid_request"]),
+            ("POST / HTTP/1.1\r\nTransfer-Encoding: odd\r\n\r\n".to_owned(), &["400 invalid_request"]),
+            ("GET /\0 HTTP/1.1\r\n\r\n".to_owned(), &["400 invalid_request"]),
+            (format!("GET / HTTP/1.1\r\n{many}\r\n"), &["431 head_too_large"]),
+            (format!("GET / HTTP/1.1\r\n{large}\r\n"), &["431 head_too_large"]),
+            // Which of the two depends on how the bytes arrive.
+            (format!("GET /{long} HTTP/1.1\r\n\r\n"), &["431 head_too_large", "414 uri_too_long"]),
+        ] {
+            // As the first thing on a connection, and after a request that was answered.
+            for before in ["", "GET / HTTP/1.1\r\nHost: x\r\n\r\n"] {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                stream.write_all(before.as_bytes()).await.unwrap();
+                let mut answered = [0; 1024];
+                if !before.is_empty() {
+                    assert!(stream.read(&mut answered).await.unwrap() > 0);
+                }
+                // The server may stop reading before the end.
+                let _ = stream.write_all(said.as_bytes()).await;
+                let answer = read_to_end(&mut stream).await;
+                let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+                let body: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+                let summary = format!("{} {}", body["status"], body["code"].as_str().unwrap_or_default());
+                assert!(expected.contains(&summary.as_str()), "{:?}: {answer:?}", &said[..said.len().min(80)]);
+                assert!(head.starts_with(&format!("HTTP/1.1 {}", body["status"])), "{head}");
+                assert!(head.contains("application/problem+json") && body["executed"] == false, "{answer}");
+            }
+        }
         tasks.shutdown(Duration::from_secs(5)).await.unwrap();
     }
 

@@ -12,8 +12,18 @@ use crate::http::problem::{
 };
 
 /// Any request may be answered so.
-const ALWAYS: &[Code] =
-    &[UnknownParameter, InvalidParameter, RateLimited, Internal, ShardUnavailable, Overloaded, ShuttingDown];
+const ALWAYS: &[Code] = &[
+    InvalidRequest,
+    UriTooLong,
+    HeadTooLarge,
+    UnknownParameter,
+    InvalidParameter,
+    RateLimited,
+    Internal,
+    ShardUnavailable,
+    Overloaded,
+    ShuttingDown,
+];
 /// Any request with a body.
 const BODY: &[Code] = &[InvalidJson, UnknownField, RequestTimeout, BodyTooLarge, UnsupportedMediaType];
 /// What a new account may be refused for, whatever is there.

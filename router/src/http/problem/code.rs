@@ -11,6 +11,10 @@ use utoipa::{
 /// The `code` of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
+    /// No HTTP: it never became a request.
+    InvalidRequest,
+    UriTooLong,
+    HeadTooLarge,
     InvalidJson,
     UnknownField,
     InvalidId,
@@ -98,6 +102,15 @@ impl Code {
         use Executed::{No, Unknown};
         use StatusCode as S;
         let (code, status, title, retryable, executed) = match self {
+            Self::InvalidRequest => ("invalid_request", S::BAD_REQUEST, "The request is not HTTP", false, No),
+            Self::UriTooLong => ("uri_too_long", S::URI_TOO_LONG, "The request's target is too long", false, No),
+            Self::HeadTooLarge => (
+                "head_too_large",
+                S::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "The request's headers are too large",
+                false,
+                No,
+            ),
             Self::InvalidJson => ("invalid_json", S::BAD_REQUEST, "The body is not the JSON expected", false, No),
             Self::UnknownField => ("unknown_field", S::BAD_REQUEST, "Unknown field", false, No),
             Self::InvalidId => ("invalid_id", S::BAD_REQUEST, "Invalid id", false, No),

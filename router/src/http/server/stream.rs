@@ -1,4 +1,5 @@
-//! The socket of a connection as hyper sees it: reports when bytes arrive, and comes back when hyper is done with it.
+//! The socket of a connection as hyper sees it: reports when bytes arrive, gives hyper's own refusals a body, and comes back
+//! when hyper is done with it.
 
 use std::{
     io,
@@ -13,7 +14,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::activity::Activity;
+use super::{activity::Activity, rejection};
 
 /// How long a client may go on sending what nobody wants, so that it gets to read the answer.
 const LINGER: Duration = Duration::from_secs(5);
@@ -25,6 +26,8 @@ pub struct Watched {
     stream: Option<TcpStream>,
     activity: Arc<Activity>,
     returned: Returned,
+    /// What of an answer in place of hyper's own is still to be written.
+    replacement: Vec<u8>,
 }
 
 /// Where the socket is once hyper has let go of it.
@@ -33,7 +36,28 @@ pub struct Returned(Arc<Mutex<Option<TcpStream>>>);
 
 impl Watched {
     pub fn new(stream: TcpStream, activity: Arc<Activity>, returned: Returned) -> Self {
-        Self { stream: Some(stream), activity, returned }
+        Self { stream: Some(stream), activity, returned, replacement: Vec::new() }
+    }
+
+    /// Writes our own answer where hyper writes a refusal of a head, which it does in one piece, and is done with `written` once all of
+    /// the answer is out. `None`: it is something else.
+    fn poll_replace(&mut self, cx: &mut Context<'_>, written: &[u8]) -> Option<Poll<io::Result<usize>>> {
+        if self.replacement.is_empty() {
+            self.replacement = rejection::in_place_of(written)?;
+        }
+        Some(loop {
+            let stream = self.stream.as_mut()?;
+            match Pin::new(stream).poll_write(cx, &self.replacement) {
+                Poll::Ready(Ok(0)) => break Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(sent)) => {
+                    self.replacement.drain(..sent);
+                    if self.replacement.is_empty() {
+                        break Poll::Ready(Ok(written.len()));
+                    }
+                }
+                unfinished => break unfinished,
+            }
+        })
     }
 
     fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
@@ -75,7 +99,10 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.stream()?.poll_write(cx, buf)
+        match self.poll_replace(cx, buf) {
+            Some(replaced) => replaced,
+            None => self.stream()?.poll_write(cx, buf),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -91,7 +118,12 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.stream()?.poll_write_vectored(cx, bufs)
+        // hyper's refusal is a head without a body, and so a single slice.
+        let replaced = if let [head] = bufs { self.poll_replace(cx, head) } else { None };
+        match replaced {
+            Some(replaced) => replaced,
+            None => self.stream()?.poll_write_vectored(cx, bufs),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
