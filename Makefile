@@ -48,7 +48,7 @@ model: ## Play SEQUENCES=… random sequences to a ledger in memory and to real 
 	SHARDLEDGER_PG_BIN="$$pg_bin" SEQUENCES=$(SEQUENCES) \
 	    cargo test -p integration-tests --test it -- --nocapture --test-threads 1 sequences::
 
-broken-rules: ## Break one rule after another in a copy and see that tests fail (UNITS_ONLY=1: without a cluster)
+broken-rules: ## Break one rule after another in a copy and see that tests fail (RULES="06 12": those; UNITS_ONLY=1: without a cluster)
 	@tests/broken-rules/run.sh
 
 lint: ## Check formatting, clippy, and where cargo-deny is installed, the dependencies
