@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Breaks one rule after another in a copy of the last commit and tells which tests noticed. A rule that can be broken without
-# a test failing is an error. `make broken-rules`; with UNITS_ONLY=1 without the cluster, in a minute or two instead of half
-# an hour; with RULES="06 12" only those.
+# Breaks one rule or guard after another in a copy of the last commit and tells which tests noticed. One that can be broken
+# without a test failing is an error. `make broken-rules`; with UNITS_ONLY=1 without the cluster, in a minute or two instead
+# of half an hour; with RULES="06 12" only those.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 root="$(cd "$here/../.." && pwd)"
@@ -23,31 +23,58 @@ unit_tests() {
     { grep -E '^ +FAIL ' "$scratch/units.log" || true; } | sed -E 's/.*\) ledger //' | sort -u
 }
 
-# What the table tests of the HTTP contract find, the row's name up to the colon.
-contract_rows() {
+build_services() {
     cargo build --workspace --bins >"$scratch/build.log" 2>&1 || { tail -n 40 "$scratch/build.log" >&2; return 1; }
     SHARDLEDGER_PG_BIN="$("$CARGO_TARGET_DIR/debug/shardctl" --data-dir "$scratch/postgresql" postgres ensure)"
     export SHARDLEDGER_PG_BIN
-    cargo nextest run -p integration-tests -E 'test(contract::)' >"$scratch/contract.log" 2>&1 || true
-    grep -q 'Summary' "$scratch/contract.log" || { tail -n 40 "$scratch/contract.log" >&2; return 1; }
+}
+
+# The tests of a running system that match, into $scratch/cluster.log.
+cluster_tests() {
+    build_services
+    cargo nextest run -p integration-tests -E "test($1)" >"$scratch/cluster.log" 2>&1 || true
+    grep -q 'Summary' "$scratch/cluster.log" || { tail -n 40 "$scratch/cluster.log" >&2; return 1; }
+}
+
+# What the table tests of the HTTP contract find, the row's name up to the colon.
+contract_rows() {
+    cluster_tests contract::
     # The list of findings, one a line; each begins with the row's name.
-    sed -n '/findings:$/,/^──/p' "$scratch/contract.log" | { grep -vE 'findings:$|^──|^ *$' || true; } \
+    sed -n '/findings:$/,/^──/p' "$scratch/cluster.log" | { grep -vE 'findings:$|^──|^ *$' || true; } \
         | sed -E 's/^ +//; s/: (step|POST|GET|PATCH|expected|differs).*//' | cut -c1-100 | sort -u
 }
+
+# The part of the test of one node that fails: the first one, it stops there.
+node_section() {
+    cluster_tests node::
+    sed -n 's/^ *Error: //p' "$scratch/cluster.log" | sort -u
+}
+
+# Who notices the broken rule of this patch, one a line.
+noticed() {
+    if in_the_node "$1"; then
+        node_section | sed 's/^/   node test     /'
+        return
+    fi
+    unit_tests | sed 's/^/   unit test     /'
+    [ -n "${UNITS_ONLY:-}" ] || contract_rows | sed 's/^/   contract row  /'
+}
+
+# What keeps a node from writing what it must not is no rule of the ledger, and clients see it only in a fault.
+in_the_node() { grep -q '^+++ b/shard-node/' "$1"; }
 
 survived=0
 for patch in "$here"/[0-9]*.patch; do
     rule="$(basename "$patch" .patch)"
     [[ -z "${RULES:-}" || " $RULES " == *" ${rule%%-*} "* ]] || continue
+    if [ -n "${UNITS_ONLY:-}" ] && in_the_node "$patch"; then continue; fi
     git apply "$patch" || { echo "$rule: the patch does not apply any more; renew it" >&2; exit 1; }
-    units="$(unit_tests)"
-    rows=''
-    [ -n "${UNITS_ONLY:-}" ] || rows="$(contract_rows)"
+    tests="$(noticed "$patch")"
     git apply --reverse "$patch"
     echo "== $rule"
-    [ -z "$units" ] || sed 's/^/   unit test     /' <<<"$units"
-    [ -z "$rows" ] || sed 's/^/   contract row  /' <<<"$rows"
-    if [ -z "$units$rows" ]; then
+    if [ -n "$tests" ]; then
+        echo "$tests"
+    else
         echo "   NO TEST FAILED"
         survived=$((survived + 1))
     fi

@@ -39,6 +39,7 @@ async fn a_node_keeps_its_shard_whole() -> anyhow::Result<()> {
     section("flapping", commit_faults::a_flapping_link_costs_time_and_no_money(&place)).await?;
     section("two nodes", second_writer::two_nodes_on_one_shard_lose_no_update(&place)).await?;
     section("thawed node", second_writer::a_thawed_node_decides_on_nothing_it_remembers(&place)).await?;
+    section("second guard", second_writer::a_balance_changed_behind_the_fence_is_not_overwritten(&place)).await?;
     section("under way", second_writer::a_refusal_that_stores_nothing_waits_for_a_commit_under_way(&place)).await?;
     section("one batch", one_batch::a_debt_is_paid_and_its_limit_lowered_in_one_commit(&place)).await?;
     section("fence", second_writer::a_slot_that_changed_hands_is_refused_and_nothing_written(&place)).await?;

@@ -93,6 +93,26 @@ pub async fn a_thawed_node_decides_on_nothing_it_remembers(place: &Place<'_>) ->
     books_are_sound(&config.database_url).await
 }
 
+/// The second guard, behind the fence: somebody changed rows by hand and left the shard's state alone. What the node has in
+/// memory must not be written over it.
+pub async fn a_balance_changed_behind_the_fence_is_not_overwritten(place: &Place<'_>) -> anyhow::Result<()> {
+    let config = place.shard("by_hand").await?;
+    let node = Node::start(&config).await?;
+    open_pair(&node, "treasury", "saver").await?;
+    node.execute_until_definite(&transfer(&order("treasury", "saver", 100), false)?).await?;
+    database::run(
+        &config.database_url,
+        "BEGIN; UPDATE account SET posted = posted - 30, version = version + 1 WHERE id = 'saver'; \
+         UPDATE account SET posted = posted + 30, version = version + 1 WHERE id = 'treasury'; COMMIT",
+    )
+    .await?;
+    let outcome = node.execute_until_definite(&transfer(&order("saver", "treasury", 1), false)?).await?;
+    ensure!(is_posted(&outcome), "{outcome:?}");
+    let saver = node.account("saver").await?;
+    ensure!((saver.posted, saver.version) == (69, 4), "opened, paid, changed by hand, and 1 spent: {saver:?}");
+    Ok(())
+}
+
 /// While another writer's COMMIT is under way, "no such account, nothing is stored" would be a guess: that COMMIT may open
 /// the account, and carry an earlier sending of the same transfer.
 pub async fn a_refusal_that_stores_nothing_waits_for_a_commit_under_way(place: &Place<'_>) -> anyhow::Result<()> {
