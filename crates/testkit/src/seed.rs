@@ -26,10 +26,14 @@ impl Seed {
 
     /// Random numbers of their own for each user, so that tasks do not depend on each other's order.
     pub fn random(&self) -> Random {
-        let stream = self.streams.fetch_add(1, Relaxed) + 1;
-        let mut random = Random { state: self.value ^ stream.wrapping_mul(0x9e37_79b9_7f4a_7c15) };
-        random.bits();
-        random
+        self.stream(self.streams.fetch_add(1, Relaxed) + 1)
+    }
+
+    /// Each begins somewhere else in the generator's one long sequence, as far apart as chance has it: beginnings that differ
+    /// by multiples of its step would give the same numbers, ids included, a few draws apart.
+    fn stream(&self, number: u64) -> Random {
+        let beginning = Random { state: self.value }.bits() ^ number;
+        Random { state: Random { state: beginning }.bits() }
     }
 }
 
@@ -73,5 +77,41 @@ impl Random {
     pub fn uuid(&mut self) -> uuid::Uuid {
         let bits = (u128::from(self.bits()) << 64) | u128::from(self.bits());
         uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn no_stream_repeats_the_ids_of_another() {
+        // The first is one of those for which streams a step apart did.
+        for value in (3_643_310_420..3_643_310_430).chain(0..10) {
+            let seed = Seed { value, streams: AtomicU64::new(0) };
+            let mut ids = HashSet::new();
+            for _ in 0..20 {
+                let mut random = seed.random();
+                for _ in 0..200 {
+                    // Draws of any number lie between the ids of a client.
+                    if random.percent(50) {
+                        random.bits();
+                    }
+                    assert!(ids.insert(random.uuid()), "seed {value}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_seed_repeats_its_streams() {
+        let streams = |value| {
+            let seed = Seed { value, streams: AtomicU64::new(0) };
+            [seed.random().bits(), seed.random().bits()]
+        };
+        assert_eq!(streams(7), streams(7));
+        assert_ne!(streams(7), streams(8));
     }
 }
