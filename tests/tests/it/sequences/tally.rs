@@ -15,6 +15,8 @@ use super::wire::Call;
 pub const EXPIRED_IN_TIME: &str = "expired in time";
 /// A hold had not.
 pub const EXPIRED_LATE: &str = "expired late";
+/// A creation was a replay of what the account was opened with, and is no longer.
+pub const OPENED_SO: &str = "POST accounts with what has been changed since";
 /// A transfer was read without the step of a shard that could not be asked.
 pub const INCOMPLETE: &str = "GET transfers without all steps";
 
