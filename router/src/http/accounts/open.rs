@@ -28,7 +28,7 @@ use crate::{
 /// Open an account.
 ///
 /// Sent again it answers 200, `Idempotent-Replayed: true` and the account as it is now, whatever was changed since it was
-/// opened. It is sent again if its content equals what the account was opened with, or what the account is now.
+/// opened. Content equal to what the account was opened with, or to what it is now, counts as sent again.
 #[utoipa::path(
     post, path = "/v1/accounts", operation_id = "openAccount", tag = "accounts",
     request_body = parse::AccountBody,
