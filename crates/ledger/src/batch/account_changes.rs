@@ -32,7 +32,7 @@ impl Batch<'_> {
             return Outcome::Account(AccountOutcome::Replayed(there.clone()));
         };
         let conflict = Outcome::Account(AccountOutcome::Conflict { field });
-        // Opened so it cannot have been: an account keeps its asset, and at its first version everything.
+        // It cannot have been opened so: an account keeps its asset, and until its second version everything.
         if there.asset != create.asset || there.version == 1 {
             return conflict;
         }
