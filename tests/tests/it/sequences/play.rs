@@ -188,7 +188,7 @@ impl<'a> Play<'a> {
         let sent = Instant::now();
         let mut found = self.send(&call).await?;
         for _ in 0..RESENT {
-            if !compare::lacks_steps(&expected, &found) {
+            if !compare::is_incomplete(&expected, &found) {
                 break;
             }
             self.stage.tally.note(INCOMPLETE);
