@@ -16,6 +16,7 @@ mod queue;
 mod work;
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,8 +24,8 @@ use std::{
 use ledger::{
     AccountId, HoldKey, TransferKey,
     accounts::Accounts,
-    batch::{Batch, Named, Prior, Stored},
-    operation::Operation,
+    batch::{Batch, Named, Openings, Prior, Stored},
+    operation::{CreateAccount, Operation},
     outcome::{HoldAnswer, HoldOutcome, Outcome, TransferAnswer, TransferOutcome},
 };
 use tokio_util::sync::CancellationToken;
@@ -38,7 +39,7 @@ use crate::{
     config::{DatabaseConfig, LaneConfig},
     metric_definitions as m,
     store::{
-        StoreError, account, batch_write, error::Remedy, hold, ownership, ownership::Ownership, register,
+        StoreError, account, batch_write, chain, error::Remedy, hold, ownership, ownership::Ownership, register,
         session::Session, shard_state, shard_state::ShardState, transfer,
     },
 };
@@ -209,7 +210,8 @@ impl Lane {
         };
         let operations = || group.iter().map(|index| work.operation(*index));
         load_accounts(session, &mut self.accounts, operations()).await?;
-        let named = load_named(session, operations()).await?;
+        let mut named = load_named(session, operations()).await?;
+        named.openings = load_openings(session, &self.accounts, operations()).await?;
         let prior = if self.careful { load_prior(session, operations()).await? } else { Prior::Unknown };
 
         self.now_us = self.now_us.max(telemetry::clock::now_us());
@@ -376,6 +378,20 @@ async fn load_named(
         named.in_flight.extend(transfer::accounts_with_pending(session, &closing).await?);
     }
     Ok(named)
+}
+
+/// What accounts were opened with that are created again; `accounts` has all that the operations depend on.
+async fn load_openings(
+    session: &mut Session,
+    accounts: &Accounts,
+    operations: impl Iterator<Item = &Operation>,
+) -> Result<HashMap<AccountId, CreateAccount>, StoreError> {
+    let Openings { known: mut openings, to_load } = Openings::of(accounts, operations);
+    if !to_load.is_empty() {
+        let loaded = chain::openings(session, &to_load).await?;
+        openings.extend(loaded.into_iter().map(|opening| (opening.id.clone(), opening)));
+    }
+    Ok(openings)
 }
 
 /// What the database holds under the ids of the operations.

@@ -1,8 +1,8 @@
 //! One batch of the lane: operations in order, decided in memory.
 //!
-//! The caller loads every account the operations name into [`Accounts`] and every hold and original into [`Named`],
-//! applies the operations one by one, and writes [`Effects`] and [`Accounts::changes`] in one transaction. Two ways to know
-//! about ids used before:
+//! The caller loads every account the operations name into [`Accounts`], every hold and original and the [`Openings`] asked
+//! for into [`Named`], applies the operations one by one, and writes [`Effects`] and [`Accounts::changes`] in one transaction.
+//! Two ways to know about ids used before:
 //!
 //! * [`Prior::Unknown`], the optimistic way: every id is taken to be new and every settled transfer to be pending. The
 //!   database's unique keys and row counts object when that is wrong; the batch is rolled back and decided again. Where an
@@ -10,12 +10,13 @@
 //! * [`Prior::Loaded`], the careful way: what the database holds under the batch's ids is known, and replays are answered
 //!   from it.
 //!
-//! One file a subject: [`account_changes`], [`transfers`] (payments, captures, reversals), [`holds`], [`saga_steps`],
+//! One file a subject: [`account_changes`], [`openings`], [`transfers`] (payments, captures, reversals), [`holds`], [`saga_steps`],
 //! [`undoing`] (atomic groups, dry runs).
 
 mod account_changes;
 mod effects;
 mod holds;
+mod openings;
 mod prior;
 mod saga_steps;
 mod transfers;
@@ -24,6 +25,7 @@ mod undoing;
 use std::collections::{HashMap, HashSet};
 
 pub use effects::{Effects, NewHold, NewRegister, NewReversal, NewTransfer, Reversed, Settlement, Unbalanced};
+pub use openings::Openings;
 pub use prior::{Named, Original, Prior, Stored, StoredRegister, StoredTransfer};
 
 use self::{holds::KnownHold, transfers::KnownOriginal};
@@ -46,6 +48,8 @@ pub struct Batch<'a> {
     originals: HashMap<TransferKey, KnownOriginal>,
     /// Accounts to be closed with a transfer in flight from before this batch.
     in_flight: HashSet<AccountId>,
+    /// What accounts were opened with: those of [`Named::openings`], and those that this batch opened.
+    openings: HashMap<AccountId, CreateAccount>,
     fence: Fence<'a>,
     now_us: i64,
     effects: Effects,
@@ -89,6 +93,7 @@ impl<'a> Batch<'a> {
             holds: named.holds.into_iter().map(|(key, hold)| (key, KnownHold::loaded(hold))).collect(),
             originals: named.originals.into_iter().map(|(key, it)| (key, KnownOriginal::loaded(it))).collect(),
             in_flight: named.in_flight,
+            openings: named.openings,
             fence,
             now_us,
             effects: Effects { next_position, ..Effects::default() },

@@ -1,5 +1,7 @@
 //! Journal entries: every change of an account appends one.
 
+pub mod detail;
+
 use std::sync::Arc;
 
 use crate::{AccountId, AssetCode, Limit, Position, TransferId};
@@ -21,7 +23,7 @@ pub struct Entry {
     pub held: i64,
     pub overdraft: Limit,
     pub cause: Option<Cause>,
-    /// What an [`EntryKind::Opened`] or [`EntryKind::Updated`] set, as JSON.
+    /// What an [`EntryKind::Opened`] or [`EntryKind::Updated`] set, as JSON ([`detail`]).
     pub detail: Option<Arc<str>>,
     pub created_at_us: i64,
 }

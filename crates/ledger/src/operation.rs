@@ -1,6 +1,8 @@
 //! What a shard can be asked to do. One [`Operation`] is one line in the lane's queue.
 
-use crate::{AccountId, AccountStatus, AssetCode, HoldKey, Limit, Metadata, Refused, TransferId, TransferKey};
+use crate::{
+    Account, AccountId, AccountStatus, AssetCode, HoldKey, Limit, Metadata, Refused, TransferId, TransferKey,
+};
 
 #[derive(Debug, Clone)]
 pub enum Operation {
@@ -117,6 +119,31 @@ pub struct CreateAccount {
     pub overdraft: Limit,
     pub max_balance: Limit,
     pub metadata: Metadata,
+}
+
+impl CreateAccount {
+    /// What opens an account like this one.
+    pub fn like(account: &Account) -> Self {
+        Self {
+            id: account.id.clone(),
+            asset: account.asset,
+            overdraft: account.overdraft,
+            max_balance: account.max_balance,
+            metadata: account.metadata.clone(),
+        }
+    }
+
+    /// The first field in which the account is another than this opens.
+    pub fn differs_from(&self, account: &Account) -> Option<&'static str> {
+        [
+            (self.asset != account.asset, "asset"),
+            (self.overdraft != account.overdraft, "overdraft"),
+            (self.max_balance != account.max_balance, "max_balance"),
+            (self.metadata != account.metadata, "metadata"),
+        ]
+        .into_iter()
+        .find_map(|(differs, field)| differs.then_some(field))
+    }
 }
 
 #[derive(Debug, Clone)]

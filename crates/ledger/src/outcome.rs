@@ -20,9 +20,9 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccountOutcome {
     Created(Account),
-    /// It exists with equal content.
+    /// It exists: it was opened with equal content, or is equal now.
     Replayed(Account),
-    /// It exists with other content in this field.
+    /// It was opened with other content, and is other now in this field.
     Conflict {
         field: &'static str,
     },

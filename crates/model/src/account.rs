@@ -1,6 +1,6 @@
 //! One account and its journal.
 
-use crate::{Asset, Metadata};
+use crate::{Asset, Metadata, NewAccount};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
@@ -33,6 +33,8 @@ pub struct Account {
     /// `None`: no limit.
     pub max_balance: Option<i64>,
     pub metadata: Metadata,
+    /// What opened it.
+    pub opening: NewAccount,
     /// Its version is the number of its entries.
     pub journal: Vec<Entry>,
 }
@@ -57,6 +59,17 @@ pub struct Entry {
 impl Account {
     pub fn version(&self) -> usize {
         self.journal.len()
+    }
+
+    /// The first field that is not as it would be opened by `new`.
+    pub fn differs_from(&self, new: &NewAccount) -> Option<&'static str> {
+        match () {
+            () if self.asset != new.asset => Some("asset"),
+            () if self.overdraft != new.overdraft => Some("overdraft"),
+            () if self.max_balance != new.max_balance => Some("max_balance"),
+            () if self.metadata != new.metadata => Some("metadata"),
+            () => None,
+        }
     }
 
     /// What a debit may take. `None`: without limit.

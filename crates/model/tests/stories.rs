@@ -110,3 +110,22 @@ fn only_between_shards_does_a_refusal_leave_lines() {
         assert_eq!(ledger.account("a").unwrap().version(), lines);
     }
 }
+
+#[test]
+fn an_account_is_opened_once_whatever_was_changed_since() {
+    let mut ledger = ledger("s0");
+    let with = |overdraft| {
+        let metadata = Metadata::new();
+        let (id, asset) = ("b".to_owned(), Asset::USD);
+        Request::OpenAccount(NewAccount { id, asset, overdraft: Some(overdraft), max_balance: None, metadata })
+    };
+    for overdraft in [200, 300] {
+        let changes = model::Changes { overdraft: Some(Some(overdraft)), ..model::Changes::default() };
+        ledger.apply(&Request::ChangeAccount { account: "b".to_owned(), changes });
+    }
+    for (overdraft, expected) in [(0, "200 open replayed"), (300, "200 open replayed"), (200, "409 account_exists")] {
+        let answer = ledger.apply(&with(overdraft));
+        assert_eq!(summary(&answer), expected);
+        assert_eq!(answer.body["overdraft"].as_str(), (answer.status == 200).then_some("3.00"));
+    }
+}

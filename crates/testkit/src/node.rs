@@ -13,7 +13,7 @@ use anyhow::{Context, bail, ensure};
 use tonic::transport::{Channel, Endpoint};
 use wire::{Reply, convert::operation_to_wire, shard_node_client::ShardNodeClient};
 
-pub use operations::{decide, open, order, settle, transfer};
+pub use operations::{decide, limit, open, order, settle, transfer};
 
 use crate::{
     leash::{Leash, Leashed},

@@ -118,7 +118,7 @@ pub enum ReleaseReply {
 #[derive(Debug, Clone)]
 pub enum AccountReply {
     Created(Located<wire::Account>),
-    /// It was there with equal content.
+    /// It was there: opened with equal content, or equal now.
     Replayed(Located<wire::Account>),
     Updated(Located<wire::Account>),
     /// It is there with another value of this field.

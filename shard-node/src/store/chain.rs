@@ -1,12 +1,19 @@
-//! `journal`, read along one account's chain: entered at a waypoint or at the account's head, then backwards.
+//! `journal`, read along an account's chain: entered at a waypoint or at the account's head, then backwards.
 //!
 //! A walk enters at most [`EntryKind::WAYPOINT_INTERVAL`] entries beyond what is wanted, however long the history is. Finding
 //! the entrance and walking is one statement: there is one wait for the database and not two.
 
-use ledger::{Account, journal::EntryKind};
+use ledger::{
+    Account, AccountId,
+    journal::{EntryKind, detail},
+    operation::CreateAccount,
+};
 use sqlx::{PgPool, postgres::PgRow};
 
-use super::StoreError;
+use super::{
+    StoreError,
+    session::{Session, column},
+};
 
 // Waypoints beyond the version of the account as it was read are of entries that came since.
 const BY_VERSION: &str = "WITH RECURSIVE walk AS ( \
@@ -52,6 +59,46 @@ pub async fn entry_at(pool: &PgPool, account: &Account, at_us: i64) -> Result<Op
         .bind(steps(1))
         .fetch_optional(pool)
         .await?)
+}
+
+// The lowest waypoint is of version 64, and an account without one has fewer: the first entry is less than 64 steps away.
+const OPENINGS: &str = "WITH RECURSIVE walk AS ( \
+       SELECT wanted.account, j.previous, j.version, j.detail, 1 AS step \
+       FROM unnest($1::text[], $2::int8[]) AS wanted(account, head) \
+       CROSS JOIN LATERAL (SELECT coalesce( \
+         (SELECT w.position FROM waypoint w WHERE w.account = wanted.account ORDER BY w.version LIMIT 1), wanted.head) \
+         AS position) AS entrance \
+       JOIN journal j ON j.position = entrance.position \
+       UNION ALL \
+       SELECT walk.account, j.previous, j.version, j.detail, walk.step + 1 \
+       FROM walk JOIN journal j ON j.position = walk.previous WHERE walk.version > 1 AND walk.step < $3) \
+     SELECT account, detail FROM walk WHERE version = 1";
+
+/// So many chains a statement: each may be dozens of blocks from disk, and a statement must end long before its deadline.
+const OPENINGS_AT_ONCE: usize = 256;
+
+/// What the accounts were opened with: their first entries.
+pub async fn openings(session: &mut Session, accounts: &[&Account]) -> Result<Vec<CreateAccount>, StoreError> {
+    let mut openings = Vec::with_capacity(accounts.len());
+    for accounts in accounts.chunks(OPENINGS_AT_ONCE) {
+        let ids: Vec<&str> = accounts.iter().map(|account| account.id.as_str()).collect();
+        let heads: Vec<i64> = accounts.iter().map(|account| account.head.0).collect();
+        let bound = steps(0);
+        let rows =
+            session.run(async |c| sqlx::query(OPENINGS).bind(ids).bind(heads).bind(bound).fetch_all(c).await).await?;
+        for row in &rows {
+            openings.push(opening_from_row(row)?);
+        }
+    }
+    Ok(openings)
+}
+
+fn opening_from_row(row: &PgRow) -> Result<CreateAccount, StoreError> {
+    let id: &str = column(row, "account")?;
+    let corrupt = |what: String| StoreError::Corrupt(format!("account {id}: {what}"));
+    let account = AccountId::any(id).map_err(|error| corrupt(error.to_string()))?;
+    let written: Option<&str> = column(row, "detail")?;
+    detail::read_opening(&account, written.unwrap_or_default()).map_err(|error| corrupt(error.to_string()))
 }
 
 /// The most that a walk to `wanted` entries can take.

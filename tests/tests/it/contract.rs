@@ -15,6 +15,7 @@ mod journals;
 mod lists;
 mod model;
 mod openapi;
+mod openings;
 mod rules;
 mod rulings;
 mod scripts;
@@ -44,10 +45,11 @@ async fn the_api_keeps_its_contract() -> anyhow::Result<()> {
         ("rulings", Box::pin(rulings::are_the_same_wherever_accounts_live(&stage))),
         ("rulings on in-transit", Box::pin(rulings::hold_for_in_transit_too(&stage))),
         ("holds and reversals", Box::pin(scripts::play_the_same_wherever_accounts_live(&stage))),
-        ("accounts opened", Box::pin(accounts::are_opened_once(&stage))),
+        ("accounts opened", Box::pin(openings::are_opened_once(&stage))),
+        ("accounts opened again", Box::pin(openings::are_opened_once_whatever_changed_since(&stage))),
         ("accounts changed", Box::pin(accounts::change_within_their_limits(&stage))),
         ("limits changed", Box::pin(accounts::limits_hold_after_they_changed(&stage))),
-        ("batches of accounts", Box::pin(accounts::batches_answer_each(&stage))),
+        ("batches of accounts", Box::pin(openings::batches_answer_each(&stage))),
         ("read-your-writes", Box::pin(accounts::are_read_as_written_through_any_router(&stage))),
         ("reads at once", Box::pin(accounts::are_read_by_many_at_once(&stage))),
         ("journals", Box::pin(journals::are_read_in_pages_and_at_times(&stage))),

@@ -9,6 +9,7 @@ mod hold_commit_faults;
 mod listed_slots;
 mod missing_guards;
 mod one_batch;
+mod opened_again;
 mod refused_databases;
 mod second_writer;
 
@@ -42,6 +43,7 @@ async fn a_node_keeps_its_shard_whole() -> anyhow::Result<()> {
     section("second guard", second_writer::a_balance_changed_behind_the_fence_is_not_overwritten(&place)).await?;
     section("under way", second_writer::a_refusal_that_stores_nothing_waits_for_a_commit_under_way(&place)).await?;
     section("one batch", one_batch::a_debt_is_paid_and_its_limit_lowered_in_one_commit(&place)).await?;
+    section("opened again", opened_again::accounts_are_what_their_first_entry_says(&place)).await?;
     section("fence", second_writer::a_slot_that_changed_hands_is_refused_and_nothing_written(&place)).await?;
     section("listed slots", listed_slots::are_owned_all_of_them_or_named(&place)).await?;
     section("due holds", due_holds::expire_once_the_node_is_back(&place)).await?;

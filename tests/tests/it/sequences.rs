@@ -24,7 +24,7 @@ use testkit::{cluster::Cluster, seed::Seed};
 use self::{
     play::{Outcome, Stage, play},
     shrink::Source,
-    tally::{EXPIRED_IN_TIME, EXPIRED_LATE, Tally},
+    tally::{EXPIRED_IN_TIME, EXPIRED_LATE, OPENED_SO, Tally},
 };
 
 /// Sequences on both clusters together, unless the environment says otherwise.
@@ -61,6 +61,10 @@ const ANSWERS: &[&str] = &[
     "POST accounts 409 account_exists asset",
     "POST accounts 409 account_exists max_balance",
     "POST accounts 409 account_exists overdraft",
+    "POST accounts:batch item created replayed",
+    "POST accounts:batch item failed account_exists asset",
+    "POST accounts:batch item failed account_exists max_balance",
+    "POST accounts:batch item failed account_exists overdraft",
     "POST holds 200 held replayed",
     "POST holds 201 held",
     "POST holds 400 same_account",
@@ -116,6 +120,7 @@ const ANSWERS: &[&str] = &[
     "POST transfers:batch item rejected insufficient_funds debit",
     "POST transfers:batch item rejected limit_exceeded credit",
     EXPIRED_IN_TIME,
+    OPENED_SO,
 ];
 /// What only several shards can answer.
 const ANSWERS_OF_SHARDS: &[&str] = &["POST transfers:batch 422 atomic_cross_shard"];

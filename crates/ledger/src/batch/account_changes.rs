@@ -3,7 +3,7 @@
 use super::{Batch, entry_of};
 use crate::{
     Account, AccountId, AccountStatus, Position,
-    journal::{Entry, EntryKind},
+    journal::{Entry, EntryKind, detail},
     operation::{CreateAccount, UpdateAccount},
     outcome::{AccountOutcome, Outcome, TransferState},
     posting,
@@ -15,23 +15,31 @@ impl Batch<'_> {
             return Outcome::NotOwner(not_owner);
         }
         if let Some(there) = self.accounts.get(&create.id) {
-            let field = [
-                (there.asset != create.asset, "asset"),
-                (there.overdraft != create.overdraft, "overdraft"),
-                (there.max_balance != create.max_balance, "max_balance"),
-                (there.metadata != create.metadata, "metadata"),
-            ]
-            .into_iter()
-            .find_map(|(differs, field)| differs.then_some(field));
-            return Outcome::Account(match field {
-                Some(field) => AccountOutcome::Conflict { field },
-                None => AccountOutcome::Replayed(there.clone()),
-            });
+            return self.created_before(create, there);
         }
+        self.openings.insert(create.id.clone(), create.clone());
         self.open_account(create.clone());
         match self.accounts.get(&create.id) {
             Some(account) => Outcome::Account(AccountOutcome::Created(account.clone())),
             None => Outcome::Illegal(format!("account {} is gone right after it was opened", create.id)),
+        }
+    }
+
+    /// INV-6: a replay if the account is so, or was opened so. Who opened it, lost the answer and asks again must not be refused
+    /// because somebody has changed it meanwhile.
+    fn created_before(&self, create: &CreateAccount, there: &Account) -> Outcome {
+        let Some(field) = create.differs_from(there) else {
+            return Outcome::Account(AccountOutcome::Replayed(there.clone()));
+        };
+        let conflict = Outcome::Account(AccountOutcome::Conflict { field });
+        // It cannot have been opened so: an account keeps its asset, and until its second version everything.
+        if there.asset != create.asset || there.version == 1 {
+            return conflict;
+        }
+        match self.openings.get(&create.id) {
+            Some(opened) if opened == create => Outcome::Account(AccountOutcome::Replayed(there.clone())),
+            Some(_) => conflict,
+            None => Outcome::Illegal(format!("INV-9: no entry says what account {} was opened with", create.id)),
         }
     }
 
@@ -51,7 +59,7 @@ impl Batch<'_> {
             created_at_us: self.now_us,
             updated_at_us: self.now_us,
         };
-        let detail = attributes_as_json(&account);
+        let detail = detail::write(&account);
         self.effects.entries.push(Entry {
             detail: Some(detail.into()),
             ..entry_of(&account, Position::NONE, EntryKind::Opened, 0, None)
@@ -82,7 +90,7 @@ impl Batch<'_> {
         after.version += 1;
         after.head = self.take_position();
         after.updated_at_us = self.now_us.max(after.updated_at_us);
-        let detail = attributes_as_json(&after);
+        let detail = detail::write(&after);
         self.effects
             .entries
             .push(Entry { detail: Some(detail.into()), ..entry_of(&after, previous, EntryKind::Updated, 0, None) });
@@ -102,16 +110,4 @@ impl Batch<'_> {
         };
         self.in_flight.contains(account) || self.effects.transfers.iter().any(begun_now)
     }
-}
-
-/// What an opened or updated entry keeps, so that the account row stays the fold of its journal.
-fn attributes_as_json(account: &Account) -> String {
-    serde_json::json!({
-        "asset": account.asset.as_str(),
-        "status": account.status.as_str(),
-        "overdraft": account.overdraft.to_nullable(),
-        "max_balance": account.max_balance.to_nullable(),
-        "metadata": account.metadata.as_str(),
-    })
-    .to_string()
 }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::{
     AccountId, AssetCode, Hold, HoldKey, Metadata, Refused, TransferKey,
-    operation::{Purpose, Verdict},
+    operation::{CreateAccount, Purpose, Verdict},
     outcome::{DebitAfter, TransferState},
 };
 
@@ -30,6 +30,8 @@ pub struct Named {
     pub originals: HashMap<TransferKey, Original>,
     /// Of the accounts to be closed, those with a transfer in flight.
     pub in_flight: HashSet<AccountId>,
+    /// What accounts were opened with, of those that [`Openings`](super::Openings) asks for.
+    pub openings: HashMap<AccountId, CreateAccount>,
 }
 
 /// A transfer as its reversal sees it.

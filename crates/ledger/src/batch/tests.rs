@@ -3,11 +3,13 @@ use uuid::Uuid;
 use super::*;
 use crate::{
     AccountStatus, Hold, HoldStatus, Side,
+    journal::detail,
     operation::{Decide, PlaceHold, Purpose, Settle, UpdateAccount, Verdict},
     outcome::{AccountOutcome, AtomicOutcome, HoldOutcome, TransferAnswer, TransferOutcome, TransferState},
 };
 
 mod holds;
+mod openings;
 mod optimism;
 mod reversals;
 
@@ -152,6 +154,9 @@ impl Shard {
     fn named(&self, operations: &[Operation], prior: &Prior) -> Named {
         let Prior::Loaded(stored) = prior else { panic!("tests load what is stored") };
         let mut named = Named::default();
+        let Openings { known, to_load } = Openings::of(&self.accounts, operations.iter());
+        named.openings = known;
+        named.openings.extend(to_load.into_iter().filter_map(|account| self.opening(account)));
         for operation in operations {
             if let Some(key) = operation.hold()
                 && let Some(hold) = self.holds.get(&key)
@@ -172,6 +177,14 @@ impl Shard {
             }
         }
         named
+    }
+
+    /// From the end of the account's chain.
+    fn opening(&self, account: &Account) -> Option<(AccountId, CreateAccount)> {
+        let first =
+            self.entries.iter().find(|entry| entry.account == account.id && entry.previous == Position::NONE)?;
+        let opening = detail::read_opening(&account.id, first.detail.as_ref().unwrap()).unwrap();
+        Some((account.id.clone(), opening))
     }
 
     fn held(&self, name: &str) -> i64 {

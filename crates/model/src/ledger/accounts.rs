@@ -27,15 +27,13 @@ impl Ledger {
         Answer::ok(200, json!({"results": results}))
     }
 
-    /// `true` if it is new, `false` if it is there just so, or the field that differs.
+    /// `true` if it is new, `false` if it is there just so or was opened just so, or the field in which it differs now.
     fn open(&mut self, new: &NewAccount) -> Result<bool, &'static str> {
         if let Some(there) = self.accounts.get(&new.id) {
-            return match () {
-                () if there.asset != new.asset => Err("asset"),
-                () if there.overdraft != new.overdraft => Err("overdraft"),
-                () if there.max_balance != new.max_balance => Err("max_balance"),
-                () if there.metadata != new.metadata => Err("metadata"),
-                () => Ok(false),
+            return match there.differs_from(new) {
+                Some(_) if there.opening == *new => Ok(false),
+                Some(field) => Err(field),
+                None => Ok(false),
             };
         }
         let account = Account {
@@ -47,6 +45,7 @@ impl Ledger {
             overdraft: new.overdraft,
             max_balance: new.max_balance,
             metadata: new.metadata.clone(),
+            opening: new.clone(),
             journal: Vec::new(),
         };
         self.accounts.insert(new.id.clone(), account);

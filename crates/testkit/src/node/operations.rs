@@ -3,7 +3,7 @@
 use anyhow::Context;
 use ledger::{
     AccountId, AssetCode, Limit, Metadata, Refusal, Refused, TransferId,
-    operation::{CreateAccount, Decide, Operation, Purpose, Settle, Transfer, Verdict},
+    operation::{CreateAccount, Decide, Operation, Purpose, Settle, Transfer, UpdateAccount, Verdict},
 };
 use uuid::Uuid;
 
@@ -25,6 +25,17 @@ pub fn open(id: &str, overdraft: Limit) -> anyhow::Result<Operation> {
         overdraft,
         max_balance: Limit::Unlimited,
         metadata: Metadata::empty(),
+    }))
+}
+
+/// Changes how far an account may go below zero.
+pub fn limit(id: &str, overdraft: Limit) -> anyhow::Result<Operation> {
+    Ok(Operation::UpdateAccount(UpdateAccount {
+        id: account(id)?,
+        status: None,
+        overdraft: Some(overdraft),
+        max_balance: None,
+        metadata: None,
     }))
 }
 

@@ -27,13 +27,14 @@ use crate::{
 
 /// Open an account.
 ///
-/// Sent again with equal content it answers 200 and `Idempotent-Replayed: true`.
+/// Sent again it answers 200, `Idempotent-Replayed: true` and the account as it is now, whatever was changed since it was
+/// opened. Content equal to what the account was opened with, or to what it is now, counts as sent again.
 #[utoipa::path(
     post, path = "/v1/accounts", operation_id = "openAccount", tag = "accounts",
     request_body = parse::AccountBody,
     responses(
         (status = 201, description = "opened", body = AccountView),
-        (status = 200, description = "it was there with equal content", body = AccountView),
+        (status = 200, description = "it was there: opened with equal content, or equal now", body = AccountView),
     ),
 )]
 pub async fn open(

@@ -128,7 +128,7 @@ values! {
     /// nothing; `unknown` may have taken effect, which the same id sent again tells.
     TransferResultStatus = one_of(["posted", "pending", "rejected", "failed", "unknown"]);
 
-    /// `created` (now, or before with equal content), `failed` (nothing stored) or `unknown`.
+    /// `created` (now or before), `failed` (nothing stored) or `unknown`.
     AccountResultStatus = one_of(["created", "failed", "unknown"]);
 }
 

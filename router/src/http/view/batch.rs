@@ -72,7 +72,7 @@ pub struct AccountResult<'a> {
     pub id: Cow<'a, str>,
     #[schema(value_type = values::AccountResultStatus)]
     pub status: &'static str,
-    /// The account was there with equal content.
+    /// The account was there: opened with equal content, or equal now.
     pub replayed: bool,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]

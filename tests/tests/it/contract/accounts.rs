@@ -1,4 +1,4 @@
-//! Accounts: opened once, changed within their limits, read as written.
+//! Accounts: changed within their limits, read as written.
 
 use anyhow::ensure;
 use futures_util::future::join_all;
@@ -12,58 +12,6 @@ use super::{
 
 /// Reads at one moment.
 const AT_ONCE: usize = 400;
-
-pub async fn are_opened_once(stage: &Stage) -> anyhow::Result<()> {
-    let id = stage.name(0)?;
-    let body =
-        json!({"id": id, "asset": "USD", "overdraft": "5", "max_balance": "100.5", "metadata": {"b": "2", "a": "ä"}});
-    let opened = stage.api.expect(Call::post("/v1/accounts", &body), "201 open").await?;
-    ensure!(opened.header("location") == account_path(&id), "Location {:?}", opened.header("location"));
-    let shown = stage.api.expect(Call::get(opened.header("location")), "200 open").await?.body;
-    ensure!(shown == opened.body, "opened {}, read {shown}", opened.body);
-    for (member, value) in [
-        ("id", json!(id)),
-        ("asset", json!("USD")),
-        ("posted", json!("0.00")),
-        ("held", json!("0.00")),
-        ("available", json!("5.00")),
-        ("overdraft", json!("5.00")),
-        ("max_balance", json!("100.50")),
-        ("version", json!(1)),
-        ("shard", json!("s0")),
-        ("metadata", json!({"a": "ä", "b": "2"})),
-    ] {
-        ensure!(shown[member] == value, "{member} in {shown}");
-    }
-    // Equal content, however it is spelt.
-    let mut spelt_otherwise = body.clone();
-    spelt_otherwise["overdraft"] = json!("5.00");
-    for again in [&body, &spelt_otherwise] {
-        let again = stage.api.expect(Call::post("/v1/accounts", again), "200 open replayed").await?;
-        ensure!(again.body == opened.body, "{}", again.body);
-    }
-    for (field, value) in [
-        ("asset", json!("EUR")),
-        ("overdraft", json!("unlimited")),
-        ("overdraft", json!("5.01")),
-        ("max_balance", json!("100.51")),
-        ("max_balance", json!(null)),
-        ("metadata", json!({})),
-        ("metadata", json!({"b": "2"})),
-    ] {
-        let mut other = body.clone();
-        other[field] = value;
-        stage.api.expect(Call::post("/v1/accounts", &other), &format!("409 account_exists field={field}")).await?;
-    }
-    // Defaults, and their names.
-    let id = stage.name(1)?;
-    let bare = json!({"id": id, "asset": "JPY"});
-    let opened = stage.api.expect(Call::post("/v1/accounts", &bare), "201 open").await?.body;
-    ensure!(opened["overdraft"] == "0" && opened["max_balance"].is_null() && opened["available"] == "0", "{opened}");
-    let spelt_out = json!({"id": id, "asset": "JPY", "overdraft": "0", "max_balance": null, "metadata": {}});
-    stage.api.expect(Call::post("/v1/accounts", &spelt_out), "200 open replayed").await?;
-    Ok(())
-}
 
 /// An account as [`Stage::account`] takes it, changes and their answers in turn.
 type Story = (&'static str, &'static [(&'static str, &'static str)]);
@@ -137,53 +85,6 @@ pub async fn limits_hold_after_they_changed(stage: &Stage) -> anyhow::Result<()>
         stage.api.expect(change(&b, json!({"status": "closed"})), "200 closed").await?;
     }
     Ok(())
-}
-
-pub async fn batches_answer_each(stage: &Stage) -> anyhow::Result<()> {
-    let there = stage.account(0, "USD").await?;
-    let new: Vec<String> = (0..3).map(|shard| stage.name(shard)).collect::<anyhow::Result<_>>()?;
-    let twice = stage.name(1)?;
-    let body = json!({"accounts": [
-        {"id": new[0], "asset": "USD"},
-        {"id": there, "asset": "USD"},
-        {"id": there, "asset": "EUR"},
-        {"id": new[1], "asset": "BTC", "overdraft": "unlimited"},
-        {"id": twice, "asset": "USD", "overdraft": "1"},
-        {"id": twice, "asset": "USD", "overdraft": "1.00"},
-        {"id": twice, "asset": "USD", "overdraft": "2"},
-        {"id": new[2], "asset": "USD"},
-    ]});
-    let reply = stage.api.expect(Call::post("/v1/accounts:batch", &body), "200").await?.body;
-    let results: Vec<String> = reply["results"].as_array().into_iter().flatten().map(result).collect();
-    let expected = [
-        "created",
-        "created replayed",
-        "failed account_exists asset",
-        "created",
-        "created",
-        "created replayed",
-        "failed account_exists overdraft",
-        "created",
-    ];
-    ensure!(results == expected, "{results:?}");
-    let ids = reply["results"].as_array().into_iter().flatten().map(|result| &result["id"]);
-    let ordered = body["accounts"].as_array().into_iter().flatten().map(|account| &account["id"]);
-    ensure!(ids.eq(ordered), "other ids than ordered: {reply}");
-    // Read through either router right after.
-    for id in &new {
-        for router in 0..2 {
-            stage.api.send_to(router, Call::get(&account_path(id))).await?.expect("200 open")?;
-        }
-    }
-    Ok(())
-}
-
-fn result(result: &Value) -> String {
-    let mut words: Vec<&str> = ["status", "code", "field"].iter().filter_map(|name| result[*name].as_str()).collect();
-    if result["replayed"] == true {
-        words.push("replayed");
-    }
-    words.join(" ")
 }
 
 /// What one router has answered, the other one reads: balances, versions, transfers.

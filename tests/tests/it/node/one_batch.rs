@@ -2,11 +2,10 @@
 
 use anyhow::{bail, ensure};
 use ledger::{
-    AccountId, Limit,
-    operation::{Operation, UpdateAccount},
+    Limit,
     outcome::{AccountOutcome, Outcome},
 };
-use testkit::node::{Node, open, order, transfer};
+use testkit::node::{Node, limit, open, order, transfer};
 use wire::Reply;
 
 use super::{Place, books_are_sound, open_pair};
@@ -20,13 +19,7 @@ pub async fn a_debt_is_paid_and_its_limit_lowered_in_one_commit(place: &Place<'_
     node.execute_until_definite(&transfer(&order("debtor", "payee", 50), false)?).await?;
 
     let before = node.status().await?.batches;
-    let lower = Operation::UpdateAccount(UpdateAccount {
-        id: AccountId::client("debtor")?,
-        status: None,
-        overdraft: Some(Limit::ZERO),
-        max_balance: None,
-        metadata: None,
-    });
+    let lower = limit("debtor", Limit::ZERO)?;
     let replies = node.execute(&[transfer(&order("treasury", "debtor", 50), false)?, lower]).await?;
     let [Reply::Outcome(Outcome::Transfer(_)), Reply::Outcome(Outcome::Account(lowered))] = &replies[..] else {
         bail!("{replies:?}")

@@ -46,6 +46,11 @@ pub enum Command {
         account: Nth,
         terms: Terms,
     },
+    /// One that is there: several contents go together in one batch.
+    OpenAgain {
+        account: Nth,
+        contents: Vec<Content>,
+    },
     Change {
         account: Nth,
         change: Change,
@@ -91,6 +96,15 @@ pub enum Command {
     },
     /// Until every hold that expires soon has.
     Wait,
+}
+
+/// What an account is opened with again.
+#[derive(Debug, Clone, Copy)]
+pub enum Content {
+    AsOpened,
+    AsItIs,
+    /// As it was opened but for this.
+    Altered(Alteration),
 }
 
 #[derive(Debug, Clone)]
@@ -211,6 +225,7 @@ fn command() -> impl Strategy<Value = Command> {
     let huge = || prop_oneof![9 => amount(), 1 => Just(HUGE)];
     prop_oneof![
         1 => (nth(), terms()).prop_map(|(account, terms)| Command::Open { account, terms }),
+        3 => (nth(), vec(content(), 1..=3)).prop_map(|(account, contents)| Command::OpenAgain { account, contents }),
         5 => (nth(), change()).prop_map(|(account, change)| Command::Change { account, change }),
         8 => (item(huge()), dry_run()).prop_map(|(item, dry_run)| Command::Pay { item, dry_run }),
         3 => (vec(item(amount()), 1..=4), prop::bool::weighted(0.4), prop::bool::weighted(0.6))
@@ -235,6 +250,10 @@ fn nth() -> impl Strategy<Value = Nth> {
 
 fn back() -> impl Strategy<Value = Back> {
     prop_oneof![3 => 0..3_usize, 1 => 0..20_usize]
+}
+
+fn content() -> impl Strategy<Value = Content> {
+    prop_oneof![3 => Just(Content::AsOpened), 1 => Just(Content::AsItIs), 1 => alteration().prop_map(Content::Altered)]
 }
 
 fn change() -> impl Strategy<Value = Change> {

@@ -94,11 +94,13 @@ pub fn without_request(body: &Value) -> Value {
     body
 }
 
-/// Whether steps are missing: those of a shard that could not be asked in time. Only a machine that does too much else gives
-/// such an answer.
-pub fn lacks_steps(expected: &Answer, found: &Answer) -> bool {
-    let steps = |answer: &Answer| answer.body["steps"].as_array().map_or(0, Vec::len);
-    found.status == 200 && expected.status == 200 && steps(found) < steps(expected)
+/// Whether something is missing: the steps or the sums of a shard that could not be asked in time. Only a machine that does too
+/// much else gives such an answer.
+pub fn is_incomplete(expected: &Answer, found: &Answer) -> bool {
+    // None at all are less than an empty list: nothing happened that would be a step.
+    let steps = |answer: &Answer| answer.body["steps"].as_array().map(Vec::len);
+    let lacks = steps(found) < steps(expected) || found.body["partial"] == true;
+    found.status == 200 && expected.status == 200 && lacks
 }
 
 /// The whole journal of an account, oldest first. The lines of one batch may come in any order, as long as they add up.

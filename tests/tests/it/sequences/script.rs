@@ -1,15 +1,15 @@
 //! What the numbers in commands stand for while a sequence is played: its accounts, and what was requested so far.
 
 use model::{
-    Asset, Capture, Changes, Fate, Hold, HoldState, Id, Ledger, Metadata, Named, NewAccount, NewHold, Payment,
-    Release, Request, Reversal, Status, Transfer,
+    Account, Asset, Capture, Changes, Fate, Hold, HoldState, Id, Ledger, Metadata, Named, NewAccount, NewHold,
+    Payment, Release, Request, Reversal, Status, Transfer,
 };
 use uuid::Uuid;
 
 use super::{
     command::{
-        Alteration, Among, Back, Change, Command, Expiry, HUGE, IdChoice, Item, Nth, Reference, Sequence, Shown,
-        Terms, UNOPENED,
+        Alteration, Among, Back, Change, Command, Content, Expiry, HUGE, IdChoice, Item, Nth, Reference, Sequence,
+        Shown, Terms, UNOPENED,
     },
     wire::Spelling,
 };
@@ -87,6 +87,12 @@ impl Script {
                 return Some((tamed(request, ledger), spelling));
             }
             Command::Open { account, terms } => Request::OpenAccount(new_account(self.account(*account), terms)),
+            Command::OpenAgain { account, contents } => {
+                let there = ledger.account(self.account(*account))?;
+                let mut again: Vec<NewAccount> =
+                    contents.iter().map(|content| opened_again(there, *content)).collect();
+                if again.len() == 1 { Request::OpenAccount(again.pop()?) } else { Request::OpenAccounts(again) }
+            }
             Command::Change { account, change } => {
                 Request::ChangeAccount { account: self.account(*account).to_owned(), changes: changes(change) }
             }
@@ -228,10 +234,7 @@ impl Script {
                     (None, _) => Some(100),
                 };
             }
-            (Request::OpenAccount(account), Alteration::Asset) => account.asset = other_asset(account.asset),
-            (Request::OpenAccount(account), Alteration::Tag) => account.metadata = toggled(&account.metadata),
-            (Request::OpenAccount(account), Alteration::Amount) => account.overdraft = Some(700),
-            (Request::OpenAccount(account), _) => account.max_balance = Some(7_700),
+            (Request::OpenAccount(account), alteration) => alter_account(account, alteration),
             _ => {}
         }
         request
@@ -301,6 +304,29 @@ fn new_account(id: &str, terms: &Terms) -> NewAccount {
         overdraft: terms.overdraft,
         max_balance: terms.max_balance,
         metadata: metadata(terms.tagged),
+    }
+}
+
+fn opened_again(there: &Account, content: Content) -> NewAccount {
+    let mut again = there.opening.clone();
+    match content {
+        Content::AsOpened => {}
+        Content::AsItIs => {
+            again.overdraft = there.overdraft;
+            again.max_balance = there.max_balance;
+            again.metadata = there.metadata.clone();
+        }
+        Content::Altered(alteration) => alter_account(&mut again, alteration),
+    }
+    again
+}
+
+fn alter_account(account: &mut NewAccount, alteration: Alteration) {
+    match alteration {
+        Alteration::Asset => account.asset = other_asset(account.asset),
+        Alteration::Tag => account.metadata = toggled(&account.metadata),
+        Alteration::Amount => account.overdraft = Some(700),
+        _ => account.max_balance = Some(7_700),
     }
 }
 

@@ -15,8 +15,10 @@ use super::wire::Call;
 pub const EXPIRED_IN_TIME: &str = "expired in time";
 /// A hold had not.
 pub const EXPIRED_LATE: &str = "expired late";
-/// A transfer was read without the step of a shard that could not be asked.
-pub const INCOMPLETE: &str = "GET transfers without all steps";
+/// A creation was a replay of what the account was opened with, and is no longer.
+pub const OPENED_SO: &str = "POST accounts with what has been changed since";
+/// A transfer or sum was read without the part of a shard that could not be asked.
+pub const INCOMPLETE: &str = "incomplete: a shard could not be asked";
 
 /// Counts by kind of request and answer.
 #[derive(Debug, Default)]

@@ -48,6 +48,7 @@ struct Decision {
 /// A shard's database, and clients that ask for this and that.
 struct World {
     accounts: BTreeMap<AccountId, Account>,
+    openings: HashMap<AccountId, CreateAccount>,
     transfers: HashMap<TransferKey, StoredTransfer>,
     registers: HashMap<TransferKey, StoredRegister>,
     holds: HashMap<HoldKey, Hold>,
@@ -69,9 +70,10 @@ const ELSEWHERE: &str = "elsewhere";
 impl World {
     fn new(seed: u64) -> Self {
         let shard = Shard::with(&HERE);
-        let accounts = HERE.iter().map(|name| (id(name), shard.accounts.get(&id(name)).unwrap().clone())).collect();
+        let there = || HERE.iter().map(|name| shard.accounts.get(&id(name)).unwrap());
         Self {
-            accounts,
+            accounts: there().map(|account| (account.id.clone(), account.clone())).collect(),
+            openings: there().map(|account| (account.id.clone(), CreateAccount::like(account))).collect(),
             transfers: HashMap::new(),
             registers: HashMap::new(),
             holds: HashMap::new(),
@@ -122,14 +124,15 @@ impl World {
     }
 
     fn operation(&mut self) -> Operation {
-        match self.below(12) {
+        match self.below(13) {
             0 | 1 => Operation::Transfer(self.payment()),
             2 => self.place(),
             3..=5 => self.capture().map_or_else(|| self.place(), Operation::Transfer),
             6 => self.end_of_hold(),
             7 | 8 => self.settlement().unwrap_or_else(|| Operation::Transfer(self.payment())),
             9 => self.reversal().unwrap_or_else(|| Operation::Transfer(self.payment())),
-            10 => self.change_of_status(),
+            10 => self.change_of_account(),
+            11 => Operation::CreateAccount(self.creation()),
             _ => match self.operation() {
                 it @ (Operation::Transfer(_) | Operation::PlaceHold(_) | Operation::Decide(_)) => {
                     Operation::DryRun(Box::new(it))
@@ -252,15 +255,27 @@ impl World {
         }))
     }
 
-    fn change_of_status(&mut self) -> Operation {
+    fn change_of_account(&mut self) -> Operation {
         let status = [AccountStatus::Open, AccountStatus::Open, AccountStatus::Frozen, AccountStatus::Closed];
+        let changes_limit = self.below(3) == 0;
         Operation::UpdateAccount(UpdateAccount {
             id: id(["alice", "bob", "shop"][self.below(3)]),
-            status: Some(status[self.below(4)]),
+            status: (!changes_limit).then(|| status[self.below(4)]),
             overdraft: None,
-            max_balance: None,
+            max_balance: changes_limit.then(|| self.max_balance()),
             metadata: None,
         })
+    }
+
+    /// Of an account that is there: with what it was opened with, or another limit.
+    fn creation(&mut self) -> CreateAccount {
+        let account = id(["alice", "bob", "shop"][self.below(3)]);
+        let opening = self.openings[&account].clone();
+        if self.below(2) == 0 { opening } else { CreateAccount { max_balance: self.max_balance(), ..opening } }
+    }
+
+    fn max_balance(&mut self) -> Limit {
+        [Limit::Unlimited, Limit::AtMost(1_000), Limit::AtMost(2_000)][self.below(3)]
     }
 
     // === the lane ===
@@ -292,6 +307,9 @@ impl World {
                 named.in_flight.extend(self.transfers.keys().filter(|key| pending(key)).map(|_| account.clone()));
             }
         }
+        let Openings { known, to_load } = Openings::of(&accounts, operations.iter());
+        named.openings = known;
+        named.openings.extend(to_load.iter().map(|there| (there.id.clone(), self.openings[&there.id].clone())));
         let fence = |_: &AccountId| Ok(());
         let mut batch = Batch::new(&mut accounts, prior, named, &fence, self.now_us, self.next);
         let outcomes = operations.iter().map(|operation| batch.apply(0, operation)).collect();
@@ -380,6 +398,11 @@ impl World {
     fn check(&mut self, operations: &[Operation], outcomes: &[Outcome], seed: u64) {
         for (operation, outcome) in operations.iter().zip(outcomes) {
             assert!(!matches!(outcome, Outcome::Illegal(_)), "seed {seed}: {operation:?}: {outcome:?}");
+            if let Operation::CreateAccount(create) = operation {
+                let replayed = matches!(outcome, Outcome::Account(AccountOutcome::Replayed(_)));
+                let as_opened = self.openings[&create.id] == *create;
+                assert!(replayed || !as_opened, "seed {seed}: {operation:?}: {outcome:?}");
+            }
             if matches!(operation, Operation::DryRun(_) | Operation::UpdateAccount(_)) {
                 continue;
             }
