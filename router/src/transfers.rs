@@ -1,11 +1,13 @@
 //! Transfers: one, a batch, or an atomic group. A single one is a batch of one.
 //!
-//! [`plan`] says what may go together; this file runs the waves and keeps what each transfer's client will be told. The
+//! [`plan`] says what may go together; this file runs the waves and keeps what each transfer's client will be told;
+//! [`recall`] spares a batch that is sent again the waves that it has behind it. The
 //! rule that nothing may soften: `not executed` is said only of a transfer none of whose steps can have taken effect.
 
 mod atomic;
 mod item;
 mod plan;
+mod recall;
 
 use std::sync::Arc;
 
@@ -43,6 +45,9 @@ pub async fn run(core: &Core, transfers: Vec<NewTransfer>, deadline: Deadline) -
         let before = batch.open.len();
         let resolved = batch.wave(&view).await;
         count_wave();
+        if batch.is_sent_again() {
+            batch.recall(core).await;
+        }
         if batch.open.len() == before && !core.again(&mut reroutes, resolved).await {
             // With every route known, the shards put off what is left.
             batch.give_up(|shard| match resolved {
@@ -61,6 +66,8 @@ struct Batch<'a> {
     items: Vec<Item>,
     /// Items with something left to do, in request order, and those whose unknown outcome others depend on.
     open: Vec<usize>,
+    /// What is stored of it was asked for.
+    recalled: bool,
 }
 
 /// What one shard executes in a wave.
@@ -75,7 +82,7 @@ impl<'a> Batch<'a> {
     fn new(core: &'a Core, transfers: Vec<NewTransfer>, deadline: Deadline) -> Self {
         let items: Vec<Item> = transfers.into_iter().map(Item::new).collect();
         let open = (0..items.len()).collect();
-        Self { core, deadline, items, open }
+        Self { core, deadline, items, open, recalled: false }
     }
 
     /// Runs one wave. False when a shard refused something as not its own, and the owner is not known.

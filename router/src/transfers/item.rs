@@ -62,6 +62,16 @@ impl Item {
         matches!(self.progress, Progress::Lost(_))
     }
 
+    /// Whether an earlier request is what it is answered from.
+    pub fn is_replay(&self) -> bool {
+        match &self.progress {
+            Progress::Reserved(answer)
+            | Progress::Finished(Ok(TransferReply::Done(answer)))
+            | Progress::Lost(Ok(TransferReply::Pending(answer))) => answer.replayed,
+            Progress::New | Progress::Lost(_) | Progress::Finished(_) => false,
+        }
+    }
+
     pub fn into_reply(self) -> Reply {
         match self.progress {
             Progress::Finished(reply) | Progress::Lost(reply) => reply,
@@ -124,6 +134,21 @@ impl Item {
         };
         self.end(reply);
         Fate::Done
+    }
+
+    /// Takes what its dry run came upon, if that is the work of an earlier request.
+    pub fn recall(&mut self, answer: Answer) {
+        match answer {
+            Ok(Outcome::Transfer(TransferOutcome::Done(answer))) if answer.replayed => match answer.state {
+                TransferState::Pending => self.progress = Progress::Reserved(answer),
+                _ => self.end(Ok(TransferReply::Done(answer))),
+            },
+            Ok(Outcome::Transfer(TransferOutcome::Mismatch { field })) => {
+                self.end(Ok(TransferReply::Mismatch { field }));
+            }
+            // The id is free, or the shard did not say: its turn in a wave will tell.
+            _ => {}
+        }
     }
 
     pub fn end(&mut self, reply: Reply) {
