@@ -12,7 +12,7 @@ mod recall;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use ledger::{operation::Operation, outcome::Outcome};
+use ledger::{Account, operation::Operation, outcome::Outcome};
 use tokio::time::Instant;
 
 pub use self::atomic::run as run_atomic;
@@ -80,7 +80,9 @@ struct Group {
 
 impl<'a> Batch<'a> {
     fn new(core: &'a Core, transfers: Vec<NewTransfer>, deadline: Deadline) -> Self {
-        let items: Vec<Item> = transfers.into_iter().map(Item::new).collect();
+        let moved: i128 = transfers.iter().map(|transfer| i128::from(transfer.amount)).sum();
+        let is_large = moved > i128::from(Account::HALF_FULL);
+        let items: Vec<Item> = transfers.into_iter().map(|transfer| Item::new(transfer, is_large)).collect();
         let open = (0..items.len()).collect();
         Self { core, deadline, items, open, recalled: false }
     }

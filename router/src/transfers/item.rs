@@ -26,6 +26,8 @@ pub struct Item {
     /// The shard that may have executed it in a sending whose answer was lost, whatever later ones say.
     resent_to: Option<Arc<str>>,
     defer_limited: bool,
+    /// As in [`Line::is_large`].
+    is_large: bool,
 }
 
 enum Progress {
@@ -39,13 +41,14 @@ enum Progress {
 }
 
 impl Item {
-    pub fn new(transfer: NewTransfer) -> Self {
+    pub fn new(transfer: NewTransfer, is_large: bool) -> Self {
         Self {
             debit: AccountKey::of(&transfer.debit),
             credit: AccountKey::of(&transfer.credit),
             progress: Progress::New,
             resent_to: None,
             defer_limited: false,
+            is_large,
             transfer,
         }
     }
@@ -108,6 +111,7 @@ impl Item {
                 Progress::Reserved(_) => Standing::Reserved,
                 Progress::Lost(_) | Progress::Finished(_) => Standing::Lost,
             },
+            is_large: self.is_large,
         }
     }
 

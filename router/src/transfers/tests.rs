@@ -407,6 +407,34 @@ async fn a_local_batch_is_one_call_per_shard() {
     assert_eq!(calls() - before, 2);
 }
 
+#[tokio::test]
+async fn a_batch_fills_and_empties_accounts_in_its_order() {
+    const MOST: i64 = i64::MAX;
+    let cluster = Cluster::start(2).await;
+    let (near, far) = (cluster.account_on(1, "near"), cluster.account_on(0, "far"));
+    let (payee, closed) = (cluster.account_on(1, "payee"), cluster.account_on(0, "closed"));
+    let opened = [(&near, Limit::Unlimited), (&far, Limit::Unlimited), (&payee, Limit::ZERO), (&closed, Limit::ZERO)];
+    let opened = opened.into_iter().map(|(name, overdraft)| create(name, overdraft)).collect();
+    assert!(cluster.router.create_accounts(opened, soon()).await.iter().all(Result::is_ok));
+    freeze(&cluster, &closed, AccountStatus::Closed).await;
+    // What comes from the other shard is decided last, and is first all the same: into an empty account, and into the rest of
+    // a full one.
+    for (first, second) in [(MOST / 3 * 2, MOST / 3 * 2), (MOST - MOST / 3 * 2, 1)] {
+        let number = first.unsigned_abs().into();
+        let batch = vec![transfer(number, &far, &payee, first), transfer(number + 1, &near, &payee, second)];
+        let replies = cluster.router.transfer_batch(batch, soon()).await;
+        assert!(is_posted(&replies[0]), "{replies:?}");
+        assert_eq!(refusal(&replies[1]), (Refusal::BalanceOverflow, Some(Side::Credit)));
+    }
+    // `near` owes all that it can. What the first could not pay is there for the second.
+    let drained = transfer(1, &near, &far, MOST);
+    assert!(is_posted(&cluster.router.transfer(drained, soon()).await));
+    let batch = vec![transfer(2, &near, &closed, 1), transfer(3, &near, &cluster.account_on(1, "nobody"), 1)];
+    let replies = cluster.router.transfer_batch(batch, soon()).await;
+    assert_eq!(refusal(&replies[0]), (Refusal::AccountClosed, Some(Side::Credit)));
+    assert_eq!(refusal(&replies[1]), (Refusal::AccountNotFound, Some(Side::Credit)));
+}
+
 /// What must be equal: how each transfer ended.
 fn end(reply: &Result<TransferReply, CallError>) -> String {
     match reply {

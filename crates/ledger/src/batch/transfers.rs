@@ -78,7 +78,7 @@ impl Batch<'_> {
             Refused { refusal: Refusal::AccountNotFound, side: Some(Side::Debit) } => {
                 Ok(TransferOutcome::DebitNotFound)
             }
-            Refused { refusal: Refusal::InsufficientFunds, .. }
+            Refused { refusal: Refusal::InsufficientFunds | Refusal::BalanceOverflow, side: Some(Side::Debit) }
                 if transfer.defer_insufficient && order_group != 0 =>
             {
                 Err(Aside::Deferred)
