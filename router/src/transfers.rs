@@ -1,16 +1,18 @@
 //! Transfers: one, a batch, or an atomic group. A single one is a batch of one.
 //!
-//! [`plan`] says what may go together; this file runs the waves and keeps what each transfer's client will be told. The
+//! [`plan`] says what may go together; this file runs the waves and keeps what each transfer's client will be told;
+//! [`recall`] spares a batch that is sent again the waves that it has behind it. The
 //! rule that nothing may soften: `not executed` is said only of a transfer none of whose steps can have taken effect.
 
 mod atomic;
 mod item;
 mod plan;
+mod recall;
 
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use ledger::{operation::Operation, outcome::Outcome};
+use ledger::{Account, operation::Operation, outcome::Outcome};
 use tokio::time::Instant;
 
 pub use self::atomic::run as run_atomic;
@@ -43,6 +45,9 @@ pub async fn run(core: &Core, transfers: Vec<NewTransfer>, deadline: Deadline) -
         let before = batch.open.len();
         let resolved = batch.wave(&view).await;
         count_wave();
+        if batch.is_sent_again() {
+            batch.recall(core).await;
+        }
         if batch.open.len() == before && !core.again(&mut reroutes, resolved).await {
             // With every route known, the shards put off what is left.
             batch.give_up(|shard| match resolved {
@@ -61,6 +66,8 @@ struct Batch<'a> {
     items: Vec<Item>,
     /// Items with something left to do, in request order, and those whose unknown outcome others depend on.
     open: Vec<usize>,
+    /// What is stored of it was asked for.
+    recalled: bool,
 }
 
 /// What one shard executes in a wave.
@@ -73,9 +80,11 @@ struct Group {
 
 impl<'a> Batch<'a> {
     fn new(core: &'a Core, transfers: Vec<NewTransfer>, deadline: Deadline) -> Self {
-        let items: Vec<Item> = transfers.into_iter().map(Item::new).collect();
+        let moved: i128 = transfers.iter().map(|transfer| i128::from(transfer.amount)).sum();
+        let is_large = moved > i128::from(Account::HALF_FULL);
+        let items: Vec<Item> = transfers.into_iter().map(|transfer| Item::new(transfer, is_large)).collect();
         let open = (0..items.len()).collect();
-        Self { core, deadline, items, open }
+        Self { core, deadline, items, open, recalled: false }
     }
 
     /// Runs one wave. False when a shard refused something as not its own, and the owner is not known.

@@ -27,6 +27,9 @@ pub struct Account {
 }
 
 impl Account {
+    /// An account that holds no more than this is not filled by credits that come to no more than this together.
+    pub const HALF_FULL: i64 = i64::MAX / 2;
+
     /// What a debit may take: posted − held + overdraft. `None`: without limit.
     pub fn available(&self) -> Option<i128> {
         available(self.posted, self.held, self.overdraft)

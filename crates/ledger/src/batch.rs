@@ -161,9 +161,11 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Whether it matters to a credit what the account has been credited with before.
+    /// Whether it matters to a credit what the account has been credited with before. (Requests large enough to fill any account
+    /// see to their order themselves.)
     fn is_limited(&self, account: &AccountId) -> bool {
-        self.accounts.get(account).is_some_and(|account| account.max_balance != Limit::Unlimited)
+        let limited = |there: &Account| there.max_balance != Limit::Unlimited || there.posted > Account::HALF_FULL;
+        self.accounts.get(account).is_some_and(limited)
     }
 
     // === booking ===

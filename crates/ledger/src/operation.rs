@@ -218,9 +218,10 @@ pub struct Transfer {
     pub purpose: Purpose,
     /// The credit account lives on another shard: reserve instead of posting.
     pub cross_shard: bool,
-    /// Answer `Deferred` instead of storing `insufficient_funds`.
+    /// Answer `Deferred` instead of storing that the debit account has too little: something earlier of the same request may yet
+    /// give back what it took.
     pub defer_insufficient: bool,
-    /// Answer `Deferred` where the credit account has a `max_balance`: something earlier of the same request has yet to change
+    /// Answer `Deferred` where the credit account has a `max_balance`, or not much room: something earlier of the same request has yet to change
     /// its balance.
     pub defer_limited: bool,
 }

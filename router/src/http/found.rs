@@ -1,8 +1,12 @@
 //! What an id in a path turned out to name: one thing, none, or several, since an id belongs to its debit account.
 
+mod replay;
+
 use std::sync::Arc;
 
 use ledger::TransferId;
+
+pub use replay::begun_before;
 
 use super::problem::{Code, Problem};
 use crate::service::{FoundHold, FoundTransfer};

@@ -1,4 +1,4 @@
-//! The public listener without a shard behind it: everything that is answered before one is needed, and what a client
+//! The public listener, mostly without a shard behind it: everything that is answered before one is needed, and what a client
 //! sees when none can be reached.
 
 use std::path::Path;
@@ -11,7 +11,7 @@ use shard_map::{Shard, ShardMap, SlotRange};
 use tower::ServiceExt;
 
 use super::*;
-use crate::routing::Routing;
+use crate::{routing::Routing, service::fake_cluster::Cluster};
 
 const TRANSFER: &str = r#"{"id": "01890a5d-ac96-774b-bcce-b302099a8057", "debit": "alice", "credit": "bob",
     "amount": "12.34", "asset": "USD"}"#;
@@ -22,6 +22,7 @@ const CAPTURE: &str = "/v1/holds/01890a5d-ac96-774b-bcce-b302099a8057/capture";
 const RELEASE: &str = "/v1/holds/01890a5d-ac96-774b-bcce-b302099a8057/release";
 const REVERSE: &str = "/v1/transfers/01890a5d-ac96-774b-bcce-b302099a8057/reverse";
 
+/// Without a shard that could be reached.
 fn api_with(settings: &str) -> Routes {
     // Port 1 of this machine refuses connections.
     let shard = Shard {
@@ -31,13 +32,17 @@ fn api_with(settings: &str) -> Routes {
         slots: vec![SlotRange::ALL],
     };
     let routing = Routing::fixed(ShardMap::new(1, vec![shard]).unwrap());
-    let text = format!(
-        "[http]\nlisten = \"127.0.0.1:0\"\n{settings}\n[admin]\nlisten = \"127.0.0.1:0\"\n[map]\npath = \"unused.toml\""
-    );
-    let config = Config::parse(Path::new("router.toml"), &text).unwrap();
+    let config = config(settings);
     let tasks = Tasks::new();
     let router = Router::start(&config.core(), routing, tasks.clone());
     api(Edge::new(&config, router, tasks).unwrap())
+}
+
+fn config(settings: &str) -> Config {
+    let text = format!(
+        "[http]\nlisten = \"127.0.0.1:0\"\n{settings}\n[admin]\nlisten = \"127.0.0.1:0\"\n[map]\npath = \"unused.toml\""
+    );
+    Config::parse(Path::new("router.toml"), &text).unwrap()
 }
 
 fn request(method: &str, path: &str, body: impl Into<Body>) -> Request<Body> {
@@ -285,4 +290,19 @@ async fn a_panic_is_one_requests_500() {
     let problem = assert_problem(&routes, request("GET", "/", ""), 500, "internal").await;
     assert!(!problem.to_string().contains("on purpose"));
     assert_eq!(problem["executed"], "unknown");
+}
+
+#[tokio::test]
+async fn the_balance_now_does_not_depend_on_two_clocks() {
+    // The shard's is ahead of this router's.
+    let cluster = Cluster::start(1).await;
+    cluster.fund(&[("alice", 100)]).await;
+    let edge = Edge::new(&config(""), cluster.router.clone(), cluster.tasks.clone()).unwrap();
+    let api = api(edge);
+    let now = json_of(send(&api, request("GET", "/v1/accounts/alice/balance", "")).await).await;
+    assert_eq!((&now["posted"], &now["version"]), (&"1.00".into(), &2.into()), "{now}");
+    // Asked for a time, it answers for that time and says so, however long ago.
+    let then =
+        json_of(send(&api, request("GET", "/v1/accounts/alice/balance?at=0004-02-29T12:00:00Z", "")).await).await;
+    assert_eq!((&then["version"], &then["at"]), (&0.into(), &"0004-02-29T12:00:00.000000Z".into()), "{then}");
 }

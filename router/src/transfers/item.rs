@@ -26,6 +26,8 @@ pub struct Item {
     /// The shard that may have executed it in a sending whose answer was lost, whatever later ones say.
     resent_to: Option<Arc<str>>,
     defer_limited: bool,
+    /// As in [`Line::is_large`].
+    is_large: bool,
 }
 
 enum Progress {
@@ -39,13 +41,14 @@ enum Progress {
 }
 
 impl Item {
-    pub fn new(transfer: NewTransfer) -> Self {
+    pub fn new(transfer: NewTransfer, is_large: bool) -> Self {
         Self {
             debit: AccountKey::of(&transfer.debit),
             credit: AccountKey::of(&transfer.credit),
             progress: Progress::New,
             resent_to: None,
             defer_limited: false,
+            is_large,
             transfer,
         }
     }
@@ -60,6 +63,16 @@ impl Item {
 
     pub fn is_lost(&self) -> bool {
         matches!(self.progress, Progress::Lost(_))
+    }
+
+    /// Whether an earlier request is what it is answered from.
+    pub fn is_replay(&self) -> bool {
+        match &self.progress {
+            Progress::Reserved(answer)
+            | Progress::Finished(Ok(TransferReply::Done(answer)))
+            | Progress::Lost(Ok(TransferReply::Pending(answer))) => answer.replayed,
+            Progress::New | Progress::Lost(_) | Progress::Finished(_) => false,
+        }
     }
 
     pub fn into_reply(self) -> Reply {
@@ -98,6 +111,7 @@ impl Item {
                 Progress::Reserved(_) => Standing::Reserved,
                 Progress::Lost(_) | Progress::Finished(_) => Standing::Lost,
             },
+            is_large: self.is_large,
         }
     }
 
@@ -124,6 +138,21 @@ impl Item {
         };
         self.end(reply);
         Fate::Done
+    }
+
+    /// Takes what its dry run came upon, if that is the work of an earlier request.
+    pub fn recall(&mut self, answer: Answer) {
+        match answer {
+            Ok(Outcome::Transfer(TransferOutcome::Done(answer))) if answer.replayed => match answer.state {
+                TransferState::Pending => self.progress = Progress::Reserved(answer),
+                _ => self.end(Ok(TransferReply::Done(answer))),
+            },
+            Ok(Outcome::Transfer(TransferOutcome::Mismatch { field })) => {
+                self.end(Ok(TransferReply::Mismatch { field }));
+            }
+            // The id is free, or the shard did not say: its turn in a wave will tell.
+            _ => {}
+        }
     }
 
     pub fn end(&mut self, reply: Reply) {

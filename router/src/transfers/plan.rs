@@ -15,8 +15,9 @@
 //! every wave finishes something.
 //!
 //! Two *credits* of the same account may change places when one comes from another shard, which only an account with a
-//! `max_balance` can tell. Whether it has one the node knows: a credit that something earlier may yet change the limit's
-//! outcome for goes along marked `defer_limited`, and the node puts it off where there is a limit.
+//! `max_balance` can tell, or one that is more than half full. Whether it is such a one the node knows: a credit that something
+//! earlier may yet change the limit's outcome for goes along marked `defer_limited`, and the node puts it off where there is a
+//! limit. In a batch that is large enough to fill an account from less than half, such a credit waits at once.
 
 use std::{
     collections::HashMap,
@@ -49,6 +50,8 @@ pub struct Line {
     pub source: ShardIndex,
     pub destination: ShardIndex,
     pub standing: Standing,
+    /// Its batch moves enough to fill an account: credits keep their order whether the account has a limit or not.
+    pub is_large: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,11 +163,14 @@ impl Wave {
             }
             Standing::Reserved => {
                 self.accounts.mark(line.debit, UNDECIDED_DEBIT);
-                if self.accounts.has(line.credit, WAITING_DEBIT) || !self.has_room(None, Some(line.destination)) {
+                let defer_limited = self.accounts.has(line.credit, UNDECIDED_DEBIT | WAITING_CREDIT | LOST_CREDIT);
+                let must_wait = self.accounts.has(line.credit, WAITING_DEBIT)
+                    || (defer_limited && line.is_large)
+                    || !self.has_room(None, Some(line.destination));
+                if must_wait {
                     self.accounts.mark(line.credit, WAITING_CREDIT);
                     return Placement::Wait;
                 }
-                let defer_limited = self.accounts.has(line.credit, UNDECIDED_DEBIT | WAITING_CREDIT | LOST_CREDIT);
                 self.accounts.mark(line.credit, INCOMING);
                 Placement::Decide { defer_limited }
             }
@@ -177,8 +183,13 @@ impl Wave {
             return Placement::Abandon;
         }
         let crosses = line.source != line.destination;
+        // Decisions of one wave keep their order; what is local comes before them.
+        let overtaken = if crosses { 0 } else { INCOMING };
+        let defer_limited =
+            self.accounts.has(line.credit, overtaken | UNDECIDED_DEBIT | WAITING_CREDIT | LOST_CREDIT);
         let must_wait = self.accounts.has(line.debit, INCOMING | WAITING_DEBIT | WAITING_CREDIT)
             || self.accounts.has(line.credit, WAITING_DEBIT)
+            || (defer_limited && line.is_large)
             || !self.has_room(Some(line.source), crosses.then_some(line.destination));
         if must_wait {
             self.accounts.mark(line.debit, WAITING_DEBIT);
@@ -186,10 +197,6 @@ impl Wave {
             return Placement::Wait;
         }
         let defer_insufficient = self.accounts.has(line.debit, UNDECIDED_DEBIT);
-        // Decisions of one wave keep their order; what is local comes before them.
-        let overtaken = if crosses { 0 } else { INCOMING };
-        let defer_limited =
-            self.accounts.has(line.credit, overtaken | UNDECIDED_DEBIT | WAITING_CREDIT | LOST_CREDIT);
         if crosses {
             self.accounts.mark(line.debit, UNDECIDED_DEBIT);
             self.accounts.mark(line.credit, INCOMING);

@@ -407,6 +407,34 @@ async fn a_local_batch_is_one_call_per_shard() {
     assert_eq!(calls() - before, 2);
 }
 
+#[tokio::test]
+async fn a_batch_fills_and_empties_accounts_in_its_order() {
+    const MOST: i64 = i64::MAX;
+    let cluster = Cluster::start(2).await;
+    let (near, far) = (cluster.account_on(1, "near"), cluster.account_on(0, "far"));
+    let (payee, closed) = (cluster.account_on(1, "payee"), cluster.account_on(0, "closed"));
+    let opened = [(&near, Limit::Unlimited), (&far, Limit::Unlimited), (&payee, Limit::ZERO), (&closed, Limit::ZERO)];
+    let opened = opened.into_iter().map(|(name, overdraft)| create(name, overdraft)).collect();
+    assert!(cluster.router.create_accounts(opened, soon()).await.iter().all(Result::is_ok));
+    freeze(&cluster, &closed, AccountStatus::Closed).await;
+    // What comes from the other shard is decided last, and is first all the same: into an empty account, and into the rest of
+    // a full one.
+    for (first, second) in [(MOST / 3 * 2, MOST / 3 * 2), (MOST - MOST / 3 * 2, 1)] {
+        let number = first.unsigned_abs().into();
+        let batch = vec![transfer(number, &far, &payee, first), transfer(number + 1, &near, &payee, second)];
+        let replies = cluster.router.transfer_batch(batch, soon()).await;
+        assert!(is_posted(&replies[0]), "{replies:?}");
+        assert_eq!(refusal(&replies[1]), (Refusal::BalanceOverflow, Some(Side::Credit)));
+    }
+    // `near` owes all that it can. What the first could not pay is there for the second.
+    let drained = transfer(1, &near, &far, MOST);
+    assert!(is_posted(&cluster.router.transfer(drained, soon()).await));
+    let batch = vec![transfer(2, &near, &closed, 1), transfer(3, &near, &cluster.account_on(1, "nobody"), 1)];
+    let replies = cluster.router.transfer_batch(batch, soon()).await;
+    assert_eq!(refusal(&replies[0]), (Refusal::AccountClosed, Some(Side::Credit)));
+    assert_eq!(refusal(&replies[1]), (Refusal::AccountNotFound, Some(Side::Credit)));
+}
+
 /// What must be equal: how each transfer ended.
 fn end(reply: &Result<TransferReply, CallError>) -> String {
     match reply {
@@ -418,7 +446,8 @@ fn end(reply: &Result<TransferReply, CallError>) -> String {
     }
 }
 
-/// Random batches over three shards, some answers lost on the way, against the same transfers one by one on one shard.
+/// Random batches over three shards, begun by a shorter one and some answers lost on the way, against the same transfers one by
+/// one on one shard.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_over_shards_is_as_if_one_after_another() {
     const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
@@ -453,6 +482,7 @@ async fn a_batch_over_shards_is_as_if_one_after_another() {
                 transfer(number, debit, credit, *amount)
             })
             .collect();
+        many.router.transfer_batch(orders[..orders.len() / 2].to_vec(), soon()).await;
         let together = many.router.transfer_batch(orders.clone(), soon()).await;
         let mut one_by_one = Vec::new();
         for order in orders {

@@ -59,6 +59,7 @@ async fn the_api_keeps_its_contract() -> anyhow::Result<()> {
         ("idempotency keys", Box::pin(transfers::are_named_by_a_key(&stage))),
         ("steps", Box::pin(transfers::are_found_with_their_steps(&stage))),
         ("shared ids", Box::pin(transfers::of_two_payers_may_share_an_id(&stage))),
+        ("replays of ambiguous ids", Box::pin(transfers::replay_when_their_id_has_become_ambiguous(&stage))),
         ("spellings", Box::pin(transfers::are_the_same_however_they_are_spelt(&stage))),
         ("replays", Box::pin(transfers::replay_whatever_happened_since(&stage))),
         ("request ids", Box::pin(transfers::carry_their_request_id(&stage))),

@@ -78,7 +78,7 @@ impl Batch<'_> {
             Refused { refusal: Refusal::AccountNotFound, side: Some(Side::Debit) } => {
                 Ok(TransferOutcome::DebitNotFound)
             }
-            Refused { refusal: Refusal::InsufficientFunds, .. }
+            Refused { refusal: Refusal::InsufficientFunds | Refusal::BalanceOverflow, side: Some(Side::Debit) }
                 if transfer.defer_insufficient && order_group != 0 =>
             {
                 Err(Aside::Deferred)
@@ -117,10 +117,10 @@ impl Batch<'_> {
             Purpose::Payment | Purpose::Reversal { .. } => posting::check_debit(debit, transfer.asset, amount)?,
         }
         if transfer.cross_shard {
-            if let Err(refused) = self.check_purpose(order) {
+            let room = |batch: &mut Self| batch.check_in_transit(transfer.asset, i128::from(amount));
+            if let Err(refused) = self.check_purpose(order).and_then(|()| room(self)) {
                 return Ok(Ruling::Presume(refused));
             }
-            self.check_in_transit(transfer.asset, i128::from(amount))?;
         } else {
             posting::check_credit(self.accounts.get(&transfer.credit), transfer.asset, amount)?;
             self.check_purpose(order)?;

@@ -84,7 +84,7 @@ impl Ledger {
     }
 
     pub(super) fn capture(&mut self, capture: &Capture) -> Answer {
-        let hold = match self.find_hold(&capture.hold) {
+        let hold = match self.find_hold(&self.captured_before(capture)) {
             Ok(Hold { state: HoldState::Refused(_), .. }) => {
                 return Answer::refused(404, "hold_not_found").with("hold_id", &*capture.hold.id);
             }
@@ -105,7 +105,7 @@ impl Ledger {
     }
 
     pub(super) fn reverse(&mut self, reversal: &Reversal) -> Answer {
-        let original = match self.find_transfer(&reversal.transfer) {
+        let original = match self.find_transfer(&self.reversed_before(reversal)) {
             Ok(original) => original,
             Err(answer) => return answer,
         };
@@ -235,6 +235,26 @@ impl Ledger {
         })
     }
 
+    /// What a capture names; the hold that it captured before is meant, whoever else has one of that id by now.
+    fn captured_before(&self, capture: &Capture) -> Named {
+        let is_it = |made: &&Transfer| {
+            matches!(&made.order.purpose, Purpose::Capture { hold, .. } if *hold == capture.hold.id)
+                && made.order.id == capture.id
+        };
+        let mut payers = self.transfers.values().filter(is_it).map(|made| made.order.debit.clone());
+        meant(&capture.hold, (payers.next(), payers.next()))
+    }
+
+    /// The same for a reversal and its original.
+    fn reversed_before(&self, reversal: &Reversal) -> Named {
+        let is_it = |made: &&Transfer| {
+            matches!(&made.order.purpose, Purpose::Reversal { of } if *of == reversal.transfer.id)
+                && made.order.id == reversal.id
+        };
+        let mut payers = self.transfers.values().filter(is_it).map(|made| made.order.credit.clone());
+        meant(&reversal.transfer, (payers.next(), payers.next()))
+    }
+
     pub(super) fn find_transfer(&self, named: &Named) -> Result<&Transfer, Answer> {
         let mut found = self.transfers.values().filter(|transfer| {
             transfer.order.id == named.id && named.debit.as_ref().is_none_or(|debit| *debit == transfer.order.debit)
@@ -265,6 +285,14 @@ impl Order {
 
     fn cause(&self, counterparty: &str) -> Cause {
         Cause { transfer: Some(self.id.clone()), hold: None, counterparty: Some(counterparty.to_owned()) }
+    }
+}
+
+/// What a URL names, if it does not say whose: of the one account it was before.
+fn meant(named: &Named, before: (Option<String>, Option<String>)) -> Named {
+    match (&named.debit, before) {
+        (None, (Some(debit), None)) => Named { debit: Some(debit), ..named.clone() },
+        _ => named.clone(),
     }
 }
 

@@ -109,10 +109,12 @@ pub async fn balance(
     AccountPath(id): AccountPath,
     mut parameters: Parameters,
 ) -> Result<Response, Problem> {
-    let at_us = parameters.take_as("at", TIME_EXPECTED, positive_time);
+    let at_us = parameters.take_as("at", TIME_EXPECTED, clock::parse_rfc3339);
     parameters.finish()?;
+    // Now is whatever there is: by this machine's clock, what was written a moment ago may be yet to come.
+    let until_us = at_us.unwrap_or(i64::MAX);
+    let balance = edge.router.balance_at(&id, until_us, deadline.0).await?.ok_or_else(|| no_such_account(&id))?;
     let at_us = at_us.unwrap_or_else(clock::now_us);
-    let balance = edge.router.balance_at(&id, at_us, deadline.0).await?.ok_or_else(|| no_such_account(&id))?;
     Ok(view::json(StatusCode::OK, &BalanceView::new(id.as_str(), at_us, &balance, &edge.rulebook.assets)?))
 }
 

@@ -52,7 +52,7 @@ pub async fn capture(
         let payload = edge.bodies.read_optional(&headers, body, deadline).await?;
         parse::capture(payload.text()?, &edge.rulebook, key)?
     };
-    let hold = to_act_on(&edge, id, debit.as_ref(), deadline).await?;
+    let hold = to_act_on(&edge, id, debit.as_ref(), Some(&wanted), deadline).await?;
     // One that never held anything is kept for replays of its placing only.
     if matches!(hold.hold.status, HoldStatus::Rejected(_)) {
         return Err(found::not_found::<FoundHold>(id));

@@ -45,7 +45,7 @@ pub async fn release(
         let payload = edge.bodies.read_optional(&headers, body, deadline).await?;
         parse::release(payload.text()?, &edge.rulebook)?;
     }
-    let key = to_act_on(&edge, id, debit.as_ref(), deadline).await?.key;
+    let key = to_act_on(&edge, id, debit.as_ref(), None, deadline).await?.key;
     let marked = |problem: Problem| problem.with_hold(id.0);
     let reply = edge
         .detached("release", deadline, |router| async move { router.release_hold(key, deadline.0).await })

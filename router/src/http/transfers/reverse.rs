@@ -59,6 +59,7 @@ pub async fn reverse(
         })
         .await?
         .map_err(|error| Problem::from(error).with_transfer(id.0))?;
+    let found = found::begun_before(&edge, &wanted, found, deadline).await?;
     let original = found::to_act_on(id, debit_given, found, &unreachable)?;
     carry_out(&edge, order(&edge, &original.record, &wanted)?, deadline).await
 }

@@ -11,6 +11,7 @@ fn line(debit: u64, credit: u64, source: u16, destination: u16, standing: Standi
         source: ShardIndex(source),
         destination: ShardIndex(destination),
         standing,
+        is_large: false,
     }
 }
 
@@ -125,6 +126,8 @@ struct World {
     /// Whether the fence refuses the n-th execution (a slot on the move), once each.
     fenced: Vec<bool>,
     max_per_shard: usize,
+    /// The lines are large ones: the nodes need not know that there are limits.
+    is_large: bool,
 }
 
 fn world() -> impl Strategy<Value = World> {
@@ -138,14 +141,16 @@ fn world() -> impl Strategy<Value = World> {
         prop::collection::vec(transfer, 1..24),
         prop::collection::vec(prop::bool::weighted(0.1), 0..60),
         prop_oneof![Just(2_usize), Just(5), Just(1000)],
+        any::<bool>(),
     )
-        .prop_map(|(balances, closed, limits, transfers, fenced, max_per_shard)| World {
+        .prop_map(|(balances, closed, limits, transfers, fenced, max_per_shard, is_large)| World {
             balances,
             closed,
             limits,
             transfers,
             fenced,
             max_per_shard,
+            is_large,
         })
 }
 
@@ -156,7 +161,7 @@ impl World {
     }
 
     fn is_limited(&self, account: u64) -> bool {
-        self.limits[account as usize].is_some()
+        !self.is_large && self.limits[account as usize].is_some()
     }
 }
 
@@ -193,7 +198,7 @@ fn in_waves(world: &World) -> (Vec<End>, Vec<i64>) {
             .map(|&n| {
                 let (debit, credit, _) = world.transfers[n];
                 let standing = if reserved[n] { Standing::Reserved } else { Standing::New };
-                line(debit, credit, shard(debit).0, shard(credit).0, standing)
+                Line { is_large: world.is_large, ..line(debit, credit, shard(debit).0, shard(credit).0, standing) }
             })
             .collect();
         let placements = plan_wave(&lines, world.max_per_shard);

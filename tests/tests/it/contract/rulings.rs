@@ -142,6 +142,10 @@ pub async fn hold_for_in_transit_too(stage: &Stage) -> anyhow::Result<()> {
     stage.pay(&source[0], &target[0], MOST, "KWD").await?;
     let more = terms(Uuid::now_v7(), &source[1], &target[1], "0.001", "KWD");
     stage.api.expect(Call::post("/v1/transfers", &more), overflow).await?;
+    // The credit side goes before it, as it goes before everything that only one of the two shards knows.
+    let closed = stage.account(1, "KWD closed").await?;
+    let to_closed = terms(Uuid::now_v7(), &source[1], &closed, "0.001", "KWD");
+    stage.api.expect(Call::post("/v1/transfers", &to_closed), "422 account_closed side=credit").await?;
     // The other end of the way: the least a balance can be is one more than the most.
     stage.pay(&third, &target[1], "0.001", "KWD").await?;
     let refused = terms(Uuid::now_v7(), &third, &target[1], "0.001", "KWD");

@@ -132,6 +132,46 @@ pub async fn of_two_payers_may_share_an_id(stage: &Stage) -> anyhow::Result<()> 
     Ok(())
 }
 
+/// A replay comes before `ambiguous_id`: what a request made tells what it was about, also when another has come to use that id.
+pub async fn replay_when_their_id_has_become_ambiguous(stage: &Stage) -> anyhow::Result<()> {
+    for other_shard in 0..2 {
+        let (payer, payee) = (stage.account(0, "USD posted=9").await?, stage.account(other_shard, "USD").await?);
+        let bystander = stage.account(2, "USD posted=9").await?;
+        // The reversal itself, which is the payee's transfer, has the id of its original.
+        let id = Uuid::now_v7();
+        stage
+            .api
+            .expect(Call::post("/v1/transfers", &terms(id, &payer, &payee, "5.00", "USD")), "201 posted")
+            .await?;
+        let reverse = |own: Uuid, amount: &str| {
+            Call::post(&format!("/v1/transfers/{id}/reverse"), &json!({"id": own, "amount": amount}))
+        };
+        let first = stage.api.expect(reverse(id, "2.00"), "201 posted").await?;
+        let again = stage.api.expect(reverse(id, "2.00"), "200 posted replayed").await?;
+        ensure!(first.body == again.body, "{} and {}", first.body, again.body);
+        stage.api.expect(reverse(id, "3.00"), "422 idempotency_mismatch field=amount").await?;
+        stage.api.expect(reverse(Uuid::now_v7(), "2.00"), "409 ambiguous_id").await?;
+
+        // Somebody else places a hold of the same id.
+        let hold = Uuid::now_v7();
+        let capture = |own: Uuid| {
+            Call::post(&format!("/v1/holds/{hold}/capture"), &json!({"id": own, "amount": "1.00", "final": false}))
+        };
+        let own = Uuid::now_v7();
+        stage.api.expect(Call::post("/v1/holds", &terms(hold, &payer, &payee, "4.00", "USD")), "201 held").await?;
+        let first = stage.api.expect(capture(own), "201 posted").await?;
+        stage
+            .api
+            .expect(Call::post("/v1/holds", &terms(hold, &bystander, &payee, "4.00", "USD")), "201 held")
+            .await?;
+        let again = stage.api.expect(capture(own), "200 posted replayed").await?;
+        ensure!(first.body == again.body, "{} and {}", first.body, again.body);
+        stage.api.expect(capture(Uuid::now_v7()), "409 ambiguous_id").await?;
+        ensure!(stage.posted(&payee).await? == "4.00", "captured or reversed twice");
+    }
+    Ok(())
+}
+
 /// Content is compared as what it means, not as it is spelt.
 pub async fn are_the_same_however_they_are_spelt(stage: &Stage) -> anyhow::Result<()> {
     for payee_shard in 0..2 {
