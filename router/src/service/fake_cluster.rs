@@ -102,8 +102,9 @@ pub fn quick() -> CoreConfig {
     }
 }
 
+/// A deadline that no machine is too slow for.
 pub fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(10)
+    Instant::now() + Duration::from_secs(30)
 }
 
 pub fn usd() -> AssetCode {
@@ -310,6 +311,11 @@ impl FakeNode {
 
     pub fn hang(&self, hung: bool) {
         self.hung.send_replace(hung);
+    }
+
+    /// Calls that wait at the door.
+    pub fn waiting(&self) -> usize {
+        self.hung.receiver_count()
     }
 
     /// Transfers that have not ended.
