@@ -336,7 +336,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_request_gets_a_problem_too() {
-        let (address, tasks) = start(limits()).await;
+        let server = Server::start(limits()).await;
         let many = "X-A: b\r\n".repeat(101);
         let large = format!("X-A: {}\r\n", "b".repeat(3 * MAX_HEAD_BYTES));
         let long = "b".repeat(3 * MAX_HEAD_BYTES);
@@ -353,7 +353,7 @@ mod tests {
         ] {
             // As the first thing on a connection, and after a request that was answered.
             for before in ["", "GET / HTTP/1.1\r\nHost: x\r\n\r\n"] {
-                let mut stream = TcpStream::connect(address).await.unwrap();
+                let mut stream = server.connect().await;
                 stream.write_all(before.as_bytes()).await.unwrap();
                 let mut answered = [0; 1024];
                 if !before.is_empty() {
@@ -370,7 +370,7 @@ mod tests {
                 assert!(head.contains("application/problem+json") && body["executed"] == false, "{answer}");
             }
         }
-        tasks.shutdown(Duration::from_secs(5)).await.unwrap();
+        server.end().await;
     }
 
     #[tokio::test]
