@@ -133,8 +133,9 @@ impl TwoPhaseTask {
                 life.releases.push(release);
             }
             Plan::CapturedTwice => {
-                let (one, two) =
-                    tokio::join!(self.capture(&order, part, true), self.capture(&order, Some(left), true));
+                // A hold of one cent may have nothing left, and nothing cannot be asked for.
+                let rest = Some(left.max(1));
+                let (one, two) = tokio::join!(self.capture(&order, part, true), self.capture(&order, rest, true));
                 life.captures.extend([one, two]);
             }
             Plan::Exceeded => {
