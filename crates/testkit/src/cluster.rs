@@ -21,8 +21,9 @@ pub use status::{RouterStatus, ShardStatus, Status};
 
 use crate::{client::Client, leash::Leash, process::Process, programs::program, wait::until_every};
 
-/// How long anything may take to come back after a fault: database recovery and the supervisor's back-off included.
-pub const RECOVERY: Duration = Duration::from_secs(60);
+/// How long anything may take to come back after a fault: database recovery, the supervisor's back-off and a busy machine's
+/// disk included.
+pub const RECOVERY: Duration = Duration::from_secs(120);
 
 /// How long a drain may take, the longest request included.
 const DRAIN: Duration = Duration::from_secs(40);

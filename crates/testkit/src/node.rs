@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Start-up, migrations included.
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_secs(60);
 /// The word of a node that takes requests.
 const SERVING: &str = "serving";
 
@@ -66,7 +66,8 @@ impl NodeConfig {
         let config = Self {
             shard: shard.to_owned(),
             database_url: database_url.to_owned(),
-            statement_timeout: Duration::from_millis(1500),
+            // Short, so that tests of a lost database do not wait; and longer than a busy disk takes to sync.
+            statement_timeout: Duration::from_secs(4),
             rpc: ([127, 0, 0, 1], ports::free()?).into(),
             file: folder.path.join(format!("{name}.toml")),
             log: folder.path.join(format!("{name}.log")),

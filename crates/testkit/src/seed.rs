@@ -21,6 +21,11 @@ impl Seed {
             u64::from(u32::from_be_bytes([a, b, c, d]))
         });
         eprintln!("{test}: {SEED_VARIABLE}={value}");
+        Self::of(value)
+    }
+
+    /// This one, every time.
+    pub fn of(value: u64) -> Self {
         Self { value, streams: AtomicU64::new(0) }
     }
 

@@ -1,9 +1,9 @@
 //! A mixed load of real money: local and cross-shard, single and in batches, hot accounts, holds, reversals, replays,
-//! refusals. Every client
-//! writes down what it asked and what it was answered, and resends what it was not told for certain.
+//! refusals. Every client writes down what it asked and what it was answered, and resends what it was not told for certain.
 
 mod accounts;
 mod client_task;
+mod progress;
 mod two_phase;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use accounts::Accounts;
 use client_task::ClientTask;
+pub use progress::{Progress, Seen};
 use two_phase::TwoPhaseTask;
 
 use crate::{
@@ -21,10 +22,14 @@ use crate::{
     cluster::Cluster,
     history::{Life, Record, RunClock},
     seed::Seed,
+    wait::until,
 };
 
 /// How long a client goes on asking for a definite answer once all faults are over.
 const PATIENCE_AFTER_HEALING: Duration = Duration::from_secs(60);
+
+/// How long opening an account or paying into it may take on a machine busy with other things.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Pause before a request is sent again, doubled up to a bound.
 const AGAIN_FIRST: Duration = Duration::from_millis(20);
@@ -43,6 +48,8 @@ pub struct Mix {
     pub batch_items: usize,
     /// An answer "not executed" is sometimes taken at its word: the order is given up, and must never take effect.
     pub gives_up: bool,
+    /// The deadline of each request.
+    pub request_timeout: Duration,
 }
 
 /// Everything the clients know at the end.
@@ -78,25 +85,34 @@ impl History {
 pub struct Load {
     stop: CancellationToken,
     clients: JoinSet<History>,
+    progress: Arc<Progress>,
 }
 
 impl Load {
     /// Starts the clients. They run until [`Load::finish`].
     pub fn start(cluster: &Cluster, accounts: &Arc<Accounts>, seed: &Seed, mix: Mix) -> Self {
-        let (http, stop, clock) = (Arc::new(cluster.client()), CancellationToken::new(), RunClock::default());
+        let http = Arc::new(cluster.client().with_timeout(mix.request_timeout));
+        let (stop, clock, progress) = (CancellationToken::new(), RunClock::default(), Arc::new(Progress::default()));
         let mut clients = JoinSet::new();
         for index in 0..mix.single_clients + mix.batch_clients {
-            let task = ClientTask::new(http.clone(), accounts.clone(), seed.random(), clock, mix);
+            let progress = progress.clone();
+            let task = ClientTask::new(http.clone(), accounts.clone(), seed.random(), clock, mix, progress);
             let stop = stop.clone();
             clients.spawn(async move {
                 if index < mix.single_clients { task.send_singles(stop).await } else { task.send_batches(stop).await }
             });
         }
         for _ in 0..mix.two_phase_clients {
-            let task = TwoPhaseTask::new(http.clone(), accounts.clone(), seed.random(), clock);
+            let progress = progress.clone();
+            let task = TwoPhaseTask::new(http.clone(), accounts.clone(), seed.random(), clock, progress);
             clients.spawn(task.live(stop.clone()));
         }
-        Self { stop, clients }
+        Self { stop, clients, progress }
+    }
+
+    /// What the clients have seen so far.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     /// Lets every client bring what it has begun to a definite answer. Call it once all is well again.
@@ -119,8 +135,13 @@ impl Load {
     }
 }
 
-/// Opens accounts through the API; they must not be there yet.
+/// Opens an account through the API, however often that takes to be asked for: to do it twice is to do it once.
 pub async fn open_account(client: &Client, id: &str, overdraft: &str) -> anyhow::Result<()> {
+    until(&format!("{id} is open"), PATIENCE, async || try_open_account(client, id, overdraft).await.map(Some)).await
+}
+
+/// Asks once.
+pub async fn try_open_account(client: &Client, id: &str, overdraft: &str) -> anyhow::Result<()> {
     let body = serde_json::json!({"id": id, "asset": crate::history::ASSET, "overdraft": overdraft});
     client.post(client.next_router(), "/v1/accounts", &body).await.map(|_| ())
 }

@@ -81,7 +81,8 @@ mod tests {
         assert_eq!(holder(&path).unwrap(), i32::try_from(std::process::id()).ok());
         assert!(take(&path, Duration::from_millis(60)).await.unwrap().is_none());
         drop(held);
-        assert_eq!(holder(&path).unwrap(), None);
-        assert!(take(&path, Duration::ZERO).await.unwrap().is_some());
+        // Another test of this process may be starting a program, which has all files for a moment, the lock's included.
+        let again = take(&path, Duration::from_secs(10)).await.unwrap();
+        assert!(again.is_some(), "nobody holds it any more");
     }
 }

@@ -224,81 +224,119 @@ impl Drop for Counted {
 #[cfg(test)]
 mod tests {
     use axum::routing::get;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        sync::Notify,
+    };
 
     use super::*;
 
-    async fn start(limits: ServerLimits) -> (std::net::SocketAddr, Tasks) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let tasks = Tasks::new();
-        let slow = get(async || {
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            "slow"
-        });
-        let app = axum::Router::new().route("/", get(async || "quick")).route("/slow", slow);
-        tasks.spawn("server", serve(listener, app, limits, tasks.clone(), tasks.token().clone()));
-        (address, tasks)
+    /// For what comes by itself, on a busy machine.
+    const PATIENCE: Duration = Duration::from_secs(30);
+    /// A bound that nothing meets.
+    const NEVER: Duration = Duration::from_secs(600);
+
+    struct Server {
+        address: std::net::SocketAddr,
+        tasks: Tasks,
+        /// A request for `/slow` has arrived, and its answer may go.
+        arrived: Arc<Notify>,
+        answer: Arc<Notify>,
+    }
+
+    impl Server {
+        async fn start(limits: ServerLimits) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let (tasks, arrived, answer) = (Tasks::new(), Arc::new(Notify::new()), Arc::new(Notify::new()));
+            let (tell, wait) = (arrived.clone(), answer.clone());
+            let slow = get(async move || {
+                tell.notify_one();
+                wait.notified().await;
+                "slow"
+            });
+            let app = axum::Router::new().route("/", get(async || "quick")).route("/slow", slow);
+            tasks.spawn("server", serve(listener, app, limits, tasks.clone(), tasks.token().clone()));
+            Self { address, tasks, arrived, answer }
+        }
+
+        async fn connect(&self) -> TcpStream {
+            TcpStream::connect(self.address).await.unwrap()
+        }
+
+        async fn end(&self) {
+            self.tasks.shutdown(PATIENCE).await.unwrap();
+        }
     }
 
     fn limits() -> ServerLimits {
-        ServerLimits {
-            listener: "test",
-            max_connections: 8,
-            header_timeout: Duration::from_millis(100),
-            idle_timeout: Duration::from_millis(400),
-        }
+        ServerLimits { listener: "test", max_connections: 8, header_timeout: NEVER, idle_timeout: NEVER }
     }
 
     async fn read_to_end(stream: &mut TcpStream) -> String {
         let mut text = Vec::new();
-        let read = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut text));
+        let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut text));
         let _ = read.await.expect("the server closes the connection");
         String::from_utf8(text).unwrap()
     }
 
-    #[tokio::test]
-    async fn a_connection_that_says_nothing_is_closed_and_so_is_half_a_head() {
-        let (address, tasks) = start(limits()).await;
-        for said in ["", "P", "PRI * HTTP/2.0\r\n", "GET / HTTP/1.1\r\nHost: x\r\n"] {
-            let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(said.as_bytes()).await.unwrap();
-            assert_eq!(read_to_end(&mut stream).await, "", "{said:?}");
-        }
-        tasks.shutdown(Duration::from_secs(5)).await.unwrap();
+    async fn is_answered(stream: &mut TcpStream) {
+        let mut buffer = [0; 1024];
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let read = stream.read(&mut buffer).await.unwrap();
+        assert!(buffer[..read].ends_with(b"quick"), "{:?}", String::from_utf8_lossy(&buffer[..read]));
     }
 
     #[tokio::test]
-    async fn an_idle_connection_outlives_the_header_timeout_but_not_the_idle_timeout() {
-        let (address, tasks) = start(limits()).await;
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        let mut buffer = [0; 1024];
-        for _ in 0..2 {
-            stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-            let read = stream.read(&mut buffer).await.unwrap();
-            assert!(buffer[..read].ends_with(b"quick"));
-            tokio::time::sleep(Duration::from_millis(220)).await;
+    async fn a_connection_that_says_nothing_is_closed_and_so_is_half_a_head() {
+        let server = Server::start(ServerLimits { header_timeout: Duration::from_millis(100), ..limits() }).await;
+        for said in ["", "P", "PRI * HTTP/2.0\r\n", "GET / HTTP/1.1\r\nHost: x\r\n"] {
+            let mut stream = server.connect().await;
+            // A machine slow enough may find the connection closed already.
+            let _ = stream.write_all(said.as_bytes()).await;
+            assert_eq!(read_to_end(&mut stream).await, "", "{said:?}");
         }
+        server.end().await;
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_outlives_the_header_timeout() {
+        let header_timeout = Duration::from_secs(1);
+        let server = Server::start(ServerLimits { header_timeout, ..limits() }).await;
+        let mut stream = server.connect().await;
+        is_answered(&mut stream).await;
+        tokio::time::sleep(2 * header_timeout).await;
+        is_answered(&mut stream).await;
+        drop(stream);
+        server.end().await;
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_is_closed_at_last() {
+        let server = Server::start(ServerLimits { idle_timeout: Duration::from_millis(100), ..limits() }).await;
+        let mut stream = server.connect().await;
+        is_answered(&mut stream).await;
         assert_eq!(read_to_end(&mut stream).await, "");
-        tasks.shutdown(Duration::from_secs(5)).await.unwrap();
+        server.end().await;
     }
 
     #[tokio::test]
     async fn one_connection_too_many_is_told_so() {
-        let (address, tasks) = start(ServerLimits { max_connections: 1, ..limits() }).await;
-        let mut first = TcpStream::connect(address).await.unwrap();
+        let server = Server::start(ServerLimits { max_connections: 1, ..limits() }).await;
+        let mut first = server.connect().await;
         first.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        let mut second = TcpStream::connect(address).await.unwrap();
+        server.arrived.notified().await;
+        let mut second = server.connect().await;
         let answer = read_to_end(&mut second).await;
         assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("\"overloaded\""), "{answer}");
+        server.answer.notify_one();
         assert!(read_to_end(&mut first).await.ends_with("slow"));
-        tasks.shutdown(Duration::from_secs(5)).await.unwrap();
+        server.end().await;
     }
 
     #[tokio::test]
     async fn what_is_no_request_gets_a_problem_too() {
-        let (address, tasks) = start(limits()).await;
+        let server = Server::start(limits()).await;
         let many = "X-A: b\r\n".repeat(101);
         let large = format!("X-A: {}\r\n", "b".repeat(3 * MAX_HEAD_BYTES));
         let long = "b".repeat(3 * MAX_HEAD_BYTES);
@@ -315,7 +353,7 @@ mod tests {
         ] {
             // As the first thing on a connection, and after a request that was answered.
             for before in ["", "GET / HTTP/1.1\r\nHost: x\r\n\r\n"] {
-                let mut stream = TcpStream::connect(address).await.unwrap();
+                let mut stream = server.connect().await;
                 stream.write_all(before.as_bytes()).await.unwrap();
                 let mut answered = [0; 1024];
                 if !before.is_empty() {
@@ -332,13 +370,13 @@ mod tests {
                 assert!(head.contains("application/problem+json") && body["executed"] == false, "{answer}");
             }
         }
-        tasks.shutdown(Duration::from_secs(5)).await.unwrap();
+        server.end().await;
     }
 
     #[tokio::test]
     async fn a_client_that_sends_what_nobody_reads_still_gets_its_answer() {
-        let (address, tasks) = start(limits()).await;
-        let mut stream = TcpStream::connect(address).await.unwrap();
+        let server = Server::start(limits()).await;
+        let mut stream = server.connect().await;
         // More than the sockets' buffers hold, to a route that does not read it.
         let body = vec![b'x'; 20_000_000];
         let head = format!("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
@@ -346,17 +384,21 @@ mod tests {
         stream.write_all(&body).await.unwrap();
         stream.shutdown().await.unwrap();
         assert!(read_to_end(&mut stream).await.ends_with("quick"));
-        tasks.shutdown(Duration::from_secs(5)).await.unwrap();
+        server.end().await;
     }
 
     #[tokio::test]
     async fn shutdown_lets_requests_in_flight_finish() {
-        let (address, tasks) = start(limits()).await;
-        let mut stream = TcpStream::connect(address).await.unwrap();
+        let server = Server::start(limits()).await;
+        let mut stream = server.connect().await;
         stream.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        tasks.shutdown(Duration::from_secs(5)).await.unwrap();
+        server.arrived.notified().await;
+        let answered = async {
+            server.tasks.token().cancelled().await;
+            server.answer.notify_one();
+        };
+        tokio::join!(server.end(), answered);
         assert!(read_to_end(&mut stream).await.ends_with("slow"));
-        assert!(TcpStream::connect(address).await.is_err());
+        assert!(TcpStream::connect(server.address).await.is_err());
     }
 }

@@ -95,7 +95,8 @@ async fn a_shard_that_is_down_fails_a_list_and_is_missing_in_a_sum() {
 async fn a_shard_that_is_slow_is_missing_before_the_deadline() {
     let cluster = funded(2).await;
     cluster.nodes[1].hang(true);
-    let deadline = Instant::now() + Duration::from_secs(1);
+    // Of this, half a second is left for the answer.
+    let deadline = Instant::now() + Duration::from_secs(5);
     let sums = cluster.router.sum_balances(&prefix(""), deadline).await.unwrap();
     assert!(Instant::now() < deadline);
     assert_eq!(sums.missing, ["s1".into()]);

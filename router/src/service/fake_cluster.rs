@@ -63,6 +63,9 @@ pub struct FakeNode {
     /// While true, Execute calls and sums wait at the door.
     hung: watch::Sender<bool>,
     pub executions: AtomicUsize,
+    /// Recovery leaves younger sagas to whoever began them. No test is slow enough to meet it by accident: sagas that are
+    /// driven twice do not keep the order of their batch.
+    saga_due_after: Mutex<Duration>,
 }
 
 struct State {
@@ -102,8 +105,9 @@ pub fn quick() -> CoreConfig {
     }
 }
 
+/// A deadline that no machine is too slow for.
 pub fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(10)
+    Instant::now() + Duration::from_secs(30)
 }
 
 pub fn usd() -> AssetCode {
@@ -301,6 +305,7 @@ impl FakeNode {
             trouble: Mutex::default(),
             hung: watch::Sender::new(false),
             executions: AtomicUsize::new(0),
+            saga_due_after: Mutex::new(Duration::from_secs(600)),
         }
     }
 
@@ -310,6 +315,16 @@ impl FakeNode {
 
     pub fn hang(&self, hung: bool) {
         self.hung.send_replace(hung);
+    }
+
+    /// Hands sagas of this age to whoever asks for some to finish.
+    pub fn sagas_are_due_after(&self, age: Duration) {
+        *lock(&self.saga_due_after) = age;
+    }
+
+    /// Calls that wait at the door.
+    pub fn waiting(&self) -> usize {
+        self.hung.receiver_count()
     }
 
     /// Transfers that have not ended.

@@ -178,7 +178,30 @@ fn preference(failed_at: &[Option<Instant>], now: Instant, avoid_for: Duration) 
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+
     use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// Whether what a client of HTTP/2 sent so far has a whole frame of data in it: the body of its request.
+    fn has_data(sent: &[u8]) -> bool {
+        const PREFACE: usize = 24;
+        const HEAD: usize = 9;
+        const DATA: u8 = 0;
+        let mut rest = sent.get(PREFACE..).unwrap_or_default();
+        while let [high, middle, low, kind, ..] = *rest {
+            let whole = HEAD + u32::from_be_bytes([0, high, middle, low]) as usize;
+            if rest.len() < whole {
+                return false;
+            }
+            if kind == DATA {
+                return true;
+            }
+            rest = &rest[whole..];
+        }
+        false
+    }
 
     #[test]
     fn endpoints_that_failed_lately_go_last() {
@@ -193,11 +216,12 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_listening_is_certainly_not_executed() {
-        // Bound and dropped: nobody listens there any more.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let uri = format!("http://127.0.0.1:{port}");
-        let client = Client::new("s0".into(), vec![uri], Duration::from_millis(200));
-        let until = Instant::now() + Duration::from_secs(1);
+        // Bound, so that nobody else can, and never listened on.
+        let taken = tokio::net::TcpSocket::new_v4().unwrap();
+        taken.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let uri = format!("http://{}", taken.local_addr().unwrap());
+        let client = Client::new("s0".into(), vec![uri], PATIENCE);
+        let until = Instant::now() + PATIENCE;
         let answer = client.call(until, |mut node| async move { node.status(wire::StatusRequest {}).await }).await;
         assert!(matches!(answer, Err(CallFailure::NotSent(_))), "{answer:?}");
     }
@@ -207,13 +231,15 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let uri = format!("http://{}", listener.local_addr().unwrap());
         let server = async {
-            let (stream, _) = listener.accept().await.unwrap();
-            // Preface and request arrive; nothing is ever answered.
-            stream.readable().await.unwrap();
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // The request arrives; nothing is ever answered.
+            let mut received = Vec::new();
+            while !has_data(&received) {
+                stream.read_buf(&mut received).await.unwrap();
+            }
         };
-        let client = Client::new("s0".into(), vec![uri], Duration::from_millis(200));
-        let until = Instant::now() + Duration::from_secs(5);
+        let client = Client::new("s0".into(), vec![uri], PATIENCE);
+        let until = Instant::now() + PATIENCE;
         let call = client.call(until, |mut node| async move { node.status(wire::StatusRequest {}).await });
         let (answer, ()) = tokio::join!(call, server);
         assert!(matches!(answer, Err(CallFailure::Lost(_))), "{answer:?}");

@@ -2,6 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
+use futures_util::future::join_all;
 use ledger::{
     AccountStatus, Limit, Refusal, Side, TransferId,
     operation::UpdateAccount,
@@ -45,8 +46,13 @@ async fn freeze(cluster: &Cluster, account: &str, status: AccountStatus) {
     assert!(matches!(reply, Ok(AccountReply::Updated(_))), "{reply:?}");
 }
 
+/// A deadline that passes before there is an answer, and long after the question was sent, however busy the machine.
+fn too_late() -> Instant {
+    Instant::now() + Duration::from_secs(2)
+}
+
 async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(10);
+    let until = Instant::now() + Duration::from_secs(30);
     while !holds().await {
         assert!(Instant::now() < until, "never: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -119,7 +125,8 @@ async fn a_lost_answer_is_asked_for_again() {
 #[tokio::test]
 async fn a_refusal_after_a_lost_answer_proves_nothing() {
     use wire::not_executed::Reason;
-    for reason in [Reason::Unavailable, Reason::Overloaded, Reason::Deadline, Reason::ShuttingDown] {
+    let reasons = [Reason::Unavailable, Reason::Overloaded, Reason::Deadline, Reason::ShuttingDown];
+    join_all(reasons.map(async |reason| {
         let cluster = Cluster::start(1).await;
         cluster.fund(&[("alice", 100), ("bob", 0)]).await;
         cluster.nodes[0].expect_trouble([Trouble::LoseAnswer, Trouble::Refuse(reason)]);
@@ -128,11 +135,11 @@ async fn a_refusal_after_a_lost_answer_proves_nothing() {
 
         cluster.nodes[0].expect_trouble([Trouble::LoseAnswer]);
         cluster.nodes[0].expect_trouble([Trouble::Refuse(reason); 100]);
-        let deadline = Instant::now() + Duration::from_millis(300);
-        let reply = cluster.router.transfer(transfer(2, "alice", "bob", 50), deadline).await;
+        let reply = cluster.router.transfer(transfer(2, "alice", "bob", 50), too_late()).await;
         assert_eq!(reply, Err(CallError::OutcomeUnknown { shard: "s0".into() }), "{reason:?}: it was executed");
         assert_eq!(cluster.posted("bob").await, 100);
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
@@ -143,9 +150,8 @@ async fn a_refusal_before_a_lost_answer_proves_nothing_either() {
     cluster.nodes[0].expect_trouble([Trouble::RefuseFirst(wire::not_executed::Reason::Unavailable)]);
     cluster.nodes[0].expect_trouble([Trouble::LoseAnswer]);
     cluster.nodes[0].expect_trouble([Trouble::LoseRequest; 100]);
-    let deadline = Instant::now() + Duration::from_millis(300);
     let both = vec![transfer(1, "alice", "bob", 20), transfer(2, "alice", "bob", 30)];
-    let replies = cluster.router.transfer_batch(both, deadline).await;
+    let replies = cluster.router.transfer_batch(both, too_late()).await;
     let unknown = Err(CallError::OutcomeUnknown { shard: "s0".into() });
     assert_eq!(replies, [unknown.clone(), unknown]);
     assert_eq!(cluster.posted("bob").await, 50);
@@ -234,7 +240,7 @@ async fn a_shard_that_is_gone_holds_up_nobody_else() {
     let begun = Instant::now();
     let orders =
         vec![transfer(1, &alice, &carol, 10), transfer(2, &bob, &carol, 10), transfer(3, &alice, &carol, 10)];
-    let replies = cluster.router.transfer_batch(orders, begun + Duration::from_millis(500)).await;
+    let replies = cluster.router.transfer_batch(orders, too_late()).await;
     assert!(is_posted(&replies[0]) && is_posted(&replies[2]), "{replies:?}");
     // Unavailable if the connection was known to be gone, unknown if that was found out with the order on its way.
     assert!(replies[1].is_err(), "{replies:?}");
@@ -242,10 +248,12 @@ async fn a_shard_that_is_gone_holds_up_nobody_else() {
         let reply = cluster.router.transfer(transfer(n, &bob, &carol, 10), soon()).await;
         assert_eq!(reply, Err(CallError::Unavailable { shard: "s1".into() }));
     }
-    assert!(begun.elapsed() < Duration::from_secs(5), "nobody waits for a deadline");
+    assert!(begun.elapsed() < Duration::from_secs(10), "nobody waits for a deadline");
     let status = cluster.router.shard_status().await;
     assert!(status[0].status.is_ok() && status[1].status.is_err());
-    assert_eq!((status[0].breaker, status[1].breaker), ("closed", "open"));
+    assert_eq!(status[0].breaker, "closed");
+    // Open, unless somebody is just looking whether it is there again.
+    assert!(["open", "probing"].contains(&status[1].breaker), "{}", status[1].breaker);
 
     cluster.restart(1).await;
     eventually("the breaker lets a probe through", async || {
@@ -256,16 +264,15 @@ async fn a_shard_that_is_gone_holds_up_nobody_else() {
 
 #[tokio::test]
 async fn at_the_deadline_a_saga_is_pending_and_recovery_finishes_it() {
-    for verdict in [AccountStatus::Open, AccountStatus::Closed] {
+    join_all([AccountStatus::Open, AccountStatus::Closed].map(async |verdict| {
         let cluster = Cluster::start(2).await;
         let (alice, bob) = (cluster.account_on(0, "alice"), cluster.account_on(1, "bob"));
         cluster.fund(&[(&alice, 100), (&bob, 0)]).await;
         freeze(&cluster, &bob, verdict).await;
         cluster.nodes[1].hang(true);
-        let deadline = Instant::now() + Duration::from_millis(200);
         let order = transfer(7, &alice, &bob, 50);
         let dependent = transfer(8, &bob, &alice, 1);
-        let replies = cluster.router.transfer_batch(vec![order, dependent], deadline).await;
+        let replies = cluster.router.transfer_batch(vec![order, dependent], too_late()).await;
         assert!(matches!(replies[0], Ok(TransferReply::Pending(_))), "{replies:?}");
         assert!(matches!(replies[1], Err(CallError::Deadline { .. })), "it waited for the first: {replies:?}");
         assert_eq!(cluster.posted(&alice).await, 50, "in transit");
@@ -276,6 +283,7 @@ async fn at_the_deadline_a_saga_is_pending_and_recovery_finishes_it() {
         assert_eq!((&*sagas[0].source, &*sagas[0].destination), ("s0", "s1"));
 
         cluster.nodes[1].hang(false);
+        cluster.nodes[0].sagas_are_due_after(Duration::ZERO);
         eventually("recovered", async || cluster.nodes[0].pending() == 0).await;
         let found = cluster.router.find_transfer(TransferId(Uuid::from_u128(7)), Some(&id(&alice)), soon()).await;
         let found = found.unwrap().found.pop().unwrap();
@@ -285,7 +293,8 @@ async fn at_the_deadline_a_saga_is_pending_and_recovery_finishes_it() {
         assert_eq!(register.credited, open);
         assert_eq!(matches!(standing(&found.record), TransferState::Posted { .. }), open);
         assert_eq!(cluster.posted(&alice).await, if open { 50 } else { 100 });
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
@@ -297,11 +306,10 @@ async fn a_full_queue_refuses_and_executes_nothing() {
     let mut waiting = Vec::new();
     for n in 0..20 {
         if n == 1 {
-            // The first is on its way; the others find the only call slot taken.
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            // The others find the only call slot taken.
+            eventually("the first is on its way", async || cluster.nodes[0].waiting() == 1).await;
         }
-        let router = cluster.router.clone();
-        let deadline = Instant::now() + Duration::from_millis(500);
+        let (router, deadline) = (cluster.router.clone(), too_late());
         let order = transfer(n, "alice", "bob", 1);
         waiting.push(cluster.tasks.spawn("order", async move { router.transfer(order, deadline).await }));
     }

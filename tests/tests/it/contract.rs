@@ -64,13 +64,15 @@ async fn the_api_keeps_its_contract() -> anyhow::Result<()> {
         ("replays", Box::pin(transfers::replay_whatever_happened_since(&stage))),
         ("request ids", Box::pin(transfers::carry_their_request_id(&stage))),
         ("order in batches", Box::pin(batches::take_effect_in_order(&stage))),
-        ("largest batches", Box::pin(batches::of_the_largest_size_are_taken(&stage))),
-        ("random batches", Box::pin(model::agrees_with_random_batches(&stage, &seed))),
     ];
     for (what, held) in join_all(together.into_iter().map(async |(what, test)| (what, timed(what, test).await))).await
     {
         findings.note(what, held);
     }
+
+    // These are as much as the machine can do in the time that a request has, so nobody is in their way.
+    findings.note("largest batches", timed("largest batches", batches::of_the_largest_size_are_taken(&stage)).await);
+    findings.note("random batches", timed("random batches", model::agrees_with_random_batches(&stage, &seed)).await);
 
     // These do harm.
     findings.note("faults", timed("faults", faults::are_told_as_what_they_are(&stage)).await);

@@ -1,5 +1,5 @@
 //! `shardctl replay` and `shardctl bench` against a live cluster: a bank of three accounts in the format of the real one,
-//! and a second of load.
+//! and some seconds of load.
 
 use anyhow::ensure;
 use testkit::cluster::Cluster;
@@ -44,9 +44,9 @@ async fn a_bank_is_replayed_once_and_its_balances_are_explained() -> anyhow::Res
     ensure!(second["verify"]["shards"] == first["verify"]["shards"], "the second replay changed something: {second}");
 
     for load in [
-        &["bench", "--json", "--accounts", "50", "--duration", "1", "--connections", "2", "--batch", "20"][..],
-        &["bench", "--json", "--accounts", "50", "--duration", "1", "--connections", "2", "--rate", "20"],
-        &["bench", "--json", "--accounts", "50", "--duration", "1", "--connections", "2", "--workload", "cross"],
+        &["bench", "--json", "--accounts", "50", "--duration", "3", "--connections", "2", "--batch", "20"][..],
+        &["bench", "--json", "--accounts", "50", "--duration", "3", "--connections", "2", "--rate", "20"],
+        &["bench", "--json", "--accounts", "50", "--duration", "3", "--connections", "2", "--workload", "cross"],
     ] {
         let measured = cluster.shardctl_json(load).await?;
         ensure!(measured["posted"].as_u64() > Some(0) && measured["others"] == serde_json::json!({}), "{measured}");

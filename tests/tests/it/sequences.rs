@@ -9,6 +9,7 @@ mod command;
 mod compare;
 mod final_state;
 mod play;
+mod rehearsal;
 mod script;
 mod shrink;
 mod tally;
@@ -34,6 +35,8 @@ const AT_ONCE: usize = 48;
 /// In a run of at least so many every one of [`ANSWERS`] is seen, and in one of five times so many every one of
 /// [`RARE_ANSWERS`].
 const ENOUGH: usize = 800;
+/// How often a sequence is played that the machine was too slow to decide.
+const TRIES: usize = 4;
 /// So long a request may take on a machine that does much else.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -59,7 +62,6 @@ const ANSWERS: &[&str] = &[
     "PATCH accounts 422 insufficient_funds",
     "POST accounts 200 open replayed",
     "POST accounts 409 account_exists asset",
-    "POST accounts 409 account_exists max_balance",
     "POST accounts 409 account_exists overdraft",
     "POST accounts:batch item created replayed",
     "POST accounts:batch item failed account_exists asset",
@@ -68,7 +70,6 @@ const ANSWERS: &[&str] = &[
     "POST holds 200 held replayed",
     "POST holds 201 held",
     "POST holds 400 same_account",
-    "POST holds 422 account_frozen debit",
     "POST holds 422 account_not_found debit",
     "POST holds 422 asset_mismatch debit",
     "POST holds 422 idempotency_mismatch amount",
@@ -127,8 +128,10 @@ const ANSWERS_OF_SHARDS: &[&str] = &["POST transfers:batch 422 atomic_cross_shar
 /// What takes more to come about. What is rarer still, such as a capture that overflows, is for the tables of the contract.
 const RARE_ANSWERS: &[&str] = &[
     "POST accounts 201 open",
+    "POST accounts 409 account_exists max_balance",
     "POST accounts 409 account_exists metadata",
     "POST holds 422 account_closed debit",
+    "POST holds 422 account_frozen debit",
     "POST holds 422 balance_overflow debit",
     "POST holds 422 idempotency_mismatch asset",
     "POST holds 422 idempotency_mismatch credit",
@@ -188,7 +191,7 @@ async fn agree_with_the_model(name: &str, shards: u16) -> anyhow::Result<()> {
     let begun = std::time::Instant::now();
     let played = numbers.len();
     let mut outcomes = stream::iter(numbers)
-        .map(async |number| (number, play(&stage, &source.sequence(number)).await))
+        .map(async |number| (number, play_until_decided(&stage, &source, number).await))
         .buffer_unordered(AT_ONCE);
     let (mut undecided, mut differing) = (Vec::new(), None);
     while let Some((number, outcome)) = outcomes.next().await {
@@ -228,4 +231,17 @@ async fn agree_with_the_model(name: &str, shards: u16) -> anyhow::Result<()> {
     ensure!(unseen.is_empty(), "never answered: {unseen:#?}");
     cluster.verify().await?;
     cluster.finish().await
+}
+
+/// Under other names each time, so that nothing is left of the time before.
+async fn play_until_decided(stage: &Stage, source: &Source, number: usize) -> anyhow::Result<Outcome> {
+    let sequence = source.sequence(number);
+    let mut outcome = play(stage, &sequence).await?;
+    for _ in 1..TRIES {
+        if !matches!(outcome, Outcome::Undecided(_)) {
+            break;
+        }
+        outcome = play(stage, &sequence).await?;
+    }
+    Ok(outcome)
 }

@@ -1,11 +1,12 @@
 //! The accounts of a run.
 
-use super::{History, open_account};
+use super::{History, PATIENCE, open_account};
 use crate::{
     client::{Client, Verdict},
     cluster::Cluster,
     history::{Attempt, Order, Record},
     seed::Random,
+    wait::until,
 };
 
 /// Money an ordinary account begins with, in minor units: little enough that some transfers are refused.
@@ -66,6 +67,11 @@ impl Accounts {
         let amount = i64::try_from(1 + random.below(LARGEST_AMOUNT)).unwrap_or(1);
         Order { id: random.uuid(), debit, credit, amount }
     }
+
+    /// Whether an order is between two shards.
+    pub fn crosses(&self, order: &Order) -> bool {
+        self.shards.iter().any(|shard| shard.has(&order.debit) != shard.has(&order.credit))
+    }
 }
 
 impl Shard {
@@ -76,10 +82,19 @@ impl Shard {
             _ => random.choose::<String>(&self.ordinary),
         }
     }
+
+    fn has(&self, id: &str) -> bool {
+        self.treasury == id || self.hot == id || self.ordinary.iter().any(|ordinary| ordinary == id)
+    }
 }
 
 async fn fund(client: &Client, order: Order) -> anyhow::Result<Record> {
-    client.post(client.next_router(), "/v1/transfers", &order.to_json()).await?;
+    let body = order.to_json();
+    until(&format!("{} has its funds", order.credit), PATIENCE, async || {
+        let answer = client.post(client.next_router(), "/v1/transfers", &body).await?;
+        Ok((answer["status"] == "posted").then_some(()))
+    })
+    .await?;
     let mut record = Record::new(order);
     let at = std::time::Duration::ZERO;
     record.attempts.push(Attempt { invoked: at, returned: at, router: 0, verdict: Verdict::Posted });

@@ -6,7 +6,7 @@ use http::Method;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{AGAIN_FIRST, AGAIN_LONGEST, Accounts, History, Mix};
+use super::{AGAIN_FIRST, AGAIN_LONGEST, Accounts, History, Mix, Progress};
 use crate::{
     client::{Answer, Client, NoAnswer, Verdict, account_path},
     history::{Attempt, Order, Record, RunClock},
@@ -25,12 +25,20 @@ pub struct ClientTask {
     random: Random,
     clock: RunClock,
     mix: Mix,
+    progress: Arc<Progress>,
     history: History,
 }
 
 impl ClientTask {
-    pub fn new(http: Arc<Client>, accounts: Arc<Accounts>, random: Random, clock: RunClock, mix: Mix) -> Self {
-        Self { http, accounts, random, clock, mix, history: History::default() }
+    pub fn new(
+        http: Arc<Client>,
+        accounts: Arc<Accounts>,
+        random: Random,
+        clock: RunClock,
+        mix: Mix,
+        progress: Arc<Progress>,
+    ) -> Self {
+        Self { http, accounts, random, clock, mix, progress, history: History::default() }
     }
 
     pub async fn send_singles(mut self, stop: CancellationToken) -> History {
@@ -45,9 +53,14 @@ impl ClientTask {
                     self.read_back(&record, &answer).await;
                 }
             }
-            self.history.records.push(record);
+            self.done_with(record);
         }
         self.history
+    }
+
+    fn done_with(&mut self, record: Record) {
+        self.progress.note(&record, self.accounts.crosses(&record.order));
+        self.history.records.push(record);
     }
 
     pub async fn send_batches(mut self, stop: CancellationToken) -> History {
@@ -58,8 +71,8 @@ impl ClientTask {
             let mut pause = AGAIN_FIRST;
             while !open.is_empty() {
                 self.send_batch(&mut open).await;
-                let (done, left) = open.into_iter().partition(|record| self.is_done(record));
-                self.history.records.extend(done);
+                let (done, left): (Vec<_>, _) = open.into_iter().partition(|record| self.is_done(record));
+                done.into_iter().for_each(|record| self.done_with(record));
                 open = left;
                 if !open.is_empty() {
                     tokio::time::sleep(pause).await;

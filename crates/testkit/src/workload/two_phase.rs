@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{AGAIN_FIRST, AGAIN_LONGEST, Accounts, History};
+use super::{AGAIN_FIRST, AGAIN_LONGEST, Accounts, History, Progress};
 use crate::{
     client::{Answer, Client, NoAnswer, Verdict, escaped},
     history::{ASSET, Attempt, Capture, Fate, Life, Order, Record, Reversal, RunClock, decimal},
@@ -31,6 +31,7 @@ pub struct TwoPhaseTask {
     accounts: Arc<Accounts>,
     random: Random,
     clock: RunClock,
+    progress: Arc<Progress>,
     history: History,
     /// Of requests that run at once.
     anomalies: Mutex<Vec<String>>,
@@ -54,13 +55,22 @@ const PLANS: [Plan; 6] =
     [Plan::Captured, Plan::Released, Plan::Expired, Plan::Raced, Plan::CapturedTwice, Plan::Exceeded];
 
 impl TwoPhaseTask {
-    pub fn new(http: Arc<Client>, accounts: Arc<Accounts>, random: Random, clock: RunClock) -> Self {
-        Self { http, accounts, random, clock, history: History::default(), anomalies: Mutex::default() }
+    pub fn new(
+        http: Arc<Client>,
+        accounts: Arc<Accounts>,
+        random: Random,
+        clock: RunClock,
+        progress: Arc<Progress>,
+    ) -> Self {
+        let (history, anomalies) = (History::default(), Mutex::default());
+        Self { http, accounts, random, clock, progress, history, anomalies }
     }
 
     pub async fn live(mut self, stop: CancellationToken) -> History {
         while !stop.is_cancelled() {
             let life = self.one_life().await;
+            life.transfers().for_each(|record| self.progress.note(record, self.accounts.crosses(&record.order)));
+            self.progress.note_life(&life);
             self.history.records.extend(life.transfers().cloned());
             self.history.lives.push(life);
         }
@@ -123,8 +133,9 @@ impl TwoPhaseTask {
                 life.releases.push(release);
             }
             Plan::CapturedTwice => {
-                let (one, two) =
-                    tokio::join!(self.capture(&order, part, true), self.capture(&order, Some(left), true));
+                // A hold of one cent may have nothing left, and nothing cannot be asked for.
+                let rest = Some(left.max(1));
+                let (one, two) = tokio::join!(self.capture(&order, part, true), self.capture(&order, rest, true));
                 life.captures.extend([one, two]);
             }
             Plan::Exceeded => {

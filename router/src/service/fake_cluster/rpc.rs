@@ -1,15 +1,12 @@
 //! The protocol of a fake node: what each call finds in its state.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::sync::atomic::Ordering;
 
 use ledger::{TransferKey, outcome::TransferState};
 use tonic::{Request, Response, Status};
 use wire::{Reply, convert, shard_node_server::ShardNode};
 
 use super::{FakeNode, Trouble, id, lock, usd};
-
-/// Recovery leaves younger sagas to whoever began them.
-const SAGA_DUE_AFTER: Duration = Duration::from_millis(500);
 
 #[tonic::async_trait]
 impl ShardNode for FakeNode {
@@ -141,12 +138,13 @@ impl ShardNode for FakeNode {
         request: Request<wire::ListSagasRequest>,
     ) -> Result<Response<wire::ListSagasResponse>, Status> {
         let request = request.into_inner();
+        let due_after = *lock(&self.saga_due_after);
         let state = lock(&self.state);
         let sagas = state
             .transfers
             .iter()
             .filter(|(key, stored)| {
-                let due = state.since.get(*key).is_none_or(|since| since.elapsed() > SAGA_DUE_AFTER);
+                let due = state.since.get(*key).is_none_or(|since| since.elapsed() > due_after);
                 let pending = stored.state == TransferState::Pending && self.not_owner(key.debit.as_str()).is_none();
                 pending && (due || !request.claim_due)
             })

@@ -23,8 +23,11 @@ const PATIENCE: Duration = Duration::from_secs(40);
 pub const JSON: &str = "application/json";
 pub const NDJSON: &str = "application/x-ndjson";
 
+/// Well before the routers close a connection at rest, which they might do as a request is being sent on it.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// How often, and after what time, something is sent again.
-const RESENT: usize = 4;
+const RESENT: usize = 20;
 const PAUSE: Duration = Duration::from_millis(500);
 
 const TIMEOUT: &str = "x-request-timeout-ms";
@@ -131,7 +134,10 @@ pub struct Api {
 impl Api {
     /// Reads what the routers say of themselves.
     pub async fn connect(routers: Vec<String>) -> anyhow::Result<Self> {
-        let http = Client::builder(TokioExecutor::new()).retry_canceled_requests(false).build_http();
+        let http = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .retry_canceled_requests(false)
+            .build_http();
         let mut api = Self { http, routers, next: AtomicUsize::new(0), description: Description::default() };
         let reply = api.exchange(0, &Call::get("/openapi.json")).await?;
         ensure!(reply.status == 200, "no description: {}", reply.body);

@@ -11,8 +11,9 @@ use super::{
     stage::{Findings, Shard, Stage, terms},
 };
 
-/// Items of the largest batch.
+/// Items of the largest batch, and how often it is sent again to a machine that is too slow for it.
 const LARGEST: usize = 10_000;
+const TRIES: usize = 4;
 
 struct Story {
     name: &'static str,
@@ -170,16 +171,32 @@ pub fn results(body: &Value, items: &[Value]) -> anyhow::Result<Vec<String>> {
         .collect()
 }
 
+/// What is answered when the time is up.
+fn is_undecided(result: &str) -> bool {
+    ["pending", "unknown", "failed shard_unavailable", "failed overloaded"]
+        .iter()
+        .any(|open| result.starts_with(open))
+}
+
 /// 10,000 items are a batch.
 pub async fn of_the_largest_size_are_taken(stage: &Stage) -> anyhow::Result<()> {
     let payer = stage.account(0, "USD overdraft=unlimited").await?;
     let payees = [stage.account(0, "USD").await?, stage.account(1, "USD").await?];
     let items: Vec<Value> =
         (0..LARGEST).map(|n| terms(Uuid::now_v7(), &payer, &payees[n % 2], "0.01", "USD")).collect();
-    let call = Call::post("/v1/transfers:batch", &json!({"transfers": items}));
-    let reply = stage.api.expect(call, "200").await?.body;
-    let results = results(&reply, &items)?;
-    let other: Vec<&String> = results.iter().filter(|result| *result != "posted").collect();
+    let call = || Call::post("/v1/transfers:batch", &json!({"transfers": items}));
+    let mut found = results(&stage.api.expect(call(), "200").await?.body, &items)?;
+    // A machine may be too slow for all of it in the time of one request. What is left over is done by the next.
+    for _ in 0..TRIES {
+        if found.iter().all(|result| result.starts_with("posted")) {
+            break;
+        }
+        let left: Vec<&String> = found.iter().filter(|result| !result.starts_with("posted")).collect();
+        ensure!(left.iter().all(|result| is_undecided(result)), "{} are not posted, such as {}", left.len(), left[0]);
+        eprintln!("contract: {} of {LARGEST} are not decided in time, such as {}", left.len(), left[0]);
+        found = results(&stage.api.expect(call(), "200").await?.body, &items)?;
+    }
+    let other: Vec<&String> = found.iter().filter(|result| !result.starts_with("posted")).collect();
     ensure!(other.is_empty(), "{} are not posted, such as {}", other.len(), other[0]);
     ensure!(stage.posted(&payer).await? == "-100.00", "not all was paid");
     let accounts: Vec<Value> =

@@ -12,8 +12,10 @@ use super::{
     stage::{Stage, terms},
 };
 
-const BATCHES: usize = 3;
-const ITEMS: usize = 1_000;
+const BATCHES: usize = 6;
+/// Few enough for a busy machine to have the batch done in seconds: sagas that are older than that are driven by whoever finds
+/// them, and no longer in the order of their batch.
+const ITEMS: usize = 400;
 /// Accounts on each shard, beside those with something wrong.
 const ORDINARY: usize = 12;
 /// In cents. Little enough that much is refused.

@@ -17,7 +17,7 @@ use super::{
 /// Longer than any test, and shorter than one could wait for.
 const FAR_S: u32 = 86_400;
 /// As short as a busy machine can do something before.
-pub const SOON_S: u32 = 2;
+pub const SOON_S: u32 = 3;
 /// What is asked for instead of [`HUGE`] where the accounts are on two shards: the in-transit account of all sequences would
 /// be full.
 const NOT_HUGE: i64 = 300;

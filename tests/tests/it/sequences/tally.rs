@@ -13,8 +13,9 @@ use super::wire::Call;
 
 /// A hold had expired when the contract says that it has.
 pub const EXPIRED_IN_TIME: &str = "expired in time";
-/// A hold had not.
+/// A hold had not, and there was no excuse for it; or the machine was too busy to read it quickly, either.
 pub const EXPIRED_LATE: &str = "expired late";
+pub const EXPIRED_LATE_IN_A_RUSH: &str = "expired late on a busy machine";
 /// A creation was a replay of what the account was opened with, and is no longer.
 pub const OPENED_SO: &str = "POST accounts with what has been changed since";
 /// A transfer or sum was read without the part of a shard that could not be asked.

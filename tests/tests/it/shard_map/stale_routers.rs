@@ -1,6 +1,6 @@
 //! Slots change hands in the databases while every router's map says otherwise.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use http::Method;
@@ -10,7 +10,7 @@ use testkit::{
     database,
     history::{Attempt, Order, Record},
     wait::until,
-    workload::open_account,
+    workload::{open_account, try_open_account},
 };
 use uuid::Uuid;
 
@@ -20,6 +20,8 @@ use super::{Maps, NOTICED_WITHIN};
 const MOVED: usize = 4;
 const FROM: &str = "s0";
 const TO: &str = "s1";
+/// A slot that has had no owner for so long need not be waited for any more; routers do for a little longer.
+const WAITED_FOR: Duration = Duration::from_millis(1_500);
 
 /// The hand-over as the cut-over of a move does it: source first, so that no slot ever has two owners. Requests for the
 /// slots come in between as well, when nobody owns them.
@@ -33,16 +35,23 @@ pub async fn a_router_with_an_old_map_heals_and_never_misleads(maps: &Maps<'_>) 
         &format!("BEGIN; UPDATE slot_ownership SET state = 2, epoch = 2, peer = '{TO}' WHERE slot IN ({slots}); {next}; COMMIT"),
     )
     .await?;
-    let in_between = open_account(&maps.client, &accounts[0], "0.00");
+    let in_between = try_open_account(&maps.client, &accounts[0], "0.00");
     let hand_over = async {
+        let begun = Instant::now();
         // By then the request has met a shard that has given the slot away, and one that has not got it.
         tokio::time::sleep(Duration::from_millis(200)).await;
         let values: Vec<String> =
             accounts.iter().map(|account| format!("({}, 1, 2, '{FROM}')", slot_of(account))).collect();
         let take = format!("INSERT INTO slot_ownership (slot, state, epoch, peer) VALUES {}", values.join(", "));
-        database::run(&to, &format!("BEGIN; {take}; {next}; COMMIT")).await
+        database::run(&to, &format!("BEGIN; {take}; {next}; COMMIT")).await?;
+        anyhow::Ok(begun.elapsed())
     };
-    tokio::try_join!(in_between, hand_over)?;
+    let (opened, without_owner) = tokio::join!(in_between, hand_over);
+    if let Err(refused) = opened {
+        // On a machine this slow it is not the router's fault, and the same request does it now.
+        ensure!(without_owner? > WAITED_FOR, "{refused:#}");
+        open_account(&maps.client, &accounts[0], "0.00").await?;
+    }
 
     for account in &accounts[1..] {
         open_account(&maps.client, account, "0.00").await?;

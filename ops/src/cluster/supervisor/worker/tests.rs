@@ -62,18 +62,21 @@ async fn what_dies_is_started_again_and_stop_ends_it() {
     let bench = Bench::new();
     let stop = CancellationToken::new();
     let worker = bench.worker(RestartPolicy::Restart);
+    let begun = Instant::now();
     let checks = async {
         let first = bench.wait_for_another_than(None).await;
         first.signal(Signal::KILL).unwrap();
         let second = bench.wait_for_another_than(Some(first)).await;
         stop.cancel();
-        second
+        (second, begun.elapsed())
     };
-    let (ended, second) = tokio::join!(worker.run(stop.clone()), checks);
+    let (ended, (second, lived_at_most)) = tokio::join!(worker.run(stop.clone()), checks);
     ended.unwrap();
     assert!(!second.is_alive());
     let report = Report::read(&bench.layout).0.remove("sleeper").unwrap();
-    assert_eq!((report.deaths, report.early_deaths), (1, 1));
+    assert_eq!(report.deaths, 1);
+    // On a busy machine it may have lived for longer before it was seen and killed.
+    assert!(report.early_deaths == 1 || lived_at_most >= WELL_AFTER);
     assert!(report.last_end.unwrap().contains("SIGKILL"));
 }
 
@@ -106,6 +109,8 @@ async fn what_dies_stays_dead_when_asked_to() {
     let checks = async {
         let first = bench.wait_for_another_than(None).await;
         first.signal(Signal::KILL).unwrap();
+        assert!(first.ended_within(PATIENCE).await);
+        // Long enough for another one to show up, would one be started.
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert_eq!(bench.running(), None);
         stop.cancel();

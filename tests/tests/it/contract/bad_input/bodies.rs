@@ -18,6 +18,9 @@ const DEPTH: usize = 10_000;
 /// More than the router's 16 MiB.
 const HUGE: usize = 17 << 20;
 
+/// How long a busy router may take to read, or to answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Where bodies go, with what they are refused at.
 const PLACES: [&str; 4] = ["/v1/transfers", "/v1/transfers:batch", "/v1/accounts", "/v1/accounts:batch"];
 
@@ -126,13 +129,13 @@ async fn huge(url: &str, method: &str, path: &str, chunked: bool) -> anyhow::Res
         let chunk = format!("10000\r\n{}\r\n", " ".repeat(0x10000));
         for _ in 0..=HUGE / 0x10000 {
             // The router stops reading at some point, and need not wait for the rest.
-            if tokio::time::timeout(Duration::from_secs(1), stream.write_all(chunk.as_bytes())).await.is_err() {
+            if tokio::time::timeout(PATIENCE, stream.write_all(chunk.as_bytes())).await.is_err() {
                 break;
             }
         }
     }
     let mut answer = Vec::new();
-    let read = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await;
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
     let answer = String::from_utf8_lossy(&answer);
     ensure!(answer.starts_with("HTTP/1.1 413 "), "{read:?}: {answer:?}");
     ensure!(answer.contains("application/problem+json") && answer.contains("\"body_too_large\""), "{answer}");

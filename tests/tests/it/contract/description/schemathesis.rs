@@ -15,7 +15,7 @@ use super::python::Python;
 /// How long it tries new things, once everything that it tries always is done.
 const BUDGET_S: u64 = 60;
 /// What it may take in all on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(200);
+const PATIENCE: Duration = Duration::from_secs(500);
 
 /// Configuration, hooks and requirements.
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/schemathesis");
