@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::books;
 use crate::{client::Client, cluster::Cluster, wait::until};
 
-/// I7: all sagas are terminal this long after healing, nobody restarting anything; the other half is for a busy machine.
-const SAGAS_END_WITHIN: Duration = Duration::from_secs(60);
+/// I7: all sagas are terminal this long after healing, nobody restarting anything.
+const SAGAS_END_WITHIN: Duration = Duration::from_secs(30);
 /// Workloads give a hold a second, and the contract gives the shard another; the rest is for a busy machine.
 const HOLDS_EXPIRE_WITHIN: Duration = Duration::from_secs(30);
 /// I14: and nothing else is left of the trouble either.
