@@ -33,7 +33,7 @@ use wire::not_executed::Reason;
 
 pub use queue::{LaneHandle, LaneState};
 use queue::{Queue, Shared};
-use work::Work;
+use work::{Clocks, Work};
 
 use crate::{
     config::{DatabaseConfig, LaneConfig},
@@ -216,10 +216,11 @@ impl Lane {
 
         self.now_us = self.now_us.max(telemetry::clock::now_us());
         let deciding = Instant::now();
+        let clocks = Clocks { now: deciding.into(), now_us: self.now_us };
         let fence = |id: &AccountId| ownership.check(shard_map::slot_of(id.as_str()));
         let mut batch = Batch::new(&mut self.accounts, prior, named, &fence, self.now_us, state.next_position);
         let outcomes: Vec<Outcome> =
-            group.iter().map(|index| batch.apply(work.order_group(*index), work.operation(*index))).collect();
+            group.iter().map(|index| batch.apply(work.request(*index, clocks), work.operation(*index))).collect();
         if !batch.is_sure() {
             return Err(StoreError::ReplayInDoubt.into());
         }

@@ -66,6 +66,24 @@ enum Aside {
     Illegal(String),
 }
 
+/// What is known of the client's request that an operation is part of.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Request {
+    /// Operations of one request that must take effect in order share one, which is not 0.
+    pub order_group: u64,
+    /// Until when the router of an ordered request sees to it, in microseconds since the epoch.
+    pub deadline_us: i64,
+}
+
+impl Request {
+    /// Of operations that any others may come before or after.
+    pub const UNORDERED: Self = Self { order_group: 0, deadline_us: 0 };
+
+    fn is_ordered(&self) -> bool {
+        self.order_group != 0
+    }
+}
+
 /// One account's part in a booking.
 struct Leg<'l> {
     account: &'l AccountId,
@@ -102,15 +120,14 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Decides one operation. Operations of one client request that must take effect in order share a non-zero
-    /// `order_group`.
-    pub fn apply(&mut self, order_group: u64, operation: &Operation) -> Outcome {
+    /// Decides one operation.
+    pub fn apply(&mut self, request: Request, operation: &Operation) -> Outcome {
         let outcome = match operation {
             Operation::CreateAccount(create) => self.create_account(create),
             Operation::UpdateAccount(update) => self.update_account(update),
-            Operation::Transfer(transfer) => match self.transfer(order_group, transfer) {
+            Operation::Transfer(transfer) => match self.transfer(request, transfer) {
                 Ok(outcome) => Outcome::Transfer(outcome),
-                Err(aside) => self.set_aside(order_group, transfer, aside),
+                Err(aside) => self.set_aside(request, transfer, aside),
             },
             Operation::AtomicTransfers(items) => self.atomic(items),
             Operation::Decide(decide) => self.decide(decide),
@@ -140,17 +157,17 @@ impl<'a> Batch<'a> {
 
     // === order within a request ===
 
-    fn must_wait(&self, order_group: u64, transfer: &Transfer) -> bool {
-        order_group != 0
+    fn must_wait(&self, request: Request, transfer: &Transfer) -> bool {
+        request.is_ordered()
             && self
                 .deferred
-                .get(&order_group)
+                .get(&request.order_group)
                 .is_some_and(|waiting| waiting.contains(&transfer.debit) || waiting.contains(&transfer.credit))
     }
 
-    fn set_aside(&mut self, order_group: u64, transfer: &Transfer, aside: Aside) -> Outcome {
-        if order_group != 0 {
-            let waiting = self.deferred.entry(order_group).or_default();
+    fn set_aside(&mut self, request: Request, transfer: &Transfer, aside: Aside) -> Outcome {
+        if request.is_ordered() {
+            let waiting = self.deferred.entry(request.order_group).or_default();
             waiting.insert(transfer.debit.clone());
             waiting.insert(transfer.credit.clone());
         }

@@ -13,7 +13,7 @@ use std::{
 use ledger::{
     Account, AccountId, AssetCode, Limit, Metadata, Position, TransferId, TransferKey,
     accounts::Accounts,
-    batch::{Batch, Prior, Stored, StoredRegister, StoredTransfer},
+    batch::{Batch, Prior, Request, Stored, StoredRegister, StoredTransfer},
     operation::{CreateAccount, PlaceHold, Purpose},
     outcome::{NotOwner, Outcome, TransferState},
 };
@@ -63,8 +63,7 @@ pub struct FakeNode {
     /// While true, Execute calls and sums wait at the door.
     hung: watch::Sender<bool>,
     pub executions: AtomicUsize,
-    /// Recovery leaves younger sagas to whoever began them. No test is slow enough to meet it by accident: sagas that are
-    /// driven twice do not keep the order of their batch.
+    /// Recovery leaves younger sagas to whoever began them.
     saga_due_after: Mutex<Duration>,
 }
 
@@ -72,7 +71,7 @@ struct State {
     accounts: Accounts,
     names: HashSet<AccountId>,
     transfers: HashMap<TransferKey, StoredTransfer>,
-    /// When each transfer came in.
+    /// When each transfer came in, or will be left alone by its router.
     since: HashMap<TransferKey, Instant>,
     registers: HashMap<TransferKey, StoredRegister>,
     rows: Rows,
@@ -388,14 +387,22 @@ impl FakeNode {
             Batch::new(&mut state.accounts, Prior::Loaded(stored), named, &fence, state.now_us, state.next_position);
         let outcomes: Vec<Outcome> = submitted
             .iter()
-            .map(|submitted| batch.apply(submitted.order_group.into(), &submitted.operation))
+            .map(|submitted| {
+                let order_group = submitted.order_group.into();
+                let left_us = i64::from(submitted.timeout_ms) * 1000;
+                batch.apply(Request { order_group, deadline_us: state.now_us + left_us }, &submitted.operation)
+            })
             .collect();
         let mut effects = batch.finish();
         effects.check_balanced().unwrap();
         state.next_position = effects.next_position;
         state.rows.take(&mut effects);
         let now = Instant::now();
-        state.since.extend(effects.transfers.iter().map(|new| (new.key.clone(), now)));
+        let coordinated = |new: &ledger::batch::NewTransfer| {
+            let left_us = u64::try_from(new.coordinated_until_us - state.now_us).unwrap_or(0);
+            (new.key.clone(), now + Duration::from_micros(left_us))
+        };
+        state.since.extend(effects.transfers.iter().map(coordinated));
         state.transfers.extend(effects.transfers.into_iter().map(|new| (new.key, new.stored)));
         state.registers.extend(effects.registers.into_iter().map(|new| (new.key, new.stored)));
         for settled in effects.settlements {

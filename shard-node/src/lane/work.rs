@@ -2,9 +2,24 @@
 
 use std::{collections::VecDeque, ops::Range, time::Duration};
 
-use ledger::{operation::Operation, outcome::Outcome};
+use ledger::{batch::Request, operation::Operation, outcome::Outcome};
 use tokio::{sync::oneshot, time::Instant};
 use wire::{Reply, convert::Submitted, not_executed::Reason};
+
+/// One moment by the clock of deadlines and by the clock of rows.
+#[derive(Debug, Clone, Copy)]
+pub struct Clocks {
+    pub now: Instant,
+    pub now_us: i64,
+}
+
+impl Clocks {
+    /// A deadline in microseconds since the epoch; one that has passed is now.
+    fn wall_us(self, deadline: Instant) -> i64 {
+        let left_us = deadline.saturating_duration_since(self.now).as_micros();
+        self.now_us.saturating_add(i64::try_from(left_us).unwrap_or(i64::MAX))
+    }
+}
 
 /// What one RPC handed in.
 #[derive(Debug)]
@@ -97,8 +112,9 @@ impl Work {
         &self.operations[index].operation
     }
 
-    pub fn order_group(&self, index: usize) -> u64 {
-        self.operations[index].order_group
+    pub fn request(&self, index: usize, clocks: Clocks) -> Request {
+        let Queued { order_group, deadline, .. } = self.operations[index];
+        Request { order_group, deadline_us: deadline.map_or(0, |deadline| clocks.wall_us(deadline)) }
     }
 
     /// The operations to carry out next. Those whose deadline has passed are answered instead.
@@ -188,6 +204,13 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn a_deadline_is_told_by_the_clock_of_rows() {
+        let clocks = Clocks { now: Instant::now() + Duration::from_secs(10), now_us: 1_000 };
+        assert_eq!(clocks.wall_us(clocks.now + Duration::from_millis(2)), 3_000);
+        assert_eq!(clocks.wall_us(clocks.now.checked_sub(Duration::from_millis(2)).unwrap()), 1_000);
+    }
+
     fn submission(timeouts_ms: &[u32]) -> (Submission, oneshot::Receiver<Vec<Reply>>) {
         let (reply, answer) = oneshot::channel();
         let operation = Operation::UpdateAccount(UpdateAccount {
@@ -230,7 +253,10 @@ mod tests {
         let (second, second_answer) = submission(&[0]);
         let mut work = Work::new(first);
         work.add(second);
-        assert_ne!(work.order_group(0), work.order_group(2), "order groups are scoped to their submission");
+        assert_ne!(
+            work.operations[0].order_group, work.operations[2].order_group,
+            "order groups are scoped to their submission"
+        );
         let group = work.next_group().unwrap();
         assert!(work.isolate(&group));
         for index in 0..3 {

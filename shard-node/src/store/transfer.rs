@@ -19,19 +19,29 @@ use super::{
 /// A saga younger than this is left to the router that began it, in microseconds. Longer than the default request
 /// deadline, so that recovery seldom runs beside a live coordinator (running beside one is harmless, but work done twice).
 pub const FIRST_ATTEMPT_AFTER_US: i64 = 6_000_000;
+/// One of a batch, whose items take effect in their order, is left to its router for the whole of the request, and so long
+/// after it.
+const FIRST_ATTEMPT_AFTER_DEADLINE_US: i64 = 1_000_000;
+/// Whatever deadline a request is said to have. The longest that clients may ask for is 30 s.
+const FIRST_ATTEMPT_AT_LAST_US: i64 = 40_000_000;
+
+fn first_attempt_us(created_at_us: i64, coordinated_until_us: i64) -> i64 {
+    let (earliest, latest) = (created_at_us + FIRST_ATTEMPT_AFTER_US, created_at_us + FIRST_ATTEMPT_AT_LAST_US);
+    coordinated_until_us.saturating_add(FIRST_ATTEMPT_AFTER_DEADLINE_US).clamp(earliest, latest)
+}
 
 /// The new rows.
 pub fn rows(row_type: RowType, transfers: &[NewTransfer]) -> RowArray {
     let mut rows = RowArray::new(row_type, 21, transfers.len(), 260);
-    for NewTransfer { key, stored, debit_position } in transfers {
+    for NewTransfer { key, stored, debit_position, coordinated_until_us } in transfers {
         let refused = match stored.state {
             TransferState::Rejected { refused, .. } => Some(refused),
             TransferState::Pending => stored.presumed,
             TransferState::Posted { .. } => None,
         };
         let purpose = stored.purpose;
-        let next_attempt =
-            (stored.state == TransferState::Pending).then_some(stored.created_at_us + FIRST_ATTEMPT_AFTER_US);
+        let next_attempt = (stored.state == TransferState::Pending)
+            .then(|| first_attempt_us(stored.created_at_us, *coordinated_until_us));
         rows.row()
             .uuid(key.id.0)
             .text(key.debit.as_str())
@@ -217,4 +227,19 @@ pub async fn accounts_with_pending(
     let found: Vec<String> =
         session.run(async |c| sqlx::query_scalar(WITH_PENDING).bind(accounts).fetch_all(c).await).await?;
     found.iter().map(|id| AccountId::any(id).map_err(|e| StoreError::Corrupt(e.to_string()))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recovery_waits_for_the_router_of_a_batch() {
+        const S: i64 = 1_000_000;
+        for (coordinated_until, first_attempt) in
+            [(0, 106 * S), (101 * S, 106 * S), (105 * S, 106 * S), (130 * S, 131 * S), (i64::MAX, 140 * S)]
+        {
+            assert_eq!(first_attempt_us(100 * S, coordinated_until), first_attempt, "{coordinated_until}");
+        }
+    }
 }

@@ -63,6 +63,8 @@ pub struct NewTransfer {
     pub key: TransferKey,
     pub stored: StoredTransfer,
     pub debit_position: Option<Position>,
+    /// Until then a router sees to it, and to what must come before it; 0: it would not matter.
+    pub coordinated_until_us: i64,
 }
 
 #[derive(Debug)]

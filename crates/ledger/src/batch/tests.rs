@@ -129,11 +129,12 @@ impl Shard {
                 }
             }
         }
+        let request = Request { order_group: group, deadline_us: self.now_us + 1 };
         let fence = |_: &AccountId| Ok(());
         let prior = Prior::Loaded(std::mem::take(&mut self.stored));
         let named = self.named(operations, &prior);
         let mut batch = Batch::new(&mut self.accounts, prior, named, &fence, self.now_us, self.next);
-        let outcomes = operations.iter().map(|operation| batch.apply(group, operation)).collect();
+        let outcomes = operations.iter().map(|operation| batch.apply(request, operation)).collect();
         if let Prior::Loaded(stored) = std::mem::replace(&mut batch.prior, Prior::Unknown) {
             self.stored = stored;
         }

@@ -1,6 +1,6 @@
 //! Transfers: payments, captures of holds, reversals. Checked in the contract's order, booked, and stored under their id.
 
-use super::{Aside, Batch, Leg, NewReversal, NewTransfer, Original, Prior, Reversed, StoredTransfer};
+use super::{Aside, Batch, Leg, NewReversal, NewTransfer, Original, Prior, Request, Reversed, StoredTransfer};
 use crate::{
     AccountId, Hold, HoldKey, Position, Refusal, Refused, Side, TransferId, TransferKey,
     hold::CaptureInFlight,
@@ -40,8 +40,8 @@ enum Ruling {
 }
 
 impl Batch<'_> {
-    pub(super) fn transfer(&mut self, order_group: u64, transfer: &Transfer) -> Result<TransferOutcome, Aside> {
-        if self.must_wait(order_group, transfer) {
+    pub(super) fn transfer(&mut self, request: Request, transfer: &Transfer) -> Result<TransferOutcome, Aside> {
+        if self.must_wait(request, transfer) {
             return Err(Aside::Deferred);
         }
         (self.fence)(&transfer.debit).map_err(Aside::NotOwner)?;
@@ -56,7 +56,11 @@ impl Batch<'_> {
         if let Some(stored) = self.stored_transfer(transfer) {
             return Ok(replay(transfer, stored));
         }
-        if transfer.defer_limited && order_group != 0 && !transfer.cross_shard && self.is_limited(&transfer.credit) {
+        if transfer.defer_limited
+            && request.is_ordered()
+            && !transfer.cross_shard
+            && self.is_limited(&transfer.credit)
+        {
             return Err(Aside::Deferred);
         }
         let order = match hold {
@@ -67,10 +71,10 @@ impl Batch<'_> {
             Ok(Ruling::Take) => {
                 let state = if transfer.cross_shard { self.reserve(&order)? } else { self.post(&order)? };
                 let after = self.balances_now(&transfer.debit);
-                return Ok(self.store_transfer(&order, state, None, after));
+                return Ok(self.store_transfer(request, &order, state, None, after));
             }
             Ok(Ruling::Presume(refused)) => {
-                return Ok(self.store_transfer(&order, TransferState::Pending, Some(refused), None));
+                return Ok(self.store_transfer(request, &order, TransferState::Pending, Some(refused), None));
             }
             Err(refused) => refused,
         };
@@ -79,13 +83,13 @@ impl Batch<'_> {
                 Ok(TransferOutcome::DebitNotFound)
             }
             Refused { refusal: Refusal::InsufficientFunds | Refusal::BalanceOverflow, side: Some(Side::Debit) }
-                if transfer.defer_insufficient && order_group != 0 =>
+                if transfer.defer_insufficient && request.is_ordered() =>
             {
                 Err(Aside::Deferred)
             }
             refused => {
                 let state = TransferState::Rejected { refused, at_us: self.now_us };
-                Ok(self.store_transfer(&order, state, None, None))
+                Ok(self.store_transfer(request, &order, state, None, None))
             }
         }
     }
@@ -256,6 +260,7 @@ impl Batch<'_> {
 
     fn store_transfer(
         &mut self,
+        request: Request,
         order: &Order<'_>,
         state: TransferState,
         presumed: Option<Refused>,
@@ -279,7 +284,10 @@ impl Batch<'_> {
             known.transfers.insert(transfer.key(), stored.clone());
         }
         let debit_position = after.map(|(_, position)| position);
-        self.effects.transfers.push(NewTransfer { key: transfer.key(), stored, debit_position });
+        // Recovery knows nothing of the order of a request, and must not run ahead of it.
+        let coordinated_until_us = if request.is_ordered() { request.deadline_us } else { 0 };
+        let key = transfer.key();
+        self.effects.transfers.push(NewTransfer { key, stored, debit_position, coordinated_until_us });
         outcome
     }
 

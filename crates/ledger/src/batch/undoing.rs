@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, hash::Hash};
 
-use super::{Aside, Batch, HoldKey, KnownHold, KnownOriginal, Prior};
+use super::{Aside, Batch, HoldKey, KnownHold, KnownOriginal, Prior, Request};
 use crate::{
     AccountId, Position, Refusal, Refused, TransferKey,
     accounts::Snapshot,
@@ -29,7 +29,7 @@ impl Batch<'_> {
         let mut outcomes = Vec::with_capacity(items.len());
         let mut failure = None;
         for (index, item) in items.iter().enumerate() {
-            match self.transfer(0, item) {
+            match self.transfer(Request::UNORDERED, item) {
                 Ok(outcome) if took_effect(&outcome) => outcomes.push(outcome),
                 Ok(outcome) => {
                     failure = Some(Ok((index, outcome)));
@@ -83,7 +83,7 @@ impl Batch<'_> {
         let mut before = self.checkpoint(touched.iter());
         before.hold = operation.hold().map(|key| (key.clone(), self.holds.get(&key).cloned()));
         before.original = operation.original().map(|key| (key.clone(), self.originals.get(&key).cloned()));
-        let outcome = self.apply(0, operation);
+        let outcome = self.apply(Request::UNORDERED, operation);
         self.take_back(before);
         outcome
     }

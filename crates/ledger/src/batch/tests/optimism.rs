@@ -312,7 +312,7 @@ impl World {
         named.openings.extend(to_load.iter().map(|there| (there.id.clone(), self.openings[&there.id].clone())));
         let fence = |_: &AccountId| Ok(());
         let mut batch = Batch::new(&mut accounts, prior, named, &fence, self.now_us, self.next);
-        let outcomes = operations.iter().map(|operation| batch.apply(0, operation)).collect();
+        let outcomes = operations.iter().map(|operation| batch.apply(Request::UNORDERED, operation)).collect();
         let sure = batch.is_sure();
         let effects = batch.finish();
         let changed = accounts.changes().map(|(account, _)| (account.id.clone(), account.clone())).collect();
