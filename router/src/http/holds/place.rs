@@ -1,16 +1,14 @@
 //! Placing a hold.
 
 use axum::{body::Body, extract::State, response::Response};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
-use ledger::{Refusal, Refused, operation::PlaceHold, outcome::HoldAnswer};
+use http::{HeaderMap, StatusCode};
+use ledger::{Refusal, Refused, outcome::HoldAnswer};
 
 use crate::{
     http::{
         Edge,
-        body::require_json,
         context::RequestDeadline,
-        idempotency, parse,
-        path::escaped,
+        idempotency, parse, path,
         problem::{Code, Problem},
         query::DryRunParameter,
         view::{self, hold::HoldView},
@@ -24,9 +22,7 @@ use crate::{
 /// debit account and the key. With `dry_run=true` it answers what would become of the hold, and nothing is stored.
 #[utoipa::path(
     post, path = "/v1/holds", operation_id = "createHold", tag = "holds",
-    params(
-        ("dry_run" = bool, Query, description = "Answer what would happen (status `would_post`, or the refusal), and store nothing."),
-    ),
+    params(DryRunParameter),
     request_body = parse::HoldBody,
     responses(
         (status = 201, description = "held", body = HoldView),
@@ -36,16 +32,11 @@ use crate::{
 pub async fn place(
     State(edge): State<Edge>,
     deadline: RequestDeadline,
-    DryRunParameter(dry_run): DryRunParameter,
+    DryRunParameter { dry_run }: DryRunParameter,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    require_json(&headers)?;
-    let key = idempotency::key(&headers)?;
-    let order = {
-        let payload = edge.bodies.read_single(body, deadline).await?;
-        parse::hold(payload.text()?, &edge.rulebook, key)?
-    };
+    let order = idempotency::order(&edge, &headers, body, deadline, parse::hold).await?;
     let marked = |problem: Problem| problem.with_hold(order.id.0);
     let reply = if dry_run {
         edge.router.dry_run_hold(&order, deadline.0).await
@@ -59,7 +50,11 @@ pub async fn place(
     if dry_run && !answer.replayed {
         return Ok(view::json(StatusCode::OK, &HoldView::tried(&order, &answer, &edge.rulebook.assets)?));
     }
-    show(&edge, &order, &answer)
+    let view = HoldView::placed(&order, &answer, &edge.rulebook.assets)?;
+    Ok(match answer.replayed {
+        true => view::replayed(&view),
+        false => view::made(StatusCode::CREATED, &view, &path::of_hold(order.id, &order.debit)),
+    })
 }
 
 /// The answer to a hold that was not refused.
@@ -75,20 +70,4 @@ fn granted(reply: HoldReply) -> Result<HoldAnswer, Problem> {
         }
         HoldReply::DebitNotFound => Err(Problem::refused(Refused::debit(Refusal::AccountNotFound))),
     }
-}
-
-fn show(edge: &Edge, order: &PlaceHold, answer: &HoldAnswer) -> Result<Response, Problem> {
-    let view = HoldView::placed(order, answer, &edge.rulebook.assets)?;
-    if answer.replayed {
-        let mut response = view::json(StatusCode::OK, &view);
-        idempotency::mark_replayed(response.headers_mut());
-        return Ok(response);
-    }
-    let mut response = view::json(StatusCode::CREATED, &view);
-    // With the debit account, so that it goes straight to its shard and is never ambiguous.
-    let location = format!("/v1/holds/{}?debit={}", order.id.0, escaped(&order.debit));
-    if let Ok(location) = HeaderValue::from_str(&location) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    Ok(response)
 }

@@ -25,7 +25,7 @@ use crate::{
     get, path = "/v1/holds/{id}", operation_id = "getHold", tag = "holds",
     params(
         ("id" = values::TransferId, Path, description = "The hold."),
-        ("debit" = values::AccountId, Query, description = "Its debit account."),
+        DebitParameter,
     ),
     responses(
         (status = 200, description = "the hold", body = HoldView),
@@ -35,7 +35,7 @@ pub async fn show(
     State(edge): State<Edge>,
     deadline: RequestDeadline,
     IdPath(id): IdPath,
-    DebitParameter(debit): DebitParameter,
+    DebitParameter { debit }: DebitParameter,
 ) -> Result<Response, Problem> {
     let FoundHolds { found, unreachable } = edge
         .router

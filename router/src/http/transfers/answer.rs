@@ -1,7 +1,7 @@
 //! One transfer, whatever it is for (a payment, a capture, a reversal), and what its client is answered.
 
 use axum::response::Response;
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 use ledger::{
     Refusal, Refused,
     outcome::{TransferAnswer, TransferState},
@@ -11,8 +11,7 @@ use crate::{
     http::{
         Edge,
         context::RequestDeadline,
-        idempotency,
-        path::escaped,
+        idempotency, path,
         problem::{Code, Problem},
         view::{self, transfer::TransferView},
     },
@@ -63,20 +62,14 @@ fn answer(edge: &Edge, order: &NewTransfer, reply: TransferReply) -> Result<Resp
 }
 
 fn show(edge: &Edge, order: &NewTransfer, answer: &TransferAnswer, status: StatusCode) -> Result<Response, Problem> {
-    let mut response = view::json(status, &TransferView::ordered(order, answer, &edge.rulebook.assets)?);
-    let headers = response.headers_mut();
+    let view = TransferView::ordered(order, answer, &edge.rulebook.assets)?;
+    let mut response = match status {
+        StatusCode::OK => view::json(status, &view),
+        status => view::made(status, &view, &path::of_transfer(order.id, &order.debit)),
+    };
+    // One that is still under way, too: its first request began it.
     if answer.replayed {
-        idempotency::mark_replayed(headers);
-    }
-    if status != StatusCode::OK
-        && let Ok(location) = HeaderValue::from_str(&location(order))
-    {
-        headers.insert(header::LOCATION, location);
+        idempotency::mark_replayed(response.headers_mut());
     }
     Ok(response)
-}
-
-/// The transfer's URL. With the debit account, so that it goes straight to its shard and is never ambiguous.
-fn location(order: &NewTransfer) -> String {
-    format!("/v1/transfers/{}?debit={}", order.id.0, escaped(&order.debit))
 }

@@ -30,7 +30,7 @@ use crate::{
     post, path = "/v1/transfers/{id}/reverse", operation_id = "reverseTransfer", tag = "transfers",
     params(
         ("id" = values::TransferId, Path, description = "The transfer to reverse."),
-        ("debit" = values::AccountId, Query, description = "Its debit account."),
+        DebitParameter,
     ),
     request_body = Option<parse::ReversalBody>,
     responses(
@@ -43,15 +43,11 @@ pub async fn reverse(
     State(edge): State<Edge>,
     deadline: RequestDeadline,
     IdPath(id): IdPath,
-    DebitParameter(debit): DebitParameter,
+    DebitParameter { debit }: DebitParameter,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let key = idempotency::key(&headers)?;
-    let wanted = {
-        let payload = edge.bodies.read_optional(&headers, body, deadline).await?;
-        parse::reversal(payload.text()?, &edge.rulebook, key)?
-    };
+    let wanted = idempotency::follow_up(&edge, &headers, body, deadline, parse::reversal).await?;
     let debit_given = debit.is_some();
     let FoundTransfers { found, unreachable } = edge
         .detached("transfer to reverse", deadline, |router| async move {

@@ -25,7 +25,7 @@ use crate::{
     get, path = "/v1/transfers/{id}", operation_id = "getTransfer", tag = "transfers",
     params(
         ("id" = values::TransferId, Path, description = "The transfer."),
-        ("debit" = values::AccountId, Query, description = "Its debit account."),
+        DebitParameter,
     ),
     responses(
         (status = 200, description = "the transfer", body = TransferView),
@@ -35,7 +35,7 @@ pub async fn show(
     State(edge): State<Edge>,
     deadline: RequestDeadline,
     IdPath(id): IdPath,
-    DebitParameter(debit): DebitParameter,
+    DebitParameter { debit }: DebitParameter,
 ) -> Result<Response, Problem> {
     let FoundTransfers { found, unreachable } = edge.router.find_transfer(id, debit.as_ref(), deadline.0).await?;
     let found = found::to_show(id, found, &unreachable)?;
