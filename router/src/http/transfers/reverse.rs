@@ -19,7 +19,7 @@ use crate::{
         query::DebitParameter,
         view::{Scale, nonsense, transfer::TransferView},
     },
-    service::{FoundTransfers, NewTransfer},
+    service::NewTransfer,
 };
 
 /// Reverse a transfer: a new one in the opposite direction, up to what was not reversed yet.
@@ -49,14 +49,14 @@ pub async fn reverse(
 ) -> Result<Response, Problem> {
     let wanted = idempotency::follow_up(&edge, &headers, body, deadline, parse::reversal).await?;
     let debit_given = debit.is_some();
-    let FoundTransfers { found, unreachable } = edge
+    let found = edge
         .detached("transfer to reverse", deadline, |router| async move {
             router.find_ended_transfer(id, debit.as_ref(), deadline.0).await
         })
         .await?
         .map_err(|error| Problem::from(error).with_transfer(id.0))?;
     let found = found::begun_before(&edge, &wanted, found, deadline).await?;
-    let original = found::to_act_on(id, debit_given, found, &unreachable)?;
+    let original = found::to_act_on(id, debit_given, found)?;
     carry_out(&edge, order(&edge, &original.record, &wanted)?, deadline).await
 }
 

@@ -3,18 +3,15 @@
 use axum::{extract::State, response::Response};
 use http::StatusCode;
 
-use crate::{
-    http::{
-        Edge,
-        context::RequestDeadline,
-        found,
-        openapi::values,
-        path::IdPath,
-        problem::Problem,
-        query::DebitParameter,
-        view::{self, transfer::TransferView},
-    },
-    service::FoundTransfers,
+use crate::http::{
+    Edge,
+    context::RequestDeadline,
+    found,
+    openapi::values,
+    path::IdPath,
+    problem::Problem,
+    query::DebitParameter,
+    view::{self, transfer::TransferView},
 };
 
 /// Read a transfer, with its steps where it crosses shards and what was reversed of it.
@@ -37,7 +34,7 @@ pub async fn show(
     IdPath(id): IdPath,
     DebitParameter { debit }: DebitParameter,
 ) -> Result<Response, Problem> {
-    let FoundTransfers { found, unreachable } = edge.router.find_transfer(id, debit.as_ref(), deadline.0).await?;
-    let found = found::to_show(id, found, &unreachable)?;
+    let found = edge.router.find_transfer(id, debit.as_ref(), deadline.0).await?;
+    let found = found::to_show(id, found)?;
     Ok(view::json(StatusCode::OK, &TransferView::stored(found, &edge.rulebook.assets)?))
 }
