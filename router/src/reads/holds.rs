@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use ledger::{AccountId, TransferId};
 use tonic::{Response, Status};
-use wire::{GetHoldsRequest, GetHoldsResponse, HoldRecord, convert::id_to_wire, convert_hold::hold_from_wire};
+use wire::{
+    GetHoldsRequest, GetHoldsResponse, HoldRecord,
+    convert::{hold_from_wire, id_to_wire},
+};
 
 use super::{Question, Reading, ask, at_owner};
 use crate::{

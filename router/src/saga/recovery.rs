@@ -17,8 +17,10 @@ use ledger::TransferId;
 use tokio::time::{Instant, sleep};
 use wire::{
     ListSagasRequest, TransferRecord,
-    convert::{BadMessage, account_id, asset, id_from_wire, id_to_wire, purpose_from_wire},
-    convert_outcome::{presumed_from_wire, state_from_wire},
+    convert::{
+        BadMessage, account_id, asset, id_from_wire, id_to_wire, presumed_from_wire, purpose_from_wire,
+        state_from_wire,
+    },
 };
 
 use super::{

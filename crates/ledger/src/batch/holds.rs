@@ -203,12 +203,8 @@ fn replay(place: &PlaceHold, stored: &Hold) -> HoldOutcome {
 }
 
 fn answer(stored: &Hold, replayed: bool) -> HoldAnswer {
-    let refused = match stored.status {
-        HoldStatus::Rejected(refused) => Some(refused),
-        HoldStatus::Held | HoldStatus::Captured | HoldStatus::Released | HoldStatus::Expired => None,
-    };
     HoldAnswer {
-        refused,
+        refused: stored.status.refused(),
         debit_after: stored.debit_after,
         expires_at_us: stored.expires_at_us,
         created_at_us: stored.created_at_us,

@@ -156,9 +156,8 @@ impl TransferView {
     pub fn stored(found: FoundTransfer, assets: &AssetRegistry) -> Result<Self, Problem> {
         let record = &found.record;
         let asset = wire::convert::asset(&record.asset).map_err(nonsense)?;
-        let state =
-            wire::convert_outcome::state_from_wire(record.status, record.refusal, record.side, record.finished_at_us)
-                .map_err(nonsense)?;
+        let state = wire::convert::state_from_wire(record.status, record.refusal, record.side, record.finished_at_us)
+            .map_err(nonsense)?;
         let debit_after = match &record.debit_after {
             None => None,
             Some(after) => Some(DebitAfter {
@@ -202,11 +201,8 @@ impl TransferView {
         created_at_us: i64,
     ) -> Self {
         let finished_at = state.finished_at_us().map(format_rfc3339);
-        let (posted_at, rejected_at, refused) = match state {
-            TransferState::Pending => (None, None, None),
-            TransferState::Posted { .. } => (finished_at, None, None),
-            TransferState::Rejected { refused, .. } => (None, finished_at, Some(refused)),
-        };
+        let refused = state.refused();
+        let (posted_at, rejected_at) = if refused.is_none() { (finished_at, None) } else { (None, finished_at) };
         Self {
             id: terms.id,
             status: state.as_str(),
