@@ -18,6 +18,7 @@ mod effects;
 mod holds;
 mod openings;
 mod prior;
+mod reversals;
 mod saga_steps;
 mod transfers;
 mod undoing;
@@ -28,7 +29,7 @@ pub use effects::{Effects, NewHold, NewRegister, NewReversal, NewTransfer, Rever
 pub use openings::Openings;
 pub use prior::{Named, Original, Prior, Stored, StoredRegister, StoredTransfer};
 
-use self::{holds::KnownHold, transfers::KnownOriginal};
+use self::{holds::KnownHold, reversals::KnownOriginal};
 use crate::{
     Account, AccountId, AssetCode, HoldKey, Limit, Metadata, Position, Refusal, Refused, TransferId, TransferKey,
     accounts::Accounts,
