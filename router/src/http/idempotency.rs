@@ -3,7 +3,13 @@
 use axum::body::Body;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{Edge, body::require_json, context::RequestDeadline, parse::Rulebook, problem::Problem};
+use super::{
+    Edge,
+    body::require_json,
+    context::RequestDeadline,
+    parse::Rulebook,
+    problem::{Code, Problem},
+};
 
 /// On answers that are the stored result of an earlier request.
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -55,6 +61,12 @@ fn key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
         Some(key) => Ok(Some(key)),
         None => Err(Problem::header("Idempotency-Key", "Idempotency-Key has 1 to 255 printable ASCII characters")),
     }
+}
+
+/// The id names something else already.
+pub fn mismatch(what: &str, field: &'static str) -> Problem {
+    let detail = format!("the id belongs to a {what} with another {field}");
+    Problem::new(Code::IdempotencyMismatch, detail).with_field(field)
 }
 
 /// Marks an answer as the stored result of an earlier request.

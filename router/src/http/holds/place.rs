@@ -9,7 +9,7 @@ use crate::{
         Edge,
         context::RequestDeadline,
         idempotency, parse, path,
-        problem::{Code, Problem},
+        problem::Problem,
         query::DryRunParameter,
         view::{self, hold::HoldView},
     },
@@ -39,14 +39,12 @@ pub async fn place(
     let order = idempotency::order(&edge, &headers, body, deadline, parse::hold).await?;
     let marked = |problem: Problem| problem.with_hold(order.id.0);
     let reply = if dry_run {
-        edge.router.dry_run_hold(&order, deadline.0).await
+        edge.router.dry_run_hold(&order, deadline.0).await.map_err(Problem::from)
     } else {
         let sent = order.clone();
-        edge.detached("hold", deadline, |router| async move { router.place_hold(sent, deadline.0).await })
-            .await
-            .map_err(marked)?
+        edge.detached_call("hold", deadline, |router| async move { router.place_hold(sent, deadline.0).await }).await
     };
-    let answer = granted(reply.map_err(|error| marked(error.into()))?).map_err(marked)?;
+    let answer = reply.and_then(granted).map_err(marked)?;
     if dry_run && !answer.replayed {
         return Ok(view::json(StatusCode::OK, &HoldView::tried(&order, &answer, &edge.rulebook.assets)?));
     }
@@ -64,10 +62,7 @@ fn granted(reply: HoldReply) -> Result<HoldAnswer, Problem> {
             Err(Problem::refused(refused).replayed(replayed))
         }
         HoldReply::Placed(answer) => Ok(answer),
-        HoldReply::Mismatch { field } => {
-            let detail = format!("the id belongs to a hold with another {field}");
-            Err(Problem::new(Code::IdempotencyMismatch, detail).with_field(field))
-        }
+        HoldReply::Mismatch { field } => Err(idempotency::mismatch("hold", field)),
         HoldReply::DebitNotFound => Err(Problem::refused(Refused::debit(Refusal::AccountNotFound))),
     }
 }

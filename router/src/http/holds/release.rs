@@ -48,10 +48,9 @@ pub async fn release(
     let key = to_act_on(&edge, id, debit.as_ref(), None, deadline).await?.key;
     let marked = |problem: Problem| problem.with_hold(id.0);
     let reply = edge
-        .detached("release", deadline, |router| async move { router.release_hold(key, deadline.0).await })
+        .detached_call("release", deadline, |router| async move { router.release_hold(key, deadline.0).await })
         .await
-        .map_err(marked)?
-        .map_err(|error| marked(error.into()))?;
+        .map_err(marked)?;
     match reply {
         ReleaseReply::Released { key, hold, replayed } => {
             let view = HoldView::stored(&key, &hold, &edge.rulebook.assets)?;

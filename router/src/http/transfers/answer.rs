@@ -20,12 +20,13 @@ use crate::{
 
 /// Makes the transfer.
 pub async fn carry_out(edge: &Edge, order: NewTransfer, deadline: RequestDeadline) -> Result<Response, Problem> {
+    let marked = |problem: Problem| problem.with_transfer(order.id.0);
     let sent = order.clone();
     let reply = edge
-        .detached("transfer", deadline, |router| async move { router.transfer(sent, deadline.0).await })
-        .await?
-        .map_err(|error| Problem::from(error).with_transfer(order.id.0))?;
-    answer(edge, &order, reply).map_err(|problem| problem.with_transfer(order.id.0))
+        .detached_call("transfer", deadline, |router| async move { router.transfer(sent, deadline.0).await })
+        .await
+        .map_err(marked)?;
+    answer(edge, &order, reply).map_err(marked)
 }
 
 /// Says what would become of the transfer. An id in use is answered as the stored transfer is.
@@ -51,10 +52,7 @@ fn answer(edge: &Edge, order: &NewTransfer, reply: TransferReply) -> Result<Resp
             TransferState::Posted { .. } => show(edge, order, &answer, StatusCode::CREATED),
             TransferState::Pending => show(edge, order, &answer, StatusCode::ACCEPTED),
         },
-        TransferReply::Mismatch { field } => {
-            let detail = format!("the id belongs to a transfer with another {field}");
-            Err(Problem::new(Code::IdempotencyMismatch, detail).with_field(field))
-        }
+        TransferReply::Mismatch { field } => Err(idempotency::mismatch("transfer", field)),
         TransferReply::DebitNotFound => Err(Problem::refused(Refused::debit(Refusal::AccountNotFound))),
         TransferReply::HoldNotFound => Err(Problem::new(Code::HoldNotFound, "there is no such hold")),
         TransferReply::NotStored(refused) => Err(Problem::refused(refused)),

@@ -50,11 +50,11 @@ pub async fn reverse(
     let wanted = idempotency::follow_up(&edge, &headers, body, deadline, parse::reversal).await?;
     let debit_given = debit.is_some();
     let found = edge
-        .detached("transfer to reverse", deadline, |router| async move {
+        .detached_call("transfer to reverse", deadline, |router| async move {
             router.find_ended_transfer(id, debit.as_ref(), deadline.0).await
         })
-        .await?
-        .map_err(|error| Problem::from(error).with_transfer(id.0))?;
+        .await
+        .map_err(|problem| problem.with_transfer(id.0))?;
     let found = found::begun_before(&edge, &wanted, found, deadline).await?;
     let original = found::to_act_on(id, debit_given, found)?;
     carry_out(&edge, order(&edge, &original.record, &wanted)?, deadline).await

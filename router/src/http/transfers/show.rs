@@ -34,7 +34,11 @@ pub async fn show(
     IdPath(id): IdPath,
     DebitParameter { debit }: DebitParameter,
 ) -> Result<Response, Problem> {
-    let found = edge.router.find_transfer(id, debit.as_ref(), deadline.0).await?;
+    let found = edge
+        .router
+        .find_transfer(id, debit.as_ref(), deadline.0)
+        .await
+        .map_err(|error| Problem::from(error).with_transfer(id.0))?;
     let found = found::to_show(id, found)?;
     Ok(view::json(StatusCode::OK, &TransferView::stored(found, &edge.rulebook.assets)?))
 }
