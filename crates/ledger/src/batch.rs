@@ -10,8 +10,8 @@
 //! * [`Prior::Loaded`], the careful way: what the database holds under the batch's ids is known, and replays are answered
 //!   from it.
 //!
-//! One file a subject: [`account_changes`], [`openings`], [`transfers`] (payments, captures, reversals), [`holds`], [`saga_steps`],
-//! [`undoing`] (atomic groups, dry runs).
+//! One file a subject: [`account_changes`], [`openings`], [`transfers`] (payments, captures, reversals), [`reversals`] (what may
+//! be reversed), [`holds`], [`saga_steps`], [`undoing`] (atomic groups, dry runs).
 
 mod account_changes;
 mod effects;
