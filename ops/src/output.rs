@@ -46,6 +46,11 @@ pub fn fields(object: &JsonObject) -> anyhow::Result<()> {
     table(["field", "value"], &rows)
 }
 
+/// Prints an object as data, for a program or for a person.
+pub fn object(object: &JsonObject, as_json: bool) -> anyhow::Result<()> {
+    if as_json { json(object) } else { fields(object) }
+}
+
 /// A JSON value as a table shows it.
 pub fn cell(value: &Value) -> String {
     match value {

@@ -1,9 +1,10 @@
 //! The configuration file: one struct per concern, defaults in one place, everything checked before a port is bound.
 
+mod section;
+
 use std::{
     collections::BTreeMap,
     fs, io,
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -12,6 +13,7 @@ use ledger::{AssetRegistry, asset::AssetDeclarationError};
 use serde::{Deserialize, Serialize};
 use telemetry::logging::{LogConfig, LogError};
 
+pub use self::section::{AdminConfig, HttpConfig, LimitsConfig, MapConfig, SagaConfig, ShardsConfig};
 use crate::service::CoreConfig;
 
 /// Everything this router can be told.
@@ -32,133 +34,6 @@ pub struct Config {
     pub assets: BTreeMap<String, u32>,
     #[serde(default)]
     pub log: LogConfig,
-}
-
-/// The public listener.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HttpConfig {
-    pub listen: SocketAddr,
-    /// More are answered 503 and closed.
-    #[serde(default = "defaults::max_connections")]
-    pub max_connections: usize,
-    /// More are answered 503.
-    #[serde(default = "defaults::max_requests_in_flight")]
-    pub max_requests_in_flight: usize,
-    /// From the first byte of a request's head (or from the connection's beginning) to the last.
-    #[serde(default = "defaults::header_timeout_ms")]
-    pub header_timeout_ms: u64,
-    /// For the whole body.
-    #[serde(default = "defaults::body_timeout_ms")]
-    pub body_timeout_ms: u64,
-    /// How long a connection may stay open between requests. Longer than the usual load balancer's 60 s, so that it is the
-    /// balancer who closes.
-    #[serde(default = "defaults::idle_timeout_ms")]
-    pub idle_timeout_ms: u64,
-    #[serde(default = "defaults::max_body_bytes")]
-    pub max_body_bytes: usize,
-    /// All bodies being read or worked on together; more are answered 503.
-    #[serde(default = "defaults::max_buffered_bytes")]
-    pub max_buffered_bytes: usize,
-    /// How long requests in flight may go on after SIGTERM.
-    #[serde(default = "defaults::drain_timeout_ms")]
-    pub drain_timeout_ms: u64,
-}
-
-/// The listener for operators; loopback unless there is a reason.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AdminConfig {
-    pub listen: SocketAddr,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MapConfig {
-    /// Absolute, or relative to the configuration file's folder.
-    pub path: PathBuf,
-}
-
-/// What each shard gets of this router.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ShardsConfig {
-    pub queue_operations: usize,
-    pub rpcs_in_flight: usize,
-    pub max_batch_operations: usize,
-    pub connect_timeout_ms: u64,
-    pub breaker_failures: u32,
-    pub breaker_open_ms: u64,
-}
-
-/// Recovery of cross-shard transfers that nobody drives.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SagaConfig {
-    pub poll_interval_ms: u64,
-    pub claim_limit: u32,
-}
-
-/// Admission.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LimitsConfig {
-    /// Requests of all clients together; 0: no limit.
-    pub requests_per_second: u32,
-    /// How many may come at once; 0: one second's worth.
-    pub burst: u32,
-}
-
-mod defaults {
-    pub fn max_connections() -> usize {
-        4096
-    }
-    pub fn max_requests_in_flight() -> usize {
-        8192
-    }
-    pub fn header_timeout_ms() -> u64 {
-        10_000
-    }
-    pub fn body_timeout_ms() -> u64 {
-        10_000
-    }
-    pub fn idle_timeout_ms() -> u64 {
-        75_000
-    }
-    pub fn max_body_bytes() -> usize {
-        16 * 1024 * 1024
-    }
-    pub fn max_buffered_bytes() -> usize {
-        256 * 1024 * 1024
-    }
-    pub fn drain_timeout_ms() -> u64 {
-        20_000
-    }
-}
-
-impl Default for ShardsConfig {
-    fn default() -> Self {
-        let core = CoreConfig::default();
-        Self {
-            queue_operations: core.queue_operations,
-            rpcs_in_flight: core.rpcs_in_flight,
-            max_batch_operations: core.max_batch_operations,
-            connect_timeout_ms: milliseconds(core.connect_timeout),
-            breaker_failures: core.breaker_failures,
-            breaker_open_ms: milliseconds(core.breaker_open),
-        }
-    }
-}
-
-impl Default for SagaConfig {
-    fn default() -> Self {
-        let core = CoreConfig::default();
-        Self { poll_interval_ms: milliseconds(core.saga_poll_interval), claim_limit: core.saga_claim_limit }
-    }
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Why there is no configuration.

@@ -39,7 +39,10 @@ use self::{
     parse::Rulebook,
     problem::{Code, Problem},
 };
-use crate::{config::Config, service::Router};
+use crate::{
+    config::Config,
+    service::{CallError, Router},
+};
 
 pub use context::{method_not_allowed, not_found};
 pub use openapi::document as description;
@@ -75,6 +78,20 @@ impl Edge {
             admission: Admission::new(config.http.max_requests_in_flight, &config.limits),
             tasks,
         })
+    }
+
+    /// Does what one call of the core does, as [`Edge::detached`].
+    async fn detached_call<F, T>(
+        &self,
+        name: &'static str,
+        deadline: RequestDeadline,
+        work: impl FnOnce(Router) -> F,
+    ) -> Result<T, Problem>
+    where
+        F: Future<Output = Result<T, CallError>> + Send + 'static,
+        T: Send + 'static,
+    {
+        Ok(self.detached(name, deadline, work).await??)
     }
 
     /// Runs money work in a task of its own, the only place where that is done: a client that hangs up drops the handler's

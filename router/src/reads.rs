@@ -84,15 +84,11 @@ async fn at_owner<Q: Question>(
     loop {
         let view = core.view();
         let shard = view.shard(view.route(account));
-        let answer = shard.read(deadline, |node| question.clone().ask(node)).await?;
-        let resolved = match Q::read(answer) {
+        let resolved = match Q::read(ask(shard, &question, deadline).await?) {
             Reading::Found(value) => return Ok(Some(Located { shard: Arc::clone(shard.id()), value })),
             Reading::NotFound => return Ok(None),
             Reading::NotOwner(not_owner) => learn(core, shard, not_owner)?,
-            Reading::Nothing => {
-                let detail = "an empty answer".to_owned();
-                return Err(CallError::Internal { shard: Arc::clone(shard.id()), detail });
-            }
+            Reading::Nothing => return Err(CallError::nonsense(shard.id(), "an empty answer")),
         };
         if !core.again(&mut reroutes, resolved).await {
             return Err(CallError::Unavailable { shard: Arc::clone(shard.id()) });
@@ -100,10 +96,13 @@ async fn at_owner<Q: Question>(
     }
 }
 
+/// Asks this shard, whoever owns the account.
+async fn ask<Q: Question>(shard: &Shard, question: &Q, deadline: Deadline) -> Result<Q::Answer, CallError> {
+    shard.read(deadline, |node| question.clone().ask(node)).await
+}
+
 fn learn(core: &Core, shard: &Shard, not_owner: wire::NotOwner) -> Result<bool, CallError> {
-    let read = NotOwner::try_from(not_owner);
-    let not_owner =
-        read.map_err(|error| CallError::Internal { shard: Arc::clone(shard.id()), detail: error.to_string() })?;
+    let not_owner = NotOwner::try_from(not_owner).map_err(|error| CallError::nonsense(shard.id(), error))?;
     Ok(core.learn(shard.id(), &[not_owner]))
 }
 

@@ -9,6 +9,7 @@
 
 mod accounts;
 mod at_owner;
+mod call_error;
 mod config;
 mod core;
 mod dry_run;
@@ -30,13 +31,13 @@ use ledger::{
 use telemetry::tasks::Tasks;
 
 pub use self::{
+    call_error::CallError,
     config::CoreConfig,
     core::{Core, Reroutes},
     pace::Pace,
     reply::{
-        AccountPage, AccountReply, AtomicReply, BalanceSum, BalanceSums, CallError, FoundHold, FoundHolds,
-        FoundTransfer, FoundTransfers, HoldReply, Located, NewTransfer, ReleaseReply, SagaFilter, SagaView,
-        ShardStatus, TransferReply,
+        AccountPage, AccountReply, AtomicReply, BalanceSum, BalanceSums, Found, FoundHold, FoundTransfer, HoldReply,
+        Located, NewTransfer, ReleaseReply, SagaFilter, SagaView, ShardStatus, TransferReply,
     },
 };
 use crate::{reads, routing::Routing, saga, transfers};
@@ -165,7 +166,7 @@ impl Router {
         id: TransferId,
         debit: Option<&AccountId>,
         deadline: Deadline,
-    ) -> Result<FoundTransfers, CallError> {
+    ) -> Result<Found<FoundTransfer>, CallError> {
         reads::find_transfer(&self.core, id, debit, deadline).await
     }
 
@@ -175,7 +176,7 @@ impl Router {
         id: TransferId,
         debit: Option<&AccountId>,
         deadline: Deadline,
-    ) -> Result<FoundTransfers, CallError> {
+    ) -> Result<Found<FoundTransfer>, CallError> {
         saga::find_ended(&self.core, id, debit, deadline).await
     }
 
@@ -200,7 +201,7 @@ impl Router {
         id: TransferId,
         debit: Option<&AccountId>,
         deadline: Deadline,
-    ) -> Result<FoundHolds, CallError> {
+    ) -> Result<Found<FoundHold>, CallError> {
         reads::find_hold(&self.core, id, debit, deadline).await
     }
 

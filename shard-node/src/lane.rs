@@ -12,20 +12,19 @@
 //!
 //! The lane never answers "not executed" for an operation that was part of a COMMIT it has no answer to.
 
+mod load;
 mod queue;
 mod work;
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use ledger::{
-    AccountId, HoldKey, TransferKey,
+    AccountId,
     accounts::Accounts,
-    batch::{Batch, Named, Openings, Prior, Stored},
-    operation::{CreateAccount, Operation},
+    batch::{Batch, Prior},
     outcome::{HoldAnswer, HoldOutcome, Outcome, TransferAnswer, TransferOutcome},
 };
 use tokio_util::sync::CancellationToken;
@@ -39,8 +38,8 @@ use crate::{
     config::{DatabaseConfig, LaneConfig},
     metric_definitions as m,
     store::{
-        StoreError, account, batch_write, chain, error::Remedy, hold, ownership, ownership::Ownership, register,
-        session::Session, shard_state, shard_state::ShardState, transfer,
+        StoreError, batch_write, error::Remedy, ownership, ownership::Ownership, session::Session, shard_state,
+        shard_state::ShardState,
     },
 };
 
@@ -209,10 +208,10 @@ impl Lane {
             return Err(StoreError::Fenced.into());
         };
         let operations = || group.iter().map(|index| work.operation(*index));
-        load_accounts(session, &mut self.accounts, operations()).await?;
-        let mut named = load_named(session, operations()).await?;
-        named.openings = load_openings(session, &self.accounts, operations()).await?;
-        let prior = if self.careful { load_prior(session, operations()).await? } else { Prior::Unknown };
+        load::accounts(session, &mut self.accounts, operations()).await?;
+        let mut named = load::named(session, operations()).await?;
+        named.openings = load::openings(session, &self.accounts, operations()).await?;
+        let prior = if self.careful { load::prior(session, operations()).await? } else { Prior::Unknown };
 
         self.now_us = self.now_us.max(telemetry::clock::now_us());
         let deciding = Instant::now();
@@ -315,120 +314,6 @@ impl Lane {
             work.send();
         }
     }
-}
-
-/// Brings every account the operations depend on into memory.
-async fn load_accounts(
-    session: &mut Session,
-    accounts: &mut Accounts,
-    operations: impl Iterator<Item = &Operation>,
-) -> Result<(), StoreError> {
-    let mut missing: Vec<AccountId> = Vec::new();
-    let mut seen = 0_u64;
-    for operation in operations {
-        operation.for_each_account(|id| {
-            seen += 1;
-            if !accounts.is_known(id) {
-                missing.push(id.clone());
-            }
-        });
-        if let Some(asset) = operation.in_transit_asset() {
-            let id = accounts.in_transit_id(asset);
-            if !accounts.is_known(&id) {
-                missing.push(id);
-            }
-        }
-    }
-    metrics::counter!(m::LANE_CACHE_LOOKUPS, "result" => "miss").increment(missing.len() as u64);
-    metrics::counter!(m::LANE_CACHE_LOOKUPS, "result" => "hit").increment(seen.saturating_sub(missing.len() as u64));
-    if missing.is_empty() {
-        return Ok(());
-    }
-    missing.sort_unstable();
-    missing.dedup();
-    let found = account::load(session, &missing).await?;
-    for id in missing {
-        accounts.learn(id, None);
-    }
-    for account in found {
-        accounts.learn(account.id.clone(), Some(account));
-    }
-    Ok(())
-}
-
-/// The rows besides accounts that operations are about. Most batches name none.
-async fn load_named(
-    session: &mut Session,
-    operations: impl Iterator<Item = &Operation>,
-) -> Result<Named, StoreError> {
-    let (mut holds, mut originals, mut closing): (Vec<HoldKey>, Vec<TransferKey>, Vec<AccountId>) =
-        Default::default();
-    for operation in operations {
-        holds.extend(operation.hold());
-        originals.extend(operation.original());
-        closing.extend(operation.closes().cloned());
-    }
-    let mut named = Named::default();
-    if !holds.is_empty() {
-        named.holds.extend(hold::load(session, &holds).await?);
-    }
-    if !originals.is_empty() {
-        named.originals.extend(transfer::load_originals(session, &originals).await?);
-    }
-    if !closing.is_empty() {
-        named.in_flight.extend(transfer::accounts_with_pending(session, &closing).await?);
-    }
-    Ok(named)
-}
-
-/// What accounts were opened with that are created again; `accounts` has all that the operations depend on.
-async fn load_openings(
-    session: &mut Session,
-    accounts: &Accounts,
-    operations: impl Iterator<Item = &Operation>,
-) -> Result<HashMap<AccountId, CreateAccount>, StoreError> {
-    let Openings { known: mut openings, to_load } = Openings::of(accounts, operations);
-    if !to_load.is_empty() {
-        let loaded = chain::openings(session, &to_load).await?;
-        openings.extend(loaded.into_iter().map(|opening| (opening.id.clone(), opening)));
-    }
-    Ok(openings)
-}
-
-/// What the database holds under the ids of the operations.
-async fn load_prior(
-    session: &mut Session,
-    operations: impl Iterator<Item = &Operation>,
-) -> Result<Prior, StoreError> {
-    let mut transfers: Vec<TransferKey> = Vec::new();
-    let mut registers: Vec<TransferKey> = Vec::new();
-    for operation in operations {
-        let operation = match operation {
-            Operation::DryRun(operation) => operation,
-            operation => operation,
-        };
-        match operation {
-            Operation::Transfer(transfer) => transfers.push(transfer.key()),
-            Operation::AtomicTransfers(items) => transfers.extend(items.iter().map(|t| t.key())),
-            Operation::Settle(settle) => transfers.push(settle.key()),
-            Operation::Decide(decide) => registers.push(decide.key()),
-            // Holds are always loaded; a dry run has no dry run.
-            Operation::CreateAccount(_)
-            | Operation::UpdateAccount(_)
-            | Operation::PlaceHold(_)
-            | Operation::ReleaseHold(_)
-            | Operation::ExpireHold(_)
-            | Operation::DryRun(_) => {}
-        }
-    }
-    let mut stored = Stored::default();
-    if !transfers.is_empty() {
-        stored.transfers.extend(transfer::load(session, &transfers).await?);
-    }
-    if !registers.is_empty() {
-        stored.registers.extend(register::load(session, &registers).await?);
-    }
-    Ok(Prior::Loaded(stored))
 }
 
 fn is_replay(outcome: &Outcome) -> bool {

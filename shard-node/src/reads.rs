@@ -8,7 +8,7 @@ pub mod account_list;
 
 use ledger::{Account, AccountId};
 use sqlx::{PgPool, postgres::PgRow};
-use wire::convert_outcome::state_to_columns;
+use wire::convert::state_to_columns;
 
 use crate::{
     rpc::nothing_yet,
@@ -145,7 +145,7 @@ pub async fn holds(pool: &PgPool, id: uuid::Uuid, debit: &str) -> Result<wire::G
     let mut found = wire::GetHoldsResponse::default();
     for row in &read::holds(pool, id, debit).await? {
         let (key, hold) = store::hold::from_row(row)?;
-        found.holds.push(wire::convert_hold::hold_to_wire(&key, &hold));
+        found.holds.push(wire::convert::hold_to_wire(&key, &hold));
     }
     if found.holds.is_empty() {
         found.not_owner = not_owner_of(pool, debit).await?;

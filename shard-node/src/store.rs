@@ -12,6 +12,7 @@ pub mod journal;
 pub mod migrations;
 pub mod ownership;
 pub mod read;
+pub mod record;
 pub mod register;
 pub mod reversal;
 pub mod row_array;

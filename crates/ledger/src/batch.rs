@@ -10,14 +10,15 @@
 //! * [`Prior::Loaded`], the careful way: what the database holds under the batch's ids is known, and replays are answered
 //!   from it.
 //!
-//! One file a subject: [`account_changes`], [`openings`], [`transfers`] (payments, captures, reversals), [`holds`], [`saga_steps`],
-//! [`undoing`] (atomic groups, dry runs).
+//! One file a subject: [`account_changes`], [`openings`], [`transfers`] (payments, captures, reversals), [`reversals`] (what may
+//! be reversed), [`holds`], [`saga_steps`], [`undoing`] (atomic groups, dry runs).
 
 mod account_changes;
 mod effects;
 mod holds;
 mod openings;
 mod prior;
+mod reversals;
 mod saga_steps;
 mod transfers;
 mod undoing;
@@ -28,7 +29,7 @@ pub use effects::{Effects, NewHold, NewRegister, NewReversal, NewTransfer, Rever
 pub use openings::Openings;
 pub use prior::{Named, Original, Prior, Stored, StoredRegister, StoredTransfer};
 
-use self::{holds::KnownHold, transfers::KnownOriginal};
+use self::{holds::KnownHold, reversals::KnownOriginal};
 use crate::{
     Account, AccountId, AssetCode, HoldKey, Limit, Metadata, Position, Refusal, Refused, TransferId, TransferKey,
     accounts::Accounts,

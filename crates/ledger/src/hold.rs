@@ -80,6 +80,14 @@ impl HoldStatus {
             Self::Rejected(_) => "rejected",
         }
     }
+
+    /// Why it was refused, if it was.
+    pub fn refused(self) -> Option<Refused> {
+        match self {
+            Self::Rejected(refused) => Some(refused),
+            Self::Held | Self::Captured | Self::Released | Self::Expired => None,
+        }
+    }
 }
 
 impl Hold {

@@ -311,3 +311,12 @@ pub enum Verdict {
     Credited,
     Refused(Refused),
 }
+
+impl Verdict {
+    pub fn refused(self) -> Option<Refused> {
+        match self {
+            Self::Credited => None,
+            Self::Refused(refused) => Some(refused),
+        }
+    }
+}

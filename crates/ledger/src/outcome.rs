@@ -99,6 +99,14 @@ impl TransferState {
             Self::Posted { at_us } | Self::Rejected { at_us, .. } => Some(at_us),
         }
     }
+
+    /// Why it is rejected, if it is.
+    pub fn refused(self) -> Option<Refused> {
+        match self {
+            Self::Rejected { refused, .. } => Some(refused),
+            Self::Pending | Self::Posted { .. } => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,8 +2,6 @@
 //! words of the ledger. No policy lives here.
 
 pub mod convert;
-pub mod convert_hold;
-pub mod convert_outcome;
 
 /// What `proto/shardledger.proto` generates.
 #[allow(clippy::all, clippy::pedantic, missing_docs, clippy::unwrap_used)]
@@ -11,7 +9,7 @@ mod generated {
     tonic::include_proto!("shardledger.v1");
 }
 
-pub use convert_outcome::Reply;
+pub use convert::Reply;
 pub use generated::*;
 
 /// Largest message either side accepts, in bytes: a full lane batch with the largest metadata fits several times over.

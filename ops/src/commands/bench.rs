@@ -2,7 +2,7 @@
 //! statements of a long history (`bench statements`).
 
 mod load;
-mod own_folder;
+mod own_cluster;
 mod statements;
 mod suite;
 

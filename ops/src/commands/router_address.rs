@@ -31,6 +31,16 @@ pub struct AdminAddress {
     admin_url: Option<String>,
 }
 
+/// Names a transfer or hold: its id belongs to its debit account.
+#[derive(clap::Args)]
+pub struct OwnedId {
+    /// Its id
+    id: Uuid,
+    /// The debit account, where several use this id; spares asking every shard
+    #[arg(long, value_name = "ACCOUNT")]
+    debit: Option<String>,
+}
+
 /// Routers to ask, any of which will do.
 pub struct Routers {
     pub urls: Vec<String>,
@@ -51,6 +61,16 @@ impl PublicAddress {
 impl AdminAddress {
     pub fn routers(self, context: &Context) -> anyhow::Result<Routers> {
         Routers::new(self.admin_url, context, RouterPlace::admin_url)
+    }
+}
+
+impl OwnedId {
+    /// Where a router has it.
+    pub fn path(&self, collection: &str) -> String {
+        match &self.debit {
+            Some(debit) => format!("{collection}/{}?debit={}", self.id, encoded(debit)),
+            None => format!("{collection}/{}", self.id),
+        }
     }
 }
 
@@ -95,14 +115,6 @@ fn router_url(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err("a router's address is http://HOST:PORT".to_owned())
-    }
-}
-
-/// The path of something whose id belongs to its debit account. With the account, one shard alone is asked.
-pub fn owned_path(collection: &str, id: Uuid, debit: Option<&str>) -> String {
-    match debit {
-        Some(debit) => format!("{collection}/{id}?debit={}", encoded(debit)),
-        None => format!("{collection}/{id}"),
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::{
 use super::{
     context::RequestDeadline,
     metrics::{RefusalReason, count_refused},
-    problem::{Code, FieldError, Place, Problem},
+    problem::{Code, Problem},
 };
 
 /// The largest body of a request about one thing: 4 KiB of metadata, all of it escaped, fit in several times.
@@ -47,14 +47,8 @@ pub struct Payload {
 impl Payload {
     /// The body as text: JSON is UTF-8.
     pub fn text(&self) -> Result<&str, Problem> {
-        std::str::from_utf8(&self.bytes).map_err(|reason| {
-            let detail = format!("the body is not UTF-8: {reason}");
-            Problem::malformed(vec![FieldError {
-                code: Code::InvalidJson,
-                place: Place::Pointer(String::new()),
-                detail,
-            }])
-        })
+        std::str::from_utf8(&self.bytes)
+            .map_err(|reason| Problem::body(Code::InvalidJson, "", format!("the body is not UTF-8: {reason}")))
     }
 }
 

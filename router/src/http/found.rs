@@ -2,14 +2,12 @@
 
 mod replay;
 
-use std::sync::Arc;
-
 use ledger::TransferId;
 
 pub use replay::begun_before;
 
 use super::problem::{Code, Problem};
-use crate::service::{FoundHold, FoundTransfer};
+use crate::service::{Found, FoundHold, FoundTransfer};
 
 /// Something that is found by its id.
 pub trait Identified {
@@ -22,7 +20,8 @@ pub trait Identified {
 }
 
 /// The one to be shown. What shards that did not answer may have besides does not make it wrong.
-pub fn to_show<T: Identified>(id: TransferId, mut found: Vec<T>, unreachable: &[Arc<str>]) -> Result<T, Problem> {
+pub fn to_show<T: Identified>(id: TransferId, found: Found<T>) -> Result<T, Problem> {
+    let Found { mut found, unreachable } = found;
     if found.len() > 1 {
         let debits: Vec<_> = found.iter().map(T::debit).collect();
         let detail =
@@ -41,19 +40,15 @@ pub fn to_show<T: Identified>(id: TransferId, mut found: Vec<T>, unreachable: &[
 
 /// The one to be acted on. Unless its debit account was given, all shards must have answered: money must not move because
 /// another of that id is out of sight.
-pub fn to_act_on<T: Identified>(
-    id: TransferId,
-    debit_given: bool,
-    found: Vec<T>,
-    unreachable: &[Arc<str>],
-) -> Result<T, Problem> {
-    let found = to_show(id, found, unreachable)?;
-    match unreachable.first() {
-        Some(shard) if !debit_given => {
+pub fn to_act_on<T: Identified>(id: TransferId, debit_given: bool, found: Found<T>) -> Result<T, Problem> {
+    let unseen = found.unreachable.first().filter(|_| !debit_given).cloned();
+    let found = to_show(id, found)?;
+    match unseen {
+        Some(shard) => {
             let detail = "not every shard answered whether it has this id too; with ?debit= only one is asked";
-            Err(T::mark(Problem::new(Code::ShardUnavailable, detail).with_shard(&**shard), id))
+            Err(T::mark(Problem::new(Code::ShardUnavailable, detail).with_shard(&*shard), id))
         }
-        _ => Ok(found),
+        None => Ok(found),
     }
 }
 
@@ -91,23 +86,32 @@ impl Identified for FoundHold {
 mod tests {
     use super::*;
 
-    fn found(debit: &str) -> FoundTransfer {
-        let record = wire::TransferRecord { debit: debit.to_owned(), ..Default::default() };
-        FoundTransfer { record, shard: "s0".into(), register: None, verdict_unread: false }
+    const DOWN: &[&str] = &["s1"];
+
+    fn found(debits: &[&str], unreachable: &[&str]) -> Found<FoundTransfer> {
+        let transfer = |debit: &&str| FoundTransfer {
+            record: wire::TransferRecord { debit: (*debit).to_owned(), ..Default::default() },
+            shard: "s0".into(),
+            register: None,
+            verdict_unread: false,
+        };
+        Found {
+            found: debits.iter().map(transfer).collect(),
+            unreachable: unreachable.iter().map(|shard| (*shard).into()).collect(),
+        }
     }
 
     #[test]
     fn an_id_must_name_one_thing() {
         let id = TransferId(uuid::Uuid::from_u128(7));
-        let down: [Arc<str>; 1] = ["s1".into()];
         let code = |result: Result<FoundTransfer, Problem>| result.map(|_| "found").map_err(|p| p.code().as_str());
-        assert_eq!(code(to_show(id, vec![found("a")], &down)), Ok("found"));
-        assert_eq!(code(to_show(id, vec![found("a"), found("b")], &[])), Err("ambiguous_id"));
-        assert_eq!(code(to_show::<FoundTransfer>(id, vec![], &[])), Err("transfer_not_found"));
-        assert_eq!(code(to_show::<FoundTransfer>(id, vec![], &down)), Err("shard_unavailable"));
+        assert_eq!(code(to_show(id, found(&["a"], DOWN))), Ok("found"));
+        assert_eq!(code(to_show(id, found(&["a", "b"], &[]))), Err("ambiguous_id"));
+        assert_eq!(code(to_show(id, found(&[], &[]))), Err("transfer_not_found"));
+        assert_eq!(code(to_show(id, found(&[], DOWN))), Err("shard_unavailable"));
 
-        assert_eq!(code(to_act_on(id, false, vec![found("a")], &[])), Ok("found"));
-        assert_eq!(code(to_act_on(id, true, vec![found("a")], &down)), Ok("found"));
-        assert_eq!(code(to_act_on(id, false, vec![found("a")], &down)), Err("shard_unavailable"));
+        assert_eq!(code(to_act_on(id, false, found(&["a"], &[]))), Ok("found"));
+        assert_eq!(code(to_act_on(id, true, found(&["a"], DOWN))), Ok("found"));
+        assert_eq!(code(to_act_on(id, false, found(&["a"], DOWN))), Err("shard_unavailable"));
     }
 }

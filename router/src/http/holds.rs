@@ -13,7 +13,7 @@ pub use show::{__path_show, show};
 use ledger::{AccountId, TransferId};
 
 use super::{Edge, context::RequestDeadline, found, parse::FollowUp, problem::Problem};
-use crate::service::{FoundHold, FoundHolds};
+use crate::service::FoundHold;
 
 /// The hold that a request is to act on. `capture`: what it wants of it.
 async fn to_act_on(
@@ -23,11 +23,11 @@ async fn to_act_on(
     capture: Option<&FollowUp>,
     deadline: RequestDeadline,
 ) -> Result<FoundHold, Problem> {
-    let FoundHolds { found, unreachable } =
+    let found =
         edge.router.find_hold(id, debit, deadline.0).await.map_err(|error| Problem::from(error).with_hold(id.0))?;
     let found = match capture {
         Some(wanted) => found::begun_before(edge, wanted, found, deadline).await?,
         None => found,
     };
-    found::to_act_on(id, debit.is_some(), found, &unreachable)
+    found::to_act_on(id, debit.is_some(), found)
 }

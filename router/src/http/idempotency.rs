@@ -1,8 +1,15 @@
 //! `Idempotency-Key`: what stands for the id of a transfer or hold that has none of its own.
 
+use axum::body::Body;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::problem::Problem;
+use super::{
+    Edge,
+    body::require_json,
+    context::RequestDeadline,
+    parse::Rulebook,
+    problem::{Code, Problem},
+};
 
 /// On answers that are the stored result of an earlier request.
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -10,8 +17,38 @@ const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-repl
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const MAX_KEY_LEN: usize = 255;
 
+/// How a body is read beside the key, if there is one.
+type Parse<T> = fn(&str, &Rulebook, Option<&str>) -> Result<T, Problem>;
+
+/// Reads what a request orders.
+pub async fn order<T>(
+    edge: &Edge,
+    headers: &HeaderMap,
+    body: Body,
+    deadline: RequestDeadline,
+    parse: Parse<T>,
+) -> Result<T, Problem> {
+    require_json(headers)?;
+    let key = key(headers)?;
+    let payload = edge.bodies.read_single(body, deadline).await?;
+    parse(payload.text()?, &edge.rulebook, key)
+}
+
+/// Reads what a request orders to be done with something stored; it can do without a body.
+pub async fn follow_up<T>(
+    edge: &Edge,
+    headers: &HeaderMap,
+    body: Body,
+    deadline: RequestDeadline,
+    parse: Parse<T>,
+) -> Result<T, Problem> {
+    let key = key(headers)?;
+    let payload = edge.bodies.read_optional(headers, body, deadline).await?;
+    parse(payload.text()?, &edge.rulebook, key)
+}
+
 /// The request's key, if it has one.
-pub fn key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+fn key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
@@ -24,6 +61,12 @@ pub fn key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
         Some(key) => Ok(Some(key)),
         None => Err(Problem::header("Idempotency-Key", "Idempotency-Key has 1 to 255 printable ASCII characters")),
     }
+}
+
+/// The id names something else already.
+pub fn mismatch(what: &str, field: &'static str) -> Problem {
+    let detail = format!("the id belongs to a {what} with another {field}");
+    Problem::new(Code::IdempotencyMismatch, detail).with_field(field)
 }
 
 /// Marks an answer as the stored result of an earlier request.

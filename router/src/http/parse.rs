@@ -6,6 +6,7 @@
 //! Both apply the same [`rules`], and a test holds them to the same verdict over a table of bodies.
 
 mod account;
+mod account_changes;
 mod explain;
 mod fields;
 mod follow_up;
@@ -15,16 +16,19 @@ mod rules;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod transfer_batch;
 mod tree;
 
-use ledger::{AccountId, AssetRegistry, Metadata, TransferId};
+use ledger::{AccountId, AssetCode, AssetRegistry, Metadata, TransferId};
 
-pub use account::{AccountBatchBody, AccountBody, AccountChanges, account, account_batch, account_changes};
+pub use account::{AccountBatchBody, AccountBody, account, account_batch};
+pub use account_changes::{AccountChanges, account_changes};
 pub use follow_up::{CaptureBody, FollowUp, ReleaseBody, ReversalBody, capture, release, reversal};
 pub use hold::{HoldBody, hold};
-pub use ndjson::transfer_lines;
+pub use ndjson::{TransferLines, transfer_lines};
 pub use rules::UNLIMITED;
-pub use transfer::{TransferBatch, TransferBatchBody, TransferBody, TransferLines, transfer, transfer_batch};
+pub use transfer::{TransferBody, transfer};
+pub use transfer_batch::{TransferBatch, TransferBatchBody, transfer_batch};
 
 use super::problem::{Code, Problem};
 
@@ -42,6 +46,15 @@ pub struct Rulebook {
 impl Rulebook {
     pub fn new(assets: AssetRegistry) -> Self {
         Self { assets, no_metadata: Metadata::empty() }
+    }
+
+    /// The amount of a transfer or hold in minor units. `None`: it is none, or nobody knows the asset.
+    fn positive_amount(&self, text: &str, asset: AssetCode) -> Option<i64> {
+        rules::positive_amount(text, self.assets.scale(asset)?).ok()
+    }
+
+    fn metadata(&self, given: Option<Metadata>) -> Metadata {
+        given.unwrap_or_else(|| self.no_metadata.clone())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Ids in paths.
+//! Ids in paths, of requests and of what they made.
 
 use axum::extract::{FromRequestParts, Path};
 use http::request::Parts;
@@ -36,8 +36,27 @@ pub fn transfer_id(text: &str) -> Result<TransferId, Problem> {
     parse::transfer_id_parameter(text)
 }
 
+/// Where to read an account.
+pub fn of_account(id: &AccountId) -> String {
+    format!("/v1/accounts/{}", escaped(id))
+}
+
+/// Where to read a transfer. With the debit account, so that it goes straight to its shard and is never ambiguous.
+pub fn of_transfer(id: TransferId, debit: &AccountId) -> String {
+    of_owned("transfers", id, debit)
+}
+
+/// Where to read a hold; with the debit account, too.
+pub fn of_hold(id: TransferId, debit: &AccountId) -> String {
+    of_owned("holds", id, debit)
+}
+
+fn of_owned(collection: &str, id: TransferId, debit: &AccountId) -> String {
+    format!("/v1/{collection}/{}?debit={}", id.0, escaped(debit))
+}
+
 /// An account id as it stands in a URL. Of its characters only the braces need escaping.
-pub fn escaped(account: &AccountId) -> String {
+fn escaped(account: &AccountId) -> String {
     account.as_str().replace('{', "%7B").replace('}', "%7D")
 }
 

@@ -89,6 +89,11 @@ impl Problem {
         problem
     }
 
+    /// `pointer` is a JSON pointer into the body.
+    pub fn body(code: Code, pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::malformed(vec![FieldError { code, place: Place::Pointer(pointer.into()), detail: detail.into() }])
+    }
+
     pub fn parameter(code: Code, name: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::malformed(vec![FieldError { code, place: Place::Parameter(name.into()), detail: detail.into() }])
     }

@@ -5,8 +5,12 @@ use std::future::Future;
 use axum::extract::{FromRequestParts, Query};
 use http::request::Parts;
 use ledger::AccountId;
+use utoipa::IntoParams;
 
-use super::problem::{Code, FieldError, Place, Problem};
+use super::{
+    openapi::values,
+    problem::{Code, FieldError, Place, Problem},
+};
 
 /// The parameters of a request. Take those you know, then [`Parameters::finish`].
 #[derive(Debug)]
@@ -15,13 +19,22 @@ pub struct Parameters {
     errors: Vec<FieldError>,
 }
 
-/// For routes that know `debit` alone: the debit account of what the path names.
-#[derive(Debug, Clone)]
-pub struct DebitParameter(pub Option<AccountId>);
+/// For routes that know `debit` alone, beside the transfer or hold that the path names.
+#[derive(Debug, Clone, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct DebitParameter {
+    /// Its debit account.
+    #[param(value_type = values::AccountId)]
+    pub debit: Option<AccountId>,
+}
 
 /// For routes that know `dry_run` alone.
-#[derive(Debug, Clone, Copy)]
-pub struct DryRunParameter(pub bool);
+#[derive(Debug, Clone, Copy, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct DryRunParameter {
+    /// Answer what would happen (status `would_post`, or the refusal), and store nothing.
+    pub dry_run: bool,
+}
 
 /// For routes that know no parameter.
 #[derive(Debug, Clone, Copy)]
@@ -101,7 +114,7 @@ impl<S: Send + Sync> FromRequestParts<S> for DebitParameter {
             }
         };
         parameters.finish()?;
-        Ok(Self(debit))
+        Ok(Self { debit })
     }
 }
 
@@ -110,12 +123,12 @@ impl<S: Send + Sync> FromRequestParts<S> for DryRunParameter {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         if parts.uri.query().is_none() {
-            return Ok(Self(false));
+            return Ok(Self { dry_run: false });
         }
         let mut parameters = Parameters::from_request_parts(parts, state).await?;
         let dry_run = parameters.take_as("dry_run", "true or false", |text| text.parse().ok());
         parameters.finish()?;
-        Ok(Self(dry_run.unwrap_or(false)))
+        Ok(Self { dry_run: dry_run.unwrap_or(false) })
     }
 }
 

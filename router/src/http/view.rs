@@ -1,4 +1,5 @@
-//! The ledger's values as the contract writes them: amounts as decimal strings in full scale, times as RFC 3339.
+//! Answers in JSON, and the ledger's values as the contract writes them: amounts as decimal strings in full scale, times as
+//! RFC 3339.
 
 pub mod account;
 pub mod account_page;
@@ -19,7 +20,7 @@ use ledger::{AssetCode, AssetRegistry, Limit, format_minor};
 use serde::Serialize;
 use wire::convert::BadMessage;
 
-use super::{parse::UNLIMITED, problem::Problem};
+use super::{idempotency, parse::UNLIMITED, problem::Problem};
 
 /// An answer in JSON.
 pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
@@ -36,6 +37,23 @@ pub fn json_with_capacity(status: StatusCode, value: &impl Serialize, capacity: 
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// The answer to a request that has made something, or is about to: where to read it.
+pub fn made(status: StatusCode, value: &impl Serialize, location: &str) -> Response {
+    let mut response = json(status, value);
+    // Ids are ASCII, which a header can hold.
+    if let Ok(location) = HeaderValue::from_str(location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+/// The answer to a request that was there before: the stored result.
+pub fn replayed(value: &impl Serialize) -> Response {
+    let mut response = json(StatusCode::OK, value);
+    idempotency::mark_replayed(response.headers_mut());
     response
 }
 

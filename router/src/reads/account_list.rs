@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use ledger::AccountPrefix;
 
-use super::every_shard::{self, Question, Said, nonsense};
+use super::every_shard::{self, Question, Said};
 use crate::{
     service::{AccountPage, CallError, Core, Deadline, Located},
-    shard::Shard,
+    shard::{NodeClient, Shard},
 };
 
 struct Page<'a> {
@@ -30,7 +30,7 @@ pub async fn page(
         let page = answer?;
         let in_range = |account: &wire::Account| prefix.begins(&account.id) && account.id.as_str() > after;
         if !page.accounts.iter().all(in_range) || !page.accounts.is_sorted_by(|one, next| one.id < next.id) {
-            return Err(nonsense(&shard, &"accounts that were not asked for, or not in order"));
+            return Err(CallError::nonsense(&shard, "accounts that were not asked for, or not in order"));
         }
         pages.push((shard, page));
     }
@@ -66,7 +66,7 @@ impl Question for Page<'_> {
             limit: self.limit,
             slots,
         };
-        let ask = |mut node: crate::shard::NodeClient| {
+        let ask = |mut node: NodeClient| {
             let request = request.clone();
             async move { node.list_accounts(request).await }
         };

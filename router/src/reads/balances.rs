@@ -5,10 +5,10 @@ use std::{str::FromStr, sync::Arc, time::Duration};
 use ledger::AccountPrefix;
 use tokio::time::Instant;
 
-use super::every_shard::{self, Question, Said, nonsense};
+use super::every_shard::{self, Question, Said};
 use crate::{
     service::{BalanceSum, BalanceSums, CallError, Core, Deadline},
-    shard::Shard,
+    shard::{NodeClient, Shard},
 };
 
 /// Of the time a request has, the part that shards do not get: it is for the answer without those that were late.
@@ -29,7 +29,7 @@ pub async fn sum(core: &Core, prefix: &AccountPrefix, deadline: Deadline) -> Res
                 answered = true;
                 add(&mut sums, &shard, answer.sums)?;
             }
-            Err(CallError::Internal { shard, detail }) => return Err(CallError::Internal { shard, detail }),
+            Err(nonsense @ CallError::Internal { .. }) => return Err(nonsense),
             Err(_) => sums.missing.push(shard),
         }
     }
@@ -46,8 +46,8 @@ fn shards_deadline(now: Instant, deadline: Deadline) -> Instant {
 
 fn add(sums: &mut BalanceSums, shard: &Arc<str>, more: Vec<wire::AssetSum>) -> Result<(), CallError> {
     for more in more {
-        let number = |text: &str| i128::from_str(text).map_err(|reason| nonsense(shard, &reason));
-        let overflow = || nonsense(shard, &"a sum of balances beyond 128 bits");
+        let number = |text: &str| i128::from_str(text).map_err(|reason| CallError::nonsense(shard, reason));
+        let overflow = || CallError::nonsense(shard, "a sum of balances beyond 128 bits");
         let sum = sums.assets.entry(more.asset).or_default();
         *sum = BalanceSum {
             posted: sum.posted.checked_add(number(&more.posted)?).ok_or_else(overflow)?,
@@ -67,7 +67,7 @@ impl Question for Sums<'_> {
         slots: Vec<wire::SlotRange>,
         deadline: Deadline,
     ) -> Result<wire::SumBalancesResponse, CallError> {
-        let ask = |mut node: crate::shard::NodeClient| {
+        let ask = |mut node: NodeClient| {
             let left_ms = deadline.saturating_duration_since(Instant::now()).as_millis();
             let request = wire::SumBalancesRequest {
                 prefix: self.prefix.as_str().to_owned(),

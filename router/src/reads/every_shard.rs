@@ -57,18 +57,13 @@ pub async fn ask<Q: Question>(core: &Core, question: &Q, deadline: Deadline) -> 
                     // Stands if the routes cannot be put right in time.
                     *answer = Err(CallError::Unavailable { shard: Arc::clone(shard) });
                 }
-                Err(reason) => *answer = Err(nonsense(shard, &reason)),
+                Err(reason) => *answer = Err(CallError::nonsense(shard, reason)),
             }
         }
         if !rerouted || !core.again(&mut reroutes, resolved).await {
             return said;
         }
     }
-}
-
-/// A shard said what no shard should.
-pub fn nonsense(shard: &Arc<str>, reason: &dyn std::fmt::Display) -> CallError {
-    CallError::Internal { shard: Arc::clone(shard), detail: reason.to_string() }
 }
 
 fn to_wire(range: SlotRange) -> wire::SlotRange {

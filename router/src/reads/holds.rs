@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use futures_util::future::join_all;
 use ledger::{AccountId, TransferId};
 use tonic::{Response, Status};
-use wire::{GetHoldsRequest, GetHoldsResponse, HoldRecord, convert::id_to_wire, convert_hold::hold_from_wire};
+use wire::{
+    GetHoldsRequest, GetHoldsResponse, HoldRecord,
+    convert::{hold_from_wire, id_to_wire},
+};
 
-use super::{Question, Reading, at_owner};
+use super::{Question, Reading, ask, at_owner};
 use crate::{
-    service::{CallError, Core, Deadline, FoundHold, FoundHolds},
+    service::{CallError, Core, Deadline, Found, FoundHold},
     shard::NodeClient,
 };
 
@@ -19,25 +21,21 @@ pub async fn find(
     id: TransferId,
     debit: Option<&AccountId>,
     deadline: Deadline,
-) -> Result<FoundHolds, CallError> {
+) -> Result<Found<FoundHold>, CallError> {
     let Some(debit) = debit else { return find_anywhere(core, id, deadline).await };
     let request = GetHoldsRequest { id: id_to_wire(id), debit: debit.to_string() };
-    let mut found = FoundHolds::default();
+    let mut found = Found::default();
     if let Some(holds) = at_owner(core, debit, request, deadline).await? {
         take(&mut found, &holds.shard, holds.value)?;
     }
     Ok(found)
 }
 
-async fn find_anywhere(core: &Core, id: TransferId, deadline: Deadline) -> Result<FoundHolds, CallError> {
-    let view = core.view();
-    let asked = view.shards().cloned().map(|shard| async move {
-        let request = GetHoldsRequest { id: id_to_wire(id), debit: String::new() };
-        let answer = shard.read(deadline, |node| request.clone().ask(node)).await;
-        (Arc::clone(shard.id()), answer)
-    });
-    let mut found = FoundHolds::default();
-    for (shard, answer) in join_all(asked).await {
+async fn find_anywhere(core: &Core, id: TransferId, deadline: Deadline) -> Result<Found<FoundHold>, CallError> {
+    let request = &GetHoldsRequest { id: id_to_wire(id), debit: String::new() };
+    let asked = core.view().ask_all(|shard| async move { ask(&shard, request, deadline).await }).await;
+    let mut found = Found::default();
+    for (shard, answer) in asked {
         match answer {
             Ok(answer) => take(&mut found, &shard, answer.holds)?,
             Err(_) => found.unreachable.push(shard),
@@ -46,10 +44,9 @@ async fn find_anywhere(core: &Core, id: TransferId, deadline: Deadline) -> Resul
     Ok(found)
 }
 
-fn take(found: &mut FoundHolds, shard: &Arc<str>, records: Vec<HoldRecord>) -> Result<(), CallError> {
+fn take(found: &mut Found<FoundHold>, shard: &Arc<str>, records: Vec<HoldRecord>) -> Result<(), CallError> {
     for record in records {
-        let (key, hold) = hold_from_wire(record)
-            .map_err(|error| CallError::Internal { shard: Arc::clone(shard), detail: error.to_string() })?;
+        let (key, hold) = hold_from_wire(record).map_err(|error| CallError::nonsense(shard, error))?;
         found.found.push(FoundHold { key, hold });
     }
     Ok(())

@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use futures_util::future::join_all;
 use ledger::{AccountId, TransferId};
 use tonic::{Response, Status};
 use wire::{
-    GetTransfersResponse, RegisterRecord, TransferRecord,
+    GetTransfersRequest, GetTransfersResponse, RegisterRecord, TransferRecord,
     convert::{account_id, id_to_wire},
 };
 
+use super::{Question, Reading, ask, at_owner};
 use crate::{
-    service::{CallError, Core, Deadline, FoundTransfer, FoundTransfers, Reroutes},
-    shard::{NodeClient, Shard},
+    service::{CallError, Core, Deadline, Found, FoundTransfer, Located},
+    shard::NodeClient,
 };
 
 /// Every transfer under one id. With the debit account, its shard alone is asked; without, all of them are.
@@ -21,7 +21,7 @@ pub async fn find(
     id: TransferId,
     debit: Option<&AccountId>,
     deadline: Deadline,
-) -> Result<FoundTransfers, CallError> {
+) -> Result<Found<FoundTransfer>, CallError> {
     match debit {
         Some(debit) => find_at_owner(core, id, debit, deadline).await,
         None => Ok(find_anywhere(core, id, deadline).await),
@@ -33,31 +33,21 @@ async fn find_at_owner(
     id: TransferId,
     debit: &AccountId,
     deadline: Deadline,
-) -> Result<FoundTransfers, CallError> {
-    let mut reroutes = Reroutes::new(deadline);
-    loop {
-        let view = core.view();
-        let shard = view.shard(view.route(debit));
-        let answer = ask(shard, id, debit.as_str(), deadline).await?;
-        let Some(not_owner) = answer.not_owner else {
-            let mut found = FoundTransfers::default();
-            for record in answer.transfers {
-                let own = verdict_of(&record, &answer.registers).map(|register| (register, Arc::clone(shard.id())));
-                let before = found.unreachable.len();
-                let register = match own {
-                    None if record.cross_shard => verdict_elsewhere(core, id, &record, deadline, &mut found).await,
-                    own => own,
-                };
-                let verdict_unread = found.unreachable.len() > before;
-                found.found.push(FoundTransfer { record, shard: Arc::clone(shard.id()), register, verdict_unread });
-            }
-            return Ok(found);
+) -> Result<Found<FoundTransfer>, CallError> {
+    let request = GetTransfersRequest { id: id_to_wire(id), debit: debit.to_string() };
+    let mut found = Found::default();
+    let Some(Located { shard, value }) = at_owner(core, debit, request, deadline).await? else { return Ok(found) };
+    for record in value.transfers {
+        let own = verdict_of(&record, &value.registers).map(|register| (register, Arc::clone(&shard)));
+        let before = found.unreachable.len();
+        let register = match own {
+            None if record.cross_shard => verdict_elsewhere(core, id, &record, deadline, &mut found).await,
+            own => own,
         };
-        let resolved = super::learn(core, shard, not_owner)?;
-        if !core.again(&mut reroutes, resolved).await {
-            return Err(CallError::Unavailable { shard: Arc::clone(shard.id()) });
-        }
+        let verdict_unread = found.unreachable.len() > before;
+        found.found.push(FoundTransfer { record, shard: Arc::clone(&shard), register, verdict_unread });
     }
+    Ok(found)
 }
 
 /// The verdict from the credit account's shard.
@@ -66,12 +56,12 @@ async fn verdict_elsewhere(
     id: TransferId,
     record: &TransferRecord,
     deadline: Deadline,
-    found: &mut FoundTransfers,
+    found: &mut Found<FoundTransfer>,
 ) -> Option<(RegisterRecord, Arc<str>)> {
     let credit = account_id(&record.credit, "credit").ok()?;
     let view = core.view();
     let shard = view.shard(view.route(&credit));
-    match ask(shard, id, "", deadline).await {
+    match ask(shard, &under(id), deadline).await {
         Ok(answer) => verdict_of(record, &answer.registers).map(|register| (register, Arc::clone(shard.id()))),
         Err(_) => {
             found.unreachable.push(Arc::clone(shard.id()));
@@ -80,15 +70,12 @@ async fn verdict_elsewhere(
     }
 }
 
-async fn find_anywhere(core: &Core, id: TransferId, deadline: Deadline) -> FoundTransfers {
-    let view = core.view();
-    let asked = view.shards().cloned().map(|shard| async move {
-        let answer = ask(&shard, id, "", deadline).await;
-        (Arc::clone(shard.id()), answer)
-    });
-    let mut found = FoundTransfers::default();
+async fn find_anywhere(core: &Core, id: TransferId, deadline: Deadline) -> Found<FoundTransfer> {
+    let request = &under(id);
+    let asked = core.view().ask_all(|shard| async move { ask(&shard, request, deadline).await }).await;
+    let mut found = Found::default();
     let (mut records, mut registers) = (Vec::new(), Vec::new());
-    for (shard, answer) in join_all(asked).await {
+    for (shard, answer) in asked {
         match answer {
             Ok(answer) => {
                 records.extend(answer.transfers.into_iter().map(|record| (record, Arc::clone(&shard))));
@@ -115,19 +102,23 @@ fn verdict_of(record: &TransferRecord, registers: &[RegisterRecord]) -> Option<R
     registers.iter().find(|register| register.debit == record.debit).cloned()
 }
 
-async fn ask(
-    shard: &Shard,
-    id: TransferId,
-    debit: &str,
-    deadline: Deadline,
-) -> Result<GetTransfersResponse, CallError> {
-    let request = wire::GetTransfersRequest { id: id_to_wire(id), debit: debit.to_owned() };
-    shard.read(deadline, |node| get_transfers(node, request.clone())).await
+/// All that a shard has under the id, whatever the debit account.
+fn under(id: TransferId) -> GetTransfersRequest {
+    GetTransfersRequest { id: id_to_wire(id), debit: String::new() }
 }
 
-async fn get_transfers(
-    mut node: NodeClient,
-    request: wire::GetTransfersRequest,
-) -> Result<Response<GetTransfersResponse>, Status> {
-    node.get_transfers(request).await
+impl Question for GetTransfersRequest {
+    type Answer = GetTransfersResponse;
+    type Value = GetTransfersResponse;
+
+    async fn ask(self, mut node: NodeClient) -> Result<Response<GetTransfersResponse>, Status> {
+        node.get_transfers(self).await
+    }
+
+    fn read(mut answer: GetTransfersResponse) -> Reading<GetTransfersResponse> {
+        match answer.not_owner.take() {
+            Some(not_owner) => Reading::NotOwner(not_owner),
+            None => Reading::Found(answer),
+        }
+    }
 }

@@ -8,7 +8,7 @@ use ledger::{AccountId, TransferId, outcome::TransferState};
 use super::recovery;
 use crate::{
     reads,
-    service::{CallError, Core, Deadline, FoundTransfers, Pace},
+    service::{CallError, Core, Deadline, Found, FoundTransfer, Pace},
 };
 
 /// First and longest pause before the transfer is looked at again. Usually its own router is about to finish it.
@@ -21,7 +21,7 @@ pub async fn find_ended(
     id: TransferId,
     debit: Option<&AccountId>,
     deadline: Deadline,
-) -> Result<FoundTransfers, CallError> {
+) -> Result<Found<FoundTransfer>, CallError> {
     let mut pace = Pace::new(LOOK_MIN, LOOK_MAX);
     loop {
         let found = reads::find_transfer(core, id, debit, deadline).await?;

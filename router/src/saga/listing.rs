@@ -1,32 +1,27 @@
-//! The sagas under way, for operators.
+//! The sagas under way.
 
 use std::sync::Arc;
 
-use futures_util::future::join_all;
-use wire::convert::account_id;
+use wire::{ListSagasRequest, TransferRecord, convert::account_id};
 
-use crate::service::{Core, Deadline, SagaFilter, SagaView};
+use crate::{
+    service::{CallError, Core, Deadline, SagaFilter, SagaView},
+    shard::{NodeClient, Shard},
+};
 
-/// Pending sagas of all shards, oldest first, and the shards that could not be asked.
+/// For operators: pending sagas of all shards, oldest first, and the shards that could not be asked.
 pub async fn list(core: &Core, filter: SagaFilter, deadline: Deadline) -> (Vec<SagaView>, Vec<Arc<str>>) {
     let view = core.view();
     let older_than_ms = i64::try_from(filter.older_than.as_millis()).unwrap_or(i64::MAX);
-    let asked = view.shards().cloned().map(|shard| async move {
-        let request = wire::ListSagasRequest { limit: filter.limit, older_than_ms, ..Default::default() };
-        let ask = shard.read(deadline, |mut node| {
-            let request = request.clone();
-            async move { node.list_sagas(request).await }
-        });
-        let answer = ask.await;
-        (Arc::clone(shard.id()), answer)
-    });
+    let request = &ListSagasRequest { limit: filter.limit, older_than_ms, ..Default::default() };
+    let asked = view.ask_all(|shard| async move { ask(&shard, request, deadline).await }).await;
     let (mut sagas, mut unreachable) = (Vec::new(), Vec::new());
-    for (shard, answer) in join_all(asked).await {
-        let Ok(response) = answer else {
+    for (shard, answer) in asked {
+        let Ok(records) = answer else {
             unreachable.push(shard);
             continue;
         };
-        sagas.extend(response.sagas.into_iter().map(|record| {
+        sagas.extend(records.into_iter().map(|record| {
             // A record that names no account has no destination; it is shown all the same, somebody must look at it.
             let destination = account_id(&record.credit, "credit")
                 .map_or_else(|_| Arc::from(""), |credit| Arc::clone(view.shard(view.route(&credit)).id()));
@@ -36,4 +31,17 @@ pub async fn list(core: &Core, filter: SagaFilter, deadline: Deadline) -> (Vec<S
     sagas.sort_by_key(|saga| saga.record.created_at_us);
     sagas.truncate(filter.limit as usize);
     (sagas, unreachable)
+}
+
+/// The sagas that one shard lists.
+pub async fn ask(
+    shard: &Shard,
+    request: &ListSagasRequest,
+    deadline: Deadline,
+) -> Result<Vec<TransferRecord>, CallError> {
+    let ask = |mut node: NodeClient| {
+        let request = request.clone();
+        async move { node.list_sagas(request).await }
+    };
+    shard.read(deadline, ask).await.map(|response| response.sagas)
 }

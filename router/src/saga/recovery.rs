@@ -13,19 +13,20 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
 use ledger::TransferId;
 use tokio::time::{Instant, sleep};
 use wire::{
-    TransferRecord,
-    convert::{BadMessage, account_id, asset, id_from_wire, id_to_wire, purpose_from_wire},
-    convert_outcome::{presumed_from_wire, state_from_wire},
+    ListSagasRequest, TransferRecord,
+    convert::{
+        BadMessage, account_id, asset, id_from_wire, id_to_wire, presumed_from_wire, purpose_from_wire,
+        state_from_wire,
+    },
 };
 
 use super::{
     Event, Saga, SagaState,
     coordinator::{Patience, finish},
-    metrics,
+    listing, metrics,
 };
 use crate::{
     service::{CallError, Core, Deadline},
@@ -87,11 +88,9 @@ async fn poll(core: &Core, shard: &Shard) {
     let limit = core.config.saga_claim_limit;
     for _ in 0..PAGES {
         let deadline = Instant::now() + DRIVE;
-        let listed = shard.read(deadline, |mut node| async move {
-            node.list_sagas(wire::ListSagasRequest { limit, claim_due: true, ..Default::default() }).await
-        });
-        let records = match listed.await {
-            Ok(response) => response.sagas,
+        let due = ListSagasRequest { limit, claim_due: true, ..Default::default() };
+        let records = match listing::ask(shard, &due, deadline).await {
+            Ok(records) => records,
             Err(error) => {
                 metrics::poll_failed(shard.id());
                 tracing::debug!(shard = %shard.id(), %error, "cannot ask for abandoned sagas");
@@ -109,26 +108,13 @@ async fn poll(core: &Core, shard: &Shard) {
 /// Makes the sagas of this id due at every shard and drives them. How many there were.
 pub async fn retry(core: &Core, id: TransferId, deadline: Deadline) -> Result<usize, CallError> {
     let retry_id = id_to_wire(id);
-    let view = core.view();
-    let asked = view.shards().cloned().map(|shard| {
-        let request = wire::ListSagasRequest {
-            retry_id: retry_id.clone(),
-            limit: core.config.saga_claim_limit,
-            ..Default::default()
-        };
-        async move {
-            let ask = shard.read(deadline, |mut node| {
-                let request = request.clone();
-                async move { node.list_sagas(request).await }
-            });
-            let answer = ask.await;
-            answer.map(|response| (Arc::clone(shard.id()), response.sagas))
-        }
-    });
+    let request =
+        &ListSagasRequest { retry_id: retry_id.clone(), limit: core.config.saga_claim_limit, ..Default::default() };
+    let asked = core.view().ask_all(|shard| async move { listing::ask(&shard, request, deadline).await }).await;
     let (mut found, mut failure) = (0, None);
-    for answer in join_all(asked).await {
+    for (shard, answer) in asked {
         match answer {
-            Ok((shard, mut records)) => {
+            Ok(mut records) => {
                 // The shard may list others beside it; those have their own time.
                 records.retain(|record| record.id == retry_id);
                 found += records.len();

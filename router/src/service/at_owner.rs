@@ -31,8 +31,7 @@ impl Executed {
 
     /// The shard answered what it was not asked.
     pub fn nonsense<T>(self) -> Result<T, CallError> {
-        let detail = format!("an answer to another question: {:?}", self.outcome);
-        Err(CallError::Internal { shard: self.shard, detail })
+        Err(CallError::beside_the_question(&self.shard, &self.outcome))
     }
 }
 

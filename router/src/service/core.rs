@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
 use ledger::outcome::NotOwner;
 use shard_map::Slot;
 use telemetry::tasks::Tasks;
@@ -17,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{CallError, CoreConfig, Deadline, Pace, metrics};
 use crate::{
     routing::Routing,
-    shard::{Shards, View},
+    shard::{Shard, Shards, View},
 };
 
 /// How long shards get to say what they own. One that is down must not keep the others' news waiting.
@@ -114,15 +113,12 @@ impl Core {
         if self.refreshes.load(Ordering::Acquire) != seen {
             return;
         }
-        let view = self.view();
         let until = deadline.min(Instant::now() + OWNERSHIP_TIMEOUT);
-        let asked = view.shards().cloned().map(|shard| async move {
-            let ask =
-                shard.read(until, |mut node| async move { node.get_ownership(wire::GetOwnershipRequest {}).await });
-            let owned = ask.await.ok()?;
-            Some((Arc::clone(shard.id()), owned))
-        });
-        let owned: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+        let ask = |shard: Arc<Shard>| async move {
+            shard.read(until, |mut node| async move { node.get_ownership(wire::GetOwnershipRequest {}).await }).await
+        };
+        let answers = self.view().ask_all(ask).await;
+        let owned: Vec<_> = answers.into_iter().filter_map(|(shard, owned)| Some((shard, owned.ok()?))).collect();
         metrics::refreshed(owned.len());
         self.routing.merge_ownership(owned);
         self.refreshes.fetch_add(1, Ordering::Release);

@@ -26,9 +26,7 @@ use tokio::{
 };
 use tonic::transport::server::TcpIncoming;
 use uuid::Uuid;
-use wire::{
-    Reply, convert, convert::Submitted, convert_outcome, not_executed::Reason, shard_node_server::ShardNodeServer,
-};
+use wire::{Reply, convert, convert::Submitted, not_executed::Reason, shard_node_server::ShardNodeServer};
 
 use self::rows::Rows;
 use super::{AccountReply, CoreConfig, NewTransfer, Router};
@@ -441,5 +439,5 @@ impl FakeNode {
 
 /// Turns a stored transfer's record into how it stands.
 pub fn standing(record: &wire::TransferRecord) -> TransferState {
-    convert_outcome::state_from_wire(record.status, record.refusal, record.side, record.finished_at_us).unwrap()
+    convert::state_from_wire(record.status, record.refusal, record.side, record.finished_at_us).unwrap()
 }

@@ -155,12 +155,18 @@ pub struct BalanceSum {
     pub accounts: u64,
 }
 
-/// Every transfer found under one id: one per debit account.
-#[derive(Debug, Clone, Default)]
-pub struct FoundTransfers {
-    pub found: Vec<FoundTransfer>,
+/// Everything found under one id: one for each debit account.
+#[derive(Debug, Clone)]
+pub struct Found<T> {
+    pub found: Vec<T>,
     /// Shards that did not answer; what they hold is unknown.
     pub unreachable: Vec<Arc<str>>,
+}
+
+impl<T> Default for Found<T> {
+    fn default() -> Self {
+        Self { found: Vec::new(), unreachable: Vec::new() }
+    }
 }
 
 /// A stored transfer, the shard that holds it, and its verdict where one was found.
@@ -171,14 +177,6 @@ pub struct FoundTransfer {
     pub register: Option<(wire::RegisterRecord, Arc<str>)>,
     /// No verdict was found, and a shard that may have one did not answer.
     pub verdict_unread: bool,
-}
-
-/// Every hold found under one id: one per debit account.
-#[derive(Debug, Clone, Default)]
-pub struct FoundHolds {
-    pub found: Vec<FoundHold>,
-    /// Shards that did not answer; what they hold is unknown.
-    pub unreachable: Vec<Arc<str>>,
 }
 
 /// A stored hold under its key.
@@ -217,42 +215,4 @@ pub struct ShardStatus {
     pub breaker: &'static str,
     /// Operations waiting in this router for that shard.
     pub queued_operations: usize,
-}
-
-/// Why a call has no answer from the ledger. What is not [`CallError::OutcomeUnknown`] or [`CallError::Internal`] had no
-/// effect and never will.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CallError {
-    /// Not executed: the shard cannot be reached, or its database cannot.
-    #[error("shard {shard} is unavailable")]
-    Unavailable { shard: Arc<str> },
-    /// Not executed: a queue on the way to the shard is full.
-    #[error("shard {shard} is overloaded")]
-    Overloaded { shard: Arc<str> },
-    /// Not executed: this router is draining.
-    #[error("the router is shutting down")]
-    ShuttingDown,
-    /// Not executed: the deadline passed before the operation's turn came.
-    #[error("the deadline passed before the operation began on shard {shard}")]
-    Deadline { shard: Arc<str> },
-    /// Not executed: something before it has not finished in time. A capture in flight keeps its hold waiting, a transfer
-    /// under way its reversal.
-    #[error("what has to finish first on shard {shard} did not")]
-    Deferred { shard: Arc<str> },
-    /// It may have been executed. The same id sent again gives the definite answer.
-    #[error("the outcome on shard {shard} is unknown")]
-    OutcomeUnknown { shard: Arc<str> },
-    /// Not executed: an invariant would have been broken; rolled back. A human must look.
-    #[error("shard {shard} refused to break an invariant: {detail}")]
-    Illegal { shard: Arc<str>, detail: String },
-    /// The shard answered what no shard should. Whether it was executed is unknown. A human must look.
-    #[error("shard {shard} gave an answer that makes no sense: {detail}")]
-    Internal { shard: Arc<str>, detail: String },
-}
-
-impl CallError {
-    /// Whether the call certainly had no effect.
-    pub fn is_not_executed(&self) -> bool {
-        !matches!(self, Self::OutcomeUnknown { .. } | Self::Internal { .. })
-    }
 }

@@ -50,7 +50,7 @@ impl Shard {
             }
             CallFailure::Refused { code: Code::DeadlineExceeded | Code::Cancelled, .. } => self.late(),
             CallFailure::Refused { code: Code::Unavailable, .. } => self.unavailable(),
-            CallFailure::Refused { detail, .. } => CallError::Internal { shard: Arc::clone(&self.id), detail },
+            CallFailure::Refused { detail, .. } => CallError::nonsense(&self.id, detail),
         })
     }
 

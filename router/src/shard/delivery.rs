@@ -41,7 +41,7 @@ pub async fn deliver(shard: Arc<Shard>, batch: Vec<Submission>, slot: OwnedSemap
         Err(CallFailure::NoAnswer) => return give_up(&shard, batch),
         Err(CallFailure::Refused { code, detail }) => {
             tracing::error!(shard = %shard.id(), ?code, detail, "a shard-node refused a whole call");
-            return answer_all(batch, &CallError::Internal { shard: Arc::clone(shard.id()), detail });
+            return answer_all(batch, &CallError::nonsense(shard.id(), detail));
         }
     };
     // Waiting for the node to come back must not hold the slot: others want to be refused or sent.
@@ -148,7 +148,7 @@ fn read(shard: &Shard, result: wire::OperationResult, sending: Sending) -> Answe
         Ok(reply) => reply,
         Err(error) => {
             tracing::error!(shard = %shard.id(), %error, "a shard-node gave an answer that cannot be read");
-            return Err(CallError::Internal { shard: Arc::clone(shard.id()), detail: error.to_string() });
+            return Err(CallError::nonsense(shard.id(), error));
         }
     };
     match (reply, sending) {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use futures_util::future::join_all;
 use ledger::AccountId;
 use shard_map::{ShardIndex, ShardMap, SlotRange};
 use telemetry::tasks::Tasks;
@@ -10,7 +11,7 @@ use telemetry::tasks::Tasks;
 use super::Shard;
 use crate::{
     routing::{Routing, RoutingTable},
-    service::CoreConfig,
+    service::{CallError, CoreConfig},
 };
 
 /// Every shard of the map. Those that stay when the map changes keep their queues and connections.
@@ -99,6 +100,18 @@ impl View {
     pub fn shards_with_slots(&self) -> Vec<(Arc<Shard>, Vec<SlotRange>)> {
         let slots = self.table.slots_by_shard();
         slots.into_iter().map(|(index, slots)| (Arc::clone(self.shard(index)), slots)).collect()
+    }
+
+    /// Asks every shard at once; each answer beside the shard that gave it.
+    pub async fn ask_all<A, Asked>(&self, ask: impl Fn(Arc<Shard>) -> Asked) -> Vec<(Arc<str>, Result<A, CallError>)>
+    where
+        Asked: Future<Output = Result<A, CallError>>,
+    {
+        let asked = self.shards().map(|shard| {
+            let answer = ask(Arc::clone(shard));
+            async { (Arc::clone(shard.id()), answer.await) }
+        });
+        join_all(asked).await
     }
 
     pub fn shards(&self) -> impl ExactSizeIterator<Item = &Arc<Shard>> {

@@ -33,10 +33,7 @@ pub async fn run(core: &Core, transfers: Vec<NewTransfer>, deadline: Deadline) -
             Some(Ok(Outcome::NotOwner(not_owner))) => core.learn(shard.id(), &[not_owner]),
             Some(Ok(Outcome::Deferred)) => true,
             Some(Err(error)) => return Err(error),
-            other => {
-                let detail = format!("an answer to another question: {other:?}");
-                return Err(CallError::Internal { shard: Arc::clone(shard.id()), detail });
-            }
+            other => return Err(CallError::beside_the_question(shard.id(), &other)),
         };
         if !core.again(&mut reroutes, resolved).await {
             return Err(CallError::Unavailable { shard: Arc::clone(shard.id()) });

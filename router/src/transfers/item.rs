@@ -130,10 +130,7 @@ impl Item {
                 return Fate::Reserved;
             }
             Ok(Outcome::Transfer(outcome)) => Ok(TransferReply::from(outcome)),
-            Ok(other) => {
-                let detail = format!("an answer to another question: {other:?}");
-                Err(CallError::Internal { shard: Arc::clone(shard.id()), detail })
-            }
+            Ok(other) => Err(CallError::beside_the_question(shard.id(), &other)),
             Err(error) => Err(error),
         };
         self.end(reply);

@@ -1,27 +1,22 @@
 //! `hold`: money reserved at its debit account, under (id, debit).
 
-use ledger::{
-    AccountId, AssetCode, Hold, HoldKey, HoldStatus, Metadata, TransferId, batch::NewHold, hold::CaptureInFlight,
-};
+use ledger::{Hold, HoldKey, Metadata, TransferId, batch::NewHold, hold::CaptureInFlight};
 use sqlx::postgres::PgRow;
-use wire::convert_hold::hold_status_from_wire;
+use wire::convert::hold_status_from_wire;
 
 use super::{
     StoreError,
+    record::{Record, refused_columns},
     row_array::{RowArray, RowType},
-    session::{Session, check_rows, column},
+    session::{Session, check_rows},
     slot_column,
-    transfer::debit_after,
 };
 
 /// The new rows.
 pub fn rows(row_type: RowType, holds: &[NewHold]) -> RowArray {
     let mut rows = RowArray::new(row_type, 17, holds.len(), 240);
     for NewHold { key, stored, debit_position } in holds {
-        let refused = match stored.status {
-            HoldStatus::Rejected(refused) => Some(refused),
-            HoldStatus::Held | HoldStatus::Captured | HoldStatus::Released | HoldStatus::Expired => None,
-        };
+        let (refusal, side) = refused_columns(stored.status.refused());
         rows.row()
             .uuid(key.id.0)
             .text(key.debit.as_str())
@@ -31,8 +26,8 @@ pub fn rows(row_type: RowType, holds: &[NewHold]) -> RowArray {
             .int8(stored.amount)
             .text(stored.metadata.as_str())
             .int2(stored.status.code().into())
-            .optional_int2(refused.map(|r| r.refusal.code().into()))
-            .optional_int2(refused.and_then(|r| r.side).map(|s| s.code().into()))
+            .optional_int2(refusal)
+            .optional_int2(side)
             .int8(stored.captured)
             .optional_uuid(stored.in_flight.map(|flying| flying.capture.0))
             .int8(stored.in_flight.map_or(0, |flying| flying.amount))
@@ -102,33 +97,26 @@ pub async fn load(session: &mut Session, keys: &[HoldKey]) -> Result<Vec<(HoldKe
 }
 
 pub fn from_row(row: &PgRow) -> Result<(HoldKey, Hold), StoreError> {
-    let id: uuid::Uuid = column(row, "id")?;
-    let corrupt = |what: String| StoreError::Corrupt(format!("hold {id}: {what}"));
-    let account = |text: &str| AccountId::any(text).map_err(|e| corrupt(e.to_string()));
-    let code = |name: &str| -> Result<u32, StoreError> {
-        let value: Option<i16> = column(row, name)?;
-        Ok(value.and_then(|value| u32::try_from(value).ok()).unwrap_or(0))
-    };
-    let status = hold_status_from_wire(code("status")?, code("refusal")?, code("side")?)
-        .map_err(|error| corrupt(error.to_string()))?;
-    let capture: Option<uuid::Uuid> = column(row, "capture_id")?;
-    let in_flight = match capture {
-        Some(id) => Some(CaptureInFlight { capture: TransferId(id), amount: column(row, "capture_amount")? }),
+    let row = Record::read(row, "hold", "id")?;
+    let status = hold_status_from_wire(row.code("status")?, row.code("refusal")?, row.code("side")?)
+        .map_err(|error| row.corrupt(error))?;
+    let in_flight = match row.column::<Option<uuid::Uuid>>("capture_id")? {
+        Some(id) => Some(CaptureInFlight { capture: TransferId(id), amount: row.column("capture_amount")? }),
         None => None,
     };
-    let key = HoldKey { id: TransferId(id), debit: account(column(row, "debit")?)? };
+    let key = HoldKey { id: row.id(), debit: row.account("debit")? };
     let hold = Hold {
-        credit: account(column(row, "credit")?)?,
-        asset: AssetCode::new(column(row, "asset")?).map_err(|e| corrupt(e.to_string()))?,
-        amount: column(row, "amount")?,
-        metadata: Metadata::from_canonical(column(row, "metadata")?),
+        credit: row.account("credit")?,
+        asset: row.asset()?,
+        amount: row.column("amount")?,
+        metadata: Metadata::from_canonical(row.column("metadata")?),
         status,
-        captured: column(row, "captured")?,
+        captured: row.column("captured")?,
         in_flight,
-        expires_at_us: column(row, "expires_at_us")?,
-        debit_after: debit_after(row)?,
-        created_at_us: column(row, "created_at_us")?,
-        ended_at_us: column(row, "ended_at_us")?,
+        expires_at_us: row.column("expires_at_us")?,
+        debit_after: row.debit_after()?,
+        created_at_us: row.column("created_at_us")?,
+        ended_at_us: row.column("ended_at_us")?,
     };
     Ok((key, hold))
 }

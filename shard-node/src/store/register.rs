@@ -1,16 +1,17 @@
 //! `register`: the write-once verdicts of sagas that end here.
 
 use ledger::{
-    AccountId, AssetCode, TransferId, TransferKey,
+    TransferKey,
     batch::{NewRegister, StoredRegister},
     operation::Verdict,
 };
-use wire::convert::refused_from_wire;
+use sqlx::postgres::PgRow;
 
 use super::{
     StoreError,
+    record::{Record, refused_columns},
     row_array::{RowArray, RowType},
-    session::{Session, column},
+    session::Session,
     slot_column,
 };
 
@@ -18,10 +19,7 @@ use super::{
 pub fn rows(row_type: RowType, registers: &[NewRegister]) -> RowArray {
     let mut rows = RowArray::new(row_type, 10, registers.len(), 160);
     for NewRegister { key, stored } in registers {
-        let refused = match stored.verdict {
-            Verdict::Credited => None,
-            Verdict::Refused(refused) => Some(refused),
-        };
+        let (refusal, side) = refused_columns(stored.verdict.refused());
         rows.row()
             .uuid(key.id.0)
             .text(key.debit.as_str())
@@ -29,9 +27,9 @@ pub fn rows(row_type: RowType, registers: &[NewRegister]) -> RowArray {
             .int4(slot_column(&stored.credit))
             .text(stored.asset.as_str())
             .int8(stored.amount)
-            .bool(refused.is_none())
-            .optional_int2(refused.map(|r| r.refusal.code().into()))
-            .optional_int2(refused.and_then(|r| r.side).map(|s| s.code().into()))
+            .bool(stored.verdict == Verdict::Credited)
+            .optional_int2(refusal)
+            .optional_int2(side)
             .int8(stored.decided_at_us);
     }
     rows
@@ -53,31 +51,16 @@ pub async fn load(
     rows.iter().map(from_row).collect()
 }
 
-pub fn from_row(row: &sqlx::postgres::PgRow) -> Result<(TransferKey, StoredRegister), StoreError> {
-    let id: uuid::Uuid = column(row, "transfer_id")?;
-    let corrupt = |what: String| StoreError::Corrupt(format!("register of transfer {id}: {what}"));
-    let account = |text: &str| AccountId::any(text).map_err(|e| corrupt(e.to_string()));
-    let credited: bool = column(row, "credited")?;
-    let verdict = if credited {
-        Verdict::Credited
-    } else {
-        Verdict::Refused(refused_columns(row).map_err(|e| corrupt(e.to_string()))?)
-    };
-    let key = TransferKey { id: TransferId(id), debit: account(column(row, "debit")?)? };
+pub fn from_row(row: &PgRow) -> Result<(TransferKey, StoredRegister), StoreError> {
+    let row = Record::read(row, "register of transfer", "transfer_id")?;
+    let verdict = if row.column("credited")? { Verdict::Credited } else { Verdict::Refused(row.refused()?) };
+    let key = TransferKey { id: row.id(), debit: row.account("debit")? };
     let stored = StoredRegister {
-        credit: account(column(row, "credit")?)?,
-        asset: AssetCode::new(column(row, "asset")?).map_err(|e| corrupt(e.to_string()))?,
-        amount: column(row, "amount")?,
+        credit: row.account("credit")?,
+        asset: row.asset()?,
+        amount: row.column("amount")?,
         verdict,
-        decided_at_us: column(row, "decided_at_us")?,
+        decided_at_us: row.column("decided_at_us")?,
     };
     Ok((key, stored))
-}
-
-/// The columns `refusal` and `side` of a row that has them.
-pub fn refused_columns(row: &sqlx::postgres::PgRow) -> Result<ledger::Refused, StoreError> {
-    let refusal: Option<i16> = column(row, "refusal")?;
-    let side: Option<i16> = column(row, "side")?;
-    let code = |value: Option<i16>| value.and_then(|v| u32::try_from(v).ok()).unwrap_or(0);
-    refused_from_wire(code(refusal), code(side)).map_err(|e| StoreError::Corrupt(e.to_string()))
 }

@@ -1,16 +1,16 @@
 //! `transfer`: every transfer whose debit account lives here, under (id, debit).
 
 use ledger::{
-    AccountId, AssetCode, Limit, Metadata, TransferId, TransferKey,
+    AccountId, Metadata, TransferId, TransferKey,
     batch::{NewTransfer, Original, Settlement, StoredTransfer},
     operation::Purpose,
-    outcome::{DebitAfter, TransferState},
+    outcome::TransferState,
 };
 use sqlx::postgres::PgRow;
 
 use super::{
     StoreError,
-    register::refused_columns,
+    record::{Record, refused_columns},
     row_array::{RowArray, RowType},
     session::{Session, check_rows, column},
     slot_column,
@@ -34,11 +34,10 @@ fn first_attempt_us(created_at_us: i64, coordinated_until_us: i64) -> i64 {
 pub fn rows(row_type: RowType, transfers: &[NewTransfer]) -> RowArray {
     let mut rows = RowArray::new(row_type, 21, transfers.len(), 260);
     for NewTransfer { key, stored, debit_position, coordinated_until_us } in transfers {
-        let refused = match stored.state {
-            TransferState::Rejected { refused, .. } => Some(refused),
+        let (refusal, side) = refused_columns(match stored.state {
             TransferState::Pending => stored.presumed,
-            TransferState::Posted { .. } => None,
-        };
+            state => state.refused(),
+        });
         let purpose = stored.purpose;
         let next_attempt = (stored.state == TransferState::Pending)
             .then(|| first_attempt_us(stored.created_at_us, *coordinated_until_us));
@@ -52,8 +51,8 @@ pub fn rows(row_type: RowType, transfers: &[NewTransfer]) -> RowArray {
             .text(stored.metadata.as_str())
             .bool(stored.cross_shard)
             .int2(stored.state.code().into())
-            .optional_int2(refused.map(|r| r.refusal.code().into()))
-            .optional_int2(refused.and_then(|r| r.side).map(|s| s.code().into()))
+            .optional_int2(refusal)
+            .optional_int2(side)
             .optional_int8(debit_position.map(|p| p.0))
             .int8(stored.created_at_us)
             .optional_int8(stored.state.finished_at_us())
@@ -82,16 +81,10 @@ const SETTLE: &str = "UPDATE transfer AS t \
 /// Makes pending transfers terminal. One that is not pending any more, or was reserved with other content, fails the
 /// batch, to be decided with care.
 pub async fn settle(session: &mut Session, settlements: &[Settlement]) -> Result<(), StoreError> {
-    let refused = |s: &Settlement| match s.state {
-        TransferState::Rejected { refused, .. } => Some(refused),
-        TransferState::Pending | TransferState::Posted { .. } => None,
-    };
     let ids: Vec<uuid::Uuid> = settlements.iter().map(|s| s.key.id.0).collect();
     let debits: Vec<&str> = settlements.iter().map(|s| s.key.debit.as_str()).collect();
     let status: Vec<i16> = settlements.iter().map(|s| s.state.code().into()).collect();
-    let refusal: Vec<Option<i16>> = settlements.iter().map(|s| refused(s).map(|r| r.refusal.code().into())).collect();
-    let side: Vec<Option<i16>> =
-        settlements.iter().map(|s| refused(s).and_then(|r| r.side).map(|side| side.code().into())).collect();
+    let (refusal, side): (Vec<_>, Vec<_>) = settlements.iter().map(|s| refused_columns(s.state.refused())).unzip();
     let credits: Vec<&str> = settlements.iter().map(|s| s.credit.as_str()).collect();
     let amounts: Vec<i64> = settlements.iter().map(|s| s.amount).collect();
     let finished: Vec<Option<i64>> = settlements.iter().map(|s| s.state.finished_at_us()).collect();
@@ -142,63 +135,47 @@ pub async fn load(
 }
 
 pub fn from_row(row: &PgRow) -> Result<(TransferKey, StoredTransfer), StoreError> {
-    let id: uuid::Uuid = column(row, "id")?;
-    let corrupt = |what: String| StoreError::Corrupt(format!("transfer {id}: {what}"));
-    let account = |text: &str| AccountId::any(text).map_err(|e| corrupt(e.to_string()));
-    let status: i16 = column(row, "status")?;
-    let finished: Option<i64> = column(row, "finished_at_us")?;
-    let at_us = finished.unwrap_or(0);
+    let row = Record::read(row, "transfer", "id")?;
+    let at_us = row.column::<Option<i64>>("finished_at_us")?.unwrap_or(0);
+    let status: i16 = row.column("status")?;
     let state = match u8::try_from(status) {
         Ok(TransferState::PENDING) => TransferState::Pending,
         Ok(TransferState::POSTED) => TransferState::Posted { at_us },
-        Ok(TransferState::REJECTED) => TransferState::Rejected { refused: refused_columns(row)?, at_us },
-        _ => return Err(corrupt(format!("status {status}"))),
+        Ok(TransferState::REJECTED) => TransferState::Rejected { refused: row.refused()?, at_us },
+        _ => return Err(row.corrupt(format!("status {status}"))),
     };
-    let refusal: Option<i16> = column(row, "refusal")?;
     let presumed = match state {
-        TransferState::Pending if refusal.is_some() => Some(refused_columns(row)?),
+        TransferState::Pending if row.code("refusal")? != 0 => Some(row.refused()?),
         _ => None,
     };
-    let key = TransferKey { id: TransferId(id), debit: account(column(row, "debit")?)? };
+    let key = TransferKey { id: row.id(), debit: row.account("debit")? };
     let stored = StoredTransfer {
-        credit: account(column(row, "credit")?)?,
-        asset: AssetCode::new(column(row, "asset")?).map_err(|e| corrupt(e.to_string()))?,
-        amount: column(row, "amount")?,
-        metadata: Metadata::from_canonical(column(row, "metadata")?),
-        purpose: purpose(row)?,
-        cross_shard: column(row, "cross_shard")?,
+        credit: row.account("credit")?,
+        asset: row.asset()?,
+        amount: row.column("amount")?,
+        metadata: Metadata::from_canonical(row.column("metadata")?),
+        purpose: purpose(&row)?,
+        cross_shard: row.column("cross_shard")?,
         state,
         presumed,
-        debit_after: debit_after(row)?,
-        created_at_us: column(row, "created_at_us")?,
+        debit_after: row.debit_after()?,
+        created_at_us: row.column("created_at_us")?,
     };
     Ok((key, stored))
 }
 
-fn purpose(row: &PgRow) -> Result<Purpose, StoreError> {
-    let hold: Option<uuid::Uuid> = column(row, "hold")?;
-    let reverses: Option<uuid::Uuid> = column(row, "reverses")?;
-    let whole = column::<Option<bool>>(row, "whole")?.unwrap_or(false);
+fn purpose(row: &Record<'_>) -> Result<Purpose, StoreError> {
+    let hold: Option<uuid::Uuid> = row.column("hold")?;
+    let reverses: Option<uuid::Uuid> = row.column("reverses")?;
+    let whole = row.column::<Option<bool>>("whole")?.unwrap_or(false);
     Ok(match (hold, reverses) {
         (Some(hold), _) => {
-            let finalize = column::<Option<bool>>(row, "final")?.unwrap_or(true);
+            let finalize = row.column::<Option<bool>>("final")?.unwrap_or(true);
             Purpose::Capture { hold: TransferId(hold), whole, finalize }
         }
         (None, Some(of)) => Purpose::Reversal { of: TransferId(of), whole },
         (None, None) => Purpose::Payment,
     })
-}
-
-/// The debit account's entry joined to a transfer or hold, as columns `debit_…`.
-pub fn debit_after(row: &PgRow) -> Result<Option<DebitAfter>, StoreError> {
-    let version: Option<i64> = column(row, "debit_version")?;
-    let Some(version) = version else { return Ok(None) };
-    Ok(Some(DebitAfter {
-        posted: column(row, "debit_posted")?,
-        held: column(row, "debit_held")?,
-        overdraft: Limit::from_nullable(column(row, "debit_overdraft")?),
-        version,
-    }))
 }
 
 /// The transfers among `keys` as their reversals see them.

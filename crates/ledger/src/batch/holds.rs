@@ -155,6 +155,11 @@ impl Batch<'_> {
         self.holds.get(key).map(|known| &known.hold)
     }
 
+    /// A hold that was not refused when it was placed.
+    pub(super) fn existing_hold(&self, key: &HoldKey) -> Option<&Hold> {
+        self.hold(key).filter(|hold| hold.status.refused().is_none())
+    }
+
     /// The hold to be changed in this batch.
     pub(super) fn change_hold(&mut self, key: &HoldKey) -> Option<&mut Hold> {
         let known = self.holds.get_mut(key)?;
@@ -203,12 +208,8 @@ fn replay(place: &PlaceHold, stored: &Hold) -> HoldOutcome {
 }
 
 fn answer(stored: &Hold, replayed: bool) -> HoldAnswer {
-    let refused = match stored.status {
-        HoldStatus::Rejected(refused) => Some(refused),
-        HoldStatus::Held | HoldStatus::Captured | HoldStatus::Released | HoldStatus::Expired => None,
-    };
     HoldAnswer {
-        refused,
+        refused: stored.status.refused(),
         debit_after: stored.debit_after,
         expires_at_us: stored.expires_at_us,
         created_at_us: stored.created_at_us,

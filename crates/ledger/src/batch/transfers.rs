@@ -1,27 +1,14 @@
 //! Transfers: payments, captures of holds, reversals. Checked in the contract's order, booked, and stored under their id.
 
-use super::{Aside, Batch, Leg, NewReversal, NewTransfer, Original, Prior, Request, Reversed, StoredTransfer};
+use super::{Aside, Batch, Leg, NewTransfer, Prior, Request, StoredTransfer};
 use crate::{
-    AccountId, Hold, HoldKey, Position, Refusal, Refused, Side, TransferId, TransferKey,
+    Hold, HoldKey, Position, Refusal, Refused, Side,
     hold::CaptureInFlight,
     journal::EntryKind,
     operation::{Purpose, Transfer},
     outcome::{DebitAfter, TransferAnswer, TransferOutcome, TransferState},
     posting,
 };
-
-/// An original, and how much of it was reversed before this batch.
-#[derive(Debug, Clone)]
-pub(super) struct KnownOriginal {
-    original: Original,
-    reversed_before: i64,
-}
-
-impl KnownOriginal {
-    pub fn loaded(original: Original) -> Self {
-        Self { reversed_before: original.reversed, original }
-    }
-}
 
 /// A transfer with its amount, once that is known.
 struct Order<'t> {
@@ -30,6 +17,22 @@ struct Order<'t> {
     amount: i64,
     /// Of a capture.
     hold: Option<HoldKey>,
+}
+
+impl Order<'_> {
+    /// What it takes from the debit side: out of the hold, of a capture; else out of what is available, as `kind`.
+    fn debit_leg(&self, kind: EntryKind) -> Leg<'_> {
+        let Self { transfer, amount, ref hold } = *self;
+        let (kind, held) = if hold.is_some() { (EntryKind::Captured, -amount) } else { (kind, 0) };
+        Leg {
+            account: &transfer.debit,
+            counterparty: &transfer.credit,
+            kind,
+            posted: -amount,
+            held,
+            cause: transfer.id,
+        }
+    }
 }
 
 /// What the checks say to a transfer that the debit side allows.
@@ -153,16 +156,8 @@ impl Batch<'_> {
 
     fn post(&mut self, order: &Order<'_>) -> Result<TransferState, Aside> {
         let Order { transfer, amount, ref hold } = *order;
-        let (kind, held) = if hold.is_some() { (EntryKind::Captured, -amount) } else { (EntryKind::Posted, 0) };
         let legs = [
-            Leg {
-                account: &transfer.debit,
-                counterparty: &transfer.credit,
-                kind,
-                posted: -amount,
-                held,
-                cause: transfer.id,
-            },
+            order.debit_leg(EntryKind::Posted),
             Leg {
                 account: &transfer.credit,
                 counterparty: &transfer.debit,
@@ -188,16 +183,8 @@ impl Batch<'_> {
     fn reserve(&mut self, order: &Order<'_>) -> Result<TransferState, Aside> {
         let Order { transfer, amount, ref hold } = *order;
         let transit = self.in_transit(transfer.asset);
-        let (kind, held) = if hold.is_some() { (EntryKind::Captured, -amount) } else { (EntryKind::Reserved, 0) };
         let legs = [
-            Leg {
-                account: &transfer.debit,
-                counterparty: &transfer.credit,
-                kind,
-                posted: -amount,
-                held,
-                cause: transfer.id,
-            },
+            order.debit_leg(EntryKind::Reserved),
             Leg {
                 account: &transit,
                 counterparty: &transfer.debit,
@@ -212,48 +199,6 @@ impl Batch<'_> {
             hold.in_flight = Some(CaptureInFlight { capture: transfer.id, amount });
         }
         Ok(TransferState::Pending)
-    }
-
-    // === reversals ===
-
-    /// May so much of a transfer be reversed? `payer` and `payee` are the original's.
-    pub(super) fn check_reversal(
-        &self,
-        original: TransferId,
-        payer: &AccountId,
-        payee: &AccountId,
-        amount: i64,
-    ) -> Result<(), Refused> {
-        let key = TransferKey { id: original, debit: payer.clone() };
-        let reversible = match self.originals.get(&key) {
-            Some(KnownOriginal { original, .. }) if original.credit == *payee => original.reversible(),
-            _ => 0,
-        };
-        if (1..=reversible).contains(&amount) { Ok(()) } else { Err(Refused::whole(Refusal::AlreadyReversed)) }
-    }
-
-    pub(super) fn note_reversal(
-        &mut self,
-        original: TransferId,
-        payer: &AccountId,
-        reversal: TransferId,
-        amount: i64,
-    ) {
-        let key = TransferKey { id: original, debit: payer.clone() };
-        if let Some(known) = self.originals.get_mut(&key) {
-            known.original.reversed += amount;
-            self.effects.reversals.push(NewReversal { original: key, reversal, amount, at_us: self.now_us });
-        }
-    }
-
-    /// Writes down of which originals more is reversed now.
-    pub(super) fn note_originals(&mut self) {
-        for (key, known) in &self.originals {
-            let (before, after) = (known.reversed_before, known.original.reversed);
-            if before != after {
-                self.effects.reversed.push(Reversed { original: key.clone(), before, after });
-            }
-        }
     }
 
     // === ids ===
@@ -296,11 +241,6 @@ impl Batch<'_> {
             Prior::Unknown => None,
             Prior::Loaded(stored) => stored.transfers.get(&transfer.key()),
         }
-    }
-
-    /// A hold that was not refused when it was placed.
-    pub(super) fn existing_hold(&self, key: &HoldKey) -> Option<&Hold> {
-        self.hold(key).filter(|hold| !matches!(hold.status, crate::HoldStatus::Rejected(_)))
     }
 }
 

@@ -22,10 +22,6 @@ pub struct Args {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let routers = args.address.routers(context)?;
     let account: JsonObject = routers.get(&format!("/v1/accounts/{}", encoded(&args.id))).await?;
-    if context.json {
-        output::json(&account)?;
-    } else {
-        output::fields(&account)?;
-    }
+    output::object(&account, context.json)?;
     Ok(ExitCode::SUCCESS)
 }

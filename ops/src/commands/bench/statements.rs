@@ -1,10 +1,8 @@
 //! `shardctl bench statements`: pages and balances of a long history.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
-use telemetry::clock;
-
-use super::{exit_code, own_folder};
+use super::{exit_code, own_cluster::OwnCluster};
 use crate::{
     bench::statements::{self, Plan, Report, Row},
     commands::Context,
@@ -20,28 +18,16 @@ pub struct Args {
     /// How often each question is asked
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(100..))]
     requests: u32,
-    /// Folder of the cluster that is measured, made and removed here [default: the system's for temporary files]
-    #[arg(long, value_name = "DIR")]
-    folder: Option<PathBuf>,
-    /// Write the result as JSON to this file as well
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
-    /// Repeats a run's accounts and times [default: from the clock; printed]
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
+    #[command(flatten)]
+    own_cluster: OwnCluster,
 }
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let seed = args.seed.unwrap_or_else(|| clock::now_us().unsigned_abs());
+    let seed = args.own_cluster.seed();
     let plan = Plan { entries: args.entries as usize, requests: args.requests as usize, seed };
     output::note(&format!("seed {seed}, a history of {} entries", plan.entries));
-    let report = own_folder::run_in(args.folder, async |folder| statements::run(plan, folder).await).await?;
-    own_folder::write_json(args.out.as_deref(), &report)?;
-    if context.json {
-        output::json(&report)?
-    } else {
-        print(&report)?
-    }
+    let report = args.own_cluster.run(async |folder| statements::run(plan, folder).await).await?;
+    args.own_cluster.report(&report, context, print)?;
     Ok(exit_code(report.verified, report.all_met()))
 }
 

@@ -1,10 +1,8 @@
 //! `shardctl bench suite`: the comparison `make bench` prints.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
-use telemetry::clock;
-
-use super::{exit_code, own_folder};
+use super::{exit_code, own_cluster::OwnCluster};
 use crate::{
     bench::{
         Latency,
@@ -23,28 +21,16 @@ pub struct Args {
     /// Seconds of each run, nine to a round
     #[arg(long, value_name = "S", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=3600))]
     seconds: u32,
-    /// Folder of the clusters that are measured, made and removed here [default: the system's for temporary files]
-    #[arg(long, value_name = "DIR")]
-    folder: Option<PathBuf>,
-    /// Write the result as JSON to this file as well
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
-    /// Repeats a run's accounts and amounts [default: from the clock; printed]
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
+    #[command(flatten)]
+    own_cluster: OwnCluster,
 }
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let seed = args.seed.unwrap_or_else(|| clock::now_us().unsigned_abs());
+    let seed = args.own_cluster.seed();
     let plan = Plan { rounds: args.rounds, seconds: args.seconds, seed };
     output::note(&format!("seed {seed}, {} rounds of {} s a run", plan.rounds, plan.seconds));
-    let report = own_folder::run_in(args.folder, async |folder| suite::run(plan, folder).await).await?;
-    own_folder::write_json(args.out.as_deref(), &report)?;
-    if context.json {
-        output::json(&report)?
-    } else {
-        print(&report)?
-    }
+    let report = args.own_cluster.run(async |folder| suite::run(plan, folder).await).await?;
+    args.own_cluster.report(&report, context, print)?;
     Ok(exit_code(report.verified, report.all_met()))
 }
 

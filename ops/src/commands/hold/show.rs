@@ -2,12 +2,10 @@
 
 use std::process::ExitCode;
 
-use uuid::Uuid;
-
 use crate::{
     commands::{
         Context,
-        router_address::{PublicAddress, owned_path},
+        router_address::{OwnedId, PublicAddress},
     },
     json_object::JsonObject,
     output,
@@ -15,22 +13,15 @@ use crate::{
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// The hold's id
-    id: Uuid,
-    /// The debit account, where several have a hold under this id; spares asking every shard
-    #[arg(long, value_name = "ACCOUNT")]
-    debit: Option<String>,
+    #[command(flatten)]
+    id: OwnedId,
     #[command(flatten)]
     address: PublicAddress,
 }
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let routers = args.address.routers(context)?;
-    let hold: JsonObject = routers.get(&owned_path("/v1/holds", args.id, args.debit.as_deref())).await?;
-    if context.json {
-        output::json(&hold)?;
-    } else {
-        output::fields(&hold)?;
-    }
+    let hold: JsonObject = routers.get(&args.id.path("/v1/holds")).await?;
+    output::object(&hold, context.json)?;
     Ok(ExitCode::SUCCESS)
 }

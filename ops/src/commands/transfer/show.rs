@@ -2,32 +2,27 @@
 
 use std::process::ExitCode;
 
-use serde_json::Value;
-use uuid::Uuid;
-
 use crate::{
     commands::{
         Context,
-        router_address::{PublicAddress, owned_path},
+        router_address::{OwnedId, PublicAddress},
     },
     json_object::JsonObject,
     output,
 };
+use serde_json::Value;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// The transfer's id
-    id: Uuid,
-    /// The debit account, where several have a transfer under this id; spares asking every shard
-    #[arg(long, value_name = "ACCOUNT")]
-    debit: Option<String>,
+    #[command(flatten)]
+    id: OwnedId,
     #[command(flatten)]
     address: PublicAddress,
 }
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let routers = args.address.routers(context)?;
-    let path = owned_path("/v1/transfers", args.id, args.debit.as_deref());
+    let path = args.id.path("/v1/transfers");
     let mut transfer: JsonObject = routers.get(&path).await?;
     if context.json {
         output::json(&transfer)?;

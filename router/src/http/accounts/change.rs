@@ -57,9 +57,11 @@ pub async fn change(
         max_balance,
         metadata: changes.metadata.clone(),
     };
-    let reply = edge
-        .detached("change account", deadline, |router| async move { router.update_account(update, deadline.0).await })
-        .await??;
+    let reply =
+        edge.detached_call("change account", deadline, |router| async move {
+            router.update_account(update, deadline.0).await
+        })
+        .await?;
     match reply {
         AccountReply::Updated(account) => {
             Ok(view::json(StatusCode::OK, &AccountView::new(account, &edge.rulebook.assets)?))

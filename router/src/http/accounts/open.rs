@@ -5,15 +5,14 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, StatusCode};
 
 use crate::{
     http::{
         Edge,
         body::require_json,
         context::RequestDeadline,
-        idempotency, metrics, parse,
-        path::escaped,
+        metrics, parse, path,
         problem::{Code, Problem},
         query::NoParameters,
         view::{
@@ -22,7 +21,7 @@ use crate::{
             batch::{AccountBatchResultsSchema, AccountResult, RESULT_BYTES, Results},
         },
     },
-    service::{AccountReply, Located},
+    service::AccountReply,
 };
 
 /// Open an account.
@@ -59,38 +58,21 @@ pub async fn open(
         tracing::error!("no reply for an account to open");
         Problem::internal()
     })?;
-    let located: Located<wire::Account>;
-    let status = match reply? {
+    let view = |account| AccountView::new(account, &edge.rulebook.assets);
+    match reply? {
         AccountReply::Created(account) => {
-            located = account;
-            StatusCode::CREATED
+            Ok(view::made(StatusCode::CREATED, &view(account)?, &path::of_account(&id)))
         }
-        AccountReply::Replayed(account) => {
-            located = account;
-            StatusCode::OK
-        }
+        AccountReply::Replayed(account) => Ok(view::replayed(&view(account)?)),
         AccountReply::Conflict { field } => {
             let detail = format!("the account {id} exists with another {field}");
-            return Err(Problem::new(Code::AccountExists, detail).with_field(field));
+            Err(Problem::new(Code::AccountExists, detail).with_field(field))
         }
         other @ (AccountReply::Updated(_) | AccountReply::NotFound | AccountReply::Refused { .. }) => {
             tracing::error!(reply = ?other, "opening an account was answered as something else");
-            return Err(Problem::internal());
-        }
-    };
-    let view = AccountView::new(located, &edge.rulebook.assets)?;
-    let mut response = view::json(status, &view);
-    match status {
-        StatusCode::OK => {
-            idempotency::mark_replayed(response.headers_mut());
-        }
-        _ => {
-            if let Ok(location) = HeaderValue::from_str(&format!("/v1/accounts/{}", escaped(&id))) {
-                response.headers_mut().insert(header::LOCATION, location);
-            }
+            Err(Problem::internal())
         }
     }
-    Ok(response)
 }
 
 /// Open up to 10,000 accounts, with a result each.

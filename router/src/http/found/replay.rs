@@ -14,7 +14,7 @@ use wire::{
 use super::Identified;
 use crate::{
     http::{Edge, context::RequestDeadline, parse::FollowUp, problem::Problem, view::nonsense},
-    service::{FoundHold, FoundTransfer},
+    service::{Found, FoundHold, FoundTransfer},
 };
 
 /// More of one id are left ambiguous: each costs a read, and ids that are chosen as they should be are shared by none.
@@ -32,13 +32,13 @@ pub trait Origin: Identified {
 pub async fn begun_before<T: Origin>(
     edge: &Edge,
     wanted: &FollowUp,
-    mut found: Vec<T>,
+    mut found: Found<T>,
     deadline: RequestDeadline,
-) -> Result<Vec<T>, Problem> {
-    if !(2..=MOST).contains(&found.len()) {
+) -> Result<Found<T>, Problem> {
+    if !(2..=MOST).contains(&found.found.len()) {
         return Ok(found);
     }
-    let asked = found.iter().map(async |origin| {
+    let asked = found.found.iter().map(async |origin| {
         let payer = origin.payer()?;
         let made = edge.router.find_transfer(wanted.id(&payer), Some(&payer), deadline.0).await?;
         for made in made.found {
@@ -52,7 +52,7 @@ pub async fn begun_before<T: Origin>(
     let begun = try_join_all(asked).await?;
     if begun.iter().filter(|begun| **begun).count() == 1 {
         let mut begun = begun.into_iter();
-        found.retain(|_| begun.next().unwrap_or(false));
+        found.found.retain(|_| begun.next().unwrap_or(false));
     }
     Ok(found)
 }

@@ -30,7 +30,7 @@ use crate::{
     post, path = "/v1/holds/{id}/capture", operation_id = "captureHold", tag = "holds",
     params(
         ("id" = values::TransferId, Path, description = "The hold."),
-        ("debit" = values::AccountId, Query, description = "Its debit account."),
+        DebitParameter,
     ),
     request_body = Option<parse::CaptureBody>,
     responses(
@@ -43,15 +43,11 @@ pub async fn capture(
     State(edge): State<Edge>,
     deadline: RequestDeadline,
     IdPath(id): IdPath,
-    DebitParameter(debit): DebitParameter,
+    DebitParameter { debit }: DebitParameter,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let key = idempotency::key(&headers)?;
-    let wanted = {
-        let payload = edge.bodies.read_optional(&headers, body, deadline).await?;
-        parse::capture(payload.text()?, &edge.rulebook, key)?
-    };
+    let wanted = idempotency::follow_up(&edge, &headers, body, deadline, parse::capture).await?;
     let hold = to_act_on(&edge, id, debit.as_ref(), Some(&wanted), deadline).await?;
     // One that never held anything is kept for replays of its placing only.
     if matches!(hold.hold.status, HoldStatus::Rejected(_)) {

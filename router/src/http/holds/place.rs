@@ -1,17 +1,15 @@
 //! Placing a hold.
 
 use axum::{body::Body, extract::State, response::Response};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
-use ledger::{Refusal, Refused, operation::PlaceHold, outcome::HoldAnswer};
+use http::{HeaderMap, StatusCode};
+use ledger::{Refusal, Refused, outcome::HoldAnswer};
 
 use crate::{
     http::{
         Edge,
-        body::require_json,
         context::RequestDeadline,
-        idempotency, parse,
-        path::escaped,
-        problem::{Code, Problem},
+        idempotency, parse, path,
+        problem::Problem,
         query::DryRunParameter,
         view::{self, hold::HoldView},
     },
@@ -24,9 +22,7 @@ use crate::{
 /// debit account and the key. With `dry_run=true` it answers what would become of the hold, and nothing is stored.
 #[utoipa::path(
     post, path = "/v1/holds", operation_id = "createHold", tag = "holds",
-    params(
-        ("dry_run" = bool, Query, description = "Answer what would happen (status `would_post`, or the refusal), and store nothing."),
-    ),
+    params(DryRunParameter),
     request_body = parse::HoldBody,
     responses(
         (status = 201, description = "held", body = HoldView),
@@ -36,30 +32,27 @@ use crate::{
 pub async fn place(
     State(edge): State<Edge>,
     deadline: RequestDeadline,
-    DryRunParameter(dry_run): DryRunParameter,
+    DryRunParameter { dry_run }: DryRunParameter,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    require_json(&headers)?;
-    let key = idempotency::key(&headers)?;
-    let order = {
-        let payload = edge.bodies.read_single(body, deadline).await?;
-        parse::hold(payload.text()?, &edge.rulebook, key)?
-    };
+    let order = idempotency::order(&edge, &headers, body, deadline, parse::hold).await?;
     let marked = |problem: Problem| problem.with_hold(order.id.0);
     let reply = if dry_run {
-        edge.router.dry_run_hold(&order, deadline.0).await
+        edge.router.dry_run_hold(&order, deadline.0).await.map_err(Problem::from)
     } else {
         let sent = order.clone();
-        edge.detached("hold", deadline, |router| async move { router.place_hold(sent, deadline.0).await })
-            .await
-            .map_err(marked)?
+        edge.detached_call("hold", deadline, |router| async move { router.place_hold(sent, deadline.0).await }).await
     };
-    let answer = granted(reply.map_err(|error| marked(error.into()))?).map_err(marked)?;
+    let answer = reply.and_then(granted).map_err(marked)?;
     if dry_run && !answer.replayed {
         return Ok(view::json(StatusCode::OK, &HoldView::tried(&order, &answer, &edge.rulebook.assets)?));
     }
-    show(&edge, &order, &answer)
+    let view = HoldView::placed(&order, &answer, &edge.rulebook.assets)?;
+    Ok(match answer.replayed {
+        true => view::replayed(&view),
+        false => view::made(StatusCode::CREATED, &view, &path::of_hold(order.id, &order.debit)),
+    })
 }
 
 /// The answer to a hold that was not refused.
@@ -69,26 +62,7 @@ fn granted(reply: HoldReply) -> Result<HoldAnswer, Problem> {
             Err(Problem::refused(refused).replayed(replayed))
         }
         HoldReply::Placed(answer) => Ok(answer),
-        HoldReply::Mismatch { field } => {
-            let detail = format!("the id belongs to a hold with another {field}");
-            Err(Problem::new(Code::IdempotencyMismatch, detail).with_field(field))
-        }
+        HoldReply::Mismatch { field } => Err(idempotency::mismatch("hold", field)),
         HoldReply::DebitNotFound => Err(Problem::refused(Refused::debit(Refusal::AccountNotFound))),
     }
-}
-
-fn show(edge: &Edge, order: &PlaceHold, answer: &HoldAnswer) -> Result<Response, Problem> {
-    let view = HoldView::placed(order, answer, &edge.rulebook.assets)?;
-    if answer.replayed {
-        let mut response = view::json(StatusCode::OK, &view);
-        idempotency::mark_replayed(response.headers_mut());
-        return Ok(response);
-    }
-    let mut response = view::json(StatusCode::CREATED, &view);
-    // With the debit account, so that it goes straight to its shard and is never ambiguous.
-    let location = format!("/v1/holds/{}?debit={}", order.id.0, escaped(&order.debit));
-    if let Ok(location) = HeaderValue::from_str(&location) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    Ok(response)
 }

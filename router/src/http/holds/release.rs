@@ -8,7 +8,7 @@ use crate::{
     http::{
         Edge,
         context::RequestDeadline,
-        found, idempotency,
+        found,
         openapi::values,
         parse,
         path::IdPath,
@@ -26,7 +26,7 @@ use crate::{
     post, path = "/v1/holds/{id}/release", operation_id = "releaseHold", tag = "holds",
     params(
         ("id" = values::TransferId, Path, description = "The hold."),
-        ("debit" = values::AccountId, Query, description = "Its debit account."),
+        DebitParameter,
     ),
     request_body = Option<parse::ReleaseBody>,
     responses(
@@ -37,7 +37,7 @@ pub async fn release(
     State(edge): State<Edge>,
     deadline: RequestDeadline,
     IdPath(id): IdPath,
-    DebitParameter(debit): DebitParameter,
+    DebitParameter { debit }: DebitParameter,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -48,17 +48,13 @@ pub async fn release(
     let key = to_act_on(&edge, id, debit.as_ref(), None, deadline).await?.key;
     let marked = |problem: Problem| problem.with_hold(id.0);
     let reply = edge
-        .detached("release", deadline, |router| async move { router.release_hold(key, deadline.0).await })
+        .detached_call("release", deadline, |router| async move { router.release_hold(key, deadline.0).await })
         .await
-        .map_err(marked)?
-        .map_err(|error| marked(error.into()))?;
+        .map_err(marked)?;
     match reply {
         ReleaseReply::Released { key, hold, replayed } => {
-            let mut response = view::json(StatusCode::OK, &HoldView::stored(&key, &hold, &edge.rulebook.assets)?);
-            if replayed {
-                idempotency::mark_replayed(response.headers_mut());
-            }
-            Ok(response)
+            let view = HoldView::stored(&key, &hold, &edge.rulebook.assets)?;
+            Ok(if replayed { view::replayed(&view) } else { view::json(StatusCode::OK, &view) })
         }
         ReleaseReply::NotFound => Err(found::not_found::<FoundHold>(id)),
         ReleaseReply::Refused(refused) => Err(marked(Problem::refused(refused))),

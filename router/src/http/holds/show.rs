@@ -3,18 +3,15 @@
 use axum::{extract::State, response::Response};
 use http::StatusCode;
 
-use crate::{
-    http::{
-        Edge,
-        context::RequestDeadline,
-        found,
-        openapi::values,
-        path::IdPath,
-        problem::Problem,
-        query::DebitParameter,
-        view::{self, hold::HoldView},
-    },
-    service::FoundHolds,
+use crate::http::{
+    Edge,
+    context::RequestDeadline,
+    found,
+    openapi::values,
+    path::IdPath,
+    problem::Problem,
+    query::DebitParameter,
+    view::{self, hold::HoldView},
 };
 
 /// Read a hold.
@@ -25,7 +22,7 @@ use crate::{
     get, path = "/v1/holds/{id}", operation_id = "getHold", tag = "holds",
     params(
         ("id" = values::TransferId, Path, description = "The hold."),
-        ("debit" = values::AccountId, Query, description = "Its debit account."),
+        DebitParameter,
     ),
     responses(
         (status = 200, description = "the hold", body = HoldView),
@@ -35,13 +32,13 @@ pub async fn show(
     State(edge): State<Edge>,
     deadline: RequestDeadline,
     IdPath(id): IdPath,
-    DebitParameter(debit): DebitParameter,
+    DebitParameter { debit }: DebitParameter,
 ) -> Result<Response, Problem> {
-    let FoundHolds { found, unreachable } = edge
+    let found = edge
         .router
         .find_hold(id, debit.as_ref(), deadline.0)
         .await
         .map_err(|error| Problem::from(error).with_hold(id.0))?;
-    let found = found::to_show(id, found, &unreachable)?;
+    let found = found::to_show(id, found)?;
     Ok(view::json(StatusCode::OK, &HoldView::stored(&found.key, &found.hold, &edge.rulebook.assets)?))
 }

@@ -1,11 +1,12 @@
-//! The explaining reader: walks a [`Node`] tree and collects everything wrong with it.
+//! The explaining reader: walks a [`Node`] tree and collects everything wrong with it. What single members must be is in
+//! [`values`].
 
-use std::collections::{BTreeMap, HashSet};
+mod values;
 
-use ledger::{AccountStatus, AssetCode, Limit, Metadata, TransferId};
+use std::{borrow::Cow, collections::HashSet};
 
 use super::{
-    MAX_BATCH_ITEMS, Rulebook, rules,
+    MAX_BATCH_ITEMS, Rulebook,
     tree::{self, Node, TreeError},
 };
 use crate::http::problem::{Code, FieldError, Place, Problem};
@@ -15,10 +16,12 @@ const MAX_ERRORS: usize = 100;
 
 /// Collects errors in document order.
 pub struct Explanation<'r> {
-    pub rulebook: &'r Rulebook,
+    rulebook: &'r Rulebook,
     errors: Vec<FieldError>,
     /// The first error of each code beyond [`MAX_ERRORS`] matters for the precedence, so those are still kept.
     seen: HashSet<&'static str>,
+    /// More items than allowed are an answer of their own, whatever else is wrong.
+    too_large: bool,
 }
 
 /// Where the id of a transfer or hold may come from.
@@ -33,18 +36,26 @@ pub enum IdSource {
 /// The members of an object under examination.
 #[derive(Clone, Copy)]
 pub struct Members<'n, 'a> {
-    members: &'n [(std::borrow::Cow<'a, str>, Node<'a>)],
+    members: &'n [(Cow<'a, str>, Node<'a>)],
     pointer: &'n str,
+}
+
+/// What is wrong with a body, as `examine` finds it.
+pub fn explain(text: &str, rulebook: &Rulebook, examine: impl FnOnce(&mut Explanation<'_>, &Node<'_>)) -> Problem {
+    match read_tree(text, "") {
+        Ok(node) => {
+            let mut explanation = Explanation::new(rulebook);
+            examine(&mut explanation, &node);
+            explanation.into_problem()
+        }
+        Err(problem) => problem,
+    }
 }
 
 /// Reads the tree, or says why there is none. `pointer` is where the text stands in the whole body.
 pub fn read_tree<'a>(text: &'a str, pointer: &str) -> Result<Node<'a>, Problem> {
     tree::read(text).map_err(|reason| match reason {
-        TreeError::Syntax(detail) => Problem::malformed(vec![FieldError {
-            code: Code::InvalidJson,
-            place: Place::Pointer(pointer.to_owned()),
-            detail,
-        }]),
+        TreeError::Syntax(detail) => Problem::body(Code::InvalidJson, pointer, detail),
         TreeError::TooManyValues => batch_too_large(),
     })
 }
@@ -53,9 +64,16 @@ pub fn batch_too_large() -> Problem {
     Problem::new(Code::BatchTooLarge, format!("a batch has at most {MAX_BATCH_ITEMS} items"))
 }
 
+impl IdSource {
+    /// Of a request about one thing.
+    pub fn body_or(key: Option<&str>) -> Self {
+        Self::BodyOrKey { key_given: key.is_some() }
+    }
+}
+
 impl<'r> Explanation<'r> {
     pub fn new(rulebook: &'r Rulebook) -> Self {
-        Self { rulebook, errors: Vec::new(), seen: HashSet::new() }
+        Self { rulebook, errors: Vec::new(), seen: HashSet::new(), too_large: false }
     }
 
     pub fn add(&mut self, code: Code, pointer: String, detail: impl Into<String>) {
@@ -66,7 +84,7 @@ impl<'r> Explanation<'r> {
     }
 
     pub fn into_problem(self) -> Problem {
-        Problem::malformed(self.errors)
+        if self.too_large { batch_too_large() } else { Problem::malformed(self.errors) }
     }
 
     /// Takes over the errors of a part whose tree could not be read.
@@ -94,7 +112,7 @@ impl<'r> Explanation<'r> {
         Some(Members { members, pointer })
     }
 
-    fn duplicate_keys(&mut self, members: &[(std::borrow::Cow<'_, str>, Node<'_>)], pointer: &str) {
+    fn duplicate_keys(&mut self, members: &[(Cow<'_, str>, Node<'_>)], pointer: &str) {
         let mut keys = HashSet::with_capacity(members.len());
         for (key, _) in members {
             if !keys.insert(key.as_ref()) {
@@ -103,172 +121,24 @@ impl<'r> Explanation<'r> {
         }
     }
 
-    /// The items of a batch. More than allowed is an answer of its own: there is no sense in examining them.
-    pub fn items<'n, 'a>(&mut self, members: Members<'n, 'a>, name: &str) -> Result<&'n [Node<'a>], Problem> {
-        let pointer = child(members.pointer, name);
+    /// The items of a batch; none where there are more than allowed, since there is no sense in examining them.
+    pub fn items<'n, 'a>(&mut self, members: Members<'n, 'a>, name: &str) -> &'n [Node<'a>] {
         match members.get(name) {
-            Some(Node::Array(items)) if items.len() > MAX_BATCH_ITEMS => Err(batch_too_large()),
+            Some(Node::Array(items)) if items.len() > MAX_BATCH_ITEMS => {
+                self.too_large = true;
+                &[]
+            }
             Some(Node::Array(items)) => {
                 if items.is_empty() {
-                    self.add(Code::InvalidJson, pointer, "a batch has at least one item");
+                    self.add(Code::InvalidJson, members.child(name), "a batch has at least one item");
                 }
-                Ok(items)
+                items
             }
             other => {
-                self.add(Code::InvalidJson, pointer, expected("an array", other));
-                Ok(&[])
+                self.add(Code::InvalidJson, members.child(name), expected("an array", other));
+                &[]
             }
         }
-    }
-
-    pub fn account_id<'n>(&mut self, members: Members<'n, '_>, name: &str) -> Option<&'n str> {
-        let text = self.required_text(members, name, Code::InvalidId)?;
-        self.checked(members, name, Code::InvalidId, ledger::AccountId::client(text))?;
-        Some(text)
-    }
-
-    pub fn transfer_id(&mut self, members: Members<'_, '_>, source: IdSource) -> Option<TransferId> {
-        match members.get("id") {
-            None | Some(Node::Null) => {
-                let detail = match source {
-                    IdSource::BodyOrKey { key_given: true } => return None,
-                    IdSource::BodyOrKey { key_given: false } => "give an id, or the header Idempotency-Key",
-                    IdSource::Body => "each item of a batch needs its own id",
-                };
-                self.add(Code::IdempotencyRequired, members.child("id"), detail);
-                None
-            }
-            Some(Node::String(text)) => self.checked(members, "id", Code::InvalidId, rules::transfer_id(text)),
-            other => {
-                self.add(Code::InvalidId, members.child("id"), expected("a string", other));
-                None
-            }
-        }
-    }
-
-    pub fn asset(&mut self, members: Members<'_, '_>) -> Option<(AssetCode, u32)> {
-        let text = self.required_text(members, "asset", Code::InvalidAsset)?;
-        self.checked(members, "asset", Code::InvalidAsset, rules::asset(text, &self.rulebook.assets))
-    }
-
-    pub fn positive_amount(&mut self, members: Members<'_, '_>, scale: Option<u32>) {
-        if let Some(text) = self.required_text(members, "amount", Code::InvalidAmount) {
-            self.checked(
-                members,
-                "amount",
-                Code::InvalidAmount,
-                rules::positive_amount(text, scale.unwrap_or_else(|| rules::written_scale(text))),
-            );
-        }
-    }
-
-    /// An amount that may be left out, of something whose asset is not known yet.
-    pub fn optional_amount(&mut self, members: Members<'_, '_>) {
-        if !matches!(members.get("amount"), None | Some(Node::Null)) {
-            self.positive_amount(members, None);
-        }
-    }
-
-    pub fn expires_in_s(&mut self, members: Members<'_, '_>) {
-        match members.get("expires_in_s") {
-            None | Some(Node::Null) => {}
-            Some(Node::Number(Some(seconds))) => {
-                self.checked(members, "expires_in_s", Code::InvalidExpiry, rules::expires_in_s(*seconds));
-            }
-            other => {
-                let detail = expected("a whole number of seconds", other);
-                self.add(Code::InvalidExpiry, members.child("expires_in_s"), detail);
-            }
-        }
-    }
-
-    /// An optional limit in the account's asset.
-    pub fn limit(
-        &mut self,
-        members: Members<'_, '_>,
-        name: &str,
-        scale: Option<u32>,
-        rule: fn(&str, u32) -> Result<Limit, String>,
-        null_allowed: bool,
-    ) {
-        match members.get(name) {
-            None => {}
-            Some(Node::Null) if null_allowed => {}
-            Some(Node::String(text)) => {
-                self.checked(
-                    members,
-                    name,
-                    Code::InvalidAmount,
-                    rule(text, scale.unwrap_or_else(|| rules::written_scale(text))),
-                );
-            }
-            other => self.add(Code::InvalidAmount, members.child(name), expected("a decimal string", other)),
-        }
-    }
-
-    pub fn metadata(&mut self, members: Members<'_, '_>) {
-        let pointer = members.child("metadata");
-        let entries = match members.get("metadata") {
-            None | Some(Node::Null) => return,
-            Some(Node::Object(entries)) => entries,
-            other => return self.add(Code::InvalidMetadata, pointer, expected("an object of strings", other)),
-        };
-        self.duplicate_keys(entries, &pointer);
-        if entries.len() > Metadata::MAX_KEYS {
-            return self.add(
-                Code::InvalidMetadata,
-                pointer,
-                format!("metadata has at most {} keys", Metadata::MAX_KEYS),
-            );
-        }
-        let mut map = BTreeMap::new();
-        for (key, value) in entries {
-            match value {
-                Node::String(text) => {
-                    map.insert(key.clone().into_owned(), text.clone().into_owned());
-                }
-                other => {
-                    self.add(Code::InvalidMetadata, child(&pointer, key), expected("a string", Some(other)));
-                }
-            }
-        }
-        self.checked(members, "metadata", Code::InvalidMetadata, rules::metadata(&map));
-    }
-
-    pub fn status(&mut self, members: Members<'_, '_>) {
-        match members.get("status") {
-            None => {}
-            Some(Node::String(text)) if AccountStatus::parse(text).is_some() => {}
-            _ => self.add(Code::InvalidStatus, members.child("status"), "a status is open, frozen or closed"),
-        }
-    }
-
-    pub fn boolean(&mut self, members: Members<'_, '_>, name: &str) {
-        if let Some(node) = members.get(name)
-            && !matches!(node, Node::Bool)
-        {
-            self.add(Code::InvalidJson, members.child(name), expected("true or false", Some(node)));
-        }
-    }
-
-    fn required_text<'n>(&mut self, members: Members<'n, '_>, name: &str, code: Code) -> Option<&'n str> {
-        match members.get(name) {
-            Some(Node::String(text)) => Some(text),
-            other => {
-                self.add(code, members.child(name), expected("a string", other));
-                None
-            }
-        }
-    }
-
-    fn checked<T, E: ToString>(
-        &mut self,
-        members: Members<'_, '_>,
-        name: &str,
-        code: Code,
-        result: Result<T, E>,
-    ) -> Option<T> {
-        result.map_err(|reason| self.add(code, members.child(name), reason.to_string())).ok()
     }
 }
 

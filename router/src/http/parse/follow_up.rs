@@ -10,12 +10,12 @@ use utoipa::ToSchema;
 
 use super::{
     Rulebook,
-    explain::{Explanation, IdSource, child, read_tree},
+    explain::{IdSource, explain},
     fields, rules, typed,
 };
 use crate::http::{
     openapi::values,
-    problem::{Code, FieldError, Place, Problem},
+    problem::{Code, Problem},
 };
 
 /// What to capture of a hold.
@@ -86,7 +86,7 @@ pub fn capture(text: &str, rulebook: &Rulebook, key: Option<&str>) -> Result<Fol
         let CaptureBody { id, amount, finalize } = typed(text)?;
         FollowUp::new(id, key, amount, finalize)
     };
-    fast().ok_or_else(|| explain(text, rulebook, CAPTURE_FIELDS, key))
+    fast().ok_or_else(|| explain_follow_up(text, rulebook, CAPTURE_FIELDS, key))
 }
 
 /// Reads a reversal. Without an id of its own it takes the one derived from `key`.
@@ -95,21 +95,16 @@ pub fn reversal(text: &str, rulebook: &Rulebook, key: Option<&str>) -> Result<Fo
         let ReversalBody { id, amount } = typed(text)?;
         FollowUp::new(id, key, amount, false)
     };
-    fast().ok_or_else(|| explain(text, rulebook, REVERSAL_FIELDS, key))
+    fast().ok_or_else(|| explain_follow_up(text, rulebook, REVERSAL_FIELDS, key))
 }
 
 /// Checks the body of a release.
 pub fn release(text: &str, rulebook: &Rulebook) -> Result<(), Problem> {
     match typed(text) {
         Some(ReleaseBody {}) => Ok(()),
-        None => Err(match read_tree(text, "") {
-            Ok(node) => {
-                let mut explanation = Explanation::new(rulebook);
-                explanation.object(&node, "", &[]);
-                explanation.into_problem()
-            }
-            Err(problem) => problem,
-        }),
+        None => Err(explain(text, rulebook, |explanation, node| {
+            explanation.object(node, "", &[]);
+        })),
     }
 }
 
@@ -136,23 +131,17 @@ impl FollowUp {
     /// The amount in minor units, now that the scale is known; `None` for all there is.
     pub fn amount(&self, scale: u32) -> Result<Option<i64>, Problem> {
         let Some(text) = &self.amount else { return Ok(None) };
-        rules::positive_amount(text, scale).map(Some).map_err(|detail| {
-            let place = Place::Pointer(child("", "amount"));
-            Problem::malformed(vec![FieldError { code: Code::InvalidAmount, place, detail }])
-        })
+        rules::positive_amount(text, scale)
+            .map(Some)
+            .map_err(|detail| Problem::body(Code::InvalidAmount, "/amount", detail))
     }
 }
 
-fn explain(text: &str, rulebook: &Rulebook, known: &[&str], key: Option<&str>) -> Problem {
-    let node = match read_tree(text, "") {
-        Ok(node) => node,
-        Err(problem) => return problem,
-    };
-    let mut explanation = Explanation::new(rulebook);
-    if let Some(members) = explanation.object(&node, "", known) {
-        explanation.transfer_id(members, IdSource::BodyOrKey { key_given: key.is_some() });
+fn explain_follow_up(text: &str, rulebook: &Rulebook, known: &[&str], key: Option<&str>) -> Problem {
+    explain(text, rulebook, |explanation, node| {
+        let Some(members) = explanation.object(node, "", known) else { return };
+        explanation.transfer_id(members, IdSource::body_or(key));
         explanation.optional_amount(members);
         explanation.boolean(members, "final");
-    }
-    explanation.into_problem()
+    })
 }

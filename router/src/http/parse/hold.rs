@@ -8,15 +8,10 @@ use utoipa::ToSchema;
 
 use super::{
     Rulebook,
-    explain::{Explanation, IdSource, read_tree},
-    fields, rules,
-    tree::Node,
-    typed,
+    explain::{IdSource, explain},
+    fields, rules, typed,
 };
-use crate::http::{
-    openapi::values,
-    problem::{Code, Problem},
-};
+use crate::http::{openapi::values, problem::Problem};
 
 /// A hold to place.
 #[derive(Deserialize, ToSchema)]
@@ -55,47 +50,29 @@ const HOLD_FIELDS: &[&str] = &["id", "debit", "credit", "amount", "asset", "expi
 /// Reads a hold to place. Without an id of its own it takes the one derived from `key`.
 pub fn hold(text: &str, rulebook: &Rulebook, key: Option<&str>) -> Result<PlaceHold, Problem> {
     let fast = || typed::<HoldBody<'_>>(text)?.order(rulebook, key);
-    fast().ok_or_else(|| match read_tree(text, "") {
-        Ok(node) => {
-            let mut explanation = Explanation::new(rulebook);
-            examine(&mut explanation, &node, key.is_some());
-            explanation.into_problem()
-        }
-        Err(problem) => problem,
+    fast().ok_or_else(|| {
+        explain(text, rulebook, |explanation, node| {
+            let Some(members) = explanation.object(node, "", HOLD_FIELDS) else { return };
+            explanation.terms(members, IdSource::body_or(key));
+            explanation.expires_in_s(members);
+            explanation.metadata(members);
+        })
     })
 }
 
 impl HoldBody<'_> {
     fn order(self, rulebook: &Rulebook, key: Option<&str>) -> Option<PlaceHold> {
-        let amount = rules::positive_amount(&self.amount, rulebook.assets.scale(self.asset)?).ok()?;
         if self.debit == self.credit {
             return None;
         }
         Some(PlaceHold {
-            id: match self.id {
-                Some(id) => id,
-                None => rules::derived_transfer_id(&self.debit, key?),
-            },
+            id: rules::id_or_derived(self.id, &self.debit, key)?,
+            amount: rulebook.positive_amount(&self.amount, self.asset)?,
             debit: self.debit,
             credit: self.credit,
             asset: self.asset,
-            amount,
             expires_in_s: self.expires_in_s,
-            metadata: self.metadata.unwrap_or_else(|| rulebook.no_metadata.clone()),
+            metadata: rulebook.metadata(self.metadata),
         })
     }
-}
-
-fn examine(explanation: &mut Explanation<'_>, node: &Node<'_>, key_given: bool) {
-    let Some(members) = explanation.object(node, "", HOLD_FIELDS) else { return };
-    explanation.transfer_id(members, IdSource::BodyOrKey { key_given });
-    let debit = explanation.account_id(members, "debit");
-    let credit = explanation.account_id(members, "credit");
-    if debit.is_some() && debit == credit {
-        explanation.add(Code::SameAccount, members.child("credit"), "debit and credit must be two accounts");
-    }
-    let scale = explanation.asset(members).map(|(_, scale)| scale);
-    explanation.positive_amount(members, scale);
-    explanation.expires_in_s(members);
-    explanation.metadata(members);
 }

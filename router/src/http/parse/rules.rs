@@ -31,6 +31,14 @@ pub fn derived_transfer_id(debit: &AccountId, key: &str) -> TransferId {
     TransferId(Uuid::new_v5(&DERIVED_IDS, &name))
 }
 
+/// The id of a transfer or hold: the one the client gave it, else the one derived from its key. `None`: it has neither.
+pub fn id_or_derived(given: Option<TransferId>, debit: &AccountId, key: Option<&str>) -> Option<TransferId> {
+    match given {
+        Some(id) => Some(id),
+        None => Some(derived_transfer_id(debit, key?)),
+    }
+}
+
 /// A well-formed asset code that this installation knows, with its scale.
 pub fn asset(text: &str, assets: &AssetRegistry) -> Result<(AssetCode, u32), String> {
     let code = AssetCode::new(text).map_err(|reason| reason.to_string())?;
@@ -53,6 +61,9 @@ pub fn positive_amount(text: &str, scale: u32) -> Result<i64, String> {
         Err(reason) => Err(reason.to_string()),
     }
 }
+
+/// How a limit written in a scale is read.
+pub type LimitRule = fn(&str, u32) -> Result<Limit, String>;
 
 /// An overdraft: an amount, or `unlimited`.
 pub fn overdraft(text: &str, scale: u32) -> Result<Limit, String> {

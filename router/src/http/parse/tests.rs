@@ -1,4 +1,9 @@
-//! Tables of bodies, each with the code and pointer it must be answered with.
+//! Tables of bodies, each with the code and pointer it must be answered with. Here: transfers, and what all bodies have in
+//! common.
+
+mod accounts;
+mod batches;
+mod holds;
 
 use super::*;
 use crate::http::problem::Place;
@@ -42,6 +47,16 @@ fn assert_refused(text: &str, code: &str, pointer: &str) {
     let problem = transfer(text, &rulebook(), None).expect_err(shown);
     assert_eq!(problem.code().as_str(), code, "{shown}: {:?}", problem.errors());
     assert!(places(&problem).contains(&(code.to_owned(), pointer.to_owned())), "{shown}: {:?}", problem.errors());
+}
+
+fn batch_of(items: &[String]) -> String {
+    format!("{{\"transfers\": [{}]}}", items.join(", "))
+}
+
+fn assert_batch_refused(text: &str, code: &str, pointer: &str) {
+    let problem = transfer_batch(text, &rulebook()).expect_err(text.get(..200).unwrap_or(text));
+    assert_eq!(problem.code().as_str(), code, "{:?}", problem.errors());
+    assert!(places(&problem).contains(&(code.to_owned(), pointer.to_owned())), "{:?}", problem.errors());
 }
 
 #[test]
@@ -209,241 +224,6 @@ fn all_errors_are_told_and_the_first_in_precedence_is_the_code() {
     assert_refused(&body(&[("amount", "\"0\""), ("asset", "\"x\"")]), "invalid_amount", "/amount");
     assert_refused(&body(&[("asset", "\"x\""), ("credit", "\"alice\"")]), "invalid_asset", "/asset");
     assert_refused(&body(&[("credit", "\"alice\""), ("id", "-")]), "same_account", "/credit");
-}
-
-fn batch_of(items: &[String]) -> String {
-    format!("{{\"transfers\": [{}]}}", items.join(", "))
-}
-
-fn assert_batch_refused(text: &str, code: &str, pointer: &str) {
-    let problem = transfer_batch(text, &rulebook()).expect_err(text.get(..200).unwrap_or(text));
-    assert_eq!(problem.code().as_str(), code, "{:?}", problem.errors());
-    assert!(places(&problem).contains(&(code.to_owned(), pointer.to_owned())), "{:?}", problem.errors());
-}
-
-fn with_id(number: u32) -> String {
-    body(&[("id", &format!("\"01890a5d-ac96-774b-bcce-{number:012x}\""))])
-}
-
-#[test]
-fn batches_are_read() {
-    let rulebook = rulebook();
-    let batch = transfer_batch(&batch_of(&[with_id(1), with_id(2)]), &rulebook).unwrap();
-    assert_eq!((batch.transfers.len(), batch.atomic), (2, false));
-    let atomic = format!("{{\"atomic\": true, \"transfers\": [{}]}}", with_id(1));
-    assert!(transfer_batch(&atomic, &rulebook).unwrap().atomic);
-
-    let most: Vec<_> = (1..=10_000).map(with_id).collect();
-    assert_eq!(transfer_batch(&batch_of(&most), &rulebook).unwrap().transfers.len(), 10_000);
-}
-
-#[test]
-fn batches_are_checked_item_by_item() {
-    let bad = body(&[("id", &format!("\"{OTHER_ID}\"")), ("amount", "\"-1\"")]);
-    assert_batch_refused(&batch_of(&[body(&[]), bad]), "invalid_amount", "/transfers/1/amount");
-    assert_batch_refused(&batch_of(&[body(&[]), body(&[])]), "duplicate_id", "/transfers/1/id");
-    // One id in two spellings is one id.
-    let upper = body(&[("id", &format!("\"{}\"", ID.to_uppercase()))]);
-    assert_batch_refused(&batch_of(&[body(&[]), upper]), "duplicate_id", "/transfers/1/id");
-    assert_batch_refused(&batch_of(&[body(&[("id", "-")])]), "idempotency_required", "/transfers/0/id");
-    assert_batch_refused(&batch_of(&["5".to_owned()]), "invalid_json", "/transfers/0");
-    for (text, pointer) in [
-        ("{}", "/transfers"),
-        ("{\"transfers\": []}", "/transfers"),
-        ("{\"transfers\": {}}", "/transfers"),
-        ("{\"transfers\": null}", "/transfers"),
-        ("[]", ""),
-    ] {
-        assert_batch_refused(text, "invalid_json", pointer);
-    }
-    let atomic = format!("{{\"atomic\": \"yes\", \"transfers\": [{}]}}", body(&[]));
-    assert_batch_refused(&atomic, "invalid_json", "/atomic");
-    let unknown = format!("{{\"dry_run\": true, \"transfers\": [{}]}}", body(&[]));
-    assert_batch_refused(&unknown, "unknown_field", "/dry_run");
-}
-
-#[test]
-fn batches_are_bounded_and_so_are_their_errors() {
-    let many = |count: usize, item: &str| batch_of(&vec![item.to_owned(); count]);
-    let problem = transfer_batch(&many(10_001, "{}"), &rulebook()).unwrap_err();
-    assert_eq!(problem.code(), Code::BatchTooLarge);
-    let problem = transfer_batch(&many(600_000, "1"), &rulebook()).unwrap_err();
-    assert_eq!(problem.code(), Code::BatchTooLarge);
-    let problem = transfer_batch(&many(10_000, "{}"), &rulebook()).unwrap_err();
-    assert!(problem.errors().len() <= 110, "{}", problem.errors().len());
-
-    // A code that only shows up after the list is full still decides.
-    let mut items = vec![body(&[("asset", "\"x\"")]); 500];
-    items.push(body(&[("memo", "1")]));
-    assert_batch_refused(&batch_of(&items), "unknown_field", "/transfers/500/memo");
-}
-
-#[test]
-fn ndjson_is_a_batch_by_lines() {
-    let rulebook = rulebook();
-    let lines = format!("{}\r\n\n{}\n", with_id(1), with_id(2));
-    assert_eq!(transfer_lines(&lines, &rulebook).unwrap().len(), 2);
-    assert_eq!(transfer_lines(with_id(1).as_str(), &rulebook).unwrap().len(), 1);
-
-    for (text, code, pointer) in [
-        (String::new(), "invalid_json", ""),
-        ("\n \n".to_owned(), "invalid_json", ""),
-        (format!("{}\n{{", with_id(1)), "invalid_json", "/1"),
-        (format!("{}\n{}", with_id(1), with_id(1)), "duplicate_id", "/1/id"),
-        (format!("{}\n\n{}", with_id(1), body(&[("amount", "5")])), "invalid_amount", "/1/amount"),
-        (format!("[{}]", with_id(1)), "invalid_json", "/0"),
-    ] {
-        let problem = transfer_lines(&text, &rulebook).unwrap_err();
-        assert_eq!(problem.code().as_str(), code, "{text}");
-        assert!(places(&problem).contains(&(code.to_owned(), pointer.to_owned())), "{text}: {:?}", problem.errors());
-    }
-    let many = format!("{}\n", "{}").repeat(10_001);
-    assert_eq!(transfer_lines(&many, &rulebook).unwrap_err().code(), Code::BatchTooLarge);
-}
-
-#[test]
-fn accounts_are_read_and_checked() {
-    use ledger::Limit;
-    let rulebook = rulebook();
-    let plain = account(r#"{"id": "alice", "asset": "USD"}"#, &rulebook).unwrap();
-    assert_eq!((plain.overdraft, plain.max_balance), (Limit::ZERO, Limit::Unlimited));
-    let limited =
-        r#"{"id": "a", "asset": "USD", "overdraft": "unlimited", "max_balance": "10.00", "metadata": {"k": "v"}}"#;
-    let limited = account(limited, &rulebook).unwrap();
-    assert_eq!((limited.overdraft, limited.max_balance), (Limit::Unlimited, Limit::AtMost(1000)));
-    assert!(account(r#"{"id": "a", "asset": "USD", "max_balance": null}"#, &rulebook).is_ok());
-
-    for (text, code, pointer) in [
-        (r#"{"asset": "USD"}"#, "invalid_id", "/id"),
-        (r#"{"id": "@x", "asset": "USD"}"#, "invalid_id", "/id"),
-        (r#"{"id": "a"}"#, "invalid_asset", "/asset"),
-        (r#"{"id": "a", "asset": "USD", "overdraft": 5}"#, "invalid_amount", "/overdraft"),
-        (r#"{"id": "a", "asset": "USD", "overdraft": "-1"}"#, "invalid_amount", "/overdraft"),
-        (r#"{"id": "a", "asset": "USD", "max_balance": "unlimited"}"#, "invalid_amount", "/max_balance"),
-        (r#"{"id": "a", "asset": "USD", "max_balance": "1.001"}"#, "invalid_amount", "/max_balance"),
-        (r#"{"id": "a", "asset": "USD", "status": "open"}"#, "unknown_field", "/status"),
-        (r#"{"id": "a", "asset": "USD", "id": "b"}"#, "invalid_json", "/id"),
-    ] {
-        let problem = account(text, &rulebook).expect_err(text);
-        assert_eq!(problem.code().as_str(), code, "{text}");
-        assert!(places(&problem).contains(&(code.to_owned(), pointer.to_owned())), "{text}: {:?}", problem.errors());
-        let batch = account_batch(&format!("{{\"accounts\": [{text}]}}"), &rulebook).unwrap_err();
-        assert!(places(&batch).contains(&(code.to_owned(), format!("/accounts/0{pointer}"))), "{text}");
-    }
-}
-
-#[test]
-fn changes_are_read_and_checked() {
-    use ledger::Limit;
-    let rulebook = rulebook();
-    let read = |text| account_changes(text, &rulebook).unwrap().limits(2).unwrap();
-    assert_eq!(read(r#"{"status": "frozen"}"#), (None, None));
-    assert_eq!(
-        read(r#"{"overdraft": "100.00", "max_balance": null}"#),
-        (Some(Limit::AtMost(10_000)), Some(Limit::Unlimited))
-    );
-    assert_eq!(
-        read(r#"{"overdraft": "unlimited", "max_balance": "5"}"#),
-        (Some(Limit::Unlimited), Some(Limit::AtMost(500)))
-    );
-    assert!(account_changes(r#"{"metadata": null}"#, &rulebook).unwrap().metadata.is_some_and(|m| m.is_empty()));
-    // Too precise for the asset: only known once the account is.
-    let changes = account_changes(r#"{"overdraft": "1.005"}"#, &rulebook).unwrap();
-    assert_eq!(changes.limits(2).unwrap_err().code(), Code::InvalidAmount);
-
-    for (text, code, pointer) in [
-        ("{}", "invalid_json", ""),
-        (r#"{"status": "gone"}"#, "invalid_status", "/status"),
-        (r#"{"status": null}"#, "invalid_status", "/status"),
-        (r#"{"overdraft": null}"#, "invalid_amount", "/overdraft"),
-        (r#"{"overdraft": "x"}"#, "invalid_amount", "/overdraft"),
-        (r#"{"max_balance": "99999999999999999999999999999999999999999"}"#, "invalid_amount", "/max_balance"),
-        (r#"{"asset": "USD"}"#, "unknown_field", "/asset"),
-        (r#"{"metadata": 1}"#, "invalid_metadata", "/metadata"),
-    ] {
-        let problem = account_changes(text, &rulebook).expect_err(text);
-        assert_eq!(problem.code().as_str(), code, "{text}");
-        assert!(places(&problem).contains(&(code.to_owned(), pointer.to_owned())), "{text}: {:?}", problem.errors());
-    }
-}
-
-#[test]
-fn holds_are_read_and_checked() {
-    let rulebook = rulebook();
-    let plain = hold(&body(&[]), &rulebook, None).unwrap();
-    assert_eq!((plain.id.0.to_string().as_str(), plain.amount, plain.expires_in_s), (ID, 1234, None));
-    for (value, seconds) in
-        [("null", None), ("1", Some(1)), ("60.0", Some(60)), ("6e1", Some(60)), ("31622400", Some(31_622_400))]
-    {
-        assert_eq!(hold(&body(&[("expires_in_s", value)]), &rulebook, None).unwrap().expires_in_s, seconds);
-    }
-    let derived = hold(&body(&[("id", "-")]), &rulebook, Some("key")).unwrap();
-    assert_eq!(derived.id, rules::derived_transfer_id(&derived.debit, "key"));
-
-    for (changes, code, pointer) in [
-        (&[("id", "-")][..], "idempotency_required", "/id"),
-        (&[("expires_in_s", "0")], "invalid_expiry", "/expires_in_s"),
-        (&[("expires_in_s", "31622401")], "invalid_expiry", "/expires_in_s"),
-        (&[("expires_in_s", "18446744073709551616")], "invalid_expiry", "/expires_in_s"),
-        (&[("expires_in_s", "-1")], "invalid_expiry", "/expires_in_s"),
-        (&[("expires_in_s", "1.5")], "invalid_expiry", "/expires_in_s"),
-        (&[("expires_in_s", "-1.0")], "invalid_expiry", "/expires_in_s"),
-        (&[("expires_in_s", "1e30")], "invalid_expiry", "/expires_in_s"),
-        (&[("expires_in_s", "\"60\"")], "invalid_expiry", "/expires_in_s"),
-        (&[("expires_in_s", "true")], "invalid_expiry", "/expires_in_s"),
-        (&[("expires_at", "\"2026-01-01T00:00:00Z\"")], "unknown_field", "/expires_at"),
-        (&[("amount", "\"0\""), ("expires_in_s", "0")], "invalid_amount", "/amount"),
-        (&[("metadata", "1"), ("expires_in_s", "0")], "invalid_metadata", "/metadata"),
-        (&[("credit", "\"alice\"")], "same_account", "/credit"),
-        (&[("asset", "\"JPY\"")], "invalid_amount", "/amount"),
-    ] {
-        let text = body(changes);
-        let problem = hold(&text, &rulebook, None).expect_err(&text);
-        assert_eq!(problem.code().as_str(), code, "{text}");
-        assert!(places(&problem).contains(&(code.to_owned(), pointer.to_owned())), "{text}: {:?}", problem.errors());
-    }
-}
-
-#[test]
-fn captures_and_reversals_are_read_and_checked() {
-    let rulebook = rulebook();
-    let debit = AccountId::client("alice").unwrap();
-    let all = capture(&format!("{{\"id\": \"{ID}\"}}"), &rulebook, Some("key")).unwrap();
-    assert_eq!((all.id(&debit).0.to_string().as_str(), all.finalize), (ID, true));
-    assert_eq!(all.amount(2).unwrap(), None);
-    let part = capture(r#"{"id": null, "amount": "5.5", "final": false}"#, &rulebook, Some("key")).unwrap();
-    assert_eq!((part.id(&debit), part.finalize), (rules::derived_transfer_id(&debit, "key"), false));
-    assert_eq!(part.amount(2).unwrap(), Some(550));
-    assert_eq!(reversal("{}", &rulebook, Some("key")).unwrap().amount(2).unwrap(), None);
-    assert_eq!(reversal(r#"{"amount": null}"#, &rulebook, Some("key")).unwrap().amount(2).unwrap(), None);
-    // Too precise for the asset: only known once the hold is.
-    let precise = capture(r#"{"amount": "1.005"}"#, &rulebook, Some("key")).unwrap();
-    assert_eq!(precise.amount(2).unwrap_err().code(), Code::InvalidAmount);
-
-    type Reader = fn(&str, &Rulebook, Option<&str>) -> Result<FollowUp, Problem>;
-    for (reader, text, code, pointer) in [
-        (capture as Reader, "{}", "idempotency_required", "/id"),
-        (capture, r#"{"id": 5}"#, "invalid_id", "/id"),
-        (capture, r#"{"amount": "0.00"}"#, "invalid_amount", "/amount"),
-        (capture, r#"{"amount": 5}"#, "invalid_amount", "/amount"),
-        (capture, r#"{"amount": "-1"}"#, "invalid_amount", "/amount"),
-        (capture, r#"{"final": "yes"}"#, "invalid_json", "/final"),
-        (capture, r#"{"final": null}"#, "invalid_json", "/final"),
-        (capture, r#"{"final": true, "final": false}"#, "invalid_json", "/final"),
-        (capture, r#"{"finalize": true}"#, "unknown_field", "/finalize"),
-        (capture, "[]", "invalid_json", ""),
-        (reversal, "{}", "idempotency_required", "/id"),
-        (reversal, r#"{"final": true}"#, "unknown_field", "/final"),
-        (reversal, "null", "invalid_json", ""),
-    ] {
-        let problem = reader(text, &rulebook, None).expect_err(text);
-        assert_eq!(problem.code().as_str(), code, "{text}");
-        assert!(places(&problem).contains(&(code.to_owned(), pointer.to_owned())), "{text}: {:?}", problem.errors());
-    }
-    assert!(release("{}", &rulebook).is_ok() && release(" { } ", &rulebook).is_ok());
-    for (text, code) in [("[]", "invalid_json"), ("{", "invalid_json"), (r#"{"id": 1}"#, "unknown_field")] {
-        assert_eq!(release(text, &rulebook).unwrap_err().code().as_str(), code, "{text}");
-    }
 }
 
 #[test]

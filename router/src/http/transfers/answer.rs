@@ -1,7 +1,7 @@
 //! One transfer, whatever it is for (a payment, a capture, a reversal), and what its client is answered.
 
 use axum::response::Response;
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 use ledger::{
     Refusal, Refused,
     outcome::{TransferAnswer, TransferState},
@@ -11,8 +11,7 @@ use crate::{
     http::{
         Edge,
         context::RequestDeadline,
-        idempotency,
-        path::escaped,
+        idempotency, path,
         problem::{Code, Problem},
         view::{self, transfer::TransferView},
     },
@@ -21,12 +20,13 @@ use crate::{
 
 /// Makes the transfer.
 pub async fn carry_out(edge: &Edge, order: NewTransfer, deadline: RequestDeadline) -> Result<Response, Problem> {
+    let marked = |problem: Problem| problem.with_transfer(order.id.0);
     let sent = order.clone();
     let reply = edge
-        .detached("transfer", deadline, |router| async move { router.transfer(sent, deadline.0).await })
-        .await?
-        .map_err(|error| Problem::from(error).with_transfer(order.id.0))?;
-    answer(edge, &order, reply).map_err(|problem| problem.with_transfer(order.id.0))
+        .detached_call("transfer", deadline, |router| async move { router.transfer(sent, deadline.0).await })
+        .await
+        .map_err(marked)?;
+    answer(edge, &order, reply).map_err(marked)
 }
 
 /// Says what would become of the transfer. An id in use is answered as the stored transfer is.
@@ -52,10 +52,7 @@ fn answer(edge: &Edge, order: &NewTransfer, reply: TransferReply) -> Result<Resp
             TransferState::Posted { .. } => show(edge, order, &answer, StatusCode::CREATED),
             TransferState::Pending => show(edge, order, &answer, StatusCode::ACCEPTED),
         },
-        TransferReply::Mismatch { field } => {
-            let detail = format!("the id belongs to a transfer with another {field}");
-            Err(Problem::new(Code::IdempotencyMismatch, detail).with_field(field))
-        }
+        TransferReply::Mismatch { field } => Err(idempotency::mismatch("transfer", field)),
         TransferReply::DebitNotFound => Err(Problem::refused(Refused::debit(Refusal::AccountNotFound))),
         TransferReply::HoldNotFound => Err(Problem::new(Code::HoldNotFound, "there is no such hold")),
         TransferReply::NotStored(refused) => Err(Problem::refused(refused)),
@@ -63,20 +60,14 @@ fn answer(edge: &Edge, order: &NewTransfer, reply: TransferReply) -> Result<Resp
 }
 
 fn show(edge: &Edge, order: &NewTransfer, answer: &TransferAnswer, status: StatusCode) -> Result<Response, Problem> {
-    let mut response = view::json(status, &TransferView::ordered(order, answer, &edge.rulebook.assets)?);
-    let headers = response.headers_mut();
+    let view = TransferView::ordered(order, answer, &edge.rulebook.assets)?;
+    let mut response = match status {
+        StatusCode::OK => view::json(status, &view),
+        status => view::made(status, &view, &path::of_transfer(order.id, &order.debit)),
+    };
+    // One that is still under way, too: its first request began it.
     if answer.replayed {
-        idempotency::mark_replayed(headers);
-    }
-    if status != StatusCode::OK
-        && let Ok(location) = HeaderValue::from_str(&location(order))
-    {
-        headers.insert(header::LOCATION, location);
+        idempotency::mark_replayed(response.headers_mut());
     }
     Ok(response)
-}
-
-/// The transfer's URL. With the debit account, so that it goes straight to its shard and is never ambiguous.
-fn location(order: &NewTransfer) -> String {
-    format!("/v1/transfers/{}?debit={}", order.id.0, escaped(&order.debit))
 }

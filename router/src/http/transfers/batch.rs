@@ -84,10 +84,10 @@ async fn order_atomic(
     deadline: RequestDeadline,
 ) -> Result<Vec<Result<TransferReply, CallError>>, Problem> {
     let reply = edge
-        .detached("atomic transfers", deadline, |router| async move {
+        .detached_call("atomic transfers", deadline, |router| async move {
             router.transfer_atomic(batch.transfers, deadline.0).await
         })
-        .await??;
+        .await?;
     match reply {
         AtomicReply::Stored(items) | AtomicReply::Failed { items, .. } => Ok(items.into_iter().map(Ok).collect()),
         AtomicReply::CrossShard => Err(Problem::refused(Refused::whole(Refusal::AtomicCrossShard))),

@@ -5,7 +5,7 @@ use http::HeaderMap;
 
 use super::answer::{carry_out, try_out};
 use crate::http::{
-    Edge, body::require_json, context::RequestDeadline, idempotency, parse, problem::Problem, query::DryRunParameter,
+    Edge, context::RequestDeadline, idempotency, parse, problem::Problem, query::DryRunParameter,
     view::transfer::TransferView,
 };
 
@@ -15,9 +15,7 @@ use crate::http::{
 /// `dry_run=true` it answers what would become of the transfer: nothing is stored and the id stays free.
 #[utoipa::path(
     post, path = "/v1/transfers", operation_id = "createTransfer", tag = "transfers",
-    params(
-        ("dry_run" = bool, Query, description = "Answer what would happen (status `would_post`, or the refusal), and store nothing."),
-    ),
+    params(DryRunParameter),
     request_body = parse::TransferBody,
     responses(
         (status = 201, description = "posted", body = TransferView),
@@ -28,15 +26,10 @@ use crate::http::{
 pub async fn order(
     State(edge): State<Edge>,
     deadline: RequestDeadline,
-    DryRunParameter(dry_run): DryRunParameter,
+    DryRunParameter { dry_run }: DryRunParameter,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    require_json(&headers)?;
-    let key = idempotency::key(&headers)?;
-    let transfer = {
-        let payload = edge.bodies.read_single(body, deadline).await?;
-        parse::transfer(payload.text()?, &edge.rulebook, key)?
-    };
+    let transfer = idempotency::order(&edge, &headers, body, deadline, parse::transfer).await?;
     if dry_run { try_out(&edge, &transfer, deadline).await } else { carry_out(&edge, transfer, deadline).await }
 }

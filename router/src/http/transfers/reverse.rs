@@ -19,7 +19,7 @@ use crate::{
         query::DebitParameter,
         view::{Scale, nonsense, transfer::TransferView},
     },
-    service::{FoundTransfers, NewTransfer},
+    service::NewTransfer,
 };
 
 /// Reverse a transfer: a new one in the opposite direction, up to what was not reversed yet.
@@ -30,7 +30,7 @@ use crate::{
     post, path = "/v1/transfers/{id}/reverse", operation_id = "reverseTransfer", tag = "transfers",
     params(
         ("id" = values::TransferId, Path, description = "The transfer to reverse."),
-        ("debit" = values::AccountId, Query, description = "Its debit account."),
+        DebitParameter,
     ),
     request_body = Option<parse::ReversalBody>,
     responses(
@@ -43,24 +43,20 @@ pub async fn reverse(
     State(edge): State<Edge>,
     deadline: RequestDeadline,
     IdPath(id): IdPath,
-    DebitParameter(debit): DebitParameter,
+    DebitParameter { debit }: DebitParameter,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let key = idempotency::key(&headers)?;
-    let wanted = {
-        let payload = edge.bodies.read_optional(&headers, body, deadline).await?;
-        parse::reversal(payload.text()?, &edge.rulebook, key)?
-    };
+    let wanted = idempotency::follow_up(&edge, &headers, body, deadline, parse::reversal).await?;
     let debit_given = debit.is_some();
-    let FoundTransfers { found, unreachable } = edge
-        .detached("transfer to reverse", deadline, |router| async move {
+    let found = edge
+        .detached_call("transfer to reverse", deadline, |router| async move {
             router.find_ended_transfer(id, debit.as_ref(), deadline.0).await
         })
-        .await?
-        .map_err(|error| Problem::from(error).with_transfer(id.0))?;
+        .await
+        .map_err(|problem| problem.with_transfer(id.0))?;
     let found = found::begun_before(&edge, &wanted, found, deadline).await?;
-    let original = found::to_act_on(id, debit_given, found, &unreachable)?;
+    let original = found::to_act_on(id, debit_given, found)?;
     carry_out(&edge, order(&edge, &original.record, &wanted)?, deadline).await
 }
 

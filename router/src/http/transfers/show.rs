@@ -3,18 +3,15 @@
 use axum::{extract::State, response::Response};
 use http::StatusCode;
 
-use crate::{
-    http::{
-        Edge,
-        context::RequestDeadline,
-        found,
-        openapi::values,
-        path::IdPath,
-        problem::Problem,
-        query::DebitParameter,
-        view::{self, transfer::TransferView},
-    },
-    service::FoundTransfers,
+use crate::http::{
+    Edge,
+    context::RequestDeadline,
+    found,
+    openapi::values,
+    path::IdPath,
+    problem::Problem,
+    query::DebitParameter,
+    view::{self, transfer::TransferView},
 };
 
 /// Read a transfer, with its steps where it crosses shards and what was reversed of it.
@@ -25,7 +22,7 @@ use crate::{
     get, path = "/v1/transfers/{id}", operation_id = "getTransfer", tag = "transfers",
     params(
         ("id" = values::TransferId, Path, description = "The transfer."),
-        ("debit" = values::AccountId, Query, description = "Its debit account."),
+        DebitParameter,
     ),
     responses(
         (status = 200, description = "the transfer", body = TransferView),
@@ -35,9 +32,13 @@ pub async fn show(
     State(edge): State<Edge>,
     deadline: RequestDeadline,
     IdPath(id): IdPath,
-    DebitParameter(debit): DebitParameter,
+    DebitParameter { debit }: DebitParameter,
 ) -> Result<Response, Problem> {
-    let FoundTransfers { found, unreachable } = edge.router.find_transfer(id, debit.as_ref(), deadline.0).await?;
-    let found = found::to_show(id, found, &unreachable)?;
+    let found = edge
+        .router
+        .find_transfer(id, debit.as_ref(), deadline.0)
+        .await
+        .map_err(|error| Problem::from(error).with_transfer(id.0))?;
+    let found = found::to_show(id, found)?;
     Ok(view::json(StatusCode::OK, &TransferView::stored(found, &edge.rulebook.assets)?))
 }

@@ -88,10 +88,7 @@ impl HoldView {
     /// A stored hold as it stands.
     pub fn stored(key: &HoldKey, hold: &Hold, assets: &AssetRegistry) -> Result<Self, Problem> {
         let scale = Scale::of(hold.asset, assets)?;
-        let refused = match hold.status {
-            HoldStatus::Rejected(refused) => Some(refused),
-            HoldStatus::Held | HoldStatus::Captured | HoldStatus::Released | HoldStatus::Expired => None,
-        };
+        let refused = hold.status.refused();
         Ok(Self {
             id: key.id.0,
             status: hold.status.as_str(),

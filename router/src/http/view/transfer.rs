@@ -1,5 +1,7 @@
 //! Transfers.
 
+mod step;
+
 use std::collections::BTreeMap;
 
 use ledger::{
@@ -13,6 +15,8 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 use wire::convert::{id_from_wire, purpose_from_wire};
 
+pub use self::step::StepView;
+use self::step::steps;
 use super::{Scale, limit, metadata, nonsense};
 use crate::{
     http::{openapi::values, problem::Problem},
@@ -106,17 +110,6 @@ pub struct DebitAccountView {
     pub version: i64,
 }
 
-/// One durable step of a cross-shard transfer.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Step)]
-pub struct StepView {
-    #[schema(value_type = values::StepName)]
-    pub step: &'static str,
-    pub shard: String,
-    #[schema(value_type = values::Time)]
-    pub at: String,
-}
-
 /// What is the same in the answer to an order and in a stored record.
 struct Terms {
     id: Uuid,
@@ -156,9 +149,8 @@ impl TransferView {
     pub fn stored(found: FoundTransfer, assets: &AssetRegistry) -> Result<Self, Problem> {
         let record = &found.record;
         let asset = wire::convert::asset(&record.asset).map_err(nonsense)?;
-        let state =
-            wire::convert_outcome::state_from_wire(record.status, record.refusal, record.side, record.finished_at_us)
-                .map_err(nonsense)?;
+        let state = wire::convert::state_from_wire(record.status, record.refusal, record.side, record.finished_at_us)
+            .map_err(nonsense)?;
         let debit_after = match &record.debit_after {
             None => None,
             Some(after) => Some(DebitAfter {
@@ -202,11 +194,8 @@ impl TransferView {
         created_at_us: i64,
     ) -> Self {
         let finished_at = state.finished_at_us().map(format_rfc3339);
-        let (posted_at, rejected_at, refused) = match state {
-            TransferState::Pending => (None, None, None),
-            TransferState::Posted { .. } => (finished_at, None, None),
-            TransferState::Rejected { refused, .. } => (None, finished_at, Some(refused)),
-        };
+        let refused = state.refused();
+        let (posted_at, rejected_at) = if refused.is_none() { (finished_at, None) } else { (None, finished_at) };
         Self {
             id: terms.id,
             status: state.as_str(),
@@ -248,47 +237,13 @@ impl DebitAccountView {
     }
 }
 
-/// The steps that left a trace: the record and the register are all there is, nothing is inferred from time. `None`: the
-/// register could not be read, or was read before the record; a list with a hole would look whole.
-fn steps(found: &FoundTransfer, state: TransferState) -> Option<Vec<StepView>> {
-    let record = &found.record;
-    let at_source = |step, at_us| StepView { step, shard: found.shard.to_string(), at: format_rfc3339(at_us) };
-    let reserved = record.debit_after.is_some();
-    let decided = match state {
-        TransferState::Posted { .. } => true,
-        TransferState::Rejected { .. } => reserved,
-        TransferState::Pending => false,
-    };
-    if found.register.is_none() && (decided || found.verdict_unread) {
-        return None;
-    }
-    let mut steps = Vec::new();
-    if reserved {
-        steps.push(at_source("reserve", record.created_at_us));
-    }
-    if let Some((register, shard)) = &found.register {
-        let at = format_rfc3339(register.decided_at_us);
-        steps.push(StepView { step: "decide", shard: shard.to_string(), at });
-    }
-    match state {
-        TransferState::Pending => {}
-        TransferState::Posted { at_us } => steps.push(at_source("settle", at_us)),
-        TransferState::Rejected { at_us, .. } if reserved => steps.push(at_source("compensate", at_us)),
-        // Presumed to be refused, and the verdict was: there is nothing to give back.
-        TransferState::Rejected { at_us, .. } if found.register.is_some() => steps.push(at_source("settle", at_us)),
-        // Refused by its debit side outright: there was no saga.
-        TransferState::Rejected { .. } => {}
-    }
-    Some(steps)
-}
-
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use ledger::{Refusal, Refused};
 
     use super::*;
 
-    fn found(status: u8, refusal: Option<Refusal>, reserved: bool, decided: bool) -> FoundTransfer {
+    pub fn found(status: u8, refusal: Option<Refusal>, reserved: bool, decided: bool) -> FoundTransfer {
         let register = wire::RegisterRecord { decided_at_us: 2_000_000, ..Default::default() };
         FoundTransfer {
             record: wire::TransferRecord {
@@ -314,35 +269,6 @@ mod tests {
             register: decided.then(|| (register, "s1".into())),
             verdict_unread: false,
         }
-    }
-
-    #[test]
-    fn steps_follow_what_is_stored() {
-        let assets = AssetRegistry::with_declared([]).unwrap();
-        for (found, expected) in [
-            (found(TransferState::PENDING, None, true, false), vec!["reserve s0"]),
-            (found(TransferState::PENDING, None, true, true), vec!["reserve s0", "decide s1"]),
-            (found(TransferState::POSTED, None, true, true), vec!["reserve s0", "decide s1", "settle s0"]),
-            (
-                found(TransferState::REJECTED, Some(Refusal::AccountClosed), true, true),
-                vec!["reserve s0", "decide s1", "compensate s0"],
-            ),
-            (found(TransferState::REJECTED, Some(Refusal::InsufficientFunds), false, false), vec![]),
-            (found(TransferState::REJECTED, Some(Refusal::ExceedsHold), false, true), vec!["decide s1", "settle s0"]),
-        ] {
-            let view = TransferView::stored(found, &assets).unwrap();
-            let steps: Vec<_> = view.steps.unwrap().iter().map(|s| format!("{} {}", s.step, s.shard)).collect();
-            assert_eq!(steps, expected);
-        }
-    }
-
-    #[test]
-    fn steps_with_a_hole_are_not_shown() {
-        let assets = AssetRegistry::with_declared([]).unwrap();
-        let steps = |found| TransferView::stored(found, &assets).unwrap().steps;
-        assert!(steps(found(TransferState::POSTED, None, true, false)).is_none(), "settled without its verdict");
-        let unread = |status| FoundTransfer { verdict_unread: true, ..found(status, None, true, false) };
-        assert!(steps(unread(TransferState::PENDING)).is_none(), "decided or not, nobody knows");
     }
 
     #[test]

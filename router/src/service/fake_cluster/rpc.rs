@@ -128,7 +128,7 @@ impl ShardNode for FakeNode {
         let holds = state.rows.holds.iter();
         let wanted = holds.filter(|(key, _)| key.id == id && (debit.is_empty() || key.debit.as_str() == debit));
         Ok(Response::new(wire::GetHoldsResponse {
-            holds: wanted.map(|(key, hold)| wire::convert_hold::hold_to_wire(key, hold)).collect(),
+            holds: wanted.map(|(key, hold)| wire::convert::hold_to_wire(key, hold)).collect(),
             not_owner: None,
         }))
     }

@@ -1,4 +1,4 @@
-//! Answers: the ledger's outcomes to wire messages and back.
+//! Answers.
 
 use ledger::{
     Account, Refused,
@@ -8,9 +8,12 @@ use ledger::{
     },
 };
 
+use super::{
+    BadMessage,
+    hold::{hold_outcome_from_wire, hold_outcome_to_wire},
+    refused_from_wire, refused_to_wire, verdict_from_wire, verdict_to_wire,
+};
 use crate::{
-    convert::{BadMessage, refused_from_wire, refused_to_wire, verdict_from_wire, verdict_to_wire},
-    convert_hold::{hold_outcome_from_wire, hold_outcome_to_wire},
     generated as wire,
     generated::{not_executed::Reason, operation_result::Outcome as Message},
 };
@@ -90,10 +93,7 @@ fn account_to_wire(outcome: AccountOutcome) -> wire::AccountOutcome {
 
 /// (status, refusal, side, finished_at_us), with 0 for none.
 pub fn state_to_columns(state: TransferState) -> (u32, u32, u32, i64) {
-    let (refusal, side) = match state {
-        TransferState::Rejected { refused, .. } => refused_to_wire(refused),
-        TransferState::Pending | TransferState::Posted { .. } => (0, 0),
-    };
+    let (refusal, side) = state.refused().map_or((0, 0), refused_to_wire);
     (state.code().into(), refusal, side, state.finished_at_us().unwrap_or(0))
 }
 
@@ -276,7 +276,7 @@ fn account_from_wire(message: wire::AccountOutcome) -> Result<AccountOutcome, Ba
 }
 
 /// The names of fields that can differ, as the ledger spells them.
-pub(crate) fn field_name(text: &str) -> &'static str {
+pub(super) fn field_name(text: &str) -> &'static str {
     const FIELDS: [&str; 11] = [
         "credit",
         "amount",

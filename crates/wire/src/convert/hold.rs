@@ -1,4 +1,4 @@
-//! Holds: the ledger's and the wire's.
+//! Holds.
 
 use ledger::{
     Hold, HoldKey, HoldStatus, Metadata, Refused,
@@ -6,20 +6,14 @@ use ledger::{
     outcome::{HoldAnswer, HoldOutcome},
 };
 
-use crate::{
-    convert::{BadMessage, account_id, asset, id_from_wire, id_to_wire, refused_from_wire, refused_to_wire},
-    convert_outcome::field_name,
-    generated as wire,
-    generated::hold_outcome::Kind,
+use super::{
+    BadMessage, account_id, asset, id_from_wire, id_to_wire, outcome::field_name, refused_from_wire, refused_to_wire,
 };
+use crate::{generated as wire, generated::hold_outcome::Kind};
 
 /// A stored hold under its key.
 pub fn hold_to_wire(key: &HoldKey, hold: &Hold) -> wire::HoldRecord {
-    let refused = match hold.status {
-        HoldStatus::Rejected(refused) => Some(refused),
-        HoldStatus::Held | HoldStatus::Captured | HoldStatus::Released | HoldStatus::Expired => None,
-    };
-    let (refusal, side) = refused.map_or((0, 0), refused_to_wire);
+    let (refusal, side) = hold.status.refused().map_or((0, 0), refused_to_wire);
     wire::HoldRecord {
         id: id_to_wire(key.id),
         debit: key.debit.to_string(),
@@ -76,7 +70,7 @@ pub fn hold_status_from_wire(status: u32, refusal: u32, side: u32) -> Result<Hol
     }
 }
 
-pub(crate) fn hold_outcome_to_wire(outcome: HoldOutcome) -> wire::HoldOutcome {
+pub(super) fn hold_outcome_to_wire(outcome: HoldOutcome) -> wire::HoldOutcome {
     let nothing = wire::Nothing {};
     let kind = match outcome {
         HoldOutcome::Placed(answer) => {
@@ -103,7 +97,7 @@ pub(crate) fn hold_outcome_to_wire(outcome: HoldOutcome) -> wire::HoldOutcome {
     wire::HoldOutcome { kind: Some(kind) }
 }
 
-pub(crate) fn hold_outcome_from_wire(message: wire::HoldOutcome) -> Result<HoldOutcome, BadMessage> {
+pub(super) fn hold_outcome_from_wire(message: wire::HoldOutcome) -> Result<HoldOutcome, BadMessage> {
     Ok(match message.kind.ok_or(BadMessage::Missing("hold outcome"))? {
         Kind::Placed(placed) => HoldOutcome::Placed(HoldAnswer {
             refused: match placed.refusal {
