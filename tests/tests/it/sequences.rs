@@ -114,7 +114,6 @@ const ANSWERS: &[&str] = &[
     "POST transfers:batch item failed account_not_found debit",
     "POST transfers:batch item failed batch_failed",
     "POST transfers:batch item failed idempotency_mismatch amount",
-    "POST transfers:batch item failed insufficient_funds debit",
     "POST transfers:batch item posted",
     "POST transfers:batch item posted replayed",
     "POST transfers:batch item rejected account_not_found credit",
@@ -158,6 +157,7 @@ const RARE_ANSWERS: &[&str] = &[
     "POST transfers/reverse 422 asset_mismatch debit",
     "POST transfers/reverse 422 idempotency_mismatch reverses",
     "POST transfers:batch item failed account_not_found credit",
+    "POST transfers:batch item failed insufficient_funds debit",
     "POST transfers:batch item rejected account_frozen debit",
 ];
 

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    slice,
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -18,7 +17,7 @@ use super::{
     command::{Command, Opening, Sequence},
     compare,
     script::{SOON_S, Script},
-    tally::{EXPIRED_IN_TIME, EXPIRED_LATE, EXPIRED_LATE_IN_A_RUSH, INCOMPLETE, OPENED_SO, Tally},
+    tally::{EXPIRED_IN_TIME, EXPIRED_LATE, EXPIRED_LATE_IN_A_RUSH, INCOMPLETE, Tally},
     transcript::Transcript,
     wire::{Call, Spelling},
 };
@@ -207,7 +206,7 @@ impl<'a> Play<'a> {
         }
         self.transcript.exchange(call.clone(), &expected, &found);
         self.stage.tally.count(&call, &expected);
-        self.count_openings(request);
+        self.stage.tally.count_openings(request, &self.ledger);
 
         let answered = Instant::now();
         if self.expiring.iter().any(|hold| hold.earliest <= answered) {
@@ -295,20 +294,6 @@ impl<'a> Play<'a> {
         let named = Named { id: id.clone(), debit: Some(debit.clone()) };
         let is_about = found.body["code"] != "idempotency_mismatch" && self.ledger.transfer(&named).is_some();
         is_about.then(|| (Stored::Transfer, debit, id.clone()))
-    }
-
-    fn count_openings(&self, request: &Request) {
-        let creations = match request {
-            Request::OpenAccount(new) => slice::from_ref(new),
-            Request::OpenAccounts(all) => all,
-            _ => return,
-        };
-        for new in creations {
-            let there = self.ledger.account(&new.id);
-            if there.is_some_and(|there| there.opening == *new && there.differs_from(new).is_some()) {
-                self.stage.tally.note(OPENED_SO);
-            }
-        }
     }
 
     fn note_overlaps(&mut self, request: &Request) {

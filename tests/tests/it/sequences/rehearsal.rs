@@ -45,6 +45,7 @@ fn rehearse(sequence: &Sequence, shards: usize, tally: &Tally) {
         script.remember(request, ledger);
         let answer = ledger.apply(request);
         tally.count(&Call::of(request, Spelling::Full, Asset::USD), &answer);
+        tally.count_openings(request, ledger);
         if let Request::Hold { order, dry_run: false } = request
             && order.expires_in_s == Some(SOON_S)
             && answer.status == 201

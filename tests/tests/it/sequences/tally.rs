@@ -2,11 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
+    fmt, slice,
     sync::{Mutex, PoisonError},
 };
 
-use model::Answer;
+use model::{Answer, Ledger, Request};
 use serde_json::Value;
 
 use super::wire::Call;
@@ -34,6 +34,21 @@ impl Tally {
         for result in answer.body["results"].as_array().into_iter().flatten() {
             let replayed = if result["replayed"] == true { " replayed" } else { "" };
             *counts.entry(format!("{kind} item {}{replayed}", words(result))).or_default() += 1;
+        }
+    }
+
+    /// Counts creations that are answered by what the account was opened with, and no longer is. `ledger`: after the request.
+    pub fn count_openings(&self, request: &Request, ledger: &Ledger) {
+        let creations = match request {
+            Request::OpenAccount(new) => slice::from_ref(new),
+            Request::OpenAccounts(all) => all,
+            _ => return,
+        };
+        for new in creations {
+            let there = ledger.account(&new.id);
+            if there.is_some_and(|there| there.opening == *new && there.differs_from(new).is_some()) {
+                self.note(OPENED_SO);
+            }
         }
     }
 
