@@ -42,6 +42,7 @@ use self::{
 use crate::{
     config::Config,
     service::{CallError, Router},
+    trace,
 };
 
 pub use context::{method_not_allowed, not_found};
@@ -105,7 +106,8 @@ impl Edge {
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        let task = self.tasks.spawn(name, work(self.router.clone()).in_current_span());
+        let work = trace::within(trace::current(), work(self.router.clone()));
+        let task = self.tasks.spawn(name, work.in_current_span());
         match tokio::time::timeout_at(deadline.0 + ANSWER_GRACE, task).await {
             Ok(Ok(output)) => Ok(output),
             // It panicked, which is logged where it happened.

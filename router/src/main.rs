@@ -13,6 +13,7 @@ mod routing;
 mod saga;
 mod service;
 mod shard;
+mod trace;
 mod transfers;
 
 use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};

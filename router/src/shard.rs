@@ -35,7 +35,10 @@ use self::{
     queue::{Claim, Queue, Submission},
     submission::{Submitted, Waiting, chunks, wire_bytes},
 };
-use crate::service::{CallError, CoreConfig, Deadline};
+use crate::{
+    service::{CallError, CoreConfig, Deadline},
+    trace,
+};
 
 pub use self::{
     by_shard::ByShard,
@@ -159,6 +162,7 @@ impl Shard {
             weight,
             ordered,
             deadline,
+            traceparent: trace::current(),
             claim: claim.clone(),
             reply,
             answers: Vec::new(),

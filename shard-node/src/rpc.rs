@@ -99,7 +99,10 @@ impl ShardNode for Service {
         request: Request<wire::ExecuteRequest>,
     ) -> Result<Response<wire::ExecuteResponse>, Status> {
         count("execute");
-        let operations = request.into_inner().operations;
+        let wire::ExecuteRequest { operations, traces } = request.into_inner();
+        for wire::Trace { traceparent, first, count } in traces {
+            tracing::debug!(traceparent, first, count, of = operations.len(), "operations of a traced request");
+        }
         let mut bad: Vec<(usize, String)> = Vec::new();
         let mut good: Vec<Submitted> = Vec::with_capacity(operations.len());
         for (index, operation) in operations.into_iter().enumerate() {

@@ -65,6 +65,10 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     tasks.spawn_essential("rpc", async move {
         let served = tonic::transport::Server::builder()
             .tcp_nodelay(true)
+            .trace_fn(|call| match call.headers().get("traceparent").and_then(|value| value.to_str().ok()) {
+                Some(traceparent) => tracing::debug_span!("call", path = call.uri().path(), traceparent),
+                None => tracing::Span::none(),
+            })
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .http2_keepalive_timeout(Some(Duration::from_secs(5)))
             .initial_connection_window_size(16 * 1024 * 1024)

@@ -159,7 +159,8 @@ impl Node {
     /// Has operations executed: one reply each.
     pub async fn execute(&self, operations: &[ledger::operation::Operation]) -> anyhow::Result<Vec<Reply>> {
         let operations = operations.iter().map(|operation| operation_to_wire(operation, 0, 0)).collect();
-        let response = self.rpc.clone().execute(wire::ExecuteRequest { operations }).await?.into_inner();
+        let response =
+            self.rpc.clone().execute(wire::ExecuteRequest { operations, traces: Vec::new() }).await?.into_inner();
         let replies = response.results.into_iter().map(|result| Ok(Reply::try_from(result)?));
         replies.collect()
     }

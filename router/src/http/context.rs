@@ -13,9 +13,9 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::problem::{Code, Problem};
+use crate::trace::{self, Traceparent};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 
 pub const MAX_REQUEST_ID_LEN: usize = 128;
@@ -34,17 +34,18 @@ pub async fn around<F: Future<Output = Response>>(
     let arrived = Instant::now();
     let id = request_id(request.headers());
     let instance = request.uri().path().to_owned();
+    let traceparent = Traceparent::of(request.headers());
     let span = tracing::info_span!(
         "request",
         id = id.to_str().unwrap_or_default(),
         method = %request.method(),
         path = instance,
-        trace = trace_id(request.headers()),
+        trace = traceparent.as_ref().map(Traceparent::trace_id),
     );
     let mut response = match timeout(request.headers()) {
         Ok(timeout) => {
             request.extensions_mut().insert(RequestDeadline(arrived + timeout));
-            answer(request).instrument(span).await
+            trace::within(traceparent, answer(request).instrument(span)).await
         }
         Err(problem) => problem.into_response(),
     };
@@ -84,17 +85,6 @@ pub fn new_request_id() -> HeaderValue {
     let mut text = Uuid::encode_buffer();
     let text: &str = Uuid::now_v7().hyphenated().encode_lower(&mut text);
     HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("none"))
-}
-
-/// The trace id of a W3C `traceparent`, where there is a well-formed one.
-fn trace_id(headers: &HeaderMap) -> Option<&str> {
-    let text = headers.get(TRACEPARENT)?.to_str().ok()?;
-    let mut parts = text.split('-');
-    let (version, trace, parent) = (parts.next()?, parts.next()?, parts.next()?);
-    let hex = |part: &str, len: usize| {
-        part.len() == len && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    };
-    (hex(version, 2) && hex(trace, 32) && hex(parent, 16)).then_some(trace)
 }
 
 fn timeout(headers: &HeaderMap) -> Result<Duration, Problem> {
@@ -142,15 +132,6 @@ mod tests {
         assert_eq!(timeout(&headers(TIMEOUT, "30000")).unwrap(), Duration::from_secs(30));
         for bad in ["", "0", "30001", "-1", "+5", "5s", "1e3", "99999999999999999999"] {
             assert_eq!(timeout(&headers(TIMEOUT, bad)).unwrap_err().code(), Code::InvalidParameter, "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn only_well_formed_trace_contexts_are_logged() {
-        let trace = "0af7651916cd43dd8448eb211c80319c";
-        assert_eq!(trace_id(&headers(TRACEPARENT, &format!("00-{trace}-b7ad6b7169203331-01"))), Some(trace));
-        for bad in ["", "00", "00-x-y-z", "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01"] {
-            assert_eq!(trace_id(&headers(TRACEPARENT, bad)), None);
         }
     }
 }

@@ -313,3 +313,28 @@ async fn the_balance_now_does_not_depend_on_two_clocks() {
         json_of(send(&api, request("GET", "/v1/accounts/alice/balance?at=0004-02-29T12:00:00Z", "")).await).await;
     assert_eq!((&then["version"], &then["at"]), (&0.into(), &"0004-02-29T12:00:00.000000Z".into()), "{then}");
 }
+
+#[tokio::test]
+async fn a_trace_context_reaches_the_nodes() {
+    const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let cluster = Cluster::start(1).await;
+    cluster.fund(&[("alice", 2_000), ("bob", 0)]).await;
+    let edge = Edge::new(&config(""), cluster.router.clone(), cluster.tasks.clone()).unwrap();
+    let api = api(edge);
+    let traced = |mut request: Request<Body>, traceparent: &str| {
+        request.headers_mut().insert("traceparent", traceparent.parse().unwrap());
+        request
+    };
+    for (method, path, body, seen) in [
+        ("POST", "/v1/transfers", TRANSFER, format!("{TRACEPARENT}: 1 from 0")),
+        ("GET", "/v1/accounts/alice", "", TRACEPARENT.to_owned()),
+    ] {
+        let untraced = [request(method, path, body), traced(request(method, path, body), "no such thing")];
+        for request in untraced {
+            assert!(send(&api, request).await.status().is_success());
+            assert!(cluster.nodes[0].traced.lock().unwrap().is_empty());
+        }
+        assert!(send(&api, traced(request(method, path, body), TRACEPARENT)).await.status().is_success());
+        assert_eq!(std::mem::take(&mut *cluster.nodes[0].traced.lock().unwrap()), [seen]);
+    }
+}

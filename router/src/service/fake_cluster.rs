@@ -61,6 +61,8 @@ pub struct FakeNode {
     /// While true, Execute calls and sums wait at the door.
     hung: watch::Sender<bool>,
     pub executions: AtomicUsize,
+    /// Calls that came with a trace context, and which operations of a batch it was about.
+    pub traced: Mutex<Vec<String>>,
     /// Recovery leaves younger sagas to whoever began them.
     saga_due_after: Mutex<Duration>,
 }
@@ -302,6 +304,7 @@ impl FakeNode {
             trouble: Mutex::default(),
             hung: watch::Sender::new(false),
             executions: AtomicUsize::new(0),
+            traced: Mutex::default(),
             saga_due_after: Mutex::new(Duration::from_secs(600)),
         }
     }

@@ -10,12 +10,14 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response, Uri};
+use http::{HeaderValue, Request, Response, Uri};
 use hyper::{body::Incoming, client::conn::http2, rt::Executor};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tonic::body::Body;
 use wire::shard_node_client::ShardNodeClient;
+
+use crate::trace::{self, TRACEPARENT};
 
 /// A client of the node at the other end of one connection.
 pub type NodeClient = ShardNodeClient<Connection>;
@@ -122,7 +124,11 @@ impl tower::Service<Request<Body>> for Connection {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        // Reads are made by the task of their request. Writes travel with those of others, and carry it themselves.
+        if let Some(traceparent) = trace::current().and_then(|it| HeaderValue::from_str(it.as_str()).ok()) {
+            request.headers_mut().insert(TRACEPARENT, traceparent);
+        }
         let answer = self.requests.try_send_request(request);
         Box::pin(async move {
             answer.await.map_err(|mut failed| match failed.take_message() {

@@ -108,6 +108,7 @@ async fn send(shard: &Shard, batch: &[Submission]) -> Result<Vec<wire::Operation
 }
 
 fn request(batch: &[Submission], now: Instant) -> wire::ExecuteRequest {
+    let mut traces = Vec::new();
     let mut operations = Vec::with_capacity(batch.iter().map(|submission| submission.operations.len()).sum());
     for (submission, number) in batch.iter().zip(1..) {
         let order_group = if submission.ordered { number } else { 0 };
@@ -115,9 +116,16 @@ fn request(batch: &[Submission], now: Instant) -> wire::ExecuteRequest {
         // 0 would mean "no deadline".
         let timeout_ms = u32::try_from(left_ms).unwrap_or(u32::MAX).max(1);
         let to_wire = |operation| operation_to_wire(operation, order_group, timeout_ms);
+        if let Some(traceparent) = &submission.traceparent {
+            traces.push(wire::Trace {
+                traceparent: traceparent.as_str().to_owned(),
+                first: u32::try_from(operations.len()).unwrap_or(u32::MAX),
+                count: u32::try_from(submission.operations.len()).unwrap_or(u32::MAX),
+            });
+        }
         operations.extend(submission.operations.iter().map(to_wire));
     }
-    wire::ExecuteRequest { operations }
+    wire::ExecuteRequest { operations, traces }
 }
 
 /// Gives each submission its answers, but for those with an operation of unknown fate: they are to be sent again.

@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::{Answer, Answers};
+use crate::trace::Traceparent;
 
 /// Whether work finishes what was begun or begins something. The former goes first: it frees money that is in transit,
 /// and a system that only begins things under overload ends nothing.
@@ -34,6 +35,8 @@ pub struct Submission {
     /// Later operations wait for earlier ones that touch the same accounts.
     pub ordered: bool,
     pub deadline: Instant,
+    /// Of the client's request behind it.
+    pub traceparent: Option<Traceparent>,
     pub claim: Claim,
     pub reply: oneshot::Sender<Answers>,
     /// What has been learnt so far, once it was sent.
@@ -200,6 +203,7 @@ mod tests {
             bytes: 100 * weight,
             ordered: false,
             deadline,
+            traceparent: None,
             claim: Claim::default(),
             reply,
             answers: Vec::new(),

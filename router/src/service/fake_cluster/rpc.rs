@@ -17,7 +17,9 @@ impl ShardNode for FakeNode {
         let mut hung = self.hung.subscribe();
         hung.wait_for(|hung| !hung).await.map_err(|_| Status::unavailable("gone"))?;
         self.executions.fetch_add(1, Ordering::Relaxed);
-        let operations = request.into_inner().operations;
+        let wire::ExecuteRequest { operations, traces } = request.into_inner();
+        let shown = |trace: wire::Trace| format!("{}: {} from {}", trace.traceparent, trace.count, trace.first);
+        lock(&self.traced).extend(traces.into_iter().map(shown));
         let trouble = lock(&self.trouble).pop_front();
         let results = match trouble {
             None => self.run(operations),
@@ -46,6 +48,8 @@ impl ShardNode for FakeNode {
         request: Request<wire::GetAccountRequest>,
     ) -> Result<Response<wire::GetAccountResponse>, Status> {
         use wire::get_account_response::Outcome;
+        let traceparent = request.metadata().get("traceparent").and_then(|value| value.to_str().ok());
+        lock(&self.traced).extend(traceparent.map(str::to_owned));
         let name = request.into_inner().id;
         let account = id(&name);
         let state = lock(&self.state);

@@ -1,0 +1,104 @@
+//! The W3C trace context of the request that is being worked on: taken from the client, passed on as it is to the shard-nodes.
+//! The router adds no span of its own to it; who follows a trace finds its id in the log of the router and of each node.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName};
+
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Versions to come may append to it; longer is not believed.
+const LONGEST: usize = 128;
+
+/// A well-formed `traceparent`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Traceparent(Arc<str>);
+
+impl Traceparent {
+    /// The request's, where it has a well-formed one. Any other is as good as none: the standard wants no error.
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        let text = headers.get(TRACEPARENT)?.to_str().ok().filter(|text| text.len() <= LONGEST)?;
+        let mut parts = text.split('-');
+        let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let hex = |part: &str, len: usize| {
+            part.len() == len && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        };
+        let is_given = |part: &str| part.bytes().any(|b| b != b'0');
+        let is_well_formed = hex(version, 2)
+            && version != "ff"
+            && (version != "00" || parts.next().is_none())
+            && hex(trace, 32)
+            && is_given(trace)
+            && hex(parent, 16)
+            && is_given(parent)
+            && hex(flags, 2);
+        is_well_formed.then(|| Self(text.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What all of a trace have in common.
+    pub fn trace_id(&self) -> &str {
+        self.0.split('-').nth(1).unwrap_or_default()
+    }
+}
+
+tokio::task_local! {
+    static CURRENT: Option<Traceparent>;
+}
+
+/// Of the request this task works for.
+pub fn current() -> Option<Traceparent> {
+    CURRENT.try_with(Clone::clone).ok().flatten()
+}
+
+/// Does the work for the request with this trace context. A task that is spawned for it has to be told again.
+pub async fn within<F: Future>(traceparent: Option<Traceparent>, work: F) -> F::Output {
+    CURRENT.scope(traceparent, work).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+
+    fn read(text: &str) -> Option<Traceparent> {
+        Traceparent::of(&HeaderMap::from_iter([(TRACEPARENT, text.parse().unwrap())]))
+    }
+
+    #[test]
+    fn well_formed_trace_contexts_are_taken() {
+        let text = format!("00-{TRACE}-b7ad6b7169203331-01");
+        let taken = read(&text).unwrap();
+        assert_eq!((taken.as_str(), taken.trace_id()), (text.as_str(), TRACE));
+        assert!(read(&format!("01-{TRACE}-b7ad6b7169203331-01-of-the-future")).is_some());
+    }
+
+    #[test]
+    fn others_are_not() {
+        for bad in [
+            String::new(),
+            "x".to_owned(),
+            format!("00-{TRACE}-b7ad6b7169203331"),
+            format!("00-{TRACE}-b7ad6b7169203331-01-more"),
+            format!("ff-{TRACE}-b7ad6b7169203331-01"),
+            format!("00-{}-b7ad6b7169203331-01", TRACE.to_uppercase()),
+            format!("00-{}-b7ad6b7169203331-01", "0".repeat(32)),
+            format!("00-{TRACE}-{}-01", "0".repeat(16)),
+            format!("01-{TRACE}-b7ad6b7169203331-01-{}", "x".repeat(LONGEST)),
+        ] {
+            assert_eq!(read(&bad), None, "{bad:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn it_lasts_as_long_as_the_work() {
+        let taken = read(&format!("00-{TRACE}-b7ad6b7169203331-01"));
+        assert_eq!(current(), None);
+        within(taken.clone(), async { assert_eq!(current(), taken) }).await;
+        assert_eq!(current(), None);
+    }
+}
