@@ -40,7 +40,8 @@ cluster_tests() {
 contract_rows() {
     cluster_tests contract::
     # The list of findings, one a line; each begins with the row's name.
-    sed -n '/findings:$/,/^──/p' "$scratch/cluster.log" | { grep -vE 'findings:$|^──|^ *$' || true; } \
+    sed -nE '/findings:$/,/^ *$|───| (PASS|FAIL) /p' "$scratch/cluster.log" \
+        | { grep -vE 'findings:$|^ *$|───| (PASS|FAIL) ' || true; } \
         | sed -E 's/^ +//; s/: (step|POST|GET|PATCH|expected|differs).*//' | cut -c1-100 | sort -u
 }
 
