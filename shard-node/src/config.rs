@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::Path, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use shard_map::ClusterId;
 use sqlx::postgres::PgConnectOptions;
 use telemetry::logging::LogConfig;
 
@@ -12,6 +13,7 @@ pub const DATABASE_URL_VARIABLE: &str = "SHARD_NODE_DATABASE_URL";
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    pub cluster: ClusterConfig,
     pub shard: ShardConfig,
     pub database: DatabaseConfig,
     pub rpc: ListenConfig,
@@ -20,6 +22,13 @@ pub struct Config {
     pub lane: LaneConfig,
     #[serde(default)]
     pub log: LogConfig,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterConfig {
+    /// The cluster of the shard, as the shard map has it.
+    pub id: ClusterId,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -81,8 +90,12 @@ fn default_statement_timeout_ms() -> u64 {
 }
 
 /// Settings that nobody can guess. `database.url` is looked at later: the environment may bring it.
-const REQUIRED: [(&str, &str, &str); 3] =
-    [("shard", "id", "shard.id"), ("rpc", "listen", "rpc.listen"), ("admin", "listen", "admin.listen")];
+const REQUIRED: [(&str, &str, &str); 4] = [
+    ("cluster", "id", "cluster.id"),
+    ("shard", "id", "shard.id"),
+    ("rpc", "listen", "rpc.listen"),
+    ("admin", "listen", "admin.listen"),
+];
 
 // The reasons are part of the messages and no sources: a report with its causes would say them twice.
 #[derive(Debug, thiserror::Error)]
@@ -185,6 +198,7 @@ mod tests {
     use super::*;
 
     const GOOD: &str = r#"
+        cluster.id = "0190d7c0-0000-7000-8000-00000000c1a5"
         shard.id = "s0"
         database.url = "postgres://ledger:secret@127.0.0.1:5510/ledger"
         rpc.listen = "127.0.0.1:7500"
@@ -205,7 +219,7 @@ mod tests {
         let parse = |text: &str| toml::from_str::<Config>(text).map_err(|e| e.to_string());
         let missing = |text: &str| missing_setting(&toml::from_str(text).unwrap());
         assert_eq!(missing(GOOD), None);
-        assert_eq!(missing(""), Some("shard.id"));
+        assert_eq!(missing(""), Some("cluster.id"));
         assert_eq!(missing(&GOOD.replace("rpc.listen = \"127.0.0.1:7500\"", "")), Some("rpc.listen"));
         assert!(parse(&format!("{GOOD}\nshard.colour = 1")).unwrap_err().contains("colour"));
         let zero = parse(&format!("{GOOD}\nlane.queue_operations = 0")).unwrap();

@@ -5,7 +5,7 @@
 
 use std::{hint::black_box, time::Instant};
 
-use shard_map::{Shard, ShardMap, SlotRange, slot_of};
+use shard_map::{ClusterId, Shard, ShardMap, SlotRange, slot_of};
 
 const ROUNDS: usize = 15;
 const ACCOUNTS: usize = 1 << 16;
@@ -58,8 +58,9 @@ impl Subject {
             };
             (0..shards).map(shard).collect()
         };
-        let map = ShardMap::new(1, dealt(0)).expect("a valid map");
-        let next = ShardMap::new(2, dealt(1)).expect("a valid map");
+        let cluster = ClusterId::generate();
+        let map = ShardMap::new(cluster, 1, dealt(0)).expect("a valid map");
+        let next = ShardMap::new(cluster, 2, dealt(1)).expect("a valid map");
         let accounts = (0..ACCOUNTS).map(|n| format!("customer-{n:08}")).collect();
         Self { text: map.to_toml(), map, next, accounts }
     }
@@ -94,7 +95,7 @@ impl Subject {
         let parts = vec![self.map.shards.clone(); RELOADS];
         seconds_each(RELOADS, || {
             for shards in parts {
-                black_box(ShardMap::new(1, shards).expect("a valid map"));
+                black_box(ShardMap::new(self.map.cluster, 1, shards).expect("a valid map"));
             }
         })
     }

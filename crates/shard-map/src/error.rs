@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use crate::slot::{InvalidSlotRange, SlotRange};
+use crate::{
+    cluster::{ClusterId, InvalidClusterId},
+    slot::{InvalidSlotRange, SlotRange},
+};
 
 /// All that is wrong with a map, in order of lines. A map with a single problem is refused as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +27,13 @@ pub enum Reason {
     /// No TOML, or not the fields a map has.
     #[error("{0}")]
     Form(String),
+    #[error(
+        "the map names no cluster: add cluster = \"…\" with the id that the cluster's databases have (shardctl doctor shows it); \
+         for a new cluster, shardctl map new-cluster-id makes one"
+    )]
+    NoCluster,
+    #[error("cluster: {0}")]
+    Cluster(InvalidClusterId),
     #[error("version {0} is below 1")]
     Version(i64),
     #[error("shard id {0:?} is not 1 to 64 characters of A-Z a-z 0-9 . _ -")]
@@ -48,6 +58,14 @@ pub enum Reason {
     Unowned(Vec<SlotRange>),
     #[error("version {new} is not greater than {current}, the version in use, and the content differs")]
     VersionNotGreater { current: u64, new: u64 },
+    #[error("the map is of cluster {new}, the map in use of cluster {current}: a cluster keeps its id")]
+    OtherCluster { current: ClusterId, new: ClusterId },
+    #[error(
+        "{} to shard {from}, and the map gives {} to shard {to}: only a move changes the shard of a slot. Leave {} with shard {from}; \
+         a new shard begins with slots = []",
+        Belong(std::slice::from_ref(.slots)), Them(.slots), Them(.slots)
+    )]
+    SlotsReassigned { slots: SlotRange, from: String, to: String },
     #[error("shard {shard} has number {number}, but a shard keeps its number for ever, and its is {kept}")]
     NumberChanged { shard: String, number: u16, kept: u16 },
     #[error("shard {shard} has number {number}, which was shard {before}'s: numbers are never used again")]
@@ -95,6 +113,14 @@ impl fmt::Display for Belong<'_> {
         f.write_str(if single { "slot " } else { "slots " })?;
         list(f, self.0, ", ")?;
         f.write_str(if single { " belongs" } else { " belong" })
+    }
+}
+
+struct Them<'a>(&'a SlotRange);
+
+impl fmt::Display for Them<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.len() == 1 { "it" } else { "them" })
     }
 }
 

@@ -4,8 +4,9 @@ use twox_hash::XxHash3_64;
 
 use crate::slot::Slot;
 
-/// Seed of the slot hash, for ever.
-const SEED: u64 = 0x5348_4152_444C_4544; // "SHARDLED"
+/// Seed of the slot hash. Every shard stores it beside the number of slots: a program with another one would look for accounts
+/// where they are not, and is refused.
+pub const HASH_SEED: u64 = 0x5348_4152_444C_4544; // "SHARDLED"
 
 /// The part of an account id that decides its slot: what stands inside the first `{...}`, as in Redis Cluster, or the whole
 /// id where there is no such part or nothing in it. `{user42}:wallet` and `{user42}:savings` share a slot.
@@ -20,7 +21,7 @@ pub fn routing_key(account_id: &str) -> &str {
 
 /// The slot of an account: the upper 14 bits of the hash of its [`routing_key`].
 pub fn slot_of(account_id: &str) -> Slot {
-    Slot::from_hash(XxHash3_64::oneshot_with_seed(SEED, routing_key(account_id).as_bytes()))
+    Slot::from_hash(XxHash3_64::oneshot_with_seed(HASH_SEED, routing_key(account_id).as_bytes()))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //!
 //! A map is a hint for routing. Who may write a slot is decided by the `slot_ownership` table of each shard alone.
 
+mod cluster;
 mod diff;
 mod error;
 mod hash;
@@ -16,8 +17,9 @@ mod slot;
 mod succession;
 mod validate;
 
+pub use cluster::{ClusterId, InvalidClusterId};
 pub use diff::{Endpoints, MapDiff, SlotMove};
 pub use error::{MapError, MapProblem, Reason};
-pub use hash::{routing_key, slot_of};
+pub use hash::{HASH_SEED, routing_key, slot_of};
 pub use map::{MAX_SHARD_NUMBER, Shard, ShardIndex, ShardMap};
 pub use slot::{InvalidSlotRange, NoSuchSlot, SLOTS, Slot, SlotRange, merge_slots};

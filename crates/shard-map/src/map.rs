@@ -7,6 +7,7 @@
 use std::fmt;
 
 use crate::{
+    cluster::ClusterId,
     error::MapError,
     slot::{SLOTS, Slot, SlotRange},
     validate::{self, Draft, Lines},
@@ -18,6 +19,8 @@ pub const MAX_SHARD_NUMBER: u16 = (1 << 12) - 1;
 /// A complete, valid assignment of slots to shards.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ShardMap {
+    /// The cluster that the map describes. Databases and nodes of another cluster are refused.
+    pub cluster: ClusterId,
     /// Grows with every change; at least 1.
     pub version: u64,
     /// In the order of the file. [`ShardIndex`] counts along here.
@@ -46,16 +49,21 @@ pub struct Shard {
 pub struct ShardIndex(pub u16);
 
 impl ShardMap {
+    /// The id of the shard that has a slot.
+    pub fn owner_id(&self, slot: Slot) -> &str {
+        &self.shard(self.owner(slot)).id
+    }
+
     /// A map from its parts, with the checks of [`ShardMap::parse`].
-    pub fn new(version: u64, shards: Vec<Shard>) -> Result<Self, MapError> {
-        validate::validate(Draft::from_parts(version, shards), &Lines::of(""))
+    pub fn new(cluster: ClusterId, version: u64, shards: Vec<Shard>) -> Result<Self, MapError> {
+        validate::validate(Draft::from_parts(cluster, version, shards), &Lines::of(""))
     }
 
     /// Puts together what was validated.
     ///
     /// # Panics
     /// When a slot has no owner: validation let something through.
-    pub(crate) fn assemble(version: u64, shards: Vec<Shard>) -> Self {
+    pub(crate) fn assemble(cluster: ClusterId, version: u64, shards: Vec<Shard>) -> Self {
         let indices = || (0..=u16::MAX).map(ShardIndex);
         let mut owners = vec![None; usize::from(SLOTS)];
         for (index, shard) in indices().zip(&shards) {
@@ -70,7 +78,7 @@ impl ShardMap {
             .collect();
         let mut by_id: Box<[ShardIndex]> = indices().take(shards.len()).collect();
         by_id.sort_by_key(|index| &shards[usize::from(index.0)].id);
-        Self { version, shards, owners, by_id }
+        Self { cluster, version, shards, owners, by_id }
     }
 
     /// The shard that has a slot: one array access.
@@ -105,6 +113,7 @@ impl Shard {
 impl fmt::Debug for ShardMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ShardMap")
+            .field("cluster", &self.cluster)
             .field("version", &self.version)
             .field("shards", &self.shards)
             .finish_non_exhaustive()
@@ -123,7 +132,7 @@ mod tests {
     fn every_slot_leads_to_the_shard_that_lists_it() {
         for count in [1, 4, 1000, MAX_SHARD_NUMBER + 1] {
             let shards = SlotRange::split_evenly(count).enumerate().map(|(n, range)| shard(n as u16, vec![range]));
-            let map = ShardMap::new(1, shards.collect()).unwrap();
+            let map = ShardMap::new(ClusterId::generate(), 1, shards.collect()).unwrap();
             for slot in Slot::all() {
                 assert!(map.shard(map.owner(slot)).slots[0].contains(slot), "{count} shards, slot {slot}");
             }
@@ -139,7 +148,7 @@ mod tests {
     fn slots_are_kept_in_the_fewest_ranges() {
         let range = |text: &str| text.parse().unwrap();
         let scattered = shard(0, ["16000-16383", "0-4", "6-15999", "5"].map(range).to_vec());
-        let map = ShardMap::new(3, vec![scattered, shard(1, vec![])]).unwrap();
+        let map = ShardMap::new(ClusterId::generate(), 3, vec![scattered, shard(1, vec![])]).unwrap();
         assert_eq!(map.shards[0].slots, [SlotRange::ALL]);
         assert_eq!(map.shards[0].slot_count(), SLOTS);
         assert_eq!(map.shards[1].slot_count(), 0);
@@ -147,7 +156,8 @@ mod tests {
 
     #[test]
     fn parts_are_checked_as_a_file_is() {
-        let error = ShardMap::new(1, vec![shard(0, vec!["0-9".parse().unwrap()])]).unwrap_err();
+        let error =
+            ShardMap::new(ClusterId::generate(), 1, vec![shard(0, vec!["0-9".parse().unwrap()])]).unwrap_err();
         assert_eq!(error.to_string(), "slots 10-16383 belong to no shard");
     }
 }

@@ -6,13 +6,14 @@ use toml::Spanned;
 use crate::{
     error::{MapError, MapProblem, Reason},
     map::ShardMap,
-    slot::SlotRange,
+    slot::{Slot, SlotRange},
     validate::{self, At, Draft, DraftShard, Lines},
 };
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File<'a> {
+    cluster: Option<Spanned<String>>,
     version: Spanned<i64>,
     #[serde(default, borrow)]
     shard: Vec<Spanned<FileShard<'a>>>,
@@ -36,8 +37,14 @@ impl ShardMap {
     }
 
     /// Reads the map that is to replace `current`. `None`: it says the same as `current`. Refused, beside what
-    /// [`ShardMap::parse`] refuses: a version that is not greater, a shard with another number than before.
-    pub fn parse_successor(text: &str, current: &Self) -> Result<Option<Self>, MapError> {
+    /// [`ShardMap::parse`] refuses: another cluster, a version that is not greater, a shard with another number than before, and
+    /// a slot that changes shard although no shard says that it was moved (`owner_by_shards`: the owner by the shards' own
+    /// word, where it is known).
+    pub fn parse_successor<'a>(
+        text: &str,
+        current: &Self,
+        owner_by_shards: impl Fn(Slot) -> Option<&'a str>,
+    ) -> Result<Option<Self>, MapError> {
         let lines = Lines::of(text);
         let draft = Draft::parse(text, &lines)?;
         let places = draft.places();
@@ -45,7 +52,7 @@ impl ShardMap {
         if map == *current {
             return Ok(None);
         }
-        let problems = current.succession_problems(&map, &places, &lines);
+        let problems = current.succession_problems(&map, &places, &lines, owner_by_shards);
         if problems.is_empty() { Ok(Some(map)) } else { Err(MapError::new(problems)) }
     }
 }
@@ -74,7 +81,7 @@ impl Draft {
                     .collect(),
             }
         });
-        Ok(Self { version: file.version.into(), shards: shards.collect() })
+        Ok(Self { cluster: file.cluster.map(At::from), version: file.version.into(), shards: shards.collect() })
     }
 }
 

@@ -7,7 +7,7 @@ use crate::map::ShardMap;
 impl ShardMap {
     /// The map as TOML. No value needs escaping: validation admits no character that would.
     pub fn to_toml(&self) -> String {
-        let mut text = format!("version = {}\n", self.version);
+        let mut text = format!("cluster = \"{}\"\nversion = {}\n", self.cluster, self.version);
         for shard in &self.shards {
             let nodes: Vec<_> = shard.nodes.iter().map(|node| format!("\"{node}\"")).collect();
             let slots: Vec<_> = shard.slots.iter().map(|range| format!("\"{range}\"")).collect();

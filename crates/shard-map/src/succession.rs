@@ -1,39 +1,70 @@
 //! Which map may follow which.
 
+use std::collections::HashMap;
+
 use crate::{
     error::{MapError, MapProblem, Reason},
     map::ShardMap,
+    slot::{Slot, merge_slots},
     validate::{Lines, Places},
 };
 
 impl ShardMap {
-    /// Whether `new` may replace this map: its version is greater, shards keep their numbers, and no number goes to
-    /// another shard. (Numbers of shards that were gone before this map are not known here; positions in the journals
-    /// of such shards are the reason not to use them again all the same.)
+    /// Whether `new` may replace this map: it is of the same cluster, its version is greater, shards keep their numbers, no
+    /// number goes to another shard, and no slot changes shard. (Numbers of shards that were gone before this map are not
+    /// known here. Positions in the journals of such shards still carry them, so they must not be used again either.)
+    ///
+    /// A map that follows a finished move fails this check, because the map alone cannot tell a move from a mistake.
+    /// [`ShardMap::parse_successor`] also listens to the shards.
     pub fn check_successor(&self, new: &Self) -> Result<(), MapError> {
-        let nowhere = Places { version: None, numbers: vec![None; new.shards.len()] };
-        let problems = self.succession_problems(new, &nowhere, &Lines::of(""));
+        let problems = self.succession_problems(new, &Places::default(), &Lines::of(""), |_| None);
         if problems.is_empty() { Ok(()) } else { Err(MapError::new(problems)) }
     }
 
-    pub(crate) fn succession_problems(&self, new: &Self, places: &Places, lines: &Lines<'_>) -> Vec<MapProblem> {
+    pub(crate) fn succession_problems<'a>(
+        &self,
+        new: &Self,
+        places: &Places,
+        lines: &Lines<'_>,
+        owner_by_shards: impl Fn(Slot) -> Option<&'a str>,
+    ) -> Vec<MapProblem> {
         let mut problems = Vec::new();
         let mut add = |offset, reason| problems.push(MapProblem { line: lines.at(offset), reason });
+        if new.cluster != self.cluster {
+            add(places.cluster, Reason::OtherCluster { current: self.cluster, new: new.cluster });
+        }
         if new.version <= self.version {
             add(places.version, Reason::VersionNotGreater { current: self.version, new: new.version });
         }
-        let before_by_number: std::collections::HashMap<u16, &str> =
+        let before_by_number: HashMap<u16, &str> =
             self.shards.iter().map(|shard| (shard.number, shard.id.as_str())).collect();
-        for (shard, offset) in new.shards.iter().zip(&places.numbers) {
+        for (place, shard) in new.shards.iter().enumerate() {
+            let offset = places.numbers.get(place).copied().flatten();
             let (id, number) = (shard.id.clone(), shard.number);
             match self.index_of(&shard.id).map(|index| self.shard(index).number) {
-                Some(kept) if kept != number => add(*offset, Reason::NumberChanged { shard: id, number, kept }),
+                Some(kept) if kept != number => add(offset, Reason::NumberChanged { shard: id, number, kept }),
                 Some(_) => {}
                 None => {
                     if let Some(before) = before_by_number.get(&number) {
-                        add(*offset, Reason::NumberReused { shard: id, number, before: (*before).to_owned() });
+                        add(offset, Reason::NumberReused { shard: id, number, before: (*before).to_owned() });
                     }
                 }
+            }
+        }
+        // A map may lag behind the shards and leave a slot where it was; it may not send a slot where no shard has it.
+        let reassigned = |slot: Slot| {
+            let (before, to, known) = (self.owner_id(slot), new.owner_id(slot), owner_by_shards(slot));
+            (before != to && known != Some(to)).then(|| (known.unwrap_or(before), to))
+        };
+        let slots: Vec<Slot> = Slot::all().collect();
+        for run in slots.chunk_by(|a, b| reassigned(*a) == reassigned(*b)) {
+            let Some((from, to)) = run.first().copied().and_then(reassigned) else { continue };
+            for slots in merge_slots(run.iter().copied()) {
+                let of_shard = places.slots.get(usize::from(new.owner(slots.first()).0));
+                let stated =
+                    of_shard.and_then(|ranges| ranges.iter().find(|(range, _)| range.contains(slots.first())));
+                let offset = stated.and_then(|(_, offset)| *offset);
+                add(offset, Reason::SlotsReassigned { slots, from: from.to_owned(), to: to.to_owned() });
             }
         }
         problems

@@ -3,6 +3,7 @@
 use std::{cell::OnceCell, collections::HashMap};
 
 use crate::{
+    cluster::ClusterId,
     error::{MapError, MapProblem, Reason},
     map::{MAX_SHARD_NUMBER, Shard, ShardMap},
     slot::{InvalidSlotRange, SLOTS, Slot, SlotRange, merge_slots},
@@ -10,6 +11,7 @@ use crate::{
 
 /// A map before it is known to be one.
 pub(crate) struct Draft {
+    pub cluster: Option<At<String>>,
     pub version: At<i64>,
     pub shards: Vec<DraftShard>,
 }
@@ -34,10 +36,13 @@ pub(crate) struct Lines<'a> {
     starts: OnceCell<Vec<usize>>,
 }
 
-/// Where the version and the shards' numbers stood: what [`ShardMap::parse_successor`] may have to point at.
+/// Where values stood in the text that [`ShardMap::parse_successor`] may have to point at. Shards are in the map's order.
+#[derive(Default)]
 pub(crate) struct Places {
+    pub cluster: Option<usize>,
     pub version: Option<usize>,
     pub numbers: Vec<Option<usize>>,
+    pub slots: Vec<Vec<(SlotRange, Option<usize>)>>,
 }
 
 impl<'a> Lines<'a> {
@@ -57,7 +62,7 @@ impl<'a> Lines<'a> {
 }
 
 impl Draft {
-    pub fn from_parts(version: u64, shards: Vec<Shard>) -> Self {
+    pub fn from_parts(cluster: ClusterId, version: u64, shards: Vec<Shard>) -> Self {
         fn at<T>(value: T) -> At<T> {
             At { value, offset: None }
         }
@@ -69,18 +74,30 @@ impl Draft {
             slots: shard.slots.into_iter().map(|range| at(Ok(range))).collect(),
         });
         // A version that no i64 holds is refused like a negative one: shards store it as BIGINT.
-        Self { version: at(i64::try_from(version).unwrap_or(-1)), shards: shards.collect() }
+        Self {
+            cluster: Some(at(cluster.to_string())),
+            version: at(i64::try_from(version).unwrap_or(-1)),
+            shards: shards.collect(),
+        }
     }
 
     pub fn places(&self) -> Places {
-        let numbers = self.shards.iter().map(|shard| shard.number.offset).collect();
-        Places { version: self.version.offset, numbers }
+        let slots = |shard: &DraftShard| {
+            shard.slots.iter().filter_map(|range| Some((*range.value.as_ref().ok()?, range.offset))).collect()
+        };
+        Places {
+            cluster: self.cluster.as_ref().and_then(|cluster| cluster.offset),
+            version: self.version.offset,
+            numbers: self.shards.iter().map(|shard| shard.number.offset).collect(),
+            slots: self.shards.iter().map(slots).collect(),
+        }
     }
 }
 
 /// The map a draft makes, or everything that is wrong with it.
 pub(crate) fn validate(draft: Draft, lines: &Lines<'_>) -> Result<ShardMap, MapError> {
     let mut problems = Problems { lines, found: Vec::new() };
+    let cluster = check_cluster(draft.cluster.as_ref(), &mut problems);
     if draft.version.value < 1 {
         problems.add(draft.version.offset, Reason::Version(draft.version.value));
     }
@@ -88,9 +105,10 @@ pub(crate) fn validate(draft: Draft, lines: &Lines<'_>) -> Result<ShardMap, MapE
     check_nodes(&draft.shards, &mut problems);
     check_slots(&draft.shards, &mut problems);
 
-    if !problems.found.is_empty() {
-        return Err(MapError::new(problems.found));
-    }
+    let cluster = match cluster {
+        Some(cluster) if problems.found.is_empty() => cluster,
+        _ => return Err(MapError::new(problems.found)),
+    };
     let shards = draft.shards.into_iter().map(|shard| {
         let mut slots: Vec<SlotRange> = shard.slots.into_iter().filter_map(|range| range.value.ok()).collect();
         slots.sort_unstable();
@@ -101,7 +119,7 @@ pub(crate) fn validate(draft: Draft, lines: &Lines<'_>) -> Result<ShardMap, MapE
             slots: merge_slots(slots.into_iter().flat_map(SlotRange::slots)),
         }
     });
-    Ok(ShardMap::assemble(draft.version.value.unsigned_abs(), shards.collect()))
+    Ok(ShardMap::assemble(cluster, draft.version.value.unsigned_abs(), shards.collect()))
 }
 
 struct Problems<'a> {
@@ -113,6 +131,15 @@ impl Problems<'_> {
     fn add(&mut self, offset: Option<usize>, reason: Reason) {
         self.found.push(MapProblem { line: self.lines.at(offset), reason });
     }
+}
+
+/// `None` comes with a problem.
+fn check_cluster(cluster: Option<&At<String>>, problems: &mut Problems<'_>) -> Option<ClusterId> {
+    let Some(cluster) = cluster else {
+        problems.add(None, Reason::NoCluster);
+        return None;
+    };
+    cluster.value.parse().map_err(|reason| problems.add(cluster.offset, Reason::Cluster(reason))).ok()
 }
 
 fn check_identities(shards: &[DraftShard], problems: &mut Problems<'_>) {

@@ -1,6 +1,8 @@
 //! From one map to the next: what may follow, what differs, and that printing loses nothing.
 
-use shard_map::{Endpoints, Reason, Shard, ShardMap, SlotRange};
+use shard_map::{ClusterId, Endpoints, Reason, Shard, ShardMap, Slot, SlotRange};
+
+const CLUSTER: &str = "0190d7c0-0000-7000-8000-00000000c1a5";
 
 fn shard(id: &str, number: u16, slots: &[&str]) -> Shard {
     let slots = slots.iter().map(|range| range.parse().expect("a range")).collect();
@@ -8,7 +10,7 @@ fn shard(id: &str, number: u16, slots: &[&str]) -> Shard {
 }
 
 fn map(version: u64, shards: Vec<Shard>) -> ShardMap {
-    ShardMap::new(version, shards).expect("a valid map")
+    ShardMap::new(CLUSTER.parse().expect("an id"), version, shards).expect("a valid map")
 }
 
 fn two() -> ShardMap {
@@ -25,7 +27,7 @@ fn printing_loses_nothing() {
     for map in [two(), map(u64::try_from(i64::MAX).unwrap(), scattered)] {
         assert_eq!(ShardMap::parse(&map.to_toml()).unwrap(), map);
     }
-    let expected = "version = 3\n\n[[shard]]\nid = \"s0\"\nnumber = 0\nnodes = [\"http://127.0.0.1:7500\"]\nslots = [\"0-8191\"]\n";
+    let expected = "cluster = \"0190d7c0-0000-7000-8000-00000000c1a5\"\nversion = 3\n\n[[shard]]\nid = \"s0\"\nnumber = 0\nnodes = [\"http://127.0.0.1:7500\"]\nslots = [\"0-8191\"]\n";
     assert!(two().to_toml().starts_with(expected), "operators edit this form");
 }
 
@@ -46,11 +48,11 @@ fn a_shard_keeps_its_number_and_nobody_else_gets_it() {
     let error = old.check_successor(&renumbered).unwrap_err();
     assert!(error.to_string().contains("shard s0 has number 2") && error.to_string().contains("its is 0"), "{error}");
 
-    let renamed = map(4, vec![shard("s0", 0, &["0-8191"]), shard("s2", 1, &["8192-16383"])]);
+    let renamed = map(4, vec![shard("s0", 0, &["0-8191"]), shard("s1", 3, &["8192-16383"]), shard("s2", 1, &[])]);
     let error = old.check_successor(&renamed).unwrap_err();
     assert!(error.to_string().contains("shard s2 has number 1, which was shard s1's"), "{error}");
 
-    let grown = map(4, vec![shard("s2", 2, &["0-8191"]), shard("s0", 0, &[]), shard("s1", 1, &["8192-16383"])]);
+    let grown = map(4, vec![shard("s2", 2, &[]), shard("s0", 0, &["0-8191"]), shard("s1", 1, &["8192-16383"])]);
     assert_eq!(old.check_successor(&grown), Ok(()));
 }
 
@@ -58,19 +60,56 @@ fn a_shard_keeps_its_number_and_nobody_else_gets_it() {
 fn a_refused_successor_names_the_line() {
     let old = two();
     let text = old.to_toml();
-    assert_eq!(ShardMap::parse_successor(&text, &old), Ok(None));
-    assert_eq!(ShardMap::parse_successor(&format!("# a comment\n{text}"), &old), Ok(None));
+    let successor = |text: &str| ShardMap::parse_successor(text, &old, |_| None);
+    assert_eq!(successor(&text), Ok(None));
+    assert_eq!(successor(&format!("# a comment\n{text}")), Ok(None));
 
-    let stale = text.replace("0-8191", "0-8000").replace("8192-", "8001-");
-    let error = ShardMap::parse_successor(&stale, &old).unwrap_err().to_string();
-    assert_eq!(error, "line 1: version 3 is not greater than 3, the version in use, and the content differs");
+    let stale = text.replace(":7500", ":7599");
+    let error = successor(&stale).unwrap_err().to_string();
+    assert_eq!(error, "line 2: version 3 is not greater than 3, the version in use, and the content differs");
 
     let renumbered = text.replace("version = 3", "version = 4").replace("number = 1", "number = 9");
-    let error = ShardMap::parse_successor(&renumbered, &old).unwrap_err();
-    assert_eq!(error.line(), Some(11), "{error}");
+    let error = successor(&renumbered).unwrap_err();
+    assert_eq!(error.line(), Some(12), "{error}");
 
-    let newer = ShardMap::parse_successor(&stale.replace("version = 3", "version = 4"), &old).unwrap().unwrap();
+    let other = text.replace(CLUSTER, &ClusterId::generate().to_string()).replace("version = 3", "version = 4");
+    let error = successor(&other).unwrap_err();
+    assert_eq!(error.line(), Some(1), "{error}");
+    assert!(matches!(error.problems[0].reason, Reason::OtherCluster { .. }), "{error}");
+
+    let newer = successor(&stale.replace("version = 3", "version = 4")).unwrap().unwrap();
     assert_eq!(newer.version, 4);
+}
+
+#[test]
+fn a_slot_changes_shard_by_a_move_and_not_by_a_map() {
+    let old = two();
+    // The first thing a new operator tries: a shard more, with slots taken from the others.
+    let mut shards = vec![shard("s0", 0, &["0-5000"]), shard("s1", 1, &["8192-12000"])];
+    shards.push(shard("s2", 2, &["5001-8191", "12001-16383"]));
+    let text = map(4, shards.clone()).to_toml();
+    let expected = "line 20: slots 5001-8191 belong to shard s0, and the map gives them to shard s2: only a move changes the shard of \
+                    a slot. Leave them with shard s0; a new shard begins with slots = []";
+    let error = ShardMap::parse_successor(&text, &old, |_| None).unwrap_err().to_string();
+    assert!(error.starts_with(expected) && error.contains("slots 12001-16383 belong to shard s1"), "{error}");
+    assert!(old.check_successor(&map(4, shards)).is_err());
+
+    // After the move the shards say who has the slots, and a map may say so, too.
+    let moved = |slot: Slot| {
+        Some(match slot.index() {
+            0..=5000 => "s0",
+            8192..=12_000 => "s1",
+            _ => "s2",
+        })
+    };
+    assert!(ShardMap::parse_successor(&text, &old, moved).unwrap().is_some());
+    // A map that lags behind the move is a hint that is out of date, and no mistake.
+    assert!(ShardMap::parse_successor(&map(4, old.shards.clone()).to_toml(), &old, moved).unwrap().is_some());
+    // One slot that no shard handed over is one too many.
+    let error =
+        ShardMap::parse_successor(&text, &old, |slot| if slot.index() == 6000 { Some("s0") } else { moved(slot) });
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("slot 6000 belongs to shard s0, and the map gives it to shard s2"), "{error}");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use shard_map::{MAX_SHARD_NUMBER, Reason, ShardMap};
 
 /// A good map of two shards; the lines are what the refusals below count.
-const GOOD: &str = r#"version = 7
+const GOOD: &str = r#"cluster = "0190d7c0-0000-7000-8000-00000000c1a5"
+version = 7
 
 [[shard]]
 id = "s0"
@@ -40,38 +41,42 @@ fn every_refusal_names_its_line_and_reason() {
     let longest = "x".repeat(65);
     let table: &[(&str, &str, &str)] = &[
         // The file as such.
-        ("version = 7", "version = ", "line 1: "),
+        ("version = 7", "version = ", "line 2: "),
         ("version = 7\n", "", "missing field `version`"),
         (
             "version = 7",
             "version = 7\nowner = \"me\"",
-            "line 2: unknown field `owner`, expected `version` or `shard`",
+            "line 3: unknown field `owner`, expected one of `cluster`, `version`, `shard`",
         ),
-        ("version = 7", "version = 7\nversion = 8", "line 2: duplicate key"),
-        ("version = 7", "version = \"7\"", "line 1: invalid type: string \"7\""),
-        ("number = 1", "number = 1\nweight = 3", "line 12: unknown field `weight`"),
-        ("number = 1\n", "", "line 9: missing field `number`"),
-        ("id = \"s1\"", "id = \"s1", "line 10: "),
-        ("slots = [\"0-8191\"]", "slots = \"0-8191\"", "line 7: invalid type"),
-        ("slots = [\"0-8191\"]", "slots = [5]", "line 7: invalid type"),
+        ("version = 7", "version = 7\nversion = 8", "line 3: duplicate key"),
+        ("version = 7", "version = \"7\"", "line 2: invalid type: string \"7\""),
+        ("number = 1", "number = 1\nweight = 3", "line 13: unknown field `weight`"),
+        ("number = 1\n", "", "line 10: missing field `number`"),
+        ("id = \"s1\"", "id = \"s1", "line 11: "),
+        ("slots = [\"0-8191\"]", "slots = \"0-8191\"", "line 8: invalid type"),
+        ("slots = [\"0-8191\"]", "slots = [5]", "line 8: invalid type"),
         // The version.
-        ("version = 7", "version = 0", "line 1: version 0 is below 1"),
-        ("version = 7", "version = -7", "line 1: version -7 is below 1"),
-        ("version = 7", "version = 7.5", "line 1: invalid type: floating point"),
+        ("version = 7", "version = 0", "line 2: version 0 is below 1"),
+        ("version = 7", "version = -7", "line 2: version -7 is below 1"),
+        ("version = 7", "version = 7.5", "line 2: invalid type: floating point"),
+        // The cluster.
+        ("cluster = \"0190d7c0-0000-7000-8000-00000000c1a5\"\n", "", "the map names no cluster: add cluster ="),
+        ("0190d7c0-0000-7000-8000-00000000c1a5", "mine", "line 1: cluster: \"mine\" is not a cluster id"),
+        ("0190d7c0-0000-7000-8000-00000000c1a5", "00000000-0000-0000-0000-000000000000", "not all zeros"),
         // Identities.
-        ("id = \"s1\"", "id = \"s0\"", "line 10: shard id \"s0\" is taken (line 4)"),
-        ("id = \"s1\"", "id = \"\"", "line 10: shard id \"\" is not"),
-        ("id = \"s1\"", "id = \"a/b\"", "line 10: shard id \"a/b\" is not 1 to 64 characters of"),
-        ("id = \"s1\"", &format!("id = \"{longest}\""), "line 10: shard id"),
-        ("number = 1", "number = 0", "line 11: shard s1: number 0 is shard s0's (line 5)"),
-        ("number = 1", "number = 4096", "line 11: shard s1: number 4096 is not in 0 to 4095"),
-        ("number = 1", "number = -1", "line 11: shard s1: number -1 is not in 0 to 4095"),
+        ("id = \"s1\"", "id = \"s0\"", "line 11: shard id \"s0\" is taken (line 5)"),
+        ("id = \"s1\"", "id = \"\"", "line 11: shard id \"\" is not"),
+        ("id = \"s1\"", "id = \"a/b\"", "line 11: shard id \"a/b\" is not 1 to 64 characters of"),
+        ("id = \"s1\"", &format!("id = \"{longest}\""), "line 11: shard id"),
+        ("number = 1", "number = 0", "line 12: shard s1: number 0 is shard s0's (line 6)"),
+        ("number = 1", "number = 4096", "line 12: shard s1: number 4096 is not in 0 to 4095"),
+        ("number = 1", "number = -1", "line 12: shard s1: number -1 is not in 0 to 4095"),
         // Nodes.
-        ("[\"http://127.0.0.1:7500\"]", "[]", "line 6: shard s0 has no nodes"),
+        ("[\"http://127.0.0.1:7500\"]", "[]", "line 7: shard s0 has no nodes"),
         (
             "http://127.0.0.1:7500",
             "127.0.0.1:7500",
-            "line 6: shard s0: node \"127.0.0.1:7500\" does not begin with http://",
+            "line 7: shard s0: node \"127.0.0.1:7500\" does not begin with http://",
         ),
         ("http://127.0.0.1:7500", "https://127.0.0.1:7500", "does not begin with http://"),
         ("http://127.0.0.1:7500", "http://127.0.0.1", "names no port"),
@@ -84,21 +89,21 @@ fn every_refusal_names_its_line_and_reason() {
         (
             "http://[::1]:7501",
             "http://127.0.0.1:7500",
-            "line 14: shard s1: node \"http://127.0.0.1:7500\" is shard s0's (line 6)",
+            "line 15: shard s1: node \"http://127.0.0.1:7500\" is shard s0's (line 7)",
         ),
         // Slots.
-        ("\"0-8191\"", "\"0-8192\"", "line 16: slot 8192 belongs to shard s1 and to shard s0 (line 7)"),
-        ("\"8192-16382\"", "\"8000-16382\"", "line 16: slots 8000-8191 belong to shard s1 and to shard s0 (line 7)"),
-        ("\"16383\"", "\"16000-16383\"", "line 16: slots 16000-16382 belong to shard s1 and to shard s1 (line 16)"),
+        ("\"0-8191\"", "\"0-8192\"", "line 17: slot 8192 belongs to shard s1 and to shard s0 (line 8)"),
+        ("\"8192-16382\"", "\"8000-16382\"", "line 17: slots 8000-8191 belong to shard s1 and to shard s0 (line 8)"),
+        ("\"16383\"", "\"16000-16383\"", "line 17: slots 16000-16382 belong to shard s1 and to shard s1 (line 17)"),
         ("\"8192-16382\"", "\"8193-16382\"", "slot 8192 belongs to no shard"),
         ("\"8192-16382\", \"16383\"", "\"9000-9999\"", "slots 8192-8999, 10000-16383 belong to no shard"),
         (
             "\"16383\"",
             "\"16384\"",
-            "line 16: shard s1: slots \"16384\": there is no slot 16384: slots are 0 to 16383",
+            "line 17: shard s1: slots \"16384\": there is no slot 16384: slots are 0 to 16383",
         ),
-        ("\"0-8191\"", "\"8191-0\"", "line 7: shard s0: slots \"8191-0\": ends before it begins"),
-        ("\"0-8191\"", "\"all\"", "line 7: shard s0: slots \"all\": is neither a slot"),
+        ("\"0-8191\"", "\"8191-0\"", "line 8: shard s0: slots \"8191-0\": ends before it begins"),
+        ("\"0-8191\"", "\"all\"", "line 8: shard s0: slots \"all\": is neither a slot"),
     ];
     for (from, to, expected) in table {
         let refusal = refusal(from, to);
@@ -114,8 +119,8 @@ fn all_that_is_wrong_is_said_at_once_in_order_of_lines() {
         .replace("version = 7", "version = 0");
     let error = ShardMap::parse(&broken).unwrap_err();
     let lines: Vec<_> = error.problems.iter().map(|problem| problem.line).collect();
-    assert_eq!(lines, [Some(1), Some(11), Some(16)]);
-    assert_eq!(error.line(), Some(1));
+    assert_eq!(lines, [Some(2), Some(12), Some(17)]);
+    assert_eq!(error.line(), Some(2));
 }
 
 #[test]

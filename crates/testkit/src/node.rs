@@ -28,6 +28,9 @@ const START: Duration = Duration::from_secs(60);
 /// The word of a node that takes requests.
 const SERVING: &str = "serving";
 
+/// The cluster of nodes that a test starts by itself; a node of a cluster made by `shardctl` takes that one's.
+pub const CLUSTER: &str = "0190d7c0-0000-7000-8000-00000000c1a5";
+
 /// A folder for the files of a test, removed with it.
 #[derive(Debug)]
 pub struct Folder {
@@ -73,7 +76,7 @@ impl NodeConfig {
             log: folder.path.join(format!("{name}.log")),
         };
         let text = format!(
-            "[shard]\nid = \"{shard}\"\n\
+            "[cluster]\nid = \"{CLUSTER}\"\n[shard]\nid = \"{shard}\"\n\
              [database]\nurl = \"{database_url}\"\nstatement_timeout_ms = {}\n\
              [rpc]\nlisten = \"{}\"\n\
              [admin]\nlisten = \"127.0.0.1:{}\"\n",

@@ -2,7 +2,7 @@
 //! to edit from then on.
 
 use serde::Serialize;
-use shard_map::{Shard, ShardMap, SlotRange};
+use shard_map::{ClusterId, Shard, ShardMap, SlotRange};
 
 use crate::cluster::{
     description::{Description, RouterPlace, ShardPlace},
@@ -12,6 +12,7 @@ use crate::cluster::{
 
 #[derive(Serialize)]
 struct NodeConfig<'a> {
+    cluster: ClusterSection,
     shard: ShardSection<'a>,
     database: DatabaseSection,
     rpc: ListenSection,
@@ -24,6 +25,11 @@ struct RouterConfig {
     admin: ListenSection,
     map: MapSection,
     assets: AssetsSection,
+}
+
+#[derive(Serialize)]
+struct ClusterSection {
+    id: ClusterId,
 }
 
 #[derive(Serialize)]
@@ -55,9 +61,13 @@ struct AssetsSection {
 
 /// Writes every file that is not there yet.
 pub fn write(layout: &Layout, description: &Description) -> anyhow::Result<()> {
-    durable_file::create_once(&layout.shard_map(), &first_shard_map(&description.shards)?, Audience::Everyone)?;
+    durable_file::create_once(
+        &layout.shard_map(),
+        &first_shard_map(description.cluster, &description.shards)?,
+        Audience::Everyone,
+    )?;
     for shard in &description.shards {
-        let text = toml::to_string(&node_config(layout, shard)?)?;
+        let text = toml::to_string(&node_config(layout, description.cluster, shard)?)?;
         durable_file::create_once(&layout.config(&shard.node_name()), &text, Audience::Owner)?;
     }
     for router in &description.routers {
@@ -67,8 +77,9 @@ pub fn write(layout: &Layout, description: &Description) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn node_config<'a>(layout: &Layout, shard: &'a ShardPlace) -> anyhow::Result<NodeConfig<'a>> {
+fn node_config<'a>(layout: &Layout, cluster: ClusterId, shard: &'a ShardPlace) -> anyhow::Result<NodeConfig<'a>> {
     Ok(NodeConfig {
+        cluster: ClusterSection { id: cluster },
         shard: ShardSection { id: &shard.id },
         database: DatabaseSection { url: shard.dsn(layout)? },
         rpc: loopback(shard.rpc_port),
@@ -90,7 +101,7 @@ fn loopback(port: u16) -> ListenSection {
 }
 
 /// Every shard gets an equal share of the slots.
-fn first_shard_map(shards: &[ShardPlace]) -> anyhow::Result<String> {
+fn first_shard_map(cluster: ClusterId, shards: &[ShardPlace]) -> anyhow::Result<String> {
     let shares = SlotRange::split_evenly(u16::try_from(shards.len())?);
     let shards = shards.iter().zip(shares).map(|(shard, slots)| Shard {
         id: shard.id.clone(),
@@ -98,7 +109,7 @@ fn first_shard_map(shards: &[ShardPlace]) -> anyhow::Result<String> {
         nodes: vec![shard.node_url()],
         slots: vec![slots],
     });
-    Ok(ShardMap::new(1, shards.collect())?.to_toml())
+    Ok(ShardMap::new(cluster, 1, shards.collect())?.to_toml())
 }
 
 #[cfg(test)]
@@ -120,7 +131,7 @@ mod tests {
     #[test]
     fn the_first_map_shares_all_slots_among_any_number_of_shards() {
         for count in [1, 2, 3, 4, 7, 64] {
-            let map = ShardMap::parse(&first_shard_map(&shards(count)).unwrap()).unwrap();
+            let map = ShardMap::parse(&first_shard_map(ClusterId::generate(), &shards(count)).unwrap()).unwrap();
             assert_eq!((map.version, map.shards.len()), (1, usize::from(count)));
         }
     }
@@ -131,8 +142,8 @@ mod tests {
         let layout = Layout::create(folder.path()).unwrap();
         let shard = &shards(1)[0];
         durable_file::replace(&layout.password("s0", "shardledger"), "hush", Audience::Owner).unwrap();
-        let text = toml::to_string(&node_config(&layout, shard).unwrap()).unwrap();
+        let text = toml::to_string(&node_config(&layout, ClusterId::generate(), shard).unwrap()).unwrap();
         assert!(text.contains("postgres://shardledger:hush@127.0.0.1:1/shardledger"), "{text}");
-        assert!(!first_shard_map(&shards(1)).unwrap().contains("hush"));
+        assert!(!first_shard_map(ClusterId::generate(), &shards(1)).unwrap().contains("hush"));
     }
 }

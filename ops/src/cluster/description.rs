@@ -4,6 +4,7 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
+use shard_map::ClusterId;
 
 use crate::cluster::{
     durable_file::{self, Audience},
@@ -20,6 +21,8 @@ pub const ROLE: &str = "shardledger";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
     format: u32,
+    /// Made with the cluster; its databases, nodes and routers carry it too.
+    pub cluster: ClusterId,
     /// Where `router` and `shard-node` are.
     pub bin_dir: PathBuf,
     pub postgres: PostgresPlace,
@@ -69,7 +72,14 @@ impl Description {
             rpc_port: port.rpc,
             admin_port: port.admin,
         });
-        Self { format: FORMAT, bin_dir, postgres, routers: routers.collect(), shards: shards.collect() }
+        Self {
+            format: FORMAT,
+            cluster: ClusterId::generate(),
+            bin_dir,
+            postgres,
+            routers: routers.collect(),
+            shards: shards.collect(),
+        }
     }
 
     /// The cluster in this folder, if one was made there.

@@ -2,6 +2,7 @@
 
 mod check;
 mod diff;
+mod new_cluster_id;
 mod reload;
 mod show;
 
@@ -20,6 +21,8 @@ pub enum Command {
     Check(check::Args),
     /// Show what changes from one file to another
     Diff(diff::Args),
+    /// Print an id for a new cluster, for its map and its nodes' configurations
+    NewClusterId(new_cluster_id::Args),
     /// Make the routers read their files again now
     Reload(reload::Args),
 }
@@ -29,6 +32,7 @@ pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode
         Command::Show(args) => show::run(args, context).await,
         Command::Check(args) => check::run(args, context),
         Command::Diff(args) => diff::run(args, context),
+        Command::NewClusterId(args) => new_cluster_id::run(args, context),
         Command::Reload(args) => reload::run(args, context).await,
     }
 }

@@ -31,7 +31,7 @@ fn api_with(settings: &str) -> Routes {
         nodes: vec!["http://127.0.0.1:1".to_owned()],
         slots: vec![SlotRange::ALL],
     };
-    let routing = Routing::fixed(ShardMap::new(1, vec![shard]).unwrap());
+    let routing = Routing::fixed(ShardMap::new(shard_map::ClusterId::generate(), 1, vec![shard]).unwrap());
     let config = config(settings);
     let tasks = Tasks::new();
     let router = Router::start(&config.core(), routing, tasks.clone());

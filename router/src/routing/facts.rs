@@ -135,6 +135,11 @@ impl Facts {
             .collect()
     }
 
+    /// The owner of a slot, where a shard said so.
+    pub fn owner(&self, slot: Slot) -> Option<ShardIndex> {
+        self.slots[usize::from(slot.index())].map(|fact| fact.owner)
+    }
+
     /// The epoch at which a slot's owner is known, where a shard said so.
     pub fn epoch(&self, slot: Slot) -> Option<i64> {
         self.slots[usize::from(slot.index())].map(|fact| fact.epoch)

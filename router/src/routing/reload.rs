@@ -112,7 +112,8 @@ impl Routing {
 
     fn take(&self, mut writer: MutexGuard<'_, Writer>, text: &str, source: String) -> Result<Reload, ReloadError> {
         let from = writer.map.version;
-        match ShardMap::parse_successor(text, &writer.map) {
+        let known = |slot| writer.facts.owner(slot).map(|owner| writer.map.shard(owner).id.as_str());
+        match ShardMap::parse_successor(text, &writer.map, known) {
             Ok(Some(map)) => {
                 let to = map.version;
                 writer.replace(map, source);

@@ -19,6 +19,8 @@ const RELEASED: u32 = 2;
 const INCOMING: u32 = 3;
 
 /// A map that splits the slots evenly among `ids`; a shard's number is the one in its id.
+const CLUSTER: &str = "0190d7c0-0000-7000-8000-00000000c1a5";
+
 pub fn map_of(version: u64, ids: &[&str]) -> ShardMap {
     let shards = SlotRange::split_evenly(ids.len() as u16).zip(ids).map(|(range, id)| {
         let number: u16 = id[1..].parse().expect("an id such as s1");
@@ -29,7 +31,7 @@ pub fn map_of(version: u64, ids: &[&str]) -> ShardMap {
             slots: vec![range],
         }
     });
-    ShardMap::new(version, shards.collect()).expect("a valid map")
+    ShardMap::new(CLUSTER.parse().expect("an id"), version, shards.collect()).expect("a valid map")
 }
 
 /// A folder of its own for one test, gone when the test ends.

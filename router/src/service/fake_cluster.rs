@@ -158,7 +158,7 @@ impl Cluster {
             });
             nodes.push(node);
         }
-        let routing = Routing::fixed(ShardMap::new(1, listed).unwrap());
+        let routing = Routing::fixed(ShardMap::new(shard_map::ClusterId::generate(), 1, listed).unwrap());
         let router = Router::start(&config, routing, tasks.clone());
         Self { router, nodes, tasks, truth, servers }
     }

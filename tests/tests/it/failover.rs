@@ -60,7 +60,7 @@ async fn announce(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
     let mut shards = map.shards.clone();
     let shard = shards.iter_mut().find(|shard| shard.id == SHARD).context("the shard")?;
     shard.nodes.push(node.to_owned());
-    std::fs::write(cluster.shard_map_path(), ShardMap::new(map.version + 1, shards)?.to_toml())?;
+    std::fs::write(cluster.shard_map_path(), ShardMap::new(map.cluster, map.version + 1, shards)?.to_toml())?;
     let client = cluster.client();
     until("every router has the new map", NOTICED_WITHIN, async || {
         for router in &cluster.status().routers {

@@ -25,8 +25,7 @@ use testkit::{
 };
 
 /// A map in which the shard under test owns every slot.
-const MAP: &str =
-    "version = 1\n[[shard]]\nid = \"s0\"\nnumber = 0\nnodes = [\"http://127.0.0.1:1\"]\nslots = [\"0-16383\"]\n";
+const MAP: &str = "cluster = \"0190d7c0-0000-7000-8000-00000000c1a5\"\nversion = 1\n[[shard]]\nid = \"s0\"\nnumber = 0\nnodes = [\"http://127.0.0.1:1\"]\nslots = [\"0-16383\"]\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_keeps_its_shard_whole() -> anyhow::Result<()> {

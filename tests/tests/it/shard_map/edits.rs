@@ -12,13 +12,13 @@ use super::{Maps, NOTICED_WITHIN};
 pub async fn a_map_that_says_the_same_in_another_order_is_taken(maps: &Maps<'_>) -> anyhow::Result<()> {
     let mut shards = maps.current()?.shards;
     shards.reverse();
-    maps.replace(&ShardMap::new(2, shards)?.to_toml())?;
+    maps.replace(&ShardMap::new(maps.current()?.cluster, 2, shards)?.to_toml())?;
     maps.wait_for_version(2).await
 }
 
 /// Version 3, in which a slot has two owners.
 pub async fn a_broken_map_is_refused_with_its_line_and_the_old_one_serves(maps: &Maps<'_>) -> anyhow::Result<()> {
-    let good = ShardMap::new(3, maps.current()?.shards)?.to_toml();
+    let good = ShardMap::new(maps.current()?.cluster, 3, maps.current()?.shards)?.to_toml();
     let taken = good.lines().filter(|line| line.starts_with("slots")).nth(1).context("a second shard")?;
     let first_slots = good.lines().position(|line| line.starts_with("slots")).context("a first shard")?;
     let broken = lines_with(&good, first_slots, taken);

@@ -98,7 +98,7 @@ pub async fn the_map_catches_up_with_the_shards(maps: &Maps<'_>) -> anyhow::Resu
         slots.sort_unstable();
         shard.slots = merge_slots(slots);
     }
-    maps.replace(&ShardMap::new(map.version + 1, shards)?.to_toml())?;
+    maps.replace(&ShardMap::new(map.cluster, map.version + 1, shards)?.to_toml())?;
     maps.wait_for_version(map.version + 1).await?;
     until("no router has anything to put right in its map", NOTICED_WITHIN, async || {
         let states = maps.ask_routers("/admin/shard-map").await?;
