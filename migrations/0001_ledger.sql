@@ -1,29 +1,84 @@
--- The tables of one shard. Amounts are minor units in BIGINT; times are microseconds since the epoch in BIGINT, because
--- the lane hands them out itself and compares them. Text keys sort by byte, as the API's account order does.
+-- The tables of one shard, in a schema of their own: every statement names it, so that no search_path leads elsewhere. Amounts
+-- are minor units in BIGINT; times are microseconds since the epoch in BIGINT, because the lane hands them out itself and
+-- compares them. Text keys sort by byte, as the API's account order does.
+--
+-- The types named …_row are what the lane inserts: a column that somebody adds to a table does not change them.
+CREATE SCHEMA shardledger;
 
--- One row. Every write transaction of the lane advances next_position with a compare-and-set on it and on
--- ownership_version: this is the fence (no write to a slot the shard does not own), the guard against a second writer,
--- and what makes a lost commit answer resolvable by running the batch again.
-CREATE TABLE shard_state (
-    only_row          BOOLEAN PRIMARY KEY DEFAULT TRUE CONSTRAINT shard_state_one_row CHECK (only_row),
+-- Which shard of which cluster this database is. Written by `shard-node init`, compared at every connection.
+CREATE TABLE shardledger.shard_identity (
+    only_row          BOOLEAN PRIMARY KEY DEFAULT TRUE CONSTRAINT shard_identity_one_row CHECK (only_row),
+    cluster_id        UUID   NOT NULL,
     shard_id          TEXT   NOT NULL,
-    shard_number      INT    NOT NULL CONSTRAINT shard_state_number CHECK (shard_number BETWEEN 0 AND 4095),
+    shard_number      INT    NOT NULL CONSTRAINT shard_identity_number CHECK (shard_number BETWEEN 0 AND 4095),
+    -- How an account id leads to a slot: a program that computes another slot must not serve this shard.
+    slot_count        INT    NOT NULL,
+    hash_seed         BIGINT NOT NULL,
+    -- Fingerprint of the map that the shard was founded with: shards founded together have the same. NULL: added later.
+    founding_map      BIGINT,
+    -- PostgreSQL's own identity as last seen. A database restored into another PostgreSQL has another identifier; a promoted
+    -- stand-by has a higher timeline.
+    system_identifier BIGINT NOT NULL,
+    timeline          BIGINT NOT NULL
+);
+
+-- One row. Every write transaction of the lane advances next_position with a compare-and-set on it and on the three
+-- columns below it. This is the fence: no write to a slot the shard does not own, none by a program of another schema version, none
+-- on top of a database that was restored; the guard against a second writer; and what makes a lost commit answer resolvable by
+-- running the batch again.
+CREATE TABLE shardledger.shard_state (
+    only_row          BOOLEAN PRIMARY KEY DEFAULT TRUE CONSTRAINT shard_state_one_row CHECK (only_row),
     next_position     BIGINT NOT NULL,
     ownership_version BIGINT NOT NULL,
-    -- The newest full shard map this shard was given, as TOML.
-    shard_map         TEXT   NOT NULL DEFAULT '',
-    shard_map_version BIGINT NOT NULL DEFAULT 0
+    -- How often the database was accepted with less than it once had, plus 1 (`shard-node accept`).
+    incarnation       BIGINT NOT NULL CONSTRAINT shard_state_incarnation CHECK (incarnation > 0),
+    -- The newest migration that was applied.
+    schema_version    INT    NOT NULL
 ) WITH (fillfactor = 10);
 
+-- Each incarnation but the first: what was given up. Never deleted.
+CREATE TABLE shardledger.incarnation (
+    incarnation   BIGINT PRIMARY KEY,
+    -- Positions from here on were handed out by the incarnation before and may be lost.
+    lost_from     BIGINT NOT NULL,
+    -- The first position of this incarnation.
+    first         BIGINT NOT NULL,
+    reason        TEXT   NOT NULL,
+    began_at_us   BIGINT NOT NULL
+);
+
+-- The newest full shard map this shard was given, as TOML.
+CREATE TABLE shardledger.known_map (
+    only_row BOOLEAN PRIMARY KEY DEFAULT TRUE CONSTRAINT known_map_one_row CHECK (only_row),
+    version  BIGINT NOT NULL,
+    text     TEXT   NOT NULL
+);
+
+-- How far the other shards had come, as far as this one has heard: evidence against a shard whose database went back in time.
+-- Rows are only inserted; those that a later row outdates are removed now and then.
+CREATE TABLE shardledger.peer_mark (
+    shard_number INT    NOT NULL,
+    incarnation  BIGINT NOT NULL,
+    timeline     BIGINT NOT NULL,
+    position     BIGINT NOT NULL,
+    PRIMARY KEY (shard_number, incarnation, timeline, position)
+);
+
+-- The scale of each asset that an account of this shard has: amounts in minor units mean nothing without it.
+CREATE TABLE shardledger.asset_scale (
+    asset TEXT COLLATE "C" PRIMARY KEY,
+    scale SMALLINT NOT NULL CONSTRAINT asset_scale_scale CHECK (scale BETWEEN 0 AND 18)
+);
+
 -- state: 1 owned, 2 released (peer took it), 3 incoming (peer still owns it).
-CREATE TABLE slot_ownership (
+CREATE TABLE shardledger.slot_ownership (
     slot  INT      PRIMARY KEY CONSTRAINT slot_ownership_slot CHECK (slot BETWEEN 0 AND 16383),
     state SMALLINT NOT NULL CONSTRAINT slot_ownership_state CHECK (state BETWEEN 1 AND 3),
     epoch BIGINT   NOT NULL CONSTRAINT slot_ownership_epoch CHECK (epoch > 0),
     peer  TEXT     NOT NULL DEFAULT ''
 );
 
-CREATE TABLE account (
+CREATE TABLE shardledger.account (
     id            TEXT COLLATE "C" PRIMARY KEY,
     -- -1 for the shard's own in-transit accounts, which belong to no slot and never move.
     slot          INT      NOT NULL,
@@ -43,7 +98,7 @@ CREATE TABLE account (
 
 -- The lane hands positions out in commit order, so the primary key only ever grows at its right edge. An account's
 -- entries are a chain backwards from account.head; no index over accounts is kept on the hot path.
-CREATE TABLE journal (
+CREATE TABLE shardledger.journal (
     position      BIGINT   PRIMARY KEY,
     previous      BIGINT   NOT NULL, -- 0: first entry of the account
     account       TEXT COLLATE "C" NOT NULL,
@@ -61,17 +116,17 @@ CREATE TABLE journal (
 );
 
 -- Every 64th version of an account, so that a page or a balance at any time is one look-up and at most 64 steps away.
-CREATE TABLE waypoint (
+CREATE TABLE shardledger.waypoint (
     account       TEXT COLLATE "C" NOT NULL,
     version       BIGINT NOT NULL,
     position      BIGINT NOT NULL,
     created_at_us BIGINT NOT NULL,
     PRIMARY KEY (account, version)
 );
-CREATE INDEX waypoint_by_time ON waypoint (account, created_at_us);
+CREATE INDEX waypoint_by_time ON shardledger.waypoint (account, created_at_us);
 
 -- status: 1 pending, 2 posted, 3 rejected, 4 reversed. An id belongs to its debit account.
-CREATE TABLE transfer (
+CREATE TABLE shardledger.transfer (
     id              UUID     NOT NULL,
     debit           TEXT COLLATE "C" NOT NULL,
     slot            INT      NOT NULL, -- of the debit account
@@ -93,10 +148,10 @@ CREATE TABLE transfer (
     CONSTRAINT transfer_finished CHECK ((status = 1) = (finished_at_us IS NULL)),
     CONSTRAINT transfer_refusal CHECK ((status = 3) = (refusal IS NOT NULL))
 );
-CREATE INDEX transfer_pending ON transfer (next_attempt_us) WHERE status = 1;
+CREATE INDEX transfer_pending ON shardledger.transfer (next_attempt_us) WHERE status = 1;
 
 -- The verdict of a saga, at its destination. Written once and never changed: the only decision there is.
-CREATE TABLE register (
+CREATE TABLE shardledger.register (
     transfer_id   UUID     NOT NULL,
     debit         TEXT COLLATE "C" NOT NULL,
     credit        TEXT COLLATE "C" NOT NULL,
@@ -109,4 +164,26 @@ CREATE TABLE register (
     decided_at_us BIGINT   NOT NULL,
     PRIMARY KEY (transfer_id, debit),
     CONSTRAINT register_verdict CHECK (credited = (refusal IS NULL))
+);
+
+CREATE TYPE shardledger.account_row AS (
+    id TEXT, slot INT, asset TEXT, status SMALLINT, posted BIGINT, held BIGINT, overdraft BIGINT, max_balance BIGINT,
+    version BIGINT, head BIGINT, metadata TEXT, created_at_us BIGINT, updated_at_us BIGINT
+);
+CREATE TYPE shardledger.journal_row AS (
+    position BIGINT, previous BIGINT, account TEXT, slot INT, version BIGINT, kind SMALLINT, amount BIGINT,
+    posted BIGINT, held BIGINT, overdraft BIGINT, transfer_id UUID, counterparty TEXT, detail TEXT,
+    created_at_us BIGINT
+);
+CREATE TYPE shardledger.waypoint_row AS (
+    account TEXT, version BIGINT, position BIGINT, created_at_us BIGINT
+);
+CREATE TYPE shardledger.transfer_row AS (
+    id UUID, debit TEXT, slot INT, credit TEXT, asset TEXT, amount BIGINT, metadata TEXT, cross_shard BOOLEAN,
+    status SMALLINT, refusal SMALLINT, side SMALLINT, debit_position BIGINT, created_at_us BIGINT,
+    finished_at_us BIGINT, attempts INT, next_attempt_us BIGINT
+);
+CREATE TYPE shardledger.register_row AS (
+    transfer_id UUID, debit TEXT, credit TEXT, slot INT, asset TEXT, amount BIGINT, credited BOOLEAN, refusal SMALLINT,
+    side SMALLINT, decided_at_us BIGINT
 );

@@ -2,7 +2,7 @@
 
 -- One row a hold, at its debit account's shard. Holds and transfers are counted apart: one of each may have the same key.
 -- status: 1 held, 2 captured, 3 released, 4 expired, 5 rejected.
-CREATE TABLE hold (
+CREATE TABLE shardledger.hold (
     id               UUID     NOT NULL,
     debit            TEXT COLLATE "C" NOT NULL,
     slot             INT      NOT NULL, -- of the debit account
@@ -27,10 +27,10 @@ CREATE TABLE hold (
     CONSTRAINT hold_ended CHECK ((status = 1) = (ended_at_us IS NULL)),
     CONSTRAINT hold_refusal CHECK ((status = 5) = (refusal IS NOT NULL))
 );
-CREATE INDEX hold_expiry ON hold (expires_at_us) WHERE status = 1 AND capture_id IS NULL;
+CREATE INDEX hold_expiry ON shardledger.hold (expires_at_us) WHERE status = 1 AND capture_id IS NULL;
 
 -- What a transfer does besides moving money, how much of it is reversed, and a refusal presumed before the verdict.
-ALTER TABLE transfer
+ALTER TABLE shardledger.transfer
     ADD COLUMN hold     UUID,    -- a capture of this hold of the debit account
     ADD COLUMN final    BOOLEAN, -- capture: the rest of the hold is released
     ADD COLUMN reverses UUID,    -- a reversal of this transfer, whose debit account is the credit account here
@@ -48,7 +48,7 @@ ALTER TABLE transfer
     ADD CONSTRAINT transfer_reversed CHECK (reversed BETWEEN 0 AND amount AND (reversed = 0 OR status = 2));
 
 -- From an original to its reversals, at the original's shard.
-CREATE TABLE reversal (
+CREATE TABLE shardledger.reversal (
     original      UUID   NOT NULL,
     debit         TEXT COLLATE "C" NOT NULL, -- the original's
     reversal      UUID   NOT NULL,           -- its debit account is the original's credit account
@@ -56,4 +56,16 @@ CREATE TABLE reversal (
     amount        BIGINT NOT NULL CONSTRAINT reversal_amount CHECK (amount > 0),
     created_at_us BIGINT NOT NULL,
     PRIMARY KEY (original, debit, reversal)
+);
+
+ALTER TYPE shardledger.transfer_row
+    ADD ATTRIBUTE hold UUID,
+    ADD ATTRIBUTE final BOOLEAN,
+    ADD ATTRIBUTE reverses UUID,
+    ADD ATTRIBUTE whole BOOLEAN,
+    ADD ATTRIBUTE reversed BIGINT;
+CREATE TYPE shardledger.hold_row AS (
+    id UUID, debit TEXT, slot INT, credit TEXT, asset TEXT, amount BIGINT, metadata TEXT, status SMALLINT,
+    refusal SMALLINT, side SMALLINT, captured BIGINT, capture_id UUID, capture_amount BIGINT, expires_at_us BIGINT,
+    debit_position BIGINT, created_at_us BIGINT, ended_at_us BIGINT
 );

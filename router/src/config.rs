@@ -144,6 +144,12 @@ impl Config {
     /// The part the core needs.
     pub fn core(&self) -> CoreConfig {
         CoreConfig {
+            name: format!("router {}", self.http.listen),
+            // Checked when the file was read.
+            assets: self
+                .assets()
+                .map(|assets| assets.all().map(|(code, scale)| (code.to_string(), scale)).collect())
+                .unwrap_or_default(),
             queue_operations: self.shards.queue_operations,
             rpcs_in_flight: self.shards.rpcs_in_flight,
             max_batch_operations: self.shards.max_batch_operations,

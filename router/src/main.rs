@@ -99,6 +99,13 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let routing = Routing::open(&config.map.path)?;
     routing.watch(&core)?;
     let router = Router::start(&config.core(), routing, core.clone());
+    // Amounts would be read and written by another power of ten.
+    let differing = router.greet().await;
+    anyhow::ensure!(
+        differing.is_empty(),
+        "the assets of this router's configuration are not the cluster's: {}",
+        differing.join("; ")
+    );
 
     let public = bind(config.http.listen, "http.listen")?;
     let private = bind(config.admin.listen, "admin.listen")?;

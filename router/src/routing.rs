@@ -20,7 +20,7 @@ mod table;
 mod watch;
 
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 use std::{
     path::PathBuf,

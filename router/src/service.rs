@@ -15,6 +15,7 @@ mod core;
 mod dry_run;
 #[cfg(test)]
 pub mod fake_cluster;
+mod heartbeat;
 mod holds;
 mod map_offers;
 mod metrics;
@@ -59,6 +60,7 @@ impl Router {
         metrics::describe();
         let core = Arc::new(Core::start(config, routing, tasks));
         core.tasks.spawn_essential("recovery", saga::run_recovery(Arc::clone(&core)));
+        core.tasks.spawn_essential("heartbeat", heartbeat::run(Arc::clone(&core)));
         core.tasks.spawn_essential("shard map offers", map_offers::run(Arc::clone(&core)));
         Self { core }
     }
@@ -215,6 +217,26 @@ impl Router {
     /// Drives the sagas of this id now instead of when they are due. How many there were (one per debit account).
     pub async fn retry_saga(&self, id: TransferId, deadline: Deadline) -> Result<usize, CallError> {
         saga::retry(&self.core, id, deadline).await
+    }
+
+    /// Which of reads and writes work at how many of all shards, by the last heartbeats.
+    pub fn working(&self) -> (usize, usize, usize) {
+        let view = self.core.view();
+        let working: Vec<_> = view.shards().map(|shard| shard.working()).collect();
+        let count = |of: fn(&crate::shard::Working) -> bool| working.iter().filter(|working| of(working)).count();
+        (count(|working| working.reads), count(|working| working.writes), working.len())
+    }
+
+    /// Asks every shard who it is, once. Gives the scales of assets of which a shard has another opinion than this router.
+    pub async fn greet(&self) -> Vec<String> {
+        let beats = heartbeat::once(&self.core).await;
+        let differing = beats.into_iter().filter_map(|(shard, beat)| match beat {
+            crate::shard::Beat::Lost(why) if why.contains(identity::assets::FACT) => {
+                Some(format!("shard {shard}: {why}"))
+            }
+            _ => None,
+        });
+        differing.collect()
     }
 
     pub async fn shard_status(&self) -> Vec<ShardStatus> {

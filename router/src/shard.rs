@@ -13,9 +13,11 @@ mod coalescer;
 mod connection;
 mod delivery;
 mod directory;
+mod heartbeat;
 mod metrics;
 mod queue;
 mod submission;
+pub mod witness;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -30,12 +32,15 @@ use self::{
     breaker::Breaker,
     budget::RetryBudget,
     calls::{READS_ADMITTED, READS_AT_ONCE, SCANS_AT_ONCE},
-    client::Client,
+    client::{Client, Greeting},
+    heartbeat::Said,
     metrics::ShardMetrics,
     queue::{Claim, Queue, Submission},
     submission::{Submitted, Waiting, chunks, wire_bytes},
+    witness::{ShardName, Witness},
 };
 use crate::{
+    routing::Routing,
     service::{CallError, CoreConfig, Deadline},
     trace,
 };
@@ -44,6 +49,7 @@ pub use self::{
     by_shard::ByShard,
     connection::NodeClient,
     directory::{Shards, View},
+    heartbeat::{Beat, Working},
     metrics::describe as describe_metrics,
     queue::Urgency,
     submission::{Answer, Answers},
@@ -52,8 +58,13 @@ pub use self::{
 /// The router's side of one shard.
 pub struct Shard {
     id: Arc<str>,
+    number: u16,
     nodes: Vec<String>,
     client: Client,
+    witness: Arc<Witness>,
+    routing: Routing,
+    /// What the node said last of whether reads and writes work.
+    said: Mutex<Option<Said>>,
     queue: Queue,
     breaker: Mutex<Breaker>,
     budget: RetryBudget,
@@ -68,10 +79,22 @@ pub struct Shard {
 
 impl Shard {
     /// Starts sending to the shard. Connections are made when there is something to send.
-    fn start(id: &str, nodes: &[String], config: &CoreConfig, tasks: &Tasks) -> Arc<Self> {
-        let id: Arc<str> = id.into();
+    fn start(
+        wanted: &shard_map::Shard,
+        routing: &Routing,
+        witness: &Arc<Witness>,
+        config: &CoreConfig,
+        tasks: &Tasks,
+    ) -> Arc<Self> {
+        let (id, nodes): (Arc<str>, _) = (wanted.id.as_str().into(), &wanted.nodes);
+        let name = ShardName { id: Arc::clone(&id), number: wanted.number };
+        let greeting = Greeting { witness: Arc::clone(witness), shard: name };
         let shard = Arc::new(Self {
-            client: Client::new(Arc::clone(&id), nodes.to_vec(), config.connect_timeout),
+            client: Client::new(Arc::clone(&id), nodes.to_vec(), config.connect_timeout, Some(greeting)),
+            number: wanted.number,
+            witness: Arc::clone(witness),
+            routing: routing.clone(),
+            said: Mutex::default(),
             nodes: nodes.to_vec(),
             queue: Queue::new(config.queue_operations),
             breaker: Mutex::new(Breaker::new(config.breaker_failures, config.breaker_open)),
@@ -90,6 +113,11 @@ impl Shard {
 
     pub fn id(&self) -> &Arc<str> {
         &self.id
+    }
+
+    /// Part of every position of the shard's journal.
+    pub fn number(&self) -> u16 {
+        self.number
     }
 
     /// Node endpoints in order of preference.

@@ -1,27 +1,78 @@
-//! The admin listener: health, metrics and what the lane is doing.
+//! The admin listener: health, metrics and what the node is doing.
 
-use axum::{Json, Router, http::StatusCode, routing::get};
+use std::sync::Arc;
+
+use axum::{Json, Router, extract::Query, http::StatusCode, response::IntoResponse, routing::get};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use telemetry::{admin, metrics::PrometheusHandle};
 
-use crate::lane::{LaneHandle, LaneState};
+use crate::{clock::NodeClock, gate::Gate, lane::LaneHandle};
 
-/// `/readyz` is true while the lane can write; `/status` tells more.
-pub fn routes(lane: LaneHandle, metrics: PrometheusHandle) -> Router {
-    let status_of = lane.clone();
+#[derive(Deserialize)]
+struct Verbosity {
+    verbose: Option<String>,
+}
+
+/// `/readyz`: whether reads and writes work now, each on its own.
+#[derive(Serialize)]
+struct Readiness {
+    /// `ready`: both work. `degraded`: one does. `unready`: neither does.
+    status: &'static str,
+    reads: bool,
+    writes: bool,
+    #[serde(flatten)]
+    causes: Option<Causes>,
+}
+
+#[derive(Serialize)]
+struct Causes {
+    reads_cause: Option<String>,
+    writes_cause: Option<String>,
+    /// What does not agree, with remedies: it keeps the node from serving, or a clock within its bound.
+    disagreements: Vec<identity::Disagreement>,
+}
+
+impl Readiness {
+    fn of(gate: &Gate, clock: &NodeClock, verbose: bool) -> Self {
+        let (reads, writes) = (gate.reads(), gate.writes());
+        let status = match (&reads, &writes) {
+            (Ok(()), Ok(())) => "ready",
+            (Err(_), Err(_)) => "unready",
+            _ => "degraded",
+        };
+        let mut disagreements = gate.refusals();
+        disagreements.extend(clock.disagreement());
+        disagreements.extend(clock.others());
+        Self {
+            status,
+            reads: reads.is_ok(),
+            writes: writes.is_ok(),
+            causes: verbose.then(|| Causes { reads_cause: reads.err(), writes_cause: writes.err(), disagreements }),
+        }
+    }
+
+    /// 200 only when all of it works: whoever asks for one of the two alone reads the body.
+    fn code(&self) -> StatusCode {
+        if self.reads && self.writes { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+    }
+}
+
+/// `/readyz` with `?verbose` for the causes, and `/status`.
+pub fn routes(gate: Gate, clock: Arc<NodeClock>, lane: LaneHandle, metrics: PrometheusHandle) -> Router {
     admin::routes(telemetry::build_info!(), metrics)
         .route(
             "/readyz",
-            get(async move || {
-                let state = lane.status().state;
-                let code = if state == LaneState::Serving { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-                (code, format!("{}\n", state.as_str()))
+            get(async move |Query(verbosity): Query<Verbosity>| {
+                let verbose = verbosity.verbose.is_some_and(|value| value != "false");
+                let readiness = Readiness::of(&gate, &clock, verbose);
+                (readiness.code(), Json(readiness)).into_response()
             }),
         )
         .route(
             "/status",
             get(async move || {
-                let lane = status_of.status();
+                let lane = lane.status();
                 Json(json!({
                     "state": lane.state.as_str(),
                     "waiting_operations": lane.waiting,

@@ -1,8 +1,10 @@
 //! The configuration: one struct per concern, defaults here and nowhere else, everything checked before a port is bound.
 
-use std::{net::SocketAddr, path::Path, str::FromStr, time::Duration};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
+use identity::Expected;
 use serde::{Deserialize, Serialize};
+use shard_database::DatabaseUrl;
 use shard_map::ClusterId;
 use sqlx::postgres::PgConnectOptions;
 use telemetry::logging::LogConfig;
@@ -16,6 +18,8 @@ pub struct Config {
     pub cluster: ClusterConfig,
     pub shard: ShardConfig,
     pub database: DatabaseConfig,
+    #[serde(default)]
+    pub clock: ClockConfig,
     pub rpc: ListenConfig,
     pub admin: ListenConfig,
     #[serde(default)]
@@ -74,6 +78,26 @@ pub struct LaneConfig {
 impl Default for LaneConfig {
     fn default() -> Self {
         Self { max_batch_operations: 8192, queue_operations: 65_536, cached_accounts: 1_000_000 }
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClockConfig {
+    /// How far this machine's clock may be from PostgreSQL's and the routers'. A node that starts further off refuses to; later,
+    /// entries are dated at most so far from the clock in the middle.
+    pub max_difference_ms: u64,
+}
+
+impl Default for ClockConfig {
+    fn default() -> Self {
+        Self { max_difference_ms: 1000 }
+    }
+}
+
+impl ClockConfig {
+    pub fn max_difference(&self) -> Duration {
+        Duration::from_millis(self.max_difference_ms)
     }
 }
 
@@ -137,14 +161,15 @@ impl Config {
         if self.database.url.is_empty() {
             return invalid("database.url", format!("is missing; set it or {DATABASE_URL_VARIABLE}"));
         }
-        if let Err(error) = PgConnectOptions::from_str(&self.database.url) {
-            // The text of the URL stays out of the message: it holds a password.
-            return invalid("database.url", format!("is no PostgreSQL URL: {error}"));
+        // The text of the URL stays out of the message: it holds a password.
+        if let Err(error) = DatabaseUrl::new(&self.database.url) {
+            return invalid("database.url", error.to_string());
         }
         let positive = [
             ("database.read_connections", u64::from(self.database.read_connections)),
             ("database.connect_timeout_ms", self.database.connect_timeout_ms),
             ("database.statement_timeout_ms", self.database.statement_timeout_ms),
+            ("clock.max_difference_ms", self.clock.max_difference_ms),
             ("lane.max_batch_operations", self.lane.max_batch_operations as u64),
             ("lane.queue_operations", self.lane.queue_operations as u64),
             ("lane.cached_accounts", self.lane.cached_accounts as u64),
@@ -155,18 +180,25 @@ impl Config {
         self.log.check().or_else(|error| invalid("log.level", error.to_string()))
     }
 
+    /// What the database must say of itself. Its number is in the shard map only.
+    pub fn expected(&self) -> Expected {
+        Expected { cluster: self.cluster.id, shard: self.shard.id.clone(), number: None }
+    }
+
     /// As TOML, without the password.
     pub fn redacted(&self) -> Result<String, toml::ser::Error> {
         let mut shown = self.clone();
-        shown.database.url = redact(&self.database.url);
+        shown.database.url = shard_database::address::redact(&self.database.url);
         toml::to_string_pretty(&shown)
     }
 }
 
 impl DatabaseConfig {
-    /// [`Config::load`] has checked the URL; a default would fail at the first connection.
+    /// Options that nothing in the environment changes.
     pub fn connect_options(&self) -> PgConnectOptions {
-        PgConnectOptions::from_str(&self.url).unwrap_or_else(|_| PgConnectOptions::new_without_pgpass())
+        // `Config::load` has checked the URL; a default would fail at the first connection.
+        DatabaseUrl::new(&self.url)
+            .map_or_else(|_| PgConnectOptions::new_without_pgpass(), |url| url.connect_options())
     }
 
     pub fn connect_timeout(&self) -> Duration {
@@ -183,14 +215,6 @@ fn missing_setting(table: &toml::Table) -> Option<&'static str> {
     let is_there =
         |section: &str, key: &str| table.get(section).is_some_and(|s| !s.is_table() || s.get(key).is_some());
     REQUIRED.into_iter().find(|(section, key, _)| !is_there(section, key)).map(|(_, _, setting)| setting)
-}
-
-/// The URL with everything between `//` and `@` hidden.
-fn redact(url: &str) -> String {
-    match (url.find("//"), url.rfind('@')) {
-        (Some(begin), Some(end)) if begin < end => format!("{}//***{}", &url[..begin], &url[end..]),
-        _ => url.to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! The poll is the truth: nothing is scheduled in memory, so a node that starts finds what came due while there was none.
 //! What a hold becomes is decided in the lane; here it is only found.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use ledger::{
     AccountId, HoldKey, TransferId,
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use wire::{Reply, convert::Submitted};
 
 use crate::{
+    clock::NodeClock,
     lane::LaneHandle,
     metric_definitions as m,
     store::{StoreError, read},
@@ -27,10 +28,10 @@ const POLL: Duration = Duration::from_millis(200);
 const AT_ONCE: i64 = 1000;
 
 /// Until `shutdown`.
-pub async fn run(pool: PgPool, lane: LaneHandle, shutdown: CancellationToken) {
+pub async fn run(pool: PgPool, lane: LaneHandle, clock: Arc<NodeClock>, shutdown: CancellationToken) {
     while shutdown.run_until_cancelled(tokio::time::sleep(POLL)).await.is_some() {
         loop {
-            match expire_due(&pool, &lane).await {
+            match expire_due(&pool, &lane, clock.now_us()).await {
                 // A hold that is due and does not go would otherwise be asked about without end.
                 Ok(progress) if progress.found == progress.expired && progress.found == AT_ONCE => {}
                 Ok(_) => break,
@@ -51,8 +52,8 @@ struct Progress {
     expired: i64,
 }
 
-async fn expire_due(pool: &PgPool, lane: &LaneHandle) -> Result<Progress, StoreError> {
-    let due = read::due_holds(pool, telemetry::clock::now_us(), AT_ONCE).await?;
+async fn expire_due(pool: &PgPool, lane: &LaneHandle, now_us: i64) -> Result<Progress, StoreError> {
+    let due = read::due_holds(pool, now_us, AT_ONCE).await?;
     if due.is_empty() {
         return Ok(Progress { found: 0, expired: 0 });
     }
@@ -67,7 +68,7 @@ async fn expire_due(pool: &PgPool, lane: &LaneHandle) -> Result<Progress, StoreE
             }
         };
         let operation = Operation::ExpireHold(HoldKey { id: TransferId(id), debit });
-        operations.push(Submitted { timeout_ms: 0, order_group: 0, operation });
+        operations.push(Submitted { timeout_ms: 0, order_group: 0, operation, peer: None, scale: None });
     }
     let found = i64::try_from(operations.len()).unwrap_or(i64::MAX);
     let replies = lane.execute(operations).await;

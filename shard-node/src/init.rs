@@ -1,53 +1,305 @@
 //! `shard-node init`: makes an empty database a shard, once, on an operator's word.
 //!
 //! Serving never does this by itself: a node that finds an empty database where its shard should be must not begin a new
-//! ledger there.
+//! ledger there. And `init` claims slots only where no payment can be known under them: it asks every other shard of the map
+//! first.
 
-use shard_map::ShardMap;
+use identity::{Disagreement, Disagreements, ShardIdentity, shard::RoutingFacts};
+use shard_database::{
+    Database, record as database, schema,
+    server::{Purpose, ServerFacts},
+};
+use shard_map::{Shard, ShardMap, SlotRange};
 use sqlx::PgConnection;
 
-use crate::store::{migrations, ownership, shard_state};
+use crate::{
+    gate::Gate,
+    peers::{self, Answer, NoAnswer},
+    store::{ownership, session::READ_SETTINGS},
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
     #[error("the shard map has no shard {0:?}")]
     NotInMap(String),
+    #[error("the shard map is of cluster {map}, cluster.id is {configured}: they must be the same")]
+    OtherCluster { map: String, configured: String },
+    /// The database is another shard's, or not one that can be a shard.
+    #[error("the database cannot be shard {shard}: {disagreements}")]
+    Refused { shard: String, disagreements: Disagreements },
     #[error(
-        "the database belongs to shard {found:?} (number {found_number}), not to {wanted:?} (number {wanted_number})"
+        "{0}. `init` asks every other shard of the map before it makes a new one, so their nodes must run. A node in front of an \
+         empty database waits for `init`; start all nodes, then initialise them"
     )]
-    OtherShard { found: String, found_number: i32, wanted: String, wanted_number: i32 },
-    #[error(transparent)]
-    Migration(#[from] migrations::MigrationError),
+    CannotAsk(#[from] NoAnswer),
+    #[error("shard {other} does not serve, so it cannot be asked: {reason}")]
+    NotServing { other: String, reason: String },
+    #[error(
+        "the node of shard {other} has not reached its database yet, so it cannot be asked: try again once it has"
+    )]
+    NotReached { other: String },
+    /// A shard that is initialised again would execute payments a second time.
+    #[error(
+        "shard {other} remembers that shard {shard} (number {number}) had come to {mark}: its database is lost or not mounted. Restore \
+         or mount it. A shard that has been in use is never initialised again"
+    )]
+    WasInUse { other: String, shard: String, number: u16, mark: String },
+    #[error(
+        "the map gives {slots} to shard {shard}, but {owners}. Only a move changes the shard of a slot: write slots = [] for \
+         shard {shard} and leave the slots where they are"
+    )]
+    SlotsTaken { shard: String, slots: String, owners: String },
     #[error(transparent)]
     Database(#[from] sqlx::Error),
+}
+
+impl InitError {
+    /// Whether the nodes of the other shards may yet come up and answer.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::CannotAsk(_) | Self::NotReached { .. })
+    }
 }
 
 /// What [`init`] found or did.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Initialised {
-    Now { slots: usize },
+    /// One of the first shards of a new cluster: it has the slots that the map gives it.
+    Founded {
+        slots: usize,
+    },
+    /// Added to a cluster that is in use: it has no slots.
+    Added,
     Already,
 }
 
-/// Migrates, and claims at epoch 1 the slots that the map gives to `shard_id`. Only the first call claims.
-pub async fn init(connection: &mut PgConnection, shard_id: &str, map: &ShardMap) -> Result<Initialised, InitError> {
-    migrations::run(connection).await?;
-    let shard =
-        map.shards.iter().find(|s| s.id == shard_id).ok_or_else(|| InitError::NotInMap(shard_id.to_owned()))?;
-    let number = i32::from(shard.number);
-    if let Some((found, found_number)) = shard_state::identity(connection).await? {
-        if found == shard_id && found_number == number {
-            return Ok(Initialised::Already);
-        }
-        let wanted = shard_id.to_owned();
-        return Err(InitError::OtherShard { found, found_number, wanted, wanted_number: number });
+/// Makes the database the shard that the gate expects. Nothing is changed when that is refused.
+pub async fn init(connection: &mut PgConnection, gate: &Gate, map: &ShardMap) -> Result<Initialised, InitError> {
+    let expected = gate.expected();
+    let shard = map
+        .index_of(&expected.shard)
+        .map(|index| map.shard(index))
+        .ok_or_else(|| InitError::NotInMap(expected.shard.clone()))?;
+    if map.cluster != expected.cluster {
+        let (map, configured) = (map.cluster.to_string(), expected.cluster.to_string());
+        return Err(InitError::OtherCluster { map, configured });
     }
-    let slots: Vec<i32> =
-        shard.slots.iter().flat_map(|range| range.slots()).map(|slot| slot.index().into()).collect();
-    let mut transaction = sqlx::Connection::begin(&mut *connection).await?;
-    shard_state::initialise(&mut transaction, shard, map).await?;
-    let claimed = slots.len();
-    ownership::claim(&mut transaction, slots).await?;
-    transaction.commit().await?;
-    Ok(Initialised::Now { slots: claimed })
+    let facts = ServerFacts::read(connection, &READ_SETTINGS).await?;
+    let refused = |found: Vec<Disagreement>| {
+        let shard = shard.id.clone();
+        Disagreements::check(found).map_err(|disagreements| InitError::Refused { shard, disagreements })
+    };
+    refused(facts.disagreements(Purpose::Writes, &READ_SETTINGS))?;
+    if let Database::Shard(found) = database::read(connection).await? {
+        let mut wrong = found.compare(expected);
+        if found.identity.number != shard.number {
+            let remedy = "a shard keeps its number: correct the shard map";
+            wrong.push(Disagreement::new("shard number", shard.number, found.identity.number, remedy));
+        }
+        refused(wrong)?;
+        return Ok(Initialised::Already);
+    }
+    let others = ask_others(map, shard).await?;
+    let founding = decide(map, shard, &others)?;
+    write(connection, map, shard, &facts, founding).await?;
+    Ok(match founding {
+        Founding::Founds => Initialised::Founded { slots: shard.slot_count().into() },
+        Founding::IsAdded => Initialised::Added,
+    })
+}
+
+async fn ask_others(map: &ShardMap, shard: &Shard) -> Result<Vec<Answer>, InitError> {
+    let caller = format!("init of shard {}", shard.id);
+    let others = map.shards.iter().filter(|other| other.id != shard.id);
+    let answers = futures_util::future::join_all(others.map(|other| peers::ask(other, map, &caller))).await;
+    Ok(answers.into_iter().collect::<Result<_, _>>()?)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Founding {
+    /// Every shard of the map is new and empty.
+    Founds,
+    /// The cluster is in use.
+    IsAdded,
+}
+
+/// Whether a new shard may claim its slots, by what all others say.
+fn decide(map: &ShardMap, shard: &Shard, others: &[Answer]) -> Result<Founding, InitError> {
+    let mut founding = Founding::Founds;
+    let mut owners = Vec::new();
+    for Answer { shard: other, identified, owned, .. } in others {
+        if let Some(refused) = identified.refused.first() {
+            let reason = Disagreement::from(refused.clone()).to_string();
+            return Err(InitError::NotServing { other: other.clone(), reason });
+        }
+        if identified.uninitialised {
+            continue;
+        }
+        if identified.identity.is_none() {
+            return Err(InitError::NotReached { other: other.clone() });
+        }
+        let of_shard = |mark: &&wire::ShardMark| mark.shard_number == u32::from(shard.number);
+        if let Some(mark) = identified.marks.iter().find(of_shard).and_then(|mark| mark.mark) {
+            let (shard, number) = (shard.id.clone(), shard.number);
+            let mark = identity::Mark::from(mark).to_string();
+            return Err(InitError::WasInUse { other: other.clone(), shard, number, mark });
+        }
+        let together = identified.fresh && identified.founding_map == Some(founding_fingerprint(map));
+        if !together {
+            founding = Founding::IsAdded;
+        }
+        for (slots, _) in owned {
+            if shard.slots.iter().any(|wanted| overlap(*wanted, *slots)) {
+                owners.push(format!("slots {slots} belong to shard {other}"));
+            }
+        }
+    }
+    if !owners.is_empty() || (founding == Founding::IsAdded && !shard.slots.is_empty()) {
+        if owners.is_empty() {
+            owners.push("the cluster is in use".to_owned());
+        }
+        let slots: Vec<String> = shard.slots.iter().map(ToString::to_string).collect();
+        let (shard, slots) = (shard.id.clone(), format!("slots {}", slots.join(", ")));
+        return Err(InitError::SlotsTaken { shard, slots, owners: owners.join(", ") });
+    }
+    Ok(founding)
+}
+
+fn overlap(one: SlotRange, other: SlotRange) -> bool {
+    one.first() <= other.last() && other.first() <= one.last()
+}
+
+/// Tells whether two shards were founded with the same map: who has which slots under which number. Addresses may differ.
+pub fn founding_fingerprint(map: &ShardMap) -> i64 {
+    let mut shards: Vec<(u16, String)> = map
+        .shards
+        .iter()
+        .map(|shard| (shard.number, format!("{} {} {:?}\n", shard.number, shard.id, shard.slots)))
+        .collect();
+    shards.sort_unstable();
+    let text: String = shards.into_iter().map(|(_, text)| text).collect();
+    twox_hash::XxHash3_64::oneshot(format!("{}\n{text}", map.cluster).as_bytes()).cast_signed()
+}
+
+/// All of it in one transaction: a crash leaves an empty database.
+async fn write(
+    connection: &mut PgConnection,
+    map: &ShardMap,
+    shard: &Shard,
+    facts: &ServerFacts,
+    founding: Founding,
+) -> Result<(), sqlx::Error> {
+    let mut transaction = sqlx::Connection::begin(connection).await?;
+    schema::create(&mut transaction).await?;
+    let identity = ShardIdentity {
+        cluster: map.cluster,
+        shard: shard.id.clone(),
+        number: shard.number,
+        routing: RoutingFacts::OWN,
+    };
+    let fingerprint = (founding == Founding::Founds).then(|| founding_fingerprint(map));
+    let timeline = facts.timeline.unwrap_or_default();
+    database::write(&mut transaction, &identity, fingerprint, facts.system_identifier, timeline).await?;
+    ownership::remember_map(&mut transaction, map).await?;
+    if founding == Founding::Founds {
+        let slots = shard.slots.iter().flat_map(|range| range.slots()).map(|slot| slot.index().into()).collect();
+        ownership::claim(&mut transaction, slots).await?;
+    }
+    transaction.commit().await
+}
+
+#[cfg(test)]
+mod tests {
+    use identity::time::OtherClock;
+
+    use super::*;
+
+    const CLUSTER: &str = "0190d7c0-0000-7000-8000-00000000c1a5";
+
+    fn map(slots: [&str; 3]) -> ShardMap {
+        let shard = |(number, slots): (u16, &str)| Shard {
+            id: format!("s{number}"),
+            number,
+            nodes: vec![format!("http://127.0.0.1:{}", 7500 + number)],
+            slots: slots.split_whitespace().map(|range| range.parse().unwrap()).collect(),
+        };
+        let shards = (0..).zip(slots).map(shard).collect();
+        ShardMap::new(CLUSTER.parse().unwrap(), 1, shards).unwrap()
+    }
+
+    fn answer(shard: &str, identified: wire::IdentifyResponse, owned: &[&str]) -> Answer {
+        Answer {
+            shard: shard.to_owned(),
+            identified,
+            owned: owned.iter().map(|range| (range.parse().unwrap(), 1)).collect(),
+            clock: OtherClock::measured(shard, 0, 0, 0),
+        }
+    }
+
+    fn uninitialised() -> wire::IdentifyResponse {
+        wire::IdentifyResponse { uninitialised: true, ..Default::default() }
+    }
+
+    fn shard(map: &ShardMap, founding_map: Option<i64>, fresh: bool) -> wire::IdentifyResponse {
+        let cluster = map.cluster.as_bytes().to_vec().into();
+        let identity = wire::ShardIdentity { cluster, ..Default::default() };
+        wire::IdentifyResponse { identity: Some(identity), founding_map, fresh, ..Default::default() }
+    }
+
+    /// What s2 may do.
+    fn of_s2(map: &ShardMap, others: [Answer; 2]) -> Result<Founding, String> {
+        decide(map, &map.shards[2], &others).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn slots_are_claimed_only_while_the_whole_cluster_is_new() {
+        let first = map(["0-5000", "5001-10000", "10001-16383"]);
+        let print = Some(founding_fingerprint(&first));
+        let new = || [answer("s0", uninitialised(), &[]), answer("s1", uninitialised(), &[])];
+        assert_eq!(of_s2(&first, new()), Ok(Founding::Founds));
+        let together = answer("s0", shard(&first, print, true), &["0-5000"]);
+        assert_eq!(of_s2(&first, [together, answer("s1", uninitialised(), &[])]), Ok(Founding::Founds));
+
+        // In use: payments may be known under the slots, even if nobody owns them.
+        let used = || answer("s0", shard(&first, print, false), &["0-5000"]);
+        let error = of_s2(&first, [used(), answer("s1", uninitialised(), &[])]).unwrap_err();
+        assert!(error.contains("slots 10001-16383 to shard s2") && error.contains("in use"), "{error}");
+
+        // The first thing a new operator tries: a third shard with slots of the other two.
+        let two = map(["0-8191", "8192-16383", ""]);
+        let print = Some(founding_fingerprint(&two));
+        let of_two = || {
+            [
+                answer("s0", shard(&two, print, false), &["0-8191"]),
+                answer("s1", shard(&two, print, false), &["8192-16383"]),
+            ]
+        };
+        let error = of_s2(&first, of_two()).unwrap_err();
+        for named in ["slots 8192-16383 belong to shard s1", "shard s2", "Only a move", "slots = []"] {
+            assert!(error.contains(named), "{error}");
+        }
+        assert_eq!(of_s2(&two, of_two()), Ok(Founding::IsAdded));
+    }
+
+    #[test]
+    fn a_shard_that_another_one_remembers_is_never_initialised_again() {
+        let map = map(["0-8191", "8192-16383", ""]);
+        let mark =
+            wire::ShardMark { shard_number: 2, mark: Some(wire::Mark { incarnation: 1, timeline: 1, position: 9 }) };
+        let remembers = wire::IdentifyResponse { marks: vec![mark], ..shard(&map, None, false) };
+        let error =
+            of_s2(&map, [answer("s0", remembers, &["0-8191"]), answer("s1", uninitialised(), &[])]).unwrap_err();
+        assert!(error.contains("shard s0 remembers that shard s2 (number 2) had come to position 9"), "{error}");
+    }
+
+    #[test]
+    fn a_shard_that_cannot_speak_for_itself_is_no_yes() {
+        let map = map(["0-8191", "8192-16383", ""]);
+        let starting = wire::IdentifyResponse::default();
+        let error = of_s2(&map, [answer("s0", starting, &[]), answer("s1", uninitialised(), &[])]).unwrap_err();
+        assert!(error.contains("node of shard s0 has not reached its database"), "{error}");
+        let refused = wire::Disagreement { fact: "cluster".to_owned(), ..Default::default() };
+        let foreign = wire::IdentifyResponse { refused: vec![refused], ..shard(&map, None, true) };
+        let error = of_s2(&map, [answer("s0", foreign, &[]), answer("s1", uninitialised(), &[])]).unwrap_err();
+        assert!(error.contains("cluster"), "{error}");
+    }
 }

@@ -21,12 +21,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use identity::{AssetScales, Marks};
 use ledger::{
-    AccountId,
+    AccountId, Position,
     accounts::Accounts,
     batch::{Batch, Prior},
     outcome::{HoldAnswer, HoldOutcome, Outcome, TransferAnswer, TransferOutcome},
 };
+use shard_database::{ShardState, record};
 use tokio_util::sync::CancellationToken;
 use wire::not_executed::Reason;
 
@@ -35,11 +37,13 @@ use queue::{Queue, Shared};
 use work::{Clocks, Work};
 
 use crate::{
+    clock::NodeClock,
     config::{DatabaseConfig, LaneConfig},
+    gate::Gate,
     metric_definitions as m,
     store::{
-        StoreError, batch_write, error::Remedy, ownership, ownership::Ownership, session::Session, shard_state,
-        shard_state::ShardState,
+        StoreError, batch_write, error::Remedy, evidence, ownership, ownership::Ownership, session::Session,
+        shard_state,
     },
 };
 
@@ -51,10 +55,9 @@ const MAX_LOST_RACES: u32 = 1000;
 /// Pause between two tries to reach the database.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 
-const OUT_OF_REACH: &str = "the shard's database is out of reach";
-
 pub struct Lane {
-    shard_id: String,
+    gate: Gate,
+    clock: Arc<NodeClock>,
     database: DatabaseConfig,
     queue: Queue,
     shared: Arc<Shared>,
@@ -65,6 +68,10 @@ pub struct Lane {
     /// The last batch met ids used before: look them up first instead of running into them.
     careful: bool,
     now_us: i64,
+    /// The marks of other shards that this lane has stored.
+    stored_marks: Marks,
+    /// The database answers and does not write (read-only, disk full): why, and until a write succeeds.
+    unwritable: Option<String>,
 }
 
 /// A live session and what was true of the shard when its state was last read or written.
@@ -72,6 +79,8 @@ struct Link {
     session: Session,
     state: ShardState,
     ownership: Arc<Ownership>,
+    /// Scales of the assets that accounts of this shard have.
+    scales: AssetScales,
 }
 
 /// An attempt failed, and whether a COMMIT is out whose answer never came.
@@ -87,10 +96,16 @@ impl From<StoreError> for Failure {
 }
 
 impl Lane {
-    pub fn new(shard_id: &str, database: DatabaseConfig, config: &LaneConfig) -> (Self, LaneHandle) {
-        let (queue, handle) = queue::channel(config);
+    pub fn new(
+        gate: Gate,
+        clock: Arc<NodeClock>,
+        database: DatabaseConfig,
+        config: &LaneConfig,
+    ) -> (Self, LaneHandle) {
+        let (queue, handle) = queue::channel(config, gate.clone());
         let lane = Self {
-            shard_id: shard_id.to_owned(),
+            gate,
+            clock,
             database,
             shared: handle.shared(),
             queue,
@@ -99,6 +114,8 @@ impl Lane {
             believed: None,
             careful: false,
             now_us: 0,
+            stored_marks: Marks::default(),
+            unwritable: None,
         };
         (lane, handle)
     }
@@ -106,16 +123,17 @@ impl Lane {
     /// Serves until `shutdown`, then finishes what is queued.
     pub async fn run(mut self, shutdown: CancellationToken) {
         loop {
-            let connected = self.connect_if_needed().await;
-            let batch = if let Err(error) = connected {
+            let able = self.able_to_write().await;
+            let batch = if let Err(error) = able {
                 self.report_unreachable(&error);
-                self.refuse_waiting();
+                self.refuse_waiting(&error);
                 tokio::select! {
                     () = shutdown.cancelled() => None,
                     () = tokio::time::sleep(RECONNECT_PAUSE) => continue,
                 }
             } else {
                 self.shared.set_state(LaneState::Serving);
+                self.gate.set_writes(Ok(()));
                 tokio::select! {
                     biased;
                     batch = self.queue.next_batch() => batch,
@@ -141,10 +159,10 @@ impl Lane {
     async fn carry_out(&mut self, mut work: Work) {
         let (mut redecisions, mut lost_races) = (0, 0);
         while let Some(group) = work.next_group() {
-            if let Err(error) = self.connect_if_needed().await {
+            if let Err(error) = self.able_to_write().await {
                 self.report_unreachable(&error);
-                self.refuse_waiting();
-                if !work.refuse_certain(Reason::Unavailable, OUT_OF_REACH) {
+                self.refuse_waiting(&error);
+                if !work.refuse_certain(Reason::Unavailable, &error.to_string()) {
                     tokio::time::sleep(RECONNECT_PAUSE).await;
                 }
                 continue;
@@ -175,6 +193,7 @@ impl Lane {
                             tracing::warn!(%error, commit_sent, "lost the database session; the batch will be run again");
                             self.careful = true;
                             self.link = None;
+                            self.unwritable = error.is_refused_write().then(|| error.to_string());
                         }
                         Remedy::Redecide => {
                             self.careful = true;
@@ -204,7 +223,7 @@ impl Lane {
     /// Decides the operations of a group and writes what follows from them in one transaction.
     async fn attempt(&mut self, work: &Work, group: &[usize]) -> Result<Vec<Outcome>, Failure> {
         let begun = Instant::now();
-        let Some(Link { session, state, ownership }) = &mut self.link else {
+        let Some(Link { session, state, ownership, scales }) = &mut self.link else {
             return Err(StoreError::Fenced.into());
         };
         let operations = || group.iter().map(|index| work.operation(*index));
@@ -213,11 +232,12 @@ impl Lane {
         named.openings = load::openings(session, &self.accounts, operations()).await?;
         let prior = if self.careful { load::prior(session, operations()).await? } else { Prior::Unknown };
 
-        self.now_us = self.now_us.max(telemetry::clock::now_us());
+        self.now_us = self.now_us.max(self.clock.now_us());
         let deciding = Instant::now();
         let clocks = Clocks { now: deciding.into(), now_us: self.now_us };
         let fence = |id: &AccountId| ownership.check(shard_map::slot_of(id.as_str()));
-        let mut batch = Batch::new(&mut self.accounts, prior, named, &fence, self.now_us, state.next_position);
+        let mut batch =
+            Batch::new(&mut self.accounts, prior, named, &fence, self.now_us, Position(state.next_position));
         let outcomes: Vec<Outcome> =
             group.iter().map(|index| batch.apply(work.request(*index, clocks), work.operation(*index))).collect();
         if !batch.is_sure() {
@@ -231,15 +251,28 @@ impl Lane {
             shard_state::check_unchanged(session, state).await?;
         } else {
             // Every committed batch moves next_position, so that each is noticed by whoever else believes in the old one.
-            let next = effects.next_position.max(state.next_position.next());
+            let next = effects.next_position.max(Position(state.next_position).next());
             shard_state::begin_fenced(session, state, next).await?;
             batch_write::write(session, &effects, &self.accounts).await?;
+            let marks = work.marks_beyond(group, &self.stored_marks);
+            let new_scales = work.new_scales(group, &outcomes, scales)?;
+            let mut evidence = evidence::insert_marks(&marks);
+            evidence.extend(new_scales.iter().map(|(asset, scale)| evidence::insert_scale(*asset, *scale)));
             let committing = Instant::now();
-            session.commit().await.map_err(|error| Failure { error, commit_sent: true })?;
+            session.commit(evidence).await.map_err(|error| Failure { error, commit_sent: true })?;
             metrics::histogram!(m::LANE_COMMIT_SECONDS).record(committing.elapsed());
             self.shared.committed(group.len(), committing.elapsed(), next);
-            state.next_position = next;
-            self.believed = Some(state.clone());
+            state.next_position = next.0;
+            self.believed = Some(*state);
+            self.gate.committed(state.incarnation, state.next_position);
+            for (number, mark) in marks.iter() {
+                self.stored_marks.observe(number, mark);
+                self.gate.observe_peer(number, mark);
+            }
+            if !new_scales.is_empty() {
+                scales.extend(new_scales.into_iter().map(|(asset, scale)| (asset.to_string(), scale)));
+                self.shared.set_scales(scales);
+            }
         }
         self.accounts.committed();
         self.shared.set_cached(self.accounts.len());
@@ -253,32 +286,43 @@ impl Lane {
         Ok(outcomes)
     }
 
+    /// Whether a batch may be tried: there is a session, and the database takes writes.
+    async fn able_to_write(&mut self) -> Result<(), StoreError> {
+        self.connect_if_needed().await?;
+        if self.unwritable.is_some()
+            && let Some(Link { session, state, .. }) = &mut self.link
+        {
+            if let Err(error) = shard_state::probe(session, state).await {
+                self.link = None;
+                return Err(error);
+            }
+            self.unwritable = None;
+        }
+        Ok(())
+    }
+
     async fn connect_if_needed(&mut self) -> Result<(), StoreError> {
         if self.link.is_some() {
             return Ok(());
         }
-        let options = self.database.connect_options();
-        let mut session =
-            Session::connect(&options, self.database.connect_timeout(), self.database.statement_timeout()).await?;
-        let state = shard_state::load(&mut session).await?.ok_or_else(|| {
-            StoreError::Corrupt("the database has no shard_state row; it was never initialised".to_owned())
-        })?;
-        if state.shard_id != self.shard_id {
-            let found = &state.shard_id;
-            return Err(StoreError::Corrupt(format!("the database belongs to shard {found}, not {}", self.shard_id)));
-        }
+        let mut session = Session::connect(&self.database, &self.gate).await?;
+        let state = load_state(&mut session, &self.gate).await?;
         self.adopt(session, state).await
     }
 
+    /// Goes on with a session on a shard in this state.
     async fn adopt(&mut self, mut session: Session, state: ShardState) -> Result<(), StoreError> {
         let ownership = Arc::new(ownership::load(&mut session).await?);
-        // Accounts in memory are those of the believed state; any commit since, by whomever, has moved next_position.
+        let scales = session.run(async |c| record::asset_scales(c).await).await?;
+        // Accounts in memory are those of the believed state; every commit since has moved next_position.
         if self.believed.as_ref() != Some(&state) {
             self.accounts.forget_all();
         }
-        self.believed = Some(state.clone());
+        self.believed = Some(state);
         self.shared.set_ownership(&state, &ownership);
-        self.link = Some(Link { session, state, ownership });
+        self.shared.set_scales(&scales);
+        self.gate.committed(state.incarnation, state.next_position);
+        self.link = Some(Link { session, state, ownership, scales });
         Ok(())
     }
 
@@ -293,27 +337,34 @@ impl Lane {
     /// Reads the shard's state again on the same session.
     async fn reload(&mut self) {
         let Some(mut link) = self.link.take() else { return };
-        if let Ok(Some(state)) = shard_state::load(&mut link.session).await {
+        if let Ok(state) = load_state(&mut link.session, &self.gate).await {
             // A failure leaves the lane without a link: the next step connects anew.
             let _ = self.adopt(link.session, state).await;
         }
     }
 
     fn report_unreachable(&self, error: &StoreError) {
-        if self.shared.set_state(LaneState::Recovering) != LaneState::Recovering {
-            tracing::error!(%error, "the shard's database is out of reach; refusing work until it is back");
-        }
+        self.shared.set_state(LaneState::Recovering);
         self.shared.set_last_error(error);
+        self.gate.set_writes(Err(error.to_string()));
     }
 
     /// Answers everything that waits: none of it was ever part of a transaction.
-    fn refuse_waiting(&mut self) {
+    fn refuse_waiting(&mut self, error: &StoreError) {
         while let Some(mut work) = self.queue.try_next_batch() {
-            work.refuse_certain(Reason::Unavailable, OUT_OF_REACH);
+            work.refuse_certain(Reason::Unavailable, &error.to_string());
             self.shared.release(work.weight());
             work.send();
         }
     }
+}
+
+/// The state of the shard, if it may be gone on from.
+async fn load_state(session: &mut Session, gate: &Gate) -> Result<ShardState, StoreError> {
+    let acknowledged = gate.acknowledged();
+    let state = shard_state::load(session).await?;
+    gate.judge_state(&state, &acknowledged)?;
+    Ok(state)
 }
 
 fn is_replay(outcome: &Outcome) -> bool {

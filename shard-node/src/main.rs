@@ -1,25 +1,39 @@
 //! shard-node: stands in front of one shard's PostgreSQL and is its single writer.
 //!
-//! Start at [`lane`]: it decides and commits what routers ask for. [`store`] holds the SQL, [`rpc`] the service, [`init`]
-//! the one step that makes an empty database a shard.
+//! Start at [`lane`]: it decides and commits what routers ask for. [`gate`] says whether the database may be served, [`monitor`] and
+//! [`peers`] feed it. [`store`] holds the SQL, [`rpc`] the service. [`init`], [`migrate`] and [`accept`] are the steps that an operator
+//! orders; serving takes none of them by itself.
 
+mod accept;
 mod admin;
+mod clock;
 mod config;
 mod expiry;
+mod gate;
 mod init;
 mod lane;
 mod metric_definitions;
+mod migrate;
+mod monitor;
+mod peers;
 mod reads;
 mod rpc;
 mod serve;
 mod store;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{ArgGroup, Parser, Subcommand};
+use shard_database::schema;
+use shard_map::ShardMap;
+use sqlx::{Connection, PgConnection};
 
-use crate::config::Config;
+use crate::{accept::Accepted, config::Config, gate::Gate, init::Initialised};
 
 #[derive(Debug, Parser)]
 #[command(version, about = "The single writer in front of one Shardledger shard", long_about = None)]
@@ -39,11 +53,30 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Migrate the database and claim the shard's slots as the map gives them; does nothing when that was done before
+    /// Make an empty database the shard, after asking the nodes of all other shards of the map; does nothing when that was done
     Init {
         /// The shard map
         #[arg(long, value_name = "FILE")]
         map: PathBuf,
+        /// How long to wait for the nodes of the other shards to answer
+        #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+        wait: u64,
+    },
+    /// Show or apply the migrations that the database lacks
+    #[command(group = ArgGroup::new("what").required(true).args(["dry_run", "apply"]))]
+    Migrate {
+        /// Print what each migration locks, and about how long; change nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Apply them
+        #[arg(long)]
+        apply: bool,
+    },
+    /// Accept the database as it is now: moved into another PostgreSQL, or restored to an earlier point
+    Accept {
+        /// Go on without what was acknowledged and is not in the database
+        #[arg(long)]
+        accept_loss: bool,
     },
 }
 
@@ -58,35 +91,94 @@ fn main() -> ExitCode {
     }
 }
 
-#[allow(clippy::print_stdout, reason = "--print-config is asked for on standard output")]
 fn run(cli: Cli) -> anyhow::Result<()> {
     let path = cli.config.context("--config FILE is missing")?;
     let config = Config::load(&path)?;
     if cli.print_config {
-        print!("{}", config.redacted()?);
+        say(config.redacted()?.trim_end());
         return Ok(());
     }
     if cli.check_config {
         return Ok(());
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start tokio")?;
-    match cli.command {
-        Some(Command::Init { map }) => runtime.block_on(init_shard(&config, &map)),
-        None => runtime.block_on(serve::serve(config)),
-    }
+    runtime.block_on(async {
+        match cli.command {
+            None => serve::serve(config).await,
+            Some(Command::Init { map, wait }) => init_shard(&config, &map, Duration::from_secs(wait)).await,
+            Some(Command::Migrate { apply, .. }) => migrate_shard(&config, apply).await,
+            Some(Command::Accept { accept_loss }) => accept_database(&config, accept_loss).await,
+        }
+    })
 }
 
-async fn init_shard(config: &Config, map: &std::path::Path) -> anyhow::Result<()> {
+/// Pause between two tries of `init` to reach the nodes of the other shards.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+
+/// What was asked for goes to standard output, everything else to standard error.
+#[allow(clippy::print_stdout, reason = "the one place that prints what was asked for")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+async fn connect(config: &Config) -> anyhow::Result<PgConnection> {
+    let options = store::session::read_options(&config.database).application_name("shard-node");
+    PgConnection::connect_with(&options).await.context("cannot connect to the shard's database (database.url)")
+}
+
+async fn init_shard(config: &Config, map: &Path, patience: Duration) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(map).with_context(|| format!("cannot read {}", map.display()))?;
-    let parsed = shard_map::ShardMap::parse(&text).with_context(|| map.display().to_string())?;
-    let options = config.database.connect_options();
-    let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect_with(&options)
-        .await
-        .context("cannot connect to the shard's database (database.url)")?;
+    let parsed = ShardMap::parse(&text).with_context(|| map.display().to_string())?;
+    let mut connection = connect(config).await?;
     let shard = &config.shard.id;
-    match init::init(&mut connection, shard, &parsed).await? {
-        init::Initialised::Now { slots } => eprintln!("shard {shard}: initialised with {slots} slots"),
-        init::Initialised::Already => eprintln!("shard {shard}: was initialised before; nothing changed"),
+    let (gate, latest) = (Gate::new(config.expected()), Instant::now() + patience);
+    let initialised = loop {
+        match init::init(&mut connection, &gate, &parsed).await {
+            Err(error) if error.may_pass() && Instant::now() < latest => tokio::time::sleep(ASK_AGAIN).await,
+            outcome => break outcome,
+        }
+    };
+    connection.close().await?;
+    match initialised? {
+        Initialised::Founded { slots } => eprintln!("shard {shard}: initialised with {slots} slots"),
+        Initialised::Added => eprintln!("shard {shard}: initialised without slots; a move gives it some"),
+        Initialised::Already => eprintln!("shard {shard}: was initialised before; nothing changed"),
+    }
+    Ok(())
+}
+
+async fn migrate_shard(config: &Config, apply: bool) -> anyhow::Result<()> {
+    let mut connection = connect(config).await?;
+    let pending = migrate::pending(&mut connection, &config.expected()).await?;
+    if pending.is_empty() {
+        eprintln!("shard {}: has schema version {}, nothing to do", config.shard.id, schema::VERSION);
+    }
+    for migration in pending {
+        if apply {
+            say(&migrate::apply(&mut connection, migration).await?);
+        } else {
+            migrate::describe(&mut connection, migration).await?.iter().for_each(|line| say(line));
+        }
+    }
+    Ok(connection.close().await?)
+}
+
+async fn accept_database(config: &Config, accept_loss: bool) -> anyhow::Result<()> {
+    let mut connection = connect(config).await?;
+    let accepted = accept::accept(&mut connection, &Gate::new(config.expected()), accept_loss).await?;
+    connection.close().await?;
+    let shard = &config.shard.id;
+    match accepted {
+        Accepted::Nothing => eprintln!("shard {shard}: the database is as it was left; nothing to accept"),
+        Accepted::Incarnation { mark, lost, silent } => {
+            if let Some(lost) = lost {
+                eprintln!("shard {shard}: what was acknowledged up to {lost} and is not in the database is given up");
+            }
+            for no_answer in silent {
+                eprintln!("shard {shard}: {no_answer}; what it remembers was not considered");
+            }
+            say(&format!("shard {shard}: goes on at {mark}"));
+        }
     }
     Ok(())
 }

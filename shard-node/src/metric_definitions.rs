@@ -2,6 +2,12 @@
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
+/// 1 while the database is accepted as the shard, else 0.
+pub const DATABASE_ACCEPTED: &str = "shardledger_database_accepted_ratio";
+/// 1 while reads work, else 0.
+pub const READS_SERVING: &str = "shardledger_reads_serving_ratio";
+/// The clock in the middle of all clocks, ahead of this machine's.
+pub const CLOCK_DIFFERENCE_SECONDS: &str = "shardledger_clock_difference_seconds";
 /// 1 while the lane can write, else 0.
 pub const LANE_SERVING: &str = "shardledger_lane_serving_ratio";
 pub const LANE_QUEUE_OPERATIONS: &str = "shardledger_lane_queue_operations";
@@ -21,6 +27,13 @@ pub const HOLDS_EXPIRED: &str = "shardledger_holds_expired_total";
 pub const RPC_REQUESTS: &str = "shardledger_rpc_requests_total";
 
 pub fn describe() {
+    describe_gauge!(DATABASE_ACCEPTED, "1 while the database is accepted as the shard, else 0.");
+    describe_gauge!(READS_SERVING, "1 while reads work, else 0.");
+    describe_gauge!(
+        CLOCK_DIFFERENCE_SECONDS,
+        Unit::Seconds,
+        "How far the clock in the middle of all that were compared is ahead of this machine's."
+    );
     describe_gauge!(LANE_SERVING, "1 while the lane can write to its database, else 0.");
     describe_gauge!(LANE_QUEUE_OPERATIONS, "Operations waiting for the lane, the batch in progress included.");
     describe_counter!(LANE_QUEUE_FULL, "Submissions refused because the lane's queue was full.");

@@ -1,10 +1,12 @@
 //! The service routers talk to: writes go to the lane, reads to the database.
 
 mod account_list;
+mod identify;
 
 use std::sync::Arc;
 
-use ledger::{AccountId, Limit};
+use identity::Mark;
+use ledger::{AccountId, Limit, operation::Operation};
 use shard_map::ShardMap;
 use sqlx::PgPool;
 use telemetry::Tasks;
@@ -17,7 +19,10 @@ use wire::{
     shard_node_server::{ShardNode, ShardNodeServer},
 };
 
+use self::identify::DeclaredAssets;
 use crate::{
+    clock::NodeClock,
+    gate::Gate,
     lane::LaneHandle,
     metric_definitions as m,
     reads::{self, account_list::KnownOwnership},
@@ -31,8 +36,8 @@ const MAX_SAGAS: u32 = 1000;
 
 #[derive(Clone)]
 pub struct Service {
-    shard: Arc<str>,
-    shard_number: u16,
+    gate: Gate,
+    clock: Arc<NodeClock>,
     lane: LaneHandle,
     reads: PgPool,
     /// Clients' reads wait here for each other and not for a connection of the pool: a wait for a connection that takes too
@@ -41,30 +46,61 @@ pub struct Service {
     /// One sum of balances at a time, which may take long: the other turns are for reads that do not.
     sums: Arc<Semaphore>,
     ownership: KnownOwnership,
+    /// What routers declared, by digest.
+    assets: DeclaredAssets,
     tasks: Tasks,
 }
 
 impl Service {
-    pub fn new(shard: &str, shard_number: u16, lane: LaneHandle, reads: PgPool, tasks: Tasks) -> Self {
+    pub fn new(gate: Gate, clock: Arc<NodeClock>, lane: LaneHandle, reads: PgPool, tasks: Tasks) -> Self {
         // One connection is left to the routers' own questions: sagas that are due, ownership, status.
         let turns = reads.options().get_max_connections().saturating_sub(1).max(1);
         let turns = Arc::new(Semaphore::new(usize::try_from(turns).unwrap_or(1)));
         Self {
-            shard: Arc::from(shard),
-            shard_number,
+            gate,
+            clock,
             lane,
             reads,
             turns,
             sums: Arc::new(Semaphore::new(1)),
             ownership: KnownOwnership::default(),
+            assets: DeclaredAssets::default(),
             tasks,
         }
     }
 
-    /// In order of arrival, for as long as the router waits: each router bounds the reads it has under way, and a call that
-    /// it gives up leaves the queue.
-    async fn turn(&self) -> Result<SemaphorePermit<'_>, Status> {
+    /// For a read: the database is the shard, has what its caller was told of, and it is the caller's turn.
+    ///
+    /// Turns are given in order of arrival, for as long as the router waits: each router bounds the reads it has under way, and a
+    /// call that it gives up leaves the queue.
+    async fn turn<T>(&self, request: &Request<T>) -> Result<SemaphorePermit<'_>, Status> {
+        self.is_current(request).await?;
         self.turns.acquire().await.map_err(|_| Status::unavailable("the node is closing"))
+    }
+
+    /// INV-12: a read is never older than what its caller was told of.
+    async fn is_current<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        if let Some(why) = self.gate.closed() {
+            return Err(Status::unavailable(why));
+        }
+        let Some(at_least) = wire::at_least(request.metadata()) else { return Ok(()) };
+        if !self.gate.seen().is_behind(at_least) {
+            return Ok(());
+        }
+        // Another node of the shard committed since this one looked, or the database is not the one they mean.
+        let found = store::read::mark(&self.reads).await.map_err(read_failed)?;
+        let mark = Mark { timeline: self.gate.seen().timeline, ..found };
+        self.gate.acknowledge(at_least, "a router");
+        match mark.compare(at_least, "a router") {
+            None => {
+                self.gate.committed(mark.incarnation, mark.position);
+                Ok(())
+            }
+            Some(behind) => {
+                tracing::error!(%behind, "a read was refused: the database is behind what was acknowledged");
+                Err(Status::failed_precondition(behind.to_string()))
+            }
+        }
     }
 
     pub fn into_server(self) -> ShardNodeServer<Self> {
@@ -94,12 +130,29 @@ fn uuid(bytes: &[u8]) -> Result<uuid::Uuid, Status> {
 
 #[tonic::async_trait]
 impl ShardNode for Service {
+    async fn identify(
+        &self,
+        request: Request<wire::IdentifyRequest>,
+    ) -> Result<Response<wire::IdentifyResponse>, Status> {
+        count("identify");
+        self.identified(request.into_inner()).map(Response::new)
+    }
+
+    async fn examine(
+        &self,
+        _request: Request<wire::ExamineRequest>,
+    ) -> Result<Response<wire::ExamineResponse>, Status> {
+        count("examine");
+        Ok(Response::new(wire::ExamineResponse { facts: self.facts() }))
+    }
+
     async fn execute(
         &self,
         request: Request<wire::ExecuteRequest>,
     ) -> Result<Response<wire::ExecuteResponse>, Status> {
         count("execute");
-        let wire::ExecuteRequest { operations, traces } = request.into_inner();
+        let wire::ExecuteRequest { operations, traces, assets_digest } = request.into_inner();
+        let scales = self.assets.of(assets_digest, self.lane.scales(), &self.gate.expected().shard)?;
         for wire::Trace { traceparent, first, count } in traces {
             tracing::debug!(traceparent, first, count, of = operations.len(), "operations of a traced request");
         }
@@ -107,7 +160,12 @@ impl ShardNode for Service {
         let mut good: Vec<Submitted> = Vec::with_capacity(operations.len());
         for (index, operation) in operations.into_iter().enumerate() {
             match Submitted::try_from(operation) {
-                Ok(submitted) => good.push(submitted),
+                Ok(mut submitted) => {
+                    if let Operation::CreateAccount(create) = &submitted.operation {
+                        submitted.scale = scales.get(create.asset.as_str()).copied();
+                    }
+                    good.push(submitted);
+                }
                 Err(error) => bad.push((index, error.to_string())),
             }
         }
@@ -116,7 +174,7 @@ impl ShardNode for Service {
             replies.insert(index, Reply::NotExecuted { reason: Reason::Internal, detail });
         }
         let results = replies.into_iter().map(Into::into).collect();
-        Ok(Response::new(wire::ExecuteResponse { results }))
+        Ok(Response::new(wire::ExecuteResponse { results, mark: Some(self.gate.seen().into()) }))
     }
 
     async fn get_account(
@@ -125,8 +183,8 @@ impl ShardNode for Service {
     ) -> Result<Response<wire::GetAccountResponse>, Status> {
         use wire::get_account_response::Outcome;
         count("get_account");
+        let _turn = self.turn(&request).await?;
         let id = any_account(&request.into_inner().id)?;
-        let _turn = self.turn().await?;
         let outcome = match reads::account(&self.reads, &id).await.map_err(read_failed)? {
             Owned::Here(Some(account)) => Outcome::Account((&account).into()),
             Owned::Here(None) => Outcome::NotFound(wire::NotFound {}),
@@ -141,6 +199,7 @@ impl ShardNode for Service {
     ) -> Result<Response<wire::ListEntriesResponse>, Status> {
         use wire::list_entries_response::Outcome;
         count("list_entries");
+        let _turn = self.turn(&request).await?;
         let request = request.into_inner();
         let id = any_account(&request.account)?;
         let page = reads::Page {
@@ -150,7 +209,6 @@ impl ShardNode for Service {
             from_us: if request.from_us == 0 { i64::MIN } else { request.from_us },
             to_us: if request.to_us == 0 { i64::MAX } else { request.to_us },
         };
-        let _turn = self.turn().await?;
         let outcome = match reads::entries(&self.reads, &id, page).await.map_err(read_failed)? {
             Owned::Here(Some(page)) => Outcome::Page(page),
             Owned::Here(None) => Outcome::NotFound(wire::NotFound {}),
@@ -165,9 +223,9 @@ impl ShardNode for Service {
     ) -> Result<Response<wire::BalanceAtResponse>, Status> {
         use wire::balance_at_response::Outcome;
         count("balance_at");
+        let _turn = self.turn(&request).await?;
         let request = request.into_inner();
         let id = any_account(&request.account)?;
-        let _turn = self.turn().await?;
         let outcome = match reads::balance_at(&self.reads, &id, request.at_us).await.map_err(read_failed)? {
             Owned::Here(Some(balance)) => Outcome::Balance(balance),
             Owned::Here(None) => Outcome::NotFound(wire::NotFound {}),
@@ -181,9 +239,9 @@ impl ShardNode for Service {
         request: Request<wire::GetTransfersRequest>,
     ) -> Result<Response<wire::GetTransfersResponse>, Status> {
         count("get_transfers");
+        let _turn = self.turn(&request).await?;
         let request = request.into_inner();
         let id = uuid(&request.id)?;
-        let _turn = self.turn().await?;
         let found = reads::transfers(&self.reads, id, &request.debit).await.map_err(read_failed)?;
         Ok(Response::new(found))
     }
@@ -193,9 +251,9 @@ impl ShardNode for Service {
         request: Request<wire::GetHoldsRequest>,
     ) -> Result<Response<wire::GetHoldsResponse>, Status> {
         count("get_holds");
+        let _turn = self.turn(&request).await?;
         let request = request.into_inner();
         let id = uuid(&request.id)?;
-        let _turn = self.turn().await?;
         let found = reads::holds(&self.reads, id, &request.debit).await.map_err(read_failed)?;
         Ok(Response::new(found))
     }
@@ -205,8 +263,9 @@ impl ShardNode for Service {
         request: Request<wire::ListSagasRequest>,
     ) -> Result<Response<wire::ListSagasResponse>, Status> {
         count("list_sagas");
+        self.is_current(&request).await?;
         let request = request.into_inner();
-        let now_us = telemetry::clock::now_us();
+        let now_us = self.clock.now_us();
         let limit = i64::from(request.limit.clamp(1, MAX_SAGAS));
         if !request.retry_id.is_empty() {
             let id = uuid(&request.retry_id)?;
@@ -229,9 +288,10 @@ impl ShardNode for Service {
 
     async fn get_ownership(
         &self,
-        _request: Request<wire::GetOwnershipRequest>,
+        request: Request<wire::GetOwnershipRequest>,
     ) -> Result<Response<wire::GetOwnershipResponse>, Status> {
         count("get_ownership");
+        self.is_current(&request).await?;
         let ownership = store::read::ownership(&self.reads).await.map_err(read_failed)?;
         let (shard_map, shard_map_version) = store::read::shard_map(&self.reads).await.map_err(read_failed)?;
         let ranges = ownership
@@ -246,8 +306,8 @@ impl ShardNode for Service {
             })
             .collect();
         Ok(Response::new(wire::GetOwnershipResponse {
-            shard: self.shard.to_string(),
-            shard_number: self.shard_number.into(),
+            shard: self.gate.expected().shard.clone(),
+            shard_number: self.shard_number().into(),
             ranges,
             ownership_version: self.lane.status().ownership_version,
             shard_map,
@@ -260,8 +320,10 @@ impl ShardNode for Service {
         request: Request<wire::OfferShardMapRequest>,
     ) -> Result<Response<wire::OfferShardMapResponse>, Status> {
         count("offer_shard_map");
+        self.is_current(&request).await?;
         let text = request.into_inner().shard_map;
         let map = ShardMap::parse(&text).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        self.refuse_map(&map).await?;
         let version = i64::try_from(map.version).unwrap_or(i64::MAX);
         store::read::offer_shard_map(&self.reads, &text, version).await.map_err(read_failed)?;
         let (_, newest_version) = store::read::shard_map(&self.reads).await.map_err(read_failed)?;
@@ -274,7 +336,7 @@ impl ShardNode for Service {
         // Status must answer when the database does not.
         let pending_sagas = store::saga::count(&self.reads).await.ok().and_then(|n| u64::try_from(n).ok());
         Ok(Response::new(wire::StatusResponse {
-            shard: self.shard.to_string(),
+            shard: self.gate.expected().shard.clone(),
             state: lane.state.as_str().to_owned(),
             lane_queue: lane.waiting as u64,
             last_batch: lane.last_batch,
@@ -288,6 +350,8 @@ impl ShardNode for Service {
             pending_sagas: pending_sagas.unwrap_or(0),
             last_error: lane.last_error,
             highest_epoch: lane.highest_epoch,
+            reads: Some(identify::readiness(self.gate.reads())),
+            writes: Some(identify::readiness(self.gate.writes())),
         }))
     }
 
@@ -296,6 +360,7 @@ impl ShardNode for Service {
         request: Request<wire::ListAccountsRequest>,
     ) -> Result<Response<wire::ListAccountsResponse>, Status> {
         count("list_accounts");
+        let _turn = self.turn(&request).await?;
         self.page_of_accounts(request.into_inner()).await.map(Response::new)
     }
 
@@ -304,6 +369,7 @@ impl ShardNode for Service {
         request: Request<wire::SumBalancesRequest>,
     ) -> Result<Response<wire::SumBalancesResponse>, Status> {
         count("sum_balances");
+        self.is_current(&request).await?;
         self.sums_of_balances(request.into_inner()).await.map(Response::new)
     }
 }

@@ -1,30 +1,41 @@
-//! Serving: connect, migrate, start the lane, listen, and drain on a signal.
+//! Serving: listen, compare the database with what it must be, start the lane, and drain on a signal. Nothing is migrated here.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
-use sqlx::{
-    Connection, PgConnection,
-    postgres::{PgConnectOptions, PgPool, PgPoolOptions},
-};
+use identity::time::OtherClock;
+use shard_database::Database;
+use shard_map::ShardMap;
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use telemetry::{Tasks, admin as telemetry_admin, logging, metrics, shutdown};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin,
+    clock::NodeClock,
     config::Config,
     expiry,
+    gate::Gate,
     lane::Lane,
     metric_definitions,
+    monitor::Monitor,
+    peers::Peers,
     rpc::Service,
-    store::{StoreError, error::Remedy, migrations, shard_state},
+    store::{
+        StoreError,
+        error::Remedy,
+        ownership,
+        session::{self, READ_SETTINGS},
+    },
 };
 
 /// How long a drain may take before the process ends all the same.
 const DRAIN_GRACE: Duration = Duration::from_secs(20);
 
 const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
+/// How often an empty database is looked at until somebody initialises it.
+const LOOK_FOR_INIT: Duration = Duration::from_millis(500);
 
 pub async fn serve(config: Config) -> anyhow::Result<()> {
     logging::init(&config.log)?;
@@ -39,27 +50,62 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("admin.listen {}", config.admin.listen))?;
 
-    tokio::pin!(signal);
-    let (reads, shard_number) = tokio::select! {
-        opened = open_shard(&config) => opened?,
-        stopped_by = &mut signal => {
-            tracing::info!(%stopped_by, "stopped before the database was reached");
-            return Ok(());
-        }
-    };
-    let (lane, handle) = Lane::new(&config.shard.id, config.database.clone(), &config.lane);
-    tasks.spawn_essential("lane", lane.run(tasks.token().clone()));
+    let gate = Gate::new(config.expected());
+    let clock = Arc::new(NodeClock::new(config.clock.max_difference()));
+    let pool = session::read_pool(&config.database, &gate);
+    let (lane, handle) = Lane::new(gate.clone(), Arc::clone(&clock), config.database.clone(), &config.lane);
 
     let admin_closing = CancellationToken::new();
-    let admin_routes = admin::routes(handle.clone(), recorder);
+    let admin_routes = admin::routes(gate.clone(), Arc::clone(&clock), handle.clone(), recorder);
     let closing = admin_closing.clone();
     // Not among the tasks: it answers until the drain is over.
     #[allow(clippy::disallowed_methods, reason = "outlives the task tracker on purpose")]
     let admin_task = tokio::spawn(telemetry_admin::serve(admin_listener, admin_routes, closing));
 
-    tasks.spawn_essential("expiry", expiry::run(reads.clone(), handle.clone(), tasks.token().clone()));
+    // Before the database is accepted: `init` and other nodes ask who this is. The gate keeps everything else out.
+    let service = Service::new(gate.clone(), Arc::clone(&clock), handle.clone(), pool.clone(), tasks.clone());
+    serve_rpc(rpc, service, &config, &tasks);
 
-    let service = Service::new(&config.shard.id, shard_number, handle, reads.clone(), tasks.clone());
+    tokio::pin!(signal);
+    let opened = tokio::select! {
+        opened = open_shard(&config, &gate, &clock) => opened,
+        stopped_by = &mut signal => {
+            tracing::info!(%stopped_by, "stopped before the database was accepted");
+            return Ok(());
+        }
+    };
+    // Shown where somebody looks who did not start the process: in the log.
+    let peers = opened.inspect_err(|error| tracing::error!("{error:#}"))?;
+    let monitor = Monitor {
+        database: config.database.clone(),
+        pool: pool.clone(),
+        gate: gate.clone(),
+        clock: Arc::clone(&clock),
+    };
+    gate.set_reads(Ok(()));
+    tasks.spawn_essential("lane", lane.run(tasks.token().clone()));
+    tasks.spawn_essential("expiry", expiry::run(pool.clone(), handle, clock, tasks.token().clone()));
+    tasks.spawn_essential("monitor", monitor.run(tasks.token().clone()));
+    let token = tasks.token().clone();
+    tasks.spawn("peers", async move { token.run_until_cancelled(peers.run()).await });
+
+    tokio::select! {
+        stopped_by = signal => tracing::info!(%stopped_by, "draining"),
+        () = tasks.token().cancelled() => {}
+    }
+    let drained = tasks.shutdown(DRAIN_GRACE).await;
+    admin_closing.cancel();
+    let _ = admin_task.await;
+    pool.close().await;
+    if let Some(task) = tasks.failed() {
+        anyhow::bail!("the {task} task ended by itself");
+    }
+    drained?;
+    tracing::info!("drained");
+    Ok(())
+}
+
+fn serve_rpc(rpc: TcpListener, service: Service, config: &Config, tasks: &Tasks) {
     let closing = tasks.token().clone();
     tracing::info!(shard = config.shard.id, rpc = %config.rpc.listen, admin = %config.admin.listen, "listening");
     tasks.spawn_essential("rpc", async move {
@@ -83,49 +129,53 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             tracing::error!(%error, "the RPC listener failed");
         }
     });
-
-    tokio::select! {
-        stopped_by = signal => tracing::info!(%stopped_by, "draining"),
-        () = tasks.token().cancelled() => {}
-    }
-    let drained = tasks.shutdown(DRAIN_GRACE).await;
-    admin_closing.cancel();
-    let _ = admin_task.await;
-    reads.close().await;
-    if let Some(task) = tasks.failed() {
-        anyhow::bail!("the {task} task ended by itself");
-    }
-    drained?;
-    tracing::info!("drained");
-    Ok(())
 }
 
-/// Waits for the database, migrates it, and makes sure that it is the shard this node is configured for.
-async fn open_shard(config: &Config) -> anyhow::Result<(PgPool, u16)> {
-    let statement_timeout = config.database.statement_timeout_ms.to_string();
-    let options = config
-        .database
-        .connect_options()
-        .application_name("shardledger-reads")
-        .options([("statement_timeout", statement_timeout.as_str()), ("jit", "off")]);
-    let mut connection = connect(config, &options).await?;
-    migrations::run(&mut connection).await?;
-    let configured = &config.shard.id;
-    let number = match shard_state::identity(&mut connection).await? {
-        Some((owner, number)) if owner == *configured => u16::try_from(number)?,
-        Some((owner, _)) => anyhow::bail!("database.url leads to shard {owner:?}, but shard.id is {configured:?}"),
-        None => anyhow::bail!(
-            "the database was never initialised as a shard. If it is meant to be a new one, run \
-             `shard-node init --config FILE --map shard-map.toml`; if it held a ledger before, do not: restore it"
-        ),
+/// Waits for the database, and makes sure that it is the shard this node is configured for and all of it: by what the database says,
+/// by what the other shards remember, and by the clocks.
+async fn open_shard(config: &Config, gate: &Gate, clock: &Arc<NodeClock>) -> anyhow::Result<Peers> {
+    let options = session::read_options(&config.database);
+    let (mut connection, record) = loop {
+        let acknowledged = gate.acknowledged();
+        let mut connection = connect(config, &options).await?;
+        let asked_us = telemetry::clock::now_us();
+        let (facts, database) = match session::look(&mut connection, &READ_SETTINGS).await {
+            Ok(looked) => looked,
+            Err(error) => {
+                tracing::warn!(%error, "the shard's database broke off; trying again");
+                tokio::time::sleep(RECONNECT_PAUSE).await;
+                continue;
+            }
+        };
+        let answered_us = telemetry::clock::now_us();
+        clock.measured(OtherClock::measured("PostgreSQL", asked_us, facts.clock_us, answered_us));
+        for warning in facts.warnings() {
+            tracing::warn!("{warning}");
+        }
+        match (gate.decide(&facts, &database, &READ_SETTINGS, &acknowledged), database) {
+            (Ok(()), Database::Shard(record)) => break (connection, record),
+            (_, Database::Uninitialised) if gate.is_uninitialised() => tokio::time::sleep(LOOK_FOR_INIT).await,
+            (Err(refused), _) => return Err(refused).context("the database is refused"),
+            (Ok(()), Database::Uninitialised) => {}
+        }
     };
-    let pool = PgPoolOptions::new()
-        .max_connections(config.database.read_connections)
-        // Opened before anybody reads: the first burst of reads is not the moment to make connections.
-        .min_connections(config.database.read_connections)
-        .acquire_timeout(config.database.connect_timeout())
-        .connect_lazy_with(options);
-    Ok((pool, number))
+    let map: String = sqlx::query_scalar("SELECT text FROM shardledger.known_map").fetch_one(&mut connection).await?;
+    let map = ShardMap::parse(&map).context("the shard map in the database (shardledger.known_map)")?;
+    let rows = sqlx::query(ownership::SELECT).fetch_all(&mut connection).await?;
+    let owned = ownership::from_rows(&rows)?.owned_ranges();
+    for (number, mark) in shard_database::record::peer_marks(&mut connection).await?.iter() {
+        gate.observe_peer(number, mark);
+    }
+    let mut peers = Peers::new(map, gate.clone(), Arc::clone(clock), record.identity.number, owned);
+    peers.ask_all().await.context("the other shards do not agree")?;
+    let acknowledged = gate.acknowledged();
+    let (facts, database) = session::look(&mut connection, &READ_SETTINGS).await?;
+    gate.decide(&facts, &database, &READ_SETTINGS, &acknowledged).context("the database is refused")?;
+    clock.compare();
+    if let Some(disagreement) = clock.disagreement() {
+        return Err(identity::Disagreements::from(disagreement)).context("this node does not start");
+    }
+    Ok(peers)
 }
 
 /// Waits for a database that is starting or out of reach; one that refuses this node for good is an error.

@@ -94,6 +94,11 @@ impl AssetRegistry {
     }
 
     /// The scale of a known asset.
+    /// Every asset with its scale.
+    pub fn all(&self) -> impl Iterator<Item = (AssetCode, u32)> {
+        self.scales.iter().map(|(code, scale)| (*code, *scale))
+    }
+
     pub fn scale(&self, code: AssetCode) -> Option<u32> {
         self.scales.get(&code).copied()
     }

@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::Context;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 
 use crate::cluster::Cluster;
 
@@ -24,14 +24,22 @@ pub async fn create(cluster: &Cluster, name: &str) -> anyhow::Result<String> {
     Ok(format!("{server}/{name}"))
 }
 
-/// Runs SQL, several statements if need be.
+/// A connection that finds the ledger's tables by their plain names.
+pub async fn connect(url: &str) -> anyhow::Result<PgConnection> {
+    // The error of a bad URL would carry it, password and all.
+    let options: PgConnectOptions = url.parse().map_err(|_| anyhow::anyhow!("a database's URL is none"))?;
+    let connected = PgConnection::connect_with(&options.options([("search_path", "shardledger")])).await;
+    connected.context("cannot connect to a shard's database")
+}
+
+/// Runs SQL, several statements if need be. The ledger's tables go by their plain names.
 pub async fn run(url: &str, sql: &str) -> anyhow::Result<u64> {
-    let mut connection = PgConnection::connect(url).await?;
+    let mut connection = connect(url).await?;
     Ok(sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await?.rows_affected())
 }
 
 /// A number from the database.
 pub async fn number(url: &str, sql: &str) -> anyhow::Result<i64> {
-    let mut connection = PgConnection::connect(url).await?;
+    let mut connection = connect(url).await?;
     Ok(sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut connection).await?)
 }

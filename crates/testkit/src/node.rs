@@ -10,8 +10,15 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
+use identity::shard::RoutingFacts;
+use ledger::AssetRegistry;
+use shard_map::ClusterId;
 use tonic::transport::{Channel, Endpoint};
-use wire::{Reply, convert::operation_to_wire, shard_node_client::ShardNodeClient};
+use wire::{
+    Reply,
+    convert::{assets_to_wire, operation_to_wire},
+    shard_node_client::ShardNodeClient,
+};
 
 pub use operations::{decide, limit, open, order, settle, transfer};
 
@@ -25,6 +32,8 @@ use crate::{
 
 /// Start-up, migrations included.
 const START: Duration = Duration::from_secs(60);
+/// The digest that stands for the assets of tests.
+const ASSETS: u64 = 1;
 /// The word of a node that takes requests.
 const SERVING: &str = "serving";
 
@@ -54,6 +63,7 @@ impl Folder {
 /// What a node is configured with.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
+    pub cluster: ClusterId,
     pub shard: String,
     pub database_url: String,
     /// How long a statement may take before the node gives its connection up.
@@ -66,7 +76,19 @@ pub struct NodeConfig {
 impl NodeConfig {
     /// Written into the folder under this name.
     pub fn write(folder: &Folder, name: &str, shard: &str, database_url: &str) -> anyhow::Result<Self> {
+        Self::write_in(folder, name, CLUSTER.parse()?, shard, database_url)
+    }
+
+    /// [`NodeConfig::write`] for a node of another cluster than the tests' own.
+    pub fn write_in(
+        folder: &Folder,
+        name: &str,
+        cluster: ClusterId,
+        shard: &str,
+        database_url: &str,
+    ) -> anyhow::Result<Self> {
         let config = Self {
+            cluster,
             shard: shard.to_owned(),
             database_url: database_url.to_owned(),
             // Short, so that tests of a lost database do not wait; and longer than a busy disk takes to sync.
@@ -76,7 +98,7 @@ impl NodeConfig {
             log: folder.path.join(format!("{name}.log")),
         };
         let text = format!(
-            "[cluster]\nid = \"{CLUSTER}\"\n[shard]\nid = \"{shard}\"\n\
+            "[cluster]\nid = \"{cluster}\"\n[shard]\nid = \"{shard}\"\n\
              [database]\nurl = \"{database_url}\"\nstatement_timeout_ms = {}\n\
              [rpc]\nlisten = \"{}\"\n\
              [admin]\nlisten = \"127.0.0.1:{}\"\n",
@@ -86,6 +108,21 @@ impl NodeConfig {
         );
         std::fs::write(&config.file, text)?;
         Ok(config)
+    }
+
+    /// What a router says first.
+    pub fn identify(&self) -> anyhow::Result<wire::IdentifyRequest> {
+        let assets = AssetRegistry::with_declared([])?;
+        let scales = assets.all().map(|(asset, scale)| (asset.to_string(), scale)).collect();
+        Ok(wire::IdentifyRequest {
+            cluster: self.cluster.as_bytes().to_vec().into(),
+            shard: self.shard.clone(),
+            slots: RoutingFacts::OWN.slots,
+            hash_seed: RoutingFacts::OWN.hash_seed,
+            caller: "a test".to_owned(),
+            assets: Some(assets_to_wire(ASSETS, &scales)),
+            ..Default::default()
+        })
     }
 
     /// Where routers find the node, as a shard map has it.
@@ -133,7 +170,12 @@ impl Node {
             }
             let mut rpc = ShardNodeClient::new(endpoint.connect().await?);
             let status = rpc.status(wire::StatusRequest {}).await?.into_inner();
-            Ok((status.state == SERVING).then_some(Ok(rpc)))
+            if status.state != SERVING {
+                return Ok(None);
+            }
+            let identified = rpc.identify(config.identify()?).await?.into_inner();
+            ensure!(identified.refused.is_empty(), "the node refuses the test: {:?}", identified.refused);
+            Ok(Some(Ok(rpc)))
         })
         .await
         .with_context(|| config.log())?;
@@ -162,8 +204,12 @@ impl Node {
     /// Has operations executed: one reply each.
     pub async fn execute(&self, operations: &[ledger::operation::Operation]) -> anyhow::Result<Vec<Reply>> {
         let operations = operations.iter().map(|operation| operation_to_wire(operation, 0, 0)).collect();
-        let response =
-            self.rpc.clone().execute(wire::ExecuteRequest { operations, traces: Vec::new() }).await?.into_inner();
+        let response = self
+            .rpc
+            .clone()
+            .execute(wire::ExecuteRequest { operations, traces: Vec::new(), assets_digest: ASSETS })
+            .await?
+            .into_inner();
         let replies = response.results.into_iter().map(|result| Ok(Reply::try_from(result)?));
         replies.collect()
     }

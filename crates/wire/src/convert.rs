@@ -4,12 +4,16 @@
 
 mod account;
 mod hold;
+mod identity;
 mod operation;
 mod outcome;
 mod value;
 
 pub use self::{
     hold::{hold_from_wire, hold_status_from_wire, hold_to_wire},
+    identity::{
+        assets_from_wire, assets_to_wire, marks_from_wire, marks_to_wire, shard_mark_from_wire, shard_mark_to_wire,
+    },
     operation::{Submitted, operation_to_wire},
     outcome::{Reply, presumed_from_wire, state_from_wire, state_to_columns},
     value::{

@@ -22,6 +22,9 @@ use crate::cluster::{
 /// A log that has grown beyond this is put aside (`.1`) before the process is started again.
 const LOG_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
 
+/// How long `init` may wait for the nodes of the other shards, in seconds: a busy machine starts them one after another.
+const INIT_PATIENCE_S: &str = "90";
+
 /// A service drains when asked to end.
 static STOPPING_A_SERVICE: [(Signal, Duration); 2] =
     [(Signal::TERM, Duration::from_secs(40)), (Signal::KILL, Duration::from_secs(5))];
@@ -111,11 +114,11 @@ impl Member {
         self.prepared(&self.arguments)
     }
 
-    /// The command that readies a node's database for serving; it ends by itself.
+    /// The command that makes a node's database the shard; it ends by itself.
     pub fn init_command(&self, shard_map: &Path) -> anyhow::Result<Command> {
         let mut arguments = vec!["init".to_owned()];
         arguments.extend(self.arguments.iter().cloned());
-        arguments.extend(["--map".to_owned(), text(shard_map)]);
+        arguments.extend(["--map".to_owned(), text(shard_map), "--wait".to_owned(), INIT_PATIENCE_S.to_owned()]);
         self.prepared(&arguments)
     }
 

@@ -6,11 +6,11 @@ use sqlx::{PgConnection, Row};
 
 use super::{invariant::Invariant, report::Findings, sagas::ShardIndex};
 
-const OWNERSHIP: &str = "SELECT slot, state, epoch FROM slot_ownership";
+const OWNERSHIP: &str = "SELECT slot, state, epoch FROM shardledger.slot_ownership";
 /// The shard's own in-transit accounts have slot -1 and belong nowhere else.
 const ACCOUNT_SLOTS: &str = "
     SELECT a.id, a.slot, s.state
-    FROM account a LEFT JOIN slot_ownership s USING (slot)
+    FROM shardledger.account a LEFT JOIN shardledger.slot_ownership s USING (slot)
     WHERE a.id NOT LIKE '@in-transit:%'";
 const OWNED: i16 = 1;
 

@@ -66,22 +66,22 @@ impl Pass {
 
 const SUMS: &str = "
     SELECT 'I1' AS invariant, asset::text AS subject, format('accounts sum to %s minor units', sum(posted)) AS detail
-    FROM account GROUP BY asset HAVING sum(posted) <> 0
+    FROM shardledger.account GROUP BY asset HAVING sum(posted) <> 0
     UNION ALL
     SELECT 'I1', account::text, format('entry %s of kind %s moves %s minor units for no transfer', position, kind, amount)
-    FROM journal WHERE transfer_id IS NULL AND amount <> 0";
+    FROM shardledger.journal WHERE transfer_id IS NULL AND amount <> 0";
 
 /// Reserves not given back, less credits made here, are what the in-transit account holds.
 const IN_TRANSIT: &str = "
     SELECT 'I2' AS invariant, asset::text AS subject,
            format('in transit are %s minor units, the sagas account for %s', coalesce(held, 0), coalesce(due, 0)) AS detail
     FROM (SELECT asset, sum(amount) AS due
-          FROM (SELECT asset, amount::numeric FROM transfer
+          FROM (SELECT asset, amount::numeric FROM shardledger.transfer
                 WHERE cross_shard AND debit_position IS NOT NULL AND status <> 3
                 UNION ALL
-                SELECT asset, -amount::numeric FROM register WHERE credited) moved
+                SELECT asset, -amount::numeric FROM shardledger.register WHERE credited) moved
           GROUP BY asset) expected
-    FULL JOIN (SELECT asset, sum(posted) AS held FROM account WHERE id LIKE '@in-transit:%' GROUP BY asset) found
+    FULL JOIN (SELECT asset, sum(posted) AS held FROM shardledger.account WHERE id LIKE '@in-transit:%' GROUP BY asset) found
     USING (asset)
     WHERE coalesce(held, 0) <> coalesce(due, 0)";
 
@@ -136,11 +136,11 @@ const LEGS: &str = "
                                                                    ELSE kind = 5 OR (kind = 3 AND amount > 0) END)
                            AS unknown
                 FROM (SELECT transfer_id, account, counterparty, kind, amount, account LIKE '@%' AS transit
-                      FROM journal WHERE transfer_id IS NOT NULL AND kind NOT IN (6, 8, 9)) entry
+                      FROM shardledger.journal WHERE transfer_id IS NOT NULL AND kind NOT IN (6, 8, 9)) entry
                 GROUP BY 1, 2
             ) l
-            FULL JOIN transfer t ON t.id = l.transfer_id AND t.debit = l.debit
-            FULL JOIN register r ON r.transfer_id = coalesce(t.id, l.transfer_id) AND r.debit = coalesce(t.debit, l.debit)
+            FULL JOIN shardledger.transfer t ON t.id = l.transfer_id AND t.debit = l.debit
+            FULL JOIN shardledger.register r ON r.transfer_id = coalesce(t.id, l.transfer_id) AND r.debit = coalesce(t.debit, l.debit)
         ) joined
         WHERE balance <> 0 OR unknown > 0
            OR debits <> local_due * payment OR credits <> local_due + credit_due
@@ -154,20 +154,20 @@ const LEGS: &str = "
 const HOLDS: &str = "
     SELECT 'I8' AS invariant, coalesce(account, debit)::text AS subject,
            format('the account holds %s minor units, its holds %s', coalesce(held, 0), coalesce(due, 0)) AS detail
-    FROM (SELECT id AS account, held FROM account WHERE held <> 0) found
-    FULL JOIN (SELECT debit, sum(amount - captured - capture_amount) AS due FROM hold WHERE status = 1 GROUP BY debit
+    FROM (SELECT id AS account, held FROM shardledger.account WHERE held <> 0) found
+    FULL JOIN (SELECT debit, sum(amount - captured - capture_amount) AS due FROM shardledger.hold WHERE status = 1 GROUP BY debit
                HAVING sum(amount - captured - capture_amount) <> 0) expected ON account = debit
     WHERE coalesce(held, 0) <> coalesce(due, 0)
     UNION ALL
     SELECT 'I8', h.id::text, format('debit %s: %s captured, its captures come to %s', h.debit, h.captured, coalesce(c.sum, 0))
-    FROM hold h
-    LEFT JOIN (SELECT hold, debit, sum(amount) AS sum FROM transfer WHERE hold IS NOT NULL AND status = 2
+    FROM shardledger.hold h
+    LEFT JOIN (SELECT hold, debit, sum(amount) AS sum FROM shardledger.transfer WHERE hold IS NOT NULL AND status = 2
                GROUP BY hold, debit) c ON c.hold = h.id AND c.debit = h.debit
     WHERE h.captured <> coalesce(c.sum, 0)
     UNION ALL
     SELECT 'I8', h.id::text, format('debit %s: capture %s of %s is said to be in flight, and is not', h.debit, h.capture_id, h.capture_amount)
-    FROM hold h
-    LEFT JOIN transfer t ON t.id = h.capture_id AND t.debit = h.debit AND t.hold = h.id AND t.status = 1
+    FROM shardledger.hold h
+    LEFT JOIN shardledger.transfer t ON t.id = h.capture_id AND t.debit = h.debit AND t.hold = h.id AND t.status = 1
       AND t.refusal IS NULL AND t.amount = h.capture_amount
     WHERE h.capture_id IS NOT NULL AND t.id IS NULL";
 
@@ -175,23 +175,23 @@ const HOLDS: &str = "
 const REVERSALS: &str = "
     SELECT 'I4' AS invariant, t.id::text AS subject,
            format('debit %s: %s of %s reversed, its reversals come to %s', t.debit, t.reversed, t.amount, coalesce(r.sum, 0)) AS detail
-    FROM transfer t
-    FULL JOIN (SELECT original, debit, sum(amount) AS sum FROM reversal GROUP BY original, debit) r
+    FROM shardledger.transfer t
+    FULL JOIN (SELECT original, debit, sum(amount) AS sum FROM shardledger.reversal GROUP BY original, debit) r
       ON r.original = t.id AND r.debit = t.debit
     WHERE coalesce(t.reversed, 0) <> coalesce(r.sum, 0)
     UNION ALL
     SELECT 'I4', r.reversal::text, format('reverses %s of %s by %s, and was never paid back', r.original, r.debit, r.amount)
-    FROM reversal r
-    JOIN transfer o ON o.id = r.original AND o.debit = r.debit
-    LEFT JOIN transfer l ON l.id = r.reversal AND l.debit = o.credit AND l.status = 2 AND l.amount = r.amount
-    LEFT JOIN register g ON g.transfer_id = r.reversal AND g.debit = o.credit AND g.credited AND g.amount = r.amount
+    FROM shardledger.reversal r
+    JOIN shardledger.transfer o ON o.id = r.original AND o.debit = r.debit
+    LEFT JOIN shardledger.transfer l ON l.id = r.reversal AND l.debit = o.credit AND l.status = 2 AND l.amount = r.amount
+    LEFT JOIN shardledger.register g ON g.transfer_id = r.reversal AND g.debit = o.credit AND g.credited AND g.amount = r.amount
     WHERE l.id IS NULL AND g.transfer_id IS NULL";
 
 /// The floor is checked without adding the balances up: they may come from a damaged row and overflow.
 const FLOORS: &str = "
     SELECT 'I9' AS invariant, account::text AS subject,
            format('version %s: posted %s, held %s, overdraft %s', version, posted, held, overdraft) AS detail
-    FROM journal WHERE overdraft IS NOT NULL AND posted < held - overdraft";
+    FROM shardledger.journal WHERE overdraft IS NOT NULL AND posted < held - overdraft";
 
 /// Each entry beside the one before it. An account moves between shards with its whole chain, so positions need not grow
 /// along it.
@@ -214,12 +214,12 @@ const CHAINS: &str = "
                                    WHEN 8 THEN j.held < coalesce(p.held, 0)
                                    WHEN 9 THEN j.held < coalesce(p.held, 0)
                                    ELSE j.held = coalesce(p.held, 0) END AS folds
-        FROM journal j LEFT JOIN journal p ON p.position = j.previous
+        FROM shardledger.journal j LEFT JOIN shardledger.journal p ON p.position = j.previous
     ) linked
     WHERE NOT coalesce(linked, FALSE) OR NOT folds
     UNION ALL
     SELECT 'I10', w.account::text, format('the waypoint of version %s points to position %s, which is not it', w.version, w.position)
-    FROM waypoint w LEFT JOIN journal j ON j.position = w.position
+    FROM shardledger.waypoint w LEFT JOIN shardledger.journal j ON j.position = w.position
     WHERE j.position IS NULL OR j.account <> w.account OR j.version <> w.version";
 
 /// With every entry linked to the version before it, as many entries as the newest version makes the chain gap-free and
@@ -237,9 +237,9 @@ const HEADS: &str = "
                coalesce(f.entries = a.version AND f.version = a.version AND f.posted = a.posted
                         AND h.account = a.id AND h.version = a.version AND h.posted = a.posted AND h.held = a.held
                         AND h.overdraft IS NOT DISTINCT FROM a.overdraft, FALSE) AS holds
-        FROM account a
+        FROM shardledger.account a
         FULL JOIN (SELECT account, count(*) AS entries, max(version) AS version, sum(amount) AS posted
-                   FROM journal GROUP BY account) f ON f.account = a.id
-        LEFT JOIN journal h ON h.position = a.head
+                   FROM shardledger.journal GROUP BY account) f ON f.account = a.id
+        LEFT JOIN shardledger.journal h ON h.position = a.head
     ) compared
     WHERE NOT holds";

@@ -13,16 +13,16 @@ const LOOK_UPS: usize = 10_000;
 const VERDICTS: &str = "
     SELECT transfer_id, hashtextextended(debit, 0) AS debit,
            hashtextextended(concat_ws(' ', credit, asset, amount), 0) AS content, credited
-    FROM register";
+    FROM shardledger.register";
 const VERDICTS_BY_ID: &str = "
     SELECT transfer_id, hashtextextended(debit, 0) AS debit,
            hashtextextended(concat_ws(' ', credit, asset, amount), 0) AS content, credited
-    FROM register WHERE transfer_id = ANY($1)";
+    FROM shardledger.register WHERE transfer_id = ANY($1)";
 /// Transfers refused at the reserve never left their shard.
 const RESERVES: &str = "
     SELECT id, hashtextextended(debit, 0) AS debit,
            hashtextextended(concat_ws(' ', credit, asset, amount), 0) AS content, status
-    FROM transfer WHERE cross_shard AND debit_position IS NOT NULL";
+    FROM shardledger.transfer WHERE cross_shard AND debit_position IS NOT NULL";
 
 pub async fn load_early_verdicts(
     comparison: &mut Comparison,

@@ -1,8 +1,9 @@
 //! One shard's database at one moment.
 
-use std::{str::FromStr, time::Duration};
+use std::time::Duration;
 
-use sqlx::{Connection, PgConnection, Row, postgres::PgConnectOptions};
+use shard_database::DatabaseUrl;
+use sqlx::{Connection, PgConnection, Row};
 
 use super::{Target, report::ShardSize};
 use crate::exit::Unreachable;
@@ -15,9 +16,9 @@ const SETTINGS: [(&str, &str); 4] =
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 /// The first statement that reads is what fixes the snapshot.
-const IDENTITY: &str = "SELECT shard_id FROM shard_state";
-const SIZE: &str = "SELECT (SELECT count(*) FROM account) AS accounts, (SELECT count(*) FROM journal) AS entries,
-                           (SELECT count(*) FROM transfer) AS transfers, (SELECT count(*) FROM register) AS registers";
+const IDENTITY: &str = "SELECT shard_id FROM shardledger.shard_identity";
+const SIZE: &str = "SELECT (SELECT count(*) FROM shardledger.account) AS accounts, (SELECT count(*) FROM shardledger.journal) AS entries,
+                           (SELECT count(*) FROM shardledger.transfer) AS transfers, (SELECT count(*) FROM shardledger.register) AS registers";
 
 /// A read-only transaction that sees the shard as it was when it began.
 pub struct Snapshot {
@@ -28,10 +29,9 @@ pub struct Snapshot {
 impl Snapshot {
     pub async fn take(target: &Target) -> anyhow::Result<Self> {
         let unreachable = |reason: String| Unreachable { what: format!("the database of {}", target.shard), reason };
-        let options = PgConnectOptions::from_str(&target.dsn)
-            .map_err(|error| anyhow::anyhow!("the DSN of {} is not one: {error}", target.shard))?
-            .options(SETTINGS)
-            .application_name("shardctl-verify");
+        let url =
+            DatabaseUrl::new(&target.dsn).map_err(|error| anyhow::anyhow!("the DSN of {} {error}", target.shard))?;
+        let options = url.connect_options().options(SETTINGS).application_name("shardctl-verify");
         let mut connection = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options))
             .await
             .map_err(|_| unreachable(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())))?

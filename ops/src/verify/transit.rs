@@ -6,7 +6,7 @@ use sqlx::{PgConnection, Row};
 
 use super::{invariant::Invariant, report::Findings};
 
-const IN_TRANSIT: &str = "SELECT asset, posted FROM account WHERE id LIKE '@in-transit:%'";
+const IN_TRANSIT: &str = "SELECT asset, posted FROM shardledger.account WHERE id LIKE '@in-transit:%'";
 
 /// Minor units in transit by asset.
 pub type Sums = BTreeMap<String, i128>;

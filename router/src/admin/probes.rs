@@ -1,5 +1,6 @@
-//! `/readyz`: whether to send requests here. About the process alone: a shard that is down is no reason to take a router
-//! out, because the other shards are served, and every other router sees the same.
+//! `/readyz`: whether to send requests here. The status code is about the process alone: a shard that is down is no reason to take
+//! a router out, because the other shards are served, and every other router sees the same. The body says at how many shards reads
+//! and writes work.
 
 use axum::{extract::State, response::Response};
 use http::StatusCode;
@@ -11,6 +12,9 @@ use crate::http::{Parameters, json, problem::Problem};
 #[derive(Serialize)]
 struct Readiness {
     status: &'static str,
+    /// At how many shards each works, by the last heartbeats: `all`, `some` or `none`.
+    reads: &'static str,
+    writes: &'static str,
     #[serde(flatten)]
     details: Option<Details>,
 }
@@ -51,5 +55,11 @@ pub async fn ready(State(admin): State<Admin>, mut parameters: Parameters) -> Re
         Phase::Ready => (StatusCode::OK, "ready"),
         Phase::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
     };
-    Ok(json(code, &Readiness { status, details }))
+    let (reads, writes, shards) = admin.router.working();
+    let share = |working: usize| match working {
+        0 => "none",
+        working if working == shards => "all",
+        _ => "some",
+    };
+    Ok(json(code, &Readiness { status, reads: share(reads), writes: share(writes), details }))
 }

@@ -45,6 +45,13 @@ struct NodeView {
     cached_accounts: u64,
     pending_sagas: u64,
     last_error: Option<String>,
+    reads: bool,
+    writes: bool,
+    /// Why they do not work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reads_cause: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    writes_cause: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -75,13 +82,21 @@ impl ShardView {
     }
 
     pub fn is_degraded(&self) -> bool {
-        self.breaker != "closed" || self.node.as_ref().is_none_or(|node| node.state != "serving")
+        self.breaker != "closed"
+            || self.node.as_ref().is_none_or(|node| node.state != "serving" || !node.reads || !node.writes)
     }
 }
 
 impl NodeView {
     fn new(status: wire::StatusResponse) -> Self {
+        let wire::Readiness { works: reads, cause: reads_cause } = status.reads.unwrap_or_default();
+        let wire::Readiness { works: writes, cause: writes_cause } = status.writes.unwrap_or_default();
+        let cause = |works: bool, cause: String| (!works).then_some(cause);
         Self {
+            reads,
+            writes,
+            reads_cause: cause(reads, reads_cause),
+            writes_cause: cause(writes, writes_cause),
             state: status.state,
             lane_queue: status.lane_queue,
             last_batch_operations: status.last_batch,

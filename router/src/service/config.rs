@@ -2,9 +2,15 @@
 
 use std::time::Duration;
 
+use identity::AssetScales;
+
 /// Bounds and times of everything between the edge and the shards.
 #[derive(Debug, Clone)]
 pub struct CoreConfig {
+    /// How nodes name this router in messages.
+    pub name: String,
+    /// Every asset this router knows, with its scale.
+    pub assets: AssetScales,
     /// Operations that may wait for one shard; more are refused as overloaded.
     pub queue_operations: usize,
     /// Execute calls to one shard at once.
@@ -25,6 +31,8 @@ pub struct CoreConfig {
 impl Default for CoreConfig {
     fn default() -> Self {
         Self {
+            name: "router".to_owned(),
+            assets: AssetScales::new(),
             queue_operations: 32_768,
             // One is decided while the next is on its way. Measured with single transfers on 64 connections, four make
             // the calls half as large and cost router, node and database a fifth more CPU per transfer.

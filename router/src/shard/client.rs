@@ -10,7 +10,10 @@ use std::{
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 
-use super::connection::{ConnectError, Connection, NodeClient, NotSent};
+use super::{
+    connection::{ConnectError, Connection, NodeClient, NotSent},
+    witness::{ShardName, Witness},
+};
 
 /// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -32,21 +35,29 @@ pub enum CallFailure {
     Refused { code: Code, detail: String },
 }
 
+/// What a node must be, and who asks.
+pub struct Greeting {
+    pub witness: Arc<Witness>,
+    pub shard: ShardName,
+}
+
 /// The connections to one shard's nodes. At most one is in use at a time.
-#[derive(Debug)]
 pub struct Client {
     shard: Arc<str>,
     endpoints: Vec<String>,
     connect_timeout: Duration,
+    /// The first call on each connection; absent where nobody is to be compared.
+    greeting: Option<Greeting>,
     state: Mutex<State>,
     /// Held while connecting, so that a hundred callers make one attempt.
     connecting: tokio::sync::Mutex<()>,
 }
 
-#[derive(Debug)]
 struct State {
     current: Option<Connection>,
     next_serial: u64,
+    /// Why a node was refused last, until one is accepted.
+    refused: Option<String>,
     /// When each endpoint last failed.
     failed_at: Vec<Option<Instant>>,
 }
@@ -58,13 +69,19 @@ impl Client {
     const MAX_UNSENT: u32 = 3;
 
     /// `endpoints` in order of preference.
-    pub fn new(shard: Arc<str>, endpoints: Vec<String>, connect_timeout: Duration) -> Self {
+    pub fn new(
+        shard: Arc<str>,
+        endpoints: Vec<String>,
+        connect_timeout: Duration,
+        greeting: Option<Greeting>,
+    ) -> Self {
         assert!(!endpoints.is_empty(), "a shard without nodes passed the map's validation");
-        let state = State { current: None, next_serial: 0, failed_at: vec![None; endpoints.len()] };
+        let state = State { current: None, next_serial: 0, refused: None, failed_at: vec![None; endpoints.len()] };
         Self {
             shard,
             endpoints,
             connect_timeout,
+            greeting,
             state: Mutex::new(state),
             connecting: tokio::sync::Mutex::default(),
         }
@@ -97,6 +114,15 @@ impl Client {
                     self.discard(&connection);
                     return Err(CallFailure::Lost(format!("{:?}: {}", status.code(), status.message())));
                 }
+                // The node does not serve this caller, or is behind what it was told: another node may be better, and this one has
+                // to introduce itself again. Certainly not executed.
+                None if status.code() == Code::FailedPrecondition => {
+                    self.discard(&connection);
+                    unsent += 1;
+                    if unsent == Self::MAX_UNSENT {
+                        return Err(CallFailure::NotSent(status.message().to_owned()));
+                    }
+                }
                 None => {
                     return Err(CallFailure::Refused { code: status.code(), detail: status.message().to_owned() });
                 }
@@ -117,10 +143,13 @@ impl Client {
         let mut failure = None;
         for endpoint in self.order(Instant::now()) {
             let (uri, serial) = (&self.endpoints[endpoint], self.next_serial());
-            match timeout_at(until, Connection::open(uri, endpoint, serial, self.connect_timeout)).await {
+            match timeout_at(until, self.open(uri, endpoint, serial)).await {
                 Ok(Ok(connection)) => {
                     tracing::info!(shard = %self.shard, endpoint = %uri, "connected to a shard-node");
-                    self.lock().current = Some(connection.clone());
+                    let mut state = self.lock();
+                    state.current = Some(connection.clone());
+                    state.refused = None;
+                    drop(state);
                     return Ok(connection);
                 }
                 Ok(Err(error)) => failure = Some(self.failed(endpoint, error)),
@@ -130,10 +159,44 @@ impl Client {
         Err(CallFailure::NotSent(failure.unwrap_or_default()))
     }
 
+    /// A connection to a node that has shown that it is the shard.
+    async fn open(&self, uri: &str, endpoint: usize, serial: u64) -> Result<Connection, ConnectError> {
+        let connection = Connection::open(uri, endpoint, serial, self.connect_timeout).await?;
+        let Some(Greeting { witness, shard }) = &self.greeting else { return Ok(connection) };
+        let silent = |status: String| ConnectError::Silent { uri: uri.to_owned(), status };
+        let told = witness.mark(shard.number);
+        let mut node = connection.client();
+        let greeted = tokio::time::timeout(self.connect_timeout, node.identify(witness.introduce(shard, true, None)));
+        let answer = match greeted.await {
+            Ok(Ok(answer)) => answer.into_inner(),
+            Ok(Err(status)) => return Err(silent(status.message().to_owned())),
+            Err(_) => return Err(silent(format!("no answer within {} ms", self.connect_timeout.as_millis()))),
+        };
+        witness
+            .hear(shard, uri, told, &answer)
+            .map_err(|disagreements| ConnectError::Refused { uri: uri.to_owned(), disagreements })?;
+        Ok(connection.of_shard(Arc::clone(witness), shard.number))
+    }
+
     fn failed(&self, endpoint: usize, error: ConnectError) -> String {
-        self.lock().failed_at[endpoint] = Some(Instant::now());
-        tracing::debug!(shard = %self.shard, %error, "a shard-node cannot be reached");
-        error.to_string()
+        let mut state = self.lock();
+        state.failed_at[endpoint] = Some(Instant::now());
+        let text = error.to_string();
+        // Said once for each reason: a shard that is refused is tried again and again.
+        if matches!(error, ConnectError::Refused { .. }) && state.refused.as_ref() != Some(&text) {
+            tracing::error!(shard = %self.shard, %error, "a shard-node is refused; nothing is sent to it");
+            state.refused = Some(text.clone());
+        } else {
+            tracing::debug!(shard = %self.shard, %error, "a shard-node cannot be reached");
+        }
+        text
+    }
+
+    /// The connection in use is not to be used again: the node is not what it was.
+    pub fn drop_connection(&self) {
+        if let Some(connection) = self.standing() {
+            self.discard(&connection);
+        }
     }
 
     fn next_serial(&self) -> u64 {
@@ -220,7 +283,7 @@ mod tests {
         let taken = tokio::net::TcpSocket::new_v4().unwrap();
         taken.bind(([127, 0, 0, 1], 0).into()).unwrap();
         let uri = format!("http://{}", taken.local_addr().unwrap());
-        let client = Client::new("s0".into(), vec![uri], PATIENCE);
+        let client = Client::new("s0".into(), vec![uri], PATIENCE, None);
         let until = Instant::now() + PATIENCE;
         let answer = client.call(until, |mut node| async move { node.status(wire::StatusRequest {}).await }).await;
         assert!(matches!(answer, Err(CallFailure::NotSent(_))), "{answer:?}");
@@ -238,7 +301,7 @@ mod tests {
                 stream.read_buf(&mut received).await.unwrap();
             }
         };
-        let client = Client::new("s0".into(), vec![uri], PATIENCE);
+        let client = Client::new("s0".into(), vec![uri], PATIENCE, None);
         let until = Instant::now() + PATIENCE;
         let call = client.call(until, |mut node| async move { node.status(wire::StatusRequest {}).await });
         let (answer, ()) = tokio::join!(call, server);

@@ -6,6 +6,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -13,10 +14,12 @@ use std::{
 use http::{HeaderValue, Request, Response, Uri};
 use hyper::{body::Incoming, client::conn::http2, rt::Executor};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use identity::Disagreements;
 use tokio::net::TcpStream;
 use tonic::body::Body;
 use wire::shard_node_client::ShardNodeClient;
 
+use super::witness::Witness;
 use crate::trace::{self, TRACEPARENT};
 
 /// A client of the node at the other end of one connection.
@@ -30,7 +33,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(3);
 const WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 
 /// A handle on an established connection. Clones share it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Connection {
     requests: http2::SendRequest<Body>,
     origin: Uri,
@@ -38,6 +41,8 @@ pub struct Connection {
     endpoint: usize,
     /// Tells this connection from an earlier one to the same endpoint.
     serial: u64,
+    /// What reads on this connection must not be older than.
+    told: Option<(Arc<Witness>, u16)>,
 }
 
 /// Why there is no connection.
@@ -48,9 +53,13 @@ pub enum ConnectError {
     #[error("no connection to {uri} within {timeout_ms} ms")]
     Timeout { uri: String, timeout_ms: u128 },
     #[error("cannot connect to {uri}: {source}")]
-    Refused { uri: String, source: std::io::Error },
+    Unreachable { uri: String, source: std::io::Error },
     #[error("{uri} does not speak HTTP/2: {source}")]
     Handshake { uri: String, source: hyper::Error },
+    #[error("{uri} did not say who it is: {status}")]
+    Silent { uri: String, status: String },
+    #[error("{uri} is refused: {disagreements}")]
+    Refused { uri: String, disagreements: Disagreements },
 }
 
 /// The request never left this process: certainly not executed.
@@ -69,7 +78,7 @@ impl Connection {
         let origin: Uri = uri.parse().map_err(|_| ConnectError::Address(uri.to_owned()))?;
         let with_port = origin.authority().filter(|authority| authority.port().is_some());
         let address = with_port.ok_or_else(|| ConnectError::Address(uri.to_owned()))?;
-        let refused = |source| ConnectError::Refused { uri: uri.to_owned(), source };
+        let refused = |source| ConnectError::Unreachable { uri: uri.to_owned(), source };
         let stream = TcpStream::connect(address.as_str()).await.map_err(refused)?;
         stream.set_nodelay(true).map_err(refused)?;
         let (requests, driver) = http2::Builder::new(TokioExecutor::new())
@@ -90,7 +99,12 @@ impl Connection {
                 tracing::debug!(%peer, %error, "connection to a shard-node ended");
             }
         });
-        Ok(Self { requests, origin, endpoint, serial })
+        Ok(Self { requests, origin, endpoint, serial, told: None })
+    }
+
+    /// The same connection once the node has introduced itself: its calls say what this router was told of the shard.
+    pub fn of_shard(self, witness: Arc<Witness>, number: u16) -> Self {
+        Self { told: Some((witness, number)), ..self }
     }
 
     pub fn client(&self) -> NodeClient {
@@ -128,6 +142,11 @@ impl tower::Service<Request<Body>> for Connection {
         // Reads are made by the task of their request. Writes travel with those of others, and carry it themselves.
         if let Some(traceparent) = trace::current().and_then(|it| HeaderValue::from_str(it.as_str()).ok()) {
             request.headers_mut().insert(TRACEPARENT, traceparent);
+        }
+        if let Some((witness, number)) = &self.told
+            && let Ok(at_least) = HeaderValue::try_from(wire::at_least_to_header(witness.mark(*number)))
+        {
+            request.headers_mut().insert(wire::AT_LEAST, at_least);
         }
         let answer = self.requests.try_send_request(request);
         Box::pin(async move {

@@ -9,7 +9,11 @@ use std::{sync::Arc, time::Duration};
 use ledger::operation::Operation;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tonic::Code;
-use wire::{Reply, convert::operation_to_wire, not_executed::Reason};
+use wire::{
+    Reply,
+    convert::{operation_to_wire, shard_mark_to_wire},
+    not_executed::Reason,
+};
 
 use super::{
     Answer, Answers, CallError, Shard, client::CallFailure, metrics::CallEnd, queue::Submission,
@@ -87,7 +91,7 @@ async fn send(shard: &Shard, batch: &[Submission]) -> Result<Vec<wire::Operation
     let operations = batch.iter().map(|submission| submission.operations.len()).sum::<usize>();
     let answer = shard
         .call(latest + ANSWER_GRACE, |mut node| {
-            let request = request(batch, Instant::now());
+            let request = request(shard, batch, Instant::now());
             async move { node.execute(request).await }
         })
         .await;
@@ -99,7 +103,11 @@ async fn send(shard: &Shard, batch: &[Submission]) -> Result<Vec<wire::Operation
         Err(CallFailure::Refused { .. }) => CallEnd::Refused,
     };
     shard.metrics.executed(end, begun.elapsed(), operations);
-    let results = answer?.results;
+    let wire::ExecuteResponse { results, mark } = answer?;
+    // Before anybody is answered: a read that follows must not be older.
+    if let Some(mark) = mark {
+        shard.witness.observe(shard.number, mark.into());
+    }
     if results.len() != operations {
         let detail = format!("{} results for {operations} operations", results.len());
         return Err(CallFailure::Refused { code: Code::Internal, detail });
@@ -107,15 +115,19 @@ async fn send(shard: &Shard, batch: &[Submission]) -> Result<Vec<wire::Operation
     Ok(results)
 }
 
-fn request(batch: &[Submission], now: Instant) -> wire::ExecuteRequest {
+fn request(shard: &Shard, batch: &[Submission], now: Instant) -> wire::ExecuteRequest {
     let mut traces = Vec::new();
+    let map = Arc::clone(shard.routing.load().map());
     let mut operations = Vec::with_capacity(batch.iter().map(|submission| submission.operations.len()).sum());
     for (submission, number) in batch.iter().zip(1..) {
         let order_group = if submission.ordered { number } else { 0 };
         let left_ms = submission.deadline.saturating_duration_since(now).as_millis();
         // 0 would mean "no deadline".
         let timeout_ms = u32::try_from(left_ms).unwrap_or(u32::MAX).max(1);
-        let to_wire = |operation| operation_to_wire(operation, order_group, timeout_ms);
+        let to_wire = |operation| {
+            let peer = shard.witness.other_end(&map, operation).map(shard_mark_to_wire);
+            wire::Operation { peer, ..operation_to_wire(operation, order_group, timeout_ms) }
+        };
         if let Some(traceparent) = &submission.traceparent {
             traces.push(wire::Trace {
                 traceparent: traceparent.as_str().to_owned(),
@@ -125,7 +137,7 @@ fn request(batch: &[Submission], now: Instant) -> wire::ExecuteRequest {
         }
         operations.extend(submission.operations.iter().map(to_wire));
     }
-    wire::ExecuteRequest { operations, traces }
+    wire::ExecuteRequest { operations, traces, assets_digest: shard.witness.assets_digest() }
 }
 
 /// Gives each submission its answers, but for those with an operation of unknown fate: they are to be sent again.

@@ -8,7 +8,7 @@ use ledger::AccountId;
 use shard_map::{ShardIndex, ShardMap, SlotRange};
 use telemetry::tasks::Tasks;
 
-use super::Shard;
+use super::{Shard, witness::Witness};
 use crate::{
     routing::{Routing, RoutingTable},
     service::{CallError, CoreConfig},
@@ -18,6 +18,7 @@ use crate::{
 pub struct Shards {
     routing: Routing,
     config: CoreConfig,
+    witness: Arc<Witness>,
     tasks: Tasks,
     current: ArcSwap<Directory>,
     /// Held while following a new map.
@@ -38,9 +39,16 @@ pub struct View {
 
 impl Shards {
     pub fn start(routing: Routing, config: CoreConfig, tasks: Tasks) -> Self {
+        let witness = Arc::new(Witness::new(routing.clone(), &config.name, config.assets.clone()));
         let nobody = Directory { map_version: 0, shards: Vec::new() };
-        let shards =
-            Self { routing, config, tasks, current: ArcSwap::from_pointee(nobody), following: Mutex::new(()) };
+        let shards = Self {
+            routing,
+            config,
+            witness,
+            tasks,
+            current: ArcSwap::from_pointee(nobody),
+            following: Mutex::new(()),
+        };
         shards.view();
         shards
     }
@@ -75,10 +83,12 @@ impl Shards {
 
     fn directory_of(&self, map: &ShardMap, before: &Directory) -> Directory {
         let shard = |wanted: &shard_map::Shard| {
-            let same = |shard: &&Arc<Shard>| **shard.id() == *wanted.id && shard.nodes() == wanted.nodes;
+            let same = |shard: &&Arc<Shard>| {
+                **shard.id() == *wanted.id && shard.number() == wanted.number && shard.nodes() == wanted.nodes
+            };
             match before.shards.iter().find(same) {
                 Some(shard) => Arc::clone(shard),
-                None => Shard::start(&wanted.id, &wanted.nodes, &self.config, &self.tasks),
+                None => Shard::start(wanted, &self.routing, &self.witness, &self.config, &self.tasks),
             }
         };
         Directory { map_version: map.version, shards: map.shards.iter().map(shard).collect() }

@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
+use identity::AssetScales;
 use ledger::Position;
+use shard_database::ShardState;
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -18,8 +20,9 @@ use wire::{Reply, convert::Submitted, not_executed::Reason};
 use super::work::{Submission, Work};
 use crate::{
     config::LaneConfig,
+    gate::Gate,
     metric_definitions as m,
-    store::{StoreError, ownership::Ownership, shard_state::ShardState},
+    store::{StoreError, ownership::Ownership},
 };
 
 /// Submissions that may wait, however small; operations are bounded by the configuration.
@@ -88,6 +91,8 @@ pub(super) struct Shared {
     slots_owned: AtomicUsize,
     highest_epoch: AtomicI64,
     last_error: Mutex<String>,
+    /// Scales of the assets that accounts of this shard have, and how often they have changed.
+    scales: Mutex<(u64, Arc<AssetScales>)>,
 }
 
 impl Shared {
@@ -97,12 +102,14 @@ impl Shared {
 
     /// Gives the state before.
     pub fn set_state(&self, state: LaneState) -> LaneState {
-        let before = LaneState::from_code(self.state.swap(state as u8, Relaxed));
-        metrics::gauge!(m::LANE_SERVING).set(if state == LaneState::Serving { 1.0 } else { 0.0 });
-        if state == LaneState::Serving && before != LaneState::Serving {
-            tracing::info!("the lane is serving");
+        LaneState::from_code(self.state.swap(state as u8, Relaxed))
+    }
+
+    pub fn set_scales(&self, scales: &AssetScales) {
+        let mut shared = self.scales.lock().unwrap_or_else(PoisonError::into_inner);
+        if *shared.1 != *scales {
+            *shared = (shared.0 + 1, Arc::new(scales.clone()));
         }
-        before
     }
 
     pub fn set_last_error(&self, error: &StoreError) {
@@ -110,7 +117,7 @@ impl Shared {
     }
 
     pub fn set_ownership(&self, state: &ShardState, ownership: &Ownership) {
-        self.next_position.store(state.next_position.0, Relaxed);
+        self.next_position.store(state.next_position, Relaxed);
         self.ownership_version.store(state.ownership_version, Relaxed);
         self.slots_owned.store(ownership.owned(), Relaxed);
         self.highest_epoch.store(ownership.highest_epoch(), Relaxed);
@@ -142,10 +149,10 @@ pub(super) struct Queue {
     max_batch_operations: usize,
 }
 
-pub(super) fn channel(config: &LaneConfig) -> (Queue, LaneHandle) {
+pub(super) fn channel(config: &LaneConfig, gate: Gate) -> (Queue, LaneHandle) {
     let (sender, receiver) = mpsc::channel(MAX_WAITING_SUBMISSIONS);
     let queue = Queue { receiver, max_batch_operations: config.max_batch_operations };
-    let handle = LaneHandle { sender, shared: Arc::default(), max_waiting: config.queue_operations };
+    let handle = LaneHandle { gate, sender, shared: Arc::default(), max_waiting: config.queue_operations };
     (queue, handle)
 }
 
@@ -180,6 +187,7 @@ impl Queue {
 /// Hands operations to the lane. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct LaneHandle {
+    gate: Gate,
     sender: mpsc::Sender<Submission>,
     shared: Arc<Shared>,
     max_waiting: usize,
@@ -194,12 +202,11 @@ impl LaneHandle {
     pub async fn execute(&self, operations: Vec<Submitted>) -> Vec<Reply> {
         let count = operations.len();
         let refuse = |reason, detail: &str| vec![Reply::NotExecuted { reason, detail: detail.to_owned() }; count];
-        match self.shared.state() {
-            LaneState::Serving => {}
-            LaneState::Starting | LaneState::Recovering => {
-                return refuse(Reason::Unavailable, "the shard's database is out of reach");
-            }
-            LaneState::Draining => return refuse(Reason::ShuttingDown, "the shard-node is shutting down"),
+        if self.shared.state() == LaneState::Draining {
+            return refuse(Reason::ShuttingDown, "the shard-node is shutting down");
+        }
+        if let Err(cause) = self.gate.writes() {
+            return refuse(Reason::Unavailable, &cause);
         }
         let now = Instant::now();
         let (reply, answer) = oneshot::channel();
@@ -225,6 +232,11 @@ impl LaneHandle {
             }
         }
         answer.await.unwrap_or_else(|_| vec![Reply::Unknown; count])
+    }
+
+    /// The scales in use, and a number that changes with them.
+    pub fn scales(&self) -> (u64, Arc<AssetScales>) {
+        self.shared.scales.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn status(&self) -> LaneStatus {

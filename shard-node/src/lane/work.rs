@@ -2,9 +2,12 @@
 
 use std::{collections::VecDeque, ops::Range, time::Duration};
 
-use ledger::{batch::Request, operation::Operation, outcome::Outcome};
+use identity::{AssetScales, Mark, Marks};
+use ledger::{AssetCode, batch::Request, operation::Operation, outcome::Outcome};
 use tokio::{sync::oneshot, time::Instant};
 use wire::{Reply, convert::Submitted, not_executed::Reason};
+
+use crate::store::StoreError;
 
 /// One moment by the clock of deadlines and by the clock of rows.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +35,10 @@ pub struct Submission {
 #[derive(Debug)]
 struct Queued {
     operation: Operation,
+    /// Of a saga's step: how far the shard at the other end had come.
+    peer: Option<(u16, Mark)>,
+    /// Of an account that is opened: the scale of its asset.
+    scale: Option<u32>,
     order_group: u64,
     deadline: Option<Instant>,
 }
@@ -46,6 +53,8 @@ impl Submission {
                     .then(|| now + Duration::from_millis(submitted.timeout_ms.into())),
                 order_group: submitted.order_group.into(),
                 operation: submitted.operation,
+                peer: submitted.peer,
+                scale: submitted.scale,
             })
             .collect();
         Self { operations, weight, reply }
@@ -115,6 +124,47 @@ impl Work {
     pub fn request(&self, index: usize, clocks: Clocks) -> Request {
         let Queued { order_group, deadline, .. } = self.operations[index];
         Request { order_group, deadline_us: deadline.map_or(0, |deadline| clocks.wall_us(deadline)) }
+    }
+
+    /// What the steps of sagas in a group say of other shards, where it goes beyond `known`.
+    pub fn marks_beyond(&self, group: &[usize], known: &Marks) -> Marks {
+        let news = |(number, mark): &(u16, Mark)| known.of(*number).merged(*mark) != known.of(*number);
+        group.iter().filter_map(|index| self.operations[*index].peer).filter(news).collect()
+    }
+
+    /// The assets of opened accounts that the shard had no account of, with their scales.
+    ///
+    /// # Errors
+    /// When an account would be opened under another scale than the asset has here: a router with other declarations.
+    pub fn new_scales(
+        &self,
+        group: &[usize],
+        outcomes: &[Outcome],
+        known: &AssetScales,
+    ) -> Result<Vec<(AssetCode, u32)>, StoreError> {
+        let mut new: Vec<(AssetCode, u32)> = Vec::new();
+        for (index, outcome) in group.iter().zip(outcomes) {
+            let Queued { operation: Operation::CreateAccount(create), scale: Some(scale), .. } =
+                &self.operations[*index]
+            else {
+                continue;
+            };
+            let stored = known.get(create.asset.as_str()).copied();
+            let in_use =
+                stored.or_else(|| new.iter().find(|(asset, _)| *asset == create.asset).map(|(_, scale)| *scale));
+            match in_use {
+                Some(in_use) if in_use != *scale => {
+                    let asset = create.asset;
+                    let what =
+                        format!("an account of {asset} with scale {scale}, which has scale {in_use} on this shard");
+                    return Err(StoreError::Corrupt(what));
+                }
+                Some(_) => {}
+                None if matches!(outcome, Outcome::Account(_)) => new.push((create.asset, *scale)),
+                None => {}
+            }
+        }
+        Ok(new)
     }
 
     /// The operations to carry out next. Those whose deadline has passed are answered instead.
@@ -222,7 +272,13 @@ mod tests {
         });
         let operations = timeouts_ms
             .iter()
-            .map(|timeout_ms| Submitted { timeout_ms: *timeout_ms, order_group: 1, operation: operation.clone() })
+            .map(|timeout_ms| Submitted {
+                timeout_ms: *timeout_ms,
+                order_group: 1,
+                operation: operation.clone(),
+                peer: None,
+                scale: None,
+            })
             .collect();
         (Submission::new(operations, Instant::now(), reply), answer)
     }

@@ -22,7 +22,6 @@ impl Service {
     ) -> Result<wire::ListAccountsResponse, Status> {
         let selection = selection(&request.prefix, &request.slots)?;
         let limit = request.limit.clamp(1, MAX_PAGE).into();
-        let _turn = self.turn().await?;
         let page = account_list::page(&self.reads, &self.ownership, &selection, &request.after, limit).await;
         Ok(match page.map_err(read_failed)? {
             AllOwned::Here(page) => page,

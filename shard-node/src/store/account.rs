@@ -5,14 +5,17 @@ use sqlx::postgres::PgRow;
 
 use super::{
     StoreError,
+    columns::columns,
     row_array::{RowArray, RowType},
     session::{Session, check_rows, column},
     slot_column,
 };
 
-const SELECT_MANY: &str = "SELECT a.id, a.asset, a.status, a.posted, a.held, a.overdraft, a.max_balance, a.version, a.head, \
-     a.metadata, a.created_at_us, a.updated_at_us \
-     FROM unnest($1::text[]) AS wanted(id) JOIN account a ON a.id = wanted.id";
+const SELECT_MANY: &str = concat!(
+    "SELECT ",
+    columns!(a: account),
+    " FROM unnest($1::text[]) AS wanted(id) JOIN shardledger.account a ON a.id = wanted.id"
+);
 
 /// The accounts among `ids` that exist.
 pub async fn load(session: &mut Session, ids: &[AccountId]) -> Result<Vec<Account>, StoreError> {
@@ -45,7 +48,7 @@ pub fn from_row(row: &PgRow) -> Result<Account, StoreError> {
     })
 }
 
-const UPDATE_ATTRIBUTES: &str = "UPDATE account AS a \
+const UPDATE_ATTRIBUTES: &str = "UPDATE shardledger.account AS a \
      SET status = u.status, overdraft = u.overdraft, max_balance = u.max_balance, metadata = u.metadata, \
        posted = u.posted, held = u.held \
      FROM unnest($1::text[], $2::int2[], $3::int8[], $4::int8[], $5::text[], $6::int8[], $7::int8[]) \

@@ -10,6 +10,7 @@ use sqlx::{AssertSqlSafe, PgPool, Row, ValueRef, postgres::PgRow};
 
 use super::{
     StoreError,
+    columns::columns,
     ownership::{self, Ownership},
     session::column,
 };
@@ -29,11 +30,16 @@ pub struct Meant<'a> {
 }
 
 // The slots are cast in a sub-select, which is evaluated once and not for each row.
-const PAGE: &str = "SELECT s.ownership_version, a.* FROM shard_state s LEFT JOIN ( \
-       SELECT * FROM account \
+const PAGE: &str = concat!(
+    "SELECT s.ownership_version, ",
+    columns!(a: account),
+    " FROM shardledger.shard_state s LEFT JOIN (SELECT ",
+    columns!(account),
+    " FROM shardledger.account \
        WHERE id >= $1 AND id < $2 AND id > $3 AND slot <@ (SELECT $4::text::int4multirange) \
        ORDER BY id LIMIT $5) a ON TRUE \
-     ORDER BY a.id";
+     ORDER BY a.id"
+);
 
 /// The first `limit` accounts after the id `after`.
 pub async fn page(
@@ -53,8 +59,8 @@ pub async fn page(
     versioned(rows, "id")
 }
 
-const SUMS: &str = "SELECT s.ownership_version, a.* FROM shard_state s LEFT JOIN ( \
-       SELECT asset, sum(posted)::text AS posted, sum(held)::text AS held, count(*) AS accounts FROM account \
+const SUMS: &str = "SELECT s.ownership_version, a.asset, a.posted, a.held, a.accounts FROM shardledger.shard_state s LEFT JOIN ( \
+       SELECT asset, sum(posted)::text AS posted, sum(held)::text AS held, count(*) AS accounts FROM shardledger.account \
        WHERE id >= $1 AND id < $2 AND slot <@ (SELECT $3::text::int4multirange) \
        GROUP BY asset) a ON TRUE";
 /// One process of the server for one sum, so that many accounts take long and not everything. There are few assets, which the
@@ -95,7 +101,7 @@ fn sum_from_row(row: &PgRow) -> Result<wire::AssetSum, StoreError> {
 }
 
 const OWNERSHIP: &str = "SELECT s.ownership_version, o.slot, o.state, o.epoch, o.peer \
-     FROM shard_state s LEFT JOIN slot_ownership o ON TRUE";
+     FROM shardledger.shard_state s LEFT JOIN shardledger.slot_ownership o ON TRUE";
 
 /// All slots, with their version.
 pub async fn ownership(pool: &PgPool) -> Result<Versioned<Ownership>, StoreError> {

@@ -9,6 +9,7 @@ use ledger::{
 use super::{
     StoreError,
     account::{self, BalanceUpdates},
+    columns::insert,
     hold, journal, register, reversal,
     session::{Session, check_rows},
     transfer, waypoint,
@@ -16,16 +17,23 @@ use super::{
 
 /// New rows of every table and the new balances. A balance is written only over the version it was decided on, so the
 /// statement's row count is the second guard behind the fence.
-const WRITE: &str = "WITH new_transfers AS (INSERT INTO transfer SELECT * FROM unnest($1::transfer[])), \
-       new_registers AS (INSERT INTO register SELECT * FROM unnest($2::register[])), \
-       new_entries AS (INSERT INTO journal SELECT * FROM unnest($3::journal[])), \
-       new_waypoints AS (INSERT INTO waypoint SELECT * FROM unnest($4::waypoint[])), \
-       new_accounts AS (INSERT INTO account SELECT * FROM unnest($5::account[])) \
-     UPDATE account AS a \
+const WRITE: &str = concat!(
+    "WITH new_transfers AS (",
+    insert!(transfer, "$1"),
+    "), new_registers AS (",
+    insert!(register, "$2"),
+    "), new_entries AS (",
+    insert!(journal, "$3"),
+    "), new_waypoints AS (",
+    insert!(waypoint, "$4"),
+    "), new_accounts AS (",
+    insert!(account, "$5"),
+    ") UPDATE shardledger.account AS a \
      SET posted = u.posted, held = u.held, version = u.version, head = u.head, updated_at_us = u.updated_at_us \
      FROM unnest($6::text[], $7::int8[], $8::int8[], $9::int8[], $10::int8[], $11::int8[], $12::int8[]) \
        AS u(id, loaded_version, posted, held, version, head, updated_at_us) \
-     WHERE a.id = u.id AND a.version = u.loaded_version";
+     WHERE a.id = u.id AND a.version = u.loaded_version"
+);
 
 /// Writes effects and changed accounts in the open transaction.
 pub async fn write(session: &mut Session, effects: &Effects, accounts: &Accounts) -> Result<(), StoreError> {

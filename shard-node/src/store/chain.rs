@@ -12,19 +12,26 @@ use sqlx::{PgPool, postgres::PgRow};
 
 use super::{
     StoreError,
+    columns::columns,
     session::{Session, column},
 };
 
 // Waypoints beyond the version of the account as it was read are of entries that came since.
-const BY_VERSION: &str = "WITH RECURSIVE walk AS ( \
-       SELECT j.*, 1 AS step FROM journal j WHERE j.position = coalesce( \
-         (SELECT w.position FROM waypoint w WHERE w.account = $1 AND w.version >= $4 AND w.version <= $2 \
+const BY_VERSION: &str = concat!(
+    "WITH RECURSIVE walk AS ( \
+       SELECT ",
+    columns!(j: entry),
+    ", 1 AS step FROM shardledger.journal j WHERE j.position = coalesce( \
+         (SELECT w.position FROM shardledger.waypoint w WHERE w.account = $1 AND w.version >= $4 AND w.version <= $2 \
           ORDER BY w.version LIMIT 1), $3) \
        UNION ALL \
-       SELECT j.*, walk.step + 1 FROM walk JOIN journal j ON j.position = walk.previous \
+       SELECT ",
+    columns!(j: entry),
+    ", walk.step + 1 FROM walk JOIN shardledger.journal j ON j.position = walk.previous \
        WHERE walk.version > $5 AND walk.step < $6) \
      SELECT position, version, kind, amount, posted, held, overdraft, transfer_id, counterparty, created_at_us \
-     FROM walk WHERE version <= $4 ORDER BY version DESC";
+     FROM walk WHERE version <= $4 ORDER BY version DESC"
+);
 
 /// The entries of the versions `first` to `last`, newest first.
 pub async fn entries(pool: &PgPool, account: &Account, first: i64, last: i64) -> Result<Vec<PgRow>, StoreError> {
@@ -39,15 +46,21 @@ pub async fn entries(pool: &PgPool, account: &Account, first: i64, last: i64) ->
         .await?)
 }
 
-const BY_TIME: &str = "WITH RECURSIVE walk AS ( \
-       SELECT j.*, 1 AS step FROM journal j WHERE j.position = coalesce( \
-         (SELECT w.position FROM waypoint w WHERE w.account = $1 AND w.created_at_us > $4 AND w.version <= $2 \
+const BY_TIME: &str = concat!(
+    "WITH RECURSIVE walk AS ( \
+       SELECT ",
+    columns!(j: entry),
+    ", 1 AS step FROM shardledger.journal j WHERE j.position = coalesce( \
+         (SELECT w.position FROM shardledger.waypoint w WHERE w.account = $1 AND w.created_at_us > $4 AND w.version <= $2 \
           ORDER BY w.created_at_us, w.version LIMIT 1), $3) \
        UNION ALL \
-       SELECT j.*, walk.step + 1 FROM walk JOIN journal j ON j.position = walk.previous \
+       SELECT ",
+    columns!(j: entry),
+    ", walk.step + 1 FROM walk JOIN shardledger.journal j ON j.position = walk.previous \
        WHERE walk.created_at_us > $4 AND walk.step < $5) \
      SELECT position, version, kind, amount, posted, held, overdraft, transfer_id, counterparty, created_at_us \
-     FROM walk WHERE created_at_us <= $4 ORDER BY version DESC LIMIT 1";
+     FROM walk WHERE created_at_us <= $4 ORDER BY version DESC LIMIT 1"
+);
 
 /// The newest entry at or before a time. Times never fall along a chain, so that the first waypoint after it is near.
 pub async fn entry_at(pool: &PgPool, account: &Account, at_us: i64) -> Result<Option<PgRow>, StoreError> {
@@ -66,12 +79,12 @@ const OPENINGS: &str = "WITH RECURSIVE walk AS ( \
        SELECT wanted.account, j.previous, j.version, j.detail, 1 AS step \
        FROM unnest($1::text[], $2::int8[]) AS wanted(account, head) \
        CROSS JOIN LATERAL (SELECT coalesce( \
-         (SELECT w.position FROM waypoint w WHERE w.account = wanted.account ORDER BY w.version LIMIT 1), wanted.head) \
+         (SELECT w.position FROM shardledger.waypoint w WHERE w.account = wanted.account ORDER BY w.version LIMIT 1), wanted.head) \
          AS position) AS entrance \
-       JOIN journal j ON j.position = entrance.position \
+       JOIN shardledger.journal j ON j.position = entrance.position \
        UNION ALL \
        SELECT walk.account, j.previous, j.version, j.detail, walk.step + 1 \
-       FROM walk JOIN journal j ON j.position = walk.previous WHERE walk.version > 1 AND walk.step < $3) \
+       FROM walk JOIN shardledger.journal j ON j.position = walk.previous WHERE walk.version > 1 AND walk.step < $3) \
      SELECT account, detail FROM walk WHERE version = 1";
 
 /// So many chains a statement: each may be dozens of blocks from disk, and a statement must end long before its deadline.

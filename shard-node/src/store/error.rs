@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use identity::Disagreements;
+
 /// A statement failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -19,6 +21,9 @@ pub enum StoreError {
     /// a replay of one that took effect, no id collides: only what is stored can tell.
     #[error("an operation that was refused may be a replay of one that took effect")]
     ReplayInDoubt,
+    /// The database is not the shard, not all of it, or not as it must be.
+    #[error("{0}")]
+    Refused(#[from] Disagreements),
     #[error("{0}")]
     Corrupt(String),
 }
@@ -40,7 +45,7 @@ pub enum Remedy {
 impl StoreError {
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::TimedOut(_) => Remedy::Reconnect,
+            Self::TimedOut(_) | Self::Refused(_) => Remedy::Reconnect,
             Self::RowCount { .. } | Self::ReplayInDoubt => Remedy::Redecide,
             Self::Fenced => Remedy::Reload,
             Self::Corrupt(_) => Remedy::Report,
@@ -54,6 +59,16 @@ impl StoreError {
             ) => Remedy::Report,
             Self::Database(_) => Remedy::Reconnect,
         }
+    }
+}
+
+impl StoreError {
+    /// Whether the database answers and cannot write: read-only, or out of disk, memory or working files.
+    pub fn is_refused_write(&self) -> bool {
+        let Self::Database(sqlx::Error::Database(error)) = self else { return false };
+        error.code().is_some_and(|code| {
+            code == "25006" || code.starts_with("531") || code.starts_with("532") || code.starts_with("58")
+        })
     }
 }
 

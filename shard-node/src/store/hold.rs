@@ -6,6 +6,7 @@ use wire::convert::hold_status_from_wire;
 
 use super::{
     StoreError,
+    columns::{columns, insert},
     record::{Record, refused_columns},
     row_array::{RowArray, RowType},
     session::{Session, check_rows},
@@ -39,7 +40,7 @@ pub fn rows(row_type: RowType, holds: &[NewHold]) -> RowArray {
     rows
 }
 
-const INSERT: &str = "INSERT INTO hold SELECT * FROM unnest($1::hold[])";
+const INSERT: &str = insert!(hold, "$1");
 
 pub async fn insert(session: &mut Session, holds: &[NewHold]) -> Result<(), StoreError> {
     let new = rows(session.row_types().hold, holds).finish();
@@ -47,7 +48,7 @@ pub async fn insert(session: &mut Session, holds: &[NewHold]) -> Result<(), Stor
 }
 
 // Only a hold that holds ever changes. `status + 0` keeps the planner on the primary key, as in `transfer::settle`.
-const UPDATE: &str = "UPDATE hold AS h \
+const UPDATE: &str = "UPDATE shardledger.hold AS h \
      SET status = u.status, captured = u.captured, capture_id = u.capture_id, capture_amount = u.capture_amount, \
        ended_at_us = u.ended_at_us \
      FROM unnest($1::uuid[], $2::text[], $3::int2[], $4::int8[], $5::uuid[], $6::int8[], $7::int8[]) \
@@ -82,11 +83,15 @@ pub async fn update(session: &mut Session, holds: &[(HoldKey, Hold)]) -> Result<
     check_rows("the update of holds", holds.len() as u64, touched)
 }
 
-const SELECT_MANY: &str = "SELECT h.*, \
-     j.version AS debit_version, j.posted AS debit_posted, j.held AS debit_held, j.overdraft AS debit_overdraft \
-     FROM unnest($1::uuid[], $2::text[]) AS wanted(id, debit) \
-     JOIN hold h ON h.id = wanted.id AND h.debit = wanted.debit \
-     LEFT JOIN journal j ON j.position = h.debit_position";
+const SELECT_MANY: &str = concat!(
+    "SELECT ",
+    columns!(h: hold),
+    ", ",
+    columns!(j: debit_after),
+    " FROM unnest($1::uuid[], $2::text[]) AS wanted(id, debit) \
+     JOIN shardledger.hold h ON h.id = wanted.id AND h.debit = wanted.debit \
+     LEFT JOIN shardledger.journal j ON j.position = h.debit_position"
+);
 
 /// The holds among `keys` that exist.
 pub async fn load(session: &mut Session, keys: &[HoldKey]) -> Result<Vec<(HoldKey, Hold)>, StoreError> {

@@ -1,7 +1,8 @@
 //! `slot_ownership`: the truth about which slots this shard owns.
 
+use identity::Disagreement;
 use ledger::outcome::NotOwner;
-use shard_map::{SLOTS, Slot};
+use shard_map::{SLOTS, ShardMap, Slot, SlotRange};
 use sqlx::PgConnection;
 
 use super::{
@@ -62,6 +63,35 @@ impl Ownership {
         })
     }
 
+    /// The owned slots with their epochs, in the fewest ranges.
+    pub fn owned_ranges(&self) -> Vec<(SlotRange, i64)> {
+        let owned = self.ranges().into_iter().filter(|(_, _, ownership)| ownership.state == SlotState::Owned);
+        owned
+            .filter_map(|(first, last, ownership)| {
+                let slots = SlotRange::new(Slot::new(first)?, Slot::new(last)?).ok()?;
+                Some((slots, ownership.epoch))
+            })
+            .collect()
+    }
+
+    /// Why a map may not follow `before` here: it gives away a slot that this shard owns, or gives it one that it was never
+    /// handed. A map may lag behind, so slots that it leaves where `before` had them are not looked at.
+    pub fn refuse_map(&self, shard: &str, before: Option<&ShardMap>, map: &ShardMap) -> Option<Disagreement> {
+        let moved = |slot: Slot| before.is_none_or(|before| before.owner_id(slot) != map.owner_id(slot));
+        let wrong = |slot: &Slot| {
+            let (state, to) = (self.of(*slot).state, map.owner_id(*slot));
+            moved(*slot)
+                && ((state == SlotState::Owned && to != shard) || (state == SlotState::Absent && to == shard))
+        };
+        let slot = Slot::all().find(|slot| wrong(slot))?;
+        let count = Slot::all().filter(|slot| wrong(slot)).count();
+        let (owns, to) = (self.of(slot).state == SlotState::Owned, map.owner_id(slot));
+        let owner = if owns { shard } else { before.map_or("another shard", |before| before.owner_id(slot)) };
+        let remedy = "only a move changes the shard of a slot: leave the slots where they are";
+        let found = format!("shard {to} in version {} of the map ({count} such slots)", map.version);
+        Some(Disagreement::new(format!("owner of slot {slot}"), format!("shard {owner}"), found, remedy))
+    }
+
     pub fn owned(&self) -> usize {
         self.slots.iter().filter(|s| s.state == SlotState::Owned).count()
     }
@@ -87,7 +117,7 @@ impl Ownership {
 }
 
 const CLAIM: &str =
-    "INSERT INTO slot_ownership (slot, state, epoch) SELECT slot, 1, 1 FROM unnest($1::int[]) AS s(slot)";
+    "INSERT INTO shardledger.slot_ownership (slot, state, epoch) SELECT slot, 1, 1 FROM unnest($1::int[]) AS s(slot)";
 
 /// Claims slots that nobody ever owned, at epoch 1.
 pub async fn claim(connection: &mut PgConnection, slots: Vec<i32>) -> Result<(), sqlx::Error> {
@@ -95,7 +125,16 @@ pub async fn claim(connection: &mut PgConnection, slots: Vec<i32>) -> Result<(),
     Ok(())
 }
 
-pub const SELECT: &str = "SELECT slot, state, epoch, peer FROM slot_ownership";
+const REMEMBER_MAP: &str = "INSERT INTO shardledger.known_map (version, text) VALUES ($1, $2)";
+
+/// Keeps the map that the shard is made with.
+pub async fn remember_map(connection: &mut PgConnection, map: &ShardMap) -> Result<(), sqlx::Error> {
+    let version = i64::try_from(map.version).unwrap_or(i64::MAX);
+    sqlx::query(REMEMBER_MAP).bind(version).bind(map.to_toml()).execute(connection).await?;
+    Ok(())
+}
+
+pub const SELECT: &str = "SELECT slot, state, epoch, peer FROM shardledger.slot_ownership";
 
 pub async fn load(session: &mut Session) -> Result<Ownership, StoreError> {
     let rows = session.run(async |c| sqlx::query(SELECT).fetch_all(c).await).await?;
@@ -115,4 +154,54 @@ pub fn from_rows(rows: &[sqlx::postgres::PgRow]) -> Result<Ownership, StoreError
         *place = SlotOwnership { state, epoch: column(row, "epoch")?, peer: column(row, "peer")? };
     }
     Ok(Ownership { slots })
+}
+
+#[cfg(test)]
+mod tests {
+    use shard_map::{ClusterId, Shard};
+
+    use super::*;
+
+    fn map(version: u64, slots: [&str; 3]) -> ShardMap {
+        let shard = |(number, slots): (u16, &str)| Shard {
+            id: format!("s{number}"),
+            number,
+            nodes: vec![format!("http://127.0.0.1:{}", 7500 + number)],
+            slots: slots.split_whitespace().map(|range| range.parse().unwrap()).collect(),
+        };
+        ShardMap::new(ClusterId::generate(), version, (0..).zip(slots).map(shard).collect()).unwrap()
+    }
+
+    fn owning(ranges: &[(std::ops::Range<u16>, SlotState, &str)]) -> Ownership {
+        let absent = SlotOwnership { state: SlotState::Absent, epoch: 0, peer: String::new() };
+        let mut slots = vec![absent; usize::from(SLOTS)];
+        for (range, state, peer) in ranges {
+            for slot in range.clone() {
+                slots[usize::from(slot)] = SlotOwnership { state: *state, epoch: 1, peer: (*peer).to_owned() };
+            }
+        }
+        Ownership { slots }
+    }
+
+    #[test]
+    fn a_map_is_refused_that_says_a_slot_changed_hands_when_it_did_not() {
+        let before = map(1, ["0-8191", "8192-16383", ""]);
+        let taken = map(2, ["0-5000", "8192-16383", "5001-8191"]);
+        let s0 = owning(&[(0..8192, SlotState::Owned, "")]);
+        let refused = s0.refuse_map("s0", Some(&before), &taken).unwrap();
+        assert_eq!((refused.fact.as_str(), refused.expected.as_str()), ("owner of slot 5001", "shard s0"));
+        assert!(refused.found.contains("shard s2") && refused.remedy.contains("only a move"), "{refused}");
+        // The shard that is given them was never handed them either.
+        assert!(owning(&[]).refuse_map("s2", Some(&before), &taken).is_some());
+        assert!(s0.refuse_map("s0", None, &taken).is_some(), "with no former map, ownership alone decides");
+
+        // After the move.
+        let moved = owning(&[(0..5001, SlotState::Owned, ""), (5001..8192, SlotState::Released, "s2")]);
+        assert_eq!(moved.refuse_map("s0", Some(&before), &taken), None);
+        assert_eq!(owning(&[(5001..8192, SlotState::Owned, "")]).refuse_map("s2", Some(&before), &taken), None);
+        assert_eq!(owning(&[(5001..8192, SlotState::Incoming, "s0")]).refuse_map("s2", Some(&before), &taken), None);
+        // Another address, with the slots as they were in the map: out of date, and no mistake.
+        let readdressed = map(2, ["0-8191", "8192-16383", ""]);
+        assert_eq!(moved.refuse_map("s0", Some(&before), &readdressed), None);
+    }
 }

@@ -1,10 +1,11 @@
 //! Reads. Each is one statement, so it sees one snapshot; ownership of the slot is read in the same snapshot, so that a
 //! shard never answers for a slot it has given away.
 
+use identity::Mark;
 use ledger::{AccountId, Limit, outcome::NotOwner};
 use sqlx::{PgPool, postgres::PgRow};
 
-use super::{StoreError, ownership::SlotState, session::column, slot_column};
+use super::{StoreError, columns::columns, ownership::SlotState, session::column, slot_column};
 
 /// A read that needs the slot to be owned here.
 pub enum Owned<T> {
@@ -12,10 +13,13 @@ pub enum Owned<T> {
     NotHere(NotOwner),
 }
 
-const ACCOUNT: &str = "SELECT o.state AS slot_state, o.epoch AS slot_epoch, o.peer AS slot_peer, a.* \
-     FROM (SELECT $2::int AS slot) AS wanted \
-     LEFT JOIN slot_ownership o ON o.slot = wanted.slot \
-     LEFT JOIN account a ON a.id = $1 AND a.slot = wanted.slot";
+const ACCOUNT: &str = concat!(
+    "SELECT o.state AS slot_state, o.epoch AS slot_epoch, o.peer AS slot_peer, ",
+    columns!(a: account),
+    " FROM (SELECT $2::int AS slot) AS wanted \
+     LEFT JOIN shardledger.slot_ownership o ON o.slot = wanted.slot \
+     LEFT JOIN shardledger.account a ON a.id = $1 AND a.slot = wanted.slot"
+);
 
 /// The account's row, or that there is none.
 pub async fn account(pool: &PgPool, id: &AccountId) -> Result<Owned<Option<PgRow>>, StoreError> {
@@ -63,17 +67,21 @@ pub fn entry_from_row(row: &PgRow) -> Result<wire::Entry, StoreError> {
     })
 }
 
-const TRANSFERS: &str = "SELECT t.*, j.version AS debit_version, j.posted AS debit_posted, j.held AS debit_held, \
-       j.overdraft AS debit_overdraft \
-     FROM transfer t LEFT JOIN journal j ON j.position = t.debit_position \
-     WHERE t.id = $1 AND ($2 = '' OR t.debit = $2)";
+const TRANSFERS: &str = concat!(
+    "SELECT ",
+    columns!(t: transfer),
+    ", ",
+    columns!(j: debit_after),
+    " FROM shardledger.transfer t LEFT JOIN shardledger.journal j ON j.position = t.debit_position \
+     WHERE t.id = $1 AND ($2 = '' OR t.debit = $2)"
+);
 
 pub async fn transfers(pool: &PgPool, id: uuid::Uuid, debit: &str) -> Result<Vec<PgRow>, StoreError> {
     Ok(sqlx::query(TRANSFERS).bind(id).bind(debit).fetch_all(pool).await?)
 }
 
 // A few are enough to look at; how much they come to is in the transfer's own row.
-const REVERSALS: &str = "SELECT reversal FROM reversal WHERE original = $1 AND debit = $2 \
+const REVERSALS: &str = "SELECT reversal FROM shardledger.reversal WHERE original = $1 AND debit = $2 \
      ORDER BY created_at_us, reversal LIMIT 100";
 
 /// The reversals of a transfer, the first hundred.
@@ -81,17 +89,21 @@ pub async fn reversals(pool: &PgPool, id: uuid::Uuid, debit: &str) -> Result<Vec
     Ok(sqlx::query_scalar(REVERSALS).bind(id).bind(debit).fetch_all(pool).await?)
 }
 
-const HOLDS: &str = "SELECT h.*, j.version AS debit_version, j.posted AS debit_posted, j.held AS debit_held, \
-       j.overdraft AS debit_overdraft \
-     FROM hold h LEFT JOIN journal j ON j.position = h.debit_position \
-     WHERE h.id = $1 AND ($2 = '' OR h.debit = $2)";
+const HOLDS: &str = concat!(
+    "SELECT ",
+    columns!(h: hold),
+    ", ",
+    columns!(j: debit_after),
+    " FROM shardledger.hold h LEFT JOIN shardledger.journal j ON j.position = h.debit_position \
+     WHERE h.id = $1 AND ($2 = '' OR h.debit = $2)"
+);
 
 pub async fn holds(pool: &PgPool, id: uuid::Uuid, debit: &str) -> Result<Vec<PgRow>, StoreError> {
     Ok(sqlx::query(HOLDS).bind(id).bind(debit).fetch_all(pool).await?)
 }
 
 // Slots that moved away are somebody else's to expire.
-const DUE_HOLDS: &str = "SELECT h.id, h.debit FROM hold h JOIN slot_ownership o ON o.slot = h.slot AND o.state = 1 \
+const DUE_HOLDS: &str = "SELECT h.id, h.debit FROM shardledger.hold h JOIN shardledger.slot_ownership o ON o.slot = h.slot AND o.state = 1 \
      WHERE h.status = 1 AND h.capture_id IS NULL AND h.expires_at_us <= $1 ORDER BY h.expires_at_us LIMIT $2";
 
 /// Holds whose time is over, as (id, debit), longest overdue first.
@@ -99,15 +111,18 @@ pub async fn due_holds(pool: &PgPool, now_us: i64, limit: i64) -> Result<Vec<(uu
     Ok(sqlx::query_as(DUE_HOLDS).bind(now_us).bind(limit).fetch_all(pool).await?)
 }
 
-const REGISTERS: &str = "SELECT * FROM register WHERE transfer_id = $1 AND ($2 = '' OR debit = $2)";
+const REGISTERS: &str = concat!(
+    "SELECT ",
+    columns!(register),
+    " FROM shardledger.register WHERE transfer_id = $1 AND ($2 = '' OR debit = $2)"
+);
 
 pub async fn registers(pool: &PgPool, id: uuid::Uuid, debit: &str) -> Result<Vec<PgRow>, StoreError> {
     Ok(sqlx::query(REGISTERS).bind(id).bind(debit).fetch_all(pool).await?)
 }
 
-const SHARD_MAP: &str = "SELECT shard_map, shard_map_version FROM shard_state";
-const OFFER_SHARD_MAP: &str =
-    "UPDATE shard_state SET shard_map = $1, shard_map_version = $2 WHERE shard_map_version < $2";
+const SHARD_MAP: &str = "SELECT text, version FROM shardledger.known_map";
+const OFFER_SHARD_MAP: &str = "UPDATE shardledger.known_map SET text = $1, version = $2 WHERE version < $2";
 
 /// The newest shard map this shard was given: its text and version.
 pub async fn shard_map(pool: &PgPool) -> Result<(String, i64), StoreError> {
@@ -118,6 +133,14 @@ pub async fn shard_map(pool: &PgPool) -> Result<(String, i64), StoreError> {
 pub async fn offer_shard_map(pool: &PgPool, text: &str, version: i64) -> Result<(), StoreError> {
     sqlx::query(OFFER_SHARD_MAP).bind(text).bind(version).execute(pool).await?;
     Ok(())
+}
+
+const MARK: &str = "SELECT incarnation, next_position FROM shardledger.shard_state";
+
+/// How far the database has come; the timeline is not in it.
+pub async fn mark(pool: &PgPool) -> Result<Mark, StoreError> {
+    let (incarnation, position) = sqlx::query_as(MARK).fetch_one(pool).await?;
+    Ok(Mark { incarnation, timeline: 0, position })
 }
 
 pub async fn ownership(pool: &PgPool) -> Result<super::ownership::Ownership, StoreError> {

@@ -36,9 +36,9 @@ pub fn rows(row_type: RowType, registers: &[NewRegister]) -> RowArray {
 }
 
 const SELECT_MANY: &str = "SELECT r.transfer_id, r.debit, r.credit, r.asset, r.amount, r.credited, r.refusal, r.side, \
-     r.decided_at_us \
+       r.decided_at_us \
      FROM unnest($1::uuid[], $2::text[]) AS wanted(id, debit) \
-     JOIN register r ON r.transfer_id = wanted.id AND r.debit = wanted.debit";
+     JOIN shardledger.register r ON r.transfer_id = wanted.id AND r.debit = wanted.debit";
 
 /// The registers among `keys` that exist.
 pub async fn load(

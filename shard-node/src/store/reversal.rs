@@ -8,7 +8,7 @@ use super::{
     slot_column,
 };
 
-const INSERT: &str = "INSERT INTO reversal (original, debit, reversal, slot, amount, created_at_us) \
+const INSERT: &str = "INSERT INTO shardledger.reversal (original, debit, reversal, slot, amount, created_at_us) \
      SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::int4[], $5::int8[], $6::int8[])";
 
 pub async fn insert(session: &mut Session, reversals: &[NewReversal]) -> Result<(), StoreError> {
@@ -35,7 +35,7 @@ pub async fn insert(session: &mut Session, reversals: &[NewReversal]) -> Result<
 }
 
 // `status + 0` as in `transfer::settle`.
-const UPDATE: &str = "UPDATE transfer AS t SET reversed = u.after \
+const UPDATE: &str = "UPDATE shardledger.transfer AS t SET reversed = u.after \
      FROM unnest($1::uuid[], $2::text[], $3::int8[], $4::int8[]) AS u(id, debit, before, after) \
      WHERE t.id = u.id AND t.debit = u.debit AND t.reversed = u.before AND t.status + 0 = 2";
 

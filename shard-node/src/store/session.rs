@@ -1,13 +1,25 @@
-//! The lane's one connection to PostgreSQL.
+//! Sessions on the shard's database: the lane's one connection, and the pool that reads use.
 //!
-//! Every statement has a deadline on the client's side; when it passes, the connection is thrown away, never reused. The
-//! server's own statement time-out stays off, because it would also cut a COMMIT short.
+//! Every session is judged by the [`Gate`] before it is used. Every statement of the lane has a deadline on the client's side; when
+//! it passes, the connection is thrown away, never reused. The server's own statement time-out stays off for the lane, because it
+//! would also cut a COMMIT short.
 
 use std::{future::Future, time::Duration};
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, postgres::PgConnectOptions};
+use shard_database::{
+    Database, record,
+    server::{Purpose, ServerFacts},
+};
+use sqlx::{
+    AssertSqlSafe, Connection, PgConnection, Row,
+    postgres::{PgConnectOptions, PgPool, PgPoolOptions},
+};
 
 use super::{StoreError, row_array::RowType};
+use crate::{
+    config::DatabaseConfig,
+    gate::{Acknowledged, Gate},
+};
 
 pub struct Session {
     connection: PgConnection,
@@ -27,22 +39,16 @@ pub struct RowTypes {
 }
 
 impl Session {
-    pub async fn connect(
-        options: &PgConnectOptions,
-        connect_timeout: Duration,
-        statement_timeout: Duration,
-    ) -> Result<Self, StoreError> {
-        let options = options.clone().application_name("shardledger-lane").options(LANE_SETTINGS);
-        let mut connection = within(connect_timeout, PgConnection::connect_with(&options)).await?;
-        let row_types = within(connect_timeout, async {
-            let read_only: bool = sqlx::query_scalar(IS_STANDBY).fetch_one(&mut connection).await?;
-            if read_only {
-                return Err(sqlx::Error::Protocol("the database is a read-only standby".to_owned()));
-            }
-            load_row_types(&mut connection).await
-        })
-        .await?;
-        Ok(Self { connection, statement_timeout, row_types })
+    /// Connects for the lane, if the gate lets the session through.
+    pub async fn connect(config: &DatabaseConfig, gate: &Gate) -> Result<Self, StoreError> {
+        let acknowledged = gate.acknowledged();
+        let options = config.connect_options().application_name("shardledger-lane").options(LANE_SETTINGS);
+        let limit = config.connect_timeout();
+        let mut connection = within(limit, PgConnection::connect_with(&options)).await?;
+        let (facts, database) = within(limit, look(&mut connection, &LANE_SETTINGS)).await?;
+        gate.judge(Purpose::Writes, &facts, &database, &LANE_SETTINGS, &acknowledged)?;
+        let row_types = within(limit, load_row_types(&mut connection)).await?;
+        Ok(Self { connection, statement_timeout: config.statement_timeout(), row_types })
     }
 
     pub fn row_types(&self) -> &RowTypes {
@@ -66,9 +72,11 @@ impl Session {
         self.run_script("ROLLBACK".to_owned()).await.map(|_| ())
     }
 
-    /// Whether COMMIT was answered. An error here means that the commit's fate is unknown.
-    pub async fn commit(&mut self) -> Result<(), StoreError> {
-        self.run_script("COMMIT".to_owned()).await.map(|_| ())
+    /// Commits, after the last statements of the transaction; all of it in one message. An error here means that the commit's fate
+    /// is unknown.
+    pub async fn commit(&mut self, mut last_statements: String) -> Result<(), StoreError> {
+        last_statements.push_str("COMMIT");
+        self.run_script(last_statements).await.map(|_| ())
     }
 
     pub async fn close(self) {
@@ -77,8 +85,46 @@ impl Session {
     }
 }
 
-const IS_STANDBY: &str = "SELECT pg_is_in_recovery()";
-const ROW_TYPE: &str = "SELECT oid, typarray FROM pg_type WHERE typrelid = to_regclass($1)";
+/// What kind of server answered, and which shard its database is.
+pub async fn look(
+    connection: &mut PgConnection,
+    asked_for: &[(&str, &str)],
+) -> Result<(ServerFacts, Database), sqlx::Error> {
+    let facts = ServerFacts::read(connection, asked_for).await?;
+    Ok((facts, record::read(connection).await?))
+}
+
+/// The pool for reads. Each of its connections is judged when it is made.
+pub fn read_pool(config: &DatabaseConfig, gate: &Gate) -> PgPool {
+    let gate = gate.clone();
+    PgPoolOptions::new()
+        .max_connections(config.read_connections)
+        // Opened before anybody reads: the first burst of reads is not the moment to make connections.
+        .min_connections(config.read_connections)
+        .acquire_timeout(config.connect_timeout())
+        .after_connect(move |connection, _| {
+            let gate = gate.clone();
+            Box::pin(async move {
+                let acknowledged: Acknowledged = gate.acknowledged();
+                let (facts, database) = look(connection, &READ_SETTINGS).await?;
+                let judged = gate.judge(Purpose::Reads, &facts, &database, &READ_SETTINGS, &acknowledged);
+                judged.map_err(|refused| sqlx::Error::Configuration(refused.into()))
+            })
+        })
+        .connect_lazy_with(read_options(config))
+}
+
+/// How reads connect; what watches over the database connects the same way.
+pub fn read_options(config: &DatabaseConfig) -> PgConnectOptions {
+    let statement_timeout = config.statement_timeout_ms.to_string();
+    config
+        .connect_options()
+        .application_name("shardledger-reads")
+        .options(READ_SETTINGS)
+        .options([("statement_timeout", statement_timeout.as_str())])
+}
+
+const ROW_TYPE: &str = "SELECT oid, typarray FROM pg_catalog.pg_type WHERE typrelid = pg_catalog.to_regclass('shardledger.' || $1 || '_row')";
 
 async fn load_row_types(connection: &mut PgConnection) -> Result<RowTypes, sqlx::Error> {
     let mut of = async |table: &str| {
@@ -97,20 +143,32 @@ async fn load_row_types(connection: &mut PgConnection) -> Result<RowTypes, sqlx:
 
 /// Index look-ups by key are the lane's only access paths; without statistics the planner might sort and hash instead. A
 /// frozen node must not hold the fence for ever: the server ends a transaction that idles for half a minute, and a statement
-/// whose client has gone (it may be waiting for the fence) within seconds.
-const LANE_SETTINGS: [(&str, &str); 12] = [
+/// whose client has gone (it may be waiting for the fence) within seconds. Values are as `pg_settings` shows them, because each
+/// of them is read back.
+const LANE_SETTINGS: [(&str, &str); 13] = [
     ("enable_seqscan", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
     ("plan_cache_mode", "force_generic_plan"),
     ("jit", "off"),
+    ("search_path", "pg_catalog"),
     ("synchronous_commit", "on"),
+    ("default_transaction_isolation", "read committed"),
     ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
     ("idle_in_transaction_session_timeout", "30000"),
+    ("idle_session_timeout", "0"),
     ("client_connection_check_interval", "2000"),
-    ("tcp_keepalives_idle", "5"),
-    ("tcp_keepalives_interval", "2"),
-    ("tcp_keepalives_count", "3"),
+];
+
+/// Reads too must not depend on what a role or database has as its defaults.
+pub const READ_SETTINGS: [(&str, &str); 6] = [
+    ("jit", "off"),
+    ("search_path", "pg_catalog"),
+    ("synchronous_commit", "on"),
+    ("default_transaction_isolation", "read committed"),
+    ("lock_timeout", "0"),
+    ("idle_session_timeout", "0"),
 ];
 
 /// A statement that touched other than the expected number of rows was decided on a state that is no more.

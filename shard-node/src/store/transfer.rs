@@ -10,6 +10,7 @@ use sqlx::postgres::PgRow;
 
 use super::{
     StoreError,
+    columns::columns,
     record::{Record, refused_columns},
     row_array::{RowArray, RowType},
     session::{Session, check_rows, column},
@@ -69,7 +70,7 @@ pub fn rows(row_type: RowType, transfers: &[NewTransfer]) -> RowArray {
 
 // `status + 0` keeps the planner off the index of pending transfers: while few were pending when statistics were taken it
 // looks cheaper than the primary key, and then every settlement of a batch walks over all that are pending now.
-const SETTLE: &str = "UPDATE transfer AS t \
+const SETTLE: &str = "UPDATE shardledger.transfer AS t \
      SET status = u.status, refusal = u.refusal, side = u.side, finished_at_us = u.finished_at_us, next_attempt_us = NULL, \
        debit_position = COALESCE(u.debit_position, t.debit_position) \
      FROM unnest($1::uuid[], $2::text[], $3::int2[], $4::int2[], $5::int2[], $6::int8[], $7::text[], $8::int8[], \
@@ -111,13 +112,15 @@ pub async fn settle(session: &mut Session, settlements: &[Settlement]) -> Result
     check_rows("the settlement of transfers", settlements.len() as u64, touched)
 }
 
-const SELECT_MANY: &str = "SELECT t.id, t.debit, t.credit, t.asset, t.amount, t.metadata, t.cross_shard, t.status, \
-     t.refusal, t.side, t.created_at_us, t.finished_at_us, t.attempts, t.next_attempt_us, \
-     t.hold, t.final, t.reverses, t.whole, t.reversed, \
-     j.version AS debit_version, j.posted AS debit_posted, j.held AS debit_held, j.overdraft AS debit_overdraft \
-     FROM unnest($1::uuid[], $2::text[]) AS wanted(id, debit) \
-     JOIN transfer t ON t.id = wanted.id AND t.debit = wanted.debit \
-     LEFT JOIN journal j ON j.position = t.debit_position";
+const SELECT_MANY: &str = concat!(
+    "SELECT ",
+    columns!(t: transfer),
+    ", ",
+    columns!(j: debit_after),
+    " FROM unnest($1::uuid[], $2::text[]) AS wanted(id, debit) \
+     JOIN shardledger.transfer t ON t.id = wanted.id AND t.debit = wanted.debit \
+     LEFT JOIN shardledger.journal j ON j.position = t.debit_position"
+);
 
 async fn select_many(session: &mut Session, keys: &[TransferKey]) -> Result<Vec<PgRow>, StoreError> {
     let ids: Vec<uuid::Uuid> = keys.iter().map(|k| k.id.0).collect();
@@ -193,7 +196,8 @@ pub async fn load_originals(
 }
 
 // By the partial index of pending transfers: there are few, and accounts are seldom closed.
-const WITH_PENDING: &str = "SELECT DISTINCT t.debit FROM transfer t WHERE t.status = 1 AND t.debit = ANY($1::text[])";
+const WITH_PENDING: &str =
+    "SELECT DISTINCT t.debit FROM shardledger.transfer t WHERE t.status = 1 AND t.debit = ANY($1::text[])";
 
 /// Which of these accounts have a transfer in flight to another shard.
 pub async fn accounts_with_pending(

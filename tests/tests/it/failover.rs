@@ -33,7 +33,13 @@ async fn a_frozen_node_is_passed_by_and_harms_nobody_when_it_thaws() -> anyhow::
     let seed = Seed::announce("failover");
     let mut cluster = Cluster::start(2, 2).await?;
     let folder = Folder::create()?;
-    let second = NodeConfig::write(&folder, "second", SHARD, &cluster.status().shards[0].dsn)?;
+    let second = NodeConfig::write_in(
+        &folder,
+        "second",
+        cluster.placement()?.map().cluster,
+        SHARD,
+        &cluster.status().shards[0].dsn,
+    )?;
     let _second = Node::start(&second).await?;
     announce(&cluster, &second.url()).await?;
     let (accounts, opening) = Accounts::open(&cluster, 6, &mut seed.random()).await?;

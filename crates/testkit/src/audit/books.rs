@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use anyhow::Context;
 use futures_util::future::try_join_all;
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use crate::cluster::Status;
+use crate::{cluster::Status, database};
 
 /// All shards together.
 #[derive(Debug, Default)]
@@ -75,7 +75,7 @@ pub async fn idle_in_transaction(status: &Status) -> anyhow::Result<i64> {
 
 async fn total(status: &Status, count: &'static str) -> anyhow::Result<i64> {
     let counts = status.shards.iter().map(async |shard| {
-        let mut connection = connect(&shard.dsn).await?;
+        let mut connection = database::connect(&shard.dsn).await?;
         let count: i64 = sqlx::query_scalar(count).fetch_one(&mut connection).await?;
         anyhow::Ok(count)
     });
@@ -86,7 +86,7 @@ impl Books {
     pub async fn read(status: &Status) -> anyhow::Result<Self> {
         let mut books = Self::default();
         for shard in &status.shards {
-            let mut connection = connect(&shard.dsn).await?;
+            let mut connection = database::connect(&shard.dsn).await?;
             books
                 .read_shard(&shard.id, &mut connection)
                 .await
@@ -120,9 +120,4 @@ impl Books {
         self.balances.extend(balances);
         Ok(())
     }
-}
-
-pub async fn connect(dsn: &str) -> anyhow::Result<PgConnection> {
-    // The error of a bad URL would carry it, password and all.
-    PgConnection::connect(dsn).await.map_err(|error| anyhow::anyhow!("cannot connect to a shard's database: {error}"))
 }

@@ -1,5 +1,6 @@
 //! Operations.
 
+use identity::Mark;
 use ledger::{
     HoldKey, Metadata,
     operation::{CreateAccount, Decide, Operation, PlaceHold, Settle, Transfer, UpdateAccount},
@@ -7,7 +8,8 @@ use ledger::{
 
 use super::{
     BadMessage, account::account_status, account_id, asset, bad, id_from_wire, id_to_wire, purpose_from_wire,
-    purpose_to_wire, refused_from_wire, refused_to_wire, verdict_from_wire, verdict_to_wire,
+    purpose_to_wire, refused_from_wire, refused_to_wire, shard_mark_from_wire, shard_mark_to_wire, verdict_from_wire,
+    verdict_to_wire,
 };
 use crate::generated as wire;
 
@@ -18,11 +20,17 @@ pub struct Submitted {
     pub timeout_ms: u32,
     pub order_group: u32,
     pub operation: Operation,
+    /// Of a saga's step: how far the shard at the saga's other end had come.
+    pub peer: Option<(u16, Mark)>,
+    /// Of an account that is opened: the scale of its asset, as the caller declared it. Not on the wire: calls name their
+    /// declaration by its digest.
+    pub scale: Option<u32>,
 }
 
 impl From<&Submitted> for wire::Operation {
     fn from(submitted: &Submitted) -> Self {
-        operation_to_wire(&submitted.operation, submitted.order_group, submitted.timeout_ms)
+        let operation = operation_to_wire(&submitted.operation, submitted.order_group, submitted.timeout_ms);
+        wire::Operation { peer: submitted.peer.map(shard_mark_to_wire), ..operation }
     }
 }
 
@@ -93,7 +101,7 @@ pub fn operation_to_wire(operation: &Operation, order_group: u32, timeout_ms: u3
         // Peeled off above; two of them are one.
         Operation::DryRun(inner) => return operation_to_wire(inner, order_group, timeout_ms),
     };
-    wire::Operation { timeout_ms, order_group, kind: Some(kind), dry_run: false }
+    wire::Operation { timeout_ms, order_group, kind: Some(kind), dry_run: false, peer: None }
 }
 
 impl TryFrom<wire::Operation> for Submitted {
@@ -156,7 +164,8 @@ impl TryFrom<wire::Operation> for Submitted {
             Kind::ExpireHold(key) => Operation::ExpireHold(hold_key_from_wire(&key)?),
         };
         let operation = if message.dry_run { Operation::DryRun(Box::new(operation)) } else { operation };
-        Ok(Self { timeout_ms: message.timeout_ms, order_group: message.order_group, operation })
+        let peer = message.peer.as_ref().map(shard_mark_from_wire).transpose()?;
+        Ok(Self { timeout_ms: message.timeout_ms, order_group: message.order_group, operation, peer, scale: None })
     }
 }
 

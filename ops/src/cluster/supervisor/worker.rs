@@ -10,7 +10,8 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use sqlx::{ConnectOptions, Connection, postgres::PgConnectOptions};
+use shard_database::DatabaseUrl;
+use sqlx::{ConnectOptions, Connection};
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
@@ -125,9 +126,15 @@ impl Worker {
         }
         if let Some(shard) = &self.shard {
             self.wait_for_database(shard).await?;
-            self.initialise().await?;
         }
-        let child = Command::from(self.member.command()?).spawn().context("cannot start it")?;
+        let mut child = Command::from(self.member.command()?).spawn().context("cannot start it")?;
+        // The node waits for it, and answers the others' init meanwhile.
+        if self.shard.is_some()
+            && let Err(error) = self.initialise().await
+        {
+            child.kill().await.context("cannot end a node whose init failed")?;
+            return Err(error);
+        }
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).context("it ended at once")?;
         let process = Process::of(pid).context("it ended at once")?;
         tracing::info!(process = self.member.name, pid, "started");
@@ -136,8 +143,8 @@ impl Worker {
 
     /// A node started before its database would only fail, and wait longer each time.
     async fn wait_for_database(&self, shard: &ShardPlace) -> anyhow::Result<()> {
-        let options: PgConnectOptions = shard.dsn(&self.layout)?.parse()?;
-        let options = options.disable_statement_logging();
+        let url: DatabaseUrl = shard.dsn(&self.layout)?.parse()?;
+        let options = url.connect_options().disable_statement_logging();
         let overdue = Instant::now() + DATABASE_OVERDUE;
         loop {
             let refusal = match tokio::time::timeout(DATABASE_PATIENCE, options.connect()).await {
@@ -150,7 +157,7 @@ impl Worker {
         }
     }
 
-    /// Claims the shard's slots as the map says; does nothing to a database that has them.
+    /// Makes a new database the shard, once the nodes of the others have answered; does nothing to one that is a shard.
     async fn initialise(&mut self) -> anyhow::Result<()> {
         if self.initialised {
             return Ok(());

@@ -10,6 +10,32 @@ use super::{FakeNode, Trouble, id, lock, usd};
 
 #[tonic::async_trait]
 impl ShardNode for FakeNode {
+    async fn identify(
+        &self,
+        request: Request<wire::IdentifyRequest>,
+    ) -> Result<Response<wire::IdentifyResponse>, Status> {
+        // Whatever its caller takes it for.
+        let request = request.into_inner();
+        let works = Some(wire::Readiness { works: true, cause: String::new() });
+        Ok(Response::new(wire::IdentifyResponse {
+            identity: Some(wire::ShardIdentity {
+                cluster: request.cluster,
+                shard: request.shard,
+                number: request.shard_number.unwrap_or_default(),
+                slots: request.slots,
+                hash_seed: request.hash_seed,
+            }),
+            clock_us: telemetry::clock::now_us(),
+            reads: works.clone(),
+            writes: works,
+            ..Default::default()
+        }))
+    }
+
+    async fn examine(&self, _: Request<wire::ExamineRequest>) -> Result<Response<wire::ExamineResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn execute(
         &self,
         request: Request<wire::ExecuteRequest>,
@@ -17,7 +43,7 @@ impl ShardNode for FakeNode {
         let mut hung = self.hung.subscribe();
         hung.wait_for(|hung| !hung).await.map_err(|_| Status::unavailable("gone"))?;
         self.executions.fetch_add(1, Ordering::Relaxed);
-        let wire::ExecuteRequest { operations, traces } = request.into_inner();
+        let wire::ExecuteRequest { operations, traces, .. } = request.into_inner();
         let shown = |trace: wire::Trace| format!("{}: {} from {}", trace.traceparent, trace.count, trace.first);
         lock(&self.traced).extend(traces.into_iter().map(shown));
         let trouble = lock(&self.trouble).pop_front();
@@ -40,7 +66,7 @@ impl ShardNode for FakeNode {
                 std::iter::once(refused.into()).chain(unknown).collect()
             }
         };
-        Ok(Response::new(wire::ExecuteResponse { results }))
+        Ok(Response::new(wire::ExecuteResponse { results, mark: None }))
     }
 
     async fn get_account(

@@ -1,0 +1,252 @@
+//! Which shard of which cluster a database says it is, and how far it has come.
+
+use identity::{AssetScales, Disagreement, Expected, Mark, Marks, ShardIdentity, shard::RoutingFacts};
+use ledger::Position;
+use shard_map::ClusterId;
+use sqlx::{PgConnection, Row, postgres::PgRow};
+use uuid::Uuid;
+
+use crate::schema;
+
+/// What every write depends on; the fence compares all of it (ADR 1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShardState {
+    pub next_position: i64,
+    pub ownership_version: i64,
+    pub incarnation: i64,
+    pub schema_version: i32,
+}
+
+/// A database that was made a shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardRecord {
+    pub identity: ShardIdentity,
+    /// Fingerprint of the map the shard was founded with; `None` for one that was added to a cluster later.
+    pub founding_map: Option<i64>,
+    /// PostgreSQL's own identity as last seen.
+    pub system_identifier: i64,
+    pub timeline: i64,
+    pub state: ShardState,
+}
+
+/// What a database holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Database {
+    /// No ledger: no schema of ours, or one that nothing was written into.
+    Uninitialised,
+    Shard(Box<ShardRecord>),
+}
+
+impl ShardRecord {
+    pub fn mark(&self) -> Mark {
+        Mark { incarnation: self.state.incarnation, timeline: self.timeline, position: self.state.next_position }
+    }
+
+    /// Whether anything was ever written by a lane.
+    pub fn is_fresh(&self) -> bool {
+        self.state.next_position == Position::first_of(self.identity.number).0 && self.state.incarnation == 1
+    }
+
+    /// Identity and schema version beside what a program expects.
+    pub fn compare(&self, expected: &Expected) -> Vec<Disagreement> {
+        let mut found = expected.compare(&self.identity, "database.url");
+        found.extend(compare_schema(self.state.schema_version));
+        found
+    }
+}
+
+/// What is wrong with a schema version, if anything.
+pub fn compare_schema(version: i32) -> Option<Disagreement> {
+    let remedy = match version.cmp(&schema::VERSION) {
+        std::cmp::Ordering::Equal => return None,
+        std::cmp::Ordering::Greater => {
+            "the database was migrated by a newer version: run that version of shard-node or a later one; nothing was changed"
+        }
+        std::cmp::Ordering::Less => {
+            "the database is of an older version: run `shard-node migrate --dry-run`, then `shard-node migrate --apply`"
+        }
+    };
+    Some(Disagreement::new("schema version", schema::VERSION, version, remedy))
+}
+
+/// `to_regclass` gives NULL where there is no such table; naming the table itself would be an error.
+const IS_THERE: &str = "SELECT pg_catalog.to_regclass('shardledger.shard_state') IS NOT NULL";
+const RECORD: &str = "SELECT i.cluster_id, i.shard_id, i.shard_number, i.slot_count, i.hash_seed, i.founding_map, \
+       i.system_identifier, i.timeline, s.next_position, s.ownership_version, s.incarnation, s.schema_version \
+     FROM shardledger.shard_identity i CROSS JOIN shardledger.shard_state s";
+
+/// Reads which shard the database is.
+pub async fn read(connection: &mut PgConnection) -> Result<Database, sqlx::Error> {
+    let is_there: bool = sqlx::query_scalar(IS_THERE).fetch_one(&mut *connection).await?;
+    if !is_there {
+        return Ok(Database::Uninitialised);
+    }
+    match sqlx::query(RECORD).fetch_optional(connection).await? {
+        Some(row) => Ok(Database::Shard(Box::new(from_row(&row)?))),
+        None => Ok(Database::Uninitialised),
+    }
+}
+
+fn from_row(row: &PgRow) -> Result<ShardRecord, sqlx::Error> {
+    let corrupt = |what: String| sqlx::Error::Decode(format!("shardledger.shard_identity: {what}").into());
+    let cluster: Uuid = row.try_get("cluster_id")?;
+    let number: i32 = row.try_get("shard_number")?;
+    let slots: i32 = row.try_get("slot_count")?;
+    let seed: i64 = row.try_get("hash_seed")?;
+    Ok(ShardRecord {
+        identity: ShardIdentity {
+            cluster: ClusterId::try_from(cluster).map_err(|error| corrupt(error.to_string()))?,
+            shard: row.try_get("shard_id")?,
+            number: u16::try_from(number).map_err(|_| corrupt(format!("shard_number is {number}")))?,
+            routing: RoutingFacts {
+                slots: u32::try_from(slots).map_err(|_| corrupt(format!("slot_count is {slots}")))?,
+                hash_seed: seed.cast_unsigned(),
+            },
+        },
+        founding_map: row.try_get("founding_map")?,
+        system_identifier: row.try_get("system_identifier")?,
+        timeline: row.try_get("timeline")?,
+        state: state_from_row(row)?,
+    })
+}
+
+const STATE: &str =
+    "SELECT next_position, ownership_version, incarnation, schema_version FROM shardledger.shard_state";
+
+/// Reads what the fence compares; `None` when the row is gone.
+pub async fn read_state(connection: &mut PgConnection) -> Result<Option<ShardState>, sqlx::Error> {
+    sqlx::query(STATE).fetch_optional(connection).await?.as_ref().map(state_from_row).transpose()
+}
+
+fn state_from_row(row: &PgRow) -> Result<ShardState, sqlx::Error> {
+    Ok(ShardState {
+        next_position: row.try_get("next_position")?,
+        ownership_version: row.try_get("ownership_version")?,
+        incarnation: row.try_get("incarnation")?,
+        schema_version: row.try_get("schema_version")?,
+    })
+}
+
+const INSERT_IDENTITY: &str = "INSERT INTO shardledger.shard_identity (cluster_id, shard_id, shard_number, slot_count, hash_seed, \
+       founding_map, system_identifier, timeline) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+const INSERT_STATE: &str = "INSERT INTO shardledger.shard_state (next_position, ownership_version, incarnation, schema_version) \
+     VALUES ($1, 1, 1, $2)";
+
+/// Makes the database this shard, in the caller's transaction. The one-row constraints make a second initialiser fail.
+pub async fn write(
+    connection: &mut PgConnection,
+    identity: &ShardIdentity,
+    founding_map: Option<i64>,
+    system_identifier: i64,
+    timeline: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(INSERT_IDENTITY)
+        .bind(identity.cluster.as_uuid())
+        .bind(&identity.shard)
+        .bind(i32::from(identity.number))
+        .bind(i32::try_from(identity.routing.slots).unwrap_or(i32::MAX))
+        .bind(identity.routing.hash_seed.cast_signed())
+        .bind(founding_map)
+        .bind(system_identifier)
+        .bind(timeline)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query(INSERT_STATE)
+        .bind(Position::first_of(identity.number).0)
+        .bind(schema::VERSION)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+const SET_SERVER: &str = "UPDATE shardledger.shard_identity SET system_identifier = $1, timeline = $2";
+
+/// Remembers PostgreSQL's own identity as last seen.
+pub async fn remember_server(
+    connection: &mut PgConnection,
+    system_identifier: i64,
+    timeline: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(SET_SERVER).bind(system_identifier).bind(timeline).execute(connection).await?;
+    Ok(())
+}
+
+const PEER_MARKS: &str = "SELECT shard_number, incarnation, max(timeline) AS timeline, max(position) AS position \
+     FROM shardledger.peer_mark GROUP BY shard_number, incarnation";
+
+/// What this shard has heard of the others.
+pub async fn peer_marks(connection: &mut PgConnection) -> Result<Marks, sqlx::Error> {
+    let rows = sqlx::query(PEER_MARKS).fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| {
+            let number: i32 = row.try_get("shard_number")?;
+            let mark = Mark {
+                incarnation: row.try_get("incarnation")?,
+                timeline: row.try_get("timeline")?,
+                position: row.try_get("position")?,
+            };
+            Ok((u16::try_from(number).unwrap_or(u16::MAX), mark))
+        })
+        .collect()
+}
+
+const ASSET_SCALES: &str = "SELECT asset, scale FROM shardledger.asset_scale";
+
+/// The scales of the assets that accounts of this shard have.
+pub async fn asset_scales(connection: &mut PgConnection) -> Result<AssetScales, sqlx::Error> {
+    let rows: Vec<(String, i16)> = sqlx::query_as(ASSET_SCALES).fetch_all(connection).await?;
+    Ok(rows.into_iter().map(|(asset, scale)| (asset, u32::try_from(scale).unwrap_or(u32::MAX))).collect())
+}
+
+/// Positions left out at the beginning of an incarnation: far more than could be acknowledged and heard of by routers alone.
+const POSITIONS_SKIPPED: i64 = 1 << 20;
+
+const BEGIN_INCARNATION: &str = "UPDATE shardledger.shard_state SET incarnation = incarnation + 1, next_position = $1 \
+     WHERE incarnation = $2";
+const RECORD_INCARNATION: &str = "INSERT INTO shardledger.incarnation (incarnation, lost_from, first, reason, began_at_us) \
+     VALUES ($1, $2, $3, $4, (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::int8)";
+
+/// Accepts the database as it is: a new incarnation, whose first position is beyond all that the others hold, so that no position
+/// is ever used twice. In a transaction of its own, on the fence's row: writers of the old incarnation are waited for and fenced.
+///
+/// # Errors
+/// `RowNotFound` when the incarnation is another one by then.
+pub async fn begin_incarnation(
+    connection: &mut PgConnection,
+    from: &ShardRecord,
+    acknowledged: Mark,
+    server: (i64, i64),
+    reason: &str,
+) -> Result<Mark, sqlx::Error> {
+    let lost_from = from.state.next_position;
+    // Routers may have been told of more than any shard remembers.
+    let first = lost_from.max(acknowledged.position) + POSITIONS_SKIPPED;
+    let incarnation = from.state.incarnation.max(acknowledged.incarnation) + 1;
+    let mut transaction = sqlx::Connection::begin(connection).await?;
+    let updated = sqlx::query(BEGIN_INCARNATION)
+        .bind(first)
+        .bind(from.state.incarnation)
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected();
+    if updated != 1 {
+        return Err(sqlx::Error::RowNotFound);
+    }
+    if incarnation != from.state.incarnation + 1 {
+        sqlx::query("UPDATE shardledger.shard_state SET incarnation = $1")
+            .bind(incarnation)
+            .execute(&mut *transaction)
+            .await?;
+    }
+    sqlx::query(RECORD_INCARNATION)
+        .bind(incarnation)
+        .bind(lost_from)
+        .bind(first)
+        .bind(reason)
+        .execute(&mut *transaction)
+        .await?;
+    let (system_identifier, timeline) = server;
+    remember_server(&mut transaction, system_identifier, timeline).await?;
+    transaction.commit().await?;
+    Ok(Mark { incarnation, timeline, position: first })
+}

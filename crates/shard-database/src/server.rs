@@ -1,0 +1,266 @@
+//! What kind of server answered a connection, and which settings are in force in the session.
+//!
+//! A setting that was asked for need not be in force: a role or database default, `ALTER SYSTEM` or a pooler that drops start-up
+//! parameters comes in between. So everything that matters is read back.
+
+use std::collections::BTreeMap;
+
+use identity::Disagreement;
+use sqlx::{PgConnection, Row};
+
+/// The server's and the session's facts, as of one statement.
+#[derive(Debug, Clone)]
+pub struct ServerFacts {
+    pub is_standby: bool,
+    /// PostgreSQL's own identity, made by `initdb`.
+    pub system_identifier: i64,
+    /// `None` on a stand-by.
+    pub timeline: Option<i64>,
+    /// When the server was started: two servers that run at the same time differ in it.
+    pub started_at_us: i64,
+    /// The server's clock, in microseconds since the epoch.
+    pub clock_us: i64,
+    settings: BTreeMap<String, String>,
+}
+
+/// What a session is for: reads need less than writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    Reads,
+    Writes,
+}
+
+/// A setting that must have one of these values, whatever the session asked for.
+struct Required {
+    name: &'static str,
+    good: &'static [&'static str],
+    /// Reads are wrong without it, too.
+    for_reads: bool,
+    remedy: &'static str,
+}
+
+/// An acknowledged write must survive, and a write must be possible.
+const REQUIRED: [Required; 8] = [
+    Required {
+        name: "server_encoding",
+        good: &["UTF8"],
+        for_reads: true,
+        remedy: "make the database with ENCODING 'UTF8' (createdb --encoding=UTF8 --template=template0)",
+    },
+    Required {
+        name: "client_encoding",
+        good: &["UTF8"],
+        for_reads: true,
+        remedy: "remove the setting of client_encoding from the role or database",
+    },
+    Required {
+        name: "transaction_isolation",
+        good: &["read committed"],
+        for_reads: true,
+        remedy: "remove the setting of default_transaction_isolation from the role, the database or the pooler",
+    },
+    Required {
+        name: "synchronous_commit",
+        good: &["on", "remote_apply"],
+        for_reads: false,
+        remedy: "a commit would be acknowledged before it is safe: remove the setting from the role, the database or the pooler",
+    },
+    Required {
+        name: "fsync",
+        good: &["on"],
+        for_reads: false,
+        remedy: "a commit would not survive a crash: set fsync = on in postgresql.conf",
+    },
+    Required {
+        name: "full_page_writes",
+        good: &["on"],
+        for_reads: false,
+        remedy: "a crash may tear pages: set full_page_writes = on in postgresql.conf",
+    },
+    Required {
+        name: "transaction_read_only",
+        good: &["off"],
+        for_reads: false,
+        remedy: "the database takes no writes: reset default_transaction_read_only (of the server, the database or the role)",
+    },
+    Required {
+        name: "transaction_timeout",
+        // PostgreSQL 15 and 16 do not have it.
+        good: &["0", ""],
+        for_reads: false,
+        remedy: "it would cut a COMMIT short: remove the setting of transaction_timeout",
+    },
+];
+
+/// Wrong, but no reason to refuse.
+const WARNED: [(&str, &str, &str); 1] = [(
+    "data_checksums",
+    "on",
+    "a damaged page would be served unnoticed: stop PostgreSQL and run pg_checksums --enable",
+)];
+
+/// The server's own facts and every setting that is compared, `$1` with those the session asked for. Works on a stand-by and in a
+/// database without a ledger.
+const FACTS: &str = "SELECT pg_catalog.pg_is_in_recovery() AS is_standby, \
+       (SELECT system_identifier FROM pg_catalog.pg_control_system()) AS system_identifier, \
+       CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL \
+         ELSE ('x' || pg_catalog.lpad(pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8), 16, '0'))::bit(64)::int8 \
+       END AS timeline, \
+       (pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()) * 1000000)::int8 AS started_at_us, \
+       (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::int8 AS clock_us, \
+       (SELECT pg_catalog.array_agg(name || '=' || setting) FROM pg_catalog.pg_settings WHERE name = ANY($1::text[])) \
+         AS settings";
+
+impl ServerFacts {
+    /// Reads the facts, and the settings that `asked_for` names beside those that always matter.
+    pub async fn read(connection: &mut PgConnection, asked_for: &[(&str, &str)]) -> Result<Self, sqlx::Error> {
+        let names: Vec<&str> = REQUIRED
+            .iter()
+            .map(|required| required.name)
+            .chain(WARNED.iter().map(|(name, ..)| *name))
+            .chain(asked_for.iter().map(|(name, _)| *name))
+            .collect();
+        let row = sqlx::query(FACTS).bind(names).fetch_one(connection).await?;
+        let settings: Vec<String> = row.try_get("settings")?;
+        Ok(Self {
+            is_standby: row.try_get("is_standby")?,
+            system_identifier: row.try_get("system_identifier")?,
+            timeline: row.try_get("timeline")?,
+            started_at_us: row.try_get("started_at_us")?,
+            clock_us: row.try_get("clock_us")?,
+            settings: settings
+                .iter()
+                .filter_map(|pair| pair.split_once('='))
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
+        })
+    }
+
+    /// Facts of a healthy primary, for tests of what is made of them.
+    pub fn for_tests(system_identifier: i64, timeline: i64) -> Self {
+        let settings =
+            REQUIRED.iter().map(|required| (required.name.to_owned(), required.good[0].to_owned())).collect();
+        Self {
+            is_standby: false,
+            system_identifier,
+            timeline: Some(timeline),
+            started_at_us: 0,
+            clock_us: 0,
+            settings,
+        }
+    }
+
+    /// The names of the settings that must have certain values.
+    pub fn required() -> impl Iterator<Item = &'static str> {
+        REQUIRED.iter().map(|required| required.name)
+    }
+
+    /// The value that is in force; empty for a setting that this version does not have.
+    pub fn setting(&self, name: &str) -> &str {
+        self.settings.get(name).map_or("", String::as_str)
+    }
+
+    /// Everything that forbids to use the session for this purpose: the kind of server, settings that are not as they must be, and
+    /// those that the session asked for and that are not in force.
+    pub fn disagreements(&self, purpose: Purpose, asked_for: &[(&str, &str)]) -> Vec<Disagreement> {
+        let mut found = Vec::new();
+        if self.is_standby {
+            let remedy = "database.url leads to a stand-by: point it to the primary";
+            found.push(Disagreement::new("server", "a primary", "a stand-by (in recovery)", remedy));
+        }
+        for Required { name, good, for_reads, remedy } in &REQUIRED {
+            let value = self.setting(name);
+            let matters = *for_reads || purpose == Purpose::Writes;
+            // A stand-by is read-only because it is one.
+            let said = self.is_standby && *name == "transaction_read_only";
+            if matters && !good.contains(&value) && !said {
+                found.push(Disagreement::new(*name, good[0], shown(value), *remedy));
+            }
+        }
+        for (name, wanted) in asked_for {
+            let value = self.setting(name);
+            let is_required = REQUIRED.iter().any(|required| required.name == *name);
+            if value != *wanted && !is_required {
+                let remedy = "something between this program and PostgreSQL drops start-up parameters (a pooler?): connect to \
+                              PostgreSQL itself";
+                found.push(Disagreement::new(*name, shown(wanted), shown(value), remedy));
+            }
+        }
+        found
+    }
+
+    /// What an operator should know and what is no reason to refuse.
+    pub fn warnings(&self) -> Vec<Disagreement> {
+        let wrong = |(name, good, remedy): &(&str, &str, &str)| {
+            let value = self.setting(name);
+            (value != *good).then(|| Disagreement::new(*name, *good, shown(value), *remedy))
+        };
+        WARNED.iter().filter_map(wrong).collect()
+    }
+}
+
+fn shown(value: &str) -> &str {
+    if value.is_empty() { "nothing" } else { value }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(changes: &[(&str, &str)]) -> ServerFacts {
+        let mut settings = ServerFacts::for_tests(1, 1).settings;
+        settings.insert("data_checksums".to_owned(), "on".to_owned());
+        settings.insert("jit".to_owned(), "off".to_owned());
+        settings.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        ServerFacts { settings, ..ServerFacts::for_tests(1, 1) }
+    }
+
+    fn named(facts: &ServerFacts) -> Vec<String> {
+        facts
+            .disagreements(Purpose::Writes, &[("jit", "off")])
+            .into_iter()
+            .map(|disagreement| disagreement.fact)
+            .collect()
+    }
+
+    #[test]
+    fn what_must_be_is_named_when_it_is_not() {
+        assert!(named(&facts(&[])).is_empty());
+        for (name, bad) in [
+            ("server_encoding", "LATIN1"),
+            ("server_encoding", "SQL_ASCII"),
+            ("client_encoding", "LATIN1"),
+            ("synchronous_commit", "off"),
+            ("synchronous_commit", "local"),
+            ("synchronous_commit", "remote_write"),
+            ("fsync", "off"),
+            ("full_page_writes", "off"),
+            ("transaction_read_only", "on"),
+            ("transaction_isolation", "serializable"),
+            ("transaction_timeout", "5000"),
+            ("jit", "on"),
+        ] {
+            assert_eq!(named(&facts(&[(name, bad)])), [name], "{bad}");
+        }
+        assert!(named(&facts(&[("synchronous_commit", "remote_apply"), ("transaction_timeout", "")])).is_empty());
+    }
+
+    #[test]
+    fn reads_need_less_than_writes() {
+        let for_reads = |name: &str, value: &str| facts(&[(name, value)]).disagreements(Purpose::Reads, &[]);
+        for (name, value) in [("transaction_read_only", "on"), ("fsync", "off"), ("synchronous_commit", "off")] {
+            assert_eq!(for_reads(name, value), [], "{name}");
+        }
+        assert_eq!(for_reads("server_encoding", "LATIN1").len(), 1);
+    }
+
+    #[test]
+    fn a_stand_by_is_named_as_one_and_missing_checksums_are_a_warning() {
+        let standby = ServerFacts { is_standby: true, ..facts(&[("transaction_read_only", "on")]) };
+        assert_eq!(named(&standby), ["server"]);
+        let bare = facts(&[("data_checksums", "off")]);
+        assert!(named(&bare).is_empty());
+        assert_eq!(bare.warnings()[0].fact, "data_checksums");
+        assert!(facts(&[]).warnings().is_empty());
+    }
+}

@@ -1,0 +1,84 @@
+//! Who a shard is, how far it has come, and what does not agree.
+
+use identity::{AssetScales, Disagreement, Mark, Marks, ShardIdentity, shard::RoutingFacts};
+use shard_map::ClusterId;
+
+use super::{BadMessage, bad};
+use crate::generated as wire;
+
+impl From<Mark> for wire::Mark {
+    fn from(Mark { incarnation, timeline, position }: Mark) -> Self {
+        Self { incarnation, timeline, position }
+    }
+}
+
+impl From<wire::Mark> for Mark {
+    fn from(wire::Mark { incarnation, timeline, position }: wire::Mark) -> Self {
+        Self { incarnation, timeline, position }
+    }
+}
+
+/// A shard's number beside its mark.
+pub fn shard_mark_to_wire((number, mark): (u16, Mark)) -> wire::ShardMark {
+    wire::ShardMark { shard_number: number.into(), mark: Some(mark.into()) }
+}
+
+pub fn shard_mark_from_wire(message: &wire::ShardMark) -> Result<(u16, Mark), BadMessage> {
+    let number = u16::try_from(message.shard_number).map_err(|error| bad("shard_number", error))?;
+    Ok((number, message.mark.ok_or(BadMessage::Missing("mark"))?.into()))
+}
+
+pub fn marks_to_wire(marks: &Marks) -> Vec<wire::ShardMark> {
+    marks.iter().map(shard_mark_to_wire).collect()
+}
+
+pub fn marks_from_wire(messages: &[wire::ShardMark]) -> Result<Marks, BadMessage> {
+    messages.iter().map(shard_mark_from_wire).collect()
+}
+
+impl From<Disagreement> for wire::Disagreement {
+    fn from(Disagreement { fact, expected, found, remedy }: Disagreement) -> Self {
+        Self { fact, expected, found, remedy }
+    }
+}
+
+impl From<wire::Disagreement> for Disagreement {
+    fn from(wire::Disagreement { fact, expected, found, remedy }: wire::Disagreement) -> Self {
+        Self { fact, expected, found, remedy }
+    }
+}
+
+impl From<&ShardIdentity> for wire::ShardIdentity {
+    fn from(ShardIdentity { cluster, shard, number, routing }: &ShardIdentity) -> Self {
+        Self {
+            cluster: cluster.as_bytes().to_vec().into(),
+            shard: shard.clone(),
+            number: (*number).into(),
+            slots: routing.slots,
+            hash_seed: routing.hash_seed,
+        }
+    }
+}
+
+impl TryFrom<wire::ShardIdentity> for ShardIdentity {
+    type Error = BadMessage;
+
+    fn try_from(message: wire::ShardIdentity) -> Result<Self, BadMessage> {
+        Ok(Self {
+            cluster: ClusterId::try_from(message.cluster.as_ref()).map_err(|error| bad("cluster", error))?,
+            shard: message.shard,
+            number: u16::try_from(message.number).map_err(|error| bad("number", error))?,
+            routing: RoutingFacts { slots: message.slots, hash_seed: message.hash_seed },
+        })
+    }
+}
+
+/// A router's assets under the digest that its calls carry.
+pub fn assets_to_wire(digest: u64, scales: &AssetScales) -> wire::DeclaredAssets {
+    let scales = scales.iter().map(|(asset, scale)| wire::AssetScale { asset: asset.clone(), scale: *scale });
+    wire::DeclaredAssets { digest, scales: scales.collect() }
+}
+
+pub fn assets_from_wire(message: wire::DeclaredAssets) -> (u64, AssetScales) {
+    (message.digest, message.scales.into_iter().map(|pair| (pair.asset, pair.scale)).collect())
+}

@@ -1,0 +1,89 @@
+//! The heartbeat: once a second the node is asked who it is, and told what this router knows.
+//!
+//! A node that is not the shard any more (its database was restored, or is another one) loses its connection here, and is compared again
+//! before it gets another. What it says of its readiness is what `/readyz` shows.
+
+use std::sync::PoisonError;
+
+use identity::time::OtherClock;
+use telemetry::clock;
+use tokio::time::Instant;
+
+use super::{Shard, witness::ShardName};
+
+/// What a node said at its last heartbeat.
+#[derive(Debug, Clone)]
+pub struct Said {
+    pub reads: Result<(), String>,
+    pub writes: Result<(), String>,
+    clock: Option<OtherClock>,
+}
+
+/// Which of reads and writes work at a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Working {
+    pub reads: bool,
+    pub writes: bool,
+}
+
+/// What a heartbeat found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Beat {
+    /// The node is the shard; `ownership_version` changes with the slots it owns.
+    Heard { ownership_version: i64 },
+    /// No node of the shard answers, or none is accepted: why.
+    Lost(String),
+}
+
+impl Shard {
+    /// Asks the node, by `until`.
+    pub async fn beat(&self, until: Instant) -> Beat {
+        let name = ShardName { id: self.id.clone(), number: self.number };
+        let clock_before = self.said().and_then(|said| said.clock);
+        let told = self.witness.mark(self.number);
+        let request = self.witness.introduce(&name, false, clock_before.as_ref());
+        let asked_us = clock::now_us();
+        let asked = self
+            .call(until, |mut node| {
+                let request = request.clone();
+                async move { node.identify(request).await }
+            })
+            .await;
+        let outcome = match asked {
+            Ok(answer) => {
+                let clock = super::witness::Witness::clock(&name, asked_us, &answer);
+                self.witness.hear(&name, "the node", told, &answer).map(|()| (clock, answer)).map_err(|refused| {
+                    // What is refused is not used for another second.
+                    self.client.drop_connection();
+                    refused.to_string()
+                })
+            }
+            Err(failure) => Err(failure.to_string()),
+        };
+        let (said, beat) = match outcome {
+            Ok((clock, answer)) => {
+                let works = |readiness: Option<wire::Readiness>| match readiness {
+                    Some(wire::Readiness { works: true, .. }) => Ok(()),
+                    Some(readiness) => Err(readiness.cause),
+                    None => Err("the node does not say".to_owned()),
+                };
+                let said = Said { reads: works(answer.reads), writes: works(answer.writes), clock: Some(clock) };
+                (said, Beat::Heard { ownership_version: answer.ownership_version })
+            }
+            Err(why) => (Said { reads: Err(why.clone()), writes: Err(why.clone()), clock: None }, Beat::Lost(why)),
+        };
+        *self.said.lock().unwrap_or_else(PoisonError::into_inner) = Some(said);
+        beat
+    }
+
+    /// What works, by the last heartbeat.
+    pub fn working(&self) -> Working {
+        let said = self.said();
+        let works = |of: fn(&Said) -> bool| said.as_ref().is_some_and(of);
+        Working { reads: works(|said| said.reads.is_ok()), writes: works(|said| said.writes.is_ok()) }
+    }
+
+    fn said(&self) -> Option<Said> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

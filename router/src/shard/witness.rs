@@ -1,0 +1,208 @@
+//! What this router knows of how far each shard has come, and what it says of itself to the nodes.
+//!
+//! A router remembers the highest mark of each shard that it was told, and hands it on: to the shard itself, so that a database that
+//! went back in time is found out, and to the others, which keep it. Nothing here outlives the process; what must outlive it lies in the
+//! shards.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use identity::{
+    AssetScales, Disagreement, Disagreements, Expected, Mark, Marks, ShardIdentity, shard::RoutingFacts,
+    time::OtherClock,
+};
+use ledger::operation::Operation;
+use shard_map::{ShardMap, slot_of};
+use telemetry::clock;
+use wire::convert;
+
+use crate::routing::Routing;
+
+/// Shared by all shards of one router.
+pub struct Witness {
+    routing: Routing,
+    /// How nodes name this router in messages.
+    caller: String,
+    assets: AssetScales,
+    assets_digest: u64,
+    marks: Mutex<Marks>,
+}
+
+/// One shard, as the map names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardName {
+    pub id: Arc<str>,
+    pub number: u16,
+}
+
+impl Witness {
+    pub fn new(routing: Routing, caller: &str, assets: AssetScales) -> Self {
+        let text = assets.iter().map(|(asset, scale)| format!("{asset}={scale}\n")).collect::<String>();
+        // 0 would be that of a caller that declares nothing.
+        let assets_digest = twox_hash::XxHash3_64::oneshot(text.as_bytes()).max(1);
+        Self { routing, caller: caller.to_owned(), assets, assets_digest, marks: Mutex::default() }
+    }
+
+    /// What every Execute call names its assets by.
+    pub fn assets_digest(&self) -> u64 {
+        self.assets_digest
+    }
+
+    /// The highest mark of a shard that this router was told.
+    pub fn mark(&self, shard: u16) -> Mark {
+        self.marks().of(shard)
+    }
+
+    /// Takes in the mark of an answer.
+    pub fn observe(&self, shard: u16, mark: Mark) {
+        self.marks().observe(shard, mark);
+    }
+
+    /// How far the shard at the other end of a saga had come, for the shard that carries out its step.
+    pub fn other_end(&self, map: &ShardMap, operation: &Operation) -> Option<(u16, Mark)> {
+        let account = match operation {
+            Operation::Decide(decide) => &decide.debit,
+            Operation::Settle(settle) => &settle.credit,
+            _ => return None,
+        };
+        // By the map and not by the shards' word: a mark too many does no harm, and a position names its shard itself.
+        let number = map.shard(map.owner(slot_of(account.as_str()))).number;
+        let mark = self.mark(number);
+        (mark != Mark::default()).then_some((number, mark))
+    }
+
+    /// The request that introduces this router to a node, with its assets on a new connection.
+    pub fn introduce(
+        &self,
+        shard: &ShardName,
+        with_assets: bool,
+        clock: Option<&OtherClock>,
+    ) -> wire::IdentifyRequest {
+        wire::IdentifyRequest {
+            cluster: self.routing.load().map().cluster.as_bytes().to_vec().into(),
+            shard: shard.id.to_string(),
+            shard_number: Some(shard.number.into()),
+            slots: RoutingFacts::OWN.slots,
+            hash_seed: RoutingFacts::OWN.hash_seed,
+            caller: self.caller.clone(),
+            marks: convert::marks_to_wire(&self.marks()),
+            assets: with_assets.then(|| convert::assets_to_wire(self.assets_digest, &self.assets)),
+            node_ahead_us: clock.map(|clock| clock.ahead_us),
+            uncertainty_us: clock.map_or(0, |clock| clock.uncertainty_us),
+        }
+    }
+
+    /// Holds a node's answer against what this router expects, and takes in what it knows. `told` is the mark of the shard from
+    /// before the question: what was acknowledged meanwhile may be missing in the answer.
+    pub fn hear(
+        &self,
+        shard: &ShardName,
+        url: &str,
+        told: Mark,
+        answer: &wire::IdentifyResponse,
+    ) -> Result<(), Disagreements> {
+        if !answer.refused.is_empty() {
+            return Disagreements::check(answer.refused.iter().cloned().map(Into::into).collect());
+        }
+        let Some(identity) = answer.identity.clone() else {
+            let (found, remedy) = if answer.uninitialised {
+                (
+                    "a database that was never initialised",
+                    "initialise it if it is new, restore it if it held a ledger",
+                )
+            } else {
+                ("a node that has not reached its database yet", "wait for it, or look at its log")
+            };
+            return Err(Disagreement::new("database", "a shard", found, remedy).into());
+        };
+        let bad = |error: &dyn std::fmt::Display| {
+            let remedy = "run versions of router and shard-node that fit each other";
+            Disagreements::from(Disagreement::new("answer", "an identity", error, remedy))
+        };
+        let identity = ShardIdentity::try_from(identity).map_err(|error| bad(&error))?;
+        let expected = Expected {
+            cluster: self.routing.load().map().cluster,
+            shard: shard.id.to_string(),
+            number: Some(shard.number),
+        };
+        let mut found = expected.compare(&identity, url);
+        let mark: Mark = answer.mark.unwrap_or_default().into();
+        if found.is_empty() {
+            found.extend(mark.compare(told, &self.caller));
+        }
+        Disagreements::check(found)?;
+        let marks = convert::marks_from_wire(&answer.marks).map_err(|error| bad(&error))?;
+        let mut known = self.marks();
+        known.observe(shard.number, mark);
+        for (number, mark) in marks.iter() {
+            known.observe(number, mark);
+        }
+        Ok(())
+    }
+
+    /// An exchange of clocks, as the router sees it.
+    pub fn clock(shard: &ShardName, asked_us: i64, answer: &wire::IdentifyResponse) -> OtherClock {
+        OtherClock::measured(&shard.id, asked_us, answer.clock_us, clock::now_us())
+    }
+
+    fn marks(&self) -> MutexGuard<'_, Marks> {
+        // Nothing panics while it is held.
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routing::tests::map_of;
+
+    fn mark(position: i64) -> Mark {
+        Mark { incarnation: 1, timeline: 1, position }
+    }
+
+    fn answer(witness: &Witness, shard: &str, number: u16, position: i64) -> wire::IdentifyResponse {
+        let identity = ShardIdentity {
+            cluster: witness.routing.load().map().cluster,
+            shard: shard.to_owned(),
+            number,
+            routing: RoutingFacts::OWN,
+        };
+        wire::IdentifyResponse {
+            identity: Some((&identity).into()),
+            mark: Some(mark(position).into()),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_node_is_heard_only_if_it_is_the_shard_and_has_what_was_acknowledged() {
+        let witness = Witness::new(Routing::fixed(map_of(1, &["s0", "s1"])), "router r", AssetScales::new());
+        let s0 = ShardName { id: "s0".into(), number: 0 };
+        let hear = |answer: &wire::IdentifyResponse| {
+            let heard = witness.hear(&s0, "http://node:1", witness.mark(0), answer);
+            heard.map_err(|refused| refused.list()[0].fact.clone())
+        };
+        assert_eq!(hear(&answer(&witness, "s0", 0, 100)), Ok(()));
+        assert_eq!(witness.mark(0), mark(100));
+        assert_eq!(hear(&answer(&witness, "s0", 0, 99)), Err("position".to_owned()));
+        assert_eq!(hear(&answer(&witness, "s1", 1, 200)), Err("shard".to_owned()));
+        assert_eq!(hear(&wire::IdentifyResponse::default()), Err("database".to_owned()));
+        let other =
+            wire::ShardIdentity { cluster: vec![7; 16].into(), ..answer(&witness, "s0", 0, 0).identity.unwrap() };
+        let foreign = wire::IdentifyResponse { identity: Some(other), ..answer(&witness, "s0", 0, 100) };
+        assert_eq!(hear(&foreign), Err("cluster".to_owned()));
+
+        // What one shard knows of another is kept, too.
+        let knows = vec![convert::shard_mark_to_wire((1, mark(7)))];
+        assert_eq!(hear(&wire::IdentifyResponse { marks: knows, ..answer(&witness, "s0", 0, 101) }), Ok(()));
+        assert_eq!((witness.mark(0), witness.mark(1)), (mark(101), mark(7)));
+    }
+
+    #[test]
+    fn what_is_acknowledged_while_a_node_answers_is_no_reason_to_refuse_it() {
+        let witness = Witness::new(Routing::fixed(map_of(1, &["s0"])), "router r", AssetScales::new());
+        let s0 = ShardName { id: "s0".into(), number: 0 };
+        let told = witness.mark(0);
+        witness.observe(0, mark(500));
+        assert_eq!(witness.hear(&s0, "http://node:1", told, &answer(&witness, "s0", 0, 400)), Ok(()));
+    }
+}

@@ -1,0 +1,154 @@
+//! The node's time: what entries are dated with and what ends holds.
+//!
+//! The machine's clock may be wrong or be set while the node runs. The node therefore compares it with PostgreSQL's, the routers' and
+//! the other nodes' (`identity::time`), carries the agreed time on by the monotonic clock, and never goes further from it than a
+//! bound. A clock that jumps by an hour dates nothing an hour ahead, not even before the next comparison.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use identity::{
+    Disagreement,
+    time::{Judgement, OtherClock, bounded_us},
+};
+
+use crate::metric_definitions as m;
+
+/// A measurement older than this says nothing any more.
+const FORGET_AFTER: Duration = Duration::from_secs(10);
+/// Callers whose clocks are kept: more routers than a cluster has.
+const MAX_CLOCKS: usize = 256;
+/// The clock of this machine as it went on by itself since it was last agreed on.
+const OWN_PAST: &str = "this machine before its clock was set";
+
+#[derive(Debug)]
+pub struct NodeClock {
+    bound: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    measured: HashMap<String, (Instant, OtherClock)>,
+    /// The time in the middle of all clocks at one moment.
+    agreed: Option<(Instant, i64)>,
+    own_clock: Option<Disagreement>,
+    others: Vec<Disagreement>,
+}
+
+impl NodeClock {
+    pub fn new(bound: Duration) -> Self {
+        Self { bound, state: Mutex::default() }
+    }
+
+    /// Microseconds since the epoch, within the bound of what the clocks agreed on.
+    pub fn now_us(&self) -> i64 {
+        let own_us = telemetry::clock::now_us();
+        match self.state().agreed {
+            Some(agreed) => bounded_us(own_us, carried_on(agreed) - own_us, self.bound),
+            None => own_us,
+        }
+    }
+
+    /// Takes in how far another clock is ahead of this machine's.
+    pub fn measured(&self, clock: OtherClock) {
+        let mut state = self.state();
+        if state.measured.len() < MAX_CLOCKS || state.measured.contains_key(&clock.owner) {
+            state.measured.insert(clock.owner.clone(), (Instant::now(), clock));
+        }
+    }
+
+    /// Compares all clocks anew.
+    pub fn compare(&self) {
+        let mut state = self.state();
+        state.measured.retain(|_, (at, _)| at.elapsed() < FORGET_AFTER);
+        let own_us = telemetry::clock::now_us();
+        let mut clocks: Vec<OtherClock> = state.measured.values().map(|(_, clock)| clock.clone()).collect();
+        clocks.extend(state.agreed.map(|agreed| OtherClock {
+            owner: OWN_PAST.to_owned(),
+            ahead_us: carried_on(agreed) - own_us,
+            uncertainty_us: 0,
+        }));
+        let judgement = Judgement::of(&clocks, self.bound);
+        // With nobody in doubt the machine's own clock is as good as any, and nothing drifts.
+        let middle_us = if judgement.own_clock.is_some() { own_us + judgement.middle_ahead_us } else { own_us };
+        state.agreed = Some((Instant::now(), middle_us));
+        #[expect(clippy::cast_precision_loss, reason = "a difference of clocks for a gauge")]
+        metrics::gauge!(m::CLOCK_DIFFERENCE_SECONDS).set(judgement.middle_ahead_us as f64 / 1e6);
+        match (&state.own_clock, &judgement.own_clock) {
+            (None, Some(disagreement)) => tracing::error!(
+                %disagreement,
+                "the clocks disagree: entries are dated within the bound of the clock in the middle"
+            ),
+            (Some(_), None) => tracing::info!("the clocks agree again"),
+            _ => {}
+        }
+        state.own_clock = judgement.own_clock;
+        state.others = judgement.others.into_iter().filter(|clock| !clock.fact.contains(OWN_PAST)).collect();
+    }
+
+    /// What is wrong with this machine's clock, if anything.
+    pub fn disagreement(&self) -> Option<Disagreement> {
+        self.state().own_clock.clone()
+    }
+
+    /// Clocks of others that are wrong.
+    pub fn others(&self) -> Vec<Disagreement> {
+        self.state().others.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn carried_on((at, agreed_us): (Instant, i64)) -> i64 {
+    agreed_us.saturating_add(i64::try_from(at.elapsed().as_micros()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR_US: i64 = 3_600_000_000;
+    const BOUND: Duration = Duration::from_millis(500);
+
+    fn clock(owner: &str, ahead_us: i64) -> OtherClock {
+        OtherClock { owner: owner.to_owned(), ahead_us, uncertainty_us: 100 }
+    }
+
+    #[test]
+    fn a_clock_that_is_an_hour_ahead_of_the_others_is_held_back() {
+        let node = NodeClock::new(BOUND);
+        assert!((node.now_us() - telemetry::clock::now_us()).abs() < 100_000, "nothing to compare with");
+        node.measured(clock("PostgreSQL", -HOUR_US));
+        node.measured(clock("router", -HOUR_US));
+        node.compare();
+        let off_us = telemetry::clock::now_us() - node.now_us();
+        assert!((HOUR_US - 1_000_000..HOUR_US).contains(&off_us), "{off_us}");
+        assert!(node.disagreement().is_some());
+        node.measured(clock("PostgreSQL", 0));
+        node.measured(clock("router", 0));
+        node.compare();
+        // The agreed time of before says that the clock was set; two others say that it is right now.
+        assert!((node.now_us() - telemetry::clock::now_us()).abs() < 1_000_000);
+        node.compare();
+        assert!(node.disagreement().is_none(), "{:?}", node.disagreement());
+    }
+
+    #[test]
+    fn one_wrong_router_changes_nothing() {
+        let node = NodeClock::new(BOUND);
+        node.measured(clock("PostgreSQL", 0));
+        node.measured(clock("router a", HOUR_US));
+        node.measured(clock("router b", 0));
+        node.compare();
+        assert!(node.disagreement().is_none());
+        assert_eq!(node.others().len(), 1);
+        assert!((node.now_us() - telemetry::clock::now_us()).abs() < 100_000);
+    }
+}

@@ -1,0 +1,407 @@
+//! Whether the database behind this node is the shard, all of it, and may be served (`docs/adr/0008`).
+//!
+//! Every session is held against the gate before it is used, and one of them each second. While the gate refuses, the node serves
+//! nothing: writes are not executed, reads are unavailable, and `/readyz?verbose` and the answers name the disagreement. When the
+//! facts agree again, the gate opens by itself.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use identity::{Disagreement, Disagreements, Expected, Mark, Marks};
+use shard_database::{
+    Database, ShardState,
+    record::{ShardRecord, compare_schema},
+    server::{Purpose, ServerFacts},
+};
+
+use crate::metric_definitions as m;
+
+/// Shared by everything in the node that connects or answers.
+#[derive(Debug, Clone)]
+pub struct Gate(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    expected: Expected,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    acknowledged: Acknowledged,
+    /// How far the database had come when it was last looked at, or committed to.
+    seen: Mark,
+    record: Option<ShardRecord>,
+    server: Option<ServerFacts>,
+    /// What routers and nodes said of the other shards.
+    peers: Marks,
+    /// What other shards say that forbids to serve this one.
+    conflicts: Vec<Disagreement>,
+    /// Why the database takes no writes, whatever the lane has met so far.
+    unwritable: Result<(), Disagreements>,
+    reads: Result<(), String>,
+    writes: Result<(), String>,
+}
+
+/// How far this shard had come by what somebody was told.
+#[derive(Debug, Clone, Default)]
+pub struct Acknowledged {
+    mark: Mark,
+    /// Who remembers it, for messages.
+    holder: String,
+}
+
+impl Acknowledged {
+    pub fn mark(&self) -> Mark {
+        self.mark
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Phase {
+    /// The database has not been compared yet.
+    Starting,
+    Uninitialised,
+    Open,
+    Refused(Disagreements),
+}
+
+/// What an empty database is answered with.
+const NEVER_INITIALISED: &str = "the database was never initialised as a shard";
+const WHAT_TO_DO_WITH_AN_EMPTY_DATABASE: &str = "If it is meant to be a new shard, run `shard-node init --config FILE --map shard-map.toml`; \
+     if it held a ledger before, do not: restore or mount it";
+const NOT_REACHED: &str = "the shard's database has not been reached yet";
+
+impl Gate {
+    pub fn new(expected: Expected) -> Self {
+        let state = State {
+            phase: Phase::Starting,
+            acknowledged: Acknowledged::default(),
+            seen: Mark::default(),
+            record: None,
+            server: None,
+            peers: Marks::default(),
+            conflicts: Vec::new(),
+            unwritable: Ok(()),
+            reads: Err(NOT_REACHED.to_owned()),
+            writes: Err(NOT_REACHED.to_owned()),
+        };
+        Self(Arc::new(Shared { expected, state: Mutex::new(state) }))
+    }
+
+    pub fn expected(&self) -> &Expected {
+        &self.0.expected
+    }
+
+    // === the database ===
+
+    /// Holds what a session found against what must be so. `acknowledged` was taken before the session looked: what is
+    /// acknowledged while it looks may be news to it.
+    pub fn judge(
+        &self,
+        purpose: Purpose,
+        facts: &ServerFacts,
+        database: &Database,
+        asked_for: &[(&str, &str)],
+        acknowledged: &Acknowledged,
+    ) -> Result<(), Disagreements> {
+        let mut found = facts.disagreements(purpose, asked_for);
+        match database {
+            // On a stand-by, and with other encodings, that is not the point.
+            Database::Uninitialised if found.is_empty() => found.push(uninitialised()),
+            Database::Uninitialised => {}
+            Database::Shard(record) => {
+                found.extend(record.compare(&self.0.expected));
+                // The positions of another shard prove nothing about this one.
+                if found.is_empty() {
+                    found.extend(compare_server(facts, record));
+                    found.extend(mark_of(facts, record).compare(acknowledged.mark, &acknowledged.holder));
+                }
+            }
+        }
+        found.extend(self.state().conflicts.iter().cloned());
+        Disagreements::check(found)
+    }
+
+    /// [`Gate::judge`] for the whole node: opens the gate or shuts it, for reads and writes apart.
+    pub fn decide(
+        &self,
+        facts: &ServerFacts,
+        database: &Database,
+        asked_for: &[(&str, &str)],
+        acknowledged: &Acknowledged,
+    ) -> Result<(), Disagreements> {
+        let outcome = self.judge(Purpose::Reads, facts, database, asked_for, acknowledged);
+        let mut state = self.state();
+        state.unwritable = Disagreements::check(facts.disagreements(Purpose::Writes, &[]));
+        state.server = Some(facts.clone());
+        if let Database::Shard(record) = database {
+            state.record = Some((**record).clone());
+            let mark = mark_of(facts, record);
+            state.seen = if outcome.is_ok() { state.seen.merged(mark) } else { mark };
+        }
+        state.enter(match &outcome {
+            Ok(()) => Phase::Open,
+            Err(_) if *database == Database::Uninitialised && !facts.is_standby => Phase::Uninitialised,
+            Err(refused) => Phase::Refused(refused.clone()),
+        });
+        outcome
+    }
+
+    /// The lane's shorter look, on a session that was judged before.
+    pub fn judge_state(&self, found: &ShardState, acknowledged: &Acknowledged) -> Result<(), Disagreements> {
+        let timeline = self.state().seen.timeline;
+        let mark = Mark { incarnation: found.incarnation, timeline, position: found.next_position };
+        let mut wrong: Vec<Disagreement> = compare_schema(found.schema_version).into_iter().collect();
+        wrong.extend(mark.compare(acknowledged.mark, &acknowledged.holder));
+        Disagreements::check(wrong)
+    }
+
+    /// Why nothing is served, if so.
+    pub fn closed(&self) -> Option<String> {
+        match &self.state().phase {
+            Phase::Open => None,
+            Phase::Starting => Some(NOT_REACHED.to_owned()),
+            Phase::Uninitialised => Some(uninitialised().to_string()),
+            Phase::Refused(refused) => Some(refused.to_string()),
+        }
+    }
+
+    pub fn is_uninitialised(&self) -> bool {
+        self.state().phase == Phase::Uninitialised
+    }
+
+    /// Every disagreement that keeps the gate shut.
+    pub fn refusals(&self) -> Vec<Disagreement> {
+        match &self.state().phase {
+            Phase::Refused(refused) => refused.list().to_vec(),
+            Phase::Uninitialised => vec![uninitialised()],
+            Phase::Starting | Phase::Open => Vec::new(),
+        }
+    }
+
+    /// The shard and the server, as last seen.
+    pub fn last_seen(&self) -> (Option<ShardRecord>, Option<ServerFacts>) {
+        let state = self.state();
+        (state.record.clone(), state.server.clone())
+    }
+
+    // === marks ===
+
+    /// Somebody was told that the shard had come this far. The next look at the database shows whether it has.
+    pub fn acknowledge(&self, mark: Mark, holder: &str) {
+        let mut state = self.state();
+        let merged = state.acknowledged.mark.merged(mark);
+        if merged != state.acknowledged.mark {
+            state.acknowledged = Acknowledged { mark: merged, holder: holder.to_owned() };
+        }
+    }
+
+    /// What has been acknowledged up to now: to be taken before a look at the database.
+    pub fn acknowledged(&self) -> Acknowledged {
+        self.state().acknowledged.clone()
+    }
+
+    /// The lane committed: the database has come this far, and whoever waits is told so.
+    pub fn committed(&self, incarnation: i64, next_position: i64) {
+        let mut state = self.state();
+        let mark = Mark { incarnation, timeline: state.seen.timeline, position: next_position };
+        state.seen = state.seen.merged(mark);
+        let merged = state.acknowledged.mark.merged(mark);
+        if merged != state.acknowledged.mark {
+            state.acknowledged = Acknowledged { mark: merged, holder: "this node".to_owned() };
+        }
+    }
+
+    /// How far the database is known to have come.
+    pub fn seen(&self) -> Mark {
+        self.state().seen
+    }
+
+    /// Notes how far another shard had come. `true` when that is news.
+    pub fn observe_peer(&self, number: u16, mark: Mark) -> bool {
+        self.state().peers.observe(number, mark)
+    }
+
+    pub fn peers(&self) -> Marks {
+        self.state().peers.clone()
+    }
+
+    /// What other shards say that forbids to serve this one; empty once they agree.
+    pub fn set_conflicts(&self, conflicts: Vec<Disagreement>) {
+        self.state().conflicts = conflicts;
+    }
+
+    // === readiness ===
+
+    pub fn set_reads(&self, reads: Result<(), String>) {
+        metrics::gauge!(m::READS_SERVING).set(if reads.is_ok() { 1.0 } else { 0.0 });
+        let mut state = self.state();
+        match (&state.reads, &reads) {
+            (Ok(()), Err(cause)) => tracing::error!(cause, "reads do not work"),
+            (Err(_), Ok(())) => tracing::info!("reads work"),
+            _ => {}
+        }
+        state.reads = reads;
+    }
+
+    pub fn set_writes(&self, writes: Result<(), String>) {
+        metrics::gauge!(m::LANE_SERVING).set(if writes.is_ok() { 1.0 } else { 0.0 });
+        let mut state = self.state();
+        match (&state.writes, &writes) {
+            (Ok(()), Err(cause)) => tracing::error!(cause, "writes do not work; they are refused until they do"),
+            (Err(_), Ok(())) => tracing::info!("writes work"),
+            _ => {}
+        }
+        state.writes = writes;
+    }
+
+    /// Whether reads work now, and why not.
+    pub fn reads(&self) -> Result<(), String> {
+        self.closed().map_or_else(|| self.state().reads.clone(), Err)
+    }
+
+    /// Whether writes work now, and why not.
+    pub fn writes(&self) -> Result<(), String> {
+        if let Some(why) = self.closed() {
+            return Err(why);
+        }
+        let state = self.state();
+        state.unwritable.as_ref().map_err(ToString::to_string)?;
+        state.writes.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is held.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn enter(&mut self, phase: Phase) {
+        if phase == self.phase {
+            return;
+        }
+        metrics::gauge!(m::DATABASE_ACCEPTED).set(if phase == Phase::Open { 1.0 } else { 0.0 });
+        match &phase {
+            Phase::Refused(refused) => tracing::error!(%refused, "the database is refused: nothing is served"),
+            Phase::Uninitialised => {
+                tracing::warn!("{}; waiting for it. {}", NEVER_INITIALISED, WHAT_TO_DO_WITH_AN_EMPTY_DATABASE)
+            }
+            Phase::Open => tracing::info!(mark = %self.seen, "the database is accepted"),
+            Phase::Starting => {}
+        }
+        self.phase = phase;
+    }
+}
+
+fn mark_of(facts: &ServerFacts, record: &ShardRecord) -> Mark {
+    Mark { timeline: facts.timeline.unwrap_or(record.timeline), ..record.mark() }
+}
+
+fn uninitialised() -> Disagreement {
+    Disagreement::new("database", "a shard", NEVER_INITIALISED, WHAT_TO_DO_WITH_AN_EMPTY_DATABASE)
+}
+
+/// The server that holds the database, beside the one it was in when it was last seen.
+fn compare_server(facts: &ServerFacts, record: &ShardRecord) -> Vec<Disagreement> {
+    let mut found = Vec::new();
+    if facts.system_identifier != record.system_identifier {
+        let remedy = "the database was moved into another PostgreSQL (pg_upgrade, dump and restore): once nothing writes to the \
+                      former one any more, run `shard-node accept`";
+        found.push(Disagreement::new("system identifier", record.system_identifier, facts.system_identifier, remedy));
+    } else if let Some(timeline) = facts.timeline.filter(|timeline| *timeline < record.timeline) {
+        let remedy = "the server is on an older timeline than the shard was: connect to the newest primary";
+        found.push(Disagreement::new("timeline", record.timeline, timeline, remedy));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use identity::{ShardIdentity, shard::RoutingFacts};
+    use shard_map::ClusterId;
+
+    use super::*;
+
+    fn record(cluster: ClusterId, next_position: i64) -> ShardRecord {
+        ShardRecord {
+            identity: ShardIdentity { cluster, shard: "s0".to_owned(), number: 0, routing: RoutingFacts::OWN },
+            founding_map: None,
+            system_identifier: 7,
+            timeline: 1,
+            state: ShardState {
+                next_position,
+                ownership_version: 1,
+                incarnation: 1,
+                schema_version: shard_database::schema::VERSION,
+            },
+        }
+    }
+
+    fn decide(gate: &Gate, facts: &ServerFacts, record: ShardRecord) -> Result<(), Vec<String>> {
+        let outcome = gate.decide(facts, &Database::Shard(Box::new(record)), &[], &gate.acknowledged());
+        outcome.map_err(|refused| refused.list().iter().map(|one| one.fact.clone()).collect())
+    }
+
+    #[test]
+    fn the_gate_opens_for_the_shard_as_it_was_left_and_for_nothing_else() {
+        let cluster = ClusterId::generate();
+        let gate = Gate::new(Expected { cluster, shard: "s0".to_owned(), number: None });
+        let facts = ServerFacts::for_tests(7, 1);
+        assert!(gate.closed().is_some() && gate.reads().is_err() && gate.writes().is_err());
+
+        assert_eq!(decide(&gate, &facts, record(cluster, 100)), Ok(()));
+        assert_eq!(gate.closed(), None);
+        gate.committed(1, 120);
+        assert_eq!(decide(&gate, &facts, record(cluster, 120)), Ok(()));
+        // An earlier state of the database: this node itself knows better.
+        assert_eq!(decide(&gate, &facts, record(cluster, 119)), Err(vec!["position".to_owned()]));
+        assert!(gate.closed().is_some_and(|why| why.contains("this node remembers")));
+        // It heals when the database is whole again.
+        assert_eq!(decide(&gate, &facts, record(cluster, 120)), Ok(()));
+
+        gate.acknowledge(Mark { incarnation: 1, timeline: 1, position: 150 }, "router r");
+        assert_eq!(decide(&gate, &facts, record(cluster, 149)), Err(vec!["position".to_owned()]));
+        // Promoted: everything is there, or not.
+        let promoted = ServerFacts::for_tests(7, 2);
+        assert_eq!(decide(&gate, &promoted, record(cluster, 149)), Err(vec!["position".to_owned()]));
+        assert_eq!(decide(&gate, &promoted, record(cluster, 150)), Ok(()));
+
+        let other_server = ServerFacts::for_tests(8, 2);
+        assert_eq!(decide(&gate, &other_server, record(cluster, 150)), Err(vec!["system identifier".to_owned()]));
+        let older = ShardRecord { timeline: 3, ..record(cluster, 150) };
+        assert_eq!(decide(&gate, &promoted, older), Err(vec!["timeline".to_owned()]));
+        let strange = record(ClusterId::generate(), 1);
+        assert_eq!(decide(&gate, &promoted, strange), Err(vec!["cluster".to_owned()]));
+
+        let empty = gate.decide(&promoted, &Database::Uninitialised, &[], &gate.acknowledged());
+        assert!(empty.is_err() && gate.is_uninitialised());
+    }
+
+    #[test]
+    fn what_is_acknowledged_while_the_database_is_looked_at_is_no_reason_to_refuse() {
+        let cluster = ClusterId::generate();
+        let gate = Gate::new(Expected { cluster, shard: "s0".to_owned(), number: None });
+        let before = gate.acknowledged();
+        let found = Database::Shard(Box::new(record(cluster, 100)));
+        gate.acknowledge(Mark { incarnation: 1, timeline: 1, position: 130 }, "router r");
+        assert!(gate.decide(&ServerFacts::for_tests(7, 1), &found, &[], &before).is_ok());
+    }
+
+    #[test]
+    fn the_lane_is_told_of_another_schema_and_of_an_earlier_position() {
+        let cluster = ClusterId::generate();
+        let gate = Gate::new(Expected { cluster, shard: "s0".to_owned(), number: None });
+        gate.committed(1, 50);
+        let good = record(cluster, 50).state;
+        assert!(gate.judge_state(&good, &gate.acknowledged()).is_ok());
+        for (bad, fact) in [
+            (ShardState { schema_version: good.schema_version + 1, ..good }, "schema version"),
+            (ShardState { next_position: 49, ..good }, "position"),
+        ] {
+            let refused = gate.judge_state(&bad, &gate.acknowledged()).unwrap_err();
+            assert_eq!(refused.list()[0].fact, fact);
+        }
+    }
+}

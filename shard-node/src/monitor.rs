@@ -1,0 +1,114 @@
+//! Looks at the database once a second: is it still the shard, do reads work, and what time is it there?
+
+use std::{sync::Arc, time::Duration};
+
+use identity::{Marks, time::OtherClock};
+use shard_database::{Database, record::remember_server};
+use sqlx::{Connection, PgConnection, PgPool};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock::NodeClock,
+    config::DatabaseConfig,
+    gate::Gate,
+    store::{
+        StoreError, evidence,
+        session::{READ_SETTINGS, look, read_options},
+    },
+};
+
+const EVERY: Duration = Duration::from_secs(1);
+/// A look that takes longer has failed: readiness must not lag behind the truth.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Looks between two removals of marks that later ones outdate.
+const PRUNE_EVERY: u32 = 60;
+
+pub struct Monitor {
+    pub database: DatabaseConfig,
+    pub pool: PgPool,
+    pub gate: Gate,
+    pub clock: Arc<NodeClock>,
+}
+
+impl Monitor {
+    /// Until `shutdown`.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let mut looks = 0_u32;
+        let mut stored = Marks::default();
+        // A connection of its own: what the gate refuses gets none of the pool's, and it must see when that ends.
+        let mut connection = None;
+        while shutdown.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
+            let looked = match timeout(PATIENCE, self.look_once(&mut connection)).await {
+                Ok(looked) => looked.map_err(|error| error.to_string()),
+                Err(_) => Err(format!("no answer from the shard's database within {} s", PATIENCE.as_secs())),
+            };
+            if looked.is_err() {
+                connection = None;
+            }
+            self.gate.set_reads(match looked {
+                Ok(()) => self.pool_works().await,
+                Err(cause) => Err(cause),
+            });
+            self.clock.compare();
+            looks = looks.wrapping_add(1);
+            if self.gate.closed().is_none() {
+                let kept = timeout(PATIENCE, self.keep_marks(&mut stored, looks.is_multiple_of(PRUNE_EVERY))).await;
+                if let Ok(Err(error)) = kept {
+                    tracing::debug!(%error, "marks of other shards could not be stored; trying again");
+                }
+            }
+        }
+    }
+
+    /// One look. The gate decides what it means; an error is a look that did not work.
+    async fn look_once(&self, kept: &mut Option<PgConnection>) -> Result<(), StoreError> {
+        let acknowledged = self.gate.acknowledged();
+        let mut connection = match kept.take() {
+            Some(connection) => connection,
+            None => {
+                PgConnection::connect_with(&read_options(&self.database).application_name("shardledger-monitor"))
+                    .await?
+            }
+        };
+        let asked_us = telemetry::clock::now_us();
+        let (facts, database) = look(&mut connection, &READ_SETTINGS).await?;
+        self.clock.measured(OtherClock::measured("PostgreSQL", asked_us, facts.clock_us, telemetry::clock::now_us()));
+        self.gate.decide(&facts, &database, &READ_SETTINGS, &acknowledged)?;
+        if let (Database::Shard(record), Some(timeline)) = (&database, facts.timeline)
+            && timeline != record.timeline
+        {
+            tracing::warn!(
+                from = record.timeline,
+                to = timeline,
+                "the database was promoted and has all that was acknowledged"
+            );
+            remember_server(&mut connection, record.system_identifier, timeline).await?;
+        }
+        *kept = Some(connection);
+        Ok(())
+    }
+
+    async fn pool_works(&self) -> Result<(), String> {
+        match timeout(PATIENCE, self.pool.acquire()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => {
+                Err("no connection to the shard's database could be had in time: the \
+                 server's max_connections, or the role's CONNECTION LIMIT, may be reached"
+                    .to_owned())
+            }
+            Ok(Err(error)) => Err(error.to_string()),
+        }
+    }
+
+    /// Stores what routers said of other shards since the last time.
+    async fn keep_marks(&self, stored: &mut Marks, prune: bool) -> Result<(), StoreError> {
+        let peers = self.gate.peers();
+        let news: Marks = peers.iter().filter(|(number, mark)| stored.of(*number) != *mark).collect();
+        if !news.is_empty() {
+            evidence::store_marks(&self.pool, &news).await?;
+            *stored = peers;
+        }
+        if prune { evidence::prune_marks(&self.pool).await } else { Ok(()) }
+    }
+}

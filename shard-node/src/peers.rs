@@ -1,0 +1,198 @@
+//! The other shards, asked before this one is served: what do they remember of it, and what do they own?
+//!
+//! The addresses come from the newest map that the database was given. A shard that does not answer is asked again while this one
+//! serves; it must not be able to keep this one down.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use identity::{Disagreement, Disagreements, shard::RoutingFacts, time::OtherClock};
+use shard_map::{Shard, ShardMap, Slot, SlotRange, merge_slots};
+use tonic::transport::{Channel, Endpoint};
+use wire::{convert, shard_node_client::ShardNodeClient};
+
+use crate::{clock::NodeClock, gate::Gate, store::ownership::SlotState};
+
+const PATIENCE: Duration = Duration::from_millis(1500);
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+
+/// What one other shard answered.
+#[derive(Debug)]
+pub struct Answer {
+    pub shard: String,
+    pub identified: wire::IdentifyResponse,
+    /// The slots it owns, with their epochs.
+    pub owned: Vec<(SlotRange, i64)>,
+    pub clock: OtherClock,
+}
+
+/// Why there is no answer of a shard.
+#[derive(Debug, thiserror::Error)]
+#[error("shard {shard} cannot be asked ({url}): {reason}")]
+pub struct NoAnswer {
+    pub shard: String,
+    pub url: String,
+    pub reason: String,
+}
+
+/// Asks the nodes of a shard, in order of preference, until one answers.
+pub async fn ask(shard: &Shard, map: &ShardMap, caller: &str) -> Result<Answer, NoAnswer> {
+    let mut failure = None;
+    for url in &shard.nodes {
+        match tokio::time::timeout(PATIENCE, ask_node(url, shard, map, caller)).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(reason)) => failure = Some((url, reason)),
+            Err(_) => failure = Some((url, format!("no answer within {} ms", PATIENCE.as_millis()))),
+        }
+    }
+    // A map has at least one node for each shard.
+    let (url, reason) = failure.map_or_else(Default::default, |(url, reason)| (url.clone(), reason));
+    Err(NoAnswer { shard: shard.id.clone(), url, reason })
+}
+
+async fn ask_node(url: &str, shard: &Shard, map: &ShardMap, caller: &str) -> Result<Answer, String> {
+    let endpoint =
+        Endpoint::from_shared(url.to_owned()).map_err(|error| error.to_string())?.connect_timeout(PATIENCE);
+    let channel: Channel = endpoint.connect().await.map_err(with_cause)?;
+    let mut node = ShardNodeClient::new(channel).max_decoding_message_size(wire::MAX_MESSAGE_BYTES);
+    let asked_us = telemetry::clock::now_us();
+    let request = wire::IdentifyRequest {
+        cluster: map.cluster.as_bytes().to_vec().into(),
+        shard: shard.id.clone(),
+        shard_number: Some(shard.number.into()),
+        slots: RoutingFacts::OWN.slots,
+        hash_seed: RoutingFacts::OWN.hash_seed,
+        caller: caller.to_owned(),
+        ..Default::default()
+    };
+    let identified = node.identify(request).await.map_err(|status| status.message().to_owned())?.into_inner();
+    let owner = format!("the node of shard {}", shard.id);
+    let clock = OtherClock::measured(&owner, asked_us, identified.clock_us, telemetry::clock::now_us());
+    let mut owned = Vec::new();
+    // A node that serves nothing claims nothing.
+    if identified.identity.is_some() && identified.refused.is_empty() && identified.mark.is_some() {
+        let answer = node.get_ownership(wire::GetOwnershipRequest {}).await;
+        let answer = answer.map_err(|status| status.message().to_owned())?.into_inner();
+        for range in answer.ranges.iter().filter(|range| range.state == SlotState::Owned as u32) {
+            let (Ok(first), Ok(last)) = (Slot::try_from(range.first), Slot::try_from(range.last)) else { continue };
+            owned.extend(SlotRange::new(first, last).map(|slots| (slots, range.epoch)));
+        }
+    }
+    Ok(Answer { shard: shard.id.clone(), identified, owned, clock })
+}
+
+fn with_cause(error: tonic::transport::Error) -> String {
+    use std::error::Error;
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// The other shards of this node's cluster, and what they have said so far.
+pub struct Peers {
+    pub map: ShardMap,
+    pub gate: Gate,
+    pub clock: Arc<NodeClock>,
+    /// Number of this shard.
+    pub number: u16,
+    /// The slots that this shard owns, with their epochs.
+    pub owned: Vec<(SlotRange, i64)>,
+    heard: HashSet<String>,
+    conflicts: Vec<Disagreement>,
+}
+
+impl Peers {
+    pub fn new(map: ShardMap, gate: Gate, clock: Arc<NodeClock>, number: u16, owned: Vec<(SlotRange, i64)>) -> Self {
+        Self { map, gate, clock, number, owned, heard: HashSet::new(), conflicts: Vec::new() }
+    }
+
+    /// Asks every shard that has not answered yet. What forbids to serve is given to the gate and returned.
+    pub async fn ask_all(&mut self) -> Result<(), Disagreements> {
+        let own = self.gate.expected().shard.clone();
+        let caller = format!("shard {own}");
+        let waiting: Vec<&Shard> =
+            self.map.shards.iter().filter(|shard| shard.id != own && !self.heard.contains(&shard.id)).collect();
+        let asked = waiting.iter().map(|shard| ask(shard, &self.map, &caller));
+        let answers = futures_util::future::join_all(asked).await;
+        for answer in answers {
+            match answer {
+                Ok(answer) => self.hear(answer),
+                Err(no_answer) => tracing::debug!(%no_answer, "asking it again later"),
+            }
+        }
+        Disagreements::check(self.conflicts.clone())
+    }
+
+    /// Asks on until every shard has answered once.
+    pub async fn run(mut self) {
+        while self.heard.len() + 1 < self.map.shards.len() {
+            tokio::time::sleep(ASK_AGAIN).await;
+            // The gate keeps what was found.
+            let _ = self.ask_all().await;
+        }
+    }
+
+    fn hear(&mut self, answer: Answer) {
+        let Answer { shard, identified, owned, clock } = answer;
+        self.clock.measured(clock);
+        if identified.identity.is_none() {
+            // Not initialised, or not there yet: it knows nothing.
+            return;
+        }
+        if !identified.refused.is_empty() {
+            let facts: Vec<_> = identified.refused.iter().map(|refused| refused.fact.as_str()).collect();
+            tracing::warn!(shard, facts = facts.join(", "), "the node of another shard does not serve");
+            return;
+        }
+        match convert::marks_from_wire(&identified.marks) {
+            Ok(marks) => {
+                let holder = format!("shard {shard}");
+                for (number, mark) in marks.iter() {
+                    if number == self.number {
+                        self.gate.acknowledge(mark, &holder)
+                    } else {
+                        self.gate.observe_peer(number, mark);
+                    }
+                }
+            }
+            Err(error) => tracing::error!(shard, %error, "another shard's node gave marks that cannot be read"),
+        }
+        self.conflicts.extend(doubly_owned(&self.owned, &owned, &shard));
+        self.gate.set_conflicts(self.conflicts.clone());
+        self.heard.insert(shard);
+    }
+}
+
+/// INV-2: one owner per slot and epoch. The higher epoch is right; at one epoch nobody is.
+fn doubly_owned(own: &[(SlotRange, i64)], other: &[(SlotRange, i64)], shard: &str) -> Option<Disagreement> {
+    let epoch_of = |owned: &[(SlotRange, i64)], slot: Slot| {
+        owned.iter().find(|(range, _)| range.contains(slot)).map(|(_, epoch)| *epoch)
+    };
+    let taken = |slot: &Slot| match (epoch_of(own, *slot), epoch_of(other, *slot)) {
+        (Some(own), Some(other)) => other >= own,
+        _ => false,
+    };
+    let slots = merge_slots(Slot::all().filter(taken));
+    if slots.is_empty() {
+        return None;
+    }
+    let slots: Vec<String> = slots.iter().map(ToString::to_string).collect();
+    let remedy = format!(
+        "a slot has one owner, and this shard is not known to have been given them: if this is a shard that was added, remove its \
+         database and initialise it with slots = []; if shard {shard} is the wrong one, stop it"
+    );
+    let found = format!("shard {shard} owns slots {} as well", slots.join(", "));
+    Some(Disagreement::new("slot ownership", "one owner for each slot", found, remedy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_of_two_shards_is_named_unless_the_other_has_it_from_before() {
+        let range = |text: &str, epoch: i64| (text.parse().unwrap(), epoch);
+        let own = [range("0-99", 1), range("200-299", 3)];
+        assert_eq!(doubly_owned(&own, &[range("100-199", 1)], "s1"), None);
+        let conflict = doubly_owned(&own, &[range("90-250", 1)], "s1").unwrap();
+        assert!(conflict.found.contains("shard s1 owns slots 90-99 as well"), "epoch 3 outdates epoch 1: {conflict}");
+        assert!(doubly_owned(&own, &[range("200-210", 4)], "s1").is_some());
+    }
+}

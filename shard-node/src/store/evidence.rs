@@ -1,0 +1,73 @@
+//! What the lane writes beside money: how far other shards had come (`peer_mark`), and which scale an asset has (`asset_scale`).
+//!
+//! Both are part of the commit whose operations bring them, as statements in front of COMMIT: most batches bring neither and pay
+//! for neither.
+
+use std::fmt::Write;
+
+use identity::{Mark, Marks};
+use sqlx::PgPool;
+
+use super::StoreError;
+
+/// Statements that store marks of other shards. A mark that another writer stored meanwhile is not stored twice.
+pub fn insert_marks(marks: &Marks) -> String {
+    let mut statement = String::new();
+    for (number, mark) in marks.iter() {
+        let Mark { incarnation, timeline, position } = mark;
+        let begin = if statement.is_empty() { INSERT_MARK } else { ", " };
+        // Writing to a String cannot fail.
+        let _ = write!(statement, "{begin}({number}, {incarnation}, {timeline}, {position})");
+    }
+    if !statement.is_empty() {
+        statement.push_str(" ON CONFLICT DO NOTHING; ");
+    }
+    statement
+}
+
+const INSERT_MARK: &str = "INSERT INTO shardledger.peer_mark (shard_number, incarnation, timeline, position) VALUES ";
+
+/// A statement that stores the scale of an asset that this shard had no account of. The code is letters and digits.
+pub fn insert_scale(asset: ledger::AssetCode, scale: u32) -> String {
+    format!("INSERT INTO shardledger.asset_scale (asset, scale) VALUES ('{asset}', {scale}); ")
+}
+
+const STORE_MARKS: &str = "INSERT INTO shardledger.peer_mark (shard_number, incarnation, timeline, position) \
+     SELECT shard_number, incarnation, timeline, position \
+     FROM unnest($1::int4[], $2::int8[], $3::int8[], $4::int8[]) AS new(shard_number, incarnation, timeline, position) \
+     ON CONFLICT DO NOTHING";
+/// Marks that a later one of the same incarnation outdates, in position and timeline.
+const PRUNE_MARKS: &str = "DELETE FROM shardledger.peer_mark AS old USING shardledger.peer_mark AS new \
+     WHERE new.shard_number = old.shard_number AND new.incarnation = old.incarnation \
+       AND new.timeline >= old.timeline AND new.position > old.position";
+
+/// Stores marks outside the lane: evidence about other shards, which decides nothing here.
+pub async fn store_marks(pool: &PgPool, marks: &Marks) -> Result<(), StoreError> {
+    let (mut numbers, mut incarnations, mut timelines, mut positions) = (vec![], vec![], vec![], vec![]);
+    for (number, mark) in marks.iter() {
+        numbers.push(i32::from(number));
+        incarnations.push(mark.incarnation);
+        timelines.push(mark.timeline);
+        positions.push(mark.position);
+    }
+    sqlx::query(STORE_MARKS).bind(numbers).bind(incarnations).bind(timelines).bind(positions).execute(pool).await?;
+    Ok(())
+}
+
+pub async fn prune_marks(pool: &PgPool) -> Result<(), StoreError> {
+    sqlx::query(PRUNE_MARKS).execute(pool).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_become_one_statement_or_none() {
+        assert_eq!(insert_marks(&Marks::default()), "");
+        let mark = |position| Mark { incarnation: 1, timeline: 2, position };
+        let marks: Marks = [(1, mark(5)), (2, mark(7))].into_iter().collect();
+        assert_eq!(insert_marks(&marks), format!("{INSERT_MARK}(1, 1, 2, 5), (2, 1, 2, 7) ON CONFLICT DO NOTHING; "));
+    }
+}
