@@ -10,7 +10,7 @@ pub enum Place {
     Same,
     /// The folder where `up` ran last is gone, or holds another cluster.
     Moved { from: PathBuf },
-    /// Another folder holds the same cluster and was there first.
+    /// The folder where `up` ran last still holds the same cluster.
     Copied { of: PathBuf },
 }
 
@@ -23,15 +23,15 @@ impl Place {
         {
             return Ok(Self::Copied { of: recorded.clone() });
         }
-        // The original may have been moved after it was copied; databases elsewhere say where to.
+        // The original may have been moved after it was copied. The marker of databases elsewhere names its folder.
         if let Some(owner) = description.postgres.home.other_owner(layout)? {
             return Ok(Self::Copied { of: owner });
         }
         Ok(if recorded == root { Self::Same } else { Self::Moved { from: recorded.clone() } })
     }
 
-    /// The place before the move, where processes that still run have their paths. `None` when another cluster is there now:
-    /// processes with those paths are that cluster's.
+    /// The folder before the move: processes that were started before the move have its paths on their command lines. `None`
+    /// when another cluster is in that folder now, because processes with those paths belong to that cluster.
     pub fn former(&self) -> Option<Layout> {
         match self {
             Self::Moved { from } => Some(Layout::at(from.clone())).filter(|former| !former.description().exists()),

@@ -132,8 +132,8 @@ fn returning(layout: &Layout, found: Found, request: &Request) -> anyhow::Result
     Ok(description)
 }
 
-/// A folder that was moved after a crash recovers. One that was copied while its databases ran, and whose original is out of
-/// sight, looks the same.
+/// Says which databases were not shut down. After a crash and a move that is harmless, and they recover. A copy that was taken
+/// while the databases ran looks the same when the original is on another machine.
 fn note_unclean(layout: &Layout, description: &Description) -> anyhow::Result<()> {
     for shard in &description.shards {
         if let Some(why) = relocation::unclean_database(&description.database_folder(layout, shard))? {

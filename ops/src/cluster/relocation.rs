@@ -89,7 +89,7 @@ pub fn edits_of_copy(
     Ok(edits)
 }
 
-/// A file that is not there is no fault: it is written as for a new cluster. One that needs no change is left alone.
+/// The edit of one file; `None` when the file needs no change, or is missing and will be written as for a new cluster.
 fn edit(
     path: PathBuf,
     audience: Audience,
@@ -171,7 +171,7 @@ fn refer_to_map(document: &mut DocumentMut, from: &Path) -> anyhow::Result<()> {
     })
 }
 
-/// A map beside the copy's own sends the copy's payments to the nodes of the original.
+/// A router of the copy that reads another map than the copy's own sends payments to the nodes of the original.
 fn refuse_other_map(document: &DocumentMut, config: &Path, layout: &Layout) -> anyhow::Result<()> {
     let path = document.get("map").and_then(|map| map.get("path")).and_then(|path| path.as_str()).unwrap_or_default();
     let map = config.parent().unwrap_or(layout.root()).join(path);
@@ -194,11 +194,11 @@ fn readdress_map(document: &mut DocumentMut, description: &Description) -> anyho
     };
     for table in &mut tables {
         let id = table.get("id").and_then(|id| id.as_str()).context("a shard has no id")?.to_owned();
-        let shard = description.shard(&id).with_context(|| format!("shard {id} is none of this cluster"))?;
+        let shard = description.shard(&id).with_context(|| format!("the cluster has no shard {id}"))?;
         let nodes = table.get_mut("nodes").and_then(|nodes| nodes.as_array_mut());
         let mut nodes = nodes.with_context(|| format!("shard {id} has no nodes"))?.iter_mut();
         let (Some(node), None) = (nodes.next(), nodes.next()) else {
-            bail!("shard {id} has not one node: the copy of a cluster runs one for each shard");
+            bail!("shard {id} must have exactly one node: a copy runs one node for each shard");
         };
         let old = node.as_str().context("a node that is no text")?.to_owned();
         let (scheme, address) = old.split_once("://").with_context(|| format!("{old} is no URL"))?;
@@ -237,9 +237,8 @@ pub fn check_copy(layout: &Layout, description: &Description, of: &Path) -> anyh
     }
     ensure!(
         unclean.is_empty(),
-        "{}\n{} was copied while the databases of {} ran, so what it holds may be torn; nothing was started. Remove it, stop \
-         the original (`shardctl down --data-dir {}`) and copy the folder again, or put a `pg_basebackup` of each database \
-         into it",
+        "{}\n{} was copied while the databases of {} ran: they may be torn, and of different moments. Nothing was started. \
+         Remove the copy, stop the original with `shardctl down --data-dir {}`, and copy it again",
         unclean.join("\n"),
         layout.root().display(),
         of.display(),
@@ -268,18 +267,20 @@ fn refuse_uncopied(layout: &Layout, description: &Description, of: &Path, its: &
     )
 }
 
-/// Links and hard links that `cp` has kept lead to the files of the original.
+/// Refuses links and hard links that `cp` kept and that lead to the files of the original.
 fn refuse_shared(ours: &Path, theirs: &Path) -> anyhow::Result<()> {
     ensure!(
         !is_same_file(ours, theirs),
-        "{} and {} are one and the same: a copy needs its own. Nothing was started; copy what the link leads to in its place",
+        "{} and {} are one and the same, through a link: a copy needs its own. Nothing was started; put a copy of what the link leads to \
+         in its place",
         ours.display(),
         theirs.display()
     );
     Ok(())
 }
 
-/// What of a database folder may be a link: the folder, its control file (hard links), its log and its tablespaces.
+/// The parts of a database folder that may be links: the folder itself, its write-ahead log and its tablespaces. The control file
+/// shows hard links.
 fn parts_of_database(folder: &Path) -> Vec<PathBuf> {
     let mut parts = vec![PathBuf::new(), control_file::path(Path::new("")), "pg_wal".into()];
     let spaces = fs::read_dir(folder.join("pg_tblspc")).into_iter().flatten().flatten();
@@ -287,21 +288,21 @@ fn parts_of_database(folder: &Path) -> Vec<PathBuf> {
     parts
 }
 
-/// Why the files of a database that no server runs on are not the whole of it. A base backup is: `backup_label` makes the server
-/// recover to the end of the backup.
+/// Why the files of a database that no server runs on may not be the whole of it. A base backup (`pg_basebackup`) is refused as
+/// well: each shard's is of another moment, so that a payment between two shards may be in one of them only.
 pub fn unclean_database(folder: &Path) -> anyhow::Result<Option<String>> {
     let pid_file = folder.join("postmaster.pid");
     if pid_file.exists() {
         return Ok(Some(format!("{} says that a server ran here", pid_file.display())));
     }
     let Some(control) = ControlFile::read(folder)? else { return Ok(None) };
-    let is_whole = control.is_shut_down() || folder.join("backup_label").exists();
-    Ok((!is_whole)
-        .then(|| format!("{} says that its server was not shut down", control_file::path(folder).display())))
+    let control_file = control_file::path(folder);
+    Ok((!control.is_shut_down())
+        .then(|| format!("{} says that its server was not shut down", control_file.display())))
 }
 
-/// Databases in the data folder that the user who runs PostgreSQL cannot reach there. They may have been put elsewhere, as the
-/// refusal asks.
+/// Refuses databases in a data folder that the user who runs PostgreSQL cannot reach, and finds them elsewhere once the operator
+/// has moved them there as the refusal says.
 pub fn find_databases(layout: &Layout, description: &mut Description) -> anyhow::Result<()> {
     let (Home::Here, Some(user)) = (&description.postgres.home, &description.postgres.user) else { return Ok(()) };
     if user::can_reach(user, layout.root())? {
@@ -326,8 +327,7 @@ pub fn find_databases(layout: &Layout, description: &mut Description) -> anyhow:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::configuration;
-    use crate::cluster::postgres::database::ensure_passwords;
+    use crate::cluster::{configuration, postgres::database::ensure_passwords};
 
     /// A cluster's files in a folder, and a copy of them.
     fn copied() -> (tempfile::TempDir, Layout, Description, PathBuf) {
@@ -413,7 +413,7 @@ mod tests {
                 "\"http://127.0.0.1:7500\", \"http://127.0.0.1:7700\"",
             );
         });
-        assert!(nodes.contains("shard s0 has not one node"), "{nodes}");
+        assert!(nodes.contains("shard s0 must have exactly one node"), "{nodes}");
     }
 
     #[test]
@@ -428,17 +428,15 @@ mod tests {
     }
 
     #[test]
-    fn a_database_is_whole_when_its_server_was_shut_down_or_it_is_a_base_backup() {
+    fn a_database_is_whole_when_its_server_was_shut_down() {
         let folder = tempfile::tempdir().unwrap();
         let control = control_file::path(folder.path());
         fs::create_dir_all(control.parent().unwrap()).unwrap();
         let with_state =
             |state: u8| fs::write(&control, [[0; 16].as_slice(), &[state, 0, 0, 0], &[0; 9]].concat()).unwrap();
-        with_state(1);
-        assert_eq!(unclean_database(folder.path()).unwrap(), None);
         with_state(6);
         assert!(unclean_database(folder.path()).unwrap().unwrap().contains("pg_control says"));
-        fs::write(folder.path().join("backup_label"), "").unwrap();
+        with_state(1);
         assert_eq!(unclean_database(folder.path()).unwrap(), None);
         fs::write(folder.path().join("postmaster.pid"), "1").unwrap();
         assert!(unclean_database(folder.path()).unwrap().unwrap().contains("postmaster.pid says"));

@@ -34,7 +34,7 @@ pub struct Args {
     /// Routers of a new cluster [default: 2]
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=16))]
     routers: Option<u16>,
-    /// Put all ports of a new cluster into one block that begins here; 0 finds a free block
+    /// Put all ports of a new cluster, or of a copy at its first start, into one block that begins here; 0 finds a free block
     /// [default: routers 8080 and 9080, PostgreSQL 5510, nodes 7500 and 7600]
     #[arg(long, value_name = "PORT")]
     port_base: Option<u16>,

@@ -12,7 +12,7 @@ use anyhow::{Context, ensure};
 use http::Method;
 use serde_json::json;
 use testkit::{
-    client::{Client, account_path},
+    client::{Answer, Client, NoAnswer, account_path},
     cluster::{Cluster, Member, Output, Placement, RECOVERY, Status},
     history::ASSET,
     process::Process,
@@ -21,6 +21,7 @@ use testkit::{
 };
 use uuid::Uuid;
 
+/// How long the supervisor or a router may take to notice what a test did.
 const NOTICED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Two accounts on two shards and one payment between them.
@@ -41,22 +42,38 @@ impl Payment {
         Ok(payment)
     }
 
+    /// Sends a payment between the same accounts; gives the status of the answer.
     async fn send(&self, client: &Client, id: Uuid, amount: &str) -> anyhow::Result<u16> {
+        Ok(self.order(client, id, amount).await?.status)
+    }
+
+    async fn order(&self, client: &Client, id: Uuid, amount: &str) -> anyhow::Result<Answer> {
         let order = json!({"id": id, "debit": self.from, "credit": self.to, "amount": amount, "asset": ASSET});
-        Ok(client.call(0, Method::POST, "/v1/transfers", Some(&order)).await?.status)
+        reached(async || client.call(0, Method::POST, "/v1/transfers", Some(&order)).await).await
     }
 
     /// The payment is there, and sent again it is answered from what is stored.
     async fn is_there_once(&self, client: &Client) -> anyhow::Result<()> {
-        ensure!(self.send(client, self.id, "12.34").await? == 200, "the payment was executed again");
+        let again = self.order(client, self.id, "12.34").await?;
+        ensure!(again.status == 200 && again.is_replay(), "{} {}", again.status, again.text());
         self.has_received(client, "12.34").await
     }
 
     async fn has_received(&self, client: &Client, amount: &str) -> anyhow::Result<()> {
-        let account = client.get(0, &account_path(&self.to)).await?;
-        ensure!(account["posted"] == amount, "{account}");
+        let answer = reached(async || client.call(0, Method::GET, &account_path(&self.to), None).await).await?;
+        ensure!(answer.json()?["posted"] == amount, "{}", answer.text());
         Ok(())
     }
+}
+
+/// Asks again while a router says that it cannot reach a shard yet. It says so for a moment when it was started before the nodes,
+/// and then has executed nothing.
+async fn reached(ask: impl AsyncFn() -> Result<Answer, NoAnswer>) -> anyhow::Result<Answer> {
+    until("the router reaches the shards", NOTICED_WITHIN, async || {
+        let answer = ask().await?;
+        Ok((answer.code() != "shard_unavailable").then_some(answer))
+    })
+    .await
 }
 
 /// The command failed and said each of the words.
@@ -132,7 +149,7 @@ async fn a_copy_runs_beside_the_original_on_its_own_ports_and_databases_and_says
     // Taken while the databases ran.
     let torn = cluster.copy().await?;
     let up = torn.shardctl(&["up"]).await?;
-    refused(&up, &["postmaster.pid", "torn", "pg_basebackup", text(&original), text(torn.data_dir())])?;
+    refused(&up, &["postmaster.pid", "torn", "copy it again", text(&original), text(torn.data_dir())])?;
     fs::remove_file(torn.data_dir().join("pg/s0/postmaster.pid"))?;
     fs::remove_file(torn.data_dir().join("pg/s1/postmaster.pid"))?;
     refused(&torn.shardctl(&["up"]).await?, &["pg_control says that its server was not shut down"])?;

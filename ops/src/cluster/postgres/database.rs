@@ -55,7 +55,7 @@ fn check_shard(layout: &Layout, description: &Description, shard: &ShardPlace) -
         None if layout.log(&shard.postgres_name()).exists() && is_missing_or_empty(&folder) => {
             return Err(FolderFault::Missing(folder).into());
         }
-        // The first `up` did not come so far.
+        // The first `up` was interrupted before it made the database.
         None => return Ok(()),
     }
     for role in [SUPERUSER, ROLE] {

@@ -114,7 +114,7 @@ impl Home {
         symlink(&databases, &link).with_context(|| format!("cannot make the link {}", link.display()))
     }
 
-    /// Writes into a home elsewhere whose it is. A marker of the cluster's former folder is replaced.
+    /// Writes the marker of a home elsewhere. Replaces a marker that names the folder from which this cluster was moved.
     pub fn claim(&self, layout: &Layout, cluster: ClusterId) -> anyhow::Result<()> {
         let Self::Elsewhere(home) = self else { return Ok(()) };
         if let Some(other) = self.other_owner(layout)? {
@@ -163,14 +163,14 @@ impl Home {
                 Err(error).with_context(|| format!("cannot remove {}", home.display()))
             }
             _ => {
-                // Goes with the last cluster's; until then it is not empty, and stays.
+                // Succeeds only after the last home is removed: the folder must be empty.
                 let _ = fs::remove_dir(HOMES_ELSEWHERE);
                 Ok(())
             }
         }
     }
 
-    /// Names of the databases that lie here, made by whichever cluster.
+    /// The folders of all databases in this home, whatever cluster made them.
     pub fn databases(&self, layout: &Layout) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.folder(layout).join("pg")).into_iter().flatten().flatten();
         entries.map(|entry| entry.path()).filter(|folder| folder.join("PG_VERSION").is_file()).collect()
@@ -190,8 +190,8 @@ impl Owner {
     }
 }
 
-/// The home elsewhere that is named after the data folder. A cluster that was in this folder before and was moved may still
-/// work with that; then the next name is taken.
+/// The home elsewhere that is named after the data folder. When a cluster that was moved away from this folder still uses that
+/// home, the next free name is taken.
 pub fn own_elsewhere(layout: &Layout) -> anyhow::Result<PathBuf> {
     let first = named_after(layout.root());
     let mut home = first.clone();
