@@ -48,6 +48,11 @@ pub struct Cluster {
 impl Cluster {
     /// Starts one on free ports, when it is this test's turn.
     pub async fn start(shards: u16, routers: u16) -> anyhow::Result<Self> {
+        Self::start_in(&new_data_dir(), shards, routers).await
+    }
+
+    /// Starts one in a folder that does not exist yet.
+    pub async fn start_in(data_dir: &Path, shards: u16, routers: u16) -> anyhow::Result<Self> {
         let asked = Instant::now();
         let turn = wait_for_turn().await?;
         let began = Instant::now();
@@ -55,7 +60,7 @@ impl Cluster {
         for service in ["router", "shard-node"] {
             program(service)?;
         }
-        let data_dir = std::env::temp_dir().join(format!("shardledger-test-{}", uuid::Uuid::now_v7().simple()));
+        let data_dir = data_dir.to_owned();
         let leash = Leash::on_cluster(&shardctl, &data_dir)?;
         let (shards, routers) = (shards.to_string(), routers.to_string());
         let size = ["--shards", &shards, "--routers", &routers, "--port-base", "0"];
@@ -157,6 +162,41 @@ impl Cluster {
         Ok(())
     }
 
+    /// Renames the data folder, as `mv` does, whether the cluster runs or not.
+    pub fn move_to(&mut self, data_dir: &Path) -> anyhow::Result<()> {
+        let leash = Leash::on_cluster(&self.shardctl, data_dir)?;
+        std::fs::rename(&self.data_dir, data_dir)?;
+        self.data_dir = data_dir.to_owned();
+        self.leash = leash;
+        Ok(())
+    }
+
+    /// Copies the data folder with `cp -a`. The copy is taken down and removed when dropped.
+    pub async fn copy(&self) -> anyhow::Result<Copy> {
+        self.copy_to(&new_data_dir()).await
+    }
+
+    pub async fn copy_to(&self, data_dir: &Path) -> anyhow::Result<Copy> {
+        let copy = Copy {
+            leash: Leash::on_cluster(&self.shardctl, data_dir)?,
+            shardctl: self.shardctl.clone(),
+            data_dir: data_dir.to_owned(),
+        };
+        let copied = Command::new("cp").arg("-a").arg(&self.data_dir).arg(data_dir).status().await?;
+        ensure!(copied.success(), "cp -a: {copied}");
+        Ok(copy)
+    }
+
+    /// Runs `shardctl` on this cluster, whatever comes of it.
+    pub async fn shardctl(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        run(&self.shardctl, &self.data_dir, arguments).await
+    }
+
+    /// The same with variables in the environment.
+    pub async fn shardctl_with(&self, variables: &[(&str, &str)], arguments: &[&str]) -> anyhow::Result<Output> {
+        run_with(&self.shardctl, &self.data_dir, variables, arguments).await
+    }
+
     /// Takes the cluster down and removes it. Nothing may be left: no process, no folder. And nothing may have panicked.
     pub async fn finish(mut self) -> anyhow::Result<()> {
         self.no_panics()?;
@@ -225,16 +265,51 @@ fn all_gone(processes: &[Process]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A copy of a cluster's data folder, which was not started by being copied.
+#[derive(Debug)]
+pub struct Copy {
+    shardctl: PathBuf,
+    data_dir: PathBuf,
+    leash: Leash,
+}
+
+impl Copy {
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    pub async fn shardctl(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        run(&self.shardctl, &self.data_dir, arguments).await
+    }
+
+    pub async fn status(&self) -> anyhow::Result<Status> {
+        look(&self.shardctl, &self.data_dir).await
+    }
+
+    /// Takes it down and removes it.
+    pub fn remove(mut self) -> anyhow::Result<()> {
+        let ended = tokio::task::block_in_place(|| self.leash.release())?;
+        ensure!(ended.success(), "the copy in {} could not be taken down", self.data_dir.display());
+        Ok(())
+    }
+}
+
+fn new_data_dir() -> PathBuf {
+    std::env::temp_dir().join(format!("shardledger-test-{}", uuid::Uuid::now_v7().simple()))
+}
+
 /// What a command of `shardctl` said.
-struct Output {
+#[derive(Debug)]
+pub struct Output {
     command: String,
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 impl Output {
-    fn successful(self) -> anyhow::Result<String> {
+    /// Its standard output, if it succeeded.
+    pub fn successful(self) -> anyhow::Result<String> {
         ensure!(
             self.code == Some(0),
             "shardctl {} ended with {:?}: {} {}",
@@ -248,10 +323,20 @@ impl Output {
 }
 
 async fn run(shardctl: &Path, data_dir: &Path, arguments: &[&str]) -> anyhow::Result<Output> {
+    run_with(shardctl, data_dir, &[], arguments).await
+}
+
+async fn run_with(
+    shardctl: &Path,
+    data_dir: &Path,
+    variables: &[(&str, &str)],
+    arguments: &[&str],
+) -> anyhow::Result<Output> {
     let output = Command::new(shardctl)
         .arg("--data-dir")
         .arg(data_dir)
         .args(arguments)
+        .envs(variables.iter().copied())
         .kill_on_drop(true)
         .output()
         .await

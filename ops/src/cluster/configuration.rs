@@ -10,6 +10,9 @@ use crate::cluster::{
     layout::Layout,
 };
 
+/// The map as a router's configuration names it: from the folder of the configuration, so that the data folder can be moved.
+pub const MAP_FROM_CONFIG: &str = "../shard-map.toml";
+
 #[derive(Serialize)]
 struct NodeConfig<'a> {
     cluster: ClusterSection,
@@ -49,7 +52,7 @@ struct ListenSection {
 
 #[derive(Serialize)]
 struct MapSection {
-    path: String,
+    path: &'static str,
 }
 
 /// Assets beside the currencies that are built in, with their scales.
@@ -71,7 +74,7 @@ pub fn write(layout: &Layout, description: &Description) -> anyhow::Result<()> {
         durable_file::create_once(&layout.config(&shard.node_name()), &text, Audience::Owner)?;
     }
     for router in &description.routers {
-        let text = toml::to_string(&router_config(layout, router))?;
+        let text = toml::to_string(&router_config(router))?;
         durable_file::create_once(&layout.config(&router.name), &text, Audience::Owner)?;
     }
     Ok(())
@@ -87,11 +90,11 @@ fn node_config<'a>(layout: &Layout, cluster: ClusterId, shard: &'a ShardPlace) -
     })
 }
 
-fn router_config(layout: &Layout, router: &RouterPlace) -> RouterConfig {
+fn router_config(router: &RouterPlace) -> RouterConfig {
     RouterConfig {
         http: loopback(router.http_port),
         admin: loopback(router.admin_port),
-        map: MapSection { path: layout.shard_map().display().to_string() },
+        map: MapSection { path: MAP_FROM_CONFIG },
         assets: AssetsSection { btc: 8 },
     }
 }
@@ -124,6 +127,7 @@ mod tests {
                 postgres_port: 1,
                 rpc_port: 7500 + number,
                 admin_port: 2,
+                system_identifier: None,
             })
             .collect()
     }

@@ -1,20 +1,29 @@
 //! What a cluster consists of: `cluster.json`, written when it is made and read by every later command.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use shard_map::ClusterId;
 
 use crate::cluster::{
     durable_file::{self, Audience},
     layout::Layout,
+    place::Place,
     ports::PortPlan,
-    postgres::user::ServiceUser,
+    postgres::{
+        home::{HOMES_ELSEWHERE, Home},
+        user::ServiceUser,
+    },
 };
 
 /// Format of `cluster.json`; a later one is refused by this program.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// The format before: without `root`, and with the data folder's path where [`Home::Here`] is now.
+const FORMAT_WITH_PATHS: u32 = 1;
 /// Database role of the services, owner of the database of the same name. No superuser.
 pub const ROLE: &str = "shardledger";
 
@@ -23,6 +32,12 @@ pub struct Description {
     format: u32,
     /// Made with the cluster; its databases, nodes and routers carry it too.
     pub cluster: ClusterId,
+    /// The data folder when `up` last ran. Tells a folder that was moved or copied since.
+    #[serde(default)]
+    pub root: PathBuf,
+    /// The data folder that this one is a copy of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_of: Option<PathBuf>,
     /// Where `router` and `shard-node` are.
     pub bin_dir: PathBuf,
     pub postgres: PostgresPlace,
@@ -36,8 +51,8 @@ pub struct PostgresPlace {
     pub bin_dir: PathBuf,
     /// Databases belong to one major version for life.
     pub major: u32,
-    /// The folder of the databases: the data folder, or another one where `user` cannot reach that.
-    pub home: PathBuf,
+    /// Where the databases lie: in the data folder, or in another one where `user` cannot reach that.
+    pub home: Home,
     /// Who runs the server: `None` is whoever runs shardctl. PostgreSQL refuses to run as root.
     pub user: Option<ServiceUser>,
 }
@@ -56,10 +71,20 @@ pub struct ShardPlace {
     pub postgres_port: u16,
     pub rpc_port: u16,
     pub admin_port: u16,
+    /// Of the shard's database, once that was made: what was made once is never made again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system_identifier: Option<u64>,
+}
+
+/// A description with what its folder has been through.
+#[derive(Debug)]
+pub struct Found {
+    pub description: Description,
+    pub place: Place,
 }
 
 impl Description {
-    pub fn new(bin_dir: PathBuf, postgres: PostgresPlace, ports: &PortPlan) -> Self {
+    pub fn new(layout: &Layout, bin_dir: PathBuf, postgres: PostgresPlace, ports: &PortPlan) -> Self {
         let routers = (0_u16..).zip(&ports.routers).map(|(i, port)| RouterPlace {
             name: format!("router-{i}"),
             http_port: port.http,
@@ -71,10 +96,13 @@ impl Description {
             postgres_port: port.postgres,
             rpc_port: port.rpc,
             admin_port: port.admin,
+            system_identifier: None,
         });
         Self {
             format: FORMAT,
             cluster: ClusterId::generate(),
+            root: layout.root().to_owned(),
+            copy_of: None,
             bin_dir,
             postgres,
             routers: routers.collect(),
@@ -82,21 +110,63 @@ impl Description {
         }
     }
 
-    /// The cluster in this folder, if one was made there.
+    /// The cluster in this folder, if one was made there. Refused for a copy that was never started: the addresses in it are
+    /// those of the original.
     pub fn load(layout: &Layout) -> anyhow::Result<Option<Self>> {
+        match Self::find(layout)? {
+            Some(Found { place: Place::Copied { of }, .. }) => bail!(
+                "{} is a copy of {} and has no addresses of its own yet: `shardctl up` gives it some",
+                layout.root().display(),
+                of.display()
+            ),
+            found => Ok(found.map(|found| found.description)),
+        }
+    }
+
+    /// The cluster in this folder, moved and copied ones included.
+    pub fn find(layout: &Layout) -> anyhow::Result<Option<Found>> {
         let path = layout.description();
         if !path.exists() {
             return Ok(None);
         }
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let found: Self = serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
+        let mut description = Self::read(&path)?;
+        if description.format == FORMAT_WITH_PATHS {
+            description.upgrade(layout);
+        }
         ensure!(
-            found.format == FORMAT,
+            description.format == FORMAT,
             "{} has format {}, this shardctl knows {FORMAT}",
             path.display(),
-            found.format
+            description.format
         );
-        Ok(Some(found))
+        let place = Place::of(layout, &description)?;
+        if matches!(place, Place::Copied { .. }) {
+            // Every command finds the copy's own processes and files under these paths, never those of the original.
+            description.postgres.home = Home::of_copy(layout, &description.postgres.home)?;
+        }
+        Ok(Some(Found { description, place }))
+    }
+
+    /// What another data folder holds, if it holds a cluster.
+    pub fn peek(root: &Path) -> Option<Self> {
+        Self::read(&Layout::at(root.to_owned()).description()).ok()
+    }
+
+    fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))
+    }
+
+    /// Databases elsewhere leave the former data folder unknown; then it is taken for this one.
+    fn upgrade(&mut self, layout: &Layout) {
+        self.format = FORMAT;
+        self.root = layout.root().to_owned();
+        if let Home::Elsewhere(home) = &self.postgres.home
+            && !home.starts_with(HOMES_ELSEWHERE)
+        {
+            self.root.clone_from(home);
+            self.postgres.home = Home::Here;
+        }
     }
 
     pub fn save(&self, layout: &Layout) -> anyhow::Result<()> {
@@ -105,6 +175,20 @@ impl Description {
 
     pub fn shard(&self, id: &str) -> Option<&ShardPlace> {
         self.shards.iter().find(|shard| shard.id == id)
+    }
+
+    pub fn set_ports(&mut self, plan: &PortPlan) {
+        for (router, ports) in self.routers.iter_mut().zip(&plan.routers) {
+            (router.http_port, router.admin_port) = (ports.http, ports.admin);
+        }
+        for (shard, ports) in self.shards.iter_mut().zip(&plan.shards) {
+            (shard.postgres_port, shard.rpc_port, shard.admin_port) = (ports.postgres, ports.rpc, ports.admin);
+        }
+    }
+
+    /// The database folder of a shard.
+    pub fn database_folder(&self, layout: &Layout, shard: &ShardPlace) -> PathBuf {
+        self.postgres.home.folder(layout).join("pg").join(&shard.id)
     }
 
     /// Every port of the cluster with the process that listens on it.
@@ -116,11 +200,11 @@ impl Description {
         });
         routers.chain(shards).collect()
     }
-}
 
-impl PostgresPlace {
-    pub fn data_folder(&self, shard: &ShardPlace) -> PathBuf {
-        self.home.join("pg").join(&shard.id)
+    #[cfg(test)]
+    pub fn for_tests(layout: &Layout) -> Self {
+        let postgres = PostgresPlace { bin_dir: "/nonexistent".into(), major: 15, home: Home::Here, user: None };
+        Self::new(layout, "/nonexistent".into(), postgres, &PortPlan::usual(1, 2))
     }
 }
 
@@ -157,5 +241,42 @@ impl ShardPlace {
         let path = layout.password(&self.id, ROLE);
         let password = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(format!("postgres://{ROLE}:{}@127.0.0.1:{}/{ROLE}", password.trim(), self.postgres_port))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn older(layout: &Layout, home: &str) -> Found {
+        let mut json = serde_json::to_value(Description::for_tests(layout)).unwrap();
+        json["format"] = 1.into();
+        json["postgres"]["home"] = home.into();
+        json.as_object_mut().unwrap().remove("root");
+        fs::write(layout.description(), json.to_string()).unwrap();
+        Description::find(layout).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_cluster_of_the_older_format_is_found_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::create(folder.path()).unwrap();
+        let found = older(&layout, &layout.root().to_string_lossy());
+        assert_eq!((found.place, found.description.postgres.home), (Place::Same, Home::Here));
+        let found = older(&layout, "/nonexistent/before");
+        assert_eq!(found.place, Place::Moved { from: "/nonexistent/before".into() });
+        assert_eq!(found.description.postgres.home, Home::Here);
+        let elsewhere = format!("{HOMES_ELSEWHERE}/0123456789abcdef");
+        let found = older(&layout, &elsewhere);
+        assert_eq!((found.place, found.description.postgres.home), (Place::Same, Home::Elsewhere(elsewhere.into())));
+    }
+
+    #[test]
+    fn a_cluster_of_a_later_format_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::create(folder.path()).unwrap();
+        let description = Description { format: FORMAT + 1, ..Description::for_tests(&layout) };
+        description.save(&layout).unwrap();
+        assert!(Description::find(&layout).unwrap_err().to_string().contains("has format 3"));
     }
 }

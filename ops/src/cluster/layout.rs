@@ -19,6 +19,11 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// A folder by its absolute path, whatever is there.
+    pub fn at(root: PathBuf) -> Self {
+        Self { root }
+    }
+
     /// The folder of a cluster that is there.
     pub fn find(root: &Path) -> anyhow::Result<Self> {
         let layout = Self { root: root.canonicalize().unwrap_or_else(|_| root.to_owned()) };

@@ -14,8 +14,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::{
     description::Description,
+    environment,
     layout::Layout,
-    postgres::user::{ServiceUser, run_as},
+    postgres::{
+        control_file,
+        user::{ServiceUser, run_as},
+    },
     process::{Process, ProcessTable},
 };
 
@@ -54,6 +58,8 @@ pub struct Member {
     arguments: Vec<String>,
     user: Option<ServiceUser>,
     log: PathBuf,
+    /// The folder and the system identifier that a server must find there.
+    database: Option<(PathBuf, u64)>,
 }
 
 impl Role {
@@ -73,14 +79,15 @@ impl Member {
     /// Every process of the cluster.
     pub fn all(layout: &Layout, description: &Description) -> Vec<Self> {
         let postgres = description.shards.iter().map(|shard| {
-            let place = &description.postgres;
+            let (place, folder) = (&description.postgres, description.database_folder(layout, shard));
             Self {
                 name: shard.postgres_name(),
                 role: Role::Postgres,
                 program: place.bin_dir.join("postgres"),
-                arguments: vec!["-D".to_owned(), text(&place.data_folder(shard))],
+                arguments: vec!["-D".to_owned(), text(&folder)],
                 user: place.user.clone(),
                 log: layout.log(&shard.postgres_name()),
+                database: shard.system_identifier.map(|identifier| (folder, identifier)),
             }
         });
         let service = |name: String, role: Role, program: &str| Self {
@@ -90,6 +97,7 @@ impl Member {
             user: None,
             log: layout.log(&name),
             name,
+            database: None,
         };
         let nodes = description.shards.iter().map(|shard| service(shard.node_name(), Role::Node, "shard-node"));
         let routers = description.routers.iter().map(|router| service(router.name.clone(), Role::Router, "router"));
@@ -98,7 +106,15 @@ impl Member {
 
     #[cfg(test)]
     pub fn for_tests(name: &str, role: Role, program: &str, arguments: Vec<String>, log: PathBuf) -> Self {
-        Self { name: name.to_owned(), role, program: PathBuf::from(program), arguments, user: None, log }
+        Self {
+            name: name.to_owned(),
+            role,
+            program: PathBuf::from(program),
+            arguments,
+            user: None,
+            log,
+            database: None,
+        }
     }
 
     pub fn running(&self, table: &ProcessTable) -> Option<Process> {
@@ -109,8 +125,11 @@ impl Member {
         &self.log
     }
 
-    /// The command that starts the process.
+    /// The command that starts the process. A server whose database folder is gone, or is another's, is not started.
     pub fn command(&self) -> anyhow::Result<Command> {
+        if let Some((folder, identifier)) = &self.database {
+            control_file::check(folder, *identifier)?;
+        }
         self.prepared(&self.arguments)
     }
 
@@ -134,6 +153,7 @@ impl Member {
             .stderr(log)
             // A terminal's Ctrl-C goes to the supervisor alone, which stops the others in order.
             .process_group(0);
+        environment::clean(&mut command);
         run_as(&mut command, self.user.as_ref());
         Ok(command)
     }

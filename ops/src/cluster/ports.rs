@@ -67,6 +67,25 @@ impl PortPlan {
     }
 }
 
+impl PortPlan {
+    /// A free block that has none of the given ports, whose owners may be down at the moment.
+    pub fn free_block_beside(taken: &[u16], routers: u16, shards: u16) -> anyhow::Result<Self> {
+        for _ in 0..FREE_BLOCK_TRIES {
+            let plan = Self::block(0, routers, shards)?;
+            if !plan.ports().any(|port| taken.contains(&port)) {
+                return Ok(plan);
+            }
+        }
+        anyhow::bail!("found no free ports beside those of the original")
+    }
+
+    fn ports(&self) -> impl Iterator<Item = u16> {
+        let routers = self.routers.iter().flat_map(|ports| [ports.http, ports.admin]);
+        let shards = self.shards.iter().flat_map(|ports| [ports.postgres, ports.rpc, ports.admin]);
+        routers.chain(shards)
+    }
+}
+
 /// Whether somebody could listen on this loopback port now.
 pub fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()

@@ -4,16 +4,22 @@ use std::{path::PathBuf, thread};
 
 use anyhow::{Context, anyhow, bail, ensure};
 
-use crate::cluster::{
-    configuration,
-    description::{Description, PostgresPlace},
-    layout::Layout,
-    ports::PortPlan,
-    postgres::{
-        database,
-        install::{self, Source, Wanted},
-        user,
+use crate::{
+    cluster::{
+        configuration,
+        description::{Description, Found, PostgresPlace},
+        layout::Layout,
+        place::Place,
+        ports::PortPlan,
+        postgres::{
+            database,
+            home::Home,
+            install::{self, Source, Wanted},
+            user,
+        },
+        relocation,
     },
+    output::note,
 };
 
 /// Shards of a new cluster, where nobody says how many.
@@ -33,10 +39,12 @@ pub struct Request {
 
 /// Brings the data folder to where its processes can be started.
 pub fn prepare(layout: &Layout, request: &Request) -> anyhow::Result<Description> {
-    let description = match Description::load(layout)? {
+    let mut description = match Description::find(layout)? {
         Some(found) => returning(layout, found, request)?,
         None => new(layout, request)?,
     };
+    description.postgres.home.create(layout)?;
+    description.postgres.home.claim(layout, description.cluster)?;
     for program in ["router", "shard-node"] {
         let path = description.bin_dir.join(program);
         ensure!(path.is_file(), "{} is missing: build it, or name its folder with --bin-dir", path.display());
@@ -47,18 +55,19 @@ pub fn prepare(layout: &Layout, request: &Request) -> anyhow::Result<Description
     configuration::write(layout, &description)?;
     // Before the databases: should making them fail, `down --wipe` knows what to remove.
     description.save(layout)?;
-    make_databases(layout, &description)?;
+    make_databases(layout, &mut description)?;
     Ok(description)
 }
 
 fn new(layout: &Layout, request: &Request) -> anyhow::Result<Description> {
     let user = user::service_user()?;
-    let home = user::home_for(layout, user.as_ref())?;
+    let home = Home::choose(layout, user.as_ref())?;
+    refuse_lost_description(layout, &home)?;
     let server = install::ensure_server(&Wanted {
         bin_dir: request.pg_bin.as_deref(),
         major: None,
         source: request.pg_source,
-        home: &home,
+        home: &home.folder(layout),
     })?;
     // A package may have brought its own user, better than the one there was.
     let user = user::service_user()?;
@@ -68,26 +77,84 @@ fn new(layout: &Layout, request: &Request) -> anyhow::Result<Description> {
         None => PortPlan::usual(routers, shards),
     };
     let postgres = PostgresPlace { bin_dir: server.bin_dir, major: server.major, home, user };
-    Ok(Description::new(request.bin_dir.clone(), postgres, &ports))
+    Ok(Description::new(layout, request.bin_dir.clone(), postgres, &ports))
 }
 
-/// A cluster keeps its shards, routers and ports; programs may have moved.
-fn returning(layout: &Layout, mut found: Description, request: &Request) -> anyhow::Result<Description> {
-    found.refuse_changes(request).with_context(|| format!("the cluster in {} is there", layout.root().display()))?;
+/// Databases without `cluster.json` are those of a cluster that lost the file. A new cluster must not begin on top of them.
+fn refuse_lost_description(layout: &Layout, home: &Home) -> anyhow::Result<()> {
+    let here = Home::Here.databases(layout);
+    if let Some(database) = here.into_iter().chain(home.databases(layout)).next() {
+        let mut remove = layout.root().display().to_string();
+        if let Home::Elsewhere(elsewhere) = home {
+            remove = format!("{remove} and {}", elsewhere.display());
+        }
+        bail!(
+            "{} is missing, but {} holds a database of the cluster that was here: restore the file, or remove {remove} with all \
+             payments to begin a new cluster",
+            layout.description().display(),
+            database.display()
+        );
+    }
+    Ok(())
+}
+
+/// A cluster keeps its shards, routers and ports; programs and the data folder may have moved. Nothing is written or installed
+/// before the databases are known to be whole and the cluster's own.
+fn returning(layout: &Layout, found: Found, request: &Request) -> anyhow::Result<Description> {
+    let Found { mut description, place } = found;
+    let refused = || format!("the cluster in {} is there", layout.root().display());
+    description.refuse_other_size(request).with_context(refused)?;
+    relocation::find_databases(layout, &mut description)?;
+    if let Place::Copied { of } = &place {
+        relocation::check_copy(layout, &description, of)?;
+    }
+    database::check(layout, &description)?;
+    let edits = match &place {
+        Place::Same => Vec::new(),
+        Place::Moved { from } => {
+            note(&format!("the data folder was moved from {} to {}", from.display(), layout.root().display()));
+            note_unclean(layout, &description)?;
+            relocation::edits_of_moved(layout, &description, from)?
+        }
+        Place::Copied { of } => relocation::edits_of_copy(layout, &mut description, of, request.port_base)?,
+    };
+    description.refuse_other_ports(request).with_context(refused)?;
+    description.root = layout.root().to_owned();
     let server = install::ensure_server(&Wanted {
         bin_dir: request.pg_bin.as_deref(),
-        major: Some(found.postgres.major),
+        major: Some(description.postgres.major),
         source: request.pg_source,
-        home: &found.postgres.home,
+        home: &description.postgres.home.folder(layout),
     })?;
-    found.postgres.bin_dir = server.bin_dir;
-    found.bin_dir.clone_from(&request.bin_dir);
-    Ok(found)
+    description.postgres.bin_dir = server.bin_dir;
+    description.bin_dir.clone_from(&request.bin_dir);
+    relocation::apply(&edits)?;
+    Ok(description)
+}
+
+/// Says which databases were not shut down. After a crash and a move that is harmless, and they recover. A copy that was taken
+/// while the databases ran looks the same when the original is on another machine.
+fn note_unclean(layout: &Layout, description: &Description) -> anyhow::Result<()> {
+    for shard in &description.shards {
+        if let Some(why) = relocation::unclean_database(&description.database_folder(layout, shard))? {
+            note(&format!(
+                "shard {}: {why}. If this folder is a copy that was taken while the cluster ran, its data may be torn: copy \
+                 it again after `shardctl down`",
+                shard.id
+            ));
+        }
+    }
+    Ok(())
 }
 
 impl Description {
     /// Slots belong to shards by their data, so a cluster cannot be given another size by starting it differently.
     pub fn refuse_changes(&self, request: &Request) -> anyhow::Result<()> {
+        self.refuse_other_size(request)?;
+        self.refuse_other_ports(request)
+    }
+
+    fn refuse_other_size(&self, request: &Request) -> anyhow::Result<()> {
         let refuse = |what: &str, has: usize, asked: Option<u16>| match asked {
             Some(asked) if usize::from(asked) != has => {
                 bail!(
@@ -97,7 +164,10 @@ impl Description {
             _ => Ok(()),
         };
         refuse("shards", self.shards.len(), request.shards)?;
-        refuse("routers", self.routers.len(), request.routers)?;
+        refuse("routers", self.routers.len(), request.routers)
+    }
+
+    fn refuse_other_ports(&self, request: &Request) -> anyhow::Result<()> {
         let first = self.routers.first().map(|router| router.http_port);
         match request.port_base {
             Some(base) if base != 0 && first != Some(base) => bail!("its ports are chosen and stay as they are"),
@@ -106,17 +176,24 @@ impl Description {
     }
 }
 
-/// All at once: most of the time goes into waiting for the disk.
-fn make_databases(layout: &Layout, description: &Description) -> anyhow::Result<()> {
-    thread::scope(|scope| {
-        let makers: Vec<_> = description
+/// All at once: most of the time goes into waiting for the disk. Each database that was made is recorded, also when another
+/// one could not be made.
+fn make_databases(layout: &Layout, description: &mut Description) -> anyhow::Result<()> {
+    let before = description.clone();
+    let made: Vec<anyhow::Result<u64>> = thread::scope(|scope| {
+        let makers: Vec<_> = before
             .shards
             .iter()
-            .map(|shard| scope.spawn(move || database::ensure_database(layout, description, shard)))
+            .map(|shard| scope.spawn(|| database::ensure_database(layout, &before, shard)))
             .collect();
-        for maker in makers {
-            maker.join().map_err(|_| anyhow!("making a database panicked"))??;
-        }
-        Ok(())
-    })
+        let panicked = |_| Err(anyhow!("making a database panicked"));
+        makers.into_iter().map(|maker| maker.join().unwrap_or_else(panicked)).collect()
+    });
+    for (shard, made) in description.shards.iter_mut().zip(&made) {
+        shard.system_identifier = made.as_ref().ok().copied().or(shard.system_identifier);
+    }
+    if *description != before {
+        description.save(layout)?;
+    }
+    made.into_iter().try_for_each(|made| made.map(drop))
 }

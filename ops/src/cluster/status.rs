@@ -28,6 +28,9 @@ const SERVING: &str = "serving";
 #[derive(Debug, Serialize)]
 pub struct ClusterStatus {
     pub data_dir: PathBuf,
+    /// The data folder that this one is a copy of; absent when it is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy_of: Option<PathBuf>,
     pub map_version: u64,
     pub supervisor_pid: Option<i32>,
     pub routers: Vec<RouterStatus>,
@@ -116,6 +119,7 @@ impl ClusterStatus {
         };
         Ok(Self {
             data_dir: layout.root().to_owned(),
+            copy_of: description.copy_of.clone(),
             map_version,
             supervisor_pid: super::lock::holder(&layout.supervisor_lock())?,
             routers,

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 
 use super::Context;
 use crate::{
-    cluster::{Description, Layout, lock, postgres::user, process::Process, stop},
+    cluster::{Description, Layout, description::Found, lock, process::Process, stop},
     exit::NotConfirmed,
     output::note,
 };
@@ -39,16 +39,19 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         confirm(&layout)?;
     }
     let _lock = super::alone(&layout).await?;
-    let description = Description::load(&layout)?.context("the cluster's description is missing")?;
+    let Found { description, place } = Description::find(&layout)?.context("the cluster's description is missing")?;
     let supervised = stop_supervisor(&layout).await?;
     // What a killed supervisor left running, or one that could not finish.
-    let orphans = stop::stop_all(&layout, &description).await?;
+    let mut orphans = stop::stop_all(&layout, &description).await?;
+    if let Some(former) = place.former() {
+        orphans += stop::stop_all(&former, &description).await?;
+    }
     note(match (supervised, orphans) {
         (false, 0) => "the cluster was down already",
         _ => "the cluster is down",
     });
     if args.wipe {
-        user::remove_home(&layout, &description.postgres.home)?;
+        description.postgres.home.remove(&layout)?;
         layout.wipe()?;
         note(&format!("removed the data in {}", layout.root().display()));
     }

@@ -7,6 +7,7 @@ use crate::{
     cluster::{
         Layout,
         postgres::{
+            home::Home,
             install::{self, Wanted},
             user,
         },
@@ -31,8 +32,9 @@ pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode
         }
         // Only a server that is installed here needs the folder.
         let layout = Layout::create(&data_dir)?;
-        let home = user::home_for(&layout, user::service_user()?.as_ref())?;
-        install::ensure_server(&Wanted { home: &home, ..present })
+        let home = Home::choose(&layout, user::service_user()?.as_ref())?;
+        home.create(&layout)?;
+        install::ensure_server(&Wanted { home: &home.folder(&layout), ..present })
     })
     .await??;
     output::data(&server.bin_dir.display().to_string())?;

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 
 use super::Context;
 use crate::{
-    cluster::{Description, Layout, status::ClusterStatus},
+    cluster::{Description, Layout, description::Found, place::Place, status::ClusterStatus},
     exit, output,
 };
 
@@ -15,7 +15,16 @@ pub struct Args {}
 
 pub async fn run(_args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let layout = Layout::find(&context.data_dir)?;
-    let description = Description::load(&layout)?.context("the cluster's description is missing")?;
+    let Found { mut description, place } =
+        Description::find(&layout)?.context("the cluster's description is missing")?;
+    match place {
+        Place::Same => {}
+        Place::Moved { from } => output::note(&format!(
+            "the data folder was moved from {}: run `shardctl down` if the cluster still runs, then `shardctl up`",
+            from.display()
+        )),
+        Place::Copied { of } => description.copy_of = Some(of),
+    }
     let status = ClusterStatus::gather(&layout, &description).await?;
     if context.json {
         output::json(&status)?;
@@ -34,7 +43,11 @@ fn print(status: &ClusterStatus) -> anyhow::Result<()> {
         Some(pid) => format!("supervisor {pid}"),
         None => "no supervisor".to_owned(),
     };
-    output::data(&format!("{}  map version {}  {supervisor}\n", status.data_dir.display(), status.map_version))?;
+    output::data(&format!("{}  map version {}  {supervisor}", status.data_dir.display(), status.map_version))?;
+    if let Some(of) = &status.copy_of {
+        output::data(&format!("copy of {}; payments in it are not payments in the original", of.display()))?;
+    }
+    output::data("")?;
     let pid = |pid: Option<i32>| pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
     let routers: Vec<[String; 4]> = status
         .routers

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use telemetry::{logging, shutdown};
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +25,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let _ = rustix::process::setsid();
     let layout = Layout::find(&context.data_dir)?;
     let description = Description::load(&layout)?.context("no cluster to supervise")?;
+    ensure!(description.root == layout.root(), "the data folder was moved: `shardctl up` starts the cluster");
     let stop = CancellationToken::new();
     let signal = shutdown::signal()?;
     let supervising = supervise(layout, description, RestartPolicy::of(args.no_restart), stop.clone());

@@ -10,8 +10,11 @@ use clap::value_parser;
 use super::Context;
 use crate::{
     cluster::{
-        Description, Layout, lock,
+        Description, Layout,
+        description::Found,
+        lock,
         member::Member,
+        place::Place,
         ports,
         postgres::install::Source,
         prepare::{Request, prepare},
@@ -31,7 +34,7 @@ pub struct Args {
     /// Routers of a new cluster [default: 2]
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=16))]
     routers: Option<u16>,
-    /// Put all ports of a new cluster into one block that begins here; 0 finds a free block
+    /// Put all ports of a new cluster, or of a copy at its first start, into one block that begins here; 0 finds a free block
     /// [default: routers 8080 and 9080, PostgreSQL 5510, nodes 7500 and 7600]
     #[arg(long, value_name = "PORT")]
     port_base: Option<u16>,
@@ -65,8 +68,12 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let (policy, foreground) = (RestartPolicy::of(args.no_restart), args.foreground);
     let request = args.request()?;
 
+    if let Some(found) = Description::find(&layout)? {
+        refuse_moved_while_running(&layout, &found)?;
+    }
     if let Some(pid) = lock::holder(&layout.supervisor_lock())? {
         let description = Description::load(&layout)?.context("its description is missing")?;
+        note_copy(&description);
         description.refuse_changes(&request)?;
         note(&format!("the cluster is up already (supervisor {pid})"));
         let status = readiness::wait(&layout, &description, Watch::any()).await?;
@@ -76,6 +83,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
 
     let prepared = layout.clone();
     let description = tokio::task::spawn_blocking(move || prepare(&prepared, &request)).await??;
+    note_copy(&description);
     refuse_taken_ports(&layout, &description)?;
     readiness::forget_old_report(&layout)?;
     if foreground {
@@ -99,6 +107,33 @@ impl Args {
             pg_bin: self.postgres.pg_bin,
             pg_source: self.postgres.pg_source,
         })
+    }
+}
+
+/// The processes of a folder that was moved while they ran have the former paths.
+fn refuse_moved_while_running(layout: &Layout, found: &Found) -> anyhow::Result<()> {
+    let Place::Moved { from } = &found.place else { return Ok(()) };
+    let table = ProcessTable::read()?;
+    let members = found.place.former().map(|former| Member::all(&former, &found.description)).unwrap_or_default();
+    let running = members.iter().any(|member| member.running(&table).is_some());
+    ensure!(
+        !running && lock::holder(&layout.supervisor_lock())?.is_none(),
+        "the data folder was moved from {} to {} while its cluster ran: run `shardctl down --data-dir {}` first",
+        from.display(),
+        layout.root().display(),
+        layout.root().display()
+    );
+    Ok(())
+}
+
+fn note_copy(description: &Description) {
+    if let Some(of) = &description.copy_of {
+        note(&format!(
+            "this cluster is a copy of the one in {}: it has the same cluster id {} and ports of its own. Payments in it are \
+             not payments in the original",
+            of.display(),
+            description.cluster
+        ));
     }
 }
 

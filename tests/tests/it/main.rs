@@ -7,6 +7,7 @@ mod contract;
 mod failover;
 mod first_transfer;
 mod guide;
+mod local_cluster;
 mod node;
 mod replay;
 mod same_id;

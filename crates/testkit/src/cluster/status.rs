@@ -1,5 +1,7 @@
 //! `shardctl status --json`, as the contract has it.
 
+use std::path::PathBuf;
+
 use anyhow::Context;
 use serde::Deserialize;
 
@@ -10,6 +12,8 @@ const READY: &str = "ready";
 
 #[derive(Debug, Clone, Deserialize)]
 pub struct Status {
+    /// Of a copied data folder: the original.
+    pub copy_of: Option<PathBuf>,
     pub map_version: u64,
     pub supervisor_pid: Option<i32>,
     pub routers: Vec<RouterStatus>,

@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, ensure};
 
 use super::{
+    control_file::{self, ControlFile, FolderFault, is_missing_or_empty},
     server::Server,
     settings::{HOST_BASED_AUTHENTICATION, INCLUDES, Settings},
     user::{ServiceUser, create_owned, give, run_as},
@@ -18,6 +19,7 @@ use super::{
 use crate::cluster::{
     description::{Description, ROLE, ShardPlace},
     durable_file::{self, Audience},
+    environment,
     layout::Layout,
     secrets::new_password,
 };
@@ -27,19 +29,58 @@ const SUPERUSER: &str = "postgres";
 /// Everyone needs a password, so between initdb and the making of the roles nobody has one to get in with.
 const BOOTSTRAP_AUTHENTICATION: &str = "reject";
 
-/// Makes the shard's database unless it is there, and writes its settings.
-pub fn ensure_database(layout: &Layout, description: &Description, shard: &ShardPlace) -> anyhow::Result<()> {
-    let place = &description.postgres;
-    let (folder, user) = (place.data_folder(shard), place.user.as_ref());
+/// Refuses to go on unless every shard whose database was made still has it. What was made once is never made again: an empty
+/// database in place of a ledger would take payments a second time.
+pub fn check(layout: &Layout, description: &Description) -> anyhow::Result<()> {
+    let mut faults = Vec::new();
+    for shard in &description.shards {
+        if let Err(fault) = check_shard(layout, description, shard) {
+            faults.push(format!("shard {}: {fault:#}", shard.id));
+        }
+    }
+    ensure!(
+        faults.is_empty(),
+        "{}\nnothing was started; run `shardctl up` again when that is done. (`shardctl down --wipe` throws away the data of \
+         the whole cluster.)",
+        faults.join("\n")
+    );
+    Ok(())
+}
+
+fn check_shard(layout: &Layout, description: &Description, shard: &ShardPlace) -> anyhow::Result<()> {
+    let folder = description.database_folder(layout, shard);
+    match shard.system_identifier {
+        Some(recorded) => control_file::check(&folder, recorded)?,
+        // The server has its log since its first start, which comes after the database was made.
+        None if layout.log(&shard.postgres_name()).exists() && is_missing_or_empty(&folder) => {
+            return Err(FolderFault::Missing(folder).into());
+        }
+        // The first `up` was interrupted before it made the database.
+        None => return Ok(()),
+    }
+    for role in [SUPERUSER, ROLE] {
+        let password = layout.password(&shard.id, role);
+        ensure!(password.exists(), "the password {} is missing: restore the file", password.display());
+    }
+    Ok(())
+}
+
+/// Makes the shard's database unless it was made before, and writes its settings. Gives its system identifier.
+pub fn ensure_database(layout: &Layout, description: &Description, shard: &ShardPlace) -> anyhow::Result<u64> {
+    let (place, folder) = (&description.postgres, description.database_folder(layout, shard));
+    let user = place.user.as_ref();
     let server = Server { bin_dir: place.bin_dir.clone(), major: place.major };
-    if !folder.exists() {
+    if shard.system_identifier.is_none() && !folder.exists() {
         make(&server, &folder, user, &read_passwords(layout, shard)?)
             .with_context(|| format!("cannot make the database of shard {}", shard.id))?;
     }
+    let control = ControlFile::read(&folder)?
+        .with_context(|| format!("shard {}: {} is no database folder", shard.id, folder.display()))?;
     let sockets = folder.with_file_name("sockets");
     create_owned(&sockets, 0o755, user)?;
     let settings = Settings::for_server(shard.postgres_port, &sockets, description.shards.len());
-    write_owned(&folder.join("shardledger.conf"), &settings.text(), user)
+    write_owned(&folder.join("shardledger.conf"), &settings.text(), user)?;
+    Ok(control.system_identifier)
 }
 
 struct Passwords {
@@ -87,7 +128,9 @@ fn make(server: &Server, folder: &Path, user: Option<&ServiceUser>, passwords: &
     single.args(["--single", "-j", "-c", "exit_on_error=on", "-D"]).arg(&draft).arg("postgres");
     run(single, &draft, user, &bootstrap_sql(passwords))?;
     fs::rename(&draft, folder)?;
-    Ok(())
+    // `cluster.json` will say that the database is there, so the rename must not be lost by a power failure after that.
+    let databases = folder.parent().context("the database folder has no parent")?;
+    Ok(fs::File::open(databases)?.sync_all()?)
 }
 
 /// Given on standard input: a command line can be read by every user of the machine.
@@ -112,6 +155,7 @@ fn run(mut command: Command, folder: &Path, user: Option<&ServiceUser>, input: &
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    environment::clean(&mut command);
     run_as(&mut command, user);
     let mut child = command.spawn().with_context(|| format!("cannot run {name}"))?;
     child.stdin.take().context("no standard input")?.write_all(input.as_bytes())?;
@@ -134,4 +178,61 @@ fn append(path: &Path, text: &str) -> anyhow::Result<()> {
 fn write_owned(path: &Path, text: &str, user: Option<&ServiceUser>) -> anyhow::Result<()> {
     durable_file::replace(path, text, Audience::Owner)?;
     give(path, user)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A cluster of two shards with passwords and no database yet.
+    fn cluster() -> (tempfile::TempDir, Layout, Description) {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::create(folder.path()).unwrap();
+        let description = Description::for_tests(&layout);
+        for shard in &description.shards {
+            ensure_passwords(&layout, shard).unwrap();
+        }
+        (folder, layout, description)
+    }
+
+    #[test]
+    fn a_first_up_that_was_interrupted_can_be_resumed() {
+        let (_folder, layout, mut description) = cluster();
+        check(&layout, &description).unwrap();
+        // One database was made, the other was not.
+        let made = description.database_folder(&layout, &description.shards[0]);
+        fs::create_dir_all(made.join("global")).unwrap();
+        fs::write(control_file::path(&made), [1; 32]).unwrap();
+        check(&layout, &description).unwrap();
+        description.shards[0].system_identifier = Some(u64::from_ne_bytes([1; 8]));
+        check(&layout, &description).unwrap();
+    }
+
+    #[test]
+    fn a_database_that_was_made_is_never_made_again() {
+        let (_folder, layout, mut description) = cluster();
+        description.shards[1].system_identifier = Some(7);
+        let refusal = check(&layout, &description).unwrap_err().to_string();
+        let missing = description.database_folder(&layout, &description.shards[1]);
+        for part in ["shard s1", &missing.to_string_lossy(), "down --wipe"] {
+            assert!(refusal.contains(part), "{refusal}");
+        }
+        assert!(!refusal.contains("shard s0"), "{refusal}");
+        // `cluster.json` of the older format names no identifier; that the server ran once is known by its log.
+        description.shards[1].system_identifier = None;
+        fs::write(layout.log("postgres-s1"), "").unwrap();
+        assert_eq!(check(&layout, &description).unwrap_err().to_string(), refusal);
+    }
+
+    #[test]
+    fn a_lost_password_is_not_replaced() {
+        let (_folder, layout, mut description) = cluster();
+        let made = description.database_folder(&layout, &description.shards[0]);
+        fs::create_dir_all(made.join("global")).unwrap();
+        fs::write(control_file::path(&made), [1; 32]).unwrap();
+        description.shards[0].system_identifier = Some(u64::from_ne_bytes([1; 8]));
+        fs::remove_file(layout.password("s0", ROLE)).unwrap();
+        let refusal = check(&layout, &description).unwrap_err().to_string();
+        assert!(refusal.contains("s0.shardledger.password is missing"), "{refusal}");
+    }
 }

@@ -1,23 +1,19 @@
 //! Who runs PostgreSQL. It refuses to run as root, so started by root it runs as another user, who must be able to
-//! reach the folder of the databases.
+//! reach the folder of the databases ([`super::home`]).
 
 use std::{
     fmt, fs,
     io::ErrorKind,
-    os::unix::fs::{DirBuilderExt, chown, symlink},
-    path::{Path, PathBuf},
+    os::unix::fs::{DirBuilderExt, chown},
+    path::Path,
     process::{Command, Stdio},
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
-
-use crate::cluster::layout::Layout;
 
 /// In order of preference. The first is made by the distribution's package.
 const CANDIDATES: [&str; 2] = ["postgres", "nobody"];
-/// Parent of the databases of clusters whose data folder the service user cannot reach (a clone below /root, say).
-const HOMES_ELSEWHERE: &str = "/var/lib/shardledger";
 
 /// A user other than the one who runs shardctl.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,50 +47,8 @@ fn id_of(which: &str, user: &str) -> anyhow::Result<Option<u32>> {
     Ok(output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().parse()).transpose()?)
 }
 
-/// The folder that holds the cluster's databases: the data folder if the user can reach it.
-pub fn home_for(layout: &Layout, user: Option<&ServiceUser>) -> anyhow::Result<PathBuf> {
-    let home = match user {
-        Some(user) if !can_reach(user, layout.root())? => elsewhere(layout.root()),
-        _ => layout.root().to_owned(),
-    };
-    let databases = home.join("pg");
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(&databases)
-        .with_context(|| format!("cannot create {}", databases.display()))?;
-    if !layout.postgres_link().exists() {
-        symlink(&databases, layout.postgres_link())?;
-    }
-    Ok(home)
-}
-
-/// Removes the databases' folder where it lies outside the data folder.
-pub fn remove_home(layout: &Layout, home: &Path) -> anyhow::Result<()> {
-    if home == layout.root() {
-        return Ok(());
-    }
-    ensure!(home == elsewhere(layout.root()), "{} is not where this cluster's databases belong", home.display());
-    match fs::remove_dir_all(home) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", home.display()))
-        }
-        _ => {
-            // Goes with the last cluster's; until then it is not empty, and stays.
-            let _ = fs::remove_dir(HOMES_ELSEWHERE);
-            Ok(())
-        }
-    }
-}
-
-/// One folder for each data folder of the machine, named after it.
-fn elsewhere(root: &Path) -> PathBuf {
-    let name = twox_hash::XxHash3_64::oneshot(root.as_os_str().as_encoded_bytes());
-    Path::new(HOMES_ELSEWHERE).join(format!("{name:016x}"))
-}
-
 /// Asks the kernel, as that user: modes, groups and access lists all count.
-fn can_reach(user: &ServiceUser, folder: &Path) -> anyhow::Result<bool> {
+pub fn can_reach(user: &ServiceUser, folder: &Path) -> anyhow::Result<bool> {
     let mut probe = Command::new("test");
     probe.arg("-x").arg(folder).current_dir("/");
     run_as(&mut probe, Some(user));
@@ -125,18 +79,5 @@ pub fn give(path: &Path, user: Option<&ServiceUser>) -> anyhow::Result<()> {
         Some(user) => chown(path, Some(user.uid), Some(user.gid))
             .with_context(|| format!("cannot give {} to {user}", path.display())),
         None => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_data_folder_has_its_own_home() {
-        let (one, other) = (elsewhere(Path::new("/root/a")), elsewhere(Path::new("/root/b")));
-        assert_ne!(one, other);
-        assert_eq!(one, elsewhere(Path::new("/root/a")));
-        assert!(one.starts_with(HOMES_ELSEWHERE));
     }
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::announce;
 use crate::{
     cluster::{
-        Description, Layout,
+        Description, Layout, environment,
         lock::Lock,
         process::Process,
         readiness::{self, Watch},
@@ -57,6 +57,7 @@ fn start_supervisor(layout: &Layout, policy: RestartPolicy) -> anyhow::Result<Ch
     if policy == RestartPolicy::LeaveDead {
         command.arg("--no-restart");
     }
+    environment::clean(&mut command);
     command.current_dir("/").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     command.spawn().context("cannot start the supervisor")
 }

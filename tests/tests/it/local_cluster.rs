@@ -1,0 +1,380 @@
+//! The data folder of a cluster on this machine as operators treat it: moved, copied, with a volume that is not mounted. Money
+//! that was taken once is not taken again, and a copy never touches the original.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, ensure};
+use http::Method;
+use serde_json::json;
+use testkit::{
+    client::{Answer, Client, NoAnswer, account_path},
+    cluster::{Cluster, Member, Output, Placement, RECOVERY, Status},
+    history::ASSET,
+    process::Process,
+    wait::until,
+    workload::open_account,
+};
+use uuid::Uuid;
+
+/// How long the supervisor or a router may take to notice what a test did.
+const NOTICED_WITHIN: Duration = Duration::from_secs(30);
+
+/// Two accounts on two shards and one payment between them.
+struct Payment {
+    from: String,
+    to: String,
+    id: Uuid,
+}
+
+impl Payment {
+    async fn make(cluster: &Cluster) -> anyhow::Result<Self> {
+        let (client, placement): (_, Placement) = (cluster.client(), cluster.placement()?);
+        let (from, to) = (placement.account_on("s0", "alice", 0)?, placement.account_on("s1", "bob", 0)?);
+        open_account(&client, &from, "unlimited").await?;
+        open_account(&client, &to, "0.00").await?;
+        let payment = Self { from, to, id: Uuid::now_v7() };
+        ensure!(payment.send(&client, payment.id, "12.34").await? == 201);
+        Ok(payment)
+    }
+
+    /// Sends a payment between the same accounts; gives the status of the answer.
+    async fn send(&self, client: &Client, id: Uuid, amount: &str) -> anyhow::Result<u16> {
+        Ok(self.order(client, id, amount).await?.status)
+    }
+
+    async fn order(&self, client: &Client, id: Uuid, amount: &str) -> anyhow::Result<Answer> {
+        let order = json!({"id": id, "debit": self.from, "credit": self.to, "amount": amount, "asset": ASSET});
+        reached(async || client.call(0, Method::POST, "/v1/transfers", Some(&order)).await).await
+    }
+
+    /// The payment is there, and sent again it is answered from what is stored.
+    async fn is_there_once(&self, client: &Client) -> anyhow::Result<()> {
+        let again = self.order(client, self.id, "12.34").await?;
+        ensure!(again.status == 200 && again.is_replay(), "{} {}", again.status, again.text());
+        self.has_received(client, "12.34").await
+    }
+
+    async fn has_received(&self, client: &Client, amount: &str) -> anyhow::Result<()> {
+        let answer = reached(async || client.call(0, Method::GET, &account_path(&self.to), None).await).await?;
+        ensure!(answer.json()?["posted"] == amount, "{}", answer.text());
+        Ok(())
+    }
+}
+
+/// Asks again while a router says that it cannot reach a shard yet. It says so for a moment when it was started before the nodes,
+/// and then has executed nothing.
+async fn reached(ask: impl AsyncFn() -> Result<Answer, NoAnswer>) -> anyhow::Result<Answer> {
+    until("the router reaches the shards", NOTICED_WITHIN, async || {
+        let answer = ask().await?;
+        Ok((answer.code() != "shard_unavailable").then_some(answer))
+    })
+    .await
+}
+
+/// The command failed and said each of the words.
+fn refused(output: &Output, words: &[&str]) -> anyhow::Result<()> {
+    ensure!(output.code == Some(1), "{output:?}");
+    says(&output.stderr, words)
+}
+
+fn says(text: &str, words: &[&str]) -> anyhow::Result<()> {
+    for word in words {
+        ensure!(text.contains(word), "{word:?} is missing in: {text}");
+    }
+    Ok(())
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path of this test is UTF-8")
+}
+
+fn client_of(status: &Status) -> Client {
+    Client::new(status.routers.iter().map(|router| router.url.clone()).collect())
+}
+
+fn processes(cluster: &Cluster) -> Vec<Process> {
+    cluster.status().pids().into_iter().filter_map(Process::of).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_moved_folder_starts_and_keeps_its_ports_and_balances() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(2, 1).await?;
+    let payment = Payment::make(&cluster).await?;
+    let (first, before) = (cluster.data_dir().to_owned(), cluster.status().routers[0].url.clone());
+    cluster.down().await?;
+    cluster.move_to(&first.with_extension("moved"))?;
+    let up = cluster.shardctl(&["up", "--json"]).await?;
+    says(&up.stderr, &["moved from", text(&first)])?;
+    up.successful()?;
+    cluster.refresh_status().await?;
+    ensure!(cluster.status().is_ready() && cluster.status().routers[0].url == before, "{:?}", cluster.status());
+    ensure!(cluster.status().copy_of.is_none() && !first.exists());
+    payment.is_there_once(&cluster.client()).await?;
+
+    // Moved while it runs: nothing is started beside what runs, and `down` finds it.
+    let running = processes(&cluster);
+    ensure!(running.len() == 6, "{running:?}");
+    cluster.move_to(&first)?;
+    refused(&cluster.shardctl(&["up"]).await?, &["while its cluster ran", "shardctl down"])?;
+    ensure!(running.iter().all(|process| process.is_alive()));
+    cluster.shardctl(&["down"]).await?.successful()?;
+    ensure!(!running.iter().any(|process| process.is_alive()), "{running:?}");
+    cluster.up().await?;
+
+    // The same without the supervisor: what it left behind has the former paths.
+    let running = processes(&cluster);
+    let supervisor = cluster.status().supervisor_pid.and_then(Process::of).context("no supervisor")?;
+    supervisor.kill().await?;
+    cluster.move_to(&first.with_extension("again"))?;
+    refused(&cluster.shardctl(&["up"]).await?, &["while its cluster ran", "shardctl down"])?;
+    cluster.shardctl(&["down"]).await?.successful()?;
+    ensure!(!running.iter().any(|process| process.is_alive()), "{running:?}");
+    cluster.up().await?;
+    payment.is_there_once(&cluster.client()).await?;
+    cluster.verify().await?;
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_runs_beside_the_original_on_its_own_ports_and_databases_and_says_so() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(2, 1).await?;
+    let payment = Payment::make(&cluster).await?;
+    let original = cluster.data_dir().to_owned();
+
+    // Taken while the databases ran.
+    let torn = cluster.copy().await?;
+    let up = torn.shardctl(&["up"]).await?;
+    refused(&up, &["postmaster.pid", "torn", "copy it again", text(&original), text(torn.data_dir())])?;
+    fs::remove_file(torn.data_dir().join("pg/s0/postmaster.pid"))?;
+    fs::remove_file(torn.data_dir().join("pg/s1/postmaster.pid"))?;
+    refused(&torn.shardctl(&["up"]).await?, &["pg_control says that its server was not shut down"])?;
+    ensure!(torn.status().await?.pids().is_empty());
+    let folder = torn.data_dir().to_owned();
+    torn.remove()?;
+    ensure!(!folder.exists());
+    payment.is_there_once(&cluster.client()).await?;
+
+    cluster.down().await?;
+    let copy = cluster.copy().await?;
+    cluster.up().await?;
+    // Not started yet, it has no addresses of its own, and no command takes those of the original.
+    refused(&copy.shardctl(&["verify"]).await?, &["is a copy of", text(&original)])?;
+    let status = copy.status().await?;
+    ensure!(status.copy_of.as_deref() == Some(&original) && status.pids().is_empty(), "{status:?}");
+    copy.shardctl(&["down"]).await?.successful()?;
+
+    let config = copy.data_dir().join("config").join("s0.toml");
+    let edited = fs::read_to_string(&config)? + "\n# kept\n[lane]\ncached_accounts = 17\n";
+    fs::write(&config, edited)?;
+    let up = copy.shardctl(&["up"]).await?;
+    says(&up.stderr, &["is a copy of", text(&original), "same cluster id"])?;
+    up.successful()?;
+    says(&fs::read_to_string(&config)?, &["# kept", "cached_accounts = 17"])?;
+    let shown = copy.shardctl(&["status"]).await?.successful()?;
+    says(&shown, &[&format!("copy of {}", text(&original))])?;
+    let status = copy.status().await?;
+    ensure!(status.copy_of.as_deref() == Some(&original) && status.is_ready(), "{status:?}");
+    ensure!(status.map_version == cluster.status().map_version + 1);
+    for (ours, theirs) in status.shards.iter().zip(&cluster.status().shards) {
+        ensure!(ours.postgres_port != theirs.postgres_port && ours.node_url != theirs.node_url);
+        let server = ours.postgres_pid.context("no server")?;
+        let runs_in = fs::read_link(format!("/proc/{server}/cwd"))?;
+        ensure!(runs_in == copy.data_dir().join("pg").join(&ours.id), "{}", runs_in.display());
+    }
+
+    // What the copy was made with is in both; a payment in one is not in the other.
+    let (ours, theirs) = (client_of(&status), cluster.client());
+    payment.is_there_once(&ours).await?;
+    ensure!(payment.send(&ours, Uuid::now_v7(), "1.00").await? == 201);
+    payment.has_received(&ours, "13.34").await?;
+    payment.has_received(&theirs, "12.34").await?;
+    ensure!(payment.send(&theirs, Uuid::now_v7(), "2.00").await? == 201);
+    payment.has_received(&theirs, "14.34").await?;
+    payment.has_received(&ours, "13.34").await?;
+    copy.shardctl(&["verify"]).await?.successful()?;
+
+    // A copy keeps its ports, and is one at each start.
+    copy.shardctl(&["down"]).await?.successful()?;
+    says(&copy.shardctl(&["up"]).await?.stderr, &["is a copy of"])?;
+    ensure!(copy.status().await?.routers[0].url == status.routers[0].url);
+
+    let folder = copy.data_dir().to_owned();
+    copy.shardctl(&["down", "--wipe", "--yes"]).await?.successful()?;
+    ensure!(!folder.exists());
+    ensure!(processes(&cluster).len() == 6);
+    payment.has_received(&theirs, "14.34").await?;
+    cluster.verify().await?;
+
+    // Links that `cp -a` keeps lead into the original.
+    cluster.down().await?;
+    let linked = cluster.copy().await?;
+    fs::remove_dir_all(linked.data_dir().join("pg/s1"))?;
+    std::os::unix::fs::symlink(original.join("pg/s1"), linked.data_dir().join("pg/s1"))?;
+    refused(&linked.shardctl(&["up"]).await?, &["pg/s1", "one and the same"])?;
+    linked.shardctl(&["down", "--wipe", "--yes"]).await?.successful()?;
+    cluster.up().await?;
+    payment.has_received(&theirs, "14.34").await?;
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_folder_that_is_missing_or_anothers_is_refused_and_never_made_again() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(2, 1).await?;
+    let payment = Payment::make(&cluster).await?;
+    let pg = cluster.data_dir().join("pg");
+    let [s0, s1, aside] = ["s0", "s1", "aside"].map(|name| pg.join(name));
+
+    // While it runs: the supervisor does not start a server on what is not there.
+    fs::rename(&s1, &aside)?;
+    cluster.process(Member::Postgres(1))?.kill().await?;
+    until("the supervisor names the missing folder", NOTICED_WITHIN, async || {
+        let said = cluster.supervisor_says("postgres-s1")?;
+        Ok(said.iter().any(|line| line.contains("is missing or empty") && line.contains(text(&s1))).then_some(()))
+    })
+    .await?;
+    ensure!(!s1.exists());
+    fs::rename(&aside, &s1)?;
+    cluster.wait_until_ready("the folder is back", &[]).await?;
+    payment.is_there_once(&cluster.client()).await?;
+    cluster.down().await?;
+
+    // `up`: the volume of one shard is not mounted.
+    let missing = ["shard s1", text(&s1), "is missing or empty", "held a ledger", "mount or restore", "down --wipe"];
+    fs::rename(&s1, &aside)?;
+    refused(&cluster.shardctl(&["up"]).await?, &missing)?;
+    ensure!(!s1.exists());
+    fs::create_dir(&s1)?;
+    refused(&cluster.shardctl(&["up"]).await?, &missing)?;
+    ensure!(fs::read_dir(&s1)?.next().is_none());
+    fs::write(s1.join("lost+found"), "")?;
+    refused(&cluster.shardctl(&["up"]).await?, &["shard s1", text(&s1), "is no database folder"])?;
+    ensure!(cluster.refresh_status().await?.pids().is_empty());
+    fs::remove_dir_all(&s1)?;
+    fs::rename(&aside, &s1)?;
+    cluster.up().await?;
+    payment.is_there_once(&cluster.client()).await?;
+    cluster.down().await?;
+
+    // The folders of two shards are mixed up.
+    let swap = || -> anyhow::Result<()> {
+        fs::rename(&s0, &aside)?;
+        fs::rename(&s1, &s0)?;
+        Ok(fs::rename(&aside, &s1)?)
+    };
+    swap()?;
+    let foreign = ["shard s0", "shard s1", text(&s0), text(&s1), "holds another database", "system identifier"];
+    refused(&cluster.shardctl(&["up"]).await?, &foreign)?;
+    swap()?;
+
+    // The description is lost: no new cluster begins on top of the databases.
+    let description = cluster.data_dir().join("cluster.json");
+    let kept = fs::read(&description)?;
+    fs::remove_file(&description)?;
+    refused(&cluster.shardctl(&["up"]).await?, &["cluster.json is missing", text(&pg), "restore the file"])?;
+    ensure!(!description.exists());
+    fs::write(&description, kept)?;
+    cluster.up().await?;
+    payment.is_there_once(&cluster.client()).await?;
+    cluster.verify().await?;
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn variables_of_postgresql_in_the_shell_change_nothing() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(2, 1).await?;
+    let payment = Payment::make(&cluster).await?;
+    cluster.down().await?;
+    let variables = [
+        ("PGSSLMODE", "require"),
+        ("PGOPTIONS", "-c synchronous_commit=off"),
+        ("PGDATABASE", "nope"),
+        ("PGHOST", "192.0.2.1"),
+        ("SHARD_NODE_DATABASE_URL", "postgres://nobody@192.0.2.1/nope"),
+    ];
+    cluster.shardctl_with(&variables, &["up"]).await?.successful()?;
+    cluster.refresh_status().await?;
+    payment.is_there_once(&cluster.client()).await?;
+    for process in processes(&cluster) {
+        let environment = fs::read(format!("/proc/{}/environ", process.pid()))?;
+        for entry in environment.split(|byte| *byte == 0).map(String::from_utf8_lossy) {
+            let (name, _) = entry.split_once('=').unwrap_or((&entry, ""));
+            let is_own = name == "PG_OOM_ADJUST_FILE" || name == "PGDATA" || name.starts_with("PG_GRANDPARENT");
+            ensure!(is_own || !name.starts_with("PG"), "process {} has {entry}", process.pid());
+            ensure!(name != "SHARD_NODE_DATABASE_URL");
+        }
+    }
+    // A restart by the supervisor has the same environment.
+    cluster.kill_and_recover(&[Member::Node(0), Member::Postgres(1)]).await?;
+    payment.is_there_once(&cluster.client()).await?;
+    cluster.finish().await
+}
+
+/// Where the link to databases elsewhere leads.
+fn home_of(data_dir: &Path) -> anyhow::Result<PathBuf> {
+    let databases = fs::read_link(data_dir.join("pg")).context("the databases are not elsewhere")?;
+    Ok(databases.parent().context("no folder around the databases")?.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn databases_elsewhere_follow_a_moved_folder_and_belong_to_no_copy() -> anyhow::Result<()> {
+    // A folder that the user who runs PostgreSQL cannot pass. Only root has such a user.
+    let private = std::env::temp_dir().join(format!("shardledger-private-{}", Uuid::now_v7().simple()));
+    fs::create_dir(&private)?;
+    let _leash = testkit::leash::Leash::on_folder(&private)?;
+    ensure!(Command::new("chmod").arg("700").arg(&private).status()?.success());
+    let mut cluster = Cluster::start_in(&private.join("first"), 2, 1).await?;
+    if fs::read_link(cluster.data_dir().join("pg")).is_err() {
+        eprintln!("not run as root: the databases are in the data folder");
+        return cluster.finish().await;
+    }
+    let payment = Payment::make(&cluster).await?;
+    let home = home_of(cluster.data_dir())?;
+    let marker = home.join("owner.json");
+    says(&fs::read_to_string(&marker)?, &[text(cluster.data_dir())])?;
+
+    cluster.down().await?;
+    cluster.move_to(&private.join("moved"))?;
+    cluster.up().await?;
+    payment.is_there_once(&cluster.client()).await?;
+    ensure!(home_of(cluster.data_dir())? == home);
+    says(&fs::read_to_string(&marker)?, &[text(cluster.data_dir())])?;
+
+    // Copied to where the first folder was, so that the home's name is not free.
+    let copy = cluster.copy_to(&private.join("first")).await?;
+    let up = copy.shardctl(&["up"]).await?;
+    refused(&up, &["without databases", text(&home), text(cluster.data_dir()), text(copy.data_dir()), "cp -a"])?;
+    ensure!(copy.status().await?.pids().is_empty());
+    copy.shardctl(&["down"]).await?.successful()?;
+    ensure!(processes(&cluster).len() == 6);
+    payment.is_there_once(&cluster.client()).await?;
+
+    // The commands that the refusal names.
+    cluster.down().await?;
+    let command = up.stderr.lines().find(|line| line.trim().starts_with("cp -a")).context("no command")?;
+    ensure!(Command::new("sh").arg("-c").arg(command).status()?.success());
+    cluster.up().await?;
+    copy.shardctl(&["up"]).await?.successful()?;
+    let own_home = home_of(copy.data_dir())?;
+    ensure!(own_home != home);
+    let ours = client_of(&copy.status().await?);
+    ensure!(payment.send(&ours, Uuid::now_v7(), "1.00").await? == 201);
+    payment.has_received(&ours, "13.34").await?;
+    payment.has_received(&cluster.client(), "12.34").await?;
+
+    copy.shardctl(&["down", "--wipe", "--yes"]).await?.successful()?;
+    ensure!(!own_home.exists() && !copy.data_dir().exists() && home.exists());
+    payment.is_there_once(&cluster.client()).await?;
+    // A copy that never ran is removed, and the databases it has a link to are not.
+    let copy = cluster.copy_to(&private.join("first")).await?;
+    copy.shardctl(&["down", "--wipe", "--yes"]).await?.successful()?;
+    ensure!(!copy.data_dir().exists() && home.exists());
+    cluster.wait_until_ready("the original is untouched", &[]).await?;
+    payment.is_there_once(&cluster.client()).await?;
+    cluster.finish().await?;
+    until("the home is gone with its cluster", RECOVERY, async || Ok((!home.exists()).then_some(()))).await
+}
