@@ -22,14 +22,15 @@ const INCOMING: u32 = 3;
 const CLUSTER: &str = "0190d7c0-0000-7000-8000-00000000c1a5";
 
 pub fn map_of(version: u64, ids: &[&str]) -> ShardMap {
-    let shards = SlotRange::split_evenly(ids.len() as u16).zip(ids).map(|(range, id)| {
+    grown(version, ids, &[])
+}
+
+/// The same with shards that were added later, and have no slots yet.
+fn grown(version: u64, ids: &[&str], added: &[&str]) -> ShardMap {
+    let slots = SlotRange::split_evenly(ids.len() as u16).map(|range| vec![range]);
+    let shards = ids.iter().chain(added).zip(slots.chain(std::iter::repeat(vec![]))).map(|(id, slots)| {
         let number: u16 = id[1..].parse().expect("an id such as s1");
-        Shard {
-            id: (*id).to_owned(),
-            number,
-            nodes: vec![format!("http://127.0.0.1:{}", 7500 + number)],
-            slots: vec![range],
-        }
+        Shard { id: (*id).to_owned(), number, nodes: vec![format!("http://127.0.0.1:{}", 7500 + number)], slots }
     });
     ShardMap::new(CLUSTER.parse().expect("an id"), version, shards.collect()).expect("a valid map")
 }
@@ -167,19 +168,19 @@ fn answers_of_the_wrong_shard_are_of_no_use() {
 #[test]
 fn a_newer_map_of_a_node_is_adopted_and_an_older_one_is_not() {
     let routing = Routing::fixed(map_of(3, &["s0", "s1"]));
-    let offering = |version: u64, ids: &[&str]| {
+    let offering = |version: u64, added: &[&str]| {
         let (id, mut response) = answer("s0", &[]);
-        response.shard_map = map_of(version, ids).to_toml();
+        response.shard_map = grown(version, &["s0", "s1"], added).to_toml();
         response.shard_map_version = version as i64;
         (id, response)
     };
-    assert_eq!(routing.merge_ownership([offering(2, &["s0"])]).adopted, None);
-    let merged = routing.merge_ownership([offering(5, &["s0", "s1", "s2"]), offering(4, &["s0"])]);
+    assert_eq!(routing.merge_ownership([offering(2, &[])]).adopted, None);
+    let merged = routing.merge_ownership([offering(5, &["s2"]), offering(4, &[])]);
     assert_eq!(merged.adopted, Some(5));
-    assert!(merged.rerouted_slots > 0);
+    assert_eq!(merged.rerouted_slots, 0, "a shard that is added has no slots");
     assert_eq!(routing.status().source, "shard s0");
 
-    let (id, mut garbled) = offering(9, &["s0"]);
+    let (id, mut garbled) = offering(9, &[]);
     garbled.shard_map.truncate(30);
     assert_eq!(routing.merge_ownership([(id, garbled)]).adopted, None);
     assert_eq!(routing.load().map().version, 5);
@@ -190,7 +191,7 @@ fn a_newer_map_of_a_node_is_adopted_and_an_older_one_is_not() {
 fn a_router_does_not_start_without_a_good_map() {
     let folder = Folder::new();
     assert!(Routing::open(folder.file()).err().unwrap().to_string().contains("cannot read"));
-    fs::write(folder.file(), "version = 1\n").unwrap();
+    fs::write(folder.file(), format!("cluster = \"{CLUSTER}\"\nversion = 1\n")).unwrap();
     let error = Routing::open(folder.file()).err().unwrap().to_string();
     assert!(error.contains("shard-map.toml: slots 0-16383 belong to no shard"), "{error}");
 }
@@ -199,15 +200,15 @@ fn a_router_does_not_start_without_a_good_map() {
 fn a_bad_file_is_refused_with_its_line_and_the_old_map_serves_on() {
     let old = map_of(3, &["s0", "s1"]);
     let (folder, routing) = opened(&old);
-    let next = map_of(4, &["s0", "s1", "s2"]).to_toml();
+    let next = grown(4, &["s0", "s1"], &["s2"]).to_toml();
     let table: &[(String, &str)] = &[
         (String::new(), "missing field `version`"),
         (next[..next.len() / 2].to_owned(), "line "),
-        (next.replace("number = 1", "number = 0"), "line 11: shard s1: number 0 is shard s0's (line 5)"),
-        (next.replace("number = 1", "number = 9"), "line 11: shard s1 has number 9"),
-        (next.replace("version = 4", "version = 3"), "line 1: version 3 is not greater than 3"),
-        (next.replace("version = 4", "version = 2"), "line 1: version 2 is not greater than 3"),
-        (next.replace("version", "verzion"), "line 1: unknown field `verzion`"),
+        (next.replace("number = 1", "number = 0"), "line 12: shard s1: number 0 is shard s0's (line 6)"),
+        (next.replace("number = 1", "number = 9"), "line 12: shard s1 has number 9"),
+        (next.replace("version = 4", "version = 3"), "line 2: version 3 is not greater than 3"),
+        (next.replace("version = 4", "version = 2"), "line 2: version 2 is not greater than 3"),
+        (next.replace("version", "verzion"), "line 2: unknown field `verzion`"),
     ];
     for (text, expected) in table {
         fs::write(folder.file(), text).unwrap();
@@ -237,13 +238,40 @@ fn a_bad_file_is_refused_with_its_line_and_the_old_map_serves_on() {
 fn what_a_shard_said_outlives_a_reload_that_says_otherwise() {
     let (folder, routing) = opened(&map_of(1, &["s0", "s1"]));
     routing.learn_not_owners("s0", &[not_owner(7, RELEASED, 2, "s1")]);
-    write(&folder.file(), &map_of(2, &["s1", "s0", "s2"]));
-    routing.reload_file().unwrap();
-    assert_eq!(owner_of(&routing, 7), "s1");
-    write(&folder.file(), &map_of(3, &["s0", "s2", "s1"]));
+    let mut shards = grown(2, &["s0", "s1"], &["s2"]).shards;
+    shards.reverse();
+    write(&folder.file(), &ShardMap::new(CLUSTER.parse().unwrap(), 2, shards).unwrap());
     routing.reload_file().unwrap();
     assert_eq!(owner_of(&routing, 7), "s1", "the file says s0, the shards said s1");
     assert_eq!(owner_of(&routing, 8), "s0", "of this slot no shard has spoken");
+}
+
+/// The first thing a new operator tries: a shard more, with slots taken from the others.
+#[test]
+fn a_map_that_takes_slots_is_refused_until_the_shards_say_that_they_moved() {
+    let (folder, routing) = opened(&map_of(1, &["s0", "s1"]));
+    let mut shards = grown(2, &["s0", "s1"], &["s2"]).shards;
+    shards[0].slots = vec!["8-8191".parse().unwrap()];
+    shards[2].slots = vec!["0-7".parse().unwrap()];
+    let taking = ShardMap::new(CLUSTER.parse().unwrap(), 2, shards).unwrap();
+    write(&folder.file(), &taking);
+    let error = routing.reload_file().unwrap_err().to_string();
+    for named in ["slots 0-7 belong to shard s0", "shard s2", "only a move"] {
+        assert!(error.contains(named), "{error}");
+    }
+    // A node that hands such a map out is believed no more than the file.
+    let (id, mut offering) = answer("s1", &[]);
+    (offering.shard_map, offering.shard_map_version) = (taking.to_toml(), 2);
+    assert_eq!(routing.merge_ownership([(id, offering)]).adopted, None);
+    assert_eq!((routing.load().map().version, owner_of(&routing, 0).as_str()), (1, "s0"));
+
+    // The right order: the shard without slots, the move, and then the map that says what the shards say.
+    write(&folder.file(), &grown(2, &["s0", "s1"], &["s2"]));
+    routing.reload_file().unwrap();
+    routing.merge_ownership([answer("s2", &[(0, 7, OWNED, 2, "s0")])]);
+    write(&folder.file(), &ShardMap::new(taking.cluster, 3, taking.shards.clone()).unwrap());
+    assert_eq!(routing.reload_file().unwrap(), Reload::Replaced { from: 2, to: 3 });
+    assert_eq!(owner_of(&routing, 0), "s2");
 }
 
 /// Files are replaced in the ways people and machines do it; each is taken in without anybody calling.
@@ -253,16 +281,16 @@ async fn changes_of_the_file_are_taken_in_however_it_is_written() {
     let tasks = Tasks::new();
     routing.watch(&tasks).unwrap();
 
-    write(&folder.file(), &map_of(2, &["s0", "s1"]));
+    write(&folder.file(), &grown(2, &["s0"], &["s1"]));
     version_becomes(&routing, 2).await;
 
     let beside = folder.0.join(".shard-map.toml.tmp");
-    write(&beside, &map_of(3, &["s0", "s1"]));
+    write(&beside, &grown(3, &["s0"], &["s1"]));
     fs::rename(&beside, folder.file()).unwrap();
     version_becomes(&routing, 3).await;
 
     // Half of the file first, the rest later: the half is refused, the whole is taken.
-    let text = map_of(4, &["s0", "s1", "s2"]).to_toml();
+    let text = grown(4, &["s0"], &["s1", "s2"]).to_toml();
     fs::write(folder.file(), &text[..text.len() / 2]).unwrap();
     let until = tokio::time::Instant::now() + Duration::from_secs(10);
     while routing.status().refusal.is_none() {
@@ -295,7 +323,7 @@ async fn a_swapped_link_is_a_change() {
     let tasks = Tasks::new();
     routing.watch(&tasks).unwrap();
 
-    generation("..2026_02", &map_of(2, &["s0", "s1"]));
+    generation("..2026_02", &grown(2, &["s0"], &["s1"]));
     symlink("..2026_02", folder.0.join("..data_tmp")).unwrap();
     fs::rename(folder.0.join("..data_tmp"), folder.0.join("..data")).unwrap();
     version_becomes(&routing, 2).await;
