@@ -8,7 +8,24 @@ use jiff::Timestamp;
 /// Microseconds since 1970-01-01T00:00:00Z.
 #[allow(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
 pub fn now_us() -> i64 {
-    Timestamp::now().as_microsecond()
+    Timestamp::now().as_microsecond() + test_offset_us()
+}
+
+/// Names a file with a number of microseconds that this process's clock is wrong by: how tests set one clock and not the
+/// machine's. Debug builds only.
+#[cfg(debug_assertions)]
+pub const TEST_OFFSET_FILE: &str = "SHARDLEDGER_CLOCK_OFFSET_FILE";
+
+#[cfg(debug_assertions)]
+fn test_offset_us() -> i64 {
+    static FILE: std::sync::OnceLock<Option<std::ffi::OsString>> = std::sync::OnceLock::new();
+    let file = FILE.get_or_init(|| std::env::var_os(TEST_OFFSET_FILE));
+    file.as_ref().and_then(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok()).unwrap_or(0)
+}
+
+#[cfg(not(debug_assertions))]
+fn test_offset_us() -> i64 {
+    0
 }
 
 /// `us` as RFC 3339 in UTC, always with six decimals (`2026-01-31T23:59:59.000001Z`), so that texts sort as times do.

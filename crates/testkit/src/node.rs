@@ -69,6 +69,9 @@ pub struct NodeConfig {
     /// How long a statement may take before the node gives its connection up.
     pub statement_timeout: Duration,
     rpc: SocketAddr,
+    admin: SocketAddr,
+    /// Variables of the node's environment, beside the test's own.
+    pub environment: Vec<(String, String)>,
     file: PathBuf,
     log: PathBuf,
 }
@@ -94,6 +97,8 @@ impl NodeConfig {
             // Short, so that tests of a lost database do not wait; and longer than a busy disk takes to sync.
             statement_timeout: Duration::from_secs(4),
             rpc: ([127, 0, 0, 1], ports::free()?).into(),
+            admin: ([127, 0, 0, 1], ports::free()?).into(),
+            environment: Vec::new(),
             file: folder.path.join(format!("{name}.toml")),
             log: folder.path.join(format!("{name}.log")),
         };
@@ -101,10 +106,10 @@ impl NodeConfig {
             "[cluster]\nid = \"{cluster}\"\n[shard]\nid = \"{shard}\"\n\
              [database]\nurl = \"{database_url}\"\nstatement_timeout_ms = {}\n\
              [rpc]\nlisten = \"{}\"\n\
-             [admin]\nlisten = \"127.0.0.1:{}\"\n",
+             [admin]\nlisten = \"{}\"\n",
             config.statement_timeout.as_millis(),
             config.rpc,
-            ports::free()?,
+            config.admin,
         );
         std::fs::write(&config.file, text)?;
         Ok(config)
@@ -139,6 +144,7 @@ impl NodeConfig {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log)?;
         let mut command = Command::new(program("shard-node")?);
         command.arg("--config").arg(&self.file).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         Ok(command)
     }
 
@@ -146,10 +152,24 @@ impl NodeConfig {
     pub fn init(&self, shard_map: &str) -> anyhow::Result<()> {
         let map = self.file.with_extension("map.toml");
         std::fs::write(&map, shard_map)?;
-        let status = self.command()?.arg("init").arg("--map").arg(&map).status()?;
-        ensure!(status.success(), "init of shard {} failed: {}", self.shard, self.log());
+        let said = self.run(&["init", "--map", &map.display().to_string()])?;
+        ensure!(said.succeeded, "init of shard {} failed: {}", self.shard, said.text);
         Ok(())
     }
+
+    /// Runs a command of `shard-node` to its end.
+    pub fn run(&self, arguments: &[&str]) -> anyhow::Result<Said> {
+        let output = self.command()?.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).output()?;
+        let text = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+        Ok(Said { succeeded: output.status.success(), text })
+    }
+}
+
+/// What a command of `shard-node` said, on both its outputs.
+#[derive(Debug)]
+pub struct Said {
+    pub succeeded: bool,
+    pub text: String,
 }
 
 /// A running node.
@@ -183,6 +203,42 @@ impl Node {
             Ok(rpc) => Ok(Self { config: config.clone(), leashed, rpc }),
             Err(status) => bail!("the node of {} ended by itself ({status}): {}", config.shard, config.log()),
         }
+    }
+
+    /// Starts it and waits until it answers, whatever it says.
+    pub async fn start_waiting(config: &NodeConfig) -> anyhow::Result<Self> {
+        let leashed = Leashed::spawn(config.command()?)?;
+        let endpoint = Endpoint::from_shared(config.url())?.connect_timeout(Duration::from_secs(1));
+        let rpc =
+            until("the node answers", START, async || Ok(Some(ShardNodeClient::new(endpoint.connect().await?))))
+                .await;
+        let rpc = rpc.with_context(|| config.log())?;
+        Ok(Self { config: config.clone(), leashed, rpc })
+    }
+
+    /// `/readyz?verbose`.
+    pub async fn readiness(&self) -> anyhow::Result<serde_json::Value> {
+        let client = crate::client::Client::new(Vec::new());
+        let url = format!("http://{}/readyz?verbose", self.config.admin);
+        client.request(http::Method::GET, &url, None).await?.json()
+    }
+
+    /// Waits until reads and writes work, and introduces the test.
+    pub async fn becomes_ready(&self) -> anyhow::Result<()> {
+        until("the node serves", START, async || {
+            let readiness = self.readiness().await?;
+            ensure!(readiness["status"] == "ready", "{readiness}");
+            let identified = self.identify().await?;
+            ensure!(identified.refused.is_empty(), "the node refuses the test: {:?}", identified.refused);
+            Ok(Some(()))
+        })
+        .await
+        .with_context(|| self.log())
+    }
+
+    /// Introduces the test as a router, and gives what the node says of itself.
+    pub async fn identify(&self) -> anyhow::Result<wire::IdentifyResponse> {
+        Ok(self.rpc.clone().identify(self.config.identify()?).await?.into_inner())
     }
 
     /// Starts one that must refuse to serve; gives what it said.

@@ -1,35 +1,37 @@
 //! Databases that a node must not serve.
 
 use anyhow::ensure;
+use ledger::Limit;
 use testkit::{
     database,
-    node::{Node, NodeConfig},
+    node::{Node, NodeConfig, open},
 };
 
 use super::Place;
 
-/// A migration that no released version has.
-const FUTURE_MIGRATION: i64 = 999_999;
-
 /// An older binary on a newer schema would write what it does not understand.
 pub async fn of_a_newer_version(place: &Place<'_>) -> anyhow::Result<()> {
     let config = place.shard("newer").await?;
-    let migrate = format!(
-        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
-         VALUES ({FUTURE_MIGRATION}, 'from the future', true, '\\x00', 0)"
-    );
-    database::run(&config.database_url, &migrate).await?;
+    database::run(&config.database_url, "UPDATE shard_state SET schema_version = 99").await?;
     let said = Node::start_refused(&config).await?;
-    ensure!(said.contains(&FUTURE_MIGRATION.to_string()) && said.contains("newer version"), "{said}");
+    ensure!(said.contains("schema version") && said.contains("newer version"), "{said}");
     Ok(())
 }
 
-/// An empty database where a ledger should be may be a lost one: nobody begins a new ledger there by accident.
+/// An empty database where a ledger should be may be a lost one: the node waits and serves nothing, and a ledger is begun on
+/// an operator's word only.
 pub async fn never_initialised(place: &Place<'_>) -> anyhow::Result<()> {
     let url = database::create(place.cluster, "empty").await?;
     let config = NodeConfig::write(&place.folder, "empty", "s0", &url)?;
-    let said = Node::start_refused(&config).await?;
-    ensure!(said.contains("never initialised"), "{said}");
+    let node = Node::start_waiting(&config).await?;
+    let readiness = node.readiness().await?;
+    ensure!(readiness["reads"] == false && readiness["writes"] == false, "{readiness}");
+    let cause = readiness["writes_cause"].as_str().unwrap_or_default();
+    ensure!(cause.contains("never initialised") && cause.contains("restore"), "{readiness}");
+    ensure!(node.execute(&[open("alice", Limit::ZERO)?]).await.is_err(), "an empty database was written to");
+    // Once it is a shard, the node serves by itself.
+    config.init(super::MAP)?;
+    node.becomes_ready().await?;
     Ok(())
 }
 
