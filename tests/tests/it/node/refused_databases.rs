@@ -1,13 +1,19 @@
 //! Databases that a node must not serve.
 
+use std::time::Duration;
+
 use anyhow::ensure;
 use ledger::Limit;
 use testkit::{
     database,
     node::{Node, NodeConfig, open},
+    wait::until,
 };
 
 use super::Place;
+
+/// Longer than a busy machine takes to start a process.
+const LOOKED_WITHIN: Duration = Duration::from_secs(30);
 
 /// An older binary on a newer schema would write what it does not understand.
 pub async fn of_a_newer_version(place: &Place<'_>) -> anyhow::Result<()> {
@@ -24,10 +30,13 @@ pub async fn never_initialised(place: &Place<'_>) -> anyhow::Result<()> {
     let url = database::create(place.cluster, "empty").await?;
     let config = NodeConfig::write(&place.folder, "empty", "s0", &url)?;
     let node = Node::start_waiting(&config).await?;
-    let readiness = node.readiness().await?;
+    let readiness = until("the node has looked at its database", LOOKED_WITHIN, async || {
+        let readiness = node.readiness().await?;
+        let cause = readiness["writes_cause"].as_str().unwrap_or_default();
+        Ok((cause.contains("never initialised") && cause.contains("restore")).then_some(readiness))
+    })
+    .await?;
     ensure!(readiness["reads"] == false && readiness["writes"] == false, "{readiness}");
-    let cause = readiness["writes_cause"].as_str().unwrap_or_default();
-    ensure!(cause.contains("never initialised") && cause.contains("restore"), "{readiness}");
     ensure!(node.execute(&[open("alice", Limit::ZERO)?]).await.is_err(), "an empty database was written to");
     // Once it is a shard, the node serves by itself.
     config.init(super::MAP)?;
