@@ -74,8 +74,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             return Ok(());
         }
     };
-    // Shown where somebody looks who did not start the process: in the log.
-    let peers = opened.inspect_err(|error| tracing::error!("{error:#}"))?;
+    let peers = opened?;
     let monitor = Monitor {
         database: config.database.clone(),
         pool: pool.clone(),
