@@ -56,6 +56,8 @@ struct Writer {
     /// The ids of the map's shards, for every table made from it.
     ids: Arc<[Arc<str>]>,
     facts: Facts,
+    /// Shards that claim slots of another at the same epoch, as of the last time all were asked.
+    disputed: Vec<Arc<str>>,
     /// Absent where the map came from no file, in tests.
     file: Option<PathBuf>,
     /// The text of the file when it was last looked at, good or bad; `None` when it could not be read.
@@ -100,6 +102,11 @@ impl Routing {
         self.shared.table.load_full()
     }
 
+    /// Shards of which two claim the same slot. What is summed over them counts accounts twice or not at all.
+    pub fn disputed(&self) -> Vec<Arc<str>> {
+        self.writer().disputed.clone()
+    }
+
     /// Is told the [generation](RoutingTable::generation) of each new table.
     pub fn subscribe(&self) -> changes::Receiver<u64> {
         self.shared.generation.subscribe()
@@ -136,7 +143,17 @@ impl Writer {
     fn new(map: ShardMap, source: String, file: Option<PathBuf>, seen: Option<String>) -> Self {
         let loaded_at_us = telemetry::clock::now_us();
         let ids = table::shard_ids(&map);
-        Self { map: Arc::new(map), ids, facts: Facts::none(), file, seen, source, loaded_at_us, refusal: None }
+        Self {
+            map: Arc::new(map),
+            ids,
+            facts: Facts::none(),
+            disputed: Vec::new(),
+            file,
+            seen,
+            source,
+            loaded_at_us,
+            refusal: None,
+        }
     }
 
     fn table(&self, generation: u64) -> RoutingTable {

@@ -22,7 +22,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// A look that takes longer has failed: readiness must not lag behind the truth.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Looks between two removals of marks that later ones outdate.
-const PRUNE_EVERY: u32 = 60;
+const PRUNE_EVERY: u32 = 15;
 
 pub struct Monitor {
     pub database: DatabaseConfig,

@@ -141,6 +141,10 @@ async fn open_shard(config: &Config, gate: &Gate, clock: &Arc<NodeClock>) -> any
         let (facts, database) = match session::look(&mut connection, &READ_SETTINGS).await {
             Ok(looked) => looked,
             Err(error) => {
+                let error = StoreError::from(error);
+                if error.remedy() == Remedy::Report {
+                    return Err(error).context("the shard's database cannot be read");
+                }
                 tracing::warn!(%error, "the shard's database broke off; trying again");
                 tokio::time::sleep(RECONNECT_PAUSE).await;
                 continue;

@@ -32,7 +32,7 @@ pub struct ShardRecord {
 /// What a database holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Database {
-    /// No ledger: no schema of ours, or one that nothing was written into.
+    /// No ledger.
     Uninitialised,
     Shard(Box<ShardRecord>),
 }
@@ -83,7 +83,10 @@ pub async fn read(connection: &mut PgConnection) -> Result<Database, sqlx::Error
     }
     match sqlx::query(RECORD).fetch_optional(connection).await? {
         Some(row) => Ok(Database::Shard(Box::new(from_row(&row)?))),
-        None => Ok(Database::Uninitialised),
+        // `init` writes tables and rows in one transaction.
+        None => Err(sqlx::Error::Decode(
+            "shardledger.shard_identity or shard_state has no row: the database is damaged".into(),
+        )),
     }
 }
 

@@ -33,6 +33,12 @@ pub async fn sum(core: &Core, prefix: &AccountPrefix, deadline: Deadline) -> Res
             Err(_) => sums.missing.push(shard),
         }
     }
+    // Of two shards that claim one slot, the accounts of one are not in the sums.
+    for shard in core.routing.disputed() {
+        if !sums.missing.contains(&shard) {
+            sums.missing.push(shard);
+        }
+    }
     // Sums without any shard's part are none; they would look like those of a prefix that nobody has.
     match sums.missing.first() {
         Some(shard) if !answered => Err(CallError::Unavailable { shard: Arc::clone(shard) }),

@@ -1,6 +1,6 @@
 //! Learning from the shards: their refusals, and their answers to `GetOwnership`.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use ledger::outcome::NotOwner;
 use shard_map::{ShardIndex, Slot, SlotRange, merge_slots};
@@ -69,6 +69,7 @@ impl Routing {
             slots.slots().for_each(|slot| writer.hear(shard, slot, statement, &mut hearing));
         }
         hearing.report();
+        writer.disputed = writer.claimants(&hearing.conflicts, &answers);
         self.publish(&writer);
         drop(writer);
         let after = self.load();
@@ -146,6 +147,18 @@ impl Writer {
         if self.facts.hear(&self.map, shard, slot, statement) == Heard::Conflict {
             hearing.conflicts.push(slot);
         }
+    }
+
+    /// The shards that own one of these slots by their own word.
+    fn claimants<S: AsRef<str>>(&self, slots: &[Slot], answers: &[(S, GetOwnershipResponse)]) -> Vec<Arc<str>> {
+        const OWNED: u32 = 1;
+        let claims = |answer: &GetOwnershipResponse| {
+            let owned = answer.ranges.iter().filter(|range| range.state == OWNED);
+            owned
+                .into_iter()
+                .any(|range| slots.iter().any(|slot| (range.first..=range.last).contains(&slot.index().into())))
+        };
+        answers.iter().filter(|(_, answer)| claims(answer)).map(|(id, _)| Arc::from(id.as_ref())).collect()
     }
 
     fn understand<S: AsRef<str>>(&self, answers: &[(S, GetOwnershipResponse)], hearing: &mut Hearing) -> Said {

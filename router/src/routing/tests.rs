@@ -340,3 +340,13 @@ async fn version_becomes(routing: &Routing, version: u64) {
     let reached = tokio::time::timeout(Duration::from_secs(10), reached).await;
     assert!(reached.is_ok(), "still at version {}: {:?}", routing.load().map().version, routing.status().refusal);
 }
+
+#[test]
+fn shards_that_claim_one_slot_are_known_until_they_agree() {
+    let routing = Routing::fixed(map_of(1, &["s0", "s1"]));
+    let (s0, s1) = (answer("s0", &[(0, 8191, OWNED, 1, "")]), answer("s1", &[(8191, 16_383, OWNED, 1, "")]));
+    routing.merge_ownership([s0.clone(), s1]);
+    assert_eq!(routing.disputed(), ["s0".into(), "s1".into()]);
+    routing.merge_ownership([s0, answer("s1", &[(8192, 16_383, OWNED, 1, "")])]);
+    assert!(routing.disputed().is_empty());
+}

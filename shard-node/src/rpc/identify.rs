@@ -119,7 +119,7 @@ impl Service {
             None => Ok(()),
             Some(disagreement) => {
                 tracing::error!(version = map.version, %disagreement, "a shard map was refused");
-                Err(Status::failed_precondition(disagreement.to_string()))
+                Err(Status::invalid_argument(disagreement.to_string()))
             }
         }
     }

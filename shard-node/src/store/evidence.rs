@@ -36,10 +36,12 @@ const STORE_MARKS: &str = "INSERT INTO shardledger.peer_mark (shard_number, inca
      SELECT shard_number, incarnation, timeline, position \
      FROM unnest($1::int4[], $2::int8[], $3::int8[], $4::int8[]) AS new(shard_number, incarnation, timeline, position) \
      ON CONFLICT DO NOTHING";
-/// Marks that a later one of the same incarnation outdates, in position and timeline.
-const PRUNE_MARKS: &str = "DELETE FROM shardledger.peer_mark AS old USING shardledger.peer_mark AS new \
-     WHERE new.shard_number = old.shard_number AND new.incarnation = old.incarnation \
-       AND new.timeline >= old.timeline AND new.position > old.position";
+/// Marks that the highest one of the same incarnation outdates, in position and timeline.
+const PRUNE_MARKS: &str = "DELETE FROM shardledger.peer_mark AS old USING ( \
+       SELECT DISTINCT ON (shard_number, incarnation) shard_number, incarnation, timeline, position \
+       FROM shardledger.peer_mark ORDER BY shard_number, incarnation, position DESC) AS highest \
+     WHERE highest.shard_number = old.shard_number AND highest.incarnation = old.incarnation \
+       AND highest.timeline >= old.timeline AND highest.position > old.position";
 
 /// Stores marks outside the lane: evidence about other shards, which decides nothing here.
 pub async fn store_marks(pool: &PgPool, marks: &Marks) -> Result<(), StoreError> {
