@@ -3,14 +3,23 @@
 //! The addresses come from the newest map that the database was given. A shard that does not answer is asked again while this one
 //! serves; it must not be able to keep this one down.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use identity::{Disagreement, Disagreements, shard::RoutingFacts, time::OtherClock};
 use shard_map::{Shard, ShardMap, Slot, SlotRange, merge_slots};
+use sqlx::PgPool;
 use tonic::transport::{Channel, Endpoint};
 use wire::{convert, shard_node_client::ShardNodeClient};
 
-use crate::{clock::NodeClock, gate::Gate, store::ownership::SlotState};
+use crate::{
+    clock::NodeClock,
+    gate::Gate,
+    store::{self, StoreError, ownership::SlotState},
+};
 
 const PATIENCE: Duration = Duration::from_millis(1500);
 const ASK_AGAIN: Duration = Duration::from_secs(2);
@@ -90,46 +99,54 @@ pub struct Peers {
     pub map: ShardMap,
     pub gate: Gate,
     pub clock: Arc<NodeClock>,
+    /// For what this shard owns itself.
+    pub pool: PgPool,
     /// Number of this shard.
     pub number: u16,
-    /// The slots that this shard owns, with their epochs.
-    pub owned: Vec<(SlotRange, i64)>,
+    /// The shards that have answered and contradict nothing.
     heard: HashSet<String>,
-    conflicts: Vec<Disagreement>,
+    /// By shard: what it says that forbids to serve this one.
+    conflicts: BTreeMap<String, Disagreement>,
 }
 
 impl Peers {
-    pub fn new(map: ShardMap, gate: Gate, clock: Arc<NodeClock>, number: u16, owned: Vec<(SlotRange, i64)>) -> Self {
-        Self { map, gate, clock, number, owned, heard: HashSet::new(), conflicts: Vec::new() }
+    pub fn new(map: ShardMap, gate: Gate, clock: Arc<NodeClock>, pool: PgPool, number: u16) -> Self {
+        Self { map, gate, clock, pool, number, heard: HashSet::new(), conflicts: BTreeMap::new() }
     }
 
-    /// Asks every shard that has not answered yet. What forbids to serve is given to the gate and returned.
-    pub async fn ask_all(&mut self) -> Result<(), Disagreements> {
+    /// Asks every shard that has not answered yet, or contradicts this one. What forbids to serve is given to the gate and returned.
+    pub async fn ask_all(&mut self) -> Result<Result<(), Disagreements>, StoreError> {
         let own = self.gate.expected().shard.clone();
         let caller = format!("shard {own}");
         let waiting: Vec<&Shard> =
             self.map.shards.iter().filter(|shard| shard.id != own && !self.heard.contains(&shard.id)).collect();
         let asked = waiting.iter().map(|shard| ask(shard, &self.map, &caller));
         let answers = futures_util::future::join_all(asked).await;
+        // Read after the others have answered: a slot that was handed over meanwhile has a higher epoch here, or is gone.
+        let owned = store::read::ownership(&self.pool).await?.owned_ranges();
         for answer in answers {
             match answer {
-                Ok(answer) => self.hear(answer),
+                Ok(answer) => self.hear(answer, &owned),
                 Err(no_answer) => tracing::debug!(%no_answer, "asking it again later"),
             }
         }
-        Disagreements::check(self.conflicts.clone())
+        let conflicts: Vec<Disagreement> = self.conflicts.values().cloned().collect();
+        self.gate.set_conflicts(conflicts.clone());
+        Ok(Disagreements::check(conflicts))
     }
 
-    /// Asks on until every shard has answered once.
+    /// Asks on until every shard has answered once and contradicts nothing.
     pub async fn run(mut self) {
         while self.heard.len() + 1 < self.map.shards.len() {
             tokio::time::sleep(ASK_AGAIN).await;
             // The gate keeps what was found.
-            let _ = self.ask_all().await;
+            if let Err(error) = self.ask_all().await {
+                tracing::debug!(%error, "cannot compare with the other shards; trying again");
+            }
         }
     }
 
-    fn hear(&mut self, answer: Answer) {
+    fn hear(&mut self, answer: Answer, own: &[(SlotRange, i64)]) {
         let Answer { shard, identified, owned, clock } = answer;
         self.clock.measured(clock);
         if identified.identity.is_none() {
@@ -139,6 +156,7 @@ impl Peers {
         if !identified.refused.is_empty() {
             let facts: Vec<_> = identified.refused.iter().map(|refused| refused.fact.as_str()).collect();
             tracing::warn!(shard, facts = facts.join(", "), "the node of another shard does not serve");
+            self.conflicts.remove(&shard);
             return;
         }
         match convert::marks_from_wire(&identified.marks) {
@@ -146,7 +164,7 @@ impl Peers {
                 let holder = format!("shard {shard}");
                 for (number, mark) in marks.iter() {
                     if number == self.number {
-                        self.gate.acknowledge(mark, &holder)
+                        self.gate.acknowledge(mark, &holder);
                     } else {
                         self.gate.observe_peer(number, mark);
                     }
@@ -154,9 +172,15 @@ impl Peers {
             }
             Err(error) => tracing::error!(shard, %error, "another shard's node gave marks that cannot be read"),
         }
-        self.conflicts.extend(doubly_owned(&self.owned, &owned, &shard));
-        self.gate.set_conflicts(self.conflicts.clone());
-        self.heard.insert(shard);
+        match doubly_owned(own, &owned, &shard) {
+            Some(conflict) => {
+                self.conflicts.insert(shard, conflict);
+            }
+            None => {
+                self.conflicts.remove(&shard);
+                self.heard.insert(shard);
+            }
+        }
     }
 }
 

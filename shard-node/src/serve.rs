@@ -6,7 +6,7 @@ use anyhow::Context;
 use identity::time::OtherClock;
 use shard_database::Database;
 use shard_map::ShardMap;
-use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+use sqlx::{Connection, PgConnection, PgPool, postgres::PgConnectOptions};
 use telemetry::{Tasks, admin as telemetry_admin, logging, metrics, shutdown};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,6 @@ use crate::{
     store::{
         StoreError,
         error::Remedy,
-        ownership,
         session::{self, READ_SETTINGS},
     },
 };
@@ -68,7 +67,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 
     tokio::pin!(signal);
     let opened = tokio::select! {
-        opened = open_shard(&config, &gate, &clock) => opened,
+        opened = open_shard(&config, &gate, &clock, &pool) => opened,
         stopped_by = &mut signal => {
             tracing::info!(%stopped_by, "stopped before the database was accepted");
             return Ok(());
@@ -132,7 +131,7 @@ fn serve_rpc(rpc: TcpListener, service: Service, config: &Config, tasks: &Tasks)
 
 /// Waits for the database, and makes sure that it is the shard this node is configured for and all of it: by what the database says,
 /// by what the other shards remember, and by the clocks.
-async fn open_shard(config: &Config, gate: &Gate, clock: &Arc<NodeClock>) -> anyhow::Result<Peers> {
+async fn open_shard(config: &Config, gate: &Gate, clock: &Arc<NodeClock>, pool: &PgPool) -> anyhow::Result<Peers> {
     let options = session::read_options(&config.database);
     let (mut connection, record) = loop {
         let acknowledged = gate.acknowledged();
@@ -164,13 +163,12 @@ async fn open_shard(config: &Config, gate: &Gate, clock: &Arc<NodeClock>) -> any
     };
     let map: String = sqlx::query_scalar("SELECT text FROM shardledger.known_map").fetch_one(&mut connection).await?;
     let map = ShardMap::parse(&map).context("the shard map in the database (shardledger.known_map)")?;
-    let rows = sqlx::query(ownership::SELECT).fetch_all(&mut connection).await?;
-    let owned = ownership::from_rows(&rows)?.owned_ranges();
     for (number, mark) in shard_database::record::peer_marks(&mut connection).await?.iter() {
         gate.observe_peer(number, mark);
     }
-    let mut peers = Peers::new(map, gate.clone(), Arc::clone(clock), record.identity.number, owned);
-    peers.ask_all().await.context("the other shards do not agree")?;
+    session::warm_up(pool).await;
+    let mut peers = Peers::new(map, gate.clone(), Arc::clone(clock), pool.clone(), record.identity.number);
+    peers.ask_all().await?.context("the other shards do not agree")?;
     let acknowledged = gate.acknowledged();
     let (facts, database) = session::look(&mut connection, &READ_SETTINGS).await?;
     gate.decide(&facts, &database, &READ_SETTINGS, &acknowledged).context("the database is refused")?;

@@ -20,6 +20,7 @@ use crate::{
 /// The map in use and what is the matter with it.
 #[derive(Serialize)]
 pub struct MapView {
+    cluster: String,
     version: u64,
     source: String,
     loaded_at: String,
@@ -113,8 +114,9 @@ pub async fn reload(State(admin): State<Admin>, _: NoParameters) -> Result<Respo
 
 impl MapView {
     pub fn new(routing: &Routing) -> Self {
-        let MapStatus { version, source, loaded_at_us, refusal, overrides } = routing.status();
+        let MapStatus { cluster, version, source, loaded_at_us, refusal, overrides } = routing.status();
         Self {
+            cluster: cluster.to_string(),
             version,
             source,
             loaded_at: format_rfc3339(loaded_at_us),

@@ -99,8 +99,9 @@ pub fn read_pool(config: &DatabaseConfig, gate: &Gate) -> PgPool {
     let gate = gate.clone();
     PgPoolOptions::new()
         .max_connections(config.read_connections)
-        // Opened before anybody reads: the first burst of reads is not the moment to make connections.
-        .min_connections(config.read_connections)
+        // Kept once they are made (`warm_up`): a burst of reads is not the moment to make connections.
+        .idle_timeout(None)
+        .max_lifetime(None)
         .acquire_timeout(config.connect_timeout())
         .after_connect(move |connection, _| {
             let gate = gate.clone();
@@ -112,6 +113,13 @@ pub fn read_pool(config: &DatabaseConfig, gate: &Gate) -> PgPool {
             })
         })
         .connect_lazy_with(read_options(config))
+}
+
+/// Makes all connections of the pool, once the database is accepted: before that each would be refused.
+pub async fn warm_up(pool: &PgPool) {
+    let connections = (0..pool.options().get_max_connections()).map(|_| pool.acquire());
+    // One that cannot be made now is made when it is needed, and reported then.
+    drop(futures_util::future::join_all(connections).await);
 }
 
 /// How reads connect; what watches over the database connects the same way.

@@ -53,7 +53,7 @@ pub async fn a_repaired_map_ends_the_alarm(maps: &Maps<'_>) -> anyhow::Result<()
     // The file on disk is the broken one; what the routers serve is what it was before.
     let serving = maps.ask_routers("/admin/shard-map").await?;
     let shards = serving[0]["shards"].as_array().context("no shards")?.clone();
-    let text = map_text(3, &shards)?;
+    let text = map_text(&serving[0]["cluster"], 3, &shards)?;
     maps.replace(&text)?;
     maps.wait_for_version(3).await?;
     for state in maps.ask_routers("/readyz?verbose").await? {
@@ -64,8 +64,8 @@ pub async fn a_repaired_map_ends_the_alarm(maps: &Maps<'_>) -> anyhow::Result<()
 }
 
 /// The map as `GET /admin/shard-map` tells it, as TOML.
-fn map_text(version: u64, shards: &[Value]) -> anyhow::Result<String> {
-    let mut text = format!("version = {version}\n");
+fn map_text(cluster: &Value, version: u64, shards: &[Value]) -> anyhow::Result<String> {
+    let mut text = format!("cluster = {cluster}\nversion = {version}\n");
     for shard in shards {
         // A list of strings looks the same in JSON and TOML.
         text += &format!(
