@@ -144,7 +144,7 @@ impl Config {
     /// The part the core needs.
     pub fn core(&self) -> CoreConfig {
         CoreConfig {
-            name: format!("router {}", self.http.listen),
+            name: format!("router {} on {}", self.http.listen, host_name()),
             // Checked when the file was read.
             assets: self
                 .assets()
@@ -160,6 +160,12 @@ impl Config {
             saga_claim_limit: self.saga.claim_limit,
         }
     }
+}
+
+/// Routers on several machines may listen on the same address.
+fn host_name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if name.trim().is_empty() { "an unnamed host".to_owned() } else { name.trim().to_owned() }
 }
 
 #[cfg(test)]

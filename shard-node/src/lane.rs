@@ -193,7 +193,13 @@ impl Lane {
                             tracing::warn!(%error, commit_sent, "lost the database session; the batch will be run again");
                             self.careful = true;
                             self.link = None;
-                            self.unwritable = error.is_refused_write().then(|| error.to_string());
+                            if error.is_refused_write() {
+                                // A database that answers and does not write would refuse it again and again.
+                                let cause = error.to_string();
+                                self.gate.set_writes(Err(cause.clone()));
+                                work.refuse_certain(Reason::Unavailable, &cause);
+                                self.unwritable = Some(cause);
+                            }
                         }
                         Remedy::Redecide => {
                             self.careful = true;
