@@ -31,7 +31,7 @@ pub enum InitError {
         "{0}. `init` asks every other shard of the map before it makes a new one, so their nodes must run. A node in front of an \
          empty database waits for `init`; start all nodes, then initialise them"
     )]
-    CannotAsk(#[from] NoAnswer),
+    CannotAsk(NoAnswer),
     #[error("shard {other} does not serve, so it cannot be asked: {reason}")]
     NotServing { other: String, reason: String },
     #[error(
@@ -111,7 +111,7 @@ async fn ask_others(map: &ShardMap, shard: &Shard) -> Result<Vec<Answer>, InitEr
     let caller = format!("init of shard {}", shard.id);
     let others = map.shards.iter().filter(|other| other.id != shard.id);
     let answers = futures_util::future::join_all(others.map(|other| peers::ask(other, map, &caller))).await;
-    Ok(answers.into_iter().collect::<Result<_, _>>()?)
+    answers.into_iter().collect::<Result<_, _>>().map_err(InitError::CannotAsk)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

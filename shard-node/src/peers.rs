@@ -90,8 +90,11 @@ async fn ask_node(url: &str, shard: &Shard, map: &ShardMap, caller: &str) -> Res
 }
 
 fn with_cause(error: tonic::transport::Error) -> String {
-    use std::error::Error;
-    error.source().map_or_else(|| error.to_string(), ToString::to_string)
+    let mut root: &dyn std::error::Error = &error;
+    while let Some(cause) = root.source() {
+        root = cause;
+    }
+    root.to_string()
 }
 
 /// The other shards of this node's cluster, and what they have said so far.
