@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin,
-    clock::NodeClock,
+    clock::{NodeClock, steady_us},
     config::Config,
     expiry,
     gate::Gate,
@@ -137,7 +137,7 @@ async fn open_shard(config: &Config, gate: &Gate, clock: &Arc<NodeClock>) -> any
     let (mut connection, record) = loop {
         let acknowledged = gate.acknowledged();
         let mut connection = connect(config, &options).await?;
-        let asked_us = telemetry::clock::now_us();
+        let asked_us = steady_us();
         let (facts, database) = match session::look(&mut connection, &READ_SETTINGS).await {
             Ok(looked) => looked,
             Err(error) => {
@@ -146,8 +146,7 @@ async fn open_shard(config: &Config, gate: &Gate, clock: &Arc<NodeClock>) -> any
                 continue;
             }
         };
-        let answered_us = telemetry::clock::now_us();
-        clock.measured(OtherClock::measured("PostgreSQL", asked_us, facts.clock_us, answered_us));
+        clock.measured(OtherClock::measured("PostgreSQL", asked_us, facts.clock_us, steady_us()));
         for warning in facts.warnings() {
             tracing::warn!("{warning}");
         }
