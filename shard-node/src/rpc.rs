@@ -333,8 +333,11 @@ impl ShardNode for Service {
     async fn status(&self, _request: Request<wire::StatusRequest>) -> Result<Response<wire::StatusResponse>, Status> {
         count("status");
         let lane = self.lane.status();
-        // Status must answer when the database does not.
-        let pending_sagas = store::saga::count(&self.reads).await.ok().and_then(|n| u64::try_from(n).ok());
+        // Status must answer when the database does not, and asks no database that is refused.
+        let pending_sagas = match self.gate.closed() {
+            None => store::saga::count(&self.reads).await.ok().and_then(|n| u64::try_from(n).ok()),
+            Some(_) => None,
+        };
         Ok(Response::new(wire::StatusResponse {
             shard: self.gate.expected().shard.clone(),
             state: lane.state.as_str().to_owned(),

@@ -83,7 +83,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     };
     gate.set_reads(Ok(()));
     tasks.spawn_essential("lane", lane.run(tasks.token().clone()));
-    tasks.spawn_essential("expiry", expiry::run(pool.clone(), handle, clock, tasks.token().clone()));
+    tasks.spawn_essential("expiry", expiry::run(pool.clone(), gate.clone(), handle, clock, tasks.token().clone()));
     tasks.spawn_essential("monitor", monitor.run(tasks.token().clone()));
     let token = tasks.token().clone();
     tasks.spawn("peers", async move { token.run_until_cancelled(peers.run()).await });
