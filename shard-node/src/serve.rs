@@ -166,6 +166,7 @@ async fn open_shard(config: &Config, gate: &Gate, clock: &Arc<NodeClock>) -> any
     }
     let mut peers = Peers::new(map, gate.clone(), Arc::clone(clock), record.identity.number, owned);
     peers.ask_all().await.context("the other shards do not agree")?;
+    gate.set_others_asked();
     let acknowledged = gate.acknowledged();
     let (facts, database) = session::look(&mut connection, &READ_SETTINGS).await?;
     gate.decide(&facts, &database, &READ_SETTINGS, &acknowledged).context("the database is refused")?;
