@@ -16,6 +16,7 @@ use crate::{
     leash::Leashed,
     node::Folder,
     ports,
+    process::Process,
     programs::program,
     wait::until,
 };
@@ -67,7 +68,7 @@ impl RouterConfig {
 pub struct Router {
     config: RouterConfig,
     client: Client,
-    _leashed: Leashed,
+    leashed: Leashed,
 }
 
 impl Router {
@@ -88,7 +89,7 @@ impl Router {
         if let Err(status) = started {
             bail!("the router ended by itself ({status}): {}", config.log());
         }
-        Ok(Self { config: config.clone(), client, _leashed: leashed })
+        Ok(Self { config: config.clone(), client, leashed })
     }
 
     /// Starts one that must refuse to run; gives what it said.
@@ -97,6 +98,10 @@ impl Router {
         let status = until("the router has refused to run", START, async || leashed.ended()).await?;
         ensure!(!status.success(), "it ended as if all were well: {}", config.log());
         Ok(config.log())
+    }
+
+    pub fn process(&self) -> Process {
+        self.leashed.process()
     }
 
     /// A client of this router alone.

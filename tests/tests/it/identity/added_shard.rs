@@ -80,6 +80,10 @@ async fn a_map_that_gives_a_new_shard_slots_of_others_is_refused_by_everybody_an
     payments.are_there_once(router.client()).await?;
     drop(router);
     payments.are_there_once(&client).await?;
+    for shard in &cluster.status().shards {
+        let known = database::number(&shard.dsn, "SELECT version FROM known_map").await?;
+        ensure!(u64::try_from(known)? == old.version, "{} has taken version {known} of the map", shard.id);
+    }
     sums_are_zero(&client).await?;
 
     // The right way.

@@ -117,21 +117,25 @@ async fn a_router_alone_remembers_a_cluster_of_one_shard() -> anyhow::Result<()>
     stop_all(&mut nodes).await?;
     stage.postgres.swap("s0", "late", "early").await?;
 
-    // Nobody tells the node before a router does: while it starts, and then it ends, or once it serves.
-    let node = Node::start_waiting(&stage.nodes[0]).await?;
-    is_never_executed_again(&payments, client, payments.acknowledged[2], &node, &["position", "as router"]).await?;
+    // Nobody tells the node before the router does.
+    router.process().freeze().await?;
+    let node = Node::start(&stage.nodes[0]).await?;
+    router.process().thaw()?;
+    let newest = payments.acknowledged[2];
+    is_never_executed_again(&payments, client, newest, &node, &[UNREADY, "position", "as router"]).await?;
     are_refused(&payments, client).await?;
-    drop(node);
+    let refused = stage.nodes[0].run(&["accept"])?;
+    ensure!(!refused.succeeded, "{}", refused.text);
+    says(&refused.text, &["the node of shard s0 remembers", "not there", "--accept-loss"])?;
     let accepted = stage.nodes[0].run(&["accept", "--accept-loss"])?;
     ensure!(accepted.succeeded, "{}", accepted.text);
-    let _node = Node::start(&stage.nodes[0]).await?;
+    node.becomes_ready().await?;
     payments.acknowledged.truncate(1);
     payments.make(client, 1).await?;
     payments.are_there_once(client).await
 }
 
-/// Sends an acknowledged id until the node has said why it does not serve, or has ended saying so: the id is answered from what is
-/// stored, or not executed.
+/// Sends an acknowledged id until the node has said why it does not serve: the id is answered from what is stored, or not executed.
 async fn is_never_executed_again(
     payments: &Payments,
     client: &testkit::client::Client,
@@ -145,8 +149,7 @@ async fn is_never_executed_again(
         if !(answer.is_replay() || is_unavailable(&answer)) {
             executed.push(format!("{} {}", answer.status, answer.text()));
         }
-        let said = if node.process().is_alive() { node.readiness().await?.to_string() } else { node.log() };
-        says(&said, words)?;
+        says(&node.readiness().await?.to_string(), words)?;
         Ok(Some(()))
     })
     .await?;

@@ -1,5 +1,7 @@
 //! Databases and servers whose settings would lose or spoil what is written.
 
+use std::time::{Duration, Instant};
+
 use anyhow::ensure;
 use ledger::Limit;
 use testkit::{
@@ -10,6 +12,9 @@ use testkit::{
 use wire::Reply;
 
 use super::{NOTICED_WITHIN, UNREADY, node_says, says, stage::Stage};
+
+/// Far less than the request's deadline, and enough for a busy machine.
+const AT_ONCE: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_setting_that_would_lose_or_spoil_a_write_is_overruled_or_refused_by_name() -> anyhow::Result<()> {
@@ -88,7 +93,9 @@ async fn a_read_only_database_refuses_writes_at_once_until_it_is_reset(stage: &S
     is_refused(&node, "default_transaction_read_only").await?;
     node.account("before").await?;
     let opened = serde_json::json!({"id": "during", "asset": "USD"});
+    let asked = Instant::now();
     let answer = router.client().call(0, http::Method::POST, "/v1/accounts", Some(&opened)).await?;
+    ensure!(asked.elapsed() < AT_ONCE, "the refusal took {:?}", asked.elapsed());
     ensure!(answer.status == 503 && answer.json()?["executed"] == false, "{} {}", answer.status, answer.text());
 
     stage.postgres.reset("default_transaction_read_only").await?;
