@@ -107,6 +107,14 @@ async fn a_map_that_gives_a_new_shard_slots_of_others_is_refused_by_everybody_an
     payments.make(&client, 1).await?;
     payments.are_there_once(&client).await?;
     sums_are_zero(&client).await?;
+
+    // A router whose map leads to the new shard, which serves now and owns nothing.
+    let router = Router::start(&RouterConfig::write(&folder, "misled-router", &greedy_file, "")?).await?;
+    routes_to_the_owners(&payments, router.client()).await?;
+    payments.make(router.client(), 1).await?;
+    payments.are_there_once(router.client()).await?;
+    drop(router);
+    payments.are_there_once(&client).await?;
     cluster.verify().await?;
     cluster.finish().await
 }
