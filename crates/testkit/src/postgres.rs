@@ -52,7 +52,7 @@ impl Postgres {
             ],
         )?;
         server.write_settings()?;
-        server.launch().await?;
+        server.start_again().await?;
         server.sql("postgres", &format!("CREATE ROLE {ROLE} LOGIN")).await?;
         Ok(server)
     }
@@ -73,7 +73,7 @@ impl Postgres {
             ],
         )?;
         standby.write_settings()?;
-        standby.launch().await?;
+        standby.start_again().await?;
         Ok(standby)
     }
 
@@ -100,7 +100,8 @@ impl Postgres {
         Ok(())
     }
 
-    async fn launch(&mut self) -> anyhow::Result<()> {
+    /// Starts a server that was stopped.
+    pub async fn start_again(&mut self) -> anyhow::Result<()> {
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let mut command = self.program("postgres");
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);

@@ -5,7 +5,7 @@ use anyhow::{Context, ensure};
 use testkit::{client::Client, node::Node, postgres::Postgres, proxy::TcpProxy, wait::until};
 
 use super::{
-    NOTICED_WITHIN, node_says,
+    NOTICED_WITHIN, UNREADY, node_says,
     payments::{Payments, are_refused},
     says,
     stage::Stage,
@@ -25,7 +25,7 @@ async fn a_standby_is_never_read_and_once_promoted_serves_only_if_it_has_everyth
     first_standby.stops_following().await?;
     payments.make(router.client(), 2).await?;
     proxy(&stage)?.retarget(first_standby.address());
-    no_read_is_older_than_what_was_acknowledged(&payments, router.client(), &nodes[0]).await?;
+    is_noticed(&payments, router.client(), &nodes[0], "a stand-by (in recovery)").await?;
     are_refused(&payments, router.client()).await?;
     proxy(&stage)?.retarget(stage.postgres.address());
     both_become_ready(&nodes).await?;
@@ -46,6 +46,15 @@ async fn a_standby_is_never_read_and_once_promoted_serves_only_if_it_has_everyth
     })
     .await?;
 
+    // The former primary comes back and the address leads to it.
+    stage.postgres.start_again().await?;
+    proxy(&stage)?.retarget(stage.postgres.address());
+    is_noticed(&payments, router.client(), &nodes[0], "timeline 1. the database went back").await?;
+    are_refused(&payments, router.client()).await?;
+    proxy(&stage)?.retarget(first_standby.address());
+    both_become_ready(&nodes).await?;
+    payments.are_there_once(router.client()).await?;
+
     // Promoted without the last payments.
     let second_standby = first_standby.standby(&stage.folder, "second-standby").await?;
     second_standby.has_caught_up(&first_standby).await?;
@@ -55,7 +64,7 @@ async fn a_standby_is_never_read_and_once_promoted_serves_only_if_it_has_everyth
     second_standby.promote().await?;
     proxy(&stage)?.retarget(second_standby.address());
     for node in &nodes {
-        node_says(node, &["position", "promote the stand-by that has everything"]).await?;
+        node_says(node, &[UNREADY, "position", "promote the stand-by that has everything"]).await?;
     }
     are_refused(&payments, router.client()).await
 }
@@ -64,21 +73,17 @@ fn proxy(stage: &Stage) -> anyhow::Result<&TcpProxy> {
     stage.proxy.as_ref().context("a stage without a proxy")
 }
 
-/// Reads on until the node has said that it is connected to a stand-by. Each answer has every acknowledged payment, or is none.
-async fn no_read_is_older_than_what_was_acknowledged(
-    payments: &Payments,
-    client: &Client,
-    node: &Node,
-) -> anyhow::Result<()> {
+/// Reads on until the node has said what is wrong. Each answer has every acknowledged payment, or is none.
+async fn is_noticed(payments: &Payments, client: &Client, node: &Node, what: &str) -> anyhow::Result<()> {
     let acknowledged = payments.acknowledged.len().to_string();
     let mut stale = Vec::new();
-    until("the node says that its database is a stand-by", NOTICED_WITHIN, async || {
+    until(&format!("the node says {what:?}"), NOTICED_WITHIN, async || {
         let answer = payments.read(client, &payments.payer).await?;
         if answer.status != 503 && answer.json()?["posted"] != format!("-{acknowledged}.00") {
             stale.push(format!("{} {}", answer.status, answer.text()));
         }
         let readiness = node.readiness().await?;
-        says(&readiness.to_string(), &["a stand-by (in recovery)"])?;
+        says(&readiness.to_string(), &[UNREADY, what])?;
         Ok(Some(()))
     })
     .await?;
