@@ -58,7 +58,7 @@ pub async fn accept(connection: &mut PgConnection, gate: &Gate, accept_loss: boo
         return Err(AcceptError::Loss { holder, acknowledged, found });
     }
     let moved = facts.system_identifier != record.system_identifier;
-    // What only routers remember is not known here: the operator has read it in their refusal, and says so.
+    // What only routers remember may not be known here: the operator has read it in their refusal, and says so.
     if lost.is_none() && !moved && !accept_loss {
         return Ok(Accepted::Nothing);
     }
@@ -72,7 +72,8 @@ pub async fn accept(connection: &mut PgConnection, gate: &Gate, accept_loss: boo
     Ok(Accepted::Incarnation { mark, lost, silent })
 }
 
-/// The highest mark of this shard that another shard holds, who holds it, and the shards that did not answer.
+/// The highest mark of this shard that another shard holds, who holds it, and the shards that did not answer. A node of this shard
+/// that runs and refuses the database is asked as well: it knows what routers remember.
 async fn what_others_remember(
     connection: &mut PgConnection,
     record: &ShardRecord,
@@ -80,17 +81,22 @@ async fn what_others_remember(
     let text: String = sqlx::query_scalar("SELECT text FROM shardledger.known_map").fetch_one(connection).await?;
     let map = ShardMap::parse(&text)?;
     let (mut highest, mut holder, mut silent) = (Mark::default(), String::new(), Vec::new());
-    for other in map.shards.iter().filter(|other| other.id != record.identity.shard) {
+    for other in &map.shards {
+        let is_this = other.id == record.identity.shard;
         match peers::ask(other, &map, &format!("accept of shard {}", record.identity.shard)).await {
+            // It serves: what it has acknowledged is in the database.
+            Ok(answer) if is_this && answer.identified.refused.is_empty() => {}
             Ok(answer) => {
                 let own = |mark: &&wire::ShardMark| mark.shard_number == u32::from(record.identity.number);
                 if let Some(mark) = answer.identified.marks.iter().find(own).and_then(|mark| mark.mark) {
                     let merged = highest.merged(mark.into());
                     if merged != highest {
-                        (highest, holder) = (merged, format!("shard {}", other.id));
+                        let name = if is_this { "the node of shard" } else { "shard" };
+                        (highest, holder) = (merged, format!("{name} {}", other.id));
                     }
                 }
             }
+            Err(_) if is_this => {}
             Err(no_answer) => silent.push(no_answer.to_string()),
         }
     }

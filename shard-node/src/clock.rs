@@ -3,10 +3,13 @@
 //! The machine's clock may be wrong or be set while the node runs. The node therefore compares it with PostgreSQL's, the routers' and
 //! the other nodes' (`identity::time`), carries the agreed time on by the monotonic clock, and never goes further from it than a
 //! bound. A clock that jumps by an hour dates nothing an hour ahead, not even before the next comparison.
+//!
+//! Other clocks are measured against [`steady_us`] and not against the machine's clock: a measurement from before the machine's clock
+//! was set would say after it that the two agree.
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -53,7 +56,7 @@ impl NodeClock {
         }
     }
 
-    /// Takes in how far another clock is ahead of this machine's.
+    /// Takes in how far another clock is ahead of [`steady_us`].
     pub fn measured(&self, clock: OtherClock) {
         let mut state = self.state();
         if state.measured.len() < MAX_CLOCKS || state.measured.contains_key(&clock.owner) {
@@ -66,7 +69,12 @@ impl NodeClock {
         let mut state = self.state();
         state.measured.retain(|_, (at, _)| at.elapsed() < FORGET_AFTER);
         let own_us = telemetry::clock::now_us();
-        let mut clocks: Vec<OtherClock> = state.measured.values().map(|(_, clock)| clock.clone()).collect();
+        let set_by_us = own_us - steady_us();
+        let against_own = |(_, clock): &(Instant, OtherClock)| OtherClock {
+            ahead_us: clock.ahead_us.saturating_sub(set_by_us),
+            ..clock.clone()
+        };
+        let mut clocks: Vec<OtherClock> = state.measured.values().map(against_own).collect();
         clocks.extend(state.agreed.map(|agreed| OtherClock {
             owner: OWN_PAST.to_owned(),
             ahead_us: carried_on(agreed) - own_us,
@@ -104,6 +112,12 @@ impl NodeClock {
         // Nothing panics while it is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The machine's clock as this process first saw it, carried on by the monotonic clock: it is not changed when the machine's is set.
+pub fn steady_us() -> i64 {
+    static FIRST_SEEN: OnceLock<(Instant, i64)> = OnceLock::new();
+    carried_on(*FIRST_SEEN.get_or_init(|| (Instant::now(), telemetry::clock::now_us())))
 }
 
 fn carried_on((at, agreed_us): (Instant, i64)) -> i64 {

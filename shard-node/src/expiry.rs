@@ -16,6 +16,7 @@ use wire::{Reply, convert::Submitted};
 
 use crate::{
     clock::NodeClock,
+    gate::Gate,
     lane::LaneHandle,
     metric_definitions as m,
     store::{StoreError, read},
@@ -28,8 +29,12 @@ const POLL: Duration = Duration::from_millis(200);
 const AT_ONCE: i64 = 1000;
 
 /// Until `shutdown`.
-pub async fn run(pool: PgPool, lane: LaneHandle, clock: Arc<NodeClock>, shutdown: CancellationToken) {
+pub async fn run(pool: PgPool, gate: Gate, lane: LaneHandle, clock: Arc<NodeClock>, shutdown: CancellationToken) {
     while shutdown.run_until_cancelled(tokio::time::sleep(POLL)).await.is_some() {
+        // Each try would connect to a database that is refused, and log that.
+        if gate.writes().is_err() {
+            continue;
+        }
         loop {
             match expire_due(&pool, &lane, clock.now_us()).await {
                 // A hold that is due and does not go would otherwise be asked about without end.

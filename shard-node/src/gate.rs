@@ -28,6 +28,8 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     phase: Phase,
+    /// The other shards that answer have been asked.
+    others_asked: bool,
     acknowledged: Acknowledged,
     /// How far the database had come when it was last looked at, or committed to.
     seen: Mark,
@@ -62,6 +64,8 @@ enum Phase {
     /// The database has not been compared yet.
     Starting,
     Uninitialised,
+    /// The database is the shard; the other shards have not been asked yet what they remember of it.
+    Compared,
     Open,
     Refused(Disagreements),
 }
@@ -71,11 +75,13 @@ const NEVER_INITIALISED: &str = "the database was never initialised as a shard";
 const WHAT_TO_DO_WITH_AN_EMPTY_DATABASE: &str = "If it is meant to be a new shard, run `shard-node init --config FILE --map shard-map.toml`; \
      if it held a ledger before, do not: restore or mount it";
 const NOT_REACHED: &str = "the shard's database has not been reached yet";
+const OTHERS_NOT_ASKED: &str = "the other shards have not been asked yet what they remember of this one";
 
 impl Gate {
     pub fn new(expected: Expected) -> Self {
         let state = State {
             phase: Phase::Starting,
+            others_asked: false,
             acknowledged: Acknowledged::default(),
             seen: Mark::default(),
             record: None,
@@ -140,8 +146,9 @@ impl Gate {
             let mark = mark_of(facts, record);
             state.seen = if outcome.is_ok() { state.seen.merged(mark) } else { mark };
         }
+        let agreed = if state.others_asked { Phase::Open } else { Phase::Compared };
         state.enter(match &outcome {
-            Ok(()) => Phase::Open,
+            Ok(()) => agreed,
             Err(_) if *database == Database::Uninitialised && !facts.is_standby => Phase::Uninitialised,
             Err(refused) => Phase::Refused(refused.clone()),
         });
@@ -162,9 +169,21 @@ impl Gate {
         match &self.state().phase {
             Phase::Open => None,
             Phase::Starting => Some(NOT_REACHED.to_owned()),
+            Phase::Compared => Some(OTHERS_NOT_ASKED.to_owned()),
             Phase::Uninitialised => Some(uninitialised().to_string()),
             Phase::Refused(refused) => Some(refused.to_string()),
         }
+    }
+
+    /// Whether other shards may be told what this one owns. Before the gate is open, or nodes that start together would all wait
+    /// for each other.
+    pub fn may_be_asked(&self) -> bool {
+        matches!(self.state().phase, Phase::Compared | Phase::Open)
+    }
+
+    /// The other shards have been asked: the next look at the database may open the gate.
+    pub fn set_others_asked(&self) {
+        self.state().others_asked = true;
     }
 
     pub fn is_uninitialised(&self) -> bool {
@@ -176,7 +195,7 @@ impl Gate {
         match &self.state().phase {
             Phase::Refused(refused) => refused.list().to_vec(),
             Phase::Uninitialised => vec![uninitialised()],
-            Phase::Starting | Phase::Open => Vec::new(),
+            Phase::Starting | Phase::Compared | Phase::Open => Vec::new(),
         }
     }
 
@@ -289,7 +308,7 @@ impl State {
                 tracing::warn!("{}; waiting for it. {}", NEVER_INITIALISED, WHAT_TO_DO_WITH_AN_EMPTY_DATABASE)
             }
             Phase::Open => tracing::info!(mark = %self.seen, "the database is accepted"),
-            Phase::Starting => {}
+            Phase::Starting | Phase::Compared => {}
         }
         self.phase = phase;
     }
@@ -351,6 +370,9 @@ mod tests {
         let facts = ServerFacts::for_tests(7, 1);
         assert!(gate.closed().is_some() && gate.reads().is_err() && gate.writes().is_err());
 
+        assert_eq!(decide(&gate, &facts, record(cluster, 100)), Ok(()));
+        assert!(gate.may_be_asked() && gate.closed().is_some_and(|why| why.contains("other shards")));
+        gate.set_others_asked();
         assert_eq!(decide(&gate, &facts, record(cluster, 100)), Ok(()));
         assert_eq!(gate.closed(), None);
         gate.committed(1, 120);

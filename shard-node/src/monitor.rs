@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clock::NodeClock,
+    clock::{NodeClock, steady_us},
     config::DatabaseConfig,
     gate::Gate,
     store::{
@@ -71,9 +71,9 @@ impl Monitor {
                     .await?
             }
         };
-        let asked_us = telemetry::clock::now_us();
+        let asked_us = steady_us();
         let (facts, database) = look(&mut connection, &READ_SETTINGS).await?;
-        self.clock.measured(OtherClock::measured("PostgreSQL", asked_us, facts.clock_us, telemetry::clock::now_us()));
+        self.clock.measured(OtherClock::measured("PostgreSQL", asked_us, facts.clock_us, steady_us()));
         self.gate.decide(&facts, &database, &READ_SETTINGS, &acknowledged)?;
         if let (Database::Shard(record), Some(timeline)) = (&database, facts.timeline)
             && timeline != record.timeline

@@ -16,7 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 use wire::{convert, shard_node_client::ShardNodeClient};
 
 use crate::{
-    clock::NodeClock,
+    clock::{NodeClock, steady_us},
     gate::Gate,
     store::{self, StoreError, ownership::SlotState},
 };
@@ -31,6 +31,7 @@ pub struct Answer {
     pub identified: wire::IdentifyResponse,
     /// The slots it owns, with their epochs.
     pub owned: Vec<(SlotRange, i64)>,
+    /// Against [`steady_us`].
     pub clock: OtherClock,
 }
 
@@ -63,7 +64,7 @@ async fn ask_node(url: &str, shard: &Shard, map: &ShardMap, caller: &str) -> Res
         Endpoint::from_shared(url.to_owned()).map_err(|error| error.to_string())?.connect_timeout(PATIENCE);
     let channel: Channel = endpoint.connect().await.map_err(with_cause)?;
     let mut node = ShardNodeClient::new(channel).max_decoding_message_size(wire::MAX_MESSAGE_BYTES);
-    let asked_us = telemetry::clock::now_us();
+    let asked_us = steady_us();
     let request = wire::IdentifyRequest {
         cluster: map.cluster.as_bytes().to_vec().into(),
         shard: shard.id.clone(),
@@ -75,7 +76,7 @@ async fn ask_node(url: &str, shard: &Shard, map: &ShardMap, caller: &str) -> Res
     };
     let identified = node.identify(request).await.map_err(|status| status.message().to_owned())?.into_inner();
     let owner = format!("the node of shard {}", shard.id);
-    let clock = OtherClock::measured(&owner, asked_us, identified.clock_us, telemetry::clock::now_us());
+    let clock = OtherClock::measured(&owner, asked_us, identified.clock_us, steady_us());
     let mut owned = Vec::new();
     // A node that serves nothing claims nothing.
     if identified.identity.is_some() && identified.refused.is_empty() && identified.mark.is_some() {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin,
-    clock::NodeClock,
+    clock::{NodeClock, steady_us},
     config::Config,
     expiry,
     gate::Gate,
@@ -82,7 +82,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     };
     gate.set_reads(Ok(()));
     tasks.spawn_essential("lane", lane.run(tasks.token().clone()));
-    tasks.spawn_essential("expiry", expiry::run(pool.clone(), handle, clock, tasks.token().clone()));
+    tasks.spawn_essential("expiry", expiry::run(pool.clone(), gate.clone(), handle, clock, tasks.token().clone()));
     tasks.spawn_essential("monitor", monitor.run(tasks.token().clone()));
     let token = tasks.token().clone();
     tasks.spawn("peers", async move { token.run_until_cancelled(peers.run()).await });
@@ -136,7 +136,7 @@ async fn open_shard(config: &Config, gate: &Gate, clock: &Arc<NodeClock>, pool: 
     let (mut connection, record) = loop {
         let acknowledged = gate.acknowledged();
         let mut connection = connect(config, &options).await?;
-        let asked_us = telemetry::clock::now_us();
+        let asked_us = steady_us();
         let (facts, database) = match session::look(&mut connection, &READ_SETTINGS).await {
             Ok(looked) => looked,
             Err(error) => {
@@ -149,8 +149,7 @@ async fn open_shard(config: &Config, gate: &Gate, clock: &Arc<NodeClock>, pool: 
                 continue;
             }
         };
-        let answered_us = telemetry::clock::now_us();
-        clock.measured(OtherClock::measured("PostgreSQL", asked_us, facts.clock_us, answered_us));
+        clock.measured(OtherClock::measured("PostgreSQL", asked_us, facts.clock_us, steady_us()));
         for warning in facts.warnings() {
             tracing::warn!("{warning}");
         }
@@ -169,6 +168,7 @@ async fn open_shard(config: &Config, gate: &Gate, clock: &Arc<NodeClock>, pool: 
     session::warm_up(pool).await;
     let mut peers = Peers::new(map, gate.clone(), Arc::clone(clock), pool.clone(), record.identity.number);
     peers.ask_all().await?.context("the other shards do not agree")?;
+    gate.set_others_asked();
     let acknowledged = gate.acknowledged();
     let (facts, database) = session::look(&mut connection, &READ_SETTINGS).await?;
     gate.decide(&facts, &database, &READ_SETTINGS, &acknowledged).context("the database is refused")?;

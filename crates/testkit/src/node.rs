@@ -295,6 +295,32 @@ impl Node {
         }
     }
 
+    /// Reads an account as a router does that was told of a mark.
+    pub async fn account_at_least(
+        &self,
+        id: &str,
+        at_least: identity::Mark,
+    ) -> Result<wire::GetAccountResponse, tonic::Status> {
+        let mut request = tonic::Request::new(wire::GetAccountRequest { id: id.to_owned() });
+        let mark = wire::at_least_to_header(at_least);
+        let mark = mark.parse().map_err(|_| tonic::Status::internal("a mark is no header"))?;
+        request.metadata_mut().insert(wire::AT_LEAST, mark);
+        Ok(self.rpc.clone().get_account(request).await?.into_inner())
+    }
+
+    /// How far the shard has come.
+    pub async fn mark(&self) -> anyhow::Result<identity::Mark> {
+        Ok(self.identify().await?.mark.context("the node says no mark")?.into())
+    }
+
+    /// What the node found of a fact that it compares, such as a setting.
+    pub async fn found(&self, fact: &str) -> anyhow::Result<String> {
+        let facts = self.rpc.clone().examine(wire::ExamineRequest {}).await?.into_inner().facts;
+        let mut facts = facts.into_iter().filter_map(|compared| compared.fact);
+        let fact = facts.find(|compared| compared.fact == fact).with_context(|| format!("{fact} is not compared"))?;
+        Ok(fact.found)
+    }
+
     pub async fn list_accounts(
         &self,
         request: wire::ListAccountsRequest,

@@ -1,8 +1,18 @@
-//! Where the programs under test are: beside the test executable, in the folder cargo built both into.
+//! Where the programs under test are, beside the test executable in the folder cargo built both into; and PostgreSQL's.
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
+
+/// Names the folder of PostgreSQL's programs, as for `shardctl`.
+const PG_BIN_VARIABLE: &str = "SHARDLEDGER_PG_BIN";
+/// Where distributions put each version's programs.
+const PG_BIN_FOLDERS: &str = "/usr/lib/postgresql";
+/// Users that run PostgreSQL for root, in order of preference.
+const USERS: [&str; 2] = ["postgres", "nobody"];
 
 /// The built program of this name.
 pub fn program(name: &str) -> anyhow::Result<PathBuf> {
@@ -12,4 +22,43 @@ pub fn program(name: &str) -> anyhow::Result<PathBuf> {
     let path = folder.join(name);
     ensure!(path.is_file(), "{} is not built: run `cargo build --workspace --bins` first", path.display());
     Ok(path)
+}
+
+/// The folder of PostgreSQL's programs.
+pub fn postgres_programs() -> anyhow::Result<PathBuf> {
+    if let Some(folder) = std::env::var_os(PG_BIN_VARIABLE) {
+        return Ok(folder.into());
+    }
+    let installed = std::fs::read_dir(PG_BIN_FOLDERS).into_iter().flatten().flatten();
+    let in_path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = installed.map(|version| version.path().join("bin")).chain(std::env::split_paths(&in_path));
+    folders
+        .filter(|folder| folder.join("initdb").is_file())
+        .max()
+        .with_context(|| format!("found no PostgreSQL: name the folder of its programs with {PG_BIN_VARIABLE}"))
+}
+
+/// A user other than the one who runs the tests.
+#[derive(Debug, Clone, Copy)]
+pub struct Service {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// Who runs PostgreSQL, which refuses to run as root; `None` is the user who runs the tests.
+pub fn service_user() -> anyhow::Result<Option<Service>> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    for name in USERS {
+        if let (Some(uid), Some(gid)) = (id_of("-u", name)?, id_of("-g", name)?) {
+            return Ok(Some(Service { uid, gid }));
+        }
+    }
+    bail!("PostgreSQL refuses to run as root, and this machine has none of the users {}", USERS.join(", "))
+}
+
+fn id_of(which: &str, user: &str) -> anyhow::Result<Option<u32>> {
+    let output = Command::new("id").args([which, user]).stderr(Stdio::null()).output().context("cannot run id")?;
+    Ok(output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().parse()).transpose()?)
 }

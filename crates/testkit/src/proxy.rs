@@ -10,7 +10,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU8, AtomicU64, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -60,7 +60,9 @@ pub struct TcpProxy {
 
 #[derive(Debug)]
 struct Shared {
-    upstream: SocketAddr,
+    upstream: Mutex<SocketAddr>,
+    /// Start-up parameters of sessions are dropped, as some poolers do.
+    drops_options: AtomicBool,
     weather: watch::Sender<Weather>,
     commit_fault: AtomicU8,
     commit_faults_done: AtomicU64,
@@ -77,7 +79,8 @@ impl TcpProxy {
         let address = listener.local_addr()?;
         let end = CancellationToken::new();
         let shared = Arc::new(Shared {
-            upstream,
+            upstream: Mutex::new(upstream),
+            drops_options: AtomicBool::new(false),
             weather: watch::Sender::new(Weather::Clear),
             commit_fault: AtomicU8::new(CommitFault::None as u8),
             commit_faults_done: AtomicU64::new(0),
@@ -96,9 +99,20 @@ impl TcpProxy {
 
     /// A database URL that leads through the proxy.
     pub fn through(&self, url: &str) -> anyhow::Result<String> {
-        let upstream = self.shared.upstream.to_string();
+        let upstream = self.shared.upstream().to_string();
         anyhow::ensure!(url.contains(&upstream), "the URL does not lead to {upstream}");
         Ok(url.replace(&upstream, &self.address.to_string()))
+    }
+
+    /// Leads to another server from now on. Connections that are there are broken, as by an address that moves.
+    pub fn retarget(&self, upstream: SocketAddr) {
+        *self.shared.upstream.lock().unwrap_or_else(PoisonError::into_inner) = upstream;
+        self.cut();
+    }
+
+    /// Drops the settings that sessions ask for when they start.
+    pub fn drop_options(&self, drops: bool) {
+        self.shared.drops_options.store(drops, SeqCst);
     }
 
     pub fn set_weather(&self, weather: Weather) {
@@ -129,6 +143,10 @@ impl TcpProxy {
 }
 
 impl Shared {
+    fn upstream(&self) -> SocketAddr {
+        *self.upstream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes the fault, so that one COMMIT only meets it.
     fn take_commit_fault(&self) -> CommitFault {
         match self.commit_fault.swap(CommitFault::None as u8, SeqCst) {
@@ -191,7 +209,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, end: CancellationTok
 }
 
 async fn forward(client: TcpStream, shared: &Shared) {
-    let Ok(server) = TcpStream::connect(shared.upstream).await else { return };
+    let Ok(server) = TcpStream::connect(shared.upstream()).await else { return };
     // Either side's end, orderly or not, is the end of both.
     let _ = connection::run(client, server, shared).await;
 }

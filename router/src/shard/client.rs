@@ -166,7 +166,7 @@ impl Client {
         let silent = |status: String| ConnectError::Silent { uri: uri.to_owned(), status };
         let told = witness.mark(shard.number);
         let mut node = connection.client();
-        let greeted = tokio::time::timeout(self.connect_timeout, node.identify(witness.introduce(shard, true, None)));
+        let greeted = tokio::time::timeout(self.connect_timeout, node.identify(witness.introduce(shard, None)));
         let answer = match greeted.await {
             Ok(Ok(answer)) => answer.into_inner(),
             Ok(Err(status)) => return Err(silent(status.message().to_owned())),

@@ -41,7 +41,7 @@ impl Shard {
         let name = ShardName { id: self.id.clone(), number: self.number };
         let clock_before = self.said().and_then(|said| said.clock);
         let told = self.witness.mark(self.number);
-        let request = self.witness.introduce(&name, false, clock_before.as_ref());
+        let request = self.witness.introduce(&name, clock_before.as_ref());
         let asked_us = clock::now_us();
         let asked = self
             .call(until, |mut node| {

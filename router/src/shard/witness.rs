@@ -70,13 +70,9 @@ impl Witness {
         (mark != Mark::default()).then_some((number, mark))
     }
 
-    /// The request that introduces this router to a node, with its assets on a new connection.
-    pub fn introduce(
-        &self,
-        shard: &ShardName,
-        with_assets: bool,
-        clock: Option<&OtherClock>,
-    ) -> wire::IdentifyRequest {
+    /// The request that introduces this router to a node. The assets are in each of them: an asset may have come into use since the
+    /// last one, with another scale than this router's.
+    pub fn introduce(&self, shard: &ShardName, clock: Option<&OtherClock>) -> wire::IdentifyRequest {
         wire::IdentifyRequest {
             cluster: self.routing.load().map().cluster.as_bytes().to_vec().into(),
             shard: shard.id.to_string(),
@@ -85,7 +81,7 @@ impl Witness {
             hash_seed: RoutingFacts::OWN.hash_seed,
             caller: self.caller.clone(),
             marks: convert::marks_to_wire(&self.marks()),
-            assets: with_assets.then(|| convert::assets_to_wire(self.assets_digest, &self.assets)),
+            assets: Some(convert::assets_to_wire(self.assets_digest, &self.assets)),
             node_ahead_us: clock.map(|clock| clock.ahead_us),
             uncertainty_us: clock.map_or(0, |clock| clock.uncertainty_us),
         }

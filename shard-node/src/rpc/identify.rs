@@ -12,7 +12,7 @@ use tonic::Status;
 use wire::{convert, fact::Verdict};
 
 use super::{Service, read_failed};
-use crate::store;
+use crate::{clock::steady_us, store};
 
 /// Declarations that are kept: more than a cluster has versions of its routers' configuration.
 const MAX_DECLARATIONS: usize = 64;
@@ -35,7 +35,7 @@ impl Service {
         let Some(record) = record else {
             return Ok(wire::IdentifyResponse {
                 uninitialised: self.gate.is_uninitialised(),
-                clock_us: telemetry::clock::now_us(),
+                clock_us: steady_us(),
                 reads: Some(readiness(self.gate.reads())),
                 writes: Some(readiness(self.gate.writes())),
                 ..Default::default()
@@ -77,7 +77,7 @@ impl Service {
             refused: refused.into_iter().map(Into::into).collect(),
             mark: Some(self.gate.seen().into()),
             marks: convert::marks_to_wire(&known),
-            clock_us: telemetry::clock::now_us(),
+            clock_us: steady_us(),
             reads: Some(readiness(self.gate.reads())),
             writes: Some(readiness(self.gate.writes())),
             ownership_version: lane.ownership_version,

@@ -7,6 +7,7 @@ mod contract;
 mod failover;
 mod first_transfer;
 mod guide;
+mod identity;
 mod local_cluster;
 mod node;
 mod replay;

@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     CommitFault, Shared,
-    frontend::{Frontend, Message},
+    frontend::{self, Frontend, Message},
 };
 
 const PIECE_BYTES: usize = 64 * 1024;
@@ -33,6 +33,8 @@ pub async fn run(client: TcpStream, server: TcpStream, shared: &Shared) -> io::R
     let mut outward = Outward { from_client, to_server, frontend: Frontend::default(), shared };
     // Until the startup message nothing comes from the server, so the two directions need not share the socket yet.
     let Some(startup) = outward.startup(&mut to_client).await? else { return Ok(()) };
+    let drops_options = shared.drops_options.load(SeqCst);
+    let startup = if drops_options { frontend::without_options(&startup) } else { startup };
     outward.to_server.write_all(&startup).await?;
     let reply_is_doomed = AtomicBool::new(false);
     let mut homeward = Homeward { from_server, to_client, shared };

@@ -51,6 +51,19 @@ fn is_commit(message: &[u8]) -> bool {
     message.first() == Some(&b'Q') && message.get(5..) == Some(b"COMMIT\0")
 }
 
+/// A startup message without its parameter `options`: length, protocol version, and pairs of texts that end in a zero each.
+pub fn without_options(startup: &[u8]) -> Vec<u8> {
+    let (head, parameters) = startup.split_at(8.min(startup.len()));
+    let texts: Vec<&[u8]> = parameters.split(|byte| *byte == 0).collect();
+    let kept = texts.chunks_exact(2).filter(|pair| !pair[0].is_empty() && pair[0] != b"options");
+    let mut message = head.to_vec();
+    kept.flatten().for_each(|text| message.extend([*text, &[0]].concat()));
+    message.push(0);
+    let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+    message[..4].copy_from_slice(&length.to_be_bytes());
+    message
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,6 +71,16 @@ mod tests {
     fn query(text: &str) -> Vec<u8> {
         let length = u32::try_from(4 + text.len() + 1).unwrap();
         [b"Q", &length.to_be_bytes()[..], text.as_bytes(), b"\0"].concat()
+    }
+
+    #[test]
+    fn only_the_options_are_taken_out_of_a_startup_message() {
+        let startup = |parameters: &[u8]| {
+            let length = u32::try_from(8 + parameters.len()).unwrap();
+            [&length.to_be_bytes()[..], &196_608_u32.to_be_bytes(), parameters].concat()
+        };
+        let all = startup(b"user\0ledger\0options\0-c jit=off\0database\0s0\0\0");
+        assert_eq!(without_options(&all), startup(b"user\0ledger\0database\0s0\0\0"));
     }
 
     #[test]

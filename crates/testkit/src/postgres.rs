@@ -1,0 +1,263 @@
+//! A PostgreSQL server of a test's own: for what tests do to whole servers (settings, encodings, stand-bys, promotions), and for
+//! shards whose nodes the test starts by itself.
+
+use std::{
+    fs::File,
+    io::Write,
+    net::SocketAddr,
+    os::unix::{fs::chown, process::CommandExt},
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, bail, ensure};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+use crate::{
+    leash::Leashed,
+    node::Folder,
+    ports,
+    programs::{Service, postgres_programs, service_user},
+    wait::until,
+};
+
+/// The services' role, which owns what is made here and may make nothing itself.
+const ROLE: &str = "shardledger";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server that runs. It stops when dropped.
+#[derive(Debug)]
+pub struct Postgres {
+    programs: PathBuf,
+    user: Option<Service>,
+    data: PathBuf,
+    port: u16,
+    running: Option<Leashed>,
+}
+
+impl Postgres {
+    /// Makes and starts a server in a folder of its own.
+    pub async fn start(folder: &Folder, name: &str) -> anyhow::Result<Self> {
+        let mut server = Self::new(folder, name)?;
+        server.run(
+            "initdb",
+            &[
+                "--username=postgres",
+                "--auth=trust",
+                "--encoding=UTF8",
+                "--no-locale",
+                "--data-checksums",
+                "--no-sync",
+            ],
+        )?;
+        server.write_settings()?;
+        server.start_again().await?;
+        server.sql("postgres", &format!("CREATE ROLE {ROLE} LOGIN")).await?;
+        Ok(server)
+    }
+
+    /// A stand-by of this server, which follows it.
+    pub async fn standby(&self, folder: &Folder, name: &str) -> anyhow::Result<Self> {
+        let mut standby = Self::new(folder, name)?;
+        let port = self.port.to_string();
+        standby.run(
+            "pg_basebackup",
+            &[
+                "--host=127.0.0.1",
+                "--port",
+                &port,
+                "--username=postgres",
+                "--checkpoint=fast",
+                "--write-recovery-conf",
+            ],
+        )?;
+        standby.write_settings()?;
+        standby.start_again().await?;
+        Ok(standby)
+    }
+
+    fn new(folder: &Folder, name: &str) -> anyhow::Result<Self> {
+        let user = service_user()?;
+        let data = folder.path().join(name);
+        std::fs::create_dir(&data)?;
+        if let Some(user) = user {
+            chown(&data, Some(user.uid), Some(user.gid))?;
+        }
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(&data, permissions)?;
+        Ok(Self { programs: postgres_programs()?, user, data, port: ports::free()?, running: None })
+    }
+
+    fn write_settings(&self) -> anyhow::Result<()> {
+        let mut file = File::options().append(true).open(self.data.join("postgresql.conf"))?;
+        write!(
+            file,
+            "\nlisten_addresses = '127.0.0.1'\nport = {}\nunix_socket_directories = ''\nshared_buffers = 32MB\n\
+             max_connections = 64\ntimezone = 'UTC'\n",
+            self.port
+        )?;
+        Ok(())
+    }
+
+    /// Starts a server that was stopped.
+    pub async fn start_again(&mut self) -> anyhow::Result<()> {
+        let log = File::options().create(true).append(true).open(self.log_path())?;
+        let mut command = self.program("postgres");
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let running = self.running.insert(Leashed::spawn(command)?);
+        let url = format!("postgres://postgres@127.0.0.1:{}/postgres", self.port);
+        until("PostgreSQL takes connections", PATIENCE, async || {
+            if let Some(status) = running.ended()? {
+                return Ok(Some(Err(status)));
+            }
+            Ok(Some(Ok(PgConnection::connect(&url).await?.close().await?)))
+        })
+        .await?
+        .map_err(|status| anyhow::anyhow!("PostgreSQL ended by itself ({status})"))
+        .with_context(|| std::fs::read_to_string(self.log_path()).unwrap_or_default())
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
+    }
+
+    /// Where the services find a database of this server.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://{ROLE}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// An empty database of the services' role; `how` goes on with `CREATE DATABASE`.
+    pub async fn create_database(&self, name: &str, how: &str) -> anyhow::Result<String> {
+        self.sql("postgres", &format!("CREATE DATABASE \"{name}\" OWNER {ROLE} {how}")).await?;
+        Ok(self.url(name))
+    }
+
+    /// Runs SQL as the superuser.
+    pub async fn sql(&self, database: &str, sql: &str) -> anyhow::Result<()> {
+        let mut connection = self.connect(database).await?;
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+            .execute(&mut connection)
+            .await
+            .with_context(|| sql.to_owned())?;
+        Ok(connection.close().await?)
+    }
+
+    /// A text that the superuser is answered.
+    pub async fn ask(&self, database: &str, sql: &str) -> anyhow::Result<String> {
+        let mut connection = self.connect(database).await?;
+        let answer = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut connection).await;
+        answer.with_context(|| sql.to_owned())
+    }
+
+    async fn connect(&self, database: &str) -> anyhow::Result<PgConnection> {
+        let url = format!("postgres://postgres@127.0.0.1:{}/{database}", self.port);
+        Ok(PgConnection::connect(&url).await?)
+    }
+
+    /// Changes a setting of the server, as an operator does.
+    pub async fn set(&self, setting: &str, value: &str) -> anyhow::Result<()> {
+        self.sql("postgres", &format!("ALTER SYSTEM SET {setting} = '{value}'")).await?;
+        self.sql("postgres", "SELECT pg_reload_conf()").await
+    }
+
+    pub async fn reset(&self, setting: &str) -> anyhow::Result<()> {
+        self.sql("postgres", &format!("ALTER SYSTEM RESET {setting}")).await?;
+        self.sql("postgres", "SELECT pg_reload_conf()").await
+    }
+
+    /// Copies a database, whoever is connected to it: they lose their connections.
+    pub async fn copy(&self, database: &str, copy: &str) -> anyhow::Result<()> {
+        self.alone(database, &format!("CREATE DATABASE \"{copy}\" OWNER {ROLE} TEMPLATE \"{database}\"")).await?;
+        self.sql("postgres", &format!("ALTER DATABASE \"{database}\" ALLOW_CONNECTIONS true")).await
+    }
+
+    /// Puts another database under this one's name, which is called `aside` from then on.
+    pub async fn swap(&self, database: &str, aside: &str, other: &str) -> anyhow::Result<()> {
+        self.alone(database, &format!("ALTER DATABASE \"{database}\" RENAME TO \"{aside}\"")).await?;
+        self.sql("postgres", &format!("ALTER DATABASE \"{aside}\" ALLOW_CONNECTIONS true")).await?;
+        self.sql("postgres", &format!("ALTER DATABASE \"{other}\" RENAME TO \"{database}\"")).await
+    }
+
+    /// Runs SQL while nobody is connected to the database; it takes no connections then.
+    async fn alone(&self, database: &str, sql: &str) -> anyhow::Result<()> {
+        self.sql("postgres", &format!("ALTER DATABASE \"{database}\" ALLOW_CONNECTIONS false")).await?;
+        let terminate =
+            format!("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{database}'");
+        until("nobody is connected to the database", PATIENCE, async || {
+            self.sql("postgres", &terminate).await?;
+            self.sql("postgres", sql).await.map(Some)
+        })
+        .await
+    }
+
+    // === stand-bys and promotion ===
+
+    /// Waits until the stand-by has everything that `primary` has.
+    pub async fn has_caught_up(&self, primary: &Self) -> anyhow::Result<()> {
+        let written = primary.ask("postgres", "SELECT pg_current_wal_flush_lsn()::text").await?;
+        let replayed = format!("SELECT (pg_last_wal_replay_lsn() >= '{written}')::text");
+        until("the stand-by has everything", PATIENCE, async || {
+            Ok((self.ask("postgres", &replayed).await? == "true").then_some(()))
+        })
+        .await
+    }
+
+    /// The stand-by gets nothing more from its primary.
+    pub async fn stops_following(&self) -> anyhow::Result<()> {
+        self.set("primary_conninfo", "").await?;
+        let receivers = "SELECT count(*)::text FROM pg_stat_wal_receiver";
+        until("the stand-by is cut off", PATIENCE, async || {
+            Ok((self.ask("postgres", receivers).await? == "0").then_some(()))
+        })
+        .await
+    }
+
+    pub async fn follows(&self, primary: &Self) -> anyhow::Result<()> {
+        self.set("primary_conninfo", &format!("host=127.0.0.1 port={} user=postgres", primary.port)).await
+    }
+
+    pub async fn promote(&self) -> anyhow::Result<()> {
+        ensure!(self.ask("postgres", "SELECT pg_promote()::text").await? == "true", "the stand-by was not promoted");
+        Ok(())
+    }
+
+    /// Stops the server and keeps its data.
+    pub fn stop(&mut self) -> anyhow::Result<()> {
+        self.run("pg_ctl", &["stop", "--mode=fast", "--wait"])?;
+        self.running = None;
+        Ok(())
+    }
+
+    // === programs ===
+
+    fn log_path(&self) -> PathBuf {
+        self.data.with_extension("log")
+    }
+
+    fn program(&self, name: &str) -> Command {
+        let mut command = Command::new(self.programs.join(name));
+        command.arg("-D").arg(&self.data).current_dir(&self.data).env("LC_ALL", "C");
+        if let Some(Service { uid, gid }) = self.user {
+            command.uid(uid).gid(gid);
+        }
+        command
+    }
+
+    fn run(&self, name: &str, arguments: &[&str]) -> anyhow::Result<()> {
+        let output = self.program(name).args(arguments).stdin(Stdio::null()).output()?;
+        if !output.status.success() {
+            bail!("{name} failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // An orderly end, or the kernel would keep its shared memory. What does not end is killed with `running`.
+        if self.running.is_some() {
+            let _ = self.run("pg_ctl", &["stop", "--mode=immediate", "--wait"]);
+        }
+    }
+}

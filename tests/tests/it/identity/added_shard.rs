@@ -1,0 +1,174 @@
+//! A shard that is added to a cluster in use. The first thing a new operator tries is to give it slots of the others in the map; a slot
+//! changes its shard by a move only.
+
+use anyhow::{Context, ensure};
+use http::Method;
+use shard_map::{Shard, ShardMap, SlotRange};
+use testkit::{
+    client::Client,
+    cluster::{Cluster, Placement},
+    database,
+    node::{Folder, Node, NodeConfig},
+    router::{Router, RouterConfig},
+    wait::until,
+};
+
+use super::{
+    NOTICED_WITHIN, node_says,
+    payments::{Payments, is_unavailable},
+    says,
+    stage::Stage,
+};
+
+const EXIT_VIOLATION: i32 = 3;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_map_that_gives_a_new_shard_slots_of_others_is_refused_by_everybody_and_no_id_is_paid_twice()
+-> anyhow::Result<()> {
+    let cluster = Cluster::start(2, 2).await?;
+    let (client, folder) = (cluster.client(), Folder::create()?);
+    let old = cluster.placement()?.map().clone();
+    let url = database::create(&cluster, "s2").await?;
+    let s2 = NodeConfig::write_in(&folder, "s2", old.cluster, "s2", &url)?;
+    let greedy = with_third_shard(&old, &s2, &["4096-8191", "12288-16383"], &["0-4095", "8192-12287"])?;
+    let mut payments =
+        Payments::between(&client, taken(&old, &greedy, "s0", "payer")?, taken(&old, &greedy, "s1", "payee")?)
+            .await?;
+    payments.make(&client, 3).await?;
+    let node = Node::start_waiting(&s2).await?;
+
+    // The tool that an operator asks first.
+    let (old_file, greedy_file) = (folder.path().join("old.toml"), folder.path().join("greedy.toml"));
+    std::fs::write(&old_file, old.to_toml())?;
+    std::fs::write(&greedy_file, greedy.to_toml())?;
+    let (old_path, greedy_path) = (old_file.display().to_string(), greedy_file.display().to_string());
+    let checked = cluster.shardctl(&["map", "check", &greedy_path, "--replaces", &old_path]).await?;
+    ensure!(checked.code == Some(EXIT_VIOLATION), "{checked:?}");
+    says(&checked.stdout, &["4096-8191", "shard s0", "shard s2", "only a move"])?;
+
+    // The new shard itself.
+    let said = s2.run(&["init", "--map", &greedy_path, "--wait", "30"])?;
+    ensure!(!said.succeeded, "{}", said.text);
+    says(&said.text, &["4096-8191", "belong to shard s0", "belong to shard s1", "Only a move", "slots = []"])?;
+    let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname = 'shardledger'";
+    ensure!(database::number(&url, schemas).await? == 0, "a refused init left something behind");
+    node_says(&node, &["never initialised"]).await?;
+
+    // Routers that have the former map.
+    std::fs::write(cluster.shard_map_path(), greedy.to_toml())?;
+    for router in &cluster.status().routers {
+        until("the router says that it refused the map", NOTICED_WITHIN, async || {
+            let readiness =
+                client.request(Method::GET, &format!("{}/readyz?verbose", router.admin_url), None).await?;
+            let refused = readiness.json()?["shard_map"]["refused"].to_string();
+            says(&refused, &["shard s0", "shard s2", "only a move"])?;
+            Ok(Some(()))
+        })
+        .await?;
+        let reload = format!("{}/admin/shard-map/reload", router.admin_url);
+        let answer = client.request(Method::POST, &reload, None).await?;
+        ensure!(answer.status == 422, "{}", answer.text());
+        says(&answer.text(), &["shard s0", "shard s2", "only a move"])?;
+    }
+    payments.make(&client, 1).await?;
+    payments.are_there_once(&client).await?;
+
+    // A router that has no other map than this one.
+    let router = Router::start(&RouterConfig::write(&folder, "greedy-router", &greedy_file, "")?).await?;
+    routes_to_the_owners(&payments, router.client()).await?;
+    payments.make(router.client(), 1).await?;
+    payments.are_there_once(router.client()).await?;
+    drop(router);
+    payments.are_there_once(&client).await?;
+    for shard in &cluster.status().shards {
+        let known = database::number(&shard.dsn, "SELECT version FROM known_map").await?;
+        ensure!(u64::try_from(known)? == old.version, "{} has taken version {known} of the map", shard.id);
+    }
+    sums_are_zero(&client).await?;
+
+    // The right way.
+    let right = with_third_shard(&old, &s2, &[], &["0-8191", "8192-16383"])?;
+    let right_file = folder.path().join("right.toml");
+    std::fs::write(&right_file, right.to_toml())?;
+    let said = s2.run(&["init", "--map", &right_file.display().to_string(), "--wait", "30"])?;
+    ensure!(said.succeeded, "{}", said.text);
+    says(&said.text, &["without slots"])?;
+    node.becomes_ready().await?;
+    std::fs::write(cluster.shard_map_path(), right.to_toml())?;
+    for router in &cluster.status().routers {
+        until("the router has the map", NOTICED_WITHIN, async || {
+            let map = client.request(Method::GET, &format!("{}/admin/shard-map", router.admin_url), None).await?;
+            let map = map.json()?;
+            ensure!(map["version"] == right.version && map["refused"].is_null(), "{map}");
+            Ok(Some(()))
+        })
+        .await?;
+    }
+    payments.make(&client, 1).await?;
+    payments.are_there_once(&client).await?;
+    sums_are_zero(&client).await?;
+
+    // A router whose map leads to the new shard, which serves now and owns nothing.
+    let router = Router::start(&RouterConfig::write(&folder, "misled-router", &greedy_file, "")?).await?;
+    routes_to_the_owners(&payments, router.client()).await?;
+    payments.make(router.client(), 1).await?;
+    payments.are_there_once(router.client()).await?;
+    drop(router);
+    payments.are_there_once(&client).await?;
+    cluster.verify().await?;
+    cluster.finish().await
+}
+
+/// The next version of a map, with a shard more.
+fn with_third_shard(old: &ShardMap, s2: &NodeConfig, its: &[&str], theirs: &[&str; 2]) -> anyhow::Result<ShardMap> {
+    let ranges = |texts: &[&str]| texts.iter().map(|text| text.parse()).collect::<Result<Vec<SlotRange>, _>>();
+    let mut shards = old.shards.clone();
+    for (shard, slots) in shards.iter_mut().zip(theirs) {
+        shard.slots = ranges(&[slots])?;
+    }
+    shards.push(Shard { id: "s2".to_owned(), number: 2, nodes: vec![s2.url()], slots: ranges(its)? });
+    Ok(ShardMap::new(old.cluster, old.version + 1, shards)?)
+}
+
+/// An account of this shard that the new map gives to the new one.
+fn taken(old: &ShardMap, greedy: &ShardMap, shard: &str, name: &str) -> anyhow::Result<String> {
+    let (old, greedy) = (Placement::new(&old.to_toml())?, Placement::new(&greedy.to_toml())?);
+    let id = (0..).map(|n| format!("{name}{n}")).find(|id| old.shard_of(id) == shard && greedy.shard_of(id) == "s2");
+    id.context("no such account")
+}
+
+/// From its first moment on, a router with a wrong map says at most that it cannot reach a shard.
+async fn routes_to_the_owners(payments: &Payments, client: &Client) -> anyhow::Result<()> {
+    let mut answers = Vec::new();
+    until("the router has found the owners", NOTICED_WITHIN, async || {
+        let again = payments.send(client, payments.acknowledged[0]).await?;
+        let found = !is_unavailable(&again);
+        answers.push(again);
+        Ok(found.then_some(()))
+    })
+    .await?;
+    let last = answers.pop().context("no answer")?;
+    ensure!(last.status == 200 && last.is_replay(), "{} {}", last.status, last.text());
+    Ok(())
+}
+
+async fn sums_are_zero(client: &Client) -> anyhow::Result<()> {
+    for router in 0..client.routers() {
+        let sums = client.get(router, "/v1/balances").await?;
+        ensure!(sums["partial"] == false && sums["data"][0]["posted"] == "0.00", "{sums}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_database_claims_a_slot_of_another_shard_does_not_start() -> anyhow::Result<()> {
+    let stage = Stage::with_shards(2).await?;
+    let _nodes = stage.found().await?;
+    let url = stage.postgres.create_database("s2", "").await?;
+    let s2 = NodeConfig::write_in(&stage.folder, "s2", stage.map.cluster, "s2", &url)?;
+    stage.init(&s2, &with_third_shard(&stage.map, &s2, &[], &["0-8191", "8192-16383"])?)?;
+    drop(Node::start(&s2).await?);
+    database::run(&url, "INSERT INTO slot_ownership (slot, state, epoch) VALUES (7, 1, 1), (9000, 1, 1)").await?;
+    let said = Node::start_refused(&s2).await?;
+    says(&said, &["slot ownership", "shard s0 owns slots 7 ", "shard s1 owns slots 9000 ", "slots = []"])
+}

@@ -1,0 +1,99 @@
+//! A node's clock that is an hour ahead. It dates entries and ends holds, and neither can be taken back.
+
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use http::Method;
+use serde_json::{Value, json};
+use testkit::{client::Client, database, node::Node, wait::until};
+use uuid::Uuid;
+
+use super::{NOTICED_WITHIN, node_says, payments::Payments, says, stage::Stage};
+
+/// Of `telemetry::clock`, in debug builds: names a file with the microseconds that a process's clock is wrong by.
+const OFFSET_FILE: &str = "SHARDLEDGER_CLOCK_OFFSET_FILE";
+const HOUR_US: i64 = 3_600_000_000;
+/// `clock.max_difference_ms`, and what reading two clocks one after the other may take on a busy machine.
+const BOUND_US: i64 = 1_000_000;
+const SLACK_US: i64 = 500_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_an_hour_ahead_expires_no_hold_and_dates_no_entry_ahead() -> anyhow::Result<()> {
+    let mut stage = Stage::with_shards(2).await?;
+    let offset = stage.folder.path().join("offset");
+    stage.nodes[0].environment.push((OFFSET_FILE.to_owned(), offset.display().to_string()));
+    set(&offset, 0)?;
+    let mut nodes = stage.found().await?;
+
+    // At its start the node refuses, and says which clock is wrong.
+    nodes.remove(0).process().terminate(NOTICED_WITHIN).await?;
+    set(&offset, HOUR_US)?;
+    let said = Node::start_refused(&stage.nodes[0]).await?;
+    says(&said, &["clock", "PostgreSQL is 3", "behind", "NTP"])?;
+
+    set(&offset, 0)?;
+    let node = Node::start(&stage.nodes[0]).await?;
+    // More clocks that agreed with the node's before it was set than the node can measure anew at once.
+    let _others = [stage.router("first").await?, stage.router("second").await?];
+    let router = stage.router("router").await?;
+    let client = router.client();
+    let mut payments = Payments::open(client, &stage.placement()?, "s0", "s0").await?;
+    payments.make(client, 1).await?;
+    let long = place_hold(client, &payments, 1800).await?;
+
+    // Set while it runs: the very next entry is within the bound of the true time.
+    set(&offset, HOUR_US)?;
+    payments.make(client, 1).await?;
+    is_dated_now(&stage, BOUND_US).await?;
+    node_says(&node, &["clock", "PostgreSQL is 3", "behind"]).await?;
+    let short = place_hold(client, &payments, 1).await?;
+    // That a short one expires proves that the node has looked for holds that are due.
+    until("the short hold has expired", NOTICED_WITHIN, async || {
+        Ok((status_of(client, short).await? == "expired").then_some(()))
+    })
+    .await?;
+    ensure!(status_of(client, long).await? == "held", "a hold of 30 minutes has expired");
+    payments.make(client, 1).await?;
+    is_dated_now(&stage, BOUND_US).await?;
+
+    set(&offset, 0)?;
+    until("the node's clock is right again", NOTICED_WITHIN, async || {
+        let readiness = node.readiness().await?;
+        ensure!(readiness["status"] == "ready" && readiness["disagreements"] == json!([]), "{readiness}");
+        Ok(Some(()))
+    })
+    .await?;
+    payments.make(client, 1).await?;
+    is_dated_now(&stage, 0).await?;
+    ensure!(status_of(client, long).await? == "held");
+    payments.are_there_once(client).await
+}
+
+fn set(file: &Path, offset_us: i64) -> anyhow::Result<()> {
+    // At once: the process must not read half a number.
+    let draft = file.with_extension("draft");
+    std::fs::write(&draft, offset_us.to_string())?;
+    Ok(std::fs::rename(draft, file)?)
+}
+
+async fn place_hold(client: &Client, payments: &Payments, seconds: u32) -> anyhow::Result<Uuid> {
+    let id = Uuid::now_v7();
+    let order = json!({"id": id, "debit": payments.payer, "credit": payments.payee, "amount": "1.00", "asset": "USD",
+                       "expires_in_s": seconds});
+    let answer = client.call(0, Method::POST, "/v1/holds", Some(&order)).await?;
+    ensure!(answer.status == 201, "{} {}", answer.status, answer.text());
+    Ok(id)
+}
+
+async fn status_of(client: &Client, hold: Uuid) -> anyhow::Result<String> {
+    let found: Value = client.get(0, &format!("/v1/holds/{hold}")).await?;
+    Ok(found["status"].as_str().context("a hold without a status")?.to_owned())
+}
+
+/// The newest entry of the shard is dated at most so far from PostgreSQL's clock.
+async fn is_dated_now(stage: &Stage, bound_us: i64) -> anyhow::Result<()> {
+    let ahead = "SELECT max(created_at_us) - (extract(epoch FROM clock_timestamp()) * 1000000)::bigint FROM journal";
+    let ahead_us = database::number(&stage.database("s0"), ahead).await?;
+    ensure!(ahead_us <= bound_us + SLACK_US, "the newest entry is dated {ahead_us} µs ahead");
+    Ok(())
+}

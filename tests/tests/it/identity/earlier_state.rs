@@ -1,0 +1,175 @@
+//! A shard's database that went back in time: a restored backup, a snapshot of a volume. What was acknowledged in between is missing,
+//! and whoever was told of it remembers how far the shard had come.
+
+use anyhow::{Context, ensure};
+use testkit::{database, node::Node, process::Process, wait::until};
+use uuid::Uuid;
+
+use super::{
+    NOTICED_WITHIN, UNREADY, node_says,
+    payments::{Payments, are_refused, is_unavailable},
+    says,
+    stage::Stage,
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_does_not_start_on_an_earlier_state_that_another_shard_remembers_until_the_loss_is_accepted()
+-> anyhow::Result<()> {
+    let stage = Stage::with_shards(2).await?;
+    let mut nodes = stage.found().await?;
+    let router = stage.router("router").await?;
+    let mut kept = Payments::open(router.client(), &stage.placement()?, "s0", "s1").await?;
+    kept.make(router.client(), 3).await?;
+    stage.postgres.copy("s0", "early").await?;
+    let mut lost = Payments { acknowledged: Vec::new(), ..kept };
+    lost.make(router.client(), 4).await?;
+    let before = next_position(&stage).await?;
+
+    // Only the database of the other shard remembers: every process ends.
+    drop(router);
+    stop_all(&mut nodes).await?;
+    stage.postgres.swap("s0", "late", "early").await?;
+    let _s1 = Node::start(&stage.nodes[1]).await?;
+    let said = Node::start_refused(&stage.nodes[0]).await?;
+    says(&said, &["the database is refused", "position", "as shard s1 remembers", "accept --accept-loss"])?;
+
+    let refused = stage.nodes[0].run(&["accept"])?;
+    ensure!(!refused.succeeded, "{}", refused.text);
+    says(&refused.text, &["shard s1 remembers", "not there", "--accept-loss", "Nothing was changed"])?;
+    ensure!(incarnation(&stage).await? == 1);
+    let accepted = stage.nodes[0].run(&["accept", "--accept-loss"])?;
+    ensure!(accepted.succeeded, "{}", accepted.text);
+    says(&accepted.text, &["given up", "incarnation 2"])?;
+    ensure!(next_position(&stage).await? > before, "positions are used twice");
+
+    let _s0 = Node::start(&stage.nodes[0]).await?;
+    let router = stage.router("another-router").await?;
+    // A payment whose debit side is lost is carried out again, and the other shard knows that it has been credited.
+    for id in &lost.acknowledged {
+        let answer = until("the router reaches the shards", NOTICED_WITHIN, async || {
+            let answer = lost.send(router.client(), *id).await?;
+            Ok((!is_unavailable(&answer)).then_some(answer))
+        })
+        .await?;
+        ensure!(answer.status == 201 || answer.status == 200, "{} {}", answer.status, answer.text());
+    }
+    lost.are_posted(router.client(), 7).await?;
+    let first = database::number(&stage.database("s0"), "SELECT max(position) FROM journal").await?;
+    ensure!(first > before, "position {first} is not beyond {before}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_goes_back_under_a_running_node_is_noticed_and_no_acknowledged_id_is_executed_twice()
+-> anyhow::Result<()> {
+    let stage = Stage::with_shards(2).await?;
+    let nodes = stage.found().await?;
+    let router = stage.router("router").await?;
+    let client = router.client();
+    let mut payments = Payments::open(client, &stage.placement()?, "s0", "s0").await?;
+    payments.make(client, 2).await?;
+    stage.postgres.copy("s0", "early").await?;
+    payments.make(client, 3).await?;
+
+    let newest = payments.acknowledged[4];
+    stage.postgres.swap("s0", "late", "early").await?;
+    is_never_executed_again(&payments, client, newest, &nodes[0], &[UNREADY, "position", "remembers"]).await?;
+    are_refused(&payments, client).await?;
+    until("the router says so", NOTICED_WITHIN, async || {
+        let said = router.readiness().await?;
+        ensure!(said["reads"] == "some" && said["writes"] == "some", "{said}");
+        says(&said["degraded"].to_string(), &["position"])?;
+        Ok(Some(()))
+    })
+    .await?;
+
+    // With the right database back, all is well by itself.
+    stage.postgres.swap("s0", "early", "late").await?;
+    nodes[0].becomes_ready().await?;
+    payments.are_there_once(client).await?;
+
+    // Accepted with the loss, under the running node and the router that remembers more.
+    let before = next_position(&stage).await?;
+    stage.postgres.swap("s0", "late", "early").await?;
+    node_says(&nodes[0], &[UNREADY, "position", "remembers"]).await?;
+    let accepted = stage.nodes[0].run(&["accept", "--accept-loss"])?;
+    ensure!(accepted.succeeded, "{}", accepted.text);
+    nodes[0].becomes_ready().await?;
+    payments.acknowledged.truncate(2);
+    payments.make(client, 1).await?;
+    payments.are_there_once(client).await?;
+    ensure!(nodes[0].mark().await?.incarnation == 2);
+    let newest = database::number(&stage.database("s0"), "SELECT max(position) FROM journal").await?;
+    ensure!(newest > before, "position {newest} is not beyond {before}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_router_alone_remembers_a_cluster_of_one_shard() -> anyhow::Result<()> {
+    let stage = Stage::with_shards(1).await?;
+    let mut nodes = stage.found().await?;
+    let router = stage.router("router").await?;
+    let client = router.client();
+    let mut payments = Payments::open(client, &stage.placement()?, "s0", "s0").await?;
+    payments.make(client, 1).await?;
+    stage.postgres.copy("s0", "early").await?;
+    payments.make(client, 2).await?;
+    stop_all(&mut nodes).await?;
+    stage.postgres.swap("s0", "late", "early").await?;
+
+    // Nobody tells the node before the router does.
+    router.process().freeze().await?;
+    let node = Node::start(&stage.nodes[0]).await?;
+    router.process().thaw()?;
+    let newest = payments.acknowledged[2];
+    is_never_executed_again(&payments, client, newest, &node, &[UNREADY, "position", "as router"]).await?;
+    are_refused(&payments, client).await?;
+    let refused = stage.nodes[0].run(&["accept"])?;
+    ensure!(!refused.succeeded, "{}", refused.text);
+    says(&refused.text, &["the node of shard s0 remembers", "not there", "--accept-loss"])?;
+    let accepted = stage.nodes[0].run(&["accept", "--accept-loss"])?;
+    ensure!(accepted.succeeded, "{}", accepted.text);
+    node.becomes_ready().await?;
+    payments.acknowledged.truncate(1);
+    payments.make(client, 1).await?;
+    payments.are_there_once(client).await
+}
+
+/// Sends an acknowledged id until the node has said why it does not serve: the id is answered from what is stored, or not executed.
+async fn is_never_executed_again(
+    payments: &Payments,
+    client: &testkit::client::Client,
+    id: Uuid,
+    node: &Node,
+    words: &[&str],
+) -> anyhow::Result<()> {
+    let mut executed = Vec::new();
+    until("the node says that its database went back", NOTICED_WITHIN, async || {
+        let answer = payments.send(client, id).await?;
+        if !(answer.is_replay() || is_unavailable(&answer)) {
+            executed.push(format!("{} {}", answer.status, answer.text()));
+        }
+        says(&node.readiness().await?.to_string(), words)?;
+        Ok(Some(()))
+    })
+    .await?;
+    ensure!(executed.is_empty(), "an acknowledged payment was answered anew: {executed:?}");
+    Ok(())
+}
+
+async fn stop_all(nodes: &mut Vec<Node>) -> anyhow::Result<()> {
+    let processes: Vec<Process> = nodes.iter().map(Node::process).collect();
+    for process in processes {
+        process.terminate(NOTICED_WITHIN).await?;
+    }
+    nodes.clear();
+    Ok(())
+}
+
+async fn next_position(stage: &Stage) -> anyhow::Result<i64> {
+    database::number(&stage.database("s0"), "SELECT next_position FROM shard_state").await
+}
+
+async fn incarnation(stage: &Stage) -> anyhow::Result<i64> {
+    database::number(&stage.database("s0"), "SELECT incarnation FROM shard_state").await.context("no incarnation")
+}

@@ -1,0 +1,107 @@
+//! Databases of another schema version than the node's.
+
+use anyhow::ensure;
+use ledger::Limit;
+use shard_map::{ClusterId, HASH_SEED, SLOTS, ShardMap};
+use testkit::{
+    database,
+    node::{Node, NodeConfig, open, order, transfer},
+    wait::until,
+};
+use wire::Reply;
+
+use super::{NOTICED_WITHIN, UNREADY, node_says, says, stage::Stage};
+
+/// A node that is refused looks again several times a second.
+const LOOKS: i64 = 20;
+const FIRST_SCHEMA: &str = include_str!("../../../../migrations/0001_ledger.sql");
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_database_is_served_only_after_an_operator_has_migrated_it() -> anyhow::Result<()> {
+    let stage = Stage::with_shards(1).await?;
+    let (config, url) = (&stage.nodes[0], stage.database("s0"));
+    database::run(&url, &format!("{FIRST_SCHEMA};{}", shard_of_the_first_version(&stage.map))).await?;
+    let said = Node::start_refused(config).await?;
+    says(&said, &["schema version: expected 2, found 1", "shard-node migrate"])?;
+
+    let stranger = NodeConfig::write_in(&stage.folder, "stranger", ClusterId::generate(), "s0", &url)?;
+    let said = stranger.run(&["migrate", "--apply"])?;
+    ensure!(!said.succeeded, "{}", said.text);
+    says(&said.text, &["is not migrated", "cluster"])?;
+
+    let said = config.run(&["migrate", "--dry-run"])?;
+    ensure!(said.succeeded, "{}", said.text);
+    says(&said.text, &["migration 2", "transfer: ACCESS EXCLUSIVE", "MiB", "shard_state: EXCLUSIVE"])?;
+    ensure!(version(&url).await? == 1, "a dry run changed something");
+    let said = config.run(&["migrate", "--apply"])?;
+    ensure!(said.succeeded, "{}", said.text);
+    ensure!(version(&url).await? == 2);
+    says(&config.run(&["migrate", "--apply"])?.text, &["nothing to do"])?;
+
+    let node = Node::start(config).await?;
+    node.execute_until_definite(&open("payer", Limit::Unlimited)?).await?;
+    node.execute_until_definite(&open("payee", Limit::ZERO)?).await?;
+    node.execute_until_definite(&transfer(&order("payer", "payee", 100), false)?).await?;
+    ensure!(node.account("payee").await?.posted == 100);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_stops_serving_when_a_newer_version_migrates_its_database() -> anyhow::Result<()> {
+    let stage = Stage::with_shards(1).await?;
+    let (node, url) = (stage.found().await?.remove(0), stage.database("s0"));
+    node.execute_until_definite(&open("payer", Limit::Unlimited)?).await?;
+    node.execute_until_definite(&open("payee", Limit::ZERO)?).await?;
+    let entries = database::number(&url, "SELECT count(*) FROM journal").await?;
+    database::run(&url, "UPDATE shard_state SET schema_version = 99").await?;
+    // The very next write is refused, whether or not the node has looked at its database.
+    let reply = node.execute(&[transfer(&order("payer", "payee", 100), false)?]).await?.pop();
+    ensure!(
+        matches!(&reply, Some(Reply::NotExecuted { detail, .. }) if detail.contains("schema version")),
+        "{reply:?}"
+    );
+    node_says(&node, &[UNREADY, "schema version: expected 2, found 99", "newer version"]).await?;
+    let read = node.account("payer").await;
+    ensure!(read.as_ref().is_err_and(|error| error.to_string().contains("schema version")), "{read:?}");
+    ensure!(database::number(&url, "SELECT count(*) FROM journal").await? == entries, "it was written to");
+    // It goes on looking, and does not say the same again.
+    let said = node.log().lines().count();
+    let before = sessions(&stage).await?;
+    until("the node has looked at its database many times more", NOTICED_WITHIN, async || {
+        node.status().await?;
+        Ok((sessions(&stage).await? > before + LOOKS).then_some(()))
+    })
+    .await?;
+    ensure!(node.log().lines().count() == said, "it said more: {}", node.log());
+
+    database::run(&url, "UPDATE shard_state SET schema_version = 2").await?;
+    until("the node serves again", NOTICED_WITHIN, async || node.becomes_ready().await.map(Some)).await
+}
+
+/// The rows that make a database of the first schema version the one shard of this map.
+fn shard_of_the_first_version(map: &ShardMap) -> String {
+    let (cluster, seed, last) = (map.cluster, HASH_SEED.cast_signed(), SLOTS - 1);
+    format!(
+        "INSERT INTO shardledger.shard_identity (cluster_id, shard_id, shard_number, slot_count, hash_seed, founding_map, \
+           system_identifier, timeline) SELECT '{cluster}', 's0', 0, {SLOTS}, {seed}, NULL, system_identifier, 1 \
+           FROM pg_control_system(); \
+         INSERT INTO shardledger.shard_state (next_position, ownership_version, incarnation, schema_version) \
+           VALUES (1, 1, 1, 1); \
+         INSERT INTO shardledger.known_map (version, text) VALUES (1, $map${}$map$); \
+         INSERT INTO shardledger.slot_ownership (slot, state, epoch) SELECT slot, 1, 1 FROM generate_series(0, {last}) slot;",
+        map.to_toml()
+    )
+}
+
+/// How often anybody has connected to the shard's database so far.
+async fn sessions(stage: &Stage) -> anyhow::Result<i64> {
+    Ok(stage
+        .postgres
+        .ask("postgres", "SELECT sessions::text FROM pg_stat_database WHERE datname = 's0'")
+        .await?
+        .parse()?)
+}
+
+async fn version(url: &str) -> anyhow::Result<i64> {
+    database::number(url, "SELECT schema_version::bigint FROM shard_state").await
+}

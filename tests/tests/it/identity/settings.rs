@@ -1,0 +1,114 @@
+//! Databases and servers whose settings would lose or spoil what is written.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use ledger::Limit;
+use testkit::{
+    node::{Node, NodeConfig, open},
+    section::section,
+    wait::until,
+};
+use wire::Reply;
+
+use super::{NOTICED_WITHIN, UNREADY, node_says, says, stage::Stage};
+
+/// Far less than the request's deadline, and enough for a busy machine.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_setting_that_would_lose_or_spoil_a_write_is_overruled_or_refused_by_name() -> anyhow::Result<()> {
+    let stage = Stage::behind_a_proxy(1).await?;
+    section("encodings", other_encodings_are_refused(&stage)).await?;
+    stage.found().await?;
+    section("defaults", defaults_of_role_and_database_are_overruled(&stage)).await?;
+    section("pooler", a_pooler_that_drops_startup_parameters_is_refused(&stage)).await?;
+    section("fsync", without_fsync_reads_work_and_writes_do_not(&stage)).await?;
+    section("read-only", a_read_only_database_refuses_writes_at_once_until_it_is_reset(&stage)).await
+}
+
+async fn other_encodings_are_refused(stage: &Stage) -> anyhow::Result<()> {
+    for encoding in ["LATIN1", "SQL_ASCII"] {
+        let how = format!("ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0");
+        let name = encoding.to_lowercase();
+        let url = stage.postgres.create_database(&name, &how).await?;
+        let config = NodeConfig::write_in(&stage.folder, &name, stage.map.cluster, "s0", &url)?;
+        let map = stage.write_map(&name, &stage.map)?;
+        let said = config.run(&["init", "--map", &map.display().to_string()])?;
+        ensure!(!said.succeeded, "{}", said.text);
+        says(&said.text, &["server_encoding: expected UTF8", encoding])?;
+    }
+    Ok(())
+}
+
+async fn defaults_of_role_and_database_are_overruled(stage: &Stage) -> anyhow::Result<()> {
+    stage.postgres.sql("postgres", "ALTER ROLE shardledger SET synchronous_commit = off").await?;
+    stage.postgres.sql("postgres", "ALTER DATABASE s0 SET synchronous_commit = off").await?;
+    let node = Node::start(&stage.nodes[0]).await?;
+    ensure!(node.found("synchronous_commit").await? == "on");
+    node.execute_until_definite(&open("overruled", Limit::ZERO)?).await?;
+    node_says(&node, &["\"status\":\"ready\""]).await?;
+    Ok(())
+}
+
+/// With the role's default of the section before: what the session asks for is lost on the way.
+async fn a_pooler_that_drops_startup_parameters_is_refused(stage: &Stage) -> anyhow::Result<()> {
+    let Some(proxy) = &stage.proxy else { return Ok(()) };
+    proxy.drop_options(true);
+    let said = Node::start_refused(&stage.nodes[0]).await?;
+    says(&said, &["the database is refused", "pooler", "search_path: expected pg_catalog"])?;
+    proxy.drop_options(false);
+
+    // The same under a running node.
+    let node = Node::start(&stage.nodes[0]).await?;
+    proxy.drop_options(true);
+    proxy.cut();
+    node_says(&node, &[UNREADY, "pooler", "search_path"]).await?;
+    is_refused(&node, "pooler").await?;
+    proxy.drop_options(false);
+    proxy.cut();
+    node.becomes_ready().await?;
+    stage.postgres.sql("postgres", "ALTER ROLE shardledger RESET synchronous_commit").await?;
+    stage.postgres.sql("postgres", "ALTER DATABASE s0 RESET synchronous_commit").await
+}
+
+async fn without_fsync_reads_work_and_writes_do_not(stage: &Stage) -> anyhow::Result<()> {
+    let node = Node::start(&stage.nodes[0]).await?;
+    stage.postgres.set("fsync", "off").await?;
+    let readiness = node_says(&node, &["fsync: expected on, found off"]).await?;
+    ensure!(readiness["status"] == "degraded" && readiness["reads"] == true, "{readiness}");
+    is_refused(&node, "fsync").await?;
+    node.account("overruled").await?;
+    stage.postgres.reset("fsync").await?;
+    node.becomes_ready().await
+}
+
+async fn a_read_only_database_refuses_writes_at_once_until_it_is_reset(stage: &Stage) -> anyhow::Result<()> {
+    let node = Node::start(&stage.nodes[0]).await?;
+    let router = stage.router("read-only").await?;
+    node.execute_until_definite(&open("before", Limit::ZERO)?).await?;
+    stage.postgres.set("default_transaction_read_only", "on").await?;
+    let readiness = node_says(&node, &["transaction_read_only: expected off, found on"]).await?;
+    ensure!(readiness["status"] == "degraded" && readiness["reads"] == true, "{readiness}");
+    is_refused(&node, "default_transaction_read_only").await?;
+    node.account("before").await?;
+    let opened = serde_json::json!({"id": "during", "asset": "USD"});
+    let asked = Instant::now();
+    let answer = router.client().call(0, http::Method::POST, "/v1/accounts", Some(&opened)).await?;
+    ensure!(asked.elapsed() < AT_ONCE, "the refusal took {:?}", asked.elapsed());
+    ensure!(answer.status == 503 && answer.json()?["executed"] == false, "{} {}", answer.status, answer.text());
+
+    stage.postgres.reset("default_transaction_read_only").await?;
+    node.becomes_ready().await?;
+    node.execute_until_definite(&open("after", Limit::ZERO)?).await?;
+    Ok(())
+}
+
+/// A write is certainly not executed, for this reason.
+async fn is_refused(node: &Node, reason: &str) -> anyhow::Result<()> {
+    until("a write is refused by name", NOTICED_WITHIN, async || {
+        let reply = node.execute(&[open("refused", Limit::ZERO)?]).await?.pop();
+        Ok(matches!(reply, Some(Reply::NotExecuted { detail, .. }) if detail.contains(reason)).then_some(()))
+    })
+    .await
+}

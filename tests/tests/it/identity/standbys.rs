@@ -1,0 +1,111 @@
+//! A stand-by behind a shard's address: read by nobody while it is one, taken over when it was promoted and has everything, refused
+//! when it lacks something.
+
+use anyhow::{Context, ensure};
+use testkit::{client::Client, node::Node, postgres::Postgres, proxy::TcpProxy, wait::until};
+
+use super::{
+    NOTICED_WITHIN, UNREADY, node_says,
+    payments::{Payments, are_refused},
+    says,
+    stage::Stage,
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_is_never_read_and_once_promoted_serves_only_if_it_has_everything() -> anyhow::Result<()> {
+    let mut stage = Stage::behind_a_proxy(2).await?;
+    let nodes = stage.found().await?;
+    let router = stage.router("router").await?;
+    let mut payments = Payments::open(router.client(), &stage.placement()?, "s0", "s1").await?;
+    payments.make(router.client(), 3).await?;
+    let mut first_standby = stage.postgres.standby(&stage.folder, "first-standby").await?;
+    first_standby.has_caught_up(&stage.postgres).await?;
+
+    // It lags: the address of the databases leads to it all the same.
+    first_standby.stops_following().await?;
+    payments.make(router.client(), 2).await?;
+    proxy(&stage)?.retarget(first_standby.address());
+    is_noticed(&payments, router.client(), &nodes[0], "a stand-by (in recovery)").await?;
+    are_refused(&payments, router.client()).await?;
+    proxy(&stage)?.retarget(stage.postgres.address());
+    both_become_ready(&nodes).await?;
+    payments.are_there_once(router.client()).await?;
+
+    // Promoted with everything: a failover without loss.
+    first_standby.follows(&stage.postgres).await?;
+    payments.make(router.client(), 1).await?;
+    first_standby.has_caught_up(&stage.postgres).await?;
+    stage.postgres.stop()?;
+    first_standby.promote().await?;
+    proxy(&stage)?.retarget(first_standby.address());
+    both_become_ready(&nodes).await?;
+    payments.are_there_once(router.client()).await?;
+    payments.make(router.client(), 2).await?;
+    until("the node has remembered the new timeline", NOTICED_WITHIN, async || {
+        Ok((nodes[0].mark().await?.timeline == 2).then_some(()))
+    })
+    .await?;
+
+    // The former primary comes back and the address leads to it.
+    stage.postgres.start_again().await?;
+    proxy(&stage)?.retarget(stage.postgres.address());
+    is_noticed(&payments, router.client(), &nodes[0], "timeline 1. the database went back").await?;
+    are_refused(&payments, router.client()).await?;
+    proxy(&stage)?.retarget(first_standby.address());
+    both_become_ready(&nodes).await?;
+    payments.are_there_once(router.client()).await?;
+
+    // Promoted without the last payments.
+    let second_standby = first_standby.standby(&stage.folder, "second-standby").await?;
+    second_standby.has_caught_up(&first_standby).await?;
+    second_standby.stops_following().await?;
+    payments.make(router.client(), 2).await?;
+    first_standby.stop()?;
+    second_standby.promote().await?;
+    proxy(&stage)?.retarget(second_standby.address());
+    for node in &nodes {
+        node_says(node, &[UNREADY, "position", "promote the stand-by that has everything"]).await?;
+    }
+    are_refused(&payments, router.client()).await
+}
+
+fn proxy(stage: &Stage) -> anyhow::Result<&TcpProxy> {
+    stage.proxy.as_ref().context("a stage without a proxy")
+}
+
+/// Reads on until the node has said what is wrong. Each answer has every acknowledged payment, or is none.
+async fn is_noticed(payments: &Payments, client: &Client, node: &Node, what: &str) -> anyhow::Result<()> {
+    let acknowledged = payments.acknowledged.len().to_string();
+    let mut stale = Vec::new();
+    until(&format!("the node says {what:?}"), NOTICED_WITHIN, async || {
+        let answer = payments.read(client, &payments.payer).await?;
+        if answer.status != 503 && answer.json()?["posted"] != format!("-{acknowledged}.00") {
+            stale.push(format!("{} {}", answer.status, answer.text()));
+        }
+        let readiness = node.readiness().await?;
+        says(&readiness.to_string(), &[UNREADY, what])?;
+        Ok(Some(()))
+    })
+    .await?;
+    ensure!(stale.is_empty(), "older than what was acknowledged: {stale:?}");
+    Ok(())
+}
+
+async fn both_become_ready(nodes: &[Node]) -> anyhow::Result<()> {
+    for node in nodes {
+        node.becomes_ready().await?;
+    }
+    Ok(())
+}
+
+/// A node that is started in front of a stand-by refuses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_does_not_start_in_front_of_a_standby() -> anyhow::Result<()> {
+    let stage = Stage::behind_a_proxy(1).await?;
+    drop(stage.found().await?);
+    let standby: Postgres = stage.postgres.standby(&stage.folder, "standby").await?;
+    standby.has_caught_up(&stage.postgres).await?;
+    proxy(&stage)?.retarget(standby.address());
+    let said = Node::start_refused(&stage.nodes[0]).await?;
+    says(&said, &["server: expected a primary, found a stand-by", "point it to the primary"])
+}
