@@ -60,11 +60,6 @@ impl HttpClient {
         self.json(Method::POST, url, body.into()).await
     }
 
-    /// Whether `url` answers with success; the body is of no interest.
-    pub async fn succeeds(&self, url: &str) -> bool {
-        matches!(self.send(Method::GET, url, Bytes::new()).await, Ok((status, _)) if status.is_success())
-    }
-
     /// Sends one request and gives the whole answer, whatever its status.
     pub async fn send(&self, method: Method, url: &str, body: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
         let request = Request::builder()
