@@ -1,12 +1,13 @@
 //! What operators are told about the map: `/readyz?verbose`, `/admin/shard-map`.
 
-use shard_map::{Slot, SlotRange, merge_slots};
+use shard_map::{ClusterId, Slot, SlotRange, merge_slots};
 
 use super::Routing;
 
 /// The map in use, and what is the matter with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MapStatus {
+    pub cluster: ClusterId,
     pub version: u64,
     /// The file, or the node, that it came from.
     pub source: String,
@@ -58,6 +59,7 @@ impl Routing {
             })
         });
         MapStatus {
+            cluster: map.cluster,
             version: map.version,
             source: writer.source.clone(),
             loaded_at_us: writer.loaded_at_us,

@@ -52,8 +52,7 @@ pub async fn a_broken_map_is_refused_with_its_line_and_the_old_one_serves(maps: 
 pub async fn a_repaired_map_ends_the_alarm(maps: &Maps<'_>) -> anyhow::Result<()> {
     // The file on disk is the broken one; what the routers serve is what it was before.
     let serving = maps.ask_routers("/admin/shard-map").await?;
-    let shards = serving[0]["shards"].as_array().context("no shards")?.clone();
-    let text = map_text(3, &shards)?;
+    let text = map_text(3, &serving[0])?;
     maps.replace(&text)?;
     maps.wait_for_version(3).await?;
     for state in maps.ask_routers("/readyz?verbose").await? {
@@ -64,9 +63,9 @@ pub async fn a_repaired_map_ends_the_alarm(maps: &Maps<'_>) -> anyhow::Result<()
 }
 
 /// The map as `GET /admin/shard-map` tells it, as TOML.
-fn map_text(version: u64, shards: &[Value]) -> anyhow::Result<String> {
-    let mut text = format!("version = {version}\n");
-    for shard in shards {
+fn map_text(version: u64, map: &Value) -> anyhow::Result<String> {
+    let mut text = format!("cluster = {}\nversion = {version}\n", map["cluster"]);
+    for shard in map["shards"].as_array().context("no shards")? {
         // A list of strings looks the same in JSON and TOML.
         text += &format!(
             "[[shard]]\nid = {}\nnumber = {}\nnodes = {}\nslots = {}\n",
