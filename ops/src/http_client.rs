@@ -93,8 +93,8 @@ impl HttpClient {
     }
 }
 
-/// The client's own message says only "client error (Connect)"; the reason is in what caused it.
-fn with_causes(error: &dyn std::error::Error) -> String {
+/// The own message of a client's error says only "client error (Connect)"; the reason is in what caused it.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
