@@ -12,7 +12,7 @@ use anyhow::{Context, bail, ensure};
 use http::Method;
 use serde_json::json;
 use testkit::{
-    client::{Answer, Client, NoAnswer, account_path},
+    client::{Answer, Client, account_path},
     cluster::{Cluster, Member, Output, Placement, RECOVERY, Status},
     history::ASSET,
     process::Process,
@@ -49,7 +49,7 @@ impl Payment {
 
     async fn order(&self, client: &Client, id: Uuid, amount: &str) -> anyhow::Result<Answer> {
         let order = json!({"id": id, "debit": self.from, "credit": self.to, "amount": amount, "asset": ASSET});
-        reached(async || client.call(0, Method::POST, "/v1/transfers", Some(&order)).await).await
+        Ok(client.call(0, Method::POST, "/v1/transfers", Some(&order)).await?)
     }
 
     /// The payment is there, and sent again it is answered from what is stored.
@@ -60,20 +60,10 @@ impl Payment {
     }
 
     async fn has_received(&self, client: &Client, amount: &str) -> anyhow::Result<()> {
-        let answer = reached(async || client.call(0, Method::GET, &account_path(&self.to), None).await).await?;
+        let answer = client.call(0, Method::GET, &account_path(&self.to), None).await?;
         ensure!(answer.json()?["posted"] == amount, "{}", answer.text());
         Ok(())
     }
-}
-
-/// Asks again while a router says that it cannot reach a shard yet. It says so for a moment when it was started before the nodes,
-/// and then has executed nothing.
-async fn reached(ask: impl AsyncFn() -> Result<Answer, NoAnswer>) -> anyhow::Result<Answer> {
-    until("the router reaches the shards", NOTICED_WITHIN, async || {
-        let answer = ask().await?;
-        Ok((answer.code() != "shard_unavailable").then_some(answer))
-    })
-    .await
 }
 
 /// The command failed and said each of the words.
