@@ -3,6 +3,7 @@
 mod account;
 mod bench;
 mod completions;
+mod doctor;
 mod down;
 mod hold;
 mod map;
@@ -58,6 +59,8 @@ enum Command {
     Down(down::Args),
     /// Show what runs, where and in which state
     Status(status::Args),
+    /// Compare what nodes and routers say of themselves, of each other and of the shard map
+    Doctor(doctor::Args),
     /// Shard maps: show, check, diff, reload
     #[command(subcommand)]
     Map(map::Command),
@@ -102,6 +105,7 @@ impl Cli {
             Command::Up(args) => up::run(args, context).await,
             Command::Down(args) => down::run(args, context).await,
             Command::Status(args) => status::run(args, context).await,
+            Command::Doctor(args) => doctor::run(args, context).await,
             Command::Map(command) => map::run(command, context).await,
             Command::Account(command) => account::run(command, context).await,
             Command::Transfer(command) => transfer::run(command, context).await,

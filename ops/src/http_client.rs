@@ -60,11 +60,6 @@ impl HttpClient {
         self.json(Method::POST, url, body.into()).await
     }
 
-    /// Whether `url` answers with success; the body is of no interest.
-    pub async fn succeeds(&self, url: &str) -> bool {
-        matches!(self.send(Method::GET, url, Bytes::new()).await, Ok((status, _)) if status.is_success())
-    }
-
     /// Sends one request and gives the whole answer, whatever its status.
     pub async fn send(&self, method: Method, url: &str, body: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
         let request = Request::builder()
@@ -98,8 +93,8 @@ impl HttpClient {
     }
 }
 
-/// The client's own message says only "client error (Connect)"; the reason is in what caused it.
-fn with_causes(error: &dyn std::error::Error) -> String {
+/// The own message of a client's error says only "client error (Connect)"; the reason is in what caused it.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

@@ -6,6 +6,7 @@
 mod bench;
 mod cluster;
 mod commands;
+mod doctor;
 mod exit;
 mod http_client;
 mod json_object;

@@ -1,11 +1,13 @@
 //! `shardctl verify`: do the books of a live cluster balance? Reads the shards' databases, asks no service and changes
 //! nothing.
 //!
-//! Each shard is looked at in snapshots, so that writing goes on undisturbed. What one shard must hold by itself is in
-//! [`passes`], one statement a pass; what holds only between shards is in [`sagas`], [`transit`] and [`ownership`], as
-//! pure comparisons. [`invariant`] has the list of claims.
+//! The databases are identified first ([`identities`]). Each shard is looked at in snapshots, so that writing goes on undisturbed. What one
+//! shard must hold by itself is in [`passes`], one statement a pass; what holds only between shards is in [`sagas`], [`transit`],
+//! [`ownership`] and [`known`], as pure comparisons. [`invariant`] has the list of claims.
 
+mod identities;
 mod invariant;
+mod known;
 mod ownership;
 mod passes;
 mod report;
@@ -20,7 +22,7 @@ use futures_util::future::try_join_all;
 
 pub use report::{Report, ShardSize};
 
-use crate::{exit::Unreachable, progress};
+use crate::progress;
 use indicatif::ProgressBar;
 use passes::PASSES;
 use report::{BETWEEN_SHARDS, Findings};
@@ -41,19 +43,45 @@ const OWNERSHIP_PAUSE: Duration = Duration::from_millis(300);
 /// Steps of the bar besides the passes: sizes, account slots.
 const OTHER_STEPS: usize = 2;
 
-/// Checks the shards, which must be all shards of the cluster.
+/// The snapshots that are compared, in the order in which they are taken.
+#[derive(Default)]
+struct Snapshots {
+    registers_before: Vec<Snapshot>,
+    books: Vec<Snapshot>,
+    registers_after: Vec<Snapshot>,
+}
+
+/// Checks the shards. They must be all shards of the cluster: one that a database knows and that is not among them is a violation.
 pub async fn verify(targets: &[Target]) -> anyhow::Result<Report> {
     let started = Instant::now();
+    let numbers = identities::check(targets).await?;
+    let mut snapshots = Snapshots::default();
+    let checked = check(targets, &numbers, &mut snapshots, started).await;
+    let Snapshots { registers_before, books, registers_after } = &mut snapshots;
+    for left in [registers_before, books, registers_after] {
+        Snapshot::close_all(left).await;
+    }
+    checked
+}
+
+async fn check(
+    targets: &[Target],
+    numbers: &[u16],
+    snapshots: &mut Snapshots,
+    started: Instant,
+) -> anyhow::Result<Report> {
     let shards: Vec<String> = targets.iter().map(|target| target.shard.clone()).collect();
+    let Snapshots { registers_before, books, registers_after } = snapshots;
 
     // The order in which the snapshots are taken is what makes the comparison between shards sound: see `sagas`.
-    let mut registers_before = take_all(targets).await?;
-    let mut books = take_all(targets).await?;
-    let mut registers_after = take_all(targets).await?;
+    *registers_before = Snapshot::take_all(targets).await?;
+    *books = Snapshot::take_all(targets).await?;
+    *registers_after = Snapshot::take_all(targets).await?;
 
     let mut findings: Vec<(String, Findings)> = Vec::new();
     let mut comparison = Comparison::new(shards.clone());
     let mut in_transit = transit::Sums::new();
+    let mut all_known = Vec::with_capacity(targets.len());
     for (index, snapshot) in registers_before.iter_mut().enumerate() {
         saga_rows::load_early_verdicts(&mut comparison, index, &mut snapshot.connection)
             .await
@@ -62,6 +90,7 @@ pub async fn verify(targets: &[Target]) -> anyhow::Result<Report> {
     for (index, snapshot) in books.iter_mut().enumerate() {
         saga_rows::load_reserves(&mut comparison, index, &mut snapshot.connection).await.map_err(broken(snapshot))?;
         transit::add(&mut in_transit, &mut snapshot.connection).await.map_err(broken(snapshot))?;
+        all_known.push(known::load(&mut snapshot.connection).await.map_err(broken(snapshot))?);
     }
     let wanted = comparison.unresolved();
     for (index, snapshot) in registers_after.iter_mut().enumerate() {
@@ -69,14 +98,16 @@ pub async fn verify(targets: &[Target]) -> anyhow::Result<Report> {
             .await
             .map_err(broken(snapshot))?;
     }
-    let quiet = wanted.is_empty() && no_saga_moved(&mut registers_before, &mut registers_after).await?;
+    let quiet = wanted.is_empty() && no_saga_moved(registers_before, registers_after).await?;
     // A snapshot holds back vacuum: none is kept longer than it is read.
-    drop((registers_before, registers_after));
+    Snapshot::close_all(registers_before).await;
+    Snapshot::close_all(registers_after).await;
     let (counts, between_shards) = comparison.finish();
     findings.push((BETWEEN_SHARDS.to_owned(), between_shards));
     if quiet && counts.under_way() == 0 {
         findings.push((BETWEEN_SHARDS.to_owned(), transit::check_quiet(&in_transit)));
     }
+    findings.push((BETWEEN_SHARDS.to_owned(), known::compare(&shards, numbers, &all_known)));
     findings.push((BETWEEN_SHARDS.to_owned(), check_ownership(targets, &shards).await?));
 
     let stack = progress::Stack::new();
@@ -89,10 +120,6 @@ pub async fn verify(targets: &[Target]) -> anyhow::Result<Report> {
     }
     let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(Report::new(elapsed_ms, sizes, counts, findings))
-}
-
-async fn take_all(targets: &[Target]) -> anyhow::Result<Vec<Snapshot>> {
-    try_join_all(targets.iter().map(Snapshot::take)).await
 }
 
 /// What one shard's snapshot shows by itself.
@@ -131,10 +158,13 @@ async fn check_ownership(targets: &[Target], shards: &[String]) -> anyhow::Resul
         if attempt > 0 {
             tokio::time::sleep(OWNERSHIP_PAUSE).await;
         }
-        let mut owned = Vec::with_capacity(targets.len());
-        for snapshot in &mut take_all(targets).await? {
-            owned.push(ownership::load(&mut snapshot.connection).await.map_err(broken(snapshot))?);
-        }
+        let mut snapshots = Snapshot::take_all(targets).await?;
+        let loads = snapshots
+            .iter_mut()
+            .map(|snapshot| async { ownership::load(&mut snapshot.connection).await.map_err(broken(snapshot)) });
+        let owned = try_join_all(loads).await;
+        Snapshot::close_all(&mut snapshots).await;
+        let owned = owned?;
         findings = ownership::compare(shards, &owned);
         if findings == Findings::default() {
             break;
@@ -143,11 +173,7 @@ async fn check_ownership(targets: &[Target], shards: &[String]) -> anyhow::Resul
     Ok(findings)
 }
 
-/// A database that stops answering is unreachable; any other error is a failure of the check.
 fn broken(snapshot: &Snapshot) -> impl FnOnce(sqlx::Error) -> anyhow::Error + use<> {
-    let what = format!("the database of {}", snapshot.shard);
-    move |error| match error {
-        sqlx::Error::Io(error) => Unreachable { what, reason: error.to_string() }.into(),
-        error => anyhow::Error::new(error).context(what),
-    }
+    let shard = snapshot.shard.clone();
+    move |error| snapshot::broken(&shard, error)
 }

@@ -13,12 +13,13 @@ use std::sync::{
 
 use axum::{
     Router as Routes,
+    extract::DefaultBodyLimit,
     middleware::from_fn,
     routing::{get, post},
 };
 use ledger::AssetRegistry;
 
-use crate::{http, service::Router};
+use crate::{http, routing::MAX_MAP_BYTES, service::Router};
 
 /// Where the process is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +63,10 @@ impl Admin {
             .route("/readyz", get(probes::ready))
             .route("/admin/shard-map", get(shard_map::show))
             .route("/admin/shard-map/reload", post(shard_map::reload))
+            .route(
+                "/admin/shard-map/check",
+                post(shard_map::check).layer(DefaultBodyLimit::max(MAX_MAP_BYTES as usize)),
+            )
             .route("/admin/sagas", get(sagas::list))
             .route("/admin/sagas/{id}/retry", post(sagas::retry))
             .route("/admin/shards", get(shards::list))

@@ -31,7 +31,7 @@ use arc_swap::ArcSwap;
 use shard_map::ShardMap;
 use tokio::sync::watch as changes;
 
-pub use reload::{Reload, ReloadError};
+pub use reload::{MAX_MAP_BYTES, Reload, ReloadError};
 pub use status::{MapRefusal, MapStatus, Override};
 pub use table::RoutingTable;
 

@@ -227,6 +227,13 @@ impl Router {
         (count(|working| working.reads), count(|working| working.writes), working.len())
     }
 
+    /// Asks every shard which slots it owns. What shards did before this call is known after it.
+    pub async fn refresh_ownership(&self, deadline: Deadline) {
+        // The first one may share the answers of a refresh that began before this call; the second one cannot.
+        self.core.refresh(deadline).await;
+        self.core.refresh(deadline).await;
+    }
+
     /// Asks every shard who it is, once. Gives the scales of assets of which a shard has another opinion than this router.
     pub async fn greet(&self) -> Vec<String> {
         let beats = heartbeat::once(&self.core).await;

@@ -13,15 +13,20 @@ const ROLE: &str = "shardledger";
 /// An empty database of the services' role on the first shard's PostgreSQL; gives its URL. It ends with the cluster.
 pub async fn create(cluster: &Cluster, name: &str) -> anyhow::Result<String> {
     let shard = cluster.status().shards.first().context("a cluster without shards")?;
-    // The services' role may not make databases; initdb's may.
-    let path = cluster.data_dir().join("secrets").join(format!("{}.postgres.password", shard.id));
-    let password = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let url = format!("postgres://postgres:{}@127.0.0.1:{}/postgres", password.trim(), shard.postgres_port);
-    let mut connection = PgConnection::connect(&url).await?;
+    // The services' role may not make databases.
+    let mut connection = PgConnection::connect(&superuser(cluster, 0)?).await?;
     let statement = format!("CREATE DATABASE \"{name}\" OWNER {ROLE}");
     sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await?;
     let (server, _) = shard.dsn.rsplit_once('/').context("a DSN without a database")?;
     Ok(format!("{server}/{name}"))
+}
+
+/// The URL of a shard's PostgreSQL for the role that initdb made.
+pub fn superuser(cluster: &Cluster, shard: usize) -> anyhow::Result<String> {
+    let shard = cluster.status().shards.get(shard).context("no such shard")?;
+    let path = cluster.data_dir().join("secrets").join(format!("{}.postgres.password", shard.id));
+    let password = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(format!("postgres://postgres:{}@127.0.0.1:{}/postgres", password.trim(), shard.postgres_port))
 }
 
 /// A connection that finds the ledger's tables by their plain names.

@@ -59,7 +59,7 @@ pub fn forget_old_report(layout: &Layout) -> anyhow::Result<()> {
     }
 }
 
-/// Waits until every router is ready and every shard answers.
+/// Waits until every router can read and write at every shard.
 pub async fn wait(layout: &Layout, description: &Description, mut watch: Watch) -> anyhow::Result<ClusterStatus> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -91,11 +91,16 @@ fn refuse_the_hopeless(layout: &Layout, description: &Description, deaths_allowe
 }
 
 fn what_is_missing(layout: &Layout, status: &ClusterStatus) -> String {
-    let routers = status.routers.iter().map(|router| (router.url.clone(), router.state));
-    let shards = status.shards.iter().map(|shard| (format!("shard {}", shard.id), shard.state));
-    let states: Vec<String> =
-        routers.chain(shards).map(|(name, state)| format!("{name} is {}", state.word())).collect();
-    format!("{}; logs in {}", states.join(", "), layout.root().join("log").display())
+    let routers = status.routers.iter().filter(|router| !router.is_ready()).map(|router| {
+        let [state, reads, writes] = [router.state.word(), router.reads.word(), router.writes.word()];
+        format!("{} is {state} (reads work at {reads} of the shards, writes at {writes})", router.url)
+    });
+    let shards = status.shards.iter().filter(|shard| !shard.is_ready()).map(|shard| {
+        let cause = shard.cause.as_ref().map(|cause| format!(" ({cause})")).unwrap_or_default();
+        format!("shard {} is {}{cause}", shard.id, shard.state.word())
+    });
+    let missing: Vec<String> = routers.chain(shards).collect();
+    format!("{}; logs in {}", missing.join(", "), layout.root().join("log").display())
 }
 
 fn tail(log: &Path) -> String {

@@ -3,11 +3,13 @@
 use std::{collections::HashMap, fs, path::PathBuf, time::Duration};
 
 use anyhow::Context;
+use bytes::Bytes;
 use futures_util::future::join_all;
-use serde::Serialize;
+use http::Method;
+use serde::{Deserialize, Serialize};
 use shard_map::ShardMap;
 use tonic::transport::Endpoint;
-use wire::{StatusRequest, StatusResponse, shard_node_client::ShardNodeClient};
+use wire::{Readiness, StatusRequest, StatusResponse, shard_node_client::ShardNodeClient};
 
 use crate::{
     cluster::{
@@ -43,6 +45,9 @@ pub struct RouterStatus {
     pub admin_url: String,
     pub pid: Option<i32>,
     pub state: State,
+    /// At how many shards this router's reads and writes work.
+    pub reads: Share,
+    pub writes: Share,
 }
 
 #[derive(Debug, Serialize)]
@@ -57,6 +62,39 @@ pub struct ShardStatus {
     pub postgres_port: u16,
     pub dsn: String,
     pub state: State,
+    /// Whether the node's reads and writes work, by its own word.
+    pub reads: bool,
+    pub writes: bool,
+    /// Why one of them does not work.
+    pub cause: Option<String>,
+}
+
+/// A part of all shards.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Share {
+    All,
+    Some,
+    #[default]
+    None,
+}
+
+impl Share {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Some => "some",
+            Self::None => "none",
+        }
+    }
+}
+
+/// The part of a router's `/readyz` that is shown here.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RouterReadiness {
+    reads: Share,
+    writes: Share,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -87,10 +125,23 @@ impl State {
     }
 }
 
-impl ClusterStatus {
-    /// Whether the processes run and answer.
+impl RouterStatus {
+    /// A router whose heartbeat has not reached a shard yet refuses requests for that shard.
     pub fn is_ready(&self) -> bool {
-        self.routers.iter().all(|r| r.state == State::Ready) && self.shards.iter().all(|s| s.state == State::Ready)
+        self.state == State::Ready && self.reads == Share::All && self.writes == Share::All
+    }
+}
+
+impl ShardStatus {
+    pub fn is_ready(&self) -> bool {
+        self.state == State::Ready && self.reads && self.writes
+    }
+}
+
+impl ClusterStatus {
+    /// Whether every router can read and write at every shard.
+    pub fn is_ready(&self) -> bool {
+        self.routers.iter().all(RouterStatus::is_ready) && self.shards.iter().all(ShardStatus::is_ready)
     }
 
     /// Whether nothing of the cluster runs.
@@ -130,9 +181,16 @@ impl ClusterStatus {
 
 async fn router_status(router: &RouterPlace, pids: &HashMap<String, i32>, client: &HttpClient) -> RouterStatus {
     let pid = pids.get(&router.name).copied();
-    // Somebody else's process may listen there when ours does not run.
-    let answers = pid.is_some() && client.succeeds(&format!("{}/readyz", router.admin_url())).await;
-    RouterStatus { url: router.url(), admin_url: router.admin_url(), pid, state: State::of(pid.is_some(), answers) }
+    let answer = match pid {
+        Some(_) => client.send(Method::GET, &format!("{}/readyz", router.admin_url()), Bytes::new()).await.ok(),
+        // Another program may listen there when the router does not run.
+        None => None,
+    };
+    let is_ready = answer.as_ref().is_some_and(|(status, _)| status.is_success());
+    let RouterReadiness { reads, writes } =
+        answer.and_then(|(_, body)| serde_json::from_slice(&body).ok()).unwrap_or_default();
+    let state = State::of(pid.is_some(), is_ready);
+    RouterStatus { url: router.url(), admin_url: router.admin_url(), pid, state, reads, writes }
 }
 
 async fn shard_status(
@@ -149,6 +207,12 @@ async fn shard_status(
     let serving = word.as_ref().is_some_and(|word| word.state == SERVING && word.shard == shard.id);
     // What the map gives the shard is the best there is to say for a node that does not speak.
     let mapped = map.and_then(|map| Some(map.shard(map.index_of(&shard.id)?).slot_count()));
+    let readiness = |of: fn(&StatusResponse) -> Option<&Readiness>| match word.as_ref().and_then(of) {
+        Some(Readiness { works: true, .. }) => Ok(()),
+        Some(Readiness { cause, .. }) => Err(cause.clone()),
+        None => Err("the node does not answer".to_owned()),
+    };
+    let (reads, writes) = (readiness(|word| word.reads.as_ref()), readiness(|word| word.writes.as_ref()));
     Ok(ShardStatus {
         id: shard.id.clone(),
         slots: word.as_ref().map_or(mapped.unwrap_or(0).into(), |word| word.slots_owned),
@@ -160,6 +224,10 @@ async fn shard_status(
         postgres_port: shard.postgres_port,
         dsn: shard.dsn(layout)?,
         state: State::of(node_pid.is_some() && postgres_pid.is_some(), serving),
+        reads: reads.is_ok(),
+        writes: writes.is_ok(),
+        // What keeps reads from working keeps writes from working, too.
+        cause: reads.err().or(writes.err()),
     })
 }
 

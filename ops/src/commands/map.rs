@@ -17,7 +17,7 @@ use super::Context;
 pub enum Command {
     /// Show the map a router works with, or that of a file
     Show(show::Args),
-    /// Check a file; what is wrong is named with its line
+    /// Check a file before it is put in place; what is wrong is named with its line
     Check(check::Args),
     /// Show what changes from one file to another
     Diff(diff::Args),
@@ -30,14 +30,15 @@ pub enum Command {
 pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
         Command::Show(args) => show::run(args, context).await,
-        Command::Check(args) => check::run(args, context),
+        Command::Check(args) => check::run(args, context).await,
         Command::Diff(args) => diff::run(args, context),
         Command::NewClusterId(args) => new_cluster_id::run(args, context),
         Command::Reload(args) => reload::run(args, context).await,
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<ShardMap> {
+/// The map in a file.
+pub fn read(path: &Path) -> anyhow::Result<ShardMap> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     ShardMap::parse(&text).with_context(|| path.display().to_string())
 }

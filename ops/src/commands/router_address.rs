@@ -59,8 +59,13 @@ impl PublicAddress {
 }
 
 impl AdminAddress {
-    pub fn routers(self, context: &Context) -> anyhow::Result<Routers> {
-        Routers::new(self.admin_url, context, RouterPlace::admin_url)
+    /// The router that was named, if one was.
+    pub fn named(&self) -> Option<String> {
+        self.admin_url.as_ref().map(|url| url.trim_end_matches('/').to_owned())
+    }
+
+    pub fn routers(&self, context: &Context) -> anyhow::Result<Routers> {
+        Routers::new(self.named(), context, RouterPlace::admin_url)
     }
 }
 

@@ -49,20 +49,32 @@ fn print(status: &ClusterStatus) -> anyhow::Result<()> {
     }
     output::data("")?;
     let pid = |pid: Option<i32>| pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-    let routers: Vec<[String; 4]> = status
+    let routers: Vec<[String; 6]> = status
         .routers
         .iter()
-        .map(|r| [r.url.clone(), r.state.word().to_owned(), pid(r.pid), r.admin_url.clone()])
+        .map(|r| {
+            [
+                r.url.clone(),
+                r.state.word().to_owned(),
+                r.reads.word().to_owned(),
+                r.writes.word().to_owned(),
+                pid(r.pid),
+                r.admin_url.clone(),
+            ]
+        })
         .collect();
-    output::table(["router", "state", "pid", "admin"], &routers)?;
+    output::table(["router", "state", "reads", "writes", "pid", "admin"], &routers)?;
     output::data("")?;
-    let shards: Vec<[String; 8]> = status
+    let works = |works: bool| if works { "work" } else { "fail" }.to_owned();
+    let shards: Vec<[String; 10]> = status
         .shards
         .iter()
         .map(|s| {
             [
                 s.id.clone(),
                 s.state.word().to_owned(),
+                works(s.reads),
+                works(s.writes),
                 s.slots.to_string(),
                 s.epoch.to_string(),
                 s.node_url.clone(),
@@ -72,5 +84,14 @@ fn print(status: &ClusterStatus) -> anyhow::Result<()> {
             ]
         })
         .collect();
-    output::table(["shard", "state", "slots", "epoch", "node", "pid", "postgres", "pid"], &shards)
+    output::table(
+        ["shard", "state", "reads", "writes", "slots", "epoch", "node", "pid", "postgres", "pid"],
+        &shards,
+    )?;
+    for shard in status.shards.iter().filter(|shard| shard.node_pid.is_some()) {
+        if let Some(cause) = &shard.cause {
+            output::data(&format!("\n{}: {cause}", shard.id))?;
+        }
+    }
+    Ok(())
 }

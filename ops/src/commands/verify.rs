@@ -11,8 +11,14 @@ use crate::{
     verify::{self, Report, Target},
 };
 
-/// Exit code 3: a violation was found. 4: a database does not answer.
+const HELP: &str = "\
+The databases must be those of all shards of one cluster. A shard that one of them knows of and that is not given is a violation. \
+Connections take nothing from the environment: PGSSLMODE, PGHOST and the like are ignored, PGOPTIONS is refused.
+
+Exit codes: 0 clean, 3 a violation was found, 4 a database does not answer";
+
 #[derive(clap::Args)]
+#[command(after_help = HELP)]
 pub struct Args {
     /// A shard's database, instead of those of the cluster in --data-dir; give every shard of the cluster
     #[arg(long = "dsn", value_name = "SHARD=URL", value_parser = parse_target)]

@@ -32,7 +32,9 @@ impl Invariant {
             }
             Self::I9 => "no limited account was ever overdrawn",
             Self::I10 => "account versions have no gaps, and their chain runs unbroken from head to first entry",
-            Self::I11 => "every slot has one owner, and every account lives with the owner of its slot",
+            Self::I11 => {
+                "every slot has one owner, every account lives with the owner of its slot, and every known shard was checked"
+            }
             Self::I13 => "an account's row is the fold of its journal",
         }
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use shard_database::DatabaseUrl;
 use sqlx::{Connection, PgConnection, Row};
 
@@ -16,11 +17,11 @@ const SETTINGS: [(&str, &str); 4] =
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 /// The first statement that reads is what fixes the snapshot.
-const IDENTITY: &str = "SELECT shard_id FROM shardledger.shard_identity";
+const FIX: &str = "SELECT FROM shardledger.shard_state";
 const SIZE: &str = "SELECT (SELECT count(*) FROM shardledger.account) AS accounts, (SELECT count(*) FROM shardledger.journal) AS entries,
                            (SELECT count(*) FROM shardledger.transfer) AS transfers, (SELECT count(*) FROM shardledger.register) AS registers";
 
-/// A read-only transaction that sees the shard as it was when it began.
+/// A read-only transaction that sees the shard as it was when it began. To be [closed](Snapshot::close).
 pub struct Snapshot {
     pub shard: String,
     pub connection: PgConnection,
@@ -28,27 +29,43 @@ pub struct Snapshot {
 
 impl Snapshot {
     pub async fn take(target: &Target) -> anyhow::Result<Self> {
-        let unreachable = |reason: String| Unreachable { what: format!("the database of {}", target.shard), reason };
-        let url =
-            DatabaseUrl::new(&target.dsn).map_err(|error| anyhow::anyhow!("the DSN of {} {error}", target.shard))?;
-        let options = url.connect_options().options(SETTINGS).application_name("shardctl-verify");
-        let mut connection = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options))
-            .await
-            .map_err(|_| unreachable(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())))?
-            .map_err(|error| unreachable(error.to_string()))?;
-        let found = Self::begin(&mut connection).await.map_err(|error| unreachable(error.to_string()))?;
-        anyhow::ensure!(
-            found.as_deref() == Some(target.shard.as_str()),
-            "the database given for {} is {}",
-            target.shard,
-            found.as_deref().unwrap_or("of no shard: nothing has initialised it")
-        );
-        Ok(Self { shard: target.shard.clone(), connection })
+        let mut connection = connect(target).await?;
+        match Self::begin(&mut connection).await {
+            Ok(()) => Ok(Self { shard: target.shard.clone(), connection }),
+            Err(error) => {
+                roll_back_and_close(connection).await;
+                Err(broken(&target.shard, error))
+            }
+        }
     }
 
-    async fn begin(connection: &mut PgConnection) -> sqlx::Result<Option<String>> {
+    /// One of each target, or none.
+    pub async fn take_all(targets: &[Target]) -> anyhow::Result<Vec<Self>> {
+        let (mut taken, mut failure) = (Vec::with_capacity(targets.len()), None);
+        for snapshot in join_all(targets.iter().map(Self::take)).await {
+            match snapshot {
+                Ok(snapshot) => taken.push(snapshot),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        match failure {
+            None => Ok(taken),
+            Some(error) => {
+                Self::close_all(&mut taken).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn begin(connection: &mut PgConnection) -> sqlx::Result<()> {
         sqlx::query(BEGIN).execute(&mut *connection).await?;
-        sqlx::query_scalar(IDENTITY).fetch_optional(connection).await
+        sqlx::query(FIX).execute(connection).await?;
+        Ok(())
+    }
+
+    /// Ends the transactions and the connections. A snapshot holds back vacuum, and PostgreSQL logs a connection that just ends.
+    pub async fn close_all(snapshots: &mut Vec<Self>) {
+        join_all(snapshots.drain(..).map(|snapshot| roll_back_and_close(snapshot.connection))).await;
     }
 
     pub async fn size(&mut self) -> sqlx::Result<ShardSize> {
@@ -61,4 +78,39 @@ impl Snapshot {
             registers: row.try_get("registers")?,
         })
     }
+}
+
+/// A connection that nothing in the environment changes.
+pub async fn connect(target: &Target) -> anyhow::Result<PgConnection> {
+    let unreachable = |reason: String| Unreachable { what: database_of(&target.shard), reason };
+    let url =
+        DatabaseUrl::new(&target.dsn).map_err(|error| anyhow::anyhow!("the DSN of {}: {error}", target.shard))?;
+    let options = url.connect_options().options(SETTINGS).application_name("shardctl-verify");
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options))
+        .await
+        .map_err(|_| unreachable(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())))?;
+    Ok(connected.map_err(|error| unreachable(error.to_string()))?)
+}
+
+/// Ends a connection whose work is done or has failed; nothing is left to be told about it.
+pub async fn close(connection: PgConnection) {
+    let _ = tokio::time::timeout(CONNECT_TIMEOUT, connection.close()).await;
+}
+
+async fn roll_back_and_close(mut connection: PgConnection) {
+    let _ = tokio::time::timeout(CONNECT_TIMEOUT, sqlx::query("ROLLBACK").execute(&mut connection)).await;
+    close(connection).await;
+}
+
+/// A database that stops answering is unreachable; any other error is a failure of the check.
+pub fn broken(shard: &str, error: sqlx::Error) -> anyhow::Error {
+    let what = database_of(shard);
+    match error {
+        sqlx::Error::Io(error) => Unreachable { what, reason: error.to_string() }.into(),
+        error => anyhow::Error::new(error).context(what),
+    }
+}
+
+fn database_of(shard: &str) -> String {
+    format!("the database of {shard}")
 }

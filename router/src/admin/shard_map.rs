@@ -1,11 +1,14 @@
 //! `/admin/shard-map`
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use axum::{extract::State, response::Response};
+use bytes::Bytes;
 use http::StatusCode;
 use serde::Serialize;
+use shard_map::MapError;
 use telemetry::clock::format_rfc3339;
+use tokio::time::Instant;
 
 use super::Admin;
 use crate::{
@@ -73,6 +76,25 @@ struct ReloadView {
     from: Option<u64>,
 }
 
+#[derive(Serialize)]
+struct CheckView {
+    valid: bool,
+    /// The version of the map that was checked; `null` when it was refused.
+    version: Option<u64>,
+    /// The version of the map in use.
+    in_use: u64,
+    problems: Vec<ProblemView>,
+}
+
+#[derive(Serialize)]
+struct ProblemView {
+    line: Option<usize>,
+    reason: String,
+}
+
+/// How long the shards get to say what they own, before a map is checked.
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// `GET /admin/shard-map`
 pub async fn show(State(admin): State<Admin>, _: NoParameters) -> Response {
     let table = admin.router.routing().load();
@@ -110,6 +132,26 @@ pub async fn reload(State(admin): State<Admin>, _: NoParameters) -> Result<Respo
         }
     };
     Ok(json(StatusCode::OK, &view))
+}
+
+/// `POST /admin/shard-map/check`, with the map's text as body: what a reload would make of this map. Nothing is taken over.
+pub async fn check(State(admin): State<Admin>, _: NoParameters, body: Bytes) -> Result<Response, Problem> {
+    let refused = |reason: &dyn std::fmt::Display| Problem::new(Code::InvalidShardMap, reason.to_string());
+    let text = String::from_utf8(body.into()).map_err(|error| refused(&error))?;
+    // A map that follows a finished move is good by the shards' own word, so their newest word counts.
+    admin.router.refresh_ownership(Instant::now() + REFRESH_TIMEOUT).await;
+    let routing = admin.router.routing();
+    let judgement = routing.check(text).await.map_err(|error| refused(&error))?;
+    let (version, problems) = match judgement {
+        Ok(version) => (Some(version), Vec::new()),
+        Err(MapError { problems }) => (None, problems),
+    };
+    let problems = problems
+        .into_iter()
+        .map(|problem| ProblemView { line: problem.line, reason: problem.reason.to_string() })
+        .collect();
+    let in_use = routing.load().map().version;
+    Ok(json(StatusCode::OK, &CheckView { valid: version.is_some(), version, in_use, problems }))
 }
 
 impl MapView {

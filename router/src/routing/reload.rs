@@ -19,7 +19,7 @@ use super::{
 };
 
 /// Far above a map of 4096 shards with their slots scattered; below what would hurt to hold.
-const MAX_MAP_BYTES: u64 = 8 * 1024 * 1024;
+pub const MAX_MAP_BYTES: u64 = 8 * 1024 * 1024;
 
 /// How a reload ended that was not refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,10 +110,26 @@ impl Routing {
         self.take(self.writer(), text, source.to_owned())
     }
 
+    /// Judges a map as a reload would, by the map in use and the shards' own word, and takes nothing over. Gives the version of
+    /// the map that was judged.
+    pub async fn check(&self, text: String) -> Result<Result<u64, MapError>, ReloadError> {
+        let routing = self.clone();
+        let judge = move || {
+            let writer = routing.writer();
+            Ok(writer.successor(&text)?.map_or(writer.map.version, |map| map.version))
+        };
+        match tokio::task::spawn_blocking(judge).await {
+            Ok(judgement) => Ok(judgement),
+            Err(failed) => match failed.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_cancelled) => Err(ReloadError::ShuttingDown),
+            },
+        }
+    }
+
     fn take(&self, mut writer: MutexGuard<'_, Writer>, text: &str, source: String) -> Result<Reload, ReloadError> {
         let from = writer.map.version;
-        let known = |slot| writer.facts.owner(slot).map(|owner| writer.map.shard(owner).id.as_str());
-        match ShardMap::parse_successor(text, &writer.map, known) {
+        match writer.successor(text) {
             Ok(Some(map)) => {
                 let to = map.version;
                 writer.replace(map, source);
@@ -132,6 +148,12 @@ impl Routing {
 }
 
 impl Writer {
+    /// The map that this text would put in place of the one in use; `None` where it says the same.
+    fn successor(&self, text: &str) -> Result<Option<ShardMap>, MapError> {
+        let known = |slot| self.facts.owner(slot).map(|owner| self.map.shard(owner).id.as_str());
+        ShardMap::parse_successor(text, &self.map, known)
+    }
+
     fn replace(&mut self, map: ShardMap, source: String) {
         let (facts, lost) = self.facts.carried_over(&self.map, &map);
         if !lost.is_empty() {

@@ -274,6 +274,32 @@ fn a_map_that_takes_slots_is_refused_until_the_shards_say_that_they_moved() {
     assert_eq!(owner_of(&routing, 0), "s2");
 }
 
+#[tokio::test]
+async fn a_map_is_judged_as_a_reload_would_and_not_taken() {
+    let (folder, routing) = opened(&map_of(1, &["s0", "s1"]));
+    let judged = async |map: &ShardMap| {
+        let judgement = routing.check(map.to_toml()).await.unwrap();
+        judgement.map_err(|error| error.to_string())
+    };
+    let mut shards = map_of(1, &["s0", "s1"]).shards;
+    shards[0].slots = vec!["1-8191".parse().unwrap()];
+    shards[1].slots = vec!["0".parse().unwrap(), "8192-16383".parse().unwrap()];
+    let moved = ShardMap::new(CLUSTER.parse().unwrap(), 2, shards).unwrap();
+
+    assert_eq!(judged(&map_of(1, &["s0", "s1"])).await, Ok(1), "it says what the map in use says");
+    assert_eq!(judged(&map_of(5, &["s0", "s1"])).await, Ok(5));
+    assert!(judged(&moved).await.unwrap_err().contains("only a move"));
+    routing.merge_ownership([answer("s1", &[(0, 0, OWNED, 2, "s0"), (8192, 16383, OWNED, 1, "")])]);
+    assert_eq!(judged(&moved).await, Ok(2));
+    let nonsense = routing.check("version = 1\nnonsense".to_owned()).await.unwrap().unwrap_err();
+    assert_eq!(nonsense.line(), Some(2));
+
+    let status = routing.status();
+    assert_eq!((status.version, status.refusal), (1, None), "nothing was taken, and nothing is reported");
+    write(&folder.file(), &moved);
+    assert_eq!(routing.reload_file().unwrap(), Reload::Replaced { from: 1, to: 2 });
+}
+
 /// Files are replaced in the ways people and machines do it; each is taken in without anybody calling.
 #[tokio::test]
 async fn changes_of_the_file_are_taken_in_however_it_is_written() {

@@ -8,11 +8,11 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use http::Method;
 use serde_json::json;
 use testkit::{
-    client::{Answer, Client, NoAnswer, account_path},
+    client::{Answer, Client, account_path},
     cluster::{Cluster, Member, Output, Placement, RECOVERY, Status},
     history::ASSET,
     process::Process,
@@ -49,7 +49,7 @@ impl Payment {
 
     async fn order(&self, client: &Client, id: Uuid, amount: &str) -> anyhow::Result<Answer> {
         let order = json!({"id": id, "debit": self.from, "credit": self.to, "amount": amount, "asset": ASSET});
-        reached(async || client.call(0, Method::POST, "/v1/transfers", Some(&order)).await).await
+        Ok(client.call(0, Method::POST, "/v1/transfers", Some(&order)).await?)
     }
 
     /// The payment is there, and sent again it is answered from what is stored.
@@ -60,20 +60,10 @@ impl Payment {
     }
 
     async fn has_received(&self, client: &Client, amount: &str) -> anyhow::Result<()> {
-        let answer = reached(async || client.call(0, Method::GET, &account_path(&self.to), None).await).await?;
+        let answer = client.call(0, Method::GET, &account_path(&self.to), None).await?;
         ensure!(answer.json()?["posted"] == amount, "{}", answer.text());
         Ok(())
     }
-}
-
-/// Asks again while a router says that it cannot reach a shard yet. It says so for a moment when it was started before the nodes,
-/// and then has executed nothing.
-async fn reached(ask: impl AsyncFn() -> Result<Answer, NoAnswer>) -> anyhow::Result<Answer> {
-    until("the router reaches the shards", NOTICED_WITHIN, async || {
-        let answer = ask().await?;
-        Ok((answer.code() != "shard_unavailable").then_some(answer))
-    })
-    .await
 }
 
 /// The command failed and said each of the words.
@@ -377,4 +367,42 @@ async fn databases_elsewhere_follow_a_moved_folder_and_belong_to_no_copy() -> an
     payment.is_there_once(&cluster.client()).await?;
     cluster.finish().await?;
     until("the home is gone with its cluster", RECOVERY, async || Ok((!home.exists()).then_some(()))).await
+}
+
+/// `up` returns when every router can read and write at every shard, and `status` names a shard where it cannot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_right_after_up_are_served() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(2, 2).await?;
+    let placement = cluster.placement()?;
+    let accounts = [placement.account_on("s0", "first", 0)?, placement.account_on("s1", "first", 0)?];
+    for round in 0..4 {
+        if round > 0 {
+            cluster.down().await?;
+            cluster.up().await?;
+        }
+        let client = cluster.client();
+        // One attempt each, at once.
+        for router in 0..2 {
+            for id in &accounts {
+                let body = json!({"id": id, "asset": ASSET, "overdraft": "unlimited"});
+                let answer = client.call(router, Method::POST, "/v1/accounts", Some(&body)).await?;
+                ensure!(answer.status == 201 || answer.status == 200, "{} {}", answer.status, answer.text());
+            }
+        }
+    }
+
+    ensure!(cluster.status().is_ready(), "{:?}", cluster.status());
+    cluster.process(Member::Node(1))?.freeze().await?;
+    let status = until("the routers miss the frozen node", NOTICED_WITHIN, async || {
+        let status = Status::parse(&cluster.shardctl(&["status", "--json"]).await?.stdout)?;
+        Ok(status.routers.iter().all(|router| router.reads == "some").then_some(status))
+    })
+    .await?;
+    let [served, frozen] = status.shards.as_slice() else { bail!("{status:?}") };
+    ensure!(served.reads && served.writes && served.cause.is_none(), "{served:?}");
+    ensure!(!frozen.reads && !frozen.writes && frozen.cause.is_some(), "{frozen:?}");
+    ensure!(!status.is_ready() && status.routers.iter().all(|router| router.writes == "some"));
+    cluster.process(Member::Node(1))?.thaw()?;
+    cluster.wait_until_ready("the node is served again", &[]).await?;
+    cluster.finish().await
 }

@@ -4,6 +4,7 @@
 
 mod chaos;
 mod contract;
+mod doctor;
 mod failover;
 mod first_transfer;
 mod guide;

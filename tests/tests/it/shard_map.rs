@@ -1,5 +1,6 @@
 //! The shard map edited under load, broken on the way, and at last simply wrong: the shards' own word decides.
 
+mod check;
 mod edits;
 mod stale_routers;
 

@@ -19,7 +19,7 @@ struct Damage {
 }
 
 /// Every account has taken part in one local and one cross-shard transfer; s0 pays, s1 is paid.
-const DAMAGES: [Damage; 13] = [
+const DAMAGES: [Damage; 16] = [
     Damage {
         what: "a cent too many in a row",
         shard: 0,
@@ -106,6 +106,27 @@ const DAMAGES: [Damage; 13] = [
         breaks: &["I11"],
     },
     Damage {
+        what: "a mark of a shard that was not checked",
+        shard: 0,
+        sql: "INSERT INTO peer_mark VALUES (7, 1, 1, 1)",
+        mend: "DELETE FROM peer_mark WHERE shard_number = 7",
+        breaks: &["I11"],
+    },
+    Damage {
+        what: "slots moved from a shard that was not checked",
+        shard: 0,
+        sql: "UPDATE slot_ownership SET peer = 's7' WHERE slot = 0",
+        mend: "UPDATE slot_ownership SET peer = '' WHERE slot = 0",
+        breaks: &["I11"],
+    },
+    Damage {
+        what: "a map that cannot be read",
+        shard: 0,
+        sql: "UPDATE known_map SET text = '?' || text",
+        mend: "UPDATE known_map SET text = substr(text, 2)",
+        breaks: &["I11"],
+    },
+    Damage {
         what: "an account in another's slot",
         shard: 0,
         sql: "UPDATE account SET slot = slot + 1 WHERE id LIKE '%payer'",
@@ -139,6 +160,55 @@ async fn verify_names_each_broken_invariant() -> anyhow::Result<()> {
         ensure!(database::run(dsn, damage.mend).await? > 0, "{}: nothing was mended", damage.what);
     }
     cluster.verify().await.context("all damage was mended")?;
+    cluster.finish().await
+}
+
+/// What `verify` is given must be every shard of one cluster, and the environment must not lead it elsewhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn verify_checks_all_shards_of_one_cluster_and_leaves_no_trace() -> anyhow::Result<()> {
+    let cluster = Cluster::start(2, 1).await?;
+    let dsn = |shard: usize| cluster.status().shards[shard].dsn.clone();
+    let verify = async |variables: &[(&str, &str)], targets: &[(&str, usize)]| {
+        let targets: Vec<String> = targets.iter().map(|(id, shard)| format!("{id}={}", dsn(*shard))).collect();
+        let mut arguments = vec!["verify"];
+        targets.iter().for_each(|target| arguments.extend(["--dsn", target.as_str()]));
+        cluster.shardctl_with(variables, &arguments).await
+    };
+    let both: &[(&str, usize)] = &[("s0", 0), ("s1", 1)];
+    ensure!(verify(&[], both).await?.code == Some(0));
+
+    let one = verify(&[], &[("s0", 0)]).await?;
+    ensure!(one.code == Some(3), "{one:?}");
+    let named = "is known to s0 (map version 1) and was not checked: give its --dsn";
+    ensure!(one.stdout.lines().any(|line| line.contains("shard s1") && line.contains(named)), "{}", one.stdout);
+
+    // Nothing is checked of databases that are not what they were given for.
+    let other = uuid::Uuid::now_v7().to_string();
+    let is_refused = async |targets: &[(&str, usize)], words: &[&str]| {
+        let output = verify(&[], targets).await?;
+        ensure!(output.code == Some(1) && output.stdout.is_empty(), "{output:?}");
+        ensure!(words.iter().all(|word| output.stderr.contains(word)), "{words:?}: {}", output.stderr);
+        anyhow::Ok(())
+    };
+    is_refused(&[("s0", 1), ("s1", 0)], &["given for s0 is s1", "given for s1 is s0"]).await?;
+    is_refused(&[("s0", 0), ("s1", 0)], &["given for s0 and s1 are one and the same"]).await?;
+    let before = "UPDATE shard_identity SET cluster_id = ";
+    let own = cluster.placement()?.map().cluster.to_string();
+    database::run(&dsn(1), &format!("{before}'{other}'")).await?;
+    is_refused(both, &[&own, &other, "s0", "s1"]).await?;
+    database::run(&dsn(1), &format!("{before}'{own}'")).await?;
+
+    ensure!(verify(&[("PGSSLMODE", "require"), ("PGHOST", "192.0.2.1")], both).await?.code == Some(0));
+    let options = verify(&[("PGOPTIONS", "-c search_path=elsewhere")], both).await?;
+    ensure!(options.code == Some(1) && options.stderr.contains("PGOPTIONS is set in the environment"), "{options:?}");
+
+    // Each connection was ended as PostgreSQL wants it. The services keep theirs.
+    for shard in &cluster.status().shards {
+        let log = cluster.data_dir().join("log").join(format!("postgres-{}.log", shard.id));
+        let log = std::fs::read_to_string(&log).with_context(|| log.display().to_string())?;
+        let broken_off = log.lines().find(|line| line.contains("unexpected EOF on client connection"));
+        ensure!(broken_off.is_none(), "{broken_off:?}");
+    }
     cluster.finish().await
 }
 

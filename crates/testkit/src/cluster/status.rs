@@ -9,6 +9,8 @@ use super::Member;
 
 /// The state of something that takes requests.
 const READY: &str = "ready";
+/// What a router says of its reads and writes when they work at every shard.
+const ALL: &str = "all";
 
 #[derive(Debug, Clone, Deserialize)]
 pub struct Status {
@@ -26,6 +28,9 @@ pub struct RouterStatus {
     pub admin_url: String,
     pub pid: Option<i32>,
     pub state: String,
+    /// `all`, `some` or `none` of the shards.
+    pub reads: String,
+    pub writes: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -38,6 +43,10 @@ pub struct ShardStatus {
     pub postgres_port: u16,
     pub dsn: String,
     pub state: String,
+    pub reads: bool,
+    pub writes: bool,
+    /// Why reads or writes do not work.
+    pub cause: Option<String>,
 }
 
 impl Status {
@@ -46,8 +55,9 @@ impl Status {
     }
 
     pub fn is_ready(&self) -> bool {
-        self.routers.iter().all(|router| router.state == READY)
-            && self.shards.iter().all(|shard| shard.state == READY)
+        let routers = |router: &RouterStatus| router.state == READY && router.reads == ALL && router.writes == ALL;
+        let shards = |shard: &ShardStatus| shard.state == READY && shard.reads && shard.writes;
+        self.routers.iter().all(routers) && self.shards.iter().all(shards)
     }
 
     pub fn pid(&self, member: Member) -> Option<i32> {

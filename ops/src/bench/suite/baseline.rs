@@ -2,12 +2,14 @@
 
 use std::{
     path::{Path, PathBuf},
-    str::FromStr,
+    process::Command,
 };
 
 use anyhow::{Context, bail, ensure};
-use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
-use tokio::process::Command;
+use shard_database::DatabaseUrl;
+use sqlx::{Connection, PgConnection};
+
+use crate::cluster::environment;
 
 const SCHEMA: &str = include_str!("../../../sql/baseline.sql");
 const UNIFORM: &str = include_str!("../../../sql/pgbench_transfer_uniform.sql");
@@ -43,6 +45,7 @@ impl Baseline {
         let pgbench = if beside_server.is_file() { beside_server } else { PathBuf::from("pgbench") };
         let mut connection = connect(dsn).await?;
         sqlx::raw_sql(SCHEMA).execute(&mut connection).await.context("installing the PL/pgSQL transfer function")?;
+        connection.close().await?;
         for script in [Script::Uniform, Script::Hot] {
             std::fs::write(folder.join(script.file()), script.text())?;
         }
@@ -51,12 +54,18 @@ impl Baseline {
 
     /// The settings of the server, by name.
     pub async fn settings(&self) -> anyhow::Result<Vec<(String, String)>> {
-        Ok(sqlx::query_as(SETTINGS).fetch_all(&mut connect(&self.url).await?).await?)
+        let mut connection = connect(&self.url).await?;
+        let settings = sqlx::query_as(SETTINGS).fetch_all(&mut connection).await?;
+        connection.close().await?;
+        Ok(settings)
     }
 
     /// Transfers a second, one commit each.
     pub async fn measure(&self, script: Script, clients: u16, seconds: u32, seed: u64) -> anyhow::Result<f64> {
-        let output = Command::new(&self.pgbench)
+        let mut pgbench = Command::new(&self.pgbench);
+        // What the operator's shell has for libpq is not the database that is measured.
+        environment::clean(&mut pgbench);
+        pgbench
             .args(["--no-vacuum", "--protocol=prepared", "--jobs=2"])
             .arg(format!("--client={clients}"))
             .arg(format!("--time={seconds}"))
@@ -67,7 +76,8 @@ impl Baseline {
             .env("PGPORT", &self.dsn.port)
             .env("PGUSER", &self.dsn.user)
             .env("PGPASSWORD", &self.dsn.password)
-            .env("PGDATABASE", &self.dsn.database)
+            .env("PGDATABASE", &self.dsn.database);
+        let output = tokio::process::Command::from(pgbench)
             .kill_on_drop(true)
             .output()
             .await
@@ -81,7 +91,8 @@ impl Baseline {
 }
 
 async fn connect(dsn: &str) -> anyhow::Result<PgConnection> {
-    Ok(PgConnection::connect_with(&PgConnectOptions::from_str(dsn)?).await?)
+    let url = DatabaseUrl::new(dsn).map_err(|error| anyhow::anyhow!("the cluster's DSN: {error}"))?;
+    Ok(PgConnection::connect_with(&url.connect_options()).await?)
 }
 
 fn transactions_per_s(report: &str) -> anyhow::Result<f64> {

@@ -1,62 +1,140 @@
-//! `shardctl map check FILE`: exit code 3 when the map would be refused.
+//! `shardctl map check FILE`: exit code 3 when the map would be refused, 4 when the router that was named cannot be reached.
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
-use serde_json::json;
-use shard_map::{MapError, MapProblem, ShardMap};
+use serde::{Deserialize, Serialize};
+use shard_map::{MapError, ShardMap};
 
-use crate::{commands::Context, exit, output};
+use crate::{
+    commands::{Context, router_address::AdminAddress},
+    exit::{self, Unreachable},
+    output,
+};
+
+const HELP: &str = "\
+If a cluster is at hand (the router at --admin-url, or the cluster that runs in --data-dir), its routers check the map as a reload \
+would: against the map in use and against the slots that the shards own. A map that follows a finished move is accepted; a map that \
+reassigns an owned slot is refused. Nothing is changed.
+
+Without a cluster, or with --offline, the file is checked by itself. With --replaces it is checked against another file. Files do not \
+know of moves, so a map that follows a move is refused then.
+
+Exit codes: 0 valid, 3 the map would be refused, 4 the router at --admin-url cannot be reached";
 
 #[derive(clap::Args)]
+#[command(after_help = HELP)]
 pub struct Args {
     /// The map to check
     file: PathBuf,
-    /// The map it is to replace: versions must grow, shards keep their numbers
+    /// Check against this file, which the map is to replace, instead of a running cluster
     #[arg(long, value_name = "FILE")]
     replaces: Option<PathBuf>,
+    /// Check the file by itself, even if a cluster runs
+    #[arg(long)]
+    offline: bool,
+    #[command(flatten)]
+    address: AdminAddress,
 }
 
-pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+/// The verdict on a map, of a router or of this program.
+#[derive(Debug, Deserialize)]
+struct Verdict {
+    problems: Vec<Problem>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Problem {
+    line: Option<usize>,
+    reason: String,
+}
+
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let text = fs::read_to_string(&args.file).with_context(|| format!("cannot read {}", args.file.display()))?;
-    let checked = match &args.replaces {
-        None => ShardMap::parse(&text),
-        Some(current) => succeeds(&super::read(current)?, &text),
+    let (problems, checked_by) = match &args.replaces {
+        Some(current) => (problems_of(succeeds(&super::read(current)?, &text)), Vec::new()),
+        None if args.offline => (problems_of(ShardMap::parse(&text)), Vec::new()),
+        None => match online(&args.address, context, &text).await? {
+            Some(checked) => checked,
+            None => (problems_of(ShardMap::parse(&text)), Vec::new()),
+        },
     };
-    match checked {
-        Ok(map) => {
-            if context.json {
-                output::json(
-                    &json!({"valid": true, "version": map.version, "shards": map.shards.len(), "problems": []}),
-                )?;
-            } else {
-                let shards = output::count(map.shards.len(), "shard");
-                output::data(&format!("{}: version {}, {shards}, valid", args.file.display(), map.version))?;
+    show(&args.file, &text, &problems, &checked_by, context)?;
+    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { exit::violation() })
+}
+
+/// What the routers say, and which of them were asked; `None` without a cluster.
+async fn online(
+    address: &AdminAddress,
+    context: &Context,
+    text: &str,
+) -> anyhow::Result<Option<(Vec<Problem>, Vec<String>)>> {
+    let is_named = address.named().is_some();
+    let routers = match address.routers(context) {
+        Ok(routers) => routers,
+        Err(error) if is_named => return Err(error),
+        // No cluster was made in the data folder.
+        Err(_) => return Ok(None),
+    };
+    let (mut problems, mut checked_by) = (Vec::new(), Vec::new());
+    for url in &routers.urls {
+        match routers.client.post::<Verdict>(&format!("{url}/admin/shard-map/check"), text.to_owned()).await {
+            Ok(verdict) => {
+                let news: Vec<Problem> =
+                    verdict.problems.into_iter().filter(|problem| !problems.contains(problem)).collect();
+                problems.extend(news);
+                checked_by.push(url.clone());
             }
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(MapError { problems }) => {
-            if context.json {
-                let problems: Vec<_> = problems.iter().map(problem_json).collect();
-                output::json(&json!({"valid": false, "problems": problems}))?;
-            } else {
-                // The form that editors and CI logs turn into links.
-                for problem in problems {
-                    let line = problem.line.map(|line| format!(":{line}")).unwrap_or_default();
-                    output::data(&format!("{}{line}: {}", args.file.display(), problem.reason))?;
-                }
-            }
-            Ok(exit::violation())
+            Err(error) if !is_named && error.is::<Unreachable>() => {}
+            Err(error) => return Err(error),
         }
     }
+    if checked_by.is_empty() {
+        output::note("no router of the cluster in --data-dir runs: the file is checked by itself");
+        return Ok(None);
+    }
+    Ok(Some((problems, checked_by)))
+}
+
+fn problems_of(checked: Result<ShardMap, MapError>) -> Vec<Problem> {
+    let problems = checked.err().map(|error| error.problems).unwrap_or_default();
+    problems.into_iter().map(|problem| Problem { line: problem.line, reason: problem.reason.to_string() }).collect()
+}
+
+fn show(
+    file: &Path,
+    text: &str,
+    problems: &[Problem],
+    checked_by: &[String],
+    context: &Context,
+) -> anyhow::Result<()> {
+    let map = ShardMap::parse(text).ok().filter(|_| problems.is_empty());
+    if context.json {
+        let (version, shards) = (map.as_ref().map(|map| map.version), map.as_ref().map(|map| map.shards.len()));
+        return output::json(&serde_json::json!({
+            "valid": map.is_some(), "version": version, "shards": shards, "problems": problems, "checked_by": checked_by,
+        }));
+    }
+    if let Some(map) = map {
+        let shards = output::count(map.shards.len(), "shard");
+        let by = if checked_by.is_empty() { String::new() } else { format!(" for {}", checked_by.join(", ")) };
+        output::data(&format!("{}: version {}, {shards}, valid{by}", file.display(), map.version))?;
+    }
+    // The form that editors and CI logs turn into links.
+    for Problem { line, reason } in problems {
+        let line = line.map(|line| format!(":{line}")).unwrap_or_default();
+        output::data(&format!("{}{line}: {reason}", file.display()))?;
+    }
+    Ok(())
 }
 
 fn succeeds(current: &ShardMap, text: &str) -> Result<ShardMap, MapError> {
-    let new = ShardMap::parse(text)?;
-    current.check_successor(&new)?;
-    Ok(new)
-}
-
-fn problem_json(problem: &MapProblem) -> serde_json::Value {
-    json!({"line": problem.line, "reason": problem.reason.to_string()})
+    match ShardMap::parse_successor(text, current, |_| None)? {
+        Some(new) => Ok(new),
+        None => ShardMap::parse(text),
+    }
 }

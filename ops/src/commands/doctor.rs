@@ -1,0 +1,119 @@
+//! `shardctl doctor`: exit code 0 when all agrees or only warns, 3 when something disagrees, 4 when nothing can be reached.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+use identity::Disagreement;
+use shard_map::ShardMap;
+
+use super::{Context, router_address::AdminAddress};
+use crate::{
+    cluster::{Description, Layout, description::RouterPlace},
+    doctor::{self, Examination, Finding, MapSource, Routers, Verdict},
+    exit, output,
+};
+
+const HELP: &str = "\
+Asks every node of the shard map and every router, and changes nothing. The map is the first of: that of --map, that of the router at \
+--admin-url, that of the cluster in --data-dir.
+
+Exit codes: 0 all agrees or only warns, 3 something disagrees, 4 nothing can be reached";
+
+#[derive(clap::Args)]
+#[command(after_help = HELP)]
+pub struct Args {
+    /// Hold the cluster against this map
+    #[arg(long, value_name = "FILE")]
+    map: Option<PathBuf>,
+    /// Show agreeing facts, too
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    address: AdminAddress,
+}
+
+/// What to hold the cluster against, and whom to ask beside the nodes.
+struct Sources {
+    map: ShardMap,
+    source: MapSource,
+    routers: Routers,
+    /// What is the matter with the cluster's map file, where that is not the map in use.
+    file: Option<Finding>,
+}
+
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    let sources = match (&args.map, args.address.named()) {
+        (Some(file), named) => {
+            let map = super::map::read(file)?;
+            let routers = Routers::new(named.into_iter().collect());
+            Sources { map, source: MapSource::File(file.display().to_string()), routers, file: None }
+        }
+        (None, Some(url)) => of_router(url).await?,
+        (None, None) => of_cluster(context).await?,
+    };
+    let Examination { mut findings, reached_anything } =
+        doctor::examine(&sources.map, &sources.source, &sources.routers).await;
+    findings.extend(sources.file);
+    let disagrees = findings.iter().any(|finding| finding.verdict == Verdict::Disagrees);
+    show(&findings, args.all, context)?;
+    Ok(match (reached_anything, disagrees) {
+        (false, _) => exit::unreachable(),
+        (true, true) => exit::violation(),
+        (true, false) => ExitCode::SUCCESS,
+    })
+}
+
+async fn of_router(url: String) -> anyhow::Result<Sources> {
+    let routers = Routers::new(vec![url.clone()]);
+    let map = doctor::router_map(&routers.client, &url).await?;
+    Ok(Sources { map, source: MapSource::Router(url), routers, file: None })
+}
+
+/// A file that a router does not work with, because it is refused or new, is not the map in use.
+async fn of_cluster(context: &Context) -> anyhow::Result<Sources> {
+    let layout = Layout::find(&context.data_dir)?;
+    let description = Description::load(&layout)?.context("the cluster's description is missing")?;
+    let routers = Routers::new(description.routers.iter().map(RouterPlace::admin_url).collect());
+    let path = layout.shard_map();
+    let file = super::map::read(&path);
+    let mut in_use = None;
+    for url in &routers.urls {
+        if let Ok(map) = doctor::router_map(&routers.client, url).await {
+            in_use = Some((map, MapSource::Router(url.clone())));
+            break;
+        }
+    }
+    let finding = |verdict, expected: String, found: String, remedy: &str| {
+        Finding::new("cluster", verdict, Disagreement::new("map file", expected, found, remedy))
+    };
+    let (map, source, file) = match (file, in_use) {
+        (Ok(file), Some((in_use, source))) if file != in_use => {
+            let remedy = "routers take a new file within seconds, or say why they refuse it";
+            let expected = format!("version {}, which is in use", in_use.version);
+            let file = finding(Verdict::Warning, expected, format!("another map, version {}", file.version), remedy);
+            (in_use, source, Some(file))
+        }
+        (Ok(file), _) => (file, MapSource::File(path.display().to_string()), None),
+        (Err(error), Some((in_use, source))) => {
+            let remedy = "correct the file (`shardctl map check FILE` names what is wrong)";
+            let file = finding(Verdict::Disagrees, "a shard map".to_owned(), format!("{error:#}"), remedy);
+            (in_use, source, Some(file))
+        }
+        (Err(error), None) => return Err(error),
+    };
+    Ok(Sources { map, source, routers, file })
+}
+
+fn show(findings: &[Finding], all: bool, context: &Context) -> anyhow::Result<()> {
+    let shown: Vec<&Finding> = findings.iter().filter(|finding| all || finding.verdict != Verdict::Agrees).collect();
+    if context.json {
+        return output::json(&shown);
+    }
+    for finding in shown {
+        output::data(&finding.to_string())?;
+    }
+    for line in doctor::summary(findings) {
+        output::data(&line)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! One fact compared, and what all facts of a place come to.
+
+use std::fmt;
+
+use identity::Disagreement;
+use serde::Serialize;
+
+/// Later ones weigh more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    Agrees,
+    Warning,
+    Disagrees,
+}
+
+/// A fact at a place. The names of the fields are those of `--json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// A node, a shard, a router, or `cluster`.
+    pub place: String,
+    pub fact: String,
+    pub verdict: Verdict,
+    pub expected: String,
+    pub found: String,
+    pub remedy: String,
+}
+
+impl Finding {
+    pub fn new(place: &str, verdict: Verdict, fact: Disagreement) -> Self {
+        let Disagreement { fact, expected, found, remedy } = fact;
+        Self { place: place.to_owned(), fact, verdict, expected, found, remedy }
+    }
+
+    pub fn agrees(place: &str, fact: &str, value: impl fmt::Display) -> Self {
+        Self::new(place, Verdict::Agrees, Disagreement::new(fact, &value, &value, ""))
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { place, fact, verdict, expected, found, remedy } = self;
+        match verdict {
+            // Such as the value of a setting that this version of PostgreSQL does not have.
+            Verdict::Agrees if found.is_empty() => write!(f, "{place}: {fact} agrees: nothing"),
+            Verdict::Agrees => write!(f, "{place}: {fact} agrees: {found}"),
+            Verdict::Warning => write!(f, "{place}: WARNING {fact}: expected {expected}, found {found}. {remedy}"),
+            Verdict::Disagrees => {
+                write!(f, "{place}: DISAGREES {fact}: expected {expected}, found {found}. {remedy}")
+            }
+        }
+    }
+}
+
+/// Findings in the order in which they are shown, each fact of a place once.
+#[derive(Debug, Default)]
+pub struct Findings(Vec<Finding>);
+
+impl Findings {
+    /// Of two findings about one fact of a place the graver one stays: a node's own comparison and the one made here may differ.
+    pub fn add(&mut self, finding: Finding) {
+        match self.0.iter_mut().find(|known| known.place == finding.place && known.fact == finding.fact) {
+            Some(known) if known.verdict >= finding.verdict => {}
+            Some(known) => *known = finding,
+            None => self.0.push(finding),
+        }
+    }
+
+    /// Adds each disagreement, and for each of `facts` without one that it agrees.
+    pub fn compared(&mut self, place: &str, facts: &[(&str, String)], disagreements: Vec<Disagreement>) {
+        for (fact, value) in facts {
+            if !disagreements.iter().any(|disagreement| disagreement.fact == *fact) {
+                self.add(Finding::agrees(place, fact, value));
+            }
+        }
+        for disagreement in disagreements {
+            self.add(Finding::new(place, Verdict::Disagrees, disagreement));
+        }
+    }
+
+    pub fn extend(&mut self, findings: impl IntoIterator<Item = Finding>) {
+        findings.into_iter().for_each(|finding| self.add(finding));
+    }
+
+    /// Place by place.
+    pub fn into_list(self) -> Vec<Finding> {
+        let order: Vec<String> = places(&self.0).into_iter().map(str::to_owned).collect();
+        let mut list = self.0;
+        list.sort_by_key(|finding| order.iter().position(|place| *place == finding.place));
+        list
+    }
+}
+
+/// A line for each place, in the order in which the places first appear.
+pub fn summary(findings: &[Finding]) -> Vec<String> {
+    let line = |place: &str| {
+        let count = |wanted: Option<Verdict>| {
+            let here = findings.iter().filter(|finding| finding.place == place);
+            here.filter(|finding| wanted.is_none_or(|wanted| finding.verdict == wanted)).count()
+        };
+        let facts = crate::output::count(count(None), "fact");
+        let (disagree, warn) = (count(Some(Verdict::Disagrees)), count(Some(Verdict::Warning)));
+        match (disagree, warn) {
+            (0, 0) => format!("{place}: {facts} compared, no disagreement"),
+            (0, warn) => format!("{place}: {facts} compared, {}", crate::output::count(warn, "warning")),
+            (disagree, 0) => format!("{place}: {facts} compared, {}", crate::output::count(disagree, "disagreement")),
+            (disagree, warn) => {
+                let [disagree, warn] = [(disagree, "disagreement"), (warn, "warning")]
+                    .map(|(number, noun)| crate::output::count(number, noun));
+                format!("{place}: {facts} compared, {disagree}, {warn}")
+            }
+        }
+    };
+    places(findings).into_iter().map(line).collect()
+}
+
+/// Every place once, in the order in which they first appear.
+fn places(findings: &[Finding]) -> Vec<&str> {
+    let mut places: Vec<&str> = Vec::new();
+    for finding in findings {
+        if !places.contains(&finding.place.as_str()) {
+            places.push(&finding.place);
+        }
+    }
+    places
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_graver_finding_about_a_fact_stays_and_places_are_summed_up() {
+        let finding =
+            |place: &str, fact: &str, verdict| Finding::new(place, verdict, Disagreement::new(fact, 1, 2, "r"));
+        let mut findings = Findings::default();
+        findings.add(Finding::agrees("a", "cluster", 1));
+        findings.add(finding("b", "cluster", Verdict::Warning));
+        findings.add(finding("a", "cluster", Verdict::Disagrees));
+        findings.add(Finding::agrees("a", "cluster", 1));
+        findings.compared(
+            "a",
+            &[("shard", "s0".to_owned()), ("number", "0".to_owned())],
+            vec![Disagreement::new("number", 0, 1, "r")],
+        );
+        let list = findings.into_list();
+        let verdicts: Vec<_> = list.iter().map(|f| (f.place.as_str(), f.fact.as_str(), f.verdict)).collect();
+        assert_eq!(
+            verdicts,
+            [
+                ("a", "cluster", Verdict::Disagrees),
+                ("a", "shard", Verdict::Agrees),
+                ("a", "number", Verdict::Disagrees),
+                ("b", "cluster", Verdict::Warning),
+            ]
+        );
+        assert_eq!(summary(&list), ["a: 3 facts compared, 2 disagreements", "b: 1 fact compared, 1 warning"]);
+    }
+}

@@ -1,0 +1,216 @@
+//! Who owns which slot, by the shards' own word, beside the map.
+
+use std::collections::BTreeSet;
+
+use identity::Disagreement;
+use shard_map::{SLOTS, Slot, merge_slots};
+
+use super::{
+    finding::{Finding, Verdict},
+    seen::{Listed, Seen, SlotState},
+};
+
+/// Where findings about all shards together are filed.
+pub const CLUSTER: &str = "cluster";
+const OWNERS: &str = "owner of each slot";
+const MAPPED: &str = "slots of the map";
+
+/// What all shards together say about one slot.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Said<'a> {
+    /// Shard and epoch.
+    owners: Vec<(&'a str, i64)>,
+    /// Shards that a move of the slot leads from or to.
+    moved_by: BTreeSet<&'a str>,
+}
+
+/// Every slot has one owner, and it is the map's.
+pub fn compare(seen: &Seen) -> Vec<Finding> {
+    let mut slots: Vec<Said> = vec![Said::default(); usize::from(SLOTS)];
+    let mut all_answered = true;
+    for shard in &seen.map.shards {
+        // Nodes of one shard list what is in one database; that they share it is compared elsewhere.
+        let ownership = seen.answers(&shard.id).find_map(|(_, answer)| {
+            let is_itself = answer.identity.as_ref().is_some_and(|identity| identity.shard == shard.id);
+            is_itself.then_some(answer.ownership.as_ref().ok()).flatten()
+        });
+        match ownership {
+            Some(ownership) => ownership.ranges.iter().for_each(|listed| hear(&mut slots, &shard.id, listed)),
+            None => all_answered = false,
+        }
+    }
+    let mut findings = Vec::new();
+    owners(seen, &slots, all_answered, &mut findings);
+    mapped(seen, &slots, &mut findings);
+    let clean = |fact: &str| !findings.iter().any(|finding: &Finding| finding.fact.starts_with(fact));
+    let agree: Vec<(&str, &str)> =
+        [(OWNERS, "one shard"), (MAPPED, "as the shards say")].into_iter().filter(|(fact, _)| clean(fact)).collect();
+    // Without every shard's word nothing is known about slots that nobody claimed.
+    if all_answered {
+        findings.extend(agree.into_iter().map(|(fact, value)| Finding::agrees(CLUSTER, fact, value)));
+    }
+    findings
+}
+
+fn hear<'a>(slots: &mut [Said<'a>], shard: &'a str, listed: &'a Listed) {
+    for slot in listed.slots.slots() {
+        let said = &mut slots[usize::from(slot.index())];
+        if listed.state == SlotState::Owned {
+            said.owners.push((shard, listed.epoch));
+        } else {
+            said.moved_by.insert(shard);
+        }
+        if !listed.peer.is_empty() {
+            said.moved_by.insert(&listed.peer);
+        }
+    }
+}
+
+fn owners(seen: &Seen, slots: &[Said], all_answered: bool, findings: &mut Vec<Finding>) {
+    for run in runs(slots, |said, _| (said.owners.len() != 1).then(|| said.owners.clone())) {
+        let (slots, owners) = run;
+        let (found, remedy) = match owners.as_slice() {
+            [] if all_answered && !seen.map.shards.is_empty() => (
+                "no shard".to_owned(),
+                "no request for these slots is served: look for a move that was interrupted, or for a shard that the map lacks",
+            ),
+            [] => continue,
+            several => {
+                let names: Vec<String> =
+                    several.iter().map(|(shard, epoch)| format!("{shard} at epoch {epoch}")).collect();
+                (
+                    names.join(" and "),
+                    "two shards take payments for the same accounts: stop the node of the one that should not, and find out what wrote \
+                     its table slot_ownership",
+                )
+            }
+        };
+        let fact = format!("{OWNERS}: {slots}");
+        findings.push(Finding::new(CLUSTER, Verdict::Disagrees, Disagreement::new(fact, "one shard", found, remedy)));
+    }
+}
+
+fn mapped(seen: &Seen, slots: &[Said], findings: &mut Vec<Finding>) {
+    let differs = |said: &Said, slot: Slot| {
+        let [(owner, _)] = said.owners.as_slice() else { return None };
+        let in_map = seen.map.owner_id(slot);
+        (*owner != in_map).then(|| (in_map.to_owned(), (*owner).to_owned(), said.moved_by.contains(in_map)))
+    };
+    for (slots, (in_map, owner, was_moved)) in runs(slots, differs) {
+        let (verdict, remedy) = if was_moved {
+            (
+                Verdict::Warning,
+                format!(
+                    "the slots were moved, and routers follow the shards: publish a map that follows, with them at {owner}"
+                ),
+            )
+        } else {
+            let remedy = format!("only a move changes the shard of a slot: leave them with {owner} in the map");
+            (Verdict::Disagrees, remedy)
+        };
+        let fact = format!("{MAPPED}: {slots}");
+        let expected = format!("{in_map}, as the map says");
+        findings.push(Finding::new(CLUSTER, verdict, Disagreement::new(fact, expected, owner, remedy)));
+    }
+}
+
+/// Slots for which `of` gives the same, with what it gives.
+fn runs<'a, T: PartialEq>(slots: &[Said<'a>], of: impl Fn(&Said<'a>, Slot) -> Option<T>) -> Vec<(String, T)> {
+    let mut groups: Vec<(Vec<Slot>, T)> = Vec::new();
+    for (slot, said) in Slot::all().zip(slots) {
+        let Some(value) = of(said, slot) else { continue };
+        match groups.last_mut() {
+            Some((group, same)) if *same == value => group.push(slot),
+            _ => groups.push((vec![slot], value)),
+        }
+    }
+    let named = groups.into_iter().map(|(group, value)| {
+        let ranges: Vec<String> = merge_slots(group).iter().map(ToString::to_string).collect();
+        (ranges.join(", "), value)
+    });
+    named.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::{
+        compare::tests::{answer, seen_of},
+        seen::Ownership,
+    };
+
+    /// Shard, slots, state, epoch, peer.
+    type Row = (&'static str, &'static str, SlotState, i64, &'static str);
+    use SlotState::{Incoming, Owned, Released};
+
+    /// The map gives s0 the slots 0-8191 and s1 the rest.
+    fn found(rows: &[Row]) -> Vec<(Verdict, String, String)> {
+        let mut seen = seen_of(&["s0", "s1"]);
+        for node in &mut seen.nodes {
+            let of_shard = rows.iter().filter(|(shard, ..)| *shard == node.shard);
+            let ranges = of_shard.map(|(_, slots, state, epoch, peer)| Listed {
+                slots: slots.parse().unwrap(),
+                state: *state,
+                epoch: *epoch,
+                peer: (*peer).to_owned(),
+            });
+            answer(node).ownership = Ok(Ownership { ranges: ranges.collect(), map_version: 1 });
+        }
+        compare(&seen).into_iter().map(|finding| (finding.verdict, finding.fact, finding.found)).collect()
+    }
+
+    #[test]
+    fn each_slot_has_one_owner_and_it_is_the_maps() {
+        use Verdict::{Agrees, Disagrees, Warning};
+        let all =
+            |rest: &[Row]| [&[("s0", "0-8191", Owned, 1, ""), ("s1", "8192-16383", Owned, 1, "")], rest].concat();
+        type Expected<'a> = (Verdict, &'a str, &'a str);
+        let agree: [Expected; 2] =
+            [(Agrees, "owner of each slot", "one shard"), (Agrees, "slots of the map", "as the shards say")];
+        let cases: [(&str, Vec<Row>, Vec<Expected>); 5] = [
+            ("clean", all(&[]), agree.to_vec()),
+            (
+                "two owners",
+                all(&[("s1", "3-5", Owned, 7, "")]),
+                vec![(Disagrees, "owner of each slot: 3-5", "s0 at epoch 1 and s1 at epoch 7"), agree[1]],
+            ),
+            (
+                "no owner",
+                vec![("s0", "0-8190", Owned, 1, ""), ("s1", "8192-16383", Owned, 1, "")],
+                vec![(Disagrees, "owner of each slot: 8191", "no shard"), agree[1]],
+            ),
+            (
+                "a finished move that the map does not have yet",
+                vec![
+                    ("s0", "1-8191", Owned, 1, ""),
+                    ("s0", "0", Released, 2, "s1"),
+                    ("s1", "0", Owned, 2, "s0"),
+                    ("s1", "8192-16383", Owned, 1, ""),
+                ],
+                vec![(Warning, "slots of the map: 0", "s1"), agree[0]],
+            ),
+            (
+                "a map that reassigns slots",
+                vec![
+                    ("s0", "0-8193", Owned, 1, ""),
+                    ("s1", "8194-16383", Owned, 1, ""),
+                    ("s1", "0", Incoming, 2, "s0"),
+                ],
+                vec![(Disagrees, "slots of the map: 8192-8193", "s0"), agree[0]],
+            ),
+        ];
+        for (name, rows, expected) in cases {
+            let found = found(&rows);
+            let found: Vec<Expected> =
+                found.iter().map(|(v, fact, found)| (*v, fact.as_str(), found.as_str())).collect();
+            assert_eq!(found, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_shard_that_does_not_answer_is_not_taken_for_one_without_slots() {
+        let mut seen = seen_of(&["s0", "s1"]);
+        seen.nodes[1].answer = Err("connection refused".to_owned());
+        assert_eq!(compare(&seen), []);
+    }
+}
