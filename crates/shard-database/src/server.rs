@@ -18,6 +18,8 @@ pub struct ServerFacts {
     pub timeline: Option<i64>,
     /// When the server was started: two servers that run at the same time differ in it.
     pub started_at_us: i64,
+    /// The database's number in the server: it tells a copy made with `CREATE DATABASE … TEMPLATE` from its original.
+    pub database_oid: i64,
     /// The server's clock, in microseconds since the epoch.
     pub clock_us: i64,
     settings: BTreeMap<String, String>,
@@ -107,6 +109,7 @@ const FACTS: &str = "SELECT pg_catalog.pg_is_in_recovery() AS is_standby, \
          ELSE ('x' || pg_catalog.lpad(pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8), 16, '0'))::bit(64)::int8 \
        END AS timeline, \
        (pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()) * 1000000)::int8 AS started_at_us, \
+       (SELECT oid::int8 FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) AS database_oid, \
        (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::int8 AS clock_us, \
        (SELECT pg_catalog.array_agg(name || '=' || setting) FROM pg_catalog.pg_settings WHERE name = ANY($1::text[])) \
          AS settings";
@@ -127,6 +130,7 @@ impl ServerFacts {
             system_identifier: row.try_get("system_identifier")?,
             timeline: row.try_get("timeline")?,
             started_at_us: row.try_get("started_at_us")?,
+            database_oid: row.try_get("database_oid")?,
             clock_us: row.try_get("clock_us")?,
             settings: settings
                 .iter()
@@ -145,6 +149,7 @@ impl ServerFacts {
             system_identifier,
             timeline: Some(timeline),
             started_at_us: 0,
+            database_oid: 0,
             clock_us: 0,
             settings,
         }

@@ -98,6 +98,7 @@ async fn examine(map: &ShardMap, shard: &Shard, url: &str) -> Result<NodeAnswer,
         mark: identified.mark.unwrap_or_default().into(),
         clock,
         server_started_at_us: identified.server_started_at_us,
+        database_oid: identified.database_oid,
         ownership,
     })
 }

@@ -134,7 +134,10 @@ fn compare_servers(seen: &Seen, shard: &Shard, place: &str, findings: &mut Findi
     for (node, answer) in seen.answers(&shard.id).filter(|(_, answer)| answer.server_started_at_us != 0) {
         let system = answer.fact("system identifier").unwrap_or("unknown");
         let started = telemetry::clock::format_rfc3339(answer.server_started_at_us);
-        servers.push((node.url.as_str(), format!("system {system} started at {started}")));
+        servers.push((
+            node.url.as_str(),
+            format!("database {} of system {system} started at {started}", answer.database_oid),
+        ));
     }
     let distinct: BTreeSet<&str> = servers.iter().map(|(_, server)| server.as_str()).collect();
     match (distinct.len(), servers.first()) {
@@ -319,6 +322,7 @@ pub mod tests {
                 mark: mark(100),
                 clock: OtherClock { owner: String::new(), ahead_us: 0, uncertainty_us: 100 },
                 server_started_at_us: 1,
+                database_oid: 1,
                 ownership: Ok(Ownership {
                     ranges: vec![Listed {
                         slots: shard.slots[0],
@@ -432,6 +436,11 @@ pub mod tests {
             (
                 "two servers under one shard",
                 |seen| second_node(seen).server_started_at_us = 2,
+                &[("shard s0", "database server", Disagrees)],
+            ),
+            (
+                "two databases of one server under one shard",
+                |seen| second_node(seen).database_oid = 2,
                 &[("shard s0", "database server", Disagrees)],
             ),
             (

@@ -58,6 +58,8 @@ pub struct NodeAnswer {
     pub clock: OtherClock,
     /// 0: not known.
     pub server_started_at_us: i64,
+    /// The database's number in the server.
+    pub database_oid: i64,
     pub ownership: Result<Ownership, String>,
 }
 

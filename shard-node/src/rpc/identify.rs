@@ -81,10 +81,10 @@ impl Service {
             reads: Some(readiness(self.gate.reads())),
             writes: Some(readiness(self.gate.writes())),
             ownership_version: lane.ownership_version,
-            shard_map_version: 0,
             founding_map: record.founding_map,
             fresh: record.is_fresh() && self.gate.seen().position == record.state.next_position,
-            server_started_at_us: server.map_or(0, |server| server.started_at_us),
+            server_started_at_us: server.as_ref().map_or(0, |server| server.started_at_us),
+            database_oid: server.map_or(0, |server| server.database_oid),
         })
     }
 
