@@ -392,7 +392,7 @@ pub mod tests {
         type Change = fn(&mut Seen);
         /// Place, fact, verdict.
         type Named = (&'static str, &'static str, Verdict);
-        let cases: [(&str, Change, &[Named]); 19] = [
+        let cases: [(&str, Change, &[Named]); 20] = [
             (
                 "a node is down",
                 |seen| seen.nodes[1].answer = Err("refused".to_owned()),
