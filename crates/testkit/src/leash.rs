@@ -92,7 +92,7 @@ impl Leashed {
     pub fn spawn(mut command: Command) -> anyhow::Result<Self> {
         let mut child =
             command.spawn().with_context(|| format!("cannot start {}", command.get_program().display()))?;
-        let started = i32::try_from(child.id()).ok().and_then(Process::of).context("it ended at once");
+        let started = i32::try_from(child.id()).ok().and_then(Process::of_child).context("it is no process");
         let guard = Command::new("sh")
             .args(["-c", &format!("{WAIT}\n{KILL}"), "leash", &child.id().to_string()])
             .process_group(0)

@@ -24,6 +24,11 @@ impl Process {
         is_living(state).then_some(Self { pid, started_ticks })
     }
 
+    /// A child of this process that has not been waited for: its id is its own, even if it has ended already.
+    pub fn of_child(pid: i32) -> Option<Self> {
+        stat(pid).map(|(_, started_ticks)| Self { pid, started_ticks })
+    }
+
     pub fn pid(self) -> i32 {
         self.pid
     }
