@@ -16,6 +16,9 @@ CREATE TABLE shardledger.shard_identity (
     hash_seed         BIGINT NOT NULL,
     -- Fingerprint of the map that the shard was founded with: shards founded together have the same. NULL: added later.
     founding_map      BIGINT,
+    -- Every shard of that map was initialised at some time. Before that none of them is written to: `init` of the others must find
+    -- a cluster that is new.
+    complete          BOOLEAN NOT NULL,
     -- PostgreSQL's own identity as last seen. A database restored into another PostgreSQL has another identifier; a promoted
     -- stand-by has a higher timeline.
     system_identifier BIGINT NOT NULL,

@@ -86,6 +86,12 @@ async fn what_others_remember(
         match peers::ask(other, &map, &format!("accept of shard {}", record.identity.shard)).await {
             // It serves: what it has acknowledged is in the database.
             Ok(answer) if is_this && answer.identified.refused.is_empty() => {}
+            // It does not serve its own shard: what it says of this one may be of another database.
+            Ok(answer)
+                if !is_this && (!answer.identified.refused.is_empty() || answer.identified.identity.is_none()) =>
+            {
+                silent.push(format!("shard {} does not serve", other.id));
+            }
             Ok(answer) => {
                 let own = |mark: &&wire::ShardMark| mark.shard_number == u32::from(record.identity.number);
                 if let Some(mark) = answer.identified.marks.iter().find(own).and_then(|mark| mark.mark) {

@@ -4,13 +4,16 @@
 //! nothing: writes are not executed, reads are unavailable, and `/readyz?verbose` and the answers name the disagreement. When the
 //! facts agree again, the gate opens by itself.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 
 use identity::{Disagreement, Disagreements, Expected, Mark, Marks};
 use shard_database::{
     Database, ShardState,
     record::{ShardRecord, compare_schema},
-    server::{Purpose, ServerFacts},
+    server::{Purpose, ServerFacts, ServerId},
 };
 
 use crate::metric_definitions as m;
@@ -28,13 +31,15 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    /// The other shards that answer have been asked.
-    others_asked: bool,
+    /// Why the other shards are waited for; `None` once they have been asked.
+    waiting: Option<String>,
     acknowledged: Acknowledged,
     /// How far the database had come when it was last looked at, or committed to.
     seen: Mark,
     record: Option<ShardRecord>,
     server: Option<ServerFacts>,
+    /// The database that was accepted last, and since when.
+    accepted: Option<(ServerId, Instant)>,
     /// What routers and nodes said of the other shards.
     peers: Marks,
     /// What other shards say that forbids to serve this one.
@@ -81,11 +86,12 @@ impl Gate {
     pub fn new(expected: Expected) -> Self {
         let state = State {
             phase: Phase::Starting,
-            others_asked: false,
+            waiting: Some(OTHERS_NOT_ASKED.to_owned()),
             acknowledged: Acknowledged::default(),
             seen: Mark::default(),
             record: None,
             server: None,
+            accepted: None,
             peers: Marks::default(),
             conflicts: Vec::new(),
             unwritable: Ok(()),
@@ -145,8 +151,11 @@ impl Gate {
             state.record = Some((**record).clone());
             let mark = mark_of(facts, record);
             state.seen = if outcome.is_ok() { state.seen.merged(mark) } else { mark };
+            if outcome.is_ok() {
+                state.accept(facts.id(), mark);
+            }
         }
-        let agreed = if state.others_asked { Phase::Open } else { Phase::Compared };
+        let agreed = if state.waiting.is_none() { Phase::Open } else { Phase::Compared };
         state.enter(match &outcome {
             Ok(()) => agreed,
             Err(_) if *database == Database::Uninitialised && !facts.is_standby => Phase::Uninitialised,
@@ -155,21 +164,37 @@ impl Gate {
         outcome
     }
 
-    /// The lane's shorter look, on a session that was judged before.
-    pub fn judge_state(&self, found: &ShardState, acknowledged: &Acknowledged) -> Result<(), Disagreements> {
-        let timeline = self.state().seen.timeline;
+    /// The lane's shorter look, on a session that was judged before, on a server of this timeline.
+    pub fn judge_state(
+        &self,
+        found: &ShardState,
+        timeline: i64,
+        acknowledged: &Acknowledged,
+    ) -> Result<(), Disagreements> {
         let mark = Mark { incarnation: found.incarnation, timeline, position: found.next_position };
         let mut wrong: Vec<Disagreement> = compare_schema(found.schema_version).into_iter().collect();
         wrong.extend(mark.compare(acknowledged.mark, &acknowledged.holder));
         Disagreements::check(wrong)
     }
 
+    /// Whether a session on this database may still be used. Another one may have been accepted since: the address was pointed to a
+    /// promoted stand-by, and the old primary lives on.
+    pub fn serves(&self, server: ServerId) -> bool {
+        self.state().accepted.is_none_or(|(accepted, _)| accepted == server)
+    }
+
+    /// When the database was accepted: connections from before may lead to another one.
+    pub fn accepted_since(&self) -> Option<Instant> {
+        self.state().accepted.map(|(_, since)| since)
+    }
+
     /// Why nothing is served, if so.
     pub fn closed(&self) -> Option<String> {
-        match &self.state().phase {
+        let state = self.state();
+        match &state.phase {
             Phase::Open => None,
             Phase::Starting => Some(NOT_REACHED.to_owned()),
-            Phase::Compared => Some(OTHERS_NOT_ASKED.to_owned()),
+            Phase::Compared => Some(state.waiting.clone().unwrap_or_default()),
             Phase::Uninitialised => Some(uninitialised().to_string()),
             Phase::Refused(refused) => Some(refused.to_string()),
         }
@@ -181,9 +206,13 @@ impl Gate {
         matches!(self.state().phase, Phase::Compared | Phase::Open)
     }
 
-    /// The other shards have been asked: the next look at the database may open the gate.
-    pub fn set_others_asked(&self) {
-        self.state().others_asked = true;
+    pub fn is_open(&self) -> bool {
+        self.state().phase == Phase::Open
+    }
+
+    /// Says why the other shards are waited for. With `None` the next look at the database opens the gate.
+    pub fn set_waiting(&self, reason: Option<String>) {
+        self.state().waiting = reason;
     }
 
     pub fn is_uninitialised(&self) -> bool {
@@ -221,15 +250,11 @@ impl Gate {
         self.state().acknowledged.clone()
     }
 
-    /// The lane committed: the database has come this far, and whoever waits is told so.
-    pub fn committed(&self, incarnation: i64, next_position: i64) {
+    /// The database has come this far, by a commit of the lane or a look: callers are told so.
+    pub fn committed(&self, mark: Mark) {
         let mut state = self.state();
-        let mark = Mark { incarnation, timeline: state.seen.timeline, position: next_position };
         state.seen = state.seen.merged(mark);
-        let merged = state.acknowledged.mark.merged(mark);
-        if merged != state.acknowledged.mark {
-            state.acknowledged = Acknowledged { mark: merged, holder: "this node".to_owned() };
-        }
+        state.remember(mark);
     }
 
     /// How far the database is known to have come.
@@ -297,6 +322,21 @@ impl Gate {
 }
 
 impl State {
+    fn accept(&mut self, server: ServerId, mark: Mark) {
+        if self.accepted.is_none_or(|(accepted, _)| accepted != server) {
+            self.accepted = Some((server, Instant::now()));
+        }
+        // A session on a database that has less, or on an older timeline, is on another one.
+        self.remember(mark);
+    }
+
+    fn remember(&mut self, mark: Mark) {
+        let merged = self.acknowledged.mark.merged(mark);
+        if merged != self.acknowledged.mark {
+            self.acknowledged = Acknowledged { mark: merged, holder: "this node".to_owned() };
+        }
+    }
+
     fn enter(&mut self, phase: Phase) {
         if phase == self.phase {
             return;
@@ -347,6 +387,7 @@ mod tests {
         ShardRecord {
             identity: ShardIdentity { cluster, shard: "s0".to_owned(), number: 0, routing: RoutingFacts::OWN },
             founding_map: None,
+            complete: true,
             system_identifier: 7,
             timeline: 1,
             state: ShardState {
@@ -372,10 +413,10 @@ mod tests {
 
         assert_eq!(decide(&gate, &facts, record(cluster, 100)), Ok(()));
         assert!(gate.may_be_asked() && gate.closed().is_some_and(|why| why.contains("other shards")));
-        gate.set_others_asked();
+        gate.set_waiting(None);
         assert_eq!(decide(&gate, &facts, record(cluster, 100)), Ok(()));
         assert_eq!(gate.closed(), None);
-        gate.committed(1, 120);
+        gate.committed(Mark { incarnation: 1, timeline: 1, position: 120 });
         assert_eq!(decide(&gate, &facts, record(cluster, 120)), Ok(()));
         // An earlier state of the database: this node itself knows better.
         assert_eq!(decide(&gate, &facts, record(cluster, 119)), Err(vec!["position".to_owned()]));
@@ -402,6 +443,26 @@ mod tests {
     }
 
     #[test]
+    fn a_session_on_a_former_primary_is_not_used_any_more() {
+        let cluster = ClusterId::generate();
+        let gate = Gate::new(Expected { cluster, shard: "s0".to_owned(), number: None });
+        let old = ServerFacts::for_tests(7, 1);
+        assert!(gate.serves(old.id()), "nothing was accepted yet");
+        assert_eq!(decide(&gate, &old, record(cluster, 100)), Ok(()));
+        let since = gate.accepted_since();
+        assert_eq!(decide(&gate, &old, record(cluster, 110)), Ok(()));
+        assert_eq!(gate.accepted_since(), since, "the same server");
+
+        let promoted = ServerFacts::for_tests(7, 2).started_at(5);
+        assert_eq!(decide(&gate, &promoted, record(cluster, 110)), Ok(()));
+        assert!(gate.serves(promoted.id()) && !gate.serves(old.id()) && gate.accepted_since() > since);
+        // A new session on the old primary, which went on by itself, is refused as well.
+        let found = Database::Shard(Box::new(record(cluster, 500)));
+        let refused = gate.judge(Purpose::Writes, &old, &found, &[], &gate.acknowledged()).unwrap_err();
+        assert_eq!(refused.list()[0].fact, "position");
+    }
+
+    #[test]
     fn what_is_acknowledged_while_the_database_is_looked_at_is_no_reason_to_refuse() {
         let cluster = ClusterId::generate();
         let gate = Gate::new(Expected { cluster, shard: "s0".to_owned(), number: None });
@@ -415,14 +476,14 @@ mod tests {
     fn the_lane_is_told_of_another_schema_and_of_an_earlier_position() {
         let cluster = ClusterId::generate();
         let gate = Gate::new(Expected { cluster, shard: "s0".to_owned(), number: None });
-        gate.committed(1, 50);
+        gate.committed(Mark { incarnation: 1, timeline: 1, position: 50 });
         let good = record(cluster, 50).state;
-        assert!(gate.judge_state(&good, &gate.acknowledged()).is_ok());
+        assert!(gate.judge_state(&good, 1, &gate.acknowledged()).is_ok());
         for (bad, fact) in [
             (ShardState { schema_version: good.schema_version + 1, ..good }, "schema version"),
             (ShardState { next_position: 49, ..good }, "position"),
         ] {
-            let refused = gate.judge_state(&bad, &gate.acknowledged()).unwrap_err();
+            let refused = gate.judge_state(&bad, 1, &gate.acknowledged()).unwrap_err();
             assert_eq!(refused.list()[0].fact, fact);
         }
     }

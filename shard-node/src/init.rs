@@ -5,6 +5,7 @@
 //! first.
 
 use identity::{Disagreement, Disagreements, ShardIdentity, shard::RoutingFacts};
+use ledger::Position;
 use shard_database::{
     Database, record as database, schema,
     server::{Purpose, ServerFacts},
@@ -44,6 +45,12 @@ pub enum InitError {
          or mount it. A shard that has been in use is never initialised again"
     )]
     WasInUse { other: String, shard: String, number: u16, mark: String },
+    #[error(
+        "shard {shard} is one of the first shards of this cluster, and shard {other} has been written to since all of them were \
+         initialised: the database of shard {shard} is lost or not mounted. Restore or mount it. A shard that has been in use is never \
+         initialised again"
+    )]
+    WasFounded { other: String, shard: String },
     #[error(
         "the map gives {slots} to shard {shard}, but {owners}. Only a move changes the shard of a slot: write slots = [] for \
          shard {shard} and leave the slots where they are"
@@ -138,12 +145,20 @@ fn decide(map: &ShardMap, shard: &Shard, others: &[Answer]) -> Result<Founding, 
             return Err(InitError::NotReached { other: other.clone() });
         }
         let of_shard = |mark: &&wire::ShardMark| mark.shard_number == u32::from(shard.number);
-        if let Some(mark) = identified.marks.iter().find(of_shard).and_then(|mark| mark.mark) {
+        // A mark at the very beginning is of a shard that was there, and never written to.
+        let was_in_use =
+            |mark: &wire::Mark| mark.position > Position::first_of(shard.number).0 || mark.incarnation > 1;
+        if let Some(mark) = identified.marks.iter().find(of_shard).and_then(|mark| mark.mark).filter(was_in_use) {
             let (shard, number) = (shard.id.clone(), shard.number);
             let mark = identity::Mark::from(mark).to_string();
             return Err(InitError::WasInUse { other: other.clone(), shard, number, mark });
         }
-        let together = identified.fresh && identified.founding_map == Some(founding_fingerprint(map));
+        let together = identified.founding_map == Some(founding_fingerprint(map));
+        // None of the first shards is written to before all of them are initialised.
+        if together && !identified.fresh && !shard.slots.is_empty() {
+            let (other, shard) = (other.clone(), shard.id.clone());
+            return Err(InitError::WasFounded { other, shard });
+        }
         if !together {
             founding = Founding::IsAdded;
         }
@@ -262,7 +277,10 @@ mod tests {
         // In use: payments may be known under the slots, even if nobody owns them.
         let used = || answer("s0", shard(&first, print, false), &["0-5000"]);
         let error = of_s2(&first, [used(), answer("s1", uninitialised(), &[])]).unwrap_err();
-        assert!(error.contains("slots 10001-16383 to shard s2") && error.contains("in use"), "{error}");
+        assert!(
+            error.contains("shard s2 is one of the first shards") && error.contains("lost or not mounted"),
+            "{error}"
+        );
 
         // The first thing a new operator tries: a third shard with slots of the other two.
         let two = map(["0-8191", "8192-16383", ""]);
@@ -283,12 +301,14 @@ mod tests {
     #[test]
     fn a_shard_that_another_one_remembers_is_never_initialised_again() {
         let map = map(["0-8191", "8192-16383", ""]);
-        let mark =
-            wire::ShardMark { shard_number: 2, mark: Some(wire::Mark { incarnation: 1, timeline: 1, position: 9 }) };
+        let mark = wire::ShardMark {
+            shard_number: 2,
+            mark: Some(wire::Mark { incarnation: 1, timeline: 1, position: Position::first_of(2).0 + 8 }),
+        };
         let remembers = wire::IdentifyResponse { marks: vec![mark], ..shard(&map, None, false) };
         let error =
             of_s2(&map, [answer("s0", remembers, &["0-8191"]), answer("s1", uninitialised(), &[])]).unwrap_err();
-        assert!(error.contains("shard s0 remembers that shard s2 (number 2) had come to position 9"), "{error}");
+        assert!(error.contains("shard s0 remembers that shard s2 (number 2) had come to position"), "{error}");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use identity::{AssetScales, Marks};
+use identity::{AssetScales, Mark, Marks};
 use ledger::{
     AccountId, Position,
     accounts::Accounts,
@@ -233,6 +233,9 @@ impl Lane {
             return Err(StoreError::Fenced.into());
         };
         let operations = || group.iter().map(|index| work.operation(*index));
+        if !self.gate.serves(session.server()) {
+            return Err(StoreError::Superseded.into());
+        }
         load::accounts(session, &mut self.accounts, operations()).await?;
         let mut named = load::named(session, operations()).await?;
         named.openings = load::openings(session, &self.accounts, operations()).await?;
@@ -267,10 +270,14 @@ impl Lane {
             let committing = Instant::now();
             session.commit(evidence).await.map_err(|error| Failure { error, commit_sent: true })?;
             metrics::histogram!(m::LANE_COMMIT_SECONDS).record(committing.elapsed());
+            // Committed where nobody will look for it: the same ids are sent to the accepted database.
+            if !self.gate.serves(session.server()) {
+                return Err(Failure { error: StoreError::Superseded, commit_sent: true });
+            }
             self.shared.committed(group.len(), committing.elapsed(), next);
             state.next_position = next.0;
             self.believed = Some(*state);
-            self.gate.committed(state.incarnation, state.next_position);
+            self.gate.committed(mark_of(state, session.timeline()));
             for (number, mark) in marks.iter() {
                 self.stored_marks.observe(number, mark);
                 self.gate.observe_peer(number, mark);
@@ -327,7 +334,7 @@ impl Lane {
         self.believed = Some(state);
         self.shared.set_ownership(&state, &ownership);
         self.shared.set_scales(&scales);
-        self.gate.committed(state.incarnation, state.next_position);
+        self.gate.committed(mark_of(&state, session.timeline()));
         self.link = Some(Link { session, state, ownership, scales });
         Ok(())
     }
@@ -369,8 +376,12 @@ impl Lane {
 async fn load_state(session: &mut Session, gate: &Gate) -> Result<ShardState, StoreError> {
     let acknowledged = gate.acknowledged();
     let state = shard_state::load(session).await?;
-    gate.judge_state(&state, &acknowledged)?;
+    gate.judge_state(&state, session.timeline(), &acknowledged)?;
     Ok(state)
+}
+
+fn mark_of(state: &ShardState, timeline: i64) -> Mark {
+    Mark { incarnation: state.incarnation, timeline, position: state.next_position }
 }
 
 fn is_replay(outcome: &Outcome) -> bool {

@@ -21,6 +21,8 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(1);
 /// A look that takes longer has failed: readiness must not lag behind the truth.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Looks on one connection.
+const CONNECT_EVERY: u32 = 5;
 /// Looks between two removals of marks that later ones outdate.
 const PRUNE_EVERY: u32 = 15;
 
@@ -43,7 +45,8 @@ impl Monitor {
                 Ok(looked) => looked.map_err(|error| error.to_string()),
                 Err(_) => Err(format!("no answer from the shard's database within {} s", PATIENCE.as_secs())),
             };
-            if looked.is_err() {
+            // Made anew now and then: an address may lead elsewhere by now, while the connections to the former server live on.
+            if looked.is_err() || looks.is_multiple_of(CONNECT_EVERY) {
                 connection = None;
             }
             self.gate.set_reads(match looked {

@@ -21,6 +21,7 @@ use crate::{
     store::{self, StoreError, ownership::SlotState},
 };
 
+const SLOT_OWNERSHIP: &str = "slot ownership";
 const PATIENCE: Duration = Duration::from_millis(1500);
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
@@ -64,7 +65,7 @@ async fn ask_node(url: &str, shard: &Shard, map: &ShardMap, caller: &str) -> Res
         Endpoint::from_shared(url.to_owned()).map_err(|error| error.to_string())?.connect_timeout(PATIENCE);
     let channel: Channel = endpoint.connect().await.map_err(with_cause)?;
     let mut node = ShardNodeClient::new(channel).max_decoding_message_size(wire::MAX_MESSAGE_BYTES);
-    let asked_us = steady_us();
+    let (asked_us, asked_steady_us) = (telemetry::clock::now_us(), steady_us());
     let request = wire::IdentifyRequest {
         cluster: map.cluster.as_bytes().to_vec().into(),
         shard: shard.id.clone(),
@@ -76,7 +77,11 @@ async fn ask_node(url: &str, shard: &Shard, map: &ShardMap, caller: &str) -> Res
     };
     let identified = node.identify(request).await.map_err(|status| status.message().to_owned())?.into_inner();
     let owner = format!("the node of shard {}", shard.id);
-    let clock = OtherClock::measured(&owner, asked_us, identified.clock_us, steady_us());
+    // The other machine's clock as it is, beside this one's as it was first seen.
+    let answered_us = asked_us + (steady_us() - asked_steady_us);
+    let set_by_us = asked_us - asked_steady_us;
+    let clock = OtherClock::measured(&owner, asked_us, identified.clock_us, answered_us);
+    let clock = OtherClock { ahead_us: clock.ahead_us.saturating_add(set_by_us), ..clock };
     let mut owned = Vec::new();
     // A node that serves nothing claims nothing.
     if identified.identity.is_some() && identified.refused.is_empty() && identified.mark.is_some() {
@@ -109,13 +114,24 @@ pub struct Peers {
     pub number: u16,
     /// The shards that have answered and contradict nothing.
     heard: HashSet<String>,
+    /// The shards that are known to be initialised.
+    initialised: HashSet<String>,
     /// By shard: what it says that forbids to serve this one.
     conflicts: BTreeMap<String, Disagreement>,
 }
 
 impl Peers {
     pub fn new(map: ShardMap, gate: Gate, clock: Arc<NodeClock>, pool: PgPool, number: u16) -> Self {
-        Self { map, gate, clock, pool, number, heard: HashSet::new(), conflicts: BTreeMap::new() }
+        Self {
+            map,
+            gate,
+            clock,
+            pool,
+            number,
+            heard: HashSet::new(),
+            initialised: HashSet::new(),
+            conflicts: BTreeMap::new(),
+        }
     }
 
     /// Asks every shard that has not answered yet, or contradicts this one. What forbids to serve is given to the gate and returned.
@@ -131,12 +147,23 @@ impl Peers {
         for answer in answers {
             match answer {
                 Ok(answer) => self.hear(answer, &owned),
-                Err(no_answer) => tracing::debug!(%no_answer, "asking it again later"),
+                Err(no_answer) => {
+                    // A shard that is silent claims nothing: it must not keep this one down.
+                    self.conflicts.remove(&no_answer.shard);
+                    tracing::debug!(%no_answer, "asking it again later");
+                }
             }
         }
         let conflicts: Vec<Disagreement> = self.conflicts.values().cloned().collect();
         self.gate.set_conflicts(conflicts.clone());
         Ok(Disagreements::check(conflicts))
+    }
+
+    /// The shards that are not known to be initialised.
+    pub fn not_initialised(&self) -> Vec<&str> {
+        let own = &self.gate.expected().shard;
+        let others = self.map.shards.iter().map(|shard| shard.id.as_str()).filter(|id| id != own);
+        others.filter(|id| !self.initialised.contains(*id)).collect()
     }
 
     /// Asks on until every shard has answered once and contradicts nothing.
@@ -160,9 +187,15 @@ impl Peers {
         if !identified.refused.is_empty() {
             let facts: Vec<_> = identified.refused.iter().map(|refused| refused.fact.as_str()).collect();
             tracing::warn!(shard, facts = facts.join(", "), "the node of another shard does not serve");
-            self.conflicts.remove(&shard);
+            // Of two that contradict each other, the one that starts again must not win by that.
+            if facts.contains(&SLOT_OWNERSHIP) && !self.gate.is_open() {
+                self.conflicts.entry(shard.clone()).or_insert_with(|| refuses_itself(&shard));
+            } else {
+                self.conflicts.remove(&shard);
+            }
             return;
         }
+        self.initialised.insert(shard.clone());
         match convert::marks_from_wire(&identified.marks) {
             Ok(marks) => {
                 let holder = format!("shard {shard}");
@@ -176,6 +209,11 @@ impl Peers {
             }
             Err(error) => tracing::error!(shard, %error, "another shard's node gave marks that cannot be read"),
         }
+        // One that is about to start refuses itself, if it must: it must not shut a shard that serves.
+        let starts = !identified.reads.as_ref().is_some_and(|reads| reads.works);
+        if starts && self.gate.is_open() {
+            return;
+        }
         match doubly_owned(own, &owned, &shard) {
             Some(conflict) => {
                 self.conflicts.insert(shard, conflict);
@@ -186,6 +224,12 @@ impl Peers {
             }
         }
     }
+}
+
+fn refuses_itself(shard: &str) -> Disagreement {
+    let found = format!("shard {shard} does not serve, because slots of it are owned twice");
+    let remedy = format!("look at the log of shard {shard}: it names the slots and the other owner");
+    Disagreement::new(SLOT_OWNERSHIP, "one owner for each slot", found, remedy)
 }
 
 /// INV-2: one owner per slot and epoch. The higher epoch is right; at one epoch nobody is.
@@ -207,7 +251,7 @@ fn doubly_owned(own: &[(SlotRange, i64)], other: &[(SlotRange, i64)], shard: &st
          database and initialise it with slots = []; if shard {shard} is the wrong one, stop it"
     );
     let found = format!("shard {shard} owns slots {} as well", slots.join(", "));
-    Some(Disagreement::new("slot ownership", "one owner for each slot", found, remedy))
+    Some(Disagreement::new(SLOT_OWNERSHIP, "one owner for each slot", found, remedy))
 }
 
 #[cfg(test)]

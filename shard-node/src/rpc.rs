@@ -74,8 +74,9 @@ impl Service {
     /// Turns are given in order of arrival, for as long as the router waits: each router bounds the reads it has under way, and a
     /// call that it gives up leaves the queue.
     async fn turn<T>(&self, request: &Request<T>) -> Result<SemaphorePermit<'_>, Status> {
+        let turn = self.turns.acquire().await.map_err(|_| Status::unavailable("the node is closing"))?;
         self.is_current(request).await?;
-        self.turns.acquire().await.map_err(|_| Status::unavailable("the node is closing"))
+        Ok(turn)
     }
 
     /// INV-12: a read is never older than what its caller was told of.
@@ -93,7 +94,7 @@ impl Service {
         self.gate.acknowledge(at_least, "a router");
         match mark.compare(at_least, "a router") {
             None => {
-                self.gate.committed(mark.incarnation, mark.position);
+                self.gate.committed(mark);
                 Ok(())
             }
             Some(behind) => {
@@ -135,7 +136,7 @@ impl ShardNode for Service {
         request: Request<wire::IdentifyRequest>,
     ) -> Result<Response<wire::IdentifyResponse>, Status> {
         count("identify");
-        self.identified(request.into_inner()).map(Response::new)
+        self.identified(request.into_inner()).await.map(Response::new)
     }
 
     async fn examine(

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use identity::time::OtherClock;
-use shard_database::Database;
+use shard_database::{Database, record::set_complete};
 use shard_map::ShardMap;
 use sqlx::{Connection, PgConnection, PgPool, postgres::PgConnectOptions};
 use telemetry::{Tasks, admin as telemetry_admin, logging, metrics, shutdown};
@@ -168,7 +168,22 @@ async fn open_shard(config: &Config, gate: &Gate, clock: &Arc<NodeClock>, pool: 
     session::warm_up(pool).await;
     let mut peers = Peers::new(map, gate.clone(), Arc::clone(clock), pool.clone(), record.identity.number);
     peers.ask_all().await?.context("the other shards do not agree")?;
-    gate.set_others_asked();
+    if record.founding_map.is_some() && !record.complete {
+        // A shard that is written to before all of them are there would keep the others from being founded.
+        while let missing = peers.not_initialised()
+            && !missing.is_empty()
+        {
+            let shards = missing.join(", ");
+            gate.set_waiting(Some(format!(
+                "the cluster is new and not complete: its first shards {shards} are not initialised, or do not answer. Run `shard-node \
+                 init` for each"
+            )));
+            tokio::time::sleep(LOOK_FOR_INIT).await;
+            peers.ask_all().await?.context("the other shards do not agree")?;
+        }
+        set_complete(&mut connection).await?;
+    }
+    gate.set_waiting(None);
     let acknowledged = gate.acknowledged();
     let (facts, database) = session::look(&mut connection, &READ_SETTINGS).await?;
     gate.decide(&facts, &database, &READ_SETTINGS, &acknowledged).context("the database is refused")?;

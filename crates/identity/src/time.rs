@@ -59,9 +59,10 @@ impl Judgement {
             format!("{} ms {}", ahead_us.saturating_abs() / 1000, if ahead_us < 0 { "behind" } else { "ahead" })
         };
         let within = format!("at most {} ms apart", bound.as_millis());
-        // Two clocks that differ do not say which of them is wrong; then the node doubts its own.
+        // Two clocks that differ, and no third, do not say which of them is wrong; then the node doubts its own. With more, it doubts
+        // its own when most of the others differ from it.
         let is_off_the_middle = middle_ahead_us.saturating_abs() > bound_us;
-        let doubts_itself = !wrong.is_empty() && (is_off_the_middle || wrong.len() * 2 >= clocks.len());
+        let doubts_itself = !wrong.is_empty() && (is_off_the_middle || wrong.len() * 2 > clocks.len());
         let own_clock = doubts_itself.then(|| {
             let others: Vec<String> =
                 wrong.iter().map(|clock| format!("{} is {}", clock.owner, describe(clock.ahead_us))).collect();
@@ -113,6 +114,9 @@ mod tests {
             // One router is wrong: it is named, and the node goes on.
             (vec![0, 0, HOUR], 0, false),
             (vec![0, 0, -HOUR], 0, false),
+            // PostgreSQL agrees with the node, one other node does not.
+            (vec![0, HOUR], 0, false),
+            (vec![0, -HOUR], 0, false),
             // No two clocks say exactly the same.
             (vec![300, 500, HOUR], 300, false),
             (vec![-300, -500, HOUR], -300, false),

@@ -23,6 +23,8 @@ pub struct ShardRecord {
     pub identity: ShardIdentity,
     /// Fingerprint of the map the shard was founded with; `None` for one that was added to a cluster later.
     pub founding_map: Option<i64>,
+    /// Every shard of that map was initialised at some time: before that, none of them is written to.
+    pub complete: bool,
     /// PostgreSQL's own identity as last seen.
     pub system_identifier: i64,
     pub timeline: i64,
@@ -71,7 +73,7 @@ pub fn compare_schema(version: i32) -> Option<Disagreement> {
 
 /// `to_regclass` gives NULL where there is no such table; naming the table itself would be an error.
 const IS_THERE: &str = "SELECT pg_catalog.to_regclass('shardledger.shard_state') IS NOT NULL";
-const RECORD: &str = "SELECT i.cluster_id, i.shard_id, i.shard_number, i.slot_count, i.hash_seed, i.founding_map, \
+const RECORD: &str = "SELECT i.cluster_id, i.shard_id, i.shard_number, i.slot_count, i.hash_seed, i.founding_map, i.complete, \
        i.system_identifier, i.timeline, s.next_position, s.ownership_version, s.incarnation, s.schema_version \
      FROM shardledger.shard_identity i CROSS JOIN shardledger.shard_state s";
 
@@ -107,6 +109,7 @@ fn from_row(row: &PgRow) -> Result<ShardRecord, sqlx::Error> {
             },
         },
         founding_map: row.try_get("founding_map")?,
+        complete: row.try_get("complete")?,
         system_identifier: row.try_get("system_identifier")?,
         timeline: row.try_get("timeline")?,
         state: state_from_row(row)?,
@@ -131,7 +134,7 @@ fn state_from_row(row: &PgRow) -> Result<ShardState, sqlx::Error> {
 }
 
 const INSERT_IDENTITY: &str = "INSERT INTO shardledger.shard_identity (cluster_id, shard_id, shard_number, slot_count, hash_seed, \
-       founding_map, system_identifier, timeline) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+       founding_map, complete, system_identifier, timeline) VALUES ($1, $2, $3, $4, $5, $6, $6 IS NULL, $7, $8)";
 const INSERT_STATE: &str = "INSERT INTO shardledger.shard_state (next_position, ownership_version, incarnation, schema_version) \
      VALUES ($1, 1, 1, $2)";
 
@@ -159,6 +162,14 @@ pub async fn write(
         .bind(schema::VERSION)
         .execute(connection)
         .await?;
+    Ok(())
+}
+
+const SET_COMPLETE: &str = "UPDATE shardledger.shard_identity SET complete = TRUE";
+
+/// Remembers that every shard of the cluster's first map was initialised.
+pub async fn set_complete(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query(SET_COMPLETE).execute(connection).await?;
     Ok(())
 }
 
@@ -202,7 +213,7 @@ pub async fn asset_scales(connection: &mut PgConnection) -> Result<AssetScales, 
 }
 
 /// Positions left out at the beginning of an incarnation: far more than could be acknowledged and heard of by routers alone.
-const POSITIONS_SKIPPED: i64 = 1 << 20;
+const POSITIONS_SKIPPED: i64 = 1 << 32;
 
 const BEGIN_INCARNATION: &str = "UPDATE shardledger.shard_state SET incarnation = incarnation + 1, next_position = $1 \
      WHERE incarnation = $2";
@@ -225,6 +236,12 @@ pub async fn begin_incarnation(
     // Routers may have been told of more than any shard remembers.
     let first = lost_from.max(acknowledged.position) + POSITIONS_SKIPPED;
     let incarnation = from.state.incarnation.max(acknowledged.incarnation) + 1;
+    // INV-8: a position belongs to the shard whose number it begins with.
+    let number = from.identity.number;
+    if Position(first).shard_number() != number {
+        let what = format!("position {first} is not one of shard number {number}");
+        return Err(sqlx::Error::Encode(what.into()));
+    }
     let mut transaction = sqlx::Connection::begin(connection).await?;
     let updated = sqlx::query(BEGIN_INCARNATION)
         .bind(first)

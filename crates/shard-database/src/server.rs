@@ -25,6 +25,14 @@ pub struct ServerFacts {
     settings: BTreeMap<String, String>,
 }
 
+/// Tells one database from another, a copy on another server or beside it included. A server that was restarted is another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerId {
+    system_identifier: i64,
+    started_at_us: i64,
+    database_oid: i64,
+}
+
 /// What a session is for: reads need less than writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
@@ -153,6 +161,16 @@ impl ServerFacts {
             clock_us: 0,
             settings,
         }
+    }
+
+    pub fn id(&self) -> ServerId {
+        let Self { system_identifier, started_at_us, database_oid, .. } = *self;
+        ServerId { system_identifier, started_at_us, database_oid }
+    }
+
+    /// The same facts of a server that was started at another time, for tests.
+    pub fn started_at(self, started_at_us: i64) -> Self {
+        Self { started_at_us, ..self }
     }
 
     /// The names of the settings that must have certain values.

@@ -55,11 +55,21 @@ impl Routing {
         let answers: Vec<(S, GetOwnershipResponse)> =
             answers.into_iter().filter(|(asked, answer)| is_itself(asked.as_ref(), answer)).collect();
         let before = self.load();
+        // What the shards own first: a newer map is held against it. Then once more, for shards that only the newer map has.
+        self.hear_owners(&answers);
         let adopted = self.adopt_newest(&answers);
+        if adopted.is_some() {
+            self.hear_owners(&answers);
+        }
+        let after = self.load();
+        let rerouted = |slot: &Slot| before.shard_id(before.owner(*slot)) != after.shard_id(after.owner(*slot));
+        Merged { rerouted_slots: Slot::all().filter(rerouted).count(), adopted }
+    }
 
+    fn hear_owners<S: AsRef<str>>(&self, answers: &[(S, GetOwnershipResponse)]) {
         let mut writer = self.writer();
         let mut hearing = Hearing::default();
-        let said = writer.understand(&answers, &mut hearing);
+        let said = writer.understand(answers, &mut hearing);
         let listed: HashSet<(ShardIndex, Slot)> =
             said.statements.iter().flat_map(|(shard, slots, _)| slots.slots().map(|slot| (*shard, slot))).collect();
         // First what was believed and is not confirmed, then the news: a shard that hands a slot over may answer before
@@ -69,12 +79,8 @@ impl Routing {
             slots.slots().for_each(|slot| writer.hear(shard, slot, statement, &mut hearing));
         }
         hearing.report();
-        writer.disputed = writer.claimants(&hearing.conflicts, &answers);
+        writer.disputed = writer.claimants(&hearing.conflicts, answers);
         self.publish(&writer);
-        drop(writer);
-        let after = self.load();
-        let rerouted = |slot: &Slot| before.shard_id(before.owner(*slot)) != after.shard_id(after.owner(*slot));
-        Merged { rerouted_slots: Slot::all().filter(rerouted).count(), adopted }
     }
 
     /// Of the maps that nodes hand out, the newest, if it is newer than ours.

@@ -135,9 +135,9 @@ impl Witness {
         Ok(())
     }
 
-    /// An exchange of clocks, as the router sees it.
+    /// An exchange of clocks, as the router sees it, against the node's steady one.
     pub fn clock(shard: &ShardName, asked_us: i64, answer: &wire::IdentifyResponse) -> OtherClock {
-        OtherClock::measured(&shard.id, asked_us, answer.clock_us, clock::now_us())
+        OtherClock::measured(&shard.id, asked_us, answer.steady_us, clock::now_us())
     }
 
     fn marks(&self) -> MutexGuard<'_, Marks> {

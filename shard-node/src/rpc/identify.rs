@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use identity::{AssetScales, Disagreement, Disagreements, Expected, assets, shard::RoutingFacts, time::OtherClock};
+use identity::{
+    AssetScales, Disagreement, Disagreements, Expected, Mark, ShardIdentity, assets, shard::RoutingFacts,
+    time::OtherClock,
+};
 use shard_database::server::{Purpose, ServerFacts};
 use shard_map::{ClusterId, ShardMap};
 use tonic::Status;
@@ -18,7 +21,7 @@ use crate::{clock::steady_us, store};
 const MAX_DECLARATIONS: usize = 64;
 
 impl Service {
-    pub(super) fn identified(&self, request: wire::IdentifyRequest) -> Result<wire::IdentifyResponse, Status> {
+    pub(super) async fn identified(&self, request: wire::IdentifyRequest) -> Result<wire::IdentifyResponse, Status> {
         let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
         let caller = if request.caller.is_empty() { "a caller" } else { request.caller.as_str() };
         let marks = convert::marks_from_wire(&request.marks).map_err(|error| invalid(&error))?;
@@ -33,9 +36,19 @@ impl Service {
         };
         let (record, server) = self.gate.last_seen();
         let Some(record) = record else {
+            // What it will be once it is initialised.
+            let own = self.gate.expected();
+            let identity = ShardIdentity {
+                cluster: own.cluster,
+                shard: own.shard.clone(),
+                number: expected.number.unwrap_or_default(),
+                routing: RoutingFacts::OWN,
+            };
             return Ok(wire::IdentifyResponse {
                 uninitialised: self.gate.is_uninitialised(),
-                clock_us: steady_us(),
+                refused: expected.compare(&identity, "the address").into_iter().map(Into::into).collect(),
+                clock_us: telemetry::clock::now_us(),
+                steady_us: steady_us(),
                 reads: Some(readiness(self.gate.reads())),
                 writes: Some(readiness(self.gate.writes())),
                 ..Default::default()
@@ -54,6 +67,7 @@ impl Service {
             }
             for (number, mark) in marks.iter() {
                 if number == record.identity.number {
+                    self.look_again_for(mark).await;
                     self.gate.acknowledge(mark, caller);
                 } else {
                     self.gate.observe_peer(number, mark);
@@ -70,14 +84,18 @@ impl Service {
         }
         let lane = self.lane.status();
         let mut known = self.gate.peers();
-        known.observe(record.identity.number, self.gate.acknowledged().mark());
+        // In front of a foreign database this node knows nothing of that shard.
+        if self.gate.expected().compare(&record.identity, "").is_empty() {
+            known.observe(record.identity.number, self.gate.acknowledged().mark());
+        }
         Ok(wire::IdentifyResponse {
             identity: Some((&record.identity).into()),
             uninitialised: false,
             refused: refused.into_iter().map(Into::into).collect(),
             mark: Some(self.gate.seen().into()),
             marks: convert::marks_to_wire(&known),
-            clock_us: steady_us(),
+            clock_us: telemetry::clock::now_us(),
+            steady_us: steady_us(),
             reads: Some(readiness(self.gate.reads())),
             writes: Some(readiness(self.gate.writes())),
             ownership_version: lane.ownership_version,
@@ -97,6 +115,17 @@ impl Service {
             self.assets.keep(digest, version, scales);
         }
         found
+    }
+
+    /// A caller was told of more than this node has seen: another node of the shard committed it. The answer is held against the mark,
+    /// so it must not be older.
+    async fn look_again_for(&self, mark: Mark) {
+        if self.gate.is_open()
+            && self.gate.seen().is_behind(mark)
+            && let Ok(found) = store::read::mark(&self.reads).await
+        {
+            self.gate.committed(Mark { timeline: self.gate.seen().timeline, ..found });
+        }
     }
 
     /// Refuses a map that would have a slot change hands.

@@ -21,6 +21,9 @@ pub enum StoreError {
     /// a replay of one that took effect, no id collides: only what is stored can tell.
     #[error("an operation that was refused may be a replay of one that took effect")]
     ReplayInDoubt,
+    /// The session is on a database that is not the accepted one any more.
+    #[error("another server was accepted as the shard's database since this session began")]
+    Superseded,
     /// The database is not the shard, not all of it, or not as it must be.
     #[error("{0}")]
     Refused(#[from] Disagreements),
@@ -45,7 +48,7 @@ pub enum Remedy {
 impl StoreError {
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::TimedOut(_) | Self::Refused(_) => Remedy::Reconnect,
+            Self::TimedOut(_) | Self::Refused(_) | Self::Superseded => Remedy::Reconnect,
             Self::RowCount { .. } | Self::ReplayInDoubt => Remedy::Redecide,
             Self::Fenced => Remedy::Reload,
             Self::Corrupt(_) => Remedy::Report,

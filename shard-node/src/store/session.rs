@@ -8,7 +8,7 @@ use std::{future::Future, time::Duration};
 
 use shard_database::{
     Database, record,
-    server::{Purpose, ServerFacts},
+    server::{Purpose, ServerFacts, ServerId},
 };
 use sqlx::{
     AssertSqlSafe, Connection, PgConnection, Row,
@@ -23,6 +23,8 @@ use crate::{
 
 pub struct Session {
     connection: PgConnection,
+    server: ServerId,
+    timeline: i64,
     statement_timeout: Duration,
     row_types: RowTypes,
 }
@@ -48,7 +50,19 @@ impl Session {
         let (facts, database) = within(limit, look(&mut connection, &LANE_SETTINGS)).await?;
         gate.judge(Purpose::Writes, &facts, &database, &LANE_SETTINGS, &acknowledged)?;
         let row_types = within(limit, load_row_types(&mut connection)).await?;
-        Ok(Self { connection, statement_timeout: config.statement_timeout(), row_types })
+        // Only a stand-by has none, and was refused.
+        let (server, timeline) = (facts.id(), facts.timeline.unwrap_or_default());
+        Ok(Self { connection, server, timeline, statement_timeout: config.statement_timeout(), row_types })
+    }
+
+    /// The database that the session is on.
+    pub fn server(&self) -> ServerId {
+        self.server
+    }
+
+    /// The timeline of its server.
+    pub fn timeline(&self) -> i64 {
+        self.timeline
     }
 
     pub fn row_types(&self) -> &RowTypes {
@@ -96,13 +110,18 @@ pub async fn look(
 
 /// The pool for reads. Each of its connections is judged when it is made.
 pub fn read_pool(config: &DatabaseConfig, gate: &Gate) -> PgPool {
-    let gate = gate.clone();
+    let (gate, accepted) = (gate.clone(), gate.clone());
     PgPoolOptions::new()
         .max_connections(config.read_connections)
         // Kept once they are made (`warm_up`): a burst of reads is not the moment to make connections.
         .idle_timeout(None)
         .max_lifetime(None)
         .acquire_timeout(config.connect_timeout())
+        // A connection from before the database was accepted may lead to another one that lives on.
+        .before_acquire(move |_, connection| {
+            let is_current = accepted.accepted_since().is_none_or(|since| connection.age <= since.elapsed());
+            Box::pin(async move { Ok(is_current) })
+        })
         .after_connect(move |connection, _| {
             let gate = gate.clone();
             Box::pin(async move {

@@ -1,6 +1,7 @@
 //! Who a shard is, how far it has come, and what does not agree.
 
 use identity::{AssetScales, Disagreement, Mark, Marks, ShardIdentity, shard::RoutingFacts};
+use ledger::Position;
 use shard_map::ClusterId;
 
 use super::{BadMessage, bad};
@@ -25,7 +26,12 @@ pub fn shard_mark_to_wire((number, mark): (u16, Mark)) -> wire::ShardMark {
 
 pub fn shard_mark_from_wire(message: &wire::ShardMark) -> Result<(u16, Mark), BadMessage> {
     let number = u16::try_from(message.shard_number).map_err(|error| bad("shard_number", error))?;
-    Ok((number, message.mark.ok_or(BadMessage::Missing("mark"))?.into()))
+    let mark: Mark = message.mark.ok_or(BadMessage::Missing("mark"))?.into();
+    // INV-8: a position begins with the number of its shard. What a node says of a foreign database is no mark of that shard.
+    if Position(mark.position).shard_number() != number {
+        return Err(bad("mark", format!("position {} is not one of shard number {number}", mark.position)));
+    }
+    Ok((number, mark))
 }
 
 pub fn marks_to_wire(marks: &Marks) -> Vec<wire::ShardMark> {
@@ -81,4 +87,18 @@ pub fn assets_to_wire(digest: u64, scales: &AssetScales) -> wire::DeclaredAssets
 
 pub fn assets_from_wire(message: wire::DeclaredAssets) -> (u64, AssetScales) {
     (message.digest, message.scales.into_iter().map(|pair| (pair.asset, pair.scale)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_with_another_shards_position_is_no_mark() {
+        let mark = |position| Mark { incarnation: 1, timeline: 1, position };
+        let good = (3, mark(Position::first_of(3).0 + 7));
+        assert_eq!(shard_mark_from_wire(&shard_mark_to_wire(good)), Ok(good));
+        let foreign = shard_mark_to_wire((3, mark(Position::first_of(4).0)));
+        assert!(shard_mark_from_wire(&foreign).is_err());
+    }
 }

@@ -26,6 +26,7 @@ impl ShardNode for FakeNode {
                 hash_seed: request.hash_seed,
             }),
             clock_us: telemetry::clock::now_us(),
+            steady_us: telemetry::clock::now_us(),
             reads: works.clone(),
             writes: works,
             ..Default::default()

@@ -115,8 +115,25 @@ async fn a_map_that_gives_a_new_shard_slots_of_others_is_refused_by_everybody_an
     payments.are_there_once(router.client()).await?;
     drop(router);
     payments.are_there_once(&client).await?;
-    cluster.verify().await?;
+    verify_knows_the_new_shard(&cluster, &s2).await?;
     cluster.finish().await
+}
+
+/// `shardctl verify` of the two shards that `shardctl up` made names the third; with all three it is clean.
+async fn verify_knows_the_new_shard(cluster: &Cluster, s2: &NodeConfig) -> anyhow::Result<()> {
+    let shards = &cluster.status().shards;
+    let mut targets: Vec<String> = shards.iter().map(|shard| format!("--dsn={}={}", shard.id, shard.dsn)).collect();
+    let verify = async |targets: &[String]| {
+        let arguments: Vec<&str> = ["verify"].into_iter().chain(targets.iter().map(String::as_str)).collect();
+        cluster.shardctl(&arguments).await
+    };
+    let without = verify(&targets).await?;
+    ensure!(without.code == Some(3), "{}", without.stdout);
+    says(&without.stdout, &["I11", "s2"])?;
+    targets.push(format!("--dsn=s2={}", s2.database_url));
+    let with = verify(&targets).await?;
+    ensure!(with.code == Some(0), "{}{}", with.stdout, with.stderr);
+    Ok(())
 }
 
 /// The next version of a map, with a shard more.
