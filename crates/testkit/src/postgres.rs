@@ -57,24 +57,34 @@ impl Postgres {
         Ok(server)
     }
 
-    /// A stand-by of this server, which follows it.
+    /// A stand-by of this server, which follows it. Made by hand: not every installation of the server has `pg_basebackup`.
     pub async fn standby(&self, folder: &Folder, name: &str) -> anyhow::Result<Self> {
         let mut standby = Self::new(folder, name)?;
-        let port = self.port.to_string();
-        standby.run(
-            "pg_basebackup",
-            &[
-                "--host=127.0.0.1",
-                "--port",
-                &port,
-                "--username=postgres",
-                "--checkpoint=fast",
-                "--write-recovery-conf",
-            ],
-        )?;
+        let mut backup = self.connect("postgres").await?;
+        sqlx::query("SELECT pg_backup_start('standby', true)").execute(&mut backup).await?;
+        let copied = Command::new("cp").arg("-a").arg(self.data.join(".")).arg(&standby.data).output()?;
+        ensure!(copied.status.success(), "the data were not copied: {}", String::from_utf8_lossy(&copied.stderr));
+        let label: String =
+            sqlx::query_scalar("SELECT labelfile FROM pg_backup_stop(false)").fetch_one(&mut backup).await?;
+        backup.close().await?;
+        std::fs::remove_file(standby.data.join("postmaster.pid"))?;
+        standby.write("backup_label", &label)?;
+        standby.write("standby.signal", "")?;
+        let primary = format!("primary_conninfo = 'host=127.0.0.1 port={} user=postgres'\n", self.port);
+        standby.write("postgresql.auto.conf", &primary)?;
         standby.write_settings()?;
         standby.start_again().await?;
         Ok(standby)
+    }
+
+    /// A file of the server's data folder.
+    fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {
+        let path = self.data.join(name);
+        std::fs::write(&path, text)?;
+        if let Some(user) = self.user {
+            chown(&path, Some(user.uid), Some(user.gid))?;
+        }
+        Ok(())
     }
 
     fn new(folder: &Folder, name: &str) -> anyhow::Result<Self> {

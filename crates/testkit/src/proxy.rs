@@ -106,8 +106,13 @@ impl TcpProxy {
 
     /// Leads to another server from now on. Connections that are there are broken, as by an address that moves.
     pub fn retarget(&self, upstream: SocketAddr) {
-        *self.shared.upstream.lock().unwrap_or_else(PoisonError::into_inner) = upstream;
+        self.retarget_new(upstream);
         self.cut();
+    }
+
+    /// Leads new connections to another server. Those that are there live on, as behind a name that resolves to another address.
+    pub fn retarget_new(&self, upstream: SocketAddr) {
+        *self.shared.upstream.lock().unwrap_or_else(PoisonError::into_inner) = upstream;
     }
 
     /// Drops the settings that sessions ask for when they start.

@@ -1,12 +1,22 @@
 //! Reads through a node that has not taken part in what was acknowledged.
 
+use std::time::Duration;
+
 use anyhow::ensure;
 use identity::Mark;
 use ledger::Limit;
-use testkit::node::{Node, NodeConfig, open, order, transfer};
+use shard_map::ShardMap;
+use testkit::{
+    node::{Node, NodeConfig, open, order, transfer},
+    router::Router,
+    wait::until,
+};
 use wire::get_account_response::Outcome;
 
-use super::stage::Stage;
+use super::{payments::Payments, stage::Stage};
+
+/// For what a busy machine may take to do.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_through_another_node_has_what_was_acknowledged_or_is_refused() -> anyhow::Result<()> {
@@ -28,5 +38,25 @@ async fn a_read_through_another_node_has_what_was_acknowledged_or_is_refused() -
         status.code() == tonic::Code::FailedPrecondition && status.message().contains("position")
     };
     ensure!(refused.as_ref().is_err_and(named), "{refused:?}");
+    Ok(())
+}
+
+/// A rolling restart of two nodes on one shard: the second has not looked at the database for up to a second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_not_refused_for_what_another_node_of_its_shard_committed() -> anyhow::Result<()> {
+    let stage = Stage::with_shards(1).await?;
+    let mut nodes = stage.found().await?;
+    let config = NodeConfig::write_in(&stage.folder, "second", stage.map.cluster, "s0", &stage.database("s0"))?;
+    nodes.push(Node::start(&config).await?);
+    let mut shards = stage.map.shards.clone();
+    shards[0].nodes.push(config.url());
+    let map = ShardMap::new(stage.map.cluster, 2, shards)?;
+    let router = Router::start(&stage.router_config("router", &map, "")?).await?;
+    let mut payments = Payments::open(router.client(), &stage.placement()?, "s0", "s0").await?;
+    payments.make(router.client(), 50).await?;
+    nodes[0].process().terminate(PATIENCE).await?;
+    until("the second node is used", PATIENCE, async || payments.make(router.client(), 1).await.map(Some)).await?;
+    payments.are_there_once(router.client()).await?;
+    ensure!(!router.log().contains("is refused"), "{}", router.log());
     Ok(())
 }

@@ -82,8 +82,8 @@ async fn a_node_stops_serving_when_a_newer_version_migrates_its_database() -> an
 fn shard_of_the_first_version(map: &ShardMap) -> String {
     let (cluster, seed, last) = (map.cluster, HASH_SEED.cast_signed(), SLOTS - 1);
     format!(
-        "INSERT INTO shardledger.shard_identity (cluster_id, shard_id, shard_number, slot_count, hash_seed, founding_map, \
-           system_identifier, timeline) SELECT '{cluster}', 's0', 0, {SLOTS}, {seed}, NULL, system_identifier, 1 \
+        "INSERT INTO shardledger.shard_identity (cluster_id, shard_id, shard_number, slot_count, hash_seed, founding_map, complete, \
+           system_identifier, timeline) SELECT '{cluster}', 's0', 0, {SLOTS}, {seed}, NULL, TRUE, system_identifier, 1 \
            FROM pg_control_system(); \
          INSERT INTO shardledger.shard_state (next_position, ownership_version, incarnation, schema_version) \
            VALUES (1, 1, 1, 1); \

@@ -2,7 +2,7 @@
 //! when it lacks something.
 
 use anyhow::{Context, ensure};
-use testkit::{client::Client, node::Node, postgres::Postgres, proxy::TcpProxy, wait::until};
+use testkit::{client::Client, database, node::Node, postgres::Postgres, proxy::TcpProxy, wait::until};
 
 use super::{
     NOTICED_WITHIN, UNREADY, node_says,
@@ -108,4 +108,30 @@ async fn a_node_does_not_start_in_front_of_a_standby() -> anyhow::Result<()> {
     proxy(&stage)?.retarget(standby.address());
     let said = Node::start_refused(&stage.nodes[0]).await?;
     says(&said, &["server: expected a primary, found a stand-by", "point it to the primary"])
+}
+
+/// The address moves to the promoted stand-by, the former primary lives on, and so do the node's connections to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_to_a_former_primary_are_used_no_more_once_another_is_accepted() -> anyhow::Result<()> {
+    let stage = Stage::behind_a_proxy(1).await?;
+    let node = stage.found().await?.remove(0);
+    let router = stage.router("router").await?;
+    let mut payments = Payments::open(router.client(), &stage.placement()?, "s0", "s0").await?;
+    payments.make(router.client(), 3).await?;
+    let standby = stage.postgres.standby(&stage.folder, "standby").await?;
+    standby.has_caught_up(&stage.postgres).await?;
+    standby.promote().await?;
+    proxy(&stage)?.retarget_new(standby.address());
+    until("the node has accepted the new primary", NOTICED_WITHIN, async || {
+        Ok((node.mark().await?.timeline == 2).then_some(()))
+    })
+    .await?;
+
+    payments.make(router.client(), 5).await?;
+    payments.are_there_once(router.client()).await?;
+    let stored = database::number(&standby.url("s0"), "SELECT count(*) FROM transfer").await?;
+    ensure!(stored == i64::try_from(payments.acknowledged.len())?, "the new primary has {stored} payments");
+    let left_behind = database::number(&stage.database("s0"), "SELECT count(*) FROM transfer").await?;
+    ensure!(left_behind == 3, "the former primary was written to: {left_behind} payments");
+    Ok(())
 }
