@@ -1,7 +1,7 @@
-//! `shard-node accept`: an operator's word that the database as it is now is the shard from here on.
+//! `shard-node accept`: the operator declares that the database, in its present state, is the shard.
 //!
-//! Needed when the database was moved into another PostgreSQL, and when it lacks something that was acknowledged. Either begins a
-//! new incarnation, so that everybody who remembers the former one can tell.
+//! It is needed when the database was moved into another PostgreSQL, and when it lacks something that was
+//! acknowledged. Both begin a new incarnation, so that every holder of an older mark can tell the two apart.
 
 use identity::{Disagreements, Mark};
 use shard_database::{
@@ -34,7 +34,7 @@ pub enum AcceptError {
 /// What [`accept`] found or did.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Accepted {
-    /// The database is the shard as it was left.
+    /// The database is in its last known state; there is nothing to accept.
     Nothing,
     Incarnation {
         mark: Mark,
@@ -43,7 +43,7 @@ pub enum Accepted {
     },
 }
 
-/// Accepts the database. With `accept_loss`, also one that lacks what others remember.
+/// Accepts the database. With `accept_loss` it also accepts a database that lacks what other shards remember.
 pub async fn accept(connection: &mut PgConnection, gate: &Gate, accept_loss: bool) -> Result<Accepted, AcceptError> {
     let facts = ServerFacts::read(connection, &READ_SETTINGS).await?;
     let refused = |found| Disagreements::check(found).map_err(AcceptError::Refused);
@@ -58,7 +58,8 @@ pub async fn accept(connection: &mut PgConnection, gate: &Gate, accept_loss: boo
         return Err(AcceptError::Loss { holder, acknowledged, found });
     }
     let moved = facts.system_identifier != record.system_identifier;
-    // What only routers remember may not be known here: the operator has read it in their refusal, and says so.
+    // A loss that only routers know of is not visible here. `accept_loss` says that the operator has read the
+    // routers' refusal.
     if lost.is_none() && !moved && !accept_loss {
         return Ok(Accepted::Nothing);
     }
@@ -72,8 +73,8 @@ pub async fn accept(connection: &mut PgConnection, gate: &Gate, accept_loss: boo
     Ok(Accepted::Incarnation { mark, lost, silent })
 }
 
-/// The highest mark of this shard that another shard holds, who holds it, and the shards that did not answer. A node of this shard
-/// that runs and refuses the database is asked as well: it knows what routers remember.
+/// The highest mark of this shard that another shard holds, the shard that holds it, and the shards that did not
+/// answer. Asks a running node of this shard too if it refuses the database: it knows what routers remember.
 async fn what_others_remember(
     connection: &mut PgConnection,
     record: &ShardRecord,
@@ -84,9 +85,9 @@ async fn what_others_remember(
     for other in &map.shards {
         let is_this = other.id == record.identity.shard;
         match peers::ask(other, &map, &format!("accept of shard {}", record.identity.shard)).await {
-            // It serves: what it has acknowledged is in the database.
+            // The node of this shard serves, so the database contains everything it has acknowledged.
             Ok(answer) if is_this && answer.identified.refused.is_empty() => {}
-            // It does not serve its own shard: what it says of this one may be of another database.
+            // The other shard's node refuses its own database, so its marks may come from a wrong database.
             Ok(answer)
                 if !is_this && (!answer.identified.refused.is_empty() || answer.identified.identity.is_none()) =>
             {

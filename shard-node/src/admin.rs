@@ -1,4 +1,4 @@
-//! The admin listener: health, metrics and what the node is doing.
+//! The admin listener: health, metrics and the lane's status.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ struct Verbosity {
     verbose: Option<String>,
 }
 
-/// `/readyz`: whether reads and writes work now, each on its own.
+/// `/readyz`: whether reads and writes work now, each separately.
 #[derive(Serialize)]
 struct Readiness {
-    /// `ready`: both work. `degraded`: one does. `unready`: neither does.
+    /// `ready`: both work. `degraded`: one works. `unready`: neither works.
     status: &'static str,
     reads: bool,
     writes: bool,
@@ -29,7 +29,7 @@ struct Readiness {
 struct Causes {
     reads_cause: Option<String>,
     writes_cause: Option<String>,
-    /// What does not agree, with remedies: it keeps the node from serving, or a clock within its bound.
+    /// Everything that disagrees, with remedies: what keeps the node from serving, and clocks beyond their bound.
     disagreements: Vec<identity::Disagreement>,
 }
 
@@ -52,13 +52,13 @@ impl Readiness {
         }
     }
 
-    /// 200 only when all of it works: whoever asks for one of the two alone reads the body.
+    /// 200 only when reads and writes work. A caller that needs only one of them reads the body.
     fn code(&self) -> StatusCode {
         if self.reads && self.writes { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
     }
 }
 
-/// `/readyz` with `?verbose` for the causes, and `/status`.
+/// The routes `/readyz`, with `?verbose` for the causes, and `/status`.
 pub fn routes(gate: Gate, clock: Arc<NodeClock>, lane: LaneHandle, metrics: PrometheusHandle) -> Router {
     admin::routes(telemetry::build_info!(), metrics)
         .route(

@@ -1,11 +1,12 @@
-//! The node's time: what entries are dated with and what ends holds.
+//! The node's clock: it dates entries and expires holds.
 //!
-//! The machine's clock may be wrong or be set while the node runs. The node therefore compares it with PostgreSQL's, the routers' and
-//! the other nodes' (`identity::time`), carries the agreed time on by the monotonic clock, and never goes further from it than a
-//! bound. A clock that jumps by an hour dates nothing an hour ahead, not even before the next comparison.
+//! The machine's clock may be wrong, or may be set while the node runs. The node therefore compares it with the
+//! clocks of PostgreSQL, the routers and the other nodes (`identity::time`). It carries the agreed time forward with
+//! the monotonic clock and never departs from it by more than a bound. An entry is never dated an hour ahead because
+//! a clock jumped, not even before the next comparison.
 //!
-//! Other clocks are measured against [`steady_us`] and not against the machine's clock: a measurement from before the machine's clock
-//! was set would say after it that the two agree.
+//! Other clocks are measured against [`steady_us`], not against the machine's clock. A measurement against the
+//! machine's clock becomes wrong when that clock is set.
 
 use std::{
     collections::HashMap,
@@ -20,11 +21,11 @@ use identity::{
 
 use crate::metric_definitions as m;
 
-/// A measurement older than this says nothing any more.
+/// A measurement older than this is discarded.
 const FORGET_AFTER: Duration = Duration::from_secs(10);
-/// Callers whose clocks are kept: more routers than a cluster has.
+/// Upper bound on the clocks kept; a cluster has fewer routers than this.
 const MAX_CLOCKS: usize = 256;
-/// The clock of this machine as it went on by itself since it was last agreed on.
+/// The label of this machine's own earlier time, carried forward from the last agreement.
 const OWN_PAST: &str = "this machine before its clock was set";
 
 #[derive(Debug)]
@@ -36,7 +37,7 @@ pub struct NodeClock {
 #[derive(Debug, Default)]
 struct State {
     measured: HashMap<String, (Instant, OtherClock)>,
-    /// The time in the middle of all clocks at one moment.
+    /// The median of all clocks at the instant of the last comparison.
     agreed: Option<(Instant, i64)>,
     own_clock: Option<Disagreement>,
     others: Vec<Disagreement>,
@@ -47,7 +48,7 @@ impl NodeClock {
         Self { bound, state: Mutex::default() }
     }
 
-    /// Microseconds since the epoch, within the bound of what the clocks agreed on.
+    /// Microseconds since the epoch, within the bound around the agreed time.
     pub fn now_us(&self) -> i64 {
         let own_us = telemetry::clock::now_us();
         match self.state().agreed {
@@ -56,7 +57,7 @@ impl NodeClock {
         }
     }
 
-    /// Takes in how far another clock is ahead of [`steady_us`].
+    /// Records a measurement: how far another clock is ahead of [`steady_us`].
     pub fn measured(&self, clock: OtherClock) {
         let mut state = self.state();
         if state.measured.len() < MAX_CLOCKS || state.measured.contains_key(&clock.owner) {
@@ -64,7 +65,7 @@ impl NodeClock {
         }
     }
 
-    /// Compares all clocks anew.
+    /// Compares all clocks again.
     pub fn compare(&self) {
         let mut state = self.state();
         state.measured.retain(|_, (at, _)| at.elapsed() < FORGET_AFTER);
@@ -81,7 +82,7 @@ impl NodeClock {
             uncertainty_us: 0,
         }));
         let judgement = Judgement::of(&clocks, self.bound);
-        // With nobody in doubt the machine's own clock is as good as any, and nothing drifts.
+        // While no clock is in doubt, the machine's own clock is used unchanged, so the agreed time does not drift.
         let middle_us = if judgement.own_clock.is_some() { own_us + judgement.middle_ahead_us } else { own_us };
         state.agreed = Some((Instant::now(), middle_us));
         #[expect(clippy::cast_precision_loss, reason = "a difference of clocks for a gauge")]
@@ -98,23 +99,24 @@ impl NodeClock {
         state.others = judgement.others.into_iter().filter(|clock| !clock.fact.contains(OWN_PAST)).collect();
     }
 
-    /// What is wrong with this machine's clock, if anything.
+    /// The disagreement about this machine's clock, if there is one.
     pub fn disagreement(&self) -> Option<Disagreement> {
         self.state().own_clock.clone()
     }
 
-    /// Clocks of others that are wrong.
+    /// The disagreements about other clocks.
     pub fn others(&self) -> Vec<Disagreement> {
         self.state().others.clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is held.
+        // No code panics while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The machine's clock as this process first saw it, carried on by the monotonic clock: it is not changed when the machine's is set.
+/// The machine's clock as this process first read it, carried forward by the monotonic clock. Setting the machine's
+/// clock does not change it.
 pub fn steady_us() -> i64 {
     static FIRST_SEEN: OnceLock<(Instant, i64)> = OnceLock::new();
     carried_on(*FIRST_SEEN.get_or_init(|| (Instant::now(), telemetry::clock::now_us())))
@@ -136,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_an_hour_ahead_of_the_others_is_held_back() {
+    fn a_clock_an_hour_ahead_of_the_others_is_limited_to_the_bound() {
         let node = NodeClock::new(BOUND);
         assert!((node.now_us() - telemetry::clock::now_us()).abs() < 100_000, "nothing to compare with");
         node.measured(clock("PostgreSQL", -HOUR_US));
@@ -148,7 +150,7 @@ mod tests {
         node.measured(clock("PostgreSQL", 0));
         node.measured(clock("router", 0));
         node.compare();
-        // The agreed time of before says that the clock was set; two others say that it is right now.
+        // The earlier agreed time says that the clock was set; two other clocks say that it is right now.
         assert!((node.now_us() - telemetry::clock::now_us()).abs() < 1_000_000);
         node.compare();
         assert!(node.disagreement().is_none(), "{:?}", node.disagreement());

@@ -1,4 +1,5 @@
-//! The configuration: one struct per concern, defaults here and nowhere else, everything checked before a port is bound.
+//! The configuration: one struct per concern. All defaults are here, and everything is checked before a port is
+//! bound.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
@@ -48,12 +49,12 @@ pub struct DatabaseConfig {
     /// `postgres://user:password@host:port/database`; may come from the environment instead.
     #[serde(default)]
     pub url: String,
-    /// Connections for reads. The lane has one of its own.
+    /// Connections for reads. The lane has its own connection.
     #[serde(default = "default_read_connections")]
     pub read_connections: u32,
     #[serde(default = "default_connect_timeout_ms")]
     pub connect_timeout_ms: u64,
-    /// Deadline of one statement on the client's side. The connection is thrown away when it passes.
+    /// Client-side deadline of one statement. The connection is dropped when it passes.
     #[serde(default = "default_statement_timeout_ms")]
     pub statement_timeout_ms: u64,
 }
@@ -67,9 +68,9 @@ pub struct ListenConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LaneConfig {
-    /// A batch stops growing once it has this many operations.
+    /// A batch stops growing at this number of operations.
     pub max_batch_operations: usize,
-    /// Operations that may wait; more are refused with `overloaded`.
+    /// Operations that may wait; further ones are refused with `overloaded`.
     pub queue_operations: usize,
     /// Accounts kept in memory.
     pub cached_accounts: usize,
@@ -84,8 +85,8 @@ impl Default for LaneConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClockConfig {
-    /// How far this machine's clock may be from PostgreSQL's and the routers'. A node that starts further off refuses to; later,
-    /// entries are dated at most so far from the clock in the middle.
+    /// How far this machine's clock may be from those of PostgreSQL and the routers. A node whose clock is further
+    /// off does not start. If the clock goes wrong later, entries are dated at most this far from the median clock.
     pub max_difference_ms: u64,
 }
 
@@ -113,7 +114,7 @@ fn default_statement_timeout_ms() -> u64 {
     10_000
 }
 
-/// Settings that nobody can guess. `database.url` is looked at later: the environment may bring it.
+/// Settings without a default. `database.url` is checked later, because the environment may supply it.
 const REQUIRED: [(&str, &str, &str); 4] = [
     ("cluster", "id", "cluster.id"),
     ("shard", "id", "shard.id"),
@@ -121,7 +122,7 @@ const REQUIRED: [(&str, &str, &str); 4] = [
     ("admin", "listen", "admin.listen"),
 ];
 
-// The reasons are part of the messages and no sources: a report with its causes would say them twice.
+// Messages contain their reasons, and `source` is not set: a report with its causes would repeat them.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("cannot read {path}: {reason}")]
@@ -144,7 +145,7 @@ impl Config {
         if let Some(setting) = missing_setting(&table) {
             return Err(ConfigError::Missing { path: shown(), setting });
         }
-        // From the text and not from the table, so that errors show the line.
+        // Parse the text, not the table, so that errors show the line.
         let mut config: Self = toml::from_str(&text).map_err(malformed)?;
         if let Ok(url) = std::env::var(DATABASE_URL_VARIABLE) {
             config.database.url = url;
@@ -161,7 +162,7 @@ impl Config {
         if self.database.url.is_empty() {
             return invalid("database.url", format!("is missing; set it or {DATABASE_URL_VARIABLE}"));
         }
-        // The text of the URL stays out of the message: it holds a password.
+        // The URL stays out of the message, because it contains a password.
         if let Err(error) = DatabaseUrl::new(&self.database.url) {
             return invalid("database.url", error.to_string());
         }
@@ -180,7 +181,7 @@ impl Config {
         self.log.check().or_else(|error| invalid("log.level", error.to_string()))
     }
 
-    /// What the database must say of itself. Its number is in the shard map only.
+    /// What the database must say of itself. Only the shard map knows the shard's number.
     pub fn expected(&self) -> Expected {
         Expected { cluster: self.cluster.id, shard: self.shard.id.clone(), number: None }
     }
@@ -194,9 +195,9 @@ impl Config {
 }
 
 impl DatabaseConfig {
-    /// Options that nothing in the environment changes.
+    /// Connection options that the environment does not change.
     pub fn connect_options(&self) -> PgConnectOptions {
-        // `Config::load` has checked the URL; a default would fail at the first connection.
+        // `Config::load` has checked the URL. The default would fail at the first connection.
         DatabaseUrl::new(&self.url)
             .map_or_else(|_| PgConnectOptions::new_without_pgpass(), |url| url.connect_options())
     }
@@ -210,7 +211,7 @@ impl DatabaseConfig {
     }
 }
 
-/// The first required setting that is not there. One of another form than a setting has is for the parser to refuse.
+/// The first required setting that is missing. A setting of the wrong type is left to the parser.
 fn missing_setting(table: &toml::Table) -> Option<&'static str> {
     let is_there =
         |section: &str, key: &str| table.get(section).is_some_and(|s| !s.is_table() || s.get(key).is_some());

@@ -1,7 +1,7 @@
-//! Expires holds whose time is over, with no client and no request.
+//! Expires holds that are due, without a request from a client.
 //!
-//! The poll is the truth: nothing is scheduled in memory, so a node that starts finds what came due while there was none.
-//! What a hold becomes is decided in the lane; here it is only found.
+//! A poll finds the holds in the database; no timer is kept in memory. A node that starts therefore finds the holds
+//! that came due while no node ran. The lane decides what becomes of each hold.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,22 +22,23 @@ use crate::{
     store::{StoreError, read},
 };
 
-/// Five times within the second that the contract allows.
+/// Five polls within the second that the contract allows.
 const POLL: Duration = Duration::from_millis(200);
 
-/// Holds handed to the lane at once. With more than that due, the next follow without a pause.
+/// Most holds passed to the lane at once. If more are due, the next batch follows without a pause.
 const AT_ONCE: i64 = 1000;
 
-/// Until `shutdown`.
+/// Runs until `shutdown`.
 pub async fn run(pool: PgPool, gate: Gate, lane: LaneHandle, clock: Arc<NodeClock>, shutdown: CancellationToken) {
     while shutdown.run_until_cancelled(tokio::time::sleep(POLL)).await.is_some() {
-        // Each try would connect to a database that is refused, and log that.
+        // A poll would connect to a refused database and log an error each time.
         if gate.writes().is_err() {
             continue;
         }
         loop {
             match expire_due(&pool, &lane, clock.now_us()).await {
-                // A hold that is due and does not go would otherwise be asked about without end.
+                // Continue only while every hold found also expires; otherwise a hold that cannot expire would be
+                // found forever.
                 Ok(progress) if progress.found == progress.expired && progress.found == AT_ONCE => {}
                 Ok(_) => break,
                 Err(error) => {
@@ -66,9 +67,9 @@ async fn expire_due(pool: &PgPool, lane: &LaneHandle, now_us: i64) -> Result<Pro
     for (id, debit) in due {
         let debit = match AccountId::client(&debit) {
             Ok(debit) => debit,
-            // One broken row must not keep the others from expiring.
+            // One broken row must not keep the other holds from expiring.
             Err(error) => {
-                tracing::error!(hold = %id, %error, "the debit account of a hold is no account id");
+                tracing::error!(hold = %id, %error, "a hold has an invalid debit account id");
                 continue;
             }
         };

@@ -1,8 +1,9 @@
-//! Whether the database behind this node is the shard, all of it, and may be served (`docs/adr/0008`).
+//! The gate decides whether the node serves its database (`docs/adr/0008`).
 //!
-//! Every session is held against the gate before it is used, and one of them each second. While the gate refuses, the node serves
-//! nothing: writes are not executed, reads are unavailable, and `/readyz?verbose` and the answers name the disagreement. When the
-//! facts agree again, the gate opens by itself.
+//! The gate checks that the database belongs to the configured shard and contains everything the shard has
+//! acknowledged. It checks every session before the session is used, and the monitor's session once a second. While
+//! the gate refuses the database, the node executes no writes and answers no reads; `/readyz?verbose` and error
+//! answers name the disagreement. The gate opens again as soon as the facts agree.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -18,7 +19,7 @@ use shard_database::{
 
 use crate::metric_definitions as m;
 
-/// Shared by everything in the node that connects or answers.
+/// Shared by every part of the node that connects to the database or answers requests.
 #[derive(Debug, Clone)]
 pub struct Gate(Arc<Shared>);
 
@@ -31,30 +32,30 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    /// Why the other shards are waited for; `None` once they have been asked.
+    /// Why the node still waits for other shards; `None` once all of them have answered.
     waiting: Option<String>,
     acknowledged: Acknowledged,
-    /// How far the database had come when it was last looked at, or committed to.
+    /// The highest mark of the database that this node has read or committed.
     seen: Mark,
     record: Option<ShardRecord>,
     server: Option<ServerFacts>,
-    /// The database that was accepted last, and since when.
+    /// The database server that was accepted last, and when.
     accepted: Option<(ServerId, Instant)>,
-    /// What routers and nodes said of the other shards.
+    /// The marks of other shards that routers and nodes have reported.
     peers: Marks,
-    /// What other shards say that forbids to serve this one.
+    /// Answers of other shards that forbid serving this shard.
     conflicts: Vec<Disagreement>,
-    /// Why the database takes no writes, whatever the lane has met so far.
+    /// Whether the server accepts writes, by its settings. Failures of the lane are kept in `writes`.
     unwritable: Result<(), Disagreements>,
     reads: Result<(), String>,
     writes: Result<(), String>,
 }
 
-/// How far this shard had come by what somebody was told.
+/// The highest mark of this shard that any participant was told, and which participant reported it.
 #[derive(Debug, Clone, Default)]
 pub struct Acknowledged {
     mark: Mark,
-    /// Who remembers it, for messages.
+    /// The participant that remembers the mark; error messages name it.
     holder: String,
 }
 
@@ -69,13 +70,13 @@ enum Phase {
     /// The database has not been compared yet.
     Starting,
     Uninitialised,
-    /// The database is the shard; the other shards have not been asked yet what they remember of it.
+    /// The database is the expected shard, but the other shards have not yet said what they remember of it.
     Compared,
     Open,
     Refused(Disagreements),
 }
 
-/// What an empty database is answered with.
+/// The refusal for an empty database.
 const NEVER_INITIALISED: &str = "the database was never initialised as a shard";
 const WHAT_TO_DO_WITH_AN_EMPTY_DATABASE: &str = "If it is meant to be a new shard, run `shard-node init --config FILE --map shard-map.toml`; \
      if it held a ledger before, do not: restore or mount it";
@@ -107,8 +108,8 @@ impl Gate {
 
     // === the database ===
 
-    /// Holds what a session found against what must be so. `acknowledged` was taken before the session looked: what is
-    /// acknowledged while it looks may be news to it.
+    /// Compares what a session found with what this node expects. Read `acknowledged` before the session looks at the
+    /// database: a commit that is acknowledged during the look may be missing from its result.
     pub fn judge(
         &self,
         purpose: Purpose,
@@ -119,12 +120,12 @@ impl Gate {
     ) -> Result<(), Disagreements> {
         let mut found = facts.disagreements(purpose, asked_for);
         match database {
-            // On a stand-by, and with other encodings, that is not the point.
+            // For a stand-by or a wrong encoding, those disagreements matter more than the missing ledger.
             Database::Uninitialised if found.is_empty() => found.push(uninitialised()),
             Database::Uninitialised => {}
             Database::Shard(record) => {
                 found.extend(record.compare(&self.0.expected));
-                // The positions of another shard prove nothing about this one.
+                // The positions of another shard say nothing about this shard.
                 if found.is_empty() {
                     found.extend(compare_server(facts, record));
                     found.extend(mark_of(facts, record).compare(acknowledged.mark, &acknowledged.holder));
@@ -135,7 +136,8 @@ impl Gate {
         Disagreements::check(found)
     }
 
-    /// [`Gate::judge`] for the whole node: opens the gate or shuts it, for reads and writes apart.
+    /// Runs [`Gate::judge`] on behalf of the whole node and opens or closes the gate. Reads and writes are decided
+    /// separately.
     pub fn decide(
         &self,
         facts: &ServerFacts,
@@ -164,7 +166,8 @@ impl Gate {
         outcome
     }
 
-    /// The lane's shorter look, on a session that was judged before, on a server of this timeline.
+    /// The lane's short form of [`Gate::judge`], for a session that was judged before and whose server is on
+    /// `timeline`.
     pub fn judge_state(
         &self,
         found: &ShardState,
@@ -177,18 +180,18 @@ impl Gate {
         Disagreements::check(wrong)
     }
 
-    /// Whether a session on this database may still be used. Another one may have been accepted since: the address was pointed to a
-    /// promoted stand-by, and the old primary lives on.
+    /// Whether a session on this server may still be used. It may not once another server was accepted: after a
+    /// promotion the former primary may still be running.
     pub fn serves(&self, server: ServerId) -> bool {
         self.state().accepted.is_none_or(|(accepted, _)| accepted == server)
     }
 
-    /// When the database was accepted: connections from before may lead to another one.
+    /// When the current server was accepted. A connection opened earlier may lead to another server.
     pub fn accepted_since(&self) -> Option<Instant> {
         self.state().accepted.map(|(_, since)| since)
     }
 
-    /// Why nothing is served, if so.
+    /// Why the node serves nothing; `None` while it serves.
     pub fn closed(&self) -> Option<String> {
         let state = self.state();
         match &state.phase {
@@ -200,8 +203,8 @@ impl Gate {
         }
     }
 
-    /// Whether other shards may be told what this one owns. Before the gate is open, or nodes that start together would all wait
-    /// for each other.
+    /// Whether other shards may ask what this shard owns. This is true before the gate opens; otherwise nodes that
+    /// start at the same time would all wait for each other.
     pub fn may_be_asked(&self) -> bool {
         matches!(self.state().phase, Phase::Compared | Phase::Open)
     }
@@ -210,7 +213,7 @@ impl Gate {
         self.state().phase == Phase::Open
     }
 
-    /// Says why the other shards are waited for. With `None` the next look at the database opens the gate.
+    /// Sets why the node waits for other shards. After `None`, the next look at the database opens the gate.
     pub fn set_waiting(&self, reason: Option<String>) {
         self.state().waiting = reason;
     }
@@ -219,7 +222,7 @@ impl Gate {
         self.state().phase == Phase::Uninitialised
     }
 
-    /// Every disagreement that keeps the gate shut.
+    /// Every disagreement that keeps the gate closed.
     pub fn refusals(&self) -> Vec<Disagreement> {
         match &self.state().phase {
             Phase::Refused(refused) => refused.list().to_vec(),
@@ -228,7 +231,7 @@ impl Gate {
         }
     }
 
-    /// The shard and the server, as last seen.
+    /// The shard record and the server facts that were read last.
     pub fn last_seen(&self) -> (Option<ShardRecord>, Option<ServerFacts>) {
         let state = self.state();
         (state.record.clone(), state.server.clone())
@@ -236,7 +239,8 @@ impl Gate {
 
     // === marks ===
 
-    /// Somebody was told that the shard had come this far. The next look at the database shows whether it has.
+    /// Records that a participant was told this mark. The next look at the database shows whether the database has
+    /// reached it.
     pub fn acknowledge(&self, mark: Mark, holder: &str) {
         let mut state = self.state();
         let merged = state.acknowledged.mark.merged(mark);
@@ -245,24 +249,25 @@ impl Gate {
         }
     }
 
-    /// What has been acknowledged up to now: to be taken before a look at the database.
+    /// The highest acknowledged mark so far. Read it before a look at the database.
     pub fn acknowledged(&self) -> Acknowledged {
         self.state().acknowledged.clone()
     }
 
-    /// The database has come this far, by a commit of the lane or a look: callers are told so.
+    /// Records that the database has reached this mark, by a commit of the lane or by a look. Answers report the
+    /// mark.
     pub fn committed(&self, mark: Mark) {
         let mut state = self.state();
         state.seen = state.seen.merged(mark);
         state.remember(mark);
     }
 
-    /// How far the database is known to have come.
+    /// The mark that the database is known to have reached.
     pub fn seen(&self) -> Mark {
         self.state().seen
     }
 
-    /// Notes how far another shard had come. `true` when that is news.
+    /// Records a mark of another shard. Returns `true` when it is higher than the known one.
     pub fn observe_peer(&self, number: u16, mark: Mark) -> bool {
         self.state().peers.observe(number, mark)
     }
@@ -271,7 +276,7 @@ impl Gate {
         self.state().peers.clone()
     }
 
-    /// What other shards say that forbids to serve this one; empty once they agree.
+    /// Sets the answers of other shards that forbid serving this one; an empty list clears them.
     pub fn set_conflicts(&self, conflicts: Vec<Disagreement>) {
         self.state().conflicts = conflicts;
     }
@@ -300,12 +305,12 @@ impl Gate {
         state.writes = writes;
     }
 
-    /// Whether reads work now, and why not.
+    /// Whether reads work now; the error says why not.
     pub fn reads(&self) -> Result<(), String> {
         self.closed().map_or_else(|| self.state().reads.clone(), Err)
     }
 
-    /// Whether writes work now, and why not.
+    /// Whether writes work now; the error says why not.
     pub fn writes(&self) -> Result<(), String> {
         if let Some(why) = self.closed() {
             return Err(why);
@@ -316,7 +321,7 @@ impl Gate {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is held.
+        // No code panics while it holds the lock.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -326,7 +331,7 @@ impl State {
         if self.accepted.is_none_or(|(accepted, _)| accepted != server) {
             self.accepted = Some((server, Instant::now()));
         }
-        // A session on a database that has less, or on an older timeline, is on another one.
+        // From here on, a session that finds a lower position or an older timeline is on another database.
         self.remember(mark);
     }
 
@@ -362,7 +367,7 @@ fn uninitialised() -> Disagreement {
     Disagreement::new("database", "a shard", NEVER_INITIALISED, WHAT_TO_DO_WITH_AN_EMPTY_DATABASE)
 }
 
-/// The server that holds the database, beside the one it was in when it was last seen.
+/// Compares the server that holds the database with the server recorded in it.
 fn compare_server(facts: &ServerFacts, record: &ShardRecord) -> Vec<Disagreement> {
     let mut found = Vec::new();
     if facts.system_identifier != record.system_identifier {
@@ -405,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gate_opens_for_the_shard_as_it_was_left_and_for_nothing_else() {
+    fn the_gate_opens_only_for_the_shard_in_its_last_known_state() {
         let cluster = ClusterId::generate();
         let gate = Gate::new(Expected { cluster, shard: "s0".to_owned(), number: None });
         let facts = ServerFacts::for_tests(7, 1);
@@ -418,15 +423,15 @@ mod tests {
         assert_eq!(gate.closed(), None);
         gate.committed(Mark { incarnation: 1, timeline: 1, position: 120 });
         assert_eq!(decide(&gate, &facts, record(cluster, 120)), Ok(()));
-        // An earlier state of the database: this node itself knows better.
+        // An earlier state of the database: this node remembers a higher mark.
         assert_eq!(decide(&gate, &facts, record(cluster, 119)), Err(vec!["position".to_owned()]));
         assert!(gate.closed().is_some_and(|why| why.contains("this node remembers")));
-        // It heals when the database is whole again.
+        // The gate opens again when the database has everything.
         assert_eq!(decide(&gate, &facts, record(cluster, 120)), Ok(()));
 
         gate.acknowledge(Mark { incarnation: 1, timeline: 1, position: 150 }, "router r");
         assert_eq!(decide(&gate, &facts, record(cluster, 149)), Err(vec!["position".to_owned()]));
-        // Promoted: everything is there, or not.
+        // After a promotion: accepted if nothing is missing, refused otherwise.
         let promoted = ServerFacts::for_tests(7, 2);
         assert_eq!(decide(&gate, &promoted, record(cluster, 149)), Err(vec!["position".to_owned()]));
         assert_eq!(decide(&gate, &promoted, record(cluster, 150)), Ok(()));
@@ -443,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_on_a_former_primary_is_not_used_any_more() {
+    fn sessions_on_a_former_primary_are_dropped() {
         let cluster = ClusterId::generate();
         let gate = Gate::new(Expected { cluster, shard: "s0".to_owned(), number: None });
         let old = ServerFacts::for_tests(7, 1);
@@ -456,14 +461,14 @@ mod tests {
         let promoted = ServerFacts::for_tests(7, 2).started_at(5);
         assert_eq!(decide(&gate, &promoted, record(cluster, 110)), Ok(()));
         assert!(gate.serves(promoted.id()) && !gate.serves(old.id()) && gate.accepted_since() > since);
-        // A new session on the old primary, which went on by itself, is refused as well.
+        // A new session on the former primary, which has continued on its own, is refused as well.
         let found = Database::Shard(Box::new(record(cluster, 500)));
         let refused = gate.judge(Purpose::Writes, &old, &found, &[], &gate.acknowledged()).unwrap_err();
         assert_eq!(refused.list()[0].fact, "position");
     }
 
     #[test]
-    fn what_is_acknowledged_while_the_database_is_looked_at_is_no_reason_to_refuse() {
+    fn a_mark_acknowledged_during_a_look_does_not_close_the_gate() {
         let cluster = ClusterId::generate();
         let gate = Gate::new(Expected { cluster, shard: "s0".to_owned(), number: None });
         let before = gate.acknowledged();
@@ -473,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lane_is_told_of_another_schema_and_of_an_earlier_position() {
+    fn the_lane_refuses_another_schema_version_and_an_earlier_position() {
         let cluster = ClusterId::generate();
         let gate = Gate::new(Expected { cluster, shard: "s0".to_owned(), number: None });
         gate.committed(Mark { incarnation: 1, timeline: 1, position: 50 });

@@ -1,8 +1,8 @@
-//! `shard-node init`: makes an empty database a shard, once, on an operator's word.
+//! `shard-node init` turns an empty database into a shard, once, when an operator orders it.
 //!
-//! Serving never does this by itself: a node that finds an empty database where its shard should be must not begin a new
-//! ledger there. And `init` claims slots only where no payment can be known under them: it asks every other shard of the map
-//! first.
+//! Serving never initialises a database: an empty database where a shard should be may mean that the ledger is lost
+//! or not mounted. `init` asks every other shard of the map first and claims slots only where no payment can have
+//! been made.
 
 use identity::{Disagreement, Disagreements, ShardIdentity, shard::RoutingFacts};
 use ledger::Position;
@@ -25,7 +25,7 @@ pub enum InitError {
     NotInMap(String),
     #[error("the shard map is of cluster {map}, cluster.id is {configured}: they must be the same")]
     OtherCluster { map: String, configured: String },
-    /// The database is another shard's, or not one that can be a shard.
+    /// The database belongs to another shard, or cannot hold a shard.
     #[error("the database cannot be shard {shard}: {disagreements}")]
     Refused { shard: String, disagreements: Disagreements },
     #[error(
@@ -39,7 +39,7 @@ pub enum InitError {
         "the node of shard {other} has not reached its database yet, so it cannot be asked: try again once it has"
     )]
     NotReached { other: String },
-    /// A shard that is initialised again would execute payments a second time.
+    /// Initialising a shard again would let it execute payments a second time.
     #[error(
         "shard {other} remembers that shard {shard} (number {number}) had come to {mark}: its database is lost or not mounted. Restore \
          or mount it. A shard that has been in use is never initialised again"
@@ -61,7 +61,7 @@ pub enum InitError {
 }
 
 impl InitError {
-    /// Whether the nodes of the other shards may yet come up and answer.
+    /// Whether a retry may succeed: the nodes of the other shards may still come up and answer.
     pub fn may_pass(&self) -> bool {
         matches!(self, Self::CannotAsk(_) | Self::NotReached { .. })
     }
@@ -70,16 +70,16 @@ impl InitError {
 /// What [`init`] found or did.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Initialised {
-    /// One of the first shards of a new cluster: it has the slots that the map gives it.
+    /// The shard is one of the first shards of a new cluster and owns the slots that the map gives it.
     Founded {
         slots: usize,
     },
-    /// Added to a cluster that is in use: it has no slots.
+    /// The shard was added to a cluster in use and owns no slots.
     Added,
     Already,
 }
 
-/// Makes the database the shard that the gate expects. Nothing is changed when that is refused.
+/// Turns the database into the shard that the gate expects. A refusal leaves the database unchanged.
 pub async fn init(connection: &mut PgConnection, gate: &Gate, map: &ShardMap) -> Result<Initialised, InitError> {
     let expected = gate.expected();
     let shard = map
@@ -129,7 +129,7 @@ enum Founding {
     IsAdded,
 }
 
-/// Whether a new shard may claim its slots, by what all others say.
+/// Decides from the other shards' answers whether a new shard may claim its slots.
 fn decide(map: &ShardMap, shard: &Shard, others: &[Answer]) -> Result<Founding, InitError> {
     let mut founding = Founding::Founds;
     let mut owners = Vec::new();
@@ -145,7 +145,7 @@ fn decide(map: &ShardMap, shard: &Shard, others: &[Answer]) -> Result<Founding, 
             return Err(InitError::NotReached { other: other.clone() });
         }
         let of_shard = |mark: &&wire::ShardMark| mark.shard_number == u32::from(shard.number);
-        // A mark at the very beginning is of a shard that was there, and never written to.
+        // A mark at the first position belongs to a shard that existed and was never written to.
         let was_in_use =
             |mark: &wire::Mark| mark.position > Position::first_of(shard.number).0 || mark.incarnation > 1;
         if let Some(mark) = identified.marks.iter().find(of_shard).and_then(|mark| mark.mark).filter(was_in_use) {
@@ -154,7 +154,7 @@ fn decide(map: &ShardMap, shard: &Shard, others: &[Answer]) -> Result<Founding, 
             return Err(InitError::WasInUse { other: other.clone(), shard, number, mark });
         }
         let together = identified.founding_map == Some(founding_fingerprint(map));
-        // None of the first shards is written to before all of them are initialised.
+        // The first shards take no writes until all of them are initialised.
         if together && !identified.fresh && !shard.slots.is_empty() {
             let (other, shard) = (other.clone(), shard.id.clone());
             return Err(InitError::WasFounded { other, shard });
@@ -183,7 +183,8 @@ fn overlap(one: SlotRange, other: SlotRange) -> bool {
     one.first() <= other.last() && other.first() <= one.last()
 }
 
-/// Tells whether two shards were founded with the same map: who has which slots under which number. Addresses may differ.
+/// A fingerprint of the map that is equal for shards founded with the same map. It covers slots, shards and numbers,
+/// not addresses.
 pub fn founding_fingerprint(map: &ShardMap) -> i64 {
     let mut shards: Vec<(u16, String)> = map
         .shards
@@ -195,7 +196,7 @@ pub fn founding_fingerprint(map: &ShardMap) -> i64 {
     twox_hash::XxHash3_64::oneshot(format!("{}\n{text}", map.cluster).as_bytes()).cast_signed()
 }
 
-/// All of it in one transaction: a crash leaves an empty database.
+/// Writes everything in one transaction, so that a crash leaves an empty database.
 async fn write(
     connection: &mut PgConnection,
     map: &ShardMap,
@@ -260,7 +261,7 @@ mod tests {
         wire::IdentifyResponse { identity: Some(identity), founding_map, fresh, ..Default::default() }
     }
 
-    /// What s2 may do.
+    /// The decision for shard s2.
     fn of_s2(map: &ShardMap, others: [Answer; 2]) -> Result<Founding, String> {
         decide(map, &map.shards[2], &others).map_err(|error| error.to_string())
     }
@@ -274,7 +275,7 @@ mod tests {
         let together = answer("s0", shard(&first, print, true), &["0-5000"]);
         assert_eq!(of_s2(&first, [together, answer("s1", uninitialised(), &[])]), Ok(Founding::Founds));
 
-        // In use: payments may be known under the slots, even if nobody owns them.
+        // The cluster is in use: payments may exist for the slots even if no shard owns them.
         let used = || answer("s0", shard(&first, print, false), &["0-5000"]);
         let error = of_s2(&first, [used(), answer("s1", uninitialised(), &[])]).unwrap_err();
         assert!(
@@ -282,7 +283,7 @@ mod tests {
             "{error}"
         );
 
-        // The first thing a new operator tries: a third shard with slots of the other two.
+        // A common first mistake: adding a third shard and giving it slots of the other two.
         let two = map(["0-8191", "8192-16383", ""]);
         let print = Some(founding_fingerprint(&two));
         let of_two = || {
@@ -299,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_that_another_one_remembers_is_never_initialised_again() {
+    fn a_shard_that_another_shard_remembers_is_not_initialised_again() {
         let map = map(["0-8191", "8192-16383", ""]);
         let mark = wire::ShardMark {
             shard_number: 2,
@@ -312,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_that_cannot_speak_for_itself_is_no_yes() {
+    fn a_shard_that_cannot_answer_for_itself_blocks_init() {
         let map = map(["0-8191", "8192-16383", ""]);
         let starting = wire::IdentifyResponse::default();
         let error = of_s2(&map, [answer("s0", starting, &[]), answer("s1", uninitialised(), &[])]).unwrap_err();

@@ -1,16 +1,18 @@
 //! The lane: the single writer of a shard.
 //!
-//! Requests queue up; the lane takes whatever waits, decides all of it in order in memory (`ledger::batch`), writes one
-//! PostgreSQL transaction, and answers after COMMIT. While one batch commits, the next gathers; nothing lingers on purpose.
+//! Requests queue up. The lane takes all waiting requests, decides them in order in memory (`ledger::batch`), writes
+//! one PostgreSQL transaction, and answers after COMMIT. While one batch commits, the next one gathers; the lane
+//! never waits to fill a batch.
 //!
-//! What makes it safe:
-//! * every transaction begins with the compare-and-set on `shard_state` ([`shard_state::begin_fenced`]): a second writer, a
-//!   slot that changed hands, or an earlier commit whose answer was lost all show up there, and the batch is decided again;
-//! * ids are unique in the database: a batch is first taken to hold new ids only, and decided again with what is stored
-//!   when the database objects;
-//! * a lost COMMIT answer is resolved by running the same batch again, never by looking.
+//! Three rules make this safe:
+//! * Every transaction begins with the compare-and-set on `shard_state` ([`shard_state::begin_fenced`]). It fails
+//!   after a write by a second writer, after a change of slot ownership, and after an earlier commit whose answer was
+//!   lost. The lane then decides the batch again.
+//! * Ids are unique in the database. The lane first assumes that all ids of a batch are new. When the database
+//!   reports a duplicate, the lane loads what is stored and decides the batch again.
+//! * After a lost COMMIT answer the lane runs the same batch again. It never infers the outcome from a read.
 //!
-//! The lane never answers "not executed" for an operation that was part of a COMMIT it has no answer to.
+//! The lane never answers "not executed" for an operation whose COMMIT was sent and not answered.
 
 mod load;
 mod queue;
@@ -47,12 +49,12 @@ use crate::{
     },
 };
 
-/// How often operations are decided again before the lane takes the fault for a lasting one. A replay needs one more
-/// decision; losing a race against a second writer is no fault, but must not go on for ever either.
+/// How often a batch is decided again before its fault counts as permanent. A replay needs one more decision; losing
+/// a race against a second writer also costs one, and must not repeat without end.
 const MAX_REDECISIONS: u32 = 16;
 const MAX_LOST_RACES: u32 = 1000;
 
-/// Pause between two tries to reach the database.
+/// Pause between two attempts to reach the database.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 
 pub struct Lane {
@@ -63,27 +65,27 @@ pub struct Lane {
     shared: Arc<Shared>,
     accounts: Accounts,
     link: Option<Link>,
-    /// The state the accounts in memory belong to.
+    /// The shard state that the accounts in memory belong to.
     believed: Option<ShardState>,
-    /// The last batch met ids used before: look them up first instead of running into them.
+    /// The last batch contained ids that were used before: look ids up before deciding, instead of after a conflict.
     careful: bool,
     now_us: i64,
     /// The marks of other shards that this lane has stored.
     stored_marks: Marks,
-    /// The database answers and does not write (read-only, disk full): why, and until a write succeeds.
+    /// Why the database answers but takes no writes (read-only, disk full); `None` after a successful write.
     unwritable: Option<String>,
 }
 
-/// A live session and what was true of the shard when its state was last read or written.
+/// A live session and the shard's state as last read or written.
 struct Link {
     session: Session,
     state: ShardState,
     ownership: Arc<Ownership>,
-    /// Scales of the assets that accounts of this shard have.
+    /// Scales of the assets that accounts of this shard use.
     scales: AssetScales,
 }
 
-/// An attempt failed, and whether a COMMIT is out whose answer never came.
+/// A failed attempt. `commit_sent`: a COMMIT was sent and its answer never came.
 struct Failure {
     error: StoreError,
     commit_sent: bool,
@@ -155,7 +157,7 @@ impl Lane {
         }
     }
 
-    /// Brings one batch to an answer for each of its operations.
+    /// Processes one batch until each of its operations has an answer.
     async fn carry_out(&mut self, mut work: Work) {
         let (mut redecisions, mut lost_races) = (0, 0);
         while let Some(group) = work.next_group() {
@@ -194,7 +196,7 @@ impl Lane {
                             self.careful = true;
                             self.link = None;
                             if error.is_refused_write() {
-                                // A database that answers and does not write would refuse it again and again.
+                                // The database answers and refuses writes; it would refuse this batch on every retry.
                                 let cause = error.to_string();
                                 self.gate.set_writes(Err(cause.clone()));
                                 work.refuse_certain(Reason::Unavailable, &cause);
@@ -226,7 +228,7 @@ impl Lane {
         work.send();
     }
 
-    /// Decides the operations of a group and writes what follows from them in one transaction.
+    /// Decides the operations of a group and writes their effects in one transaction.
     async fn attempt(&mut self, work: &Work, group: &[usize]) -> Result<Vec<Outcome>, Failure> {
         let begun = Instant::now();
         let Some(Link { session, state, ownership, scales }) = &mut self.link else {
@@ -259,7 +261,8 @@ impl Lane {
         if effects.is_empty() {
             shard_state::check_unchanged(session, state).await?;
         } else {
-            // Every committed batch moves next_position, so that each is noticed by whoever else believes in the old one.
+            // Every committed batch advances next_position, so that another writer with the old position fails at the
+            // fence.
             let next = effects.next_position.max(Position(state.next_position).next());
             shard_state::begin_fenced(session, state, next).await?;
             batch_write::write(session, &effects, &self.accounts).await?;
@@ -270,7 +273,8 @@ impl Lane {
             let committing = Instant::now();
             session.commit(evidence).await.map_err(|error| Failure { error, commit_sent: true })?;
             metrics::histogram!(m::LANE_COMMIT_SECONDS).record(committing.elapsed());
-            // Committed where nobody will look for it: the same ids are sent to the accepted database.
+            // This commit went to a database that is no longer the accepted one. The same ids are executed on the
+            // accepted database.
             if !self.gate.serves(session.server()) {
                 return Err(Failure { error: StoreError::Superseded, commit_sent: true });
             }
@@ -294,12 +298,12 @@ impl Lane {
 
         let replays = outcomes.iter().filter(|outcome| is_replay(outcome)).count();
         metrics::counter!(m::LANE_REPLAYS).increment(replays as u64);
-        // Replays come in herds: stay careful while they do.
+        // Replays arrive in groups: stay careful while they do.
         self.careful = self.careful && replays > 0;
         Ok(outcomes)
     }
 
-    /// Whether a batch may be tried: there is a session, and the database takes writes.
+    /// Checks that a batch can be attempted: there is a session, and the database takes writes.
     async fn able_to_write(&mut self) -> Result<(), StoreError> {
         self.connect_if_needed().await?;
         if self.unwritable.is_some()
@@ -323,11 +327,11 @@ impl Lane {
         self.adopt(session, state).await
     }
 
-    /// Goes on with a session on a shard in this state.
+    /// Continues with a session on a shard in this state.
     async fn adopt(&mut self, mut session: Session, state: ShardState) -> Result<(), StoreError> {
         let ownership = Arc::new(ownership::load(&mut session).await?);
         let scales = session.run(async |c| record::asset_scales(c).await).await?;
-        // Accounts in memory are those of the believed state; every commit since has moved next_position.
+        // Accounts in memory belong to the believed state; every later commit has changed next_position.
         if self.believed.as_ref() != Some(&state) {
             self.accounts.forget_all();
         }
@@ -351,7 +355,7 @@ impl Lane {
     async fn reload(&mut self) {
         let Some(mut link) = self.link.take() else { return };
         if let Ok(state) = load_state(&mut link.session, &self.gate).await {
-            // A failure leaves the lane without a link: the next step connects anew.
+            // A failure leaves the lane without a link; the next step reconnects.
             let _ = self.adopt(link.session, state).await;
         }
     }
@@ -362,7 +366,7 @@ impl Lane {
         self.gate.set_writes(Err(error.to_string()));
     }
 
-    /// Answers everything that waits: none of it was ever part of a transaction.
+    /// Refuses every waiting operation; none of them was part of a transaction.
     fn refuse_waiting(&mut self, error: &StoreError) {
         while let Some(mut work) = self.queue.try_next_batch() {
             work.refuse_certain(Reason::Unavailable, &error.to_string());
@@ -372,7 +376,7 @@ impl Lane {
     }
 }
 
-/// The state of the shard, if it may be gone on from.
+/// Loads the shard's state, if the gate accepts it.
 async fn load_state(session: &mut Session, gate: &Gate) -> Result<ShardState, StoreError> {
     let acknowledged = gate.acknowledged();
     let state = shard_state::load(session).await?;

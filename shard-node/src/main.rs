@@ -1,8 +1,8 @@
-//! shard-node: stands in front of one shard's PostgreSQL and is its single writer.
+//! shard-node: the single writer of one shard, in front of the shard's PostgreSQL.
 //!
-//! Start at [`lane`]: it decides and commits what routers ask for. [`gate`] says whether the database may be served, [`monitor`] and
-//! [`peers`] feed it. [`store`] holds the SQL, [`rpc`] the service. [`init`], [`migrate`] and [`accept`] are the steps that an operator
-//! orders; serving takes none of them by itself.
+//! Start at [`lane`]: it decides and commits what routers ask for. [`gate`] decides whether the database may be
+//! served; [`monitor`] and [`peers`] supply its facts. [`store`] holds the SQL and [`rpc`] the service. [`init`],
+//! [`migrate`] and [`accept`] run only when an operator orders them; serving never does what they do.
 
 mod accept;
 mod admin;
@@ -53,7 +53,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make an empty database the shard, after asking the nodes of all other shards of the map; does nothing when that was done
+    /// Turn an empty database into the shard, after asking the nodes of all other shards; no effect on an initialised
+    /// one
     Init {
         /// The shard map
         #[arg(long, value_name = "FILE")]
@@ -65,16 +66,16 @@ enum Command {
     /// Show or apply the migrations that the database lacks
     #[command(group = ArgGroup::new("what").required(true).args(["dry_run", "apply"]))]
     Migrate {
-        /// Print what each migration locks, and about how long; change nothing
+        /// Print what each migration locks and for about how long; change nothing
         #[arg(long)]
         dry_run: bool,
-        /// Apply them
+        /// Apply the migrations
         #[arg(long)]
         apply: bool,
     },
-    /// Accept the database as it is now: moved into another PostgreSQL, or restored to an earlier point
+    /// Accept the database as it is now, after it was moved into another PostgreSQL or restored to an earlier point
     Accept {
-        /// Go on without what was acknowledged and is not in the database
+        /// Give up everything that was acknowledged and is missing from the database
         #[arg(long)]
         accept_loss: bool,
     },
@@ -112,11 +113,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     })
 }
 
-/// Pause between two tries of `init` to reach the nodes of the other shards.
+/// Pause between two attempts of `init` to reach the nodes of the other shards.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 
-/// What was asked for goes to standard output, everything else to standard error.
-#[allow(clippy::print_stdout, reason = "the one place that prints what was asked for")]
+/// Prints the result of a command to standard output; everything else goes to standard error.
+#[allow(clippy::print_stdout, reason = "the only place that prints results")]
 fn say(text: &str) {
     println!("{text}");
 }

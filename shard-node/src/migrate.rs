@@ -1,4 +1,4 @@
-//! `shard-node migrate`: brings a shard's database to the schema version of this program, on an operator's word.
+//! `shard-node migrate` brings a shard's database to the schema version of this program, when an operator orders it.
 
 use std::time::Instant;
 
@@ -18,15 +18,16 @@ pub enum MigrateError {
     Uninitialised,
     #[error("the database is not migrated: {0}")]
     Refused(Disagreements),
-    #[error("another program migrated the database meanwhile; nothing was changed by this one")]
+    #[error("another program migrated the database in the meantime; this one changed nothing")]
     Overtaken,
-    #[error("migration {version} ({title}) failed, nothing of it was changed: {reason}")]
+    #[error("migration {version} ({title}) failed and changed nothing: {reason}")]
     Failed { version: i32, title: &'static str, reason: sqlx::Error },
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
-/// The migrations that the database lacks, if it is the shard that is expected and no newer than this program.
+/// The migrations that the database lacks. Fails unless the database is the expected shard and no newer than this
+/// program.
 pub async fn pending(
     connection: &mut PgConnection,
     expected: &Expected,
@@ -43,7 +44,7 @@ pub async fn pending(
     Ok(schema::pending(version).collect())
 }
 
-/// Says what a migration locks and about how long, by the size of the tables as they are now.
+/// Describes what a migration locks and for how long, estimated from the present size of the tables.
 pub async fn describe(connection: &mut PgConnection, migration: &Migration) -> Result<Vec<String>, MigrateError> {
     let mut lines = vec![format!("migration {}: {}", migration.version, migration.title)];
     lines.push(
@@ -62,7 +63,7 @@ pub async fn describe(connection: &mut PgConnection, migration: &Migration) -> R
     Ok(lines)
 }
 
-/// Applies one migration and says how long it took.
+/// Applies one migration and reports how long it took.
 pub async fn apply(connection: &mut PgConnection, migration: &Migration) -> Result<String, MigrateError> {
     let begun = Instant::now();
     match schema::apply(connection, migration).await {

@@ -1,4 +1,5 @@
-//! Looks at the database once a second: is it still the shard, do reads work, and what time is it there?
+//! The monitor looks at the database once a second. It checks that the database is still the shard and that reads
+//! work, and measures the server's clock.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,11 +20,11 @@ use crate::{
 };
 
 const EVERY: Duration = Duration::from_secs(1);
-/// A look that takes longer has failed: readiness must not lag behind the truth.
+/// A look that takes longer counts as failed, so that readiness reflects an outage quickly.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Looks on one connection.
+/// Number of looks on one connection.
 const CONNECT_EVERY: u32 = 5;
-/// Looks between two removals of marks that later ones outdate.
+/// Number of looks between two removals of outdated marks.
 const PRUNE_EVERY: u32 = 15;
 
 pub struct Monitor {
@@ -34,18 +35,20 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Until `shutdown`.
+    /// Runs until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
         let mut looks = 0_u32;
         let mut stored = Marks::default();
-        // A connection of its own: what the gate refuses gets none of the pool's, and it must see when that ends.
+        // The monitor has its own connection: the pool has none to a refused database, and the monitor must notice
+        // when the refusal ends.
         let mut connection = None;
         while shutdown.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
             let looked = match timeout(PATIENCE, self.look_once(&mut connection)).await {
                 Ok(looked) => looked.map_err(|error| error.to_string()),
                 Err(_) => Err(format!("no answer from the shard's database within {} s", PATIENCE.as_secs())),
             };
-            // Made anew now and then: an address may lead elsewhere by now, while the connections to the former server live on.
+            // Connect again every few looks: the address may lead to another server while connections to the former
+            // one stay open.
             if looked.is_err() || looks.is_multiple_of(CONNECT_EVERY) {
                 connection = None;
             }
@@ -64,7 +67,7 @@ impl Monitor {
         }
     }
 
-    /// One look. The gate decides what it means; an error is a look that did not work.
+    /// One look. The gate judges the result; an error means that the look itself failed.
     async fn look_once(&self, kept: &mut Option<PgConnection>) -> Result<(), StoreError> {
         let acknowledged = self.gate.acknowledged();
         let mut connection = match kept.take() {
@@ -96,7 +99,7 @@ impl Monitor {
         match timeout(PATIENCE, self.pool.acquire()).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => {
-                Err("no connection to the shard's database could be had in time: the \
+                Err("no connection to the shard's database became free in time: the \
                  server's max_connections, or the role's CONNECTION LIMIT, may be reached"
                     .to_owned())
             }
@@ -104,7 +107,7 @@ impl Monitor {
         }
     }
 
-    /// Stores what routers said of other shards since the last time.
+    /// Stores the marks of other shards that routers reported since the last call.
     async fn keep_marks(&self, stored: &mut Marks, prune: bool) -> Result<(), StoreError> {
         let peers = self.gate.peers();
         let news: Marks = peers.iter().filter(|(number, mark)| stored.of(*number) != *mark).collect();

@@ -1,7 +1,7 @@
-//! The other shards, asked before this one is served: what do they remember of it, and what do they own?
+//! Asks the other shards, before this one is served, what they remember of it and which slots they own.
 //!
-//! The addresses come from the newest map that the database was given. A shard that does not answer is asked again while this one
-//! serves; it must not be able to keep this one down.
+//! The addresses come from the newest map in the database. A shard that does not answer cannot keep this one from
+//! serving; it is asked again while this one serves.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -25,18 +25,18 @@ const SLOT_OWNERSHIP: &str = "slot ownership";
 const PATIENCE: Duration = Duration::from_millis(1500);
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
-/// What one other shard answered.
+/// One other shard's answer.
 #[derive(Debug)]
 pub struct Answer {
     pub shard: String,
     pub identified: wire::IdentifyResponse,
-    /// The slots it owns, with their epochs.
+    /// The slots that the shard owns, with their epochs.
     pub owned: Vec<(SlotRange, i64)>,
-    /// Against [`steady_us`].
+    /// Measured against [`steady_us`].
     pub clock: OtherClock,
 }
 
-/// Why there is no answer of a shard.
+/// Why a shard gave no answer.
 #[derive(Debug, thiserror::Error)]
 #[error("shard {shard} cannot be asked ({url}): {reason}")]
 pub struct NoAnswer {
@@ -77,13 +77,13 @@ async fn ask_node(url: &str, shard: &Shard, map: &ShardMap, caller: &str) -> Res
     };
     let identified = node.identify(request).await.map_err(|status| status.message().to_owned())?.into_inner();
     let owner = format!("the node of shard {}", shard.id);
-    // The other machine's clock as it is, beside this one's as it was first seen.
+    // The other machine's clock, compared with this machine's clock as first read.
     let answered_us = asked_us + (steady_us() - asked_steady_us);
     let set_by_us = asked_us - asked_steady_us;
     let clock = OtherClock::measured(&owner, asked_us, identified.clock_us, answered_us);
     let clock = OtherClock { ahead_us: clock.ahead_us.saturating_add(set_by_us), ..clock };
     let mut owned = Vec::new();
-    // A node that serves nothing claims nothing.
+    // A node that serves nothing owns nothing.
     if identified.identity.is_some() && identified.refused.is_empty() && identified.mark.is_some() {
         let answer = node.get_ownership(wire::GetOwnershipRequest {}).await;
         let answer = answer.map_err(|status| status.message().to_owned())?.into_inner();
@@ -103,20 +103,20 @@ fn with_cause(error: tonic::transport::Error) -> String {
     root.to_string()
 }
 
-/// The other shards of this node's cluster, and what they have said so far.
+/// The other shards of the cluster and what they have answered so far.
 pub struct Peers {
     pub map: ShardMap,
     pub gate: Gate,
     pub clock: Arc<NodeClock>,
-    /// For what this shard owns itself.
+    /// Reads the slots that this shard owns.
     pub pool: PgPool,
-    /// Number of this shard.
+    /// The number of this shard.
     pub number: u16,
-    /// The shards that have answered and contradict nothing.
+    /// The shards that have answered without contradicting this one.
     heard: HashSet<String>,
     /// The shards that are known to be initialised.
     initialised: HashSet<String>,
-    /// By shard: what it says that forbids to serve this one.
+    /// By shard: the answer that forbids serving this one.
     conflicts: BTreeMap<String, Disagreement>,
 }
 
@@ -134,7 +134,8 @@ impl Peers {
         }
     }
 
-    /// Asks every shard that has not answered yet, or contradicts this one. What forbids to serve is given to the gate and returned.
+    /// Asks every shard that has not answered yet, or that contradicts this one. Passes conflicts to the gate and
+    /// returns them.
     pub async fn ask_all(&mut self) -> Result<Result<(), Disagreements>, StoreError> {
         let own = self.gate.expected().shard.clone();
         let caller = format!("shard {own}");
@@ -142,13 +143,14 @@ impl Peers {
             self.map.shards.iter().filter(|shard| shard.id != own && !self.heard.contains(&shard.id)).collect();
         let asked = waiting.iter().map(|shard| ask(shard, &self.map, &caller));
         let answers = futures_util::future::join_all(asked).await;
-        // Read after the others have answered: a slot that was handed over meanwhile has a higher epoch here, or is gone.
+        // Read this after the others have answered: a slot handed over in the meantime then has a higher epoch here,
+        // or is gone.
         let owned = store::read::ownership(&self.pool).await?.owned_ranges();
         for answer in answers {
             match answer {
                 Ok(answer) => self.hear(answer, &owned),
                 Err(no_answer) => {
-                    // A shard that is silent claims nothing: it must not keep this one down.
+                    // A shard that does not answer makes no claim and cannot keep this one from serving.
                     self.conflicts.remove(&no_answer.shard);
                     tracing::debug!(%no_answer, "asking it again later");
                 }
@@ -166,11 +168,11 @@ impl Peers {
         others.filter(|id| !self.initialised.contains(*id)).collect()
     }
 
-    /// Asks on until every shard has answered once and contradicts nothing.
+    /// Asks again until every shard has answered without a contradiction.
     pub async fn run(mut self) {
         while self.heard.len() + 1 < self.map.shards.len() {
             tokio::time::sleep(ASK_AGAIN).await;
-            // The gate keeps what was found.
+            // `ask_all` has already passed its conflicts to the gate.
             if let Err(error) = self.ask_all().await {
                 tracing::debug!(%error, "cannot compare with the other shards; trying again");
             }
@@ -181,13 +183,13 @@ impl Peers {
         let Answer { shard, identified, owned, clock } = answer;
         self.clock.measured(clock);
         if identified.identity.is_none() {
-            // Not initialised, or not there yet: it knows nothing.
+            // The shard is not initialised, or its node has not reached its database: it knows nothing.
             return;
         }
         if !identified.refused.is_empty() {
             let facts: Vec<_> = identified.refused.iter().map(|refused| refused.fact.as_str()).collect();
             tracing::warn!(shard, facts = facts.join(", "), "the node of another shard does not serve");
-            // Of two that contradict each other, the one that starts again must not win by that.
+            // When two shards contradict each other, restarting one of them must not decide in its favour.
             if facts.contains(&SLOT_OWNERSHIP) && !self.gate.is_open() {
                 self.conflicts.entry(shard.clone()).or_insert_with(|| refuses_itself(&shard));
             } else {
@@ -209,7 +211,7 @@ impl Peers {
             }
             Err(error) => tracing::error!(shard, %error, "another shard's node gave marks that cannot be read"),
         }
-        // One that is about to start refuses itself, if it must: it must not shut a shard that serves.
+        // A node that is still starting refuses itself if it must. It must not shut down a shard that already serves.
         let starts = !identified.reads.as_ref().is_some_and(|reads| reads.works);
         if starts && self.gate.is_open() {
             return;
@@ -227,12 +229,12 @@ impl Peers {
 }
 
 fn refuses_itself(shard: &str) -> Disagreement {
-    let found = format!("shard {shard} does not serve, because slots of it are owned twice");
+    let found = format!("shard {shard} does not serve, because another shard owns some of its slots as well");
     let remedy = format!("look at the log of shard {shard}: it names the slots and the other owner");
     Disagreement::new(SLOT_OWNERSHIP, "one owner for each slot", found, remedy)
 }
 
-/// INV-2: one owner per slot and epoch. The higher epoch is right; at one epoch nobody is.
+/// INV-2: a slot has one owner at each epoch. The higher epoch wins; with equal epochs both claims are refused.
 fn doubly_owned(own: &[(SlotRange, i64)], other: &[(SlotRange, i64)], shard: &str) -> Option<Disagreement> {
     let epoch_of = |owned: &[(SlotRange, i64)], slot: Slot| {
         owned.iter().find(|(range, _)| range.contains(slot)).map(|(_, epoch)| *epoch)
@@ -259,7 +261,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slot_of_two_shards_is_named_unless_the_other_has_it_from_before() {
+    fn a_slot_with_two_owners_is_named_unless_the_other_epoch_is_lower() {
         let range = |text: &str, epoch: i64| (text.parse().unwrap(), epoch);
         let own = [range("0-99", 1), range("200-299", 3)];
         assert_eq!(doubly_owned(&own, &[range("100-199", 1)], "s1"), None);

@@ -1,4 +1,4 @@
-//! The service routers talk to: writes go to the lane, reads to the database.
+//! The service that routers call: writes go to the lane, reads to the database.
 
 mod account_list;
 mod identify;
@@ -29,7 +29,7 @@ use crate::{
     store::{self, StoreError, read::Owned},
 };
 
-/// Largest page a router may ask for; the HTTP contract allows 500.
+/// Largest page that a router may request; the HTTP contract allows 500.
 const MAX_PAGE: u32 = 500;
 /// Most sagas in one answer.
 const MAX_SAGAS: u32 = 1000;
@@ -40,20 +40,20 @@ pub struct Service {
     clock: Arc<NodeClock>,
     lane: LaneHandle,
     reads: PgPool,
-    /// Clients' reads wait here for each other and not for a connection of the pool: a wait for a connection that takes too
-    /// long would look as if the database were out of reach, and the shard with it.
+    /// Clients' reads queue here instead of at the pool. A read that waited too long for a connection of the pool
+    /// would look as if the database were unreachable.
     turns: Arc<Semaphore>,
-    /// One sum of balances at a time, which may take long: the other turns are for reads that do not.
+    /// One sum of balances at a time, because a sum may take long. The other turns are for short reads.
     sums: Arc<Semaphore>,
     ownership: KnownOwnership,
-    /// What routers declared, by digest.
+    /// The asset declarations of routers, by digest.
     assets: DeclaredAssets,
     tasks: Tasks,
 }
 
 impl Service {
     pub fn new(gate: Gate, clock: Arc<NodeClock>, lane: LaneHandle, reads: PgPool, tasks: Tasks) -> Self {
-        // One connection is left to the routers' own questions: sagas that are due, ownership, status.
+        // One connection stays free for the routers' own queries: due sagas, ownership, status.
         let turns = reads.options().get_max_connections().saturating_sub(1).max(1);
         let turns = Arc::new(Semaphore::new(usize::try_from(turns).unwrap_or(1)));
         Self {
@@ -69,17 +69,17 @@ impl Service {
         }
     }
 
-    /// For a read: the database is the shard, has what its caller was told of, and it is the caller's turn.
+    /// Admits a read: the gate is open, the database has reached the mark of the caller, and it is the caller's turn.
     ///
-    /// Turns are given in order of arrival, for as long as the router waits: each router bounds the reads it has under way, and a
-    /// call that it gives up leaves the queue.
+    /// Reads are admitted in order of arrival, for as long as the router waits. Each router bounds its reads in
+    /// flight, and a call that the router cancels leaves the queue.
     async fn turn<T>(&self, request: &Request<T>) -> Result<SemaphorePermit<'_>, Status> {
         let turn = self.turns.acquire().await.map_err(|_| Status::unavailable("the node is closing"))?;
         self.is_current(request).await?;
         Ok(turn)
     }
 
-    /// INV-12: a read is never older than what its caller was told of.
+    /// INV-12: a read is never older than the mark that its caller was told.
     async fn is_current<T>(&self, request: &Request<T>) -> Result<(), Status> {
         if let Some(why) = self.gate.closed() {
             return Err(Status::unavailable(why));
@@ -88,7 +88,7 @@ impl Service {
         if !self.gate.seen().is_behind(at_least) {
             return Ok(());
         }
-        // Another node of the shard committed since this one looked, or the database is not the one they mean.
+        // Another node of the shard has committed since this node last looked, or the database is the wrong one.
         let found = store::read::mark(&self.reads).await.map_err(read_failed)?;
         let mark = Mark { timeline: self.gate.seen().timeline, ..found };
         self.gate.acknowledge(at_least, "a router");
@@ -115,7 +115,7 @@ fn count(method: &'static str) {
     metrics::counter!(m::RPC_REQUESTS, "method" => method).increment(1);
 }
 
-/// Reads have no effect, so that any failure may be retried; what went wrong is for the log, not for the wire.
+/// Reads have no effect, so every failure may be retried. The cause goes to the log, not to the caller.
 fn read_failed(error: StoreError) -> Status {
     tracing::warn!(%error, "a read failed");
     Status::unavailable("the shard's database did not answer")
@@ -292,7 +292,8 @@ impl ShardNode for Service {
         request: Request<wire::GetOwnershipRequest>,
     ) -> Result<Response<wire::GetOwnershipResponse>, Status> {
         count("get_ownership");
-        // A router says what it was told of; another shard's node may be starting at the same moment as this one.
+        // A call with a mark comes from a router, which must wait for the gate; a call without one comes from another
+        // shard's node, which may be starting at the same time.
         if wire::at_least(request.metadata()).is_some() || !self.gate.may_be_asked() {
             self.is_current(&request).await?;
         }
@@ -337,7 +338,7 @@ impl ShardNode for Service {
     async fn status(&self, _request: Request<wire::StatusRequest>) -> Result<Response<wire::StatusResponse>, Status> {
         count("status");
         let lane = self.lane.status();
-        // Status must answer when the database does not, and asks no database that is refused.
+        // Status must answer while the database is down, and must not query a refused database.
         let pending_sagas = match self.gate.closed() {
             None => store::saga::count(&self.reads).await.ok().and_then(|n| u64::try_from(n).ok()),
             Some(_) => None,

@@ -1,4 +1,5 @@
-//! Serving: listen, compare the database with what it must be, start the lane, and drain on a signal. Nothing is migrated here.
+//! Serving: bind the listeners, compare the database with what this node expects, start the lane, drain on a signal.
+//! Serving never migrates.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,11 +30,11 @@ use crate::{
     },
 };
 
-/// How long a drain may take before the process ends all the same.
+/// Longest drain; the process then exits even if work is left.
 const DRAIN_GRACE: Duration = Duration::from_secs(20);
 
 const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
-/// How often an empty database is looked at until somebody initialises it.
+/// Pause between two looks at an empty database.
 const LOOK_FOR_INIT: Duration = Duration::from_millis(500);
 
 pub async fn serve(config: Config) -> anyhow::Result<()> {
@@ -57,11 +58,12 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let admin_closing = CancellationToken::new();
     let admin_routes = admin::routes(gate.clone(), Arc::clone(&clock), handle.clone(), recorder);
     let closing = admin_closing.clone();
-    // Not among the tasks: it answers until the drain is over.
-    #[allow(clippy::disallowed_methods, reason = "outlives the task tracker on purpose")]
+    // The admin listener is not a tracked task: it answers until the drain is over.
+    #[allow(clippy::disallowed_methods, reason = "must outlive the task tracker")]
     let admin_task = tokio::spawn(telemetry_admin::serve(admin_listener, admin_routes, closing));
 
-    // Before the database is accepted: `init` and other nodes ask who this is. The gate keeps everything else out.
+    // The RPC listener starts before the database is accepted, because `init` and other nodes call Identify. The gate
+    // refuses all other calls.
     let service = Service::new(gate.clone(), Arc::clone(&clock), handle.clone(), pool.clone(), tasks.clone());
     serve_rpc(rpc, service, &config, &tasks);
 
@@ -129,8 +131,8 @@ fn serve_rpc(rpc: TcpListener, service: Service, config: &Config, tasks: &Tasks)
     });
 }
 
-/// Waits for the database, and makes sure that it is the shard this node is configured for and all of it: by what the database says,
-/// by what the other shards remember, and by the clocks.
+/// Waits for the database and verifies that it is the configured shard in full: by its own record, by the marks that
+/// other shards remember, and by the clocks.
 async fn open_shard(config: &Config, gate: &Gate, clock: &Arc<NodeClock>, pool: &PgPool) -> anyhow::Result<Peers> {
     let options = session::read_options(&config.database);
     let (mut connection, record) = loop {
@@ -142,9 +144,9 @@ async fn open_shard(config: &Config, gate: &Gate, clock: &Arc<NodeClock>, pool: 
             Err(error) => {
                 let error = StoreError::from(error);
                 if error.remedy() == Remedy::Report {
-                    return Err(error).context("the shard's database cannot be read");
+                    return Err(error).context("cannot read the shard's database");
                 }
-                tracing::warn!(%error, "the shard's database broke off; trying again");
+                tracing::warn!(%error, "the connection to the shard's database broke; trying again");
                 tokio::time::sleep(RECONNECT_PAUSE).await;
                 continue;
             }
@@ -169,7 +171,7 @@ async fn open_shard(config: &Config, gate: &Gate, clock: &Arc<NodeClock>, pool: 
     let mut peers = Peers::new(map, gate.clone(), Arc::clone(clock), pool.clone(), record.identity.number);
     peers.ask_all().await?.context("the other shards do not agree")?;
     if record.founding_map.is_some() && !record.complete {
-        // A shard that is written to before all of them are there would keep the others from being founded.
+        // A write before all first shards are initialised would block `init` of the remaining ones.
         while let missing = peers.not_initialised()
             && !missing.is_empty()
         {
@@ -194,7 +196,7 @@ async fn open_shard(config: &Config, gate: &Gate, clock: &Arc<NodeClock>, pool: 
     Ok(peers)
 }
 
-/// Waits for a database that is starting or out of reach; one that refuses this node for good is an error.
+/// Connects, and waits while the database is starting or unreachable. An error that a retry cannot fix is returned.
 async fn connect(config: &Config, options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
     let limit = config.database.connect_timeout();
     loop {

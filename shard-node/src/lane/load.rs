@@ -1,5 +1,5 @@
-//! What a batch is decided on, read before it: accounts, which stay in memory afterwards, and rows that only this batch is
-//! about. Most batches read nothing.
+//! Reads what a batch depends on before the batch is decided: accounts, which stay in memory, and rows that only this
+//! batch needs. Most batches read nothing.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ use crate::{
     store::{StoreError, account, chain, hold, register, session::Session, transfer},
 };
 
-/// Brings every account the operations depend on into memory.
+/// Loads every account that the operations depend on into memory.
 pub async fn accounts(
     session: &mut Session,
     accounts: &mut Accounts,
@@ -54,7 +54,7 @@ pub async fn accounts(
     Ok(())
 }
 
-/// The rows besides accounts that operations are about. Most batches name none.
+/// Loads the rows other than accounts that operations name. Most batches name none.
 pub async fn named(session: &mut Session, operations: impl Iterator<Item = &Operation>) -> Result<Named, StoreError> {
     let (mut holds, mut originals, mut closing): (Vec<HoldKey>, Vec<TransferKey>, Vec<AccountId>) =
         Default::default();
@@ -76,7 +76,8 @@ pub async fn named(session: &mut Session, operations: impl Iterator<Item = &Oper
     Ok(named)
 }
 
-/// What accounts were opened with that are created again; `accounts` has all that the operations depend on.
+/// Loads the opening parameters of accounts that are created again. `accounts` holds all accounts that the operations
+/// depend on.
 pub async fn openings(
     session: &mut Session,
     accounts: &Accounts,
@@ -90,7 +91,7 @@ pub async fn openings(
     Ok(openings)
 }
 
-/// What the database holds under the ids of the operations.
+/// Loads what the database holds under the operations' ids.
 pub async fn prior(session: &mut Session, operations: impl Iterator<Item = &Operation>) -> Result<Prior, StoreError> {
     let mut transfers: Vec<TransferKey> = Vec::new();
     let mut registers: Vec<TransferKey> = Vec::new();
@@ -104,7 +105,7 @@ pub async fn prior(session: &mut Session, operations: impl Iterator<Item = &Oper
             Operation::AtomicTransfers(items) => transfers.extend(items.iter().map(|t| t.key())),
             Operation::Settle(settle) => transfers.push(settle.key()),
             Operation::Decide(decide) => registers.push(decide.key()),
-            // Holds are always loaded; a dry run has no dry run.
+            // Holds are always loaded; a dry run cannot contain another dry run.
             Operation::CreateAccount(_)
             | Operation::UpdateAccount(_)
             | Operation::PlaceHold(_)

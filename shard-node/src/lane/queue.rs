@@ -1,4 +1,4 @@
-//! The way into the lane: a bounded queue of submissions, and the lane's state for everybody to see.
+//! The entrance to the lane: a bounded queue of submissions, and the lane's state for other tasks to read.
 
 use std::{
     sync::{
@@ -25,7 +25,7 @@ use crate::{
     store::{StoreError, ownership::Ownership},
 };
 
-/// Submissions that may wait, however small; operations are bounded by the configuration.
+/// Most submissions that may wait, regardless of size. The configuration bounds the number of operations.
 const MAX_WAITING_SUBMISSIONS: usize = 8192;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub enum LaneState {
     /// The database has not been reached yet.
     Starting = 0,
     Serving = 1,
-    /// The database cannot be reached any more.
+    /// The connection to the database was lost.
     Recovering = 2,
     Draining = 3,
 }
@@ -59,7 +59,7 @@ impl LaneState {
     }
 }
 
-/// What the lane is doing; a snapshot of counters, not of one moment.
+/// What the lane is doing. The counters are read one by one, not at one instant.
 #[derive(Debug, Clone)]
 pub struct LaneStatus {
     pub state: LaneState,
@@ -91,7 +91,7 @@ pub(super) struct Shared {
     slots_owned: AtomicUsize,
     highest_epoch: AtomicI64,
     last_error: Mutex<String>,
-    /// Scales of the assets that accounts of this shard have, and how often they have changed.
+    /// Scales of the assets that accounts of this shard use, and a version that grows with each change.
     scales: Mutex<(u64, Arc<AssetScales>)>,
 }
 
@@ -100,7 +100,7 @@ impl Shared {
         LaneState::from_code(self.state.load(Relaxed))
     }
 
-    /// Gives the state before.
+    /// Sets the state and returns the previous one.
     pub fn set_state(&self, state: LaneState) -> LaneState {
         LaneState::from_code(self.state.swap(state as u8, Relaxed))
     }
@@ -136,7 +136,7 @@ impl Shared {
         self.next_position.store(next.0, Relaxed);
     }
 
-    /// Operations left the queue.
+    /// Subtracts operations that have left the queue.
     pub fn release(&self, operations: usize) {
         let before = self.waiting.fetch_sub(operations, Relaxed);
         metrics::gauge!(m::LANE_QUEUE_OPERATIONS).set(super::count_as_f64(before.saturating_sub(operations)));
@@ -157,7 +157,7 @@ pub(super) fn channel(config: &LaneConfig, gate: Gate) -> (Queue, LaneHandle) {
 }
 
 impl Queue {
-    /// Waits for work and takes all there is, up to the bound. `None`: closed and empty.
+    /// Waits for work and takes everything that waits, up to the bound. `None`: the queue is closed and empty.
     pub async fn next_batch(&mut self) -> Option<Work> {
         let first = self.receiver.recv().await?;
         Some(self.gather(first))
@@ -198,7 +198,7 @@ impl LaneHandle {
         self.shared.clone()
     }
 
-    /// Has the operations carried out in order; one reply each. Dropping the future does not take them back.
+    /// Executes the operations in order and returns one reply for each. Dropping the future does not cancel them.
     pub async fn execute(&self, operations: Vec<Submitted>) -> Vec<Reply> {
         let count = operations.len();
         let refuse = |reason, detail: &str| vec![Reply::NotExecuted { reason, detail: detail.to_owned() }; count];
@@ -213,7 +213,7 @@ impl LaneHandle {
         let submission = Submission::new(operations, now, reply);
         let weight = submission.weight();
         let before = self.shared.waiting.fetch_add(weight, Relaxed);
-        // A submission larger than the bound is let into an empty queue, or it could never run.
+        // A submission larger than the bound is admitted when the queue is empty; otherwise it could never run.
         if before > 0 && before + weight > self.max_waiting {
             self.shared.release(weight);
             metrics::counter!(m::LANE_QUEUE_FULL).increment(1);
@@ -234,7 +234,7 @@ impl LaneHandle {
         answer.await.unwrap_or_else(|_| vec![Reply::Unknown; count])
     }
 
-    /// The scales in use, and a number that changes with them.
+    /// The scales in use and their version.
     pub fn scales(&self) -> (u64, Arc<AssetScales>) {
         self.shared.scales.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -1,4 +1,4 @@
-//! One batch on its way through the lane: operations in order, and a reply for each.
+//! One batch on its way through the lane: its operations in order, and a reply for each.
 
 use std::{collections::VecDeque, ops::Range, time::Duration};
 
@@ -9,7 +9,7 @@ use wire::{Reply, convert::Submitted, not_executed::Reason};
 
 use crate::store::StoreError;
 
-/// One moment by the clock of deadlines and by the clock of rows.
+/// One instant on two clocks: the monotonic clock for deadlines, and the node's clock for rows.
 #[derive(Debug, Clone, Copy)]
 pub struct Clocks {
     pub now: Instant,
@@ -17,14 +17,14 @@ pub struct Clocks {
 }
 
 impl Clocks {
-    /// A deadline in microseconds since the epoch; one that has passed is now.
+    /// Converts a deadline to microseconds since the epoch. A deadline that has passed becomes the present.
     fn wall_us(self, deadline: Instant) -> i64 {
         let left_us = deadline.saturating_duration_since(self.now).as_micros();
         self.now_us.saturating_add(i64::try_from(left_us).unwrap_or(i64::MAX))
     }
 }
 
-/// What one RPC handed in.
+/// The operations of one RPC.
 #[derive(Debug)]
 pub struct Submission {
     operations: Vec<Queued>,
@@ -35,9 +35,9 @@ pub struct Submission {
 #[derive(Debug)]
 struct Queued {
     operation: Operation,
-    /// Of a saga's step: how far the shard at the other end had come.
+    /// For a step of a saga: the mark of the shard at the saga's other end.
     peer: Option<(u16, Mark)>,
-    /// Of an account that is opened: the scale of its asset.
+    /// For an account that is opened: the scale of its asset.
     scale: Option<u32>,
     order_group: u64,
     deadline: Option<Instant>,
@@ -65,15 +65,16 @@ impl Submission {
     }
 }
 
-/// A batch: the operations of some submissions, which of them form the next transaction, and the replies so far.
+/// A batch: the operations of several submissions, the groups that form the next transactions, and the replies so
+/// far.
 #[derive(Debug)]
 pub struct Work {
     operations: Vec<Queued>,
     replies: Vec<Option<Reply>>,
-    /// INV-5: was part of a COMMIT whose answer never came. Such an operation is never answered "not executed".
+    /// INV-5: the operation was part of a COMMIT whose answer never came. It is never answered "not executed".
     in_doubt: Vec<bool>,
     submissions: Vec<(oneshot::Sender<Vec<Reply>>, Range<usize>)>,
-    /// Operations to be carried out together, by index. One group unless a fault had to be isolated.
+    /// Operations that share a transaction, by index. There is one group unless a fault had to be isolated.
     groups: VecDeque<Vec<usize>>,
     weight: usize,
 }
@@ -94,7 +95,7 @@ impl Work {
 
     pub fn add(&mut self, submission: Submission) {
         let begin = self.operations.len();
-        // Order groups are unique per RPC only.
+        // The order groups of a submission are unique within its RPC only.
         let scope = (self.submissions.len() as u64 + 1) << 32;
         self.operations.extend(submission.operations.into_iter().map(|mut queued| {
             if queued.order_group != 0 {
@@ -126,16 +127,17 @@ impl Work {
         Request { order_group, deadline_us: deadline.map_or(0, |deadline| clocks.wall_us(deadline)) }
     }
 
-    /// What the steps of sagas in a group say of other shards, where it goes beyond `known`.
+    /// The marks of other shards in a group's saga steps that are higher than `known`.
     pub fn marks_beyond(&self, group: &[usize], known: &Marks) -> Marks {
         let news = |(number, mark): &(u16, Mark)| known.of(*number).merged(*mark) != known.of(*number);
         group.iter().filter_map(|index| self.operations[*index].peer).filter(news).collect()
     }
 
-    /// The assets of opened accounts that the shard had no account of, with their scales.
+    /// The scales of assets that the group opens accounts in and that this shard had no account of.
     ///
     /// # Errors
-    /// When an account would be opened under another scale than the asset has here: a router with other declarations.
+    /// When an account would be opened with another scale than its asset has on this shard, because a router declares
+    /// another scale.
     pub fn new_scales(
         &self,
         group: &[usize],
@@ -167,7 +169,7 @@ impl Work {
         Ok(new)
     }
 
-    /// The operations to carry out next. Those whose deadline has passed are answered instead.
+    /// The operations to execute next. Operations whose deadline has passed are answered instead.
     pub fn next_group(&mut self) -> Option<Vec<usize>> {
         let now = Instant::now();
         loop {
@@ -198,8 +200,8 @@ impl Work {
         }
     }
 
-    /// Halves the group, so that in the end one operation that cannot be carried out does not fail the others, at the price
-    /// of a few transactions and not of one for each operation. `false` when it is a single operation already.
+    /// Halves the group. Repeated halving isolates one operation that cannot be executed at the cost of a few
+    /// transactions instead of one for each operation. Returns `false` for a group of one.
     pub fn isolate(&mut self, group: &[usize]) -> bool {
         if group.len() < 2 {
             return false;
@@ -211,21 +213,22 @@ impl Work {
         true
     }
 
-    /// A COMMIT of these operations was sent and not answered.
+    /// Records that a COMMIT of these operations was sent and not answered.
     pub fn doubt(&mut self, group: &[usize]) {
         for index in group {
             self.in_doubt[*index] = true;
         }
     }
 
-    /// Trying again does not help.
+    /// Answers operations that no retry can execute.
     pub fn give_up(&mut self, group: &[usize], detail: &str) {
         for index in group {
             self.replies[*index] = Some(without_effect(self.in_doubt[*index], Reason::Internal, detail));
         }
     }
 
-    /// Answers every operation that certainly had no effect yet. Those in doubt stay. `true` when none is left.
+    /// Refuses every operation that certainly had no effect. Operations in doubt stay. Returns `true` when none is
+    /// left.
     pub fn refuse_certain(&mut self, reason: Reason, detail: &str) -> bool {
         for (reply, in_doubt) in self.replies.iter_mut().zip(&self.in_doubt) {
             if reply.is_none() && !in_doubt {
@@ -238,7 +241,7 @@ impl Work {
     pub fn send(self) {
         let mut replies = self.replies.into_iter().map(|reply| reply.unwrap_or(Reply::Unknown));
         for (sender, range) in self.submissions {
-            // The caller may have gone; the operations took effect all the same.
+            // The caller may have gone; the operations took effect anyway.
             let _ = sender.send(replies.by_ref().take(range.len()).collect());
         }
     }
@@ -255,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_deadline_is_told_by_the_clock_of_rows() {
+    fn a_deadline_is_converted_to_the_clock_of_rows() {
         let clocks = Clocks { now: Instant::now() + Duration::from_secs(10), now_us: 1_000 };
         assert_eq!(clocks.wall_us(clocks.now + Duration::from_millis(2)), 3_000);
         assert_eq!(clocks.wall_us(clocks.now.checked_sub(Duration::from_millis(2)).unwrap()), 1_000);

@@ -1,4 +1,5 @@
-//! Who this node is, beside what its caller expects, and every fact that is compared.
+//! Identify and Examine: who this node is, whether that matches what the caller expects, and every fact that is
+//! compared.
 
 use std::{
     collections::HashMap,
@@ -17,7 +18,7 @@ use wire::{convert, fact::Verdict};
 use super::{Service, read_failed};
 use crate::{clock::steady_us, store};
 
-/// Declarations that are kept: more than a cluster has versions of its routers' configuration.
+/// Most declarations kept; a cluster has fewer versions of its routers' configuration.
 const MAX_DECLARATIONS: usize = 64;
 
 impl Service {
@@ -36,7 +37,7 @@ impl Service {
         };
         let (record, server) = self.gate.last_seen();
         let Some(record) = record else {
-            // What it will be once it is initialised.
+            // The identity that the database gets when it is initialised.
             let own = self.gate.expected();
             let identity = ShardIdentity {
                 cluster: own.cluster,
@@ -74,17 +75,17 @@ impl Service {
                 }
             }
             if let Some(ahead_us) = request.node_ahead_us {
-                // What is ahead of the caller is behind for the caller's clock.
+                // `ahead_us` is the node's lead over the caller; the caller's lead over the node is its negative.
                 let (owner, ahead_us) = (caller.to_owned(), ahead_us.saturating_neg());
                 self.clock.measured(OtherClock { owner, ahead_us, uncertainty_us: request.uncertainty_us });
             }
         } else {
             let refused = Disagreements::check(refused.clone()).err().map(|refused| refused.to_string());
-            tracing::error!(caller, refused, "a caller means another shard; it is refused");
+            tracing::error!(caller, refused, "refused a caller that expects another shard");
         }
         let lane = self.lane.status();
         let mut known = self.gate.peers();
-        // In front of a foreign database this node knows nothing of that shard.
+        // In front of a wrong database, this node knows nothing of that database's shard.
         if self.gate.expected().compare(&record.identity, "").is_empty() {
             known.observe(record.identity.number, self.gate.acknowledged().mark());
         }
@@ -106,7 +107,7 @@ impl Service {
         })
     }
 
-    /// Keeps a router's assets if they agree with what is in use here.
+    /// Keeps a router's declaration if it agrees with the scales in use.
     fn declare(&self, declared: wire::DeclaredAssets) -> Vec<Disagreement> {
         let (digest, scales) = convert::assets_from_wire(declared);
         let (version, in_use) = self.lane.scales();
@@ -117,8 +118,8 @@ impl Service {
         found
     }
 
-    /// A caller was told of more than this node has seen: another node of the shard committed it. The answer is held against the mark,
-    /// so it must not be older.
+    /// The caller knows a higher mark than this node has seen, for example because another node of the shard
+    /// committed it. Reads the mark from the database, so that this answer does not appear to be behind.
     async fn look_again_for(&self, mark: Mark) {
         if self.gate.is_open()
             && self.gate.seen().is_behind(mark)
@@ -128,11 +129,11 @@ impl Service {
         }
     }
 
-    /// Refuses a map that would have a slot change hands.
+    /// Refuses a map that moves a slot to another shard without a move.
     pub(super) async fn refuse_map(&self, map: &ShardMap) -> Result<(), Status> {
         let expected = self.gate.expected();
         let (text, version) = store::read::shard_map(&self.reads).await.map_err(read_failed)?;
-        // An older one is not taken anyway.
+        // A map that is not newer is ignored anyway.
         if i64::try_from(map.version).is_ok_and(|offered| offered <= version) {
             return Ok(());
         }
@@ -157,7 +158,7 @@ impl Service {
         self.gate.last_seen().0.map_or(0, |record| record.identity.number)
     }
 
-    /// Every fact that this node compares, agreeing ones included.
+    /// Every fact that this node compares, including those that agree.
     pub(super) fn facts(&self) -> Vec<wire::Fact> {
         let refusals = self.gate.refusals();
         let mut facts = Facts::default();
@@ -175,7 +176,7 @@ impl Service {
         if let Some(server) = &server {
             facts.server(server, &refusals);
         }
-        // Whatever is refused and was not named above.
+        // The refusals that were not listed above.
         for refusal in &refusals {
             facts.add(Verdict::Disagrees, refusal.clone());
         }
@@ -192,7 +193,7 @@ impl Service {
             let verdict = if works.is_ok() { Verdict::Agrees } else { Verdict::Disagrees };
             let (found, remedy) = match works {
                 Ok(()) => ("work".to_owned(), ""),
-                Err(cause) => (cause, "see the cause; the node goes on by itself once it is gone"),
+                Err(cause) => (cause, "remove the cause; the node then resumes by itself"),
             };
             facts.add(verdict, Disagreement::new(fact, "work", found, remedy));
         }
@@ -200,7 +201,7 @@ impl Service {
     }
 }
 
-/// Facts in the order in which they are shown, each once.
+/// Facts in display order, each once.
 #[derive(Default)]
 struct Facts(Vec<wire::Fact>);
 
@@ -211,7 +212,7 @@ impl Facts {
         }
     }
 
-    /// A fact that agrees, unless it is among the refusals.
+    /// Adds a fact as agreeing, unless the refusals contain it.
     fn agree(&mut self, fact: &str, value: impl std::fmt::Display, refusals: &[Disagreement]) {
         match refusals.iter().find(|refusal| refusal.fact == fact) {
             Some(refusal) => self.add(Verdict::Disagrees, refusal.clone()),
@@ -234,7 +235,7 @@ impl Facts {
     }
 }
 
-/// Whether something works, and why not.
+/// Converts the state of reads or writes for the wire.
 pub(super) fn readiness(works: Result<(), String>) -> wire::Readiness {
     match works {
         Ok(()) => wire::Readiness { works: true, cause: String::new() },
@@ -242,13 +243,13 @@ pub(super) fn readiness(works: Result<(), String>) -> wire::Readiness {
     }
 }
 
-/// What routers declared of their assets, by the digest that their calls carry.
+/// The asset declarations of routers, by the digest that their calls carry.
 #[derive(Debug, Clone, Default)]
 pub struct DeclaredAssets(Arc<Mutex<HashMap<u64, Declaration>>>);
 
 #[derive(Debug, Clone)]
 struct Declaration {
-    /// The version of the scales in use that it was last compared with.
+    /// The version of the scales in use when the declaration was last compared.
     compared_with: u64,
     scales: Arc<AssetScales>,
 }
@@ -256,18 +257,18 @@ struct Declaration {
 impl DeclaredAssets {
     fn keep(&self, digest: u64, compared_with: u64, scales: AssetScales) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whoever is forgotten declares again.
+        // A router whose declaration was dropped declares again.
         if kept.len() >= MAX_DECLARATIONS && !kept.contains_key(&digest) {
             kept.clear();
         }
         kept.insert(digest, Declaration { compared_with, scales: Arc::new(scales) });
     }
 
-    /// The scales declared under a digest, held once more against those in use if these have changed.
+    /// The scales declared under a digest, compared again if the scales in use have changed.
     ///
     /// # Errors
-    /// `failed_precondition` when nothing is known under the digest, or when it does not agree any more: nothing was executed, and
-    /// the caller has to identify itself again.
+    /// `failed_precondition` when the digest is unknown or its declaration no longer agrees. Nothing was executed,
+    /// and the caller must identify itself again.
     pub(super) fn of(
         &self,
         digest: u64,

@@ -1,8 +1,8 @@
-//! The columns of each table, by name: no statement asks for `*`, so that a column that somebody adds changes nothing, not even
-//! for statements that are prepared already.
+//! The columns of each table by name. No statement selects `*`, so a column added to a table changes no statement,
+//! prepared or not.
 
-/// The columns of a table as a literal for `concat!`, in the order of its `…_row` type; `columns!(t: transfer)` writes `t.` before
-/// each.
+/// The columns of a table as a literal for `concat!`, in the order of its `…_row` type. `columns!(t: transfer)`
+/// prefixes each with `t.`.
 macro_rules! columns {
     (account) => {
         "id, slot, asset, status, posted, held, overdraft, max_balance, version, head, metadata, \
@@ -41,7 +41,7 @@ macro_rules! columns {
          h.captured, h.capture_id, h.capture_amount, h.expires_at_us, h.debit_position, h.created_at_us, \
          h.ended_at_us"
     };
-    // What a walk along an account's chain shows of an entry.
+    // The columns of a journal entry that a walk along an account's chain returns.
     (j: entry) => {
         "j.position, j.previous, j.version, j.kind, j.amount, j.posted, j.held, j.overdraft, j.transfer_id, \
          j.counterparty, j.created_at_us"
@@ -52,7 +52,7 @@ macro_rules! columns {
     };
 }
 
-/// Inserts an array of a table's row type, given as a parameter.
+/// An INSERT that takes an array of the table's row type as its parameter.
 macro_rules! insert {
     ($table:ident, $parameter:literal) => {
         concat!(

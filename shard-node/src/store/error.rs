@@ -1,30 +1,30 @@
-//! What can go wrong with a statement, sorted by what the lane has to do about it.
+//! Errors of statements, sorted by what the lane does about them.
 
 use std::time::Duration;
 
 use identity::Disagreements;
 
-/// A statement failed.
+/// Why a statement failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("{0}")]
     Database(#[from] sqlx::Error),
     #[error("no answer from PostgreSQL within {0:?}")]
     TimedOut(Duration),
-    /// A write touched fewer rows than the batch was decided on.
+    /// A write affected fewer rows than the batch was decided on.
     #[error("{statement} touched {actual} rows instead of {expected}")]
     RowCount { statement: &'static str, expected: u64, actual: u64 },
-    /// Somebody else wrote to the shard since its state was read.
+    /// Another writer wrote to the shard since its state was read.
     #[error("another writer advanced the shard, or its slots changed hands")]
     Fenced,
-    /// An operation was refused on the optimistic way without storing anything (an atomic group that failed, say). If it is
-    /// a replay of one that took effect, no id collides: only what is stored can tell.
+    /// An operation was refused before stored results were looked up, and stored nothing (for example a failed atomic
+    /// group). If it is a replay of an operation that took effect, no id collides; only stored results can tell.
     #[error("an operation that was refused may be a replay of one that took effect")]
     ReplayInDoubt,
-    /// The session is on a database that is not the accepted one any more.
+    /// The session's database is no longer the accepted one.
     #[error("another server was accepted as the shard's database since this session began")]
     Superseded,
-    /// The database is not the shard, not all of it, or not as it must be.
+    /// The gate refused the database.
     #[error("{0}")]
     Refused(#[from] Disagreements),
     #[error("{0}")]
@@ -34,14 +34,14 @@ pub enum StoreError {
 /// What to do about a [`StoreError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remedy {
-    /// The database is out of reach, or cannot write: throw the session away and try again later.
+    /// The database is unreachable or cannot write: drop the session and try again later.
     Reconnect,
-    /// The batch was decided on something that is not so (an id used before, an account changed): decide it again from
-    /// what the database says.
+    /// The batch was decided on a wrong assumption (a used id, a changed account): decide it again from what the
+    /// database says.
     Redecide,
-    /// Read the shard's state again; nothing in memory is good any more.
+    /// Read the shard's state again; nothing in memory is valid.
     Reload,
-    /// Trying again will not help.
+    /// A retry cannot succeed.
     Report,
 }
 
@@ -66,7 +66,7 @@ impl StoreError {
 }
 
 impl StoreError {
-    /// Whether the database answers and cannot write: read-only, or out of disk, memory or working files.
+    /// Whether the database answers but cannot write: it is read-only, or out of disk, memory or working files.
     pub fn is_refused_write(&self) -> bool {
         let Self::Database(sqlx::Error::Database(error)) = self else { return false };
         error.code().is_some_and(|code| {
@@ -75,14 +75,14 @@ impl StoreError {
     }
 }
 
-/// PostgreSQL's error codes, appendix A of its manual.
+/// Classifies PostgreSQL's error codes (appendix A of its manual).
 fn by_sqlstate(code: &str) -> Remedy {
     match code {
         // unique_violation: an id was used before.
         "23505" => Remedy::Redecide,
         // serialization_failure, deadlock_detected, lock_not_available
         "40001" | "40P01" | "55P03" => Remedy::Redecide,
-        // read_only_sql_transaction: a demoted primary. invalid_password and the like stay fatal below.
+        // read_only_sql_transaction: a demoted primary. Codes such as invalid_password are reported by the last arm.
         "25006" => Remedy::Reconnect,
         // Connection exceptions, resources (disk full, memory, too many connections), operator intervention (shutdown,
         // crash recovery, query cancelled), idle-in-transaction timeout, system errors (I/O).

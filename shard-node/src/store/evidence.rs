@@ -1,7 +1,8 @@
-//! What the lane writes beside money: how far other shards had come (`peer_mark`), and which scale an asset has (`asset_scale`).
+//! What the lane writes besides money: marks of other shards (`peer_mark`) and the scale of each asset
+//! (`asset_scale`).
 //!
-//! Both are part of the commit whose operations bring them, as statements in front of COMMIT: most batches bring neither and pay
-//! for neither.
+//! Both are written in the commit of the operations that bring them, as statements before COMMIT. Most batches bring
+//! neither and pay for neither.
 
 use std::fmt::Write;
 
@@ -10,7 +11,7 @@ use sqlx::PgPool;
 
 use super::StoreError;
 
-/// Statements that store marks of other shards. A mark that another writer stored meanwhile is not stored twice.
+/// Statements that insert marks of other shards. A mark that is already stored is skipped.
 pub fn insert_marks(marks: &Marks) -> String {
     let mut statement = String::new();
     for (number, mark) in marks.iter() {
@@ -27,7 +28,8 @@ pub fn insert_marks(marks: &Marks) -> String {
 
 const INSERT_MARK: &str = "INSERT INTO shardledger.peer_mark (shard_number, incarnation, timeline, position) VALUES ";
 
-/// A statement that stores the scale of an asset that this shard had no account of. The code is letters and digits.
+/// A statement that stores the scale of an asset that is new on this shard. An asset code consists of letters and
+/// digits.
 pub fn insert_scale(asset: ledger::AssetCode, scale: u32) -> String {
     format!("INSERT INTO shardledger.asset_scale (asset, scale) VALUES ('{asset}', {scale}); ")
 }
@@ -36,14 +38,15 @@ const STORE_MARKS: &str = "INSERT INTO shardledger.peer_mark (shard_number, inca
      SELECT shard_number, incarnation, timeline, position \
      FROM unnest($1::int4[], $2::int8[], $3::int8[], $4::int8[]) AS new(shard_number, incarnation, timeline, position) \
      ON CONFLICT DO NOTHING";
-/// Marks that the highest one of the same incarnation outdates, in position and timeline.
+/// Deletes marks that are lower than the highest mark of their incarnation, in position and not above it in timeline.
 const PRUNE_MARKS: &str = "DELETE FROM shardledger.peer_mark AS old USING ( \
        SELECT DISTINCT ON (shard_number, incarnation) shard_number, incarnation, timeline, position \
        FROM shardledger.peer_mark ORDER BY shard_number, incarnation, position DESC) AS highest \
      WHERE highest.shard_number = old.shard_number AND highest.incarnation = old.incarnation \
        AND highest.timeline >= old.timeline AND highest.position > old.position";
 
-/// Stores marks outside the lane: evidence about other shards, which decides nothing here.
+/// Stores marks outside the lane. They are evidence about other shards, and no decision of this shard depends on
+/// them.
 pub async fn store_marks(pool: &PgPool, marks: &Marks) -> Result<(), StoreError> {
     let (mut numbers, mut incarnations, mut timelines, mut positions) = (vec![], vec![], vec![], vec![]);
     for (number, mark) in marks.iter() {

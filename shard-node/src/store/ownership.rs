@@ -1,4 +1,4 @@
-//! `slot_ownership`: the truth about which slots this shard owns.
+//! `slot_ownership`: which slots this shard owns. This table is authoritative; the shard map is a hint.
 
 use identity::Disagreement;
 use ledger::outcome::NotOwner;
@@ -10,12 +10,12 @@ use super::{
     session::{Session, column},
 };
 
-/// What the shard says about one slot.
+/// What the shard records about one slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotOwnership {
     pub state: SlotState,
     pub epoch: i64,
-    /// The shard at the other end of a move; empty when there is none.
+    /// The shard at the other end of a move; empty without a move.
     pub peer: String,
 }
 
@@ -23,12 +23,12 @@ pub struct SlotOwnership {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum SlotState {
-    /// Never heard of: another shard's.
+    /// Not recorded: the slot belongs to another shard.
     Absent = 0,
     Owned = 1,
-    /// Given away to the peer.
+    /// Given to the peer.
     Released = 2,
-    /// Being taken over; the peer still owns it.
+    /// Being taken over; the peer still owns the slot.
     Incoming = 3,
 }
 
@@ -49,7 +49,7 @@ impl Ownership {
         &self.slots[usize::from(slot.index())]
     }
 
-    /// The fence: INV-2, a shard writes only slots it owns.
+    /// The fence of INV-2: a shard writes only slots that it owns.
     pub fn check(&self, slot: Slot) -> Result<(), NotOwner> {
         let ownership = self.of(slot);
         if ownership.state == SlotState::Owned {
@@ -74,8 +74,9 @@ impl Ownership {
             .collect()
     }
 
-    /// Why a map may not follow `before` here: it gives away a slot that this shard owns, or gives it one that it was never
-    /// handed. A map may lag behind, so slots that it leaves where `before` had them are not looked at.
+    /// Why `map` must not replace `before`: it gives away a slot that this shard owns, or gives this shard a slot
+    /// that it was never handed. A map may lag behind moves, so slots that `map` leaves where `before` had them are
+    /// not checked.
     pub fn refuse_map(&self, shard: &str, before: Option<&ShardMap>, map: &ShardMap) -> Option<Disagreement> {
         let moved = |slot: Slot| before.is_none_or(|before| before.owner_id(slot) != map.owner_id(slot));
         let wrong = |slot: &Slot| {
@@ -100,7 +101,7 @@ impl Ownership {
         self.slots.iter().map(|s| s.epoch).max().unwrap_or(0)
     }
 
-    /// Runs of slots with the same ownership, absent ones left out: (first, last, ownership).
+    /// Runs of slots with the same ownership, without absent ones: (first, last, ownership).
     pub fn ranges(&self) -> Vec<(u16, u16, SlotOwnership)> {
         let mut ranges: Vec<(u16, u16, SlotOwnership)> = Vec::new();
         for (slot, ownership) in (0..SLOTS).zip(&self.slots) {
@@ -119,7 +120,7 @@ impl Ownership {
 const CLAIM: &str =
     "INSERT INTO shardledger.slot_ownership (slot, state, epoch) SELECT slot, 1, 1 FROM unnest($1::int[]) AS s(slot)";
 
-/// Claims slots that nobody ever owned, at epoch 1.
+/// Claims slots that no shard ever owned, at epoch 1.
 pub async fn claim(connection: &mut PgConnection, slots: Vec<i32>) -> Result<(), sqlx::Error> {
     sqlx::query(CLAIM).bind(slots).execute(connection).await?;
     Ok(())
@@ -127,7 +128,7 @@ pub async fn claim(connection: &mut PgConnection, slots: Vec<i32>) -> Result<(),
 
 const REMEMBER_MAP: &str = "INSERT INTO shardledger.known_map (version, text) VALUES ($1, $2)";
 
-/// Keeps the map that the shard is made with.
+/// Stores the map that the shard is initialised with.
 pub async fn remember_map(connection: &mut PgConnection, map: &ShardMap) -> Result<(), sqlx::Error> {
     let version = i64::try_from(map.version).unwrap_or(i64::MAX);
     sqlx::query(REMEMBER_MAP).bind(version).bind(map.to_toml()).execute(connection).await?;
@@ -184,14 +185,14 @@ mod tests {
     }
 
     #[test]
-    fn a_map_is_refused_that_says_a_slot_changed_hands_when_it_did_not() {
+    fn a_map_that_reassigns_an_unmoved_slot_is_refused() {
         let before = map(1, ["0-8191", "8192-16383", ""]);
         let taken = map(2, ["0-5000", "8192-16383", "5001-8191"]);
         let s0 = owning(&[(0..8192, SlotState::Owned, "")]);
         let refused = s0.refuse_map("s0", Some(&before), &taken).unwrap();
         assert_eq!((refused.fact.as_str(), refused.expected.as_str()), ("owner of slot 5001", "shard s0"));
         assert!(refused.found.contains("shard s2") && refused.remedy.contains("only a move"), "{refused}");
-        // The shard that is given them was never handed them either.
+        // The shard that receives the slots was never handed them.
         assert!(owning(&[]).refuse_map("s2", Some(&before), &taken).is_some());
         assert!(s0.refuse_map("s0", None, &taken).is_some(), "with no former map, ownership alone decides");
 
@@ -200,7 +201,7 @@ mod tests {
         assert_eq!(moved.refuse_map("s0", Some(&before), &taken), None);
         assert_eq!(owning(&[(5001..8192, SlotState::Owned, "")]).refuse_map("s2", Some(&before), &taken), None);
         assert_eq!(owning(&[(5001..8192, SlotState::Incoming, "s0")]).refuse_map("s2", Some(&before), &taken), None);
-        // Another address, with the slots as they were in the map: out of date, and no mistake.
+        // A map with a new address and unmoved slots is outdated, but not wrong.
         let readdressed = map(2, ["0-8191", "8192-16383", ""]);
         assert_eq!(moved.refuse_map("s0", Some(&before), &readdressed), None);
     }

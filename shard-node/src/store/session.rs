@@ -1,8 +1,8 @@
-//! Sessions on the shard's database: the lane's one connection, and the pool that reads use.
+//! Sessions on the shard's database: the lane's one connection, and the pool for reads.
 //!
-//! Every session is judged by the [`Gate`] before it is used. Every statement of the lane has a deadline on the client's side; when
-//! it passes, the connection is thrown away, never reused. The server's own statement time-out stays off for the lane, because it
-//! would also cut a COMMIT short.
+//! The [`Gate`] judges every session before it is used. Every statement of the lane has a client-side deadline. When
+//! the deadline passes, the connection is dropped, never reused. The server's statement time-out stays off for the
+//! lane, because it would also interrupt a COMMIT.
 
 use std::{future::Future, time::Duration};
 
@@ -41,7 +41,7 @@ pub struct RowTypes {
 }
 
 impl Session {
-    /// Connects for the lane, if the gate lets the session through.
+    /// Opens the lane's session, if the gate accepts it.
     pub async fn connect(config: &DatabaseConfig, gate: &Gate) -> Result<Self, StoreError> {
         let acknowledged = gate.acknowledged();
         let options = config.connect_options().application_name("shardledger-lane").options(LANE_SETTINGS);
@@ -50,17 +50,17 @@ impl Session {
         let (facts, database) = within(limit, look(&mut connection, &LANE_SETTINGS)).await?;
         gate.judge(Purpose::Writes, &facts, &database, &LANE_SETTINGS, &acknowledged)?;
         let row_types = within(limit, load_row_types(&mut connection)).await?;
-        // Only a stand-by has none, and was refused.
+        // Only a stand-by has no timeline, and the gate refuses a stand-by.
         let (server, timeline) = (facts.id(), facts.timeline.unwrap_or_default());
         Ok(Self { connection, server, timeline, statement_timeout: config.statement_timeout(), row_types })
     }
 
-    /// The database that the session is on.
+    /// The database that the session is connected to.
     pub fn server(&self) -> ServerId {
         self.server
     }
 
-    /// The timeline of its server.
+    /// The timeline of the session's server.
     pub fn timeline(&self) -> i64 {
         self.timeline
     }
@@ -77,7 +77,7 @@ impl Session {
         within(self.statement_timeout, work(&mut self.connection)).await
     }
 
-    /// Several statements without parameters in one round trip; gives the rows they touched together.
+    /// Runs several statements without parameters in one round trip. Returns the total number of rows they affected.
     pub async fn run_script(&mut self, script: String) -> Result<u64, StoreError> {
         self.run(async |c| Ok(sqlx::raw_sql(AssertSqlSafe(script)).execute(c).await?.rows_affected())).await
     }
@@ -86,20 +86,20 @@ impl Session {
         self.run_script("ROLLBACK".to_owned()).await.map(|_| ())
     }
 
-    /// Commits, after the last statements of the transaction; all of it in one message. An error here means that the commit's fate
-    /// is unknown.
+    /// Sends the last statements of the transaction and COMMIT in one message. After an error the commit's outcome is
+    /// unknown.
     pub async fn commit(&mut self, mut last_statements: String) -> Result<(), StoreError> {
         last_statements.push_str("COMMIT");
         self.run_script(last_statements).await.map(|_| ())
     }
 
     pub async fn close(self) {
-        // The server notices a dropped socket as well; a slow good-bye must not hold up the shutdown.
+        // The server also notices a dropped socket; a slow close must not delay the shutdown.
         let _ = within(Duration::from_secs(1), self.connection.close()).await;
     }
 }
 
-/// What kind of server answered, and which shard its database is.
+/// Reads the facts of the server and the shard record of its database.
 pub async fn look(
     connection: &mut PgConnection,
     asked_for: &[(&str, &str)],
@@ -108,16 +108,16 @@ pub async fn look(
     Ok((facts, record::read(connection).await?))
 }
 
-/// The pool for reads. Each of its connections is judged when it is made.
+/// The pool for reads. The gate judges each connection when it is opened.
 pub fn read_pool(config: &DatabaseConfig, gate: &Gate) -> PgPool {
     let (gate, accepted) = (gate.clone(), gate.clone());
     PgPoolOptions::new()
         .max_connections(config.read_connections)
-        // Kept once they are made (`warm_up`): a burst of reads is not the moment to make connections.
+        // Connections stay open after `warm_up`, so that a burst of reads does not have to open any.
         .idle_timeout(None)
         .max_lifetime(None)
         .acquire_timeout(config.connect_timeout())
-        // A connection from before the database was accepted may lead to another one that lives on.
+        // A connection opened before the database was accepted may lead to another server that is still running.
         .before_acquire(move |_, connection| {
             let is_current = accepted.accepted_since().is_none_or(|since| connection.age <= since.elapsed());
             Box::pin(async move { Ok(is_current) })
@@ -134,14 +134,14 @@ pub fn read_pool(config: &DatabaseConfig, gate: &Gate) -> PgPool {
         .connect_lazy_with(read_options(config))
 }
 
-/// Makes all connections of the pool, once the database is accepted: before that each would be refused.
+/// Opens all connections of the pool. Call it after the database is accepted; before that the gate refuses each one.
 pub async fn warm_up(pool: &PgPool) {
     let connections = (0..pool.options().get_max_connections()).map(|_| pool.acquire());
-    // One that cannot be made now is made when it is needed, and reported then.
+    // A connection that fails now is opened, and its error reported, when a read needs it.
     drop(futures_util::future::join_all(connections).await);
 }
 
-/// How reads connect; what watches over the database connects the same way.
+/// Connection options for reads. The monitor uses the same options.
 pub fn read_options(config: &DatabaseConfig) -> PgConnectOptions {
     let statement_timeout = config.statement_timeout_ms.to_string();
     config
@@ -168,10 +168,10 @@ async fn load_row_types(connection: &mut PgConnection) -> Result<RowTypes, sqlx:
     })
 }
 
-/// Index look-ups by key are the lane's only access paths; without statistics the planner might sort and hash instead. A
-/// frozen node must not hold the fence for ever: the server ends a transaction that idles for half a minute, and a statement
-/// whose client has gone (it may be waiting for the fence) within seconds. Values are as `pg_settings` shows them, because each
-/// of them is read back.
+/// The lane reads by index look-ups only; without statistics the planner might choose sorts or hash joins instead. A
+/// frozen node must not hold the fence indefinitely: the server ends a transaction that idles for 30 seconds, and
+/// within seconds a statement whose client is gone. Values are spelled as in `pg_settings`, because each one is read
+/// back and compared.
 const LANE_SETTINGS: [(&str, &str); 13] = [
     ("enable_seqscan", "off"),
     ("enable_hashjoin", "off"),
@@ -188,7 +188,7 @@ const LANE_SETTINGS: [(&str, &str); 13] = [
     ("client_connection_check_interval", "2000"),
 ];
 
-/// Reads too must not depend on what a role or database has as its defaults.
+/// Settings of read sessions. Reads must not depend on the defaults of the role or the database.
 pub const READ_SETTINGS: [(&str, &str); 6] = [
     ("jit", "off"),
     ("search_path", "pg_catalog"),
@@ -198,7 +198,7 @@ pub const READ_SETTINGS: [(&str, &str); 6] = [
     ("idle_session_timeout", "0"),
 ];
 
-/// A statement that touched other than the expected number of rows was decided on a state that is no more.
+/// Checks how many rows a statement affected. Another number means that the batch was decided on an outdated state.
 pub fn check_rows(statement: &'static str, expected: u64, actual: u64) -> Result<(), StoreError> {
     if expected == actual { Ok(()) } else { Err(StoreError::RowCount { statement, expected, actual }) }
 }
@@ -210,7 +210,7 @@ async fn within<T>(deadline: Duration, work: impl Future<Output = Result<T, sqlx
     }
 }
 
-/// A column that must be there; a missing or mistyped one means another schema.
+/// Reads a column that must exist. A missing or mistyped column means another schema.
 pub fn column<'r, T>(row: &'r sqlx::postgres::PgRow, name: &str) -> Result<T, StoreError>
 where
     T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,

@@ -12,9 +12,9 @@ pub async fn load(session: &mut Session) -> Result<ShardState, StoreError> {
 
 /// Begins the write transaction and passes the fence, in one round trip.
 ///
-/// The compare-and-set locks the row until COMMIT, so a second writer (another node on the shard, or the backend of a
-/// commit whose answer was lost) is waited for, and then found out: it has moved `next_position`. A migration or a new incarnation
-/// has changed its own column.
+/// The compare-and-set locks the row until COMMIT, so this transaction waits for a second writer: another node of the
+/// shard, or the backend of a commit whose answer was lost. The comparison then fails, because that writer has
+/// advanced `next_position`. After a migration or a new incarnation it fails on their columns.
 pub async fn begin_fenced(session: &mut Session, from: &ShardState, next: Position) -> Result<(), StoreError> {
     let ShardState { next_position, ownership_version, incarnation, schema_version } = from;
     let script = format!(
@@ -25,7 +25,7 @@ pub async fn begin_fenced(session: &mut Session, from: &ShardState, next: Positi
     if session.run_script(script).await? == 1 { Ok(()) } else { Err(StoreError::Fenced) }
 }
 
-/// Whether the database takes a write at all: one that changes nothing.
+/// Commits a transaction that changes nothing, to find out whether the database takes writes.
 pub async fn probe(session: &mut Session, state: &ShardState) -> Result<(), StoreError> {
     begin_fenced(session, state, Position(state.next_position)).await?;
     session.commit(String::new()).await
@@ -34,11 +34,11 @@ pub async fn probe(session: &mut Session, state: &ShardState) -> Result<(), Stor
 // SHARE conflicts with the ROW EXCLUSIVE lock that every writer holds until its transaction has ended.
 const AWAIT_WRITERS: &str = "BEGIN; LOCK TABLE shardledger.shard_state IN SHARE MODE; COMMIT";
 
-/// For a batch that writes nothing: is what it was decided on still so?
+/// For a batch that writes nothing: fails if the state it was decided on has changed.
 ///
-/// A writer that is in the middle of a COMMIT is waited for first. It may be the earlier sending of an operation of this batch,
-/// and "no such account, nothing stored" must not be followed by its effect. Compared with the compare-and-set of a batch
-/// that writes, the table lock leaves nothing to be flushed.
+/// A writer in the middle of a COMMIT is waited for first. That writer may be an earlier attempt at an operation of
+/// this batch, and the answer "no such account, nothing stored" must not be followed by the operation's effect.
+/// Unlike the compare-and-set of a writing batch, the table lock requires no flush to disk.
 pub async fn check_unchanged(session: &mut Session, state: &ShardState) -> Result<(), StoreError> {
     session.run_script(AWAIT_WRITERS.to_owned()).await?;
     if load(session).await? == *state { Ok(()) } else { Err(StoreError::Fenced) }
