@@ -1,16 +1,17 @@
-//! The scales of assets: how many digits after the point an amount in minor units has.
+//! The scales of assets. A scale is the number of decimal digits in the minor unit.
 
 use std::collections::BTreeMap;
 
 use crate::disagreement::Disagreement;
 
-/// How every disagreement about a scale begins.
+/// The prefix of the fact's name in every disagreement about a scale.
 pub const FACT: &str = "scale of ";
 
 /// Asset code to scale.
 pub type AssetScales = BTreeMap<String, u32>;
 
-/// What a program declares beside what shard `shard` has in use. An asset that only one of the two knows is no disagreement.
+/// Compares the scales that a program declares with those in use on shard `shard`. An asset that only one side knows
+/// is no disagreement.
 pub fn compare(declared: &AssetScales, in_use: &AssetScales, shard: &str) -> Vec<Disagreement> {
     let differing = in_use.iter().filter_map(|(asset, in_use)| {
         let declared = declared.get(asset).filter(|declared| *declared != in_use)?;
@@ -27,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_assets_that_both_know_can_disagree() {
+    fn only_assets_known_to_both_sides_can_disagree() {
         let scales =
             |pairs: &[(&str, u32)]| pairs.iter().map(|(a, s)| ((*a).to_owned(), *s)).collect::<AssetScales>();
         let in_use = scales(&[("BTC", 8), ("USD", 2), ("OLD", 3)]);

@@ -1,17 +1,18 @@
-//! A fact of which two parties have different opinions.
+//! A fact on which two parties differ.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// One fact compared: what was expected, what was found, and what to do about it.
+/// One compared fact: the expected value, the value found, and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disagreement {
-    /// Names the fact, such as `cluster` or `synchronous_commit`. Stable, for programs.
+    /// The name of the fact, such as `cluster` or `synchronous_commit`. Names are stable, so programs may match on
+    /// them.
     pub fact: String,
     pub expected: String,
     pub found: String,
-    /// A sentence for the operator.
+    /// What the operator should do, as a sentence.
     pub remedy: String,
 }
 
@@ -39,7 +40,7 @@ impl fmt::Display for Disagreement {
 pub struct Disagreements(Vec<Disagreement>);
 
 impl Disagreements {
-    /// `Ok` when there are none.
+    /// `Ok` if there is no disagreement.
     pub fn check(found: Vec<Disagreement>) -> Result<(), Self> {
         if found.is_empty() { Ok(()) } else { Err(Self(found)) }
     }

@@ -1,8 +1,9 @@
-//! Which shard of which cluster something is, how far it has come, and whether two programs mean the same.
+//! The facts that programs of a cluster compare before they trust a connection: which shard of which cluster a
+//! database or node is, and how far it has come.
 //!
 //! Nodes, routers and `shardctl` compare what they expect with what they find before they use a connection
-//! (`docs/adr/0008`). This crate holds what is compared and the rules, without I/O and without a clock: each comparison gives
-//! the [`Disagreement`]s, each of which names the fact, both values and the remedy.
+//! (`docs/adr/0008`). This crate holds the compared facts and the rules, without I/O and without a clock. Each
+//! comparison returns [`Disagreement`]s that name the fact, both values and the remedy.
 //!
 //! - [`shard`]: cluster, shard, number, routing facts.
 //! - [`mark`]: how far a shard had come when it acknowledged something.

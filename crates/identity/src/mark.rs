@@ -1,23 +1,23 @@
-//! How far a shard had come when it acknowledged something, remembered outside the shard.
+//! Marks: how far a shard had come when it acknowledged something, remembered outside the shard.
 
 use std::collections::BTreeMap;
 
 use crate::disagreement::Disagreement;
 
-/// A point in the life of a shard. A database that is behind a mark that somebody was given has lost what was acknowledged
-/// up to the mark.
+/// A point in a shard's history. A database that is behind a mark which a caller was given has lost what was
+/// acknowledged up to that mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct Mark {
-    /// How often the shard was accepted anew (`shard-node accept`), plus 1. 0: nothing is known.
+    /// The number of times the shard was accepted anew (`shard-node accept`), plus 1. 0 means that nothing is known.
     pub incarnation: i64,
-    /// PostgreSQL's timeline: grows with each promotion and each recovery to a point in time.
+    /// PostgreSQL's timeline. It grows with each promotion and each point-in-time recovery.
     pub timeline: i64,
-    /// The next position that the journal will give out.
+    /// The next position of the journal.
     pub position: i64,
 }
 
 impl Mark {
-    /// What both marks together prove. A later incarnation outdates all that was known of an earlier one.
+    /// The higher mark of the two. A later incarnation replaces everything known of an earlier one.
     #[must_use]
     pub fn merged(self, other: Self) -> Self {
         match self.incarnation.cmp(&other.incarnation) {
@@ -31,12 +31,12 @@ impl Mark {
         }
     }
 
-    /// Whether a shard that is here lacks something of what was acknowledged up to `acknowledged`.
+    /// Whether a shard at this mark lacks something that was acknowledged up to `acknowledged`.
     pub fn is_behind(self, acknowledged: Self) -> bool {
         self.merged(acknowledged) != self
     }
 
-    /// Says so, in words. `holder` is who remembers `acknowledged`.
+    /// The disagreement if this mark is behind `acknowledged`. `holder` names the participant that remembers it.
     pub fn compare(self, acknowledged: Self, holder: &str) -> Option<Disagreement> {
         self.is_behind(acknowledged).then(|| {
             let remedy = "the database went back in time or is another copy of it: restore the newest backup or promote the stand-by \
@@ -58,12 +58,12 @@ impl std::fmt::Display for Mark {
 pub struct Marks(BTreeMap<u16, Mark>);
 
 impl Marks {
-    /// The highest mark known of a shard; the default one where nothing is known.
+    /// The highest known mark of a shard; the default mark if none is known.
     pub fn of(&self, shard: u16) -> Mark {
         self.0.get(&shard).copied().unwrap_or_default()
     }
 
-    /// Takes a mark in. `true` when it says something new.
+    /// Records a mark. Returns `true` if it is higher than the known one.
     pub fn observe(&mut self, shard: u16, mark: Mark) -> bool {
         let known = self.0.entry(shard).or_default();
         let merged = known.merged(mark);
@@ -100,18 +100,18 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_is_behind_when_it_lacks_a_position_or_a_timeline_of_its_incarnation() {
+    fn a_shard_is_behind_if_its_incarnation_lacks_a_position_or_a_timeline() {
         let acknowledged = mark(1, 2, 100);
         for (shard, behind) in [
             (mark(1, 2, 100), false),
             (mark(1, 2, 101), false),
             (mark(1, 3, 100), false),
             (mark(1, 2, 99), true),
-            // Promoted from a stand-by that had not everything.
+            // Promoted from a stand-by that lacked some commits.
             (mark(1, 3, 99), true),
-            // An old primary that went on by itself.
+            // A former primary that continued on its own.
             (mark(1, 1, 500), true),
-            // Accepted anew: what was lost is known to be lost.
+            // A new incarnation: the loss was accepted.
             (mark(2, 1, 7), false),
             (mark(0, 9, 900), true),
         ] {
@@ -129,7 +129,7 @@ mod tests {
         assert!(marks.observe(3, mark(1, 2, 9)), "a promotion");
         assert_eq!(marks.of(3), mark(1, 2, 10));
         assert!(marks.observe(3, mark(2, 1, 5)), "a new incarnation counts from its own positions");
-        assert!(!marks.observe(3, mark(1, 9, 999)), "late news of an earlier one");
+        assert!(!marks.observe(3, mark(1, 9, 999)), "a late mark of an earlier incarnation");
         assert_eq!((marks.of(3), marks.of(4)), (mark(2, 1, 5), Mark::default()));
     }
 }

@@ -1,21 +1,21 @@
-//! Which shard of which cluster a database or a node is.
+//! Which shard of which cluster a database or a node belongs to.
 
 use shard_map::{ClusterId, HASH_SEED, SLOTS};
 
 use crate::disagreement::Disagreement;
 
-/// What a shard's database says of itself; nodes pass it on.
+/// What a shard's database says of itself. Nodes pass it on in Identify.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShardIdentity {
     pub cluster: ClusterId,
     pub shard: String,
-    /// Part of every position of the shard's journal.
+    /// Every position of the shard's journal contains this number.
     pub number: u16,
     /// How an account id leads to a slot.
     pub routing: RoutingFacts,
 }
 
-/// What every program of a cluster must compute alike.
+/// The constants of routing, which must be the same in every program of a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RoutingFacts {
     pub slots: u32,
@@ -23,11 +23,11 @@ pub struct RoutingFacts {
 }
 
 impl RoutingFacts {
-    /// Those of this program.
+    /// The constants of this program.
     pub const OWN: Self = Self { slots: SLOTS as u32, hash_seed: HASH_SEED };
 }
 
-/// What somebody expects a shard to be. `None`: whoever asks does not know.
+/// What a program expects a shard to be. `number` is `None` if the program does not know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected {
     pub cluster: ClusterId,
@@ -36,7 +36,7 @@ pub struct Expected {
 }
 
 impl Expected {
-    /// `place` says what was found there, for the remedy: `database.url`, or the URL of a node.
+    /// `place` names the source of `found` in the remedy: `database.url`, or the URL of a node.
     pub fn compare(&self, found: &ShardIdentity, place: &str) -> Vec<Disagreement> {
         let mut disagreements = Vec::new();
         if found.cluster != self.cluster {
@@ -57,7 +57,7 @@ impl Expected {
     }
 }
 
-/// Another number of slots, or another hash, would look for accounts where they are not.
+/// A program with another number of slots or another hash would look for accounts in the wrong slots.
 fn compare_routing(found: RoutingFacts) -> Option<Disagreement> {
     let show = |facts: RoutingFacts| format!("{} slots with hash seed {:#x}", facts.slots, facts.hash_seed);
     (found != RoutingFacts::OWN).then(|| {

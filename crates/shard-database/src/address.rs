@@ -1,14 +1,14 @@
-//! From a URL to connection options that nothing in the environment changes.
+//! Turns a URL into connection options that the environment cannot change.
 //!
-//! PostgreSQL's client libraries, sqlx among them, fill in from `PGHOST`, `PGOPTIONS`, `PGSSLMODE` and the like whatever a URL
-//! leaves out. A shell with another cluster's variables would then decide where money goes, or switch off durability. So a
-//! URL must say everything, and what cannot be overruled by it is refused by name.
+//! PostgreSQL's client libraries, including sqlx, fill in what a URL omits from `PGHOST`, `PGOPTIONS`, `PGSSLMODE`
+//! and similar variables. A shell with another cluster's variables could then redirect money or switch off
+//! durability. A URL must therefore be complete, and a variable that the URL cannot override is refused by name.
 
 use std::{env, fmt, str::FromStr};
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-/// Variables that sqlx takes over and that no option overrules.
+/// Variables that sqlx reads and that no option overrides.
 const NOT_OVERRULED: [&str; 4] = ["PGOPTIONS", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY"];
 const PASSWORD: &str = "PGPASSWORD";
 
@@ -16,7 +16,7 @@ const PASSWORD: &str = "PGPASSWORD";
 #[derive(Clone, PartialEq, Eq)]
 pub struct DatabaseUrl(String);
 
-/// Why a text is no usable URL. The text itself stays out of the messages: it holds a password.
+/// Why a text is not a usable URL. Messages never contain the text, because it contains a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidUrl {
     #[error("is no PostgreSQL URL (postgres://user:password@host:port/database): {0}")]
@@ -44,12 +44,12 @@ impl DatabaseUrl {
         Ok(Self(url.to_owned()))
     }
 
-    /// What to connect with. Settings of the session come on top, as `options`.
+    /// The connection options. Callers add the settings of the session with `options`.
     pub fn connect_options(&self) -> PgConnectOptions {
-        // Checked by `new`; a default would fail at the first connection.
+        // `new` has checked the URL; the default would fail at the first connection.
         let options = PgConnectOptions::from_str(&self.0).unwrap_or_else(|_| PgConnectOptions::new_without_pgpass());
         match Parts::of(&self.0) {
-            // These would come from PGPORT and PGSSLMODE.
+            // Without these, sqlx would read PGPORT and PGSSLMODE.
             Ok(parts) => {
                 let options = if parts.has_port { options } else { options.port(5432) };
                 if parts.has_ssl_mode { options } else { options.ssl_mode(PgSslMode::Prefer) }
@@ -64,7 +64,7 @@ impl DatabaseUrl {
     }
 }
 
-/// Hides the password, and the user with it, of whatever was given for a URL.
+/// Hides user and password in a text that was given as a URL.
 pub fn redact(url: &str) -> String {
     match (url.find("//"), url.rfind('@')) {
         (Some(begin), Some(end)) if begin < end => format!("{}//***{}", &url[..begin], &url[end..]),
@@ -86,7 +86,7 @@ impl fmt::Debug for DatabaseUrl {
     }
 }
 
-/// What the text of a URL says for itself.
+/// The parts that the text of a URL contains.
 struct Parts {
     has_password: bool,
     has_port: bool,

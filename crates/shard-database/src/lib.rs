@@ -1,11 +1,11 @@
-//! A shard's PostgreSQL database, as every program that connects to it must see it first.
+//! A shard's PostgreSQL database as every program sees it when it connects.
 //!
-//! - [`address`]: from a URL to connection options that nothing in the environment changes.
-//! - [`server`]: what kind of server answered, and which settings of the session are in force.
-//! - [`record`]: which shard of which cluster the database says it is, and how far it has come.
+//! - [`address`]: turns a URL into connection options that the environment cannot change.
+//! - [`server`]: the facts of the server, and the settings in force in the session.
+//! - [`record`]: which shard of which cluster the database belongs to, and how far it has come.
 //! - [`schema`]: the migrations, and which of them a database has.
 //!
-//! What a shard-node does with its tables is in the node's own `store`.
+//! The statements on the ledger's tables are in the shard-node's `store`.
 
 pub mod address;
 pub mod record;

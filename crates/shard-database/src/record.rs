@@ -1,4 +1,4 @@
-//! Which shard of which cluster a database says it is, and how far it has come.
+//! The shard record: which shard of which cluster a database is, and how far it has come.
 
 use identity::{AssetScales, Disagreement, Expected, Mark, Marks, ShardIdentity, shard::RoutingFacts};
 use ledger::Position;
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::schema;
 
-/// What every write depends on; the fence compares all of it (ADR 1).
+/// What every write depends on. The fence compares all four columns (ADR 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShardState {
     pub next_position: i64,
@@ -17,24 +17,24 @@ pub struct ShardState {
     pub schema_version: i32,
 }
 
-/// A database that was made a shard.
+/// The record of a database that was initialised as a shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShardRecord {
     pub identity: ShardIdentity,
-    /// Fingerprint of the map the shard was founded with; `None` for one that was added to a cluster later.
+    /// The fingerprint of the map that the shard was founded with; `None` for a shard that was added later.
     pub founding_map: Option<i64>,
-    /// Every shard of that map was initialised at some time: before that, none of them is written to.
+    /// True once every shard of the founding map was initialised. No founding shard is written to before that.
     pub complete: bool,
-    /// PostgreSQL's own identity as last seen.
+    /// PostgreSQL's system identifier as last seen.
     pub system_identifier: i64,
     pub timeline: i64,
     pub state: ShardState,
 }
 
-/// What a database holds.
+/// What a database contains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Database {
-    /// No ledger.
+    /// The database contains no ledger.
     Uninitialised,
     Shard(Box<ShardRecord>),
 }
@@ -44,12 +44,12 @@ impl ShardRecord {
         Mark { incarnation: self.state.incarnation, timeline: self.timeline, position: self.state.next_position }
     }
 
-    /// Whether anything was ever written by a lane.
+    /// Whether no lane has ever written to the shard.
     pub fn is_fresh(&self) -> bool {
         self.state.next_position == Position::first_of(self.identity.number).0 && self.state.incarnation == 1
     }
 
-    /// Identity and schema version beside what a program expects.
+    /// Compares identity and schema version with what a program expects.
     pub fn compare(&self, expected: &Expected) -> Vec<Disagreement> {
         let mut found = expected.compare(&self.identity, "database.url");
         found.extend(compare_schema(self.state.schema_version));
@@ -57,7 +57,7 @@ impl ShardRecord {
     }
 }
 
-/// What is wrong with a schema version, if anything.
+/// The disagreement about a schema version, if there is one.
 pub fn compare_schema(version: i32) -> Option<Disagreement> {
     let remedy = match version.cmp(&schema::VERSION) {
         std::cmp::Ordering::Equal => return None,
@@ -71,13 +71,13 @@ pub fn compare_schema(version: i32) -> Option<Disagreement> {
     Some(Disagreement::new("schema version", schema::VERSION, version, remedy))
 }
 
-/// `to_regclass` gives NULL where there is no such table; naming the table itself would be an error.
+/// `to_regclass` returns NULL for a missing table; naming the table itself would be an error.
 const IS_THERE: &str = "SELECT pg_catalog.to_regclass('shardledger.shard_state') IS NOT NULL";
 const RECORD: &str = "SELECT i.cluster_id, i.shard_id, i.shard_number, i.slot_count, i.hash_seed, i.founding_map, i.complete, \
        i.system_identifier, i.timeline, s.next_position, s.ownership_version, s.incarnation, s.schema_version \
      FROM shardledger.shard_identity i CROSS JOIN shardledger.shard_state s";
 
-/// Reads which shard the database is.
+/// Reads which shard the database belongs to.
 pub async fn read(connection: &mut PgConnection) -> Result<Database, sqlx::Error> {
     let is_there: bool = sqlx::query_scalar(IS_THERE).fetch_one(&mut *connection).await?;
     if !is_there {
@@ -85,7 +85,7 @@ pub async fn read(connection: &mut PgConnection) -> Result<Database, sqlx::Error
     }
     match sqlx::query(RECORD).fetch_optional(connection).await? {
         Some(row) => Ok(Database::Shard(Box::new(from_row(&row)?))),
-        // `init` writes tables and rows in one transaction.
+        // `init` writes tables and rows in one transaction, so a missing row means damage.
         None => Err(sqlx::Error::Decode(
             "shardledger.shard_identity or shard_state has no row: the database is damaged".into(),
         )),
@@ -119,7 +119,7 @@ fn from_row(row: &PgRow) -> Result<ShardRecord, sqlx::Error> {
 const STATE: &str =
     "SELECT next_position, ownership_version, incarnation, schema_version FROM shardledger.shard_state";
 
-/// Reads what the fence compares; `None` when the row is gone.
+/// Reads the columns that the fence compares; `None` if the row is missing.
 pub async fn read_state(connection: &mut PgConnection) -> Result<Option<ShardState>, sqlx::Error> {
     sqlx::query(STATE).fetch_optional(connection).await?.as_ref().map(state_from_row).transpose()
 }
@@ -138,7 +138,8 @@ const INSERT_IDENTITY: &str = "INSERT INTO shardledger.shard_identity (cluster_i
 const INSERT_STATE: &str = "INSERT INTO shardledger.shard_state (next_position, ownership_version, incarnation, schema_version) \
      VALUES ($1, 1, 1, $2)";
 
-/// Makes the database this shard, in the caller's transaction. The one-row constraints make a second initialiser fail.
+/// Writes the rows that make the database this shard, in the caller's transaction. The one-row constraints make a
+/// second initialiser fail.
 pub async fn write(
     connection: &mut PgConnection,
     identity: &ShardIdentity,
@@ -167,7 +168,7 @@ pub async fn write(
 
 const SET_COMPLETE: &str = "UPDATE shardledger.shard_identity SET complete = TRUE";
 
-/// Remembers that every shard of the cluster's first map was initialised.
+/// Records that every shard of the founding map was initialised.
 pub async fn set_complete(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query(SET_COMPLETE).execute(connection).await?;
     Ok(())
@@ -175,7 +176,7 @@ pub async fn set_complete(connection: &mut PgConnection) -> Result<(), sqlx::Err
 
 const SET_SERVER: &str = "UPDATE shardledger.shard_identity SET system_identifier = $1, timeline = $2";
 
-/// Remembers PostgreSQL's own identity as last seen.
+/// Records PostgreSQL's system identifier and timeline as last seen.
 pub async fn remember_server(
     connection: &mut PgConnection,
     system_identifier: i64,
@@ -188,7 +189,7 @@ pub async fn remember_server(
 const PEER_MARKS: &str = "SELECT shard_number, incarnation, max(timeline) AS timeline, max(position) AS position \
      FROM shardledger.peer_mark GROUP BY shard_number, incarnation";
 
-/// What this shard has heard of the others.
+/// The marks of other shards that this shard has stored.
 pub async fn peer_marks(connection: &mut PgConnection) -> Result<Marks, sqlx::Error> {
     let rows = sqlx::query(PEER_MARKS).fetch_all(connection).await?;
     rows.iter()
@@ -206,13 +207,14 @@ pub async fn peer_marks(connection: &mut PgConnection) -> Result<Marks, sqlx::Er
 
 const ASSET_SCALES: &str = "SELECT asset, scale FROM shardledger.asset_scale";
 
-/// The scales of the assets that accounts of this shard have.
+/// The scales of the assets that accounts of this shard use.
 pub async fn asset_scales(connection: &mut PgConnection) -> Result<AssetScales, sqlx::Error> {
     let rows: Vec<(String, i16)> = sqlx::query_as(ASSET_SCALES).fetch_all(connection).await?;
     Ok(rows.into_iter().map(|(asset, scale)| (asset, u32::try_from(scale).unwrap_or(u32::MAX))).collect())
 }
 
-/// Positions left out at the beginning of an incarnation: far more than could be acknowledged and heard of by routers alone.
+/// Positions skipped at the beginning of an incarnation: far more than could be acknowledged and known only to
+/// routers.
 const POSITIONS_SKIPPED: i64 = 1 << 32;
 
 const BEGIN_INCARNATION: &str = "UPDATE shardledger.shard_state SET incarnation = incarnation + 1, next_position = $1 \
@@ -220,11 +222,12 @@ const BEGIN_INCARNATION: &str = "UPDATE shardledger.shard_state SET incarnation 
 const RECORD_INCARNATION: &str = "INSERT INTO shardledger.incarnation (incarnation, lost_from, first, reason, began_at_us) \
      VALUES ($1, $2, $3, $4, (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::int8)";
 
-/// Accepts the database as it is: a new incarnation, whose first position is beyond all that the others hold, so that no position
-/// is ever used twice. In a transaction of its own, on the fence's row: writers of the old incarnation are waited for and fenced.
+/// Accepts the database in its present state. Begins a new incarnation whose first position is beyond every known
+/// mark, so that no position is used twice. Runs in its own transaction on the fence's row: writers of the old
+/// incarnation are waited for and then fail at the fence.
 ///
 /// # Errors
-/// `RowNotFound` when the incarnation is another one by then.
+/// `RowNotFound` if another program changed the incarnation in the meantime.
 pub async fn begin_incarnation(
     connection: &mut PgConnection,
     from: &ShardRecord,
@@ -236,7 +239,7 @@ pub async fn begin_incarnation(
     // Routers may have been told of more than any shard remembers.
     let first = lost_from.max(acknowledged.position) + POSITIONS_SKIPPED;
     let incarnation = from.state.incarnation.max(acknowledged.incarnation) + 1;
-    // INV-8: a position belongs to the shard whose number it begins with.
+    // INV-8: a position begins with the number of its shard.
     let number = from.identity.number;
     if Position(first).shard_number() != number {
         let what = format!("position {first} is not one of shard number {number}");

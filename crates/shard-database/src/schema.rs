@@ -1,23 +1,24 @@
 //! The migrations, and which of them a database has.
 //!
-//! Forward only, each with the number of the schema version that it brings. The version is a column of `shard_state`, which every
-//! write compares (ADR 1): a migration locks out writers of the version before, and a node that is too old stops with a message. Nothing
-//! migrates by itself: `shard-node init` makes a new database, `shard-node migrate` brings an old one up to date.
+//! Migrations only go forward; each one carries the schema version that it produces. The version is a column of
+//! `shard_state`, which every write compares (ADR 1). A migration therefore locks out writers of the previous
+//! version, and a node that is too old stops with a message. No program migrates on its own: `shard-node init`
+//! creates a new database, and `shard-node migrate` updates an old one.
 
 use sqlx::{Connection, PgConnection};
 
 /// One step from a schema version to the next.
 #[derive(Debug, Clone, Copy)]
 pub struct Migration {
-    /// The schema version after it.
+    /// The schema version that the migration produces.
     pub version: i32,
     pub title: &'static str,
-    /// What it locks, and for how long: what `migrate --dry-run` prints.
+    /// The locks it takes and the work done under them; `migrate --dry-run` prints them.
     pub locks: &'static [TableLock],
     sql: &'static str,
 }
 
-/// A lock that a migration takes on a table until its transaction ends.
+/// A lock that a migration holds on a table until its transaction ends.
 #[derive(Debug, Clone, Copy)]
 pub struct TableLock {
     pub table: &'static str,
@@ -25,16 +26,16 @@ pub struct TableLock {
     pub work: Work,
 }
 
-/// What is done under a lock, which decides how long it takes.
+/// The work done under a lock; it determines how long the lock is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
-    /// Only the catalogue changes: milliseconds, whatever the size.
+    /// Only the catalogue changes: milliseconds at any size.
     Catalogue,
     /// Every row is read once, to check a constraint or to build an index.
     Scan,
 }
 
-/// How fast a table is read, for estimates: a slow disk's sequential read.
+/// The assumed speed of reading a table: the sequential speed of a slow disk.
 pub const SCAN_BYTES_PER_SECOND: i64 = 100 * 1024 * 1024;
 
 /// Every migration, in order.
@@ -57,7 +58,7 @@ pub const MIGRATIONS: [Migration; 2] = [
 pub const VERSION: i32 = MIGRATIONS[MIGRATIONS.len() - 1].version;
 
 const SET_VERSION: &str = "UPDATE shardledger.shard_state SET schema_version = $2 WHERE schema_version = $1";
-/// Writers wait, and then find another schema version than they believed.
+/// Writers wait for this lock; after it their fence finds another schema version.
 const LOCK_OUT_WRITERS: &str = "LOCK TABLE shardledger.shard_state IN EXCLUSIVE MODE";
 const TABLE_BYTES: &str =
     "SELECT COALESCE(pg_catalog.pg_total_relation_size(pg_catalog.to_regclass('shardledger.' || $1)), 0)";
@@ -67,8 +68,8 @@ pub fn pending(version: i32) -> impl Iterator<Item = &'static Migration> {
     MIGRATIONS.iter().filter(move |migration| migration.version > version)
 }
 
-/// Applies every migration to a database without a schema, inside the caller's transaction. The caller writes the rows that make it
-/// a shard.
+/// Applies every migration to an empty database, in the caller's transaction. The caller then writes the rows that
+/// make it a shard.
 pub async fn create(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     for migration in &MIGRATIONS {
         sqlx::raw_sql(migration.sql).execute(&mut *connection).await?;
@@ -76,10 +77,10 @@ pub async fn create(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Applies one migration to a database of the version before, in a transaction of its own.
+/// Applies one migration to a database of the previous version, in its own transaction.
 ///
 /// # Errors
-/// `RowNotFound` when the database has another version by then: somebody else migrated it.
+/// `RowNotFound` if the database has another version, because another program migrated it.
 pub async fn apply(connection: &mut PgConnection, migration: &Migration) -> Result<(), sqlx::Error> {
     let mut transaction = connection.begin().await?;
     sqlx::raw_sql(LOCK_OUT_WRITERS).execute(&mut *transaction).await?;
@@ -96,7 +97,7 @@ pub async fn apply(connection: &mut PgConnection, migration: &Migration) -> Resu
     transaction.commit().await
 }
 
-/// The size of a table with its indexes and what is stored beside it; 0 where there is none.
+/// The size of a table with its indexes and TOAST data; 0 if the table does not exist.
 pub async fn table_bytes(connection: &mut PgConnection, table: &str) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(TABLE_BYTES).bind(table).fetch_one(connection).await
 }

@@ -1,31 +1,32 @@
-//! What kind of server answered a connection, and which settings are in force in the session.
+//! The facts of the server that answered a connection, and the settings in force in the session.
 //!
-//! A setting that was asked for need not be in force: a role or database default, `ALTER SYSTEM` or a pooler that drops start-up
-//! parameters comes in between. So everything that matters is read back.
+//! A requested setting may not be in force: a default of the role or database, `ALTER SYSTEM`, or a pooler that drops
+//! start-up parameters can change it. Every setting that matters is therefore read back.
 
 use std::collections::BTreeMap;
 
 use identity::Disagreement;
 use sqlx::{PgConnection, Row};
 
-/// The server's and the session's facts, as of one statement.
+/// The facts of the server and the session, read by one statement.
 #[derive(Debug, Clone)]
 pub struct ServerFacts {
     pub is_standby: bool,
-    /// PostgreSQL's own identity, made by `initdb`.
+    /// PostgreSQL's system identifier, created by `initdb`.
     pub system_identifier: i64,
     /// `None` on a stand-by.
     pub timeline: Option<i64>,
-    /// When the server was started: two servers that run at the same time differ in it.
+    /// When the server was started. Two servers that run at the same time differ in it.
     pub started_at_us: i64,
-    /// The database's number in the server: it tells a copy made with `CREATE DATABASE … TEMPLATE` from its original.
+    /// The OID of the database. It distinguishes a copy made with `CREATE DATABASE … TEMPLATE` from its original.
     pub database_oid: i64,
     /// The server's clock, in microseconds since the epoch.
     pub clock_us: i64,
     settings: BTreeMap<String, String>,
 }
 
-/// Tells one database from another, a copy on another server or beside it included. A server that was restarted is another one.
+/// Identifies one database of one running server. A copy has another id, and so has the same database after a restart
+/// of its server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerId {
     system_identifier: i64,
@@ -33,23 +34,23 @@ pub struct ServerId {
     database_oid: i64,
 }
 
-/// What a session is for: reads need less than writes.
+/// What a session is used for. Reads need fewer settings than writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     Reads,
     Writes,
 }
 
-/// A setting that must have one of these values, whatever the session asked for.
+/// A setting that must have one of these values, whether or not the session requested it.
 struct Required {
     name: &'static str,
     good: &'static [&'static str],
-    /// Reads are wrong without it, too.
+    /// Whether reads need the setting too.
     for_reads: bool,
     remedy: &'static str,
 }
 
-/// An acknowledged write must survive, and a write must be possible.
+/// An acknowledged write must be durable, and writes must be possible.
 const REQUIRED: [Required; 8] = [
     Required {
         name: "server_encoding",
@@ -95,22 +96,22 @@ const REQUIRED: [Required; 8] = [
     },
     Required {
         name: "transaction_timeout",
-        // PostgreSQL 15 and 16 do not have it.
+        // PostgreSQL 15 and 16 do not have this setting.
         good: &["0", ""],
         for_reads: false,
         remedy: "it would cut a COMMIT short: remove the setting of transaction_timeout",
     },
 ];
 
-/// Wrong, but no reason to refuse.
+/// Settings that are reported as warnings if they are wrong.
 const WARNED: [(&str, &str, &str); 1] = [(
     "data_checksums",
     "on",
     "a damaged page would be served unnoticed: stop PostgreSQL and run pg_checksums --enable",
 )];
 
-/// The server's own facts and every setting that is compared, `$1` with those the session asked for. Works on a stand-by and in a
-/// database without a ledger.
+/// Reads the server's facts and every compared setting; `$1` lists the names. Works on a stand-by and in a database
+/// without a ledger.
 const FACTS: &str = "SELECT pg_catalog.pg_is_in_recovery() AS is_standby, \
        (SELECT system_identifier FROM pg_catalog.pg_control_system()) AS system_identifier, \
        CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL \
@@ -123,7 +124,7 @@ const FACTS: &str = "SELECT pg_catalog.pg_is_in_recovery() AS is_standby, \
          AS settings";
 
 impl ServerFacts {
-    /// Reads the facts, and the settings that `asked_for` names beside those that always matter.
+    /// Reads the facts, the settings that are always compared, and those named in `asked_for`.
     pub async fn read(connection: &mut PgConnection, asked_for: &[(&str, &str)]) -> Result<Self, sqlx::Error> {
         let names: Vec<&str> = REQUIRED
             .iter()
@@ -148,7 +149,7 @@ impl ServerFacts {
         })
     }
 
-    /// Facts of a healthy primary, for tests of what is made of them.
+    /// The facts of a healthy primary, for tests.
     pub fn for_tests(system_identifier: i64, timeline: i64) -> Self {
         let settings =
             REQUIRED.iter().map(|required| (required.name.to_owned(), required.good[0].to_owned())).collect();
@@ -168,7 +169,7 @@ impl ServerFacts {
         ServerId { system_identifier, started_at_us, database_oid }
     }
 
-    /// The same facts of a server that was started at another time, for tests.
+    /// The same facts with another start time, for tests.
     pub fn started_at(self, started_at_us: i64) -> Self {
         Self { started_at_us, ..self }
     }
@@ -178,13 +179,13 @@ impl ServerFacts {
         REQUIRED.iter().map(|required| required.name)
     }
 
-    /// The value that is in force; empty for a setting that this version does not have.
+    /// The value in force; empty for a setting that this version of PostgreSQL does not have.
     pub fn setting(&self, name: &str) -> &str {
         self.settings.get(name).map_or("", String::as_str)
     }
 
-    /// Everything that forbids to use the session for this purpose: the kind of server, settings that are not as they must be, and
-    /// those that the session asked for and that are not in force.
+    /// Every reason not to use the session for this purpose: the kind of server, required settings with a wrong
+    /// value, and requested settings that are not in force.
     pub fn disagreements(&self, purpose: Purpose, asked_for: &[(&str, &str)]) -> Vec<Disagreement> {
         let mut found = Vec::new();
         if self.is_standby {
@@ -194,7 +195,7 @@ impl ServerFacts {
         for Required { name, good, for_reads, remedy } in &REQUIRED {
             let value = self.setting(name);
             let matters = *for_reads || purpose == Purpose::Writes;
-            // A stand-by is read-only because it is one.
+            // A stand-by is always read-only; the disagreement about the server says so already.
             let said = self.is_standby && *name == "transaction_read_only";
             if matters && !good.contains(&value) && !said {
                 found.push(Disagreement::new(*name, good[0], shown(value), *remedy));
@@ -212,7 +213,7 @@ impl ServerFacts {
         found
     }
 
-    /// What an operator should know and what is no reason to refuse.
+    /// Wrong settings that do not forbid the use of the session.
     pub fn warnings(&self) -> Vec<Disagreement> {
         let wrong = |(name, good, remedy): &(&str, &str, &str)| {
             let value = self.setting(name);
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_be_is_named_when_it_is_not() {
+    fn a_required_setting_with_a_wrong_value_is_named() {
         assert!(named(&facts(&[])).is_empty());
         for (name, bad) in [
             ("server_encoding", "LATIN1"),

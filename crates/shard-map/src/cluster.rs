@@ -5,19 +5,19 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// Names one cluster: its map, its databases, its nodes and its routers all carry it, and what carries another one is
-/// refused. Made once, when the cluster is made, and never changed.
+/// Identifies one cluster. The cluster's map, databases, nodes and routers all carry the id, and each refuses a party
+/// with another one. It is generated once, when the cluster is created, and never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ClusterId(Uuid);
 
-/// A text that is no cluster id.
+/// A text that is not a cluster id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a cluster id: a UUID such as 0190d7c0-0000-7000-8000-000000000001, not all zeros")]
 pub struct InvalidClusterId(pub String);
 
 impl ClusterId {
-    /// An id that no other cluster has.
+    /// Generates a new, unique id.
     pub fn generate() -> Self {
         Self(Uuid::now_v7())
     }
@@ -39,7 +39,7 @@ impl TryFrom<Uuid> for ClusterId {
     }
 }
 
-/// As the wire has it.
+/// The id's 16 bytes, as on the wire.
 impl TryFrom<&[u8]> for ClusterId {
     type Error = InvalidClusterId;
 
@@ -66,7 +66,7 @@ impl FromStr for ClusterId {
     type Err = InvalidClusterId;
 
     fn from_str(text: &str) -> Result<Self, InvalidClusterId> {
-        // Other spellings (braces, URN, no hyphens) would make two texts of one id.
+        // Other spellings (braces, URN, no hyphens) would give one id several texts.
         Uuid::try_parse(text)
             .ok()
             .filter(|id| id.to_string().eq_ignore_ascii_case(text))

@@ -1,4 +1,4 @@
-//! What is wrong with a map, and in which line.
+//! The problems of a map, each with its line.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use crate::{
     slot::{InvalidSlotRange, SlotRange},
 };
 
-/// All that is wrong with a map, in order of lines. A map with a single problem is refused as a whole.
+/// All problems of a map, in order of lines. A map with any problem is refused as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", Listed(.problems))]
 pub struct MapError {
@@ -16,7 +16,7 @@ pub struct MapError {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MapProblem {
-    /// Counted from 1. Absent for a map that was made from parts, and for what a map lacks as a whole.
+    /// Counted from 1. `None` for a map that was built in memory, and for a problem of the map as a whole.
     pub line: Option<usize>,
     pub reason: Reason,
 }
@@ -24,7 +24,7 @@ pub struct MapProblem {
 /// One reason to refuse a map.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
-    /// No TOML, or not the fields a map has.
+    /// The text is not TOML, or does not have the fields of a map.
     #[error("{0}")]
     Form(String),
     #[error(
@@ -66,7 +66,7 @@ pub enum Reason {
         Belong(std::slice::from_ref(.slots)), Them(.slots), Them(.slots)
     )]
     SlotsReassigned { slots: SlotRange, from: String, to: String },
-    #[error("shard {shard} has number {number}, but a shard keeps its number for ever, and its is {kept}")]
+    #[error("shard {shard} has number {number}, but its number is {kept} and a shard keeps its number")]
     NumberChanged { shard: String, number: u16, kept: u16 },
     #[error("shard {shard} has number {number}, which was shard {before}'s: numbers are never used again")]
     NumberReused { shard: String, number: u16, before: String },
@@ -79,7 +79,7 @@ impl MapError {
         Self { problems }
     }
 
-    /// The first line that is wrong.
+    /// The first line with a problem.
     pub fn line(&self) -> Option<usize> {
         self.problems.first().and_then(|problem| problem.line)
     }
@@ -94,7 +94,7 @@ impl fmt::Display for MapProblem {
     }
 }
 
-/// A message stays readable: what comes after this many problems, or ranges, is only counted.
+/// Messages list at most this many problems or ranges and count the rest.
 const LISTED: usize = 8;
 
 struct Listed<'a>(&'a [MapProblem]);

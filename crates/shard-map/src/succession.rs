@@ -1,4 +1,4 @@
-//! Which map may follow which.
+//! Which map may replace which.
 
 use std::collections::HashMap;
 
@@ -10,12 +10,13 @@ use crate::{
 };
 
 impl ShardMap {
-    /// Whether `new` may replace this map: it is of the same cluster, its version is greater, shards keep their numbers, no
-    /// number goes to another shard, and no slot changes shard. (Numbers of shards that were gone before this map are not
-    /// known here. Positions in the journals of such shards still carry them, so they must not be used again either.)
+    /// Checks whether `new` may replace this map. It must belong to the same cluster and have a greater version;
+    /// shards must keep their numbers, no number may go to another shard, and no slot may change its shard. Numbers
+    /// of shards that were removed before this map are not known here. Positions in the journals of such shards still
+    /// contain them, so those numbers must not be used again either.
     ///
-    /// A map that follows a finished move fails this check, because the map alone cannot tell a move from a mistake.
-    /// [`ShardMap::parse_successor`] also listens to the shards.
+    /// A map that follows a finished move fails this check, because the map alone cannot distinguish a move from a
+    /// mistake. [`ShardMap::parse_successor`] also considers what the shards say.
     pub fn check_successor(&self, new: &Self) -> Result<(), MapError> {
         let problems = self.succession_problems(new, &Places::default(), &Lines::of(""), |_| None);
         if problems.is_empty() { Ok(()) } else { Err(MapError::new(problems)) }
@@ -51,7 +52,8 @@ impl ShardMap {
                 }
             }
         }
-        // A map may lag behind the shards and leave a slot where it was; it may not send a slot where no shard has it.
+        // A map may lag behind the shards and leave a slot where it was. It may not assign a slot to a shard that
+        // does not own it.
         let reassigned = |slot: Slot| {
             let (before, to, known) = (self.owner_id(slot), new.owner_id(slot), owner_by_shards(slot));
             (before != to && known != Some(to)).then(|| (known.unwrap_or(before), to))

@@ -1,6 +1,6 @@
-//! `/readyz`: whether to send requests here. The status code is about the process alone: a shard that is down is no reason to take
-//! a router out, because the other shards are served, and every other router sees the same. The body says at how many shards reads
-//! and writes work.
+//! `/readyz`: whether to send requests to this router. The status code reflects the process alone. An unreachable
+//! shard does not make a router unready, because the other shards are served and every other router sees the same.
+//! The body says at how many shards reads and writes work.
 
 use axum::{extract::State, response::Response};
 use http::StatusCode;
@@ -22,11 +22,11 @@ struct Readiness {
 #[derive(Serialize)]
 struct Details {
     shard_map: MapView,
-    /// Shards that cannot be reached, or say that they are not serving.
+    /// Shards that are unreachable or say that they do not serve.
     degraded: Vec<ShardView>,
 }
 
-/// `GET /readyz`, with `?verbose` the map's state and the degraded shards.
+/// `GET /readyz`; `?verbose` adds the map's state and the degraded shards.
 pub async fn ready(State(admin): State<Admin>, mut parameters: Parameters) -> Result<Response, Problem> {
     let verbose = parameters
         .take_as("verbose", "nothing, true or false", |text| match text {

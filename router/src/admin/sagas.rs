@@ -1,4 +1,4 @@
-//! `/admin/sagas`: cross-shard transfers under way.
+//! `/admin/sagas`: cross-shard transfers in progress.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::{
 
 const DEFAULT_LIMIT: u32 = 100;
 const MAX_LIMIT: u32 = 1000;
-/// For all shards to answer, and for a saga to be driven to its end.
+/// Limit for all shards to answer, and for a saga to be driven to its end.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Serialize)]
@@ -50,7 +50,7 @@ struct SagaRow {
 struct Sagas {
     /// Oldest first.
     data: Vec<SagaRow>,
-    /// Some shard could not be asked.
+    /// True if some shard did not answer.
     partial: bool,
     unreachable: Vec<String>,
 }
@@ -58,7 +58,7 @@ struct Sagas {
 #[derive(Serialize)]
 struct Retried {
     id: Uuid,
-    /// One per debit account that has a pending transfer under this id.
+    /// One for each debit account that has a pending transfer under this id.
     sagas: usize,
 }
 
@@ -87,7 +87,7 @@ pub async fn list(State(admin): State<Admin>, mut parameters: Parameters) -> Res
     Ok(json(StatusCode::OK, &Sagas { data, partial: !unreachable.is_empty(), unreachable }))
 }
 
-/// `POST /admin/sagas/{id}/retry`: drives it now instead of when it is due.
+/// `POST /admin/sagas/{id}/retry`: retries the transfer now, regardless of its next attempt.
 pub async fn retry(State(admin): State<Admin>, Path(id): Path<String>, _: NoParameters) -> Result<Response, Problem> {
     let id = transfer_id(&id)?;
     match admin.router.retry_saga(id, Instant::now() + TIMEOUT).await? {
@@ -105,7 +105,7 @@ impl SagaRow {
         let scale = AssetCode::new(&record.asset).ok().and_then(|asset| assets.scale(asset));
         let amount = scale.map(|scale| format_minor(record.amount, scale));
         Self {
-            // Shown whatever it is: an operator looks for what is broken.
+            // Show even an invalid id: operators look here for what is broken.
             id: Uuid::from_slice(&record.id).unwrap_or_default(),
             state: if record.attempts == 0 { PENDING } else { RETRIED },
             debit: record.debit,

@@ -1,4 +1,4 @@
-//! `/admin/shard-map`
+//! `/admin/shard-map`: the map in use, its reload, and the check of a new one.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -20,16 +20,16 @@ use crate::{
     service::ShardStatus,
 };
 
-/// The map in use and what is the matter with it.
+/// The map in use and its problems.
 #[derive(Serialize)]
 pub struct MapView {
     cluster: String,
     version: u64,
     source: String,
     loaded_at: String,
-    /// The newest map offered, where it was refused.
+    /// The refusal of the newest offered map.
     refused: Option<RefusalView>,
-    /// Slots that go elsewhere than the map says, by the shards' own word.
+    /// Slots whose requests go to another shard than the map says, because the shards say so.
     overrides: Vec<OverrideView>,
 }
 
@@ -61,10 +61,10 @@ struct MappedShardView {
     id: String,
     number: u16,
     nodes: Vec<String>,
-    /// The slots that requests go to this shard for, overrides included.
+    /// The slots whose requests go to this shard, overrides included.
     slots: Vec<String>,
     slot_count: usize,
-    /// What the node says of itself, or `unreachable`.
+    /// The state that the node reports, or `unreachable`.
     health: String,
 }
 
@@ -79,7 +79,7 @@ struct ReloadView {
 #[derive(Serialize)]
 struct CheckView {
     valid: bool,
-    /// The version of the map that was checked; `null` when it was refused.
+    /// The version of the checked map; `null` if it was refused.
     version: Option<u64>,
     /// The version of the map in use.
     in_use: u64,
@@ -92,7 +92,7 @@ struct ProblemView {
     reason: String,
 }
 
-/// How long the shards get to say what they own, before a map is checked.
+/// Limit for the shards to report what they own, before a map is checked.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `GET /admin/shard-map`
@@ -126,19 +126,20 @@ pub async fn reload(State(admin): State<Admin>, _: NoParameters) -> Result<Respo
     let view = match admin.router.routing().reload().await {
         Ok(Reload::Unchanged { version }) => ReloadView { outcome: "unchanged", version, from: None },
         Ok(Reload::Replaced { from, to }) => ReloadView { outcome: "replaced", version: to, from: Some(from) },
-        // Whoever asked is the operator: the reason names the line, and is not internal to them.
+        // The caller is the operator, so the reason may name the file and the line.
         Err(refused) => {
-            return Err(Problem::new(Code::InvalidShardMap, format!("{refused}; the map in use serves on")));
+            return Err(Problem::new(Code::InvalidShardMap, format!("{refused}; the map in use stays in use")));
         }
     };
     Ok(json(StatusCode::OK, &view))
 }
 
-/// `POST /admin/shard-map/check`, with the map's text as body: what a reload would make of this map. Nothing is taken over.
+/// `POST /admin/shard-map/check`, with the map's text as body: what a reload would do with this map. The map is not
+/// used.
 pub async fn check(State(admin): State<Admin>, _: NoParameters, body: Bytes) -> Result<Response, Problem> {
     let refused = |reason: &dyn std::fmt::Display| Problem::new(Code::InvalidShardMap, reason.to_string());
     let text = String::from_utf8(body.into()).map_err(|error| refused(&error))?;
-    // A map that follows a finished move is good by the shards' own word, so their newest word counts.
+    // A map that follows a finished move is valid only by what the shards say, so ask them first.
     admin.router.refresh_ownership(Instant::now() + REFRESH_TIMEOUT).await;
     let routing = admin.router.routing();
     let judgement = routing.check(text).await.map_err(|error| refused(&error))?;

@@ -1,4 +1,4 @@
-//! `GET /admin/shards`
+//! `GET /admin/shards`: each shard's state.
 
 use axum::{extract::State, response::Response};
 use http::StatusCode;
@@ -20,14 +20,14 @@ pub struct ShardView {
     breaker: &'static str,
     /// Operations waiting in this router.
     queued_operations: usize,
-    /// Why it could not be asked.
+    /// Why the node could not be asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(flatten)]
     node: Option<NodeView>,
 }
 
-/// What the node says.
+/// What the node reports.
 #[derive(Serialize)]
 struct NodeView {
     state: String,
@@ -38,7 +38,7 @@ struct NodeView {
     batches: u64,
     operations: u64,
     ownership_version: i64,
-    /// The highest epoch of any slot it owns.
+    /// The highest epoch of the slots that the shard owns.
     epoch: i64,
     slots: u32,
     next_position: i64,
@@ -47,7 +47,7 @@ struct NodeView {
     last_error: Option<String>,
     reads: bool,
     writes: bool,
-    /// Why they do not work.
+    /// Why reads or writes do not work.
     #[serde(skip_serializing_if = "Option::is_none")]
     reads_cause: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]

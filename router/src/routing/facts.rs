@@ -1,32 +1,32 @@
 //! What shards said about slots, and which of two statements counts. Pure: no clock, no file, no network.
 //!
-//! The rules, slot by slot:
-//! 1. Where no shard said anything, the map decides.
-//! 2. Of two statements the one with the higher epoch counts. At one epoch, the word of the owner, or of the shard that
-//!    handed the slot over, counts more than that of a shard that still waits for it.
-//! 3. A shard that denies a slot that was believed to be its own takes the belief away, and the map decides again.
-//! 4. A new map changes nothing about a slot of which a shard has spoken. A map has a version but no epochs: it cannot
-//!    say that it knows better, and if it does know better, the shard will say so at the first request.
+//! The rules, for each slot:
+//! 1. While no shard has said anything, the map decides.
+//! 2. Of two statements, the one with the higher epoch counts. At the same epoch, the statement of the owner, or of
+//! the shard that handed the slot over, counts more than that of a shard that still waits for the slot.
+//! 3. A shard that denies owning a slot removes the belief that it owns it, and the map decides again.
+//! 4. A new map changes nothing about a slot of which a shard has spoken. A map has a version but no epochs, so it
+//! cannot prove that it is newer than the statement. If it is, the shard says so at the first request.
 
 use std::collections::HashSet;
 
 use shard_map::{ShardIndex, ShardMap, Slot, SlotRange, merge_slots};
 
-/// What one shard says about one slot. The states are those of the column `slot_ownership.state`.
+/// A shard's statement about one slot. The states are those of the column `slot_ownership.state`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Statement {
-    /// It is mine.
+    /// The shard owns the slot.
     Owned { epoch: i64 },
-    /// I handed it over.
+    /// The shard handed the slot over.
     Released { epoch: i64, to: Option<ShardIndex> },
-    /// I am to get it.
+    /// The shard will receive the slot.
     Incoming { epoch: i64, from: Option<ShardIndex> },
-    /// I never heard of it.
+    /// The shard never owned the slot.
     Absent,
 }
 
 impl Statement {
-    /// `peer`: the shard at the other end of the hand-over, where the map knows it.
+    /// `peer` is the shard at the other end of the move, if the map knows it.
     pub fn new(state: u32, epoch: i64, peer: Option<ShardIndex>) -> Self {
         match state {
             1 => Self::Owned { epoch },
@@ -44,21 +44,21 @@ struct Fact {
     owner: ShardIndex,
 }
 
-/// Whose word a fact is; later ones count more at the same epoch.
+/// The source of a fact; later variants count more at the same epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Word {
-    /// Of a shard that waits for the slot, about its present owner.
+    /// A shard that waits for the slot, speaking of its present owner.
     Successor,
-    /// Of the owner, or of the shard that handed the slot to it at this epoch.
+    /// The owner, or the shard that handed the slot to it at this epoch.
     Owner,
 }
 
-/// How a statement was taken.
+/// The result of recording a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heard {
-    /// It counts, or it does not.
+    /// The statement counts, or an earlier one counts more.
     Understood,
-    /// Two shards claim the slot at one epoch. INV-2 forbids it: a human must look.
+    /// Two shards claim the slot at one epoch. INV-2 forbids this; an operator must look into it.
     Conflict,
 }
 
@@ -73,7 +73,7 @@ impl Facts {
         Self { slots: vec![None; Slot::all().len()].into_boxed_slice() }
     }
 
-    /// Takes in what `shard` says about a slot.
+    /// Records what `shard` says about a slot.
     pub fn hear(&mut self, map: &ShardMap, shard: ShardIndex, slot: Slot, statement: Statement) -> Heard {
         match statement {
             Statement::Owned { epoch } => self.believe(map, slot, Fact { epoch, word: Word::Owner, owner: shard }),
@@ -96,7 +96,8 @@ impl Facts {
         match *place {
             Some(known) if rank(said) < rank(known) => Heard::Understood,
             Some(known) if rank(said) == rank(known) && said.owner != known.owner => {
-                // Routers that hear the two in different orders must not send one account to two shards: the map decides.
+                // Routers that hear the two claims in different orders must not send one account to two shards, so
+                // the map decides.
                 if said.owner == map.owner(slot) {
                     *place = Some(said);
                 }
@@ -109,7 +110,7 @@ impl Facts {
         }
     }
 
-    /// Rule 3. An older denial than the belief is late news.
+    /// Rule 3. A denial older than the belief is ignored.
     fn deny(&mut self, slot: Slot, shard: ShardIndex, epoch: i64) -> Heard {
         let place = &mut self.slots[usize::from(slot.index())];
         if place.is_some_and(|known| known.owner == shard && known.epoch <= epoch) {
@@ -118,7 +119,7 @@ impl Facts {
         Heard::Understood
     }
 
-    /// Rule 3 for shards that gave a complete list: what they do not list, they do not have.
+    /// Rule 3 for shards that gave a complete list: they do not own what they do not list.
     pub fn deny_unlisted(&mut self, answered: &HashSet<ShardIndex>, listed: &HashSet<(ShardIndex, Slot)>) {
         for (slot, place) in Slot::all().zip(&mut self.slots) {
             if place.is_some_and(|fact| answered.contains(&fact.owner) && !listed.contains(&(fact.owner, slot))) {
@@ -127,7 +128,7 @@ impl Facts {
         }
     }
 
-    /// By slot: where its requests go.
+    /// The shard that receives the requests of each slot.
     pub fn owners(&self, map: &ShardMap) -> Box<[ShardIndex]> {
         Slot::all()
             .zip(&self.slots)
@@ -135,17 +136,18 @@ impl Facts {
             .collect()
     }
 
-    /// The owner of a slot, where a shard said so.
+    /// The owner of a slot, if a shard said so.
     pub fn owner(&self, slot: Slot) -> Option<ShardIndex> {
         self.slots[usize::from(slot.index())].map(|fact| fact.owner)
     }
 
-    /// The epoch at which a slot's owner is known, where a shard said so.
+    /// The epoch of a slot's owner, if a shard said so.
     pub fn epoch(&self, slot: Slot) -> Option<i64> {
         self.slots[usize::from(slot.index())].map(|fact| fact.epoch)
     }
 
-    /// The same facts over a new map (rule 4), and the slots whose owner the new map does not have: those it decides.
+    /// The same facts under a new map (rule 4), and the slots whose owner the new map lacks; for those the new map
+    /// decides.
     pub fn carried_over(&self, old: &ShardMap, new: &ShardMap) -> (Self, Vec<SlotRange>) {
         let mut lost = Vec::new();
         let indices: Vec<Option<ShardIndex>> = old.shards.iter().map(|shard| new.index_of(&shard.id)).collect();
@@ -193,12 +195,12 @@ mod tests {
     }
 
     #[test]
-    fn without_a_word_of_any_shard_the_map_decides() {
+    fn while_no_shard_has_spoken_the_map_decides() {
         assert_eq!(owner_after(&[]), S0);
     }
 
     #[test]
-    fn the_higher_epoch_counts_whatever_comes_first() {
+    fn the_higher_epoch_counts_in_any_order() {
         for order in [[(S1, owned(2)), (S0, owned(1))], [(S0, owned(1)), (S1, owned(2))]] {
             assert_eq!(owner_after(&order), S1);
         }
@@ -222,20 +224,20 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_a_slot_names_its_owner() {
+    fn a_shard_that_waits_for_a_slot_names_its_owner() {
         assert_eq!(owner_after(&[(S2, incoming(4, S1))]), S1);
     }
 
     #[test]
-    fn a_denial_takes_the_belief_away() {
+    fn a_denial_removes_the_belief() {
         assert_eq!(owner_after(&[(S1, owned(4)), (S1, Statement::Absent)]), S0);
         assert_eq!(owner_after(&[(S1, owned(4)), (S1, Statement::Released { epoch: 5, to: None })]), S0);
-        assert_eq!(owner_after(&[(S1, owned(4)), (S2, Statement::Absent)]), S1, "nobody else can deny it");
+        assert_eq!(owner_after(&[(S1, owned(4)), (S2, Statement::Absent)]), S1, "no other shard can deny it");
         assert_eq!(owner_after(&[(S1, owned(4)), (S1, Statement::Released { epoch: 3, to: None })]), S1, "late news");
     }
 
     #[test]
-    fn two_claims_at_one_epoch_are_a_conflict_that_every_router_settles_alike() {
+    fn two_claims_at_one_epoch_are_a_conflict_that_every_router_settles_the_same_way() {
         let map = map_of(1, &["s0", "s1", "s2"]);
         for order in [[S0, S1], [S1, S0]] {
             let mut facts = Facts::none();

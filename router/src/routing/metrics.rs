@@ -22,7 +22,7 @@ pub fn describe() {
     describe_counter!(RELOADS, "Attempts to replace the shard map, by outcome: replaced, unchanged, refused.");
     describe_gauge!(
         LAST_RELOAD_SUCCESS,
-        "0 while the newest map offered is refused and an older one serves on; else 1."
+        "0 while the newest map offered is refused and an older one stays in use; else 1."
     );
     describe_gauge!(OVERRIDES, "Slots that go to another shard than the shard map says, because a shard said so.");
     describe_counter!(

@@ -1,4 +1,4 @@
-//! Learning from the shards: their refusals, and their answers to `GetOwnership`.
+//! Learning slot ownership from the shards: from refusals and from answers to `GetOwnership`.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -13,21 +13,22 @@ use super::{
     reload::Reload,
 };
 
-/// What the answers of the shards changed.
+/// What the shards' answers changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Merged {
-    /// Slots that now go elsewhere than before, a newly adopted map included.
+    /// Slots whose requests now go to another shard, including changes by a newly adopted map.
     pub rerouted_slots: usize,
-    /// The version of a newer map that one of the nodes had, and that is now in use.
+    /// The version of a newer map that a node had and that is now in use.
     pub adopted: Option<u64>,
 }
 
 impl Routing {
-    /// Takes in the refusals of a shard: it does not own slots that operations were sent to it for. Afterwards a slot goes
-    /// elsewhere, or still to the shard that refused: then a hand-over is under way, or nobody asked so far owns it.
+    /// Records a shard's refusals: it does not own slots that operations were sent to it for. Afterwards a slot goes
+    /// to another shard, or still to the shard that refused. The latter means that a move is in progress, or that no
+    /// shard asked so far owns the slot.
     pub fn learn_not_owners<'a>(&self, shard_id: &str, refusals: impl IntoIterator<Item = &'a NotOwner>) {
         let mut writer = self.writer();
-        // Without it, the batch was routed by an older table, and the new one does not even have the shard.
+        // The batch was routed by an older table, and the present map no longer has the shard.
         let Some(shard) = writer.map.index_of(shard_id) else { return };
         let mut hearing = Hearing::default();
         for refusal in refusals {
@@ -37,7 +38,7 @@ impl Routing {
             };
             let peer = writer.peer(shard_id, &refusal.owner, &mut hearing);
             match Statement::new(refusal.state.into(), refusal.epoch, peer) {
-                // A shard that owns what it refuses says nothing: the slot came while the answer was on its way.
+                // A shard that owns the slot it refused received the slot while its answer was in transit.
                 Statement::Owned { .. } => {}
                 statement => writer.hear(shard, slot, statement, &mut hearing),
             }
@@ -46,8 +47,8 @@ impl Routing {
         self.publish(&writer);
     }
 
-    /// Takes in what shards answered to `GetOwnership`, by the id under which each was asked. A newer map that one of
-    /// them has is adopted first; then the highest epoch counts, slot by slot.
+    /// Records the answers to `GetOwnership`, by the id under which each shard was asked. If a shard has a newer map,
+    /// that map is adopted first. Then the highest epoch counts for each slot.
     pub fn merge_ownership<S: AsRef<str>>(
         &self,
         answers: impl IntoIterator<Item = (S, GetOwnershipResponse)>,
@@ -55,7 +56,8 @@ impl Routing {
         let answers: Vec<(S, GetOwnershipResponse)> =
             answers.into_iter().filter(|(asked, answer)| is_itself(asked.as_ref(), answer)).collect();
         let before = self.load();
-        // What the shards own first: a newer map is held against it. Then once more, for shards that only the newer map has.
+        // First record what the shards own, because a newer map is judged by it. Record it again after the adoption,
+        // for shards that only the newer map has.
         self.hear_owners(&answers);
         let adopted = self.adopt_newest(&answers);
         if adopted.is_some() {
@@ -72,8 +74,8 @@ impl Routing {
         let said = writer.understand(answers, &mut hearing);
         let listed: HashSet<(ShardIndex, Slot)> =
             said.statements.iter().flat_map(|(shard, slots, _)| slots.slots().map(|slot| (*shard, slot))).collect();
-        // First what was believed and is not confirmed, then the news: a shard that hands a slot over may answer before
-        // the one that gets it has heard of it.
+        // Drop unconfirmed beliefs before recording new statements: a shard that hands over a slot may answer before
+        // its successor has learned of it.
         writer.facts.deny_unlisted(&said.answered, &listed);
         for (shard, slots, statement) in said.statements {
             slots.slots().for_each(|slot| writer.hear(shard, slot, statement, &mut hearing));
@@ -83,7 +85,7 @@ impl Routing {
         self.publish(&writer);
     }
 
-    /// Of the maps that nodes hand out, the newest, if it is newer than ours.
+    /// Adopts the newest map that nodes offer, if it is newer than the map in use.
     fn adopt_newest<S: AsRef<str>>(&self, answers: &[(S, GetOwnershipResponse)]) -> Option<u64> {
         let ours = self.load().map().version;
         let (id, answer) = answers
@@ -92,13 +94,14 @@ impl Routing {
             .max_by_key(|(_, answer)| answer.shard_map_version)?;
         match self.adopt_toml(&answer.shard_map, &format!("shard {}", id.as_ref())) {
             Ok(Reload::Replaced { to, .. }) => Some(to),
-            // A refusal was reported where it happened.
+            // `adopt_toml` has reported a refusal.
             Ok(Reload::Unchanged { .. }) | Err(_) => None,
         }
     }
 }
 
-/// A node that answers for another shard than the map says is reported; nothing it says is of use.
+/// Whether a node answers for the shard that the map assigns to it. The answer of any other node is reported and
+/// ignored.
 fn is_itself(asked: &str, answer: &GetOwnershipResponse) -> bool {
     if answer.shard == asked {
         return true;
@@ -112,7 +115,7 @@ fn is_itself(asked: &str, answer: &GetOwnershipResponse) -> bool {
     false
 }
 
-/// What came of listening to one or more statements.
+/// The combined result of recording statements.
 #[derive(Default)]
 struct Hearing {
     conflicts: Vec<Slot>,
@@ -155,7 +158,7 @@ impl Writer {
         }
     }
 
-    /// The shards that own one of these slots by their own word.
+    /// The shards that say they own one of these slots.
     fn claimants<S: AsRef<str>>(&self, slots: &[Slot], answers: &[(S, GetOwnershipResponse)]) -> Vec<Arc<str>> {
         const OWNED: u32 = 1;
         let claims = |answer: &GetOwnershipResponse| {
@@ -191,7 +194,7 @@ impl Writer {
         said
     }
 
-    /// The shard a statement names as its peer. Empty: none; a shard naming itself would be nonsense.
+    /// The shard that a statement names as its peer; `None` if the name is empty or the shard's own.
     fn peer(&self, id: &str, peer: &str, hearing: &mut Hearing) -> Option<ShardIndex> {
         if peer.is_empty() || peer == id {
             return None;

@@ -1,7 +1,7 @@
-//! Replacing the map: from its file, or from a node that has a newer one.
+//! Replacing the map, from its file or from a node that has a newer one.
 //!
-//! A map is taken whole or refused whole. A refusal is loud (an error in the log with the line, a counter, `/readyz?verbose`)
-//! and changes nothing: the map in use serves on.
+//! A map is taken or refused as a whole. A refusal is reported in the log with its line, by a counter and by
+//! `/readyz?verbose`; the map in use stays in use.
 
 use std::{
     fs::File,
@@ -18,13 +18,13 @@ use super::{
     status::MapRefusal,
 };
 
-/// Far above a map of 4096 shards with their slots scattered; below what would hurt to hold.
+/// Far above the size of a map of 4096 shards with scattered slots, and small enough to keep in memory.
 pub const MAX_MAP_BYTES: u64 = 8 * 1024 * 1024;
 
-/// How a reload ended that was not refused.
+/// The result of a reload that was not refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reload {
-    /// The new map says what the one in use says.
+    /// The new map has the content of the map in use.
     Unchanged {
         version: u64,
     },
@@ -50,7 +50,7 @@ pub enum ReloadError {
 }
 
 impl ReloadError {
-    /// The line of the map that is to blame.
+    /// The line of the map that caused the refusal.
     pub fn line(&self) -> Option<usize> {
         match self {
             Self::Map { error, .. } => error.line(),
@@ -60,7 +60,7 @@ impl ReloadError {
 }
 
 impl Routing {
-    /// Reads the file and puts its map to use. Reading and checking happen off the async threads.
+    /// Reads the file and puts its map to use. Reading and checking run outside the async threads.
     pub async fn reload(&self) -> Result<Reload, ReloadError> {
         let routing = self.clone();
         match tokio::task::spawn_blocking(move || routing.reload_file()).await {
@@ -72,14 +72,14 @@ impl Routing {
         }
     }
 
-    /// [`Routing::reload`] if the file is not what it was when last looked at.
+    /// Runs [`Routing::reload`] if the file has changed since it was last read.
     pub(super) async fn reload_if_changed(&self) {
         let routing = self.clone();
         let looked = tokio::task::spawn_blocking(move || {
             let Some(file) = routing.writer().file.clone() else { return };
             let text = read(&file);
             if text.as_ref().ok() != routing.writer().seen.as_ref() {
-                // Reported where it happens; there is nobody here to tell.
+                // `take_file` reports its own errors.
                 let _ = routing.take_file(file, text);
             }
         });
@@ -110,8 +110,8 @@ impl Routing {
         self.take(self.writer(), text, source.to_owned())
     }
 
-    /// Judges a map as a reload would, by the map in use and the shards' own word, and takes nothing over. Gives the version of
-    /// the map that was judged.
+    /// Judges a map as a reload would, by the map in use and what the shards say, without using it. Returns the
+    /// version of the judged map.
     pub async fn check(&self, text: String) -> Result<Result<u64, MapError>, ReloadError> {
         let routing = self.clone();
         let judge = move || {
@@ -148,7 +148,7 @@ impl Routing {
 }
 
 impl Writer {
-    /// The map that this text would put in place of the one in use; `None` where it says the same.
+    /// The map that this text would put in place of the one in use; `None` if both have the same content.
     fn successor(&self, text: &str) -> Result<Option<ShardMap>, MapError> {
         let known = |slot| self.facts.owner(slot).map(|owner| self.map.shard(owner).id.as_str());
         ShardMap::parse_successor(text, &self.map, known)
@@ -182,7 +182,7 @@ impl Writer {
     }
 
     fn refused(&mut self, source: &str, error: ReloadError) -> ReloadError {
-        tracing::error!(source, line = error.line(), %error, in_use = self.map.version, "shard map refused; the one in use serves on");
+        tracing::error!(source, line = error.line(), %error, in_use = self.map.version, "shard map refused; the one in use stays in use");
         metrics::reload(Outcome::Refused);
         self.refusal = Some(MapRefusal {
             at_us: telemetry::clock::now_us(),
@@ -204,8 +204,8 @@ pub(super) fn read(file: &Path) -> Result<String, ReloadError> {
     Ok(text)
 }
 
-/// The file as people look for it, without the `..` of a path that was relative to a configuration. Only the folder is
-/// resolved: the file itself may be a link, and that link is its name.
+/// The file's name for messages, without the `..` of a path relative to a configuration. Only the folder is resolved:
+/// a link is shown under its own name.
 pub(super) fn name(file: &Path) -> String {
     let resolved = || Some(file.parent()?.canonicalize().ok()?.join(file.file_name()?));
     resolved().as_deref().unwrap_or(file).display().to_string()

@@ -1,20 +1,21 @@
-//! What operators are told about the map: `/readyz?verbose`, `/admin/shard-map`.
+//! The state of the map for operators: `/readyz?verbose` and `/admin/shard-map`.
 
 use shard_map::{ClusterId, Slot, SlotRange, merge_slots};
 
 use super::Routing;
 
-/// The map in use, and what is the matter with it.
+/// The map in use and its problems.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MapStatus {
     pub cluster: ClusterId,
     pub version: u64,
-    /// The file, or the node, that it came from.
+    /// The file or the node that the map came from.
     pub source: String,
     pub loaded_at_us: i64,
-    /// The newest map offered was refused; absent once one was taken, or the file says again what is in use.
+    /// The refusal of the newest offered map; `None` after a map was taken, or after the file has the content in use
+    /// again.
     pub refusal: Option<MapRefusal>,
-    /// Slots that go elsewhere than the map says.
+    /// Slots whose requests go to another shard than the map says.
     pub overrides: Vec<Override>,
 }
 
@@ -27,7 +28,7 @@ pub struct MapRefusal {
     pub reason: String,
 }
 
-/// Slots that the map gives to one shard and the shards' own word to another.
+/// Slots that the map gives to one shard, while the shards say that another owns them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Override {
     pub slots: SlotRange,
@@ -40,7 +41,7 @@ impl Routing {
     pub fn status(&self) -> MapStatus {
         let writer = self.writer();
         let (map, owners) = (&writer.map, writer.facts.owners(&writer.map));
-        // What a run of slots has in common, where they go elsewhere than the map says.
+        // The override of a slot; neighbouring slots with equal overrides form one run.
         let astray = |slot: Slot| {
             let (in_map, owner) = (map.owner(slot), owners[usize::from(slot.index())]);
             (in_map != owner).then(|| (in_map, owner, writer.facts.epoch(slot).unwrap_or_default()))

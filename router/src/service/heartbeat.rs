@@ -1,4 +1,4 @@
-//! Once a second, every shard is asked who it is (`shard::heartbeat`).
+//! Sends a heartbeat to every shard once a second (`shard::heartbeat`).
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -9,16 +9,16 @@ use super::Core;
 use crate::shard::Beat;
 
 const EVERY: Duration = Duration::from_secs(1);
-/// A shard that takes longer is not well.
+/// A shard that takes longer counts as unhealthy.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
-/// Until `core`'s tasks end.
+/// Runs until `core`'s tasks end.
 pub async fn run(core: Arc<Core>) {
     core.tasks.token().run_until_cancelled(beat_for_ever(&core)).await;
 }
 
 async fn beat_for_ever(core: &Core) {
-    // By shard: the version of ownership of which this router has asked for the slots.
+    // By shard: the ownership version for which this router last fetched the owned slots.
     let mut known: HashMap<Arc<str>, i64> = HashMap::new();
     loop {
         let beats = once(core).await;
@@ -28,7 +28,7 @@ async fn beat_for_ever(core: &Core) {
                 news |= known.insert(shard, ownership_version) != Some(ownership_version);
             }
         }
-        // A map that contradicts the shards is found out before a request meets it.
+        // Fetch ownership now, so that a map that contradicts the shards is noticed before a request is misrouted.
         if news {
             core.refresh(Instant::now() + PATIENCE).await;
         }

@@ -1,5 +1,5 @@
-//! Calls to the nodes of one shard: the first endpoint that can be reached, and failures told apart by whether anything
-//! may have been executed.
+//! Calls to the nodes of one shard. A call goes to the first endpoint that can be reached, and its failures say
+//! whether the request may have been executed.
 
 use std::{
     error::Error as _,
@@ -18,24 +18,24 @@ use super::{
 /// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CallFailure {
-    /// Certainly not executed: no connection, or it was gone before the request was sent.
+    /// Certainly not executed: there was no connection, or it closed before the request was sent.
     #[error("not sent: {0}")]
     NotSent(String),
-    /// Certainly not executed: the deadline passed while others were still connecting.
+    /// Certainly not executed: the deadline passed while another caller was still connecting.
     #[error("the deadline passed before there was a connection")]
     TooLate,
-    /// The connection broke with the request on its way.
+    /// The connection broke after the request was sent.
     #[error("the connection broke: {0}")]
     Lost(String),
-    /// No answer in time, on a connection that stands.
+    /// No answer in time on an open connection.
     #[error("no answer in time")]
     NoAnswer,
-    /// The node, or something in between, answered with an error of its own.
+    /// The node, or a proxy in between, answered with an error.
     #[error("the call was refused ({code:?}): {detail}")]
     Refused { code: Code, detail: String },
 }
 
-/// What a node must be, and who asks.
+/// The shard that a node must be, and the router's record that introduces the caller.
 pub struct Greeting {
     pub witness: Arc<Witness>,
     pub shard: ShardName,
@@ -46,29 +46,29 @@ pub struct Client {
     shard: Arc<str>,
     endpoints: Vec<String>,
     connect_timeout: Duration,
-    /// The first call on each connection; absent where nobody is to be compared.
+    /// The first call on each connection; `None` if nodes are not compared.
     greeting: Option<Greeting>,
     state: Mutex<State>,
-    /// Held while connecting, so that a hundred callers make one attempt.
+    /// Held while connecting, so that many callers share one attempt.
     connecting: tokio::sync::Mutex<()>,
 }
 
 struct State {
     current: Option<Connection>,
     next_serial: u64,
-    /// Why a node was refused last, until one is accepted.
+    /// The last reason for refusing a node, until a node is accepted.
     refused: Option<String>,
     /// When each endpoint last failed.
     failed_at: Vec<Option<Instant>>,
 }
 
 impl Client {
-    /// An endpoint that failed this recently is tried after those that did not.
+    /// Endpoints that failed this recently are tried last.
     const AVOID_FOR: Duration = Duration::from_secs(5);
-    /// A connection found closed is replaced this many times within one call.
+    /// How often one call replaces a connection that it finds closed.
     const MAX_UNSENT: u32 = 3;
 
-    /// `endpoints` in order of preference.
+    /// `endpoints` are in order of preference.
     pub fn new(
         shard: Arc<str>,
         endpoints: Vec<String>,
@@ -87,7 +87,7 @@ impl Client {
         }
     }
 
-    /// Makes a call. `make` is run again when it is certain that the request was not sent.
+    /// Makes a call. `make` runs again if the request was certainly not sent.
     pub async fn call<A, Make, Answer>(&self, until: Instant, mut make: Make) -> Result<A, CallFailure>
     where
         Make: FnMut(NodeClient) -> Answer,
@@ -109,13 +109,13 @@ impl Client {
                         return Err(CallFailure::NotSent(status.message().to_owned()));
                     }
                 }
-                // Only failures of the transport have a source; what the node itself answered has none.
+                // Only transport failures have a source; an answer of the node has none.
                 Some(_) => {
                     self.discard(&connection);
                     return Err(CallFailure::Lost(format!("{:?}: {}", status.code(), status.message())));
                 }
-                // The node does not serve this caller, or is behind what it was told: another node may be better, and this one has
-                // to introduce itself again. Certainly not executed.
+                // The node does not serve this caller, or is behind the mark it was sent, so the request was
+                // certainly not executed. Another node may serve it, and this node must be introduced again.
                 None if status.code() == Code::FailedPrecondition => {
                     self.discard(&connection);
                     unsent += 1;
@@ -136,7 +136,7 @@ impl Client {
             return Ok(connection);
         }
         let _turn = timeout_at(until, self.connecting.lock()).await.map_err(|_| CallFailure::TooLate)?;
-        // Another caller may have connected meanwhile.
+        // Another caller may have connected in the meantime.
         if let Some(connection) = self.standing() {
             return Ok(connection);
         }
@@ -159,7 +159,7 @@ impl Client {
         Err(CallFailure::NotSent(failure.unwrap_or_default()))
     }
 
-    /// A connection to a node that has shown that it is the shard.
+    /// Opens a connection and verifies that the node serves the shard.
     async fn open(&self, uri: &str, endpoint: usize, serial: u64) -> Result<Connection, ConnectError> {
         let connection = Connection::open(uri, endpoint, serial, self.connect_timeout).await?;
         let Some(Greeting { witness, shard }) = &self.greeting else { return Ok(connection) };
@@ -182,7 +182,7 @@ impl Client {
         let mut state = self.lock();
         state.failed_at[endpoint] = Some(Instant::now());
         let text = error.to_string();
-        // Said once for each reason: a shard that is refused is tried again and again.
+        // Log each reason once: a refused shard is tried again continually.
         if matches!(error, ConnectError::Refused { .. }) && state.refused.as_ref() != Some(&text) {
             tracing::error!(shard = %self.shard, %error, "a shard-node is refused; nothing is sent to it");
             state.refused = Some(text.clone());
@@ -192,7 +192,7 @@ impl Client {
         text
     }
 
-    /// The connection in use is not to be used again: the node is not what it was.
+    /// Drops the connection in use, because the node no longer serves the shard.
     pub fn drop_connection(&self) {
         if let Some(connection) = self.standing() {
             self.discard(&connection);
@@ -209,24 +209,24 @@ impl Client {
         self.lock().current.clone().filter(|connection| !connection.is_closed())
     }
 
-    /// Not to be used again. Calls still waiting on it are not disturbed.
+    /// Stops using a connection. Calls already waiting on it continue.
     fn discard(&self, connection: &Connection) {
         let mut state = self.lock();
         state.failed_at[connection.endpoint()] = Some(Instant::now());
-        // Another caller may have replaced it already: then the new one stays.
+        // Another caller may already have replaced the connection; the new one stays.
         if state.current.as_ref().is_some_and(|current| current.serial() == connection.serial()) {
             state.current = None;
         }
     }
 
-    /// Endpoints in the order to try them: by preference, those that failed lately at the end.
+    /// Endpoints in the order to try them: by preference, recently failed ones last.
     fn order(&self, now: Instant) -> Vec<usize> {
         let failed_at = self.lock().failed_at.clone();
         preference(&failed_at, now, Self::AVOID_FOR)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        // Nothing panics while it is held; and if something did, the state would still be whole.
+        // No code panics while it holds the lock, and a panic would leave the state intact.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -234,7 +234,7 @@ impl Client {
 fn preference(failed_at: &[Option<Instant>], now: Instant, avoid_for: Duration) -> Vec<usize> {
     let recent = |at: &Option<Instant>| at.is_some_and(|at| now.duration_since(at) < avoid_for);
     let mut order: Vec<usize> = (0..failed_at.len()).collect();
-    // Stable: preference decides within each half.
+    // The sort is stable: preference decides within each half.
     order.sort_by_key(|&endpoint| recent(&failed_at[endpoint]));
     order
 }
@@ -247,7 +247,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    /// Whether what a client of HTTP/2 sent so far has a whole frame of data in it: the body of its request.
+    /// Whether the bytes of an HTTP/2 client contain a complete data frame, which is the body of its request.
     fn has_data(sent: &[u8]) -> bool {
         const PREFACE: usize = 24;
         const HEAD: usize = 9;
@@ -278,8 +278,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_listening_is_certainly_not_executed() {
-        // Bound, so that nobody else can, and never listened on.
+    async fn a_call_to_a_closed_port_is_certainly_not_executed() {
+        // The port is bound, so that no other process takes it, but nothing listens on it.
         let taken = tokio::net::TcpSocket::new_v4().unwrap();
         taken.bind(([127, 0, 0, 1], 0).into()).unwrap();
         let uri = format!("http://{}", taken.local_addr().unwrap());
@@ -295,7 +295,7 @@ mod tests {
         let uri = format!("http://{}", listener.local_addr().unwrap());
         let server = async {
             let (mut stream, _) = listener.accept().await.unwrap();
-            // The request arrives; nothing is ever answered.
+            // The request arrives and is never answered.
             let mut received = Vec::new();
             while !has_data(&received) {
                 stream.read_buf(&mut received).await.unwrap();

@@ -1,8 +1,8 @@
 //! One HTTP/2 connection to a shard-node.
 //!
-//! tonic's own channel reconnects behind the caller's back, and then "it could not connect" and "the answer was lost"
-//! look alike. For money they are opposites: the first had no effect, the second may have had one. So connections are
-//! made here, explicitly, and a request that never left this process says so ([`NotSent`]).
+//! tonic's own channel reconnects behind the caller's back, so that "could not connect" and "the answer was lost"
+//! look alike. For money they are opposites: the first had no effect, the second may have had one. This module
+//! therefore opens connections explicitly, and marks a request that never left the process ([`NotSent`]).
 
 use std::{
     pin::Pin,
@@ -25,30 +25,30 @@ use crate::trace::{self, TRACEPARENT};
 /// A client of the node at the other end of one connection.
 pub type NodeClient = ShardNodeClient<Connection>;
 
-/// Silence on the connection after which the peer is asked whether it is there.
+/// After this much silence the connection is pinged.
 const PING_AFTER: Duration = Duration::from_secs(2);
-/// How long it may take to answer before the connection counts as broken.
+/// How long a ping may take before the connection counts as broken.
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
-/// A full batch of answers fits several times over, so that one slow reader does not stall the others.
+/// Several full batches of answers fit into the window, so that one slow reader does not stall the others.
 const WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 
-/// A handle on an established connection. Clones share it.
+/// A handle on an established connection. Clones share the connection.
 #[derive(Clone)]
 pub struct Connection {
     requests: http2::SendRequest<Body>,
     origin: Uri,
-    /// Which of the shard's endpoints this is.
+    /// The index of the endpoint among the shard's endpoints.
     endpoint: usize,
-    /// Tells this connection from an earlier one to the same endpoint.
+    /// Distinguishes this connection from earlier ones to the same endpoint.
     serial: u64,
-    /// What reads on this connection must not be older than.
+    /// Supplies the mark that reads on this connection must have reached.
     told: Option<(Arc<Witness>, u16)>,
 }
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    #[error("{0} is no address of a node")]
+    #[error("{0} is not the address of a node")]
     Address(String),
     #[error("no connection to {uri} within {timeout_ms} ms")]
     Timeout { uri: String, timeout_ms: u128 },
@@ -62,13 +62,13 @@ pub enum ConnectError {
     Refused { uri: String, disagreements: Disagreements },
 }
 
-/// The request never left this process: certainly not executed.
+/// The request never left this process, so it was certainly not executed.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection was closed before the request was sent")]
 pub struct NotSent;
 
 impl Connection {
-    /// Connects, once. Whoever calls may try again.
+    /// Connects once; the caller may retry.
     pub async fn open(uri: &str, endpoint: usize, serial: u64, timeout: Duration) -> Result<Self, ConnectError> {
         let late = || ConnectError::Timeout { uri: uri.to_owned(), timeout_ms: timeout.as_millis() };
         tokio::time::timeout(timeout, Self::handshake(uri, endpoint, serial)).await.map_err(|_| late())?
@@ -91,8 +91,8 @@ impl Connection {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|source| ConnectError::Handshake { uri: uri.to_owned(), source })?;
-        // Outside the task tracker, as hyper's own stream tasks are: it carries bytes, decides nothing, and shutdown
-        // must not wait for a connection that lives as long as its last handle.
+        // This task is outside the task tracker, as hyper's own stream tasks are. It carries bytes and decides
+        // nothing, and shutdown must not wait for a connection that lives as long as its last handle.
         let peer = uri.to_owned();
         TokioExecutor::new().execute(async move {
             if let Err(error) = driver.await {
@@ -102,7 +102,7 @@ impl Connection {
         Ok(Self { requests, origin, endpoint, serial, told: None })
     }
 
-    /// The same connection once the node has introduced itself: its calls say what this router was told of the shard.
+    /// The connection after the node was identified; its reads carry this router's mark of the shard.
     pub fn of_shard(self, witness: Arc<Witness>, number: u16) -> Self {
         Self { told: Some((witness, number)), ..self }
     }
@@ -133,13 +133,14 @@ impl tower::Service<Request<Body>> for Connection {
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
-    /// Always ready: whether the connection still stands is the answer of the call, where it can be told apart.
+    /// Always ready: the call itself reports a broken connection, with the distinction made above.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        // Reads are made by the task of their request. Writes travel with those of others, and carry it themselves.
+        // A read runs in its request's task and takes the trace from there. Writes share a call, so each operation
+        // carries its own trace.
         if let Some(traceparent) = trace::current().and_then(|it| HeaderValue::from_str(it.as_str()).ok()) {
             request.headers_mut().insert(TRACEPARENT, traceparent);
         }

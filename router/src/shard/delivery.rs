@@ -1,8 +1,8 @@
-//! One Execute call: what it carries, who gets which answer, and what happens when the answer is lost.
+//! One Execute call: what it carries, which submission gets which answer, and what happens after a lost answer.
 //!
-//! This is the one layer that resends, within a budget and until the deadline. All operations but account updates are
-//! idempotent by id, so sending the same ones again gives the definite answer; that is what turns a killed node into
-//! latency. That a *second* sending was not executed proves nothing about the first, though: it stays unknown.
+//! This is the only layer that resends, within a budget and until the deadline. All operations except account updates
+//! are idempotent by id, so resending the same ones yields the definite answer; a killed node costs latency only. A
+//! *second* sending that was not executed proves nothing about the first one, whose outcome stays unknown.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::service::Pace;
 
-/// First and longest pause between attempts to reach a node again after it was lost.
+/// Shortest and longest pause between attempts to reach a lost node.
 const RECONNECT_MIN: Duration = Duration::from_millis(20);
 const RECONNECT_MAX: Duration = Duration::from_millis(500);
 
@@ -33,7 +33,7 @@ enum Sending {
     Again,
 }
 
-/// Sends a batch and answers everybody in it.
+/// Sends a batch and answers every submission in it.
 pub async fn deliver(shard: Arc<Shard>, batch: Vec<Submission>, slot: OwnedSemaphorePermit) {
     let open = match send(&shard, &batch).await {
         Ok(results) => hand_out(&shard, batch, results, Sending::First),
@@ -41,21 +41,21 @@ pub async fn deliver(shard: Arc<Shard>, batch: Vec<Submission>, slot: OwnedSemap
         Err(CallFailure::TooLate) => return answer_all(batch, &shard.late()),
         Err(CallFailure::Lost(_)) => batch,
         Err(CallFailure::Refused { code: Code::Unavailable | Code::Cancelled | Code::Unknown, .. }) => batch,
-        // By now everybody has stopped waiting.
+        // Every caller has stopped waiting by now.
         Err(CallFailure::NoAnswer) => return give_up(&shard, batch),
         Err(CallFailure::Refused { code, detail }) => {
             tracing::error!(shard = %shard.id(), ?code, detail, "a shard-node refused a whole call");
             return answer_all(batch, &CallError::nonsense(shard.id(), detail));
         }
     };
-    // Waiting for the node to come back must not hold the slot: others want to be refused or sent.
+    // Release the slot while waiting for the node: other batches need it to be sent or refused.
     drop(slot);
     if !open.is_empty() {
         resend(&shard, open).await;
     }
 }
 
-/// Sends again what can be sent again, until there are definite answers.
+/// Resends what can be resent, until every operation has a definite answer.
 async fn resend(shard: &Shard, batch: Vec<Submission>) {
     let (mut batch, once_only): (Vec<_>, Vec<_>) = batch.into_iter().partition(Submission::is_idempotent);
     give_up(shard, once_only);
@@ -63,7 +63,7 @@ async fn resend(shard: &Shard, batch: Vec<Submission>) {
     let mut pace = Pace::new(RECONNECT_MIN, RECONNECT_MAX);
     let mut paid = false;
     while !batch.is_empty() && pace.pause(latest).await {
-        // Whoever gave up has been told that the outcome is unknown.
+        // A caller that gave up was told that the outcome is unknown.
         batch.retain(|submission| !submission.reply.is_closed());
         if !paid && !shard.budget.spend() {
             shard.metrics.resends_denied.increment(1);
@@ -72,7 +72,7 @@ async fn resend(shard: &Shard, batch: Vec<Submission>) {
         paid = true;
         let Ok(_slot) = shard.in_flight.acquire().await else { break };
         match send(shard, &batch).await {
-            // Still nobody there: nothing was sent, so what was paid for is still to come.
+            // The node is still unreachable. Nothing was sent, so the budget for this sending remains.
             Err(CallFailure::NotSent(_) | CallFailure::TooLate) => continue,
             Ok(results) => batch = hand_out(shard, batch, results, Sending::Again),
             Err(CallFailure::Lost(_) | CallFailure::NoAnswer | CallFailure::Refused { .. }) => {
@@ -104,7 +104,7 @@ async fn send(shard: &Shard, batch: &[Submission]) -> Result<Vec<wire::Operation
     };
     shard.metrics.executed(end, begun.elapsed(), operations);
     let wire::ExecuteResponse { results, mark } = answer?;
-    // Before anybody is answered: a read that follows must not be older.
+    // Record the mark before answering: a read that follows an answer must not be older.
     if let Some(mark) = mark {
         shard.witness.observe(shard.number, mark.into());
     }
@@ -140,7 +140,7 @@ fn request(shard: &Shard, batch: &[Submission], now: Instant) -> wire::ExecuteRe
     wire::ExecuteRequest { operations, traces, assets_digest: shard.witness.assets_digest() }
 }
 
-/// Gives each submission its answers, but for those with an operation of unknown fate: they are to be sent again.
+/// Gives each submission its answers, except submissions with an operation of unknown outcome, which are resent.
 fn hand_out(
     shard: &Shard,
     batch: Vec<Submission>,
@@ -167,7 +167,7 @@ fn read(shard: &Shard, result: wire::OperationResult, sending: Sending) -> Answe
     let reply = match Reply::try_from(result) {
         Ok(reply) => reply,
         Err(error) => {
-            tracing::error!(shard = %shard.id(), %error, "a shard-node gave an answer that cannot be read");
+            tracing::error!(shard = %shard.id(), %error, "a shard-node gave an unreadable answer");
             return Err(CallError::nonsense(shard.id(), error));
         }
     };
@@ -176,7 +176,7 @@ fn read(shard: &Shard, result: wire::OperationResult, sending: Sending) -> Answe
         (Reply::Outcome(outcome), _) => Ok(outcome),
         (Reply::NotExecuted { reason, detail }, Sending::First) => Err(match reason {
             Reason::Overloaded => CallError::Overloaded { shard: Arc::clone(shard.id()) },
-            // The node is going away or its database is; this router is neither.
+            // The node is shutting down or its database is; this router is not.
             Reason::Unavailable | Reason::ShuttingDown => shard.unavailable(),
             Reason::Deadline => shard.late(),
             Reason::Internal => {
@@ -193,7 +193,7 @@ fn answer_all(batch: Vec<Submission>, error: &CallError) {
     }
 }
 
-/// Answers with what is known, and says of the rest that it is not.
+/// Answers with what is known and reports the rest as unknown.
 fn give_up(shard: &Shard, batch: Vec<Submission>) {
     for submission in batch {
         if submission.answers.is_empty() {
@@ -205,13 +205,14 @@ fn give_up(shard: &Shard, batch: Vec<Submission>) {
 }
 
 impl Submission {
-    /// Whether sending it twice has the effect of sending it once. An account update has no id to tell a repetition from
-    /// a second order.
+    /// Whether sending it twice has the effect of sending it once. An account update has no id that would distinguish
+    /// a repetition from a second order.
     fn is_idempotent(&self) -> bool {
         !self.operations.iter().any(|operation| matches!(operation, Operation::UpdateAccount(_)))
     }
 
-    /// It was sent again and that answer is lost: what an earlier answer called not executed may be executed by now.
+    /// The submission was resent and that answer is lost: an operation that an earlier answer reported as not
+    /// executed may be executed by now.
     fn forget_refusals(&mut self, shard: &Shard) {
         self.resent = true;
         for answer in self.answers.iter_mut().filter(|answer| answer.is_err()) {
@@ -220,11 +221,11 @@ impl Submission {
     }
 
     fn answer(self) {
-        // Whoever waited may have given up; the ledger keeps the answers under the ids.
+        // The caller may have given up; the ledger keeps the results under the ids.
         let _ = self.reply.send(Answers { answers: self.answers, resent: self.resent });
     }
 
-    /// The same answer to each of its operations.
+    /// Gives the same answer to each operation of the submission.
     pub fn answer_all(self, error: &CallError) {
         let answers = vec![Err(error.clone()); self.operations.len()];
         Self { answers, ..self }.answer();

@@ -1,7 +1,8 @@
-//! The heartbeat: once a second the node is asked who it is, and told what this router knows.
+//! The heartbeat: once a second the router identifies itself to the node, compares the answer, and passes on the
+//! marks it knows.
 //!
-//! A node that is not the shard any more (its database was restored, or is another one) loses its connection here, and is compared again
-//! before it gets another. What it says of its readiness is what `/readyz` shows.
+//! A node that no longer serves the shard (its database was restored or replaced) loses its connection here and is
+//! compared again before it gets another one. `/readyz` shows the readiness that the node reported.
 
 use std::sync::PoisonError;
 
@@ -19,24 +20,24 @@ pub struct Said {
     clock: Option<OtherClock>,
 }
 
-/// Which of reads and writes work at a shard.
+/// Whether reads and writes work at a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Working {
     pub reads: bool,
     pub writes: bool,
 }
 
-/// What a heartbeat found.
+/// The result of a heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Beat {
-    /// The node is the shard; `ownership_version` changes with the slots it owns.
+    /// The node is the shard. `ownership_version` changes with the slots that the shard owns.
     Heard { ownership_version: i64 },
-    /// No node of the shard answers, or none is accepted: why.
+    /// No node of the shard answered or was accepted, with the reason.
     Lost(String),
 }
 
 impl Shard {
-    /// Asks the node, by `until`.
+    /// Sends one heartbeat and waits for the answer until `until`.
     pub async fn beat(&self, until: Instant) -> Beat {
         let name = ShardName { id: self.id.clone(), number: self.number };
         let clock_before = self.said().and_then(|said| said.clock);
@@ -53,7 +54,7 @@ impl Shard {
             Ok(answer) => {
                 let clock = super::witness::Witness::clock(&name, asked_us, &answer);
                 self.witness.hear(&name, "the node", told, &answer).map(|()| (clock, answer)).map_err(|refused| {
-                    // What is refused is not used for another second.
+                    // A refused node is not used until the next heartbeat either.
                     self.client.drop_connection();
                     refused.to_string()
                 })
@@ -76,7 +77,7 @@ impl Shard {
         beat
     }
 
-    /// What works, by the last heartbeat.
+    /// Whether reads and writes worked at the last heartbeat.
     pub fn working(&self) -> Working {
         let said = self.said();
         let works = |of: fn(&Said) -> bool| said.as_ref().is_some_and(of);

@@ -1,8 +1,8 @@
-//! What this router knows of how far each shard has come, and what it says of itself to the nodes.
+//! The router's record of how far each shard has come, and how the router introduces itself to nodes.
 //!
-//! A router remembers the highest mark of each shard that it was told, and hands it on: to the shard itself, so that a database that
-//! went back in time is found out, and to the others, which keep it. Nothing here outlives the process; what must outlive it lies in the
-//! shards.
+//! A router remembers the highest mark it was told of each shard and passes it on. The shard itself detects by it
+//! that its database went back in time; the other shards store it. The record ends with the process. Marks that must
+//! survive are stored by the shards.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,14 +20,14 @@ use crate::routing::Routing;
 /// Shared by all shards of one router.
 pub struct Witness {
     routing: Routing,
-    /// How nodes name this router in messages.
+    /// The name by which nodes refer to this router in messages.
     caller: String,
     assets: AssetScales,
     assets_digest: u64,
     marks: Mutex<Marks>,
 }
 
-/// One shard, as the map names it.
+/// A shard's id and number, from the map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShardName {
     pub id: Arc<str>,
@@ -37,12 +37,12 @@ pub struct ShardName {
 impl Witness {
     pub fn new(routing: Routing, caller: &str, assets: AssetScales) -> Self {
         let text = assets.iter().map(|(asset, scale)| format!("{asset}={scale}\n")).collect::<String>();
-        // 0 would be that of a caller that declares nothing.
+        // Digest 0 is reserved for callers that declare no assets.
         let assets_digest = twox_hash::XxHash3_64::oneshot(text.as_bytes()).max(1);
         Self { routing, caller: caller.to_owned(), assets, assets_digest, marks: Mutex::default() }
     }
 
-    /// What every Execute call names its assets by.
+    /// The digest of the declared assets; every Execute call carries it.
     pub fn assets_digest(&self) -> u64 {
         self.assets_digest
     }
@@ -52,26 +52,27 @@ impl Witness {
         self.marks().of(shard)
     }
 
-    /// Takes in the mark of an answer.
+    /// Records the mark of an answer.
     pub fn observe(&self, shard: u16, mark: Mark) {
         self.marks().observe(shard, mark);
     }
 
-    /// How far the shard at the other end of a saga had come, for the shard that carries out its step.
+    /// The mark of the shard at the other end of a saga, for the shard that executes the step.
     pub fn other_end(&self, map: &ShardMap, operation: &Operation) -> Option<(u16, Mark)> {
         let account = match operation {
             Operation::Decide(decide) => &decide.debit,
             Operation::Settle(settle) => &settle.credit,
             _ => return None,
         };
-        // By the map and not by the shards' word: a mark too many does no harm, and a position names its shard itself.
+        // The map may lag behind a move. A superfluous mark does no harm, because its position contains the number of
+        // its shard.
         let number = map.shard(map.owner(slot_of(account.as_str()))).number;
         let mark = self.mark(number);
         (mark != Mark::default()).then_some((number, mark))
     }
 
-    /// The request that introduces this router to a node. The assets are in each of them: an asset may have come into use since the
-    /// last one, with another scale than this router's.
+    /// The request that introduces this router to a node. It always contains the assets, because an asset may have
+    /// come into use with another scale since the last request.
     pub fn introduce(&self, shard: &ShardName, clock: Option<&OtherClock>) -> wire::IdentifyRequest {
         wire::IdentifyRequest {
             cluster: self.routing.load().map().cluster.as_bytes().to_vec().into(),
@@ -87,8 +88,8 @@ impl Witness {
         }
     }
 
-    /// Holds a node's answer against what this router expects, and takes in what it knows. `told` is the mark of the shard from
-    /// before the question: what was acknowledged meanwhile may be missing in the answer.
+    /// Compares a node's answer with what this router expects and records its marks. `told` is the shard's mark from
+    /// before the question: a commit acknowledged since then may be missing from the answer.
     pub fn hear(
         &self,
         shard: &ShardName,
@@ -135,13 +136,13 @@ impl Witness {
         Ok(())
     }
 
-    /// An exchange of clocks, as the router sees it, against the node's steady one.
+    /// The clock measurement of one exchange, taken against the node's steady clock.
     pub fn clock(shard: &ShardName, asked_us: i64, answer: &wire::IdentifyResponse) -> OtherClock {
         OtherClock::measured(&shard.id, asked_us, answer.steady_us, clock::now_us())
     }
 
     fn marks(&self) -> MutexGuard<'_, Marks> {
-        // Nothing panics while it is held.
+        // No code panics while it holds the lock.
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_heard_only_if_it_is_the_shard_and_has_what_was_acknowledged() {
+    fn a_node_is_accepted_only_if_it_is_the_shard_and_has_every_acknowledged_mark() {
         let witness = Witness::new(Routing::fixed(map_of(1, &["s0", "s1"])), "router r", AssetScales::new());
         let s0 = ShardName { id: "s0".into(), number: 0 };
         let hear = |answer: &wire::IdentifyResponse| {
@@ -187,14 +188,14 @@ mod tests {
         let foreign = wire::IdentifyResponse { identity: Some(other), ..answer(&witness, "s0", 0, 100) };
         assert_eq!(hear(&foreign), Err("cluster".to_owned()));
 
-        // What one shard knows of another is kept, too.
+        // The router also records what one shard knows of another.
         let knows = vec![convert::shard_mark_to_wire((1, mark(7)))];
         assert_eq!(hear(&wire::IdentifyResponse { marks: knows, ..answer(&witness, "s0", 0, 101) }), Ok(()));
         assert_eq!((witness.mark(0), witness.mark(1)), (mark(101), mark(7)));
     }
 
     #[test]
-    fn what_is_acknowledged_while_a_node_answers_is_no_reason_to_refuse_it() {
+    fn a_mark_acknowledged_during_the_exchange_does_not_refuse_the_node() {
         let witness = Witness::new(Routing::fixed(map_of(1, &["s0"])), "router r", AssetScales::new());
         let s0 = ShardName { id: "s0".into(), number: 0 };
         let told = witness.mark(0);
