@@ -1,7 +1,8 @@
-//! `shardctl doctor`: does everything in a cluster mean the same cluster? Asks nodes and routers and changes nothing.
+//! `shardctl doctor` checks whether all parts of a cluster agree on what they are. It asks nodes and routers and
+//! changes nothing.
 //!
-//! [`ask`] collects what each of them says into [`seen`]; [`compare`] and [`slots`] hold it against the shard map and against each
-//! other, without I/O. A [`Finding`] is one fact compared.
+//! [`ask`] collects the answers into [`seen`]. [`compare`] and [`slots`] compare them with the shard map and with
+//! each other, without I/O. A [`Finding`] is one compared fact.
 
 mod ask;
 mod compare;
@@ -17,19 +18,19 @@ pub use seen::MapSource;
 
 use shard_map::ShardMap;
 
-/// A slot changes hands in two commits on two shards; the answers of the two may fall between. Slots that disagree are looked at so
-/// often before they are reported.
+/// How often slots that disagree are read before they are reported. A move takes two commits on two shards, and the
+/// answers of the two shards may straddle them.
 const OWNERSHIP_LOOKS: usize = 4;
 const OWNERSHIP_PAUSE: Duration = Duration::from_millis(300);
 
-/// What a look at the cluster came to.
+/// The result of one examination.
 pub struct Examination {
     pub findings: Vec<Finding>,
     /// Whether any node or router answered.
     pub reached_anything: bool,
 }
 
-/// Asks every node of the map and every router, and compares what they say.
+/// Asks every node of the map and every router, and compares the answers.
 pub async fn examine(map: &ShardMap, source: &MapSource, routers: &Routers) -> Examination {
     let mut seen = ask::look(map, source, routers).await;
     for _ in 1..OWNERSHIP_LOOKS {

@@ -1,9 +1,10 @@
-//! `shardctl verify`: do the books of a live cluster balance? Reads the shards' databases, asks no service and changes
-//! nothing.
+//! `shardctl verify` checks whether the books of a live cluster balance. It reads the shards' databases, calls no
+//! service and changes nothing.
 //!
-//! The databases are identified first ([`identities`]). Each shard is looked at in snapshots, so that writing goes on undisturbed. What one
-//! shard must hold by itself is in [`passes`], one statement a pass; what holds only between shards is in [`sagas`], [`transit`],
-//! [`ownership`] and [`known`], as pure comparisons. [`invariant`] has the list of claims.
+//! [`identities`] identifies the databases first. Each shard is then read in snapshots, so writes continue
+//! undisturbed. [`passes`] checks what one shard must satisfy by itself, one statement for each pass. [`sagas`],
+//! [`transit`], [`ownership`] and [`known`] check what holds between shards, as pure comparisons. [`invariant`] lists
+//! the invariants.
 
 mod identities;
 mod invariant;
@@ -29,21 +30,21 @@ use report::{BETWEEN_SHARDS, Findings};
 use sagas::Comparison;
 use snapshot::Snapshot;
 
-/// A shard and how to reach its database.
+/// A shard and the URL of its database.
 #[derive(Debug, Clone)]
 pub struct Target {
     pub shard: String,
     pub dsn: String,
 }
 
-/// A slot changes hands in two commits on two shards; snapshots of the two may fall between. A slot that stays without
-/// one owner for this long is a violation.
+/// How often slot ownership is read before a slot without exactly one owner is a violation. A move takes two commits
+/// on two shards, and snapshots of the two shards may straddle them.
 const OWNERSHIP_READS: usize = 4;
 const OWNERSHIP_PAUSE: Duration = Duration::from_millis(300);
-/// Steps of the bar besides the passes: sizes, account slots.
+/// Steps of the progress bar other than passes: sizes, and slots of accounts.
 const OTHER_STEPS: usize = 2;
 
-/// The snapshots that are compared, in the order in which they are taken.
+/// The compared snapshots, in the order in which they are taken.
 #[derive(Default)]
 struct Snapshots {
     registers_before: Vec<Snapshot>,
@@ -51,7 +52,8 @@ struct Snapshots {
     registers_after: Vec<Snapshot>,
 }
 
-/// Checks the shards. They must be all shards of the cluster: one that a database knows and that is not among them is a violation.
+/// Checks the shards. `targets` must name every shard of the cluster; a shard that a database knows and `targets`
+/// lacks is a violation.
 pub async fn verify(targets: &[Target]) -> anyhow::Result<Report> {
     let started = Instant::now();
     let numbers = identities::check(targets).await?;
@@ -73,7 +75,7 @@ async fn check(
     let shards: Vec<String> = targets.iter().map(|target| target.shard.clone()).collect();
     let Snapshots { registers_before, books, registers_after } = snapshots;
 
-    // The order in which the snapshots are taken is what makes the comparison between shards sound: see `sagas`.
+    // The order of the snapshots makes the comparison between shards sound: see `sagas`.
     *registers_before = Snapshot::take_all(targets).await?;
     *books = Snapshot::take_all(targets).await?;
     *registers_after = Snapshot::take_all(targets).await?;
@@ -99,7 +101,7 @@ async fn check(
             .map_err(broken(snapshot))?;
     }
     let quiet = wanted.is_empty() && no_saga_moved(registers_before, registers_after).await?;
-    // A snapshot holds back vacuum: none is kept longer than it is read.
+    // An open snapshot holds back vacuum, so each is closed as soon as it has been read.
     Snapshot::close_all(registers_before).await;
     Snapshot::close_all(registers_after).await;
     let (counts, between_shards) = comparison.finish();
@@ -122,7 +124,7 @@ async fn check(
     Ok(Report::new(elapsed_ms, sizes, counts, findings))
 }
 
-/// What one shard's snapshot shows by itself.
+/// Checks what one shard's snapshot must satisfy by itself.
 async fn check_shard(snapshot: &mut Snapshot, bar: &ProgressBar) -> anyhow::Result<(ShardSize, Vec<Findings>)> {
     let mut findings = Vec::with_capacity(PASSES.len() + 1);
     bar.set_message("sizes");
@@ -140,7 +142,8 @@ async fn check_shard(snapshot: &mut Snapshot, bar: &ProgressBar) -> anyhow::Resu
     Ok((size, findings))
 }
 
-/// Verdicts are only ever added: as many before as after means that none was written while the books were opened.
+/// Verdicts are never deleted: equal counts before and after mean that none was written while the snapshots were
+/// opened.
 async fn no_saga_moved(before: &mut [Snapshot], after: &mut [Snapshot]) -> anyhow::Result<bool> {
     for (before, after) in before.iter_mut().zip(after) {
         let earlier = before.size().await.map_err(broken(before))?;

@@ -1,4 +1,4 @@
-//! One shard-node process of the test's own, and the routers' side of its RPC.
+//! One shard-node process of the test's own, and a router's calls to it.
 
 mod operations;
 
@@ -30,17 +30,17 @@ use crate::{
     wait::until,
 };
 
-/// Start-up, migrations included.
+/// Time limit for the start, migrations included.
 const START: Duration = Duration::from_secs(60);
-/// The digest that stands for the assets of tests.
+/// The digest under which tests declare their assets.
 const ASSETS: u64 = 1;
-/// The word of a node that takes requests.
+/// The state that a node reports while it takes requests.
 const SERVING: &str = "serving";
 
-/// The cluster of nodes that a test starts by itself; a node of a cluster made by `shardctl` takes that one's.
+/// The cluster of nodes that the test itself starts. A node of a cluster created by `shardctl` has that cluster's id.
 pub const CLUSTER: &str = "0190d7c0-0000-7000-8000-00000000c1a5";
 
-/// A folder for the files of a test, removed with it.
+/// A folder for the files of a test, removed when dropped.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
@@ -60,29 +60,29 @@ impl Folder {
     }
 }
 
-/// What a node is configured with.
+/// The configuration of a node.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
     pub cluster: ClusterId,
     pub shard: String,
     pub database_url: String,
-    /// How long a statement may take before the node gives its connection up.
+    /// The deadline of a statement; the node then drops its connection.
     pub statement_timeout: Duration,
     rpc: SocketAddr,
     admin: SocketAddr,
-    /// Variables of the node's environment, beside the test's own.
+    /// Variables added to the node's environment.
     pub environment: Vec<(String, String)>,
     file: PathBuf,
     log: PathBuf,
 }
 
 impl NodeConfig {
-    /// Written into the folder under this name.
+    /// Writes the configuration into the folder under this name.
     pub fn write(folder: &Folder, name: &str, shard: &str, database_url: &str) -> anyhow::Result<Self> {
         Self::write_in(folder, name, CLUSTER.parse()?, shard, database_url)
     }
 
-    /// [`NodeConfig::write`] for a node of another cluster than the tests' own.
+    /// [`NodeConfig::write`] for a node of another cluster.
     pub fn write_in(
         folder: &Folder,
         name: &str,
@@ -94,7 +94,7 @@ impl NodeConfig {
             cluster,
             shard: shard.to_owned(),
             database_url: database_url.to_owned(),
-            // Short, so that tests of a lost database do not wait; and longer than a busy disk takes to sync.
+            // Short, so that tests of a lost database do not wait, but longer than a busy disk needs to sync.
             statement_timeout: Duration::from_secs(4),
             rpc: ([127, 0, 0, 1], ports::free()?).into(),
             admin: ([127, 0, 0, 1], ports::free()?).into(),
@@ -115,7 +115,7 @@ impl NodeConfig {
         Ok(config)
     }
 
-    /// What a router says first.
+    /// The first request of a router.
     pub fn identify(&self) -> anyhow::Result<wire::IdentifyRequest> {
         let assets = AssetRegistry::with_declared([])?;
         let scales = assets.all().map(|(asset, scale)| (asset.to_string(), scale)).collect();
@@ -130,12 +130,12 @@ impl NodeConfig {
         })
     }
 
-    /// Where routers find the node, as a shard map has it.
+    /// The node's URL, as a shard map has it.
     pub fn url(&self) -> String {
         format!("http://{}", self.rpc)
     }
 
-    /// What the node wrote to its log so far.
+    /// The node's log so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -165,7 +165,7 @@ impl NodeConfig {
     }
 }
 
-/// What a command of `shard-node` said, on both its outputs.
+/// The exit and the output of a command of `shard-node`, on both streams.
 #[derive(Debug)]
 pub struct Said {
     pub succeeded: bool,
@@ -180,7 +180,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts it and waits until it serves.
+    /// Starts the node and waits until it serves.
     pub async fn start(config: &NodeConfig) -> anyhow::Result<Self> {
         let mut leashed = Leashed::spawn(config.command()?)?;
         let endpoint = Endpoint::from_shared(config.url())?.connect_timeout(Duration::from_secs(1));
@@ -205,7 +205,7 @@ impl Node {
         }
     }
 
-    /// Starts it and waits until it answers, whatever it says.
+    /// Starts the node and waits until it answers, even if it does not serve.
     pub async fn start_waiting(config: &NodeConfig) -> anyhow::Result<Self> {
         let leashed = Leashed::spawn(config.command()?)?;
         let endpoint = Endpoint::from_shared(config.url())?.connect_timeout(Duration::from_secs(1));
@@ -223,7 +223,7 @@ impl Node {
         client.request(http::Method::GET, &url, None).await?.json()
     }
 
-    /// Waits until reads and writes work, and introduces the test.
+    /// Waits until reads and writes work, and identifies the test to the node.
     pub async fn becomes_ready(&self) -> anyhow::Result<()> {
         until("the node serves", START, async || {
             let readiness = self.readiness().await?;
@@ -236,12 +236,12 @@ impl Node {
         .with_context(|| self.log())
     }
 
-    /// Introduces the test as a router, and gives what the node says of itself.
+    /// Identifies the test as a router and returns the node's answer.
     pub async fn identify(&self) -> anyhow::Result<wire::IdentifyResponse> {
         Ok(self.rpc.clone().identify(self.config.identify()?).await?.into_inner())
     }
 
-    /// Starts one that must refuse to serve; gives what it said.
+    /// Starts a node that must refuse to serve. Returns its output.
     pub async fn start_refused(config: &NodeConfig) -> anyhow::Result<String> {
         let mut leashed = Leashed::spawn(config.command()?)?;
         let status = until("the node has refused to serve", START, async || leashed.ended()).await?;
@@ -257,7 +257,7 @@ impl Node {
         self.config.log()
     }
 
-    /// Has operations executed: one reply each.
+    /// Executes operations and returns one reply for each.
     pub async fn execute(&self, operations: &[ledger::operation::Operation]) -> anyhow::Result<Vec<Reply>> {
         let operations = operations.iter().map(|operation| operation_to_wire(operation, 0, 0)).collect();
         let response = self
@@ -270,7 +270,7 @@ impl Node {
         replies.collect()
     }
 
-    /// Executes one operation, again and again until it has a definite answer: what routers do.
+    /// Repeats one operation until it has a definite answer, as routers do.
     pub async fn execute_until_definite(
         &self,
         operation: &ledger::operation::Operation,
@@ -295,7 +295,7 @@ impl Node {
         }
     }
 
-    /// Reads an account as a router does that was told of a mark.
+    /// Reads an account with a mark, as a router does.
     pub async fn account_at_least(
         &self,
         id: &str,
@@ -308,12 +308,12 @@ impl Node {
         Ok(self.rpc.clone().get_account(request).await?.into_inner())
     }
 
-    /// How far the shard has come.
+    /// The shard's mark.
     pub async fn mark(&self) -> anyhow::Result<identity::Mark> {
-        Ok(self.identify().await?.mark.context("the node says no mark")?.into())
+        Ok(self.identify().await?.mark.context("the node reports no mark")?.into())
     }
 
-    /// What the node found of a fact that it compares, such as a setting.
+    /// The value that the node found for a fact that it compares, such as a setting.
     pub async fn found(&self, fact: &str) -> anyhow::Result<String> {
         let facts = self.rpc.clone().examine(wire::ExamineRequest {}).await?.into_inner().facts;
         let mut facts = facts.into_iter().filter_map(|compared| compared.fact);

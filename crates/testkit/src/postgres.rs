@@ -1,5 +1,5 @@
-//! A PostgreSQL server of a test's own: for what tests do to whole servers (settings, encodings, stand-bys, promotions), and for
-//! shards whose nodes the test starts by itself.
+//! A PostgreSQL server of the test's own, for tests that change whole servers (settings, encodings, stand-bys,
+//! promotions) and for shards whose nodes the test itself starts.
 
 use std::{
     fs::File,
@@ -22,11 +22,11 @@ use crate::{
     wait::until,
 };
 
-/// The services' role, which owns what is made here and may make nothing itself.
+/// The services' role. It owns the databases created here and may create nothing itself.
 const ROLE: &str = "shardledger";
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A server that runs. It stops when dropped.
+/// A running server. It stops when dropped.
 #[derive(Debug)]
 pub struct Postgres {
     programs: PathBuf,
@@ -37,7 +37,7 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Makes and starts a server in a folder of its own.
+    /// Creates and starts a server in its own folder.
     pub async fn start(folder: &Folder, name: &str) -> anyhow::Result<Self> {
         let mut server = Self::new(folder, name)?;
         server.run(
@@ -57,7 +57,8 @@ impl Postgres {
         Ok(server)
     }
 
-    /// A stand-by of this server, which follows it. Made by hand: not every installation of the server has `pg_basebackup`.
+    /// Creates a stand-by that follows this server. It copies the files itself, because not every installation has
+    /// `pg_basebackup`.
     pub async fn standby(&self, folder: &Folder, name: &str) -> anyhow::Result<Self> {
         let mut standby = Self::new(folder, name)?;
         let mut backup = self.connect("postgres").await?;
@@ -77,7 +78,7 @@ impl Postgres {
         Ok(standby)
     }
 
-    /// A file of the server's data folder.
+    /// Writes a file in the server's data folder.
     fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {
         let path = self.data.join(name);
         std::fs::write(&path, text)?;
@@ -110,7 +111,7 @@ impl Postgres {
         Ok(())
     }
 
-    /// Starts a server that was stopped.
+    /// Starts a stopped server.
     pub async fn start_again(&mut self) -> anyhow::Result<()> {
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let mut command = self.program("postgres");
@@ -132,12 +133,12 @@ impl Postgres {
         ([127, 0, 0, 1], self.port).into()
     }
 
-    /// Where the services find a database of this server.
+    /// The URL of a database of this server, for the services.
     pub fn url(&self, database: &str) -> String {
         format!("postgres://{ROLE}@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// An empty database of the services' role; `how` goes on with `CREATE DATABASE`.
+    /// Creates an empty database of the services' role; `how` is appended to `CREATE DATABASE`.
     pub async fn create_database(&self, name: &str, how: &str) -> anyhow::Result<String> {
         self.sql("postgres", &format!("CREATE DATABASE \"{name}\" OWNER {ROLE} {how}")).await?;
         Ok(self.url(name))
@@ -153,7 +154,7 @@ impl Postgres {
         Ok(connection.close().await?)
     }
 
-    /// A text that the superuser is answered.
+    /// Runs a query as the superuser and returns the text of its result.
     pub async fn ask(&self, database: &str, sql: &str) -> anyhow::Result<String> {
         let mut connection = self.connect(database).await?;
         let answer = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut connection).await;
@@ -176,25 +177,25 @@ impl Postgres {
         self.sql("postgres", "SELECT pg_reload_conf()").await
     }
 
-    /// Copies a database, whoever is connected to it: they lose their connections.
+    /// Copies a database. Sessions connected to it are terminated.
     pub async fn copy(&self, database: &str, copy: &str) -> anyhow::Result<()> {
         self.alone(database, &format!("CREATE DATABASE \"{copy}\" OWNER {ROLE} TEMPLATE \"{database}\"")).await?;
         self.sql("postgres", &format!("ALTER DATABASE \"{database}\" ALLOW_CONNECTIONS true")).await
     }
 
-    /// Puts another database under this one's name, which is called `aside` from then on.
+    /// Gives the database `other` the name of this one, which is renamed to `aside`.
     pub async fn swap(&self, database: &str, aside: &str, other: &str) -> anyhow::Result<()> {
         self.alone(database, &format!("ALTER DATABASE \"{database}\" RENAME TO \"{aside}\"")).await?;
         self.sql("postgres", &format!("ALTER DATABASE \"{aside}\" ALLOW_CONNECTIONS true")).await?;
         self.sql("postgres", &format!("ALTER DATABASE \"{other}\" RENAME TO \"{database}\"")).await
     }
 
-    /// Runs SQL while nobody is connected to the database; it takes no connections then.
+    /// Runs SQL while no session is connected to the database, which accepts no connections meanwhile.
     async fn alone(&self, database: &str, sql: &str) -> anyhow::Result<()> {
         self.sql("postgres", &format!("ALTER DATABASE \"{database}\" ALLOW_CONNECTIONS false")).await?;
         let terminate =
             format!("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{database}'");
-        until("nobody is connected to the database", PATIENCE, async || {
+        until("no session is connected to the database", PATIENCE, async || {
             self.sql("postgres", &terminate).await?;
             self.sql("postgres", sql).await.map(Some)
         })
@@ -213,7 +214,7 @@ impl Postgres {
         .await
     }
 
-    /// The stand-by gets nothing more from its primary.
+    /// Cuts the stand-by off from its primary.
     pub async fn stops_following(&self) -> anyhow::Result<()> {
         self.set("primary_conninfo", "").await?;
         let receivers = "SELECT count(*)::text FROM pg_stat_wal_receiver";
@@ -265,7 +266,8 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        // An orderly end, or the kernel would keep its shared memory. What does not end is killed with `running`.
+        // Shut down in an orderly way; otherwise the kernel keeps the server's shared memory. Dropping `running`
+        // kills a server that does not end.
         if self.running.is_some() {
             let _ = self.run("pg_ctl", &["stop", "--mode=immediate", "--wait"]);
         }

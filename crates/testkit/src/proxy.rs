@@ -1,7 +1,7 @@
-//! A TCP proxy in front of PostgreSQL that does what networks do, and two things only a proxy that reads the protocol can
-//! do: let a COMMIT through and lose its answer, or lose the COMMIT itself.
+//! A TCP proxy in front of PostgreSQL. It imitates network faults, and two faults that require reading the protocol:
+//! losing the answer to a COMMIT, and losing the COMMIT itself.
 //!
-//! Chance (how long a delay is) comes from the test's seed.
+//! The test's seed determines random delays.
 
 mod connection;
 mod frontend;
@@ -29,13 +29,13 @@ use crate::seed::Random;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Weather {
     Clear,
-    /// Each piece waits for a random time up to this one.
+    /// Each piece is delayed by a random time up to this one.
     Slow {
         longest: Duration,
     },
-    /// Nothing gets through in either direction, and nobody is told.
+    /// Nothing gets through in either direction, and connections stay open.
     BlackHole,
-    /// New connections are closed at once; those there are go on.
+    /// New connections are closed at once; existing ones continue.
     Refuse,
 }
 
@@ -44,13 +44,13 @@ pub enum Weather {
 #[repr(u8)]
 pub enum CommitFault {
     None = 0,
-    /// It is carried out, and the connection breaks before the answer.
+    /// The COMMIT is executed, and the connection breaks before the answer.
     DropReply = 1,
-    /// It never arrives, and the connection breaks.
+    /// The COMMIT never arrives, and the connection breaks.
     Swallow = 2,
 }
 
-/// The proxy. It ends with this value.
+/// The proxy. It ends when dropped.
 #[derive(Debug)]
 pub struct TcpProxy {
     address: SocketAddr,
@@ -61,13 +61,13 @@ pub struct TcpProxy {
 #[derive(Debug)]
 struct Shared {
     upstream: Mutex<SocketAddr>,
-    /// Start-up parameters of sessions are dropped, as some poolers do.
+    /// Drops the start-up parameters of sessions, as some poolers do.
     drops_options: AtomicBool,
     weather: watch::Sender<Weather>,
     commit_fault: AtomicU8,
     commit_faults_done: AtomicU64,
     connections: AtomicU64,
-    /// Cancelled and replaced to cut every connection there is.
+    /// Cancelled and replaced to cut every open connection.
     alive: Mutex<CancellationToken>,
     random: Mutex<Random>,
 }
@@ -104,18 +104,19 @@ impl TcpProxy {
         Ok(url.replace(&upstream, &self.address.to_string()))
     }
 
-    /// Leads to another server from now on. Connections that are there are broken, as by an address that moves.
+    /// Forwards to another server from now on and breaks open connections, like an address that moves.
     pub fn retarget(&self, upstream: SocketAddr) {
         self.retarget_new(upstream);
         self.cut();
     }
 
-    /// Leads new connections to another server. Those that are there live on, as behind a name that resolves to another address.
+    /// Forwards new connections to another server and keeps open ones, like a host name that resolves to another
+    /// address.
     pub fn retarget_new(&self, upstream: SocketAddr) {
         *self.shared.upstream.lock().unwrap_or_else(PoisonError::into_inner) = upstream;
     }
 
-    /// Drops the settings that sessions ask for when they start.
+    /// Drops the settings that sessions request when they start.
     pub fn drop_options(&self, drops: bool) {
         self.shared.drops_options.store(drops, SeqCst);
     }
@@ -124,24 +125,24 @@ impl TcpProxy {
         self.shared.weather.send_replace(weather);
     }
 
-    /// Breaks every connection there is.
+    /// Breaks every open connection.
     pub fn cut(&self) {
         let mut alive = self.shared.alive.lock().unwrap_or_else(PoisonError::into_inner);
         alive.cancel();
         *alive = CancellationToken::new();
     }
 
-    /// Does this to the next COMMIT that comes by on any connection.
+    /// Applies the fault to the next COMMIT on any connection.
     pub fn next_commit(&self, fault: CommitFault) {
         self.shared.commit_fault.store(fault as u8, SeqCst);
     }
 
-    /// How many COMMITs were dealt with so far: proof that the fault took place.
+    /// The number of COMMITs that met a fault; it proves that the fault occurred.
     pub fn commit_faults_done(&self) -> u64 {
         self.shared.commit_faults_done.load(SeqCst)
     }
 
-    /// Connections accepted so far.
+    /// The number of connections accepted so far.
     pub fn connections(&self) -> u64 {
         self.shared.connections.load(SeqCst)
     }
@@ -152,7 +153,7 @@ impl Shared {
         *self.upstream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the fault, so that one COMMIT only meets it.
+    /// Takes the fault, so that only one COMMIT meets it.
     fn take_commit_fault(&self) -> CommitFault {
         match self.commit_fault.swap(CommitFault::None as u8, SeqCst) {
             1 => CommitFault::DropReply,
@@ -165,7 +166,7 @@ impl Shared {
         self.commit_faults_done.fetch_add(1, SeqCst);
     }
 
-    /// Holds a piece of data back as long as the weather says.
+    /// Delays a piece of data as the present fault requires.
     async fn pass(&self) {
         let mut weather = self.weather.subscribe();
         loop {
@@ -215,6 +216,6 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, end: CancellationTok
 
 async fn forward(client: TcpStream, shared: &Shared) {
     let Ok(server) = TcpStream::connect(shared.upstream()).await else { return };
-    // Either side's end, orderly or not, is the end of both.
+    // The end of either side, orderly or not, ends both.
     let _ = connection::run(client, server, shared).await;
 }

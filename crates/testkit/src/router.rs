@@ -23,7 +23,7 @@ use crate::{
 
 const START: Duration = Duration::from_secs(60);
 
-/// A router's files and addresses.
+/// The files and addresses of a router.
 #[derive(Debug, Clone)]
 pub struct RouterConfig {
     http: SocketAddr,
@@ -33,7 +33,7 @@ pub struct RouterConfig {
 }
 
 impl RouterConfig {
-    /// Written into the folder under this name; `more` is further configuration, as TOML.
+    /// Writes the configuration into the folder under this name; `more` is further configuration, as TOML.
     pub fn write(folder: &Folder, name: &str, map: &Path, more: &str) -> anyhow::Result<Self> {
         let config = Self {
             http: ([127, 0, 0, 1], ports::free()?).into(),
@@ -51,7 +51,7 @@ impl RouterConfig {
         Ok(config)
     }
 
-    /// What the router wrote to its log so far.
+    /// The router's log so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -72,7 +72,7 @@ pub struct Router {
 }
 
 impl Router {
-    /// Starts it and waits until it takes requests, whichever shards it reaches.
+    /// Starts the router and waits until it takes requests, even if it reaches no shard.
     pub async fn start(config: &RouterConfig) -> anyhow::Result<Self> {
         let mut leashed = Leashed::spawn(config.command()?)?;
         let client = Client::new(vec![format!("http://{}", config.http)]);
@@ -92,7 +92,7 @@ impl Router {
         Ok(Self { config: config.clone(), client, leashed })
     }
 
-    /// Starts one that must refuse to run; gives what it said.
+    /// Starts a router that must refuse to run. Returns its output.
     pub async fn start_refused(config: &RouterConfig) -> anyhow::Result<String> {
         let mut leashed = Leashed::spawn(config.command()?)?;
         let status = until("the router has refused to run", START, async || leashed.ended()).await?;
@@ -104,12 +104,12 @@ impl Router {
         self.leashed.process()
     }
 
-    /// A client of this router alone.
+    /// A client of this router only.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// Of the operators' listener.
+    /// Sends a request to the admin listener.
     pub async fn admin(&self, method: Method, path: &str) -> anyhow::Result<Answer> {
         let url = format!("http://{}{path}", self.config.admin);
         Ok(self.client.request(method, &url, None).await?)

@@ -1,5 +1,5 @@
-//! The configuration files of nodes and routers, and the first shard map. Each is written once: it is the operator's
-//! to edit from then on.
+//! The configuration files of nodes and routers, and the first shard map. Each file is written once; afterwards the
+//! operator edits it.
 
 use serde::Serialize;
 use shard_map::{ClusterId, Shard, ShardMap, SlotRange};
@@ -10,7 +10,8 @@ use crate::cluster::{
     layout::Layout,
 };
 
-/// The map as a router's configuration names it: from the folder of the configuration, so that the data folder can be moved.
+/// The map's path in a router's configuration. It is relative to the configuration's folder, so that the data folder
+/// can be moved.
 pub const MAP_FROM_CONFIG: &str = "../shard-map.toml";
 
 #[derive(Serialize)]
@@ -55,14 +56,14 @@ struct MapSection {
     path: &'static str,
 }
 
-/// Assets beside the currencies that are built in, with their scales.
+/// Scales of assets other than the built-in currencies.
 #[derive(Serialize)]
 struct AssetsSection {
     #[serde(rename = "BTC")]
     btc: u8,
 }
 
-/// Writes every file that is not there yet.
+/// Writes every file that is missing.
 pub fn write(layout: &Layout, description: &Description) -> anyhow::Result<()> {
     durable_file::create_once(
         &layout.shard_map(),
@@ -103,7 +104,7 @@ fn loopback(port: u16) -> ListenSection {
     ListenSection { listen: format!("127.0.0.1:{port}") }
 }
 
-/// Every shard gets an equal share of the slots.
+/// Gives every shard an equal share of the slots.
 fn first_shard_map(cluster: ClusterId, shards: &[ShardPlace]) -> anyhow::Result<String> {
     let shares = SlotRange::split_evenly(u16::try_from(shards.len())?);
     let shards = shards.iter().zip(shares).map(|(shard, slots)| Shard {
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_map_shares_all_slots_among_any_number_of_shards() {
+    fn the_first_map_divides_all_slots_among_any_number_of_shards() {
         for count in [1, 2, 3, 4, 7, 64] {
             let map = ShardMap::parse(&first_shard_map(ClusterId::generate(), &shards(count)).unwrap()).unwrap();
             assert_eq!((map.version, map.shards.len()), (1, usize::from(count)));
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_stands_in_no_file_that_others_may_read() {
+    fn no_file_that_others_may_read_contains_a_password() {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::create(folder.path()).unwrap();
         let shard = &shards(1)[0];

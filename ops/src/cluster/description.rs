@@ -1,4 +1,4 @@
-//! What a cluster consists of: `cluster.json`, written when it is made and read by every later command.
+//! `cluster.json`, the description of a cluster: written when the cluster is created and read by every later command.
 
 use std::{
     fs,
@@ -20,40 +20,40 @@ use crate::cluster::{
     },
 };
 
-/// Format of `cluster.json`; a later one is refused by this program.
+/// The format of `cluster.json`. This program refuses a later format.
 const FORMAT: u32 = 2;
-/// The format before: without `root`, and with the data folder's path where [`Home::Here`] is now.
+/// The previous format: it has no `root`, and the data folder's path in place of [`Home::Here`].
 const FORMAT_WITH_PATHS: u32 = 1;
-/// Database role of the services, owner of the database of the same name. No superuser.
+/// The services' database role, which owns the database of the same name and is not a superuser.
 pub const ROLE: &str = "shardledger";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
     format: u32,
-    /// Made with the cluster; its databases, nodes and routers carry it too.
+    /// The cluster id, generated with the cluster. Its databases, nodes and routers carry it too.
     pub cluster: ClusterId,
-    /// The data folder when `up` last ran. Tells a folder that was moved or copied since.
+    /// The data folder when `up` last ran. A different folder means that the data was moved or copied.
     #[serde(default)]
     pub root: PathBuf,
-    /// The data folder that this one is a copy of.
+    /// The data folder that this folder is a copy of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy_of: Option<PathBuf>,
-    /// Where `router` and `shard-node` are.
+    /// The folder of `router` and `shard-node`.
     pub bin_dir: PathBuf,
     pub postgres: PostgresPlace,
     pub routers: Vec<RouterPlace>,
     pub shards: Vec<ShardPlace>,
 }
 
-/// The PostgreSQL server of the cluster's databases.
+/// The PostgreSQL servers of the cluster's databases.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PostgresPlace {
     pub bin_dir: PathBuf,
-    /// Databases belong to one major version for life.
+    /// The major version of PostgreSQL; a database folder works with one major version only.
     pub major: u32,
-    /// Where the databases lie: in the data folder, or in another one where `user` cannot reach that.
+    /// The parent folder of the databases: the data folder, or another folder if `user` cannot reach the data folder.
     pub home: Home,
-    /// Who runs the server: `None` is whoever runs shardctl. PostgreSQL refuses to run as root.
+    /// The user that runs the server; `None` is the user that runs shardctl. PostgreSQL refuses to run as root.
     pub user: Option<ServiceUser>,
 }
 
@@ -71,12 +71,13 @@ pub struct ShardPlace {
     pub postgres_port: u16,
     pub rpc_port: u16,
     pub admin_port: u16,
-    /// Of the shard's database, once that was made: what was made once is never made again.
+    /// The system identifier of the shard's database, once that was created. A recorded database is never created
+    /// again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system_identifier: Option<u64>,
 }
 
-/// A description with what its folder has been through.
+/// A description, and whether its folder was moved or copied.
 #[derive(Debug)]
 pub struct Found {
     pub description: Description,
@@ -110,8 +111,8 @@ impl Description {
         }
     }
 
-    /// The cluster in this folder, if one was made there. Refused for a copy that was never started: the addresses in it are
-    /// those of the original.
+    /// The cluster in this folder, if there is one. Refuses a copy that was never started, because its addresses are
+    /// still those of the original.
     pub fn load(layout: &Layout) -> anyhow::Result<Option<Self>> {
         match Self::find(layout)? {
             Some(Found { place: Place::Copied { of }, .. }) => bail!(
@@ -123,7 +124,7 @@ impl Description {
         }
     }
 
-    /// The cluster in this folder, moved and copied ones included.
+    /// The cluster in this folder, even if the folder was moved or copied.
     pub fn find(layout: &Layout) -> anyhow::Result<Option<Found>> {
         let path = layout.description();
         if !path.exists() {
@@ -141,13 +142,13 @@ impl Description {
         );
         let place = Place::of(layout, &description)?;
         if matches!(place, Place::Copied { .. }) {
-            // Every command finds the copy's own processes and files under these paths, never those of the original.
+            // Every command must find the copy's own processes and files, never those of the original.
             description.postgres.home = Home::of_copy(layout, &description.postgres.home)?;
         }
         Ok(Some(Found { description, place }))
     }
 
-    /// What another data folder holds, if it holds a cluster.
+    /// The description in another data folder, if there is one.
     pub fn peek(root: &Path) -> Option<Self> {
         Self::read(&Layout::at(root.to_owned()).description()).ok()
     }
@@ -157,7 +158,8 @@ impl Description {
         serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))
     }
 
-    /// Databases elsewhere leave the former data folder unknown; then it is taken for this one.
+    /// Upgrades the previous format. If the databases are elsewhere, the former data folder is unknown; this folder
+    /// is assumed.
     fn upgrade(&mut self, layout: &Layout) {
         self.format = FORMAT;
         self.root = layout.root().to_owned();
@@ -219,7 +221,7 @@ impl RouterPlace {
 }
 
 impl ShardPlace {
-    /// Name of the shard's node, and of its configuration and log.
+    /// The name of the shard's node, of its configuration and of its log.
     pub fn node_name(&self) -> String {
         self.id.clone()
     }
@@ -236,7 +238,7 @@ impl ShardPlace {
         format!("http://127.0.0.1:{}", self.admin_port)
     }
 
-    /// How the node, `verify` and a curious operator reach the shard's database. Carries the password.
+    /// The URL of the shard's database, for the node, for `verify` and for operators. It contains the password.
     pub fn dsn(&self, layout: &Layout) -> anyhow::Result<String> {
         let path = layout.password(&self.id, ROLE);
         let password = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;

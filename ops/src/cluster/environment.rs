@@ -1,14 +1,15 @@
-//! What a child process does not get from the environment of `shardctl`.
+//! Removes variables from the environment that child processes inherit from `shardctl`.
 
 use std::{ffi::OsStr, process::Command};
 
 /// The prefix of every variable that libpq, sqlx or the PostgreSQL server reads: `PGSSLMODE`, `PGOPTIONS`, `PGDATA` …
 const POSTGRES_PREFIX: &[u8] = b"PG";
-/// The node's own override of `database.url`. It names one database, and a cluster on this machine has one per shard.
+/// The node's override of `database.url`. It names one database, but a cluster on this machine has one for each
+/// shard.
 const NODE_DATABASE: &str = "SHARD_NODE_DATABASE_URL";
 
-/// Keeps variables that choose a database or a way to connect from the child. The processes of a cluster take both from their
-/// configuration files alone; otherwise a variable in the operator's shell would change how the cluster runs.
+/// Removes variables that choose a database or a way to connect. The processes of a cluster take both from their
+/// configuration files; a variable in the operator's shell must not change how the cluster runs.
 pub fn clean(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if chooses_a_database(&name) {
@@ -26,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn variables_of_postgresql_are_kept_out_and_others_are_not() {
+    fn only_variables_of_postgresql_are_removed() {
         for name in ["PGSSLMODE", "PGOPTIONS", "PGDATABASE", "PGHOST", "PGDATA", "SHARD_NODE_DATABASE_URL"] {
             assert!(chooses_a_database(OsStr::new(name)), "{name}");
         }

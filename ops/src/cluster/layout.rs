@@ -1,4 +1,4 @@
-//! Where a cluster's files lie under its data folder.
+//! The locations of a cluster's files in its data folder.
 
 use std::{
     fs, io,
@@ -8,8 +8,8 @@ use std::{
 
 use anyhow::{Context, ensure};
 
-/// Everything a cluster may put into its data folder: `up` refuses a folder that holds anything else, `down --wipe`
-/// removes nothing else. `cluster.json` goes last: a removal that is cut short can be taken up again.
+/// Everything that a cluster may put into its data folder. `up` refuses a folder with anything else, and `down
+/// --wipe` removes nothing else. `cluster.json` is removed last, so that an interrupted removal can be resumed.
 const ENTRIES: [&str; 8] = ["shard-map.toml", "config", "log", "pg", "postgresql", "run", "secrets", "cluster.json"];
 
 /// The data folder of one cluster, by absolute path.
@@ -19,26 +19,26 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// A folder by its absolute path, whatever is there.
+    /// A folder by its absolute path, without looking at its content.
     pub fn at(root: PathBuf) -> Self {
         Self { root }
     }
 
-    /// The folder of a cluster that is there.
+    /// The folder of an existing cluster.
     pub fn find(root: &Path) -> anyhow::Result<Self> {
         let layout = Self { root: root.canonicalize().unwrap_or_else(|_| root.to_owned()) };
         ensure!(
             layout.description().is_file(),
-            "there is no cluster in {}: `shardctl up` starts one, --data-dir names another folder",
+            "there is no cluster in {}: start one with `shardctl up`, or name another folder with --data-dir",
             root.display()
         );
         Ok(layout)
     }
 
-    /// The folder of a cluster, made where there is none; refused where it holds something that is no cluster's.
+    /// The folder of a cluster, created if it is missing. Refuses a folder that contains anything else.
     pub fn create(root: &Path) -> anyhow::Result<Self> {
         fs::create_dir_all(root).with_context(|| format!("cannot create {}", root.display()))?;
-        // Processes are recognised by the paths on their command lines, so there must be one spelling of each.
+        // Processes are recognised by the paths on their command lines, so each path must have one spelling.
         let layout = Self { root: root.canonicalize()? };
         layout.refuse_strangers()?;
         layout.create_folders()?;
@@ -50,7 +50,7 @@ impl Layout {
         &self.root
     }
 
-    /// What the cluster consists of.
+    /// The description of the cluster.
     pub fn description(&self) -> PathBuf {
         self.root.join("cluster.json")
     }
@@ -59,7 +59,7 @@ impl Layout {
         self.root.join("shard-map.toml")
     }
 
-    /// Configuration of a router or node.
+    /// The configuration of a router or node.
     pub fn config(&self, process: &str) -> PathBuf {
         self.root.join("config").join(format!("{process}.toml"))
     }
@@ -68,27 +68,27 @@ impl Layout {
         self.root.join("log").join(format!("{process}.log"))
     }
 
-    /// Password of a database role.
+    /// The password of a database role.
     pub fn password(&self, shard: &str, role: &str) -> PathBuf {
         self.root.join("secrets").join(format!("{shard}.{role}.password"))
     }
 
-    /// Held by the one `up` or `down` that is at work.
+    /// Locked by a running `up` or `down`.
     pub fn command_lock(&self) -> PathBuf {
         self.root.join("run").join("command.lock")
     }
 
-    /// Held by the supervisor as long as it lives; the text is its process id.
+    /// Locked by the running supervisor; the text is its process id.
     pub fn supervisor_lock(&self) -> PathBuf {
         self.root.join("run").join("supervisor.pid")
     }
 
-    /// What the supervisor is doing, for people and for `up`.
+    /// The supervisor's report, for operators and for `up`.
     pub fn report(&self) -> PathBuf {
         self.root.join("run").join("processes.json")
     }
 
-    /// Where the databases are seen from the data folder; a link where they had to lie elsewhere.
+    /// The databases' place in the data folder; a link if the databases are elsewhere.
     pub fn postgres_link(&self) -> PathBuf {
         self.root.join("pg")
     }
@@ -121,8 +121,8 @@ impl Layout {
         Ok(())
     }
 
-    /// The databases may run as another user, who must be able to pass through the data folder. What is secret in it
-    /// has its own modes.
+    /// Lets another user, who may run the databases, pass through the data folder. Secret files in it have their own
+    /// modes.
     fn let_through(&self) -> anyhow::Result<()> {
         let mode = fs::metadata(&self.root)?.permissions().mode();
         if mode & 0o011 != 0o011 {
@@ -131,7 +131,7 @@ impl Layout {
         Ok(())
     }
 
-    /// Removes all that belongs to the cluster, and the folder where nothing else is left in it.
+    /// Removes everything that belongs to the cluster, and the folder if nothing else is left in it.
     pub fn wipe(&self) -> anyhow::Result<()> {
         for entry in ENTRIES {
             let path = self.root.join(entry);

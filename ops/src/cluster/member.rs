@@ -1,4 +1,4 @@
-//! The processes a cluster is made of: how each is started, recognised and stopped.
+//! The processes of a cluster: how each one is started, recognised and stopped.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -23,23 +23,23 @@ use crate::cluster::{
     process::{Process, ProcessTable},
 };
 
-/// A log that has grown beyond this is put aside (`.1`) before the process is started again.
+/// A log larger than this is renamed to `.1` before the process starts again.
 const LOG_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
 
-/// How long `init` may wait for the nodes of the other shards, in seconds: a busy machine starts them one after another.
+/// How many seconds `init` may wait for the nodes of the other shards; a busy machine starts them one after another.
 const INIT_PATIENCE_S: &str = "90";
 
-/// A service drains when asked to end.
+/// A service drains when it receives SIGTERM.
 static STOPPING_A_SERVICE: [(Signal, Duration); 2] =
     [(Signal::TERM, Duration::from_secs(40)), (Signal::KILL, Duration::from_secs(5))];
-/// Fast shutdown ends the sessions and writes a checkpoint; an immediate one recovers at the next start.
+/// A fast shutdown ends the sessions and writes a checkpoint; an immediate one recovers at the next start.
 static STOPPING_POSTGRES: [(Signal, Duration); 3] = [
     (Signal::INT, Duration::from_secs(90)),
     (Signal::QUIT, Duration::from_secs(10)),
     (Signal::KILL, Duration::from_secs(5)),
 ];
 
-/// What a process does, in the order in which they are started. They are stopped in the opposite order.
+/// The role of a process, in the order of starting. Processes are stopped in the opposite order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -54,7 +54,7 @@ pub struct Member {
     pub name: String,
     pub role: Role,
     program: PathBuf,
-    /// Names a file or folder of this cluster, which makes the command line its own.
+    /// The arguments name a file or folder of this cluster, so no other cluster has the same command line.
     arguments: Vec<String>,
     user: Option<ServiceUser>,
     log: PathBuf,
@@ -63,10 +63,10 @@ pub struct Member {
 }
 
 impl Role {
-    /// In the order in which a cluster is stopped: nobody loses what it works with.
+    /// The order of stopping: each process stops before the ones it depends on.
     pub const STOP_ORDER: [Self; 3] = [Self::Router, Self::Node, Self::Postgres];
 
-    /// What to send, and how long to wait for the end before the next.
+    /// The signals to send, and how long to wait after each.
     pub fn ways_to_stop(self) -> &'static [(Signal, Duration)] {
         match self {
             Self::Router | Self::Node => &STOPPING_A_SERVICE,
@@ -125,7 +125,8 @@ impl Member {
         &self.log
     }
 
-    /// The command that starts the process. A server whose database folder is gone, or is another's, is not started.
+    /// The command that starts the process. Fails for a server whose database folder is missing or holds another
+    /// database.
     pub fn command(&self) -> anyhow::Result<Command> {
         if let Some((folder, identifier)) = &self.database {
             control_file::check(folder, *identifier)?;
@@ -133,7 +134,7 @@ impl Member {
         self.prepared(&self.arguments)
     }
 
-    /// The command that makes a node's database the shard; it ends by itself.
+    /// The command that initialises a node's database; it ends by itself.
     pub fn init_command(&self, shard_map: &Path) -> anyhow::Result<Command> {
         let mut arguments = vec!["init".to_owned()];
         arguments.extend(self.arguments.iter().cloned());
@@ -146,12 +147,12 @@ impl Member {
         let mut command = Command::new(&self.program);
         command
             .args(arguments)
-            // Any other folder might be one that the user may not enter.
+            // The user may not be allowed to enter any other folder.
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
-            // A terminal's Ctrl-C goes to the supervisor alone, which stops the others in order.
+            // A terminal's Ctrl-C reaches the supervisor only, which stops the others in order.
             .process_group(0);
         environment::clean(&mut command);
         run_as(&mut command, self.user.as_ref());
@@ -166,7 +167,7 @@ impl Member {
     }
 }
 
-/// Paths go into configuration files and JSON, so they are text from the start.
+/// Converts a path to text, because paths go into configuration files and JSON.
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }

@@ -1,4 +1,4 @@
-//! Whether a data folder lies where its cluster ran last, was moved, or is a copy.
+//! Whether a data folder is where its cluster last ran, was moved, or is a copy.
 
 use std::path::PathBuf;
 
@@ -6,11 +6,11 @@ use super::{description::Description, layout::Layout, postgres::home::is_same_fi
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// Where `up` ran last.
+    /// `up` last ran in this folder.
     Same,
-    /// The folder where `up` ran last is gone, or holds another cluster.
+    /// The folder where `up` last ran is gone, or holds another cluster.
     Moved { from: PathBuf },
-    /// The folder where `up` ran last still holds the same cluster.
+    /// The folder where `up` last ran still holds the same cluster.
     Copied { of: PathBuf },
 }
 
@@ -23,15 +23,16 @@ impl Place {
         {
             return Ok(Self::Copied { of: recorded.clone() });
         }
-        // The original may have been moved after it was copied. The marker of databases elsewhere names its folder.
+        // The original may have been moved after it was copied. The marker of databases elsewhere names the
+        // original's folder.
         if let Some(owner) = description.postgres.home.other_owner(layout)? {
             return Ok(Self::Copied { of: owner });
         }
         Ok(if recorded == root { Self::Same } else { Self::Moved { from: recorded.clone() } })
     }
 
-    /// The folder before the move: processes that were started before the move have its paths on their command lines. `None`
-    /// when another cluster is in that folder now, because processes with those paths belong to that cluster.
+    /// The folder before the move. Processes that were started before the move have its paths on their command lines.
+    /// `None` if another cluster is in that folder now, because such processes then belong to that cluster.
     pub fn former(&self) -> Option<Layout> {
         match self {
             Self::Moved { from } => Some(Layout::at(from.clone())).filter(|former| !former.description().exists()),
@@ -59,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_a_copy_when_the_original_is_still_there_and_else_moved() {
+    fn a_folder_is_a_copy_if_the_original_exists_and_moved_otherwise() {
         let parent = tempfile::tempdir().unwrap();
         let [one, two] = ["one", "two"].map(|name| parent.path().join(name));
         let (layout, _) = cluster_in(&one);
@@ -75,7 +76,7 @@ mod tests {
         assert_eq!(moved, Place::Moved { from: one.clone() });
         assert_eq!(moved.former(), Some(layout));
 
-        // Another cluster in the old place has the processes with the old paths.
+        // Another cluster in the former folder owns the processes with the former paths.
         cluster_in(&one);
         let moved = place_of(&two);
         assert_eq!((moved.former(), moved), (None, Place::Moved { from: one }));
@@ -88,7 +89,7 @@ mod tests {
         cluster_in(&one);
         symlink(&one, &link).unwrap();
         assert_eq!(place_of(&link), Place::Same);
-        // The folder was moved and a link was put in its place.
+        // The folder was moved, and a link replaces it.
         let moved = parent.path().join("moved");
         fs::remove_file(&link).unwrap();
         fs::rename(&one, &moved).unwrap();

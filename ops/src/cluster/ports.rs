@@ -1,21 +1,21 @@
-//! Which loopback ports the processes of a cluster listen on.
+//! The loopback ports on which the processes of a cluster listen.
 
 use std::net::{Ipv4Addr, TcpListener};
 
 use anyhow::{Context, ensure};
 
-/// First port of each kind, when nothing else is asked for. The second process of a kind takes the next port.
+/// The default first port of each kind. Each further process of a kind takes the next port.
 const ROUTER_HTTP: u16 = 8080;
 const ROUTER_ADMIN: u16 = 9080;
 const POSTGRES: u16 = 5510;
 const NODE_RPC: u16 = 7500;
 const NODE_ADMIN: u16 = 7600;
 
-/// Blocks are looked for below the range the kernel picks outgoing ports from (32768 up): a port of a process that is
-/// down for a moment must not be given away to somebody's connection.
+/// Free blocks are searched below the kernel's range of outgoing ports (32768 and up), so that no outgoing connection
+/// takes the port of a process that is briefly down.
 const FREE_BLOCK_FIRST: u16 = 12_000;
 const FREE_BLOCK_LAST: u16 = 32_000;
-/// A block is free or not at one look; this many are looked at.
+/// Number of blocks that a search examines.
 const FREE_BLOCK_TRIES: u32 = 200;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub struct ShardPorts {
     pub admin: u16,
 }
 
-/// The ports of a cluster, one item a process.
+/// The ports of a cluster, one entry for each process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortPlan {
     pub routers: Vec<RouterPorts>,
@@ -49,7 +49,7 @@ impl PortPlan {
         }
     }
 
-    /// One block of adjacent ports, routers first; `base` 0 finds a free block.
+    /// One block of adjacent ports, routers first. `base` 0 finds a free block.
     pub fn block(base: u16, routers: u16, shards: u16) -> anyhow::Result<Self> {
         let length = 2 * routers + 3 * shards;
         let base = if base == 0 { free_block(length)? } else { base };
@@ -68,7 +68,7 @@ impl PortPlan {
 }
 
 impl PortPlan {
-    /// A free block that has none of the given ports, whose owners may be down at the moment.
+    /// A free block without any of the given ports, whose owners may be down.
     pub fn free_block_beside(taken: &[u16], routers: u16, shards: u16) -> anyhow::Result<Self> {
         for _ in 0..FREE_BLOCK_TRIES {
             let plan = Self::block(0, routers, shards)?;
@@ -86,7 +86,7 @@ impl PortPlan {
     }
 }
 
-/// Whether somebody could listen on this loopback port now.
+/// Whether this loopback port is free now.
 pub fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
@@ -94,7 +94,8 @@ pub fn is_free(port: u16) -> bool {
 fn free_block(length: u16) -> anyhow::Result<u16> {
     let room = FREE_BLOCK_LAST - FREE_BLOCK_FIRST - length;
     for _ in 0..FREE_BLOCK_TRIES {
-        // Clusters that start at one moment would find the same first free block, so the search starts anywhere.
+        // The search starts at a random block, because clusters that start at the same time would otherwise find the
+        // same block.
         let [.., high, low] = uuid::Uuid::now_v7().into_bytes();
         let first = FREE_BLOCK_FIRST + u16::from_be_bytes([high, low]) % room;
         if (first..first + length).all(is_free) {

@@ -1,5 +1,6 @@
-//! The PostgreSQL servers of a cluster: which binaries ([`server`], [`install`]), who runs them ([`user`]), where their
-//! data lies ([`home`]), how a shard's database is made ([`database`], [`settings`]) and recognised ([`control_file`]).
+//! The PostgreSQL servers of a cluster: the binaries ([`server`], [`install`]), the user that runs them ([`user`]),
+//! the location of their data ([`home`]), and how a shard's database is created ([`database`], [`settings`]) and
+//! recognised ([`control_file`]).
 
 pub mod control_file;
 pub mod database;

@@ -1,4 +1,4 @@
-//! Making a cluster's files: databases, configurations and `cluster.json`. Doing it again changes nothing that is there.
+//! Creates a cluster's files: databases, configurations and `cluster.json`. Repeating it changes nothing that exists.
 
 use std::{path::PathBuf, thread};
 
@@ -22,11 +22,11 @@ use crate::{
     output::note,
 };
 
-/// Shards of a new cluster, where nobody says how many.
+/// The default number of shards of a new cluster.
 const SHARDS: u16 = 4;
 const ROUTERS: u16 = 2;
 
-/// What was asked of the cluster; `None` leaves it as it is, or takes the default for a new one.
+/// The requested properties of the cluster. `None` keeps the present value, or selects the default for a new cluster.
 #[derive(Debug)]
 pub struct Request {
     pub shards: Option<u16>,
@@ -37,7 +37,7 @@ pub struct Request {
     pub pg_source: Source,
 }
 
-/// Brings the data folder to where its processes can be started.
+/// Prepares the data folder for the start of its processes.
 pub fn prepare(layout: &Layout, request: &Request) -> anyhow::Result<Description> {
     let mut description = match Description::find(layout)? {
         Some(found) => returning(layout, found, request)?,
@@ -53,7 +53,7 @@ pub fn prepare(layout: &Layout, request: &Request) -> anyhow::Result<Description
         database::ensure_passwords(layout, shard)?;
     }
     configuration::write(layout, &description)?;
-    // Before the databases: should making them fail, `down --wipe` knows what to remove.
+    // Save before creating the databases, so that `down --wipe` knows what to remove if that fails.
     description.save(layout)?;
     make_databases(layout, &mut description)?;
     Ok(description)
@@ -69,7 +69,7 @@ fn new(layout: &Layout, request: &Request) -> anyhow::Result<Description> {
         source: request.pg_source,
         home: &home.folder(layout),
     })?;
-    // A package may have brought its own user, better than the one there was.
+    // A package may have created its own user, which is preferred.
     let user = user::service_user()?;
     let (routers, shards) = (request.routers.unwrap_or(ROUTERS), request.shards.unwrap_or(SHARDS));
     let ports = match request.port_base {
@@ -80,7 +80,8 @@ fn new(layout: &Layout, request: &Request) -> anyhow::Result<Description> {
     Ok(Description::new(layout, request.bin_dir.clone(), postgres, &ports))
 }
 
-/// Databases without `cluster.json` are those of a cluster that lost the file. A new cluster must not begin on top of them.
+/// Databases without `cluster.json` belong to a cluster that lost the file. A new cluster must not be created over
+/// them.
 fn refuse_lost_description(layout: &Layout, home: &Home) -> anyhow::Result<()> {
     let here = Home::Here.databases(layout);
     if let Some(database) = here.into_iter().chain(home.databases(layout)).next() {
@@ -98,8 +99,8 @@ fn refuse_lost_description(layout: &Layout, home: &Home) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A cluster keeps its shards, routers and ports; programs and the data folder may have moved. Nothing is written or installed
-/// before the databases are known to be whole and the cluster's own.
+/// Prepares an existing cluster, which keeps its shards, routers and ports; programs and the data folder may have
+/// moved. Nothing is written or installed before the databases are known to be whole and to belong to the cluster.
 fn returning(layout: &Layout, found: Found, request: &Request) -> anyhow::Result<Description> {
     let Found { mut description, place } = found;
     let refused = || format!("the cluster in {} is there", layout.root().display());
@@ -132,8 +133,8 @@ fn returning(layout: &Layout, found: Found, request: &Request) -> anyhow::Result
     Ok(description)
 }
 
-/// Says which databases were not shut down. After a crash and a move that is harmless, and they recover. A copy that was taken
-/// while the databases ran looks the same when the original is on another machine.
+/// Reports databases that were not shut down cleanly. After a crash and a move this is harmless, because they
+/// recover. A copy taken while the databases ran looks the same if the original is on another machine.
 fn note_unclean(layout: &Layout, description: &Description) -> anyhow::Result<()> {
     for shard in &description.shards {
         if let Some(why) = relocation::unclean_database(&description.database_folder(layout, shard))? {
@@ -148,7 +149,7 @@ fn note_unclean(layout: &Layout, description: &Description) -> anyhow::Result<()
 }
 
 impl Description {
-    /// Slots belong to shards by their data, so a cluster cannot be given another size by starting it differently.
+    /// Slots belong to shards by their data, so the number of shards cannot change at a start.
     pub fn refuse_changes(&self, request: &Request) -> anyhow::Result<()> {
         self.refuse_other_size(request)?;
         self.refuse_other_ports(request)
@@ -176,8 +177,8 @@ impl Description {
     }
 }
 
-/// All at once: most of the time goes into waiting for the disk. Each database that was made is recorded, also when another
-/// one could not be made.
+/// Creates all databases at once, because most of the time is spent waiting for the disk. Each created database is
+/// recorded, even if another one fails.
 fn make_databases(layout: &Layout, description: &mut Description) -> anyhow::Result<()> {
     let before = description.clone();
     let made: Vec<anyhow::Result<u64>> = thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! Waiting until a cluster takes requests, and giving up early on one that will not.
+//! Waits until a cluster takes requests, and gives up early if it cannot.
 
 use std::{
     fs, io,
@@ -17,15 +17,15 @@ use crate::cluster::{
     supervisor::{RestartPolicy, report::Report},
 };
 
-/// A database that recovers from a crash may take its time.
+/// A database that recovers from a crash may take this long.
 const PATIENCE: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// A process that died so often soon after its start will go on doing so.
+/// A process that ended this often soon after its start is not expected to stay up.
 const HOPELESS_AFTER_DEATHS: u32 = 6;
-/// As much of a log as explains a failure, in lines.
+/// Lines of a log that an error message quotes.
 const LOG_TAIL: usize = 12;
 
-/// What to look at beside the processes themselves.
+/// What to watch besides the processes themselves.
 #[derive(Debug)]
 pub struct Watch {
     supervisor: Option<Child>,
@@ -33,13 +33,13 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// For a supervisor that was just started.
+    /// Watches a supervisor that was just started.
     pub fn new(policy: RestartPolicy, supervisor: Child) -> Self {
         let deaths_allowed = if policy == RestartPolicy::LeaveDead { 0 } else { HOPELESS_AFTER_DEATHS };
         Self { supervisor: Some(supervisor), deaths_allowed }
     }
 
-    /// For a supervisor that was there before, or is this very process.
+    /// Watches a supervisor that ran before, or this process.
     pub fn any() -> Self {
         Self { supervisor: None, deaths_allowed: HOPELESS_AFTER_DEATHS }
     }
@@ -49,7 +49,7 @@ impl Watch {
     }
 }
 
-/// What an earlier supervisor reported must not be taken for news.
+/// Removes an earlier supervisor's report, which would otherwise be mistaken for the new one's.
 pub fn forget_old_report(layout: &Layout) -> anyhow::Result<()> {
     match fs::remove_file(layout.report()) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -1,8 +1,9 @@
-//! Fitting the files of a data folder that was moved or copied to where it is now.
+//! Adapts the files of a data folder that was moved or copied.
 //!
-//! A moved folder keeps everything, its ports included. A copy gets ports of its own before anything is started in it, so that
-//! none of its processes reaches the original. Operators edit the files, so only the values that must change are changed. Each
-//! edit sets a value whatever it was before, and `cluster.json` is written last: an interrupted `up` does it all again.
+//! A moved folder keeps everything, including its ports. A copy gets its own ports before anything in it starts, so
+//! that none of its processes reaches the original. Operators edit these files, so only the values that must change
+//! are changed. Each edit sets a value regardless of the previous one, and `cluster.json` is written last; an
+//! interrupted `up` therefore repeats all edits.
 
 use std::{
     fs,
@@ -40,7 +41,7 @@ pub fn apply(edits: &[Edit]) -> anyhow::Result<()> {
     edits.iter().try_for_each(|edit| durable_file::replace(&edit.path, &edit.text, edit.audience))
 }
 
-/// The edits of a folder that was moved: routers whose configuration has the former path of the map.
+/// The edits of a moved folder: routers whose configuration contains the former path of the map.
 pub fn edits_of_moved(layout: &Layout, description: &Description, from: &Path) -> anyhow::Result<Vec<Edit>> {
     let mut edits = Vec::new();
     for router in &description.routers {
@@ -49,7 +50,7 @@ pub fn edits_of_moved(layout: &Layout, description: &Description, from: &Path) -
     Ok(edits)
 }
 
-/// Gives a copy ports of its own. Nothing is written yet.
+/// Gives a copy its own ports. Returns the edits without writing them.
 pub fn edits_of_copy(
     layout: &Layout,
     description: &mut Description,
@@ -89,7 +90,7 @@ pub fn edits_of_copy(
     Ok(edits)
 }
 
-/// The edit of one file; `None` when the file needs no change, or is missing and will be written as for a new cluster.
+/// The edit of one file; `None` if the file needs no change, or is missing and will be written as for a new cluster.
 fn edit(
     path: PathBuf,
     audience: Audience,
@@ -109,7 +110,7 @@ fn edit(
     Ok(text.map(|text| Edit { path, text, audience }))
 }
 
-/// Replaces the text of one setting; comments beside it stay.
+/// Replaces the text of one setting and keeps the comments beside it.
 fn replace(
     document: &mut DocumentMut,
     [section, key]: [&str; 2],
@@ -137,7 +138,7 @@ fn with_port(address: &str, port: u16) -> anyhow::Result<String> {
     Ok(format!("{host}:{port}"))
 }
 
-/// An address on this machine with another port. Any other address leads to what the original uses as well.
+/// A loopback address with another port. Any other address would also be the original's.
 fn loopback_with_port(address: &str, port: u16) -> anyhow::Result<String> {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     ensure!(
@@ -152,7 +153,7 @@ fn database_url(url: &str, port: u16) -> anyhow::Result<String> {
     let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     let (_, parameters) = path.split_once('?').unwrap_or_default();
     let overrides = |parameter: &str| ["host=", "hostaddr=", "port="].iter().any(|name| parameter.starts_with(name));
-    // The URL holds a password, so no refusal shows it.
+    // The URL contains a password, so no refusal shows it.
     ensure!(
         !parameters.split('&').any(overrides),
         "its parameters name a server: the copy and the original would share it"
@@ -163,7 +164,7 @@ fn database_url(url: &str, port: u16) -> anyhow::Result<String> {
     Ok(format!("{scheme}://{credentials}{at}{address}{path}"))
 }
 
-/// Makes the path of the map relative where it leads into the former folder.
+/// Makes the path of the map relative if it leads into the former folder.
 fn refer_to_map(document: &mut DocumentMut, from: &Path) -> anyhow::Result<()> {
     replace(document, ["map", "path"], |path| {
         let is_former = Path::new(path) == Layout::at(from.to_owned()).shard_map();
@@ -171,7 +172,7 @@ fn refer_to_map(document: &mut DocumentMut, from: &Path) -> anyhow::Result<()> {
     })
 }
 
-/// A router of the copy that reads another map than the copy's own sends payments to the nodes of the original.
+/// Refuses a router of the copy that reads another map: it would send payments to the nodes of the original.
 fn refuse_other_map(document: &DocumentMut, config: &Path, layout: &Layout) -> anyhow::Result<()> {
     let path = document.get("map").and_then(|map| map.get("path")).and_then(|path| path.as_str()).unwrap_or_default();
     let map = config.parent().unwrap_or(layout.root()).join(path);
@@ -182,7 +183,7 @@ fn refuse_other_map(document: &DocumentMut, config: &Path, layout: &Layout) -> a
     Ok(())
 }
 
-/// Puts the nodes' ports into the map, and makes it the next version.
+/// Puts the nodes' ports into the map and increments its version.
 fn readdress_map(document: &mut DocumentMut, description: &Description) -> anyhow::Result<()> {
     let mut changed = false;
     let mut tables: Vec<&mut dyn TableLike> = match document.get_mut("shard") {
@@ -217,7 +218,7 @@ fn readdress_map(document: &mut DocumentMut, description: &Description) -> anyho
     Ok(())
 }
 
-/// Refuses a copy that has no databases of its own, and one whose databases are not whole.
+/// Refuses a copy without databases, and a copy whose databases are incomplete.
 pub fn check_copy(layout: &Layout, description: &Description, of: &Path) -> anyhow::Result<()> {
     let original = Layout::at(of.to_owned());
     let its = Description::peek(of).with_context(|| format!("cannot read {}", original.description().display()))?;
@@ -247,7 +248,7 @@ pub fn check_copy(layout: &Layout, description: &Description, of: &Path) -> anyh
     Ok(())
 }
 
-/// Databases elsewhere stay behind when only the data folder is copied.
+/// Refuses a copy of the data folder alone: databases elsewhere were not copied.
 fn refuse_uncopied(layout: &Layout, description: &Description, of: &Path, its: &Description) -> anyhow::Result<()> {
     let Home::Elsewhere(theirs) = &its.postgres.home else { return Ok(()) };
     if !description.postgres.home.databases(layout).is_empty() {
@@ -279,8 +280,8 @@ fn refuse_shared(ours: &Path, theirs: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The parts of a database folder that may be links: the folder itself, its write-ahead log and its tablespaces. The control file
-/// shows hard links.
+/// The parts of a database folder that may be links: the folder itself, its write-ahead log and its tablespaces. The
+/// control file reveals hard links.
 fn parts_of_database(folder: &Path) -> Vec<PathBuf> {
     let mut parts = vec![PathBuf::new(), control_file::path(Path::new("")), "pg_wal".into()];
     let spaces = fs::read_dir(folder.join("pg_tblspc")).into_iter().flatten().flatten();
@@ -288,8 +289,8 @@ fn parts_of_database(folder: &Path) -> Vec<PathBuf> {
     parts
 }
 
-/// Why the files of a database that no server runs on may not be the whole of it. A base backup (`pg_basebackup`) is refused as
-/// well: each shard's is of another moment, so that a payment between two shards may be in one of them only.
+/// Why the files of a stopped database may not contain all of it. A base backup (`pg_basebackup`) is refused too:
+/// each shard's backup is of another moment, so a payment between two shards may be in only one of them.
 pub fn unclean_database(folder: &Path) -> anyhow::Result<Option<String>> {
     let pid_file = folder.join("postmaster.pid");
     if pid_file.exists() {
@@ -301,8 +302,8 @@ pub fn unclean_database(folder: &Path) -> anyhow::Result<Option<String>> {
         .then(|| format!("{} says that its server was not shut down", control_file.display())))
 }
 
-/// Refuses databases in a data folder that the user who runs PostgreSQL cannot reach, and finds them elsewhere once the operator
-/// has moved them there as the refusal says.
+/// Refuses databases in a data folder that the user who runs PostgreSQL cannot reach. Finds them elsewhere after the
+/// operator has moved them as the refusal says.
 pub fn find_databases(layout: &Layout, description: &mut Description) -> anyhow::Result<()> {
     let (Home::Here, Some(user)) = (&description.postgres.home, &description.postgres.user) else { return Ok(()) };
     if user::can_reach(user, layout.root())? {
@@ -350,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_gets_ports_of_its_own_and_keeps_what_an_operator_wrote() {
+    fn a_copy_gets_its_own_ports_and_keeps_an_operators_edits() {
         let (_parent, layout, mut description, of) = copied();
         let (map, node, router) = (layout.shard_map(), layout.config("s0"), layout.config("router-0"));
         change(&map, "id = \"s0\"", "id = \"s0\" # the first");
@@ -386,13 +387,13 @@ mod tests {
             let old = [shard.postgres_port, shard.rpc_port, shard.admin_port].map(|port| format!(":{port}"));
             assert!(!old.iter().any(|port| node.contains(port) || map.contains(port)), "{node} {map}");
         }
-        // Interrupted before `cluster.json` was written, it is all done again with other ports.
+        // After an interruption before `cluster.json` was written, all edits are made again with other ports.
         apply(&edits_of_copy(&layout, &mut description, Path::new("/o"), Some(22_000)).unwrap()).unwrap();
         assert!(read(&layout.shard_map()).contains(&description.shards[1].node_url()));
     }
 
     #[test]
-    fn a_copy_that_would_reach_the_original_is_refused_by_the_setting() {
+    fn a_setting_that_reaches_the_original_is_refused_by_name() {
         let refusal = |change_files: &dyn Fn(&Layout)| {
             let (_parent, layout, mut description, of) = copied();
             change_files(&layout);
@@ -428,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_is_whole_when_its_server_was_shut_down() {
+    fn a_database_is_complete_if_its_server_was_shut_down() {
         let folder = tempfile::tempdir().unwrap();
         let control = control_file::path(folder.path());
         fs::create_dir_all(control.parent().unwrap()).unwrap();

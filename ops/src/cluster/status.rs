@@ -1,4 +1,5 @@
-//! How a cluster is doing, seen from outside: the process table, the routers' readiness, the nodes' own word.
+//! The state of a cluster as seen from outside: from the process table, the routers' readiness and the nodes'
+//! reports.
 
 use std::{collections::HashMap, fs, path::PathBuf, time::Duration};
 
@@ -21,16 +22,16 @@ use crate::{
     http_client::HttpClient,
 };
 
-/// Who has not answered by then is not ready.
+/// A process that has not answered by then is not ready.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The word of a node that takes requests.
+/// The state that a node reports while it takes requests.
 const SERVING: &str = "serving";
 
-/// What `shardctl status --json` prints. The names are part of the contract.
+/// The output of `shardctl status --json`. The names are part of the contract.
 #[derive(Debug, Serialize)]
 pub struct ClusterStatus {
     pub data_dir: PathBuf,
-    /// The data folder that this one is a copy of; absent when it is none.
+    /// The data folder that this one is a copy of; absent for an original.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copy_of: Option<PathBuf>,
     pub map_version: u64,
@@ -62,14 +63,14 @@ pub struct ShardStatus {
     pub postgres_port: u16,
     pub dsn: String,
     pub state: State,
-    /// Whether the node's reads and writes work, by its own word.
+    /// Whether the node reports that its reads and writes work.
     pub reads: bool,
     pub writes: bool,
     /// Why one of them does not work.
     pub cause: Option<String>,
 }
 
-/// A part of all shards.
+/// A number of shards out of all shards.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Share {
@@ -89,7 +90,7 @@ impl Share {
     }
 }
 
-/// The part of a router's `/readyz` that is shown here.
+/// The part of a router's `/readyz` that is used here.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct RouterReadiness {
@@ -101,9 +102,9 @@ struct RouterReadiness {
 #[serde(rename_all = "snake_case")]
 pub enum State {
     Ready,
-    /// It runs and does not take requests.
+    /// Running, but not taking requests.
     Unready,
-    /// A process of it is not running.
+    /// One of its processes is not running.
     Down,
 }
 
@@ -126,7 +127,8 @@ impl State {
 }
 
 impl RouterStatus {
-    /// A router whose heartbeat has not reached a shard yet refuses requests for that shard.
+    /// A router is ready when its reads and writes work at every shard. Until its first heartbeat reaches a shard, it
+    /// refuses requests for that shard.
     pub fn is_ready(&self) -> bool {
         self.state == State::Ready && self.reads == Share::All && self.writes == Share::All
     }
@@ -144,13 +146,13 @@ impl ClusterStatus {
         self.routers.iter().all(RouterStatus::is_ready) && self.shards.iter().all(ShardStatus::is_ready)
     }
 
-    /// Whether nothing of the cluster runs.
+    /// Whether no process of the cluster runs.
     pub fn is_down(&self) -> bool {
         self.routers.iter().all(|r| r.pid.is_none())
             && self.shards.iter().all(|s| s.node_pid.is_none() && s.postgres_pid.is_none())
     }
 
-    /// Asks everything that runs, all at once.
+    /// Asks all running processes at the same time.
     pub async fn gather(layout: &Layout, description: &Description) -> anyhow::Result<Self> {
         let table = ProcessTable::read()?;
         let pids: HashMap<String, i32> = Member::all(layout, description)
@@ -159,7 +161,7 @@ impl ClusterStatus {
             .map(|(pid, name)| (name, pid))
             .collect();
         let client = HttpClient::new(PATIENCE);
-        // The file may be broken: routers refuse it and serve on, and so does this.
+        // The file may be broken; routers then refuse it and keep the map in use.
         let map = read_map(layout).ok();
         let routers = description.routers.iter().map(|router| router_status(router, &pids, &client));
         let shards = description.shards.iter().map(|shard| shard_status(layout, shard, &pids, map.as_ref()));
@@ -183,7 +185,7 @@ async fn router_status(router: &RouterPlace, pids: &HashMap<String, i32>, client
     let pid = pids.get(&router.name).copied();
     let answer = match pid {
         Some(_) => client.send(Method::GET, &format!("{}/readyz", router.admin_url()), Bytes::new()).await.ok(),
-        // Another program may listen there when the router does not run.
+        // If the router is not running, another program may listen on its port.
         None => None,
     };
     let is_ready = answer.as_ref().is_some_and(|(status, _)| status.is_success());
@@ -205,7 +207,7 @@ async fn shard_status(
         None => None,
     };
     let serving = word.as_ref().is_some_and(|word| word.state == SERVING && word.shard == shard.id);
-    // What the map gives the shard is the best there is to say for a node that does not speak.
+    // For a node that does not answer, the map's slots are the best estimate.
     let mapped = map.and_then(|map| Some(map.shard(map.index_of(&shard.id)?).slot_count()));
     let readiness = |of: fn(&StatusResponse) -> Option<&Readiness>| match word.as_ref().and_then(of) {
         Some(Readiness { works: true, .. }) => Ok(()),
@@ -226,7 +228,7 @@ async fn shard_status(
         state: State::of(node_pid.is_some() && postgres_pid.is_some(), serving),
         reads: reads.is_ok(),
         writes: writes.is_ok(),
-        // What keeps reads from working keeps writes from working, too.
+        // Whatever prevents reads also prevents writes.
         cause: reads.err().or(writes.err()),
     })
 }
@@ -237,7 +239,7 @@ async fn node_word(shard: &ShardPlace) -> anyhow::Result<StatusResponse> {
     Ok(node.status(StatusRequest {}).await?.into_inner())
 }
 
-/// The version of the map that the first ready router works with; 0 when none is.
+/// The version of the map that the first ready router uses; 0 if no router is ready.
 async fn version_in_use(routers: &[RouterStatus], client: &HttpClient) -> u64 {
     let Some(router) = routers.iter().find(|router| router.state == State::Ready) else { return 0 };
     let map = client.get::<serde_json::Value>(&format!("{}/admin/shard-map", router.admin_url)).await;

@@ -1,4 +1,5 @@
-//! `shardctl doctor`: exit code 0 when all agrees or only warns, 3 when something disagrees, 4 when nothing can be reached.
+//! `shardctl doctor`: exit code 0 if everything agrees or only warns, 3 if something disagrees, 4 if nothing is
+//! reachable.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -22,22 +23,22 @@ Exit codes: 0 all agrees or only warns, 3 something disagrees, 4 nothing can be 
 #[derive(clap::Args)]
 #[command(after_help = HELP)]
 pub struct Args {
-    /// Hold the cluster against this map
+    /// Compare the cluster with this map
     #[arg(long, value_name = "FILE")]
     map: Option<PathBuf>,
-    /// Show agreeing facts, too
+    /// Show facts that agree as well
     #[arg(long)]
     all: bool,
     #[command(flatten)]
     address: AdminAddress,
 }
 
-/// What to hold the cluster against, and whom to ask beside the nodes.
+/// What to compare the cluster with, and which routers to ask besides the nodes.
 struct Sources {
     map: ShardMap,
     source: MapSource,
     routers: Routers,
-    /// What is the matter with the cluster's map file, where that is not the map in use.
+    /// A finding about the cluster's map file, if the file is not the map in use.
     file: Option<Finding>,
 }
 
@@ -69,7 +70,7 @@ async fn of_router(url: String) -> anyhow::Result<Sources> {
     Ok(Sources { map, source: MapSource::Router(url), routers, file: None })
 }
 
-/// A file that a router does not work with, because it is refused or new, is not the map in use.
+/// Compares with the map in use. The file is not the map in use if a router refused it or has not taken it yet.
 async fn of_cluster(context: &Context) -> anyhow::Result<Sources> {
     let layout = Layout::find(&context.data_dir)?;
     let description = Description::load(&layout)?.context("the cluster's description is missing")?;

@@ -1,4 +1,4 @@
-//! `shardctl down`: stops a cluster, whoever started it and whatever became of its supervisor.
+//! `shardctl down`: stops a cluster, whoever started it and even if its supervisor is gone.
 
 use std::{
     io::{self, BufRead, IsTerminal, Write},
@@ -16,7 +16,7 @@ use crate::{
     output::note,
 };
 
-/// Longer than the supervisor itself may take for all its processes.
+/// Longer than the supervisor itself needs to stop all its processes.
 const SUPERVISOR_PATIENCE: Duration = Duration::from_secs(240);
 
 #[derive(clap::Args)]
@@ -41,7 +41,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let _lock = super::alone(&layout).await?;
     let Found { description, place } = Description::find(&layout)?.context("the cluster's description is missing")?;
     let supervised = stop_supervisor(&layout).await?;
-    // What a killed supervisor left running, or one that could not finish.
+    // Processes that a killed supervisor left running, or that the supervisor could not stop.
     let mut orphans = stop::stop_all(&layout, &description).await?;
     if let Some(former) = place.former() {
         orphans += stop::stop_all(&former, &description).await?;
@@ -58,7 +58,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Tells whether there was one to stop.
+/// Returns whether there was a supervisor to stop.
 async fn stop_supervisor(layout: &Layout) -> anyhow::Result<bool> {
     let Some(supervisor) = lock::holder(&layout.supervisor_lock())?.and_then(Process::of) else { return Ok(false) };
     supervisor.signal(Signal::TERM)?;

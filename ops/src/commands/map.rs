@@ -15,9 +15,9 @@ use super::Context;
 
 #[derive(clap::Subcommand)]
 pub enum Command {
-    /// Show the map a router works with, or that of a file
+    /// Show the map that a router uses, or the map in a file
     Show(show::Args),
-    /// Check a file before it is put in place; what is wrong is named with its line
+    /// Check a file before it is put in place, and name each problem with its line
     Check(check::Args),
     /// Show what changes from one file to another
     Diff(diff::Args),
@@ -37,7 +37,7 @@ pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode
     }
 }
 
-/// The map in a file.
+/// Reads the map in a file.
 pub fn read(path: &Path) -> anyhow::Result<ShardMap> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     ShardMap::parse(&text).with_context(|| path.display().to_string())

@@ -1,4 +1,4 @@
-//! `shardctl postgres ensure`: for scripts that need the server's programs. Prints their folder.
+//! `shardctl postgres ensure` prints the folder of the server's programs, for scripts.
 
 use std::process::ExitCode;
 
@@ -17,7 +17,7 @@ use crate::{
 
 #[derive(clap::Subcommand)]
 pub enum Command {
-    /// Find the server, installing it where there is none
+    /// Find the server, or install it if there is none
     Ensure(PostgresArgs),
 }
 

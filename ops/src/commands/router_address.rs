@@ -1,4 +1,4 @@
-//! Which router a command talks to: the one that is named, else those of the data folder's cluster, the first that
+//! The routers that a command calls: the named one, or the routers of the data folder's cluster in turn until one
 //! answers.
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::{
     http_client::HttpClient,
 };
 
-/// Longest wait for one answer. Routers answer sooner, if only to say that they cannot.
+/// Longest wait for one answer. A router answers sooner, even if only with an error.
 const PATIENCE: Duration = Duration::from_secs(35);
 
 #[derive(clap::Args)]
@@ -31,24 +31,24 @@ pub struct AdminAddress {
     admin_url: Option<String>,
 }
 
-/// Names a transfer or hold: its id belongs to its debit account.
+/// Identifies a transfer or hold: an id is unique within its debit account.
 #[derive(clap::Args)]
 pub struct OwnedId {
-    /// Its id
+    /// The id
     id: Uuid,
-    /// The debit account, where several use this id; spares asking every shard
+    /// The debit account; needed if several accounts use this id, and faster because only one shard is asked
     #[arg(long, value_name = "ACCOUNT")]
     debit: Option<String>,
 }
 
-/// Routers to ask, any of which will do.
+/// Routers to ask; any of them will do.
 pub struct Routers {
     pub urls: Vec<String>,
     pub client: HttpClient,
 }
 
 impl PublicAddress {
-    /// Whether a router was named that need not be of the data folder's cluster.
+    /// Whether the command names a router, which need not belong to the data folder's cluster.
     pub fn is_named(&self) -> bool {
         self.url.is_some()
     }
@@ -59,7 +59,7 @@ impl PublicAddress {
 }
 
 impl AdminAddress {
-    /// The router that was named, if one was.
+    /// The named router, if there is one.
     pub fn named(&self) -> Option<String> {
         self.admin_url.as_ref().map(|url| url.trim_end_matches('/').to_owned())
     }
@@ -70,7 +70,7 @@ impl AdminAddress {
 }
 
 impl OwnedId {
-    /// Where a router has it.
+    /// The path of the transfer or hold on a router.
     pub fn path(&self, collection: &str) -> String {
         match &self.debit {
             Some(debit) => format!("{collection}/{}?debit={}", self.id, encoded(debit)),
@@ -100,7 +100,7 @@ impl Routers {
         self.first_that_answers(async |url| self.client.post(&format!("{url}{path}"), "").await).await
     }
 
-    /// A router that is down is no answer; any answer of one that is up is.
+    /// Returns the first answer. An unreachable router counts as no answer; an error answer counts.
     async fn first_that_answers<T>(&self, ask: impl AsyncFn(&str) -> anyhow::Result<T>) -> anyhow::Result<T> {
         let mut unreachable = None;
         for url in &self.urls {
@@ -113,7 +113,7 @@ impl Routers {
     }
 }
 
-/// Routers speak plain HTTP; TLS ends in front of them.
+/// Parses a router's address. Routers speak plain HTTP; TLS ends in front of them.
 fn router_url(text: &str) -> Result<String, String> {
     let uri: http::Uri = text.parse().map_err(|error: http::uri::InvalidUri| error.to_string())?;
     if uri.scheme_str() == Some("http") && uri.host().is_some() {
@@ -123,7 +123,7 @@ fn router_url(text: &str) -> Result<String, String> {
     }
 }
 
-/// Text as one segment of a path or one value of a query.
+/// Encodes text as one segment of a path or one value of a query.
 pub fn encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {

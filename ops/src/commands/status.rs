@@ -1,4 +1,4 @@
-//! `shardctl status`: exit code 0 when all is ready, 1 when something is not, 4 when nothing runs.
+//! `shardctl status`: exit code 0 if everything is ready, 1 if something is not, 4 if nothing runs.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! `shardctl supervise`: the background process that `up` leaves behind.
+//! `shardctl supervise`: the background process that `up` starts.
 
 use std::process::ExitCode;
 
@@ -14,14 +14,15 @@ use crate::cluster::{
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Leave dead what dies
+    /// Do not restart processes that exit
     #[arg(long)]
     no_restart: bool,
 }
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     logging::init(&logging::LogConfig::default())?;
-    // Out of the terminal's session: closing the terminal must not end the cluster. Fails only where that is so already.
+    // Leave the terminal's session, so that closing the terminal does not end the cluster. This fails only if the
+    // process already leads a session.
     let _ = rustix::process::setsid();
     let layout = Layout::find(&context.data_dir)?;
     let description = Description::load(&layout)?.context("no cluster to supervise")?;

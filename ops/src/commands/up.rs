@@ -1,4 +1,4 @@
-//! `shardctl up`: makes a cluster where there is none, starts it, and waits until it takes requests.
+//! `shardctl up`: creates a cluster if there is none, starts it, and waits until it takes requests.
 
 mod launch;
 
@@ -41,7 +41,7 @@ pub struct Args {
     /// Folder of `router` and `shard-node` [default: that of shardctl itself]
     #[arg(long, value_name = "DIR")]
     bin_dir: Option<PathBuf>,
-    /// Leave dead what dies
+    /// Do not restart processes that exit
     #[arg(long)]
     no_restart: bool,
     /// Stay in the foreground; Ctrl-C stops the cluster
@@ -110,7 +110,7 @@ impl Args {
     }
 }
 
-/// The processes of a folder that was moved while they ran have the former paths.
+/// Refuses a folder that was moved while its processes ran: they have the former paths.
 fn refuse_moved_while_running(layout: &Layout, found: &Found) -> anyhow::Result<()> {
     let Place::Moved { from } = &found.place else { return Ok(()) };
     let table = ProcessTable::read()?;
@@ -137,7 +137,7 @@ fn note_copy(description: &Description) {
     }
 }
 
-/// A process left running by a killed supervisor has its ports; anybody else who has one is in the way.
+/// Refuses ports that another program has taken. A process left running by a killed supervisor may keep its port.
 fn refuse_taken_ports(layout: &Layout, description: &Description) -> anyhow::Result<()> {
     let table = ProcessTable::read()?;
     let running: Vec<String> = Member::all(layout, description)
@@ -148,7 +148,7 @@ fn refuse_taken_ports(layout: &Layout, description: &Description) -> anyhow::Res
     for (port, process) in description.ports() {
         ensure!(
             running.contains(&process) || ports::is_free(port),
-            "port {port}, which {process} needs, is taken by another program: stop that, or make the cluster in \
+            "port {port}, which {process} needs, is taken by another program: stop that program, or create the cluster in \
              another --data-dir with another --port-base"
         );
     }

@@ -48,7 +48,7 @@ pub fn cluster_targets(context: &Context) -> anyhow::Result<Vec<Target>> {
     targets.collect()
 }
 
-/// The verdict for people: a line an invariant, then what violates it.
+/// Prints the result: a line for each invariant, then the violations.
 pub fn print(report: &Report) -> anyhow::Result<()> {
     let rows: Vec<[String; 3]> = report
         .invariants

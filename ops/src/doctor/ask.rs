@@ -1,4 +1,4 @@
-//! Asking nodes and routers. Nothing that is sent here changes anything: no marks, no assets, no clock.
+//! Asks nodes and routers. The requests contain no marks, assets or clock readings, so they change nothing.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::http_client::{HttpClient, with_causes};
 
-/// What a node that works needs for an answer, many times over.
+/// Many times what a working node needs to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 const CALLER: &str = "shardctl doctor";
 
@@ -36,12 +36,13 @@ impl Routers {
     }
 }
 
-/// Asks everything once, all places at the same time.
+/// Asks every node and router once, all at the same time.
 pub async fn look(map: &ShardMap, source: &MapSource, routers: &Routers) -> Seen {
     let asked = join_all(routers.urls.iter().map(|url| ask_router(&routers.client, url)));
     let nodes = join_all(addresses(map).map(|(shard, url)| ask_node(map, shard, url)));
     let (routers, mut nodes) = tokio::join!(asked, nodes);
-    // Everything that the marks prove was acknowledged before this moment. A position from after it must include it.
+    // Every mark collected so far was acknowledged before this moment, so a position read from now on must include
+    // it.
     let positions = nodes.iter_mut().zip(addresses(map)).map(|(node, (shard, url))| async move {
         if let Ok(answer) = &mut node.answer {
             match within(async { identify(map, shard, &mut connect(url).await?).await }).await {
@@ -54,7 +55,7 @@ pub async fn look(map: &ShardMap, source: &MapSource, routers: &Routers) -> Seen
     Seen { map: map.clone(), source: source.clone(), nodes, routers }
 }
 
-/// Asks the nodes once more which slots their shards have.
+/// Asks the nodes again which slots their shards own.
 pub async fn look_at_ownership(seen: &mut Seen) {
     let asked = seen.nodes.iter_mut().map(|node| async {
         if let Ok(answer) = &mut node.answer {
@@ -170,7 +171,7 @@ async fn ask_router(client: &HttpClient, url: &str) -> RouterSeen {
 }
 
 async fn router_answer(client: &HttpClient, url: &str) -> anyhow::Result<RouterAnswer> {
-    // A router that starts or drains answers with 503, and with the same fields.
+    // A router that starts or drains answers with 503 and the same fields.
     let (_, body) = client.send(Method::GET, &format!("{url}/readyz?verbose"), Default::default()).await?;
     let readiness: Value = serde_json::from_slice(&body).context("no JSON")?;
     let map = &readiness["shard_map"];
@@ -203,13 +204,13 @@ fn why_degraded(shard: &Value) -> String {
     }
 }
 
-/// The map that a router works with, as its file or a node stated it.
+/// The map that a router uses, from its file or from a node.
 pub async fn router_map(client: &HttpClient, url: &str) -> anyhow::Result<ShardMap> {
     let answer: Value = client.get(&format!("{url}/admin/shard-map")).await?;
     map_from(&answer).with_context(|| format!("the shard map of router {url}"))
 }
 
-/// The router lists the slots as requests go; its overrides say which of them the map has elsewhere.
+/// The router lists slots by where their requests go; its overrides say which of them the map gives to another shard.
 fn map_from(answer: &Value) -> anyhow::Result<ShardMap> {
     let text = |value: &Value| value.as_str().map(str::to_owned).context("a text is missing");
     let cluster: ClusterId = text(&answer["cluster"])?.parse()?;
@@ -254,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_routers_map_is_the_one_beneath_its_overrides() {
+    fn a_routers_map_is_reconstructed_without_its_overrides() {
         let cluster = ClusterId::generate();
         let shard = |id: &str, number: u16, slots: &[&str]| json!({"id": id, "number": number, "nodes": [format!("http://{id}:1")], "slots": slots});
         let answer = json!({
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_of_a_degraded_shard_is_the_first_that_is_given() {
+    fn the_first_reason_given_explains_a_degraded_shard() {
         for (shard, reason) in [
             (json!({"breaker": "open", "error": "refused"}), "refused"),
             (json!({"breaker": "closed", "reads_cause": "behind", "writes_cause": "w"}), "behind"),

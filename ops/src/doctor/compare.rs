@@ -1,4 +1,5 @@
-//! The comparisons: nodes with the map and with each other, routers with the map, and what they remember with what is there.
+//! The comparisons: nodes with the map and with each other, routers with the map, and remembered marks with present
+//! positions.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -11,10 +12,10 @@ use super::{
     slots,
 };
 
-/// The bound that nodes have for clocks unless configured otherwise (`clock.max_difference_ms`).
+/// The default of `clock.max_difference_ms`.
 const CLOCK_BOUND_MS: u16 = 500;
 
-/// Every fact, place by place.
+/// Compares every fact of every place.
 pub fn compare(seen: &Seen) -> Vec<Finding> {
     let mut findings = Findings::default();
     for node in &seen.nodes {
@@ -96,7 +97,7 @@ fn compare_identity(seen: &Seen, node: &NodeSeen, answer: &NodeAnswer, findings:
     }
 }
 
-/// Versions differ for a moment after each change of the map, and no request is wrong by it.
+/// Map versions differ briefly after each change of the map; no request is misrouted because of it.
 fn map_version(place: &str, seen: &Seen, found: u64, what: &str) -> Finding {
     let expected = seen.map.version;
     if found == expected {
@@ -128,7 +129,7 @@ fn compare_shard(seen: &Seen, shard: &Shard, findings: &mut Findings) {
     compare_position(seen, shard, &place, findings);
 }
 
-/// Nodes of one shard that reach two servers reach two databases: each of them would take payments.
+/// Nodes of one shard that reach two servers use two databases, and both would take payments.
 fn compare_servers(seen: &Seen, shard: &Shard, place: &str, findings: &mut Findings) {
     let mut servers = Vec::new();
     for (node, answer) in seen.answers(&shard.id).filter(|(_, answer)| answer.server_started_at_us != 0) {
@@ -153,7 +154,7 @@ fn compare_servers(seen: &Seen, shard: &Shard, place: &str, findings: &mut Findi
     }
 }
 
-/// Nobody may remember more of a shard than it has.
+/// No participant may remember a higher mark of a shard than the shard has.
 fn compare_position(seen: &Seen, shard: &Shard, place: &str, findings: &mut Findings) {
     let marks: Vec<Mark> = seen
         .answers(&shard.id)
@@ -164,11 +165,11 @@ fn compare_position(seen: &Seen, shard: &Shard, place: &str, findings: &mut Find
     for node in &seen.nodes {
         let Ok(answer) = &node.answer else { continue };
         let mark = answer.marks.of(shard.number);
-        // A shard answers with what the routers told it of itself.
+        // The routers tell a shard the shard's own mark, and the shard reports it in its answer.
         let holder = if node.shard == shard.id { "the routers".to_owned() } else { format!("shard {}", node.shard) };
         remembered.push((mark, holder));
     }
-    // A node that only stands by looks at the database once a second; one that is up to date is enough.
+    // A node that does not commit looks at the database only once a second, so one up-to-date node is enough.
     let behind = |acknowledged: Mark| marks.iter().all(|mark| mark.is_behind(acknowledged));
     let Some(newest) = marks.iter().copied().reduce(Mark::merged) else { return };
     let lost =
@@ -179,7 +180,7 @@ fn compare_position(seen: &Seen, shard: &Shard, place: &str, findings: &mut Find
     }
 }
 
-/// Other shards have heard of them, so they hold, or held, a part of the money.
+/// Other shards have heard of these shards, so these shards hold, or held, part of the money.
 fn unknown_shards(seen: &Seen, findings: &mut Findings) {
     let in_map: BTreeSet<u16> = seen.map.shards.iter().map(|shard| shard.number).collect();
     for shard in &seen.map.shards {
@@ -233,7 +234,7 @@ fn compare_router(seen: &Seen, router: &RouterSeen, findings: &mut Findings) {
     let remedy =
         format!("the router serves another cluster than {}: correct its shard_map.path, or --admin-url", seen.source);
     expect("cluster", &seen.map.cluster.to_string(), cluster, &remedy);
-    let remedy = "correct the file (`shardctl map check FILE` names what is wrong); the map in use serves on";
+    let remedy = "correct the file (`shardctl map check FILE` names what is wrong); the map in use stays in use";
     expect("map file", "accepted", refused.as_deref().map_or("accepted", |reason| reason), remedy);
     findings.add(map_version(&place, seen, *version, "the map it works with"));
     for Override { slots, in_map, owner } in overrides {
@@ -264,8 +265,8 @@ fn compare_router(seen: &Seen, router: &RouterSeen, findings: &mut Findings) {
 
 // === clocks ===
 
-/// A node judges its own clock by those of its database and of the routers; this adds the machine of `shardctl`, and nodes that no router
-/// reaches.
+/// A node compares its clock with those of its database and the routers. This comparison adds the machine of
+/// `shardctl`, and nodes that no router reaches.
 fn compare_clocks(seen: &Seen, findings: &mut Findings) {
     const FACT: &str = "clock beside the other nodes'";
     let answers = seen.nodes.iter().filter_map(|node| Some((node.place(), node.answer.as_ref().ok()?.clock.clone())));
@@ -292,7 +293,7 @@ pub mod tests {
 
     const HOUR_US: i64 = 3_600_000_000;
 
-    /// A clean cluster with one node a shard and one router.
+    /// A consistent cluster with one node for each shard and one router.
     pub fn seen_of(ids: &[&str]) -> Seen {
         let ranges = SlotRange::split_evenly(u16::try_from(ids.len()).unwrap());
         let shards = ids.iter().zip(0_u16..).zip(ranges).map(|((id, number), range)| Shard {
@@ -371,7 +372,7 @@ pub mod tests {
     #[test]
     fn a_clean_cluster_agrees_in_everything() {
         let mut seen = seen_of(&["s0", "s1"]);
-        // A node that stands by on the same server, a little late.
+        // A second node on the same server, slightly behind.
         second_node(&mut seen).mark = mark(90);
         for node in &mut seen.nodes {
             answer(node).marks = [(0, mark(100)), (1, mark(80))].into_iter().collect();

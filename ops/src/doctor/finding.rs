@@ -1,11 +1,11 @@
-//! One fact compared, and what all facts of a place come to.
+//! Findings: one compared fact each, and a summary for each place.
 
 use std::fmt;
 
 use identity::Disagreement;
 use serde::Serialize;
 
-/// Later ones weigh more.
+/// Later variants are more severe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
@@ -14,7 +14,7 @@ pub enum Verdict {
     Disagrees,
 }
 
-/// A fact at a place. The names of the fields are those of `--json`.
+/// A compared fact at a place. The fields are named as in `--json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// A node, a shard, a router, or `cluster`.
@@ -41,7 +41,7 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { place, fact, verdict, expected, found, remedy } = self;
         match verdict {
-            // Such as the value of a setting that this version of PostgreSQL does not have.
+            // Empty, for example, for a setting that this version of PostgreSQL does not have.
             Verdict::Agrees if found.is_empty() => write!(f, "{place}: {fact} agrees: nothing"),
             Verdict::Agrees => write!(f, "{place}: {fact} agrees: {found}"),
             Verdict::Warning => write!(f, "{place}: WARNING {fact}: expected {expected}, found {found}. {remedy}"),
@@ -52,12 +52,13 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Findings in the order in which they are shown, each fact of a place once.
+/// Findings in display order; each fact of a place appears once.
 #[derive(Debug, Default)]
 pub struct Findings(Vec<Finding>);
 
 impl Findings {
-    /// Of two findings about one fact of a place the graver one stays: a node's own comparison and the one made here may differ.
+    /// Of two findings about one fact of a place the more severe one is kept: the node's own comparison and the
+    /// doctor's may differ.
     pub fn add(&mut self, finding: Finding) {
         match self.0.iter_mut().find(|known| known.place == finding.place && known.fact == finding.fact) {
             Some(known) if known.verdict >= finding.verdict => {}
@@ -66,7 +67,7 @@ impl Findings {
         }
     }
 
-    /// Adds each disagreement, and for each of `facts` without one that it agrees.
+    /// Adds every disagreement, and an agreement for each of `facts` without one.
     pub fn compared(&mut self, place: &str, facts: &[(&str, String)], disagreements: Vec<Disagreement>) {
         for (fact, value) in facts {
             if !disagreements.iter().any(|disagreement| disagreement.fact == *fact) {
@@ -82,7 +83,7 @@ impl Findings {
         findings.into_iter().for_each(|finding| self.add(finding));
     }
 
-    /// Place by place.
+    /// The findings, grouped by place.
     pub fn into_list(self) -> Vec<Finding> {
         let order: Vec<String> = places(&self.0).into_iter().map(str::to_owned).collect();
         let mut list = self.0;
@@ -91,7 +92,7 @@ impl Findings {
     }
 }
 
-/// A line for each place, in the order in which the places first appear.
+/// One line for each place, in order of first appearance.
 pub fn summary(findings: &[Finding]) -> Vec<String> {
     let line = |place: &str| {
         let count = |wanted: Option<Verdict>| {
@@ -114,7 +115,7 @@ pub fn summary(findings: &[Finding]) -> Vec<String> {
     places(findings).into_iter().map(line).collect()
 }
 
-/// Every place once, in the order in which they first appear.
+/// The distinct places, in order of first appearance.
 fn places(findings: &[Finding]) -> Vec<&str> {
     let mut places: Vec<&str> = Vec::new();
     for finding in findings {
@@ -130,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_graver_finding_about_a_fact_stays_and_places_are_summed_up() {
+    fn the_more_severe_finding_is_kept_and_each_place_is_summarised() {
         let finding =
             |place: &str, fact: &str, verdict| Finding::new(place, verdict, Disagreement::new(fact, 1, 2, "r"));
         let mut findings = Findings::default();

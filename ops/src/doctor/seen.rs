@@ -1,4 +1,4 @@
-//! What the nodes and routers of a cluster said.
+//! The answers of a cluster's nodes and routers.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use shard_map::{ShardMap, SlotRange};
 
 use super::finding::Verdict;
 
-/// Where the map that everything is held against came from.
+/// The source of the map that the answers are compared with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MapSource {
     File(String),
@@ -23,68 +23,68 @@ impl fmt::Display for MapSource {
     }
 }
 
-/// One look at a whole cluster.
+/// One examination of a whole cluster.
 #[derive(Debug, Clone)]
 pub struct Seen {
     pub map: ShardMap,
     pub source: MapSource,
-    /// Every node of every shard of the map, in its order.
+    /// Every node of every shard, in the order of the map.
     pub nodes: Vec<NodeSeen>,
     pub routers: Vec<RouterSeen>,
 }
 
 #[derive(Debug, Clone)]
 pub struct NodeSeen {
-    /// The shard that the map takes the node for.
+    /// The shard that the map assigns to the node.
     pub shard: String,
     pub url: String,
-    /// Or why there is no answer.
+    /// The answer, or why there is none.
     pub answer: Result<NodeAnswer, String>,
 }
 
 #[derive(Debug, Clone)]
 pub struct NodeAnswer {
-    /// Absent: the database is not initialised, or the node has not reached it yet.
+    /// `None` if the database is not initialised or the node has not reached it yet.
     pub identity: Option<ShardIdentity>,
     pub uninitialised: bool,
-    /// What the node holds against its caller, which came with the map's cluster, shard and number.
+    /// The node's refusals of a caller that expects the map's cluster, shard and number.
     pub refused: Vec<Disagreement>,
-    /// What the node compares by itself.
+    /// The facts that the node itself compares.
     pub facts: Vec<(Verdict, Disagreement)>,
-    /// What was known of each shard before any `mark` was asked for: a shard must have come at least as far.
+    /// The marks that the node knew before any `mark` was read. Each shard must have come at least as far.
     pub marks: Marks,
-    /// How far the shard has come, asked for after `marks` of every node.
+    /// The shard's mark, read after the `marks` of every node.
     pub mark: Mark,
     pub clock: OtherClock,
-    /// 0: not known.
+    /// 0 if unknown.
     pub server_started_at_us: i64,
-    /// The database's number in the server.
+    /// The OID of the database.
     pub database_oid: i64,
     pub ownership: Result<Ownership, String>,
 }
 
 impl NodeAnswer {
-    /// What the node found under this name.
+    /// The value that the node found for the fact of this name.
     pub fn fact(&self, name: &str) -> Option<&str> {
         self.facts.iter().map(|(_, fact)| fact).find(|fact| fact.fact == name).map(|fact| fact.found.as_str())
     }
 }
 
-/// The slots that a shard lists, and the map that it holds.
+/// The slots that a shard lists, and the version of its map.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ownership {
     pub ranges: Vec<Listed>,
-    /// 0: no map.
+    /// 0 if the shard has no map.
     pub map_version: i64,
 }
 
-/// Slots of one state, as a shard lists them.
+/// A range of slots with the same state, as a shard lists them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
     pub slots: SlotRange,
     pub state: SlotState,
     pub epoch: i64,
-    /// The shard at the other end of a hand-over; empty: none.
+    /// The shard at the other end of a move; empty without a move.
     pub peer: String,
 }
 
@@ -98,7 +98,7 @@ pub enum SlotState {
 #[derive(Debug, Clone)]
 pub struct RouterSeen {
     pub url: String,
-    /// Or why there is no answer.
+    /// The answer, or why there is none.
     pub answer: Result<RouterAnswer, String>,
 }
 
@@ -110,14 +110,14 @@ pub struct RouterAnswer {
     pub writes: String,
     pub cluster: String,
     pub map_version: u64,
-    /// Why the newest map offered was refused.
+    /// Why the newest offered map was refused.
     pub refused: Option<String>,
     pub overrides: Vec<Override>,
-    /// Shards that the router cannot use, with the reason.
+    /// Shards that the router cannot use, with the reasons.
     pub degraded: Vec<(String, String)>,
 }
 
-/// Slots that a router sends elsewhere than its map says, by the shards' own word.
+/// Slots whose requests a router sends to another shard than its map says, because the shards say so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Override {
     pub slots: String,

@@ -1,4 +1,4 @@
-//! Who owns which slot, by the shards' own word, beside the map.
+//! Compares the slot owners that the shards report with the map.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use super::{
     seen::{Listed, Seen, SlotState},
 };
 
-/// Where findings about all shards together are filed.
+/// The place of findings about all shards together.
 pub const CLUSTER: &str = "cluster";
 const OWNERS: &str = "owner of each slot";
 const MAPPED: &str = "slots of the map";
@@ -20,16 +20,16 @@ const MAPPED: &str = "slots of the map";
 struct Said<'a> {
     /// Shard and epoch.
     owners: Vec<(&'a str, i64)>,
-    /// Shards that a move of the slot leads from or to.
+    /// The shards at both ends of a move of the slot.
     moved_by: BTreeSet<&'a str>,
 }
 
-/// Every slot has one owner, and it is the map's.
+/// Checks that every slot has one owner, and that the map names that owner.
 pub fn compare(seen: &Seen) -> Vec<Finding> {
     let mut slots: Vec<Said> = vec![Said::default(); usize::from(SLOTS)];
     let mut all_answered = true;
     for shard in &seen.map.shards {
-        // Nodes of one shard list what is in one database; that they share it is compared elsewhere.
+        // All nodes of one shard list the slots of one database; `compare` checks that they share it.
         let ownership = seen.answers(&shard.id).find_map(|(_, answer)| {
             let is_itself = answer.identity.as_ref().is_some_and(|identity| identity.shard == shard.id);
             is_itself.then_some(answer.ownership.as_ref().ok()).flatten()
@@ -45,7 +45,7 @@ pub fn compare(seen: &Seen) -> Vec<Finding> {
     let clean = |fact: &str| !findings.iter().any(|finding: &Finding| finding.fact.starts_with(fact));
     let agree: Vec<(&str, &str)> =
         [(OWNERS, "one shard"), (MAPPED, "as the shards say")].into_iter().filter(|(fact, _)| clean(fact)).collect();
-    // Without every shard's word nothing is known about slots that nobody claimed.
+    // Until every shard has answered, an unclaimed slot proves nothing.
     if all_answered {
         findings.extend(agree.into_iter().map(|(fact, value)| Finding::agrees(CLUSTER, fact, value)));
     }
@@ -114,7 +114,7 @@ fn mapped(seen: &Seen, slots: &[Said], findings: &mut Vec<Finding>) {
     }
 }
 
-/// Slots for which `of` gives the same, with what it gives.
+/// Groups the slots for which `of` returns the same value.
 fn runs<'a, T: PartialEq>(slots: &[Said<'a>], of: impl Fn(&Said<'a>, Slot) -> Option<T>) -> Vec<(String, T)> {
     let mut groups: Vec<(Vec<Slot>, T)> = Vec::new();
     for (slot, said) in Slot::all().zip(slots) {
@@ -143,7 +143,7 @@ mod tests {
     type Row = (&'static str, &'static str, SlotState, i64, &'static str);
     use SlotState::{Incoming, Owned, Released};
 
-    /// The map gives s0 the slots 0-8191 and s1 the rest.
+    /// The findings for these rows. The map gives slots 0-8191 to s0 and the rest to s1.
     fn found(rows: &[Row]) -> Vec<(Verdict, String, String)> {
         let mut seen = seen_of(&["s0", "s1"]);
         for node in &mut seen.nodes {
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn each_slot_has_one_owner_and_it_is_the_maps() {
+    fn each_slot_has_one_owner_and_the_map_names_it() {
         use Verdict::{Agrees, Disagrees, Warning};
         let all =
             |rest: &[Row]| [&[("s0", "0-8191", Owned, 1, ""), ("s1", "8192-16383", Owned, 1, "")], rest].concat();
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_that_does_not_answer_is_not_taken_for_one_without_slots() {
+    fn a_shard_that_does_not_answer_does_not_count_as_one_without_slots() {
         let mut seen = seen_of(&["s0", "s1"]);
         seen.nodes[1].answer = Err("connection refused".to_owned());
         assert_eq!(compare(&seen), []);

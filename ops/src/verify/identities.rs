@@ -1,5 +1,5 @@
-//! Whether the databases that were given are those of one cluster, each shard's own. Compared before anything is checked: books of
-//! different clusters, or one shard's books twice, say nothing.
+//! Checks that the given databases belong to one cluster and that each is the database of its shard. This runs before
+//! all other checks: the books of two clusters, or of one shard twice, prove nothing.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 
 use super::{Target, snapshot};
 
-/// Tells two databases apart, whatever leads to them.
+/// Identifies a database independently of the address that leads to it.
 const PLACE: &str = "SELECT (SELECT system_identifier FROM pg_catalog.pg_control_system()), d.oid::int8 \
      FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()";
 
@@ -18,14 +18,14 @@ const PLACE: &str = "SELECT (SELECT system_identifier FROM pg_catalog.pg_control
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Found {
     identity: Option<(ClusterId, String, u16)>,
-    /// PostgreSQL's system identifier and the database's object id.
+    /// PostgreSQL's system identifier and the OID of the database.
     place: (i64, i64),
 }
 
-/// Gives the number of each target's shard.
+/// Returns the number of each target's shard.
 ///
 /// # Errors
-/// Names every target that is not what it was given for.
+/// Names every target whose database is not the one it was given for.
 pub async fn check(targets: &[Target]) -> anyhow::Result<Vec<u16>> {
     let found = try_join_all(targets.iter().map(look)).await?;
     let faults = compare(targets, &found);
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_target_that_is_not_what_it_was_given_for_is_named() {
+    fn each_target_with_a_wrong_database_is_named() {
         let (own, other) = (ClusterId::generate(), ClusterId::generate());
         let found = |cluster: ClusterId, shard: &str, number: u16, place: i64| Found {
             identity: Some((cluster, shard.to_owned(), number)),

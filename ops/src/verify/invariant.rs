@@ -1,6 +1,6 @@
-//! What is checked. `I…` are properties of the stored data, seen from outside, which `shardctl verify` and the tests' audit
-//! share; numbers that are missing here (answers kept, time to heal) can only be judged with the clients' side at hand.
-//! ARCHITECTURE.md pairs them with the rules the code keeps, `INV-…`.
+//! The invariants that are checked. `I…` are properties of the stored data as seen from outside; `shardctl verify`
+//! and the tests' audit share them. The numbers missing here (answers kept, time to heal) require the clients'
+//! records. ARCHITECTURE.md pairs these invariants with the rules of the code, `INV-…`.
 
 use serde::Serialize;
 
@@ -22,9 +22,9 @@ impl Invariant {
     pub fn claim(self) -> &'static str {
         match self {
             Self::I1 => "every transfer's entries balance, and each shard's accounts sum to 0 per asset",
-            Self::I2 => "what is in transit is a saga under way, id by id",
+            Self::I2 => "what is in transit is a saga in progress, id by id",
             Self::I4 => {
-                "at most one debit, one credit and one compensation a transfer, never credit and compensation, and no more \
+                "at most one debit, one credit and one compensation for each transfer, never credit and compensation, and no more \
                  reversed than was paid"
             }
             Self::I8 => {
@@ -39,7 +39,7 @@ impl Invariant {
         }
     }
 
-    /// By the name the SQL of the passes uses.
+    /// Looks up an invariant by the name that the SQL of the passes uses.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|invariant| invariant.to_string() == name)
     }

@@ -1,5 +1,5 @@
-//! Which shards the databases know of. A shard that is known and was not checked may hold what the others miss, so the cluster is not
-//! clean without it.
+//! Which shards the databases know of. A known shard that was not checked may hold what the checked shards lack, so
+//! without it the result is not clean.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,8 +12,9 @@ use super::{invariant::Invariant, report::Findings};
 const MAP: &str = "SELECT text FROM shardledger.known_map";
 const PEERS: &str = "SELECT DISTINCT peer FROM shardledger.slot_ownership WHERE peer <> ''";
 const MARKS: &str = "SELECT DISTINCT shard_number FROM shardledger.peer_mark";
-/// Accounts that were moved here brought their entries, which carry the positions of the shard that wrote them. The number of a shard is
-/// the front of its positions, so each step of the recursion skips all entries of one shard.
+/// The shard numbers in the positions of the journal. Accounts that were moved to this shard brought their entries,
+/// whose positions contain the number of the shard that wrote them. Positions begin with the shard number, so each
+/// step of the recursion skips all entries of one shard.
 const POSITIONS: &str = "
     WITH RECURSIVE shard AS (
         (SELECT position >> 51 AS number FROM shardledger.journal WHERE position > 0 ORDER BY position LIMIT 1)
@@ -25,16 +26,16 @@ const POSITIONS: &str = "
     SELECT number::int FROM shard WHERE number IS NOT NULL";
 const _: () = assert!(Position::MAX_SHARDS == 4096, "the statement above has the layout of positions");
 
-/// The shards that one database knows of, besides itself.
+/// The other shards that one database knows of.
 #[derive(Debug, Default)]
 pub struct Known {
-    /// The newest map that the shard was given, where it was given one.
+    /// The newest map that the shard was given, if any.
     map: Option<Result<ShardMap, String>>,
-    /// Ids at the other end of moves of slots.
+    /// Shard ids at the other end of moves.
     peers: Vec<String>,
-    /// Numbers whose marks it keeps.
+    /// Shard numbers whose marks the database keeps.
     marks: Vec<i32>,
-    /// Numbers in the positions of its journal.
+    /// Shard numbers in the positions of the journal.
     positions: Vec<i32>,
 }
 
@@ -48,8 +49,8 @@ pub async fn load(snapshot: &mut PgConnection) -> sqlx::Result<Known> {
     Ok(Known { map, peers, marks, positions })
 }
 
-/// Every shard that one of the checked ones knows was checked. `shards` and `numbers` are those of the checked ones, in the order of
-/// `known`.
+/// Checks that every shard known to a checked shard was checked too. `shards` and `numbers` describe the checked
+/// shards, in the order of `known`.
 pub fn compare(shards: &[String], numbers: &[u16], known: &[Known]) -> Findings {
     let mut findings = Findings::default();
     let maps = || known.iter().filter_map(|known| known.map.as_ref()?.as_ref().ok());
@@ -72,7 +73,7 @@ pub fn compare(shards: &[String], numbers: &[u16], known: &[Known]) -> Findings 
         let mut add = |subject: String, how: String| {
             let knowers = missing.entry(subject).or_default();
             let begin = format!("{knower} (");
-            // One way of knowing a shard is enough.
+            // Report one source of the knowledge for each knower.
             if !knowers.iter().any(|told| told.starts_with(&begin)) {
                 knowers.push(format!("{begin}{how})"));
             }

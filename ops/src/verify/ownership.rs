@@ -1,4 +1,4 @@
-//! Who owns which slot, over all shards, and whether every account lives with the owner of its slot.
+//! Checks that every slot has one owner over all shards, and that every account is stored by the owner of its slot.
 
 use futures_util::TryStreamExt;
 use shard_map::{SLOTS, SlotRange, merge_slots};
@@ -7,7 +7,7 @@ use sqlx::{PgConnection, Row};
 use super::{invariant::Invariant, report::Findings, sagas::ShardIndex};
 
 const OWNERSHIP: &str = "SELECT slot, state, epoch FROM shardledger.slot_ownership";
-/// The shard's own in-transit accounts have slot -1 and belong nowhere else.
+/// In-transit accounts have slot -1 and never move.
 const ACCOUNT_SLOTS: &str = "
     SELECT a.id, a.slot, s.state
     FROM shardledger.account a LEFT JOIN shardledger.slot_ownership s USING (slot)
@@ -31,7 +31,7 @@ pub async fn load(snapshot: &mut PgConnection) -> sqlx::Result<Owned> {
     Ok(Owned { slots })
 }
 
-/// One owner for every slot.
+/// Checks that every slot has exactly one owner.
 pub fn compare(shards: &[String], owned: &[Owned]) -> Findings {
     let mut owners: Vec<Vec<(ShardIndex, i64)>> = vec![Vec::new(); usize::from(SLOTS)];
     for (shard, owned) in owned.iter().enumerate() {
@@ -58,7 +58,8 @@ pub fn compare(shards: &[String], owned: &[Owned]) -> Findings {
     findings
 }
 
-/// Every account of a shard is where its id says, and the shard has (or had, while a move ends) its slot.
+/// Checks that every account of a shard is stored in the slot of its id, and that the shard owns the slot or owned it
+/// before a move.
 pub async fn check_accounts(snapshot: &mut PgConnection) -> sqlx::Result<Findings> {
     let mut findings = Findings::default();
     let mut rows = sqlx::query(ACCOUNT_SLOTS).fetch(snapshot);
@@ -88,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn one_owner_a_slot_is_clean() {
+    fn one_owner_for_each_slot_is_clean() {
         let shards = ["s0".to_owned(), "s1".to_owned()];
         assert_eq!(compare(&shards, &[owned(0..100), owned(100..SLOTS)]), Findings::default());
     }

@@ -1,7 +1,8 @@
-//! The passes over one shard's snapshot, each one statement: what it returns are the violations.
+//! The passes over one shard's snapshot. Each pass is one statement that returns the violations.
 //!
-//! Every statement is a set operation (aggregate, hash join) over whole tables, so that a million transfers take seconds.
-//! Each returns `(invariant, subject, detail, total)`: at most `$1` rows an invariant, with the number of all of them.
+//! Every statement is a set operation (aggregate, hash join) over whole tables, so that a million transfers take
+//! seconds. Each returns `(invariant, subject, detail, total)`: at most `$1` rows for each invariant, and the number
+//! of all its violations.
 //!
 //! Codes in the SQL: entry kinds 3 posted, 4 reserved, 5 compensated, 6 held, 7 captured, 8 released, 9 expired
 //! ([`ledger::journal::EntryKind`]); transfer status 1 pending, 2 posted, 3 rejected; hold status 1 held. Accounts that begin
@@ -16,9 +17,9 @@ use super::{
 
 /// One pass over one shard.
 pub struct Pass {
-    /// What a person watching reads.
+    /// The title that the progress bar shows.
     pub title: &'static str,
-    /// The violations, as `(invariant, subject, detail)`.
+    /// Selects the violations as `(invariant, subject, detail)`.
     sql: &'static str,
 }
 
@@ -33,7 +34,7 @@ pub const PASSES: [Pass; 8] = [
     Pass { title: "accounts against journal", sql: HEADS },
 ];
 
-/// Bounds what comes back, and counts the rest.
+/// Limits the number of returned rows and counts the others.
 const BOUNDED: (&str, &str) = (
     "SELECT invariant, subject, detail, total FROM (
          SELECT invariant, subject, detail, count(*) OVER (PARTITION BY invariant) AS total,
@@ -71,7 +72,7 @@ const SUMS: &str = "
     SELECT 'I1', account::text, format('entry %s of kind %s moves %s minor units for no transfer', position, kind, amount)
     FROM shardledger.journal WHERE transfer_id IS NULL AND amount <> 0";
 
-/// Reserves not given back, less credits made here, are what the in-transit account holds.
+/// The in-transit account equals the reserves that were not given back, less the credits made on this shard.
 const IN_TRANSIT: &str = "
     SELECT 'I2' AS invariant, asset::text AS subject,
            format('in transit are %s minor units, the sagas account for %s', coalesce(held, 0), coalesce(due, 0)) AS detail
@@ -85,7 +86,7 @@ const IN_TRANSIT: &str = "
     USING (asset)
     WHERE coalesce(held, 0) <> coalesce(due, 0)";
 
-/// The journal's entries of each transfer beside what the transfer's row and the register's row say there must be.
+/// Compares the journal's entries of each transfer with what the rows of the transfer and the register require.
 const LEGS: &str = "
     SELECT invariant, subject, format('debit %s: %s', debit, detail) AS detail
     FROM (
@@ -150,7 +151,8 @@ const LEGS: &str = "
            OR least <> amount OR most <> amount OR payee <> credit
     ) judged";
 
-/// What an account holds is what remains of its holds. A capture in flight belongs to its hold and to a pending transfer.
+/// An account's held amount is what remains of its holds. A capture in flight belongs to its hold and to a pending
+/// transfer.
 const HOLDS: &str = "
     SELECT 'I8' AS invariant, coalesce(account, debit)::text AS subject,
            format('the account holds %s minor units, its holds %s', coalesce(held, 0), coalesce(due, 0)) AS detail
@@ -171,7 +173,7 @@ const HOLDS: &str = "
       AND t.refusal IS NULL AND t.amount = h.capture_amount
     WHERE h.capture_id IS NOT NULL AND t.id IS NULL";
 
-/// How much of a transfer is reversed is what its reversals come to, and each of them was paid back.
+/// The reversed amount of a transfer is the sum of its reversals, and each reversal was paid back.
 const REVERSALS: &str = "
     SELECT 'I4' AS invariant, t.id::text AS subject,
            format('debit %s: %s of %s reversed, its reversals come to %s', t.debit, t.reversed, t.amount, coalesce(r.sum, 0)) AS detail
@@ -187,14 +189,14 @@ const REVERSALS: &str = "
     LEFT JOIN shardledger.register g ON g.transfer_id = r.reversal AND g.debit = o.credit AND g.credited AND g.amount = r.amount
     WHERE l.id IS NULL AND g.transfer_id IS NULL";
 
-/// The floor is checked without adding the balances up: they may come from a damaged row and overflow.
+/// The floor is checked without adding balances: they may come from a damaged row and overflow.
 const FLOORS: &str = "
     SELECT 'I9' AS invariant, account::text AS subject,
            format('version %s: posted %s, held %s, overdraft %s', version, posted, held, overdraft) AS detail
     FROM shardledger.journal WHERE overdraft IS NOT NULL AND posted < held - overdraft";
 
-/// Each entry beside the one before it. An account moves between shards with its whole chain, so positions need not grow
-/// along it.
+/// Compares each entry with its predecessor. A moved account brings its whole chain, so positions need not grow along
+/// the chain.
 const CHAINS: &str = "
     SELECT CASE WHEN coalesce(linked, FALSE) THEN 'I13' ELSE 'I10' END AS invariant, account::text AS subject,
            CASE WHEN coalesce(linked, FALSE)
@@ -222,8 +224,8 @@ const CHAINS: &str = "
     FROM shardledger.waypoint w LEFT JOIN shardledger.journal j ON j.position = w.position
     WHERE j.position IS NULL OR j.account <> w.account OR j.version <> w.version";
 
-/// With every entry linked to the version before it, as many entries as the newest version makes the chain gap-free and
-/// free of branches.
+/// If every entry is linked to the previous version, and the number of entries equals the newest version, the chain
+/// has no gaps and no branches.
 const HEADS: &str = "
     SELECT CASE WHEN gapless THEN 'I13' ELSE 'I10' END AS invariant, id::text AS subject, detail
     FROM (

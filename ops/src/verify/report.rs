@@ -1,4 +1,4 @@
-//! What was found.
+//! The report: the violations that were found.
 
 use std::collections::BTreeMap;
 
@@ -6,14 +6,14 @@ use serde::Serialize;
 
 use super::invariant::Invariant;
 
-/// One broken place: the transfer, account, asset or slot it is about, and what is wrong with it.
+/// One violation: the transfer, account, asset or slot, and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Violation {
     pub subject: String,
     pub detail: String,
 }
 
-/// The violations of each invariant: all of them counted, the first ones in full.
+/// The violations of each invariant. All are counted; the first ones are kept in full.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Findings {
     by_invariant: BTreeMap<Invariant, Found>,
@@ -26,7 +26,7 @@ struct Found {
 }
 
 impl Findings {
-    /// As many violations of each kind are kept in full.
+    /// How many violations of each kind are kept in full.
     pub const EXAMPLES: usize = 20;
 
     pub fn add(&mut self, invariant: Invariant, subject: impl Into<String>, detail: impl Into<String>) {
@@ -37,12 +37,12 @@ impl Findings {
         }
     }
 
-    /// The number of violations, where somebody else has counted them.
+    /// Sets the number of violations that a statement counted.
     pub fn count_in_full(&mut self, invariant: Invariant, total: u64) {
         self.by_invariant.entry(invariant).or_default().total = total;
     }
 
-    /// An example that is counted already.
+    /// Adds an example that is already counted.
     pub fn add_example(&mut self, invariant: Invariant, violation: Violation) {
         self.by_invariant.entry(invariant).or_default().examples.push(violation);
     }
@@ -53,7 +53,7 @@ impl Findings {
     }
 }
 
-/// The verdict on a cluster.
+/// The result for a cluster.
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub verdict: Verdict,
@@ -70,7 +70,7 @@ pub enum Verdict {
     Violated,
 }
 
-/// How much of a shard was looked at.
+/// How much of a shard was checked.
 #[derive(Debug, Clone, Serialize)]
 pub struct ShardSize {
     pub id: String,
@@ -84,11 +84,11 @@ pub struct ShardSize {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct SagaCounts {
     pub finished: u64,
-    /// Under way: no verdict yet.
+    /// In progress: no verdict yet.
     pub undecided: u64,
-    /// Under way: credited, the source does not know yet.
+    /// In progress: credited, but not yet settled at the source.
     pub credited_not_settled: u64,
-    /// Under way: refused, the source has not paid back yet.
+    /// In progress: refused, but not yet compensated at the source.
     pub refused_not_compensated: u64,
 }
 
@@ -109,13 +109,13 @@ pub struct InvariantReport {
 
 #[derive(Debug, Serialize)]
 pub struct LocatedViolation {
-    /// A shard's id; `-` for what shows only between shards.
+    /// The shard's id, or `-` for a violation between shards.
     pub shard: String,
     #[serde(flatten)]
     pub violation: Violation,
 }
 
-/// Where violations that only show between shards are filed.
+/// The shard column of violations between shards.
 pub const BETWEEN_SHARDS: &str = "-";
 
 impl Report {

@@ -1,4 +1,4 @@
-//! Reads cross-shard transfers and verdicts out of the snapshots, row by row into the comparison.
+//! Reads cross-shard transfers and verdicts from the snapshots into the comparison, row by row.
 
 use futures_util::TryStreamExt;
 use sqlx::{PgConnection, Row, postgres::PgRow};
@@ -6,10 +6,10 @@ use uuid::Uuid;
 
 use super::sagas::{Comparison, Reserve, ReserveState, SagaKey, ShardIndex, Verdict};
 
-/// Verdicts looked for at a time.
+/// Verdicts looked up at a time.
 const LOOK_UPS: usize = 10_000;
 
-// Accounts, asset and amount travel as hashes: a million rows of 60 bytes instead of names.
+// Accounts, asset and amount are read as hashes: a million rows take 60 bytes each instead of the full names.
 const VERDICTS: &str = "
     SELECT transfer_id, hashtextextended(debit, 0) AS debit,
            hashtextextended(concat_ws(' ', credit, asset, amount), 0) AS content, credited
@@ -18,7 +18,7 @@ const VERDICTS_BY_ID: &str = "
     SELECT transfer_id, hashtextextended(debit, 0) AS debit,
            hashtextextended(concat_ws(' ', credit, asset, amount), 0) AS content, credited
     FROM shardledger.register WHERE transfer_id = ANY($1)";
-/// Transfers refused at the reserve never left their shard.
+/// Selects transfers that reserved; a transfer refused at the reserve never left its shard.
 const RESERVES: &str = "
     SELECT id, hashtextextended(debit, 0) AS debit,
            hashtextextended(concat_ws(' ', credit, asset, amount), 0) AS content, status

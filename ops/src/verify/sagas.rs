@@ -1,8 +1,9 @@
-//! The cross-shard transfers of all shards beside all verdicts: pure comparison, id by id.
+//! Compares the cross-shard transfers of all shards with all verdicts, by id, without I/O.
 //!
-//! Snapshots of several databases cannot be taken at one instant, so they are taken in an order that no healthy cluster
-//! can contradict: the registers *before* the transfers (a verdict seen must have its reserve), and for transfers that
-//! are finished without a verdict seen, the registers once more *after* them (what is finished was decided before).
+//! Snapshots of several databases cannot be taken at one instant. They are taken in an order that no healthy cluster
+//! can contradict. The registers are read *before* the transfers, because a verdict that was seen must have its
+//! reserve. For finished transfers without a verdict, the registers are read again *after* the transfers, because
+//! what is finished was decided before.
 
 use std::collections::{HashMap, hash_map::Entry};
 
@@ -16,14 +17,14 @@ use super::{
 /// Index of a shard in the order given to `verify`.
 pub type ShardIndex = usize;
 
-/// A transfer's identity, its debit account as a hash: a million of them are held at once.
+/// The identity of a transfer. The debit account is a hash, because a million keys are in memory at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SagaKey {
     pub id: Uuid,
     pub debit: i64,
 }
 
-/// A cross-shard transfer that reserved, at its source.
+/// A cross-shard transfer that reserved, as its source records it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reserve {
     pub key: SagaKey,
@@ -39,7 +40,7 @@ pub enum ReserveState {
     Rejected,
 }
 
-/// A register row, at a destination.
+/// A register row, as the destination records it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
     pub key: SagaKey,
@@ -47,12 +48,12 @@ pub struct Verdict {
     pub credited: bool,
 }
 
-/// The comparison while rows come in: all early verdicts first, then the reserves, then the late verdicts.
+/// The state of the comparison: first all early verdicts are added, then the reserves, then the late verdicts.
 #[derive(Debug)]
 pub struct Comparison {
     shards: Vec<String>,
     verdicts: HashMap<SagaKey, SeenVerdict>,
-    /// Where each reserve was seen, and whether its transfer is finished.
+    /// The shard of each reserve, and whether its transfer is finished.
     reserves: HashMap<SagaKey, (ShardIndex, ReserveState)>,
     /// Finished transfers without an early verdict.
     unresolved: HashMap<SagaKey, (ShardIndex, Reserve)>,
@@ -79,7 +80,7 @@ impl Comparison {
         }
     }
 
-    /// Takes in a verdict that was there before any transfer was read.
+    /// Adds a verdict that was read before any transfer.
     pub fn early_verdict(&mut self, shard: ShardIndex, verdict: Verdict) {
         match self.verdicts.entry(verdict.key) {
             Entry::Vacant(vacant) => {
@@ -100,7 +101,7 @@ impl Comparison {
         }
     }
 
-    /// Takes in a transfer, read after every early verdict.
+    /// Adds a transfer that was read after every early verdict.
     pub fn reserve(&mut self, shard: ShardIndex, reserve: Reserve) {
         if let Some((other, _)) = self.reserves.insert(reserve.key, (shard, reserve.state)) {
             let detail = format!("reserved twice: on {} and on {}", self.shards[other], self.shards[shard]);
@@ -118,12 +119,12 @@ impl Comparison {
         self.judge(shard, reserve, verdict);
     }
 
-    /// The finished transfers whose verdicts have to be looked for once more.
+    /// The finished transfers whose verdicts must be read again.
     pub fn unresolved(&self) -> Vec<SagaKey> {
         self.unresolved.keys().copied().collect()
     }
 
-    /// Takes in a verdict read after every transfer.
+    /// Adds a verdict that was read after every transfer.
     pub fn late_verdict(&mut self, shard: ShardIndex, verdict: Verdict) {
         if let Some((source, reserve)) = self.unresolved.remove(&verdict.key) {
             let seen = SeenVerdict { shard, content: verdict.content, credited: verdict.credited };
@@ -131,7 +132,7 @@ impl Comparison {
         }
     }
 
-    /// What holds between the shards, once every row is in.
+    /// Checks what holds between the shards, after every row was added.
     pub fn finish(mut self) -> (SagaCounts, Findings) {
         for (key, (shard, reserve)) in self.unresolved {
             let detail =
@@ -139,7 +140,7 @@ impl Comparison {
             self.findings.add(Invariant::I8, key.id, detail);
         }
         for (key, verdict) in &self.verdicts {
-            // A refusal without a reserve is how a saga is given up before its reserve arrives: harmless.
+            // A refusal without a reserve is harmless: it gives up a saga before the reserve arrives.
             if verdict.credited && !self.reserves.contains_key(key) {
                 let detail = format!("credited on {}, but no shard holds its reserve", self.shards[verdict.shard]);
                 self.findings.add(Invariant::I2, key.id, detail);
@@ -190,7 +191,7 @@ mod tests {
 
     const KEY: SagaKey = SagaKey { id: Uuid::from_u128(1), debit: 7 };
 
-    /// Early verdicts, reserves and late verdicts, each with its shard.
+    /// Compares early verdicts, reserves and late verdicts, each with its shard.
     fn compare(
         early: &[(ShardIndex, Verdict)],
         reserves: &[(ShardIndex, Reserve)],
@@ -215,12 +216,12 @@ mod tests {
     }
 
     #[test]
-    fn what_a_healthy_cluster_shows_is_counted() {
+    fn the_states_of_a_healthy_cluster_are_counted() {
         use ReserveState::{Pending, Posted, Rejected};
         let none = SagaCounts::default();
         for (early, state, late, expected) in [
             (None, Pending, None, SagaCounts { undecided: 1, ..none }),
-            // Decided after the early snapshot, settled or not before the transfer's.
+            // Decided after the early snapshot; settled or not settled before the snapshot of the transfers.
             (None, Pending, Some(true), SagaCounts { undecided: 1, ..none }),
             (None, Posted, Some(true), SagaCounts { finished: 1, ..none }),
             (None, Rejected, Some(false), SagaCounts { finished: 1, ..none }),
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn one_debit_and_one_verdict_a_transfer() {
+    fn one_debit_and_one_verdict_for_each_transfer() {
         let twice = [reserve(ReserveState::Posted), (2, reserve(ReserveState::Posted).1)];
         assert_eq!(compare(&[verdict(true)], &twice, &[]).1, [Invariant::I4]);
         let decided_twice = [verdict(true), (2, verdict(true).1)];

@@ -1,4 +1,4 @@
-//! One shard's database at one moment.
+//! A snapshot of one shard's database.
 
 use std::time::Duration;
 
@@ -10,18 +10,18 @@ use super::{Target, report::ShardSize};
 use crate::exit::Unreachable;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Whole tables are aggregated and joined: memory instead of disk, and none of the time-outs meant for serving (one
-/// shard's snapshot waits while another's is read). Compiling the plans costs more than it saves.
+/// Whole tables are aggregated and joined, so memory is used instead of disk. The time-outs for serving are off,
+/// because one shard's snapshot waits while another one is read. JIT compilation costs more than it saves.
 const SETTINGS: [(&str, &str); 4] =
     [("work_mem", "128MB"), ("statement_timeout", "0"), ("idle_in_transaction_session_timeout", "0"), ("jit", "off")];
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-/// The first statement that reads is what fixes the snapshot.
+/// The first statement that reads data fixes the snapshot.
 const FIX: &str = "SELECT FROM shardledger.shard_state";
 const SIZE: &str = "SELECT (SELECT count(*) FROM shardledger.account) AS accounts, (SELECT count(*) FROM shardledger.journal) AS entries,
                            (SELECT count(*) FROM shardledger.transfer) AS transfers, (SELECT count(*) FROM shardledger.register) AS registers";
 
-/// A read-only transaction that sees the shard as it was when it began. To be [closed](Snapshot::close).
+/// A read-only transaction that sees the shard as of its beginning. End it with [`Snapshot::close_all`].
 pub struct Snapshot {
     pub shard: String,
     pub connection: PgConnection,
@@ -39,7 +39,7 @@ impl Snapshot {
         }
     }
 
-    /// One of each target, or none.
+    /// Takes a snapshot of each target, or of none.
     pub async fn take_all(targets: &[Target]) -> anyhow::Result<Vec<Self>> {
         let (mut taken, mut failure) = (Vec::with_capacity(targets.len()), None);
         for snapshot in join_all(targets.iter().map(Self::take)).await {
@@ -63,7 +63,8 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Ends the transactions and the connections. A snapshot holds back vacuum, and PostgreSQL logs a connection that just ends.
+    /// Ends the transactions and connections. An open snapshot holds back vacuum, and PostgreSQL logs a connection
+    /// that ends without a termination message.
     pub async fn close_all(snapshots: &mut Vec<Self>) {
         join_all(snapshots.drain(..).map(|snapshot| roll_back_and_close(snapshot.connection))).await;
     }
@@ -80,7 +81,7 @@ impl Snapshot {
     }
 }
 
-/// A connection that nothing in the environment changes.
+/// Opens a connection that the environment does not change.
 pub async fn connect(target: &Target) -> anyhow::Result<PgConnection> {
     let unreachable = |reason: String| Unreachable { what: database_of(&target.shard), reason };
     let url =
@@ -92,7 +93,7 @@ pub async fn connect(target: &Target) -> anyhow::Result<PgConnection> {
     Ok(connected.map_err(|error| unreachable(error.to_string()))?)
 }
 
-/// Ends a connection whose work is done or has failed; nothing is left to be told about it.
+/// Closes a connection whose work is done or has failed; an error while closing is ignored.
 pub async fn close(connection: PgConnection) {
     let _ = tokio::time::timeout(CONNECT_TIMEOUT, connection.close()).await;
 }
@@ -102,7 +103,7 @@ async fn roll_back_and_close(mut connection: PgConnection) {
     close(connection).await;
 }
 
-/// A database that stops answering is unreachable; any other error is a failure of the check.
+/// Classifies an error: a database that stops answering is unreachable, any other error is a failure of the check.
 pub fn broken(shard: &str, error: sqlx::Error) -> anyhow::Error {
     let what = database_of(shard);
     match error {

@@ -1,4 +1,4 @@
-//! The in-transit accounts over all shards.
+//! The in-transit accounts of all shards.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::{invariant::Invariant, report::Findings};
 
 const IN_TRANSIT: &str = "SELECT asset, posted FROM shardledger.account WHERE id LIKE '@in-transit:%'";
 
-/// Minor units in transit by asset.
+/// Minor units in transit, by asset.
 pub type Sums = BTreeMap<String, i128>;
 
 /// Adds one shard's in-transit accounts.
@@ -19,11 +19,12 @@ pub async fn add(sums: &mut Sums, snapshot: &mut PgConnection) -> sqlx::Result<(
     Ok(())
 }
 
-/// With no saga under way and none moving while the snapshots were taken, the shards' positions cancel out.
+/// Checks that the shards' in-transit accounts cancel out. This holds if no saga is in progress and none moved while
+/// the snapshots were taken.
 pub fn check_quiet(sums: &Sums) -> Findings {
     let mut findings = Findings::default();
     for (asset, sum) in sums.iter().filter(|(_, sum)| **sum != 0) {
-        findings.add(Invariant::I2, asset, format!("no saga is under way, yet {sum} minor units are in transit"));
+        findings.add(Invariant::I2, asset, format!("no saga is in progress, yet {sum} minor units are in transit"));
     }
     findings
 }
@@ -36,7 +37,7 @@ mod tests {
     fn what_is_left_in_transit_is_named_by_asset() {
         let sums = Sums::from([("CZK".to_owned(), 0), ("USD".to_owned(), -5)]);
         let mut expected = Findings::default();
-        expected.add(Invariant::I2, "USD", "no saga is under way, yet -5 minor units are in transit");
+        expected.add(Invariant::I2, "USD", "no saga is in progress, yet -5 minor units are in transit");
         assert_eq!(check_quiet(&sums), expected);
     }
 }

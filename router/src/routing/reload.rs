@@ -104,8 +104,8 @@ impl Routing {
         }
     }
 
-    /// Puts a map to use that came from elsewhere than the file: a node had it. Held to the same rules as the file's. The
-    /// file is not written: as long as it stays older, it is refused if it is reloaded.
+    /// Puts a map to use that a node had. The rules for maps from the file apply. The file is not written; while its
+    /// version is lower, a reload refuses it.
     pub fn adopt_toml(&self, text: &str, source: &str) -> Result<Reload, ReloadError> {
         self.take(self.writer(), text, source.to_owned())
     }

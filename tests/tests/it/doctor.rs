@@ -1,5 +1,5 @@
-//! `shardctl doctor` proves something only if it notices: a clean cluster agrees in everything, each disagreement made by hand is
-//! named at its place, and after it is mended the cluster agrees again.
+//! `shardctl doctor` is useful only if it notices every disagreement. A consistent cluster agrees in every fact. Each
+//! disagreement that the test creates is named at its place, and after the repair the cluster agrees again.
 
 use std::{fs, time::Duration};
 
@@ -15,13 +15,13 @@ use testkit::{
 };
 use uuid::Uuid;
 
-/// How long nodes and routers may take to notice what the test did.
+/// How long nodes and routers may take to notice a change.
 const NOTICED_WITHIN: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn doctor_names_each_disagreement() -> anyhow::Result<()> {
     let mut cluster = Cluster::start(2, 1).await?;
-    // Marks on every side: both shards take part in a saga.
+    // A saga between both shards leaves marks on every side.
     let (client, placement) = (cluster.client(), cluster.placement()?);
     let (payer, payee) = (placement.account_on("s0", "payer", 0)?, placement.account_on("s1", "payee", 0)?);
     open_account(&client, &payer, "unlimited").await?;
@@ -68,7 +68,7 @@ async fn doctor_names_each_disagreement() -> anyhow::Result<()> {
     cluster.finish().await
 }
 
-/// Both outputs with `--all`, and the same through a router alone.
+/// Checks both output formats with `--all`, and the same through a router alone.
 async fn everything_is_compared(cluster: &Cluster) -> anyhow::Result<()> {
     let router = cluster.status().routers[0].admin_url.clone();
     let all: Value = serde_json::from_str(&cluster.shardctl(&["doctor", "--all", "--json"]).await?.successful()?)?;
@@ -87,7 +87,7 @@ async fn everything_is_compared(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The first half of s0's slots for s1.
+/// A map that gives the first half of s0's slots to s1.
 async fn a_refused_map(cluster: &Cluster, router: &str) -> anyhow::Result<()> {
     let path = cluster.shard_map_path();
     let good = fs::read_to_string(&path)?;
@@ -98,14 +98,14 @@ async fn a_refused_map(cluster: &Cluster, router: &str) -> anyhow::Result<()> {
     fs::write(&path, ShardMap::new(map.cluster, map.version + 1, shards)?.to_toml())?;
     let refused = named(cluster, router, "map file").await?;
     ensure!(refused["found"].as_str().is_some_and(|found| found.contains("only a move")), "{refused}");
-    // What is no map at all cannot hide the rest.
+    // A file that is not a map must not hide the other findings.
     fs::write(&path, "nonsense")?;
     named(cluster, "cluster", "map file").await?;
     fs::write(&path, good)?;
     clean(cluster, "the map is back").await
 }
 
-/// A map of another cluster that has the same addresses.
+/// A map of another cluster with the same addresses.
 async fn another_cluster(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
     let map = cluster.placement()?.map().clone();
     let file = cluster.data_dir().join("run").join("other.toml");
@@ -118,7 +118,7 @@ async fn another_cluster(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
     Ok(fs::remove_file(&file)?)
 }
 
-/// Waits until the fact disagrees at this place, and gives what was found.
+/// Waits until the fact disagrees at this place, and returns the finding.
 async fn named(cluster: &Cluster, place: &str, fact: &str) -> anyhow::Result<Value> {
     until(&format!("doctor names {fact} at {place}"), NOTICED_WITHIN, async || {
         let output = cluster.shardctl(&["doctor", "--json"]).await?;

@@ -1,5 +1,5 @@
-//! The data folder of a cluster on this machine as operators treat it: moved, copied, with a volume that is not mounted. Money
-//! that was taken once is not taken again, and a copy never touches the original.
+//! The data folder of a local cluster as operators treat it: moved, copied, or with an unmounted volume. No payment
+//! is executed twice, and a copy never touches the original.
 
 use std::{
     fs,
@@ -21,10 +21,10 @@ use testkit::{
 };
 use uuid::Uuid;
 
-/// How long the supervisor or a router may take to notice what a test did.
+/// How long the supervisor or a router may take to notice a change.
 const NOTICED_WITHIN: Duration = Duration::from_secs(30);
 
-/// Two accounts on two shards and one payment between them.
+/// Two accounts on two shards, and one payment between them.
 struct Payment {
     from: String,
     to: String,
@@ -42,7 +42,7 @@ impl Payment {
         Ok(payment)
     }
 
-    /// Sends a payment between the same accounts; gives the status of the answer.
+    /// Sends a payment between the same accounts and returns the status of the answer.
     async fn send(&self, client: &Client, id: Uuid, amount: &str) -> anyhow::Result<u16> {
         Ok(self.order(client, id, amount).await?.status)
     }
@@ -52,7 +52,7 @@ impl Payment {
         Ok(client.call(0, Method::POST, "/v1/transfers", Some(&order)).await?)
     }
 
-    /// The payment is there, and sent again it is answered from what is stored.
+    /// Checks that the payment took effect once: resent, it is answered from its stored result.
     async fn is_there_once(&self, client: &Client) -> anyhow::Result<()> {
         let again = self.order(client, self.id, "12.34").await?;
         ensure!(again.status == 200 && again.is_replay(), "{} {}", again.status, again.text());
@@ -66,7 +66,7 @@ impl Payment {
     }
 }
 
-/// The command failed and said each of the words.
+/// Checks that the command failed and that its output contains each of the words.
 fn refused(output: &Output, words: &[&str]) -> anyhow::Result<()> {
     ensure!(output.code == Some(1), "{output:?}");
     says(&output.stderr, words)
@@ -106,7 +106,7 @@ async fn a_moved_folder_starts_and_keeps_its_ports_and_balances() -> anyhow::Res
     ensure!(cluster.status().copy_of.is_none() && !first.exists());
     payment.is_there_once(&cluster.client()).await?;
 
-    // Moved while it runs: nothing is started beside what runs, and `down` finds it.
+    // The folder is moved while the cluster runs: `up` starts nothing beside it, and `down` finds the processes.
     let running = processes(&cluster);
     ensure!(running.len() == 6, "{running:?}");
     cluster.move_to(&first)?;
@@ -116,7 +116,7 @@ async fn a_moved_folder_starts_and_keeps_its_ports_and_balances() -> anyhow::Res
     ensure!(!running.iter().any(|process| process.is_alive()), "{running:?}");
     cluster.up().await?;
 
-    // The same without the supervisor: what it left behind has the former paths.
+    // The same without the supervisor: the processes it left behind have the former paths.
     let running = processes(&cluster);
     let supervisor = cluster.status().supervisor_pid.and_then(Process::of).context("no supervisor")?;
     supervisor.kill().await?;
@@ -136,7 +136,7 @@ async fn a_copy_runs_beside_the_original_on_its_own_ports_and_databases_and_says
     let payment = Payment::make(&cluster).await?;
     let original = cluster.data_dir().to_owned();
 
-    // Taken while the databases ran.
+    // A copy taken while the databases ran.
     let torn = cluster.copy().await?;
     let up = torn.shardctl(&["up"]).await?;
     refused(&up, &["postmaster.pid", "torn", "copy it again", text(&original), text(torn.data_dir())])?;
@@ -152,7 +152,7 @@ async fn a_copy_runs_beside_the_original_on_its_own_ports_and_databases_and_says
     cluster.down().await?;
     let copy = cluster.copy().await?;
     cluster.up().await?;
-    // Not started yet, it has no addresses of its own, and no command takes those of the original.
+    // Until its first start the copy has no addresses of its own, and no command uses those of the original.
     refused(&copy.shardctl(&["verify"]).await?, &["is a copy of", text(&original)])?;
     let status = copy.status().await?;
     ensure!(status.copy_of.as_deref() == Some(&original) && status.pids().is_empty(), "{status:?}");
@@ -177,7 +177,7 @@ async fn a_copy_runs_beside_the_original_on_its_own_ports_and_databases_and_says
         ensure!(runs_in == copy.data_dir().join("pg").join(&ours.id), "{}", runs_in.display());
     }
 
-    // What the copy was made with is in both; a payment in one is not in the other.
+    // Payments from before the copy are in both clusters; a later payment is in one only.
     let (ours, theirs) = (client_of(&status), cluster.client());
     payment.is_there_once(&ours).await?;
     ensure!(payment.send(&ours, Uuid::now_v7(), "1.00").await? == 201);
@@ -188,7 +188,7 @@ async fn a_copy_runs_beside_the_original_on_its_own_ports_and_databases_and_says
     payment.has_received(&ours, "13.34").await?;
     copy.shardctl(&["verify"]).await?.successful()?;
 
-    // A copy keeps its ports, and is one at each start.
+    // A copy keeps its ports, and every start reports that it is a copy.
     copy.shardctl(&["down"]).await?.successful()?;
     says(&copy.shardctl(&["up"]).await?.stderr, &["is a copy of"])?;
     ensure!(copy.status().await?.routers[0].url == status.routers[0].url);
@@ -213,13 +213,13 @@ async fn a_copy_runs_beside_the_original_on_its_own_ports_and_databases_and_says
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_folder_that_is_missing_or_anothers_is_refused_and_never_made_again() -> anyhow::Result<()> {
+async fn a_database_folder_that_is_missing_or_foreign_is_refused_and_never_created_again() -> anyhow::Result<()> {
     let mut cluster = Cluster::start(2, 1).await?;
     let payment = Payment::make(&cluster).await?;
     let pg = cluster.data_dir().join("pg");
     let [s0, s1, aside] = ["s0", "s1", "aside"].map(|name| pg.join(name));
 
-    // While it runs: the supervisor does not start a server on what is not there.
+    // While the cluster runs, the supervisor does not start a server on a missing folder.
     fs::rename(&s1, &aside)?;
     cluster.process(Member::Postgres(1))?.kill().await?;
     until("the supervisor names the missing folder", NOTICED_WITHIN, async || {
@@ -233,7 +233,7 @@ async fn a_database_folder_that_is_missing_or_anothers_is_refused_and_never_made
     payment.is_there_once(&cluster.client()).await?;
     cluster.down().await?;
 
-    // `up`: the volume of one shard is not mounted.
+    // `up` while the volume of one shard is not mounted.
     let missing = ["shard s1", text(&s1), "is missing or empty", "held a ledger", "mount or restore", "down --wipe"];
     fs::rename(&s1, &aside)?;
     refused(&cluster.shardctl(&["up"]).await?, &missing)?;
@@ -250,7 +250,7 @@ async fn a_database_folder_that_is_missing_or_anothers_is_refused_and_never_made
     payment.is_there_once(&cluster.client()).await?;
     cluster.down().await?;
 
-    // The folders of two shards are mixed up.
+    // The folders of two shards are exchanged.
     let swap = || -> anyhow::Result<()> {
         fs::rename(&s0, &aside)?;
         fs::rename(&s1, &s0)?;
@@ -261,7 +261,7 @@ async fn a_database_folder_that_is_missing_or_anothers_is_refused_and_never_made
     refused(&cluster.shardctl(&["up"]).await?, &foreign)?;
     swap()?;
 
-    // The description is lost: no new cluster begins on top of the databases.
+    // The description is lost: no new cluster is created over the databases.
     let description = cluster.data_dir().join("cluster.json");
     let kept = fs::read(&description)?;
     fs::remove_file(&description)?;
@@ -298,13 +298,13 @@ async fn variables_of_postgresql_in_the_shell_change_nothing() -> anyhow::Result
             ensure!(name != "SHARD_NODE_DATABASE_URL");
         }
     }
-    // A restart by the supervisor has the same environment.
+    // A restart by the supervisor uses the same environment.
     cluster.kill_and_recover(&[Member::Node(0), Member::Postgres(1)]).await?;
     payment.is_there_once(&cluster.client()).await?;
     cluster.finish().await
 }
 
-/// Where the link to databases elsewhere leads.
+/// The folder that the link to databases elsewhere leads to.
 fn home_of(data_dir: &Path) -> anyhow::Result<PathBuf> {
     let databases = fs::read_link(data_dir.join("pg")).context("the databases are not elsewhere")?;
     Ok(databases.parent().context("no folder around the databases")?.to_owned())
@@ -312,7 +312,7 @@ fn home_of(data_dir: &Path) -> anyhow::Result<PathBuf> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn databases_elsewhere_follow_a_moved_folder_and_belong_to_no_copy() -> anyhow::Result<()> {
-    // A folder that the user who runs PostgreSQL cannot pass. Only root has such a user.
+    // A folder that the user who runs PostgreSQL cannot pass. Only root runs PostgreSQL as another user.
     let private = std::env::temp_dir().join(format!("shardledger-private-{}", Uuid::now_v7().simple()));
     fs::create_dir(&private)?;
     let _leash = testkit::leash::Leash::on_folder(&private)?;
@@ -334,7 +334,7 @@ async fn databases_elsewhere_follow_a_moved_folder_and_belong_to_no_copy() -> an
     ensure!(home_of(cluster.data_dir())? == home);
     says(&fs::read_to_string(&marker)?, &[text(cluster.data_dir())])?;
 
-    // Copied to where the first folder was, so that the home's name is not free.
+    // Copied to where the first folder was, so that the home's name is already taken.
     let copy = cluster.copy_to(&private.join("first")).await?;
     let up = copy.shardctl(&["up"]).await?;
     refused(&up, &["without databases", text(&home), text(cluster.data_dir()), text(copy.data_dir()), "cp -a"])?;
@@ -343,7 +343,7 @@ async fn databases_elsewhere_follow_a_moved_folder_and_belong_to_no_copy() -> an
     ensure!(processes(&cluster).len() == 6);
     payment.is_there_once(&cluster.client()).await?;
 
-    // The commands that the refusal names.
+    // Run the commands that the refusal names.
     cluster.down().await?;
     let command = up.stderr.lines().find(|line| line.trim().starts_with("cp -a")).context("no command")?;
     ensure!(Command::new("sh").arg("-c").arg(command).status()?.success());
@@ -359,7 +359,7 @@ async fn databases_elsewhere_follow_a_moved_folder_and_belong_to_no_copy() -> an
     copy.shardctl(&["down", "--wipe", "--yes"]).await?.successful()?;
     ensure!(!own_home.exists() && !copy.data_dir().exists() && home.exists());
     payment.is_there_once(&cluster.client()).await?;
-    // A copy that never ran is removed, and the databases it has a link to are not.
+    // Removing a copy that never ran does not remove the databases that its link leads to.
     let copy = cluster.copy_to(&private.join("first")).await?;
     copy.shardctl(&["down", "--wipe", "--yes"]).await?.successful()?;
     ensure!(!copy.data_dir().exists() && home.exists());
@@ -369,7 +369,7 @@ async fn databases_elsewhere_follow_a_moved_folder_and_belong_to_no_copy() -> an
     until("the home is gone with its cluster", RECOVERY, async || Ok((!home.exists()).then_some(()))).await
 }
 
-/// `up` returns when every router can read and write at every shard, and `status` names a shard where it cannot.
+/// `up` returns once every router can read and write at every shard, and `status` names a shard where that fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_right_after_up_are_served() -> anyhow::Result<()> {
     let mut cluster = Cluster::start(2, 2).await?;
@@ -381,7 +381,7 @@ async fn requests_right_after_up_are_served() -> anyhow::Result<()> {
             cluster.up().await?;
         }
         let client = cluster.client();
-        // One attempt each, at once.
+        // One attempt each, immediately.
         for router in 0..2 {
             for id in &accounts {
                 let body = json!({"id": id, "asset": ASSET, "overdraft": "unlimited"});

@@ -1,7 +1,7 @@
-//! `global/pg_control`: what a database folder says about itself while no server runs on it.
+//! `global/pg_control`: the facts about a database folder that can be read while no server runs on it.
 //!
-//! The file begins with the system identifier, which initdb makes and which stays the same for the life of the database. The
-//! state of the server is 16 bytes in, in every supported version.
+//! The file begins with the system identifier, which initdb generates and which never changes. The state of the
+//! server is at byte 16 in every supported version.
 
 use std::{
     fs::File,
@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Bytes that are read: identifier (8), version of the file (4), version of the catalog (4), state (4).
+/// The bytes that are read: identifier (8), version of the file (4), version of the catalog (4), state (4).
 const LENGTH: usize = 20;
 const STATE_OFFSET: usize = 16;
 /// `DB_SHUTDOWNED`: the server wrote its last checkpoint and ended.
@@ -35,7 +35,7 @@ pub enum FolderFault {
     )]
     NoDatabase(PathBuf),
     #[error(
-        "its folder {} holds another database: the system identifier is {found}, that of the shard's database is {recorded}: \
+        "its folder {} holds another database: its system identifier is {found}, the shard's database has {recorded}: \
          put the shard's own folder there",
         .folder.display()
     )]
@@ -43,7 +43,7 @@ pub enum FolderFault {
 }
 
 impl ControlFile {
-    /// The control file of a database folder; `None` when the folder has none.
+    /// The control file of a database folder; `None` if the folder has none.
     pub fn read(folder: &Path) -> io::Result<Option<Self>> {
         let mut file = match File::open(path(folder)) {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -56,7 +56,7 @@ impl ControlFile {
         Ok(Some(Self::parse(bytes)))
     }
 
-    /// The server writes the file in the byte order of its machine.
+    /// Parses the file, which is in the byte order of the machine that wrote it.
     fn parse(bytes: [u8; LENGTH]) -> Self {
         let [a, b, c, d, e, f, g, h, ..] = bytes;
         let mut state = [0; 4];
@@ -64,7 +64,7 @@ impl ControlFile {
         Self { system_identifier: u64::from_ne_bytes([a, b, c, d, e, f, g, h]), state: u32::from_ne_bytes(state) }
     }
 
-    /// Whether the server ended in an orderly way, so that the files alone are the whole database.
+    /// Whether the server shut down cleanly, so that the files contain the whole database.
     pub fn is_shut_down(&self) -> bool {
         self.state == SHUT_DOWN
     }
@@ -86,7 +86,7 @@ pub fn check(folder: &Path, recorded: u64) -> anyhow::Result<()> {
     }
 }
 
-/// A volume that is not mounted leaves an empty folder behind, or none.
+/// Whether the folder is missing or empty, as it is while a volume is not mounted.
 pub fn is_missing_or_empty(folder: &Path) -> bool {
     std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none())
 }

@@ -1,5 +1,5 @@
-//! Making a shard's database: a PostgreSQL data folder of its own with one role, one database and no way in without a
-//! password.
+//! Creates a shard's database: its own PostgreSQL data folder with one role and one database, which only a password
+//! opens.
 
 use std::{
     fs,
@@ -24,13 +24,13 @@ use crate::cluster::{
     secrets::new_password,
 };
 
-/// The role initdb makes. The services never use it.
+/// The role that initdb creates. The services never use it.
 const SUPERUSER: &str = "postgres";
-/// Everyone needs a password, so between initdb and the making of the roles nobody has one to get in with.
+/// Rejects all connections between initdb and the creation of the roles.
 const BOOTSTRAP_AUTHENTICATION: &str = "reject";
 
-/// Refuses to go on unless every shard whose database was made still has it. What was made once is never made again: an empty
-/// database in place of a ledger would take payments a second time.
+/// Fails unless every recorded database is in place. A recorded database is never created again: an empty database in
+/// place of a ledger would execute payments a second time.
 pub fn check(layout: &Layout, description: &Description) -> anyhow::Result<()> {
     let mut faults = Vec::new();
     for shard in &description.shards {
@@ -40,7 +40,7 @@ pub fn check(layout: &Layout, description: &Description) -> anyhow::Result<()> {
     }
     ensure!(
         faults.is_empty(),
-        "{}\nnothing was started; run `shardctl up` again when that is done. (`shardctl down --wipe` throws away the data of \
+        "{}\nnothing was started; run `shardctl up` again when that is done. (`shardctl down --wipe` removes the data of \
          the whole cluster.)",
         faults.join("\n")
     );
@@ -51,11 +51,11 @@ fn check_shard(layout: &Layout, description: &Description, shard: &ShardPlace) -
     let folder = description.database_folder(layout, shard);
     match shard.system_identifier {
         Some(recorded) => control_file::check(&folder, recorded)?,
-        // The server has its log since its first start, which comes after the database was made.
+        // The server's log is created at its first start, after the database was created.
         None if layout.log(&shard.postgres_name()).exists() && is_missing_or_empty(&folder) => {
             return Err(FolderFault::Missing(folder).into());
         }
-        // The first `up` was interrupted before it made the database.
+        // The first `up` was interrupted before it created the database.
         None => return Ok(()),
     }
     for role in [SUPERUSER, ROLE] {
@@ -65,7 +65,7 @@ fn check_shard(layout: &Layout, description: &Description, shard: &ShardPlace) -
     Ok(())
 }
 
-/// Makes the shard's database unless it was made before, and writes its settings. Gives its system identifier.
+/// Creates the shard's database unless it exists, and writes its settings. Returns its system identifier.
 pub fn ensure_database(layout: &Layout, description: &Description, shard: &ShardPlace) -> anyhow::Result<u64> {
     let (place, folder) = (&description.postgres, description.database_folder(layout, shard));
     let user = place.user.as_ref();
@@ -88,7 +88,7 @@ struct Passwords {
     role: String,
 }
 
-/// Makes the passwords of the shard's database, unless they are there.
+/// Generates the missing passwords of the shard's database.
 pub fn ensure_passwords(layout: &Layout, shard: &ShardPlace) -> anyhow::Result<()> {
     for role in [SUPERUSER, ROLE] {
         durable_file::create_once(&layout.password(&shard.id, role), &new_password()?, Audience::Owner)?;
@@ -104,7 +104,7 @@ fn read_passwords(layout: &Layout, shard: &ShardPlace) -> anyhow::Result<Passwor
     Ok(Passwords { superuser: read(SUPERUSER)?, role: read(ROLE)? })
 }
 
-/// Works in a draft folder that is renamed when all is done, so that a crash leaves no half-made database behind.
+/// Works in a draft folder that is renamed at the end, so that a crash leaves no half-created database.
 fn make(server: &Server, folder: &Path, user: Option<&ServiceUser>, passwords: &Passwords) -> anyhow::Result<()> {
     let draft = folder.with_extension("new");
     if draft.exists() {
@@ -116,7 +116,7 @@ fn make(server: &Server, folder: &Path, user: Option<&ServiceUser>, passwords: &
         .arg("-D")
         .arg(&draft)
         .args(["--username", SUPERUSER, "--auth", BOOTSTRAP_AUTHENTICATION, "--encoding", "UTF8"])
-        // Sort order that no upgrade of the C library changes, and checksums that make a damaged page loud.
+        // A sort order that no upgrade of the C library changes, and checksums that report damaged pages.
         .args(["--no-locale", "--data-checksums"]);
     run(initdb, &draft, user, "")?;
     append(&draft.join("postgresql.conf"), INCLUDES)?;
@@ -124,16 +124,16 @@ fn make(server: &Server, folder: &Path, user: Option<&ServiceUser>, passwords: &
     write_owned(&draft.join("pg_hba.conf"), HOST_BASED_AUTHENTICATION, user)?;
 
     let mut single = Command::new(server.program("postgres"));
-    // `-j` ends a statement at a semicolon and an empty line; without exit_on_error a failure would go unnoticed.
+    // `-j` ends a statement at a semicolon and an empty line. Without exit_on_error a failure would go unnoticed.
     single.args(["--single", "-j", "-c", "exit_on_error=on", "-D"]).arg(&draft).arg("postgres");
     run(single, &draft, user, &bootstrap_sql(passwords))?;
     fs::rename(&draft, folder)?;
-    // `cluster.json` will say that the database is there, so the rename must not be lost by a power failure after that.
+    // `cluster.json` will record the database, so a power failure after that must not undo the rename.
     let databases = folder.parent().context("the database folder has no parent")?;
     Ok(fs::File::open(databases)?.sync_all()?)
 }
 
-/// Given on standard input: a command line can be read by every user of the machine.
+/// The SQL goes to standard input, because every user of the machine can read a command line.
 fn bootstrap_sql(passwords: &Passwords) -> String {
     let Passwords { superuser, role } = passwords;
     [
@@ -146,7 +146,7 @@ fn bootstrap_sql(passwords: &Passwords) -> String {
     .concat()
 }
 
-/// Runs a program of PostgreSQL to its end; what it said is told when it fails.
+/// Runs a program of PostgreSQL to its end. If it fails, the error contains its output.
 fn run(mut command: Command, folder: &Path, user: Option<&ServiceUser>, input: &str) -> anyhow::Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
     command
@@ -184,7 +184,7 @@ fn write_owned(path: &Path, text: &str, user: Option<&ServiceUser>) -> anyhow::R
 mod tests {
     use super::*;
 
-    /// A cluster of two shards with passwords and no database yet.
+    /// A cluster of two shards with passwords and without databases.
     fn cluster() -> (tempfile::TempDir, Layout, Description) {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::create(folder.path()).unwrap();
@@ -199,7 +199,7 @@ mod tests {
     fn a_first_up_that_was_interrupted_can_be_resumed() {
         let (_folder, layout, mut description) = cluster();
         check(&layout, &description).unwrap();
-        // One database was made, the other was not.
+        // One database was created, the other was not.
         let made = description.database_folder(&layout, &description.shards[0]);
         fs::create_dir_all(made.join("global")).unwrap();
         fs::write(control_file::path(&made), [1; 32]).unwrap();
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_was_made_is_never_made_again() {
+    fn a_database_is_never_created_twice() {
         let (_folder, layout, mut description) = cluster();
         description.shards[1].system_identifier = Some(7);
         let refusal = check(&layout, &description).unwrap_err().to_string();
@@ -218,7 +218,7 @@ mod tests {
             assert!(refusal.contains(part), "{refusal}");
         }
         assert!(!refusal.contains("shard s0"), "{refusal}");
-        // `cluster.json` of the older format names no identifier; that the server ran once is known by its log.
+        // The previous format of `cluster.json` has no identifier; the server's log shows that the server has run.
         description.shards[1].system_identifier = None;
         fs::write(layout.log("postgres-s1"), "").unwrap();
         assert_eq!(check(&layout, &description).unwrap_err().to_string(), refusal);

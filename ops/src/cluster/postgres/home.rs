@@ -1,7 +1,8 @@
-//! Where the databases of a cluster lie: in its data folder, or elsewhere when the user who runs PostgreSQL cannot reach that.
+//! The location of a cluster's databases: its data folder, or another folder if the user that runs PostgreSQL cannot
+//! reach the data folder.
 //!
-//! A home elsewhere has a marker that names the data folder and the cluster it belongs to, because the data folder can be
-//! moved or copied without it.
+//! A home elsewhere has a marker that names its data folder and its cluster, because the data folder can be moved or
+//! copied without it.
 
 use std::{
     fs, io,
@@ -23,13 +24,14 @@ use crate::{
     output::note,
 };
 
-/// Parent of the databases of clusters whose data folder the service user cannot reach (a clone below /root, say).
+/// The parent of homes elsewhere, used if the service user cannot reach the data folder (a clone below /root, for
+/// example).
 pub const HOMES_ELSEWHERE: &str = "/var/lib/shardledger";
-/// How `cluster.json` spells [`Home::Here`].
+/// The text of [`Home::Here`] in `cluster.json`.
 const HERE: &str = "here";
 const MARKER: &str = "owner.json";
 
-/// The folder that holds the folder `pg` of the databases.
+/// The folder that contains the databases' folder `pg`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Home {
@@ -68,7 +70,7 @@ impl From<Home> for String {
 }
 
 impl Home {
-    /// For databases that are yet to be made: the data folder if the user can reach it.
+    /// The home of new databases: the data folder if the user can reach it.
     pub fn choose(layout: &Layout, user: Option<&ServiceUser>) -> anyhow::Result<Self> {
         Ok(match user {
             Some(user) if !can_reach(user, layout.root())? => Self::Elsewhere(own_elsewhere(layout)?),
@@ -76,7 +78,7 @@ impl Home {
         })
     }
 
-    /// For a data folder that was copied: where databases of its own would be.
+    /// The home that a copied data folder's own databases would have.
     pub fn of_copy(layout: &Layout, recorded: &Self) -> anyhow::Result<Self> {
         let link = layout.postgres_link();
         let is_real = fs::symlink_metadata(&link).is_ok_and(|found| found.is_dir());
@@ -92,7 +94,7 @@ impl Home {
         }
     }
 
-    /// Makes the folder of the databases, and a link in the data folder to one that is elsewhere.
+    /// Creates the databases' folder, and a link to it in the data folder if it is elsewhere.
     pub fn create(&self, layout: &Layout) -> anyhow::Result<()> {
         let databases = self.folder(layout).join("pg");
         fs::DirBuilder::new()
@@ -107,14 +109,15 @@ impl Home {
         match fs::symlink_metadata(&link) {
             Ok(found) if !found.is_symlink() => return Ok(()),
             Ok(_) if fs::read_link(&link)? == databases => return Ok(()),
-            // The link of a copied folder leads to the databases of the original.
+            // The link in a copied folder leads to the original's databases.
             Ok(_) => fs::remove_file(&link)?,
             Err(_) => {}
         }
         symlink(&databases, &link).with_context(|| format!("cannot make the link {}", link.display()))
     }
 
-    /// Writes the marker of a home elsewhere. Replaces a marker that names the folder from which this cluster was moved.
+    /// Writes the marker of a home elsewhere. Replaces a marker that names the folder from which this cluster was
+    /// moved.
     pub fn claim(&self, layout: &Layout, cluster: ClusterId) -> anyhow::Result<()> {
         let Self::Elsewhere(home) = self else { return Ok(()) };
         if let Some(other) = self.other_owner(layout)? {
@@ -133,20 +136,20 @@ impl Home {
         durable_file::replace(&home.join(MARKER), &serde_json::to_string_pretty(&owner)?, Audience::Everyone)
     }
 
-    /// Another data folder that exists and works with this home.
+    /// Another existing data folder that uses this home.
     pub fn other_owner(&self, layout: &Layout) -> anyhow::Result<Option<PathBuf>> {
         let Self::Elsewhere(home) = self else { return Ok(None) };
         let Some(owner) = Owner::read(home)? else { return Ok(None) };
         if owner.data_dir == layout.root() || is_same_file(&owner.data_dir, layout.root()) {
             return Ok(None);
         }
-        // The folder may be gone, or another cluster's by now, or the marker may have been copied with the home.
+        // The folder may be gone or may hold another cluster, and the marker may have been copied with the home.
         let uses_it = Description::peek(&owner.data_dir)
             .is_some_and(|found| found.cluster == owner.cluster && found.postgres.home == *self);
         Ok(uses_it.then_some(owner.data_dir))
     }
 
-    /// Removes a home elsewhere, unless another data folder works with it.
+    /// Removes a home elsewhere, unless another data folder uses it.
     pub fn remove(&self, layout: &Layout) -> anyhow::Result<()> {
         let Self::Elsewhere(home) = self else { return Ok(()) };
         ensure!(
@@ -163,14 +166,14 @@ impl Home {
                 Err(error).with_context(|| format!("cannot remove {}", home.display()))
             }
             _ => {
-                // Succeeds only after the last home is removed: the folder must be empty.
+                // This succeeds only for an empty folder, after the last home was removed.
                 let _ = fs::remove_dir(HOMES_ELSEWHERE);
                 Ok(())
             }
         }
     }
 
-    /// The folders of all databases in this home, whatever cluster made them.
+    /// The folders of all databases in this home, whichever cluster created them.
     pub fn databases(&self, layout: &Layout) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.folder(layout).join("pg")).into_iter().flatten().flatten();
         entries.map(|entry| entry.path()).filter(|folder| folder.join("PG_VERSION").is_file()).collect()
@@ -190,8 +193,8 @@ impl Owner {
     }
 }
 
-/// The home elsewhere that is named after the data folder. When a cluster that was moved away from this folder still uses that
-/// home, the next free name is taken.
+/// The home elsewhere that is named after the data folder. If a cluster that was moved away from this folder still
+/// uses that home, the next free name.
 pub fn own_elsewhere(layout: &Layout) -> anyhow::Result<PathBuf> {
     let first = named_after(layout.root());
     let mut home = first.clone();
@@ -208,7 +211,7 @@ fn named_after(root: &Path) -> PathBuf {
     Path::new(HOMES_ELSEWHERE).join(format!("{name:016x}"))
 }
 
-/// Whether two paths lead to one file or folder: through links, bind mounts or hard links.
+/// Whether two paths lead to the same file or folder, for example through links, bind mounts or hard links.
 pub fn is_same_file(one: &Path, other: &Path) -> bool {
     let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
     matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
@@ -227,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_home_is_spelled_here_or_as_a_path() {
+    fn a_home_is_written_as_here_or_as_a_path() {
         for (home, text) in [(Home::Here, r#""here""#), (Home::Elsewhere("/var/lib/x".into()), r#""/var/lib/x""#)] {
             assert_eq!(serde_json::to_string(&home).unwrap(), text);
             assert_eq!(serde_json::from_str::<Home>(text).unwrap(), home);

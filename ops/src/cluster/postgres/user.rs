@@ -1,5 +1,5 @@
-//! Who runs PostgreSQL. It refuses to run as root, so started by root it runs as another user, who must be able to
-//! reach the folder of the databases ([`super::home`]).
+//! The user that runs PostgreSQL. PostgreSQL refuses to run as root, so under root it runs as another user, who must
+//! be able to reach the databases' folder ([`super::home`]).
 
 use std::{
     fmt, fs,
@@ -12,10 +12,10 @@ use std::{
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
-/// In order of preference. The first is made by the distribution's package.
+/// In order of preference. The distribution's package creates the first one.
 const CANDIDATES: [&str; 2] = ["postgres", "nobody"];
 
-/// A user other than the one who runs shardctl.
+/// A user other than the one that runs shardctl.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceUser {
     pub name: String,
@@ -29,7 +29,7 @@ impl fmt::Display for ServiceUser {
     }
 }
 
-/// The user to run PostgreSQL as; `None` is whoever runs this.
+/// The user to run PostgreSQL as; `None` is the user that runs this program.
 pub fn service_user() -> anyhow::Result<Option<ServiceUser>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
@@ -47,7 +47,7 @@ fn id_of(which: &str, user: &str) -> anyhow::Result<Option<u32>> {
     Ok(output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().parse()).transpose()?)
 }
 
-/// Asks the kernel, as that user: modes, groups and access lists all count.
+/// Asks the kernel as that user, so that modes, groups and access lists all count.
 pub fn can_reach(user: &ServiceUser, folder: &Path) -> anyhow::Result<bool> {
     let mut probe = Command::new("test");
     probe.arg("-x").arg(folder).current_dir("/");
@@ -55,7 +55,7 @@ pub fn can_reach(user: &ServiceUser, folder: &Path) -> anyhow::Result<bool> {
     Ok(probe.status().context("cannot run test")?.success())
 }
 
-/// Lets `command` run as the user, without any of our supplementary groups.
+/// Makes `command` run as the user, without this process's supplementary groups.
 pub fn run_as(command: &mut Command, user: Option<&ServiceUser>) {
     use std::os::unix::process::CommandExt;
     if let Some(user) = user {
@@ -63,7 +63,7 @@ pub fn run_as(command: &mut Command, user: Option<&ServiceUser>) {
     }
 }
 
-/// Makes a folder that belongs to the user, unless it is there.
+/// Creates a folder that the user owns, unless it exists.
 pub fn create_owned(folder: &Path, mode: u32, user: Option<&ServiceUser>) -> anyhow::Result<()> {
     match fs::DirBuilder::new().mode(mode).create(folder) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {

@@ -1,4 +1,4 @@
-//! Keeps one process running: finds it or starts it, waits for its end, starts it again.
+//! Keeps one process running: finds or starts it, waits for its end, and starts it again.
 
 #[cfg(test)]
 mod tests;
@@ -28,17 +28,17 @@ use crate::cluster::{
     stop,
 };
 
-/// How often a database that is starting is asked whether it answers.
+/// Pause between two questions to a database that is starting.
 const DATABASE_ASKED_EVERY: Duration = Duration::from_millis(50);
-/// How long one such question may take.
+/// Time limit for one question.
 const DATABASE_PATIENCE: Duration = Duration::from_secs(2);
-/// A database that recovers from a crash may take its time; after this, the log says what the node is waiting for.
+/// A database that recovers from a crash may take this long; afterwards the log says what the node waits for.
 const DATABASE_OVERDUE: Duration = Duration::from_secs(60);
 
 pub struct Worker {
     member: Member,
     layout: Layout,
-    /// The shard of a node: its database must answer and be initialised before the node starts.
+    /// For a node: its shard. The database must answer and be initialised before the node serves.
     shard: Option<ShardPlace>,
     shard_map: PathBuf,
     policy: RestartPolicy,
@@ -46,7 +46,7 @@ pub struct Worker {
     initialised: bool,
 }
 
-/// A process that runs: one of ours, or one a killed supervisor left behind.
+/// A running process: started by this supervisor, or left behind by a killed one.
 enum Running {
     Child(Child, Process),
     Adopted(Process),
@@ -72,7 +72,7 @@ impl Worker {
         }
     }
 
-    /// Runs the process until `stop`, and ends it then.
+    /// Keeps the process running until `stop`, then ends it.
     pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut backoff = Backoff::default();
         loop {
@@ -85,7 +85,7 @@ impl Worker {
             let lived = born.elapsed();
             self.reporter.ended(&self.member, &end, lived < WELL_AFTER);
             if self.policy == RestartPolicy::LeaveDead {
-                tracing::warn!(process = self.member.name, end, "dead, and left so");
+                tracing::warn!(process = self.member.name, end, "ended; it is not restarted");
                 stop.cancelled().await;
                 return Ok(());
             }
@@ -98,7 +98,7 @@ impl Worker {
         }
     }
 
-    /// One life of the process: how it ended, or `None` when it was stopped.
+    /// Runs the process once. Returns how it ended, or `None` if it was stopped.
     async fn live(&mut self, stop: &CancellationToken) -> anyhow::Result<Option<String>> {
         let mut running = tokio::select! {
             begun = self.begin() => begun?,
@@ -110,7 +110,7 @@ impl Worker {
             () = stop.cancelled() => {}
         }
         let process = running.process();
-        // A child's end is seen by waiting for it, so both happen at once.
+        // The end of a child is noticed only by waiting for it, so both run at once.
         let (stopped, end) = tokio::join!(stop::stop(process, self.member.role), running.end());
         stopped?;
         tracing::info!(process = self.member.name, pid = process.pid(), end = end?, "stopped");
@@ -119,8 +119,8 @@ impl Worker {
 
     async fn begin(&mut self) -> anyhow::Result<Running> {
         if let Some(process) = self.member.running(&ProcessTable::read()?) {
-            tracing::info!(process = self.member.name, pid = process.pid(), "taken over, it was running");
-            // A node that serves has been initialised; its map may be broken by now, and must not keep it from a restart.
+            tracing::info!(process = self.member.name, pid = process.pid(), "took over a running process");
+            // A node that serves is initialised. Its map may be broken by now, which must not prevent a restart.
             self.initialised = true;
             return Ok(Running::Adopted(process));
         }
@@ -128,7 +128,7 @@ impl Worker {
             self.wait_for_database(shard).await?;
         }
         let mut child = Command::from(self.member.command()?).spawn().context("cannot start it")?;
-        // The node waits for it, and answers the others' init meanwhile.
+        // The node waits for its initialisation, and meanwhile answers the `init` of other shards.
         if self.shard.is_some()
             && let Err(error) = self.initialise().await
         {
@@ -141,7 +141,7 @@ impl Worker {
         Ok(Running::Child(child, process))
     }
 
-    /// A node started before its database would only fail, and wait longer each time.
+    /// Waits for the database: a node started earlier would fail and then be restarted ever more slowly.
     async fn wait_for_database(&self, shard: &ShardPlace) -> anyhow::Result<()> {
         let url: DatabaseUrl = shard.dsn(&self.layout)?.parse()?;
         let options = url.connect_options().disable_statement_logging();
@@ -157,7 +157,8 @@ impl Worker {
         }
     }
 
-    /// Makes a new database the shard, once the nodes of the others have answered; does nothing to one that is a shard.
+    /// Initialises a new database, once the nodes of the other shards have answered. Leaves an initialised one
+    /// unchanged.
     async fn initialise(&mut self) -> anyhow::Result<()> {
         if self.initialised {
             return Ok(());
@@ -177,7 +178,7 @@ impl Running {
         }
     }
 
-    /// Waits for the end and says how it came.
+    /// Waits for the end of the process and describes it.
     async fn end(&mut self) -> anyhow::Result<String> {
         match self {
             Self::Child(child, _) => Ok(child.wait().await?.to_string()),

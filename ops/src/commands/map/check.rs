@@ -1,4 +1,4 @@
-//! `shardctl map check FILE`: exit code 3 when the map would be refused, 4 when the router that was named cannot be reached.
+//! `shardctl map check FILE`: exit code 3 if the map would be refused, 4 if the named router is unreachable.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ If a cluster is at hand (the router at --admin-url, or the cluster that runs in 
 would: against the map in use and against the slots that the shards own. A map that follows a finished move is accepted; a map that \
 reassigns an owned slot is refused. Nothing is changed.
 
-Without a cluster, or with --offline, the file is checked by itself. With --replaces it is checked against another file. Files do not \
+Without a cluster, or with --offline, the file is checked alone. With --replaces it is checked against another file. Files do not \
 know of moves, so a map that follows a move is refused then.
 
 Exit codes: 0 valid, 3 the map would be refused, 4 the router at --admin-url cannot be reached";
@@ -34,14 +34,14 @@ pub struct Args {
     /// Check against this file, which the map is to replace, instead of a running cluster
     #[arg(long, value_name = "FILE")]
     replaces: Option<PathBuf>,
-    /// Check the file by itself, even if a cluster runs
+    /// Check the file alone, even if a cluster is running
     #[arg(long)]
     offline: bool,
     #[command(flatten)]
     address: AdminAddress,
 }
 
-/// The verdict on a map, of a router or of this program.
+/// The verdict of a router or of this program on a map.
 #[derive(Debug, Deserialize)]
 struct Verdict {
     problems: Vec<Problem>,
@@ -67,7 +67,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { exit::violation() })
 }
 
-/// What the routers say, and which of them were asked; `None` without a cluster.
+/// The routers' verdict and the routers that were asked; `None` without a cluster.
 async fn online(
     address: &AdminAddress,
     context: &Context,
@@ -77,7 +77,7 @@ async fn online(
     let routers = match address.routers(context) {
         Ok(routers) => routers,
         Err(error) if is_named => return Err(error),
-        // No cluster was made in the data folder.
+        // There is no cluster in the data folder.
         Err(_) => return Ok(None),
     };
     let (mut problems, mut checked_by) = (Vec::new(), Vec::new());
@@ -94,7 +94,7 @@ async fn online(
         }
     }
     if checked_by.is_empty() {
-        output::note("no router of the cluster in --data-dir runs: the file is checked by itself");
+        output::note("no router of the cluster in --data-dir runs: the file is checked alone");
         return Ok(None);
     }
     Ok(Some((problems, checked_by)))

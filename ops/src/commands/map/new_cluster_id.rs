@@ -1,4 +1,4 @@
-//! `shardctl map new-cluster-id`: an id for a new cluster's map and nodes.
+//! `shardctl map new-cluster-id` prints an id for a new cluster's map and nodes.
 
 use std::process::ExitCode;
 

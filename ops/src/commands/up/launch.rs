@@ -1,4 +1,4 @@
-//! Starting a prepared cluster: under a supervisor of its own, or in the foreground.
+//! Starts a prepared cluster, under its own supervisor or in the foreground.
 
 use std::{
     fs::OpenOptions,
@@ -24,7 +24,7 @@ use crate::{
     commands::Context,
 };
 
-/// Leaves the cluster to a supervisor in the background, once it is ready.
+/// Starts a supervisor in the background and returns once the cluster is ready.
 pub async fn in_background(
     layout: &Layout,
     description: &Description,
@@ -39,7 +39,7 @@ pub async fn in_background(
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {
-            // A cluster that does not come up is not left half-way; its logs are.
+            // Stop a cluster that does not become ready, but keep its logs.
             if let Some(process) = Process::of(pid) {
                 process.signal(Signal::TERM)?;
                 process.ended().await;
@@ -62,7 +62,7 @@ fn start_supervisor(layout: &Layout, policy: RestartPolicy) -> anyhow::Result<Ch
     command.spawn().context("cannot start the supervisor")
 }
 
-/// Supervises the cluster in this very process, until a signal comes.
+/// Supervises the cluster in this process until a signal arrives.
 pub async fn in_foreground(
     layout: Layout,
     description: Description,
@@ -81,7 +81,7 @@ pub async fn in_foreground(
             announce(&status, context)
         };
         let came_up = come_up.await;
-        // From here on `down` may do its work.
+        // From here on `down` may run.
         drop(lock);
         match came_up {
             Ok(()) => future::pending().await,

@@ -1,5 +1,5 @@
-//! A shard that is added to a cluster in use. The first thing a new operator tries is to give it slots of the others in the map; a slot
-//! changes its shard by a move only.
+//! A shard that is added to a cluster in use. A common first mistake is a map that gives the new shard slots of the
+//! others; only a move changes the shard of a slot.
 
 use anyhow::{Context, ensure};
 use http::Method;
@@ -23,7 +23,7 @@ use super::{
 const EXIT_VIOLATION: i32 = 3;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_map_that_gives_a_new_shard_slots_of_others_is_refused_by_everybody_and_no_id_is_paid_twice()
+async fn a_map_that_gives_a_new_shard_slots_of_others_is_refused_everywhere_and_no_id_is_paid_twice()
 -> anyhow::Result<()> {
     let cluster = Cluster::start(2, 2).await?;
     let (client, folder) = (cluster.client(), Folder::create()?);
@@ -37,7 +37,7 @@ async fn a_map_that_gives_a_new_shard_slots_of_others_is_refused_by_everybody_an
     payments.make(&client, 3).await?;
     let node = Node::start_waiting(&s2).await?;
 
-    // The tool that an operator asks first.
+    // `shardctl map check` refuses the map.
     let (old_file, greedy_file) = (folder.path().join("old.toml"), folder.path().join("greedy.toml"));
     std::fs::write(&old_file, old.to_toml())?;
     std::fs::write(&greedy_file, greedy.to_toml())?;
@@ -46,7 +46,7 @@ async fn a_map_that_gives_a_new_shard_slots_of_others_is_refused_by_everybody_an
     ensure!(checked.code == Some(EXIT_VIOLATION), "{checked:?}");
     says(&checked.stdout, &["4096-8191", "shard s0", "shard s2", "only a move"])?;
 
-    // The new shard itself.
+    // `shard-node init` of the new shard refuses the map.
     let said = s2.run(&["init", "--map", &greedy_path, "--wait", "30"])?;
     ensure!(!said.succeeded, "{}", said.text);
     says(&said.text, &["4096-8191", "belong to shard s0", "belong to shard s1", "Only a move", "slots = []"])?;
@@ -54,7 +54,7 @@ async fn a_map_that_gives_a_new_shard_slots_of_others_is_refused_by_everybody_an
     ensure!(database::number(&url, schemas).await? == 0, "a refused init left something behind");
     node_says(&node, &["never initialised"]).await?;
 
-    // Routers that have the former map.
+    // Running routers keep the former map.
     std::fs::write(cluster.shard_map_path(), greedy.to_toml())?;
     for router in &cluster.status().routers {
         until("the router says that it refused the map", NOTICED_WITHIN, async || {
@@ -73,7 +73,7 @@ async fn a_map_that_gives_a_new_shard_slots_of_others_is_refused_by_everybody_an
     payments.make(&client, 1).await?;
     payments.are_there_once(&client).await?;
 
-    // A router that has no other map than this one.
+    // A router that starts with this map and has no other.
     let router = Router::start(&RouterConfig::write(&folder, "greedy-router", &greedy_file, "")?).await?;
     routes_to_the_owners(&payments, router.client()).await?;
     payments.make(router.client(), 1).await?;
@@ -86,7 +86,7 @@ async fn a_map_that_gives_a_new_shard_slots_of_others_is_refused_by_everybody_an
     }
     sums_are_zero(&client).await?;
 
-    // The right way.
+    // The correct way: the new shard starts without slots.
     let right = with_third_shard(&old, &s2, &[], &["0-8191", "8192-16383"])?;
     let right_file = folder.path().join("right.toml");
     std::fs::write(&right_file, right.to_toml())?;
@@ -108,7 +108,7 @@ async fn a_map_that_gives_a_new_shard_slots_of_others_is_refused_by_everybody_an
     payments.are_there_once(&client).await?;
     sums_are_zero(&client).await?;
 
-    // A router whose map leads to the new shard, which serves now and owns nothing.
+    // A router whose map leads to the new shard, which now serves and owns no slots.
     let router = Router::start(&RouterConfig::write(&folder, "misled-router", &greedy_file, "")?).await?;
     routes_to_the_owners(&payments, router.client()).await?;
     payments.make(router.client(), 1).await?;
@@ -119,7 +119,8 @@ async fn a_map_that_gives_a_new_shard_slots_of_others_is_refused_by_everybody_an
     cluster.finish().await
 }
 
-/// `shardctl verify` of the two shards that `shardctl up` made names the third; with all three it is clean.
+/// `shardctl verify` of the two shards that `shardctl up` created names the third shard. With all three the result is
+/// clean.
 async fn verify_knows_the_new_shard(cluster: &Cluster, s2: &NodeConfig) -> anyhow::Result<()> {
     let shards = &cluster.status().shards;
     let mut targets: Vec<String> = shards.iter().map(|shard| format!("--dsn={}={}", shard.id, shard.dsn)).collect();
@@ -136,7 +137,7 @@ async fn verify_knows_the_new_shard(cluster: &Cluster, s2: &NodeConfig) -> anyho
     Ok(())
 }
 
-/// The next version of a map, with a shard more.
+/// The next version of a map, with one more shard.
 fn with_third_shard(old: &ShardMap, s2: &NodeConfig, its: &[&str], theirs: &[&str; 2]) -> anyhow::Result<ShardMap> {
     let ranges = |texts: &[&str]| texts.iter().map(|text| text.parse()).collect::<Result<Vec<SlotRange>, _>>();
     let mut shards = old.shards.clone();
@@ -147,14 +148,15 @@ fn with_third_shard(old: &ShardMap, s2: &NodeConfig, its: &[&str], theirs: &[&st
     Ok(ShardMap::new(old.cluster, old.version + 1, shards)?)
 }
 
-/// An account of this shard that the new map gives to the new one.
+/// An account of this shard that the new map gives to the new shard.
 fn taken(old: &ShardMap, greedy: &ShardMap, shard: &str, name: &str) -> anyhow::Result<String> {
     let (old, greedy) = (Placement::new(&old.to_toml())?, Placement::new(&greedy.to_toml())?);
     let id = (0..).map(|n| format!("{name}{n}")).find(|id| old.shard_of(id) == shard && greedy.shard_of(id) == "s2");
     id.context("no such account")
 }
 
-/// From its first moment on, a router with a wrong map says at most that it cannot reach a shard.
+/// Checks that a router with a wrong map either reaches the owners or reports a shard as unreachable, from its start
+/// on.
 async fn routes_to_the_owners(payments: &Payments, client: &Client) -> anyhow::Result<()> {
     let mut answers = Vec::new();
     until("the router has found the owners", NOTICED_WITHIN, async || {

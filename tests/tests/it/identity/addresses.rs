@@ -29,7 +29,7 @@ async fn swapped_addresses_are_refused_by_name_and_nothing_is_executed() -> anyh
     shards[0].nodes = stage.map.shards[1].nodes.clone();
     shards[1].nodes = stage.map.shards[0].nodes.clone();
     let swapped = ShardMap::new(stage.map.cluster, 2, shards)?;
-    // A router that starts with it, and one that takes it while it runs.
+    // One router starts with the swapped map, and another takes it while running.
     let started = Router::start(&stage.router_config("started", &swapped, "")?).await?;
     names(&started, &["expected s0, found s1", "expected s1, found s0"]).await?;
     are_refused(&payments, started.client()).await?;
@@ -38,7 +38,7 @@ async fn swapped_addresses_are_refused_by_name_and_nothing_is_executed() -> anyh
     are_refused(&payments, router.client()).await?;
     ensure!(self::entries(&stage).await? == entries, "something was executed");
 
-    // Corrected.
+    // The corrected map.
     stage.write_map("router", &ShardMap::new(stage.map.cluster, 3, stage.map.shards.clone())?)?;
     payments.make(router.client(), 1).await?;
     payments.are_there_once(router.client()).await
@@ -65,7 +65,7 @@ async fn a_node_of_another_cluster_is_refused_by_name() -> anyhow::Result<()> {
     nodes[0].becomes_ready().await
 }
 
-/// Waits until the router's `/readyz?verbose` has each of the words about its shards.
+/// Waits until the degraded shards in the router's `/readyz?verbose` contain each of the words.
 async fn names(router: &Router, words: &[&str]) -> anyhow::Result<()> {
     until(&format!("the router says {words:?}"), NOTICED_WITHIN, async || {
         let readiness = router.readiness().await?;

@@ -1,4 +1,4 @@
-//! A router that reads and writes amounts by another power of ten than the accounts were opened with.
+//! A router that declares another scale for an asset than its accounts were opened with.
 
 use anyhow::ensure;
 use http::Method;
@@ -31,7 +31,8 @@ async fn a_router_with_another_scale_of_an_asset_in_use_does_not_start() -> anyh
     .await
 }
 
-/// While nobody has accounts of an asset, its scale is any router's own affair. From the first account on it is the cluster's.
+/// While an asset has no accounts, routers may declare different scales for it. The first account fixes the scale for
+/// the cluster.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_router_that_ran_before_the_asset_came_into_use_is_refused_as_well() -> anyhow::Result<()> {
     let stage = Stage::with_shards(1).await?;

@@ -1,4 +1,4 @@
-//! A node's clock that is an hour ahead. It dates entries and ends holds, and neither can be taken back.
+//! A node's clock that is an hour ahead. Dated entries and expired holds cannot be taken back.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ use uuid::Uuid;
 
 use super::{NOTICED_WITHIN, node_says, payments::Payments, says, stage::Stage};
 
-/// Of `telemetry::clock`, in debug builds: names a file with the microseconds that a process's clock is wrong by.
+/// Read by `telemetry::clock` in debug builds: names a file with the error of the process's clock in microseconds.
 const OFFSET_FILE: &str = "SHARDLEDGER_CLOCK_OFFSET_FILE";
 const HOUR_US: i64 = 3_600_000_000;
-/// `clock.max_difference_ms`, and what reading two clocks one after the other may take on a busy machine.
+/// `clock.max_difference_ms`, plus the time that reading two clocks in turn may take on a busy machine.
 const BOUND_US: i64 = 1_000_000;
 const SLACK_US: i64 = 500_000;
 
@@ -25,7 +25,7 @@ async fn a_clock_an_hour_ahead_expires_no_hold_and_dates_no_entry_ahead() -> any
     set(&offset, 0)?;
     let mut nodes = stage.found().await?;
 
-    // At its start the node refuses, and says which clock is wrong.
+    // A node whose clock is wrong at its start refuses to start and names the clock.
     nodes.remove(0).process().terminate(NOTICED_WITHIN).await?;
     set(&offset, HOUR_US)?;
     let said = Node::start_refused(&stage.nodes[0]).await?;
@@ -33,7 +33,7 @@ async fn a_clock_an_hour_ahead_expires_no_hold_and_dates_no_entry_ahead() -> any
 
     set(&offset, 0)?;
     let node = Node::start(&stage.nodes[0]).await?;
-    // More clocks that agreed with the node's before it was set than the node can measure anew at once.
+    // More clocks that agreed with the node's before it was set than the node can measure again at once.
     let _others = [stage.router("first").await?, stage.router("second").await?];
     let router = stage.router("router").await?;
     let client = router.client();
@@ -41,13 +41,13 @@ async fn a_clock_an_hour_ahead_expires_no_hold_and_dates_no_entry_ahead() -> any
     payments.make(client, 1).await?;
     let long = place_hold(client, &payments, 1800).await?;
 
-    // Set while it runs: the very next entry is within the bound of the true time.
+    // The clock is set while the node runs: the next entry is still within the bound of the true time.
     set(&offset, HOUR_US)?;
     payments.make(client, 1).await?;
     is_dated_now(&stage, BOUND_US).await?;
     node_says(&node, &["clock", "PostgreSQL is 3", "behind"]).await?;
     let short = place_hold(client, &payments, 1).await?;
-    // That a short one expires proves that the node has looked for holds that are due.
+    // The expiry of a short hold proves that the node has looked for holds that are due.
     until("the short hold has expired", NOTICED_WITHIN, async || {
         Ok((status_of(client, short).await? == "expired").then_some(()))
     })
@@ -70,7 +70,7 @@ async fn a_clock_an_hour_ahead_expires_no_hold_and_dates_no_entry_ahead() -> any
 }
 
 fn set(file: &Path, offset_us: i64) -> anyhow::Result<()> {
-    // At once: the process must not read half a number.
+    // Rename the file into place: the process must not read half a number.
     let draft = file.with_extension("draft");
     std::fs::write(&draft, offset_us.to_string())?;
     Ok(std::fs::rename(draft, file)?)
@@ -90,7 +90,7 @@ async fn status_of(client: &Client, hold: Uuid) -> anyhow::Result<String> {
     Ok(found["status"].as_str().context("a hold without a status")?.to_owned())
 }
 
-/// The newest entry of the shard is dated at most so far from PostgreSQL's clock.
+/// Checks that the shard's newest entry is dated at most this far from PostgreSQL's clock.
 async fn is_dated_now(stage: &Stage, bound_us: i64) -> anyhow::Result<()> {
     let ahead = "SELECT max(created_at_us) - (extract(epoch FROM clock_timestamp()) * 1000000)::bigint FROM journal";
     let ahead_us = database::number(&stage.database("s0"), ahead).await?;

@@ -1,5 +1,5 @@
-//! A shard's database that went back in time: a restored backup, a snapshot of a volume. What was acknowledged in between is missing,
-//! and whoever was told of it remembers how far the shard had come.
+//! A shard's database that went back in time, by a restored backup or a snapshot of a volume. What was acknowledged
+//! in between is missing, and every participant that was told of it remembers the mark.
 
 use anyhow::{Context, ensure};
 use testkit::{database, node::Node, process::Process, wait::until};
@@ -25,7 +25,7 @@ async fn a_node_does_not_start_on_an_earlier_state_that_another_shard_remembers_
     lost.make(router.client(), 4).await?;
     let before = next_position(&stage).await?;
 
-    // Only the database of the other shard remembers: every process ends.
+    // Every process ends, so only the other shard's database remembers the mark.
     drop(router);
     stop_all(&mut nodes).await?;
     stage.postgres.swap("s0", "late", "early").await?;
@@ -44,7 +44,7 @@ async fn a_node_does_not_start_on_an_earlier_state_that_another_shard_remembers_
 
     let _s0 = Node::start(&stage.nodes[0]).await?;
     let router = stage.router("another-router").await?;
-    // A payment whose debit side is lost is carried out again, and the other shard knows that it has been credited.
+    // A payment whose debit side is lost is executed again; the other shard knows that it was credited.
     for id in &lost.acknowledged {
         let answer = until("the router reaches the shards", NOTICED_WITHIN, async || {
             let answer = lost.send(router.client(), *id).await?;
@@ -75,7 +75,7 @@ async fn a_database_that_goes_back_under_a_running_node_is_noticed_and_no_acknow
     stage.postgres.swap("s0", "late", "early").await?;
     is_never_executed_again(&payments, client, newest, &nodes[0], &[UNREADY, "position", "remembers"]).await?;
     are_refused(&payments, client).await?;
-    until("the router says so", NOTICED_WITHIN, async || {
+    until("the router reports the disagreement", NOTICED_WITHIN, async || {
         let said = router.readiness().await?;
         ensure!(said["reads"] == "some" && said["writes"] == "some", "{said}");
         says(&said["degraded"].to_string(), &["position"])?;
@@ -83,12 +83,12 @@ async fn a_database_that_goes_back_under_a_running_node_is_noticed_and_no_acknow
     })
     .await?;
 
-    // With the right database back, all is well by itself.
+    // With the right database back, the node serves again by itself.
     stage.postgres.swap("s0", "early", "late").await?;
     nodes[0].becomes_ready().await?;
     payments.are_there_once(client).await?;
 
-    // Accepted with the loss, under the running node and the router that remembers more.
+    // The operator accepts the loss while the node runs, and while the router remembers more.
     let before = next_position(&stage).await?;
     stage.postgres.swap("s0", "late", "early").await?;
     node_says(&nodes[0], &[UNREADY, "position", "remembers"]).await?;
@@ -117,7 +117,7 @@ async fn a_router_alone_remembers_a_cluster_of_one_shard() -> anyhow::Result<()>
     stop_all(&mut nodes).await?;
     stage.postgres.swap("s0", "late", "early").await?;
 
-    // Nobody tells the node before the router does.
+    // No participant tells the node before the router does.
     router.process().freeze().await?;
     let node = Node::start(&stage.nodes[0]).await?;
     router.process().thaw()?;
@@ -135,7 +135,8 @@ async fn a_router_alone_remembers_a_cluster_of_one_shard() -> anyhow::Result<()>
     payments.are_there_once(client).await
 }
 
-/// Sends an acknowledged id until the node has said why it does not serve: the id is answered from what is stored, or not executed.
+/// Sends an acknowledged id until the node has reported why it does not serve. Each answer is either the stored
+/// result or "not executed".
 async fn is_never_executed_again(
     payments: &Payments,
     client: &testkit::client::Client,

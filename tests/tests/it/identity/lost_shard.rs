@@ -1,4 +1,5 @@
-//! A shard whose database is gone: a volume that is not mounted, a server that was made anew. It is never made a shard again.
+//! A shard whose database is gone: an unmounted volume, or a server that was created anew. The shard is never
+//! initialised again.
 
 use anyhow::ensure;
 use testkit::{database, node::Node};
@@ -34,7 +35,7 @@ async fn an_empty_database_in_place_of_a_shard_is_served_by_no_node_and_initiali
     ensure!(!said.succeeded, "{}", said.text);
     says(&said.text, &["shard s1 remembers that shard s0", "never initialised again"])?;
 
-    // The other shard's node does not answer: nobody says that this one is new.
+    // The other shard's node does not answer, so nothing proves that this shard is new.
     nodes.remove(0).process().terminate(NOTICED_WITHIN).await?;
     let said = stage.nodes[0].run(&["init", "--map", &map.display().to_string()])?;
     ensure!(!said.succeeded, "{}", said.text);

@@ -1,4 +1,4 @@
-//! Reads through a node that has not taken part in what was acknowledged.
+//! Reads through a node that did not execute the acknowledged operations.
 
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ use wire::get_account_response::Outcome;
 
 use super::{payments::Payments, stage::Stage};
 
-/// For what a busy machine may take to do.
+/// Time limit for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_read_through_another_node_has_what_was_acknowledged_or_is_refused() -> anyhow::Result<()> {
+async fn a_read_through_another_node_includes_every_acknowledged_write_or_is_refused() -> anyhow::Result<()> {
     let stage = Stage::with_shards(1).await?;
     let first = stage.found().await?.remove(0);
     let config = NodeConfig::write_in(&stage.folder, "second", stage.map.cluster, "s0", &stage.database("s0"))?;
@@ -41,9 +41,9 @@ async fn a_read_through_another_node_has_what_was_acknowledged_or_is_refused() -
     Ok(())
 }
 
-/// A rolling restart of two nodes on one shard: the second has not looked at the database for up to a second.
+/// A rolling restart of two nodes on one shard: the second node last looked at the database up to a second ago.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_is_not_refused_for_what_another_node_of_its_shard_committed() -> anyhow::Result<()> {
+async fn a_node_is_not_refused_because_another_node_of_its_shard_committed() -> anyhow::Result<()> {
     let stage = Stage::with_shards(1).await?;
     let mut nodes = stage.found().await?;
     let config = NodeConfig::write_in(&stage.folder, "second", stage.map.cluster, "s0", &stage.database("s0"))?;

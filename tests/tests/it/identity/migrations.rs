@@ -1,4 +1,4 @@
-//! Databases of another schema version than the node's.
+//! Databases whose schema version differs from the node's.
 
 use anyhow::ensure;
 use ledger::Limit;
@@ -12,7 +12,7 @@ use wire::Reply;
 
 use super::{NOTICED_WITHIN, UNREADY, node_says, says, stage::Stage};
 
-/// A node that is refused looks again several times a second.
+/// A number of looks; a refused node looks several times a second.
 const LOOKS: i64 = 20;
 const FIRST_SCHEMA: &str = include_str!("../../../../migrations/0001_ledger.sql");
 
@@ -54,7 +54,7 @@ async fn a_node_stops_serving_when_a_newer_version_migrates_its_database() -> an
     node.execute_until_definite(&open("payee", Limit::ZERO)?).await?;
     let entries = database::number(&url, "SELECT count(*) FROM journal").await?;
     database::run(&url, "UPDATE shard_state SET schema_version = 99").await?;
-    // The very next write is refused, whether or not the node has looked at its database.
+    // The next write is refused, even before the node has looked at its database.
     let reply = node.execute(&[transfer(&order("payer", "payee", 100), false)?]).await?.pop();
     ensure!(
         matches!(&reply, Some(Reply::NotExecuted { detail, .. }) if detail.contains("schema version")),
@@ -64,7 +64,7 @@ async fn a_node_stops_serving_when_a_newer_version_migrates_its_database() -> an
     let read = node.account("payer").await;
     ensure!(read.as_ref().is_err_and(|error| error.to_string().contains("schema version")), "{read:?}");
     ensure!(database::number(&url, "SELECT count(*) FROM journal").await? == entries, "it was written to");
-    // It goes on looking, and does not say the same again.
+    // The node keeps looking, and does not log the same refusal again.
     let said = node.log().lines().count();
     let before = sessions(&stage).await?;
     until("the node has looked at its database many times more", NOTICED_WITHIN, async || {
@@ -78,7 +78,7 @@ async fn a_node_stops_serving_when_a_newer_version_migrates_its_database() -> an
     until("the node serves again", NOTICED_WITHIN, async || node.becomes_ready().await.map(Some)).await
 }
 
-/// The rows that make a database of the first schema version the one shard of this map.
+/// The rows that make a database of the first schema version the only shard of this map.
 fn shard_of_the_first_version(map: &ShardMap) -> String {
     let (cluster, seed, last) = (map.cluster, HASH_SEED.cast_signed(), SLOTS - 1);
     format!(
@@ -93,7 +93,7 @@ fn shard_of_the_first_version(map: &ShardMap) -> String {
     )
 }
 
-/// How often anybody has connected to the shard's database so far.
+/// The number of sessions on the shard's database so far.
 async fn sessions(stage: &Stage) -> anyhow::Result<i64> {
     Ok(stage
         .postgres

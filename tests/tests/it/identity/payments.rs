@@ -1,4 +1,4 @@
-//! Payments between two accounts: what was acknowledged, and that it took effect once.
+//! Payments between two accounts. The tests check that every acknowledged payment took effect once.
 
 use anyhow::ensure;
 use http::Method;
@@ -14,14 +14,14 @@ use uuid::Uuid;
 
 use super::NOTICED_WITHIN;
 
-/// An account without limit, one that is paid into, and every payment that was acknowledged.
+/// An account without limit, an account that is paid, and the ids of all acknowledged payments.
 pub struct Payments {
     pub payer: String,
     pub payee: String,
     pub acknowledged: Vec<Uuid>,
 }
 
-/// Each payment is of this amount.
+/// The amount of each payment.
 const AMOUNT: u32 = 1;
 
 impl Payments {
@@ -47,7 +47,7 @@ impl Payments {
     pub async fn make(&mut self, client: &Client, count: usize) -> anyhow::Result<()> {
         for _ in 0..count {
             let id = Uuid::now_v7();
-            // The router may not have reached the shards yet, and then has executed nothing.
+            // The router may not have reached the shards yet; it then executes nothing.
             let status = until("a payment is acknowledged", NOTICED_WITHIN, async || {
                 let answer = self.send(client, id).await?;
                 let status = answer.status;
@@ -61,7 +61,7 @@ impl Payments {
         Ok(())
     }
 
-    /// Sends a payment, under a new id or one that was used before.
+    /// Sends a payment, under a new id or under one that was used before.
     pub async fn send(&self, client: &Client, id: Uuid) -> anyhow::Result<Answer> {
         let order = json!({"id": id, "debit": self.payer, "credit": self.payee, "amount": format!("{AMOUNT}.00"), "asset": ASSET});
         Ok(client.call(0, Method::POST, "/v1/transfers", Some(&order)).await?)
@@ -71,8 +71,8 @@ impl Payments {
         Ok(client.call(0, Method::GET, &account_path(account), None).await?)
     }
 
-    /// Every acknowledged payment is there, and none took effect twice: sent again, each is answered from what is stored, and both
-    /// balances are their sum.
+    /// Checks that every acknowledged payment took effect exactly once: resent, each is answered from its stored
+    /// result, and both balances are the sum of all.
     pub async fn are_there_once(&self, client: &Client) -> anyhow::Result<()> {
         for id in &self.acknowledged {
             let again = self.reached(async || self.send(client, *id).await).await?;
@@ -81,7 +81,7 @@ impl Payments {
         self.are_posted(client, self.acknowledged.len()).await
     }
 
-    /// The balances are those of so many payments.
+    /// Checks that the balances are those of this many payments.
     pub async fn are_posted(&self, client: &Client, count: usize) -> anyhow::Result<()> {
         let amount = format!("{}.00", count * AMOUNT as usize);
         for (account, balance) in [(&self.payer, format!("-{amount}")), (&self.payee, amount)] {
@@ -92,7 +92,7 @@ impl Payments {
         Ok(())
     }
 
-    /// Asks again as long as the router says that it cannot reach the shard.
+    /// Repeats the request while the router reports that it cannot reach the shard.
     async fn reached(&self, ask: impl AsyncFn() -> anyhow::Result<Answer>) -> anyhow::Result<Answer> {
         until("the router reaches the shard", NOTICED_WITHIN, async || {
             let answer = ask().await?;
@@ -103,12 +103,12 @@ impl Payments {
     }
 }
 
-/// The shard is not served: what was asked for was not executed.
+/// Whether the answer says that the shard is not served and nothing was executed.
 pub fn is_unavailable(answer: &Answer) -> bool {
     answer.status == 503 && answer.json().is_ok_and(|body| body["executed"] == Value::Bool(false))
 }
 
-/// Nothing is executed and nothing is read of a shard that is refused.
+/// Checks that a refused shard executes nothing and answers no read.
 pub async fn are_refused(payments: &Payments, client: &Client) -> anyhow::Result<()> {
     for id in payments.acknowledged.iter().copied().chain([Uuid::now_v7()]) {
         let answer = payments.send(client, id).await?;

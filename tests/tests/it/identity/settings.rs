@@ -1,4 +1,4 @@
-//! Databases and servers whose settings would lose or spoil what is written.
+//! Databases and servers whose settings would lose or damage writes.
 
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,11 @@ use wire::Reply;
 
 use super::{NOTICED_WITHIN, UNREADY, node_says, says, stage::Stage};
 
-/// Far less than the request's deadline, and enough for a busy machine.
+/// Far below the request's deadline, and long enough for a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_setting_that_would_lose_or_spoil_a_write_is_overruled_or_refused_by_name() -> anyhow::Result<()> {
+async fn a_setting_that_would_lose_or_damage_a_write_is_overridden_or_refused_by_name() -> anyhow::Result<()> {
     let stage = Stage::behind_a_proxy(1).await?;
     section("encodings", other_encodings_are_refused(&stage)).await?;
     stage.found().await?;
@@ -51,7 +51,7 @@ async fn defaults_of_role_and_database_are_overruled(stage: &Stage) -> anyhow::R
     Ok(())
 }
 
-/// With the role's default of the section before: what the session asks for is lost on the way.
+/// The role still has the defaults of the previous section. The pooler loses the settings that the session requests.
 async fn a_pooler_that_drops_startup_parameters_is_refused(stage: &Stage) -> anyhow::Result<()> {
     let Some(proxy) = &stage.proxy else { return Ok(()) };
     proxy.drop_options(true);
@@ -59,7 +59,7 @@ async fn a_pooler_that_drops_startup_parameters_is_refused(stage: &Stage) -> any
     says(&said, &["the database is refused", "pooler", "search_path: expected pg_catalog"])?;
     proxy.drop_options(false);
 
-    // The same under a running node.
+    // The same fault while a node runs.
     let node = Node::start(&stage.nodes[0]).await?;
     proxy.drop_options(true);
     proxy.cut();
@@ -104,7 +104,7 @@ async fn a_read_only_database_refuses_writes_at_once_until_it_is_reset(stage: &S
     Ok(())
 }
 
-/// A write is certainly not executed, for this reason.
+/// Checks that a write is certainly not executed, for this reason.
 async fn is_refused(node: &Node, reason: &str) -> anyhow::Result<()> {
     until("a write is refused by name", NOTICED_WITHIN, async || {
         let reply = node.execute(&[open("refused", Limit::ZERO)?]).await?.pop();

@@ -1,4 +1,4 @@
-//! Shards, nodes and routers of a test's own on one PostgreSQL.
+//! Shards, nodes and routers of a test's own, on one PostgreSQL.
 
 use std::path::PathBuf;
 
@@ -13,14 +13,14 @@ use testkit::{
     seed::Seed,
 };
 
-/// Enough for nodes that have just been started to look at their databases.
+/// Long enough for nodes that were just started to look at their databases.
 const INIT_WAITS: &str = "30";
 
-/// Databases `s0`, `s1` and so on, each with the configuration of a node in front of it. Nothing of it runs but PostgreSQL.
+/// Databases `s0`, `s1` and so on, and the configuration of a node for each. Only PostgreSQL runs at first.
 pub struct Stage {
     pub nodes: Vec<NodeConfig>,
     pub map: ShardMap,
-    /// Between the nodes and PostgreSQL, where a test wants it.
+    /// A proxy between the nodes and PostgreSQL, if the test requests one.
     pub proxy: Option<TcpProxy>,
     pub postgres: Postgres,
     pub folder: Folder,
@@ -32,7 +32,7 @@ impl Stage {
         Self::assemble(folder, postgres, None, count).await
     }
 
-    /// The nodes reach their databases through a proxy.
+    /// Builds a stage whose nodes reach their databases through a proxy.
     pub async fn behind_a_proxy(count: u16) -> anyhow::Result<Self> {
         let (folder, postgres) = server().await?;
         let proxy = TcpProxy::start(postgres.address(), Seed::announce("identity").random()).await?;
@@ -59,7 +59,7 @@ impl Stage {
         Ok(Self { nodes, map, proxy, postgres, folder })
     }
 
-    /// Makes every database a shard and starts all nodes: once they have answered, they serve.
+    /// Starts all nodes and initialises every database. Returns the nodes once they serve.
     pub async fn found(&self) -> anyhow::Result<Vec<Node>> {
         let mut nodes = Vec::new();
         for config in &self.nodes {
@@ -74,7 +74,7 @@ impl Stage {
         Ok(nodes)
     }
 
-    /// `shard-node init` with this map; gives what it said.
+    /// Runs `shard-node init` with this map and returns its output.
     pub fn init(&self, node: &NodeConfig, map: &ShardMap) -> anyhow::Result<String> {
         let path = self.write_map(&format!("init-{}", node.shard), map)?;
         let said = node.run(&["init", "--map", &path.display().to_string(), "--wait", INIT_WAITS])?;
@@ -101,7 +101,7 @@ impl Stage {
         Placement::new(&self.map.to_toml())
     }
 
-    /// A shard's database, past any proxy.
+    /// A shard's database, not through the proxy.
     pub fn database(&self, shard: &str) -> String {
         self.postgres.url(shard)
     }

@@ -1,5 +1,5 @@
-//! A stand-by behind a shard's address: read by nobody while it is one, taken over when it was promoted and has everything, refused
-//! when it lacks something.
+//! A stand-by behind a shard's address. It is not read while it is a stand-by. After a promotion it is accepted if it
+//! has everything, and refused if it lacks something.
 
 use anyhow::{Context, ensure};
 use testkit::{client::Client, database, node::Node, postgres::Postgres, proxy::TcpProxy, wait::until};
@@ -21,7 +21,7 @@ async fn a_standby_is_never_read_and_once_promoted_serves_only_if_it_has_everyth
     let mut first_standby = stage.postgres.standby(&stage.folder, "first-standby").await?;
     first_standby.has_caught_up(&stage.postgres).await?;
 
-    // It lags: the address of the databases leads to it all the same.
+    // The stand-by lags, and the databases' address leads to it.
     first_standby.stops_following().await?;
     payments.make(router.client(), 2).await?;
     proxy(&stage)?.retarget(first_standby.address());
@@ -46,7 +46,7 @@ async fn a_standby_is_never_read_and_once_promoted_serves_only_if_it_has_everyth
     })
     .await?;
 
-    // The former primary comes back and the address leads to it.
+    // The former primary comes back, and the address leads to it.
     stage.postgres.start_again().await?;
     proxy(&stage)?.retarget(stage.postgres.address());
     is_noticed(&payments, router.client(), &nodes[0], "timeline 1. the database went back").await?;
@@ -73,7 +73,7 @@ fn proxy(stage: &Stage) -> anyhow::Result<&TcpProxy> {
     stage.proxy.as_ref().context("a stage without a proxy")
 }
 
-/// Reads on until the node has said what is wrong. Each answer has every acknowledged payment, or is none.
+/// Reads until the node has reported what is wrong. Each successful read includes every acknowledged payment.
 async fn is_noticed(payments: &Payments, client: &Client, node: &Node, what: &str) -> anyhow::Result<()> {
     let acknowledged = payments.acknowledged.len().to_string();
     let mut stale = Vec::new();
@@ -98,7 +98,7 @@ async fn both_become_ready(nodes: &[Node]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A node that is started in front of a stand-by refuses.
+/// A node in front of a stand-by does not start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_does_not_start_in_front_of_a_standby() -> anyhow::Result<()> {
     let stage = Stage::behind_a_proxy(1).await?;
@@ -110,9 +110,9 @@ async fn a_node_does_not_start_in_front_of_a_standby() -> anyhow::Result<()> {
     says(&said, &["server: expected a primary, found a stand-by", "point it to the primary"])
 }
 
-/// The address moves to the promoted stand-by, the former primary lives on, and so do the node's connections to it.
+/// The address moves to the promoted stand-by, while the former primary and the node's connections to it stay alive.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_to_a_former_primary_are_used_no_more_once_another_is_accepted() -> anyhow::Result<()> {
+async fn connections_to_a_former_primary_are_dropped_once_another_primary_is_accepted() -> anyhow::Result<()> {
     let stage = Stage::behind_a_proxy(1).await?;
     let node = stage.found().await?.remove(0);
     let router = stage.router("router").await?;

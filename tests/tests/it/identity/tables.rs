@@ -1,4 +1,4 @@
-//! Tables beside the ledger's, and more columns in them than the ledger made.
+//! Other tables with the names of the ledger's, and additional columns in the ledger's tables.
 
 use anyhow::ensure;
 use testkit::{database, node::Node, workload::open_account};
@@ -17,12 +17,12 @@ async fn another_schema_in_the_search_path_and_added_columns_change_nothing() ->
     let mut payments = Payments::open(client, &stage.placement()?, "s0", "s0").await?;
     payments.make(client, 1).await?;
 
-    // A decoy with tables of the same names, which is what `"$user", public` may lead to as well.
+    // A decoy schema with tables of the same names, such as `"$user", public` may find.
     let decoys = stage.postgres.ask("s0", LEDGER_TABLES).await?;
     stage.postgres.sql("s0", &format!("CREATE SCHEMA decoy AUTHORIZATION shardledger; {decoys}")).await?;
     stage.postgres.sql("s0", "GRANT ALL ON ALL TABLES IN SCHEMA decoy TO shardledger").await?;
     stage.postgres.sql("postgres", "ALTER DATABASE s0 SET search_path = decoy").await?;
-    // An operator's own columns.
+    // Columns added by an operator.
     for table in ["account", "transfer", "journal"] {
         let columns = "ADD COLUMN note TEXT, ADD COLUMN checked BOOLEAN NOT NULL DEFAULT false";
         stage.postgres.sql("s0", &format!("ALTER TABLE shardledger.{table} {columns}")).await?;

@@ -1,4 +1,4 @@
-//! `shardctl map check` asks the routers: what it says of a map is what a reload does.
+//! `shardctl map check` asks the routers, so its verdict on a map is what a reload would do.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use shard_map::{Shard, ShardMap};
 use testkit::{cluster::Cluster, database};
 
-/// A router that does not exist.
+/// The address of a router that does not exist.
 const NOWHERE: &str = "http://127.0.0.1:1";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -42,7 +42,7 @@ async fn a_map_is_checked_by_the_cluster_that_is_to_take_it() -> anyhow::Result<
     let nonsense = check(&cluster, "version = 1\nnonsense", &[]).await?;
     ensure!(nonsense.code == 3 && nonsense.online && nonsense.problems[0].line == Some(2), "{nonsense:?}");
 
-    // The move of slot 0, as its cut-over leaves it; the routers have not heard of it.
+    // The state after the cut-over of slot 0; the routers have not learned of it.
     let next = "UPDATE shard_state SET ownership_version = ownership_version + 1";
     let dsn = |shard: usize| cluster.status().shards[shard].dsn.clone();
     let release = "UPDATE slot_ownership SET state = 2, epoch = 2, peer = 's1' WHERE slot = 0";
@@ -53,7 +53,7 @@ async fn a_map_is_checked_by_the_cluster_that_is_to_take_it() -> anyhow::Result<
     let follows = check(&cluster, &moved, &[]).await?;
     ensure!(follows == Checked { code: 0, problems: vec![], online: true }, "{follows:?}");
     ensure!(check(&cluster, &same, &[]).await?.code == 0, "a map may lag behind the shards");
-    // Nothing was taken over.
+    // The check did not put the map to use.
     let shown = cluster.shardctl_json(&["map", "show", "--json"]).await?;
     ensure!(shown["version"] == map.version && shown["refused"].is_null(), "{shown}");
 
@@ -62,7 +62,7 @@ async fn a_map_is_checked_by_the_cluster_that_is_to_take_it() -> anyhow::Result<
     ensure!(nowhere.code == Some(4), "{nowhere:?}");
     cluster.down().await?;
     let by_itself = cluster.shardctl(&["map", "check", &file]).await?;
-    ensure!(by_itself.code == Some(0) && by_itself.stderr.contains("by itself"), "{by_itself:?}");
+    ensure!(by_itself.code == Some(0) && by_itself.stderr.contains("checked alone"), "{by_itself:?}");
     cluster.finish().await
 }
 
