@@ -41,12 +41,18 @@ impl Monitor {
         // A connection of its own: what the gate refuses gets none of the pool's, and it must see when that ends.
         let mut connection = None;
         while shutdown.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
+            // Made anew now and then: the address may lead elsewhere by now, while the connections to the former server live on. One
+            // that cannot be made leaves the old one, which shows whether the database still answers.
+            if looks.is_multiple_of(CONNECT_EVERY)
+                && let Ok(Ok(new)) = timeout(PATIENCE, self.connect()).await
+            {
+                connection = Some(new);
+            }
             let looked = match timeout(PATIENCE, self.look_once(&mut connection)).await {
                 Ok(looked) => looked.map_err(|error| error.to_string()),
                 Err(_) => Err(format!("no answer from the shard's database within {} s", PATIENCE.as_secs())),
             };
-            // Made anew now and then: an address may lead elsewhere by now, while the connections to the former server live on.
-            if looked.is_err() || looks.is_multiple_of(CONNECT_EVERY) {
+            if looked.is_err() {
                 connection = None;
             }
             self.gate.set_reads(match looked {
@@ -69,10 +75,7 @@ impl Monitor {
         let acknowledged = self.gate.acknowledged();
         let mut connection = match kept.take() {
             Some(connection) => connection,
-            None => {
-                PgConnection::connect_with(&read_options(&self.database).application_name("shardledger-monitor"))
-                    .await?
-            }
+            None => self.connect().await?,
         };
         let asked_us = steady_us();
         let (facts, database) = look(&mut connection, &READ_SETTINGS).await?;
@@ -90,6 +93,11 @@ impl Monitor {
         }
         *kept = Some(connection);
         Ok(())
+    }
+
+    async fn connect(&self) -> Result<PgConnection, StoreError> {
+        let options = read_options(&self.database).application_name("shardledger-monitor");
+        Ok(PgConnection::connect_with(&options).await?)
     }
 
     async fn pool_works(&self) -> Result<(), String> {

@@ -126,8 +126,12 @@ impl Worker {
         }
         if let Some(shard) = &self.shard {
             self.wait_for_database(shard).await?;
+            self.migrate().await?;
         }
-        let mut child = Command::from(self.member.command()?).spawn().context("cannot start it")?;
+        // Should the supervisor stop while `init` is at work, the node must not be left behind.
+        let unfinished = self.shard.is_some() && !self.initialised;
+        let mut child =
+            Command::from(self.member.command()?).kill_on_drop(unfinished).spawn().context("cannot start it")?;
         // The node waits for it, and answers the others' init meanwhile.
         if self.shard.is_some()
             && let Err(error) = self.initialise().await
@@ -155,6 +159,17 @@ impl Worker {
             ensure!(Instant::now() < overdue, "its database does not answer: {refusal}");
             tokio::time::sleep(DATABASE_ASKED_EVERY).await;
         }
+    }
+
+    /// Brings the database of a cluster that an older version made up to date. A database that is no shard yet is left alone.
+    async fn migrate(&mut self) -> anyhow::Result<()> {
+        if self.initialised {
+            return Ok(());
+        }
+        let mut migrate = Command::from(self.member.migrate_command()?);
+        let status = migrate.kill_on_drop(true).status().await.context("cannot run its migrate")?;
+        ensure!(status.success(), "its migrate failed ({status}): its log has the reason");
+        Ok(())
     }
 
     /// Makes a new database the shard, once the nodes of the others have answered; does nothing to one that is a shard.
