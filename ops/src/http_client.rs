@@ -93,7 +93,7 @@ impl HttpClient {
     }
 }
 
-/// The own message of a client's error says only "client error (Connect)"; the reason is in what caused it.
+/// The message of a client's error says only "client error (Connect)"; the reason is in its source.
 pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -145,7 +145,7 @@ impl Config {
     pub fn core(&self) -> CoreConfig {
         CoreConfig {
             name: format!("router {} on {}", self.http.listen, host_name()),
-            // Checked when the file was read.
+            // The assets were checked when the file was read.
             assets: self
                 .assets()
                 .map(|assets| assets.all().map(|(code, scale)| (code.to_string(), scale)).collect())
@@ -162,7 +162,7 @@ impl Config {
     }
 }
 
-/// Routers on several machines may listen on the same address.
+/// The host's name distinguishes routers of several machines that listen on the same address.
 fn host_name() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     if name.trim().is_empty() { "an unnamed host".to_owned() } else { name.trim().to_owned() }

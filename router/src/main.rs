@@ -99,7 +99,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let routing = Routing::open(&config.map.path)?;
     routing.watch(&core)?;
     let router = Router::start(&config.core(), routing, core.clone());
-    // Amounts would be read and written by another power of ten.
+    // Amounts would be read and written with a wrong power of ten.
     let differing = router.greet().await;
     anyhow::ensure!(
         differing.is_empty(),

@@ -56,7 +56,7 @@ struct Writer {
     /// The ids of the map's shards, for every table made from it.
     ids: Arc<[Arc<str>]>,
     facts: Facts,
-    /// Shards that claim slots of another at the same epoch, as of the last time all were asked.
+    /// Shards that claimed a slot of another shard at the same epoch when all were last asked.
     disputed: Vec<Arc<str>>,
     /// Absent where the map came from no file, in tests.
     file: Option<PathBuf>,
@@ -102,7 +102,7 @@ impl Routing {
         self.shared.table.load_full()
     }
 
-    /// Shards of which two claim the same slot. What is summed over them counts accounts twice or not at all.
+    /// Shards of which two claim the same slot. Sums over them would count accounts twice or omit them.
     pub fn disputed(&self) -> Vec<Arc<str>> {
         self.writer().disputed.clone()
     }

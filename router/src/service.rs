@@ -219,7 +219,7 @@ impl Router {
         saga::retry(&self.core, id, deadline).await
     }
 
-    /// Which of reads and writes work at how many of all shards, by the last heartbeats.
+    /// At how many shards reads and writes work, by the last heartbeats.
     pub fn working(&self) -> (usize, usize, usize) {
         let view = self.core.view();
         let working: Vec<_> = view.shards().map(|shard| shard.working()).collect();
@@ -227,14 +227,14 @@ impl Router {
         (count(|working| working.reads), count(|working| working.writes), working.len())
     }
 
-    /// Asks every shard which slots it owns. What shards did before this call is known after it.
+    /// Asks every shard which slots it owns. Changes made before this call are known when it returns.
     pub async fn refresh_ownership(&self, deadline: Deadline) {
-        // The first one may share the answers of a refresh that began before this call; the second one cannot.
+        // The first refresh may share the answers of one that began before this call; the second cannot.
         self.core.refresh(deadline).await;
         self.core.refresh(deadline).await;
     }
 
-    /// Asks every shard who it is, once. Gives the scales of assets of which a shard has another opinion than this router.
+    /// Sends every shard one heartbeat. Returns the disagreements about asset scales.
     pub async fn greet(&self) -> Vec<String> {
         let beats = heartbeat::once(&self.core).await;
         let differing = beats.into_iter().filter_map(|(shard, beat)| match beat {

@@ -63,7 +63,7 @@ pub struct Shard {
     client: Client,
     witness: Arc<Witness>,
     routing: Routing,
-    /// What the node said last of whether reads and writes work.
+    /// What the node reported at the last heartbeat.
     said: Mutex<Option<Said>>,
     queue: Queue,
     breaker: Mutex<Breaker>,
@@ -115,7 +115,7 @@ impl Shard {
         &self.id
     }
 
-    /// Part of every position of the shard's journal.
+    /// Every position of the shard's journal contains this number.
     pub fn number(&self) -> u16 {
         self.number
     }

@@ -159,7 +159,7 @@ fn decide(map: &ShardMap, shard: &Shard, others: &[Answer]) -> Result<Founding, 
             let (other, shard) = (other.clone(), shard.id.clone());
             return Err(InitError::WasFounded { other, shard });
         }
-        if !together {
+        if !together || !identified.fresh {
             founding = Founding::IsAdded;
         }
         for (slots, _) in owned {

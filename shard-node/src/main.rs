@@ -150,7 +150,10 @@ async fn init_shard(config: &Config, map: &Path, patience: Duration) -> anyhow::
 
 async fn migrate_shard(config: &Config, apply: bool) -> anyhow::Result<()> {
     let mut connection = connect(config).await?;
-    let pending = migrate::pending(&mut connection, &config.expected()).await?;
+    let Some(pending) = migrate::pending(&mut connection, &config.expected()).await? else {
+        eprintln!("shard {}: the database holds no shard; there is nothing to migrate", config.shard.id);
+        return Ok(connection.close().await?);
+    };
     if pending.is_empty() {
         eprintln!("shard {}: has schema version {}, nothing to do", config.shard.id, schema::VERSION);
     }

@@ -6,7 +6,7 @@ use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 pub const DATABASE_ACCEPTED: &str = "shardledger_database_accepted_ratio";
 /// 1 while reads work, else 0.
 pub const READS_SERVING: &str = "shardledger_reads_serving_ratio";
-/// The clock in the middle of all clocks, ahead of this machine's.
+/// How far the median clock is ahead of this machine's.
 pub const CLOCK_DIFFERENCE_SECONDS: &str = "shardledger_clock_difference_seconds";
 /// 1 while the lane can write, else 0.
 pub const LANE_SERVING: &str = "shardledger_lane_serving_ratio";
@@ -32,7 +32,7 @@ pub fn describe() {
     describe_gauge!(
         CLOCK_DIFFERENCE_SECONDS,
         Unit::Seconds,
-        "How far the clock in the middle of all that were compared is ahead of this machine's."
+        "How far the median of all compared clocks is ahead of this machine's."
     );
     describe_gauge!(LANE_SERVING, "1 while the lane can write to its database, else 0.");
     describe_gauge!(LANE_QUEUE_OPERATIONS, "Operations waiting for the lane, the batch in progress included.");

@@ -14,8 +14,6 @@ use crate::store::session::READ_SETTINGS;
 
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
-    #[error("the database holds no shard: `shard-node init` makes one")]
-    Uninitialised,
     #[error("the database is not migrated: {0}")]
     Refused(Disagreements),
     #[error("another program migrated the database in the meantime; this one changed nothing")]
@@ -26,22 +24,22 @@ pub enum MigrateError {
     Database(#[from] sqlx::Error),
 }
 
-/// The migrations that the database lacks. Fails unless the database is the expected shard and no newer than this
-/// program.
+/// The migrations that the database lacks; `None` if it is uninitialised. Fails unless the database is the expected shard and no
+/// newer than this program.
 pub async fn pending(
     connection: &mut PgConnection,
     expected: &Expected,
-) -> Result<Vec<&'static Migration>, MigrateError> {
+) -> Result<Option<Vec<&'static Migration>>, MigrateError> {
     let facts = ServerFacts::read(connection, &READ_SETTINGS).await?;
     let mut wrong = facts.disagreements(Purpose::Writes, &READ_SETTINGS);
-    let Database::Shard(record) = database::read(connection).await? else { return Err(MigrateError::Uninitialised) };
+    let Database::Shard(record) = database::read(connection).await? else { return Ok(None) };
     wrong.extend(expected.compare(&record.identity, "database.url"));
     let version = record.state.schema_version;
     if version > schema::VERSION {
         wrong.extend(database::compare_schema(version));
     }
     Disagreements::check(wrong).map_err(MigrateError::Refused)?;
-    Ok(schema::pending(version).collect())
+    Ok(Some(schema::pending(version).collect()))
 }
 
 /// Describes what a migration locks and for how long, estimated from the present size of the tables.

@@ -43,13 +43,18 @@ impl Monitor {
         // when the refusal ends.
         let mut connection = None;
         while shutdown.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
+            // Connect again every few looks: the address may lead to another server while connections to the former one stay
+            // open. If that fails, the old connection shows whether the database still answers.
+            if looks.is_multiple_of(CONNECT_EVERY)
+                && let Ok(Ok(new)) = timeout(PATIENCE, self.connect()).await
+            {
+                connection = Some(new);
+            }
             let looked = match timeout(PATIENCE, self.look_once(&mut connection)).await {
                 Ok(looked) => looked.map_err(|error| error.to_string()),
                 Err(_) => Err(format!("no answer from the shard's database within {} s", PATIENCE.as_secs())),
             };
-            // Connect again every few looks: the address may lead to another server while connections to the former
-            // one stay open.
-            if looked.is_err() || looks.is_multiple_of(CONNECT_EVERY) {
+            if looked.is_err() {
                 connection = None;
             }
             self.gate.set_reads(match looked {
@@ -72,10 +77,7 @@ impl Monitor {
         let acknowledged = self.gate.acknowledged();
         let mut connection = match kept.take() {
             Some(connection) => connection,
-            None => {
-                PgConnection::connect_with(&read_options(&self.database).application_name("shardledger-monitor"))
-                    .await?
-            }
+            None => self.connect().await?,
         };
         let asked_us = steady_us();
         let (facts, database) = look(&mut connection, &READ_SETTINGS).await?;
@@ -93,6 +95,11 @@ impl Monitor {
         }
         *kept = Some(connection);
         Ok(())
+    }
+
+    async fn connect(&self) -> Result<PgConnection, StoreError> {
+        let options = read_options(&self.database).application_name("shardledger-monitor");
+        Ok(PgConnection::connect_with(&options).await?)
     }
 
     async fn pool_works(&self) -> Result<(), String> {

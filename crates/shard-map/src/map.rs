@@ -49,7 +49,7 @@ pub struct Shard {
 pub struct ShardIndex(pub u16);
 
 impl ShardMap {
-    /// The id of the shard that has a slot.
+    /// The id of the shard that owns a slot in this map.
     pub fn owner_id(&self, slot: Slot) -> &str {
         &self.shard(self.owner(slot)).id
     }

@@ -84,7 +84,7 @@ fn a_refused_successor_names_the_line() {
 #[test]
 fn a_slot_changes_shard_by_a_move_and_not_by_a_map() {
     let old = two();
-    // The first thing a new operator tries: a shard more, with slots taken from the others.
+    // A common first mistake: one more shard, with slots taken from the others.
     let mut shards = vec![shard("s0", 0, &["0-5000"]), shard("s1", 1, &["8192-12000"])];
     shards.push(shard("s2", 2, &["5001-8191", "12001-16383"]));
     let text = map(4, shards.clone()).to_toml();
@@ -94,7 +94,7 @@ fn a_slot_changes_shard_by_a_move_and_not_by_a_map() {
     assert!(error.starts_with(expected) && error.contains("slots 12001-16383 belong to shard s1"), "{error}");
     assert!(old.check_successor(&map(4, shards)).is_err());
 
-    // After the move the shards say who has the slots, and a map may say so, too.
+    // After the move the shards report the new owner, and a map may follow.
     let moved = |slot: Slot| {
         Some(match slot.index() {
             0..=5000 => "s0",
@@ -103,9 +103,9 @@ fn a_slot_changes_shard_by_a_move_and_not_by_a_map() {
         })
     };
     assert!(ShardMap::parse_successor(&text, &old, moved).unwrap().is_some());
-    // A map that lags behind the move is a hint that is out of date, and no mistake.
+    // A map that lags behind the move is outdated, but not wrong.
     assert!(ShardMap::parse_successor(&map(4, old.shards.clone()).to_toml(), &old, moved).unwrap().is_some());
-    // One slot that no shard handed over is one too many.
+    // A single slot that no shard handed over is enough for a refusal.
     let error =
         ShardMap::parse_successor(&text, &old, |slot| if slot.index() == 6000 { Some("s0") } else { moved(slot) });
     let error = error.unwrap_err().to_string();

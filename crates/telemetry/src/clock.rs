@@ -11,7 +11,7 @@ pub fn now_us() -> i64 {
     Timestamp::now().as_microsecond() + test_offset_us()
 }
 
-/// Names a file with a number of microseconds that this process's clock is wrong by: how tests set one clock and not the
+/// Names a file with the error of this process's clock in microseconds. Tests use it to set one process's clock instead of the
 /// machine's. Debug builds only.
 #[cfg(debug_assertions)]
 pub const TEST_OFFSET_FILE: &str = "SHARDLEDGER_CLOCK_OFFSET_FILE";

@@ -51,7 +51,7 @@ impl Cluster {
         Self::start_in(&new_data_dir(), shards, routers).await
     }
 
-    /// Starts one in a folder that does not exist yet.
+    /// Starts a cluster in a folder that does not exist yet.
     pub async fn start_in(data_dir: &Path, shards: u16, routers: u16) -> anyhow::Result<Self> {
         let asked = Instant::now();
         let turn = wait_for_turn().await?;
@@ -162,7 +162,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Renames the data folder, as `mv` does, whether the cluster runs or not.
+    /// Renames the data folder, as `mv` does. The cluster may be running.
     pub fn move_to(&mut self, data_dir: &Path) -> anyhow::Result<()> {
         let leash = Leash::on_cluster(&self.shardctl, data_dir)?;
         std::fs::rename(&self.data_dir, data_dir)?;
@@ -187,12 +187,12 @@ impl Cluster {
         Ok(copy)
     }
 
-    /// Runs `shardctl` on this cluster, whatever comes of it.
+    /// Runs `shardctl` on this cluster; the command may fail.
     pub async fn shardctl(&self, arguments: &[&str]) -> anyhow::Result<Output> {
         run(&self.shardctl, &self.data_dir, arguments).await
     }
 
-    /// The same with variables in the environment.
+    /// [`Cluster::shardctl`] with additional environment variables.
     pub async fn shardctl_with(&self, variables: &[(&str, &str)], arguments: &[&str]) -> anyhow::Result<Output> {
         run_with(&self.shardctl, &self.data_dir, variables, arguments).await
     }
@@ -265,7 +265,7 @@ fn all_gone(processes: &[Process]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A copy of a cluster's data folder, which was not started by being copied.
+/// A copy of a cluster's data folder, not started.
 #[derive(Debug)]
 pub struct Copy {
     shardctl: PathBuf,
@@ -286,7 +286,7 @@ impl Copy {
         look(&self.shardctl, &self.data_dir).await
     }
 
-    /// Takes it down and removes it.
+    /// Takes the copy down and removes it.
     pub fn remove(mut self) -> anyhow::Result<()> {
         let ended = tokio::task::block_in_place(|| self.leash.release())?;
         ensure!(ended.success(), "the copy in {} could not be taken down", self.data_dir.display());
@@ -308,7 +308,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// Its standard output, if it succeeded.
+    /// The standard output of a command that succeeded.
     pub fn successful(self) -> anyhow::Result<String> {
         ensure!(
             self.code == Some(0),

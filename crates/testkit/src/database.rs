@@ -13,7 +13,7 @@ const ROLE: &str = "shardledger";
 /// An empty database of the services' role on the first shard's PostgreSQL; gives its URL. It ends with the cluster.
 pub async fn create(cluster: &Cluster, name: &str) -> anyhow::Result<String> {
     let shard = cluster.status().shards.first().context("a cluster without shards")?;
-    // The services' role may not make databases.
+    // The services' role may not create databases.
     let mut connection = PgConnection::connect(&superuser(cluster, 0)?).await?;
     let statement = format!("CREATE DATABASE \"{name}\" OWNER {ROLE}");
     sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await?;
@@ -21,7 +21,7 @@ pub async fn create(cluster: &Cluster, name: &str) -> anyhow::Result<String> {
     Ok(format!("{server}/{name}"))
 }
 
-/// The URL of a shard's PostgreSQL for the role that initdb made.
+/// The URL of a shard's PostgreSQL for the role that initdb created.
 pub fn superuser(cluster: &Cluster, shard: usize) -> anyhow::Result<String> {
     let shard = cluster.status().shards.get(shard).context("no such shard")?;
     let path = cluster.data_dir().join("secrets").join(format!("{}.postgres.password", shard.id));
@@ -29,15 +29,15 @@ pub fn superuser(cluster: &Cluster, shard: usize) -> anyhow::Result<String> {
     Ok(format!("postgres://postgres:{}@127.0.0.1:{}/postgres", password.trim(), shard.postgres_port))
 }
 
-/// A connection that finds the ledger's tables by their plain names.
+/// Opens a connection that finds the ledger's tables without naming their schema.
 pub async fn connect(url: &str) -> anyhow::Result<PgConnection> {
-    // The error of a bad URL would carry it, password and all.
-    let options: PgConnectOptions = url.parse().map_err(|_| anyhow::anyhow!("a database's URL is none"))?;
+    // The error of a malformed URL would contain the URL with its password.
+    let options: PgConnectOptions = url.parse().map_err(|_| anyhow::anyhow!("the database's URL is malformed"))?;
     let connected = PgConnection::connect_with(&options.options([("search_path", "shardledger")])).await;
     connected.context("cannot connect to a shard's database")
 }
 
-/// Runs SQL, several statements if need be. The ledger's tables go by their plain names.
+/// Runs one or more SQL statements, which need not name the schema of the ledger's tables.
 pub async fn run(url: &str, sql: &str) -> anyhow::Result<u64> {
     let mut connection = connect(url).await?;
     Ok(sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await?.rows_affected())

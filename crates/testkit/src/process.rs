@@ -24,7 +24,7 @@ impl Process {
         is_living(state).then_some(Self { pid, started_ticks })
     }
 
-    /// A child of this process that has not been waited for: its id is its own, even if it has ended already.
+    /// A child that has not been waited for. Its id is not reused, even if it has ended.
     pub fn of_child(pid: i32) -> Option<Self> {
         stat(pid).map(|(_, started_ticks)| Self { pid, started_ticks })
     }

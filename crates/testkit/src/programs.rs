@@ -1,4 +1,4 @@
-//! Where the programs under test are, beside the test executable in the folder cargo built both into; and PostgreSQL's.
+//! Finds the programs under test, which cargo builds into the folder of the test executable, and PostgreSQL's programs.
 
 use std::{
     path::PathBuf,
@@ -9,7 +9,7 @@ use anyhow::{Context, bail, ensure};
 
 /// Names the folder of PostgreSQL's programs, as for `shardctl`.
 const PG_BIN_VARIABLE: &str = "SHARDLEDGER_PG_BIN";
-/// Where distributions put each version's programs.
+/// Folders in which distributions install each version's programs.
 const PG_BIN_FOLDERS: &str = "/usr/lib/postgresql";
 /// Users that run PostgreSQL for root, in order of preference.
 const USERS: [&str; 2] = ["postgres", "nobody"];
@@ -38,14 +38,14 @@ pub fn postgres_programs() -> anyhow::Result<PathBuf> {
         .with_context(|| format!("found no PostgreSQL: name the folder of its programs with {PG_BIN_VARIABLE}"))
 }
 
-/// A user other than the one who runs the tests.
+/// A user other than the one that runs the tests.
 #[derive(Debug, Clone, Copy)]
 pub struct Service {
     pub uid: u32,
     pub gid: u32,
 }
 
-/// Who runs PostgreSQL, which refuses to run as root; `None` is the user who runs the tests.
+/// The user that runs PostgreSQL, which refuses to run as root. `None` is the user that runs the tests.
 pub fn service_user() -> anyhow::Result<Option<Service>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);

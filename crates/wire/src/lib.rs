@@ -12,8 +12,8 @@ mod generated {
 pub use convert::Reply;
 pub use generated::*;
 
-/// Header of a read: the highest mark of the shard that the caller was told of, as `incarnation/timeline/position`. A shard that is
-/// behind it refuses the read.
+/// Header of a read: the highest mark of the shard that the caller was told, as `incarnation/timeline/position`. A shard that is
+/// behind the mark refuses the read.
 pub const AT_LEAST: &str = "shardledger-at-least";
 
 /// The value of [`AT_LEAST`].
@@ -21,7 +21,7 @@ pub fn at_least_to_header(mark: identity::Mark) -> String {
     format!("{}/{}/{}", mark.incarnation, mark.timeline, mark.position)
 }
 
-/// The mark in [`AT_LEAST`]; `None` where there is none.
+/// The mark in [`AT_LEAST`]; `None` if the header is missing or malformed.
 pub fn at_least(metadata: &tonic::metadata::MetadataMap) -> Option<identity::Mark> {
     let text = metadata.get(AT_LEAST)?.to_str().ok()?;
     let mut parts = text.split('/').map(str::parse);

@@ -142,6 +142,13 @@ impl Member {
         self.prepared(&arguments)
     }
 
+    /// The command that migrates a node's database to the schema of this version; it ends by itself.
+    pub fn migrate_command(&self) -> anyhow::Result<Command> {
+        let mut arguments = vec!["migrate".to_owned(), "--apply".to_owned()];
+        arguments.extend(self.arguments.iter().cloned());
+        self.prepared(&arguments)
+    }
+
     fn prepared(&self, arguments: &[String]) -> anyhow::Result<Command> {
         let log = self.open_log().with_context(|| format!("cannot open {}", self.log.display()))?;
         let mut command = Command::new(&self.program);

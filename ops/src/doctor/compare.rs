@@ -12,7 +12,7 @@ use super::{
     slots,
 };
 
-/// The default of `clock.max_difference_ms`.
+/// Clocks of two nodes that differ by more than this are reported. Nodes refuse only from `clock.max_difference_ms` on.
 const CLOCK_BOUND_MS: u16 = 500;
 
 /// Compares every fact of every place.

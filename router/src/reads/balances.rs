@@ -33,7 +33,7 @@ pub async fn sum(core: &Core, prefix: &AccountPrefix, deadline: Deadline) -> Res
             Err(_) => sums.missing.push(shard),
         }
     }
-    // Of two shards that claim one slot, the accounts of one are not in the sums.
+    // If two shards claim one slot, the sums would omit the accounts of one of them.
     for shard in core.routing.disputed() {
         if !sums.missing.contains(&shard) {
             sums.missing.push(shard);

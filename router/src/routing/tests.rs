@@ -25,7 +25,7 @@ pub fn map_of(version: u64, ids: &[&str]) -> ShardMap {
     grown(version, ids, &[])
 }
 
-/// The same with shards that were added later, and have no slots yet.
+/// [`map_of`] with further shards that were added later and have no slots.
 fn grown(version: u64, ids: &[&str], added: &[&str]) -> ShardMap {
     let slots = SlotRange::split_evenly(ids.len() as u16).map(|range| vec![range]);
     let shards = ids.iter().chain(added).zip(slots.chain(std::iter::repeat(vec![]))).map(|(id, slots)| {
@@ -246,7 +246,7 @@ fn what_a_shard_said_outlives_a_reload_that_says_otherwise() {
     assert_eq!(owner_of(&routing, 8), "s0", "of this slot no shard has spoken");
 }
 
-/// The first thing a new operator tries: a shard more, with slots taken from the others.
+/// A common first mistake: one more shard, with slots taken from the others.
 #[test]
 fn a_map_that_takes_slots_is_refused_until_the_shards_say_that_they_moved() {
     let (folder, routing) = opened(&map_of(1, &["s0", "s1"]));
@@ -259,13 +259,13 @@ fn a_map_that_takes_slots_is_refused_until_the_shards_say_that_they_moved() {
     for named in ["slots 0-7 belong to shard s0", "shard s2", "only a move"] {
         assert!(error.contains(named), "{error}");
     }
-    // A node that hands such a map out is believed no more than the file.
+    // Such a map from a node is refused like one from the file.
     let (id, mut offering) = answer("s1", &[]);
     (offering.shard_map, offering.shard_map_version) = (taking.to_toml(), 2);
     assert_eq!(routing.merge_ownership([(id, offering)]).adopted, None);
     assert_eq!((routing.load().map().version, owner_of(&routing, 0).as_str()), (1, "s0"));
 
-    // The right order: the shard without slots, the move, and then the map that says what the shards say.
+    // The correct order: the shard without slots, the move, and then the map that follows the shards.
     write(&folder.file(), &grown(2, &["s0", "s1"], &["s2"]));
     routing.reload_file().unwrap();
     routing.merge_ownership([answer("s2", &[(0, 7, OWNED, 2, "s0")])]);

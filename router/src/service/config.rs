@@ -7,9 +7,9 @@ use identity::AssetScales;
 /// Bounds and times of everything between the edge and the shards.
 #[derive(Debug, Clone)]
 pub struct CoreConfig {
-    /// How nodes name this router in messages.
+    /// The name by which nodes refer to this router in messages.
     pub name: String,
-    /// Every asset this router knows, with its scale.
+    /// Every asset that this router declares, with its scale.
     pub assets: AssetScales,
     /// Operations that may wait for one shard; more are refused as overloaded.
     pub queue_operations: usize,

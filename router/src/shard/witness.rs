@@ -189,9 +189,10 @@ mod tests {
         assert_eq!(hear(&foreign), Err("cluster".to_owned()));
 
         // The router also records what one shard knows of another.
-        let knows = vec![convert::shard_mark_to_wire((1, mark(7)))];
+        let position = ledger::Position::first_of(1).0 + 6;
+        let knows = vec![convert::shard_mark_to_wire((1, mark(position)))];
         assert_eq!(hear(&wire::IdentifyResponse { marks: knows, ..answer(&witness, "s0", 0, 101) }), Ok(()));
-        assert_eq!((witness.mark(0), witness.mark(1)), (mark(101), mark(7)));
+        assert_eq!((witness.mark(0), witness.mark(1)), (mark(101), mark(position)));
     }
 
     #[test]

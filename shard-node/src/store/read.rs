@@ -137,7 +137,7 @@ pub async fn offer_shard_map(pool: &PgPool, text: &str, version: i64) -> Result<
 
 const MARK: &str = "SELECT incarnation, next_position FROM shardledger.shard_state";
 
-/// How far the database has come; the timeline is not in it.
+/// The database's mark, without the timeline.
 pub async fn mark(pool: &PgPool) -> Result<Mark, StoreError> {
     let (incarnation, position) = sqlx::query_as(MARK).fetch_one(pool).await?;
     Ok(Mark { incarnation, timeline: 0, position })

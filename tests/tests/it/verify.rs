@@ -163,7 +163,7 @@ async fn verify_names_each_broken_invariant() -> anyhow::Result<()> {
     cluster.finish().await
 }
 
-/// What `verify` is given must be every shard of one cluster, and the environment must not lead it elsewhere.
+/// `verify` must be given every shard of one cluster, and the environment must not change its connections.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn verify_checks_all_shards_of_one_cluster_and_leaves_no_trace() -> anyhow::Result<()> {
     let cluster = Cluster::start(2, 1).await?;
@@ -182,7 +182,7 @@ async fn verify_checks_all_shards_of_one_cluster_and_leaves_no_trace() -> anyhow
     let named = "is known to s0 (map version 1) and was not checked: give its --dsn";
     ensure!(one.stdout.lines().any(|line| line.contains("shard s1") && line.contains(named)), "{}", one.stdout);
 
-    // Nothing is checked of databases that are not what they were given for.
+    // `verify` checks nothing if a database is not the one it was given for.
     let other = uuid::Uuid::now_v7().to_string();
     let is_refused = async |targets: &[(&str, usize)], words: &[&str]| {
         let output = verify(&[], targets).await?;
@@ -202,7 +202,7 @@ async fn verify_checks_all_shards_of_one_cluster_and_leaves_no_trace() -> anyhow
     let options = verify(&[("PGOPTIONS", "-c search_path=elsewhere")], both).await?;
     ensure!(options.code == Some(1) && options.stderr.contains("PGOPTIONS is set in the environment"), "{options:?}");
 
-    // Each connection was ended as PostgreSQL wants it. The services keep theirs.
+    // `verify` ended each of its connections with a termination message. The services keep theirs open.
     for shard in &cluster.status().shards {
         let log = cluster.data_dir().join("log").join(format!("postgres-{}.log", shard.id));
         let log = std::fs::read_to_string(&log).with_context(|| log.display().to_string())?;

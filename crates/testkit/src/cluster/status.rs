@@ -9,12 +9,12 @@ use super::Member;
 
 /// The state of something that takes requests.
 const READY: &str = "ready";
-/// What a router says of its reads and writes when they work at every shard.
+/// The value of a router's `reads` and `writes` when they work at every shard.
 const ALL: &str = "all";
 
 #[derive(Debug, Clone, Deserialize)]
 pub struct Status {
-    /// Of a copied data folder: the original.
+    /// The original of a copied data folder.
     pub copy_of: Option<PathBuf>,
     pub map_version: u64,
     pub supervisor_pid: Option<i32>,

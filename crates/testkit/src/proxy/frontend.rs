@@ -51,7 +51,8 @@ fn is_commit(message: &[u8]) -> bool {
     message.first() == Some(&b'Q') && message.get(5..) == Some(b"COMMIT\0")
 }
 
-/// A startup message without its parameter `options`: length, protocol version, and pairs of texts that end in a zero each.
+/// Removes the parameter `options` from a startup message. The message has a length, a protocol version, and pairs of
+/// zero-terminated texts.
 pub fn without_options(startup: &[u8]) -> Vec<u8> {
     let (head, parameters) = startup.split_at(8.min(startup.len()));
     let texts: Vec<&[u8]> = parameters.split(|byte| *byte == 0).collect();

@@ -1,4 +1,4 @@
-//! Who a shard is, how far it has come, and what does not agree.
+//! Conversions of identities, marks, asset scales and disagreements.
 
 use identity::{AssetScales, Disagreement, Mark, Marks, ShardIdentity, shard::RoutingFacts};
 use ledger::Position;
@@ -19,7 +19,7 @@ impl From<wire::Mark> for Mark {
     }
 }
 
-/// A shard's number beside its mark.
+/// A shard's number and mark.
 pub fn shard_mark_to_wire((number, mark): (u16, Mark)) -> wire::ShardMark {
     wire::ShardMark { shard_number: number.into(), mark: Some(mark.into()) }
 }
@@ -27,7 +27,7 @@ pub fn shard_mark_to_wire((number, mark): (u16, Mark)) -> wire::ShardMark {
 pub fn shard_mark_from_wire(message: &wire::ShardMark) -> Result<(u16, Mark), BadMessage> {
     let number = u16::try_from(message.shard_number).map_err(|error| bad("shard_number", error))?;
     let mark: Mark = message.mark.ok_or(BadMessage::Missing("mark"))?.into();
-    // INV-8: a position begins with the number of its shard. What a node says of a foreign database is no mark of that shard.
+    // INV-8: a position begins with the number of its shard. A node in front of a wrong database may report another shard's position.
     if Position(mark.position).shard_number() != number {
         return Err(bad("mark", format!("position {} is not one of shard number {number}", mark.position)));
     }
@@ -79,7 +79,7 @@ impl TryFrom<wire::ShardIdentity> for ShardIdentity {
     }
 }
 
-/// A router's assets under the digest that its calls carry.
+/// A router's assets, with the digest that its calls carry.
 pub fn assets_to_wire(digest: u64, scales: &AssetScales) -> wire::DeclaredAssets {
     let scales = scales.iter().map(|(asset, scale)| wire::AssetScale { asset: asset.clone(), scale: *scale });
     wire::DeclaredAssets { digest, scales: scales.collect() }

@@ -20,10 +20,10 @@ pub struct Submitted {
     pub timeout_ms: u32,
     pub order_group: u32,
     pub operation: Operation,
-    /// Of a saga's step: how far the shard at the saga's other end had come.
+    /// For a step of a saga: the mark of the shard at the saga's other end.
     pub peer: Option<(u16, Mark)>,
-    /// Of an account that is opened: the scale of its asset, as the caller declared it. Not on the wire: calls name their
-    /// declaration by its digest.
+    /// For an account that is opened: the scale of its asset, as the caller declared it. It is not on the wire, because a call names
+    /// its declaration by digest.
     pub scale: Option<u32>,
 }
 

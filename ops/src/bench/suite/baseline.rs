@@ -63,7 +63,7 @@ impl Baseline {
     /// Transfers a second, one commit each.
     pub async fn measure(&self, script: Script, clients: u16, seconds: u32, seed: u64) -> anyhow::Result<f64> {
         let mut pgbench = Command::new(&self.pgbench);
-        // What the operator's shell has for libpq is not the database that is measured.
+        // Variables of libpq in the operator's shell may name another database than the measured one.
         environment::clean(&mut pgbench);
         pgbench
             .args(["--no-vacuum", "--protocol=prepared", "--jobs=2"])

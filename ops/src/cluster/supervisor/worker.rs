@@ -126,8 +126,12 @@ impl Worker {
         }
         if let Some(shard) = &self.shard {
             self.wait_for_database(shard).await?;
+            self.migrate().await?;
         }
-        let mut child = Command::from(self.member.command()?).spawn().context("cannot start it")?;
+        // If the supervisor stops while `init` runs, the node must end too.
+        let unfinished = self.shard.is_some() && !self.initialised;
+        let mut child =
+            Command::from(self.member.command()?).kill_on_drop(unfinished).spawn().context("cannot start it")?;
         // The node waits for its initialisation, and meanwhile answers the `init` of other shards.
         if self.shard.is_some()
             && let Err(error) = self.initialise().await
@@ -157,8 +161,18 @@ impl Worker {
         }
     }
 
-    /// Initialises a new database, once the nodes of the other shards have answered. Leaves an initialised one
-    /// unchanged.
+    /// Applies the migrations that a database created by an older version lacks. An uninitialised database is left unchanged.
+    async fn migrate(&mut self) -> anyhow::Result<()> {
+        if self.initialised {
+            return Ok(());
+        }
+        let mut migrate = Command::from(self.member.migrate_command()?);
+        let status = migrate.kill_on_drop(true).status().await.context("cannot run its migrate")?;
+        ensure!(status.success(), "its migrate failed ({status}): its log has the reason");
+        Ok(())
+    }
+
+    /// Initialises a new database, once the nodes of the other shards have answered. Leaves an initialised one unchanged.
     async fn initialise(&mut self) -> anyhow::Result<()> {
         if self.initialised {
             return Ok(());

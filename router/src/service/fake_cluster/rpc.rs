@@ -14,7 +14,7 @@ impl ShardNode for FakeNode {
         &self,
         request: Request<wire::IdentifyRequest>,
     ) -> Result<Response<wire::IdentifyResponse>, Status> {
-        // Whatever its caller takes it for.
+        // The fake is whichever shard the caller expects.
         let request = request.into_inner();
         let works = Some(wire::Readiness { works: true, cause: String::new() });
         Ok(Response::new(wire::IdentifyResponse {

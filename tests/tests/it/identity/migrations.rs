@@ -4,13 +4,14 @@ use anyhow::ensure;
 use ledger::Limit;
 use shard_map::{ClusterId, HASH_SEED, SLOTS, ShardMap};
 use testkit::{
+    cluster::Cluster,
     database,
     node::{Node, NodeConfig, open, order, transfer},
     wait::until,
 };
 use wire::Reply;
 
-use super::{NOTICED_WITHIN, UNREADY, node_says, says, stage::Stage};
+use super::{NOTICED_WITHIN, UNREADY, node_says, payments::Payments, says, stage::Stage};
 
 /// A number of looks; a refused node looks several times a second.
 const LOOKS: i64 = 20;
@@ -104,4 +105,36 @@ async fn sessions(stage: &Stage) -> anyhow::Result<i64> {
 
 async fn version(url: &str) -> anyhow::Result<i64> {
     database::number(url, "SELECT schema_version::bigint FROM shard_state").await
+}
+
+/// Reverts the second migration.
+const BACK_TO_VERSION_1: &str = "DROP TABLE hold, reversal; DROP TYPE hold_row; \
+     ALTER TABLE transfer DROP COLUMN hold, DROP COLUMN final, DROP COLUMN reverses, DROP COLUMN whole, DROP COLUMN reversed; \
+     ALTER TABLE transfer ADD CONSTRAINT transfer_amount CHECK (amount > 0), \
+       ADD CONSTRAINT transfer_status CHECK (status BETWEEN 1 AND 4), \
+       ADD CONSTRAINT transfer_refusal CHECK ((status = 3) = (refusal IS NOT NULL)); \
+     ALTER TYPE transfer_row DROP ATTRIBUTE hold, DROP ATTRIBUTE final, DROP ATTRIBUTE reverses, DROP ATTRIBUTE whole, \
+       DROP ATTRIBUTE reversed; \
+     UPDATE shard_state SET schema_version = 1";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shardctl_up_migrates_the_databases_of_its_own_cluster() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(2, 1).await?;
+    let client = cluster.client();
+    let mut payments = Payments::open(&client, &cluster.placement()?, "s0", "s1").await?;
+    payments.make(&client, 2).await?;
+    for shard in &cluster.status().shards {
+        // The constraints go with the columns or bear a name that the first migration used.
+        let drop = "ALTER TABLE transfer DROP CONSTRAINT transfer_amount, DROP CONSTRAINT transfer_status, \
+                    DROP CONSTRAINT transfer_refusal";
+        database::run(&shard.dsn, drop).await?;
+        database::run(&shard.dsn, BACK_TO_VERSION_1).await?;
+    }
+    cluster.down().await?;
+    cluster.up().await?;
+    let client = cluster.client();
+    payments.make(&client, 2).await?;
+    payments.are_there_once(&client).await?;
+    cluster.verify().await?;
+    cluster.finish().await
 }

@@ -12,7 +12,7 @@ use testkit::{
 
 use super::Place;
 
-/// Longer than a busy machine takes to start a process.
+/// Longer than a busy machine needs to start a process.
 const LOOKED_WITHIN: Duration = Duration::from_secs(30);
 
 /// An older binary on a newer schema would write what it does not understand.
@@ -24,8 +24,8 @@ pub async fn of_a_newer_version(place: &Place<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An empty database where a ledger should be may be a lost one: the node waits and serves nothing, and a ledger is begun on
-/// an operator's word only.
+/// An empty database may mean that the ledger is lost. The node waits and serves nothing; only an operator's command initialises
+/// the database.
 pub async fn never_initialised(place: &Place<'_>) -> anyhow::Result<()> {
     let url = database::create(place.cluster, "empty").await?;
     let config = NodeConfig::write(&place.folder, "empty", "s0", &url)?;
@@ -38,7 +38,7 @@ pub async fn never_initialised(place: &Place<'_>) -> anyhow::Result<()> {
     .await?;
     ensure!(readiness["reads"] == false && readiness["writes"] == false, "{readiness}");
     ensure!(node.execute(&[open("alice", Limit::ZERO)?]).await.is_err(), "an empty database was written to");
-    // Once it is a shard, the node serves by itself.
+    // Once the database is initialised, the node serves by itself.
     config.init(super::MAP)?;
     node.becomes_ready().await?;
     Ok(())
