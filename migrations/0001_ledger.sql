@@ -1,48 +1,48 @@
--- The tables of one shard, in a schema of their own: every statement names it, so that no search_path leads elsewhere. Amounts
--- are minor units in BIGINT; times are microseconds since the epoch in BIGINT, because the lane hands them out itself and
--- compares them. Text keys sort by byte, as the API's account order does.
+-- The tables of one shard, in their own schema. Every statement names the schema, so that no search_path leads elsewhere.
+-- Amounts are minor units in BIGINT. Times are microseconds since the epoch in BIGINT, because the lane assigns and compares them.
+-- Text keys sort by byte, as the API's account order does.
 --
--- The types named …_row are what the lane inserts: a column that somebody adds to a table does not change them.
+-- The lane inserts the types named …_row. A column added to a table does not change them.
 CREATE SCHEMA shardledger;
 
--- Which shard of which cluster this database is. Written by `shard-node init`, compared at every connection.
+-- Which shard of which cluster this database is. `shard-node init` writes the row; every connection compares it.
 CREATE TABLE shardledger.shard_identity (
     only_row          BOOLEAN PRIMARY KEY DEFAULT TRUE CONSTRAINT shard_identity_one_row CHECK (only_row),
     cluster_id        UUID   NOT NULL,
     shard_id          TEXT   NOT NULL,
     shard_number      INT    NOT NULL CONSTRAINT shard_identity_number CHECK (shard_number BETWEEN 0 AND 4095),
-    -- How an account id leads to a slot: a program that computes another slot must not serve this shard.
+    -- How an account id leads to a slot. A program that computes other slots must not serve this shard.
     slot_count        INT    NOT NULL,
     hash_seed         BIGINT NOT NULL,
-    -- Fingerprint of the map that the shard was founded with: shards founded together have the same. NULL: added later.
+    -- Fingerprint of the map that the shard was founded with, equal for shards founded together; NULL for a shard added later.
     founding_map      BIGINT,
-    -- Every shard of that map was initialised at some time. Before that none of them is written to: `init` of the others must find
-    -- a cluster that is new.
+    -- Whether every shard of that map was initialised. None of them takes writes before that, because `init` of the others must
+    -- find a new cluster.
     complete          BOOLEAN NOT NULL,
-    -- PostgreSQL's own identity as last seen. A database restored into another PostgreSQL has another identifier; a promoted
+    -- PostgreSQL's identity as last seen. A database restored into another PostgreSQL has another identifier; a promoted
     -- stand-by has a higher timeline.
     system_identifier BIGINT NOT NULL,
     timeline          BIGINT NOT NULL
 );
 
--- One row. Every write transaction of the lane advances next_position with a compare-and-set on it and on the three
--- columns below it. This is the fence: no write to a slot the shard does not own, none by a program of another schema version, none
--- on top of a database that was restored; the guard against a second writer; and what makes a lost commit answer resolvable by
--- running the batch again.
+-- One row: the fence. Every write transaction of the lane advances next_position with a compare-and-set on next_position and the
+-- three columns below it. The comparison prevents writes to a slot that the shard does not own, by a program of another schema
+-- version, and over a database that was accepted anew. It also detects a second writer, and lets the lane resolve a lost COMMIT
+-- answer by running the batch again.
 CREATE TABLE shardledger.shard_state (
     only_row          BOOLEAN PRIMARY KEY DEFAULT TRUE CONSTRAINT shard_state_one_row CHECK (only_row),
     next_position     BIGINT NOT NULL,
     ownership_version BIGINT NOT NULL,
-    -- How often the database was accepted with less than it once had, plus 1 (`shard-node accept`).
+    -- How often the database was accepted anew (`shard-node accept`), plus 1.
     incarnation       BIGINT NOT NULL CONSTRAINT shard_state_incarnation CHECK (incarnation > 0),
-    -- The newest migration that was applied.
+    -- The version of the newest applied migration.
     schema_version    INT    NOT NULL
 ) WITH (fillfactor = 10);
 
--- Each incarnation but the first: what was given up. Never deleted.
+-- Every incarnation except the first, and what was given up. Rows are never deleted.
 CREATE TABLE shardledger.incarnation (
     incarnation   BIGINT PRIMARY KEY,
-    -- Positions from here on were handed out by the incarnation before and may be lost.
+    -- Positions from here on were assigned by the previous incarnation and may be lost.
     lost_from     BIGINT NOT NULL,
     -- The first position of this incarnation.
     first         BIGINT NOT NULL,
@@ -50,15 +50,15 @@ CREATE TABLE shardledger.incarnation (
     began_at_us   BIGINT NOT NULL
 );
 
--- The newest full shard map this shard was given, as TOML.
+-- The newest shard map that this shard was given, as TOML.
 CREATE TABLE shardledger.known_map (
     only_row BOOLEAN PRIMARY KEY DEFAULT TRUE CONSTRAINT known_map_one_row CHECK (only_row),
     version  BIGINT NOT NULL,
     text     TEXT   NOT NULL
 );
 
--- How far the other shards had come, as far as this one has heard: evidence against a shard whose database went back in time.
--- Rows are only inserted; those that a later row outdates are removed now and then.
+-- Marks of other shards: evidence against a shard whose database went back in time. Rows are only inserted; outdated ones are
+-- deleted from time to time.
 CREATE TABLE shardledger.peer_mark (
     shard_number INT    NOT NULL,
     incarnation  BIGINT NOT NULL,
@@ -67,7 +67,7 @@ CREATE TABLE shardledger.peer_mark (
     PRIMARY KEY (shard_number, incarnation, timeline, position)
 );
 
--- The scale of each asset that an account of this shard has: amounts in minor units mean nothing without it.
+-- The scale of each asset that accounts of this shard use. Amounts in minor units have no meaning without the scale.
 CREATE TABLE shardledger.asset_scale (
     asset TEXT COLLATE "C" PRIMARY KEY,
     scale SMALLINT NOT NULL CONSTRAINT asset_scale_scale CHECK (scale BETWEEN 0 AND 18)
