@@ -21,8 +21,8 @@ pub enum AcceptError {
     #[error("the database cannot be this shard: {0}")]
     Refused(Disagreements),
     #[error(
-        "{holder} remembers that the shard had come to {acknowledged}, and the database is at {found}: what was acknowledged in between is \
-         not there. Restore the newest backup or promote another stand-by; to go on without it, add --accept-loss. Nothing was changed"
+        "{holder} remembers that the shard had reached {acknowledged}, but the database is at {found}: what was acknowledged in between is \
+         missing. Restore the newest backup or promote another stand-by; to continue without it, add --accept-loss. Nothing was changed"
     )]
     Loss { holder: String, acknowledged: Mark, found: Mark },
     #[error("the shard map in the database cannot be read: {0}")]

@@ -372,7 +372,7 @@ fn compare_server(facts: &ServerFacts, record: &ShardRecord) -> Vec<Disagreement
     let mut found = Vec::new();
     if facts.system_identifier != record.system_identifier {
         let remedy = "the database was moved into another PostgreSQL (pg_upgrade, dump and restore): once nothing writes to the \
-                      former one any more, run `shard-node accept`";
+                      former database, run `shard-node accept`";
         found.push(Disagreement::new("system identifier", record.system_identifier, facts.system_identifier, remedy));
     } else if let Some(timeline) = facts.timeline.filter(|timeline| *timeline < record.timeline) {
         let remedy = "the server is on an older timeline than the shard was: connect to the newest primary";

@@ -23,7 +23,7 @@ use crate::{
 pub enum InitError {
     #[error("the shard map has no shard {0:?}")]
     NotInMap(String),
-    #[error("the shard map is of cluster {map}, cluster.id is {configured}: they must be the same")]
+    #[error("the shard map names cluster {map}, but cluster.id is {configured}")]
     OtherCluster { map: String, configured: String },
     /// The database belongs to another shard, or cannot hold a shard.
     #[error("the database cannot be shard {shard}: {disagreements}")]
@@ -41,7 +41,7 @@ pub enum InitError {
     NotReached { other: String },
     /// Initialising a shard again would let it execute payments a second time.
     #[error(
-        "shard {other} remembers that shard {shard} (number {number}) had come to {mark}: its database is lost or not mounted. Restore \
+        "shard {other} remembers that shard {shard} (number {number}) had reached {mark}: its database is lost or not mounted. Restore \
          or mount it. A shard that has been in use is never initialised again"
     )]
     WasInUse { other: String, shard: String, number: u16, mark: String },
@@ -309,7 +309,7 @@ mod tests {
         let remembers = wire::IdentifyResponse { marks: vec![mark], ..shard(&map, None, false) };
         let error =
             of_s2(&map, [answer("s0", remembers, &["0-8191"]), answer("s1", uninitialised(), &[])]).unwrap_err();
-        assert!(error.contains("shard s0 remembers that shard s2 (number 2) had come to position"), "{error}");
+        assert!(error.contains("shard s0 remembers that shard s2 (number 2) had reached position"), "{error}");
     }
 
     #[test]

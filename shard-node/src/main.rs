@@ -143,7 +143,7 @@ async fn init_shard(config: &Config, map: &Path, patience: Duration) -> anyhow::
     match initialised? {
         Initialised::Founded { slots } => eprintln!("shard {shard}: initialised with {slots} slots"),
         Initialised::Added => eprintln!("shard {shard}: initialised without slots; a move gives it some"),
-        Initialised::Already => eprintln!("shard {shard}: was initialised before; nothing changed"),
+        Initialised::Already => eprintln!("shard {shard}: is already initialised; nothing changed"),
     }
     Ok(())
 }
@@ -173,15 +173,19 @@ async fn accept_database(config: &Config, accept_loss: bool) -> anyhow::Result<(
     connection.close().await?;
     let shard = &config.shard.id;
     match accepted {
-        Accepted::Nothing => eprintln!("shard {shard}: the database is as it was left; nothing to accept"),
+        Accepted::Nothing => {
+            eprintln!("shard {shard}: the database is in its last known state; there is nothing to accept")
+        }
         Accepted::Incarnation { mark, lost, silent } => {
             if let Some(lost) = lost {
-                eprintln!("shard {shard}: what was acknowledged up to {lost} and is not in the database is given up");
+                eprintln!(
+                    "shard {shard}: everything acknowledged up to {lost} that is missing from the database is given up"
+                );
             }
             for no_answer in silent {
                 eprintln!("shard {shard}: {no_answer}; what it remembers was not considered");
             }
-            say(&format!("shard {shard}: goes on at {mark}"));
+            say(&format!("shard {shard}: continues at {mark}"));
         }
     }
     Ok(())

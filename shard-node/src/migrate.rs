@@ -24,8 +24,8 @@ pub enum MigrateError {
     Database(#[from] sqlx::Error),
 }
 
-/// The migrations that the database lacks; `None` if it is uninitialised. Fails unless the database is the expected shard and no
-/// newer than this program.
+/// The migrations that the database lacks; `None` if it is uninitialised. Fails unless the database is the expected
+/// shard and no newer than this program.
 pub async fn pending(
     connection: &mut PgConnection,
     expected: &Expected,

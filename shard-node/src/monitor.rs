@@ -43,8 +43,8 @@ impl Monitor {
         // when the refusal ends.
         let mut connection = None;
         while shutdown.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
-            // Connect again every few looks: the address may lead to another server while connections to the former one stay
-            // open. If that fails, the old connection shows whether the database still answers.
+            // Connect again every few looks: the address may lead to another server while connections to the former
+            // one stay open. If that fails, the old connection shows whether the database still answers.
             if looks.is_multiple_of(CONNECT_EVERY)
                 && let Ok(Ok(new)) = timeout(PATIENCE, self.connect()).await
             {

@@ -177,7 +177,7 @@ async fn open_shard(config: &Config, gate: &Gate, clock: &Arc<NodeClock>, pool: 
         {
             let shards = missing.join(", ");
             gate.set_waiting(Some(format!(
-                "the cluster is new and not complete: its first shards {shards} are not initialised, or do not answer. Run `shard-node \
+                "the cluster is new and incomplete: its founding shards {shards} are not initialised or do not answer. Run `shard-node \
                  init` for each"
             )));
             tokio::time::sleep(LOOK_FOR_INIT).await;

@@ -39,8 +39,8 @@ impl Mark {
     /// The disagreement if this mark is behind `acknowledged`. `holder` names the participant that remembers it.
     pub fn compare(self, acknowledged: Self, holder: &str) -> Option<Disagreement> {
         self.is_behind(acknowledged).then(|| {
-            let remedy = "the database went back in time or is another copy of it: restore the newest backup or promote the stand-by \
-                          that has everything. To go on without what is missing, run `shard-node accept --accept-loss`";
+            let remedy = "the database went back in time, or is an older copy: restore the newest backup or promote the stand-by \
+                          that has everything. To continue without what is missing, run `shard-node accept --accept-loss`";
             Disagreement::new("position", format!("{acknowledged} or later, as {holder} remembers"), self, remedy)
         })
     }

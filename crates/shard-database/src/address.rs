@@ -19,12 +19,12 @@ pub struct DatabaseUrl(String);
 /// Why a text is not a usable URL. Messages never contain the text, because it contains a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidUrl {
-    #[error("is no PostgreSQL URL (postgres://user:password@host:port/database): {0}")]
+    #[error("is not a PostgreSQL URL (postgres://user:password@host:port/database): {0}")]
     Form(String),
     #[error("names no {0}: nothing is taken from the environment, so the URL must name user, host and database")]
     Incomplete(&'static str),
     #[error(
-        "{0} is set in the environment and would change the connection: unset it; what a connection needs belongs into the URL"
+        "{0} is set in the environment and would change the connection: unset it, and put what the connection needs into the URL"
     )]
     Environment(&'static str),
 }

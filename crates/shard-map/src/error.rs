@@ -29,7 +29,7 @@ pub enum Reason {
     Form(String),
     #[error(
         "the map names no cluster: add cluster = \"…\" with the id that the cluster's databases have (shardctl doctor shows it); \
-         for a new cluster, shardctl map new-cluster-id makes one"
+         for a new cluster, shardctl map new-cluster-id prints one"
     )]
     NoCluster,
     #[error("cluster: {0}")]
@@ -68,7 +68,7 @@ pub enum Reason {
     SlotsReassigned { slots: SlotRange, from: String, to: String },
     #[error("shard {shard} has number {number}, but its number is {kept} and a shard keeps its number")]
     NumberChanged { shard: String, number: u16, kept: u16 },
-    #[error("shard {shard} has number {number}, which was shard {before}'s: numbers are never used again")]
+    #[error("shard {shard} has number {number}, which was shard {before}'s: numbers are never reused")]
     NumberReused { shard: String, number: u16, before: String },
 }
 

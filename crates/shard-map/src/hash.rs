@@ -4,8 +4,8 @@ use twox_hash::XxHash3_64;
 
 use crate::slot::Slot;
 
-/// Seed of the slot hash. Every shard stores it with the number of slots. A program with another seed would look for accounts in
-/// the wrong slots and is refused.
+/// Seed of the slot hash. Every shard stores it with the number of slots. A program with another seed would look for
+/// accounts in the wrong slots and is refused.
 pub const HASH_SEED: u64 = 0x5348_4152_444C_4544; // "SHARDLED"
 
 /// The part of an account id that decides its slot: what stands inside the first `{...}`, as in Redis Cluster, or the whole

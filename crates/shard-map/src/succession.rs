@@ -13,7 +13,7 @@ impl ShardMap {
     /// Checks whether `new` may replace this map. It must belong to the same cluster and have a greater version;
     /// shards must keep their numbers, no number may go to another shard, and no slot may change its shard. Numbers
     /// of shards that were removed before this map are not known here. Positions in the journals of such shards still
-    /// contain them, so those numbers must not be used again either.
+    /// contain them, so those numbers must not be reused either.
     ///
     /// A map that follows a finished move fails this check, because the map alone cannot distinguish a move from a
     /// mistake. [`ShardMap::parse_successor`] also considers what the shards say.

@@ -11,8 +11,8 @@ pub fn now_us() -> i64 {
     Timestamp::now().as_microsecond() + test_offset_us()
 }
 
-/// Names a file with the error of this process's clock in microseconds. Tests use it to set one process's clock instead of the
-/// machine's. Debug builds only.
+/// Names a file with the error of this process's clock in microseconds. Tests use it to set one process's clock
+/// instead of the machine's. Debug builds only.
 #[cfg(debug_assertions)]
 pub const TEST_OFFSET_FILE: &str = "SHARDLEDGER_CLOCK_OFFSET_FILE";
 

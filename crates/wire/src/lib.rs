@@ -12,8 +12,8 @@ mod generated {
 pub use convert::Reply;
 pub use generated::*;
 
-/// Header of a read: the highest mark of the shard that the caller was told, as `incarnation/timeline/position`. A shard that is
-/// behind the mark refuses the read.
+/// Header of a read: the highest mark of the shard that the caller was told, as `incarnation/timeline/position`. A
+/// shard that is behind the mark refuses the read.
 pub const AT_LEAST: &str = "shardledger-at-least";
 
 /// The value of [`AT_LEAST`].

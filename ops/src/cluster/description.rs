@@ -116,7 +116,7 @@ impl Description {
     pub fn load(layout: &Layout) -> anyhow::Result<Option<Self>> {
         match Self::find(layout)? {
             Some(Found { place: Place::Copied { of }, .. }) => bail!(
-                "{} is a copy of {} and has no addresses of its own yet: `shardctl up` gives it some",
+                "{} is a copy of {} and has no addresses of its own yet: run `shardctl up` to assign them",
                 layout.root().display(),
                 of.display()
             ),

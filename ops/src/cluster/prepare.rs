@@ -171,7 +171,9 @@ impl Description {
     fn refuse_other_ports(&self, request: &Request) -> anyhow::Result<()> {
         let first = self.routers.first().map(|router| router.http_port);
         match request.port_base {
-            Some(base) if base != 0 && first != Some(base) => bail!("its ports are chosen and stay as they are"),
+            Some(base) if base != 0 && first != Some(base) => {
+                bail!("the ports of an existing cluster cannot be changed")
+            }
             _ => Ok(()),
         }
     }

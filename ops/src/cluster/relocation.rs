@@ -143,7 +143,7 @@ fn loopback_with_port(address: &str, port: u16) -> anyhow::Result<String> {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     ensure!(
         LOOPBACK.contains(&host),
-        "{address} is not a process of this copy, the original uses it too: change it to one that is the copy's own"
+        "{address} is not an address of this copy, and the original uses it too: change it to an address of the copy"
     );
     with_port(address, port)
 }
@@ -238,7 +238,7 @@ pub fn check_copy(layout: &Layout, description: &Description, of: &Path) -> anyh
     }
     ensure!(
         unclean.is_empty(),
-        "{}\n{} was copied while the databases of {} ran: they may be torn, and of different moments. Nothing was started. \
+        "{}\n{} was copied while the databases of {} ran: the copied databases may be torn, or of different moments. Nothing was started. \
          Remove the copy, stop the original with `shardctl down --data-dir {}`, and copy it again",
         unclean.join("\n"),
         layout.root().display(),
@@ -272,8 +272,8 @@ fn refuse_uncopied(layout: &Layout, description: &Description, of: &Path, its: &
 fn refuse_shared(ours: &Path, theirs: &Path) -> anyhow::Result<()> {
     ensure!(
         !is_same_file(ours, theirs),
-        "{} and {} are one and the same, through a link: a copy needs its own. Nothing was started; put a copy of what the link leads to \
-         in its place",
+        "{} and {} are one and the same, through a link, but a copy needs its own. Nothing was started. Replace the link with a copy of \
+         its target",
         ours.display(),
         theirs.display()
     );

@@ -52,7 +52,7 @@ fn compare_node(seen: &Seen, node: &NodeSeen, findings: &mut Findings) {
     match &answer.ownership {
         Ok(ownership) => {
             let held = u64::try_from(ownership.map_version).unwrap_or_default();
-            findings.add(map_version(&place, seen, held, "the map it was given last"));
+            findings.add(map_version(&place, seen, held, "the newest map it was given"));
         }
         Err(reason) => {
             let remedy = "see the other facts of this node";
@@ -77,7 +77,7 @@ fn compare_identity(seen: &Seen, node: &NodeSeen, answer: &NodeAnswer, findings:
             vec![Disagreement::new("database", "a shard", "a database that was never initialised", remedy)]
         }
         None => {
-            let remedy = "see the node's log; a node goes on by itself once it reaches its database";
+            let remedy = "see the node's log; the node resumes by itself once it reaches its database";
             vec![Disagreement::new("database", "a shard", "a node that has not reached its database", remedy)]
         }
     };
@@ -105,7 +105,7 @@ fn map_version(place: &str, seen: &Seen, found: u64, what: &str) -> Finding {
     }
     let remedy = if found > expected {
         format!(
-            "{} is older than a map that is in use: get that one (`shardctl map show`) before the next change",
+            "{} is older than a map in use: fetch the newer one (`shardctl map show`) before the next change",
             seen.source
         )
     } else {
@@ -187,7 +187,7 @@ fn unknown_shards(seen: &Seen, findings: &mut Findings) {
         for (node, answer) in seen.answers(&shard.id) {
             for (number, mark) in answer.marks.iter().filter(|(number, _)| !in_map.contains(number)) {
                 let remedy =
-                    "if the shard was not taken out of the cluster on purpose, add it to the map with its number";
+                    "unless the shard was removed from the cluster on purpose, add it to the map with its number";
                 let fact = Disagreement::new(
                     format!("shard number {number}"),
                     "a shard of the map",
@@ -199,7 +199,7 @@ fn unknown_shards(seen: &Seen, findings: &mut Findings) {
             let Ok(ownership) = &answer.ownership else { continue };
             let peers: BTreeSet<&str> = ownership.ranges.iter().map(|listed| listed.peer.as_str()).collect();
             for peer in peers.into_iter().filter(|peer| !peer.is_empty() && seen.map.index_of(peer).is_none()) {
-                let remedy = "if the shard was not taken out of the cluster on purpose, add it to the map";
+                let remedy = "unless the shard was removed from the cluster on purpose, add it to the map";
                 let fact = Disagreement::new(
                     format!("shard {peer}"),
                     "a shard of the map",
@@ -232,13 +232,13 @@ fn compare_router(seen: &Seen, router: &RouterSeen, findings: &mut Findings) {
     expect("reads", "all", reads, "see the shards below and their nodes");
     expect("writes", "all", writes, "see the shards below and their nodes");
     let remedy =
-        format!("the router serves another cluster than {}: correct its shard_map.path, or --admin-url", seen.source);
+        format!("the router serves another cluster than {}: correct its map.path, or --admin-url", seen.source);
     expect("cluster", &seen.map.cluster.to_string(), cluster, &remedy);
     let remedy = "correct the file (`shardctl map check FILE` names what is wrong); the map in use stays in use";
     expect("map file", "accepted", refused.as_deref().map_or("accepted", |reason| reason), remedy);
-    findings.add(map_version(&place, seen, *version, "the map it works with"));
+    findings.add(map_version(&place, seen, *version, "the map in use"));
     for Override { slots, in_map, owner } in overrides {
-        let remedy = "requests follow the shards: publish a map that follows";
+        let remedy = "requests go to the owner that the shards report: publish a map that names it";
         let fact = Disagreement::new(
             format!("slots {slots}"),
             format!("{owner}, as the shards say"),

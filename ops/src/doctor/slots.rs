@@ -80,8 +80,8 @@ fn owners(seen: &Seen, slots: &[Said], all_answered: bool, findings: &mut Vec<Fi
                     several.iter().map(|(shard, epoch)| format!("{shard} at epoch {epoch}")).collect();
                 (
                     names.join(" and "),
-                    "two shards take payments for the same accounts: stop the node of the one that should not, and find out what wrote \
-                     its table slot_ownership",
+                    "two shards accept payments for the same accounts: stop the node of the shard that should not own the slots, and \
+                     find out what wrote its table slot_ownership",
                 )
             }
         };
@@ -101,7 +101,7 @@ fn mapped(seen: &Seen, slots: &[Said], findings: &mut Vec<Finding>) {
             (
                 Verdict::Warning,
                 format!(
-                    "the slots were moved, and routers follow the shards: publish a map that follows, with them at {owner}"
+                    "the slots were moved, and routers send their requests to {owner}: publish a map that gives them to {owner}"
                 ),
             )
         } else {

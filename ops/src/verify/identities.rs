@@ -62,7 +62,7 @@ fn compare(targets: &[Target], found: &[Found]) -> Vec<String> {
             continue;
         }
         let Some((own_cluster, own_shard, number)) = identity else {
-            faults.push(format!("the database given for {shard} is of no shard: nothing has initialised it"));
+            faults.push(format!("the database given for {shard} holds no shard: it was never initialised"));
             continue;
         };
         if own_shard != shard {
@@ -103,7 +103,7 @@ mod tests {
             (found(own, "s1", 0, 2), "the databases of s0 and s1 both have shard number 0"),
             (
                 Found { identity: None, place: (2, 5) },
-                "the database given for s1 is of no shard: nothing has initialised it",
+                "the database given for s1 holds no shard: it was never initialised",
             ),
         ] {
             let targets = ["s0", "s1"].map(|shard| Target { shard: shard.to_owned(), dsn: String::new() });

@@ -182,7 +182,7 @@ impl Writer {
     }
 
     fn refused(&mut self, source: &str, error: ReloadError) -> ReloadError {
-        tracing::error!(source, line = error.line(), %error, in_use = self.map.version, "shard map refused; the one in use stays in use");
+        tracing::error!(source, line = error.line(), %error, in_use = self.map.version, "shard map refused; the map in use is unchanged");
         metrics::reload(Outcome::Refused);
         self.refusal = Some(MapRefusal {
             at_us: telemetry::clock::now_us(),

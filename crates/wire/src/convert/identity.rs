@@ -27,7 +27,8 @@ pub fn shard_mark_to_wire((number, mark): (u16, Mark)) -> wire::ShardMark {
 pub fn shard_mark_from_wire(message: &wire::ShardMark) -> Result<(u16, Mark), BadMessage> {
     let number = u16::try_from(message.shard_number).map_err(|error| bad("shard_number", error))?;
     let mark: Mark = message.mark.ok_or(BadMessage::Missing("mark"))?.into();
-    // INV-8: a position begins with the number of its shard. A node in front of a wrong database may report another shard's position.
+    // INV-8: a position begins with the number of its shard. A node in front of a wrong database may report another
+    // shard's position.
     if Position(mark.position).shard_number() != number {
         return Err(bad("mark", format!("position {} is not one of shard number {number}", mark.position)));
     }

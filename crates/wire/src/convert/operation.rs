@@ -22,8 +22,8 @@ pub struct Submitted {
     pub operation: Operation,
     /// For a step of a saga: the mark of the shard at the saga's other end.
     pub peer: Option<(u16, Mark)>,
-    /// For an account that is opened: the scale of its asset, as the caller declared it. It is not on the wire, because a call names
-    /// its declaration by digest.
+    /// For an account that is opened: the scale of its asset, as the caller declared it. It is not on the wire,
+    /// because a call names its declaration by digest.
     pub scale: Option<u32>,
 }
 

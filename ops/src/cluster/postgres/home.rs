@@ -158,7 +158,7 @@ impl Home {
             home.display()
         );
         if let Some(other) = self.other_owner(layout)? {
-            note(&format!("{} belongs to the cluster in {} and stays", home.display(), other.display()));
+            note(&format!("{} is kept: it belongs to the cluster in {}", home.display(), other.display()));
             return Ok(());
         }
         match fs::remove_dir_all(home) {

@@ -161,25 +161,27 @@ impl Worker {
         }
     }
 
-    /// Applies the migrations that a database created by an older version lacks. An uninitialised database is left unchanged.
+    /// Applies the migrations that a database created by an older version lacks. An uninitialised database is left
+    /// unchanged.
     async fn migrate(&mut self) -> anyhow::Result<()> {
         if self.initialised {
             return Ok(());
         }
         let mut migrate = Command::from(self.member.migrate_command()?);
-        let status = migrate.kill_on_drop(true).status().await.context("cannot run its migrate")?;
-        ensure!(status.success(), "its migrate failed ({status}): its log has the reason");
+        let status = migrate.kill_on_drop(true).status().await.context("cannot run `shard-node migrate`")?;
+        ensure!(status.success(), "`shard-node migrate` failed ({status}); the reason is in the node's log");
         Ok(())
     }
 
-    /// Initialises a new database, once the nodes of the other shards have answered. Leaves an initialised one unchanged.
+    /// Initialises a new database, once the nodes of the other shards have answered. Leaves an initialised one
+    /// unchanged.
     async fn initialise(&mut self) -> anyhow::Result<()> {
         if self.initialised {
             return Ok(());
         }
         let mut init = Command::from(self.member.init_command(&self.shard_map)?);
-        let status = init.kill_on_drop(true).status().await.context("cannot run its init")?;
-        ensure!(status.success(), "its init failed ({status})");
+        let status = init.kill_on_drop(true).status().await.context("cannot run `shard-node init`")?;
+        ensure!(status.success(), "`shard-node init` failed ({status})");
         self.initialised = true;
         Ok(())
     }

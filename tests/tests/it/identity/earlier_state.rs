@@ -35,7 +35,7 @@ async fn a_node_does_not_start_on_an_earlier_state_that_another_shard_remembers_
 
     let refused = stage.nodes[0].run(&["accept"])?;
     ensure!(!refused.succeeded, "{}", refused.text);
-    says(&refused.text, &["shard s1 remembers", "not there", "--accept-loss", "Nothing was changed"])?;
+    says(&refused.text, &["shard s1 remembers", "in between is missing", "--accept-loss", "Nothing was changed"])?;
     ensure!(incarnation(&stage).await? == 1);
     let accepted = stage.nodes[0].run(&["accept", "--accept-loss"])?;
     ensure!(accepted.succeeded, "{}", accepted.text);
@@ -126,7 +126,7 @@ async fn a_router_alone_remembers_a_cluster_of_one_shard() -> anyhow::Result<()>
     are_refused(&payments, client).await?;
     let refused = stage.nodes[0].run(&["accept"])?;
     ensure!(!refused.succeeded, "{}", refused.text);
-    says(&refused.text, &["the node of shard s0 remembers", "not there", "--accept-loss"])?;
+    says(&refused.text, &["the node of shard s0 remembers", "in between is missing", "--accept-loss"])?;
     let accepted = stage.nodes[0].run(&["accept", "--accept-loss"])?;
     ensure!(accepted.succeeded, "{}", accepted.text);
     node.becomes_ready().await?;

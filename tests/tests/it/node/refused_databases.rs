@@ -24,8 +24,8 @@ pub async fn of_a_newer_version(place: &Place<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An empty database may mean that the ledger is lost. The node waits and serves nothing; only an operator's command initialises
-/// the database.
+/// An empty database may mean that the ledger is lost. The node waits and serves nothing; only an operator's command
+/// initialises the database.
 pub async fn never_initialised(place: &Place<'_>) -> anyhow::Result<()> {
     let url = database::create(place.cluster, "empty").await?;
     let config = NodeConfig::write(&place.folder, "empty", "s0", &url)?;
