@@ -3,10 +3,10 @@
 //! The rules, for each slot:
 //! 1. While no shard has said anything, the map decides.
 //! 2. Of two statements, the one with the higher epoch counts. At the same epoch, the statement of the owner, or of
-//! the shard that handed the slot over, counts more than that of a shard that still waits for the slot.
+//!    the shard that handed the slot over, counts more than that of a shard that still waits for the slot.
 //! 3. A shard that denies owning a slot removes the belief that it owns it, and the map decides again.
 //! 4. A new map changes nothing about a slot of which a shard has spoken. A map has a version but no epochs, so it
-//! cannot prove that it is newer than the statement. If it is, the shard says so at the first request.
+//!    cannot prove that it is newer than the statement. If it is, the shard says so at the first request.
 
 use std::collections::HashSet;
 

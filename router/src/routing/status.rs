@@ -42,13 +42,13 @@ impl Routing {
         let writer = self.writer();
         let (map, owners) = (&writer.map, writer.facts.owners(&writer.map));
         // The override of a slot; neighbouring slots with equal overrides form one run.
-        let astray = |slot: Slot| {
+        let routed_elsewhere = |slot: Slot| {
             let (in_map, owner) = (map.owner(slot), owners[usize::from(slot.index())]);
             (in_map != owner).then(|| (in_map, owner, writer.facts.epoch(slot).unwrap_or_default()))
         };
         let slots: Vec<Slot> = Slot::all().collect();
-        let overrides = slots.chunk_by(|a, b| astray(*a) == astray(*b)).flat_map(|run| {
-            let found = run.first().copied().and_then(astray);
+        let overrides = slots.chunk_by(|a, b| routed_elsewhere(*a) == routed_elsewhere(*b)).flat_map(|run| {
+            let found = run.first().copied().and_then(routed_elsewhere);
             found.into_iter().flat_map(move |(in_map, owner, epoch)| {
                 let (in_map, owner) = (map.shard(in_map).id.clone(), map.shard(owner).id.clone());
                 merge_slots(run.iter().copied()).into_iter().map(move |slots| Override {

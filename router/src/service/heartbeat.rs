@@ -14,10 +14,10 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Runs until `core`'s tasks end.
 pub async fn run(core: Arc<Core>) {
-    core.tasks.token().run_until_cancelled(beat_for_ever(&core)).await;
+    core.tasks.token().run_until_cancelled(beat_repeatedly(&core)).await;
 }
 
-async fn beat_for_ever(core: &Core) {
+async fn beat_repeatedly(core: &Core) {
     // By shard: the ownership version for which this router last fetched the owned slots.
     let mut known: HashMap<Arc<str>, i64> = HashMap::new();
     loop {
