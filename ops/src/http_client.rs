@@ -1,5 +1,5 @@
-//! The HTTP client of the commands: JSON in, JSON out, and the two ways to fail kept apart: nobody answered, or the
-//! answer was a problem.
+//! The HTTP client of the commands: JSON in, JSON out. It distinguishes two failures: no answer, and an answer that
+//! is a problem.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ pub struct UnexpectedAnswer {
     pub body: String,
 }
 
-/// As much of an unexpected body as is worth printing, in characters.
+/// How many characters of an unexpected body are printed.
 const BODY_EXCERPT: usize = 200;
 
 impl HttpClient {
@@ -60,7 +60,7 @@ impl HttpClient {
         self.json(Method::POST, url, body.into()).await
     }
 
-    /// Sends one request and gives the whole answer, whatever its status.
+    /// Sends one request and returns the whole answer, with any status.
     pub async fn send(&self, method: Method, url: &str, body: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
         let request = Request::builder()
             .method(method)

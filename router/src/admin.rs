@@ -1,5 +1,5 @@
-//! The operators' listener: probes, metrics, and what this router knows of shards and pending transfers. Loopback unless
-//! configured otherwise; nothing here moves money or needs a shard to answer.
+//! The operators' listener: probes, metrics, and what this router knows of shards and pending transfers. It listens
+//! on loopback unless configured otherwise. It moves no money, and answers while shards are down.
 
 mod probes;
 mod sagas;
@@ -21,7 +21,7 @@ use ledger::AssetRegistry;
 
 use crate::{http, routing::MAX_MAP_BYTES, service::Router};
 
-/// Where the process is in its life.
+/// The phase of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Phase {
@@ -30,12 +30,12 @@ pub enum Phase {
     Draining = 2,
 }
 
-/// The admin API and what it works with. Clones share it.
+/// The admin API and what it needs. Clones share it.
 #[derive(Clone)]
 pub struct Admin {
     router: Router,
     phase: Arc<AtomicU8>,
-    /// `/livez`, `/metrics` and `/version`, as every service has them.
+    /// The routes `/livez`, `/metrics` and `/version`, which every service has.
     plain: Routes,
     assets: Arc<AssetRegistry>,
 }

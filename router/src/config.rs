@@ -16,7 +16,7 @@ use telemetry::logging::{LogConfig, LogError};
 pub use self::section::{AdminConfig, HttpConfig, LimitsConfig, MapConfig, SagaConfig, ShardsConfig};
 use crate::service::CoreConfig;
 
-/// Everything this router can be told.
+/// The configuration of a router.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -36,7 +36,7 @@ pub struct Config {
     pub log: LogConfig,
 }
 
-/// Why there is no configuration.
+/// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("{path}: {reason}")]
@@ -53,10 +53,10 @@ pub enum ConfigError {
     Log { path: PathBuf, reason: LogError },
 }
 
-/// The largest bound on bodies that can be set: with what the wire adds, a body must fit one message.
+/// Upper bound on the configurable size of bodies: with the overhead of the wire, a body must fit into one message.
 const MAX_BODY_BYTES: usize = wire::MAX_MESSAGE_BYTES / 2;
 
-/// Settings that nobody can guess.
+/// Settings without a default.
 const REQUIRED: [(&str, &str, &str); 3] =
     [("http", "listen", "http.listen"), ("admin", "listen", "admin.listen"), ("map", "path", "map.path")];
 
@@ -71,7 +71,7 @@ impl Config {
         Ok(config)
     }
 
-    /// The configuration in `text`; `path` is where it came from, for errors.
+    /// Parses the configuration in `text`. Errors name `path` as its source.
     pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let syntax = |reason| ConfigError::Syntax { path: path.to_owned(), reason };
         let table: toml::Table = toml::from_str(text).map_err(syntax)?;
@@ -81,7 +81,7 @@ impl Config {
                 return Err(ConfigError::Missing { path: path.to_owned(), setting });
             }
         }
-        // From the text and not from the table, so that errors show the line.
+        // Parse the text, not the table, so that errors show the line.
         let config: Self = toml::from_str(text).map_err(syntax)?;
         config.check(path)?;
         Ok(config)
@@ -136,12 +136,12 @@ impl Config {
         self.log.check().map_err(|reason| ConfigError::Log { path: path(), reason })
     }
 
-    /// The assets this installation knows.
+    /// The assets that this installation knows.
     pub fn assets(&self) -> Result<AssetRegistry, AssetDeclarationError> {
         AssetRegistry::with_declared(self.assets.iter().map(|(code, scale)| (code.as_str(), *scale)))
     }
 
-    /// The part the core needs.
+    /// The settings of the core.
     pub fn core(&self) -> CoreConfig {
         CoreConfig {
             name: format!("router {} on {}", self.http.listen, host_name()),

@@ -52,7 +52,7 @@ struct Args {
     print_openapi: bool,
 }
 
-/// How long the core may take to park its sagas at a persisted step once no request is left.
+/// How long the core may take to leave its sagas at a persisted step after the last request.
 const CORE_GRACE: Duration = Duration::from_secs(5);
 /// How long a reader of the admin listener may take to finish.
 const ADMIN_GRACE: Duration = Duration::from_secs(1);
@@ -86,8 +86,8 @@ fn start(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn run(config: Config) -> anyhow::Result<ExitCode> {
-    // Three sets of tasks, because they end one after another: requests, then the core they need, then the listener that
-    // says so.
+    // There are three sets of tasks, which end in turn: requests, then the core that they need, then the listener
+    // that reports readiness.
     let (requests, core, operators) = (Tasks::new(), Tasks::new(), Tasks::new());
     let signal = shutdown::signal()?;
 
@@ -124,7 +124,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
 
     tokio::select! {
         signal = signal => tracing::info!(%signal, "draining"),
-        // An essential task ended, which is logged where it happened.
+        // An essential task ended and logged its reason.
         () = requests.token().cancelled() => {}
         () = core.token().cancelled() => {}
         () = operators.token().cancelled() => {}
@@ -135,7 +135,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         ("core", &core, CORE_GRACE),
         ("admin", &operators, ADMIN_GRACE),
     ] {
-        // What is left behind is safe: the shards hold all state, and any router finishes any saga.
+        // Unfinished sagas are safe: the shards hold all state, and any router finishes any saga.
         if let Err(left) = tasks.shutdown(grace).await {
             tracing::warn!(tasks = name, reason = %left, "drain cut short");
         }
@@ -145,14 +145,14 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     Ok(if failed.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Connections that may wait to be accepted. The usual 128 is less than the clients that come back at once when a router
-/// was restarted; whoever does not fit is reset, or waits for a second until its kernel tries again.
+/// Length of the accept queue. The usual 128 is less than the number of clients that reconnect at once after a
+/// restart of a router. A client that finds the queue full is reset, or waits a second until its kernel retries.
 const ACCEPT_BACKLOG: u32 = 4096;
 
 fn bind(address: SocketAddr, setting: &'static str) -> anyhow::Result<TcpListener> {
     let listen = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        // A router started again must not wait for the connections of the last one to be forgotten.
+        // A restarted router must not wait until the kernel forgets the connections of its predecessor.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         socket.listen(ACCEPT_BACKLOG)

@@ -1,15 +1,16 @@
 //! Which shard a request goes to.
 //!
-//! The shard map of the file is a hint; the truth about a slot is in the database of the shard that owns it. This module
-//! keeps both: the [map](shard_map::ShardMap), and on top of it the [facts] that shards stated about single slots, each
-//! with its epoch. Together they make the [`RoutingTable`], an immutable snapshot of which a request uses one from start
-//! to end. A table that is wrong costs a round trip, never money: the fence of the shard refuses, the router learns from
-//! the refusal and sends the operation again.
+//! The shard map in the file is a hint; the database of the owning shard is authoritative for a slot. This module
+//! holds the [map](shard_map::ShardMap) and the [facts] that shards stated about single slots, each with its epoch.
+//! Together they make the [`RoutingTable`], an immutable snapshot; a request uses one snapshot from start to end. A
+//! wrong table costs a round trip, never money: the shard's fence refuses the operation, and the router learns from
+//! the refusal and resends it.
 //!
-//! - [`table`]: the snapshot, and the look-up itself.
+//! - [`table`]: the snapshot and the look-up.
 //! - [`facts`]: what shards said, and which of two statements counts.
-//! - [`reload`]: from a new file, or from a newer map of a node, to a new snapshot; a bad one is refused and the old one serves on.
-//! - [`watch`]: when to look at the file: on changes of its folder, every few seconds, on SIGHUP.
+//! - [`reload`]: makes a new snapshot from a new file or from a node's newer map. A bad map is refused and the old
+//!   one stays in use.
+//! - [`watch`]: when to read the file: on changes of its folder, every few seconds, and on SIGHUP.
 
 mod facts;
 mod metrics;
@@ -45,22 +46,22 @@ pub struct Routing {
 
 struct Shared {
     table: ArcSwap<RoutingTable>,
-    /// Whoever changes the table holds this; readers never do.
+    /// Locked by every change of the table; readers do not need it.
     writer: Mutex<Writer>,
     generation: changes::Sender<u64>,
 }
 
-/// What a new table is made from.
+/// The parts of which a new table is made.
 struct Writer {
     map: Arc<ShardMap>,
-    /// The ids of the map's shards, for every table made from it.
+    /// The ids of the map's shards, shared by every table made from the map.
     ids: Arc<[Arc<str>]>,
     facts: Facts,
     /// Shards that claimed a slot of another shard at the same epoch when all were last asked.
     disputed: Vec<Arc<str>>,
-    /// Absent where the map came from no file, in tests.
+    /// `None` for a map that did not come from a file, in tests.
     file: Option<PathBuf>,
-    /// The text of the file when it was last looked at, good or bad; `None` when it could not be read.
+    /// The text of the file when it was last read, valid or not; `None` if it could not be read.
     seen: Option<String>,
     source: String,
     loaded_at_us: i64,
@@ -68,7 +69,7 @@ struct Writer {
 }
 
 impl Routing {
-    /// Reads the map for the first time. A router does not start without a good one.
+    /// Reads the map for the first time. A router does not start without a valid map.
     pub fn open(file: impl Into<PathBuf>) -> Result<Self, ReloadError> {
         let file = file.into();
         let text = reload::read(&file)?;
@@ -78,7 +79,7 @@ impl Routing {
         Ok(Self::assemble(Writer::new(map, source, Some(file), Some(text))))
     }
 
-    /// Routes by a map that came from no file, and so never changes by itself.
+    /// Routes by a map that did not come from a file and therefore never changes.
     #[cfg(test)]
     pub fn fixed(map: ShardMap) -> Self {
         Self::assemble(Writer::new(map, "test".to_owned(), None, None))
@@ -97,7 +98,7 @@ impl Routing {
         Self { shared: Arc::new(shared) }
     }
 
-    /// The snapshot to use for one request, from start to end.
+    /// The snapshot for one request, used from start to end.
     pub fn load(&self) -> Arc<RoutingTable> {
         self.shared.table.load_full()
     }
@@ -107,18 +108,19 @@ impl Routing {
         self.writer().disputed.clone()
     }
 
-    /// Is told the [generation](RoutingTable::generation) of each new table.
+    /// Receives the [generation](RoutingTable::generation) of each new table.
     pub fn subscribe(&self) -> changes::Receiver<u64> {
         self.shared.generation.subscribe()
     }
 
-    /// A panic in between leaves the writer as it was or with a change that the next table shows: nothing half-done.
+    /// A panic while the lock is held leaves the writer unchanged, or with a complete change that the next table
+    /// contains.
     fn writer(&self) -> MutexGuard<'_, Writer> {
         self.shared.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes what `writer` holds the table that requests see, unless it is that already. Holding the writer keeps
-    /// generations in order.
+    /// Publishes the state of `writer` as the table that requests see, unless it is published already. Holding the
+    /// writer keeps generations in order.
     fn publish(&self, writer: &MutexGuard<'_, Writer>) {
         let current = self.load();
         let table = writer.table(current.generation() + 1);

@@ -1,11 +1,11 @@
 //! The core of the router: everything between a parsed request and the shards.
 //!
-//! [`Router`] is what the edge calls. Behind it: [`crate::transfers`] plans and runs transfers, [`crate::saga`] drives those
-//! between shards, [`crate::reads`] asks, and [`crate::shard`] carries it all to the nodes. The router keeps nothing that
-//! another router would miss.
+//! [`Router`] is what the edge calls. [`crate::transfers`] plans and runs transfers, [`crate::saga`] drives transfers
+//! between shards, [`crate::reads`] reads, and [`crate::shard`] sends all of it to the nodes. The router keeps no
+//! state that another router would miss.
 //!
-//! A call must run to its end: the edge spawns it and awaits the handle, so that a client that hangs up stops nothing
-//! half-way. (Should it happen all the same, the shards and recovery put it right.)
+//! A call must run to its end: the edge spawns it and awaits the handle, so that a client that disconnects does not
+//! stop it half-way. If it stops anyway, the shards and recovery complete it.
 
 mod accounts;
 mod at_owner;
@@ -45,7 +45,7 @@ use crate::{reads, routing::Routing, saga, transfers};
 
 pub(crate) use self::metrics::wave as count_wave;
 
-/// When the whole request must be answered.
+/// The deadline of the whole request.
 pub type Deadline = tokio::time::Instant;
 
 /// A handle on the core; clones share it.
@@ -71,7 +71,7 @@ impl Router {
 
     // === accounts ===
 
-    /// Opens accounts, each on its own. One reply each, in order.
+    /// Opens accounts independently of each other. Returns one reply each, in order.
     pub async fn create_accounts(
         &self,
         accounts: Vec<CreateAccount>,
@@ -98,7 +98,7 @@ impl Router {
         request: wire::ListEntriesRequest,
         deadline: Deadline,
     ) -> Result<Option<wire::EntryPage>, CallError> {
-        // What is no account id is no account.
+        // A text that is not an account id names no account.
         let Ok(id) = AccountId::any(&request.account) else { return Ok(None) };
         reads::entries(&self.core, &id, request, deadline).await
     }
@@ -112,7 +112,7 @@ impl Router {
         reads::balance_at(&self.core, id, at_us, deadline).await
     }
 
-    /// At most `limit` accounts whose ids begin so and come after `after`, in the order of bytes, over all shards.
+    /// At most `limit` accounts over all shards whose ids have this prefix and come after `after`, in byte order.
     pub async fn list_accounts(
         &self,
         prefix: &AccountPrefix,
@@ -123,7 +123,7 @@ impl Router {
         reads::list_accounts(&self.core, prefix, after, limit, deadline).await
     }
 
-    /// What all accounts whose ids begin so hold together.
+    /// The sum of all accounts whose ids have this prefix.
     pub async fn sum_balances(&self, prefix: &AccountPrefix, deadline: Deadline) -> Result<BalanceSums, CallError> {
         reads::sum_balances(&self.core, prefix, deadline).await
     }
@@ -135,7 +135,7 @@ impl Router {
         replies.pop().unwrap_or(Err(CallError::ShuttingDown))
     }
 
-    /// Runs transfers as if one after another. One reply each, in order. Their (id, debit) must differ.
+    /// Runs transfers as if one after another. Returns one reply each, in order. Their (id, debit) must differ.
     pub async fn transfer_batch(
         &self,
         transfers: Vec<NewTransfer>,
@@ -144,7 +144,7 @@ impl Router {
         transfers::run(&self.core, transfers, deadline).await
     }
 
-    /// All of them or none.
+    /// Runs all of the transfers or none.
     pub async fn transfer_atomic(
         &self,
         transfers: Vec<NewTransfer>,
@@ -153,7 +153,7 @@ impl Router {
         transfers::run_atomic(&self.core, transfers, deadline).await
     }
 
-    /// What the transfer would be answered now: posted, refused, or as a replay is. Nothing is stored.
+    /// The answer that the transfer would get now: posted, refused, or that of a replay. Nothing is stored.
     pub async fn dry_run_transfer(
         &self,
         transfer: &NewTransfer,
@@ -162,7 +162,7 @@ impl Router {
         dry_run::transfer(&self.core, transfer, deadline).await
     }
 
-    /// Every transfer under one id, at the debit account's shard or, without one, at any.
+    /// Every transfer with one id, at the debit account's shard or, without a debit account, at all shards.
     pub async fn find_transfer(
         &self,
         id: TransferId,
@@ -172,7 +172,8 @@ impl Router {
         reads::find_transfer(&self.core, id, debit, deadline).await
     }
 
-    /// The same, once what is found has ended: a saga under way is driven, and waited for until the deadline.
+    /// Like [`Router::find_transfer`], but answers after the transfers have ended: a saga in progress is driven and
+    /// waited for until the deadline.
     pub async fn find_ended_transfer(
         &self,
         id: TransferId,
@@ -192,12 +193,12 @@ impl Router {
         holds::release(&self.core, key, deadline).await
     }
 
-    /// What placing the hold would be answered now. Nothing is stored.
+    /// The answer that placing the hold would get now. Nothing is stored.
     pub async fn dry_run_hold(&self, place: &PlaceHold, deadline: Deadline) -> Result<HoldReply, CallError> {
         dry_run::hold(&self.core, place, deadline).await
     }
 
-    /// Every hold under one id, at the debit account's shard or, without one, at any.
+    /// Every hold with one id, at the debit account's shard or, without a debit account, at all shards.
     pub async fn find_hold(
         &self,
         id: TransferId,
@@ -209,12 +210,12 @@ impl Router {
 
     // === operators ===
 
-    /// Sagas under way, oldest first, and the shards that could not be asked.
+    /// Sagas in progress, oldest first, and the shards that could not be asked.
     pub async fn sagas(&self, filter: SagaFilter, deadline: Deadline) -> (Vec<SagaView>, Vec<Arc<str>>) {
         saga::list(&self.core, filter, deadline).await
     }
 
-    /// Drives the sagas of this id now instead of when they are due. How many there were (one per debit account).
+    /// Drives the sagas of this id now, even if they are not due. Returns their number (one for each debit account).
     pub async fn retry_saga(&self, id: TransferId, deadline: Deadline) -> Result<usize, CallError> {
         saga::retry(&self.core, id, deadline).await
     }

@@ -1,8 +1,8 @@
-//! One shard as the router sees it: a bounded queue of operations that ride to its node in shared calls, reads beside
-//! them, and a breaker over both. Nothing here is shared between shards, so a slow one holds only its own capacity.
+//! One shard as the router sees it: a bounded queue of operations that share calls to its node, reads beside them,
+//! and a breaker over both. Shards share nothing here, so a slow shard holds only its own capacity.
 //!
-//! What comes back is never a guess. An error that says "not executed" ([`CallError::is_not_executed`]) is given only when
-//! nothing was sent or the node itself said so; a call whose answer was lost is [`CallError::OutcomeUnknown`].
+//! An error is never a guess. "Not executed" ([`CallError::is_not_executed`]) means that nothing was sent, or that
+//! the node itself said so. A call whose answer was lost is [`CallError::OutcomeUnknown`].
 
 mod breaker;
 mod budget;
@@ -69,7 +69,7 @@ pub struct Shard {
     breaker: Mutex<Breaker>,
     budget: RetryBudget,
     max_batch_operations: usize,
-    /// Execute calls that may be under way.
+    /// Bounds the Execute calls in flight.
     in_flight: Arc<Semaphore>,
     reads_admitted: Semaphore,
     reads_at_once: Semaphore,
@@ -78,7 +78,7 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Starts sending to the shard. Connections are made when there is something to send.
+    /// Starts sending to the shard. Connections are opened when there is something to send.
     fn start(
         wanted: &shard_map::Shard,
         routing: &Routing,
@@ -133,7 +133,7 @@ impl Shard {
         self.breaker().name()
     }
 
-    /// Takes no more work and ends once what is queued is sent.
+    /// Takes no more work and ends after sending what is queued.
     fn retire(&self) {
         self.queue.close();
     }
@@ -142,8 +142,8 @@ impl Shard {
 
     /// Runs operations in order and answers each, in order, by `deadline` or shortly after.
     ///
-    /// Up to the most one call carries they travel in one call. `ordered` makes later ones wait for earlier ones of
-    /// theirs that the node had to put off; it holds within one call.
+    /// Operations travel in one call, up to the most that a call carries. With `ordered`, later operations wait for
+    /// earlier ones that the node had to defer; this holds within one call.
     pub async fn execute(
         &self,
         urgency: Urgency,
@@ -155,7 +155,8 @@ impl Shard {
         if weight <= self.max_batch_operations || operations.len() == 1 {
             return self.submit(urgency, operations, weight, ordered, deadline).wait(&self.id, deadline).await;
         }
-        // All queued before the first is waited for: they keep their order and follow each other without a pause.
+        // Queue all operations before waiting for the first: they keep their order and follow each other without a
+        // pause.
         let chunks: Vec<_> = chunks(operations, self.max_batch_operations)
             .into_iter()
             .map(|(chunk, weight)| self.submit(urgency, chunk, weight, ordered, deadline))
@@ -207,7 +208,7 @@ impl Shard {
     }
 
     fn breaker(&self) -> MutexGuard<'_, Breaker> {
-        // Nothing panics while it is held.
+        // No code panics while it holds the lock.
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,6 +1,6 @@
-//! The shard's database: one file a table, one constant a statement.
+//! The shard's database: one file for each table, one constant for each statement.
 //!
-//! The lane writes through one [`session::Session`]; reads go through a small pool. Nothing here decides anything.
+//! The lane writes through one [`session::Session`]; reads use a small pool. This module decides nothing.
 
 pub mod account;
 pub mod account_list;
@@ -25,7 +25,7 @@ pub mod waypoint;
 
 pub use error::StoreError;
 
-/// The slot column of an account: in-transit accounts belong to the shard, not to a slot.
+/// The slot column of an in-transit account, which belongs to the shard and to no slot.
 pub fn slot_column(id: &ledger::AccountId) -> i32 {
     if id.is_system() { -1 } else { i32::from(shard_map::slot_of(id.as_str()).index()) }
 }

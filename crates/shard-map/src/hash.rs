@@ -1,4 +1,4 @@
-//! From an account id to its slot. What this file computes is stored in every shard: it must never change.
+//! Maps an account id to its slot. Every shard stores results of this computation, so it must never change.
 
 use twox_hash::XxHash3_64;
 
@@ -50,8 +50,9 @@ mod tests {
         }
     }
 
-    /// Accounts live where these say. A failure here means that an upgrade would lose accounts: the code is wrong, not
-    /// the numbers. They were computed with the reference implementation of XXH3; the lengths cross each of its branches.
+    /// Accounts are stored by these values. A failure means that an upgrade would lose accounts; correct the code,
+    /// not the numbers. The reference implementation of XXH3 computed them, and the lengths cover each of its
+    /// branches.
     #[test]
     fn slots_never_change() {
         for (id, slot) in VECTORS {

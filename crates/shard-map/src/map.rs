@@ -13,7 +13,7 @@ use crate::{
     validate::{self, Draft, Lines},
 };
 
-/// Shard numbers are 0 to this: a journal position has 12 bits for them.
+/// The highest shard number: a journal position has 12 bits for the number.
 pub const MAX_SHARD_NUMBER: u16 = (1 << 12) - 1;
 
 /// A complete, valid assignment of slots to shards.
@@ -23,7 +23,7 @@ pub struct ShardMap {
     pub cluster: ClusterId,
     /// Grows with every change; at least 1.
     pub version: u64,
-    /// In the order of the file. [`ShardIndex`] counts along here.
+    /// In the order of the file. [`ShardIndex`] is an index into this list.
     pub shards: Vec<Shard>,
     /// By slot: what routing reads.
     owners: Box<[ShardIndex]>,
@@ -36,7 +36,7 @@ pub struct ShardMap {
 pub struct Shard {
     /// `s0`: 1 to 64 characters of `A-Z a-z 0-9 . _ -`.
     pub id: String,
-    /// Part of every journal position the shard ever hands out: belongs to this id for ever.
+    /// Part of every journal position of the shard. A number is never given to another shard.
     pub number: u16,
     /// Where its nodes listen, in order of preference: `http://host:port`.
     pub nodes: Vec<String>,
@@ -59,10 +59,10 @@ impl ShardMap {
         validate::validate(Draft::from_parts(cluster, version, shards), &Lines::of(""))
     }
 
-    /// Puts together what was validated.
+    /// Builds the map from validated parts.
     ///
     /// # Panics
-    /// When a slot has no owner: validation let something through.
+    /// If a slot has no owner, which validation excludes.
     pub(crate) fn assemble(cluster: ClusterId, version: u64, shards: Vec<Shard>) -> Self {
         let indices = || (0..=u16::MAX).map(ShardIndex);
         let mut owners = vec![None; usize::from(SLOTS)];
@@ -81,13 +81,13 @@ impl ShardMap {
         Self { cluster, version, shards, owners, by_id }
     }
 
-    /// The shard that has a slot: one array access.
+    /// The shard that owns a slot; one array access.
     pub fn owner(&self, slot: Slot) -> ShardIndex {
         self.owners[usize::from(slot.index())]
     }
 
     /// # Panics
-    /// When the index is of another map and beyond the shards of this one.
+    /// If the index belongs to another map and is out of range here.
     pub fn shard(&self, index: ShardIndex) -> &Shard {
         &self.shards[usize::from(index.0)]
     }
@@ -104,7 +104,7 @@ impl ShardMap {
 }
 
 impl Shard {
-    /// How many slots it has.
+    /// The number of the shard's slots.
     pub fn slot_count(&self) -> u16 {
         self.slots.iter().map(|range| range.len()).sum()
     }

@@ -1,4 +1,4 @@
-//! `shard-map.toml` to a map. Spans are kept up to the validation, so that every refusal names its line.
+//! Parses `shard-map.toml`. Spans are kept until the validation, so that every refusal names its line.
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -30,16 +30,16 @@ struct FileShard<'a> {
 }
 
 impl ShardMap {
-    /// Reads a whole map. It is taken or refused as a whole; a refusal lists everything that is wrong with it.
+    /// Parses a map. The map is taken or refused as a whole; a refusal lists every problem.
     pub fn parse(text: &str) -> Result<Self, MapError> {
         let lines = Lines::of(text);
         validate::validate(Draft::parse(text, &lines)?, &lines)
     }
 
-    /// Reads the map that is to replace `current`. `None`: it says the same as `current`. Refused, beside what
-    /// [`ShardMap::parse`] refuses: another cluster, a version that is not greater, a shard with another number than before, and
-    /// a slot that changes shard although no shard says that it was moved (`owner_by_shards`: the owner by the shards' own
-    /// word, where it is known).
+    /// Parses the map that is to replace `current`. `None` means that its content equals `current`. In addition to
+    /// what [`ShardMap::parse`] refuses, it refuses another cluster, a version that is not greater, a shard with a
+    /// changed number, and a slot that changes its shard without a move. `owner_by_shards` returns the owner that the
+    /// shards report, if it is known.
     pub fn parse_successor<'a>(
         text: &str,
         current: &Self,

@@ -1,4 +1,4 @@
-//! The rules of a map, checked on a draft that still knows where in the text each value stood.
+//! The rules of a map, checked on a draft that records the position of each value in the text.
 
 use std::{cell::OnceCell, collections::HashMap};
 
@@ -9,7 +9,7 @@ use crate::{
     slot::{InvalidSlotRange, SLOTS, Slot, SlotRange, merge_slots},
 };
 
-/// A map before it is known to be one.
+/// A map that has not been validated.
 pub(crate) struct Draft {
     pub cluster: Option<At<String>>,
     pub version: At<i64>,
@@ -24,19 +24,19 @@ pub(crate) struct DraftShard {
     pub slots: Vec<At<Result<SlotRange, (String, InvalidSlotRange)>>>,
 }
 
-/// A value and where it begins in the text, where there is one.
+/// A value and its offset in the text, if there is a text.
 pub(crate) struct At<T> {
     pub value: T,
     pub offset: Option<usize>,
 }
 
-/// Finds the line of a byte offset. The text is only gone through for the first refusal: a good map does not pay for it.
+/// Finds the line of a byte offset. The text is scanned only for a refusal, so a valid map does not pay for it.
 pub(crate) struct Lines<'a> {
     text: &'a str,
     starts: OnceCell<Vec<usize>>,
 }
 
-/// Where values stood in the text that [`ShardMap::parse_successor`] may have to point at. Shards are in the map's order.
+/// The offsets of values that [`ShardMap::parse_successor`] may report. Shards are in the map's order.
 #[derive(Default)]
 pub(crate) struct Places {
     pub cluster: Option<usize>,
@@ -94,7 +94,7 @@ impl Draft {
     }
 }
 
-/// The map a draft makes, or everything that is wrong with it.
+/// Validates a draft: returns the map, or every problem.
 pub(crate) fn validate(draft: Draft, lines: &Lines<'_>) -> Result<ShardMap, MapError> {
     let mut problems = Problems { lines, found: Vec::new() };
     let cluster = check_cluster(draft.cluster.as_ref(), &mut problems);
@@ -133,7 +133,7 @@ impl Problems<'_> {
     }
 }
 
-/// `None` comes with a problem.
+/// Returns `None` after adding a problem.
 fn check_cluster(cluster: Option<&At<String>>, problems: &mut Problems<'_>) -> Option<ClusterId> {
     let Some(cluster) = cluster else {
         problems.add(None, Reason::NoCluster);
@@ -168,12 +168,12 @@ fn check_identities(shards: &[DraftShard], problems: &mut Problems<'_>) {
     }
 }
 
-/// Ids name files, metrics labels and registers: nothing in them may need quoting anywhere.
+/// Ids appear in file names, metric labels and registers, so they must not need quoting.
 fn is_shard_id(id: &str) -> bool {
     (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
-/// A node serves one shard: the same address under two of them would send one shard's money to the other.
+/// A node serves one shard. The same address under two shards would send one shard's money to the other.
 fn check_nodes(shards: &[DraftShard], problems: &mut Problems<'_>) {
     let mut seen: HashMap<&str, (&DraftShard, &At<String>)> = HashMap::with_capacity(shards.len());
     for shard in shards {
@@ -228,7 +228,7 @@ fn check_slots(shards: &[DraftShard], problems: &mut Problems<'_>) {
             }
         }
     }
-    // After a bad range, what is left without an owner is but its consequence.
+    // After a malformed range, slots without an owner are only a consequence.
     if ranges_are_good {
         let unowned =
             merge_slots(Slot::all().zip(&claims).filter(|(_, claim)| claim.is_none()).map(|(slot, _)| slot));
@@ -238,7 +238,7 @@ fn check_slots(shards: &[DraftShard], problems: &mut Problems<'_>) {
     }
 }
 
-/// Claims the slots of one range; overlaps are reported a run at a time.
+/// Claims the slots of one range. Overlaps are reported as ranges.
 fn claim<'d>(
     shard: &'d DraftShard,
     range: SlotRange,

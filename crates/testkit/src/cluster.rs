@@ -21,32 +21,32 @@ pub use status::{RouterStatus, ShardStatus, Status};
 
 use crate::{client::Client, leash::Leash, process::Process, programs::program, wait::until_every};
 
-/// How long anything may take to come back after a fault: database recovery, the supervisor's back-off and a busy machine's
-/// disk included.
+/// How long recovery from a fault may take, including the database's recovery, the supervisor's back-off and a busy
+/// machine's disk.
 pub const RECOVERY: Duration = Duration::from_secs(120);
 
-/// How long a drain may take, the longest request included.
+/// How long a drain may take, including the longest request.
 const DRAIN: Duration = Duration::from_secs(40);
 
-/// Each look at the whole cluster is a process that asks every other one.
+/// Pause between two looks; each look at the cluster is a process that asks every other process.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// What `shardctl verify` ends with when it found a violation.
+/// The exit code of `shardctl verify` after a violation.
 const EXIT_VIOLATION: i32 = 3;
 
-/// A running cluster in a folder of its own. Taken down and removed when dropped.
+/// A running cluster in its own folder. Taken down and removed when dropped.
 #[derive(Debug)]
 pub struct Cluster {
     shardctl: PathBuf,
     data_dir: PathBuf,
     status: Status,
     leash: Leash,
-    // Last, so that it is let go of when all else is gone.
+    // The last field, so that the lock is released after everything else is dropped.
     _turn: File,
 }
 
 impl Cluster {
-    /// Starts one on free ports, when it is this test's turn.
+    /// Starts a cluster on free ports, when it is this test's turn.
     pub async fn start(shards: u16, routers: u16) -> anyhow::Result<Self> {
         Self::start_in(&new_data_dir(), shards, routers).await
     }
@@ -69,7 +69,7 @@ impl Cluster {
         Ok(Self { shardctl, data_dir, status, leash, _turn: turn })
     }
 
-    /// What runs where; process ids as of the last look.
+    /// What runs where; process ids are as of the last look.
     pub fn status(&self) -> &Status {
         &self.status
     }
@@ -88,7 +88,7 @@ impl Cluster {
         Client::new(self.status.routers.iter().map(|router| router.url.clone()).collect())
     }
 
-    /// Which account ids live where, as the map file says now.
+    /// Which account ids live on which shard, by the present map file.
     pub fn placement(&self) -> anyhow::Result<Placement> {
         let path = self.shard_map_path();
         let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -113,8 +113,8 @@ impl Cluster {
         Process::of(pid).with_context(|| format!("{member} (process {pid}) is gone"))
     }
 
-    /// `kill -9` of some members at one moment, and waits until the supervisor has brought them and with them the whole
-    /// cluster back.
+    /// Sends `kill -9` to several members at once, and waits until the supervisor has restored them and the whole
+    /// cluster.
     pub async fn kill_and_recover(&mut self, members: &[Member]) -> anyhow::Result<()> {
         let killed: Vec<(Member, Process)> =
             members.iter().map(|member| Ok((*member, self.process(*member)?))).collect::<anyhow::Result<_>>()?;
@@ -122,14 +122,14 @@ impl Cluster {
         self.wait_until_ready(&format!("{members:?} are back after kill -9"), &killed).await
     }
 
-    /// SIGTERM: the member must drain and end by itself, and the supervisor bring it back.
+    /// Sends SIGTERM. The member must drain and end by itself, and the supervisor must restart it.
     pub async fn terminate_and_recover(&mut self, member: Member) -> anyhow::Result<()> {
         let ended = self.process(member)?;
         ended.terminate(DRAIN).await?;
         self.wait_until_ready(&format!("{member} is back after SIGTERM"), &[(member, ended)]).await
     }
 
-    /// Waits until everything answers; the members that `replaced` names must run as other processes than those.
+    /// Waits until every process answers. The members in `replaced` must run as new processes.
     pub async fn wait_until_ready(&mut self, what: &str, replaced: &[(Member, Process)]) -> anyhow::Result<()> {
         let (shardctl, data_dir) = (&self.shardctl, &self.data_dir);
         self.status = until_every(LOOK_EVERY, what, RECOVERY, async || {
@@ -142,21 +142,21 @@ impl Cluster {
         Ok(())
     }
 
-    /// What the supervisor said so far about this process of the cluster, `router-0` or `s0`.
+    /// The supervisor's log lines about one process of the cluster, such as `router-0` or `s0`.
     pub fn supervisor_says(&self, process: &str) -> anyhow::Result<Vec<String>> {
         let log = std::fs::read_to_string(self.data_dir.join("log").join("supervisor.log"))?;
         let named = format!("process=\"{process}\"");
         Ok(log.lines().filter(|line| line.contains(&named)).map(str::to_owned).collect())
     }
 
-    /// `shardctl down`: stops everything and keeps the data. Whatever ran must be gone.
+    /// Runs `shardctl down`, which stops everything and keeps the data. No process may be left.
     pub async fn down(&mut self) -> anyhow::Result<()> {
         let running = self.running().await?;
         run(&self.shardctl, &self.data_dir, &["down"]).await?.successful()?;
         all_gone(&running)
     }
 
-    /// `shardctl up` on the data that is there.
+    /// Runs `shardctl up` on the existing data.
     pub async fn up(&mut self) -> anyhow::Result<()> {
         self.status = up(&self.shardctl, &self.data_dir, &[]).await?;
         Ok(())
@@ -197,7 +197,7 @@ impl Cluster {
         run_with(&self.shardctl, &self.data_dir, variables, arguments).await
     }
 
-    /// Takes the cluster down and removes it. Nothing may be left: no process, no folder. And nothing may have panicked.
+    /// Takes the cluster down and removes it. No process and no folder may be left, and no process may have panicked.
     pub async fn finish(mut self) -> anyhow::Result<()> {
         self.no_panics()?;
         let running = self.running().await?;
@@ -207,7 +207,7 @@ impl Cluster {
         all_gone(&running)
     }
 
-    /// `shardctl verify`: every invariant, on the live cluster.
+    /// Runs `shardctl verify`, which checks every invariant on the live cluster.
     pub async fn verify(&self) -> anyhow::Result<()> {
         let output = run(&self.shardctl, &self.data_dir, &["verify", "--json"]).await?;
         ensure!(output.code != Some(EXIT_VIOLATION), "verify found violations:\n{}", output.stdout);
@@ -215,13 +215,13 @@ impl Cluster {
         Ok(())
     }
 
-    /// Runs `shardctl` on this cluster and gives the JSON it prints.
+    /// Runs `shardctl` on this cluster and returns the JSON it prints.
     pub async fn shardctl_json(&self, arguments: &[&str]) -> anyhow::Result<Value> {
         let output = run(&self.shardctl, &self.data_dir, arguments).await?.successful()?;
         serde_json::from_str(&output).with_context(|| format!("{arguments:?} printed {output:?}"))
     }
 
-    /// No input and no fault is a reason to panic.
+    /// No input and no fault may cause a panic.
     fn no_panics(&self) -> anyhow::Result<()> {
         for entry in std::fs::read_dir(self.data_dir.join("log"))? {
             let path = entry?.path();
@@ -238,8 +238,8 @@ impl Cluster {
     }
 }
 
-/// One cluster at a time, whatever runs the tests: two of them on one machine would measure each other's load. The kernel
-/// lets go of the lock when its holder ends, however it ends.
+/// Only one cluster runs at a time, because two clusters on one machine would slow each other down. The kernel
+/// releases the lock when its holder ends in any way.
 async fn wait_for_turn() -> anyhow::Result<File> {
     let path = program("shardctl")?.with_file_name("cluster-tests.lock");
     let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
@@ -298,7 +298,7 @@ fn new_data_dir() -> PathBuf {
     std::env::temp_dir().join(format!("shardledger-test-{}", uuid::Uuid::now_v7().simple()))
 }
 
-/// What a command of `shardctl` said.
+/// The exit and the output of a `shardctl` command.
 #[derive(Debug)]
 pub struct Output {
     command: String,

@@ -1,4 +1,4 @@
-//! Databases for tests of a single node: made on a cluster's PostgreSQL, beside the shard's own.
+//! Databases for tests of a single node, created on a cluster's PostgreSQL beside the shard's own.
 
 use std::fs;
 
@@ -7,10 +7,11 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 
 use crate::cluster::Cluster;
 
-/// Role of the services; owns what is made here.
+/// The services' role, which owns the databases created here.
 const ROLE: &str = "shardledger";
 
-/// An empty database of the services' role on the first shard's PostgreSQL; gives its URL. It ends with the cluster.
+/// Creates an empty database of the services' role on the first shard's PostgreSQL and returns its URL. It is removed
+/// with the cluster.
 pub async fn create(cluster: &Cluster, name: &str) -> anyhow::Result<String> {
     let shard = cluster.status().shards.first().context("a cluster without shards")?;
     // The services' role may not create databases.
@@ -43,7 +44,7 @@ pub async fn run(url: &str, sql: &str) -> anyhow::Result<u64> {
     Ok(sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await?.rows_affected())
 }
 
-/// A number from the database.
+/// Runs a query that returns a number.
 pub async fn number(url: &str, sql: &str) -> anyhow::Result<i64> {
     let mut connection = connect(url).await?;
     Ok(sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut connection).await?)

@@ -75,7 +75,7 @@ impl Leash {
 
 impl Drop for Leash {
     fn drop(&mut self) {
-        // Nobody is left to tell; whoever cares has called `release`.
+        // There is no caller to report an error to; a caller that needs the result calls `release`.
         let _ = self.release();
     }
 }

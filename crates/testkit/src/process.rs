@@ -7,10 +7,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::wait::until;
 
-/// The kernel carries a signal out within this time, whatever the load.
+/// The kernel delivers a signal within this time under any load.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// One process. Process ids are used again; the start time tells one holder of an id from the next.
+/// One process. Process ids are reused; the start time distinguishes one holder of an id from the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Process {
     pid: i32,
@@ -37,7 +37,7 @@ impl Process {
         Self::of(self.pid) == Some(self)
     }
 
-    /// `kill -9`, and waits until it is gone.
+    /// Sends `kill -9` and waits until the process is gone.
     pub async fn kill(self) -> anyhow::Result<()> {
         self.signal(Signal::KILL)?;
         until(
@@ -48,7 +48,7 @@ impl Process {
         .await
     }
 
-    /// Asks it to end (SIGTERM), and waits until it has.
+    /// Sends SIGTERM and waits until the process has ended.
     pub async fn terminate(self, patience: Duration) -> anyhow::Result<()> {
         self.signal(Signal::TERM)?;
         until(&format!("process {} has ended on SIGTERM", self.pid), patience, async || {
@@ -57,7 +57,7 @@ impl Process {
         .await
     }
 
-    /// Stops it in its tracks (SIGSTOP), sockets open and all.
+    /// Freezes the process (SIGSTOP) with its sockets open.
     pub async fn freeze(self) -> anyhow::Result<()> {
         self.signal(Signal::STOP)?;
         until(&format!("process {} is frozen", self.pid), PATIENCE, async || {
@@ -81,7 +81,7 @@ fn is_living(state: char) -> bool {
     !matches!(state, 'Z' | 'X')
 }
 
-/// State and start time. The second field is the program's name in parentheses, and may itself hold blanks.
+/// State and start time. The second field is the program's name in parentheses, which may contain blanks.
 fn stat(pid: i32) -> Option<(char, u64)> {
     let line = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = line.rsplit_once(") ")?;

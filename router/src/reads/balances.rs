@@ -1,4 +1,4 @@
-//! What accounts hold together, over all shards. A shard that does not answer in time is left out and named.
+//! Sums of balances over all shards. A shard that does not answer in time is left out and named.
 
 use std::{str::FromStr, sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     shard::{NodeClient, Shard},
 };
 
-/// Of the time a request has, the part that shards do not get: it is for the answer without those that were late.
+/// The part of a request's time that is reserved for answering without late shards.
 const ANSWER_SHARE: u32 = 10;
 const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
 
@@ -39,7 +39,7 @@ pub async fn sum(core: &Core, prefix: &AccountPrefix, deadline: Deadline) -> Res
             sums.missing.push(shard);
         }
     }
-    // Sums without any shard's part are none; they would look like those of a prefix that nobody has.
+    // Sums without any shard's part would look like those of a prefix without accounts.
     match sums.missing.first() {
         Some(shard) if !answered => Err(CallError::Unavailable { shard: Arc::clone(shard) }),
         _ => Ok(sums),

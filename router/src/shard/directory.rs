@@ -1,4 +1,4 @@
-//! The shards of the current map, and one consistent view of routes and shards per request.
+//! The shards of the current map, and one consistent view of routes and shards for each request.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,14 +14,14 @@ use crate::{
     service::{CallError, CoreConfig},
 };
 
-/// Every shard of the map. Those that stay when the map changes keep their queues and connections.
+/// Every shard of the map. Shards that remain after a change of the map keep their queues and connections.
 pub struct Shards {
     routing: Routing,
     config: CoreConfig,
     witness: Arc<Witness>,
     tasks: Tasks,
     current: ArcSwap<Directory>,
-    /// Held while following a new map.
+    /// Locked while the directory follows a new map.
     following: Mutex<()>,
 }
 
@@ -31,7 +31,7 @@ struct Directory {
     shards: Vec<Arc<Shard>>,
 }
 
-/// Routes and shards that belong together, as of one moment.
+/// Routes and shards of the same map.
 pub struct View {
     table: Arc<RoutingTable>,
     directory: Arc<Directory>,
@@ -56,14 +56,14 @@ impl Shards {
     pub fn view(&self) -> View {
         let table = self.routing.load();
         let directory = self.current.load_full();
-        // Overrides learnt from shards change routes, never the set of shards: the map's version says it all.
+        // Overrides learned from shards change routes, never the set of shards, so comparing map versions suffices.
         if directory.map_version == table.map().version {
             return View { table, directory };
         }
         self.follow()
     }
 
-    /// Brings the directory up to the newest map.
+    /// Updates the directory to the newest map.
     fn follow(&self) -> View {
         let _turn = self.following.lock().unwrap_or_else(PoisonError::into_inner);
         let table = self.routing.load();
@@ -106,13 +106,13 @@ impl View {
         &self.directory.shards[usize::from(index.0)]
     }
 
-    /// Every shard that has slots, with those that requests to it come from.
+    /// Every shard that has slots, with the slots whose requests go to it.
     pub fn shards_with_slots(&self) -> Vec<(Arc<Shard>, Vec<SlotRange>)> {
         let slots = self.table.slots_by_shard();
         slots.into_iter().map(|(index, slots)| (Arc::clone(self.shard(index)), slots)).collect()
     }
 
-    /// Asks every shard at once; each answer beside the shard that gave it.
+    /// Asks every shard at once; returns each answer with its shard.
     pub async fn ask_all<A, Asked>(&self, ask: impl Fn(Arc<Shard>) -> Asked) -> Vec<(Arc<str>, Result<A, CallError>)>
     where
         Asked: Future<Output = Result<A, CallError>>,

@@ -1,4 +1,4 @@
-//! `account`: one row an account, the fold of its journal.
+//! `account`: one row for each account. The row is the fold of the account's journal.
 
 use ledger::{Account, AccountId, AccountStatus, AssetCode, Limit, Metadata, Position, accounts::Change};
 use sqlx::postgres::PgRow;
@@ -77,11 +77,11 @@ pub fn opened_rows<'a>(row_type: RowType, opened: impl Iterator<Item = &'a Accou
     rows
 }
 
-/// New balances of accounts that were there, one vector a column, as the batch's statement takes them.
+/// New balances of existing accounts, one vector for each column, as the batch's statement takes them.
 #[derive(Debug, Default)]
 pub struct BalanceUpdates<'a> {
     pub ids: Vec<&'a str>,
-    /// What the batch was decided on: the row must still have it.
+    /// The version that the batch was decided on. The row must still have it.
     pub loaded_versions: Vec<i64>,
     pub posted: Vec<i64>,
     pub held: Vec<i64>,
@@ -105,8 +105,9 @@ impl<'a> BalanceUpdates<'a> {
     }
 }
 
-/// Writes status, limits and metadata of accounts whose owner changed them. With the balances: the constraint on what is
-/// available compares them with the new overdraft, and the batch may have paid in before the overdraft was lowered.
+/// Writes status, limits and metadata of accounts that were updated, together with their balances. A constraint
+/// compares the available amount with the new overdraft, and the batch may have credited the account before it
+/// lowered the overdraft.
 pub async fn update_attributes(session: &mut Session, accounts: &[&Account]) -> Result<(), StoreError> {
     let ids: Vec<&str> = accounts.iter().map(|a| a.id.as_str()).collect();
     let status: Vec<i16> = accounts.iter().map(|a| a.status.code().into()).collect();

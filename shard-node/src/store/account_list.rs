@@ -1,7 +1,7 @@
 //! `account`, read by ranges of its primary key: pages in id order, and sums.
 //!
-//! Every statement also reads the `ownership_version` of its snapshot: who owned the slots at that moment is for the caller
-//! to know. The shard's own in-transit accounts belong to no slot, so that no list of slots finds them.
+//! Every statement also reads the `ownership_version` of its snapshot; the caller keeps the ownership of that
+//! version. In-transit accounts belong to no slot, so no list of slots contains them.
 
 use std::time::Duration;
 
@@ -15,21 +15,21 @@ use super::{
     session::column,
 };
 
-/// What was read, and the version of the slot ownership beside it.
+/// The rows that were read, and the ownership version of their snapshot.
 #[derive(Debug, Clone)]
 pub struct Versioned<T> {
     pub ownership_version: i64,
     pub value: T,
 }
 
-/// The accounts meant: ids that begin so, in slots written as an `int4multirange`.
+/// Which accounts to read: ids with this prefix, in slots written as an `int4multirange`.
 #[derive(Debug, Clone, Copy)]
 pub struct Meant<'a> {
     pub prefix: &'a AccountPrefix,
     pub slots: &'a str,
 }
 
-// The slots are cast in a sub-select, which is evaluated once and not for each row.
+// The cast of the slots is in a sub-select, which is evaluated once instead of for each row.
 const PAGE: &str = concat!(
     "SELECT s.ownership_version, ",
     columns!(a: account),
@@ -63,8 +63,8 @@ const SUMS: &str = "SELECT s.ownership_version, a.asset, a.posted, a.held, a.acc
        SELECT asset, sum(posted)::text AS posted, sum(held)::text AS held, count(*) AS accounts FROM shardledger.account \
        WHERE id >= $1 AND id < $2 AND slot <@ (SELECT $3::text::int4multirange) \
        GROUP BY asset) a ON TRUE";
-/// One process of the server for one sum, so that many accounts take long and not everything. There are few assets, which the
-/// planner cannot know: left alone, it sorts all accounts by theirs, on disk.
+/// A sum uses one process of the server, so that a large sum does not take all capacity. The planner does not know
+/// that there are few assets; without this setting it sorts all accounts by asset, on disk.
 const SUM_SETTINGS: &str = "SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL enable_sort = off";
 
 /// The sums of each asset. The server gives up after `timeout`.
@@ -77,7 +77,8 @@ pub async fn sums(
     let settings = format!("SET LOCAL statement_timeout = {}; {SUM_SETTINGS}", timeout.as_millis());
     sqlx::raw_sql(AssertSqlSafe(settings)).execute(&mut *transaction).await?;
     let rows = sqlx::query(SUMS)
-        // Planned for this very prefix: a narrow one is a range of the key, the empty one the whole table.
+        // The statement is planned for each prefix: a narrow prefix is a range of the key, the empty one the whole
+        // table.
         .persistent(false)
         .bind(meant.prefix.as_str())
         .bind(meant.prefix.end())
@@ -110,7 +111,7 @@ pub async fn ownership(pool: &PgPool) -> Result<Versioned<Ownership>, StoreError
     Ok(Versioned { ownership_version, value: ownership::from_rows(&rows)? })
 }
 
-/// The rows without the empty one that stands there when there are none.
+/// Drops the placeholder row that stands for an empty result.
 fn versioned(mut rows: Vec<PgRow>, key: &str) -> Result<Versioned<Vec<PgRow>>, StoreError> {
     let first = rows.first().ok_or_else(|| StoreError::Corrupt("shard_state is empty".to_owned()))?;
     let ownership_version = column(first, "ownership_version")?;

@@ -1,4 +1,5 @@
-//! Everything a batch writes, in as few round trips as possible: with many small batches these are the cost.
+//! Writes everything of a batch in as few round trips as possible. With many small batches, round trips are the main
+//! cost.
 
 use ledger::{
     Account,
@@ -16,7 +17,7 @@ use super::{
 };
 
 /// New rows of every table and the new balances. A balance is written only over the version it was decided on, so the
-/// statement's row count is the second guard behind the fence.
+/// statement's row count is a second guard behind the fence.
 const WRITE: &str = concat!(
     "WITH new_transfers AS (",
     insert!(transfer, "$1"),
@@ -40,7 +41,8 @@ pub async fn write(session: &mut Session, effects: &Effects, accounts: &Accounts
     let (opened, changed): (Vec<_>, Vec<_>) = accounts.changes().partition(|(_, change)| change.loaded_version == 0);
     let attributes: Vec<&Account> =
         changed.iter().filter(|(_, change)| change.attributes).map(|(account, _)| *account).collect();
-    // Attributes first: a balance may only be within the new overdraft. They bring the new balances along.
+    // Write attributes first: a balance is only valid with the new overdraft. The statement writes these accounts'
+    // balances too.
     if !attributes.is_empty() {
         account::update_attributes(session, &attributes).await?;
     }
@@ -55,7 +57,7 @@ pub async fn write(session: &mut Session, effects: &Effects, accounts: &Accounts
     Ok(())
 }
 
-/// Statements of their own: most batches have neither, and pay for neither.
+/// Separate statements: most batches have neither kind of row, and pay for neither.
 async fn write_holds_and_reversals(session: &mut Session, effects: &Effects) -> Result<(), StoreError> {
     if !effects.holds.is_empty() {
         hold::insert(session, &effects.holds).await?;

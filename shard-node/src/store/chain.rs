@@ -1,7 +1,7 @@
-//! `journal`, read along an account's chain: entered at a waypoint or at the account's head, then backwards.
+//! `journal`, read along an account's chain: from a waypoint or from the account's head, backwards.
 //!
-//! A walk enters at most [`EntryKind::WAYPOINT_INTERVAL`] entries beyond what is wanted, however long the history is. Finding
-//! the entrance and walking is one statement: there is one wait for the database and not two.
+//! A walk reads at most [`EntryKind::WAYPOINT_INTERVAL`] entries more than requested, however long the history is.
+//! One statement finds the waypoint and walks the chain, so that the caller waits for the database once.
 
 use ledger::{
     Account, AccountId,
@@ -16,7 +16,7 @@ use super::{
     session::{Session, column},
 };
 
-// Waypoints beyond the version of the account as it was read are of entries that came since.
+// Waypoints above the version of the account as read belong to later entries.
 const BY_VERSION: &str = concat!(
     "WITH RECURSIVE walk AS ( \
        SELECT ",
@@ -62,7 +62,8 @@ const BY_TIME: &str = concat!(
      FROM walk WHERE created_at_us <= $4 ORDER BY version DESC LIMIT 1"
 );
 
-/// The newest entry at or before a time. Times never fall along a chain, so that the first waypoint after it is near.
+/// The newest entry at or before a time. Times never decrease along a chain, so the first waypoint after the time is
+/// near.
 pub async fn entry_at(pool: &PgPool, account: &Account, at_us: i64) -> Result<Option<PgRow>, StoreError> {
     Ok(sqlx::query(BY_TIME)
         .bind(account.id.as_str())
@@ -74,7 +75,7 @@ pub async fn entry_at(pool: &PgPool, account: &Account, at_us: i64) -> Result<Op
         .await?)
 }
 
-// The lowest waypoint is of version 64, and an account without one has fewer: the first entry is less than 64 steps away.
+// The lowest waypoint is at version 64. An account without a waypoint has fewer than 64 entries.
 const OPENINGS: &str = "WITH RECURSIVE walk AS ( \
        SELECT wanted.account, j.previous, j.version, j.detail, 1 AS step \
        FROM unnest($1::text[], $2::int8[]) AS wanted(account, head) \
@@ -87,10 +88,11 @@ const OPENINGS: &str = "WITH RECURSIVE walk AS ( \
        FROM walk JOIN shardledger.journal j ON j.position = walk.previous WHERE walk.version > 1 AND walk.step < $3) \
      SELECT account, detail FROM walk WHERE version = 1";
 
-/// So many chains a statement: each may be dozens of blocks from disk, and a statement must end long before its deadline.
+/// Chains for each statement. Each chain may be dozens of blocks from disk, and a statement must end well before its
+/// deadline.
 const OPENINGS_AT_ONCE: usize = 256;
 
-/// What the accounts were opened with: their first entries.
+/// Loads the opening parameters of accounts from their first entries.
 pub async fn openings(session: &mut Session, accounts: &[&Account]) -> Result<Vec<CreateAccount>, StoreError> {
     let mut openings = Vec::with_capacity(accounts.len());
     for accounts in accounts.chunks(OPENINGS_AT_ONCE) {

@@ -13,7 +13,7 @@ use super::{
     slot_column,
 };
 
-/// The new rows.
+/// Inserts the new rows.
 pub fn rows(row_type: RowType, holds: &[NewHold]) -> RowArray {
     let mut rows = RowArray::new(row_type, 17, holds.len(), 240);
     for NewHold { key, stored, debit_position } in holds {
@@ -47,7 +47,7 @@ pub async fn insert(session: &mut Session, holds: &[NewHold]) -> Result<(), Stor
     session.run(async |c| sqlx::query(INSERT).bind(new).execute(c).await).await.map(|_| ())
 }
 
-// Only a hold that holds ever changes. `status + 0` keeps the planner on the primary key, as in `transfer::settle`.
+// Only a hold in status held changes. `status + 0` keeps the planner on the primary key, as in `transfer::settle`.
 const UPDATE: &str = "UPDATE shardledger.hold AS h \
      SET status = u.status, captured = u.captured, capture_id = u.capture_id, capture_amount = u.capture_amount, \
        ended_at_us = u.ended_at_us \

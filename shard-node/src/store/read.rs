@@ -1,5 +1,5 @@
-//! Reads. Each is one statement, so it sees one snapshot; ownership of the slot is read in the same snapshot, so that a
-//! shard never answers for a slot it has given away.
+//! Reads. Each read is one statement, so it sees one snapshot. The statement also reads the ownership of the slot, so
+//! that a shard never answers for a slot it has given away.
 
 use identity::Mark;
 use ledger::{AccountId, Limit, outcome::NotOwner};
@@ -7,7 +7,7 @@ use sqlx::{PgPool, postgres::PgRow};
 
 use super::{StoreError, columns::columns, ownership::SlotState, session::column, slot_column};
 
-/// A read that needs the slot to be owned here.
+/// The result of a read that requires the shard to own the slot.
 pub enum Owned<T> {
     Here(T),
     NotHere(NotOwner),
@@ -21,7 +21,7 @@ const ACCOUNT: &str = concat!(
      LEFT JOIN shardledger.account a ON a.id = $1 AND a.slot = wanted.slot"
 );
 
-/// The account's row, or that there is none.
+/// The account's row; `None` if the account does not exist.
 pub async fn account(pool: &PgPool, id: &AccountId) -> Result<Owned<Option<PgRow>>, StoreError> {
     let slot = slot_column(id);
     let row = sqlx::query(ACCOUNT).bind(id.as_str()).bind(slot).fetch_one(pool).await?;
@@ -80,7 +80,7 @@ pub async fn transfers(pool: &PgPool, id: uuid::Uuid, debit: &str) -> Result<Vec
     Ok(sqlx::query(TRANSFERS).bind(id).bind(debit).fetch_all(pool).await?)
 }
 
-// A few are enough to look at; how much they come to is in the transfer's own row.
+// A few rows are enough for a display; the total is in the transfer's own row.
 const REVERSALS: &str = "SELECT reversal FROM shardledger.reversal WHERE original = $1 AND debit = $2 \
      ORDER BY created_at_us, reversal LIMIT 100";
 
@@ -102,7 +102,7 @@ pub async fn holds(pool: &PgPool, id: uuid::Uuid, debit: &str) -> Result<Vec<PgR
     Ok(sqlx::query(HOLDS).bind(id).bind(debit).fetch_all(pool).await?)
 }
 
-// Slots that moved away are somebody else's to expire.
+// Holds in slots that moved away are expired by the new owner.
 const DUE_HOLDS: &str = "SELECT h.id, h.debit FROM shardledger.hold h JOIN shardledger.slot_ownership o ON o.slot = h.slot AND o.state = 1 \
      WHERE h.status = 1 AND h.capture_id IS NULL AND h.expires_at_us <= $1 ORDER BY h.expires_at_us LIMIT $2";
 
@@ -129,7 +129,7 @@ pub async fn shard_map(pool: &PgPool) -> Result<(String, i64), StoreError> {
     Ok(sqlx::query_as(SHARD_MAP).fetch_one(pool).await?)
 }
 
-/// Keeps a shard map if it is newer than the one known.
+/// Stores a shard map if it is newer than the stored one.
 pub async fn offer_shard_map(pool: &PgPool, text: &str, version: i64) -> Result<(), StoreError> {
     sqlx::query(OFFER_SHARD_MAP).bind(text).bind(version).execute(pool).await?;
     Ok(())

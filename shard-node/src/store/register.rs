@@ -15,7 +15,7 @@ use super::{
     slot_column,
 };
 
-/// The new rows.
+/// Inserts the new rows.
 pub fn rows(row_type: RowType, registers: &[NewRegister]) -> RowArray {
     let mut rows = RowArray::new(row_type, 10, registers.len(), 160);
     for NewRegister { key, stored } in registers {

@@ -1,4 +1,4 @@
-//! `reversal`: links from a transfer to what was reversed of it, and the sum of it in the transfer's own row.
+//! `reversal`: links from a transfer to its reversals. Their sum is in the transfer's row.
 
 use ledger::batch::{NewReversal, Reversed};
 
@@ -39,7 +39,7 @@ const UPDATE: &str = "UPDATE shardledger.transfer AS t SET reversed = u.after \
      FROM unnest($1::uuid[], $2::text[], $3::int8[], $4::int8[]) AS u(id, debit, before, after) \
      WHERE t.id = u.id AND t.debit = u.debit AND t.reversed = u.before AND t.status + 0 = 2";
 
-/// Writes how much is reversed, over what the batch was decided on.
+/// Writes how much of a transfer is reversed, over the amount that the batch was decided on.
 pub async fn update_originals(session: &mut Session, reversed: &[Reversed]) -> Result<(), StoreError> {
     let ids: Vec<uuid::Uuid> = reversed.iter().map(|r| r.original.id.0).collect();
     let debits: Vec<&str> = reversed.iter().map(|r| r.original.debit.as_str()).collect();

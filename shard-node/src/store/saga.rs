@@ -1,7 +1,7 @@
 //! Sagas that start here: pending rows of `transfer`, found through their partial index.
 //!
-//! Pushing out `next_attempt_us` is the one write outside the lane: it moves no money and decides nothing, it only keeps
-//! two coordinators from picking the same saga most of the time.
+//! Advancing `next_attempt_us` is the only write outside the lane. It moves no money and decides nothing. It only
+//! makes it unlikely that two coordinators claim the same saga.
 
 use sqlx::{PgPool, postgres::PgRow};
 
@@ -10,7 +10,8 @@ use super::{StoreError, columns::columns};
 /// Each failed attempt doubles the pause, up to this many microseconds.
 const LONGEST_PAUSE_US: i64 = 10_000_000;
 
-/// No pause is this long: a saga due only after that was written when the clock was ahead, and waits for nothing.
+/// No pause is this long. A saga that is due later than this was written while the clock was ahead, and would wait
+/// without need.
 const CLOCK_WENT_BACK_US: i64 = 60_000_000;
 
 // `status + 0`: each row by its primary key, as in `transfer::settle`.
@@ -30,7 +31,7 @@ const CLAIM: &str = concat!(
     " FROM claimed t LEFT JOIN shardledger.journal j ON j.position = t.debit_position ORDER BY t.created_at_us"
 );
 
-/// Takes up to `limit` sagas whose next attempt is due.
+/// Claims up to `limit` sagas whose next attempt is due.
 pub async fn claim_due(pool: &PgPool, now_us: i64, limit: i64) -> Result<Vec<PgRow>, StoreError> {
     Ok(sqlx::query(CLAIM)
         .bind(now_us)
@@ -57,7 +58,7 @@ pub async fn list(pool: &PgPool, before_us: i64, limit: i64) -> Result<Vec<PgRow
 
 const RETRY_NOW: &str = "UPDATE shardledger.transfer SET next_attempt_us = $2 WHERE id = $1 AND status = 1";
 
-/// Makes the saga(s) of one id due at once. Gives how many there are.
+/// Makes the sagas of one id due at once. Returns their number.
 pub async fn retry_now(pool: &PgPool, id: uuid::Uuid, now_us: i64) -> Result<u64, StoreError> {
     Ok(sqlx::query(RETRY_NOW).bind(id).bind(now_us).execute(pool).await?.rows_affected())
 }

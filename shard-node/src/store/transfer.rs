@@ -17,13 +17,14 @@ use super::{
     slot_column,
 };
 
-/// A saga younger than this is left to the router that began it, in microseconds. Longer than the default request
-/// deadline, so that recovery seldom runs beside a live coordinator (running beside one is harmless, but work done twice).
+/// A saga younger than this, in microseconds, is left to the router that began it. The time is longer than the
+/// default request deadline, so that recovery seldom repeats the work of a live coordinator; repeating it is
+/// harmless.
 pub const FIRST_ATTEMPT_AFTER_US: i64 = 6_000_000;
-/// One of a batch, whose items take effect in their order, is left to its router for the whole of the request, and so long
-/// after it.
+/// Items of a batch take effect in their order, so each is left to its router for the whole request, and for this
+/// long afterwards.
 const FIRST_ATTEMPT_AFTER_DEADLINE_US: i64 = 1_000_000;
-/// Whatever deadline a request is said to have. The longest that clients may ask for is 30 s.
+/// Upper bound on the deadline of a request. Clients may ask for at most 30 s.
 const FIRST_ATTEMPT_AT_LAST_US: i64 = 40_000_000;
 
 fn first_attempt_us(created_at_us: i64, coordinated_until_us: i64) -> i64 {
@@ -31,7 +32,7 @@ fn first_attempt_us(created_at_us: i64, coordinated_until_us: i64) -> i64 {
     coordinated_until_us.saturating_add(FIRST_ATTEMPT_AFTER_DEADLINE_US).clamp(earliest, latest)
 }
 
-/// The new rows.
+/// Inserts the new rows.
 pub fn rows(row_type: RowType, transfers: &[NewTransfer]) -> RowArray {
     let mut rows = RowArray::new(row_type, 21, transfers.len(), 260);
     for NewTransfer { key, stored, debit_position, coordinated_until_us } in transfers {
@@ -79,8 +80,8 @@ const SETTLE: &str = "UPDATE shardledger.transfer AS t \
      WHERE t.id = u.id AND t.debit = u.debit AND t.status + 0 = 1 AND t.credit = u.credit AND t.amount = u.amount \
        AND (t.refusal IS NULL) = u.reserved";
 
-/// Makes pending transfers terminal. One that is not pending any more, or was reserved with other content, fails the
-/// batch, to be decided with care.
+/// Makes pending transfers terminal. A transfer that is no longer pending, or was reserved with other content, fails
+/// the batch, which is then decided again after a look-up.
 pub async fn settle(session: &mut Session, settlements: &[Settlement]) -> Result<(), StoreError> {
     let ids: Vec<uuid::Uuid> = settlements.iter().map(|s| s.key.id.0).collect();
     let debits: Vec<&str> = settlements.iter().map(|s| s.key.debit.as_str()).collect();
@@ -181,7 +182,7 @@ fn purpose(row: &Record<'_>) -> Result<Purpose, StoreError> {
     })
 }
 
-/// The transfers among `keys` as their reversals see them.
+/// The transfers among `keys` with the columns that reversals need.
 pub async fn load_originals(
     session: &mut Session,
     keys: &[TransferKey],
@@ -195,7 +196,7 @@ pub async fn load_originals(
     rows.iter().map(original).collect()
 }
 
-// By the partial index of pending transfers: there are few, and accounts are seldom closed.
+// Uses the partial index of pending transfers: few transfers are pending, and accounts are seldom closed.
 const WITH_PENDING: &str =
     "SELECT DISTINCT t.debit FROM shardledger.transfer t WHERE t.status = 1 AND t.debit = ANY($1::text[])";
 

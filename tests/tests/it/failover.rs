@@ -1,5 +1,5 @@
-//! A shard with two nodes, the first of which freezes under load and thaws again: routers go on with the second, and what the
-//! first one believed of the shard does no harm. And processes that are asked to end, under the same load.
+//! A shard with two nodes, of which the first freezes under load and thaws again. Routers continue with the second
+//! node, and the first node's outdated belief does no harm. Processes are also asked to end under the same load.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ const MIX: Mix = Mix {
     gives_up: true,
     request_timeout: Duration::from_secs(4),
 };
-/// How long routers may take to give a frozen node up, on a busy machine.
+/// How long routers may take to abandon a frozen node on a busy machine.
 const NOTICED_WITHIN: Duration = Duration::from_secs(45);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -98,7 +98,7 @@ async fn goes_on(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// SIGTERM: unready, drain, exit 0; sagas under way are left at a persisted step, for another router to finish.
+/// SIGTERM: unready, drain, exit 0. Sagas in progress are left at a persisted step for another router.
 async fn drains(cluster: &mut Cluster) -> anyhow::Result<()> {
     for (member, process) in
         [(Member::Router(0), "router-0"), (Member::Node(1), "s1"), (Member::Router(1), "router-1")]

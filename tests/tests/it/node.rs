@@ -1,7 +1,7 @@
-//! One shard-node and its database: what is lost on the wire between them, two nodes on one shard, and databases a node
+//! One shard-node and its database: messages lost between them, two nodes on one shard, and databases that a node
 //! must not serve.
 //!
-//! The tests of this file share one PostgreSQL; each has a database of its own on it.
+//! The tests of this file share one PostgreSQL; each has its own database.
 
 mod commit_faults;
 mod due_holds;
@@ -86,8 +86,8 @@ async fn open_pair(node: &Node, payer: &str, payee: &str) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// The books of one database in the fewest questions: entries sum to 0, rows are the fold of their journals, chains have no
-/// gaps. (`shardctl verify` asks more, of whole clusters.)
+/// Checks the books of one database with few statements: entries sum to 0, rows are the fold of their journals,
+/// chains have no gaps. (`shardctl verify` checks more, on whole clusters.)
 async fn books_are_sound(url: &str) -> anyhow::Result<()> {
     for (claim, sql) in [
         ("entries sum to 0", "SELECT coalesce(sum(amount), 0)::bigint FROM journal"),

@@ -1,4 +1,4 @@
-//! The shard map edited under load, broken on the way, and at last simply wrong: the shards' own word decides.
+//! The shard map edited under load, then broken, then wrong. What the shards say about ownership decides.
 
 mod check;
 mod edits;

@@ -1,5 +1,5 @@
-//! `shardctl verify` proves something only if it notices: each invariant is broken by hand in the databases, one at a time,
-//! and must be named; mended, the cluster must be clean again.
+//! `shardctl verify` is useful only if it notices violations. The test breaks each invariant in the databases, one at
+//! a time, and `verify` must name it. After the repair the cluster must be clean again.
 
 use std::collections::BTreeSet;
 

@@ -20,11 +20,11 @@ use super::{Maps, NOTICED_WITHIN};
 const MOVED: usize = 4;
 const FROM: &str = "s0";
 const TO: &str = "s1";
-/// A slot that has had no owner for so long need not be waited for any more; routers do for a little longer.
+/// A slot that has had no owner for this long need not be waited for; routers wait a little longer.
 const WAITED_FOR: Duration = Duration::from_millis(1_500);
 
-/// The hand-over as the cut-over of a move does it: source first, so that no slot ever has two owners. Requests for the
-/// slots come in between as well, when nobody owns them.
+/// The hand-over in the order of a move's cut-over: source first, so that no slot ever has two owners. Requests also
+/// arrive in between, while the slots have no owner.
 pub async fn a_router_with_an_old_map_heals_and_never_misleads(maps: &Maps<'_>) -> anyhow::Result<()> {
     let accounts = moved_accounts(maps)?;
     let slots = sql_list(&accounts);
@@ -38,7 +38,7 @@ pub async fn a_router_with_an_old_map_heals_and_never_misleads(maps: &Maps<'_>) 
     let in_between = try_open_account(&maps.client, &accounts[0], "0.00");
     let hand_over = async {
         let begun = Instant::now();
-        // By then the request has met a shard that has given the slot away, and one that has not got it.
+        // By then the request has met a shard that released the slot, and one that has not received it.
         tokio::time::sleep(Duration::from_millis(200)).await;
         let values: Vec<String> =
             accounts.iter().map(|account| format!("({}, 1, 2, '{FROM}')", slot_of(account))).collect();
@@ -48,7 +48,7 @@ pub async fn a_router_with_an_old_map_heals_and_never_misleads(maps: &Maps<'_>) 
     };
     let (opened, without_owner) = tokio::join!(in_between, hand_over);
     if let Err(refused) = opened {
-        // On a machine this slow it is not the router's fault, and the same request does it now.
+        // On a machine this slow the router is not at fault, and the same request succeeds now.
         ensure!(without_owner? > WAITED_FOR, "{refused:#}");
         open_account(&maps.client, &accounts[0], "0.00").await?;
     }
@@ -85,7 +85,7 @@ pub async fn a_router_with_an_old_map_heals_and_never_misleads(maps: &Maps<'_>) 
     Ok(())
 }
 
-/// A map that says what the shards say.
+/// A map that follows the shards.
 pub async fn the_map_catches_up_with_the_shards(maps: &Maps<'_>) -> anyhow::Result<()> {
     let accounts = moved_accounts(maps)?;
     let moved: Vec<Slot> = accounts.iter().map(|account| slot_of(account)).collect();
