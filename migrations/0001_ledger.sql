@@ -22,6 +22,8 @@ CREATE TABLE shardledger.shard_identity (
     -- PostgreSQL's identity as last seen. A database restored into another PostgreSQL has another identifier; a promoted
     -- stand-by has a higher timeline.
     system_identifier BIGINT NOT NULL,
+    -- A copy made with CREATE DATABASE ... TEMPLATE has another number in the same server.
+    database_oid      BIGINT NOT NULL,
     timeline          BIGINT NOT NULL
 );
 

@@ -25,6 +25,11 @@ pub enum AcceptError {
          missing. Restore the newest backup or promote another stand-by; to continue without it, add --accept-loss. Nothing was changed"
     )]
     Loss { holder: String, acknowledged: Mark, found: Mark },
+    #[error(
+        "{silent}. What these shards remember decides whether the database lacks something: start their nodes and try again. To go on \
+         without asking them, add --accept-loss. Nothing was changed"
+    )]
+    NotAsked { silent: String },
     #[error("the shard map in the database cannot be read: {0}")]
     Map(#[from] shard_map::MapError),
     #[error(transparent)]
@@ -50,27 +55,43 @@ pub async fn accept(connection: &mut PgConnection, gate: &Gate, accept_loss: boo
     refused(facts.disagreements(Purpose::Writes, &READ_SETTINGS))?;
     let Database::Shard(record) = database::read(connection).await? else { return Err(AcceptError::Uninitialised) };
     refused(record.compare(gate.expected()))?;
-    let (acknowledged, holder, silent) = what_others_remember(connection, &record).await?;
+    let Remembered { mark: acknowledged, holder, silent, serves } = what_others_remember(connection, &record).await?;
     let timeline = facts.timeline.unwrap_or(record.timeline);
     let found = Mark { timeline, ..record.mark() };
     let lost = found.is_behind(acknowledged).then_some(acknowledged);
     if lost.is_some() && !accept_loss {
         return Err(AcceptError::Loss { holder, acknowledged, found });
     }
-    let moved = facts.system_identifier != record.system_identifier;
+    let moved = facts.system_identifier != record.system_identifier || facts.database_oid != record.database_oid;
     // A loss that only routers know of is not visible here. `accept_loss` says that the operator has read the
     // routers' refusal.
-    if lost.is_none() && !moved && !accept_loss {
+    if lost.is_none() && !moved && (serves || !accept_loss) {
+        // What could not be asked may remember more.
+        if !serves && !silent.is_empty() {
+            return Err(AcceptError::NotAsked { silent: silent.join("; ") });
+        }
         return Ok(Accepted::Nothing);
     }
     let reason = match (moved, lost) {
-        (true, None) => "moved into another PostgreSQL",
-        (true, Some(_)) => "moved into another PostgreSQL, with a loss",
+        (true, None) => "moved into another database",
+        (true, Some(_)) => "moved into another database, with a loss",
         (false, _) => "accepted with a loss",
     };
-    let server = (facts.system_identifier, timeline);
-    let mark = database::begin_incarnation(connection, &record, acknowledged, server, reason).await?;
+    let mark = database::begin_incarnation(connection, &record, acknowledged, facts.id(), timeline, reason).await?;
     Ok(Accepted::Incarnation { mark, lost, silent })
+}
+
+/// What the others know of this shard.
+#[derive(Debug, Default)]
+struct Remembered {
+    /// The highest mark.
+    mark: Mark,
+    /// Who holds it.
+    holder: String,
+    /// The shards that did not answer.
+    silent: Vec<String>,
+    /// A node of this shard serves the database.
+    serves: bool,
 }
 
 /// The highest mark of this shard that another shard holds, the shard that holds it, and the shards that did not
@@ -78,34 +99,37 @@ pub async fn accept(connection: &mut PgConnection, gate: &Gate, accept_loss: boo
 async fn what_others_remember(
     connection: &mut PgConnection,
     record: &ShardRecord,
-) -> Result<(Mark, String, Vec<String>), AcceptError> {
+) -> Result<Remembered, AcceptError> {
     let text: String = sqlx::query_scalar("SELECT text FROM shardledger.known_map").fetch_one(connection).await?;
     let map = ShardMap::parse(&text)?;
-    let (mut highest, mut holder, mut silent) = (Mark::default(), String::new(), Vec::new());
+    let mut remembered = Remembered::default();
     for other in &map.shards {
         let is_this = other.id == record.identity.shard;
         match peers::ask(other, &map, &format!("accept of shard {}", record.identity.shard)).await {
             // The node of this shard serves, so the database contains everything it has acknowledged.
-            Ok(answer) if is_this && answer.identified.refused.is_empty() => {}
+            Ok(answer) if is_this && answer.identified.refused.is_empty() => {
+                remembered.serves = answer.identified.reads.is_some_and(|reads| reads.works);
+            }
             // The other shard's node refuses its own database, so its marks may come from a wrong database.
             Ok(answer)
                 if !is_this && (!answer.identified.refused.is_empty() || answer.identified.identity.is_none()) =>
             {
-                silent.push(format!("shard {} does not serve", other.id));
+                remembered.silent.push(format!("shard {} does not serve", other.id));
             }
             Ok(answer) => {
                 let own = |mark: &&wire::ShardMark| mark.shard_number == u32::from(record.identity.number);
                 if let Some(mark) = answer.identified.marks.iter().find(own).and_then(|mark| mark.mark) {
-                    let merged = highest.merged(mark.into());
-                    if merged != highest {
+                    let merged = remembered.mark.merged(mark.into());
+                    if merged != remembered.mark {
                         let name = if is_this { "the node of shard" } else { "shard" };
-                        (highest, holder) = (merged, format!("{name} {}", other.id));
+                        remembered.mark = merged;
+                        remembered.holder = format!("{name} {}", other.id);
                     }
                 }
             }
             Err(_) if is_this => {}
-            Err(no_answer) => silent.push(no_answer.to_string()),
+            Err(no_answer) => remembered.silent.push(no_answer.to_string()),
         }
     }
-    Ok((highest, holder, silent))
+    Ok(remembered)
 }

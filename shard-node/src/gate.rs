@@ -34,6 +34,8 @@ struct State {
     phase: Phase,
     /// Why the node still waits for other shards; `None` once all of them have answered.
     waiting: Option<String>,
+    /// A router has said how far this shard had come: it was in use before, and the router remembers.
+    told_by_router: bool,
     acknowledged: Acknowledged,
     /// The highest mark of the database that this node has read or committed.
     seen: Mark,
@@ -47,6 +49,8 @@ struct State {
     conflicts: Vec<Disagreement>,
     /// Whether the server accepts writes, by its settings. Failures of the lane are kept in `writes`.
     unwritable: Result<(), Disagreements>,
+    /// Why the server cannot be reached, by the last look.
+    unreachable: Option<String>,
     reads: Result<(), String>,
     writes: Result<(), String>,
 }
@@ -88,6 +92,7 @@ impl Gate {
         let state = State {
             phase: Phase::Starting,
             waiting: Some(OTHERS_NOT_ASKED.to_owned()),
+            told_by_router: false,
             acknowledged: Acknowledged::default(),
             seen: Mark::default(),
             record: None,
@@ -96,6 +101,7 @@ impl Gate {
             peers: Marks::default(),
             conflicts: Vec::new(),
             unwritable: Ok(()),
+            unreachable: None,
             reads: Err(NOT_REACHED.to_owned()),
             writes: Err(NOT_REACHED.to_owned()),
         };
@@ -147,7 +153,13 @@ impl Gate {
     ) -> Result<(), Disagreements> {
         let outcome = self.judge(Purpose::Reads, facts, database, asked_for, acknowledged);
         let mut state = self.state();
-        state.unwritable = Disagreements::check(facts.disagreements(Purpose::Writes, &[]));
+        let unwritable = Disagreements::check(facts.disagreements(Purpose::Writes, &[]));
+        match (&state.unwritable, &unwritable) {
+            (Ok(()), Err(cause)) => tracing::error!(%cause, "writes do not work; the node refuses them"),
+            (Err(_), Ok(())) => tracing::info!("the database takes writes again"),
+            _ => {}
+        }
+        state.unwritable = unwritable;
         state.server = Some(facts.clone());
         if let Database::Shard(record) = database {
             state.record = Some((**record).clone());
@@ -249,6 +261,15 @@ impl Gate {
         }
     }
 
+    /// Notes that a router has said how far this shard had come.
+    pub fn set_told_by_router(&self) {
+        self.state().told_by_router = true;
+    }
+
+    pub fn is_told_by_router(&self) -> bool {
+        self.state().told_by_router
+    }
+
     /// The highest acknowledged mark so far. Read it before a look at the database.
     pub fn acknowledged(&self) -> Acknowledged {
         self.state().acknowledged.clone()
@@ -294,6 +315,11 @@ impl Gate {
         state.reads = reads;
     }
 
+    /// The server is gone, by the last look, or there again.
+    pub fn set_unreachable(&self, why: Option<String>) {
+        self.state().unreachable = why;
+    }
+
     pub fn set_writes(&self, writes: Result<(), String>) {
         metrics::gauge!(m::LANE_SERVING).set(if writes.is_ok() { 1.0 } else { 0.0 });
         let mut state = self.state();
@@ -316,6 +342,9 @@ impl Gate {
             return Err(why);
         }
         let state = self.state();
+        if let Some(why) = &state.unreachable {
+            return Err(why.clone());
+        }
         state.unwritable.as_ref().map_err(ToString::to_string)?;
         state.writes.clone()
     }
@@ -374,6 +403,10 @@ fn compare_server(facts: &ServerFacts, record: &ShardRecord) -> Vec<Disagreement
         let remedy = "the database was moved into another PostgreSQL (pg_upgrade, dump and restore): once nothing writes to the \
                       former database, run `shard-node accept`";
         found.push(Disagreement::new("system identifier", record.system_identifier, facts.system_identifier, remedy));
+    } else if facts.database_oid != record.database_oid {
+        let remedy = "the database is a copy that another database of this server was made from (CREATE DATABASE ... TEMPLATE): connect \
+                      to the original, or run `shard-node accept --config FILE`";
+        found.push(Disagreement::new("database oid", record.database_oid, facts.database_oid, remedy));
     } else if let Some(timeline) = facts.timeline.filter(|timeline| *timeline < record.timeline) {
         let remedy = "the server is on an older timeline than the shard was: connect to the newest primary";
         found.push(Disagreement::new("timeline", record.timeline, timeline, remedy));
@@ -394,6 +427,7 @@ mod tests {
             founding_map: None,
             complete: true,
             system_identifier: 7,
+            database_oid: 0,
             timeline: 1,
             state: ShardState {
                 next_position,

@@ -214,7 +214,7 @@ async fn write(
     };
     let fingerprint = (founding == Founding::Founds).then(|| founding_fingerprint(map));
     let timeline = facts.timeline.unwrap_or_default();
-    database::write(&mut transaction, &identity, fingerprint, facts.system_identifier, timeline).await?;
+    database::write(&mut transaction, &identity, fingerprint, facts.id(), timeline).await?;
     ownership::remember_map(&mut transaction, map).await?;
     if founding == Founding::Founds {
         let slots = shard.slots.iter().flat_map(|range| range.slots()).map(|slot| slot.index().into()).collect();

@@ -47,6 +47,9 @@ struct Cli {
     /// Print the configuration with defaults filled in and secrets hidden, and exit
     #[arg(long)]
     print_config: bool,
+    /// Serve although no other shard and no router can say whether the database has everything
+    #[arg(long)]
+    alone: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -105,7 +108,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start tokio")?;
     runtime.block_on(async {
         match cli.command {
-            None => serve::serve(config).await,
+            None => serve::serve(config, cli.alone).await,
             Some(Command::Init { map, wait }) => init_shard(&config, &map, Duration::from_secs(wait)).await,
             Some(Command::Migrate { apply, .. }) => migrate_shard(&config, apply).await,
             Some(Command::Accept { accept_loss }) => accept_database(&config, accept_loss).await,

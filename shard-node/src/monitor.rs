@@ -50,13 +50,17 @@ impl Monitor {
             {
                 connection = Some(new);
             }
-            let looked = match timeout(PATIENCE, self.look_once(&mut connection)).await {
+            let looked = timeout(PATIENCE, self.look_once(&mut connection)).await;
+            // A server that is gone takes no writes either. Any other error may be of this connection alone.
+            let is_gone = matches!(looked, Ok(Err(StoreError::Database(sqlx::Error::Io(_)))));
+            let looked = match looked {
                 Ok(looked) => looked.map_err(|error| error.to_string()),
                 Err(_) => Err(format!("no answer from the shard's database within {} s", PATIENCE.as_secs())),
             };
             if looked.is_err() {
                 connection = None;
             }
+            self.gate.set_unreachable(looked.clone().err().filter(|_| is_gone));
             self.gate.set_reads(match looked {
                 Ok(()) => self.pool_works().await,
                 Err(cause) => Err(cause),
@@ -91,7 +95,7 @@ impl Monitor {
                 to = timeline,
                 "the database was promoted and has all that was acknowledged"
             );
-            remember_server(&mut connection, record.system_identifier, timeline).await?;
+            remember_server(&mut connection, facts.id(), timeline).await?;
         }
         *kept = Some(connection);
         Ok(())

@@ -161,6 +161,16 @@ impl Peers {
         Ok(Disagreements::check(conflicts))
     }
 
+    /// Whether every other shard has answered.
+    pub fn all_heard(&self) -> bool {
+        self.heard.len() + 1 >= self.map.shards.len()
+    }
+
+    /// Whether at least one other shard has answered.
+    pub fn any_heard(&self) -> bool {
+        !self.heard.is_empty()
+    }
+
     /// The shards that are not known to be initialised.
     pub fn not_initialised(&self) -> Vec<&str> {
         let own = &self.gate.expected().shard;

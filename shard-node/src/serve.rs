@@ -35,9 +35,11 @@ const DRAIN_GRACE: Duration = Duration::from_secs(20);
 
 const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
 /// Pause between two looks at an empty database.
+const WITNESS_GRACE: Duration = Duration::from_secs(3);
 const LOOK_FOR_INIT: Duration = Duration::from_millis(500);
 
-pub async fn serve(config: Config) -> anyhow::Result<()> {
+/// `alone`: the operator says that no other shard and no router is left to ask.
+pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
     logging::init(&config.log)?;
     let signal = shutdown::signal()?;
     let tasks = Tasks::new();
@@ -69,7 +71,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 
     tokio::pin!(signal);
     let opened = tokio::select! {
-        opened = open_shard(&config, &gate, &clock, &pool) => opened,
+        opened = open_shard(&config, alone, &gate, &clock, &pool) => opened,
         stopped_by = &mut signal => {
             tracing::info!(%stopped_by, "stopped before the database was accepted");
             return Ok(());
@@ -133,7 +135,13 @@ fn serve_rpc(rpc: TcpListener, service: Service, config: &Config, tasks: &Tasks)
 
 /// Waits for the database and verifies that it is the configured shard in full: by its own record, by the marks that
 /// other shards remember, and by the clocks.
-async fn open_shard(config: &Config, gate: &Gate, clock: &Arc<NodeClock>, pool: &PgPool) -> anyhow::Result<Peers> {
+async fn open_shard(
+    config: &Config,
+    alone: bool,
+    gate: &Gate,
+    clock: &Arc<NodeClock>,
+    pool: &PgPool,
+) -> anyhow::Result<Peers> {
     let options = session::read_options(&config.database);
     let (mut connection, record) = loop {
         let acknowledged = gate.acknowledged();
@@ -185,6 +193,9 @@ async fn open_shard(config: &Config, gate: &Gate, clock: &Arc<NodeClock>, pool: 
         }
         set_complete(&mut connection).await?;
     }
+    if !alone {
+        wait_for_a_witness(&mut peers, gate).await?;
+    }
     gate.set_waiting(None);
     let acknowledged = gate.acknowledged();
     let (facts, database) = session::look(&mut connection, &READ_SETTINGS).await?;
@@ -194,6 +205,27 @@ async fn open_shard(config: &Config, gate: &Gate, clock: &Arc<NodeClock>, pool: 
         return Err(identity::Disagreements::from(disagreement)).context("this node does not start");
     }
     Ok(peers)
+}
+
+/// Waits until a witness has said how far this shard had come. After a power failure the database that is reachable first may be an
+/// earlier one, and payments that it takes alone would hide that. All other shards get [`WITNESS_GRACE`]. After it, one of them is
+/// enough, or a router that remembers: a shard that is down must not keep the others down.
+async fn wait_for_a_witness(peers: &mut Peers, gate: &Gate) -> anyhow::Result<()> {
+    let begun = tokio::time::Instant::now();
+    while !peers.all_heard() {
+        let has_witness = peers.any_heard() || gate.is_told_by_router();
+        if has_witness && begun.elapsed() >= WITNESS_GRACE {
+            break;
+        }
+        gate.set_waiting(Some(
+            "no other shard has answered, and no router that remembers this shard: none can say whether the database has \
+             everything. Start the nodes of the other shards. If all of them are lost, start this node with --alone"
+                .to_owned(),
+        ));
+        tokio::time::sleep(LOOK_FOR_INIT).await;
+        peers.ask_all().await?.context("the other shards do not agree")?;
+    }
+    Ok(())
 }
 
 /// Connects, and waits while the database is starting or unreachable. An error that a retry cannot fix is returned.

@@ -6,7 +6,7 @@ use shard_map::ClusterId;
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use crate::schema;
+use crate::{schema, server::ServerId};
 
 /// What every write depends on. The fence compares all four columns (ADR 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,7 @@ pub struct ShardRecord {
     pub complete: bool,
     /// PostgreSQL's system identifier as last seen.
     pub system_identifier: i64,
+    pub database_oid: i64,
     pub timeline: i64,
     pub state: ShardState,
 }
@@ -74,7 +75,7 @@ pub fn compare_schema(version: i32) -> Option<Disagreement> {
 /// `to_regclass` returns NULL for a missing table; naming the table itself would be an error.
 const IS_THERE: &str = "SELECT pg_catalog.to_regclass('shardledger.shard_state') IS NOT NULL";
 const RECORD: &str = "SELECT i.cluster_id, i.shard_id, i.shard_number, i.slot_count, i.hash_seed, i.founding_map, i.complete, \
-       i.system_identifier, i.timeline, s.next_position, s.ownership_version, s.incarnation, s.schema_version \
+       i.system_identifier, i.database_oid, i.timeline, s.next_position, s.ownership_version, s.incarnation, s.schema_version \
      FROM shardledger.shard_identity i CROSS JOIN shardledger.shard_state s";
 
 /// Reads which shard the database belongs to.
@@ -111,6 +112,7 @@ fn from_row(row: &PgRow) -> Result<ShardRecord, sqlx::Error> {
         founding_map: row.try_get("founding_map")?,
         complete: row.try_get("complete")?,
         system_identifier: row.try_get("system_identifier")?,
+        database_oid: row.try_get("database_oid")?,
         timeline: row.try_get("timeline")?,
         state: state_from_row(row)?,
     })
@@ -134,7 +136,7 @@ fn state_from_row(row: &PgRow) -> Result<ShardState, sqlx::Error> {
 }
 
 const INSERT_IDENTITY: &str = "INSERT INTO shardledger.shard_identity (cluster_id, shard_id, shard_number, slot_count, hash_seed, \
-       founding_map, complete, system_identifier, timeline) VALUES ($1, $2, $3, $4, $5, $6, $6 IS NULL, $7, $8)";
+       founding_map, complete, system_identifier, database_oid, timeline) VALUES ($1, $2, $3, $4, $5, $6, $6 IS NULL, $7, $8, $9)";
 const INSERT_STATE: &str = "INSERT INTO shardledger.shard_state (next_position, ownership_version, incarnation, schema_version) \
      VALUES ($1, 1, 1, $2)";
 
@@ -144,7 +146,7 @@ pub async fn write(
     connection: &mut PgConnection,
     identity: &ShardIdentity,
     founding_map: Option<i64>,
-    system_identifier: i64,
+    server: ServerId,
     timeline: i64,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(INSERT_IDENTITY)
@@ -154,7 +156,8 @@ pub async fn write(
         .bind(i32::try_from(identity.routing.slots).unwrap_or(i32::MAX))
         .bind(identity.routing.hash_seed.cast_signed())
         .bind(founding_map)
-        .bind(system_identifier)
+        .bind(server.system_identifier)
+        .bind(server.database_oid)
         .bind(timeline)
         .execute(&mut *connection)
         .await?;
@@ -174,15 +177,21 @@ pub async fn set_complete(connection: &mut PgConnection) -> Result<(), sqlx::Err
     Ok(())
 }
 
-const SET_SERVER: &str = "UPDATE shardledger.shard_identity SET system_identifier = $1, timeline = $2";
+const SET_SERVER: &str =
+    "UPDATE shardledger.shard_identity SET system_identifier = $1, database_oid = $2, timeline = $3";
 
 /// Records PostgreSQL's system identifier and timeline as last seen.
 pub async fn remember_server(
     connection: &mut PgConnection,
-    system_identifier: i64,
+    server: ServerId,
     timeline: i64,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(SET_SERVER).bind(system_identifier).bind(timeline).execute(connection).await?;
+    sqlx::query(SET_SERVER)
+        .bind(server.system_identifier)
+        .bind(server.database_oid)
+        .bind(timeline)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 
@@ -232,7 +241,8 @@ pub async fn begin_incarnation(
     connection: &mut PgConnection,
     from: &ShardRecord,
     acknowledged: Mark,
-    server: (i64, i64),
+    server: ServerId,
+    timeline: i64,
     reason: &str,
 ) -> Result<Mark, sqlx::Error> {
     let lost_from = from.state.next_position;
@@ -268,8 +278,7 @@ pub async fn begin_incarnation(
         .bind(reason)
         .execute(&mut *transaction)
         .await?;
-    let (system_identifier, timeline) = server;
-    remember_server(&mut transaction, system_identifier, timeline).await?;
+    remember_server(&mut transaction, server, timeline).await?;
     transaction.commit().await?;
     Ok(Mark { incarnation, timeline, position: first })
 }

@@ -29,9 +29,9 @@ pub struct ServerFacts {
 /// of its server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerId {
-    system_identifier: i64,
+    pub(crate) system_identifier: i64,
     started_at_us: i64,
-    database_oid: i64,
+    pub(crate) database_oid: i64,
 }
 
 /// What a session is used for. Reads need fewer settings than writes.

@@ -158,7 +158,8 @@ fn compare_servers(seen: &Seen, shard: &Shard, place: &str, findings: &mut Findi
 fn compare_position(seen: &Seen, shard: &Shard, place: &str, findings: &mut Findings) {
     let marks: Vec<Mark> = seen
         .answers(&shard.id)
-        .filter(|(_, answer)| answer.identity.is_some())
+        // The position of another shard proves nothing about this one.
+        .filter(|(_, answer)| answer.identity.as_ref().is_some_and(|identity| identity.shard == shard.id))
         .map(|(_, answer)| answer.mark)
         .collect();
     let mut remembered = Vec::new();
@@ -166,7 +167,7 @@ fn compare_position(seen: &Seen, shard: &Shard, place: &str, findings: &mut Find
         let Ok(answer) = &node.answer else { continue };
         let mark = answer.marks.of(shard.number);
         // The routers tell a shard the shard's own mark, and the shard reports it in its answer.
-        let holder = if node.shard == shard.id { "the routers".to_owned() } else { format!("shard {}", node.shard) };
+        let holder = if node.shard == shard.id { "a router".to_owned() } else { format!("shard {}", node.shard) };
         remembered.push((mark, holder));
     }
     // A node that does not commit looks at the database only once a second, so one up-to-date node is enough.

@@ -22,7 +22,7 @@ pub enum StoreError {
     #[error("an operation that was refused may be a replay of one that took effect")]
     ReplayInDoubt,
     /// The session's database is no longer the accepted one.
-    #[error("another server was accepted as the shard's database since this session began")]
+    #[error("the server of the shard's database was started again, or replaced, since this session began")]
     Superseded,
     /// The gate refused the database.
     #[error("{0}")]

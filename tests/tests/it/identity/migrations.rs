@@ -84,7 +84,7 @@ fn shard_of_the_first_version(map: &ShardMap) -> String {
     let (cluster, seed, last) = (map.cluster, HASH_SEED.cast_signed(), SLOTS - 1);
     format!(
         "INSERT INTO shardledger.shard_identity (cluster_id, shard_id, shard_number, slot_count, hash_seed, founding_map, complete, \
-           system_identifier, timeline) SELECT '{cluster}', 's0', 0, {SLOTS}, {seed}, NULL, TRUE, system_identifier, 1 \
+           system_identifier, database_oid, timeline) SELECT '{cluster}', 's0', 0, {SLOTS}, {seed}, NULL, TRUE, system_identifier, (SELECT oid::int8 FROM pg_database WHERE datname = current_database()), 1 \
            FROM pg_control_system(); \
          INSERT INTO shardledger.shard_state (next_position, ownership_version, incarnation, schema_version) \
            VALUES (1, 1, 1, 1); \
