@@ -34,8 +34,9 @@ use crate::{
 const DRAIN_GRACE: Duration = Duration::from_secs(20);
 
 const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
-/// Pause between two looks at an empty database.
+/// How long a starting node waits for the answers of all other shards before one answer is enough.
 const WITNESS_GRACE: Duration = Duration::from_secs(3);
+/// Pause between two looks at an empty database.
 const LOOK_FOR_INIT: Duration = Duration::from_millis(500);
 
 /// `alone`: the operator says that no other shard and no router is left to ask.
@@ -143,6 +144,7 @@ async fn open_shard(
     pool: &PgPool,
 ) -> anyhow::Result<Peers> {
     let options = session::read_options(&config.database);
+    let mut warned = Vec::new();
     let (mut connection, record) = loop {
         let acknowledged = gate.acknowledged();
         let mut connection = connect(config, &options).await?;
@@ -160,8 +162,18 @@ async fn open_shard(
             }
         };
         clock.measured(OtherClock::measured("PostgreSQL", asked_us, facts.clock_us, steady_us()));
-        for warning in facts.warnings() {
-            tracing::warn!("{warning}");
+        let warnings = facts.warnings();
+        if warnings != warned {
+            for warning in &warnings {
+                tracing::warn!("{warning}");
+            }
+            warned = warnings;
+        }
+        // The marks are known before the gate lets Identify report them: a shard that has an answer does not ask again.
+        if let Database::Shard(_) = &database {
+            for (number, mark) in shard_database::record::peer_marks(&mut connection).await?.iter() {
+                gate.observe_peer(number, mark);
+            }
         }
         match (gate.decide(&facts, &database, &READ_SETTINGS, &acknowledged), database) {
             (Ok(()), Database::Shard(record)) => break (connection, record),
@@ -172,9 +184,6 @@ async fn open_shard(
     };
     let map: String = sqlx::query_scalar("SELECT text FROM shardledger.known_map").fetch_one(&mut connection).await?;
     let map = ShardMap::parse(&map).context("the shard map in the database (shardledger.known_map)")?;
-    for (number, mark) in shard_database::record::peer_marks(&mut connection).await?.iter() {
-        gate.observe_peer(number, mark);
-    }
     session::warm_up(pool).await;
     let mut peers = Peers::new(map, gate.clone(), Arc::clone(clock), pool.clone(), record.identity.number);
     peers.ask_all().await?.context("the other shards do not agree")?;
@@ -207,9 +216,10 @@ async fn open_shard(
     Ok(peers)
 }
 
-/// Waits until a witness has said how far this shard had come. After a power failure the database that is reachable first may be an
-/// earlier one, and payments that it takes alone would hide that. All other shards get [`WITNESS_GRACE`]. After it, one of them is
-/// enough, or a router that remembers: a shard that is down must not keep the others down.
+/// Waits until another shard or a router has said how far this shard had come. After a power failure the reachable
+/// database may be an earlier one, and new payments would hide what it lacks. The node waits [`WITNESS_GRACE`] for all
+/// other shards. After that, one of them or a router that remembers this shard is enough, so that a shard that is down
+/// does not keep the others down.
 async fn wait_for_a_witness(peers: &mut Peers, gate: &Gate) -> anyhow::Result<()> {
     let begun = tokio::time::Instant::now();
     while !peers.all_heard() {

@@ -182,7 +182,18 @@ pub struct Node {
 impl Node {
     /// Starts the node and waits until it serves.
     pub async fn start(config: &NodeConfig) -> anyhow::Result<Self> {
-        let mut leashed = Leashed::spawn(config.command()?)?;
+        Self::start_with(config, &[]).await
+    }
+
+    /// Starts the node with `--alone`, so that it serves without the word of another shard, and waits until it serves.
+    pub async fn start_alone(config: &NodeConfig) -> anyhow::Result<Self> {
+        Self::start_with(config, &["--alone"]).await
+    }
+
+    async fn start_with(config: &NodeConfig, arguments: &[&str]) -> anyhow::Result<Self> {
+        let mut command = config.command()?;
+        command.args(arguments);
+        let mut leashed = Leashed::spawn(command)?;
         let endpoint = Endpoint::from_shared(config.url())?.connect_timeout(Duration::from_secs(1));
         let rpc = until(&format!("the node of {} serves", config.shard), START, async || {
             if let Some(status) = leashed.ended()? {

@@ -20,7 +20,7 @@ async fn a_node_does_not_start_on_an_earlier_state_that_another_shard_remembers_
     let router = stage.router("router").await?;
     let mut kept = Payments::open(router.client(), &stage.placement()?, "s0", "s1").await?;
     kept.make(router.client(), 3).await?;
-    stage.postgres.copy("s0", "early").await?;
+    stage.snapshot("s0", "early").await?;
     let mut lost = Payments { acknowledged: Vec::new(), ..kept };
     lost.make(router.client(), 4).await?;
     let before = next_position(&stage).await?;
@@ -29,7 +29,8 @@ async fn a_node_does_not_start_on_an_earlier_state_that_another_shard_remembers_
     drop(router);
     stop_all(&mut nodes).await?;
     stage.postgres.swap("s0", "late", "early").await?;
-    let _s1 = Node::start(&stage.nodes[1]).await?;
+    let s1 = Node::start_waiting(&stage.nodes[1]).await?;
+    node_says(&s1, &[UNREADY, "no other shard has answered", "--alone"]).await?;
     let said = Node::start_refused(&stage.nodes[0]).await?;
     says(&said, &["the database is refused", "position", "as shard s1 remembers", "accept --accept-loss"])?;
 
@@ -43,6 +44,7 @@ async fn a_node_does_not_start_on_an_earlier_state_that_another_shard_remembers_
     ensure!(next_position(&stage).await? > before, "positions are used twice");
 
     let _s0 = Node::start(&stage.nodes[0]).await?;
+    s1.becomes_ready().await?;
     let router = stage.router("another-router").await?;
     // A payment whose debit side is lost is executed again; the other shard knows that it was credited.
     for id in &lost.acknowledged {
@@ -68,7 +70,7 @@ async fn a_database_that_goes_back_under_a_running_node_is_noticed_and_no_acknow
     let client = router.client();
     let mut payments = Payments::open(client, &stage.placement()?, "s0", "s0").await?;
     payments.make(client, 2).await?;
-    stage.postgres.copy("s0", "early").await?;
+    stage.snapshot("s0", "early").await?;
     payments.make(client, 3).await?;
 
     let newest = payments.acknowledged[4];
@@ -112,7 +114,7 @@ async fn a_router_alone_remembers_a_cluster_of_one_shard() -> anyhow::Result<()>
     let client = router.client();
     let mut payments = Payments::open(client, &stage.placement()?, "s0", "s0").await?;
     payments.make(client, 1).await?;
-    stage.postgres.copy("s0", "early").await?;
+    stage.snapshot("s0", "early").await?;
     payments.make(client, 2).await?;
     stop_all(&mut nodes).await?;
     stage.postgres.swap("s0", "late", "early").await?;
@@ -133,6 +135,36 @@ async fn a_router_alone_remembers_a_cluster_of_one_shard() -> anyhow::Result<()>
     payments.acknowledged.truncate(1);
     payments.make(client, 1).await?;
     payments.are_there_once(client).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_the_same_server_made_is_refused_until_it_is_accepted() -> anyhow::Result<()> {
+    let stage = Stage::with_shards(1).await?;
+    let nodes = stage.found().await?;
+    stage.postgres.copy("s0", "copy").await?;
+    stage.postgres.swap("s0", "original", "copy").await?;
+    node_says(&nodes[0], &[UNREADY, "database oid", "TEMPLATE", "shard-node accept"]).await?;
+    let accepted = stage.nodes[0].run(&["accept"])?;
+    ensure!(accepted.succeeded, "{}", accepted.text);
+    nodes[0].becomes_ready().await?;
+    ensure!(nodes[0].mark().await?.incarnation == 2);
+    // Two databases with one history: the original is refused from now on.
+    stage.postgres.swap("s0", "copy", "original").await?;
+    node_says(&nodes[0], &[UNREADY, "incarnation"]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_a_witness_waits_unless_it_is_started_alone() -> anyhow::Result<()> {
+    let stage = Stage::with_shards(2).await?;
+    let mut nodes = stage.found().await?;
+    stop_all(&mut nodes).await?;
+    let waiting = Node::start_waiting(&stage.nodes[0]).await?;
+    node_says(&waiting, &[UNREADY, "no other shard has answered", "--alone"]).await?;
+    drop(waiting);
+    let alone = Node::start_alone(&stage.nodes[0]).await?;
+    let _s1 = Node::start(&stage.nodes[1]).await?;
+    alone.becomes_ready().await
 }
 
 /// Sends an acknowledged id until the node has reported why it does not serve. Each answer is either the stored

@@ -74,6 +74,14 @@ impl Stage {
         Ok(nodes)
     }
 
+    /// Keeps the present state of a shard's database as another database. The copy records its own oid, because a
+    /// restored backup or volume keeps the oid and [`Postgres::copy`] does not.
+    pub async fn snapshot(&self, shard: &str, name: &str) -> anyhow::Result<()> {
+        self.postgres.copy(shard, name).await?;
+        let own_oid = "(SELECT oid::bigint FROM pg_catalog.pg_database WHERE datname = current_database())";
+        self.postgres.sql(name, &format!("UPDATE shardledger.shard_identity SET database_oid = {own_oid}")).await
+    }
+
     /// Runs `shard-node init` with this map and returns its output.
     pub fn init(&self, node: &NodeConfig, map: &ShardMap) -> anyhow::Result<String> {
         let path = self.write_map(&format!("init-{}", node.shard), map)?;
