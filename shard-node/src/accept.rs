@@ -3,6 +3,8 @@
 //! It is needed when the database was moved into another PostgreSQL, and when it lacks something that was
 //! acknowledged. Both begin a new incarnation, so that every holder of an older mark can tell the two apart.
 
+use std::time::{Duration, Instant};
+
 use identity::{Disagreements, Mark};
 use shard_database::{
     Database,
@@ -48,14 +50,27 @@ pub enum Accepted {
     },
 }
 
-/// Accepts the database. With `accept_loss` it also accepts a database that lacks what other shards remember.
-pub async fn accept(connection: &mut PgConnection, gate: &Gate, accept_loss: bool) -> Result<Accepted, AcceptError> {
+/// Accepts the database. With `accept_loss` it also accepts a database that lacks what other shards remember. Waits for
+/// the other shards' answers for at most `patience`.
+pub async fn accept(
+    connection: &mut PgConnection,
+    gate: &Gate,
+    accept_loss: bool,
+    patience: Duration,
+) -> Result<Accepted, AcceptError> {
     let facts = ServerFacts::read(connection, &READ_SETTINGS).await?;
     let refused = |found| Disagreements::check(found).map_err(AcceptError::Refused);
     refused(facts.disagreements(Purpose::Writes, &READ_SETTINGS))?;
     let Database::Shard(record) = database::read(connection).await? else { return Err(AcceptError::Uninitialised) };
     refused(record.compare(gate.expected()))?;
-    let Remembered { mark: acknowledged, holder, silent, serves } = what_others_remember(connection, &record).await?;
+    let latest = Instant::now() + patience;
+    let Remembered { mark: acknowledged, holder, silent, serves } = loop {
+        let remembered = what_others_remember(connection, &record).await?;
+        if remembered.silent.is_empty() || Instant::now() >= latest {
+            break remembered;
+        }
+        tokio::time::sleep(crate::ASK_AGAIN).await;
+    };
     let timeline = facts.timeline.unwrap_or(record.timeline);
     let found = Mark { timeline, ..record.mark() };
     let lost = found.is_behind(acknowledged).then_some(acknowledged);

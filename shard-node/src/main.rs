@@ -81,6 +81,9 @@ enum Command {
         /// Give up everything that was acknowledged and is missing from the database
         #[arg(long)]
         accept_loss: bool,
+        /// How long to wait for the nodes of the other shards to answer
+        #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+        wait: u64,
     },
 }
 
@@ -111,13 +114,15 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             None => serve::serve(config, cli.alone).await,
             Some(Command::Init { map, wait }) => init_shard(&config, &map, Duration::from_secs(wait)).await,
             Some(Command::Migrate { apply, .. }) => migrate_shard(&config, apply).await,
-            Some(Command::Accept { accept_loss }) => accept_database(&config, accept_loss).await,
+            Some(Command::Accept { accept_loss, wait }) => {
+                accept_database(&config, accept_loss, Duration::from_secs(wait)).await
+            }
         }
     })
 }
 
-/// Pause between two attempts of `init` to reach the nodes of the other shards.
-const ASK_AGAIN: Duration = Duration::from_millis(250);
+/// Pause between two attempts to reach the nodes of the other shards.
+pub const ASK_AGAIN: Duration = Duration::from_millis(250);
 
 /// Prints the result of a command to standard output; everything else goes to standard error.
 #[allow(clippy::print_stdout, reason = "the only place that prints results")]
@@ -145,7 +150,9 @@ async fn init_shard(config: &Config, map: &Path, patience: Duration) -> anyhow::
     connection.close().await?;
     match initialised? {
         Initialised::Founded { slots } => eprintln!("shard {shard}: initialised with {slots} slots"),
-        Initialised::Added => eprintln!("shard {shard}: initialised without slots; a move gives it some"),
+        Initialised::Added => {
+            eprintln!("shard {shard}: initialised without slots; moving slots is not in this version")
+        }
         Initialised::Already => eprintln!("shard {shard}: is already initialised; nothing changed"),
     }
     Ok(())
@@ -170,9 +177,9 @@ async fn migrate_shard(config: &Config, apply: bool) -> anyhow::Result<()> {
     Ok(connection.close().await?)
 }
 
-async fn accept_database(config: &Config, accept_loss: bool) -> anyhow::Result<()> {
+async fn accept_database(config: &Config, accept_loss: bool, patience: Duration) -> anyhow::Result<()> {
     let mut connection = connect(config).await?;
-    let accepted = accept::accept(&mut connection, &Gate::new(config.expected()), accept_loss).await?;
+    let accepted = accept::accept(&mut connection, &Gate::new(config.expected()), accept_loss, patience).await?;
     connection.close().await?;
     let shard = &config.shard.id;
     match accepted {
@@ -189,6 +196,9 @@ async fn accept_database(config: &Config, accept_loss: bool) -> anyhow::Result<(
                 eprintln!("shard {shard}: {no_answer}; what it remembers was not considered");
             }
             say(&format!("shard {shard}: continues at {mark}"));
+            eprintln!(
+                "shard {shard}: run `shardctl verify` when the node serves. Clients send the ids of the missing payments again"
+            );
         }
     }
     Ok(())

@@ -40,7 +40,8 @@ impl Mark {
     pub fn compare(self, acknowledged: Self, holder: &str) -> Option<Disagreement> {
         self.is_behind(acknowledged).then(|| {
             let remedy = "the database went back in time, or is an older copy: restore the newest backup or promote the stand-by \
-                          that has everything. To continue without what is missing, run `shard-node accept --accept-loss`";
+                          that has everything. To continue without what is missing, run `shard-node accept --accept-loss \
+                          --config FILE`, or in a cluster of `shardctl up`, `down` and `up --accept-loss SHARD`";
             Disagreement::new("position", format!("{acknowledged} or later, as {holder} remembers"), self, remedy)
         })
     }

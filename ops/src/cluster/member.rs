@@ -149,6 +149,14 @@ impl Member {
         self.prepared(&arguments)
     }
 
+    /// The command that accepts a node's database although it lacks something; it ends by itself.
+    pub fn accept_loss_command(&self) -> anyhow::Result<Command> {
+        let mut arguments = vec!["accept".to_owned(), "--accept-loss".to_owned()];
+        arguments.extend(self.arguments.iter().cloned());
+        arguments.extend(["--wait".to_owned(), INIT_PATIENCE_S.to_owned()]);
+        self.prepared(&arguments)
+    }
+
     fn prepared(&self, arguments: &[String]) -> anyhow::Result<Command> {
         let log = self.open_log().with_context(|| format!("cannot open {}", self.log.display()))?;
         let mut command = Command::new(&self.program);

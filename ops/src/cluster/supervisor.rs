@@ -38,14 +38,22 @@ impl RestartPolicy {
     }
 }
 
-/// Whoever only looks at the lock lets go of it at once.
+/// What an operator orders at a start of the cluster.
+#[derive(Debug, Clone)]
+pub struct Orders {
+    pub policy: RestartPolicy,
+    /// The shard whose database is accepted once although it lacks acknowledged payments.
+    pub accept_loss: Option<String>,
+}
+
+/// A process that only looks at the lock releases it at once.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs the cluster until `stop` is cancelled, and stops it then.
 pub async fn supervise(
     layout: Layout,
     description: Description,
-    policy: RestartPolicy,
+    orders: Orders,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let Some(_lock) = lock::take(&layout.supervisor_lock(), LOCK_PATIENCE).await? else {
@@ -56,10 +64,10 @@ pub async fn supervise(
     let mut stages: Vec<Stage> = Role::STOP_ORDER.map(Stage::new).into();
     for member in Member::all(&layout, &description) {
         let stage = stages.iter_mut().find(|stage| stage.role == member.role).context("a role without its stage")?;
-        let worker = Worker::new(member, &layout, &description, policy, Arc::clone(&reporter));
+        let worker = Worker::new(member, &layout, &description, &orders, Arc::clone(&reporter));
         stage.workers.push(tasks.spawn("worker", worker.run(stage.stop.clone())));
     }
-    tracing::info!(data_dir = %layout.root().display(), ?policy, "supervising");
+    tracing::info!(data_dir = %layout.root().display(), policy = ?orders.policy, "supervising");
     stop.cancelled().await;
 
     tracing::info!("stopping the cluster");

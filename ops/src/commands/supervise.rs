@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::Context;
 use crate::cluster::{
     Description, Layout,
-    supervisor::{RestartPolicy, supervise},
+    supervisor::{Orders, RestartPolicy, supervise},
 };
 
 #[derive(clap::Args)]
@@ -17,6 +17,9 @@ pub struct Args {
     /// Do not restart processes that exit
     #[arg(long)]
     no_restart: bool,
+    /// Give up what the database of this shard lacks
+    #[arg(long, value_name = "SHARD")]
+    accept_loss: Option<String>,
 }
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
@@ -29,7 +32,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     ensure!(description.root == layout.root(), "the data folder was moved: `shardctl up` starts the cluster");
     let stop = CancellationToken::new();
     let signal = shutdown::signal()?;
-    let supervising = supervise(layout, description, RestartPolicy::of(args.no_restart), stop.clone());
+    let orders = Orders { policy: RestartPolicy::of(args.no_restart), accept_loss: args.accept_loss };
+    let supervising = supervise(layout, description, orders, stop.clone());
     tokio::pin!(supervising);
     tokio::select! {
         ended = &mut supervising => return ended.map(|()| ExitCode::SUCCESS),

@@ -21,7 +21,7 @@ use crate::{
         process::ProcessTable,
         readiness::{self, Watch},
         status::ClusterStatus,
-        supervisor::RestartPolicy,
+        supervisor::{Orders, RestartPolicy},
     },
     output::{self, note},
 };
@@ -44,6 +44,9 @@ pub struct Args {
     /// Do not restart processes that exit
     #[arg(long)]
     no_restart: bool,
+    /// Start this shard although its database lacks acknowledged payments; what is missing is given up
+    #[arg(long, value_name = "SHARD")]
+    accept_loss: Option<String>,
     /// Stay in the foreground; Ctrl-C stops the cluster
     #[arg(long)]
     foreground: bool,
@@ -66,6 +69,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let layout = Layout::create(&context.data_dir)?;
     let lock = super::alone(&layout).await?;
     let (policy, foreground) = (RestartPolicy::of(args.no_restart), args.foreground);
+    let accept_loss = args.accept_loss.clone();
     let request = args.request()?;
 
     if let Some(found) = Description::find(&layout)? {
@@ -74,6 +78,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     if let Some(pid) = lock::holder(&layout.supervisor_lock())? {
         let description = Description::load(&layout)?.context("its description is missing")?;
         note_copy(&description);
+        ensure!(accept_loss.is_none(), "the cluster is up: run `shardctl down` before `shardctl up --accept-loss`");
         description.refuse_changes(&request)?;
         note(&format!("the cluster is up already (supervisor {pid})"));
         let status = readiness::wait(&layout, &description, Watch::any()).await?;
@@ -83,13 +88,17 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
 
     let prepared = layout.clone();
     let description = tokio::task::spawn_blocking(move || prepare(&prepared, &request)).await??;
+    if let Some(shard) = &accept_loss {
+        ensure!(description.shard(shard).is_some(), "--accept-loss: the cluster has no shard {shard}");
+    }
+    let orders = Orders { policy, accept_loss };
     note_copy(&description);
     refuse_taken_ports(&layout, &description)?;
     readiness::forget_old_report(&layout)?;
     if foreground {
-        launch::in_foreground(layout, description, policy, lock, context).await
+        launch::in_foreground(layout, description, orders, lock, context).await
     } else {
-        launch::in_background(&layout, &description, policy, context).await
+        launch::in_background(&layout, &description, orders, context).await
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Clocks of two nodes that differ by more than this are reported. Nodes refuse only from `clock.max_difference_ms` on.
-const CLOCK_BOUND_MS: u16 = 500;
+const CLOCK_BOUND_MS: u16 = 1000;
 
 /// Compares every fact of every place.
 pub fn compare(seen: &Seen) -> Vec<Finding> {

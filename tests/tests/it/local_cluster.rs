@@ -213,6 +213,36 @@ async fn a_copy_runs_beside_the_original_on_its_own_ports_and_databases_and_says
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_restored_from_an_older_copy_starts_only_after_its_loss_is_accepted() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(2, 1).await?;
+    let payment = Payment::make(&cluster).await?;
+    cluster.down().await?;
+    let (folder, backup) = (cluster.data_dir().join("pg/s0"), cluster.data_dir().join("pg/s0.backup"));
+    ensure!(Command::new("cp").arg("-a").arg(&folder).arg(&backup).status()?.success());
+    cluster.up().await?;
+    let missing = Uuid::now_v7();
+    ensure!(payment.send(&cluster.client(), missing, "1.00").await? == 201);
+    cluster.down().await?;
+    fs::remove_dir_all(&folder)?;
+    fs::rename(&backup, &folder)?;
+
+    let up = cluster.shardctl(&["up", "--no-restart"]).await?;
+    refused(&up, &["s0 does not stay up", "as shard s1 remembers", "`down` and `up --accept-loss SHARD`"])?;
+    refused(&cluster.shardctl(&["up", "--accept-loss", "s9"]).await?, &["no shard s9"])?;
+    cluster.shardctl(&["up", "--accept-loss", "s0"]).await?.successful()?;
+    cluster.refresh_status().await?;
+    refused(&cluster.shardctl(&["up", "--accept-loss", "s0"]).await?, &["the cluster is up", "shardctl down"])?;
+
+    // The credit side is in s1. The same id, sent again, restores the debit side and credits nothing.
+    let client = cluster.client();
+    let again = payment.send(&client, missing, "1.00").await?;
+    ensure!(again == 201 || again == 200, "{again}");
+    payment.has_received(&client, "13.34").await?;
+    cluster.verify().await?;
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_folder_that_is_missing_or_foreign_is_refused_and_never_created_again() -> anyhow::Result<()> {
     let mut cluster = Cluster::start(2, 1).await?;
     let payment = Payment::make(&cluster).await?;

@@ -16,7 +16,7 @@ use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    RestartPolicy,
+    Orders, RestartPolicy,
     backoff::{Backoff, WELL_AFTER},
     report::Reporter,
 };
@@ -44,6 +44,8 @@ pub struct Worker {
     policy: RestartPolicy,
     reporter: Arc<Reporter>,
     initialised: bool,
+    /// Whether the database is still to be accepted with what it lacks.
+    accept_loss: bool,
 }
 
 /// A running process: started by this supervisor, or left behind by a killed one.
@@ -57,18 +59,20 @@ impl Worker {
         member: Member,
         layout: &Layout,
         description: &Description,
-        policy: RestartPolicy,
+        orders: &Orders,
         reporter: Arc<Reporter>,
     ) -> Self {
         let shard = (member.role == Role::Node).then(|| description.shard(&member.name).cloned()).flatten();
+        let accept_loss = shard.is_some() && orders.accept_loss.as_deref() == Some(member.name.as_str());
         Self {
             member,
             layout: layout.clone(),
             shard,
             shard_map: layout.shard_map(),
-            policy,
+            policy: orders.policy,
             reporter,
             initialised: false,
+            accept_loss,
         }
     }
 
@@ -127,6 +131,7 @@ impl Worker {
         if let Some(shard) = &self.shard {
             self.wait_for_database(shard).await?;
             self.migrate().await?;
+            self.accept_loss().await?;
         }
         // If the supervisor stops while `init` runs, the node must end too.
         let unfinished = self.shard.is_some() && !self.initialised;
@@ -170,6 +175,19 @@ impl Worker {
         let mut migrate = Command::from(self.member.migrate_command()?);
         let status = migrate.kill_on_drop(true).status().await.context("cannot run `shard-node migrate`")?;
         ensure!(status.success(), "`shard-node migrate` failed ({status}); the reason is in the node's log");
+        Ok(())
+    }
+
+    /// Accepts the database as it is, once, if the operator ordered it. Waits for the nodes of the other shards, which
+    /// know how far this one had come.
+    async fn accept_loss(&mut self) -> anyhow::Result<()> {
+        if !self.accept_loss {
+            return Ok(());
+        }
+        let mut accept = Command::from(self.member.accept_loss_command()?);
+        let status = accept.kill_on_drop(true).status().await.context("cannot run `shard-node accept`")?;
+        ensure!(status.success(), "`shard-node accept` failed ({status}); the reason is in the node's log");
+        self.accept_loss = false;
         Ok(())
     }
 

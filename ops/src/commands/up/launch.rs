@@ -19,7 +19,7 @@ use crate::{
         lock::Lock,
         process::Process,
         readiness::{self, Watch},
-        supervisor::{RestartPolicy, supervise},
+        supervisor::{Orders, RestartPolicy, supervise},
     },
     commands::Context,
 };
@@ -28,12 +28,12 @@ use crate::{
 pub async fn in_background(
     layout: &Layout,
     description: &Description,
-    policy: RestartPolicy,
+    orders: Orders,
     context: &Context,
 ) -> anyhow::Result<ExitCode> {
-    let supervisor = start_supervisor(layout, policy)?;
+    let supervisor = start_supervisor(layout, &orders)?;
     let pid = i32::try_from(supervisor.id())?;
-    match readiness::wait(layout, description, Watch::new(policy, supervisor)).await {
+    match readiness::wait(layout, description, Watch::new(orders.policy, supervisor)).await {
         Ok(status) => {
             announce(&status, context)?;
             Ok(ExitCode::SUCCESS)
@@ -49,13 +49,16 @@ pub async fn in_background(
     }
 }
 
-fn start_supervisor(layout: &Layout, policy: RestartPolicy) -> anyhow::Result<Child> {
+fn start_supervisor(layout: &Layout, orders: &Orders) -> anyhow::Result<Child> {
     let path = layout.log("supervisor");
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("supervise").arg("--data-dir").arg(layout.root());
-    if policy == RestartPolicy::LeaveDead {
+    if orders.policy == RestartPolicy::LeaveDead {
         command.arg("--no-restart");
+    }
+    if let Some(shard) = &orders.accept_loss {
+        command.args(["--accept-loss", shard]);
     }
     environment::clean(&mut command);
     command.current_dir("/").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -66,14 +69,14 @@ fn start_supervisor(layout: &Layout, policy: RestartPolicy) -> anyhow::Result<Ch
 pub async fn in_foreground(
     layout: Layout,
     description: Description,
-    policy: RestartPolicy,
+    orders: Orders,
     lock: Lock,
     context: &Context,
 ) -> anyhow::Result<ExitCode> {
     logging::init(&logging::LogConfig::default())?;
     let signal = shutdown::signal()?;
     let stop = CancellationToken::new();
-    let supervising = supervise(layout.clone(), description.clone(), policy, stop.clone());
+    let supervising = supervise(layout.clone(), description.clone(), orders, stop.clone());
     tokio::pin!(supervising);
     let failing_to_come_up = async {
         let come_up = async {

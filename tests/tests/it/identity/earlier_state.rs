@@ -32,7 +32,10 @@ async fn a_node_does_not_start_on_an_earlier_state_that_another_shard_remembers_
     let s1 = Node::start_waiting(&stage.nodes[1]).await?;
     node_says(&s1, &[UNREADY, "no other shard has answered", "--alone"]).await?;
     let said = Node::start_refused(&stage.nodes[0]).await?;
-    says(&said, &["the database is refused", "position", "as shard s1 remembers", "accept --accept-loss"])?;
+    says(
+        &said,
+        &["the database is refused", "position", "as shard s1 remembers", "accept --accept-loss --config FILE"],
+    )?;
 
     let refused = stage.nodes[0].run(&["accept"])?;
     ensure!(!refused.succeeded, "{}", refused.text);

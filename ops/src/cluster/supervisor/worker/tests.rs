@@ -1,4 +1,4 @@
-//! The worker on a real process: `sleep` for a time that nobody else sleeps for, which is what tells it from others.
+//! The worker on a real process: `sleep` for a time that no other process sleeps for, so that the test can find it.
 
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -33,6 +33,7 @@ impl Bench {
             policy,
             reporter: Arc::new(Reporter::new(&self.layout)),
             initialised: false,
+            accept_loss: false,
         }
     }
 
