@@ -1,6 +1,6 @@
 //! `shard-node accept`: the operator declares that the database, in its present state, is the shard.
 //!
-//! It is needed when the database was moved into another PostgreSQL, and when it lacks something that was
+//! It is needed when the database was moved into another PostgreSQL or copied within one, and when it lacks something that was
 //! acknowledged. Both begin a new incarnation, so that every holder of an older mark can tell the two apart.
 
 use std::time::{Duration, Instant};
@@ -28,10 +28,14 @@ pub enum AcceptError {
     )]
     Loss { holder: String, acknowledged: Mark, found: Mark },
     #[error(
-        "{silent}. What these shards remember decides whether the database lacks something: start their nodes and try again. To go on \
+        "{silent}. What these shards remember decides whether the database lacks something: start their nodes and try again, or use --wait SECONDS. To go on \
          without asking them, add --accept-loss. Nothing was changed"
     )]
     NotAsked { silent: String },
+    #[error(
+        "a node of this shard serves another database, which may hold more: stop that node before you accept this one. Nothing was changed"
+    )]
+    ServedElsewhere,
     #[error("the shard map in the database cannot be read: {0}")]
     Map(#[from] shard_map::MapError),
     #[error(transparent)]
@@ -78,10 +82,13 @@ pub async fn accept(
         return Err(AcceptError::Loss { holder, acknowledged, found });
     }
     let moved = facts.system_identifier != record.system_identifier || facts.database_oid != record.database_oid;
+    if moved && serves {
+        return Err(AcceptError::ServedElsewhere);
+    }
     // A loss that only routers know of is not visible here. `accept_loss` says that the operator has read the
     // routers' refusal.
     if lost.is_none() && !moved && (serves || !accept_loss) {
-        // What could not be asked may remember more.
+        // A shard that did not answer may remember a higher mark.
         if !serves && !silent.is_empty() {
             return Err(AcceptError::NotAsked { silent: silent.join("; ") });
         }
@@ -96,21 +103,21 @@ pub async fn accept(
     Ok(Accepted::Incarnation { mark, lost, silent })
 }
 
-/// What the others know of this shard.
+/// What the other shards, and a node of this shard, report about this shard.
 #[derive(Debug, Default)]
 struct Remembered {
-    /// The highest mark.
+    /// The highest reported mark of this shard.
     mark: Mark,
-    /// Who holds it.
+    /// The shard or node that reported the mark.
     holder: String,
-    /// The shards that did not answer.
+    /// The shards that did not answer or do not serve.
     silent: Vec<String>,
-    /// A node of this shard serves the database.
+    /// Whether a node of this shard serves.
     serves: bool,
 }
 
-/// The highest mark of this shard that another shard holds, the shard that holds it, and the shards that did not
-/// answer. Asks a running node of this shard too if it refuses the database: it knows what routers remember.
+/// Asks the nodes of all shards for the marks of this shard. A node of this shard that refuses its database is asked
+/// too, because it knows the routers' marks.
 async fn what_others_remember(
     connection: &mut PgConnection,
     record: &ShardRecord,

@@ -34,8 +34,8 @@ struct State {
     phase: Phase,
     /// Why the node still waits for other shards; `None` once all of them have answered.
     waiting: Option<String>,
-    /// A router has said how far this shard had come: it was in use before, and the router remembers.
-    told_by_router: bool,
+    /// Whether a router has reported a mark of this shard. A router that does so has seen the shard before.
+    router_reported_mark: bool,
     acknowledged: Acknowledged,
     /// The highest mark of the database that this node has read or committed.
     seen: Mark,
@@ -92,7 +92,7 @@ impl Gate {
         let state = State {
             phase: Phase::Starting,
             waiting: Some(OTHERS_NOT_ASKED.to_owned()),
-            told_by_router: false,
+            router_reported_mark: false,
             acknowledged: Acknowledged::default(),
             seen: Mark::default(),
             record: None,
@@ -261,13 +261,13 @@ impl Gate {
         }
     }
 
-    /// Notes that a router has said how far this shard had come.
-    pub fn set_told_by_router(&self) {
-        self.state().told_by_router = true;
+    /// Records that a router has reported a mark of this shard.
+    pub fn set_router_reported_mark(&self) {
+        self.state().router_reported_mark = true;
     }
 
-    pub fn is_told_by_router(&self) -> bool {
-        self.state().told_by_router
+    pub fn has_router_reported_mark(&self) -> bool {
+        self.state().router_reported_mark
     }
 
     /// The highest acknowledged mark so far. Read it before a look at the database.
@@ -315,7 +315,7 @@ impl Gate {
         state.reads = reads;
     }
 
-    /// The server is gone, by the last look, or there again.
+    /// Records why the last look did not reach the server; `None` if it reached the server.
     pub fn set_unreachable(&self, why: Option<String>) {
         self.state().unreachable = why;
     }
@@ -401,11 +401,12 @@ fn compare_server(facts: &ServerFacts, record: &ShardRecord) -> Vec<Disagreement
     let mut found = Vec::new();
     if facts.system_identifier != record.system_identifier {
         let remedy = "the database was moved into another PostgreSQL (pg_upgrade, dump and restore): once nothing writes to the \
-                      former database, run `shard-node accept`";
+                      former database, run `shard-node accept --config FILE`";
         found.push(Disagreement::new("system identifier", record.system_identifier, facts.system_identifier, remedy));
     } else if facts.database_oid != record.database_oid {
-        let remedy = "the database is a copy that another database of this server was made from (CREATE DATABASE ... TEMPLATE): connect \
-                      to the original, or run `shard-node accept --config FILE`";
+        let remedy = "the database was copied from another database of this server (CREATE DATABASE ... TEMPLATE), or was restored into a \
+                      new one: connect to the original if it exists. Otherwise, once nothing writes to the original, run `shard-node \
+                      accept --config FILE`";
         found.push(Disagreement::new("database oid", record.database_oid, facts.database_oid, remedy));
     } else if let Some(timeline) = facts.timeline.filter(|timeline| *timeline < record.timeline) {
         let remedy = "the server is on an older timeline than the shard was: connect to the newest primary";

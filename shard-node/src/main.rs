@@ -47,7 +47,8 @@ struct Cli {
     /// Print the configuration with defaults filled in and secrets hidden, and exit
     #[arg(long)]
     print_config: bool,
-    /// Serve although no other shard and no router can say whether the database has everything
+    /// Serve without waiting until another shard or a router confirms that the database has every acknowledged payment.
+    /// Use it only if all of them are lost
     #[arg(long)]
     alone: bool,
     #[command(subcommand)]
@@ -76,7 +77,8 @@ enum Command {
         #[arg(long)]
         apply: bool,
     },
-    /// Accept the database as it is now, after it was moved into another PostgreSQL or restored to an earlier point
+    /// Accept the database as it is now, after it was moved into another PostgreSQL, copied within one, or restored to
+    /// an earlier point
     Accept {
         /// Give up everything that was acknowledged and is missing from the database
         #[arg(long)]
@@ -196,9 +198,10 @@ async fn accept_database(config: &Config, accept_loss: bool, patience: Duration)
                 eprintln!("shard {shard}: {no_answer}; what it remembers was not considered");
             }
             say(&format!("shard {shard}: continues at {mark}"));
-            eprintln!(
-                "shard {shard}: run `shardctl verify` when the node serves. Clients send the ids of the missing payments again"
-            );
+            eprintln!("shard {shard}: start the node if it does not run, then run `shardctl verify`");
+            if accept_loss {
+                eprintln!("shard {shard}: have clients send the missing payments again with the same ids");
+            }
         }
     }
     Ok(())

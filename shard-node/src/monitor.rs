@@ -51,8 +51,9 @@ impl Monitor {
                 connection = Some(new);
             }
             let looked = timeout(PATIENCE, self.look_once(&mut connection)).await;
-            // A server that is gone takes no writes either. Any other error may be of this connection alone.
-            let is_gone = matches!(looked, Ok(Err(StoreError::Database(sqlx::Error::Io(_)))));
+            // An I/O error means that the server is unreachable, so writes fail too. Any other error may concern only
+            // this connection.
+            let is_unreachable = matches!(looked, Ok(Err(StoreError::Database(sqlx::Error::Io(_)))));
             let looked = match looked {
                 Ok(looked) => looked.map_err(|error| error.to_string()),
                 Err(_) => Err(format!("no answer from the shard's database within {} s", PATIENCE.as_secs())),
@@ -60,7 +61,7 @@ impl Monitor {
             if looked.is_err() {
                 connection = None;
             }
-            self.gate.set_unreachable(looked.clone().err().filter(|_| is_gone));
+            self.gate.set_unreachable(looked.clone().err().filter(|_| is_unreachable));
             self.gate.set_reads(match looked {
                 Ok(()) => self.pool_works().await,
                 Err(cause) => Err(cause),

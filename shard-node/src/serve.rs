@@ -4,8 +4,11 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
-use identity::time::OtherClock;
-use shard_database::{Database, record::set_complete};
+use identity::{Disagreement, Disagreements, time::OtherClock};
+use shard_database::{
+    Database,
+    record::{ShardRecord, set_complete},
+};
 use shard_map::ShardMap;
 use sqlx::{Connection, PgConnection, PgPool, postgres::PgConnectOptions};
 use telemetry::{Tasks, admin as telemetry_admin, logging, metrics, shutdown};
@@ -143,9 +146,53 @@ async fn open_shard(
     clock: &Arc<NodeClock>,
     pool: &PgPool,
 ) -> anyhow::Result<Peers> {
-    let options = session::read_options(&config.database);
     let mut warned = Vec::new();
-    let (mut connection, record) = loop {
+    let (mut connection, record) = compare_database(config, gate, clock, &mut warned).await?;
+    let map: String = sqlx::query_scalar("SELECT text FROM shardledger.known_map").fetch_one(&mut connection).await?;
+    let map = ShardMap::parse(&map).context("the shard map in the database (shardledger.known_map)")?;
+    session::warm_up(pool).await;
+    let mut peers = Peers::new(map, gate.clone(), Arc::clone(clock), pool.clone(), record.identity.number);
+    ask_others(&mut peers).await?;
+    if record.founding_map.is_some() && !record.complete {
+        // A write before all first shards are initialised would block `init` of the remaining ones.
+        while let missing = peers.not_initialised()
+            && !missing.is_empty()
+        {
+            let shards = missing.join(", ");
+            gate.set_waiting(Some(format!(
+                "the cluster is new and incomplete: its founding shards {shards} are not initialised or do not answer. Run `shard-node \
+                 init` for each"
+            )));
+            tokio::time::sleep(LOOK_FOR_INIT).await;
+            ask_others(&mut peers).await?;
+        }
+        (connection, _) = compare_database(config, gate, clock, &mut warned).await?;
+        set_complete(&mut connection).await?;
+    }
+    if !alone {
+        wait_for_a_witness(&mut peers, gate).await?;
+    }
+    gate.set_waiting(None);
+    // The others may have taken long to answer: the session and the clock measurements are old.
+    drop(connection);
+    compare_database(config, gate, clock, &mut warned).await?;
+    clock.compare();
+    if let Some(disagreement) = clock.disagreement() {
+        return Err(Disagreements::from(disagreement)).context("this node does not start");
+    }
+    Ok(peers)
+}
+
+/// Connects to the database and compares it with what this node expects. Waits while the database is unreachable or
+/// uninitialised; any other difference is an error. `warned` has the warnings that are already in the log.
+async fn compare_database(
+    config: &Config,
+    gate: &Gate,
+    clock: &NodeClock,
+    warned: &mut Vec<Disagreement>,
+) -> anyhow::Result<(PgConnection, Box<ShardRecord>)> {
+    let options = session::read_options(&config.database);
+    loop {
         let acknowledged = gate.acknowledged();
         let mut connection = connect(config, &options).await?;
         let asked_us = steady_us();
@@ -163,11 +210,11 @@ async fn open_shard(
         };
         clock.measured(OtherClock::measured("PostgreSQL", asked_us, facts.clock_us, steady_us()));
         let warnings = facts.warnings();
-        if warnings != warned {
+        if warnings != *warned {
             for warning in &warnings {
                 tracing::warn!("{warning}");
             }
-            warned = warnings;
+            *warned = warnings;
         }
         // The marks are known before the gate lets Identify report them: a shard that has an answer does not ask again.
         if let Database::Shard(_) = &database {
@@ -176,44 +223,24 @@ async fn open_shard(
             }
         }
         match (gate.decide(&facts, &database, &READ_SETTINGS, &acknowledged), database) {
-            (Ok(()), Database::Shard(record)) => break (connection, record),
+            (Ok(()), Database::Shard(record)) => return Ok((connection, record)),
             (_, Database::Uninitialised) if gate.is_uninitialised() => tokio::time::sleep(LOOK_FOR_INIT).await,
             (Err(refused), _) => return Err(refused).context("the database is refused"),
             (Ok(()), Database::Uninitialised) => {}
         }
-    };
-    let map: String = sqlx::query_scalar("SELECT text FROM shardledger.known_map").fetch_one(&mut connection).await?;
-    let map = ShardMap::parse(&map).context("the shard map in the database (shardledger.known_map)")?;
-    session::warm_up(pool).await;
-    let mut peers = Peers::new(map, gate.clone(), Arc::clone(clock), pool.clone(), record.identity.number);
-    peers.ask_all().await?.context("the other shards do not agree")?;
-    if record.founding_map.is_some() && !record.complete {
-        // A write before all first shards are initialised would block `init` of the remaining ones.
-        while let missing = peers.not_initialised()
-            && !missing.is_empty()
-        {
-            let shards = missing.join(", ");
-            gate.set_waiting(Some(format!(
-                "the cluster is new and incomplete: its founding shards {shards} are not initialised or do not answer. Run `shard-node \
-                 init` for each"
-            )));
-            tokio::time::sleep(LOOK_FOR_INIT).await;
-            peers.ask_all().await?.context("the other shards do not agree")?;
+    }
+}
+
+/// Asks the other shards. A failure of this shard's own database is not an error: the caller asks again.
+async fn ask_others(peers: &mut Peers) -> anyhow::Result<()> {
+    match peers.ask_all().await {
+        Ok(agreed) => agreed.context("the other shards do not agree"),
+        Err(error) if error.remedy() == Remedy::Report => Err(error.into()),
+        Err(error) => {
+            tracing::warn!(%error, "the slots of this shard cannot be read; trying again");
+            Ok(())
         }
-        set_complete(&mut connection).await?;
     }
-    if !alone {
-        wait_for_a_witness(&mut peers, gate).await?;
-    }
-    gate.set_waiting(None);
-    let acknowledged = gate.acknowledged();
-    let (facts, database) = session::look(&mut connection, &READ_SETTINGS).await?;
-    gate.decide(&facts, &database, &READ_SETTINGS, &acknowledged).context("the database is refused")?;
-    clock.compare();
-    if let Some(disagreement) = clock.disagreement() {
-        return Err(identity::Disagreements::from(disagreement)).context("this node does not start");
-    }
-    Ok(peers)
 }
 
 /// Waits until another shard or a router has said how far this shard had come. After a power failure the reachable
@@ -223,17 +250,20 @@ async fn open_shard(
 async fn wait_for_a_witness(peers: &mut Peers, gate: &Gate) -> anyhow::Result<()> {
     let begun = tokio::time::Instant::now();
     while !peers.all_heard() {
-        let has_witness = peers.any_heard() || gate.is_told_by_router();
+        let has_witness = peers.any_heard() || gate.has_router_reported_mark();
         if has_witness && begun.elapsed() >= WITNESS_GRACE {
             break;
         }
-        gate.set_waiting(Some(
-            "no other shard has answered, and no router that remembers this shard: none can say whether the database has \
-             everything. Start the nodes of the other shards. If all of them are lost, start this node with --alone"
-                .to_owned(),
-        ));
+        let cause = if has_witness {
+            "not all other shards have answered; the node serves within 3 s"
+        } else {
+            "no other shard has answered, and no router that remembers this shard: the node cannot check whether the database has every \
+             acknowledged payment. Start the nodes of the other shards. If all of them are lost, start this node with `shard-node \
+             --config FILE --alone`"
+        };
+        gate.set_waiting(Some(cause.to_owned()));
         tokio::time::sleep(LOOK_FOR_INIT).await;
-        peers.ask_all().await?.context("the other shards do not agree")?;
+        ask_others(peers).await?;
     }
     Ok(())
 }

@@ -41,7 +41,8 @@ impl Mark {
         self.is_behind(acknowledged).then(|| {
             let remedy = "the database went back in time, or is an older copy: restore the newest backup or promote the stand-by \
                           that has everything. To continue without what is missing, run `shard-node accept --accept-loss \
-                          --config FILE`, or in a cluster of `shardctl up`, `down` and `up --accept-loss SHARD`";
+                          --config FILE`. In a cluster that `shardctl up` started, run `shardctl down` and then `shardctl up --accept-loss \
+                          SHARD`";
             Disagreement::new("position", format!("{acknowledged} or later, as {holder} remembers"), self, remedy)
         })
     }

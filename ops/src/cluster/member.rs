@@ -149,7 +149,8 @@ impl Member {
         self.prepared(&arguments)
     }
 
-    /// The command that accepts a node's database although it lacks something; it ends by itself.
+    /// The command that accepts a node's database although the database lacks acknowledged payments. The command ends
+    /// by itself.
     pub fn accept_loss_command(&self) -> anyhow::Result<Command> {
         let mut arguments = vec!["accept".to_owned(), "--accept-loss".to_owned()];
         arguments.extend(self.arguments.iter().cloned());

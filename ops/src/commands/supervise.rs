@@ -17,7 +17,7 @@ pub struct Args {
     /// Do not restart processes that exit
     #[arg(long)]
     no_restart: bool,
-    /// Give up what the database of this shard lacks
+    /// Give up the acknowledged payments that the database of this shard lacks
     #[arg(long, value_name = "SHARD")]
     accept_loss: Option<String>,
 }

@@ -44,7 +44,7 @@ pub struct Args {
     /// Do not restart processes that exit
     #[arg(long)]
     no_restart: bool,
-    /// Start this shard although its database lacks acknowledged payments; what is missing is given up
+    /// Start this shard although its database lacks acknowledged payments, and give up the missing payments
     #[arg(long, value_name = "SHARD")]
     accept_loss: Option<String>,
     /// Stay in the foreground; Ctrl-C stops the cluster
@@ -90,6 +90,9 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let description = tokio::task::spawn_blocking(move || prepare(&prepared, &request)).await??;
     if let Some(shard) = &accept_loss {
         ensure!(description.shard(shard).is_some(), "--accept-loss: the cluster has no shard {shard}");
+        let table = ProcessTable::read()?;
+        let running = Member::all(&layout, &description).iter().any(|member| member.running(&table).is_some());
+        ensure!(!running, "processes of the cluster run: run `shardctl down` before `shardctl up --accept-loss`");
     }
     let orders = Orders { policy, accept_loss };
     note_copy(&description);

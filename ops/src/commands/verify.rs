@@ -13,7 +13,8 @@ use crate::{
 
 const HELP: &str = "\
 The databases must be those of all shards of one cluster. A shard that one of them knows of and that is not given is a violation. \
-Connections take nothing from the environment: PGSSLMODE, PGHOST and the like are ignored, PGOPTIONS is refused.
+PGHOST, PGSSLMODE and similar variables are ignored. PGOPTIONS, PGSSLROOTCERT, PGSSLCERT and PGSSLKEY are refused,
+as is PGPASSWORD if the URL has no password.
 
 Exit codes: 0 clean, 3 a violation was found, 4 a database does not answer";
 

@@ -128,10 +128,14 @@ impl Witness {
         }
         Disagreements::check(found)?;
         let marks = convert::marks_from_wire(&answer.marks).map_err(|error| bad(&error))?;
+        // A node that does not serve may be waiting for a router that remembers its shard. Its own mark, sent back to it,
+        // would look like that memory.
+        let serves = answer.reads.as_ref().is_some_and(|reads| reads.works);
         let mut known = self.marks();
-        known.observe(shard.number, mark);
-        for (number, mark) in marks.iter() {
-            known.observe(number, mark);
+        for (number, mark) in marks.iter().chain([(shard.number, mark)]) {
+            if serves || number != shard.number {
+                known.observe(number, mark);
+            }
         }
         Ok(())
     }
@@ -166,6 +170,7 @@ mod tests {
         wire::IdentifyResponse {
             identity: Some((&identity).into()),
             mark: Some(mark(position).into()),
+            reads: Some(wire::Readiness { works: true, ..Default::default() }),
             ..Default::default()
         }
     }
@@ -193,6 +198,17 @@ mod tests {
         let knows = vec![convert::shard_mark_to_wire((1, mark(position)))];
         assert_eq!(hear(&wire::IdentifyResponse { marks: knows, ..answer(&witness, "s0", 0, 101) }), Ok(()));
         assert_eq!((witness.mark(0), witness.mark(1)), (mark(101), mark(position)));
+    }
+
+    #[test]
+    fn the_mark_of_a_node_that_does_not_serve_is_not_remembered() {
+        let witness = Witness::new(Routing::fixed(map_of(1, &["s0", "s1"])), "router r", AssetScales::new());
+        let s0 = ShardName { id: "s0".into(), number: 0 };
+        let other = ledger::Position::first_of(1).0 + 6;
+        let marks = [(0, mark(7)), (1, mark(other))].map(convert::shard_mark_to_wire).into();
+        let waiting = wire::IdentifyResponse { reads: None, marks, ..answer(&witness, "s0", 0, 7) };
+        assert_eq!(witness.hear(&s0, "http://node:1", Mark::default(), &waiting), Ok(()));
+        assert_eq!((witness.mark(0), witness.mark(1)), (Mark::default(), mark(other)));
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl Service {
                 if number == record.identity.number {
                     self.look_again_for(mark).await;
                     self.gate.acknowledge(mark, caller);
-                    self.gate.set_told_by_router();
+                    self.gate.set_router_reported_mark();
                 } else {
                     self.gate.observe_peer(number, mark);
                 }

@@ -13,7 +13,7 @@ use super::{
     slot_column,
 };
 
-/// Inserts the new rows.
+/// Builds the new rows, for the statement that inserts them.
 pub fn rows(row_type: RowType, holds: &[NewHold]) -> RowArray {
     let mut rows = RowArray::new(row_type, 17, holds.len(), 240);
     for NewHold { key, stored, debit_position } in holds {

@@ -15,7 +15,7 @@ use super::{
     slot_column,
 };
 
-/// Inserts the new rows.
+/// Builds the new rows, for the statement that inserts them.
 pub fn rows(row_type: RowType, registers: &[NewRegister]) -> RowArray {
     let mut rows = RowArray::new(row_type, 10, registers.len(), 160);
     for NewRegister { key, stored } in registers {

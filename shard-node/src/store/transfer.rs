@@ -32,7 +32,7 @@ fn first_attempt_us(created_at_us: i64, coordinated_until_us: i64) -> i64 {
     coordinated_until_us.saturating_add(FIRST_ATTEMPT_AFTER_DEADLINE_US).clamp(earliest, latest)
 }
 
-/// Inserts the new rows.
+/// Builds the new rows, for the statement that inserts them.
 pub fn rows(row_type: RowType, transfers: &[NewTransfer]) -> RowArray {
     let mut rows = RowArray::new(row_type, 21, transfers.len(), 260);
     for NewTransfer { key, stored, debit_position, coordinated_until_us } in transfers {

@@ -227,7 +227,7 @@ async fn a_database_restored_from_an_older_copy_starts_only_after_its_loss_is_ac
     fs::rename(&backup, &folder)?;
 
     let up = cluster.shardctl(&["up", "--no-restart"]).await?;
-    refused(&up, &["s0 does not stay up", "as shard s1 remembers", "`down` and `up --accept-loss SHARD`"])?;
+    refused(&up, &["s0 does not stay up", "as shard s1 remembers", "`shardctl up --accept-loss SHARD`"])?;
     refused(&cluster.shardctl(&["up", "--accept-loss", "s9"]).await?, &["no shard s9"])?;
     cluster.shardctl(&["up", "--accept-loss", "s0"]).await?.successful()?;
     cluster.refresh_status().await?;

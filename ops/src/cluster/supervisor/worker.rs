@@ -44,7 +44,7 @@ pub struct Worker {
     policy: RestartPolicy,
     reporter: Arc<Reporter>,
     initialised: bool,
-    /// Whether the database is still to be accepted with what it lacks.
+    /// Whether the supervisor must still run `accept --accept-loss` for this node.
     accept_loss: bool,
 }
 
@@ -126,6 +126,13 @@ impl Worker {
             tracing::info!(process = self.member.name, pid = process.pid(), "took over a running process");
             // A node that serves is initialised. Its map may be broken by now, which must not prevent a restart.
             self.initialised = true;
+            // The order was for this start.
+            if std::mem::take(&mut self.accept_loss) {
+                tracing::warn!(
+                    process = self.member.name,
+                    "it runs already: its database is not accepted with a loss"
+                );
+            }
             return Ok(Running::Adopted(process));
         }
         if let Some(shard) = &self.shard {

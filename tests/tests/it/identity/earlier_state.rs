@@ -1,8 +1,15 @@
 //! A shard's database that went back in time, by a restored backup or a snapshot of a volume. What was acknowledged
 //! in between is missing, and every participant that was told of it remembers the mark.
 
+use std::time::Duration;
+
 use anyhow::{Context, ensure};
-use testkit::{database, node::Node, process::Process, wait::until};
+use testkit::{
+    database,
+    node::{Node, NodeConfig},
+    process::Process,
+    wait::until,
+};
 use uuid::Uuid;
 
 use super::{
@@ -145,6 +152,12 @@ async fn a_copy_that_the_same_server_made_is_refused_until_it_is_accepted() -> a
     let stage = Stage::with_shards(1).await?;
     let nodes = stage.found().await?;
     stage.postgres.copy("s0", "copy").await?;
+    nodes[0].becomes_ready().await?;
+    let copy = stage.database("copy");
+    let of_the_copy = NodeConfig::write_in(&stage.folder, "copy", stage.map.cluster, "s0", &copy)?;
+    let refused = of_the_copy.run(&["accept"])?;
+    ensure!(!refused.succeeded, "{}", refused.text);
+    says(&refused.text, &["serves another database", "stop that node"])?;
     stage.postgres.swap("s0", "original", "copy").await?;
     node_says(&nodes[0], &[UNREADY, "database oid", "TEMPLATE", "shard-node accept"]).await?;
     let accepted = stage.nodes[0].run(&["accept"])?;
@@ -164,7 +177,14 @@ async fn a_node_without_a_witness_waits_unless_it_is_started_alone() -> anyhow::
     stop_all(&mut nodes).await?;
     let waiting = Node::start_waiting(&stage.nodes[0]).await?;
     node_says(&waiting, &[UNREADY, "no other shard has answered", "--alone"]).await?;
-    drop(waiting);
+    // A router that remembers nothing of the shard is no witness, although it greets the node again and again.
+    let router = stage.router("router-without-memory").await?;
+    for _ in 0..12 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let readiness = waiting.readiness().await?;
+        says(&readiness.to_string(), &[UNREADY, "no other shard has answered"])?;
+    }
+    drop((router, waiting));
     let alone = Node::start_alone(&stage.nodes[0]).await?;
     let _s1 = Node::start(&stage.nodes[1]).await?;
     alone.becomes_ready().await
