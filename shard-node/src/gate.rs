@@ -230,6 +230,10 @@ impl Gate {
         self.state().waiting = reason;
     }
 
+    pub fn has_reached_database(&self) -> bool {
+        self.state().phase != Phase::Starting
+    }
+
     pub fn is_uninitialised(&self) -> bool {
         self.state().phase == Phase::Uninitialised
     }

@@ -194,7 +194,7 @@ async fn compare_database(
     let options = session::read_options(&config.database);
     loop {
         let acknowledged = gate.acknowledged();
-        let mut connection = connect(config, &options).await?;
+        let mut connection = connect(config, &options, gate).await?;
         let asked_us = steady_us();
         let (facts, database) = match session::look(&mut connection, &READ_SETTINGS).await {
             Ok(looked) => looked,
@@ -268,8 +268,9 @@ async fn wait_for_a_witness(peers: &mut Peers, gate: &Gate) -> anyhow::Result<()
     Ok(())
 }
 
-/// Connects, and waits while the database is starting or unreachable. An error that a retry cannot fix is returned.
-async fn connect(config: &Config, options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
+/// Connects, and waits while the database is starting or unreachable. An error that a retry cannot fix is returned,
+/// unless an earlier connection worked: the address and the password were right then, and an operator is at work.
+async fn connect(config: &Config, options: &PgConnectOptions, gate: &Gate) -> anyhow::Result<PgConnection> {
     let limit = config.database.connect_timeout();
     loop {
         let error = match tokio::time::timeout(limit, PgConnection::connect_with(options)).await {
@@ -277,7 +278,7 @@ async fn connect(config: &Config, options: &PgConnectOptions) -> anyhow::Result<
             Ok(Err(error)) => StoreError::from(error),
             Err(_) => StoreError::TimedOut(limit),
         };
-        if error.remedy() == Remedy::Report {
+        if error.remedy() == Remedy::Report && !gate.has_reached_database() {
             return Err(error).context("the shard's database refuses the connection (database.url)");
         }
         tracing::warn!(%error, "the shard's database is out of reach; trying again");

@@ -42,11 +42,14 @@ fn the_version_must_grow() {
 }
 
 #[test]
-fn a_shard_keeps_its_number_and_nobody_else_gets_it() {
+fn a_shard_keeps_its_number_and_no_other_shard_gets_it() {
     let old = two();
     let renumbered = map(4, vec![shard("s0", 2, &["0-8191"]), shard("s1", 1, &["8192-16383"])]);
     let error = old.check_successor(&renumbered).unwrap_err();
-    assert!(error.to_string().contains("shard s0 has number 2") && error.to_string().contains("its is 0"), "{error}");
+    assert!(
+        error.to_string().contains("shard s0 has number 2") && error.to_string().contains("its number is 0"),
+        "{error}"
+    );
 
     let renamed = map(4, vec![shard("s0", 0, &["0-8191"]), shard("s1", 3, &["8192-16383"]), shard("s2", 1, &[])]);
     let error = old.check_successor(&renamed).unwrap_err();
