@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use identity::{Disagreement, Disagreements, shard::RoutingFacts, time::OtherClock};
+use identity::{Disagreement, Disagreements, time::OtherClock};
 use shard_map::{Shard, ShardMap, Slot, SlotRange, merge_slots};
 use sqlx::PgPool;
 use tonic::transport::{Channel, Endpoint};
@@ -66,15 +66,7 @@ async fn ask_node(url: &str, shard: &Shard, map: &ShardMap, caller: &str) -> Res
     let channel: Channel = endpoint.connect().await.map_err(with_cause)?;
     let mut node = ShardNodeClient::new(channel).max_decoding_message_size(wire::MAX_MESSAGE_BYTES);
     let (asked_us, asked_steady_us) = (telemetry::clock::now_us(), steady_us());
-    let request = wire::IdentifyRequest {
-        cluster: map.cluster.as_bytes().to_vec().into(),
-        shard: shard.id.clone(),
-        shard_number: Some(shard.number.into()),
-        slots: RoutingFacts::OWN.slots,
-        hash_seed: RoutingFacts::OWN.hash_seed,
-        caller: caller.to_owned(),
-        ..Default::default()
-    };
+    let request = wire::IdentifyRequest::expecting(map.cluster, &shard.id, shard.number, caller);
     let identified = node.identify(request).await.map_err(|status| status.message().to_owned())?.into_inner();
     let owner = format!("the node of shard {}", shard.id);
     // The other machine's clock, compared with this machine's clock as first read.

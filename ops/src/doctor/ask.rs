@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use futures_util::future::join_all;
 use http::Method;
-use identity::{Disagreement, shard::RoutingFacts, time::OtherClock};
+use identity::{Disagreement, time::OtherClock};
 use serde_json::Value;
 use shard_map::{ClusterId, Shard, ShardMap, Slot, SlotRange, merge_slots};
 use telemetry::clock;
@@ -116,15 +116,7 @@ async fn identify(
     shard: &Shard,
     node: &mut Node,
 ) -> Result<(wire::IdentifyResponse, OtherClock), String> {
-    let request = wire::IdentifyRequest {
-        cluster: map.cluster.as_bytes().to_vec().into(),
-        shard: shard.id.clone(),
-        shard_number: Some(shard.number.into()),
-        slots: RoutingFacts::OWN.slots,
-        hash_seed: RoutingFacts::OWN.hash_seed,
-        caller: CALLER.to_owned(),
-        ..Default::default()
-    };
+    let request = wire::IdentifyRequest::expecting(map.cluster, &shard.id, shard.number, CALLER);
     let asked_us = clock::now_us();
     let answer = node.identify(request).await.map_err(said)?.into_inner();
     let clock = OtherClock::measured(&shard.id, asked_us, answer.clock_us, clock::now_us());

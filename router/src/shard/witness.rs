@@ -6,10 +6,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use identity::{
-    AssetScales, Disagreement, Disagreements, Expected, Mark, Marks, ShardIdentity, shard::RoutingFacts,
-    time::OtherClock,
-};
+use identity::{AssetScales, Disagreement, Disagreements, Expected, Mark, Marks, ShardIdentity, time::OtherClock};
 use ledger::operation::Operation;
 use shard_map::{ShardMap, slot_of};
 use telemetry::clock;
@@ -74,17 +71,13 @@ impl Witness {
     /// The request that introduces this router to a node. It always contains the assets, because an asset may have
     /// come into use with another scale since the last request.
     pub fn introduce(&self, shard: &ShardName, clock: Option<&OtherClock>) -> wire::IdentifyRequest {
+        let cluster = self.routing.load().map().cluster;
         wire::IdentifyRequest {
-            cluster: self.routing.load().map().cluster.as_bytes().to_vec().into(),
-            shard: shard.id.to_string(),
-            shard_number: Some(shard.number.into()),
-            slots: RoutingFacts::OWN.slots,
-            hash_seed: RoutingFacts::OWN.hash_seed,
-            caller: self.caller.clone(),
             marks: convert::marks_to_wire(&self.marks()),
             assets: Some(convert::assets_to_wire(self.assets_digest, &self.assets)),
             node_ahead_us: clock.map(|clock| clock.ahead_us),
             uncertainty_us: clock.map_or(0, |clock| clock.uncertainty_us),
+            ..wire::IdentifyRequest::expecting(cluster, &shard.id, shard.number, &self.caller)
         }
     }
 
@@ -153,6 +146,8 @@ impl Witness {
 
 #[cfg(test)]
 mod tests {
+    use identity::shard::RoutingFacts;
+
     use super::*;
     use crate::routing::tests::map_of;
 

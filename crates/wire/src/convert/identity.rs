@@ -7,6 +7,21 @@ use shard_map::ClusterId;
 use super::{BadMessage, bad};
 use crate::generated as wire;
 
+impl wire::IdentifyRequest {
+    /// The part that every caller sends: the shard that it expects under the address, and its own routing facts.
+    pub fn expecting(cluster: ClusterId, shard: &str, number: u16, caller: &str) -> Self {
+        Self {
+            cluster: cluster.as_bytes().to_vec().into(),
+            shard: shard.to_owned(),
+            shard_number: Some(number.into()),
+            slots: RoutingFacts::OWN.slots,
+            hash_seed: RoutingFacts::OWN.hash_seed,
+            caller: caller.to_owned(),
+            ..Self::default()
+        }
+    }
+}
+
 impl From<Mark> for wire::Mark {
     fn from(Mark { incarnation, timeline, position }: Mark) -> Self {
         Self { incarnation, timeline, position }
