@@ -1,160 +1,366 @@
-//! The accounts a shard has in memory, and which of them the current batch touched.
+//! The accounts a shard has in memory.
 //!
-//! The lane decides on these; PostgreSQL has the last word. When a batch cannot be written, what it touched is forgotten
-//! and loaded again. The store is bounded by two generations: accounts used since the last turn are `young`; when there
-//! are too many of them they become `old`, and what was old and unused is dropped.
+//! The lane decides on these. A batch changes them before it is written; an undo list takes the batch back when it is
+//! not written. Every account that a batch changed stays in memory until the fold has written the account's row,
+//! because the row is older until then. All other accounts may be evicted.
 
 use std::collections::HashMap;
 
-use crate::{Account, AccountId, AssetCode};
+use foldhash::fast::RandomState;
+
+use crate::{
+    Account, AccountId, AssetCode,
+    booking::{Booking, BookingKind, Party},
+    fold::{self, FoldError},
+};
+
+/// Number of a batch of the lane. Batches count from 1.
+pub type BatchNumber = u64;
+
+/// Bytes that an account takes in memory besides its id and metadata: the state, the index and the allocations.
+const ACCOUNT_BYTES: usize = 320;
+
+/// Accounts that one eviction looks at; bounds its time to about a millisecond. More than a batch can load, twice.
+const LOOKS_PER_EVICTION: usize = 65_536;
 
 #[derive(Debug)]
 pub struct Accounts {
-    young: HashMap<AccountId, Known>,
-    old: HashMap<AccountId, Known>,
-    /// Accounts per generation.
-    generation_size: usize,
-    in_transit: HashMap<AssetCode, AccountId>,
-    touched: Vec<AccountId>,
+    index: HashMap<AccountId, Handle, RandomState>,
+    known: Vec<Known>,
+    free: Vec<Handle>,
+    /// The next account to look at for eviction.
+    hand: usize,
+    bytes: usize,
+    capacity_bytes: usize,
+    /// The batch being decided.
+    batch: BatchNumber,
+    /// States before the batch being decided changed them, in order.
+    undo: Vec<(Handle, Option<Account>)>,
+    in_transit: Vec<(AssetCode, AccountId)>,
 }
+
+/// An account in memory. Valid until the account is evicted, which never happens while a batch is decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Handle(u32);
 
 #[derive(Debug, Clone)]
 struct Known {
+    id: AccountId,
     /// `None`: the database has no such account.
     account: Option<Account>,
-    /// Set while the current batch has changed the account and not yet committed.
-    change: Option<Change>,
+    /// The last batch that changed the account; 0: none since it was loaded.
+    changed_by: BatchNumber,
+    /// The account was used since the eviction last looked at it.
+    used: bool,
 }
 
-/// What the current batch did to an account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Change {
-    /// The version the batch decided on; 0 when the batch opened the account.
-    pub loaded_version: i64,
-    /// Status, limits or metadata changed, not only balances.
-    pub attributes: bool,
-}
+/// What a batch changed, to be taken back with [`Accounts::revert`].
+#[derive(Debug, Default)]
+pub struct Undo(Vec<(Handle, Option<Account>)>);
 
 impl Accounts {
-    /// Keeps at most about `capacity` accounts.
-    pub fn with_capacity(capacity: usize) -> Self {
+    /// Keeps at most about `capacity_bytes` of accounts that may be evicted.
+    pub fn with_capacity(capacity_bytes: usize) -> Self {
         Self {
-            young: HashMap::new(),
-            old: HashMap::new(),
-            generation_size: (capacity / 2).max(1),
-            in_transit: HashMap::new(),
-            touched: Vec::new(),
+            index: HashMap::default(),
+            known: Vec::new(),
+            free: Vec::new(),
+            hand: 0,
+            bytes: 0,
+            capacity_bytes,
+            batch: 1,
+            undo: Vec::new(),
+            in_transit: Vec::new(),
         }
     }
 
-    /// Whether the account (or its absence) is known; known ones stay so until the batch ends.
+    /// Whether the account, or its absence, is known.
     pub fn is_known(&mut self, id: &AccountId) -> bool {
-        if self.young.contains_key(id) {
-            return true;
-        }
-        match self.old.remove_entry(id) {
-            Some((id, known)) => {
-                self.young.insert(id, known);
+        match self.index.get(id) {
+            Some(handle) => {
+                self.known[handle.index()].used = true;
                 true
             }
             None => false,
         }
     }
 
-    /// Takes in what the database says.
+    /// Takes in what the database says. An account that is known already stays as it is: memory is never older than
+    /// the row.
     pub fn learn(&mut self, id: AccountId, account: Option<Account>) {
-        self.young.insert(id, Known { account, change: None });
+        if self.index.contains_key(&id) {
+            return;
+        }
+        self.bytes += bytes_of(&id, account.as_ref());
+        let known = Known { id: id.clone(), account, changed_by: 0, used: true };
+        let handle = match self.free.pop() {
+            Some(handle) => {
+                self.known[handle.index()] = known;
+                handle
+            }
+            None => {
+                let handle = Handle(u32::try_from(self.known.len()).unwrap_or(u32::MAX));
+                assert!(handle.0 < u32::MAX, "the account memory is full");
+                self.known.push(known);
+                handle
+            }
+        };
+        self.index.insert(id, handle);
+    }
+
+    /// The place of an account that was learnt. Asking for one that was never learnt is a programming error.
+    pub fn find(&self, id: &AccountId) -> Handle {
+        let handle = self.index.get(id).copied();
+        assert!(handle.is_some(), "account {id} was not loaded before the batch was decided");
+        handle.unwrap_or(Handle(0))
+    }
+
+    pub fn at(&self, handle: Handle) -> Option<&Account> {
+        self.known[handle.index()].account.as_ref()
     }
 
     /// The account, if it exists. Asking for one that was never learnt is a programming error.
     pub fn get(&self, id: &AccountId) -> Option<&Account> {
-        let known = self.young.get(id);
-        assert!(known.is_some(), "account {id} was not loaded before the batch was decided");
-        known.and_then(|k| k.account.as_ref())
+        self.at(self.find(id))
     }
 
     /// The shard's in-transit account for an asset.
     pub fn in_transit_id(&mut self, asset: AssetCode) -> AccountId {
-        self.in_transit.entry(asset).or_insert_with(|| AccountId::in_transit(asset)).clone()
+        if let Some((_, id)) = self.in_transit.iter().find(|(known, _)| *known == asset) {
+            return id.clone();
+        }
+        let id = AccountId::in_transit(asset);
+        self.in_transit.push((asset, id.clone()));
+        id
     }
 
-    /// Opens an account in the current batch.
-    pub(crate) fn open(&mut self, account: Account) {
-        let id = account.id.clone();
-        self.touched.push(id.clone());
-        let change = Some(Change { loaded_version: 0, attributes: true });
-        self.young.insert(id, Known { account: Some(account), change });
-    }
-
-    /// The account to change in the current batch. `None`: it does not exist.
-    pub(crate) fn change(&mut self, id: &AccountId, attributes: bool) -> Option<&mut Account> {
-        let known = self.young.get_mut(id)?;
-        let account = known.account.as_mut()?;
-        match &mut known.change {
-            Some(change) => change.attributes |= attributes,
-            None => {
-                known.change = Some(Change { loaded_version: account.version, attributes });
-                self.touched.push(id.clone());
+    /// Applies a booking to the accounts that it names. All of them must be known.
+    ///
+    /// # Errors
+    /// When the booking does not continue an account's state. The accounts may then be half changed; the batch has to
+    /// be taken back.
+    pub fn apply(&mut self, booking: &Booking) -> Result<(), FoldError> {
+        if booking.kind == BookingKind::Opened {
+            let handle = self.find(&booking.payer);
+            if self.at(handle).is_none() {
+                let account = fold::open_account(booking)?;
+                self.before_change(handle);
+                self.bytes += bytes_of(&account.id, Some(&account));
+                self.known[handle.index()].account = Some(account);
+            }
+            return Ok(());
+        }
+        for party in [Party::Payer, Party::Payee] {
+            let id = match (party, &booking.payee) {
+                (Party::Payer, _) if booking.payer_leg.is_some() => &booking.payer,
+                (Party::Payee, Some(payee)) if booking.payee_leg.is_some() => payee,
+                _ => continue,
+            };
+            let handle = self.find(id);
+            self.before_change(handle);
+            match &mut self.known[handle.index()].account {
+                Some(account) => drop(fold::apply_leg(account, booking, party)?),
+                None => return Err(missing(id, booking)),
             }
         }
-        Some(account)
-    }
-
-    /// Every account the current batch changed, with what it did to it.
-    pub fn changes(&self) -> impl Iterator<Item = (&Account, Change)> {
-        self.touched.iter().filter_map(|id| {
-            let known = self.young.get(id)?;
-            Some((known.account.as_ref()?, known.change?))
-        })
-    }
-
-    /// The batch is in the database.
-    pub fn committed(&mut self) {
-        for id in self.touched.drain(..) {
-            if let Some(known) = self.young.get_mut(&id) {
-                known.change = None;
+        if booking.kind.in_transit() != 0 {
+            let id = self.in_transit_id(booking.asset);
+            let handle = self.find(&id);
+            self.before_change(handle);
+            match &mut self.known[handle.index()].account {
+                Some(account) => drop(fold::apply_in_transit(account, booking)?),
+                None => return Err(missing(&id, booking)),
             }
         }
-        if self.young.len() > self.generation_size {
-            self.old = std::mem::take(&mut self.young);
+        Ok(())
+    }
+
+    /// Keeps the state of an account as it was before the batch.
+    fn before_change(&mut self, handle: Handle) {
+        let known = &mut self.known[handle.index()];
+        if known.changed_by != self.batch {
+            known.changed_by = self.batch;
+            self.undo.push((handle, known.account.clone()));
         }
     }
 
-    /// The batch is not in the database: what it touched must be loaded again.
-    pub fn rolled_back(&mut self) {
-        for id in self.touched.drain(..) {
-            self.young.remove(&id);
+    // === batches ===
+
+    /// The batch being decided.
+    pub fn batch(&self) -> BatchNumber {
+        self.batch
+    }
+
+    /// Ends the batch being decided and begins the next one. Returns the states that the batch left, and how to take
+    /// it back.
+    pub fn finish_batch(&mut self) -> (Vec<Account>, Undo) {
+        let undo = std::mem::take(&mut self.undo);
+        let after = undo.iter().filter_map(|(handle, _)| self.at(*handle).cloned()).collect();
+        self.batch += 1;
+        (after, Undo(undo))
+    }
+
+    /// Takes back the batch being decided.
+    pub fn abandon_batch(&mut self) {
+        let undo = std::mem::take(&mut self.undo);
+        self.revert(Undo(undo));
+        self.batch += 1;
+    }
+
+    /// Takes back a batch that was finished and not written. Later batches must have been taken back before.
+    pub fn revert(&mut self, undo: Undo) {
+        for (handle, before) in undo.0.into_iter().rev() {
+            // The account stays marked as changed: an earlier batch may have changed it, and which one is not known.
+            self.known[handle.index()].account = before;
         }
     }
 
-    /// Somebody else wrote to the shard: nothing in memory can be trusted.
+    /// Forgets everything: another writer's fold may have been ahead of this memory.
     pub fn forget_all(&mut self) {
-        self.young.clear();
-        self.old.clear();
-        self.touched.clear();
+        self.index.clear();
+        self.known.clear();
+        self.free.clear();
+        self.undo.clear();
+        self.hand = 0;
+        self.bytes = 0;
     }
 
+    /// Evicts accounts until the memory is within its capacity, as far as accounts may be evicted: `folded` is the
+    /// last batch whose accounts have all been folded. Must not be called while a batch is being decided.
+    pub fn evict(&mut self, folded: BatchNumber) {
+        for _ in 0..LOOKS_PER_EVICTION {
+            if self.bytes <= self.capacity_bytes {
+                break;
+            }
+            self.look_at_next(folded);
+        }
+    }
+
+    fn look_at_next(&mut self, folded: BatchNumber) {
+        if self.known.is_empty() {
+            return;
+        }
+        self.hand = (self.hand + 1) % self.known.len();
+        let handle = Handle(u32::try_from(self.hand).unwrap_or(u32::MAX));
+        let known = &mut self.known[self.hand];
+        if known.changed_by > folded {
+            return;
+        }
+        if known.used {
+            known.used = false;
+            return;
+        }
+        if self.index.get(&known.id) == Some(&handle) {
+            self.bytes = self.bytes.saturating_sub(bytes_of(&known.id, known.account.as_ref()));
+            self.index.remove(&known.id);
+            known.account = None;
+            self.free.push(handle);
+        }
+    }
+
+    /// Accounts in memory, absent ones included.
     pub fn len(&self) -> usize {
-        self.young.len() + self.old.len()
+        self.index.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.index.is_empty()
+    }
+
+    /// The approximate size of the memory in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Where the batch stands, to come back to with [`Accounts::restore`]: the named accounts as they are now.
     pub(crate) fn snapshot<'a>(&self, ids: impl Iterator<Item = &'a AccountId>) -> Snapshot {
-        let known = ids.filter_map(|id| Some((id.clone(), self.young.get(id)?.clone()))).collect();
-        Snapshot { known, touched: self.touched.len() }
+        Snapshot(ids.map(|id| self.find(id)).map(|handle| (handle, self.at(handle).cloned())).collect())
     }
 
     pub(crate) fn restore(&mut self, snapshot: Snapshot) {
-        self.touched.truncate(snapshot.touched);
-        self.young.extend(snapshot.known);
+        for (handle, account) in snapshot.0 {
+            self.known[handle.index()].account = account;
+        }
     }
 }
 
-pub(crate) struct Snapshot {
-    known: Vec<(AccountId, Known)>,
-    touched: usize,
+impl Handle {
+    fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+pub(crate) struct Snapshot(Vec<(Handle, Option<Account>)>);
+
+fn bytes_of(id: &AccountId, account: Option<&Account>) -> usize {
+    ACCOUNT_BYTES + 2 * id.as_str().len() + account.map_or(0, |account| account.metadata.as_str().len())
+}
+
+fn missing(id: &AccountId, booking: &Booking) -> FoldError {
+    FoldError::Content { account: id.clone(), position: booking.position, what: "the account does not exist" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{AccountStatus, Limit, Metadata, Position, booking::{Extra, Leg}};
+
+    fn opening(name: &str, position: i64) -> Booking {
+        let id = AccountId::client(name).unwrap();
+        Booking {
+            position: Position(position),
+            kind: BookingKind::Opened,
+            id: None,
+            payer: id,
+            payee: None,
+            asset: AssetCode::new("USD").unwrap(),
+            amount: 0,
+            at_us: 5,
+            payer_leg: Some(Leg {
+                version: 1,
+                previous: Position::NONE,
+                posted: 0,
+                held: 0,
+                overdraft: Limit::ZERO,
+            }),
+            payee_leg: None,
+            extra: Some(Box::new(Extra {
+                metadata: Some(Metadata::empty()),
+                attributes: Some(crate::booking::Attributes {
+                    status: AccountStatus::Open,
+                    max_balance: Limit::Unlimited,
+                }),
+                ..Extra::default()
+            })),
+        }
+    }
+
+    #[test]
+    fn a_batch_that_is_taken_back_leaves_nothing() {
+        let mut accounts = Accounts::with_capacity(1 << 20);
+        let id = AccountId::client("a").unwrap();
+        accounts.learn(id.clone(), None);
+        accounts.apply(&opening("a", 1)).unwrap();
+        let (after, undo) = accounts.finish_batch();
+        assert_eq!(after.len(), 1);
+        assert!(accounts.get(&id).is_some());
+        accounts.revert(undo);
+        assert_eq!(accounts.get(&id), None);
+    }
+
+    #[test]
+    fn only_accounts_that_are_folded_are_evicted() {
+        let mut accounts = Accounts::with_capacity(0);
+        let names = ["a", "b", "c"];
+        for (name, position) in names.into_iter().zip(1..) {
+            accounts.learn(AccountId::client(name).unwrap(), None);
+            accounts.apply(&opening(name, position)).unwrap();
+            accounts.finish_batch();
+        }
+        accounts.evict(0);
+        assert_eq!(accounts.len(), 3, "none is folded");
+        accounts.evict(2);
+        assert_eq!(accounts.len(), 1, "the first two batches are folded");
+        assert!(accounts.is_known(&AccountId::client("c").unwrap()));
+    }
 }

@@ -1,17 +1,19 @@
 //! One batch of the lane: operations in order, decided in memory.
 //!
-//! The caller loads every account the operations name into [`Accounts`], every hold and original and the [`Openings`] asked
-//! for into [`Named`], applies the operations one by one, and writes [`Effects`] and [`Accounts::changes`] in one transaction.
-//! Two ways to know about ids used before:
+//! The caller loads every account that the operations name into [`Accounts`], and every other row that a decision depends
+//! on into [`Named`]. It applies the operations one by one and writes the bookings of [`Effects`] in one transaction. A
+//! decision becomes a booking, and the fold applies the booking to the accounts: no state changes in another way.
 //!
-//! * [`Prior::Unknown`], the optimistic way: every id is taken to be new and every settled transfer to be pending. The
-//!   database's unique keys and row counts object when that is wrong; the batch is rolled back and decided again. Where an
-//!   answer would leave nothing that the database could object to, [`Batch::is_sure`] says so.
-//! * [`Prior::Loaded`], the careful way: what the database holds under the batch's ids is known, and replays are answered
-//!   from it.
+//! There are two ways to know about ids that were used before:
 //!
-//! One file a subject: [`account_changes`], [`openings`], [`transfers`] (payments, captures, reversals), [`reversals`] (what may
-//! be reversed), [`holds`], [`saga_steps`], [`undoing`] (atomic groups, dry runs).
+//! * [`Prior::Unknown`], the optimistic way. Every id is taken to be new. The database's unique key objects when that is
+//!   wrong; the batch is taken back and decided again. [`Batch::is_sure`] is false where an answer leaves no booking
+//!   that the database could object to.
+//! * [`Prior::Loaded`], the careful way. What the database holds under the batch's ids is known, and replays are
+//!   answered from it.
+//!
+//! One file a subject: [`account_changes`], [`openings`], [`transfers`] (payments, captures, reversals), [`reversals`] (what
+//! may be reversed), [`holds`], [`saga_steps`], [`undoing`] (atomic groups, dry runs).
 
 mod account_changes;
 mod effects;
@@ -25,17 +27,19 @@ mod undoing;
 
 use std::collections::{HashMap, HashSet};
 
-pub use effects::{Effects, NewHold, NewRegister, NewReversal, NewTransfer, Reversed, Settlement, Unbalanced};
+pub use effects::{Effects, HoldRow};
 pub use openings::Openings;
-pub use prior::{Named, Original, Prior, Stored, StoredRegister, StoredTransfer};
+pub use prior::{Named, Prior, Stored};
 
-use self::{holds::KnownHold, reversals::KnownOriginal};
+use self::holds::KnownHold;
 use crate::{
     Account, AccountId, AssetCode, HoldKey, Limit, Metadata, Position, Refusal, Refused, TransferId, TransferKey,
     accounts::Accounts,
-    journal::{Cause, Entry, EntryKind},
+    booking::{Booking, BookingKind, Change, Extra, Leg, Party, change},
+    fold,
+    history::{Original, StoredTransfer},
     operation::{CreateAccount, Operation, Transfer},
-    outcome::{DebitAfter, NotOwner, Outcome},
+    outcome::{NotOwner, Outcome},
 };
 
 /// Says whether this shard owns an account's slot.
@@ -46,7 +50,9 @@ pub struct Batch<'a> {
     accounts: &'a mut Accounts,
     prior: Prior,
     holds: HashMap<HoldKey, KnownHold>,
-    originals: HashMap<TransferKey, KnownOriginal>,
+    originals: HashMap<TransferKey, Original>,
+    /// The sagas under way that operations settle.
+    sagas: HashMap<TransferKey, StoredTransfer>,
     /// Accounts to be closed with a transfer in flight from before this batch.
     in_flight: HashSet<AccountId>,
     /// What accounts were opened with: those of [`Named::openings`], and those that this batch opened.
@@ -85,16 +91,16 @@ impl Request {
     }
 }
 
-/// One account's part in a booking.
-struct Leg<'l> {
-    account: &'l AccountId,
-    counterparty: &'l AccountId,
-    kind: EntryKind,
-    /// Changes in minor units.
-    posted: i64,
-    held: i64,
-    /// The transfer behind it, or the hold ([`EntryKind::is_of_hold`]).
-    cause: TransferId,
+/// A booking before it has a position and legs.
+struct Draft<'d> {
+    kind: BookingKind,
+    id: Option<TransferId>,
+    payer: &'d AccountId,
+    payee: Option<&'d AccountId>,
+    asset: AssetCode,
+    /// Minor units.
+    amount: i64,
+    extra: Option<Box<Extra>>,
 }
 
 impl<'a> Batch<'a> {
@@ -110,7 +116,8 @@ impl<'a> Batch<'a> {
             accounts,
             prior,
             holds: named.holds.into_iter().map(|(key, hold)| (key, KnownHold::loaded(hold))).collect(),
-            originals: named.originals.into_iter().map(|(key, it)| (key, KnownOriginal::loaded(it))).collect(),
+            originals: named.originals,
+            sagas: named.sagas,
             in_flight: named.in_flight,
             openings: named.openings,
             fence,
@@ -152,7 +159,6 @@ impl<'a> Batch<'a> {
 
     pub fn finish(mut self) -> Effects {
         self.note_holds();
-        self.note_originals();
         self.effects
     }
 
@@ -188,19 +194,19 @@ impl<'a> Batch<'a> {
 
     // === booking ===
 
-    /// The in-transit account of an asset, opened on first use.
-    fn in_transit(&mut self, asset: AssetCode) -> AccountId {
+    /// Opens the in-transit account of an asset on first use.
+    fn in_transit(&mut self, asset: AssetCode) -> Result<(), Aside> {
         let id = self.accounts.in_transit_id(asset);
         if self.accounts.get(&id).is_none() {
-            self.open_account(CreateAccount {
-                id: id.clone(),
+            self.open_account(&CreateAccount {
+                id,
                 asset,
                 overdraft: Limit::Unlimited,
                 max_balance: Limit::Unlimited,
                 metadata: Metadata::empty(),
-            });
+            })?;
         }
-        id
+        Ok(())
     }
 
     /// May this shard's in-transit account change by so much? Money that flows one way between shards for long enough, or
@@ -214,74 +220,73 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Books all legs or, when one of them is impossible, none: a half-booked transfer would unbalance the whole batch. The
-    /// caller has checked the rules; what is looked at here is arithmetic.
-    fn book(&mut self, asset: AssetCode, legs: &[Leg<'_>]) -> Result<(), Aside> {
-        let illegal = |leg: &Leg<'_>, what: &str| {
-            Err(Aside::Illegal(format!("INV-1: account {} of {} {what}", leg.account, leg.cause.0)))
+    /// Appends a booking, or refuses it as a whole when a leg of it is impossible. The caller has checked the rules; what
+    /// is checked here is arithmetic. Returns the place of the booking among the effects.
+    fn book(&mut self, draft: Draft<'_>) -> Result<usize, Aside> {
+        let Draft { kind, id, payer, payee, asset, amount, extra } = draft;
+        let purpose = extra.as_ref().map_or_else(Default::default, |extra| extra.purpose);
+        let mut at_us = self.now_us;
+        let payer_leg = match change(kind, purpose, amount, Party::Payer) {
+            Some(change) => Some(self.leg(payer, asset, change, &mut at_us)?),
+            None => None,
         };
-        for leg in legs {
-            let Some(there) = self.accounts.get(leg.account) else {
-                return illegal(leg, "is missing");
-            };
-            if there.asset != asset {
-                return illegal(leg, "holds another asset");
-            }
-            if there.posted.checked_add(leg.posted).is_none() {
-                return illegal(leg, "would overflow");
-            }
-            if there.held.checked_add(leg.held).is_none_or(|held| held < 0) {
-                return illegal(leg, "does not hold so much, or cannot");
+        let payee_leg = match (payee, change(kind, purpose, amount, Party::Payee)) {
+            (Some(payee), Some(change)) => Some(self.leg(payee, asset, change, &mut at_us)?),
+            _ => None,
+        };
+        if kind.in_transit() != 0 {
+            self.in_transit(asset)?;
+            if self.check_in_transit(asset, i128::from(kind.in_transit() * amount)).is_err() {
+                return Err(Aside::Illegal(format!("INV-1: the in-transit account of {asset} would overflow")));
             }
         }
-        for leg in legs {
-            let position = self.take_position();
-            let now_us = self.now_us;
-            let Some(account) = self.accounts.change(leg.account, false) else { continue };
-            let previous = account.head;
-            account.posted += leg.posted;
-            account.held += leg.held;
-            account.version += 1;
-            account.head = position;
-            account.updated_at_us = now_us.max(account.updated_at_us);
-            let cause = Cause { transfer: leg.cause, counterparty: leg.counterparty.clone() };
-            let entry = entry_of(account, previous, leg.kind, leg.posted, Some(cause));
-            self.effects.entries.push(entry);
-        }
-        Ok(())
-    }
-
-    /// The account as an answer shows it, and the entry that made it so.
-    fn balances_now(&self, account: &AccountId) -> Option<(DebitAfter, Position)> {
-        self.accounts.get(account).map(|a| {
-            let balances = DebitAfter { posted: a.posted, held: a.held, overdraft: a.overdraft, version: a.version };
-            (balances, a.head)
+        self.append(Booking {
+            position: self.effects.next_position,
+            kind,
+            id,
+            payer: payer.clone(),
+            payee: payee.cloned(),
+            asset,
+            amount,
+            at_us,
+            payer_leg,
+            payee_leg,
+            extra,
         })
     }
 
-    fn take_position(&mut self) -> Position {
-        let position = self.effects.next_position;
-        self.effects.next_position = position.next();
-        position
+    fn leg(&self, id: &AccountId, asset: AssetCode, change: Change, at_us: &mut i64) -> Result<Leg, Aside> {
+        let illegal = |what: &str| Err(Aside::Illegal(format!("INV-1: account {id} {what}")));
+        let Some(there) = self.accounts.get(id) else {
+            return illegal("is missing");
+        };
+        if there.asset != asset {
+            return illegal("holds another asset");
+        }
+        if there.posted.checked_add(change.posted).is_none() {
+            return illegal("would overflow");
+        }
+        if there.held.checked_add(change.held).is_none_or(|held| held < 0) {
+            return illegal("does not hold so much, or cannot");
+        }
+        // A time never decreases along an account's chain, also when the node's clock does.
+        *at_us = (*at_us).max(there.updated_at_us);
+        Ok(fold::leg_after(there, change))
     }
-}
 
-/// The entry that brought `account` to its present state (INV-9: its place in the account's chain).
-fn entry_of(account: &Account, previous: Position, kind: EntryKind, amount: i64, cause: Option<Cause>) -> Entry {
-    Entry {
-        position: account.head,
-        previous,
-        account: account.id.clone(),
-        asset: account.asset,
-        version: account.version,
-        kind,
-        amount,
-        posted: account.posted,
-        held: account.held,
-        overdraft: account.overdraft,
-        cause,
-        detail: None,
-        created_at_us: account.updated_at_us,
+    /// Applies a booking through the fold and takes it into the effects.
+    fn append(&mut self, booking: Booking) -> Result<usize, Aside> {
+        let applied = self.accounts.apply(&booking).and_then(|()| self.apply_to_holds(&booking));
+        if let Err(error) = applied {
+            return Err(Aside::Illegal(error.to_string()));
+        }
+        self.effects.next_position = booking.position.next();
+        self.effects.bookings.push(booking);
+        Ok(self.effects.bookings.len() - 1)
+    }
+
+    fn booking(&self, index: usize) -> &Booking {
+        &self.effects.bookings[index]
     }
 }
 

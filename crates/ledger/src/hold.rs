@@ -122,25 +122,6 @@ impl Hold {
         self.check_open()?;
         if (1..=self.remaining()).contains(&amount) { Ok(()) } else { Err(Refused::whole(Refusal::ExceedsHold)) }
     }
-
-    /// Takes note of a capture that is certain. Gives what is to be released besides, in minor units.
-    pub(crate) fn capture(&mut self, amount: i64, finalize: bool, now_us: i64) -> i64 {
-        self.captured += amount;
-        let rest = self.remaining();
-        if !finalize && rest > 0 {
-            return 0;
-        }
-        self.end(HoldStatus::Captured, now_us);
-        rest
-    }
-
-    /// Ends the hold. Gives what is to be released, in minor units.
-    pub(crate) fn end(&mut self, status: HoldStatus, now_us: i64) -> i64 {
-        let rest = self.remaining();
-        self.status = status;
-        self.ended_at_us = Some(now_us);
-        rest
-    }
 }
 
 #[cfg(test)]

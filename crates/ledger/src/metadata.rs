@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 /// A JSON object of strings with sorted keys; the empty map is the empty string.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Metadata(Arc<str>);
+pub struct Metadata(Option<Arc<str>>);
 
 /// Why a map is no metadata.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -23,7 +23,7 @@ impl Metadata {
     pub const MAX_BYTES: usize = 4096;
 
     pub fn empty() -> Self {
-        Self(Arc::from(""))
+        Self(None)
     }
 
     pub fn from_map(map: &BTreeMap<String, String>) -> Result<Self, MetadataError> {
@@ -40,20 +40,20 @@ impl Metadata {
         if map.iter().any(|(k, v)| k.contains('\0') || v.contains('\0')) {
             return Err(MetadataError::Nul);
         }
-        Ok(Self(serde_json::to_string(map).unwrap_or_default().into()))
+        Ok(Self::from_canonical(&serde_json::to_string(map).unwrap_or_default()))
     }
 
     /// Text that [`Metadata::as_str`] gave, read back from the wire or the database.
     pub fn from_canonical(text: &str) -> Self {
-        Self(Arc::from(text))
+        Self((!text.is_empty()).then(|| Arc::from(text)))
     }
 
     /// The canonical form; empty for no metadata.
     pub fn as_str(&self) -> &str {
-        &self.0
+        self.0.as_deref().unwrap_or_default()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 }

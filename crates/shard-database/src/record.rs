@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{schema, server::ServerId};
 
-/// What every write depends on. The fence compares all four columns (ADR 1).
+/// What every write depends on. The fence compares all four (ADR 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShardState {
     pub next_position: i64,
@@ -74,9 +74,22 @@ pub fn compare_schema(version: i32) -> Option<Disagreement> {
 
 /// `to_regclass` returns NULL for a missing table; naming the table itself would be an error.
 const IS_THERE: &str = "SELECT pg_catalog.to_regclass('shardledger.shard_state') IS NOT NULL";
-const RECORD: &str = "SELECT i.cluster_id, i.shard_id, i.shard_number, i.slot_count, i.hash_seed, i.founding_map, i.complete, \
-       i.system_identifier, i.database_oid, i.timeline, s.next_position, s.ownership_version, s.incarnation, s.schema_version \
-     FROM shardledger.shard_identity i CROSS JOIN shardledger.shard_state s";
+/// The next position, one past the highest in the shard's own range: a position begins with the shard's number, then 51 bits.
+macro_rules! state_columns {
+    () => {
+        "coalesce((SELECT j.position FROM shardledger.journal j \
+           WHERE j.position > (i.shard_number::int8 << 51) AND j.position <= (i.shard_number::int8 << 51) + 2251799813685247 \
+           ORDER BY j.position DESC LIMIT 1), i.shard_number::int8 << 51) + 1 AS next_position, \
+         s.ownership_version, s.incarnation, s.schema_version \
+         FROM shardledger.shard_identity i CROSS JOIN shardledger.shard_state s"
+    };
+}
+
+const RECORD: &str = concat!(
+    "SELECT i.cluster_id, i.shard_id, i.shard_number, i.slot_count, i.hash_seed, i.founding_map, i.complete, \
+       i.system_identifier, i.database_oid, i.timeline, ",
+    state_columns!()
+);
 
 /// Reads which shard the database belongs to.
 pub async fn read(connection: &mut PgConnection) -> Result<Database, sqlx::Error> {
@@ -118,8 +131,7 @@ fn from_row(row: &PgRow) -> Result<ShardRecord, sqlx::Error> {
     })
 }
 
-const STATE: &str =
-    "SELECT next_position, ownership_version, incarnation, schema_version FROM shardledger.shard_state";
+const STATE: &str = concat!("SELECT ", state_columns!());
 
 /// Reads the columns that the fence compares; `None` if the row is missing.
 pub async fn read_state(connection: &mut PgConnection) -> Result<Option<ShardState>, sqlx::Error> {
@@ -137,8 +149,8 @@ fn state_from_row(row: &PgRow) -> Result<ShardState, sqlx::Error> {
 
 const INSERT_IDENTITY: &str = "INSERT INTO shardledger.shard_identity (cluster_id, shard_id, shard_number, slot_count, hash_seed, \
        founding_map, complete, system_identifier, database_oid, timeline) VALUES ($1, $2, $3, $4, $5, $6, $6 IS NULL, $7, $8, $9)";
-const INSERT_STATE: &str = "INSERT INTO shardledger.shard_state (next_position, ownership_version, incarnation, schema_version) \
-     VALUES ($1, 1, 1, $2)";
+const INSERT_STATE: &str = "INSERT INTO shardledger.shard_state (ownership_version, incarnation, schema_version) VALUES (1, 1, $1)";
+const INSERT_FOLD_STATE: &str = "INSERT INTO shardledger.fold_state (folded_position) VALUES ($1)";
 
 /// Writes the rows that make the database this shard, in the caller's transaction. The one-row constraints make a
 /// second initialiser fail.
@@ -161,11 +173,9 @@ pub async fn write(
         .bind(timeline)
         .execute(&mut *connection)
         .await?;
-    sqlx::query(INSERT_STATE)
-        .bind(Position::first_of(identity.number).0)
-        .bind(schema::VERSION)
-        .execute(connection)
-        .await?;
+    sqlx::query(INSERT_STATE).bind(schema::VERSION).execute(&mut *connection).await?;
+    let before_first = Position::first_of(identity.number).0 - 1;
+    sqlx::query(INSERT_FOLD_STATE).bind(before_first).execute(connection).await?;
     Ok(())
 }
 
@@ -226,13 +236,17 @@ pub async fn asset_scales(connection: &mut PgConnection) -> Result<AssetScales, 
 /// routers.
 const POSITIONS_SKIPPED: i64 = 1 << 32;
 
-const BEGIN_INCARNATION: &str = "UPDATE shardledger.shard_state SET incarnation = incarnation + 1, next_position = $1 \
-     WHERE incarnation = $2";
+/// Waits for the transactions of lanes, and keeps them out until the transaction ends.
+const LOCK_OUT_LANES: &str = "LOCK TABLE shardledger.lane_fence IN SHARE ROW EXCLUSIVE MODE";
+const BEGIN_INCARNATION: &str = "UPDATE shardledger.shard_state SET incarnation = $1 WHERE incarnation = $2";
+/// A booking without legs. It takes the first position of the incarnation, so that no lane of an earlier one passes the fence.
+const INSERT_MARKER: &str = "INSERT INTO shardledger.journal (position, amount, at_us, payer_slot, payee_slot, kind, role, payer, payee, asset) \
+     VALUES ($1, 0, (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::int8, -1, -1, 3, 0, '@marker', '', 'XXX')";
 const RECORD_INCARNATION: &str = "INSERT INTO shardledger.incarnation (incarnation, lost_from, first, reason, began_at_us) \
      VALUES ($1, $2, $3, $4, (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::int8)";
 
 /// Accepts the database in its present state. Begins a new incarnation whose first position is beyond every known
-/// mark, so that no position is used twice. Runs in its own transaction on the fence's row: writers of the old
+/// mark, so that no position is used twice. Runs in its own transaction under the lanes' lock: writers of the old
 /// incarnation are waited for and then fail at the fence.
 ///
 /// # Errors
@@ -256,8 +270,9 @@ pub async fn begin_incarnation(
         return Err(sqlx::Error::Encode(what.into()));
     }
     let mut transaction = sqlx::Connection::begin(connection).await?;
+    sqlx::query(LOCK_OUT_LANES).execute(&mut *transaction).await?;
     let updated = sqlx::query(BEGIN_INCARNATION)
-        .bind(first)
+        .bind(incarnation)
         .bind(from.state.incarnation)
         .execute(&mut *transaction)
         .await?
@@ -265,12 +280,7 @@ pub async fn begin_incarnation(
     if updated != 1 {
         return Err(sqlx::Error::RowNotFound);
     }
-    if incarnation != from.state.incarnation + 1 {
-        sqlx::query("UPDATE shardledger.shard_state SET incarnation = $1")
-            .bind(incarnation)
-            .execute(&mut *transaction)
-            .await?;
-    }
+    sqlx::query(INSERT_MARKER).bind(first).execute(&mut *transaction).await?;
     sqlx::query(RECORD_INCARNATION)
         .bind(incarnation)
         .bind(lost_from)
@@ -280,5 +290,5 @@ pub async fn begin_incarnation(
         .await?;
     remember_server(&mut transaction, server, timeline).await?;
     transaction.commit().await?;
-    Ok(Mark { incarnation, timeline, position: first })
+    Ok(Mark { incarnation, timeline, position: first + 1 })
 }

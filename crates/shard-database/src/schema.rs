@@ -42,14 +42,14 @@ pub const SCAN_BYTES_PER_SECOND: i64 = 100 * 1024 * 1024;
 pub const MIGRATIONS: [Migration; 2] = [
     Migration {
         version: 1,
-        title: "accounts, journal, transfers, registers",
+        title: "journal, accounts, sagas",
         locks: &[],
         sql: include_str!("../../../migrations/0001_ledger.sql"),
     },
     Migration {
         version: 2,
         title: "holds and reversals",
-        locks: &[TableLock { table: "transfer", mode: "ACCESS EXCLUSIVE", work: Work::Scan }],
+        locks: &[TableLock { table: "journal", mode: "SHARE", work: Work::Scan }],
         sql: include_str!("../../../migrations/0002_holds_and_reversals.sql"),
     },
 ];
@@ -59,7 +59,7 @@ pub const VERSION: i32 = MIGRATIONS[MIGRATIONS.len() - 1].version;
 
 const SET_VERSION: &str = "UPDATE shardledger.shard_state SET schema_version = $2 WHERE schema_version = $1";
 /// Writers wait for this lock; after it their fence finds another schema version.
-const LOCK_OUT_WRITERS: &str = "LOCK TABLE shardledger.shard_state IN EXCLUSIVE MODE";
+const LOCK_OUT_WRITERS: &str = "LOCK TABLE shardledger.lane_fence IN EXCLUSIVE MODE";
 const TABLE_BYTES: &str =
     "SELECT COALESCE(pg_catalog.pg_total_relation_size(pg_catalog.to_regclass('shardledger.' || $1)), 0)";
 

@@ -1,9 +1,10 @@
 //! Opening and changing accounts.
 
-use super::{Batch, entry_of};
+use super::{Aside, Batch, holds::outcome_of};
 use crate::{
-    Account, AccountId, AccountStatus, Position,
-    journal::{Entry, EntryKind, detail},
+    Account, AccountId, Position,
+    booking::{Attributes, Booking, BookingKind, Extra, Leg},
+    fold,
     operation::{CreateAccount, UpdateAccount},
     outcome::{AccountOutcome, Outcome, TransferState},
     posting,
@@ -18,7 +19,9 @@ impl Batch<'_> {
             return self.created_before(create, there);
         }
         self.openings.insert(create.id.clone(), create.clone());
-        self.open_account(create.clone());
+        if let Err(aside) = self.open_account(create) {
+            return outcome_of(aside);
+        }
         match self.accounts.get(&create.id) {
             Some(account) => Outcome::Account(AccountOutcome::Created(account.clone())),
             None => Outcome::Illegal(format!("account {} is gone right after it was opened", create.id)),
@@ -43,28 +46,28 @@ impl Batch<'_> {
         }
     }
 
-    pub(super) fn open_account(&mut self, create: CreateAccount) {
-        let position = self.take_position();
-        let account = Account {
-            id: create.id,
-            asset: create.asset,
-            status: AccountStatus::Open,
-            posted: 0,
-            held: 0,
-            overdraft: create.overdraft,
-            max_balance: create.max_balance,
-            version: 1,
-            head: position,
-            metadata: create.metadata,
-            created_at_us: self.now_us,
-            updated_at_us: self.now_us,
+    pub(super) fn open_account(&mut self, create: &CreateAccount) -> Result<(), Aside> {
+        let attributes = Attributes { status: crate::AccountStatus::Open, max_balance: create.max_balance };
+        let leg = Leg { version: 1, previous: Position::NONE, posted: 0, held: 0, overdraft: create.overdraft };
+        let extra = Extra {
+            metadata: Some(create.metadata.clone()),
+            attributes: Some(attributes),
+            ..Extra::default()
         };
-        let detail = detail::write(&account);
-        self.effects.entries.push(Entry {
-            detail: Some(detail.into()),
-            ..entry_of(&account, Position::NONE, EntryKind::Opened, 0, None)
-        });
-        self.accounts.open(account);
+        self.append(Booking {
+            position: self.effects.next_position,
+            kind: BookingKind::Opened,
+            id: None,
+            payer: create.id.clone(),
+            payee: None,
+            asset: create.asset,
+            amount: 0,
+            at_us: self.now_us,
+            payer_leg: Some(leg),
+            payee_leg: None,
+            extra: Some(Box::new(extra)),
+        })?;
+        Ok(())
     }
 
     pub(super) fn update_account(&mut self, update: &UpdateAccount) -> Outcome {
@@ -86,28 +89,42 @@ impl Batch<'_> {
         if let Err(refused) = posting::check_update(before, after.status, after.overdraft, in_flight) {
             return Outcome::Account(AccountOutcome::Refused { account: before.clone(), refused });
         }
-        let previous = before.head;
-        after.version += 1;
-        after.head = self.take_position();
-        after.updated_at_us = self.now_us.max(after.updated_at_us);
-        let detail = detail::write(&after);
-        self.effects
-            .entries
-            .push(Entry { detail: Some(detail.into()), ..entry_of(&after, previous, EntryKind::Updated, 0, None) });
-        if let Some(account) = self.accounts.change(&update.id, true) {
-            account.clone_from(&after);
+        let leg = Leg {
+            overdraft: after.overdraft,
+            ..fold::leg_after(before, crate::booking::Change::default())
+        };
+        let extra = Extra {
+            metadata: Some(after.metadata.clone()),
+            attributes: Some(fold::attributes_of(&after)),
+            ..Extra::default()
+        };
+        let booking = Booking {
+            position: self.effects.next_position,
+            kind: BookingKind::Updated,
+            id: None,
+            payer: update.id.clone(),
+            payee: None,
+            asset: before.asset,
+            amount: 0,
+            at_us: self.now_us.max(before.updated_at_us),
+            payer_leg: Some(leg),
+            payee_leg: None,
+            extra: Some(Box::new(extra)),
+        };
+        if let Err(aside) = self.append(booking) {
+            return outcome_of(aside);
         }
-        Outcome::Account(AccountOutcome::Updated(after))
+        match self.accounts.get(&update.id) {
+            Some(after) => Outcome::Account(AccountOutcome::Updated(after.clone())),
+            None => Outcome::Illegal(format!("account {} is gone right after it was updated", update.id)),
+        }
     }
 
     /// Whether a transfer of the account is under way to another shard: begun in this batch, or, where the account is to be
     /// closed, before.
     fn has_transfer_in_flight(&self, account: &AccountId) -> bool {
-        let begun_now = |transfer: &super::NewTransfer| {
-            transfer.key.debit == *account
-                && transfer.stored.state == TransferState::Pending
-                && !self.effects.settlements.iter().any(|settled| settled.key == transfer.key)
-        };
-        self.in_flight.contains(account) || self.effects.transfers.iter().any(begun_now)
+        self.in_flight.contains(account) || self.sagas.iter().any(|(key, saga)| {
+            key.debit == *account && saga.state == TransferState::Pending
+        })
     }
 }

@@ -1,9 +1,10 @@
 //! Placing, releasing and expiring holds. Capturing one is a transfer.
 
-use super::{Aside, Batch, Leg, NewHold};
+use super::{Aside, Batch, Draft, HoldRow};
 use crate::{
     Hold, HoldKey, HoldStatus, Position, Refusal, Refused, Side,
-    journal::EntryKind,
+    booking::{Booking, BookingKind, Extra, Role},
+    fold::{self, FoldError},
     operation::PlaceHold,
     outcome::{HoldAnswer, HoldOutcome, Outcome},
     posting,
@@ -22,7 +23,7 @@ pub(super) struct KnownHold {
 #[derive(Debug, Clone, Copy)]
 enum Change {
     None,
-    Placed { debit_position: Option<Position> },
+    Placed { position: Position },
     Changed,
 }
 
@@ -49,37 +50,29 @@ impl Batch<'_> {
             }
             Err(refused) => Some(refused),
         };
-        if refused.is_none() {
-            let leg = Leg {
-                account: &place.debit,
-                counterparty: &place.credit,
-                kind: EntryKind::Held,
-                posted: 0,
-                held: place.amount,
-                cause: place.id,
-            };
-            if let Err(aside) = self.book(place.asset, &[leg]) {
-                return outcome_of(aside);
-            }
-        }
-        let after = self.balances_now(&place.debit).filter(|_| refused.is_none());
-        let hold = Hold {
-            credit: place.credit.clone(),
+        let kind = if refused.is_none() { BookingKind::HoldPlaced } else { BookingKind::HoldRejected };
+        let extra = Extra {
+            metadata: (!place.metadata.is_empty()).then(|| place.metadata.clone()),
+            refused,
+            expires_at_us: place.expires_in_s.map(|seconds| self.now_us + i64::from(seconds) * SECOND_US),
+            ..Extra::default()
+        };
+        let booked = self.book(Draft {
+            kind,
+            id: Some(place.id),
+            payer: &place.debit,
+            payee: Some(&place.credit),
             asset: place.asset,
             amount: place.amount,
-            metadata: place.metadata.clone(),
-            status: refused.map_or(HoldStatus::Held, HoldStatus::Rejected),
-            captured: 0,
-            in_flight: None,
-            expires_at_us: place.expires_in_s.map(|seconds| self.now_us + i64::from(seconds) * SECOND_US),
-            debit_after: after.map(|(balances, _)| balances),
-            created_at_us: self.now_us,
-            ended_at_us: refused.map(|_| self.now_us),
-        };
-        let outcome = HoldOutcome::Placed(answer(&hold, false));
-        let change = Change::Placed { debit_position: after.map(|(_, position)| position) };
-        self.holds.insert(key, KnownHold { hold, change });
-        Outcome::Hold(outcome)
+            extra: (extra != Extra::default()).then(|| Box::new(extra)),
+        });
+        if let Err(aside) = booked {
+            return outcome_of(aside);
+        }
+        match self.hold(&key) {
+            Some(hold) => Outcome::Hold(HoldOutcome::Placed(answer(hold, false))),
+            None => Outcome::Illegal(format!("hold {} is gone right after it was placed", place.id.0)),
+        }
     }
 
     pub(super) fn release_hold(&mut self, key: &HoldKey) -> Outcome {
@@ -102,7 +95,7 @@ impl Batch<'_> {
             // What is left to release depends on the verdict.
             return Outcome::Deferred;
         }
-        if let Err(aside) = self.end_hold(key, HoldStatus::Released, EntryKind::Released) {
+        if let Err(aside) = self.end_hold(key, BookingKind::HoldReleased) {
             return outcome_of(aside);
         }
         match self.hold(key) {
@@ -131,24 +124,44 @@ impl Batch<'_> {
     pub(super) fn expire_if_due(&mut self, key: &HoldKey) -> Result<(), Aside> {
         let now_us = self.now_us;
         if self.hold(key).is_some_and(|hold| hold.is_due(now_us)) {
-            self.end_hold(key, HoldStatus::Expired, EntryKind::Expired)?;
+            self.end_hold(key, BookingKind::HoldExpired)?;
         }
         Ok(())
     }
 
-    fn end_hold(&mut self, key: &HoldKey, status: HoldStatus, kind: EntryKind) -> Result<(), Aside> {
-        let now_us = self.now_us;
-        let rest = self.change_hold(key).map_or(0, |hold| hold.end(status, now_us));
-        self.release(key, rest, kind)
+    /// Ends a hold: what it still reserves is available again. Returns the place of the booking among the effects.
+    pub(super) fn end_hold(&mut self, key: &HoldKey, kind: BookingKind) -> Result<usize, Aside> {
+        let Some(hold) = self.hold(key) else {
+            return Err(Aside::Illegal(format!("INV-11: hold {} of {} is not there to be ended", key.id.0, key.debit)));
+        };
+        let (asset, payee, amount) = (hold.asset, hold.credit.clone(), hold.remaining());
+        let extra = Extra { captured: Some(hold.captured), ..Extra::default() };
+        self.book(Draft {
+            kind,
+            id: Some(key.id),
+            payer: &key.debit,
+            payee: Some(&payee),
+            asset,
+            amount,
+            extra: Some(Box::new(extra)),
+        })
     }
 
-    /// Makes what a hold no longer holds available again.
-    pub(super) fn release(&mut self, key: &HoldKey, amount: i64, kind: EntryKind) -> Result<(), Aside> {
-        let Some(hold) = self.hold(key).filter(|_| amount > 0) else { return Ok(()) };
-        let (asset, counterparty) = (hold.asset, hold.credit.clone());
-        let leg =
-            Leg { account: &key.debit, counterparty: &counterparty, kind, posted: 0, held: -amount, cause: key.id };
-        self.book(asset, &[leg])
+    /// Applies a booking to the hold that it is about, if any.
+    pub(super) fn apply_to_holds(&mut self, booking: &Booking) -> Result<(), FoldError> {
+        let Some(key) = fold::hold_key(booking) else { return Ok(()) };
+        if booking.kind.role() == Role::Hold {
+            let hold = fold::place_hold(booking)?;
+            self.holds.insert(key, KnownHold { hold, change: Change::Placed { position: booking.position } });
+            return Ok(());
+        }
+        let Some(known) = self.holds.get_mut(&key) else {
+            return Err(FoldError::Hold { key, position: booking.position, what: "it was not loaded" });
+        };
+        if matches!(known.change, Change::None) {
+            known.change = Change::Changed;
+        }
+        fold::apply_to_hold(&mut known.hold, booking)
     }
 
     pub(super) fn hold(&self, key: &HoldKey) -> Option<&Hold> {
@@ -160,25 +173,17 @@ impl Batch<'_> {
         self.hold(key).filter(|hold| hold.status.refused().is_none())
     }
 
-    /// The hold to be changed in this batch.
-    pub(super) fn change_hold(&mut self, key: &HoldKey) -> Option<&mut Hold> {
-        let known = self.holds.get_mut(key)?;
-        if matches!(known.change, Change::None) {
-            known.change = Change::Changed;
-        }
-        Some(&mut known.hold)
-    }
-
-    /// Writes down which holds are new and which have changed.
+    /// Notes the rows of open holds that the batch inserts, changes and deletes.
     pub(super) fn note_holds(&mut self) {
         for (key, KnownHold { hold, change }) in self.holds.drain() {
-            match change {
-                Change::None => {}
-                Change::Placed { debit_position } => {
-                    self.effects.holds.push(NewHold { key, stored: hold, debit_position });
-                }
-                Change::Changed => self.effects.changed_holds.push((key, hold)),
-            }
+            let is_open = hold.status == HoldStatus::Held;
+            self.effects.holds.extend(match change {
+                Change::Placed { position } if is_open => Some(HoldRow::Insert { key, hold, position }),
+                Change::Changed if is_open => Some(HoldRow::Update { key, hold }),
+                Change::Changed => Some(HoldRow::Delete { key }),
+                // Rejected, or placed and ended in one batch: it never has a row.
+                Change::Placed { .. } | Change::None => None,
+            });
         }
     }
 }

@@ -1,11 +1,13 @@
 //! Steps 2 and 3 of a saga: the verdict at the credit account's shard, and its consequence at the debit account's.
 
-use super::{Aside, Batch, Leg, NewRegister, Prior, Settlement, StoredRegister, holds::outcome_of};
+use super::{Aside, Batch, Draft, Prior, holds::outcome_of};
 use crate::{
-    HoldKey, Position, Refused,
-    journal::EntryKind,
-    operation::{Decide, Settle, Verdict},
-    outcome::{DebitAfter, Decided, Outcome, Settled, TransferState},
+    HoldKey, Refused,
+    booking::{BookingKind, Extra},
+    fold,
+    history::{StoredRegister, StoredTransfer},
+    operation::{Decide, Purpose, Settle, Verdict},
+    outcome::{Decided, Outcome, Settled, TransferState},
     posting,
 };
 
@@ -36,36 +38,39 @@ impl Batch<'_> {
             Ok(()) => Verdict::Credited,
             Err(refused) => Verdict::Refused(refused),
         };
-        if verdict == Verdict::Credited {
-            let transit = self.in_transit(decide.asset);
-            let leg = |account, posted| Leg {
-                account,
-                counterparty: &decide.debit,
-                kind: EntryKind::Posted,
-                posted,
-                held: 0,
-                cause: decide.id,
-            };
-            let legs = [leg(&transit, -decide.amount), leg(&decide.credit, decide.amount)];
-            if let Err(aside) = self.book(decide.asset, &legs) {
-                return outcome_of(aside);
-            }
-            if let Some(of) = decide.purpose.reversed_transfer() {
-                self.note_reversal(of, &decide.credit, decide.id, decide.amount);
-            }
-        }
-        let stored = StoredRegister {
-            credit: decide.credit.clone(),
+        let kind = if verdict == Verdict::Credited { BookingKind::Credited } else { BookingKind::Refused };
+        // The shard of the original counts its reversals by their registers.
+        let purpose = match decide.purpose {
+            reversal @ Purpose::Reversal { .. } => reversal,
+            Purpose::Payment | Purpose::Capture { .. } => Purpose::Payment,
+        };
+        let booked = self.book(Draft {
+            kind,
+            id: Some(decide.id),
+            payer: &decide.debit,
+            payee: Some(&decide.credit),
             asset: decide.asset,
             amount: decide.amount,
-            verdict,
-            decided_at_us: self.now_us,
+            extra: extra_of(purpose, verdict.refused()),
+        });
+        let register = match booked {
+            Ok(index) => StoredRegister::of(self.booking(index)),
+            Err(aside) => return outcome_of(aside),
         };
-        if let Prior::Loaded(known) = &mut self.prior {
-            known.registers.insert(decide.key(), stored.clone());
+        let register = match register {
+            Ok(register) => register,
+            Err(error) => return Outcome::Illegal(error.to_string()),
+        };
+        if verdict == Verdict::Credited
+            && let Some(of) = decide.purpose.reversed_transfer()
+        {
+            self.note_reversal(of, &decide.credit, decide.amount);
         }
-        self.effects.registers.push(NewRegister { key: decide.key(), stored });
-        Outcome::Decided(Decided { verdict, at_us: self.now_us, replayed: false })
+        let at_us = register.decided_at_us;
+        if let Prior::Loaded(known) = &mut self.prior {
+            known.registers.insert(decide.key(), register);
+        }
+        Outcome::Decided(Decided { verdict, at_us, replayed: false })
     }
 
     /// The contract's order goes on here: the credit side, then what the source presumed, then what only this shard knows.
@@ -84,32 +89,33 @@ impl Batch<'_> {
         }
         let illegal =
             |why: &str| Outcome::Illegal(format!("INV-4: transfer {} from {}: {why}", settle.id.0, settle.debit));
-        let state = match settle.verdict {
-            Verdict::Credited if !settle.reserved => return illegal("credited, but nothing was reserved"),
-            Verdict::Credited => TransferState::Posted { at_us: self.now_us },
-            Verdict::Refused(refused) => TransferState::Rejected { refused, at_us: self.now_us },
+        if settle.verdict == Verdict::Credited && !settle.reserved {
+            return illegal("credited, but nothing was reserved");
+        }
+        let known = match &self.prior {
+            Prior::Loaded(stored) => stored.transfers.get(&settle.key()),
+            Prior::Unknown => None,
         };
-        if let Prior::Loaded(stored) = &self.prior {
-            let Some(transfer) = stored.transfers.get(&settle.key()) else {
-                return illegal("settled, but it was never reserved here");
-            };
-            match (transfer.state, settle.verdict) {
-                (TransferState::Pending, _) => {}
-                (TransferState::Posted { .. }, Verdict::Credited)
-                | (TransferState::Rejected { .. }, Verdict::Refused(_)) => {
-                    let debit_after = transfer.debit_after.filter(|_| settle.purpose.finalizes());
-                    return Outcome::Settled(Settled { state: transfer.state, debit_after, replayed: true });
-                }
-                _ => return illegal("settled with another verdict than before"),
+        // Sagas under way are always known. Of any other transfer only the careful way knows.
+        let Some(transfer) = known.or_else(|| self.sagas.get(&settle.key())) else {
+            return illegal("settled, but it was never reserved here");
+        };
+        match (transfer.state, settle.verdict) {
+            (TransferState::Pending, _) => {}
+            (TransferState::Posted { .. }, Verdict::Credited)
+            | (TransferState::Rejected { .. }, Verdict::Refused(_)) => {
+                let debit_after = transfer.debit_after.filter(|_| settle.purpose.finalizes());
+                return Outcome::Settled(Settled { state: transfer.state, debit_after, replayed: true });
             }
-            let same = transfer.credit == settle.credit
-                && transfer.asset == settle.asset
-                && transfer.amount == settle.amount
-                && transfer.purpose == settle.purpose
-                && transfer.presumed.is_none() == settle.reserved;
-            if !same {
-                return illegal("settled with other content than it was reserved with");
-            }
+            _ => return illegal("settled with another verdict than before"),
+        }
+        let same = transfer.credit == settle.credit
+            && transfer.asset == settle.asset
+            && transfer.amount == settle.amount
+            && transfer.purpose == settle.purpose
+            && transfer.reserved() == settle.reserved;
+        if !same {
+            return illegal("settled with other content than it was reserved with");
         }
         let capture = settle
             .purpose
@@ -121,51 +127,52 @@ impl Batch<'_> {
         {
             return outcome_of(aside);
         }
-        // Before the hold is touched: where the account has no room for what comes back, nothing of this may be written.
-        if settle.compensates()
-            && let Err(aside) = self.compensate(settle)
-        {
-            return outcome_of(aside);
-        }
-        let later = match capture.map(|hold| self.settle_capture(settle, &hold)).transpose() {
-            Ok(later) => later.flatten(),
+        let settled = match self.book_settlement(settle, capture.as_ref()) {
+            Ok(settled) => settled,
             Err(aside) => return outcome_of(aside),
         };
-        let debit_after = later.map(|(balances, _)| balances);
         if let Prior::Loaded(known) = &mut self.prior
             && let Some(transfer) = known.transfers.get_mut(&settle.key())
         {
-            transfer.state = state;
-            transfer.debit_after = debit_after.or(transfer.debit_after);
+            settled.write_to(transfer);
         }
-        self.effects.settlements.push(Settlement {
-            key: settle.key(),
-            credit: settle.credit.clone(),
-            amount: settle.amount,
-            reserved: settle.reserved,
-            state,
-            debit_position: later.map(|(_, position)| position),
-        });
-        Outcome::Settled(Settled { state, debit_after, replayed: false })
+        if let Some(transfer) = self.sagas.get_mut(&settle.key()) {
+            settled.write_to(transfer);
+        }
+        Outcome::Settled(settled)
     }
 
-    /// Gives the payer back what is in transit.
-    fn compensate(&mut self, settle: &Settle) -> Result<(), Aside> {
-        let transit = self.in_transit(settle.asset);
-        let held = if settle.purpose.captured_hold().is_some() { settle.amount } else { 0 };
-        let leg = |account, counterparty, posted, held| Leg {
-            account,
-            counterparty,
-            kind: EntryKind::Compensated,
-            posted,
-            held,
-            cause: settle.id,
+    /// Step 3: the transfer is posted, or the payer gets back what is in transit. The verdict reaches the hold of a
+    /// capture as well: the rest of a final capture is released, or the hold is as it was before.
+    fn book_settlement(&mut self, settle: &Settle, capture: Option<&HoldKey>) -> Result<Settled, Aside> {
+        let kind = match settle.verdict {
+            Verdict::Credited => BookingKind::Settled,
+            Verdict::Refused(_) if settle.reserved => BookingKind::Compensated,
+            Verdict::Refused(_) => BookingKind::SettledRefused,
         };
-        let legs = [
-            leg(&transit, &settle.debit, -settle.amount, 0),
-            leg(&settle.debit, &settle.credit, settle.amount, held),
-        ];
-        self.book(settle.asset, &legs)
+        let purpose = if capture.is_some() { settle.purpose } else { Purpose::Payment };
+        let index = self.book(Draft {
+            kind,
+            id: Some(settle.id),
+            payer: &settle.debit,
+            payee: Some(&settle.credit),
+            asset: settle.asset,
+            amount: settle.amount,
+            extra: extra_of(purpose, settle.verdict.refused()),
+        })?;
+        let at_us = self.booking(index).at_us;
+        let state = match settle.verdict {
+            Verdict::Credited => TransferState::Posted { at_us },
+            Verdict::Refused(refused) => TransferState::Rejected { refused, at_us },
+        };
+        let mut answer = index;
+        if kind == BookingKind::Settled
+            && let Some(hold) = capture
+        {
+            answer = self.end_captured_hold(hold, settle.purpose, index)?;
+        }
+        let released = (answer != index).then(|| self.booking(answer).payer_leg).flatten();
+        Ok(Settled { state, debit_after: released.as_ref().map(fold::debit_after), replayed: false })
     }
 
     /// Is this the capture that the hold waits for?
@@ -179,21 +186,17 @@ impl Batch<'_> {
         }
         Ok(())
     }
+}
 
-    /// The verdict reaches the hold: the capture is certain and the rest of a final one is released, or the hold is as it
-    /// was before. Gives the debit account after the release, if there was one.
-    fn settle_capture(&mut self, settle: &Settle, key: &HoldKey) -> Result<Option<(DebitAfter, Position)>, Aside> {
-        let now_us = self.now_us;
-        let Some(hold) = self.change_hold(key) else { return Ok(None) };
-        hold.in_flight = None;
-        if settle.verdict != Verdict::Credited {
-            return Ok(None);
-        }
-        let rest = hold.capture(settle.amount, settle.purpose.finalizes(), now_us);
-        if rest == 0 {
-            return Ok(None);
-        }
-        self.release(key, rest, EntryKind::Released)?;
-        Ok(self.balances_now(&settle.debit))
+impl Settled {
+    fn write_to(self, transfer: &mut StoredTransfer) {
+        transfer.state = self.state;
+        transfer.presumed = None;
+        transfer.debit_after = self.debit_after.or(transfer.debit_after);
     }
+}
+
+fn extra_of(purpose: Purpose, refused: Option<Refused>) -> Option<Box<Extra>> {
+    let extra = Extra { purpose, refused, ..Extra::default() };
+    (extra != Extra::default()).then(|| Box::new(extra))
 }

@@ -1,12 +1,12 @@
 //! Transfers: payments, captures of holds, reversals. Checked in the contract's order, booked, and stored under their id.
 
-use super::{Aside, Batch, Leg, NewTransfer, Prior, Request, StoredTransfer};
+use super::{Aside, Batch, Draft, Prior, Request};
 use crate::{
-    Hold, HoldKey, Position, Refusal, Refused, Side,
-    hold::CaptureInFlight,
-    journal::EntryKind,
+    Hold, HoldKey, Refusal, Refused, Side,
+    booking::{BookingKind, Extra},
+    history::StoredTransfer,
     operation::{Purpose, Transfer},
-    outcome::{DebitAfter, TransferAnswer, TransferOutcome, TransferState},
+    outcome::{TransferAnswer, TransferOutcome},
     posting,
 };
 
@@ -17,22 +17,6 @@ struct Order<'t> {
     amount: i64,
     /// Of a capture.
     hold: Option<HoldKey>,
-}
-
-impl Order<'_> {
-    /// What it takes from the debit side: out of the hold, of a capture; else out of what is available, as `kind`.
-    fn debit_leg(&self, kind: EntryKind) -> Leg<'_> {
-        let Self { transfer, amount, ref hold } = *self;
-        let (kind, held) = if hold.is_some() { (EntryKind::Captured, -amount) } else { (kind, 0) };
-        Leg {
-            account: &transfer.debit,
-            counterparty: &transfer.credit,
-            kind,
-            posted: -amount,
-            held,
-            cause: transfer.id,
-        }
-    }
 }
 
 /// What the checks say to a transfer that the debit side allows.
@@ -71,13 +55,12 @@ impl Batch<'_> {
             Some(key) => self.capture_order(transfer, key)?,
         };
         let refused = match self.check(&order) {
-            Ok(Ruling::Take) => {
-                let state = if transfer.cross_shard { self.reserve(&order)? } else { self.post(&order)? };
-                let after = self.balances_now(&transfer.debit);
-                return Ok(self.store_transfer(request, &order, state, None, after));
+            Ok(Ruling::Take) if transfer.cross_shard => {
+                return self.record(request, &order, BookingKind::Reserved, None);
             }
+            Ok(Ruling::Take) => return self.record(request, &order, BookingKind::Posted, None),
             Ok(Ruling::Presume(refused)) => {
-                return Ok(self.store_transfer(request, &order, TransferState::Pending, Some(refused), None));
+                return self.record(request, &order, BookingKind::Presumed, Some(refused));
             }
             Err(refused) => refused,
         };
@@ -90,10 +73,7 @@ impl Batch<'_> {
             {
                 Err(Aside::Deferred)
             }
-            refused => {
-                let state = TransferState::Rejected { refused, at_us: self.now_us };
-                Ok(self.store_transfer(request, &order, state, None, None))
-            }
+            refused => self.record(request, &order, BookingKind::Rejected, Some(refused)),
         }
     }
 
@@ -154,87 +134,69 @@ impl Batch<'_> {
 
     // === booking ===
 
-    fn post(&mut self, order: &Order<'_>) -> Result<TransferState, Aside> {
-        let Order { transfer, amount, ref hold } = *order;
-        let legs = [
-            order.debit_leg(EntryKind::Posted),
-            Leg {
-                account: &transfer.credit,
-                counterparty: &transfer.debit,
-                kind: EntryKind::Posted,
-                posted: amount,
-                held: 0,
-                cause: transfer.id,
-            },
-        ];
-        self.book(transfer.asset, &legs)?;
-        if let Some(key) = hold {
-            let (finalize, now_us) = (transfer.purpose.finalizes(), self.now_us);
-            let rest = self.change_hold(key).map_or(0, |hold| hold.capture(amount, finalize, now_us));
-            self.release(key, rest, EntryKind::Released)?;
-        }
-        if let Some(of) = transfer.purpose.reversed_transfer() {
-            self.note_reversal(of, &transfer.credit, transfer.id, amount);
-        }
-        Ok(TransferState::Posted { at_us: self.now_us })
-    }
-
-    /// Step 1 of a saga. The rest of a final capture stays held: should the credit side refuse, the hold must be as it was.
-    fn reserve(&mut self, order: &Order<'_>) -> Result<TransferState, Aside> {
-        let Order { transfer, amount, ref hold } = *order;
-        let transit = self.in_transit(transfer.asset);
-        let legs = [
-            order.debit_leg(EntryKind::Reserved),
-            Leg {
-                account: &transit,
-                counterparty: &transfer.debit,
-                kind: EntryKind::Reserved,
-                posted: amount,
-                held: 0,
-                cause: transfer.id,
-            },
-        ];
-        self.book(transfer.asset, &legs)?;
-        if let Some(hold) = hold.as_ref().and_then(|key| self.change_hold(key)) {
-            hold.in_flight = Some(CaptureInFlight { capture: transfer.id, amount });
-        }
-        Ok(TransferState::Pending)
-    }
-
-    // === ids ===
-
-    fn store_transfer(
+    /// Books a transfer's first answer, and what follows from it.
+    fn record(
         &mut self,
         request: Request,
         order: &Order<'_>,
-        state: TransferState,
-        presumed: Option<Refused>,
-        after: Option<(DebitAfter, Position)>,
-    ) -> TransferOutcome {
-        let transfer = order.transfer;
-        let stored = StoredTransfer {
-            credit: transfer.credit.clone(),
+        kind: BookingKind,
+        refused: Option<Refused>,
+    ) -> Result<TransferOutcome, Aside> {
+        let Order { transfer, amount, ref hold } = *order;
+        let first = self.book(Draft {
+            kind,
+            id: Some(transfer.id),
+            payer: &transfer.debit,
+            payee: Some(&transfer.credit),
             asset: transfer.asset,
-            amount: order.amount,
-            metadata: transfer.metadata.clone(),
-            purpose: transfer.purpose,
-            cross_shard: transfer.cross_shard,
-            state,
-            presumed,
-            debit_after: after.map(|(balances, _)| balances),
-            created_at_us: self.now_us,
-        };
-        let outcome = TransferOutcome::Done(answer(&stored, false));
-        if let Prior::Loaded(known) = &mut self.prior {
-            known.transfers.insert(transfer.key(), stored.clone());
+            amount,
+            extra: extra_of(request, transfer, kind, refused),
+        })?;
+        let mut answer = first;
+        if kind == BookingKind::Posted {
+            // The rest of a final capture that is only reserved stays held: should the credit side refuse, the hold must
+            // be as it was.
+            if let Some(key) = hold {
+                answer = self.end_captured_hold(key, transfer.purpose, first)?;
+            }
+            if let Some(of) = transfer.purpose.reversed_transfer() {
+                self.note_reversal(of, &transfer.credit, amount);
+            }
         }
-        let debit_position = after.map(|(_, position)| position);
-        // Recovery knows nothing of the order of a request, and must not run ahead of it.
-        let coordinated_until_us = if request.is_ordered() { request.deadline_us } else { 0 };
-        let key = transfer.key();
-        self.effects.transfers.push(NewTransfer { key, stored, debit_position, coordinated_until_us });
-        outcome
+        let stored = StoredTransfer::of(self.booking(first), None, self.booking(answer).payer_leg.as_ref())
+            .map_err(|error| Aside::Illegal(error.to_string()))?;
+        let outcome = TransferOutcome::Done(answer_of(&stored, false));
+        if matches!(kind, BookingKind::Reserved | BookingKind::Presumed) {
+            self.sagas.insert(transfer.key(), stored.clone());
+        }
+        if let Prior::Loaded(known) = &mut self.prior {
+            known.transfers.insert(transfer.key(), stored);
+        }
+        Ok(outcome)
     }
+
+    /// Ends a hold after a capture that is final, or after which nothing remains. Returns the booking that holds the
+    /// payer's balances afterwards; `captured` if the hold stays open or nothing was left of it.
+    pub(super) fn end_captured_hold(
+        &mut self,
+        key: &HoldKey,
+        purpose: Purpose,
+        captured: usize,
+    ) -> Result<usize, Aside> {
+        let Some(rest) = self.hold(key).map(Hold::remaining) else { return Ok(captured) };
+        if rest > 0 && !purpose.finalizes() {
+            return Ok(captured);
+        }
+        let end = self.end_hold(key, BookingKind::HoldCaptured)?;
+        if rest == 0 {
+            return Ok(captured);
+        }
+        let position = self.booking(end).position;
+        self.effects.bookings[captured].extra.get_or_insert_default().answer = Some(position);
+        Ok(end)
+    }
+
+    // === ids ===
 
     fn stored_transfer(&self, transfer: &Transfer) -> Option<&StoredTransfer> {
         match &self.prior {
@@ -259,11 +221,31 @@ fn replay(transfer: &Transfer, stored: &StoredTransfer) -> TransferOutcome {
     ];
     match differs.into_iter().find_map(|(differs, field)| differs.then_some(field)) {
         Some(field) => TransferOutcome::Mismatch { field },
-        None => TransferOutcome::Done(answer(stored, true)),
+        None => TransferOutcome::Done(answer_of(stored, true)),
     }
 }
 
-fn answer(stored: &StoredTransfer, replayed: bool) -> TransferAnswer {
+/// What a transfer's first booking records besides its legs. Most transfers have nothing of it.
+fn extra_of(
+    request: Request,
+    transfer: &Transfer,
+    kind: BookingKind,
+    refused: Option<Refused>,
+) -> Option<Box<Extra>> {
+    let begins_saga = matches!(kind, BookingKind::Reserved | BookingKind::Presumed);
+    let extra = Extra {
+        metadata: (!transfer.metadata.is_empty()).then(|| transfer.metadata.clone()),
+        refused,
+        purpose: transfer.purpose,
+        cross_shard: kind == BookingKind::Rejected && transfer.cross_shard,
+        // Recovery does not know the order of a request's items, and must not run ahead of it.
+        first_attempt_us: (begins_saga && request.is_ordered()).then_some(request.deadline_us),
+        ..Extra::default()
+    };
+    (extra != Extra::default()).then(|| Box::new(extra))
+}
+
+fn answer_of(stored: &StoredTransfer, replayed: bool) -> TransferAnswer {
     TransferAnswer {
         state: stored.state,
         amount: stored.amount,

@@ -2,10 +2,11 @@
 
 use std::{collections::HashMap, hash::Hash};
 
-use super::{Aside, Batch, HoldKey, KnownHold, KnownOriginal, Prior, Request};
+use super::{Aside, Batch, HoldKey, KnownHold, Original, Prior, Request};
 use crate::{
     AccountId, Position, Refusal, Refused, TransferKey,
     accounts::Snapshot,
+    booking::Role,
     operation::{Operation, Transfer},
     outcome::{AtomicOutcome, Outcome, TransferAnswer, TransferOutcome, TransferState},
 };
@@ -14,13 +15,10 @@ use crate::{
 struct Checkpoint {
     accounts: Snapshot,
     position: Position,
-    transfers: usize,
-    registers: usize,
-    reversals: usize,
-    entries: usize,
+    bookings: usize,
     /// The hold and the original that the operation is about; it touches no other.
     hold: Option<(HoldKey, Option<KnownHold>)>,
-    original: Option<(TransferKey, Option<KnownOriginal>)>,
+    original: Option<(TransferKey, Option<Original>)>,
 }
 
 impl Batch<'_> {
@@ -92,10 +90,7 @@ impl Batch<'_> {
         Checkpoint {
             accounts: self.accounts.snapshot(touched),
             position: self.effects.next_position,
-            transfers: self.effects.transfers.len(),
-            registers: self.effects.registers.len(),
-            reversals: self.effects.reversals.len(),
-            entries: self.effects.entries.len(),
+            bookings: self.effects.bookings.len(),
             // An atomic group holds payments only.
             hold: None,
             original: None,
@@ -104,18 +99,15 @@ impl Batch<'_> {
 
     fn take_back(&mut self, before: Checkpoint) {
         self.accounts.restore(before.accounts);
-        let effects = &mut self.effects;
-        effects.next_position = before.position;
-        effects.entries.truncate(before.entries);
-        effects.reversals.truncate(before.reversals);
-        let transfers = effects.transfers.split_off(before.transfers);
-        let registers = effects.registers.split_off(before.registers);
+        self.effects.next_position = before.position;
+        let taken_back = self.effects.bookings.split_off(before.bookings);
         if let Prior::Loaded(known) = &mut self.prior {
-            for transfer in transfers {
-                known.transfers.remove(&transfer.key);
-            }
-            for register in registers {
-                known.registers.remove(&register.key);
+            for (booking, key) in taken_back.iter().filter_map(|booking| Some((booking, booking.key()?))) {
+                match booking.kind.role() {
+                    Role::Transfer => drop(known.transfers.remove(&key)),
+                    Role::Register => drop(known.registers.remove(&key)),
+                    Role::None | Role::Settlement | Role::Hold | Role::HoldEnd => {}
+                }
             }
         }
         if let Some((key, known)) = before.hold {
