@@ -101,9 +101,13 @@ impl Batch<'_> {
         self.accounts.restore(before.accounts);
         self.effects.next_position = before.position;
         let taken_back = self.effects.bookings.split_off(before.bookings);
-        if let Prior::Loaded(known) = &mut self.prior {
-            for (booking, key) in taken_back.iter().filter_map(|booking| Some((booking, booking.key()?))) {
-                match booking.kind.role() {
+        for (booking, key) in taken_back.iter().filter_map(|booking| Some((booking, booking.key()?))) {
+            let role = booking.kind.role();
+            if role == Role::Transfer {
+                self.sagas.remove(&key);
+            }
+            if let Prior::Loaded(known) = &mut self.prior {
+                match role {
                     Role::Transfer => drop(known.transfers.remove(&key)),
                     Role::Register => drop(known.registers.remove(&key)),
                     Role::None | Role::Settlement | Role::Hold | Role::HoldEnd => {}
