@@ -145,8 +145,7 @@ impl Accounts {
             if self.at(handle).is_none() {
                 let account = fold::open_account(booking)?;
                 self.before_change(handle);
-                self.bytes += bytes_of(&account.id, Some(&account));
-                self.known[handle.index()].account = Some(account);
+                self.put(handle, Some(account));
             }
             return Ok(());
         }
@@ -158,10 +157,10 @@ impl Accounts {
             };
             let handle = self.find(id);
             self.before_change(handle);
-            match &mut self.known[handle.index()].account {
-                Some(account) => drop(fold::apply_leg(account, booking, party)?),
-                None => return Err(missing(id, booking)),
-            }
+            let Some(account) = &mut self.known[handle.index()].account else { return Err(missing(id, booking)) };
+            let before = metadata_bytes(account);
+            fold::apply_leg(account, booking, party)?;
+            self.bytes = self.bytes + metadata_bytes(account) - before;
         }
         if booking.kind.in_transit() != 0 {
             let id = self.in_transit_id(booking.asset);
@@ -182,6 +181,14 @@ impl Accounts {
             known.changed_by = self.batch;
             self.undo.push((handle, known.account.clone()));
         }
+    }
+
+    /// Replaces what is known of an account.
+    fn put(&mut self, handle: Handle, account: Option<Account>) {
+        let known = &mut self.known[handle.index()];
+        let bytes = |account: &Option<Account>| account.as_ref().map_or(0, metadata_bytes);
+        self.bytes = self.bytes + bytes(&account) - bytes(&known.account);
+        known.account = account;
     }
 
     // === batches ===
@@ -211,7 +218,7 @@ impl Accounts {
     pub fn revert(&mut self, undo: Undo) {
         for (handle, before) in undo.0.into_iter().rev() {
             // The account stays marked as changed: an earlier batch may have changed it, and which one is not known.
-            self.known[handle.index()].account = before;
+            self.put(handle, before);
         }
     }
 
@@ -279,7 +286,7 @@ impl Accounts {
 
     pub(crate) fn restore(&mut self, snapshot: Snapshot) {
         for (handle, account) in snapshot.0 {
-            self.known[handle.index()].account = account;
+            self.put(handle, account);
         }
     }
 }
@@ -293,7 +300,11 @@ impl Handle {
 pub(crate) struct Snapshot(Vec<(Handle, Option<Account>)>);
 
 fn bytes_of(id: &AccountId, account: Option<&Account>) -> usize {
-    ACCOUNT_BYTES + 2 * id.as_str().len() + account.map_or(0, |account| account.metadata.as_str().len())
+    ACCOUNT_BYTES + 2 * id.as_str().len() + account.map_or(0, metadata_bytes)
+}
+
+fn metadata_bytes(account: &Account) -> usize {
+    account.metadata.as_str().len()
 }
 
 fn missing(id: &AccountId, booking: &Booking) -> FoldError {
@@ -301,66 +312,4 @@ fn missing(id: &AccountId, booking: &Booking) -> FoldError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{AccountStatus, Limit, Metadata, Position, booking::{Extra, Leg}};
-
-    fn opening(name: &str, position: i64) -> Booking {
-        let id = AccountId::client(name).unwrap();
-        Booking {
-            position: Position(position),
-            kind: BookingKind::Opened,
-            id: None,
-            payer: id,
-            payee: None,
-            asset: AssetCode::new("USD").unwrap(),
-            amount: 0,
-            at_us: 5,
-            payer_leg: Some(Leg {
-                version: 1,
-                previous: Position::NONE,
-                posted: 0,
-                held: 0,
-                overdraft: Limit::ZERO,
-            }),
-            payee_leg: None,
-            extra: Some(Box::new(Extra {
-                metadata: Some(Metadata::empty()),
-                attributes: Some(crate::booking::Attributes {
-                    status: AccountStatus::Open,
-                    max_balance: Limit::Unlimited,
-                }),
-                ..Extra::default()
-            })),
-        }
-    }
-
-    #[test]
-    fn a_batch_that_is_taken_back_leaves_nothing() {
-        let mut accounts = Accounts::with_capacity(1 << 20);
-        let id = AccountId::client("a").unwrap();
-        accounts.learn(id.clone(), None);
-        accounts.apply(&opening("a", 1)).unwrap();
-        let (after, undo) = accounts.finish_batch();
-        assert_eq!(after.len(), 1);
-        assert!(accounts.get(&id).is_some());
-        accounts.revert(undo);
-        assert_eq!(accounts.get(&id), None);
-    }
-
-    #[test]
-    fn only_accounts_that_are_folded_are_evicted() {
-        let mut accounts = Accounts::with_capacity(0);
-        let names = ["a", "b", "c"];
-        for (name, position) in names.into_iter().zip(1..) {
-            accounts.learn(AccountId::client(name).unwrap(), None);
-            accounts.apply(&opening(name, position)).unwrap();
-            accounts.finish_batch();
-        }
-        accounts.evict(0);
-        assert_eq!(accounts.len(), 3, "none is folded");
-        accounts.evict(2);
-        assert_eq!(accounts.len(), 1, "the first two batches are folded");
-        assert!(accounts.is_known(&AccountId::client("c").unwrap()));
-    }
-}
+mod tests;

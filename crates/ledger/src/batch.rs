@@ -225,6 +225,10 @@ impl<'a> Batch<'a> {
     fn book(&mut self, draft: Draft<'_>) -> Result<usize, Aside> {
         let Draft { kind, id, payer, payee, asset, amount, extra } = draft;
         let purpose = extra.as_ref().map_or_else(Default::default, |extra| extra.purpose);
+        // Two legs of one account would have the same version. The router refuses such transfers before.
+        if kind == BookingKind::Posted && payee == Some(payer) {
+            return Err(Aside::Illegal(format!("INV-9: account {payer} is at both sides of a booking")));
+        }
         let mut at_us = self.now_us;
         let payer_leg = match change(kind, purpose, amount, Party::Payer) {
             Some(change) => Some(self.leg(payer, asset, change, &mut at_us)?),

@@ -85,8 +85,8 @@ pub fn apply_leg(account: &mut Account, booking: &Booking, party: Party) -> Resu
         return Ok(false);
     }
     if leg.version != account.version + 1 {
-        let account = account.id.clone();
-        return Err(FoldError::Version { account, position, before: leg.version - 1, after: leg.version });
+        let (account, before) = (account.id.clone(), account.version);
+        return Err(FoldError::Version { account, position, before, after: leg.version });
     }
     if leg.previous != account.head {
         let (account, head) = (account.id.clone(), account.head);
@@ -174,6 +174,15 @@ pub fn attributes_of(account: &Account) -> Attributes {
     Attributes { status: account.status, max_balance: account.max_balance }
 }
 
+// === waypoints ===
+
+/// Every this-many-th version of an account leaves a waypoint.
+pub const WAYPOINT_INTERVAL: i64 = 64;
+
+/// Whether a leg of this version leaves a waypoint.
+pub fn is_waypoint(version: i64) -> bool {
+    version % WAYPOINT_INTERVAL == 0
+}
 
 // === sagas ===
 
@@ -217,8 +226,7 @@ pub fn hold_key(booking: &Booking) -> Option<HoldKey> {
 /// # Errors
 /// When the booking is not a complete answer to a hold.
 pub fn place_hold(booking: &Booking) -> Result<Hold, FoldError> {
-    let content =
-        |what| FoldError::Content { account: booking.payer.clone(), position: booking.position, what };
+    let content = |what| FoldError::Content { account: booking.payer.clone(), position: booking.position, what };
     let status = match (booking.kind, booking.refused()) {
         (BookingKind::HoldPlaced, None) => HoldStatus::Held,
         (BookingKind::HoldRejected, Some(refused)) => HoldStatus::Rejected(refused),
@@ -295,3 +303,6 @@ pub fn apply_to_hold(hold: &mut Hold, booking: &Booking) -> Result<(), FoldError
 pub fn debit_after(leg: &Leg) -> DebitAfter {
     DebitAfter { posted: leg.posted, held: leg.held, overdraft: leg.overdraft, version: leg.version }
 }
+
+#[cfg(test)]
+mod tests;
