@@ -2,7 +2,7 @@
 
 use crate::{AccountId, AssetCode, Metadata, Position};
 
-/// The state of one account: the fold of its journal.
+/// The state of one account: the fold of its legs in the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
     pub id: AccountId,
@@ -16,9 +16,9 @@ pub struct Account {
     pub overdraft: Limit,
     /// What credits may raise `posted` to.
     pub max_balance: Limit,
-    /// Grows by one with each journal entry.
+    /// Grows by one with each booking that has a leg of the account.
     pub version: i64,
-    /// The newest journal entry of this account.
+    /// The position of the newest booking with a leg of the account.
     pub head: Position,
     pub metadata: Metadata,
     /// Microseconds since the epoch.

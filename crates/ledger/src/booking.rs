@@ -7,7 +7,10 @@
 
 use std::sync::Arc;
 
-use crate::{AccountId, AccountStatus, AssetCode, Limit, Metadata, Position, Refused, TransferId, TransferKey, operation::Purpose};
+use crate::{
+    AccountId, AccountStatus, AssetCode, Limit, Metadata, Position, Refused, TransferId, TransferKey,
+    operation::Purpose,
+};
 
 /// One row of the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]

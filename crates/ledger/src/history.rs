@@ -161,3 +161,6 @@ pub fn ended_hold(first: &Booking, end: Option<&Booking>) -> Result<Hold, FoldEr
     }
     Ok(hold)
 }
+
+#[cfg(test)]
+mod tests;

@@ -64,7 +64,8 @@ impl Operation {
         }
     }
 
-    /// The transfer whose reversed amount the decision depends on: where its debit account, the reversal's credit, is paid.
+    /// The transfer whose reversed amount the decision depends on. It lives where its debit account, the reversal's credit
+    /// account, lives.
     pub fn original(&self) -> Option<TransferKey> {
         let reversed = |purpose: Purpose, credit: &AccountId| {
             purpose.reversed_transfer().map(|id| TransferKey { id, debit: credit.clone() })

@@ -49,7 +49,7 @@ pub enum TransferOutcome {
     NotStored(Refused),
 }
 
-/// The stored answer of a transfer; a replay gives the same one.
+/// The answer of a transfer, as its bookings record it; a replay gives the same one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransferAnswer {
     pub state: TransferState,
@@ -71,7 +71,8 @@ pub enum TransferState {
     Rejected { refused: Refused, at_us: i64 },
 }
 
-/// Status codes as stored. Never reuse one. `reversed` is none: it is a posted transfer of which nothing is left.
+/// Status codes, as they travel on the wire. Never reuse one. `reversed` is none: it is a posted transfer of which nothing is
+/// left.
 impl TransferState {
     pub const PENDING: u8 = 1;
     pub const POSTED: u8 = 2;
@@ -164,7 +165,8 @@ pub enum HoldOutcome {
     Refused(Refused),
 }
 
-/// The stored answer to placing a hold; a replay gives the same one, whatever has become of the hold.
+/// The answer to placing a hold, as its first booking records it. A replay gives the same answer, whatever has become of
+/// the hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HoldAnswer {
     pub refused: Option<Refused>,

@@ -42,18 +42,15 @@ impl Batch<'_> {
         match self.openings.get(&create.id) {
             Some(opened) if opened == create => Outcome::Account(AccountOutcome::Replayed(there.clone())),
             Some(_) => conflict,
-            None => Outcome::Illegal(format!("INV-9: no entry says what account {} was opened with", create.id)),
+            None => Outcome::Illegal(format!("INV-9: no booking says what account {} was opened with", create.id)),
         }
     }
 
     pub(super) fn open_account(&mut self, create: &CreateAccount) -> Result<(), Aside> {
         let attributes = Attributes { status: crate::AccountStatus::Open, max_balance: create.max_balance };
         let leg = Leg { version: 1, previous: Position::NONE, posted: 0, held: 0, overdraft: create.overdraft };
-        let extra = Extra {
-            metadata: Some(create.metadata.clone()),
-            attributes: Some(attributes),
-            ..Extra::default()
-        };
+        let extra =
+            Extra { metadata: Some(create.metadata.clone()), attributes: Some(attributes), ..Extra::default() };
         self.append(Booking {
             position: self.effects.next_position,
             kind: BookingKind::Opened,
@@ -89,10 +86,7 @@ impl Batch<'_> {
         if let Err(refused) = posting::check_update(before, after.status, after.overdraft, in_flight) {
             return Outcome::Account(AccountOutcome::Refused { account: before.clone(), refused });
         }
-        let leg = Leg {
-            overdraft: after.overdraft,
-            ..fold::leg_after(before, crate::booking::Change::default())
-        };
+        let leg = Leg { overdraft: after.overdraft, ..fold::leg_after(before, crate::booking::Change::default()) };
         let extra = Extra {
             metadata: Some(after.metadata.clone()),
             attributes: Some(fold::attributes_of(&after)),
@@ -123,8 +117,7 @@ impl Batch<'_> {
     /// Whether a transfer of the account is under way to another shard: begun in this batch, or, where the account is to be
     /// closed, before.
     fn has_transfer_in_flight(&self, account: &AccountId) -> bool {
-        self.in_flight.contains(account) || self.sagas.iter().any(|(key, saga)| {
-            key.debit == *account && saga.state == TransferState::Pending
-        })
+        self.in_flight.contains(account)
+            || self.sagas.iter().any(|(key, saga)| key.debit == *account && saga.state == TransferState::Pending)
     }
 }

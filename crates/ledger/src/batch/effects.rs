@@ -16,10 +16,19 @@ pub struct Effects {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HoldRow {
     /// `position`: of the booking that placed the hold.
-    Insert { key: HoldKey, hold: Hold, position: Position },
-    Update { key: HoldKey, hold: Hold },
+    Insert {
+        key: HoldKey,
+        hold: Hold,
+        position: Position,
+    },
+    Update {
+        key: HoldKey,
+        hold: Hold,
+    },
     /// The hold has ended. What became of it is in the journal.
-    Delete { key: HoldKey },
+    Delete {
+        key: HoldKey,
+    },
 }
 
 impl Effects {

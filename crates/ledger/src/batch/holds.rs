@@ -132,7 +132,10 @@ impl Batch<'_> {
     /// Ends a hold: what it still reserves is available again. Returns the place of the booking among the effects.
     pub(super) fn end_hold(&mut self, key: &HoldKey, kind: BookingKind) -> Result<usize, Aside> {
         let Some(hold) = self.hold(key) else {
-            return Err(Aside::Illegal(format!("INV-11: hold {} of {} is not there to be ended", key.id.0, key.debit)));
+            return Err(Aside::Illegal(format!(
+                "INV-11: hold {} of {} is not there to be ended",
+                key.id.0, key.debit
+            )));
         };
         let (asset, payee, amount) = (hold.asset, hold.credit.clone(), hold.remaining());
         let extra = Extra { captured: Some(hold.captured), ..Extra::default() };

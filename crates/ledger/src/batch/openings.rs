@@ -1,7 +1,7 @@
 //! What accounts were opened with: a creation that comes again is compared with it, since the account may have been changed
 //! between its first answer, which was lost, and now.
 //!
-//! It is in the first entry of an account's chain, some way from where the chain is entered. So it is looked up only where the
+//! It is in the first booking of an account's chain, some way from where the chain is entered. So it is looked up only where the
 //! decision can depend on it.
 
 use std::collections::{HashMap, HashSet};
@@ -17,7 +17,7 @@ use crate::{
 pub struct Openings<'a> {
     /// Of accounts at their first version: they are what they were opened with.
     pub known: HashMap<AccountId, CreateAccount>,
-    /// The accounts whose first entries have to be read; no account twice.
+    /// The accounts whose first bookings have to be read; no account twice.
     pub to_load: Vec<&'a Account>,
 }
 

@@ -1,9 +1,11 @@
+use std::collections::BTreeMap;
+
 use uuid::Uuid;
 
+use self::shard::{Database, Shard, T0};
 use super::*;
 use crate::{
-    AccountStatus, Hold, HoldStatus, Side,
-    journal::detail,
+    AccountStatus, EntryKind, Hold, HoldStatus, Side,
     operation::{Decide, PlaceHold, Purpose, Settle, UpdateAccount, Verdict},
     outcome::{AccountOutcome, AtomicOutcome, HoldOutcome, TransferAnswer, TransferOutcome, TransferState},
 };
@@ -12,19 +14,7 @@ mod holds;
 mod openings;
 mod optimism;
 mod reversals;
-
-const T0: i64 = 1_000_000;
-
-/// A shard in memory: what the lane and PostgreSQL are in production.
-struct Shard {
-    accounts: Accounts,
-    stored: Stored,
-    holds: HashMap<HoldKey, Hold>,
-    reversed: HashMap<TransferKey, i64>,
-    now_us: i64,
-    next: Position,
-    entries: Vec<Entry>,
-}
+mod shard;
 
 fn usd() -> AssetCode {
     AssetCode::new("USD").unwrap()
@@ -88,123 +78,6 @@ fn settle(of: &Transfer, verdict: Verdict) -> Operation {
     })
 }
 
-impl Shard {
-    /// Accounts by name: a leading `bank` may go negative without limit.
-    fn with(names: &[&str]) -> Self {
-        let mut shard = Self {
-            accounts: Accounts::with_capacity(1000),
-            stored: Stored::default(),
-            holds: HashMap::new(),
-            reversed: HashMap::new(),
-            now_us: T0,
-            next: Position::first_of(0),
-            entries: Vec::new(),
-        };
-        for name in names {
-            let overdraft = if name.starts_with("bank") { Limit::Unlimited } else { Limit::ZERO };
-            let create = CreateAccount {
-                id: id(name),
-                asset: usd(),
-                overdraft,
-                max_balance: Limit::Unlimited,
-                metadata: Metadata::empty(),
-            };
-            shard.run(&[Operation::CreateAccount(create)]);
-        }
-        shard
-    }
-
-    fn run(&mut self, operations: &[Operation]) -> Vec<Outcome> {
-        self.run_in_group(0, operations)
-    }
-
-    fn run_in_group(&mut self, group: u64, operations: &[Operation]) -> Vec<Outcome> {
-        for operation in operations {
-            let mut needed = Vec::new();
-            operation.for_each_account(|id| needed.push(id.clone()));
-            needed.extend(operation.in_transit_asset().map(|asset| self.accounts.in_transit_id(asset)));
-            for id in needed {
-                if !self.accounts.is_known(&id) {
-                    self.accounts.learn(id, None);
-                }
-            }
-        }
-        let request = Request { order_group: group, deadline_us: self.now_us + 1 };
-        let fence = |_: &AccountId| Ok(());
-        let prior = Prior::Loaded(std::mem::take(&mut self.stored));
-        let named = self.named(operations, &prior);
-        let mut batch = Batch::new(&mut self.accounts, prior, named, &fence, self.now_us, self.next);
-        let outcomes = operations.iter().map(|operation| batch.apply(request, operation)).collect();
-        if let Prior::Loaded(stored) = std::mem::replace(&mut batch.prior, Prior::Unknown) {
-            self.stored = stored;
-        }
-        let effects = batch.finish();
-        effects.check_balanced().unwrap();
-        self.holds.extend(effects.holds.into_iter().map(|new| (new.key, new.stored)));
-        self.holds.extend(effects.changed_holds);
-        for Reversed { original, before, after } in effects.reversed {
-            assert_eq!(self.reversed.insert(original, after).unwrap_or(0), before);
-        }
-        self.next = effects.next_position;
-        self.entries.extend(effects.entries);
-        self.accounts.committed();
-        outcomes
-    }
-
-    /// What the lane loads besides accounts and ids.
-    fn named(&self, operations: &[Operation], prior: &Prior) -> Named {
-        let Prior::Loaded(stored) = prior else { panic!("tests load what is stored") };
-        let mut named = Named::default();
-        let Openings { known, to_load } = Openings::of(&self.accounts, operations.iter());
-        named.openings = known;
-        named.openings.extend(to_load.into_iter().filter_map(|account| self.opening(account)));
-        for operation in operations {
-            if let Some(key) = operation.hold()
-                && let Some(hold) = self.holds.get(&key)
-            {
-                named.holds.insert(key, hold.clone());
-            }
-            if let Some(key) = operation.original()
-                && let Some(StoredTransfer { credit, asset, amount, state, .. }) = stored.transfers.get(&key).cloned()
-            {
-                let reversed = self.reversed.get(&key).copied().unwrap_or(0);
-                named.originals.insert(key, Original { credit, asset, amount, state, reversed });
-            }
-            if let Some(account) = operation.closes() {
-                let pending = |(key, it): (&TransferKey, &StoredTransfer)| {
-                    (key.debit == *account && it.state == TransferState::Pending).then(|| account.clone())
-                };
-                named.in_flight.extend(stored.transfers.iter().filter_map(pending));
-            }
-        }
-        named
-    }
-
-    /// From the end of the account's chain.
-    fn opening(&self, account: &Account) -> Option<(AccountId, CreateAccount)> {
-        let first =
-            self.entries.iter().find(|entry| entry.account == account.id && entry.previous == Position::NONE)?;
-        let opening = detail::read_opening(&account.id, first.detail.as_ref().unwrap()).unwrap();
-        Some((account.id.clone(), opening))
-    }
-
-    fn held(&self, name: &str) -> i64 {
-        self.accounts.get(&id(name)).unwrap().held
-    }
-
-    fn one(&mut self, operation: Operation) -> Outcome {
-        self.run(&[operation]).remove(0)
-    }
-
-    fn posted(&self, name: &str) -> i64 {
-        self.accounts.get(&id(name)).unwrap().posted
-    }
-
-    fn in_transit(&self) -> i64 {
-        self.accounts.get(&AccountId::in_transit(usd())).map_or(0, |a| a.posted)
-    }
-}
-
 fn refusal(outcome: &Outcome) -> Option<Refused> {
     match outcome {
         Outcome::Transfer(TransferOutcome::Done(TransferAnswer {
@@ -232,9 +105,10 @@ fn a_local_transfer_moves_money_and_chains_entries() {
         let account = shard.accounts.get(&id(name)).unwrap();
         let mut at = account.head;
         for version in (1..=account.version).rev() {
-            let entry = shard.entries.iter().find(|e| e.position == at).unwrap();
-            assert_eq!((entry.account.as_str(), entry.version), (name, version));
-            at = entry.previous;
+            let booking = shard.database.bookings().iter().find(|booking| booking.position == at).unwrap();
+            let (_, _, leg) = booking.legs().find(|(_, leg_of, _)| leg_of.as_str() == name).unwrap();
+            assert_eq!(leg.version, version);
+            at = leg.previous;
         }
         assert_eq!(at, Position::NONE);
     }
@@ -277,7 +151,7 @@ fn refusals_are_frozen_and_an_unknown_debit_leaves_the_id_free() {
     let unknown = transfer(3, "carol", "bob", 5);
     let outcome = shard.one(Operation::Transfer(unknown.clone()));
     assert_eq!(outcome, Outcome::Transfer(TransferOutcome::DebitNotFound));
-    assert!(!shard.stored.transfers.contains_key(&unknown.key()));
+    assert!(shard.database.transfer(&unknown.key()).is_none());
     let outcome = shard.one(Operation::Transfer(transfer(4, "alice", "carol", 5)));
     assert_eq!(refusal(&outcome), Some(Refused::credit(Refusal::AccountNotFound)));
 }
@@ -320,7 +194,7 @@ fn a_saga_is_credited_once_and_a_late_credit_after_cancel_does_nothing() {
 #[test]
 fn an_atomic_group_leaves_nothing_behind_when_one_item_fails() {
     let mut shard = Shard::with(&["bank", "alice", "bob"]);
-    let entries = shard.entries.len();
+    let bookings = shard.database.bookings().len();
     let group =
         vec![transfer(1, "bank", "alice", 10), transfer(2, "alice", "bob", 11), transfer(3, "bank", "bob", 1)];
     let outcome = shard.one(Operation::AtomicTransfers(group.clone()));
@@ -328,8 +202,8 @@ fn an_atomic_group_leaves_nothing_behind_when_one_item_fails() {
     let culprit = TransferOutcome::NotStored(Refused::debit(Refusal::InsufficientFunds));
     let items = vec![failed.clone(), culprit, failed];
     assert_eq!(outcome, Outcome::Atomic(AtomicOutcome { items, culprit: Some(1) }));
-    assert_eq!((shard.posted("alice"), shard.entries.len()), (0, entries));
-    assert!(shard.stored.transfers.is_empty());
+    assert_eq!((shard.posted("alice"), shard.database.bookings().len()), (0, bookings));
+    assert_eq!(shard.database.transfers(), 0);
     // The ids stayed free, and the accounts as they were.
     let outcome = shard.one(Operation::AtomicTransfers(vec![group[0].clone(), transfer(2, "alice", "bob", 10)]));
     assert!(matches!(outcome, Outcome::Atomic(AtomicOutcome { culprit: None, .. })), "{outcome:?}");
@@ -350,7 +224,7 @@ fn within_a_request_what_depends_on_a_deferred_item_is_deferred_too() {
     assert_eq!(outcomes[1], Outcome::Deferred, "it would give alice the money that item 1 was to be judged without");
     // bank is now waited for as well, being part of item 2.
     assert_eq!(outcomes[2], Outcome::Deferred);
-    assert!(shard.stored.transfers.is_empty());
+    assert_eq!(shard.database.transfers(), 0);
 }
 
 #[test]
@@ -391,6 +265,15 @@ fn unlimited_accounts_cannot_leave_the_range_of_the_ledger() {
     assert!(is_posted(&shard.one(Operation::Transfer(transfer(1, "bank", "alice", i64::MAX)))));
     let over = shard.one(Operation::Transfer(transfer(2, "bank", "bob", i64::MAX)));
     assert_eq!(refusal(&over), Some(Refused::debit(Refusal::BalanceOverflow)));
+}
+
+#[test]
+fn an_account_that_pays_itself_is_illegal_and_keeps_its_books() {
+    let mut shard = Shard::with(&["bank", "alice"]);
+    shard.one(Operation::Transfer(transfer(1, "bank", "alice", 5)));
+    let outcome = shard.one(Operation::Transfer(transfer(2, "alice", "alice", 5)));
+    assert!(matches!(outcome, Outcome::Illegal(_)), "{outcome:?}");
+    assert_eq!(shard.posted("alice"), 5);
 }
 
 #[test]
