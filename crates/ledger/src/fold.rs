@@ -68,6 +68,7 @@ pub fn open_account(booking: &Booking) -> Result<Account, FoldError> {
         max_balance,
         version: 1,
         head: booking.position,
+        opened: booking.position,
         metadata: booking.metadata(),
         created_at_us: booking.at_us,
         updated_at_us: booking.at_us,
