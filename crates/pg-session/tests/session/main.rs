@@ -32,8 +32,8 @@ fn texts(completed: &Completed) -> Vec<Vec<Option<&str>>> {
 }
 
 async fn ask(session: &mut Session, query: &str) -> String {
-    let completed = session.run(query, None).await.unwrap();
-    completed.rows[0][0].clone().unwrap()
+    let completed = session.run(query, None).await.expect(query);
+    completed.rows[0][0].clone().expect("the answer is not null")
 }
 
 /// Runs the script without a chance to hang.
@@ -43,7 +43,10 @@ async fn run(session: &mut Session, script: &str, copy: Option<Bytes>) -> Result
 
 /// Creates a table `name` that lives as long as the server.
 async fn create(session: &mut Session, name: &str) {
-    session.run(&format!("CREATE TABLE {name} (id bigint PRIMARY KEY, body text)"), None).await.unwrap();
+    session
+        .run(&format!("CREATE TABLE {name} (id bigint PRIMARY KEY, body text)"), None)
+        .await
+        .expect("the table is created");
 }
 
 #[tokio::test]
@@ -164,18 +167,22 @@ async fn large(session: &mut Session, table: &str) {
     create(session, table).await;
     let payload = rows(0..20_000, &"x".repeat(1000));
     let copy = format!("COPY {table} FROM STDIN (FORMAT binary)");
-    let error = run(session, &format!("SELECT 1/0; {copy}"), Some(payload.clone())).await.unwrap_err();
+    let error =
+        run(session, &format!("SELECT 1/0; {copy}"), Some(payload.clone())).await.expect_err("the server refuses it");
     assert_eq!(error.code(), Some("22012"));
     let notices = "DO $$BEGIN FOR i IN 1..20000 LOOP RAISE WARNING '%', repeat('x', 1000); END LOOP; END$$";
     let script = format!("BEGIN; {notices}; {copy}; COMMIT");
-    let completed = run(session, &script, Some(payload.clone())).await.unwrap();
+    let completed = run(session, &script, Some(payload.clone())).await.expect("the server takes it");
     assert_eq!(tags(&completed), ["BEGIN", "DO", "COPY 20000", "COMMIT"]);
     assert_eq!(completed.warnings.len(), 100);
-    let error = run(session, &copy, Some(payload)).await.unwrap_err();
+    let error = run(session, &copy, Some(payload)).await.expect_err("the server refuses it");
     assert_eq!(error.code(), Some("23505"));
     let script = format!("/*{}*/ SELECT sum(length(body)) FROM {table}", "x".repeat(4_000_000));
-    assert_eq!(run(session, &script, None).await.unwrap().rows[0][0].as_deref(), Some("20000000"));
-    let completed = run(session, &format!("SELECT body FROM {table}"), None).await.unwrap();
+    assert_eq!(
+        run(session, &script, None).await.expect("the server takes it").rows[0][0].as_deref(),
+        Some("20000000")
+    );
+    let completed = run(session, &format!("SELECT body FROM {table}"), None).await.expect("the server takes it");
     assert_eq!(completed.rows.len(), 20_000);
 }
 

@@ -54,12 +54,12 @@ pub struct Server {
 
 pub fn server() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(|| Server::start().unwrap())
+    SERVER.get_or_init(|| Server::start().expect("PostgreSQL starts"))
 }
 
 /// A session of the superuser.
 pub async fn session() -> Session {
-    server().connect("postgres", "").await.unwrap()
+    server().connect("postgres", "").await.expect("the superuser connects")
 }
 
 impl Server {
@@ -67,7 +67,10 @@ impl Server {
     pub async fn connect(&self, login: &str, parameters: &str) -> Result<Session, pg_session::Error> {
         let mode = if parameters.contains("sslmode") { "" } else { "&sslmode=disable" };
         let url = format!("postgres://{login}@127.0.0.1:{}/postgres?{parameters}{mode}", self.port);
-        Session::connect(&ConnectOptions::from_url(&url).unwrap().application_name("pg-session test")).await
+        Session::connect(
+            &ConnectOptions::from_url(&url).expect("the URL is complete").application_name("pg-session test"),
+        )
+        .await
     }
 
     fn start() -> anyhow::Result<Self> {
