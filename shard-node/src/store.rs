@@ -161,6 +161,8 @@ pub struct FoldedAccount {
     /// Version and head before the account's first booking that is not folded.
     pub base_version: i64,
     pub base_head: Position,
+    /// Status, limits or metadata may differ from the row's.
+    pub attributes_changed: bool,
 }
 
 /// The last step of a fold.

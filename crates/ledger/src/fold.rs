@@ -12,6 +12,9 @@ use crate::{
     outcome::DebitAfter,
 };
 
+/// Every this-many-th version of an account is a waypoint: a place to enter the account's chain.
+pub const WAYPOINT_INTERVAL: i64 = 64;
+
 /// A booking does not continue the state that it is applied to. The journal or a projection of it is damaged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FoldError {

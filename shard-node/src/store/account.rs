@@ -86,8 +86,9 @@ pub async fn fold(
     session: &mut Session,
     incarnation: i64,
     accounts: &[FoldedAccount],
-    with_attributes: bool,
 ) -> Result<(), StoreError> {
+    // Most folds change balances alone, and the attributes of an account are larger than its balances.
+    let with_attributes = accounts.iter().any(|a| a.attributes_changed);
     let all = |field: fn(&FoldedAccount) -> i64| accounts.iter().map(field).collect::<Vec<i64>>();
     let ids: Vec<&str> = accounts.iter().map(|a| a.account.id.as_str()).collect();
     let versions = all(|a| a.account.version);
