@@ -116,3 +116,58 @@ struct Flight {
     decided: Decided,
     done: Pin<Box<dyn Future<Output = Result<(), CommitFailure>> + Send>>,
 }
+
+impl<S: Store> Lane<S> {
+    pub fn new(gate: Gate, clock: Arc<NodeClock>, store: Arc<S>, tail: Tail, config: &LaneConfig) -> (Self, LaneHandle) {
+        let (queue, handle) = intake::channel(config, gate.clone(), tail.clone());
+        let lane = Self {
+            gate,
+            clock,
+            store,
+            tail,
+            shared: handle.shared(),
+            queue,
+            accounts: Accounts::with_capacity(config.cache_bytes),
+            link: None,
+            believed: None,
+            careful: false,
+            needs_own_booking: false,
+            now_us: 0,
+            stored_marks: Marks::default(),
+            unwritable: None,
+            bounds: TailBounds { bookings: config.unfolded_bookings, accounts: config.unfolded_accounts },
+        };
+        (lane, handle)
+    }
+
+    /// Serves until `shutdown`, then finishes what is queued.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        loop {
+            if let Err(error) = self.able_to_write().await {
+                self.report_unreachable(&error);
+                self.refuse_waiting(&error);
+                tokio::select! {
+                    () = shutdown.cancelled() => break,
+                    () = tokio::time::sleep(RECONNECT_PAUSE) => continue,
+                }
+            }
+            self.shared.set_state(LaneState::Serving);
+            self.gate.set_writes(Ok(()));
+            let batch = tokio::select! {
+                biased;
+                batch = self.queue.next_batch() => batch,
+                () = shutdown.cancelled() => None,
+            };
+            match batch {
+                Some(work) => self.carry_out_in_turn(work).await,
+                None => break,
+            }
+        }
+        self.shared.set_state(LaneState::Draining);
+        self.queue.close();
+        while let Some(work) = self.queue.next_batch().await {
+            self.carry_out(work).await;
+        }
+        self.store.close().await;
+    }
+}
