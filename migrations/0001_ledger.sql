@@ -108,6 +108,8 @@ CREATE TABLE shardledger.account (
     version       BIGINT   NOT NULL CONSTRAINT account_version CHECK (version > 0),
     -- The position of the newest booking with a leg of this account.
     head          BIGINT   NOT NULL,
+    -- The position of the booking that opened the account.
+    opened        BIGINT   NOT NULL,
     metadata      TEXT     NOT NULL DEFAULT '',
     created_at_us BIGINT   NOT NULL,
     updated_at_us BIGINT   NOT NULL,

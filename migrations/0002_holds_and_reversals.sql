@@ -21,3 +21,26 @@ CREATE TABLE shardledger.hold (
     CONSTRAINT hold_in_flight CHECK ((capture_id IS NULL) = (capture_amount = 0))
 );
 CREATE INDEX hold_expiry ON shardledger.hold (expires_at_us) WHERE capture_id IS NULL;
+
+-- Changes a row of an open hold. A row that is missing means that the batch was decided on a state that is not the shard's.
+CREATE FUNCTION shardledger.change_hold(p_id UUID, p_payer TEXT, p_captured BIGINT, p_capture_id UUID, p_capture_amount BIGINT)
+RETURNS VOID LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE shardledger.hold SET captured = p_captured, capture_id = p_capture_id, capture_amount = p_capture_amount
+    WHERE id = p_id AND payer = p_payer;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'hold % of % is not open', p_id, p_payer USING ERRCODE = 'SL002';
+    END IF;
+END
+$$;
+
+-- Deletes the row of a hold that has ended. What became of the hold is in the journal.
+CREATE FUNCTION shardledger.end_hold(p_id UUID, p_payer TEXT)
+RETURNS VOID LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM shardledger.hold WHERE id = p_id AND payer = p_payer;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'hold % of % is not open', p_id, p_payer USING ERRCODE = 'SL002';
+    END IF;
+END
+$$;

@@ -1,26 +1,83 @@
 //! What reads answer: an account, a page of its journal, its balance at a time, transfers; many accounts in
 //! [`account_list`].
 //!
+//! A row of an account may be older than the journal. The node lays the tail over it, which has everything that is not
+//! folded. Two checks make the result as new as the database: the tail must reach the highest position of the row's
+//! snapshot, and no fold may finish between the two looks at the tail. Bookings of another node of the shard are noticed by
+//! their position, and the lane catches up first.
+//!
 //! An account's journal is a chain backwards from its head. A page in the middle enters the chain at the next waypoint
-//! ([`chain`]), so that it takes no longer in a long history than in a short one.
+//! ([`statement`]), so that it takes no longer in a long history than in a short one.
 
 pub mod account_list;
 
-use ledger::{Account, AccountId};
-use sqlx::{PgPool, postgres::PgRow};
+use ledger::{
+    Account, AccountId, Booking, Entry, Limit, Position, TransferKey,
+    booking::Role,
+    history::{StoredRegister, StoredTransfer},
+};
+use sqlx::PgPool;
+use uuid::Uuid;
 use wire::convert::state_to_columns;
 
 use crate::{
+    lane::LaneHandle,
     rpc::nothing_yet,
-    store::{self, StoreError, chain, read, read::Owned, session::column},
+    store::{
+        StoreError,
+        bookings::{self, Transfers},
+        read::{self, Owned},
+        statement,
+    },
+    tail::{Overlay, Tail},
 };
 
-pub async fn account(pool: &PgPool, id: &AccountId) -> Result<Owned<Option<Account>>, StoreError> {
-    Ok(match read::account(pool, id).await? {
-        Owned::Here(Some(row)) => Owned::Here(Some(store::account::from_row(&row)?)),
-        Owned::Here(None) => Owned::Here(None),
-        Owned::NotHere(not_owner) => Owned::NotHere(not_owner),
-    })
+/// Folds that may finish during one read before it gives up. A fold takes far longer than a read.
+pub const ATTEMPTS: usize = 8;
+
+/// What reads need: connections, and the tail.
+#[derive(Debug, Clone)]
+pub struct Reads {
+    pub pool: PgPool,
+    pub lane: LaneHandle,
+    pub tail: Tail,
+}
+
+impl Reads {
+    /// Waits until the tail reaches the end of the journal.
+    ///
+    /// # Errors
+    /// When the database cannot be read, or the lane cannot catch up with another node of the shard.
+    pub async fn catch_up(&self) -> Result<(), StoreError> {
+        let end = read::mark(&self.pool).await?.position - 1;
+        self.lane.reach(Position(end)).await
+    }
+
+    /// The account with what the tail knows of it; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn account(&self, id: &AccountId) -> Result<Owned<Option<(Account, Overlay)>>, StoreError> {
+        for _ in 0..ATTEMPTS {
+            let generation = self.tail.generation();
+            let (row, highest) = match read::account(&self.pool, id).await? {
+                Owned::Here(found) => found,
+                Owned::NotHere(not_owner) => return Ok(Owned::NotHere(not_owner)),
+            };
+            self.lane.reach(highest).await?;
+            let mut overlay = self.tail.overlay(id);
+            if overlay.generation != generation {
+                continue;
+            }
+            let account = match (row, overlay.account.take()) {
+                (Some(row), Some(newer)) if newer.version > row.version => Some(newer),
+                (Some(row), _) => Some(row),
+                (None, newer) => newer,
+            };
+            return Ok(Owned::Here(account.map(|account| (account, overlay))));
+        }
+        Err(StoreError::Fenced)
+    }
 }
 
 /// Which entries are wanted.
@@ -35,24 +92,28 @@ pub struct Page {
     pub to_us: i64,
 }
 
+/// A page of an account's journal; `None` if the account does not exist.
+///
+/// # Errors
+/// When the database cannot be read.
 pub async fn entries(
-    pool: &PgPool,
+    reads: &Reads,
     id: &AccountId,
     page: Page,
 ) -> Result<Owned<Option<wire::EntryPage>>, StoreError> {
-    let account = match account(pool, id).await? {
-        Owned::Here(Some(account)) => account,
+    let (account, overlay) = match reads.account(id).await? {
+        Owned::Here(Some(found)) => found,
         Owned::Here(None) => return Ok(Owned::Here(None)),
         Owned::NotHere(not_owner) => return Ok(Owned::NotHere(not_owner)),
     };
     // Versions are gap-free and times never fall with them, so a window in time is a window of versions.
     let mut first = match page.from_us {
         i64::MIN => 1,
-        from_us => version_at(pool, &account, from_us.saturating_sub(1)).await?.0 + 1,
+        from_us => version_at(reads, &account, &overlay, from_us.saturating_sub(1)).await?.0 + 1,
     };
     let mut last = match page.to_us {
         i64::MAX => account.version,
-        to_us => version_at(pool, &account, to_us.saturating_sub(1)).await?.0,
+        to_us => version_at(reads, &account, &overlay, to_us.saturating_sub(1)).await?.0,
     };
     if page.after_version > 0 {
         if page.ascending {
@@ -66,9 +127,8 @@ pub async fn entries(
     let mut entries = Vec::new();
     if wanted > 0 {
         let (oldest, newest) = if page.ascending { (first, first + wanted - 1) } else { (last - wanted + 1, last) };
-        for row in &chain::entries(pool, &account, oldest, newest).await? {
-            entries.push(read::entry_from_row(row)?);
-        }
+        let bookings = statement::bookings(&reads.pool, &account, &overlay.waypoints, oldest, newest).await?;
+        entries.extend(bookings.iter().filter_map(|booking| Entry::of(booking, id)).map(entry_to_wire));
         if page.ascending {
             entries.reverse();
         }
@@ -76,57 +136,94 @@ pub async fn entries(
     Ok(Owned::Here(Some(wire::EntryPage { entries, has_more, asset: account.asset.to_string() })))
 }
 
-/// The newest version at or before a time and its row; (0, None) before the account was opened.
-async fn version_at(pool: &PgPool, account: &Account, at_us: i64) -> Result<(i64, Option<PgRow>), StoreError> {
+/// The newest version at or before a time and its entry; (0, None) before the account was opened.
+async fn version_at(
+    reads: &Reads,
+    account: &Account,
+    overlay: &Overlay,
+    at_us: i64,
+) -> Result<(i64, Option<Entry>), StoreError> {
     if at_us < account.created_at_us {
         return Ok((0, None));
     }
-    Ok(match chain::entry_at(pool, account, at_us).await? {
-        Some(row) => (column(&row, "version")?, Some(row)),
-        None => (0, None),
-    })
+    let booking = statement::booking_at(&reads.pool, account, &overlay.waypoints, at_us).await?;
+    let entry = booking.and_then(|booking| Entry::of(&booking, &account.id));
+    Ok((entry.as_ref().map_or(0, |entry| entry.leg.version), entry))
 }
 
+fn entry_to_wire(entry: Entry) -> wire::Entry {
+    let (transfer, counterparty) = match entry.cause {
+        Some((id, counterparty)) => (wire::convert::id_to_wire(id), counterparty.to_string()),
+        None => Default::default(),
+    };
+    wire::Entry {
+        position: entry.position.0,
+        version: entry.leg.version,
+        kind: entry.kind.code().into(),
+        transfer_id: transfer,
+        counterparty,
+        amount: entry.amount,
+        posted: entry.leg.posted,
+        held: entry.leg.held,
+        created_at_us: entry.at_us,
+        overdraft: Some(entry.leg.overdraft.into()),
+    }
+}
+
+/// An account's balance at a time; `None` if the account does not exist.
+///
+/// # Errors
+/// When the database cannot be read.
 pub async fn balance_at(
-    pool: &PgPool,
+    reads: &Reads,
     id: &AccountId,
     at_us: i64,
 ) -> Result<Owned<Option<wire::BalanceAt>>, StoreError> {
-    let account = match account(pool, id).await? {
-        Owned::Here(Some(account)) => account,
+    let (account, overlay) = match reads.account(id).await? {
+        Owned::Here(Some(found)) => found,
         Owned::Here(None) => return Ok(Owned::Here(None)),
         Owned::NotHere(not_owner) => return Ok(Owned::NotHere(not_owner)),
     };
     let asset = account.asset.to_string();
-    let (version, row) = version_at(pool, &account, at_us).await?;
-    let balance = match row {
-        None => nothing_yet(asset),
-        Some(row) => {
-            let entry = read::entry_from_row(&row)?;
-            wire::BalanceAt { asset, version, posted: entry.posted, held: entry.held, overdraft: entry.overdraft }
+    let balance = match version_at(reads, &account, &overlay, at_us).await? {
+        (version, Some(Entry { leg, .. })) => {
+            let overdraft: Limit = leg.overdraft;
+            wire::BalanceAt { asset, version, posted: leg.posted, held: leg.held, overdraft: Some(overdraft.into()) }
         }
+        (_, None) => nothing_yet(asset),
     };
     Ok(Owned::Here(Some(balance)))
 }
 
 /// Transfers and registers of one id. An empty `debit` asks for all; a `debit` whose slot is not owned here is refused.
-pub async fn transfers(pool: &PgPool, id: uuid::Uuid, debit: &str) -> Result<wire::GetTransfersResponse, StoreError> {
+///
+/// # Errors
+/// When the database cannot be read.
+pub async fn transfers(reads: &Reads, id: Uuid, debit: &str) -> Result<wire::GetTransfersResponse, StoreError> {
     let mut found = wire::GetTransfersResponse::default();
-    for row in &read::transfers(pool, id, debit).await? {
-        let mut record = transfer_record(row)?;
-        if record.reversed > 0 {
-            let reversals = read::reversals(pool, id, &record.debit).await?;
-            record.reversals =
-                reversals.into_iter().map(|id| wire::convert::id_to_wire(ledger::TransferId(id))).collect();
+    let roles = [Role::Transfer, Role::Settlement, Role::Register];
+    let (registers, transfers): (Vec<Booking>, Vec<Booking>) = bookings::by_id(&reads.pool, id, debit, &roles)
+        .await?
+        .into_iter()
+        .partition(|booking| booking.kind.role() == Role::Register);
+    let transfers = Transfers::of(transfers);
+    let answers = bookings::at(&reads.pool, &transfers.answers()).await?;
+    for (first, stored) in transfers.with(&answers)? {
+        let mut record = transfer_record(&first, &stored);
+        if let Some((attempts, next_attempt_us)) = first.key().and_then(|key| reads.tail.attempts(&key)) {
+            (record.attempts, record.next_attempt_us) = (attempts, next_attempt_us);
         }
+        let (reversed, reversals) = bookings::reversals(&reads.pool, id, &record.debit).await?;
+        record.reversed = reversed;
+        record.reversals = reversals.into_iter().map(wire::convert::id_to_wire).collect();
         found.transfers.push(record);
     }
-    for row in &read::registers(pool, id, debit).await? {
-        let (key, stored) = store::register::from_row(row)?;
+    for booking in &registers {
+        let stored = StoredRegister::of(booking)?;
         let (credited, refusal, side) = wire::convert::verdict_to_wire(stored.verdict);
         found.registers.push(wire::RegisterRecord {
-            id: wire::convert::id_to_wire(key.id),
-            debit: key.debit.to_string(),
+            id: booking.id.map(wire::convert::id_to_wire).unwrap_or_default(),
+            debit: booking.payer.to_string(),
             credit: stored.credit.to_string(),
             credited,
             refusal,
@@ -135,25 +232,26 @@ pub async fn transfers(pool: &PgPool, id: uuid::Uuid, debit: &str) -> Result<wir
         });
     }
     if found.transfers.is_empty() {
-        found.not_owner = not_owner_of(pool, debit).await?;
+        found.not_owner = not_owner_of(&reads.pool, debit).await?;
     }
     Ok(found)
 }
 
 /// Holds of one id. An empty `debit` asks for all; a `debit` whose slot is not owned here is refused.
-pub async fn holds(pool: &PgPool, id: uuid::Uuid, debit: &str) -> Result<wire::GetHoldsResponse, StoreError> {
+///
+/// # Errors
+/// When the database cannot be read.
+pub async fn holds(reads: &Reads, id: Uuid, debit: &str) -> Result<wire::GetHoldsResponse, StoreError> {
+    let holds = bookings::holds_of_id(&reads.pool, id, debit).await?;
     let mut found = wire::GetHoldsResponse::default();
-    for row in &read::holds(pool, id, debit).await? {
-        let (key, hold) = store::hold::from_row(row)?;
-        found.holds.push(wire::convert::hold_to_wire(&key, &hold));
-    }
+    found.holds.extend(holds.iter().map(|(key, hold)| wire::convert::hold_to_wire(key, hold)));
     if found.holds.is_empty() {
-        found.not_owner = not_owner_of(pool, debit).await?;
+        found.not_owner = not_owner_of(&reads.pool, debit).await?;
     }
     Ok(found)
 }
 
-/// Whether the slot of an account belongs to somebody else. Nothing was found then, and nothing is thereby said.
+/// Whether the slot of an account belongs to another shard. An empty answer then says nothing.
 async fn not_owner_of(pool: &PgPool, account: &str) -> Result<Option<wire::NotOwner>, StoreError> {
     let Ok(account) = AccountId::client(account) else { return Ok(None) };
     match read::account(pool, &account).await? {
@@ -162,16 +260,14 @@ async fn not_owner_of(pool: &PgPool, account: &str) -> Result<Option<wire::NotOw
     }
 }
 
-/// One row of `transfer` with the debit account's entry beside it.
-pub fn transfer_record(row: &PgRow) -> Result<wire::TransferRecord, StoreError> {
-    let (key, stored) = store::transfer::from_row(row)?;
+/// A transfer as routers see it, without attempts and reversals.
+pub fn transfer_record(first: &Booking, stored: &StoredTransfer) -> wire::TransferRecord {
+    let key: Option<TransferKey> = first.key();
     let (status, refusal, side, finished_at_us) = state_to_columns(stored.state);
     let (refusal, side) = stored.presumed.map_or((refusal, side), wire::convert::refused_to_wire);
-    let attempts: i32 = column(row, "attempts")?;
-    let next_attempt: Option<i64> = column(row, "next_attempt_us")?;
-    Ok(wire::TransferRecord {
-        id: wire::convert::id_to_wire(key.id),
-        debit: key.debit.to_string(),
+    wire::TransferRecord {
+        id: key.map(|key| wire::convert::id_to_wire(key.id)).unwrap_or_default(),
+        debit: first.payer.to_string(),
         credit: stored.credit.to_string(),
         asset: stored.asset.to_string(),
         amount: stored.amount,
@@ -183,10 +279,10 @@ pub fn transfer_record(row: &PgRow) -> Result<wire::TransferRecord, StoreError> 
         debit_after: stored.debit_after.map(Into::into),
         created_at_us: stored.created_at_us,
         finished_at_us,
-        attempts: u32::try_from(attempts).unwrap_or(0),
-        next_attempt_us: next_attempt.unwrap_or(0),
+        attempts: 0,
+        next_attempt_us: 0,
         purpose: wire::convert::purpose_to_wire(stored.purpose),
-        reversed: column(row, "reversed")?,
+        reversed: 0,
         reversals: Vec::new(),
-    })
+    }
 }

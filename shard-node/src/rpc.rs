@@ -6,7 +6,7 @@ mod identify;
 use std::sync::Arc;
 
 use identity::Mark;
-use ledger::{AccountId, Limit, operation::Operation};
+use ledger::{AccountId, Limit, history::StoredTransfer, operation::Operation};
 use shard_map::ShardMap;
 use sqlx::PgPool;
 use telemetry::Tasks;
@@ -25,8 +25,9 @@ use crate::{
     gate::Gate,
     lane::LaneHandle,
     metric_definitions as m,
-    reads::{self, account_list::KnownOwnership},
+    reads::{self, Reads, account_list::KnownOwnership},
     store::{self, StoreError, read::Owned},
+    tail::{OpenSaga, Tail},
 };
 
 /// Largest page that a router may request; the HTTP contract allows 500.
@@ -39,7 +40,7 @@ pub struct Service {
     gate: Gate,
     clock: Arc<NodeClock>,
     lane: LaneHandle,
-    reads: PgPool,
+    reads: Reads,
     /// Clients' reads queue here instead of at the pool. A read that waited too long for a connection of the pool
     /// would look as if the database were unreachable.
     turns: Arc<Semaphore>,
@@ -52,15 +53,15 @@ pub struct Service {
 }
 
 impl Service {
-    pub fn new(gate: Gate, clock: Arc<NodeClock>, lane: LaneHandle, reads: PgPool, tasks: Tasks) -> Self {
+    pub fn new(gate: Gate, clock: Arc<NodeClock>, lane: LaneHandle, pool: PgPool, tail: Tail, tasks: Tasks) -> Self {
         // One connection stays free for the routers' own queries: due sagas, ownership, status.
-        let turns = reads.options().get_max_connections().saturating_sub(1).max(1);
+        let turns = pool.options().get_max_connections().saturating_sub(1).max(1);
         let turns = Arc::new(Semaphore::new(usize::try_from(turns).unwrap_or(1)));
         Self {
             gate,
             clock,
+            reads: Reads { pool, lane: lane.clone(), tail },
             lane,
-            reads,
             turns,
             sums: Arc::new(Semaphore::new(1)),
             ownership: KnownOwnership::default(),
@@ -89,7 +90,7 @@ impl Service {
             return Ok(());
         }
         // Another node of the shard has committed since this node last looked, or the database is the wrong one.
-        let found = store::read::mark(&self.reads).await.map_err(read_failed)?;
+        let found = store::read::mark(&self.reads.pool).await.map_err(read_failed)?;
         let mark = Mark { timeline: self.gate.seen().timeline, ..found };
         self.gate.acknowledge(at_least, "a router");
         match mark.compare(at_least, "a router") {
@@ -186,8 +187,8 @@ impl ShardNode for Service {
         count("get_account");
         let _turn = self.turn(&request).await?;
         let id = any_account(&request.into_inner().id)?;
-        let outcome = match reads::account(&self.reads, &id).await.map_err(read_failed)? {
-            Owned::Here(Some(account)) => Outcome::Account((&account).into()),
+        let outcome = match self.reads.account(&id).await.map_err(read_failed)? {
+            Owned::Here(Some((account, _))) => Outcome::Account((&account).into()),
             Owned::Here(None) => Outcome::NotFound(wire::NotFound {}),
             Owned::NotHere(not_owner) => Outcome::NotOwner(not_owner.into()),
         };
@@ -265,25 +266,26 @@ impl ShardNode for Service {
     ) -> Result<Response<wire::ListSagasResponse>, Status> {
         count("list_sagas");
         self.is_current(&request).await?;
+        self.reads.catch_up().await.map_err(read_failed)?;
         let request = request.into_inner();
         let now_us = self.clock.now_us();
-        let limit = i64::from(request.limit.clamp(1, MAX_SAGAS));
+        let limit = usize::try_from(request.limit.clamp(1, MAX_SAGAS)).unwrap_or(1);
+        let tail = &self.reads.tail;
         if !request.retry_id.is_empty() {
             let id = uuid(&request.retry_id)?;
-            store::saga::retry_now(&self.reads, id, now_us).await.map_err(read_failed)?;
+            tail.retry_now(ledger::TransferId(id), now_us);
             let found = reads::transfers(&self.reads, id, "").await.map_err(read_failed)?;
             let pending = u32::from(ledger::outcome::TransferState::PENDING);
             let sagas = found.transfers.into_iter().filter(|t| t.status == pending).collect();
             return Ok(Response::new(wire::ListSagasResponse { sagas }));
         }
-        let rows = if request.claim_due {
-            store::saga::claim_due(&self.reads, now_us, limit).await
+        let sagas = if request.claim_due {
+            tail.claim_due(now_us, limit)
         } else {
             let before_us = now_us.saturating_sub(request.older_than_ms.saturating_mul(1000));
-            store::saga::list(&self.reads, before_us, limit).await
+            tail.list_sagas(before_us, limit)
         };
-        let rows = rows.map_err(read_failed)?;
-        let sagas = rows.iter().map(reads::transfer_record).collect::<Result<_, _>>().map_err(read_failed)?;
+        let sagas = sagas.iter().map(saga_record).collect::<Result<_, _>>().map_err(read_failed)?;
         Ok(Response::new(wire::ListSagasResponse { sagas }))
     }
 
@@ -297,8 +299,8 @@ impl ShardNode for Service {
         if wire::at_least(request.metadata()).is_some() || !self.gate.may_be_asked() {
             self.is_current(&request).await?;
         }
-        let ownership = store::read::ownership(&self.reads).await.map_err(read_failed)?;
-        let (shard_map, shard_map_version) = store::read::shard_map(&self.reads).await.map_err(read_failed)?;
+        let ownership = store::read::ownership(&self.reads.pool).await.map_err(read_failed)?;
+        let (shard_map, shard_map_version) = store::read::shard_map(&self.reads.pool).await.map_err(read_failed)?;
         let ranges = ownership
             .ranges()
             .into_iter()
@@ -330,19 +332,15 @@ impl ShardNode for Service {
         let map = ShardMap::parse(&text).map_err(|error| Status::invalid_argument(error.to_string()))?;
         self.refuse_map(&map).await?;
         let version = i64::try_from(map.version).unwrap_or(i64::MAX);
-        store::read::offer_shard_map(&self.reads, &text, version).await.map_err(read_failed)?;
-        let (_, newest_version) = store::read::shard_map(&self.reads).await.map_err(read_failed)?;
+        store::read::offer_shard_map(&self.reads.pool, &text, version).await.map_err(read_failed)?;
+        let (_, newest_version) = store::read::shard_map(&self.reads.pool).await.map_err(read_failed)?;
         Ok(Response::new(wire::OfferShardMapResponse { newest_version }))
     }
 
     async fn status(&self, _request: Request<wire::StatusRequest>) -> Result<Response<wire::StatusResponse>, Status> {
         count("status");
         let lane = self.lane.status();
-        // Status must answer while the database is down, and must not query a refused database.
-        let pending_sagas = match self.gate.closed() {
-            None => store::saga::count(&self.reads).await.ok().and_then(|n| u64::try_from(n).ok()),
-            Some(_) => None,
-        };
+        let pending_sagas = self.reads.tail.count_sagas() as u64;
         Ok(Response::new(wire::StatusResponse {
             shard: self.gate.expected().shard.clone(),
             state: lane.state.as_str().to_owned(),
@@ -355,7 +353,7 @@ impl ShardNode for Service {
             slots_owned: u32::try_from(lane.slots_owned).unwrap_or(u32::MAX),
             next_position: lane.next_position.0,
             cached_accounts: lane.cached_accounts as u64,
-            pending_sagas: pending_sagas.unwrap_or(0),
+            pending_sagas,
             last_error: lane.last_error,
             highest_epoch: lane.highest_epoch,
             reads: Some(identify::readiness(self.gate.reads())),
@@ -380,6 +378,16 @@ impl ShardNode for Service {
         self.is_current(&request).await?;
         self.sums_of_balances(request.into_inner()).await.map(Response::new)
     }
+}
+
+/// A saga under way.
+fn saga_record(saga: &OpenSaga) -> Result<wire::TransferRecord, StoreError> {
+    let stored = StoredTransfer::of(&saga.first, None, None)?;
+    Ok(wire::TransferRecord {
+        attempts: saga.attempts,
+        next_attempt_us: saga.next_attempt_us,
+        ..reads::transfer_record(&saga.first, &stored)
+    })
 }
 
 /// The balance before an account's first entry.

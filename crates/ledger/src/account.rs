@@ -16,10 +16,12 @@ pub struct Account {
     pub overdraft: Limit,
     /// What credits may raise `posted` to.
     pub max_balance: Limit,
-    /// Grows by one with each booking that has a leg of the account.
+    /// Grows by one with each leg of the account.
     pub version: i64,
-    /// The position of the newest booking with a leg of the account.
+    /// The newest booking with a leg of the account.
     pub head: Position,
+    /// The booking that opened the account.
+    pub opened: Position,
     pub metadata: Metadata,
     /// Microseconds since the epoch.
     pub created_at_us: i64,

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 
 use crate::{
-    Account, AccountId, AssetCode,
+    Account, AccountId, AssetCode, Position,
     booking::{Booking, BookingKind, Party},
     fold::{self, FoldError},
 };
@@ -57,6 +57,15 @@ struct Known {
 /// What a batch changed, to be taken back with [`Accounts::revert`].
 #[derive(Debug, Default)]
 pub struct Undo(Vec<(Handle, Option<Account>)>);
+
+/// An account whose row is older than a batch left the account.
+#[derive(Debug, Clone)]
+pub struct Changed {
+    pub after: Account,
+    /// Version and head before the batch.
+    pub base_version: i64,
+    pub base_head: Position,
+}
 
 impl Accounts {
     /// Keeps at most about `capacity_bytes` of accounts that may be evicted.
@@ -198,13 +207,18 @@ impl Accounts {
         self.batch
     }
 
-    /// Ends the batch being decided and begins the next one. Returns the states that the batch left, and how to take
-    /// it back.
-    pub fn finish_batch(&mut self) -> (Vec<Account>, Undo) {
+    /// Ends the batch being decided and begins the next one. Returns what the batch changed, and how to take it back.
+    pub fn finish_batch(&mut self) -> (Vec<Changed>, Undo) {
         let undo = std::mem::take(&mut self.undo);
-        let after = undo.iter().filter_map(|(handle, _)| self.at(*handle).cloned()).collect();
+        let changed = undo.iter().filter_map(|(handle, before)| {
+            let after = self.at(*handle)?.clone();
+            // A batch inserts the rows of accounts that it opens, as they were opened.
+            let base = before.as_ref().map_or((1, after.opened), |before| (before.version, before.head));
+            (after.version > base.0).then_some(Changed { after, base_version: base.0, base_head: base.1 })
+        });
+        let changed = changed.collect();
         self.batch += 1;
-        (after, Undo(undo))
+        (changed, Undo(undo))
     }
 
     /// Takes back the batch being decided.

@@ -12,6 +12,9 @@ use crate::{
     outcome::DebitAfter,
 };
 
+/// Every this-many-th version of an account is a waypoint: a place to enter the account's chain.
+pub const WAYPOINT_INTERVAL: i64 = 64;
+
 /// A booking does not continue the state that it is applied to. The journal or a projection of it is damaged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FoldError {
@@ -68,6 +71,7 @@ pub fn open_account(booking: &Booking) -> Result<Account, FoldError> {
         max_balance,
         version: 1,
         head: booking.position,
+        opened: booking.position,
         metadata: booking.metadata(),
         created_at_us: booking.at_us,
         updated_at_us: booking.at_us,
@@ -175,9 +179,6 @@ pub fn attributes_of(account: &Account) -> Attributes {
 }
 
 // === waypoints ===
-
-/// Every this-many-th version of an account leaves a waypoint.
-pub const WAYPOINT_INTERVAL: i64 = 64;
 
 /// Whether a leg of this version leaves a waypoint.
 pub fn is_waypoint(version: i64) -> bool {

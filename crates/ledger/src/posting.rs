@@ -117,6 +117,7 @@ mod tests {
             max_balance: Limit::Unlimited,
             version: 1,
             head: Position(1),
+            opened: Position(1),
             metadata: Metadata::empty(),
             created_at_us: 0,
             updated_at_us: 0,

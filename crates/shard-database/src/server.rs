@@ -110,9 +110,10 @@ const WARNED: [(&str, &str, &str); 1] = [(
     "a damaged page would be served unnoticed: stop PostgreSQL and run pg_checksums --enable",
 )];
 
-/// Reads the server's facts and every compared setting; `$1` lists the names. Works on a stand-by and in a database
-/// without a ledger.
-const FACTS: &str = "SELECT pg_catalog.pg_is_in_recovery() AS is_standby, \
+/// Reads the server's facts; the settings follow. Works on a stand-by and in a database without a ledger.
+macro_rules! facts {
+    () => {
+        "SELECT pg_catalog.pg_is_in_recovery() AS is_standby, \
        (SELECT system_identifier FROM pg_catalog.pg_control_system()) AS system_identifier, \
        CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL \
          ELSE ('x' || pg_catalog.lpad(pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8), 16, '0'))::bit(64)::int8 \
@@ -120,20 +121,16 @@ const FACTS: &str = "SELECT pg_catalog.pg_is_in_recovery() AS is_standby, \
        (pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()) * 1000000)::int8 AS started_at_us, \
        (SELECT oid::int8 FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) AS database_oid, \
        (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::int8 AS clock_us, \
-       (SELECT pg_catalog.array_agg(name || '=' || setting) FROM pg_catalog.pg_settings WHERE name = ANY($1::text[])) \
-         AS settings";
+       (SELECT pg_catalog.string_agg(name || '=' || setting, pg_catalog.chr(10)) FROM pg_catalog.pg_settings WHERE name = ANY("
+    };
+}
+
+const FACTS: &str = concat!(facts!(), "$1::text[])) AS settings");
 
 impl ServerFacts {
     /// Reads the facts, the settings that are always compared, and those named in `asked_for`.
     pub async fn read(connection: &mut PgConnection, asked_for: &[(&str, &str)]) -> Result<Self, sqlx::Error> {
-        let names: Vec<&str> = REQUIRED
-            .iter()
-            .map(|required| required.name)
-            .chain(WARNED.iter().map(|(name, ..)| *name))
-            .chain(asked_for.iter().map(|(name, _)| *name))
-            .collect();
-        let row = sqlx::query(FACTS).bind(names).fetch_one(connection).await?;
-        let settings: Vec<String> = row.try_get("settings")?;
+        let row = sqlx::query(FACTS).bind(compared(asked_for)).fetch_one(connection).await?;
         Ok(Self {
             is_standby: row.try_get("is_standby")?,
             system_identifier: row.try_get("system_identifier")?,
@@ -141,11 +138,35 @@ impl ServerFacts {
             started_at_us: row.try_get("started_at_us")?,
             database_oid: row.try_get("database_oid")?,
             clock_us: row.try_get("clock_us")?,
-            settings: settings
-                .iter()
-                .filter_map(|pair| pair.split_once('='))
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .collect(),
+            settings: settings_from_text(row.try_get("settings")?),
+        })
+    }
+
+    /// A statement that reads the same as [`ServerFacts::read`], for a session without parameters.
+    pub fn script(asked_for: &[(&str, &str)]) -> String {
+        // Names of settings consist of letters and underscores.
+        format!("{}'{{{}}}'::text[])) AS settings", facts!(), compared(asked_for).join(","))
+    }
+
+    /// The facts in a row of [`ServerFacts::script`], whose columns are texts.
+    ///
+    /// # Errors
+    /// `Decode` when a column is missing or no number.
+    pub fn from_texts(row: &[Option<String>]) -> Result<Self, sqlx::Error> {
+        let wrong = |what: &str| sqlx::Error::Decode(format!("the server's facts: {what}").into());
+        let text = |index: usize| row.get(index).and_then(Option::as_deref);
+        let number = |index: usize| match text(index) {
+            Some(text) => text.parse::<i64>().map_err(|_| wrong(text)),
+            None => Err(wrong("a number is missing")),
+        };
+        Ok(Self {
+            is_standby: text(0) == Some("t"),
+            system_identifier: number(1)?,
+            timeline: text(2).map(|_| number(2)).transpose()?,
+            started_at_us: number(3)?,
+            database_oid: number(4)?,
+            clock_us: number(5)?,
+            settings: settings_from_text(text(6).unwrap_or_default()),
         })
     }
 
@@ -221,6 +242,21 @@ impl ServerFacts {
         };
         WARNED.iter().filter_map(wrong).collect()
     }
+}
+
+/// The names of the settings that are compared.
+fn compared<'n>(asked_for: &[(&'n str, &str)]) -> Vec<&'n str> {
+    let required = REQUIRED.iter().map(|required| required.name);
+    let warned = WARNED.iter().map(|(name, ..)| *name);
+    required.chain(warned).chain(asked_for.iter().map(|(name, _)| *name)).collect()
+}
+
+/// Lines of `name=value`.
+fn settings_from_text(text: &str) -> BTreeMap<String, String> {
+    text.lines()
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
 }
 
 fn shown(value: &str) -> &str {

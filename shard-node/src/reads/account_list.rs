@@ -10,10 +10,11 @@ use std::{
 
 use ledger::{AccountPrefix, outcome::NotOwner};
 use shard_map::{Slot, SlotRange};
-use sqlx::{PgPool, postgres::PgRow};
+use sqlx::PgPool;
 
+use super::{ATTEMPTS, Reads};
 use crate::store::{
-    self, StoreError,
+    StoreError,
     account_list::{self, Meant, Versioned},
     ownership::Ownership,
 };
@@ -38,11 +39,12 @@ pub struct KnownOwnership(Arc<Mutex<Option<Known>>>);
 
 type Known = Versioned<Arc<Ownership>>;
 
-/// Ownership changes a few times in a move; between two reads it hardly ever does so more than once.
-const ATTEMPTS: usize = 4;
-
+/// The first `limit` accounts after the id `after`.
+///
+/// # Errors
+/// When the database cannot be read.
 pub async fn page(
-    pool: &PgPool,
+    reads: &Reads,
     known: &KnownOwnership,
     selection: &Selection,
     after: &str,
@@ -51,25 +53,31 @@ pub async fn page(
     let slots = multirange(&selection.slots);
     let meant = Meant { prefix: &selection.prefix, slots: &slots };
     for _ in 0..ATTEMPTS {
+        let generation = reads.tail.generation();
         // One more than wanted tells whether there are more.
-        let read = account_list::page(pool, meant, after, limit.saturating_add(1)).await?;
-        if let Some(rows) = known.checked(pool, &selection.slots, read).await? {
-            return match rows {
-                AllOwned::Here(rows) => page_from_rows(&rows, limit).map(AllOwned::Here),
-                AllOwned::NotHere(not_owner) => Ok(AllOwned::NotHere(not_owner)),
-            };
+        let read = account_list::page(&reads.pool, meant, after, limit.saturating_add(1)).await?;
+        let (mut accounts, highest) = match known.checked(&reads.pool, &selection.slots, read).await? {
+            Some(AllOwned::Here(found)) => found,
+            Some(AllOwned::NotHere(not_owner)) => return Ok(AllOwned::NotHere(not_owner)),
+            None => continue,
+        };
+        reads.lane.reach(highest).await?;
+        let (newer, generation_after) = reads.tail.overlays(accounts.iter().map(|account| &account.id));
+        // A fold that finished in between may have taken newer states out of the tail.
+        if generation_after != generation {
+            continue;
         }
+        for account in &mut accounts {
+            if let Some(newer) = newer.get(&account.id).filter(|newer| newer.version > account.version) {
+                account.clone_from(newer);
+            }
+        }
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let has_more = accounts.len() > limit;
+        let accounts = accounts.iter().take(limit).map(Into::into).collect();
+        return Ok(AllOwned::Here(wire::ListAccountsResponse { accounts, has_more, not_owner: Vec::new() }));
     }
     Err(StoreError::Fenced)
-}
-
-fn page_from_rows(rows: &[PgRow], limit: i64) -> Result<wire::ListAccountsResponse, StoreError> {
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let mut accounts = Vec::with_capacity(rows.len());
-    for row in rows.iter().take(limit) {
-        accounts.push((&store::account::from_row(row)?).into());
-    }
-    Ok(wire::ListAccountsResponse { accounts, has_more: rows.len() > limit, not_owner: Vec::new() })
 }
 
 pub async fn sums(

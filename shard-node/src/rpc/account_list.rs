@@ -43,11 +43,11 @@ impl Service {
         if timeout < Duration::from_millis(1) {
             return Err(Status::deadline_exceeded("other sums took all the time there was"));
         }
-        let (reads, ownership) = (self.reads.clone(), self.ownership.clone());
+        let (pool, ownership) = (self.reads.pool.clone(), self.ownership.clone());
         // In a task of its own: a router that hangs up does not end the statement, and its turns must last as long as it does.
         let work = self.tasks.spawn("sum of balances", async move {
             let _turns = turns;
-            account_list::sums(&reads, &ownership, &selection, timeout).await
+            account_list::sums(&pool, &ownership, &selection, timeout).await
         });
         let sums = work.await.map_err(|_| Status::internal("the sum failed"))?;
         Ok(match sums.map_err(read_failed)? {

@@ -1,19 +1,25 @@
-//! `account`: one row for each account. The row is the fold of the account's journal.
+//! `account`: the rows of accounts, which the fold keeps close behind the journal.
 
-use ledger::{Account, AccountId, AccountStatus, AssetCode, Limit, Metadata, Position, accounts::Change};
+use ledger::{Account, AccountId, AccountStatus, AssetCode, Limit, Metadata, Position};
 use sqlx::postgres::PgRow;
 
 use super::{
-    StoreError,
-    columns::columns,
-    row_array::{RowArray, RowType},
-    session::{Session, check_rows, column},
-    slot_column,
+    FoldedAccount, StoreError,
+    session::{Session, column},
 };
+
+/// The columns of the table by name. No statement selects `*`, so a column added to a table changes no statement.
+macro_rules! account_columns {
+    () => {
+        "a.id, a.asset, a.status, a.posted, a.held, a.overdraft, a.max_balance, a.version, a.head, a.opened, a.metadata, \
+         a.created_at_us, a.updated_at_us"
+    };
+}
+pub(super) use account_columns;
 
 const SELECT_MANY: &str = concat!(
     "SELECT ",
-    columns!(a: account),
+    account_columns!(),
     " FROM unnest($1::text[]) AS wanted(id) JOIN shardledger.account a ON a.id = wanted.id"
 );
 
@@ -42,94 +48,84 @@ pub fn from_row(row: &PgRow) -> Result<Account, StoreError> {
         max_balance: Limit::from_nullable(column(row, "max_balance")?),
         version: column(row, "version")?,
         head: Position(column(row, "head")?),
+        opened: Position(column(row, "opened")?),
         metadata: Metadata::from_canonical(column(row, "metadata")?),
         created_at_us: column(row, "created_at_us")?,
         updated_at_us: column(row, "updated_at_us")?,
     })
 }
 
-const UPDATE_ATTRIBUTES: &str = "UPDATE shardledger.account AS a \
-     SET status = u.status, overdraft = u.overdraft, max_balance = u.max_balance, metadata = u.metadata, \
-       posted = u.posted, held = u.held \
-     FROM unnest($1::text[], $2::int2[], $3::int8[], $4::int8[], $5::text[], $6::int8[], $7::int8[]) \
-       AS u(id, status, overdraft, max_balance, metadata, posted, held) \
-     WHERE a.id = u.id";
+// Only an UPDATE, never an INSERT: the row of an account that moved away must not come back. The version guard makes a
+// repeated or late fold harmless; the base makes a row that does not lead to the new state visible.
+const FOLD: &str = "UPDATE shardledger.account AS a \
+     SET posted = u.posted, held = u.held, version = u.version, head = u.head, updated_at_us = u.updated_at_us, \
+       status = u.status, overdraft = u.overdraft, max_balance = u.max_balance, metadata = u.metadata \
+     FROM unnest($1::text[], $2::int8[], $3::int8[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], $8::int8[], $9::int2[], \
+         $10::int8[], $11::int8[], $12::text[]) \
+       AS u(id, posted, held, version, head, updated_at_us, base_version, base_head, status, overdraft, max_balance, metadata) \
+     WHERE a.id = u.id AND a.version < u.version \
+       AND (a.version > u.base_version OR (a.version = u.base_version AND a.head = u.base_head)) \
+       AND (SELECT s.incarnation FROM shardledger.shard_state s) = $13";
+const FOLD_BALANCES: &str = "UPDATE shardledger.account AS a \
+     SET posted = u.posted, held = u.held, version = u.version, head = u.head, updated_at_us = u.updated_at_us \
+     FROM unnest($1::text[], $2::int8[], $3::int8[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], $8::int8[]) \
+       AS u(id, posted, held, version, head, updated_at_us, base_version, base_head) \
+     WHERE a.id = u.id AND a.version < u.version \
+       AND (a.version > u.base_version OR (a.version = u.base_version AND a.head = u.base_head)) \
+       AND (SELECT s.incarnation FROM shardledger.shard_state s) = $9";
+const BEHIND: &str = "SELECT u.id FROM unnest($1::text[], $2::int8[]) AS u(id, version) \
+     LEFT JOIN shardledger.account a ON a.id = u.id WHERE a.version IS NULL OR a.version < u.version LIMIT 1";
+const INCARNATION: &str = "SELECT incarnation FROM shardledger.shard_state";
 
-/// The rows of accounts that the batch opened.
-pub fn opened_rows<'a>(row_type: RowType, opened: impl Iterator<Item = &'a Account>) -> RowArray {
-    let mut rows = RowArray::new(row_type, 13, 16, 200);
-    for account in opened {
-        rows.row()
-            .text(account.id.as_str())
-            .int4(slot_column(&account.id))
-            .text(account.asset.as_str())
-            .int2(account.status.code().into())
-            .int8(account.posted)
-            .int8(account.held)
-            .optional_int8(account.overdraft.to_nullable())
-            .optional_int8(account.max_balance.to_nullable())
-            .int8(account.version)
-            .int8(account.head.0)
-            .text(account.metadata.as_str())
-            .int8(account.created_at_us)
-            .int8(account.updated_at_us);
+/// Writes newer states over older rows, in one statement.
+///
+/// # Errors
+/// [`StoreError::Fenced`] when the database was accepted anew. [`StoreError::Corrupt`] when a row is missing, or does not
+/// lead to the state that is to replace it.
+pub async fn fold(
+    session: &mut Session,
+    incarnation: i64,
+    accounts: &[FoldedAccount],
+) -> Result<(), StoreError> {
+    // Most folds change balances alone, and the attributes of an account are larger than its balances.
+    let with_attributes = accounts.iter().any(|a| a.attributes_changed);
+    let all = |field: fn(&FoldedAccount) -> i64| accounts.iter().map(field).collect::<Vec<i64>>();
+    let ids: Vec<&str> = accounts.iter().map(|a| a.account.id.as_str()).collect();
+    let versions = all(|a| a.account.version);
+    let statement = if with_attributes { FOLD } else { FOLD_BALANCES };
+    let mut query = sqlx::query(statement)
+        .bind(&ids)
+        .bind(all(|a| a.account.posted))
+        .bind(all(|a| a.account.held))
+        .bind(&versions)
+        .bind(all(|a| a.account.head.0))
+        .bind(all(|a| a.account.updated_at_us))
+        .bind(all(|a| a.base_version))
+        .bind(all(|a| a.base_head.0));
+    if with_attributes {
+        query = query
+            .bind(accounts.iter().map(|a| i16::from(a.account.status.code())).collect::<Vec<_>>())
+            .bind(accounts.iter().map(|a| a.account.overdraft.to_nullable()).collect::<Vec<_>>())
+            .bind(accounts.iter().map(|a| a.account.max_balance.to_nullable()).collect::<Vec<_>>())
+            .bind(accounts.iter().map(|a| a.account.metadata.as_str()).collect::<Vec<_>>());
     }
-    rows
-}
-
-/// New balances of existing accounts, one vector for each column, as the batch's statement takes them.
-#[derive(Debug, Default)]
-pub struct BalanceUpdates<'a> {
-    pub ids: Vec<&'a str>,
-    /// The version that the batch was decided on. The row must still have it.
-    pub loaded_versions: Vec<i64>,
-    pub posted: Vec<i64>,
-    pub held: Vec<i64>,
-    pub versions: Vec<i64>,
-    pub heads: Vec<i64>,
-    pub updated_at_us: Vec<i64>,
-}
-
-impl<'a> BalanceUpdates<'a> {
-    pub fn of(changed: &[(&'a Account, Change)]) -> Self {
-        let all = |field: fn(&Account) -> i64| changed.iter().map(|(account, _)| field(account)).collect();
-        Self {
-            ids: changed.iter().map(|(account, _)| account.id.as_str()).collect(),
-            loaded_versions: changed.iter().map(|(_, change)| change.loaded_version).collect(),
-            posted: all(|a| a.posted),
-            held: all(|a| a.held),
-            versions: all(|a| a.version),
-            heads: all(|a| a.head.0),
-            updated_at_us: all(|a| a.updated_at_us),
-        }
+    let query = query.bind(incarnation);
+    let touched = session.run(async |c| Ok(query.execute(c).await?.rows_affected())).await?;
+    if touched == accounts.len() as u64 {
+        return Ok(());
     }
-}
-
-/// Writes status, limits and metadata of accounts that were updated, together with their balances. A constraint
-/// compares the available amount with the new overdraft, and the batch may have credited the account before it
-/// lowered the overdraft.
-pub async fn update_attributes(session: &mut Session, accounts: &[&Account]) -> Result<(), StoreError> {
-    let ids: Vec<&str> = accounts.iter().map(|a| a.id.as_str()).collect();
-    let status: Vec<i16> = accounts.iter().map(|a| a.status.code().into()).collect();
-    let overdraft: Vec<Option<i64>> = accounts.iter().map(|a| a.overdraft.to_nullable()).collect();
-    let max_balance: Vec<Option<i64>> = accounts.iter().map(|a| a.max_balance.to_nullable()).collect();
-    let metadata: Vec<&str> = accounts.iter().map(|a| a.metadata.as_str()).collect();
-    let posted: Vec<i64> = accounts.iter().map(|a| a.posted).collect();
-    let held: Vec<i64> = accounts.iter().map(|a| a.held).collect();
-    let touched = session
-        .run(async |c| {
-            let done = sqlx::query(UPDATE_ATTRIBUTES)
-                .bind(ids)
-                .bind(status)
-                .bind(overdraft)
-                .bind(max_balance)
-                .bind(metadata)
-                .bind(posted)
-                .bind(held)
-                .execute(c)
-                .await?;
-            Ok(done.rows_affected())
-        })
+    // Rows that another node of the shard has folded further are not touched. Any other row is a fault.
+    let now: i64 = session.run(async |c| sqlx::query_scalar(INCARNATION).fetch_one(c).await).await?;
+    if now != incarnation {
+        return Err(StoreError::Fenced);
+    }
+    let behind: Option<String> = session
+        .run(async |c| sqlx::query_scalar(BEHIND).bind(&ids).bind(&versions).fetch_optional(c).await)
         .await?;
-    check_rows("the update of account attributes", accounts.len() as u64, touched)
+    match behind {
+        None => Ok(()),
+        Some(id) => Err(StoreError::Corrupt(format!(
+            "INV-9: the row of account {id} does not lead to the account's newest bookings"
+        ))),
+    }
 }

@@ -5,13 +5,14 @@
 
 use std::time::Duration;
 
-use ledger::AccountPrefix;
+use ledger::{Account, AccountPrefix, Position};
 use sqlx::{AssertSqlSafe, PgPool, Row, ValueRef, postgres::PgRow};
 
 use super::{
     StoreError,
-    columns::columns,
+    account::{self, account_columns},
     ownership::{self, Ownership},
+    read::highest,
     session::column,
 };
 
@@ -32,22 +33,25 @@ pub struct Meant<'a> {
 // The cast of the slots is in a sub-select, which is evaluated once instead of for each row.
 const PAGE: &str = concat!(
     "SELECT s.ownership_version, ",
-    columns!(a: account),
+    highest!(),
+    ", ",
+    account_columns!(),
     " FROM shardledger.shard_state s LEFT JOIN (SELECT ",
-    columns!(account),
-    " FROM shardledger.account \
-       WHERE id >= $1 AND id < $2 AND id > $3 AND slot <@ (SELECT $4::text::int4multirange) \
-       ORDER BY id LIMIT $5) a ON TRUE \
+    account_columns!(),
+    " FROM shardledger.account a \
+       WHERE a.id >= $1 AND a.id < $2 AND a.id > $3 AND a.slot <@ (SELECT $4::text::int4multirange) \
+       ORDER BY a.id LIMIT $5) a ON TRUE \
      ORDER BY a.id"
 );
 
-/// The first `limit` accounts after the id `after`.
+/// The rows of the first `limit` accounts after the id `after`, which the tail may be ahead of, and the highest position of
+/// their snapshot.
 pub async fn page(
     pool: &PgPool,
     meant: Meant<'_>,
     after: &str,
     limit: i64,
-) -> Result<Versioned<Vec<PgRow>>, StoreError> {
+) -> Result<Versioned<(Vec<Account>, Position)>, StoreError> {
     let rows = sqlx::query(PAGE)
         .bind(meant.prefix.as_str())
         .bind(meant.prefix.end())
@@ -56,13 +60,33 @@ pub async fn page(
         .bind(limit)
         .fetch_all(pool)
         .await?;
-    versioned(rows, "id")
+    let highest = rows.first().map(|row| column::<Option<i64>>(row, "highest")).transpose()?.flatten();
+    let Versioned { ownership_version, value: rows } = versioned(rows, "id")?;
+    let accounts = rows.iter().map(account::from_row).collect::<Result<_, _>>()?;
+    Ok(Versioned { ownership_version, value: (accounts, Position(highest.unwrap_or(0))) })
 }
 
-const SUMS: &str = "SELECT s.ownership_version, a.asset, a.posted, a.held, a.accounts FROM shardledger.shard_state s LEFT JOIN ( \
-       SELECT asset, sum(posted)::text AS posted, sum(held)::text AS held, count(*) AS accounts FROM shardledger.account \
-       WHERE id >= $1 AND id < $2 AND slot <@ (SELECT $3::text::int4multirange) \
-       GROUP BY asset) a ON TRUE";
+// Rows, and what the journal beyond folded_position changes of them: of each account the newest leg, if it is newer than
+// the row. Rows may be ahead of folded_position, so amounts are replaced, never added up. All in one snapshot.
+const SUMS: &str = "WITH legs AS ( \
+       SELECT j.payer AS id, j.payer_version AS version, j.payer_posted AS posted, j.payer_held AS held \
+       FROM shardledger.journal j WHERE j.position > (SELECT f.folded_position FROM shardledger.fold_state f) \
+         AND j.payer_version IS NOT NULL AND j.payer >= $1 AND j.payer < $2 \
+       UNION ALL \
+       SELECT j.payee, j.payee_version, j.payee_posted, j.payee_held \
+       FROM shardledger.journal j WHERE j.position > (SELECT f.folded_position FROM shardledger.fold_state f) \
+         AND j.payee_version IS NOT NULL AND j.payee >= $1 AND j.payee < $2), \
+     newest AS (SELECT DISTINCT ON (id) id, version, posted, held FROM legs ORDER BY id, version DESC), \
+     owned AS ( \
+       SELECT a.asset, a.posted, a.held, 1 AS accounts FROM shardledger.account a \
+       WHERE a.id >= $1 AND a.id < $2 AND a.slot <@ (SELECT $3::text::int4multirange) \
+       UNION ALL \
+       SELECT a.asset, n.posted - a.posted, n.held - a.held, 0 FROM newest n \
+       JOIN shardledger.account a ON a.id = n.id AND a.version < n.version \
+       WHERE a.slot <@ (SELECT $3::text::int4multirange)), \
+     sums AS (SELECT asset, sum(posted)::text AS posted, sum(held)::text AS held, sum(accounts)::int8 AS accounts \
+       FROM owned GROUP BY asset) \
+     SELECT s.ownership_version, u.asset, u.posted, u.held, u.accounts FROM shardledger.shard_state s LEFT JOIN sums u ON TRUE";
 /// A sum uses one process of the server, so that a large sum does not take all capacity. The planner does not know
 /// that there are few assets; without this setting it sorts all accounts by asset, on disk.
 const SUM_SETTINGS: &str = "SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL enable_sort = off";

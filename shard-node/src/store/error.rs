@@ -9,11 +9,14 @@ use identity::Disagreements;
 pub enum StoreError {
     #[error("{0}")]
     Database(#[from] sqlx::Error),
+    /// The lane's session failed.
+    #[error("{0}")]
+    Session(#[from] pg_session::Error),
     #[error("no answer from PostgreSQL within {0:?}")]
     TimedOut(Duration),
-    /// A write affected fewer rows than the batch was decided on.
-    #[error("{statement} touched {actual} rows instead of {expected}")]
-    RowCount { statement: &'static str, expected: u64, actual: u64 },
+    /// PostgreSQL committed with a warning: a wait for a synchronous stand-by was cancelled.
+    #[error("the commit is not confirmed by a stand-by: {0}")]
+    Unconfirmed(String),
     /// Another writer wrote to the shard since its state was read.
     #[error("another writer advanced the shard, or its slots changed hands")]
     Fenced,
@@ -29,6 +32,9 @@ pub enum StoreError {
     Refused(#[from] Disagreements),
     #[error("{0}")]
     Corrupt(String),
+    /// A booking does not continue the state that it belongs to.
+    #[error("{0}")]
+    Fold(#[from] ledger::fold::FoldError),
 }
 
 /// What to do about a [`StoreError`].
@@ -48,10 +54,15 @@ pub enum Remedy {
 impl StoreError {
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::TimedOut(_) | Self::Refused(_) | Self::Superseded => Remedy::Reconnect,
-            Self::RowCount { .. } | Self::ReplayInDoubt => Remedy::Redecide,
+            Self::TimedOut(_) | Self::Refused(_) | Self::Superseded | Self::Unconfirmed(_) => Remedy::Reconnect,
+            Self::ReplayInDoubt => Remedy::Redecide,
             Self::Fenced => Remedy::Reload,
-            Self::Corrupt(_) => Remedy::Report,
+            Self::Corrupt(_) | Self::Fold(_) => Remedy::Report,
+            Self::Session(pg_session::Error::Statement(message)) => by_sqlstate(&message.code),
+            // A server that ends a session before it is open may refuse it for good: a wrong password, for example.
+            Self::Session(pg_session::Error::Terminated(message)) => by_sqlstate(&message.code),
+            Self::Session(pg_session::Error::Authentication(_) | pg_session::Error::Tls(_)) => Remedy::Report,
+            Self::Session(_) => Remedy::Reconnect,
             Self::Database(sqlx::Error::Database(error)) => error.code().map_or(Remedy::Report, |c| by_sqlstate(&c)),
             Self::Database(
                 sqlx::Error::Decode(_)
@@ -68,18 +79,31 @@ impl StoreError {
 impl StoreError {
     /// Whether the database answers but cannot write: it is read-only, or out of disk, memory or working files.
     pub fn is_refused_write(&self) -> bool {
-        let Self::Database(sqlx::Error::Database(error)) = self else { return false };
-        error.code().is_some_and(|code| {
+        let is_refusal = |code: &str| {
             code == "25006" || code.starts_with("531") || code.starts_with("532") || code.starts_with("58")
-        })
+        };
+        match self {
+            Self::Database(sqlx::Error::Database(error)) => error.code().is_some_and(|code| is_refusal(&code)),
+            Self::Session(error) => error.code().is_some_and(is_refusal),
+            _ => false,
+        }
+    }
+
+    /// The failure of a commit that was sent with a session. The server's ERROR ends a script before its COMMIT. After any
+    /// other failure the script may have been carried out.
+    pub fn after_commit_was_sent(error: pg_session::Error) -> super::CommitFailure {
+        let in_doubt = !matches!(error, pg_session::Error::Statement(_));
+        super::CommitFailure { error: error.into(), in_doubt }
     }
 }
 
 /// Classifies PostgreSQL's error codes (appendix A of its manual).
 fn by_sqlstate(code: &str) -> Remedy {
     match code {
-        // unique_violation: an id was used before.
+        // unique_violation: an id was used before, or another writer took the position.
         "23505" => Remedy::Redecide,
+        // check_fence: the shard is not in the state that the batch was decided on.
+        "SL001" => Remedy::Reload,
         // serialization_failure, deadlock_detected, lock_not_available
         "40001" | "40P01" | "55P03" => Remedy::Redecide,
         // read_only_sql_transaction: a demoted primary. Codes such as invalid_password are reported by the last arm.
@@ -106,6 +130,8 @@ mod tests {
     fn sqlstates_have_the_right_remedy() {
         for (code, remedy) in [
             ("23505", Remedy::Redecide),
+            ("SL001", Remedy::Reload),
+            ("SL002", Remedy::Report),
             ("57P01", Remedy::Reconnect),
             ("57P03", Remedy::Reconnect),
             ("53100", Remedy::Reconnect),

@@ -1,11 +1,18 @@
-//! Reads. Each read is one statement, so it sees one snapshot. The statement also reads the ownership of the slot, so
-//! that a shard never answers for a slot it has given away.
+//! Reads for clients and routers. Each read is one statement, so it sees one snapshot. The statement also reads the
+//! ownership of the slot, so that a shard never answers for a slot it has given away, and the highest position, so that the
+//! caller notices bookings of another node of the shard.
 
 use identity::Mark;
-use ledger::{AccountId, Limit, outcome::NotOwner};
+use ledger::{Account, AccountId, Position, outcome::NotOwner};
+use shard_database::{journal::slot_column, record};
 use sqlx::{PgPool, postgres::PgRow};
 
-use super::{StoreError, columns::columns, ownership::SlotState, session::column, slot_column};
+use super::{
+    StoreError,
+    account::{self, account_columns},
+    ownership::SlotState,
+    session::column,
+};
 
 /// The result of a read that requires the shard to own the slot.
 pub enum Owned<T> {
@@ -13,24 +20,41 @@ pub enum Owned<T> {
     NotHere(NotOwner),
 }
 
+/// The highest position of the shard's own range; NULL: nothing was ever booked.
+macro_rules! highest {
+    () => {
+        "(SELECT j.position FROM shardledger.shard_identity i \
+           JOIN shardledger.journal j ON j.position > (i.shard_number::int8 << 51) \
+             AND j.position <= (i.shard_number::int8 << 51) + 2251799813685247 \
+           ORDER BY j.position DESC LIMIT 1) AS highest"
+    };
+}
+pub(super) use highest;
+
 const ACCOUNT: &str = concat!(
     "SELECT o.state AS slot_state, o.epoch AS slot_epoch, o.peer AS slot_peer, ",
-    columns!(a: account),
+    highest!(),
+    ", ",
+    account_columns!(),
     " FROM (SELECT $2::int AS slot) AS wanted \
      LEFT JOIN shardledger.slot_ownership o ON o.slot = wanted.slot \
      LEFT JOIN shardledger.account a ON a.id = $1 AND a.slot = wanted.slot"
 );
 
-/// The account's row; `None` if the account does not exist.
-pub async fn account(pool: &PgPool, id: &AccountId) -> Result<Owned<Option<PgRow>>, StoreError> {
-    let slot = slot_column(id);
+/// The account's row, which the tail may be ahead of, and the highest position of its snapshot.
+pub async fn account(
+    pool: &PgPool,
+    id: &AccountId,
+) -> Result<Owned<(Option<Account>, Position)>, StoreError> {
+    let slot = i32::from(slot_column(id));
     let row = sqlx::query(ACCOUNT).bind(id.as_str()).bind(slot).fetch_one(pool).await?;
     if let Some(not_owner) = not_owner(&row, slot)? {
         return Ok(Owned::NotHere(not_owner));
     }
-    let found: Option<&str> = column(&row, "id")?;
-    let found = found.is_some();
-    Ok(Owned::Here(found.then_some(row)))
+    let highest = Position(column::<Option<i64>>(&row, "highest")?.unwrap_or(0));
+    let is_there = column::<Option<&str>>(&row, "id")?.is_some();
+    let account = if is_there { Some(account::from_row(&row)?) } else { None };
+    Ok(Owned::Here((account, highest)))
 }
 
 fn not_owner(row: &PgRow, slot: i32) -> Result<Option<NotOwner>, StoreError> {
@@ -48,77 +72,14 @@ fn not_owner(row: &PgRow, slot: i32) -> Result<Option<NotOwner>, StoreError> {
     }))
 }
 
-/// One journal entry as the wire carries it.
-pub fn entry_from_row(row: &PgRow) -> Result<wire::Entry, StoreError> {
-    let kind: i16 = column(row, "kind")?;
-    let transfer: Option<uuid::Uuid> = column(row, "transfer_id")?;
-    let counterparty: Option<String> = column(row, "counterparty")?;
-    Ok(wire::Entry {
-        position: column(row, "position")?,
-        version: column(row, "version")?,
-        kind: u32::try_from(kind).unwrap_or(0),
-        transfer_id: transfer.map(|id| bytes::Bytes::copy_from_slice(id.as_bytes())).unwrap_or_default(),
-        counterparty: counterparty.unwrap_or_default(),
-        amount: column(row, "amount")?,
-        posted: column(row, "posted")?,
-        held: column(row, "held")?,
-        created_at_us: column(row, "created_at_us")?,
-        overdraft: Some(Limit::from_nullable(column(row, "overdraft")?).into()),
-    })
-}
-
-const TRANSFERS: &str = concat!(
-    "SELECT ",
-    columns!(t: transfer),
-    ", ",
-    columns!(j: debit_after),
-    " FROM shardledger.transfer t LEFT JOIN shardledger.journal j ON j.position = t.debit_position \
-     WHERE t.id = $1 AND ($2 = '' OR t.debit = $2)"
-);
-
-pub async fn transfers(pool: &PgPool, id: uuid::Uuid, debit: &str) -> Result<Vec<PgRow>, StoreError> {
-    Ok(sqlx::query(TRANSFERS).bind(id).bind(debit).fetch_all(pool).await?)
-}
-
-// A few rows are enough for a display; the total is in the transfer's own row.
-const REVERSALS: &str = "SELECT reversal FROM shardledger.reversal WHERE original = $1 AND debit = $2 \
-     ORDER BY created_at_us, reversal LIMIT 100";
-
-/// The reversals of a transfer, the first hundred.
-pub async fn reversals(pool: &PgPool, id: uuid::Uuid, debit: &str) -> Result<Vec<uuid::Uuid>, StoreError> {
-    Ok(sqlx::query_scalar(REVERSALS).bind(id).bind(debit).fetch_all(pool).await?)
-}
-
-const HOLDS: &str = concat!(
-    "SELECT ",
-    columns!(h: hold),
-    ", ",
-    columns!(j: debit_after),
-    " FROM shardledger.hold h LEFT JOIN shardledger.journal j ON j.position = h.debit_position \
-     WHERE h.id = $1 AND ($2 = '' OR h.debit = $2)"
-);
-
-pub async fn holds(pool: &PgPool, id: uuid::Uuid, debit: &str) -> Result<Vec<PgRow>, StoreError> {
-    Ok(sqlx::query(HOLDS).bind(id).bind(debit).fetch_all(pool).await?)
-}
-
 // Holds in slots that moved away are expired by the new owner.
-const DUE_HOLDS: &str = "SELECT h.id, h.debit FROM shardledger.hold h JOIN shardledger.slot_ownership o ON o.slot = h.slot AND o.state = 1 \
-     WHERE h.status = 1 AND h.capture_id IS NULL AND h.expires_at_us <= $1 ORDER BY h.expires_at_us LIMIT $2";
+const DUE_HOLDS: &str = "SELECT h.id, h.payer FROM shardledger.hold h \
+     JOIN shardledger.slot_ownership o ON o.slot = h.payer_slot AND o.state = 1 \
+     WHERE h.capture_id IS NULL AND h.expires_at_us <= $1 ORDER BY h.expires_at_us LIMIT $2";
 
-/// Holds whose time is over, as (id, debit), longest overdue first.
+/// Holds whose time is over, as (id, payer), longest overdue first.
 pub async fn due_holds(pool: &PgPool, now_us: i64, limit: i64) -> Result<Vec<(uuid::Uuid, String)>, StoreError> {
     Ok(sqlx::query_as(DUE_HOLDS).bind(now_us).bind(limit).fetch_all(pool).await?)
-}
-
-const REGISTERS: &str = concat!(
-    "SELECT ",
-    columns!(register),
-    " FROM shardledger.register WHERE transfer_id = $1 AND ($2 = '' OR debit = $2)"
-);
-
-pub async fn registers(pool: &PgPool, id: uuid::Uuid, debit: &str) -> Result<Vec<PgRow>, StoreError> {
-    Ok(sqlx::query(REGISTERS).bind(id).bind(debit).fetch_all(pool).await?)
 }
 
 const SHARD_MAP: &str = "SELECT text, version FROM shardledger.known_map";
@@ -135,12 +96,11 @@ pub async fn offer_shard_map(pool: &PgPool, text: &str, version: i64) -> Result<
     Ok(())
 }
 
-const MARK: &str = "SELECT incarnation, next_position FROM shardledger.shard_state";
-
 /// The database's mark, without the timeline.
 pub async fn mark(pool: &PgPool) -> Result<Mark, StoreError> {
-    let (incarnation, position) = sqlx::query_as(MARK).fetch_one(pool).await?;
-    Ok(Mark { incarnation, timeline: 0, position })
+    let state = record::read_state(&mut *pool.acquire().await?).await?;
+    let state = state.ok_or_else(|| StoreError::Corrupt("shardledger.shard_state has no row".to_owned()))?;
+    Ok(Mark { incarnation: state.incarnation, timeline: 0, position: state.next_position })
 }
 
 pub async fn ownership(pool: &PgPool) -> Result<super::ownership::Ownership, StoreError> {

@@ -1,4 +1,7 @@
-//! Sessions on the shard's database: the lane's one connection, and the pool for reads.
+//! Sessions on the shard's database: those of the lane and the fold, and the pool for reads.
+//!
+//! The lane writes with a [`pg_session::Session`], which sends a batch as one message. It loads with a [`Session`], so that
+//! it can load the next batch while one commits.
 //!
 //! The [`Gate`] judges every session before it is used. Every statement of the lane has a client-side deadline. When
 //! the deadline passes, the connection is dropped, never reused. The server's statement time-out stays off for the
@@ -11,11 +14,11 @@ use shard_database::{
     server::{Purpose, ServerFacts, ServerId},
 };
 use sqlx::{
-    AssertSqlSafe, Connection, PgConnection, Row,
+    Connection, PgConnection, Row,
     postgres::{PgConnectOptions, PgPool, PgPoolOptions},
 };
 
-use super::{StoreError, row_array::RowType};
+use super::StoreError;
 use crate::{
     config::DatabaseConfig,
     gate::{Acknowledged, Gate},
@@ -26,33 +29,20 @@ pub struct Session {
     server: ServerId,
     timeline: i64,
     statement_timeout: Duration,
-    row_types: RowTypes,
-}
-
-/// The row types of the tables that the lane inserts into.
-#[derive(Debug, Clone, Copy)]
-pub struct RowTypes {
-    pub account: RowType,
-    pub hold: RowType,
-    pub journal: RowType,
-    pub register: RowType,
-    pub transfer: RowType,
-    pub waypoint: RowType,
 }
 
 impl Session {
-    /// Opens the lane's session, if the gate accepts it.
-    pub async fn connect(config: &DatabaseConfig, gate: &Gate) -> Result<Self, StoreError> {
+    /// Opens a session for the lane or the fold, if the gate accepts it.
+    pub async fn connect(config: &DatabaseConfig, gate: &Gate, name: &str) -> Result<(Self, Database), StoreError> {
         let acknowledged = gate.acknowledged();
-        let options = config.connect_options().application_name("shardledger-lane").options(LANE_SETTINGS);
+        let options = config.connect_options().application_name(name).options(LANE_SETTINGS);
         let limit = config.connect_timeout();
         let mut connection = within(limit, PgConnection::connect_with(&options)).await?;
         let (facts, database) = within(limit, look(&mut connection, &LANE_SETTINGS)).await?;
         gate.judge(Purpose::Writes, &facts, &database, &LANE_SETTINGS, &acknowledged)?;
-        let row_types = within(limit, load_row_types(&mut connection)).await?;
         // Only a stand-by has no timeline, and the gate refuses a stand-by.
         let (server, timeline) = (facts.id(), facts.timeline.unwrap_or_default());
-        Ok(Self { connection, server, timeline, statement_timeout: config.statement_timeout(), row_types })
+        Ok((Self { connection, server, timeline, statement_timeout: config.statement_timeout() }, database))
     }
 
     /// The database that the session is connected to.
@@ -65,32 +55,12 @@ impl Session {
         self.timeline
     }
 
-    pub fn row_types(&self) -> &RowTypes {
-        &self.row_types
-    }
-
     /// Runs statements on the connection under the session's deadline.
     pub async fn run<T>(
         &mut self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, StoreError> {
         within(self.statement_timeout, work(&mut self.connection)).await
-    }
-
-    /// Runs several statements without parameters in one round trip. Returns the total number of rows they affected.
-    pub async fn run_script(&mut self, script: String) -> Result<u64, StoreError> {
-        self.run(async |c| Ok(sqlx::raw_sql(AssertSqlSafe(script)).execute(c).await?.rows_affected())).await
-    }
-
-    pub async fn rollback(&mut self) -> Result<(), StoreError> {
-        self.run_script("ROLLBACK".to_owned()).await.map(|_| ())
-    }
-
-    /// Sends the last statements of the transaction and COMMIT in one message. After an error the commit's outcome is
-    /// unknown.
-    pub async fn commit(&mut self, mut last_statements: String) -> Result<(), StoreError> {
-        last_statements.push_str("COMMIT");
-        self.run_script(last_statements).await.map(|_| ())
     }
 
     pub async fn close(self) {
@@ -151,22 +121,40 @@ pub fn read_options(config: &DatabaseConfig) -> PgConnectOptions {
         .options([("statement_timeout", statement_timeout.as_str())])
 }
 
-const ROW_TYPE: &str = "SELECT oid, typarray FROM pg_catalog.pg_type WHERE typrelid = pg_catalog.to_regclass('shardledger.' || $1 || '_row')";
-
-async fn load_row_types(connection: &mut PgConnection) -> Result<RowTypes, sqlx::Error> {
-    let mut of = async |table: &str| {
-        let (row, array) = sqlx::query_as(ROW_TYPE).bind(table).fetch_one(&mut *connection).await?;
-        Ok::<_, sqlx::Error>(RowType { row, array })
+/// Opens the session that the lane writes with, on the server of `beside`, if the gate accepts it.
+pub async fn connect_writer(
+    config: &DatabaseConfig,
+    gate: &Gate,
+    beside: &Session,
+    database: &Database,
+) -> Result<pg_session::Session, StoreError> {
+    let acknowledged = gate.acknowledged();
+    let invalid = |error: pg_session::InvalidOptions| StoreError::Corrupt(format!("database.url {error}"));
+    let options = pg_session::ConnectOptions::from_url(&config.url)
+        .map_err(invalid)?
+        .application_name(WRITER)
+        .options(LANE_SETTINGS);
+    let limit = config.connect_timeout();
+    let open = async {
+        let mut session = pg_session::Session::connect(&options).await?;
+        let facts = session.run(&ServerFacts::script(&LANE_SETTINGS), None).await?;
+        Ok::<_, pg_session::Error>((session, facts))
     };
-    Ok(RowTypes {
-        account: of("account").await?,
-        hold: of("hold").await?,
-        journal: of("journal").await?,
-        register: of("register").await?,
-        transfer: of("transfer").await?,
-        waypoint: of("waypoint").await?,
-    })
+    let (session, answer) = match tokio::time::timeout(limit, open).await {
+        Ok(opened) => opened?,
+        Err(_) => return Err(StoreError::TimedOut(limit)),
+    };
+    let facts = answer.rows.first().map(|row| ServerFacts::from_texts(row)).transpose()?;
+    let facts = facts.ok_or_else(|| StoreError::Corrupt("the server says nothing about itself".to_owned()))?;
+    if facts.id() != beside.server() {
+        return Err(StoreError::Superseded);
+    }
+    gate.judge(Purpose::Writes, &facts, database, &LANE_SETTINGS, &acknowledged)?;
+    Ok(session)
 }
+
+/// The `application_name` of the session that the lane writes with.
+pub const WRITER: &str = "shardledger-lane";
 
 /// The lane reads by index look-ups only; without statistics the planner might choose sorts or hash joins instead. A
 /// frozen node must not hold the fence indefinitely: the server ends a transaction that idles for 30 seconds, and
@@ -197,11 +185,6 @@ pub const READ_SETTINGS: [(&str, &str); 6] = [
     ("lock_timeout", "0"),
     ("idle_session_timeout", "0"),
 ];
-
-/// Checks how many rows a statement affected. Another number means that the batch was decided on an outdated state.
-pub fn check_rows(statement: &'static str, expected: u64, actual: u64) -> Result<(), StoreError> {
-    if expected == actual { Ok(()) } else { Err(StoreError::RowCount { statement, expected, actual }) }
-}
 
 async fn within<T>(deadline: Duration, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
     match tokio::time::timeout(deadline, work).await {

@@ -38,6 +38,7 @@ impl TryFrom<wire::Account> for Account {
             max_balance: message.max_balance.ok_or(BadMessage::Missing("max_balance"))?.into(),
             version: message.version,
             head: Position::NONE,
+            opened: Position::NONE,
             metadata: Metadata::from_canonical(&message.metadata),
             created_at_us: message.created_at_us,
             updated_at_us: message.updated_at_us,

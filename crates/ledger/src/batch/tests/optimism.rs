@@ -292,8 +292,8 @@ impl World {
         let outcomes = operations.iter().map(|operation| batch.apply(Request::UNORDERED, operation)).collect();
         let sure = batch.is_sure();
         let effects = batch.finish();
-        let (after, _) = accounts.finish_batch();
-        let accounts = after.into_iter().map(|account| (account.id.clone(), account)).collect();
+        let (changed, _) = accounts.finish_batch();
+        let accounts = changed.into_iter().map(|changed| (changed.after.id.clone(), changed.after)).collect();
         Decision { outcomes, accounts, effects, sure }
     }
 

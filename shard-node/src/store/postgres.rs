@@ -1,0 +1,322 @@
+//! The store that serves: two sessions on the shard's database for the lane, and one for the fold.
+
+use std::time::Duration;
+
+use ledger::{
+    Account, AccountId, Booking, Hold, HoldKey, Position, TransferKey, batch::Stored, history::Original,
+    operation::CreateAccount,
+};
+use shard_database::{Database, record};
+use sqlx::{Connection, PgConnection};
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::{
+    Append, CommitFailure, FoldStep, Folded, FoldedAccount, Opened, Store, StoreError, account, bookings,
+    message::Message,
+    ownership,
+    session::{Session, WRITER, column, connect_writer},
+};
+use crate::{config::DatabaseConfig, gate::Gate};
+
+/// A commit that has waited so long looks for a frozen client that keeps it out.
+const BLOCKED_AFTER: Duration = Duration::from_millis(500);
+
+/// The server ends the sessions of these, so that the lane's next transaction can begin: sessions of other lanes that keep
+/// this one out and whose client says nothing. Neither statement_timeout nor idle_in_transaction_session_timeout ends a
+/// session that waits for the rows of a COPY.
+const END_FROZEN_HOLDERS: &str = "SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a \
+     WHERE a.pid = ANY(pg_catalog.pg_blocking_pids($1)) AND a.wait_event_type = 'Client' AND a.application_name = $2 \
+       AND a.usename = CURRENT_USER";
+
+/// The PostgreSQL database of the shard.
+pub struct Postgres {
+    config: DatabaseConfig,
+    gate: Gate,
+    loader: Mutex<Option<Session>>,
+    writer: Mutex<Option<pg_session::Session>>,
+    folder: Mutex<Option<Session>>,
+}
+
+impl Postgres {
+    pub fn new(config: DatabaseConfig, gate: Gate) -> Self {
+        Self { config, gate, loader: Mutex::default(), writer: Mutex::default(), folder: Mutex::default() }
+    }
+
+    /// The loading session. [`Store::open`] must have opened it.
+    async fn loader(&self) -> Result<Held<'_>, StoreError> {
+        Held::of(self.loader.lock().await)
+    }
+
+    /// The folding session, opened on first use.
+    async fn folder(&self) -> Result<Held<'_>, StoreError> {
+        let mut folder = self.folder.lock().await;
+        if folder.as_ref().is_none_or(|session| !self.gate.serves(session.server())) {
+            *folder = None;
+            *folder = Some(Session::connect(&self.config, &self.gate, "shardledger-fold").await?.0);
+        }
+        Held::of(folder)
+    }
+
+    /// Ends the sessions of frozen lanes that keep the backend out.
+    async fn end_frozen_holders(&self, blocked_pid: i32) -> Result<(), StoreError> {
+        let options = self.config.connect_options().application_name("shardledger-unblock");
+        let work = async {
+            let mut connection = PgConnection::connect_with(&options).await?;
+            let ended: Vec<bool> = sqlx::query_scalar(END_FROZEN_HOLDERS)
+                .bind(blocked_pid)
+                .bind(WRITER)
+                .fetch_all(&mut connection)
+                .await?;
+            connection.close().await?;
+            Ok::<_, sqlx::Error>(ended.len())
+        };
+        let limit = self.config.connect_timeout();
+        match timeout(limit, work).await {
+            Ok(ended) => {
+                let ended = ended?;
+                if ended > 0 {
+                    tracing::warn!(ended, "ended the session of another node that froze in the middle of a batch");
+                }
+                Ok(())
+            }
+            Err(_) => Err(StoreError::TimedOut(limit)),
+        }
+    }
+}
+
+/// A session in use. A failed statement drops it, because the state of the connection is unknown then.
+struct Held<'s>(MutexGuard<'s, Option<Session>>);
+
+impl<'s> Held<'s> {
+    fn of(guard: MutexGuard<'s, Option<Session>>) -> Result<Self, StoreError> {
+        if guard.is_some() { Ok(Self(guard)) } else { Err(StoreError::Superseded) }
+    }
+
+    async fn run<T>(mut self, work: impl AsyncFnOnce(&mut Session) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        // Taken out for the time of the work: a caller that goes away in the middle must not leave a broken session.
+        let Some(mut session) = self.0.take() else { return Err(StoreError::Superseded) };
+        let done = work(&mut session).await;
+        if !matches!(&done, Err(StoreError::Database(_) | StoreError::TimedOut(_))) {
+            *self.0 = Some(session);
+        }
+        done
+    }
+}
+
+impl Store for Postgres {
+    type Message = Message;
+
+    async fn open(&self) -> Result<Opened, StoreError> {
+        let mut loader = self.loader.lock().await;
+        let mut writer = self.writer.lock().await;
+        let is_new = loader.is_none() || writer.is_none();
+        if is_new {
+            (*loader, *writer) = (None, None);
+            let (session, database) = Session::connect(&self.config, &self.gate, "shardledger-loader").await?;
+            *writer = Some(connect_writer(&self.config, &self.gate, &session, &database).await?);
+            *loader = Some(session);
+            if database == Database::Uninitialised {
+                return Err(StoreError::Superseded);
+            }
+        }
+        drop(writer);
+        Held::of(loader)?
+            .run(async |session| {
+                let acknowledged = self.gate.acknowledged();
+                let state = session.run(async |c| record::read_state(c).await).await?;
+                let state =
+                    state.ok_or_else(|| StoreError::Corrupt("shardledger.shard_state has no row".to_owned()))?;
+                self.gate.judge_state(&state, session.timeline(), &acknowledged)?;
+                let ownership = ownership::load(session).await?;
+                let scales = session.run(async |c| record::asset_scales(c).await).await?;
+                Ok(Opened { state, timeline: session.timeline(), ownership, scales, is_new })
+            })
+            .await
+    }
+
+    async fn close(&self) {
+        for session in [self.loader.lock().await.take(), self.folder.lock().await.take()].into_iter().flatten() {
+            session.close().await;
+        }
+        if let Some(session) = self.writer.lock().await.take() {
+            // The server also notices a dropped socket; a slow close must not delay anything.
+            let _ = timeout(Duration::from_secs(1), session.close()).await;
+        }
+    }
+
+    fn is_current(&self) -> bool {
+        // A session in use is judged when its work is done.
+        self.loader.try_lock().map_or(true, |session| {
+            session.as_ref().is_some_and(|session| self.gate.serves(session.server()))
+        })
+    }
+
+    async fn folded(&self) -> Result<Folded, StoreError> {
+        // One statement: the sagas are those of exactly this position.
+        const FOLDED: &str = "SELECT f.folded_position, s.position FROM shardledger.fold_state f \
+             LEFT JOIN shardledger.saga s ON TRUE ORDER BY s.position";
+        let held = self.loader().await?;
+        held.run(async |session| {
+            let rows = session.run(async |c| sqlx::query(FOLDED).fetch_all(c).await).await?;
+            let first = rows.first().ok_or_else(|| StoreError::Corrupt("fold_state has no row".to_owned()))?;
+            let position = Position(column(first, "folded_position")?);
+            let positions = rows.iter().map(|row| column::<Option<i64>>(row, "position"));
+            let positions: Vec<Position> =
+                positions.filter_map(Result::transpose).map(|p| p.map(Position)).collect::<Result<_, _>>()?;
+            let mut sagas = Vec::with_capacity(positions.len());
+            for positions in positions.chunks(1000) {
+                sagas.extend(session.run(async |c| Ok(bookings::at(c, positions).await)).await??);
+            }
+            Ok(Folded { position, sagas })
+        })
+        .await
+    }
+
+    async fn bookings_after(&self, position: Position, limit: i64) -> Result<Vec<Booking>, StoreError> {
+        self.loader().await?.run(async |session| bookings::after(session, position, limit).await).await
+    }
+
+    async fn accounts(&self, ids: &[AccountId]) -> Result<Vec<Account>, StoreError> {
+        self.loader().await?.run(async |session| account::load(session, ids).await).await
+    }
+
+    async fn openings(&self, accounts: &[&Account]) -> Result<Vec<CreateAccount>, StoreError> {
+        self.loader().await?.run(async |session| bookings::openings(session, accounts).await).await
+    }
+
+    async fn holds(&self, keys: &[HoldKey]) -> Result<Vec<(HoldKey, Hold)>, StoreError> {
+        self.loader().await?.run(async |session| bookings::holds(session, keys).await).await
+    }
+
+    async fn originals(&self, keys: &[TransferKey]) -> Result<Vec<(TransferKey, Original)>, StoreError> {
+        self.loader().await?.run(async |session| bookings::originals(session, keys).await).await
+    }
+
+    async fn stored(&self, transfers: &[TransferKey], registers: &[TransferKey]) -> Result<Stored, StoreError> {
+        self.loader().await?.run(async |session| bookings::stored(session, transfers, registers).await).await
+    }
+
+    fn encode(&self, append: &Append<'_>) -> Message {
+        Message::of(append)
+    }
+
+    async fn commit(&self, message: Message) -> Result<(), CommitFailure> {
+        let mut writer = self.writer.lock().await;
+        // Taken out for the time of the commit: after a failure the session is not used again.
+        let Some(mut session) = writer.take() else {
+            return Err(StoreError::Superseded.into());
+        };
+        let deadline = Instant::now() + self.config.statement_timeout();
+        let pid = session.backend_pid();
+        let mut look_at = Instant::now() + BLOCKED_AFTER;
+        let run = session.run(&message.script, message.rows);
+        tokio::pin!(run);
+        let done = loop {
+            tokio::select! {
+                biased;
+                done = &mut run => break done,
+                () = sleep_until(look_at.min(deadline)) => {
+                    if Instant::now() >= deadline {
+                        let error = StoreError::TimedOut(self.config.statement_timeout());
+                        return Err(CommitFailure { error, in_doubt: true });
+                    }
+                    // The wait may also be for the disk; then no session is found.
+                    if let Err(error) = self.end_frozen_holders(pid).await {
+                        tracing::warn!(%error, "cannot look for what blocks the lane");
+                    }
+                    look_at = Instant::now() + BLOCKED_AFTER;
+                }
+            }
+        };
+        let completed = match done {
+            Ok(completed) => completed,
+            Err(error) => {
+                let failure = StoreError::after_commit_was_sent(error);
+                if !failure.in_doubt {
+                    // The script failed before its COMMIT, and the session is of use again after a ROLLBACK.
+                    let rolled_back = timeout(self.config.connect_timeout(), session.run("ROLLBACK", None)).await;
+                    if matches!(rolled_back, Ok(Ok(_))) {
+                        *writer = Some(session);
+                    }
+                }
+                return Err(failure);
+            }
+        };
+        if let Some(warning) = completed.warnings.first() {
+            let error = StoreError::Unconfirmed(warning.to_string());
+            return Err(CommitFailure { error, in_doubt: true });
+        }
+        if completed.tags.last().is_none_or(|tag| tag.as_str() != "COMMIT") {
+            let tag = completed.tags.last().map(ToString::to_string).unwrap_or_default();
+            return Err(StoreError::Corrupt(format!("a batch ended with {tag} instead of COMMIT")).into());
+        }
+        *writer = Some(session);
+        drop(writer);
+        // This commit went to a database that is no longer the accepted one. The same ids are executed on the accepted
+        // database.
+        if !self.is_current() {
+            return Err(CommitFailure { error: StoreError::Superseded, in_doubt: true });
+        }
+        Ok(())
+    }
+
+    async fn fold_accounts(&self, incarnation: i64, accounts: &[FoldedAccount]) -> Result<(), StoreError> {
+        let held = self.folder().await?;
+        held.run(async |session| account::fold(session, incarnation, accounts).await).await
+    }
+
+    async fn finish_fold(&self, step: &FoldStep) -> Result<bool, StoreError> {
+        let held = self.folder().await?;
+        held.run(async |session| {
+            session.run(async |c| finish_fold(c, step).await).await
+        })
+        .await
+    }
+}
+
+// Only one writer at a time advances the fold from a position, so that the sagas and waypoints are exactly those up to it.
+const ADVANCE: &str = "UPDATE shardledger.fold_state SET folded_position = $2 \
+     WHERE folded_position = $1 AND (SELECT s.incarnation FROM shardledger.shard_state s) = $3";
+const INSERT_WAYPOINTS: &str = "INSERT INTO shardledger.waypoint (account, version, position, at_us) \
+     SELECT account, version, position, at_us FROM unnest($1::text[], $2::int8[], $3::int8[], $4::int8[]) \
+       AS new(account, version, position, at_us)";
+const DELETE_SAGAS: &str = "DELETE FROM shardledger.saga WHERE position = ANY($1::int8[])";
+const INSERT_SAGAS: &str = "INSERT INTO shardledger.saga (position) SELECT position FROM unnest($1::int8[]) AS new(position)";
+
+async fn finish_fold(connection: &mut PgConnection, step: &FoldStep) -> Result<bool, sqlx::Error> {
+    let FoldStep { incarnation, from, to, waypoints, begun, ended } = step;
+    let mut transaction = connection.begin().await?;
+    let advanced = sqlx::query(ADVANCE)
+        .bind(from.0)
+        .bind(to.0)
+        .bind(incarnation)
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected();
+    if advanced != 1 {
+        transaction.rollback().await?;
+        return Ok(false);
+    }
+    if !waypoints.is_empty() {
+        sqlx::query(INSERT_WAYPOINTS)
+            .bind(waypoints.iter().map(|w| w.account.as_str()).collect::<Vec<_>>())
+            .bind(waypoints.iter().map(|w| w.version).collect::<Vec<_>>())
+            .bind(waypoints.iter().map(|w| w.position.0).collect::<Vec<_>>())
+            .bind(waypoints.iter().map(|w| w.at_us).collect::<Vec<_>>())
+            .execute(&mut *transaction)
+            .await?;
+    }
+    let numbers = |positions: &[Position]| positions.iter().map(|position| position.0).collect::<Vec<i64>>();
+    if !ended.is_empty() {
+        sqlx::query(DELETE_SAGAS).bind(numbers(ended)).execute(&mut *transaction).await?;
+    }
+    if !begun.is_empty() {
+        sqlx::query(INSERT_SAGAS).bind(numbers(begun)).execute(&mut *transaction).await?;
+    }
+    transaction.commit().await?;
+    Ok(true)
+}
+

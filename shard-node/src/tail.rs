@@ -1,0 +1,476 @@
+//! The tail: what is committed and not yet folded, and the sagas under way.
+//!
+//! The lane adds to the tail after each commit and before it answers. Reads lay the tail over the rows of the database.
+//! The fold takes the tail, writes it to the projections, and drops it then: until the fold has finished, every account
+//! whose row may be old is here.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ledger::{
+    Account, AccountId, Booking, BookingKind, Position, TransferKey,
+    accounts::{BatchNumber, Changed},
+    fold::{self, SagaChange, WAYPOINT_INTERVAL},
+    history::StoredTransfer,
+};
+use tokio::sync::Notify;
+
+use crate::store::{FoldStep, Folded, FoldedAccount, StoreError, Waypoint};
+
+/// Each failed attempt at a saga doubles the pause, up to this many microseconds.
+const LONGEST_PAUSE_US: i64 = 10_000_000;
+/// No pause is this long. A saga that is due later than this was written while the clock was ahead, and would wait
+/// without need.
+const CLOCK_WENT_BACK_US: i64 = 60_000_000;
+/// A saga younger than this, in microseconds, is left to the router that began it. The time is longer than the default
+/// request deadline, so that recovery seldom repeats the work of a live coordinator; repeating it is harmless.
+pub const FIRST_ATTEMPT_AFTER_US: i64 = 6_000_000;
+/// Items of a batch take effect in their order, so each is left to its router for the whole request, and for this long
+/// afterwards.
+const FIRST_ATTEMPT_AFTER_DEADLINE_US: i64 = 1_000_000;
+/// Upper bound on the deadline of a request. Clients may ask for at most 30 s.
+const FIRST_ATTEMPT_AT_LAST_US: i64 = 40_000_000;
+
+/// Shared by the lane, the fold and the reads.
+#[derive(Debug, Clone, Default)]
+pub struct Tail(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Wakes the fold: there is something to fold, or a bound is reached.
+    wake_fold: Notify,
+    /// Wakes whoever waits for a commit or for the end of a fold.
+    progress: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The highest position that this node knows to be committed.
+    committed: Position,
+    /// The projections reach exactly to here.
+    folded: Position,
+    incarnation: i64,
+    /// Folds that have finished, and loads of the whole tail. A read that sees it unchanged has missed nothing.
+    generation: u64,
+    /// The last batch whose accounts are all folded.
+    folded_batch: BatchNumber,
+    current: Part,
+    /// What the fold is writing.
+    folding: Option<Part>,
+    sagas: HashMap<TransferKey, OpenSaga>,
+    /// Another writer has advanced the projections: the lane must load the tail again.
+    is_outdated: bool,
+    /// Why the fold has stopped for good, if it has.
+    damaged: Option<String>,
+}
+
+/// A stretch of the journal.
+#[derive(Debug, Default)]
+struct Part {
+    accounts: HashMap<AccountId, FoldedAccount, foldhash::fast::RandomState>,
+    waypoints: HashMap<AccountId, Vec<Waypoint>>,
+    begun: Vec<Position>,
+    ended: Vec<Position>,
+    bookings: usize,
+    /// The last position and the last batch of the stretch.
+    to: Position,
+    batch: BatchNumber,
+}
+
+/// A saga under way.
+#[derive(Debug, Clone)]
+pub struct OpenSaga {
+    /// The reserve, or what takes its place.
+    pub first: Booking,
+    pub attempts: u32,
+    /// Microseconds since the epoch.
+    pub next_attempt_us: i64,
+}
+
+/// Sizes that the fold and the lane look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    pub bookings: usize,
+    pub accounts: usize,
+}
+
+/// What the fold has to write.
+#[derive(Debug)]
+pub struct Fold {
+    pub accounts: Vec<FoldedAccount>,
+    pub step: FoldStep,
+}
+
+/// What the tail knows of one account.
+#[derive(Debug, Clone, Default)]
+pub struct Overlay {
+    /// The newest committed state; `None` if the row is as new.
+    pub account: Option<Account>,
+    /// Waypoints that are not in the database yet, by version.
+    pub waypoints: Vec<Waypoint>,
+    pub generation: u64,
+    /// The highest position that this node knows to be committed.
+    pub committed: Position,
+}
+
+impl Tail {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is held.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // === the lane ===
+
+    /// Begins anew from what the projections hold.
+    ///
+    /// # Errors
+    /// When a saga's first booking is damaged.
+    pub fn reset(&self, folded: Folded, incarnation: i64, batch: BatchNumber) -> Result<(), StoreError> {
+        let mut state = self.state();
+        let generation = state.generation + 1;
+        let mut sagas = HashMap::with_capacity(folded.sagas.len());
+        for first in folded.sagas {
+            let Some(key) = first.key() else {
+                let what = format!("booking {} of a saga has no id", first.position.0);
+                return Err(StoreError::Corrupt(what));
+            };
+            sagas.insert(key, OpenSaga::new(first));
+        }
+        *state = State {
+            committed: folded.position,
+            folded: folded.position,
+            incarnation,
+            generation,
+            folded_batch: batch.saturating_sub(1),
+            current: Part { to: folded.position, batch: batch.saturating_sub(1), ..Part::default() },
+            sagas,
+            ..State::default()
+        };
+        Ok(())
+    }
+
+    /// Takes in a batch that is committed: its bookings, and the accounts that it changed.
+    pub fn commit(&self, bookings: &[Booking], changed: Vec<Changed>, batch: BatchNumber) {
+        let mut state = self.state();
+        let State { current, sagas, .. } = &mut *state;
+        for Changed { after: account, base_version, base_head } in changed {
+            if let Some(dirty) = current.accounts.get_mut(&account.id) {
+                dirty.account = account;
+                continue;
+            }
+            let id = account.id.clone();
+            let dirty = FoldedAccount { account, base_version, base_head, attributes_changed: false };
+            current.accounts.insert(id, dirty);
+        }
+        for booking in bookings {
+            current.take(booking);
+            match fold::saga_change(booking) {
+                Some(SagaChange::Begun(key)) => {
+                    current.begun.push(booking.position);
+                    sagas.insert(key, OpenSaga::new(booking.clone()));
+                }
+                Some(SagaChange::Ended(key)) => {
+                    if let Some(saga) = sagas.remove(&key) {
+                        current.ended.push(saga.first.position);
+                    }
+                }
+                None => {}
+            }
+        }
+        current.bookings += bookings.len();
+        current.batch = batch;
+        if let Some(last) = bookings.last() {
+            current.to = current.to.max(last.position);
+            state.committed = state.committed.max(last.position);
+        }
+        drop(state);
+        self.0.wake_fold.notify_one();
+        self.0.progress.notify_waiters();
+    }
+
+    /// The sagas under way among `keys`.
+    ///
+    /// # Errors
+    /// When a saga's first booking is damaged.
+    pub fn sagas<'k>(
+        &self,
+        keys: impl Iterator<Item = &'k TransferKey>,
+    ) -> Result<HashMap<TransferKey, StoredTransfer>, StoreError> {
+        let state = self.state();
+        let mut found = HashMap::new();
+        for key in keys {
+            if let Some(saga) = state.sagas.get(key) {
+                found.insert(key.clone(), StoredTransfer::of(&saga.first, None, None)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Which of these accounts have a transfer in flight to another shard.
+    pub fn accounts_in_flight(&self, accounts: &[AccountId]) -> Vec<AccountId> {
+        let state = self.state();
+        let is_payer = |account: &AccountId| state.sagas.keys().any(|key| key.debit == *account);
+        accounts.iter().filter(|account| is_payer(account)).cloned().collect()
+    }
+
+    /// The last batch whose accounts are all folded.
+    pub fn folded_batch(&self) -> BatchNumber {
+        self.state().folded_batch
+    }
+
+    /// Whether another writer has advanced the projections, so that the lane must load the tail again.
+    pub fn is_outdated(&self) -> bool {
+        self.state().is_outdated
+    }
+
+    /// Why the fold has stopped for good, if it has.
+    pub fn damaged(&self) -> Option<String> {
+        self.state().damaged.clone()
+    }
+
+    pub fn size(&self) -> Size {
+        let state = self.state();
+        let parts = || std::iter::once(&state.current).chain(&state.folding);
+        Size {
+            bookings: parts().map(|part| part.bookings).sum(),
+            accounts: parts().map(|part| part.accounts.len()).sum(),
+        }
+    }
+
+    /// Resolves after the next commit or fold. Ask before looking at the state.
+    pub fn progress(&self) -> impl Future<Output = ()> + '_ {
+        self.0.progress.notified()
+    }
+
+    // === the fold ===
+
+    /// Resolves when there may be something to fold.
+    pub async fn wait_for_work(&self) {
+        self.0.wake_fold.notified().await;
+    }
+
+    /// Takes everything that is committed and not folded. `None`: there is nothing, or a fold is under way.
+    pub fn begin_fold(&self) -> Option<Fold> {
+        let mut state = self.state();
+        if state.folding.is_some() || state.current.to <= state.folded || state.is_outdated {
+            return None;
+        }
+        let empty = Part { to: state.current.to, batch: state.current.batch, ..Part::default() };
+        let part = std::mem::replace(&mut state.current, empty);
+        // A saga that began and ended in the stretch never gets a row.
+        let mut begun = part.begun.clone();
+        let mut ended = part.ended.clone();
+        begun.sort_unstable();
+        ended.sort_unstable();
+        let both: Vec<Position> =
+            ended.iter().copied().filter(|position| begun.binary_search(position).is_ok()).collect();
+        begun.retain(|position| both.binary_search(position).is_err());
+        ended.retain(|position| both.binary_search(position).is_err());
+        let fold = Fold {
+            accounts: part.accounts.values().cloned().collect(),
+            step: FoldStep {
+                incarnation: state.incarnation,
+                from: state.folded,
+                to: part.to,
+                waypoints: part.waypoints.values().flatten().cloned().collect(),
+                begun,
+                ended,
+            },
+        };
+        state.folding = Some(part);
+        Some(fold)
+    }
+
+    /// The fold is in the database.
+    pub fn folded(&self) {
+        let mut state = self.state();
+        if let Some(part) = state.folding.take() {
+            state.folded = part.to;
+            state.folded_batch = part.batch;
+            state.generation += 1;
+        }
+        drop(state);
+        self.0.progress.notify_waiters();
+    }
+
+    /// The fold failed: what it took is not folded.
+    pub fn fold_failed(&self) {
+        let mut state = self.state();
+        let Some(mut part) = state.folding.take() else { return };
+        let newer = std::mem::take(&mut state.current);
+        part.extend(newer);
+        state.current = part;
+    }
+
+    /// Another writer has advanced the projections since the tail was loaded.
+    pub fn set_outdated(&self) {
+        self.fold_failed();
+        self.state().is_outdated = true;
+        self.0.progress.notify_waiters();
+    }
+
+    pub fn set_damaged(&self, why: &str) {
+        self.fold_failed();
+        self.state().damaged = Some(why.to_owned());
+        self.0.progress.notify_waiters();
+    }
+
+    // === reads ===
+
+    /// What the tail knows of an account.
+    pub fn overlay(&self, id: &AccountId) -> Overlay {
+        let state = self.state();
+        let parts = || std::iter::once(&state.current).chain(&state.folding);
+        let mut waypoints: Vec<Waypoint> =
+            parts().filter_map(|part| part.waypoints.get(id)).flatten().cloned().collect();
+        waypoints.sort_unstable_by_key(|waypoint| waypoint.version);
+        Overlay {
+            account: parts().find_map(|part| part.accounts.get(id)).map(|dirty| dirty.account.clone()),
+            waypoints,
+            generation: state.generation,
+            committed: state.committed,
+        }
+    }
+
+    /// The newest committed states of those of these accounts that are not folded, with the generation.
+    pub fn overlays<'i>(&self, ids: impl Iterator<Item = &'i AccountId>) -> (HashMap<AccountId, Account>, u64) {
+        let state = self.state();
+        let parts = || std::iter::once(&state.current).chain(&state.folding);
+        let newest = ids.filter_map(|id| {
+            let account = parts().find_map(|part| part.accounts.get(id))?;
+            Some((id.clone(), account.account.clone()))
+        });
+        (newest.collect(), state.generation)
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.state().generation
+    }
+
+    /// The highest position that this node knows to be committed.
+    pub fn committed(&self) -> Position {
+        self.state().committed
+    }
+
+    pub fn folded_position(&self) -> Position {
+        self.state().folded
+    }
+
+    // === sagas ===
+
+    /// Sagas whose next attempt is due, oldest first, at most `limit`. Their next attempts are pushed out, so that two
+    /// coordinators seldom pick the same one. Attempts are counted in memory only: they decide nothing.
+    pub fn claim_due(&self, now_us: i64, limit: usize) -> Vec<OpenSaga> {
+        let mut state = self.state();
+        let mut due: Vec<&mut OpenSaga> = state.sagas.values_mut().filter(|saga| saga.is_due(now_us)).collect();
+        due.sort_unstable_by_key(|saga| saga.first.position);
+        due.truncate(limit);
+        due.into_iter()
+            .map(|saga| {
+                let pause = 1_000_000_i64.saturating_mul(1 << saga.attempts.min(20)).min(LONGEST_PAUSE_US);
+                saga.attempts += 1;
+                saga.next_attempt_us = now_us + pause;
+                saga.clone()
+            })
+            .collect()
+    }
+
+    /// Sagas that began at or before `before_us`, oldest first.
+    pub fn list_sagas(&self, before_us: i64, limit: usize) -> Vec<OpenSaga> {
+        let state = self.state();
+        let mut sagas: Vec<&OpenSaga> =
+            state.sagas.values().filter(|saga| saga.first.at_us <= before_us).collect();
+        sagas.sort_unstable_by_key(|saga| saga.first.position);
+        sagas.into_iter().take(limit).cloned().collect()
+    }
+
+    /// Makes the sagas of one id due at once.
+    pub fn retry_now(&self, id: ledger::TransferId, now_us: i64) {
+        for (_, saga) in self.state().sagas.iter_mut().filter(|(key, _)| key.id == id) {
+            saga.next_attempt_us = now_us;
+        }
+    }
+
+    /// Attempts and next attempt of a saga under way.
+    pub fn attempts(&self, key: &TransferKey) -> Option<(u32, i64)> {
+        self.state().sagas.get(key).map(|saga| (saga.attempts, saga.next_attempt_us))
+    }
+
+    pub fn count_sagas(&self) -> usize {
+        self.state().sagas.len()
+    }
+}
+
+impl Part {
+    /// Takes in what a booking adds besides the states of accounts.
+    fn take(&mut self, booking: &Booking) {
+        for (_, id, leg) in booking.legs() {
+            if leg.version % WAYPOINT_INTERVAL == 0 {
+                let (version, position, at_us) = (leg.version, booking.position, booking.at_us);
+                let waypoint = Waypoint { account: id.clone(), version, position, at_us };
+                self.waypoints.entry(id.clone()).or_default().push(waypoint);
+            }
+        }
+        if booking.kind == BookingKind::Updated
+            && let Some(dirty) = self.accounts.get_mut(&booking.payer)
+        {
+            dirty.attributes_changed = true;
+        }
+    }
+
+    /// Appends a later stretch.
+    fn extend(&mut self, newer: Self) {
+        for (id, dirty) in newer.accounts {
+            match self.accounts.get_mut(&id) {
+                Some(older) => {
+                    older.account = dirty.account;
+                    older.attributes_changed |= dirty.attributes_changed;
+                }
+                None => drop(self.accounts.insert(id, dirty)),
+            }
+        }
+        for (id, waypoints) in newer.waypoints {
+            self.waypoints.entry(id).or_default().extend(waypoints);
+        }
+        self.begun.extend(newer.begun);
+        self.ended.extend(newer.ended);
+        self.bookings += newer.bookings;
+        self.to = newer.to;
+        self.batch = newer.batch;
+    }
+}
+
+impl OpenSaga {
+    fn new(first: Booking) -> Self {
+        let coordinated_until_us = first.extra.as_ref().and_then(|extra| extra.first_attempt_us).unwrap_or(0);
+        let next_attempt_us = first_attempt_us(first.at_us, coordinated_until_us);
+        Self { first, attempts: 0, next_attempt_us }
+    }
+
+    fn is_due(&self, now_us: i64) -> bool {
+        self.next_attempt_us <= now_us || self.next_attempt_us > now_us + CLOCK_WENT_BACK_US
+    }
+}
+
+fn first_attempt_us(created_at_us: i64, coordinated_until_us: i64) -> i64 {
+    let (earliest, latest) = (created_at_us + FIRST_ATTEMPT_AFTER_US, created_at_us + FIRST_ATTEMPT_AT_LAST_US);
+    coordinated_until_us.saturating_add(FIRST_ATTEMPT_AFTER_DEADLINE_US).clamp(earliest, latest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recovery_waits_for_the_router_of_a_batch() {
+        const S: i64 = 1_000_000;
+        for (coordinated_until, first_attempt) in
+            [(0, 106 * S), (101 * S, 106 * S), (105 * S, 106 * S), (130 * S, 131 * S), (i64::MAX, 140 * S)]
+        {
+            assert_eq!(first_attempt_us(100 * S, coordinated_until), first_attempt, "{coordinated_until}");
+        }
+    }
+}
