@@ -9,7 +9,7 @@ use ledger::{
     booking::{Attributes, Extra, Leg, Party, Role, change},
     operation::Purpose,
 };
-use sqlx::{Row, postgres::PgRow};
+use sqlx::{Column, Decode, Postgres, Row, Type, ValueRef, postgres::PgRow};
 
 /// The columns that every booking has, in the order in which the lane writes them.
 #[macro_export]
@@ -36,54 +36,172 @@ pub fn slot_column(id: &AccountId) -> i16 {
     if id.is_system() { -1 } else { i16::try_from(shard_map::slot_of(id.as_str()).index()).unwrap_or(-1) }
 }
 
-/// The booking that a row with all columns of [`journal_columns!`] records.
+/// The booking that a row with all columns of [`journal_columns!`] records. The columns are found by name.
 ///
 /// # Errors
 /// When a column is missing or holds what no booking holds.
 pub fn booking_from_row(row: &PgRow) -> Result<Booking, sqlx::Error> {
-    let position: i64 = row.try_get("position")?;
+    booking(&Columns { row, first: None })
+}
+
+/// The same for a row whose first columns are `journal_columns!(core)` and `journal_columns!(extra)`, in this order. It is
+/// several times as fast, for whoever reads a whole journal.
+///
+/// # Errors
+/// When the columns are others, or hold what no booking holds.
+pub fn booking_from_leading_columns(row: &PgRow) -> Result<Booking, sqlx::Error> {
+    let names_are = |column: usize| row.try_column(column).is_ok_and(|there| there.name() == NAMES[column]);
+    if !names_are(POSITION) || !names_are(ASSET) || !names_are(MAX_BALANCE) {
+        return Err(sqlx::Error::Decode("the row does not begin with the columns of the journal".into()));
+    }
+    booking(&Columns { row, first: Some(0) })
+}
+
+/// The slot columns of such a row, of payer and payee. A booking does not contain them, because they follow from the ids.
+///
+/// # Errors
+/// When a column is missing.
+pub fn slots_from_leading_columns(row: &PgRow) -> Result<(i16, i16), sqlx::Error> {
+    Ok((row.try_get(PAYER_SLOT)?, row.try_get(PAYEE_SLOT)?))
+}
+
+/// The names of the columns, in the order of [`journal_columns!`].
+const NAMES: [&str; 35] = [
+    "position",
+    "amount",
+    "at_us",
+    "payer_version",
+    "payer_previous",
+    "payer_posted",
+    "payer_held",
+    "payer_overdraft",
+    "payee_version",
+    "payee_previous",
+    "payee_posted",
+    "payee_held",
+    "payee_overdraft",
+    "payer_slot",
+    "payee_slot",
+    "kind",
+    "role",
+    "id",
+    "payer",
+    "payee",
+    "asset",
+    "metadata",
+    "refusal",
+    "side",
+    "hold",
+    "reverses",
+    "whole",
+    "final",
+    "cross_shard",
+    "answer_position",
+    "first_attempt_us",
+    "expires_at_us",
+    "captured",
+    "status",
+    "max_balance",
+];
+// Places in NAMES. Those of a leg are the place of its version and the four after it.
+const POSITION: usize = 0;
+const AMOUNT: usize = 1;
+const AT_US: usize = 2;
+const PAYER_LEG: usize = 3;
+const PAYEE_LEG: usize = 8;
+const PAYER_SLOT: usize = 13;
+const PAYEE_SLOT: usize = 14;
+const KIND: usize = 15;
+const ROLE: usize = 16;
+const ID: usize = 17;
+const PAYER: usize = 18;
+const PAYEE: usize = 19;
+const ASSET: usize = 20;
+const METADATA: usize = 21;
+const REFUSAL: usize = 22;
+const SIDE: usize = 23;
+const HOLD: usize = 24;
+const REVERSES: usize = 25;
+const WHOLE: usize = 26;
+const FINAL: usize = 27;
+const CROSS_SHARD: usize = 28;
+const ANSWER_POSITION: usize = 29;
+const FIRST_ATTEMPT_US: usize = 30;
+const EXPIRES_AT_US: usize = 31;
+const CAPTURED: usize = 32;
+const STATUS: usize = 33;
+const MAX_BALANCE: usize = 34;
+
+/// The journal's columns of a row.
+struct Columns<'r> {
+    row: &'r PgRow,
+    /// Where they begin; `None`: they are found by name.
+    first: Option<usize>,
+}
+
+impl<'r> Columns<'r> {
+    fn get<T: Decode<'r, Postgres> + Type<Postgres>>(&self, column: usize) -> Result<T, sqlx::Error> {
+        match self.first {
+            Some(first) => self.row.try_get(first + column),
+            None => self.row.try_get(NAMES[column]),
+        }
+    }
+
+    fn is_null(&self, column: usize) -> Result<bool, sqlx::Error> {
+        let value = match self.first {
+            Some(first) => self.row.try_get_raw(first + column)?,
+            None => self.row.try_get_raw(NAMES[column])?,
+        };
+        Ok(value.is_null())
+    }
+}
+
+fn booking(row: &Columns<'_>) -> Result<Booking, sqlx::Error> {
+    let position: i64 = row.get(POSITION)?;
     let corrupt = |what: String| sqlx::Error::Decode(format!("booking {position}: {what}").into());
-    let code: i16 = row.try_get("kind")?;
+    let code: i16 = row.get(KIND)?;
     let kind = u8::try_from(code)
         .ok()
         .and_then(BookingKind::from_code)
         .ok_or_else(|| corrupt(format!("kind {code} is unknown to this version")))?;
+    let role: i16 = row.get(ROLE)?;
+    if role != i16::from(kind.role().code()) {
+        return Err(corrupt(format!("kind {code} with role {role}")));
+    }
     let account = |text: &str| AccountId::any(text).map_err(|error| corrupt(error.to_string()));
-    let payee: &str = row.try_get("payee")?;
-    let id: Option<uuid::Uuid> = row.try_get("id")?;
+    let payee: &str = row.get(PAYEE)?;
+    let id: Option<uuid::Uuid> = row.get(ID)?;
     if id.is_some() != (kind.role() != Role::None) {
         return Err(corrupt(format!("kind {code} with or without an id")));
     }
-    let extra = extra_from_row(row, kind).map_err(|error| match error {
+    let extra = extra(row, kind).map_err(|error| match error {
         ExtraError::Row(error) => error,
         ExtraError::Content(what) => corrupt(what),
     })?;
     let purpose = extra.as_ref().map_or(Purpose::Payment, |extra| extra.purpose);
-    let amount: i64 = row.try_get("amount")?;
-    let leg = |party, names: [&str; 5]| -> Result<Option<Leg>, sqlx::Error> {
-        let leg = leg_from_row(row, names)?;
+    let amount: i64 = row.get(AMOUNT)?;
+    let leg = |party, first| -> Result<Option<Leg>, sqlx::Error> {
+        let leg = leg(row, first)?;
         if leg.is_some() != change(kind, purpose, amount, party).is_some() {
             return Err(corrupt(format!("kind {code} with or without a leg of its {party:?}")));
         }
         Ok(leg)
     };
+    let payee_leg = leg(Party::Payee, PAYEE_LEG)?;
+    if payee.is_empty() && payee_leg.is_some() {
+        return Err(corrupt("a leg of no payee".to_owned()));
+    }
     Ok(Booking {
         position: Position(position),
         kind,
         id: id.map(TransferId),
-        payer: account(row.try_get("payer")?)?,
+        payer: account(row.get(PAYER)?)?,
         payee: if payee.is_empty() { None } else { Some(account(payee)?) },
-        asset: AssetCode::new(row.try_get("asset")?).map_err(|error| corrupt(error.to_string()))?,
+        asset: AssetCode::new(row.get(ASSET)?).map_err(|error| corrupt(error.to_string()))?,
         amount,
-        at_us: row.try_get("at_us")?,
-        payer_leg: leg(
-            Party::Payer,
-            ["payer_version", "payer_previous", "payer_posted", "payer_held", "payer_overdraft"],
-        )?,
-        payee_leg: leg(
-            Party::Payee,
-            ["payee_version", "payee_previous", "payee_posted", "payee_held", "payee_overdraft"],
-        )?,
+        at_us: row.get(AT_US)?,
+        payer_leg: leg(Party::Payer, PAYER_LEG)?,
+        payee_leg,
         extra,
     })
 }
@@ -92,14 +210,15 @@ pub fn booking_from_row(row: &PgRow) -> Result<Booking, sqlx::Error> {
 pub const MARKER_ACCOUNT: &str = "@marker";
 pub const MARKER_ASSET: &str = "XXX";
 
-fn leg_from_row(row: &PgRow, [version, previous, posted, held, overdraft]: [&str; 5]) -> Result<Option<Leg>, sqlx::Error> {
-    let Some(version) = row.try_get(version)? else { return Ok(None) };
+/// `first`: the place of the leg's version.
+fn leg(row: &Columns<'_>, first: usize) -> Result<Option<Leg>, sqlx::Error> {
+    let Some(version) = row.get(first)? else { return Ok(None) };
     Ok(Some(Leg {
         version,
-        previous: Position(row.try_get(previous)?),
-        posted: row.try_get(posted)?,
-        held: row.try_get(held)?,
-        overdraft: Limit::from_nullable(row.try_get(overdraft)?),
+        previous: Position(row.get(first + 1)?),
+        posted: row.get(first + 2)?,
+        held: row.get(first + 3)?,
+        overdraft: Limit::from_nullable(row.get(first + 4)?),
     }))
 }
 
@@ -114,52 +233,61 @@ impl From<sqlx::Error> for ExtraError {
     }
 }
 
-fn extra_from_row(row: &PgRow, kind: BookingKind) -> Result<Option<Box<Extra>>, ExtraError> {
-    let hold: Option<uuid::Uuid> = row.try_get("hold")?;
-    let reverses: Option<uuid::Uuid> = row.try_get("reverses")?;
-    let whole = row.try_get::<Option<bool>, _>("whole")?.unwrap_or(false);
+fn extra(row: &Columns<'_>, kind: BookingKind) -> Result<Option<Box<Extra>>, ExtraError> {
+    let of_account = matches!(kind, BookingKind::Opened | BookingKind::Updated);
+    // Most bookings have nothing of all this.
+    let mut is_bare = !of_account;
+    for column in METADATA..=MAX_BALANCE {
+        is_bare = is_bare && row.is_null(column)?;
+    }
+    if is_bare {
+        return Ok(None);
+    }
+    let hold: Option<uuid::Uuid> = row.get(HOLD)?;
+    let reverses: Option<uuid::Uuid> = row.get(REVERSES)?;
+    let whole = row.get::<Option<bool>>(WHOLE)?.unwrap_or(false);
     let purpose = match (hold, reverses) {
         (Some(_), Some(_)) => return Err(ExtraError::Content("both a capture and a reversal".to_owned())),
         (Some(hold), None) => {
-            let finalize = row.try_get::<Option<bool>, _>("final")?.unwrap_or(false);
+            let finalize = row.get::<Option<bool>>(FINAL)?.unwrap_or(false);
             Purpose::Capture { hold: TransferId(hold), whole, finalize }
         }
         (None, Some(of)) => Purpose::Reversal { of: TransferId(of), whole },
         (None, None) => Purpose::Payment,
     };
-    let attributes = match row.try_get::<Option<i16>, _>("status")? {
+    let attributes = match row.get::<Option<i16>>(STATUS)? {
         Some(status) => Some(Attributes {
             status: u8::try_from(status)
                 .ok()
                 .and_then(AccountStatus::from_code)
                 .ok_or_else(|| ExtraError::Content(format!("status {status}")))?,
-            max_balance: Limit::from_nullable(row.try_get("max_balance")?),
+            max_balance: Limit::from_nullable(row.get(MAX_BALANCE)?),
         }),
         None => None,
     };
     // An account's metadata may be empty, and is recorded all the same.
-    let metadata = match row.try_get::<Option<&str>, _>("metadata")? {
+    let metadata = match row.get::<Option<&str>>(METADATA)? {
         Some(text) => Some(Metadata::from_canonical(text)),
-        None if matches!(kind, BookingKind::Opened | BookingKind::Updated) => Some(Metadata::empty()),
+        None if of_account => Some(Metadata::empty()),
         None => None,
     };
     let extra = Extra {
         metadata,
-        refused: refused_from_row(row)?,
+        refused: refused(row)?,
         purpose,
-        cross_shard: row.try_get::<Option<bool>, _>("cross_shard")?.unwrap_or(false),
-        answer: row.try_get::<Option<i64>, _>("answer_position")?.map(Position),
-        first_attempt_us: row.try_get("first_attempt_us")?,
-        expires_at_us: row.try_get("expires_at_us")?,
-        captured: row.try_get("captured")?,
+        cross_shard: row.get::<Option<bool>>(CROSS_SHARD)?.unwrap_or(false),
+        answer: row.get::<Option<i64>>(ANSWER_POSITION)?.map(Position),
+        first_attempt_us: row.get(FIRST_ATTEMPT_US)?,
+        expires_at_us: row.get(EXPIRES_AT_US)?,
+        captured: row.get(CAPTURED)?,
         attributes,
     };
     Ok((extra != Extra::default()).then(|| Box::new(extra)))
 }
 
-fn refused_from_row(row: &PgRow) -> Result<Option<Refused>, ExtraError> {
-    let Some(refusal) = row.try_get::<Option<i16>, _>("refusal")? else { return Ok(None) };
-    let side: Option<i16> = row.try_get("side")?;
+fn refused(row: &Columns<'_>) -> Result<Option<Refused>, ExtraError> {
+    let Some(refusal) = row.get::<Option<i16>>(REFUSAL)? else { return Ok(None) };
+    let side: Option<i16> = row.get(SIDE)?;
     let known = |code: i16| u8::try_from(code).ok();
     let refusal = known(refusal)
         .and_then(Refusal::from_code)
@@ -173,4 +301,30 @@ fn refused_from_row(row: &PgRow) -> Result<Option<Refused>, ExtraError> {
         ),
     };
     Ok(Some(Refused { refusal, side }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_places_of_columns_are_those_of_the_statements() {
+        let listed = concat!(journal_columns!(core), ", ", journal_columns!(extra));
+        assert!(listed.split(", ").eq(NAMES));
+        assert!(journal_columns!(j).split(", ").map(|name| name.trim_start_matches("j.")).eq(NAMES));
+        for (place, name) in [
+            (POSITION, "position"),
+            (PAYER_LEG, "payer_version"),
+            (PAYEE_LEG, "payee_version"),
+            (PAYER_SLOT, "payer_slot"),
+            (ROLE, "role"),
+            (ASSET, "asset"),
+            (METADATA, "metadata"),
+            (HOLD, "hold"),
+            (ANSWER_POSITION, "answer_position"),
+            (MAX_BALANCE, "max_balance"),
+        ] {
+            assert_eq!(NAMES[place], name);
+        }
+    }
 }

@@ -149,7 +149,8 @@ fn state_from_row(row: &PgRow) -> Result<ShardState, sqlx::Error> {
 
 const INSERT_IDENTITY: &str = "INSERT INTO shardledger.shard_identity (cluster_id, shard_id, shard_number, slot_count, hash_seed, \
        founding_map, complete, system_identifier, database_oid, timeline) VALUES ($1, $2, $3, $4, $5, $6, $6 IS NULL, $7, $8, $9)";
-const INSERT_STATE: &str = "INSERT INTO shardledger.shard_state (ownership_version, incarnation, schema_version) VALUES (1, 1, $1)";
+const INSERT_STATE: &str =
+    "INSERT INTO shardledger.shard_state (ownership_version, incarnation, schema_version) VALUES (1, 1, $1)";
 const INSERT_FOLD_STATE: &str = "INSERT INTO shardledger.fold_state (folded_position) VALUES ($1)";
 
 /// Writes the rows that make the database this shard, in the caller's transaction. The one-row constraints make a

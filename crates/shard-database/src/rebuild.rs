@@ -1,0 +1,425 @@
+//! Reads one shard's projections and its journal into [`Books`].
+//!
+//! The journal is immutable, so it is read in bounded statements and not in one snapshot. Only the small tables (`hold`,
+//! `saga`, `waypoint`) are read in a snapshot, which ends with them. The rows of `account` are read in bounded statements,
+//! too: each row is compared at its own version.
+//!
+//! [`rebuild`] does everything for one quiet or busy shard. `shardctl verify` uses the steps, because it also compares the
+//! shards with each other.
+
+use std::collections::{HashMap, HashSet};
+
+use futures_util::TryStreamExt;
+use ledger::{
+    Account, AccountId, AccountStatus, AssetCode, Booking, HoldKey, Limit, Metadata, Position, TransferId,
+    TransferKey, history::StoredTransfer, outcome::TransferState,
+};
+use sqlx::{PgConnection, Row, postgres::PgRow};
+use uuid::Uuid;
+
+use crate::{
+    Database,
+    books::{Books, Counts, Difference, HoldRow, Key, Report, Reversed, Rule, waypoint_key},
+    journal::{booking_from_leading_columns, slot_column, slots_from_leading_columns},
+    journal_columns, record,
+};
+
+/// Rows of `account` that one statement reads.
+const ACCOUNTS_PER_STATEMENT: i64 = 20_000;
+/// Bookings that one statement reads.
+const BOOKINGS_PER_STATEMENT: i64 = 50_000;
+/// Keys that one statement looks up.
+const KEYS_PER_STATEMENT: usize = 5_000;
+
+/// Rebuilds every projection of the shard from its journal, in memory, and returns what differs from the rows. `account`
+/// and `fold_state` may be behind the journal; what they are behind of is no difference.
+///
+/// # Errors
+/// When the database does not answer, is no shard, or contains a booking that this version cannot read.
+pub async fn rebuild(connection: &mut PgConnection) -> Result<Vec<Difference>, sqlx::Error> {
+    let Database::Shard(record) = record::read(connection).await? else {
+        return Err(sqlx::Error::Decode("the database contains no ledger".into()));
+    };
+    let mut differences = Vec::new();
+    let mut report = |difference| differences.push(difference);
+    let mut books = Books::new(record.identity.number);
+    expect_accounts(connection, &mut books, |row, slot| check_slot(row, slot, &mut report)).await?;
+    expect_small_tables(connection, &mut books).await?;
+    let end = highest_position(connection).await?;
+    read_journal(connection, end, |booking, slots| {
+        check_slots(booking, slots, &mut report);
+        books.apply(booking, &mut report);
+    })
+    .await?;
+    finish(connection, books, end, &mut report).await?;
+    Ok(differences)
+}
+
+// === rows ===
+
+const FOLDED: &str = "SELECT folded_position FROM shardledger.fold_state";
+const ACCOUNTS: &str = "SELECT id, slot, asset, status, posted, held, overdraft, max_balance, version, head, opened, metadata, \
+     created_at_us, updated_at_us FROM shardledger.account WHERE id > $1 ORDER BY id LIMIT $2";
+
+/// Reads the rows of `account`. `visit` receives each with its slot.
+///
+/// # Errors
+/// When a row cannot be read or holds what no account holds.
+pub async fn expect_accounts(
+    connection: &mut PgConnection,
+    books: &mut Books,
+    mut visit: impl FnMut(&Account, i32),
+) -> Result<(), sqlx::Error> {
+    let folded: i64 = sqlx::query_scalar(FOLDED).fetch_one(&mut *connection).await?;
+    books.expect_folded_before(Position(folded));
+    for_each_account(connection, |row, slot| {
+        books.expect_account(row);
+        visit(row, slot);
+    })
+    .await
+}
+
+async fn for_each_account(
+    connection: &mut PgConnection,
+    mut visit: impl FnMut(&Account, i32),
+) -> Result<(), sqlx::Error> {
+    let mut after = String::new();
+    loop {
+        let mut rows = sqlx::query(ACCOUNTS).bind(&after).bind(ACCOUNTS_PER_STATEMENT).fetch(&mut *connection);
+        let mut last: Option<AccountId> = None;
+        while let Some(row) = rows.try_next().await? {
+            let account = account_from_row(&row)?;
+            visit(&account, row.try_get("slot")?);
+            last = Some(account.id);
+        }
+        drop(rows);
+        match last {
+            Some(last) => last.as_str().clone_into(&mut after),
+            None => return Ok(()),
+        }
+    }
+}
+
+fn account_from_row(row: &PgRow) -> Result<Account, sqlx::Error> {
+    let id: &str = row.try_get("id")?;
+    let corrupt = |what: String| sqlx::Error::Decode(format!("account {id}: {what}").into());
+    let status: i16 = row.try_get("status")?;
+    Ok(Account {
+        id: AccountId::any(id).map_err(|error| corrupt(error.to_string()))?,
+        asset: AssetCode::new(row.try_get("asset")?).map_err(|error| corrupt(error.to_string()))?,
+        status: u8::try_from(status)
+            .ok()
+            .and_then(AccountStatus::from_code)
+            .ok_or_else(|| corrupt(format!("status {status}")))?,
+        posted: row.try_get("posted")?,
+        held: row.try_get("held")?,
+        overdraft: Limit::from_nullable(row.try_get("overdraft")?),
+        max_balance: Limit::from_nullable(row.try_get("max_balance")?),
+        version: row.try_get("version")?,
+        head: Position(row.try_get("head")?),
+        opened: Position(row.try_get("opened")?),
+        metadata: Metadata::from_canonical(row.try_get("metadata")?),
+        created_at_us: row.try_get("created_at_us")?,
+        updated_at_us: row.try_get("updated_at_us")?,
+    })
+}
+
+/// The slot that a row of `account` states must be that of the id.
+fn check_slot(row: &Account, slot: i32, report: Report<'_>) {
+    let expected = slot_column(&row.id);
+    if slot != i32::from(expected) {
+        let detail = format!("its row is in slot {slot}, its id says {expected}");
+        report(Difference { rule: Rule::Slot, subject: row.id.to_string(), detail });
+    }
+}
+
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+const COMMIT: &str = "COMMIT";
+const HIGHEST: &str = "SELECT coalesce(max(position), 0) FROM shardledger.journal";
+const HOLDS: &str = "SELECT id, payer, payer_slot, position, amount, captured, capture_id, capture_amount, expires_at_us \
+     FROM shardledger.hold";
+const SAGAS: &str = "SELECT position FROM shardledger.saga";
+const WAYPOINTS: &str = "SELECT account, version, position, at_us FROM shardledger.waypoint";
+
+/// Reads the rows of `hold`, `saga` and `waypoint` in one snapshot.
+///
+/// # Errors
+/// When a row cannot be read or holds what no such row holds.
+pub async fn expect_small_tables(connection: &mut PgConnection, books: &mut Books) -> Result<(), sqlx::Error> {
+    sqlx::query(BEGIN).execute(&mut *connection).await?;
+    let read = read_small_tables(connection, books).await;
+    sqlx::query(COMMIT).execute(&mut *connection).await?;
+    read
+}
+
+async fn read_small_tables(connection: &mut PgConnection, books: &mut Books) -> Result<(), sqlx::Error> {
+    // The first statement that reads data fixes the snapshot of all.
+    let folded: i64 = sqlx::query_scalar(FOLDED).fetch_one(&mut *connection).await?;
+    let highest = highest_position(connection).await?;
+    let mut holds = HashMap::new();
+    for row in sqlx::query(HOLDS).fetch_all(&mut *connection).await? {
+        let (key, hold) = hold_from_row(&row)?;
+        holds.insert(key, hold);
+    }
+    books.expect_holds(highest, holds);
+    let positions: Vec<i64> = sqlx::query_scalar(SAGAS).fetch_all(&mut *connection).await?;
+    books.expect_sagas(Position(folded), positions.into_iter().map(Position).collect());
+    for_each_waypoint(connection, |account, version, position, at_us| {
+        books.expect_waypoint(account, version, position, at_us);
+    })
+    .await
+}
+
+fn hold_from_row(row: &PgRow) -> Result<(HoldKey, HoldRow), sqlx::Error> {
+    let id: Uuid = row.try_get("id")?;
+    let corrupt = |what: String| sqlx::Error::Decode(format!("hold {id}: {what}").into());
+    let debit = AccountId::any(row.try_get("payer")?).map_err(|error| corrupt(error.to_string()))?;
+    let (slot, expected) = (row.try_get::<i32, _>("payer_slot")?, slot_column(&debit));
+    if slot != i32::from(expected) {
+        return Err(corrupt(format!("it is in slot {slot}, its debit account in slot {expected}")));
+    }
+    let capture: Option<Uuid> = row.try_get("capture_id")?;
+    let capture_amount: i64 = row.try_get("capture_amount")?;
+    let hold = HoldRow {
+        position: Position(row.try_get("position")?),
+        amount: row.try_get("amount")?,
+        captured: row.try_get("captured")?,
+        in_flight: capture.map(|id| (TransferId(id), capture_amount)),
+        expires_at_us: row.try_get("expires_at_us")?,
+    };
+    Ok((HoldKey { id: TransferId(id), debit }, hold))
+}
+
+async fn for_each_waypoint(
+    connection: &mut PgConnection,
+    mut visit: impl FnMut(&str, i64, Position, i64),
+) -> Result<(), sqlx::Error> {
+    let mut rows = sqlx::query(WAYPOINTS).fetch(connection);
+    while let Some(row) = rows.try_next().await? {
+        let position = Position(row.try_get("position")?);
+        visit(row.try_get("account")?, row.try_get("version")?, position, row.try_get("at_us")?);
+    }
+    Ok(())
+}
+
+// === the journal ===
+
+/// The highest position in the journal, whoever assigned it. Everything up to there is committed, because one writer at a
+/// time appends.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn highest_position(connection: &mut PgConnection) -> Result<Position, sqlx::Error> {
+    sqlx::query_scalar(HIGHEST).fetch_one(connection).await.map(Position)
+}
+
+const JOURNAL: &str = concat!(
+    "SELECT ",
+    journal_columns!(core),
+    ", ",
+    journal_columns!(extra),
+    " FROM shardledger.journal WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3"
+);
+
+/// Reads the bookings up to `end` in the order of their positions. `visit` receives each with the slots that its row states.
+///
+/// # Errors
+/// When a booking cannot be read by this version.
+pub async fn read_journal(
+    connection: &mut PgConnection,
+    end: Position,
+    mut visit: impl FnMut(&Booking, (i16, i16)),
+) -> Result<(), sqlx::Error> {
+    // Positions that are not positive belong to no shard. They are read and reported by what they break.
+    let mut after = i64::MIN;
+    loop {
+        let mut rows =
+            sqlx::query(JOURNAL).bind(after).bind(end.0).bind(BOOKINGS_PER_STATEMENT).fetch(&mut *connection);
+        let before = after;
+        while let Some(row) = rows.try_next().await? {
+            let booking = booking_from_leading_columns(&row)?;
+            visit(&booking, slots_from_leading_columns(&row)?);
+            after = booking.position.0;
+        }
+        if after == before {
+            return Ok(());
+        }
+    }
+}
+
+/// The slots that a row of the journal states must be those of its accounts.
+pub fn check_slots(booking: &Booking, (payer, payee): (i16, i16), report: Report<'_>) {
+    // The account of a marker, and of a booking without a payee, is none.
+    let payee_id = booking.payee.as_ref();
+    for (id, slot) in [(Some(&booking.payer), payer), (payee_id, payee)] {
+        let expected = id.map_or(-1, slot_column);
+        if slot != expected {
+            let detail = format!("booking {} is in slot {slot}, its account says {expected}", booking.position.0);
+            let subject = id.map_or_else(|| booking.payer.to_string(), AccountId::to_string);
+            report(Difference { rule: Rule::Slot, subject, detail });
+        }
+    }
+}
+
+// === the end ===
+
+const HAS_ROW: &str = "SELECT id FROM shardledger.account WHERE id = ANY($1)";
+const ACCOUNT: &str = "SELECT id, slot, asset, status, posted, held, overdraft, max_balance, version, head, opened, metadata, \
+     created_at_us, updated_at_us FROM shardledger.account WHERE id = $1";
+
+/// Finishes the books and looks up what the fold has left open. `end` is the position up to which the journal was folded.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn finish(
+    connection: &mut PgConnection,
+    books: Books,
+    end: Position,
+    report: Report<'_>,
+) -> Result<Counts, sqlx::Error> {
+    let leftovers = books.finish(report);
+    describe_mismatches(connection, &leftovers.mismatched, report).await?;
+    check_rows_exist(connection, &leftovers.without_row, report).await?;
+    if !leftovers.unreached.is_empty() {
+        for_each_account(connection, |row, _| {
+            if let Some(version) = leftovers.unreached.get(&Key::of(row.id.as_str())) {
+                let detail =
+                    format!("its row is at version {version}, the journal up to {} does not reach it", end.0);
+                report(Difference { rule: Rule::AccountRow, subject: row.id.to_string(), detail });
+            }
+        })
+        .await?;
+    }
+    if !leftovers.waypoints.is_empty() {
+        for_each_waypoint(connection, |account, version, position, at_us| {
+            if leftovers.waypoints.contains(&waypoint_key(account, version, position, at_us)) {
+                let detail = format!("the waypoint of version {version} at position {} is no such leg", position.0);
+                report(Difference { rule: Rule::WaypointRow, subject: account.to_owned(), detail });
+            }
+        })
+        .await?;
+    }
+    check_reversals(connection, &leftovers.reversals, end, report).await?;
+    Ok(leftovers.counts)
+}
+
+/// Shows a row beside what the journal says, unless the row has changed since.
+async fn describe_mismatches(
+    connection: &mut PgConnection,
+    mismatched: &[Account],
+    report: Report<'_>,
+) -> Result<(), sqlx::Error> {
+    for account in mismatched {
+        let row = sqlx::query(ACCOUNT).bind(account.id.as_str()).fetch_optional(&mut *connection).await?;
+        let row = row.as_ref().map(account_from_row).transpose()?.filter(|row| row.version == account.version);
+        let detail = match row {
+            Some(row) => format!("row: {}; journal: {}", shown(&row), shown(account)),
+            None => format!("its row of version {} differed; journal: {}", account.version, shown(account)),
+        };
+        report(Difference { rule: Rule::AccountRow, subject: account.id.to_string(), detail });
+    }
+    Ok(())
+}
+
+fn shown(account: &Account) -> String {
+    let Account {
+        version,
+        head,
+        opened,
+        posted,
+        held,
+        overdraft,
+        max_balance,
+        status,
+        created_at_us,
+        updated_at_us,
+        ..
+    } = account;
+    let limit = |limit: &Limit| limit.to_nullable().map_or("unlimited".to_owned(), |limit| limit.to_string());
+    format!(
+        "version {version}, head {}, opened {}, posted {posted}, held {held}, overdraft {}, max_balance {}, {}, \
+         created {created_at_us}, updated {updated_at_us}",
+        head.0,
+        opened.0,
+        limit(overdraft),
+        limit(max_balance),
+        status.as_str()
+    )
+}
+
+async fn check_rows_exist(
+    connection: &mut PgConnection,
+    accounts: &[AccountId],
+    report: Report<'_>,
+) -> Result<(), sqlx::Error> {
+    for chunk in accounts.chunks(KEYS_PER_STATEMENT) {
+        let ids: Vec<&str> = chunk.iter().map(AccountId::as_str).collect();
+        let there: Vec<String> = sqlx::query_scalar(HAS_ROW).bind(ids).fetch_all(&mut *connection).await?;
+        let there: HashSet<&str> = there.iter().map(String::as_str).collect();
+        for id in chunk.iter().filter(|id| !there.contains(id.as_str())) {
+            let detail = "it has bookings and no row".to_owned();
+            report(Difference { rule: Rule::AccountRow, subject: id.to_string(), detail });
+        }
+    }
+    Ok(())
+}
+
+const TRANSFERS: &str = concat!(
+    "SELECT ",
+    journal_columns!(core),
+    ", ",
+    journal_columns!(extra),
+    " FROM shardledger.journal WHERE id = ANY($1) AND role IN (1, 2) AND position <= $2 ORDER BY position"
+);
+
+/// A transfer must have been posted before it was reversed, to the account that paid back, and with no less.
+async fn check_reversals(
+    connection: &mut PgConnection,
+    reversals: &HashMap<TransferKey, Reversed>,
+    end: Position,
+    report: Report<'_>,
+) -> Result<(), sqlx::Error> {
+    let all: Vec<(&TransferKey, &Reversed)> = reversals.iter().collect();
+    for chunk in all.chunks(KEYS_PER_STATEMENT) {
+        let ids: Vec<Uuid> = chunk.iter().map(|(key, _)| key.id.0).collect();
+        let mut found: HashMap<TransferKey, Vec<Booking>> = HashMap::new();
+        for row in sqlx::query(TRANSFERS).bind(ids).bind(end.0).fetch_all(&mut *connection).await? {
+            let booking = booking_from_leading_columns(&row)?;
+            if let Some(key) = booking.key() {
+                found.entry(key).or_default().push(booking);
+            }
+        }
+        for (key, reversed) in chunk {
+            let bookings = found.get(key).map_or(&[][..], Vec::as_slice);
+            if let Err(what) = judge_reversals(bookings, reversed) {
+                let detail = format!("debit {}: {what}", key.debit);
+                report(Difference { rule: Rule::Reversal, subject: key.id.0.to_string(), detail });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `bookings`: the first answer of the original and, if there is one, its settlement.
+fn judge_reversals(bookings: &[Booking], reversed: &Reversed) -> Result<(), String> {
+    let Reversed { sum, payer } = reversed;
+    let (first, settlement) = match bookings {
+        [] => return Err(format!("reversed by {sum} minor units, and there is no such transfer")),
+        [first] => (first, None),
+        [first, settlement, ..] => (first, Some(settlement)),
+    };
+    let original = StoredTransfer::of(first, settlement, None).map_err(|error| error.to_string())?;
+    if !matches!(original.state, TransferState::Posted { .. }) {
+        return Err(format!("reversed by {sum} minor units, and it is {}", original.state.as_str()));
+    }
+    if original.credit != *payer {
+        return Err(format!("{} was paid, and {payer} paid it back", original.credit));
+    }
+    if *sum > i128::from(original.amount) {
+        return Err(format!("its reversals come to {sum} of {} minor units", original.amount));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
