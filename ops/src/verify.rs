@@ -1,34 +1,43 @@
 //! `shardctl verify` checks whether the books of a live cluster balance. It reads the shards' databases, calls no
 //! service and changes nothing.
 //!
-//! [`identities`] identifies the databases first. Each shard is then read in snapshots, so writes continue
-//! undisturbed. [`passes`] checks what one shard must satisfy by itself, one statement for each pass. [`sagas`],
+//! [`identities`] identifies the databases first. Each shard's journal is then folded in memory with the functions that the
+//! lane uses, and every projection is compared with the fold ([`shard_database::books`]). The journal is immutable, so it
+//! is read up to fixed positions in bounded statements: writes continue undisturbed, and no snapshot stays open. [`sagas`],
 //! [`transit`], [`ownership`] and [`known`] check what holds between shards, as pure comparisons. [`invariant`] lists
 //! the invariants.
 
+mod connection;
 mod identities;
 mod invariant;
 mod known;
 mod ownership;
-mod passes;
 mod report;
-mod saga_rows;
+mod saga_bookings;
 mod sagas;
-mod snapshot;
 mod transit;
 
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
+use indicatif::ProgressBar;
+use ledger::{Booking, Position};
+use shard_database::{
+    books::{Books, Counts, Difference},
+    rebuild,
+};
+use sqlx::PgConnection;
 
 pub use report::{Report, ShardSize};
 
 use crate::progress;
-use indicatif::ProgressBar;
-use passes::PASSES;
+use connection::{broken, on_each};
+use invariant::Invariant;
+use known::Known;
+use ownership::AccountSlots;
 use report::{BETWEEN_SHARDS, Findings};
+use saga_bookings::{Cuts, SagaBookings};
 use sagas::Comparison;
-use snapshot::Snapshot;
 
 /// A shard and the URL of its database.
 #[derive(Debug, Clone)]
@@ -38,145 +47,185 @@ pub struct Target {
 }
 
 /// How often slot ownership is read before a slot without exactly one owner is a violation. A move takes two commits
-/// on two shards, and snapshots of the two shards may straddle them.
+/// on two shards, and reads of the two shards may straddle them.
 const OWNERSHIP_READS: usize = 4;
 const OWNERSHIP_PAUSE: Duration = Duration::from_millis(300);
-/// Steps of the progress bar other than passes: sizes, and slots of accounts.
-const OTHER_STEPS: usize = 2;
-
-/// The compared snapshots, in the order in which they are taken.
-#[derive(Default)]
-struct Snapshots {
-    registers_before: Vec<Snapshot>,
-    books: Vec<Snapshot>,
-    registers_after: Vec<Snapshot>,
-}
+/// Steps of the progress bar: rows of accounts, small tables, journal, the end.
+const STEPS: usize = 4;
+/// Bookings after which the progress bar shows their number.
+const SHOWN_EVERY: u64 = 10_000;
 
 /// Checks the shards. `targets` must name every shard of the cluster; a shard that a database knows and `targets`
 /// lacks is a violation.
 pub async fn verify(targets: &[Target]) -> anyhow::Result<Report> {
     let started = Instant::now();
     let numbers = identities::check(targets).await?;
-    let mut snapshots = Snapshots::default();
-    let checked = check(targets, &numbers, &mut snapshots, started).await;
-    let Snapshots { registers_before, books, registers_after } = &mut snapshots;
-    for left in [registers_before, books, registers_after] {
-        Snapshot::close_all(left).await;
-    }
+    let mut connections = connection::connect_all(targets).await?;
+    let checked = check(targets, &numbers, &mut connections, started).await;
+    connection::close_all(connections).await;
     checked
+}
+
+/// One shard while it is checked.
+struct Shard {
+    books: Books,
+    known: Known,
+    findings: Findings,
+    bar: ProgressBar,
 }
 
 async fn check(
     targets: &[Target],
     numbers: &[u16],
-    snapshots: &mut Snapshots,
+    connections: &mut [PgConnection],
     started: Instant,
 ) -> anyhow::Result<Report> {
-    let shards: Vec<String> = targets.iter().map(|target| target.shard.clone()).collect();
-    let Snapshots { registers_before, books, registers_after } = snapshots;
+    let ids: Vec<String> = targets.iter().map(|target| target.shard.clone()).collect();
+    let stack = progress::Stack::new();
+    let each = targets.iter().zip(numbers).zip(&mut *connections).map(async |((target, number), connection)| {
+        let bar = stack.steps(&target.shard, STEPS);
+        read_rows(connection, *number, bar).await.map_err(|error| broken(&target.shard, error))
+    });
+    let mut shards: Vec<Shard> = try_join_all(each).await?;
 
-    // The order of the snapshots makes the comparison between shards sound: see `sagas`.
-    *registers_before = Snapshot::take_all(targets).await?;
-    *books = Snapshot::take_all(targets).await?;
-    *registers_after = Snapshot::take_all(targets).await?;
+    // The order makes the comparison between shards sound: see `sagas`. And no row can be ahead of a position that is
+    // fixed after the row was read.
+    let early = on_each(targets, connections, rebuild::highest_position).await?;
+    let end = on_each(targets, connections, rebuild::highest_position).await?;
+    let late = on_each(targets, connections, rebuild::highest_position).await?;
+    let cuts = early.into_iter().zip(end).zip(late).map(|((early, end), late)| Cuts { early, end, late });
+    let each = targets.iter().zip(numbers).zip(&mut *connections).zip(&mut shards).zip(cuts).map(
+        async |((((target, number), connection), shard), cuts)| {
+            let read = read_journal(connection, shard, *number, cuts).await;
+            read.map_err(|error| broken(&target.shard, error))
+        },
+    );
+    let mut sagas: Vec<(SagaBookings, Position)> = try_join_all(each).await?;
 
     let mut findings: Vec<(String, Findings)> = Vec::new();
-    let mut comparison = Comparison::new(shards.clone());
+    let mut between = |of_all: Findings| findings.push((BETWEEN_SHARDS.to_owned(), of_all));
     let mut in_transit = transit::Sums::new();
-    let mut all_known = Vec::with_capacity(targets.len());
-    for (index, snapshot) in registers_before.iter_mut().enumerate() {
-        saga_rows::load_early_verdicts(&mut comparison, index, &mut snapshot.connection)
-            .await
-            .map_err(broken(snapshot))?;
+    sagas.iter().for_each(|(sagas, _)| sagas.add_in_transit(&mut in_transit));
+    let no_saga_moved = sagas.iter().all(|(sagas, _)| sagas.is_quiet());
+    let mut comparison = Comparison::new(ids.clone());
+    for (index, (sagas, _)) in sagas.iter_mut().enumerate() {
+        sagas.add_early_verdicts(&mut comparison, index);
     }
-    for (index, snapshot) in books.iter_mut().enumerate() {
-        saga_rows::load_reserves(&mut comparison, index, &mut snapshot.connection).await.map_err(broken(snapshot))?;
-        transit::add(&mut in_transit, &mut snapshot.connection).await.map_err(broken(snapshot))?;
-        all_known.push(known::load(&mut snapshot.connection).await.map_err(broken(snapshot))?);
+    for (index, (sagas, _)) in sagas.iter_mut().enumerate() {
+        sagas.add_reserves(&mut comparison, index);
     }
-    let wanted = comparison.unresolved();
-    for (index, snapshot) in registers_after.iter_mut().enumerate() {
-        saga_rows::load_late_verdicts(&mut comparison, &wanted, index, &mut snapshot.connection)
-            .await
-            .map_err(broken(snapshot))?;
+    let quiet = no_saga_moved && comparison.is_resolved();
+    for (index, (sagas, _)) in sagas.iter_mut().enumerate() {
+        sagas.add_late_verdicts(&mut comparison, index);
     }
-    let quiet = wanted.is_empty() && no_saga_moved(registers_before, registers_after).await?;
-    // An open snapshot holds back vacuum, so each is closed as soon as it has been read.
-    Snapshot::close_all(registers_before).await;
-    Snapshot::close_all(registers_after).await;
     let (counts, between_shards) = comparison.finish();
-    findings.push((BETWEEN_SHARDS.to_owned(), between_shards));
+    between(between_shards);
     if quiet && counts.under_way() == 0 {
-        findings.push((BETWEEN_SHARDS.to_owned(), transit::check_quiet(&in_transit)));
+        between(transit::check_quiet(&in_transit));
     }
-    findings.push((BETWEEN_SHARDS.to_owned(), known::compare(&shards, numbers, &all_known)));
-    findings.push((BETWEEN_SHARDS.to_owned(), check_ownership(targets, &shards).await?));
+    let all_known: Vec<Known> = shards.iter_mut().map(|shard| std::mem::take(&mut shard.known)).collect();
+    between(known::compare(&ids, numbers, &all_known));
+    between(check_ownership(targets, connections, &ids).await?);
 
-    let stack = progress::Stack::new();
-    let bars: Vec<ProgressBar> = shards.iter().map(|shard| stack.steps(shard, PASSES.len() + OTHER_STEPS)).collect();
-    let checked = try_join_all(books.iter_mut().zip(&bars).map(|(snapshot, bar)| check_shard(snapshot, bar))).await?;
-    let mut sizes = Vec::with_capacity(shards.len());
-    for (size, of_shard) in checked {
-        findings.extend(of_shard.into_iter().map(|findings| (size.id.clone(), findings)));
-        sizes.push(size);
+    let ends = sagas.iter().map(|(_, end)| *end);
+    let each = targets.iter().zip(&mut *connections).zip(shards).zip(ends).map(
+        async |(((target, connection), shard), end)| {
+            let finished = finish(connection, shard, end).await;
+            finished.map_err(|error| broken(&target.shard, error))
+        },
+    );
+    let mut sizes = Vec::with_capacity(ids.len());
+    for (id, (counts, of_shard)) in ids.iter().zip(try_join_all(each).await?) {
+        findings.push((id.clone(), of_shard));
+        sizes.push(size(id, counts));
     }
     let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(Report::new(elapsed_ms, sizes, counts, findings))
 }
 
-/// Checks what one shard's snapshot must satisfy by itself.
-async fn check_shard(snapshot: &mut Snapshot, bar: &ProgressBar) -> anyhow::Result<(ShardSize, Vec<Findings>)> {
-    let mut findings = Vec::with_capacity(PASSES.len() + 1);
-    bar.set_message("sizes");
-    let size = snapshot.size().await.map_err(broken(snapshot))?;
-    for pass in &PASSES {
-        bar.inc(1);
-        bar.set_message(pass.title);
-        let examples = Findings::EXAMPLES as i64;
-        findings.push(pass.run(&mut snapshot.connection, examples).await.map_err(broken(snapshot))?);
-    }
+/// Reads the rows of every projection, and what the shard knows of others.
+async fn read_rows(connection: &mut PgConnection, number: u16, bar: ProgressBar) -> sqlx::Result<Shard> {
+    let (mut books, mut findings, mut slots) = (Books::new(number), Findings::default(), AccountSlots::default());
+    bar.set_message("rows of accounts");
+    rebuild::expect_accounts(connection, &mut books, |account, slot| slots.take(account, slot, &mut findings))
+        .await?;
+    slots.compare(&ownership::load_known(connection).await?, &mut findings);
     bar.inc(1);
-    bar.set_message("slots of accounts");
-    findings.push(ownership::check_accounts(&mut snapshot.connection).await.map_err(broken(snapshot))?);
-    bar.finish_with_message("done");
-    Ok((size, findings))
+    bar.set_message("holds, sagas, waypoints");
+    rebuild::expect_small_tables(connection, &mut books).await?;
+    let known = known::load(connection).await?;
+    bar.inc(1);
+    bar.set_message("journal");
+    Ok(Shard { books, known, findings, bar })
 }
 
-/// Verdicts are never deleted: equal counts before and after mean that none was written while the snapshots were
-/// opened.
-async fn no_saga_moved(before: &mut [Snapshot], after: &mut [Snapshot]) -> anyhow::Result<bool> {
-    for (before, after) in before.iter_mut().zip(after) {
-        let earlier = before.size().await.map_err(broken(before))?;
-        let later = after.size().await.map_err(broken(after))?;
-        if earlier.registers != later.registers {
-            return Ok(false);
+/// Folds the journal up to the end, and reads the registers beyond it. Returns the end as well.
+async fn read_journal(
+    connection: &mut PgConnection,
+    shard: &mut Shard,
+    number: u16,
+    cuts: Cuts,
+) -> sqlx::Result<(SagaBookings, Position)> {
+    let Shard { books, findings, bar, .. } = shard;
+    let mut sagas = SagaBookings::new(number, cuts);
+    let mut report = |difference| add(findings, difference);
+    let mut count = 0_u64;
+    rebuild::read_journal(connection, cuts.late, |booking: &Booking, slots| {
+        sagas.take(booking);
+        if booking.position <= cuts.end {
+            rebuild::check_slots(booking, slots, &mut report);
+            books.apply(booking, &mut report);
         }
-    }
-    Ok(true)
+        count += 1;
+        if count.is_multiple_of(SHOWN_EVERY) {
+            bar.set_message(format!("journal: {count} bookings"));
+        }
+    })
+    .await?;
+    bar.inc(1);
+    Ok((sagas, cuts.end))
 }
 
-async fn check_ownership(targets: &[Target], shards: &[String]) -> anyhow::Result<Findings> {
+async fn finish(connection: &mut PgConnection, shard: Shard, end: Position) -> sqlx::Result<(Counts, Findings)> {
+    let Shard { books, mut findings, bar, .. } = shard;
+    bar.set_message("what is left");
+    let counts = rebuild::finish(connection, books, end, &mut |difference| add(&mut findings, difference)).await?;
+    bar.inc(1);
+    bar.finish_with_message("done");
+    Ok((counts, findings))
+}
+
+fn add(findings: &mut Findings, Difference { rule, subject, detail }: Difference) {
+    findings.add(Invariant::broken_by(rule), subject, detail);
+}
+
+fn size(id: &str, counts: Counts) -> ShardSize {
+    let number = |count| i64::try_from(count).unwrap_or(i64::MAX);
+    let Counts { accounts, entries, transfers, registers, .. } = counts;
+    ShardSize {
+        id: id.to_owned(),
+        accounts: number(accounts),
+        entries: number(entries),
+        transfers: number(transfers),
+        registers: number(registers),
+    }
+}
+
+async fn check_ownership(
+    targets: &[Target],
+    connections: &mut [PgConnection],
+    shards: &[String],
+) -> anyhow::Result<Findings> {
     let mut findings = Findings::default();
     for attempt in 0..OWNERSHIP_READS {
         if attempt > 0 {
             tokio::time::sleep(OWNERSHIP_PAUSE).await;
         }
-        let mut snapshots = Snapshot::take_all(targets).await?;
-        let loads = snapshots
-            .iter_mut()
-            .map(|snapshot| async { ownership::load(&mut snapshot.connection).await.map_err(broken(snapshot)) });
-        let owned = try_join_all(loads).await;
-        Snapshot::close_all(&mut snapshots).await;
-        let owned = owned?;
+        let owned = on_each(targets, connections, ownership::load).await?;
         findings = ownership::compare(shards, &owned);
         if findings == Findings::default() {
             break;
         }
     }
     Ok(findings)
-}
-
-fn broken(snapshot: &Snapshot) -> impl FnOnce(sqlx::Error) -> anyhow::Error + use<> {
-    let shard = snapshot.shard.clone();
-    move |error| snapshot::broken(&shard, error)
 }

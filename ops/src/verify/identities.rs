@@ -8,7 +8,7 @@ use shard_database::{Database, record};
 use shard_map::ClusterId;
 use sqlx::PgConnection;
 
-use super::{Target, snapshot};
+use super::{Target, connection};
 
 /// Identifies a database independently of the address that leads to it.
 const PLACE: &str = "SELECT (SELECT system_identifier FROM pg_catalog.pg_control_system()), d.oid::int8 \
@@ -34,9 +34,9 @@ pub async fn check(targets: &[Target]) -> anyhow::Result<Vec<u16>> {
 }
 
 async fn look(target: &Target) -> anyhow::Result<Found> {
-    let mut connection = snapshot::connect(target).await?;
-    let found = read(&mut connection).await.map_err(|error| snapshot::broken(&target.shard, error));
-    snapshot::close(connection).await;
+    let mut opened = connection::connect(target).await?;
+    let found = read(&mut opened).await.map_err(|error| connection::broken(&target.shard, error));
+    connection::close(opened).await;
     found
 }
 

@@ -12,9 +12,9 @@ use super::{invariant::Invariant, report::Findings};
 const MAP: &str = "SELECT text FROM shardledger.known_map";
 const PEERS: &str = "SELECT DISTINCT peer FROM shardledger.slot_ownership WHERE peer <> ''";
 const MARKS: &str = "SELECT DISTINCT shard_number FROM shardledger.peer_mark";
-/// The shard numbers in the positions of the journal. Accounts that were moved to this shard brought their entries,
+/// The shard numbers in the positions of the journal. Accounts that were moved to this shard brought their bookings,
 /// whose positions contain the number of the shard that wrote them. Positions begin with the shard number, so each
-/// step of the recursion skips all entries of one shard.
+/// step of the recursion skips all bookings of one shard.
 const POSITIONS: &str = "
     WITH RECURSIVE shard AS (
         (SELECT position >> 51 AS number FROM shardledger.journal WHERE position > 0 ORDER BY position LIMIT 1)
@@ -39,12 +39,12 @@ pub struct Known {
     positions: Vec<i32>,
 }
 
-pub async fn load(snapshot: &mut PgConnection) -> sqlx::Result<Known> {
-    let text: Option<String> = sqlx::query_scalar(MAP).fetch_optional(&mut *snapshot).await?;
+pub async fn load(connection: &mut PgConnection) -> sqlx::Result<Known> {
+    let text: Option<String> = sqlx::query_scalar(MAP).fetch_optional(&mut *connection).await?;
     let map = text.map(|text| ShardMap::parse(&text).map_err(|error| error.to_string()));
-    let peers = sqlx::query_scalar(PEERS).fetch_all(&mut *snapshot).await?;
-    let marks = sqlx::query_scalar(MARKS).fetch_all(&mut *snapshot).await?;
-    let positions = sqlx::query(POSITIONS).fetch_all(snapshot).await?;
+    let peers = sqlx::query_scalar(PEERS).fetch_all(&mut *connection).await?;
+    let marks = sqlx::query_scalar(MARKS).fetch_all(&mut *connection).await?;
+    let positions = sqlx::query(POSITIONS).fetch_all(connection).await?;
     let positions = positions.iter().map(|row| row.try_get("number")).collect::<sqlx::Result<_>>()?;
     Ok(Known { map, peers, marks, positions })
 }

@@ -1,26 +1,26 @@
 //! Checks that every slot has one owner over all shards, and that every account is stored by the owner of its slot.
 
-use futures_util::TryStreamExt;
+use std::collections::{BTreeMap, HashSet};
+
+use ledger::{Account, AccountId};
 use shard_map::{SLOTS, SlotRange, merge_slots};
 use sqlx::{PgConnection, Row};
 
 use super::{invariant::Invariant, report::Findings, sagas::ShardIndex};
 
 const OWNERSHIP: &str = "SELECT slot, state, epoch FROM shardledger.slot_ownership";
-/// In-transit accounts have slot -1 and never move.
-const ACCOUNT_SLOTS: &str = "
-    SELECT a.id, a.slot, s.state
-    FROM shardledger.account a LEFT JOIN shardledger.slot_ownership s USING (slot)
-    WHERE a.id NOT LIKE '@in-transit:%'";
+const SLOTS_KNOWN: &str = "SELECT slot FROM shardledger.slot_ownership";
 const OWNED: i16 = 1;
+/// Of in-transit accounts, which belong to no slot and never move.
+const NO_SLOT: i32 = -1;
 
 /// The owned slots of one shard, with their epochs.
 pub struct Owned {
     slots: Vec<(u16, i64)>,
 }
 
-pub async fn load(snapshot: &mut PgConnection) -> sqlx::Result<Owned> {
-    let rows = sqlx::query(OWNERSHIP).fetch_all(snapshot).await?;
+pub async fn load(connection: &mut PgConnection) -> sqlx::Result<Owned> {
+    let rows = sqlx::query(OWNERSHIP).fetch_all(connection).await?;
     let mut slots = Vec::new();
     for row in rows {
         let slot: i32 = row.try_get("slot")?;
@@ -58,22 +58,35 @@ pub fn compare(shards: &[String], owned: &[Owned]) -> Findings {
     findings
 }
 
-/// Checks that every account of a shard is stored in the slot of its id, and that the shard owns the slot or owned it
-/// before a move.
-pub async fn check_accounts(snapshot: &mut PgConnection) -> sqlx::Result<Findings> {
-    let mut findings = Findings::default();
-    let mut rows = sqlx::query(ACCOUNT_SLOTS).fetch(snapshot);
-    while let Some(row) = rows.try_next().await? {
-        let (id, slot, state): (&str, i32, Option<i16>) =
-            (row.try_get("id")?, row.try_get("slot")?, row.try_get("state")?);
-        let computed = shard_map::slot_of(id).index();
-        if i32::from(computed) != slot {
-            findings.add(Invariant::I11, id, format!("stored in slot {slot}, its id says {computed}"));
-        } else if state.is_none() {
-            findings.add(Invariant::I11, id, format!("stored here, but slot {slot} was never this shard's"));
+/// The slots in which a shard stores accounts, each with one of its accounts.
+#[derive(Debug, Default)]
+pub struct AccountSlots(BTreeMap<i32, AccountId>);
+
+impl AccountSlots {
+    /// Takes in a row of `account`, which must be in the slot of its id.
+    pub fn take(&mut self, account: &Account, slot: i32, findings: &mut Findings) {
+        let id = &account.id;
+        let computed = if id.is_system() { NO_SLOT } else { i32::from(shard_map::slot_of(id.as_str()).index()) };
+        if computed != slot {
+            findings.add(Invariant::I11, id.as_str(), format!("stored in slot {slot}, its id says {computed}"));
+        } else if slot != NO_SLOT {
+            self.0.entry(slot).or_insert_with(|| id.clone());
         }
     }
-    Ok(findings)
+
+    /// Checks that the shard owns each of the slots, or owned it before a move. `known`: the slots that the shard knows
+    /// of, read after the accounts.
+    pub fn compare(&self, known: &HashSet<i32>, findings: &mut Findings) {
+        for (slot, id) in self.0.iter().filter(|(slot, _)| !known.contains(slot)) {
+            findings.add(Invariant::I11, id.as_str(), format!("stored here, but slot {slot} was never this shard's"));
+        }
+    }
+}
+
+/// The slots that a shard owns, owned or is about to own. Rows are never deleted.
+pub async fn load_known(connection: &mut PgConnection) -> sqlx::Result<HashSet<i32>> {
+    let slots: Vec<i32> = sqlx::query_scalar(SLOTS_KNOWN).fetch_all(connection).await?;
+    Ok(slots.into_iter().collect())
 }
 
 fn ranges(slots: &[u16]) -> Vec<SlotRange> {
@@ -102,5 +115,37 @@ mod tests {
         expected.add(Invariant::I11, "slot 200", "owned by s0 at epoch 1 and s1 at epoch 1");
         expected.add(Invariant::I11, "slots 100-199", "owned by no shard");
         assert_eq!(findings, expected);
+    }
+
+    #[test]
+    fn accounts_live_in_the_slots_of_their_ids() {
+        let account = |name: &str| Account {
+            id: AccountId::any(name).unwrap(),
+            asset: ledger::AssetCode::new("USD").unwrap(),
+            status: ledger::AccountStatus::Open,
+            posted: 0,
+            held: 0,
+            overdraft: ledger::Limit::ZERO,
+            max_balance: ledger::Limit::Unlimited,
+            version: 1,
+            head: ledger::Position(1),
+            opened: ledger::Position(1),
+            metadata: ledger::Metadata::empty(),
+            created_at_us: 0,
+            updated_at_us: 0,
+        };
+        let slot = i32::from(shard_map::slot_of("alice").index());
+        for (name, stored, known, expected) in [
+            ("alice", slot, slot, &[][..]),
+            ("alice", slot + 1, slot, &["alice"]),
+            ("alice", slot, slot + 1, &["alice"]),
+            ("@in-transit:USD", NO_SLOT, slot, &[]),
+            ("@in-transit:USD", 0, slot, &["@in-transit:USD"]),
+        ] {
+            let (mut slots, mut findings) = (AccountSlots::default(), Findings::default());
+            slots.take(&account(name), stored, &mut findings);
+            slots.compare(&HashSet::from([known]), &mut findings);
+            assert_eq!(findings.subjects(), expected, "{name} in {stored}");
+        }
     }
 }

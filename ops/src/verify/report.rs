@@ -37,14 +37,11 @@ impl Findings {
         }
     }
 
-    /// Sets the number of violations that a statement counted.
-    pub fn count_in_full(&mut self, invariant: Invariant, total: u64) {
-        self.by_invariant.entry(invariant).or_default().total = total;
-    }
-
-    /// Adds an example that is already counted.
-    pub fn add_example(&mut self, invariant: Invariant, violation: Violation) {
-        self.by_invariant.entry(invariant).or_default().examples.push(violation);
+    /// The subjects of all examples.
+    #[cfg(test)]
+    pub fn subjects(&self) -> Vec<&str> {
+        let examples = self.by_invariant.values().flat_map(|found| &found.examples);
+        examples.map(|violation| violation.subject.as_str()).collect()
     }
 
     #[cfg(test)]
@@ -80,7 +77,7 @@ pub struct ShardSize {
     pub registers: i64,
 }
 
-/// The cross-shard transfers in the snapshots.
+/// The cross-shard transfers that were compared.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct SagaCounts {
     pub finished: u64,

@@ -1,9 +1,9 @@
 //! Compares the cross-shard transfers of all shards with all verdicts, by id, without I/O.
 //!
-//! Snapshots of several databases cannot be taken at one instant. They are taken in an order that no healthy cluster
-//! can contradict. The registers are read *before* the transfers, because a verdict that was seen must have its
-//! reserve. For finished transfers without a verdict, the registers are read again *after* the transfers, because
-//! what is finished was decided before.
+//! Several databases cannot be read at one instant. They are read up to positions that are fixed in an order that no healthy
+//! cluster can contradict. The registers' position is fixed on every shard *before* the transfers' position on any, because
+//! a verdict that was seen must have its reserve. For finished transfers without a verdict, the registers are read up to
+//! a position that is fixed *after* the transfers' positions, because what is finished was decided before.
 
 use std::collections::{HashMap, hash_map::Entry};
 
@@ -24,7 +24,7 @@ pub struct SagaKey {
     pub debit: i64,
 }
 
-/// A cross-shard transfer that reserved, as its source records it.
+/// A cross-shard transfer that began, as its source records it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reserve {
     pub key: SagaKey,
@@ -40,7 +40,7 @@ pub enum ReserveState {
     Rejected,
 }
 
-/// A register row, as the destination records it.
+/// A register, as the destination records it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
     pub key: SagaKey,
@@ -119,9 +119,9 @@ impl Comparison {
         self.judge(shard, reserve, verdict);
     }
 
-    /// The finished transfers whose verdicts must be read again.
-    pub fn unresolved(&self) -> Vec<SagaKey> {
-        self.unresolved.keys().copied().collect()
+    /// Whether every finished transfer has an early verdict.
+    pub fn is_resolved(&self) -> bool {
+        self.unresolved.is_empty()
     }
 
     /// Adds a verdict that was read after every transfer.
@@ -200,9 +200,7 @@ mod tests {
         let mut comparison = Comparison::new(vec!["s0".to_owned(), "s1".to_owned(), "s2".to_owned()]);
         early.iter().for_each(|&(shard, verdict)| comparison.early_verdict(shard, verdict));
         reserves.iter().for_each(|&(shard, reserve)| comparison.reserve(shard, reserve));
-        let wanted = comparison.unresolved();
-        let late = late.iter().filter(|(_, verdict)| wanted.contains(&verdict.key));
-        late.for_each(|&(shard, verdict)| comparison.late_verdict(shard, verdict));
+        late.iter().for_each(|&(shard, verdict)| comparison.late_verdict(shard, verdict));
         let (counts, findings) = comparison.finish();
         (counts, findings.invariants())
     }
@@ -221,7 +219,7 @@ mod tests {
         let none = SagaCounts::default();
         for (early, state, late, expected) in [
             (None, Pending, None, SagaCounts { undecided: 1, ..none }),
-            // Decided after the early snapshot; settled or not settled before the snapshot of the transfers.
+            // Decided after the early position; settled or not settled before the end.
             (None, Pending, Some(true), SagaCounts { undecided: 1, ..none }),
             (None, Posted, Some(true), SagaCounts { finished: 1, ..none }),
             (None, Rejected, Some(false), SagaCounts { finished: 1, ..none }),
