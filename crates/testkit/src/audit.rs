@@ -6,6 +6,7 @@
 
 mod books;
 mod lives;
+mod projections;
 mod rest;
 
 use std::{collections::HashMap, fmt::Write};
@@ -13,10 +14,13 @@ use std::{collections::HashMap, fmt::Write};
 use anyhow::{bail, ensure};
 use uuid::Uuid;
 
-pub use self::rest::sagas_end;
 use self::{
     books::{Books, StoredTransfer, TransferStatus},
     rest::{comes_to_rest, holds_expire},
+};
+pub use self::{
+    projections::{all_folded, all_rebuild, rebuilds},
+    rest::sagas_end,
 };
 use crate::{
     cluster::Cluster,
@@ -51,6 +55,7 @@ pub async fn audit(cluster: &Cluster, history: &History) -> anyhow::Result<Summa
     ensure!(findings.is_empty(), "{} findings about holds:\n{}", findings.len(), shown(&findings));
     summary.holds = history.lives.len();
     cluster.verify().await?;
+    all_rebuild(cluster).await?;
     Ok(summary)
 }
 

@@ -22,5 +22,6 @@ pub mod proxy;
 pub mod router;
 pub mod section;
 pub mod seed;
+pub mod tables;
 pub mod wait;
 pub mod workload;

@@ -84,7 +84,7 @@ async fn announce(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
 async fn goes_on(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
     let (client, placement) = (cluster.client().with_timeout(MIX.request_timeout), cluster.placement()?);
     let dsn = &cluster.status().shards[0].dsn;
-    let committed = "SELECT next_position FROM shard_state";
+    let committed = "SELECT max(position) FROM journal";
     let before = database::number(dsn, committed).await?;
     for router in 0..client.routers() {
         let id = placement.account_on(SHARD, &format!("{name}{router}"), 0)?;

@@ -4,7 +4,9 @@
 use anyhow::{bail, ensure};
 use http::Method;
 use serde_json::json;
-use testkit::{client::account_path, cluster::Cluster, database, history::ASSET, workload::open_account};
+use testkit::{
+    audit::all_folded, client::account_path, cluster::Cluster, database, history::ASSET, workload::open_account,
+};
 use uuid::Uuid;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -44,6 +46,7 @@ async fn money_moves_across_shards_and_survives_a_restart() -> anyhow::Result<()
     cluster.verify().await?;
 
     // A check that cannot fail proves nothing.
+    all_folded(&cluster).await?;
     let shard = &cluster.status().shards[0];
     let tamper = "UPDATE account SET posted = posted + 1 WHERE id NOT LIKE '@%'";
     ensure!(database::run(&shard.dsn, tamper).await? == 1);

@@ -14,6 +14,7 @@ use testkit::{
     database,
     history::ASSET,
     section::section,
+    tables,
 };
 use tokio::sync::Barrier;
 use uuid::Uuid;
@@ -91,7 +92,7 @@ async fn fifty_at_one_instant_get_one_answer(api: &Api<'_>, payee_shard: &str) -
     let again = send(api, &order).await?;
     ensure!(again.is_replay() && again.status == 200 && again.text() == bodies[0], "{}", again.text());
     ensure!(api.posted(&payee).await? == "7.00", "a mismatch had an effect");
-    let stored = format!("SELECT count(*) FROM transfer WHERE id = '{id}'");
+    let stored = format!("SELECT count(*) FROM {} WHERE id = '{id}'", tables::TRANSFERS);
     for (shard, expected) in api.cluster.status().shards.iter().zip([1, 0, 0]) {
         ensure!(database::number(&shard.dsn, &stored).await? == expected, "on {}", shard.id);
     }

@@ -4,10 +4,14 @@ use std::collections::HashMap;
 
 use anyhow::Context;
 use futures_util::future::try_join_all;
-use sqlx::{PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
 use uuid::Uuid;
 
-use crate::{cluster::Status, database};
+use crate::{
+    cluster::Status,
+    database,
+    tables::{BALANCES, REGISTERS, TRANSFERS},
+};
 
 /// All shards together.
 #[derive(Debug, Default)]
@@ -43,19 +47,15 @@ pub struct StoredRegister {
     pub credited: bool,
 }
 
-const PENDING: &str = "SELECT count(*) FROM transfer WHERE status = 1";
 const IDLE_IN_TRANSACTION: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE usename = current_user AND state LIKE 'idle in transaction%'";
-const HOLDS: &str = "SELECT count(*) FROM hold";
-const EXPIRING_HOLDS: &str = "SELECT count(*) FROM hold WHERE status = 1 AND expires_at_us IS NOT NULL";
-const TRANSFERS: &str = "SELECT id, debit, credit, amount, cross_shard, status FROM transfer";
-const REGISTERS: &str = "SELECT transfer_id, credited FROM register";
-/// Ids that begin with `@` are the shard's own.
-const BALANCES: &str = "SELECT id, posted FROM account WHERE id NOT LIKE '@%'";
+const HOLDS: &str = "SELECT count(*) FROM journal WHERE role = 4";
+/// Ended holds have no row.
+const EXPIRING_HOLDS: &str = "SELECT count(*) FROM hold WHERE expires_at_us IS NOT NULL";
 
 /// Sagas under way on all shards.
 pub async fn pending(status: &Status) -> anyhow::Result<i64> {
-    total(status, PENDING).await
+    total(status, &format!("SELECT count(*) FROM {TRANSFERS} WHERE status = 1")).await
 }
 
 /// Holds on all shards.
@@ -73,12 +73,8 @@ pub async fn idle_in_transaction(status: &Status) -> anyhow::Result<i64> {
     total(status, IDLE_IN_TRANSACTION).await
 }
 
-async fn total(status: &Status, count: &'static str) -> anyhow::Result<i64> {
-    let counts = status.shards.iter().map(async |shard| {
-        let mut connection = database::connect(&shard.dsn).await?;
-        let count: i64 = sqlx::query_scalar(count).fetch_one(&mut connection).await?;
-        anyhow::Ok(count)
-    });
+async fn total(status: &Status, count: &str) -> anyhow::Result<i64> {
+    let counts = status.shards.iter().map(async |shard| database::number(&shard.dsn, count).await);
     Ok(try_join_all(counts).await?.into_iter().sum())
 }
 
@@ -96,7 +92,9 @@ impl Books {
     }
 
     async fn read_shard(&mut self, shard: &str, connection: &mut PgConnection) -> anyhow::Result<()> {
-        for row in sqlx::query(TRANSFERS).fetch_all(&mut *connection).await? {
+        // All statements are constants.
+        let select = |what: &str| AssertSqlSafe(format!("SELECT * FROM {what}"));
+        for row in sqlx::query(select(TRANSFERS)).fetch_all(&mut *connection).await? {
             let status = match row.try_get("status")? {
                 1 => TransferStatus::Pending,
                 2 => TransferStatus::Posted,
@@ -112,11 +110,11 @@ impl Books {
                 status,
             });
         }
-        for row in sqlx::query(REGISTERS).fetch_all(&mut *connection).await? {
+        for row in sqlx::query(select(REGISTERS)).fetch_all(&mut *connection).await? {
             let register = StoredRegister { shard: shard.to_owned(), credited: row.try_get("credited")? };
-            self.registers.entry(row.try_get("transfer_id")?).or_default().push(register);
+            self.registers.entry(row.try_get("id")?).or_default().push(register);
         }
-        let balances = sqlx::query_as::<_, (String, i64)>(BALANCES).fetch_all(&mut *connection).await?;
+        let balances = sqlx::query_as::<_, (String, i64)>(select(BALANCES)).fetch_all(&mut *connection).await?;
         self.balances.extend(balances);
         Ok(())
     }

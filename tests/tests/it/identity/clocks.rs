@@ -90,10 +90,10 @@ async fn status_of(client: &Client, hold: Uuid) -> anyhow::Result<String> {
     Ok(found["status"].as_str().context("a hold without a status")?.to_owned())
 }
 
-/// Checks that the shard's newest entry is dated at most this far from PostgreSQL's clock.
+/// Checks that the shard's newest booking is dated at most this far from PostgreSQL's clock.
 async fn is_dated_now(stage: &Stage, bound_us: i64) -> anyhow::Result<()> {
-    let ahead = "SELECT max(created_at_us) - (extract(epoch FROM clock_timestamp()) * 1000000)::bigint FROM journal";
+    let ahead = "SELECT max(at_us) - (extract(epoch FROM clock_timestamp()) * 1000000)::bigint FROM journal";
     let ahead_us = database::number(&stage.database("s0"), ahead).await?;
-    ensure!(ahead_us <= bound_us + SLACK_US, "the newest entry is dated {ahead_us} µs ahead");
+    ensure!(ahead_us <= bound_us + SLACK_US, "the newest booking is dated {ahead_us} µs ahead");
     Ok(())
 }

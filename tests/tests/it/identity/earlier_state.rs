@@ -223,7 +223,7 @@ async fn stop_all(nodes: &mut Vec<Node>) -> anyhow::Result<()> {
 }
 
 async fn next_position(stage: &Stage) -> anyhow::Result<i64> {
-    database::number(&stage.database("s0"), "SELECT next_position FROM shard_state").await
+    database::number(&stage.database("s0"), "SELECT coalesce(max(position), 0) + 1 FROM journal").await
 }
 
 async fn incarnation(stage: &Stage) -> anyhow::Result<i64> {

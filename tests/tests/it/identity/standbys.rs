@@ -129,9 +129,9 @@ async fn connections_to_a_former_primary_are_dropped_once_another_primary_is_acc
 
     payments.make(router.client(), 5).await?;
     payments.are_there_once(router.client()).await?;
-    let stored = database::number(&standby.url("s0"), "SELECT count(*) FROM transfer").await?;
+    let stored = database::number(&standby.url("s0"), "SELECT count(*) FROM journal WHERE role = 1").await?;
     ensure!(stored == i64::try_from(payments.acknowledged.len())?, "the new primary has {stored} payments");
-    let left_behind = database::number(&stage.database("s0"), "SELECT count(*) FROM transfer").await?;
+    let left_behind = database::number(&stage.database("s0"), "SELECT count(*) FROM journal WHERE role = 1").await?;
     ensure!(left_behind == 3, "the former primary was written to: {left_behind} payments");
     Ok(())
 }

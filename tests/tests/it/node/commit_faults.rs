@@ -13,6 +13,7 @@ use testkit::{
     node::{Node, decide, open, order, settle, transfer},
     proxy::{CommitFault, TcpProxy, Weather},
     seed::Seed,
+    tables,
     wait::until,
 };
 use tokio::sync::watch;
@@ -63,9 +64,11 @@ pub async fn a_commit_whose_fate_is_unknown_takes_effect_once(place: &Place<'_>)
     let (payer, payee) = (node.account("payer").await?, node.account("payee").await?);
     ensure!((payer.posted, payee.posted) == (-220, 220), "{payer:?} {payee:?}");
     let url = &direct.database_url;
-    ensure!(database::number(url, "SELECT count(*) FROM transfer").await? == 6);
-    ensure!(database::number(url, "SELECT count(*) FROM register").await? == 4);
-    ensure!(database::number(url, "SELECT count(*) FROM transfer WHERE status = 1").await? == 0);
+    ensure!(database::number(url, "SELECT count(*) FROM journal WHERE role = 1").await? == 6);
+    ensure!(database::number(url, "SELECT count(*) FROM journal WHERE role = 3").await? == 4);
+    ensure!(
+        database::number(url, &format!("SELECT count(*) FROM {} WHERE status = 1", tables::TRANSFERS)).await? == 0
+    );
     books_are_sound(url).await
 }
 
@@ -128,7 +131,7 @@ pub async fn a_node_killed_at_its_commit_is_survived_by_what_was_committed(place
         let outcome = format!("{:?}", node.execute_until_definite(&operation).await?);
         ensure!(outcome.contains(&format!("replayed: {committed}")), "{fault:?}: {outcome}");
         ensure!(node.account("payee").await?.posted == 100);
-        ensure!(database::number(&direct.database_url, "SELECT count(*) FROM transfer").await? == 1);
+        ensure!(database::number(&direct.database_url, "SELECT count(*) FROM journal WHERE role = 1").await? == 1);
         books_are_sound(&direct.database_url).await?;
     }
     Ok(())
@@ -157,7 +160,7 @@ pub async fn a_silent_database_is_given_up_and_the_batch_run_again(place: &Place
     proxy.set_weather(Weather::Clear);
     node.execute_until_definite(&lost).await?;
     ensure!(node.account("payee").await?.posted == 11);
-    ensure!(database::number(&direct.database_url, "SELECT count(*) FROM transfer").await? == 2);
+    ensure!(database::number(&direct.database_url, "SELECT count(*) FROM journal WHERE role = 1").await? == 2);
     books_are_sound(&direct.database_url).await
 }
 
@@ -206,6 +209,6 @@ pub async fn a_flapping_link_costs_time_and_no_money(place: &Place<'_>) -> anyho
     );
     let sum = i64::try_from(FLAPPING_ORDERS)?;
     ensure!(node.account("payee").await?.posted == sum);
-    ensure!(database::number(&direct.database_url, "SELECT count(*) FROM transfer").await? == sum);
+    ensure!(database::number(&direct.database_url, "SELECT count(*) FROM journal WHERE role = 1").await? == sum);
     books_are_sound(&direct.database_url).await
 }

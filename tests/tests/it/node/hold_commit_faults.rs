@@ -11,6 +11,7 @@ use testkit::{
     node::Node,
     proxy::{CommitFault, TcpProxy},
     seed::Seed,
+    tables,
 };
 use uuid::Uuid;
 
@@ -37,14 +38,15 @@ pub async fn of_every_step_take_effect_once(place: &Place<'_>) -> anyhow::Result
     ensure!((payer.posted, payer.held, payee.posted) == (-80, 0, 80), "{payer:?} {payee:?}");
     let url = &direct.database_url;
     for (count, sql) in [
-        (2, "SELECT count(*) FROM hold WHERE status = 2 AND captured = 50 AND capture_id IS NULL"),
-        (2, "SELECT count(*) FROM hold WHERE status = 3 AND captured = 0"),
-        (4, "SELECT count(*) FROM hold"),
-        (6, "SELECT count(*) FROM transfer WHERE status = 2"),
-        (2, "SELECT count(*) FROM transfer WHERE reversed = 10"),
-        (2, "SELECT count(*) FROM reversal"),
+        (2, format!("{} WHERE status = 2 AND captured = 50 AND capture_id IS NULL", tables::HOLDS)),
+        (2, format!("{} WHERE status = 3 AND captured = 0", tables::HOLDS)),
+        (4, tables::HOLDS.to_owned()),
+        (0, "hold".to_owned()),
+        (6, format!("{} WHERE status = 2", tables::TRANSFERS)),
+        (2, format!("{} WHERE reversed = 10", tables::TRANSFERS)),
+        (2, "journal WHERE reverses IS NOT NULL".to_owned()),
     ] {
-        let found = database::number(url, sql).await?;
+        let found = database::number(url, &format!("SELECT count(*) FROM {sql}")).await?;
         ensure!(found == count, "{found} instead of {count}: {sql}");
     }
     books_are_sound(url).await

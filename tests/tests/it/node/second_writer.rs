@@ -59,7 +59,7 @@ pub async fn two_nodes_on_one_shard_lose_no_update(place: &Place<'_>) -> anyhow:
         let account = nodes[1].account(id).await?;
         ensure!(account.posted == sum, "{id} should hold {sum}: {account:?}");
     }
-    let stored = database::number(&config.database_url, "SELECT count(*) FROM transfer").await?;
+    let stored = database::number(&config.database_url, "SELECT count(*) FROM journal WHERE role = 1").await?;
     ensure!(usize::try_from(stored)? == ORDERS, "{stored} transfers are stored");
     books_are_sound(&config.database_url).await
 }
@@ -129,16 +129,17 @@ pub async fn a_refusal_that_stores_nothing_waits_for_a_commit_under_way(place: &
     let url = &config.database_url;
     let slot = slot_of("late");
     let opening = format!(
-        "BEGIN; UPDATE shard_state SET next_position = next_position + 1; \
-         INSERT INTO account (id, slot, asset, status, posted, held, version, head, created_at_us, updated_at_us) \
-         SELECT 'late', {slot}, 'USD', 1, 0, 0, 1, next_position - 1, 1, 1 FROM shard_state; \
-         INSERT INTO journal (position, previous, account, slot, version, kind, amount, posted, held, created_at_us) \
-         SELECT next_position - 1, 0, 'late', {slot}, 1, 1, 0, 0, 0, 1 FROM shard_state; \
+        "BEGIN; LOCK TABLE lane_fence IN SHARE ROW EXCLUSIVE MODE; \
+         INSERT INTO journal (position, amount, at_us, payer_version, payer_previous, payer_posted, payer_held, payer_slot, \
+           payee_slot, kind, role, payer, payee, asset, status) \
+         SELECT max(position) + 1, 0, 1, 1, 0, 0, 0, {slot}, -1, 1, 0, 'late', '', 'USD', 1 FROM journal; \
+         INSERT INTO account (id, slot, asset, status, posted, held, version, head, opened, created_at_us, updated_at_us) \
+         SELECT 'late', {slot}, 'USD', 1, 0, 0, 1, max(position), max(position), 1, 1 FROM journal; \
          SELECT pg_sleep(2); COMMIT"
     );
     let asked = async {
-        let writing = "SELECT count(*) FROM pg_locks WHERE relation = 'shard_state'::regclass \
-             AND mode = 'RowExclusiveLock' AND granted";
+        let writing = "SELECT count(*) FROM pg_locks WHERE relation = 'lane_fence'::regclass \
+             AND mode = 'ShareRowExclusiveLock' AND granted";
         until("the other writer has begun", Duration::from_secs(10), async || {
             Ok((database::number(url, writing).await? == 1).then_some(()))
         })
@@ -169,8 +170,7 @@ pub async fn a_slot_that_changed_hands_is_refused_and_nothing_written(place: &Pl
     )
     .await?;
 
-    let rows =
-        "SELECT (SELECT count(*) FROM transfer) + (SELECT count(*) FROM journal) + (SELECT count(*) FROM account)";
+    let rows = "SELECT (SELECT count(*) FROM journal) + (SELECT count(*) FROM account)";
     let before = database::number(url, rows).await?;
     let refused = [
         transfer(&order("mover", "treasury", 1), false)?,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{bail, ensure};
-use testkit::{database, wait::until};
+use testkit::{database, tables, wait::until};
 
 use super::stage::{ELSEWHERE, PATIENCE, SOURCE, Stage};
 
@@ -38,7 +38,7 @@ async fn latest(stage: &Stage<'_>) -> anyhow::Result<i64> {
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
     let dsn = &stage.cluster.status().shards[0].dsn;
-    let expired = format!("FROM hold WHERE status = 4 AND debit = '{payer}'");
+    let expired = format!("FROM {} WHERE status = 4 AND debit = '{payer}'", tables::HOLDS);
     until("all of them have expired", PATIENCE, async || {
         let count = database::number(dsn, &format!("SELECT count(*) {expired}")).await?;
         Ok((usize::try_from(count)? == HOLDS).then_some(()))
