@@ -50,7 +50,7 @@ pub use openapi::document as description;
 pub use path::transfer_id;
 pub use query::{NoParameters, Parameters};
 pub use routes::{api, operator_layers};
-pub use view::json;
+pub use view::{json, position};
 
 /// What every handler works with. Cheap to clone.
 #[derive(Clone)]

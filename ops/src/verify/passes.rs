@@ -195,20 +195,19 @@ const FLOORS: &str = "
            format('version %s: posted %s, held %s, overdraft %s', version, posted, held, overdraft) AS detail
     FROM shardledger.journal WHERE overdraft IS NOT NULL AND posted < held - overdraft";
 
-/// Compares each entry with its predecessor. A moved account brings its whole chain, so positions need not grow along
-/// the chain.
+/// Compares each entry with its predecessor. Entries of two accounts may share a position. A moved account brings its
+/// whole chain, so positions need not grow along the chain.
 const CHAINS: &str = "
     SELECT CASE WHEN coalesce(linked, FALSE) THEN 'I13' ELSE 'I10' END AS invariant, account::text AS subject,
            CASE WHEN coalesce(linked, FALSE)
                 THEN format('version %s of kind %s: posted %s, held %s; before it %s, %s; amount %s', version, kind, posted, held,
                             before, held_before, amount)
                 ELSE format('version %s at position %s: the entry before it, at %s, is %s', version, position, previous,
-                            coalesce(format('version %s of %s', before_version, before_account), 'missing')) END AS detail
+                            coalesce('version ' || before_version, 'missing')) END AS detail
     FROM (
         SELECT j.account, j.version, j.position, j.previous, j.kind, j.posted, j.held, j.amount,
-               coalesce(p.held, 0) AS held_before, p.account AS before_account, p.version AS before_version, coalesce(p.posted, 0) AS before,
-               CASE WHEN j.version = 1 THEN j.previous = 0
-                    ELSE p.account = j.account AND p.version = j.version - 1 END AS linked,
+               coalesce(p.held, 0) AS held_before, p.version AS before_version, coalesce(p.posted, 0) AS before,
+               CASE WHEN j.version = 1 THEN j.previous = 0 ELSE p.version = j.version - 1 END AS linked,
                j.posted::numeric - j.amount = coalesce(p.posted, 0)
                    AND CASE j.kind WHEN 6 THEN j.held > coalesce(p.held, 0)
                                    WHEN 7 THEN j.held = coalesce(p.held, 0)::numeric + j.amount
@@ -216,13 +215,13 @@ const CHAINS: &str = "
                                    WHEN 8 THEN j.held < coalesce(p.held, 0)
                                    WHEN 9 THEN j.held < coalesce(p.held, 0)
                                    ELSE j.held = coalesce(p.held, 0) END AS folds
-        FROM shardledger.journal j LEFT JOIN shardledger.journal p ON p.position = j.previous
+        FROM shardledger.journal j LEFT JOIN shardledger.journal p ON p.position = j.previous AND p.account = j.account
     ) linked
     WHERE NOT coalesce(linked, FALSE) OR NOT folds
     UNION ALL
     SELECT 'I10', w.account::text, format('the waypoint of version %s points to position %s, which is not it', w.version, w.position)
-    FROM shardledger.waypoint w LEFT JOIN shardledger.journal j ON j.position = w.position
-    WHERE j.position IS NULL OR j.account <> w.account OR j.version <> w.version";
+    FROM shardledger.waypoint w LEFT JOIN shardledger.journal j ON j.position = w.position AND j.account = w.account
+    WHERE j.version IS DISTINCT FROM w.version";
 
 /// If every entry is linked to the previous version, and the number of entries equals the newest version, the chain
 /// has no gaps and no branches.
@@ -237,11 +236,11 @@ const HEADS: &str = "
                                 coalesce(f.version, 0), coalesce(f.posted, 0), coalesce(h.version::text, 'none'),
                                 coalesce(h.posted::text, '-'), coalesce(h.held::text, '-')) END AS detail,
                coalesce(f.entries = a.version AND f.version = a.version AND f.posted = a.posted
-                        AND h.account = a.id AND h.version = a.version AND h.posted = a.posted AND h.held = a.held
+                        AND h.version = a.version AND h.posted = a.posted AND h.held = a.held
                         AND h.overdraft IS NOT DISTINCT FROM a.overdraft, FALSE) AS holds
         FROM shardledger.account a
         FULL JOIN (SELECT account, count(*) AS entries, max(version) AS version, sum(amount) AS posted
                    FROM shardledger.journal GROUP BY account) f ON f.account = a.id
-        LEFT JOIN shardledger.journal h ON h.position = a.head
+        LEFT JOIN shardledger.journal h ON h.position = a.head AND h.account = a.id
     ) compared
     WHERE NOT holds";
