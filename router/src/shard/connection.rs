@@ -16,8 +16,11 @@ use hyper::{body::Incoming, client::conn::http2, rt::Executor};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use identity::Disagreements;
 use tokio::net::TcpStream;
-use tonic::body::Body;
-use wire::shard_node_client::ShardNodeClient;
+use tonic::{Status, body::Body, client::Grpc};
+use wire::{
+    execute::{ExecuteCall, Executed, execute},
+    shard_node_client::ShardNodeClient,
+};
 
 use super::witness::Witness;
 use crate::trace::{self, TRACEPARENT};
@@ -111,6 +114,15 @@ impl Connection {
         ShardNodeClient::with_origin(self.clone(), self.origin.clone())
             .max_decoding_message_size(wire::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(wire::MAX_MESSAGE_BYTES)
+    }
+
+    /// Runs operations at the node.
+    pub async fn execute(self, call: ExecuteCall) -> Result<tonic::Response<Executed>, Status> {
+        let origin = self.origin.clone();
+        let mut client = Grpc::with_origin(self, origin)
+            .max_decoding_message_size(wire::MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(wire::MAX_MESSAGE_BYTES);
+        execute(&mut client, call).await
     }
 
     pub fn is_closed(&self) -> bool {
