@@ -29,8 +29,7 @@ mod view;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use telemetry::Tasks;
-use tracing::Instrument;
+use telemetry::{Tasks, tasks::Panicked};
 
 use self::{
     admission::Admission,
@@ -95,8 +94,8 @@ impl Edge {
         Ok(self.detached(name, deadline, work).await??)
     }
 
-    /// Runs money work in a task of its own, the only place where that is done: a client that hangs up drops the handler's
-    /// future, and must not cut the work off half-way with it.
+    /// Runs money work to its end, the only place where that is done: a client that hangs up drops the handler's future,
+    /// which must not cut the work off half-way. The work then continues as a task.
     async fn detached<F>(
         &self,
         name: &'static str,
@@ -107,11 +106,9 @@ impl Edge {
         F: Future<Output: Send> + Send + 'static,
     {
         let work = trace::within(trace::current(), work(self.router.clone()));
-        let task = self.tasks.spawn(name, work.in_current_span());
-        match tokio::time::timeout_at(deadline.0 + ANSWER_GRACE, task).await {
+        match tokio::time::timeout_at(deadline.0 + ANSWER_GRACE, self.tasks.run_to_end(name, work)).await {
             Ok(Ok(output)) => Ok(output),
-            // It panicked, which is logged where it happened.
-            Ok(Err(_)) => Err(Problem::internal()),
+            Ok(Err(Panicked)) => Err(Problem::internal()),
             Err(_) => {
                 tracing::error!(task = name, "the core did not answer by the deadline");
                 Err(Problem::new(Code::OutcomeUnknown, "resend the same id to learn whether it took effect"))
