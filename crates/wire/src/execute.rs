@@ -71,8 +71,11 @@ impl ExecuteCall {
     /// Names the trace context of `count` operations from `first` on.
     pub fn trace(&mut self, traceparent: &str, first: usize, count: usize) {
         let number = |number: usize| u64::from(u32::try_from(number).unwrap_or(u32::MAX));
-        let trace =
-            [Field::Bytes(1, traceparent.as_bytes()), Field::Number(2, number(first)), Field::Number(3, number(count))];
+        let trace = [
+            Field::Bytes(1, traceparent.as_bytes()),
+            Field::Number(2, number(first)),
+            Field::Number(3, number(count)),
+        ];
         write_key(&mut self.0, tag::TRACES, WireType::LengthDelimited);
         write_varint(&mut self.0, total(&trace) as u64);
         write_all(&mut self.0, &trace);
@@ -479,9 +482,10 @@ mod tests {
 
     #[test]
     fn an_answer_becomes_replies() {
-        use wire::{operation_result::Outcome, not_executed::Reason};
+        use wire::{not_executed::Reason, operation_result::Outcome};
         let result = |outcome| wire::OperationResult { outcome: Some(outcome) };
-        let debit_after = wire::DebitAfter { posted: -5, held: 1, overdraft: Some(Limit::Unlimited.into()), version: 3 };
+        let debit_after =
+            wire::DebitAfter { posted: -5, held: 1, overdraft: Some(Limit::Unlimited.into()), version: 3 };
         let posted = wire::TransferOutcome {
             status: 2,
             debit_after: Some(debit_after),

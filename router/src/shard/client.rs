@@ -285,7 +285,9 @@ mod tests {
         let uri = format!("http://{}", taken.local_addr().unwrap());
         let client = Client::new("s0".into(), vec![uri], PATIENCE, None);
         let until = Instant::now() + PATIENCE;
-        let answer = client.call(until, |connection| async move { connection.client().status(wire::StatusRequest {}).await }).await;
+        let answer = client
+            .call(until, |connection| async move { connection.client().status(wire::StatusRequest {}).await })
+            .await;
         assert!(matches!(answer, Err(CallFailure::NotSent(_))), "{answer:?}");
     }
 
@@ -303,7 +305,8 @@ mod tests {
         };
         let client = Client::new("s0".into(), vec![uri], PATIENCE, None);
         let until = Instant::now() + PATIENCE;
-        let call = client.call(until, |connection| async move { connection.client().status(wire::StatusRequest {}).await });
+        let call =
+            client.call(until, |connection| async move { connection.client().status(wire::StatusRequest {}).await });
         let (answer, ()) = tokio::join!(call, server);
         assert!(matches!(answer, Err(CallFailure::Lost(_))), "{answer:?}");
     }
