@@ -27,7 +27,7 @@ mod tests;
 mod transfers;
 mod view;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, ops::Deref, sync::Arc, time::Duration};
 
 use telemetry::{Tasks, tasks::Panicked};
 
@@ -51,11 +51,13 @@ pub use query::{NoParameters, Parameters};
 pub use routes::{api, operator_layers};
 pub use view::{json, position};
 
-/// What every handler works with. Cheap to clone.
+/// What every handler works with. axum clones it several times for each request, so a clone is one reference count.
 #[derive(Clone)]
-pub struct Edge {
+pub struct Edge(Arc<EdgeParts>);
+
+pub struct EdgeParts {
     router: Router,
-    rulebook: Arc<Rulebook>,
+    rulebook: Rulebook,
     bodies: BodyLimits,
     admission: Admission,
     tasks: Tasks,
@@ -64,12 +66,20 @@ pub struct Edge {
 /// The core answers by the deadline. One that has not by this much later has lost the request.
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
 
+impl Deref for Edge {
+    type Target = EdgeParts;
+
+    fn deref(&self) -> &EdgeParts {
+        &self.0
+    }
+}
+
 impl Edge {
     /// `tasks` are the requests: whoever drains waits for them.
     pub fn new(config: &Config, router: Router, tasks: Tasks) -> anyhow::Result<Self> {
-        Ok(Self {
+        Ok(Self(Arc::new(EdgeParts {
             router,
-            rulebook: Arc::new(Rulebook::new(config.assets()?)),
+            rulebook: Rulebook::new(config.assets()?),
             bodies: BodyLimits::new(
                 config.http.max_body_bytes,
                 config.http.max_buffered_bytes,
@@ -77,7 +87,7 @@ impl Edge {
             ),
             admission: Admission::new(config.http.max_requests_in_flight, &config.limits),
             tasks,
-        })
+        })))
     }
 
     /// Does what one call of the core does, as [`Edge::detached`].
