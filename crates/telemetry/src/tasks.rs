@@ -13,7 +13,6 @@ use std::{
 use futures_util::FutureExt;
 use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::Instrument;
 
 /// The tasks of one service and the token that tells them to finish. Cloning gives another handle to the same set.
 #[derive(Debug, Clone, Default)]
@@ -163,7 +162,7 @@ where
         if let Some(work) = self.work.take()
             && Handle::try_current().is_ok()
         {
-            self.tasks.spawn(self.name, work.in_current_span());
+            self.tasks.spawn(self.name, work);
         }
     }
 }

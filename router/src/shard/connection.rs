@@ -153,7 +153,8 @@ impl tower::Service<Request<Body>> for Connection {
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         // A read runs in its request's task and takes the trace from there. Writes share a call, so each operation
         // carries its own trace.
-        if let Some(traceparent) = trace::current().and_then(|it| HeaderValue::from_str(it.as_str()).ok()) {
+        if let Some(traceparent) = trace::current_traceparent().and_then(|it| HeaderValue::from_str(it.as_str()).ok())
+        {
             request.headers_mut().insert(TRACEPARENT, traceparent);
         }
         if let Some((witness, number)) = &self.told
