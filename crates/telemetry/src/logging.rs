@@ -74,8 +74,11 @@ impl LogConfig {
 pub struct Subject {
     pub name: &'static str,
     /// Calls back with each field, or not at all where there is no subject.
-    pub fields: fn(&mut dyn FnMut(&'static str, &str)),
+    pub fields: fn(&mut EachField<'_>),
 }
+
+/// Takes the name and the value of a field.
+pub type EachField<'a> = dyn FnMut(&'static str, &str) + 'a;
 
 /// Installs the log for the whole process, and a panic hook that writes to it.
 pub fn init(config: &LogConfig) -> Result<(), LogError> {
