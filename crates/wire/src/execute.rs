@@ -48,6 +48,9 @@ mod tag {
     pub const MARK: u32 = 2;
 }
 
+/// A posted transfer's result, rounded down: by it the replies are reserved.
+const USUAL_RESULT_BYTES: usize = 32;
+
 /// An encoded `ExecuteRequest`.
 #[derive(Debug)]
 pub struct ExecuteCall(Vec<u8>);
@@ -337,7 +340,7 @@ impl Decoder for ExecuteCodec {
 
 impl Executed {
     fn decode(mut bytes: &[u8]) -> Result<Self, Status> {
-        let mut executed = Self { replies: Vec::new(), mark: None };
+        let mut executed = Self { replies: Vec::with_capacity(bytes.len() / USUAL_RESULT_BYTES), mark: None };
         while !bytes.is_empty() {
             let (field, wire_type) = decode_key(&mut bytes).map_err(unreadable)?;
             match field {
