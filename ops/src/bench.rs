@@ -1,14 +1,14 @@
 //! `shardctl bench`: load on routers, measured.
 //!
 //! [`workload`] picks accounts, [`request`] writes and counts, [`connection`] carries, [`driver`] times, [`tally`] adds
-//! up. [`suite`] compares with a PL/pgSQL transfer function on the same PostgreSQL, [`statements`] reads long histories. The client shares the machine with
-//! what it measures more often than not, so that it does as little as it can for each transfer.
+//! up. [`suite`] compares with a PL/pgSQL transfer function on the same PostgreSQL, [`statements`] reads long histories.
+//! The client usually shares the machine with what it measures, so it does as little as it can for each transfer.
 
 pub mod accounts;
 pub mod connection;
 pub mod driver;
 mod random;
-mod request;
+pub mod request;
 pub mod statements;
 pub mod suite;
 mod tally;
@@ -19,9 +19,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use serde::Serialize;
 
 use connection::Address;
-use driver::Load;
+use driver::{Driven, Load};
 pub use tally::Latency;
-use tally::Tally;
+pub use tally::Window;
 use workload::{Locality, Picker, Workload};
 
 /// What to measure.
@@ -54,22 +54,36 @@ pub struct Measurement {
     pub pending: u64,
     /// What neither posted nor is pending, by code.
     pub others: BTreeMap<String, u64>,
+    /// Answers to transfers that had been sent before.
+    pub replayed: u64,
     /// Of requests, in microseconds.
     pub latency_us: Latency,
+    /// Processor time of the load generator for each request.
+    pub generator_us_per_request: f64,
+    /// The longest time between two successful answers.
+    pub longest_pause_s: f64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<Window>,
 }
 
 impl Bench {
     /// Runs the load against accounts that are open.
     pub async fn run(self) -> anyhow::Result<Measurement> {
-        let accounts = self.homes.len();
-        let picker = Arc::new(Picker::new(self.workload, self.locality, self.homes)?);
-        let tally = driver::drive(&self.load, picker).await?;
-        Ok(Measurement::new(self.workload, self.locality, accounts, &self.load, tally))
+        let picker = Picker::new(self.workload, self.locality, self.homes)?;
+        measure(&self.load, picker).await
     }
 }
 
+/// Runs a load with accounts of this picker.
+pub async fn measure(load: &Load, picker: Picker) -> anyhow::Result<Measurement> {
+    let (workload, locality, accounts) = (picker.workload(), picker.locality(), picker.accounts());
+    let driven = driver::drive(load, Arc::new(picker)).await?;
+    Ok(Measurement::new(workload, locality, accounts, load, driven))
+}
+
 impl Measurement {
-    fn new(workload: Workload, locality: Locality, accounts: usize, load: &Load, tally: Tally) -> Self {
+    fn new(workload: Workload, locality: Locality, accounts: usize, load: &Load, driven: Driven) -> Self {
+        let Driven { tally, windows, longest_pause, generator_us_per_request } = driven;
         let seconds = load.duration.as_secs_f64();
         Self {
             workload,
@@ -87,6 +101,10 @@ impl Measurement {
             pending: tally.pending,
             latency_us: tally.latency(),
             others: tally.codes,
+            replayed: tally.replayed,
+            generator_us_per_request,
+            longest_pause_s: longest_pause.as_secs_f64(),
+            windows,
         }
     }
 }

@@ -60,9 +60,9 @@ async fn ask(connection: &mut Connection, plan: Plan, accounts: &[History]) -> a
             for (question, account, tally) in &mut asked {
                 let path = question.path(account, &mut random);
                 let sent = Instant::now();
-                let (status, answer) = connection.get(&path).await?;
+                let answer = connection.get(&path).await?;
                 let latency = sent.elapsed();
-                question.check(status, &answer).with_context(|| path.clone())?;
+                question.check(answer.status, answer.body).with_context(|| path.clone())?;
                 if round >= WARM_UP {
                     tally.record(latency);
                 }

@@ -159,15 +159,9 @@ impl Stage {
             }
             What::Transfers { shards, workload, locality, batch, connections } => {
                 let ours = self.ours(shards);
-                let load = Load {
-                    routers: vec![ours.router.clone()],
-                    connections,
-                    batch,
-                    rate: None,
-                    warm_up,
-                    duration: Duration::from_secs(u64::from(seconds)),
-                    seed,
-                };
+                let duration = Duration::from_secs(u64::from(seconds));
+                let load =
+                    Load { warm_up, ..Load::closed(vec![ours.router.clone()], connections, batch, duration, seed) };
                 let measured = Bench { workload, locality, homes: ours.homes.clone(), load }.run().await?;
                 Ok((measured.transfers_per_s, Some(measured)))
             }
