@@ -5,8 +5,10 @@
 //! The client usually shares the machine with what it measures, so it does as little as it can for each transfer.
 
 pub mod accounts;
+pub mod ceiling;
 pub mod connection;
 pub mod driver;
+pub mod prototype;
 mod random;
 pub mod request;
 pub mod statements;

@@ -32,7 +32,7 @@ const WARM_UP: usize = 50;
 
 /// Measures in a cluster below `folder` that is gone afterwards.
 pub async fn run(plan: Plan, folder: &Path) -> anyhow::Result<Report> {
-    let cluster = OwnCluster::start(folder.join("statements"), 1)?;
+    let cluster = OwnCluster::start(folder.join("statements"), 1, 1)?;
     let router = cluster.description.routers.first().context("a cluster without routers")?;
     let router = Address::parse(&router.url())?;
     history::write(&router, plan.entries, plan.seed).await?;

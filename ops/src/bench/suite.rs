@@ -13,6 +13,7 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context, ensure};
 use indicatif::ProgressBar;
 
+pub(super) use baseline::connect;
 pub use cpu::PerTransfer;
 pub(super) use own_cluster::OwnCluster;
 pub use report::{Plan, Report, Sample, median};
@@ -111,7 +112,7 @@ impl Stage {
         let one = Ours::set_up(folder, "one-shard", 1).await?;
         let two = Ours::set_up(folder, "two-shards", 2).await?;
         // A server of its own: what ours has written must not weigh on the function.
-        let function_cluster = OwnCluster::start(folder.join("function"), 1)?;
+        let function_cluster = OwnCluster::start(folder.join("function"), 1, 1)?;
         let databases = function_cluster.databases()?;
         let dsn = &databases.first().context("a cluster without shards")?.dsn;
         let function = Baseline::prepare(dsn, &function_cluster.description.postgres.bin_dir, folder).await?;
@@ -185,7 +186,7 @@ impl Stage {
 
 impl Ours {
     async fn set_up(folder: &Path, name: &str, shards: u16) -> anyhow::Result<Self> {
-        let cluster = OwnCluster::start(folder.join(name), shards)?;
+        let cluster = OwnCluster::start(folder.join(name), shards, 1)?;
         let place = cluster.description.routers.first().context("a cluster without routers")?;
         let router = Address::parse(&place.url())?;
         let map = HttpClient::new(ANSWER_TIMEOUT).get(&format!("{}/admin/shard-map", place.admin_url())).await?;

@@ -3,6 +3,7 @@
 
 mod load;
 mod own_cluster;
+mod prototype;
 mod statements;
 mod suite;
 
@@ -24,6 +25,8 @@ pub struct Args {
 enum Command {
     /// Measure clusters of its own beside a PL/pgSQL transfer function on the same PostgreSQL, in turn
     Suite(suite::Args),
+    /// Measure what each choice of the append path costs, apart from the services
+    Prototype(prototype::Args),
     /// Measure statements of an account with a long history, in a cluster of its own
     Statements(statements::Args),
 }
@@ -32,6 +35,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     match args.command {
         None => load::run(args.load, context).await,
         Some(Command::Suite(args)) => suite::run(args, context).await,
+        Some(Command::Prototype(args)) => prototype::run(args, context).await,
         Some(Command::Statements(args)) => statements::run(args, context).await,
     }
 }

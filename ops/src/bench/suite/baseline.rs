@@ -90,7 +90,7 @@ impl Baseline {
     }
 }
 
-async fn connect(dsn: &str) -> anyhow::Result<PgConnection> {
+pub async fn connect(dsn: &str) -> anyhow::Result<PgConnection> {
     let url = DatabaseUrl::new(dsn).map_err(|error| anyhow::anyhow!("the cluster's DSN: {error}"))?;
     Ok(PgConnection::connect_with(&url.connect_options()).await?)
 }

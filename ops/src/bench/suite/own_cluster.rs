@@ -22,12 +22,14 @@ pub struct OwnCluster {
 
 impl OwnCluster {
     /// Starts a cluster through this very program, on ports that are free.
-    pub fn start(data_dir: PathBuf, shards: u16) -> anyhow::Result<Self> {
+    pub fn start(data_dir: PathBuf, shards: u16, routers: u16) -> anyhow::Result<Self> {
         // Guards from here on: whatever `up` has started when it fails goes too.
         let guard = Remains(&data_dir);
         let up = shardctl(&data_dir)?
-            .args(["up", "--routers", "1", "--port-base", "0", "--shards"])
+            .args(["up", "--port-base", "0", "--shards"])
             .arg(shards.to_string())
+            .arg("--routers")
+            .arg(routers.to_string())
             .stdout(Stdio::null())
             .output()?;
         ensure!(up.status.success(), "starting a cluster: {}", String::from_utf8_lossy(&up.stderr));
