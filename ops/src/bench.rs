@@ -1,17 +1,34 @@
 //! `shardctl bench`: load on routers, measured.
 //!
-//! [`workload`] picks accounts, [`request`] writes and counts, [`connection`] carries, [`driver`] times, [`tally`] adds
-//! up. [`suite`] compares with a PL/pgSQL transfer function on the same PostgreSQL, [`statements`] reads long histories.
-//! The client usually shares the machine with what it measures, so it does as little as it can for each transfer.
+//! The load generator: [`workload`] picks accounts, [`request`] writes and counts, [`connection`] carries, [`driver`] times,
+//! [`tally`] adds up. The client usually shares the machine with what it measures, so it does as little as it can for each
+//! transfer.
+//!
+//! What is measured: an [`own_cluster`], with open accounts a [`subject`]; a PL/pgSQL transfer function as [`baseline`]; a bare
+//! append as [`ceiling`]. [`cpu`] and [`memory`] say what it cost.
+//!
+//! The measurements: [`suite`] is `make bench`, [`scaling`] adds shards, [`statements`] reads long histories, [`prototype`] compares choices of the
+//! append path. [`figures`] holds what came out against the bars, [`page`] and [`chart`] draw it.
 
 pub mod accounts;
+pub mod baseline;
 pub mod ceiling;
+mod cgroup;
+pub mod chart;
 pub mod connection;
+pub mod cpu;
 pub mod driver;
+pub mod figures;
+pub mod machine;
+pub mod memory;
+pub mod own_cluster;
+pub mod page;
 pub mod prototype;
 mod random;
 pub mod request;
+pub mod scaling;
 pub mod statements;
+pub mod subject;
 pub mod suite;
 mod tally;
 pub mod workload;
@@ -22,8 +39,7 @@ use serde::Serialize;
 
 use connection::Address;
 use driver::{Driven, Load};
-pub use tally::Latency;
-pub use tally::Window;
+pub use tally::{Latency, Window};
 use workload::{Locality, Picker, Workload};
 
 /// What to measure.
@@ -54,6 +70,8 @@ pub struct Measurement {
     /// Posted transfers a second.
     pub transfers_per_s: f64,
     pub pending: u64,
+    /// New transfers, the warm-up's included.
+    pub transfers_in_all: u64,
     /// What neither posted nor is pending, by code.
     pub others: BTreeMap<String, u64>,
     /// Answers to transfers that had been sent before.
@@ -85,7 +103,7 @@ pub async fn measure(load: &Load, picker: Picker) -> anyhow::Result<Measurement>
 
 impl Measurement {
     fn new(workload: Workload, locality: Locality, accounts: usize, load: &Load, driven: Driven) -> Self {
-        let Driven { tally, windows, longest_pause, generator_us_per_request } = driven;
+        let Driven { tally, transfers_in_all, windows, longest_pause, generator_us_per_request } = driven;
         let seconds = load.duration.as_secs_f64();
         Self {
             workload,
@@ -101,6 +119,7 @@ impl Measurement {
             posted: tally.posted,
             transfers_per_s: tally.posted as f64 / seconds,
             pending: tally.pending,
+            transfers_in_all,
             latency_us: tally.latency(),
             others: tally.codes,
             replayed: tally.replayed,

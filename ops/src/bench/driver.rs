@@ -56,6 +56,8 @@ pub struct Load {
 #[derive(Debug)]
 pub struct Driven {
     pub tally: Tally,
+    /// Answers with an effect, the warm-up's included.
+    pub transfers_in_all: u64,
     pub windows: Vec<Window>,
     /// The longest time between two successful answers.
     pub longest_pause: Duration,
@@ -131,6 +133,7 @@ pub async fn drive(load: &Load, picker: Arc<Picker>) -> anyhow::Result<Driven> {
     Ok(Driven {
         windows: recorder.windows(),
         longest_pause: recorder.longest_pause(),
+        transfers_in_all: recorder.total.effects() + recorder.warm_up.effects(),
         tally: recorder.total,
         generator_us_per_request: if requests == 0 { 0.0 } else { spent_us / requests as f64 },
     })

@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use super::{
     ceiling::{self, Bookings, Columns, Fence, ROWS_PER_COMMIT, commit_script, committed, relation_bytes},
+    own_cluster::OwnCluster,
     request::Ids,
-    suite::OwnCluster,
 };
 use crate::progress;
 

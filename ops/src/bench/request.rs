@@ -93,7 +93,7 @@ impl Writer {
             return;
         }
         let begin = body.len();
-        let (debit, credit) = picker.pick(&mut self.random, &self.focus);
+        let (debit, credit) = picker.pick(&mut self.random, &mut self.focus);
         let minor = self.random.below(AMOUNTS - 1) + 1;
         body.extend_from_slice(b"{\"id\":\"");
         push_uuid(body, self.id(now_ms));

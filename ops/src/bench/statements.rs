@@ -18,9 +18,9 @@ use self::{
 };
 use super::{
     connection::{Address, Connection},
+    own_cluster::OwnCluster,
     random::Random,
     request::account_id,
-    suite::OwnCluster,
     tally::Tally,
 };
 use crate::{progress, verify};

@@ -67,6 +67,11 @@ impl Tally {
         }
     }
 
+    /// Transfers that were posted or begun for the first time.
+    pub fn effects(&self) -> u64 {
+        (self.posted + self.pending).saturating_sub(self.replayed)
+    }
+
     pub fn merge(&mut self, other: Self) {
         self.requests += other.requests;
         self.posted += other.posted;
@@ -108,6 +113,8 @@ pub struct Window {
 #[derive(Debug)]
 pub struct Recorder {
     pub total: Tally,
+    /// What was answered before the counting began.
+    pub warm_up: Tally,
     counted_from: Instant,
     window: Option<Duration>,
     windows: Vec<Tally>,
@@ -117,15 +124,18 @@ pub struct Recorder {
 
 impl Recorder {
     pub fn new(counted_from: Instant, window: Option<Duration>) -> anyhow::Result<Self> {
-        let total = Tally::new()?;
+        let (total, warm_up) = (Tally::new()?, Tally::with_digits(WINDOW_DIGITS)?);
         let (windows, last_success, longest_pause) = (Vec::new(), None, Duration::ZERO);
-        Ok(Self { total, counted_from, window, windows, last_success, longest_pause })
+        Ok(Self { total, warm_up, counted_from, window, windows, last_success, longest_pause })
     }
 
     /// Records one request that was meant to leave at `intended`; `count` adds its outcome. A request that was meant to leave
-    /// before the counting began is left out.
+    /// before the counting began is part of the warm-up.
     pub fn record(&mut self, intended: Instant, answered: Instant, count: impl Fn(&mut Tally)) {
-        let Some(since) = intended.checked_duration_since(self.counted_from) else { return };
+        let Some(since) = intended.checked_duration_since(self.counted_from) else {
+            count(&mut self.warm_up);
+            return;
+        };
         let latency = answered.duration_since(intended);
         let before = self.total.posted + self.total.pending;
         self.total.record(latency);
@@ -148,6 +158,7 @@ impl Recorder {
     /// Adds what another thread recorded.
     pub fn merge(&mut self, other: Self) {
         self.total.merge(other.total);
+        self.warm_up.merge(other.warm_up);
         self.longest_pause = self.longest_pause.max(other.longest_pause);
         for (place, tally) in other.windows.into_iter().enumerate() {
             match self.windows.get_mut(place) {
@@ -206,7 +217,7 @@ mod tests {
         recorder.record(at(100), at(110), posted);
         recorder.record(at(320), at(500), posted);
         recorder.record(at(350), at(510), |tally| tally.count_code("overloaded"));
-        assert_eq!((recorder.total.requests, recorder.total.posted), (3, 20));
+        assert_eq!((recorder.total.requests, recorder.total.posted, recorder.warm_up.posted), (3, 20, 10));
         assert_eq!(recorder.longest_pause(), Duration::from_millis(390));
         let windows = recorder.windows();
         assert_eq!(windows.iter().map(|window| window.requests).collect::<Vec<_>>(), [1, 0, 2]);

@@ -34,8 +34,26 @@ pub enum Locality {
     Share(f64),
 }
 
-/// The shards that one request is for. Without any, a request is for all shards.
-pub type Focus = Vec<u16>;
+/// The shards that one request is for, in turn. Without any, a request is for all shards.
+#[derive(Debug, Clone, Default)]
+pub struct Focus {
+    shards: Vec<u16>,
+    next: usize,
+}
+
+impl Focus {
+    fn clear(&mut self) {
+        self.shards.clear();
+        self.next = 0;
+    }
+
+    /// Each shard gets the same number of transfers.
+    fn turn(&mut self) -> u16 {
+        let shard = self.shards[self.next % self.shards.len()];
+        self.next += 1;
+        shard
+    }
+}
 
 const ZIPF_EXPONENT: f64 = 0.99;
 /// A partner that fits is looked for this often; then the pair that was found last is taken.
@@ -121,18 +139,20 @@ impl Picker {
         match self.shards_per_request {
             Some(wanted) if wanted < every => {
                 for _ in 0..wanted {
-                    focus.push(self.shards[random.below(every)]);
+                    focus.shards.push(self.shards[random.below(every)]);
                 }
             }
-            Some(_) => focus.extend_from_slice(&self.shards),
+            Some(_) => focus.shards.extend_from_slice(&self.shards),
             // The shards were restricted.
-            None if !self.by_shard.is_empty() && every < self.by_shard.len() => focus.extend_from_slice(&self.shards),
+            None if !self.by_shard.is_empty() && every < self.by_shard.len() => {
+                focus.shards.extend_from_slice(&self.shards);
+            }
             None => {}
         }
     }
 
     /// Debit and credit account of the next transfer.
-    pub fn pick(&self, random: &mut Random, focus: &Focus) -> (usize, usize) {
+    pub fn pick(&self, random: &mut Random, focus: &mut Focus) -> (usize, usize) {
         let workload = match self.workload {
             Workload::Mix => match random.below(10) {
                 0..5 => Workload::Uniform,
@@ -147,7 +167,7 @@ impl Picker {
             locality => locality,
         };
         let first = if workload == Workload::Hot { HOT } else { self.one(workload, random, focus) };
-        let draw = |random: &mut Random| match (workload, locality) {
+        let mut draw = |random: &mut Random| match (workload, locality) {
             (Workload::Uniform, Locality::Local) => self.one_of(self.homes[first], random),
             _ => self.one(workload, random, focus),
         };
@@ -164,18 +184,16 @@ impl Picker {
         if random.next() & 1 == 0 { (first, second) } else { (second, first) }
     }
 
-    fn one(&self, workload: Workload, random: &mut Random, focus: &Focus) -> usize {
+    fn one(&self, workload: Workload, random: &mut Random, focus: &mut Focus) -> usize {
         match workload {
             Workload::Zipf => {
                 let drawn = random.fraction();
                 self.spread(self.zipf.partition_point(|&weight| weight < drawn))
             }
-            Workload::Uniform | Workload::Hot | Workload::Cross | Workload::Mix if focus.is_empty() => {
+            Workload::Uniform | Workload::Hot | Workload::Cross | Workload::Mix if focus.shards.is_empty() => {
                 random.below(self.homes.len())
             }
-            Workload::Uniform | Workload::Hot | Workload::Cross | Workload::Mix => {
-                self.one_of(focus[random.below(focus.len())], random)
-            }
+            Workload::Uniform | Workload::Hot | Workload::Cross | Workload::Mix => self.one_of(focus.turn(), random),
         }
     }
 
@@ -227,7 +245,7 @@ mod tests {
         let (mut random, mut focus) = (Random::new(1, 0), Focus::default());
         let mut one = || {
             picker.focus(&mut random, &mut focus);
-            picker.pick(&mut random, &focus)
+            picker.pick(&mut random, &mut focus)
         };
         (0..10_000).map(|_| one()).collect()
     }
@@ -271,7 +289,7 @@ mod tests {
         for _ in 0..100 {
             picker.focus(&mut random, &mut focus);
             let of_request: std::collections::BTreeSet<usize> =
-                (0..100).map(|_| picker.pick(&mut random, &focus)).flat_map(|(a, b)| [a % 10, b % 10]).collect();
+                (0..100).map(|_| picker.pick(&mut random, &mut focus)).flat_map(|(a, b)| [a % 10, b % 10]).collect();
             assert!(of_request.len() <= 2);
             seen.extend(of_request);
         }

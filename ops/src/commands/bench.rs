@@ -2,12 +2,16 @@
 //! statements of a long history (`bench statements`).
 
 mod load;
+mod mock_nodes;
 mod own_cluster;
 mod prototype;
+mod scaling;
 mod statements;
 mod suite;
 
-use std::process::ExitCode;
+use std::{fs, path::Path, process::ExitCode};
+
+use anyhow::Context as _;
 
 use super::Context;
 use crate::exit;
@@ -27,6 +31,11 @@ enum Command {
     Suite(suite::Args),
     /// Measure what each choice of the append path costs, apart from the services
     Prototype(prototype::Args),
+    /// Measure whether throughput grows with the number of shards, in clusters of its own
+    Scaling(scaling::Args),
+    /// Serve nodes without databases
+    #[command(hide = true)]
+    MockNodes(mock_nodes::Args),
     /// Measure statements of an account with a long history, in a cluster of its own
     Statements(statements::Args),
 }
@@ -36,6 +45,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         None => load::run(args.load, context).await,
         Some(Command::Suite(args)) => suite::run(args, context).await,
         Some(Command::Prototype(args)) => prototype::run(args, context).await,
+        Some(Command::Scaling(args)) => scaling::run(args, context).await,
+        Some(Command::MockNodes(args)) => mock_nodes::run(args).await,
         Some(Command::Statements(args)) => statements::run(args, context).await,
     }
 }
@@ -47,4 +58,10 @@ fn exit_code(verified: bool, all_met: bool) -> ExitCode {
         (true, false) => exit::failure(),
         (true, true) => ExitCode::SUCCESS,
     }
+}
+
+/// Writes a report's page to the file, where one is named.
+fn write_page(file: Option<&Path>, page: impl FnOnce() -> String) -> anyhow::Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    fs::write(file, page()).with_context(|| format!("cannot write {}", file.display()))
 }

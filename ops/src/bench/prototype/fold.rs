@@ -2,9 +2,9 @@
 
 use super::{Meter, Row};
 use crate::bench::{
+    baseline::connect,
     ceiling::{self, ACCOUNTS},
     request::account_id,
-    suite::connect,
 };
 
 const CHUNK: usize = 1_000;

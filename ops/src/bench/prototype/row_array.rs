@@ -22,7 +22,7 @@ pub struct Inserter {
 
 impl Inserter {
     pub async fn connect(url: &str) -> anyhow::Result<Self> {
-        let mut connection = crate::bench::suite::connect(url).await?;
+        let mut connection = crate::bench::baseline::connect(url).await?;
         let (row, array) = sqlx::query_as(TYPES).fetch_one(&mut connection).await?;
         let backend_pid = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?;
         let insert = format!(
