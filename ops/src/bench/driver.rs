@@ -69,25 +69,6 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 const SINGLE: &str = "/v1/transfers";
 const BATCH: &str = "/v1/transfers:batch";
 
-impl Load {
-    /// A closed loop with time-ordered ids and without replays.
-    pub fn closed(routers: Vec<Address>, connections: usize, batch: usize, duration: Duration, seed: u64) -> Self {
-        Self {
-            routers,
-            connections,
-            threads: 1,
-            batch,
-            rate: None,
-            ids: Ids::TimeOrdered,
-            replays: 0.0,
-            warm_up: super::WARM_UP,
-            duration,
-            window: None,
-            seed,
-        }
-    }
-}
-
 /// Ends the threads of the generator when the load is dropped.
 struct StopOnDrop(Arc<AtomicBool>);
 

@@ -2,10 +2,12 @@
 //! statements of a long history (`bench statements`).
 
 mod load;
+mod long;
 mod mock_nodes;
 mod own_cluster;
 mod prototype;
 mod scaling;
+mod soak;
 mod statements;
 mod suite;
 
@@ -33,6 +35,10 @@ enum Command {
     Prototype(prototype::Args),
     /// Measure whether throughput grows with the number of shards, in clusters of its own
     Scaling(scaling::Args),
+    /// Keep half of the peak for a long time, in a cluster of its own
+    Soak(soak::Args),
+    /// Measure what takes too long for the suite: many accounts, a long history, an open snapshot
+    Long(long::Args),
     /// Serve nodes without databases
     #[command(hide = true)]
     MockNodes(mock_nodes::Args),
@@ -46,6 +52,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         Some(Command::Suite(args)) => suite::run(args, context).await,
         Some(Command::Prototype(args)) => prototype::run(args, context).await,
         Some(Command::Scaling(args)) => scaling::run(args, context).await,
+        Some(Command::Soak(args)) => soak::run(args, context).await,
+        Some(Command::Long(args)) => long::run(args, context).await,
         Some(Command::MockNodes(args)) => mock_nodes::run(args).await,
         Some(Command::Statements(args)) => statements::run(args, context).await,
     }
