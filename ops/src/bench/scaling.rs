@@ -15,7 +15,7 @@ use std::path::Path;
 use serde::Serialize;
 
 pub use many::ManyShards;
-pub use report::{MANY_HEADER, POINT_HEADER, Report};
+pub use report::{MANY_HEADER, POINT_HEADER, Report, throughput};
 
 use limits::Limits;
 
@@ -41,6 +41,14 @@ pub struct Plan {
     /// Numbers of shards with mock nodes.
     pub mock_shards: Vec<u16>,
     pub seed: u64,
+}
+
+impl Plan {
+    /// A few points, for a plot beside others.
+    pub fn short(seconds: u32, seed: u64) -> Self {
+        let (shards, cross) = (vec![1, 2, 4], vec![0.0, 0.5]);
+        Self { shards, cross, seconds, shard_cores: None, mock_shards: Vec::new(), seed }
+    }
 }
 
 /// One number of shards and one share of cross-shard transfers.

@@ -17,7 +17,24 @@ pub use report::{RUN_HEADER, Report};
 use runs::{AT_LAST, ROUND, Run, SWEEPS};
 use stage::Stage;
 
-use super::{baseline::settings, figures::Samples};
+use super::{
+    baseline::settings,
+    figures::Samples,
+    scaling::{self, Point},
+};
+
+/// The plot over the number of shards.
+const BY_SHARDS: &str = "by_shards";
+/// Shorter points would hold too few of the batches that a limited shard takes.
+const LEAST_SECONDS_BY_SHARDS: u32 = 5;
+
+/// Points over the number of shards, each with the same small part of the machine.
+#[derive(Debug, Default, serde::Serialize)]
+pub struct ByShards {
+    /// How each shard was limited.
+    pub limit: String,
+    pub points: Vec<Point>,
+}
 
 /// How long, how often, and from which seed.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
@@ -37,10 +54,12 @@ pub async fn run(plan: Plan, only: &[String], folder: &Path) -> anyhow::Result<R
     let round: Vec<&Run> = ROUND.iter().filter(|run| wanted(run.name)).collect();
     let at_last: Vec<&Run> = AT_LAST.iter().filter(|run| wanted(run.name)).collect();
     let sweeps: Vec<_> = SWEEPS.iter().filter(|sweep| wanted(sweep.name)).collect();
-    ensure!(!round.is_empty() || !at_last.is_empty() || !sweeps.is_empty(), "no run has such a name");
+    let nothing = round.is_empty() && at_last.is_empty() && sweeps.is_empty() && !wanted(BY_SHARDS);
+    ensure!(!nothing, "no run has such a name");
 
     let stage = Stage::set_up(folder).await?;
     let settings = settings(&stage.function_dsn()?).await?;
+    let (mut by_shards, mut clean) = (ByShards::default(), true);
     let steps = plan.rounds as usize * round.len() + at_last.len() + sweeps.len();
     let mut samples = Samples::default();
     let mut drawn = Vec::new();
@@ -59,6 +78,13 @@ pub async fn run(plan: Plan, only: &[String], folder: &Path) -> anyhow::Result<R
             drawn.push(stage.sweep(sweep, plan).await?);
             bar.inc(1);
         }
+        if wanted(BY_SHARDS) {
+            let seconds = plan.sweep_seconds.max(LEAST_SECONDS_BY_SHARDS);
+            let points = scaling::Plan::short(seconds, plan.seed);
+            let (limit, points, balanced) = scaling::limited(&points, folder, bar).await?;
+            by_shards = ByShards { limit, points };
+            clean &= balanced;
+        }
         for run in &at_last {
             bar.set_message(run.name);
             stage.measure(run, plan, plan.seed.wrapping_sub(1), &mut samples).await?;
@@ -67,6 +93,6 @@ pub async fn run(plan: Plan, only: &[String], folder: &Path) -> anyhow::Result<R
         anyhow::Ok(())
     })
     .await?;
-    let clean = stage.is_clean().await?;
-    Ok(Report::new(plan, settings, samples, drawn, clean))
+    clean &= stage.is_clean().await?;
+    Ok(Report::new(plan, settings, samples, drawn, by_shards, clean))
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use telemetry::clock;
 
 use super::{
-    Plan,
+    ByShards, Plan,
     runs::{FUNCTION_HOT, FUNCTION_UNIFORM, SWEEPS, Sweep, SweepAxis},
     stage::Drawn,
 };
@@ -15,6 +15,7 @@ use crate::bench::{
     figures::{Figure, Promise, Samples, ratio},
     machine::Machine,
     page::{Mark, Page},
+    scaling::throughput,
     subject::Sample,
 };
 
@@ -30,6 +31,7 @@ pub struct Report {
     pub figures: Vec<Figure>,
     pub samples: Samples,
     pub sweeps: Vec<Drawn>,
+    pub by_shards: ByShards,
 }
 
 impl Report {
@@ -38,6 +40,7 @@ impl Report {
         settings: Vec<(String, String)>,
         samples: Samples,
         sweeps: Vec<Drawn>,
+        by_shards: ByShards,
         verified: bool,
     ) -> Self {
         Self {
@@ -49,6 +52,7 @@ impl Report {
             figures: figures(&samples),
             samples,
             sweeps,
+            by_shards,
         }
     }
 
@@ -89,6 +93,9 @@ impl Report {
         page.table(RUN_HEADER, self.run_rows().into_iter().map(|cells| (Mark::Plain, cells)));
         page.heading("Plots");
         page.charts(&self.charts());
+        if !self.by_shards.limit.is_empty() {
+            page.note(&format!("Throughput by the number of shards: {}.", self.by_shards.limit));
+        }
         page.heading("PostgreSQL settings, the same on all sides");
         page.table(
             ["setting", "value"],
@@ -130,6 +137,9 @@ impl Report {
             let (rate, latency) = sweep_charts(sweep, drawn);
             charts.push(rate);
             charts.push(latency);
+        }
+        if !self.by_shards.points.is_empty() {
+            charts.push(throughput(&self.by_shards.points));
         }
         charts.push(self.percentiles());
         charts.push(self.processors());
@@ -336,7 +346,14 @@ mod tests {
         let point = |x, label| DrawnPoint { x, label, sample: sample(5.0) };
         let drawn = Drawn { name: "by_skew", points: vec![point(0.0, "uniform"), point(1.0, "one hot account")] };
         let plan = Plan { rounds: 1, seconds: 1, sweep_seconds: 1, seed: 1 };
-        Report::new(plan, vec![("fsync".to_owned(), "on".to_owned())], samples, vec![drawn], true)
+        Report::new(
+            plan,
+            vec![("fsync".to_owned(), "on".to_owned())],
+            samples,
+            vec![drawn],
+            ByShards::default(),
+            true,
+        )
     }
 
     #[test]
