@@ -32,6 +32,8 @@ impl Address {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer<'c> {
     pub status: StatusCode,
+    /// The header field that tells that a single transfer had been sent before.
+    pub replayed: bool,
     pub body: &'c [u8],
 }
 
@@ -45,6 +47,7 @@ pub struct Connection {
 
 /// The length of a body is written after the body, into a field of fixed width.
 const LENGTH_DIGITS: usize = 10;
+const REPLAYED: &str = "idempotent-replayed";
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 /// An answer with more header fields than this is an error.
 const MAX_FIELDS: usize = 32;
@@ -101,7 +104,7 @@ impl Connection {
             self.read().await?;
         }
         ensure!(self.input.len() == end, "the router sent more than one answer");
-        Ok(Answer { status: head.status, body: &self.input[head.length..end] })
+        Ok(Answer { status: head.status, replayed: head.replayed, body: &self.input[head.length..end] })
     }
 
     async fn read(&mut self) -> anyhow::Result<()> {
@@ -140,6 +143,7 @@ fn write_request(
 #[derive(Debug, PartialEq, Eq)]
 struct Head {
     status: StatusCode,
+    replayed: bool,
     length: usize,
     body_length: usize,
 }
@@ -153,14 +157,11 @@ impl Head {
             return Ok(None);
         };
         let status = StatusCode::from_u16(response.code.unwrap_or_default())?;
-        let value = response
-            .headers
-            .iter()
-            .find(|field| field.name.eq_ignore_ascii_case("content-length"))
-            .context("an answer without content-length")?
-            .value;
+        let field = |name: &str| response.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name));
+        let value = field("content-length").context("an answer without content-length")?.value;
         let body_length = std::str::from_utf8(value)?.trim().parse().context("content-length")?;
-        Ok(Some(Self { status, length, body_length }))
+        let replayed = field(REPLAYED).is_some_and(|field| field.value == b"true");
+        Ok(Some(Self { status, replayed, length, body_length }))
     }
 }
 
@@ -198,6 +199,9 @@ mod tests {
         }
         let head = Head::parse(answer).unwrap().unwrap();
         assert_eq!((head.status, head.length, head.body_length), (StatusCode::OK, answer.len() - 2, 2));
+        assert!(!head.replayed);
+        let again = b"HTTP/1.1 200 OK\r\nIdempotent-Replayed: true\r\ncontent-length: 0\r\n\r\n";
+        assert!(Head::parse(again).unwrap().unwrap().replayed);
         assert!(Head::parse(b"HTTP/1.1 200 OK\r\n\r\n").is_err(), "no length");
         assert!(Head::parse(b"SSH-2.0-x\r\n").is_err());
     }
@@ -220,7 +224,7 @@ mod tests {
         let client = async {
             let mut connection = Connection::open(&Address::parse(&url).unwrap()).await.unwrap();
             let answer = connection.post("/v1/x", |body| body.extend_from_slice(b"{}")).await.unwrap();
-            assert_eq!(answer, Answer { status: StatusCode::CREATED, body: b"12345" });
+            assert_eq!(answer, Answer { status: StatusCode::CREATED, replayed: false, body: b"12345" });
             assert!(connection.get("/").await.is_err(), "the server has closed");
         };
         let (request, ()) = tokio::join!(server, client);

@@ -214,13 +214,17 @@ impl Worker {
         let Shared { load, picker, .. } = &*self.shared;
         let (writer, batch) = (&mut self.writer, load.batch);
         let now_ms = u64::try_from(clock::now_us() / 1_000).unwrap_or_default();
-        let Answer { status, body } = match batch {
+        let Answer { status, replayed, body } = match batch {
             1 => connection.post(SINGLE, |body| writer.single(picker, now_ms, body)).await?,
             _ => connection.post(BATCH, |body| writer.batch(picker, batch, now_ms, body)).await?,
         };
         let answered = Instant::now();
         let mut recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
-        recorder.record(intended, answered, |tally| request::count(status, body, batch as u64, tally));
+        recorder.record(intended, answered, |tally| {
+            request::count(status, body, batch as u64, tally);
+            // A batch tells it in the body, for each transfer.
+            tally.replayed += u64::from(batch == 1 && replayed);
+        });
         Ok(())
     }
 

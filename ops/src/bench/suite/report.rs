@@ -225,10 +225,11 @@ fn sweep_charts(sweep: &Sweep, drawn: &Drawn) -> (String, String) {
             .iter()
             .filter_map(move |point| Some((point.x, of(point.sample.latency_us.as_ref()?) as f64 / 1e3)))
     };
-    let rates = chart("Throughput", "transfers/s", vec![Series::new("transfers/s", rate)]);
+    let title = |what: &str| format!("{what} {}", sweep.title);
+    let rates = chart(&title("Throughput"), "transfers/s", vec![Series::new("transfers/s", rate)]);
     let latencies =
         vec![Series::new("p50", ms(|latency| latency.p50)), Series::new("p99", ms(|latency| latency.p99))];
-    (rates.svg(), chart("Latency of requests", "ms", latencies).svg())
+    (rates.svg(), chart(&title("Latency of requests"), "ms", latencies).svg())
 }
 
 /// The bars that one run of `make bench` can hold.

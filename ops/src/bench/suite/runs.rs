@@ -40,6 +40,8 @@ pub enum Shards {
 /// Points of a plot.
 pub struct Sweep {
     pub name: &'static str,
+    /// What follows "Throughput" in the plot's title.
+    pub title: &'static str,
     pub x_label: &'static str,
     pub axis: SweepAxis,
     pub points: &'static [Point],
@@ -128,6 +130,7 @@ const fn crossing(share: f64, label: &'static str) -> Point {
 pub const SWEEPS: [Sweep; 4] = [
     Sweep {
         name: "by_batch_size",
+        title: "by batch size",
         x_label: "transfers in one request, 8 connections",
         axis: SweepAxis::Log,
         points: &[
@@ -141,6 +144,7 @@ pub const SWEEPS: [Sweep; 4] = [
     },
     Sweep {
         name: "by_connections",
+        title: "by connections",
         x_label: "connections, one transfer a request",
         axis: SweepAxis::Log,
         points: &[
@@ -153,6 +157,7 @@ pub const SWEEPS: [Sweep; 4] = [
     },
     Sweep {
         name: "by_skew",
+        title: "by skew",
         x_label: "accounts, batches of 1,000",
         axis: SweepAxis::Words,
         points: &[
@@ -164,6 +169,7 @@ pub const SWEEPS: [Sweep; 4] = [
     },
     Sweep {
         name: "by_cross_share",
+        title: "by share of cross-shard transfers",
         x_label: "% cross-shard, two shards, batches of 1,000",
         axis: SweepAxis::Linear,
         points: &[
