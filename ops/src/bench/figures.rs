@@ -79,6 +79,14 @@ pub struct Figure {
     pub aim_met: bool,
 }
 
+/// The header of a table of [`Figure::cells`].
+pub const FIGURE_HEADER: [&str; 5] = ["figure", "measured", "bar", "aim", ""];
+
+/// Whether every figure was measured and meets its bar.
+pub fn all_met(figures: &[Figure]) -> bool {
+    figures.iter().all(|figure| figure.met)
+}
+
 impl Figure {
     pub fn new(claim: &str, unit: &'static str, promise: Promise, value: Option<f64>) -> Self {
         let (at_least, bar, aim) = match promise {

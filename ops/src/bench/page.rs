@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::chart::escape;
+use super::{
+    chart::escape,
+    figures::{FIGURE_HEADER, Figure},
+};
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:1320px;margin:2rem auto;padding:0 1rem}\
 h1{font-size:1.5rem;margin:0 0 .5rem}h2{font-size:1.1rem;margin:2rem 0 .5rem;border-bottom:1px solid #ddd}\
@@ -68,6 +71,11 @@ impl Page {
         }
         html.push_str("</table>");
         self.line(&html)
+    }
+
+    /// The figures against their bars, under a heading.
+    pub fn bars(&mut self, figures: &[Figure]) -> &mut Self {
+        self.heading("Bars").table(FIGURE_HEADER, figures.iter().map(|figure| (figure.mark(), figure.cells())))
     }
 
     /// Charts beside each other.

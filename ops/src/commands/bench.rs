@@ -16,7 +16,10 @@ use std::{fs, path::Path, process::ExitCode};
 use anyhow::Context as _;
 
 use super::Context;
-use crate::exit;
+use crate::{
+    bench::figures::{FIGURE_HEADER, Figure},
+    exit, output,
+};
 
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -66,6 +69,12 @@ fn exit_code(verified: bool, all_met: bool) -> ExitCode {
         (true, false) => exit::failure(),
         (true, true) => ExitCode::SUCCESS,
     }
+}
+
+/// The figures against their bars, as a table.
+fn print_figures(figures: &[Figure]) -> anyhow::Result<()> {
+    let rows: Vec<[String; 5]> = figures.iter().map(Figure::cells).collect();
+    output::table(FIGURE_HEADER, &rows)
 }
 
 /// Writes a report's page to the file, where one is named.

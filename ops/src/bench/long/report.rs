@@ -37,18 +37,10 @@ impl Report {
         }
     }
 
-    pub fn all_met(&self) -> bool {
-        self.figures.iter().all(|figure| figure.met)
-    }
-
     pub fn page(&self) -> String {
         let mut page = Page::new("Shardledger: long measurements");
         page.paragraph(&format!("{}. {}. {} s a measurement.", self.measured_at, self.machine, self.plan.seconds));
-        page.heading("Bars");
-        page.table(
-            ["figure", "measured", "bar", "aim", ""],
-            self.figures.iter().map(|figure| (figure.mark(), figure.cells())),
-        );
+        page.bars(&self.figures);
         page.heading("Runs");
         page.table(RUN_HEADER, self.run_rows().into_iter().map(|cells| (Mark::Plain, cells)));
         if !self.under_snapshot.is_empty() {

@@ -141,23 +141,7 @@ impl ShardNode for MockNode {
         &self,
         request: Request<wire::IdentifyRequest>,
     ) -> Result<Response<wire::IdentifyResponse>, Status> {
-        // The mock is the shard that the caller expects.
-        let request = request.into_inner();
-        let works = Some(wire::Readiness { works: true, cause: String::new() });
-        Ok(Response::new(wire::IdentifyResponse {
-            identity: Some(wire::ShardIdentity {
-                cluster: request.cluster,
-                shard: request.shard,
-                number: request.shard_number.unwrap_or_default(),
-                slots: request.slots,
-                hash_seed: request.hash_seed,
-            }),
-            clock_us: clock::now_us(),
-            steady_us: clock::now_us(),
-            reads: works.clone(),
-            writes: works,
-            ..Default::default()
-        }))
+        Ok(Response::new(wire::IdentifyResponse::agreeing_with(request.into_inner(), clock::now_us())))
     }
 
     async fn execute(

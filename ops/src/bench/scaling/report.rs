@@ -44,10 +44,6 @@ impl Report {
         }
     }
 
-    pub fn all_met(&self) -> bool {
-        self.figures.iter().all(|figure| figure.met)
-    }
-
     pub fn page(&self) -> String {
         let mut page = Page::new("Shardledger: scaling");
         page.paragraph(&format!("{}. {}.", self.measured_at, self.machine));
@@ -56,11 +52,7 @@ impl Report {
              shard, {} s a point.",
             self.limit, self.plan.seconds
         ));
-        page.heading("Bars");
-        page.table(
-            ["figure", "measured", "bar", "aim", ""],
-            self.figures.iter().map(|figure| (figure.mark(), figure.cells())),
-        );
+        page.bars(&self.figures);
         page.heading("Shards");
         page.note(
             "Efficiency: transfers a second ÷ (shards × transfers a second of one shard with local transfers).",

@@ -66,10 +66,6 @@ impl Report {
         }
     }
 
-    pub fn all_met(&self) -> bool {
-        self.figures.iter().all(|figure| figure.met)
-    }
-
     /// Whether the books held, by `verify` and by the sums.
     pub fn books_hold(&self) -> bool {
         self.verified && self.sum_unchanged
@@ -90,11 +86,7 @@ impl Report {
             self.plan.window_s
         ));
         page.paragraph(&self.summary());
-        page.heading("Bars");
-        page.table(
-            ["figure", "measured", "bar", "aim", ""],
-            self.figures.iter().map(|figure| (figure.mark(), figure.cells())),
-        );
+        page.bars(&self.figures);
         page.heading("Over time");
         page.charts(&self.charts());
         page.heading("Windows");
@@ -238,7 +230,7 @@ mod tests {
         assert_eq!(report.windows.len(), 3, "the last one is not whole");
         let values: Vec<f64> = report.figures.iter().map(|figure| figure.value.unwrap()).collect();
         assert!((values[0] - 100.0 * 2.0 / 102.0).abs() < 1e-9 && (values[1] - 1.0).abs() < 1e-9, "{values:?}");
-        assert!(report.all_met() && report.books_hold());
+        assert!(crate::bench::figures::all_met(&report.figures) && report.books_hold());
         let html = report.page();
         assert!(html.contains("memory of s0") && html.contains("not folded"), "{html}");
     }

@@ -57,10 +57,6 @@ impl Report {
     }
 
     /// Whether every figure that was measured meets its bar, and none is missing.
-    pub fn all_met(&self) -> bool {
-        self.figures.iter().all(|figure| figure.met)
-    }
-
     /// The share of the raw append that a run reaches.
     pub fn share_of_ceiling(&self, run: &str) -> Option<f64> {
         ratio(self.samples.rate(run), self.samples.rate("ceiling_append"))
@@ -80,11 +76,7 @@ impl Report {
         } else {
             "shardctl verify found a VIOLATION: the numbers are worth nothing."
         });
-        page.heading("Bars");
-        page.table(
-            ["figure", "measured", "bar", "aim", ""],
-            self.figures.iter().map(|figure| (figure.mark(), figure.cells())),
-        );
+        page.bars(&self.figures);
         page.heading("Runs");
         page.note(
             "Processor time is in microseconds for each transfer, of all processes of a kind; latency is that of requests. \
@@ -362,7 +354,12 @@ mod tests {
         let report = report();
         let values: Vec<Option<f64>> = report.figures.iter().take(3).map(|figure| figure.value).collect();
         assert_eq!(values, [Some(9.0), Some(0.3), None]);
-        assert!(report.figures[0].met && report.figures[1].met && !report.figures[2].met && !report.all_met());
+        assert!(
+            report.figures[0].met
+                && report.figures[1].met
+                && !report.figures[2].met
+                && !crate::bench::figures::all_met(&report.figures)
+        );
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use super::{exit_code, own_cluster::OwnCluster, write_page};
+use super::{exit_code, own_cluster::OwnCluster, print_figures, write_page};
 use crate::{
     bench::{
-        figures::Figure,
+        figures::all_met,
         scaling::{self, MANY_HEADER, POINT_HEADER, Plan, Report},
     },
     commands::Context,
@@ -55,7 +55,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let report = args.own_cluster.run(async |folder| scaling::run(plan, folder).await).await?;
     write_page(args.report.as_deref(), || report.page())?;
     args.own_cluster.report(&report, context, print)?;
-    Ok(exit_code(report.verified, report.all_met()))
+    Ok(exit_code(report.verified, all_met(&report.figures)))
 }
 
 fn print(report: &Report) -> anyhow::Result<()> {
@@ -64,7 +64,6 @@ fn print(report: &Report) -> anyhow::Result<()> {
     output::data("")?;
     output::table(MANY_HEADER, &report.many_rows())?;
     output::data("")?;
-    let figures: Vec<[String; 5]> = report.figures.iter().map(Figure::cells).collect();
-    output::table(["figure", "measured", "bar", "aim", ""], &figures)?;
+    print_figures(&report.figures)?;
     output::data(if report.verified { "verify: clean" } else { "verify: VIOLATED, the numbers are worth nothing" })
 }

@@ -2,10 +2,10 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use super::{exit_code, own_cluster::OwnCluster, write_page};
+use super::{exit_code, own_cluster::OwnCluster, print_figures, write_page};
 use crate::{
     bench::{
-        figures::Figure,
+        figures::all_met,
         soak::{self, Plan, Report},
     },
     commands::Context,
@@ -59,11 +59,10 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let report = args.own_cluster.run(async |folder| soak::run(plan, folder).await).await?;
     write_page(args.report.as_deref(), || report.page())?;
     args.own_cluster.report(&report, context, print)?;
-    Ok(exit_code(report.books_hold(), report.all_met()))
+    Ok(exit_code(report.books_hold(), all_met(&report.figures)))
 }
 
 fn print(report: &Report) -> anyhow::Result<()> {
     output::data(&format!("peak {:.0} transfers/s\n{}\n", report.peak_transfers_per_s, report.summary()))?;
-    let figures: Vec<[String; 5]> = report.figures.iter().map(Figure::cells).collect();
-    output::table(["figure", "measured", "bar", "aim", ""], &figures)
+    print_figures(&report.figures)
 }

@@ -2,9 +2,12 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use super::{exit_code, own_cluster::OwnCluster, write_page};
+use super::{exit_code, own_cluster::OwnCluster, print_figures, write_page};
 use crate::{
-    bench::suite::{self, Plan, RUN_HEADER, Report},
+    bench::{
+        figures::all_met,
+        suite::{self, Plan, RUN_HEADER, Report},
+    },
     commands::Context,
     output,
 };
@@ -39,7 +42,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let report = args.own_cluster.run(async |folder| suite::run(plan, &only, folder).await).await?;
     write_page(args.report.as_deref(), || report.page())?;
     args.own_cluster.report(&report, context, print)?;
-    Ok(exit_code(report.verified, report.all_met()))
+    Ok(exit_code(report.verified, all_met(&report.figures)))
 }
 
 fn print(report: &Report) -> anyhow::Result<()> {
@@ -48,8 +51,7 @@ fn print(report: &Report) -> anyhow::Result<()> {
     )?;
     output::table(RUN_HEADER, &report.run_rows())?;
     output::data("")?;
-    let figures: Vec<[String; 5]> = report.figures.iter().map(crate::bench::figures::Figure::cells).collect();
-    output::table(["figure", "measured", "bar", "aim", ""], &figures)?;
+    print_figures(&report.figures)?;
     let settings: Vec<String> = report.settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
     output::data(&format!("\n{}; PostgreSQL on all sides: {}", report.machine, settings.join(" ")))?;
     output::data(if report.verified { "verify: clean" } else { "verify: VIOLATED, the numbers are worth nothing" })

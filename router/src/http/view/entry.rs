@@ -15,8 +15,8 @@ use crate::http::{openapi::values, problem::Problem};
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Entry)]
 pub struct EntryView {
-    /// Identifies a booking over all shards; grows in commit order within one. The two entries of a transfer on one shard
-    /// share it.
+    /// Grows in commit order within a shard. Both entries of one transfer may have the same position; the account and the
+    /// version identify an entry.
     #[serde(serialize_with = "super::position")]
     #[schema(value_type = values::Position)]
     pub position: i64,
