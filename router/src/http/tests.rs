@@ -321,6 +321,8 @@ async fn a_transfer_whose_client_hangs_up_is_carried_to_its_end() {
     cluster.fund(&[(&payer, 2_000), (&payee, 0)]).await;
     let edge = Edge::new(&config(""), cluster.router.clone(), cluster.tasks.clone()).unwrap();
     let api = api(edge);
+    // Recovery would finish the transfer as well, and must not be what the test sees.
+    cluster.nodes[0].sagas_are_due_after(std::time::Duration::from_secs(3_600));
     // The register's node hangs, so that the client hangs up between the reserve and the verdict.
     cluster.nodes[1].hang(true);
     let body = TRANSFER.replace("alice", &payer).replace("bob", &payee);
