@@ -3,6 +3,7 @@
 DATA_DIR  ?= ./.shardledger
 SHARDS    ?=
 SEQUENCES ?= 10000
+MINUTES   ?= 10
 TARGET    := $(or $(CARGO_TARGET_DIR),target)
 SHARDCTL  := $(TARGET)/release/shardctl
 SERVICES  := -p router -p shard-node -p ops
@@ -14,7 +15,7 @@ TEST_SHARDCTL := $(TARGET)/debug/shardctl
 CLIPPY        := cargo clippy --workspace --all-targets -- -D warnings
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test model broken-rules lint openapi bench release clean
+.PHONY: help up down status test model broken-rules lint openapi bench bench-long soak release clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,8 +63,16 @@ openapi: ## Renew docs/openapi.json, the committed copy of the API's description
 	cargo build -p router
 	$(TARGET)/debug/router --print-openapi > docs/openapi.json
 
-bench: release ## Measure against a PL/pgSQL transfer function on the same PostgreSQL
+bench: release ## Measure against a PL/pgSQL transfer function and a raw append, about 20 minutes; writes target/bench/report.html
 	@ops/bench/run.sh
+
+# Each part writes its own report to target/bench; PARTS="long scaling" runs only those.
+bench-long: release ## Measure what takes hours: many accounts, long histories, an open snapshot, scaling, a soak
+	@ops/bench/run-long.sh $(PARTS)
+
+soak: release ## Keep half of the peak for MINUTES=… and draw it over time: target/bench/soak.html
+	@mkdir -p target/bench
+	@$(SHARDCTL) bench soak --minutes $(MINUTES) --out target/bench/soak.json --report target/bench/soak.html
 
 # The services say in /version which commit they were built from.
 release: export SHARDLEDGER_COMMIT := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)

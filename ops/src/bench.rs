@@ -1,15 +1,36 @@
 //! `shardctl bench`: load on routers, measured.
 //!
-//! [`workload`] picks accounts, [`request`] writes and counts, [`connection`] carries, [`driver`] times, [`tally`] adds
-//! up. [`suite`] compares with a PL/pgSQL transfer function on the same PostgreSQL, [`statements`] reads long histories. The client shares the machine with
-//! what it measures more often than not, so that it does as little as it can for each transfer.
+//! The load generator: [`workload`] picks accounts, [`request`] writes and counts, [`connection`] carries, [`driver`] times,
+//! [`tally`] adds up. The client usually shares the machine with what it measures, so it does as little as it can for each
+//! transfer.
+//!
+//! What is measured: an [`own_cluster`], with open accounts a [`subject`]; a PL/pgSQL transfer function as [`baseline`]; a bare
+//! append as [`ceiling`]. [`cpu`] and [`memory`] say what it cost.
+//!
+//! The measurements: [`suite`] is `make bench`, [`scaling`] adds shards, [`soak`] goes on for hours, [`long`] fills shards first, [`statements`] reads long histories, [`prototype`] compares choices of the
+//! append path. [`figures`] holds what came out against the bars, [`page`] and [`chart`] draw it.
 
 pub mod accounts;
+pub mod baseline;
+pub mod ceiling;
+mod cgroup;
+pub mod chart;
 pub mod connection;
+pub mod cpu;
 pub mod driver;
+pub mod figures;
+pub mod long;
+pub mod machine;
+pub mod memory;
+pub mod own_cluster;
+pub mod page;
+pub mod prototype;
 mod random;
-mod request;
+pub mod request;
+pub mod scaling;
+pub mod soak;
 pub mod statements;
+pub mod subject;
 pub mod suite;
 mod tally;
 pub mod workload;
@@ -19,9 +40,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use serde::Serialize;
 
 use connection::Address;
-use driver::Load;
-pub use tally::Latency;
-use tally::Tally;
+use driver::{Driven, Load};
+pub use tally::{Latency, Window};
 use workload::{Locality, Picker, Workload};
 
 /// What to measure.
@@ -52,24 +72,40 @@ pub struct Measurement {
     /// Posted transfers a second.
     pub transfers_per_s: f64,
     pub pending: u64,
+    /// New transfers, the warm-up's included.
+    pub transfers_in_all: u64,
     /// What neither posted nor is pending, by code.
     pub others: BTreeMap<String, u64>,
+    /// Answers to transfers that had been sent before.
+    pub replayed: u64,
     /// Of requests, in microseconds.
     pub latency_us: Latency,
+    /// Processor time of the load generator for each request.
+    pub generator_us_per_request: f64,
+    /// The longest time between two successful answers.
+    pub longest_pause_s: f64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<Window>,
 }
 
 impl Bench {
     /// Runs the load against accounts that are open.
     pub async fn run(self) -> anyhow::Result<Measurement> {
-        let accounts = self.homes.len();
-        let picker = Arc::new(Picker::new(self.workload, self.locality, self.homes)?);
-        let tally = driver::drive(&self.load, picker).await?;
-        Ok(Measurement::new(self.workload, self.locality, accounts, &self.load, tally))
+        let picker = Picker::new(self.workload, self.locality, self.homes)?;
+        measure(&self.load, picker).await
     }
 }
 
+/// Runs a load with accounts of this picker.
+pub async fn measure(load: &Load, picker: Picker) -> anyhow::Result<Measurement> {
+    let (workload, locality, accounts) = (picker.workload(), picker.locality(), picker.accounts());
+    let driven = driver::drive(load, Arc::new(picker)).await?;
+    Ok(Measurement::new(workload, locality, accounts, load, driven))
+}
+
 impl Measurement {
-    fn new(workload: Workload, locality: Locality, accounts: usize, load: &Load, tally: Tally) -> Self {
+    fn new(workload: Workload, locality: Locality, accounts: usize, load: &Load, driven: Driven) -> Self {
+        let Driven { tally, transfers_in_all, windows, longest_pause, generator_us_per_request } = driven;
         let seconds = load.duration.as_secs_f64();
         Self {
             workload,
@@ -85,8 +121,13 @@ impl Measurement {
             posted: tally.posted,
             transfers_per_s: tally.posted as f64 / seconds,
             pending: tally.pending,
+            transfers_in_all,
             latency_us: tally.latency(),
             others: tally.codes,
+            replayed: tally.replayed,
+            generator_us_per_request,
+            longest_pause_s: longest_pause.as_secs_f64(),
+            windows,
         }
     }
 }

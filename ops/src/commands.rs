@@ -81,7 +81,7 @@ enum Command {
     /// Replay a real bank's transactions and compare the balances with its own
     Replay(replay::Args),
     /// Measure running routers under load, or compare with a PL/pgSQL transfer function
-    Bench(bench::Args),
+    Bench(Box<bench::Args>),
     /// Print the completion script of a shell
     Completions(completions::Args),
     /// Keep the cluster's processes running (started by `up`)
@@ -113,7 +113,7 @@ impl Cli {
             Command::Saga(command) => saga::run(command, context).await,
             Command::Verify(args) => verify::run(args, context).await,
             Command::Replay(args) => replay::run(args, context).await,
-            Command::Bench(args) => bench::run(args, context).await,
+            Command::Bench(args) => bench::run(*args, context).await,
             Command::Completions(args) => completions::run(args),
             Command::Supervise(args) => supervise::run(args, context).await,
             Command::Postgres(command) => postgres::run(command, context).await,

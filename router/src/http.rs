@@ -27,10 +27,9 @@ mod tests;
 mod transfers;
 mod view;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, ops::Deref, sync::Arc, time::Duration};
 
-use telemetry::Tasks;
-use tracing::Instrument;
+use telemetry::{Tasks, tasks::Panicked};
 
 use self::{
     admission::Admission,
@@ -50,13 +49,15 @@ pub use openapi::document as description;
 pub use path::transfer_id;
 pub use query::{NoParameters, Parameters};
 pub use routes::{api, operator_layers};
-pub use view::json;
+pub use view::{json, position};
 
-/// What every handler works with. Cheap to clone.
+/// What every handler works with. axum clones it several times for each request, so a clone is one reference count.
 #[derive(Clone)]
-pub struct Edge {
+pub struct Edge(Arc<EdgeParts>);
+
+pub struct EdgeParts {
     router: Router,
-    rulebook: Arc<Rulebook>,
+    rulebook: Rulebook,
     bodies: BodyLimits,
     admission: Admission,
     tasks: Tasks,
@@ -65,12 +66,20 @@ pub struct Edge {
 /// The core answers by the deadline. One that has not by this much later has lost the request.
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
 
+impl Deref for Edge {
+    type Target = EdgeParts;
+
+    fn deref(&self) -> &EdgeParts {
+        &self.0
+    }
+}
+
 impl Edge {
     /// `tasks` are the requests: whoever drains waits for them.
     pub fn new(config: &Config, router: Router, tasks: Tasks) -> anyhow::Result<Self> {
-        Ok(Self {
+        Ok(Self(Arc::new(EdgeParts {
             router,
-            rulebook: Arc::new(Rulebook::new(config.assets()?)),
+            rulebook: Rulebook::new(config.assets()?),
             bodies: BodyLimits::new(
                 config.http.max_body_bytes,
                 config.http.max_buffered_bytes,
@@ -78,7 +87,7 @@ impl Edge {
             ),
             admission: Admission::new(config.http.max_requests_in_flight, &config.limits),
             tasks,
-        })
+        })))
     }
 
     /// Does what one call of the core does, as [`Edge::detached`].
@@ -95,8 +104,8 @@ impl Edge {
         Ok(self.detached(name, deadline, work).await??)
     }
 
-    /// Runs money work in a task of its own, the only place where that is done: a client that hangs up drops the handler's
-    /// future, and must not cut the work off half-way with it.
+    /// Runs money work to its end, the only place where that is done: a client that hangs up drops the handler's future,
+    /// which must not cut the work off half-way. The work then continues as a task.
     async fn detached<F>(
         &self,
         name: &'static str,
@@ -107,11 +116,9 @@ impl Edge {
         F: Future<Output: Send> + Send + 'static,
     {
         let work = trace::within(trace::current(), work(self.router.clone()));
-        let task = self.tasks.spawn(name, work.in_current_span());
-        match tokio::time::timeout_at(deadline.0 + ANSWER_GRACE, task).await {
+        match tokio::time::timeout_at(deadline.0 + ANSWER_GRACE, self.tasks.run_to_end(name, work)).await {
             Ok(Ok(output)) => Ok(output),
-            // It panicked, which is logged where it happened.
-            Ok(Err(_)) => Err(Problem::internal()),
+            Ok(Err(Panicked)) => Err(Problem::internal()),
             Err(_) => {
                 tracing::error!(task = name, "the core did not answer by the deadline");
                 Err(Problem::new(Code::OutcomeUnknown, "resend the same id to learn whether it took effect"))

@@ -81,7 +81,7 @@ fn start(args: &Args) -> anyhow::Result<ExitCode> {
     if args.check_config || args.print_config {
         return Ok(ExitCode::SUCCESS);
     }
-    logging::init(&config.log)?;
+    logging::init_about(&config.log, trace::SUBJECT)?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(config))
 }
 

@@ -191,7 +191,7 @@ impl Shard {
             weight,
             ordered,
             deadline,
-            traceparent: trace::current(),
+            traceparent: trace::current_traceparent(),
             claim: claim.clone(),
             reply,
             answers: Vec::new(),

@@ -1,9 +1,11 @@
-//! The W3C trace context of the request that is being worked on: taken from the client, passed on as it is to the shard-nodes.
-//! The router adds no span of its own to it; who follows a trace finds its id in the log of the router and of each node.
+//! The request that the current task works on, as the log names it, and its W3C trace context: taken from the client and
+//! passed on unchanged to the shard-nodes. The router adds no span of its own to the trace. The id of the trace is in the
+//! log of the router and of each node.
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use telemetry::logging::Subject;
 
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -45,18 +47,46 @@ impl Traceparent {
     }
 }
 
-tokio::task_local! {
-    static CURRENT: Option<Traceparent>;
+/// A request, by what the log says of it.
+#[derive(Debug, Clone)]
+pub struct Context {
+    pub id: HeaderValue,
+    pub method: Method,
+    pub uri: Uri,
+    pub traceparent: Option<Traceparent>,
 }
 
-/// Of the request this task works for.
-pub fn current() -> Option<Traceparent> {
+tokio::task_local! {
+    static CURRENT: Option<Arc<Context>>;
+}
+
+/// What the log says of events while a request is worked on.
+pub const SUBJECT: Subject = Subject {
+    name: "request",
+    fields: |field| {
+        let Some(context) = current() else { return };
+        field("id", context.id.to_str().unwrap_or_default());
+        field("method", context.method.as_str());
+        field("path", context.uri.path());
+        if let Some(traceparent) = &context.traceparent {
+            field("trace", traceparent.trace_id());
+        }
+    },
+};
+
+/// The request that this task works on.
+pub fn current() -> Option<Arc<Context>> {
     CURRENT.try_with(Clone::clone).ok().flatten()
 }
 
-/// Does the work for the request with this trace context. A task that is spawned for it has to be told again.
-pub async fn within<F: Future>(traceparent: Option<Traceparent>, work: F) -> F::Output {
-    CURRENT.scope(traceparent, work).await
+/// The trace context of the request that this task works on.
+pub fn current_traceparent() -> Option<Traceparent> {
+    CURRENT.try_with(|context| context.as_ref()?.traceparent.clone()).ok().flatten()
+}
+
+/// Does work for a request. A task that is spawned for it has to be told again.
+pub async fn within<F: Future>(context: Option<Arc<Context>>, work: F) -> F::Output {
+    CURRENT.scope(context, work).await
 }
 
 #[cfg(test)]
@@ -96,9 +126,24 @@ mod tests {
 
     #[tokio::test]
     async fn it_lasts_as_long_as_the_work() {
-        let taken = read(&format!("00-{TRACE}-b7ad6b7169203331-01"));
-        assert_eq!(current(), None);
-        within(taken.clone(), async { assert_eq!(current(), taken) }).await;
-        assert_eq!(current(), None);
+        let traceparent = read(&format!("00-{TRACE}-b7ad6b7169203331-01"));
+        let context = Context {
+            id: HeaderValue::from_static("a-1"),
+            method: Method::POST,
+            uri: Uri::from_static("/v1/transfers?dry_run=true"),
+            traceparent: traceparent.clone(),
+        };
+        let named = || {
+            let mut fields = Vec::new();
+            (SUBJECT.fields)(&mut |name, value| fields.push(format!("{name}={value}")));
+            fields.join(" ")
+        };
+        assert_eq!((current_traceparent(), named()), (None, String::new()));
+        within(Some(Arc::new(context)), async {
+            assert_eq!(current_traceparent(), traceparent);
+            assert_eq!(named(), format!("id=a-1 method=POST path=/v1/transfers trace={TRACE}"));
+        })
+        .await;
+        assert_eq!((current_traceparent(), named()), (None, String::new()));
     }
 }

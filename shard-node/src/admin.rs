@@ -81,7 +81,7 @@ pub fn routes(gate: Gate, clock: Arc<NodeClock>, lane: LaneHandle, metrics: Prom
                     "last_batch_operations": lane.last_batch,
                     "last_commit_us": u64::try_from(lane.last_commit.as_micros()).unwrap_or(u64::MAX),
                     "cached_accounts": lane.cached_accounts,
-                    "next_position": lane.next_position.0,
+                    "next_position": lane.next_position.0.to_string(),
                     "ownership_version": lane.ownership_version,
                     "slots_owned": lane.slots_owned,
                     "highest_epoch": lane.highest_epoch,

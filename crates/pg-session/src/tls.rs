@@ -87,7 +87,9 @@ async fn verifier(
         SslMode::VerifyCa => false,
         // libpq documents that a named root certificate makes `require` as strict as `verify-ca`.
         SslMode::Require if options.root_certificates.is_some() => false,
-        SslMode::Disable | SslMode::Prefer | SslMode::Require => return Ok(Arc::new(Unverified(provider))),
+        SslMode::Disable | SslMode::Prefer | SslMode::Require => {
+            return Ok(Arc::new(Lenient { accepts: Accepts::AnyCertificate, provider }));
+        }
     };
     let mut roots = RootCertStore::empty();
     match &options.root_certificates {
@@ -98,10 +100,10 @@ async fn verifier(
         }
         None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
     }
-    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .build()
         .map_err(|error| Error::Tls(error.to_string()))?;
-    Ok(if with_name { inner } else { Arc::new(AnyName(inner)) })
+    Ok(if with_name { inner } else { Arc::new(Lenient { accepts: Accepts::AnyName(inner), provider }) })
 }
 
 async fn certificates(parameter: &str, pem: &Pem) -> Result<Vec<CertificateDer<'static>>, Error> {
@@ -123,50 +125,21 @@ async fn contents(parameter: &str, pem: &Pem) -> Result<Vec<u8>, Error> {
     }
 }
 
-/// Accepts every certificate. The server still proves that it holds the certificate's key.
+/// Accepts certificates that a strict verifier refuses. The server still proves that it holds the certificate's key.
 #[derive(Debug)]
-struct Unverified(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Unverified {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+struct Lenient {
+    accepts: Accepts,
+    provider: Arc<CryptoProvider>,
 }
 
-/// Accepts a certificate of a known authority for whatever name.
 #[derive(Debug)]
-struct AnyName(Arc<WebPkiServerVerifier>);
+enum Accepts {
+    AnyCertificate,
+    /// A certificate of an authority that the verifier knows, for whatever name.
+    AnyName(Arc<WebPkiServerVerifier>),
+}
 
-impl ServerCertVerifier for AnyName {
+impl ServerCertVerifier for Lenient {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -175,8 +148,11 @@ impl ServerCertVerifier for AnyName {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        // The inner verifier compares the name last, so that a mismatch means that all else is right.
-        match self.0.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+        let Accepts::AnyName(strict) = &self.accepts else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        // The strict verifier compares the name last, so a mismatch means that all else is right.
+        match strict.verify_server_cert(certificate, intermediates, name, ocsp, now) {
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) => Ok(ServerCertVerified::assertion()),
@@ -190,7 +166,7 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls12_signature(message, certificate, signature)
+        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -199,10 +175,10 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, certificate, signature)
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

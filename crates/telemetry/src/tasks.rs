@@ -3,13 +3,15 @@
 use std::{
     any::Any,
     future::Future,
-    panic::{AssertUnwindSafe, resume_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    pin::Pin,
     sync::{Arc, OnceLock},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use futures_util::FutureExt;
-use tokio::task::JoinHandle;
+use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The tasks of one service and the token that tells them to finish. Cloning gives another handle to the same set.
@@ -48,6 +50,16 @@ impl Tasks {
                 }
             }
         })
+    }
+
+    /// Runs `future` within the caller's task. If the caller is dropped before the end, `future` continues as a task of
+    /// this set, so that nothing cuts it off half-way. A panic in it is logged under `name` and counted.
+    pub fn run_to_end<F>(&self, name: &'static str, future: F) -> RunToEnd<F>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        RunToEnd { tasks: self.clone(), name, work: Some(Box::pin(future)) }
     }
 
     /// Runs a task without which the service is of no use. Should it end before shutdown began, by panic or by
@@ -100,6 +112,61 @@ impl Tasks {
     }
 }
 
+/// See [`Tasks::run_to_end`].
+#[must_use = "it runs while it is awaited"]
+pub struct RunToEnd<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    tasks: Tasks,
+    name: &'static str,
+    /// `None` once it has ended.
+    work: Option<Pin<Box<F>>>,
+}
+
+/// The work panicked, which is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the work panicked")]
+pub struct Panicked;
+
+impl<F> Future for RunToEnd<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    type Output = Result<F::Output, Panicked>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(work) = &mut self.work else { return Poll::Ready(Err(Panicked)) };
+        let outcome = match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(output)) => Ok(output),
+            Err(panic) => {
+                report_panic(self.name, &*panic);
+                Err(Panicked)
+            }
+        };
+        self.work = None;
+        Poll::Ready(outcome)
+    }
+}
+
+impl<F> Drop for RunToEnd<F>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn drop(&mut self) {
+        // Outside a runtime there is nothing that could run it.
+        if let Some(work) = self.work.take()
+            && Handle::try_current().is_ok()
+        {
+            self.tasks.spawn(self.name, work);
+        }
+    }
+}
+
 fn report_panic(task: &'static str, panic: &(dyn Any + Send)) {
     metrics::counter!(crate::metrics::TASK_PANICS, "task" => task).increment(1);
     tracing::error!(task, panic = panic_message(panic), "task panicked");
@@ -147,6 +214,31 @@ mod tests {
         let panic = handle.await.unwrap_err().into_panic();
         assert_eq!(panic_message(&*panic), "on purpose");
         assert!(!tasks.token().is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn work_runs_in_its_callers_task_and_a_panic_ends_nothing_else() {
+        let tasks = Tasks::new();
+        assert_eq!(tasks.run_to_end("works", async { 7 }).await, Ok(7));
+        assert!(tasks.is_empty());
+        assert_eq!(tasks.run_to_end("panics", async { panic!("on purpose") }).await, Err::<(), _>(Panicked));
+    }
+
+    #[tokio::test]
+    async fn work_outlives_its_caller() {
+        let tasks = Tasks::new();
+        let (go, wait) = tokio::sync::oneshot::channel::<()>();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let mut work = Box::pin(tasks.run_to_end("goes on", async move {
+            let _ = wait.await;
+            let _ = tell.send(7);
+        }));
+        assert_eq!(work.as_mut().now_or_never(), None);
+        drop(work);
+        assert_eq!(tasks.len(), 1);
+        go.send(()).unwrap();
+        assert_eq!(told.await, Ok(7));
+        assert_eq!(tasks.shutdown(Duration::from_secs(5)).await, Ok(()));
     }
 
     #[tokio::test]

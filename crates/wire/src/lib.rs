@@ -1,7 +1,8 @@
-//! The internal RPC: generated messages and services of `proto/shardledger.proto`, and [`convert`] between them and the
-//! words of the ledger. No policy lives here.
+//! The internal RPC: generated messages and services of `proto/shardledger.proto`, [`convert`] between them and the words
+//! of the ledger, and [`execute`], which does both for the call that carries the load. No policy lives here.
 
 pub mod convert;
+pub mod execute;
 
 /// What `proto/shardledger.proto` generates.
 #[allow(clippy::all, clippy::pedantic, missing_docs, clippy::unwrap_used)]

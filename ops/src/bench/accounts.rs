@@ -16,7 +16,7 @@ use crate::progress;
 const BATCH: usize = 5_000;
 
 #[derive(Deserialize)]
-struct Answer {
+struct AllOpened {
     results: Vec<Opened>,
 }
 
@@ -43,13 +43,14 @@ pub async fn open(router: &Address, count: usize) -> anyhow::Result<()> {
 async fn open_some(connection: &mut Connection, numbers: std::ops::Range<usize>) -> anyhow::Result<()> {
     let accounts: Vec<serde_json::Value> =
         numbers.map(|number| json!({"id": account_id(number), "asset": ASSET, "overdraft": "unlimited"})).collect();
-    let body = serde_json::to_vec(&json!({ "accounts": accounts }))?;
-    let (status, answer) = connection.post("/v1/accounts:batch", body.into()).await?;
-    if status != StatusCode::OK {
-        bail!("opening the bench's accounts: the router answered {status}: {}", String::from_utf8_lossy(&answer));
+    let accounts = serde_json::to_vec(&json!({ "accounts": accounts }))?;
+    let answer = connection.post("/v1/accounts:batch", |body| body.extend_from_slice(&accounts)).await?;
+    if answer.status != StatusCode::OK {
+        let text = String::from_utf8_lossy(answer.body);
+        bail!("opening the bench's accounts: the router answered {}: {text}", answer.status);
     }
-    let answer: Answer = serde_json::from_slice(&answer).context("the router's answer to opening accounts")?;
-    match answer.results.into_iter().find_map(|opened| opened.code) {
+    let opened: AllOpened = serde_json::from_slice(answer.body).context("the router's answer to opening accounts")?;
+    match opened.results.into_iter().find_map(|opened| opened.code) {
         Some(code) => bail!("opening the bench's accounts: {code}"),
         None => Ok(()),
     }

@@ -1,12 +1,12 @@
-//! One HTTP/1.1 connection, driven by the task that uses it: no pool, no channel, no second task.
+//! One HTTP/1.1 connection of the load generator: requests are copied together from prepared bytes, answers are read into a
+//! buffer that is used again. A request costs two system calls and no allocation.
 
-use anyhow::Context;
-use bytes::Bytes;
-use http::{Method, Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use anyhow::{Context, bail, ensure};
+use http::{StatusCode, Uri};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::exit::Unreachable;
 
@@ -28,11 +28,31 @@ impl Address {
     }
 }
 
-pub struct Connection {
-    address: Address,
-    requests: http1::SendRequest<Full<Bytes>>,
-    driver: http1::Connection<TokioIo<TcpStream>, Full<Bytes>>,
+/// The answer to one request. The body stays valid until the next request of the connection.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer<'c> {
+    pub status: StatusCode,
+    /// The header field that tells that a single transfer had been sent before.
+    pub replayed: bool,
+    pub body: &'c [u8],
 }
+
+pub struct Connection {
+    stream: TcpStream,
+    /// What stands between the path and the length of the body.
+    fields: Vec<u8>,
+    output: Vec<u8>,
+    input: Vec<u8>,
+}
+
+/// The length of a body is written after the body, into a field of fixed width.
+const LENGTH_DIGITS: usize = 10;
+const REPLAYED: &str = "idempotent-replayed";
+const END_OF_HEAD: &[u8] = b"\r\n\r\n";
+/// An answer with more header fields than this is an error.
+const MAX_FIELDS: usize = 32;
+/// Free space of the buffer before each read.
+const READ_AHEAD: usize = 4096;
 
 impl Connection {
     pub async fn open(address: &Address) -> anyhow::Result<Self> {
@@ -42,46 +62,114 @@ impl Connection {
         };
         let stream = TcpStream::connect((address.host.as_str(), address.port)).await.map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;
-        let (requests, driver) = http1::handshake(TokioIo::new(stream)).await?;
-        Ok(Self { address: address.clone(), requests, driver })
+        let fields =
+            format!(" HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\ncontent-length: ", address.authority);
+        Ok(Self {
+            stream,
+            fields: fields.into_bytes(),
+            output: Vec::new(),
+            input: Vec::with_capacity(4 * READ_AHEAD),
+        })
     }
 
-    /// Sends one request and reads the whole answer. After an error the connection is of no more use.
-    pub async fn post(&mut self, path: &'static str, body: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
-        self.send(Method::POST, path, body).await
+    /// Sends one request, whose body `write_body` appends to the buffer, and reads the whole answer. After an error the
+    /// connection is of no more use.
+    pub async fn post(&mut self, path: &str, write_body: impl FnOnce(&mut Vec<u8>)) -> anyhow::Result<Answer<'_>> {
+        self.send("POST ", path, write_body).await
     }
 
     /// The same without a body.
-    pub async fn get(&mut self, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
-        self.send(Method::GET, path, Bytes::new()).await
+    pub async fn get(&mut self, path: &str) -> anyhow::Result<Answer<'_>> {
+        self.send("GET ", path, |_| {}).await
     }
 
-    async fn send(&mut self, method: Method, path: &str, body: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, self.address.authority.as_str())
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(body))?;
-        let exchange = async {
-            self.requests.ready().await?;
-            let response = self.requests.send_request(request).await?;
-            let status = response.status();
-            anyhow::Ok((status, response.into_body().collect().await?.to_bytes()))
-        };
-        tokio::select! {
-            answer = exchange => answer,
-            ended = &mut self.driver => {
-                ended?;
-                anyhow::bail!("the router closed the connection")
+    async fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        write_body: impl FnOnce(&mut Vec<u8>),
+    ) -> anyhow::Result<Answer<'_>> {
+        write_request(&mut self.output, method, path, &self.fields, write_body);
+        self.stream.write_all(&self.output).await?;
+        self.input.clear();
+        let head = loop {
+            self.read().await?;
+            if let Some(head) = Head::parse(&self.input)? {
+                break head;
             }
+        };
+        let end = head.length + head.body_length;
+        self.input.reserve(end.saturating_sub(self.input.len()));
+        while self.input.len() < end {
+            self.read().await?;
         }
+        ensure!(self.input.len() == end, "the router sent more than one answer");
+        Ok(Answer { status: head.status, replayed: head.replayed, body: &self.input[head.length..end] })
+    }
+
+    async fn read(&mut self) -> anyhow::Result<()> {
+        self.input.reserve(READ_AHEAD);
+        if self.stream.read_buf(&mut self.input).await? == 0 {
+            bail!("the router closed the connection");
+        }
+        Ok(())
+    }
+}
+
+fn write_request(
+    output: &mut Vec<u8>,
+    method: &str,
+    path: &str,
+    fields: &[u8],
+    write_body: impl FnOnce(&mut Vec<u8>),
+) {
+    output.clear();
+    output.extend_from_slice(method.as_bytes());
+    output.extend_from_slice(path.as_bytes());
+    output.extend_from_slice(fields);
+    let length_at = output.len();
+    output.extend_from_slice(&[b'0'; LENGTH_DIGITS]);
+    output.extend_from_slice(END_OF_HEAD);
+    let body_at = output.len();
+    write_body(output);
+    let mut length = output.len() - body_at;
+    for digit in output[length_at..length_at + LENGTH_DIGITS].iter_mut().rev() {
+        *digit = b'0' + (length % 10) as u8;
+        length /= 10;
+    }
+}
+
+/// The head of an answer.
+#[derive(Debug, PartialEq, Eq)]
+struct Head {
+    status: StatusCode,
+    replayed: bool,
+    length: usize,
+    body_length: usize,
+}
+
+impl Head {
+    /// `None` while the head is not complete.
+    fn parse(input: &[u8]) -> anyhow::Result<Option<Self>> {
+        let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+        let mut response = httparse::Response::new(&mut fields);
+        let httparse::Status::Complete(length) = response.parse(input).context("the head of an answer")? else {
+            return Ok(None);
+        };
+        let status = StatusCode::from_u16(response.code.unwrap_or_default())?;
+        let field = |name: &str| response.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name));
+        let value = field("content-length").context("an answer without content-length")?.value;
+        let body_length = std::str::from_utf8(value)?.trim().parse().context("content-length")?;
+        let replayed = field(REPLAYED).is_some_and(|field| field.value == b"true");
+        Ok(Some(Self { status, replayed, length, body_length }))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Address;
+    use tokio::net::TcpListener;
+
+    use super::*;
 
     #[test]
     fn addresses_are_taken_apart() {
@@ -91,5 +179,55 @@ mod tests {
         for bad in ["", "127.0.0.1:8080", "https://router", "http://"] {
             assert!(Address::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_request_states_the_length_of_its_body() {
+        let mut output = b"left over".to_vec();
+        write_request(&mut output, "POST ", "/p", b" HTTP/1.1\r\ncontent-length: ", |body| {
+            body.extend_from_slice(&[b'x'; 123]);
+        });
+        let expected = format!("POST /p HTTP/1.1\r\ncontent-length: 0000000123\r\n\r\n{}", "x".repeat(123));
+        assert_eq!(String::from_utf8(output).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_head_of_an_answer_is_read_once_it_is_complete() {
+        let answer = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 2\r\n\r\n{}";
+        for cut in 0..answer.len() - 2 {
+            assert_eq!(Head::parse(&answer[..cut]).unwrap(), None, "{cut}");
+        }
+        let head = Head::parse(answer).unwrap().unwrap();
+        assert_eq!((head.status, head.length, head.body_length), (StatusCode::OK, answer.len() - 2, 2));
+        assert!(!head.replayed);
+        let again = b"HTTP/1.1 200 OK\r\nIdempotent-Replayed: true\r\ncontent-length: 0\r\n\r\n";
+        assert!(Head::parse(again).unwrap().unwrap().replayed);
+        assert!(Head::parse(b"HTTP/1.1 200 OK\r\n\r\n").is_err(), "no length");
+        assert!(Head::parse(b"SSH-2.0-x\r\n").is_err());
+    }
+
+    #[tokio::test]
+    async fn an_answer_may_arrive_in_parts() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = async {
+            let (mut peer, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            let received = peer.read(&mut request).await.unwrap();
+            for part in ["HTTP/1.1 201 Created\r\nconte", "nt-length: 5\r\n\r\n12", "345"] {
+                peer.write_all(part.as_bytes()).await.unwrap();
+                peer.flush().await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            String::from_utf8_lossy(&request[..received]).into_owned()
+        };
+        let client = async {
+            let mut connection = Connection::open(&Address::parse(&url).unwrap()).await.unwrap();
+            let answer = connection.post("/v1/x", |body| body.extend_from_slice(b"{}")).await.unwrap();
+            assert_eq!(answer, Answer { status: StatusCode::CREATED, replayed: false, body: b"12345" });
+            assert!(connection.get("/").await.is_err(), "the server has closed");
+        };
+        let (request, ()) = tokio::join!(server, client);
+        assert!(request.starts_with("POST /v1/x HTTP/1.1\r\n") && request.ends_with("\r\n\r\n{}"), "{request}");
     }
 }

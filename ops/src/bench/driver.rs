@@ -3,27 +3,29 @@
 //! Closed loop: each connection sends its next request when the last one is answered. Open loop: requests leave at a
 //! fixed rate whatever the answers do, and latency counts from the moment a request was *meant* to leave, so that a
 //! server that stalls cannot hide the requests it kept waiting (no coordinated omission).
+//!
+//! The connections are shared out among threads with a runtime each, so that no request passes from one thread to another.
 
 use std::{
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use bytes::Bytes;
+use rustix::time::{ClockId, clock_gettime};
 use telemetry::clock;
 use tokio::{
-    task::JoinSet,
+    task::{JoinSet, spawn_blocking},
     time::{Instant, sleep, sleep_until},
 };
 
 use super::{
-    connection::{Address, Connection},
+    connection::{Address, Answer, Connection},
     random::Random,
-    request::{self, Writer},
-    tally::Tally,
+    request::{self, Ids, Writer},
+    tally::{Recorder, Tally, Window},
     workload::Picker,
 };
 
@@ -33,109 +35,201 @@ pub struct Load {
     /// Connections take these in turn.
     pub routers: Vec<Address>,
     pub connections: usize,
+    /// Threads of the load generator.
+    pub threads: usize,
     /// Transfers a request; 1 sends single transfers.
     pub batch: usize,
     /// Requests a second of all connections together; `None` is the closed loop.
     pub rate: Option<f64>,
+    pub ids: Ids,
+    /// The share of transfers that are sent a second time.
+    pub replays: f64,
     /// Sent before anything counts.
     pub warm_up: Duration,
     pub duration: Duration,
+    /// Count for windows of this length, too.
+    pub window: Option<Duration>,
     pub seed: u64,
+}
+
+/// What came out of a load.
+#[derive(Debug)]
+pub struct Driven {
+    pub tally: Tally,
+    /// Answers with an effect, the warm-up's included.
+    pub transfers_in_all: u64,
+    pub windows: Vec<Window>,
+    /// The longest time between two successful answers.
+    pub longest_pause: Duration,
+    /// Processor time of the generator's threads for each request, warm-up included.
+    pub generator_us_per_request: f64,
 }
 
 const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 const SINGLE: &str = "/v1/transfers";
 const BATCH: &str = "/v1/transfers:batch";
 
+/// Ends the threads of the generator when the load is dropped.
+struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What the threads of one load share.
+struct Shared {
+    load: Load,
+    picker: Arc<Picker>,
+    start: Instant,
+    /// Number of the next request of the open loop.
+    next: AtomicU64,
+    stopped: Arc<AtomicBool>,
+}
+
 /// Drives the load to its end.
-pub async fn drive(load: &Load, picker: Arc<Picker>) -> anyhow::Result<Tally> {
-    let start = Instant::now();
-    let next = Arc::new(AtomicU64::new(0));
-    let mut workers = JoinSet::new();
-    for (number, router) in (0..load.connections).zip(load.routers.iter().cycle()) {
-        let worker = Worker {
-            // Opened before the clock of the first request runs: connecting is not what is measured.
-            connection: Some(Connection::open(router).await?),
-            router: router.clone(),
-            writer: Writer::new(Random::new(load.seed, number as u64)),
-            picker: Arc::clone(&picker),
-            load: load.clone(),
-            next: Arc::clone(&next),
-            tally: Tally::new()?,
-        };
-        workers.spawn(worker.run(start));
+pub async fn drive(load: &Load, picker: Arc<Picker>) -> anyhow::Result<Driven> {
+    let stopped = StopOnDrop(Arc::default());
+    let shared = Arc::new(Shared {
+        load: load.clone(),
+        picker,
+        start: Instant::now(),
+        next: AtomicU64::new(0),
+        stopped: Arc::clone(&stopped.0),
+    });
+    let mut threads = JoinSet::new();
+    for thread in 0..load.threads.clamp(1, load.connections) {
+        let shared = Arc::clone(&shared);
+        threads.spawn(async move { spawn_blocking(move || shared.run_thread(thread)).await? });
     }
-    let mut tally = Tally::new()?;
-    while let Some(worker) = workers.join_next().await {
-        tally.merge(worker?);
+    let mut recorder = Recorder::new(shared.start + load.warm_up, load.window)?;
+    let (mut spent_us, mut requests) = (0.0, 0);
+    while let Some(thread) = threads.join_next().await {
+        let thread = thread??;
+        recorder.merge(thread.recorder);
+        spent_us += thread.spent_us;
+        requests += thread.requests;
     }
-    Ok(tally)
+    Ok(Driven {
+        windows: recorder.windows(),
+        longest_pause: recorder.longest_pause(),
+        transfers_in_all: recorder.total.effects() + recorder.warm_up.effects(),
+        tally: recorder.total,
+        generator_us_per_request: if requests == 0 { 0.0 } else { spent_us / requests as f64 },
+    })
+}
+
+/// What one thread has recorded, and what it spent on that.
+struct Thread {
+    recorder: Recorder,
+    spent_us: f64,
+    requests: u64,
+}
+
+impl Shared {
+    fn run_thread(self: Arc<Self>, thread: usize) -> anyhow::Result<Thread> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let spent_before_us = thread_time_us();
+        let recorder = Arc::new(Mutex::new(Recorder::new(self.start + self.load.warm_up, self.load.window)?));
+        let requests = runtime.block_on(self.run_connections(thread, &recorder))?;
+        let spent_us = thread_time_us() - spent_before_us;
+        drop(runtime);
+        let recorder =
+            Arc::into_inner(recorder).ok_or_else(|| anyhow::anyhow!("a connection outlived its thread"))?;
+        Ok(Thread { recorder: recorder.into_inner().unwrap_or_else(PoisonError::into_inner), spent_us, requests })
+    }
+
+    async fn run_connections(self: Arc<Self>, thread: usize, recorder: &Arc<Mutex<Recorder>>) -> anyhow::Result<u64> {
+        let load = &self.load;
+        let threads = load.threads.clamp(1, load.connections);
+        let mut workers = JoinSet::new();
+        for number in (thread..load.connections).step_by(threads) {
+            let router = &load.routers[number % load.routers.len()];
+            let worker = Worker {
+                connection: Some(Connection::open(router).await?),
+                router: router.clone(),
+                writer: Writer::new(Random::new(load.seed, number as u64), load.ids, load.replays),
+                recorder: Arc::clone(recorder),
+                shared: Arc::clone(&self),
+                requests: 0,
+            };
+            workers.spawn(worker.run());
+        }
+        let mut requests = 0;
+        while let Some(worker) = workers.join_next().await {
+            requests += worker?;
+        }
+        Ok(requests)
+    }
+}
+
+/// The processor time of the calling thread.
+fn thread_time_us() -> f64 {
+    let spent = clock_gettime(ClockId::ThreadCPUTime);
+    spent.tv_sec as f64 * 1e6 + spent.tv_nsec as f64 / 1e3
 }
 
 struct Worker {
     connection: Option<Connection>,
     router: Address,
     writer: Writer,
-    picker: Arc<Picker>,
-    load: Load,
-    /// Number of the next request of the open loop.
-    next: Arc<AtomicU64>,
-    tally: Tally,
+    recorder: Arc<Mutex<Recorder>>,
+    shared: Arc<Shared>,
+    requests: u64,
 }
 
 impl Worker {
-    async fn run(mut self, start: Instant) -> Tally {
-        let counted_from = start + self.load.warm_up;
-        let end = counted_from + self.load.duration;
+    async fn run(mut self) -> u64 {
+        let end = self.shared.start + self.shared.load.warm_up + self.shared.load.duration;
         loop {
-            let intended = match self.load.rate {
+            let intended = match self.shared.load.rate {
                 None => Instant::now(),
                 Some(rate) => {
-                    let number = self.next.fetch_add(1, Ordering::Relaxed);
-                    start + Duration::from_secs_f64(number as f64 / rate)
+                    let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
+                    self.shared.start + Duration::from_secs_f64(number as f64 / rate)
                 }
             };
-            if intended >= end {
-                return self.tally;
+            if intended >= end || self.shared.stopped.load(Ordering::Relaxed) {
+                return self.requests;
             }
             // A schedule that lies in the past is caught up with at once.
-            sleep_until(intended).await;
-            self.request(intended, intended >= counted_from).await;
-        }
-    }
-
-    async fn request(&mut self, intended: Instant, counts: bool) {
-        let (path, body) = self.write();
-        match self.exchange(path, body).await {
-            Ok((status, answer)) if counts => {
-                self.tally.record(intended.elapsed());
-                request::count(status, &answer, self.load.batch as u64, &mut self.tally);
+            if self.shared.load.rate.is_some() {
+                sleep_until(intended).await;
             }
-            Ok(_) => {}
-            Err(_) => {
+            self.requests += 1;
+            if self.request(intended).await.is_err() {
                 self.connection = None;
-                if counts {
-                    self.tally.record(intended.elapsed());
-                    self.tally.count_code("connection_broken");
-                }
+                self.record(intended, |tally| tally.count_code("connection_broken"));
                 sleep(RECONNECT_PAUSE).await;
             }
         }
     }
 
-    fn write(&mut self) -> (&'static str, Bytes) {
-        let now_ms = u64::try_from(clock::now_us() / 1_000).unwrap_or_default();
-        match self.load.batch {
-            1 => (SINGLE, self.writer.single(&self.picker, now_ms)),
-            size => (BATCH, self.writer.batch(&self.picker, size, now_ms)),
-        }
-    }
-
-    async fn exchange(&mut self, path: &'static str, body: Bytes) -> anyhow::Result<(http::StatusCode, Bytes)> {
+    async fn request(&mut self, intended: Instant) -> anyhow::Result<()> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => none.insert(Connection::open(&self.router).await?),
         };
-        connection.post(path, body).await
+        let Shared { load, picker, .. } = &*self.shared;
+        let (writer, batch) = (&mut self.writer, load.batch);
+        let now_ms = u64::try_from(clock::now_us() / 1_000).unwrap_or_default();
+        let Answer { status, replayed, body } = match batch {
+            1 => connection.post(SINGLE, |body| writer.single(picker, now_ms, body)).await?,
+            _ => connection.post(BATCH, |body| writer.batch(picker, batch, now_ms, body)).await?,
+        };
+        let answered = Instant::now();
+        let mut recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
+        recorder.record(intended, answered, |tally| {
+            request::count(status, body, batch as u64, tally);
+            // A batch tells it in the body, for each transfer.
+            tally.replayed += u64::from(batch == 1 && replayed);
+        });
+        Ok(())
+    }
+
+    fn record(&self, intended: Instant, count: impl Fn(&mut Tally)) {
+        let mut recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
+        recorder.record(intended, Instant::now(), count);
     }
 }

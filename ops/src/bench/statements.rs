@@ -18,9 +18,9 @@ use self::{
 };
 use super::{
     connection::{Address, Connection},
+    own_cluster::OwnCluster,
     random::Random,
     request::account_id,
-    suite::OwnCluster,
     tally::Tally,
 };
 use crate::{progress, verify};
@@ -32,7 +32,7 @@ const WARM_UP: usize = 50;
 
 /// Measures in a cluster below `folder` that is gone afterwards.
 pub async fn run(plan: Plan, folder: &Path) -> anyhow::Result<Report> {
-    let cluster = OwnCluster::start(folder.join("statements"), 1)?;
+    let cluster = OwnCluster::start(folder.join("statements"), 1, 1)?;
     let router = cluster.description.routers.first().context("a cluster without routers")?;
     let router = Address::parse(&router.url())?;
     history::write(&router, plan.entries, plan.seed).await?;
@@ -60,9 +60,9 @@ async fn ask(connection: &mut Connection, plan: Plan, accounts: &[History]) -> a
             for (question, account, tally) in &mut asked {
                 let path = question.path(account, &mut random);
                 let sent = Instant::now();
-                let (status, answer) = connection.get(&path).await?;
+                let answer = connection.get(&path).await?;
                 let latency = sent.elapsed();
-                question.check(status, &answer).with_context(|| path.clone())?;
+                question.check(answer.status, answer.body).with_context(|| path.clone())?;
                 if round >= WARM_UP {
                     tally.record(latency);
                 }

@@ -1,206 +1,98 @@
-//! `shardctl bench suite`: Shardledger and a PL/pgSQL transfer function on the same machine, the same PostgreSQL and the
-//! same settings, in turn, several rounds.
+//! `shardctl bench suite`: Shardledger, a PL/pgSQL transfer function and a bare append on the same machine, the same PostgreSQL
+//! and the same settings, in turn, several rounds. This is what `make bench` runs.
 //!
-//! [`own_cluster`] brings up what is measured, [`baseline`] is what it is compared with, [`report`] does the sums.
+//! [`runs`] lists what is measured, [`stage`] measures it, [`report`] holds it against the bars and draws it.
 
-mod baseline;
-mod cpu;
-mod own_cluster;
 mod report;
+mod runs;
+mod stage;
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
-use anyhow::{Context, ensure};
-use indicatif::ProgressBar;
+use anyhow::ensure;
 
-pub use cpu::PerTransfer;
-pub(super) use own_cluster::OwnCluster;
-pub use report::{Plan, Report, Sample, median};
+use crate::progress;
+
+pub use report::{RUN_HEADER, Report};
+use runs::{AT_LAST, ROUND, Run, SWEEPS};
+use stage::Stage;
 
 use super::{
-    Bench, Measurement, WARM_UP, accounts,
-    connection::Address,
-    driver::Load,
-    workload::{Locality, Workload},
+    baseline::settings,
+    figures::Samples,
+    scaling::{self, Point},
 };
-use crate::{
-    http_client::HttpClient,
-    progress,
-    verify::{self, Target},
-};
-use baseline::{Baseline, Script};
-use report::Samples;
 
-const ACCOUNTS: usize = 100_000;
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The plot over the number of shards.
+const BY_SHARDS: &str = "by_shards";
+/// Shorter points would hold too few of the batches that a limited shard takes.
+const LEAST_SECONDS_BY_SHARDS: u32 = 5;
 
-/// One thing that is measured once a round.
-struct Run {
-    /// Its name in the report.
-    name: &'static str,
-    what: What,
+/// Points over the number of shards, each with the same small part of the machine.
+#[derive(Debug, Default, serde::Serialize)]
+pub struct ByShards {
+    /// How each shard was limited.
+    pub limit: String,
+    pub points: Vec<Point>,
 }
 
-enum What {
-    /// The PL/pgSQL function, with so many clients.
-    Function(Script, u16),
-    /// Ours, on one shard or two.
-    Transfers { shards: Shards, workload: Workload, locality: Locality, batch: usize, connections: usize },
+/// How long, how often, and from which seed.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub struct Plan {
+    pub rounds: u32,
+    /// Of each of the main runs.
+    pub seconds: u32,
+    /// Of each point of a plot.
+    pub sweep_seconds: u32,
+    pub seed: u64,
 }
 
-#[derive(Clone, Copy)]
-enum Shards {
-    One,
-    Two,
-}
-
-/// A round: ours and the other in turn. pgbench runs with few clients and with many (a server of a cluster takes 64
-/// connections, its node's among them); the better of the two counts for it.
-const ROUND: [Run; 9] = [
-    Run { name: "function_uniform_16", what: What::Function(Script::Uniform, 16) },
-    ours("batch_uniform", Shards::One, Workload::Uniform, Locality::Any, 1_000, 8),
-    Run { name: "function_uniform_48", what: What::Function(Script::Uniform, 48) },
-    ours("single_uniform", Shards::One, Workload::Uniform, Locality::Any, 1, 64),
-    Run { name: "function_hot_16", what: What::Function(Script::Hot, 16) },
-    ours("batch_hot", Shards::One, Workload::Hot, Locality::Any, 1_000, 8),
-    Run { name: "function_hot_48", what: What::Function(Script::Hot, 48) },
-    ours("two_shards_local", Shards::Two, Workload::Uniform, Locality::Local, 1_000, 8),
-    ours("two_shards_cross", Shards::Two, Workload::Cross, Locality::Cross, 1_000, 8),
-];
-
-const fn ours(
-    name: &'static str,
-    shards: Shards,
-    workload: Workload,
-    locality: Locality,
-    batch: usize,
-    connections: usize,
-) -> Run {
-    Run { name, what: What::Transfers { shards, workload, locality, batch, connections } }
-}
-
-/// What a round runs against.
-struct Stage {
-    one: Ours,
-    two: Ours,
-    function: Baseline,
-    function_cluster: OwnCluster,
-}
-
-/// A cluster of ours, its accounts open.
-struct Ours {
-    cluster: OwnCluster,
-    router: Address,
-    /// The shard of each account.
-    homes: Vec<u16>,
-}
-
-/// Measures everything, in clusters below `folder` that are gone afterwards.
-pub async fn run(plan: Plan, folder: &Path) -> anyhow::Result<Report> {
+/// Measures everything whose name contains one of `only`, in clusters below `folder` that are gone afterwards.
+pub async fn run(plan: Plan, only: &[String], folder: &Path) -> anyhow::Result<Report> {
     ensure!(plan.rounds > 0, "at least one round");
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|part| name.contains(part.as_str()));
+    let round: Vec<&Run> = ROUND.iter().filter(|run| wanted(run.name)).collect();
+    let at_last: Vec<&Run> = AT_LAST.iter().filter(|run| wanted(run.name)).collect();
+    let sweeps: Vec<_> = SWEEPS.iter().filter(|sweep| wanted(sweep.name)).collect();
+    let nothing = round.is_empty() && at_last.is_empty() && sweeps.is_empty() && !wanted(BY_SHARDS);
+    ensure!(!nothing, "no run has such a name");
+
     let stage = Stage::set_up(folder).await?;
-    let settings = stage.function.settings().await?;
-    let runs = plan.rounds as usize * ROUND.len();
-    let samples = progress::counted("runs", runs, async |bar| stage.measure(plan, bar).await).await?;
-    let clean = stage.verify().await?;
-    Ok(Report::new(plan, settings, samples, clean))
-}
-
-impl Stage {
-    async fn set_up(folder: &Path) -> anyhow::Result<Self> {
-        let one = Ours::set_up(folder, "one-shard", 1).await?;
-        let two = Ours::set_up(folder, "two-shards", 2).await?;
-        // A server of its own: what ours has written must not weigh on the function.
-        let function_cluster = OwnCluster::start(folder.join("function"), 1)?;
-        let databases = function_cluster.databases()?;
-        let dsn = &databases.first().context("a cluster without shards")?.dsn;
-        let function = Baseline::prepare(dsn, &function_cluster.description.postgres.bin_dir, folder).await?;
-        Ok(Self { one, two, function, function_cluster })
-    }
-
-    async fn measure(&self, plan: Plan, bar: &ProgressBar) -> anyhow::Result<Samples> {
-        let mut samples = Samples::default();
-        for round in 0..plan.rounds {
+    let settings = settings(&stage.function_dsn()?).await?;
+    let (mut by_shards, mut clean) = (ByShards::default(), true);
+    let steps = plan.rounds as usize * round.len() + at_last.len() + sweeps.len();
+    let mut samples = Samples::default();
+    let mut drawn = Vec::new();
+    progress::counted("runs", steps, async |bar| {
+        for number in 0..plan.rounds {
             // Every round has ids and accounts of its own.
-            let seed = plan.seed.wrapping_add(u64::from(round));
-            for run in &ROUND {
+            let seed = plan.seed.wrapping_add(u64::from(number));
+            for run in &round {
                 bar.set_message(run.name);
-                let sample = self.measure_one(&run.what, plan.seconds, seed).await.context(run.name)?;
-                samples.entry(run.name.to_owned()).or_default().push(sample);
+                stage.measure(run, plan, seed, &mut samples).await?;
                 bar.inc(1);
             }
         }
-        Ok(samples)
-    }
-
-    async fn measure_one(&self, what: &What, seconds: u32, seed: u64) -> anyhow::Result<Sample> {
-        let (cluster, warm_up) = match what {
-            What::Function(..) => (&self.function_cluster, Duration::ZERO),
-            What::Transfers { shards, .. } => (&self.ours(*shards).cluster, WARM_UP),
-        };
-        let before = cluster.spent()?;
-        let (transfers_per_s, ours) = self.load(what, seconds, warm_up, seed).await?;
-        // The processors worked during the warm-up too, for transfers that no rate counts.
-        let transfers = transfers_per_s * (f64::from(seconds) + warm_up.as_secs_f64());
-        let cpu_us_per_transfer = cluster.spent()?.per_transfer(&before, transfers);
-        Ok(Sample { transfers_per_s, cpu_us_per_transfer, ours })
-    }
-
-    async fn load(
-        &self,
-        what: &What,
-        seconds: u32,
-        warm_up: Duration,
-        seed: u64,
-    ) -> anyhow::Result<(f64, Option<Measurement>)> {
-        match *what {
-            What::Function(script, clients) => {
-                Ok((self.function.measure(script, clients, seconds, seed).await?, None))
-            }
-            What::Transfers { shards, workload, locality, batch, connections } => {
-                let ours = self.ours(shards);
-                let load = Load {
-                    routers: vec![ours.router.clone()],
-                    connections,
-                    batch,
-                    rate: None,
-                    warm_up,
-                    duration: Duration::from_secs(u64::from(seconds)),
-                    seed,
-                };
-                let measured = Bench { workload, locality, homes: ours.homes.clone(), load }.run().await?;
-                Ok((measured.transfers_per_s, Some(measured)))
-            }
+        for sweep in &sweeps {
+            bar.set_message(sweep.name);
+            drawn.push(stage.sweep(sweep, plan).await?);
+            bar.inc(1);
         }
-    }
-
-    fn ours(&self, shards: Shards) -> &Ours {
-        match shards {
-            Shards::One => &self.one,
-            Shards::Two => &self.two,
+        if wanted(BY_SHARDS) {
+            let seconds = plan.sweep_seconds.max(LEAST_SECONDS_BY_SHARDS);
+            let points = scaling::Plan::short(seconds, plan.seed);
+            let (limit, points, balanced) = scaling::limited(&points, folder, bar).await?;
+            by_shards = ByShards { limit, points };
+            clean &= balanced;
         }
-    }
-
-    /// Numbers of a ledger that does not balance are worth nothing.
-    async fn verify(&self) -> anyhow::Result<bool> {
-        let one = verify::verify(&self.one.databases()?).await?;
-        let two = verify::verify(&self.two.databases()?).await?;
-        Ok(one.is_clean() && two.is_clean())
-    }
-}
-
-impl Ours {
-    async fn set_up(folder: &Path, name: &str, shards: u16) -> anyhow::Result<Self> {
-        let cluster = OwnCluster::start(folder.join(name), shards)?;
-        let place = cluster.description.routers.first().context("a cluster without routers")?;
-        let router = Address::parse(&place.url())?;
-        let map = HttpClient::new(ANSWER_TIMEOUT).get(&format!("{}/admin/shard-map", place.admin_url())).await?;
-        let homes = accounts::homes(&accounts::slot_owners(&map)?, ACCOUNTS);
-        accounts::open(&router, ACCOUNTS).await?;
-        Ok(Self { cluster, router, homes })
-    }
-
-    fn databases(&self) -> anyhow::Result<Vec<Target>> {
-        self.cluster.databases()
-    }
+        for run in &at_last {
+            bar.set_message(run.name);
+            stage.measure(run, plan, plan.seed.wrapping_sub(1), &mut samples).await?;
+            bar.inc(1);
+        }
+        anyhow::Ok(())
+    })
+    .await?;
+    clean &= stage.is_clean().await?;
+    Ok(Report::new(plan, settings, samples, drawn, by_shards, clean))
 }

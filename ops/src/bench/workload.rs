@@ -21,7 +21,7 @@ pub enum Workload {
 }
 
 /// Where the two accounts of a transfer live.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Locality {
     /// As it comes.
@@ -30,6 +30,29 @@ pub enum Locality {
     Local,
     /// On two shards.
     Cross,
+    /// This share of the transfers on two shards, the others on one.
+    Share(f64),
+}
+
+/// The shards that one request is for, in turn. Without any, a request is for all shards.
+#[derive(Debug, Clone, Default)]
+pub struct Focus {
+    shards: Vec<u16>,
+    next: usize,
+}
+
+impl Focus {
+    fn clear(&mut self) {
+        self.shards.clear();
+        self.next = 0;
+    }
+
+    /// Each shard gets the same number of transfers.
+    fn turn(&mut self) -> u16 {
+        let shard = self.shards[self.next % self.shards.len()];
+        self.next += 1;
+        shard
+    }
 }
 
 const ZIPF_EXPONENT: f64 = 0.99;
@@ -44,6 +67,12 @@ pub struct Picker {
     locality: Locality,
     /// The shard of each account, by its place in the map.
     homes: Vec<u16>,
+    /// The accounts of each shard; empty where no draw needs them.
+    by_shard: Vec<Vec<u32>>,
+    /// Shards that have accounts.
+    shards: Vec<u16>,
+    /// How many shards one request is for.
+    shards_per_request: Option<usize>,
     /// Cumulative weights by rank, for Zipf; the ranks are spread over the accounts.
     zipf: Vec<f64>,
 }
@@ -51,21 +80,79 @@ pub struct Picker {
 impl Picker {
     /// `homes` has one item an account: the shard it lives on.
     pub fn new(workload: Workload, locality: Locality, homes: Vec<u16>) -> anyhow::Result<Self> {
-        let shards = homes.iter().collect::<std::collections::BTreeSet<_>>().len();
+        let shards: Vec<u16> = homes.iter().copied().collect::<std::collections::BTreeSet<_>>().into_iter().collect();
         anyhow::ensure!(homes.len() >= 2, "a transfer needs two accounts");
         anyhow::ensure!(
-            locality != Locality::Cross || shards >= 2,
+            !matches!(locality, Locality::Cross | Locality::Share(_)) || shards.len() >= 2,
             "all accounts live on one shard: nothing crosses"
         );
         let zipf = match workload {
             Workload::Zipf | Workload::Mix => zipf_weights(homes.len()),
             Workload::Uniform | Workload::Hot | Workload::Cross => Vec::new(),
         };
-        Ok(Self { workload, locality, homes, zipf })
+        let mut picker =
+            Self { workload, locality, homes, by_shard: Vec::new(), shards, shards_per_request: None, zipf };
+        if matches!(locality, Locality::Local | Locality::Share(_)) {
+            picker.sort_by_shard();
+        }
+        Ok(picker)
+    }
+
+    /// Only accounts of the first so many shards.
+    pub fn of_first_shards(mut self, shards: usize) -> Self {
+        self.shards.truncate(shards);
+        self.sort_by_shard();
+        self
+    }
+
+    /// Each request is for so many shards, drawn anew for each.
+    pub fn with_shards_per_request(mut self, shards: usize) -> Self {
+        self.shards_per_request = Some(shards);
+        self.sort_by_shard();
+        self
+    }
+
+    pub fn workload(&self) -> Workload {
+        self.workload
+    }
+
+    pub fn locality(&self) -> Locality {
+        self.locality
+    }
+
+    pub fn accounts(&self) -> usize {
+        self.homes.len()
+    }
+
+    fn sort_by_shard(&mut self) {
+        let highest = self.homes.iter().max().map_or(0, |&home| usize::from(home));
+        self.by_shard = vec![Vec::new(); highest + 1];
+        for (account, &home) in (0_u32..).zip(&self.homes) {
+            self.by_shard[usize::from(home)].push(account);
+        }
+    }
+
+    /// Chooses the shards of the next request.
+    pub fn focus(&self, random: &mut Random, focus: &mut Focus) {
+        focus.clear();
+        let every = self.shards.len();
+        match self.shards_per_request {
+            Some(wanted) if wanted < every => {
+                for _ in 0..wanted {
+                    focus.shards.push(self.shards[random.below(every)]);
+                }
+            }
+            Some(_) => focus.shards.extend_from_slice(&self.shards),
+            // The shards were restricted.
+            None if !self.by_shard.is_empty() && every < self.by_shard.len() => {
+                focus.shards.extend_from_slice(&self.shards);
+            }
+            None => {}
+        }
     }
 
     /// Debit and credit account of the next transfer.
-    pub fn pick(&self, random: &mut Random) -> (usize, usize) {
+    pub fn pick(&self, random: &mut Random, focus: &mut Focus) -> (usize, usize) {
         let workload = match self.workload {
             Workload::Mix => match random.below(10) {
                 0..5 => Workload::Uniform,
@@ -74,13 +161,22 @@ impl Picker {
             },
             workload => workload,
         };
-        let first = if workload == Workload::Hot { HOT } else { self.one(workload, random) };
-        let mut second = self.one(workload, random);
+        let locality = match self.locality {
+            Locality::Share(cross) if random.fraction() < cross => Locality::Cross,
+            Locality::Share(_) => Locality::Local,
+            locality => locality,
+        };
+        let first = if workload == Workload::Hot { HOT } else { self.one(workload, random, focus) };
+        let mut draw = |random: &mut Random| match (workload, locality) {
+            (Workload::Uniform, Locality::Local) => self.one_of(self.homes[first], random),
+            _ => self.one(workload, random, focus),
+        };
+        let mut second = draw(random);
         for _ in 0..DRAWS {
-            if second != first && self.fits(first, second) {
+            if second != first && self.fits(locality, first, second) {
                 break;
             }
-            second = self.one(workload, random);
+            second = draw(random);
         }
         if second == first {
             second = (first + 1) % self.homes.len();
@@ -88,22 +184,29 @@ impl Picker {
         if random.next() & 1 == 0 { (first, second) } else { (second, first) }
     }
 
-    fn one(&self, workload: Workload, random: &mut Random) -> usize {
+    fn one(&self, workload: Workload, random: &mut Random, focus: &mut Focus) -> usize {
         match workload {
             Workload::Zipf => {
                 let drawn = random.fraction();
                 self.spread(self.zipf.partition_point(|&weight| weight < drawn))
             }
-            Workload::Uniform | Workload::Hot | Workload::Cross | Workload::Mix => random.below(self.homes.len()),
+            Workload::Uniform | Workload::Hot | Workload::Cross | Workload::Mix if focus.shards.is_empty() => {
+                random.below(self.homes.len())
+            }
+            Workload::Uniform | Workload::Hot | Workload::Cross | Workload::Mix => self.one_of(focus.turn(), random),
         }
     }
 
-    fn fits(&self, first: usize, second: usize) -> bool {
-        let same = self.homes[first] == self.homes[second];
-        match self.locality {
-            Locality::Any => true,
-            Locality::Local => same,
-            Locality::Cross => !same,
+    fn one_of(&self, shard: u16, random: &mut Random) -> usize {
+        let accounts = &self.by_shard[usize::from(shard)];
+        accounts[random.below(accounts.len())] as usize
+    }
+
+    fn fits(&self, locality: Locality, first: usize, second: usize) -> bool {
+        match locality {
+            Locality::Any | Locality::Share(_) => true,
+            Locality::Local => self.homes[first] == self.homes[second],
+            Locality::Cross => self.homes[first] != self.homes[second],
         }
     }
 
@@ -135,8 +238,16 @@ mod tests {
     fn pairs(workload: Workload, locality: Locality) -> Vec<(usize, usize)> {
         let homes = (0..ACCOUNTS).map(|account| (account % 3) as u16).collect();
         let picker = Picker::new(workload, locality, homes).unwrap();
-        let mut random = Random::new(1, 0);
-        (0..10_000).map(|_| picker.pick(&mut random)).collect()
+        draw(&picker)
+    }
+
+    fn draw(picker: &Picker) -> Vec<(usize, usize)> {
+        let (mut random, mut focus) = (Random::new(1, 0), Focus::default());
+        let mut one = || {
+            picker.focus(&mut random, &mut focus);
+            picker.pick(&mut random, &mut focus)
+        };
+        (0..10_000).map(|_| one()).collect()
     }
 
     #[test]
@@ -156,6 +267,33 @@ mod tests {
         for (debit, credit) in pairs(Workload::Cross, Locality::Cross) {
             assert_ne!(debit % 3, credit % 3);
         }
+    }
+
+    #[test]
+    fn a_share_of_the_transfers_crosses() {
+        let pairs = pairs(Workload::Uniform, Locality::Share(0.25));
+        let crossing = pairs.iter().filter(|(debit, credit)| debit % 3 != credit % 3).count();
+        assert!((2_200..2_800).contains(&crossing), "{crossing}");
+    }
+
+    #[test]
+    fn only_accounts_of_the_chosen_shards_are_drawn() {
+        let homes: Vec<u16> = (0..ACCOUNTS).map(|account| (account % 10) as u16).collect();
+        let picker = |locality| Picker::new(Workload::Uniform, locality, homes.clone()).unwrap();
+        for (debit, credit) in draw(&picker(Locality::Share(0.5)).of_first_shards(2)) {
+            assert!(debit % 10 < 2 && credit % 10 < 2);
+        }
+        let picker = picker(Locality::Local).with_shards_per_request(2);
+        let (mut random, mut focus) = (Random::new(1, 0), Focus::default());
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..100 {
+            picker.focus(&mut random, &mut focus);
+            let of_request: std::collections::BTreeSet<usize> =
+                (0..100).map(|_| picker.pick(&mut random, &mut focus)).flat_map(|(a, b)| [a % 10, b % 10]).collect();
+            assert!(of_request.len() <= 2);
+            seen.extend(of_request);
+        }
+        assert_eq!(seen.len(), 10);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Admin;
 use crate::{
-    http::{NoParameters, json},
+    http::{NoParameters, json, position},
     service::ShardStatus,
 };
 
@@ -41,6 +41,7 @@ struct NodeView {
     /// The highest epoch of the slots that the shard owns.
     epoch: i64,
     slots: u32,
+    #[serde(serialize_with = "position")]
     next_position: i64,
     cached_accounts: u64,
     pending_sagas: u64,

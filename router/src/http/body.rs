@@ -1,8 +1,11 @@
 //! Request bodies: the media type, and the bytes, read within bounds of size, time and memory.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 
-use axum::body::{Body, HttpBody};
+use axum::{
+    body::{Body, HttpBody},
+    extract::{FromRequest, Request},
+};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
@@ -19,6 +22,22 @@ use super::{
 
 /// The largest body of a request about one thing: 4 KiB of metadata, all of it escaped, fit in several times.
 const MAX_SINGLE_BYTES: usize = 64 * 1024;
+
+/// The parts of a request that its body is read with, taken without copying the headers.
+#[derive(Debug)]
+pub struct Sent {
+    pub headers: HeaderMap,
+    pub body: Body,
+}
+
+impl<S: Send + Sync> FromRequest<S> for Sent {
+    type Rejection = Infallible;
+
+    fn from_request(request: Request, _: &S) -> impl Future<Output = Result<Self, Infallible>> + Send {
+        let (head, body) = request.into_parts();
+        std::future::ready(Ok(Self { headers: head.headers, body }))
+    }
+}
 
 /// Bounds on bodies, shared by all requests.
 #[derive(Debug, Clone)]

@@ -1,6 +1,6 @@
-//! What belongs to one request: its id, its deadline, its span; and, on the way out, its problem's body.
+//! What belongs to one request: its id, its deadline, its name in the log; and, on the way out, its problem's body.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -9,11 +9,10 @@ use axum::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts};
 use tokio::time::Instant;
-use tracing::Instrument;
 use uuid::Uuid;
 
 use super::problem::{Code, Problem};
-use crate::trace::{self, Traceparent};
+use crate::trace::{self, Context, Traceparent};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
@@ -26,31 +25,30 @@ pub const MAX_TIMEOUT_MS: u64 = 30_000;
 #[derive(Debug, Clone, Copy)]
 pub struct RequestDeadline(pub Instant);
 
-/// Gives the request its id, deadline and span, and renders what comes back as a problem.
+/// Gives the request its id, deadline and name in the log, and renders what comes back as a problem.
 pub async fn around<F: Future<Output = Response>>(
     mut request: Request,
     answer: impl FnOnce(Request) -> F,
 ) -> Response {
     let arrived = Instant::now();
     let id = request_id(request.headers());
-    let instance = request.uri().path().to_owned();
-    let traceparent = Traceparent::of(request.headers());
-    let span = tracing::info_span!(
-        "request",
-        id = id.to_str().unwrap_or_default(),
-        method = %request.method(),
-        path = instance,
-        trace = traceparent.as_ref().map(Traceparent::trace_id),
-    );
+    let context = Arc::new(Context {
+        id,
+        method: request.method().clone(),
+        uri: request.uri().clone(),
+        traceparent: Traceparent::of(request.headers()),
+    });
     let mut response = match timeout(request.headers()) {
         Ok(timeout) => {
             request.extensions_mut().insert(RequestDeadline(arrived + timeout));
-            trace::within(traceparent, answer(request).instrument(span)).await
+            trace::within(Some(Arc::clone(&context)), answer(request)).await
         }
         Err(problem) => problem.into_response(),
     };
+    // Work that outlives its request still has the context.
+    let Context { id, uri, .. } = Arc::unwrap_or_clone(context);
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        let body = problem.render(&instance, id.to_str().unwrap_or_default());
+        let body = problem.render(uri.path(), id.to_str().unwrap_or_default());
         response.headers_mut().insert(header::CONTENT_LENGTH, body.len().into());
         *response.body_mut() = Body::from(body);
     }

@@ -1,13 +1,15 @@
 //! Names, labels and units of the edge's metrics, and the layer that records them.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::OnceLock};
 
 use axum::{
     extract::{MatchedPath, Request},
     response::Response,
 };
 use http::{Method, StatusCode};
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use tokio::time::Instant;
 
 /// Counter; labels `route` (the template), `method`, `status` (class).
@@ -66,64 +68,77 @@ pub fn record_batch(items: usize) {
     histogram!(BATCH_ITEMS).record(items as f64);
 }
 
-/// Counts and times requests. Within the routes, so that the template of the path is known.
-pub async fn around<F: Future<Output = Response>>(request: Request, answer: impl FnOnce(Request) -> F) -> Response {
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let method = method_label(request.method());
-    let _in_flight = InFlight::enter();
-    let begun = Instant::now();
-    let response = answer(request).await;
-    // The templates are few and the methods known, so the labels are bounded.
-    let route = route.as_ref().map_or("unmatched", MatchedPath::as_str).to_owned();
-    record(route, method, response.status(), begun.elapsed());
-    response
+/// The metrics of requests. The handles of a combination of labels are looked up at its first request.
+#[derive(Debug)]
+pub struct RequestMetrics {
+    in_flight: Gauge,
+    /// By the template of the path.
+    routes: Vec<(&'static str, RouteMetrics)>,
+    unmatched: RouteMetrics,
 }
 
-fn record(route: String, method: &'static str, status: StatusCode, elapsed: Duration) {
-    let labels = [
-        metrics::Label::new("route", route),
-        metrics::Label::new("method", method),
-        metrics::Label::new("status", status_class(status)),
-    ];
-    counter!(REQUESTS, labels.iter()).increment(1);
-    histogram!(DURATION, labels.iter()).record(elapsed);
-}
+/// By method and status.
+type RouteMetrics = [[OnceLock<(Counter, Histogram)>; STATUS_CLASSES.len()]; METHODS.len()];
 
-fn status_class(status: StatusCode) -> &'static str {
-    match status.as_u16() {
-        100..=199 => "1xx",
-        200..=299 => "2xx",
-        300..=399 => "3xx",
-        400..=499 => "4xx",
-        _ => "5xx",
+const METHODS: [&str; 8] = ["GET", "POST", "PATCH", "HEAD", "PUT", "DELETE", "OPTIONS", "other"];
+const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+impl RequestMetrics {
+    /// `routes` are the templates of all paths, so the labels are bounded.
+    pub fn new(routes: impl IntoIterator<Item = &'static str>) -> Self {
+        Self {
+            in_flight: gauge!(IN_FLIGHT),
+            routes: routes.into_iter().map(|route| (route, RouteMetrics::default())).collect(),
+            unmatched: RouteMetrics::default(),
+        }
+    }
+
+    /// Counts and times requests. Within the routes, so that the template of the path is known.
+    pub async fn around<F: Future<Output = Response>>(
+        &self,
+        request: Request,
+        answer: impl FnOnce(Request) -> F,
+    ) -> Response {
+        let (route, metrics) = self.of_route(request.extensions().get::<MatchedPath>());
+        let method = method_index(request.method());
+        let _in_flight = InFlight::enter(&self.in_flight);
+        let begun = Instant::now();
+        let response = answer(request).await;
+        let status = status_class(response.status());
+        let (requests, duration) = metrics[method][status].get_or_init(|| {
+            let labels = [("route", route), ("method", METHODS[method]), ("status", STATUS_CLASSES[status])];
+            (counter!(REQUESTS, &labels), histogram!(DURATION, &labels))
+        });
+        requests.increment(1);
+        duration.record(begun.elapsed());
+        response
+    }
+
+    fn of_route(&self, matched: Option<&MatchedPath>) -> (&'static str, &RouteMetrics) {
+        let known = matched.and_then(|matched| self.routes.iter().find(|(route, _)| *route == matched.as_str()));
+        known.map_or(("unmatched", &self.unmatched), |(route, metrics)| (*route, metrics))
     }
 }
 
-fn method_label(method: &Method) -> &'static str {
-    match *method {
-        Method::GET => "GET",
-        Method::POST => "POST",
-        Method::PATCH => "PATCH",
-        Method::HEAD => "HEAD",
-        Method::PUT => "PUT",
-        Method::DELETE => "DELETE",
-        Method::OPTIONS => "OPTIONS",
-        _ => "other",
-    }
+fn status_class(status: StatusCode) -> usize {
+    usize::from(status.as_u16() / 100).clamp(1, STATUS_CLASSES.len()) - 1
+}
+
+fn method_index(method: &Method) -> usize {
+    METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(METHODS.len() - 1)
 }
 
 /// Counted for as long as it lives, so that a request whose client hung up is counted out too.
-struct InFlight(metrics::Gauge);
+struct InFlight<'a>(&'a Gauge);
 
-impl InFlight {
-    fn enter() -> Self {
-        let gauge = gauge!(IN_FLIGHT);
+impl<'a> InFlight<'a> {
+    fn enter(gauge: &'a Gauge) -> Self {
         gauge.increment(1.0);
         Self(gauge)
     }
 }
 
-impl Drop for InFlight {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.decrement(1.0);
     }

@@ -19,7 +19,7 @@ mod transfer;
 mod transfer_batch;
 mod tree;
 
-use ledger::{AccountId, AssetCode, AssetRegistry, Metadata, TransferId};
+use ledger::{AccountId, AssetCode, AssetRegistry, TransferId};
 
 pub use account::{AccountBatchBody, AccountBody, account, account_batch};
 pub use account_changes::{AccountChanges, account_changes};
@@ -39,22 +39,16 @@ pub const MAX_BATCH_ITEMS: usize = 10_000;
 #[derive(Debug, Clone)]
 pub struct Rulebook {
     pub assets: AssetRegistry,
-    /// Shared by every item without metadata, so that none allocates its own.
-    no_metadata: Metadata,
 }
 
 impl Rulebook {
     pub fn new(assets: AssetRegistry) -> Self {
-        Self { assets, no_metadata: Metadata::empty() }
+        Self { assets }
     }
 
     /// The amount of a transfer or hold in minor units. `None`: it is none, or nobody knows the asset.
     fn positive_amount(&self, text: &str, asset: AssetCode) -> Option<i64> {
         rules::positive_amount(text, self.assets.scale(asset)?).ok()
-    }
-
-    fn metadata(&self, given: Option<Metadata>) -> Metadata {
-        given.unwrap_or_else(|| self.no_metadata.clone())
     }
 }
 

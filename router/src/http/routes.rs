@@ -1,58 +1,71 @@
 //! Every route of the public listener, and the layers around them.
 
-use std::{future::Future, panic::AssertUnwindSafe};
+use std::{future::Future, panic::AssertUnwindSafe, sync::Arc};
 
 use axum::{
     Router,
     extract::{Request, State},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
 use futures_util::FutureExt;
 
 use super::{
-    Edge, accounts, admission::Admission, balances, context, holds, metrics, openapi, problem::Problem, transfers,
+    Edge, accounts, admission::Admission, balances, context, holds, metrics::RequestMetrics, openapi,
+    problem::Problem, transfers,
 };
 
 /// The routes; [`openapi`] describes the same ones, which a test holds them to.
-fn routes() -> Router<Edge> {
-    Router::new()
-        .route("/v1/accounts", post(accounts::open).get(accounts::list))
-        .route("/v1/accounts:batch", post(accounts::open_batch))
-        .route("/v1/accounts/{id}", get(accounts::show).patch(accounts::change))
-        .route("/v1/accounts/{id}/entries", get(accounts::entries))
-        .route("/v1/accounts/{id}/balance", get(accounts::balance))
-        .route("/v1/balances", get(balances::sum))
-        .route("/v1/transfers", post(transfers::order))
-        .route("/v1/transfers:batch", post(transfers::order_batch))
-        .route("/v1/transfers/{id}", get(transfers::show))
-        .route("/v1/transfers/{id}/reverse", post(transfers::reverse))
-        .route("/v1/holds", post(holds::place))
-        .route("/v1/holds/{id}", get(holds::show))
-        .route("/v1/holds/{id}/capture", post(holds::capture))
-        .route("/v1/holds/{id}/release", post(holds::release))
-        .route("/openapi.json", get(openapi::serve))
+fn routes() -> [(&'static str, MethodRouter<Edge>); 15] {
+    [
+        ("/v1/accounts", post(accounts::open).get(accounts::list)),
+        ("/v1/accounts:batch", post(accounts::open_batch)),
+        ("/v1/accounts/{id}", get(accounts::show).patch(accounts::change)),
+        ("/v1/accounts/{id}/entries", get(accounts::entries)),
+        ("/v1/accounts/{id}/balance", get(accounts::balance)),
+        ("/v1/balances", get(balances::sum)),
+        ("/v1/transfers", post(transfers::order)),
+        ("/v1/transfers:batch", post(transfers::order_batch)),
+        ("/v1/transfers/{id}", get(transfers::show)),
+        ("/v1/transfers/{id}/reverse", post(transfers::reverse)),
+        ("/v1/holds", post(holds::place)),
+        ("/v1/holds/{id}", get(holds::show)),
+        ("/v1/holds/{id}/capture", post(holds::capture)),
+        ("/v1/holds/{id}/release", post(holds::release)),
+        ("/openapi.json", get(openapi::serve)),
+    ]
 }
 
 /// The public API.
 pub fn api(edge: Edge) -> Router {
-    routes()
+    let routes = routes();
+    let metrics = RequestMetrics::new(routes.iter().map(|(path, _)| *path));
+    let around = Arc::new(Layers { admission: edge.admission.clone(), metrics });
+    routes
+        .into_iter()
+        .fold(Router::new(), |router, (path, methods)| router.route(path, methods))
         .fallback(context::not_found)
         .method_not_allowed_fallback(context::method_not_allowed)
-        .layer(from_fn_with_state(edge.admission.clone(), layers))
+        .layer(from_fn_with_state(around, layers))
         .with_state(edge)
+}
+
+/// What the layers of all routes share.
+struct Layers {
+    admission: Admission,
+    metrics: RequestMetrics,
 }
 
 /// The layers around every route, outermost first. One function and not a stack of services, because axum clones and boxes
 /// all that is below each layer for each request, which cost more than the handlers.
-async fn layers(State(admission): State<Admission>, request: Request, next: Next) -> Response {
+async fn layers(State(around): State<Arc<Layers>>, request: Request, next: Next) -> Response {
     // Outermost: it alone knows the request's id, which every answer and every problem carries.
     context::around(request, |request| {
         // Around everything that answers, refusals and panics included, so that all of them are counted.
-        metrics::around(request, |request| async move {
+        around.metrics.around(request, |request| async {
             // Admission before parsing: a refusal must cost next to nothing.
-            match admission.admit() {
+            match around.admission.admit() {
                 // A panic in a handler is that request's 500 and nobody else's.
                 Ok(_admitted) => panics_answered(next.run(request)).await,
                 Err(problem) => problem.into_response(),

@@ -315,6 +315,40 @@ async fn the_balance_now_does_not_depend_on_two_clocks() {
 }
 
 #[tokio::test]
+async fn a_transfer_whose_client_hangs_up_is_carried_to_its_end() {
+    let cluster = Cluster::start(2).await;
+    let (payer, payee) = (cluster.account_on(0, "payer"), cluster.account_on(1, "payee"));
+    cluster.fund(&[(&payer, 2_000), (&payee, 0)]).await;
+    let edge = Edge::new(&config(""), cluster.router.clone(), cluster.tasks.clone()).unwrap();
+    let api = api(edge);
+    // Recovery would finish the transfer as well, and must not be what the test sees.
+    cluster.nodes[0].sagas_are_due_after(std::time::Duration::from_secs(3_600));
+    // The register's node hangs, so that the client hangs up between the reserve and the verdict.
+    cluster.nodes[1].hang(true);
+    let body = TRANSFER.replace("alice", &payer).replace("bob", &payee);
+    let mut answer = Box::pin(send(&api, request("POST", "/v1/transfers", body)));
+    until(async || {
+        assert!(futures_util::poll!(&mut answer).is_pending());
+        cluster.nodes[1].waiting() > 0
+    })
+    .await;
+    drop(answer);
+    cluster.nodes[1].hang(false);
+    until(async || cluster.posted(&payee).await == 1_234).await;
+    until(async || cluster.nodes[0].pending() == 0).await;
+    assert_eq!(cluster.posted(&payer).await, 2_000 - 1_234);
+}
+
+/// Waits for a condition, for at most ten seconds.
+async fn until(mut holds: impl AsyncFnMut() -> bool) {
+    let give_up = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !holds().await {
+        assert!(tokio::time::Instant::now() < give_up, "the condition never held");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_trace_context_reaches_the_nodes() {
     const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let cluster = Cluster::start(1).await;

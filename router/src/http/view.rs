@@ -17,7 +17,7 @@ use axum::{
 };
 use http::{HeaderValue, StatusCode, header};
 use ledger::{AssetCode, AssetRegistry, Limit, format_minor};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use wire::convert::BadMessage;
 
 use super::{idempotency, parse::UNLIMITED, problem::Problem};
@@ -93,6 +93,11 @@ impl Scale {
     pub fn limit_or_none(self, limit: Limit) -> Option<String> {
         limit.to_nullable().map(|minor| self.amount(minor))
     }
+}
+
+/// A journal position as a string of digits: JavaScript reads JSON numbers beyond 2^53 as other numbers.
+pub fn position<S: Serializer>(position: &i64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(position)
 }
 
 /// Metadata as stored, read back into a map.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 
-use super::{NodeClient, Shard, breaker::Signal, client::CallFailure};
+use super::{NodeClient, Shard, breaker::Signal, client::CallFailure, connection::Connection};
 use crate::service::{CallError, Deadline};
 
 /// Reads of one shard at once; h2's default of 200 streams per connection stays out of reach.
@@ -38,9 +38,9 @@ impl Shard {
             self.metrics.refused_by_breaker.increment(1);
             return Err(self.unavailable());
         }
-        let mut answer = self.call(deadline, &mut make).await;
+        let mut answer = self.call(deadline, |connection| make(connection.client())).await;
         if matches!(answer, Err(CallFailure::Lost(_))) && self.budget.spend() {
-            answer = self.call(deadline, &mut make).await;
+            answer = self.call(deadline, |connection| make(connection.client())).await;
         }
         answer.map_err(|failure| match failure {
             CallFailure::NotSent(_) | CallFailure::Lost(_) => self.unavailable(),
@@ -68,18 +68,18 @@ impl Shard {
     }
 
     /// Asks the node something about itself, breaker or not: this is how an operator sees a shard come back.
-    pub async fn probe<A, Make, Reply>(&self, deadline: Deadline, make: Make) -> Result<A, CallFailure>
+    pub async fn probe<A, Make, Reply>(&self, deadline: Deadline, mut make: Make) -> Result<A, CallFailure>
     where
         Make: FnMut(NodeClient) -> Reply,
         Reply: Future<Output = Result<tonic::Response<A>, Status>>,
     {
-        self.call(deadline, make).await
+        self.call(deadline, |connection| make(connection.client())).await
     }
 
     /// A call with its fate reported to the breaker.
     pub(super) async fn call<A, Make, Reply>(&self, until: Instant, make: Make) -> Result<A, CallFailure>
     where
-        Make: FnMut(NodeClient) -> Reply,
+        Make: FnMut(Connection) -> Reply,
         Reply: Future<Output = Result<tonic::Response<A>, Status>>,
     {
         let report = Report { shard: self, reported: false };

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 
 use super::{
-    connection::{ConnectError, Connection, NodeClient, NotSent},
+    connection::{ConnectError, Connection, NotSent},
     witness::{ShardName, Witness},
 };
 
@@ -90,13 +90,13 @@ impl Client {
     /// Makes a call. `make` runs again if the request was certainly not sent.
     pub async fn call<A, Make, Answer>(&self, until: Instant, mut make: Make) -> Result<A, CallFailure>
     where
-        Make: FnMut(NodeClient) -> Answer,
+        Make: FnMut(Connection) -> Answer,
         Answer: Future<Output = Result<tonic::Response<A>, Status>>,
     {
         let mut unsent = 0;
         loop {
             let connection = self.connection(until).await?;
-            let status = match timeout_at(until, make(connection.client())).await {
+            let status = match timeout_at(until, make(connection.clone())).await {
                 Err(_) => return Err(CallFailure::NoAnswer),
                 Ok(Ok(response)) => return Ok(response.into_inner()),
                 Ok(Err(status)) => status,
@@ -285,7 +285,9 @@ mod tests {
         let uri = format!("http://{}", taken.local_addr().unwrap());
         let client = Client::new("s0".into(), vec![uri], PATIENCE, None);
         let until = Instant::now() + PATIENCE;
-        let answer = client.call(until, |mut node| async move { node.status(wire::StatusRequest {}).await }).await;
+        let answer = client
+            .call(until, |connection| async move { connection.client().status(wire::StatusRequest {}).await })
+            .await;
         assert!(matches!(answer, Err(CallFailure::NotSent(_))), "{answer:?}");
     }
 
@@ -303,7 +305,8 @@ mod tests {
         };
         let client = Client::new("s0".into(), vec![uri], PATIENCE, None);
         let until = Instant::now() + PATIENCE;
-        let call = client.call(until, |mut node| async move { node.status(wire::StatusRequest {}).await });
+        let call =
+            client.call(until, |connection| async move { connection.client().status(wire::StatusRequest {}).await });
         let (answer, ()) = tokio::join!(call, server);
         assert!(matches!(answer, Err(CallFailure::Lost(_))), "{answer:?}");
     }

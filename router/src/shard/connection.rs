@@ -16,8 +16,11 @@ use hyper::{body::Incoming, client::conn::http2, rt::Executor};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use identity::Disagreements;
 use tokio::net::TcpStream;
-use tonic::body::Body;
-use wire::shard_node_client::ShardNodeClient;
+use tonic::{Status, body::Body, client::Grpc};
+use wire::{
+    execute::{ExecuteCall, Executed, execute},
+    shard_node_client::ShardNodeClient,
+};
 
 use super::witness::Witness;
 use crate::trace::{self, TRACEPARENT};
@@ -113,6 +116,15 @@ impl Connection {
             .max_encoding_message_size(wire::MAX_MESSAGE_BYTES)
     }
 
+    /// Runs operations at the node.
+    pub async fn execute(self, call: ExecuteCall) -> Result<tonic::Response<Executed>, Status> {
+        let origin = self.origin.clone();
+        let mut client = Grpc::with_origin(self, origin)
+            .max_decoding_message_size(wire::MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(wire::MAX_MESSAGE_BYTES);
+        execute(&mut client, call).await
+    }
+
     pub fn is_closed(&self) -> bool {
         self.requests.is_closed()
     }
@@ -141,7 +153,8 @@ impl tower::Service<Request<Body>> for Connection {
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         // A read runs in its request's task and takes the trace from there. Writes share a call, so each operation
         // carries its own trace.
-        if let Some(traceparent) = trace::current().and_then(|it| HeaderValue::from_str(it.as_str()).ok()) {
+        if let Some(traceparent) = trace::current_traceparent().and_then(|it| HeaderValue::from_str(it.as_str()).ok())
+        {
             request.headers_mut().insert(TRACEPARENT, traceparent);
         }
         if let Some((witness, number)) = &self.told

@@ -11,7 +11,8 @@ use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tonic::Code;
 use wire::{
     Reply,
-    convert::{operation_to_wire, shard_mark_to_wire},
+    convert::BadMessage,
+    execute::{ExecuteCall, Executed},
     not_executed::Reason,
 };
 
@@ -36,7 +37,7 @@ enum Sending {
 /// Sends a batch and answers every submission in it.
 pub async fn deliver(shard: Arc<Shard>, batch: Vec<Submission>, slot: OwnedSemaphorePermit) {
     let open = match send(&shard, &batch).await {
-        Ok(results) => hand_out(&shard, batch, results, Sending::First),
+        Ok(replies) => hand_out(&shard, batch, replies, Sending::First),
         Err(CallFailure::NotSent(_)) => return answer_all(batch, &shard.unavailable()),
         Err(CallFailure::TooLate) => return answer_all(batch, &shard.late()),
         Err(CallFailure::Lost(_)) => batch,
@@ -74,7 +75,7 @@ async fn resend(shard: &Shard, batch: Vec<Submission>) {
         match send(shard, &batch).await {
             // The node is still unreachable. Nothing was sent, so the budget for this sending remains.
             Err(CallFailure::NotSent(_) | CallFailure::TooLate) => continue,
-            Ok(results) => batch = hand_out(shard, batch, results, Sending::Again),
+            Ok(replies) => batch = hand_out(shard, batch, replies, Sending::Again),
             Err(CallFailure::Lost(_) | CallFailure::NoAnswer | CallFailure::Refused { .. }) => {
                 batch.iter_mut().for_each(|submission| submission.forget_refusals(shard));
             }
@@ -85,15 +86,12 @@ async fn resend(shard: &Shard, batch: Vec<Submission>) {
     give_up(shard, batch);
 }
 
-async fn send(shard: &Shard, batch: &[Submission]) -> Result<Vec<wire::OperationResult>, CallFailure> {
+async fn send(shard: &Shard, batch: &[Submission]) -> Result<Vec<Result<Reply, BadMessage>>, CallFailure> {
     let begun = Instant::now();
     let latest = batch.iter().map(|submission| submission.deadline).max().unwrap_or(begun);
     let operations = batch.iter().map(|submission| submission.operations.len()).sum::<usize>();
     let answer = shard
-        .call(latest + ANSWER_GRACE, |mut node| {
-            let request = request(shard, batch, Instant::now());
-            async move { node.execute(request).await }
-        })
+        .call(latest + ANSWER_GRACE, |connection| connection.execute(request(shard, batch, Instant::now())))
         .await;
     let end = match &answer {
         Ok(_) => CallEnd::Answered,
@@ -103,56 +101,52 @@ async fn send(shard: &Shard, batch: &[Submission]) -> Result<Vec<wire::Operation
         Err(CallFailure::Refused { .. }) => CallEnd::Refused,
     };
     shard.metrics.executed(end, begun.elapsed(), operations);
-    let wire::ExecuteResponse { results, mark } = answer?;
+    let Executed { replies, mark } = answer?;
     // Record the mark before answering: a read that follows an answer must not be older.
     if let Some(mark) = mark {
-        shard.witness.observe(shard.number, mark.into());
+        shard.witness.observe(shard.number, mark);
     }
-    if results.len() != operations {
-        let detail = format!("{} results for {operations} operations", results.len());
+    if replies.len() != operations {
+        let detail = format!("{} results for {operations} operations", replies.len());
         return Err(CallFailure::Refused { code: Code::Internal, detail });
     }
-    Ok(results)
+    Ok(replies)
 }
 
-fn request(shard: &Shard, batch: &[Submission], now: Instant) -> wire::ExecuteRequest {
-    let mut traces = Vec::new();
-    let map = Arc::clone(shard.routing.load().map());
-    let mut operations = Vec::with_capacity(batch.iter().map(|submission| submission.operations.len()).sum());
+fn request(shard: &Shard, batch: &[Submission], now: Instant) -> ExecuteCall {
+    let table = shard.routing.load();
+    let mut call = ExecuteCall::new(shard.witness.assets_digest(), batch.iter().map(|it| it.bytes).sum());
+    let mut first = 0;
     for (submission, number) in batch.iter().zip(1..) {
         let order_group = if submission.ordered { number } else { 0 };
         let left_ms = submission.deadline.saturating_duration_since(now).as_millis();
         // 0 would mean "no deadline".
         let timeout_ms = u32::try_from(left_ms).unwrap_or(u32::MAX).max(1);
-        let to_wire = |operation| {
-            let peer = shard.witness.other_end(&map, operation).map(shard_mark_to_wire);
-            wire::Operation { peer, ..operation_to_wire(operation, order_group, timeout_ms) }
-        };
+        let count = submission.operations.len();
         if let Some(traceparent) = &submission.traceparent {
-            traces.push(wire::Trace {
-                traceparent: traceparent.as_str().to_owned(),
-                first: u32::try_from(operations.len()).unwrap_or(u32::MAX),
-                count: u32::try_from(submission.operations.len()).unwrap_or(u32::MAX),
-            });
+            call.trace(traceparent.as_str(), first, count);
         }
-        operations.extend(submission.operations.iter().map(to_wire));
+        for operation in &submission.operations {
+            call.push(operation, order_group, timeout_ms, shard.witness.other_end(table.map(), operation));
+        }
+        first += count;
     }
-    wire::ExecuteRequest { operations, traces, assets_digest: shard.witness.assets_digest() }
+    call
 }
 
 /// Gives each submission its answers, except submissions with an operation of unknown outcome, which are resent.
 fn hand_out(
     shard: &Shard,
     batch: Vec<Submission>,
-    results: Vec<wire::OperationResult>,
+    replies: Vec<Result<Reply, BadMessage>>,
     sending: Sending,
 ) -> Vec<Submission> {
-    let mut results = results.into_iter();
+    let mut replies = replies.into_iter();
     let mut open = Vec::new();
     for mut submission in batch {
         submission.resent |= sending == Sending::Again;
-        let of_it = results.by_ref().take(submission.operations.len());
-        submission.answers = of_it.map(|result| read(shard, result, sending)).collect();
+        let of_it = replies.by_ref().take(submission.operations.len());
+        submission.answers = of_it.map(|reply| read(shard, reply, sending)).collect();
         let unknown = |answer: &Answer| matches!(answer, Err(CallError::OutcomeUnknown { .. }));
         if submission.answers.iter().any(unknown) {
             open.push(submission);
@@ -163,8 +157,8 @@ fn hand_out(
     open
 }
 
-fn read(shard: &Shard, result: wire::OperationResult, sending: Sending) -> Answer {
-    let reply = match Reply::try_from(result) {
+fn read(shard: &Shard, reply: Result<Reply, BadMessage>, sending: Sending) -> Answer {
+    let reply = match reply {
         Ok(reply) => reply,
         Err(error) => {
             tracing::error!(shard = %shard.id(), %error, "a shard-node gave an unreadable answer");

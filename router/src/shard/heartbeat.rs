@@ -45,9 +45,9 @@ impl Shard {
         let request = self.witness.introduce(&name, clock_before.as_ref());
         let asked_us = clock::now_us();
         let asked = self
-            .call(until, |mut node| {
+            .call(until, |connection| {
                 let request = request.clone();
-                async move { node.identify(request).await }
+                async move { connection.client().identify(request).await }
             })
             .await;
         let outcome = match asked {

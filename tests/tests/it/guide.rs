@@ -109,7 +109,6 @@ fn lasting(mut value: Value) -> Value {
         Value::Object(members) => {
             for (name, member) in members.iter_mut() {
                 *member = match name.as_str() {
-                    "position" | "request_id" if member.is_number() => json!(0),
                     "position" | "request_id" => json!(name),
                     _ if member.as_str().is_some_and(|text| text.len() == TIME.len() && text.ends_with('Z')) => {
                         json!(TIME)

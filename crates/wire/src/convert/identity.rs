@@ -22,6 +22,28 @@ impl wire::IdentifyRequest {
     }
 }
 
+impl wire::IdentifyResponse {
+    /// The answer of a node that is whichever shard the caller expects and works: of nodes that stand in for real ones
+    /// in tests and measurements. `now_us`: their clock, in microseconds since the epoch.
+    pub fn agreeing_with(request: wire::IdentifyRequest, now_us: i64) -> Self {
+        let works = Some(wire::Readiness { works: true, cause: String::new() });
+        Self {
+            identity: Some(wire::ShardIdentity {
+                cluster: request.cluster,
+                shard: request.shard,
+                number: request.shard_number.unwrap_or_default(),
+                slots: request.slots,
+                hash_seed: request.hash_seed,
+            }),
+            clock_us: now_us,
+            steady_us: now_us,
+            reads: works.clone(),
+            writes: works,
+            ..Self::default()
+        }
+    }
+}
+
 impl From<Mark> for wire::Mark {
     fn from(Mark { incarnation, timeline, position }: Mark) -> Self {
         Self { incarnation, timeline, position }

@@ -1,7 +1,6 @@
 //! Two accounts: one that is part of every transfer, and one that is part of a thousandth of them.
 
 use anyhow::{Context, ensure};
-use bytes::Bytes;
 use futures_util::future::try_join_all;
 use http::StatusCode;
 use serde::Deserialize;
@@ -10,9 +9,9 @@ use telemetry::clock;
 use crate::{
     bench::{
         accounts,
-        connection::{Address, Connection},
+        connection::{Address, Answer, Connection},
         random::Random,
-        request::{self, Writer},
+        request::{self, Ids, Writer},
         tally::Tally,
         workload::{Locality, Picker, Workload},
     },
@@ -39,10 +38,11 @@ pub async fn write(router: &Address, entries: usize, seed: u64) -> anyhow::Resul
     progress::counted("entries", entries, async |bar| {
         let writers = (0..CONNECTIONS).map(async |number| {
             let mut connection = Connection::open(router).await?;
-            let mut writer = Writer::new(Random::new(seed, number as u64));
+            let mut writer = Writer::new(Random::new(seed, number as u64), Ids::TimeOrdered, 0.0);
             for _ in (number..batches).step_by(CONNECTIONS) {
                 let now_ms = u64::try_from(clock::now_us() / 1_000).unwrap_or_default();
-                send(&mut connection, writer.batch(&picker, BATCH, now_ms)).await?;
+                let answer = connection.post(PATH, |body| writer.batch(&picker, BATCH, now_ms, body)).await?;
+                check(&answer)?;
                 bar.inc(BATCH as u64);
             }
             anyhow::Ok(())
@@ -52,10 +52,9 @@ pub async fn write(router: &Address, entries: usize, seed: u64) -> anyhow::Resul
     .await
 }
 
-async fn send(connection: &mut Connection, batch: Bytes) -> anyhow::Result<()> {
-    let (status, answer) = connection.post(PATH, batch).await?;
+fn check(answer: &Answer<'_>) -> anyhow::Result<()> {
     let mut tally = Tally::new()?;
-    request::count(status, &answer, BATCH as u64, &mut tally);
+    request::count(answer.status, answer.body, BATCH as u64, &mut tally);
     ensure!(tally.posted == BATCH as u64, "of {BATCH} transfers {} were posted: {:?}", tally.posted, tally.codes);
     Ok(())
 }
@@ -98,8 +97,8 @@ impl History {
 /// The last entry of a page.
 async fn edge(connection: &mut Connection, account: &str, query: &str) -> anyhow::Result<Entry> {
     let path = format!("/v1/accounts/{account}/entries?{query}");
-    let (status, answer) = connection.get(&path).await?;
-    ensure!(status == StatusCode::OK, "{path}: {status}");
-    let page: Page = serde_json::from_slice(&answer).with_context(|| path.clone())?;
+    let answer = connection.get(&path).await?;
+    ensure!(answer.status == StatusCode::OK, "{path}: {}", answer.status);
+    let page: Page = serde_json::from_slice(answer.body).with_context(|| path.clone())?;
     page.data.into_iter().next_back().with_context(|| format!("{path}: no entries"))
 }

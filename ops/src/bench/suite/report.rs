@@ -1,154 +1,373 @@
-//! The sums of the comparison: medians, ratios, and the bars they are held against.
+//! The result of `make bench`: the figures, held against the bars, and the page that shows them.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use telemetry::clock;
 
-use super::{super::Measurement, cpu::PerTransfer};
+use super::{
+    ByShards, Plan,
+    runs::{FUNCTION_HOT, FUNCTION_UNIFORM, SWEEPS, Sweep, SweepAxis},
+    stage::Drawn,
+};
+use crate::bench::{
+    chart::{Axis, Bars, Chart, Series, number},
+    figures::{Figure, Promise, Samples, ratio},
+    machine::Machine,
+    page::{Mark, Page},
+    scaling::throughput,
+    subject::Sample,
+};
 
-/// How long, how often, and from which seed.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Plan {
-    pub rounds: u32,
-    pub seconds: u32,
-    pub seed: u64,
-}
-
-/// Of each run, its samples, one a round.
-pub type Samples = BTreeMap<String, Vec<Sample>>;
-
-#[derive(Debug, Clone, Serialize)]
-pub struct Sample {
-    pub transfers_per_s: f64,
-    pub cpu_us_per_transfer: PerTransfer,
-    /// In full, where it is ours.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ours: Option<Measurement>,
-}
-
-/// A ratio that is promised.
-struct Bar {
-    claim: &'static str,
-    ours: &'static str,
-    /// The best of these is what ours is compared with.
-    others: &'static [&'static str],
-    at_least: f64,
-}
-
-const BARS: [Bar; 4] = [
-    Bar {
-        claim: "batches of 1,000, uniform, one shard : PL/pgSQL function",
-        ours: "batch_uniform",
-        others: &["function_uniform_16", "function_uniform_48"],
-        at_least: 4.0,
-    },
-    Bar {
-        claim: "batches of 1,000, hot account, one shard : PL/pgSQL function, hot account",
-        ours: "batch_hot",
-        others: &["function_hot_16", "function_hot_48"],
-        at_least: 15.0,
-    },
-    Bar {
-        claim: "single transfers over HTTP, 64 connections, one shard : PL/pgSQL function",
-        ours: "single_uniform",
-        others: &["function_uniform_16", "function_uniform_48"],
-        at_least: 1.0,
-    },
-    Bar {
-        claim: "batches of 1,000, all cross-shard, two shards : all local",
-        ours: "two_shards_cross",
-        others: &["two_shards_local"],
-        at_least: 0.3,
-    },
-];
-
-/// The result of `make bench`.
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub plan: Plan,
-    pub cores: usize,
-    /// Of PostgreSQL, the same on both sides.
+    pub measured_at: String,
+    pub machine: Machine,
+    /// Of PostgreSQL, the same on all sides.
     pub settings: BTreeMap<String, String>,
-    /// Whether `verify` found the ledgers clean after all rounds.
+    /// Whether `verify` found the ledgers clean after all runs.
     pub verified: bool,
-    pub comparisons: Vec<Comparison>,
+    pub figures: Vec<Figure>,
     pub samples: Samples,
-}
-
-#[derive(Debug, Serialize)]
-pub struct Comparison {
-    pub claim: &'static str,
-    /// Median transfers a second.
-    pub ours: f64,
-    pub other: f64,
-    pub ratio: f64,
-    pub at_least: f64,
-    pub met: bool,
+    pub sweeps: Vec<Drawn>,
+    pub by_shards: ByShards,
 }
 
 impl Report {
-    pub fn new(plan: Plan, settings: Vec<(String, String)>, samples: Samples, verified: bool) -> Self {
+    pub fn new(
+        plan: Plan,
+        settings: Vec<(String, String)>,
+        samples: Samples,
+        sweeps: Vec<Drawn>,
+        by_shards: ByShards,
+        verified: bool,
+    ) -> Self {
         Self {
             plan,
-            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            measured_at: clock::format_rfc3339(clock::now_us()),
+            machine: Machine::this(),
             settings: settings.into_iter().collect(),
             verified,
-            comparisons: BARS.iter().map(|bar| bar.compare(&samples)).collect(),
+            figures: figures(&samples),
             samples,
+            sweeps,
+            by_shards,
         }
     }
 
-    pub fn all_met(&self) -> bool {
-        self.comparisons.iter().all(|comparison| comparison.met)
+    /// Whether every figure that was measured meets its bar, and none is missing.
+    /// The share of the raw append that a run reaches.
+    pub fn share_of_ceiling(&self, run: &str) -> Option<f64> {
+        ratio(self.samples.rate(run), self.samples.rate("ceiling_append"))
+    }
+
+    /// The report as one HTML file.
+    pub fn page(&self) -> String {
+        let mut page = Page::new("Shardledger: make bench");
+        page.paragraph(&format!(
+            "{}. {} rounds, main runs of {} s, points of plots {} s, seed {}. Medians over the rounds. Client, routers, nodes and \
+             PostgreSQL share the machine.",
+            self.measured_at, self.plan.rounds, self.plan.seconds, self.plan.sweep_seconds, self.plan.seed
+        ));
+        page.paragraph(&self.machine.to_string());
+        page.paragraph(if self.verified {
+            "shardctl verify found the ledgers clean after all runs."
+        } else {
+            "shardctl verify found a VIOLATION: the numbers are worth nothing."
+        });
+        page.bars(&self.figures);
+        page.heading("Runs");
+        page.note(
+            "Processor time is in microseconds for each transfer, of all processes of a kind; latency is that of requests. \
+             The unfolded rows are those at the beginning and at the end.",
+        );
+        page.table(RUN_HEADER, self.run_rows().into_iter().map(|cells| (Mark::Plain, cells)));
+        page.heading("Plots");
+        page.charts(&self.charts());
+        if !self.by_shards.limit.is_empty() {
+            page.note(&format!("Throughput by the number of shards: {}.", self.by_shards.limit));
+        }
+        page.heading("PostgreSQL settings, the same on all sides");
+        page.table(
+            ["setting", "value"],
+            self.settings.iter().map(|(name, value)| (Mark::Plain, [name.clone(), value.clone()])),
+        );
+        page.finish()
+    }
+
+    /// One row a run, in the order of their names.
+    pub fn run_rows(&self) -> Vec<[String; 12]> {
+        let row = |(name, samples): (&String, &Vec<Sample>)| {
+            let rates: Vec<String> = samples.iter().map(|sample| number(sample.transfers_per_s)).collect();
+            let value = |value: Option<f64>| value.map_or_else(String::new, |value| format!("{value:.1}"));
+            let ms = |us: Option<f64>| us.map_or_else(String::new, |us| format!("{:.2}", us / 1e3));
+            let last = samples.last();
+            let unfolded = last.and_then(|sample| sample.unfolded_rows);
+            [
+                name.clone(),
+                self.samples.rate(name).map_or_else(String::new, |rate| format!("{rate:.0}")),
+                rates.join(" "),
+                self.share_of_ceiling(name).map_or_else(String::new, |share| format!("{share:.3}")),
+                value(self.samples.cpu(name, |cpu| cpu.client)),
+                value(self.samples.cpu(name, |cpu| cpu.routers)),
+                value(self.samples.cpu(name, |cpu| cpu.nodes)),
+                value(self.samples.cpu(name, |cpu| cpu.postgres)),
+                ms(self.samples.latency(name, |latency| latency.p50)),
+                ms(self.samples.latency(name, |latency| latency.p99)),
+                self.samples.disk(name).map_or_else(String::new, |bytes| format!("{bytes:.0}")),
+                unfolded.map_or_else(String::new, |[before, after]| format!("{} {}", number(before), number(after))),
+            ]
+        };
+        self.samples.0.iter().map(row).collect()
+    }
+
+    fn charts(&self) -> Vec<String> {
+        let mut charts: Vec<String> = Vec::new();
+        for drawn in &self.sweeps {
+            let Some(sweep) = SWEEPS.iter().find(|sweep| sweep.name == drawn.name) else { continue };
+            let (rate, latency) = sweep_charts(sweep, drawn);
+            charts.push(rate);
+            charts.push(latency);
+        }
+        if !self.by_shards.points.is_empty() {
+            charts.push(throughput(&self.by_shards.points));
+        }
+        charts.push(self.percentiles());
+        charts.push(self.processors());
+        charts
+    }
+
+    fn percentiles(&self) -> String {
+        const RUNS: [&str; 4] = ["one_client", "single_uniform", "two_shards_single_half_cross", "half_the_peak"];
+        let series = RUNS.iter().filter_map(|run| {
+            let latency = self.samples.0.get(*run)?.last()?.latency_us.as_ref()?;
+            let values = [latency.p50, latency.p90, latency.p99, latency.p99_9];
+            Some(Series::new(run, (0..).map(f64::from).zip(values.map(|us| us as f64 / 1e3))))
+        });
+        Chart {
+            title: "Latency of single requests, last round".to_owned(),
+            x_label: "percentile".to_owned(),
+            y_label: "ms".to_owned(),
+            x_axis: Axis::Words(["p50", "p90", "p99", "p99.9"].map(str::to_owned).to_vec()),
+            series: series.collect(),
+        }
+        .svg()
+    }
+
+    fn processors(&self) -> String {
+        const RUNS: [&str; 6] = [
+            "batch_uniform",
+            "batch_hot",
+            "two_shards_cross",
+            "single_uniform",
+            "two_shards_single_half_cross",
+            "function_uniform_16",
+        ];
+        let bars = RUNS.iter().filter(|run| self.samples.0.contains_key(**run)).map(|run| {
+            let of =
+                |part: fn(&crate::bench::cpu::PerTransfer) -> f64| self.samples.cpu(run, part).unwrap_or_default();
+            let parts =
+                vec![of(|cpu| cpu.postgres), of(|cpu| cpu.nodes), of(|cpu| cpu.routers), of(|cpu| cpu.client)];
+            ((*run).to_owned(), parts)
+        });
+        Bars {
+            title: "Processor time for each transfer".to_owned(),
+            y_label: "µs".to_owned(),
+            parts: ["PostgreSQL", "node", "router", "client"].map(str::to_owned).to_vec(),
+            bars: bars.collect(),
+        }
+        .svg()
     }
 }
 
-impl Bar {
-    fn compare(&self, samples: &Samples) -> Comparison {
-        let median_of = |name: &str| samples.get(name).map_or(0.0, |samples| median(samples));
-        let ours = median_of(self.ours);
-        let other = self.others.iter().map(|name| median_of(name)).fold(0.0, f64::max);
-        let ratio = if other > 0.0 { ours / other } else { 0.0 };
-        Comparison { claim: self.claim, ours, other, ratio, at_least: self.at_least, met: ratio >= self.at_least }
-    }
+pub const RUN_HEADER: [&str; 12] = [
+    "run",
+    "transfers/s",
+    "rounds",
+    "of ceiling",
+    "client µs",
+    "router µs",
+    "node µs",
+    "PostgreSQL µs",
+    "p50 ms",
+    "p99 ms",
+    "disk B",
+    "unfolded",
+];
+
+/// Transfers a second, and latencies, over what the sweep changes.
+fn sweep_charts(sweep: &Sweep, drawn: &Drawn) -> (String, String) {
+    let axis = match sweep.axis {
+        SweepAxis::Linear => Axis::Linear,
+        SweepAxis::Log => Axis::Log,
+        SweepAxis::Words => Axis::Words(drawn.points.iter().map(|point| point.label.to_owned()).collect()),
+    };
+    let chart = |title: &str, y_label: &str, series: Vec<Series>| Chart {
+        title: title.to_owned(),
+        x_label: sweep.x_label.to_owned(),
+        y_label: y_label.to_owned(),
+        x_axis: axis.clone(),
+        series,
+    };
+    let rate = drawn.points.iter().map(|point| (point.x, point.sample.transfers_per_s));
+    let ms = |of: fn(&crate::bench::Latency) -> u64| {
+        drawn
+            .points
+            .iter()
+            .filter_map(move |point| Some((point.x, of(point.sample.latency_us.as_ref()?) as f64 / 1e3)))
+    };
+    let title = |what: &str| format!("{what} {}", sweep.title);
+    let rates = chart(&title("Throughput"), "transfers/s", vec![Series::new("transfers/s", rate)]);
+    let latencies =
+        vec![Series::new("p50", ms(|latency| latency.p50)), Series::new("p99", ms(|latency| latency.p99))];
+    (rates.svg(), chart(&title("Latency of requests"), "ms", latencies).svg())
 }
 
-/// Median transfers a second of some rounds.
-pub fn median(samples: &[Sample]) -> f64 {
-    let mut rates: Vec<f64> = samples.iter().map(|sample| sample.transfers_per_s).collect();
-    rates.sort_unstable_by(f64::total_cmp);
-    match rates.len() {
-        0 => 0.0,
-        odd if odd % 2 == 1 => rates[odd / 2],
-        even => (rates[even / 2 - 1] + rates[even / 2]) / 2.0,
-    }
+/// The bars that one run of `make bench` can hold.
+fn figures(samples: &Samples) -> Vec<Figure> {
+    let (least, most) = (|bar, aim| Promise::AtLeast { bar, aim }, |bar, aim| Promise::AtMost { bar, aim });
+    let rate = |run: &str| samples.rate(run);
+    let (function, hot) = (samples.best_rate(&FUNCTION_UNIFORM), samples.best_rate(&FUNCTION_HOT));
+    let p50 = |run: &str| samples.latency(run, |latency| latency.p50);
+    let of_ours = |run: &str, of: fn(&crate::bench::Measurement) -> f64| {
+        samples.median_of(run, |sample| sample.ours.as_ref().map(of))
+    };
+    vec![
+        Figure::new(
+            "batches of 1,000, uniform over 100,000 accounts, one shard ÷ PL/pgSQL function",
+            "",
+            least(8.0, 12.0),
+            ratio(rate("batch_uniform"), function),
+        ),
+        Figure::new(
+            "the same ÷ raw append",
+            "",
+            least(0.25, 0.35),
+            ratio(rate("batch_uniform"), rate("ceiling_append")),
+        ),
+        Figure::new(
+            "batches, one hot account ÷ function on the hot account",
+            "",
+            least(35.0, 50.0),
+            ratio(rate("batch_hot"), hot),
+        ),
+        Figure::new(
+            "single transfers over HTTP, 64 connections ÷ function",
+            "",
+            least(1.8, 2.5),
+            ratio(rate("single_uniform"), function),
+        ),
+        Figure::new(
+            "one client, one transfer at a time: p50 ÷ the function's p50",
+            "",
+            most(2.5, 1.5),
+            ratio(p50("one_client"), p50("function_one_client")),
+        ),
+        Figure::new(
+            "100 % cross-shard over two shards, batches ÷ function",
+            "",
+            least(4.0, 6.0),
+            ratio(rate("two_shards_cross"), function),
+        ),
+        Figure::new(
+            "single HTTP, half of them cross-shard, two shards and two routers ÷ function",
+            "",
+            least(0.9, 1.3),
+            ratio(rate("two_shards_single_half_cross"), function),
+        ),
+        Figure::new(
+            "batches with 1 % replays ÷ none",
+            "",
+            least(0.8, 0.95),
+            ratio(rate("batch_replays"), rate("batch_uniform")),
+        ),
+        Figure::new(
+            "disk for each local transfer, ids in time order",
+            "B",
+            most(330.0, 280.0),
+            samples.disk("batch_uniform"),
+        ),
+        Figure::new(
+            "disk for each local transfer, random ids",
+            "B",
+            most(360.0, 310.0),
+            samples.disk("batch_random_ids"),
+        ),
+        Figure::new(
+            "PostgreSQL processor time for each transfer in batches",
+            "µs",
+            most(6.0, 4.0),
+            samples.cpu("batch_uniform", |cpu| cpu.postgres),
+        ),
+        Figure::new(
+            "kill -9 of the node at full write rate until a transfer succeeds",
+            "s",
+            most(5.0, 2.0),
+            of_ours("node_killed", |ours| ours.longest_pause_s),
+        ),
+        Figure::new(
+            "half the peak of single requests: p99 ÷ p50",
+            "",
+            most(3.0, 3.0),
+            ratio(samples.latency("half_the_peak", |latency| latency.p99), p50("half_the_peak")),
+        ),
+        Figure::new(
+            "the load generator's own processor time for each request",
+            "µs",
+            most(15.0, 15.0),
+            of_ours("single_uniform", |ours| ours.generator_us_per_request),
+        ),
+    ]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::{Latency, suite::stage::DrawnPoint};
 
-    fn samples(rates: &[f64]) -> Vec<Sample> {
-        let cpu_us_per_transfer = PerTransfer { client: 0.0, routers: 0.0, nodes: 0.0, postgres: 0.0 };
-        rates.iter().map(|&transfers_per_s| Sample { transfers_per_s, cpu_us_per_transfer, ours: None }).collect()
+    fn sample(transfers_per_s: f64) -> Sample {
+        let latency_us = Some(Latency { p50: 1_000, p90: 2_000, p99: 3_000, p99_9: 4_000, ..Latency::default() });
+        Sample { transfers_per_s, latency_us, ..Sample::default() }
+    }
+
+    fn report() -> Report {
+        let mut samples = Samples::default();
+        for (run, rate) in [("function_uniform_16", 10.0), ("batch_uniform", 90.0), ("ceiling_append", 300.0)] {
+            samples.add(run, sample(rate));
+        }
+        let point = |x, label| DrawnPoint { x, label, sample: sample(5.0) };
+        let drawn = Drawn { name: "by_skew", points: vec![point(0.0, "uniform"), point(1.0, "one hot account")] };
+        let plan = Plan { rounds: 1, seconds: 1, sweep_seconds: 1, seed: 1 };
+        Report::new(
+            plan,
+            vec![("fsync".to_owned(), "on".to_owned())],
+            samples,
+            vec![drawn],
+            ByShards::default(),
+            true,
+        )
     }
 
     #[test]
-    fn medians_shrug_off_one_bad_round() {
-        assert_eq!(median(&samples(&[3.0, 100.0, 1.0])), 3.0);
-        assert_eq!(median(&samples(&[4.0, 2.0])), 3.0);
-        assert_eq!(median(&[]), 0.0);
+    fn what_was_not_measured_is_not_met() {
+        let report = report();
+        let values: Vec<Option<f64>> = report.figures.iter().take(3).map(|figure| figure.value).collect();
+        assert_eq!(values, [Some(9.0), Some(0.3), None]);
+        assert!(
+            report.figures[0].met
+                && report.figures[1].met
+                && !report.figures[2].met
+                && !crate::bench::figures::all_met(&report.figures)
+        );
     }
 
     #[test]
-    fn the_better_of_the_others_counts() {
-        let measured = Samples::from([
-            ("batch_uniform".to_owned(), samples(&[40.0])),
-            ("function_uniform_16".to_owned(), samples(&[8.0])),
-            ("function_uniform_48".to_owned(), samples(&[10.0])),
-        ]);
-        let comparison = BARS[0].compare(&measured);
-        assert_eq!((comparison.other, comparison.ratio, comparison.met), (10.0, 4.0, true));
-        assert!(!BARS[1].compare(&measured).met, "what was not measured is not met");
+    fn the_page_shows_bars_runs_and_plots() {
+        let html = report().page();
+        for part in ["MISSED", "not measured", "batch_uniform", "one hot account", "fsync", "<polyline"] {
+            let expected = part != "MISSED";
+            assert_eq!(html.contains(part), expected, "{part}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     bench::{
         Bench, Measurement, WARM_UP, accounts, addresses,
         driver::Load,
+        request::Ids,
         workload::{Locality, Workload},
     },
     commands::{
@@ -48,6 +49,18 @@ pub struct Args {
     /// Only transfers between accounts of one shard
     #[arg(long)]
     shards_local_only: bool,
+    /// The share of transfers between accounts of different shards, from 0 to 1; the others are between accounts of one shard
+    #[arg(long, value_name = "SHARE", conflicts_with = "shards_local_only")]
+    cross_share: Option<f64>,
+    /// The share of transfers that are sent a second time, from 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    replays: f64,
+    /// How transfer ids are made
+    #[arg(long, value_enum, default_value = "time-ordered")]
+    ids: Ids,
+    /// Threads of the load generator
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: u16,
     /// Repeats a run's accounts, amounts and ids' random parts [default: from the clock; printed]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -55,11 +68,16 @@ pub struct Args {
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     ensure!(args.rate.is_none_or(|rate| rate > 0.0 && rate.is_finite()), "--rate must be above 0");
-    let locality = match (args.workload, args.shards_local_only) {
-        (Workload::Cross, true) => anyhow::bail!("--workload cross and --shards-local-only exclude each other"),
-        (Workload::Cross, false) => Locality::Cross,
-        (_, true) => Locality::Local,
-        (_, false) => Locality::Any,
+    let is_share = |share: f64| (0.0..=1.0).contains(&share);
+    ensure!(is_share(args.replays), "--replays must be between 0 and 1");
+    ensure!(args.cross_share.is_none_or(is_share), "--cross-share must be between 0 and 1");
+    let locality = match (args.workload, args.shards_local_only, args.cross_share) {
+        (Workload::Cross, true, _) => anyhow::bail!("--workload cross and --shards-local-only exclude each other"),
+        (Workload::Cross, false, Some(_)) => anyhow::bail!("--workload cross and --cross-share exclude each other"),
+        (Workload::Cross, false, None) => Locality::Cross,
+        (_, _, Some(share)) => Locality::Share(share),
+        (_, true, None) => Locality::Local,
+        (_, false, None) => Locality::Any,
     };
     let seed = args.seed.unwrap_or_else(|| clock::now_us().unsigned_abs());
     output::note(&format!("seed {seed}"));
@@ -75,10 +93,14 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let load = Load {
         routers,
         connections: usize::from(args.connections),
+        threads: usize::from(args.threads),
         batch: usize::from(args.batch),
         rate: args.rate,
+        ids: args.ids,
+        replays: args.replays,
         warm_up: WARM_UP,
         duration: Duration::from_secs(u64::from(args.duration)),
+        window: None,
         seed,
     };
     let measurement = Bench { workload: args.workload, locality, homes, load }.run().await?;
@@ -93,7 +115,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
 fn print(measured: &Measurement) -> anyhow::Result<()> {
     let latency = &measured.latency_us;
     output::table(
-        ["transfers/s", "requests/s", "p50 us", "p90 us", "p99 us", "p99.9 us", "max us"],
+        ["transfers/s", "requests/s", "p50 us", "p90 us", "p99 us", "p99.9 us", "max us", "client us/request"],
         &[[
             format!("{:.0}", measured.transfers_per_s),
             format!("{:.0}", measured.requests_per_s),
@@ -102,6 +124,7 @@ fn print(measured: &Measurement) -> anyhow::Result<()> {
             latency.p99.to_string(),
             latency.p99_9.to_string(),
             latency.max.to_string(),
+            format!("{:.1}", measured.generator_us_per_request),
         ]],
     )?;
     let mut outcomes = format!("\n{} posted, {} pending", measured.posted, measured.pending);

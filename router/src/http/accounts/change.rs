@@ -1,14 +1,14 @@
 //! Changing an account's status, limits or metadata.
 
-use axum::{body::Body, extract::State, response::Response};
-use http::{HeaderMap, StatusCode};
+use axum::{extract::State, response::Response};
+use http::StatusCode;
 use ledger::operation::UpdateAccount;
 
 use super::no_such_account;
 use crate::{
     http::{
         Edge,
-        body::require_json,
+        body::{Sent, require_json},
         context::RequestDeadline,
         openapi::values,
         parse,
@@ -36,8 +36,7 @@ pub async fn change(
     deadline: RequestDeadline,
     AccountPath(id): AccountPath,
     _: NoParameters,
-    headers: HeaderMap,
-    body: Body,
+    Sent { headers, body }: Sent,
 ) -> Result<Response, Problem> {
     require_json(&headers)?;
     let payload = edge.bodies.read_single(body, deadline).await?;

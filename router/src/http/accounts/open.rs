@@ -1,16 +1,15 @@
 //! Opening accounts: one, or a batch.
 
 use axum::{
-    body::Body,
     extract::State,
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 
 use crate::{
     http::{
         Edge,
-        body::require_json,
+        body::{Sent, require_json},
         context::RequestDeadline,
         metrics, parse, path,
         problem::{Code, Problem},
@@ -40,8 +39,7 @@ pub async fn open(
     State(edge): State<Edge>,
     deadline: RequestDeadline,
     _: NoParameters,
-    headers: HeaderMap,
-    body: Body,
+    Sent { headers, body }: Sent,
 ) -> Result<Response, Problem> {
     require_json(&headers)?;
     let account = {
@@ -87,8 +85,7 @@ pub async fn open_batch(
     State(edge): State<Edge>,
     deadline: RequestDeadline,
     _: NoParameters,
-    headers: HeaderMap,
-    body: Body,
+    Sent { headers, body }: Sent,
 ) -> Result<Response, Problem> {
     require_json(&headers)?;
     let accounts = {

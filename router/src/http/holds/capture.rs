@@ -1,13 +1,13 @@
 //! Capturing a hold, or part of it: a transfer that takes its amount from the hold.
 
-use axum::{body::Body, extract::State, response::Response};
-use http::HeaderMap;
+use axum::{extract::State, response::Response};
 use ledger::{HoldStatus, operation::Purpose};
 
 use super::to_act_on;
 use crate::{
     http::{
         Edge,
+        body::Sent,
         context::RequestDeadline,
         found, idempotency,
         openapi::values,
@@ -44,8 +44,7 @@ pub async fn capture(
     deadline: RequestDeadline,
     IdPath(id): IdPath,
     DebitParameter { debit }: DebitParameter,
-    headers: HeaderMap,
-    body: Body,
+    Sent { headers, body }: Sent,
 ) -> Result<Response, Problem> {
     let wanted = idempotency::follow_up(&edge, &headers, body, deadline, parse::capture).await?;
     let hold = to_act_on(&edge, id, debit.as_ref(), Some(&wanted), deadline).await?;

@@ -1,12 +1,13 @@
 //! Placing a hold.
 
-use axum::{body::Body, extract::State, response::Response};
-use http::{HeaderMap, StatusCode};
+use axum::{extract::State, response::Response};
+use http::StatusCode;
 use ledger::{Refusal, Refused, outcome::HoldAnswer};
 
 use crate::{
     http::{
         Edge,
+        body::Sent,
         context::RequestDeadline,
         idempotency, parse, path,
         problem::Problem,
@@ -33,8 +34,7 @@ pub async fn place(
     State(edge): State<Edge>,
     deadline: RequestDeadline,
     DryRunParameter { dry_run }: DryRunParameter,
-    headers: HeaderMap,
-    body: Body,
+    Sent { headers, body }: Sent,
 ) -> Result<Response, Problem> {
     let order = idempotency::order(&edge, &headers, body, deadline, parse::hold).await?;
     let marked = |problem: Problem| problem.with_hold(order.id.0);

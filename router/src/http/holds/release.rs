@@ -1,12 +1,13 @@
 //! Releasing a hold.
 
-use axum::{body::Body, extract::State, response::Response};
-use http::{HeaderMap, StatusCode};
+use axum::{extract::State, response::Response};
+use http::StatusCode;
 
 use super::to_act_on;
 use crate::{
     http::{
         Edge,
+        body::Sent,
         context::RequestDeadline,
         found,
         openapi::values,
@@ -38,8 +39,7 @@ pub async fn release(
     deadline: RequestDeadline,
     IdPath(id): IdPath,
     DebitParameter { debit }: DebitParameter,
-    headers: HeaderMap,
-    body: Body,
+    Sent { headers, body }: Sent,
 ) -> Result<Response, Problem> {
     {
         let payload = edge.bodies.read_optional(&headers, body, deadline).await?;

@@ -86,6 +86,9 @@ values! {
         .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
         .examples(["2026-01-31T12:00:00.000000Z"]);
 
+    /// Decimal digits. A string, because its 63 bits do not fit the numbers of JavaScript.
+    Position = text().pattern(Some("^[0-9]+$")).min_length(Some(1)).examples(["42"]);
+
     /// How much of a list to answer at once.
     PageSize = ObjectBuilder::new()
         .schema_type(Type::Integer)

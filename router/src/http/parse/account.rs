@@ -80,7 +80,7 @@ impl AccountBody<'_> {
                 None => Limit::Unlimited,
                 Some(text) => rules::max_balance(&text, scale).ok()?,
             },
-            metadata: rulebook.metadata(self.metadata),
+            metadata: self.metadata.unwrap_or_else(Metadata::empty),
         })
     }
 }

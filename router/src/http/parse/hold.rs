@@ -72,7 +72,7 @@ impl HoldBody<'_> {
             credit: self.credit,
             asset: self.asset,
             expires_in_s: self.expires_in_s,
-            metadata: rulebook.metadata(self.metadata),
+            metadata: self.metadata.unwrap_or_else(Metadata::empty),
         })
     }
 }

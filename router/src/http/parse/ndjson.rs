@@ -3,6 +3,8 @@
 
 use std::collections::HashSet;
 
+use ledger::Metadata;
+
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{ArrayBuilder, Ref, RefOr, Schema},
@@ -54,10 +56,11 @@ fn items(text: &str) -> impl Iterator<Item = &str> {
 }
 
 fn fast_lines(text: &str, rulebook: &Rulebook) -> Option<Vec<NewTransfer>> {
+    let no_metadata = Metadata::empty();
     let mut transfers = Vec::new();
     for line in items(text) {
         let fields: TransferBody<'_> = typed(line)?;
-        transfers.push(fields.order(rulebook, None)?);
+        transfers.push(fields.order(rulebook, None, &no_metadata)?);
     }
     (!transfers.is_empty() && ids_differ(&transfers)).then_some(transfers)
 }

@@ -48,7 +48,7 @@ const TRANSFER_FIELDS: &[&str] = &["id", "debit", "credit", "amount", "asset", "
 
 /// Reads one transfer. Without an id of its own it takes the one derived from `key`.
 pub fn transfer(text: &str, rulebook: &Rulebook, key: Option<&str>) -> Result<NewTransfer, Problem> {
-    let fast = || typed::<TransferBody<'_>>(text)?.order(rulebook, key);
+    let fast = || typed::<TransferBody<'_>>(text)?.order(rulebook, key, &Metadata::empty());
     fast().ok_or_else(|| {
         explain(text, rulebook, |explanation, node| {
             examine(explanation, node, "", IdSource::body_or(key));
@@ -57,7 +57,9 @@ pub fn transfer(text: &str, rulebook: &Rulebook, key: Option<&str>) -> Result<Ne
 }
 
 impl TransferBody<'_> {
-    pub(super) fn order(self, rulebook: &Rulebook, key: Option<&str>) -> Option<NewTransfer> {
+    /// `no_metadata` is what the items of one batch without metadata share. Were it shared by all requests, the workers
+    /// would contend for its reference count.
+    pub(super) fn order(self, rulebook: &Rulebook, key: Option<&str>, no_metadata: &Metadata) -> Option<NewTransfer> {
         if self.debit == self.credit {
             return None;
         }
@@ -67,7 +69,7 @@ impl TransferBody<'_> {
             debit: self.debit,
             credit: self.credit,
             asset: self.asset,
-            metadata: rulebook.metadata(self.metadata),
+            metadata: self.metadata.unwrap_or_else(|| no_metadata.clone()),
             purpose: Purpose::Payment,
         })
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use ledger::TransferId;
+use ledger::{Metadata, TransferId};
 use serde::Deserialize;
 use utoipa::{
     PartialSchema, ToSchema,
@@ -73,15 +73,17 @@ pub fn transfer_batch(text: &str, rulebook: &Rulebook) -> Result<TransferBatch, 
 
 fn fast_batch(text: &str, rulebook: &Rulebook) -> Option<TransferBatch> {
     let batch: TransferBatchBody<'_> = typed(text)?;
+    let no_metadata = Metadata::empty();
     let mut transfers = Vec::with_capacity(batch.transfers.len());
     for fields in batch.transfers {
-        transfers.push(fields.order(rulebook, None)?);
+        transfers.push(fields.order(rulebook, None, &no_metadata)?);
     }
     ids_differ(&transfers).then_some(TransferBatch { transfers, atomic: batch.atomic })
 }
 
 pub(super) fn ids_differ(transfers: &[NewTransfer]) -> bool {
-    let mut ids = HashSet::with_capacity(transfers.len());
+    // The ids are the client's: a fast hash, and a seed that the client does not know.
+    let mut ids = HashSet::with_capacity_and_hasher(transfers.len(), foldhash::fast::RandomState::default());
     transfers.iter().all(|transfer| ids.insert(transfer.id))
 }
 

@@ -1,13 +1,13 @@
 //! Ordering many transfers at once: the hot path. Parsing borrows from the body, results go straight into the answer.
 
-use axum::{body::Body, extract::State, response::Response};
-use http::{HeaderMap, StatusCode};
+use axum::{extract::State, response::Response};
+use http::StatusCode;
 use ledger::{Refusal, Refused};
 
 use crate::{
     http::{
         Edge,
-        body::{MediaType, batch_media_type},
+        body::{MediaType, Sent, batch_media_type},
         context::RequestDeadline,
         metrics, parse,
         parse::TransferBatch,
@@ -40,8 +40,7 @@ pub async fn order_batch(
     State(edge): State<Edge>,
     deadline: RequestDeadline,
     mut parameters: Parameters,
-    headers: HeaderMap,
-    body: Body,
+    Sent { headers, body }: Sent,
 ) -> Result<Response, Problem> {
     let media_type = batch_media_type(&headers)?;
     let atomic = match media_type {

@@ -1,11 +1,10 @@
 //! Ordering one transfer.
 
-use axum::{body::Body, extract::State, response::Response};
-use http::HeaderMap;
+use axum::{extract::State, response::Response};
 
 use super::answer::{carry_out, try_out};
 use crate::http::{
-    Edge, context::RequestDeadline, idempotency, parse, problem::Problem, query::DryRunParameter,
+    Edge, body::Sent, context::RequestDeadline, idempotency, parse, problem::Problem, query::DryRunParameter,
     view::transfer::TransferView,
 };
 
@@ -27,8 +26,7 @@ pub async fn order(
     State(edge): State<Edge>,
     deadline: RequestDeadline,
     DryRunParameter { dry_run }: DryRunParameter,
-    headers: HeaderMap,
-    body: Body,
+    Sent { headers, body }: Sent,
 ) -> Result<Response, Problem> {
     let transfer = idempotency::order(&edge, &headers, body, deadline, parse::transfer).await?;
     if dry_run { try_out(&edge, &transfer, deadline).await } else { carry_out(&edge, transfer, deadline).await }

@@ -1,7 +1,6 @@
 //! Reversing a transfer, or part of it.
 
-use axum::{body::Body, extract::State, response::Response};
-use http::HeaderMap;
+use axum::{extract::State, response::Response};
 use ledger::{Metadata, operation::Purpose, outcome::TransferState};
 use wire::convert::{account_id, asset, id_from_wire};
 
@@ -9,6 +8,7 @@ use super::answer::carry_out;
 use crate::{
     http::{
         Edge,
+        body::Sent,
         context::RequestDeadline,
         found, idempotency,
         openapi::values,
@@ -44,8 +44,7 @@ pub async fn reverse(
     deadline: RequestDeadline,
     IdPath(id): IdPath,
     DebitParameter { debit }: DebitParameter,
-    headers: HeaderMap,
-    body: Body,
+    Sent { headers, body }: Sent,
 ) -> Result<Response, Problem> {
     let wanted = idempotency::follow_up(&edge, &headers, body, deadline, parse::reversal).await?;
     let debit_given = debit.is_some();

@@ -15,7 +15,10 @@ use crate::http::{openapi::values, problem::Problem};
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Entry)]
 pub struct EntryView {
-    /// Unique over all shards; grows in commit order within one.
+    /// Grows in commit order within a shard. Both entries of one transfer may have the same position; the account and the
+    /// version identify an entry.
+    #[serde(serialize_with = "super::position")]
+    #[schema(value_type = values::Position)]
     pub position: i64,
     /// The account's version after this entry.
     #[schema(minimum = 1)]

@@ -14,23 +14,7 @@ impl ShardNode for FakeNode {
         &self,
         request: Request<wire::IdentifyRequest>,
     ) -> Result<Response<wire::IdentifyResponse>, Status> {
-        // The fake is whichever shard the caller expects.
-        let request = request.into_inner();
-        let works = Some(wire::Readiness { works: true, cause: String::new() });
-        Ok(Response::new(wire::IdentifyResponse {
-            identity: Some(wire::ShardIdentity {
-                cluster: request.cluster,
-                shard: request.shard,
-                number: request.shard_number.unwrap_or_default(),
-                slots: request.slots,
-                hash_seed: request.hash_seed,
-            }),
-            clock_us: telemetry::clock::now_us(),
-            steady_us: telemetry::clock::now_us(),
-            reads: works.clone(),
-            writes: works,
-            ..Default::default()
-        }))
+        Ok(Response::new(wire::IdentifyResponse::agreeing_with(request.into_inner(), telemetry::clock::now_us())))
     }
 
     async fn examine(&self, _: Request<wire::ExamineRequest>) -> Result<Response<wire::ExamineResponse>, Status> {

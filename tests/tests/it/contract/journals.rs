@@ -74,10 +74,15 @@ fn adds_up(journal: &Journal) -> anyhow::Result<()> {
     }
     for pair in journal.entries.windows(2) {
         let time = |entry: &Value| entry["created_at"].as_str().unwrap_or_default().to_owned();
-        ensure!(pair[0]["position"].as_i64() < pair[1]["position"].as_i64(), "positions of {pair:?}");
+        ensure!(position(&pair[0])? < position(&pair[1])?, "positions of {pair:?}");
         ensure!(time(&pair[0]) <= time(&pair[1]), "times of {pair:?}");
     }
     Ok(())
+}
+
+fn position(entry: &Value) -> anyhow::Result<i64> {
+    let text = entry["position"].as_str().with_context(|| format!("no position in {entry}"))?;
+    Ok(text.parse()?)
 }
 
 fn minor(amount: &Value) -> anyhow::Result<i64> {

@@ -24,7 +24,7 @@ pub struct Spent {
 }
 
 /// Processor time a transfer, in microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct PerTransfer {
     pub client: f64,
     pub routers: f64,
@@ -65,6 +65,19 @@ impl Spent {
             postgres: each(self.postgres, before.postgres),
         }
     }
+}
+
+/// The processor time of one process of this machine with its ended children, in microseconds.
+pub fn process_us(pid: i32) -> anyhow::Result<f64> {
+    let line = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let stat = Stat::parse(&line).ok_or_else(|| anyhow::anyhow!("process {pid} tells no times"))?;
+    Ok(stat.with_ended_children_us() as f64)
+}
+
+/// A process and its living children.
+pub fn family(pid: i32) -> anyhow::Result<Vec<i32>> {
+    let stats = all_stats()?;
+    Ok(stats.iter().filter(|stat| stat.pid == pid || stat.parent == pid).map(|stat| stat.pid).collect())
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -3,17 +3,23 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context, bail, ensure};
 use shard_database::DatabaseUrl;
 use sqlx::{Connection, PgConnection};
 
+use super::tally::{Latency, Tally};
 use crate::cluster::environment;
 
-const SCHEMA: &str = include_str!("../../../sql/baseline.sql");
-const UNIFORM: &str = include_str!("../../../sql/pgbench_transfer_uniform.sql");
-const HOT: &str = include_str!("../../../sql/pgbench_transfer_hot.sql");
+const SCHEMA: &str = include_str!("../../sql/baseline.sql");
+const UNIFORM: &str = include_str!("../../sql/pgbench_transfer_uniform.sql");
+const HOT: &str = include_str!("../../sql/pgbench_transfer_hot.sql");
+
+/// Accounts that the schema makes and the scripts use.
+const ACCOUNTS: usize = 100_000;
+const LATENCY_LOG: &str = "pgbench_latency";
 
 /// Settings that decide what a commit costs, shown with the result.
 const SETTINGS: &str = "
@@ -52,26 +58,66 @@ impl Baseline {
         Ok(Self { pgbench, folder: folder.to_owned(), dsn: Dsn::parse(dsn)?, url: dsn.to_owned() })
     }
 
-    /// The settings of the server, by name.
-    pub async fn settings(&self) -> anyhow::Result<Vec<(String, String)>> {
+    /// Makes so many accounts in place of the usual 100,000.
+    pub async fn grow(&mut self, accounts: usize) -> anyhow::Result<()> {
         let mut connection = connect(&self.url).await?;
-        let settings = sqlx::query_as(SETTINGS).fetch_all(&mut connection).await?;
+        let first = ACCOUNTS + 1;
+        sqlx::query("INSERT INTO baseline.account SELECT id, 0, NULL, 0 FROM generate_series($1, $2) AS id")
+            .bind(first as i64)
+            .bind(accounts as i64)
+            .execute(&mut connection)
+            .await?;
+        sqlx::query("ANALYZE baseline.account").execute(&mut connection).await?;
         connection.close().await?;
-        Ok(settings)
+        for script in [Script::Uniform, Script::Hot] {
+            std::fs::write(self.folder.join(script.file()), script.text_for(accounts))?;
+        }
+        Ok(())
+    }
+
+    /// The latency of one transfer at a time.
+    pub async fn measure_latency(&self, seconds: u32, seed: u64) -> anyhow::Result<(f64, Latency)> {
+        let prefix = self.folder.join(LATENCY_LOG);
+        let per_s = self.run(Script::Uniform, 1, seconds, seed, Some(&prefix)).await?;
+        let mut tally = Tally::new()?;
+        for entry in std::fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(LATENCY_LOG)) {
+                record_latencies(&std::fs::read_to_string(&path)?, &mut tally);
+                std::fs::remove_file(&path)?;
+            }
+        }
+        ensure!(tally.requests > 0, "pgbench logged no transfer");
+        Ok((per_s, tally.latency()))
     }
 
     /// Transfers a second, one commit each.
     pub async fn measure(&self, script: Script, clients: u16, seconds: u32, seed: u64) -> anyhow::Result<f64> {
+        self.run(script, clients, seconds, seed, None).await
+    }
+
+    async fn run(
+        &self,
+        script: Script,
+        clients: u16,
+        seconds: u32,
+        seed: u64,
+        log: Option<&Path>,
+    ) -> anyhow::Result<f64> {
         let mut pgbench = Command::new(&self.pgbench);
         // Variables of libpq in the operator's shell may name another database than the measured one.
         environment::clean(&mut pgbench);
         pgbench
-            .args(["--no-vacuum", "--protocol=prepared", "--jobs=2"])
+            .args(["--no-vacuum", "--protocol=prepared"])
+            // A thread needs a client.
+            .arg(format!("--jobs={}", clients.min(2)))
             .arg(format!("--client={clients}"))
             .arg(format!("--time={seconds}"))
             .arg(format!("--random-seed={seed}"))
             .arg("--file")
             .arg(self.folder.join(script.file()))
+            .args(log.map(|prefix| format!("--log-prefix={}", prefix.display())))
+            .args(log.map(|_| "--log"))
             .env("PGHOST", &self.dsn.host)
             .env("PGPORT", &self.dsn.port)
             .env("PGUSER", &self.dsn.user)
@@ -90,9 +136,23 @@ impl Baseline {
     }
 }
 
-async fn connect(dsn: &str) -> anyhow::Result<PgConnection> {
+/// The settings of a server, by name.
+pub async fn settings(dsn: &str) -> anyhow::Result<Vec<(String, String)>> {
+    let mut connection = connect(dsn).await?;
+    let settings = sqlx::query_as(SETTINGS).fetch_all(&mut connection).await?;
+    connection.close().await?;
+    Ok(settings)
+}
+
+pub async fn connect(dsn: &str) -> anyhow::Result<PgConnection> {
     let url = DatabaseUrl::new(dsn).map_err(|error| anyhow::anyhow!("the cluster's DSN: {error}"))?;
     Ok(PgConnection::connect_with(&url.connect_options()).await?)
+}
+
+/// Each line of pgbench's log is one transaction; the third word is its latency in microseconds.
+fn record_latencies(log: &str, tally: &mut Tally) {
+    let latencies = log.lines().filter_map(|line| line.split(' ').nth(2)?.parse().ok());
+    latencies.for_each(|us| tally.record(Duration::from_micros(us)));
 }
 
 fn transactions_per_s(report: &str) -> anyhow::Result<f64> {
@@ -112,6 +172,13 @@ impl Script {
             Self::Uniform => "pgbench_transfer_uniform.sql",
             Self::Hot => "pgbench_transfer_hot.sql",
         }
+    }
+
+    /// The script for another number of accounts.
+    fn text_for(self, accounts: usize) -> String {
+        self.text()
+            .replace(&format!(", {ACCOUNTS})"), &format!(", {accounts})"))
+            .replace(&format!(", {})", ACCOUNTS - 1), &format!(", {})", accounts - 1))
     }
 
     fn text(self) -> &'static str {
@@ -157,6 +224,24 @@ mod tests {
         assert_eq!(transactions_per_s(report).unwrap(), 1_234.567_89);
         assert!(transactions_per_s(&report.replace("transactions: 0", "transactions: 3")).is_err());
         assert!(transactions_per_s("").is_err());
+    }
+
+    #[test]
+    fn latencies_are_read_from_pgbenchs_log() {
+        let mut tally = Tally::new().unwrap();
+        record_latencies("0 1 800 0 1700000000 5\n0 2 1200 0 1700000000 905\n", &mut tally);
+        assert_eq!((tally.requests, tally.latency().max), (2, 1_200));
+    }
+
+    #[test]
+    fn the_scripts_can_use_more_accounts() {
+        let uniform = Script::Uniform.text_for(10_000_000);
+        assert!(
+            uniform.contains("debit random(1, 10000000)") && uniform.contains("other random(1, 9999999)"),
+            "{uniform}"
+        );
+        assert!(Script::Hot.text_for(10_000_000).contains("other random(2, 10000000)"));
+        assert_eq!(Script::Uniform.text_for(ACCOUNTS), Script::Uniform.text());
     }
 
     #[test]

@@ -1,0 +1,147 @@
+//! Limits the processor time of some processes, so that several shards on a small machine have a small machine each.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+
+/// The processor time of a group is metered in periods of this length. Shorter than the kernel's default of 100 ms, so that a
+/// group that used its share waits only briefly.
+const PERIOD_US: u64 = 20_000;
+const V1: &str = "/sys/fs/cgroup/cpu";
+const V2: &str = "/sys/fs/cgroup";
+/// A group whose processes have just ended is busy for a moment.
+const REMOVAL_TRIES: u32 = 50;
+const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
+
+/// A group of processes that together get a part of the machine's processors. It is removed when this is dropped; processes
+/// that still run are then without a limit.
+#[derive(Debug)]
+pub struct CpuGroup {
+    path: PathBuf,
+    parent: PathBuf,
+}
+
+impl CpuGroup {
+    /// Makes a group that gets so many cores.
+    pub fn create(name: &str, cores: f64) -> anyhow::Result<Self> {
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        if Path::new(V1).join("cgroup.procs").is_file() {
+            let parent = under(V1, own_group(&own, |controllers| controllers.split(',').any(|name| name == "cpu")));
+            return Self::create_v1(&parent, name, cores);
+        }
+        if Path::new(V2).join("cgroup.controllers").is_file() {
+            let parent = under(V2, own_group(&own, str::is_empty));
+            // A group with processes of its own cannot have groups with a limit; the root of all groups can.
+            return Self::create_v2(&parent, name, cores).or_else(|_| Self::create_v2(Path::new(V2), name, cores));
+        }
+        bail!("this machine has no control groups for processors")
+    }
+
+    fn create_v1(parent: &Path, name: &str, cores: f64) -> anyhow::Result<Self> {
+        let group = Self::make(parent, name)?;
+        group.write("cpu.cfs_period_us", &PERIOD_US.to_string())?;
+        group.write("cpu.cfs_quota_us", &quota_us(cores).to_string())?;
+        Ok(group)
+    }
+
+    fn create_v2(parent: &Path, name: &str, cores: f64) -> anyhow::Result<Self> {
+        write(&parent.join("cgroup.subtree_control"), "+cpu")?;
+        let group = Self::make(parent, name)?;
+        group.write("cpu.max", &format!("{} {PERIOD_US}", quota_us(cores)))?;
+        Ok(group)
+    }
+
+    fn make(parent: &Path, name: &str) -> anyhow::Result<Self> {
+        let path = parent.join(name);
+        fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Self { path, parent: parent.to_owned() })
+    }
+
+    /// Moves a process into the group; its later children are in it, too.
+    pub fn add(&self, pid: i32) -> anyhow::Result<()> {
+        self.write("cgroup.procs", &pid.to_string())
+    }
+
+    /// The number of periods so far, and of those in which the group used its share up.
+    pub fn periods(&self) -> anyhow::Result<[f64; 2]> {
+        let path = self.path.join("cpu.stat");
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(["nr_periods", "nr_throttled"].map(|name| stat(&text, name).unwrap_or_default()))
+    }
+
+    fn write(&self, file: &str, text: &str) -> anyhow::Result<()> {
+        write(&self.path.join(file), text)
+    }
+
+    fn remove(&self) -> io::Result<()> {
+        for pid in fs::read_to_string(self.path.join("cgroup.procs"))?.lines() {
+            // It may have ended in between.
+            let _ = fs::write(self.parent.join("cgroup.procs"), pid);
+        }
+        fs::remove_dir(&self.path)
+    }
+}
+
+impl Drop for CpuGroup {
+    fn drop(&mut self) {
+        for _ in 0..REMOVAL_TRIES {
+            if self.remove().is_ok() {
+                return;
+            }
+            std::thread::sleep(REMOVAL_PAUSE);
+        }
+        crate::output::note(&format!("{} could not be removed", self.path.display()));
+    }
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn quota_us(cores: f64) -> u64 {
+    // The kernel takes no less than a millisecond.
+    ((cores * PERIOD_US as f64).round() as u64).max(1_000)
+}
+
+/// This process's group of the hierarchy whose controllers `is_wanted` accepts, in `/proc/self/cgroup`.
+fn own_group(text: &str, is_wanted: impl Fn(&str) -> bool) -> &str {
+    let group = text.lines().find_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, group) = rest.split_once(':')?;
+        is_wanted(controllers).then_some(group)
+    });
+    group.unwrap_or("/")
+}
+
+fn under(mount: &str, group: &str) -> PathBuf {
+    let path = Path::new(mount).join(group.trim_start_matches('/'));
+    // In a container the group may be named from outside.
+    if path.is_dir() { path } else { PathBuf::from(mount) }
+}
+
+fn stat(text: &str, name: &str) -> Option<f64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_own_group_is_found_by_its_controllers() {
+        let text = "9:name=systemd:/x\n4:memory:/m\n2:cpu,cpuacct:/limited\n0::/unified\n";
+        assert_eq!(own_group(text, |controllers| controllers.split(',').any(|name| name == "cpu")), "/limited");
+        assert_eq!(own_group(text, str::is_empty), "/unified");
+        assert_eq!(own_group("", str::is_empty), "/");
+    }
+
+    #[test]
+    fn shares_become_microseconds() {
+        assert_eq!([0.125, 1.0, 0.0001].map(quota_us), [2_500, 20_000, 1_000]);
+        assert_eq!(stat("nr_periods 12\nnr_throttled 3\n", "nr_throttled"), Some(3.0));
+    }
+}

@@ -1,0 +1,184 @@
+//! Clusters that exist for a measurement only.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use futures_util::future::try_join_all;
+use http::Method;
+
+use super::{baseline::connect, cpu::Spent, memory::Memory};
+use crate::{
+    cluster::{
+        Description, Layout,
+        member::{Member, Role},
+        process::{Process, ProcessTable},
+    },
+    http_client::HttpClient,
+    verify::{self, Target},
+};
+
+/// The role that initdb creates.
+const SUPERUSER: &str = "postgres";
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Rows of the journal that are not folded yet. A node without a fold does not have it.
+const UNFOLDED_ROWS: &str = "shardledger_fold_tail_rows";
+/// Of tables and indexes.
+const LEDGER_BYTES: &str = "
+    SELECT sum(pg_total_relation_size(c.oid))::float8 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = 'shardledger' AND c.relkind = 'r'";
+
+/// A cluster in a folder of its own, gone with its data when this is dropped.
+pub struct OwnCluster {
+    data_dir: PathBuf,
+    pub description: Description,
+    layout: Layout,
+}
+
+impl OwnCluster {
+    /// Starts a cluster through this very program, on ports that are free.
+    pub fn start(data_dir: PathBuf, shards: u16, routers: u16) -> anyhow::Result<Self> {
+        // Guards from here on: whatever `up` has started when it fails goes too.
+        let guard = Remains(&data_dir);
+        let up = shardctl(&data_dir)?
+            .args(["up", "--port-base", "0", "--shards"])
+            .arg(shards.to_string())
+            .arg("--routers")
+            .arg(routers.to_string())
+            .stdout(Stdio::null())
+            .output()?;
+        ensure!(up.status.success(), "starting a cluster: {}", String::from_utf8_lossy(&up.stderr));
+        let layout = Layout::find(&data_dir)?;
+        let description = Description::load(&layout)?.context("the cluster that was started has no description")?;
+        std::mem::forget(guard);
+        Ok(Self { data_dir, description, layout })
+    }
+
+    /// The databases, by shard.
+    pub fn databases(&self) -> anyhow::Result<Vec<Target>> {
+        let shards = self.description.shards.iter();
+        shards.map(|shard| Ok(Target { shard: shard.id.clone(), dsn: shard.dsn(&self.layout)? })).collect()
+    }
+
+    /// Writes a checkpoint in every database. Only a superuser may.
+    pub async fn checkpoint(&self) -> anyhow::Result<()> {
+        let mut dsns = Vec::new();
+        for shard in &self.description.shards {
+            let password = std::fs::read_to_string(self.layout.password(&shard.id, SUPERUSER))?;
+            let (port, database) = (shard.postgres_port, crate::cluster::description::ROLE);
+            dsns.push(format!("postgres://{SUPERUSER}:{}@127.0.0.1:{port}/{database}", password.trim()));
+        }
+        try_join_all(dsns.iter().map(async |dsn| {
+            sqlx::query("CHECKPOINT").execute(&mut connect(dsn).await?).await?;
+            anyhow::Ok(())
+        }))
+        .await?;
+        Ok(())
+    }
+
+    /// The size of the ledgers in all databases, tables and indexes.
+    pub async fn ledger_bytes(&self) -> anyhow::Result<f64> {
+        let mut bytes = 0.0;
+        for database in self.databases()? {
+            bytes += sqlx::query_scalar::<_, f64>(LEDGER_BYTES).fetch_one(&mut connect(&database.dsn).await?).await?;
+        }
+        Ok(bytes)
+    }
+
+    /// Rows of all journals that are not folded yet, if the nodes tell.
+    pub async fn unfolded_rows(&self) -> Option<f64> {
+        let client = HttpClient::new(ANSWER_TIMEOUT);
+        let mut rows = None;
+        for shard in &self.description.shards {
+            let url = format!("{}/metrics", shard.node_admin_url());
+            let (_, text) = client.send(Method::GET, &url, Bytes::new()).await.ok()?;
+            if let Some(found) = gauge(&String::from_utf8_lossy(&text), UNFOLDED_ROWS) {
+                *rows.get_or_insert(0.0) += found;
+            }
+        }
+        rows
+    }
+
+    /// Numbers of a ledger that does not balance are worth nothing.
+    pub async fn is_clean(&self) -> anyhow::Result<bool> {
+        Ok(verify::verify(&self.databases()?).await?.is_clean())
+    }
+
+    /// The running processes of a role, in the order of the shards or routers.
+    pub fn processes(&self, role: Role) -> anyhow::Result<Vec<Process>> {
+        let table = ProcessTable::read()?;
+        let members = Member::all(&self.layout, &self.description);
+        Ok(members.iter().filter(|member| member.role == role).filter_map(|member| member.running(&table)).collect())
+    }
+
+    /// The memory of each of its processes.
+    pub fn memory(&self) -> anyhow::Result<Memory> {
+        Memory::now(&self.layout, &self.description)
+    }
+
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The processor time its processes and this one have spent so far.
+    pub fn spent(&self) -> anyhow::Result<Spent> {
+        Spent::now(&self.layout, &self.description)
+    }
+}
+
+impl Drop for OwnCluster {
+    fn drop(&mut self) {
+        remove(&self.data_dir);
+    }
+}
+
+struct Remains<'a>(&'a Path);
+
+impl Drop for Remains<'_> {
+    fn drop(&mut self) {
+        remove(self.0);
+    }
+}
+
+fn remove(data_dir: &Path) {
+    let removed = shardctl(data_dir).and_then(|mut command| {
+        Ok(command.args(["down", "--wipe", "--yes"]).stdout(Stdio::null()).stderr(Stdio::null()).status()?)
+    });
+    if !removed.is_ok_and(|status| status.success()) {
+        crate::output::note(&format!("the cluster in {} could not be removed", data_dir.display()));
+    }
+}
+
+/// The value of a metric without labels, or the sum over its labels.
+fn gauge(metrics: &str, name: &str) -> Option<f64> {
+    let of_name = metrics.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        let value = match rest.strip_prefix('{') {
+            Some(labelled) => labelled.split_once('}')?.1,
+            None => rest,
+        };
+        value.strip_prefix(' ')?.trim().parse::<f64>().ok()
+    });
+    of_name.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
+}
+
+fn shardctl(data_dir: &Path) -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("--data-dir").arg(data_dir).stdin(Stdio::null());
+    Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::gauge;
+
+    #[test]
+    fn a_metric_is_found_by_its_whole_name() {
+        let text = "# TYPE a gauge\na 1.5\nab 7\nb{shard=\"s0\"} 2\nb{shard=\"s1\"} 3\n";
+        assert_eq!([gauge(text, "a"), gauge(text, "b"), gauge(text, "c")], [Some(1.5), Some(5.0), None]);
+    }
+}

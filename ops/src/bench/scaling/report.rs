@@ -1,0 +1,203 @@
+//! What came out of the measurement of scaling, as JSON and as a page.
+
+use serde::Serialize;
+use telemetry::clock;
+
+use super::{ManyShards, Plan, Point};
+use crate::bench::{
+    chart::{Axis, Chart, Series, number},
+    figures::{Figure, Promise, ratio},
+    machine::Machine,
+    page::{Mark, Page},
+};
+
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub plan: Plan,
+    pub measured_at: String,
+    pub machine: Machine,
+    /// How each shard was limited.
+    pub limit: String,
+    pub verified: bool,
+    pub figures: Vec<Figure>,
+    pub points: Vec<Point>,
+    pub many_shards: Vec<ManyShards>,
+}
+
+/// Of the efficiency.
+const FEW: u16 = 1;
+const FOUR: u16 = 4;
+/// Of the router's cost.
+const MANY: u16 = 1_024;
+
+impl Report {
+    pub fn new(plan: Plan, limit: String, points: Vec<Point>, many_shards: Vec<ManyShards>, verified: bool) -> Self {
+        Self {
+            plan,
+            measured_at: clock::format_rfc3339(clock::now_us()),
+            machine: Machine::this(),
+            limit,
+            verified,
+            figures: figures(&points, &many_shards),
+            points,
+            many_shards,
+        }
+    }
+
+    pub fn page(&self) -> String {
+        let mut page = Page::new("Shardledger: scaling");
+        page.paragraph(&format!("{}. {}.", self.measured_at, self.machine));
+        page.paragraph(&format!(
+            "{}. The load uses the accounts of the first shards of one cluster, batches of 1,000 over 4 connections for each \
+             shard, {} s a point.",
+            self.limit, self.plan.seconds
+        ));
+        page.bars(&self.figures);
+        page.heading("Shards");
+        page.note(
+            "Efficiency: transfers a second ÷ (shards × transfers a second of one shard with local transfers).",
+        );
+        page.table(POINT_HEADER, self.point_rows().into_iter().map(|cells| (Mark::Plain, cells)));
+        page.heading("Many shards, mock nodes");
+        page.table(MANY_HEADER, self.many_rows().into_iter().map(|cells| (Mark::Plain, cells)));
+        page.heading("Plots");
+        page.charts(&[throughput(&self.points), self.router_chart()]);
+        page.finish()
+    }
+
+    pub fn point_rows(&self) -> Vec<[String; 9]> {
+        let row = |point: &Point| {
+            let cpu = &point.sample.cpu_us_per_transfer;
+            [
+                point.shards.to_string(),
+                format!("{:.0} %", point.cross * 100.0),
+                format!("{:.0}", point.sample.transfers_per_s),
+                efficiency(&self.points, point).map_or_else(String::new, |value| format!("{value:.2}")),
+                point.throttled.map_or_else(String::new, |share| format!("{share:.2}")),
+                format!("{:.1}", cpu.client),
+                format!("{:.1}", cpu.routers),
+                format!("{:.1}", cpu.nodes),
+                format!("{:.1}", cpu.postgres),
+            ]
+        };
+        self.points.iter().map(row).collect()
+    }
+
+    pub fn many_rows(&self) -> Vec<[String; 6]> {
+        let row = |many: &ManyShards| {
+            [
+                many.shards.to_string(),
+                number(many.transfers_per_s),
+                format!("{:.2}", many.router_us_per_transfer),
+                format!("{:.1}", many.transfers_per_call),
+                format!("{:.1}", many.router_idle_us_per_s / 1e3),
+                format!("{:.2}", many.latency_us.p50 as f64 / 1e3),
+            ]
+        };
+        self.many_shards.iter().map(row).collect()
+    }
+
+    fn router_chart(&self) -> String {
+        let points = self.many_shards.iter().map(|many| (f64::from(many.shards), many.router_us_per_transfer));
+        Chart {
+            title: "Router's processor time for each transfer".to_owned(),
+            x_label: "shards (mock nodes)".to_owned(),
+            y_label: "µs".to_owned(),
+            x_axis: Axis::Log,
+            series: vec![Series::new("router", points)],
+        }
+        .svg()
+    }
+}
+
+pub const POINT_HEADER: [&str; 9] = [
+    "shards",
+    "cross-shard",
+    "transfers/s",
+    "efficiency",
+    "throttled",
+    "client µs",
+    "router µs",
+    "node µs",
+    "PostgreSQL µs",
+];
+pub const MANY_HEADER: [&str; 6] =
+    ["shards", "transfers/s", "router µs", "transfers/call", "idle router ms/s", "p50 ms"];
+
+/// Throughput by the number of shards, one line for each share of cross-shard transfers.
+pub fn throughput(points: &[Point]) -> String {
+    let mut shares: Vec<f64> = points.iter().map(|point| point.cross).collect();
+    shares.sort_by(f64::total_cmp);
+    shares.dedup();
+    let series = shares.into_iter().map(|cross| {
+        let name = if cross == 0.0 { "local".to_owned() } else { format!("{:.0} % cross-shard", cross * 100.0) };
+        let of_share = points.iter().filter(|point| point.cross == cross);
+        Series::new(&name, of_share.map(|point| (f64::from(point.shards), point.sample.transfers_per_s)))
+    });
+    Chart {
+        title: "Throughput by the number of shards, each with the same small part of the machine".to_owned(),
+        x_label: "shards".to_owned(),
+        y_label: "transfers/s".to_owned(),
+        x_axis: Axis::Log,
+        series: series.collect(),
+    }
+    .svg()
+}
+
+fn efficiency(points: &[Point], point: &Point) -> Option<f64> {
+    let one = points.iter().find(|one| one.shards == FEW && one.cross == 0.0)?;
+    let perfect = one.sample.transfers_per_s * f64::from(point.shards);
+    ratio(Some(point.sample.transfers_per_s), Some(perfect))
+}
+
+fn figures(points: &[Point], many: &[ManyShards]) -> Vec<Figure> {
+    let four = points.iter().find(|point| point.shards == FOUR && point.cross == 0.0);
+    let router = |shards| many.iter().find(|many| many.shards == shards).map(|many| many.router_us_per_transfer);
+    let mut figures = vec![Figure::new(
+        "efficiency from 1 to 4 limited shards, local transfers",
+        "",
+        Promise::AtLeast { bar: 0.9, aim: 0.97 },
+        four.and_then(|four| efficiency(points, four)),
+    )];
+    if !many.is_empty() {
+        figures.push(Figure::new(
+            "router's processor time for each transfer, 1,024 shards ÷ 4, equal transfers for each call",
+            "",
+            Promise::AtMost { bar: 1.15, aim: 1.05 },
+            ratio(router(MANY), router(FOUR)),
+        ));
+    }
+    figures
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::{Latency, subject::Sample};
+
+    fn point(shards: u16, cross: f64, transfers_per_s: f64) -> Point {
+        Point { shards, cross, sample: Sample { transfers_per_s, ..Sample::default() }, throttled: Some(0.5) }
+    }
+
+    fn many(shards: u16, router_us_per_transfer: f64) -> ManyShards {
+        ManyShards {
+            shards,
+            transfers_per_s: 1.0,
+            router_us_per_transfer,
+            mock_nodes_us_per_transfer: 1.0,
+            transfers_per_call: 250.0,
+            router_idle_us_per_s: 1.0,
+            latency_us: Latency::default(),
+        }
+    }
+
+    #[test]
+    fn efficiency_compares_with_as_many_single_shards() {
+        let points = vec![point(1, 0.0, 100.0), point(4, 0.0, 380.0), point(4, 0.5, 200.0)];
+        let figures = figures(&points, &[many(4, 10.0), many(1_024, 11.0)]);
+        assert_eq!(figures[0].value, Some(0.95));
+        assert!(figures[0].met && !figures[0].aim_met);
+        assert!((figures[1].value.unwrap() - 1.1).abs() < 1e-9 && figures[1].met);
+        assert!(throughput(&points).contains("50 % cross-shard"));
+    }
+}

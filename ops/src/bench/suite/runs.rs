@@ -1,0 +1,184 @@
+//! What the suite measures.
+
+use crate::bench::{
+    baseline::Script,
+    request::Ids,
+    subject::Spec,
+    workload::{Locality, Workload},
+};
+
+/// One thing that is measured.
+pub struct Run {
+    /// Its name in the report.
+    pub name: &'static str,
+    /// Its part of the main runs' seconds.
+    pub share: f64,
+    pub what: What,
+}
+
+pub enum What {
+    /// The journal's rows through one connection, and nothing else.
+    Ceiling,
+    /// The PL/pgSQL function, with so many clients.
+    Function(Script, u16),
+    /// The latency of the function with one client.
+    FunctionLatency,
+    Ours(Shards, Spec),
+    /// The same at half the rate that the run of this name has just reached.
+    AtHalfTheRateOf(&'static str, Shards, Spec),
+    /// The node is killed under the load.
+    Kill(Spec),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shards {
+    One,
+    /// With two routers.
+    Two,
+}
+
+/// Points of a plot.
+pub struct Sweep {
+    pub name: &'static str,
+    /// What follows "Throughput" in the plot's title.
+    pub title: &'static str,
+    pub x_label: &'static str,
+    pub axis: SweepAxis,
+    pub points: &'static [Point],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SweepAxis {
+    Linear,
+    Log,
+    Words,
+}
+
+pub struct Point {
+    pub x: f64,
+    pub label: &'static str,
+    pub shards: Shards,
+    pub spec: Spec,
+}
+
+const fn ours(name: &'static str, share: f64, shards: Shards, spec: Spec) -> Run {
+    Run { name, share, what: What::Ours(shards, spec) }
+}
+
+const fn function(name: &'static str, script: Script, clients: u16) -> Run {
+    Run { name, share: 0.5, what: What::Function(script, clients) }
+}
+
+const CROSS: Spec = Spec { workload: Workload::Cross, locality: Locality::Cross, ..Spec::BATCHES };
+const LOCAL: Spec = Spec { locality: Locality::Local, ..Spec::BATCHES };
+const HALF_CROSS_SINGLES: Spec = Spec { locality: Locality::Share(0.5), routers: 2, ..Spec::SINGLES };
+
+/// Clients of the function that the bars name. The better of both counts.
+pub const FUNCTION_UNIFORM: [&str; 2] = ["function_uniform_16", "function_uniform_48"];
+pub const FUNCTION_HOT: [&str; 2] = ["function_hot_16", "function_hot_48"];
+
+/// A round: ours and the others in turn. pgbench runs with few clients and with many (a server of a cluster takes 64
+/// connections, its node's among them); the better of the two counts for it.
+pub const ROUND: [Run; 15] = [
+    function("function_uniform_16", Script::Uniform, 16),
+    ours("batch_uniform", 1.0, Shards::One, Spec::BATCHES),
+    Run { name: "ceiling_append", share: 0.4, what: What::Ceiling },
+    ours("batch_replays", 1.0, Shards::One, Spec { replays: 0.01, ..Spec::BATCHES }),
+    function("function_uniform_48", Script::Uniform, 48),
+    ours("single_uniform", 1.0, Shards::One, Spec::SINGLES),
+    function("function_hot_16", Script::Hot, 16),
+    ours("batch_hot", 1.0, Shards::One, Spec { workload: Workload::Hot, ..Spec::BATCHES }),
+    function("function_hot_48", Script::Hot, 48),
+    ours("one_client", 0.3, Shards::One, Spec { connections: 1, ..Spec::SINGLES }),
+    Run { name: "function_one_client", share: 0.3, what: What::FunctionLatency },
+    ours("two_shards_cross", 1.0, Shards::Two, CROSS),
+    ours("two_shards_local", 0.5, Shards::Two, LOCAL),
+    ours("two_shards_single_half_cross", 1.0, Shards::Two, HALF_CROSS_SINGLES),
+    Run {
+        name: "half_the_peak",
+        share: 0.5,
+        what: What::AtHalfTheRateOf("two_shards_single_half_cross", Shards::Two, HALF_CROSS_SINGLES),
+    },
+];
+
+/// Measured once, after the plots: these leave the shard in another state than they found it.
+pub const AT_LAST: [Run; 2] = [
+    ours("batch_random_ids", 0.7, Shards::One, Spec { ids: Ids::Random, ..Spec::BATCHES }),
+    Run { name: "node_killed", share: 0.7, what: What::Kill(Spec::BATCHES) },
+];
+
+const fn batch(size: usize, label: &'static str) -> Point {
+    let spec = Spec { batch: size, ..Spec::BATCHES };
+    Point { x: size as f64, label, shards: Shards::One, spec }
+}
+
+const fn connections(count: usize, label: &'static str) -> Point {
+    let spec = Spec { connections: count, ..Spec::SINGLES };
+    Point { x: count as f64, label, shards: Shards::One, spec }
+}
+
+const fn skew(x: f64, label: &'static str, workload: Workload) -> Point {
+    Point { x, label, shards: Shards::One, spec: Spec { workload, ..Spec::BATCHES } }
+}
+
+const fn crossing(share: f64, label: &'static str) -> Point {
+    let spec = Spec { locality: Locality::Share(share), ..Spec::BATCHES };
+    Point { x: share * 100.0, label, shards: Shards::Two, spec }
+}
+
+/// The plots, each of short points.
+pub const SWEEPS: [Sweep; 4] = [
+    Sweep {
+        name: "by_batch_size",
+        title: "by batch size",
+        x_label: "transfers in one request, 8 connections",
+        axis: SweepAxis::Log,
+        points: &[
+            batch(1, "1"),
+            batch(10, "10"),
+            batch(100, "100"),
+            batch(1_000, "1,000"),
+            batch(4_000, "4,000"),
+            batch(10_000, "10,000"),
+        ],
+    },
+    Sweep {
+        name: "by_connections",
+        title: "by connections",
+        x_label: "connections, one transfer a request",
+        axis: SweepAxis::Log,
+        points: &[
+            connections(1, "1"),
+            connections(4, "4"),
+            connections(16, "16"),
+            connections(64, "64"),
+            connections(256, "256"),
+        ],
+    },
+    Sweep {
+        name: "by_skew",
+        title: "by skew",
+        x_label: "accounts, batches of 1,000",
+        axis: SweepAxis::Words,
+        points: &[
+            skew(0.0, "uniform", Workload::Uniform),
+            skew(1.0, "Zipf 0.99", Workload::Zipf),
+            skew(2.0, "mix", Workload::Mix),
+            skew(3.0, "one hot account", Workload::Hot),
+        ],
+    },
+    Sweep {
+        name: "by_cross_share",
+        title: "by share of cross-shard transfers",
+        x_label: "% cross-shard, two shards, batches of 1,000",
+        axis: SweepAxis::Linear,
+        points: &[
+            crossing(0.0, "0 %"),
+            crossing(0.1, "10 %"),
+            crossing(0.25, "25 %"),
+            crossing(0.5, "50 %"),
+            crossing(0.75, "75 %"),
+            crossing(1.0, "100 %"),
+        ],
+    },
+];
