@@ -10,6 +10,8 @@ use shard_map::ClusterId;
 use sqlx::postgres::PgConnectOptions;
 use telemetry::logging::LogConfig;
 
+use crate::tail::Size;
+
 /// Overrides `database.url`, so that the password need not be in a file.
 pub const DATABASE_URL_VARIABLE: &str = "SHARD_NODE_DATABASE_URL";
 
@@ -72,13 +74,38 @@ pub struct LaneConfig {
     pub max_batch_operations: usize,
     /// Operations that may wait; further ones are refused with `overloaded`.
     pub queue_operations: usize,
-    /// Accounts kept in memory.
-    pub cached_accounts: usize,
+    /// Memory for accounts that may be evicted, in bytes, approximately.
+    pub cache_bytes: usize,
+    /// Committed bookings that may be unfolded before the lane waits for the fold. A starting node reads them. The fold
+    /// runs early at half of it.
+    pub unfolded_bookings: usize,
+    /// Accounts that may have unfolded bookings before the lane waits for the fold. They stay in memory. The fold runs early
+    /// at half of it.
+    pub unfolded_accounts: usize,
+    /// Milliseconds from one fold to the next.
+    pub fold_interval_ms: u64,
 }
 
 impl Default for LaneConfig {
     fn default() -> Self {
-        Self { max_batch_operations: 8192, queue_operations: 65_536, cached_accounts: 1_000_000 }
+        Self {
+            max_batch_operations: 8192,
+            queue_operations: 65_536,
+            cache_bytes: 512 * 1024 * 1024,
+            unfolded_bookings: 1_000_000,
+            unfolded_accounts: 1_000_000,
+            fold_interval_ms: 5000,
+        }
+    }
+}
+
+impl LaneConfig {
+    pub fn tail_bounds(&self) -> Size {
+        Size { bookings: self.unfolded_bookings, accounts: self.unfolded_accounts }
+    }
+
+    pub fn fold_interval(&self) -> Duration {
+        Duration::from_millis(self.fold_interval_ms)
     }
 }
 
@@ -173,7 +200,10 @@ impl Config {
             ("clock.max_difference_ms", self.clock.max_difference_ms),
             ("lane.max_batch_operations", self.lane.max_batch_operations as u64),
             ("lane.queue_operations", self.lane.queue_operations as u64),
-            ("lane.cached_accounts", self.lane.cached_accounts as u64),
+            ("lane.cache_bytes", self.lane.cache_bytes as u64),
+            ("lane.unfolded_bookings", self.lane.unfolded_bookings as u64),
+            ("lane.unfolded_accounts", self.lane.unfolded_accounts as u64),
+            ("lane.fold_interval_ms", self.lane.fold_interval_ms),
         ];
         if let Some((setting, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
             return invalid(setting, "must be greater than 0".to_owned());

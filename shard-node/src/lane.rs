@@ -8,7 +8,7 @@
 //! 4. commit: the store writes the bookings in one transaction ([`Store::commit`]).
 //! 5. [`work`]: every operation gets its reply, after COMMIT.
 //!
-//! While one batch commits, the next one gathers. A next batch that is large is decided meanwhile; if the first one is not
+//! While one batch commits, the next one gathers. A next batch that is large is decided meanwhile. If the first one is not
 //! written after all, both are taken back and decided again, one after the other.
 //!
 //! Three rules make this safe:
@@ -28,20 +28,23 @@ mod load;
 mod tests;
 mod work;
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{future::Future, pin::Pin, sync::Arc, time::{Duration, Instant}};
 
 use identity::{AssetScales, Mark, Marks};
 use ledger::{
-    Account, Position,
-    accounts::{Accounts, Undo},
+    AccountId, Position,
+    accounts::Accounts,
+    batch::Effects,
+    outcome::Outcome,
 };
 use shard_database::ShardState;
+use telemetry::Tasks;
 use tokio_util::sync::CancellationToken;
 use wire::not_executed::Reason;
 
 use decide::Decided;
+use intake::{LARGE_BATCH, Queue, Shared};
 pub use intake::{LaneHandle, LaneState};
-use intake::{Queue, Shared};
 use work::Work;
 
 use crate::{
@@ -61,9 +64,8 @@ const MAX_LOST_RACES: u32 = 1000;
 /// Pause between two attempts to reach the database.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Operations that make it worth while to decide a batch before the last one is committed. A smaller batch is decided in
-/// less time than a commit takes, and grows while it waits.
-const AHEAD_OPERATIONS: usize = 1000;
+/// How long the lane waits for the fold before it refuses what waits.
+const FOLD_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Bookings read at once while the lane catches up.
 const CATCH_UP_PAGE: i64 = 20_000;
@@ -73,29 +75,32 @@ pub struct Lane<S: Store> {
     clock: Arc<NodeClock>,
     store: Arc<S>,
     tail: Tail,
+    tasks: Tasks,
     queue: Queue,
     shared: Arc<Shared>,
     accounts: Accounts,
     link: Option<Link>,
-    /// The shard state that the accounts in memory belong to; `None` before the first load.
-    believed: Option<ShardState>,
+    /// The shard's state that the accounts in memory and the tail belong to, and the timeline of the server; `None` before
+    /// the first load.
+    believed: Option<(ShardState, i64)>,
     /// The last batch contained ids that were used before: look ids up before deciding, instead of after a conflict.
     careful: bool,
     /// What was found in the database may not be replicated yet: the next batch needs a booking of its own.
     needs_own_booking: bool,
+    /// The last attempt to become able to write succeeded.
+    is_able: bool,
     now_us: i64,
     /// The marks of other shards that this lane has stored.
     stored_marks: Marks,
     /// Why the database answers but takes no writes (read-only, disk full); `None` after a successful write.
     unwritable: Option<String>,
-    bounds: TailBounds,
 }
 
 /// The shard's state as last read, written or decided.
 struct Link {
     /// As committed.
     state: ShardState,
-    /// As the batches leave it that are decided and not committed.
+    /// As the batch leaves it that is decided and not committed.
     ahead: ShardState,
     timeline: i64,
     ownership: Arc<Ownership>,
@@ -103,28 +108,37 @@ struct Link {
     scales: AssetScales,
 }
 
-/// How much may be committed and not folded before the lane waits for the fold.
-#[derive(Debug, Clone, Copy)]
-struct TailBounds {
-    bookings: usize,
-    accounts: usize,
-}
-
 /// A batch whose commit is under way.
 struct Flight {
     work: Work,
     decided: Decided,
+    since: Instant,
     done: Pin<Box<dyn Future<Output = Result<(), CommitFailure>> + Send>>,
 }
 
+/// How often a batch has failed.
+#[derive(Debug, Default)]
+struct Tries {
+    redecisions: u32,
+    lost_races: u32,
+}
+
 impl<S: Store> Lane<S> {
-    pub fn new(gate: Gate, clock: Arc<NodeClock>, store: Arc<S>, tail: Tail, config: &LaneConfig) -> (Self, LaneHandle) {
+    pub fn new(
+        gate: Gate,
+        clock: Arc<NodeClock>,
+        store: Arc<S>,
+        tail: Tail,
+        tasks: Tasks,
+        config: &LaneConfig,
+    ) -> (Self, LaneHandle) {
         let (queue, handle) = intake::channel(config, gate.clone(), tail.clone());
         let lane = Self {
             gate,
             clock,
             store,
             tail,
+            tasks,
             shared: handle.shared(),
             queue,
             accounts: Accounts::with_capacity(config.cache_bytes),
@@ -132,10 +146,10 @@ impl<S: Store> Lane<S> {
             believed: None,
             careful: false,
             needs_own_booking: false,
+            is_able: false,
             now_us: 0,
             stored_marks: Marks::default(),
             unwritable: None,
-            bounds: TailBounds { bookings: config.unfolded_bookings, accounts: config.unfolded_accounts },
         };
         (lane, handle)
     }
@@ -145,7 +159,7 @@ impl<S: Store> Lane<S> {
         loop {
             if let Err(error) = self.able_to_write().await {
                 self.report_unreachable(&error);
-                self.refuse_waiting(&error);
+                self.refuse_waiting(Reason::Unavailable, &error.to_string());
                 tokio::select! {
                     () = shutdown.cancelled() => break,
                     () = tokio::time::sleep(RECONNECT_PAUSE) => continue,
@@ -153,13 +167,25 @@ impl<S: Store> Lane<S> {
             }
             self.shared.set_state(LaneState::Serving);
             self.gate.set_writes(Ok(()));
+            if !self.has_room().await {
+                metrics::counter!(m::LANE_QUEUE_FULL).increment(1);
+                self.refuse_waiting(Reason::Overloaded, "the fold has to catch up with what is committed");
+                continue;
+            }
+            let shared = Arc::clone(&self.shared);
             let batch = tokio::select! {
                 biased;
                 batch = self.queue.next_batch() => batch,
+                () = shared.wait_for_readers() => {
+                    if let Err(error) = self.refresh().await {
+                        tracing::warn!(%error, "cannot catch up with another node of the shard");
+                    }
+                    continue;
+                }
                 () = shutdown.cancelled() => None,
             };
             match batch {
-                Some(work) => self.carry_out_in_turn(work).await,
+                Some(work) => self.carry_out_ahead(work).await,
                 None => break,
             }
         }
@@ -170,4 +196,417 @@ impl<S: Store> Lane<S> {
         }
         self.store.close().await;
     }
+
+    // === batches ===
+
+    /// Carries out a batch, and further ones for as long as large ones wait: the next is decided while the last commits.
+    async fn carry_out_ahead(&mut self, work: Work) {
+        let Some(mut flight) = self.take_off(work).await else { return };
+        loop {
+            let mut next = tokio::select! {
+                biased;
+                done = &mut flight.done => return self.land(flight, done).await,
+                next = self.queue.next_large_batch(), if !self.tail.is_full() => next,
+            };
+            let mut ahead = self.decide_ahead(&mut next).await;
+            let done = (&mut flight.done).await;
+            if done.is_err()
+                && let Some(decided) = ahead.take()
+            {
+                self.accounts.revert(decided.undo);
+            }
+            self.land(flight, done).await;
+            let airborne = match ahead {
+                Some(decided) => Some(self.launch(next, decided)),
+                None => self.take_off(next).await,
+            };
+            match airborne {
+                Some(airborne) => flight = airborne,
+                None => return,
+            }
+        }
+    }
+
+    /// Decides a batch and sends it. `None`: the batch has its answers already.
+    async fn take_off(&mut self, mut work: Work) -> Option<Flight> {
+        let Some(group) = work.next_group() else {
+            self.finish(work);
+            return None;
+        };
+        match self.decide(&work, group.clone()).await {
+            Ok(decided) => Some(self.launch(work, decided)),
+            Err(error) => {
+                self.recover(&mut work, &group, error.into(), &mut Tries::default()).await;
+                self.carry_out(work).await;
+                None
+            }
+        }
+    }
+
+    /// Decides a batch on a batch that is not committed yet. `None`: the decision has to wait for the commit.
+    async fn decide_ahead(&mut self, work: &mut Work) -> Option<Decided> {
+        let group = work.next_group()?;
+        if self.careful || load::reads_journal(group.iter().map(|index| work.operation(*index))) {
+            return None;
+        }
+        // An error occurs again after the commit, and is dealt with then.
+        self.decide(work, group).await.ok()
+    }
+
+    /// Sends a decided batch.
+    fn launch(&mut self, work: Work, decided: Decided) -> Flight {
+        let done = self.send(&decided);
+        Flight { work, decided, since: Instant::now(), done }
+    }
+
+    fn send(&mut self, decided: &Decided) -> Pin<Box<dyn Future<Output = Result<(), CommitFailure>> + Send>> {
+        let message = self.store.encode(&decided.append());
+        if let Some(link) = &mut self.link {
+            link.ahead.next_position = decided.effects.next_position.0;
+        }
+        let store = Arc::clone(&self.store);
+        let commit = async move { store.commit(message).await };
+        if decided.group.len() < LARGE_BATCH {
+            return Box::pin(commit);
+        }
+        // A task of its own, so that the message leaves while the next batch is decided.
+        let commit = self.tasks.spawn("commit", commit);
+        Box::pin(async move {
+            commit.await.unwrap_or_else(|_| {
+                let error = StoreError::Corrupt("the commit of a batch failed".to_owned());
+                Err(CommitFailure { error, in_doubt: true })
+            })
+        })
+    }
+
+    /// Answers a batch that is committed, or carries it out again.
+    async fn land(&mut self, flight: Flight, done: Result<(), CommitFailure>) {
+        let Flight { mut work, decided, since, .. } = flight;
+        match done {
+            Ok(()) => {
+                let group = decided.group.clone();
+                let outcomes = self.committed(decided, since.elapsed());
+                work.answer(&group, outcomes);
+                self.finish(work);
+            }
+            Err(failure) => {
+                self.accounts.revert(decided.undo);
+                self.recover(&mut work, &decided.group, failure, &mut Tries::default()).await;
+                self.carry_out(work).await;
+            }
+        }
+    }
+
+    /// Carries out a batch until each of its operations has an answer, one transaction after the other.
+    async fn carry_out(&mut self, mut work: Work) {
+        let mut tries = Tries::default();
+        while let Some(group) = work.next_group() {
+            if let Err(error) = self.able_to_write().await {
+                self.report_unreachable(&error);
+                self.refuse_waiting(Reason::Unavailable, &error.to_string());
+                if !work.refuse_certain(Reason::Unavailable, &error.to_string()) {
+                    tokio::time::sleep(RECONNECT_PAUSE).await;
+                }
+                continue;
+            }
+            match self.attempt(&work, &group).await {
+                Ok(outcomes) => {
+                    work.answer(&group, outcomes);
+                    tries = Tries::default();
+                }
+                Err(failure) => self.recover(&mut work, &group, failure, &mut tries).await,
+            }
+        }
+        self.finish(work);
+    }
+
+    /// Decides a group and writes it in one transaction.
+    async fn attempt(&mut self, work: &Work, group: &[usize]) -> Result<Vec<Outcome>, CommitFailure> {
+        let decided = self.decide(work, group.to_vec()).await?;
+        self.write(decided).await
+    }
+
+    /// Writes a decided batch, and waits until it is committed.
+    async fn write(&mut self, decided: Decided) -> Result<Vec<Outcome>, CommitFailure> {
+        let since = Instant::now();
+        match self.send(&decided).await {
+            Ok(()) => Ok(self.committed(decided, since.elapsed())),
+            Err(failure) => {
+                self.accounts.revert(decided.undo);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Takes in what is committed. Returns the outcomes, which may be answered now.
+    fn committed(&mut self, decided: Decided, commit: Duration) -> Vec<Outcome> {
+        let replays = decided.replays();
+        let Decided { group, outcomes, from, effects, changed, number, marks, scales, begun, .. } = decided;
+        let state = ShardState { next_position: effects.next_position.0, ..from };
+        self.tail.commit(&effects.bookings, changed, number);
+        self.shared.committed(group.len(), commit, effects.next_position);
+        if let Some(link) = &mut self.link {
+            link.state = state;
+            self.believed = Some((state, link.timeline));
+            self.gate.committed(mark_of(&state, link.timeline));
+            if !scales.is_empty() {
+                link.scales.extend(scales.into_iter().map(|(asset, scale)| (asset.to_string(), scale)));
+                self.shared.set_scales(&link.scales);
+            }
+        }
+        for (number, mark) in marks.iter() {
+            self.stored_marks.observe(number, mark);
+            self.gate.observe_peer(number, mark);
+        }
+        self.needs_own_booking &= effects.is_empty();
+        // Replays arrive in groups: stay careful while they do.
+        self.careful &= replays > 0;
+        metrics::counter!(m::LANE_REPLAYS).increment(replays as u64);
+        metrics::histogram!(m::LANE_COMMIT_SECONDS).record(commit);
+        metrics::histogram!(m::LANE_BATCH_OPERATIONS).record(count_as_f64(group.len()));
+        metrics::histogram!(m::LANE_BATCH_SECONDS).record(begun.elapsed());
+        outcomes
+    }
+
+    /// Sends the answers of a batch.
+    fn finish(&mut self, work: Work) {
+        self.accounts.evict(self.tail.folded_batch());
+        self.shared.set_cached(self.accounts.len());
+        self.shared.release(work.weight());
+        work.send();
+    }
+
+    /// Prepares for another attempt at a group that failed, or gives the group up.
+    async fn recover(&mut self, work: &mut Work, group: &[usize], failure: CommitFailure, tries: &mut Tries) {
+        let CommitFailure { error, in_doubt } = failure;
+        if let Some(link) = &mut self.link {
+            link.ahead = link.state;
+        }
+        if in_doubt {
+            work.doubt(group);
+        }
+        let mut remedy = error.remedy();
+        metrics::counter!(m::LANE_ROLLBACKS, "remedy" => remedy_label(remedy)).increment(1);
+        match remedy {
+            Remedy::Redecide => tries.redecisions += 1,
+            Remedy::Reload => tries.lost_races += 1,
+            Remedy::Reconnect | Remedy::Report => {}
+        }
+        if tries.redecisions > MAX_REDECISIONS || tries.lost_races > MAX_LOST_RACES {
+            remedy = Remedy::Report;
+            *tries = Tries::default();
+        }
+        match remedy {
+            Remedy::Reconnect => {
+                tracing::warn!(%error, in_doubt, "lost the database session; the batch will be run again");
+                self.careful = true;
+                self.disconnect().await;
+                if error.is_refused_write() {
+                    // The database answers and refuses writes; it would refuse this batch on every retry.
+                    let cause = error.to_string();
+                    self.gate.set_writes(Err(cause.clone()));
+                    work.refuse_certain(Reason::Unavailable, &cause);
+                    self.unwritable = Some(cause);
+                }
+            }
+            Remedy::Redecide => self.careful = true,
+            Remedy::Reload => {
+                self.careful = true;
+                if let Err(error) = self.refresh().await {
+                    tracing::warn!(%error, "cannot read what another writer appended; trying again");
+                    self.disconnect().await;
+                }
+            }
+            Remedy::Report => {
+                if in_doubt {
+                    // The session is gone, and its transaction may have been carried out.
+                    self.careful = true;
+                    self.disconnect().await;
+                }
+                if !work.isolate(group) {
+                    tracing::error!(%error, "an operation cannot be carried out");
+                    self.shared.set_last_error(&error);
+                    work.give_up(group, &error.to_string());
+                }
+            }
+        }
+    }
+
+    // === the database ===
+
+    /// Checks that a batch can be attempted: the shard's state is known, and the database takes writes.
+    async fn able_to_write(&mut self) -> Result<(), StoreError> {
+        let able = self.prepare_to_write().await;
+        self.is_able = able.is_ok();
+        if let Err(error) = &able
+            && !matches!(error, StoreError::Refused(_))
+        {
+            self.disconnect().await;
+        }
+        able
+    }
+
+    async fn prepare_to_write(&mut self) -> Result<(), StoreError> {
+        if let Some(why) = self.tail.damaged() {
+            return Err(StoreError::Corrupt(why));
+        }
+        if self.link.is_some() && !self.store.is_current() {
+            self.disconnect().await;
+        }
+        // While the database takes no writes, another node may write: reads go on and need what that node appends.
+        if self.link.is_none() || !self.is_able || self.tail.is_outdated() {
+            self.refresh().await?;
+        }
+        if self.store.open_writer().await? {
+            self.needs_own_booking = true;
+        }
+        if self.unwritable.is_some() {
+            let marker = self.marker()?;
+            self.write(marker).await.map_err(|failure| failure.error)?;
+            self.unwritable = None;
+        }
+        Ok(())
+    }
+
+    /// A batch of one booking that books nothing.
+    fn marker(&mut self) -> Result<Decided, StoreError> {
+        let from = self.link.as_ref().ok_or(StoreError::Superseded)?.state;
+        let mut effects = Effects { next_position: Position(from.next_position), ..Effects::default() };
+        self.now_us = self.now_us.max(self.clock.now_us());
+        effects.add_marker(self.now_us);
+        let number = self.accounts.batch();
+        let (changed, undo) = self.accounts.finish_batch();
+        let (group, outcomes, marks, scales, begun) =
+            (Vec::new(), Vec::new(), Marks::default(), Vec::new(), Instant::now());
+        Ok(Decided { group, outcomes, from, effects, changed, undo, number, marks, scales, begun })
+    }
+
+    /// Drops the sessions. What is in memory stays, and is brought up to date when there are new sessions.
+    async fn disconnect(&mut self) {
+        self.link = None;
+        self.store.close().await;
+    }
+
+    /// Reads the shard's state, and what was appended since it was last known.
+    async fn refresh(&mut self) -> Result<(), StoreError> {
+        self.link = None;
+        let Opened { state, timeline, ownership, scales, is_new } = self.store.open().await?;
+        if is_new {
+            self.needs_own_booking = true;
+        }
+        let end = Position(state.next_position - 1);
+        let continues = |(believed, believed_timeline): &(ShardState, i64)| {
+            believed.incarnation == state.incarnation
+                && *believed_timeline == timeline
+                && believed.next_position <= state.next_position
+        };
+        let known = self.believed.filter(continues).filter(|_| !self.tail.is_outdated());
+        let known = match known {
+            Some((believed, _)) => Position(believed.next_position - 1),
+            None => {
+                // Until the tail is loaded again, nothing in memory is believed.
+                self.believed = None;
+                self.accounts.forget_all();
+                let folded = self.store.folded().await?;
+                let position = folded.position;
+                self.tail.reset(folded, state.incarnation, self.accounts.batch())?;
+                position
+            }
+        };
+        self.catch_up(known, end, &state, timeline).await?;
+        self.believed = Some((state, timeline));
+        self.shared.set_ownership(&state, &ownership);
+        self.shared.set_scales(&scales);
+        self.gate.committed(mark_of(&state, timeline));
+        self.link = Some(Link { state, ahead: state, timeline, ownership, scales });
+        Ok(())
+    }
+
+    /// Applies the bookings between two positions to the accounts and the tail.
+    async fn catch_up(
+        &mut self,
+        mut known: Position,
+        end: Position,
+        state: &ShardState,
+        timeline: i64,
+    ) -> Result<(), StoreError> {
+        while known < end {
+            let mut bookings = self.store.bookings_after(known, CATCH_UP_PAGE).await?;
+            // Later ones are not part of the state that was read.
+            bookings.truncate(bookings.partition_point(|booking| booking.position <= end));
+            let Some(last) = bookings.last().map(|booking| booking.position) else {
+                let what = format!("the journal ends at position {} instead of {}", known.0, end.0);
+                return Err(StoreError::Corrupt(what));
+            };
+            let mut missing: Vec<AccountId> = Vec::new();
+            for booking in &bookings {
+                missing.extend(booking.legs().map(|(_, id, _)| id.clone()));
+                if booking.kind.in_transit() != 0 {
+                    missing.push(AccountId::in_transit(booking.asset));
+                }
+            }
+            missing.retain(|id| !self.accounts.is_known(id));
+            load::learn(&*self.store, &mut self.accounts, missing).await?;
+            for booking in &bookings {
+                if let Err(error) = self.accounts.apply(booking) {
+                    self.accounts.abandon_batch();
+                    return Err(error.into());
+                }
+            }
+            let number = self.accounts.batch();
+            let (changed, _) = self.accounts.finish_batch();
+            self.tail.commit(&bookings, changed, number);
+            self.needs_own_booking = true;
+            known = last;
+            self.believed = Some((ShardState { next_position: known.next().0, ..*state }, timeline));
+        }
+        Ok(())
+    }
+
+    /// Whether the tail has room. Waits for the fold if it has none.
+    async fn has_room(&self) -> bool {
+        let room = async {
+            loop {
+                let progress = self.tail.progress();
+                if !self.tail.is_full() {
+                    return;
+                }
+                progress.await;
+            }
+        };
+        tokio::time::timeout(FOLD_PATIENCE, room).await.is_ok()
+    }
+
+    fn report_unreachable(&self, error: &StoreError) {
+        self.shared.set_state(LaneState::Recovering);
+        self.shared.set_last_error(error);
+        self.gate.set_writes(Err(error.to_string()));
+    }
+
+    /// Refuses every waiting operation; none of them was part of a transaction.
+    fn refuse_waiting(&mut self, reason: Reason, why: &str) {
+        while let Some(mut work) = self.queue.try_next_batch() {
+            work.refuse_certain(reason, why);
+            self.shared.release(work.weight());
+            work.send();
+        }
+    }
+}
+
+fn mark_of(state: &ShardState, timeline: i64) -> Mark {
+    Mark { incarnation: state.incarnation, timeline, position: state.next_position }
+}
+
+fn remedy_label(remedy: Remedy) -> &'static str {
+    match remedy {
+        Remedy::Reconnect => "reconnect",
+        Remedy::Redecide => "redecide",
+        Remedy::Reload => "reload",
+        Remedy::Report => "report",
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a batch has far fewer than 2^52 operations")]
+fn count_as_f64(count: usize) -> f64 {
+    count as f64
 }

@@ -9,6 +9,7 @@ mod admin;
 mod clock;
 mod config;
 mod expiry;
+mod fold;
 mod gate;
 mod init;
 mod lane;
@@ -20,6 +21,7 @@ mod reads;
 mod rpc;
 mod serve;
 mod store;
+mod tail;
 
 use std::{
     path::{Path, PathBuf},

@@ -22,6 +22,9 @@ pub const LANE_CACHED_ACCOUNTS: &str = "shardledger_lane_cached_accounts";
 /// Label `remedy`: reconnect, redecide, reload or report.
 pub const LANE_ROLLBACKS: &str = "shardledger_lane_rollbacks_total";
 pub const LANE_REPLAYS: &str = "shardledger_lane_replays_total";
+pub const FOLD_TAIL_ROWS: &str = "shardledger_fold_tail_rows";
+pub const FOLD_SECONDS: &str = "shardledger_fold_seconds";
+pub const FOLD_ACCOUNTS: &str = "shardledger_fold_accounts_total";
 pub const HOLDS_EXPIRED: &str = "shardledger_holds_expired_total";
 /// Label `method`.
 pub const RPC_REQUESTS: &str = "shardledger_rpc_requests_total";
@@ -38,13 +41,16 @@ pub fn describe() {
     describe_gauge!(LANE_QUEUE_OPERATIONS, "Operations waiting for the lane, the batch in progress included.");
     describe_counter!(LANE_QUEUE_FULL, "Submissions refused because the lane's queue was full.");
     describe_histogram!(LANE_BATCH_OPERATIONS, "Operations in one batch, replays included.");
-    describe_histogram!(LANE_BATCH_SECONDS, Unit::Seconds, "Load, decide, write and commit of a batch.");
+    describe_histogram!(LANE_BATCH_SECONDS, Unit::Seconds, "Load, decide and commit of a batch.");
     describe_histogram!(LANE_DECIDE_SECONDS, Unit::Seconds, "Deciding a batch in memory.");
-    describe_histogram!(LANE_COMMIT_SECONDS, Unit::Seconds, "COMMIT of a batch.");
+    describe_histogram!(LANE_COMMIT_SECONDS, Unit::Seconds, "Fence, rows and COMMIT of a batch, in one message.");
     describe_counter!(LANE_CACHE_LOOKUPS, "Accounts looked up for a batch: found in memory or loaded.");
     describe_gauge!(LANE_CACHED_ACCOUNTS, "Accounts in memory.");
     describe_counter!(LANE_ROLLBACKS, "Batches rolled back, by what was done about it.");
     describe_counter!(LANE_REPLAYS, "Operations answered from what was stored before.");
+    describe_gauge!(FOLD_TAIL_ROWS, "Bookings that are committed and not folded.");
+    describe_histogram!(FOLD_SECONDS, Unit::Seconds, "One fold: accounts, sagas, waypoints and folded_position.");
+    describe_counter!(FOLD_ACCOUNTS, "Accounts written by folds.");
     describe_counter!(HOLDS_EXPIRED, "Holds that the node expired because their time was over.");
     describe_counter!(RPC_REQUESTS, "Requests of routers, by method.");
 }

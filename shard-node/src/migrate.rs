@@ -46,7 +46,7 @@ pub async fn pending(
 pub async fn describe(connection: &mut PgConnection, migration: &Migration) -> Result<Vec<String>, MigrateError> {
     let mut lines = vec![format!("migration {}: {}", migration.version, migration.title)];
     lines.push(
-        "  shard_state: EXCLUSIVE: writes wait until the migration ends, and nodes of the former version stop then"
+        "  lane_fence: SHARE ROW EXCLUSIVE: writes wait until the migration ends, and nodes of the former version stop then"
             .to_owned(),
     );
     for lock in migration.locks {

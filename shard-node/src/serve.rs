@@ -19,16 +19,18 @@ use crate::{
     admin,
     clock::{NodeClock, steady_us},
     config::Config,
-    expiry,
+    expiry, fold,
     gate::Gate,
     lane::Lane,
     metric_definitions,
     monitor::Monitor,
     peers::Peers,
     rpc::Service,
+    tail::Tail,
     store::{
         StoreError,
         error::Remedy,
+        postgres::Postgres,
         session::{self, READ_SETTINGS},
     },
 };
@@ -59,7 +61,16 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
     let gate = Gate::new(config.expected());
     let clock = Arc::new(NodeClock::new(config.clock.max_difference()));
     let pool = session::read_pool(&config.database, &gate);
-    let (lane, handle) = Lane::new(gate.clone(), Arc::clone(&clock), config.database.clone(), &config.lane);
+    let store = Arc::new(Postgres::new(config.database.clone(), gate.clone()));
+    let tail = Tail::new(config.lane.tail_bounds());
+    let (lane, handle) = Lane::new(
+        gate.clone(),
+        Arc::clone(&clock),
+        Arc::clone(&store),
+        tail.clone(),
+        tasks.clone(),
+        &config.lane,
+    );
 
     let admin_closing = CancellationToken::new();
     let admin_routes = admin::routes(gate.clone(), Arc::clone(&clock), handle.clone(), recorder);
@@ -70,7 +81,7 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
 
     // The RPC listener starts before the database is accepted, because `init` and other nodes call Identify. The gate
     // refuses all other calls.
-    let service = Service::new(gate.clone(), Arc::clone(&clock), handle.clone(), pool.clone(), tasks.clone());
+    let service = Service::new(gate.clone(), Arc::clone(&clock), handle.clone(), pool.clone(), tail.clone(), tasks.clone());
     serve_rpc(rpc, service, &config, &tasks);
 
     tokio::pin!(signal);
@@ -90,6 +101,8 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
     };
     gate.set_reads(Ok(()));
     tasks.spawn_essential("lane", lane.run(tasks.token().clone()));
+    let fold = fold::run(store, tail, config.lane.fold_interval(), tasks.token().clone());
+    tasks.spawn_essential("fold", fold);
     tasks.spawn_essential("expiry", expiry::run(pool.clone(), gate.clone(), handle, clock, tasks.token().clone()));
     tasks.spawn_essential("monitor", monitor.run(tasks.token().clone()));
     let token = tasks.token().clone();

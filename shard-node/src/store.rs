@@ -18,7 +18,7 @@ pub mod read;
 pub mod session;
 pub mod statement;
 
-use std::future::Future;
+use std::{future::Future, sync::Arc};
 
 use identity::{AssetScales, Marks};
 use ledger::{
@@ -37,16 +37,22 @@ pub trait Store: Send + Sync + 'static {
     /// A batch in the form in which it is sent.
     type Message: Send + 'static;
 
-    /// Opens the sessions, if they are not open, and reads what the lane must know before it decides.
+    /// Opens the session that reads, if it is not open, and reads what the lane must know before it decides.
     ///
     /// # Errors
     /// When the database is out of reach, or refused by the gate.
     fn open(&self) -> impl Future<Output = Result<Opened, StoreError>> + Send;
 
-    /// Drops the sessions. The next call of [`Store::open`] opens new ones.
+    /// Opens the session that writes, if it is not open. Returns whether it is new. [`Store::open`] comes first.
+    ///
+    /// # Errors
+    /// When the database is out of reach, takes no writes, or is not the one that the reading session leads to.
+    fn open_writer(&self) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Drops the lane's sessions. The next call of [`Store::open`] opens new ones.
     fn close(&self) -> impl Future<Output = ()> + Send;
 
-    /// Whether the sessions lead to the database that is accepted now.
+    /// Whether the lane's sessions lead to the database that is accepted now.
     fn is_current(&self) -> bool;
 
     /// How far the projections reach that a starting node begins with.
@@ -113,10 +119,10 @@ pub struct Opened {
     pub state: ShardState,
     /// The timeline of the server.
     pub timeline: i64,
-    pub ownership: Ownership,
+    pub ownership: Arc<Ownership>,
     /// Scales of the assets that accounts of this shard use.
     pub scales: AssetScales,
-    /// The sessions are new. What is found in the database may be visible and not yet replicated.
+    /// The session is new. What is found in the database may be visible and not yet replicated.
     pub is_new: bool,
 }
 

@@ -34,14 +34,15 @@ const FIRST_ATTEMPT_AFTER_DEADLINE_US: i64 = 1_000_000;
 const FIRST_ATTEMPT_AT_LAST_US: i64 = 40_000_000;
 
 /// Shared by the lane, the fold and the reads.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Tail(Arc<Shared>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Wakes the fold: there is something to fold, or a bound is reached.
-    wake_fold: Notify,
+    bounds: Size,
+    /// Wakes the fold before its time.
+    fold_now: Notify,
     /// Wakes whoever waits for a commit or for the end of a fold.
     progress: Notify,
 }
@@ -90,11 +91,23 @@ pub struct OpenSaga {
     pub next_attempt_us: i64,
 }
 
-/// Sizes that the fold and the lane look at.
+/// The size of a tail, or a bound on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
+    /// Bookings that are not folded. A starting node reads them.
     pub bookings: usize,
+    /// Accounts whose rows are older than the journal. They stay in memory.
     pub accounts: usize,
+}
+
+impl Size {
+    fn reaches(self, bound: Self) -> bool {
+        self.bookings >= bound.bookings || self.accounts >= bound.accounts
+    }
+
+    fn half(self) -> Self {
+        Self { bookings: self.bookings / 2, accounts: self.accounts / 2 }
+    }
 }
 
 /// What the fold has to write.
@@ -112,11 +125,15 @@ pub struct Overlay {
     /// Waypoints that are not in the database yet, by version.
     pub waypoints: Vec<Waypoint>,
     pub generation: u64,
-    /// The highest position that this node knows to be committed.
-    pub committed: Position,
 }
 
 impl Tail {
+    /// An empty tail. The fold runs early when half of `bounds` is reached; the lane waits for the fold when `bounds` are.
+    pub fn new(bounds: Size) -> Self {
+        let (state, fold_now, progress) = Default::default();
+        Self(Arc::new(Shared { state, bounds, fold_now, progress }))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is held.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -186,8 +203,11 @@ impl Tail {
             current.to = current.to.max(last.position);
             state.committed = state.committed.max(last.position);
         }
+        let size = state.size();
         drop(state);
-        self.0.wake_fold.notify_one();
+        if size.reaches(self.0.bounds.half()) {
+            self.0.fold_now.notify_one();
+        }
         self.0.progress.notify_waiters();
     }
 
@@ -232,12 +252,12 @@ impl Tail {
     }
 
     pub fn size(&self) -> Size {
-        let state = self.state();
-        let parts = || std::iter::once(&state.current).chain(&state.folding);
-        Size {
-            bookings: parts().map(|part| part.bookings).sum(),
-            accounts: parts().map(|part| part.accounts.len()).sum(),
-        }
+        self.state().size()
+    }
+
+    /// Whether the lane has to wait for the fold.
+    pub fn is_full(&self) -> bool {
+        self.size().reaches(self.0.bounds)
     }
 
     /// Resolves after the next commit or fold. Ask before looking at the state.
@@ -245,11 +265,23 @@ impl Tail {
         self.0.progress.notified()
     }
 
+    /// Waits until everything up to a position is known.
+    pub async fn reach(&self, position: Position) {
+        loop {
+            let progress = self.progress();
+            if self.committed() >= position {
+                return;
+            }
+            progress.await;
+        }
+    }
+
+
     // === the fold ===
 
-    /// Resolves when there may be something to fold.
-    pub async fn wait_for_work(&self) {
-        self.0.wake_fold.notified().await;
+    /// Resolves when the fold has to run before its time, because much is not folded.
+    pub async fn is_half_full(&self) {
+        self.0.fold_now.notified().await;
     }
 
     /// Takes everything that is committed and not folded. `None`: there is nothing, or a fold is under way.
@@ -323,26 +355,20 @@ impl Tail {
     /// What the tail knows of an account.
     pub fn overlay(&self, id: &AccountId) -> Overlay {
         let state = self.state();
-        let parts = || std::iter::once(&state.current).chain(&state.folding);
-        let mut waypoints: Vec<Waypoint> =
-            parts().filter_map(|part| part.waypoints.get(id)).flatten().cloned().collect();
+        let of_account = state.parts().filter_map(|part| part.waypoints.get(id));
+        let mut waypoints: Vec<Waypoint> = of_account.flatten().cloned().collect();
         waypoints.sort_unstable_by_key(|waypoint| waypoint.version);
         Overlay {
-            account: parts().find_map(|part| part.accounts.get(id)).map(|dirty| dirty.account.clone()),
+            account: state.newest(id).cloned(),
             waypoints,
             generation: state.generation,
-            committed: state.committed,
         }
     }
 
     /// The newest committed states of those of these accounts that are not folded, with the generation.
     pub fn overlays<'i>(&self, ids: impl Iterator<Item = &'i AccountId>) -> (HashMap<AccountId, Account>, u64) {
         let state = self.state();
-        let parts = || std::iter::once(&state.current).chain(&state.folding);
-        let newest = ids.filter_map(|id| {
-            let account = parts().find_map(|part| part.accounts.get(id))?;
-            Some((id.clone(), account.account.clone()))
-        });
+        let newest = ids.filter_map(|id| Some((id.clone(), state.newest(id)?.clone())));
         (newest.collect(), state.generation)
     }
 
@@ -355,6 +381,7 @@ impl Tail {
         self.state().committed
     }
 
+    /// The position that the projections reach.
     pub fn folded_position(&self) -> Position {
         self.state().folded
     }
@@ -401,6 +428,24 @@ impl Tail {
 
     pub fn count_sagas(&self) -> usize {
         self.state().sagas.len()
+    }
+}
+
+impl State {
+    fn parts(&self) -> impl Iterator<Item = &Part> {
+        std::iter::once(&self.current).chain(&self.folding)
+    }
+
+    fn size(&self) -> Size {
+        Size {
+            bookings: self.parts().map(|part| part.bookings).sum(),
+            accounts: self.parts().map(|part| part.accounts.len()).sum(),
+        }
+    }
+
+    /// The newest committed state of an account that is not folded.
+    fn newest(&self, id: &AccountId) -> Option<&Account> {
+        self.parts().find_map(|part| part.accounts.get(id)).map(|dirty| &dirty.account)
     }
 }
 

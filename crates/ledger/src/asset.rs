@@ -15,6 +15,8 @@ pub struct InvalidAssetCode;
 
 impl AssetCode {
     pub const MAX_LEN: usize = 12;
+    /// ISO 4217's code for no currency: the asset of a [`Marker`](crate::BookingKind::Marker).
+    pub const NO_CURRENCY: Self = Self { text: *b"XXX\0\0\0\0\0\0\0\0\0", len: 3 };
 
     pub fn new(text: &str) -> Result<Self, InvalidAssetCode> {
         let bytes = text.as_bytes();

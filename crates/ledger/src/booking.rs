@@ -204,6 +204,23 @@ impl Role {
 }
 
 impl Booking {
+    /// A booking that takes a position and books nothing.
+    pub fn marker(position: Position, at_us: i64) -> Self {
+        Self {
+            position,
+            kind: BookingKind::Marker,
+            id: None,
+            payer: AccountId::marker(),
+            payee: None,
+            asset: AssetCode::NO_CURRENCY,
+            amount: 0,
+            at_us,
+            payer_leg: None,
+            payee_leg: None,
+            extra: None,
+        }
+    }
+
     /// The identity of the transfer or hold.
     pub fn key(&self) -> Option<TransferKey> {
         Some(TransferKey { id: self.id?, debit: self.payer.clone() })

@@ -50,6 +50,11 @@ impl AccountId {
         Self(Arc::from(format!("@in-transit:{asset}")))
     }
 
+    /// What a [`Marker`](crate::BookingKind::Marker) names as its account. There is no such account, and no client can open it.
+    pub fn marker() -> Self {
+        Self(Arc::from("@marker"))
+    }
+
     pub fn is_system(&self) -> bool {
         self.0.starts_with('@')
     }

@@ -206,10 +206,6 @@ fn booking(row: &Columns<'_>) -> Result<Booking, sqlx::Error> {
     })
 }
 
-/// The account and asset that a [`BookingKind::Marker`] is written with. No client can name the account.
-pub const MARKER_ACCOUNT: &str = "@marker";
-pub const MARKER_ASSET: &str = "XXX";
-
 /// `first`: the place of the leg's version.
 fn leg(row: &Columns<'_>, first: usize) -> Result<Option<Leg>, sqlx::Error> {
     let Some(version) = row.get(first)? else { return Ok(None) };

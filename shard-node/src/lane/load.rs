@@ -1,23 +1,22 @@
-//! Reads what a batch depends on before the batch is decided: accounts, which stay in memory, and rows that only this
-//! batch needs. Most batches read nothing.
-
-use std::collections::HashMap;
+//! Load: what a batch depends on is read before the batch is decided. Accounts stay in memory; other rows are of use to
+//! this batch only. Most batches read nothing.
 
 use ledger::{
     AccountId, HoldKey, TransferKey,
     accounts::Accounts,
-    batch::{Named, Openings, Prior, Stored},
-    operation::{CreateAccount, Operation},
+    batch::{Named, Openings, Prior},
+    operation::Operation,
 };
 
 use crate::{
     metric_definitions as m,
-    store::{StoreError, account, chain, hold, register, session::Session, transfer},
+    store::{Store, StoreError},
+    tail::Tail,
 };
 
 /// Loads every account that the operations depend on into memory.
 pub async fn accounts(
-    session: &mut Session,
+    store: &impl Store,
     accounts: &mut Accounts,
     operations: impl Iterator<Item = &Operation>,
 ) -> Result<(), StoreError> {
@@ -39,60 +38,86 @@ pub async fn accounts(
     }
     metrics::counter!(m::LANE_CACHE_LOOKUPS, "result" => "miss").increment(missing.len() as u64);
     metrics::counter!(m::LANE_CACHE_LOOKUPS, "result" => "hit").increment(seen.saturating_sub(missing.len() as u64));
+    learn(store, accounts, missing).await
+}
+
+/// Loads accounts that are not in memory.
+pub async fn learn(
+    store: &impl Store,
+    accounts: &mut Accounts,
+    mut missing: Vec<AccountId>,
+) -> Result<(), StoreError> {
     if missing.is_empty() {
         return Ok(());
     }
     missing.sort_unstable();
     missing.dedup();
-    let found = account::load(session, &missing).await?;
+    for account in store.accounts(&missing).await? {
+        accounts.learn(account.id.clone(), Some(account));
+    }
     for id in missing {
         accounts.learn(id, None);
-    }
-    for account in found {
-        accounts.learn(account.id.clone(), Some(account));
     }
     Ok(())
 }
 
-/// Loads the rows other than accounts that operations name. Most batches name none.
-pub async fn named(session: &mut Session, operations: impl Iterator<Item = &Operation>) -> Result<Named, StoreError> {
+/// Whether a decision about the operations depends on what the journal says, and not on accounts alone. Such a batch is
+/// decided when the batch before it is committed.
+pub fn reads_journal<'o>(mut operations: impl Iterator<Item = &'o Operation>) -> bool {
+    operations.any(|operation| {
+        operation.hold().is_some()
+            || operation.original().is_some()
+            || operation.closes().is_some()
+            || matches!(operation, Operation::CreateAccount(_))
+    })
+}
+
+/// Loads the rows other than accounts that operations name. Most batches name none. All accounts that the operations depend
+/// on must be in memory.
+pub async fn named(
+    store: &impl Store,
+    tail: &Tail,
+    accounts: &Accounts,
+    operations: impl Iterator<Item = &Operation> + Clone,
+) -> Result<Named, StoreError> {
     let (mut holds, mut originals, mut closing): (Vec<HoldKey>, Vec<TransferKey>, Vec<AccountId>) =
         Default::default();
-    for operation in operations {
+    let mut settled: Vec<TransferKey> = Vec::new();
+    for operation in operations.clone() {
         holds.extend(operation.hold());
         originals.extend(operation.original());
         closing.extend(operation.closes().cloned());
+        if let Operation::Settle(settle) = operation {
+            settled.push(settle.key());
+        }
     }
     let mut named = Named::default();
     if !holds.is_empty() {
-        named.holds.extend(hold::load(session, &holds).await?);
+        named.holds.extend(store.holds(&holds).await?);
     }
     if !originals.is_empty() {
-        named.originals.extend(transfer::load_originals(session, &originals).await?);
+        named.originals.extend(store.originals(&originals).await?);
     }
     if !closing.is_empty() {
-        named.in_flight.extend(transfer::accounts_with_pending(session, &closing).await?);
+        named.in_flight.extend(tail.accounts_in_flight(&closing));
+    }
+    if !settled.is_empty() {
+        named.sagas = tail.sagas(settled.iter())?;
+    }
+    let Openings { known, to_load } = Openings::of(accounts, operations);
+    named.openings = known;
+    if !to_load.is_empty() {
+        let loaded = store.openings(&to_load).await?;
+        named.openings.extend(loaded.into_iter().map(|opening| (opening.id.clone(), opening)));
     }
     Ok(named)
 }
 
-/// Loads the opening parameters of accounts that are created again. `accounts` holds all accounts that the operations
-/// depend on.
-pub async fn openings(
-    session: &mut Session,
-    accounts: &Accounts,
+/// Loads what the journal holds under the operations' ids.
+pub async fn prior(
+    store: &impl Store,
     operations: impl Iterator<Item = &Operation>,
-) -> Result<HashMap<AccountId, CreateAccount>, StoreError> {
-    let Openings { known: mut openings, to_load } = Openings::of(accounts, operations);
-    if !to_load.is_empty() {
-        let loaded = chain::openings(session, &to_load).await?;
-        openings.extend(loaded.into_iter().map(|opening| (opening.id.clone(), opening)));
-    }
-    Ok(openings)
-}
-
-/// Loads what the database holds under the operations' ids.
-pub async fn prior(session: &mut Session, operations: impl Iterator<Item = &Operation>) -> Result<Prior, StoreError> {
+) -> Result<Prior, StoreError> {
     let mut transfers: Vec<TransferKey> = Vec::new();
     let mut registers: Vec<TransferKey> = Vec::new();
     for operation in operations {
@@ -114,12 +139,5 @@ pub async fn prior(session: &mut Session, operations: impl Iterator<Item = &Oper
             | Operation::DryRun(_) => {}
         }
     }
-    let mut stored = Stored::default();
-    if !transfers.is_empty() {
-        stored.transfers.extend(transfer::load(session, &transfers).await?);
-    }
-    if !registers.is_empty() {
-        stored.registers.extend(register::load(session, &registers).await?);
-    }
-    Ok(Prior::Loaded(stored))
+    store.stored(&transfers, &registers).await.map(Prior::Loaded)
 }

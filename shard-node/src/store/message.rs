@@ -78,11 +78,6 @@ impl Message {
         script.push_str("COMMIT");
         Self { script, rows }
     }
-
-    /// A message that changes nothing. It shows whether the database takes writes.
-    pub fn probe(state: &ShardState) -> Self {
-        Self { script: format!("{}COMMIT", begin(state)), rows: None }
-    }
 }
 
 /// Begins a transaction and passes the fence. The lock comes first, in a statement of its own: the check then sees what

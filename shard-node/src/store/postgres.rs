@@ -1,12 +1,19 @@
 //! The store that serves: two sessions on the shard's database for the lane, and one for the fold.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use ledger::{
     Account, AccountId, Booking, Hold, HoldKey, Position, TransferKey, batch::Stored, history::Original,
     operation::CreateAccount,
 };
-use shard_database::{Database, record};
+use pg_session::Completed;
+use shard_database::{
+    Database, record,
+    server::{Purpose, ServerId},
+};
 use sqlx::{Connection, PgConnection};
 use tokio::{
     sync::{Mutex, MutexGuard},
@@ -16,7 +23,7 @@ use tokio::{
 use super::{
     Append, CommitFailure, FoldStep, Folded, FoldedAccount, Opened, Store, StoreError, account, bookings,
     message::Message,
-    ownership,
+    ownership::{self, Ownership},
     session::{Session, WRITER, column, connect_writer},
 };
 use crate::{config::DatabaseConfig, gate::Gate};
@@ -38,11 +45,23 @@ pub struct Postgres {
     loader: Mutex<Option<Session>>,
     writer: Mutex<Option<pg_session::Session>>,
     folder: Mutex<Option<Session>>,
+    /// The server of the loading session, and with it of the writing session.
+    server: std::sync::Mutex<Option<ServerId>>,
+    /// The slots as read last, by their version.
+    ownership: std::sync::Mutex<Option<(i64, Arc<Ownership>)>>,
 }
 
 impl Postgres {
     pub fn new(config: DatabaseConfig, gate: Gate) -> Self {
-        Self { config, gate, loader: Mutex::default(), writer: Mutex::default(), folder: Mutex::default() }
+        Self {
+            config,
+            gate,
+            loader: Mutex::default(),
+            writer: Mutex::default(),
+            folder: Mutex::default(),
+            server: std::sync::Mutex::default(),
+            ownership: std::sync::Mutex::default(),
+        }
     }
 
     /// The loading session. [`Store::open`] must have opened it.
@@ -50,12 +69,49 @@ impl Postgres {
         Held::of(self.loader.lock().await)
     }
 
+    /// The slots of this version of the ownership, read if they are not known.
+    async fn ownership(&self, session: &mut Session, version: i64) -> Result<Arc<Ownership>, StoreError> {
+        let known = lock(&self.ownership).clone();
+        if let Some((_, ownership)) = known.filter(|(known, _)| *known == version) {
+            return Ok(ownership);
+        }
+        let ownership = Arc::new(ownership::load(session).await?);
+        *lock(&self.ownership) = Some((version, Arc::clone(&ownership)));
+        Ok(ownership)
+    }
+
+    /// Sends a batch and waits for its answer. What keeps the lane out for long is looked for meanwhile.
+    async fn send(&self, session: &mut pg_session::Session, message: Message) -> Result<Completed, CommitFailure> {
+        let limit = self.config.statement_timeout();
+        let deadline = Instant::now() + limit;
+        let pid = session.backend_pid();
+        let mut look_at = Instant::now() + BLOCKED_AFTER;
+        let run = session.run(&message.script, message.rows);
+        tokio::pin!(run);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut run => return done.map_err(StoreError::after_commit_was_sent),
+                () = sleep_until(look_at.min(deadline)) => {
+                    if Instant::now() >= deadline {
+                        return Err(CommitFailure { error: StoreError::TimedOut(limit), in_doubt: true });
+                    }
+                    // The wait may also be for the disk; then no session is found.
+                    if let Err(error) = self.end_frozen_holders(pid).await {
+                        tracing::warn!(%error, "cannot look for what blocks the lane");
+                    }
+                    look_at = Instant::now() + BLOCKED_AFTER;
+                }
+            }
+        }
+    }
+
     /// The folding session, opened on first use.
     async fn folder(&self) -> Result<Held<'_>, StoreError> {
         let mut folder = self.folder.lock().await;
         if folder.as_ref().is_none_or(|session| !self.gate.serves(session.server())) {
             *folder = None;
-            *folder = Some(Session::connect(&self.config, &self.gate, "shardledger-fold").await?.0);
+            *folder = Some(Session::connect(&self.config, &self.gate, Purpose::Writes, "shardledger-fold").await?.0);
         }
         Held::of(folder)
     }
@@ -87,6 +143,11 @@ impl Postgres {
     }
 }
 
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Nothing panics while it is held.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A session in use. A failed statement drops it, because the state of the connection is unknown then.
 struct Held<'s>(MutexGuard<'s, Option<Session>>);
 
@@ -111,18 +172,16 @@ impl Store for Postgres {
 
     async fn open(&self) -> Result<Opened, StoreError> {
         let mut loader = self.loader.lock().await;
-        let mut writer = self.writer.lock().await;
-        let is_new = loader.is_none() || writer.is_none();
+        let is_new = loader.is_none();
         if is_new {
-            (*loader, *writer) = (None, None);
-            let (session, database) = Session::connect(&self.config, &self.gate, "shardledger-loader").await?;
-            *writer = Some(connect_writer(&self.config, &self.gate, &session, &database).await?);
-            *loader = Some(session);
+            let (session, database) =
+                Session::connect(&self.config, &self.gate, Purpose::Reads, "shardledger-loader").await?;
             if database == Database::Uninitialised {
                 return Err(StoreError::Superseded);
             }
+            *lock(&self.server) = Some(session.server());
+            *loader = Some(session);
         }
-        drop(writer);
         Held::of(loader)?
             .run(async |session| {
                 let acknowledged = self.gate.acknowledged();
@@ -130,15 +189,26 @@ impl Store for Postgres {
                 let state =
                     state.ok_or_else(|| StoreError::Corrupt("shardledger.shard_state has no row".to_owned()))?;
                 self.gate.judge_state(&state, session.timeline(), &acknowledged)?;
-                let ownership = ownership::load(session).await?;
+                let ownership = self.ownership(session, state.ownership_version).await?;
                 let scales = session.run(async |c| record::asset_scales(c).await).await?;
                 Ok(Opened { state, timeline: session.timeline(), ownership, scales, is_new })
             })
             .await
     }
 
+    async fn open_writer(&self) -> Result<bool, StoreError> {
+        let mut writer = self.writer.lock().await;
+        if writer.is_some() {
+            return Ok(false);
+        }
+        let server = (*lock(&self.server)).ok_or(StoreError::Superseded)?;
+        *writer = Some(connect_writer(&self.config, &self.gate, server).await?);
+        Ok(true)
+    }
+
     async fn close(&self) {
-        for session in [self.loader.lock().await.take(), self.folder.lock().await.take()].into_iter().flatten() {
+        *lock(&self.server) = None;
+        if let Some(session) = self.loader.lock().await.take() {
             session.close().await;
         }
         if let Some(session) = self.writer.lock().await.take() {
@@ -148,10 +218,7 @@ impl Store for Postgres {
     }
 
     fn is_current(&self) -> bool {
-        // A session in use is judged when its work is done.
-        self.loader.try_lock().map_or(true, |session| {
-            session.as_ref().is_some_and(|session| self.gate.serves(session.server()))
-        })
+        (*lock(&self.server)).is_some_and(|server| self.gate.serves(server))
     }
 
     async fn folded(&self) -> Result<Folded, StoreError> {
@@ -209,34 +276,11 @@ impl Store for Postgres {
         let Some(mut session) = writer.take() else {
             return Err(StoreError::Superseded.into());
         };
-        let deadline = Instant::now() + self.config.statement_timeout();
-        let pid = session.backend_pid();
-        let mut look_at = Instant::now() + BLOCKED_AFTER;
-        let run = session.run(&message.script, message.rows);
-        tokio::pin!(run);
-        let done = loop {
-            tokio::select! {
-                biased;
-                done = &mut run => break done,
-                () = sleep_until(look_at.min(deadline)) => {
-                    if Instant::now() >= deadline {
-                        let error = StoreError::TimedOut(self.config.statement_timeout());
-                        return Err(CommitFailure { error, in_doubt: true });
-                    }
-                    // The wait may also be for the disk; then no session is found.
-                    if let Err(error) = self.end_frozen_holders(pid).await {
-                        tracing::warn!(%error, "cannot look for what blocks the lane");
-                    }
-                    look_at = Instant::now() + BLOCKED_AFTER;
-                }
-            }
-        };
-        let completed = match done {
+        let completed = match self.send(&mut session, message).await {
             Ok(completed) => completed,
-            Err(error) => {
-                let failure = StoreError::after_commit_was_sent(error);
+            Err(failure) => {
+                // If the script failed before its COMMIT, the session is of use again after a ROLLBACK.
                 if !failure.in_doubt {
-                    // The script failed before its COMMIT, and the session is of use again after a ROLLBACK.
                     let rolled_back = timeout(self.config.connect_timeout(), session.run("ROLLBACK", None)).await;
                     if matches!(rolled_back, Ok(Ok(_))) {
                         *writer = Some(session);

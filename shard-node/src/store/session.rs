@@ -9,6 +9,7 @@
 
 use std::{future::Future, time::Duration};
 
+use identity::Disagreements;
 use shard_database::{
     Database, record,
     server::{Purpose, ServerFacts, ServerId},
@@ -33,13 +34,18 @@ pub struct Session {
 
 impl Session {
     /// Opens a session for the lane or the fold, if the gate accepts it.
-    pub async fn connect(config: &DatabaseConfig, gate: &Gate, name: &str) -> Result<(Self, Database), StoreError> {
+    pub async fn connect(
+        config: &DatabaseConfig,
+        gate: &Gate,
+        purpose: Purpose,
+        name: &str,
+    ) -> Result<(Self, Database), StoreError> {
         let acknowledged = gate.acknowledged();
         let options = config.connect_options().application_name(name).options(LANE_SETTINGS);
         let limit = config.connect_timeout();
         let mut connection = within(limit, PgConnection::connect_with(&options)).await?;
         let (facts, database) = within(limit, look(&mut connection, &LANE_SETTINGS)).await?;
-        gate.judge(Purpose::Writes, &facts, &database, &LANE_SETTINGS, &acknowledged)?;
+        gate.judge(purpose, &facts, &database, &LANE_SETTINGS, &acknowledged)?;
         // Only a stand-by has no timeline, and the gate refuses a stand-by.
         let (server, timeline) = (facts.id(), facts.timeline.unwrap_or_default());
         Ok((Self { connection, server, timeline, statement_timeout: config.statement_timeout() }, database))
@@ -121,14 +127,12 @@ pub fn read_options(config: &DatabaseConfig) -> PgConnectOptions {
         .options([("statement_timeout", statement_timeout.as_str())])
 }
 
-/// Opens the session that the lane writes with, on the server of `beside`, if the gate accepts it.
+/// Opens the session that the lane writes with. It must lead to `server`, whose database the gate has judged.
 pub async fn connect_writer(
     config: &DatabaseConfig,
     gate: &Gate,
-    beside: &Session,
-    database: &Database,
+    server: ServerId,
 ) -> Result<pg_session::Session, StoreError> {
-    let acknowledged = gate.acknowledged();
     let invalid = |error: pg_session::InvalidOptions| StoreError::Corrupt(format!("database.url {error}"));
     let options = pg_session::ConnectOptions::from_url(&config.url)
         .map_err(invalid)?
@@ -146,10 +150,10 @@ pub async fn connect_writer(
     };
     let facts = answer.rows.first().map(|row| ServerFacts::from_texts(row)).transpose()?;
     let facts = facts.ok_or_else(|| StoreError::Corrupt("the server says nothing about itself".to_owned()))?;
-    if facts.id() != beside.server() {
+    if facts.id() != server || !gate.serves(server) {
         return Err(StoreError::Superseded);
     }
-    gate.judge(Purpose::Writes, &facts, database, &LANE_SETTINGS, &acknowledged)?;
+    Disagreements::check(facts.disagreements(Purpose::Writes, &LANE_SETTINGS))?;
     Ok(session)
 }
 

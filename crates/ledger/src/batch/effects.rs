@@ -35,4 +35,11 @@ impl Effects {
     pub fn is_empty(&self) -> bool {
         self.bookings.is_empty()
     }
+
+    /// Adds a booking that books nothing, so that the batch takes a position of its own.
+    pub fn add_marker(&mut self, at_us: i64) {
+        let position = self.next_position;
+        self.bookings.push(Booking::marker(position, at_us));
+        self.next_position = position.next();
+    }
 }

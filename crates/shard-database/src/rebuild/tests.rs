@@ -51,10 +51,6 @@ fn slots_follow_from_the_accounts() {
     assert_eq!(found(&posted, (payer, payee)), Vec::<String>::new());
     assert_eq!(found(&posted, (payer + 1, payee)), ["alice"]);
     assert_eq!(found(&posted, (payer, -1)), ["bob"]);
-    let marker = Booking {
-        payer: AccountId::any(crate::journal::MARKER_ACCOUNT).unwrap(),
-        payee: None,
-        ..booking(BookingKind::Marker, 0)
-    };
+    let marker = Booking::marker(Position(1), 0);
     assert_eq!(found(&marker, (-1, -1)), Vec::<String>::new());
 }

@@ -1,4 +1,4 @@
-//! The entrance to the lane: a bounded queue of submissions, and the lane's state for other tasks to read.
+//! Intake: a bounded queue of submissions, and the lane's state for other tasks to read.
 
 use std::{
     sync::{
@@ -12,8 +12,8 @@ use identity::AssetScales;
 use ledger::Position;
 use shard_database::ShardState;
 use tokio::{
-    sync::{mpsc, oneshot},
-    time::Instant,
+    sync::{Notify, mpsc, oneshot},
+    time::{Instant, timeout},
 };
 use wire::{Reply, convert::Submitted, not_executed::Reason};
 
@@ -23,10 +23,20 @@ use crate::{
     gate::Gate,
     metric_definitions as m,
     store::{StoreError, ownership::Ownership},
+    tail::{Size, Tail},
 };
 
 /// Most submissions that may wait, regardless of size. The configuration bounds the number of operations.
 const MAX_WAITING_SUBMISSIONS: usize = 8192;
+
+/// Operations that wait while a batch commits and make it worth while to decide the next batch meanwhile. A smaller one is
+/// decided in less time than a commit takes, and grows while it waits.
+pub(super) const LARGE_BATCH: usize = 1000;
+
+/// A commit of this node that a read has seen reaches the tail within this time, unless the machine is overloaded.
+const OWN_COMMIT_ARRIVES: Duration = Duration::from_millis(20);
+/// The lane reads what another node has appended within this time.
+const OTHERS_COMMIT_ARRIVES: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -70,6 +80,9 @@ pub struct LaneStatus {
     pub last_commit: Duration,
     pub cached_accounts: usize,
     pub next_position: Position,
+    /// The position that the projections reach, and what is committed beyond.
+    pub folded_position: Position,
+    pub unfolded: Size,
     pub ownership_version: i64,
     pub slots_owned: usize,
     pub highest_epoch: i64,
@@ -80,7 +93,14 @@ pub struct LaneStatus {
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     state: AtomicU8,
+    /// Operations that have no reply yet.
     waiting: AtomicUsize,
+    /// Those of them that the lane has taken from the queue.
+    taken: AtomicUsize,
+    /// A large batch waits.
+    large: Notify,
+    /// A read has seen a booking that the lane does not know.
+    outpaced: Notify,
     batches: AtomicU64,
     operations: AtomicU64,
     last_batch: AtomicU64,
@@ -136,23 +156,39 @@ impl Shared {
         self.next_position.store(next.0, Relaxed);
     }
 
-    /// Subtracts operations that have left the queue.
+    /// Subtracts operations that the lane has answered.
     pub fn release(&self, operations: usize) {
+        self.taken.fetch_sub(operations, Relaxed);
+        self.leave(operations);
+    }
+
+    fn leave(&self, operations: usize) {
         let before = self.waiting.fetch_sub(operations, Relaxed);
         metrics::gauge!(m::LANE_QUEUE_OPERATIONS).set(super::count_as_f64(before.saturating_sub(operations)));
+    }
+
+    /// Resolves when a read has seen a booking that the lane does not know.
+    pub async fn wait_for_readers(&self) {
+        self.outpaced.notified().await;
+    }
+
+    fn has_large_batch(&self) -> bool {
+        self.waiting.load(Relaxed).saturating_sub(self.taken.load(Relaxed)) >= LARGE_BATCH
     }
 }
 
 /// The lane's end of the queue.
 pub(super) struct Queue {
     receiver: mpsc::Receiver<Submission>,
+    shared: Arc<Shared>,
     max_batch_operations: usize,
 }
 
-pub(super) fn channel(config: &LaneConfig, gate: Gate) -> (Queue, LaneHandle) {
+pub(super) fn channel(config: &LaneConfig, gate: Gate, tail: Tail) -> (Queue, LaneHandle) {
     let (sender, receiver) = mpsc::channel(MAX_WAITING_SUBMISSIONS);
-    let queue = Queue { receiver, max_batch_operations: config.max_batch_operations };
-    let handle = LaneHandle { gate, sender, shared: Arc::default(), max_waiting: config.queue_operations };
+    let shared = Arc::new(Shared::default());
+    let queue = Queue { receiver, shared: shared.clone(), max_batch_operations: config.max_batch_operations };
+    let handle = LaneHandle { gate, tail, sender, shared, max_waiting: config.queue_operations };
     (queue, handle)
 }
 
@@ -161,6 +197,18 @@ impl Queue {
     pub async fn next_batch(&mut self) -> Option<Work> {
         let first = self.receiver.recv().await?;
         Some(self.gather(first))
+    }
+
+    /// Waits for a large batch. May be dropped while it waits.
+    pub async fn next_large_batch(&mut self) -> Work {
+        loop {
+            if self.shared.has_large_batch()
+                && let Some(work) = self.try_next_batch()
+            {
+                return work;
+            }
+            self.shared.large.notified().await;
+        }
     }
 
     pub fn try_next_batch(&mut self) -> Option<Work> {
@@ -176,6 +224,7 @@ impl Queue {
                 Err(_) => break,
             }
         }
+        self.shared.taken.fetch_add(work.weight(), Relaxed);
         work
     }
 
@@ -188,6 +237,7 @@ impl Queue {
 #[derive(Debug, Clone)]
 pub struct LaneHandle {
     gate: Gate,
+    tail: Tail,
     sender: mpsc::Sender<Submission>,
     shared: Arc<Shared>,
     max_waiting: usize,
@@ -215,23 +265,42 @@ impl LaneHandle {
         let before = self.shared.waiting.fetch_add(weight, Relaxed);
         // A submission larger than the bound is admitted when the queue is empty; otherwise it could never run.
         if before > 0 && before + weight > self.max_waiting {
-            self.shared.release(weight);
+            self.shared.leave(weight);
             metrics::counter!(m::LANE_QUEUE_FULL).increment(1);
             return refuse(Reason::Overloaded, "the shard's queue is full");
         }
         match self.sender.try_send(submission) {
+            Ok(()) if self.shared.has_large_batch() => self.shared.large.notify_one(),
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(_)) => {
-                self.shared.release(weight);
+                self.shared.leave(weight);
                 metrics::counter!(m::LANE_QUEUE_FULL).increment(1);
                 return refuse(Reason::Overloaded, "the shard's queue is full");
             }
             Err(mpsc::error::TrySendError::Closed(_)) => {
-                self.shared.release(weight);
+                self.shared.leave(weight);
                 return refuse(Reason::ShuttingDown, "the shard-node is shutting down");
             }
         }
         answer.await.unwrap_or_else(|_| vec![Reply::Unknown; count])
+    }
+
+    /// Waits until the tail reaches a position that a read has seen in the database.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] when the position belongs to another node of the shard and the lane cannot catch up with it.
+    pub async fn reach(&self, position: Position) -> Result<(), StoreError> {
+        if self.tail.committed() >= position {
+            return Ok(());
+        }
+        if timeout(OWN_COMMIT_ARRIVES, self.tail.reach(position)).await.is_ok() {
+            return Ok(());
+        }
+        self.shared.outpaced.notify_one();
+        match timeout(OTHERS_COMMIT_ARRIVES, self.tail.reach(position)).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(StoreError::Fenced),
+        }
     }
 
     /// The scales in use and their version.
@@ -250,6 +319,8 @@ impl LaneHandle {
             last_commit: Duration::from_micros(shared.last_commit_us.load(Relaxed)),
             cached_accounts: shared.cached_accounts.load(Relaxed),
             next_position: Position(shared.next_position.load(Relaxed)),
+            folded_position: self.tail.folded_position(),
+            unfolded: self.tail.size(),
             ownership_version: shared.ownership_version.load(Relaxed),
             slots_owned: shared.slots_owned.load(Relaxed),
             highest_epoch: shared.highest_epoch.load(Relaxed),

@@ -1,0 +1,77 @@
+//! The fold: writes what is committed to the projections of the journal, beside the lane.
+//!
+//! A fold takes everything that is committed and not folded. It writes the accounts in chunks, each with a transaction of
+//! its own, and then advances `folded_position` together with sagas and waypoints. A node that dies in between
+//! leaves some accounts ahead of `folded_position`; the next fold meets their newer versions and leaves them as they are.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    metric_definitions as m,
+    store::{Store, StoreError},
+    tail::{Fold, Tail},
+};
+
+/// Accounts that one statement writes: enough that the statement's fixed cost does not matter, and few enough that the
+/// server can do other work in between.
+const CHUNK: usize = 1000;
+
+/// Pause after a fold that failed.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// Folds until `shutdown`, every `interval` and whenever the tail is half full. What is not folded then is folded after the
+/// next start.
+pub async fn run<S: Store>(store: Arc<S>, tail: Tail, interval: Duration, shutdown: CancellationToken) {
+    let mut next = Instant::now() + interval;
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = sleep_until(next) => {}
+            () = tail.is_half_full() => {}
+        }
+        next = Instant::now() + interval;
+        metrics::gauge!(m::FOLD_TAIL_ROWS).set(as_f64(tail.size().bookings));
+        let Some(fold) = tail.begin_fold() else { continue };
+        let begun = Instant::now();
+        match write(&*store, fold).await {
+            Ok(true) => {
+                tail.folded();
+                metrics::histogram!(m::FOLD_SECONDS).record(begun.elapsed());
+            }
+            Ok(false) => {
+                tracing::info!("another node of the shard has folded; the tail will be loaded again");
+                tail.set_outdated();
+            }
+            Err(StoreError::Fenced) => tail.set_outdated(),
+            Err(StoreError::Corrupt(why)) => {
+                tracing::error!(why, "the fold stops: the shard's projections are damaged");
+                tail.set_damaged(&why);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the fold failed and will be run again");
+                tail.fold_failed();
+                next = Instant::now() + RETRY_PAUSE.min(interval);
+            }
+        }
+        metrics::gauge!(m::FOLD_TAIL_ROWS).set(as_f64(tail.size().bookings));
+    }
+}
+
+/// Returns `false` if another node has folded since the tail was loaded.
+async fn write(store: &impl Store, mut fold: Fold) -> Result<bool, StoreError> {
+    metrics::counter!(m::FOLD_ACCOUNTS).increment(fold.accounts.len() as u64);
+    // In the order of the index, so that each page is written once.
+    fold.accounts.sort_unstable_by(|a, b| a.account.id.cmp(&b.account.id));
+    for chunk in fold.accounts.chunks(CHUNK) {
+        store.fold_accounts(fold.step.incarnation, chunk).await?;
+    }
+    store.finish_fold(&fold.step).await
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a tail has far fewer than 2^52 bookings")]
+fn as_f64(count: usize) -> f64 {
+    count as f64
+}

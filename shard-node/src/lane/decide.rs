@@ -1,0 +1,113 @@
+//! Decide: the operations of a batch become bookings and outcomes, in order, in memory.
+
+use std::time::Instant;
+
+use identity::Marks;
+use ledger::{
+    AccountId, AssetCode, Position,
+    accounts::{BatchNumber, Changed, Undo},
+    batch::{Batch, Effects, Prior},
+    outcome::{HoldAnswer, HoldOutcome, Outcome, TransferAnswer, TransferOutcome},
+};
+use shard_database::ShardState;
+
+use super::{
+    Lane, load,
+    work::{Clocks, Work},
+};
+use crate::{
+    metric_definitions as m,
+    store::{Append, Store, StoreError},
+};
+
+/// A batch that is decided and not committed.
+pub struct Decided {
+    /// The operations, by their indices in the [`Work`], and what becomes of each.
+    pub group: Vec<usize>,
+    pub outcomes: Vec<Outcome>,
+    /// The state that the batch was decided on.
+    pub from: ShardState,
+    pub effects: Effects,
+    /// The accounts that the batch changed, and how to take the changes back.
+    pub changed: Vec<Changed>,
+    pub undo: Undo,
+    pub number: BatchNumber,
+    /// Marks of other shards, and scales of assets, that are new on this shard.
+    pub marks: Marks,
+    pub scales: Vec<(AssetCode, u32)>,
+    pub begun: Instant,
+}
+
+impl Decided {
+    /// What the store writes.
+    pub fn append(&self) -> Append<'_> {
+        Append { state: self.from, effects: &self.effects, marks: &self.marks, scales: &self.scales }
+    }
+
+    /// The operations that were answered from what was stored before.
+    pub fn replays(&self) -> usize {
+        self.outcomes.iter().filter(|outcome| is_replay(outcome)).count()
+    }
+}
+
+impl<S: Store> Lane<S> {
+    /// Decides the operations of a group. Nothing is written; an error leaves the accounts as they were.
+    pub(super) async fn decide(&mut self, work: &Work, group: Vec<usize>) -> Result<Decided, StoreError> {
+        let begun = Instant::now();
+        let Some(link) = &self.link else { return Err(StoreError::Superseded) };
+        let operations = || group.iter().map(|index| work.operation(*index));
+        load::accounts(&*self.store, &mut self.accounts, operations()).await?;
+        let named = load::named(&*self.store, &self.tail, &self.accounts, operations()).await?;
+        let prior = if self.careful { load::prior(&*self.store, operations()).await? } else { Prior::Unknown };
+
+        self.now_us = self.now_us.max(self.clock.now_us());
+        let deciding = Instant::now();
+        let clocks = Clocks { now: deciding.into(), now_us: self.now_us };
+        let from = link.ahead;
+        let ownership = &link.ownership;
+        let fence = |id: &AccountId| ownership.check(shard_map::slot_of(id.as_str()));
+        let mut batch =
+            Batch::new(&mut self.accounts, prior, named, &fence, self.now_us, Position(from.next_position));
+        let outcomes: Vec<Outcome> =
+            group.iter().map(|index| batch.apply(work.request(*index, clocks), work.operation(*index))).collect();
+        let is_sure = batch.is_sure();
+        let mut effects = batch.finish();
+        let scales = match work.new_scales(&group, &outcomes, &link.scales) {
+            Ok(scales) if is_sure => scales,
+            refused => {
+                self.accounts.abandon_batch();
+                return Err(refused.err().unwrap_or(StoreError::ReplayInDoubt));
+            }
+        };
+        if effects.is_empty() && self.needs_own_booking {
+            effects.add_marker(self.now_us);
+        }
+        let number = self.accounts.batch();
+        let (changed, undo) = self.accounts.finish_batch();
+        let marks = work.marks_beyond(&group, &self.stored_marks);
+        metrics::histogram!(m::LANE_DECIDE_SECONDS).record(deciding.elapsed());
+        Ok(Decided { group, outcomes, from, effects, changed, undo, number, marks, scales, begun })
+    }
+}
+
+fn is_replay(outcome: &Outcome) -> bool {
+    let answered_before = |outcome: &TransferOutcome| {
+        matches!(
+            outcome,
+            TransferOutcome::Done(TransferAnswer { replayed: true, .. }) | TransferOutcome::Mismatch { .. }
+        )
+    };
+    match outcome {
+        Outcome::Transfer(outcome) => answered_before(outcome),
+        Outcome::Atomic(group) => group.items.iter().any(answered_before),
+        Outcome::Decided(decided) => decided.replayed,
+        Outcome::Settled(settled) => settled.replayed,
+        Outcome::Hold(outcome) => matches!(
+            outcome,
+            HoldOutcome::Placed(HoldAnswer { replayed: true, .. })
+                | HoldOutcome::Released { replayed: true, .. }
+                | HoldOutcome::Mismatch { .. }
+        ),
+        Outcome::Account(_) | Outcome::NotOwner(_) | Outcome::Deferred | Outcome::Illegal(_) => false,
+    }
+}
