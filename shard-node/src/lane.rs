@@ -24,19 +24,17 @@
 mod decide;
 mod intake;
 mod load;
-#[cfg(test)]
-mod tests;
 mod work;
 
-use std::{future::Future, pin::Pin, sync::Arc, time::{Duration, Instant}};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use identity::{AssetScales, Mark, Marks};
-use ledger::{
-    AccountId, Position,
-    accounts::Accounts,
-    batch::Effects,
-    outcome::Outcome,
-};
+use ledger::{AccountId, Position, accounts::Accounts, batch::Effects, outcome::Outcome};
 use shard_database::ShardState;
 use telemetry::Tasks;
 use tokio_util::sync::CancellationToken;

@@ -26,13 +26,13 @@ use crate::{
     monitor::Monitor,
     peers::Peers,
     rpc::Service,
-    tail::Tail,
     store::{
         StoreError,
         error::Remedy,
         postgres::Postgres,
         session::{self, READ_SETTINGS},
     },
+    tail::Tail,
 };
 
 /// Longest drain; the process then exits even if work is left.
@@ -63,14 +63,8 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
     let pool = session::read_pool(&config.database, &gate);
     let store = Arc::new(Postgres::new(config.database.clone(), gate.clone()));
     let tail = Tail::new(config.lane.tail_bounds());
-    let (lane, handle) = Lane::new(
-        gate.clone(),
-        Arc::clone(&clock),
-        Arc::clone(&store),
-        tail.clone(),
-        tasks.clone(),
-        &config.lane,
-    );
+    let (lane, handle) =
+        Lane::new(gate.clone(), Arc::clone(&clock), Arc::clone(&store), tail.clone(), tasks.clone(), &config.lane);
 
     let admin_closing = CancellationToken::new();
     let admin_routes = admin::routes(gate.clone(), Arc::clone(&clock), handle.clone(), recorder);
@@ -81,7 +75,8 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
 
     // The RPC listener starts before the database is accepted, because `init` and other nodes call Identify. The gate
     // refuses all other calls.
-    let service = Service::new(gate.clone(), Arc::clone(&clock), handle.clone(), pool.clone(), tail.clone(), tasks.clone());
+    let service =
+        Service::new(gate.clone(), Arc::clone(&clock), handle.clone(), pool.clone(), tail.clone(), tasks.clone());
     serve_rpc(rpc, service, &config, &tasks);
 
     tokio::pin!(signal);

@@ -69,8 +69,7 @@ pub trait Store: Send + Sync + 'static {
     fn accounts(&self, ids: &[AccountId]) -> impl Future<Output = Result<Vec<Account>, StoreError>> + Send;
 
     /// What the accounts were opened with.
-    fn openings(&self, accounts: &[&Account])
-    -> impl Future<Output = Result<Vec<CreateAccount>, StoreError>> + Send;
+    fn openings(&self, accounts: &[&Account]) -> impl Future<Output = Result<Vec<CreateAccount>, StoreError>> + Send;
 
     /// The holds among `keys` that exist.
     fn holds(&self, keys: &[HoldKey]) -> impl Future<Output = Result<Vec<(HoldKey, Hold)>, StoreError>> + Send;

@@ -276,7 +276,6 @@ impl Tail {
         }
     }
 
-
     // === the fold ===
 
     /// Resolves when the fold has to run before its time, because much is not folded.
@@ -358,11 +357,7 @@ impl Tail {
         let of_account = state.parts().filter_map(|part| part.waypoints.get(id));
         let mut waypoints: Vec<Waypoint> = of_account.flatten().cloned().collect();
         waypoints.sort_unstable_by_key(|waypoint| waypoint.version);
-        Overlay {
-            account: state.newest(id).cloned(),
-            waypoints,
-            generation: state.generation,
-        }
+        Overlay { account: state.newest(id).cloned(), waypoints, generation: state.generation }
     }
 
     /// The newest committed states of those of these accounts that are not folded, with the generation.
@@ -408,8 +403,7 @@ impl Tail {
     /// Sagas that began at or before `before_us`, oldest first.
     pub fn list_sagas(&self, before_us: i64, limit: usize) -> Vec<OpenSaga> {
         let state = self.state();
-        let mut sagas: Vec<&OpenSaga> =
-            state.sagas.values().filter(|saga| saga.first.at_us <= before_us).collect();
+        let mut sagas: Vec<&OpenSaga> = state.sagas.values().filter(|saga| saga.first.at_us <= before_us).collect();
         sagas.sort_unstable_by_key(|saga| saga.first.position);
         sagas.into_iter().take(limit).cloned().collect()
     }

@@ -114,10 +114,7 @@ pub async fn named(
 }
 
 /// Loads what the journal holds under the operations' ids.
-pub async fn prior(
-    store: &impl Store,
-    operations: impl Iterator<Item = &Operation>,
-) -> Result<Prior, StoreError> {
+pub async fn prior(store: &impl Store, operations: impl Iterator<Item = &Operation>) -> Result<Prior, StoreError> {
     let mut transfers: Vec<TransferKey> = Vec::new();
     let mut registers: Vec<TransferKey> = Vec::new();
     for operation in operations {

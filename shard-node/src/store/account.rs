@@ -82,11 +82,7 @@ const INCARNATION: &str = "SELECT incarnation FROM shardledger.shard_state";
 /// # Errors
 /// [`StoreError::Fenced`] when the database was accepted anew. [`StoreError::Corrupt`] when a row is missing, or does not
 /// lead to the state that is to replace it.
-pub async fn fold(
-    session: &mut Session,
-    incarnation: i64,
-    accounts: &[FoldedAccount],
-) -> Result<(), StoreError> {
+pub async fn fold(session: &mut Session, incarnation: i64, accounts: &[FoldedAccount]) -> Result<(), StoreError> {
     // Most folds change balances alone, and the attributes of an account are larger than its balances.
     let with_attributes = accounts.iter().any(|a| a.attributes_changed);
     let all = |field: fn(&FoldedAccount) -> i64| accounts.iter().map(field).collect::<Vec<i64>>();
@@ -119,9 +115,8 @@ pub async fn fold(
     if now != incarnation {
         return Err(StoreError::Fenced);
     }
-    let behind: Option<String> = session
-        .run(async |c| sqlx::query_scalar(BEHIND).bind(&ids).bind(&versions).fetch_optional(c).await)
-        .await?;
+    let behind: Option<String> =
+        session.run(async |c| sqlx::query_scalar(BEHIND).bind(&ids).bind(&versions).fetch_optional(c).await).await?;
     match behind {
         None => Ok(()),
         Some(id) => Err(StoreError::Corrupt(format!(

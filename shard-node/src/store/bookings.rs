@@ -84,11 +84,7 @@ async fn by_keys(session: &mut Session, keys: &[TransferKey], roles: &[Role]) ->
     let ids: Vec<Uuid> = keys.iter().map(|key| key.id.0).collect();
     let payers: Vec<&str> = keys.iter().map(|key| key.debit.as_str()).collect();
     let roles: Vec<i16> = roles.iter().map(|role| role.code().into()).collect();
-    decode(
-        &session
-            .run(async |c| sqlx::query(BY_KEYS).bind(ids).bind(payers).bind(roles).fetch_all(c).await)
-            .await?,
-    )
+    decode(&session.run(async |c| sqlx::query(BY_KEYS).bind(ids).bind(payers).bind(roles).fetch_all(c).await).await?)
 }
 
 const BY_ID: &str = concat!(
@@ -157,7 +153,10 @@ impl Transfers {
     }
 }
 
-async fn transfers(session: &mut Session, keys: &[TransferKey]) -> Result<Vec<(Booking, StoredTransfer)>, StoreError> {
+async fn transfers(
+    session: &mut Session,
+    keys: &[TransferKey],
+) -> Result<Vec<(Booking, StoredTransfer)>, StoreError> {
     let bookings = by_keys(session, keys, &[Role::Transfer, Role::Settlement]).await?;
     let transfers = Transfers::of(bookings);
     let answers = at_in(session, &transfers.answers()).await?;
@@ -195,9 +194,8 @@ pub async fn originals(
     let numbers: Vec<i32> = (0..).take(keys.len()).collect();
     let ids: Vec<Uuid> = keys.iter().map(|key| key.id.0).collect();
     let payers: Vec<&str> = keys.iter().map(|key| key.debit.as_str()).collect();
-    let rows = session
-        .run(async |c| sqlx::query(REVERSED).bind(numbers).bind(ids).bind(payers).fetch_all(c).await)
-        .await?;
+    let rows =
+        session.run(async |c| sqlx::query(REVERSED).bind(numbers).bind(ids).bind(payers).fetch_all(c).await).await?;
     let mut reversed: HashMap<&TransferKey, i64> = HashMap::new();
     for row in &rows {
         let number: i32 = column(row, "n")?;
@@ -240,8 +238,7 @@ const OPEN_HOLDS: &str = "SELECT h.id, h.payer, h.captured, h.capture_id, h.capt
 pub async fn holds(session: &mut Session, keys: &[HoldKey]) -> Result<Vec<(HoldKey, Hold)>, StoreError> {
     let ids: Vec<Uuid> = keys.iter().map(|key| key.id.0).collect();
     let payers: Vec<&str> = keys.iter().map(|key| key.debit.as_str()).collect();
-    let open =
-        session.run(async |c| sqlx::query(OPEN_HOLDS).bind(ids).bind(payers).fetch_all(c).await).await?;
+    let open = session.run(async |c| sqlx::query(OPEN_HOLDS).bind(ids).bind(payers).fetch_all(c).await).await?;
     let bookings = by_keys(session, keys, &[Role::Hold, Role::HoldEnd]).await?;
     assemble_holds(bookings, &open)
 }
@@ -271,11 +268,10 @@ fn assemble_holds(bookings: Vec<Booking>, open: &[PgRow]) -> Result<Vec<(HoldKey
     let mut progress = HashMap::with_capacity(open.len());
     for row in open {
         let payer: &str = column(row, "payer")?;
-        let debit = AccountId::any(payer).map_err(|error| StoreError::Corrupt(format!("hold of {payer}: {error}")))?;
+        let debit =
+            AccountId::any(payer).map_err(|error| StoreError::Corrupt(format!("hold of {payer}: {error}")))?;
         let in_flight = match column::<Option<Uuid>>(row, "capture_id")? {
-            Some(id) => {
-                Some(CaptureInFlight { capture: TransferId(id), amount: column(row, "capture_amount")? })
-            }
+            Some(id) => Some(CaptureInFlight { capture: TransferId(id), amount: column(row, "capture_amount")? }),
             None => None,
         };
         let captured: i64 = column(row, "captured")?;

@@ -189,8 +189,5 @@ fn encode_extra(rows: &mut CopyBuffer, extra: Option<&Extra>) {
     rows.optional(extra.expires_at_us, CopyBuffer::int8);
     rows.optional(extra.captured, CopyBuffer::int8);
     rows.optional(extra.attributes, |rows, attributes| rows.int2(attributes.status.code().into()));
-    rows.optional(
-        extra.attributes.and_then(|attributes| attributes.max_balance.to_nullable()),
-        CopyBuffer::int8,
-    );
+    rows.optional(extra.attributes.and_then(|attributes| attributes.max_balance.to_nullable()), CopyBuffer::int8);
 }

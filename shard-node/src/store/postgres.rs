@@ -156,7 +156,10 @@ impl<'s> Held<'s> {
         if guard.is_some() { Ok(Self(guard)) } else { Err(StoreError::Superseded) }
     }
 
-    async fn run<T>(mut self, work: impl AsyncFnOnce(&mut Session) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    async fn run<T>(
+        mut self,
+        work: impl AsyncFnOnce(&mut Session) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         // Taken out for the time of the work: a caller that goes away in the middle must not leave a broken session.
         let Some(mut session) = self.0.take() else { return Err(StoreError::Superseded) };
         let done = work(&mut session).await;
@@ -314,10 +317,7 @@ impl Store for Postgres {
 
     async fn finish_fold(&self, step: &FoldStep) -> Result<bool, StoreError> {
         let held = self.folder().await?;
-        held.run(async |session| {
-            session.run(async |c| finish_fold(c, step).await).await
-        })
-        .await
+        held.run(async |session| session.run(async |c| finish_fold(c, step).await).await).await
     }
 }
 
@@ -328,7 +328,8 @@ const INSERT_WAYPOINTS: &str = "INSERT INTO shardledger.waypoint (account, versi
      SELECT account, version, position, at_us FROM unnest($1::text[], $2::int8[], $3::int8[], $4::int8[]) \
        AS new(account, version, position, at_us)";
 const DELETE_SAGAS: &str = "DELETE FROM shardledger.saga WHERE position = ANY($1::int8[])";
-const INSERT_SAGAS: &str = "INSERT INTO shardledger.saga (position) SELECT position FROM unnest($1::int8[]) AS new(position)";
+const INSERT_SAGAS: &str =
+    "INSERT INTO shardledger.saga (position) SELECT position FROM unnest($1::int8[]) AS new(position)";
 
 async fn finish_fold(connection: &mut PgConnection, step: &FoldStep) -> Result<bool, sqlx::Error> {
     let FoldStep { incarnation, from, to, waypoints, begun, ended } = step;
@@ -363,4 +364,3 @@ async fn finish_fold(connection: &mut PgConnection, step: &FoldStep) -> Result<b
     transaction.commit().await?;
     Ok(true)
 }
-

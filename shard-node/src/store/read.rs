@@ -42,10 +42,7 @@ const ACCOUNT: &str = concat!(
 );
 
 /// The account's row, which the tail may be ahead of, and the highest position of its snapshot.
-pub async fn account(
-    pool: &PgPool,
-    id: &AccountId,
-) -> Result<Owned<(Option<Account>, Position)>, StoreError> {
+pub async fn account(pool: &PgPool, id: &AccountId) -> Result<Owned<(Option<Account>, Position)>, StoreError> {
     let slot = i32::from(slot_column(id));
     let row = sqlx::query(ACCOUNT).bind(id.as_str()).bind(slot).fetch_one(pool).await?;
     if let Some(not_owner) = not_owner(&row, slot)? {

@@ -125,7 +125,7 @@ values! {
     StepName = one_of(["reserve", "decide", "settle", "compensate"]);
 
     /// What an entry records.
-    EntryKind = one_of(ledger::journal::EntryKind::ALL.map(ledger::journal::EntryKind::as_str));
+    EntryKind = one_of(ledger::EntryKind::ALL.map(ledger::EntryKind::as_str));
 
     /// `posted`, `pending` and `rejected` are stored under the id and answered again; `failed` had no effect and stored
     /// nothing; `unknown` may have taken effect, which the same id sent again tells.

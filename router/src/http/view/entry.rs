@@ -1,6 +1,6 @@
 //! Journal entries and their pages.
 
-use ledger::{AccountId, AssetRegistry, journal::EntryKind};
+use ledger::{AccountId, AssetRegistry, EntryKind};
 use serde::Serialize;
 use telemetry::clock::format_rfc3339;
 use twox_hash::XxHash3_64;
