@@ -26,6 +26,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// next start.
 pub async fn run<S: Store>(store: Arc<S>, tail: Tail, interval: Duration, shutdown: CancellationToken) {
     let mut next = Instant::now() + interval;
+    let mut is_failing = false;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -38,6 +39,7 @@ pub async fn run<S: Store>(store: Arc<S>, tail: Tail, interval: Duration, shutdo
         let begun = Instant::now();
         match write(&*store, fold).await {
             Ok(true) => {
+                is_failing = false;
                 tail.folded();
                 metrics::histogram!(m::FOLD_SECONDS).record(begun.elapsed());
             }
@@ -51,7 +53,13 @@ pub async fn run<S: Store>(store: Arc<S>, tail: Tail, interval: Duration, shutdo
                 tail.set_damaged(&why);
             }
             Err(error) => {
-                tracing::warn!(%error, "the fold failed and will be run again");
+                // What is wrong with the database itself is reported by the gate and the lane.
+                if is_failing || matches!(error, StoreError::Refused(_) | StoreError::Superseded) {
+                    tracing::debug!(%error, "the fold failed");
+                } else {
+                    tracing::warn!(%error, "the fold failed and will be run again until it succeeds");
+                }
+                is_failing = true;
                 tail.fold_failed();
                 next = Instant::now() + RETRY_PAUSE.min(interval);
             }

@@ -410,8 +410,8 @@ impl<S: Store> Lane<S> {
             Remedy::Redecide => self.careful = true,
             Remedy::Reload => {
                 self.careful = true;
-                if let Err(error) = self.refresh().await {
-                    tracing::warn!(%error, "cannot read what another writer appended; trying again");
+                // What keeps the lane from it is reported by the next attempt to become able to write.
+                if self.refresh().await.is_err() {
                     self.disconnect().await;
                 }
             }

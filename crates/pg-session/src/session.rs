@@ -110,6 +110,16 @@ impl Session {
         self.state == State::Ready
     }
 
+    /// Whether the server has ended the session, as far as is known without waiting. A script that is sent afterwards
+    /// may still fail because the server ends the session then.
+    pub fn has_ended(&mut self) -> bool {
+        match self.state {
+            State::Ready => self.channel.is_closed(),
+            State::Busy => false,
+            State::Ended => true,
+        }
+    }
+
     /// Runs a script of several statements, and reads all answers.
     ///
     /// `copy` is the payload of the one `COPY … FROM STDIN` in the script. Script and payload are sent together, without

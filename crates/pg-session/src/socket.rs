@@ -5,7 +5,7 @@ use std::{
     future::poll_fn,
     io::{self, IoSlice},
     pin::{Pin, pin},
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -132,6 +132,21 @@ impl Channel {
             }
             if let Progress::Sent = poll_fn(|cx| self.poll_progress(cx)).await? {
                 return Ok(Step::Sent);
+            }
+        }
+    }
+
+    /// Whether the peer has closed its side, as far as is known without waiting.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        loop {
+            match self.poll_progress(&mut context) {
+                Poll::Pending => return false,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => {
+                    self.write_error = Some(error);
+                    return true;
+                }
             }
         }
     }

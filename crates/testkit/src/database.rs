@@ -49,3 +49,23 @@ pub async fn number(url: &str, sql: &str) -> anyhow::Result<i64> {
     let mut connection = connect(url).await?;
     Ok(sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut connection).await?)
 }
+
+/// Does `work` while a session like that of a frozen node's lane holds the fence: it has begun a COPY whose rows never
+/// come. Returns what `work` returned, and whether the session was ended meanwhile.
+pub async fn while_a_lane_is_frozen_within_copy<T>(
+    url: &str,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<(T, bool)> {
+    let options: PgConnectOptions = url.parse().map_err(|_| anyhow::anyhow!("the database's URL is malformed"))?;
+    let mut frozen = PgConnection::connect_with(&options.application_name("shardledger-lane")).await?;
+    sqlx::raw_sql("BEGIN; LOCK TABLE shardledger.lane_fence IN SHARE ROW EXCLUSIVE MODE")
+        .execute(&mut frozen)
+        .await?;
+    let copy = frozen.copy_in_raw("COPY shardledger.journal (position) FROM STDIN (FORMAT binary)").await?;
+    let done = work.await?;
+    let is_ended = copy
+        .finish()
+        .await
+        .is_err_and(|error| error.as_database_error().is_none_or(|e| e.code().as_deref() == Some("57P01")));
+    Ok((done, is_ended))
+}

@@ -60,6 +60,9 @@ impl Folder {
     }
 }
 
+/// Short, so that tests of single nodes meet rows of accounts that are folded and such that are not.
+pub const FOLD_INTERVAL: Duration = Duration::from_millis(200);
+
 /// The configuration of a node.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
@@ -105,9 +108,11 @@ impl NodeConfig {
         let text = format!(
             "[cluster]\nid = \"{cluster}\"\n[shard]\nid = \"{shard}\"\n\
              [database]\nurl = \"{database_url}\"\nstatement_timeout_ms = {}\n\
+             [lane]\nfold_interval_ms = {}\n\
              [rpc]\nlisten = \"{}\"\n\
              [admin]\nlisten = \"{}\"\n",
             config.statement_timeout.as_millis(),
+            FOLD_INTERVAL.as_millis(),
             config.rpc,
             config.admin,
         );

@@ -54,7 +54,10 @@ impl<S: Store> Lane<S> {
     /// Decides the operations of a group. Nothing is written; an error leaves the accounts as they were.
     pub(super) async fn decide(&mut self, work: &Work, group: Vec<usize>) -> Result<Decided, StoreError> {
         let begun = Instant::now();
-        let Some(link) = &self.link else { return Err(StoreError::Superseded) };
+        // Another database may have been accepted while the lane waited for work.
+        let Some(link) = self.link.as_ref().filter(|_| self.store.is_current()) else {
+            return Err(StoreError::Superseded);
+        };
         let operations = || group.iter().map(|index| work.operation(*index));
         load::accounts(&*self.store, &mut self.accounts, operations()).await?;
         let named = load::named(&*self.store, &self.tail, &self.accounts, operations()).await?;

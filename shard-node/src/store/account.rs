@@ -55,26 +55,44 @@ pub fn from_row(row: &PgRow) -> Result<Account, StoreError> {
     })
 }
 
+/// Which rows a fold may replace. A row at the base of the account's unfolded bookings, or a later state that the journal
+/// has: a fold that was interrupted, or another node, has written it. In-transit accounts have no legs that could be compared.
+macro_rules! leads_to_the_new_state {
+    () => {
+        "a.id = u.id AND a.version < u.version AND ( \
+           (a.version = u.base_version AND a.head = u.base_head) \
+           OR (a.version > u.base_version AND (a.slot < 0 OR EXISTS ( \
+             SELECT FROM shardledger.journal j WHERE j.position = a.head \
+               AND ((j.payer = a.id AND j.payer_version = a.version AND j.payer_posted = a.posted AND j.payer_held = a.held) \
+                 OR (j.payee = a.id AND j.payee_version = a.version AND j.payee_posted = a.posted AND j.payee_held = a.held))))))"
+    };
+}
+
 // Only an UPDATE, never an INSERT: the row of an account that moved away must not come back. The version guard makes a
-// repeated or late fold harmless; the base makes a row that does not lead to the new state visible.
-const FOLD: &str = "UPDATE shardledger.account AS a \
+// repeated or late fold harmless.
+const FOLD: &str = concat!(
+    "UPDATE shardledger.account AS a \
      SET posted = u.posted, held = u.held, version = u.version, head = u.head, updated_at_us = u.updated_at_us, \
        status = u.status, overdraft = u.overdraft, max_balance = u.max_balance, metadata = u.metadata \
      FROM unnest($1::text[], $2::int8[], $3::int8[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], $8::int8[], $9::int2[], \
          $10::int8[], $11::int8[], $12::text[]) \
        AS u(id, posted, held, version, head, updated_at_us, base_version, base_head, status, overdraft, max_balance, metadata) \
-     WHERE a.id = u.id AND a.version < u.version \
-       AND (a.version > u.base_version OR (a.version = u.base_version AND a.head = u.base_head)) \
-       AND (SELECT s.incarnation FROM shardledger.shard_state s) = $13";
-const FOLD_BALANCES: &str = "UPDATE shardledger.account AS a \
+     WHERE ",
+    leads_to_the_new_state!(),
+    " AND (SELECT s.incarnation FROM shardledger.shard_state s) = $13"
+);
+const FOLD_BALANCES: &str = concat!(
+    "UPDATE shardledger.account AS a \
      SET posted = u.posted, held = u.held, version = u.version, head = u.head, updated_at_us = u.updated_at_us \
      FROM unnest($1::text[], $2::int8[], $3::int8[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], $8::int8[]) \
        AS u(id, posted, held, version, head, updated_at_us, base_version, base_head) \
-     WHERE a.id = u.id AND a.version < u.version \
-       AND (a.version > u.base_version OR (a.version = u.base_version AND a.head = u.base_head)) \
-       AND (SELECT s.incarnation FROM shardledger.shard_state s) = $9";
-const BEHIND: &str = "SELECT u.id FROM unnest($1::text[], $2::int8[]) AS u(id, version) \
-     LEFT JOIN shardledger.account a ON a.id = u.id WHERE a.version IS NULL OR a.version < u.version LIMIT 1";
+     WHERE ",
+    leads_to_the_new_state!(),
+    " AND (SELECT s.incarnation FROM shardledger.shard_state s) = $9"
+);
+const BEHIND: &str = "SELECT u.id FROM unnest($1::text[], $2::int8[], $3::int8[]) AS u(id, version, head) \
+     LEFT JOIN shardledger.account a ON a.id = u.id \
+     WHERE a.version IS NULL OR a.version < u.version OR (a.version = u.version AND a.head <> u.head) LIMIT 1";
 const INCARNATION: &str = "SELECT incarnation FROM shardledger.shard_state";
 
 /// Writes newer states over older rows, in one statement.
@@ -88,13 +106,14 @@ pub async fn fold(session: &mut Session, incarnation: i64, accounts: &[FoldedAcc
     let all = |field: fn(&FoldedAccount) -> i64| accounts.iter().map(field).collect::<Vec<i64>>();
     let ids: Vec<&str> = accounts.iter().map(|a| a.account.id.as_str()).collect();
     let versions = all(|a| a.account.version);
+    let heads = all(|a| a.account.head.0);
     let statement = if with_attributes { FOLD } else { FOLD_BALANCES };
     let mut query = sqlx::query(statement)
         .bind(&ids)
         .bind(all(|a| a.account.posted))
         .bind(all(|a| a.account.held))
         .bind(&versions)
-        .bind(all(|a| a.account.head.0))
+        .bind(&heads)
         .bind(all(|a| a.account.updated_at_us))
         .bind(all(|a| a.base_version))
         .bind(all(|a| a.base_head.0));
@@ -115,8 +134,9 @@ pub async fn fold(session: &mut Session, incarnation: i64, accounts: &[FoldedAcc
     if now != incarnation {
         return Err(StoreError::Fenced);
     }
-    let behind: Option<String> =
-        session.run(async |c| sqlx::query_scalar(BEHIND).bind(&ids).bind(&versions).fetch_optional(c).await).await?;
+    let behind: Option<String> = session
+        .run(async |c| sqlx::query_scalar(BEHIND).bind(&ids).bind(&versions).bind(&heads).fetch_optional(c).await)
+        .await?;
     match behind {
         None => Ok(()),
         Some(id) => Err(StoreError::Corrupt(format!(

@@ -276,9 +276,9 @@ impl Store for Postgres {
     async fn commit(&self, message: Message) -> Result<(), CommitFailure> {
         let mut writer = self.writer.lock().await;
         // Taken out for the time of the commit: after a failure the session is not used again.
-        let Some(mut session) = writer.take() else {
-            return Err(StoreError::Superseded.into());
-        };
+        // A session that the server has ended is noticed before anything is sent, while it is certain that nothing was.
+        let session = writer.take().and_then(|mut session| (!session.has_ended()).then_some(session));
+        let Some(mut session) = session else { return Err(StoreError::Superseded.into()) };
         let completed = match self.send(&mut session, message).await {
             Ok(completed) => completed,
             Err(failure) => {

@@ -159,12 +159,12 @@ async fn a_copy_runs_beside_the_original_on_its_own_ports_and_databases_and_says
     copy.shardctl(&["down"]).await?.successful()?;
 
     let config = copy.data_dir().join("config").join("s0.toml");
-    let edited = fs::read_to_string(&config)? + "\n# kept\n[lane]\ncached_accounts = 17\n";
+    let edited = fs::read_to_string(&config)? + "\n# kept\n[lane]\nqueue_operations = 17\n";
     fs::write(&config, edited)?;
     let up = copy.shardctl(&["up"]).await?;
     says(&up.stderr, &["is a copy of", text(&original), "same cluster id"])?;
     up.successful()?;
-    says(&fs::read_to_string(&config)?, &["# kept", "cached_accounts = 17"])?;
+    says(&fs::read_to_string(&config)?, &["# kept", "queue_operations = 17"])?;
     let shown = copy.shardctl(&["status"]).await?.successful()?;
     says(&shown, &[&format!("copy of {}", text(&original))])?;
     let status = copy.status().await?;

@@ -39,7 +39,12 @@ async fn a_node_keeps_its_shard_whole() -> anyhow::Result<()> {
     section("flapping", commit_faults::a_flapping_link_costs_time_and_no_money(&place)).await?;
     section("two nodes", second_writer::two_nodes_on_one_shard_lose_no_update(&place)).await?;
     section("thawed node", second_writer::a_thawed_node_decides_on_nothing_it_remembers(&place)).await?;
-    section("second guard", second_writer::a_balance_changed_behind_the_fence_is_not_overwritten(&place)).await?;
+    section("superseded node", second_writer::a_superseded_node_answers_no_old_balance(&place)).await?;
+    section("frozen in COPY", second_writer::a_node_frozen_within_copy_lets_another_serve_within_two_seconds(&place))
+        .await?;
+    section("row by hand", second_writer::a_row_changed_by_hand_is_replaced_by_what_the_journal_says(&place)).await?;
+    section("version by hand", second_writer::a_row_that_does_not_lead_to_the_journal_stops_the_shard(&place))
+        .await?;
     section("under way", second_writer::a_refusal_that_stores_nothing_waits_for_a_commit_under_way(&place)).await?;
     section("one batch", one_batch::a_debt_is_paid_and_its_limit_lowered_in_one_commit(&place)).await?;
     section("opened again", opened_again::accounts_are_what_their_first_entry_says(&place)).await?;

@@ -216,8 +216,13 @@ async fn a_terminated_session_says_so() {
     let mut other = session().await;
     // While it waits for a script.
     let mut idle = session().await;
+    assert!(!idle.has_ended());
     let terminate = format!("SELECT pg_terminate_backend({}, 5000)", idle.backend_pid());
     assert_eq!(ask(&mut other, &terminate).await, "t");
+    // The server closes the socket a moment after the backend has gone.
+    while !idle.has_ended() {
+        sleep(Duration::from_millis(1)).await;
+    }
     let error = run(&mut idle, "SELECT 1", None).await.unwrap_err();
     assert!(matches!(&error, Error::Terminated(_) | Error::Io(_)), "{error:?}");
     assert!(!idle.is_usable());

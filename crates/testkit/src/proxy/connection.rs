@@ -21,8 +21,9 @@ use super::{
 const PIECE_BYTES: usize = 64 * 1024;
 /// The answer "no" to a request for encryption.
 const NO: &[u8] = b"N";
-/// The message a server ends a command with that was carried out.
-const COMMAND_COMPLETE: u8 = b'C';
+/// The end of the message with which a server reports that a COMMIT was carried out: the command's tag. After a failure the
+/// tag is another one, or none comes.
+const COMMITTED: &[u8] = b"COMMIT\0";
 
 /// Forwards in both directions until either side ends, or the proxy breaks it.
 pub async fn run(client: TcpStream, server: TcpStream, shared: &Shared) -> io::Result<()> {
@@ -73,7 +74,7 @@ impl Outward<'_> {
             match fault {
                 CommitFault::None => self.to_server.write_all(&bytes).await?,
                 CommitFault::DropReply => {
-                    // Everything before it was answered, so that the next bytes from the server are the answer to it.
+                    // Everything before it was answered, so that all further bytes from the server are the answer to it.
                     reply_is_doomed.store(true, SeqCst);
                     self.to_server.write_all(&bytes).await?;
                 }
@@ -111,6 +112,7 @@ struct Homeward<'a> {
 impl Homeward<'_> {
     async fn run(&mut self, reply_is_doomed: &AtomicBool) -> io::Result<()> {
         let mut piece = vec![0; PIECE_BYTES];
+        let mut doomed = Vec::new();
         loop {
             let length = self.from_server.read(&mut piece).await?;
             if length == 0 {
@@ -118,11 +120,13 @@ impl Homeward<'_> {
             }
             self.shared.pass().await;
             if reply_is_doomed.load(SeqCst) {
-                // Anything else would mean that there was no commit, and the fault was none.
-                if piece[0] == COMMAND_COMPLETE {
+                // The server answers a part of the script before it has the rows. Only the end tells of the COMMIT.
+                doomed.extend_from_slice(&piece[..length]);
+                if doomed.windows(COMMITTED.len()).any(|bytes| bytes == COMMITTED) {
                     self.shared.commit_fault_done();
+                    return Ok(());
                 }
-                return Ok(());
+                continue;
             }
             self.to_client.write_all(&piece[..length]).await?;
         }

@@ -46,9 +46,12 @@ impl Frontend {
     }
 }
 
-/// A simple query, which is how the lane commits.
+/// The script that the lane commits a batch with: one simple query from the lock of `lane_fence` to COMMIT.
 fn is_commit(message: &[u8]) -> bool {
-    message.first() == Some(&b'Q') && message.get(5..) == Some(b"COMMIT\0")
+    let script = message.get(5..).unwrap_or_default();
+    message.first() == Some(&b'Q')
+        && script.starts_with(b"BEGIN; LOCK TABLE shardledger.lane_fence ")
+        && script.ends_with(b"; COMMIT\0")
 }
 
 /// Removes the parameter `options` from a startup message. The message has a length, a protocol version, and pairs of
@@ -88,7 +91,8 @@ mod tests {
     fn messages_come_out_whole_however_they_came_in() {
         let ssl = [8_u32.to_be_bytes(), SSL_REQUEST.to_be_bytes()].concat();
         let startup = [9_u32.to_be_bytes().to_vec(), 196_608_u32.to_be_bytes().to_vec(), vec![0]].concat();
-        let all = [ssl, startup.clone(), query("BEGIN"), query("COMMIT")].concat();
+        let batch = query("BEGIN; LOCK TABLE shardledger.lane_fence IN SHARE ROW EXCLUSIVE MODE; COMMIT");
+        let all = [ssl, startup.clone(), query("COMMIT"), batch.clone()].concat();
         let mut frontend = Frontend::default();
         let mut messages = Vec::new();
         for byte in all {
@@ -98,8 +102,8 @@ mod tests {
         let expected = [
             Message::EncryptionRequest,
             Message::Other(startup),
-            Message::Other(query("BEGIN")),
-            Message::Commit(query("COMMIT")),
+            Message::Other(query("COMMIT")),
+            Message::Commit(batch),
         ];
         assert_eq!(messages, expected);
     }

@@ -32,7 +32,7 @@ async fn an_older_database_is_served_only_after_an_operator_has_migrated_it() ->
 
     let said = config.run(&["migrate", "--dry-run"])?;
     ensure!(said.succeeded, "{}", said.text);
-    says(&said.text, &["migration 2", "journal: SHARE", "MiB", "shard_state: EXCLUSIVE"])?;
+    says(&said.text, &["migration 2", "journal: SHARE", "MiB", "lane_fence: SHARE ROW EXCLUSIVE"])?;
     ensure!(version(&url).await? == 1, "a dry run changed something");
     let said = config.run(&["migrate", "--apply"])?;
     ensure!(said.succeeded, "{}", said.text);

@@ -23,7 +23,7 @@ async fn another_schema_in_the_search_path_and_added_columns_change_nothing() ->
     stage.postgres.sql("s0", "GRANT ALL ON ALL TABLES IN SCHEMA decoy TO shardledger").await?;
     stage.postgres.sql("postgres", "ALTER DATABASE s0 SET search_path = decoy").await?;
     // Columns added by an operator.
-    for table in ["account", "transfer", "journal"] {
+    for table in ["account", "journal", "hold", "waypoint"] {
         let columns = "ADD COLUMN note TEXT, ADD COLUMN checked BOOLEAN NOT NULL DEFAULT false";
         stage.postgres.sql("s0", &format!("ALTER TABLE shardledger.{table} {columns}")).await?;
     }

@@ -1,6 +1,9 @@
 //! More than one node on a shard, and slots that change hands: the fence.
 
-use std::{slice::from_ref, time::Duration};
+use std::{
+    slice::from_ref,
+    time::{Duration, Instant},
+};
 
 use anyhow::{bail, ensure};
 use futures_util::future::try_join_all;
@@ -93,24 +96,93 @@ pub async fn a_thawed_node_decides_on_nothing_it_remembers(place: &Place<'_>) ->
     books_are_sound(&config.database_url).await
 }
 
-/// The second guard, behind the fence: somebody changed rows by hand and left the shard's state alone. What the node has in
-/// memory must not be written over it.
-pub async fn a_balance_changed_behind_the_fence_is_not_overwritten(place: &Place<'_>) -> anyhow::Result<()> {
-    let config = place.shard("by_hand").await?;
+/// A node that another one has superseded does not know it. Its first read after it thaws already shows what the other one
+/// committed.
+pub async fn a_superseded_node_answers_no_old_balance(place: &Place<'_>) -> anyhow::Result<()> {
+    let config = place.shard("superseded").await?;
+    let frozen = Node::start(&config).await?;
+    open_pair(&frozen, "treasury", "saver").await?;
+    frozen.execute_until_definite(&transfer(&order("treasury", "saver", 100), false)?).await?;
+    ensure!(frozen.account("saver").await?.posted == 100);
+    frozen.process().freeze().await?;
+
+    let other = Node::start(&place.another_node("superseded_other", &config.database_url)?).await?;
+    for _ in 0..5 {
+        other.execute_until_definite(&transfer(&order("saver", "treasury", 10), false)?).await?;
+    }
+    frozen.process().thaw()?;
+    let saver = frozen.account("saver").await?;
+    ensure!(saver.posted == 50, "an old balance: {saver:?}");
+    books_are_sound(&config.database_url).await
+}
+
+/// Neither statement_timeout nor idle_in_transaction_session_timeout ends a session that waits for the rows of a COPY. A
+/// node that stops there holds the lock of the fence.
+pub async fn a_node_frozen_within_copy_lets_another_serve_within_two_seconds(
+    place: &Place<'_>,
+) -> anyhow::Result<()> {
+    let config = place.shard("within_copy").await?;
+    let node = Node::start(&config).await?;
+    open_pair(&node, "treasury", "saver").await?;
+    let url = &config.database_url;
+    let payment = transfer(&order("treasury", "saver", 100), false)?;
+    let paid = async {
+        let begun = Instant::now();
+        Ok((node.execute_until_definite(&payment).await?, begun.elapsed()))
+    };
+    let ((outcome, waited), is_ended) = database::while_a_lane_is_frozen_within_copy(url, paid).await?;
+    ensure!(is_posted(&outcome), "{outcome:?}");
+    ensure!(waited < Duration::from_secs(2), "the shard was kept out for {waited:?}");
+    ensure!(is_ended, "the frozen session still holds the fence");
+    books_are_sound(url).await
+}
+
+/// The journal is the shard. Somebody changed a balance in the table of accounts: the next fold of the account replaces it.
+pub async fn a_row_changed_by_hand_is_replaced_by_what_the_journal_says(place: &Place<'_>) -> anyhow::Result<()> {
+    let config = place.shard("row_by_hand").await?;
     let node = Node::start(&config).await?;
     open_pair(&node, "treasury", "saver").await?;
     node.execute_until_definite(&transfer(&order("treasury", "saver", 100), false)?).await?;
-    database::run(
-        &config.database_url,
-        "BEGIN; UPDATE account SET posted = posted - 30, version = version + 1 WHERE id = 'saver'; \
-         UPDATE account SET posted = posted + 30, version = version + 1 WHERE id = 'treasury'; COMMIT",
-    )
+    let url = &config.database_url;
+    saver_is_folded(url, 2).await?;
+    database::run(url, "UPDATE account SET posted = posted - 30 WHERE id = 'saver'").await?;
+    node.execute_until_definite(&transfer(&order("saver", "treasury", 1), false)?).await?;
+    ensure!(node.account("saver").await?.posted == 99);
+    saver_is_folded(url, 3).await?;
+    books_are_sound(url).await
+}
+
+/// Somebody changed a row to a version that the journal does not have. The fold does not write over it, and the node takes
+/// no further writes and says why.
+pub async fn a_row_that_does_not_lead_to_the_journal_stops_the_shard(place: &Place<'_>) -> anyhow::Result<()> {
+    let config = place.shard("version_by_hand").await?;
+    let node = Node::start(&config).await?;
+    open_pair(&node, "treasury", "saver").await?;
+    node.execute_until_definite(&transfer(&order("treasury", "saver", 100), false)?).await?;
+    let url = &config.database_url;
+    saver_is_folded(url, 2).await?;
+    database::run(url, "UPDATE account SET posted = posted - 30, version = version + 1 WHERE id = 'saver'").await?;
+    node.execute_until_definite(&transfer(&order("saver", "treasury", 1), false)?).await?;
+    let refused = until("the node refuses writes", Duration::from_secs(10), async || {
+        let replies = node.execute(from_ref(&transfer(&order("treasury", "saver", 1), false)?)).await?;
+        Ok(match &replies[..] {
+            [Reply::NotExecuted { detail, .. }] => Some(detail.clone()),
+            _ => None,
+        })
+    })
     .await?;
-    let outcome = node.execute_until_definite(&transfer(&order("saver", "treasury", 1), false)?).await?;
-    ensure!(is_posted(&outcome), "{outcome:?}");
-    let saver = node.account("saver").await?;
-    ensure!((saver.posted, saver.version) == (69, 4), "opened, paid, changed by hand, and 1 spent: {saver:?}");
+    ensure!(refused.contains("INV-9") && refused.contains("account saver"), "{refused}");
+    let row = database::number(url, "SELECT posted FROM account WHERE id = 'saver'").await?;
+    ensure!(row == 70, "the row was written over: {row}");
     Ok(())
+}
+
+async fn saver_is_folded(url: &str, version: i64) -> anyhow::Result<()> {
+    until("the account is folded", Duration::from_secs(10), async || {
+        let row = database::number(url, "SELECT version FROM account WHERE id = 'saver'").await?;
+        Ok((row == version).then_some(()))
+    })
+    .await
 }
 
 /// While another writer's COMMIT is under way, "no such account, nothing is stored" would be a guess: that COMMIT may open
