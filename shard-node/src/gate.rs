@@ -108,6 +108,18 @@ impl Gate {
         Self(Arc::new(Shared { expected, state: Mutex::new(state) }))
     }
 
+    /// A gate that has accepted the shard `s0` of number 0 in this state, on timeline 1.
+    #[cfg(test)]
+    pub fn open_for_tests(state: ShardState) -> Self {
+        let cluster = shard_map::ClusterId::generate();
+        let gate = Self::new(Expected { cluster, shard: "s0".to_owned(), number: None });
+        gate.set_waiting(None);
+        let record = ShardRecord { state, ..tests::record(cluster, state.next_position) };
+        let found = Database::Shard(Box::new(record));
+        assert_eq!(gate.decide(&ServerFacts::for_tests(7, 1), &found, &[], &gate.acknowledged()), Ok(()));
+        gate
+    }
+
     pub fn expected(&self) -> &Expected {
         &self.0.expected
     }
@@ -426,7 +438,7 @@ mod tests {
 
     use super::*;
 
-    fn record(cluster: ClusterId, next_position: i64) -> ShardRecord {
+    pub(super) fn record(cluster: ClusterId, next_position: i64) -> ShardRecord {
         ShardRecord {
             identity: ShardIdentity { cluster, shard: "s0".to_owned(), number: 0, routing: RoutingFacts::OWN },
             founding_map: None,

@@ -20,6 +20,8 @@ pub mod fold;
 pub mod history;
 pub mod hold;
 pub mod id;
+#[cfg(any(test, feature = "testing"))]
+pub mod in_memory;
 pub mod metadata;
 pub mod operation;
 pub mod outcome;

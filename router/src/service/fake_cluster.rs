@@ -1,19 +1,22 @@
 //! Shards without PostgreSQL, for tests: the real ledger rules behind the real protocol, in memory, with faults on order.
 
-mod rows;
 mod rpc;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     net::TcpListener,
     sync::{Arc, Mutex, MutexGuard, atomic::AtomicUsize},
     time::Duration,
 };
 
 use ledger::{
-    Account, AccountId, AssetCode, Limit, Metadata, Position, TransferId, TransferKey,
+    Account, AccountId, AssetCode, Limit, Metadata, TransferId, TransferKey,
     accounts::Accounts,
-    batch::{Batch, Prior, Request, Stored, StoredRegister, StoredTransfer},
+    batch::{Batch, Prior, Request},
+    booking::{Booking, Role},
+    fold::{self, SagaChange},
+    history::StoredTransfer,
+    in_memory::{Journal, needed},
     operation::{CreateAccount, PlaceHold, Purpose},
     outcome::{NotOwner, Outcome, TransferState},
 };
@@ -28,7 +31,6 @@ use tonic::transport::server::TcpIncoming;
 use uuid::Uuid;
 use wire::{Reply, convert, convert::Submitted, not_executed::Reason, shard_node_server::ShardNodeServer};
 
-use self::rows::Rows;
 use super::{AccountReply, CoreConfig, NewTransfer, Router};
 use crate::routing::Routing;
 
@@ -69,13 +71,10 @@ pub struct FakeNode {
 
 struct State {
     accounts: Accounts,
-    names: HashSet<AccountId>,
-    transfers: HashMap<TransferKey, StoredTransfer>,
-    /// When each transfer came in, or will be left alone by its router.
-    since: HashMap<TransferKey, Instant>,
-    registers: HashMap<TransferKey, StoredRegister>,
-    rows: Rows,
-    next_position: Position,
+    names: BTreeSet<AccountId>,
+    journal: Journal,
+    /// Until when each saga that began here is left to its router.
+    coordinated_until: HashMap<TransferKey, Instant>,
     now_us: i64,
 }
 
@@ -222,30 +221,20 @@ impl Cluster {
             *entry = (to, entry.1 + 1);
             from
         };
-        let here = |name: &AccountId| slot_of(name.as_str()).index() == slot;
-        let (mut accounts, mut transfers, mut registers) = (Vec::new(), Vec::new(), Vec::new());
-        let rows;
-        {
+        let here = |name: &AccountId| !name.is_system() && slot_of(name.as_str()).index() == slot;
+        let (accounts, journal) = {
             let state = lock(&self.nodes[from].state);
-            rows = state.rows.of_debit_accounts(here);
-            accounts.extend(state.names.iter().filter(|name| here(name)).map(|name| {
-                let account: Option<Account> = state.accounts.get(name).cloned();
-                (name.clone(), account)
-            }));
-            let mine = |key: &TransferKey| here(&key.debit);
-            transfers
-                .extend(state.transfers.iter().filter(|(key, _)| mine(key)).map(|(k, v)| (k.clone(), v.clone())));
-            let decided = |register: &StoredRegister| here(&register.credit);
-            registers.extend(state.registers.iter().filter(|(_, r)| decided(r)).map(|(k, v)| (k.clone(), v.clone())));
-        }
+            let moved = state.names.iter().filter(|name| here(name));
+            let accounts = moved.map(|name| (name.clone(), state.accounts.get(name).cloned()));
+            let accounts: Vec<(AccountId, Option<Account>)> = accounts.collect();
+            (accounts, state.journal.clone())
+        };
         let mut state = lock(&self.nodes[to].state);
         for (name, account) in accounts {
             state.accounts.learn(name.clone(), account);
             state.names.insert(name);
         }
-        state.transfers.extend(transfers);
-        state.registers.extend(registers);
-        state.rows.extend(rows);
+        state.journal.copy_from(&journal, here);
     }
 }
 
@@ -287,12 +276,9 @@ impl FakeNode {
     fn new(number: usize, truth: &Truth, names_owner: bool) -> Self {
         let state = State {
             accounts: Accounts::with_capacity(1_000_000),
-            names: HashSet::new(),
-            transfers: HashMap::new(),
-            since: HashMap::new(),
-            registers: HashMap::new(),
-            rows: Rows::default(),
-            next_position: Position::first_of(u16::try_from(number).unwrap()),
+            names: BTreeSet::new(),
+            journal: Journal::of_shard(u16::try_from(number).unwrap()),
+            coordinated_until: HashMap::new(),
             now_us: 1_000_000,
         };
         Self {
@@ -329,7 +315,7 @@ impl FakeNode {
 
     /// Transfers that have not ended.
     pub fn pending(&self) -> usize {
-        lock(&self.state).transfers.values().filter(|stored| stored.state == TransferState::Pending).count()
+        lock(&self.state).pending().count()
     }
 
     fn not_owner(&self, account: &str) -> Option<NotOwner> {
@@ -365,7 +351,6 @@ impl FakeNode {
         let mut state = lock(&self.state);
         let state = &mut *state;
         state.now_us += 1;
-        let stored = Stored { transfers: state.transfers.clone(), registers: state.registers.clone() };
         let fence = |account: &AccountId| match self.not_owner(account.as_str()) {
             Some(not_owner) if !account.is_system() => Err(not_owner),
             _ => Ok(()),
@@ -373,19 +358,18 @@ impl FakeNode {
         let submitted: Vec<Submitted> =
             operations.into_iter().map(|operation| operation.try_into().unwrap()).collect();
         for Submitted { operation, .. } in &submitted {
-            let transit = operation.in_transit_asset().map(|asset| state.accounts.in_transit_id(asset));
-            let mut named: Vec<AccountId> = transit.into_iter().collect();
-            operation.for_each_account(|account| named.push(account.clone()));
-            for account in named {
+            for account in needed(operation) {
                 if !state.accounts.is_known(&account) {
                     state.accounts.learn(account.clone(), None);
                 }
                 state.names.insert(account);
             }
         }
-        let named = state.rows.named(&state.transfers, submitted.iter().map(|submitted| &submitted.operation));
-        let mut batch =
-            Batch::new(&mut state.accounts, Prior::Loaded(stored), named, &fence, state.now_us, state.next_position);
+        let operations = submitted.iter().map(|submitted| &submitted.operation);
+        let prior = Prior::Loaded(state.journal.stored(operations.clone()));
+        let named = state.journal.named(&state.accounts, operations);
+        let next_position = state.journal.next_position();
+        let mut batch = Batch::new(&mut state.accounts, prior, named, &fence, state.now_us, next_position);
         let outcomes: Vec<Outcome> = submitted
             .iter()
             .map(|submitted| {
@@ -394,32 +378,39 @@ impl FakeNode {
                 batch.apply(Request { order_group, deadline_us: state.now_us + left_us }, &submitted.operation)
             })
             .collect();
-        let mut effects = batch.finish();
-        effects.check_balanced().unwrap();
-        state.next_position = effects.next_position;
-        state.rows.take(&mut effects);
-        let now = Instant::now();
-        let coordinated = |new: &ledger::batch::NewTransfer| {
-            let left_us = u64::try_from(new.coordinated_until_us - state.now_us).unwrap_or(0);
-            (new.key.clone(), now + Duration::from_micros(left_us))
-        };
-        state.since.extend(effects.transfers.iter().map(coordinated));
-        state.transfers.extend(effects.transfers.into_iter().map(|new| (new.key, new.stored)));
-        state.registers.extend(effects.registers.into_iter().map(|new| (new.key, new.stored)));
-        for settled in effects.settlements {
-            state.transfers.get_mut(&settled.key).unwrap().state = settled.state;
+        let effects = batch.finish();
+        state.accounts.finish_batch();
+        for booking in &effects.bookings {
+            if let Some(SagaChange::Begun(key)) = fold::saga_change(booking) {
+                state.coordinated_until.insert(key, coordinated_until(booking, state.now_us));
+            }
         }
-        state.accounts.committed();
+        state.journal.append(effects);
         outcomes.into_iter().map(|outcome| Reply::Outcome(outcome).into()).collect()
     }
+}
 
-    fn record(key: &TransferKey, stored: &StoredTransfer, rows: &Rows) -> wire::TransferRecord {
+/// Until when the router of a saga sees to it. `now_us` is the node's clock, on which the booking names that time.
+fn coordinated_until(first: &Booking, now_us: i64) -> Instant {
+    let first_attempt_us = first.extra.as_ref().and_then(|extra| extra.first_attempt_us).unwrap_or(now_us);
+    Instant::now() + Duration::from_micros(u64::try_from(first_attempt_us - now_us).unwrap_or(0))
+}
+
+impl State {
+    /// The transfers that have not ended.
+    fn pending(&self) -> impl Iterator<Item = (TransferKey, StoredTransfer)> {
+        let transfers = self.journal.keys(Role::Transfer).into_iter();
+        let transfers = transfers.filter_map(|key| self.journal.transfer(&key).map(|stored| (key, stored)));
+        transfers.filter(|(_, stored)| stored.state == TransferState::Pending)
+    }
+
+    fn record(&self, key: &TransferKey, stored: &StoredTransfer) -> wire::TransferRecord {
         let refused = match stored.state {
             TransferState::Rejected { refused, .. } => convert::refused_to_wire(refused),
             TransferState::Pending => stored.presumed.map_or((0, 0), convert::refused_to_wire),
             TransferState::Posted { .. } => (0, 0),
         };
-        let (reversed, reversals) = rows.reversals.get(key).cloned().unwrap_or_default();
+        let reversals = || self.journal.reversals(key);
         wire::TransferRecord {
             id: convert::id_to_wire(key.id),
             debit: key.debit.to_string(),
@@ -433,8 +424,8 @@ impl FakeNode {
             created_at_us: stored.created_at_us,
             finished_at_us: stored.state.finished_at_us().unwrap_or(0),
             purpose: convert::purpose_to_wire(stored.purpose),
-            reversed,
-            reversals: reversals.into_iter().map(convert::id_to_wire).collect(),
+            reversed: reversals().map(|booking| booking.amount).sum(),
+            reversals: reversals().filter_map(|booking| booking.id).map(convert::id_to_wire).collect(),
             ..Default::default()
         }
     }

@@ -45,6 +45,13 @@ pub struct Ownership {
 }
 
 impl Ownership {
+    /// Every slot is owned.
+    #[cfg(test)]
+    pub fn of_everything() -> Self {
+        let owned = SlotOwnership { state: SlotState::Owned, epoch: 1, peer: String::new() };
+        Self { slots: vec![owned; usize::from(SLOTS)] }
+    }
+
     pub fn of(&self, slot: Slot) -> &SlotOwnership {
         &self.slots[usize::from(slot.index())]
     }

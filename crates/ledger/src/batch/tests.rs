@@ -2,10 +2,11 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use self::shard::{Database, Shard, T0};
+use self::shard::{Shard, T0};
 use super::*;
 use crate::{
     AccountStatus, EntryKind, Hold, HoldStatus, Side,
+    booking::Role,
     operation::{Decide, PlaceHold, Purpose, Settle, UpdateAccount, Verdict},
     outcome::{AccountOutcome, AtomicOutcome, HoldOutcome, TransferAnswer, TransferOutcome, TransferState},
 };
@@ -105,7 +106,7 @@ fn a_local_transfer_moves_money_and_chains_entries() {
         let account = shard.accounts.get(&id(name)).unwrap();
         let mut at = account.head;
         for version in (1..=account.version).rev() {
-            let booking = shard.database.bookings().iter().find(|booking| booking.position == at).unwrap();
+            let booking = shard.journal.bookings().iter().find(|booking| booking.position == at).unwrap();
             let (_, _, leg) = booking.legs().find(|(_, leg_of, _)| leg_of.as_str() == name).unwrap();
             assert_eq!(leg.version, version);
             at = leg.previous;
@@ -151,7 +152,7 @@ fn refusals_are_frozen_and_an_unknown_debit_leaves_the_id_free() {
     let unknown = transfer(3, "carol", "bob", 5);
     let outcome = shard.one(Operation::Transfer(unknown.clone()));
     assert_eq!(outcome, Outcome::Transfer(TransferOutcome::DebitNotFound));
-    assert!(shard.database.transfer(&unknown.key()).is_none());
+    assert!(shard.journal.transfer(&unknown.key()).is_none());
     let outcome = shard.one(Operation::Transfer(transfer(4, "alice", "carol", 5)));
     assert_eq!(refusal(&outcome), Some(Refused::credit(Refusal::AccountNotFound)));
 }
@@ -194,7 +195,7 @@ fn a_saga_is_credited_once_and_a_late_credit_after_cancel_does_nothing() {
 #[test]
 fn an_atomic_group_leaves_nothing_behind_when_one_item_fails() {
     let mut shard = Shard::with(&["bank", "alice", "bob"]);
-    let bookings = shard.database.bookings().len();
+    let bookings = shard.journal.bookings().len();
     let group =
         vec![transfer(1, "bank", "alice", 10), transfer(2, "alice", "bob", 11), transfer(3, "bank", "bob", 1)];
     let outcome = shard.one(Operation::AtomicTransfers(group.clone()));
@@ -202,8 +203,8 @@ fn an_atomic_group_leaves_nothing_behind_when_one_item_fails() {
     let culprit = TransferOutcome::NotStored(Refused::debit(Refusal::InsufficientFunds));
     let items = vec![failed.clone(), culprit, failed];
     assert_eq!(outcome, Outcome::Atomic(AtomicOutcome { items, culprit: Some(1) }));
-    assert_eq!((shard.posted("alice"), shard.database.bookings().len()), (0, bookings));
-    assert_eq!(shard.database.transfers(), 0);
+    assert_eq!((shard.posted("alice"), shard.journal.bookings().len()), (0, bookings));
+    assert_eq!(shard.journal.keys(Role::Transfer).len(), 0);
     // The ids stayed free, and the accounts as they were.
     let outcome = shard.one(Operation::AtomicTransfers(vec![group[0].clone(), transfer(2, "alice", "bob", 10)]));
     assert!(matches!(outcome, Outcome::Atomic(AtomicOutcome { culprit: None, .. })), "{outcome:?}");
@@ -224,7 +225,7 @@ fn within_a_request_what_depends_on_a_deferred_item_is_deferred_too() {
     assert_eq!(outcomes[1], Outcome::Deferred, "it would give alice the money that item 1 was to be judged without");
     // bank is now waited for as well, being part of item 2.
     assert_eq!(outcomes[2], Outcome::Deferred);
-    assert_eq!(shard.database.transfers(), 0);
+    assert_eq!(shard.journal.keys(Role::Transfer).len(), 0);
 }
 
 #[test]

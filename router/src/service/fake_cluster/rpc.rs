@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use ledger::{TransferKey, outcome::TransferState};
+use ledger::{AccountId, TransferKey, booking::Role};
 use tonic::{Request, Response, Status};
 use wire::{Reply, convert, shard_node_server::ShardNode};
 
@@ -108,9 +108,15 @@ impl ShardNode for FakeNode {
         }
         let id = convert::id_from_wire(&id).unwrap();
         let state = lock(&self.state);
-        let wanted = |key: &TransferKey| key.id == id && (debit.is_empty() || key.debit.as_str() == debit);
-        let transfers = state.transfers.iter().filter(|(key, _)| wanted(key));
-        let registers = state.registers.iter().filter(|(key, _)| wanted(key)).map(|(key, register)| {
+        let keys = |role| state.journal.keys(role).into_iter().filter(|key| key.id == id);
+        let wanted = |key: &TransferKey| debit.is_empty() || key.debit.as_str() == debit;
+        // The bookings of a moved account's transfers stay here, and bookings of others came with the account.
+        let is_here = |account: &AccountId| self.not_owner(account.as_str()).is_none();
+        let transfers = keys(Role::Transfer).filter(|key| wanted(key) && is_here(&key.debit));
+        let transfers = transfers.filter_map(|key| Some(state.record(&key, &state.journal.transfer(&key)?)));
+        let registers = keys(Role::Register).filter(&wanted);
+        let registers = registers.filter_map(|key| state.journal.register(&key).map(|register| (key, register)));
+        let registers = registers.filter(|(_, register)| is_here(&register.credit)).map(|(key, register)| {
             let (credited, refusal, side) = convert::verdict_to_wire(register.verdict);
             wire::RegisterRecord {
                 id: convert::id_to_wire(key.id),
@@ -123,7 +129,7 @@ impl ShardNode for FakeNode {
             }
         });
         Ok(Response::new(wire::GetTransfersResponse {
-            transfers: transfers.map(|(key, stored)| Self::record(key, stored, &state.rows)).collect(),
+            transfers: transfers.collect(),
             registers: registers.collect(),
             not_owner: None,
         }))
@@ -140,12 +146,11 @@ impl ShardNode for FakeNode {
         }
         let id = convert::id_from_wire(&id).unwrap();
         let state = lock(&self.state);
-        let holds = state.rows.holds.iter();
-        let wanted = holds.filter(|(key, _)| key.id == id && (debit.is_empty() || key.debit.as_str() == debit));
-        Ok(Response::new(wire::GetHoldsResponse {
-            holds: wanted.map(|(key, hold)| wire::convert::hold_to_wire(key, hold)).collect(),
-            not_owner: None,
-        }))
+        let keys = state.journal.keys(Role::Hold).into_iter();
+        let wanted = keys.filter(|key| key.id == id && (debit.is_empty() || key.debit.as_str() == debit));
+        let wanted = wanted.filter(|key| self.not_owner(key.debit.as_str()).is_none());
+        let holds = wanted.filter_map(|key| state.journal.hold(&key).map(|hold| convert::hold_to_wire(&key, &hold)));
+        Ok(Response::new(wire::GetHoldsResponse { holds: holds.collect(), not_owner: None }))
     }
 
     async fn list_sagas(
@@ -156,14 +161,13 @@ impl ShardNode for FakeNode {
         let due_after = *lock(&self.saga_due_after);
         let state = lock(&self.state);
         let sagas = state
-            .transfers
-            .iter()
-            .filter(|(key, stored)| {
-                let due = state.since.get(*key).is_none_or(|since| since.elapsed() > due_after);
-                let pending = stored.state == TransferState::Pending && self.not_owner(key.debit.as_str()).is_none();
-                pending && (due || !request.claim_due)
+            .pending()
+            .filter(|(key, _)| {
+                let coordinated_until = state.coordinated_until.get(key);
+                let is_due = coordinated_until.is_none_or(|until| until.elapsed() > due_after);
+                self.not_owner(key.debit.as_str()).is_none() && (is_due || !request.claim_due)
             })
-            .map(|(key, stored)| Self::record(key, stored, &state.rows))
+            .map(|(key, stored)| state.record(&key, &stored))
             .filter(|record| request.retry_id.is_empty() || record.id == request.retry_id)
             .collect();
         Ok(Response::new(wire::ListSagasResponse { sagas }))

@@ -50,7 +50,7 @@ fn answer(outcome: &Outcome) -> &TransferAnswer {
 }
 
 fn status(shard: &Shard) -> HoldStatus {
-    shard.database.hold(&key(1, "alice")).unwrap().status
+    shard.journal.hold(&key(1, "alice")).unwrap().status
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn captures_post_what_they_take_and_a_final_one_releases_the_rest() {
     let too_much = shard.one(Operation::Transfer(capture(3, 1, Some(51), true)));
     assert_eq!(refusal(&too_much), Some(Refused::whole(Refusal::ExceedsHold)));
     assert_eq!(status(&shard), HoldStatus::Held);
-    let bookings = shard.database.bookings().len();
+    let bookings = shard.journal.bookings().len();
     let last = shard.one(Operation::Transfer(capture(4, 1, Some(20), true)));
     assert_eq!((shard.posted("alice"), shard.held("alice"), shard.posted("shop")), (70, 0, 30));
     assert_eq!(
@@ -230,17 +230,14 @@ fn a_refused_capture_that_finds_no_room_for_its_money_leaves_everything_for_late
     for _ in 0..2 {
         let outcome = source.one(settle(&paid, refused));
         assert!(matches!(outcome, Outcome::Illegal(_)), "{outcome:?}");
-        let flying = source.database.hold(&key(1, "alice")).unwrap().in_flight.map(|flying| flying.amount);
+        let flying = source.journal.hold(&key(1, "alice")).unwrap().in_flight.map(|flying| flying.amount);
         assert_eq!((source.posted("alice"), source.held("alice"), flying), (i64::MAX, 0, Some(60)));
     }
     assert!(is_posted(&source.one(Operation::Transfer(transfer(4, "alice", "bank", 60)))));
     let Outcome::Settled(settled) = source.one(settle(&paid, refused)) else { panic!("settled") };
     assert_eq!(settled.state.as_str(), "rejected");
     assert_eq!((source.posted("alice"), source.held("alice"), source.in_transit()), (i64::MAX, 60, 0));
-    assert_eq!(
-        (status(&source), source.database.hold(&key(1, "alice")).unwrap().in_flight),
-        (HoldStatus::Held, None)
-    );
+    assert_eq!((status(&source), source.journal.hold(&key(1, "alice")).unwrap().in_flight), (HoldStatus::Held, None));
 }
 
 #[test]
@@ -310,7 +307,7 @@ fn frozen_accounts_keep_their_holds_and_closed_ones_have_none() {
 #[test]
 fn a_dry_run_says_what_would_happen_and_leaves_nothing() {
     let mut shard = with_hold(&["bank", "alice", "shop"]);
-    let bookings = shard.database.bookings().len();
+    let bookings = shard.journal.bookings().len();
     let dry = |operation| Operation::DryRun(Box::new(operation));
     let would = shard.one(dry(Operation::Transfer(transfer(2, "alice", "shop", 40))));
     assert_eq!(answer(&would).debit_after.unwrap().posted, 60);
@@ -320,8 +317,8 @@ fn a_dry_run_says_what_would_happen_and_leaves_nothing() {
     );
     shard.one(dry(Operation::PlaceHold(place(2, "alice", "shop", 40, None))));
     shard.one(dry(Operation::Transfer(reserve(4, "alice", "elsewhere", 40))));
-    assert_eq!((shard.posted("alice"), shard.held("alice"), shard.database.bookings().len()), (100, 60, bookings));
-    assert!(shard.database.hold(&key(2, "alice")).is_none());
+    assert_eq!((shard.posted("alice"), shard.held("alice"), shard.journal.bookings().len()), (100, 60, bookings));
+    assert!(shard.journal.hold(&key(2, "alice")).is_none());
     // The ids are free, and a used one is what it was.
     assert!(is_posted(&shard.one(Operation::Transfer(transfer(2, "alice", "shop", 1)))));
     assert!(answer(&shard.one(dry(Operation::Transfer(transfer(2, "alice", "shop", 1))))).replayed);

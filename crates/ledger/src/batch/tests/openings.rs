@@ -156,7 +156,9 @@ fn an_opening_is_read_only_where_the_decision_can_depend_on_it() {
 fn without_its_first_entry_an_account_gets_no_verdict() {
     let mut shard = Shard::with(&["bank"]);
     shard.run(&[operation(0, "open"), operation(1, "pay 1")]);
-    shard.database.lose_opening(&id("alice"));
+    shard.journal.damage(|bookings| {
+        bookings.retain(|booking| booking.kind != BookingKind::Opened || booking.payer != id("alice"));
+    });
     let outcome = shard.decide_only(&operation(2, "open overdraft=5"));
     assert!(matches!(outcome, Outcome::Illegal(_)), "{outcome:?}");
     assert_eq!(summary(&shard.decide_only(&operation(2, "open"))), "replayed 0");

@@ -7,7 +7,7 @@
 use std::collections::hash_map::Entry::{Occupied, Vacant};
 
 use super::*;
-use crate::booking::Role;
+use crate::in_memory::{Journal, needed};
 
 const RUNS: u64 = 300;
 const BATCHES: usize = 60;
@@ -21,7 +21,7 @@ fn what_the_database_does_not_object_to_was_decided_with_care() {
         for batch in 0..BATCHES {
             let operations = world.batch();
             let optimistic = world.decide(Prior::Unknown, &operations);
-            let careful = world.decide(Prior::Loaded(world.database.stored(&operations)), &operations);
+            let careful = world.decide(Prior::Loaded(world.journal.stored(operations.iter())), &operations);
             let objection = world.objection(&optimistic);
             *ends.entry(objection.clone()).or_insert(0_u32) += 1;
             if objection.is_none() {
@@ -51,7 +51,7 @@ struct Decision {
 
 /// A shard's database, and clients that ask for this and that.
 struct World {
-    database: Database,
+    journal: Journal,
     /// The fold of the journal.
     accounts: BTreeMap<AccountId, Account>,
     openings: HashMap<AccountId, CreateAccount>,
@@ -61,7 +61,6 @@ struct World {
     /// Reversals that were reserved elsewhere.
     reserves: u128,
     now_us: i64,
-    next: Position,
     random: u64,
 }
 
@@ -76,8 +75,7 @@ impl World {
         Self {
             accounts: there().map(|account| (account.id.clone(), account.clone())).collect(),
             openings: there().map(|account| (account.id.clone(), CreateAccount::like(account))).collect(),
-            next: shard.next(),
-            database: shard.database,
+            journal: shard.journal,
             asked: Vec::new(),
             answers: HashMap::new(),
             reserves: 0,
@@ -164,9 +162,9 @@ impl World {
     }
 
     fn some_hold(&mut self) -> Option<(HoldKey, Hold)> {
-        let mut keys = self.database.hold_keys();
+        let mut keys = self.journal.keys(Role::Hold);
         let key = (!keys.is_empty()).then(|| keys.swap_remove(self.below(keys.len())))?;
-        let hold = self.database.hold(&key)?;
+        let hold = self.journal.hold(&key)?;
         Some((key, hold))
     }
 
@@ -198,8 +196,8 @@ impl World {
     }
 
     fn some_transfer(&mut self, wanted: impl Fn(&StoredTransfer) -> bool) -> Option<(TransferKey, StoredTransfer)> {
-        let keys = self.database.transfer_keys().into_iter();
-        let found = keys.filter_map(|key| Some((self.database.transfer(&key)?, key)));
+        let keys = self.journal.keys(Role::Transfer).into_iter();
+        let found = keys.filter_map(|key| Some((self.journal.transfer(&key)?, key)));
         let mut found: Vec<_> =
             found.filter(|(stored, _)| wanted(stored)).map(|(stored, key)| (key, stored)).collect();
         (!found.is_empty()).then(|| found.swap_remove(self.below(found.len())))
@@ -229,7 +227,7 @@ impl World {
     fn reversal(&mut self) -> Option<Operation> {
         let (key, original) = self.some_transfer(|stored| stored.state != TransferState::Pending)?;
         let whole = self.below(2) == 0;
-        let left = original.amount - self.database.original(&key)?.reversed;
+        let left = original.amount - self.journal.original(&key)?.reversed;
         let amount = if whole { left } else { self.amount() };
         let purpose = Purpose::Reversal { of: key.id, whole };
         if original.credit.as_str() != ELSEWHERE {
@@ -283,12 +281,12 @@ impl World {
 
     fn decide(&self, prior: Prior, operations: &[Operation]) -> Decision {
         let mut accounts = Accounts::with_capacity(1_000);
-        for id in operations.iter().flat_map(shard::needed) {
+        for id in operations.iter().flat_map(needed) {
             accounts.learn(id.clone(), self.accounts.get(&id).cloned());
         }
-        let named = self.database.named(&accounts, operations);
+        let named = self.journal.named(&accounts, operations.iter());
         let fence = |_: &AccountId| Ok(());
-        let mut batch = Batch::new(&mut accounts, prior, named, &fence, self.now_us, self.next);
+        let mut batch = Batch::new(&mut accounts, prior, named, &fence, self.now_us, self.journal.next_position());
         let outcomes = operations.iter().map(|operation| batch.apply(Request::UNORDERED, operation)).collect();
         let sure = batch.is_sure();
         let effects = batch.finish();
@@ -302,13 +300,13 @@ impl World {
         if !decision.sure {
             return Some("not sure".to_owned());
         }
-        let answered = self.database.objects_to(&decision.effects)?;
+        let answered = self.journal.objects_to(&decision.effects)?;
         Some(format!("{answered:?} was answered before"))
     }
 
     fn write(&mut self, decision: Decision) {
-        self.next = decision.effects.next_position;
-        let folded = self.database.write(decision.effects);
+        self.journal.append(decision.effects);
+        let folded = self.journal.fold();
         for (id, account) in &decision.accounts {
             assert_eq!(folded.accounts.get(id), Some(account), "{id} was decided to be other than its fold");
         }

@@ -78,7 +78,7 @@ fn across_shards_the_register_decides_how_much_is_left() {
         payees.one(settle(reversal, decided.verdict));
     }
     assert_eq!((payers.posted("alice"), payees.posted("bob")), (80, 50));
-    assert_eq!(payers.database.original(&paid.key()).unwrap().reversed, 30);
+    assert_eq!(payers.journal.original(&paid.key()).unwrap().reversed, 30);
 
     // Nothing left is known to the payee's shard already, and refused by the register all the same.
     let nothing = Transfer {
