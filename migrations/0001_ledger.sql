@@ -168,8 +168,9 @@ CREATE TABLE shardledger.journal (
     status           SMALLINT, -- kinds 1 and 2, with max_balance and metadata
     max_balance      BIGINT,
     CONSTRAINT journal_role CHECK (role = kind / 10),
-    CONSTRAINT journal_payer_available CHECK (payer_posted - payer_held >= -payer_overdraft),
-    CONSTRAINT journal_payee_available CHECK (payee_posted - payee_held >= -payee_overdraft)
+    -- Without an overdraft limit, posted - held can be below what a BIGINT holds, and is not computed.
+    CONSTRAINT journal_payer_available CHECK (payer_overdraft IS NULL OR payer_posted - payer_held >= -payer_overdraft),
+    CONSTRAINT journal_payee_available CHECK (payee_overdraft IS NULL OR payee_posted - payee_held >= -payee_overdraft)
 );
 -- The guard of idempotency. It compares what a row answers and not its kind: a rejected transfer that is sent again and decided as
 -- posted must collide.

@@ -41,8 +41,8 @@ CREATE TABLE ceiling.journal (
     status            SMALLINT,
     max_balance       BIGINT,
     CONSTRAINT journal_role CHECK (role = kind / 10),
-    CONSTRAINT journal_payer_available CHECK (payer_posted - payer_held >= -payer_overdraft),
-    CONSTRAINT journal_payee_available CHECK (payee_posted - payee_held >= -payee_overdraft)
+    CONSTRAINT journal_payer_available CHECK (payer_overdraft IS NULL OR payer_posted - payer_held >= -payer_overdraft),
+    CONSTRAINT journal_payee_available CHECK (payee_overdraft IS NULL OR payee_posted - payee_held >= -payee_overdraft)
 );
 CREATE UNIQUE INDEX journal_id ON ceiling.journal (id, payer, role) WHERE id IS NOT NULL;
 

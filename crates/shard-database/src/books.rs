@@ -47,6 +47,8 @@ pub enum Rule {
     Sum,
     /// A settlement ends a saga of the same content.
     Saga,
+    /// An id of a payer has one answer in each role, and the unique key that guards this is there.
+    Once,
     /// No more is reversed than was paid.
     Reversal,
     /// A booking about a hold fits the hold, and an account holds what remains of its holds.

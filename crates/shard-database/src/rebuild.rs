@@ -300,7 +300,29 @@ pub async fn finish(
         .await?;
     }
     check_reversals(connection, &leftovers.reversals, end, report).await?;
+    check_answers(connection, report).await?;
     Ok(leftovers.counts)
+}
+
+const ANSWERS_ARE_GUARDED: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_index \
+     WHERE indexrelid = pg_catalog.to_regclass('shardledger.journal_answer') AND indisunique AND indisvalid)";
+const ANSWERED_TWICE: &str = "SELECT id, payer, role, count(*) AS answers FROM shardledger.journal WHERE id IS NOT NULL \
+     GROUP BY id, payer, role HAVING count(*) > 1 LIMIT 100";
+
+/// While the unique key is there, no id has two answers. Without it, the whole journal is searched.
+async fn check_answers(connection: &mut PgConnection, report: Report<'_>) -> Result<(), sqlx::Error> {
+    if sqlx::query_scalar(ANSWERS_ARE_GUARDED).fetch_one(&mut *connection).await? {
+        return Ok(());
+    }
+    let detail = "the unique key is missing or not valid: an id can be used twice".to_owned();
+    report(Difference { rule: Rule::Once, subject: "journal_answer".to_owned(), detail });
+    for row in sqlx::query(ANSWERED_TWICE).fetch_all(connection).await? {
+        let (id, payer): (Uuid, &str) = (row.try_get("id")?, row.try_get("payer")?);
+        let (role, answers): (i16, i64) = (row.try_get("role")?, row.try_get("answers")?);
+        let detail = format!("debit {payer}: {answers} bookings of role {role} answer it");
+        report(Difference { rule: Rule::Once, subject: id.to_string(), detail });
+    }
+    Ok(())
 }
 
 /// Shows a row beside what the journal says, unless the row has changed since.

@@ -45,7 +45,7 @@ impl Invariant {
         match rule {
             Rule::Balance | Rule::Sum => Self::I1,
             Rule::Saga | Rule::SagaRow => Self::I2,
-            Rule::Reversal => Self::I4,
+            Rule::Once | Rule::Reversal => Self::I4,
             Rule::Hold | Rule::HoldRow => Self::I8,
             Rule::Floor => Self::I9,
             Rule::Chain | Rule::WaypointRow => Self::I10,

@@ -95,7 +95,7 @@ const DAMAGES: [Damage; 21] = [
         what: "an overdrawn moment",
         shard: 0,
         sql: "ALTER TABLE journal DROP CONSTRAINT journal_payer_available; UPDATE journal SET payer_overdraft = 0 WHERE payer LIKE '%payer' AND payer_version = 2",
-        mend: "UPDATE journal SET payer_overdraft = NULL WHERE payer LIKE '%payer' AND payer_version = 2; ALTER TABLE journal ADD CONSTRAINT journal_payer_available CHECK (payer_posted - payer_held >= -payer_overdraft)",
+        mend: "UPDATE journal SET payer_overdraft = NULL WHERE payer LIKE '%payer' AND payer_version = 2; ALTER TABLE journal ADD CONSTRAINT journal_payer_available CHECK (payer_overdraft IS NULL OR payer_posted - payer_held >= -payer_overdraft)",
         breaks: &["I9", "I13"],
     },
     Damage {

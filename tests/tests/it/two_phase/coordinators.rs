@@ -123,8 +123,9 @@ fn id_of(body: &Value) -> &str {
     body["id"].as_str().unwrap_or_default()
 }
 
-const PENDING: &str = "transfer WHERE status = 1 AND id";
-const DECIDED: &str = "register WHERE transfer_id";
+const PENDING: &str = "journal f WHERE role = 1 AND NOT EXISTS ( \
+     SELECT FROM journal s WHERE s.id = f.id AND s.payer = f.payer AND s.role = 2) AND id";
+const DECIDED: &str = "journal WHERE role = 3 AND id";
 
 /// The destination has heard nothing yet.
 pub async fn dies_after_the_reserve(cluster: &mut Cluster) -> anyhow::Result<()> {
