@@ -62,7 +62,7 @@ noticed() {
 }
 
 # What keeps a node from writing what it must not is no rule of the ledger, and clients see it only in a fault.
-in_the_node() { grep -q '^+++ b/shard-node/' "$1"; }
+in_the_node() { grep -qE '^\+\+\+ b/(shard-node|migrations)/' "$1"; }
 
 survived=0
 for patch in "$here"/[0-9]*.patch; do

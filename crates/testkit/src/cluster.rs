@@ -19,7 +19,7 @@ pub use member::Member;
 pub use placement::Placement;
 pub use status::{RouterStatus, ShardStatus, Status};
 
-use crate::{client::Client, leash::Leash, process::Process, programs::program, wait::until_every};
+use crate::{audit, client::Client, leash::Leash, process::Process, programs::program, wait::until_every};
 
 /// How long recovery from a fault may take, including the database's recovery, the supervisor's back-off and a busy
 /// machine's disk.
@@ -113,6 +113,16 @@ impl Cluster {
         Process::of(pid).with_context(|| format!("{member} (process {pid}) is gone"))
     }
 
+    /// Changes how often the node of a shard folds, and starts the node again.
+    pub async fn set_fold_interval(&mut self, shard: usize, interval: Duration) -> anyhow::Result<()> {
+        let id = &self.status.shards.get(shard).context("no such shard")?.id;
+        let path = self.data_dir.join("config").join(format!("{id}.toml"));
+        let config = std::fs::read_to_string(&path)?;
+        anyhow::ensure!(!config.contains("[lane]"), "{} has settings of the lane", path.display());
+        std::fs::write(&path, format!("{config}\n[lane]\nfold_interval_ms = {}\n", interval.as_millis()))?;
+        self.terminate_and_recover(Member::Node(shard)).await
+    }
+
     /// Sends `kill -9` to several members at once, and waits until the supervisor has restored them and the whole
     /// cluster.
     pub async fn kill_and_recover(&mut self, members: &[Member]) -> anyhow::Result<()> {
@@ -197,9 +207,11 @@ impl Cluster {
         run_with(&self.shardctl, &self.data_dir, variables, arguments).await
     }
 
-    /// Takes the cluster down and removes it. No process and no folder may be left, and no process may have panicked.
+    /// Takes the cluster down and removes it. Every row must be what the journal says, no process and no folder may be left,
+    /// and no process may have panicked.
     pub async fn finish(mut self) -> anyhow::Result<()> {
         self.no_panics()?;
+        audit::all_rebuild(&self).await?;
         let running = self.running().await?;
         let ended = tokio::task::block_in_place(|| self.leash.release())?;
         ensure!(ended.success(), "the cluster in {} could not be taken down", self.data_dir.display());

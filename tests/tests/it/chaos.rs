@@ -48,6 +48,10 @@ const MIX: Mix = Mix {
 async fn whatever_is_killed_every_acknowledged_transfer_is_there_once() -> anyhow::Result<()> {
     let seed = Seed::announce("chaos");
     let mut cluster = Cluster::start(4, 2).await?;
+    // One node always folds, one never does, and the others do it now and then.
+    cluster.set_fold_interval(0, Duration::from_millis(1)).await?;
+    cluster.set_fold_interval(1, Duration::from_secs(24 * 60 * 60)).await?;
+    cluster.set_fold_interval(2, Duration::from_millis(100)).await?;
     let (accounts, opening) = Accounts::open(&cluster, 8, &mut seed.random()).await?;
     let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
 
