@@ -170,9 +170,10 @@ impl<S: Store> Lane<S> {
                 self.refuse_waiting(Reason::Overloaded, "the fold has to catch up with what is committed");
                 continue;
             }
-            let shared = Arc::clone(&self.shared);
+            let (shared, tail) = (Arc::clone(&self.shared), self.tail.clone());
             let batch = tokio::select! {
                 biased;
+                () = tail.needs_lane() => continue,
                 batch = self.queue.next_batch() => batch,
                 () = shared.wait_for_readers() => {
                     if let Err(error) = self.refresh().await {
@@ -608,3 +609,6 @@ fn remedy_label(remedy: Remedy) -> &'static str {
 fn count_as_f64(count: usize) -> f64 {
     count as f64
 }
+
+#[cfg(test)]
+mod tests;

@@ -251,6 +251,17 @@ impl Tail {
         self.state().damaged.clone()
     }
 
+    /// Resolves when the fold has found that the lane must load the tail again, or must stop.
+    pub async fn needs_lane(&self) {
+        loop {
+            let progress = self.progress();
+            if self.is_outdated() || self.damaged().is_some() {
+                return;
+            }
+            progress.await;
+        }
+    }
+
     pub fn size(&self) -> Size {
         self.state().size()
     }

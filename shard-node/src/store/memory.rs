@@ -59,8 +59,6 @@ struct Tables {
 /// What happens to one of the next commits of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing happens.
-    Pass,
     /// The batch is committed, and the answer is lost.
     LoseAnswer,
     /// The connection breaks before the batch arrives.
