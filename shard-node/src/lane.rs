@@ -205,7 +205,7 @@ impl<S: Store> Lane<S> {
             let mut next = tokio::select! {
                 biased;
                 done = &mut flight.done => return self.land(flight, done).await,
-                next = self.queue.next_large_batch(), if !self.tail.is_full() => next,
+                next = self.queue.next_large_batch(), if !self.tail.is_full() && !self.tail.stops_lane() => next,
             };
             let mut ahead = self.decide_ahead(&mut next).await;
             let done = (&mut flight.done).await;

@@ -251,11 +251,17 @@ impl Tail {
         self.state().damaged.clone()
     }
 
-    /// Resolves when the fold has found that the lane must load the tail again, or must stop.
+    /// Whether the fold has found that the lane must load the tail again, or must stop.
+    pub fn stops_lane(&self) -> bool {
+        let state = self.state();
+        state.is_outdated || state.damaged.is_some()
+    }
+
+    /// Resolves when the lane must load the tail again, or must stop.
     pub async fn needs_lane(&self) {
         loop {
             let progress = self.progress();
-            if self.is_outdated() || self.damaged().is_some() {
+            if self.stops_lane() {
                 return;
             }
             progress.await;

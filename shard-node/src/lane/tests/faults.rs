@@ -101,6 +101,7 @@ async fn a_database_that_takes_no_writes_refuses_what_waits_and_heals() {
     }
     for _ in 0..20 {
         pause_ms(77).await;
+        assert_eq!(node.handle.status().state, LaneState::Recovering, "the lane itself tries to write");
         let reply = node.one(pay(4, "alice", "bank", 1)).await;
         assert_eq!(not_executed(&reply), Some(Reason::Unavailable), "{reply:?}");
     }

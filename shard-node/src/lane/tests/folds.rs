@@ -247,3 +247,27 @@ async fn waypoints_are_written_once_whatever_becomes_of_a_fold() {
     node.fold_everything().await;
     database.check_folded();
 }
+
+#[tokio::test(start_paused = true)]
+async fn damage_ends_a_run_of_large_batches() {
+    let database = folded_shard_with(&["bank", "alice", "till"]).await;
+    let node = Node::start(&database);
+    let large = |from: u128| (from..from + LARGE_BATCH as u128).map(|of| pay(of, "bank", "till", 1)).collect();
+    assert!(posted(&node.one(pay(1, "alice", "bank", 1)).await));
+    node.store.order([Fault::Stall]);
+    let first = node.submit(vec![pay(2, "alice", "bank", 1)]);
+    node.store.stalled(1).await;
+    let reads = node.store.account_reads();
+    let second = node.submit(large(10_000));
+    node.store.reads_accounts(reads + 1).await;
+    database.damage_row(&id("alice"), |row| row.version -= 1);
+    node.fold_once().await;
+    assert!(node.tail.damaged().is_some());
+    let third = node.submit(large(20_000));
+    pause_ms(10).await;
+    node.store.release();
+    assert!(posted(&first.await.unwrap()[0]) && second.await.unwrap().iter().all(posted), "they were under way");
+    let third = third.await.unwrap();
+    assert!(third.iter().all(|reply| not_executed(reply) == Some(Reason::Unavailable)), "{:?}", third[0]);
+    assert_eq!(bookings_of(&database, 20_000), 0);
+}
