@@ -303,7 +303,8 @@ impl Tail {
     /// Takes everything that is committed and not folded. `None`: there is nothing, or a fold is under way.
     pub fn begin_fold(&self) -> Option<Fold> {
         let mut state = self.state();
-        if state.folding.is_some() || state.current.to <= state.folded || state.is_outdated {
+        if state.folding.is_some() || state.current.to <= state.folded || state.is_outdated || state.damaged.is_some()
+        {
             return None;
         }
         let empty = Part { to: state.current.to, batch: state.current.batch, ..Part::default() };
