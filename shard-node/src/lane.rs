@@ -24,6 +24,7 @@
 mod decide;
 mod intake;
 mod load;
+mod recent_ids;
 mod work;
 
 use std::{
@@ -43,6 +44,7 @@ use wire::not_executed::Reason;
 use decide::Decided;
 use intake::{LARGE_BATCH, Queue, Shared};
 pub use intake::{LaneHandle, LaneState};
+use recent_ids::RecentIds;
 use work::Work;
 
 use crate::{
@@ -81,7 +83,9 @@ pub struct Lane<S: Store> {
     /// The shard's state that the accounts in memory and the tail belong to, and the timeline of the server; `None` before
     /// the first load.
     believed: Option<(ShardState, i64)>,
-    /// The last batch contained ids that were used before: look ids up before deciding, instead of after a conflict.
+    recent_ids: RecentIds,
+    /// The last batch contained ids that were used before and not suspected: all ids are looked up before deciding, instead
+    /// of after a conflict.
     careful: bool,
     /// What was found in the database may not be replicated yet: the next batch needs a booking of its own.
     needs_own_booking: bool,
@@ -142,6 +146,7 @@ impl<S: Store> Lane<S> {
             accounts: Accounts::with_capacity(config.cache_bytes),
             link: None,
             believed: None,
+            recent_ids: RecentIds::new(),
             careful: false,
             needs_own_booking: false,
             is_able: false,
@@ -340,7 +345,10 @@ impl<S: Store> Lane<S> {
     /// Takes in what is committed. Returns the outcomes, which may be answered now.
     fn committed(&mut self, decided: Decided, commit: Duration) -> Vec<Outcome> {
         let replays = decided.replays();
-        let Decided { group, outcomes, from, effects, changed, number, marks, scales, begun, .. } = decided;
+        let Decided { group, outcomes, from, effects, suspects, changed, number, marks, scales, begun, .. } = decided;
+        for booking in &effects.bookings {
+            self.recent_ids.remember(booking);
+        }
         let state = ShardState { next_position: effects.next_position.0, ..from };
         self.tail.commit(&effects.bookings, changed, number);
         self.shared.committed(group.len(), commit, effects.next_position);
@@ -359,7 +367,7 @@ impl<S: Store> Lane<S> {
         }
         self.needs_own_booking &= effects.is_empty();
         // Replays arrive in groups: stay careful while they do.
-        self.careful &= replays > 0;
+        self.careful &= replays > suspects;
         metrics::counter!(m::LANE_REPLAYS).increment(replays as u64);
         metrics::histogram!(m::LANE_COMMIT_SECONDS).record(commit);
         metrics::histogram!(m::LANE_BATCH_OPERATIONS).record(count_as_f64(group.len()));
@@ -477,7 +485,7 @@ impl<S: Store> Lane<S> {
         let (changed, undo) = self.accounts.finish_batch();
         let (group, outcomes, marks, scales, begun) =
             (Vec::new(), Vec::new(), Marks::default(), Vec::new(), Instant::now());
-        Ok(Decided { group, outcomes, from, effects, changed, undo, number, marks, scales, begun })
+        Ok(Decided { group, outcomes, from, effects, suspects: 0, changed, undo, number, marks, scales, begun })
     }
 
     /// Drops the sessions. What is in memory stays, and is brought up to date when there are new sessions.
@@ -547,6 +555,7 @@ impl<S: Store> Lane<S> {
             missing.retain(|id| !self.accounts.is_known(id));
             load::learn(&*self.store, &mut self.accounts, missing).await?;
             for booking in &bookings {
+                self.recent_ids.remember(booking);
                 if let Err(error) = self.accounts.apply(booking) {
                     self.accounts.abandon_batch();
                     return Err(error.into());

@@ -4,11 +4,12 @@
 //! on into [`Named`]. It applies the operations one by one and writes the bookings of [`Effects`] in one transaction. A
 //! decision becomes a booking, and the fold applies the booking to the accounts: no state changes in another way.
 //!
-//! There are two ways to know about ids that were used before:
+//! There are three ways to know about ids that were used before:
 //!
 //! * [`Prior::Unknown`], the optimistic way. Every id is taken to be new. The database's unique key objects when that is
 //!   wrong; the batch is taken back and decided again. [`Batch::is_sure`] is false where an answer leaves no booking
 //!   that the database could object to.
+//! * [`Prior::Suspected`], the same, except that what the database holds under some of the ids is known.
 //! * [`Prior::Loaded`], the careful way. What the database holds under the batch's ids is known, and replays are
 //!   answered from it.
 //!

@@ -7,6 +7,7 @@ use ledger::{
     AccountId, AssetCode, Position,
     accounts::{BatchNumber, Changed, Undo},
     batch::{Batch, Effects, Prior},
+    operation::Operation,
     outcome::{HoldAnswer, HoldOutcome, Outcome, TransferAnswer, TransferOutcome},
 };
 use shard_database::ShardState;
@@ -28,6 +29,8 @@ pub struct Decided {
     /// The state that the batch was decided on.
     pub from: ShardState,
     pub effects: Effects,
+    /// How many operations were suspected to be replays.
+    pub suspects: usize,
     /// The accounts that the batch changed, and how to take the changes back.
     pub changed: Vec<Changed>,
     pub undo: Undo,
@@ -61,7 +64,15 @@ impl<S: Store> Lane<S> {
         let operations = || group.iter().map(|index| work.operation(*index));
         load::accounts(&*self.store, &mut self.accounts, operations()).await?;
         let named = load::named(&*self.store, &self.tail, &self.accounts, operations()).await?;
-        let prior = if self.careful { load::prior(&*self.store, operations()).await? } else { Prior::Unknown };
+        let suspects: Vec<&Operation> = operations().filter(|operation| self.recent_ids.suspect(operation)).collect();
+        let prior = if self.careful {
+            Prior::Loaded(load::stored(&*self.store, operations()).await?)
+        } else if suspects.is_empty() {
+            Prior::Unknown
+        } else {
+            Prior::Suspected(load::stored(&*self.store, suspects.iter().copied()).await?)
+        };
+        let suspects = suspects.len();
 
         self.now_us = self.now_us.max(self.clock.now_us());
         let deciding = Instant::now();
@@ -89,7 +100,7 @@ impl<S: Store> Lane<S> {
         let (changed, undo) = self.accounts.finish_batch();
         let marks = work.marks_beyond(&group, &self.stored_marks);
         metrics::histogram!(m::LANE_DECIDE_SECONDS).record(deciding.elapsed());
-        Ok(Decided { group, outcomes, from, effects, changed, undo, number, marks, scales, begun })
+        Ok(Decided { group, outcomes, from, effects, suspects, changed, undo, number, marks, scales, begun })
     }
 }
 

@@ -4,7 +4,7 @@
 use ledger::{
     AccountId, HoldKey, TransferKey,
     accounts::Accounts,
-    batch::{Named, Openings, Prior},
+    batch::{Named, Openings, Stored},
     operation::Operation,
 };
 
@@ -114,7 +114,7 @@ pub async fn named(
 }
 
 /// Loads what the journal holds under the operations' ids.
-pub async fn prior(store: &impl Store, operations: impl Iterator<Item = &Operation>) -> Result<Prior, StoreError> {
+pub async fn stored(store: &impl Store, operations: impl Iterator<Item = &Operation>) -> Result<Stored, StoreError> {
     let mut transfers: Vec<TransferKey> = Vec::new();
     let mut registers: Vec<TransferKey> = Vec::new();
     for operation in operations {
@@ -136,5 +136,5 @@ pub async fn prior(store: &impl Store, operations: impl Iterator<Item = &Operati
             | Operation::DryRun(_) => {}
         }
     }
-    store.stored(&transfers, &registers).await.map(Prior::Loaded)
+    store.stored(&transfers, &registers).await
 }

@@ -11,8 +11,28 @@ use crate::{
 /// What is known of ids used before this batch.
 #[derive(Debug)]
 pub enum Prior {
+    /// Nothing. Every id is taken to be new.
     Unknown,
+    /// What the database holds under some of the ids. Every other id is taken to be new.
+    Suspected(Stored),
+    /// What the database holds under all ids.
     Loaded(Stored),
+}
+
+impl Prior {
+    pub(super) fn stored(&self) -> Option<&Stored> {
+        match self {
+            Self::Unknown => None,
+            Self::Suspected(stored) | Self::Loaded(stored) => Some(stored),
+        }
+    }
+
+    pub(super) fn stored_mut(&mut self) -> Option<&mut Stored> {
+        match self {
+            Self::Unknown => None,
+            Self::Suspected(stored) | Self::Loaded(stored) => Some(stored),
+        }
+    }
 }
 
 /// What the database holds under a batch's ids.

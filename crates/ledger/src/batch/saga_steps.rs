@@ -1,6 +1,6 @@
 //! Steps 2 and 3 of a saga: the verdict at the credit account's shard, and its consequence at the debit account's.
 
-use super::{Aside, Batch, Draft, Prior, holds::outcome_of};
+use super::{Aside, Batch, Draft, holds::outcome_of};
 use crate::{
     HoldKey, Refused,
     booking::{BookingKind, Extra},
@@ -16,7 +16,7 @@ impl Batch<'_> {
         if let Err(not_owner) = (self.fence)(&decide.credit) {
             return Outcome::NotOwner(not_owner);
         }
-        if let Prior::Loaded(stored) = &self.prior
+        if let Some(stored) = self.prior.stored()
             && let Some(register) = stored.registers.get(&decide.key())
         {
             let same = register.credit == decide.credit
@@ -67,7 +67,7 @@ impl Batch<'_> {
             self.note_reversal(of, &decide.credit, decide.amount);
         }
         let at_us = register.decided_at_us;
-        if let Prior::Loaded(known) = &mut self.prior {
+        if let Some(known) = self.prior.stored_mut() {
             known.registers.insert(decide.key(), register);
         }
         Outcome::Decided(Decided { verdict, at_us, replayed: false })
@@ -92,10 +92,7 @@ impl Batch<'_> {
         if settle.verdict == Verdict::Credited && !settle.reserved {
             return illegal("credited, but nothing was reserved");
         }
-        let known = match &self.prior {
-            Prior::Loaded(stored) => stored.transfers.get(&settle.key()),
-            Prior::Unknown => None,
-        };
+        let known = self.prior.stored().and_then(|stored| stored.transfers.get(&settle.key()));
         // Sagas under way are always known. Of any other transfer only the careful way knows.
         let Some(transfer) = known.or_else(|| self.sagas.get(&settle.key())) else {
             return illegal("settled, but it was never reserved here");
@@ -131,7 +128,7 @@ impl Batch<'_> {
             Ok(settled) => settled,
             Err(aside) => return outcome_of(aside),
         };
-        if let Prior::Loaded(known) = &mut self.prior
+        if let Some(known) = self.prior.stored_mut()
             && let Some(transfer) = known.transfers.get_mut(&settle.key())
         {
             settled.write_to(transfer);

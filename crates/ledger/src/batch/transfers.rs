@@ -1,6 +1,6 @@
 //! Transfers: payments, captures of holds, reversals. Checked in the contract's order, booked, and stored under their id.
 
-use super::{Aside, Batch, Draft, Prior, Request};
+use super::{Aside, Batch, Draft, Request};
 use crate::{
     Hold, HoldKey, Refusal, Refused, Side,
     booking::{BookingKind, Extra},
@@ -169,7 +169,7 @@ impl Batch<'_> {
         if matches!(kind, BookingKind::Reserved | BookingKind::Presumed) {
             self.sagas.insert(transfer.key(), stored.clone());
         }
-        if let Prior::Loaded(known) = &mut self.prior {
+        if let Some(known) = self.prior.stored_mut() {
             known.transfers.insert(transfer.key(), stored);
         }
         Ok(outcome)
@@ -199,10 +199,7 @@ impl Batch<'_> {
     // === ids ===
 
     fn stored_transfer(&self, transfer: &Transfer) -> Option<&StoredTransfer> {
-        match &self.prior {
-            Prior::Unknown => None,
-            Prior::Loaded(stored) => stored.transfers.get(&transfer.key()),
-        }
+        self.prior.stored()?.transfers.get(&transfer.key())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, hash::Hash};
 
-use super::{Aside, Batch, HoldKey, KnownHold, Original, Prior, Request};
+use super::{Aside, Batch, HoldKey, KnownHold, Original, Request};
 use crate::{
     AccountId, Position, Refusal, Refused, TransferKey,
     accounts::Snapshot,
@@ -106,7 +106,7 @@ impl Batch<'_> {
             if role == Role::Transfer {
                 self.sagas.remove(&key);
             }
-            if let Prior::Loaded(known) = &mut self.prior {
+            if let Some(known) = self.prior.stored_mut() {
                 match role {
                     Role::Transfer => drop(known.transfers.remove(&key)),
                     Role::Register => drop(known.registers.remove(&key)),

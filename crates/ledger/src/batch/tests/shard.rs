@@ -25,7 +25,7 @@ pub struct Known {
 impl Known {
     pub fn of(batch: &mut Batch<'_>) -> Self {
         let stored = match std::mem::replace(&mut batch.prior, Prior::Unknown) {
-            Prior::Loaded(stored) => stored,
+            Prior::Suspected(stored) | Prior::Loaded(stored) => stored,
             Prior::Unknown => Stored::default(),
         };
         let holds = batch.holds.keys().filter_map(|key| Some((key.clone(), batch.hold(key)?.clone())));

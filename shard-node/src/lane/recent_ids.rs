@@ -1,0 +1,87 @@
+//! The ids that the shard used last, so that a repeated request is looked up before it is decided.
+//!
+//! A replay that nothing suspects costs a failed transaction, and another decision with all ids looked up. Requests are
+//! repeated within seconds or minutes as a rule, so a small memory finds nearly all of them. The memory may forget an id and
+//! may take a new id for a used one; either costs time and changes no answer.
+
+use std::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
+use ledger::{Booking, TransferId, booking::Role, operation::Operation};
+
+/// Ids remembered, a power of two. Each takes four bytes.
+const PLACES: usize = 1 << 20;
+
+#[derive(Debug)]
+pub struct RecentIds {
+    /// A part of the hash of the id that was remembered last in each place.
+    places: Box<[u32]>,
+    hasher: FixedState,
+}
+
+impl RecentIds {
+    pub fn new() -> Self {
+        Self { places: vec![0; PLACES].into(), hasher: FixedState::default() }
+    }
+
+    /// Remembers what a booking answers.
+    pub fn remember(&mut self, booking: &Booking) {
+        // Holds are always looked up.
+        let role = booking.kind.role();
+        if let (Some(id), Role::Transfer | Role::Settlement | Role::Register) = (booking.id, role) {
+            let (place, part) = self.place_of(id, role);
+            self.places[place] = part;
+        }
+    }
+
+    fn contains(&self, id: TransferId, role: Role) -> bool {
+        let (place, part) = self.place_of(id, role);
+        self.places[place] == part
+    }
+
+    /// Whether an id of the operation may have been used.
+    pub fn suspect(&self, operation: &Operation) -> bool {
+        match operation {
+            Operation::Transfer(transfer) => self.contains(transfer.id, Role::Transfer),
+            Operation::AtomicTransfers(items) => items.iter().any(|item| self.contains(item.id, Role::Transfer)),
+            Operation::Settle(settle) => self.contains(settle.id, Role::Settlement),
+            Operation::Decide(decide) => self.contains(decide.id, Role::Register),
+            Operation::DryRun(operation) => self.suspect(operation),
+            Operation::CreateAccount(_)
+            | Operation::UpdateAccount(_)
+            | Operation::PlaceHold(_)
+            | Operation::ReleaseHold(_)
+            | Operation::ExpireHold(_) => false,
+        }
+    }
+
+    fn place_of(&self, id: TransferId, role: Role) -> (usize, u32) {
+        let hash = self.hasher.hash_one((id, role));
+        let place = usize::try_from(hash % PLACES as u64).unwrap_or(0);
+        // An empty place holds 0, which no id has.
+        (place, u32::try_from(hash >> 32).unwrap_or(0) | 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ledger::{AccountId, Position};
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn an_id_is_suspected_in_the_role_in_which_it_was_used() {
+        let id = TransferId(Uuid::from_u128(7));
+        let mut booking = Booking::marker(Position(1), 0);
+        booking.id = Some(id);
+        booking.payer = AccountId::client("payer").unwrap();
+        booking.kind = ledger::BookingKind::Reserved;
+        let mut recent = RecentIds::new();
+        assert!(!recent.contains(id, Role::Transfer));
+        recent.remember(&booking);
+        assert!(recent.contains(id, Role::Transfer));
+        assert!(!recent.contains(id, Role::Settlement), "a saga is settled under the id that it was reserved under");
+        assert!(!recent.contains(TransferId(Uuid::from_u128(8)), Role::Transfer));
+    }
+}
