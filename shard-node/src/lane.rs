@@ -212,6 +212,8 @@ impl<S: Store> Lane<S> {
                 done = &mut flight.done => return self.land(flight, done).await,
                 next = self.queue.next_large_batch(), if !self.tail.is_full() && !self.tail.stops_lane() => next,
             };
+            // The message of the last batch leaves first.
+            tokio::task::yield_now().await;
             let mut ahead = self.decide_ahead(&mut next).await;
             let done = (&mut flight.done).await;
             if done.is_err()

@@ -112,7 +112,13 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     if cli.check_config {
         return Ok(());
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start tokio")?;
+    // The lane is one task. Around it, a second thread would cost more in wake-ups between threads than it takes off the
+    // first one (docs/performance.md).
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .context("cannot start tokio")?;
     runtime.block_on(async {
         match cli.command {
             None => serve::serve(config, cli.alone).await,

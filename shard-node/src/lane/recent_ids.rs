@@ -9,19 +9,25 @@ use std::hash::BuildHasher;
 use foldhash::fast::FixedState;
 use ledger::{Booking, TransferId, booking::Role, operation::Operation};
 
-/// Ids remembered, a power of two. Each takes four bytes.
-const PLACES: usize = 1 << 20;
+/// Groups of places, a power of two. An id belongs to one group.
+const GROUPS: usize = 1 << 20;
+/// Ids remembered for each group: the last ones. All groups together remember about eight million ids in 32 MiB.
+const PLACES: usize = 8;
 
 #[derive(Debug)]
 pub struct RecentIds {
-    /// A part of the hash of the id that was remembered last in each place.
-    places: Box<[u32]>,
+    groups: Box<[Group]>,
     hasher: FixedState,
 }
 
+/// Parts of the hashes of ids, the newest first; 0 where there is none. A group does not cross a cache line.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(align(32))]
+struct Group([u32; PLACES]);
+
 impl RecentIds {
     pub fn new() -> Self {
-        Self { places: vec![0; PLACES].into(), hasher: FixedState::default() }
+        Self { groups: vec![Group::default(); GROUPS].into(), hasher: FixedState::default() }
     }
 
     /// Remembers what a booking answers.
@@ -29,14 +35,16 @@ impl RecentIds {
         // Holds are always looked up.
         let role = booking.kind.role();
         if let (Some(id), Role::Transfer | Role::Settlement | Role::Register) = (booking.id, role) {
-            let (place, part) = self.place_of(id, role);
-            self.places[place] = part;
+            let (group, part) = self.place_of(id, role);
+            let Group(parts) = &mut self.groups[group];
+            parts.copy_within(..PLACES - 1, 1);
+            parts[0] = part;
         }
     }
 
     fn contains(&self, id: TransferId, role: Role) -> bool {
-        let (place, part) = self.place_of(id, role);
-        self.places[place] == part
+        let (group, part) = self.place_of(id, role);
+        self.groups[group].0.contains(&part)
     }
 
     /// Whether an id of the operation may have been used.
@@ -57,9 +65,9 @@ impl RecentIds {
 
     fn place_of(&self, id: TransferId, role: Role) -> (usize, u32) {
         let hash = self.hasher.hash_one((id, role));
-        let place = usize::try_from(hash % PLACES as u64).unwrap_or(0);
+        let group = usize::try_from(hash % GROUPS as u64).unwrap_or(0);
         // An empty place holds 0, which no id has.
-        (place, u32::try_from(hash >> 32).unwrap_or(0) | 1)
+        (group, u32::try_from(hash >> 32).unwrap_or(0) | 1)
     }
 }
 
