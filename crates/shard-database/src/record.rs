@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use crate::{schema, server::ServerId};
 
-/// What every write depends on. The fence compares all four (ADR 1).
+/// What every write depends on. The fence compares all four (ADR 9). The next position follows the
+/// highest in the journal; the others are columns of `shard_state`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShardState {
     pub next_position: i64,

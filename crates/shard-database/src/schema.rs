@@ -1,7 +1,7 @@
 //! The migrations, and which of them a database has.
 //!
 //! Migrations only go forward; each one carries the schema version that it produces. The version is a column of
-//! `shard_state`, which every write compares (ADR 1). A migration therefore locks out writers of the previous
+//! `shard_state`, which every write compares (ADR 9). A migration therefore locks out writers of the previous
 //! version, and a node that is too old stops with a message. No program migrates on its own: `shard-node init`
 //! creates a new database, and `shard-node migrate` updates an old one.
 

@@ -42,10 +42,9 @@ pub enum StoreError {
 pub enum Remedy {
     /// The database is unreachable or cannot write: drop the session and try again later.
     Reconnect,
-    /// The batch was decided on a wrong assumption (a used id, a changed account): decide it again from what the
-    /// database says.
+    /// The batch was decided on a wrong assumption (an id that was used before): look the ids up and decide it again.
     Redecide,
-    /// Read the shard's state again; nothing in memory is valid.
+    /// Read the shard's state again and what was appended since, then decide the batch again.
     Reload,
     /// A retry cannot succeed.
     Report,

@@ -1,8 +1,8 @@
 //! What accounts were opened with: a creation that comes again is compared with it, since the account may have been changed
 //! between its first answer, which was lost, and now.
 //!
-//! It is in the first booking of an account's chain, some way from where the chain is entered. So it is looked up only where the
-//! decision can depend on it.
+//! It is in the booking that opened the account ([`Account::opened`]). Reading the booking costs a round trip, so it is read only
+//! where the decision can depend on it.
 
 use std::collections::{HashMap, HashSet};
 
