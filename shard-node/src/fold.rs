@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -34,7 +34,6 @@ pub async fn run<S: Store>(store: Arc<S>, tail: Tail, interval: Duration, shutdo
             () = tail.is_half_full() => {}
         }
         next = Instant::now() + interval;
-        metrics::gauge!(m::FOLD_TAIL_ROWS).set(as_f64(tail.size().bookings));
         let Some(fold) = tail.begin_fold() else { continue };
         let begun = Instant::now();
         match write(&*store, fold).await {
@@ -61,25 +60,26 @@ pub async fn run<S: Store>(store: Arc<S>, tail: Tail, interval: Duration, shutdo
                 }
                 is_failing = true;
                 tail.fold_failed();
-                next = Instant::now() + RETRY_PAUSE.min(interval);
+                // A tail that is half full does not shorten the pause.
+                if shutdown.run_until_cancelled(sleep(RETRY_PAUSE)).await.is_none() {
+                    return;
+                }
+                next = Instant::now();
             }
         }
-        metrics::gauge!(m::FOLD_TAIL_ROWS).set(as_f64(tail.size().bookings));
+        tail.report_size();
     }
 }
 
 /// Returns `false` if another node has folded since the tail was loaded.
-async fn write(store: &impl Store, mut fold: Fold) -> Result<bool, StoreError> {
-    metrics::counter!(m::FOLD_ACCOUNTS).increment(fold.accounts.len() as u64);
-    // In the order of the index, so that each page is written once.
-    fold.accounts.sort_unstable_by(|a, b| a.account.id.cmp(&b.account.id));
-    for chunk in fold.accounts.chunks(CHUNK) {
-        store.fold_accounts(fold.step.incarnation, chunk).await?;
+async fn write(store: &impl Store, fold: Fold) -> Result<bool, StoreError> {
+    // In the order of the index, so that each page is written once. To sort a large tail takes longer than the lane may wait for
+    // the thread.
+    let sorted = tokio::task::spawn_blocking(move || (fold.ids_in_order(), fold));
+    let (ids, fold) = sorted.await.map_err(|_| StoreError::Superseded)?;
+    for chunk in ids.chunks(CHUNK) {
+        store.fold_accounts(fold.step.incarnation, &fold.states(chunk)).await?;
+        metrics::counter!(m::FOLD_ACCOUNTS).increment(chunk.len() as u64);
     }
     store.finish_fold(&fold.step).await
-}
-
-#[allow(clippy::cast_precision_loss, reason = "a tail has far fewer than 2^52 bookings")]
-fn as_f64(count: usize) -> f64 {
-    count as f64
 }

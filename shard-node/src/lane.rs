@@ -173,6 +173,9 @@ impl<S: Store> Lane<S> {
             if !self.has_room().await {
                 metrics::counter!(m::LANE_QUEUE_FULL).increment(1);
                 self.refuse_waiting(Reason::Overloaded, "the fold has to catch up with what is committed");
+                if shutdown.is_cancelled() {
+                    break;
+                }
                 continue;
             }
             let (shared, tail) = (Arc::clone(&self.shared), self.tail.clone());
@@ -310,8 +313,13 @@ impl<S: Store> Lane<S> {
             if let Err(error) = self.able_to_write().await {
                 self.report_unreachable(&error);
                 self.refuse_waiting(Reason::Unavailable, &error.to_string());
-                if !work.refuse_certain(Reason::Unavailable, &error.to_string()) {
-                    tokio::time::sleep(RECONNECT_PAUSE).await;
+                if work.refuse_certain(Reason::Unavailable, &error.to_string()) {
+                    continue;
+                }
+                // No retry can succeed on a damaged shard. What is in doubt is answered as such.
+                match error {
+                    StoreError::Corrupt(why) => work.give_up(&group, &why),
+                    _ => tokio::time::sleep(RECONNECT_PAUSE).await,
                 }
                 continue;
             }
@@ -381,6 +389,7 @@ impl<S: Store> Lane<S> {
     fn finish(&mut self, work: Work) {
         self.accounts.evict(self.tail.folded_batch());
         self.shared.set_cached(self.accounts.len());
+        self.tail.report_size();
         self.shared.release(work.weight());
         work.send();
     }

@@ -104,7 +104,7 @@ pub trait Store: Send + Sync + 'static {
     fn fold_accounts(
         &self,
         incarnation: i64,
-        accounts: &[FoldedAccount],
+        accounts: &[&FoldedAccount],
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Advances the projections that reach exactly to a position. Returns `false` if another writer has advanced them

@@ -17,6 +17,7 @@ use ledger::{
 };
 use tokio::sync::Notify;
 
+use crate::metric_definitions as m;
 use crate::store::{FoldStep, Folded, FoldedAccount, StoreError, Waypoint};
 
 /// Each failed attempt at a saga doubles the pause, up to this many microseconds.
@@ -60,7 +61,7 @@ struct State {
     folded_batch: BatchNumber,
     current: Part,
     /// What the fold is writing.
-    folding: Option<Part>,
+    folding: Option<Arc<Part>>,
     sagas: HashMap<TransferKey, OpenSaga>,
     /// Another writer has advanced the projections: the lane must load the tail again.
     is_outdated: bool,
@@ -69,7 +70,7 @@ struct State {
 }
 
 /// A stretch of the journal.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Part {
     accounts: HashMap<AccountId, FoldedAccount, foldhash::fast::RandomState>,
     waypoints: HashMap<AccountId, Vec<Waypoint>>,
@@ -113,8 +114,22 @@ impl Size {
 /// What the fold has to write.
 #[derive(Debug)]
 pub struct Fold {
-    pub accounts: Vec<FoldedAccount>,
+    part: Arc<Part>,
     pub step: FoldStep,
+}
+
+impl Fold {
+    /// The accounts to write, in the order of their ids.
+    pub fn ids_in_order(&self) -> Vec<AccountId> {
+        let mut ids: Vec<AccountId> = self.part.accounts.keys().cloned().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// The newest committed states of these accounts.
+    pub fn states<'f>(&'f self, ids: &'f [AccountId]) -> Vec<&'f FoldedAccount> {
+        ids.iter().filter_map(|id| self.part.accounts.get(id)).collect()
+    }
 }
 
 /// What the tail knows of one account.
@@ -272,6 +287,12 @@ impl Tail {
         self.state().size()
     }
 
+    /// Sets the gauge of what is not folded.
+    #[allow(clippy::cast_precision_loss, reason = "a tail has far fewer than 2^52 bookings")]
+    pub fn report_size(&self) {
+        metrics::gauge!(m::FOLD_TAIL_ROWS).set(self.size().bookings as f64);
+    }
+
     /// Whether the lane has to wait for the fold.
     pub fn is_full(&self) -> bool {
         self.size().reaches(self.0.bounds)
@@ -318,37 +339,39 @@ impl Tail {
             ended.iter().copied().filter(|position| begun.binary_search(position).is_ok()).collect();
         begun.retain(|position| both.binary_search(position).is_err());
         ended.retain(|position| both.binary_search(position).is_err());
-        let fold = Fold {
-            accounts: part.accounts.values().cloned().collect(),
-            step: FoldStep {
-                incarnation: state.incarnation,
-                from: state.folded,
-                to: part.to,
-                waypoints: part.waypoints.values().flatten().cloned().collect(),
-                begun,
-                ended,
-            },
+        let step = FoldStep {
+            incarnation: state.incarnation,
+            from: state.folded,
+            to: part.to,
+            waypoints: part.waypoints.values().flatten().cloned().collect(),
+            begun,
+            ended,
         };
-        state.folding = Some(part);
-        Some(fold)
+        let part = Arc::new(part);
+        state.folding = Some(Arc::clone(&part));
+        Some(Fold { part, step })
     }
 
     /// The fold is in the database.
     pub fn folded(&self) {
         let mut state = self.state();
-        if let Some(part) = state.folding.take() {
+        let part = state.folding.take();
+        if let Some(part) = &part {
             state.folded = part.to;
             state.folded_batch = part.batch;
             state.generation += 1;
         }
         drop(state);
+        // A large part takes long to free. Nobody waits for the lock meanwhile.
+        drop(part);
         self.0.progress.notify_waiters();
     }
 
     /// The fold failed: what it took is not folded.
     pub fn fold_failed(&self) {
         let mut state = self.state();
-        let Some(mut part) = state.folding.take() else { return };
+        let Some(part) = state.folding.take() else { return };
+        let mut part = Arc::unwrap_or_clone(part);
         let newer = std::mem::take(&mut state.current);
         part.extend(newer);
         state.current = part;
@@ -445,7 +468,7 @@ impl Tail {
 
 impl State {
     fn parts(&self) -> impl Iterator<Item = &Part> {
-        std::iter::once(&self.current).chain(&self.folding)
+        std::iter::once(&self.current).chain(self.folding.as_deref())
     }
 
     fn size(&self) -> Size {

@@ -100,10 +100,10 @@ const INCARNATION: &str = "SELECT incarnation FROM shardledger.shard_state";
 /// # Errors
 /// [`StoreError::Fenced`] when the database was accepted anew. [`StoreError::Corrupt`] when a row is missing, or does not
 /// lead to the state that is to replace it.
-pub async fn fold(session: &mut Session, incarnation: i64, accounts: &[FoldedAccount]) -> Result<(), StoreError> {
+pub async fn fold(session: &mut Session, incarnation: i64, accounts: &[&FoldedAccount]) -> Result<(), StoreError> {
     // Most folds change balances alone, and the attributes of an account are larger than its balances.
     let with_attributes = accounts.iter().any(|a| a.attributes_changed);
-    let all = |field: fn(&FoldedAccount) -> i64| accounts.iter().map(field).collect::<Vec<i64>>();
+    let all = |field: fn(&FoldedAccount) -> i64| accounts.iter().map(|a| field(a)).collect::<Vec<i64>>();
     let ids: Vec<&str> = accounts.iter().map(|a| a.account.id.as_str()).collect();
     let versions = all(|a| a.account.version);
     let heads = all(|a| a.account.head.0);

@@ -338,7 +338,7 @@ impl Tables {
     }
 
     /// As the statements `FOLD` and `FOLD_BALANCES`.
-    fn fold_accounts(&mut self, incarnation: i64, accounts: &[FoldedAccount]) -> Result<(), StoreError> {
+    fn fold_accounts(&mut self, incarnation: i64, accounts: &[&FoldedAccount]) -> Result<(), StoreError> {
         if self.incarnation != incarnation {
             return Err(StoreError::Fenced);
         }
@@ -680,7 +680,7 @@ impl Store for Memory {
         }
     }
 
-    async fn fold_accounts(&self, incarnation: i64, accounts: &[FoldedAccount]) -> Result<(), StoreError> {
+    async fn fold_accounts(&self, incarnation: i64, accounts: &[&FoldedAccount]) -> Result<(), StoreError> {
         self.fold_step(|tables| tables.fold_accounts(incarnation, accounts)).await
     }
 

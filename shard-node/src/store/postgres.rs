@@ -109,6 +109,11 @@ impl Postgres {
     /// The folding session, opened on first use.
     async fn folder(&self) -> Result<Held<'_>, StoreError> {
         let mut folder = self.folder.lock().await;
+        // A database that is refused, after a migration by a newer version for example, is left alone.
+        if self.gate.closed().is_some() {
+            *folder = None;
+            return Err(StoreError::Superseded);
+        }
         if folder.as_ref().is_none_or(|session| !self.gate.serves(session.server())) {
             *folder = None;
             *folder = Some(Session::connect(&self.config, &self.gate, Purpose::Writes, "shardledger-fold").await?.0);
@@ -310,7 +315,7 @@ impl Store for Postgres {
         Ok(())
     }
 
-    async fn fold_accounts(&self, incarnation: i64, accounts: &[FoldedAccount]) -> Result<(), StoreError> {
+    async fn fold_accounts(&self, incarnation: i64, accounts: &[&FoldedAccount]) -> Result<(), StoreError> {
         let held = self.folder().await?;
         held.run(async |session| account::fold(session, incarnation, accounts).await).await
     }
