@@ -52,6 +52,7 @@ use crate::{
     config::LaneConfig,
     gate::Gate,
     metric_definitions as m,
+    short_timer::ShortTimer,
     store::{CommitFailure, Opened, Store, StoreError, error::Remedy, ownership::Ownership},
     tail::Tail,
 };
@@ -66,6 +67,9 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long the lane waits for the fold before it refuses what waits.
 const FOLD_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Longest rest between two commits of small batches.
+const LONGEST_REST: Duration = Duration::from_millis(1);
 
 /// Bookings read at once while the lane catches up.
 const CATCH_UP_PAGE: i64 = 20_000;
@@ -91,6 +95,12 @@ pub struct Lane<S: Store> {
     needs_own_booking: bool,
     /// The last attempt to become able to write succeeded.
     is_able: bool,
+    /// How long the lane rests before the next batch. A commit costs the same whatever it holds, so that commits of a few
+    /// operations that follow each other at once take the processor from the rest of the system, and leave every batch small.
+    /// The lane rests for as long as the last commit took. A lone operation does not wait: after a commit of one, there is no
+    /// rest.
+    rest: Duration,
+    timer: ShortTimer,
     now_us: i64,
     /// The marks of other shards that this lane has stored.
     stored_marks: Marks,
@@ -133,7 +143,7 @@ impl<S: Store> Lane<S> {
         tail: Tail,
         tasks: Tasks,
         config: &LaneConfig,
-    ) -> (Self, LaneHandle) {
+    ) -> std::io::Result<(Self, LaneHandle)> {
         let (queue, handle) = intake::channel(config, gate.clone(), tail.clone());
         let lane = Self {
             gate,
@@ -150,11 +160,13 @@ impl<S: Store> Lane<S> {
             careful: false,
             needs_own_booking: false,
             is_able: false,
+            rest: Duration::ZERO,
+            timer: ShortTimer::new()?,
             now_us: 0,
             stored_marks: Marks::default(),
             unwritable: None,
         };
-        (lane, handle)
+        Ok((lane, handle))
     }
 
     /// Serves until `shutdown`, then finishes what is queued.
@@ -194,6 +206,10 @@ impl<S: Store> Lane<S> {
             match batch {
                 Some(work) => self.carry_out_ahead(work).await,
                 None => break,
+            }
+            let rest = std::mem::take(&mut self.rest);
+            if !rest.is_zero() {
+                self.timer.sleep(rest).await;
             }
         }
         self.shared.set_state(LaneState::Draining);
@@ -376,6 +392,10 @@ impl<S: Store> Lane<S> {
             self.gate.observe_peer(number, mark);
         }
         self.needs_own_booking &= effects.is_empty();
+        self.rest = match group.len() {
+            2..LARGE_BATCH => commit.min(LONGEST_REST),
+            _ => Duration::ZERO,
+        };
         // Replays arrive in groups: stay careful while they do.
         self.careful &= replays > suspects;
         metrics::counter!(m::LANE_REPLAYS).increment(replays as u64);

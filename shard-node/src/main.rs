@@ -20,6 +20,7 @@ mod peers;
 mod reads;
 mod rpc;
 mod serve;
+mod short_timer;
 mod store;
 mod tail;
 

@@ -64,7 +64,8 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
     let store = Arc::new(Postgres::new(config.database.clone(), gate.clone()));
     let tail = Tail::new(config.lane.tail_bounds());
     let (lane, handle) =
-        Lane::new(gate.clone(), Arc::clone(&clock), Arc::clone(&store), tail.clone(), tasks.clone(), &config.lane);
+        Lane::new(gate.clone(), Arc::clone(&clock), Arc::clone(&store), tail.clone(), tasks.clone(), &config.lane)
+            .context("cannot make a timer")?;
 
     let admin_closing = CancellationToken::new();
     let admin_routes = admin::routes(gate.clone(), Arc::clone(&clock), handle.clone(), recorder);

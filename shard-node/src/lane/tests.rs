@@ -50,7 +50,8 @@ impl Node {
         let store = Arc::new(Memory::new(database.clone(), gate.clone()));
         let tail = Tail::new(config.tail_bounds());
         let tasks = Tasks::new();
-        let (lane, handle) = Lane::new(gate.clone(), clock, Arc::clone(&store), tail.clone(), tasks.clone(), config);
+        let (lane, handle) =
+            Lane::new(gate.clone(), clock, Arc::clone(&store), tail.clone(), tasks.clone(), config).unwrap();
         // A handle refuses while writes do not work, as they do not before the lane's first look at the database.
         gate.set_writes(Ok(()));
         let running = vec![tasks.spawn("lane", lane.run(tasks.token().clone()))];
