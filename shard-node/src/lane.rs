@@ -70,6 +70,8 @@ const FOLD_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Longest rest between two commits of small batches.
 const LONGEST_REST: Duration = Duration::from_millis(1);
+/// In a batch of so many operations, the fixed cost of the commit hardly matters.
+const FULL_BATCH: usize = 16;
 
 /// Bookings read at once while the lane catches up.
 const CATCH_UP_PAGE: i64 = 20_000;
@@ -393,7 +395,7 @@ impl<S: Store> Lane<S> {
         }
         self.needs_own_booking &= effects.is_empty();
         self.rest = match group.len() {
-            2..LARGE_BATCH => commit.min(LONGEST_REST),
+            2..FULL_BATCH => commit.min(LONGEST_REST),
             _ => Duration::ZERO,
         };
         // Replays arrive in groups: stay careful while they do.

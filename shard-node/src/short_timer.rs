@@ -39,7 +39,9 @@ mod linux {
         /// When the process may open no further file.
         pub fn new() -> io::Result<Self> {
             let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-            Ok(Self(AsyncFd::register_with_interest(timer, Interest::READABLE)?))
+            #[allow(deprecated, reason = "what replaces it is unsafe, and the descriptor is owned")]
+            let timer = AsyncFd::with_interest(timer, Interest::READABLE)?;
+            Ok(Self(timer))
         }
 
         /// Waits. A pause that the kernel refuses is none. Dropping the future is harmless: the next pause replaces this one.
