@@ -77,6 +77,7 @@ async fn write(store: &impl Store, fold: Fold) -> Result<bool, StoreError> {
     // the thread.
     let sorted = tokio::task::spawn_blocking(move || (fold.ids_in_order(), fold));
     let (ids, fold) = sorted.await.map_err(|_| StoreError::Superseded)?;
+    store.begin_fold(fold.step.timeline).await?;
     for chunk in ids.chunks(CHUNK) {
         store.fold_accounts(fold.step.incarnation, &fold.states(chunk)).await?;
         metrics::counter!(m::FOLD_ACCOUNTS).increment(chunk.len() as u64);

@@ -200,6 +200,7 @@ impl<S: Store> Lane<S> {
                 () = shared.wait_for_readers() => {
                     if let Err(error) = self.refresh().await {
                         tracing::warn!(%error, "cannot catch up with another node of the shard");
+                        self.disconnect().await;
                     }
                     continue;
                 }
@@ -334,10 +335,11 @@ impl<S: Store> Lane<S> {
                 if work.refuse_certain(Reason::Unavailable, &error.to_string()) {
                     continue;
                 }
-                // No retry can succeed on a damaged shard. What is in doubt is answered as such.
-                match error {
-                    StoreError::Corrupt(why) => work.give_up(&group, &why),
-                    _ => tokio::time::sleep(RECONNECT_PAUSE).await,
+                // If no retry can succeed, because the shard is damaged, what is in doubt is answered as such.
+                if error.remedy() == Remedy::Report {
+                    work.give_up(&group, &error.to_string());
+                } else {
+                    tokio::time::sleep(RECONNECT_PAUSE).await;
                 }
                 continue;
             }
@@ -530,7 +532,7 @@ impl<S: Store> Lane<S> {
     /// Reads the shard's state, and what was appended since it was last known.
     async fn refresh(&mut self) -> Result<(), StoreError> {
         self.link = None;
-        let Opened { state, timeline, ownership, scales, is_new } = self.store.open().await?;
+        let Opened { state, timeline, folded, ownership, scales, is_new } = self.store.open().await?;
         if is_new {
             self.needs_own_booking = true;
         }
@@ -540,7 +542,9 @@ impl<S: Store> Lane<S> {
                 && *believed_timeline == timeline
                 && believed.next_position <= state.next_position
         };
-        let known = self.believed.filter(continues).filter(|_| !self.tail.is_outdated());
+        // A server that lacks a fold which another one had, after a failover for example, has older rows.
+        let is_behind = self.tail.is_outdated() || folded < self.tail.folded_position();
+        let known = self.believed.filter(continues).filter(|_| !is_behind);
         let known = match known {
             Some((believed, _)) => Position(believed.next_position - 1),
             None => {
@@ -549,7 +553,7 @@ impl<S: Store> Lane<S> {
                 self.accounts.forget_all();
                 let folded = self.store.folded().await?;
                 let position = folded.position;
-                self.tail.reset(folded, state.incarnation, self.accounts.batch())?;
+                self.tail.reset(folded, state.incarnation, timeline, self.accounts.batch())?;
                 position
             }
         };
@@ -596,6 +600,7 @@ impl<S: Store> Lane<S> {
             }
             let number = self.accounts.batch();
             let (changed, _) = self.accounts.finish_batch();
+            self.tail.rows_were_read();
             self.tail.commit(&bookings, changed, number);
             self.needs_own_booking = true;
             known = last;

@@ -11,12 +11,15 @@
 
 pub mod account_list;
 
+use std::time::Duration;
+
 use ledger::{
     Account, AccountId, Booking, Entry, Limit, Position, TransferKey,
     booking::Role,
     history::{StoredRegister, StoredTransfer},
 };
 use sqlx::PgPool;
+use tokio::time::timeout;
 use uuid::Uuid;
 use wire::convert::state_to_columns;
 
@@ -26,7 +29,7 @@ use crate::{
     store::{
         StoreError,
         bookings::{self, Transfers},
-        read::{self, Owned},
+        read::{self, Owned, Reached},
         statement,
     },
     tail::{Overlay, Tail},
@@ -34,6 +37,9 @@ use crate::{
 
 /// Folds that may finish during one read before it gives up. A fold takes far longer than a read.
 pub const ATTEMPTS: usize = 8;
+
+/// The lane loads its tail again within this time.
+const RELOADS_WITHIN: Duration = Duration::from_secs(1);
 
 /// What reads need: connections, and the tail.
 #[derive(Debug, Clone)]
@@ -53,18 +59,32 @@ impl Reads {
         self.lane.reach(Position(end)).await
     }
 
+    /// Waits until the tail reaches the end of the snapshot of a read that began when the projections reached `folded`.
+    ///
+    /// # Errors
+    /// When the lane cannot catch up with another node of the shard, or its database.
+    async fn reach(&self, folded: Position, reached: Reached) -> Result<(), StoreError> {
+        // Another server was accepted that lacks a fold: its rows are older than the tail takes them to be.
+        if reached.folded < folded {
+            let progress = self.tail.progress();
+            self.tail.set_outdated();
+            let _ = timeout(RELOADS_WITHIN, progress).await;
+        }
+        self.lane.reach(reached.highest).await
+    }
+
     /// The account with what the tail knows of it; `None` if it does not exist.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub async fn account(&self, id: &AccountId) -> Result<Owned<Option<(Account, Overlay)>>, StoreError> {
         for _ in 0..ATTEMPTS {
-            let generation = self.tail.generation();
-            let (row, highest) = match read::account(&self.pool, id).await? {
+            let (generation, folded) = self.tail.generation();
+            let (row, reached) = match read::account(&self.pool, id).await? {
                 Owned::Here(found) => found,
                 Owned::NotHere(not_owner) => return Ok(Owned::NotHere(not_owner)),
             };
-            self.lane.reach(highest).await?;
+            self.reach(folded, reached).await?;
             let mut overlay = self.tail.overlay(id);
             if overlay.generation != generation {
                 continue;

@@ -97,6 +97,12 @@ pub trait Store: Send + Sync + 'static {
     /// the same.
     fn commit(&self, message: Self::Message) -> impl Future<Output = Result<(), CommitFailure>> + Send;
 
+    /// Makes ready for the steps of a fold of a tail that was loaded on this timeline.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] when the database is on another timeline.
+    fn begin_fold(&self, timeline: i64) -> impl Future<Output = Result<(), StoreError>> + Send;
+
     /// Writes newer states over older rows of `account`.
     ///
     /// # Errors
@@ -118,6 +124,8 @@ pub struct Opened {
     pub state: ShardState,
     /// The timeline of the server.
     pub timeline: i64,
+    /// The position that the projections reach.
+    pub folded: Position,
     pub ownership: Arc<Ownership>,
     /// Scales of the assets that accounts of this shard use.
     pub scales: AssetScales,
@@ -174,6 +182,8 @@ pub struct FoldedAccount {
 #[derive(Debug, Clone, Default)]
 pub struct FoldStep {
     pub incarnation: i64,
+    /// The timeline that the tail was loaded on.
+    pub timeline: i64,
     pub from: Position,
     pub to: Position,
     pub waypoints: Vec<Waypoint>,

@@ -55,6 +55,8 @@ struct State {
     /// The projections reach exactly to here.
     folded: Position,
     incarnation: i64,
+    /// The timeline of the server that the tail was loaded from.
+    timeline: i64,
     /// Folds that have finished, and loads of the whole tail. A read that sees it unchanged has missed nothing.
     generation: u64,
     /// The last batch whose accounts are all folded.
@@ -160,7 +162,13 @@ impl Tail {
     ///
     /// # Errors
     /// When a saga's first booking is damaged.
-    pub fn reset(&self, folded: Folded, incarnation: i64, batch: BatchNumber) -> Result<(), StoreError> {
+    pub fn reset(
+        &self,
+        folded: Folded,
+        incarnation: i64,
+        timeline: i64,
+        batch: BatchNumber,
+    ) -> Result<(), StoreError> {
         let mut state = self.state();
         let generation = state.generation + 1;
         let mut sagas = HashMap::with_capacity(folded.sagas.len());
@@ -175,6 +183,7 @@ impl Tail {
             committed: folded.position,
             folded: folded.position,
             incarnation,
+            timeline,
             generation,
             folded_batch: batch.saturating_sub(1),
             current: Part { to: folded.position, batch: batch.saturating_sub(1), ..Part::default() },
@@ -224,6 +233,11 @@ impl Tail {
             self.0.fold_now.notify_one();
         }
         self.0.progress.notify_waiters();
+    }
+
+    /// Rows of accounts were read that may be newer than the tail. A read that took an older row before must take it again.
+    pub fn rows_were_read(&self) {
+        self.state().generation += 1;
     }
 
     /// The sagas under way among `keys`.
@@ -341,6 +355,7 @@ impl Tail {
         ended.retain(|position| both.binary_search(position).is_err());
         let step = FoldStep {
             incarnation: state.incarnation,
+            timeline: state.timeline,
             from: state.folded,
             to: part.to,
             waypoints: part.waypoints.values().flatten().cloned().collect(),
@@ -408,8 +423,10 @@ impl Tail {
         (newest.collect(), state.generation)
     }
 
-    pub fn generation(&self) -> u64 {
-        self.state().generation
+    /// The generation, and the position that the projections reach. A read looks at both before it reads rows.
+    pub fn generation(&self) -> (u64, Position) {
+        let state = self.state();
+        (state.generation, state.folded)
     }
 
     /// The highest position that this node knows to be committed.

@@ -65,6 +65,8 @@ pub struct Batch<'a> {
     deferred: HashMap<u64, HashSet<AccountId>>,
     /// An answer was given that stores nothing, though its operation may have taken effect before.
     unsure: bool,
+    /// A booking did not fit the accounts, which may be half changed: the batch must be taken back.
+    is_broken: bool,
 }
 
 /// An operation that did not take place, apart from why.
@@ -126,6 +128,7 @@ impl<'a> Batch<'a> {
             effects: Effects { next_position, ..Effects::default() },
             deferred: HashMap::new(),
             unsure: false,
+            is_broken: false,
         }
     }
 
@@ -153,9 +156,9 @@ impl<'a> Batch<'a> {
     }
 
     /// False: decide the batch again with [`Prior::Loaded`]. Some answer stores nothing, so that no id collides if its
-    /// operation took effect before.
+    /// operation took effect before. Also false if the batch must not be written at all.
     pub fn is_sure(&self) -> bool {
-        !self.unsure || matches!(self.prior, Prior::Loaded(_))
+        !self.is_broken && (!self.unsure || matches!(self.prior, Prior::Loaded(_)))
     }
 
     pub fn finish(mut self) -> Effects {
@@ -283,6 +286,7 @@ impl<'a> Batch<'a> {
     fn append(&mut self, booking: Booking) -> Result<usize, Aside> {
         let applied = self.accounts.apply(&booking).and_then(|()| self.apply_to_holds(&booking));
         if let Err(error) = applied {
+            self.is_broken = true;
             return Err(Aside::Illegal(error.to_string()));
         }
         self.effects.next_position = booking.position.next();

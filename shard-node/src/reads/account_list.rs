@@ -53,15 +53,15 @@ pub async fn page(
     let slots = multirange(&selection.slots);
     let meant = Meant { prefix: &selection.prefix, slots: &slots };
     for _ in 0..ATTEMPTS {
-        let generation = reads.tail.generation();
+        let (generation, folded) = reads.tail.generation();
         // One more than wanted tells whether there are more.
         let read = account_list::page(&reads.pool, meant, after, limit.saturating_add(1)).await?;
-        let (mut accounts, highest) = match known.checked(&reads.pool, &selection.slots, read).await? {
+        let (mut accounts, reached) = match known.checked(&reads.pool, &selection.slots, read).await? {
             Some(AllOwned::Here(found)) => found,
             Some(AllOwned::NotHere(not_owner)) => return Ok(AllOwned::NotHere(not_owner)),
             None => continue,
         };
-        reads.lane.reach(highest).await?;
+        reads.reach(folded, reached).await?;
         let (newer, generation_after) = reads.tail.overlays(accounts.iter().map(|account| &account.id));
         // A fold that finished in between may have taken newer states out of the tail.
         if generation_after != generation {

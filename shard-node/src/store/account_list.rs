@@ -5,14 +5,14 @@
 
 use std::time::Duration;
 
-use ledger::{Account, AccountPrefix, Position};
+use ledger::{Account, AccountPrefix};
 use sqlx::{AssertSqlSafe, PgPool, Row, ValueRef, postgres::PgRow};
 
 use super::{
     StoreError,
     account::{self, account_columns},
     ownership::{self, Ownership},
-    read::highest,
+    read::{Reached, highest},
     session::column,
 };
 
@@ -44,14 +44,14 @@ const PAGE: &str = concat!(
      ORDER BY a.id"
 );
 
-/// The rows of the first `limit` accounts after the id `after`, which the tail may be ahead of, and the highest position of
-/// their snapshot.
+/// The rows of the first `limit` accounts after the id `after`, which the tail may be ahead of, and how far their
+/// snapshot reached.
 pub async fn page(
     pool: &PgPool,
     meant: Meant<'_>,
     after: &str,
     limit: i64,
-) -> Result<Versioned<(Vec<Account>, Position)>, StoreError> {
+) -> Result<Versioned<(Vec<Account>, Reached)>, StoreError> {
     let rows = sqlx::query(PAGE)
         .bind(meant.prefix.as_str())
         .bind(meant.prefix.end())
@@ -60,10 +60,11 @@ pub async fn page(
         .bind(limit)
         .fetch_all(pool)
         .await?;
-    let highest = rows.first().map(|row| column::<Option<i64>>(row, "highest")).transpose()?.flatten();
+    let first = rows.first().ok_or_else(|| StoreError::Corrupt("shard_state is empty".to_owned()))?;
+    let reached = Reached::from_row(first)?;
     let Versioned { ownership_version, value: rows } = versioned(rows, "id")?;
     let accounts = rows.iter().map(account::from_row).collect::<Result<_, _>>()?;
-    Ok(Versioned { ownership_version, value: (accounts, Position(highest.unwrap_or(0))) })
+    Ok(Versioned { ownership_version, value: (accounts, reached) })
 }
 
 // Rows, and what the journal beyond folded_position changes of them: of each account the newest leg, if it is newer than

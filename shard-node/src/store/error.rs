@@ -87,13 +87,6 @@ impl StoreError {
             _ => false,
         }
     }
-
-    /// The failure of a commit that was sent with a session. The server's ERROR ends a script before its COMMIT. After any
-    /// other failure the script may have been carried out.
-    pub fn after_commit_was_sent(error: pg_session::Error) -> super::CommitFailure {
-        let in_doubt = !matches!(error, pg_session::Error::Statement(_));
-        super::CommitFailure { error: error.into(), in_doubt }
-    }
 }
 
 /// Classifies PostgreSQL's error codes (appendix A of its manual).

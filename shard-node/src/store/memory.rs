@@ -370,7 +370,7 @@ impl Tables {
     }
 
     fn finish_fold(&mut self, step: &FoldStep) -> Result<bool, StoreError> {
-        let FoldStep { incarnation, from, to, waypoints, begun, ended } = step;
+        let FoldStep { incarnation, timeline: _, from, to, waypoints, begun, ended } = step;
         if self.folded_position != *from || self.incarnation != *incarnation {
             return Ok(false);
         }
@@ -527,7 +527,8 @@ impl Memory {
     /// The failure of a session that breaks after a batch was sent.
     fn break_off(&self) -> Result<(), CommitFailure> {
         lock(&self.sessions).writer = None;
-        Err(StoreError::after_commit_was_sent(broken().into()))
+        let error = pg_session::Error::from(broken());
+        Err(CommitFailure { error: error.into(), in_doubt: true })
     }
 }
 
@@ -552,7 +553,8 @@ impl Store for Memory {
         let (state, scales) = self.read(|tables| (tables.state(), tables.scales.clone())).await?;
         self.gate.judge_state(&state, TIMELINE, &acknowledged)?;
         let ownership = Arc::new(Ownership::of_everything());
-        Ok(Opened { state, timeline: TIMELINE, ownership, scales, is_new })
+        let folded = self.database.folded_position();
+        Ok(Opened { state, timeline: TIMELINE, folded, ownership, scales, is_new })
     }
 
     async fn open_writer(&self) -> Result<bool, StoreError> {
@@ -678,6 +680,10 @@ impl Store for Memory {
             // The script failed before its COMMIT.
             _ => Ok(written?),
         }
+    }
+
+    async fn begin_fold(&self, timeline: i64) -> Result<(), StoreError> {
+        if timeline == TIMELINE { Ok(()) } else { Err(StoreError::Fenced) }
     }
 
     async fn fold_accounts(&self, incarnation: i64, accounts: &[&FoldedAccount]) -> Result<(), StoreError> {

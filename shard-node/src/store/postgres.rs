@@ -1,7 +1,11 @@
 //! The store that serves: two sessions on the shard's database for the lane, and one for the fold.
 
 use std::{
-    sync::{Arc, PoisonError},
+    convert::Infallible,
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -9,7 +13,7 @@ use ledger::{
     Account, AccountId, Booking, Hold, HoldKey, Position, TransferKey, batch::Stored, history::Original,
     operation::CreateAccount,
 };
-use pg_session::Completed;
+use pg_session::{Completed, TransactionStatus};
 use shard_database::{
     Database, record,
     server::{Purpose, ServerId},
@@ -17,7 +21,7 @@ use shard_database::{
 use sqlx::{Connection, PgConnection};
 use tokio::{
     sync::{Mutex, MutexGuard},
-    time::{Instant, sleep_until, timeout},
+    time::timeout,
 };
 
 use super::{
@@ -47,6 +51,8 @@ pub struct Postgres {
     folder: Mutex<Option<Session>>,
     /// The server of the loading session, and with it of the writing session.
     server: std::sync::Mutex<Option<ServerId>>,
+    /// The loading session is new since what it found was last returned.
+    is_new: AtomicBool,
     /// The slots as read last, by their version.
     ownership: std::sync::Mutex<Option<(i64, Arc<Ownership>)>>,
 }
@@ -60,6 +66,7 @@ impl Postgres {
             writer: Mutex::default(),
             folder: Mutex::default(),
             server: std::sync::Mutex::default(),
+            is_new: AtomicBool::new(false),
             ownership: std::sync::Mutex::default(),
         }
     }
@@ -83,42 +90,45 @@ impl Postgres {
     /// Sends a batch and waits for its answer. What keeps the lane out for long is looked for meanwhile.
     async fn send(&self, session: &mut pg_session::Session, message: Message) -> Result<Completed, CommitFailure> {
         let limit = self.config.statement_timeout();
-        let deadline = Instant::now() + limit;
         let pid = session.backend_pid();
-        let mut look_at = Instant::now() + BLOCKED_AFTER;
-        let run = session.run(&message.script, message.rows);
-        tokio::pin!(run);
-        loop {
+        let sent = {
+            let run = session.run(&message.script, message.rows);
             tokio::select! {
                 biased;
-                done = &mut run => return done.map_err(StoreError::after_commit_was_sent),
-                () = sleep_until(look_at.min(deadline)) => {
-                    if Instant::now() >= deadline {
-                        return Err(CommitFailure { error: StoreError::TimedOut(limit), in_doubt: true });
-                    }
-                    // The wait may also be for the disk; then no session is found.
-                    if let Err(error) = self.end_frozen_holders(pid).await {
-                        tracing::warn!(%error, "cannot look for what blocks the lane");
-                    }
-                    look_at = Instant::now() + BLOCKED_AFTER;
-                }
+                done = run => Some(done),
+                () = tokio::time::sleep(limit) => None,
+                never = self.watch_for_frozen_holders(pid) => match never {},
+            }
+        };
+        match sent {
+            Some(Ok(completed)) => Ok(completed),
+            Some(Err(error)) => {
+                // Only an error within the transaction leaves a failed transaction. After any other the COMMIT may have been
+                // carried out: a cancel request that arrives during the COMMIT is reported after it.
+                let is_certain = matches!(error, pg_session::Error::Statement(_))
+                    && session.transaction() == TransactionStatus::Failed;
+                Err(CommitFailure { error: error.into(), in_doubt: !is_certain })
+            }
+            None => Err(CommitFailure { error: StoreError::TimedOut(limit), in_doubt: true }),
+        }
+    }
+
+    /// Ends the sessions of frozen lanes that keep the backend out, again and again.
+    async fn watch_for_frozen_holders(&self, blocked_pid: i32) -> Infallible {
+        loop {
+            tokio::time::sleep(BLOCKED_AFTER).await;
+            // The wait may also be for the disk; then no session is found.
+            if let Err(error) = self.end_frozen_holders(blocked_pid).await {
+                tracing::warn!(%error, "cannot look for what blocks the lane");
             }
         }
     }
 
-    /// The folding session, opened on first use.
+    /// The folding session. [`Store::begin_fold`] must have opened it, so that all steps of a fold go to one server.
     async fn folder(&self) -> Result<Held<'_>, StoreError> {
-        let mut folder = self.folder.lock().await;
-        // A database that is refused, after a migration by a newer version for example, is left alone.
-        if self.gate.closed().is_some() {
-            *folder = None;
-            return Err(StoreError::Superseded);
-        }
-        if folder.as_ref().is_none_or(|session| !self.gate.serves(session.server())) {
-            *folder = None;
-            *folder = Some(Session::connect(&self.config, &self.gate, Purpose::Writes, "shardledger-fold").await?.0);
-        }
-        Held::of(folder)
+        let folder = self.folder.lock().await;
+        let serves = folder.as_ref().is_some_and(|session| self.gate.serves(session.server()));
+        if serves && self.gate.closed().is_none() { Held::of(folder) } else { Err(StoreError::Superseded) }
     }
 
     /// Ends the sessions of frozen lanes that keep the backend out.
@@ -180,14 +190,16 @@ impl Store for Postgres {
 
     async fn open(&self) -> Result<Opened, StoreError> {
         let mut loader = self.loader.lock().await;
-        let is_new = loader.is_none();
-        if is_new {
+        if loader.is_none() {
+            // The writing session follows the reading one to its server.
+            *self.writer.lock().await = None;
             let (session, database) =
                 Session::connect(&self.config, &self.gate, Purpose::Reads, "shardledger-loader").await?;
             if database == Database::Uninitialised {
                 return Err(StoreError::Superseded);
             }
             *lock(&self.server) = Some(session.server());
+            self.is_new.store(true, Relaxed);
             *loader = Some(session);
         }
         Held::of(loader)?
@@ -199,7 +211,10 @@ impl Store for Postgres {
                 self.gate.judge_state(&state, session.timeline(), &acknowledged)?;
                 let ownership = self.ownership(session, state.ownership_version).await?;
                 let scales = session.run(async |c| record::asset_scales(c).await).await?;
-                Ok(Opened { state, timeline: session.timeline(), ownership, scales, is_new })
+                let folded = session.run(async |c| sqlx::query_scalar(FOLDED_POSITION).fetch_one(c).await).await?;
+                let is_new = self.is_new.swap(false, Relaxed);
+                let (timeline, folded) = (session.timeline(), Position(folded));
+                Ok(Opened { state, timeline, folded, ownership, scales, is_new })
             })
             .await
     }
@@ -315,6 +330,21 @@ impl Store for Postgres {
         Ok(())
     }
 
+    async fn begin_fold(&self, timeline: i64) -> Result<(), StoreError> {
+        let mut folder = self.folder.lock().await;
+        // A database that is refused, after a migration by a newer version for example, is left alone.
+        if self.gate.closed().is_some() {
+            *folder = None;
+            return Err(StoreError::Superseded);
+        }
+        if folder.as_ref().is_none_or(|session| !self.gate.serves(session.server())) {
+            *folder = None;
+            *folder = Some(Session::connect(&self.config, &self.gate, Purpose::Writes, "shardledger-fold").await?.0);
+        }
+        let same = folder.as_ref().is_some_and(|session| session.timeline() == timeline);
+        if same { Ok(()) } else { Err(StoreError::Fenced) }
+    }
+
     async fn fold_accounts(&self, incarnation: i64, accounts: &[&FoldedAccount]) -> Result<(), StoreError> {
         let held = self.folder().await?;
         held.run(async |session| account::fold(session, incarnation, accounts).await).await
@@ -326,6 +356,7 @@ impl Store for Postgres {
     }
 }
 
+const FOLDED_POSITION: &str = "SELECT folded_position FROM shardledger.fold_state";
 // Only one writer at a time advances the fold from a position, so that the sagas and waypoints are exactly those up to it.
 const ADVANCE: &str = "UPDATE shardledger.fold_state SET folded_position = $2 \
      WHERE folded_position = $1 AND (SELECT s.incarnation FROM shardledger.shard_state s) = $3";
@@ -337,7 +368,7 @@ const INSERT_SAGAS: &str =
     "INSERT INTO shardledger.saga (position) SELECT position FROM unnest($1::int8[]) AS new(position)";
 
 async fn finish_fold(connection: &mut PgConnection, step: &FoldStep) -> Result<bool, sqlx::Error> {
-    let FoldStep { incarnation, from, to, waypoints, begun, ended } = step;
+    let FoldStep { incarnation, timeline: _, from, to, waypoints, begun, ended } = step;
     let mut transaction = connection.begin().await?;
     let advanced = sqlx::query(ADVANCE)
         .bind(from.0)

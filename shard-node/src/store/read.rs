@@ -20,16 +20,33 @@ pub enum Owned<T> {
     NotHere(NotOwner),
 }
 
-/// The highest position of the shard's own range; NULL: nothing was ever booked.
+/// The highest position of the shard's own range (NULL: nothing was ever booked), and the folded position.
 macro_rules! highest {
     () => {
         "(SELECT j.position FROM shardledger.shard_identity i \
            JOIN shardledger.journal j ON j.position > (i.shard_number::int8 << 51) \
              AND j.position <= (i.shard_number::int8 << 51) + 2251799813685247 \
-           ORDER BY j.position DESC LIMIT 1) AS highest"
+           ORDER BY j.position DESC LIMIT 1) AS highest, \
+         (SELECT f.folded_position FROM shardledger.fold_state f) AS folded"
     };
 }
 pub(super) use highest;
+
+/// How far the snapshot of a read reached.
+#[derive(Debug, Clone, Copy)]
+pub struct Reached {
+    /// The end of the journal.
+    pub highest: Position,
+    /// The end of the projections.
+    pub folded: Position,
+}
+
+impl Reached {
+    pub(super) fn from_row(row: &PgRow) -> Result<Self, StoreError> {
+        let highest = column::<Option<i64>>(row, "highest")?;
+        Ok(Self { highest: Position(highest.unwrap_or(0)), folded: Position(column(row, "folded")?) })
+    }
+}
 
 const ACCOUNT: &str = concat!(
     "SELECT o.state AS slot_state, o.epoch AS slot_epoch, o.peer AS slot_peer, ",
@@ -41,17 +58,17 @@ const ACCOUNT: &str = concat!(
      LEFT JOIN shardledger.account a ON a.id = $1 AND a.slot = wanted.slot"
 );
 
-/// The account's row, which the tail may be ahead of, and the highest position of its snapshot.
-pub async fn account(pool: &PgPool, id: &AccountId) -> Result<Owned<(Option<Account>, Position)>, StoreError> {
+/// The account's row, which the tail may be ahead of, and how far its snapshot reached.
+pub async fn account(pool: &PgPool, id: &AccountId) -> Result<Owned<(Option<Account>, Reached)>, StoreError> {
     let slot = i32::from(slot_column(id));
     let row = sqlx::query(ACCOUNT).bind(id.as_str()).bind(slot).fetch_one(pool).await?;
     if let Some(not_owner) = not_owner(&row, slot)? {
         return Ok(Owned::NotHere(not_owner));
     }
-    let highest = Position(column::<Option<i64>>(&row, "highest")?.unwrap_or(0));
+    let reached = Reached::from_row(&row)?;
     let is_there = column::<Option<&str>>(&row, "id")?.is_some();
     let account = if is_there { Some(account::from_row(&row)?) } else { None };
-    Ok(Owned::Here((account, highest)))
+    Ok(Owned::Here((account, reached)))
 }
 
 fn not_owner(row: &PgRow, slot: i32) -> Result<Option<NotOwner>, StoreError> {

@@ -164,7 +164,7 @@ pub const WRITER: &str = "shardledger-lane";
 /// frozen node must not hold the fence indefinitely: the server ends a transaction that idles for 30 seconds, and
 /// within seconds a statement whose client is gone. Values are spelled as in `pg_settings`, because each one is read
 /// back and compared.
-const LANE_SETTINGS: [(&str, &str); 13] = [
+const LANE_SETTINGS: [(&str, &str); 14] = [
     ("enable_seqscan", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
@@ -178,6 +178,8 @@ const LANE_SETTINGS: [(&str, &str); 13] = [
     ("idle_in_transaction_session_timeout", "30000"),
     ("idle_session_timeout", "0"),
     ("client_connection_check_interval", "2000"),
+    // A cancelled wait for a synchronous stand-by is told as a WARNING. It must not be suppressed.
+    ("client_min_messages", "notice"),
 ];
 
 /// Settings of read sessions. Reads must not depend on the defaults of the role or the database.

@@ -108,7 +108,7 @@ impl World {
         self.nodes[0].fold_everything().await;
         self.database.check_folded();
         for node in self.nodes {
-            seen.generations += node.tail.generation();
+            seen.generations += node.tail.generation().0;
             node.kill().await;
         }
     }
