@@ -211,6 +211,7 @@ impl Cluster {
     /// and no process may have panicked.
     pub async fn finish(mut self) -> anyhow::Result<()> {
         self.no_panics()?;
+        self.refresh_status().await?;
         audit::all_rebuild(&self).await?;
         let running = self.running().await?;
         let ended = tokio::task::block_in_place(|| self.leash.release())?;

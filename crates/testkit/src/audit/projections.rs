@@ -5,7 +5,11 @@ use std::{fmt::Write, time::Duration};
 use anyhow::ensure;
 use shard_database::rebuild;
 
-use crate::{cluster::Cluster, database, wait::until};
+use crate::{
+    cluster::{Cluster, Member},
+    database,
+    wait::until,
+};
 
 /// The fold of a shard without traffic reaches the end of the journal.
 const FOLDS_WITHIN: Duration = Duration::from_secs(30);
@@ -30,12 +34,15 @@ pub async fn rebuilds(url: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Does so for each shard.
+/// Does so for each shard whose PostgreSQL runs.
 ///
 /// # Errors
 /// Names the differences of the first shard that has some.
 pub async fn all_rebuild(cluster: &Cluster) -> anyhow::Result<()> {
-    for shard in &cluster.status().shards {
+    for (number, shard) in cluster.status().shards.iter().enumerate() {
+        if cluster.status().pid(Member::Postgres(number)).is_none() {
+            continue;
+        }
         rebuilds(&shard.dsn).await.map_err(|error| error.context(shard.id.clone()))?;
     }
     Ok(())
