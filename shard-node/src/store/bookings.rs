@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use ledger::{
-    Account, AccountId, Booking, Hold, HoldKey, Position, TransferId, TransferKey,
+    Account, Booking, Hold, HoldKey, Position, TransferId, TransferKey,
     batch::Stored,
     booking::Role,
     fold,
@@ -230,60 +230,65 @@ pub async fn reversals(pool: &sqlx::PgPool, id: Uuid, payer: &str) -> Result<(i6
 
 // === holds ===
 
-const OPEN_HOLDS: &str = "SELECT h.id, h.payer, h.captured, h.capture_id, h.capture_amount \
-     FROM unnest($1::uuid[], $2::text[]) AS wanted(id, payer) \
-     JOIN shardledger.hold h ON h.id = wanted.id AND h.payer = wanted.payer";
+// The bookings of holds and the rows of those that are open, in one snapshot: a hold that another writer places or ends in
+// between would look damaged.
+macro_rules! hold_columns {
+    () => {
+        concat!(
+            "SELECT ",
+            journal_columns!(j),
+            ", h.id IS NOT NULL AS is_open, h.captured AS open_captured, h.capture_id, h.capture_amount"
+        )
+    };
+}
+const HOLDS_BY_KEYS: &str = concat!(
+    hold_columns!(),
+    " FROM unnest($1::uuid[], $2::text[]) AS wanted(id, payer) \
+     JOIN shardledger.journal j ON j.id = wanted.id AND j.payer = wanted.payer AND j.id IS NOT NULL \
+     LEFT JOIN shardledger.hold h ON h.id = j.id AND h.payer = j.payer \
+     WHERE j.role = ANY('{4,5}'::int2[])"
+);
+const HOLDS_BY_ID: &str = concat!(
+    hold_columns!(),
+    " FROM shardledger.journal j LEFT JOIN shardledger.hold h ON h.id = j.id AND h.payer = j.payer \
+     WHERE j.id = $1 AND ($2 = '' OR j.payer = $2) AND j.role = ANY('{4,5}'::int2[])"
+);
 
 /// The holds among `keys` that exist.
 pub async fn holds(session: &mut Session, keys: &[HoldKey]) -> Result<Vec<(HoldKey, Hold)>, StoreError> {
     let ids: Vec<Uuid> = keys.iter().map(|key| key.id.0).collect();
     let payers: Vec<&str> = keys.iter().map(|key| key.debit.as_str()).collect();
-    let open = session.run(async |c| sqlx::query(OPEN_HOLDS).bind(ids).bind(payers).fetch_all(c).await).await?;
-    let bookings = by_keys(session, keys, &[Role::Hold, Role::HoldEnd]).await?;
-    assemble_holds(bookings, &open)
+    let rows = session.run(async |c| sqlx::query(HOLDS_BY_KEYS).bind(ids).bind(payers).fetch_all(c).await).await?;
+    assemble_holds(&rows)
 }
 
-/// The holds of one id, of one payer or, with an empty `payer`, of all. Both reads see one snapshot.
+/// The holds of one id, of one payer or, with an empty `payer`, of all.
 pub async fn holds_of_id(pool: &sqlx::PgPool, id: Uuid, payer: &str) -> Result<Vec<(HoldKey, Hold)>, StoreError> {
-    let mut snapshot = pool.begin().await?;
-    sqlx::raw_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *snapshot).await?;
-    let bookings = by_id(&mut *snapshot, id, payer, &[Role::Hold, Role::HoldEnd]).await?;
-    let payers: Vec<&str> = bookings.iter().map(|booking| booking.payer.as_str()).collect();
-    let ids = vec![id; payers.len()];
-    let open = sqlx::query(OPEN_HOLDS).bind(ids).bind(payers).fetch_all(&mut *snapshot).await?;
-    snapshot.rollback().await?;
-    assemble_holds(bookings, &open)
+    assemble_holds(&sqlx::query(HOLDS_BY_ID).bind(id).bind(payer).fetch_all(pool).await?)
 }
 
-fn assemble_holds(bookings: Vec<Booking>, open: &[PgRow]) -> Result<Vec<(HoldKey, Hold)>, StoreError> {
+fn assemble_holds(rows: &[PgRow]) -> Result<Vec<(HoldKey, Hold)>, StoreError> {
     let mut ends: HashMap<HoldKey, Booking> = HashMap::new();
     let mut firsts = Vec::new();
-    for booking in bookings {
+    for row in rows {
+        let booking = booking_from_row(row)?;
         match (booking.kind.role(), booking.key()) {
             (Role::HoldEnd, Some(key)) => drop(ends.insert(key, booking)),
-            (Role::Hold, Some(key)) => firsts.push((key, booking)),
+            (Role::Hold, Some(key)) => firsts.push((key, booking, row)),
             _ => {}
         }
     }
-    let mut progress = HashMap::with_capacity(open.len());
-    for row in open {
-        let payer: &str = column(row, "payer")?;
-        let debit =
-            AccountId::any(payer).map_err(|error| StoreError::Corrupt(format!("hold of {payer}: {error}")))?;
-        let in_flight = match column::<Option<Uuid>>(row, "capture_id")? {
-            Some(id) => Some(CaptureInFlight { capture: TransferId(id), amount: column(row, "capture_amount")? }),
-            None => None,
-        };
-        let captured: i64 = column(row, "captured")?;
-        progress.insert(HoldKey { id: TransferId(column(row, "id")?), debit }, (captured, in_flight));
-    }
     let mut holds = Vec::with_capacity(firsts.len());
-    for (key, first) in firsts {
-        let hold = match (ends.get(&key), progress.get(&key)) {
-            (None, Some((captured, in_flight))) => {
-                Hold { captured: *captured, in_flight: *in_flight, ..fold::place_hold(&first)? }
-            }
-            (end, _) => history::ended_hold(&first, end)?,
+    for (key, first, row) in firsts {
+        let end = ends.get(&key);
+        let hold = if end.is_none() && column(row, "is_open")? {
+            let in_flight = match column::<Option<Uuid>>(row, "capture_id")? {
+                Some(id) => Some(CaptureInFlight { capture: TransferId(id), amount: column(row, "capture_amount")? }),
+                None => None,
+            };
+            Hold { captured: column(row, "open_captured")?, in_flight, ..fold::place_hold(&first)? }
+        } else {
+            history::ended_hold(&first, end)?
         };
         holds.push((key, hold));
     }
