@@ -5,8 +5,6 @@
 //! shard takes part in some kinds ([`BookingKind::in_transit`]); its leg is not recorded, because it follows from the
 //! kind and the amount.
 
-use std::sync::Arc;
-
 use crate::{
     AccountId, AccountStatus, AssetCode, Limit, Metadata, Position, Refused, TransferId, TransferKey,
     operation::Purpose,
@@ -399,9 +397,6 @@ impl EntryKind {
         }
     }
 }
-
-/// Bookings of one commit, shared by those who follow the journal.
-pub type Bookings = Arc<[Booking]>;
 
 #[cfg(test)]
 mod tests {
