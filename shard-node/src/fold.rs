@@ -2,7 +2,8 @@
 //!
 //! A fold takes everything that is committed and not folded. It writes the accounts in chunks, each with a transaction of
 //! its own, and then advances `folded_position` together with sagas and waypoints. A node that dies in between
-//! leaves some accounts ahead of `folded_position`; the next fold meets their newer versions and leaves them as they are.
+//! leaves some accounts ahead of `folded_position`; the next fold leaves rows that are as new as its own states, and replaces older
+//! ones that the journal confirms.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,7 +32,7 @@ pub async fn run<S: Store>(store: Arc<S>, tail: Tail, interval: Duration, shutdo
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = sleep_until(next) => {}
-            () = tail.is_half_full() => {}
+            () = tail.wait_until_half_full() => {}
         }
         next = Instant::now() + interval;
         let Some(fold) = tail.begin_fold() else { continue };

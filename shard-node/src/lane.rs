@@ -12,10 +12,10 @@
 //! written after all, both are taken back and decided again, one after the other.
 //!
 //! Three rules make this safe:
-//! * Every transaction begins with the lock and the check of the fence (`docs/adr/0009`). It fails after a write by a second
+//! * Every transaction begins with the lock and the check of the fence (`docs/adr/0009`). The check fails after a write by a second
 //!   writer, after a change of slot ownership, and after an earlier commit whose answer was lost. The lane then reads what
 //!   was appended, and decides the batch again.
-//! * Ids are unique in the journal. The lane first assumes that all ids of a batch are new. When the database reports a
+//! * Ids are unique in the journal. The lane looks up the ids that it remembers, and assumes that all others are new. When the database reports a
 //!   duplicate, the lane looks the ids up and decides the batch again.
 //! * After a lost COMMIT answer the lane runs the same batch again. It never infers the outcome from a read.
 //!
@@ -57,9 +57,9 @@ use crate::{
     tail::Tail,
 };
 
-/// How often a batch is decided again before its fault counts as permanent. A replay needs one more decision; losing a race
-/// against a second writer also costs one, and must not repeat without end.
+/// How often a batch is decided again after a wrong assumption before its fault counts as permanent. A replay needs one.
 const MAX_REDECISIONS: u32 = 16;
+/// How often a batch may lose a race against another writer before its fault counts as permanent.
 const MAX_LOST_RACES: u32 = 1000;
 
 /// Pause between two attempts to reach the database.
@@ -90,17 +90,17 @@ pub struct Lane<S: Store> {
     /// the first load.
     believed: Option<(ShardState, i64)>,
     recent_ids: RecentIds,
-    /// The last batch contained ids that were used before and not suspected: all ids are looked up before deciding, instead
-    /// of after a conflict.
+    /// All ids of a batch are looked up before the batch is decided. Set after a conflict of ids, a lost race, a lost session
+    /// or a commit in doubt.
     careful: bool,
     /// What was found in the database may not be replicated yet: the next batch needs a booking of its own.
     needs_own_booking: bool,
     /// The last attempt to become able to write succeeded.
     is_able: bool,
-    /// How long the lane rests before the next batch. A commit costs the same whatever it holds, so that commits of a few
-    /// operations that follow each other at once take the processor from the rest of the system, and leave every batch small.
-    /// The lane rests for as long as the last commit took. A lone operation does not wait: after a commit of one, there is no
-    /// rest.
+    /// How long the lane rests before the next batch. The fixed cost of a commit does not depend on the size of the batch.
+    /// Without a rest, many small commits take the processor from the other processes, and every batch stays small. The lane
+    /// rests for as long as the last commit took. It does not rest after a commit of one operation, so that a lone client does
+    /// not wait.
     rest: Duration,
     timer: ShortTimer,
     now_us: i64,
@@ -110,7 +110,7 @@ pub struct Lane<S: Store> {
     unwritable: Option<String>,
 }
 
-/// The shard's state as last read, written or decided.
+/// What the lane knows of the shard while it has a session; `believed` outlives the session.
 struct Link {
     /// As committed.
     state: ShardState,
@@ -195,9 +195,9 @@ impl<S: Store> Lane<S> {
             let (shared, tail) = (Arc::clone(&self.shared), self.tail.clone());
             let batch = tokio::select! {
                 biased;
-                () = tail.needs_lane() => continue,
+                () = tail.wait_until_lane_must_look() => continue,
                 batch = self.queue.next_batch() => batch,
-                () = shared.wait_for_readers() => {
+                () = shared.wait_until_outpaced() => {
                     if let Err(error) = self.refresh().await {
                         tracing::warn!(%error, "cannot catch up with another node of the shard");
                         self.disconnect().await;

@@ -39,7 +39,7 @@ pub fn describe() {
     );
     describe_gauge!(LANE_SERVING, "1 while the lane can write to its database, else 0.");
     describe_gauge!(LANE_QUEUE_OPERATIONS, "Operations waiting for the lane, the batch in progress included.");
-    describe_counter!(LANE_QUEUE_FULL, "Submissions refused because the lane's queue was full.");
+    describe_counter!(LANE_QUEUE_FULL, "Refusals because the lane's queue or the tail was full.");
     describe_histogram!(LANE_BATCH_OPERATIONS, "Operations in one batch, replays included.");
     describe_histogram!(LANE_BATCH_SECONDS, Unit::Seconds, "Load, decide and commit of a batch.");
     describe_histogram!(LANE_DECIDE_SECONDS, Unit::Seconds, "Deciding a batch in memory.");

@@ -55,7 +55,7 @@ pub trait Store: Send + Sync + 'static {
     /// Whether the lane's sessions lead to the database that is accepted now.
     fn is_current(&self) -> bool;
 
-    /// How far the projections reach that a starting node begins with.
+    /// Reads the folded position, and the sagas that were under way at that position. The lane loads its tail from both.
     fn folded(&self) -> impl Future<Output = Result<Folded, StoreError>> + Send;
 
     /// The bookings of the shard's own range after a position, in order, at most `limit`.
@@ -97,7 +97,7 @@ pub trait Store: Send + Sync + 'static {
     /// the same.
     fn commit(&self, message: Self::Message) -> impl Future<Output = Result<(), CommitFailure>> + Send;
 
-    /// Makes ready for the steps of a fold of a tail that was loaded on this timeline.
+    /// Opens the session of the fold, if it is not open. `timeline` is that of the server that the tail was loaded from.
     ///
     /// # Errors
     /// [`StoreError::Fenced`] when the database is on another timeline.
@@ -157,7 +157,7 @@ pub struct Append<'b> {
 #[derive(Debug)]
 pub struct CommitFailure {
     pub error: StoreError,
-    /// A COMMIT was sent whose answer never came. Without it the batch certainly had no effect.
+    /// The batch may have been committed. If false, the batch certainly had no effect.
     pub in_doubt: bool,
 }
 

@@ -12,7 +12,7 @@ use std::{
 use ledger::{
     Account, AccountId, Booking, BookingKind, Position, TransferKey,
     accounts::{BatchNumber, Changed},
-    fold::{self, SagaChange, WAYPOINT_INTERVAL},
+    fold::{self, SagaChange},
     history::StoredTransfer,
 };
 use tokio::sync::Notify;
@@ -27,7 +27,7 @@ const LONGEST_PAUSE_US: i64 = 10_000_000;
 const CLOCK_WENT_BACK_US: i64 = 60_000_000;
 /// A saga younger than this, in microseconds, is left to the router that began it. The time is longer than the default
 /// request deadline, so that recovery seldom repeats the work of a live coordinator; repeating it is harmless.
-pub const FIRST_ATTEMPT_AFTER_US: i64 = 6_000_000;
+const FIRST_ATTEMPT_AFTER_US: i64 = 6_000_000;
 /// Items of a batch take effect in their order, so each is left to its router for the whole request, and for this long
 /// afterwards.
 const FIRST_ATTEMPT_AFTER_DEADLINE_US: i64 = 1_000_000;
@@ -65,7 +65,8 @@ struct State {
     /// What the fold is writing.
     folding: Option<Arc<Part>>,
     sagas: HashMap<TransferKey, OpenSaga>,
-    /// Another writer has advanced the projections: the lane must load the tail again.
+    /// The projections are not where this tail expects them, because another node has folded or another server is served. The
+    /// lane must load the tail again.
     is_outdated: bool,
     /// Why the fold has stopped for good, if it has.
     damaged: Option<String>,
@@ -270,7 +271,7 @@ impl Tail {
         self.state().folded_batch
     }
 
-    /// Whether another writer has advanced the projections, so that the lane must load the tail again.
+    /// Whether the lane must load the tail again, because the projections are not where the tail expects them.
     pub fn is_outdated(&self) -> bool {
         self.state().is_outdated
     }
@@ -287,7 +288,7 @@ impl Tail {
     }
 
     /// Resolves when the lane must load the tail again, or must stop.
-    pub async fn needs_lane(&self) {
+    pub async fn wait_until_lane_must_look(&self) {
         loop {
             let progress = self.progress();
             if self.stops_lane() {
@@ -331,7 +332,7 @@ impl Tail {
     // === the fold ===
 
     /// Resolves when the fold has to run before its time, because much is not folded.
-    pub async fn is_half_full(&self) {
+    pub async fn wait_until_half_full(&self) {
         self.0.fold_now.notified().await;
     }
 
@@ -392,7 +393,7 @@ impl Tail {
         state.current = part;
     }
 
-    /// Another writer has advanced the projections since the tail was loaded.
+    /// The projections are not where the tail expects them: another node has folded, or another server is served.
     pub fn set_outdated(&self) {
         self.fold_failed();
         self.state().is_outdated = true;
@@ -505,7 +506,7 @@ impl Part {
     /// Takes in what a booking adds besides the states of accounts.
     fn take(&mut self, booking: &Booking) {
         for (_, id, leg) in booking.legs() {
-            if leg.version % WAYPOINT_INTERVAL == 0 {
+            if fold::is_waypoint(leg.version) {
                 let (version, position, at_us) = (leg.version, booking.position, booking.at_us);
                 let waypoint = Waypoint { account: id.clone(), version, position, at_us };
                 self.waypoints.entry(id.clone()).or_default().push(waypoint);

@@ -20,7 +20,8 @@ pub type BatchNumber = u64;
 /// Bytes that an account takes in memory besides its id and metadata: the state, the index and the allocations.
 const ACCOUNT_BYTES: usize = 320;
 
-/// Accounts that one eviction looks at; bounds its time to about a millisecond. More than a batch can load, twice.
+/// The most accounts that one eviction looks at. This bounds its time to about a millisecond. The number is more than twice what
+/// one batch can load.
 const LOOKS_PER_EVICTION: usize = 65_536;
 
 #[derive(Debug)]
@@ -293,7 +294,7 @@ impl Accounts {
         self.bytes
     }
 
-    /// Where the batch stands, to come back to with [`Accounts::restore`]: the named accounts as they are now.
+    /// The present states of these accounts. [`Accounts::restore`] puts them back.
     pub(crate) fn snapshot<'a>(&self, ids: impl Iterator<Item = &'a AccountId>) -> Snapshot {
         Snapshot(ids.map(|id| self.find(id)).map(|handle| (handle, self.at(handle).cloned())).collect())
     }

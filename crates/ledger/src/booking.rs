@@ -353,7 +353,7 @@ pub enum EntryKind {
     Captured = 7,
     /// A hold, or the rest of one after its final capture, is available again. The cause is the hold.
     Released = 8,
-    /// The same, because the hold's time was over. The cause is the hold.
+    /// A hold expired; what remained of it is available again. The cause is the hold.
     Expired = 9,
 }
 

@@ -120,9 +120,8 @@ impl Shared {
         LaneState::from_code(self.state.load(Relaxed))
     }
 
-    /// Sets the state and returns the previous one.
-    pub fn set_state(&self, state: LaneState) -> LaneState {
-        LaneState::from_code(self.state.swap(state as u8, Relaxed))
+    pub fn set_state(&self, state: LaneState) {
+        self.state.store(state as u8, Relaxed);
     }
 
     pub fn set_scales(&self, scales: &AssetScales) {
@@ -168,7 +167,7 @@ impl Shared {
     }
 
     /// Resolves when a read has seen a booking that the lane does not know.
-    pub async fn wait_for_readers(&self) {
+    pub async fn wait_until_outpaced(&self) {
         self.outpaced.notified().await;
     }
 

@@ -22,7 +22,7 @@ use super::{
 };
 
 /// The last position of the range that a position belongs to: 12 bits of shard number, 51 bits of sequence.
-pub fn last_of_range(position: Position) -> Position {
+fn last_of_range(position: Position) -> Position {
     Position(position.0 | ((1 << 51) - 1))
 }
 

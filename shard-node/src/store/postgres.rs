@@ -35,8 +35,7 @@ use crate::{config::DatabaseConfig, gate::Gate};
 /// A commit that has waited so long looks for a frozen client that keeps it out.
 const BLOCKED_AFTER: Duration = Duration::from_millis(500);
 
-/// The server ends the sessions of these, so that the lane's next transaction can begin: sessions of other lanes that keep
-/// this one out and whose client says nothing. Neither statement_timeout nor idle_in_transaction_session_timeout ends a
+/// Ends the sessions of other lanes that block this lane's backend while the server waits for their client. Neither statement_timeout nor idle_in_transaction_session_timeout ends a
 /// session that waits for the rows of a COPY.
 const END_FROZEN_HOLDERS: &str = "SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a \
      WHERE a.pid = ANY(pg_catalog.pg_blocking_pids($1)) AND a.wait_event_type = 'Client' AND a.application_name = $2 \
@@ -318,7 +317,10 @@ impl Store for Postgres {
         }
         if completed.tags.last().is_none_or(|tag| tag.as_str() != "COMMIT") {
             let tag = completed.tags.last().map(ToString::to_string).unwrap_or_default();
-            return Err(StoreError::Corrupt(format!("a batch ended with {tag} instead of COMMIT")).into());
+            // An aborted transaction answers COMMIT with ROLLBACK.
+            let in_doubt = tag != "ROLLBACK";
+            let error = StoreError::Corrupt(format!("a batch ended with {tag:?} instead of COMMIT"));
+            return Err(CommitFailure { error, in_doubt });
         }
         *writer = Some(session);
         drop(writer);
