@@ -44,7 +44,7 @@ struct Shared {
     bounds: Size,
     /// Wakes the fold before its time.
     fold_now: Notify,
-    /// Wakes whoever waits for a commit or for the end of a fold.
+    /// Wakes the tasks that wait for a commit or for the end of a fold.
     progress: Notify,
 }
 
@@ -378,7 +378,7 @@ impl Tail {
             state.generation += 1;
         }
         drop(state);
-        // A large part takes long to free. Nobody waits for the lock meanwhile.
+        // A large part takes long to free. It is freed without the lock.
         drop(part);
         self.0.progress.notify_waiters();
     }
@@ -503,7 +503,7 @@ impl State {
 }
 
 impl Part {
-    /// Takes in what a booking adds besides the states of accounts.
+    /// Takes in what a booking adds, without the states of accounts.
     fn take(&mut self, booking: &Booking) {
         for (_, id, leg) in booking.legs() {
             if fold::is_waypoint(leg.version) {

@@ -17,7 +17,7 @@ use crate::{
 /// Number of a batch of the lane. Batches count from 1.
 pub type BatchNumber = u64;
 
-/// Bytes that an account takes in memory besides its id and metadata: the state, the index and the allocations.
+/// Bytes that an account takes in memory in addition to its id and metadata: the state, the index and the allocations.
 const ACCOUNT_BYTES: usize = 320;
 
 /// The most accounts that one eviction looks at. This bounds its time to about a millisecond. The number is more than twice what

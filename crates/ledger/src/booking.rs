@@ -67,7 +67,7 @@ pub struct Extra {
     pub attributes: Option<Attributes>,
 }
 
-/// Attributes of an account besides its overdraft, which each leg carries, and its metadata.
+/// Attributes of an account, without its overdraft, which each leg carries, and without its metadata.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attributes {
     pub status: AccountStatus,

@@ -221,7 +221,7 @@ impl Journal {
         stored
     }
 
-    /// What the lane loads besides accounts and ids.
+    /// What the lane loads in addition to accounts and ids.
     pub fn named<'o>(&self, accounts: &Accounts, operations: impl Iterator<Item = &'o Operation> + Clone) -> Named {
         let mut named = Named::default();
         let Openings { known, to_load } = Openings::of(accounts, operations.clone());

@@ -45,7 +45,7 @@ pub fn booking_from_row(row: &PgRow) -> Result<Booking, sqlx::Error> {
 }
 
 /// The same for a row whose first columns are `journal_columns!(core)` and `journal_columns!(extra)`, in this order. It is
-/// several times as fast, for whoever reads a whole journal.
+/// several times as fast, for programs that read a whole journal.
 ///
 /// # Errors
 /// When the columns are others, or hold what no booking holds.

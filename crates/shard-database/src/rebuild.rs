@@ -204,7 +204,7 @@ async fn for_each_waypoint(
 
 // === the journal ===
 
-/// The highest position in the journal, whoever assigned it. Everything up to there is committed, because one writer at a
+/// The highest position in the journal, of all shards that assigned one. Everything up to there is committed, because one writer at a
 /// time appends.
 ///
 /// # Errors

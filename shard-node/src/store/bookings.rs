@@ -1,5 +1,5 @@
-//! `journal`: bookings by their ids, by their positions, and along an account's chain. Open holds have rows in `hold`
-//! besides.
+//! `journal`: bookings by their ids, by their positions, and along an account's chain. Open holds also have rows in
+//! `hold`.
 
 use std::collections::HashMap;
 
@@ -126,7 +126,7 @@ impl Transfers {
         transfers
     }
 
-    /// The bookings that have to be read besides, because they hold the answers.
+    /// Further bookings that have to be read, because they hold the answers.
     pub fn answers(&self) -> Vec<Position> {
         let bookings = self.0.values();
         bookings.filter_map(|(first, settlement)| history::answer_of(first.as_ref()?, settlement.as_ref())).collect()

@@ -42,7 +42,7 @@ pub struct Stored {
     pub registers: HashMap<TransferKey, StoredRegister>,
 }
 
-/// Rows that operations name besides accounts and ids. They are always loaded, because the decision is about them. What is
+/// Rows that operations name in addition to accounts and ids. They are always loaded, because the decision is about them. What is
 /// missing here does not exist.
 #[derive(Debug, Default)]
 pub struct Named {

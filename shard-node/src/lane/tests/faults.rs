@@ -65,7 +65,7 @@ async fn an_operation_in_doubt_is_never_answered_not_executed() {
         database.restart();
         pause_ms(1_000).await;
         assert_eq!(bookings_of(&database, 1), usize::from(is_written), "{fault:?}");
-        // Whoever asks again learns what became of it.
+        // The client that asks again learns what became of it.
         let again = node.one(pay(1, "alice", "bank", 1)).await;
         assert_eq!((posted(&again), answer(&again).replayed), (true, is_written), "{fault:?}");
         assert_eq!(balance(&database, "alice"), 99);

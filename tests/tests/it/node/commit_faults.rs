@@ -150,7 +150,7 @@ pub async fn a_silent_database_is_given_up_and_the_batch_run_again(place: &Place
 
     proxy.set_weather(Weather::BlackHole);
     let lost = transfer(&order("payer", "payee", 10), false)?;
-    // The whole batch was sent with its COMMIT, so nobody knows what became of it, and there is no answer.
+    // The whole batch was sent with its COMMIT, so the node cannot know what became of it, and there is no answer.
     let replies = timeout(Duration::from_secs(6), node.execute(from_ref(&lost))).await;
     ensure!(replies.is_err(), "it got an answer through a black hole: {replies:?}");
     until("the node says that it is cut off", Duration::from_secs(20), async || {

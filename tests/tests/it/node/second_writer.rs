@@ -137,7 +137,7 @@ pub async fn a_node_frozen_within_copy_lets_another_serve_within_two_seconds(
     books_are_sound(url).await
 }
 
-/// The journal is the shard. Somebody changed a balance in the table of accounts: the next fold of the account replaces it.
+/// The journal is the shard. If an operator changes a balance in the table of accounts, the next fold of the account replaces it.
 pub async fn a_row_changed_by_hand_is_replaced_by_what_the_journal_says(place: &Place<'_>) -> anyhow::Result<()> {
     let config = place.shard("row_by_hand").await?;
     let node = Node::start(&config).await?;
@@ -152,7 +152,7 @@ pub async fn a_row_changed_by_hand_is_replaced_by_what_the_journal_says(place: &
     books_are_sound(url).await
 }
 
-/// Somebody changed a row to a version that the journal does not have. The fold does not write over it, and the node takes
+/// An operator changes a row to a version that the journal does not have. The fold does not write over it, and the node takes
 /// no further writes and says why.
 pub async fn a_row_that_does_not_lead_to_the_journal_stops_the_shard(place: &Place<'_>) -> anyhow::Result<()> {
     let config = place.shard("version_by_hand").await?;

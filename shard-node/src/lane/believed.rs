@@ -1,0 +1,148 @@
+//! What the lane believes of its shard: how it gets to know the shard's state, and how it catches up with other writers.
+
+use std::time::Instant;
+
+use identity::Marks;
+use ledger::{AccountId, Position, batch::Effects};
+use shard_database::ShardState;
+
+use super::{Lane, Link, decide::Decided, load, mark_of};
+use crate::store::{Opened, Store, StoreError};
+
+/// Bookings read at once while the lane catches up.
+const CATCH_UP_PAGE: i64 = 20_000;
+
+impl<S: Store> Lane<S> {
+    /// Checks that a batch can be attempted: the shard's state is known, and the database takes writes.
+    pub(super) async fn able_to_write(&mut self) -> Result<(), StoreError> {
+        let able = self.prepare_to_write().await;
+        self.is_able = able.is_ok();
+        if let Err(error) = &able
+            && !matches!(error, StoreError::Refused(_))
+        {
+            self.disconnect().await;
+        }
+        able
+    }
+
+    async fn prepare_to_write(&mut self) -> Result<(), StoreError> {
+        if let Some(why) = self.tail.damaged() {
+            return Err(StoreError::Corrupt(why));
+        }
+        if self.link.is_some() && !self.store.is_current() {
+            self.disconnect().await;
+        }
+        // While the database takes no writes, another node may write: reads go on and need what that node appends.
+        if self.link.is_none() || !self.is_able || self.tail.is_outdated() {
+            self.refresh().await?;
+        }
+        if self.store.open_writer().await? {
+            self.needs_own_booking = true;
+        }
+        if self.unwritable.is_some() {
+            let marker = self.marker()?;
+            self.write(marker).await.map_err(|failure| failure.error)?;
+            self.unwritable = None;
+        }
+        Ok(())
+    }
+
+    /// A batch of one booking that books nothing.
+    fn marker(&mut self) -> Result<Decided, StoreError> {
+        let from = self.link.as_ref().ok_or(StoreError::Superseded)?.state;
+        let mut effects = Effects { next_position: Position(from.next_position), ..Effects::default() };
+        self.now_us = self.now_us.max(self.clock.now_us());
+        effects.add_marker(self.now_us);
+        let number = self.accounts.batch();
+        let (changed, undo) = self.accounts.finish_batch();
+        let (group, outcomes, marks, scales, begun) =
+            (Vec::new(), Vec::new(), Marks::default(), Vec::new(), Instant::now());
+        Ok(Decided { group, outcomes, from, effects, suspects: 0, changed, undo, number, marks, scales, begun })
+    }
+
+    /// Drops the sessions. What is in memory stays, and is brought up to date when there are new sessions.
+    pub(super) async fn disconnect(&mut self) {
+        self.link = None;
+        self.store.close().await;
+    }
+
+    /// Reads the shard's state, and what was appended since it was last known.
+    pub(super) async fn refresh(&mut self) -> Result<(), StoreError> {
+        self.link = None;
+        let Opened { state, timeline, folded, ownership, scales, is_new } = self.store.open().await?;
+        if is_new {
+            self.needs_own_booking = true;
+        }
+        let end = Position(state.next_position - 1);
+        let continues = |(believed, believed_timeline): &(ShardState, i64)| {
+            believed.incarnation == state.incarnation
+                && *believed_timeline == timeline
+                && believed.next_position <= state.next_position
+        };
+        // A server that lacks a fold which another one had, after a failover for example, has older rows.
+        let is_behind = self.tail.is_outdated() || folded < self.tail.folded_position();
+        let known = self.believed.filter(continues).filter(|_| !is_behind);
+        let known = match known {
+            Some((believed, _)) => Position(believed.next_position - 1),
+            None => {
+                // Until the tail is loaded again, nothing in memory is believed.
+                self.believed = None;
+                self.accounts.forget_all();
+                let folded = self.store.folded().await?;
+                let position = folded.position;
+                self.tail.reset(folded, state.incarnation, timeline, self.accounts.batch())?;
+                position
+            }
+        };
+        self.catch_up(known, end, &state, timeline).await?;
+        self.believed = Some((state, timeline));
+        self.shared.set_ownership(&state, &ownership);
+        self.shared.set_scales(&scales);
+        self.gate.committed(mark_of(&state, timeline));
+        self.link = Some(Link { state, ahead: state, timeline, ownership, scales });
+        Ok(())
+    }
+
+    /// Applies the bookings between two positions to the accounts and the tail.
+    async fn catch_up(
+        &mut self,
+        mut known: Position,
+        end: Position,
+        state: &ShardState,
+        timeline: i64,
+    ) -> Result<(), StoreError> {
+        while known < end {
+            let mut bookings = self.store.bookings_after(known, CATCH_UP_PAGE).await?;
+            // Later ones are not part of the state that was read.
+            bookings.truncate(bookings.partition_point(|booking| booking.position <= end));
+            let Some(last) = bookings.last().map(|booking| booking.position) else {
+                let what = format!("the journal ends at position {} instead of {}", known.0, end.0);
+                return Err(StoreError::Corrupt(what));
+            };
+            let mut missing: Vec<AccountId> = Vec::new();
+            for booking in &bookings {
+                missing.extend(booking.legs().map(|(_, id, _)| id.clone()));
+                if booking.kind.in_transit() != 0 {
+                    missing.push(AccountId::in_transit(booking.asset));
+                }
+            }
+            missing.retain(|id| !self.accounts.is_known(id));
+            load::learn(&*self.store, &mut self.accounts, missing).await?;
+            for booking in &bookings {
+                self.recent_ids.remember(booking);
+                if let Err(error) = self.accounts.apply(booking) {
+                    self.accounts.abandon_batch();
+                    return Err(error.into());
+                }
+            }
+            let number = self.accounts.batch();
+            let (changed, _) = self.accounts.finish_batch();
+            self.tail.rows_were_read();
+            self.tail.commit(&bookings, changed, number);
+            self.needs_own_booking = true;
+            known = last;
+            self.believed = Some((ShardState { next_position: known.next().0, ..*state }, timeline));
+        }
+        Ok(())
+    }
+}
