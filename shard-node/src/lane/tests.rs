@@ -5,8 +5,8 @@
 use std::collections::{BTreeSet, HashMap};
 
 use ledger::{
-    Account, AccountId, AccountStatus, AssetCode, BookingKind, Limit, Metadata, Refusal, Refused, TransferId,
-    TransferKey,
+    Account, AccountId, AccountStatus, AssetCode, BookingKind, Limit, Metadata, Position, Refusal, Refused,
+    TransferId, TransferKey,
     booking::Role,
     operation::{CreateAccount, Decide, Operation, PlaceHold, Purpose, Settle, Transfer, UpdateAccount, Verdict},
     outcome::{AccountOutcome, HoldOutcome, TransferAnswer, TransferOutcome, TransferState},
