@@ -20,6 +20,10 @@ use crate::service::CoreConfig;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// Threads that run the router's tasks. 0: one for each core of the machine. A router that shares its machine with the
+    /// nodes and their databases spends less on each request with fewer threads (`docs/performance.md`).
+    #[serde(default)]
+    pub worker_threads: usize,
     pub http: HttpConfig,
     pub admin: AdminConfig,
     pub map: MapConfig,

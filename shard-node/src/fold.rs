@@ -4,6 +4,9 @@
 //! its own, and then advances `folded_position` together with sagas and waypoints. A node that dies in between
 //! leaves some accounts ahead of `folded_position`; the next fold leaves rows that are as new as its own states, and replaces older
 //! ones that the journal confirms.
+//!
+//! A fold competes with the lane for the database's processor and disk. While the tail is less than half full, the fold writes small chunks
+//! and rests after each, so that a commit waits for one chunk at most.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,9 +19,14 @@ use crate::{
     tail::{Fold, Tail},
 };
 
-/// Accounts that one statement writes: enough that the statement's fixed cost does not matter, and few enough that the
-/// server can do other work in between.
-const CHUNK: usize = 1000;
+/// Accounts that one statement writes while the tail is less than half full. The statement takes the server about a millisecond.
+const SMALL_CHUNK: usize = 250;
+/// Accounts that one statement writes otherwise. The fixed cost of the statement does not matter.
+const LARGE_CHUNK: usize = 1000;
+/// The rest after a small chunk, as a multiple of the time that the chunk took.
+const REST: u32 = 3;
+/// The longest rest after a small chunk.
+const LONGEST_REST: Duration = Duration::from_millis(20);
 
 /// Pause after a fold that failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -37,10 +45,13 @@ pub async fn run<S: Store>(store: Arc<S>, tail: Tail, interval: Duration, shutdo
         next = Instant::now() + interval;
         let Some(fold) = tail.begin_fold() else { continue };
         let begun = Instant::now();
-        match write(&*store, fold).await {
+        let Some(written) = shutdown.run_until_cancelled(write(&*store, &tail, fold)).await else { return };
+        match written {
             Ok(true) => {
                 is_failing = false;
-                tail.folded();
+                let part = tail.folded();
+                // Not on the thread of the lane.
+                tokio::task::spawn_blocking(move || drop(part));
                 metrics::histogram!(m::FOLD_SECONDS).record(begun.elapsed());
             }
             Ok(false) => {
@@ -73,15 +84,23 @@ pub async fn run<S: Store>(store: Arc<S>, tail: Tail, interval: Duration, shutdo
 }
 
 /// Returns `false` if another node has folded since the tail was loaded.
-async fn write(store: &impl Store, fold: Fold) -> Result<bool, StoreError> {
+async fn write(store: &impl Store, tail: &Tail, fold: Fold) -> Result<bool, StoreError> {
     // In the order of the index, so that each page is written once. To sort a large tail takes longer than the lane may wait for
     // the thread.
     let sorted = tokio::task::spawn_blocking(move || (fold.ids_in_order(), fold));
     let (ids, fold) = sorted.await.map_err(|_| StoreError::Superseded)?;
     store.begin_fold(fold.step.timeline).await?;
-    for chunk in ids.chunks(CHUNK) {
+    let mut left = ids.as_slice();
+    while !left.is_empty() {
+        let hurries = tail.is_half_full();
+        let (chunk, rest) = left.split_at(left.len().min(if hurries { LARGE_CHUNK } else { SMALL_CHUNK }));
+        left = rest;
+        let begun = Instant::now();
         store.fold_accounts(fold.step.incarnation, &fold.states(chunk)).await?;
         metrics::counter!(m::FOLD_ACCOUNTS).increment(chunk.len() as u64);
+        if !hurries && !left.is_empty() {
+            sleep((begun.elapsed() * REST).min(LONGEST_REST)).await;
+        }
     }
     store.finish_fold(&fold.step).await
 }

@@ -72,7 +72,7 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 const FOLD_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Longest rest between two commits of small batches.
-const LONGEST_REST: Duration = Duration::from_millis(1);
+const LONGEST_REST: Duration = Duration::from_micros(500);
 /// In a batch of so many operations, the fixed cost of the commit hardly matters.
 const FULL_BATCH: usize = 16;
 
@@ -193,10 +193,10 @@ impl<S: Store> Lane<S> {
                 continue;
             }
             let (shared, tail) = (Arc::clone(&self.shared), self.tail.clone());
-            let batch = tokio::select! {
+            let next = tokio::select! {
                 biased;
                 () = tail.wait_until_lane_must_look() => continue,
-                batch = self.queue.next_batch() => batch,
+                next = self.queue.next() => next,
                 () = shared.wait_until_outpaced() => {
                     if let Err(error) = self.refresh().await {
                         tracing::warn!(%error, "cannot catch up with another node of the shard");
@@ -206,10 +206,11 @@ impl<S: Store> Lane<S> {
                 }
                 () = shutdown.cancelled() => None,
             };
-            match batch {
-                Some(work) => self.carry_out_ahead(work).await,
-                None => break,
-            }
+            let Some(first) = next else { break };
+            // Calls that have arrived together with this one are read first, and their operations go into the same commit.
+            tokio::task::yield_now().await;
+            let work = self.queue.gather(first);
+            self.carry_out_ahead(work).await;
             let rest = std::mem::take(&mut self.rest);
             if !rest.is_zero() {
                 self.timer.sleep(rest).await;
@@ -217,7 +218,8 @@ impl<S: Store> Lane<S> {
         }
         self.shared.set_state(LaneState::Draining);
         self.queue.close();
-        while let Some(work) = self.queue.next_batch().await {
+        while let Some(first) = self.queue.next().await {
+            let work = self.queue.gather(first);
             self.carry_out(work).await;
         }
         self.store.close().await;

@@ -368,8 +368,13 @@ impl Tail {
         Some(Fold { part, step })
     }
 
-    /// The fold is in the database.
-    pub fn folded(&self) {
+    /// Whether the fold has to hurry.
+    pub fn is_half_full(&self) -> bool {
+        self.size().reaches(self.0.bounds.half())
+    }
+
+    /// The fold is in the database. Returns what it wrote. A large fold takes long to free.
+    pub fn folded(&self) -> Option<impl Send + use<>> {
         let mut state = self.state();
         let part = state.folding.take();
         if let Some(part) = &part {
@@ -378,9 +383,8 @@ impl Tail {
             state.generation += 1;
         }
         drop(state);
-        // A large part takes long to free. It is freed without the lock.
-        drop(part);
         self.0.progress.notify_waiters();
+        part
     }
 
     /// The fold failed: what it took is not folded.

@@ -79,11 +79,10 @@ pub async fn run(plan: Plan, folder: &Path) -> anyhow::Result<Report> {
     let requests_per_s = peak.ours.as_ref().map_or(0.0, |ours| ours.requests_per_s);
     ensure!(requests_per_s > 1.0, "the peak is {requests_per_s} requests a second");
     let spec = Spec {
-        rate: Some(requests_per_s / 2.0),
         seconds: (plan.minutes * 60.0).round().max(1.0) as u32,
         window: Some(Duration::from_secs(u64::from(plan.window_s))),
         seed: plan.seed.wrapping_add(1),
-        ..base
+        ..base.at_rate(requests_per_s / 2.0)
     };
     let (sample, moments) = progress::counted("seconds", spec.seconds as usize, async |bar| {
         let watch = watch(&subject, &spec, plan.window_s, bar);

@@ -88,7 +88,16 @@ impl Spec {
     };
     /// Single transfers over 64 connections.
     pub const SINGLES: Self = Self { batch: 1, connections: 64, ..Self::BATCHES };
+
+    /// The same load in the open loop, at `rate` requests a second, over enough connections that a request seldom waits for
+    /// one: with few, a pause of some milliseconds leaves requests behind that the connections take long to catch up with.
+    pub fn at_rate(self, rate: f64) -> Self {
+        Self { rate: Some(rate), connections: self.connections.max(OPEN_LOOP_CONNECTIONS), ..self }
+    }
 }
+
+/// Connections of an open loop, at least.
+pub const OPEN_LOOP_CONNECTIONS: usize = 256;
 
 impl Subject {
     /// Starts a cluster in a folder below `folder` and opens its accounts.

@@ -1,6 +1,8 @@
 //! The configuration files of nodes and routers, and the first shard map. Each file is written once; afterwards the
 //! operator edits it.
 
+use std::num::NonZero;
+
 use serde::Serialize;
 use shard_map::{ClusterId, Shard, ShardMap, SlotRange};
 
@@ -25,6 +27,7 @@ struct NodeConfig<'a> {
 
 #[derive(Serialize)]
 struct RouterConfig {
+    worker_threads: usize,
     http: ListenSection,
     admin: ListenSection,
     map: MapSection,
@@ -75,7 +78,7 @@ pub fn write(layout: &Layout, description: &Description) -> anyhow::Result<()> {
         durable_file::create_once(&layout.config(&shard.node_name()), &text, Audience::Owner)?;
     }
     for router in &description.routers {
-        let text = toml::to_string(&router_config(router))?;
+        let text = toml::to_string(&router_config(router, threads_of_a_router(description.routers.len())))?;
         durable_file::create_once(&layout.config(&router.name), &text, Audience::Owner)?;
     }
     Ok(())
@@ -91,13 +94,20 @@ fn node_config<'a>(layout: &Layout, cluster: ClusterId, shard: &'a ShardPlace) -
     })
 }
 
-fn router_config(router: &RouterPlace) -> RouterConfig {
+fn router_config(router: &RouterPlace, worker_threads: usize) -> RouterConfig {
     RouterConfig {
+        worker_threads,
         http: loopback(router.http_port),
         admin: loopback(router.admin_port),
         map: MapSection { path: MAP_FROM_CONFIG },
         assets: AssetsSection { btc: 8 },
     }
+}
+
+/// The routers share the machine with nodes and databases: together they get half of the cores.
+fn threads_of_a_router(routers: usize) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    (cores / 2 / routers.max(1)).max(1)
 }
 
 fn loopback(port: u16) -> ListenSection {

@@ -1,5 +1,5 @@
-//! The sender of one shard: takes whatever waits into one call, as soon as a call may be made. Nothing lingers on
-//! purpose; while calls are under way, the next batch gathers by itself.
+//! The sender of one shard: takes whatever waits into one call, as soon as a call may be made. It waits for no time to
+//! pass: while calls are under way, the next batch gathers by itself.
 
 use std::sync::Arc;
 
@@ -7,6 +7,10 @@ use telemetry::tasks::Tasks;
 use tokio::time::Instant;
 
 use super::{CallError, Shard, delivery, queue::Submission};
+
+/// How often the sender lets the other tasks that are ready go first. An answer of a node makes many tasks ready at once, and
+/// each of them may have an operation for this shard. A call costs router and node more than the operations in it.
+const YIELDS: usize = 2;
 
 /// Runs until the shard is retired or the service shuts down, and the queue is empty.
 pub async fn run(shard: Arc<Shard>, tasks: Tasks) {
@@ -26,8 +30,11 @@ pub async fn run(shard: Arc<Shard>, tasks: Tasks) {
 
 async fn send_all(shard: &Arc<Shard>, tasks: &Tasks) {
     while shard.queue.ready().await {
-        // The call slot first, then the batch: what arrives while waiting for a slot still rides along.
+        // The call slot first, then the batch: what arrives while the sender waits for a slot goes into the same call.
         let Ok(slot) = Arc::clone(&shard.in_flight).acquire_owned().await else { return };
+        for _ in 0..YIELDS {
+            tokio::task::yield_now().await;
+        }
         let batch = without_expired(shard, shard.queue.take(shard.max_batch_operations));
         #[expect(clippy::cast_precision_loss, reason = "a queue length for a gauge")]
         shard.metrics.queue_operations.set(shard.queue.operations() as f64);

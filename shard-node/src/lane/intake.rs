@@ -192,10 +192,9 @@ pub(super) fn channel(config: &LaneConfig, gate: Gate, tail: Tail) -> (Queue, La
 }
 
 impl Queue {
-    /// Waits for work and takes everything that waits, up to the bound. `None`: the queue is closed and empty.
-    pub async fn next_batch(&mut self) -> Option<Work> {
-        let first = self.receiver.recv().await?;
-        Some(self.gather(first))
+    /// Waits for a submission. `None`: the queue is closed and empty. May be dropped while it waits.
+    pub async fn next(&mut self) -> Option<Submission> {
+        self.receiver.recv().await
     }
 
     /// Waits for a large batch. May be dropped while it waits.
@@ -215,7 +214,8 @@ impl Queue {
         Some(self.gather(first))
     }
 
-    fn gather(&mut self, first: Submission) -> Work {
+    /// A batch of this submission and everything that waits behind it, up to the bound.
+    pub fn gather(&mut self, first: Submission) -> Work {
         let mut work = Work::new(first);
         while work.weight() < self.max_batch_operations {
             match self.receiver.try_recv() {

@@ -12,7 +12,7 @@ use crate::bench::{
     figures::{Figure, Promise, median},
     machine::Machine,
     page::{Mark, Page},
-    subject::Sample,
+    subject::{OPEN_LOOP_CONNECTIONS, Sample},
 };
 
 #[derive(Debug, Serialize)]
@@ -74,13 +74,14 @@ impl Report {
     pub fn page(&self) -> String {
         let mut page = Page::new("Shardledger: soak");
         page.paragraph(&format!(
-            "{}. {}. {} minutes at half of the peak of {:.0} transfers/s, {} transfers a request over {} connections, {:.1} % of \
+            "{}. {}. {} minutes at half of the peak of {:.0} transfers/s, {} transfers a request over {} connections ({} at the peak), {:.1} % of \
              them sent again, one master account with 1,000 sub-accounts, windows of {} s.",
             self.measured_at,
             self.machine,
             self.plan.minutes,
             self.peak_transfers_per_s,
             self.plan.batch,
+            self.plan.connections.max(OPEN_LOOP_CONNECTIONS),
             self.plan.connections,
             self.plan.replays * 100.0,
             self.plan.window_s

@@ -85,8 +85,7 @@ impl Stage {
             What::Ours(shards, spec) => self.subject(*shards).measure(&spec_of(spec)).await,
             What::AtHalfTheRateOf(peak, shards, spec) => {
                 let Some(rate) = samples.0.get(*peak).and_then(|samples| samples.last()) else { return Ok(()) };
-                let rate = Some(rate.transfers_per_s / 2.0);
-                self.subject(*shards).measure(&Spec { rate, ..spec_of(spec) }).await
+                self.subject(*shards).measure(&spec_of(spec).at_rate(rate.transfers_per_s / 2.0)).await
             }
             What::Kill(spec) => self.kill(&Spec { checkpoint: false, ..spec_of(spec) }).await,
         };
