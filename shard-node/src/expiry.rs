@@ -8,16 +8,15 @@ use std::{sync::Arc, time::Duration};
 use ledger::{
     AccountId, HoldKey, TransferId,
     operation::Operation,
-    outcome::{HoldOutcome, Outcome},
+    outcome::{HoldOutcome, Outcome, Reply},
 };
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
-use wire::{Reply, convert::Submitted};
 
 use crate::{
     clock::NodeClock,
     gate::Gate,
-    lane::LaneHandle,
+    lane::{LaneHandle, Queued},
     metric_definitions as m,
     store::{StoreError, read},
 };
@@ -74,7 +73,7 @@ async fn expire_due(pool: &PgPool, lane: &LaneHandle, now_us: i64) -> Result<Pro
             }
         };
         let operation = Operation::ExpireHold(HoldKey { id: TransferId(id), debit });
-        operations.push(Submitted { timeout_ms: 0, order_group: 0, operation, peer: None, scale: None });
+        operations.push(Queued::new(operation));
     }
     let found = i64::try_from(operations.len()).unwrap_or(i64::MAX);
     let replies = lane.execute(operations).await;

@@ -38,16 +38,19 @@ use std::{
 };
 
 use identity::{AssetScales, Mark, Marks};
-use ledger::{accounts::Accounts, outcome::Outcome};
+use ledger::{
+    accounts::Accounts,
+    outcome::{Outcome, Reason},
+};
 use shard_database::ShardState;
 use telemetry::Tasks;
 use tokio_util::sync::CancellationToken;
-use wire::not_executed::Reason;
 
 use decide::Decided;
 use intake::{LARGE_BATCH, Queue, Shared};
 pub use intake::{LaneHandle, LaneState};
 use recent_ids::RecentIds;
+pub use work::Queued;
 use work::Work;
 
 use crate::{

@@ -3,19 +3,26 @@
 mod account_list;
 mod identify;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use identity::Mark;
-use ledger::{AccountId, Limit, history::StoredTransfer, operation::Operation};
+use ledger::{
+    AccountId, Limit,
+    history::StoredTransfer,
+    operation::Operation,
+    outcome::{Reason, Reply},
+};
 use shard_map::ShardMap;
 use sqlx::PgPool;
 use telemetry::Tasks;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
 use tonic::{Request, Response, Status};
 use wire::{
-    Reply, convert,
+    convert,
     convert::Submitted,
-    not_executed::Reason,
     shard_node_server::{ShardNode, ShardNodeServer},
 };
 
@@ -23,7 +30,7 @@ use self::identify::DeclaredAssets;
 use crate::{
     clock::NodeClock,
     gate::Gate,
-    lane::LaneHandle,
+    lane::{LaneHandle, Queued},
     metric_definitions as m,
     reads::{self, Reads, account_list::KnownOwnership},
     store::{self, StoreError, read::Owned},
@@ -159,14 +166,17 @@ impl ShardNode for Service {
             tracing::debug!(traceparent, first, count, of = operations.len(), "operations of a traced request");
         }
         let mut bad: Vec<(usize, String)> = Vec::new();
-        let mut good: Vec<Submitted> = Vec::with_capacity(operations.len());
+        let mut good: Vec<Queued> = Vec::with_capacity(operations.len());
+        let now = Instant::now();
         for (index, operation) in operations.into_iter().enumerate() {
             match Submitted::try_from(operation) {
-                Ok(mut submitted) => {
-                    if let Operation::CreateAccount(create) = &submitted.operation {
-                        submitted.scale = scales.get(create.asset.as_str()).copied();
-                    }
-                    good.push(submitted);
+                Ok(Submitted { operation, timeout_ms, order_group, peer }) => {
+                    let scale = match &operation {
+                        Operation::CreateAccount(create) => scales.get(create.asset.as_str()).copied(),
+                        _ => None,
+                    };
+                    let deadline = (timeout_ms > 0).then(|| now + Duration::from_millis(timeout_ms.into()));
+                    good.push(Queued { operation, peer, scale, order_group: order_group.into(), deadline });
                 }
                 Err(error) => bad.push((index, error.to_string())),
             }

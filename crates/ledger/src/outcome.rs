@@ -17,6 +17,33 @@ pub enum Outcome {
     Illegal(String),
 }
 
+/// What a shard answers to an operation that it was asked to execute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    Outcome(Outcome),
+    /// It certainly had no effect and never will.
+    NotExecuted {
+        reason: Reason,
+        detail: String,
+    },
+    /// Whether its commit was carried out could not be learnt in time.
+    Unknown,
+}
+
+/// Why an operation was not executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The shard has too much work.
+    Overloaded,
+    /// The shard's database cannot be reached or takes no writes.
+    Unavailable,
+    /// The operation's deadline passed before it was decided.
+    Deadline,
+    ShuttingDown,
+    /// An invariant would have been broken.
+    Internal,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccountOutcome {
     Created(Account),

@@ -11,11 +11,10 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use identity::shard::RoutingFacts;
-use ledger::AssetRegistry;
+use ledger::{AssetRegistry, outcome::Reply};
 use shard_map::ClusterId;
 use tonic::transport::{Channel, Endpoint};
 use wire::{
-    Reply,
     convert::{assets_to_wire, operation_to_wire},
     shard_node_client::ShardNodeClient,
 };

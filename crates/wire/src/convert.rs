@@ -15,7 +15,7 @@ pub use self::{
         assets_from_wire, assets_to_wire, marks_from_wire, marks_to_wire, shard_mark_from_wire, shard_mark_to_wire,
     },
     operation::{Submitted, operation_to_wire},
-    outcome::{Reply, presumed_from_wire, state_from_wire, state_to_columns},
+    outcome::{presumed_from_wire, state_from_wire, state_to_columns},
     value::{
         account_id, asset, id_from_wire, id_to_wire, purpose_from_wire, purpose_to_wire, refused_from_wire,
         refused_to_wire, verdict_from_wire, verdict_to_wire,

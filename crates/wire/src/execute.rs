@@ -6,6 +6,7 @@ use identity::Mark;
 use ledger::{
     TransferId,
     operation::{Decide, Operation, Purpose, Settle, Transfer},
+    outcome::Reply,
 };
 use prost::{
     Message,
@@ -21,7 +22,6 @@ use tonic::{
 };
 
 use crate::{
-    Reply,
     convert::{BadMessage, operation_to_wire, purpose_to_wire, refused_to_wire, shard_mark_to_wire, verdict_to_wire},
     generated as wire,
 };

@@ -10,7 +10,6 @@ mod generated {
     tonic::include_proto!("shardledger.v1");
 }
 
-pub use convert::Reply;
 pub use generated::*;
 
 /// Header of a read: the highest mark of the shard that the caller was told, as `incarnation/timeline/position`. A

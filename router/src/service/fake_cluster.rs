@@ -18,7 +18,7 @@ use ledger::{
     history::StoredTransfer,
     in_memory::{Journal, needed},
     operation::{CreateAccount, PlaceHold, Purpose},
-    outcome::{NotOwner, Outcome, TransferState},
+    outcome::{NotOwner, Outcome, Reason, Reply, TransferState},
 };
 use shard_map::{ShardMap, Slot, SlotRange, slot_of};
 use telemetry::tasks::Tasks;
@@ -29,7 +29,7 @@ use tokio::{
 };
 use tonic::transport::server::TcpIncoming;
 use uuid::Uuid;
-use wire::{Reply, convert, convert::Submitted, not_executed::Reason, shard_node_server::ShardNodeServer};
+use wire::{convert, convert::Submitted, shard_node_server::ShardNodeServer};
 
 use super::{AccountReply, CoreConfig, NewTransfer, Router};
 use crate::routing::Routing;

@@ -6,14 +6,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ledger::operation::Operation;
+use ledger::{
+    operation::Operation,
+    outcome::{Reason, Reply},
+};
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tonic::Code;
 use wire::{
-    Reply,
     convert::BadMessage,
     execute::{ExecuteCall, Executed},
-    not_executed::Reason,
 };
 
 use super::{

@@ -124,7 +124,7 @@ async fn a_lost_answer_is_asked_for_again() {
 
 #[tokio::test]
 async fn a_refusal_after_a_lost_answer_proves_nothing() {
-    use wire::not_executed::Reason;
+    use ledger::outcome::Reason;
     let reasons = [Reason::Unavailable, Reason::Overloaded, Reason::Deadline, Reason::ShuttingDown];
     join_all(reasons.map(async |reason| {
         let cluster = Cluster::start(1).await;
@@ -147,7 +147,7 @@ async fn a_refusal_before_a_lost_answer_proves_nothing_either() {
     let cluster = Cluster::start(1).await;
     cluster.fund(&[("alice", 100), ("bob", 0)]).await;
     // The second transfer is unknown, so both are sent again; then both are executed, and nobody hears of it.
-    cluster.nodes[0].expect_trouble([Trouble::RefuseFirst(wire::not_executed::Reason::Unavailable)]);
+    cluster.nodes[0].expect_trouble([Trouble::RefuseFirst(ledger::outcome::Reason::Unavailable)]);
     cluster.nodes[0].expect_trouble([Trouble::LoseAnswer]);
     cluster.nodes[0].expect_trouble([Trouble::LoseRequest; 100]);
     let both = vec![transfer(1, "alice", "bob", 20), transfer(2, "alice", "bob", 30)];
@@ -174,7 +174,7 @@ async fn an_answer_that_stores_nothing_says_nothing_of_a_lost_sending() {
 
 #[tokio::test]
 async fn a_refusal_alone_had_no_effect() {
-    use wire::not_executed::Reason;
+    use ledger::outcome::Reason;
     let cluster = Cluster::start(1).await;
     cluster.fund(&[("alice", 100), ("bob", 0)]).await;
     for (reason, error) in [

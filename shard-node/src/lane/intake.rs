@@ -9,15 +9,17 @@ use std::{
 };
 
 use identity::AssetScales;
-use ledger::Position;
+use ledger::{
+    Position,
+    outcome::{Reason, Reply},
+};
 use shard_database::ShardState;
 use tokio::{
     sync::{Notify, mpsc, oneshot},
-    time::{Instant, timeout},
+    time::timeout,
 };
-use wire::{Reply, convert::Submitted, not_executed::Reason};
 
-use super::work::{Submission, Work};
+use super::work::{Queued, Submission, Work};
 use crate::{
     config::LaneConfig,
     gate::Gate,
@@ -248,7 +250,7 @@ impl LaneHandle {
     }
 
     /// Executes the operations in order and returns one reply for each. Dropping the future does not cancel them.
-    pub async fn execute(&self, operations: Vec<Submitted>) -> Vec<Reply> {
+    pub async fn execute(&self, operations: Vec<Queued>) -> Vec<Reply> {
         let count = operations.len();
         let refuse = |reason, detail: &str| vec![Reply::NotExecuted { reason, detail: detail.to_owned() }; count];
         if self.shared.state() == LaneState::Draining {
@@ -257,9 +259,8 @@ impl LaneHandle {
         if let Err(cause) = self.gate.writes() {
             return refuse(Reason::Unavailable, &cause);
         }
-        let now = Instant::now();
         let (reply, answer) = oneshot::channel();
-        let submission = Submission::new(operations, now, reply);
+        let submission = Submission::new(operations, reply);
         let weight = submission.weight();
         let before = self.shared.waiting.fetch_add(weight, Relaxed);
         // A submission larger than the bound is admitted when the queue is empty; otherwise it could never run.

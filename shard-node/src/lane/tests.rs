@@ -9,11 +9,10 @@ use ledger::{
     TransferId, TransferKey,
     booking::Role,
     operation::{CreateAccount, Decide, Operation, PlaceHold, Purpose, Settle, Transfer, UpdateAccount, Verdict},
-    outcome::{AccountOutcome, HoldOutcome, TransferAnswer, TransferOutcome, TransferState},
+    outcome::{AccountOutcome, HoldOutcome, Reply, TransferAnswer, TransferOutcome, TransferState},
 };
 use tokio::task::JoinHandle;
 use uuid::Uuid;
-use wire::{Reply, convert::Submitted};
 
 use super::*;
 use crate::{
@@ -94,7 +93,7 @@ impl Node {
     }
 
     async fn run(&self, operations: Vec<Operation>) -> Vec<Reply> {
-        self.handle.execute(operations.into_iter().map(|operation| submitted(operation, 0)).collect()).await
+        self.handle.execute(operations.into_iter().map(|operation| queued(operation, 0)).collect()).await
     }
 
     async fn one(&self, operation: Operation) -> Reply {
@@ -106,10 +105,10 @@ impl Node {
         self.submit_for(operations, 0)
     }
 
-    fn submit_for(&self, operations: Vec<Operation>, timeout_ms: u32) -> JoinHandle<Vec<Reply>> {
+    fn submit_for(&self, operations: Vec<Operation>, timeout_ms: u64) -> JoinHandle<Vec<Reply>> {
         let handle = self.handle.clone();
         self.tasks.spawn("client", async move {
-            handle.execute(operations.into_iter().map(|operation| submitted(operation, timeout_ms)).collect()).await
+            handle.execute(operations.into_iter().map(|operation| queued(operation, timeout_ms)).collect()).await
         })
     }
 }
@@ -136,9 +135,11 @@ async fn folded_shard_with(names: &[&str]) -> Database {
     database
 }
 
-fn submitted(operation: Operation, timeout_ms: u32) -> Submitted {
+/// `timeout_ms` 0: no deadline.
+fn queued(operation: Operation, timeout_ms: u64) -> Queued {
     let scale = matches!(operation, Operation::CreateAccount(_)).then_some(2);
-    Submitted { timeout_ms, order_group: 0, operation, peer: None, scale }
+    let deadline = (timeout_ms > 0).then(|| tokio::time::Instant::now() + Duration::from_millis(timeout_ms));
+    Queued { scale, deadline, ..Queued::new(operation) }
 }
 
 // === operations ===

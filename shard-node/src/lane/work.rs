@@ -1,11 +1,15 @@
 //! One batch on its way through the lane: its operations in order, and a reply for each.
 
-use std::{collections::VecDeque, ops::Range, time::Duration};
+use std::{collections::VecDeque, ops::Range};
 
 use identity::{AssetScales, Mark, Marks};
-use ledger::{AssetCode, batch::Request, operation::Operation, outcome::Outcome};
+use ledger::{
+    AssetCode,
+    batch::Request,
+    operation::Operation,
+    outcome::{Outcome, Reason, Reply},
+};
 use tokio::{sync::oneshot, time::Instant};
-use wire::{Reply, convert::Submitted, not_executed::Reason};
 
 use crate::store::StoreError;
 
@@ -32,31 +36,30 @@ pub struct Submission {
     reply: oneshot::Sender<Vec<Reply>>,
 }
 
-#[derive(Debug)]
-struct Queued {
-    operation: Operation,
+/// An operation that waits for the lane, with what the lane has to know about its request.
+#[derive(Debug, Clone)]
+pub struct Queued {
+    pub operation: Operation,
     /// For a step of a saga: the mark of the shard at the saga's other end.
-    peer: Option<(u16, Mark)>,
-    /// For an account that is opened: the scale of its asset.
-    scale: Option<u32>,
-    order_group: u64,
-    deadline: Option<Instant>,
+    pub peer: Option<(u16, Mark)>,
+    /// For an account that is opened: the scale of its asset, as the caller declared it.
+    pub scale: Option<u32>,
+    /// Within one submission, later operations of a group wait for earlier ones that were deferred. 0: no group.
+    pub order_group: u64,
+    /// The lane refuses to decide it later than this.
+    pub deadline: Option<Instant>,
+}
+
+impl Queued {
+    /// An operation of no request.
+    pub fn new(operation: Operation) -> Self {
+        Self { operation, peer: None, scale: None, order_group: 0, deadline: None }
+    }
 }
 
 impl Submission {
-    pub fn new(operations: Vec<Submitted>, now: Instant, reply: oneshot::Sender<Vec<Reply>>) -> Self {
-        let weight = operations.iter().map(|o| o.operation.weight()).sum();
-        let operations = operations
-            .into_iter()
-            .map(|submitted| Queued {
-                deadline: (submitted.timeout_ms > 0)
-                    .then(|| now + Duration::from_millis(submitted.timeout_ms.into())),
-                order_group: submitted.order_group.into(),
-                operation: submitted.operation,
-                peer: submitted.peer,
-                scale: submitted.scale,
-            })
-            .collect();
+    pub fn new(operations: Vec<Queued>, reply: oneshot::Sender<Vec<Reply>>) -> Self {
+        let weight = operations.iter().map(|queued| queued.operation.weight()).sum();
         Self { operations, weight, reply }
     }
 
@@ -253,6 +256,8 @@ fn without_effect(in_doubt: bool, reason: Reason, detail: &str) -> Reply {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use ledger::{AccountId, operation::UpdateAccount};
 
     use super::*;
@@ -264,7 +269,8 @@ mod tests {
         assert_eq!(clocks.wall_us(clocks.now.checked_sub(Duration::from_millis(2)).unwrap()), 1_000);
     }
 
-    fn submission(timeouts_ms: &[u32]) -> (Submission, oneshot::Receiver<Vec<Reply>>) {
+    /// Operations with these time limits; 0: none.
+    fn submission(timeouts_ms: &[u64]) -> (Submission, oneshot::Receiver<Vec<Reply>>) {
         let (reply, answer) = oneshot::channel();
         let operation = Operation::UpdateAccount(UpdateAccount {
             id: AccountId::client("a").unwrap(),
@@ -275,15 +281,13 @@ mod tests {
         });
         let operations = timeouts_ms
             .iter()
-            .map(|timeout_ms| Submitted {
-                timeout_ms: *timeout_ms,
+            .map(|timeout_ms| Queued {
                 order_group: 1,
-                operation: operation.clone(),
-                peer: None,
-                scale: None,
+                deadline: (*timeout_ms > 0).then(|| Instant::now() + Duration::from_millis(*timeout_ms)),
+                ..Queued::new(operation.clone())
             })
             .collect();
-        (Submission::new(operations, Instant::now(), reply), answer)
+        (Submission::new(operations, reply), answer)
     }
 
     fn is_not_executed(reply: &Reply) -> bool {

@@ -22,9 +22,6 @@ pub struct Submitted {
     pub operation: Operation,
     /// For a step of a saga: the mark of the shard at the saga's other end.
     pub peer: Option<(u16, Mark)>,
-    /// For an account that is opened: the scale of its asset, as the caller declared it. It is not on the wire,
-    /// because a call names its declaration by digest.
-    pub scale: Option<u32>,
 }
 
 impl From<&Submitted> for wire::Operation {
@@ -165,7 +162,7 @@ impl TryFrom<wire::Operation> for Submitted {
         };
         let operation = if message.dry_run { Operation::DryRun(Box::new(operation)) } else { operation };
         let peer = message.peer.as_ref().map(shard_mark_from_wire).transpose()?;
-        Ok(Self { timeout_ms: message.timeout_ms, order_group: message.order_group, operation, peer, scale: None })
+        Ok(Self { timeout_ms: message.timeout_ms, order_group: message.order_group, operation, peer })
     }
 }
 

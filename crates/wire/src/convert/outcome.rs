@@ -3,8 +3,8 @@
 use ledger::{
     Account, Refused,
     outcome::{
-        AccountOutcome, AtomicOutcome, DebitAfter, Decided, NotOwner, Outcome, Settled, TransferAnswer,
-        TransferOutcome, TransferState,
+        AccountOutcome, AtomicOutcome, DebitAfter, Decided, NotOwner, Outcome, Reason, Reply, Settled,
+        TransferAnswer, TransferOutcome, TransferState,
     },
 };
 
@@ -15,20 +15,31 @@ use super::{
 };
 use crate::{
     generated as wire,
-    generated::{not_executed::Reason, operation_result::Outcome as Message},
+    generated::{not_executed::Reason as WireReason, operation_result::Outcome as Message},
 };
 
-/// What a shard-node says about one operation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
-    Outcome(Outcome),
-    /// It certainly had no effect and never will.
-    NotExecuted {
-        reason: Reason,
-        detail: String,
-    },
-    /// The fate of its commit could not be learnt in time.
-    Unknown,
+impl From<Reason> for WireReason {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::Overloaded => Self::Overloaded,
+            Reason::Unavailable => Self::Unavailable,
+            Reason::Deadline => Self::Deadline,
+            Reason::ShuttingDown => Self::ShuttingDown,
+            Reason::Internal => Self::Internal,
+        }
+    }
+}
+
+impl From<WireReason> for Reason {
+    fn from(reason: WireReason) -> Self {
+        match reason {
+            WireReason::Overloaded => Self::Overloaded,
+            WireReason::Unavailable => Self::Unavailable,
+            WireReason::Deadline => Self::Deadline,
+            WireReason::ShuttingDown => Self::ShuttingDown,
+            WireReason::Internal => Self::Internal,
+        }
+    }
 }
 
 impl From<Reply> for wire::OperationResult {
@@ -36,7 +47,7 @@ impl From<Reply> for wire::OperationResult {
         let outcome = match reply {
             Reply::Outcome(outcome) => outcome_to_wire(outcome),
             Reply::NotExecuted { reason, detail } => {
-                Message::NotExecuted(wire::NotExecuted { reason: reason.into(), detail })
+                Message::NotExecuted(wire::NotExecuted { reason: WireReason::from(reason).into(), detail })
             }
             Reply::Unknown => Message::Unknown(wire::OutcomeUnknown {}),
         };
@@ -66,7 +77,7 @@ fn outcome_to_wire(outcome: Outcome) -> Message {
         Outcome::NotOwner(not_owner) => Message::NotOwner(not_owner.into()),
         Outcome::Deferred => Message::Deferred(wire::Deferred {}),
         Outcome::Illegal(detail) => {
-            Message::NotExecuted(wire::NotExecuted { reason: Reason::Internal.into(), detail })
+            Message::NotExecuted(wire::NotExecuted { reason: WireReason::Internal.into(), detail })
         }
     }
 }
@@ -230,7 +241,7 @@ impl TryFrom<wire::OperationResult> for Reply {
             Message::NotOwner(message) => Outcome::NotOwner(message.try_into()?),
             Message::Deferred(_) => Outcome::Deferred,
             Message::NotExecuted(message) => {
-                let reason = message.reason();
+                let reason = message.reason().into();
                 return Ok(Self::NotExecuted { reason, detail: message.detail });
             }
             Message::Unknown(_) => return Ok(Self::Unknown),

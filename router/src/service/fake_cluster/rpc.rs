@@ -2,9 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
-use ledger::{AccountId, TransferKey, booking::Role};
+use ledger::{AccountId, TransferKey, booking::Role, outcome::Reply};
 use tonic::{Request, Response, Status};
-use wire::{Reply, convert, shard_node_server::ShardNode};
+use wire::{convert, shard_node_server::ShardNode};
 
 use super::{FakeNode, Trouble, id, lock, usd};
 

@@ -1,7 +1,7 @@
 //! Databases whose schema version differs from the node's.
 
 use anyhow::ensure;
-use ledger::Limit;
+use ledger::{Limit, outcome::Reply};
 use shard_map::{ClusterId, HASH_SEED, SLOTS, ShardMap};
 use testkit::{
     cluster::Cluster,
@@ -9,7 +9,6 @@ use testkit::{
     node::{Node, NodeConfig, open, order, transfer},
     wait::until,
 };
-use wire::Reply;
 
 use super::{NOTICED_WITHIN, UNREADY, node_says, payments::Payments, says, stage::Stage};
 

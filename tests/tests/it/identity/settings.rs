@@ -3,13 +3,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use ledger::Limit;
+use ledger::{Limit, outcome::Reply};
 use testkit::{
     node::{Node, NodeConfig, open},
     section::section,
     wait::until,
 };
-use wire::Reply;
 
 use super::{NOTICED_WITHIN, UNREADY, node_says, says, stage::Stage};
 

@@ -113,7 +113,10 @@ pub async fn a_node_killed_at_its_commit_is_survived_by_what_was_committed(place
         proxy.set_weather(Weather::Refuse);
         let unanswered = async {
             let answer = node.execute(from_ref(&operation)).await;
-            ensure!(!matches!(answer.as_deref(), Ok([wire::Reply::Outcome(_)])), "it cannot know: {answer:?}");
+            ensure!(
+                !matches!(answer.as_deref(), Ok([ledger::outcome::Reply::Outcome(_)])),
+                "it cannot know: {answer:?}"
+            );
             Ok(())
         };
         let kill = async {

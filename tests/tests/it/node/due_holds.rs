@@ -6,7 +6,7 @@ use anyhow::{bail, ensure};
 use ledger::{
     AccountId, AssetCode, HoldKey, Limit, Metadata, Refusal, Refused, TransferId,
     operation::{Operation, PlaceHold},
-    outcome::{HoldOutcome, Outcome},
+    outcome::{HoldOutcome, Outcome, Reply},
 };
 use testkit::{
     database,
@@ -15,7 +15,6 @@ use testkit::{
     wait::until,
 };
 use uuid::Uuid;
-use wire::Reply;
 
 use super::{Place, books_are_sound};
 

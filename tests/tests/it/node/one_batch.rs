@@ -3,10 +3,9 @@
 use anyhow::{bail, ensure};
 use ledger::{
     Limit,
-    outcome::{AccountOutcome, Outcome},
+    outcome::{AccountOutcome, Outcome, Reply},
 };
 use testkit::node::{Node, limit, open, order, transfer};
-use wire::Reply;
 
 use super::{Place, books_are_sound, open_pair};
 

@@ -4,13 +4,12 @@ use anyhow::{Context, ensure};
 use ledger::{
     Limit,
     operation::Operation,
-    outcome::{AccountOutcome, Outcome, TransferOutcome},
+    outcome::{AccountOutcome, Outcome, Reply, TransferOutcome},
 };
 use testkit::{
     history::Order,
     node::{Node, limit, open, order, transfer},
 };
-use wire::Reply;
 
 use super::{Place, books_are_sound};
 

@@ -9,7 +9,7 @@ use anyhow::{bail, ensure};
 use futures_util::future::try_join_all;
 use ledger::{
     Limit,
-    outcome::{Outcome, TransferOutcome, TransferState},
+    outcome::{Outcome, Reply, TransferOutcome, TransferState},
 };
 use shard_map::slot_of;
 use testkit::{
@@ -19,7 +19,6 @@ use testkit::{
     seed::Seed,
     wait::until,
 };
-use wire::Reply;
 
 use super::{Place, books_are_sound, open_pair};
 
