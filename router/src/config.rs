@@ -21,7 +21,7 @@ use crate::service::CoreConfig;
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Threads that run the router's tasks. 0: one for each core of the machine. A router that shares its machine with the
-    /// nodes and their databases spends less on each request with fewer threads (`docs/performance.md`).
+    /// nodes and their databases spends less on each request with fewer threads (ADR 9, "Measured").
     #[serde(default)]
     pub worker_threads: usize,
     pub http: HttpConfig,

@@ -5,8 +5,8 @@
 //! leaves some accounts ahead of `folded_position`; the next fold leaves rows that are as new as its own states, and replaces older
 //! ones that the journal confirms.
 //!
-//! A fold competes with the lane for the database's processor and disk. While the tail is less than half full, the fold writes small chunks
-//! and rests after each, so that a commit waits for one chunk at most.
+//! A fold competes with the lane for the database's processor and disk. While the tail is less than half full, the fold writes small
+//! chunks and spreads them over at most half of its interval, so that a commit seldom competes with a chunk.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,16 +23,18 @@ use crate::{
 const SMALL_CHUNK: usize = 250;
 /// Accounts that one statement writes otherwise. The fixed cost of the statement does not matter.
 const LARGE_CHUNK: usize = 1000;
-/// The rest after a small chunk, as a multiple of the time that the chunk took.
-const REST: u32 = 3;
 /// The longest rest after a small chunk.
-const LONGEST_REST: Duration = Duration::from_millis(20);
+const LONGEST_REST: Duration = Duration::from_millis(50);
+
+/// The interval grows with the number of dead versions that each row has, at most to this multiple. A statement passes every version of a
+/// row that it looks for. While a snapshot is open for minutes, as pg_dump holds one, each fold would leave another version of every row.
+const LONGEST_INTERVAL: f64 = 12.0;
 
 /// Pause after a fold that failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// Folds until `shutdown`, every `interval` and whenever the tail is half full. What is not folded then is folded after the
-/// next start.
+/// Folds until `shutdown`, every `interval` (up to [`LONGEST_INTERVAL`] times as long) and whenever the tail is half full. What is not
+/// folded then is folded after the next start.
 pub async fn run<S: Store>(store: Arc<S>, tail: Tail, interval: Duration, shutdown: CancellationToken) {
     let mut next = Instant::now() + interval;
     let mut is_failing = false;
@@ -40,18 +42,21 @@ pub async fn run<S: Store>(store: Arc<S>, tail: Tail, interval: Duration, shutdo
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = sleep_until(next) => {}
-            () = tail.wait_until_half_full() => {}
+            // Commits during a fold ask for the next one, although the end of the fold leaves little to fold.
+            () = tail.wait_until_half_full() => if !tail.is_half_full() { continue },
         }
         next = Instant::now() + interval;
         let Some(fold) = tail.begin_fold() else { continue };
         let begun = Instant::now();
-        let Some(written) = shutdown.run_until_cancelled(write(&*store, &tail, fold)).await else { return };
+        let written = write(&*store, &tail, fold, begun + interval / 2);
+        let Some(written) = shutdown.run_until_cancelled(written).await else { return };
         match written {
             Ok(true) => {
                 is_failing = false;
-                let part = tail.folded();
-                // Not on the thread of the lane.
-                tokio::task::spawn_blocking(move || drop(part));
+                free(tail.folded());
+                // An error occurs again with the next fold, and is dealt with then.
+                let dead = store.dead_versions().await.unwrap_or(0.0);
+                next = begun + interval.mul_f64(dead.clamp(1.0, LONGEST_INTERVAL));
                 metrics::histogram!(m::FOLD_SECONDS).record(begun.elapsed());
             }
             Ok(false) => {
@@ -65,7 +70,9 @@ pub async fn run<S: Store>(store: Arc<S>, tail: Tail, interval: Duration, shutdo
             }
             Err(error) => {
                 // What is wrong with the database itself is reported by the gate and the lane.
-                if is_failing || matches!(error, StoreError::Refused(_) | StoreError::Superseded) {
+                if is_failing
+                    || matches!(error, StoreError::Refused(_) | StoreError::NotOpen | StoreError::Superseded)
+                {
                     tracing::debug!(%error, "the fold failed");
                 } else {
                     tracing::warn!(%error, "the fold failed and will be run again until it succeeds");
@@ -83,24 +90,34 @@ pub async fn run<S: Store>(store: Arc<S>, tail: Tail, interval: Duration, shutdo
     }
 }
 
-/// Returns `false` if another node has folded since the tail was loaded.
-async fn write(store: &impl Store, tail: &Tail, fold: Fold) -> Result<bool, StoreError> {
+/// May take until `end` if there is no hurry. Returns `false` if another node has folded since the tail was loaded.
+async fn write(store: &impl Store, tail: &Tail, fold: Fold, end: Instant) -> Result<bool, StoreError> {
     // In the order of the index, so that each page is written once. To sort a large tail takes longer than the lane may wait for
     // the thread.
     let sorted = tokio::task::spawn_blocking(move || (fold.ids_in_order(), fold));
-    let (ids, fold) = sorted.await.map_err(|_| StoreError::Superseded)?;
+    let (ids, fold) = sorted.await.map_err(|error| {
+        tracing::error!(%error, "the accounts of a fold could not be sorted");
+        StoreError::NotOpen
+    })?;
     store.begin_fold(fold.step.timeline).await?;
     let mut left = ids.as_slice();
     while !left.is_empty() {
         let hurries = tail.is_half_full();
         let (chunk, rest) = left.split_at(left.len().min(if hurries { LARGE_CHUNK } else { SMALL_CHUNK }));
         left = rest;
-        let begun = Instant::now();
         store.fold_accounts(fold.step.incarnation, &fold.states(chunk)).await?;
         metrics::counter!(m::FOLD_ACCOUNTS).increment(chunk.len() as u64);
         if !hurries && !left.is_empty() {
-            sleep((begun.elapsed() * REST).min(LONGEST_REST)).await;
+            let chunks = u32::try_from(left.len().div_ceil(SMALL_CHUNK)).unwrap_or(u32::MAX);
+            sleep((end.saturating_duration_since(Instant::now()) / chunks).min(LONGEST_REST)).await;
         }
     }
-    store.finish_fold(&fold.step).await
+    let finished = store.finish_fold(&fold.step).await;
+    free((ids, fold));
+    finished
+}
+
+/// Drops what may take milliseconds to drop, on another thread than that of the lane.
+fn free(large: impl Send + 'static) {
+    tokio::task::spawn_blocking(move || drop(large));
 }

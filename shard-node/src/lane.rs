@@ -126,7 +126,7 @@ struct Link {
 }
 
 /// A batch whose commit is under way.
-struct Flight {
+struct PendingCommit {
     work: Work,
     decided: Decided,
     since: Instant,
@@ -232,42 +232,42 @@ impl<S: Store> Lane<S> {
 
     /// Carries out a batch, and further ones for as long as large ones wait: the next is decided while the last commits.
     async fn carry_out_ahead(&mut self, work: Work) {
-        let Some(mut flight) = self.take_off(work).await else { return };
+        let Some(mut pending) = self.decide_and_send(work).await else { return };
         loop {
             let mut next = tokio::select! {
                 biased;
-                done = &mut flight.done => return self.land(flight, done).await,
+                done = &mut pending.done => return self.conclude(pending, done).await,
                 next = self.queue.next_large_batch(), if !self.tail.is_full() && !self.tail.stops_lane() => next,
             };
             // The message of the last batch leaves first.
             tokio::task::yield_now().await;
             let mut ahead = self.decide_ahead(&mut next).await;
-            let done = (&mut flight.done).await;
+            let done = (&mut pending.done).await;
             if done.is_err()
                 && let Some(decided) = ahead.take()
             {
                 self.accounts.revert(decided.undo);
             }
-            self.land(flight, done).await;
-            let airborne = match ahead {
-                Some(decided) => Some(self.launch(next, decided)),
-                None => self.take_off(next).await,
+            self.conclude(pending, done).await;
+            let following = match ahead {
+                Some(decided) => Some(self.send_decided(next, decided)),
+                None => self.decide_and_send(next).await,
             };
-            match airborne {
-                Some(airborne) => flight = airborne,
+            match following {
+                Some(following) => pending = following,
                 None => return,
             }
         }
     }
 
     /// Decides a batch and sends it. `None`: the batch has its answers already.
-    async fn take_off(&mut self, mut work: Work) -> Option<Flight> {
+    async fn decide_and_send(&mut self, mut work: Work) -> Option<PendingCommit> {
         let Some(group) = work.next_group() else {
             self.finish(work);
             return None;
         };
         match self.decide(&work, group.clone()).await {
-            Ok(decided) => Some(self.launch(work, decided)),
+            Ok(decided) => Some(self.send_decided(work, decided)),
             Err(error) => {
                 self.recover(&mut work, &group, error.into(), &mut Tries::default()).await;
                 self.carry_out(work).await;
@@ -287,9 +287,9 @@ impl<S: Store> Lane<S> {
     }
 
     /// Sends a decided batch.
-    fn launch(&mut self, work: Work, decided: Decided) -> Flight {
+    fn send_decided(&mut self, work: Work, decided: Decided) -> PendingCommit {
         let done = self.send(&decided);
-        Flight { work, decided, since: Instant::now(), done }
+        PendingCommit { work, decided, since: Instant::now(), done }
     }
 
     fn send(&mut self, decided: &Decided) -> Pin<Box<dyn Future<Output = Result<(), CommitFailure>> + Send>> {
@@ -313,8 +313,8 @@ impl<S: Store> Lane<S> {
     }
 
     /// Answers a batch that is committed, or carries it out again.
-    async fn land(&mut self, flight: Flight, done: Result<(), CommitFailure>) {
-        let Flight { mut work, decided, since, .. } = flight;
+    async fn conclude(&mut self, pending: PendingCommit, done: Result<(), CommitFailure>) {
+        let PendingCommit { mut work, decided, since, .. } = pending;
         match done {
             Ok(()) => {
                 let group = decided.group.clone();
@@ -436,7 +436,7 @@ impl<S: Store> Lane<S> {
         metrics::counter!(m::LANE_ROLLBACKS, "remedy" => remedy_label(remedy)).increment(1);
         match remedy {
             Remedy::Redecide => tries.redecisions += 1,
-            Remedy::Reload => tries.lost_races += 1,
+            Remedy::CatchUp => tries.lost_races += 1,
             Remedy::Reconnect | Remedy::Report => {}
         }
         if tries.redecisions > MAX_REDECISIONS || tries.lost_races > MAX_LOST_RACES {
@@ -457,7 +457,7 @@ impl<S: Store> Lane<S> {
                 }
             }
             Remedy::Redecide => self.careful = true,
-            Remedy::Reload => {
+            Remedy::CatchUp => {
                 self.careful = true;
                 // What keeps the lane from it is reported by the next attempt to become able to write.
                 if self.refresh().await.is_err() {
@@ -517,7 +517,7 @@ fn remedy_label(remedy: Remedy) -> &'static str {
     match remedy {
         Remedy::Reconnect => "reconnect",
         Remedy::Redecide => "redecide",
-        Remedy::Reload => "reload",
+        Remedy::CatchUp => "catch_up",
         Remedy::Report => "report",
     }
 }

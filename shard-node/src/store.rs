@@ -103,6 +103,10 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Fenced`] when the database is on another timeline.
     fn begin_fold(&self, timeline: i64) -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// Dead versions for each row of `account`, as the server estimates them. The server cannot remove the versions that an open
+    /// snapshot may still see.
+    fn dead_versions(&self) -> impl Future<Output = Result<f64, StoreError>> + Send;
+
     /// Writes newer states over older rows of `account`.
     ///
     /// # Errors

@@ -106,12 +106,18 @@ impl Position {
     pub const NONE: Self = Self(0);
     /// Shard numbers are below this.
     pub const MAX_SHARDS: u16 = 1 << 12;
-    const SEQUENCE_BITS: u32 = 51;
+    /// Bits that count the bookings of one shard.
+    pub const SEQUENCE_BITS: u32 = 51;
 
     /// The first position a shard hands out.
     pub fn first_of(shard_number: u16) -> Self {
         assert!(shard_number < Self::MAX_SHARDS, "INV-8: shard number {shard_number} does not fit a position");
         Self((i64::from(shard_number) << Self::SEQUENCE_BITS) + 1)
+    }
+
+    /// The last position that the shard of this position can hand out.
+    pub fn last_of_range(self) -> Self {
+        Self(self.0 | ((1 << Self::SEQUENCE_BITS) - 1))
     }
 
     pub fn shard_number(self) -> u16 {
@@ -147,6 +153,9 @@ mod tests {
             assert!(first.0 > 0);
             assert_eq!(first.shard_number(), shard);
             assert_eq!(Position(first.0 + (1 << 50)).shard_number(), shard);
+            let last = first.last_of_range();
+            assert_eq!(last.shard_number(), shard);
+            assert_eq!(last.0 - first.0 + 1, (1 << Position::SEQUENCE_BITS) - 1, "positions of one shard");
         }
     }
 }

@@ -214,9 +214,16 @@ impl Journal {
     /// What the careful way loads: the transfers and registers under the operations' ids.
     pub fn stored<'o>(&self, operations: impl Iterator<Item = &'o Operation>) -> Stored {
         let mut stored = Stored::default();
-        for key in operations.flat_map(keys) {
-            stored.transfers.extend(self.transfer(&key).map(|transfer| (key.clone(), transfer)));
-            stored.registers.extend(self.register(&key).map(|register| (key, register)));
+        for operation in operations {
+            operation.for_each_key(&mut |role, id, debit| {
+                let key = TransferKey { id, debit: debit.clone() };
+                match role {
+                    Role::Register => {
+                        stored.registers.extend(self.register(&key).map(|register| (key, register)));
+                    }
+                    _ => stored.transfers.extend(self.transfer(&key).map(|transfer| (key, transfer))),
+                }
+            });
         }
         stored
     }
@@ -320,20 +327,4 @@ pub fn needed(operation: &Operation) -> Vec<AccountId> {
     operation.for_each_account(|id| needed.push(id.clone()));
     needed.extend(operation.in_transit_asset().map(AccountId::in_transit));
     needed
-}
-
-/// The ids that an operation asks about.
-fn keys(operation: &Operation) -> Vec<TransferKey> {
-    match operation {
-        Operation::Transfer(transfer) => vec![transfer.key()],
-        Operation::AtomicTransfers(items) => items.iter().map(|item| item.key()).collect(),
-        Operation::Decide(decide) => vec![decide.key()],
-        Operation::Settle(settle) => vec![settle.key()],
-        Operation::DryRun(operation) => keys(operation),
-        Operation::CreateAccount(_)
-        | Operation::UpdateAccount(_)
-        | Operation::PlaceHold(_)
-        | Operation::ReleaseHold(_)
-        | Operation::ExpireHold(_) => Vec::new(),
-    }
 }

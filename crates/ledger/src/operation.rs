@@ -2,6 +2,7 @@
 
 use crate::{
     Account, AccountId, AccountStatus, AssetCode, HoldKey, Limit, Metadata, Refused, TransferId, TransferKey,
+    booking::Role,
 };
 
 #[derive(Debug, Clone)]
@@ -45,6 +46,23 @@ impl Operation {
             Self::PlaceHold(place) => visit(&place.debit),
             Self::ReleaseHold(key) | Self::ExpireHold(key) => visit(&key.debit),
             Self::DryRun(operation) => operation.for_each_account(visit),
+        }
+    }
+
+    /// Every key under which the journal may already hold an answer to the operation, with the role of that answer. Keys of holds
+    /// are not among them: holds are loaded for every decision about them.
+    pub fn for_each_key(&self, visit: &mut impl FnMut(Role, TransferId, &AccountId)) {
+        match self {
+            Self::Transfer(transfer) => visit(Role::Transfer, transfer.id, &transfer.debit),
+            Self::AtomicTransfers(items) => items.iter().for_each(|item| visit(Role::Transfer, item.id, &item.debit)),
+            Self::Decide(decide) => visit(Role::Register, decide.id, &decide.debit),
+            Self::Settle(settle) => visit(Role::Settlement, settle.id, &settle.debit),
+            Self::DryRun(operation) => operation.for_each_key(visit),
+            Self::CreateAccount(_)
+            | Self::UpdateAccount(_)
+            | Self::PlaceHold(_)
+            | Self::ReleaseHold(_)
+            | Self::ExpireHold(_) => {}
         }
     }
 

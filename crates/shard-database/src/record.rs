@@ -75,14 +75,29 @@ pub fn compare_schema(version: i32) -> Option<Disagreement> {
 
 /// `to_regclass` returns NULL for a missing table; naming the table itself would be an error.
 const IS_THERE: &str = "SELECT pg_catalog.to_regclass('shardledger.shard_state') IS NOT NULL";
-/// The next position, one past the highest in the shard's own range: a position begins with the shard's number, then 51 bits.
+
+/// The highest position in the own range of the shard that the row `i` of `shard_identity` names, as a scalar of SQL. NULL: nothing was
+/// ever booked.
+#[macro_export]
+macro_rules! highest_position {
+    () => {
+        "(SELECT j.position FROM shardledger.journal j \
+           WHERE j.position > (i.shard_number::int8 << 51) AND j.position <= (i.shard_number::int8 << 51) + 2251799813685247 \
+           ORDER BY j.position DESC LIMIT 1)"
+    };
+}
+// The statement above has the layout of positions.
+const _: () = assert!((1_i64 << Position::SEQUENCE_BITS) - 1 == 2_251_799_813_685_247);
+
 macro_rules! state_columns {
     () => {
-        "coalesce((SELECT j.position FROM shardledger.journal j \
-           WHERE j.position > (i.shard_number::int8 << 51) AND j.position <= (i.shard_number::int8 << 51) + 2251799813685247 \
-           ORDER BY j.position DESC LIMIT 1), i.shard_number::int8 << 51) + 1 AS next_position, \
+        concat!(
+            "coalesce(",
+            highest_position!(),
+            ", i.shard_number::int8 << 51) + 1 AS next_position, \
          s.ownership_version, s.incarnation, s.schema_version \
          FROM shardledger.shard_identity i CROSS JOIN shardledger.shard_state s"
+        )
     };
 }
 

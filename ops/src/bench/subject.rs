@@ -96,7 +96,7 @@ impl Spec {
     }
 }
 
-/// Connections of an open loop, at least.
+/// An open loop has at least so many connections.
 pub const OPEN_LOOP_CONNECTIONS: usize = 256;
 
 impl Subject {

@@ -104,7 +104,7 @@ fn router_config(router: &RouterPlace, worker_threads: usize) -> RouterConfig {
     }
 }
 
-/// The routers share the machine with nodes and databases: together they get half of the cores.
+/// The routers share the machine with nodes and databases: together they get half of the cores, and at least one thread each.
 fn threads_of_a_router(routers: usize) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     (cores / 2 / routers.max(1)).max(1)

@@ -1,5 +1,5 @@
-//! The sender of one shard: takes whatever waits into one call, as soon as a call may be made. It waits for no time to
-//! pass: while calls are under way, the next batch gathers by itself.
+//! The sender of one shard: takes whatever waits into one call, as soon as a call may be made. It never waits for a
+//! fixed time: while calls are under way, the next batch gathers by itself.
 
 use std::sync::Arc;
 
@@ -9,7 +9,8 @@ use tokio::time::Instant;
 use super::{CallError, Shard, delivery, queue::Submission};
 
 /// How often the sender lets the other tasks that are ready go first. An answer of a node makes many tasks ready at once, and
-/// each of them may have an operation for this shard. A call costs router and node more than the operations in it.
+/// each of them may have an operation for this shard. A call costs router and node more than the operations in it. A task that is made
+/// ready may itself have to make another one ready before there is an operation, so the sender yields twice.
 const YIELDS: usize = 2;
 
 /// Runs until the shard is retired or the service shuts down, and the queue is empty.

@@ -49,7 +49,7 @@ impl<S: Store> Lane<S> {
 
     /// A batch of one booking that books nothing.
     fn marker(&mut self) -> Result<Decided, StoreError> {
-        let from = self.link.as_ref().ok_or(StoreError::Superseded)?.state;
+        let from = self.link.as_ref().ok_or(StoreError::NotOpen)?.state;
         let mut effects = Effects { next_position: Position(from.next_position), ..Effects::default() };
         self.now_us = self.now_us.max(self.clock.now_us());
         effects.add_marker(self.now_us);

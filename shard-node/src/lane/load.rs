@@ -5,6 +5,7 @@ use ledger::{
     AccountId, HoldKey, TransferKey,
     accounts::Accounts,
     batch::{Named, Openings, Stored},
+    booking::Role,
     operation::Operation,
 };
 
@@ -118,23 +119,14 @@ pub async fn stored(store: &impl Store, operations: impl Iterator<Item = &Operat
     let mut transfers: Vec<TransferKey> = Vec::new();
     let mut registers: Vec<TransferKey> = Vec::new();
     for operation in operations {
-        let operation = match operation {
-            Operation::DryRun(operation) => operation,
-            operation => operation,
-        };
-        match operation {
-            Operation::Transfer(transfer) => transfers.push(transfer.key()),
-            Operation::AtomicTransfers(items) => transfers.extend(items.iter().map(|t| t.key())),
-            Operation::Settle(settle) => transfers.push(settle.key()),
-            Operation::Decide(decide) => registers.push(decide.key()),
-            // Holds are always loaded; a dry run cannot contain another dry run.
-            Operation::CreateAccount(_)
-            | Operation::UpdateAccount(_)
-            | Operation::PlaceHold(_)
-            | Operation::ReleaseHold(_)
-            | Operation::ExpireHold(_)
-            | Operation::DryRun(_) => {}
-        }
+        operation.for_each_key(&mut |role, id, debit| {
+            let key = TransferKey { id, debit: debit.clone() };
+            match role {
+                Role::Register => registers.push(key),
+                // A settlement is found with its transfer.
+                _ => transfers.push(key),
+            }
+        });
     }
     store.stored(&transfers, &registers).await
 }

@@ -49,18 +49,9 @@ impl RecentIds {
 
     /// Whether an id of the operation may have been used.
     pub fn suspect(&self, operation: &Operation) -> bool {
-        match operation {
-            Operation::Transfer(transfer) => self.contains(transfer.id, Role::Transfer),
-            Operation::AtomicTransfers(items) => items.iter().any(|item| self.contains(item.id, Role::Transfer)),
-            Operation::Settle(settle) => self.contains(settle.id, Role::Settlement),
-            Operation::Decide(decide) => self.contains(decide.id, Role::Register),
-            Operation::DryRun(operation) => self.suspect(operation),
-            Operation::CreateAccount(_)
-            | Operation::UpdateAccount(_)
-            | Operation::PlaceHold(_)
-            | Operation::ReleaseHold(_)
-            | Operation::ExpireHold(_) => false,
-        }
+        let mut suspect = false;
+        operation.for_each_key(&mut |role, id, _| suspect |= self.contains(id, role));
+        suspect
     }
 
     fn place_of(&self, id: TransferId, role: Role) -> (usize, u32) {

@@ -51,7 +51,7 @@ pub struct Queued {
 }
 
 impl Queued {
-    /// An operation of no request.
+    /// An operation without deadline, group, mark and scale.
     pub fn new(operation: Operation) -> Self {
         Self { operation, peer: None, scale: None, order_group: 0, deadline: None }
     }

@@ -21,11 +21,6 @@ use super::{
     session::{Session, column},
 };
 
-/// The last position of the range that a position belongs to: 12 bits of shard number, 51 bits of sequence.
-fn last_of_range(position: Position) -> Position {
-    Position(position.0 | ((1 << 51) - 1))
-}
-
 const AFTER: &str = concat!(
     "SELECT ",
     journal_columns!(j),
@@ -34,7 +29,7 @@ const AFTER: &str = concat!(
 
 /// The bookings after a position in its range, in order.
 pub async fn after(session: &mut Session, position: Position, limit: i64) -> Result<Vec<Booking>, StoreError> {
-    let last = last_of_range(position);
+    let last = position.last_of_range();
     let rows = session
         .run(async |c| sqlx::query(AFTER).bind(position.0).bind(last.0).bind(limit).fetch_all(c).await)
         .await?;

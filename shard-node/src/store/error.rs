@@ -27,6 +27,9 @@ pub enum StoreError {
     /// The session's database is no longer the accepted one.
     #[error("the server of the shard's database was started again, or replaced, since this session began")]
     Superseded,
+    /// No session is open: none has been opened yet, or the last one failed.
+    #[error("no session on the shard's database is open")]
+    NotOpen,
     /// The gate refused the database.
     #[error("{0}")]
     Refused(#[from] Disagreements),
@@ -45,7 +48,7 @@ pub enum Remedy {
     /// The batch was decided on a wrong assumption (an id that was used before): look the ids up and decide it again.
     Redecide,
     /// Read the shard's state again and what was appended since, then decide the batch again.
-    Reload,
+    CatchUp,
     /// A retry cannot succeed.
     Report,
 }
@@ -53,9 +56,11 @@ pub enum Remedy {
 impl StoreError {
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::TimedOut(_) | Self::Refused(_) | Self::Superseded | Self::Unconfirmed(_) => Remedy::Reconnect,
+            Self::TimedOut(_) | Self::Refused(_) | Self::Superseded | Self::NotOpen | Self::Unconfirmed(_) => {
+                Remedy::Reconnect
+            }
             Self::ReplayInDoubt => Remedy::Redecide,
-            Self::Fenced => Remedy::Reload,
+            Self::Fenced => Remedy::CatchUp,
             Self::Corrupt(_) | Self::Fold(_) => Remedy::Report,
             Self::Session(pg_session::Error::Statement(message)) => by_sqlstate(&message.code),
             // A server that ends a session before it is open may refuse it for good: a wrong password, for example.
@@ -95,7 +100,7 @@ fn by_sqlstate(code: &str) -> Remedy {
         // unique_violation: an id was used before, or another writer took the position.
         "23505" => Remedy::Redecide,
         // check_fence: the shard is not in the state that the batch was decided on.
-        "SL001" => Remedy::Reload,
+        "SL001" => Remedy::CatchUp,
         // serialization_failure, deadlock_detected, lock_not_available
         "40001" | "40P01" | "55P03" => Remedy::Redecide,
         // read_only_sql_transaction: a demoted primary. Codes such as invalid_password are reported by the last arm.
@@ -122,7 +127,7 @@ mod tests {
     fn sqlstates_have_the_right_remedy() {
         for (code, remedy) in [
             ("23505", Remedy::Redecide),
-            ("SL001", Remedy::Reload),
+            ("SL001", Remedy::CatchUp),
             ("SL002", Remedy::Report),
             ("57P01", Remedy::Reconnect),
             ("57P03", Remedy::Reconnect),

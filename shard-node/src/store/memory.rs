@@ -93,6 +93,7 @@ pub struct Memory {
     sessions: Mutex<Sessions>,
     faults: Mutex<VecDeque<Fault>>,
     fold_fault: Mutex<Option<FoldFault>>,
+    dead_versions: Mutex<f64>,
     releases: Semaphore,
     /// Commits that have met [`Fault::Stall`] so far.
     stalls: watch::Sender<usize>,
@@ -401,6 +402,7 @@ impl Memory {
             sessions: Mutex::default(),
             faults: Mutex::default(),
             fold_fault: Mutex::default(),
+            dead_versions: Mutex::default(),
             releases: Semaphore::new(0),
             stalls: watch::Sender::new(0),
             account_reads: watch::Sender::new(0),
@@ -418,6 +420,11 @@ impl Memory {
 
     pub fn order_fold_fault(&self, fault: FoldFault) {
         *lock(&self.fold_fault) = Some(fault);
+    }
+
+    /// What [`Store::dead_versions`] answers from now on.
+    pub fn set_dead_versions(&self, dead: f64) {
+        *lock(&self.dead_versions) = dead;
     }
 
     /// Whether every ordered fault has occurred.
@@ -484,7 +491,7 @@ impl Memory {
             let tables = self.database.tables();
             let mut sessions = lock(&self.sessions);
             match sessions.reader {
-                None => return Err(StoreError::Superseded),
+                None => return Err(StoreError::NotOpen),
                 Some(start) if start == tables.starts && !tables.is_down => Ok(look(&tables)),
                 Some(_) => {
                     sessions.reader = None;
@@ -571,7 +578,7 @@ impl Store for Memory {
                 Ok(true)
             }
             // The reading session leads to another start of the server.
-            _ => Err(StoreError::Superseded),
+            _ => Err(StoreError::NotOpen),
         }
     }
 
@@ -641,7 +648,7 @@ impl Store for Memory {
 
     async fn commit(&self, message: Message) -> Result<(), CommitFailure> {
         let Some(start) = lock(&self.sessions).writer else {
-            return Err(StoreError::Superseded.into());
+            return Err(StoreError::NotOpen.into());
         };
         self.pause().await;
         let mut fault = lock(&self.faults).pop_front();
@@ -684,6 +691,10 @@ impl Store for Memory {
 
     async fn begin_fold(&self, timeline: i64) -> Result<(), StoreError> {
         if timeline == TIMELINE { Ok(()) } else { Err(StoreError::Fenced) }
+    }
+
+    async fn dead_versions(&self) -> Result<f64, StoreError> {
+        Ok(*lock(&self.dead_versions))
     }
 
     async fn fold_accounts(&self, incarnation: i64, accounts: &[&FoldedAccount]) -> Result<(), StoreError> {
@@ -768,7 +779,7 @@ mod tests {
             (Fault::LoseAnswer, true, true, Remedy::Reconnect),
             (Fault::Swallow, false, true, Remedy::Reconnect),
             (Fault::Refuse, false, false, Remedy::Reconnect),
-            (Fault::Fence, false, false, Remedy::Reload),
+            (Fault::Fence, false, false, Remedy::CatchUp),
             (Fault::Crash, false, true, Remedy::Reconnect),
             (Fault::CrashAfter, true, true, Remedy::Reconnect),
             (Fault::Warn, true, true, Remedy::Reconnect),

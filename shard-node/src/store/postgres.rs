@@ -127,7 +127,7 @@ impl Postgres {
     async fn folder(&self) -> Result<Held<'_>, StoreError> {
         let folder = self.folder.lock().await;
         let serves = folder.as_ref().is_some_and(|session| self.gate.serves(session.server()));
-        if serves && self.gate.closed().is_none() { Held::of(folder) } else { Err(StoreError::Superseded) }
+        if serves && self.gate.closed().is_none() { Held::of(folder) } else { Err(StoreError::NotOpen) }
     }
 
     /// Ends the sessions of frozen lanes that keep the backend out.
@@ -167,7 +167,7 @@ struct Held<'s>(MutexGuard<'s, Option<Session>>);
 
 impl<'s> Held<'s> {
     fn of(guard: MutexGuard<'s, Option<Session>>) -> Result<Self, StoreError> {
-        if guard.is_some() { Ok(Self(guard)) } else { Err(StoreError::Superseded) }
+        if guard.is_some() { Ok(Self(guard)) } else { Err(StoreError::NotOpen) }
     }
 
     async fn run<T>(
@@ -175,7 +175,7 @@ impl<'s> Held<'s> {
         work: impl AsyncFnOnce(&mut Session) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         // Taken out for the time of the work: a caller that goes away in the middle must not leave a broken session.
-        let Some(mut session) = self.0.take() else { return Err(StoreError::Superseded) };
+        let Some(mut session) = self.0.take() else { return Err(StoreError::NotOpen) };
         let done = work(&mut session).await;
         if !matches!(&done, Err(StoreError::Database(_) | StoreError::TimedOut(_))) {
             *self.0 = Some(session);
@@ -195,7 +195,7 @@ impl Store for Postgres {
             let (session, database) =
                 Session::connect(&self.config, &self.gate, Purpose::Reads, "shardledger-loader").await?;
             if database == Database::Uninitialised {
-                return Err(StoreError::Superseded);
+                return Err(StoreError::NotOpen);
             }
             *lock(&self.server) = Some(session.server());
             self.is_new.store(true, Relaxed);
@@ -223,7 +223,7 @@ impl Store for Postgres {
         if writer.is_some() {
             return Ok(false);
         }
-        let server = (*lock(&self.server)).ok_or(StoreError::Superseded)?;
+        let server = (*lock(&self.server)).ok_or(StoreError::NotOpen)?;
         *writer = Some(connect_writer(&self.config, &self.gate, server).await?);
         Ok(true)
     }
@@ -297,7 +297,7 @@ impl Store for Postgres {
         // Taken out for the time of the commit: after a failure the session is not used again.
         // A session that the server has ended is noticed before anything is sent, while it is certain that nothing was.
         let session = writer.take().and_then(|mut session| (!session.has_ended()).then_some(session));
-        let Some(mut session) = session else { return Err(StoreError::Superseded.into()) };
+        let Some(mut session) = session else { return Err(StoreError::NotOpen.into()) };
         let completed = match self.send(&mut session, message).await {
             Ok(completed) => completed,
             Err(failure) => {
@@ -337,7 +337,7 @@ impl Store for Postgres {
         // A database that is refused, after a migration by a newer version for example, is left alone.
         if self.gate.closed().is_some() {
             *folder = None;
-            return Err(StoreError::Superseded);
+            return Err(StoreError::NotOpen);
         }
         if folder.as_ref().is_none_or(|session| !self.gate.serves(session.server())) {
             *folder = None;
@@ -345,6 +345,12 @@ impl Store for Postgres {
         }
         let same = folder.as_ref().is_some_and(|session| session.timeline() == timeline);
         if same { Ok(()) } else { Err(StoreError::Fenced) }
+    }
+
+    async fn dead_versions(&self) -> Result<f64, StoreError> {
+        let held = self.folder().await?;
+        held.run(async |session| session.run(async |c| sqlx::query_scalar(DEAD_VERSIONS).fetch_one(c).await).await)
+            .await
     }
 
     async fn fold_accounts(&self, incarnation: i64, accounts: &[&FoldedAccount]) -> Result<(), StoreError> {
@@ -358,6 +364,9 @@ impl Store for Postgres {
     }
 }
 
+// The statistics' functions need no privilege.
+const DEAD_VERSIONS: &str = "SELECT pg_stat_get_dead_tuples(a.oid)::float8 / greatest(pg_stat_get_live_tuples(a.oid), 1) \
+     FROM (SELECT 'shardledger.account'::regclass::oid) AS a(oid)";
 const FOLDED_POSITION: &str = "SELECT folded_position FROM shardledger.fold_state";
 // Only one writer at a time advances the fold from a position, so that the sagas and waypoints are exactly those up to it.
 const ADVANCE: &str = "UPDATE shardledger.fold_state SET folded_position = $2 \

@@ -23,11 +23,12 @@ pub enum Owned<T> {
 /// The highest position of the shard's own range (NULL: nothing was ever booked), and the folded position.
 macro_rules! highest {
     () => {
-        "(SELECT j.position FROM shardledger.shard_identity i \
-           JOIN shardledger.journal j ON j.position > (i.shard_number::int8 << 51) \
-             AND j.position <= (i.shard_number::int8 << 51) + 2251799813685247 \
-           ORDER BY j.position DESC LIMIT 1) AS highest, \
-         (SELECT f.folded_position FROM shardledger.fold_state f) AS folded"
+        concat!(
+            "(SELECT ",
+            shard_database::highest_position!(),
+            " FROM shardledger.shard_identity i) AS highest, \
+             (SELECT f.folded_position FROM shardledger.fold_state f) AS folded"
+        )
     };
 }
 pub(super) use highest;

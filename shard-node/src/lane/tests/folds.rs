@@ -47,6 +47,57 @@ async fn a_fold_that_stops_between_two_steps_is_begun_anew_by_another_node() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_fold_writes_large_chunks_while_the_tail_is_half_full() {
+    let names = names();
+    for (unfolded_accounts, is_one_chunk) in [(10_000, false), (1_000, true)] {
+        let database = shard_with(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        let node = Node::start_with(&database, &LaneConfig { unfolded_accounts, ..LaneConfig::default() });
+        node.one(nothing(1)).await;
+        node.store.order_fold_fault(FoldFault { after: 2, is_carried_out: false });
+        node.fold_once().await;
+        // One large chunk and the last step are two steps, and the fault waits for a third one.
+        assert_eq!(!node.store.is_quiet(), is_one_chunk);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_interval_grows_with_the_dead_versions_of_rows() {
+    let database = shard_with(&["bank", "alice"]).await;
+    let mut node = Node::start(&database);
+    node.store.set_dead_versions(6.0);
+    node.one(pay(1, "alice", "bank", 1)).await;
+    node.fold_every(Duration::from_secs(1));
+    pause_ms(1_500).await;
+    assert_eq!(node.tail.folded_position(), node.tail.committed());
+    node.one(pay(2, "alice", "bank", 1)).await;
+    pause_ms(5_000).await;
+    assert_ne!(node.tail.folded_position(), node.tail.committed(), "the next fold is due after six seconds");
+    pause_ms(1_000).await;
+    assert_eq!(node.tail.folded_position(), node.tail.committed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fold_ends_at_shutdown_and_another_node_goes_on() {
+    let names = names();
+    let database = shard_with(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let mut first = Node::start(&database);
+    first.one(nothing(1)).await;
+    first.fold_every(Duration::from_secs(1));
+    pause_ms(1_010).await;
+    first.tasks.token().cancel();
+    for task in first.running.drain(..) {
+        task.await.unwrap();
+    }
+    let written = names.iter().filter(|name| database.row(&id(name)).unwrap().version > 1).count();
+    assert_eq!(written, 250, "the fold rests after its first chunk");
+    database.check();
+
+    let second = Node::start(&database);
+    second.fold_everything().await;
+    database.check_folded();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_fold_whose_step_fails_is_run_again_by_the_same_node() {
     for after in 0..2 {
         for is_carried_out in [false, true] {
