@@ -82,7 +82,7 @@ pub struct LaneConfig {
     /// Accounts that may have unfolded bookings before the lane waits for the fold. They stay in memory. The fold runs early
     /// at half of it.
     pub unfolded_accounts: usize,
-    /// Milliseconds from one fold to the next.
+    /// Milliseconds from one fold to the next. The interval grows up to twelvefold while rows of `account` have dead versions.
     pub fold_interval_ms: u64,
 }
 

@@ -1,4 +1,4 @@
-//! The fold: writes what is committed to the projections of the journal, beside the lane.
+//! The fold: writes committed bookings to the projections of the journal, concurrently with the lane.
 //!
 //! A fold takes everything that is committed and not folded. It writes the accounts in chunks, each with a transaction of
 //! its own, and then advances `folded_position` together with sagas and waypoints. A node that dies in between
@@ -20,20 +20,20 @@ use crate::{
 };
 
 /// Accounts that one statement writes while the tail is less than half full. The statement takes the server about a millisecond.
-const SMALL_CHUNK: usize = 250;
-/// Accounts that one statement writes otherwise. The fixed cost of the statement does not matter.
+pub(crate) const SMALL_CHUNK: usize = 250;
+/// Accounts that one statement writes otherwise. With so many accounts, the fixed cost of the statement is negligible.
 const LARGE_CHUNK: usize = 1000;
 /// The longest rest after a small chunk.
 const LONGEST_REST: Duration = Duration::from_millis(50);
 
 /// The interval grows with the number of dead versions that each row has, at most to this multiple. A statement passes every version of a
 /// row that it looks for. While a snapshot is open for minutes, as pg_dump holds one, each fold would leave another version of every row.
-const LONGEST_INTERVAL: f64 = 12.0;
+const MAX_INTERVAL_FACTOR: f64 = 12.0;
 
 /// Pause after a fold that failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// Folds until `shutdown`, every `interval` (up to [`LONGEST_INTERVAL`] times as long) and whenever the tail is half full. What is not
+/// Folds until `shutdown`, every `interval` (up to [`MAX_INTERVAL_FACTOR`] times as long) and whenever the tail is half full. What is not
 /// folded then is folded after the next start.
 pub async fn run<S: Store>(store: Arc<S>, tail: Tail, interval: Duration, shutdown: CancellationToken) {
     let mut next = Instant::now() + interval;
@@ -53,10 +53,10 @@ pub async fn run<S: Store>(store: Arc<S>, tail: Tail, interval: Duration, shutdo
         match written {
             Ok(true) => {
                 is_failing = false;
-                free(tail.folded());
-                // An error occurs again with the next fold, and is dealt with then.
-                let dead = store.dead_versions().await.unwrap_or(0.0);
-                next = begun + interval.mul_f64(dead.clamp(1.0, LONGEST_INTERVAL));
+                free(tail.complete_fold());
+                // If the statistics cannot be read, the interval does not grow.
+                let dead = store.dead_versions_per_row().await.unwrap_or(0.0);
+                next = begun + interval.mul_f64(dead.clamp(1.0, MAX_INTERVAL_FACTOR));
                 metrics::histogram!(m::FOLD_SECONDS).record(begun.elapsed());
             }
             Ok(false) => {
@@ -90,10 +90,10 @@ pub async fn run<S: Store>(store: Arc<S>, tail: Tail, interval: Duration, shutdo
     }
 }
 
-/// May take until `end` if there is no hurry. Returns `false` if another node has folded since the tail was loaded.
+/// While the tail is less than half full, rests spread the writes until `end`. Returns `false` if another node has folded since the tail was loaded.
 async fn write(store: &impl Store, tail: &Tail, fold: Fold, end: Instant) -> Result<bool, StoreError> {
-    // In the order of the index, so that each page is written once. To sort a large tail takes longer than the lane may wait for
-    // the thread.
+    // The accounts are written in the order of the index, so that each page is written once. Another thread sorts them, because to
+    // sort a large tail would keep the lane waiting.
     let sorted = tokio::task::spawn_blocking(move || (fold.ids_in_order(), fold));
     let (ids, fold) = sorted.await.map_err(|error| {
         tracing::error!(%error, "the accounts of a fold could not be sorted");
@@ -117,7 +117,7 @@ async fn write(store: &impl Store, tail: &Tail, fold: Fold, end: Instant) -> Res
     finished
 }
 
-/// Drops what may take milliseconds to drop, on another thread than that of the lane.
+/// Drops a large value on another thread, because the drop may take milliseconds.
 fn free(large: impl Send + 'static) {
     tokio::task::spawn_blocking(move || drop(large));
 }

@@ -77,7 +77,7 @@ const FOLD_PATIENCE: Duration = Duration::from_millis(500);
 /// Longest rest between two commits of small batches.
 const LONGEST_REST: Duration = Duration::from_micros(500);
 /// In a batch of so many operations, the fixed cost of the commit hardly matters.
-const FULL_BATCH: usize = 16;
+const NO_REST_FROM: usize = 16;
 
 pub struct Lane<S: Store> {
     gate: Gate,
@@ -96,7 +96,7 @@ pub struct Lane<S: Store> {
     /// All ids of a batch are looked up before the batch is decided. Set after a conflict of ids, a lost race, a lost session
     /// or a commit in doubt.
     careful: bool,
-    /// What was found in the database may not be replicated yet: the next batch needs a booking of its own.
+    /// What was found in the database is possibly not replicated yet: the next batch needs a booking of its own.
     needs_own_booking: bool,
     /// The last attempt to become able to write succeeded.
     is_able: bool,
@@ -239,7 +239,7 @@ impl<S: Store> Lane<S> {
                 done = &mut pending.done => return self.conclude(pending, done).await,
                 next = self.queue.next_large_batch(), if !self.tail.is_full() && !self.tail.stops_lane() => next,
             };
-            // The message of the last batch leaves first.
+            // The commit task of the batch on its way sends its message first.
             tokio::task::yield_now().await;
             let mut ahead = self.decide_ahead(&mut next).await;
             let done = (&mut pending.done).await;
@@ -288,11 +288,11 @@ impl<S: Store> Lane<S> {
 
     /// Sends a decided batch.
     fn send_decided(&mut self, work: Work, decided: Decided) -> PendingCommit {
-        let done = self.send(&decided);
+        let done = self.send_commit(&decided);
         PendingCommit { work, decided, since: Instant::now(), done }
     }
 
-    fn send(&mut self, decided: &Decided) -> Pin<Box<dyn Future<Output = Result<(), CommitFailure>> + Send>> {
+    fn send_commit(&mut self, decided: &Decided) -> Pin<Box<dyn Future<Output = Result<(), CommitFailure>> + Send>> {
         let message = self.store.encode(&decided.append());
         if let Some(link) = &mut self.link {
             link.ahead.next_position = decided.effects.next_position.0;
@@ -368,7 +368,7 @@ impl<S: Store> Lane<S> {
     /// Writes a decided batch, and waits until it is committed.
     async fn write(&mut self, decided: Decided) -> Result<Vec<Outcome>, CommitFailure> {
         let since = Instant::now();
-        match self.send(&decided).await {
+        match self.send_commit(&decided).await {
             Ok(()) => Ok(self.committed(decided, since.elapsed())),
             Err(failure) => {
                 self.accounts.revert(decided.undo);
@@ -402,7 +402,7 @@ impl<S: Store> Lane<S> {
         }
         self.needs_own_booking &= effects.is_empty();
         self.rest = match group.len() {
-            2..FULL_BATCH => commit.min(LONGEST_REST),
+            2..NO_REST_FROM => commit.min(LONGEST_REST),
             _ => Duration::ZERO,
         };
         // Replays arrive in groups: stay careful while they do.
@@ -420,7 +420,7 @@ impl<S: Store> Lane<S> {
         self.shared.set_cached(self.accounts.len());
         self.tail.report_size();
         self.shared.release(work.weight());
-        work.send();
+        work.send_replies();
     }
 
     /// Prepares for another attempt at a group that failed, or gives the group up.
@@ -459,7 +459,7 @@ impl<S: Store> Lane<S> {
             Remedy::Redecide => self.careful = true,
             Remedy::CatchUp => {
                 self.careful = true;
-                // What keeps the lane from it is reported by the next attempt to become able to write.
+                // The next `able_to_write` reports why the refresh failed.
                 if self.refresh().await.is_err() {
                     self.disconnect().await;
                 }
@@ -504,7 +504,7 @@ impl<S: Store> Lane<S> {
         while let Some(mut work) = self.queue.try_next_batch() {
             work.refuse_certain(reason, why);
             self.shared.release(work.weight());
-            work.send();
+            work.send_replies();
         }
     }
 }

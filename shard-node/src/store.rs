@@ -105,7 +105,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Dead versions for each row of `account`, as the server estimates them. The server cannot remove the versions that an open
     /// snapshot may still see.
-    fn dead_versions(&self) -> impl Future<Output = Result<f64, StoreError>> + Send;
+    fn dead_versions_per_row(&self) -> impl Future<Output = Result<f64, StoreError>> + Send;
 
     /// Writes newer states over older rows of `account`.
     ///

@@ -374,7 +374,7 @@ impl Tail {
     }
 
     /// The fold is in the database. Returns what it wrote. A large fold takes long to free.
-    pub fn folded(&self) -> Option<impl Send + use<>> {
+    pub fn complete_fold(&self) -> Option<impl Send + use<>> {
         let mut state = self.state();
         let part = state.folding.take();
         if let Some(part) = &part {

@@ -81,7 +81,23 @@ impl Marks {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// The mark of one shard and at most [`MOST_OTHERS`] others, which differ from second to second and from shard to shard. All marks
+    /// to every shard in every second would be a million messages for 1,024 shards. With this, each mark still reaches several
+    /// shards in each second, and every shard within minutes.
+    pub fn excerpt(&self, of: u16, second: u64) -> Self {
+        let others = self.0.len() - usize::from(self.0.contains_key(&of));
+        let turn = second.wrapping_add(u64::from(of)).wrapping_mul(MOST_OTHERS as u64);
+        let first = usize::try_from(turn % others.max(1) as u64).unwrap_or_default();
+        let others = || self.iter().filter(|(shard, _)| *shard != of);
+        let from_first = others().skip(first).chain(others().take(first)).take(MOST_OTHERS);
+        let own = self.0.get(&of).map(|mark| (of, *mark));
+        Self(from_first.chain(own).collect())
+    }
 }
+
+/// See [`Marks::excerpt`].
+const MOST_OTHERS: usize = 16;
 
 impl FromIterator<(u16, Mark)> for Marks {
     fn from_iter<I: IntoIterator<Item = (u16, Mark)>>(marks: I) -> Self {
@@ -96,6 +112,26 @@ impl FromIterator<(u16, Mark)> for Marks {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_excerpt_has_the_own_mark_and_in_turn_every_other() {
+        let marks =
+            |shards: u16| (0..shards).map(|shard| (shard, mark(1, 1, i64::from(shard) + 1))).collect::<Marks>();
+        let few = marks(17);
+        assert_eq!(few.excerpt(3, 12_345), few, "a small cluster sends all marks");
+        assert!(Marks::default().excerpt(3, 1).is_empty());
+        let many = marks(1_000);
+        let mut seen = Marks::default();
+        for second in 7..7 + 63 {
+            let excerpt = many.excerpt(999, second);
+            assert_eq!((excerpt.iter().count(), excerpt.of(999)), (17, many.of(999)));
+            assert_ne!(excerpt, many.excerpt(998, second), "another shard gets others");
+            for (shard, mark) in excerpt.iter() {
+                seen.observe(shard, mark);
+            }
+        }
+        assert_eq!(seen, many);
+    }
 
     fn mark(incarnation: i64, timeline: i64, position: i64) -> Mark {
         Mark { incarnation, timeline, position }

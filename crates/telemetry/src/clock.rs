@@ -11,6 +11,11 @@ pub fn now_us() -> i64 {
     Timestamp::now().as_microsecond() + test_offset_us()
 }
 
+/// Seconds since 1970-01-01T00:00:00Z.
+pub fn now_s() -> u64 {
+    u64::try_from(now_us() / 1_000_000).unwrap_or_default()
+}
+
 /// Names a file with the error of this process's clock in microseconds. Tests use it to set one process's clock
 /// instead of the machine's. Debug builds only.
 #[cfg(debug_assertions)]

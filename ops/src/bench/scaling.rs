@@ -62,7 +62,7 @@ pub struct Point {
 }
 
 /// For each shard, so that the load grows with the shards.
-const CONNECTIONS_PER_SHARD: usize = 4;
+const CONNECTIONS_PER_SHARD: usize = 8;
 
 /// Measures in clusters below `folder` that are gone afterwards.
 pub async fn run(plan: Plan, folder: &Path) -> anyhow::Result<Report> {

@@ -92,12 +92,12 @@ impl Spec {
     /// The same load in the open loop, at `rate` requests a second, over enough connections that a request seldom waits for
     /// one: with few, a pause of some milliseconds leaves requests behind that the connections take long to catch up with.
     pub fn at_rate(self, rate: f64) -> Self {
-        Self { rate: Some(rate), connections: self.connections.max(OPEN_LOOP_CONNECTIONS), ..self }
+        Self { rate: Some(rate), connections: self.connections.max(MIN_OPEN_LOOP_CONNECTIONS), ..self }
     }
 }
 
 /// An open loop has at least so many connections.
-pub const OPEN_LOOP_CONNECTIONS: usize = 256;
+pub const MIN_OPEN_LOOP_CONNECTIONS: usize = 256;
 
 impl Subject {
     /// Starts a cluster in a folder below `folder` and opens its accounts.

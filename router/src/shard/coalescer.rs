@@ -8,9 +8,8 @@ use tokio::time::Instant;
 
 use super::{CallError, Shard, delivery, queue::Submission};
 
-/// How often the sender lets the other tasks that are ready go first. An answer of a node makes many tasks ready at once, and
-/// each of them may have an operation for this shard. A call costs router and node more than the operations in it. A task that is made
-/// ready may itself have to make another one ready before there is an operation, so the sender yields twice.
+/// How many times the sender yields before it takes a batch. The first yield runs the tasks that an answer of a node has woken, each of which may
+/// have an operation for this shard; the second one runs the tasks that those wake. A call costs router and node more than the operations in it.
 const YIELDS: usize = 2;
 
 /// Runs until the shard is retired or the service shuts down, and the queue is empty.

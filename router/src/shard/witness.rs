@@ -73,7 +73,7 @@ impl Witness {
     pub fn introduce(&self, shard: &ShardName, clock: Option<&OtherClock>) -> wire::IdentifyRequest {
         let cluster = self.routing.load().map().cluster;
         wire::IdentifyRequest {
-            marks: convert::marks_to_wire(&self.marks()),
+            marks: convert::marks_to_wire(&self.marks().excerpt(shard.number, clock::now_s())),
             assets: Some(convert::assets_to_wire(self.assets_digest, &self.assets)),
             node_ahead_us: clock.map(|clock| clock.ahead_us),
             uncertainty_us: clock.map_or(0, |clock| clock.uncertainty_us),

@@ -59,7 +59,7 @@ impl<S: Store> Lane<S> {
         let begun = Instant::now();
         // Another database may have been accepted while the lane waited for work.
         let Some(link) = self.link.as_ref().filter(|_| self.store.is_current()) else {
-            return Err(StoreError::NotOpen);
+            return Err(StoreError::Superseded);
         };
         let operations = || group.iter().map(|index| work.operation(*index));
         load::accounts(&*self.store, &mut self.accounts, operations()).await?;

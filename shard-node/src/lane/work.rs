@@ -28,7 +28,7 @@ impl Clocks {
     }
 }
 
-/// The operations of one RPC.
+/// The operations of one call of [`super::LaneHandle::execute`].
 #[derive(Debug)]
 pub struct Submission {
     operations: Vec<Queued>,
@@ -241,7 +241,7 @@ impl Work {
         self.replies.iter().all(Option::is_some)
     }
 
-    pub fn send(self) {
+    pub fn send_replies(self) {
         let mut replies = self.replies.into_iter().map(|reply| reply.unwrap_or(Reply::Unknown));
         for (sender, range) in self.submissions {
             // The caller may have gone; the operations took effect anyway.
@@ -304,7 +304,7 @@ mod tests {
         assert_eq!(work.next_group(), Some(vec![2]));
         assert!(work.refuse_certain(Reason::Unavailable, "gone"));
         assert_eq!(work.next_group(), None);
-        work.send();
+        work.send_replies();
         let replies = answer.await.unwrap();
         assert_eq!(replies[0], Reply::Unknown);
         assert!(is_not_executed(&replies[1]) && is_not_executed(&replies[2]));
@@ -336,7 +336,7 @@ mod tests {
                 work.answer(&group, vec![Outcome::Deferred]);
             }
         }
-        work.send();
+        work.send_replies();
         let replies = first_answer.await.unwrap();
         assert_eq!(replies[0], Reply::Outcome(Outcome::Deferred));
         assert!(is_not_executed(&replies[1]));

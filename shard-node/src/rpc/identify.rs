@@ -26,6 +26,8 @@ impl Service {
         let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
         let caller = if request.caller.is_empty() { "a caller" } else { request.caller.as_str() };
         let marks = convert::marks_from_wire(&request.marks).map_err(|error| invalid(&error))?;
+        // Only routers declare assets.
+        let is_router = request.assets.is_some();
         let expected = Expected {
             cluster: ClusterId::try_from(request.cluster.as_ref()).map_err(|error| invalid(&error))?,
             shard: request.shard,
@@ -89,6 +91,10 @@ impl Service {
         // In front of a wrong database, this node knows nothing of that database's shard.
         if self.gate.expected().compare(&record.identity, "").is_empty() {
             known.observe(record.identity.number, self.gate.acknowledged().mark());
+        }
+        // A router asks every second. A node that starts asks for the mark of its own shard.
+        if is_router {
+            known = known.excerpt(record.identity.number, telemetry::clock::now_s());
         }
         Ok(wire::IdentifyResponse {
             identity: Some((&record.identity).into()),

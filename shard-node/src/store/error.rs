@@ -27,7 +27,7 @@ pub enum StoreError {
     /// The session's database is no longer the accepted one.
     #[error("the server of the shard's database was started again, or replaced, since this session began")]
     Superseded,
-    /// No session is open: none has been opened yet, or the last one failed.
+    /// No session is open: none has been opened yet, the last one failed, or the gate does not admit one.
     #[error("no session on the shard's database is open")]
     NotOpen,
     /// The gate refused the database.

@@ -93,7 +93,7 @@ pub struct Memory {
     sessions: Mutex<Sessions>,
     faults: Mutex<VecDeque<Fault>>,
     fold_fault: Mutex<Option<FoldFault>>,
-    dead_versions: Mutex<f64>,
+    dead_versions_per_row: Mutex<f64>,
     releases: Semaphore,
     /// Commits that have met [`Fault::Stall`] so far.
     stalls: watch::Sender<usize>,
@@ -402,7 +402,7 @@ impl Memory {
             sessions: Mutex::default(),
             faults: Mutex::default(),
             fold_fault: Mutex::default(),
-            dead_versions: Mutex::default(),
+            dead_versions_per_row: Mutex::default(),
             releases: Semaphore::new(0),
             stalls: watch::Sender::new(0),
             account_reads: watch::Sender::new(0),
@@ -422,9 +422,9 @@ impl Memory {
         *lock(&self.fold_fault) = Some(fault);
     }
 
-    /// What [`Store::dead_versions`] answers from now on.
+    /// What [`Store::dead_versions_per_row`] answers from now on.
     pub fn set_dead_versions(&self, dead: f64) {
-        *lock(&self.dead_versions) = dead;
+        *lock(&self.dead_versions_per_row) = dead;
     }
 
     /// Whether every ordered fault has occurred.
@@ -578,7 +578,7 @@ impl Store for Memory {
                 Ok(true)
             }
             // The reading session leads to another start of the server.
-            _ => Err(StoreError::NotOpen),
+            _ => Err(StoreError::Superseded),
         }
     }
 
@@ -693,8 +693,8 @@ impl Store for Memory {
         if timeline == TIMELINE { Ok(()) } else { Err(StoreError::Fenced) }
     }
 
-    async fn dead_versions(&self) -> Result<f64, StoreError> {
-        Ok(*lock(&self.dead_versions))
+    async fn dead_versions_per_row(&self) -> Result<f64, StoreError> {
+        Ok(*lock(&self.dead_versions_per_row))
     }
 
     async fn fold_accounts(&self, incarnation: i64, accounts: &[&FoldedAccount]) -> Result<(), StoreError> {

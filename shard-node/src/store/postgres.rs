@@ -127,7 +127,7 @@ impl Postgres {
     async fn folder(&self) -> Result<Held<'_>, StoreError> {
         let folder = self.folder.lock().await;
         let serves = folder.as_ref().is_some_and(|session| self.gate.serves(session.server()));
-        if serves && self.gate.closed().is_none() { Held::of(folder) } else { Err(StoreError::NotOpen) }
+        if serves && self.gate.closed().is_none() { Held::of(folder) } else { Err(StoreError::Superseded) }
     }
 
     /// Ends the sessions of frozen lanes that keep the backend out.
@@ -347,7 +347,7 @@ impl Store for Postgres {
         if same { Ok(()) } else { Err(StoreError::Fenced) }
     }
 
-    async fn dead_versions(&self) -> Result<f64, StoreError> {
+    async fn dead_versions_per_row(&self) -> Result<f64, StoreError> {
         let held = self.folder().await?;
         held.run(async |session| session.run(async |c| sqlx::query_scalar(DEAD_VERSIONS).fetch_one(c).await).await)
             .await

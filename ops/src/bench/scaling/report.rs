@@ -48,7 +48,7 @@ impl Report {
         let mut page = Page::new("Shardledger: scaling");
         page.paragraph(&format!("{}. {}.", self.measured_at, self.machine));
         page.paragraph(&format!(
-            "{}. The load uses the accounts of the first shards of one cluster, batches of 1,000 over 4 connections for each \
+            "{}. The load uses the accounts of the first shards of one cluster, batches of 1,000 over 8 connections for each \
              shard, {} s a point.",
             self.limit, self.plan.seconds
         ));

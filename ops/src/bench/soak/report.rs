@@ -12,7 +12,7 @@ use crate::bench::{
     figures::{Figure, Promise, median},
     machine::Machine,
     page::{Mark, Page},
-    subject::{OPEN_LOOP_CONNECTIONS, Sample},
+    subject::{MIN_OPEN_LOOP_CONNECTIONS, Sample},
 };
 
 #[derive(Debug, Serialize)]
@@ -81,7 +81,7 @@ impl Report {
             self.plan.minutes,
             self.peak_transfers_per_s,
             self.plan.batch,
-            self.plan.connections.max(OPEN_LOOP_CONNECTIONS),
+            self.plan.connections.max(MIN_OPEN_LOOP_CONNECTIONS),
             self.plan.connections,
             self.plan.replays * 100.0,
             self.plan.window_s

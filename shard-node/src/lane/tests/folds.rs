@@ -89,7 +89,7 @@ async fn a_fold_ends_at_shutdown_and_another_node_goes_on() {
         task.await.unwrap();
     }
     let written = names.iter().filter(|name| database.row(&id(name)).unwrap().version > 1).count();
-    assert_eq!(written, 250, "the fold rests after its first chunk");
+    assert_eq!(written, fold::SMALL_CHUNK, "the fold rests after its first chunk");
     database.check();
 
     let second = Node::start(&database);
