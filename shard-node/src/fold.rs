@@ -5,8 +5,8 @@
 //! leaves some accounts ahead of `folded_position`; the next fold leaves rows that are as new as its own states, and replaces older
 //! ones that the journal confirms.
 //!
-//! A fold competes with the lane for the database's processor and disk. While the tail is less than half full, the fold writes small
-//! chunks and spreads them over at most half of its interval, so that a commit seldom competes with a chunk.
+//! A fold competes with the lane for the database's processor and disk. While the tail is less than half full, the fold writes
+//! small chunks and spreads them over at most half of its interval, so that a commit seldom competes with a chunk.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,8 +26,9 @@ const LARGE_CHUNK: usize = 1000;
 /// The longest rest after a small chunk.
 const LONGEST_REST: Duration = Duration::from_millis(50);
 
-/// The interval grows with the number of dead versions that each row has, at most to this multiple. A statement passes every version of a
-/// row that it looks for. While a snapshot is open for minutes, as pg_dump holds one, each fold would leave another version of every row.
+/// The interval grows with the number of dead versions that each row has, at most to this multiple. A statement passes every
+/// version of a row that it looks for. While a snapshot is open for minutes, as pg_dump holds one, each fold leaves another
+/// version of each row that it writes.
 const MAX_INTERVAL_FACTOR: f64 = 12.0;
 
 /// Pause after a fold that failed.
@@ -54,9 +55,9 @@ pub async fn run<S: Store>(store: Arc<S>, tail: Tail, interval: Duration, shutdo
             Ok(true) => {
                 is_failing = false;
                 free(tail.complete_fold());
+                let Some(dead) = shutdown.run_until_cancelled(store.dead_versions_per_row()).await else { return };
                 // If the statistics cannot be read, the interval does not grow.
-                let dead = store.dead_versions_per_row().await.unwrap_or(0.0);
-                next = begun + interval.mul_f64(dead.clamp(1.0, MAX_INTERVAL_FACTOR));
+                next = begun + interval.mul_f64(dead.unwrap_or(0.0).clamp(1.0, MAX_INTERVAL_FACTOR));
                 metrics::histogram!(m::FOLD_SECONDS).record(begun.elapsed());
             }
             Ok(false) => {
@@ -90,7 +91,8 @@ pub async fn run<S: Store>(store: Arc<S>, tail: Tail, interval: Duration, shutdo
     }
 }
 
-/// While the tail is less than half full, rests spread the writes until `end`. Returns `false` if another node has folded since the tail was loaded.
+/// While the tail is less than half full, rests spread the writes until `end`. Returns `false` if another node has folded since
+/// the tail was loaded.
 async fn write(store: &impl Store, tail: &Tail, fold: Fold, end: Instant) -> Result<bool, StoreError> {
     // The accounts are written in the order of the index, so that each page is written once. Another thread sorts them, because to
     // sort a large tail would keep the lane waiting.

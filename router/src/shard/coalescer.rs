@@ -8,8 +8,9 @@ use tokio::time::Instant;
 
 use super::{CallError, Shard, delivery, queue::Submission};
 
-/// How many times the sender yields before it takes a batch. The first yield runs the tasks that an answer of a node has woken, each of which may
-/// have an operation for this shard; the second one runs the tasks that those wake. A call costs router and node more than the operations in it.
+/// How many times the sender yields before it takes a batch. The first yield runs the tasks that an answer of a node has woken,
+/// each of which may have an operation for this shard. The second one runs the tasks that those wake. A call costs router and
+/// node more than the operations in it.
 const YIELDS: usize = 2;
 
 /// Runs until the shard is retired or the service shuts down, and the queue is empty.
