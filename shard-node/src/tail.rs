@@ -463,6 +463,11 @@ impl Tail {
             .collect()
     }
 
+    /// Whether the next attempt of a saga is due at or before `at_us`.
+    pub fn has_due_saga(&self, at_us: i64) -> bool {
+        self.state().sagas.values().any(|saga| saga.is_due(at_us))
+    }
+
     /// Sagas that began at or before `before_us`, oldest first.
     pub fn list_sagas(&self, before_us: i64, limit: usize) -> Vec<OpenSaga> {
         let state = self.state();

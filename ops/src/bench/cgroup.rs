@@ -8,9 +8,9 @@ use std::{
 
 use anyhow::{Context, bail};
 
-/// The processor time of a group is metered in periods of this length. Shorter than the kernel's default of 100 ms, so that a
-/// group that used its share waits only briefly.
-const PERIOD_US: u64 = 20_000;
+/// The processor time of a group is metered in periods of this length, the kernel's default. A group may exceed its share of a
+/// period by a tick of the kernel: with periods of 20 ms, one shard of 0.125 cores got 20 % more than its share.
+const PERIOD_US: u64 = 100_000;
 const V1: &str = "/sys/fs/cgroup/cpu";
 const V2: &str = "/sys/fs/cgroup";
 /// A group whose processes have just ended is busy for a moment.
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn shares_become_microseconds() {
-        assert_eq!([0.125, 1.0, 0.0001].map(quota_us), [2_500, 20_000, 1_000]);
+        assert_eq!([0.125, 1.0, 0.0001].map(quota_us), [12_500, 100_000, 1_000]);
         assert_eq!(stat("nr_periods 12\nnr_throttled 3\n", "nr_throttled"), Some(3.0));
     }
 }

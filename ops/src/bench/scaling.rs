@@ -44,6 +44,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The kinds of request for this number of shards. For one shard they are all the same.
+    fn requests(&self, shards: u16) -> impl Iterator<Item = Requests> {
+        let spread = self.cross.iter().map(|cross| Requests::Spread { cross: *cross });
+        std::iter::once(Requests::OneShard).chain(spread.filter(move |_| shards > 1))
+    }
+
     /// A few points, for a plot beside others.
     pub fn short(seconds: u32, seed: u64) -> Self {
         let (shards, cross) = (vec![1, 2, 4], vec![0.0, 0.5]);
@@ -51,14 +57,25 @@ impl Plan {
     }
 }
 
-/// One number of shards and one share of cross-shard transfers.
+/// One number of shards and one kind of request.
 #[derive(Debug, Clone, Serialize)]
 pub struct Point {
     pub shards: u16,
-    pub cross: f64,
+    pub requests: Requests,
     pub sample: Sample,
     /// The share of time in which the loaded shards had used up their part of the processors; `None` without groups.
     pub throttled: Option<f64>,
+}
+
+/// What the transfers of a request have to do with each other.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Requests {
+    /// All transfers of a request are local transfers of one shard, drawn anew for each request. Shards then share nothing,
+    /// and the requests are as large with many shards as with one.
+    OneShard,
+    /// Over all loaded shards, with this share of cross-shard transfers.
+    Spread { cross: f64 },
 }
 
 /// For each shard, so that the load grows with the shards.
@@ -66,7 +83,8 @@ const CONNECTIONS_PER_SHARD: usize = 8;
 
 /// Measures in clusters below `folder` that are gone afterwards.
 pub async fn run(plan: Plan, folder: &Path) -> anyhow::Result<Report> {
-    let steps = plan.shards.len() * plan.cross.len() + plan.mock_shards.len();
+    let steps =
+        plan.shards.iter().map(|shards| plan.requests(*shards).count()).sum::<usize>() + plan.mock_shards.len();
     let mut many = Vec::new();
     let (limit, points, clean) = progress::counted("points", steps, async |bar| {
         let measured = limited(&plan, folder, bar).await?;
@@ -96,16 +114,16 @@ pub async fn limited(
     output::note(&limits.to_string());
     let mut points = Vec::new();
     for &shards in &plan.shards {
-        for &cross in plan.cross.iter().filter(|cross| shards > 1 || **cross == 0.0) {
+        for requests in plan.requests(shards) {
             bar.set_message(format!("{shards} shards"));
-            let spec = spec(plan, shards, cross);
+            let spec = spec(plan, shards, requests);
             let before = limits.periods(shards)?;
             let sample = subject.measure(&spec).await?;
             let throttled = match (before, limits.periods(shards)?) {
                 (Some(before), Some(after)) => Some((after[1] - before[1]) / (after[0] - before[0]).max(1.0)),
                 _ => None,
             };
-            points.push(Point { shards, cross, sample, throttled });
+            points.push(Point { shards, requests, sample, throttled });
             bar.inc(1);
         }
     }
@@ -116,15 +134,20 @@ pub async fn limited(
     Ok((limit, points, clean))
 }
 
-fn spec(plan: &Plan, shards: u16, cross: f64) -> Spec {
-    let locality = if cross > 0.0 { Locality::Share(cross) } else { Locality::Local };
+fn spec(plan: &Plan, shards: u16, requests: Requests) -> Spec {
+    let (locality, shards_per_request, seed) = match requests {
+        Requests::OneShard => (Locality::Local, Some(1), 0),
+        Requests::Spread { cross: 0.0 } => (Locality::Local, None, 1),
+        Requests::Spread { cross } => (Locality::Share(cross), None, 1 + (cross * 100.0) as u64),
+    };
     Spec {
         workload: Workload::Uniform,
         locality,
         connections: CONNECTIONS_PER_SHARD * usize::from(shards),
         first_shards: Some(usize::from(shards)),
+        shards_per_request,
         seconds: plan.seconds,
-        seed: plan.seed.wrapping_add(u64::from(shards)).wrapping_add((cross * 100.0) as u64 * 1_000),
+        seed: plan.seed.wrapping_add(u64::from(shards)).wrapping_add(seed * 1_000),
         ..Spec::BATCHES
     }
 }

@@ -109,7 +109,8 @@ async fn watch(
     let mut ticks = interval(Duration::from_secs(u64::from(window_s)));
     ticks.tick().await;
     let warm_up_s = super::WARM_UP.as_secs_f64();
-    while begin.elapsed().as_secs_f64() + f64::from(window_s) < f64::from(spec.seconds) + warm_up_s + 1.0 {
+    // A moment after the load has ended would show the processes at rest.
+    while begin.elapsed().as_secs_f64() + f64::from(window_s) < f64::from(spec.seconds) + warm_up_s {
         ticks.tick().await;
         let sums: Sums = client.get(&url).await?;
         ensure!(!sums.partial, "a shard did not tell its sums");

@@ -47,6 +47,8 @@ pub struct Spec {
     pub checkpoint: bool,
     /// Only accounts of so many shards.
     pub first_shards: Option<usize>,
+    /// Each request is for so many shards; `None`: for all of them.
+    pub shards_per_request: Option<usize>,
     pub window: Option<Duration>,
     pub seed: u64,
 }
@@ -83,6 +85,7 @@ impl Spec {
         seconds: 10,
         checkpoint: false,
         first_shards: None,
+        shards_per_request: None,
         window: None,
         seed: 0,
     };
@@ -141,6 +144,9 @@ impl Subject {
         let mut picker = Picker::new(spec.workload, spec.locality, self.homes.clone())?;
         if let Some(shards) = spec.first_shards {
             picker = picker.of_first_shards(shards);
+        }
+        if let Some(shards) = spec.shards_per_request {
+            picker = picker.with_shards_per_request(shards);
         }
         let bytes = self.cluster.ledger_bytes().await?;
         let unfolded = self.cluster.unfolded_rows().await;

@@ -1,8 +1,9 @@
 //! Finishes sagas that nobody drives: their router died, was shut down, or ran out of time.
 //!
-//! Every router polls every shard; the shard pushes out the next attempt of what it hands over, so two routers seldom pick
-//! the same saga, and nothing bad happens when they do. The poll is the truth: no signal can be missed, because none is
-//! relied on. First a pure plan, then its execution; one bad saga is reported and holds up none of the others.
+//! Every router polls every shard. The shard postpones the next attempt of each saga that it hands over, so two routers
+//! seldom pick the same saga, and nothing bad happens when they do. The answer to a heartbeat says whether a saga is due, so
+//! that a shard with nothing due is polled only at each [`UNPROMPTED`]th turn. No signal can be lost for longer than that.
+//! A poll makes a pure plan first and then carries it out. A saga that cannot be read is reported and delays no other.
 
 use std::{
     collections::HashMap,
@@ -40,12 +41,14 @@ const DRIVE: Duration = Duration::from_secs(5);
 const OVERDUE_ATTEMPTS: u32 = 10;
 /// Full pages taken in a row before the next poll's turn: bounds one poll, not the backlog.
 const PAGES: usize = 64;
+/// A shard whose node reports no due saga is polled at one of so many turns.
+const UNPROMPTED: usize = 10;
 
 /// Polls until the service shuts down. A shard that is slow to answer delays no other's poll.
 pub async fn run(core: Arc<Core>) {
     let token = core.tasks.token().clone();
     let mut busy: HashMap<Arc<str>, Arc<AtomicBool>> = HashMap::new();
-    loop {
+    for turn in 0.. {
         // Jitter keeps routers that were started together from polling together.
         let pause = core.config.saga_poll_interval.mul_f64(0.5 + jitter());
         if token.run_until_cancelled(sleep(pause)).await.is_none() {
@@ -53,7 +56,11 @@ pub async fn run(core: Arc<Core>) {
         }
         let view = core.view();
         busy.retain(|id, _| view.shards().any(|shard| shard.id() == id));
-        for shard in view.shards() {
+        // Shards have different turns, so that one turn does not poll all of them.
+        let is_asked = |(place, shard): &(usize, &Arc<Shard>)| {
+            (turn + place).is_multiple_of(UNPROMPTED) || shard.has_due_sagas()
+        };
+        for (_, shard) in view.shards().enumerate().filter(is_asked) {
             let flag = Arc::clone(busy.entry(Arc::clone(shard.id())).or_default());
             if flag.swap(true, Ordering::AcqRel) {
                 continue;

@@ -18,6 +18,7 @@ pub struct Said {
     pub reads: Result<(), String>,
     pub writes: Result<(), String>,
     clock: Option<OtherClock>,
+    sagas_due: bool,
 }
 
 /// Whether reads and writes work at a shard.
@@ -68,10 +69,18 @@ impl Shard {
                     Some(readiness) => Err(readiness.cause),
                     None => Err("the node does not say".to_owned()),
                 };
-                let said = Said { reads: works(answer.reads), writes: works(answer.writes), clock: Some(clock) };
+                let said = Said {
+                    reads: works(answer.reads),
+                    writes: works(answer.writes),
+                    clock: Some(clock),
+                    sagas_due: answer.sagas_due,
+                };
                 (said, Beat::Heard { ownership_version: answer.ownership_version })
             }
-            Err(why) => (Said { reads: Err(why.clone()), writes: Err(why.clone()), clock: None }, Beat::Lost(why)),
+            Err(why) => {
+                let said = Said { reads: Err(why.clone()), writes: Err(why.clone()), clock: None, sagas_due: false };
+                (said, Beat::Lost(why))
+            }
         };
         *self.said.lock().unwrap_or_else(PoisonError::into_inner) = Some(said);
         beat
@@ -82,6 +91,11 @@ impl Shard {
         let said = self.said();
         let works = |of: fn(&Said) -> bool| said.as_ref().is_some_and(of);
         Working { reads: works(|said| said.reads.is_ok()), writes: works(|said| said.writes.is_ok()) }
+    }
+
+    /// Whether the node reported at the last heartbeat that a saga's next attempt is due.
+    pub fn has_due_sagas(&self) -> bool {
+        self.said().is_some_and(|said| said.sagas_due)
     }
 
     fn said(&self) -> Option<Said> {

@@ -18,6 +18,8 @@ use wire::{convert, fact::Verdict};
 use super::{Service, read_failed};
 use crate::{clock::steady_us, store};
 
+/// At the latest after this time, a router with few shards asks again.
+const HEARTBEAT_US: i64 = 1_000_000;
 /// Most declarations kept; a cluster has fewer versions of its routers' configuration.
 const MAX_DECLARATIONS: usize = 64;
 
@@ -111,6 +113,7 @@ impl Service {
             fresh: record.is_fresh() && self.gate.seen().position == record.state.next_position,
             server_started_at_us: server.as_ref().map_or(0, |server| server.started_at_us),
             database_oid: server.map_or(0, |server| server.database_oid),
+            sagas_due: self.reads.tail.has_due_saga(self.clock.now_us() + HEARTBEAT_US),
         })
     }
 

@@ -14,7 +14,9 @@ impl ShardNode for FakeNode {
         &self,
         request: Request<wire::IdentifyRequest>,
     ) -> Result<Response<wire::IdentifyResponse>, Status> {
-        Ok(Response::new(wire::IdentifyResponse::agreeing_with(request.into_inner(), telemetry::clock::now_us())))
+        let agreeing = wire::IdentifyResponse::agreeing_with(request.into_inner(), telemetry::clock::now_us());
+        let sagas_due = lock(&self.state).pending().next().is_some();
+        Ok(Response::new(wire::IdentifyResponse { sagas_due, ..agreeing }))
     }
 
     async fn examine(&self, _: Request<wire::ExamineRequest>) -> Result<Response<wire::ExamineResponse>, Status> {
