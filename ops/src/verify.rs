@@ -23,8 +23,9 @@ use futures_util::future::try_join_all;
 use indicatif::ProgressBar;
 use ledger::{Booking, Position};
 use shard_database::{
+    OwnedSlots,
     books::{Books, Counts, Difference},
-    rebuild,
+    rebuild::{self, Ranges},
 };
 use sqlx::PgConnection;
 
@@ -50,6 +51,8 @@ pub struct Target {
 /// on two shards, and reads of the two shards may straddle them.
 const OWNERSHIP_READS: usize = 4;
 const OWNERSHIP_PAUSE: Duration = Duration::from_millis(300);
+/// How often the shards are read again because slots moved meanwhile.
+const ATTEMPTS: usize = 5;
 /// Steps of the progress bar: rows of accounts, small tables, journal, the end.
 const STEPS: usize = 4;
 /// Bookings after which the progress bar shows their number.
@@ -61,9 +64,28 @@ pub async fn verify(targets: &[Target]) -> anyhow::Result<Report> {
     let started = Instant::now();
     let numbers = identities::check(targets).await?;
     let mut connections = connection::connect_all(targets).await?;
-    let checked = check(targets, &numbers, &mut connections, started).await;
+    let checked = check_repeatedly(targets, &numbers, &mut connections, started).await;
     connection::close_all(connections).await;
     checked
+}
+
+async fn check_repeatedly(
+    targets: &[Target],
+    numbers: &[u16],
+    connections: &mut [PgConnection],
+    started: Instant,
+) -> anyhow::Result<Report> {
+    for _ in 0..ATTEMPTS {
+        let before = on_each(targets, connections, OwnedSlots::load).await?;
+        let report = check(targets, numbers, connections, &before, started).await?;
+        let after = on_each(targets, connections, OwnedSlots::load).await?;
+        if before == after {
+            return Ok(report);
+        }
+    }
+    anyhow::bail!(
+        "slots moved each of the {ATTEMPTS} times that the shards were read: run it again when no move cuts over"
+    )
 }
 
 /// One shard while it is checked.
@@ -78,14 +100,17 @@ async fn check(
     targets: &[Target],
     numbers: &[u16],
     connections: &mut [PgConnection],
+    owned: &[OwnedSlots],
     started: Instant,
 ) -> anyhow::Result<Report> {
     let ids: Vec<String> = targets.iter().map(|target| target.shard.clone()).collect();
     let stack = progress::Stack::new();
-    let each = targets.iter().zip(numbers).zip(&mut *connections).map(async |((target, number), connection)| {
-        let bar = stack.steps(&target.shard, STEPS);
-        read_rows(connection, *number, bar).await.map_err(|error| broken(&target.shard, error))
-    });
+    let each = targets.iter().zip(numbers).zip(&mut *connections).zip(owned).map(
+        async |(((target, number), connection), owned)| {
+            let bar = stack.steps(&target.shard, STEPS);
+            read_rows(connection, *number, owned, bar).await.map_err(|error| broken(&target.shard, error))
+        },
+    );
     let mut shards: Vec<Shard> = try_join_all(each).await?;
 
     // The order makes the comparison between shards sound: see `sagas`. And no row can be ahead of a position that is
@@ -94,9 +119,10 @@ async fn check(
     let end = on_each(targets, connections, rebuild::highest_position).await?;
     let late = on_each(targets, connections, rebuild::highest_position).await?;
     let cuts = early.into_iter().zip(end).zip(late).map(|((early, end), late)| Cuts { early, end, late });
-    let each = targets.iter().zip(numbers).zip(&mut *connections).zip(&mut shards).zip(cuts).map(
-        async |((((target, number), connection), shard), cuts)| {
-            let read = read_journal(connection, shard, *number, cuts).await;
+    let each = targets.iter().zip(numbers).zip(&mut *connections).zip(&mut shards).zip(cuts).zip(owned).map(
+        async |(((((target, number), connection), shard), cuts), owned)| {
+            let sagas = SagaBookings::new(*number, owned.clone(), cuts);
+            let read = read_journal(connection, shard, sagas, *number, cuts).await;
             read.map_err(|error| broken(&target.shard, error))
         },
     );
@@ -120,12 +146,14 @@ async fn check(
     }
     let (counts, between_shards) = comparison.finish();
     between(between_shards);
-    if quiet && counts.under_way() == 0 {
+    let ownership = check_ownership(targets, connections, &ids).await?;
+    // Between the two commits of a cut-over, no shard owns the slots, and what they hold is in transit.
+    if quiet && counts.under_way() == 0 && ownership == Findings::default() {
         between(transit::check_quiet(&in_transit));
     }
     let all_known: Vec<Known> = shards.iter_mut().map(|shard| std::mem::take(&mut shard.known)).collect();
     between(known::compare(&ids, numbers, &all_known));
-    between(check_ownership(targets, connections, &ids).await?);
+    between(ownership);
 
     let ends = sagas.iter().map(|(_, end)| *end);
     let each = targets.iter().zip(&mut *connections).zip(shards).zip(ends).map(
@@ -144,8 +172,14 @@ async fn check(
 }
 
 /// Reads the rows of every projection, and what the shard knows of others.
-async fn read_rows(connection: &mut PgConnection, number: u16, bar: ProgressBar) -> sqlx::Result<Shard> {
+async fn read_rows(
+    connection: &mut PgConnection,
+    number: u16,
+    owned: &OwnedSlots,
+    bar: ProgressBar,
+) -> sqlx::Result<Shard> {
     let (mut books, mut findings, mut slots) = (Books::new(number), Findings::default(), AccountSlots::default());
+    books.expect_owned(owned.clone());
     bar.set_message("rows of accounts");
     rebuild::expect_accounts(connection, &mut books, |account, slot| slots.take(account, slot, &mut findings))
         .await?;
@@ -163,16 +197,20 @@ async fn read_rows(connection: &mut PgConnection, number: u16, bar: ProgressBar)
 async fn read_journal(
     connection: &mut PgConnection,
     shard: &mut Shard,
+    mut sagas: SagaBookings,
     number: u16,
     cuts: Cuts,
 ) -> sqlx::Result<(SagaBookings, Position)> {
     let Shard { books, findings, bar, .. } = shard;
-    let mut sagas = SagaBookings::new(number, cuts);
+    let ranges = Ranges::load(connection, number, cuts.late).await?;
+    if ranges.is_merged() {
+        books.expect_merged();
+    }
     let mut report = |difference| add(findings, difference);
     let mut count = 0_u64;
-    rebuild::read_journal(connection, cuts.late, |booking: &Booking, slots| {
+    rebuild::read_journal(connection, ranges, |booking: &Booking, slots| {
         sagas.take(booking);
-        if booking.position <= cuts.end {
+        if booking.position <= cuts.end || booking.position.shard_number() != number {
             rebuild::check_slots(booking, slots, &mut report);
             books.apply(booking, &mut report);
         }

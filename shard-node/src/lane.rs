@@ -89,6 +89,8 @@ pub struct Lane<S: Store> {
     shared: Arc<Shared>,
     accounts: Accounts,
     link: Option<Link>,
+    /// The slots as last read. The accounts in memory and the sagas of the tail belong to them.
+    ownership: Option<Arc<Ownership>>,
     /// The shard's state that the accounts in memory and the tail belong to, and the timeline of the server; `None` before
     /// the first load.
     believed: Option<(ShardState, i64)>,
@@ -160,6 +162,7 @@ impl<S: Store> Lane<S> {
             queue,
             accounts: Accounts::with_capacity(config.cache_bytes),
             link: None,
+            ownership: None,
             believed: None,
             recent_ids: RecentIds::new(),
             careful: false,

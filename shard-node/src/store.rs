@@ -28,6 +28,7 @@ use ledger::{
     operation::CreateAccount,
 };
 use shard_database::ShardState;
+use shard_map::SlotRange;
 
 pub use error::StoreError;
 use ownership::Ownership;
@@ -57,6 +58,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Reads the folded position, and the sagas that were under way at that position. The lane loads its tail from both.
     fn folded(&self) -> impl Future<Output = Result<Folded, StoreError>> + Send;
+
+    /// The first bookings of the sagas under way whose payers are in these slots, as of the folded position.
+    fn sagas_of(&self, slots: &[SlotRange]) -> impl Future<Output = Result<Vec<Booking>, StoreError>> + Send;
 
     /// The bookings of the shard's own range after a position, in order, at most `limit`.
     fn bookings_after(

@@ -174,11 +174,7 @@ impl Tail {
         let generation = state.generation + 1;
         let mut sagas = HashMap::with_capacity(folded.sagas.len());
         for first in folded.sagas {
-            let Some(key) = first.key() else {
-                let what = format!("booking {} of a saga has no id", first.position.0);
-                return Err(StoreError::Corrupt(what));
-            };
-            sagas.insert(key, OpenSaga::new(first));
+            sagas.insert(key_of(&first)?, OpenSaga::new(first));
         }
         *state = State {
             committed: folded.position,
@@ -234,6 +230,24 @@ impl Tail {
             self.0.fold_now.notify_one();
         }
         self.0.progress.notify_waiters();
+    }
+
+    /// Takes in sagas that came with slots, by their first bookings.
+    ///
+    /// # Errors
+    /// When a saga's first booking is damaged.
+    pub fn add_sagas(&self, firsts: Vec<Booking>) -> Result<(), StoreError> {
+        let mut state = self.state();
+        for first in firsts {
+            let key = key_of(&first)?;
+            state.sagas.entry(key).or_insert_with(|| OpenSaga::new(first));
+        }
+        Ok(())
+    }
+
+    /// Drops the sagas whose payers are in slots that this shard does not own. They go on elsewhere.
+    pub fn retain_sagas(&self, owns: impl Fn(&AccountId) -> bool) {
+        self.state().sagas.retain(|key, _| owns(&key.debit));
     }
 
     /// Rows of accounts were read that may be newer than the tail. A read that took an older row before must take it again.
@@ -560,6 +574,10 @@ impl OpenSaga {
     fn is_due(&self, now_us: i64) -> bool {
         self.next_attempt_us <= now_us || self.next_attempt_us > now_us + CLOCK_WENT_BACK_US
     }
+}
+
+fn key_of(first: &Booking) -> Result<TransferKey, StoreError> {
+    first.key().ok_or_else(|| StoreError::Corrupt(format!("booking {} of a saga has no id", first.position.0)))
 }
 
 fn first_attempt_us(created_at_us: i64, coordinated_until_us: i64) -> i64 {

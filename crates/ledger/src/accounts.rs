@@ -247,6 +247,14 @@ impl Accounts {
         self.bytes = 0;
     }
 
+    /// Forgets the accounts for which `is_meant` is true: another shard wrote to them. Must not be called while a batch is being
+    /// decided.
+    pub fn forget(&mut self, is_meant: impl Fn(&AccountId) -> bool) {
+        let meant: Vec<Handle> =
+            self.index.iter().filter(|(id, _)| is_meant(id)).map(|(_, handle)| *handle).collect();
+        meant.into_iter().for_each(|handle| self.evict_at(handle));
+    }
+
     /// Evicts accounts until the memory is within its capacity, as far as accounts may be evicted: `folded` is the
     /// last batch whose accounts have all been folded. Must not be called while a batch is being decided.
     pub fn evict(&mut self, folded: BatchNumber) {
@@ -272,6 +280,11 @@ impl Accounts {
             known.used = false;
             return;
         }
+        self.evict_at(handle);
+    }
+
+    fn evict_at(&mut self, handle: Handle) {
+        let known = &mut self.known[handle.index()];
         if self.index.get(&known.id) == Some(&handle) {
             self.bytes = self.bytes.saturating_sub(bytes_of(&known.id, known.account.as_ref()));
             self.index.remove(&known.id);

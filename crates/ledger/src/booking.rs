@@ -84,6 +84,14 @@ pub enum BookingKind {
     Updated = 2,
     /// Takes a position and books nothing: a writer took over the shard, or the shard's state changed.
     Marker = 3,
+    /// Slots moved to another shard: what their accounts held together goes to in-transit. The amount may be negative.
+    MovedOut = 4,
+    /// Slots came from another shard: what their accounts hold together comes from in-transit. The amount may be negative.
+    MovedIn = 5,
+    /// Slots moved to another shard: the in-transit shares of the bookings that left with them. No balance changes.
+    SharesOut = 6,
+    /// Slots came from another shard: the in-transit shares of the bookings that came with them. No balance changes.
+    SharesIn = 7,
     /// A transfer between two accounts of the shard.
     Posted = 11,
     /// A transfer was refused; no money moved.
@@ -141,10 +149,14 @@ pub struct Change {
 }
 
 impl BookingKind {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 21] = [
         Self::Opened,
         Self::Updated,
         Self::Marker,
+        Self::MovedOut,
+        Self::MovedIn,
+        Self::SharesOut,
+        Self::SharesIn,
         Self::Posted,
         Self::Rejected,
         Self::Reserved,
@@ -183,10 +195,15 @@ impl BookingKind {
     /// The signed share of the amount that the shard's in-transit account takes: 1, -1, or 0 where it takes no part.
     pub fn in_transit(self) -> i64 {
         match self {
-            Self::Reserved => 1,
-            Self::Compensated | Self::Credited => -1,
+            Self::Reserved | Self::MovedOut => 1,
+            Self::Compensated | Self::Credited | Self::MovedIn => -1,
             _ => 0,
         }
+    }
+
+    /// Whether the booking belongs to the shard and to no slot: it stays when slots move.
+    pub fn is_of_shard(self) -> bool {
+        matches!(self, Self::Marker | Self::MovedOut | Self::MovedIn | Self::SharesOut | Self::SharesIn)
     }
 
     /// Whether the booking ends a hold.
@@ -217,6 +234,19 @@ impl Booking {
             payee_leg: None,
             extra: None,
         }
+    }
+
+    /// A booking about a move of slots: one of the kinds [`BookingKind::MovedOut`] to [`BookingKind::SharesIn`].
+    pub fn of_move(position: Position, kind: BookingKind, asset: AssetCode, amount: i64, at_us: i64) -> Self {
+        let payer = AccountId::in_transit(asset);
+        Self { kind, payer, asset, amount, ..Self::marker(position, at_us) }
+    }
+
+    /// The account whose slot the booking belongs to: a register belongs to its payee, every other booking to its payer.
+    /// `None`: the booking belongs to the shard.
+    pub fn owner(&self) -> Option<&AccountId> {
+        let owner = if self.kind.role() == Role::Register { self.payee.as_ref()? } else { &self.payer };
+        (!owner.is_system()).then_some(owner)
     }
 
     /// The identity of the transfer or hold.
@@ -258,6 +288,16 @@ impl Booking {
     /// How the booking changes the shard's in-transit account of its asset, in minor units.
     pub fn in_transit_change(&self) -> i64 {
         self.kind.in_transit() * self.amount
+    }
+
+    /// What the booking contributes to the sum that a shard's in-transit account must have: the changes by all bookings that
+    /// the shard answers for, whoever wrote them, and its own bookings about moves (`docs/adr/0010`).
+    pub fn in_transit_share(&self) -> i64 {
+        match self.kind {
+            BookingKind::SharesOut => self.amount,
+            BookingKind::SharesIn => -self.amount,
+            _ => self.in_transit_change(),
+        }
     }
 
     /// What a statement shows for a party's leg.
@@ -414,7 +454,8 @@ mod tests {
     #[test]
     fn every_booking_balances() {
         let capture = Purpose::Capture { hold: TransferId(uuid::Uuid::from_u128(1)), whole: false, finalize: true };
-        for kind in BookingKind::ALL {
+        // The counterpart of a move's bookings are the accounts that moved.
+        for kind in BookingKind::ALL.into_iter().filter(|kind| !kind.is_of_shard()) {
             for purpose in [Purpose::Payment, capture] {
                 let posted = |party| change(kind, purpose, 7, party).map_or(0, |change| change.posted);
                 let sum = posted(Party::Payer) + posted(Party::Payee) + kind.in_transit() * 7;

@@ -8,13 +8,18 @@
 //!
 //! After a difference the fold continues with what the booking says, so that one damaged booking is one difference.
 //!
+//! Bookings of slots that the shard does not own are left out: a move has left them behind, or has not brought all of them.
+//! Legs are folded in the order of versions. An account that moved has legs in the ranges of several shards; the caller merges
+//! the ranges by time, and a leg that comes too early all the same waits for the one before it.
+//!
 //! An account takes about 130 bytes, whatever its id and metadata: these are kept as hashes.
 
 mod accounts;
 mod holds;
+mod in_transit;
 mod sagas;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use foldhash::fast::RandomState;
 use ledger::{
@@ -27,7 +32,10 @@ pub use accounts::Key;
 use accounts::{Accounts, Place};
 pub use holds::HoldRow;
 use holds::Holds;
+use in_transit::InTransit;
 use sagas::Sagas;
+
+use crate::OwnedSlots;
 
 /// Something that is not as the journal says, or a journal that does not fit itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,7 +136,13 @@ pub struct Books {
     /// The folded position before the rows of `account` were read, and that of the snapshot of the small tables.
     folded_before: Position,
     folded: Position,
-    in_transit: Vec<(AssetCode, AccountId)>,
+    in_transit: BTreeMap<AssetCode, InTransit>,
+    /// `None`: every slot.
+    owned: Option<OwnedSlots>,
+    /// The journal has bookings that other shards wrote.
+    is_merged: bool,
+    /// Legs that came before the leg of the version before them, by version.
+    early: HashMap<AccountId, BTreeMap<i64, (Booking, Party)>>,
     mismatched: Vec<Account>,
     without_row: Vec<AccountId>,
     counts: Counts,
@@ -146,12 +160,29 @@ impl Books {
             waypoints: HashSet::default(),
             folded_before: Position::NONE,
             folded: Position::NONE,
-            in_transit: Vec::new(),
+            in_transit: BTreeMap::new(),
+            owned: None,
+            is_merged: false,
+            early: HashMap::new(),
             mismatched: Vec::new(),
             without_row: Vec::new(),
             counts: Counts::default(),
             last: Position::NONE,
         }
+    }
+
+    /// The slots that the books are about. Without this, they are about every slot.
+    pub fn expect_owned(&mut self, owned: OwnedSlots) {
+        self.owned = Some(owned);
+    }
+
+    /// Bookings of several shards will be applied, merged by time.
+    pub fn expect_merged(&mut self) {
+        self.is_merged = true;
+    }
+
+    fn owns(&self, account: &AccountId) -> bool {
+        self.owned.as_ref().is_none_or(|owned| owned.has(account))
     }
 
     // === rows ===
@@ -163,11 +194,16 @@ impl Books {
 
     /// A row of `account`.
     pub fn expect_account(&mut self, row: &Account) {
-        self.accounts.expect(row);
+        if row.id.is_system() {
+            self.in_transit.entry(row.asset).or_default().expect(row);
+        } else if self.owns(&row.id) {
+            self.accounts.expect(row);
+        }
     }
 
     /// The rows of `hold`, read in a snapshot in which `at` was the highest position.
-    pub fn expect_holds(&mut self, at: Position, rows: HashMap<HoldKey, HoldRow>) {
+    pub fn expect_holds(&mut self, at: Position, mut rows: HashMap<HoldKey, HoldRow>) {
+        rows.retain(|key, _| self.owns(&key.debit));
         self.holds.expect(at, rows);
     }
 
@@ -179,6 +215,9 @@ impl Books {
 
     /// A row of `waypoint`, read in the same snapshot.
     pub fn expect_waypoint(&mut self, account: &str, version: i64, position: Position, at_us: i64) {
+        if AccountId::any(account).is_ok_and(|id| !self.owns(&id)) {
+            return;
+        }
         self.waypoints.insert(waypoint_key(account, version, position, at_us));
     }
 
@@ -186,28 +225,43 @@ impl Books {
 
     /// Folds the booking that follows all those folded before.
     pub fn apply(&mut self, booking: &Booking, report: Report<'_>) {
-        self.holds.before(booking.position, report);
-        self.sagas.before(booking.position, report);
-        self.last = booking.position;
-        self.counts.bookings += 1;
-        match booking.kind.role() {
-            Role::Transfer => self.counts.transfers += 1,
-            Role::Register => self.counts.registers += 1,
-            Role::None | Role::Settlement | Role::Hold | Role::HoldEnd => {}
+        let is_own = booking.position.shard_number() == self.shard_number;
+        if is_own {
+            self.holds.before(booking.position, report);
+            self.sagas.before(booking.position, report);
+            self.last = booking.position;
         }
-        if booking.kind == BookingKind::Opened {
-            self.open(booking, report);
-        } else {
-            for (party, id, leg) in booking.legs() {
-                self.apply_leg(booking, party, id, leg, report);
+        let owner = booking.owner();
+        let answers_for = match owner {
+            Some(owner) => self.owns(owner),
+            None => is_own,
+        };
+        if answers_for {
+            self.counts.bookings += 1;
+            match booking.kind.role() {
+                Role::Transfer => self.counts.transfers += 1,
+                Role::Register => self.counts.registers += 1,
+                Role::None | Role::Settlement | Role::Hold | Role::HoldEnd => {}
             }
         }
-        // A booking that came with a move counts in the in-transit account of the shard that wrote it.
-        if booking.kind.in_transit() != 0 && booking.position.shard_number() == self.shard_number {
-            self.apply_in_transit(booking, report);
+        if booking.kind == BookingKind::Opened {
+            if answers_for {
+                self.open(booking, report);
+            }
+        } else {
+            for (party, id, leg) in booking.legs() {
+                if self.owns(id) {
+                    self.apply_leg(booking, party, id, leg, report);
+                }
+            }
         }
-        self.sagas.apply(booking, report);
-        self.holds.apply(booking, report);
+        if booking.in_transit_share() != 0 || booking.kind.in_transit() != 0 {
+            self.apply_in_transit(booking, answers_for, is_own, report);
+        }
+        if answers_for {
+            self.sagas.apply(booking, report);
+            self.holds.apply(booking, report);
+        }
         self.note_reversal(booking, report);
     }
 
@@ -232,7 +286,11 @@ impl Books {
             }
             Some(place) => place,
             None => {
-                self.without_row.push(id.clone());
+                // The row of an in-transit account is kept apart.
+                let in_transit = id.is_system().then(|| self.in_transit.get(&booking.asset)).flatten();
+                if !in_transit.is_some_and(InTransit::has_row) {
+                    self.without_row.push(id.clone());
+                }
                 self.accounts.insert(id.as_str())
             }
         };
@@ -241,8 +299,13 @@ impl Books {
     }
 
     fn apply_leg(&mut self, booking: &Booking, party: Party, id: &AccountId, leg: &Leg, report: Report<'_>) {
-        self.counts.entries += 1;
         let position = booking.position;
+        let version = self.accounts.find(id).map_or(0, |place| self.accounts.at(place).version);
+        if self.is_merged && leg.version > version + 1 {
+            self.early.entry(id.clone()).or_default().insert(leg.version, (booking.clone(), party));
+            return;
+        }
+        self.counts.entries += 1;
         if let Limit::AtMost(overdraft) = leg.overdraft
             && i128::from(leg.posted) - i128::from(leg.held) < -i128::from(overdraft)
         {
@@ -282,13 +345,32 @@ impl Books {
             }
         };
         if fold_is_waypoint(leg.version)
-            && position <= self.folded
+            && self.is_folded(position)
             && !self.waypoints.remove(&waypoint_key(id.as_str(), leg.version, position, booking.at_us))
         {
             let detail = format!("version {} at position {} has no waypoint", leg.version, position.0);
             report(difference(Rule::WaypointRow, id, detail));
         }
         self.after_change(place, id, position, report);
+        self.apply_early(id, leg.version + 1, report);
+    }
+
+    /// Applies a leg that came too early, if its turn has come.
+    fn apply_early(&mut self, id: &AccountId, version: i64, report: Report<'_>) {
+        let Some(waiting) = self.early.get_mut(id) else { return };
+        let Some((booking, party)) = waiting.remove(&version) else { return };
+        if waiting.is_empty() {
+            self.early.remove(id);
+        }
+        if let Some(leg) = booking.leg(party).copied() {
+            self.apply_leg(&booking, party, id, &leg, report);
+        }
+    }
+
+    /// Whether the projections that reach exactly to a position include the booking. What came with a move came with its
+    /// projections.
+    fn is_folded(&self, position: Position) -> bool {
+        position <= self.folded || position.shard_number() != self.shard_number
     }
 
     /// Takes the state that a leg records, where the leg does not continue the state before it.
@@ -304,37 +386,22 @@ impl Books {
         place
     }
 
-    fn apply_in_transit(&mut self, booking: &Booking, report: Report<'_>) {
-        self.counts.entries += 1;
-        let id = self.in_transit_id(booking.asset);
-        let place = self.accounts.find(&id).filter(|place| self.accounts.at(*place).version > 0);
-        let Some(place) = place else {
+    fn apply_in_transit(&mut self, booking: &Booking, answers_for: bool, is_own: bool, report: Report<'_>) {
+        let of_asset = self.in_transit.entry(booking.asset).or_default();
+        if answers_for {
+            self.counts.entries += u64::from(is_own && booking.kind.in_transit() != 0);
+            of_asset.add_share(booking);
+        }
+        if !is_own || booking.kind.in_transit() == 0 {
+            return;
+        }
+        of_asset.change_row(booking, self.folded_before, report);
+        let id = AccountId::in_transit(booking.asset);
+        if self.accounts.find(&id).is_none() {
             let detail = format!("booking {} moves money through it, and none before opened it", booking.position.0);
             report(difference(Rule::Chain, &id, detail));
-            let place = match self.accounts.find(&id) {
-                Some(place) => place,
-                None => self.accounts.insert(id.as_str()),
-            };
-            let posted = booking.in_transit_change();
-            let leg = Leg { version: 1, previous: Position::NONE, posted, held: 0, overdraft: Limit::Unlimited };
-            self.accounts.continue_with(place, booking, &leg);
-            return;
-        };
-        let mut account = self.accounts.account(place, &id);
-        if let Err(error) = fold::apply_in_transit(&mut account, booking) {
-            report(of_fold_error(&id, &error));
+            self.accounts.insert(id.as_str());
         }
-        self.accounts.store(place, &account, false);
-        self.after_change(place, &id, booking.position, report);
-    }
-
-    fn in_transit_id(&mut self, asset: AssetCode) -> AccountId {
-        if let Some((_, id)) = self.in_transit.iter().find(|(known, _)| *known == asset) {
-            return id.clone();
-        }
-        let id = AccountId::in_transit(asset);
-        self.in_transit.push((asset, id.clone()));
-        id
     }
 
     /// Compares the account's row, if the account has just got there.
@@ -353,7 +420,9 @@ impl Books {
                     ));
                 }
             }
-            accounts::Compared::Passed { row_version } if position <= self.folded_before => {
+            accounts::Compared::Passed { row_version }
+                if position <= self.folded_before || position.shard_number() != self.shard_number =>
+            {
                 let detail = format!(
                     "its row is at version {row_version}, though booking {} is folded up to position {}",
                     position.0, self.folded_before.0
@@ -367,7 +436,8 @@ impl Books {
     fn note_reversal(&mut self, booking: &Booking, report: Report<'_>) {
         let reversal = matches!(booking.kind, BookingKind::Posted | BookingKind::Credited);
         let Some(of) = booking.purpose().reversed_transfer().filter(|_| reversal) else { return };
-        let Some(payee) = &booking.payee else { return };
+        // A reversal counts where the payer of its original is.
+        let Some(payee) = booking.payee.as_ref().filter(|payee| self.owns(payee)) else { return };
         let key = TransferKey { id: of, debit: payee.clone() };
         let payer = booking.payer.clone();
         let reversed = self.reversals.entry(key).or_insert(Reversed { sum: 0, payer });
@@ -382,6 +452,15 @@ impl Books {
 
     /// Checks what must hold when the last booking is folded. What is left has to be looked up in the database.
     pub fn finish(mut self, report: Report<'_>) -> Leftovers {
+        // What still waits has a gap before it.
+        self.is_merged = false;
+        for (id, waiting) in std::mem::take(&mut self.early) {
+            for (booking, party) in waiting.into_values() {
+                if let Some(leg) = booking.leg(party).copied() {
+                    self.apply_leg(&booking, party, &id, &leg, report);
+                }
+            }
+        }
         self.holds.finish(report);
         self.sagas.finish(report);
         let folded = self.folded.max(self.folded_before);
@@ -390,7 +469,12 @@ impl Books {
             let detail = format!("{}, the journal ends at {}", folded.0, self.last.0);
             report(Difference { rule: Rule::FoldState, subject: "folded_position".to_owned(), detail });
         }
-        for (asset, sum) in self.accounts.sums().into_iter().filter(|(_, sum)| *sum != 0) {
+        let mut sums = self.accounts.sums();
+        for (asset, of_asset) in &self.in_transit {
+            *sums.entry(*asset).or_default() += of_asset.sum();
+            of_asset.finish(*asset, report);
+        }
+        for (asset, sum) in sums.into_iter().filter(|(_, sum)| *sum != 0) {
             let detail = format!("accounts sum to {sum} minor units");
             report(Difference { rule: Rule::Sum, subject: asset.to_string(), detail });
         }

@@ -4,6 +4,7 @@
 //! - [`server`]: the facts of the server, and the settings in force in the session.
 //! - [`journal`]: the columns of the journal, and how a row becomes a booking.
 //! - [`books`]: the fold of a whole journal, compared with the rows of every projection.
+//! - [`owned`]: which slots the shard owns.
 //! - [`rebuild`]: reads one shard's journal and projections into [`books`].
 //! - [`record`]: which shard of which cluster the database belongs to, and how far it has come.
 //! - [`schema`]: the migrations, and which of them a database has.
@@ -13,10 +14,12 @@
 pub mod address;
 pub mod books;
 pub mod journal;
+pub mod owned;
 pub mod rebuild;
 pub mod record;
 pub mod schema;
 pub mod server;
 
 pub use address::DatabaseUrl;
+pub use owned::OwnedSlots;
 pub use record::{Database, ShardRecord, ShardState};

@@ -7,7 +7,7 @@
 //! [`rebuild`] does everything for one quiet or busy shard. `shardctl verify` uses the steps, because it also compares the
 //! shards with each other.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use futures_util::TryStreamExt;
 use ledger::{
@@ -18,12 +18,15 @@ use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
-    Database,
+    Database, OwnedSlots,
     books::{Books, Counts, Difference, HoldRow, Key, Report, Reversed, Rule, waypoint_key},
+    highest_position,
     journal::{booking_from_leading_columns, slot_column, slots_from_leading_columns},
     journal_columns, record,
 };
 
+/// How often a shard is read again because slots moved meanwhile.
+const ATTEMPTS: usize = 10;
 /// Rows of `account` that one statement reads.
 const ACCOUNTS_PER_STATEMENT: i64 = 20_000;
 /// Bookings that one statement reads.
@@ -40,19 +43,36 @@ pub async fn rebuild(connection: &mut PgConnection) -> Result<Vec<Difference>, s
     let Database::Shard(record) = record::read(connection).await? else {
         return Err(sqlx::Error::Decode("the database contains no ledger".into()));
     };
+    for _ in 0..ATTEMPTS {
+        if let Some(differences) = rebuild_once(connection, record.identity.number).await? {
+            return Ok(differences);
+        }
+    }
+    Err(sqlx::Error::Protocol("slots moved each time the shard was read".to_owned()))
+}
+
+/// `None`: slots moved meanwhile.
+async fn rebuild_once(connection: &mut PgConnection, number: u16) -> Result<Option<Vec<Difference>>, sqlx::Error> {
     let mut differences = Vec::new();
     let mut report = |difference| differences.push(difference);
-    let mut books = Books::new(record.identity.number);
+    let owned = OwnedSlots::load(connection).await?;
+    let version = owned.version;
+    let mut books = Books::new(number);
+    books.expect_owned(owned);
     expect_accounts(connection, &mut books, |row, slot| check_slot(row, slot, &mut report)).await?;
     expect_small_tables(connection, &mut books).await?;
     let end = highest_position(connection).await?;
-    read_journal(connection, end, |booking, slots| {
+    let ranges = Ranges::load(connection, number, end).await?;
+    if ranges.is_merged() {
+        books.expect_merged();
+    }
+    read_journal(connection, ranges, |booking, slots| {
         check_slots(booking, slots, &mut report);
         books.apply(booking, &mut report);
     })
     .await?;
     finish(connection, books, end, &mut report).await?;
-    Ok(differences)
+    Ok((OwnedSlots::load(connection).await?.version == version).then_some(differences))
 }
 
 // === rows ===
@@ -135,7 +155,11 @@ fn check_slot(row: &Account, slot: i32, report: Report<'_>) {
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 const COMMIT: &str = "COMMIT";
-const HIGHEST: &str = "SELECT coalesce(max(position), 0) FROM shardledger.journal";
+const HIGHEST: &str = concat!(
+    "SELECT coalesce(",
+    highest_position!(),
+    ", i.shard_number::int8 << 51) FROM shardledger.shard_identity i"
+);
 const HOLDS: &str = "SELECT id, payer, payer_slot, position, amount, captured, capture_id, capture_amount, expires_at_us \
      FROM shardledger.hold";
 const SAGAS: &str = "SELECT position FROM shardledger.saga";
@@ -204,8 +228,8 @@ async fn for_each_waypoint(
 
 // === the journal ===
 
-/// The highest position in the journal, of all shards that assigned one. Everything up to there is committed, because one writer at a
-/// time appends.
+/// The highest position of the shard's own range; the position before the first if nothing was booked. Everything up to there
+/// is committed, because one writer at a time appends.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -221,29 +245,95 @@ const JOURNAL: &str = concat!(
     " FROM shardledger.journal WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3"
 );
 
-/// Reads the bookings up to `end` in the order of their positions. `visit` receives each with the slots that its row states.
+// Positions begin with the shard number, so each step of the recursion skips all bookings of one shard.
+const SHARD_NUMBERS: &str = "WITH RECURSIVE shard AS ( \
+       (SELECT position >> 51 AS number FROM shardledger.journal ORDER BY position LIMIT 1) \
+       UNION ALL \
+       SELECT (SELECT j.position >> 51 FROM shardledger.journal j WHERE j.position >= (shard.number + 1) << 51 \
+               ORDER BY j.position LIMIT 1) \
+       FROM shard WHERE shard.number < 4095) \
+     SELECT number FROM shard WHERE number IS NOT NULL";
+const _: () = assert!(Position::MAX_SHARDS == 4096, "the statement above has the layout of positions");
+
+/// The ranges of the journal, one for each shard that wrote bookings in it.
+#[derive(Debug)]
+pub struct Ranges(Vec<Range>);
+
+/// The bookings of one shard that are still to be read.
+#[derive(Debug)]
+struct Range {
+    /// Of the shard itself, and not of a shard that its slots came from.
+    is_own: bool,
+    after: i64,
+    end: i64,
+    page: VecDeque<(Booking, (i16, i16))>,
+    is_at_end: bool,
+}
+
+impl Ranges {
+    /// The shard's own bookings up to `end`, and all that came from other shards.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn load(connection: &mut PgConnection, own: u16, end: Position) -> Result<Self, sqlx::Error> {
+        let numbers: Vec<i64> = sqlx::query_scalar(SHARD_NUMBERS).fetch_all(connection).await?;
+        let range = |number: i64| {
+            let is_own = number == i64::from(own);
+            let last = (number << Position::SEQUENCE_BITS) + ((1 << Position::SEQUENCE_BITS) - 1);
+            // Positions that belong to no shard are read as well, and reported by what they break.
+            let after = (number << Position::SEQUENCE_BITS) - 1;
+            Range { is_own, after, end: if is_own { end.0 } else { last }, page: VecDeque::new(), is_at_end: false }
+        };
+        Ok(Self(numbers.into_iter().map(range).collect()))
+    }
+
+    /// Whether bookings came from other shards.
+    pub fn is_merged(&self) -> bool {
+        self.0.iter().any(|range| !range.is_own)
+    }
+}
+
+/// Reads the bookings in the order of their positions; those of several shards are merged by time. `visit` receives each with
+/// the slots that its row states.
 ///
 /// # Errors
 /// When a booking cannot be read by this version.
 pub async fn read_journal(
     connection: &mut PgConnection,
-    end: Position,
+    ranges: Ranges,
     mut visit: impl FnMut(&Booking, (i16, i16)),
 ) -> Result<(), sqlx::Error> {
-    // Positions that are not positive belong to no shard. They are read and reported by what they break.
-    let mut after = i64::MIN;
+    let Ranges(mut ranges) = ranges;
+    let limit = (BOOKINGS_PER_STATEMENT / i64::try_from(ranges.len().max(1)).unwrap_or(1)).max(1_000);
     loop {
-        let mut rows =
-            sqlx::query(JOURNAL).bind(after).bind(end.0).bind(BOOKINGS_PER_STATEMENT).fetch(&mut *connection);
-        let before = after;
+        for range in &mut ranges {
+            if range.page.is_empty() && !range.is_at_end {
+                range.read_page(connection, limit).await?;
+            }
+        }
+        ranges.retain(|range| !range.page.is_empty());
+        // At equal times, what came from elsewhere comes first.
+        let next = ranges.iter_mut().min_by_key(|range| {
+            let at_us = range.page.front().map_or(i64::MAX, |(booking, _)| booking.at_us);
+            (at_us, range.is_own)
+        });
+        let Some(range) = next else { return Ok(()) };
+        if let Some((booking, slots)) = range.page.pop_front() {
+            visit(&booking, slots);
+        }
+    }
+}
+
+impl Range {
+    async fn read_page(&mut self, connection: &mut PgConnection, limit: i64) -> Result<(), sqlx::Error> {
+        let mut rows = sqlx::query(JOURNAL).bind(self.after).bind(self.end).bind(limit).fetch(connection);
         while let Some(row) = rows.try_next().await? {
             let booking = booking_from_leading_columns(&row)?;
-            visit(&booking, slots_from_leading_columns(&row)?);
-            after = booking.position.0;
+            self.after = booking.position.0;
+            self.page.push_back((booking, slots_from_leading_columns(&row)?));
         }
-        if after == before {
-            return Ok(());
-        }
+        self.is_at_end = i64::try_from(self.page.len()).is_ok_and(|read| read < limit);
+        Ok(())
     }
 }
 
@@ -391,7 +481,7 @@ const TRANSFERS: &str = concat!(
     journal_columns!(core),
     ", ",
     journal_columns!(extra),
-    " FROM shardledger.journal WHERE id = ANY($1) AND role IN (1, 2) AND position <= $2 ORDER BY position"
+    " FROM shardledger.journal WHERE id = ANY($1) AND role IN (1, 2) AND (position <= $2 OR position >> 51 <> $2::int8 >> 51) ORDER BY role"
 );
 
 /// A transfer must have been posted before it was reversed, to the account that paid back, and with no less.

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use ledger::{Booking, BookingKind, Position};
+use shard_database::OwnedSlots;
 use twox_hash::XxHash3_64;
 
 use super::{
@@ -25,6 +26,7 @@ pub struct Cuts {
 #[derive(Debug)]
 pub struct SagaBookings {
     shard_number: u16,
+    owned: OwnedSlots,
     cuts: Cuts,
     under_way: HashMap<SagaKey, Reserve>,
     finished: Vec<Reserve>,
@@ -34,9 +36,10 @@ pub struct SagaBookings {
 }
 
 impl SagaBookings {
-    pub fn new(shard_number: u16, cuts: Cuts) -> Self {
+    pub fn new(shard_number: u16, owned: OwnedSlots, cuts: Cuts) -> Self {
         Self {
             shard_number,
+            owned,
             cuts,
             under_way: HashMap::new(),
             finished: Vec::new(),
@@ -46,9 +49,14 @@ impl SagaBookings {
         }
     }
 
-    /// Takes in the bookings up to the late position, in the order of their positions.
+    /// Takes in the bookings up to the late position, in the order of their positions. A booking counts at the shard that
+    /// owns its owner's slot, because a move leaves copies behind. What came with a move was there before the cuts.
     pub fn take(&mut self, booking: &Booking) {
-        let position = booking.position;
+        if !self.owned.answers_for(booking, self.shard_number) {
+            return;
+        }
+        let is_own = booking.position.shard_number() == self.shard_number;
+        let position = if is_own { booking.position } else { Position::NONE };
         if let BookingKind::Credited | BookingKind::Refused = booking.kind
             && let Some((key, content)) = identity(booking)
         {
@@ -59,9 +67,9 @@ impl SagaBookings {
         if position > self.cuts.end {
             return;
         }
-        if booking.kind.in_transit() != 0 && position.shard_number() == self.shard_number {
-            let change = i128::from(booking.kind.in_transit()) * i128::from(booking.amount);
-            *self.in_transit.entry(booking.asset.to_string()).or_default() += change;
+        let share = booking.in_transit_share();
+        if share != 0 {
+            *self.in_transit.entry(booking.asset.to_string()).or_default() += i128::from(share);
         }
         let state = match booking.kind {
             BookingKind::Reserved | BookingKind::Presumed => ReserveState::Pending,
@@ -143,7 +151,9 @@ mod tests {
         let mut shards: Vec<SagaBookings> = [0, 1]
             .map(|number| {
                 let at = |sequence| booking(number, sequence, BookingKind::Marker).position;
-                SagaBookings::new(number, Cuts { early: at(10), end: at(20), late: at(30) })
+                let payer_or_payee = ["payer", "payee"].map(|id| shard_map::slot_of(id).index());
+                let owned = OwnedSlots::new(1, payer_or_payee);
+                SagaBookings::new(number, owned, Cuts { early: at(10), end: at(20), late: at(30) })
             })
             .into();
         for (shard, sequence, kind) in bookings {
@@ -189,12 +199,13 @@ mod tests {
     }
 
     #[test]
-    fn money_in_transit_counts_where_it_was_booked() {
-        let mut shard = SagaBookings::new(
-            1,
-            Cuts { early: Position(i64::MAX), end: Position(i64::MAX), late: Position(i64::MAX) },
-        );
-        shard.take(&booking(0, 1, BookingKind::Reserved));
-        assert_eq!(shard.in_transit, Sums::new(), "it came with a move");
+    fn a_copy_that_a_move_left_behind_counts_nowhere() {
+        let cuts = Cuts { early: Position(i64::MAX), end: Position(i64::MAX), late: Position(i64::MAX) };
+        let payer = shard_map::slot_of("payer").index();
+        for (owned, expected) in [(vec![payer], 5), (vec![], 0)] {
+            let mut shard = SagaBookings::new(1, OwnedSlots::new(1, owned), cuts);
+            shard.take(&booking(0, 1, BookingKind::Reserved));
+            assert_eq!(shard.in_transit.get("USD").copied().unwrap_or_default(), expected);
+        }
     }
 }

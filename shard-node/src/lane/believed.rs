@@ -1,13 +1,13 @@
 //! What the lane believes of its shard: how it gets to know the shard's state, and how it catches up with other writers.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use identity::Marks;
-use ledger::{AccountId, Position, batch::Effects};
+use ledger::{AccountId, BookingKind, Position, batch::Effects};
 use shard_database::ShardState;
 
 use super::{Lane, Link, decide::Decided, load, mark_of};
-use crate::store::{Opened, Store, StoreError};
+use crate::store::{Opened, Store, StoreError, ownership::Ownership};
 
 /// Bookings read at once while the lane catches up.
 const CATCH_UP_PAGE: i64 = 20_000;
@@ -81,9 +81,14 @@ impl<S: Store> Lane<S> {
         };
         // A server that lacks a fold which another one had, after a failover for example, has older rows.
         let is_behind = self.tail.is_outdated() || folded < self.tail.folded_position();
-        let known = self.believed.filter(continues).filter(|_| !is_behind);
+        // Bookings up to the folded position are in the rows, and may have moved away since.
+        let is_ahead = |(believed, _): &(ShardState, i64)| believed.next_position > folded.0;
+        let known = self.believed.filter(continues).filter(|_| !is_behind).filter(is_ahead);
         let known = match known {
-            Some((believed, _)) => Position(believed.next_position - 1),
+            Some((believed, _)) => {
+                self.take_over_slots(&ownership).await?;
+                Position(believed.next_position - 1)
+            }
             None => {
                 // Until the tail is loaded again, nothing in memory is believed.
                 self.believed = None;
@@ -95,12 +100,30 @@ impl<S: Store> Lane<S> {
             }
         };
         self.catch_up(known, end, &state, timeline).await?;
+        // A saga whose payer has moved away goes on at the new owner.
+        self.tail.retain_sagas(|payer| ownership.owns(payer));
+        self.ownership = Some(Arc::clone(&ownership));
         self.believed = Some((state, timeline));
         self.shared.set_ownership(&state, &ownership);
         self.shared.set_scales(&scales);
         self.gate.committed(mark_of(&state, timeline));
         self.link = Some(Link { state, ahead: state, timeline, ownership, scales });
         Ok(())
+    }
+
+    /// Adapts memory to slots that have come from another shard: what was remembered of their accounts is older, and their
+    /// sagas are this shard's now.
+    async fn take_over_slots(&mut self, ownership: &Arc<Ownership>) -> Result<(), StoreError> {
+        let Some(before) = self.ownership.as_ref().filter(|before| !Arc::ptr_eq(before, ownership)) else {
+            return Ok(());
+        };
+        let gained = ownership.gained_since(before);
+        if gained.is_empty() {
+            return Ok(());
+        }
+        self.accounts.forget(|account| ownership.has_gained_account(account, before));
+        self.tail.rows_were_read();
+        self.tail.add_sagas(self.store.sagas_of(&gained).await?)
     }
 
     /// Applies the bookings between two positions to the accounts and the tail.
@@ -129,6 +152,10 @@ impl<S: Store> Lane<S> {
             missing.retain(|id| !self.accounts.is_known(id));
             load::learn(&*self.store, &mut self.accounts, missing).await?;
             for booking in &bookings {
+                // Times of accounts that came with a move must not be in this lane's future.
+                if booking.kind == BookingKind::MovedIn {
+                    self.now_us = self.now_us.max(booking.at_us);
+                }
                 self.recent_ids.remember(booking);
                 if let Err(error) = self.accounts.apply(booking) {
                     self.accounts.abandon_batch();

@@ -51,6 +51,18 @@ pub async fn at<'e>(
     decode(&sqlx::query(AT).bind(positions).fetch_all(executor).await?)
 }
 
+const SAGAS_OF: &str = concat!(
+    "SELECT ",
+    journal_columns!(j),
+    " FROM shardledger.saga s JOIN shardledger.journal j ON j.position = s.position \
+     WHERE j.payer_slot::int4 <@ (SELECT $1::text::int4multirange)"
+);
+
+/// The first bookings of the sagas whose payers are in these slots, an `int4multirange`.
+pub async fn sagas_of(session: &mut Session, slots: &str) -> Result<Vec<Booking>, StoreError> {
+    decode(&session.run(async |c| sqlx::query(SAGAS_OF).bind(slots).fetch_all(c).await).await?)
+}
+
 async fn at_in(session: &mut Session, positions: &[Position]) -> Result<Vec<Booking>, StoreError> {
     if positions.is_empty() {
         return Ok(Vec::new());

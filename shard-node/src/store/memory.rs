@@ -26,6 +26,7 @@ use ledger::{
 };
 use pg_session::{ServerMessage, Severity};
 use shard_database::ShardState;
+use shard_map::SlotRange;
 use tokio::sync::{Semaphore, watch};
 
 use super::{
@@ -595,6 +596,18 @@ impl Store for Memory {
         self.read(|tables| Folded {
             position: tables.folded_position,
             sagas: tables.sagas.iter().map(|position| tables.journal.at(*position).unwrap().clone()).collect(),
+        })
+        .await
+    }
+
+    async fn sagas_of(&self, slots: &[SlotRange]) -> Result<Vec<Booking>, StoreError> {
+        let is_meant = |booking: &Booking| {
+            let slot = shard_map::slot_of(booking.payer.as_str());
+            slots.iter().any(|range| range.contains(slot))
+        };
+        self.read(|tables| {
+            let firsts = tables.sagas.iter().map(|position| tables.journal.at(*position).unwrap().clone());
+            firsts.filter(is_meant).collect()
         })
         .await
     }

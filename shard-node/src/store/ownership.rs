@@ -1,8 +1,8 @@
 //! `slot_ownership`: which slots this shard owns. This table is authoritative; the shard map is a hint.
 
 use identity::Disagreement;
-use ledger::outcome::NotOwner;
-use shard_map::{SLOTS, ShardMap, Slot, SlotRange};
+use ledger::{AccountId, outcome::NotOwner};
+use shard_map::{SLOTS, ShardMap, Slot, SlotRange, merge_slots};
 use sqlx::PgConnection;
 
 use super::{
@@ -70,6 +70,27 @@ impl Ownership {
         })
     }
 
+    /// Whether a client's account is in an owned slot. The shard's in-transit accounts are in none.
+    pub fn owns(&self, account: &AccountId) -> bool {
+        !account.is_system() && self.of(shard_map::slot_of(account.as_str())).state == SlotState::Owned
+    }
+
+    /// Whether the slot is owned now and was not `before`. A slot that left and came back has a higher epoch.
+    fn has_gained(&self, slot: Slot, before: &Self) -> bool {
+        let (now, then) = (self.of(slot), before.of(slot));
+        now.state == SlotState::Owned && (then.state != SlotState::Owned || then.epoch != now.epoch)
+    }
+
+    /// The slots that have come since `before`.
+    pub fn gained_since(&self, before: &Self) -> Vec<SlotRange> {
+        merge_slots(Slot::all().filter(|slot| self.has_gained(*slot, before)))
+    }
+
+    /// Whether the slot of a client's account has come since `before`.
+    pub fn has_gained_account(&self, account: &AccountId, before: &Self) -> bool {
+        !account.is_system() && self.has_gained(shard_map::slot_of(account.as_str()), before)
+    }
+
     /// The owned slots with their epochs, in the fewest ranges.
     pub fn owned_ranges(&self) -> Vec<(SlotRange, i64)> {
         let owned = self.ranges().into_iter().filter(|(_, _, ownership)| ownership.state == SlotState::Owned);
@@ -122,6 +143,13 @@ impl Ownership {
         }
         ranges
     }
+}
+
+/// Slots in PostgreSQL's text form of an `int4multirange`.
+pub fn as_multirange(slots: &[SlotRange]) -> String {
+    let ranges: Vec<String> =
+        slots.iter().map(|range| format!("[{},{}]", range.first().index(), range.last().index())).collect();
+    format!("{{{}}}", ranges.join(","))
 }
 
 const CLAIM: &str =

@@ -18,6 +18,7 @@ use shard_database::{
     Database, record,
     server::{Purpose, ServerId},
 };
+use shard_map::SlotRange;
 use sqlx::{Connection, PgConnection};
 use tokio::{
     sync::{Mutex, MutexGuard},
@@ -262,6 +263,11 @@ impl Store for Postgres {
             Ok(Folded { position, sagas })
         })
         .await
+    }
+
+    async fn sagas_of(&self, slots: &[SlotRange]) -> Result<Vec<Booking>, StoreError> {
+        let slots = ownership::as_multirange(slots);
+        self.loader().await?.run(async |session| bookings::sagas_of(session, &slots).await).await
     }
 
     async fn bookings_after(&self, position: Position, limit: i64) -> Result<Vec<Booking>, StoreError> {

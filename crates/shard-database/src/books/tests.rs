@@ -6,6 +6,7 @@ use ledger::{
 use uuid::Uuid;
 
 use super::*;
+use crate::journal::slot_column;
 
 const SHARD: u16 = 0;
 
@@ -319,20 +320,76 @@ fn each_damage_to_the_journal_breaks_its_rule() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// alice has 100 and bank -100 at shard 5; 5 of the bank's are in transit. Then alice's slot comes here, and pays 30 back.
 #[test]
-fn bookings_that_came_with_a_move_do_not_count_in_transit() {
-    let mut books = Books::new(SHARD);
-    let mut found = Vec::new();
-    let mut report = |difference| found.push(difference);
-    let foreign = Position::first_of(5).0;
-    books.apply(&opening(foreign, "bank", Limit::Unlimited), &mut report);
-    let reserved = Booking {
-        payer_leg: leg(2, foreign, -5, 0, Limit::Unlimited),
-        ..booking(foreign + 1, BookingKind::Reserved, 5)
+fn what_came_with_a_move_counts_with_what_is_booked_here() {
+    let (alice, bank) = (id("alice"), id("bank"));
+    let there = Position::first_of(5).0;
+    let slot_of = |id: &AccountId| u16::try_from(slot_column(id)).unwrap();
+    assert_ne!(slot_of(&alice), slot_of(&bank));
+    let foreign = vec![
+        opening(there, "bank", Limit::Unlimited),
+        opening(there + 1, "alice", Limit::ZERO),
+        Booking {
+            payer_leg: leg(2, there, -100, 0, Limit::Unlimited),
+            payee_leg: leg(2, there + 1, 100, 0, Limit::ZERO),
+            ..booking(there + 2, BookingKind::Posted, 100)
+        },
+        Booking {
+            id: Some(number(2)),
+            payer: alice.clone(),
+            payee: Some(id("far")),
+            payer_leg: leg(3, there + 2, 95, 0, Limit::ZERO),
+            ..booking(there + 3, BookingKind::Reserved, 5)
+        },
+    ];
+    let foreign: Vec<Booking> = (1..).zip(foreign).map(|(at_us, booking)| Booking { at_us, ..booking }).collect();
+    let usd = AssetCode::new("USD").unwrap();
+    let of_move = |position, kind, amount| Booking::of_move(Position(position), kind, usd, amount, 50);
+    let own = vec![
+        opening(1, "@in-transit:USD", Limit::Unlimited),
+        of_move(2, BookingKind::MovedIn, 95),
+        of_move(3, BookingKind::SharesIn, 5),
+        Booking {
+            id: Some(number(3)),
+            payer: alice.clone(),
+            payee: Some(bank.clone()),
+            payer_leg: leg(4, there + 3, 65, 0, Limit::ZERO),
+            at_us: 60,
+            ..booking(4, BookingKind::Reserved, 30)
+        },
+    ];
+    let in_transit = |posted| Account {
+        id: id("@in-transit:USD"),
+        posted,
+        version: 3,
+        head: Position(4),
+        ..fold::open_account(&own[0]).unwrap()
     };
-    books.apply(&reserved, &mut report);
-    assert_eq!(books.counts.entries, 2);
-    assert!(found.is_empty(), "{found:?}");
+    let check = |order: Vec<&Booking>, posted| {
+        let mut books = Books::new(SHARD);
+        books.expect_owned(OwnedSlots::new(1, [slot_of(&alice)]));
+        books.expect_merged();
+        books.expect_account(&in_transit(posted));
+        let mut found = Vec::new();
+        let mut report = |difference: Difference| found.push((difference.rule, difference.subject));
+        order.into_iter().for_each(|booking| books.apply(booking, &mut report));
+        let leftovers = books.finish(&mut report);
+        (found, leftovers)
+    };
+    let (found, leftovers) = check(foreign.iter().chain(&own).collect(), -65);
+    assert_eq!(found, []);
+    assert_eq!(leftovers.without_row, [alice.clone()], "the bank is not this shard's");
+    assert_eq!((leftovers.counts.accounts, leftovers.counts.transfers), (2, 2));
+    // A leg that comes before the one it follows waits for it.
+    let (found, _) = check([&foreign[1], &own[0], &own[1], &own[2], &own[3], &foreign[2], &foreign[3]].into(), -65);
+    assert_eq!(found, []);
+    let (found, _) = check(foreign.iter().chain(&own).collect(), -64);
+    assert_eq!(found, [(Rule::AccountRow, "@in-transit:USD".to_owned())]);
+    // A booking that did not come.
+    let (found, _) = check([&foreign[1], &foreign[2], &own[0], &own[1], &own[2], &own[3]].into(), -65);
+    let rules: Vec<Rule> = found.into_iter().map(|(rule, _)| rule).collect();
+    assert!(rules.contains(&Rule::Chain) && rules.contains(&Rule::AccountRow), "{rules:?}");
 }
 
 #[test]
