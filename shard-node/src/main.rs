@@ -16,6 +16,7 @@ mod lane;
 mod metric_definitions;
 mod migrate;
 mod monitor;
+mod moves;
 mod peers;
 mod reads;
 mod rpc;

@@ -24,6 +24,7 @@ use crate::{
     lane::Lane,
     metric_definitions,
     monitor::Monitor,
+    moves::{Moves, driver},
     peers::Peers,
     rpc::Service,
     store::{
@@ -78,7 +79,8 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
     // refuses all other calls.
     let service =
         Service::new(gate.clone(), Arc::clone(&clock), handle.clone(), pool.clone(), tail.clone(), tasks.clone());
-    serve_rpc(rpc, service, &config, &tasks);
+    let moves = Moves::new(config.database.clone(), gate.clone(), Arc::clone(&clock), handle.clone(), pool.clone());
+    serve_rpc(rpc, service, moves.clone(), &config, &tasks);
 
     tokio::pin!(signal);
     let opened = tokio::select! {
@@ -100,6 +102,7 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
     let fold = fold::run(store, tail, config.lane.fold_interval(), tasks.token().clone());
     tasks.spawn_essential("fold", fold);
     tasks.spawn_essential("expiry", expiry::run(pool.clone(), gate.clone(), handle, clock, tasks.token().clone()));
+    tasks.spawn_essential("moves", driver::run(moves.clone(), tasks.clone(), tasks.token().clone()));
     tasks.spawn_essential("monitor", monitor.run(tasks.token().clone()));
     let token = tasks.token().clone();
     tasks.spawn("peers", async move { token.run_until_cancelled(peers.run()).await });
@@ -112,6 +115,7 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
     admin_closing.cancel();
     let _ = admin_task.await;
     pool.close().await;
+    moves.close().await;
     if let Some(task) = tasks.failed() {
         anyhow::bail!("the {task} task ended by itself");
     }
@@ -120,7 +124,7 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn serve_rpc(rpc: TcpListener, service: Service, config: &Config, tasks: &Tasks) {
+fn serve_rpc(rpc: TcpListener, service: Service, moves: Moves, config: &Config, tasks: &Tasks) {
     let closing = tasks.token().clone();
     tracing::info!(shard = config.shard.id, rpc = %config.rpc.listen, admin = %config.admin.listen, "listening");
     tasks.spawn_essential("rpc", async move {
@@ -135,6 +139,7 @@ fn serve_rpc(rpc: TcpListener, service: Service, config: &Config, tasks: &Tasks)
             .initial_connection_window_size(16 * 1024 * 1024)
             .initial_stream_window_size(8 * 1024 * 1024)
             .add_service(service.into_server())
+            .add_service(moves.into_server())
             .serve_with_incoming_shutdown(
                 tonic::transport::server::TcpIncoming::from(rpc).with_nodelay(Some(true)),
                 closing.cancelled(),

@@ -12,6 +12,7 @@ pub mod evidence;
 #[cfg(test)]
 pub mod memory;
 pub mod message;
+pub mod moves;
 pub mod ownership;
 pub mod postgres;
 pub mod read;

@@ -163,6 +163,33 @@ impl CopyBuffer {
     }
 }
 
+/// The number of rows in the payload of a binary `COPY … TO STDOUT`, and the first field of the last one. `None`: the payload
+/// ends early or is malformed.
+pub fn last_row(payload: &[u8]) -> Option<(u64, &[u8])> {
+    let extension = payload.get(15..19)?;
+    let mut rest = payload.get(19 + usize::try_from(i32::from_be_bytes(extension.try_into().ok()?)).ok()?..)?;
+    let (mut rows, mut last): (u64, &[u8]) = (0, &[]);
+    loop {
+        let (fields, after) = rest.split_first_chunk::<2>()?;
+        rest = after;
+        let fields = i16::from_be_bytes(*fields);
+        if fields == TRAILER {
+            return Some((rows, last));
+        }
+        for field in 0..fields {
+            let (length, after) = rest.split_first_chunk::<4>()?;
+            // A null has the length -1 and no bytes.
+            let length = usize::try_from(i32::from_be_bytes(*length)).unwrap_or(0);
+            let (value, after) = after.split_at_checked(length)?;
+            if field == 0 {
+                last = value;
+            }
+            rest = after;
+        }
+        rows += 1;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,5 +255,21 @@ mod tests {
         buffer.row(1);
         buffer.clear();
         assert_eq!((buffer.len(), buffer.rows()), (0, 0));
+    }
+
+    #[test]
+    fn the_last_row_is_found() {
+        let mut buffer = CopyBuffer::new();
+        buffer.begin();
+        assert_eq!(last_row(&buffer.finish()), Some((0, &[][..])));
+        buffer.begin();
+        for position in [7_i64, 9] {
+            buffer.row(2);
+            buffer.int8(position);
+            buffer.int2(1);
+        }
+        let payload = buffer.finish();
+        assert_eq!(last_row(&payload), Some((2, &9_i64.to_be_bytes()[..])));
+        assert_eq!(last_row(&payload[..payload.len() - 3]), None);
     }
 }

@@ -18,7 +18,7 @@ mod socket;
 mod startup;
 mod tls;
 
-pub use copy::CopyBuffer;
+pub use copy::{CopyBuffer, last_row};
 pub use error::{Error, ServerMessage, Severity};
 pub use options::{ConnectOptions, InvalidOptions};
 pub use session::{Completed, Session, Tag, TransactionStatus};

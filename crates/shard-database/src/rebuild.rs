@@ -162,7 +162,9 @@ const HIGHEST: &str = concat!(
 );
 const HOLDS: &str = "SELECT id, payer, payer_slot, position, amount, captured, capture_id, capture_amount, expires_at_us \
      FROM shardledger.hold";
-const SAGAS: &str = "SELECT position FROM shardledger.saga";
+// Rows of slots that are not owned are leftovers of a move, or of one that is under way.
+const SAGAS: &str = "SELECT s.position FROM shardledger.saga s LEFT JOIN shardledger.journal j ON j.position = s.position \
+     LEFT JOIN shardledger.slot_ownership o ON o.slot = j.payer_slot AND o.state = 1 WHERE j.position IS NULL OR o.slot IS NOT NULL";
 const WAYPOINTS: &str = "SELECT account, version, position, at_us FROM shardledger.waypoint";
 
 /// Reads the rows of `hold`, `saga` and `waypoint` in one snapshot.

@@ -39,7 +39,7 @@ pub enum Work {
 pub const SCAN_BYTES_PER_SECOND: i64 = 100 * 1024 * 1024;
 
 /// Every migration, in order.
-pub const MIGRATIONS: [Migration; 2] = [
+pub const MIGRATIONS: [Migration; 3] = [
     Migration {
         version: 1,
         title: "journal, accounts, sagas",
@@ -51,6 +51,12 @@ pub const MIGRATIONS: [Migration; 2] = [
         title: "holds and reversals",
         locks: &[TableLock { table: "journal", mode: "SHARE", work: Work::Scan }],
         sql: include_str!("../../../migrations/0002_holds_and_reversals.sql"),
+    },
+    Migration {
+        version: 3,
+        title: "moves of slots",
+        locks: &[TableLock { table: "journal", mode: "ACCESS EXCLUSIVE", work: Work::Catalogue }],
+        sql: include_str!("../../../migrations/0003_slot_moves.sql"),
     },
 ];
 

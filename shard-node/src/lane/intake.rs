@@ -296,11 +296,16 @@ impl LaneHandle {
         if timeout(OWN_COMMIT_ARRIVES, self.tail.reach(position)).await.is_ok() {
             return Ok(());
         }
-        self.shared.outpaced.notify_one();
+        self.look_again();
         match timeout(OTHERS_COMMIT_ARRIVES, self.tail.reach(position)).await {
             Ok(()) => Ok(()),
             Err(_) => Err(StoreError::Fenced),
         }
+    }
+
+    /// Makes the lane read the shard's state again, because slots changed hands or another node has written.
+    pub fn look_again(&self) {
+        self.shared.outpaced.notify_one();
     }
 
     /// The scales in use and their version.

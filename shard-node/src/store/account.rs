@@ -1,7 +1,7 @@
 //! `account`: the rows of accounts, which the fold keeps close behind the journal.
 
 use ledger::{Account, AccountId, AccountStatus, AssetCode, Limit, Metadata, Position};
-use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, postgres::PgRow};
 
 use super::{
     FoldedAccount, StoreError,
@@ -28,6 +28,11 @@ pub async fn load(session: &mut Session, ids: &[AccountId]) -> Result<Vec<Accoun
     let ids: Vec<&str> = ids.iter().map(AccountId::as_str).collect();
     let rows = session.run(async |c| sqlx::query(SELECT_MANY).bind(ids).fetch_all(c).await).await?;
     rows.iter().map(from_row).collect()
+}
+
+/// The accounts among `ids` that exist, outside the lane.
+pub async fn load_from(connection: &mut PgConnection, ids: &[&str]) -> Result<Vec<Account>, StoreError> {
+    sqlx::query(SELECT_MANY).bind(ids).fetch_all(connection).await?.iter().map(from_row).collect()
 }
 
 pub fn from_row(row: &PgRow) -> Result<Account, StoreError> {

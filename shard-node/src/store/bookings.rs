@@ -97,10 +97,13 @@ async fn by_keys(session: &mut Session, keys: &[TransferKey], roles: &[Role]) ->
 const BY_ID: &str = concat!(
     "SELECT ",
     journal_columns!(j),
-    " FROM shardledger.journal j WHERE j.id = $1 AND ($2 = '' OR j.payer = $2) AND j.role = ANY($3::int2[])"
+    " FROM shardledger.journal j \
+     JOIN shardledger.slot_ownership o ON o.slot = (CASE WHEN j.role = 3 THEN j.payee_slot ELSE j.payer_slot END) AND o.state = 1 \
+     WHERE j.id = $1 AND ($2 = '' OR j.payer = $2) AND j.role = ANY($3::int2[])"
 );
 
-/// The bookings of one id with these roles, of one payer or, with an empty `payer`, of all.
+/// The bookings of one id with these roles, of one payer or, with an empty `payer`, of all, in slots that the shard owns. A move of slots
+/// leaves copies behind where another account of the booking stays.
 pub async fn by_id<'e>(
     executor: impl Executor<'e, Database = Postgres>,
     id: Uuid,
@@ -257,8 +260,8 @@ const HOLDS_BY_KEYS: &str = concat!(
 );
 const HOLDS_BY_ID: &str = concat!(
     hold_columns!(),
-    " FROM shardledger.journal j LEFT JOIN shardledger.hold h ON h.id = j.id AND h.payer = j.payer \
-     WHERE j.id = $1 AND ($2 = '' OR j.payer = $2) AND j.role = ANY('{4,5}'::int2[])"
+    " FROM shardledger.journal j JOIN shardledger.slot_ownership s ON s.slot = j.payer_slot AND s.state = 1 \
+     LEFT JOIN shardledger.hold h ON h.id = j.id AND h.payer = j.payer WHERE j.id = $1 AND ($2 = '' OR j.payer = $2) AND j.role = ANY('{4,5}'::int2[])"
 );
 
 /// The holds among `keys` that exist.

@@ -81,6 +81,20 @@ impl StoreError {
 }
 
 impl StoreError {
+    /// Whether a row with this key is there already.
+    pub fn is_duplicate(&self) -> bool {
+        matches!(self, Self::Database(sqlx::Error::Database(error)) if error.is_unique_violation())
+    }
+
+    /// Whether a move is not in the state that its driver believes.
+    pub fn is_superseded_move(&self) -> bool {
+        match self {
+            Self::Database(sqlx::Error::Database(error)) => error.code().as_deref() == Some("SL003"),
+            Self::Session(error) => error.code() == Some("SL003"),
+            _ => false,
+        }
+    }
+
     /// Whether the database answers but cannot write: it is read-only, or out of disk, memory or working files.
     pub fn is_refused_write(&self) -> bool {
         let is_refusal = |code: &str| {
@@ -99,6 +113,8 @@ fn by_sqlstate(code: &str) -> Remedy {
     match code {
         // unique_violation: an id was used before, or another writer took the position.
         "23505" => Remedy::Redecide,
+        // advance_move, change_slots: another driver has taken over a move, or the move has gone on.
+        "SL003" => Remedy::Report,
         // check_fence: the shard is not in the state that the batch was decided on.
         "SL001" => Remedy::CatchUp,
         // serialization_failure, deadlock_detected, lock_not_available

@@ -26,7 +26,9 @@ pub struct Message {
     pub rows: Option<Bytes>,
 }
 
-const BEGIN: &str = "BEGIN; LOCK TABLE shardledger.lane_fence IN SHARE ROW EXCLUSIVE MODE; ";
+/// Begins a transaction and takes the lock. The lock comes first, in a statement of its own: the check then sees what every
+/// earlier writer has committed.
+pub const BEGIN: &str = "BEGIN; LOCK TABLE shardledger.lane_fence IN SHARE ROW EXCLUSIVE MODE; ";
 
 /// Columns that every booking has, and those that few bookings have. A COPY names the second kind only if a booking of
 /// the batch needs one: each column costs the server time in each row.
@@ -54,8 +56,17 @@ const ROW_BYTES: usize = 300;
 impl Message {
     /// The message that writes a batch.
     pub fn of(append: &Append<'_>) -> Self {
+        Self::after(BEGIN, append, "")
+    }
+
+    /// The rest of a transaction that holds the lock already. `statements` are run before its COMMIT.
+    pub fn under_lock(append: &Append<'_>, statements: &str) -> Self {
+        Self::after("", append, statements)
+    }
+
+    fn after(begin: &str, append: &Append<'_>, statements: &str) -> Self {
         let Append { state, effects, marks, scales } = append;
-        let mut script = begin(state);
+        let mut script = format!("{begin}{}", check(state));
         let rows = (!effects.bookings.is_empty()).then(|| {
             let with_extra = effects.bookings.iter().any(|booking| booking.extra.is_some());
             script.push_str(if with_extra { COPY_ALL } else { COPY_CORE });
@@ -75,19 +86,17 @@ impl Message {
         for (asset, scale) in *scales {
             script.push_str(&evidence::insert_scale(*asset, *scale));
         }
+        script.push_str(statements);
         script.push_str("COMMIT");
         Self { script, rows }
     }
 }
 
-/// Begins a transaction and passes the fence. The lock comes first, in a statement of its own: the check then sees what
-/// every earlier writer has committed.
-fn begin(state: &ShardState) -> String {
+/// Passes the fence.
+fn check(state: &ShardState) -> String {
     let ShardState { next_position, ownership_version, incarnation, schema_version } = state;
     let highest = next_position - 1;
-    format!(
-        "{BEGIN}SELECT shardledger.check_fence({highest}, {ownership_version}, {incarnation}, {schema_version}); "
-    )
+    format!("SELECT shardledger.check_fence({highest}, {ownership_version}, {incarnation}, {schema_version}); ")
 }
 
 // Account ids consist of letters, digits and . _ : - { } @, so that they need no escape. Everything else is a number.

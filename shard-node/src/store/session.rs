@@ -86,9 +86,25 @@ pub async fn look(
 
 /// The pool for reads. The gate judges each connection when it is opened.
 pub fn read_pool(config: &DatabaseConfig, gate: &Gate) -> PgPool {
+    pool(config, gate, Purpose::Reads, config.read_connections, read_options(config))
+}
+
+/// The pool for moves of slots. Their statements may take long.
+pub fn move_pool(config: &DatabaseConfig, gate: &Gate) -> PgPool {
+    let options = config.connect_options().application_name("shardledger-move").options(READ_SETTINGS);
+    pool(config, gate, Purpose::Writes, MOVE_CONNECTIONS, options.options([("statement_timeout", "0")]))
+}
+
+fn pool(
+    config: &DatabaseConfig,
+    gate: &Gate,
+    purpose: Purpose,
+    connections: u32,
+    options: PgConnectOptions,
+) -> PgPool {
     let (gate, accepted) = (gate.clone(), gate.clone());
     PgPoolOptions::new()
-        .max_connections(config.read_connections)
+        .max_connections(connections)
         // Connections stay open after `warm_up`, so that a burst of reads does not have to open any.
         .idle_timeout(None)
         .max_lifetime(None)
@@ -103,12 +119,15 @@ pub fn read_pool(config: &DatabaseConfig, gate: &Gate) -> PgPool {
             Box::pin(async move {
                 let acknowledged: Acknowledged = gate.acknowledged();
                 let (facts, database) = look(connection, &READ_SETTINGS).await?;
-                let judged = gate.judge(Purpose::Reads, &facts, &database, &READ_SETTINGS, &acknowledged);
+                let judged = gate.judge(purpose, &facts, &database, &READ_SETTINGS, &acknowledged);
                 judged.map_err(|refused| sqlx::Error::Configuration(refused.into()))
             })
         })
-        .connect_lazy_with(read_options(config))
+        .connect_lazy_with(options)
 }
+
+/// A driver and the calls of two others.
+const MOVE_CONNECTIONS: u32 = 4;
 
 /// Opens all connections of the pool. Call it after the database is accepted; before that the gate refuses each one.
 pub async fn warm_up(pool: &PgPool) {

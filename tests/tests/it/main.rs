@@ -10,6 +10,7 @@ mod first_transfer;
 mod guide;
 mod identity;
 mod local_cluster;
+mod moves;
 mod node;
 mod replay;
 mod same_id;

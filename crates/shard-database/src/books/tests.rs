@@ -379,7 +379,7 @@ fn what_came_with_a_move_counts_with_what_is_booked_here() {
     };
     let (found, leftovers) = check(foreign.iter().chain(&own).collect(), -65);
     assert_eq!(found, []);
-    assert_eq!(leftovers.without_row, [alice.clone()], "the bank is not this shard's");
+    assert_eq!(leftovers.without_row, std::slice::from_ref(&alice), "the bank is not this shard's");
     assert_eq!((leftovers.counts.accounts, leftovers.counts.transfers), (2, 2));
     // A leg that comes before the one it follows waits for it.
     let (found, _) = check([&foreign[1], &own[0], &own[1], &own[2], &own[3], &foreign[2], &foreign[3]].into(), -65);

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::{
     cluster::Status,
     database,
-    tables::{BALANCES, REGISTERS, TRANSFERS},
+    tables::{BALANCES, HOLDS, REGISTERS, TRANSFERS},
 };
 
 /// All shards together.
@@ -19,6 +19,8 @@ pub struct Books {
     /// By id; more than one is a finding.
     pub transfers: HashMap<Uuid, Vec<StoredTransfer>>,
     pub registers: HashMap<Uuid, Vec<StoredRegister>>,
+    /// Slots have moved: a transfer and its register can be on one shard.
+    pub has_moved: bool,
     /// Posted balance of every client account.
     pub balances: Vec<(String, i64)>,
 }
@@ -49,9 +51,10 @@ pub struct StoredRegister {
 
 const IDLE_IN_TRANSACTION: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE usename = current_user AND state LIKE 'idle in transaction%'";
-const HOLDS: &str = "SELECT count(*) FROM journal WHERE role = 4";
+const MOVED: &str = "SELECT count(*) FROM slot_ownership WHERE epoch > 1";
 /// Ended holds have no row.
-const EXPIRING_HOLDS: &str = "SELECT count(*) FROM hold WHERE expires_at_us IS NOT NULL";
+const EXPIRING_HOLDS: &str = "SELECT count(*) FROM hold WHERE expires_at_us IS NOT NULL \
+     AND payer_slot IN (SELECT slot FROM slot_ownership WHERE state = 1)";
 
 /// Sagas under way on all shards.
 pub async fn pending(status: &Status) -> anyhow::Result<i64> {
@@ -60,7 +63,7 @@ pub async fn pending(status: &Status) -> anyhow::Result<i64> {
 
 /// Holds on all shards.
 pub async fn holds(status: &Status) -> anyhow::Result<i64> {
-    total(status, HOLDS).await
+    total(status, &format!("SELECT count(*) FROM {HOLDS}")).await
 }
 
 /// Holds on all shards that only wait for their time to be over.
@@ -80,7 +83,7 @@ async fn total(status: &Status, count: &str) -> anyhow::Result<i64> {
 
 impl Books {
     pub async fn read(status: &Status) -> anyhow::Result<Self> {
-        let mut books = Self::default();
+        let mut books = Self { has_moved: total(status, MOVED).await? > 0, ..Self::default() };
         for shard in &status.shards {
             let mut connection = database::connect(&shard.dsn).await?;
             books

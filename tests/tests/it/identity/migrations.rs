@@ -106,8 +106,8 @@ async fn version(url: &str) -> anyhow::Result<i64> {
     database::number(url, "SELECT schema_version::bigint FROM shard_state").await
 }
 
-/// Reverts the second migration.
-const BACK_TO_VERSION_1: &str = "DROP TABLE hold; DROP FUNCTION change_hold; DROP FUNCTION end_hold; DROP INDEX journal_reversal; \
+/// Reverts all migrations but the first.
+const BACK_TO_VERSION_1: &str = "DROP TABLE slot_move; DROP FUNCTION advance_move; DROP FUNCTION change_slots; DROP TABLE hold; DROP FUNCTION change_hold; DROP FUNCTION end_hold; DROP INDEX journal_reversal; \
      UPDATE shard_state SET schema_version = 1";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

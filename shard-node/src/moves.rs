@@ -1,0 +1,126 @@
+//! Moves of slots between shards (`docs/adr/0010`).
+//!
+//! The node of the target drives a move ([`driver`]) from the row that it keeps in its database (`store::moves`), and folds what it
+//! copies into the shard's tables ([`incoming`]). The node of the source answers its calls ([`source`]) and gives the slots away in one
+//! transaction ([`hand_over`]). [`phase`] says which step may follow which. [`rpc`] is the service.
+
+pub mod driver;
+pub mod hand_over;
+pub mod incoming;
+pub mod phase;
+pub mod progress;
+mod publish;
+pub mod rpc;
+pub mod source;
+pub mod throttle;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use sqlx::{PgPool, Postgres, pool::PoolConnection};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::{
+    clock::NodeClock,
+    config::DatabaseConfig,
+    gate::Gate,
+    lane::LaneHandle,
+    store::{StoreError, read, session},
+};
+use source::Verified;
+
+/// What both sides of a move work with.
+#[derive(Clone)]
+pub struct Moves(Arc<Shared>);
+
+struct Shared {
+    config: DatabaseConfig,
+    gate: Gate,
+    clock: Arc<NodeClock>,
+    lane: LaneHandle,
+    /// Connections of the moves alone: a copy must not take the connections of reads.
+    pool: PgPool,
+    /// For reads of the newest shard map.
+    reads: PgPool,
+    /// What this node has summed up for moves away from its shard.
+    verified: Mutex<HashMap<Uuid, Verified>>,
+    /// A move was started, or an operator wants something.
+    news: Notify,
+}
+
+/// Why a step of a move failed.
+#[derive(Debug, thiserror::Error)]
+pub enum MoveError {
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// Another driver has taken over, or the move has gone on.
+    #[error("another driver has taken over the move, or the move has gone on")]
+    Superseded,
+    /// The step is impossible until something else changes. Says what.
+    #[error("{0}")]
+    Refused(String),
+    /// The two sides differ.
+    #[error("{0}")]
+    Differs(String),
+    /// The node of the source does not answer.
+    #[error("shard {shard} does not answer: {reason}")]
+    Unreachable { shard: String, reason: String },
+}
+
+impl From<sqlx::Error> for MoveError {
+    fn from(error: sqlx::Error) -> Self {
+        StoreError::from(error).into_move_error()
+    }
+}
+
+impl StoreError {
+    fn into_move_error(self) -> MoveError {
+        if self.is_superseded_move() { MoveError::Superseded } else { MoveError::Store(self) }
+    }
+}
+
+impl Moves {
+    pub fn new(config: DatabaseConfig, gate: Gate, clock: Arc<NodeClock>, lane: LaneHandle, reads: PgPool) -> Self {
+        let pool = session::move_pool(&config, &gate);
+        let (verified, news) = Default::default();
+        Self(Arc::new(Shared { config, gate, clock, lane, pool, reads, verified, news }))
+    }
+
+    async fn connection(&self) -> Result<PoolConnection<Postgres>, MoveError> {
+        if let Some(why) = self.0.gate.closed() {
+            return Err(MoveError::Refused(why));
+        }
+        Ok(self.0.pool.acquire().await?)
+    }
+
+    fn verified(&self) -> MutexGuard<'_, HashMap<Uuid, Verified>> {
+        // Nothing panics while it is held.
+        self.0.verified.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now_us(&self) -> i64 {
+        self.0.clock.now_us()
+    }
+
+    /// The number of this shard.
+    fn number(&self) -> Result<u16, MoveError> {
+        let (record, _) = self.0.gate.last_seen();
+        record
+            .map(|record| record.identity.number)
+            .ok_or_else(|| MoveError::Refused("the node has not reached its database yet".to_owned()))
+    }
+
+    /// The newest map that this shard was given.
+    async fn map(&self) -> Result<shard_map::ShardMap, MoveError> {
+        let (text, _) = read::shard_map(&self.0.reads).await?;
+        shard_map::ShardMap::parse(&text)
+            .map_err(|error| MoveError::Refused(format!("the shard's map cannot be read: {error}")))
+    }
+
+    pub async fn close(&self) {
+        self.0.pool.close().await;
+    }
+}

@@ -1,0 +1,1045 @@
+//! The driver of a move: the task at the target that carries it from phase to phase.
+//!
+//! Everything that it has done is in the row of the move, changed in the transaction that does it. A driver that fails reads the row
+//! again and goes on from there; another one may do so instead ([`tables::claim`]).
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use shard_map::SlotRange;
+use sqlx::{Connection, PgConnection};
+use telemetry::Tasks;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+use uuid::Uuid;
+use wire::slot_moves_client::SlotMovesClient;
+
+use super::{
+    MoveError, Moves,
+    incoming::{self, Incoming},
+    phase::Phase,
+    progress::{self, AssetSum, Progress, Wishes},
+    source::{INCOMING, OWN_PART, PARTS, RELEASED, SourceProgress, overlap},
+    throttle::Throttle,
+};
+use crate::store::{
+    StoreError,
+    moves::{self as tables, BookingsDigest, MoveRow},
+    ownership::as_multirange,
+};
+
+/// Bookings that one page of the copy looks at, and rows of accounts in a page.
+const PAGE: u32 = 10_000;
+/// How often drivers look for moves that nobody drives.
+const LOOK: Duration = Duration::from_millis(500);
+/// A driver that has not touched its row for so long is taken for dead.
+const ABANDONED_US: i64 = 3_000_000;
+/// How often a driver touches its row.
+const ALIVE: Duration = Duration::from_secs(1);
+/// The pause after a failure.
+const RETRY: Duration = Duration::from_millis(300);
+/// The pause before a difference is looked for again.
+const RETRY_DIFFERENCE: Duration = Duration::from_secs(5);
+/// How long the source may take to connect, and to answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
+const CALL_TIMEOUT: Duration = Duration::from_secs(120);
+/// The source looks at so few bookings at once shortly before the cut-over.
+const SMALL_PAGE: u32 = 2_000;
+/// Pause between two looks at a source that has nothing new.
+const TAIL: Duration = Duration::from_millis(50);
+/// A verification that took longer is repeated before the cut-over, because much was appended since.
+const FRESH: Duration = Duration::from_secs(2);
+/// So often, at most.
+const VERIFICATIONS: usize = 5;
+
+/// What a step leads to.
+enum Step {
+    Again,
+    Wait(Duration),
+    /// Nothing is left to do, for now.
+    Rest,
+}
+
+/// Looks for moves to this shard that nobody drives, until `shutdown`.
+pub async fn run(moves: Moves, tasks: Tasks, shutdown: CancellationToken) {
+    let driven: Arc<Mutex<HashSet<Uuid>>> = Arc::default();
+    loop {
+        let news = moves.0.news.notified();
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = news => {}
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        if moves.0.gate.writes().is_err() {
+            continue;
+        }
+        let rows = match moves.abandoned().await {
+            Ok(rows) => rows,
+            Err(error) => {
+                tracing::debug!(%error, "cannot look for moves");
+                continue;
+            }
+        };
+        for row in rows {
+            let mut now_driven = driven.lock().unwrap_or_else(PoisonError::into_inner);
+            if !now_driven.insert(row.id) {
+                continue;
+            }
+            let (moves, driven, shutdown) = (moves.clone(), Arc::clone(&driven), shutdown.clone());
+            tasks.spawn("move of slots", async move {
+                shutdown.run_until_cancelled(drive(moves, row.id)).await;
+                driven.lock().unwrap_or_else(PoisonError::into_inner).remove(&row.id);
+            });
+        }
+    }
+}
+
+async fn drive(moves: Moves, id: Uuid) {
+    let mut driver = match Driver::claim(moves, id).await {
+        Ok(Some(driver)) => driver,
+        Ok(None) => return,
+        Err(error) => {
+            tracing::warn!(move_id = %id, %error, "a move cannot be driven");
+            return;
+        }
+    };
+    let (moves, epoch) = (driver.moves.clone(), driver.row.driver_epoch);
+    tokio::select! {
+        () = go_on(&mut driver) => {}
+        () = keep_alive(moves, id, epoch) => {}
+    }
+}
+
+/// Shows other nodes of the shard that the move has a driver.
+async fn keep_alive(moves: Moves, id: Uuid, driver_epoch: i64) {
+    loop {
+        tokio::time::sleep(ALIVE).await;
+        let touched = async {
+            let mut connection = moves.connection().await?;
+            Ok::<_, MoveError>(tables::touch(&mut connection, id, driver_epoch, moves.now_us()).await?)
+        };
+        if let Err(error) = touched.await {
+            tracing::debug!(move_id = %id, %error, "the driver of a move cannot say that it is alive");
+        }
+    }
+}
+
+async fn go_on(driver: &mut Driver) {
+    let id = driver.row.id;
+    loop {
+        match driver.step().await {
+            Ok(Step::Again) => {}
+            Ok(Step::Wait(pause)) => {
+                tokio::select! {
+                    () = driver.moves.0.news.notified() => {}
+                    () = tokio::time::sleep(pause) => {}
+                }
+            }
+            Ok(Step::Rest) => return,
+            Err(MoveError::Superseded) => {
+                tracing::info!(move_id = %id, "another driver has taken over a move");
+                return;
+            }
+            Err(error) => {
+                let pause = if matches!(error, MoveError::Differs(_)) { RETRY_DIFFERENCE } else { RETRY };
+                tracing::warn!(move_id = %id, phase = driver.row.phase.as_str(), %error, "a move is blocked");
+                tokio::time::sleep(pause).await;
+                if !driver.start_again(&error).await {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+struct Driver {
+    moves: Moves,
+    row: MoveRow,
+    progress: Progress,
+    wishes: Wishes,
+    source: Option<SlotMovesClient<Channel>>,
+    /// The source has heard of this driver's epoch.
+    joined: bool,
+    released: bool,
+    throttle: Throttle,
+    /// The sums over what has come; `None` before the catch-up and after a failure.
+    incoming: Option<Incoming>,
+    /// The digest of the bookings that have come, and the position of the source that it includes.
+    digest: Option<(i64, BookingsDigest)>,
+    /// How often the slots were verified without a cut-over.
+    verifications: usize,
+}
+
+// === starting ===
+
+impl Moves {
+    /// Begins a move to this shard.
+    ///
+    /// # Errors
+    /// [`MoveError::Refused`] says why there is no such move. Nothing is left behind.
+    pub async fn start(
+        &self,
+        id: Uuid,
+        source: &str,
+        slots: Vec<SlotRange>,
+        reverses: Option<Uuid>,
+        wishes: Wishes,
+    ) -> Result<(), MoveError> {
+        let own = self.0.gate.expected().shard.clone();
+        let refused = |why: String| Err(MoveError::Refused(why));
+        if source == own {
+            return refused(format!("shard {own} cannot receive slots from itself"));
+        }
+        if slots.is_empty() {
+            return refused("the move has no slots".to_owned());
+        }
+        if self.map().await?.shards.iter().all(|shard| shard.id != source) {
+            return refused(format!("shard {source} is not in the map of shard {own}"));
+        }
+        let mut connection = self.connection().await?;
+        let mut transaction = connection.begin().await?;
+        tables::lock(&mut transaction).await?;
+        if tables::get(&mut transaction, id).await?.is_some() {
+            return Ok(());
+        }
+        const OWNED: &str = "SELECT count(*) FROM shardledger.slot_ownership WHERE slot <@ (SELECT $1::text::int4multirange) AND state = 1";
+        let owned: i64 = sqlx::query_scalar(OWNED).bind(as_multirange(&slots)).fetch_one(&mut *transaction).await?;
+        if owned > 0 {
+            return refused(format!("shard {own} owns {owned} of the slots already"));
+        }
+        for other in tables::list(&mut transaction).await?.into_iter().filter(|other| other.phase.is_open()) {
+            let phase = other.phase.as_str();
+            if matches!(other.phase, Phase::Copying | Phase::CatchingUp | Phase::Aborting) {
+                return refused(format!("move {} to shard {own} is {phase}: one move at a time comes in", other.id));
+            }
+            if Some(other.id) == reverses {
+                if other.phase != Phase::Released || other.peer != source || other.slots != slots {
+                    return refused(format!("move {} is {phase}, and not one that this move reverses", other.id));
+                }
+            } else if overlap(&other.slots, &slots) {
+                return refused(format!("move {} of some of the slots is {phase}: finish it first", other.id));
+            }
+        }
+        if let Some(reverses) = reverses
+            && tables::get(&mut transaction, reverses).await?.is_none_or(|row| row.phase != Phase::Released)
+        {
+            return refused(format!("move {reverses} has not given slots of shard {own} away, or they came back"));
+        }
+        let now_us = self.now_us();
+        let row = MoveRow {
+            id,
+            peer: source.to_owned(),
+            slots,
+            phase: Phase::Copying,
+            driver_epoch: 1,
+            progress: progress::write(&Progress { reverses, ..Progress::default() }),
+            wishes: progress::write(&wishes),
+            started_at_us: now_us,
+            updated_at_us: now_us,
+        };
+        tables::insert(&mut transaction, &row).await?;
+        transaction.commit().await?;
+        drop(connection);
+        // The source is asked before the answer, so that the caller hears what speaks against the move.
+        let mut driver = Driver::of(self.clone(), row, wishes)?;
+        match driver.join().await {
+            Ok(()) => {
+                driver.save().await?;
+                self.0.news.notify_waiters();
+                Ok(())
+            }
+            Err(error) => {
+                driver.advance(Phase::Aborting).await?;
+                driver.advance(Phase::Aborted).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Changes what an operator wants of a move to this shard.
+    ///
+    /// # Errors
+    /// [`MoveError::Refused`] if the wish cannot be met any more.
+    pub async fn control(&self, id: Uuid, said: &wire::MoveWishes) -> Result<(), MoveError> {
+        let mut connection = self.connection().await?;
+        let mut transaction = connection.begin().await?;
+        tables::lock(&mut transaction).await?;
+        let row = tables::get(&mut transaction, id).await?;
+        let row = row.ok_or_else(|| MoveError::Refused(format!("move {id} is not known here")))?;
+        let phase = row.phase;
+        let refused = |why: &str| Err(MoveError::Refused(format!("move {id} is {}: {why}", phase.as_str())));
+        if phase.role() == super::phase::Role::Source {
+            return refused("ask the shard that receives the slots");
+        }
+        if said.abort == Some(true) && !phase.is_before_cut_over() {
+            return refused("the slots have changed hands; reverse the move instead");
+        }
+        if said.finish == Some(true) && !matches!(phase, Phase::Taken | Phase::Finished) {
+            return refused("it can be finished after the cut-over");
+        }
+        let mut wishes: Wishes = progress::read(&row.wishes)?;
+        wishes.update(said);
+        tables::set_wishes(&mut transaction, id, &progress::write(&wishes)).await?;
+        transaction.commit().await?;
+        self.0.news.notify_waiters();
+        Ok(())
+    }
+
+    /// The moves in which this shard takes part or took part, oldest first.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn list(&self) -> Result<Vec<MoveRow>, MoveError> {
+        let mut connection = self.connection().await?;
+        Ok(tables::list(&mut connection).await?)
+    }
+
+    /// Moves to this shard that have something to do and that no driver has touched lately.
+    async fn abandoned(&self) -> Result<Vec<MoveRow>, MoveError> {
+        let stale_us = self.now_us() - ABANDONED_US;
+        let mut rows = Vec::new();
+        for row in self.list().await? {
+            let has_work = match row.phase {
+                Phase::Copying | Phase::CatchingUp | Phase::Aborting => true,
+                Phase::Taken => {
+                    let (progress, wishes): (Progress, Wishes) =
+                        (progress::read(&row.progress)?, progress::read(&row.wishes)?);
+                    wishes.finish || progress.published_map == 0
+                }
+                _ => false,
+            };
+            // A move that has just begun has no driver yet.
+            let is_new = row.driver_epoch == 1;
+            if has_work && (is_new || row.updated_at_us < stale_us) {
+                rows.push(row);
+            }
+        }
+        Ok(rows)
+    }
+}
+
+impl Driver {
+    async fn claim(moves: Moves, id: Uuid) -> Result<Option<Self>, MoveError> {
+        let mut connection = moves.connection().await?;
+        let row = tables::claim(&mut connection, id, moves.now_us()).await?;
+        drop(connection);
+        let Some(row) = row else { return Ok(None) };
+        let wishes = progress::read(&row.wishes)?;
+        Ok(Some(Self::of(moves, row, wishes)?))
+    }
+
+    fn of(moves: Moves, row: MoveRow, wishes: Wishes) -> Result<Self, MoveError> {
+        let progress = progress::read(&row.progress)?;
+        Ok(Self {
+            moves,
+            row,
+            progress,
+            wishes,
+            source: None,
+            joined: false,
+            released: false,
+            throttle: Throttle::default(),
+            incoming: None,
+            digest: None,
+            verifications: 0,
+        })
+    }
+
+    /// Forgets what a failure may have made wrong, and notes the failure. False: another driver has taken over.
+    async fn start_again(&mut self, failure: &MoveError) -> bool {
+        (self.source, self.incoming, self.digest) = (None, None, None);
+        (self.joined, self.released) = (false, false);
+        let read = async {
+            let mut connection = self.moves.connection().await?;
+            let row = tables::get(&mut connection, self.row.id).await?.ok_or(MoveError::Superseded)?;
+            if row.driver_epoch != self.row.driver_epoch {
+                return Err(MoveError::Superseded);
+            }
+            let progress: Progress = progress::read(&row.progress)?;
+            Ok((row, progress))
+        };
+        match read.await {
+            Ok((row, progress)) => {
+                (self.row, self.progress) = (row, progress);
+                self.progress.blocked_by = Some(failure.to_string());
+                !matches!(self.save().await, Err(MoveError::Superseded))
+            }
+            Err(MoveError::Superseded) => false,
+            // The database does not answer: the next step will tell.
+            Err(_) => true,
+        }
+    }
+
+    // === the row ===
+
+    /// Writes the progress.
+    async fn save(&mut self) -> Result<(), MoveError> {
+        self.advance(self.row.phase).await
+    }
+
+    async fn advance(&mut self, to: Phase) -> Result<(), MoveError> {
+        let mut connection = self.moves.connection().await?;
+        self.advance_in(&mut connection, to).await?;
+        self.row.phase = to;
+        Ok(())
+    }
+
+    /// The same in a transaction of the caller, who sets the phase after its commit.
+    async fn advance_in(&self, connection: &mut PgConnection, to: Phase) -> Result<(), MoveError> {
+        debug_assert!(self.row.phase == to || self.row.phase.may_become(to), "{:?} to {to:?}", self.row.phase);
+        tables::advance(connection, &self.row, to, &progress::write(&self.progress))
+            .await
+            .map_err(StoreError::into_move_error)
+    }
+
+    async fn read_wishes(&mut self) -> Result<(), MoveError> {
+        let mut connection = self.moves.connection().await?;
+        let row = tables::get(&mut connection, self.row.id).await?.ok_or(MoveError::Superseded)?;
+        if row.driver_epoch != self.row.driver_epoch || row.phase != self.row.phase {
+            return Err(MoveError::Superseded);
+        }
+        self.wishes = progress::read(&row.wishes)?;
+        Ok(())
+    }
+
+    // === the source ===
+
+    /// Connects to the node of the source and tells it who drives.
+    async fn join(&mut self) -> Result<(), MoveError> {
+        let map = self.moves.map().await?;
+        let peer = map.shards.iter().find(|shard| shard.id == self.row.peer);
+        let peer = peer.ok_or_else(|| MoveError::Refused(format!("shard {} is not in the map", self.row.peer)))?;
+        let mut failure = MoveError::Refused(format!("shard {} has no node in the map", self.row.peer));
+        for url in &peer.nodes {
+            match self.join_node(url, &map).await {
+                Ok(()) => return Ok(()),
+                // Another node of the shard may answer.
+                Err(error @ MoveError::Unreachable { .. }) => failure = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(failure)
+    }
+
+    async fn join_node(&mut self, url: &str, map: &shard_map::ShardMap) -> Result<(), MoveError> {
+        let unreachable = |reason: String| MoveError::Unreachable {
+            shard: self.row.peer.clone(),
+            reason: format!("{url}: {reason}"),
+        };
+        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| unreachable(error.to_string()))?;
+        let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(CALL_TIMEOUT).connect().await;
+        let channel = channel.map_err(|error| unreachable(error.to_string()))?;
+        let mut source = SlotMovesClient::new(channel)
+            .max_decoding_message_size(wire::MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(wire::MAX_MESSAGE_BYTES);
+        let request = wire::JoinMoveRequest {
+            r#move: id_to_wire(self.row.id),
+            target: self.moves.0.gate.expected().shard.clone(),
+            slots: slots_to_wire(&self.row.slots),
+            driver_epoch: self.row.driver_epoch,
+            reverses: self.progress.reverses.map(id_to_wire).unwrap_or_default(),
+            cluster: map.cluster.as_uuid().as_bytes().to_vec().into(),
+            source: self.row.peer.clone(),
+        };
+        let joined = source.join(request).await;
+        let joined = joined.map_err(|status| of_status(&self.row.peer, &status))?.into_inner();
+        self.source = Some(source);
+        self.joined = true;
+        self.released = joined.released;
+        if self.progress.slot_epoch == 0 {
+            self.progress.slot_epoch = joined.slot_epoch;
+            self.progress.folded_position = joined.folded_position;
+            self.progress.expected_accounts = joined.accounts;
+            self.progress.expected_bookings = joined.bookings;
+            if self.progress.reverses.is_some() {
+                self.progress.part = OWN_PART;
+                self.progress.after = joined.from_position;
+            }
+            self.announce().await?;
+        }
+        Ok(())
+    }
+
+    /// The slots are incoming: the shard tells so to whoever asks for their accounts.
+    async fn announce(&mut self) -> Result<(), MoveError> {
+        const LOCK: &str = "LOCK TABLE shardledger.lane_fence IN SHARE ROW EXCLUSIVE MODE";
+        const ANNOUNCE: &str = "INSERT INTO shardledger.slot_ownership AS o (slot, state, epoch, peer) \
+             SELECT slot, 3, $2, $3 FROM unnest((SELECT $1::text::int4multirange)) AS r, generate_series(lower(r), upper(r) - 1) AS slot \
+             ON CONFLICT (slot) DO UPDATE SET state = 3, epoch = excluded.epoch, peer = excluded.peer WHERE o.state = 2";
+        const COUNT: &str = "UPDATE shardledger.shard_state SET ownership_version = ownership_version + 1";
+        let mut connection = self.moves.connection().await?;
+        let mut transaction = connection.begin().await?;
+        sqlx::query(LOCK).execute(&mut *transaction).await?;
+        sqlx::query(ANNOUNCE)
+            .bind(as_multirange(&self.row.slots))
+            .bind(self.progress.slot_epoch)
+            .bind(&self.row.peer)
+            .execute(&mut *transaction)
+            .await?;
+        sqlx::query(COUNT).execute(&mut *transaction).await?;
+        self.advance_in(&mut transaction, self.row.phase).await?;
+        transaction.commit().await?;
+        self.moves.0.lane.look_again();
+        Ok(())
+    }
+
+    async fn source(&mut self) -> Result<&mut SlotMovesClient<Channel>, MoveError> {
+        if self.source.is_none() || !self.joined {
+            self.join().await?;
+        }
+        self.source.as_mut().ok_or(MoveError::Superseded)
+    }
+
+    fn answered<T>(&self, answer: Result<tonic::Response<T>, tonic::Status>) -> Result<T, MoveError> {
+        answer.map(tonic::Response::into_inner).map_err(|status| of_status(&self.row.peer, &status))
+    }
+
+    fn id(&self) -> bytes::Bytes {
+        id_to_wire(self.row.id)
+    }
+
+    // === steps ===
+
+    async fn step(&mut self) -> Result<Step, MoveError> {
+        self.read_wishes().await?;
+        if self.wishes.abort && matches!(self.row.phase, Phase::Copying | Phase::CatchingUp) {
+            return self.give_up().await;
+        }
+        match self.row.phase {
+            Phase::Copying if self.wishes.paused => Ok(Step::Wait(LOOK)),
+            Phase::Copying => self.copy().await,
+            Phase::CatchingUp => self.catch_up().await,
+            Phase::Aborting => self.clean_up_here().await,
+            Phase::Taken => self.finish().await,
+            _ => Ok(Step::Rest),
+        }
+    }
+
+    /// Copies a page: of bookings up to the source's folded position, then of accounts, then the small tables.
+    async fn copy(&mut self) -> Result<Step, MoveError> {
+        self.source().await?;
+        if self.progress.reverses.is_some() {
+            return self.copy_nothing().await;
+        }
+        if self.progress.part < PARTS {
+            let until = if self.progress.part == OWN_PART { self.progress.folded_position } else { 0 };
+            let page = self.read_page(until, PAGE).await?;
+            let at_end = page.at_end;
+            let begun = Instant::now();
+            let bytes = page.rows.len();
+            self.write_page(page, until).await?;
+            if at_end {
+                self.progress.part += 1;
+                self.progress.after = 0;
+                self.save().await?;
+                return Ok(Step::Again);
+            }
+            return Ok(self.rest(begun.elapsed(), bytes));
+        }
+        if !self.progress.accounts_copied {
+            return self.copy_accounts().await;
+        }
+        self.copy_small_tables().await?;
+        Ok(Step::Again)
+    }
+
+    /// A reversal finds the data here, as it was when the slots left, and copies what was appended since.
+    async fn copy_nothing(&mut self) -> Result<Step, MoveError> {
+        let Some(reverses) = self.progress.reverses else { return Err(MoveError::Superseded) };
+        let mut connection = self.moves.connection().await?;
+        let row = tables::get(&mut connection, reverses).await?.ok_or(MoveError::Superseded)?;
+        let kept: SourceProgress = progress::read(&row.progress)?;
+        const FOLDED: &str = "SELECT folded_position FROM shardledger.fold_state";
+        let folded: i64 = sqlx::query_scalar(FOLDED).fetch_one(&mut *connection).await?;
+        drop(connection);
+        self.progress.after = self.progress.after.max(kept.reversed_to);
+        // Rows that the fold has not written yet would be older than the bookings that come.
+        if folded <= kept.last_position {
+            return Ok(Step::Wait(TAIL));
+        }
+        self.progress.copied_at_us = self.moves.now_us();
+        self.advance(Phase::CatchingUp).await?;
+        Ok(Step::Again)
+    }
+
+    async fn read_page(&mut self, until: i64, limit: u32) -> Result<wire::ReadMoveBookingsResponse, MoveError> {
+        let request = wire::ReadMoveBookingsRequest {
+            r#move: self.id(),
+            driver_epoch: self.row.driver_epoch,
+            cursor: Some(wire::MoveCursor { part: self.progress.part, after: self.progress.after }),
+            until,
+            limit,
+        };
+        let answer = self.source().await?.read_bookings(request).await;
+        let page = self.answered(answer)?;
+        self.throttle.hear(Duration::from_micros(page.last_commit_us));
+        self.progress.throttle = self.throttle.factor();
+        Ok(page)
+    }
+
+    /// Writes a page of bookings and its waypoints, with the cursor. In the catch-up, also the page's effect on other rows.
+    async fn write_page(&mut self, page: wire::ReadMoveBookingsResponse, until: i64) -> Result<(), MoveError> {
+        let cursor = page.cursor.unwrap_or_default();
+        // The end of a part is where the source says, or where it was asked to stop.
+        let to = if page.at_end && until > 0 { cursor.after.max(until) } else { cursor.after };
+        let after = std::mem::replace(&mut self.progress.after, to);
+        let is_catching_up = self.row.phase == Phase::CatchingUp;
+        if page.rows.is_empty() && after == to {
+            return Ok(());
+        }
+        let mut connection = self.moves.connection().await?;
+        let mut transaction = connection.begin().await?;
+        if !page.rows.is_empty() {
+            let bytes = page.rows.len() as u64;
+            let (came, _) = tables::copy_bookings_in(&mut transaction, page.rows).await?;
+            self.progress.bookings += came;
+            self.progress.bytes += bytes;
+            if came > 0 {
+                tables::insert_waypoints(&mut transaction, &self.row.slots, after, to).await?;
+            }
+            if is_catching_up && came > 0 {
+                let bookings = tables::bookings(&mut transaction, &self.row.slots, after, to).await?;
+                let incoming = self.incoming.as_mut().ok_or(MoveError::Superseded)?;
+                incoming.apply(&mut transaction, &self.progress, &bookings).await?;
+            }
+        }
+        if is_catching_up && let Some(incoming) = &mut self.incoming {
+            incoming.sums.position = to;
+        }
+        self.progress.blocked_by = None;
+        self.advance_in(&mut transaction, self.row.phase).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    async fn copy_accounts(&mut self) -> Result<Step, MoveError> {
+        let request = wire::ReadMoveAccountsRequest {
+            r#move: self.id(),
+            driver_epoch: self.row.driver_epoch,
+            after: self.progress.after_account.clone(),
+            limit: PAGE,
+        };
+        let answer = self.source().await?.read_accounts(request).await;
+        let page = self.answered(answer)?;
+        self.throttle.hear(Duration::from_micros(page.last_commit_us));
+        self.progress.throttle = self.throttle.factor();
+        let begun = Instant::now();
+        let bytes = page.rows.len();
+        let mut connection = self.moves.connection().await?;
+        let mut transaction = connection.begin().await?;
+        self.progress.accounts += tables::copy_accounts_in(&mut transaction, page.rows).await?;
+        self.progress.bytes += bytes as u64;
+        self.progress.accounts_copied = page.at_end;
+        self.progress.blocked_by = None;
+        if !page.last.is_empty() {
+            self.progress.after_account = page.last;
+        }
+        self.advance_in(&mut transaction, self.row.phase).await?;
+        transaction.commit().await?;
+        Ok(self.rest(begun.elapsed(), bytes))
+    }
+
+    async fn copy_small_tables(&mut self) -> Result<(), MoveError> {
+        let request = wire::ReadMoveSmallTablesRequest { r#move: self.id(), driver_epoch: self.row.driver_epoch };
+        let answer = self.source().await?.read_small_tables(request).await;
+        let tables_ = self.answered(answer)?;
+        let mut connection = self.moves.connection().await?;
+        let mut transaction = connection.begin().await?;
+        tables::copy_holds_in(&mut transaction, tables_.holds).await?;
+        incoming::insert_sagas(&mut transaction, &tables_.sagas).await?;
+        incoming::insert_scales(&mut transaction, &tables_.scales).await?;
+        self.progress.holds_at = tables_.holds_at;
+        self.progress.sagas_at = tables_.folded_position;
+        self.progress.part = OWN_PART;
+        self.progress.after = self.progress.folded_position;
+        self.progress.copied_at_us = self.moves.now_us();
+        self.advance_in(&mut transaction, Phase::CatchingUp).await?;
+        transaction.commit().await?;
+        self.row.phase = Phase::CatchingUp;
+        Ok(())
+    }
+
+    fn rest(&self, page: Duration, bytes: usize) -> Step {
+        if self.wishes.unthrottled {
+            return Step::Again;
+        }
+        Step::Wait(self.throttle.rest(page, bytes, self.wishes.rate))
+    }
+
+    // === catch-up and cut-over ===
+
+    async fn catch_up(&mut self) -> Result<Step, MoveError> {
+        self.source().await?;
+        self.load_incoming().await?;
+        if self.released {
+            return self.cut_over(0).await;
+        }
+        let begun = Instant::now();
+        let page = self.read_page(0, PAGE).await?;
+        let (at_end, bytes) = (page.at_end, page.rows.len());
+        self.write_page(page, 0).await?;
+        if !at_end {
+            return Ok(self.rest(begun.elapsed(), bytes));
+        }
+        if self.progress.caught_up_at_us == 0 {
+            self.progress.caught_up_at_us = self.moves.now_us();
+            self.save().await?;
+        }
+        if self.wishes.paused || (self.wishes.hold_cutover && !self.wishes.rehearse) {
+            return Ok(Step::Wait(TAIL));
+        }
+        let begun = Instant::now();
+        let verified = self.verify().await?;
+        self.progress.verified_position = verified;
+        if self.wishes.rehearse {
+            self.save().await?;
+            return self.give_up().await;
+        }
+        self.verifications += 1;
+        if begun.elapsed() > FRESH && self.verifications < VERIFICATIONS {
+            return Ok(Step::Again);
+        }
+        self.verifications = 0;
+        self.cut_over(verified).await
+    }
+
+    async fn load_incoming(&mut self) -> Result<(), MoveError> {
+        if self.incoming.is_none() {
+            let mut connection = self.moves.connection().await?;
+            let number = self.moves.number()?;
+            self.incoming =
+                Some(Incoming::load(&mut connection, &self.row.slots, number, self.progress.after).await?);
+        }
+        Ok(())
+    }
+
+    /// Copies what the source appended, up to a position.
+    async fn follow_to(&mut self, position: i64) -> Result<(), MoveError> {
+        while self.progress.after < position {
+            let page = self.read_page(position, SMALL_PAGE).await?;
+            self.write_page(page, position).await?;
+        }
+        Ok(())
+    }
+
+    /// Compares every slot with the source at one position. Returns the position.
+    async fn verify(&mut self) -> Result<i64, MoveError> {
+        let theirs = self.sum_up(None).await?;
+        self.follow_to(theirs.position).await?;
+        let mut connection = self.moves.connection().await?;
+        let last = tables::last_of(self.moves.number()?);
+        let ours = tables::slot_sums(&mut connection, &self.row.slots, last).await?;
+        let (from, mut digest) = self.digest.unwrap_or_default();
+        let to = if from == 0 { i64::MAX } else { theirs.position };
+        digest.add(&tables::bookings_digest(&mut connection, &self.row.slots, from, to).await?.0);
+        drop(connection);
+        if ours != theirs.slots {
+            return Err(self.name_the_difference(&ours, &theirs.slots).await?);
+        }
+        if theirs.bookings.as_ref() != Some(&(&digest).into()) {
+            let what =
+                format!("the bookings of the slots differ: here {digest:?}, at the source {:?}", theirs.bookings);
+            return Err(MoveError::Differs(what));
+        }
+        self.digest = Some((theirs.position, digest));
+        Ok(theirs.position)
+    }
+
+    async fn sum_up(&mut self, slot: Option<u32>) -> Result<wire::SumUpMoveResponse, MoveError> {
+        let request = wire::SumUpMoveRequest { r#move: self.id(), driver_epoch: self.row.driver_epoch, slot };
+        let answer = self.source().await?.sum_up(request).await;
+        self.answered(answer)
+    }
+
+    /// Finds the first account that differs, in the first slot that does.
+    async fn name_the_difference(
+        &mut self,
+        ours: &[wire::SlotSum],
+        theirs: &[wire::SlotSum],
+    ) -> Result<MoveError, MoveError> {
+        let differs = |sum: &&wire::SlotSum, others: &[wire::SlotSum]| !others.contains(sum);
+        let first =
+            theirs.iter().find(|sum| differs(sum, ours)).or_else(|| ours.iter().find(|sum| differs(sum, theirs)));
+        let Some(first) = first else {
+            return Ok(MoveError::Differs("the sums of the slots differ in their order".to_owned()));
+        };
+        let (slot, asset) = (first.slot, first.asset.clone());
+        let theirs = self.sum_up(Some(slot)).await?;
+        self.follow_to(theirs.position).await?;
+        let mut connection = self.moves.connection().await?;
+        let number = self.moves.number()?;
+        let (_, (_, ours)) = incoming::summed(&mut connection, &self.row.slots, number, Some(slot)).await?;
+        let of =
+            |accounts: &[wire::AccountState], id: &str| accounts.iter().find(|account| account.id == id).cloned();
+        let ids = theirs.accounts.iter().chain(&ours).map(|account| account.id.as_str());
+        let different = ids.into_iter().find(|id| of(&theirs.accounts, id) != of(&ours, id));
+        let Some(id) = different else {
+            let what = format!("slot {slot}, asset {asset}: the sums differ, and no account does");
+            return Ok(MoveError::Differs(what));
+        };
+        let shown = |account: Option<wire::AccountState>| match account {
+            Some(wire::AccountState { version, posted, held, head, .. }) => {
+                format!("version {version}, posted {posted}, held {held}, head {head}")
+            }
+            None => "no such account".to_owned(),
+        };
+        Ok(MoveError::Differs(format!(
+            "account {id} differs. Here: {}. At shard {}: {}",
+            shown(of(&ours, id)),
+            self.row.peer,
+            shown(of(&theirs.accounts, id))
+        )))
+    }
+
+    /// The source gives the slots away, and this shard takes them. If the source has given them away already, it says so again.
+    async fn cut_over(&mut self, verified_position: i64) -> Result<Step, MoveError> {
+        // What can be copied before the pause is copied before it.
+        let page = self.read_page(0, SMALL_PAGE).await?;
+        self.write_page(page, 0).await?;
+        let begun = Instant::now();
+        let request =
+            wire::ReleaseMoveRequest { r#move: self.id(), driver_epoch: self.row.driver_epoch, verified_position };
+        let answer = self.source().await?.release(request).await;
+        let released = self.answered(answer)?;
+        self.released = true;
+        self.progress.last_position = released.last_position;
+        self.progress.released_at_us = self.moves.now_us();
+        self.progress.source_locked_us = released.locked_us;
+        self.progress.assets = released.assets.iter().map(AssetSum::from).collect();
+        self.follow_to(released.last_position).await?;
+        let incoming = self.incoming.clone().ok_or(MoveError::Superseded)?;
+        let ours: Vec<AssetSum> = incoming.sums.assets().iter().map(AssetSum::from).collect();
+        if ours != self.progress.assets {
+            let what = format!(
+                "the slots are released and do not sum up to the same: here {ours:?}, at the source {:?}",
+                self.progress.assets
+            );
+            return Err(MoveError::Differs(what));
+        }
+        self.progress.pause_us = i64::try_from(begun.elapsed().as_micros()).unwrap_or(i64::MAX);
+        self.progress = self.moves.take(&self.row, &self.progress, &incoming).await?;
+        self.row.phase = Phase::Taken;
+        tracing::info!(move_id = %self.row.id, from = self.row.peer, pause_ms = begun.elapsed().as_millis(), "slots taken");
+        Ok(Step::Again)
+    }
+
+    // === the end ===
+
+    /// Gives the move up before the slots are released.
+    async fn give_up(&mut self) -> Result<Step, MoveError> {
+        let request = wire::LeaveMoveRequest {
+            r#move: self.id(),
+            driver_epoch: self.row.driver_epoch,
+            how: wire::leave_move_request::How::Abort.into(),
+        };
+        let answer = self.source().await?.leave(request).await;
+        self.answered(answer)?;
+        self.progress.cleaned_to = 0;
+        self.advance(Phase::Aborting).await?;
+        Ok(Step::Again)
+    }
+
+    /// Deletes what was copied. What was copied for a reversal stays: the move that it reverses keeps it.
+    async fn clean_up_here(&mut self) -> Result<Step, MoveError> {
+        let mut connection = self.moves.connection().await?;
+        let epoch = self.progress.slot_epoch;
+        if self.progress.reverses.is_none() && epoch > 0 {
+            let still = tables::still_statement(&self.row.slots, INCOMING, epoch);
+            tables::delete_projections(&mut connection, &self.row.slots, &still).await?;
+            let kept = self.moves.kept_slots(&mut connection, &self.row).await?;
+            let mut after = self.progress.cleaned_to;
+            loop {
+                let to = tables::page_end(&mut connection, after, i64::MAX, PAGE.into()).await?;
+                let range = (after, to.unwrap_or(i64::MAX));
+                self.progress.bookings_deleted +=
+                    tables::delete_bookings(&mut connection, &self.row.slots, &kept, range, &still).await?;
+                let Some(to) = to else { break };
+                after = to;
+                self.progress.cleaned_to = to;
+                self.advance_in(&mut connection, self.row.phase).await?;
+            }
+        }
+        const LOCK: &str = "LOCK TABLE shardledger.lane_fence IN SHARE ROW EXCLUSIVE MODE";
+        const FORGET: &str =
+            "DELETE FROM shardledger.slot_ownership WHERE slot <@ (SELECT $1::text::int4multirange) AND state = 3";
+        const GIVE_BACK: &str = "UPDATE shardledger.slot_ownership SET state = 2, epoch = epoch - 1, peer = $2 \
+             WHERE slot <@ (SELECT $1::text::int4multirange) AND state = 3";
+        const COUNT: &str = "UPDATE shardledger.shard_state SET ownership_version = ownership_version + 1";
+        let slots = as_multirange(&self.row.slots);
+        self.progress.finished_at_us = self.moves.now_us();
+        let mut transaction = connection.begin().await?;
+        sqlx::query(LOCK).execute(&mut *transaction).await?;
+        match self.progress.reverses {
+            Some(reverses) => {
+                sqlx::query(GIVE_BACK).bind(slots).bind(&self.row.peer).execute(&mut *transaction).await?;
+                self.keep_for_another_reversal(&mut transaction, reverses).await?;
+            }
+            None => drop(sqlx::query(FORGET).bind(slots).execute(&mut *transaction).await?),
+        }
+        sqlx::query(COUNT).execute(&mut *transaction).await?;
+        self.advance_in(&mut transaction, Phase::Aborted).await?;
+        transaction.commit().await?;
+        self.row.phase = Phase::Aborted;
+        self.moves.0.lane.look_again();
+        tracing::info!(move_id = %self.row.id, "a move was given up, and nothing of it is left");
+        Ok(Step::Rest)
+    }
+
+    /// Another reversal goes on where this one was given up: the rows reach that far.
+    async fn keep_for_another_reversal(
+        &self,
+        connection: &mut PgConnection,
+        reverses: Uuid,
+    ) -> Result<(), MoveError> {
+        let row = tables::get(connection, reverses).await?.ok_or(MoveError::Superseded)?;
+        let mut kept: SourceProgress = progress::read(&row.progress)?;
+        kept.reversed_to = self.progress.after;
+        tables::advance(connection, &row, row.phase, &progress::write(&kept))
+            .await
+            .map_err(StoreError::into_move_error)
+    }
+
+    /// After the cut-over: tells every shard the new map, and has the source clean up when an operator wants it.
+    async fn finish(&mut self) -> Result<Step, MoveError> {
+        if self.progress.published_map == 0 {
+            self.progress.published_map = self.moves.publish(&self.row).await?;
+            self.progress.blocked_by = None;
+            self.save().await?;
+        }
+        if !self.wishes.finish {
+            return Ok(Step::Rest);
+        }
+        let request = wire::LeaveMoveRequest {
+            r#move: self.id(),
+            driver_epoch: self.row.driver_epoch,
+            how: wire::leave_move_request::How::Finish.into(),
+        };
+        let answer = self.source().await?.leave(request).await;
+        let left = self.answered(answer)?;
+        self.progress.bookings_deleted = u64::try_from(left.bookings_deleted).unwrap_or(0);
+        self.progress.blocked_by = None;
+        if !left.done {
+            self.save().await?;
+            return Ok(Step::Wait(TAIL));
+        }
+        self.progress.finished_at_us = self.moves.now_us();
+        self.advance(Phase::Finished).await?;
+        Ok(Step::Rest)
+    }
+}
+
+impl Moves {
+    /// The slots whose rows a clean-up must keep: all that the shard owns, receives, or can still take back.
+    async fn kept_slots(&self, connection: &mut PgConnection, row: &MoveRow) -> Result<Vec<SlotRange>, MoveError> {
+        const KEPT: &str = "SELECT slot FROM shardledger.slot_ownership WHERE state IN (1, 3) AND NOT slot <@ (SELECT $1::text::int4multirange)";
+        let slots: Vec<i32> =
+            sqlx::query_scalar(KEPT).bind(as_multirange(&row.slots)).fetch_all(&mut *connection).await?;
+        let owned = slots.into_iter().filter_map(|slot| shard_map::Slot::new(u16::try_from(slot).ok()?));
+        let open =
+            tables::list(connection).await?.into_iter().filter(|other| other.phase.is_open() && other.id != row.id);
+        let open: Vec<SlotRange> = open.flat_map(|other| other.slots).collect();
+        let own = |slot: shard_map::Slot| row.slots.iter().any(|range| range.contains(slot));
+        let all = owned.chain(open.into_iter().flat_map(SlotRange::slots)).filter(|slot| !own(*slot));
+        let all: std::collections::BTreeSet<shard_map::Slot> = all.collect();
+        Ok(shard_map::merge_slots(all))
+    }
+
+    /// Ends the source's part of a move.
+    ///
+    /// # Errors
+    /// [`MoveError::Refused`] if the slots are given away and the move is to be given up.
+    pub async fn leave(
+        &self,
+        id: Uuid,
+        driver_epoch: i64,
+        how: wire::leave_move_request::How,
+    ) -> Result<wire::LeaveMoveResponse, MoveError> {
+        use wire::leave_move_request::How;
+        let mut connection = self.connection().await?;
+        let row = self.row_at_source(&mut connection, id, driver_epoch).await?;
+        let kept: SourceProgress = progress::read(&row.progress)?;
+        let done = wire::LeaveMoveResponse {
+            done: true,
+            bookings_deleted: i64::try_from(kept.bookings_deleted).unwrap_or(i64::MAX),
+        };
+        match (how, row.phase) {
+            (How::Abort, Phase::Left) | (How::Finish, Phase::CleanedUp) => Ok(done),
+            (How::Abort, Phase::Joined) => {
+                tables::advance(&mut connection, &row, Phase::Left, &row.progress)
+                    .await
+                    .map_err(StoreError::into_move_error)?;
+                self.verified().remove(&id);
+                Ok(done)
+            }
+            (How::Finish, Phase::Released) => self.clean_up_source(&mut connection, row, kept).await,
+            (_, phase) => Err(MoveError::Refused(format!(
+                "move {id} is {} at shard {}",
+                phase.as_str(),
+                self.0.gate.expected().shard
+            ))),
+        }
+    }
+
+    /// Deletes a part of what moved away. Called again until everything is gone.
+    async fn clean_up_source(
+        &self,
+        connection: &mut PgConnection,
+        row: MoveRow,
+        mut kept: SourceProgress,
+    ) -> Result<wire::LeaveMoveResponse, MoveError> {
+        const AT_ONCE: Duration = Duration::from_secs(1);
+        const FOLDED: &str = "SELECT folded_position FROM shardledger.fold_state";
+        let begun = Instant::now();
+        let folded: i64 = sqlx::query_scalar(FOLDED).fetch_one(&mut *connection).await?;
+        // The fold must not find rows missing that it has yet to write.
+        let mut answer = wire::LeaveMoveResponse::default();
+        if folded <= kept.last_position {
+            return Ok(answer);
+        }
+        let still = tables::still_statement(&row.slots, RELEASED, kept.slot_epoch);
+        if kept.cleaned_to == 0 {
+            tables::delete_projections(connection, &row.slots, &still).await?;
+        }
+        let stays = self.kept_slots(connection, &row).await?;
+        loop {
+            let to = tables::page_end(connection, kept.cleaned_to, i64::MAX, PAGE.into()).await?;
+            let range = (kept.cleaned_to, to.unwrap_or(i64::MAX));
+            kept.bookings_deleted += tables::delete_bookings(connection, &row.slots, &stays, range, &still).await?;
+            answer.bookings_deleted = i64::try_from(kept.bookings_deleted).unwrap_or(i64::MAX);
+            answer.done = to.is_none();
+            kept.cleaned_to = to.unwrap_or(i64::MAX);
+            let phase = if answer.done { Phase::CleanedUp } else { row.phase };
+            tables::advance(connection, &row, phase, &progress::write(&kept))
+                .await
+                .map_err(StoreError::into_move_error)?;
+            if answer.done || begun.elapsed() > AT_ONCE {
+                return Ok(answer);
+            }
+        }
+    }
+}
+
+pub fn id_to_wire(id: Uuid) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(id.as_bytes())
+}
+
+fn slots_to_wire(slots: &[SlotRange]) -> Vec<wire::SlotRange> {
+    slots
+        .iter()
+        .map(|range| wire::SlotRange { first: range.first().index().into(), last: range.last().index().into() })
+        .collect()
+}
+
+/// What an answer of the source's node means.
+fn of_status(shard: &str, status: &tonic::Status) -> MoveError {
+    match status.code() {
+        tonic::Code::Aborted => MoveError::Superseded,
+        tonic::Code::FailedPrecondition | tonic::Code::InvalidArgument => {
+            MoveError::Refused(format!("shard {shard}: {}", status.message()))
+        }
+        _ => MoveError::Unreachable { shard: shard.to_owned(), reason: status.message().to_owned() },
+    }
+}

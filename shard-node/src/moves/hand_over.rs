@@ -1,0 +1,278 @@
+//! The two transactions in which slots change hands: the release at the source, and the take at the target.
+//!
+//! Each holds the lane's lock from before it looks until it commits, so that it sees everything and nothing comes in between. What has
+//! to be read is read before the lock as far as possible, because the lane waits for the lock.
+
+use std::time::Instant;
+
+use ledger::{
+    AccountId, AssetCode, Booking, BookingKind, Limit, Metadata, Position,
+    batch::Effects,
+    booking::{Attributes, Extra, Leg},
+};
+use shard_database::{ShardState, record, server::Purpose};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{
+    MoveError, Moves,
+    incoming::Incoming,
+    phase::Phase,
+    progress::{self, AssetSum, Progress},
+    source::{INCOMING, OWN_PART, OWNED, Part, RELEASED, SourceProgress, Verified, contains},
+};
+use crate::store::{
+    Append, StoreError,
+    message::{BEGIN, Message},
+    moves::{self as tables, MoveRow},
+    session::{Session, connect_writer},
+};
+
+/// With fewer bookings to read under the lock, the lane is locked out.
+const FEW: usize = 200;
+/// So often the bookings since the verification are read before the lock.
+const LOOKS: usize = 20;
+
+impl Moves {
+    /// Gives the slots away. The answer of a release that was carried out is stored, and returned again.
+    ///
+    /// # Errors
+    /// [`MoveError::Refused`] if this node has not summed the slots up at `verified_position`: the driver has to verify again.
+    pub async fn release(
+        &self,
+        id: Uuid,
+        driver_epoch: i64,
+        verified_position: i64,
+    ) -> Result<wire::ReleaseMoveResponse, MoveError> {
+        let mut session =
+            Session::connect(&self.0.config, &self.0.gate, Purpose::Writes, "shardledger-move").await?.0;
+        let row = session.run(async |c| Ok(self.row_at_source(c, id, driver_epoch).await)).await??;
+        let kept: SourceProgress = progress::read(&row.progress)?;
+        if row.phase == Phase::Released {
+            return Ok(answer(&kept));
+        }
+        if row.phase != Phase::Joined {
+            return Err(MoveError::Refused(format!("move {id} is {}", row.phase.as_str())));
+        }
+        let verified = self.verified().get(&id).filter(|it| it.position == verified_position).cloned();
+        let Some(mut verified) = verified else {
+            return Err(MoveError::Refused("the slots have to be summed up again".to_owned()));
+        };
+        let number = self.number()?;
+        let own = Part::of(OWN_PART, number).unwrap_or(Part { after: 0, last: 0 });
+        let take_in = |verified: &mut Verified, bookings: Vec<Booking>, to: i64| {
+            for booking in &bookings {
+                verified.add(booking, |account| contains(&row.slots, account));
+            }
+            verified.position = to;
+        };
+        for _ in 0..LOOKS {
+            let (bookings, to) = session.run(async |c| Ok(appended(c, &row, verified.position, own).await)).await??;
+            let count = bookings.len();
+            take_in(&mut verified, bookings, to);
+            if count < FEW {
+                break;
+            }
+        }
+
+        let mut writer = connect_writer(&self.0.config, &self.0.gate, session.server()).await?;
+        let locked = Instant::now();
+        run(&mut writer, BEGIN).await?;
+        let (bookings, to) = session.run(async |c| Ok(appended(c, &row, verified.position, own).await)).await??;
+        take_in(&mut verified, bookings, to);
+        let state = session.run(async |c| record::read_state(c).await).await?;
+        let state = state.ok_or_else(|| StoreError::Corrupt("shardledger.shard_state has no row".to_owned()))?;
+        let effects = effects(&mut session, &state, &verified, self.now_us(), Direction::Out).await?;
+        let kept = SourceProgress {
+            last_position: verified.position,
+            locked_us: i64::try_from(locked.elapsed().as_micros()).unwrap_or(i64::MAX),
+            assets: verified.assets().iter().map(AssetSum::from).collect(),
+            ..kept
+        };
+        let mut statements = tables::change_slots_statement(&row.slots, OWNED, RELEASED, kept.slot_epoch, &row.peer);
+        statements.push_str(&tables::advance_statement(&row, Phase::Released, &progress::write(&kept)));
+        if let Some(reverses) = kept.reverses {
+            statements.push_str(&self.end_reversed(&mut session, reverses, Phase::Reversed).await?);
+        }
+        commit(&mut writer, &state, &effects, &statements).await?;
+        self.0.lane.look_again();
+        self.verified().remove(&id);
+        tracing::info!(
+            move_id = %id, to = row.peer, last_position = kept.last_position,
+            locked_ms = locked.elapsed().as_millis(), "slots released"
+        );
+        Ok(answer(&kept))
+    }
+
+    /// Takes the slots, with everything that is relevant to them in the tables and summed up in `incoming`. Returns the position of the
+    /// booking with which they came.
+    ///
+    /// # Errors
+    /// When the database does not answer, or another driver has taken over.
+    pub(super) async fn take(
+        &self,
+        row: &MoveRow,
+        progress: &Progress,
+        incoming: &Incoming,
+    ) -> Result<Progress, MoveError> {
+        let mut session =
+            Session::connect(&self.0.config, &self.0.gate, Purpose::Writes, "shardledger-move").await?.0;
+        let mut writer = connect_writer(&self.0.config, &self.0.gate, session.server()).await?;
+        run(&mut writer, BEGIN).await?;
+        let state = session.run(async |c| record::read_state(c).await).await?;
+        let state = state.ok_or_else(|| StoreError::Corrupt("shardledger.shard_state has no row".to_owned()))?;
+        // Later than every time that came, so that the order of times is the order of bookings.
+        let at_us = self.now_us().max(incoming.newest_us + 1);
+        let effects = effects(&mut session, &state, &incoming.sums, at_us, Direction::In).await?;
+        let taken = Progress {
+            taken_position: effects.bookings.last().map_or(0, |booking| booking.position.0),
+            taken_at_us: self.now_us(),
+            blocked_by: None,
+            ..progress.clone()
+        };
+        let mut statements = tables::change_slots_statement(&row.slots, INCOMING, OWNED, progress.slot_epoch, "");
+        statements.push_str(&tables::advance_statement(row, Phase::Taken, &progress::write(&taken)));
+        if let Some(reverses) = progress.reverses {
+            statements.push_str(&self.end_reversed(&mut session, reverses, Phase::GotBack).await?);
+        }
+        commit(&mut writer, &state, &effects, &statements).await?;
+        self.0.lane.look_again();
+        Ok(taken)
+    }
+}
+
+impl Moves {
+    /// The statement that ends a move, because another one has brought the slots back.
+    async fn end_reversed(&self, session: &mut Session, id: Uuid, to: Phase) -> Result<String, MoveError> {
+        let row = session.run(async |c| Ok(tables::get(c, id).await)).await??;
+        let row = row.ok_or_else(|| MoveError::Refused(format!("move {id} is not known here")))?;
+        if !row.phase.may_become(to) {
+            return Err(MoveError::Refused(format!("move {id} is {} and cannot be reversed", row.phase.as_str())));
+        }
+        Ok(tables::advance_statement(&row, to, &row.progress))
+    }
+}
+
+fn answer(kept: &SourceProgress) -> wire::ReleaseMoveResponse {
+    wire::ReleaseMoveResponse {
+        last_position: kept.last_position,
+        assets: kept
+            .assets
+            .iter()
+            .map(|sum| wire::MoveAssetSum {
+                asset: sum.asset.clone(),
+                posted: sum.posted.clone(),
+                shares: sum.shares.clone(),
+            })
+            .collect(),
+        locked_us: kept.locked_us,
+    }
+}
+
+/// The relevant bookings that the shard itself appended after a position, and its highest position.
+async fn appended(
+    connection: &mut PgConnection,
+    row: &MoveRow,
+    after: i64,
+    own: Part,
+) -> Result<(Vec<Booking>, i64), StoreError> {
+    let Some(to) = tables::highest(connection, after, own.last).await? else { return Ok((Vec::new(), after)) };
+    Ok((tables::bookings(connection, &row.slots, after, to).await?, to))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    In,
+    Out,
+}
+
+/// The bookings with which slots leave or come: for each asset what the accounts hold, and the in-transit shares. At least one, because
+/// a change of ownership takes a position.
+async fn effects(
+    session: &mut Session,
+    state: &ShardState,
+    sums: &Verified,
+    at_us: i64,
+    direction: Direction,
+) -> Result<Effects, MoveError> {
+    let mut effects = Effects { next_position: Position(state.next_position), ..Effects::default() };
+    let (money, shares) = match direction {
+        Direction::Out => (BookingKind::MovedOut, BookingKind::SharesOut),
+        Direction::In => (BookingKind::MovedIn, BookingKind::SharesIn),
+    };
+    let assets: std::collections::BTreeSet<&String> = sums.posted.keys().chain(sums.shares.keys()).collect();
+    for asset in assets {
+        let code = AssetCode::new(asset).map_err(|error| StoreError::Corrupt(format!("asset {asset}: {error}")))?;
+        let amount = |sums: &std::collections::BTreeMap<String, i128>| {
+            let sum = sums.get(asset).copied().unwrap_or(0);
+            i64::try_from(sum).map_err(|_| {
+                MoveError::Refused(format!("the slots hold {sum} minor units of {asset}, more than an account can"))
+            })
+        };
+        let (held, share) = (amount(&sums.posted)?, amount(&sums.shares)?);
+        let id = AccountId::in_transit(code);
+        const IN_TRANSIT: &str = "SELECT posted FROM shardledger.account WHERE id = $1";
+        let there: Option<i64> =
+            session.run(async |c| sqlx::query_scalar(IN_TRANSIT).bind(id.as_str()).fetch_optional(c).await).await?;
+        if there.is_none() {
+            append(&mut effects, opening(&id, code, at_us));
+        }
+        // The first booking of a take raises the lane's clock, also where the accounts hold nothing.
+        append(&mut effects, Booking::of_move(Position(0), money, code, held, at_us));
+        if share != 0 {
+            append(&mut effects, Booking::of_move(Position(0), shares, code, share, at_us));
+        }
+    }
+    if effects.is_empty() {
+        effects.add_marker(at_us);
+    }
+    Ok(effects)
+}
+
+fn append(effects: &mut Effects, booking: Booking) {
+    let position = effects.next_position;
+    effects.bookings.push(Booking { position, ..booking });
+    effects.next_position = position.next();
+}
+
+fn opening(id: &AccountId, asset: AssetCode, at_us: i64) -> Booking {
+    let leg = Leg { version: 1, previous: Position::NONE, posted: 0, held: 0, overdraft: Limit::Unlimited };
+    let attributes = Attributes { status: ledger::AccountStatus::Open, max_balance: Limit::Unlimited };
+    let extra = Extra { metadata: Some(Metadata::empty()), attributes: Some(attributes), ..Extra::default() };
+    Booking {
+        kind: BookingKind::Opened,
+        payer: id.clone(),
+        asset,
+        payer_leg: Some(leg),
+        extra: Some(Box::new(extra)),
+        ..Booking::marker(Position(0), at_us)
+    }
+}
+
+/// Commits the rest of a transaction that holds the lock.
+async fn commit(
+    writer: &mut pg_session::Session,
+    state: &ShardState,
+    effects: &Effects,
+    statements: &str,
+) -> Result<(), MoveError> {
+    let marks = identity::Marks::default();
+    let append = Append { state: *state, effects, marks: &marks, scales: &[] };
+    let Message { script, rows } = Message::under_lock(&append, statements);
+    let completed = writer.run(&script, rows).await.map_err(|error| StoreError::from(error).into_move_error())?;
+    if let Some(warning) = completed.warnings.first() {
+        return Err(StoreError::Unconfirmed(warning.to_string()).into());
+    }
+    match completed.tags.last() {
+        Some(tag) if tag.as_str() == "COMMIT" => Ok(()),
+        tag => {
+            let tag = tag.map(ToString::to_string).unwrap_or_default();
+            Err(StoreError::Corrupt(format!("the hand-over ended with {tag:?} instead of COMMIT")).into())
+        }
+    }
+}
+
+async fn run(writer: &mut pg_session::Session, script: &str) -> Result<(), MoveError> {
+    writer.run(script, None).await.map_err(StoreError::from)?;
+    Ok(())
+}

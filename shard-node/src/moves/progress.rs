@@ -1,0 +1,132 @@
+//! What a driver has done, and what an operator wants: the JSON columns of `slot_move`.
+
+use serde::{Deserialize, Serialize};
+
+/// What the target's driver has done. Only the driver writes it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Progress {
+    /// The epoch that the slots get at this shard.
+    pub slot_epoch: i64,
+    /// The move that this one reverses.
+    pub reverses: Option<uuid::Uuid>,
+    /// The projections of the source reached this far when the move began: bookings up to here are copied first.
+    pub folded_position: i64,
+    /// Part and position of the journal up to which bookings are copied.
+    pub part: u32,
+    pub after: i64,
+    /// Rows of accounts are copied up to this id.
+    pub after_account: String,
+    pub accounts_copied: bool,
+    /// The copied rows of `hold` reach this position, those of `saga` the other.
+    pub holds_at: i64,
+    pub sagas_at: i64,
+    pub bookings: u64,
+    pub accounts: u64,
+    pub bytes: u64,
+    pub expected_bookings: i64,
+    pub expected_accounts: i64,
+    /// Of the source, in bookings: what is not copied yet, when last asked.
+    pub lag_bookings: u64,
+    /// The throttle's pause after a page, as a multiple of the time that the page took.
+    pub throttle: f64,
+    /// What keeps the move from going on.
+    pub blocked_by: Option<String>,
+    pub verified_position: i64,
+    /// Every booking that is relevant to the slots is at or before this position of the source.
+    pub last_position: i64,
+    /// The position of the booking with which the slots came.
+    pub taken_position: i64,
+    /// Microseconds since the epoch.
+    pub copied_at_us: i64,
+    pub caught_up_at_us: i64,
+    pub released_at_us: i64,
+    pub taken_at_us: i64,
+    pub finished_at_us: i64,
+    /// From the call that released the slots until they were owned here, in microseconds.
+    pub pause_us: i64,
+    /// How long the source's lane was kept waiting, in microseconds.
+    pub source_locked_us: i64,
+    /// The clean-up is done up to this position.
+    pub cleaned_to: i64,
+    pub bookings_deleted: u64,
+    /// What the accounts held together at the cut-over, by asset, in minor units.
+    pub assets: Vec<AssetSum>,
+    /// The map that names this shard as the owner is known to every shard.
+    pub published_map: u64,
+}
+
+/// What moved of one asset, as decimal integers in minor units.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssetSum {
+    pub asset: String,
+    /// What the accounts hold.
+    pub posted: String,
+    /// The in-transit shares of the bookings.
+    pub shares: String,
+}
+
+/// What an operator wants of a move.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Wishes {
+    pub paused: bool,
+    pub hold_cutover: bool,
+    pub rehearse: bool,
+    pub abort: bool,
+    pub finish: bool,
+    /// Bytes a second; 0: no limit.
+    pub rate: u64,
+    pub unthrottled: bool,
+}
+
+impl Wishes {
+    /// Takes over what is said.
+    pub fn update(&mut self, said: &wire::MoveWishes) {
+        let set = |wish: &mut bool, said: Option<bool>| *wish = said.unwrap_or(*wish);
+        set(&mut self.paused, said.paused);
+        set(&mut self.hold_cutover, said.hold_cutover);
+        set(&mut self.rehearse, said.rehearse);
+        set(&mut self.abort, said.abort);
+        set(&mut self.finish, said.finish);
+        set(&mut self.unthrottled, said.unthrottled);
+        self.rate = said.rate.unwrap_or(self.rate);
+    }
+}
+
+impl From<&wire::MoveAssetSum> for AssetSum {
+    fn from(sum: &wire::MoveAssetSum) -> Self {
+        Self { asset: sum.asset.clone(), posted: sum.posted.clone(), shares: sum.shares.clone() }
+    }
+}
+
+/// Reads a JSON column.
+///
+/// # Errors
+/// When the text is not the JSON of a `T`.
+pub fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, super::MoveError> {
+    serde_json::from_str(text).map_err(|error| {
+        super::MoveError::Refused(format!("the stored state of the move cannot be read by this version: {error}"))
+    })
+}
+
+/// Writes a JSON column.
+pub fn write(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_columns_survive_and_a_wish_changes_only_what_it_names() {
+        let progress =
+            Progress { after: 7, throttle: 1.5, blocked_by: Some("it's".to_owned()), ..Progress::default() };
+        assert_eq!(read::<Progress>(&write(&progress)).unwrap(), progress);
+        let mut wishes: Wishes = read("{}").unwrap();
+        wishes.update(&wire::MoveWishes { paused: Some(true), rate: Some(5), ..Default::default() });
+        wishes.update(&wire::MoveWishes { abort: Some(true), ..Default::default() });
+        assert_eq!(wishes, Wishes { paused: true, rate: 5, abort: true, ..Wishes::default() });
+    }
+}

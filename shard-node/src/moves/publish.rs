@@ -1,0 +1,88 @@
+//! After a cut-over: a map that names the new owner, offered to every shard. Routers take it from the nodes.
+
+use std::time::Duration;
+
+use shard_map::{Shard, ShardMap, SlotRange, merge_slots};
+use tonic::transport::Endpoint;
+use wire::shard_node_client::ShardNodeClient;
+
+use super::{MoveError, Moves};
+use crate::store::{self, moves::MoveRow};
+
+const PATIENCE: Duration = Duration::from_secs(2);
+
+impl Moves {
+    /// Offers a map in which this shard has the slots to the nodes of all shards. Returns its version. A shard that does not answer
+    /// hears of the map later: from routers, which pass on the newest one.
+    ///
+    /// # Errors
+    /// When this shard's own map cannot be read or written.
+    pub(super) async fn publish(&self, row: &MoveRow) -> Result<u64, MoveError> {
+        let before = self.map().await?;
+        let own = self.0.gate.expected().shard.clone();
+        let map = moved(&before, &row.peer, &own, &row.slots).map_err(|error| {
+            MoveError::Refused(format!("no map follows from version {}: {error}", before.version))
+        })?;
+        let text = map.to_toml();
+        let version = i64::try_from(map.version).unwrap_or(i64::MAX);
+        store::read::offer_shard_map(&self.0.reads, &text, version).await?;
+        let others = map.shards.iter().filter(|shard| shard.id != own).map(|shard| offer(shard, &text));
+        futures_util::future::join_all(others).await;
+        Ok(map.version)
+    }
+}
+
+async fn offer(shard: &Shard, text: &str) {
+    for url in &shard.nodes {
+        let offered = tokio::time::timeout(PATIENCE, async {
+            let endpoint = Endpoint::from_shared(url.clone()).map_err(|error| error.to_string())?;
+            let channel = endpoint.connect().await.map_err(|error| error.to_string())?;
+            let request = wire::OfferShardMapRequest { shard_map: text.to_owned() };
+            ShardNodeClient::new(channel).offer_shard_map(request).await.map_err(|status| status.message().to_owned())
+        });
+        match offered.await {
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => tracing::warn!(shard = shard.id, url, error, "a shard did not take the new map"),
+            Err(_) => tracing::warn!(shard = shard.id, url, "a shard did not take the new map in time"),
+        }
+    }
+}
+
+/// The map after `slots` went from one shard to another. Slots that the map has elsewhere, because it is behind, go as well.
+fn moved(map: &ShardMap, from: &str, to: &str, slots: &[SlotRange]) -> Result<ShardMap, shard_map::MapError> {
+    let is_moved = |slot: &shard_map::Slot| slots.iter().any(|range| range.contains(*slot));
+    let shards = map.shards.iter().map(|shard| {
+        let had = shard.slots.iter().copied().flat_map(SlotRange::slots).filter(|slot| !is_moved(slot));
+        let has: std::collections::BTreeSet<shard_map::Slot> = if shard.id == to {
+            had.chain(slots.iter().copied().flat_map(SlotRange::slots)).collect()
+        } else {
+            had.collect()
+        };
+        Shard { slots: merge_slots(has), ..shard.clone() }
+    });
+    debug_assert_ne!(from, to);
+    ShardMap::new(map.cluster, map.version + 1, shards.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use shard_map::ClusterId;
+
+    use super::*;
+
+    #[test]
+    fn the_slots_change_hands_and_nothing_else_changes() {
+        let shard = |number: u16, slots: &[&str]| Shard {
+            id: format!("s{number}"),
+            number,
+            nodes: vec![format!("http://n{number}:1")],
+            slots: slots.iter().map(|range| range.parse().unwrap()).collect(),
+        };
+        let before = ShardMap::new(ClusterId::generate(), 7, vec![shard(0, &["0-16383"]), shard(1, &[])]).unwrap();
+        let slots = ["100-199".parse().unwrap(), "5".parse().unwrap()];
+        let after = moved(&before, "s0", "s1", &slots).unwrap();
+        assert_eq!(after.version, 8);
+        assert_eq!(after.shards[0], shard(0, &["0-4", "6-99", "200-16383"]));
+        assert_eq!(after.shards[1], shard(1, &["5", "100-199"]));
+    }
+}
