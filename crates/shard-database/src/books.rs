@@ -155,7 +155,7 @@ impl Books {
             shard_number,
             accounts: Accounts::default(),
             holds: Holds::default(),
-            sagas: Sagas::default(),
+            sagas: Sagas::new(shard_number),
             reversals: HashMap::new(),
             waypoints: HashSet::default(),
             folded_before: Position::NONE,

@@ -38,16 +38,18 @@ pub struct Reroutes {
     attempts: u32,
     pace: Pace,
     deadline: Deadline,
+    until: Instant,
 }
 
 impl Reroutes {
-    /// With the pauses between them, a little over two seconds: longer than a slot is ever without an owner in a move.
-    const MAX: u32 = 14;
-    const PAUSE_MIN: Duration = Duration::from_millis(5);
-    const PAUSE_MAX: Duration = Duration::from_millis(250);
+    /// Longer than a slot is ever without an owner in a move. A request whose deadline comes first ends with it.
+    const LONGEST: Duration = Duration::from_secs(10);
+    const PAUSE_MIN: Duration = Duration::from_millis(4);
+    const PAUSE_MAX: Duration = Duration::from_millis(30);
 
     pub fn new(deadline: Deadline) -> Self {
-        Self { attempts: 0, pace: Pace::new(Self::PAUSE_MIN, Self::PAUSE_MAX), deadline }
+        let until = Instant::now() + Self::LONGEST;
+        Self { attempts: 0, pace: Pace::new(Self::PAUSE_MIN, Self::PAUSE_MAX), deadline, until }
     }
 }
 
@@ -97,7 +99,7 @@ impl Core {
         if reroutes.attempts == 1 && resolved {
             return true;
         }
-        if reroutes.attempts > Reroutes::MAX || !reroutes.pace.pause(reroutes.deadline).await {
+        if Instant::now() >= reroutes.until || !reroutes.pace.pause(reroutes.deadline).await {
             return false;
         }
         if !resolved {

@@ -302,17 +302,17 @@ impl Moves {
         let stale_us = self.now_us() - ABANDONED_US;
         let mut rows = Vec::new();
         for row in self.list().await? {
+            let (progress, wishes): (Progress, Wishes) = match row.phase.role() {
+                super::phase::Role::Target => (progress::read(&row.progress)?, progress::read(&row.wishes)?),
+                super::phase::Role::Source => continue,
+            };
             let has_work = match row.phase {
                 Phase::Copying | Phase::CatchingUp | Phase::Aborting => true,
-                Phase::Taken => {
-                    let (progress, wishes): (Progress, Wishes) =
-                        (progress::read(&row.progress)?, progress::read(&row.wishes)?);
-                    wishes.finish || progress.published_map == 0
-                }
+                Phase::Taken => wishes.finish || progress.published_map == 0,
                 _ => false,
             };
-            // A move that has just begun has no driver yet.
-            let is_new = row.driver_epoch == 1;
+            // [`Moves::start`] has asked the source, and leaves the rest to a driver.
+            let is_new = row.driver_epoch == 1 && progress.slot_epoch > 0;
             if has_work && (is_new || row.updated_at_us < stale_us) {
                 rows.push(row);
             }
@@ -525,7 +525,7 @@ impl Driver {
             return self.copy_nothing().await;
         }
         if self.progress.part < PARTS {
-            let until = if self.progress.part == OWN_PART { self.progress.folded_position } else { 0 };
+            let until = (self.progress.part == OWN_PART).then_some(self.progress.folded_position);
             let page = self.read_page(until, PAGE).await?;
             let at_end = page.at_end;
             let begun = Instant::now();
@@ -565,7 +565,11 @@ impl Driver {
         Ok(Step::Again)
     }
 
-    async fn read_page(&mut self, until: i64, limit: u32) -> Result<wire::ReadMoveBookingsResponse, MoveError> {
+    async fn read_page(
+        &mut self,
+        until: Option<i64>,
+        limit: u32,
+    ) -> Result<wire::ReadMoveBookingsResponse, MoveError> {
         let request = wire::ReadMoveBookingsRequest {
             r#move: self.id(),
             driver_epoch: self.row.driver_epoch,
@@ -581,10 +585,14 @@ impl Driver {
     }
 
     /// Writes a page of bookings and its waypoints, with the cursor. In the catch-up, also the page's effect on other rows.
-    async fn write_page(&mut self, page: wire::ReadMoveBookingsResponse, until: i64) -> Result<(), MoveError> {
+    async fn write_page(
+        &mut self,
+        page: wire::ReadMoveBookingsResponse,
+        until: Option<i64>,
+    ) -> Result<(), MoveError> {
         let cursor = page.cursor.unwrap_or_default();
         // The end of a part is where the source says, or where it was asked to stop.
-        let to = if page.at_end && until > 0 { cursor.after.max(until) } else { cursor.after };
+        let to = until.filter(|_| page.at_end).map_or(cursor.after, |until| until.max(cursor.after));
         let after = std::mem::replace(&mut self.progress.after, to);
         let is_catching_up = self.row.phase == Phase::CatchingUp;
         if page.rows.is_empty() && after == to {
@@ -678,9 +686,9 @@ impl Driver {
             return self.cut_over(0).await;
         }
         let begun = Instant::now();
-        let page = self.read_page(0, PAGE).await?;
+        let page = self.read_page(None, PAGE).await?;
         let (at_end, bytes) = (page.at_end, page.rows.len());
-        self.write_page(page, 0).await?;
+        self.write_page(page, None).await?;
         if !at_end {
             return Ok(self.rest(begun.elapsed(), bytes));
         }
@@ -719,8 +727,8 @@ impl Driver {
     /// Copies what the source appended, up to a position.
     async fn follow_to(&mut self, position: i64) -> Result<(), MoveError> {
         while self.progress.after < position {
-            let page = self.read_page(position, SMALL_PAGE).await?;
-            self.write_page(page, position).await?;
+            let page = self.read_page(Some(position), SMALL_PAGE).await?;
+            self.write_page(page, Some(position)).await?;
         }
         Ok(())
     }
@@ -797,8 +805,9 @@ impl Driver {
     /// The source gives the slots away, and this shard takes them. If the source has given them away already, it says so again.
     async fn cut_over(&mut self, verified_position: i64) -> Result<Step, MoveError> {
         // What can be copied before the pause is copied before it.
-        let page = self.read_page(0, SMALL_PAGE).await?;
-        self.write_page(page, 0).await?;
+        let page = self.read_page(None, SMALL_PAGE).await?;
+        self.write_page(page, None).await?;
+        let sessions = self.moves.sessions().await?;
         let begun = Instant::now();
         let request =
             wire::ReleaseMoveRequest { r#move: self.id(), driver_epoch: self.row.driver_epoch, verified_position };
@@ -820,7 +829,7 @@ impl Driver {
             return Err(MoveError::Differs(what));
         }
         self.progress.pause_us = i64::try_from(begun.elapsed().as_micros()).unwrap_or(i64::MAX);
-        self.progress = self.moves.take(&self.row, &self.progress, &incoming).await?;
+        self.progress = self.moves.take(sessions, &self.row, &self.progress, &incoming).await?;
         self.row.phase = Phase::Taken;
         tracing::info!(move_id = %self.row.id, from = self.row.peer, pause_ms = begun.elapsed().as_millis(), "slots taken");
         Ok(Step::Again)

@@ -33,7 +33,24 @@ const FEW: usize = 200;
 /// So often the bookings since the verification are read before the lock.
 const LOOKS: usize = 20;
 
+/// The two sessions of a hand-over: one holds the lock and writes, the other reads meanwhile.
+pub struct Sessions {
+    reader: Session,
+    writer: pg_session::Session,
+}
+
 impl Moves {
+    /// Opens the sessions of a hand-over. Connecting takes longer than the hand-over itself.
+    ///
+    /// # Errors
+    /// When the database is out of reach, or refused by the gate.
+    pub(super) async fn sessions(&self) -> Result<Sessions, MoveError> {
+        let (config, gate) = (&self.0.config, &self.0.gate);
+        let (reader, _) = Session::connect(config, gate, Purpose::Writes, "shardledger-move").await?;
+        let writer = connect_writer(config, gate, reader.server()).await?;
+        Ok(Sessions { reader, writer })
+    }
+
     /// Gives the slots away. The answer of a release that was carried out is stored, and returned again.
     ///
     /// # Errors
@@ -44,8 +61,7 @@ impl Moves {
         driver_epoch: i64,
         verified_position: i64,
     ) -> Result<wire::ReleaseMoveResponse, MoveError> {
-        let mut session =
-            Session::connect(&self.0.config, &self.0.gate, Purpose::Writes, "shardledger-move").await?.0;
+        let Sessions { reader: mut session, mut writer } = self.sessions().await?;
         let row = session.run(async |c| Ok(self.row_at_source(c, id, driver_epoch).await)).await??;
         let kept: SourceProgress = progress::read(&row.progress)?;
         if row.phase == Phase::Released {
@@ -75,7 +91,6 @@ impl Moves {
             }
         }
 
-        let mut writer = connect_writer(&self.0.config, &self.0.gate, session.server()).await?;
         let locked = Instant::now();
         run(&mut writer, BEGIN).await?;
         let (bookings, to) = session.run(async |c| Ok(appended(c, &row, verified.position, own).await)).await??;
@@ -111,13 +126,11 @@ impl Moves {
     /// When the database does not answer, or another driver has taken over.
     pub(super) async fn take(
         &self,
+        Sessions { reader: mut session, mut writer }: Sessions,
         row: &MoveRow,
         progress: &Progress,
         incoming: &Incoming,
     ) -> Result<Progress, MoveError> {
-        let mut session =
-            Session::connect(&self.0.config, &self.0.gate, Purpose::Writes, "shardledger-move").await?.0;
-        let mut writer = connect_writer(&self.0.config, &self.0.gate, session.server()).await?;
         run(&mut writer, BEGIN).await?;
         let state = session.run(async |c| record::read_state(c).await).await?;
         let state = state.ok_or_else(|| StoreError::Corrupt("shardledger.shard_state has no row".to_owned()))?;

@@ -209,7 +209,7 @@ impl Moves {
         let part = Part::of(cursor.part, self.number()?);
         let part = part.ok_or_else(|| MoveError::Refused(format!("the journal has no part {}", cursor.part)))?;
         let after = cursor.after.max(part.after);
-        let last = if request.until == 0 { part.last } else { request.until.min(part.last) };
+        let last = request.until.map_or(part.last, |until| until.min(part.last));
         let limit = i64::from(request.limit.clamp(1, LARGEST_PAGE));
         let (to, at_end) = match tables::page_end(&mut connection, after, last, limit).await? {
             Some(end) => (end, false),

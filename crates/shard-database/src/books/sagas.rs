@@ -11,9 +11,16 @@ use super::{Difference, Report, Rule};
 
 #[derive(Default)]
 pub(super) struct Sagas {
+    shard_number: u16,
     under_way: HashMap<TransferKey, Begun>,
-    /// The rows, and the position that they reach.
-    expected: Option<(Position, HashSet<Position>)>,
+    /// The position that the rows reach, the rows of sagas that began here, and whether they are compared.
+    at: Position,
+    rows: HashSet<Position>,
+    is_compared: bool,
+    /// The rows of sagas that began elsewhere and came with a move. They reach the folded position or the move, whichever is later.
+    foreign_rows: HashSet<Position>,
+    /// Sagas that began elsewhere and were settled beyond the folded position: they may have a row still.
+    settled_lately: HashSet<Position>,
 }
 
 /// What the first booking of a saga says.
@@ -30,29 +37,48 @@ struct Begun {
 }
 
 impl Sagas {
-    pub fn expect(&mut self, at: Position, positions: HashSet<Position>) {
-        self.expected = Some((at, positions));
+    pub fn new(shard_number: u16) -> Self {
+        Self { shard_number, is_compared: true, ..Self::default() }
     }
 
-    /// Compares the rows, if the next booking is beyond what they reach.
+    pub fn expect(&mut self, at: Position, positions: HashSet<Position>) {
+        let is_own = |position: &Position| position.shard_number() == self.shard_number;
+        (self.rows, self.foreign_rows) = positions.into_iter().partition(is_own);
+        (self.at, self.is_compared) = (at, false);
+    }
+
+    /// Compares the rows of sagas that began here, if the next booking is beyond what the rows reach.
     pub fn before(&mut self, position: Position, report: Report<'_>) {
-        if self.expected.as_ref().is_some_and(|(at, _)| position > *at) {
-            self.finish(report);
+        if !self.is_compared && position > self.at {
+            self.compare_own(report);
         }
     }
 
     pub fn finish(&mut self, report: Report<'_>) {
-        let Some((at, mut rows)) = self.expected.take() else { return };
-        for (key, begun) in &self.under_way {
+        if !self.is_compared {
+            self.compare_own(report);
+        }
+        let is_own = |begun: &Begun| begun.position.shard_number() == self.shard_number;
+        let mut rows = std::mem::take(&mut self.foreign_rows);
+        for (key, begun) in self.under_way.iter().filter(|(_, begun)| !is_own(begun)) {
             if !rows.remove(&begun.position) {
-                let detail = format!("debit {}: under way as of position {}, and has no row", key.debit, at.0);
-                report(Difference { rule: Rule::SagaRow, subject: key.id.0.to_string(), detail });
+                no_row(key, self.at, report);
             }
         }
-        for position in rows {
-            let detail = format!("the row is of no saga that is under way as of position {}", at.0);
-            report(Difference { rule: Rule::SagaRow, subject: format!("saga {}", position.0), detail });
+        rows.retain(|position| !self.settled_lately.contains(position));
+        too_many(rows, self.at, report);
+    }
+
+    fn compare_own(&mut self, report: Report<'_>) {
+        self.is_compared = true;
+        let mut rows = std::mem::take(&mut self.rows);
+        let is_own = |begun: &Begun| begun.position.shard_number() == self.shard_number;
+        for (key, begun) in self.under_way.iter().filter(|(_, begun)| is_own(begun)) {
+            if !rows.remove(&begun.position) {
+                no_row(key, self.at, report);
+            }
         }
+        too_many(rows, self.at, report);
     }
 
     pub fn apply(&mut self, booking: &Booking, report: Report<'_>) {
@@ -79,6 +105,10 @@ impl Sagas {
             Some(SagaChange::Ended(key)) => match self.under_way.remove(&key) {
                 None => wrong(&key, "settles it, and no booking began it"),
                 Some(begun) => {
+                    let is_late = self.is_compared && booking.position.shard_number() == self.shard_number;
+                    if is_late && begun.position.shard_number() != self.shard_number {
+                        self.settled_lately.insert(begun.position);
+                    }
                     let settled = Begun {
                         position: begun.position,
                         is_reserved: booking.kind != BookingKind::SettledRefused,
@@ -93,5 +123,17 @@ impl Sagas {
                 }
             },
         }
+    }
+}
+
+fn no_row(key: &TransferKey, at: Position, report: Report<'_>) {
+    let detail = format!("debit {}: under way as of position {}, and has no row", key.debit, at.0);
+    report(Difference { rule: Rule::SagaRow, subject: key.id.0.to_string(), detail });
+}
+
+fn too_many(rows: HashSet<Position>, at: Position, report: Report<'_>) {
+    for position in rows {
+        let detail = format!("the row is of no saga that is under way as of position {}", at.0);
+        report(Difference { rule: Rule::SagaRow, subject: format!("saga {}", position.0), detail });
     }
 }

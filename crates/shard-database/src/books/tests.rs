@@ -370,6 +370,8 @@ fn what_came_with_a_move_counts_with_what_is_booked_here() {
         let mut books = Books::new(SHARD);
         books.expect_owned(OwnedSlots::new(1, [slot_of(&alice)]));
         books.expect_merged();
+        // The saga that came with the slots has a row; the one that began after the fold has none yet.
+        books.expect_sagas(Position(3), [Position(there + 3)].into());
         books.expect_account(&in_transit(posted));
         let mut found = Vec::new();
         let mut report = |difference: Difference| found.push((difference.rule, difference.subject));
