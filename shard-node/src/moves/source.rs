@@ -437,7 +437,7 @@ pub fn contains(slots: &[SlotRange], account: &ledger::AccountId) -> bool {
 /// The position from which a reversal has to be copied: where this shard took the slots.
 async fn reversed_from(connection: &mut PgConnection, reverses: Uuid) -> Result<i64, MoveError> {
     let row = tables::get(connection, reverses).await?;
-    let row = row.filter(|row| row.phase == Phase::Taken);
+    let row = row.filter(|row| matches!(row.phase, Phase::Taken | Phase::Reversed));
     let row = row.ok_or_else(|| MoveError::Refused(format!("move {reverses} cannot be reversed")))?;
     let progress: Progress = progress::read(&row.progress)?;
     Ok(progress.taken_position)

@@ -4,15 +4,20 @@ mod support;
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use testkit::{
     audit::audit,
-    cluster::Cluster,
-    seed::Seed,
-    workload::{Accounts, Load, Mix},
+    client::Verdict,
+    cluster::{Cluster, Member},
+    database,
+    history::Attempt,
+    seed::{Random, Seed},
+    wait::until,
+    workload::{Accounts, History, Load, Mix, open_account},
 };
+use wire::MoveWishes;
 
-use support::{Movement, wait_for};
+use support::{Movement, assert_nothing_is_left};
 
 const MIX: Mix = Mix {
     single_clients: 6,
@@ -20,11 +25,24 @@ const MIX: Mix = Mix {
     two_phase_clients: 4,
     batch_items: 40,
     gives_up: true,
-    request_timeout: Duration::from_secs(4),
+    request_timeout: Duration::from_secs(10),
 };
 
 /// Half of s0's slots of two.
-const HALF: [(u32, u32); 1] = [(0, 4095)];
+const HALF: (u32, u32) = (0, 4095);
+
+fn finish() -> MoveWishes {
+    MoveWishes { finish: Some(true), ..Default::default() }
+}
+
+/// No client was told that something was not executed, or may have been.
+fn nobody_noticed(history: &History) -> anyhow::Result<()> {
+    let is_error =
+        |attempt: &Attempt| matches!(attempt.verdict, Verdict::NotExecuted { .. } | Verdict::Unknown { .. });
+    let noticed = history.records.iter().find(|record| record.attempts.iter().any(is_error));
+    ensure!(noticed.is_none(), "a client noticed: {noticed:?}\n{}", history.answers());
+    Ok(())
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slots_move_under_load_and_come_back() -> anyhow::Result<()> {
@@ -35,29 +53,179 @@ async fn slots_move_under_load_and_come_back() -> anyhow::Result<()> {
     tokio::time::sleep(Duration::from_secs(2)).await;
 
     // There, cleaned up, and back as a move of its own.
-    let there = Movement::start(&cluster, "s0", "s1", &HALF).await?;
+    let there = Movement::start(&cluster, "s0", "s1", HALF).await?;
     there.until("taken").await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    there.wish(wire::MoveWishes { finish: Some(true), ..Default::default() }).await?;
+    there.wish(finish()).await?;
     there.until("finished").await?;
-    let back = Movement::start(&cluster, "s1", "s0", &HALF).await?;
+    let back = Movement::start(&cluster, "s1", "s0", HALF).await?;
     back.until("taken").await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
 
     let mut history = load.finish().await?;
-    eprintln!("moves: the clients were answered\n{}", history.answers());
+    nobody_noticed(&history)?;
     history.records.extend(opening.records);
     let summary = audit(&cluster, &history).await?;
-    eprintln!("moves: {summary:?}");
     ensure!(summary.cross_shard > 100 && summary.holds >= 10, "too little was done: {summary:?}");
     for movement in [&there, &back] {
         let progress = movement.progress().await?;
         eprintln!("moves: {progress}");
         ensure!(progress["bookings"].as_u64() > Some(100), "{progress}");
     }
-    back.wish(wire::MoveWishes { finish: Some(true), ..Default::default() }).await?;
+    back.wish(finish()).await?;
     back.until("finished").await?;
     audit(&cluster, &history).await?;
-    wait_for(&cluster, "s1", "SELECT count(*) FROM account WHERE slot BETWEEN 0 AND 4095", 0).await?;
+    assert_nothing_is_left(&cluster, "s1", HALF).await?;
     cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_is_reversed_twice_under_load() -> anyhow::Result<()> {
+    let seed = Seed::announce("reversed moves");
+    let cluster = Cluster::start(2, 2).await?;
+    let (accounts, opening) = Accounts::open(&cluster, 12, &mut seed.random()).await?;
+    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    let none = MoveWishes::default;
+    let first = Movement::start(&cluster, "s0", "s1", HALF).await?;
+    first.until("taken").await?;
+    let second = Movement::start_as(&cluster, "s1", "s0", HALF, none(), Some(first.id)).await?;
+    second.until("taken").await?;
+    first.until("reversed").await?;
+    let third = Movement::start_as(&cluster, "s0", "s1", HALF, none(), Some(second.id)).await?;
+    third.until("taken").await?;
+    second.until("reversed").await?;
+    third.wish(finish()).await?;
+    third.until("finished").await?;
+
+    let mut history = load.finish().await?;
+    nobody_noticed(&history)?;
+    history.records.extend(opening.records);
+    audit(&cluster, &history).await?;
+    assert_nothing_is_left(&cluster, "s0", HALF).await?;
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_that_is_given_up_leaves_nothing_behind() -> anyhow::Result<()> {
+    let seed = Seed::announce("moves given up");
+    let cluster = Cluster::start(2, 2).await?;
+    let (accounts, opening) = Accounts::open(&cluster, 12, &mut seed.random()).await?;
+    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    let abort = || MoveWishes { abort: Some(true), ..Default::default() };
+    let paused = MoveWishes { paused: Some(true), ..Default::default() };
+    let held = MoveWishes { hold_cutover: Some(true), ..Default::default() };
+    let rehearsed = MoveWishes { rehearse: Some(true), ..Default::default() };
+    for (wishes, phase) in [(paused, "copying"), (held, "catching up"), (rehearsed, "aborted")] {
+        let movement = Movement::start_as(&cluster, "s0", "s1", HALF, wishes, None).await?;
+        movement.until(phase).await?;
+        if phase != "aborted" {
+            let refused = Movement::start(&cluster, "s0", "s1", (5000, 5000)).await.err().context("two at once")?;
+            ensure!(refused.to_string().contains(&movement.id.to_string()), "{refused}");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            movement.wish(abort()).await?;
+            movement.until("aborted").await?;
+        }
+        assert_nothing_is_left(&cluster, "s1", HALF).await?;
+    }
+    // A reversal that is given up, and another one that goes on where it ended.
+    let there = Movement::start(&cluster, "s0", "s1", HALF).await?;
+    there.until("taken").await?;
+    let held = MoveWishes { hold_cutover: Some(true), ..Default::default() };
+    let back = Movement::start_as(&cluster, "s1", "s0", HALF, held, Some(there.id)).await?;
+    back.until("catching up").await?;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    back.wish(abort()).await?;
+    back.until("aborted").await?;
+    let back = Movement::start_as(&cluster, "s1", "s0", HALF, MoveWishes::default(), Some(there.id)).await?;
+    back.until("taken").await?;
+
+    let mut history = load.finish().await?;
+    nobody_noticed(&history)?;
+    history.records.extend(opening.records);
+    audit(&cluster, &history).await?;
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cent_changed_by_hand_keeps_the_slots_where_they_are() -> anyhow::Result<()> {
+    let cluster = Cluster::start(2, 1).await?;
+    let client = cluster.client();
+    let (alice, slot) = (0..)
+        .map(|n| format!("alice{n}"))
+        .map(|id| (id.clone(), u32::from(shard_map::slot_of(&id).index())))
+        .find(|(_, slot)| *slot <= HALF.1)
+        .context("no account in the slots")?;
+    open_account(&client, &alice, "unlimited").await?;
+    let held = MoveWishes { hold_cutover: Some(true), ..Default::default() };
+    let movement = Movement::start_as(&cluster, "s0", "s1", (slot, slot), held, None).await?;
+    movement.until("catching up").await?;
+    let target = &cluster.status().shards[1].dsn;
+    until("the account has come", Duration::from_secs(20), async || {
+        let there = database::number(target, &format!("SELECT count(*) FROM account WHERE id = '{alice}'")).await?;
+        Ok((there == 1).then_some(()))
+    })
+    .await?;
+    database::run(target, &format!("UPDATE account SET posted = posted + 1 WHERE id = '{alice}'")).await?;
+    movement.wish(MoveWishes { hold_cutover: Some(false), ..Default::default() }).await?;
+    until("the difference is named", Duration::from_secs(20), async || {
+        let progress = movement.progress().await?;
+        let blocked_by = progress["blocked_by"].as_str().unwrap_or_default();
+        Ok((blocked_by.contains(&format!("account {alice} differs")) && blocked_by.contains("posted 1"))
+            .then_some(()))
+    })
+    .await?;
+    ensure!(movement.status().await?.phase == "catching up");
+    database::run(target, &format!("UPDATE account SET posted = posted - 1 WHERE id = '{alice}'")).await?;
+    movement.until("taken").await?;
+    cluster.verify().await?;
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_is_killed_a_move_goes_on() -> anyhow::Result<()> {
+    let seed = Seed::announce("moves under kills");
+    let mut random = seed.random();
+    let mut cluster = Cluster::start(2, 2).await?;
+    let (accounts, opening) = Accounts::open(&cluster, 12, &mut random).await?;
+    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    let victims = [Member::Node(0), Member::Node(1), Member::Postgres(0), Member::Postgres(1)];
+    let mut direction = ["s0", "s1"];
+    for round in 0..2 {
+        let [from, to] = direction;
+        // Slow enough that kills meet the copy.
+        let slow = MoveWishes { rate: Some(100_000), ..Default::default() };
+        let movement = Movement::start_as(&cluster, from, to, HALF, slow, None).await?;
+        for victim in shuffled(&victims, &mut random) {
+            tokio::time::sleep(Duration::from_millis(random.below(600) as u64)).await;
+            eprintln!("round {round}: the move is {}, killing {victim}", movement.phase().await);
+            cluster.kill_and_recover(&[victim]).await?;
+        }
+        movement.until("taken").await?;
+        movement.wish(finish()).await?;
+        for victim in shuffled(&victims, &mut random).into_iter().take(2) {
+            tokio::time::sleep(Duration::from_millis(random.below(600) as u64)).await;
+            cluster.kill_and_recover(&[victim]).await?;
+        }
+        movement.until("finished").await?;
+        direction.reverse();
+    }
+
+    let mut history = load.finish().await?;
+    eprintln!("the clients were answered\n{}", history.answers());
+    history.records.extend(opening.records);
+    audit(&cluster, &history).await?;
+    assert_nothing_is_left(&cluster, "s1", HALF).await?;
+    cluster.finish().await
+}
+
+fn shuffled(members: &[Member], random: &mut Random) -> Vec<Member> {
+    let mut members = members.to_vec();
+    random.shuffle(&mut members);
+    members
 }

@@ -19,7 +19,7 @@ pub struct Movement {
 }
 
 impl Movement {
-    pub async fn start(cluster: &Cluster, from: &str, to: &str, slots: &[(u32, u32)]) -> anyhow::Result<Self> {
+    pub async fn start(cluster: &Cluster, from: &str, to: &str, slots: (u32, u32)) -> anyhow::Result<Self> {
         Self::start_as(cluster, from, to, slots, wire::MoveWishes::default(), None).await
     }
 
@@ -27,16 +27,15 @@ impl Movement {
         cluster: &Cluster,
         from: &str,
         to: &str,
-        slots: &[(u32, u32)],
+        (first, last): (u32, u32),
         wishes: wire::MoveWishes,
         reverses: Option<Uuid>,
     ) -> anyhow::Result<Self> {
         let movement = Self { id: Uuid::now_v7(), node: node_of(cluster, to)? };
-        let slots = slots.iter().map(|(first, last)| wire::SlotRange { first: *first, last: *last }).collect();
         let request = wire::StartMoveRequest {
             r#move: movement.id.as_bytes().to_vec().into(),
             source: from.to_owned(),
-            slots,
+            slots: vec![wire::SlotRange { first, last }],
             reverses: reverses.map(|id| id.as_bytes().to_vec().into()).unwrap_or_default(),
             wishes: Some(wishes),
         };
@@ -64,6 +63,11 @@ impl Movement {
         Ok(())
     }
 
+    /// The phase, or what is wrong with the node.
+    pub async fn phase(&self) -> String {
+        self.status().await.map_or_else(|error| error.to_string(), |status| status.phase)
+    }
+
     /// Waits for a phase.
     pub async fn until(&self, phase: &str) -> anyhow::Result<()> {
         let mut last = String::new();
@@ -89,12 +93,39 @@ fn node_of(cluster: &Cluster, shard: &str) -> anyhow::Result<String> {
     shard.nodes.first().cloned().context("a shard without nodes")
 }
 
-/// Waits until a query at a shard's database returns a number.
-pub async fn wait_for(cluster: &Cluster, shard: &str, query: &str, expected: i64) -> anyhow::Result<()> {
+/// A shard that does not own slots has no row of theirs.
+pub async fn assert_nothing_is_left(cluster: &Cluster, shard: &str, (first, last): (u32, u32)) -> anyhow::Result<()> {
     let shards = &cluster.status().shards;
     let shard = shards.iter().find(|it| it.id == shard).with_context(|| format!("no shard {shard}"))?;
-    until(&format!("{query} is {expected}"), PATIENCE, async || {
-        Ok((database::number(&shard.dsn, query).await? == expected).then_some(()))
-    })
-    .await
+    let between = format!("BETWEEN {first} AND {last}");
+    let owned = "SELECT slot FROM slot_ownership WHERE state = 1";
+    for (what, query) in [
+        ("accounts", format!("SELECT count(*) FROM account WHERE slot {between}")),
+        ("holds", format!("SELECT count(*) FROM hold WHERE payer_slot {between}")),
+        (
+            "sagas",
+            "SELECT count(*) FROM saga s LEFT JOIN journal j USING (position) WHERE j.position IS NULL".to_owned(),
+        ),
+        (
+            "waypoints",
+            "SELECT count(*) FROM waypoint w WHERE NOT EXISTS (SELECT FROM account a WHERE a.id = w.account)"
+                .to_owned(),
+        ),
+        (
+            "bookings",
+            format!(
+                "SELECT count(*) FROM journal WHERE (payer_slot {between} OR payee_slot {between}) \
+                 AND NOT (payer_slot IN ({owned}) AND role <> 3) \
+                 AND NOT (payee_slot IN ({owned}) AND (role = 3 OR payee_version IS NOT NULL))"
+            ),
+        ),
+        (
+            "owned or incoming slots",
+            format!("SELECT count(*) FROM slot_ownership WHERE slot {between} AND state <> 2"),
+        ),
+    ] {
+        let left = database::number(&shard.dsn, &query).await?;
+        anyhow::ensure!(left == 0, "shard {}: {left} {what} are left", shard.id);
+    }
+    Ok(())
 }
