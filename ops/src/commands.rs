@@ -11,6 +11,8 @@ mod postgres;
 mod replay;
 mod router_address;
 mod saga;
+mod shard;
+mod slot_move;
 mod status;
 mod supervise;
 mod transfer;
@@ -64,6 +66,12 @@ enum Command {
     /// Shard maps: show, check, diff, reload
     #[command(subcommand)]
     Map(map::Command),
+    /// Shards: add, list
+    #[command(subcommand)]
+    Shard(shard::Command),
+    /// Moves of slots between shards: plan, apply, status, reverse
+    #[command(subcommand)]
+    Move(slot_move::Command),
     /// Accounts
     #[command(subcommand)]
     Account(account::Command),
@@ -107,6 +115,8 @@ impl Cli {
             Command::Status(args) => status::run(args, context).await,
             Command::Doctor(args) => doctor::run(args, context).await,
             Command::Map(command) => map::run(command, context).await,
+            Command::Shard(command) => shard::run(command, context).await,
+            Command::Move(command) => slot_move::run(command, context).await,
             Command::Account(command) => account::run(command, context).await,
             Command::Transfer(command) => transfer::run(command, context).await,
             Command::Hold(command) => hold::run(command, context).await,

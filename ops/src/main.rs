@@ -13,6 +13,7 @@ mod json_object;
 mod output;
 mod progress;
 mod replay;
+mod resharding;
 mod verify;
 
 use std::process::ExitCode;

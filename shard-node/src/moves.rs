@@ -7,6 +7,7 @@
 pub mod driver;
 pub mod hand_over;
 pub mod incoming;
+mod load;
 pub mod phase;
 pub mod progress;
 mod publish;

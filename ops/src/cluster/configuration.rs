@@ -74,14 +74,19 @@ pub fn write(layout: &Layout, description: &Description) -> anyhow::Result<()> {
         Audience::Everyone,
     )?;
     for shard in &description.shards {
-        let text = toml::to_string(&node_config(layout, description.cluster, shard)?)?;
-        durable_file::create_once(&layout.config(&shard.node_name()), &text, Audience::Owner)?;
+        write_node(layout, description.cluster, shard)?;
     }
     for router in &description.routers {
         let text = toml::to_string(&router_config(router, threads_of_a_router(description.routers.len())))?;
         durable_file::create_once(&layout.config(&router.name), &text, Audience::Owner)?;
     }
     Ok(())
+}
+
+/// Writes the configuration of a shard's node, if it is missing.
+pub fn write_node(layout: &Layout, cluster: ClusterId, shard: &ShardPlace) -> anyhow::Result<()> {
+    let text = toml::to_string(&node_config(layout, cluster, shard)?)?;
+    durable_file::create_once(&layout.config(&shard.node_name()), &text, Audience::Owner)
 }
 
 fn node_config<'a>(layout: &Layout, cluster: ClusterId, shard: &'a ShardPlace) -> anyhow::Result<NodeConfig<'a>> {

@@ -7,7 +7,7 @@ pub mod backoff;
 pub mod report;
 mod worker;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use futures_util::future::join_all;
@@ -46,6 +46,8 @@ pub struct Orders {
     pub accept_loss: Option<String>,
 }
 
+/// How often the supervisor looks for shards that were added.
+const LOOK_FOR_SHARDS: Duration = Duration::from_millis(500);
 /// A process that only looks at the lock releases it at once.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -62,13 +64,29 @@ pub async fn supervise(
     let reporter = Arc::new(Reporter::new(&layout));
     let tasks = Tasks::new();
     let mut stages: Vec<Stage> = Role::STOP_ORDER.map(Stage::new).into();
-    for member in Member::all(&layout, &description) {
-        let stage = stages.iter_mut().find(|stage| stage.role == member.role).context("a role without its stage")?;
-        let worker = Worker::new(member, &layout, &description, &orders, Arc::clone(&reporter));
-        stage.workers.push(tasks.spawn("worker", worker.run(stage.stop.clone())));
-    }
+    let mut supervised: HashSet<String> = HashSet::new();
+    let mut start_new = |description: &Description| -> anyhow::Result<()> {
+        for member in Member::all(&layout, description) {
+            if !supervised.insert(member.name.clone()) {
+                continue;
+            }
+            let stage =
+                stages.iter_mut().find(|stage| stage.role == member.role).context("a role without its stage")?;
+            let worker = Worker::new(member, &layout, description, &orders, Arc::clone(&reporter));
+            stage.workers.push(tasks.spawn("worker", worker.run(stage.stop.clone())));
+        }
+        Ok(())
+    };
+    start_new(&description)?;
     tracing::info!(data_dir = %layout.root().display(), policy = ?orders.policy, "supervising");
-    stop.cancelled().await;
+    // `shardctl shard add` adds a shard to the description.
+    while stop.run_until_cancelled(tokio::time::sleep(LOOK_FOR_SHARDS)).await.is_some() {
+        match Description::load(&layout) {
+            Ok(Some(description)) => start_new(&description)?,
+            Ok(None) => {}
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "cannot read the cluster's description"),
+        }
+    }
 
     tracing::info!("stopping the cluster");
     // A process that will not end must not keep the databases from an orderly end.

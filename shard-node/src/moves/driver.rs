@@ -886,7 +886,9 @@ impl Driver {
                 sqlx::query(GIVE_BACK).bind(slots).bind(&self.row.peer).execute(&mut *transaction).await?;
                 self.keep_for_another_reversal(&mut transaction, reverses).await?;
             }
-            None => drop(sqlx::query(FORGET).bind(slots).execute(&mut *transaction).await?),
+            None => {
+                sqlx::query(FORGET).bind(slots).execute(&mut *transaction).await?;
+            }
         }
         sqlx::query(COUNT).execute(&mut *transaction).await?;
         self.advance_in(&mut transaction, Phase::Aborted).await?;

@@ -169,4 +169,8 @@ impl SlotMoves for Moves {
         self.control(id, &request.wishes.unwrap_or_default()).await.map_err(status)?;
         Ok(Response::new(wire::ControlMoveResponse {}))
     }
+
+    async fn load(&self, _: Request<wire::LoadRequest>) -> Result<Response<wire::LoadResponse>, Status> {
+        self.load().await.map(Response::new).map_err(status)
+    }
 }

@@ -1,0 +1,23 @@
+//! `shardctl shard …`
+
+mod add;
+mod list;
+
+use std::process::ExitCode;
+
+use super::Context;
+
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Add a shard without slots. On this machine, without --node, its PostgreSQL and node are started as well
+    Add(add::Args),
+    /// Show each shard with its slots and moves
+    List(list::Args),
+}
+
+pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Add(args) => add::run(args, context).await,
+        Command::List(args) => list::run(args, context).await,
+    }
+}

@@ -1,0 +1,189 @@
+//! `shardctl shard add`
+
+use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, bail, ensure};
+use serde_json::json;
+use shard_map::{Shard, ShardMap};
+use tokio::time::Instant;
+use tonic::transport::Endpoint;
+use wire::shard_node_client::ShardNodeClient;
+
+use crate::{
+    cluster::{
+        Layout,
+        durable_file::{self, Audience},
+        growth, lock,
+    },
+    commands::{self, Context, router_address::AdminAddress, slot_move},
+    output, progress,
+    resharding::{map_file, nodes::Nodes},
+};
+
+/// A database is made, and a node started and initialised, within this time.
+const STARTED_WITHIN: Duration = Duration::from_secs(180);
+const LOOK: Duration = Duration::from_millis(300);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The new shard's id
+    id: String,
+    /// The addresses of its nodes, in order of preference [default: start one on this machine]
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    node: Vec<String>,
+    /// Its number, which no shard has or had [default: one more than the highest of the map]
+    #[arg(long, value_name = "N")]
+    number: Option<u16>,
+    /// Check everything and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// The map file that the routers watch, to be kept up to date [default: that of the cluster in --data-dir]
+    #[arg(long, value_name = "FILE")]
+    map: Option<PathBuf>,
+    #[command(flatten)]
+    address: AdminAddress,
+}
+
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    let nodes = slot_move::nodes(&args.address, context).await?;
+    // Every other shard must answer: the new node asks them before it is initialised.
+    nodes.owners().await?;
+    let known = nodes.map.shards.iter().find(|shard| shard.id == args.id);
+    let highest = nodes.map.shards.iter().map(|shard| shard.number).max().unwrap_or(0);
+    let number = known.map(|shard| shard.number).or(args.number).unwrap_or(highest + 1);
+    let file = slot_move::map_file(args.map.clone(), &args.address, context);
+    let is_local = args.node.is_empty();
+    if args.dry_run {
+        let how =
+            if is_local { "with a database and a node on this machine".to_owned() } else { args.node.join(" ") };
+        for url in &args.node {
+            preflight(&nodes.map, &args.id, number, url).await?;
+        }
+        output::data(&format!("would add shard {} with number {number}, {how}", args.id))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let urls = if is_local {
+        ensure!(args.address.named().is_none(), "name the addresses of the shard's nodes with --node");
+        let layout = Layout::find(&context.data_dir)?;
+        let _lock = commands::alone(&layout).await?;
+        ensure!(
+            lock::holder(&layout.supervisor_lock())?.is_some(),
+            "the cluster in {} is down: run `shardctl up` first",
+            layout.root().display()
+        );
+        output::note(&format!("making the database of shard {}", args.id));
+        let (id, own) = (args.id.clone(), layout.clone());
+        let prepared = tokio::task::spawn_blocking(move || growth::prepare_shard(&own, &id, number)).await??;
+        let urls = vec![prepared.node_url()];
+        // The node's `init` reads the map, so the map names the shard before the supervisor starts the node.
+        let map = publish(&nodes, &args.id, number, &urls, file.as_deref()).await?;
+        growth::announce_shard(&layout, prepared)?;
+        output::note(&format!("map version {} names shard {}", map.version, args.id));
+        urls
+    } else {
+        for url in &args.node {
+            preflight(&nodes.map, &args.id, number, url).await?;
+        }
+        let map = publish(&nodes, &args.id, number, &args.node, file.as_deref()).await?;
+        output::note(&format!("map version {} names shard {}", map.version, args.id));
+        args.node.clone()
+    };
+    if !wait_until_it_serves(&args.id, &urls, is_local).await? {
+        output::note(&format!(
+            "the database of shard {} is not initialised. Next, beside its node: shard-node --config FILE init --map {}",
+            args.id,
+            file.map_or_else(|| "MAP".to_owned(), |file| file.display().to_string())
+        ));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let next = "shardctl move plan --balance";
+    if context.json {
+        output::json(&json!({"id": args.id, "number": number, "nodes": urls, "slots": 0, "next": next}))?;
+    } else {
+        output::data(&format!("shard {} serves and owns no slots", args.id))?;
+        output::note(&format!("next: {next}"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A map with the shard, in the file and at every node.
+async fn publish(
+    nodes: &Nodes,
+    id: &str,
+    number: u16,
+    urls: &[String],
+    file: Option<&std::path::Path>,
+) -> anyhow::Result<ShardMap> {
+    let newest = nodes.newest_map().await?;
+    if let Some(known) = newest.shards.iter().find(|shard| shard.id == id) {
+        ensure!(
+            known.number == number && known.nodes == urls,
+            "the map has a shard {id} with other nodes or another number"
+        );
+        return Ok(newest);
+    }
+    let mut shards = newest.shards.clone();
+    shards.push(Shard { id: id.to_owned(), number, nodes: urls.to_vec(), slots: Vec::new() });
+    let map = ShardMap::new(newest.cluster, newest.version + 1, shards)?;
+    if let Some(file) = file {
+        let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        durable_file::replace(file, &map_file::updated(&text, &map)?, Audience::Everyone)?;
+    }
+    let refused = nodes.offer(&map).await;
+    ensure!(refused.is_empty(), "the new map was not taken: {}", refused.join("; "));
+    Ok(map)
+}
+
+/// The node must be reachable, in front of an empty database or of this very shard, and must find nothing wrong.
+async fn preflight(map: &ShardMap, id: &str, number: u16, url: &str) -> anyhow::Result<()> {
+    let channel = Endpoint::from_shared(url.to_owned())?.connect_timeout(CONNECT_TIMEOUT).connect().await;
+    let channel = channel.with_context(|| format!("cannot reach the node {url}"))?;
+    let mut node = ShardNodeClient::new(channel);
+    let request = wire::IdentifyRequest::expecting(map.cluster, id, number, "shardctl shard add");
+    let answer = node.identify(request).await.map_err(|status| anyhow::anyhow!("{url}: {}", status.message()))?;
+    let answer = answer.into_inner();
+    if let Some(refused) = answer.refused.first() {
+        bail!("{url}: {} is {}, expected {}. {}", refused.fact, refused.found, refused.expected, refused.remedy);
+    }
+    let facts = node
+        .examine(wire::ExamineRequest {})
+        .await
+        .map_err(|status| anyhow::anyhow!("{url}: {}", status.message()))?;
+    for fact in facts.into_inner().facts {
+        if fact.verdict() == wire::fact::Verdict::Disagrees
+            && let Some(what) = fact.fact
+            && !matches!(what.fact.as_str(), "reads" | "writes" | "shard")
+        {
+            bail!("{url}: {} is {}, expected {}. {}", what.fact, what.found, what.expected, what.remedy);
+        }
+    }
+    Ok(())
+}
+
+/// Whether the node serves. A node elsewhere may wait for its `init`, which an operator runs.
+async fn wait_until_it_serves(id: &str, urls: &[String], is_local: bool) -> anyhow::Result<bool> {
+    let stack = progress::Stack::new();
+    let bar = stack.steps(id, 1);
+    bar.set_message("waiting for the node");
+    let overdue = Instant::now() + STARTED_WITHIN;
+    loop {
+        for url in urls {
+            let asked = async {
+                let channel = Endpoint::from_shared(url.clone())?.connect_timeout(CONNECT_TIMEOUT).connect().await?;
+                let status = ShardNodeClient::new(channel).status(wire::StatusRequest {}).await?;
+                anyhow::Ok(status.into_inner())
+            };
+            match asked.await {
+                Ok(status) if status.writes.as_ref().is_some_and(|writes| writes.works) => {
+                    bar.finish_and_clear();
+                    return Ok(true);
+                }
+                Ok(_) if !is_local => return Ok(false),
+                _ => {}
+            }
+        }
+        ensure!(Instant::now() < overdue, "the node of shard {id} does not serve; its log says why");
+        tokio::time::sleep(LOOK).await;
+    }
+}

@@ -1,0 +1,222 @@
+//! `shardctl move apply`: starts the moves of a plan and watches them. The nodes carry them out, whether or not somebody watches.
+
+use std::{collections::BTreeMap, fs, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, bail, ensure};
+use futures_util::future::try_join_all;
+use indicatif::ProgressBar;
+use serde_json::json;
+
+use crate::{
+    cluster::durable_file::{self, Audience},
+    commands::{Context, router_address::AdminAddress},
+    output, progress,
+    resharding::{
+        map_file,
+        nodes::Nodes,
+        plan::{Plan, PlannedMove, wave},
+        view::MoveView,
+    },
+};
+
+const LOOK: Duration = Duration::from_millis(200);
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The plan, as `shardctl move plan` has written it
+    plan: PathBuf,
+    /// Copy and verify, then delete the copy: the slots stay where they are
+    #[arg(long, conflicts_with_all = ["hold_cutover", "finish"])]
+    rehearse: bool,
+    /// Copy and follow, and cut over only at `shardctl move cutover`
+    #[arg(long, conflicts_with = "finish")]
+    hold_cutover: bool,
+    /// Delete at the source what has moved, right after the cut-over. The move cannot be reversed then
+    #[arg(long)]
+    finish: bool,
+    /// Copy at most so many bytes a second [default: as fast as the source's commits allow]
+    #[arg(long, value_name = "BYTES")]
+    rate: Option<u64>,
+    /// Copy as fast as possible, whatever the source's clients feel
+    #[arg(long, conflicts_with = "rate")]
+    unthrottled: bool,
+    /// Print what would be started, and start nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// The map file that the routers watch, to be kept up to date [default: that of the cluster in --data-dir]
+    #[arg(long, value_name = "FILE")]
+    map: Option<PathBuf>,
+    #[command(flatten)]
+    address: AdminAddress,
+}
+
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    let text = fs::read_to_string(&args.plan).with_context(|| format!("cannot read {}", args.plan.display()))?;
+    let plan: Plan = toml::from_str(&text).with_context(|| args.plan.display().to_string())?;
+    let nodes = super::nodes(&args.address, context).await?;
+    ensure!(
+        plan.cluster == nodes.map.cluster,
+        "the plan is of cluster {}, not of {}",
+        plan.cluster,
+        nodes.map.cluster
+    );
+    refuse_stale(&nodes, &plan).await?;
+    if args.dry_run {
+        for planned in &plan.moves {
+            output::data(&format!(
+                "would move slots {} from {} to {}",
+                planned.slots.join(","),
+                planned.from,
+                planned.to
+            ))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let file = super::map_file(args.map.clone(), &args.address, context);
+    let work = carry_out(&nodes, &plan, &args, file.as_deref());
+    let views = tokio::select! {
+        done = work => done?,
+        _ = tokio::signal::ctrl_c() => {
+            output::note("\ndetached; the moves that have begun go on. Watch them with `shardctl move status --watch`, and run the \
+                          same `shardctl move apply` again to go on with the rest of the plan");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    if context.json {
+        let next: Vec<&str> = views.iter().map(|view| view.next.as_str()).filter(|next| !next.is_empty()).collect();
+        output::json(&json!({"moves": views, "next": next}))?;
+    } else {
+        super::report::print(&views)?;
+        for view in views.iter().filter(|view| !view.next.is_empty()) {
+            output::note(&format!("next: {}", view.next));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A plan whose slots have moved since it was made is refused as a whole.
+async fn refuse_stale(nodes: &Nodes, plan: &Plan) -> anyhow::Result<()> {
+    let owners = nodes.owners().await?;
+    for planned in &plan.moves {
+        if nodes.status(&planned.to, planned.id).await?.is_some() {
+            // It has begun: applying the plan again goes on watching it.
+            continue;
+        }
+        for slot in planned.ranges()?.into_iter().flat_map(shard_map::SlotRange::slots) {
+            let owner = owners.of(slot);
+            if owner != Some(planned.from.as_str()) {
+                bail!(
+                    "the plan is stale: slot {slot} belongs to shard {}, not to shard {}. Make a new one with `shardctl move plan`",
+                    owner.unwrap_or("none"),
+                    planned.from
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn carry_out(
+    nodes: &Nodes,
+    plan: &Plan,
+    args: &Args,
+    file: Option<&std::path::Path>,
+) -> anyhow::Result<Vec<MoveView>> {
+    let stack = progress::Stack::new();
+    let mut done: BTreeMap<uuid::Uuid, MoveView> = BTreeMap::new();
+    loop {
+        let waiting: Vec<&PlannedMove> =
+            plan.moves.iter().filter(|planned| !done.contains_key(&planned.id)).collect();
+        if waiting.is_empty() {
+            break;
+        }
+        let each = wave(&waiting).into_iter().map(|planned| {
+            let bar = stack.percent(&format!("{} to {}", planned.from, planned.to));
+            async move { carry_out_one(nodes, planned, args, &bar).await }
+        });
+        for view in try_join_all(each).await? {
+            if let Some(file) = file
+                && view.map_version.is_some()
+            {
+                update_file(nodes, file).await?;
+            }
+            done.insert(view.id, view);
+        }
+    }
+    Ok(plan.moves.iter().filter_map(|planned| done.remove(&planned.id)).collect())
+}
+
+async fn carry_out_one(
+    nodes: &Nodes,
+    planned: &PlannedMove,
+    args: &Args,
+    bar: &ProgressBar,
+) -> anyhow::Result<MoveView> {
+    let wishes = wire::MoveWishes {
+        rehearse: Some(args.rehearse),
+        hold_cutover: Some(args.hold_cutover),
+        rate: args.rate,
+        unthrottled: Some(args.unthrottled),
+        ..Default::default()
+    };
+    nodes.start(&planned.to, planned.id, &planned.from, &planned.ranges()?, None, wishes).await?;
+    let wanted: &[&str] = match (args.rehearse, args.hold_cutover, args.finish) {
+        (true, ..) => &["aborted"],
+        (false, true, _) => &["catching up", "taken"],
+        (false, false, true) => &["finished"],
+        _ => &["taken", "finished"],
+    };
+    let view = watch(nodes, &planned.to, planned.id, bar, |view| {
+        wanted.contains(&view.phase.as_str()) && (view.phase != "taken" || view.map_version.is_some())
+            || (args.finish && view.phase == "taken")
+    })
+    .await?;
+    if args.finish && view.phase == "taken" {
+        nodes.control(&planned.to, planned.id, wire::MoveWishes { finish: Some(true), ..Default::default() }).await?;
+        return watch(nodes, &planned.to, planned.id, bar, |view| view.phase == "finished").await;
+    }
+    if args.rehearse {
+        ensure!(view.verified_position.is_some(), "move {} was given up before it was verified", planned.id);
+    }
+    bar.finish_with_message(view.line());
+    Ok(view)
+}
+
+/// Shows a move until `is_done`. Fails if it ends in another way.
+pub async fn watch(
+    nodes: &Nodes,
+    target: &str,
+    id: uuid::Uuid,
+    bar: &ProgressBar,
+    is_done: impl Fn(&MoveView) -> bool,
+) -> anyhow::Result<MoveView> {
+    loop {
+        // A node that is down for a moment goes on where it was.
+        match nodes.status(target, id).await {
+            Ok(Some(status)) => {
+                let view = MoveView::of(target, &status);
+                bar.set_position(view.percent as u64);
+                bar.set_message(view.line());
+                if is_done(&view) {
+                    return Ok(view);
+                }
+                if !view.is_open() {
+                    bail!("move {id} is {}", view.phase);
+                }
+            }
+            Ok(None) => bail!("shard {target} does not know of move {id}"),
+            Err(error) => bar.set_message(format!("{error:#}; waiting")),
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Writes the newest map of the shards to the file, and keeps its comments.
+pub async fn update_file(nodes: &Nodes, file: &std::path::Path) -> anyhow::Result<()> {
+    let newest = nodes.newest_map().await?;
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    if shard_map::ShardMap::parse(&text)?.version >= newest.version {
+        return Ok(());
+    }
+    durable_file::replace(file, &map_file::updated(&text, &newest)?, Audience::Everyone)
+}

@@ -1,0 +1,165 @@
+//! Orders to a move that has begun: pause, resume, throttle, cutover, reverse, abort, finish.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::ensure;
+use serde_json::json;
+use shard_map::{Slot, SlotRange};
+use uuid::Uuid;
+use wire::MoveWishes;
+
+use super::apply;
+use crate::{
+    commands::{Context, router_address::AdminAddress},
+    output, progress,
+    resharding::{nodes::Nodes, view::MoveView},
+};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The move [default: the only one that is open]
+    id: Option<Uuid>,
+    /// Print what would be ordered, and order nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// The map file that the routers watch, to be kept up to date [default: that of the cluster in --data-dir]
+    #[arg(long, value_name = "FILE")]
+    map: Option<PathBuf>,
+    #[command(flatten)]
+    address: AdminAddress,
+}
+
+#[derive(clap::Args)]
+#[command(group = clap::ArgGroup::new("how").required(true))]
+pub struct ThrottleArgs {
+    /// Copy at most so many bytes a second
+    #[arg(long, group = "how", value_name = "BYTES")]
+    rate: Option<u64>,
+    /// Copy as fast as the source's commits allow
+    #[arg(long, group = "how")]
+    auto: bool,
+    /// Copy as fast as possible
+    #[arg(long, group = "how")]
+    off: bool,
+    #[command(flatten)]
+    args: Args,
+}
+
+pub async fn pause(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    order(args, context, MoveWishes { paused: Some(true), ..Default::default() }, "paused").await
+}
+
+pub async fn resume(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    order(args, context, MoveWishes { paused: Some(false), ..Default::default() }, "goes on").await
+}
+
+pub async fn throttle(args: ThrottleArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let wishes = MoveWishes { rate: Some(args.rate.unwrap_or(0)), unthrottled: Some(args.off), ..Default::default() };
+    order(args.args, context, wishes, "throttled as ordered").await
+}
+
+pub async fn cut_over(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    let wishes = MoveWishes { hold_cutover: Some(false), paused: Some(false), ..Default::default() };
+    order_and_wait(args, context, wishes, &["taken", "finished"]).await
+}
+
+pub async fn abort(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    order_and_wait(args, context, MoveWishes { abort: Some(true), ..Default::default() }, &["aborted"]).await
+}
+
+pub async fn finish(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    order_and_wait(args, context, MoveWishes { finish: Some(true), ..Default::default() }, &["finished"]).await
+}
+
+/// A move in the other direction, which copies only what was booked since the cut-over.
+pub async fn reverse(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    let nodes = super::nodes(&args.address, context).await?;
+    let (target, status, view) = super::find(&nodes, args.id).await?;
+    ensure!(
+        view.phase == "taken",
+        "move {} is {}: a move can be reversed between its cut-over and its end",
+        view.id,
+        view.phase
+    );
+    let slots = status
+        .slots
+        .iter()
+        .map(|range| anyhow::Ok(SlotRange::new(Slot::try_from(range.first)?, Slot::try_from(range.last)?)?));
+    let slots = slots.collect::<anyhow::Result<Vec<_>>>()?;
+    if args.dry_run {
+        output::data(&format!("would move {} slots back from {target} to {}", view.slot_count, view.from))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let id = Uuid::now_v7();
+    nodes.start(&view.from, id, &target, &slots, Some(view.id), MoveWishes::default()).await?;
+    wait(&nodes, &view.from, id, &["taken"], &args, context).await
+}
+
+async fn order(args: Args, context: &Context, wishes: MoveWishes, done: &str) -> anyhow::Result<ExitCode> {
+    let nodes = super::nodes(&args.address, context).await?;
+    let (target, _, view) = super::find(&nodes, args.id).await?;
+    if args.dry_run {
+        output::data(&format!("move {}: nothing was ordered", view.id))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    nodes.control(&target, view.id, wishes).await?;
+    if context.json {
+        output::json(&json!({"id": view.id, "next": "shardctl move status"}))?;
+    } else {
+        output::data(&format!("move {}: {done}", view.id))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn order_and_wait(
+    args: Args,
+    context: &Context,
+    wishes: MoveWishes,
+    wanted: &[&str],
+) -> anyhow::Result<ExitCode> {
+    let nodes = super::nodes(&args.address, context).await?;
+    let (target, _, view) = super::find(&nodes, args.id).await?;
+    if args.dry_run {
+        output::data(&format!("move {} is {}: nothing was ordered", view.id, view.phase))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    nodes.control(&target, view.id, wishes).await?;
+    wait(&nodes, &target, view.id, wanted, &args, context).await
+}
+
+async fn wait(
+    nodes: &Nodes,
+    target: &str,
+    id: Uuid,
+    wanted: &[&str],
+    args: &Args,
+    context: &Context,
+) -> anyhow::Result<ExitCode> {
+    let stack = progress::Stack::new();
+    let bar = stack.percent(target);
+    let is_done = |view: &MoveView| {
+        wanted.contains(&view.phase.as_str()) && (view.phase != "taken" || view.map_version.is_some())
+    };
+    let view = tokio::select! {
+        view = apply::watch(nodes, target, id, &bar, is_done) => view?,
+        _ = tokio::signal::ctrl_c() => {
+            output::note("\ndetached; the order stands. Watch it with `shardctl move status --watch`");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    bar.finish_and_clear();
+    if let Some(file) = super::map_file(args.map.clone(), &args.address, context)
+        && view.phase == "taken"
+    {
+        apply::update_file(nodes, &file).await?;
+    }
+    if context.json {
+        output::json(&view)?;
+    } else {
+        super::report::print(std::slice::from_ref(&view))?;
+        if !view.next.is_empty() {
+            output::note(&format!("next: {}", view.next));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,119 @@
+//! Edits of a map file that leave comments and layout as they are.
+
+use anyhow::{Context, bail};
+use shard_map::{Shard, ShardMap, SlotRange};
+use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, value};
+
+/// The text with the slots, the version and the shards of `map`. What the two have in common stays as it is.
+///
+/// # Errors
+/// When the text is no map, or of another cluster.
+pub fn updated(text: &str, map: &ShardMap) -> anyhow::Result<String> {
+    let before = ShardMap::parse(text)?;
+    if before.cluster != map.cluster {
+        bail!("the file is of cluster {}, not of {}", before.cluster, map.cluster);
+    }
+    let mut document: DocumentMut = text.parse().context("the file is no TOML")?;
+    set(document.as_table_mut(), "version", i64::try_from(map.version)?.into());
+    let tables = document
+        .entry("shard")
+        .or_insert(Item::ArrayOfTables(ArrayOfTables::new()))
+        .as_array_of_tables_mut()
+        .context("`shard` is no list of tables")?;
+    tables.retain(|table| map.shards.iter().any(|shard| Some(shard.id.as_str()) == id_of(table)));
+    for shard in &map.shards {
+        let place = tables.iter().position(|table| id_of(table) == Some(shard.id.as_str()));
+        match place.and_then(|place| tables.get_mut(place)) {
+            Some(table) => {
+                if before.shards.iter().find(|it| it.id == shard.id).is_none_or(|it| it.slots != shard.slots) {
+                    set(table, "slots", slots(&shard.slots).into());
+                }
+            }
+            None => tables.push(table_of(shard)),
+        }
+    }
+    let text = document.to_string();
+    let written = ShardMap::parse(&text)?;
+    if written != *map {
+        bail!("the edited file would not be the map that is meant");
+    }
+    Ok(text)
+}
+
+/// Replaces a value and keeps its decoration, comments included.
+fn set(table: &mut Table, key: &str, new: toml_edit::Value) {
+    match table.get_mut(key).and_then(Item::as_value_mut) {
+        Some(there) => {
+            let decor = there.decor().clone();
+            *there = new;
+            *there.decor_mut() = decor;
+        }
+        None => {
+            table.insert(key, value(new));
+        }
+    }
+}
+
+fn id_of(table: &Table) -> Option<&str> {
+    table.get("id").and_then(Item::as_str)
+}
+
+fn slots(ranges: &[SlotRange]) -> Array {
+    ranges.iter().map(ToString::to_string).collect()
+}
+
+fn table_of(shard: &Shard) -> Table {
+    let mut table = Table::new();
+    table.insert("id", value(&shard.id));
+    table.insert("number", value(i64::from(shard.number)));
+    table.insert("nodes", value(shard.nodes.iter().collect::<Array>()));
+    table.insert("slots", value(slots(&shard.slots)));
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r#"# The map of the bank.
+cluster = "0190d7c0-0000-7000-8000-00000000c1a5"
+version = 3 # raised with each change
+
+# In the cellar.
+[[shard]]
+id = "s0"
+number = 0
+nodes = ["http://a:1"] # one node
+slots = ["0-16383"] # everything
+
+# In the attic.
+[[shard]]
+id = "s1"
+number = 1
+nodes = ["http://b:1"]
+slots = []
+"#;
+
+    #[test]
+    fn comments_and_layout_stay() {
+        let before = ShardMap::parse(FILE).unwrap();
+        let mut shards = before.shards.clone();
+        shards[0].slots = vec!["0-99".parse().unwrap(), "200-16383".parse().unwrap()];
+        shards[1].slots = vec!["100-199".parse().unwrap()];
+        shards.push(Shard {
+            id: "s2".to_owned(),
+            number: 2,
+            nodes: vec!["http://c:1".to_owned()],
+            slots: Vec::new(),
+        });
+        let map = ShardMap::new(before.cluster, 4, shards).unwrap();
+        let text = updated(FILE, &map).unwrap();
+        assert!(text.contains("version = 4 # raised with each change"), "{text}");
+        assert!(text.contains("slots = [\"0-99\", \"200-16383\"] # everything"), "{text}");
+        assert!(text.contains("# In the attic.\n[[shard]]\nid = \"s1\""), "{text}");
+        assert!(text.contains("nodes = [\"http://a:1\"] # one node"), "{text}");
+        assert_eq!(ShardMap::parse(&text).unwrap(), map);
+        // And back, without the shard that is gone.
+        assert_eq!(ShardMap::parse(&updated(&text, &before).unwrap()).unwrap(), before);
+    }
+}

@@ -1,0 +1,321 @@
+//! Which slots to move. Deciding is pure: it works on what the nodes said of owners and load.
+//!
+//! The weight of a slot is its share of the cluster's accounts plus its share of the recent legs: the first stands for what is
+//! stored, the second for what is written. A slot without accounts has a small weight, so that an empty cluster is balanced by the
+//! number of slots.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, bail, ensure};
+use serde::{Deserialize, Serialize};
+use shard_map::{ClusterId, Slot, SlotRange, merge_slots};
+use uuid::Uuid;
+
+use super::nodes::{Nodes, Owners};
+
+/// A slot weighs at least so much of the cluster.
+const LEAST_WEIGHT: f64 = 1e-6;
+
+/// Moves to be applied one after the other, or at once where they have no shard in common.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    pub cluster: ClusterId,
+    /// The version of the map that the plan was made with.
+    pub map_version: u64,
+    #[serde(rename = "move")]
+    pub moves: Vec<PlannedMove>,
+}
+
+/// One move. Its id makes applying it twice one move.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlannedMove {
+    pub id: Uuid,
+    pub from: String,
+    pub to: String,
+    pub slots: Vec<String>,
+    /// As counted when the plan was made.
+    pub accounts: i64,
+    /// An estimate, in bytes of tables and indexes.
+    pub bytes: i64,
+}
+
+/// What a plan is to achieve.
+#[derive(Debug, Clone)]
+pub enum Goal {
+    /// Equal weights on all shards.
+    Balance,
+    /// Nothing on this shard.
+    Drain(String),
+    /// These slots on this shard.
+    Slots(Vec<SlotRange>, String),
+}
+
+/// What is known of the cluster's slots.
+#[derive(Debug, Clone)]
+pub struct Weights {
+    weight: BTreeMap<Slot, f64>,
+    accounts: BTreeMap<Slot, i64>,
+    bytes_per_account: BTreeMap<String, f64>,
+}
+
+impl PlannedMove {
+    pub fn ranges(&self) -> anyhow::Result<Vec<SlotRange>> {
+        self.slots
+            .iter()
+            .map(|text| text.parse().with_context(|| format!("slots {text:?} of move {}", self.id)))
+            .collect()
+    }
+}
+
+impl Weights {
+    pub fn of(loads: &BTreeMap<String, wire::LoadResponse>) -> Self {
+        let all = || loads.values().flat_map(|load| &load.slots);
+        let accounts: i64 = all().map(|slot| slot.accounts).sum();
+        // Legs per second, so that shards with other rates compare.
+        let rate = |load: &wire::LoadResponse, legs: i64| legs as f64 / (load.recent_us.max(1) as f64);
+        let rates: f64 =
+            loads.values().map(|load| load.slots.iter().map(|slot| rate(load, slot.recent_legs)).sum::<f64>()).sum();
+        let mut weights = Self {
+            weight: Slot::all().map(|slot| (slot, LEAST_WEIGHT)).collect(),
+            accounts: BTreeMap::new(),
+            bytes_per_account: BTreeMap::new(),
+        };
+        for (shard, load) in loads {
+            let of_shard: i64 = load.slots.iter().map(|slot| slot.accounts).sum();
+            weights.bytes_per_account.insert(shard.clone(), load.bytes as f64 / of_shard.max(1) as f64);
+            for of_slot in &load.slots {
+                let Ok(slot) = Slot::try_from(of_slot.slot) else { continue };
+                let stored = of_slot.accounts as f64 / accounts.max(1) as f64;
+                let written = if rates > 0.0 { rate(load, of_slot.recent_legs) / rates } else { 0.0 };
+                weights.weight.insert(slot, LEAST_WEIGHT + stored + written);
+                weights.accounts.insert(slot, of_slot.accounts);
+            }
+        }
+        weights
+    }
+
+    fn of_slot(&self, slot: Slot) -> f64 {
+        self.weight.get(&slot).copied().unwrap_or(LEAST_WEIGHT)
+    }
+
+    /// The share of the cluster's weight that each shard has.
+    pub fn shares(&self, owners: &Owners, shards: &[String]) -> BTreeMap<String, f64> {
+        let total: f64 = self.weight.values().sum();
+        let of = |shard: &String| owners.slots_of(shard).map(|slot| self.of_slot(slot)).sum::<f64>() / total;
+        shards.iter().map(|shard| (shard.clone(), of(shard))).collect()
+    }
+
+    fn planned(&self, from: &str, to: &str, slots: impl IntoIterator<Item = Slot>) -> PlannedMove {
+        let slots: BTreeSet<Slot> = slots.into_iter().collect();
+        let accounts: i64 = slots.iter().filter_map(|slot| self.accounts.get(slot)).sum();
+        let per_account = self.bytes_per_account.get(from).copied().unwrap_or(0.0);
+        PlannedMove {
+            id: Uuid::now_v7(),
+            from: from.to_owned(),
+            to: to.to_owned(),
+            slots: merge_slots(slots).iter().map(ToString::to_string).collect(),
+            accounts,
+            bytes: (accounts as f64 * per_account) as i64,
+        }
+    }
+}
+
+/// Decides what to move.
+///
+/// # Errors
+/// When the goal is reached already, or cannot be.
+pub fn decide(nodes: &Nodes, owners: &Owners, weights: &Weights, goal: &Goal) -> anyhow::Result<Plan> {
+    let shards: Vec<String> = nodes.map.shards.iter().map(|shard| shard.id.clone()).collect();
+    let pairs = match goal {
+        Goal::Slots(slots, to) => {
+            nodes.shard(to)?;
+            wanted(owners, slots, to)?
+        }
+        Goal::Drain(from) => {
+            nodes.shard(from)?;
+            let others: Vec<String> = shards.iter().filter(|shard| *shard != from).cloned().collect();
+            ensure!(!others.is_empty(), "shard {from} is the only one");
+            drained(owners, weights, from, &others)
+        }
+        Goal::Balance => balanced(owners, weights, &shards),
+    };
+    let moves = pairs.into_iter().map(|((from, to), slots)| weights.planned(&from, &to, slots));
+    let plan = Plan { cluster: nodes.map.cluster, map_version: nodes.map.version, moves: moves.collect() };
+    ensure!(!plan.moves.is_empty(), "there is nothing to move");
+    Ok(plan)
+}
+
+type Pairs = BTreeMap<(String, String), Vec<Slot>>;
+
+fn wanted(owners: &Owners, slots: &[SlotRange], to: &str) -> anyhow::Result<Pairs> {
+    let mut pairs = Pairs::new();
+    for slot in slots.iter().copied().flat_map(SlotRange::slots) {
+        let owner = owners.of(slot).with_context(|| format!("no shard says that it owns slot {slot}"))?;
+        if owner != to {
+            pairs.entry((owner.to_owned(), to.to_owned())).or_default().push(slot);
+        }
+    }
+    if pairs.is_empty() {
+        bail!("shard {to} owns these slots already");
+    }
+    Ok(pairs)
+}
+
+/// Gives each slot, the heaviest first, to the shard with the least weight.
+fn drained(owners: &Owners, weights: &Weights, from: &str, others: &[String]) -> Pairs {
+    let mut shares = weights.shares(owners, others);
+    let total: f64 = weights.weight.values().sum();
+    let mut slots: Vec<Slot> = owners.slots_of(from).collect();
+    slots.sort_by(|a, b| weights.of_slot(*b).total_cmp(&weights.of_slot(*a)).then(a.cmp(b)));
+    let mut pairs = Pairs::new();
+    for slot in slots {
+        let Some((to, share)) = shares.iter_mut().min_by(|a, b| a.1.total_cmp(b.1)) else { continue };
+        *share += weights.of_slot(slot) / total;
+        pairs.entry((from.to_owned(), to.clone())).or_default().push(slot);
+    }
+    pairs
+}
+
+/// Takes slots from shards above the mean, the heaviest that fit first, and gives them to those below it: few slots move.
+fn balanced(owners: &Owners, weights: &Weights, shards: &[String]) -> Pairs {
+    let total: f64 = weights.weight.values().sum();
+    let mut shares = weights.shares(owners, shards);
+    let mean = 1.0 / shards.len() as f64;
+    let mut pairs = Pairs::new();
+    let mut sources: Vec<String> =
+        shares.iter().filter(|(_, share)| **share > mean).map(|(id, _)| id.clone()).collect();
+    sources.sort();
+    for from in sources {
+        let mut slots: Vec<Slot> = owners.slots_of(&from).collect();
+        slots.sort_by(|a, b| weights.of_slot(*b).total_cmp(&weights.of_slot(*a)).then(a.cmp(b)));
+        for slot in slots {
+            let weight = weights.of_slot(slot) / total;
+            let surplus = shares[&from] - mean;
+            let Some((to, share)) = shares.iter().min_by(|a, b| a.1.total_cmp(b.1)) else { break };
+            let (to, gap) = (to.clone(), mean - share);
+            // A slot that is heavier than what is missing would only turn the imbalance round.
+            if weight > surplus.max(0.0) || weight > gap {
+                continue;
+            }
+            *shares.entry(from.clone()).or_default() -= weight;
+            *shares.entry(to.clone()).or_default() += weight;
+            pairs.entry((from.clone(), to)).or_default().push(slot);
+        }
+    }
+    pairs
+}
+
+/// The next moves that have no shard in common: a shard gives in one move and receives in one move at a time.
+pub fn wave<'p>(waiting: &[&'p PlannedMove]) -> Vec<&'p PlannedMove> {
+    let (mut giving, mut receiving) = (BTreeSet::new(), BTreeSet::new());
+    let mut wave = Vec::new();
+    for planned in waiting {
+        if !giving.contains(&planned.from) && !receiving.contains(&planned.to) {
+            giving.insert(&planned.from);
+            receiving.insert(&planned.to);
+            wave.push(*planned);
+        }
+    }
+    wave
+}
+
+/// Reads slots as an operator writes them: ranges, slots, and accounts or `{tags}` whose slot is meant.
+///
+/// # Errors
+/// Names the part that is none of them.
+pub fn parse_slots(text: &str) -> anyhow::Result<Vec<SlotRange>> {
+    let mut slots: BTreeSet<Slot> = BTreeSet::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        if part.starts_with(|c: char| c.is_ascii_digit()) {
+            let range: SlotRange = part.parse().with_context(|| format!("slots {part:?}"))?;
+            slots.extend(range.slots());
+        } else {
+            slots.insert(shard_map::slot_of(part));
+        }
+    }
+    ensure!(!slots.is_empty(), "no slots are named");
+    Ok(merge_slots(slots))
+}
+
+#[cfg(test)]
+mod tests {
+    use shard_map::{Shard, ShardMap};
+
+    use super::*;
+
+    fn nodes(slots: &[&[&str]]) -> Nodes {
+        let shards = (0..).zip(slots).map(|(number, slots): (u16, _)| Shard {
+            id: format!("s{number}"),
+            number,
+            nodes: vec![format!("http://n{number}:1")],
+            slots: slots.iter().map(|range| range.parse().unwrap()).collect(),
+        });
+        Nodes { map: ShardMap::new(ClusterId::generate(), 7, shards.collect()).unwrap() }
+    }
+
+    fn loads(of: &[(u32, i64)]) -> BTreeMap<String, wire::LoadResponse> {
+        let slots =
+            of.iter().map(|(slot, accounts)| wire::SlotLoad { slot: *slot, accounts: *accounts, recent_legs: 0 });
+        let load = wire::LoadResponse { slots: slots.collect(), bytes: 1_000, bookings: 1, recent_us: 1 };
+        BTreeMap::from([("s0".to_owned(), load)])
+    }
+
+    #[test]
+    fn an_empty_cluster_is_balanced_by_slots() {
+        let nodes = nodes(&[&["0-8191"], &["8192-16383"], &[]]);
+        let owners = Owners::from_map(&nodes.map);
+        let plan = decide(&nodes, &owners, &Weights::of(&BTreeMap::new()), &Goal::Balance).unwrap();
+        let moved = |from: &str| {
+            let of = plan.moves.iter().find(|planned| planned.from == from).unwrap();
+            of.ranges().unwrap().iter().map(|range| u32::from(range.len())).sum::<u32>()
+        };
+        assert!(plan.moves.iter().all(|planned| planned.to == "s2"));
+        assert!((2_729..=2_731).contains(&moved("s0")) && (2_729..=2_731).contains(&moved("s1")), "{plan:?}");
+    }
+
+    #[test]
+    fn heavy_slots_go_first_and_none_is_moved_in_vain() {
+        let nodes = nodes(&[&["0-16383"], &[]]);
+        let owners = Owners::from_map(&nodes.map);
+        let weights = Weights::of(&loads(&[(5, 40), (6, 30), (7, 20), (8, 10)]));
+        let plan = decide(&nodes, &owners, &weights, &Goal::Balance).unwrap();
+        let slots = plan.moves[0].ranges().unwrap();
+        let has = |slot: u16| slots.iter().any(|range| range.contains(Slot::new(slot).unwrap()));
+        assert!(has(5) && has(8) && !has(6) && !has(7), "40 and 10 of 100: {slots:?}");
+        assert_eq!((plan.moves.len(), plan.moves[0].accounts, plan.moves[0].bytes), (1, 50, 500));
+    }
+
+    #[test]
+    fn a_drained_shard_gives_everything_to_the_lightest() {
+        let nodes = nodes(&[&["0-9"], &["10-16383"], &[]]);
+        let owners = Owners::from_map(&nodes.map);
+        let weights = Weights::of(&loads(&[(100, 1_000)]));
+        let plan = decide(&nodes, &owners, &weights, &Goal::Drain("s0".to_owned())).unwrap();
+        assert_eq!(plan.moves.len(), 1);
+        assert_eq!((plan.moves[0].to.as_str(), plan.moves[0].slots.as_slice()), ("s2", &["0-9".to_owned()][..]));
+    }
+
+    #[test]
+    fn slots_are_named_by_number_account_or_tag() {
+        let tagged = shard_map::slot_of("{user42}");
+        assert_eq!(shard_map::slot_of("{user42}:cash"), tagged);
+        let slots = parse_slots("100-102, {user42},7").unwrap();
+        let has = |slot: Slot| slots.iter().any(|range| range.contains(slot));
+        assert!([7, 100, 101, 102].into_iter().all(|slot| has(Slot::new(slot).unwrap())) && has(tagged));
+        assert!(parse_slots("9-3").is_err() && parse_slots(" , ").is_err());
+        let nodes = nodes(&[&["0-16383"], &[]]);
+        let owners = Owners::from_map(&nodes.map);
+        let goal = Goal::Slots(slots, "s0".to_owned());
+        let refused = decide(&nodes, &owners, &Weights::of(&BTreeMap::new()), &goal).unwrap_err();
+        assert!(refused.to_string().contains("owns these slots already"), "{refused}");
+    }
+
+    #[test]
+    fn a_shard_takes_part_in_one_move_each_way_at_a_time() {
+        let planned = |from: &str, to: &str| Weights::of(&BTreeMap::new()).planned(from, to, []);
+        let (a, b, c) = (planned("s0", "s4"), planned("s1", "s4"), planned("s1", "s5"));
+        assert_eq!(wave(&[&a, &b, &c]), [&a, &c]);
+        let text = toml::to_string(&Plan { cluster: ClusterId::generate(), map_version: 3, moves: vec![a] }).unwrap();
+        assert_eq!(toml::from_str::<Plan>(&text).unwrap().map_version, 3);
+    }
+}

@@ -1,0 +1,162 @@
+//! A move as an operator sees it.
+
+use serde::Serialize;
+use serde_json::Value;
+use shard_map::{Slot, SlotRange};
+use telemetry::clock;
+use uuid::Uuid;
+
+/// A move with everything that can be said of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct MoveView {
+    pub id: Uuid,
+    pub from: String,
+    pub to: String,
+    pub slots: Vec<String>,
+    pub slot_count: u32,
+    pub phase: String,
+    /// Of the copy, in percent; an estimate until it is complete.
+    pub percent: f64,
+    pub bookings: u64,
+    pub accounts: u64,
+    pub bytes: u64,
+    /// Bytes a second since the move began.
+    pub rate: f64,
+    /// The rest after each page, as a multiple of the time that the page took.
+    pub throttle: f64,
+    pub paused: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blocked_by: Option<String>,
+    pub started_at: String,
+    /// How long no shard owned the slots, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pause_ms: Option<f64>,
+    /// How long the source's lane was kept waiting at the cut-over, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_locked_ms: Option<f64>,
+    /// What moved of each asset, in minor units.
+    pub assets: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub map_version: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verified_position: Option<i64>,
+    /// The command that comes next.
+    pub next: String,
+}
+
+impl MoveView {
+    pub fn of(target: &str, status: &wire::MoveStatus) -> Self {
+        let progress: Value = serde_json::from_str(&status.progress).unwrap_or_default();
+        let wishes: Value = serde_json::from_str(&status.wishes).unwrap_or_default();
+        let number = |name: &str| progress[name].as_i64().unwrap_or(0);
+        let count = |name: &str| progress[name].as_u64().unwrap_or(0);
+        let id = Uuid::from_slice(&status.r#move).unwrap_or_default();
+        let is_over = |at: &str| number(at) > 0;
+        let expected = number("expected_bookings") + number("expected_accounts");
+        let done = count("bookings") + count("accounts");
+        let percent = match (is_over("copied_at_us"), expected) {
+            (true, _) => 100.0,
+            (false, 0) => 0.0,
+            (false, expected) => (done as f64 / expected as f64 * 100.0).min(99.0),
+        };
+        let end_us = if is_over("copied_at_us") { number("copied_at_us") } else { clock::now_us() };
+        let seconds = (end_us - status.started_at_us).max(1) as f64 / 1e6;
+        let milliseconds = |name: &str| is_over("taken_at_us").then(|| number(name) as f64 / 1e3);
+        let ranges: Vec<SlotRange> = status
+            .slots
+            .iter()
+            .filter_map(|range| {
+                SlotRange::new(Slot::try_from(range.first).ok()?, Slot::try_from(range.last).ok()?).ok()
+            })
+            .collect();
+        Self {
+            id,
+            from: status.peer.clone(),
+            to: target.to_owned(),
+            slot_count: ranges.iter().map(|range| u32::from(range.len())).sum(),
+            slots: ranges.iter().map(ToString::to_string).collect(),
+            phase: status.phase.clone(),
+            percent,
+            bookings: count("bookings"),
+            accounts: count("accounts"),
+            bytes: count("bytes"),
+            rate: count("bytes") as f64 / seconds,
+            throttle: progress["throttle"].as_f64().unwrap_or(0.0),
+            paused: wishes["paused"] == true,
+            blocked_by: progress["blocked_by"].as_str().map(str::to_owned),
+            started_at: clock::format_rfc3339(status.started_at_us),
+            pause_ms: milliseconds("pause_us"),
+            source_locked_ms: milliseconds("source_locked_us"),
+            assets: progress["assets"].clone(),
+            map_version: progress["published_map"].as_u64().filter(|version| *version > 0),
+            verified_position: Some(number("verified_position")).filter(|position| *position > 0),
+            next: next(id, &status.phase, wishes["paused"] == true, wishes["hold_cutover"] == true),
+        }
+    }
+
+    /// Whether the move may still change.
+    pub fn is_open(&self) -> bool {
+        !matches!(self.phase.as_str(), "finished" | "aborted" | "reversed")
+    }
+
+    /// One line for a progress bar.
+    pub fn line(&self) -> String {
+        let mut line = format!(
+            "{} to {}: {}, {} bookings, {} accounts, {:.1} MB, {:.1} MB/s",
+            self.from,
+            self.to,
+            self.phase,
+            self.bookings,
+            self.accounts,
+            self.bytes as f64 / 1e6,
+            self.rate / 1e6,
+        );
+        if self.paused {
+            line.push_str(", paused");
+        }
+        if let Some(cause) = &self.blocked_by {
+            line.push_str(&format!(", BLOCKED BY {cause}"));
+        }
+        line
+    }
+}
+
+fn next(id: Uuid, phase: &str, is_paused: bool, holds_cut_over: bool) -> String {
+    match phase {
+        "copying" | "catching up" if is_paused => format!("shardctl move resume {id}"),
+        "catching up" if holds_cut_over => format!("shardctl move cutover {id}"),
+        "copying" | "catching up" | "aborting" => "shardctl move status --watch".to_owned(),
+        "taken" => format!("shardctl move finish {id}, or shardctl move reverse {id}"),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_phase_says_what_comes_next() {
+        let status = |phase: &str, progress: &str, wishes: &str| wire::MoveStatus {
+            r#move: Uuid::nil().as_bytes().to_vec().into(),
+            is_target: true,
+            peer: "s0".to_owned(),
+            slots: vec![wire::SlotRange { first: 1, last: 5 }],
+            phase: phase.to_owned(),
+            progress: progress.to_owned(),
+            wishes: wishes.to_owned(),
+            ..Default::default()
+        };
+        let view = MoveView::of("s1", &status("copying", r#"{"bookings": 50, "expected_bookings": 200}"#, "{}"));
+        assert_eq!(
+            (view.percent as i64, view.slot_count, view.next.as_str()),
+            (25, 5, "shardctl move status --watch")
+        );
+        let view = MoveView::of("s1", &status("catching up", "{}", r#"{"hold_cutover": true}"#));
+        assert!(view.next.starts_with("shardctl move cutover "), "{view:?}");
+        let taken = r#"{"copied_at_us": 5, "taken_at_us": 9, "pause_us": 1500, "blocked_by": "x"}"#;
+        let view = MoveView::of("s1", &status("taken", taken, "{}"));
+        assert_eq!((view.percent as i64, view.pause_ms), (100, Some(1.5)));
+        assert!(view.line().contains("BLOCKED BY x") && view.is_open());
+    }
+}
