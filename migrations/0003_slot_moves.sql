@@ -24,13 +24,14 @@ CREATE TABLE shardledger.slot_move (
     updated_at_us BIGINT   NOT NULL
 );
 
--- Changes phase or progress of a move. A row that does not match means that another driver has taken over, or that the move has gone on.
-CREATE FUNCTION shardledger.advance_move(p_id UUID, p_from SMALLINT, p_driver_epoch BIGINT, p_to SMALLINT, p_progress TEXT)
+-- Changes phase or progress of a move. A row that does not match means that another driver has taken over, that the move has gone on, or
+-- that the database went back in time. p_before is the progress that the caller believes.
+CREATE FUNCTION shardledger.advance_move(p_id UUID, p_from SMALLINT, p_driver_epoch BIGINT, p_before TEXT, p_to SMALLINT, p_progress TEXT)
 RETURNS VOID LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE shardledger.slot_move SET phase = p_to, progress = p_progress,
         updated_at_us = (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::int8
-    WHERE id = p_id AND phase = p_from AND driver_epoch = p_driver_epoch;
+    WHERE id = p_id AND phase = p_from AND driver_epoch = p_driver_epoch AND progress = p_before;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'move % is not in phase % at driver epoch %', p_id, p_from, p_driver_epoch USING ERRCODE = 'SL003';
     END IF;

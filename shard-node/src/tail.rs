@@ -187,6 +187,9 @@ impl Tail {
             sagas,
             ..State::default()
         };
+        drop(state);
+        // A read may wait for a position that the projections include.
+        self.0.progress.notify_waiters();
         Ok(())
     }
 

@@ -121,9 +121,13 @@ impl<S: Store> Lane<S> {
         if gained.is_empty() {
             return Ok(());
         }
+        let sagas = self.store.sagas_of(&gained).await?;
         self.accounts.forget(|account| ownership.has_gained_account(account, before));
         self.tail.rows_were_read();
-        self.tail.add_sagas(self.store.sagas_of(&gained).await?)
+        self.tail.add_sagas(sagas)?;
+        // A catch-up that fails after this must not forget again: by then the accounts may have bookings that are not folded.
+        self.ownership = Some(Arc::clone(ownership));
+        Ok(())
     }
 
     /// Applies the bookings between two positions to the accounts and the tail.

@@ -1,6 +1,6 @@
 //! Decide: the operations of a batch become bookings and outcomes, in order, in memory.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use identity::Marks;
 use ledger::{
@@ -63,14 +63,16 @@ impl<S: Store> Lane<S> {
         };
         let operations = || group.iter().map(|index| work.operation(*index));
         load::accounts(&*self.store, &mut self.accounts, operations()).await?;
-        let named = load::named(&*self.store, &self.tail, &self.accounts, operations()).await?;
+        let ownership = Arc::clone(&link.ownership);
+        let owns = |id: &AccountId| ownership.owns(id);
+        let named = load::named(&*self.store, &self.tail, &self.accounts, &owns, operations()).await?;
         let suspects: Vec<&Operation> = operations().filter(|operation| self.recent_ids.suspect(operation)).collect();
         let prior = if self.careful {
-            Prior::Loaded(load::stored(&*self.store, operations()).await?)
+            Prior::Loaded(load::stored(&*self.store, &owns, operations()).await?)
         } else if suspects.is_empty() {
             Prior::Unknown
         } else {
-            Prior::Suspected(load::stored(&*self.store, suspects.iter().copied()).await?)
+            Prior::Suspected(load::stored(&*self.store, &owns, suspects.iter().copied()).await?)
         };
         let suspects = suspects.len();
 
@@ -78,7 +80,6 @@ impl<S: Store> Lane<S> {
         let deciding = Instant::now();
         let clocks = Clocks { now: deciding.into(), now_us: self.now_us };
         let from = link.ahead;
-        let ownership = &link.ownership;
         let fence = |id: &AccountId| ownership.check(shard_map::slot_of(id.as_str()));
         let mut batch =
             Batch::new(&mut self.accounts, prior, named, &fence, self.now_us, Position(from.next_position));

@@ -79,6 +79,7 @@ pub async fn named(
     store: &impl Store,
     tail: &Tail,
     accounts: &Accounts,
+    owns: &impl Fn(&AccountId) -> bool,
     operations: impl Iterator<Item = &Operation> + Clone,
 ) -> Result<Named, StoreError> {
     let (mut holds, mut originals, mut closing): (Vec<HoldKey>, Vec<TransferKey>, Vec<AccountId>) =
@@ -92,6 +93,10 @@ pub async fn named(
             settled.push(settle.key());
         }
     }
+    // Of slots that have moved away, the journal may have a part only. Their operations are refused anyway.
+    holds.retain(|key| owns(&key.debit));
+    originals.retain(|key| owns(&key.debit));
+    settled.retain(|key| owns(&key.debit));
     let mut named = Named::default();
     if !holds.is_empty() {
         named.holds.extend(store.holds(&holds).await?);
@@ -114,8 +119,12 @@ pub async fn named(
     Ok(named)
 }
 
-/// Loads what the journal holds under the operations' ids.
-pub async fn stored(store: &impl Store, operations: impl Iterator<Item = &Operation>) -> Result<Stored, StoreError> {
+/// Loads what the journal holds under the operations' ids, of slots that the shard owns.
+pub async fn stored(
+    store: &impl Store,
+    owns: &impl Fn(&AccountId) -> bool,
+    operations: impl Iterator<Item = &Operation>,
+) -> Result<Stored, StoreError> {
     let mut transfers: Vec<TransferKey> = Vec::new();
     let mut registers: Vec<TransferKey> = Vec::new();
     for operation in operations {
@@ -124,7 +133,8 @@ pub async fn stored(store: &impl Store, operations: impl Iterator<Item = &Operat
             match role {
                 Role::Register => registers.push(key),
                 // A settlement is found with its transfer.
-                _ => transfers.push(key),
+                _ if owns(debit) => transfers.push(key),
+                _ => {}
             }
         });
     }

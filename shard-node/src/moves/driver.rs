@@ -22,12 +22,12 @@ use super::{
     incoming::{self, Incoming},
     phase::Phase,
     progress::{self, AssetSum, Progress, Wishes},
-    source::{INCOMING, OWN_PART, PARTS, RELEASED, SourceProgress, overlap},
+    source::{INCOMING, OWN_PART, PARTS, RELEASED, SourceProgress, overlap, sum_up},
     throttle::Throttle,
 };
 use crate::store::{
     StoreError,
-    moves::{self as tables, BookingsDigest, MoveRow},
+    moves::{self as tables, BookingsDigest, CleanUp, MoveRow},
     ownership::as_multirange,
 };
 
@@ -45,7 +45,7 @@ const RETRY: Duration = Duration::from_millis(300);
 const RETRY_DIFFERENCE: Duration = Duration::from_secs(5);
 /// How long the source may take to connect, and to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
-const CALL_TIMEOUT: Duration = Duration::from_secs(120);
+const CALL_TIMEOUT: Duration = Duration::from_secs(600);
 /// The source looks at so few bookings at once shortly before the cut-over.
 const SMALL_PAGE: u32 = 2_000;
 /// Pause between two looks at a source that has nothing new.
@@ -219,6 +219,10 @@ impl Moves {
                 if other.phase != Phase::Released || other.peer != source || other.slots != slots {
                     return refused(format!("move {} is {phase}, and not one that this move reverses", other.id));
                 }
+                let kept: SourceProgress = progress::read(&other.progress)?;
+                if kept.cleaned_to > 0 {
+                    return refused(format!("move {} is being finished and cannot be reversed any more", other.id));
+                }
             } else if overlap(&other.slots, &slots) {
                 return refused(format!("move {} of some of the slots is {phase}: finish it first", other.id));
             }
@@ -247,13 +251,18 @@ impl Moves {
         let mut driver = Driver::of(self.clone(), row, wishes)?;
         match driver.join().await {
             Ok(()) => {
-                driver.save().await?;
                 self.0.news.notify_waiters();
                 Ok(())
             }
+            // A driver has begun already.
+            Err(MoveError::Superseded) => Ok(()),
             Err(error) => {
-                driver.advance(Phase::Aborting).await?;
-                driver.advance(Phase::Aborted).await?;
+                // The source may have heard of the move: a driver ends it there as well.
+                let mut wishes = driver.wishes;
+                wishes.abort = true;
+                let mut connection = self.connection().await?;
+                tables::set_wishes(&mut connection, id, &progress::write(&wishes)).await?;
+                self.0.news.notify_waiters();
                 Err(error)
             }
         }
@@ -312,7 +321,7 @@ impl Moves {
                 _ => false,
             };
             // [`Moves::start`] has asked the source, and leaves the rest to a driver.
-            let is_new = row.driver_epoch == 1 && progress.slot_epoch > 0;
+            let is_new = row.driver_epoch == 1 && (progress.slot_epoch > 0 || wishes.abort);
             if has_work && (is_new || row.updated_at_us < stale_us) {
                 rows.push(row);
             }
@@ -348,29 +357,32 @@ impl Driver {
         })
     }
 
-    /// Forgets what a failure may have made wrong, and notes the failure. False: another driver has taken over.
+    /// Forgets what a failure may have made wrong, reads the row again, and notes the failure. False: another driver has taken over.
     async fn start_again(&mut self, failure: &MoveError) -> bool {
         (self.source, self.incoming, self.digest) = (None, None, None);
         (self.joined, self.released) = (false, false);
-        let read = async {
-            let mut connection = self.moves.connection().await?;
-            let row = tables::get(&mut connection, self.row.id).await?.ok_or(MoveError::Superseded)?;
-            if row.driver_epoch != self.row.driver_epoch {
-                return Err(MoveError::Superseded);
+        loop {
+            match self.read_again(failure).await {
+                Ok(()) => return true,
+                Err(MoveError::Superseded) => return false,
+                // What is in memory may be ahead of the row, so nothing is done before the row is read.
+                Err(error) => tracing::debug!(move_id = %self.row.id, %error, "the row of a move cannot be read"),
             }
-            let progress: Progress = progress::read(&row.progress)?;
-            Ok((row, progress))
-        };
-        match read.await {
-            Ok((row, progress)) => {
-                (self.row, self.progress) = (row, progress);
-                self.progress.blocked_by = Some(failure.to_string());
-                !matches!(self.save().await, Err(MoveError::Superseded))
-            }
-            Err(MoveError::Superseded) => false,
-            // The database does not answer: the next step will tell.
-            Err(_) => true,
+            tokio::time::sleep(RETRY).await;
         }
+    }
+
+    async fn read_again(&mut self, failure: &MoveError) -> Result<(), MoveError> {
+        let mut connection = self.moves.connection().await?;
+        let row = tables::get(&mut connection, self.row.id).await?.ok_or(MoveError::Superseded)?;
+        drop(connection);
+        if row.driver_epoch != self.row.driver_epoch {
+            return Err(MoveError::Superseded);
+        }
+        self.progress = progress::read(&row.progress)?;
+        self.row = row;
+        self.progress.blocked_by = Some(failure.to_string());
+        self.save().await
     }
 
     // === the row ===
@@ -382,17 +394,30 @@ impl Driver {
 
     async fn advance(&mut self, to: Phase) -> Result<(), MoveError> {
         let mut connection = self.moves.connection().await?;
-        self.advance_in(&mut connection, to).await?;
-        self.row.phase = to;
+        let progress = self.progress.clone();
+        let written = self.advance_in(&mut connection, to, &progress).await?;
+        self.written(to, progress, written);
         Ok(())
     }
 
-    /// The same in a transaction of the caller, who sets the phase after its commit.
-    async fn advance_in(&self, connection: &mut PgConnection, to: Phase) -> Result<(), MoveError> {
+    /// The same in a transaction of the caller, who calls [`Driver::written`] after its commit.
+    async fn advance_in(
+        &self,
+        connection: &mut PgConnection,
+        to: Phase,
+        progress: &Progress,
+    ) -> Result<String, MoveError> {
         debug_assert!(self.row.phase == to || self.row.phase.may_become(to), "{:?} to {to:?}", self.row.phase);
-        tables::advance(connection, &self.row, to, &progress::write(&self.progress))
-            .await
-            .map_err(StoreError::into_move_error)
+        let text = progress::write(progress);
+        tables::advance(connection, &self.row, to, &text).await.map_err(StoreError::into_move_error)?;
+        Ok(text)
+    }
+
+    /// The row is committed as [`Driver::advance_in`] has written it.
+    fn written(&mut self, phase: Phase, progress: Progress, text: String) {
+        self.row.phase = phase;
+        self.row.progress = text;
+        self.progress = progress;
     }
 
     async fn read_wishes(&mut self) -> Result<(), MoveError> {
@@ -480,8 +505,10 @@ impl Driver {
             .execute(&mut *transaction)
             .await?;
         sqlx::query(COUNT).execute(&mut *transaction).await?;
-        self.advance_in(&mut transaction, self.row.phase).await?;
+        let progress = self.progress.clone();
+        let text = self.advance_in(&mut transaction, self.row.phase, &progress).await?;
         transaction.commit().await?;
+        self.written(self.row.phase, progress, text);
         self.moves.0.lane.look_again();
         Ok(())
     }
@@ -506,7 +533,17 @@ impl Driver {
     async fn step(&mut self) -> Result<Step, MoveError> {
         self.read_wishes().await?;
         if self.wishes.abort && matches!(self.row.phase, Phase::Copying | Phase::CatchingUp) {
-            return self.give_up().await;
+            match self.source().await.map(|_| ()) {
+                // Too late: the move can only be completed, and reversed then.
+                Ok(()) if self.released => {}
+                Ok(()) => return self.give_up().await,
+                // The source has refused the move from the beginning.
+                Err(MoveError::Refused(_)) if self.progress.slot_epoch == 0 => {
+                    self.advance(Phase::Aborting).await?;
+                    return Ok(Step::Again);
+                }
+                Err(error) => return Err(error),
+            }
         }
         match self.row.phase {
             Phase::Copying if self.wishes.paused => Ok(Step::Wait(LOOK)),
@@ -593,18 +630,17 @@ impl Driver {
         let cursor = page.cursor.unwrap_or_default();
         // The end of a part is where the source says, or where it was asked to stop.
         let to = until.filter(|_| page.at_end).map_or(cursor.after, |until| until.max(cursor.after));
-        let after = std::mem::replace(&mut self.progress.after, to);
-        let is_catching_up = self.row.phase == Phase::CatchingUp;
+        let (after, is_catching_up) = (self.progress.after, self.row.phase == Phase::CatchingUp);
         if page.rows.is_empty() && after == to {
             return Ok(());
         }
+        let mut progress = Progress { after: to, blocked_by: None, ..self.progress.clone() };
         let mut connection = self.moves.connection().await?;
         let mut transaction = connection.begin().await?;
         if !page.rows.is_empty() {
-            let bytes = page.rows.len() as u64;
+            progress.bytes += page.rows.len() as u64;
             let (came, _) = tables::copy_bookings_in(&mut transaction, page.rows).await?;
-            self.progress.bookings += came;
-            self.progress.bytes += bytes;
+            progress.bookings += came;
             if came > 0 {
                 tables::insert_waypoints(&mut transaction, &self.row.slots, after, to).await?;
             }
@@ -616,10 +652,11 @@ impl Driver {
         }
         if is_catching_up && let Some(incoming) = &mut self.incoming {
             incoming.sums.position = to;
+            incoming.write_to(&mut progress);
         }
-        self.progress.blocked_by = None;
-        self.advance_in(&mut transaction, self.row.phase).await?;
+        let text = self.advance_in(&mut transaction, self.row.phase, &progress).await?;
         transaction.commit().await?;
+        self.written(self.row.phase, progress, text);
         Ok(())
     }
 
@@ -636,17 +673,21 @@ impl Driver {
         self.progress.throttle = self.throttle.factor();
         let begun = Instant::now();
         let bytes = page.rows.len();
+        let mut progress = Progress {
+            bytes: self.progress.bytes + bytes as u64,
+            accounts_copied: page.at_end,
+            blocked_by: None,
+            ..self.progress.clone()
+        };
+        if !page.last.is_empty() {
+            progress.after_account = page.last;
+        }
         let mut connection = self.moves.connection().await?;
         let mut transaction = connection.begin().await?;
-        self.progress.accounts += tables::copy_accounts_in(&mut transaction, page.rows).await?;
-        self.progress.bytes += bytes as u64;
-        self.progress.accounts_copied = page.at_end;
-        self.progress.blocked_by = None;
-        if !page.last.is_empty() {
-            self.progress.after_account = page.last;
-        }
-        self.advance_in(&mut transaction, self.row.phase).await?;
+        progress.accounts += tables::copy_accounts_in(&mut transaction, page.rows).await?;
+        let text = self.advance_in(&mut transaction, self.row.phase, &progress).await?;
         transaction.commit().await?;
+        self.written(self.row.phase, progress, text);
         Ok(self.rest(begun.elapsed(), bytes))
     }
 
@@ -659,14 +700,17 @@ impl Driver {
         tables::copy_holds_in(&mut transaction, tables_.holds).await?;
         incoming::insert_sagas(&mut transaction, &tables_.sagas).await?;
         incoming::insert_scales(&mut transaction, &tables_.scales).await?;
-        self.progress.holds_at = tables_.holds_at;
-        self.progress.sagas_at = tables_.folded_position;
-        self.progress.part = OWN_PART;
-        self.progress.after = self.progress.folded_position;
-        self.progress.copied_at_us = self.moves.now_us();
-        self.advance_in(&mut transaction, Phase::CatchingUp).await?;
+        let progress = Progress {
+            holds_at: tables_.holds_at,
+            sagas_at: tables_.folded_position,
+            part: OWN_PART,
+            after: self.progress.folded_position,
+            copied_at_us: self.moves.now_us(),
+            ..self.progress.clone()
+        };
+        let text = self.advance_in(&mut transaction, Phase::CatchingUp, &progress).await?;
         transaction.commit().await?;
-        self.row.phase = Phase::CatchingUp;
+        self.written(Phase::CatchingUp, progress, text);
         Ok(())
     }
 
@@ -718,8 +762,12 @@ impl Driver {
         if self.incoming.is_none() {
             let mut connection = self.moves.connection().await?;
             let number = self.moves.number()?;
-            self.incoming =
-                Some(Incoming::load(&mut connection, &self.row.slots, number, self.progress.after).await?);
+            let mut incoming = Incoming::load(&mut connection, &self.row.slots, number, &self.progress).await?;
+            incoming.write_to(&mut self.progress);
+            self.incoming = Some(incoming);
+            drop(connection);
+            // So that another driver need not sum up everything again.
+            self.save().await?;
         }
         Ok(())
     }
@@ -728,6 +776,12 @@ impl Driver {
     async fn follow_to(&mut self, position: i64) -> Result<(), MoveError> {
         while self.progress.after < position {
             let page = self.read_page(Some(position), SMALL_PAGE).await?;
+            let end = page.cursor.unwrap_or_default().after;
+            // The position is one that the source has said. A source that does not have it shows an older state.
+            if page.at_end && end < position {
+                let reason = format!("it shows its journal up to {end} only, and has told of {position}");
+                return Err(MoveError::Unreachable { shard: self.row.peer.clone(), reason });
+            }
             self.write_page(page, Some(position)).await?;
         }
         Ok(())
@@ -743,6 +797,8 @@ impl Driver {
         let (from, mut digest) = self.digest.unwrap_or_default();
         let to = if from == 0 { i64::MAX } else { theirs.position };
         digest.add(&tables::bookings_digest(&mut connection, &self.row.slots, from, to).await?.0);
+        let holds = tables::holds_sum(&mut connection, &self.row.slots).await?;
+        incoming::insert_scales(&mut connection, &theirs.scales).await?;
         drop(connection);
         if ours != theirs.slots {
             return Err(self.name_the_difference(&ours, &theirs.slots).await?);
@@ -750,6 +806,11 @@ impl Driver {
         if theirs.bookings.as_ref() != Some(&(&digest).into()) {
             let what =
                 format!("the bookings of the slots differ: here {digest:?}, at the source {:?}", theirs.bookings);
+            return Err(MoveError::Differs(what));
+        }
+        if theirs.holds.as_ref() != Some(&holds) {
+            let what =
+                format!("the open holds of the slots differ: here {holds:?}, at the source {:?}", theirs.holds);
             return Err(MoveError::Differs(what));
         }
         self.digest = Some((theirs.position, digest));
@@ -779,7 +840,7 @@ impl Driver {
         self.follow_to(theirs.position).await?;
         let mut connection = self.moves.connection().await?;
         let number = self.moves.number()?;
-        let (_, (_, ours)) = incoming::summed(&mut connection, &self.row.slots, number, Some(slot)).await?;
+        let ours = sum_up(&mut connection, &self.row.slots, number, None, Some(slot)).await?.accounts;
         let of =
             |accounts: &[wire::AccountState], id: &str| accounts.iter().find(|account| account.id == id).cloned();
         let ids = theirs.accounts.iter().chain(&ours).map(|account| account.id.as_str());
@@ -819,6 +880,9 @@ impl Driver {
         self.progress.source_locked_us = released.locked_us;
         self.progress.assets = released.assets.iter().map(AssetSum::from).collect();
         self.follow_to(released.last_position).await?;
+        let mut connection = self.moves.connection().await?;
+        incoming::insert_scales(&mut connection, &released.scales).await?;
+        drop(connection);
         let incoming = self.incoming.clone().ok_or(MoveError::Superseded)?;
         let ours: Vec<AssetSum> = incoming.sums.assets().iter().map(AssetSum::from).collect();
         if ours != self.progress.assets {
@@ -829,8 +893,9 @@ impl Driver {
             return Err(MoveError::Differs(what));
         }
         self.progress.pause_us = i64::try_from(begun.elapsed().as_micros()).unwrap_or(i64::MAX);
-        self.progress = self.moves.take(sessions, &self.row, &self.progress, &incoming).await?;
-        self.row.phase = Phase::Taken;
+        let taken = self.moves.take(sessions, &self.row, &self.progress, &incoming).await?;
+        let text = progress::write(&taken);
+        self.written(Phase::Taken, taken, text);
         tracing::info!(move_id = %self.row.id, from = self.row.peer, pause_ms = begun.elapsed().as_millis(), "slots taken");
         Ok(Step::Again)
     }
@@ -853,35 +918,22 @@ impl Driver {
 
     /// Deletes what was copied. What was copied for a reversal stays: the move that it reverses keeps it.
     async fn clean_up_here(&mut self) -> Result<Step, MoveError> {
-        let mut connection = self.moves.connection().await?;
-        let epoch = self.progress.slot_epoch;
-        if self.progress.reverses.is_none() && epoch > 0 {
-            let still = tables::still_statement(&self.row.slots, INCOMING, epoch);
-            tables::delete_projections(&mut connection, &self.row.slots, &still).await?;
-            let kept = self.moves.kept_slots(&mut connection, &self.row).await?;
-            let mut after = self.progress.cleaned_to;
-            loop {
-                let to = tables::page_end(&mut connection, after, i64::MAX, PAGE.into()).await?;
-                let range = (after, to.unwrap_or(i64::MAX));
-                self.progress.bookings_deleted +=
-                    tables::delete_bookings(&mut connection, &self.row.slots, &kept, range, &still).await?;
-                let Some(to) = to else { break };
-                after = to;
-                self.progress.cleaned_to = to;
-                self.advance_in(&mut connection, self.row.phase).await?;
-            }
-        }
         const LOCK: &str = "LOCK TABLE shardledger.lane_fence IN SHARE ROW EXCLUSIVE MODE";
         const FORGET: &str =
             "DELETE FROM shardledger.slot_ownership WHERE slot <@ (SELECT $1::text::int4multirange) AND state = 3";
         const GIVE_BACK: &str = "UPDATE shardledger.slot_ownership SET state = 2, epoch = epoch - 1, peer = $2 \
              WHERE slot <@ (SELECT $1::text::int4multirange) AND state = 3";
         const COUNT: &str = "UPDATE shardledger.shard_state SET ownership_version = ownership_version + 1";
+        let mut connection = self.moves.connection().await?;
+        if self.progress.reverses.is_none() && self.progress.slot_epoch > 0 {
+            self.delete_copy(&mut connection).await?;
+        }
         let slots = as_multirange(&self.row.slots);
-        self.progress.finished_at_us = self.moves.now_us();
+        let progress = Progress { finished_at_us: self.moves.now_us(), ..self.progress.clone() };
         let mut transaction = connection.begin().await?;
         sqlx::query(LOCK).execute(&mut *transaction).await?;
         match self.progress.reverses {
+            Some(_) if self.progress.slot_epoch == 0 => {}
             Some(reverses) => {
                 sqlx::query(GIVE_BACK).bind(slots).bind(&self.row.peer).execute(&mut *transaction).await?;
                 self.keep_for_another_reversal(&mut transaction, reverses).await?;
@@ -891,12 +943,37 @@ impl Driver {
             }
         }
         sqlx::query(COUNT).execute(&mut *transaction).await?;
-        self.advance_in(&mut transaction, Phase::Aborted).await?;
+        let text = self.advance_in(&mut transaction, Phase::Aborted, &progress).await?;
         transaction.commit().await?;
-        self.row.phase = Phase::Aborted;
+        self.written(Phase::Aborted, progress, text);
         self.moves.0.lane.look_again();
         tracing::info!(move_id = %self.row.id, "a move was given up, and nothing of it is left");
         Ok(Step::Rest)
+    }
+
+    async fn delete_copy(&mut self, connection: &mut PgConnection) -> Result<(), MoveError> {
+        let epoch = self.progress.slot_epoch;
+        let clean_up = CleanUp { row: &self.row, state: INCOMING, epoch };
+        clean_up.delete_projections(connection).await?;
+        clean_up.delete_lone_waypoints(connection).await?;
+        loop {
+            let after = self.progress.cleaned_to;
+            let to = tables::page_end(connection, after, i64::MAX, PAGE.into()).await?;
+            let range = (after, to.unwrap_or(i64::MAX));
+            let clean_up = CleanUp { row: &self.row, state: INCOMING, epoch };
+            let mut progress = Progress { cleaned_to: range.1, ..self.progress.clone() };
+            let (phase, text) = clean_up
+                .delete_bookings(connection, range, |deleted| {
+                    progress.bookings_deleted += deleted;
+                    (Phase::Aborting, progress::write(&progress))
+                })
+                .await
+                .map_err(StoreError::into_move_error)?;
+            self.written(phase, progress, text);
+            if to.is_none() {
+                return Ok(());
+            }
+        }
     }
 
     /// Another reversal goes on where this one was given up: the rows reach that far.
@@ -907,7 +984,7 @@ impl Driver {
     ) -> Result<(), MoveError> {
         let row = tables::get(connection, reverses).await?.ok_or(MoveError::Superseded)?;
         let mut kept: SourceProgress = progress::read(&row.progress)?;
-        kept.reversed_to = self.progress.after;
+        kept.reversed_to = kept.reversed_to.max(self.progress.after);
         tables::advance(connection, &row, row.phase, &progress::write(&kept))
             .await
             .map_err(StoreError::into_move_error)
@@ -943,21 +1020,6 @@ impl Driver {
 }
 
 impl Moves {
-    /// The slots whose rows a clean-up must keep: all that the shard owns, receives, or can still take back.
-    async fn kept_slots(&self, connection: &mut PgConnection, row: &MoveRow) -> Result<Vec<SlotRange>, MoveError> {
-        const KEPT: &str = "SELECT slot FROM shardledger.slot_ownership WHERE state IN (1, 3) AND NOT slot <@ (SELECT $1::text::int4multirange)";
-        let slots: Vec<i32> =
-            sqlx::query_scalar(KEPT).bind(as_multirange(&row.slots)).fetch_all(&mut *connection).await?;
-        let owned = slots.into_iter().filter_map(|slot| shard_map::Slot::new(u16::try_from(slot).ok()?));
-        let open =
-            tables::list(connection).await?.into_iter().filter(|other| other.phase.is_open() && other.id != row.id);
-        let open: Vec<SlotRange> = open.flat_map(|other| other.slots).collect();
-        let own = |slot: shard_map::Slot| row.slots.iter().any(|range| range.contains(slot));
-        let all = owned.chain(open.into_iter().flat_map(SlotRange::slots)).filter(|slot| !own(*slot));
-        let all: std::collections::BTreeSet<shard_map::Slot> = all.collect();
-        Ok(shard_map::merge_slots(all))
-    }
-
     /// Ends the source's part of a move.
     ///
     /// # Errors
@@ -998,7 +1060,7 @@ impl Moves {
     async fn clean_up_source(
         &self,
         connection: &mut PgConnection,
-        row: MoveRow,
+        mut row: MoveRow,
         mut kept: SourceProgress,
     ) -> Result<wire::LeaveMoveResponse, MoveError> {
         const AT_ONCE: Duration = Duration::from_secs(1);
@@ -1010,22 +1072,23 @@ impl Moves {
         if folded <= kept.last_position {
             return Ok(answer);
         }
-        let still = tables::still_statement(&row.slots, RELEASED, kept.slot_epoch);
+        let epoch = kept.slot_epoch;
         if kept.cleaned_to == 0 {
-            tables::delete_projections(connection, &row.slots, &still).await?;
+            CleanUp { row: &row, state: RELEASED, epoch }.delete_projections(connection).await?;
         }
-        let stays = self.kept_slots(connection, &row).await?;
         loop {
             let to = tables::page_end(connection, kept.cleaned_to, i64::MAX, PAGE.into()).await?;
             let range = (kept.cleaned_to, to.unwrap_or(i64::MAX));
-            kept.bookings_deleted += tables::delete_bookings(connection, &row.slots, &stays, range, &still).await?;
+            let phase = if to.is_none() { Phase::CleanedUp } else { row.phase };
+            kept.cleaned_to = range.1;
+            let clean_up = CleanUp { row: &row, state: RELEASED, epoch };
+            let written = clean_up.delete_bookings(connection, range, |deleted| {
+                kept.bookings_deleted += deleted;
+                (phase, progress::write(&kept))
+            });
+            (row.phase, row.progress) = written.await.map_err(StoreError::into_move_error)?;
             answer.bookings_deleted = i64::try_from(kept.bookings_deleted).unwrap_or(i64::MAX);
-            answer.done = to.is_none();
-            kept.cleaned_to = to.unwrap_or(i64::MAX);
-            let phase = if answer.done { Phase::CleanedUp } else { row.phase };
-            tables::advance(connection, &row, phase, &progress::write(&kept))
-                .await
-                .map_err(StoreError::into_move_error)?;
+            answer.done = phase == Phase::CleanedUp;
             if answer.done || begun.elapsed() > AT_ONCE {
                 return Ok(answer);
             }

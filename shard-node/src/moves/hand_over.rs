@@ -29,7 +29,9 @@ use crate::store::{
 };
 
 /// With fewer bookings to read under the lock, the lane is locked out.
-const FEW: usize = 200;
+const FEW: i64 = 200;
+/// So many bookings are looked at with one statement.
+const AT_ONCE: i64 = 20_000;
 /// So often the bookings since the verification are read before the lock.
 const LOOKS: usize = 20;
 
@@ -65,7 +67,10 @@ impl Moves {
         let row = session.run(async |c| Ok(self.row_at_source(c, id, driver_epoch).await)).await??;
         let kept: SourceProgress = progress::read(&row.progress)?;
         if row.phase == Phase::Released {
-            return Ok(answer(&kept));
+            // The release is visible. It need not be replicated yet, if the wait for a stand-by was cancelled.
+            let again = tables::advance_statement(&row, Phase::Released, &row.progress);
+            confirmed(&writer.run(&format!("BEGIN; {again}COMMIT"), None).await.map_err(StoreError::from)?)?;
+            return Ok(answer(&kept, scales(&mut session).await?));
         }
         if row.phase != Phase::Joined {
             return Err(MoveError::Refused(format!("move {id} is {}", row.phase.as_str())));
@@ -82,9 +87,12 @@ impl Moves {
             }
             verified.position = to;
         };
-        for _ in 0..LOOKS {
+        for look in 0.. {
+            if look == LOOKS {
+                return Err(MoveError::Refused("too much was booked since the slots were summed up".to_owned()));
+            }
             let (bookings, to) = session.run(async |c| Ok(appended(c, &row, verified.position, own).await)).await??;
-            let count = bookings.len();
+            let count = to - verified.position;
             take_in(&mut verified, bookings, to);
             if count < FEW {
                 break;
@@ -112,11 +120,12 @@ impl Moves {
         commit(&mut writer, &state, &effects, &statements).await?;
         self.0.lane.look_again();
         self.verified().remove(&id);
+        let scales = scales(&mut session).await?;
         tracing::info!(
             move_id = %id, to = row.peer, last_position = kept.last_position,
             locked_ms = locked.elapsed().as_millis(), "slots released"
         );
-        Ok(answer(&kept))
+        Ok(answer(&kept, scales))
     }
 
     /// Takes the slots, with everything that is relevant to them in the tables and summed up in `incoming`. Returns the position of the
@@ -166,7 +175,11 @@ impl Moves {
     }
 }
 
-fn answer(kept: &SourceProgress) -> wire::ReleaseMoveResponse {
+async fn scales(session: &mut Session) -> Result<Vec<wire::AssetScale>, MoveError> {
+    Ok(session.run(async |c| Ok(tables::scales(c).await)).await??)
+}
+
+fn answer(kept: &SourceProgress, scales: Vec<wire::AssetScale>) -> wire::ReleaseMoveResponse {
     wire::ReleaseMoveResponse {
         last_position: kept.last_position,
         assets: kept
@@ -179,17 +192,24 @@ fn answer(kept: &SourceProgress) -> wire::ReleaseMoveResponse {
             })
             .collect(),
         locked_us: kept.locked_us,
+        scales,
     }
 }
 
-/// The relevant bookings that the shard itself appended after a position, and its highest position.
+/// The relevant bookings among those that the shard itself appended after a position, and how far that reaches: to the end, or far.
 async fn appended(
     connection: &mut PgConnection,
     row: &MoveRow,
     after: i64,
     own: Part,
 ) -> Result<(Vec<Booking>, i64), StoreError> {
-    let Some(to) = tables::highest(connection, after, own.last).await? else { return Ok((Vec::new(), after)) };
+    let to = match tables::page_end(connection, after, own.last, AT_ONCE).await? {
+        Some(end) => end,
+        None => tables::highest(connection, after, own.last).await?.unwrap_or(after),
+    };
+    if to == after {
+        return Ok((Vec::new(), after));
+    }
     Ok((tables::bookings(connection, &row.slots, after, to).await?, to))
 }
 
@@ -227,6 +247,13 @@ async fn effects(
         const IN_TRANSIT: &str = "SELECT posted FROM shardledger.account WHERE id = $1";
         let there: Option<i64> =
             session.run(async |c| sqlx::query_scalar(IN_TRANSIT).bind(id.as_str()).fetch_optional(c).await).await?;
+        // The row may be behind the journal, so half of the range stays free.
+        let after = i128::from(there.unwrap_or(0)).abs() + i128::from(held).abs();
+        if after > i128::from(i64::MAX / 2) {
+            return Err(MoveError::Refused(format!(
+                "the shard's in-transit account of {asset} would hold {after} minor units, too near to what an account can"
+            )));
+        }
         if there.is_none() {
             append(&mut effects, opening(&id, code, at_us));
         }
@@ -272,7 +299,11 @@ async fn commit(
     let marks = identity::Marks::default();
     let append = Append { state: *state, effects, marks: &marks, scales: &[] };
     let Message { script, rows } = Message::under_lock(&append, statements);
-    let completed = writer.run(&script, rows).await.map_err(|error| StoreError::from(error).into_move_error())?;
+    confirmed(&writer.run(&script, rows).await.map_err(|error| StoreError::from(error).into_move_error())?)
+}
+
+/// Whether a transaction was committed, and confirmed by a synchronous stand-by if there is one.
+fn confirmed(completed: &pg_session::Completed) -> Result<(), MoveError> {
     if let Some(warning) = completed.warnings.first() {
         return Err(StoreError::Unconfirmed(warning.to_string()).into());
     }

@@ -18,8 +18,8 @@ use uuid::Uuid;
 
 use super::{
     MoveError,
-    progress::Progress,
-    source::{Verified, contains},
+    progress::{AssetSum, Progress},
+    source::{Verified, contains, sum_up},
 };
 use crate::store::{StoreError, account, ownership::as_multirange, session::column};
 
@@ -33,7 +33,7 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Sums up what is in the tables. `applied` is the position of the source up to which bookings are applied.
+    /// The sums as the progress has them, or of what is in the tables.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -41,12 +41,32 @@ impl Incoming {
         connection: &mut PgConnection,
         slots: &[SlotRange],
         number: u16,
-        applied: i64,
+        progress: &Progress,
     ) -> Result<Self, MoveError> {
-        let (sums, _) = summed(connection, slots, number, None).await?;
+        if progress.is_summed {
+            return Ok(Self::of(slots, progress));
+        }
         const NEWEST: &str = "SELECT coalesce(max(updated_at_us), 0) FROM shardledger.account WHERE slot <@ (SELECT $1::text::int4multirange)";
+        let sums = sum_up(connection, slots, number, None, None).await?.verified;
         let newest_us = sqlx::query_scalar(NEWEST).bind(as_multirange(slots)).fetch_one(connection).await?;
-        Ok(Self { slots: slots.to_vec(), sums: Verified { position: applied, ..sums }, newest_us })
+        Ok(Self { slots: slots.to_vec(), sums: Verified { position: progress.after, ..sums }, newest_us })
+    }
+
+    fn of(slots: &[SlotRange], progress: &Progress) -> Self {
+        let sums = |of: fn(&AssetSum) -> &str| {
+            let parsed = |sum: &AssetSum| (sum.asset.clone(), of(sum).parse().unwrap_or_default());
+            progress.sums.iter().map(parsed).collect()
+        };
+        let (posted, shares) = (sums(|sum| &sum.posted), sums(|sum| &sum.shares));
+        let sums = Verified { position: progress.after, bookings: Default::default(), posted, shares };
+        Self { slots: slots.to_vec(), sums, newest_us: progress.newest_us }
+    }
+
+    /// Writes the sums into the progress, which is stored with the page that has changed them.
+    pub fn write_to(&mut self, progress: &mut Progress) {
+        progress.sums = self.sums.assets().iter().map(AssetSum::from).collect();
+        progress.newest_us = self.newest_us;
+        progress.is_summed = true;
     }
 
     /// Applies the bookings of a page, which are in the journal already, in the caller's transaction.
@@ -162,20 +182,6 @@ impl Incoming {
         }
         Ok(())
     }
-}
-
-/// Sums up what a target has of slots that it does not own.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn summed(
-    connection: &mut PgConnection,
-    slots: &[SlotRange],
-    number: u16,
-    slot: Option<u32>,
-) -> Result<(Verified, (Vec<wire::SlotSum>, Vec<wire::AccountState>)), MoveError> {
-    let (sums, slots, accounts) = super::source::sum_up(connection, slots, number, None, slot).await?;
-    Ok((sums, (slots, accounts)))
 }
 
 // === sagas ===

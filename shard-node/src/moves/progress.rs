@@ -33,6 +33,10 @@ pub struct Progress {
     /// What keeps the move from going on.
     pub blocked_by: Option<String>,
     pub verified_position: i64,
+    /// What has come holds together, and the newest time of an account; kept up to date by the catch-up.
+    pub is_summed: bool,
+    pub sums: Vec<AssetSum>,
+    pub newest_us: i64,
     /// Every booking that is relevant to the slots is at or before this position of the source.
     pub last_position: i64,
     /// The position of the booking with which the slots came.

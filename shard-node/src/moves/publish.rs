@@ -11,25 +11,70 @@ use crate::store::{self, moves::MoveRow};
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// So often a map is made anew, because another move has published one of the same version.
+const ATTEMPTS: usize = 5;
+
 impl Moves {
     /// Offers a map in which this shard has the slots to the nodes of all shards. Returns its version. A shard that does not answer
     /// hears of the map later: from routers, which pass on the newest one.
     ///
+    /// Two moves that end at once may each publish a map of one version. The second look finds that a shard has the other map, and a
+    /// further version contains both moves.
+    ///
     /// # Errors
     /// When this shard's own map cannot be read or written.
     pub(super) async fn publish(&self, row: &MoveRow) -> Result<u64, MoveError> {
-        let before = self.map().await?;
         let own = self.0.gate.expected().shard.clone();
-        let map = moved(&before, &row.peer, &own, &row.slots).map_err(|error| {
-            MoveError::Refused(format!("no map follows from version {}: {error}", before.version))
-        })?;
-        let text = map.to_toml();
-        let version = i64::try_from(map.version).unwrap_or(i64::MAX);
-        store::read::offer_shard_map(&self.0.reads, &text, version).await?;
-        let others = map.shards.iter().filter(|shard| shard.id != own).map(|shard| offer(shard, &text));
-        futures_util::future::join_all(others).await;
-        Ok(map.version)
+        for _ in 0..ATTEMPTS {
+            let known = self.known_maps(&own).await?;
+            let newest = known.iter().map(|map| map.version).max().unwrap_or_default();
+            let of_newest = || known.iter().filter(|map| map.version == newest);
+            if of_newest().all(|map| has(map, &own, &row.slots))
+                && of_newest().all(|map| Some(map) == of_newest().next())
+            {
+                return Ok(newest);
+            }
+            let Some(before) = of_newest().next() else { break };
+            // Whatever the maps of this version say of the slots of other moves, the shards' own word is stronger.
+            let map = moved(before, &own, &row.slots)
+                .map_err(|error| MoveError::Refused(format!("no map follows from version {newest}: {error}")))?;
+            let text = map.to_toml();
+            let version = i64::try_from(map.version).unwrap_or(i64::MAX);
+            store::read::offer_shard_map(&self.0.reads, &text, version).await?;
+            let others = map.shards.iter().filter(|shard| shard.id != own).map(|shard| offer(shard, &text));
+            futures_util::future::join_all(others).await;
+        }
+        Err(MoveError::Refused("the shards do not agree on a new map; trying again".to_owned()))
     }
+
+    /// The newest map of each shard that answers, this shard's first.
+    async fn known_maps(&self, own: &str) -> Result<Vec<ShardMap>, MoveError> {
+        let mut maps = vec![self.map().await?];
+        let others: Vec<Shard> = maps[0].shards.iter().filter(|shard| shard.id != own).cloned().collect();
+        let asked = futures_util::future::join_all(others.iter().map(known_map)).await;
+        maps.extend(asked.into_iter().flatten());
+        Ok(maps)
+    }
+}
+
+/// The newest map that a shard knows; `None` if it does not answer.
+async fn known_map(shard: &Shard) -> Option<ShardMap> {
+    for url in &shard.nodes {
+        let asked = tokio::time::timeout(PATIENCE, async {
+            let channel = Endpoint::from_shared(url.clone()).ok()?.connect().await.ok()?;
+            let answer = ShardNodeClient::new(channel).get_ownership(wire::GetOwnershipRequest {}).await.ok()?;
+            ShardMap::parse(&answer.into_inner().shard_map).ok()
+        });
+        if let Ok(Some(map)) = asked.await {
+            return Some(map);
+        }
+    }
+    None
+}
+
+/// Whether the map gives all of the slots to a shard.
+fn has(map: &ShardMap, shard: &str, slots: &[SlotRange]) -> bool {
+    slots.iter().copied().flat_map(SlotRange::slots).all(|slot| map.owner_id(slot) == shard)
 }
 
 async fn offer(shard: &Shard, text: &str) {
@@ -48,8 +93,8 @@ async fn offer(shard: &Shard, text: &str) {
     }
 }
 
-/// The map after `slots` went from one shard to another. Slots that the map has elsewhere, because it is behind, go as well.
-fn moved(map: &ShardMap, from: &str, to: &str, slots: &[SlotRange]) -> Result<ShardMap, shard_map::MapError> {
+/// The map after `slots` went to a shard.
+fn moved(map: &ShardMap, to: &str, slots: &[SlotRange]) -> Result<ShardMap, shard_map::MapError> {
     let is_moved = |slot: &shard_map::Slot| slots.iter().any(|range| range.contains(*slot));
     let shards = map.shards.iter().map(|shard| {
         let had = shard.slots.iter().copied().flat_map(SlotRange::slots).filter(|slot| !is_moved(slot));
@@ -60,7 +105,6 @@ fn moved(map: &ShardMap, from: &str, to: &str, slots: &[SlotRange]) -> Result<Sh
         };
         Shard { slots: merge_slots(has), ..shard.clone() }
     });
-    debug_assert_ne!(from, to);
     ShardMap::new(map.cluster, map.version + 1, shards.collect())
 }
 
@@ -80,9 +124,10 @@ mod tests {
         };
         let before = ShardMap::new(ClusterId::generate(), 7, vec![shard(0, &["0-16383"]), shard(1, &[])]).unwrap();
         let slots = ["100-199".parse().unwrap(), "5".parse().unwrap()];
-        let after = moved(&before, "s0", "s1", &slots).unwrap();
+        let after = moved(&before, "s1", &slots).unwrap();
         assert_eq!(after.version, 8);
         assert_eq!(after.shards[0], shard(0, &["0-4", "6-99", "200-16383"]));
         assert_eq!(after.shards[1], shard(1, &["5", "100-199"]));
+        assert!(has(&after, "s1", &slots) && !has(&before, "s1", &slots));
     }
 }

@@ -261,30 +261,23 @@ impl Moves {
         let mut connection = self.connection().await?;
         let row = self.row_at_source(&mut connection, id, driver_epoch).await?;
         let own = Part::of(OWN_PART, self.number()?).unwrap_or(Part { after: 0, last: 0 });
-        sqlx::query(SNAPSHOT).execute(&mut *connection).await?;
+        // The transaction ends with the call, however the call ends.
+        let mut connection = connection.begin_with(SNAPSHOT).await?;
         let read = async {
             const FOLDED: &str = "SELECT folded_position FROM shardledger.fold_state";
             const SAGAS: &str = "SELECT s.position FROM shardledger.saga s JOIN shardledger.journal j ON j.position = s.position \
                  WHERE j.payer_slot::int4 <@ (SELECT $1::text::int4multirange)";
-            const SCALES: &str = "SELECT asset, scale::int4 AS scale FROM shardledger.asset_scale";
             let folded_position: i64 = sqlx::query_scalar(FOLDED).fetch_one(&mut *connection).await?;
             let holds_at = tables::highest(&mut connection, own.after, own.last).await?.unwrap_or(own.after);
             let holds = tables::copy_holds_out(&mut connection, &row.slots).await?;
             let sagas: Vec<i64> =
                 sqlx::query_scalar(SAGAS).bind(as_multirange(&row.slots)).fetch_all(&mut *connection).await?;
-            let mut scales = Vec::new();
-            for row in sqlx::query(SCALES).fetch_all(&mut *connection).await? {
-                let scale: i32 = column(&row, "scale")?;
-                scales.push(wire::AssetScale {
-                    asset: column(&row, "asset")?,
-                    scale: u32::try_from(scale).unwrap_or(u32::MAX),
-                });
-            }
+            let scales = tables::scales(&mut connection).await?;
             Ok::<_, MoveError>(wire::ReadMoveSmallTablesResponse { holds, holds_at, sagas, folded_position, scales })
         };
-        let found = read.await;
-        sqlx::query("COMMIT").execute(&mut *connection).await?;
-        found
+        let found = read.await?;
+        connection.commit().await?;
+        Ok(found)
     }
 
     /// Sums up the slots as of one position, and remembers the sums for the release.
@@ -299,7 +292,7 @@ impl Moves {
         let mut connection = self.connection().await?;
         let row = self.row_at_source(&mut connection, id, request.driver_epoch).await?;
         let before = self.verified().get(&id).cloned();
-        let (verified, slots, accounts) =
+        let Summed { verified, slots, accounts, holds } =
             sum_up(&mut connection, &row.slots, self.number()?, before, request.slot).await?;
         let answer = wire::SumUpMoveResponse {
             position: verified.position,
@@ -307,6 +300,8 @@ impl Moves {
             assets: verified.assets(),
             bookings: Some((&verified.bookings).into()),
             accounts,
+            holds: Some(holds),
+            scales: tables::scales(&mut connection).await?,
         };
         self.verified().insert(id, verified);
         Ok(answer)
@@ -319,19 +314,31 @@ impl Moves {
 
 const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
+/// What the slots come to at one position.
+pub struct Summed {
+    pub verified: Verified,
+    pub slots: Vec<wire::SlotSum>,
+    /// Of one slot, if it was asked for.
+    pub accounts: Vec<wire::AccountState>,
+    pub holds: wire::HoldsSum,
+}
+
 /// Sums up slots at the end of the shard's own part, in one snapshot. The bookings that `before` includes are not read again. With
 /// `slot`, each account of that slot as well.
+///
+/// # Errors
+/// When the database does not answer.
 pub async fn sum_up(
     connection: &mut PgConnection,
     slots: &[SlotRange],
     number: u16,
     before: Option<Verified>,
     slot: Option<u32>,
-) -> Result<(Verified, Vec<wire::SlotSum>, Vec<wire::AccountState>), MoveError> {
-    sqlx::query(SNAPSHOT).execute(&mut *connection).await?;
-    let summed = sum_up_in_snapshot(connection, slots, number, before, slot).await;
-    sqlx::query("COMMIT").execute(&mut *connection).await?;
-    summed
+) -> Result<Summed, MoveError> {
+    let mut snapshot = connection.begin_with(SNAPSHOT).await?;
+    let summed = sum_up_in_snapshot(&mut snapshot, slots, number, before, slot).await?;
+    snapshot.commit().await?;
+    Ok(summed)
 }
 
 async fn sum_up_in_snapshot(
@@ -340,7 +347,7 @@ async fn sum_up_in_snapshot(
     number: u16,
     before: Option<Verified>,
     slot: Option<u32>,
-) -> Result<(Verified, Vec<wire::SlotSum>, Vec<wire::AccountState>), MoveError> {
+) -> Result<Summed, MoveError> {
     let own = Part::of(OWN_PART, number).unwrap_or(Part { after: 0, last: 0 });
     let position = tables::highest(connection, own.after, own.last).await?.unwrap_or(own.after);
     let (mut bookings, mut shares, from) = match before {
@@ -371,7 +378,8 @@ async fn sum_up_in_snapshot(
         },
         None => Vec::new(),
     };
-    Ok((Verified { position, bookings, posted, shares }, slot_sums, accounts))
+    let holds = tables::holds_sum(connection, slots).await?;
+    Ok(Summed { verified: Verified { position, bookings, posted, shares }, slots: slot_sums, accounts, holds })
 }
 
 impl Verified {
@@ -386,6 +394,8 @@ impl Verified {
                 posted: sum(&self.posted, asset),
                 shares: sum(&self.shares, asset),
             })
+            // Whether an account of the asset was ever seen is no difference.
+            .filter(|sum| sum.posted != "0" || sum.shares != "0")
             .collect()
     }
 

@@ -1,6 +1,7 @@
 //! `account`: the rows of accounts, which the fold keeps close behind the journal.
 
 use ledger::{Account, AccountId, AccountStatus, AssetCode, Limit, Metadata, Position};
+use shard_database::journal::slot_column;
 use sqlx::{PgConnection, postgres::PgRow};
 
 use super::{
@@ -95,9 +96,11 @@ const FOLD_BALANCES: &str = concat!(
     leads_to_the_new_state!(),
     " AND (SELECT s.incarnation FROM shardledger.shard_state s) = $9"
 );
-const BEHIND: &str = "SELECT u.id FROM unnest($1::text[], $2::int8[], $3::int8[]) AS u(id, version, head) \
+// The row of an account whose slot has moved away may be gone.
+const BEHIND: &str = "SELECT u.id FROM unnest($1::text[], $2::int8[], $3::int8[], $4::int4[]) AS u(id, version, head, slot) \
      LEFT JOIN shardledger.account a ON a.id = u.id \
-     WHERE a.version IS NULL OR a.version < u.version OR (a.version = u.version AND a.head <> u.head) LIMIT 1";
+     WHERE (a.version IS NULL AND (u.slot < 0 OR EXISTS ( \
+         SELECT FROM shardledger.slot_ownership o WHERE o.slot = u.slot AND o.state = 1))) OR a.version < u.version OR (a.version = u.version AND a.head <> u.head) LIMIT 1";
 const INCARNATION: &str = "SELECT incarnation FROM shardledger.shard_state";
 
 /// Writes newer states over older rows, in one statement.
@@ -110,6 +113,7 @@ pub async fn fold(session: &mut Session, incarnation: i64, accounts: &[&FoldedAc
     let with_attributes = accounts.iter().any(|a| a.attributes_changed);
     let all = |field: fn(&FoldedAccount) -> i64| accounts.iter().map(|a| field(a)).collect::<Vec<i64>>();
     let ids: Vec<&str> = accounts.iter().map(|a| a.account.id.as_str()).collect();
+    let slots: Vec<i32> = accounts.iter().map(|a| slot_column(&a.account.id).into()).collect();
     let versions = all(|a| a.account.version);
     let heads = all(|a| a.account.head.0);
     let statement = if with_attributes { FOLD } else { FOLD_BALANCES };
@@ -140,7 +144,10 @@ pub async fn fold(session: &mut Session, incarnation: i64, accounts: &[&FoldedAc
         return Err(StoreError::Fenced);
     }
     let behind: Option<String> = session
-        .run(async |c| sqlx::query_scalar(BEHIND).bind(&ids).bind(&versions).bind(&heads).fetch_optional(c).await)
+        .run(async |c| {
+            let query = sqlx::query_scalar(BEHIND).bind(&ids).bind(&versions).bind(&heads).bind(&slots);
+            query.fetch_optional(c).await
+        })
         .await?;
     match behind {
         None => Ok(()),

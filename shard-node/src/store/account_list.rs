@@ -72,11 +72,11 @@ pub async fn page(
 const SUMS: &str = "WITH legs AS ( \
        SELECT j.payer AS id, j.payer_version AS version, j.payer_posted AS posted, j.payer_held AS held \
        FROM shardledger.journal j WHERE j.position > (SELECT f.folded_position FROM shardledger.fold_state f) \
-         AND j.payer_version IS NOT NULL AND j.payer >= $1 AND j.payer < $2 \
+         AND j.position <= (SELECT ((f.folded_position >> 51) << 51) + 2251799813685247 FROM shardledger.fold_state f) AND j.payer_version IS NOT NULL AND j.payer >= $1 AND j.payer < $2 \
        UNION ALL \
        SELECT j.payee, j.payee_version, j.payee_posted, j.payee_held \
        FROM shardledger.journal j WHERE j.position > (SELECT f.folded_position FROM shardledger.fold_state f) \
-         AND j.payee_version IS NOT NULL AND j.payee >= $1 AND j.payee < $2), \
+         AND j.position <= (SELECT ((f.folded_position >> 51) << 51) + 2251799813685247 FROM shardledger.fold_state f) AND j.payee_version IS NOT NULL AND j.payee >= $1 AND j.payee < $2), \
      newest AS (SELECT DISTINCT ON (id) id, version, posted, held FROM legs ORDER BY id, version DESC), \
      owned AS ( \
        SELECT a.asset, a.posted, a.held, 1 AS accounts FROM shardledger.account a \

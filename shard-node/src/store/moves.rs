@@ -1,13 +1,11 @@
 //! `slot_move`: the moves in which this shard takes part, and the statements that read and write what moves.
 
-use std::fmt::Write;
-
 use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt;
 use ledger::Position;
 use shard_database::journal_columns;
 use shard_map::{Slot, SlotRange};
-use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row, pool::PoolConnection, postgres::PgRow};
+use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{StoreError, ownership::as_multirange, session::column};
@@ -140,9 +138,9 @@ pub async fn set_wishes(connection: &mut PgConnection, id: Uuid, wishes: &str) -
     Ok(())
 }
 
-const ADVANCE: &str = "SELECT shardledger.advance_move($1, $2, $3, $4, $5)";
+const ADVANCE: &str = "SELECT shardledger.advance_move($1, $2, $3, $4, $5, $6)";
 
-/// Changes phase and progress, if the row is in the phase and at the driver epoch that the caller believes.
+/// Changes phase and progress, if the row has the phase, the driver epoch and the progress that the caller believes.
 ///
 /// # Errors
 /// A statement error with the code `SL003` if it is not.
@@ -156,6 +154,7 @@ pub async fn advance(
         .bind(row.id)
         .bind(row.phase.code())
         .bind(row.driver_epoch)
+        .bind(&row.progress)
         .bind(to.code())
         .bind(progress)
         .execute(connection)
@@ -166,10 +165,11 @@ pub async fn advance(
 /// The same as a statement of a script.
 pub fn advance_statement(row: &MoveRow, to: Phase, progress: &str) -> String {
     format!(
-        "SELECT shardledger.advance_move('{}', {}::int2, {}, {}::int2, {}); ",
+        "SELECT shardledger.advance_move('{}', {}::int2, {}, {}, {}::int2, {}); ",
         row.id,
         row.phase.code(),
         row.driver_epoch,
+        literal(&row.progress),
         to.code(),
         literal(progress)
     )
@@ -191,19 +191,26 @@ pub fn change_slots_statement(slots: &[SlotRange], from: i16, to: i16, epoch: i6
 
 // === what is relevant ===
 
-/// A condition on a row `j` of the journal: a slot of the set owns it, or has a leg in it (`docs/adr/0010`).
+/// A condition on a row `j` of the journal: a slot of the set owns it, or has a leg in it (`docs/adr/0010`). The server looks a slot up
+/// in a hash table; a multirange of many ranges would be searched for each row.
 pub fn relevant(slots: &[SlotRange]) -> String {
-    let slots = as_multirange(slots);
+    let slots = as_array(slots);
     format!(
-        "((j.role <> 3 AND j.payer_slot::int4 <@ '{slots}'::int4multirange) \
-          OR ((j.role = 3 OR j.payee_version IS NOT NULL) AND j.payee_slot::int4 <@ '{slots}'::int4multirange))"
+        "((j.role <> 3 AND j.payer_slot = ANY('{slots}'::int2[])) \
+          OR ((j.role = 3 OR j.payee_version IS NOT NULL) AND j.payee_slot = ANY('{slots}'::int2[])))"
     )
 }
 
 /// A condition on a row `j` of the journal: a slot of the set owns it.
 fn owned_by(slots: &[SlotRange]) -> String {
-    let slots = as_multirange(slots);
-    format!("(CASE WHEN j.role = 3 THEN j.payee_slot ELSE j.payer_slot END)::int4 <@ '{slots}'::int4multirange")
+    format!("(CASE WHEN j.role = 3 THEN j.payee_slot ELSE j.payer_slot END) = ANY('{}'::int2[])", as_array(slots))
+}
+
+/// Slots in PostgreSQL's text form of an `int2[]`.
+fn as_array(slots: &[SlotRange]) -> String {
+    let slots: Vec<String> =
+        slots.iter().copied().flat_map(SlotRange::slots).map(|slot| slot.index().to_string()).collect();
+    format!("{{{}}}", slots.join(","))
 }
 
 /// The position at which a page of the journal ends that begins after `after`, and has so many rows; `None` if the journal ends
@@ -230,7 +237,7 @@ const ALL_COLUMNS: &str = concat!(journal_columns!(core), ", ", journal_columns!
 
 /// The relevant bookings after a position, up to another, in binary COPY format.
 pub async fn copy_bookings_out(
-    connection: &mut PoolConnection<Postgres>,
+    connection: &mut PgConnection,
     slots: &[SlotRange],
     after: i64,
     to: i64,
@@ -249,7 +256,7 @@ const ACCOUNT_COLUMNS: &str = "id, slot, asset, status, posted, held, overdraft,
 
 /// Rows of accounts after an id, in binary COPY format. An account id needs no escape.
 pub async fn copy_accounts_out(
-    connection: &mut PoolConnection<Postgres>,
+    connection: &mut PgConnection,
     slots: &[SlotRange],
     after: &str,
     limit: u32,
@@ -267,10 +274,7 @@ const HOLD_COLUMNS: &str =
     "id, payer, payer_slot, position, amount, captured, capture_id, capture_amount, expires_at_us";
 
 /// Rows of open holds, in binary COPY format.
-pub async fn copy_holds_out(
-    connection: &mut PoolConnection<Postgres>,
-    slots: &[SlotRange],
-) -> Result<Bytes, StoreError> {
+pub async fn copy_holds_out(connection: &mut PgConnection, slots: &[SlotRange]) -> Result<Bytes, StoreError> {
     let query = format!(
         "COPY (SELECT {HOLD_COLUMNS} FROM shardledger.hold WHERE payer_slot <@ '{}'::int4multirange) TO STDOUT (FORMAT binary)",
         as_multirange(slots)
@@ -278,7 +282,7 @@ pub async fn copy_holds_out(
     copy_out(connection, query).await
 }
 
-async fn copy_out(connection: &mut PoolConnection<Postgres>, query: String) -> Result<Bytes, StoreError> {
+async fn copy_out(connection: &mut PgConnection, query: String) -> Result<Bytes, StoreError> {
     let mut stream = connection.copy_out_raw(&query).await?;
     let mut payload = BytesMut::new();
     while let Some(chunk) = stream.try_next().await? {
@@ -360,12 +364,12 @@ pub async fn insert_waypoints(
     after: i64,
     to: i64,
 ) -> Result<(), StoreError> {
-    let slots = as_multirange(slots);
+    let slots = as_array(slots);
     let of = |party: &str| {
         format!(
             "SELECT j.{party}, j.{party}_version, j.position, j.at_us FROM shardledger.journal j \
              WHERE j.position > {after} AND j.position <= {to} AND j.{party}_version % {} = 0 \
-               AND j.{party}_slot::int4 <@ '{slots}'::int4multirange",
+               AND j.{party}_slot = ANY('{slots}'::int2[])",
             ledger::fold::WAYPOINT_INTERVAL
         )
     };
@@ -423,6 +427,27 @@ pub async fn slot_sums(
             })
         })
         .collect()
+}
+
+/// Sums over the open holds of the slots.
+pub async fn holds_sum(connection: &mut PgConnection, slots: &[SlotRange]) -> Result<wire::HoldsSum, StoreError> {
+    const HOLDS: &str = "SELECT count(*)::int8 AS count, coalesce(sum(amount), 0)::text AS amount, coalesce(sum(captured), 0)::text AS captured, \
+           coalesce(sum(capture_amount), 0)::text AS in_flight, coalesce(sum(expires_at_us), 0)::text AS expiry \
+         FROM shardledger.hold WHERE payer_slot <@ (SELECT $1::text::int4multirange)";
+    let row = sqlx::query(HOLDS).bind(as_multirange(slots)).fetch_one(connection).await?;
+    Ok(wire::HoldsSum {
+        count: column(&row, "count")?,
+        amount: column(&row, "amount")?,
+        captured: column(&row, "captured")?,
+        in_flight: column(&row, "in_flight")?,
+        expiry: column(&row, "expiry")?,
+    })
+}
+
+/// The scales of the assets that accounts of the shard use.
+pub async fn scales(connection: &mut PgConnection) -> Result<Vec<wire::AssetScale>, StoreError> {
+    let scales = shard_database::record::asset_scales(connection).await?;
+    Ok(scales.into_iter().map(|(asset, scale)| wire::AssetScale { asset, scale }).collect())
 }
 
 /// The state of each account of one slot, in the order of ids.
@@ -530,69 +555,122 @@ fn number(row: &PgRow, name: &str) -> Result<i128, StoreError> {
 
 // === clean-up ===
 
-/// Deletes the rows of accounts, holds, sagas and waypoints of these slots, in small transactions. `still` is a statement of the
-/// transaction that fails if the slots must not be deleted any more.
-pub async fn delete_projections(
-    connection: &mut PgConnection,
-    slots: &[SlotRange],
-    still: &str,
-) -> Result<(), StoreError> {
-    const CHUNK: u32 = 5_000;
-    let slots = as_multirange(slots);
-    let mut script = format!("BEGIN; {still} ");
-    // Writing to a String cannot fail.
-    let _ = write!(
-        script,
-        "DELETE FROM shardledger.saga s USING shardledger.journal j WHERE j.position = s.position AND j.payer_slot::int4 <@ '{slots}'::int4multirange; \
-         DELETE FROM shardledger.hold WHERE payer_slot <@ '{slots}'::int4multirange; COMMIT"
-    );
-    sqlx::raw_sql(AssertSqlSafe(script)).execute(&mut *connection).await?;
-    loop {
-        let mut transaction = sqlx::Connection::begin(&mut *connection).await?;
-        sqlx::raw_sql(AssertSqlSafe(still.to_owned())).execute(&mut *transaction).await?;
-        let delete = format!(
-            "WITH gone AS (DELETE FROM shardledger.account WHERE id IN (SELECT id FROM shardledger.account WHERE slot <@ '{slots}'::int4multirange \
-               LIMIT {CHUNK}) RETURNING id), \
-             waypoints AS (DELETE FROM shardledger.waypoint w USING gone WHERE w.account = gone.id) \
-             SELECT count(*)::int8 AS gone FROM gone"
-        );
-        let row = sqlx::query(AssertSqlSafe(delete)).fetch_one(&mut *transaction).await?;
-        let gone: i64 = row.try_get("gone")?;
-        transaction.commit().await?;
-        if gone == 0 {
-            return Ok(());
+/// What a clean-up may delete, checked in each of its transactions: a driver that froze and was superseded deletes nothing.
+#[derive(Debug)]
+pub struct CleanUp<'r> {
+    pub row: &'r MoveRow,
+    /// State and epoch of the slots.
+    pub state: i16,
+    pub epoch: i64,
+}
+
+/// Rows of accounts that one transaction deletes.
+const DELETED_AT_ONCE: u32 = 5_000;
+
+impl CleanUp<'_> {
+    /// Begins a transaction in which no other move of the shard begins or goes on.
+    async fn begin<'c>(
+        &self,
+        connection: &'c mut PgConnection,
+    ) -> Result<sqlx::Transaction<'c, Postgres>, StoreError> {
+        const STILL_DRIVEN: &str =
+            "SELECT EXISTS (SELECT FROM shardledger.slot_move WHERE id = $1 AND phase = $2 AND driver_epoch = $3)";
+        const STILL_THERE: &str = "SELECT count(*) FROM shardledger.slot_ownership \
+             WHERE slot <@ (SELECT $1::text::int4multirange) AND state = $2 AND epoch = $3";
+        let mut transaction = sqlx::Connection::begin(connection).await?;
+        lock(&mut transaction).await?;
+        let is_driven: bool = sqlx::query_scalar(STILL_DRIVEN)
+            .bind(self.row.id)
+            .bind(self.row.phase.code())
+            .bind(self.row.driver_epoch)
+            .fetch_one(&mut *transaction)
+            .await?;
+        let there: i64 = sqlx::query_scalar(STILL_THERE)
+            .bind(as_multirange(&self.row.slots))
+            .bind(self.state)
+            .bind(self.epoch)
+            .fetch_one(&mut *transaction)
+            .await?;
+        let count: i64 = self.row.slots.iter().map(|range| i64::from(range.len())).sum();
+        if !is_driven || there != count {
+            return Err(StoreError::Fenced);
         }
+        Ok(transaction)
+    }
+
+    /// Deletes the rows of accounts, holds, sagas and waypoints, in small transactions.
+    pub async fn delete_projections(&self, connection: &mut PgConnection) -> Result<(), StoreError> {
+        let slots = as_multirange(&self.row.slots);
+        let mut transaction = self.begin(connection).await?;
+        const SAGAS: &str = "DELETE FROM shardledger.saga s USING shardledger.journal j \
+             WHERE j.position = s.position AND j.payer_slot::int4 <@ (SELECT $1::text::int4multirange)";
+        const HOLDS: &str = "DELETE FROM shardledger.hold WHERE payer_slot <@ (SELECT $1::text::int4multirange)";
+        sqlx::query(SAGAS).bind(&slots).execute(&mut *transaction).await?;
+        sqlx::query(HOLDS).bind(&slots).execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        loop {
+            let mut transaction = self.begin(connection).await?;
+            let delete = format!(
+                "WITH gone AS (DELETE FROM shardledger.account WHERE id IN (SELECT id FROM shardledger.account \
+                   WHERE slot <@ '{slots}'::int4multirange LIMIT {DELETED_AT_ONCE}) RETURNING id), \
+                 waypoints AS (DELETE FROM shardledger.waypoint w USING gone WHERE w.account = gone.id) \
+                 SELECT count(*)::int8 AS gone FROM gone"
+            );
+            let row = sqlx::query(AssertSqlSafe(delete)).fetch_one(&mut *transaction).await?;
+            let gone: i64 = row.try_get("gone")?;
+            transaction.commit().await?;
+            if gone == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Deletes the waypoints of accounts that have no row: of a copy that was given up before its accounts came. No other move may be
+    /// coming in.
+    pub async fn delete_lone_waypoints(&self, connection: &mut PgConnection) -> Result<(), StoreError> {
+        const LONE: &str = "DELETE FROM shardledger.waypoint w \
+             WHERE NOT EXISTS (SELECT FROM shardledger.account a WHERE a.id = w.account)";
+        let mut transaction = self.begin(connection).await?;
+        sqlx::query(LONE).execute(&mut *transaction).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    /// Deletes the bookings between two positions that are relevant to the slots of the move, and to no slot that the shard owns, receives or can take
+    /// back. Writes the progress in the same transaction.
+    pub async fn delete_bookings(
+        &self,
+        connection: &mut PgConnection,
+        (after, to): (i64, i64),
+        progress: impl FnOnce(u64) -> (Phase, String),
+    ) -> Result<(Phase, String), StoreError> {
+        let mut transaction = self.begin(connection).await?;
+        let kept = kept_slots(&mut transaction, self.row).await?;
+        let delete = format!(
+            "DELETE FROM shardledger.journal j WHERE j.position > {after} AND j.position <= {to} AND {} AND NOT {}",
+            relevant(&self.row.slots),
+            relevant(&kept)
+        );
+        let deleted = sqlx::query(AssertSqlSafe(delete)).execute(&mut *transaction).await?.rows_affected();
+        let (phase, text) = progress(deleted);
+        advance(&mut transaction, self.row, phase, &text).await?;
+        transaction.commit().await?;
+        Ok((phase, text))
     }
 }
 
-/// Deletes the bookings between two positions that are relevant to `slots` and not to `kept`.
-pub async fn delete_bookings(
-    connection: &mut PgConnection,
-    slots: &[SlotRange],
-    kept: &[SlotRange],
-    (after, to): (i64, i64),
-    still: &str,
-) -> Result<u64, StoreError> {
-    let mut transaction = sqlx::Connection::begin(connection).await?;
-    sqlx::raw_sql(AssertSqlSafe(still.to_owned())).execute(&mut *transaction).await?;
-    let delete = format!(
-        "DELETE FROM shardledger.journal j WHERE j.position > {after} AND j.position <= {to} AND {} AND NOT {}",
-        relevant(slots),
-        relevant(kept)
-    );
-    let deleted = sqlx::query(AssertSqlSafe(delete)).execute(&mut *transaction).await?.rows_affected();
-    transaction.commit().await?;
-    Ok(deleted)
-}
-
-/// A statement that fails if one of the slots has another state or epoch.
-pub fn still_statement(slots: &[SlotRange], state: i16, epoch: i64) -> String {
-    let count: u32 = slots.iter().map(|range| u32::from(range.len())).sum();
-    // A division by zero ends the transaction.
-    format!(
-        "SELECT 1 / (count(*) = {count})::int FROM shardledger.slot_ownership WHERE slot <@ '{}'::int4multirange AND state = {state} AND epoch = {epoch};",
-        as_multirange(slots)
-    )
+/// The slots whose rows a clean-up must keep: all that the shard owns, receives, or can still take back.
+async fn kept_slots(connection: &mut PgConnection, row: &MoveRow) -> Result<Vec<SlotRange>, StoreError> {
+    const KEPT: &str = "SELECT slot FROM shardledger.slot_ownership \
+         WHERE state IN (1, 3) AND NOT slot <@ (SELECT $1::text::int4multirange)";
+    let slots: Vec<i32> =
+        sqlx::query_scalar(KEPT).bind(as_multirange(&row.slots)).fetch_all(&mut *connection).await?;
+    let owned = slots.into_iter().filter_map(|slot| Slot::new(u16::try_from(slot).ok()?));
+    let open = list(connection).await?.into_iter().filter(|other| other.phase.is_open() && other.id != row.id);
+    let open: Vec<SlotRange> = open.flat_map(|other| other.slots).collect();
+    let is_own = |slot: &Slot| row.slots.iter().any(|range| range.contains(*slot));
+    let all = owned.chain(open.into_iter().flat_map(SlotRange::slots)).filter(|slot| !is_own(slot));
+    let all: std::collections::BTreeSet<Slot> = all.collect();
+    Ok(shard_map::merge_slots(all))
 }
 
 /// The last position of a shard's own range.

@@ -92,7 +92,7 @@ pub fn read_pool(config: &DatabaseConfig, gate: &Gate) -> PgPool {
 /// The pool for moves of slots. Their statements may take long.
 pub fn move_pool(config: &DatabaseConfig, gate: &Gate) -> PgPool {
     let options = config.connect_options().application_name("shardledger-move").options(READ_SETTINGS);
-    pool(config, gate, Purpose::Writes, MOVE_CONNECTIONS, options.options([("statement_timeout", "0")]))
+    pool(config, gate, Purpose::Writes, MOVE_CONNECTIONS, options.options(MOVE_SETTINGS))
 }
 
 fn pool(
@@ -126,6 +126,9 @@ fn pool(
         .connect_lazy_with(options)
 }
 
+/// A statement of a move may take long. A driver that freezes within a transaction must not keep the next one out.
+const MOVE_SETTINGS: [(&str, &str); 2] =
+    [("statement_timeout", "0"), ("idle_in_transaction_session_timeout", "10000")];
 /// A driver and the calls of two others.
 const MOVE_CONNECTIONS: u32 = 4;
 

@@ -117,7 +117,7 @@ const DAMAGES: [Damage; 21] = [
         shard: 0,
         sql: "CREATE TEMPORARY TABLE copy AS SELECT * FROM journal WHERE kind = 11; UPDATE copy SET position = -position, id = gen_random_uuid(); INSERT INTO journal SELECT * FROM copy",
         mend: "DELETE FROM journal WHERE position < 0",
-        breaks: &["I10"],
+        breaks: &["I10", "I13"],
     },
     Damage {
         what: "a waypoint that is none",
