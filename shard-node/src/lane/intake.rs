@@ -80,6 +80,8 @@ pub struct LaneStatus {
     pub operations: u64,
     pub last_batch: u64,
     pub last_commit: Duration,
+    /// All commits together.
+    pub committing: Duration,
     pub cached_accounts: usize,
     pub next_position: Position,
     /// The position that the projections reach, and what is committed beyond.
@@ -107,6 +109,7 @@ pub(super) struct Shared {
     operations: AtomicU64,
     last_batch: AtomicU64,
     last_commit_us: AtomicU64,
+    committing_us: AtomicU64,
     cached_accounts: AtomicUsize,
     next_position: AtomicI64,
     ownership_version: AtomicI64,
@@ -153,7 +156,9 @@ impl Shared {
         self.batches.fetch_add(1, Relaxed);
         self.operations.fetch_add(operations as u64, Relaxed);
         self.last_batch.store(operations as u64, Relaxed);
-        self.last_commit_us.store(u64::try_from(commit.as_micros()).unwrap_or(u64::MAX), Relaxed);
+        let commit_us = u64::try_from(commit.as_micros()).unwrap_or(u64::MAX);
+        self.last_commit_us.store(commit_us, Relaxed);
+        self.committing_us.fetch_add(commit_us, Relaxed);
         self.next_position.store(next.0, Relaxed);
     }
 
@@ -322,6 +327,7 @@ impl LaneHandle {
             operations: shared.operations.load(Relaxed),
             last_batch: shared.last_batch.load(Relaxed),
             last_commit: Duration::from_micros(shared.last_commit_us.load(Relaxed)),
+            committing: Duration::from_micros(shared.committing_us.load(Relaxed)),
             cached_accounts: shared.cached_accounts.load(Relaxed),
             next_position: Position(shared.next_position.load(Relaxed)),
             folded_position: self.tail.folded_position(),

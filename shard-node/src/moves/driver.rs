@@ -165,6 +165,8 @@ struct Driver {
     joined: bool,
     released: bool,
     throttle: Throttle,
+    /// A page that the source has read ahead.
+    next_page: Option<wire::ReadMoveBookingsResponse>,
     /// The sums over what has come; `None` before the catch-up and after a failure.
     incoming: Option<Incoming>,
     /// The digest of the bookings that have come, and the position of the source that it includes.
@@ -351,6 +353,7 @@ impl Driver {
             joined: false,
             released: false,
             throttle: Throttle::default(),
+            next_page: None,
             incoming: None,
             digest: None,
             verifications: 0,
@@ -359,7 +362,7 @@ impl Driver {
 
     /// Forgets what a failure may have made wrong, reads the row again, and notes the failure. False: another driver has taken over.
     async fn start_again(&mut self, failure: &MoveError) -> bool {
-        (self.source, self.incoming, self.digest) = (None, None, None);
+        (self.source, self.incoming, self.digest, self.next_page) = (None, None, None, None);
         (self.joined, self.released) = (false, false);
         loop {
             match self.read_again(failure).await {
@@ -563,24 +566,38 @@ impl Driver {
         }
         if self.progress.part < PARTS {
             let until = (self.progress.part == OWN_PART).then_some(self.progress.folded_position);
-            let page = self.read_page(until, PAGE).await?;
-            let at_end = page.at_end;
-            let begun = Instant::now();
-            let bytes = page.rows.len();
-            self.write_page(page, until).await?;
-            if at_end {
-                self.progress.part += 1;
-                self.progress.after = 0;
-                self.save().await?;
-                return Ok(Step::Again);
-            }
-            return Ok(self.rest(begun.elapsed(), bytes));
+            return self.copy_bookings(until).await;
         }
         if !self.progress.accounts_copied {
             return self.copy_accounts().await;
         }
         self.copy_small_tables().await?;
         Ok(Step::Again)
+    }
+
+    /// Writes a page of bookings, while the source reads the next one.
+    async fn copy_bookings(&mut self, until: Option<i64>) -> Result<Step, MoveError> {
+        let begun = Instant::now();
+        let page = match self.next_page.take() {
+            Some(page) => page,
+            None => self.read_page(until, PAGE).await?,
+        };
+        let (at_end, bytes) = (page.at_end, page.rows.len());
+        if at_end {
+            self.write_page(page, until).await?;
+            self.progress.part += 1;
+            self.progress.after = 0;
+            self.save().await?;
+            return Ok(Step::Again);
+        }
+        let request = self.page_request(page.cursor.unwrap_or_default().after, until, PAGE);
+        let mut source = self.source().await?.clone();
+        let (written, next) = tokio::join!(self.write_page(page, until), source.read_bookings(request));
+        written?;
+        let next = self.answered(next)?;
+        self.hear(next.commits);
+        self.next_page = Some(next);
+        Ok(self.rest(begun.elapsed(), bytes))
     }
 
     /// A reversal finds the data here, as it was when the slots left, and copies what was appended since.
@@ -607,18 +624,29 @@ impl Driver {
         until: Option<i64>,
         limit: u32,
     ) -> Result<wire::ReadMoveBookingsResponse, MoveError> {
-        let request = wire::ReadMoveBookingsRequest {
-            r#move: self.id(),
-            driver_epoch: self.row.driver_epoch,
-            cursor: Some(wire::MoveCursor { part: self.progress.part, after: self.progress.after }),
-            until,
-            limit,
-        };
+        let request = self.page_request(self.progress.after, until, limit);
         let answer = self.source().await?.read_bookings(request).await;
         let page = self.answered(answer)?;
-        self.throttle.hear(Duration::from_micros(page.last_commit_us));
-        self.progress.throttle = self.throttle.factor();
+        self.hear(page.commits);
         Ok(page)
+    }
+
+    /// Asks for the bookings after a position of the present part.
+    fn page_request(&self, after: i64, until: Option<i64>, limit: u32) -> wire::ReadMoveBookingsRequest {
+        wire::ReadMoveBookingsRequest {
+            r#move: self.id(),
+            driver_epoch: self.row.driver_epoch,
+            cursor: Some(wire::MoveCursor { part: self.progress.part, after }),
+            until,
+            limit,
+        }
+    }
+
+    /// Takes in how long the source's commits have taken since the last page.
+    fn hear(&mut self, commits: Option<wire::Commits>) {
+        let commits = commits.unwrap_or_default();
+        self.throttle.hear(commits.count, Duration::from_micros(commits.total_us));
+        self.progress.throttle = self.throttle.factor();
     }
 
     /// Writes a page of bookings and its waypoints, with the cursor. In the catch-up, also the page's effect on other rows.
@@ -669,8 +697,7 @@ impl Driver {
         };
         let answer = self.source().await?.read_accounts(request).await;
         let page = self.answered(answer)?;
-        self.throttle.hear(Duration::from_micros(page.last_commit_us));
-        self.progress.throttle = self.throttle.factor();
+        self.hear(page.commits);
         let begun = Instant::now();
         let bytes = page.rows.len();
         let mut progress = Progress {

@@ -225,7 +225,7 @@ impl Moves {
             rows,
             cursor: Some(wire::MoveCursor { part: cursor.part, after: to }),
             at_end,
-            last_commit_us: self.last_commit_us(),
+            commits: Some(self.commits()),
         })
     }
 
@@ -246,7 +246,7 @@ impl Moves {
             .ok_or_else(|| MoveError::Refused("the database sent a page of accounts that ends early".to_owned()))?;
         let last = String::from_utf8_lossy(last).into_owned();
         let at_end = count < u64::from(limit);
-        Ok(wire::ReadMoveAccountsResponse { last, at_end, last_commit_us: self.last_commit_us(), rows })
+        Ok(wire::ReadMoveAccountsResponse { last, at_end, commits: Some(self.commits()), rows })
     }
 
     /// The rows of holds and sagas, and the scales of assets, in one snapshot.
@@ -307,8 +307,10 @@ impl Moves {
         Ok(answer)
     }
 
-    fn last_commit_us(&self) -> u64 {
-        u64::try_from(self.0.lane.status().last_commit.as_micros()).unwrap_or(u64::MAX)
+    fn commits(&self) -> wire::Commits {
+        let lane = self.0.lane.status();
+        let total_us = u64::try_from(lane.committing.as_micros()).unwrap_or(u64::MAX);
+        wire::Commits { count: lane.batches, total_us }
     }
 }
 

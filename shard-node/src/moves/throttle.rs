@@ -1,7 +1,8 @@
 //! How long a driver rests after each page, so that a copy does not take the source from its clients. No I/O.
 //!
-//! The measure is the source's commit latency: what clients wait for. The driver compares it with the lowest that it has seen in the
-//! move. While commits take no longer, the rest shrinks; while they take longer, it grows.
+//! The measure is the source's commit latency: what clients wait for. The driver compares its mean over a page with the lowest mean that it
+//! has seen in the move. While commits take no longer, the rest shrinks; while they take longer, it grows. While nothing is committed, nobody
+//! waits.
 
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ const MOST: f64 = 16.0;
 const FIRST: f64 = 2.0;
 /// A latency is too high from this multiple of the lowest one on.
 const TOO_HIGH: f64 = 1.5;
+/// What the rest is multiplied by after a page during which nothing was committed.
+const WHEN_IDLE: f64 = 0.5;
 /// A commit that takes less is not slow, whatever the lowest one was.
 const NEVER_SLOW: Duration = Duration::from_millis(2);
 
@@ -18,23 +21,30 @@ const NEVER_SLOW: Duration = Duration::from_millis(2);
 pub struct Throttle {
     factor: f64,
     lowest: Option<Duration>,
+    /// Commits so far, and how long they took together.
+    heard: Option<(u64, Duration)>,
 }
 
 impl Default for Throttle {
     fn default() -> Self {
-        Self { factor: FIRST, lowest: None }
+        Self { factor: FIRST, lowest: None, heard: None }
     }
 }
 
 impl Throttle {
-    /// Takes in the latency of the source's last commit.
-    pub fn hear(&mut self, last_commit: Duration) {
-        if last_commit.is_zero() {
+    /// Takes in how much the source has committed since its node started, and how long that took.
+    pub fn hear(&mut self, commits: u64, total: Duration) {
+        let before = self.heard.replace((commits, total));
+        // After a restart of the node the numbers begin anew.
+        let Some((count, took)) = before.filter(|(count, took)| *count <= commits && *took <= total) else { return };
+        let Some(mean) = u32::try_from(commits - count).ok().and_then(|count| (total - took).checked_div(count))
+        else {
+            self.factor = (self.factor * WHEN_IDLE).max(LEAST);
             return;
-        }
-        let lowest = self.lowest.map_or(last_commit, |lowest| lowest.min(last_commit));
+        };
+        let lowest = self.lowest.map_or(mean, |lowest| lowest.min(mean));
         self.lowest = Some(lowest);
-        let is_slow = last_commit > lowest.mul_f64(TOO_HIGH) && last_commit > NEVER_SLOW;
+        let is_slow = mean > lowest.mul_f64(TOO_HIGH) && mean > NEVER_SLOW;
         self.factor = (self.factor * if is_slow { 1.5 } else { 0.9 }).clamp(LEAST, MOST);
     }
 
@@ -60,20 +70,34 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
+    /// Tells of pages with so many commits each that took so long.
+    fn pages(throttle: &mut Throttle, commits: u32, each: Duration) {
+        for _ in 0..50 {
+            let (count, total) = throttle.heard.unwrap_or_default();
+            throttle.hear(count + u64::from(commits), total + each * commits);
+        }
+    }
+
     #[test]
     fn slow_commits_make_the_rest_longer_and_fast_ones_shorter() {
+        let is = |throttle: &Throttle, factor: f64| (throttle.factor() - factor).abs() < 1e-9;
         let mut throttle = Throttle::default();
-        (0..50).for_each(|_| throttle.hear(MS * 4));
-        assert!((throttle.factor() - LEAST).abs() < 1e-9);
-        (0..50).for_each(|_| throttle.hear(MS * 9));
-        assert!((throttle.factor() - MOST).abs() < 1e-9);
-        (0..50).for_each(|_| throttle.hear(MS * 4));
-        assert!((throttle.factor() - LEAST).abs() < 1e-9);
-        // A millisecond is no slow commit.
+        pages(&mut throttle, 10, MS * 4);
+        assert!(is(&throttle, LEAST));
+        pages(&mut throttle, 10, MS * 9);
+        assert!(is(&throttle, MOST));
+        pages(&mut throttle, 10, MS * 4);
+        assert!(is(&throttle, LEAST));
+        // Nobody waits for a source that commits nothing, however slow its last commits were.
+        pages(&mut throttle, 10, MS * 9);
+        pages(&mut throttle, 0, MS);
+        assert!(is(&throttle, LEAST));
+        // A millisecond is no slow commit. A node that was started again counts anew.
         let mut throttle = Throttle::default();
-        throttle.hear(MS / 4);
-        (0..50).for_each(|_| throttle.hear(MS));
-        assert!((throttle.factor() - LEAST).abs() < 1e-9);
+        pages(&mut throttle, 10, MS / 4);
+        throttle.hear(1, MS);
+        pages(&mut throttle, 10, MS);
+        assert!(is(&throttle, LEAST));
     }
 
     #[test]

@@ -140,8 +140,15 @@ async fn a_move_that_is_given_up_leaves_nothing_behind() -> anyhow::Result<()> {
     tokio::time::sleep(Duration::from_millis(500)).await;
     back.wish(abort()).await?;
     back.until("aborted").await?;
+    // One that is given up before it has copied anything must not make the next one copy again what is here.
+    let paused = MoveWishes { paused: Some(true), ..Default::default() };
+    let back = Movement::start_as(&cluster, "s1", "s0", HALF, paused, Some(there.id)).await?;
+    back.wish(abort()).await?;
+    back.until("aborted").await?;
     let back = Movement::start_as(&cluster, "s1", "s0", HALF, MoveWishes::default(), Some(there.id)).await?;
     back.until("taken").await?;
+    // Too late to be given up.
+    ensure!(back.wish(abort()).await.is_err());
 
     let mut history = load.finish().await?;
     nobody_noticed(&history)?;
