@@ -66,7 +66,7 @@ enum Command {
     /// Shard maps: show, check, diff, reload
     #[command(subcommand)]
     Map(map::Command),
-    /// Shards: add, list
+    /// Shards: add, drain, list
     #[command(subcommand)]
     Shard(shard::Command),
     /// Moves of slots between shards: plan, apply, status, reverse

@@ -1,6 +1,7 @@
 //! `shardctl shard …`
 
 mod add;
+mod drain;
 mod list;
 
 use std::process::ExitCode;
@@ -11,6 +12,8 @@ use super::Context;
 pub enum Command {
     /// Add a shard without slots. On this machine, without --node, its PostgreSQL and node are started as well
     Add(add::Args),
+    /// Move every slot of a shard to the others, and delete what was moved
+    Drain(drain::Args),
     /// Show each shard with its slots and moves
     List(list::Args),
 }
@@ -18,6 +21,7 @@ pub enum Command {
 pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
         Command::Add(args) => add::run(args, context).await,
+        Command::Drain(args) => drain::run(args, context).await,
         Command::List(args) => list::run(args, context).await,
     }
 }

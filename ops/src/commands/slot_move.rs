@@ -1,6 +1,6 @@
 //! `shardctl move …`
 
-mod apply;
+pub mod apply;
 mod orders;
 mod plan;
 mod report;

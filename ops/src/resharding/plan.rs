@@ -59,6 +59,10 @@ pub struct Weights {
 }
 
 impl PlannedMove {
+    pub fn slot_count(&self) -> u32 {
+        self.ranges().unwrap_or_default().iter().map(|range| u32::from(range.len())).sum()
+    }
+
     pub fn ranges(&self) -> anyhow::Result<Vec<SlotRange>> {
         self.slots
             .iter()

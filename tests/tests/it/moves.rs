@@ -236,3 +236,41 @@ fn shuffled(members: &[Member], random: &mut Random) -> Vec<Member> {
     random.shuffle(&mut members);
     members
 }
+
+/// What `docs/operations/resharding.md` shows: a third shard, a balanced cluster, and the shard empty again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_adds_a_shard_and_drains_it_again() -> anyhow::Result<()> {
+    let seed = Seed::announce("an added shard");
+    let mut cluster = Cluster::start(2, 2).await?;
+    let (accounts, opening) = Accounts::open(&cluster, 12, &mut seed.random()).await?;
+    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let comment = "# The operator's own remark.\n";
+    let map = cluster.shard_map_path();
+    std::fs::write(&map, format!("{comment}{}", std::fs::read_to_string(&map)?))?;
+    let plan = cluster.data_dir().join("log").join("plan.toml");
+    let plan = plan.to_str().context("a path that is no text")?;
+
+    cluster.shardctl(&["shard", "add", "s2"]).await?.successful()?;
+    let planned = cluster.shardctl_json(&["move", "plan", "--balance", "-o", plan, "--json"]).await?;
+    ensure!(planned["plan"]["move"].as_array().is_some_and(|moves| moves.len() == 2), "{planned}");
+    let applied = cluster.shardctl_json(&["move", "apply", plan, "--json"]).await?;
+    ensure!(applied["next"][0].as_str().is_some_and(|next| next.starts_with("shardctl move finish")), "{applied}");
+    let again = cluster.shardctl_json(&["move", "apply", plan, "--finish", "--json"]).await?;
+    ensure!(again["moves"][0]["phase"] == "finished", "{again}");
+    let shards = cluster.shardctl_json(&["shard", "list", "--json"]).await?;
+    ensure!(shards["shards"][2]["slots"].as_u64() > Some(0), "{shards}");
+    let text = std::fs::read_to_string(&map)?;
+    ensure!(text.starts_with(comment) && text.contains("version = 4"), "{text}");
+
+    cluster.shardctl(&["shard", "drain", "s2"]).await?.successful()?;
+    let shards = cluster.shardctl_json(&["shard", "list", "--json"]).await?;
+    ensure!(shards["shards"][2]["slots"] == 0 && shards["shards"][2]["accounts"] == 0, "{shards}");
+
+    let mut history = load.finish().await?;
+    nobody_noticed(&history)?;
+    history.records.extend(opening.records);
+    cluster.refresh_status().await?;
+    audit(&cluster, &history).await?;
+    assert_nothing_is_left(&cluster, "s2", (0, 16_383)).await?;
+    cluster.finish().await
+}

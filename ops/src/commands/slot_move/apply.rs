@@ -25,6 +25,21 @@ const LOOK: Duration = Duration::from_millis(200);
 pub struct Args {
     /// The plan, as `shardctl move plan` has written it
     plan: PathBuf,
+    #[command(flatten)]
+    options: Options,
+    /// Print what would be started, and start nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// The map file that the routers watch, to be kept up to date [default: that of the cluster in --data-dir]
+    #[arg(long, value_name = "FILE")]
+    map: Option<PathBuf>,
+    #[command(flatten)]
+    address: AdminAddress,
+}
+
+/// How the moves of a plan are carried out.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Options {
     /// Copy and verify, then delete the copy: the slots stay where they are
     #[arg(long, conflicts_with_all = ["hold_cutover", "finish"])]
     rehearse: bool,
@@ -40,14 +55,13 @@ pub struct Args {
     /// Copy as fast as possible, whatever the source's clients feel
     #[arg(long, conflicts_with = "rate")]
     unthrottled: bool,
-    /// Print what would be started, and start nothing
-    #[arg(long)]
-    dry_run: bool,
-    /// The map file that the routers watch, to be kept up to date [default: that of the cluster in --data-dir]
-    #[arg(long, value_name = "FILE")]
-    map: Option<PathBuf>,
-    #[command(flatten)]
-    address: AdminAddress,
+}
+
+impl Options {
+    /// Delete the source's copy right after each cut-over.
+    pub fn finishing() -> Self {
+        Self { finish: true, ..Self::default() }
+    }
 }
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
@@ -73,12 +87,22 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let file = super::map_file(args.map.clone(), &args.address, context);
-    let work = carry_out(&nodes, &plan, &args, file.as_deref());
+    carry_out_and_show(&nodes, &plan, &args.options, file.as_deref(), context).await
+}
+
+/// Carries a plan out and prints what was done. Ctrl-C detaches.
+pub async fn carry_out_and_show(
+    nodes: &Nodes,
+    plan: &Plan,
+    options: &Options,
+    file: Option<&std::path::Path>,
+    context: &Context,
+) -> anyhow::Result<ExitCode> {
     let views = tokio::select! {
-        done = work => done?,
+        done = carry_out(nodes, plan, options, file) => done?,
         _ = tokio::signal::ctrl_c() => {
             output::note("\ndetached; the moves that have begun go on. Watch them with `shardctl move status --watch`, and run the \
-                          same `shardctl move apply` again to go on with the rest of the plan");
+                          same command again to go on with the rest of the plan");
             return Ok(ExitCode::SUCCESS);
         }
     };
@@ -119,7 +143,7 @@ async fn refuse_stale(nodes: &Nodes, plan: &Plan) -> anyhow::Result<()> {
 async fn carry_out(
     nodes: &Nodes,
     plan: &Plan,
-    args: &Args,
+    options: &Options,
     file: Option<&std::path::Path>,
 ) -> anyhow::Result<Vec<MoveView>> {
     let stack = progress::Stack::new();
@@ -132,7 +156,7 @@ async fn carry_out(
         }
         let each = wave(&waiting).into_iter().map(|planned| {
             let bar = stack.percent(&format!("{} to {}", planned.from, planned.to));
-            async move { carry_out_one(nodes, planned, args, &bar).await }
+            async move { carry_out_one(nodes, planned, options, &bar).await }
         });
         for view in try_join_all(each).await? {
             if let Some(file) = file
@@ -149,18 +173,18 @@ async fn carry_out(
 async fn carry_out_one(
     nodes: &Nodes,
     planned: &PlannedMove,
-    args: &Args,
+    options: &Options,
     bar: &ProgressBar,
 ) -> anyhow::Result<MoveView> {
     let wishes = wire::MoveWishes {
-        rehearse: Some(args.rehearse),
-        hold_cutover: Some(args.hold_cutover),
-        rate: args.rate,
-        unthrottled: Some(args.unthrottled),
+        rehearse: Some(options.rehearse),
+        hold_cutover: Some(options.hold_cutover),
+        rate: options.rate,
+        unthrottled: Some(options.unthrottled),
         ..Default::default()
     };
     nodes.start(&planned.to, planned.id, &planned.from, &planned.ranges()?, None, wishes).await?;
-    let wanted: &[&str] = match (args.rehearse, args.hold_cutover, args.finish) {
+    let wanted: &[&str] = match (options.rehearse, options.hold_cutover, options.finish) {
         (true, ..) => &["aborted"],
         (false, true, _) => &["catching up", "taken"],
         (false, false, true) => &["finished"],
@@ -168,14 +192,14 @@ async fn carry_out_one(
     };
     let view = watch(nodes, &planned.to, planned.id, bar, |view| {
         wanted.contains(&view.phase.as_str()) && (view.phase != "taken" || view.map_version.is_some())
-            || (args.finish && view.phase == "taken")
+            || (options.finish && view.phase == "taken")
     })
     .await?;
-    if args.finish && view.phase == "taken" {
+    if options.finish && view.phase == "taken" {
         nodes.control(&planned.to, planned.id, wire::MoveWishes { finish: Some(true), ..Default::default() }).await?;
         return watch(nodes, &planned.to, planned.id, bar, |view| view.phase == "finished").await;
     }
-    if args.rehearse {
+    if options.rehearse {
         ensure!(view.verified_position.is_some(), "move {} was given up before it was verified", planned.id);
     }
     bar.finish_with_message(view.line());

@@ -61,11 +61,10 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         .moves
         .iter()
         .map(|planned| {
-            let count: u32 = planned.ranges().unwrap_or_default().iter().map(|range| u32::from(range.len())).sum();
             [
                 planned.from.clone(),
                 planned.to.clone(),
-                count.to_string(),
+                planned.slot_count().to_string(),
                 shortened(&planned.slots),
                 planned.accounts.to_string(),
                 format!("{:.1}", planned.bytes as f64 / 1e6),
