@@ -13,9 +13,9 @@ CREATE TABLE shardledger.slot_move (
     peer          TEXT     NOT NULL,
     slots         INT4MULTIRANGE NOT NULL,
     -- Of the receiver: 1 copying, 2 catching up, 3 taken, 4 finished, 5 aborting, 6 aborted, 7 reversed. Of the giver: 11 joined, 12 released,
-    -- 13 cleaned up, 14 left, 15 reversed.
+    -- 13 cleaned up, 14 left, 15 got back.
     phase         SMALLINT NOT NULL,
-    -- Grows with each start of a driver. A change of the row compares phase and driver epoch.
+    -- Grows with each start of a driver. A change of the row compares phase, driver epoch and progress.
     driver_epoch  BIGINT   NOT NULL,
     -- JSON: what the driver has done, and what an operator wants.
     progress      TEXT     NOT NULL,
@@ -33,7 +33,7 @@ BEGIN
         updated_at_us = (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::int8
     WHERE id = p_id AND phase = p_from AND driver_epoch = p_driver_epoch AND progress = p_before;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'move % is not in phase % at driver epoch %', p_id, p_from, p_driver_epoch USING ERRCODE = 'SL003';
+        RAISE EXCEPTION 'move % does not have phase %, driver epoch % and the expected progress', p_id, p_from, p_driver_epoch USING ERRCODE = 'SL003';
     END IF;
 END
 $$;

@@ -33,7 +33,7 @@ use crate::{
 };
 use source::Verified;
 
-/// What both sides of a move work with.
+/// The state that the driver and the service of moves share.
 #[derive(Clone)]
 pub struct Moves(Arc<Shared>);
 
@@ -60,7 +60,7 @@ pub enum MoveError {
     /// Another driver has taken over, or the move has gone on.
     #[error("another driver has taken over the move, or the move has gone on")]
     Superseded,
-    /// The step is impossible until something else changes. Says what.
+    /// The step cannot be taken. The text says why.
     #[error("{0}")]
     Refused(String),
     /// The two sides differ.
@@ -98,7 +98,7 @@ impl Moves {
     }
 
     fn verified(&self) -> MutexGuard<'_, HashMap<Uuid, Verified>> {
-        // Nothing panics while it is held.
+        // No code panics while it holds this lock.
         self.0.verified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -11,7 +11,7 @@ use crate::cluster::{
 };
 
 /// Makes the database and the configuration of a new shard. The cluster's processes do not know of the shard yet.
-/// A shard that was begun before is found again.
+/// Returns a shard that the description already names.
 ///
 /// # Errors
 /// When the database cannot be made.
@@ -35,7 +35,7 @@ pub fn prepare_shard(layout: &Layout, id: &str, number: u16) -> anyhow::Result<S
     let folder = description.database_folder(layout, &shard);
     ensure!(
         !folder.exists(),
-        "{} is there, and no shard of the cluster: remove it if it is left from a shard that could not be added",
+        "{} exists and belongs to no shard of the cluster: remove it if an earlier `shardctl shard add` failed",
         folder.display()
     );
     description.shards.push(shard.clone());

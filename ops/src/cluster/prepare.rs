@@ -181,7 +181,7 @@ impl Description {
 
 /// Creates all databases at once, because most of the time is spent waiting for the disk. Each created database is
 /// recorded, even if another one fails.
-pub fn make_databases(layout: &Layout, description: &mut Description) -> anyhow::Result<()> {
+fn make_databases(layout: &Layout, description: &mut Description) -> anyhow::Result<()> {
     let before = description.clone();
     let made: Vec<anyhow::Result<u64>> = thread::scope(|scope| {
         let makers: Vec<_> = before

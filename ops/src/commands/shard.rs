@@ -14,7 +14,7 @@ pub enum Command {
     Add(add::Args),
     /// Move every slot of a shard to the others, and delete what was moved
     Drain(drain::Args),
-    /// Show each shard with its slots and moves
+    /// Show each shard with its slots, accounts, size and share of the load
     List(list::Args),
 }
 

@@ -22,11 +22,11 @@ use crate::{
 pub enum Command {
     /// Decide which slots to move, and write the plan to a file
     Plan(plan::Args),
-    /// Carry a plan out; Ctrl-C detaches and changes nothing
+    /// Carry a plan out. Ctrl-C detaches: moves that have begun go on, others are not started
     Apply(apply::Args),
     /// Show the moves
     Status(status::Args),
-    /// Stop copying; the slots stay where they are
+    /// Stop the copy; once a move is catching up, delay only the cut-over
     Pause(orders::Args),
     /// Go on with a move that was paused
     Resume(orders::Args),

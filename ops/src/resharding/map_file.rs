@@ -7,19 +7,19 @@ use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, value};
 /// The text with the slots, the version and the shards of `map`. What the two have in common stays as it is.
 ///
 /// # Errors
-/// When the text is no map, or of another cluster.
+/// When the text is not a map, or is the map of another cluster.
 pub fn updated(text: &str, map: &ShardMap) -> anyhow::Result<String> {
     let before = ShardMap::parse(text)?;
     if before.cluster != map.cluster {
         bail!("the file is of cluster {}, not of {}", before.cluster, map.cluster);
     }
-    let mut document: DocumentMut = text.parse().context("the file is no TOML")?;
+    let mut document: DocumentMut = text.parse().context("the file is not TOML")?;
     set(document.as_table_mut(), "version", i64::try_from(map.version)?.into());
     let tables = document
         .entry("shard")
         .or_insert(Item::ArrayOfTables(ArrayOfTables::new()))
         .as_array_of_tables_mut()
-        .context("`shard` is no list of tables")?;
+        .context("`shard` is not a list of tables")?;
     tables.retain(|table| map.shards.iter().any(|shard| Some(shard.id.as_str()) == id_of(table)));
     for shard in &map.shards {
         let place = tables.iter().position(|table| id_of(table) == Some(shard.id.as_str()));
@@ -35,7 +35,7 @@ pub fn updated(text: &str, map: &ShardMap) -> anyhow::Result<String> {
     let text = document.to_string();
     let written = ShardMap::parse(&text)?;
     if written != *map {
-        bail!("the edited file would not be the map that is meant");
+        bail!("the edited file does not parse to version {} of the map", map.version);
     }
     Ok(text)
 }

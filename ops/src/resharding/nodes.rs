@@ -172,7 +172,7 @@ impl Nodes {
         Ok(maps.chain([self.map.clone()]).max_by_key(|map| map.version).unwrap_or_else(|| self.map.clone()))
     }
 
-    /// Gives every node a map; each keeps the newest. Returns the shards that did not take it, with the reasons.
+    /// Offers a map to one node of each shard, which stores it for the shard if it is the newest. Returns why shards did not take it.
     pub async fn offer(&self, map: &ShardMap) -> Vec<String> {
         let text = map.to_toml();
         let offered = self.map.shards.iter().map(async |shard| {

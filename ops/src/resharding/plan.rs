@@ -16,7 +16,7 @@ use super::nodes::{Nodes, Owners};
 /// A slot weighs at least so much of the cluster.
 const LEAST_WEIGHT: f64 = 1e-6;
 
-/// Moves to be applied one after the other, or at once where they have no shard in common.
+/// Moves to be applied, at once where [`wave`] allows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     pub cluster: ClusterId,
@@ -26,7 +26,7 @@ pub struct Plan {
     pub moves: Vec<PlannedMove>,
 }
 
-/// One move. Its id makes applying it twice one move.
+/// One move. Its id makes a second `apply` go on with this move.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PlannedMove {
     pub id: Uuid,
@@ -75,7 +75,7 @@ impl Weights {
     pub fn of(loads: &BTreeMap<String, wire::LoadResponse>) -> Self {
         let all = || loads.values().flat_map(|load| &load.slots);
         let accounts: i64 = all().map(|slot| slot.accounts).sum();
-        // Legs per second, so that shards with other rates compare.
+        // Legs per microsecond, so that shards with other rates compare.
         let rate = |load: &wire::LoadResponse, legs: i64| legs as f64 / (load.recent_us.max(1) as f64);
         let rates: f64 =
             loads.values().map(|load| load.slots.iter().map(|slot| rate(load, slot.recent_legs)).sum::<f64>()).sum();
@@ -197,7 +197,7 @@ fn balanced(owners: &Owners, weights: &Weights, shards: &[String]) -> Pairs {
             let surplus = shares[&from] - mean;
             let Some((to, share)) = shares.iter().min_by(|a, b| a.1.total_cmp(b.1)) else { break };
             let (to, gap) = (to.clone(), mean - share);
-            // A slot that is heavier than what is missing would only turn the imbalance round.
+            // A slot that is heavier than the surplus or the gap would overshoot the mean.
             if weight > surplus.max(0.0) || weight > gap {
                 continue;
             }
@@ -209,7 +209,7 @@ fn balanced(owners: &Owners, weights: &Weights, shards: &[String]) -> Pairs {
     pairs
 }
 
-/// The next moves that have no shard in common: a shard gives in one move and receives in one move at a time.
+/// The next moves that can run at once: a shard gives slots in at most one, and receives slots in at most one.
 pub fn wave<'p>(waiting: &[&'p PlannedMove]) -> Vec<&'p PlannedMove> {
     let (mut giving, mut receiving) = (BTreeSet::new(), BTreeSet::new());
     let mut wave = Vec::new();

@@ -20,18 +20,20 @@ pub struct MoveView {
     pub bookings: u64,
     pub accounts: u64,
     pub bytes: u64,
-    /// Bytes a second since the move began.
+    /// Bytes copied so far, divided by the seconds of the copy phase.
     pub rate: f64,
     /// The rest after each page, as a multiple of the time that the page took.
     pub throttle: f64,
     pub paused: bool,
+    /// The move waits for `shardctl move cutover`.
+    pub holds_cutover: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blocked_by: Option<String>,
     pub started_at: String,
-    /// How long no shard owned the slots, in milliseconds.
+    /// From the call that released the slots until the target owned them, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pause_ms: Option<f64>,
-    /// How long the source's lane was kept waiting at the cut-over, in milliseconds.
+    /// How long the source's lane was locked out before the commit of the release, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_locked_ms: Option<f64>,
     /// What moved of each asset, in minor units.
@@ -83,6 +85,7 @@ impl MoveView {
             rate: count("bytes") as f64 / seconds,
             throttle: progress["throttle"].as_f64().unwrap_or(0.0),
             paused: wishes["paused"] == true,
+            holds_cutover: wishes["hold_cutover"] == true,
             blocked_by: progress["blocked_by"].as_str().map(str::to_owned),
             started_at: clock::format_rfc3339(status.started_at_us),
             pause_ms: milliseconds("pause_us"),

@@ -42,7 +42,8 @@ pub struct Reroutes {
 }
 
 impl Reroutes {
-    /// Longer than a slot is ever without an owner in a move. A request whose deadline comes first ends with it.
+    /// How long a request waits for the owner of a slot, unless its deadline comes first. A cut-over takes less unless a node or a database
+    /// fails.
     const LONGEST: Duration = Duration::from_secs(10);
     const PAUSE_MIN: Duration = Duration::from_millis(4);
     const PAUSE_MAX: Duration = Duration::from_millis(30);

@@ -46,13 +46,13 @@ const RETRY_DIFFERENCE: Duration = Duration::from_secs(5);
 /// How long the source may take to connect, and to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
 const CALL_TIMEOUT: Duration = Duration::from_secs(600);
-/// The source looks at so few bookings at once shortly before the cut-over.
+/// Bookings in a page during the cut-over.
 const SMALL_PAGE: u32 = 2_000;
 /// Pause between two looks at a source that has nothing new.
 const TAIL: Duration = Duration::from_millis(50);
-/// A verification that took longer is repeated before the cut-over, because much was appended since.
+/// A verification that took longer than this is repeated, at most [`VERIFICATIONS`] times, because much was appended since.
 const FRESH: Duration = Duration::from_secs(2);
-/// So often, at most.
+/// Most verifications before a cut-over.
 const VERIFICATIONS: usize = 5;
 
 /// What a step leads to.
@@ -60,7 +60,7 @@ enum Step {
     Again,
     Wait(Duration),
     /// Nothing is left to do, for now.
-    Rest,
+    Done,
 }
 
 /// Looks for moves to this shard that nobody drives, until `shutdown`.
@@ -108,7 +108,7 @@ async fn drive(moves: Moves, id: Uuid) {
     };
     let (moves, epoch) = (driver.moves.clone(), driver.row.driver_epoch);
     tokio::select! {
-        () = go_on(&mut driver) => {}
+        () = run_steps(&mut driver) => {}
         () = keep_alive(moves, id, epoch) => {}
     }
 }
@@ -127,7 +127,7 @@ async fn keep_alive(moves: Moves, id: Uuid, driver_epoch: i64) {
     }
 }
 
-async fn go_on(driver: &mut Driver) {
+async fn run_steps(driver: &mut Driver) {
     let id = driver.row.id;
     loop {
         match driver.step().await {
@@ -138,7 +138,7 @@ async fn go_on(driver: &mut Driver) {
                     () = tokio::time::sleep(pause) => {}
                 }
             }
-            Ok(Step::Rest) => return,
+            Ok(Step::Done) => return,
             Err(MoveError::Superseded) => {
                 tracing::info!(move_id = %id, "another driver has taken over a move");
                 return;
@@ -147,7 +147,7 @@ async fn go_on(driver: &mut Driver) {
                 let pause = if matches!(error, MoveError::Differs(_)) { RETRY_DIFFERENCE } else { RETRY };
                 tracing::warn!(move_id = %id, phase = driver.row.phase.as_str(), %error, "a move is blocked");
                 tokio::time::sleep(pause).await;
-                if !driver.start_again(&error).await {
+                if !driver.reload_after(&error).await {
                     return;
                 }
             }
@@ -161,8 +161,9 @@ struct Driver {
     progress: Progress,
     wishes: Wishes,
     source: Option<SlotMovesClient<Channel>>,
-    /// The source has heard of this driver's epoch.
+    /// The source has accepted this driver's epoch.
     joined: bool,
+    /// The source has given the slots away.
     released: bool,
     throttle: Throttle,
     /// A page that the source has read ahead.
@@ -181,7 +182,8 @@ impl Moves {
     /// Begins a move to this shard.
     ///
     /// # Errors
-    /// [`MoveError::Refused`] says why there is no such move. Nothing is left behind.
+    /// [`MoveError::Refused`] says what is against the move. If the source refuses, or its answer is lost, the row stays and a driver
+    /// gives the move up.
     pub async fn start(
         &self,
         id: Uuid,
@@ -361,7 +363,7 @@ impl Driver {
     }
 
     /// Forgets what a failure may have made wrong, reads the row again, and notes the failure. False: another driver has taken over.
-    async fn start_again(&mut self, failure: &MoveError) -> bool {
+    async fn reload_after(&mut self, failure: &MoveError) -> bool {
         (self.source, self.incoming, self.digest, self.next_page) = (None, None, None, None);
         (self.joined, self.released) = (false, false);
         loop {
@@ -473,7 +475,7 @@ impl Driver {
             source: self.row.peer.clone(),
         };
         let joined = source.join(request).await;
-        let joined = joined.map_err(|status| of_status(&self.row.peer, &status))?.into_inner();
+        let joined = joined.map_err(|status| error_of_status(&self.row.peer, &status))?.into_inner();
         self.source = Some(source);
         self.joined = true;
         self.released = joined.released;
@@ -491,7 +493,7 @@ impl Driver {
         Ok(())
     }
 
-    /// The slots are incoming: the shard tells so to whoever asks for their accounts.
+    /// Marks the slots as incoming, so that refusals name the source.
     async fn announce(&mut self) -> Result<(), MoveError> {
         const LOCK: &str = "LOCK TABLE shardledger.lane_fence IN SHARE ROW EXCLUSIVE MODE";
         const ANNOUNCE: &str = "INSERT INTO shardledger.slot_ownership AS o (slot, state, epoch, peer) \
@@ -524,7 +526,7 @@ impl Driver {
     }
 
     fn answered<T>(&self, answer: Result<tonic::Response<T>, tonic::Status>) -> Result<T, MoveError> {
-        answer.map(tonic::Response::into_inner).map_err(|status| of_status(&self.row.peer, &status))
+        answer.map(tonic::Response::into_inner).map_err(|status| error_of_status(&self.row.peer, &status))
     }
 
     fn id(&self) -> bytes::Bytes {
@@ -554,7 +556,7 @@ impl Driver {
             Phase::CatchingUp => self.catch_up().await,
             Phase::Aborting => self.clean_up_here().await,
             Phase::Taken => self.finish().await,
-            _ => Ok(Step::Rest),
+            _ => Ok(Step::Done),
         }
     }
 
@@ -562,7 +564,7 @@ impl Driver {
     async fn copy(&mut self) -> Result<Step, MoveError> {
         self.source().await?;
         if self.progress.reverses.is_some() {
-            return self.copy_nothing().await;
+            return self.skip_copy().await;
         }
         if self.progress.part < PARTS {
             let until = (self.progress.part == OWN_PART).then_some(self.progress.folded_position);
@@ -597,11 +599,11 @@ impl Driver {
         let next = self.answered(next)?;
         self.hear(next.commits);
         self.next_page = Some(next);
-        Ok(self.rest(begun.elapsed(), bytes))
+        Ok(self.pause_after_page(begun.elapsed(), bytes))
     }
 
     /// A reversal finds the data here, as it was when the slots left, and copies what was appended since.
-    async fn copy_nothing(&mut self) -> Result<Step, MoveError> {
+    async fn skip_copy(&mut self) -> Result<Step, MoveError> {
         let Some(reverses) = self.progress.reverses else { return Err(MoveError::Superseded) };
         let mut connection = self.moves.connection().await?;
         let row = tables::get(&mut connection, reverses).await?.ok_or(MoveError::Superseded)?;
@@ -656,7 +658,7 @@ impl Driver {
         until: Option<i64>,
     ) -> Result<(), MoveError> {
         let cursor = page.cursor.unwrap_or_default();
-        // The end of a part is where the source says, or where it was asked to stop.
+        // The source reports where the part ends. A bounded read ends at `until`.
         let to = until.filter(|_| page.at_end).map_or(cursor.after, |until| until.max(cursor.after));
         let (after, is_catching_up) = (self.progress.after, self.row.phase == Phase::CatchingUp);
         if page.rows.is_empty() && after == to {
@@ -715,21 +717,21 @@ impl Driver {
         let text = self.advance_in(&mut transaction, self.row.phase, &progress).await?;
         transaction.commit().await?;
         self.written(self.row.phase, progress, text);
-        Ok(self.rest(begun.elapsed(), bytes))
+        Ok(self.pause_after_page(begun.elapsed(), bytes))
     }
 
     async fn copy_small_tables(&mut self) -> Result<(), MoveError> {
         let request = wire::ReadMoveSmallTablesRequest { r#move: self.id(), driver_epoch: self.row.driver_epoch };
         let answer = self.source().await?.read_small_tables(request).await;
-        let tables_ = self.answered(answer)?;
+        let small_tables = self.answered(answer)?;
         let mut connection = self.moves.connection().await?;
         let mut transaction = connection.begin().await?;
-        tables::copy_holds_in(&mut transaction, tables_.holds).await?;
-        incoming::insert_sagas(&mut transaction, &tables_.sagas).await?;
-        incoming::insert_scales(&mut transaction, &tables_.scales).await?;
+        tables::copy_holds_in(&mut transaction, small_tables.holds).await?;
+        incoming::insert_sagas(&mut transaction, &small_tables.sagas).await?;
+        incoming::insert_scales(&mut transaction, &small_tables.scales).await?;
         let progress = Progress {
-            holds_at: tables_.holds_at,
-            sagas_at: tables_.folded_position,
+            holds_at: small_tables.holds_at,
+            sagas_at: small_tables.folded_position,
             part: OWN_PART,
             after: self.progress.folded_position,
             copied_at_us: self.moves.now_us(),
@@ -741,7 +743,7 @@ impl Driver {
         Ok(())
     }
 
-    fn rest(&self, page: Duration, bytes: usize) -> Step {
+    fn pause_after_page(&self, page: Duration, bytes: usize) -> Step {
         if self.wishes.unthrottled {
             return Step::Again;
         }
@@ -761,7 +763,7 @@ impl Driver {
         let (at_end, bytes) = (page.at_end, page.rows.len());
         self.write_page(page, None).await?;
         if !at_end {
-            return Ok(self.rest(begun.elapsed(), bytes));
+            return Ok(self.pause_after_page(begun.elapsed(), bytes));
         }
         if self.progress.caught_up_at_us == 0 {
             self.progress.caught_up_at_us = self.moves.now_us();
@@ -793,7 +795,7 @@ impl Driver {
             incoming.write_to(&mut self.progress);
             self.incoming = Some(incoming);
             drop(connection);
-            // So that another driver need not sum up everything again.
+            // Another driver then does not sum up again.
             self.save().await?;
         }
         Ok(())
@@ -804,7 +806,7 @@ impl Driver {
         while self.progress.after < position {
             let page = self.read_page(Some(position), SMALL_PAGE).await?;
             let end = page.cursor.unwrap_or_default().after;
-            // The position is one that the source has said. A source that does not have it shows an older state.
+            // The source has reported `position`. If it shows less, its state is older.
             if page.at_end && end < position {
                 let reason = format!("it shows its journal up to {end} only, and has told of {position}");
                 return Err(MoveError::Unreachable { shard: self.row.peer.clone(), reason });
@@ -892,7 +894,7 @@ impl Driver {
 
     /// The source gives the slots away, and this shard takes them. If the source has given them away already, it says so again.
     async fn cut_over(&mut self, verified_position: i64) -> Result<Step, MoveError> {
-        // What can be copied before the pause is copied before it.
+        // Copy as much as possible before the pause.
         let page = self.read_page(None, SMALL_PAGE).await?;
         self.write_page(page, None).await?;
         let sessions = self.moves.sessions().await?;
@@ -919,10 +921,11 @@ impl Driver {
             );
             return Err(MoveError::Differs(what));
         }
-        self.progress.pause_us = i64::try_from(begun.elapsed().as_micros()).unwrap_or(i64::MAX);
         let taken = self.moves.take(sessions, &self.row, &self.progress, &incoming).await?;
         let text = progress::write(&taken);
         self.written(Phase::Taken, taken, text);
+        self.progress.pause_us = i64::try_from(begun.elapsed().as_micros()).unwrap_or(i64::MAX);
+        self.save().await?;
         tracing::info!(move_id = %self.row.id, from = self.row.peer, pause_ms = begun.elapsed().as_millis(), "slots taken");
         Ok(Step::Again)
     }
@@ -974,8 +977,8 @@ impl Driver {
         transaction.commit().await?;
         self.written(Phase::Aborted, progress, text);
         self.moves.0.lane.look_again();
-        tracing::info!(move_id = %self.row.id, "a move was given up, and nothing of it is left");
-        Ok(Step::Rest)
+        tracing::info!(move_id = %self.row.id, "a move was given up");
+        Ok(Step::Done)
     }
 
     async fn delete_copy(&mut self, connection: &mut PgConnection) -> Result<(), MoveError> {
@@ -1003,7 +1006,7 @@ impl Driver {
         }
     }
 
-    /// Another reversal goes on where this one was given up: the rows reach that far.
+    /// Records how far the rows reach, for the next reversal.
     async fn keep_for_another_reversal(
         &self,
         connection: &mut PgConnection,
@@ -1025,7 +1028,7 @@ impl Driver {
             self.save().await?;
         }
         if !self.wishes.finish {
-            return Ok(Step::Rest);
+            return Ok(Step::Done);
         }
         let request = wire::LeaveMoveRequest {
             r#move: self.id(),
@@ -1042,7 +1045,7 @@ impl Driver {
         }
         self.progress.finished_at_us = self.moves.now_us();
         self.advance(Phase::Finished).await?;
-        Ok(Step::Rest)
+        Ok(Step::Done)
     }
 }
 
@@ -1135,7 +1138,7 @@ fn slots_to_wire(slots: &[SlotRange]) -> Vec<wire::SlotRange> {
 }
 
 /// What an answer of the source's node means.
-fn of_status(shard: &str, status: &tonic::Status) -> MoveError {
+fn error_of_status(shard: &str, status: &tonic::Status) -> MoveError {
     match status.code() {
         tonic::Code::Aborted => MoveError::Superseded,
         tonic::Code::FailedPrecondition | tonic::Code::InvalidArgument => {

@@ -19,7 +19,7 @@ use super::{
     incoming::Incoming,
     phase::Phase,
     progress::{self, AssetSum, Progress},
-    source::{INCOMING, OWN_PART, OWNED, Part, RELEASED, SourceProgress, Verified, contains},
+    source::{INCOMING, OWNED, Part, RELEASED, SourceProgress, Verified, contains},
 };
 use crate::store::{
     Append, StoreError,
@@ -28,11 +28,11 @@ use crate::store::{
     session::{Session, connect_writer},
 };
 
-/// With fewer bookings to read under the lock, the lane is locked out.
+/// The release takes the lane's lock once fewer positions than this are left to read.
 const FEW: i64 = 200;
-/// So many bookings are looked at with one statement.
+/// Positions that one statement reads.
 const AT_ONCE: i64 = 20_000;
-/// So often the bookings since the verification are read before the lock.
+/// Most reads before the lock. After them, the release is refused.
 const LOOKS: usize = 20;
 
 /// The two sessions of a hand-over: one holds the lock and writes, the other reads meanwhile.
@@ -80,7 +80,7 @@ impl Moves {
             return Err(MoveError::Refused("the slots have to be summed up again".to_owned()));
         };
         let number = self.number()?;
-        let own = Part::of(OWN_PART, number).unwrap_or(Part { after: 0, last: 0 });
+        let own = Part::own(number);
         let take_in = |verified: &mut Verified, bookings: Vec<Booking>, to: i64| {
             for booking in &bookings {
                 verified.add(booking, |account| contains(&row.slots, account));
@@ -103,8 +103,7 @@ impl Moves {
         run(&mut writer, BEGIN).await?;
         let (bookings, to) = session.run(async |c| Ok(appended(c, &row, verified.position, own).await)).await??;
         take_in(&mut verified, bookings, to);
-        let state = session.run(async |c| record::read_state(c).await).await?;
-        let state = state.ok_or_else(|| StoreError::Corrupt("shardledger.shard_state has no row".to_owned()))?;
+        let state = read_state(&mut session).await?;
         let effects = effects(&mut session, &state, &verified, self.now_us(), Direction::Out).await?;
         let kept = SourceProgress {
             last_position: verified.position,
@@ -128,8 +127,8 @@ impl Moves {
         Ok(answer(&kept, scales))
     }
 
-    /// Takes the slots, with everything that is relevant to them in the tables and summed up in `incoming`. Returns the position of the
-    /// booking with which they came.
+    /// Takes the slots. Everything that is relevant to them is in the tables and summed up in `incoming`. Returns the progress as
+    /// stored.
     ///
     /// # Errors
     /// When the database does not answer, or another driver has taken over.
@@ -141,8 +140,7 @@ impl Moves {
         incoming: &Incoming,
     ) -> Result<Progress, MoveError> {
         run(&mut writer, BEGIN).await?;
-        let state = session.run(async |c| record::read_state(c).await).await?;
-        let state = state.ok_or_else(|| StoreError::Corrupt("shardledger.shard_state has no row".to_owned()))?;
+        let state = read_state(&mut session).await?;
         // Later than every time that came, so that the order of times is the order of bookings.
         let at_us = self.now_us().max(incoming.newest_us + 1);
         let effects = effects(&mut session, &state, &incoming.sums, at_us, Direction::In).await?;
@@ -175,6 +173,11 @@ impl Moves {
     }
 }
 
+async fn read_state(session: &mut Session) -> Result<ShardState, MoveError> {
+    let state = session.run(async |c| record::read_state(c).await).await?;
+    Ok(state.ok_or_else(|| StoreError::Corrupt("shardledger.shard_state has no row".to_owned()))?)
+}
+
 async fn scales(session: &mut Session) -> Result<Vec<wire::AssetScale>, MoveError> {
     Ok(session.run(async |c| Ok(tables::scales(c).await)).await??)
 }
@@ -196,7 +199,7 @@ fn answer(kept: &SourceProgress, scales: Vec<wire::AssetScale>) -> wire::Release
     }
 }
 
-/// The relevant bookings among those that the shard itself appended after a position, and how far that reaches: to the end, or far.
+/// The relevant bookings among those that the shard itself appended after a position, and the position up to which it has read.
 async fn appended(
     connection: &mut PgConnection,
     row: &MoveRow,
@@ -257,7 +260,7 @@ async fn effects(
         if there.is_none() {
             append(&mut effects, opening(&id, code, at_us));
         }
-        // The first booking of a take raises the lane's clock, also where the accounts hold nothing.
+        // A booking of kind MovedIn raises the lane's clock. It is also written where the accounts hold nothing.
         append(&mut effects, Booking::of_move(Position(0), money, code, held, at_us));
         if share != 0 {
             append(&mut effects, Booking::of_move(Position(0), shares, code, share, at_us));

@@ -64,7 +64,7 @@ impl Incoming {
 
     /// Writes the sums into the progress, which is stored with the page that has changed them.
     pub fn write_to(&mut self, progress: &mut Progress) {
-        progress.sums = self.sums.assets().iter().map(AssetSum::from).collect();
+        progress.sums = self.sums.all_assets().iter().map(AssetSum::from).collect();
         progress.newest_us = self.newest_us;
         progress.is_summed = true;
     }

@@ -1,13 +1,10 @@
-//! How much of a shard is in each slot, for whoever plans a move.
+//! How much of a shard is in each slot, for the planner.
 
 use std::collections::BTreeMap;
 
 use sqlx::Row;
 
-use super::{
-    MoveError, Moves,
-    source::{OWN_PART, Part},
-};
+use super::{MoveError, Moves, source::Part};
 use crate::store::{moves as tables, session::column};
 
 /// The write rate of a slot is measured over so many positions.
@@ -30,7 +27,7 @@ impl Moves {
         const SIZE: &str = "SELECT (pg_catalog.pg_total_relation_size('shardledger.journal') \
              + pg_catalog.pg_total_relation_size('shardledger.account'))::int8 AS bytes, \
              (SELECT greatest(reltuples, 0)::int8 FROM pg_catalog.pg_class WHERE oid = 'shardledger.journal'::regclass) AS bookings";
-        let own = Part::of(OWN_PART, self.number()?).unwrap_or(Part { after: 0, last: 0 });
+        let own = Part::own(self.number()?);
         let mut connection = self.connection().await?;
         let mut slots: BTreeMap<i32, wire::SlotLoad> = BTreeMap::new();
         for row in sqlx::query(ACCOUNTS).fetch_all(&mut *connection).await? {

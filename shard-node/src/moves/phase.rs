@@ -24,7 +24,7 @@ pub enum Phase {
     Finished = 4,
     /// Target: what was copied is being deleted.
     Aborting = 5,
-    /// Target: nothing is left.
+    /// Target: the copy is deleted. A reversal keeps it for the next one.
     Aborted = 6,
     /// Target: the slots went back.
     Reversed = 7,

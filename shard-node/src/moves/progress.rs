@@ -26,8 +26,6 @@ pub struct Progress {
     pub bytes: u64,
     pub expected_bookings: i64,
     pub expected_accounts: i64,
-    /// Of the source, in bookings: what is not copied yet, when last asked.
-    pub lag_bookings: u64,
     /// The throttle's pause after a page, as a multiple of the time that the page took.
     pub throttle: f64,
     /// What keeps the move from going on.
@@ -47,9 +45,9 @@ pub struct Progress {
     pub released_at_us: i64,
     pub taken_at_us: i64,
     pub finished_at_us: i64,
-    /// From the call that released the slots until they were owned here, in microseconds.
+    /// From the last call that released the slots until they were owned here, in microseconds.
     pub pause_us: i64,
-    /// How long the source's lane was kept waiting, in microseconds.
+    /// From the lock request at the source until its transaction was ready to commit, in microseconds.
     pub source_locked_us: i64,
     /// The clean-up is done up to this position.
     pub cleaned_to: i64,

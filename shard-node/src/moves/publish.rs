@@ -11,11 +11,11 @@ use crate::store::{self, moves::MoveRow};
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// So often a map is made anew, because another move has published one of the same version.
+/// Most attempts. An attempt fails if another move has published a map of the same version.
 const ATTEMPTS: usize = 5;
 
 impl Moves {
-    /// Offers a map in which this shard has the slots to the nodes of all shards. Returns its version. A shard that does not answer
+    /// Offers a map in which this shard has the slots to one node of each shard. Returns its version. A shard that does not answer
     /// hears of the map later: from routers, which pass on the newest one.
     ///
     /// Two moves that end at once may each publish a map of one version. The second look finds that a shard has the other map, and a
@@ -35,7 +35,7 @@ impl Moves {
                 return Ok(newest);
             }
             let Some(before) = of_newest().next() else { break };
-            // Whatever the maps of this version say of the slots of other moves, the shards' own word is stronger.
+            // The maps of one version may differ in the slots of other moves. `slot_ownership` decides, and those moves publish, too.
             let map = moved(before, &own, &row.slots)
                 .map_err(|error| MoveError::Refused(format!("no map follows from version {newest}: {error}")))?;
             let text = map.to_toml();

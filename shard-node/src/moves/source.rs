@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     MoveError, Moves,
-    phase::Phase,
+    phase::{Phase, Role},
     progress::{self, AssetSum, Progress},
 };
 use crate::store::{
@@ -42,11 +42,12 @@ pub struct SourceProgress {
     pub reversed_to: i64,
 }
 
-/// What this node has summed up for a move, and what it may release without summing up again.
+/// What slots come to at one position. The source keeps the sums of the last verification, and releases only what it has summed up.
 #[derive(Debug, Clone)]
 pub struct Verified {
-    /// Everything is as of this position.
+    /// `posted` and `shares` are as of this position.
     pub position: i64,
+    /// As of the last verification.
     pub bookings: BookingsDigest,
     /// By asset, in minor units: what the accounts hold, and the in-transit shares.
     pub posted: BTreeMap<String, i128>,
@@ -78,18 +79,23 @@ pub const OWN_PART: u32 = 2;
 
 impl Part {
     pub fn of(number: u32, shard: u16) -> Option<Self> {
-        let (first, last) = (Position::first_of(shard).0, tables::last_of(shard));
+        let own = Self::own(shard);
         match number {
-            0 => Some(Self { after: 0, last: first - 1 }),
-            1 => Some(Self { after: last, last: i64::MAX }),
-            OWN_PART => Some(Self { after: first - 1, last }),
+            0 => Some(Self { after: 0, last: own.after }),
+            1 => Some(Self { after: own.last, last: i64::MAX }),
+            OWN_PART => Some(own),
             _ => None,
         }
+    }
+
+    /// What the shard itself wrote.
+    pub fn own(shard: u16) -> Self {
+        Self { after: Position::first_of(shard).0 - 1, last: tables::last_of(shard) }
     }
 }
 
 impl Moves {
-    /// Takes part in a move. Repeating it with a higher driver epoch lets another driver go on.
+    /// Records a move away from this shard, or a new driver of it.
     ///
     /// # Errors
     /// [`MoveError::Refused`] says why this shard cannot give the slots away.
@@ -99,7 +105,7 @@ impl Moves {
         tables::lock(&mut transaction).await?;
         let row = match tables::get(&mut transaction, join.id).await? {
             Some(row) => {
-                if row.peer != join.target || row.slots != join.slots || row.phase.role() as i16 != 1 {
+                if row.peer != join.target || row.slots != join.slots || row.phase.role() != Role::Source {
                     return Err(MoveError::Refused(format!("move {} is known here with another content", join.id)));
                 }
                 if row.driver_epoch > join.driver_epoch {
@@ -136,7 +142,6 @@ impl Moves {
             slot_epoch: kept.slot_epoch,
             folded_position,
             from_position,
-            shard_number: self.number()?.into(),
             accounts: estimate(accounts),
             bookings: estimate(bookings),
             released: row.phase == Phase::Released,
@@ -260,7 +265,7 @@ impl Moves {
     ) -> Result<wire::ReadMoveSmallTablesResponse, MoveError> {
         let mut connection = self.connection().await?;
         let row = self.row_at_source(&mut connection, id, driver_epoch).await?;
-        let own = Part::of(OWN_PART, self.number()?).unwrap_or(Part { after: 0, last: 0 });
+        let own = Part::own(self.number()?);
         // The transaction ends with the call, however the call ends.
         let mut connection = connection.begin_with(SNAPSHOT).await?;
         let read = async {
@@ -350,7 +355,7 @@ async fn sum_up_in_snapshot(
     before: Option<Verified>,
     slot: Option<u32>,
 ) -> Result<Summed, MoveError> {
-    let own = Part::of(OWN_PART, number).unwrap_or(Part { after: 0, last: 0 });
+    let own = Part::own(number);
     let position = tables::highest(connection, own.after, own.last).await?.unwrap_or(own.after);
     let (mut bookings, mut shares, from) = match before {
         Some(before) => (before.bookings, before.shares, vec![(before.position, position)]),
@@ -385,8 +390,14 @@ async fn sum_up_in_snapshot(
 }
 
 impl Verified {
-    /// The sums by asset, for the wire.
+    /// The sums by asset, for the wire. Assets whose sums are zero are left out: one side may never have seen the asset.
     pub fn assets(&self) -> Vec<wire::MoveAssetSum> {
+        let is_not_zero = |sum: &wire::MoveAssetSum| sum.posted != "0" || sum.shares != "0";
+        self.all_assets().into_iter().filter(is_not_zero).collect()
+    }
+
+    /// The sums of every asset that was seen.
+    pub fn all_assets(&self) -> Vec<wire::MoveAssetSum> {
         let assets: std::collections::BTreeSet<&String> = self.posted.keys().chain(self.shares.keys()).collect();
         let sum = |sums: &BTreeMap<String, i128>, asset: &String| sums.get(asset).copied().unwrap_or(0).to_string();
         assets
@@ -396,8 +407,6 @@ impl Verified {
                 posted: sum(&self.posted, asset),
                 shares: sum(&self.shares, asset),
             })
-            // Whether an account of the asset was ever seen is no difference.
-            .filter(|sum| sum.posted != "0" || sum.shares != "0")
             .collect()
     }
 
@@ -455,7 +464,7 @@ async fn reversed_from(connection: &mut PgConnection, reverses: Uuid) -> Result<
     Ok(progress.taken_position)
 }
 
-/// The state of released slots, as it is stored.
+// The states of slots, as they are stored.
 pub const RELEASED: i16 = SlotState::Released as i16;
 pub const OWNED: i16 = SlotState::Owned as i16;
 pub const INCOMING: i16 = SlotState::Incoming as i16;

@@ -1,8 +1,8 @@
 //! How long a driver rests after each page, so that a copy does not take the source from its clients. No I/O.
 //!
-//! The measure is the source's commit latency: what clients wait for. The driver compares its mean over a page with the lowest mean that it
-//! has seen in the move. While commits take no longer, the rest shrinks; while they take longer, it grows. While nothing is committed, nobody
-//! waits.
+//! The measure is the source's commit latency, which is what clients wait for. The driver compares the mean commit time during a page with
+//! the lowest mean since the driver started. The rest shrinks while commits are fast and grows while they are slow. If the source
+//! commits nothing, the rest halves.
 
 use std::time::Duration;
 

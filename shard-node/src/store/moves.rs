@@ -91,7 +91,7 @@ pub async fn insert(connection: &mut PgConnection, row: &MoveRow) -> Result<(), 
     Ok(())
 }
 
-/// Two programs that begin a move at one shard come one after the other.
+/// Serialises the transactions that begin a move and those that clean up after one.
 const LOCK: &str = "LOCK TABLE shardledger.slot_move IN SHARE ROW EXCLUSIVE MODE";
 
 pub async fn lock(connection: &mut PgConnection) -> Result<(), StoreError> {
@@ -125,7 +125,7 @@ pub async fn touch(
 
 const SET_EPOCH: &str = "UPDATE shardledger.slot_move SET driver_epoch = $2 WHERE id = $1 AND driver_epoch < $2";
 
-/// The source learns of a new driver.
+/// Stores the epoch of a new driver at the source.
 pub async fn set_epoch(connection: &mut PgConnection, id: Uuid, driver_epoch: i64) -> Result<(), StoreError> {
     sqlx::query(SET_EPOCH).bind(id).bind(driver_epoch).execute(connection).await?;
     Ok(())
@@ -401,7 +401,7 @@ pub async fn bookings(
 // === sums and digests ===
 
 /// Sums up the accounts of each slot. `account` may be behind the journal: the newest leg beyond the folded position replaces a row.
-/// One statement, one snapshot.
+/// The statement uses one snapshot.
 pub async fn slot_sums(
     connection: &mut PgConnection,
     slots: &[SlotRange],

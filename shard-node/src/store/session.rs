@@ -129,7 +129,7 @@ fn pool(
 /// A statement of a move may take long. A driver that freezes within a transaction must not keep the next one out.
 const MOVE_SETTINGS: [(&str, &str); 2] =
     [("statement_timeout", "0"), ("idle_in_transaction_session_timeout", "10000")];
-/// A driver and the calls of two others.
+/// The driver, its sign of life, and the calls of two other drivers.
 const MOVE_CONNECTIONS: u32 = 4;
 
 /// Opens all connections of the pool. Call it after the database is accepted; before that the gate refuses each one.

@@ -28,7 +28,7 @@ const MIX: Mix = Mix {
     request_timeout: Duration::from_secs(10),
 };
 
-/// Half of s0's slots of two.
+/// Half of the slots of s0 in a cluster of two shards.
 const HALF: (u32, u32) = (0, 4095);
 
 fn finish() -> MoveWishes {
@@ -36,11 +36,11 @@ fn finish() -> MoveWishes {
 }
 
 /// No client was told that something was not executed, or may have been.
-fn nobody_noticed(history: &History) -> anyhow::Result<()> {
+fn no_client_was_told_of_an_error(history: &History) -> anyhow::Result<()> {
     let is_error =
         |attempt: &Attempt| matches!(attempt.verdict, Verdict::NotExecuted { .. } | Verdict::Unknown { .. });
-    let noticed = history.records.iter().find(|record| record.attempts.iter().any(is_error));
-    ensure!(noticed.is_none(), "a client noticed: {noticed:?}\n{}", history.answers());
+    let told = history.records.iter().find(|record| record.attempts.iter().any(is_error));
+    ensure!(told.is_none(), "a client was told of an error: {told:?}\n{}", history.answers());
     Ok(())
 }
 
@@ -63,7 +63,7 @@ async fn slots_move_under_load_and_come_back() -> anyhow::Result<()> {
     tokio::time::sleep(Duration::from_secs(1)).await;
 
     let mut history = load.finish().await?;
-    nobody_noticed(&history)?;
+    no_client_was_told_of_an_error(&history)?;
     history.records.extend(opening.records);
     let summary = audit(&cluster, &history).await?;
     ensure!(summary.cross_shard > 100 && summary.holds >= 10, "too little was done: {summary:?}");
@@ -100,7 +100,7 @@ async fn a_move_is_reversed_twice_under_load() -> anyhow::Result<()> {
     third.until("finished").await?;
 
     let mut history = load.finish().await?;
-    nobody_noticed(&history)?;
+    no_client_was_told_of_an_error(&history)?;
     history.records.extend(opening.records);
     audit(&cluster, &history).await?;
     assert_nothing_is_left(&cluster, "s0", HALF).await?;
@@ -151,7 +151,7 @@ async fn a_move_that_is_given_up_leaves_nothing_behind() -> anyhow::Result<()> {
     ensure!(back.wish(abort()).await.is_err());
 
     let mut history = load.finish().await?;
-    nobody_noticed(&history)?;
+    no_client_was_told_of_an_error(&history)?;
     history.records.extend(opening.records);
     audit(&cluster, &history).await?;
     cluster.finish().await
@@ -267,7 +267,7 @@ async fn an_operator_adds_a_shard_and_drains_it_again() -> anyhow::Result<()> {
     ensure!(shards["shards"][2]["slots"] == 0 && shards["shards"][2]["accounts"] == 0, "{shards}");
 
     let mut history = load.finish().await?;
-    nobody_noticed(&history)?;
+    no_client_was_told_of_an_error(&history)?;
     history.records.extend(opening.records);
     cluster.refresh_status().await?;
     audit(&cluster, &history).await?;

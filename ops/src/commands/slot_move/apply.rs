@@ -101,8 +101,8 @@ pub async fn carry_out_and_show(
     let views = tokio::select! {
         done = carry_out(nodes, plan, options, file) => done?,
         _ = tokio::signal::ctrl_c() => {
-            output::note("\ndetached; the moves that have begun go on. Watch them with `shardctl move status --watch`, and run the \
-                          same command again to go on with the rest of the plan");
+            output::note("\ndetached; the moves that have begun go on. Watch them with `shardctl move status --watch`. \
+                          `shardctl move apply` with the same plan goes on with the rest of it");
             return Ok(ExitCode::SUCCESS);
         }
     };

@@ -50,12 +50,12 @@ pub async fn pause(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
 }
 
 pub async fn resume(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    order(args, context, MoveWishes { paused: Some(false), ..Default::default() }, "goes on").await
+    order(args, context, MoveWishes { paused: Some(false), ..Default::default() }, "resumed").await
 }
 
 pub async fn throttle(args: ThrottleArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let wishes = MoveWishes { rate: Some(args.rate.unwrap_or(0)), unthrottled: Some(args.off), ..Default::default() };
-    order(args.args, context, wishes, "throttled as ordered").await
+    order(args.args, context, wishes, "throttle changed").await
 }
 
 pub async fn cut_over(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
@@ -99,7 +99,7 @@ async fn order(args: Args, context: &Context, wishes: MoveWishes, done: &str) ->
     let nodes = super::nodes(&args.address, context).await?;
     let (target, _, view) = super::find(&nodes, args.id).await?;
     if args.dry_run {
-        output::data(&format!("move {}: nothing was ordered", view.id))?;
+        output::data(&format!("move {} is {}; it would be ordered: {done}", view.id, view.phase))?;
         return Ok(ExitCode::SUCCESS);
     }
     nodes.control(&target, view.id, wishes).await?;
@@ -120,7 +120,7 @@ async fn order_and_wait(
     let nodes = super::nodes(&args.address, context).await?;
     let (target, _, view) = super::find(&nodes, args.id).await?;
     if args.dry_run {
-        output::data(&format!("move {} is {}: nothing was ordered", view.id, view.phase))?;
+        output::data(&format!("move {} is {}; it would become: {}", view.id, view.phase, wanted.join(" or ")))?;
         return Ok(ExitCode::SUCCESS);
     }
     nodes.control(&target, view.id, wishes).await?;

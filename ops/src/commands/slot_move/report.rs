@@ -61,7 +61,9 @@ pub fn print(views: &[MoveView]) -> anyhow::Result<()> {
         ["from", "to", "slots", "phase", "bookings", "accounts", "MB", "pause ms", "source's lane waited ms"];
     output::table(header, &rows)?;
     for view in views {
-        for asset in view.assets.as_array().into_iter().flatten() {
+        // Both sides have compared the sums before the target took the slots.
+        let has_moved = matches!(view.phase.as_str(), "taken" | "finished" | "reversed");
+        for asset in view.assets.as_array().into_iter().flatten().filter(|_| has_moved) {
             output::data(&format!(
                 "{} to {}: {} {} minor units, both sides agree",
                 view.from,

@@ -14,7 +14,7 @@ const LOOK: Duration = Duration::from_millis(300);
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Go on showing the open moves until none is left to watch
+    /// Go on showing the open moves until each is taken, paused, or waits for its cut-over
     #[arg(long)]
     watch: bool,
     /// Show moves that are over as well
@@ -60,7 +60,9 @@ async fn watch(nodes: &Nodes) -> anyhow::Result<()> {
             bar.set_position(view.percent as u64);
             bar.set_message(view.line());
         }
-        let waits = |view: &MoveView| view.phase == "taken" || view.paused;
+        let waits = |view: &MoveView| {
+            view.phase == "taken" || view.paused || (view.holds_cutover && view.phase == "catching up")
+        };
         if views.iter().all(waits) {
             return Ok(());
         }
