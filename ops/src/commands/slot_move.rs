@@ -92,11 +92,15 @@ pub async fn find(nodes: &Nodes, named: Option<Uuid>) -> anyhow::Result<(String,
             None => view.is_open(),
         })
         .collect();
-    let unanswered = failures.iter().map(|error| format!("; {error:#}")).collect::<String>();
+    if meant.is_empty()
+        && let Some(failure) = failures.into_iter().next()
+    {
+        return Err(failure.context("no shard that answers knows of the move"));
+    }
     match (meant.pop(), meant.is_empty(), named) {
         (Some(found), true, _) => Ok(found),
         (Some(_), false, _) => bail!("several moves are open: name one (`shardctl move status` lists them)"),
-        (None, _, Some(id)) => bail!("no shard knows of a move {id}{unanswered}"),
-        (None, _, None) => bail!("no move is open{unanswered}"),
+        (None, _, Some(id)) => bail!("no shard knows of a move {id} (`shardctl move status --all` lists the moves)"),
+        (None, _, None) => bail!("no move is open (`shardctl move status --all` lists those that are over)"),
     }
 }

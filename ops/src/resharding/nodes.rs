@@ -14,6 +14,8 @@ use crate::exit::Unreachable;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Counting the accounts of a large shard takes some seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+/// A node reads its few rows of `slot_move` in milliseconds. One that does not answer within this time is frozen or cut off.
+const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The nodes of a cluster, by its newest map.
 pub struct Nodes {
@@ -103,12 +105,7 @@ impl Nodes {
     /// The moves to each shard. A shard that does not answer is named.
     pub async fn list(&self) -> (Vec<(String, wire::MoveStatus)>, Vec<anyhow::Error>) {
         let asked = self.map.shards.iter().map(async |shard| {
-            let list = self
-                .moves(&shard.id)
-                .await?
-                .list(wire::ListMovesRequest {})
-                .await
-                .map_err(|s| said(&shard.id, &s))?;
+            let list = self.moves(&shard.id).await?.list(list_request()).await.map_err(|s| said(&shard.id, &s))?;
             let of_target = list.into_inner().moves.into_iter().filter(|it| it.is_target);
             anyhow::Ok(of_target.map(|it| (shard.id.clone(), it)).collect::<Vec<_>>())
         });
@@ -125,7 +122,7 @@ impl Nodes {
 
     /// One move, asked at its target.
     pub async fn status(&self, target: &str, id: Uuid) -> anyhow::Result<Option<wire::MoveStatus>> {
-        let list = self.moves(target).await?.list(wire::ListMovesRequest {}).await.map_err(|s| said(target, &s))?;
+        let list = self.moves(target).await?.list(list_request()).await.map_err(|s| said(target, &s))?;
         Ok(list.into_inner().moves.into_iter().find(|it| it.is_target && it.r#move.as_ref() == id.as_bytes()))
     }
 
@@ -187,6 +184,12 @@ impl Nodes {
             .filter_map(|offered| offered.err().map(|error| format!("{error:#}")))
             .collect()
     }
+}
+
+fn list_request() -> tonic::Request<wire::ListMovesRequest> {
+    let mut request = tonic::Request::new(wire::ListMovesRequest {});
+    request.set_timeout(LIST_TIMEOUT);
+    request
 }
 
 async fn connect(url: &str) -> anyhow::Result<Channel> {

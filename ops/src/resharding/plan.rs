@@ -1,8 +1,9 @@
 //! Which slots to move. Deciding is pure: it works on what the nodes said of owners and load.
 //!
-//! The weight of a slot is its share of the cluster's accounts plus its share of the recent legs: the first stands for what is
-//! stored, the second for what is written. A slot without accounts has a small weight, so that an empty cluster is balanced by the
-//! number of slots.
+//! The weight of a slot is its share of the cluster's accounts plus its share of all legs ever booked on them: the first stands for
+//! the rows of `account`, the second for those of the journal and for what is written. The number of legs of an account moves with the
+//! account, so that a plan made after a move agrees with the one before it. A slot without accounts has a small weight, so that an
+//! empty cluster is balanced by the number of slots.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +16,9 @@ use super::nodes::{Nodes, Owners};
 
 /// A slot weighs at least so much of the cluster.
 const LEAST_WEIGHT: f64 = 1e-6;
+
+/// A shard within so much of the mean is left as it is: traffic changes the shares by more than that.
+const TOLERANCE: f64 = 0.02;
 
 /// Moves to be applied, at once where [`wave`] allows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,6 +54,16 @@ pub enum Goal {
     Slots(Vec<SlotRange>, String),
 }
 
+impl Goal {
+    fn reached(&self) -> String {
+        match self {
+            Self::Balance => format!("each shard is within {:.0} % of the mean", TOLERANCE * 100.0),
+            Self::Drain(shard) => format!("shard {shard} owns no slots"),
+            Self::Slots(_, shard) => format!("shard {shard} owns these slots"),
+        }
+    }
+}
+
 /// What is known of the cluster's slots.
 #[derive(Debug, Clone)]
 pub struct Weights {
@@ -75,10 +89,7 @@ impl Weights {
     pub fn of(loads: &BTreeMap<String, wire::LoadResponse>) -> Self {
         let all = || loads.values().flat_map(|load| &load.slots);
         let accounts: i64 = all().map(|slot| slot.accounts).sum();
-        // Legs per microsecond, so that shards with other rates compare.
-        let rate = |load: &wire::LoadResponse, legs: i64| legs as f64 / (load.recent_us.max(1) as f64);
-        let rates: f64 =
-            loads.values().map(|load| load.slots.iter().map(|slot| rate(load, slot.recent_legs)).sum::<f64>()).sum();
+        let legs: i64 = all().map(|slot| slot.legs).sum();
         let mut weights = Self {
             weight: Slot::all().map(|slot| (slot, LEAST_WEIGHT)).collect(),
             accounts: BTreeMap::new(),
@@ -90,7 +101,7 @@ impl Weights {
             for of_slot in &load.slots {
                 let Ok(slot) = Slot::try_from(of_slot.slot) else { continue };
                 let stored = of_slot.accounts as f64 / accounts.max(1) as f64;
-                let written = if rates > 0.0 { rate(load, of_slot.recent_legs) / rates } else { 0.0 };
+                let written = of_slot.legs as f64 / legs.max(1) as f64;
                 weights.weight.insert(slot, LEAST_WEIGHT + stored + written);
                 weights.accounts.insert(slot, of_slot.accounts);
             }
@@ -105,7 +116,9 @@ impl Weights {
     /// The share of the cluster's weight that each shard has.
     pub fn shares(&self, owners: &Owners, shards: &[String]) -> BTreeMap<String, f64> {
         let total: f64 = self.weight.values().sum();
-        let of = |shard: &String| owners.slots_of(shard).map(|slot| self.of_slot(slot)).sum::<f64>() / total;
+        let of = |shard: &String| {
+            owners.slots_of(shard).map(|slot| self.of_slot(slot)).fold(0.0, |sum, weight| sum + weight) / total
+        };
         shards.iter().map(|shard| (shard.clone(), of(shard))).collect()
     }
 
@@ -145,7 +158,7 @@ pub fn decide(nodes: &Nodes, owners: &Owners, weights: &Weights, goal: &Goal) ->
     };
     let moves = pairs.into_iter().map(|((from, to), slots)| weights.planned(&from, &to, slots));
     let plan = Plan { cluster: nodes.map.cluster, map_version: nodes.map.version, moves: moves.collect() };
-    ensure!(!plan.moves.is_empty(), "there is nothing to move");
+    ensure!(!plan.moves.is_empty(), "there is nothing to move: {}", goal.reached());
     Ok(plan)
 }
 
@@ -187,7 +200,7 @@ fn balanced(owners: &Owners, weights: &Weights, shards: &[String]) -> Pairs {
     let mean = 1.0 / shards.len() as f64;
     let mut pairs = Pairs::new();
     let mut sources: Vec<String> =
-        shares.iter().filter(|(_, share)| **share > mean).map(|(id, _)| id.clone()).collect();
+        shares.iter().filter(|(_, share)| **share > mean * (1.0 + TOLERANCE)).map(|(id, _)| id.clone()).collect();
     sources.sort();
     for from in sources {
         let mut slots: Vec<Slot> = owners.slots_of(&from).collect();
@@ -258,9 +271,8 @@ mod tests {
     }
 
     fn loads(of: &[(u32, i64)]) -> BTreeMap<String, wire::LoadResponse> {
-        let slots =
-            of.iter().map(|(slot, accounts)| wire::SlotLoad { slot: *slot, accounts: *accounts, recent_legs: 0 });
-        let load = wire::LoadResponse { slots: slots.collect(), bytes: 1_000, bookings: 1, recent_us: 1 };
+        let slots = of.iter().map(|(slot, accounts)| wire::SlotLoad { slot: *slot, accounts: *accounts, legs: 0 });
+        let load = wire::LoadResponse { slots: slots.collect(), bytes: 1_000, bookings: 1 };
         BTreeMap::from([("s0".to_owned(), load)])
     }
 

@@ -14,6 +14,7 @@ pub struct MoveView {
     pub to: String,
     pub slots: Vec<String>,
     pub slot_count: u32,
+    /// The phase at the target. A rehearsal that was verified and then deleted is `rehearsed`.
     pub phase: String,
     /// Of the copy, in percent; an estimate until it is complete.
     pub percent: f64,
@@ -64,6 +65,8 @@ impl MoveView {
         let end_us = if is_over("copied_at_us") { number("copied_at_us") } else { clock::now_us() };
         let seconds = (end_us - status.started_at_us).max(1) as f64 / 1e6;
         let milliseconds = |name: &str| is_over("taken_at_us").then(|| number(name) as f64 / 1e3);
+        let is_rehearsed = status.phase == "aborted" && wishes["rehearse"] == true && number("verified_position") > 0;
+        let phase = if is_rehearsed { "rehearsed".to_owned() } else { status.phase.clone() };
         let ranges: Vec<SlotRange> = status
             .slots
             .iter()
@@ -77,7 +80,7 @@ impl MoveView {
             to: target.to_owned(),
             slot_count: ranges.iter().map(|range| u32::from(range.len())).sum(),
             slots: ranges.iter().map(ToString::to_string).collect(),
-            phase: status.phase.clone(),
+            phase,
             percent,
             bookings: count("bookings"),
             accounts: count("accounts"),
@@ -99,7 +102,7 @@ impl MoveView {
 
     /// Whether the move may still change.
     pub fn is_open(&self) -> bool {
-        !matches!(self.phase.as_str(), "finished" | "aborted" | "reversed")
+        !matches!(self.phase.as_str(), "finished" | "aborted" | "rehearsed" | "reversed")
     }
 
     /// One line for a progress bar.
@@ -157,6 +160,8 @@ mod tests {
         );
         let view = MoveView::of("s1", &status("catching up", "{}", r#"{"hold_cutover": true}"#));
         assert!(view.next.starts_with("shardctl move cutover "), "{view:?}");
+        let view = MoveView::of("s1", &status("aborted", r#"{"verified_position": 7}"#, r#"{"rehearse": true}"#));
+        assert_eq!((view.phase.as_str(), view.is_open()), ("rehearsed", false));
         let taken = r#"{"copied_at_us": 5, "taken_at_us": 9, "pause_us": 1500, "blocked_by": "x"}"#;
         let view = MoveView::of("s1", &status("taken", taken, "{}"));
         assert_eq!((view.percent as i64, view.pause_ms), (100, Some(1.5)));

@@ -228,7 +228,10 @@ impl Moves {
                     return refused(format!("move {} is being finished and cannot be reversed any more", other.id));
                 }
             } else if overlap(&other.slots, &slots) {
-                return refused(format!("move {} of some of the slots is {phase}: finish it first", other.id));
+                return refused(format!(
+                    "move {} of some of the slots can still be reversed: reverse it to bring them back, or finish it first",
+                    other.id
+                ));
             }
         }
         if let Some(reverses) = reverses
@@ -292,6 +295,11 @@ impl Moves {
         }
         if said.finish == Some(true) && !matches!(phase, Phase::Taken | Phase::Finished) {
             return refused("it can be finished after the cut-over");
+        }
+        let is_of_the_copy = said.hold_cutover.is_none()
+            && (said.paused.is_some() || said.rate.is_some() || said.unthrottled.is_some());
+        if is_of_the_copy && !phase.is_before_cut_over() {
+            return refused("there is no copy to pause, to resume or to throttle");
         }
         let mut wishes: Wishes = progress::read(&row.wishes)?;
         wishes.update(said);

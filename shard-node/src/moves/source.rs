@@ -166,9 +166,8 @@ impl Moves {
             }
             if overlap(&other.slots, &join.slots) && Some(other.id) != join.reverses {
                 return Err(MoveError::Refused(format!(
-                    "move {} of some of the slots is {}: finish or reverse it first",
-                    other.id,
-                    other.phase.as_str()
+                    "move {} of some of the slots can still be reversed: finish or reverse it first",
+                    other.id
                 )));
             }
         }

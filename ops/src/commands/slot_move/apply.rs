@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail, ensure};
 use futures_util::future::try_join_all;
 use indicatif::ProgressBar;
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::{
     cluster::durable_file::{self, Audience},
@@ -50,7 +51,7 @@ pub struct Options {
     #[arg(long)]
     finish: bool,
     /// Copy at most so many bytes a second [default: as fast as the source's commits allow]
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
     rate: Option<u64>,
     /// Copy as fast as possible, whatever the source's clients feel
     #[arg(long, conflicts_with = "rate")]
@@ -76,13 +77,11 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     );
     refuse_stale(&nodes, &plan).await?;
     if args.dry_run {
-        for planned in &plan.moves {
-            output::data(&format!(
-                "would move slots {} from {} to {}",
-                planned.slots.join(","),
-                planned.from,
-                planned.to
-            ))?;
+        if context.json {
+            output::json(&json!({"plan": plan, "dry_run": true}))?;
+        } else {
+            super::plan::print(&plan)?;
+            output::note("\nnothing was started");
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -122,7 +121,14 @@ pub async fn carry_out_and_show(
 async fn refuse_stale(nodes: &Nodes, plan: &Plan) -> anyhow::Result<()> {
     let owners = nodes.owners().await?;
     for planned in &plan.moves {
-        if nodes.status(&planned.to, planned.id).await?.is_some() {
+        if let Some(status) = nodes.status(&planned.to, planned.id).await? {
+            let view = MoveView::of(&planned.to, &status);
+            ensure!(
+                !matches!(view.phase.as_str(), "aborting" | "aborted" | "reversed"),
+                "move {} of this plan is {}. Make a new plan with `shardctl move plan`",
+                view.id,
+                view.phase
+            );
             // It has begun: applying the plan again goes on watching it.
             continue;
         }
@@ -147,7 +153,7 @@ async fn carry_out(
     file: Option<&std::path::Path>,
 ) -> anyhow::Result<Vec<MoveView>> {
     let stack = progress::Stack::new();
-    let mut done: BTreeMap<uuid::Uuid, MoveView> = BTreeMap::new();
+    let mut done: BTreeMap<Uuid, MoveView> = BTreeMap::new();
     loop {
         let waiting: Vec<&PlannedMove> =
             plan.moves.iter().filter(|planned| !done.contains_key(&planned.id)).collect();
@@ -156,15 +162,25 @@ async fn carry_out(
         }
         let each = wave(&waiting).into_iter().map(|planned| {
             let bar = stack.percent(&format!("{} to {}", planned.from, planned.to));
-            async move { carry_out_one(nodes, planned, options, &bar).await }
+            async move { anyhow::Ok((planned.id, carry_out_one(nodes, planned, options, &bar).await?)) }
         });
-        for view in try_join_all(each).await? {
+        for (planned, view) in try_join_all(each).await? {
             if let Some(file) = file
                 && view.map_version.is_some()
             {
                 update_file(nodes, file).await?;
             }
-            done.insert(view.id, view);
+            done.insert(planned, view);
+        }
+        let waits_for_cut_over = done.values().any(|view| view.phase == "catching up");
+        if waits_for_cut_over && done.len() < plan.moves.len() {
+            // A shard receives slots in one move at a time.
+            output::note(&format!(
+                "{} of {} moves were started. Cut over those that wait, then apply the plan again",
+                done.len(),
+                plan.moves.len()
+            ));
+            break;
         }
     }
     Ok(plan.moves.iter().filter_map(|planned| done.remove(&planned.id)).collect())
@@ -176,6 +192,8 @@ async fn carry_out_one(
     options: &Options,
     bar: &ProgressBar,
 ) -> anyhow::Result<MoveView> {
+    // A rehearsal leaves the plan's id to the move that follows it.
+    let id = if options.rehearse { Uuid::now_v7() } else { planned.id };
     let wishes = wire::MoveWishes {
         rehearse: Some(options.rehearse),
         hold_cutover: Some(options.hold_cutover),
@@ -183,37 +201,35 @@ async fn carry_out_one(
         unthrottled: Some(options.unthrottled),
         ..Default::default()
     };
-    nodes.start(&planned.to, planned.id, &planned.from, &planned.ranges()?, None, wishes).await?;
+    nodes.start(&planned.to, id, &planned.from, &planned.ranges()?, None, wishes).await?;
     let wanted: &[&str] = match (options.rehearse, options.hold_cutover, options.finish) {
-        (true, ..) => &["aborted"],
+        (true, ..) => &["rehearsed"],
         (false, true, _) => &["catching up", "taken"],
         (false, false, true) => &["finished"],
         _ => &["taken", "finished"],
     };
-    let view = watch(nodes, &planned.to, planned.id, bar, |view| {
+    let view = watch(nodes, &planned.to, id, bar, |view| {
         wanted.contains(&view.phase.as_str()) && (view.phase != "taken" || view.map_version.is_some())
             || (options.finish && view.phase == "taken")
     })
     .await?;
     if options.finish && view.phase == "taken" {
-        nodes.control(&planned.to, planned.id, wire::MoveWishes { finish: Some(true), ..Default::default() }).await?;
-        return watch(nodes, &planned.to, planned.id, bar, |view| view.phase == "finished").await;
-    }
-    if options.rehearse {
-        ensure!(view.verified_position.is_some(), "move {} was given up before it was verified", planned.id);
+        nodes.control(&planned.to, id, wire::MoveWishes { finish: Some(true), ..Default::default() }).await?;
+        return watch(nodes, &planned.to, id, bar, |view| view.phase == "finished").await;
     }
     bar.finish_with_message(view.line());
     Ok(view)
 }
 
-/// Shows a move until `is_done`. Fails if it ends in another way.
+/// Shows a move until `is_done`, by a bar on a terminal and by a line for each phase elsewhere. Fails if it ends in another way.
 pub async fn watch(
     nodes: &Nodes,
     target: &str,
-    id: uuid::Uuid,
+    id: Uuid,
     bar: &ProgressBar,
     is_done: impl Fn(&MoveView) -> bool,
 ) -> anyhow::Result<MoveView> {
+    let mut shown = String::new();
     loop {
         // A node that is down for a moment goes on where it was.
         match nodes.status(target, id).await {
@@ -221,6 +237,10 @@ pub async fn watch(
                 let view = MoveView::of(target, &status);
                 bar.set_position(view.percent as u64);
                 bar.set_message(view.line());
+                if bar.is_hidden() && shown != view.phase {
+                    output::note(&view.line());
+                    shown.clone_from(&view.phase);
+                }
                 if is_done(&view) {
                     return Ok(view);
                 }

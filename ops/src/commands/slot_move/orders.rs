@@ -33,7 +33,7 @@ pub struct Args {
 #[command(group = clap::ArgGroup::new("how").required(true))]
 pub struct ThrottleArgs {
     /// Copy at most so many bytes a second
-    #[arg(long, group = "how", value_name = "BYTES")]
+    #[arg(long, group = "how", value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
     rate: Option<u64>,
     /// Copy as fast as the source's commits allow
     #[arg(long, group = "how")]

@@ -14,7 +14,7 @@ use crate::{
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("goal").required(true))]
 pub struct Args {
-    /// Even out what the shards store and write
+    /// Even out the shards by accounts and bookings
     #[arg(long, group = "goal")]
     balance: bool,
     /// Move everything away from this shard
@@ -24,7 +24,7 @@ pub struct Args {
     #[arg(long, group = "goal", value_name = "SLOTS", requires = "to")]
     slots: Option<String>,
     /// The shard that receives the slots of --slots
-    #[arg(long, value_name = "SHARD", requires = "slots")]
+    #[arg(long, value_name = "SHARD", requires = "slots", conflicts_with_all = ["balance", "drain"])]
     to: Option<String>,
     /// Write the plan to this file
     #[arg(short, long, value_name = "FILE", default_value = "plan.toml")]
@@ -57,6 +57,18 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         output::json(&json!({"plan": plan, "shares_before": before, "shares_after": after, "next": next}))?;
         return Ok(ExitCode::SUCCESS);
     }
+    print(&plan)?;
+    let percent = |share: Option<&f64>| format!("{:.1} %", share.copied().unwrap_or(0.0) * 100.0);
+    let shares: Vec<[String; 3]> =
+        shards.iter().map(|shard| [shard.clone(), percent(before.get(shard)), percent(after.get(shard))]).collect();
+    output::data("\nshare of accounts and bookings:")?;
+    output::table(["shard", "now", "after"], &shares)?;
+    output::note(&if args.dry_run { "\nnothing was written".to_owned() } else { format!("\nnext: {next}") });
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One line for each move.
+pub fn print(plan: &Plan) -> anyhow::Result<()> {
     let rows: Vec<[String; 6]> = plan
         .moves
         .iter()
@@ -71,14 +83,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
             ]
         })
         .collect();
-    output::table(["from", "to", "slots", "which", "accounts", "MB"], &rows)?;
-    let percent = |share: Option<&f64>| format!("{:.1} %", share.copied().unwrap_or(0.0) * 100.0);
-    let shares: Vec<[String; 3]> =
-        shards.iter().map(|shard| [shard.clone(), percent(before.get(shard)), percent(after.get(shard))]).collect();
-    output::data("\nshare of accounts and writes:")?;
-    output::table(["shard", "now", "after"], &shares)?;
-    output::note(&if args.dry_run { "\nnothing was written".to_owned() } else { format!("\nnext: {next}") });
-    Ok(ExitCode::SUCCESS)
+    output::table(["from", "to", "slots", "which", "accounts", "about MB"], &rows)
 }
 
 fn as_file(plan: &Plan) -> anyhow::Result<String> {

@@ -41,10 +41,11 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
 /// One line for each move, and the money that moved.
 pub fn print(views: &[MoveView]) -> anyhow::Result<()> {
     let milliseconds = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1}"));
-    let rows: Vec<[String; 9]> = views
+    let rows: Vec<[String; 10]> = views
         .iter()
         .map(|view| {
             [
+                view.id.to_string(),
                 view.from.clone(),
                 view.to.clone(),
                 view.slot_count.to_string(),
@@ -58,14 +59,17 @@ pub fn print(views: &[MoveView]) -> anyhow::Result<()> {
         })
         .collect();
     let header =
-        ["from", "to", "slots", "phase", "bookings", "accounts", "MB", "pause ms", "source's lane waited ms"];
+        ["move", "from", "to", "slots", "phase", "bookings", "accounts", "MB", "pause ms", "source locked ms"];
     output::table(header, &rows)?;
     for view in views {
+        if view.phase == "rehearsed" {
+            output::data(&format!("{} to {}: the copy agreed with the source, and was deleted", view.from, view.to))?;
+        }
         // Both sides have compared the sums before the target took the slots.
         let has_moved = matches!(view.phase.as_str(), "taken" | "finished" | "reversed");
         for asset in view.assets.as_array().into_iter().flatten().filter(|_| has_moved) {
             output::data(&format!(
-                "{} to {}: {} {} minor units, both sides agree",
+                "{} to {}: the balances sum to {} minor units of {} on both sides",
                 view.from,
                 view.to,
                 output::cell(&asset["posted"]),

@@ -38,7 +38,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     if context.json {
         let next: Vec<&str> = views.iter().map(|view| view.next.as_str()).filter(|next| !next.is_empty()).collect();
         output::json(&json!({"moves": views, "next": next}))?;
-    } else {
+    } else if failures.is_empty() || !views.is_empty() {
         print(&views, args.all)?;
     }
     for error in &failures {
