@@ -2,11 +2,12 @@
 //!
 //! The node of the target drives a move ([`driver`]) from the row that it keeps in its database (`store::moves`), and folds what it
 //! copies into the shard's tables ([`incoming`]). The node of the source answers its calls ([`source`]) and gives the slots away in one
-//! transaction ([`hand_over`]). [`phase`] says which step may follow which. [`rpc`] is the service.
+//! transaction ([`hand_over`]). [`leave`] ends its part. [`phase`] says which step may follow which. [`rpc`] is the service.
 
 pub mod driver;
 pub mod hand_over;
 pub mod incoming;
+mod leave;
 mod load;
 pub mod phase;
 pub mod progress;
@@ -32,6 +33,11 @@ use crate::{
     store::{StoreError, read, session},
 };
 use source::Verified;
+
+/// The id of a move in a message.
+fn id_to_wire(id: Uuid) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(id.as_bytes())
+}
 
 /// The state that the driver and the service of moves share.
 #[derive(Clone)]

@@ -7,6 +7,7 @@ mod hold;
 mod identity;
 mod operation;
 mod outcome;
+mod slots;
 mod value;
 
 pub use self::{
@@ -16,6 +17,7 @@ pub use self::{
     },
     operation::{Submitted, operation_to_wire},
     outcome::{presumed_from_wire, state_from_wire, state_to_columns},
+    slots::{slots_from_wire, slots_to_wire},
     value::{
         account_id, asset, id_from_wire, id_to_wire, purpose_from_wire, purpose_to_wire, refused_from_wire,
         refused_to_wire, verdict_from_wire, verdict_to_wire,

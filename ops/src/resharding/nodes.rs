@@ -138,13 +138,7 @@ impl Nodes {
         let request = wire::StartMoveRequest {
             r#move: id.as_bytes().to_vec().into(),
             source: source.to_owned(),
-            slots: slots
-                .iter()
-                .map(|range| wire::SlotRange {
-                    first: range.first().index().into(),
-                    last: range.last().index().into(),
-                })
-                .collect(),
+            slots: wire::convert::slots_to_wire(slots),
             reverses: reverses.map(|id| id.as_bytes().to_vec().into()).unwrap_or_default(),
             wishes: Some(wishes),
         };

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use serde_json::Value;
-use shard_map::{Slot, SlotRange};
+use shard_map::SlotRange;
 use telemetry::clock;
 use uuid::Uuid;
 
@@ -67,13 +67,8 @@ impl MoveView {
         let milliseconds = |name: &str| is_over("taken_at_us").then(|| number(name) as f64 / 1e3);
         let is_rehearsed = status.phase == "aborted" && wishes["rehearse"] == true && number("verified_position") > 0;
         let phase = if is_rehearsed { "rehearsed".to_owned() } else { status.phase.clone() };
-        let ranges: Vec<SlotRange> = status
-            .slots
-            .iter()
-            .filter_map(|range| {
-                SlotRange::new(Slot::try_from(range.first).ok()?, Slot::try_from(range.last).ok()?).ok()
-            })
-            .collect();
+        let ranges: Vec<SlotRange> =
+            status.slots.iter().filter_map(|range| SlotRange::try_from(*range).ok()).collect();
         Self {
             id,
             from: status.peer.clone(),

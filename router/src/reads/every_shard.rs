@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use ledger::outcome::NotOwner;
-use shard_map::SlotRange;
 
 use crate::{
     service::{CallError, Core, Deadline, Reroutes},
@@ -40,7 +39,7 @@ pub async fn ask<Q: Question>(core: &Core, question: &Q, deadline: Deadline) -> 
     let mut reroutes = Reroutes::new(deadline);
     loop {
         let asked = core.view().shards_with_slots().into_iter().map(|(shard, slots)| async move {
-            let answer = question.ask(&shard, slots.into_iter().map(to_wire).collect(), deadline).await;
+            let answer = question.ask(&shard, slots.into_iter().map(wire::SlotRange::from).collect(), deadline).await;
             Said { shard: Arc::clone(shard.id()), answer }
         });
         let mut said = join_all(asked).await;
@@ -64,8 +63,4 @@ pub async fn ask<Q: Question>(core: &Core, question: &Q, deadline: Deadline) -> 
             return said;
         }
     }
-}
-
-fn to_wire(range: SlotRange) -> wire::SlotRange {
-    wire::SlotRange { first: range.first().index().into(), last: range.last().index().into() }
 }

@@ -3,17 +3,20 @@
 //! Everything that it has done is in the row of the move, changed in the transaction that does it. A driver that fails reads the row
 //! again and goes on from there; another one may do so instead ([`tables::claim`]).
 
+mod give_up;
+mod orders;
+mod source_node;
+
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use shard_map::SlotRange;
 use sqlx::{Connection, PgConnection};
 use telemetry::Tasks;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use uuid::Uuid;
 use wire::slot_moves_client::SlotMovesClient;
 
@@ -22,13 +25,12 @@ use super::{
     incoming::{self, Incoming},
     phase::Phase,
     progress::{self, AssetSum, Progress, Wishes},
-    source::{INCOMING, OWN_PART, PARTS, RELEASED, SourceProgress, overlap, sum_up},
+    source::{OWN_PART, PARTS, SourceProgress, sum_up},
     throttle::Throttle,
 };
 use crate::store::{
     StoreError,
-    moves::{self as tables, BookingsDigest, CleanUp, MoveRow},
-    ownership::as_multirange,
+    moves::{self as tables, BookingsDigest, MoveRow},
 };
 
 /// Bookings that one page of the copy looks at, and rows of accounts in a page.
@@ -43,9 +45,6 @@ const ALIVE: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(300);
 /// The pause before a difference is looked for again.
 const RETRY_DIFFERENCE: Duration = Duration::from_secs(5);
-/// How long the source may take to connect, and to answer.
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
-const CALL_TIMEOUT: Duration = Duration::from_secs(600);
 /// Bookings in a page during the cut-over.
 const SMALL_PAGE: u32 = 2_000;
 /// Pause between two looks at a source that has nothing new.
@@ -176,139 +175,7 @@ struct Driver {
     verifications: usize,
 }
 
-// === starting ===
-
 impl Moves {
-    /// Begins a move to this shard.
-    ///
-    /// # Errors
-    /// [`MoveError::Refused`] says what is against the move. If the source refuses, or its answer is lost, the row stays and a driver
-    /// gives the move up.
-    pub async fn start(
-        &self,
-        id: Uuid,
-        source: &str,
-        slots: Vec<SlotRange>,
-        reverses: Option<Uuid>,
-        wishes: Wishes,
-    ) -> Result<(), MoveError> {
-        let own = self.0.gate.expected().shard.clone();
-        let refused = |why: String| Err(MoveError::Refused(why));
-        if source == own {
-            return refused(format!("shard {own} cannot receive slots from itself"));
-        }
-        if slots.is_empty() {
-            return refused("the move has no slots".to_owned());
-        }
-        if self.map().await?.shards.iter().all(|shard| shard.id != source) {
-            return refused(format!("shard {source} is not in the map of shard {own}"));
-        }
-        let mut connection = self.connection().await?;
-        let mut transaction = connection.begin().await?;
-        tables::lock(&mut transaction).await?;
-        if tables::get(&mut transaction, id).await?.is_some() {
-            return Ok(());
-        }
-        const OWNED: &str = "SELECT count(*) FROM shardledger.slot_ownership WHERE slot <@ (SELECT $1::text::int4multirange) AND state = 1";
-        let owned: i64 = sqlx::query_scalar(OWNED).bind(as_multirange(&slots)).fetch_one(&mut *transaction).await?;
-        if owned > 0 {
-            return refused(format!("shard {own} owns {owned} of the slots already"));
-        }
-        for other in tables::list(&mut transaction).await?.into_iter().filter(|other| other.phase.is_open()) {
-            let phase = other.phase.as_str();
-            if matches!(other.phase, Phase::Copying | Phase::CatchingUp | Phase::Aborting) {
-                return refused(format!("move {} to shard {own} is {phase}: one move at a time comes in", other.id));
-            }
-            if Some(other.id) == reverses {
-                if other.phase != Phase::Released || other.peer != source || other.slots != slots {
-                    return refused(format!("move {} is {phase}, and not one that this move reverses", other.id));
-                }
-                let kept: SourceProgress = progress::read(&other.progress)?;
-                if kept.cleaned_to > 0 {
-                    return refused(format!("move {} is being finished and cannot be reversed any more", other.id));
-                }
-            } else if overlap(&other.slots, &slots) {
-                return refused(format!(
-                    "move {} of some of the slots can still be reversed: reverse it to bring them back, or finish it first",
-                    other.id
-                ));
-            }
-        }
-        if let Some(reverses) = reverses
-            && tables::get(&mut transaction, reverses).await?.is_none_or(|row| row.phase != Phase::Released)
-        {
-            return refused(format!("move {reverses} has not given slots of shard {own} away, or they came back"));
-        }
-        let now_us = self.now_us();
-        let row = MoveRow {
-            id,
-            peer: source.to_owned(),
-            slots,
-            phase: Phase::Copying,
-            driver_epoch: 1,
-            progress: progress::write(&Progress { reverses, ..Progress::default() }),
-            wishes: progress::write(&wishes),
-            started_at_us: now_us,
-            updated_at_us: now_us,
-        };
-        tables::insert(&mut transaction, &row).await?;
-        transaction.commit().await?;
-        drop(connection);
-        // The source is asked before the answer, so that the caller hears what speaks against the move.
-        let mut driver = Driver::of(self.clone(), row, wishes)?;
-        match driver.join().await {
-            Ok(()) => {
-                self.0.news.notify_waiters();
-                Ok(())
-            }
-            // A driver has begun already.
-            Err(MoveError::Superseded) => Ok(()),
-            Err(error) => {
-                // The source may have heard of the move: a driver ends it there as well.
-                let mut wishes = driver.wishes;
-                wishes.abort = true;
-                let mut connection = self.connection().await?;
-                tables::set_wishes(&mut connection, id, &progress::write(&wishes)).await?;
-                self.0.news.notify_waiters();
-                Err(error)
-            }
-        }
-    }
-
-    /// Changes what an operator wants of a move to this shard.
-    ///
-    /// # Errors
-    /// [`MoveError::Refused`] if the wish cannot be met any more.
-    pub async fn control(&self, id: Uuid, said: &wire::MoveWishes) -> Result<(), MoveError> {
-        let mut connection = self.connection().await?;
-        let mut transaction = connection.begin().await?;
-        tables::lock(&mut transaction).await?;
-        let row = tables::get(&mut transaction, id).await?;
-        let row = row.ok_or_else(|| MoveError::Refused(format!("move {id} is not known here")))?;
-        let phase = row.phase;
-        let refused = |why: &str| Err(MoveError::Refused(format!("move {id} is {}: {why}", phase.as_str())));
-        if phase.role() == super::phase::Role::Source {
-            return refused("ask the shard that receives the slots");
-        }
-        if said.abort == Some(true) && !phase.is_before_cut_over() {
-            return refused("the slots have changed hands; reverse the move instead");
-        }
-        if said.finish == Some(true) && !matches!(phase, Phase::Taken | Phase::Finished) {
-            return refused("it can be finished after the cut-over");
-        }
-        let is_of_the_copy = said.hold_cutover.is_none()
-            && (said.paused.is_some() || said.rate.is_some() || said.unthrottled.is_some());
-        if is_of_the_copy && !phase.is_before_cut_over() {
-            return refused("there is no copy to pause, to resume or to throttle");
-        }
-        let mut wishes: Wishes = progress::read(&row.wishes)?;
-        wishes.update(said);
-        tables::set_wishes(&mut transaction, id, &progress::write(&wishes)).await?;
-        transaction.commit().await?;
-        self.0.news.notify_waiters();
-        Ok(())
-    }
-
     /// The moves in which this shard takes part or took part, oldest first.
     ///
     /// # Errors
@@ -443,104 +310,6 @@ impl Driver {
         Ok(())
     }
 
-    // === the source ===
-
-    /// Connects to the node of the source and tells it who drives.
-    async fn join(&mut self) -> Result<(), MoveError> {
-        let map = self.moves.map().await?;
-        let peer = map.shards.iter().find(|shard| shard.id == self.row.peer);
-        let peer = peer.ok_or_else(|| MoveError::Refused(format!("shard {} is not in the map", self.row.peer)))?;
-        let mut failure = MoveError::Refused(format!("shard {} has no node in the map", self.row.peer));
-        for url in &peer.nodes {
-            match self.join_node(url, &map).await {
-                Ok(()) => return Ok(()),
-                // Another node of the shard may answer.
-                Err(error @ MoveError::Unreachable { .. }) => failure = error,
-                Err(error) => return Err(error),
-            }
-        }
-        Err(failure)
-    }
-
-    async fn join_node(&mut self, url: &str, map: &shard_map::ShardMap) -> Result<(), MoveError> {
-        let unreachable = |reason: String| MoveError::Unreachable {
-            shard: self.row.peer.clone(),
-            reason: format!("{url}: {reason}"),
-        };
-        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| unreachable(error.to_string()))?;
-        let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(CALL_TIMEOUT).connect().await;
-        let channel = channel.map_err(|error| unreachable(error.to_string()))?;
-        let mut source = SlotMovesClient::new(channel)
-            .max_decoding_message_size(wire::MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(wire::MAX_MESSAGE_BYTES);
-        let request = wire::JoinMoveRequest {
-            r#move: id_to_wire(self.row.id),
-            target: self.moves.0.gate.expected().shard.clone(),
-            slots: slots_to_wire(&self.row.slots),
-            driver_epoch: self.row.driver_epoch,
-            reverses: self.progress.reverses.map(id_to_wire).unwrap_or_default(),
-            cluster: map.cluster.as_uuid().as_bytes().to_vec().into(),
-            source: self.row.peer.clone(),
-        };
-        let joined = source.join(request).await;
-        let joined = joined.map_err(|status| error_of_status(&self.row.peer, &status))?.into_inner();
-        self.source = Some(source);
-        self.joined = true;
-        self.released = joined.released;
-        if self.progress.slot_epoch == 0 {
-            self.progress.slot_epoch = joined.slot_epoch;
-            self.progress.folded_position = joined.folded_position;
-            self.progress.expected_accounts = joined.accounts;
-            self.progress.expected_bookings = joined.bookings;
-            if self.progress.reverses.is_some() {
-                self.progress.part = OWN_PART;
-                self.progress.after = joined.from_position;
-            }
-            self.announce().await?;
-        }
-        Ok(())
-    }
-
-    /// Marks the slots as incoming, so that refusals name the source.
-    async fn announce(&mut self) -> Result<(), MoveError> {
-        const LOCK: &str = "LOCK TABLE shardledger.lane_fence IN SHARE ROW EXCLUSIVE MODE";
-        const ANNOUNCE: &str = "INSERT INTO shardledger.slot_ownership AS o (slot, state, epoch, peer) \
-             SELECT slot, 3, $2, $3 FROM unnest((SELECT $1::text::int4multirange)) AS r, generate_series(lower(r), upper(r) - 1) AS slot \
-             ON CONFLICT (slot) DO UPDATE SET state = 3, epoch = excluded.epoch, peer = excluded.peer WHERE o.state = 2";
-        const COUNT: &str = "UPDATE shardledger.shard_state SET ownership_version = ownership_version + 1";
-        let mut connection = self.moves.connection().await?;
-        let mut transaction = connection.begin().await?;
-        sqlx::query(LOCK).execute(&mut *transaction).await?;
-        sqlx::query(ANNOUNCE)
-            .bind(as_multirange(&self.row.slots))
-            .bind(self.progress.slot_epoch)
-            .bind(&self.row.peer)
-            .execute(&mut *transaction)
-            .await?;
-        sqlx::query(COUNT).execute(&mut *transaction).await?;
-        let progress = self.progress.clone();
-        let text = self.advance_in(&mut transaction, self.row.phase, &progress).await?;
-        transaction.commit().await?;
-        self.written(self.row.phase, progress, text);
-        self.moves.0.lane.look_again();
-        Ok(())
-    }
-
-    async fn source(&mut self) -> Result<&mut SlotMovesClient<Channel>, MoveError> {
-        if self.source.is_none() || !self.joined {
-            self.join().await?;
-        }
-        self.source.as_mut().ok_or(MoveError::Superseded)
-    }
-
-    fn answered<T>(&self, answer: Result<tonic::Response<T>, tonic::Status>) -> Result<T, MoveError> {
-        answer.map(tonic::Response::into_inner).map_err(|status| error_of_status(&self.row.peer, &status))
-    }
-
-    fn id(&self) -> bytes::Bytes {
-        id_to_wire(self.row.id)
-    }
-
     // === steps ===
 
     async fn step(&mut self) -> Result<Step, MoveError> {
@@ -616,8 +385,7 @@ impl Driver {
         let mut connection = self.moves.connection().await?;
         let row = tables::get(&mut connection, reverses).await?.ok_or(MoveError::Superseded)?;
         let kept: SourceProgress = progress::read(&row.progress)?;
-        const FOLDED: &str = "SELECT folded_position FROM shardledger.fold_state";
-        let folded: i64 = sqlx::query_scalar(FOLDED).fetch_one(&mut *connection).await?;
+        let folded = tables::folded_position(&mut connection).await?;
         drop(connection);
         self.progress.after = self.progress.after.max(kept.reversed_to);
         // Rows that the fold has not written yet would be older than the bookings that come.
@@ -938,96 +706,6 @@ impl Driver {
         Ok(Step::Again)
     }
 
-    // === the end ===
-
-    /// Gives the move up before the slots are released.
-    async fn give_up(&mut self) -> Result<Step, MoveError> {
-        let request = wire::LeaveMoveRequest {
-            r#move: self.id(),
-            driver_epoch: self.row.driver_epoch,
-            how: wire::leave_move_request::How::Abort.into(),
-        };
-        let answer = self.source().await?.leave(request).await;
-        self.answered(answer)?;
-        self.progress.cleaned_to = 0;
-        self.advance(Phase::Aborting).await?;
-        Ok(Step::Again)
-    }
-
-    /// Deletes what was copied. What was copied for a reversal stays: the move that it reverses keeps it.
-    async fn clean_up_here(&mut self) -> Result<Step, MoveError> {
-        const LOCK: &str = "LOCK TABLE shardledger.lane_fence IN SHARE ROW EXCLUSIVE MODE";
-        const FORGET: &str =
-            "DELETE FROM shardledger.slot_ownership WHERE slot <@ (SELECT $1::text::int4multirange) AND state = 3";
-        const GIVE_BACK: &str = "UPDATE shardledger.slot_ownership SET state = 2, epoch = epoch - 1, peer = $2 \
-             WHERE slot <@ (SELECT $1::text::int4multirange) AND state = 3";
-        const COUNT: &str = "UPDATE shardledger.shard_state SET ownership_version = ownership_version + 1";
-        let mut connection = self.moves.connection().await?;
-        if self.progress.reverses.is_none() && self.progress.slot_epoch > 0 {
-            self.delete_copy(&mut connection).await?;
-        }
-        let slots = as_multirange(&self.row.slots);
-        let progress = Progress { finished_at_us: self.moves.now_us(), ..self.progress.clone() };
-        let mut transaction = connection.begin().await?;
-        sqlx::query(LOCK).execute(&mut *transaction).await?;
-        match self.progress.reverses {
-            Some(_) if self.progress.slot_epoch == 0 => {}
-            Some(reverses) => {
-                sqlx::query(GIVE_BACK).bind(slots).bind(&self.row.peer).execute(&mut *transaction).await?;
-                self.keep_for_another_reversal(&mut transaction, reverses).await?;
-            }
-            None => {
-                sqlx::query(FORGET).bind(slots).execute(&mut *transaction).await?;
-            }
-        }
-        sqlx::query(COUNT).execute(&mut *transaction).await?;
-        let text = self.advance_in(&mut transaction, Phase::Aborted, &progress).await?;
-        transaction.commit().await?;
-        self.written(Phase::Aborted, progress, text);
-        self.moves.0.lane.look_again();
-        tracing::info!(move_id = %self.row.id, "a move was given up");
-        Ok(Step::Done)
-    }
-
-    async fn delete_copy(&mut self, connection: &mut PgConnection) -> Result<(), MoveError> {
-        let epoch = self.progress.slot_epoch;
-        let clean_up = CleanUp { row: &self.row, state: INCOMING, epoch };
-        clean_up.delete_projections(connection).await?;
-        clean_up.delete_lone_waypoints(connection).await?;
-        loop {
-            let after = self.progress.cleaned_to;
-            let to = tables::page_end(connection, after, i64::MAX, PAGE.into()).await?;
-            let range = (after, to.unwrap_or(i64::MAX));
-            let clean_up = CleanUp { row: &self.row, state: INCOMING, epoch };
-            let mut progress = Progress { cleaned_to: range.1, ..self.progress.clone() };
-            let (phase, text) = clean_up
-                .delete_bookings(connection, range, |deleted| {
-                    progress.bookings_deleted += deleted;
-                    (Phase::Aborting, progress::write(&progress))
-                })
-                .await
-                .map_err(StoreError::into_move_error)?;
-            self.written(phase, progress, text);
-            if to.is_none() {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Records how far the rows reach, for the next reversal.
-    async fn keep_for_another_reversal(
-        &self,
-        connection: &mut PgConnection,
-        reverses: Uuid,
-    ) -> Result<(), MoveError> {
-        let row = tables::get(connection, reverses).await?.ok_or(MoveError::Superseded)?;
-        let mut kept: SourceProgress = progress::read(&row.progress)?;
-        kept.reversed_to = kept.reversed_to.max(self.progress.after);
-        tables::advance(connection, &row, row.phase, &progress::write(&kept))
-            .await
-            .map_err(StoreError::into_move_error)
-    }
-
     /// After the cut-over: tells every shard the new map, and has the source clean up when an operator wants it.
     async fn finish(&mut self) -> Result<Step, MoveError> {
         if self.progress.published_map == 0 {
@@ -1054,104 +732,5 @@ impl Driver {
         self.progress.finished_at_us = self.moves.now_us();
         self.advance(Phase::Finished).await?;
         Ok(Step::Done)
-    }
-}
-
-impl Moves {
-    /// Ends the source's part of a move.
-    ///
-    /// # Errors
-    /// [`MoveError::Refused`] if the slots are given away and the move is to be given up.
-    pub async fn leave(
-        &self,
-        id: Uuid,
-        driver_epoch: i64,
-        how: wire::leave_move_request::How,
-    ) -> Result<wire::LeaveMoveResponse, MoveError> {
-        use wire::leave_move_request::How;
-        let mut connection = self.connection().await?;
-        let row = self.row_at_source(&mut connection, id, driver_epoch).await?;
-        let kept: SourceProgress = progress::read(&row.progress)?;
-        let done = wire::LeaveMoveResponse {
-            done: true,
-            bookings_deleted: i64::try_from(kept.bookings_deleted).unwrap_or(i64::MAX),
-        };
-        match (how, row.phase) {
-            (How::Abort, Phase::Left) | (How::Finish, Phase::CleanedUp) => Ok(done),
-            (How::Abort, Phase::Joined) => {
-                tables::advance(&mut connection, &row, Phase::Left, &row.progress)
-                    .await
-                    .map_err(StoreError::into_move_error)?;
-                self.verified().remove(&id);
-                Ok(done)
-            }
-            (How::Finish, Phase::Released) => self.clean_up_source(&mut connection, row, kept).await,
-            (_, phase) => Err(MoveError::Refused(format!(
-                "move {id} is {} at shard {}",
-                phase.as_str(),
-                self.0.gate.expected().shard
-            ))),
-        }
-    }
-
-    /// Deletes a part of what moved away. Called again until everything is gone.
-    async fn clean_up_source(
-        &self,
-        connection: &mut PgConnection,
-        mut row: MoveRow,
-        mut kept: SourceProgress,
-    ) -> Result<wire::LeaveMoveResponse, MoveError> {
-        const AT_ONCE: Duration = Duration::from_secs(1);
-        const FOLDED: &str = "SELECT folded_position FROM shardledger.fold_state";
-        let begun = Instant::now();
-        let folded: i64 = sqlx::query_scalar(FOLDED).fetch_one(&mut *connection).await?;
-        // The fold must not find rows missing that it has yet to write.
-        let mut answer = wire::LeaveMoveResponse::default();
-        if folded <= kept.last_position {
-            return Ok(answer);
-        }
-        let epoch = kept.slot_epoch;
-        if kept.cleaned_to == 0 {
-            CleanUp { row: &row, state: RELEASED, epoch }.delete_projections(connection).await?;
-        }
-        loop {
-            let to = tables::page_end(connection, kept.cleaned_to, i64::MAX, PAGE.into()).await?;
-            let range = (kept.cleaned_to, to.unwrap_or(i64::MAX));
-            let phase = if to.is_none() { Phase::CleanedUp } else { row.phase };
-            kept.cleaned_to = range.1;
-            let clean_up = CleanUp { row: &row, state: RELEASED, epoch };
-            let written = clean_up.delete_bookings(connection, range, |deleted| {
-                kept.bookings_deleted += deleted;
-                (phase, progress::write(&kept))
-            });
-            (row.phase, row.progress) = written.await.map_err(StoreError::into_move_error)?;
-            answer.bookings_deleted = i64::try_from(kept.bookings_deleted).unwrap_or(i64::MAX);
-            answer.done = phase == Phase::CleanedUp;
-            if answer.done || begun.elapsed() > AT_ONCE {
-                return Ok(answer);
-            }
-        }
-    }
-}
-
-pub fn id_to_wire(id: Uuid) -> bytes::Bytes {
-    bytes::Bytes::copy_from_slice(id.as_bytes())
-}
-
-fn slots_to_wire(slots: &[SlotRange]) -> Vec<wire::SlotRange> {
-    slots
-        .iter()
-        .map(|range| wire::SlotRange { first: range.first().index().into(), last: range.last().index().into() })
-        .collect()
-}
-
-/// What an answer of the source's node means.
-fn error_of_status(shard: &str, status: &tonic::Status) -> MoveError {
-    match status.code() {
-        tonic::Code::Aborted => MoveError::Superseded,
-        tonic::Code::FailedPrecondition | tonic::Code::InvalidArgument => {
-            MoveError::Refused(format!("shard {shard}: {}", status.message()))
-        }
-        _ => MoveError::Unreachable { shard: shard.to_owned(), reason: status.message().to_owned() },
     }
 }

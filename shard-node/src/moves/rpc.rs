@@ -1,11 +1,16 @@
 //! The service `SlotMoves`.
 
+use std::collections::BTreeSet;
+
 use shard_map::{ClusterId, Slot, SlotRange, merge_slots};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
-use wire::slot_moves_server::{SlotMoves, SlotMovesServer};
+use wire::{
+    convert::{slots_from_wire, slots_to_wire},
+    slot_moves_server::{SlotMoves, SlotMovesServer},
+};
 
-use super::{MoveError, Moves, driver::id_to_wire, phase::Role, progress::Wishes, source::Join};
+use super::{MoveError, Moves, id_to_wire, phase::Role, progress::Wishes, source::Join};
 
 impl Moves {
     pub fn into_server(self) -> SlotMovesServer<Self> {
@@ -36,15 +41,11 @@ fn optional_id(bytes: &[u8]) -> Result<Option<Uuid>, Status> {
     if bytes.is_empty() { Ok(None) } else { id(bytes).map(Some) }
 }
 
+/// Sorted ranges that do not touch: rows of moves are compared by them.
 fn slots(ranges: &[wire::SlotRange]) -> Result<Vec<SlotRange>, Status> {
-    let mut all: std::collections::BTreeSet<Slot> = std::collections::BTreeSet::new();
-    for range in ranges {
-        let slot =
-            |slot| Slot::try_from(slot).map_err(|_| Status::invalid_argument(format!("there is no slot {slot}")));
-        let range = SlotRange::new(slot(range.first)?, slot(range.last)?);
-        all.extend(range.map_err(|error| Status::invalid_argument(error.to_string()))?.slots());
-    }
-    Ok(merge_slots(all))
+    let ranges = slots_from_wire(ranges).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let slots: BTreeSet<Slot> = ranges.into_iter().flat_map(SlotRange::slots).collect();
+    Ok(merge_slots(slots))
 }
 
 #[tonic::async_trait]
@@ -142,14 +143,7 @@ impl SlotMoves for Moves {
             r#move: id_to_wire(row.id),
             is_target: row.phase.role() == Role::Target,
             peer: row.peer,
-            slots: row
-                .slots
-                .iter()
-                .map(|range| wire::SlotRange {
-                    first: range.first().index().into(),
-                    last: range.last().index().into(),
-                })
-                .collect(),
+            slots: slots_to_wire(&row.slots),
             phase: row.phase.as_str().to_owned(),
             driver_epoch: row.driver_epoch,
             progress: row.progress,

@@ -125,8 +125,7 @@ impl Moves {
             Some(reverses) => reversed_from(&mut transaction, reverses).await?,
             None => 0,
         };
-        const FOLDED: &str = "SELECT folded_position FROM shardledger.fold_state";
-        let folded_position: i64 = sqlx::query_scalar(FOLDED).fetch_one(&mut *transaction).await?;
+        let folded_position = tables::folded_position(&mut transaction).await?;
         // Estimates: the share of the slots in what the statistics say.
         const ROWS: &str =
             "SELECT greatest(reltuples, 0)::int8 AS estimate FROM pg_catalog.pg_class WHERE oid = $1::text::regclass";
@@ -268,10 +267,9 @@ impl Moves {
         // The transaction ends with the call, however the call ends.
         let mut connection = connection.begin_with(SNAPSHOT).await?;
         let read = async {
-            const FOLDED: &str = "SELECT folded_position FROM shardledger.fold_state";
             const SAGAS: &str = "SELECT s.position FROM shardledger.saga s JOIN shardledger.journal j ON j.position = s.position \
                  WHERE j.payer_slot::int4 <@ (SELECT $1::text::int4multirange)";
-            let folded_position: i64 = sqlx::query_scalar(FOLDED).fetch_one(&mut *connection).await?;
+            let folded_position = tables::folded_position(&mut connection).await?;
             let holds_at = tables::highest(&mut connection, own.after, own.last).await?.unwrap_or(own.after);
             let holds = tables::copy_holds_out(&mut connection, &row.slots).await?;
             let sagas: Vec<i64> =

@@ -9,14 +9,14 @@ use std::{
 };
 
 use ledger::{AccountPrefix, outcome::NotOwner};
-use shard_map::{Slot, SlotRange};
+use shard_map::SlotRange;
 use sqlx::PgPool;
 
 use super::{ATTEMPTS, Reads};
 use crate::store::{
     StoreError,
     account_list::{self, Meant, Versioned},
-    ownership::Ownership,
+    ownership::{Ownership, as_multirange},
 };
 
 /// Which accounts a router means.
@@ -50,7 +50,7 @@ pub async fn page(
     after: &str,
     limit: i64,
 ) -> Result<AllOwned<wire::ListAccountsResponse>, StoreError> {
-    let slots = multirange(&selection.slots);
+    let slots = as_multirange(&selection.slots);
     let meant = Meant { prefix: &selection.prefix, slots: &slots };
     for _ in 0..ATTEMPTS {
         let (generation, folded) = reads.tail.generation();
@@ -86,7 +86,7 @@ pub async fn sums(
     selection: &Selection,
     timeout: Duration,
 ) -> Result<AllOwned<Vec<wire::AssetSum>>, StoreError> {
-    let slots = multirange(&selection.slots);
+    let slots = as_multirange(&selection.slots);
     let meant = Meant { prefix: &selection.prefix, slots: &slots };
     for _ in 0..ATTEMPTS {
         let read = account_list::sums(pool, meant, timeout).await?;
@@ -130,37 +130,5 @@ impl KnownOwnership {
     fn lock(&self) -> MutexGuard<'_, Option<Known>> {
         // Nothing panics while it is held.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// As PostgreSQL writes it.
-fn multirange(slots: &[SlotRange]) -> String {
-    let range = |range: &SlotRange| format!("[{},{}]", range.first(), range.last());
-    let ranges: Vec<String> = slots.iter().map(range).collect();
-    format!("{{{}}}", ranges.join(","))
-}
-
-/// The slots of a message.
-pub fn slots_from_wire(ranges: &[wire::SlotRange]) -> Result<Vec<SlotRange>, String> {
-    let slot = |index: u32| Slot::try_from(index).map_err(|reason| reason.to_string());
-    let range = |range: &wire::SlotRange| {
-        SlotRange::new(slot(range.first)?, slot(range.last)?).map_err(|reason| reason.to_string())
-    };
-    ranges.iter().map(range).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slots_come_off_the_wire_and_go_to_the_database() {
-        let wire = |first, last| wire::SlotRange { first, last };
-        let slots = slots_from_wire(&[wire(0, 4095), wire(5000, 5000)]).unwrap();
-        assert_eq!(multirange(&slots), "{[0,4095],[5000,5000]}");
-        assert_eq!(multirange(&[]), "{}");
-        for bad in [wire(5, 4), wire(0, 16_384), wire(u32::MAX, u32::MAX)] {
-            assert!(slots_from_wire(&[bad]).is_err(), "{bad:?}");
-        }
     }
 }

@@ -66,6 +66,6 @@ async fn owned_turn(turns: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Stat
 
 fn selection(prefix: &str, slots: &[wire::SlotRange]) -> Result<Selection, Status> {
     let prefix = AccountPrefix::new(prefix).map_err(|reason| Status::invalid_argument(reason.to_string()))?;
-    let slots = account_list::slots_from_wire(slots).map_err(Status::invalid_argument)?;
+    let slots = wire::convert::slots_from_wire(slots).map_err(|error| Status::invalid_argument(error.to_string()))?;
     Ok(Selection { prefix, slots })
 }

@@ -99,6 +99,26 @@ pub async fn lock(connection: &mut PgConnection) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Waits until no transaction of a lane is under way, and keeps further ones out until the end of the transaction.
+pub async fn lock_out_lane(connection: &mut PgConnection) -> Result<(), StoreError> {
+    const LOCK_OUT: &str = "LOCK TABLE shardledger.lane_fence IN SHARE ROW EXCLUSIVE MODE";
+    sqlx::query(LOCK_OUT).execute(connection).await?;
+    Ok(())
+}
+
+/// Tells lanes and nodes that `slot_ownership` has changed.
+pub async fn count_ownership_change(connection: &mut PgConnection) -> Result<(), StoreError> {
+    const COUNT: &str = "UPDATE shardledger.shard_state SET ownership_version = ownership_version + 1";
+    sqlx::query(COUNT).execute(connection).await?;
+    Ok(())
+}
+
+/// The position up to which the projections are written.
+pub async fn folded_position(connection: &mut PgConnection) -> Result<i64, StoreError> {
+    const FOLDED: &str = "SELECT folded_position FROM shardledger.fold_state";
+    Ok(sqlx::query_scalar(FOLDED).fetch_one(connection).await?)
+}
+
 const CLAIM: &str = concat!(
     "UPDATE shardledger.slot_move AS m SET driver_epoch = m.driver_epoch + 1, updated_at_us = $2 \
      WHERE m.id = $1 RETURNING ",

@@ -147,8 +147,7 @@ impl Ownership {
 
 /// Slots in PostgreSQL's text form of an `int4multirange`.
 pub fn as_multirange(slots: &[SlotRange]) -> String {
-    let ranges: Vec<String> =
-        slots.iter().map(|range| format!("[{},{}]", range.first().index(), range.last().index())).collect();
+    let ranges: Vec<String> = slots.iter().map(|range| format!("[{},{}]", range.first(), range.last())).collect();
     format!("{{{}}}", ranges.join(","))
 }
 

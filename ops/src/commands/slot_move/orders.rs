@@ -4,7 +4,6 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::ensure;
 use serde_json::json;
-use shard_map::{Slot, SlotRange};
 use uuid::Uuid;
 use wire::MoveWishes;
 
@@ -81,11 +80,7 @@ pub async fn reverse(args: Args, context: &Context) -> anyhow::Result<ExitCode> 
         view.id,
         view.phase
     );
-    let slots = status
-        .slots
-        .iter()
-        .map(|range| anyhow::Ok(SlotRange::new(Slot::try_from(range.first)?, Slot::try_from(range.last)?)?));
-    let slots = slots.collect::<anyhow::Result<Vec<_>>>()?;
+    let slots = wire::convert::slots_from_wire(&status.slots)?;
     if args.dry_run {
         output::data(&format!("would move {} slots back from {target} to {}", view.slot_count, view.from))?;
         return Ok(ExitCode::SUCCESS);

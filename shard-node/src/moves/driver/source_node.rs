@@ -1,0 +1,124 @@
+//! The driver's connection to the node of the source.
+
+use std::time::Duration;
+
+use sqlx::Connection;
+use tonic::transport::{Channel, Endpoint};
+use wire::{convert::slots_to_wire, slot_moves_client::SlotMovesClient};
+
+use super::Driver;
+use crate::{
+    moves::{MoveError, id_to_wire, source::OWN_PART},
+    store::{moves as tables, ownership::as_multirange},
+};
+
+/// How long the source may take to connect, and to answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
+const CALL_TIMEOUT: Duration = Duration::from_secs(600);
+
+impl Driver {
+    /// Connects to the node of the source and tells it who drives.
+    pub(super) async fn join(&mut self) -> Result<(), MoveError> {
+        let map = self.moves.map().await?;
+        let peer = map.shards.iter().find(|shard| shard.id == self.row.peer);
+        let peer = peer.ok_or_else(|| MoveError::Refused(format!("shard {} is not in the map", self.row.peer)))?;
+        let mut failure = MoveError::Refused(format!("shard {} has no node in the map", self.row.peer));
+        for url in &peer.nodes {
+            match self.join_node(url, &map).await {
+                Ok(()) => return Ok(()),
+                // Another node of the shard may answer.
+                Err(error @ MoveError::Unreachable { .. }) => failure = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(failure)
+    }
+
+    async fn join_node(&mut self, url: &str, map: &shard_map::ShardMap) -> Result<(), MoveError> {
+        let unreachable = |reason: String| MoveError::Unreachable {
+            shard: self.row.peer.clone(),
+            reason: format!("{url}: {reason}"),
+        };
+        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| unreachable(error.to_string()))?;
+        let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(CALL_TIMEOUT).connect().await;
+        let channel = channel.map_err(|error| unreachable(error.to_string()))?;
+        let mut source = SlotMovesClient::new(channel)
+            .max_decoding_message_size(wire::MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(wire::MAX_MESSAGE_BYTES);
+        let request = wire::JoinMoveRequest {
+            r#move: id_to_wire(self.row.id),
+            target: self.moves.0.gate.expected().shard.clone(),
+            slots: slots_to_wire(&self.row.slots),
+            driver_epoch: self.row.driver_epoch,
+            reverses: self.progress.reverses.map(id_to_wire).unwrap_or_default(),
+            cluster: map.cluster.as_uuid().as_bytes().to_vec().into(),
+            source: self.row.peer.clone(),
+        };
+        let joined = source.join(request).await;
+        let joined = joined.map_err(|status| error_of_status(&self.row.peer, &status))?.into_inner();
+        self.source = Some(source);
+        self.joined = true;
+        self.released = joined.released;
+        if self.progress.slot_epoch == 0 {
+            self.progress.slot_epoch = joined.slot_epoch;
+            self.progress.folded_position = joined.folded_position;
+            self.progress.expected_accounts = joined.accounts;
+            self.progress.expected_bookings = joined.bookings;
+            if self.progress.reverses.is_some() {
+                self.progress.part = OWN_PART;
+                self.progress.after = joined.from_position;
+            }
+            self.announce().await?;
+        }
+        Ok(())
+    }
+
+    /// Marks the slots as incoming, so that refusals name the source.
+    async fn announce(&mut self) -> Result<(), MoveError> {
+        const ANNOUNCE: &str = "INSERT INTO shardledger.slot_ownership AS o (slot, state, epoch, peer) \
+             SELECT slot, 3, $2, $3 FROM unnest((SELECT $1::text::int4multirange)) AS r, generate_series(lower(r), upper(r) - 1) AS slot \
+             ON CONFLICT (slot) DO UPDATE SET state = 3, epoch = excluded.epoch, peer = excluded.peer WHERE o.state = 2";
+        let mut connection = self.moves.connection().await?;
+        let mut transaction = connection.begin().await?;
+        tables::lock_out_lane(&mut transaction).await?;
+        sqlx::query(ANNOUNCE)
+            .bind(as_multirange(&self.row.slots))
+            .bind(self.progress.slot_epoch)
+            .bind(&self.row.peer)
+            .execute(&mut *transaction)
+            .await?;
+        tables::count_ownership_change(&mut transaction).await?;
+        let progress = self.progress.clone();
+        let text = self.advance_in(&mut transaction, self.row.phase, &progress).await?;
+        transaction.commit().await?;
+        self.written(self.row.phase, progress, text);
+        self.moves.0.lane.look_again();
+        Ok(())
+    }
+
+    pub(super) async fn source(&mut self) -> Result<&mut SlotMovesClient<Channel>, MoveError> {
+        if self.source.is_none() || !self.joined {
+            self.join().await?;
+        }
+        self.source.as_mut().ok_or(MoveError::Superseded)
+    }
+
+    pub(super) fn answered<T>(&self, answer: Result<tonic::Response<T>, tonic::Status>) -> Result<T, MoveError> {
+        answer.map(tonic::Response::into_inner).map_err(|status| error_of_status(&self.row.peer, &status))
+    }
+
+    pub(super) fn id(&self) -> bytes::Bytes {
+        id_to_wire(self.row.id)
+    }
+}
+
+/// What an answer of the source's node means.
+fn error_of_status(shard: &str, status: &tonic::Status) -> MoveError {
+    match status.code() {
+        tonic::Code::Aborted => MoveError::Superseded,
+        tonic::Code::FailedPrecondition | tonic::Code::InvalidArgument => {
+            MoveError::Refused(format!("shard {shard}: {}", status.message()))
+        }
+        _ => MoveError::Unreachable { shard: shard.to_owned(), reason: status.message().to_owned() },
+    }
+}

@@ -1,0 +1,96 @@
+//! The end of a move at the source: it is given up, or what has moved away is deleted.
+
+use std::time::{Duration, Instant};
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{
+    MoveError, Moves,
+    phase::Phase,
+    progress,
+    source::{RELEASED, SourceProgress},
+};
+use crate::store::{
+    StoreError,
+    moves::{self as tables, CleanUp, MoveRow},
+};
+
+/// Positions that one transaction looks at.
+const PAGE: i64 = 10_000;
+
+impl Moves {
+    /// Ends the source's part of a move.
+    ///
+    /// # Errors
+    /// [`MoveError::Refused`] if the slots are given away and the move is to be given up.
+    pub async fn leave(
+        &self,
+        id: Uuid,
+        driver_epoch: i64,
+        how: wire::leave_move_request::How,
+    ) -> Result<wire::LeaveMoveResponse, MoveError> {
+        use wire::leave_move_request::How;
+        let mut connection = self.connection().await?;
+        let row = self.row_at_source(&mut connection, id, driver_epoch).await?;
+        let kept: SourceProgress = progress::read(&row.progress)?;
+        let done = wire::LeaveMoveResponse {
+            done: true,
+            bookings_deleted: i64::try_from(kept.bookings_deleted).unwrap_or(i64::MAX),
+        };
+        match (how, row.phase) {
+            (How::Abort, Phase::Left) | (How::Finish, Phase::CleanedUp) => Ok(done),
+            (How::Abort, Phase::Joined) => {
+                tables::advance(&mut connection, &row, Phase::Left, &row.progress)
+                    .await
+                    .map_err(StoreError::into_move_error)?;
+                self.verified().remove(&id);
+                Ok(done)
+            }
+            (How::Finish, Phase::Released) => self.clean_up_source(&mut connection, row, kept).await,
+            (_, phase) => Err(MoveError::Refused(format!(
+                "move {id} is {} at shard {}",
+                phase.as_str(),
+                self.0.gate.expected().shard
+            ))),
+        }
+    }
+
+    /// Deletes a part of what moved away. Called again until everything is gone.
+    async fn clean_up_source(
+        &self,
+        connection: &mut PgConnection,
+        mut row: MoveRow,
+        mut kept: SourceProgress,
+    ) -> Result<wire::LeaveMoveResponse, MoveError> {
+        const AT_ONCE: Duration = Duration::from_secs(1);
+        let begun = Instant::now();
+        let folded = tables::folded_position(connection).await?;
+        // The fold must not find rows missing that it has yet to write.
+        let mut answer = wire::LeaveMoveResponse::default();
+        if folded <= kept.last_position {
+            return Ok(answer);
+        }
+        let epoch = kept.slot_epoch;
+        if kept.cleaned_to == 0 {
+            CleanUp { row: &row, state: RELEASED, epoch }.delete_projections(connection).await?;
+        }
+        loop {
+            let to = tables::page_end(connection, kept.cleaned_to, i64::MAX, PAGE).await?;
+            let range = (kept.cleaned_to, to.unwrap_or(i64::MAX));
+            let phase = if to.is_none() { Phase::CleanedUp } else { row.phase };
+            kept.cleaned_to = range.1;
+            let clean_up = CleanUp { row: &row, state: RELEASED, epoch };
+            let written = clean_up.delete_bookings(connection, range, |deleted| {
+                kept.bookings_deleted += deleted;
+                (phase, progress::write(&kept))
+            });
+            (row.phase, row.progress) = written.await.map_err(StoreError::into_move_error)?;
+            answer.bookings_deleted = i64::try_from(kept.bookings_deleted).unwrap_or(i64::MAX);
+            answer.done = phase == Phase::CleanedUp;
+            if answer.done || begun.elapsed() > AT_ONCE {
+                return Ok(answer);
+            }
+        }
+    }
+}
