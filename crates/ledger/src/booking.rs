@@ -291,7 +291,7 @@ impl Booking {
     }
 
     /// What the booking contributes to the sum that a shard's in-transit account must have: the changes by all bookings that
-    /// the shard answers for, whoever wrote them, and its own bookings about moves (`docs/adr/0010`).
+    /// the shard answers for, also those that another shard wrote, and its own bookings about moves (`docs/adr/0010`).
     pub fn in_transit_share(&self) -> i64 {
         match self.kind {
             BookingKind::SharesOut => self.amount,

@@ -35,7 +35,7 @@ use crate::store::{
 
 /// Bookings that one page of the copy looks at, and rows of accounts in a page.
 const PAGE: u32 = 10_000;
-/// How often drivers look for moves that nobody drives.
+/// How often a node looks for moves without a driver.
 const LOOK: Duration = Duration::from_millis(500);
 /// A driver that has not touched its row for so long is taken for dead.
 const ABANDONED_US: i64 = 3_000_000;
@@ -62,7 +62,7 @@ enum Step {
     Done,
 }
 
-/// Looks for moves to this shard that nobody drives, until `shutdown`.
+/// Looks for moves to this shard without a driver, until `shutdown`.
 pub async fn run(moves: Moves, tasks: Tasks, shutdown: CancellationToken) {
     let driven: Arc<Mutex<HashSet<Uuid>>> = Arc::default();
     loop {

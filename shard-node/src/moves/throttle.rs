@@ -88,7 +88,7 @@ mod tests {
         assert!(is(&throttle, MOST));
         pages(&mut throttle, 10, MS * 4);
         assert!(is(&throttle, LEAST));
-        // Nobody waits for a source that commits nothing, however slow its last commits were.
+        // A source that commits nothing has no clients to protect, however slow its last commits were.
         pages(&mut throttle, 10, MS * 9);
         pages(&mut throttle, 0, MS);
         assert!(is(&throttle, LEAST));

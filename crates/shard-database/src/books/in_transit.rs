@@ -35,7 +35,7 @@ impl InTransit {
         self.shares += i128::from(booking.in_transit_share());
     }
 
-    /// Takes in what a booking of the shard itself changed, whoever answers for the booking by now.
+    /// Takes in what a booking of the shard itself changed, also if another shard answers for the booking by now.
     pub fn change_row(&mut self, booking: &Booking, folded_before: Position, report: Report<'_>) {
         let head = self.row.as_ref().map_or(Position::NONE, |row| row.head);
         if booking.position <= head {

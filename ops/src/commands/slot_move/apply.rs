@@ -1,4 +1,4 @@
-//! `shardctl move apply`: starts the moves of a plan and watches them. The nodes carry them out, whether or not somebody watches.
+//! `shardctl move apply`: starts the moves of a plan and watches them. The nodes carry them out, also when the command has ended.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, process::ExitCode, time::Duration};
 

@@ -47,7 +47,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { exit::unreachable() })
 }
 
-/// Bars for the open moves, until each waits for somebody or is over. Ctrl-C ends the watching and nothing else.
+/// Bars for the open moves, until each waits for an order or is over. Ctrl-C ends the watching and nothing else.
 async fn watch(nodes: &Nodes) -> anyhow::Result<()> {
     let stack = progress::Stack::new();
     let mut bars = std::collections::BTreeMap::new();
