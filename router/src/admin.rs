@@ -1,6 +1,7 @@
 //! The operators' listener: probes, metrics, and what this router knows of shards and pending transfers. It listens
 //! on loopback unless configured otherwise. It moves no money, and answers while shards are down.
 
+mod handovers;
 mod probes;
 mod sagas;
 mod shard_map;
@@ -70,6 +71,7 @@ impl Admin {
             .route("/admin/sagas", get(sagas::list))
             .route("/admin/sagas/{id}/retry", post(sagas::retry))
             .route("/admin/shards", get(shards::list))
+            .route("/admin/handovers", get(handovers::list))
             .with_state(self.clone());
         own.merge(self.plain.clone())
             .fallback(http::not_found)

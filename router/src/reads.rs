@@ -23,7 +23,7 @@ pub use self::{
     transfers::find as find_transfer,
 };
 use crate::{
-    service::{CallError, Core, Deadline, Located, Reroutes},
+    service::{CallError, Core, Deadline, Learnt, Load, Located, Reroutes},
     shard::{NodeClient, Shard},
 };
 
@@ -84,13 +84,13 @@ async fn at_owner<Q: Question>(
     loop {
         let view = core.view();
         let shard = view.shard(view.route(account));
-        let resolved = match Q::read(ask(shard, &question, deadline).await?) {
+        let learnt = match Q::read(ask(shard, &question, deadline).await?) {
             Reading::Found(value) => return Ok(Some(Located { shard: Arc::clone(shard.id()), value })),
             Reading::NotFound => return Ok(None),
             Reading::NotOwner(not_owner) => learn(core, shard, not_owner)?,
             Reading::Nothing => return Err(CallError::nonsense(shard.id(), "an empty answer")),
         };
-        if !core.again(&mut reroutes, resolved).await {
+        if !core.again(&mut reroutes, &learnt, Load::READ).await {
             return Err(CallError::Unavailable { shard: Arc::clone(shard.id()) });
         }
     }
@@ -101,7 +101,7 @@ async fn ask<Q: Question>(shard: &Shard, question: &Q, deadline: Deadline) -> Re
     shard.read(deadline, |node| question.clone().ask(node)).await
 }
 
-fn learn(core: &Core, shard: &Shard, not_owner: wire::NotOwner) -> Result<bool, CallError> {
+fn learn(core: &Core, shard: &Shard, not_owner: wire::NotOwner) -> Result<Learnt, CallError> {
     let not_owner = NotOwner::try_from(not_owner).map_err(|error| CallError::nonsense(shard.id(), error))?;
     Ok(core.learn(shard.id(), &[not_owner]))
 }

@@ -15,6 +15,7 @@ mod core;
 mod dry_run;
 #[cfg(test)]
 pub mod fake_cluster;
+pub mod handover;
 mod heartbeat;
 mod holds;
 mod map_offers;
@@ -34,7 +35,8 @@ use telemetry::tasks::Tasks;
 pub use self::{
     call_error::CallError,
     config::CoreConfig,
-    core::{Core, Reroutes},
+    core::{Core, Learnt, Reroutes},
+    handover::{Load, Waited},
     pace::Pace,
     reply::{
         AccountPage, AccountReply, AtomicReply, BalanceSum, BalanceSums, Found, FoundHold, FoundTransfer, HoldReply,
@@ -67,6 +69,11 @@ impl Router {
 
     pub fn routing(&self) -> &Routing {
         &self.core.routing
+    }
+
+    /// The hand-overs of slots during which requests were held, the latest last.
+    pub fn handovers(&self) -> Vec<handover::Record> {
+        self.core.handovers.records()
     }
 
     // === accounts ===

@@ -36,7 +36,7 @@ use self::{
     heartbeat::Said,
     metrics::ShardMetrics,
     queue::{Claim, Queue, Submission},
-    submission::{Submitted, Waiting, chunks, wire_bytes},
+    submission::{Submitted, Waiting, chunks},
     witness::{ShardName, Witness},
 };
 use crate::{
@@ -52,7 +52,7 @@ pub use self::{
     heartbeat::{Beat, Working},
     metrics::describe as describe_metrics,
     queue::Urgency,
-    submission::{Answer, Answers},
+    submission::{Answer, Answers, wire_bytes},
 };
 
 /// The router's side of one shard.

@@ -22,7 +22,7 @@ use self::{
 };
 use crate::{
     saga::{self, Patience},
-    service::{CallError, Core, Deadline, NewTransfer, Reroutes, TransferReply, count_wave},
+    service::{CallError, Core, Deadline, Learnt, Load, NewTransfer, Reroutes, TransferReply, count_wave},
     shard::{Answers, ByShard, Urgency, View},
 };
 
@@ -43,16 +43,16 @@ pub async fn run(core: &Core, transfers: Vec<NewTransfer>, deadline: Deadline) -
         }
         let view = core.view();
         let before = batch.open.len();
-        let resolved = batch.wave(&view).await;
+        let learnt = batch.wave(&view).await;
         count_wave();
         if batch.is_sent_again() {
             batch.recall(core).await;
         }
-        if batch.open.len() == before && !core.again(&mut reroutes, resolved).await {
+        if batch.open.len() == before && !core.again(&mut reroutes, &learnt, batch.load()).await {
             // With every route known, the shards put off what is left.
-            batch.give_up(|shard| match resolved {
-                true => CallError::Deferred { shard },
-                false => CallError::Unavailable { shard },
+            batch.give_up(|shard| match learnt {
+                Learnt::Owners => CallError::Deferred { shard },
+                Learnt::Arriving(_) | Learnt::Nothing => CallError::Unavailable { shard },
             });
         }
     }
@@ -87,11 +87,11 @@ impl<'a> Batch<'a> {
         Self { core, deadline, items, open, recalled: false }
     }
 
-    /// Runs one wave. False when a shard refused something as not its own, and the owner is not known.
-    async fn wave(&mut self, view: &View) -> bool {
+    /// Runs one wave. Returns what is known of the owners of slots that shards have refused.
+    async fn wave(&mut self, view: &View) -> Learnt {
         let lines: Vec<Line> = self.open.iter().map(|&index| self.items[index].line(view)).collect();
         let placements = plan_wave(&lines, self.core.config.max_batch_operations);
-        let (mut fates, resolved) = self.execute(view, &lines, &placements).await;
+        let (mut fates, learnt) = self.execute(view, &lines, &placements).await;
         let held = hold_back(&lines, &fates);
         for (fate, held) in fates.iter_mut().zip(held) {
             if held {
@@ -100,12 +100,12 @@ impl<'a> Batch<'a> {
         }
         self.decide_and_settle(&fates).await;
         self.close_finished();
-        resolved
+        learnt
     }
 
     // === the first phase: local transfers and reserves ===
 
-    async fn execute(&mut self, view: &View, lines: &[Line], placements: &[Placement]) -> (Vec<Fate>, bool) {
+    async fn execute(&mut self, view: &View, lines: &[Line], placements: &[Placement]) -> (Vec<Fate>, Learnt) {
         let mut fates = vec![Fate::Done; lines.len()];
         let mut groups: ByShard<Group> = ByShard::default();
         for (place, (line, placement)) in lines.iter().zip(placements).enumerate() {
@@ -144,7 +144,7 @@ impl<'a> Batch<'a> {
                 (shard, places, answers, resent)
             }
         });
-        let mut resolved = true;
+        let mut learnt = Learnt::Owners;
         for (shard, places, answers, resent) in join_all(calls).await {
             let mut refusals = Vec::new();
             for (place, answer) in places.into_iter().zip(answers) {
@@ -160,9 +160,9 @@ impl<'a> Batch<'a> {
                     answer => item.absorb(&shard, answer),
                 };
             }
-            resolved &= self.core.learn(shard.id(), &refusals);
+            learnt = learnt.and(self.core.learn(shard.id(), &refusals));
         }
-        (fates, resolved)
+        (fates, learnt)
     }
 
     // === the other two phases, of those that crossed shards ===
@@ -182,6 +182,12 @@ impl<'a> Batch<'a> {
         for (index, saga) in indices.into_iter().zip(sagas) {
             self.items[index].conclude(saga);
         }
+    }
+
+    /// What is left of the batch.
+    fn load(&self) -> Load {
+        let bytes = self.open.iter().map(|&index| self.items[index].bytes()).sum();
+        Load { operations: self.open.len(), bytes }
     }
 
     /// Keeps what is open, and what others have to be kept away from as long as there are others.

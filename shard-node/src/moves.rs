@@ -2,8 +2,10 @@
 //!
 //! The node of the target drives a move ([`driver`]) from the row that it keeps in its database (`store::moves`), and folds what it
 //! copies into the shard's tables ([`incoming`]). The node of the source answers its calls ([`source`]) and gives the slots away in one
-//! transaction ([`hand_over`]). [`leave`] ends its part. [`phase`] says which step may follow which. [`rpc`] is the service.
+//! transaction ([`hand_over`]). [`leave`] ends its part. [`phase`] says which step may follow which. [`activity`] is what a driver does at
+//! the moment, for operators. [`rpc`] is the service.
 
+mod activity;
 pub mod driver;
 pub mod hand_over;
 pub mod incoming;
@@ -32,6 +34,7 @@ use crate::{
     lane::LaneHandle,
     store::{StoreError, read, session},
 };
+use activity::Activity;
 use source::Verified;
 
 /// The id of a move in a message.
@@ -54,6 +57,8 @@ struct Shared {
     reads: PgPool,
     /// What this node has summed up for moves away from its shard.
     verified: Mutex<HashMap<Uuid, Verified>>,
+    /// What the drivers of this node do.
+    activities: Mutex<HashMap<Uuid, Activity>>,
     /// A move was started, or an operator wants something.
     news: Notify,
 }
@@ -92,8 +97,8 @@ impl StoreError {
 impl Moves {
     pub fn new(config: DatabaseConfig, gate: Gate, clock: Arc<NodeClock>, lane: LaneHandle, reads: PgPool) -> Self {
         let pool = session::move_pool(&config, &gate);
-        let (verified, news) = Default::default();
-        Self(Arc::new(Shared { config, gate, clock, lane, pool, reads, verified, news }))
+        let (verified, activities, news) = Default::default();
+        Self(Arc::new(Shared { config, gate, clock, lane, pool, reads, verified, activities, news }))
     }
 
     async fn connection(&self) -> Result<PoolConnection<Postgres>, MoveError> {

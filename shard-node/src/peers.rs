@@ -77,7 +77,7 @@ async fn ask_node(url: &str, shard: &Shard, map: &ShardMap, caller: &str) -> Res
     let mut owned = Vec::new();
     // A node that serves nothing owns nothing.
     if identified.identity.is_some() && identified.refused.is_empty() && identified.mark.is_some() {
-        let answer = node.get_ownership(wire::GetOwnershipRequest {}).await;
+        let answer = node.get_ownership(wire::GetOwnershipRequest::default()).await;
         let answer = answer.map_err(|status| status.message().to_owned())?.into_inner();
         for range in answer.ranges.iter().filter(|range| range.state == SlotState::Owned as u32) {
             let (Ok(first), Ok(last)) = (Slot::try_from(range.first), Slot::try_from(range.last)) else { continue };

@@ -39,6 +39,8 @@ use crate::{
 
 /// Largest page that a router may request; the HTTP contract allows 500.
 const MAX_PAGE: u32 = 500;
+/// The longest that a call waits for slots to change hands.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// Most sagas in one answer.
 const MAX_SAGAS: u32 = 1000;
 
@@ -309,6 +311,10 @@ impl ShardNode for Service {
         if wire::at_least(request.metadata()).is_some() || !self.gate.may_be_asked() {
             self.is_current(&request).await?;
         }
+        let wire::GetOwnershipRequest { wait_ms, newer_than } = request.into_inner();
+        let patience = Duration::from_millis(wait_ms.into()).min(LONGEST_WAIT);
+        // The version is read before the slots: a change in between is news for the next call.
+        let ownership_version = self.lane.ownership_newer_than(newer_than, patience).await;
         let ownership = store::read::ownership(&self.reads.pool).await.map_err(read_failed)?;
         let (shard_map, shard_map_version) = store::read::shard_map(&self.reads.pool).await.map_err(read_failed)?;
         let ranges = ownership
@@ -326,7 +332,7 @@ impl ShardNode for Service {
             shard: self.gate.expected().shard.clone(),
             shard_number: self.shard_number().into(),
             ranges,
-            ownership_version: self.lane.status().ownership_version,
+            ownership_version,
             shard_map,
             shard_map_version,
         }))

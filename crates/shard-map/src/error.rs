@@ -44,6 +44,14 @@ pub enum Reason {
     Number { shard: String, number: i64 },
     #[error("shard {shard}: number {number} is shard {other}'s{}", InLine(.line))]
     DuplicateNumber { shard: String, number: i64, other: String, line: Option<usize> },
+    #[error("shard id {0:?} is that of a removed shard: ids are never reused")]
+    IdOfRemoved(String),
+    #[error("shard {shard}: number {number} was that of the removed shard {removed}: numbers are never reused")]
+    NumberOfRemoved { shard: String, number: i64, removed: String },
+    #[error(
+        "the removed shard {shard} with number {number} is not listed any more: keep its entry under [[removed]]"
+    )]
+    RemovedForgotten { shard: String, number: u16 },
     #[error("shard {shard} has no nodes")]
     NoNodes { shard: String },
     #[error("shard {shard}: node {node:?} {reason}")]

@@ -21,5 +21,5 @@ pub use cluster::{ClusterId, InvalidClusterId};
 pub use diff::{Endpoints, MapDiff, SlotMove};
 pub use error::{MapError, MapProblem, Reason};
 pub use hash::{HASH_SEED, routing_key, slot_of};
-pub use map::{MAX_SHARD_NUMBER, Shard, ShardIndex, ShardMap};
+pub use map::{MAX_SHARD_NUMBER, RemovedShard, Shard, ShardIndex, ShardMap};
 pub use slot::{InvalidSlotRange, NoSuchSlot, SLOTS, Slot, SlotRange, merge_slots};

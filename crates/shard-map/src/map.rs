@@ -25,6 +25,9 @@ pub struct ShardMap {
     pub version: u64,
     /// In the order of the file. [`ShardIndex`] is an index into this list.
     pub shards: Vec<Shard>,
+    /// Shards that the cluster had before. Their ids and numbers are never given to another shard, because positions and rows of
+    /// moves contain them.
+    pub removed: Vec<RemovedShard>,
     /// By slot: what routing reads.
     owners: Box<[ShardIndex]>,
     /// The shards in order of their ids, for look-ups by id.
@@ -44,6 +47,13 @@ pub struct Shard {
     pub slots: Vec<SlotRange>,
 }
 
+/// A shard that was removed from the cluster when it was empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemovedShard {
+    pub id: String,
+    pub number: u16,
+}
+
 /// A place in [`ShardMap::shards`]. Means nothing without its map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShardIndex(pub u16);
@@ -56,14 +66,34 @@ impl ShardMap {
 
     /// A map from its parts, with the checks of [`ShardMap::parse`].
     pub fn new(cluster: ClusterId, version: u64, shards: Vec<Shard>) -> Result<Self, MapError> {
-        validate::validate(Draft::from_parts(cluster, version, shards), &Lines::of(""))
+        validate::validate(Draft::from_parts(cluster, version, shards, Vec::new()), &Lines::of(""))
+    }
+
+    /// The next version of this map, with these shards.
+    ///
+    /// # Errors
+    /// When the shards do not make a map.
+    pub fn successor(&self, shards: Vec<Shard>) -> Result<Self, MapError> {
+        let draft = Draft::from_parts(self.cluster, self.version + 1, shards, self.removed.clone());
+        validate::validate(draft, &Lines::of(""))
+    }
+
+    /// The next version of this map, without a shard. Its id and number stay in the list of removed shards.
+    ///
+    /// # Errors
+    /// When the shard has slots, or is the only one.
+    pub fn successor_without(&self, id: &str) -> Result<Self, MapError> {
+        let (kept, gone): (Vec<Shard>, Vec<Shard>) = self.shards.iter().cloned().partition(|shard| shard.id != id);
+        let gone = gone.into_iter().map(|shard| RemovedShard { id: shard.id, number: shard.number });
+        let removed = self.removed.iter().cloned().chain(gone).collect();
+        validate::validate(Draft::from_parts(self.cluster, self.version + 1, kept, removed), &Lines::of(""))
     }
 
     /// Builds the map from validated parts.
     ///
     /// # Panics
     /// If a slot has no owner, which validation excludes.
-    pub(crate) fn assemble(cluster: ClusterId, version: u64, shards: Vec<Shard>) -> Self {
+    pub(crate) fn assemble(cluster: ClusterId, version: u64, shards: Vec<Shard>, removed: Vec<RemovedShard>) -> Self {
         let indices = || (0..=u16::MAX).map(ShardIndex);
         let mut owners = vec![None; usize::from(SLOTS)];
         for (index, shard) in indices().zip(&shards) {
@@ -78,7 +108,7 @@ impl ShardMap {
             .collect();
         let mut by_id: Box<[ShardIndex]> = indices().take(shards.len()).collect();
         by_id.sort_by_key(|index| &shards[usize::from(index.0)].id);
-        Self { cluster, version, shards, owners, by_id }
+        Self { cluster, version, shards, removed, owners, by_id }
     }
 
     /// The shard that owns a slot; one array access.
@@ -95,6 +125,13 @@ impl ShardMap {
     pub fn index_of(&self, id: &str) -> Option<ShardIndex> {
         let place = self.by_id.binary_search_by_key(&id, |index| &self.shard(*index).id).ok()?;
         Some(self.by_id[place])
+    }
+
+    /// The number after the highest that any shard has or had. A new shard gets it.
+    pub fn next_number(&self) -> u16 {
+        let present = self.shards.iter().map(|shard| shard.number);
+        let removed = self.removed.iter().map(|shard| shard.number);
+        present.chain(removed).max().map_or(0, |highest| highest.saturating_add(1))
     }
 
     /// Every shard with its index.
@@ -116,6 +153,7 @@ impl fmt::Debug for ShardMap {
             .field("cluster", &self.cluster)
             .field("version", &self.version)
             .field("shards", &self.shards)
+            .field("removed", &self.removed)
             .finish_non_exhaustive()
     }
 }
@@ -152,6 +190,25 @@ mod tests {
         assert_eq!(map.shards[0].slots, [SlotRange::ALL]);
         assert_eq!(map.shards[0].slot_count(), SLOTS);
         assert_eq!(map.shards[1].slot_count(), 0);
+    }
+
+    #[test]
+    fn a_removed_shard_leaves_its_id_and_number_behind() {
+        let before =
+            ShardMap::new(ClusterId::generate(), 7, vec![shard(0, vec![SlotRange::ALL]), shard(1, vec![])]).unwrap();
+        let map = before.successor_without("s1").unwrap();
+        assert_eq!((map.version, map.shards.len(), map.next_number()), (8, 1, 2));
+        assert_eq!(ShardMap::parse(&map.to_toml()).unwrap(), map);
+        let with = |added: Shard| map.successor(vec![map.shards[0].clone(), added]).unwrap_err().to_string();
+        assert_eq!(
+            with(shard(1, vec![])),
+            "shard id \"s1\" is that of a removed shard: ids are never reused; \
+                    shard s1: number 1 was that of the removed shard s1: numbers are never reused"
+        );
+        assert!(before.check_successor(&map).is_ok());
+        let forgotten = ShardMap::new(map.cluster, 9, map.shards.clone()).unwrap();
+        assert!(map.check_successor(&forgotten).unwrap_err().to_string().contains("removed shard s1"));
+        assert!(before.successor_without("s0").is_err(), "its slots would belong to no shard");
     }
 
     #[test]

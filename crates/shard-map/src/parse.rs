@@ -7,7 +7,7 @@ use crate::{
     error::{MapError, MapProblem, Reason},
     map::ShardMap,
     slot::{Slot, SlotRange},
-    validate::{self, At, Draft, DraftShard, Lines},
+    validate::{self, At, Draft, DraftRemoved, DraftShard, Lines},
 };
 
 #[derive(Deserialize)]
@@ -17,6 +17,15 @@ struct File<'a> {
     version: Spanned<i64>,
     #[serde(default, borrow)]
     shard: Vec<Spanned<FileShard<'a>>>,
+    #[serde(default)]
+    removed: Vec<FileRemoved>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileRemoved {
+    id: Spanned<String>,
+    number: Spanned<i64>,
 }
 
 #[derive(Deserialize)]
@@ -81,7 +90,13 @@ impl Draft {
                     .collect(),
             }
         });
-        Ok(Self { cluster: file.cluster.map(At::from), version: file.version.into(), shards: shards.collect() })
+        let removed = file.removed.into_iter().map(|it| DraftRemoved { id: it.id.into(), number: it.number.into() });
+        Ok(Self {
+            cluster: file.cluster.map(At::from),
+            version: file.version.into(),
+            shards: shards.collect(),
+            removed: removed.collect(),
+        })
     }
 }
 

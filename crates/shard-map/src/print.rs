@@ -16,6 +16,9 @@ impl ShardMap {
             let _ =
                 write!(text, "\n[[shard]]\nid = \"{id}\"\nnumber = {number}\nnodes = [{nodes}]\nslots = [{slots}]\n");
         }
+        for shard in &self.removed {
+            let _ = write!(text, "\n[[removed]]\nid = \"{}\"\nnumber = {}\n", shard.id, shard.number);
+        }
         text
     }
 }

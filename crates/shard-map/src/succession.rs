@@ -11,9 +11,7 @@ use crate::{
 
 impl ShardMap {
     /// Checks whether `new` may replace this map. It must belong to the same cluster and have a greater version;
-    /// shards must keep their numbers, no number may go to another shard, and no slot may change its shard. Numbers
-    /// of shards that were removed before this map are not known here. Positions in the journals of such shards still
-    /// contain them, so those numbers must not be reused either.
+    /// shards must keep their numbers, no number may go to another shard, removed shards stay listed, and no slot may change its shard.
     ///
     /// A map that follows a finished move fails this check, because the map alone cannot distinguish a move from a
     /// mistake. [`ShardMap::parse_successor`] also considers what the shards say.
@@ -51,6 +49,10 @@ impl ShardMap {
                     }
                 }
             }
+        }
+        for gone in self.removed.iter().filter(|gone| !new.removed.contains(gone)) {
+            let (shard, number) = (gone.id.clone(), gone.number);
+            add(None, Reason::RemovedForgotten { shard, number });
         }
         // A map may lag behind the shards and leave a slot where it was. It may not assign a slot to a shard that
         // does not own it.

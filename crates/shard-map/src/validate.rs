@@ -5,7 +5,7 @@ use std::{cell::OnceCell, collections::HashMap};
 use crate::{
     cluster::ClusterId,
     error::{MapError, MapProblem, Reason},
-    map::{MAX_SHARD_NUMBER, Shard, ShardMap},
+    map::{MAX_SHARD_NUMBER, RemovedShard, Shard, ShardMap},
     slot::{InvalidSlotRange, SLOTS, Slot, SlotRange, merge_slots},
 };
 
@@ -14,6 +14,12 @@ pub(crate) struct Draft {
     pub cluster: Option<At<String>>,
     pub version: At<i64>,
     pub shards: Vec<DraftShard>,
+    pub removed: Vec<DraftRemoved>,
+}
+
+pub(crate) struct DraftRemoved {
+    pub id: At<String>,
+    pub number: At<i64>,
 }
 
 pub(crate) struct DraftShard {
@@ -62,7 +68,7 @@ impl<'a> Lines<'a> {
 }
 
 impl Draft {
-    pub fn from_parts(cluster: ClusterId, version: u64, shards: Vec<Shard>) -> Self {
+    pub fn from_parts(cluster: ClusterId, version: u64, shards: Vec<Shard>, removed: Vec<RemovedShard>) -> Self {
         fn at<T>(value: T) -> At<T> {
             At { value, offset: None }
         }
@@ -78,6 +84,10 @@ impl Draft {
             cluster: Some(at(cluster.to_string())),
             version: at(i64::try_from(version).unwrap_or(-1)),
             shards: shards.collect(),
+            removed: removed
+                .into_iter()
+                .map(|shard| DraftRemoved { id: at(shard.id), number: at(shard.number.into()) })
+                .collect(),
         }
     }
 
@@ -102,6 +112,7 @@ pub(crate) fn validate(draft: Draft, lines: &Lines<'_>) -> Result<ShardMap, MapE
         problems.add(draft.version.offset, Reason::Version(draft.version.value));
     }
     check_identities(&draft.shards, &mut problems);
+    check_removed(&draft.shards, &draft.removed, &mut problems);
     check_nodes(&draft.shards, &mut problems);
     check_slots(&draft.shards, &mut problems);
 
@@ -119,7 +130,11 @@ pub(crate) fn validate(draft: Draft, lines: &Lines<'_>) -> Result<ShardMap, MapE
             slots: merge_slots(slots.into_iter().flat_map(SlotRange::slots)),
         }
     });
-    Ok(ShardMap::assemble(cluster, draft.version.value.unsigned_abs(), shards.collect()))
+    let removed = draft.removed.into_iter().map(|shard| RemovedShard {
+        id: shard.id.value,
+        number: shard.number.value as u16, // checked above
+    });
+    Ok(ShardMap::assemble(cluster, draft.version.value.unsigned_abs(), shards.collect(), removed.collect()))
 }
 
 struct Problems<'a> {
@@ -164,6 +179,28 @@ fn check_identities(shards: &[DraftShard], problems: &mut Problems<'_>) {
             problems.add(shard.number.offset, Reason::DuplicateNumber { shard: id.clone(), number, other, line });
         } else {
             numbers.insert(number, shard);
+        }
+    }
+}
+
+/// The ids and numbers of removed shards are valid, and no shard has one of them.
+fn check_removed(shards: &[DraftShard], removed: &[DraftRemoved], problems: &mut Problems<'_>) {
+    for gone in removed {
+        let (id, number) = (&gone.id.value, gone.number.value);
+        if !is_shard_id(id) {
+            problems.add(gone.id.offset, Reason::ShardId(id.clone()));
+        }
+        if !(0..=i64::from(MAX_SHARD_NUMBER)).contains(&number) {
+            problems.add(gone.number.offset, Reason::Number { shard: id.clone(), number });
+        }
+        for shard in shards {
+            if shard.id.value == *id {
+                problems.add(shard.id.offset, Reason::IdOfRemoved(id.clone()));
+            }
+            if shard.number.value == number {
+                let (shard_id, removed) = (shard.id.value.clone(), id.clone());
+                problems.add(shard.number.offset, Reason::NumberOfRemoved { shard: shard_id, number, removed });
+            }
         }
     }
 }

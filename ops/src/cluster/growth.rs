@@ -1,4 +1,6 @@
-//! A further shard for a cluster on this machine.
+//! A further shard for a cluster on this machine, and one less.
+
+use std::path::PathBuf;
 
 use anyhow::ensure;
 
@@ -59,6 +61,20 @@ pub fn announce_shard(layout: &Layout, shard: ShardPlace) -> anyhow::Result<()> 
         description.save(layout)?;
     }
     Ok(())
+}
+
+/// Takes a shard out of the description; the supervisor then stops its processes. Returns the folder of its database, which stays.
+///
+/// # Errors
+/// When the description cannot be read or written.
+pub fn forget_shard(layout: &Layout, id: &str) -> anyhow::Result<Option<PathBuf>> {
+    let Some(found) = Description::find(layout)? else { return Ok(None) };
+    let mut description = found.description;
+    let Some(shard) = description.shard(id).cloned() else { return Ok(None) };
+    let folder = description.database_folder(layout, &shard);
+    description.shards.retain(|shard| shard.id != id);
+    description.save(layout)?;
+    Ok(Some(folder))
 }
 
 /// The ports after the last shard's, if they are free, or a free block.

@@ -7,7 +7,7 @@ pub mod backoff;
 pub mod report;
 mod worker;
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use futures_util::future::join_all;
@@ -64,25 +64,29 @@ pub async fn supervise(
     let reporter = Arc::new(Reporter::new(&layout));
     let tasks = Tasks::new();
     let mut stages: Vec<Stage> = Role::STOP_ORDER.map(Stage::new).into();
-    let mut supervised: HashSet<String> = HashSet::new();
-    let mut start_new = |description: &Description| -> anyhow::Result<()> {
+    let start_new = |stages: &mut [Stage], description: &Description| -> anyhow::Result<()> {
         for member in Member::all(&layout, description) {
-            if !supervised.insert(member.name.clone()) {
-                continue;
-            }
             let stage =
                 stages.iter_mut().find(|stage| stage.role == member.role).context("a role without its stage")?;
+            if stage.workers.iter().any(|worker| worker.name == member.name) {
+                continue;
+            }
+            let (name, stop) = (member.name.clone(), stage.stop.child_token());
             let worker = Worker::new(member, &layout, description, &orders, Arc::clone(&reporter));
-            stage.workers.push(tasks.spawn("worker", worker.run(stage.stop.clone())));
+            let task = tasks.spawn("worker", worker.run(stop.clone()));
+            stage.workers.push(Supervised { name, stop, task });
         }
         Ok(())
     };
-    start_new(&description)?;
+    start_new(&mut stages, &description)?;
     tracing::info!(data_dir = %layout.root().display(), policy = ?orders.policy, "supervising");
-    // `shardctl shard add` adds a shard to the description.
+    // `shardctl shard add` and `shardctl shard remove` change the description.
     while stop.run_until_cancelled(tokio::time::sleep(LOOK_FOR_SHARDS)).await.is_some() {
         match Description::load(&layout) {
-            Ok(Some(description)) => start_new(&description)?,
+            Ok(Some(description)) => {
+                start_new(&mut stages, &description)?;
+                stop_gone(&mut stages, &Member::all(&layout, &description)).await?;
+            }
             Ok(None) => {}
             Err(error) => tracing::warn!(error = format!("{error:#}"), "cannot read the cluster's description"),
         }
@@ -98,11 +102,33 @@ pub async fn supervise(
     outcome
 }
 
+/// Stops the processes that the cluster does not have any more, a shard's node before its database.
+async fn stop_gone(stages: &mut [Stage], members: &[Member]) -> anyhow::Result<()> {
+    for stage in stages {
+        let is_member = |worker: &Supervised| members.iter().any(|member| member.name == worker.name);
+        let (kept, gone) = std::mem::take(&mut stage.workers).into_iter().partition(is_member);
+        stage.workers = kept;
+        for worker in gone {
+            tracing::info!(process = worker.name, "not a part of the cluster any more: stopping it");
+            worker.stop.cancel();
+            worker.task.await??;
+        }
+    }
+    Ok(())
+}
+
 /// The processes of one role: they are stopped together.
 struct Stage {
     role: Role,
     stop: CancellationToken,
-    workers: Vec<JoinHandle<anyhow::Result<()>>>,
+    workers: Vec<Supervised>,
+}
+
+/// One process and the task that keeps it running.
+struct Supervised {
+    name: String,
+    stop: CancellationToken,
+    task: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Stage {
@@ -112,7 +138,7 @@ impl Stage {
 
     async fn finish(self) -> anyhow::Result<()> {
         self.stop.cancel();
-        let ended = join_all(self.workers).await;
+        let ended = join_all(self.workers.into_iter().map(|worker| worker.task)).await;
         ended.into_iter().try_for_each(|worker| worker?)
     }
 }

@@ -3,6 +3,7 @@
 mod add;
 mod drain;
 mod list;
+mod remove;
 
 use std::process::ExitCode;
 
@@ -14,6 +15,8 @@ pub enum Command {
     Add(add::Args),
     /// Move every slot of a shard to the others, and delete what was moved
     Drain(drain::Args),
+    /// Take an empty shard out of the map. Refused while anything of clients is left on it
+    Remove(remove::Args),
     /// Show each shard with its slots, accounts, size and share of the load
     List(list::Args),
 }
@@ -22,6 +25,7 @@ pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode
     match command {
         Command::Add(args) => add::run(args, context).await,
         Command::Drain(args) => drain::run(args, context).await,
+        Command::Remove(args) => remove::run(args, context).await,
         Command::List(args) => list::run(args, context).await,
     }
 }

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use http::Method;
 use identity::{Disagreement, time::OtherClock};
 use serde_json::Value;
-use shard_map::{ClusterId, Shard, ShardMap, Slot, SlotRange, merge_slots};
+use shard_map::{ClusterId, RemovedShard, Shard, ShardMap, Slot, SlotRange, merge_slots};
 use telemetry::clock;
 use tonic::transport::{Channel, Endpoint};
 use wire::{convert, fact::Verdict as WireVerdict, shard_node_client::ShardNodeClient};
@@ -124,7 +124,7 @@ async fn identify(
 }
 
 async fn ownership(node: &mut Node) -> Result<Ownership, String> {
-    let answer = node.get_ownership(wire::GetOwnershipRequest {}).await.map_err(said)?.into_inner();
+    let answer = node.get_ownership(wire::GetOwnershipRequest::default()).await.map_err(said)?.into_inner();
     let listed = answer.ranges.into_iter().map(|range| {
         let slots = (Slot::try_from(range.first), Slot::try_from(range.last));
         let (Ok(first), Ok(last)) = slots else {
@@ -226,7 +226,13 @@ fn map_from(answer: &Value) -> anyhow::Result<ShardMap> {
         })
     });
     let version = answer["version"].as_u64().context("no version")?;
-    Ok(ShardMap::new(cluster, version, shards.collect::<anyhow::Result<_>>()?)?)
+    let mut map = ShardMap::new(cluster, version, shards.collect::<anyhow::Result<_>>()?)?;
+    let removed = items(&answer["removed"]).iter().map(|shard| {
+        let number = shard["number"].as_u64().and_then(|number| u16::try_from(number).ok()).context("no number")?;
+        Ok(RemovedShard { id: text(&shard["id"])?, number })
+    });
+    map.removed = removed.collect::<anyhow::Result<_>>()?;
+    Ok(map)
 }
 
 fn set_owner(owners: &mut [Option<String>], slots: &str, shard: &str) -> anyhow::Result<()> {

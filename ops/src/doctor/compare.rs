@@ -183,7 +183,9 @@ fn compare_position(seen: &Seen, shard: &Shard, place: &str, findings: &mut Find
 
 /// Other shards have heard of these shards, so these shards hold, or held, part of the money.
 fn unknown_shards(seen: &Seen, findings: &mut Findings) {
-    let in_map: BTreeSet<u16> = seen.map.shards.iter().map(|shard| shard.number).collect();
+    let removed = || seen.map.removed.iter();
+    let in_map: BTreeSet<u16> =
+        seen.map.shards.iter().map(|shard| shard.number).chain(removed().map(|shard| shard.number)).collect();
     for shard in &seen.map.shards {
         for (node, answer) in seen.answers(&shard.id) {
             for (number, mark) in answer.marks.iter().filter(|(number, _)| !in_map.contains(number)) {
@@ -199,7 +201,9 @@ fn unknown_shards(seen: &Seen, findings: &mut Findings) {
             }
             let Ok(ownership) = &answer.ownership else { continue };
             let peers: BTreeSet<&str> = ownership.ranges.iter().map(|listed| listed.peer.as_str()).collect();
-            for peer in peers.into_iter().filter(|peer| !peer.is_empty() && seen.map.index_of(peer).is_none()) {
+            for peer in peers.into_iter().filter(|peer| {
+                !peer.is_empty() && seen.map.index_of(peer).is_none() && removed().all(|shard| shard.id != *peer)
+            }) {
                 let remedy = "unless the shard was removed from the cluster on purpose, add it to the map";
                 let fact = Disagreement::new(
                     format!("shard {peer}"),

@@ -32,12 +32,35 @@ pub fn updated(text: &str, map: &ShardMap) -> anyhow::Result<String> {
             None => tables.push(table_of(shard)),
         }
     }
+    update_removed(&mut document, map)?;
     let text = document.to_string();
     let written = ShardMap::parse(&text)?;
     if written != *map {
         bail!("the edited file does not parse to version {} of the map", map.version);
     }
     Ok(text)
+}
+
+/// Adds the removed shards that the document does not list.
+fn update_removed(document: &mut DocumentMut, map: &ShardMap) -> anyhow::Result<()> {
+    if map.removed.is_empty() && document.get("removed").is_none() {
+        return Ok(());
+    }
+    let tables = document
+        .entry("removed")
+        .or_insert(Item::ArrayOfTables(ArrayOfTables::new()))
+        .as_array_of_tables_mut()
+        .context("`removed` is not a list of tables")?;
+    tables.retain(|table| map.removed.iter().any(|shard| Some(shard.id.as_str()) == id_of(table)));
+    for shard in &map.removed {
+        if tables.iter().all(|table| id_of(table) != Some(shard.id.as_str())) {
+            let mut table = Table::new();
+            table.insert("id", value(&shard.id));
+            table.insert("number", value(i64::from(shard.number)));
+            tables.push(table);
+        }
+    }
+    Ok(())
 }
 
 /// Replaces a value and keeps its decoration, comments included.
@@ -113,6 +136,10 @@ slots = []
         assert!(text.contains("# In the attic.\n[[shard]]\nid = \"s1\""), "{text}");
         assert!(text.contains("nodes = [\"http://a:1\"] # one node"), "{text}");
         assert_eq!(ShardMap::parse(&text).unwrap(), map);
+        let without = map.successor_without("s2").unwrap_or_else(|error| panic!("{error}"));
+        let shorter = updated(&text, &without).unwrap();
+        assert!(shorter.ends_with("[[removed]]\nid = \"s2\"\nnumber = 2\n"), "{shorter}");
+        assert_eq!(updated(&shorter, &without).unwrap(), shorter);
         // And back, without the shard that is gone.
         assert_eq!(ShardMap::parse(&updated(&text, &before).unwrap()).unwrap(), before);
     }

@@ -78,7 +78,8 @@ impl Nodes {
     pub async fn owners(&self) -> anyhow::Result<Owners> {
         let asked = self.map.shards.iter().map(async |shard| {
             let mut node = ShardNodeClient::new(self.channel(&shard.id).await?);
-            let answer = node.get_ownership(wire::GetOwnershipRequest {}).await.map_err(|s| said(&shard.id, &s))?;
+            let answer =
+                node.get_ownership(wire::GetOwnershipRequest::default()).await.map_err(|s| said(&shard.id, &s))?;
             anyhow::Ok((shard.id.clone(), answer.into_inner().ranges))
         });
         let mut owners = Owners::default();
@@ -100,6 +101,12 @@ impl Nodes {
             anyhow::Ok((shard.id.clone(), load.into_inner()))
         });
         join_all(asked).await.into_iter().collect()
+    }
+
+    /// What is left of clients on a shard.
+    pub async fn remains(&self, shard: &str) -> anyhow::Result<wire::RemainsResponse> {
+        let remains = self.moves(shard).await?.remains(wire::RemainsRequest {}).await;
+        Ok(remains.map_err(|status| said(shard, &status))?.into_inner())
     }
 
     /// The moves to each shard. A shard that does not answer is named.
@@ -156,7 +163,8 @@ impl Nodes {
     pub async fn newest_map(&self) -> anyhow::Result<ShardMap> {
         let asked = self.map.shards.iter().map(async |shard| {
             let mut node = ShardNodeClient::new(self.channel(&shard.id).await?);
-            let answer = node.get_ownership(wire::GetOwnershipRequest {}).await.map_err(|s| said(&shard.id, &s))?;
+            let answer =
+                node.get_ownership(wire::GetOwnershipRequest::default()).await.map_err(|s| said(&shard.id, &s))?;
             anyhow::Ok(ShardMap::parse(&answer.into_inner().shard_map)?)
         });
         let maps = join_all(asked).await.into_iter().filter_map(Result::ok);

@@ -56,6 +56,8 @@ pub fn compare(shards: &[String], numbers: &[u16], known: &[Known]) -> Findings 
     let maps = || known.iter().filter_map(|known| known.map.as_ref()?.as_ref().ok());
     let ids_by_number: BTreeMap<u16, &str> =
         maps().flat_map(|map| &map.shards).map(|shard| (shard.number, shard.id.as_str())).collect();
+    // A shard is removed when nothing of clients is left on it.
+    let removed: Vec<&shard_map::RemovedShard> = maps().flat_map(|map| &map.removed).collect();
     let mut missing: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (knower, known) in shards.iter().zip(known) {
         let mut ids: Vec<(&str, String)> = Vec::new();
@@ -78,14 +80,16 @@ pub fn compare(shards: &[String], numbers: &[u16], known: &[Known]) -> Findings 
                 knowers.push(format!("{begin}{how})"));
             }
         };
-        for (id, how) in ids.into_iter().filter(|(id, _)| !shards.iter().any(|shard| shard == id)) {
+        let is_removed = |id: &str| removed.iter().any(|gone| gone.id == id);
+        let is_checked = |id: &str| shards.iter().any(|shard| shard == id);
+        for (id, how) in ids.into_iter().filter(|(id, _)| !is_checked(id) && !is_removed(id)) {
             add(format!("shard {id}"), how);
         }
         let marks = known.marks.iter().map(|number| (*number, "its mark"));
         let positions = known.positions.iter().map(|number| (*number, "positions in the journal"));
         for (number, how) in marks.chain(positions) {
             let Ok(number) = u16::try_from(number) else { continue };
-            if numbers.contains(&number) {
+            if numbers.contains(&number) || removed.iter().any(|gone| gone.number == number) {
                 continue;
             }
             match ids_by_number.get(&number) {
@@ -126,7 +130,20 @@ mod tests {
         let known_by = |s0: Known| vec![s0, with_map(1, 2)];
         /// Subject and detail.
         type Violations = &'static [(&'static str, &'static str)];
-        let cases: [(&str, Vec<Known>, Violations); 7] = [
+        let removed = |shards| {
+            let mut without = map(3, shards);
+            without.removed = vec![shard_map::RemovedShard { id: "s7".to_owned(), number: 7 }];
+            Known { map: Some(Ok(without)), ..Known::default() }
+        };
+        let cases: [(&str, Vec<Known>, Violations); 8] = [
+            (
+                "a removed shard",
+                vec![
+                    removed(2),
+                    Known { peers: vec!["s7".to_owned()], marks: vec![7], positions: vec![7], ..with_map(1, 2) },
+                ],
+                &[],
+            ),
             ("both are known and checked", known_by(with_map(1, 2)), &[]),
             ("no map was ever given", known_by(Known::default()), &[]),
             (

@@ -54,6 +54,14 @@ struct FullMapView {
     #[serde(flatten)]
     map: MapView,
     shards: Vec<MappedShardView>,
+    removed: Vec<RemovedShardView>,
+}
+
+/// A shard that the cluster had before. Its id and number are not given to another shard.
+#[derive(Serialize)]
+struct RemovedShardView {
+    id: String,
+    number: u16,
 }
 
 #[derive(Serialize)]
@@ -113,7 +121,9 @@ pub async fn show(State(admin): State<Admin>, _: NoParameters) -> Response {
             }
         })
         .collect();
-    json(StatusCode::OK, &FullMapView { map: MapView::new(admin.router.routing()), shards })
+    let removed = table.map().removed.iter();
+    let removed = removed.map(|shard| RemovedShardView { id: shard.id.clone(), number: shard.number }).collect();
+    json(StatusCode::OK, &FullMapView { map: MapView::new(admin.router.routing()), shards, removed })
 }
 
 fn health_of(status: ShardStatus) -> (String, String) {

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use ledger::outcome::NotOwner;
 
 use crate::{
-    service::{CallError, Core, Deadline, Reroutes},
+    service::{CallError, Core, Deadline, Learnt, Load, Reroutes},
     shard::Shard,
 };
 
@@ -43,7 +43,7 @@ pub async fn ask<Q: Question>(core: &Core, question: &Q, deadline: Deadline) -> 
             Said { shard: Arc::clone(shard.id()), answer }
         });
         let mut said = join_all(asked).await;
-        let (mut rerouted, mut resolved) = (false, true);
+        let (mut rerouted, mut learnt) = (false, Learnt::Owners);
         for Said { shard, answer } in &mut said {
             let refusals = answer.as_ref().map_or(&[][..], Q::not_owner);
             if refusals.is_empty() {
@@ -52,14 +52,14 @@ pub async fn ask<Q: Question>(core: &Core, question: &Q, deadline: Deadline) -> 
             match refusals.iter().cloned().map(NotOwner::try_from).collect::<Result<Vec<_>, _>>() {
                 Ok(refusals) => {
                     rerouted = true;
-                    resolved &= core.learn(shard, &refusals);
+                    learnt = learnt.and(core.learn(shard, &refusals));
                     // Stands if the routes cannot be put right in time.
                     *answer = Err(CallError::Unavailable { shard: Arc::clone(shard) });
                 }
                 Err(reason) => *answer = Err(CallError::nonsense(shard, reason)),
             }
         }
-        if !rerouted || !core.again(&mut reroutes, resolved).await {
+        if !rerouted || !core.again(&mut reroutes, &learnt, Load::READ).await {
             return said;
         }
     }

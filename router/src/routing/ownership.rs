@@ -200,7 +200,7 @@ impl Writer {
             return None;
         }
         let index = self.map.index_of(peer);
-        if index.is_none() {
+        if index.is_none() && self.map.removed.iter().all(|gone| gone.id != peer) {
             hearing.unknown_shard(peer);
         }
         index

@@ -40,10 +40,6 @@ impl RoutingTable {
         &self.ids[usize::from(index.0)]
     }
 
-    pub fn index_of(&self, shard_id: &str) -> Option<ShardIndex> {
-        self.map.index_of(shard_id)
-    }
-
     /// Every shard with its index.
     pub fn shards(&self) -> impl ExactSizeIterator<Item = (ShardIndex, &Shard)> {
         self.map.indexed()

@@ -147,7 +147,7 @@ fn the_shards_answers_rebuild_the_routing_of_a_wrong_map() {
         .collect();
     assert_eq!(overrides, ["0-99 s0>s1@2", "16383 s1>s0@3"]);
     assert_eq!(routing.load().override_count(), 101);
-    assert_eq!(routing.load().slots_of(routing.load().index_of("s1").unwrap()).len(), 2);
+    assert_eq!(routing.load().slots_of(routing.load().map().index_of("s1").unwrap()).len(), 2);
 
     // What a shard no longer lists, it no longer has.
     let merged = routing.merge_ownership([answer("s1", &[(8192, 16_382, OWNED, 1, "")])]);

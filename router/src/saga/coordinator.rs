@@ -21,7 +21,7 @@ use super::{
     metrics::{self, InFlight, StepEnd},
 };
 use crate::{
-    service::{CallError, Core, Deadline, Pace},
+    service::{CallError, Core, Deadline, Learnt, Load, Pace, Waited},
     shard::{Answer, Answers, ByShard, Shard, Urgency},
 };
 
@@ -168,19 +168,26 @@ impl Drive<'_> {
         }
         self.send(on, None);
         if !again.is_empty() {
-            let ask = !self.core.learn(shard.id(), &refusals);
-            self.rest(again, pace, ask);
+            let learnt = self.core.learn(shard.id(), &refusals);
+            self.rest(again, pace, learnt);
         }
     }
 
-    /// Pauses before these sagas' steps are taken again, and lets the shards say who owns what if that is the question.
-    fn rest(&mut self, sagas: Vec<usize>, mut pace: Pace, ask: bool) {
+    /// Waits before these sagas' steps are taken again: for the slot that is on its way, or for a pause.
+    fn rest(&mut self, sagas: Vec<usize>, mut pace: Pace, learnt: Learnt) {
         let (core, deadline) = (self.core, self.deadline);
         let rested = async move {
+            if let Learnt::Arriving(arriving) = &learnt {
+                let load = Load { operations: sagas.len(), bytes: sagas.len() * size_of::<Saga>() };
+                let until = deadline.min(Instant::now() + AGAIN_MAX);
+                if core.handovers.wait(arriving, load, until).await == Waited::Arrived {
+                    return Happened::Rested(Some((sagas, pace)));
+                }
+            }
             if !pace.pause(deadline).await {
                 return Happened::Rested(None);
             }
-            if ask {
+            if matches!(learnt, Learnt::Nothing) {
                 core.refresh(deadline).await;
             }
             Happened::Rested(Some((sagas, pace)))

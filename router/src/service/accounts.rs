@@ -10,7 +10,7 @@ use ledger::{
 };
 
 use super::{
-    AccountReply, CallError, Core, Deadline, Located, Reroutes,
+    AccountReply, CallError, Core, Deadline, Learnt, Load, Located, Reroutes,
     at_owner::{self, Executed},
 };
 use crate::shard::{Answer, Answers, ByShard, Urgency};
@@ -37,7 +37,7 @@ pub async fn create(core: &Core, accounts: Vec<CreateAccount>, deadline: Deadlin
                 (shard, indices, answers, resent)
             }
         });
-        let mut resolved = true;
+        let mut learnt = Learnt::Owners;
         for (shard, indices, answers, resent) in join_all(calls).await {
             let mut refusals = Vec::new();
             for (index, answer) in indices.into_iter().zip(answers) {
@@ -52,9 +52,11 @@ pub async fn create(core: &Core, accounts: Vec<CreateAccount>, deadline: Deadlin
                     }
                 }
             }
-            resolved &= core.learn(shard.id(), &refusals);
+            learnt = learnt.and(core.learn(shard.id(), &refusals));
         }
-        if !open.is_empty() && !core.again(&mut reroutes, resolved).await {
+        let bytes = open.iter().map(|&index| size_of::<CreateAccount>() + accounts[index].metadata.as_str().len());
+        let load = Load { operations: open.len(), bytes: bytes.sum() };
+        if !open.is_empty() && !core.again(&mut reroutes, &learnt, load).await {
             let view = core.view();
             for index in open.drain(..) {
                 let shard = Arc::clone(view.shard(view.route(&accounts[index].id)).id());

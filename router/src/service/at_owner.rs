@@ -9,8 +9,8 @@ use ledger::{
     outcome::{NotOwner, Outcome},
 };
 
-use super::{CallError, Core, Deadline, Reroutes};
-use crate::shard::{Answers, Urgency, View};
+use super::{CallError, Core, Deadline, Load, Reroutes};
+use crate::shard::{Answers, Urgency, View, wire_bytes};
 
 /// What the owner answered.
 #[derive(Debug)]
@@ -47,7 +47,9 @@ pub async fn execute(
     loop {
         let view = core.view();
         let shard = view.shard(view.route(account));
-        let operations = vec![operation(&view)];
+        let operation = operation(&view);
+        let load = Load { operations: 1, bytes: wire_bytes(&operation) };
+        let operations = vec![operation];
         let Answers { mut answers, resent } = shard.execute(Urgency::New, operations, false, deadline).await;
         if resent {
             resent_to = Some(Arc::clone(shard.id()));
@@ -62,8 +64,8 @@ pub async fn execute(
             Some(Err(error)) => return Err(unless_resent(error, resent_to)),
             None => return Err(CallError::OutcomeUnknown { shard: Arc::clone(shard.id()) }),
         };
-        let resolved = core.learn(shard.id(), put_off.as_slice());
-        if !core.again(&mut reroutes, resolved).await {
+        let learnt = core.learn(shard.id(), put_off.as_slice());
+        if !core.again(&mut reroutes, &learnt, load).await {
             let shard = Arc::clone(shard.id());
             let error = match put_off {
                 Some(_) => CallError::Unavailable { shard },

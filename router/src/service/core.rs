@@ -13,7 +13,11 @@ use shard_map::Slot;
 use telemetry::tasks::Tasks;
 use tokio::time::{Instant, timeout_at};
 
-use super::{CallError, CoreConfig, Deadline, Pace, metrics};
+use super::{
+    CallError, CoreConfig, Deadline, Pace,
+    handover::{Arriving, Handovers, Load, Waited},
+    metrics,
+};
 use crate::{
     routing::Routing,
     shard::{Shard, Shards, View},
@@ -26,10 +30,33 @@ pub struct Core {
     pub config: CoreConfig,
     pub tasks: Tasks,
     pub routing: Routing,
+    pub handovers: Arc<Handovers>,
     shards: Shards,
     refreshing: tokio::sync::Mutex<()>,
     /// Grows with each refresh.
     refreshes: AtomicU64,
+}
+
+/// What a router knows after shards have refused operations for slots that they do not own.
+#[derive(Clone)]
+pub enum Learnt {
+    /// Another owner of each slot.
+    Owners,
+    /// The owner of a slot waits for it.
+    Arriving(Arriving),
+    /// Not the owner of each slot. Every shard has to be asked.
+    Nothing,
+}
+
+impl Learnt {
+    /// What is known of the slots of both.
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Owners, other) => other,
+            (Self::Arriving(_), Self::Nothing) => Self::Nothing,
+            (one, _) => one,
+        }
+    }
 }
 
 /// How often a request has been sent elsewhere.
@@ -58,6 +85,7 @@ impl Core {
     pub fn start(config: &CoreConfig, routing: Routing, tasks: Tasks) -> Self {
         Self {
             config: config.clone(),
+            handovers: Arc::new(Handovers::new(routing.clone(), tasks.clone())),
             shards: Shards::start(routing.clone(), config.clone(), tasks.clone()),
             tasks,
             routing,
@@ -78,38 +106,43 @@ impl Core {
 
     // === wrong routes ===
 
-    /// Takes note of the slots that `shard` says it does not own. Nothing was executed there. True when the router now knows
-    /// another owner for each of them; false when somebody else has to be asked.
-    pub fn learn(&self, shard: &str, refusals: &[NotOwner]) -> bool {
+    /// Records the refusals of a shard that does not own the slots. Nothing was executed for them.
+    pub fn learn(&self, shard: &str, refusals: &[NotOwner]) -> Learnt {
         if refusals.is_empty() {
-            return true;
+            return Learnt::Owners;
         }
         metrics::wrong_route(shard, refusals.len());
         self.routing.learn_not_owners(shard, refusals);
-        let table = self.routing.load();
-        let refused_by = table.index_of(shard);
-        refusals
-            .iter()
-            .all(|refusal| Slot::new(refusal.slot).is_some_and(|slot| refused_by != Some(table.owner(slot))))
+        let view = self.view();
+        refusals.iter().fold(Learnt::Owners, |learnt, refusal| learnt.and(learnt_of(&view, shard, refusal)))
     }
 
-    /// Before a request is tried once more. With all refusals resolved (`Core::learn`), the first time at once; else after
-    /// a pause, and with fresh news from all shards. False: enough.
-    pub async fn again(&self, reroutes: &mut Reroutes, resolved: bool) -> bool {
+    /// Waits before a request is sent once more. The first time, if the owners are known, there is no wait. `load` is what is sent
+    /// again. False: the request is not sent any more.
+    pub async fn again(&self, reroutes: &mut Reroutes, learnt: &Learnt, load: Load) -> bool {
         reroutes.attempts += 1;
-        if reroutes.attempts == 1 && resolved {
-            return true;
+        match learnt {
+            Learnt::Owners if reroutes.attempts == 1 => return true,
+            Learnt::Arriving(arriving) => {
+                match self.handovers.wait(arriving, load, reroutes.until.min(reroutes.deadline)).await {
+                    Waited::Arrived => return true,
+                    Waited::Refused => return false,
+                    // The shard's lane has not noticed yet.
+                    Waited::WasThere => {}
+                }
+            }
+            Learnt::Owners | Learnt::Nothing => {}
         }
         if Instant::now() >= reroutes.until || !reroutes.pace.pause(reroutes.deadline).await {
             return false;
         }
-        if !resolved {
+        if matches!(learnt, Learnt::Nothing) {
             self.refresh(reroutes.deadline).await;
         }
         true
     }
 
-    /// Asks all shards what they own. Whoever comes while that is being done waits for it and is content.
+    /// Asks all shards which slots they own. A call during a refresh waits for its end.
     pub async fn refresh(&self, deadline: Deadline) {
         let seen = self.refreshes.load(Ordering::Acquire);
         let Ok(_turn) = timeout_at(deadline, self.refreshing.lock()).await else { return };
@@ -118,12 +151,28 @@ impl Core {
         }
         let until = deadline.min(Instant::now() + OWNERSHIP_TIMEOUT);
         let ask = |shard: Arc<Shard>| async move {
-            shard.read(until, |mut node| async move { node.get_ownership(wire::GetOwnershipRequest {}).await }).await
+            shard
+                .read(until, |mut node| async move { node.get_ownership(wire::GetOwnershipRequest::default()).await })
+                .await
         };
         let answers = self.view().ask_all(ask).await;
         let owned: Vec<_> = answers.into_iter().filter_map(|(shard, owned)| Some((shard, owned.ok()?))).collect();
         metrics::refreshed(owned.len());
         self.routing.merge_ownership(owned);
         self.refreshes.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// What is known of a slot that `shard` has refused.
+fn learnt_of(view: &View, shard: &str, refusal: &NotOwner) -> Learnt {
+    const INCOMING: u8 = 3;
+    let Some(slot) = Slot::new(refusal.slot) else { return Learnt::Nothing };
+    let owner = view.owner(slot);
+    if **owner.id() != *shard {
+        Learnt::Owners
+    } else if refusal.state == INCOMING {
+        Learnt::Arriving(Arriving { slot, epoch: refusal.epoch, shard: Arc::clone(owner) })
+    } else {
+        Learnt::Nothing
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use ledger::AccountId;
-use shard_map::{ShardIndex, ShardMap, SlotRange};
+use shard_map::{ShardIndex, ShardMap, Slot, SlotRange};
 use telemetry::tasks::Tasks;
 
 use super::{Shard, witness::Witness};
@@ -98,6 +98,11 @@ impl Shards {
 impl View {
     pub fn route(&self, account: &AccountId) -> ShardIndex {
         self.table.route(account)
+    }
+
+    /// The shard to which requests for the slot go.
+    pub fn owner(&self, slot: Slot) -> &Arc<Shard> {
+        self.shard(self.table.owner(slot))
     }
 
     /// # Panics

@@ -8,21 +8,22 @@ use ledger::{
 };
 
 use crate::{
-    service::{AtomicReply, CallError, Core, Deadline, NewTransfer, Reroutes},
-    shard::{Answers, Urgency, View},
+    service::{AtomicReply, CallError, Core, Deadline, Learnt, Load, NewTransfer, Reroutes},
+    shard::{Answers, Urgency, View, wire_bytes},
 };
 
 /// Runs the group if all its accounts live on one shard.
 pub async fn run(core: &Core, transfers: Vec<NewTransfer>, deadline: Deadline) -> Result<AtomicReply, CallError> {
     let operation =
         Operation::AtomicTransfers(transfers.iter().map(|transfer| transfer.as_transfer(false)).collect());
+    let load = Load { operations: transfers.len(), bytes: wire_bytes(&operation) };
     let mut reroutes = Reroutes::new(deadline);
     loop {
         let view = core.view();
         let Some(shard) = common_shard(&view, &transfers) else { return Ok(AtomicReply::CrossShard) };
         let operations = vec![operation.clone()];
         let Answers { mut answers, resent } = shard.execute(Urgency::New, operations, false, deadline).await;
-        let resolved = match answers.pop() {
+        let learnt = match answers.pop() {
             // A failed group stores nothing, so it says nothing of the sending that was lost.
             Some(Ok(
                 Outcome::NotOwner(_) | Outcome::Deferred | Outcome::Atomic(AtomicOutcome { culprit: Some(_), .. }),
@@ -31,11 +32,11 @@ pub async fn run(core: &Core, transfers: Vec<NewTransfer>, deadline: Deadline) -
             }
             Some(Ok(Outcome::Atomic(outcome))) => return Ok(reply(outcome)),
             Some(Ok(Outcome::NotOwner(not_owner))) => core.learn(shard.id(), &[not_owner]),
-            Some(Ok(Outcome::Deferred)) => true,
+            Some(Ok(Outcome::Deferred)) => Learnt::Owners,
             Some(Err(error)) => return Err(error),
             other => return Err(CallError::beside_the_question(shard.id(), &other)),
         };
-        if !core.again(&mut reroutes, resolved).await {
+        if !core.again(&mut reroutes, &learnt, load).await {
             return Err(CallError::Unavailable { shard: Arc::clone(shard.id()) });
         }
     }

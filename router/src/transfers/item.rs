@@ -84,6 +84,11 @@ impl Item {
         }
     }
 
+    /// What it takes in memory, about.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + self.transfer.metadata.as_str().len()
+    }
+
     /// The debit account's shard.
     pub fn source<'v>(&self, view: &'v View) -> &'v Arc<Shard> {
         view.shard(view.route(&self.transfer.debit))

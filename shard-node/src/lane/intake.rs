@@ -15,7 +15,7 @@ use ledger::{
 };
 use shard_database::ShardState;
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot, watch},
     time::timeout,
 };
 
@@ -112,7 +112,7 @@ pub(super) struct Shared {
     committing_us: AtomicU64,
     cached_accounts: AtomicUsize,
     next_position: AtomicI64,
-    ownership_version: AtomicI64,
+    ownership_version: watch::Sender<i64>,
     slots_owned: AtomicUsize,
     highest_epoch: AtomicI64,
     last_error: Mutex<String>,
@@ -142,9 +142,10 @@ impl Shared {
 
     pub fn set_ownership(&self, state: &ShardState, ownership: &Ownership) {
         self.next_position.store(state.next_position, Relaxed);
-        self.ownership_version.store(state.ownership_version, Relaxed);
         self.slots_owned.store(ownership.owned(), Relaxed);
         self.highest_epoch.store(ownership.highest_epoch(), Relaxed);
+        let version = state.ownership_version;
+        self.ownership_version.send_if_modified(|known| std::mem::replace(known, version) != version);
     }
 
     pub fn set_cached(&self, accounts: usize) {
@@ -313,6 +314,14 @@ impl LaneHandle {
         self.shared.outpaced.notify_one();
     }
 
+    /// Waits until the lane works with an ownership version above this one. Returns the version of now.
+    pub async fn ownership_newer_than(&self, version: i64, patience: Duration) -> i64 {
+        let mut versions = self.shared.ownership_version.subscribe();
+        // A lane that ends keeps its last version.
+        let _ = timeout(patience, versions.wait_for(|now| *now > version)).await;
+        *versions.borrow()
+    }
+
     /// The scales in use and their version.
     pub fn scales(&self) -> (u64, Arc<AssetScales>) {
         self.shared.scales.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -332,7 +341,7 @@ impl LaneHandle {
             next_position: Position(shared.next_position.load(Relaxed)),
             folded_position: self.tail.folded_position(),
             unfolded: self.tail.size(),
-            ownership_version: shared.ownership_version.load(Relaxed),
+            ownership_version: *shared.ownership_version.borrow(),
             slots_owned: shared.slots_owned.load(Relaxed),
             highest_epoch: shared.highest_epoch.load(Relaxed),
             last_error: shared.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),

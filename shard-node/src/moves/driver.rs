@@ -49,6 +49,8 @@ const RETRY_DIFFERENCE: Duration = Duration::from_secs(5);
 const SMALL_PAGE: u32 = 2_000;
 /// Pause between two looks at a source that has nothing new.
 const TAIL: Duration = Duration::from_millis(50);
+/// Pause before a cut-over is tried again that would have taken too long.
+const TOO_LONG_AGAIN: Duration = Duration::from_secs(1);
 /// A verification that took longer than this is repeated, at most [`VERIFICATIONS`] times, because much was appended since.
 const FRESH: Duration = Duration::from_secs(2);
 /// Most verifications before a cut-over.
@@ -108,8 +110,9 @@ async fn drive(moves: Moves, id: Uuid) {
     let (moves, epoch) = (driver.moves.clone(), driver.row.driver_epoch);
     tokio::select! {
         () = run_steps(&mut driver) => {}
-        () = keep_alive(moves, id, epoch) => {}
+        () = keep_alive(moves.clone(), id, epoch) => {}
     }
+    moves.forget_activity(id);
 }
 
 /// Shows other nodes of the shard that the move has a driver.
@@ -375,6 +378,7 @@ impl Driver {
         written?;
         let next = self.answered(next)?;
         self.hear(next.commits);
+        self.note_page(&next);
         self.next_page = Some(next);
         Ok(self.pause_after_page(begun.elapsed(), bytes))
     }
@@ -406,7 +410,13 @@ impl Driver {
         let answer = self.source().await?.read_bookings(request).await;
         let page = self.answered(answer)?;
         self.hear(page.commits);
+        self.note_page(&page);
         Ok(page)
+    }
+
+    fn note_page(&self, page: &wire::ReadMoveBookingsResponse) {
+        let is_caught_up = page.at_end && self.row.phase == Phase::CatchingUp;
+        self.moves.note(self.row.id, |activity| activity.page(page.rows.len(), page.entries_left, is_caught_up));
     }
 
     /// Asks for the bookings after a position of the present part.
@@ -478,6 +488,7 @@ impl Driver {
         self.hear(page.commits);
         let begun = Instant::now();
         let bytes = page.rows.len();
+        self.moves.note(self.row.id, |activity| activity.page(bytes, activity.lag_entries, false));
         let mut progress = Progress {
             bytes: self.progress.bytes + bytes as u64,
             accounts_copied: page.at_end,
@@ -520,6 +531,8 @@ impl Driver {
     }
 
     fn pause_after_page(&self, page: Duration, bytes: usize) -> Step {
+        let reason = if self.wishes.unthrottled { String::new() } else { self.throttle.reason(self.wishes.rate) };
+        self.moves.note(self.row.id, |activity| activity.throttled_by = reason);
         if self.wishes.unthrottled {
             return Step::Again;
         }
@@ -545,7 +558,15 @@ impl Driver {
             self.progress.caught_up_at_us = self.moves.now_us();
             self.save().await?;
         }
+        self.moves.note(self.row.id, |activity| activity.throttled_by.clear());
         if self.wishes.paused || (self.wishes.hold_cutover && !self.wishes.rehearse) {
+            let wanted = self.wishes.verifications;
+            if self.progress.verifications < wanted {
+                self.progress.verified_position = self.verify().await?;
+                self.progress.verifications = wanted;
+                self.progress.blocked_by = None;
+                self.save().await?;
+            }
             return Ok(Step::Wait(TAIL));
         }
         let begun = Instant::now();
@@ -670,13 +691,23 @@ impl Driver {
 
     /// The source gives the slots away, and this shard takes them. If the source has given them away already, it says so again.
     async fn cut_over(&mut self, verified_position: i64) -> Result<Step, MoveError> {
+        let sessions = self.moves.sessions().await?;
         // Copy as much as possible before the pause.
+        let begun = Instant::now();
         let page = self.read_page(None, SMALL_PAGE).await?;
         self.write_page(page, None).await?;
-        let sessions = self.moves.sessions().await?;
+        if let Some(too_long) = self.too_long(begun.elapsed()) {
+            self.progress.blocked_by = Some(too_long);
+            self.save().await?;
+            return Ok(Step::Wait(TOO_LONG_AGAIN));
+        }
         let begun = Instant::now();
-        let request =
-            wire::ReleaseMoveRequest { r#move: self.id(), driver_epoch: self.row.driver_epoch, verified_position };
+        let request = wire::ReleaseMoveRequest {
+            r#move: self.id(),
+            driver_epoch: self.row.driver_epoch,
+            verified_position,
+            max_locked_ms: self.wishes.max_pause_ms / 2,
+        };
         let answer = self.source().await?.release(request).await;
         let released = self.answered(answer)?;
         self.released = true;
@@ -704,6 +735,17 @@ impl Driver {
         self.save().await?;
         tracing::info!(move_id = %self.row.id, from = self.row.peer, pause_ms = begun.elapsed().as_millis(), "slots taken");
         Ok(Step::Again)
+    }
+
+    /// Why there must be no cut-over now: it would pause the slots for longer than allowed. `round` is what it took to fetch what the
+    /// source had appended. The release, the last fetch and the take each take about as long.
+    fn too_long(&self, round: Duration) -> Option<String> {
+        let (about, most) = (round * 3, Duration::from_millis(self.wishes.max_pause_ms));
+        let is_too_long = !self.released && !most.is_zero() && about > most;
+        let (about, most) = (about.as_millis(), most.as_millis());
+        is_too_long.then(|| {
+            format!("the cut-over would pause the slots for about {about} ms, and --max-pause allows {most} ms; trying again")
+        })
     }
 
     /// After the cut-over: tells every shard the new map, and has the source clean up when an operator wants it.

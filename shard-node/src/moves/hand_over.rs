@@ -3,7 +3,7 @@
 //! Each holds the lane's lock from before it looks until it commits, so that it sees everything and nothing comes in between. What has
 //! to be read is read before the lock as far as possible, because the lane waits for the lock.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ledger::{
     AccountId, AssetCode, Booking, BookingKind, Limit, Metadata, Position,
@@ -56,13 +56,14 @@ impl Moves {
     /// Gives the slots away. The answer of a release that was carried out is stored, and returned again.
     ///
     /// # Errors
-    /// [`MoveError::Refused`] if this node has not summed the slots up at `verified_position`: the driver has to verify again.
+    /// [`MoveError::Refused`] if this node has not summed the slots up at `verified_position`: the driver has to verify again. Also if
+    /// the lane would be locked out for longer than the driver allows.
     pub async fn release(
         &self,
+        request: &wire::ReleaseMoveRequest,
         id: Uuid,
-        driver_epoch: i64,
-        verified_position: i64,
     ) -> Result<wire::ReleaseMoveResponse, MoveError> {
+        let wire::ReleaseMoveRequest { driver_epoch, verified_position, max_locked_ms, .. } = *request;
         let Sessions { reader: mut session, mut writer } = self.sessions().await?;
         let row = session.run(async |c| Ok(self.row_at_source(c, id, driver_epoch).await)).await??;
         let kept: SourceProgress = progress::read(&row.progress)?;
@@ -105,6 +106,13 @@ impl Moves {
         take_in(&mut verified, bookings, to);
         let state = read_state(&mut session).await?;
         let effects = effects(&mut session, &state, &verified, self.now_us(), Direction::Out).await?;
+        if max_locked_ms > 0 && locked.elapsed() > Duration::from_millis(max_locked_ms) {
+            let ms = locked.elapsed().as_millis();
+            // The session ends, and with it the transaction.
+            return Err(MoveError::Refused(format!(
+                "the release took {ms} ms before its commit, and the cut-over may pause the slots for {max_locked_ms} ms"
+            )));
+        }
         let kept = SourceProgress {
             last_position: verified.position,
             locked_us: i64::try_from(locked.elapsed().as_micros()).unwrap_or(i64::MAX),

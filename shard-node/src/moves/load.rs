@@ -1,9 +1,9 @@
-//! How much of a shard is in each slot, for the planner.
+//! What a shard has: in each slot, for the planner, and altogether, for its removal.
 
 use sqlx::Row;
 
-use super::{MoveError, Moves};
-use crate::store::session::column;
+use super::{MoveError, Moves, id_to_wire};
+use crate::store::{moves as tables, session::column};
 
 impl Moves {
     /// Counts accounts and their legs by slot. Reads every row of `account`.
@@ -29,5 +29,39 @@ impl Moves {
         }
         let size = sqlx::query(SIZE).fetch_one(&mut *connection).await?;
         Ok(wire::LoadResponse { slots, bytes: size.try_get("bytes")?, bookings: size.try_get("bookings")? })
+    }
+
+    /// Counts what is left of clients, of sagas, and in transit. The shard's own in-transit accounts do not count as accounts.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn remains(&self) -> Result<wire::RemainsResponse, MoveError> {
+        const COUNTS: &str = "SELECT \
+             (SELECT count(*) FROM shardledger.slot_ownership WHERE state IN (1, 3)) AS slots, \
+             (SELECT count(*) FROM shardledger.account WHERE slot >= 0) AS accounts, \
+             (SELECT count(*) FROM shardledger.hold) AS holds, \
+             (SELECT count(*) FROM shardledger.saga) AS sagas";
+        // The rows of these accounts may be behind the journal. The newest leg says what an account holds.
+        const IN_TRANSIT: &str =
+            "SELECT asset, posted::text AS posted FROM shardledger.account WHERE slot < 0 AND posted <> 0";
+        let mut connection = self.connection().await?;
+        let counts = sqlx::query(COUNTS).fetch_one(&mut *connection).await?;
+        let in_transit = sqlx::query(IN_TRANSIT).fetch_all(&mut *connection).await?;
+        let in_transit = in_transit.iter().map(|row| {
+            Ok(wire::MoveAssetSum {
+                asset: column(row, "asset")?,
+                posted: column(row, "posted")?,
+                shares: "0".to_owned(),
+            })
+        });
+        let open = tables::list(&mut connection).await?.into_iter().filter(|row| row.phase.is_open());
+        Ok(wire::RemainsResponse {
+            slots: column(&counts, "slots")?,
+            accounts: column(&counts, "accounts")?,
+            holds: column(&counts, "holds")?,
+            sagas: column(&counts, "sagas")?,
+            moves: open.map(|row| id_to_wire(row.id)).collect(),
+            in_transit: in_transit.collect::<Result<_, MoveError>>()?,
+        })
     }
 }

@@ -62,7 +62,8 @@ async fn known_map(shard: &Shard) -> Option<ShardMap> {
     for url in &shard.nodes {
         let asked = tokio::time::timeout(PATIENCE, async {
             let channel = Endpoint::from_shared(url.clone()).ok()?.connect().await.ok()?;
-            let answer = ShardNodeClient::new(channel).get_ownership(wire::GetOwnershipRequest {}).await.ok()?;
+            let answer =
+                ShardNodeClient::new(channel).get_ownership(wire::GetOwnershipRequest::default()).await.ok()?;
             ShardMap::parse(&answer.into_inner().shard_map).ok()
         });
         if let Ok(Some(map)) = asked.await {
@@ -105,7 +106,7 @@ fn moved(map: &ShardMap, to: &str, slots: &[SlotRange]) -> Result<ShardMap, shar
         };
         Shard { slots: merge_slots(has), ..shard.clone() }
     });
-    ShardMap::new(map.cluster, map.version + 1, shards.collect())
+    map.successor(shards.collect())
 }
 
 #[cfg(test)]

@@ -113,7 +113,7 @@ impl SlotMoves for Moves {
     ) -> Result<Response<wire::ReleaseMoveResponse>, Status> {
         let request = request.into_inner();
         let id = id(&request.r#move)?;
-        self.release(id, request.driver_epoch, request.verified_position).await.map(Response::new).map_err(status)
+        self.release(&request, id).await.map(Response::new).map_err(status)
     }
 
     async fn leave(
@@ -140,6 +140,7 @@ impl SlotMoves for Moves {
     async fn list(&self, _: Request<wire::ListMovesRequest>) -> Result<Response<wire::ListMovesResponse>, Status> {
         let moves = self.list().await.map_err(status)?;
         let moves = moves.into_iter().map(|row| wire::MoveStatus {
+            activity: self.activity(row.id),
             r#move: id_to_wire(row.id),
             is_target: row.phase.role() == Role::Target,
             peer: row.peer,
@@ -162,6 +163,10 @@ impl SlotMoves for Moves {
         let id = id(&request.r#move)?;
         self.control(id, &request.wishes.unwrap_or_default()).await.map_err(status)?;
         Ok(Response::new(wire::ControlMoveResponse {}))
+    }
+
+    async fn remains(&self, _: Request<wire::RemainsRequest>) -> Result<Response<wire::RemainsResponse>, Status> {
+        self.remains().await.map(Response::new).map_err(status)
     }
 
     async fn load(&self, _: Request<wire::LoadRequest>) -> Result<Response<wire::LoadResponse>, Status> {

@@ -219,6 +219,10 @@ impl Moves {
             // What is appended after this look belongs to the next page.
             None => (tables::highest(&mut connection, after, last).await?.unwrap_or(after), true),
         };
+        let entries_left = match cursor.part {
+            OWN_PART => tables::highest(&mut connection, to, part.last).await?.map_or(0, |newest| newest - to),
+            _ => 0,
+        };
         let rows = if to > after {
             tables::copy_bookings_out(&mut connection, &row.slots, after, to).await?
         } else {
@@ -229,6 +233,7 @@ impl Moves {
             cursor: Some(wire::MoveCursor { part: cursor.part, after: to }),
             at_end,
             commits: Some(self.commits()),
+            entries_left,
         })
     }
 

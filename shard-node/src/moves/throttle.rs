@@ -21,13 +21,15 @@ const NEVER_SLOW: Duration = Duration::from_millis(2);
 pub struct Throttle {
     factor: f64,
     lowest: Option<Duration>,
+    /// The mean commit time of the last page, if the source has committed anything.
+    mean: Option<Duration>,
     /// Commits so far, and how long they took together.
     heard: Option<(u64, Duration)>,
 }
 
 impl Default for Throttle {
     fn default() -> Self {
-        Self { factor: FIRST, lowest: None, heard: None }
+        Self { factor: FIRST, lowest: None, mean: None, heard: None }
     }
 }
 
@@ -39,9 +41,11 @@ impl Throttle {
         let Some((count, took)) = before.filter(|(count, took)| *count <= commits && *took <= total) else { return };
         let Some(mean) = u32::try_from(commits - count).ok().and_then(|count| (total - took).checked_div(count))
         else {
+            self.mean = None;
             self.factor = (self.factor * WHEN_IDLE).max(LEAST);
             return;
         };
+        self.mean = Some(mean);
         let lowest = self.lowest.map_or(mean, |lowest| lowest.min(mean));
         self.lowest = Some(lowest);
         let is_slow = mean > lowest.mul_f64(TOO_HIGH) && mean > NEVER_SLOW;
@@ -50,6 +54,24 @@ impl Throttle {
 
     pub fn factor(&self) -> f64 {
         self.factor
+    }
+
+    /// Why the driver rests, for an operator.
+    pub fn reason(&self, rate: u64) -> String {
+        let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+        let mut reason = format!("rests {:.1} times as long as a page takes", self.factor);
+        if let (Some(mean), Some(lowest)) = (self.mean, self.lowest) {
+            let times = format!(
+                "; the source commits in {:.1} ms, at best in {:.1} ms",
+                milliseconds(mean),
+                milliseconds(lowest)
+            );
+            reason.push_str(&times);
+        }
+        if rate > 0 {
+            reason.push_str(&format!("; at most {rate} bytes a second"));
+        }
+        reason
     }
 
     /// The rest after a page of so many bytes that took so long, with a limit of bytes a second (0: none).

@@ -50,8 +50,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     // Every other shard must answer: the new node asks them before it is initialised.
     nodes.owners().await?;
     let known = nodes.map.shards.iter().find(|shard| shard.id == args.id);
-    let highest = nodes.map.shards.iter().map(|shard| shard.number).max().unwrap_or(0);
-    let number = known.map(|shard| shard.number).or(args.number).unwrap_or(highest + 1);
+    let number = known.map(|shard| shard.number).or(args.number).unwrap_or_else(|| nodes.map.next_number());
     let file = slot_move::map_file(args.map.clone(), &args.address, context);
     let is_local = args.node.is_empty();
     if args.dry_run {
@@ -125,7 +124,7 @@ async fn publish(
     }
     let mut shards = newest.shards.clone();
     shards.push(Shard { id: id.to_owned(), number, nodes: urls.to_vec(), slots: Vec::new() });
-    let map = ShardMap::new(newest.cluster, newest.version + 1, shards)?;
+    let map = newest.successor(shards)?;
     if let Some(file) = file {
         let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
         durable_file::replace(file, &map_file::updated(&text, &map)?, Audience::Everyone)?;

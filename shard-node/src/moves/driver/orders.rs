@@ -136,6 +136,9 @@ impl Moves {
         if said.finish == Some(true) && !matches!(phase, Phase::Taken | Phase::Finished) {
             return refused("it can be finished after the cut-over");
         }
+        if said.verify == Some(true) && !phase.is_before_cut_over() {
+            return refused("both sides were compared before the cut-over, and the target has booked since");
+        }
         let is_of_the_copy = said.hold_cutover.is_none()
             && (said.paused.is_some() || said.rate.is_some() || said.unthrottled.is_some());
         if is_of_the_copy && !phase.is_before_cut_over() {

@@ -1,0 +1,137 @@
+//! `shardctl shard remove`
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{bail, ensure};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::{
+    cluster::{Layout, growth},
+    commands::{
+        self, Context,
+        router_address::AdminAddress,
+        slot_move::{self, apply},
+    },
+    exit, output,
+    resharding::nodes::Nodes,
+};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The empty shard
+    id: String,
+    /// Print what is left on the shard, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// The map file that the routers watch, to be kept up to date [default: that of the cluster in --data-dir]
+    #[arg(long, value_name = "FILE")]
+    map: Option<PathBuf>,
+    #[command(flatten)]
+    address: AdminAddress,
+}
+
+/// Publishes a map without the shard. On this machine, its node and database are stopped; their folder stays.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    let nodes = slot_move::nodes(&args.address, context).await?;
+    if let Some(gone) = nodes.map.removed.iter().find(|gone| gone.id == args.id) {
+        bail!("shard {} was removed already; its number {} stays reserved", gone.id, gone.number);
+    }
+    nodes.shard(&args.id)?;
+    let left = left(&nodes.remains(&args.id).await?);
+    if !left.is_empty() {
+        let next = format!("shardctl shard drain {}", args.id);
+        if context.json {
+            output::json(&json!({"id": args.id, "removed": false, "left": left, "next": next}))?;
+        } else {
+            for what in &left {
+                output::data(&format!("shard {} has {what}", args.id))?;
+            }
+            output::note(&format!("nothing was changed. Next: {next}"));
+        }
+        return Ok(exit::violation());
+    }
+    if args.dry_run {
+        output::data(&format!("shard {} is empty and would be removed from the map", args.id))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let map = nodes.newest_map().await?.successor_without(&args.id)?;
+    let remaining = Nodes { map };
+    let refused = remaining.offer(&remaining.map).await;
+    ensure!(refused.is_empty(), "the new map was not taken: {}", refused.join("; "));
+    if let Some(file) = slot_move::map_file(args.map, &args.address, context) {
+        apply::update_file(&remaining, &file).await?;
+    }
+    let folder = forget(&args.id, &args.address, context).await?;
+    if context.json {
+        let version = remaining.map.version;
+        output::json(&json!({"id": args.id, "removed": true, "left": [], "map_version": version, "folder": folder}))?;
+    } else {
+        output::data(&format!("map version {} does not have shard {} any more", remaining.map.version, args.id))?;
+        match folder {
+            Some(folder) => output::note(&format!(
+                "its node and database are being stopped. The database stays in {folder} until you delete it"
+            )),
+            None => output::note("stop its nodes and its database; nothing of clients is left in them"),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What keeps the shard from being removed.
+fn left(remains: &wire::RemainsResponse) -> Vec<String> {
+    let counted = [
+        (remains.slots, "slots"),
+        (remains.accounts, "accounts"),
+        (remains.holds, "open holds"),
+        (remains.sagas, "transfers between shards under way"),
+    ];
+    let mut left: Vec<String> =
+        counted.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    for id in &remains.moves {
+        let id = Uuid::from_slice(id).unwrap_or_default();
+        left.push(format!("move {id}, which is not finished"));
+    }
+    for sum in &remains.in_transit {
+        left.push(format!("{} minor units of {} in transit", sum.posted, sum.asset));
+    }
+    left
+}
+
+/// Takes the shard out of the description of this machine's cluster. The supervisor then stops its processes. Returns the folder of its
+/// database.
+async fn forget(id: &str, address: &AdminAddress, context: &Context) -> anyhow::Result<Option<String>> {
+    if address.named().is_some() {
+        return Ok(None);
+    }
+    let layout = Layout::find(&context.data_dir)?;
+    let _lock = commands::alone(&layout).await?;
+    Ok(growth::forget_shard(&layout, id)?.map(|folder| folder.display().to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_that_is_left_is_named() {
+        assert!(left(&wire::RemainsResponse::default()).is_empty());
+        let remains = wire::RemainsResponse {
+            slots: 0,
+            accounts: 3,
+            holds: 1,
+            sagas: 0,
+            moves: vec![Uuid::nil().as_bytes().to_vec().into()],
+            in_transit: vec![wire::MoveAssetSum { asset: "USD".into(), posted: "-5".into(), shares: "0".into() }],
+        };
+        assert_eq!(
+            left(&remains),
+            [
+                "3 accounts",
+                "1 open holds",
+                "move 00000000-0000-0000-0000-000000000000, which is not finished",
+                "-5 minor units of USD in transit"
+            ]
+        );
+    }
+}
