@@ -9,7 +9,8 @@ use crate::cluster::{
 };
 
 /// Bytes by process. A service counts with its resident memory. A PostgreSQL server counts with the anonymous memory of all its
-/// processes: its shared buffers have a fixed size and fill over time.
+/// processes: its shared buffers have a fixed size and fill over time. Workers of autovacuum do not count, because each lives for one
+/// table only.
 #[derive(Debug, Clone, Default)]
 pub struct Memory(pub BTreeMap<String, f64>);
 
@@ -23,6 +24,7 @@ impl Memory {
                 Role::Router | Role::Node => status_bytes(process.pid(), "VmRSS:").unwrap_or_default(),
                 Role::Postgres => super::cpu::family(process.pid())?
                     .into_iter()
+                    .filter(|pid| !is_autovacuum_worker(*pid))
                     .filter_map(|pid| status_bytes(pid, "RssAnon:"))
                     .sum(),
             };
@@ -30,6 +32,11 @@ impl Memory {
         }
         Ok(Self(memory))
     }
+}
+
+/// PostgreSQL shows what a process does as its command line.
+fn is_autovacuum_worker(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|title| title.contains("autovacuum worker"))
 }
 
 /// A field of `/proc/<pid>/status`. A process that has ended has none.
