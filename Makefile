@@ -15,7 +15,7 @@ TEST_SHARDCTL := $(TARGET)/debug/shardctl
 CLIPPY        := cargo clippy --workspace --all-targets -- -D warnings
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test model broken-rules lint openapi bench bench-long soak release clean
+.PHONY: help up down status test model broken-rules chaos-reshard lint openapi bench bench-long soak reshard-demo release clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,14 @@ model: ## Play SEQUENCES=… random sequences to a ledger in memory and to real 
 	SHARDLEDGER_PG_BIN="$$pg_bin" SEQUENCES=$(SEQUENCES) \
 	    cargo test -p integration-tests --test it -- --nocapture --test-threads 1 sequences::
 
+# `make test` runs a sample. CELLS=release runs the cells of the steps whose names begin with release.
+chaos-reshard: CELLS ?= all
+chaos-reshard: ## Kill everything at every durable step of a move of slots (CELLS=…, SEED=…); about an hour
+	cargo build --workspace --bins
+	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir $(TARGET)/test-postgresql postgres ensure); \
+	SHARDLEDGER_PG_BIN="$$pg_bin" CELLS=$(CELLS) \
+	    cargo test -p integration-tests --test it -- --nocapture --test-threads 1 moves::crash_matrix::
+
 broken-rules: ## Break one rule after another in a copy and see that tests fail (RULES="06 12": those; UNITS_ONLY=1: without a cluster)
 	@tests/broken-rules/run.sh
 
@@ -73,6 +81,10 @@ bench-long: release ## Measure what takes hours: many accounts, long histories, 
 soak: release ## Keep half of the peak for MINUTES=… and draw it over time: target/bench/soak.html
 	@mkdir -p target/bench
 	@$(SHARDCTL) bench soak --minutes $(MINUTES) --out target/bench/soak.json --report target/bench/soak.html
+
+reshard-demo: release ## Grow 4 shards to 8 under load and shrink them again: target/bench/reshard.html (ACCOUNTS=…)
+	@mkdir -p target/bench
+	@$(SHARDCTL) bench reshard $(if $(ACCOUNTS),--accounts $(ACCOUNTS)) --out target/bench/reshard.json --report target/bench/reshard.html
 
 # The services say in /version which commit they were built from.
 release: export SHARDLEDGER_COMMIT := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)

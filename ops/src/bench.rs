@@ -7,7 +7,7 @@
 //! What is measured: an [`own_cluster`], with open accounts a [`subject`]; a PL/pgSQL transfer function as [`baseline`]; a bare
 //! append as [`ceiling`]. [`cpu`] and [`memory`] say what it cost.
 //!
-//! The measurements: [`suite`] is `make bench`, [`scaling`] adds shards, [`soak`] goes on for hours, [`long`] fills shards first, [`statements`] reads long histories, [`prototype`] compares choices of the
+//! The measurements: [`suite`] is `make bench`, [`scaling`] adds shards, [`soak`] goes on for hours, [`reshard`] moves slots under load, [`long`] fills shards first, [`statements`] reads long histories, [`prototype`] compares choices of the
 //! append path. [`figures`] holds what came out against the bars, [`page`] and [`chart`] draw it.
 
 pub mod accounts;
@@ -27,6 +27,7 @@ pub mod page;
 pub mod prototype;
 mod random;
 pub mod request;
+pub mod reshard;
 pub mod scaling;
 pub mod soak;
 pub mod statements;

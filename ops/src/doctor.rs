@@ -2,11 +2,12 @@
 //! changes nothing.
 //!
 //! [`ask`] collects the answers into [`seen`]. [`compare`] and [`slots`] compare them with the shard map and with
-//! each other, without I/O. A [`Finding`] is one compared fact.
+//! each other, without I/O. [`moves`] names moves that are not over. A [`Finding`] is one compared fact.
 
 mod ask;
 mod compare;
 mod finding;
+mod moves;
 mod seen;
 mod slots;
 
@@ -17,6 +18,8 @@ pub use finding::{Finding, Verdict, summary};
 pub use seen::MapSource;
 
 use shard_map::ShardMap;
+
+use crate::resharding::nodes::Nodes;
 
 /// How often slots that disagree are read before they are reported. A move takes two commits on two shards, and the
 /// answers of the two shards may straddle them.
@@ -40,5 +43,7 @@ pub async fn examine(map: &ShardMap, source: &MapSource, routers: &Routers) -> E
         tokio::time::sleep(OWNERSHIP_PAUSE).await;
         ask::look_at_ownership(&mut seen).await;
     }
-    Examination { reached_anything: seen.reached_anything(), findings: compare::compare(&seen) }
+    let mut findings = compare::compare(&seen);
+    findings.extend(moves::examine(&Nodes { map: map.clone() }).await);
+    Examination { reached_anything: seen.reached_anything(), findings }
 }

@@ -104,3 +104,26 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+/// Encodes text as one segment of a path or one value of a query.
+pub fn encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::encoded;
+
+    #[test]
+    fn ids_with_hash_tags_survive_a_url() {
+        assert_eq!(encoded("{user42}:wallet@x.y-z_1"), "%7Buser42%7D%3Awallet%40x.y-z_1");
+        assert_eq!(encoded("a/b?c"), "a%2Fb%3Fc");
+    }
+}

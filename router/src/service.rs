@@ -71,7 +71,7 @@ impl Router {
         &self.core.routing
     }
 
-    /// The hand-overs of slots during which requests were held, the latest last.
+    /// The hand-overs of slots for which requests waited in this router, the latest last.
     pub fn handovers(&self) -> Vec<handover::Record> {
         self.core.handovers.records()
     }

@@ -8,11 +8,10 @@ mod breaker;
 mod budget;
 mod by_shard;
 mod calls;
-mod client;
 mod coalescer;
-mod connection;
 mod delivery;
 mod directory;
+mod greeting;
 mod heartbeat;
 mod metrics;
 mod queue;
@@ -22,6 +21,7 @@ pub mod witness;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ledger::operation::Operation;
+use node_client::Client;
 use telemetry::tasks::Tasks;
 use tokio::{
     sync::{Semaphore, oneshot},
@@ -32,7 +32,7 @@ use self::{
     breaker::Breaker,
     budget::RetryBudget,
     calls::{READS_ADMITTED, READS_AT_ONCE, SCANS_AT_ONCE},
-    client::{Client, Greeting},
+    greeting::Greeting,
     heartbeat::Said,
     metrics::ShardMetrics,
     queue::{Claim, Queue, Submission},
@@ -45,9 +45,10 @@ use crate::{
     trace,
 };
 
+pub use node_client::NodeClient;
+
 pub use self::{
     by_shard::ByShard,
-    connection::NodeClient,
     directory::{Shards, View},
     heartbeat::{Beat, Working},
     metrics::describe as describe_metrics,
@@ -88,7 +89,7 @@ impl Shard {
     ) -> Arc<Self> {
         let (id, nodes): (Arc<str>, _) = (wanted.id.as_str().into(), &wanted.nodes);
         let name = ShardName { id: Arc::clone(&id), number: wanted.number };
-        let greeting = Greeting { witness: Arc::clone(witness), shard: name };
+        let greeting = Arc::new(Greeting { witness: Arc::clone(witness), shard: name });
         let shard = Arc::new(Self {
             client: Client::new(Arc::clone(&id), nodes.to_vec(), config.connect_timeout, Some(greeting)),
             number: wanted.number,

@@ -52,7 +52,7 @@ pub async fn run(core: &Core, transfers: Vec<NewTransfer>, deadline: Deadline) -
             // With every route known, the shards put off what is left.
             batch.give_up(|shard| match learnt {
                 Learnt::Owners => CallError::Deferred { shard },
-                Learnt::Arriving(_) | Learnt::Nothing => CallError::Unavailable { shard },
+                Learnt::Arriving(_) | Learnt::Unknown => CallError::Unavailable { shard },
             });
         }
     }

@@ -10,10 +10,10 @@ use std::{
 };
 
 use identity::{Disagreement, Disagreements, time::OtherClock};
-use shard_map::{Shard, ShardMap, Slot, SlotRange, merge_slots};
+use node_client::{Client, ConnectError, Connection, Introduce, NodeClient};
+use shard_map::{ClusterId, Shard, ShardMap, Slot, SlotRange, merge_slots};
 use sqlx::PgPool;
-use tonic::transport::{Channel, Endpoint};
-use wire::{convert, shard_node_client::ShardNodeClient};
+use wire::convert;
 
 use crate::{
     clock::{NodeClock, steady_us},
@@ -61,10 +61,8 @@ pub async fn ask(shard: &Shard, map: &ShardMap, caller: &str) -> Result<Answer, 
 }
 
 async fn ask_node(url: &str, shard: &Shard, map: &ShardMap, caller: &str) -> Result<Answer, String> {
-    let endpoint =
-        Endpoint::from_shared(url.to_owned()).map_err(|error| error.to_string())?.connect_timeout(PATIENCE);
-    let channel: Channel = endpoint.connect().await.map_err(with_cause)?;
-    let mut node = ShardNodeClient::new(channel).max_decoding_message_size(wire::MAX_MESSAGE_BYTES);
+    let connection = Connection::open(url, 0, 0, PATIENCE).await.map_err(|error| error.to_string())?;
+    let mut node = connection.client();
     let (asked_us, asked_steady_us) = (telemetry::clock::now_us(), steady_us());
     let request = wire::IdentifyRequest::expecting(map.cluster, &shard.id, shard.number, caller);
     let identified = node.identify(request).await.map_err(|status| status.message().to_owned())?.into_inner();
@@ -87,12 +85,37 @@ async fn ask_node(url: &str, shard: &Shard, map: &ShardMap, caller: &str) -> Res
     Ok(Answer { shard: shard.id.clone(), identified, owned, clock })
 }
 
-fn with_cause(error: tonic::transport::Error) -> String {
-    let mut root: &dyn std::error::Error = &error;
-    while let Some(cause) = root.source() {
-        root = cause;
+/// A client of another shard's nodes. A node is used only if it serves that shard of this cluster.
+pub fn client(shard: &Shard, map: &ShardMap, caller: &str) -> Client {
+    let introduction = Introduction { cluster: map.cluster, shard: shard.clone(), caller: format!("shard {caller}") };
+    Client::new(shard.id.as_str().into(), shard.nodes.clone(), PATIENCE, Some(Arc::new(introduction)))
+}
+
+/// This shard's node, calling a node of another shard.
+struct Introduction {
+    cluster: ClusterId,
+    shard: Shard,
+    caller: String,
+}
+
+#[tonic::async_trait]
+impl Introduce for Introduction {
+    async fn introduce(&self, mut node: NodeClient, uri: &str) -> Result<(), ConnectError> {
+        let request = wire::IdentifyRequest::expecting(self.cluster, &self.shard.id, self.shard.number, &self.caller);
+        let answer = node
+            .identify(request)
+            .await
+            .map_err(|status| ConnectError::Silent { uri: uri.to_owned(), status: status.message().to_owned() })?;
+        let answer = answer.into_inner();
+        if answer.refused.is_empty() && answer.identity.is_none() {
+            let status = "it has not reached its database".to_owned();
+            return Err(ConnectError::Silent { uri: uri.to_owned(), status });
+        }
+        Disagreements::check(answer.refused.into_iter().map(Into::into).collect())
+            .map_err(|disagreements| ConnectError::Refused { uri: uri.to_owned(), disagreements })
     }
-    root.to_string()
+
+    fn headers(&self, _: &mut http::HeaderMap) {}
 }
 
 /// The other shards of the cluster and what they have answered so far.

@@ -44,9 +44,11 @@ pub enum Reason {
     Number { shard: String, number: i64 },
     #[error("shard {shard}: number {number} is shard {other}'s{}", InLine(.line))]
     DuplicateNumber { shard: String, number: i64, other: String, line: Option<usize> },
-    #[error("shard id {0:?} is that of a removed shard: ids are never reused")]
+    #[error("shard id {0:?} belonged to a removed shard: choose another id")]
     IdOfRemoved(String),
-    #[error("shard {shard}: number {number} was that of the removed shard {removed}: numbers are never reused")]
+    #[error(
+        "shard {shard}: number {number} belonged to the removed shard {removed}: choose a number that is not in the map"
+    )]
     NumberOfRemoved { shard: String, number: i64, removed: String },
     #[error(
         "the removed shard {shard} with number {number} is not listed any more: keep its entry under [[removed]]"

@@ -202,8 +202,8 @@ mod tests {
         let with = |added: Shard| map.successor(vec![map.shards[0].clone(), added]).unwrap_err().to_string();
         assert_eq!(
             with(shard(1, vec![])),
-            "shard id \"s1\" is that of a removed shard: ids are never reused; \
-                    shard s1: number 1 was that of the removed shard s1: numbers are never reused"
+            "shard id \"s1\" belonged to a removed shard: choose another id; shard s1: number 1 belonged to the removed shard s1: \
+             choose a number that is not in the map"
         );
         assert!(before.check_successor(&map).is_ok());
         let forgotten = ShardMap::new(map.cluster, 9, map.shards.clone()).unwrap();

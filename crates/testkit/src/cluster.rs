@@ -7,6 +7,7 @@ mod status;
 use std::{
     fs::File,
     path::{Path, PathBuf},
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -51,8 +52,22 @@ impl Cluster {
         Self::start_in(&new_data_dir(), shards, routers).await
     }
 
+    /// [`Cluster::start`] with additional environment variables for every process.
+    pub async fn start_with(variables: &[(&str, &str)], shards: u16, routers: u16) -> anyhow::Result<Self> {
+        Self::start_all(&new_data_dir(), variables, shards, routers).await
+    }
+
     /// Starts a cluster in a folder that does not exist yet.
     pub async fn start_in(data_dir: &Path, shards: u16, routers: u16) -> anyhow::Result<Self> {
+        Self::start_all(data_dir, &[], shards, routers).await
+    }
+
+    async fn start_all(
+        data_dir: &Path,
+        variables: &[(&str, &str)],
+        shards: u16,
+        routers: u16,
+    ) -> anyhow::Result<Self> {
         let asked = Instant::now();
         let turn = wait_for_turn().await?;
         let began = Instant::now();
@@ -64,7 +79,7 @@ impl Cluster {
         let leash = Leash::on_cluster(&shardctl, &data_dir)?;
         let (shards, routers) = (shards.to_string(), routers.to_string());
         let size = ["--shards", &shards, "--routers", &routers, "--port-base", "0"];
-        let status = up(&shardctl, &data_dir, &size).await?;
+        let status = up(&shardctl, &data_dir, variables, &size).await?;
         eprintln!("a cluster is up after {:.1?}, its turn came after {:.1?}", began.elapsed(), began - asked);
         Ok(Self { shardctl, data_dir, status, leash, _turn: turn })
     }
@@ -132,6 +147,21 @@ impl Cluster {
         self.wait_until_ready(&format!("{members:?} are back after kill -9"), &killed).await
     }
 
+    /// Sends `kill -9` and does not wait for the member to come back.
+    pub async fn kill(&self, member: Member) -> anyhow::Result<Process> {
+        let killed = self.process(member)?;
+        killed.kill().await?;
+        Ok(killed)
+    }
+
+    /// Starts a `shardctl` command on this cluster and does not wait for its end. It is killed when dropped.
+    pub fn spawn_shardctl(&self, arguments: &[&str]) -> anyhow::Result<tokio::process::Child> {
+        let mut command = Command::new(&self.shardctl);
+        command.arg("--data-dir").arg(&self.data_dir).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        command.spawn().with_context(|| format!("cannot run {}", self.shardctl.display()))
+    }
+
     /// Sends SIGTERM. The member must drain and end by itself, and the supervisor must restart it.
     pub async fn terminate_and_recover(&mut self, member: Member) -> anyhow::Result<()> {
         let ended = self.process(member)?;
@@ -168,7 +198,7 @@ impl Cluster {
 
     /// Runs `shardctl up` on the existing data.
     pub async fn up(&mut self) -> anyhow::Result<()> {
-        self.status = up(&self.shardctl, &self.data_dir, &[]).await?;
+        self.status = up(&self.shardctl, &self.data_dir, &[], &[]).await?;
         Ok(())
     }
 
@@ -263,8 +293,8 @@ async fn wait_for_turn() -> anyhow::Result<File> {
     .await?
 }
 
-async fn up(shardctl: &Path, data_dir: &Path, size: &[&str]) -> anyhow::Result<Status> {
-    let output = run(shardctl, data_dir, &[&["up", "--json"], size].concat()).await?.successful()?;
+async fn up(shardctl: &Path, data_dir: &Path, variables: &[(&str, &str)], size: &[&str]) -> anyhow::Result<Status> {
+    let output = run_with(shardctl, data_dir, variables, &[&["up", "--json"], size].concat()).await?.successful()?;
     Status::parse(&output)
 }
 

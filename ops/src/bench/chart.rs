@@ -59,6 +59,11 @@ impl Series {
 impl Chart {
     /// The chart as an SVG element.
     pub fn svg(&self) -> String {
+        self.svg_with_marks(&[])
+    }
+
+    /// The chart with vertical lines at these places, each with a text.
+    pub fn svg_with_marks(&self, marks: &[(f64, String)]) -> String {
         let visible = |&(x, y): &(f64, f64)| x.is_finite() && y.is_finite() && (self.x_axis != Axis::Log || x > 0.0);
         let points = || self.series.iter().flat_map(|series| &series.points).copied().filter(visible);
         let top = nice_top(points().map(|(_, y)| y).fold(0.0, f64::max));
@@ -84,6 +89,15 @@ impl Chart {
                     let _ = write!(svg, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>");
                 }
             }
+        }
+        for (number, (x, text)) in marks.iter().enumerate().filter(|(_, (x, _))| (first..=last).contains(x)) {
+            let (x, y) = (x_of(*x), TOP + 10.0 + 11.0 * (number % 6) as f64);
+            let (upper, lower) = (TOP, HEIGHT - BOTTOM);
+            let _ = write!(
+                svg,
+                "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{upper}\" y2=\"{lower}\" stroke=\"#999\" stroke-dasharray=\"3 3\"/>"
+            );
+            label(&mut svg, x + 3.0, y, "start", text);
         }
         legend(&mut svg, self.series.iter().map(|series| series.name.as_str()));
         svg.push_str("</svg>");
@@ -293,6 +307,13 @@ mod tests {
         let words = Axis::Words(vec!["uniform".to_owned(), "hot".to_owned()]);
         let svg = chart(words, &[(0.0, 1.0), (1.0, 1.0)]).svg();
         assert!(svg.contains("points=\"203.5,46.0 470.5,46.0\"") && svg.contains(">hot<"), "{svg}");
+    }
+
+    #[test]
+    fn marks_stand_at_their_places() {
+        let marks = [(5.0, "a < b".to_owned()), (50.0, "outside".to_owned())];
+        let svg = chart(Axis::Linear, &[(0.0, 1.0), (10.0, 1.0)]).svg_with_marks(&marks);
+        assert!(svg.contains("x1=\"337.0\"") && svg.contains("a &lt; b") && !svg.contains("outside"), "{svg}");
     }
 
     #[test]

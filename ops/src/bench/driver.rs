@@ -20,6 +20,7 @@ use tokio::{
     task::{JoinSet, spawn_blocking},
     time::{Instant, sleep, sleep_until},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     connection::{Address, Answer, Connection},
@@ -50,6 +51,8 @@ pub struct Load {
     /// Count for windows of this length, too.
     pub window: Option<Duration>,
     pub seed: u64,
+    /// Ends the load before its time.
+    pub stop: CancellationToken,
 }
 
 /// What came out of a load.
@@ -190,7 +193,8 @@ impl Worker {
                     self.shared.start + Duration::from_secs_f64(number as f64 / rate)
                 }
             };
-            if intended >= end || self.shared.stopped.load(Ordering::Relaxed) {
+            let stop = self.shared.stopped.load(Ordering::Relaxed) || self.shared.load.stop.is_cancelled();
+            if intended >= end || stop {
                 return self.requests;
             }
             // A schedule that lies in the past is caught up with at once.

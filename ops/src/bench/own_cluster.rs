@@ -103,6 +103,17 @@ impl OwnCluster {
         rows
     }
 
+    /// Runs a command of this very program on the cluster. Returns what it printed.
+    ///
+    /// # Errors
+    /// When the command fails; the error has what it said.
+    pub async fn shardctl(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = tokio::process::Command::from(shardctl(&self.data_dir)?).args(arguments).output().await?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "shardctl {}: {said}", arguments.join(" "));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// Numbers of a ledger that does not balance are worth nothing.
     pub async fn is_clean(&self) -> anyhow::Result<bool> {
         Ok(verify::verify(&self.databases()?).await?.is_clean())

@@ -4,6 +4,7 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Context, ensure};
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Latency, Measurement, WARM_UP, accounts,
@@ -127,6 +128,11 @@ impl Subject {
     }
 
     pub async fn measure(&self, spec: &Spec) -> anyhow::Result<Sample> {
+        self.measure_until(spec, CancellationToken::new()).await
+    }
+
+    /// The same, ended before its time by `stop`.
+    pub async fn measure_until(&self, spec: &Spec, stop: CancellationToken) -> anyhow::Result<Sample> {
         ensure!(spec.routers <= self.routers.len(), "the cluster has fewer routers");
         let load = Load {
             routers: self.routers[..spec.routers].to_vec(),
@@ -140,6 +146,7 @@ impl Subject {
             duration: Duration::from_secs(u64::from(spec.seconds)),
             window: spec.window,
             seed: spec.seed,
+            stop,
         };
         let mut picker = Picker::new(spec.workload, spec.locality, self.homes.clone())?;
         if let Some(shards) = spec.first_shards {

@@ -1,4 +1,4 @@
-//! A further shard for a cluster on this machine, and one less.
+//! Adds a shard to a cluster on this machine, and removes one.
 
 use std::path::PathBuf;
 

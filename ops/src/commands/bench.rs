@@ -6,6 +6,7 @@ mod long;
 mod mock_nodes;
 mod own_cluster;
 mod prototype;
+mod reshard;
 mod scaling;
 mod soak;
 mod statements;
@@ -40,6 +41,8 @@ enum Command {
     Scaling(scaling::Args),
     /// Keep half of the peak for a long time, in a cluster of its own
     Soak(soak::Args),
+    /// Grow a cluster of its own under load, shrink it again, and measure what clients notice
+    Reshard(reshard::Args),
     /// Measure what takes too long for the suite: many accounts, a long history, an open snapshot
     Long(long::Args),
     /// Serve nodes without databases
@@ -56,6 +59,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         Some(Command::Prototype(args)) => prototype::run(args, context).await,
         Some(Command::Scaling(args)) => scaling::run(args, context).await,
         Some(Command::Soak(args)) => soak::run(args, context).await,
+        Some(Command::Reshard(args)) => reshard::run(args, context).await,
         Some(Command::Long(args)) => long::run(args, context).await,
         Some(Command::MockNodes(args)) => mock_nodes::run(args).await,
         Some(Command::Statements(args)) => statements::run(args, context).await,

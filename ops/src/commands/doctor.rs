@@ -1,13 +1,13 @@
 //! `shardctl doctor`: exit code 0 if everything agrees or only warns, 3 if something disagrees, 4 if nothing is
 //! reachable.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use identity::Disagreement;
-use shard_map::ShardMap;
+use shard_map::{Shard, ShardMap, Slot, merge_slots};
 
-use super::{Context, router_address::AdminAddress};
+use super::{Context, router_address::AdminAddress, slot_move};
 use crate::{
     cluster::{Description, Layout, description::RouterPlace},
     doctor::{self, Examination, Finding, MapSource, Routers, Verdict},
@@ -15,10 +15,13 @@ use crate::{
 };
 
 const HELP: &str = "\
-Asks every node of the shard map and every router, and changes nothing. The map is the first of: that of --map, that of the router at \
+Asks every node of the shard map and every router. Without --fix, it changes nothing. The map is the first of: that of --map, that of the router at \
 --admin-url, that of the cluster in --data-dir.
 
 Exit codes: 0 all agrees or only warns, 3 something disagrees, 4 nothing can be reached";
+
+/// Routers take a new map from the shards within this time.
+const TAKEN_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args)]
 #[command(after_help = HELP)]
@@ -26,6 +29,9 @@ pub struct Args {
     /// Compare the cluster with this map
     #[arg(long, value_name = "FILE")]
     map: Option<PathBuf>,
+    /// Give every shard the newest map, with the slots where the shards say they are, and write it to the map file. Nothing else is changed
+    #[arg(long, conflicts_with = "map")]
+    fix: bool,
     /// Show facts that agree as well
     #[arg(long)]
     all: bool,
@@ -43,6 +49,9 @@ struct Sources {
 }
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    if args.fix {
+        fix(&args, context).await?;
+    }
     let sources = match (&args.map, args.address.named()) {
         (Some(file), named) => {
             let map = super::map::read(file)?;
@@ -62,6 +71,39 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         (true, true) => exit::violation(),
         (true, false) => ExitCode::SUCCESS,
     })
+}
+
+/// Publishes the newest map. It is made to agree with the shards, which decide who owns a slot.
+async fn fix(args: &Args, context: &Context) -> anyhow::Result<()> {
+    let nodes = slot_move::nodes(&args.address, context).await?;
+    let (newest, owners) = (nodes.newest_map().await?, nodes.owners().await?);
+    let differs = Slot::all().any(|slot| owners.of(slot).is_some_and(|owner| owner != newest.owner_id(slot)));
+    let map = if differs {
+        let shards = newest.shards.iter().map(|shard| {
+            let owned =
+                Slot::all().filter(|slot| owners.of(*slot).unwrap_or_else(|| newest.owner_id(*slot)) == shard.id);
+            Shard { slots: merge_slots(owned), ..shard.clone() }
+        });
+        newest.successor(shards.collect())?
+    } else {
+        newest
+    };
+    for refused in nodes.offer(&map).await {
+        output::note(&format!(
+            "a shard did not take map version {}: {refused}. Correct the cause, then run `shardctl doctor --fix` again",
+            map.version
+        ));
+    }
+    if let Some(file) = slot_move::map_file(None, &args.address, context) {
+        slot_move::apply::update_file(&nodes, &file).await?;
+    }
+    output::note(&format!(
+        "map version {} was offered to every shard; routers read the map from the shards",
+        map.version
+    ));
+    // Routers ask the shards once a second.
+    tokio::time::sleep(TAKEN_WITHIN).await;
+    Ok(())
 }
 
 async fn of_router(url: String) -> anyhow::Result<Sources> {

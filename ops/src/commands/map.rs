@@ -1,5 +1,6 @@
 //! `shardctl map …`
 
+mod apply;
 mod check;
 mod diff;
 mod new_cluster_id;
@@ -21,6 +22,8 @@ pub enum Command {
     Check(check::Args),
     /// Show what changes from one file to another
     Diff(diff::Args),
+    /// Give every node and router a changed map. Slots stay where they are: only a move changes their shard
+    Apply(apply::Args),
     /// Print an id for a new cluster, for its map and its nodes' configurations
     NewClusterId(new_cluster_id::Args),
     /// Make the routers read their files again now
@@ -32,6 +35,7 @@ pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode
         Command::Show(args) => show::run(args, context).await,
         Command::Check(args) => check::run(args, context).await,
         Command::Diff(args) => diff::run(args, context),
+        Command::Apply(args) => apply::run(args, context).await,
         Command::NewClusterId(args) => new_cluster_id::run(args, context),
         Command::Reload(args) => reload::run(args, context).await,
     }

@@ -11,7 +11,7 @@ use super::Context;
 use crate::{
     cluster::{Description, Layout, description::RouterPlace},
     exit::Unreachable,
-    http_client::HttpClient,
+    http_client::{HttpClient, encoded},
 };
 
 /// Longest wait for one answer. A router answers sooner, even if only with an error.
@@ -123,21 +123,9 @@ fn router_url(text: &str) -> Result<String, String> {
     }
 }
 
-/// Encodes text as one segment of a path or one value of a query.
-pub fn encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{encoded, router_url};
+    use super::router_url;
 
     #[test]
     fn an_address_is_a_url_with_a_host() {
@@ -145,11 +133,5 @@ mod tests {
         for wrong in ["", "nonsense", "127.0.0.1:8080", "https://ledger:8080", "http://", "/v1"] {
             assert!(router_url(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn ids_with_hash_tags_survive_a_url() {
-        assert_eq!(encoded("{user42}:wallet@x.y-z_1"), "%7Buser42%7D%3Awallet%40x.y-z_1");
-        assert_eq!(encoded("a/b?c"), "a%2Fb%3Fc");
     }
 }

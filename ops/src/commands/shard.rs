@@ -15,7 +15,7 @@ pub enum Command {
     Add(add::Args),
     /// Move every slot of a shard to the others, and delete what was moved
     Drain(drain::Args),
-    /// Take an empty shard out of the map. Refused while anything of clients is left on it
+    /// Take an empty shard out of the map. Refused while the shard still has client data
     Remove(remove::Args),
     /// Show each shard with its slots, accounts, size and share of the load
     List(list::Args),

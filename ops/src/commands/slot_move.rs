@@ -32,6 +32,8 @@ pub enum Command {
     Resume(orders::Args),
     /// Bound the rate of the copy
     Throttle(orders::ThrottleArgs),
+    /// Compare both sides of a move now, before its cut-over
+    Verify(orders::Args),
     /// Cut over a move that was told to wait
     Cutover(orders::Args),
     /// Move the slots back, with what was booked since
@@ -52,6 +54,7 @@ pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode
         Command::Pause(args) => orders::pause(args, context).await,
         Command::Resume(args) => orders::resume(args, context).await,
         Command::Throttle(args) => orders::throttle(args, context).await,
+        Command::Verify(args) => orders::verify(args, context).await,
         Command::Cutover(args) => orders::cut_over(args, context).await,
         Command::Reverse(args) => orders::reverse(args, context).await,
         Command::Abort(args) => orders::abort(args, context).await,

@@ -103,9 +103,27 @@ impl Nodes {
         join_all(asked).await.into_iter().collect()
     }
 
-    /// What is left of clients on a shard.
-    pub async fn remains(&self, shard: &str) -> anyhow::Result<wire::RemainsResponse> {
-        let remains = self.moves(shard).await?.remains(wire::RemainsRequest {}).await;
+    /// The shards among these that take no writes, each with the cause.
+    pub async fn not_writing<'s>(&self, shards: impl Iterator<Item = &'s str>) -> Vec<String> {
+        let shards: std::collections::BTreeSet<&str> = shards.collect();
+        let asked = shards.into_iter().map(async |shard| {
+            let asked = async {
+                let mut node = ShardNodeClient::new(self.channel(shard).await?);
+                let status = node.status(wire::StatusRequest {}).await.map_err(|status| said(shard, &status))?;
+                anyhow::Ok(status.into_inner().writes.unwrap_or_default())
+            };
+            match asked.await {
+                Ok(writes) if writes.works => None,
+                Ok(writes) => Some(format!("shard {shard}, which takes no writes: {}", writes.cause)),
+                Err(error) => Some(format!("{error:#}")),
+            }
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// The client data that is still on a shard.
+    pub async fn client_data(&self, shard: &str) -> anyhow::Result<wire::ClientDataResponse> {
+        let remains = self.moves(shard).await?.count_client_data(wire::ClientDataRequest {}).await;
         Ok(remains.map_err(|status| said(shard, &status))?.into_inner())
     }
 

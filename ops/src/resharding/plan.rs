@@ -48,8 +48,8 @@ pub struct PlannedMove {
 pub enum Goal {
     /// Equal weights on all shards.
     Balance,
-    /// Nothing on this shard.
-    Drain(String),
+    /// Nothing on these shards.
+    Drain(Vec<String>),
     /// These slots on this shard.
     Slots(Vec<SlotRange>, String),
 }
@@ -58,7 +58,7 @@ impl Goal {
     fn reached(&self) -> String {
         match self {
             Self::Balance => format!("each shard is within {:.0} % of the mean", TOLERANCE * 100.0),
-            Self::Drain(shard) => format!("shard {shard} owns no slots"),
+            Self::Drain(shards) => format!("{} own no slots", shards.join(", ")),
             Self::Slots(_, shard) => format!("shard {shard} owns these slots"),
         }
     }
@@ -149,9 +149,11 @@ pub fn decide(nodes: &Nodes, owners: &Owners, weights: &Weights, goal: &Goal) ->
             wanted(owners, slots, to)?
         }
         Goal::Drain(from) => {
-            nodes.shard(from)?;
-            let others: Vec<String> = shards.iter().filter(|shard| *shard != from).cloned().collect();
-            ensure!(!others.is_empty(), "shard {from} is the only one");
+            for shard in from {
+                nodes.shard(shard)?;
+            }
+            let others: Vec<String> = shards.iter().filter(|shard| !from.contains(shard)).cloned().collect();
+            ensure!(!others.is_empty(), "no shard would be left to receive the slots");
             drained(owners, weights, from, &others)
         }
         Goal::Balance => balanced(owners, weights, &shards),
@@ -179,16 +181,17 @@ fn wanted(owners: &Owners, slots: &[SlotRange], to: &str) -> anyhow::Result<Pair
 }
 
 /// Gives each slot, the heaviest first, to the shard with the least weight.
-fn drained(owners: &Owners, weights: &Weights, from: &str, others: &[String]) -> Pairs {
+fn drained(owners: &Owners, weights: &Weights, from: &[String], others: &[String]) -> Pairs {
     let mut shares = weights.shares(owners, others);
     let total: f64 = weights.weight.values().sum();
-    let mut slots: Vec<Slot> = owners.slots_of(from).collect();
-    slots.sort_by(|a, b| weights.of_slot(*b).total_cmp(&weights.of_slot(*a)).then(a.cmp(b)));
+    let mut slots: Vec<(Slot, &String)> =
+        from.iter().flat_map(|shard| owners.slots_of(shard).map(move |slot| (slot, shard))).collect();
+    slots.sort_by(|(a, _), (b, _)| weights.of_slot(*b).total_cmp(&weights.of_slot(*a)).then(a.cmp(b)));
     let mut pairs = Pairs::new();
-    for slot in slots {
+    for (slot, from) in slots {
         let Some((to, share)) = shares.iter_mut().min_by(|a, b| a.1.total_cmp(b.1)) else { continue };
         *share += weights.of_slot(slot) / total;
-        pairs.entry((from.to_owned(), to.clone())).or_default().push(slot);
+        pairs.entry((from.clone(), to.clone())).or_default().push(slot);
     }
     pairs
 }
@@ -306,9 +309,12 @@ mod tests {
         let nodes = nodes(&[&["0-9"], &["10-16383"], &[]]);
         let owners = Owners::from_map(&nodes.map);
         let weights = Weights::of(&loads(&[(100, 1_000)]));
-        let plan = decide(&nodes, &owners, &weights, &Goal::Drain("s0".to_owned())).unwrap();
+        let plan = decide(&nodes, &owners, &weights, &Goal::Drain(vec!["s0".to_owned()])).unwrap();
         assert_eq!(plan.moves.len(), 1);
         assert_eq!((plan.moves[0].to.as_str(), plan.moves[0].slots.as_slice()), ("s2", &["0-9".to_owned()][..]));
+        let two = Goal::Drain(vec!["s0".to_owned(), "s1".to_owned()]);
+        let plan = decide(&nodes, &owners, &weights, &two).unwrap();
+        assert!(plan.moves.len() == 2 && plan.moves.iter().all(|planned| planned.to == "s2"), "{plan:?}");
     }
 
     #[test]

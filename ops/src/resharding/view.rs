@@ -6,6 +6,8 @@ use shard_map::SlotRange;
 use telemetry::clock;
 use uuid::Uuid;
 
+use crate::output;
+
 /// A move with everything that can be said of it.
 #[derive(Debug, Clone, Serialize)]
 pub struct MoveView {
@@ -21,16 +23,37 @@ pub struct MoveView {
     pub bookings: u64,
     pub accounts: u64,
     pub bytes: u64,
-    /// Bytes copied so far, divided by the seconds of the copy phase.
+    /// Bytes a second: of the last pages while the slots are copied, of the whole copy afterwards.
     pub rate: f64,
     /// The rest after each page, as a multiple of the time that the page took.
     pub throttle: f64,
+    /// Why the copy rests between pages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub throttle_reason: Option<String>,
+    /// Of the copy, as an estimate from what was copied so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds_left: Option<f64>,
+    /// Entries of the source's journal, of any slot, that the driver has not read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag_entries: Option<i64>,
+    /// Milliseconds since the driver last had read the whole journal of the source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag_ms: Option<f64>,
     pub paused: bool,
     /// The move waits for `shardctl move cutover`.
     pub holds_cutover: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blocked_by: Option<String>,
     pub started_at: String,
+    /// The epoch of the slots at the target.
+    pub slot_epoch: i64,
+    /// When the source gave the slots away, in microseconds since the epoch; 0: it has not.
+    #[serde(skip)]
+    pub released_at_us: i64,
+    #[serde(skip)]
+    pub verifications_asked: u64,
+    #[serde(skip)]
+    pub verifications_done: u64,
     /// From the call that released the slots until the target owned them, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pause_ms: Option<f64>,
@@ -65,6 +88,15 @@ impl MoveView {
         let end_us = if is_over("copied_at_us") { number("copied_at_us") } else { clock::now_us() };
         let seconds = (end_us - status.started_at_us).max(1) as f64 / 1e6;
         let milliseconds = |name: &str| is_over("taken_at_us").then(|| number(name) as f64 / 1e3);
+        let activity =
+            status.activity.as_ref().filter(|_| matches!(status.phase.as_str(), "copying" | "catching up"));
+        let is_catching_up = status.phase == "catching up";
+        let rate = match activity {
+            Some(activity) if status.phase == "copying" => activity.bytes_per_second,
+            _ => count("bytes") as f64 / seconds,
+        };
+        let seconds_left =
+            (status.phase == "copying" && percent > 1.0).then(|| seconds / percent * (100.0 - percent).max(0.0));
         let is_rehearsed = status.phase == "aborted" && wishes["rehearse"] == true && number("verified_position") > 0;
         let phase = if is_rehearsed { "rehearsed".to_owned() } else { status.phase.clone() };
         let ranges: Vec<SlotRange> =
@@ -80,8 +112,16 @@ impl MoveView {
             bookings: count("bookings"),
             accounts: count("accounts"),
             bytes: count("bytes"),
-            rate: count("bytes") as f64 / seconds,
+            rate,
             throttle: progress["throttle"].as_f64().unwrap_or(0.0),
+            throttle_reason: activity.map(|it| it.throttle_reason.clone()).filter(|reason| !reason.is_empty()),
+            seconds_left,
+            lag_entries: activity.filter(|_| is_catching_up).map(|it| it.lag_entries),
+            lag_ms: activity.filter(|_| is_catching_up).map(|it| it.lag_us as f64 / 1e3),
+            slot_epoch: number("slot_epoch"),
+            released_at_us: number("released_at_us"),
+            verifications_asked: wishes["verifications_asked"].as_u64().unwrap_or(0),
+            verifications_done: count("verifications_done"),
             paused: wishes["paused"] == true,
             holds_cutover: wishes["hold_cutover"] == true,
             blocked_by: progress["blocked_by"].as_str().map(str::to_owned),
@@ -93,6 +133,19 @@ impl MoveView {
             verified_position: Some(number("verified_position")).filter(|position| *position > 0),
             next: next(id, &status.phase, wishes["paused"] == true, wishes["hold_cutover"] == true),
         }
+    }
+
+    /// Prints the command that comes next, and what can be done instead.
+    pub fn print_next(&self) {
+        if self.next.is_empty() {
+            return;
+        }
+        let instead = if self.phase == "taken" {
+            format!("; to move the slots back instead: shardctl move reverse {}", self.id)
+        } else {
+            String::new()
+        };
+        output::note(&format!("next: {}{instead}", self.next));
     }
 
     /// Whether the move may still change.
@@ -112,6 +165,12 @@ impl MoveView {
             self.bytes as f64 / 1e6,
             self.rate / 1e6,
         );
+        if let Some(seconds) = self.seconds_left {
+            line.push_str(&format!(", about {seconds:.0} s left"));
+        }
+        if let (Some(entries), Some(ms)) = (self.lag_entries, self.lag_ms) {
+            line.push_str(&format!(", {entries} entries and {ms:.0} ms behind"));
+        }
         if self.paused {
             line.push_str(", paused");
         }
@@ -127,7 +186,7 @@ fn next(id: Uuid, phase: &str, is_paused: bool, holds_cut_over: bool) -> String 
         "copying" | "catching up" if is_paused => format!("shardctl move resume {id}"),
         "catching up" if holds_cut_over => format!("shardctl move cutover {id}"),
         "copying" | "catching up" | "aborting" => "shardctl move status --watch".to_owned(),
-        "taken" => format!("shardctl move finish {id}, or shardctl move reverse {id}"),
+        "taken" => format!("shardctl move finish {id}"),
         _ => String::new(),
     }
 }

@@ -56,7 +56,7 @@ pub fn compare(shards: &[String], numbers: &[u16], known: &[Known]) -> Findings 
     let maps = || known.iter().filter_map(|known| known.map.as_ref()?.as_ref().ok());
     let ids_by_number: BTreeMap<u16, &str> =
         maps().flat_map(|map| &map.shards).map(|shard| (shard.number, shard.id.as_str())).collect();
-    // A shard is removed when nothing of clients is left on it.
+    // A removed shard has no client data.
     let removed: Vec<&shard_map::RemovedShard> = maps().flat_map(|map| &map.removed).collect();
     let mut missing: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (knower, known) in shards.iter().zip(known) {

@@ -187,7 +187,7 @@ impl Drive<'_> {
             if !pace.pause(deadline).await {
                 return Happened::Rested(None);
             }
-            if matches!(learnt, Learnt::Nothing) {
+            if matches!(learnt, Learnt::Unknown) {
                 core.refresh(deadline).await;
             }
             Happened::Rested(Some((sagas, pace)))

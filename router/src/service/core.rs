@@ -40,12 +40,12 @@ pub struct Core {
 /// What a router knows after shards have refused operations for slots that they do not own.
 #[derive(Clone)]
 pub enum Learnt {
-    /// Another owner of each slot.
+    /// The router knows another owner of each refused slot.
     Owners,
-    /// The owner of a slot waits for it.
+    /// The new owner of a slot has not received it yet.
     Arriving(Arriving),
-    /// Not the owner of each slot. Every shard has to be asked.
-    Nothing,
+    /// The router does not know the owner of at least one slot, and has to ask every shard.
+    Unknown,
 }
 
 impl Learnt {
@@ -53,7 +53,7 @@ impl Learnt {
     pub fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Owners, other) => other,
-            (Self::Arriving(_), Self::Nothing) => Self::Nothing,
+            (Self::Arriving(_), Self::Unknown) => Self::Unknown,
             (one, _) => one,
         }
     }
@@ -128,15 +128,15 @@ impl Core {
                     Waited::Arrived => return true,
                     Waited::Refused => return false,
                     // The shard's lane has not noticed yet.
-                    Waited::WasThere => {}
+                    Waited::AlreadyArrived => {}
                 }
             }
-            Learnt::Owners | Learnt::Nothing => {}
+            Learnt::Owners | Learnt::Unknown => {}
         }
         if Instant::now() >= reroutes.until || !reroutes.pace.pause(reroutes.deadline).await {
             return false;
         }
-        if matches!(learnt, Learnt::Nothing) {
+        if matches!(learnt, Learnt::Unknown) {
             self.refresh(reroutes.deadline).await;
         }
         true
@@ -166,13 +166,13 @@ impl Core {
 /// What is known of a slot that `shard` has refused.
 fn learnt_of(view: &View, shard: &str, refusal: &NotOwner) -> Learnt {
     const INCOMING: u8 = 3;
-    let Some(slot) = Slot::new(refusal.slot) else { return Learnt::Nothing };
+    let Some(slot) = Slot::new(refusal.slot) else { return Learnt::Unknown };
     let owner = view.owner(slot);
     if **owner.id() != *shard {
         Learnt::Owners
     } else if refusal.state == INCOMING {
         Learnt::Arriving(Arriving { slot, epoch: refusal.epoch, shard: Arc::clone(owner) })
     } else {
-        Learnt::Nothing
+        Learnt::Unknown
     }
 }

@@ -3,7 +3,7 @@
 mod rpc;
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::TcpListener,
     sync::{Arc, Mutex, MutexGuard, atomic::AtomicUsize},
     time::Duration,
@@ -60,6 +60,8 @@ pub struct FakeNode {
     names_owner: bool,
     state: Mutex<State>,
     trouble: Mutex<VecDeque<Trouble>>,
+    /// Slots that were given to this node and that it has not taken, each with the shard that gave it, and the version of its ownership.
+    arriving: watch::Sender<(BTreeMap<u16, String>, i64)>,
     /// While true, Execute calls and sums wait at the door.
     hung: watch::Sender<bool>,
     pub executions: AtomicUsize,
@@ -211,6 +213,16 @@ impl Cluster {
         found.expect("the account was opened").value.posted
     }
 
+    /// Gives an account's slot to another node, which has not taken it yet.
+    pub fn release_slot_of(&self, account: &str, to: usize) {
+        let (slot, from) = (slot_of(account).index(), format!("s{}", self.owner(account)));
+        self.nodes[to].arriving.send_modify(|(arriving, version)| {
+            arriving.insert(slot, from);
+            *version += 1;
+        });
+        self.move_slot_of(account, to);
+    }
+
     /// Gives an account's slot, with everything in it, to another node.
     pub fn move_slot_of(&self, account: &str, to: usize) {
         let slot = slot_of(account).index();
@@ -288,6 +300,7 @@ impl FakeNode {
             names_owner,
             state: Mutex::new(state),
             trouble: Mutex::default(),
+            arriving: watch::Sender::new((BTreeMap::new(), 1)),
             hung: watch::Sender::new(false),
             executions: AtomicUsize::new(0),
             traced: Mutex::default(),
@@ -301,6 +314,14 @@ impl FakeNode {
 
     pub fn hang(&self, hung: bool) {
         self.hung.send_replace(hung);
+    }
+
+    /// Takes every slot that was given to this node.
+    pub fn take_slots(&self) {
+        self.arriving.send_modify(|(arriving, version)| {
+            arriving.clear();
+            *version += 1;
+        });
     }
 
     /// Hands sagas of this age to whoever asks for some to finish.
@@ -322,6 +343,11 @@ impl FakeNode {
         let slot = slot_of(account).index();
         let (owner, epoch) = lock(&self.truth)[usize::from(slot)];
         let name = if self.names_owner { format!("s{owner}") } else { String::new() };
+        if owner == self.number
+            && let Some(from) = self.arriving.borrow().0.get(&slot)
+        {
+            return Some(NotOwner { slot, state: 3, epoch, owner: from.clone() });
+        }
         (owner != self.number).then_some(NotOwner { slot, state: 2, epoch, owner: name })
     }
 

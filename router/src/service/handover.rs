@@ -1,8 +1,8 @@
 //! Requests for slots that are changing shards wait here until the new owner reports that it has them.
 //!
-//! While a slot is between two shards, neither executes for it (`docs/adr/0010`). A request that is refused for this reason is held and
-//! sent again. One task for each receiving shard waits for the signal: the shard's node answers `GetOwnership` as soon as the slots
-//! that the shard owns have changed. Held requests are bounded by their number, their bytes and their time.
+//! While a slot is between two shards, neither executes for it (`docs/adr/0010`). A request that is refused for this reason waits and
+//! is sent again. One task for each receiving shard waits for the signal: the shard's node answers `GetOwnership` as soon as the slots
+//! that the shard owns have changed. Waiting requests are bounded by their number, their bytes and their time.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -21,22 +21,22 @@ use tokio::{
 use super::metrics;
 use crate::{routing::Routing, shard::Shard};
 
-/// Operations that are held at once, and what they take in memory, at most.
+/// Operations that wait at once, and what they take in memory, at most.
 const MOST: Load = Load { operations: 100_000, bytes: 64 << 20 };
-/// Of these, operations for one slot.
+/// The same bound for one slot.
 const MOST_OF_SLOT: Load = Load { operations: 50_000, bytes: 32 << 20 };
 /// How long a node waits for news before it answers that there are none.
 const NEWS_WITHIN: Duration = Duration::from_millis(400);
 /// How long the answer may take.
 const ANSWER_WITHIN: Duration = Duration::from_millis(1500);
-/// Before a shard that did not answer, or had no news, is asked again.
-const REST: Duration = Duration::from_millis(10);
+/// The pause before a shard that did not answer, or had no news, is asked again.
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
 /// Hand-overs that are remembered for `shardctl move report`.
 const REMEMBERED: usize = 256;
-/// Requests held so long after each other belong to two moves. A move takes longer to copy.
+/// If this long passes without a waiting request, the next one belongs to another move: the copy of a second move takes longer.
 const APART: Duration = Duration::from_millis(500);
 
-/// What a held request takes.
+/// What a waiting request takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Load {
     pub operations: usize,
@@ -79,9 +79,9 @@ pub struct Arriving {
 pub enum Waited {
     /// The shard has reported that it owns the slot.
     Arrived,
-    /// It had reported so before.
-    WasThere,
-    /// Too much is held, or the time is over.
+    /// The shard had reported the slot before this wait began.
+    AlreadyArrived,
+    /// Too many requests wait, or the time is over.
     Refused,
 }
 
@@ -91,28 +91,28 @@ pub struct Record {
     /// The shard that received the slots.
     pub shard: Arc<str>,
     pub epoch: i64,
-    /// The slots for which requests were held.
+    /// The slots for which requests waited.
     pub slots: Vec<SlotRange>,
-    /// When the first request was held, in microseconds since the epoch.
+    /// When the first request began to wait, in microseconds since the epoch.
     pub begun_at_us: i64,
-    pub held: u64,
+    pub waited: u64,
     /// Operations that were sent again after the shard had reported that it owns the slot.
     pub replayed: u64,
-    /// Operations that were refused, because too many were held or they had waited too long.
+    /// Operations that were refused, because too many waited or they had waited too long.
     pub refused: u64,
-    /// How many operations were held for how many microseconds, in ascending order.
+    /// How many operations waited for how many microseconds, in ascending order.
     pub waits: Vec<(u64, u64)>,
 }
 
-/// What is held.
+/// The requests that wait for slots.
 pub struct Handovers {
     routing: Routing,
     tasks: Tasks,
-    held: Mutex<Held>,
+    waiting: Mutex<Waiting>,
 }
 
 #[derive(Default)]
-struct Held {
+struct Waiting {
     total: Load,
     slots: HashMap<Slot, Load>,
     /// By the id of the receiving shard.
@@ -126,7 +126,7 @@ struct Remembered {
     slots: BTreeSet<Slot>,
     begun_at_us: i64,
     latest: Instant,
-    held: u64,
+    waited: u64,
     replayed: u64,
     refused: u64,
     waits: Histogram<u64>,
@@ -137,12 +137,12 @@ type News = Arc<[i64]>;
 
 impl Handovers {
     pub fn new(routing: Routing, tasks: Tasks) -> Self {
-        Self { routing, tasks, held: Mutex::default() }
+        Self { routing, tasks, waiting: Mutex::default() }
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
         // No code panics while it holds this lock.
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until the slot has arrived.
@@ -153,11 +153,12 @@ impl Handovers {
         let Some(_place) = self.admit(arriving, load) else { return Waited::Refused };
         let mut news = self.subscribe(&arriving.shard);
         if has_arrived(&news.borrow()) {
-            self.held().remember(arriving, |seen| seen.held = seen.held.saturating_sub(load.operations as u64));
-            return Waited::WasThere;
+            self.waiting()
+                .remember(arriving, |seen| seen.waited = seen.waited.saturating_sub(load.operations as u64));
+            return Waited::AlreadyArrived;
         }
         let arrived = matches!(timeout_at(until, news.wait_for(has_arrived)).await, Ok(Ok(_)));
-        self.held().remember(arriving, |seen| {
+        self.waiting().remember(arriving, |seen| {
             let operations = load.operations as u64;
             if arrived {
                 seen.replayed += operations;
@@ -171,37 +172,37 @@ impl Handovers {
     }
 
     fn admit(&self, arriving: &Arriving, load: Load) -> Option<Place<'_>> {
-        let mut held = self.held();
-        let total = held.total.plus(load);
-        let of_slot = held.slots.get(&arriving.slot).copied().unwrap_or_default().plus(load);
-        // One request that is larger than the bound is held when it is alone.
-        let is_full = (total.is_over(MOST) && held.total != Load::default())
-            || (of_slot.is_over(MOST_OF_SLOT) && held.slots.contains_key(&arriving.slot));
+        let mut waiting = self.waiting();
+        let total = waiting.total.plus(load);
+        let of_slot = waiting.slots.get(&arriving.slot).copied().unwrap_or_default().plus(load);
+        // One request that is larger than the bound waits when it is alone.
+        let is_full = (total.is_over(MOST) && waiting.total != Load::default())
+            || (of_slot.is_over(MOST_OF_SLOT) && waiting.slots.contains_key(&arriving.slot));
         let operations = load.operations as u64;
-        held.remember(arriving, |seen| match is_full {
+        waiting.remember(arriving, |seen| match is_full {
             true => seen.refused += operations,
-            false => seen.held += operations,
+            false => seen.waited += operations,
         });
         if is_full {
-            drop(held);
-            metrics::not_held(load.operations);
+            drop(waiting);
+            metrics::refused_to_wait(load.operations);
             return None;
         }
-        held.total = total;
-        held.slots.insert(arriving.slot, of_slot);
-        metrics::held(total.operations);
-        drop(held);
+        waiting.total = total;
+        waiting.slots.insert(arriving.slot, of_slot);
+        metrics::waiting(total.operations);
+        drop(waiting);
         Some(Place { handovers: self, slot: arriving.slot, load })
     }
 
     fn subscribe(self: &Arc<Self>, shard: &Arc<Shard>) -> watch::Receiver<News> {
-        let mut held = self.held();
-        if let Some(news) = held.news.get(shard.id()) {
+        let mut waiting = self.waiting();
+        if let Some(news) = waiting.news.get(shard.id()) {
             return news.subscribe();
         }
         let (sender, receiver) = watch::channel(News::default());
-        held.news.insert(Arc::clone(shard.id()), sender.clone());
-        drop(held);
+        waiting.news.insert(Arc::clone(shard.id()), sender.clone());
+        drop(waiting);
         self.tasks.spawn("hand-over", Arc::clone(self).follow(Arc::clone(shard), sender));
         receiver
     }
@@ -216,7 +217,7 @@ impl Handovers {
                 .read(Instant::now() + ANSWER_WITHIN, |mut node| async move { node.get_ownership(request).await });
             let Some(answer) = token.run_until_cancelled(ask).await else {
                 // Without a sender, the waits end.
-                self.held().news.remove(shard.id());
+                self.waiting().news.remove(shard.id());
                 return;
             };
             match answer {
@@ -228,28 +229,28 @@ impl Handovers {
                     news.send_replace(epochs);
                     // A node of an earlier version answers at once.
                     if !is_news {
-                        sleep(REST).await;
+                        sleep(RETRY_PAUSE).await;
                     }
                 }
                 // The request's own time bounds the wait.
-                Err(_) => sleep(REST).await,
+                Err(_) => sleep(RETRY_PAUSE).await,
             }
         }
     }
 
     /// Whether no request waits for the shard any more. Its task ends then.
     fn is_over(&self, shard: &Shard, news: &watch::Sender<News>) -> bool {
-        let mut held = self.held();
+        let mut waiting = self.waiting();
         let is_over = news.receiver_count() == 0;
         if is_over {
-            held.news.remove(shard.id());
+            waiting.news.remove(shard.id());
         }
         is_over
     }
 
-    /// The hand-overs during which this router held requests, the latest last.
+    /// The hand-overs for which requests waited in this router, the latest last.
     pub fn records(&self) -> Vec<Record> {
-        self.held().remembered.iter().map(Remembered::record).collect()
+        self.waiting().remembered.iter().map(Remembered::record).collect()
     }
 }
 
@@ -268,7 +269,7 @@ fn epochs(answer: &wire::GetOwnershipResponse) -> News {
     epochs.into()
 }
 
-/// The place of a held request. It is given back when the request goes on, or its client has gone.
+/// The place of a waiting request. It is given back when the request goes on, or its client has gone.
 struct Place<'a> {
     handovers: &'a Handovers,
     slot: Slot,
@@ -277,18 +278,18 @@ struct Place<'a> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let mut held = self.handovers.held();
-        held.total = held.total.minus(self.load);
-        let left = held.slots.get(&self.slot).copied().unwrap_or_default().minus(self.load);
+        let mut waiting = self.handovers.waiting();
+        waiting.total = waiting.total.minus(self.load);
+        let left = waiting.slots.get(&self.slot).copied().unwrap_or_default().minus(self.load);
         match left.operations {
-            0 => held.slots.remove(&self.slot),
-            _ => held.slots.insert(self.slot, left),
+            0 => waiting.slots.remove(&self.slot),
+            _ => waiting.slots.insert(self.slot, left),
         };
-        metrics::held(held.total.operations);
+        metrics::waiting(waiting.total.operations);
     }
 }
 
-impl Held {
+impl Waiting {
     /// Changes the record of a hand-over, the last one to this shard at this epoch. A new one begins after a while without requests.
     fn remember(&mut self, arriving: &Arriving, change: impl FnOnce(&mut Remembered)) {
         let now = Instant::now();
@@ -319,7 +320,7 @@ impl Remembered {
             slots: BTreeSet::new(),
             begun_at_us: telemetry::clock::now_us(),
             latest: now,
-            held: 0,
+            waited: 0,
             replayed: 0,
             refused: 0,
             // Up to a minute, to 1 %.
@@ -334,7 +335,7 @@ impl Remembered {
             epoch: self.epoch,
             slots: merge_slots(self.slots.iter().copied()),
             begun_at_us: self.begun_at_us,
-            held: self.held,
+            waited: self.waited,
             replayed: self.replayed,
             refused: self.refused,
             waits: self

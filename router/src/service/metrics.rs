@@ -14,13 +14,13 @@ const REFRESHES: &str = "shardledger_ownership_refreshes_total";
 const REFRESH_ANSWERS: &str = "shardledger_ownership_answers_total";
 
 /// Gauge: operations that wait for a shard to receive their slot.
-const HELD: &str = "shardledger_held_operations";
-/// Counter: operations that were refused because too many were held.
-const NOT_HELD: &str = "shardledger_not_held_total";
+const WAITING: &str = "shardledger_waiting_operations";
+/// Counter: operations that were refused because too many waited.
+const NOT_WAITING: &str = "shardledger_waiting_operations_refused_total";
 
 pub fn describe() {
-    describe_gauge!(HELD, "Operations that wait until a move has brought their slot to its new shard.");
-    describe_counter!(NOT_HELD, "Operations refused because too many waited for a slot that was moving.");
+    describe_gauge!(WAITING, "Operations that wait until a move has brought their slot to its new shard.");
+    describe_counter!(NOT_WAITING, "Operations refused because too many waited for a slot that was moving.");
     describe_counter!(WAVES, "Waves of transfers; one per request unless its items depend on each other.");
     describe_counter!(WRONG_ROUTES, "Operations and reads that reached a shard which does not own the slot.");
     describe_counter!(REFRESHES, "Times all shards were asked which slots they own.");
@@ -39,12 +39,12 @@ pub fn wrong_route(shard: &str, refusals: usize) {
     counter!(WRONG_ROUTES, "shard" => shard.to_owned()).increment(refusals as u64);
 }
 
-pub fn held(operations: usize) {
-    gauge!(HELD).set(u32::try_from(operations).map_or(f64::from(u32::MAX), f64::from));
+pub fn waiting(operations: usize) {
+    gauge!(WAITING).set(u32::try_from(operations).map_or(f64::from(u32::MAX), f64::from));
 }
 
-pub fn not_held(operations: usize) {
-    counter!(NOT_HELD).increment(operations as u64);
+pub fn refused_to_wait(operations: usize) {
+    counter!(NOT_WAITING).increment(operations as u64);
 }
 
 pub fn refreshed(answers: usize) {

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use node_client::{CallFailure, Connection};
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 
-use super::{NodeClient, Shard, breaker::Signal, client::CallFailure, connection::Connection};
+use super::{NodeClient, Shard, breaker::Signal};
 use crate::service::{CallError, Deadline};
 
 /// Reads of one shard at once; h2's default of 200 streams per connection stays out of reach.

@@ -10,6 +10,7 @@ use ledger::{
     operation::Operation,
     outcome::{Reason, Reply},
 };
+use node_client::CallFailure;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tonic::Code;
 use wire::{
@@ -17,10 +18,7 @@ use wire::{
     execute::{ExecuteCall, Executed},
 };
 
-use super::{
-    Answer, Answers, CallError, Shard, client::CallFailure, metrics::CallEnd, queue::Submission,
-    submission::ANSWER_GRACE,
-};
+use super::{Answer, Answers, CallError, Shard, metrics::CallEnd, queue::Submission, submission::ANSWER_GRACE};
 use crate::service::Pace;
 
 /// Shortest and longest pause between attempts to reach a lost node.

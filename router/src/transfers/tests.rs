@@ -363,6 +363,52 @@ async fn a_router_with_an_old_map_heals_by_itself() {
 }
 
 #[tokio::test]
+async fn requests_for_a_slot_between_two_shards_wait_until_it_has_arrived() {
+    let cluster = Cluster::start(2).await;
+    let (alice, bob) = (cluster.account_on(0, "alice"), cluster.account_on(1, "bob"));
+    cluster.fund(&[(&alice, 100), (&bob, 100)]).await;
+    cluster.release_slot_of(&alice, 1);
+    let spawn = |number, debit: &str, credit: &str| {
+        let (router, order) = (cluster.router.clone(), transfer(number, debit, credit, 10));
+        cluster.tasks.spawn("order", async move { router.transfer(order, soon()).await })
+    };
+    let (paid, received) = (spawn(1, &alice, &bob), spawn(2, &bob, &alice));
+    let reader = {
+        let (router, alice) = (cluster.router.clone(), id(&alice));
+        cluster.tasks.spawn("read", async move { router.account(&alice, soon()).await })
+    };
+    let waited = || cluster.router.handovers().iter().map(|record| record.waited).sum::<u64>();
+    eventually("all three wait", async || waited() >= 3).await;
+    let executions = || cluster.nodes[1].executions.load(std::sync::atomic::Ordering::Relaxed);
+    let before = executions();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(executions(), before, "nothing is sent again before the slot has arrived");
+    cluster.nodes[1].take_slots();
+    assert!(is_posted(&paid.await.unwrap()) && is_posted(&received.await.unwrap()));
+    assert!(reader.await.unwrap().unwrap().is_some());
+    let records = cluster.router.handovers();
+    let [record] = records.as_slice() else { panic!("one hand-over: {records:?}") };
+    assert_eq!((&*record.shard, record.epoch, record.refused), ("s1", 2, 0));
+    assert_eq!((record.waited, record.replayed), (waited(), waited()));
+    let waits: u64 = record.waits.iter().map(|(_, count)| count).sum();
+    assert!(waits == record.replayed && record.waits[0].0 > 100_000, "{record:?}");
+}
+
+#[tokio::test]
+async fn a_slot_that_does_not_arrive_is_unavailable_at_the_deadline() {
+    let cluster = Cluster::start(2).await;
+    let alice = cluster.account_on(0, "alice");
+    cluster.fund(&[(&alice, 100)]).await;
+    cluster.release_slot_of(&alice, 1);
+    let deadline = Instant::now() + Duration::from_millis(300);
+    let reply = cluster.router.transfer(transfer(1, &alice, &format!("{{{alice}}}bank"), 10), deadline).await;
+    assert!(matches!(reply, Err(CallError::Unavailable { .. } | CallError::Deadline { .. })), "{reply:?}");
+    assert_eq!(cluster.router.handovers()[0].refused, 1);
+    cluster.nodes[1].take_slots();
+    assert_eq!(cluster.posted(&alice).await, 100);
+}
+
+#[tokio::test]
 async fn a_saga_survives_the_move_of_both_its_accounts() {
     let cluster = Cluster::start(3).await;
     let (alice, bob) = (cluster.account_on(0, "alice"), cluster.account_on(1, "bob"));

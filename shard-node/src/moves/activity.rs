@@ -15,11 +15,11 @@ const NEWEST: f64 = 0.2;
 /// What a driver does.
 #[derive(Debug, Clone, Default)]
 pub struct Activity {
-    /// Positions of the source's own part that the driver has not looked at.
+    /// Positions of the source's own part that the driver has not read.
     pub lag_entries: i64,
-    /// When the driver had last looked at all of them.
+    /// When the driver last had read all of them.
     caught_up: Option<Instant>,
-    pub throttled_by: String,
+    pub throttle_reason: String,
     bytes_per_second: f64,
     last_page: Option<Instant>,
 }
@@ -60,7 +60,7 @@ impl Moves {
         Some(wire::MoveActivity {
             lag_entries: activity.lag_entries,
             lag_us: i64::try_from(lag.as_micros()).unwrap_or(i64::MAX),
-            throttled_by: activity.throttled_by.clone(),
+            throttle_reason: activity.throttle_reason.clone(),
             bytes_per_second: activity.bytes_per_second,
         })
     }

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::{
     MoveError, Moves,
+    durable::{DurableStep, durable},
     incoming::Incoming,
     phase::Phase,
     progress::{self, AssetSum, Progress},
@@ -110,7 +111,8 @@ impl Moves {
             let ms = locked.elapsed().as_millis();
             // The session ends, and with it the transaction.
             return Err(MoveError::Refused(format!(
-                "the release took {ms} ms before its commit, and the cut-over may pause the slots for {max_locked_ms} ms"
+                "the release had locked the source's lane for {ms} ms before its commit, and the limit is {max_locked_ms} ms, half of --max-pause. \
+                 The driver tries again. If this repeats, lower the load, or abort the move and start it with a larger --max-pause"
             )));
         }
         let kept = SourceProgress {
@@ -124,7 +126,7 @@ impl Moves {
         if let Some(reverses) = kept.reverses {
             statements.push_str(&self.end_reversed(&mut session, reverses, Phase::Reversed).await?);
         }
-        commit(&mut writer, &state, &effects, &statements).await?;
+        durable(DurableStep::Release, commit(&mut writer, &state, &effects, &statements)).await?;
         self.0.lane.look_again();
         self.verified().remove(&id);
         let scales = scales(&mut session).await?;
@@ -163,7 +165,7 @@ impl Moves {
         if let Some(reverses) = progress.reverses {
             statements.push_str(&self.end_reversed(&mut session, reverses, Phase::GotBack).await?);
         }
-        commit(&mut writer, &state, &effects, &statements).await?;
+        durable(DurableStep::Take, commit(&mut writer, &state, &effects, &statements)).await?;
         self.0.lane.look_again();
         Ok(taken)
     }

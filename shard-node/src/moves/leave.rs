@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{
     MoveError, Moves,
+    durable::{DurableStep, durable},
     phase::Phase,
     progress,
     source::{RELEASED, SourceProgress},
@@ -41,7 +42,7 @@ impl Moves {
         match (how, row.phase) {
             (How::Abort, Phase::Left) | (How::Finish, Phase::CleanedUp) => Ok(done),
             (How::Abort, Phase::Joined) => {
-                tables::advance(&mut connection, &row, Phase::Left, &row.progress)
+                durable(DurableStep::Leave, tables::advance(&mut connection, &row, Phase::Left, &row.progress))
                     .await
                     .map_err(StoreError::into_move_error)?;
                 self.verified().remove(&id);
@@ -73,7 +74,8 @@ impl Moves {
         }
         let epoch = kept.slot_epoch;
         if kept.cleaned_to == 0 {
-            CleanUp { row: &row, state: RELEASED, epoch }.delete_projections(connection).await?;
+            let clean_up = CleanUp { row: &row, state: RELEASED, epoch };
+            durable(DurableStep::CleanUpRows, clean_up.delete_projections(connection)).await?;
         }
         loop {
             let to = tables::page_end(connection, kept.cleaned_to, i64::MAX, PAGE).await?;
@@ -85,7 +87,8 @@ impl Moves {
                 kept.bookings_deleted += deleted;
                 (phase, progress::write(&kept))
             });
-            (row.phase, row.progress) = written.await.map_err(StoreError::into_move_error)?;
+            (row.phase, row.progress) =
+                durable(DurableStep::CleanUpBookings, written).await.map_err(StoreError::into_move_error)?;
             answer.bookings_deleted = i64::try_from(kept.bookings_deleted).unwrap_or(i64::MAX);
             answer.done = phase == Phase::CleanedUp;
             if answer.done || begun.elapsed() > AT_ONCE {

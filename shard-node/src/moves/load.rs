@@ -2,7 +2,7 @@
 
 use sqlx::Row;
 
-use super::{MoveError, Moves, id_to_wire};
+use super::{MoveError, Moves, id_to_wire, phase::Phase};
 use crate::store::{moves as tables, session::column};
 
 impl Moves {
@@ -31,21 +31,25 @@ impl Moves {
         Ok(wire::LoadResponse { slots, bytes: size.try_get("bytes")?, bookings: size.try_get("bookings")? })
     }
 
-    /// Counts what is left of clients, of sagas, and in transit. The shard's own in-transit accounts do not count as accounts.
+    /// Counts the client data that is still on the shard. The shard's own in-transit accounts do not count as accounts.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn remains(&self) -> Result<wire::RemainsResponse, MoveError> {
+    pub async fn count_client_data(&self) -> Result<wire::ClientDataResponse, MoveError> {
         const COUNTS: &str = "SELECT \
              (SELECT count(*) FROM shardledger.slot_ownership WHERE state IN (1, 3)) AS slots, \
              (SELECT count(*) FROM shardledger.account WHERE slot >= 0) AS accounts, \
              (SELECT count(*) FROM shardledger.hold) AS holds, \
-             (SELECT count(*) FROM shardledger.saga) AS sagas";
-        // The rows of these accounts may be behind the journal. The newest leg says what an account holds.
+             (SELECT count(*) FROM shardledger.saga) AS sagas, \
+             (SELECT count(*) FROM shardledger.account a WHERE a.slot >= 0 \
+                AND NOT EXISTS (SELECT FROM shardledger.slot_ownership o WHERE o.slot = a.slot AND o.state IN (1, 3)) \
+                AND NOT EXISTS (SELECT FROM shardledger.slot_move m WHERE a.slot <@ m.slots AND m.phase = ANY($1))) AS orphans";
+        // A row may be behind the journal until the fold has written it.
         const IN_TRANSIT: &str =
             "SELECT asset, posted::text AS posted FROM shardledger.account WHERE slot < 0 AND posted <> 0";
         let mut connection = self.connection().await?;
-        let counts = sqlx::query(COUNTS).fetch_one(&mut *connection).await?;
+        let open: Vec<i16> = Phase::ALL.into_iter().filter(|phase| phase.is_open()).map(Phase::code).collect();
+        let counts = sqlx::query(COUNTS).bind(open).fetch_one(&mut *connection).await?;
         let in_transit = sqlx::query(IN_TRANSIT).fetch_all(&mut *connection).await?;
         let in_transit = in_transit.iter().map(|row| {
             Ok(wire::MoveAssetSum {
@@ -55,12 +59,13 @@ impl Moves {
             })
         });
         let open = tables::list(&mut connection).await?.into_iter().filter(|row| row.phase.is_open());
-        Ok(wire::RemainsResponse {
+        Ok(wire::ClientDataResponse {
             slots: column(&counts, "slots")?,
             accounts: column(&counts, "accounts")?,
             holds: column(&counts, "holds")?,
             sagas: column(&counts, "sagas")?,
             moves: open.map(|row| id_to_wire(row.id)).collect(),
+            orphaned_accounts: column(&counts, "orphans")?,
             in_transit: in_transit.collect::<Result<_, MoveError>>()?,
         })
     }

@@ -31,8 +31,8 @@ pub struct Progress {
     /// What keeps the move from going on.
     pub blocked_by: Option<String>,
     pub verified_position: i64,
-    /// Verifications that an operator has asked for and that are done: see [`Wishes::verifications`].
-    pub verifications: u64,
+    /// How many of the verifications that an operator has asked for are done.
+    pub verifications_done: u64,
     /// What has come holds together, and the newest time of an account; kept up to date by the catch-up.
     pub is_summed: bool,
     pub sums: Vec<AssetSum>,
@@ -82,10 +82,10 @@ pub struct Wishes {
     /// Bytes a second; 0: no limit.
     pub rate: u64,
     pub unthrottled: bool,
-    /// No cut-over that would pause the slots for longer, in milliseconds; 0: no limit.
+    /// There is no cut-over that would pause the slots for more than so many milliseconds; 0: no limit.
     pub max_pause_ms: u64,
     /// How many times an operator has asked for a verification.
-    pub verifications: u64,
+    pub verifications_asked: u64,
 }
 
 impl Wishes {
@@ -100,7 +100,7 @@ impl Wishes {
         set(&mut self.unthrottled, said.unthrottled);
         self.rate = said.rate.unwrap_or(self.rate);
         self.max_pause_ms = said.max_pause_ms.unwrap_or(self.max_pause_ms);
-        self.verifications += u64::from(said.verify == Some(true));
+        self.verifications_asked += u64::from(said.verify == Some(true));
     }
 }
 

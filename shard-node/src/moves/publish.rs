@@ -2,12 +2,18 @@
 
 use std::time::Duration;
 
+use node_client::Connection;
 use shard_map::{Shard, ShardMap, SlotRange, merge_slots};
-use tonic::transport::Endpoint;
-use wire::shard_node_client::ShardNodeClient;
+use tokio::time::Instant;
 
-use super::{MoveError, Moves};
-use crate::store::{self, moves::MoveRow};
+use super::{
+    MoveError, Moves,
+    durable::{DurableStep, durable},
+};
+use crate::{
+    peers,
+    store::{self, moves::MoveRow},
+};
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -40,8 +46,9 @@ impl Moves {
                 .map_err(|error| MoveError::Refused(format!("no map follows from version {newest}: {error}")))?;
             let text = map.to_toml();
             let version = i64::try_from(map.version).unwrap_or(i64::MAX);
-            store::read::offer_shard_map(&self.0.reads, &text, version).await?;
-            let others = map.shards.iter().filter(|shard| shard.id != own).map(|shard| offer(shard, &text));
+            durable(DurableStep::PublishMap, store::read::offer_shard_map(&self.0.reads, &text, version)).await?;
+            let others =
+                map.shards.iter().filter(|shard| shard.id != own).map(|shard| offer(shard, &map, &own, &text));
             futures_util::future::join_all(others).await;
         }
         Err(MoveError::Refused("the shards do not agree on a new map; trying again".to_owned()))
@@ -50,27 +57,21 @@ impl Moves {
     /// The newest map of each shard that answers, this shard's first.
     async fn known_maps(&self, own: &str) -> Result<Vec<ShardMap>, MoveError> {
         let mut maps = vec![self.map().await?];
-        let others: Vec<Shard> = maps[0].shards.iter().filter(|shard| shard.id != own).cloned().collect();
-        let asked = futures_util::future::join_all(others.iter().map(known_map)).await;
+        let map = maps[0].clone();
+        let others = map.shards.iter().filter(|shard| shard.id != own);
+        let asked = futures_util::future::join_all(others.map(|shard| known_map(shard, &map, own))).await;
         maps.extend(asked.into_iter().flatten());
         Ok(maps)
     }
 }
 
 /// The newest map that a shard knows; `None` if it does not answer.
-async fn known_map(shard: &Shard) -> Option<ShardMap> {
-    for url in &shard.nodes {
-        let asked = tokio::time::timeout(PATIENCE, async {
-            let channel = Endpoint::from_shared(url.clone()).ok()?.connect().await.ok()?;
-            let answer =
-                ShardNodeClient::new(channel).get_ownership(wire::GetOwnershipRequest::default()).await.ok()?;
-            ShardMap::parse(&answer.into_inner().shard_map).ok()
-        });
-        if let Ok(Some(map)) = asked.await {
-            return Some(map);
-        }
-    }
-    None
+async fn known_map(shard: &Shard, map: &ShardMap, caller: &str) -> Option<ShardMap> {
+    let ask = |connection: Connection| async move {
+        connection.client().get_ownership(wire::GetOwnershipRequest::default()).await
+    };
+    let answer = peers::client(shard, map, caller).call(Instant::now() + PATIENCE, ask).await.ok()?;
+    ShardMap::parse(&answer.shard_map).ok()
 }
 
 /// Whether the map gives all of the slots to a shard.
@@ -78,19 +79,13 @@ fn has(map: &ShardMap, shard: &str, slots: &[SlotRange]) -> bool {
     slots.iter().copied().flat_map(SlotRange::slots).all(|slot| map.owner_id(slot) == shard)
 }
 
-async fn offer(shard: &Shard, text: &str) {
-    for url in &shard.nodes {
-        let offered = tokio::time::timeout(PATIENCE, async {
-            let endpoint = Endpoint::from_shared(url.clone()).map_err(|error| error.to_string())?;
-            let channel = endpoint.connect().await.map_err(|error| error.to_string())?;
-            let request = wire::OfferShardMapRequest { shard_map: text.to_owned() };
-            ShardNodeClient::new(channel).offer_shard_map(request).await.map_err(|status| status.message().to_owned())
-        });
-        match offered.await {
-            Ok(Ok(_)) => return,
-            Ok(Err(error)) => tracing::warn!(shard = shard.id, url, error, "a shard did not take the new map"),
-            Err(_) => tracing::warn!(shard = shard.id, url, "a shard did not take the new map in time"),
-        }
+async fn offer(shard: &Shard, map: &ShardMap, caller: &str, text: &str) {
+    let ask = |connection: Connection| async move {
+        let request = wire::OfferShardMapRequest { shard_map: text.to_owned() };
+        connection.client().offer_shard_map(request).await
+    };
+    if let Err(error) = peers::client(shard, map, caller).call(Instant::now() + PATIENCE, ask).await {
+        tracing::warn!(shard = shard.id, %error, "a shard did not take the new map");
     }
 }
 

@@ -165,8 +165,11 @@ impl SlotMoves for Moves {
         Ok(Response::new(wire::ControlMoveResponse {}))
     }
 
-    async fn remains(&self, _: Request<wire::RemainsRequest>) -> Result<Response<wire::RemainsResponse>, Status> {
-        self.remains().await.map(Response::new).map_err(status)
+    async fn count_client_data(
+        &self,
+        _: Request<wire::ClientDataRequest>,
+    ) -> Result<Response<wire::ClientDataResponse>, Status> {
+        self.count_client_data().await.map(Response::new).map_err(status)
     }
 
     async fn load(&self, _: Request<wire::LoadRequest>) -> Result<Response<wire::LoadResponse>, Status> {

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::{
     MoveError, Moves,
+    durable::{DurableStep, durable},
     phase::{Phase, Role},
     progress::{self, AssetSum, Progress},
 };
@@ -136,7 +137,7 @@ impl Moves {
         let estimate = |rows: i64| rows / owned.max(moving).max(1) * moving;
         let accounts: i64 = sqlx::query_scalar(ROWS).bind("shardledger.account").fetch_one(&mut *transaction).await?;
         let bookings: i64 = sqlx::query_scalar(ROWS).bind("shardledger.journal").fetch_one(&mut *transaction).await?;
-        transaction.commit().await?;
+        durable(DurableStep::Join, transaction.commit()).await?;
         Ok(wire::JoinMoveResponse {
             slot_epoch: kept.slot_epoch,
             folded_position,

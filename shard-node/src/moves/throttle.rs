@@ -59,10 +59,10 @@ impl Throttle {
     /// Why the driver rests, for an operator.
     pub fn reason(&self, rate: u64) -> String {
         let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
-        let mut reason = format!("rests {:.1} times as long as a page takes", self.factor);
+        let mut reason = format!("after each page, the copy rests {:.1} times as long as the page took", self.factor);
         if let (Some(mean), Some(lowest)) = (self.mean, self.lowest) {
             let times = format!(
-                "; the source commits in {:.1} ms, at best in {:.1} ms",
+                "; the source's mean commit takes {:.1} ms now and took {:.1} ms at best",
                 milliseconds(mean),
                 milliseconds(lowest)
             );

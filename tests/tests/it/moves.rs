@@ -1,5 +1,6 @@
 //! Slots move between shards under load. The clients notice nothing, and nothing is lost.
 
+mod crash_matrix;
 mod support;
 
 use std::{sync::Arc, time::Duration};
@@ -177,6 +178,10 @@ async fn a_cent_changed_by_hand_keeps_the_slots_where_they_are() -> anyhow::Resu
     })
     .await?;
     database::run(target, &format!("UPDATE account SET posted = posted + 1 WHERE id = '{alice}'")).await?;
+    let compared = cluster.shardctl(&["move", "verify", "--json"]).await?;
+    ensure!(compared.code == Some(3), "a difference is a violation: {compared:?}");
+    let said: serde_json::Value = serde_json::from_str(&compared.stdout)?;
+    ensure!(said["blocked_by"].as_str().is_some_and(|why| why.contains(&alice)), "{said}");
     movement.wish(MoveWishes { hold_cutover: Some(false), ..Default::default() }).await?;
     until("the difference is named", Duration::from_secs(20), async || {
         let progress = movement.progress().await?;
@@ -186,7 +191,15 @@ async fn a_cent_changed_by_hand_keeps_the_slots_where_they_are() -> anyhow::Resu
     })
     .await?;
     ensure!(movement.status().await?.phase == "catching up");
+    movement.wish(MoveWishes { hold_cutover: Some(true), ..Default::default() }).await?;
     database::run(target, &format!("UPDATE account SET posted = posted - 1 WHERE id = '{alice}'")).await?;
+    until("both sides agree", Duration::from_secs(20), async || {
+        let compared = cluster.shardctl(&["move", "verify"]).await?;
+        Ok((compared.code == Some(0)).then_some(()))
+    })
+    .await?;
+    ensure!(movement.status().await?.phase == "catching up", "a comparison is no cut-over");
+    movement.wish(MoveWishes { hold_cutover: Some(false), ..Default::default() }).await?;
     movement.until("taken").await?;
     cluster.verify().await?;
     cluster.finish().await
@@ -261,7 +274,13 @@ async fn an_operator_adds_a_shard_and_drains_it_again() -> anyhow::Result<()> {
     ensure!(shards["shards"][2]["slots"].as_u64() > Some(0), "{shards}");
     let text = std::fs::read_to_string(&map)?;
     ensure!(text.starts_with(comment) && text.contains("version = 4"), "{text}");
+    let report = cluster.shardctl_json(&["move", "report", "--json"]).await?;
+    let routers = &report["routers"];
+    let all_went_on = routers["replayed"] == routers["waited"] && routers["refused"] == 0;
+    ensure!(routers["waited"].as_u64() > Some(0) && all_went_on, "{report}");
 
+    let refused = cluster.shardctl(&["shard", "remove", "s2"]).await?;
+    ensure!(refused.code == Some(3) && refused.stdout.contains("accounts"), "{refused:?}");
     cluster.shardctl(&["shard", "drain", "s2"]).await?.successful()?;
     let shards = cluster.shardctl_json(&["shard", "list", "--json"]).await?;
     ensure!(shards["shards"][2]["slots"] == 0 && shards["shards"][2]["accounts"] == 0, "{shards}");
@@ -272,5 +291,20 @@ async fn an_operator_adds_a_shard_and_drains_it_again() -> anyhow::Result<()> {
     cluster.refresh_status().await?;
     audit(&cluster, &history).await?;
     assert_nothing_is_left(&cluster, "s2", (0, 16_383)).await?;
+
+    cluster.shardctl(&["shard", "remove", "s2"]).await?.successful()?;
+    let text = std::fs::read_to_string(&map)?;
+    ensure!(text.starts_with(comment) && text.contains("[[removed]]\nid = \"s2\""), "{text}");
+    until("the processes of the shard are stopped", Duration::from_secs(60), async || {
+        Ok((cluster.refresh_status().await?.shards.len() == 2 && cluster.status().is_ready()).then_some(()))
+    })
+    .await?;
+    // The routers ask for the map once a second.
+    until("the cluster agrees that the shard is gone", Duration::from_secs(20), async || {
+        Ok((cluster.shardctl(&["doctor"]).await?.code == Some(0)).then_some(()))
+    })
+    .await?;
+    cluster.verify().await?;
+    audit(&cluster, &history).await?;
     cluster.finish().await
 }

@@ -85,6 +85,7 @@ pub async fn measure(shards: u16, seconds: u32, seed: u64, folder: &Path) -> any
         duration: Duration::from_secs(u64::from(seconds)),
         window: None,
         seed,
+        stop: Default::default(),
     };
     let before = (process_us(router_pid)?, process_us(nodes.pid()?)?, nodes.counts().await?);
     let measured = measure_load(&load, picker).await?;

@@ -3,10 +3,8 @@
 use std::process::ExitCode;
 
 use crate::{
-    commands::{
-        Context,
-        router_address::{PublicAddress, encoded},
-    },
+    commands::{Context, router_address::PublicAddress},
+    http_client::encoded,
     json_object::JsonObject,
     output,
 };

@@ -102,6 +102,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         duration: Duration::from_secs(u64::from(args.duration)),
         window: None,
         seed,
+        stop: Default::default(),
     };
     let measurement = Bench { workload: args.workload, locality, homes, load }.run().await?;
     if context.json {

@@ -32,7 +32,7 @@ pub fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn as_json(old: &ShardMap, new: &ShardMap, diff: &MapDiff) -> serde_json::Value {
+pub fn as_json(old: &ShardMap, new: &ShardMap, diff: &MapDiff) -> serde_json::Value {
     let moves = diff.moves.iter().map(|m| json!({"slots": m.slots.to_string(), "from": m.from, "to": m.to}));
     let endpoints = diff.endpoints.iter().map(|e| json!({"shard": e.shard, "old": e.old, "new": e.new}));
     json!({
@@ -46,7 +46,7 @@ fn as_json(old: &ShardMap, new: &ShardMap, diff: &MapDiff) -> serde_json::Value 
     })
 }
 
-fn print(old: &ShardMap, new: &ShardMap, diff: &MapDiff) -> anyhow::Result<()> {
+pub fn print(old: &ShardMap, new: &ShardMap, diff: &MapDiff) -> anyhow::Result<()> {
     let slots_moved = diff.slots_moved();
     let slots_move = if slots_moved == 1 { "slot moves" } else { "slots move" };
     output::data(&format!("version {} to {}, {slots_moved} {slots_move}", old.version, new.version))?;

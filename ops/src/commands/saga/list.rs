@@ -5,11 +5,10 @@ use std::process::ExitCode;
 use serde_json::Value;
 
 use crate::{
-    commands::{
-        Context,
-        router_address::{AdminAddress, encoded},
-    },
-    exit, output,
+    commands::{Context, router_address::AdminAddress},
+    exit,
+    http_client::encoded,
+    output,
 };
 
 #[derive(clap::Args)]

@@ -36,7 +36,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let weights = Weights::of(&nodes.loads().await?);
-    let plan = plan::decide(&nodes, &owners, &weights, &Goal::Drain(args.id.clone()))?;
+    let plan = plan::decide(&nodes, &owners, &weights, &Goal::Drain(vec![args.id.clone()]))?;
     if args.dry_run {
         for planned in &plan.moves {
             output::data(&format!(

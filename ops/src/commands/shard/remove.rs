@@ -2,8 +2,9 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 use serde_json::json;
+use shard_map::ShardMap;
 use uuid::Uuid;
 
 use crate::{
@@ -34,20 +35,23 @@ pub struct Args {
 /// Publishes a map without the shard. On this machine, its node and database are stopped; their folder stays.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let nodes = slot_move::nodes(&args.address, context).await?;
-    if let Some(gone) = nodes.map.removed.iter().find(|gone| gone.id == args.id) {
-        bail!("shard {} was removed already; its number {} stays reserved", gone.id, gone.number);
+    if nodes.map.removed.iter().any(|gone| gone.id == args.id) {
+        // An earlier run may have ended before it stopped the processes.
+        let folder = forget(&args.id, &args.address, context).await?;
+        return show_removed(&args.id, &nodes.map, folder, context);
     }
     nodes.shard(&args.id)?;
-    let left = left(&nodes.remains(&args.id).await?);
+    let remains = nodes.client_data(&args.id).await?;
+    let left = left(&remains);
     if !left.is_empty() {
-        let next = format!("shardctl shard drain {}", args.id);
+        let next = next(&args.id, &remains);
         if context.json {
             output::json(&json!({"id": args.id, "removed": false, "left": left, "next": next}))?;
         } else {
             for what in &left {
                 output::data(&format!("shard {} has {what}", args.id))?;
             }
-            output::note(&format!("nothing was changed. Next: {next}"));
+            output::note(&format!("nothing was changed. next: {next}"));
         }
         return Ok(exit::violation());
     }
@@ -58,28 +62,45 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let map = nodes.newest_map().await?.successor_without(&args.id)?;
     let remaining = Nodes { map };
     let refused = remaining.offer(&remaining.map).await;
-    ensure!(refused.is_empty(), "the new map was not taken: {}", refused.join("; "));
+    ensure!(
+        refused.is_empty(),
+        "these shards did not take map version {}: {}. The other shards have it. Correct the cause, then repeat the command",
+        remaining.map.version,
+        refused.join("; ")
+    );
     if let Some(file) = slot_move::map_file(args.map, &args.address, context) {
         apply::update_file(&remaining, &file).await?;
     }
     let folder = forget(&args.id, &args.address, context).await?;
+    show_removed(&args.id, &remaining.map, folder, context)
+}
+
+fn show_removed(id: &str, map: &ShardMap, folder: Option<String>, context: &Context) -> anyhow::Result<ExitCode> {
+    let version = map.version;
     if context.json {
-        let version = remaining.map.version;
-        output::json(&json!({"id": args.id, "removed": true, "left": [], "map_version": version, "folder": folder}))?;
+        output::json(&json!({"id": id, "removed": true, "left": [], "map_version": version, "folder": folder}))?;
     } else {
-        output::data(&format!("map version {} does not have shard {} any more", remaining.map.version, args.id))?;
+        output::data(&format!("map version {version} does not have shard {id} any more"))?;
         match folder {
             Some(folder) => output::note(&format!(
                 "its node and database are being stopped. The database stays in {folder} until you delete it"
             )),
-            None => output::note("stop its nodes and its database; nothing of clients is left in them"),
+            None => output::note("stop its nodes and its database; they hold no client data"),
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// The command that comes next while something is left: a drain moves slots, and a move that is taken has to be finished.
+fn next(id: &str, remains: &wire::ClientDataResponse) -> String {
+    match remains.moves.first().filter(|_| remains.slots == 0) {
+        Some(id) => format!("shardctl move finish {}", Uuid::from_slice(id).unwrap_or_default()),
+        None => format!("shardctl shard drain {id}"),
+    }
+}
+
 /// What keeps the shard from being removed.
-fn left(remains: &wire::RemainsResponse) -> Vec<String> {
+fn left(remains: &wire::ClientDataResponse) -> Vec<String> {
     let counted = [
         (remains.slots, "slots"),
         (remains.accounts, "accounts"),
@@ -90,7 +111,7 @@ fn left(remains: &wire::RemainsResponse) -> Vec<String> {
         counted.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
     for id in &remains.moves {
         let id = Uuid::from_slice(id).unwrap_or_default();
-        left.push(format!("move {id}, which is not finished"));
+        left.push(format!("the open move {id}"));
     }
     for sum in &remains.in_transit {
         left.push(format!("{} minor units of {} in transit", sum.posted, sum.asset));
@@ -115,13 +136,14 @@ mod tests {
 
     #[test]
     fn everything_that_is_left_is_named() {
-        assert!(left(&wire::RemainsResponse::default()).is_empty());
-        let remains = wire::RemainsResponse {
+        assert!(left(&wire::ClientDataResponse::default()).is_empty());
+        let remains = wire::ClientDataResponse {
             slots: 0,
             accounts: 3,
             holds: 1,
             sagas: 0,
             moves: vec![Uuid::nil().as_bytes().to_vec().into()],
+            orphaned_accounts: 0,
             in_transit: vec![wire::MoveAssetSum { asset: "USD".into(), posted: "-5".into(), shares: "0".into() }],
         };
         assert_eq!(
@@ -129,7 +151,7 @@ mod tests {
             [
                 "3 accounts",
                 "1 open holds",
-                "move 00000000-0000-0000-0000-000000000000, which is not finished",
+                "the open move 00000000-0000-0000-0000-000000000000",
                 "-5 minor units of USD in transit"
             ]
         );

@@ -50,6 +50,9 @@ pub struct Options {
     /// Delete at the source what has moved, right after the cut-over. The move cannot be reversed then
     #[arg(long)]
     finish: bool,
+    /// Cut over only if the estimated pause of the slots is at most this, for example 200ms [default: no limit]
+    #[arg(long, value_name = "TIME", value_parser = milliseconds)]
+    max_pause: Option<u64>,
     /// Copy at most so many bytes a second [default: as fast as the source's commits allow]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
     rate: Option<u64>,
@@ -63,6 +66,17 @@ impl Options {
     pub fn finishing() -> Self {
         Self { finish: true, ..Self::default() }
     }
+}
+
+/// Parses `200ms` or `1s`.
+fn milliseconds(text: &str) -> Result<u64, String> {
+    let (number, factor) = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
+        (Some(number), _) => (number, 1),
+        (None, Some(number)) => (number, 1000),
+        (None, None) => return Err("a time is a number with ms or s: 200ms, 1s".to_owned()),
+    };
+    let number: u64 = number.trim().parse().map_err(|_| format!("{number:?} is not a whole number"))?;
+    number.checked_mul(factor).filter(|ms| *ms > 0).ok_or_else(|| "a time is more than 0".to_owned())
 }
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
@@ -110,8 +124,8 @@ pub async fn carry_out_and_show(
         output::json(&json!({"moves": views, "next": next}))?;
     } else {
         super::report::print(&views)?;
-        for view in views.iter().filter(|view| !view.next.is_empty()) {
-            output::note(&format!("next: {}", view.next));
+        for view in &views {
+            view.print_next();
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -199,6 +213,7 @@ async fn carry_out_one(
         hold_cutover: Some(options.hold_cutover),
         rate: options.rate,
         unthrottled: Some(options.unthrottled),
+        max_pause_ms: options.max_pause,
         ..Default::default()
     };
     nodes.start(&planned.to, id, &planned.from, &planned.ranges()?, None, wishes).await?;
@@ -263,4 +278,15 @@ pub async fn update_file(nodes: &Nodes, file: &std::path::Path) -> anyhow::Resul
         return Ok(());
     }
     durable_file::replace(file, &map_file::updated(&text, &newest)?, Audience::Everyone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::milliseconds;
+
+    #[test]
+    fn times_have_a_unit() {
+        assert_eq!([milliseconds("200ms"), milliseconds("2s")], [Ok(200), Ok(2000)]);
+        assert!(["200", "ms", "0ms", "1.5s", "-1s"].iter().all(|text| milliseconds(text).is_err()));
+    }
 }

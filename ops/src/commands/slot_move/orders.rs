@@ -1,8 +1,8 @@
-//! Orders to a move that has begun: pause, resume, throttle, cutover, reverse, abort, finish.
+//! Orders to a move that has begun: pause, resume, throttle, verify, cutover, reverse, abort, finish.
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use serde_json::json;
 use uuid::Uuid;
 use wire::MoveWishes;
@@ -10,7 +10,7 @@ use wire::MoveWishes;
 use super::apply;
 use crate::{
     commands::{Context, router_address::AdminAddress},
-    output, progress,
+    exit, output, progress,
     resharding::{nodes::Nodes, view::MoveView},
 };
 
@@ -55,6 +55,57 @@ pub async fn resume(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
 pub async fn throttle(args: ThrottleArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let wishes = MoveWishes { rate: Some(args.rate.unwrap_or(0)), unthrottled: Some(args.off), ..Default::default() };
     order(args.args, context, wishes, "throttle changed").await
+}
+
+/// Waits until both sides were compared, or differ. A move that is not told to wait compares them by itself before its cut-over.
+pub async fn verify(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    let nodes = super::nodes(&args.address, context).await?;
+    let (target, _, before) = super::find(&nodes, args.id).await?;
+    if args.dry_run {
+        output::data(&format!("move {} is {}; both sides would be compared", before.id, before.phase))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    nodes.control(&target, before.id, MoveWishes { verify: Some(true), ..Default::default() }).await?;
+    let wanted = before.verifications_asked + 1;
+    let stack = progress::Stack::new();
+    let bar = stack.percent(&target);
+    let has_answer =
+        |view: &MoveView| view.verifications_done >= wanted || view.blocked_by.is_some() || !is_before_cut_over(view);
+    let view = tokio::select! {
+        view = apply::watch(&nodes, &target, before.id, &bar, has_answer) => view?,
+        _ = tokio::signal::ctrl_c() => {
+            output::note("\ndetached; the comparison goes on. `shardctl move status` shows a difference as BLOCKED BY");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    bar.finish_and_clear();
+    if context.json {
+        output::json(&view)?;
+    }
+    let is_done = view.verifications_done >= wanted || (!is_before_cut_over(&view) && view.pause_ms.is_some());
+    match &view.blocked_by {
+        Some(cause) if !is_done => {
+            if !context.json {
+                output::data(&format!("move {}: BLOCKED BY {cause}", view.id))?;
+            }
+            // A source that does not answer is no difference.
+            Ok(if cause.contains("differ") { exit::violation() } else { exit::failure() })
+        }
+        _ if !is_done => bail!("move {} is {}: its sides were not compared", view.id, view.phase),
+        _ => {
+            if !context.json {
+                let position = view.verified_position.unwrap_or_default();
+                output::data(&format!("move {}: {} and {target} agree at position {position}", view.id, view.from))?;
+                view.print_next();
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Whether both sides can still be compared.
+fn is_before_cut_over(view: &MoveView) -> bool {
+    matches!(view.phase.as_str(), "copying" | "catching up")
 }
 
 pub async fn cut_over(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
@@ -152,9 +203,7 @@ async fn wait(
         output::json(&view)?;
     } else {
         super::report::print(std::slice::from_ref(&view))?;
-        if !view.next.is_empty() {
-            output::note(&format!("next: {}", view.next));
-        }
+        view.print_next();
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -8,7 +8,11 @@ use serde_json::json;
 use crate::{
     commands::{Context, router_address::AdminAddress},
     output,
-    resharding::plan::{self, Goal, Plan, Weights},
+    resharding::{
+        estimate,
+        plan::{self, Goal, Plan, Weights},
+        view::MoveView,
+    },
 };
 
 #[derive(clap::Args)]
@@ -17,9 +21,9 @@ pub struct Args {
     /// Even out the shards by accounts and bookings
     #[arg(long, group = "goal")]
     balance: bool,
-    /// Move everything away from this shard
-    #[arg(long, group = "goal", value_name = "SHARD")]
-    drain: Option<String>,
+    /// Move everything away from these shards, separated by commas
+    #[arg(long, group = "goal", value_name = "SHARD", value_delimiter = ',')]
+    drain: Vec<String>,
     /// Move these slots: numbers, ranges, account ids or {tags}, separated by commas
     #[arg(long, group = "goal", value_name = "SLOTS", requires = "to")]
     slots: Option<String>,
@@ -37,9 +41,9 @@ pub struct Args {
 }
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let goal = match (&args.drain, &args.slots, &args.to) {
-        (Some(shard), ..) => Goal::Drain(shard.clone()),
-        (None, Some(slots), Some(to)) => Goal::Slots(plan::parse_slots(slots)?, to.clone()),
+    let goal = match (&args.slots, &args.to) {
+        (Some(slots), Some(to)) => Goal::Slots(plan::parse_slots(slots)?, to.clone()),
+        _ if !args.drain.is_empty() => Goal::Drain(args.drain.clone()),
         _ => Goal::Balance,
     };
     let nodes = super::nodes(&args.address, context).await?;
@@ -53,11 +57,22 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         fs::write(&args.out, as_file(&plan)?).with_context(|| format!("cannot write {}", args.out.display()))?;
     }
     let next = format!("shardctl move apply {}", args.out.display());
+    let (moves, _) = nodes.list().await;
+    let views: Vec<MoveView> = moves.iter().map(|(target, status)| MoveView::of(target, status)).collect();
+    let seconds = estimate::seconds(&plan, estimate::rate(&views));
+    let mut blockers = estimate::blockers(&plan, &views)?;
+    blockers.extend(nodes.not_writing(plan.moves.iter().flat_map(|it| [it.from.as_str(), it.to.as_str()])).await);
     if context.json {
-        output::json(&json!({"plan": plan, "shares_before": before, "shares_after": after, "next": next}))?;
+        output::json(&json!({
+            "plan": plan, "shares_before": before, "shares_after": after, "seconds": seconds, "blockers": blockers, "next": next,
+        }))?;
         return Ok(ExitCode::SUCCESS);
     }
     print(&plan)?;
+    output::data(&format!("\nthe copies take about {seconds:.0} s"))?;
+    for blocker in &blockers {
+        output::data(&format!("BLOCKED BY {blocker}"))?;
+    }
     let percent = |share: Option<&f64>| format!("{:.1} %", share.copied().unwrap_or(0.0) * 100.0);
     let shares: Vec<[String; 3]> =
         shards.iter().map(|shard| [shard.clone(), percent(before.get(shard)), percent(after.get(shard))]).collect();

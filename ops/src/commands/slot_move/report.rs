@@ -2,12 +2,14 @@
 
 use std::process::ExitCode;
 
-use serde_json::json;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use shard_map::SlotRange;
 
 use crate::{
     commands::{Context, router_address::AdminAddress},
     exit, output,
-    resharding::view::MoveView,
+    resharding::{plan::Weights, view::MoveView},
 };
 
 #[derive(clap::Args)]
@@ -20,22 +22,157 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let nodes = super::nodes(&args.address, context).await?;
     let (moves, failures) = nodes.list().await;
     let views: Vec<MoveView> = moves.iter().map(|(target, status)| MoveView::of(target, status)).collect();
-    let mut pauses: Vec<f64> = views.iter().filter_map(|view| view.pause_ms).collect();
-    pauses.sort_by(f64::total_cmp);
-    let at = |share: f64| pauses.get(((pauses.len() as f64 * share).ceil() as usize).saturating_sub(1)).copied();
+    let shares = match nodes.loads().await {
+        Ok(loads) => {
+            let shards: Vec<String> = nodes.map.shards.iter().map(|shard| shard.id.clone()).collect();
+            Some(Weights::of(&loads).shares(&nodes.owners().await?, &shards))
+        }
+        Err(_) => None,
+    };
+    let (held, silent) = waited_in_routers(&args.address, context).await?;
+    let of_moves: Vec<Waited> = views.iter().map(|view| Waited::of_move(view, &held)).collect();
+    let all = of_moves.iter().fold(Waited::default(), |all, one| all.merged(one));
     if context.json {
-        let pause = json!({"p50_ms": at(0.5), "p99_ms": at(0.99), "max_ms": pauses.last()});
-        output::json(&json!({"moves": views, "pause": pause}))?;
+        let moves: Vec<Value> = views
+            .iter()
+            .zip(&of_moves)
+            .map(|(view, held)| {
+                let mut json = serde_json::to_value(view).unwrap_or_default();
+                json["routers"] = held.json();
+                json
+            })
+            .collect();
+        output::json(&json!({"moves": moves, "routers": all.json(), "shares": shares, "next": ""}))?;
     } else {
         print(&views)?;
-        if let (Some(p50), Some(max)) = (at(0.5), pauses.last()) {
-            output::data(&format!("\ncut-overs: {}, pause p50 {p50:.1} ms, max {max:.1} ms", pauses.len()))?;
+        print_waited(&views, &of_moves, &all)?;
+        for (shard, share) in shares.iter().flatten() {
+            output::data(&format!("{shard} has {:.1} % of the accounts and bookings", share * 100.0))?;
         }
     }
-    for error in &failures {
+    for error in failures.iter().chain(&silent) {
         output::note(&format!("{error:#}"));
     }
-    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { exit::unreachable() })
+    Ok(if failures.is_empty() && silent.is_empty() { ExitCode::SUCCESS } else { exit::unreachable() })
+}
+
+/// A hand-over, as `GET /admin/handovers` reports it.
+#[derive(Debug, Clone, Deserialize)]
+struct Handover {
+    shard: String,
+    epoch: i64,
+    slots: Vec<String>,
+    begun_at_us: i64,
+    waited: u64,
+    replayed: u64,
+    refused: u64,
+    /// Microseconds and number of operations.
+    waits: Vec<(u64, u64)>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Handovers {
+    data: Vec<Handover>,
+}
+
+/// The operations that waited in each router. Routers that do not answer are named.
+async fn waited_in_routers(
+    address: &AdminAddress,
+    context: &Context,
+) -> anyhow::Result<(Vec<Handover>, Vec<anyhow::Error>)> {
+    let routers = address.routers(context)?;
+    let (mut held, mut silent) = (Vec::new(), Vec::new());
+    for url in &routers.urls {
+        match routers.client.get::<Handovers>(&format!("{url}/admin/handovers")).await {
+            Ok(answer) => held.extend(answer.data),
+            Err(error) => silent.push(error),
+        }
+    }
+    Ok((held, silent))
+}
+
+/// The operations that waited in routers for slots between two shards, and for how long.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Waited {
+    waited: u64,
+    replayed: u64,
+    refused: u64,
+    /// Microseconds and number of operations, in ascending order.
+    waits: Vec<(u64, u64)>,
+}
+
+impl Waited {
+    /// The operations that waited for one move.
+    fn of_move(view: &MoveView, handovers: &[Handover]) -> Self {
+        /// The clocks of routers and nodes may differ by some seconds, and a request waits up to 10 s.
+        const AROUND_US: i64 = 15_000_000;
+        let slots: Vec<SlotRange> = view.slots.iter().filter_map(|range| range.parse().ok()).collect();
+        let is_of_move = |handover: &&Handover| {
+            let touches = |range: &SlotRange| slots.iter().any(|own| own.contains(range.first()));
+            handover.shard == view.to
+                && handover.epoch == view.slot_epoch
+                && (handover.begun_at_us - view.released_at_us).abs() < AROUND_US
+                && handover.slots.iter().filter_map(|range| range.parse().ok()).any(|range| touches(&range))
+        };
+        let of_move = handovers.iter().filter(is_of_move).map(|handover| Self {
+            waited: handover.waited,
+            replayed: handover.replayed,
+            refused: handover.refused,
+            waits: handover.waits.clone(),
+        });
+        of_move.fold(Self::default(), |all, one| all.merged(&one))
+    }
+
+    fn merged(mut self, other: &Self) -> Self {
+        self.waited += other.waited;
+        self.replayed += other.replayed;
+        self.refused += other.refused;
+        self.waits.extend(&other.waits);
+        self.waits.sort_unstable();
+        self
+    }
+
+    /// The wait that this share of the operations did not exceed, in milliseconds.
+    fn wait_ms(&self, share: f64) -> Option<f64> {
+        let total: u64 = self.waits.iter().map(|(_, count)| count).sum();
+        let rank = ((total as f64 * share).ceil() as u64).max(1);
+        let mut seen = 0;
+        let wait = self.waits.iter().find(|(_, count)| {
+            seen += count;
+            seen >= rank
+        });
+        wait.map(|(us, _)| *us as f64 / 1e3)
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "waited": self.waited, "replayed": self.replayed, "refused": self.refused,
+            "wait_p50_ms": self.wait_ms(0.5), "wait_p99_ms": self.wait_ms(0.99), "wait_max_ms": self.wait_ms(1.0),
+        })
+    }
+}
+
+fn print_waited(views: &[MoveView], of_moves: &[Waited], all: &Waited) -> anyhow::Result<()> {
+    if views.is_empty() {
+        return Ok(());
+    }
+    let milliseconds = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1}"));
+    let row = |name: String, held: &Waited| {
+        [
+            name,
+            held.waited.to_string(),
+            held.replayed.to_string(),
+            held.refused.to_string(),
+            milliseconds(held.wait_ms(0.5)),
+            milliseconds(held.wait_ms(0.99)),
+            milliseconds(held.wait_ms(1.0)),
+        ]
+    };
+    let mut rows: Vec<[String; 7]> =
+        views.iter().zip(of_moves).map(|(view, held)| row(view.id.to_string(), held)).collect();
+    rows.push(row("all".to_owned(), all));
+    output::data("\noperations that waited in the routers for a slot (since the routers started):")?;
+    output::table(["move", "waited", "sent again", "refused", "wait p50 ms", "wait p99 ms", "wait max ms"], &rows)
 }
 
 /// One line for each move, and the money that moved.
@@ -78,4 +215,37 @@ pub fn print(views: &[MoveView]) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_routers_held_belongs_to_the_move_with_the_shard_the_epoch_and_the_slots() {
+        let status = wire::MoveStatus {
+            slots: vec![wire::SlotRange { first: 10, last: 20 }],
+            progress: r#"{"slot_epoch": 3, "released_at_us": 50000000}"#.to_owned(),
+            ..Default::default()
+        };
+        let view = MoveView::of("s1", &status);
+        let handover = |shard: &str, epoch, slot: &str| Handover {
+            shard: shard.to_owned(),
+            epoch,
+            slots: vec![slot.to_owned()],
+            begun_at_us: 50_100_000,
+            waited: 4,
+            replayed: 3,
+            refused: 1,
+            waits: vec![(30_000, 2), (90_000, 1)],
+        };
+        let of_move = [handover("s1", 3, "12"), handover("s1", 3, "10-11")];
+        let others = [handover("s2", 3, "12"), handover("s1", 2, "12"), handover("s1", 3, "9")];
+        let late = Handover { begun_at_us: 90_000_000, ..handover("s1", 3, "12") };
+        let all: Vec<Handover> = of_move.into_iter().chain(others).chain([late]).collect();
+        let held = Waited::of_move(&view, &all);
+        assert_eq!((held.waited, held.replayed, held.refused), (8, 6, 2));
+        assert_eq!([0.5, 0.99].map(|share| held.wait_ms(share)), [Some(30.0), Some(90.0)]);
+        assert_eq!(Waited::default().wait_ms(0.5), None);
+    }
 }

@@ -81,7 +81,7 @@ fn print(views: &[MoveView], all: bool) -> anyhow::Result<()> {
             "no move is open (--all shows those that are over)"
         });
     }
-    let rows: Vec<[String; 9]> = views
+    let rows: Vec<[String; 10]> = views
         .iter()
         .map(|view| {
             [
@@ -94,17 +94,25 @@ fn print(views: &[MoveView], all: bool) -> anyhow::Result<()> {
                 view.bookings.to_string(),
                 view.accounts.to_string(),
                 format!("{:.1} MB/s", view.rate / 1e6),
+                view.seconds_left.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.0} s")),
             ]
         })
         .collect();
-    output::table(["move", "from", "to", "slots", "phase", "copied", "bookings", "accounts", "rate"], &rows)?;
+    output::table(["move", "from", "to", "slots", "phase", "copied", "bookings", "accounts", "rate", "left"], &rows)?;
     for view in views {
+        if let Some(reason) = &view.throttle_reason {
+            output::data(&format!("{}: {reason}", view.id))?;
+        }
+        if let (Some(entries), Some(ms)) = (view.lag_entries, view.lag_ms) {
+            output::data(&format!(
+                "{}: the driver has not read the last {entries} entries of the source's journal; it was up to date {ms:.0} ms ago",
+                view.id
+            ))?;
+        }
         if let Some(cause) = &view.blocked_by {
             output::data(&format!("{}: BLOCKED BY {cause}", view.id))?;
         }
-        if !view.next.is_empty() {
-            output::note(&format!("next: {}", view.next));
-        }
+        view.print_next();
     }
     Ok(())
 }

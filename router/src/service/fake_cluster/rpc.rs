@@ -177,23 +177,32 @@ impl ShardNode for FakeNode {
 
     async fn get_ownership(
         &self,
-        _: Request<wire::GetOwnershipRequest>,
+        request: Request<wire::GetOwnershipRequest>,
     ) -> Result<Response<wire::GetOwnershipResponse>, Status> {
+        let wire::GetOwnershipRequest { wait_ms, newer_than } = request.into_inner();
+        let mut news = self.arriving.subscribe();
+        let patience = std::time::Duration::from_millis(wait_ms.into());
+        let _ = tokio::time::timeout(patience, news.wait_for(|(_, version)| *version > newer_than)).await;
+        let (arriving, version) = news.borrow().clone();
         let truth = lock(&self.truth);
         let own = (0..).zip(truth.iter()).filter(|(_, (owner, _))| *owner == self.number);
         let ranges = own
-            .map(|(slot, (_, epoch))| wire::OwnedRange {
-                first: slot,
-                last: slot,
-                state: 1,
-                epoch: *epoch,
-                peer: String::new(),
+            .map(|(slot, (_, epoch))| {
+                let from = u16::try_from(slot).ok().and_then(|slot| arriving.get(&slot));
+                wire::OwnedRange {
+                    first: slot,
+                    last: slot,
+                    state: if from.is_some() { 3 } else { 1 },
+                    epoch: *epoch,
+                    peer: from.cloned().unwrap_or_default(),
+                }
             })
             .collect();
         Ok(Response::new(wire::GetOwnershipResponse {
             shard: self.id.clone(),
             shard_number: u32::try_from(self.number).unwrap(),
             ranges,
+            ownership_version: version,
             ..Default::default()
         }))
     }

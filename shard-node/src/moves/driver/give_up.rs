@@ -7,6 +7,7 @@ use super::{Driver, PAGE, Step};
 use crate::{
     moves::{
         MoveError,
+        durable::{DurableStep, durable},
         phase::Phase,
         progress::{self, Progress},
         source::{INCOMING, SourceProgress},
@@ -29,7 +30,7 @@ impl Driver {
         let answer = self.source().await?.leave(request).await;
         self.answered(answer)?;
         self.progress.cleaned_to = 0;
-        self.advance(Phase::Aborting).await?;
+        durable(DurableStep::Abort, self.advance(Phase::Aborting)).await?;
         Ok(Step::Again)
     }
 
@@ -59,7 +60,7 @@ impl Driver {
         }
         tables::count_ownership_change(&mut transaction).await?;
         let text = self.advance_in(&mut transaction, Phase::Aborted, &progress).await?;
-        transaction.commit().await?;
+        durable(DurableStep::EndAbort, transaction.commit()).await?;
         self.written(Phase::Aborted, progress, text);
         self.moves.0.lane.look_again();
         tracing::info!(move_id = %self.row.id, "a move was given up");
@@ -69,7 +70,7 @@ impl Driver {
     async fn delete_copy(&mut self, connection: &mut PgConnection) -> Result<(), MoveError> {
         let epoch = self.progress.slot_epoch;
         let clean_up = CleanUp { row: &self.row, state: INCOMING, epoch };
-        clean_up.delete_projections(connection).await?;
+        durable(DurableStep::DiscardRows, clean_up.delete_projections(connection)).await?;
         clean_up.delete_lone_waypoints(connection).await?;
         loop {
             let after = self.progress.cleaned_to;
@@ -77,13 +78,12 @@ impl Driver {
             let range = (after, to.unwrap_or(i64::MAX));
             let clean_up = CleanUp { row: &self.row, state: INCOMING, epoch };
             let mut progress = Progress { cleaned_to: range.1, ..self.progress.clone() };
-            let (phase, text) = clean_up
-                .delete_bookings(connection, range, |deleted| {
-                    progress.bookings_deleted += deleted;
-                    (Phase::Aborting, progress::write(&progress))
-                })
-                .await
-                .map_err(StoreError::into_move_error)?;
+            let deletion = clean_up.delete_bookings(connection, range, |deleted| {
+                progress.bookings_deleted += deleted;
+                (Phase::Aborting, progress::write(&progress))
+            });
+            let written = durable(DurableStep::DiscardBookings, deletion).await;
+            let (phase, text) = written.map_err(StoreError::into_move_error)?;
             self.written(phase, progress, text);
             if to.is_none() {
                 return Ok(());

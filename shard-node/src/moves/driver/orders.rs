@@ -8,6 +8,7 @@ use super::Driver;
 use crate::{
     moves::{
         MoveError, Moves,
+        durable::{DurableStep, durable},
         phase::{Phase, Role},
         progress::{self, Progress, Wishes},
         source::{SourceProgress, overlap},
@@ -92,7 +93,7 @@ impl Moves {
             updated_at_us: now_us,
         };
         tables::insert(&mut transaction, &row).await?;
-        transaction.commit().await?;
+        durable(DurableStep::Start, transaction.commit()).await?;
         drop(connection);
         // The source is asked before the answer, so that the caller hears what speaks against the move.
         let mut driver = Driver::of(self.clone(), row, wishes)?;
@@ -137,7 +138,9 @@ impl Moves {
             return refused("it can be finished after the cut-over");
         }
         if said.verify == Some(true) && !phase.is_before_cut_over() {
-            return refused("both sides were compared before the cut-over, and the target has booked since");
+            return refused(
+                "it can be verified only before the cut-over; `shardctl verify` checks the ledger at any time",
+            );
         }
         let is_of_the_copy = said.hold_cutover.is_none()
             && (said.paused.is_some() || said.rate.is_some() || said.unthrottled.is_some());

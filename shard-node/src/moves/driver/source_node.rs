@@ -2,19 +2,25 @@
 
 use std::time::Duration;
 
+use node_client::MovesClient;
 use sqlx::Connection;
-use tonic::transport::{Channel, Endpoint};
-use wire::{convert::slots_to_wire, slot_moves_client::SlotMovesClient};
+use tokio::time::Instant;
+use wire::convert::slots_to_wire;
 
 use super::Driver;
 use crate::{
-    moves::{MoveError, id_to_wire, source::OWN_PART},
+    moves::{
+        MoveError,
+        durable::{DurableStep, durable},
+        id_to_wire,
+        source::OWN_PART,
+    },
+    peers,
     store::{moves as tables, ownership::as_multirange},
 };
 
-/// How long the source may take to connect, and to answer.
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
-const CALL_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long connecting to one of the source's nodes may take. A connection whose node does not answer pings is broken.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 impl Driver {
     /// Connects to the node of the source and tells it who drives.
@@ -22,29 +28,11 @@ impl Driver {
         let map = self.moves.map().await?;
         let peer = map.shards.iter().find(|shard| shard.id == self.row.peer);
         let peer = peer.ok_or_else(|| MoveError::Refused(format!("shard {} is not in the map", self.row.peer)))?;
-        let mut failure = MoveError::Refused(format!("shard {} has no node in the map", self.row.peer));
-        for url in &peer.nodes {
-            match self.join_node(url, &map).await {
-                Ok(()) => return Ok(()),
-                // Another node of the shard may answer.
-                Err(error @ MoveError::Unreachable { .. }) => failure = error,
-                Err(error) => return Err(error),
-            }
-        }
-        Err(failure)
-    }
-
-    async fn join_node(&mut self, url: &str, map: &shard_map::ShardMap) -> Result<(), MoveError> {
-        let unreachable = |reason: String| MoveError::Unreachable {
-            shard: self.row.peer.clone(),
-            reason: format!("{url}: {reason}"),
-        };
-        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| unreachable(error.to_string()))?;
-        let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(CALL_TIMEOUT).connect().await;
-        let channel = channel.map_err(|error| unreachable(error.to_string()))?;
-        let mut source = SlotMovesClient::new(channel)
-            .max_decoding_message_size(wire::MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(wire::MAX_MESSAGE_BYTES);
+        let own = &self.moves.0.gate.expected().shard;
+        let connected = peers::client(peer, &map, own).connection(Instant::now() + CONNECT_WITHIN).await;
+        let mut source = connected
+            .map_err(|error| MoveError::Unreachable { shard: self.row.peer.clone(), reason: error.to_string() })?
+            .moves();
         let request = wire::JoinMoveRequest {
             r#move: id_to_wire(self.row.id),
             target: self.moves.0.gate.expected().shard.clone(),
@@ -90,13 +78,13 @@ impl Driver {
         tables::count_ownership_change(&mut transaction).await?;
         let progress = self.progress.clone();
         let text = self.advance_in(&mut transaction, self.row.phase, &progress).await?;
-        transaction.commit().await?;
+        durable(DurableStep::Announce, transaction.commit()).await?;
         self.written(self.row.phase, progress, text);
         self.moves.0.lane.look_again();
         Ok(())
     }
 
-    pub(super) async fn source(&mut self) -> Result<&mut SlotMovesClient<Channel>, MoveError> {
+    pub(super) async fn source(&mut self) -> Result<&mut MovesClient, MoveError> {
         if self.source.is_none() || !self.joined {
             self.join().await?;
         }

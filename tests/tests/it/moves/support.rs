@@ -13,9 +13,13 @@ use wire::slot_moves_client::SlotMovesClient;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A move, seen at the shard that receives.
+#[derive(Debug, Clone)]
 pub struct Movement {
     pub id: Uuid,
     node: String,
+    from: String,
+    to: String,
+    slots: (u32, u32),
 }
 
 impl Movement {
@@ -27,30 +31,67 @@ impl Movement {
         cluster: &Cluster,
         from: &str,
         to: &str,
-        (first, last): (u32, u32),
+        slots: (u32, u32),
         wishes: wire::MoveWishes,
         reverses: Option<Uuid>,
     ) -> anyhow::Result<Self> {
-        let movement = Self { id: Uuid::now_v7(), node: node_of(cluster, to)? };
+        let movement = Self::named(cluster, from, to, slots, Uuid::now_v7())?;
+        movement.begin(wishes, reverses).await?;
+        Ok(movement)
+    }
+
+    /// A move that is not started.
+    pub fn named(cluster: &Cluster, from: &str, to: &str, slots: (u32, u32), id: Uuid) -> anyhow::Result<Self> {
+        Ok(Self { id, node: node_of(cluster, to)?, from: from.to_owned(), to: to.to_owned(), slots })
+    }
+
+    /// A move that a shard has received.
+    pub fn known(cluster: &Cluster, to: &str, id: Uuid) -> anyhow::Result<Self> {
+        Self::named(cluster, "", to, (0, 0), id)
+    }
+
+    /// The moves to a shard that slots have come with and that are not finished.
+    pub async fn open_at(cluster: &Cluster, shard: &str) -> anyhow::Result<Vec<Uuid>> {
+        let list = SlotMovesClient::connect(node_of(cluster, shard)?).await?.list(wire::ListMovesRequest {}).await?;
+        let taken = list.into_inner().moves.into_iter().filter(|it| it.is_target && it.phase == "taken");
+        taken.map(|it| Ok(Uuid::from_slice(&it.r#move)?)).collect()
+    }
+
+    pub async fn begin(&self, wishes: wire::MoveWishes, reverses: Option<Uuid>) -> anyhow::Result<()> {
+        let (first, last) = self.slots;
         let request = wire::StartMoveRequest {
-            r#move: movement.id.as_bytes().to_vec().into(),
-            source: from.to_owned(),
+            r#move: self.id.as_bytes().to_vec().into(),
+            source: self.from.clone(),
             slots: vec![wire::SlotRange { first, last }],
             reverses: reverses.map(|id| id.as_bytes().to_vec().into()).unwrap_or_default(),
             wishes: Some(wishes),
         };
-        movement.client().await?.start(request).await.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
-        Ok(movement)
+        self.client().await?.start(request).await.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
+        Ok(())
+    }
+
+    /// A plan of this move, as `shardctl move plan` would write it.
+    pub fn as_plan(&self, cluster: &Cluster) -> anyhow::Result<String> {
+        let map = ShardMap::parse(&std::fs::read_to_string(cluster.shard_map_path())?)?;
+        Ok(format!(
+            "cluster = \"{}\"\nmap_version = {}\n[[move]]\nid = \"{}\"\nfrom = \"{}\"\nto = \"{}\"\n\
+             slots = [\"{}-{}\"]\naccounts = 0\nbytes = 0\n",
+            map.cluster, map.version, self.id, self.from, self.to, self.slots.0, self.slots.1
+        ))
     }
 
     async fn client(&self) -> anyhow::Result<SlotMovesClient<Channel>> {
         Ok(SlotMovesClient::connect(self.node.clone()).await?)
     }
 
-    pub async fn status(&self) -> anyhow::Result<wire::MoveStatus> {
+    /// The move, if the shard knows of it.
+    pub async fn list(&self) -> anyhow::Result<Option<wire::MoveStatus>> {
         let list = self.client().await?.list(wire::ListMovesRequest {}).await?.into_inner();
-        let own = list.moves.into_iter().find(|it| it.r#move.as_ref() == self.id.as_bytes());
-        own.with_context(|| format!("there is no move {}", self.id))
+        Ok(list.moves.into_iter().find(|it| it.r#move.as_ref() == self.id.as_bytes()))
+    }
+
+    pub async fn status(&self) -> anyhow::Result<wire::MoveStatus> {
+        self.list().await?.with_context(|| format!("there is no move {}", self.id))
     }
 
     pub async fn progress(&self) -> anyhow::Result<Value> {

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Request, Response, Uri};
+use http::{Request, Response, Uri};
 use hyper::{body::Incoming, client::conn::http2, rt::Executor};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use identity::Disagreements;
@@ -20,13 +20,15 @@ use tonic::{Status, body::Body, client::Grpc};
 use wire::{
     execute::{ExecuteCall, Executed, execute},
     shard_node_client::ShardNodeClient,
+    slot_moves_client::SlotMovesClient,
 };
 
-use super::witness::Witness;
-use crate::trace::{self, TRACEPARENT};
+use crate::Introduce;
 
 /// A client of the node at the other end of one connection.
 pub type NodeClient = ShardNodeClient<Connection>;
+/// A client of the node's part in moves of slots.
+pub type MovesClient = SlotMovesClient<Connection>;
 
 /// After this much silence the connection is pinged.
 const PING_AFTER: Duration = Duration::from_secs(2);
@@ -44,8 +46,8 @@ pub struct Connection {
     endpoint: usize,
     /// Distinguishes this connection from earlier ones to the same endpoint.
     serial: u64,
-    /// Supplies the mark that reads on this connection must have reached.
-    told: Option<(Arc<Witness>, u16)>,
+    /// Adds headers to each call; `None` before the introduction.
+    introduction: Option<Arc<dyn Introduce>>,
 }
 
 /// Why there is no connection.
@@ -102,16 +104,22 @@ impl Connection {
                 tracing::debug!(%peer, %error, "connection to a shard-node ended");
             }
         });
-        Ok(Self { requests, origin, endpoint, serial, told: None })
+        Ok(Self { requests, origin, endpoint, serial, introduction: None })
     }
 
-    /// The connection after the node was identified; its reads carry this router's mark of the shard.
-    pub fn of_shard(self, witness: Arc<Witness>, number: u16) -> Self {
-        Self { told: Some((witness, number)), ..self }
+    /// The connection after the caller was introduced.
+    pub(crate) fn introduced(self, introduction: Arc<dyn Introduce>) -> Self {
+        Self { introduction: Some(introduction), ..self }
     }
 
     pub fn client(&self) -> NodeClient {
         ShardNodeClient::with_origin(self.clone(), self.origin.clone())
+            .max_decoding_message_size(wire::MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(wire::MAX_MESSAGE_BYTES)
+    }
+
+    pub fn moves(&self) -> MovesClient {
+        SlotMovesClient::with_origin(self.clone(), self.origin.clone())
             .max_decoding_message_size(wire::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(wire::MAX_MESSAGE_BYTES)
     }
@@ -151,16 +159,8 @@ impl tower::Service<Request<Body>> for Connection {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        // A read runs in its request's task and takes the trace from there. Writes share a call, so each operation
-        // carries its own trace.
-        if let Some(traceparent) = trace::current_traceparent().and_then(|it| HeaderValue::from_str(it.as_str()).ok())
-        {
-            request.headers_mut().insert(TRACEPARENT, traceparent);
-        }
-        if let Some((witness, number)) = &self.told
-            && let Ok(at_least) = HeaderValue::try_from(wire::at_least_to_header(witness.mark(*number)))
-        {
-            request.headers_mut().insert(wire::AT_LEAST, at_least);
+        if let Some(introduction) = &self.introduction {
+            introduction.headers(request.headers_mut());
         }
         let answer = self.requests.try_send_request(request);
         Box::pin(async move {

@@ -10,9 +10,9 @@ use std::{
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 
-use super::{
+use crate::{
+    Introduce,
     connection::{ConnectError, Connection, NotSent},
-    witness::{ShardName, Witness},
 };
 
 /// Why a call has no answer.
@@ -35,19 +35,13 @@ pub enum CallFailure {
     Refused { code: Code, detail: String },
 }
 
-/// The shard that a node must be, and the router's record that introduces the caller.
-pub struct Greeting {
-    pub witness: Arc<Witness>,
-    pub shard: ShardName,
-}
-
 /// The connections to one shard's nodes. At most one is in use at a time.
 pub struct Client {
     shard: Arc<str>,
     endpoints: Vec<String>,
     connect_timeout: Duration,
-    /// The first call on each connection; `None` if nodes are not compared.
-    greeting: Option<Greeting>,
+    /// How the caller introduces itself on a new connection; `None`: it does not.
+    introduction: Option<Arc<dyn Introduce>>,
     state: Mutex<State>,
     /// Held while connecting, so that many callers share one attempt.
     connecting: tokio::sync::Mutex<()>,
@@ -73,7 +67,7 @@ impl Client {
         shard: Arc<str>,
         endpoints: Vec<String>,
         connect_timeout: Duration,
-        greeting: Option<Greeting>,
+        introduction: Option<Arc<dyn Introduce>>,
     ) -> Self {
         assert!(!endpoints.is_empty(), "a shard without nodes passed the map's validation");
         let state = State { current: None, next_serial: 0, refused: None, failed_at: vec![None; endpoints.len()] };
@@ -81,7 +75,7 @@ impl Client {
             shard,
             endpoints,
             connect_timeout,
-            greeting,
+            introduction,
             state: Mutex::new(state),
             connecting: tokio::sync::Mutex::default(),
         }
@@ -131,7 +125,10 @@ impl Client {
     }
 
     /// The connection in use, or a new one to the first endpoint that accepts one.
-    async fn connection(&self, until: Instant) -> Result<Connection, CallFailure> {
+    ///
+    /// # Errors
+    /// [`CallFailure::NotSent`] says why the last endpoint that was tried is not used, [`CallFailure::TooLate`] that `until` has passed.
+    pub async fn connection(&self, until: Instant) -> Result<Connection, CallFailure> {
         if let Some(connection) = self.standing() {
             return Ok(connection);
         }
@@ -162,20 +159,15 @@ impl Client {
     /// Opens a connection and verifies that the node serves the shard.
     async fn open(&self, uri: &str, endpoint: usize, serial: u64) -> Result<Connection, ConnectError> {
         let connection = Connection::open(uri, endpoint, serial, self.connect_timeout).await?;
-        let Some(Greeting { witness, shard }) = &self.greeting else { return Ok(connection) };
-        let silent = |status: String| ConnectError::Silent { uri: uri.to_owned(), status };
-        let told = witness.mark(shard.number);
-        let mut node = connection.client();
-        let greeted = tokio::time::timeout(self.connect_timeout, node.identify(witness.introduce(shard, None)));
-        let answer = match greeted.await {
-            Ok(Ok(answer)) => answer.into_inner(),
-            Ok(Err(status)) => return Err(silent(status.message().to_owned())),
-            Err(_) => return Err(silent(format!("no answer within {} ms", self.connect_timeout.as_millis()))),
-        };
-        witness
-            .hear(shard, uri, told, &answer)
-            .map_err(|disagreements| ConnectError::Refused { uri: uri.to_owned(), disagreements })?;
-        Ok(connection.of_shard(Arc::clone(witness), shard.number))
+        let Some(introduction) = &self.introduction else { return Ok(connection) };
+        match tokio::time::timeout(self.connect_timeout, introduction.introduce(connection.client(), uri)).await {
+            Ok(introduced) => introduced?,
+            Err(_) => {
+                let status = format!("no answer within {} ms", self.connect_timeout.as_millis());
+                return Err(ConnectError::Silent { uri: uri.to_owned(), status });
+            }
+        }
+        Ok(connection.introduced(Arc::clone(introduction)))
     }
 
     fn failed(&self, endpoint: usize, error: ConnectError) -> String {

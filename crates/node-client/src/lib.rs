@@ -1,0 +1,24 @@
+//! Calls to shard-nodes, for routers and for other nodes.
+//!
+//! [`Client`] knows the nodes of one shard and uses the first that can be reached. [`Connection`] is one HTTP/2 connection to a node. The
+//! caller introduces itself on each connection before it is used ([`Introduce`]). A failed call says whether the request may have been
+//! executed ([`CallFailure`]).
+
+mod client;
+mod connection;
+
+pub use client::{CallFailure, Client};
+pub use connection::{ConnectError, Connection, MovesClient, NodeClient};
+
+/// Introduces the caller to the node at the other end of a new connection.
+#[tonic::async_trait]
+pub trait Introduce: Send + Sync {
+    /// The first call on a connection. The node must serve the shard that the caller wants.
+    ///
+    /// # Errors
+    /// If the node does not answer, or refuses the caller. The client does not use the connection then.
+    async fn introduce(&self, node: NodeClient, uri: &str) -> Result<(), ConnectError>;
+
+    /// Adds headers to each later call.
+    fn headers(&self, headers: &mut http::HeaderMap);
+}

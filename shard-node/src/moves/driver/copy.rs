@@ -1,0 +1,220 @@
+//! The copy: bookings up to the source's folded position, rows of accounts, and the small tables.
+
+use std::time::{Duration, Instant};
+
+use sqlx::Connection;
+
+use super::{Driver, PAGE, Step, TAIL};
+use crate::{
+    moves::{
+        MoveError,
+        durable::{DurableStep, durable},
+        incoming,
+        phase::Phase,
+        progress::{self, Progress},
+        source::{OWN_PART, PARTS, SourceProgress},
+    },
+    store::moves as tables,
+};
+
+impl Driver {
+    /// Copies a page: of bookings up to the source's folded position, then of accounts, then the small tables.
+    pub(super) async fn copy(&mut self) -> Result<Step, MoveError> {
+        self.source().await?;
+        if self.progress.reverses.is_some() {
+            return self.skip_copy().await;
+        }
+        if self.progress.part < PARTS {
+            let until = (self.progress.part == OWN_PART).then_some(self.progress.folded_position);
+            return self.copy_bookings(until).await;
+        }
+        if !self.progress.accounts_copied {
+            return self.copy_accounts().await;
+        }
+        self.copy_small_tables().await?;
+        Ok(Step::Again)
+    }
+
+    /// Writes a page of bookings, while the source reads the next one.
+    async fn copy_bookings(&mut self, until: Option<i64>) -> Result<Step, MoveError> {
+        let begun = Instant::now();
+        let page = match self.next_page.take() {
+            Some(page) => page,
+            None => self.read_page(until, PAGE).await?,
+        };
+        let (at_end, bytes) = (page.at_end, page.rows.len());
+        if at_end {
+            self.write_page(page, until).await?;
+            self.progress.part += 1;
+            self.progress.after = 0;
+            self.save().await?;
+            return Ok(Step::Again);
+        }
+        let request = self.page_request(page.cursor.unwrap_or_default().after, until, PAGE);
+        let mut source = self.source().await?.clone();
+        let (written, next) = tokio::join!(self.write_page(page, until), source.read_bookings(request));
+        written?;
+        let next = self.answered(next)?;
+        self.hear(next.commits);
+        self.note_page(&next);
+        self.next_page = Some(next);
+        Ok(self.pause_after_page(begun.elapsed(), bytes))
+    }
+
+    /// A reversal finds the data here, as it was when the slots left, and copies what was appended since.
+    async fn skip_copy(&mut self) -> Result<Step, MoveError> {
+        let Some(reverses) = self.progress.reverses else { return Err(MoveError::Superseded) };
+        let mut connection = self.moves.connection().await?;
+        let row = tables::get(&mut connection, reverses).await?.ok_or(MoveError::Superseded)?;
+        let kept: SourceProgress = progress::read(&row.progress)?;
+        let folded = tables::folded_position(&mut connection).await?;
+        drop(connection);
+        self.progress.after = self.progress.after.max(kept.reversed_to);
+        // Rows that the fold has not written yet would be older than the bookings that come.
+        if folded <= kept.last_position {
+            return Ok(Step::Wait(TAIL));
+        }
+        self.progress.copied_at_us = self.moves.now_us();
+        durable(DurableStep::SkipCopy, self.advance(Phase::CatchingUp)).await?;
+        Ok(Step::Again)
+    }
+
+    pub(super) async fn read_page(
+        &mut self,
+        until: Option<i64>,
+        limit: u32,
+    ) -> Result<wire::ReadMoveBookingsResponse, MoveError> {
+        let request = self.page_request(self.progress.after, until, limit);
+        let answer = self.source().await?.read_bookings(request).await;
+        let page = self.answered(answer)?;
+        self.hear(page.commits);
+        self.note_page(&page);
+        Ok(page)
+    }
+
+    fn note_page(&self, page: &wire::ReadMoveBookingsResponse) {
+        let is_caught_up = page.at_end && self.row.phase == Phase::CatchingUp;
+        self.moves.note(self.row.id, |activity| activity.page(page.rows.len(), page.entries_left, is_caught_up));
+    }
+
+    /// Asks for the bookings after a position of the present part.
+    fn page_request(&self, after: i64, until: Option<i64>, limit: u32) -> wire::ReadMoveBookingsRequest {
+        wire::ReadMoveBookingsRequest {
+            r#move: self.id(),
+            driver_epoch: self.row.driver_epoch,
+            cursor: Some(wire::MoveCursor { part: self.progress.part, after }),
+            until,
+            limit,
+        }
+    }
+
+    /// Takes in how long the source's commits have taken since the last page.
+    fn hear(&mut self, commits: Option<wire::Commits>) {
+        let commits = commits.unwrap_or_default();
+        self.throttle.hear(commits.count, Duration::from_micros(commits.total_us));
+        self.progress.throttle = self.throttle.factor();
+    }
+
+    /// Writes a page of bookings and its waypoints, with the cursor. In the catch-up, also the page's effect on other rows.
+    pub(super) async fn write_page(
+        &mut self,
+        page: wire::ReadMoveBookingsResponse,
+        until: Option<i64>,
+    ) -> Result<(), MoveError> {
+        let cursor = page.cursor.unwrap_or_default();
+        // The source reports where the part ends. A bounded read ends at `until`.
+        let to = until.filter(|_| page.at_end).map_or(cursor.after, |until| until.max(cursor.after));
+        let (after, is_catching_up) = (self.progress.after, self.row.phase == Phase::CatchingUp);
+        if page.rows.is_empty() && after == to {
+            return Ok(());
+        }
+        let mut progress = Progress { after: to, blocked_by: None, ..self.progress.clone() };
+        let mut connection = self.moves.connection().await?;
+        let mut transaction = connection.begin().await?;
+        if !page.rows.is_empty() {
+            progress.bytes += page.rows.len() as u64;
+            let (came, _) = tables::copy_bookings_in(&mut transaction, page.rows).await?;
+            progress.bookings += came;
+            if came > 0 {
+                tables::insert_waypoints(&mut transaction, &self.row.slots, after, to).await?;
+            }
+            if is_catching_up && came > 0 {
+                let bookings = tables::bookings(&mut transaction, &self.row.slots, after, to).await?;
+                let incoming = self.incoming.as_mut().ok_or(MoveError::Superseded)?;
+                incoming.apply(&mut transaction, &self.progress, &bookings).await?;
+            }
+        }
+        if is_catching_up && let Some(incoming) = &mut self.incoming {
+            incoming.sums.position = to;
+            incoming.write_to(&mut progress);
+        }
+        let text = self.advance_in(&mut transaction, self.row.phase, &progress).await?;
+        let step = if is_catching_up { DurableStep::FollowBookings } else { DurableStep::CopyBookings };
+        durable(step, transaction.commit()).await?;
+        self.written(self.row.phase, progress, text);
+        Ok(())
+    }
+
+    async fn copy_accounts(&mut self) -> Result<Step, MoveError> {
+        let request = wire::ReadMoveAccountsRequest {
+            r#move: self.id(),
+            driver_epoch: self.row.driver_epoch,
+            after: self.progress.after_account.clone(),
+            limit: PAGE,
+        };
+        let answer = self.source().await?.read_accounts(request).await;
+        let page = self.answered(answer)?;
+        self.hear(page.commits);
+        let begun = Instant::now();
+        let bytes = page.rows.len();
+        self.moves.note(self.row.id, |activity| activity.page(bytes, activity.lag_entries, false));
+        let mut progress = Progress {
+            bytes: self.progress.bytes + bytes as u64,
+            accounts_copied: page.at_end,
+            blocked_by: None,
+            ..self.progress.clone()
+        };
+        if !page.last.is_empty() {
+            progress.after_account = page.last;
+        }
+        let mut connection = self.moves.connection().await?;
+        let mut transaction = connection.begin().await?;
+        progress.accounts += tables::copy_accounts_in(&mut transaction, page.rows).await?;
+        let text = self.advance_in(&mut transaction, self.row.phase, &progress).await?;
+        durable(DurableStep::CopyAccounts, transaction.commit()).await?;
+        self.written(self.row.phase, progress, text);
+        Ok(self.pause_after_page(begun.elapsed(), bytes))
+    }
+
+    async fn copy_small_tables(&mut self) -> Result<(), MoveError> {
+        let request = wire::ReadMoveSmallTablesRequest { r#move: self.id(), driver_epoch: self.row.driver_epoch };
+        let answer = self.source().await?.read_small_tables(request).await;
+        let small_tables = self.answered(answer)?;
+        let mut connection = self.moves.connection().await?;
+        let mut transaction = connection.begin().await?;
+        tables::copy_holds_in(&mut transaction, small_tables.holds).await?;
+        incoming::insert_sagas(&mut transaction, &small_tables.sagas).await?;
+        incoming::insert_scales(&mut transaction, &small_tables.scales).await?;
+        let progress = Progress {
+            holds_at: small_tables.holds_at,
+            sagas_at: small_tables.folded_position,
+            part: OWN_PART,
+            after: self.progress.folded_position,
+            copied_at_us: self.moves.now_us(),
+            ..self.progress.clone()
+        };
+        let text = self.advance_in(&mut transaction, Phase::CatchingUp, &progress).await?;
+        durable(DurableStep::CopySmallTables, transaction.commit()).await?;
+        self.written(Phase::CatchingUp, progress, text);
+        Ok(())
+    }
+
+    pub(super) fn pause_after_page(&self, page: Duration, bytes: usize) -> Step {
+        let reason = if self.wishes.unthrottled { String::new() } else { self.throttle.reason(self.wishes.rate) };
+        self.moves.note(self.row.id, |activity| activity.throttle_reason = reason);
+        if self.wishes.unthrottled {
+            return Step::Again;
+        }
+        Step::Wait(self.throttle.rest(page, bytes, self.wishes.rate))
+    }
+}

@@ -1,0 +1,195 @@
+//! The catch-up, the cut-over, and what follows it.
+
+use std::time::{Duration, Instant};
+
+use super::{Driver, PAGE, Step, TAIL};
+use crate::moves::{
+    MoveError,
+    durable::{DurableStep, durable},
+    incoming::{self, Incoming},
+    phase::Phase,
+    progress::{self, AssetSum},
+};
+
+/// Bookings in a page during the cut-over.
+const SMALL_PAGE: u32 = 2_000;
+/// The pause before a cut-over that would have taken too long is tried again.
+const TOO_LONG_AGAIN: Duration = Duration::from_secs(1);
+/// A verification that took longer than this is repeated, at most [`VERIFICATIONS`] times, because much was appended since.
+const FRESH: Duration = Duration::from_secs(2);
+/// Most verifications before a cut-over.
+const VERIFICATIONS: usize = 5;
+
+impl Driver {
+    pub(super) async fn catch_up(&mut self) -> Result<Step, MoveError> {
+        self.source().await?;
+        self.load_incoming().await?;
+        if self.released {
+            return self.cut_over(0).await;
+        }
+        let begun = Instant::now();
+        let page = self.read_page(None, PAGE).await?;
+        let (at_end, bytes) = (page.at_end, page.rows.len());
+        self.write_page(page, None).await?;
+        if !at_end {
+            return Ok(self.pause_after_page(begun.elapsed(), bytes));
+        }
+        if self.progress.caught_up_at_us == 0 {
+            self.progress.caught_up_at_us = self.moves.now_us();
+            self.save().await?;
+        }
+        self.moves.note(self.row.id, |activity| activity.throttle_reason.clear());
+        if self.wishes.paused || (self.wishes.hold_cutover && !self.wishes.rehearse) {
+            let wanted = self.wishes.verifications_asked;
+            if self.progress.verifications_done < wanted {
+                self.progress.verified_position = self.verify().await?;
+                self.progress.verifications_done = wanted;
+                self.progress.blocked_by = None;
+                self.save().await?;
+            }
+            return Ok(Step::Wait(TAIL));
+        }
+        let begun = Instant::now();
+        let verified = self.verify().await?;
+        self.progress.verified_position = verified;
+        if self.wishes.rehearse {
+            self.save().await?;
+            return self.give_up().await;
+        }
+        self.stale_verifications += 1;
+        if begun.elapsed() > FRESH && self.stale_verifications < VERIFICATIONS {
+            return Ok(Step::Again);
+        }
+        self.stale_verifications = 0;
+        self.cut_over(verified).await
+    }
+
+    async fn load_incoming(&mut self) -> Result<(), MoveError> {
+        if self.incoming.is_none() {
+            let mut connection = self.moves.connection().await?;
+            let number = self.moves.number()?;
+            let mut incoming = Incoming::load(&mut connection, &self.row.slots, number, &self.progress).await?;
+            incoming.write_to(&mut self.progress);
+            self.incoming = Some(incoming);
+            drop(connection);
+            // Another driver then does not sum up again.
+            durable(DurableStep::SumUp, self.save()).await?;
+        }
+        Ok(())
+    }
+
+    /// Copies what the source appended, up to a position.
+    pub(super) async fn follow_to(&mut self, position: i64) -> Result<(), MoveError> {
+        while self.progress.after < position {
+            let page = self.read_page(Some(position), SMALL_PAGE).await?;
+            let end = page.cursor.unwrap_or_default().after;
+            // The source has reported `position`. If it shows less, its state is older.
+            if page.at_end && end < position {
+                return Err(MoveError::Refused(format!(
+                    "the node of shard {} shows its journal up to position {end} only, and position {position} was reported before. It may \
+                     stand in front of an older database: look at `shardctl doctor`",
+                    self.row.peer
+                )));
+            }
+            self.write_page(page, Some(position)).await?;
+        }
+        Ok(())
+    }
+
+    /// The source gives the slots away, and this shard takes them. If the source has given them away already, it says so again.
+    async fn cut_over(&mut self, verified_position: i64) -> Result<Step, MoveError> {
+        let sessions = self.moves.sessions().await?;
+        // Copy as much as possible before the pause.
+        let begun = Instant::now();
+        let page = self.read_page(None, SMALL_PAGE).await?;
+        self.write_page(page, None).await?;
+        if let Some(too_long) = self.too_long(begun.elapsed()) {
+            self.progress.blocked_by = Some(too_long);
+            self.save().await?;
+            return Ok(Step::Wait(TOO_LONG_AGAIN));
+        }
+        let begun = Instant::now();
+        let request = wire::ReleaseMoveRequest {
+            r#move: self.id(),
+            driver_epoch: self.row.driver_epoch,
+            verified_position,
+            max_locked_ms: self.wishes.max_pause_ms / 2,
+        };
+        let answer = self.source().await?.release(request).await;
+        let released = self.answered(answer)?;
+        self.released = true;
+        self.progress.last_position = released.last_position;
+        self.progress.released_at_us = self.moves.now_us();
+        self.progress.source_locked_us = released.locked_us;
+        self.progress.assets = released.assets.iter().map(AssetSum::from).collect();
+        self.follow_to(released.last_position).await?;
+        let mut connection = self.moves.connection().await?;
+        incoming::insert_scales(&mut connection, &released.scales).await?;
+        drop(connection);
+        let incoming = self.incoming.clone().ok_or(MoveError::Superseded)?;
+        let ours: Vec<AssetSum> = incoming.sums.assets().iter().map(AssetSum::from).collect();
+        if ours != self.progress.assets {
+            let shown = |sums: &[AssetSum]| {
+                let each =
+                    sums.iter().map(|sum| format!("{} {} (in-transit shares {})", sum.posted, sum.asset, sum.shares));
+                each.collect::<Vec<_>>().join(", ")
+            };
+            let what = format!(
+                "shard {} has released the slots, but the sums differ. Here: {}. There: {}. No shard serves the slots until the sums agree",
+                self.row.peer,
+                shown(&ours),
+                shown(&self.progress.assets)
+            );
+            return Err(MoveError::Differs(what));
+        }
+        let taken = self.moves.take(sessions, &self.row, &self.progress, &incoming).await?;
+        let text = progress::write(&taken);
+        self.written(Phase::Taken, taken, text);
+        self.progress.pause_us = i64::try_from(begun.elapsed().as_micros()).unwrap_or(i64::MAX);
+        durable(DurableStep::RecordPause, self.save()).await?;
+        tracing::info!(move_id = %self.row.id, from = self.row.peer, pause_ms = begun.elapsed().as_millis(), "slots taken");
+        Ok(Step::Again)
+    }
+
+    /// Why there must be no cut-over now: it would pause the slots for longer than allowed. `round` is the time of the last fetch. The
+    /// release, the fetch after it and the take each take about as long as `round`.
+    fn too_long(&self, round: Duration) -> Option<String> {
+        let (about, most) = (round * 3, Duration::from_millis(self.wishes.max_pause_ms));
+        let is_too_long = !self.released && !most.is_zero() && about > most;
+        let (about, most) = (about.as_millis(), most.as_millis());
+        is_too_long.then(|| {
+            format!(
+                "the cut-over would pause the slots for about {about} ms, and --max-pause allows {most} ms. The driver tries again. If this \
+                 repeats, lower the load, or abort the move and start it with a larger --max-pause"
+            )
+        })
+    }
+
+    /// After the cut-over: tells every shard the new map, and has the source clean up when an operator wants it.
+    pub(super) async fn finish(&mut self) -> Result<Step, MoveError> {
+        if self.progress.published_map == 0 {
+            self.progress.published_map = self.moves.publish(&self.row).await?;
+            self.progress.blocked_by = None;
+            durable(DurableStep::RecordMap, self.save()).await?;
+        }
+        if !self.wishes.finish {
+            return Ok(Step::Done);
+        }
+        let request = wire::LeaveMoveRequest {
+            r#move: self.id(),
+            driver_epoch: self.row.driver_epoch,
+            how: wire::leave_move_request::How::Finish.into(),
+        };
+        let answer = self.source().await?.leave(request).await;
+        let left = self.answered(answer)?;
+        self.progress.bookings_deleted = u64::try_from(left.bookings_deleted).unwrap_or(0);
+        self.progress.blocked_by = None;
+        if !left.done {
+            self.save().await?;
+            return Ok(Step::Wait(TAIL));
+        }
+        self.progress.finished_at_us = self.moves.now_us();
+        durable(DurableStep::Finish, self.advance(Phase::Finished)).await?;
+        Ok(Step::Done)
+    }
+}
