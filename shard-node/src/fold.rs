@@ -34,8 +34,8 @@ const MAX_INTERVAL_FACTOR: f64 = 12.0;
 /// Pause after a fold that failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// Folds until `shutdown`, every `interval` (up to [`MAX_INTERVAL_FACTOR`] times as long) and whenever the tail is half full. What is not
-/// folded then is folded after the next start.
+/// Folds until `shutdown`, every `interval` (up to [`MAX_INTERVAL_FACTOR`] times as long) and whenever the tail is half full or
+/// a move of slots wants it. What is not folded then is folded after the next start.
 pub async fn run<S: Store>(store: Arc<S>, tail: Tail, interval: Duration, shutdown: CancellationToken) {
     let mut next = Instant::now() + interval;
     let mut is_failing = false;
@@ -44,7 +44,7 @@ pub async fn run<S: Store>(store: Arc<S>, tail: Tail, interval: Duration, shutdo
             () = shutdown.cancelled() => return,
             () = sleep_until(next) => {}
             // Commits during a fold ask for the next one, although the end of the fold leaves little to fold.
-            () = tail.wait_until_half_full() => if !tail.is_half_full() { continue },
+            () = tail.wait_until_fold_is_wanted() => if !tail.has_to_fold() { continue },
         }
         next = Instant::now() + interval;
         let Some(fold) = tail.begin_fold() else { continue };

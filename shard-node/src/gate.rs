@@ -6,7 +6,10 @@
 //! answers name the disagreement. The gate opens again as soon as the facts agree.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
     time::Instant,
 };
 
@@ -27,6 +30,8 @@ pub struct Gate(Arc<Shared>);
 struct Shared {
     expected: Expected,
     state: Mutex<State>,
+    /// The newest version of the shard map that this node has seen in its database.
+    map_version: AtomicI64,
 }
 
 #[derive(Debug)]
@@ -105,7 +110,16 @@ impl Gate {
             reads: Err(NOT_REACHED.to_owned()),
             writes: Err(NOT_REACHED.to_owned()),
         };
-        Self(Arc::new(Shared { expected, state: Mutex::new(state) }))
+        Self(Arc::new(Shared { expected, state: Mutex::new(state), map_version: AtomicI64::new(0) }))
+    }
+
+    /// The newest version of the shard map that this node has seen in its database; 0: it has not looked.
+    pub fn map_version(&self) -> i64 {
+        self.0.map_version.load(Relaxed)
+    }
+
+    pub fn saw_map_version(&self, version: i64) {
+        self.0.map_version.fetch_max(version, Relaxed);
     }
 
     /// A gate that has accepted the shard `s0` of number 0 in this state, on timeline 1.

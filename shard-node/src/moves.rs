@@ -22,6 +22,7 @@ pub mod throttle;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use sqlx::{PgPool, Postgres, pool::PoolConnection};
@@ -60,6 +61,8 @@ struct Shared {
     verified: Mutex<HashMap<Uuid, Verified>>,
     /// What the drivers of this node do.
     activities: Mutex<HashMap<Uuid, Activity>>,
+    /// Until then, no move to this shard is started: the shard is being removed.
+    closed_until: Mutex<Option<Instant>>,
     /// A move was started, or an operator wants something.
     news: Notify,
 }
@@ -75,6 +78,9 @@ pub enum MoveError {
     /// The step cannot be taken. The text says why.
     #[error("{0}")]
     Refused(String),
+    /// The cut-over would pause the slots for longer than the operator allows.
+    #[error("{0}")]
+    TooLong(String),
     /// The two sides differ.
     #[error("{0}")]
     Differs(String),
@@ -99,8 +105,8 @@ impl Moves {
     pub fn new(config: DatabaseConfig, gate: Gate, clock: Arc<NodeClock>, lane: LaneHandle, reads: PgPool) -> Self {
         durable::write_step_list();
         let pool = session::move_pool(&config, &gate);
-        let (verified, activities, news) = Default::default();
-        Self(Arc::new(Shared { config, gate, clock, lane, pool, reads, verified, activities, news }))
+        let (verified, activities, closed_until, news) = Default::default();
+        Self(Arc::new(Shared { config, gate, clock, lane, pool, reads, verified, activities, closed_until, news }))
     }
 
     async fn connection(&self) -> Result<PoolConnection<Postgres>, MoveError> {

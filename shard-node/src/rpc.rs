@@ -315,8 +315,15 @@ impl ShardNode for Service {
         let patience = Duration::from_millis(wait_ms.into()).min(LONGEST_WAIT);
         // The version is read before the slots: a change in between is news for the next call.
         let ownership_version = self.lane.ownership_newer_than(newer_than, patience).await;
+        // The gate may have closed during the wait.
+        if !patience.is_zero()
+            && let Some(why) = self.gate.closed()
+        {
+            return Err(Status::unavailable(why));
+        }
         let ownership = store::read::ownership(&self.reads.pool).await.map_err(read_failed)?;
         let (shard_map, shard_map_version) = store::read::shard_map(&self.reads.pool).await.map_err(read_failed)?;
+        self.gate.saw_map_version(shard_map_version);
         let ranges = ownership
             .ranges()
             .into_iter()
@@ -350,6 +357,7 @@ impl ShardNode for Service {
         let version = i64::try_from(map.version).unwrap_or(i64::MAX);
         store::read::offer_shard_map(&self.reads.pool, &text, version).await.map_err(read_failed)?;
         let (_, newest_version) = store::read::shard_map(&self.reads.pool).await.map_err(read_failed)?;
+        self.gate.saw_map_version(newest_version);
         Ok(Response::new(wire::OfferShardMapResponse { newest_version }))
     }
 

@@ -6,7 +6,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use ledger::{
@@ -44,6 +47,8 @@ struct Shared {
     bounds: Size,
     /// Wakes the fold before its time.
     fold_now: Notify,
+    /// A move of slots waits for the fold.
+    fold_is_wanted: AtomicBool,
     /// Wakes the tasks that wait for a commit or for the end of a fold.
     progress: Notify,
 }
@@ -148,8 +153,8 @@ pub struct Overlay {
 impl Tail {
     /// An empty tail. The fold runs early when half of `bounds` is reached; the lane waits for the fold when `bounds` are.
     pub fn new(bounds: Size) -> Self {
-        let (state, fold_now, progress) = Default::default();
-        Self(Arc::new(Shared { state, bounds, fold_now, progress }))
+        let (state, fold_now, fold_is_wanted, progress) = Default::default();
+        Self(Arc::new(Shared { state, bounds, fold_now, fold_is_wanted, progress }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -348,9 +353,20 @@ impl Tail {
 
     // === the fold ===
 
-    /// Resolves when the fold has to run before its time, because much is not folded.
-    pub async fn wait_until_half_full(&self) {
+    /// Resolves when the fold has to run before its time, because much is not folded or a move of slots waits for the fold.
+    pub async fn wait_until_fold_is_wanted(&self) {
         self.0.fold_now.notified().await;
+    }
+
+    /// Makes the fold run soon.
+    pub fn want_fold(&self) {
+        self.0.fold_is_wanted.store(true, Relaxed);
+        self.0.fold_now.notify_one();
+    }
+
+    /// Whether a fold has to run now: the tail is half full, or a fold was wanted since the last call.
+    pub fn has_to_fold(&self) -> bool {
+        self.0.fold_is_wanted.swap(false, Relaxed) || self.is_half_full()
     }
 
     /// Takes everything that is committed and not folded. `None`: there is nothing, or a fold is under way.

@@ -51,6 +51,11 @@ pub enum Reason {
     )]
     NumberOfRemoved { shard: String, number: i64, removed: String },
     #[error(
+        "shard {shard} with number {number} is missing. `shardctl shard remove` takes an empty shard out of the map, and lists it under \
+         [[removed]]"
+    )]
+    ShardMissing { shard: String, number: u16 },
+    #[error(
         "the removed shard {shard} with number {number} is not listed any more: keep its entry under [[removed]]"
     )]
     RemovedForgotten { shard: String, number: u16 },

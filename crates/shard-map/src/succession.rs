@@ -20,6 +20,21 @@ impl ShardMap {
         if problems.is_empty() { Ok(()) } else { Err(MapError::new(problems)) }
     }
 
+    /// The shards and removed shards of this map that `new` does not list any more. A shard that is not listed could still have accounts,
+    /// and its number could be given to another shard.
+    pub fn missing_in(&self, new: &Self) -> Vec<Reason> {
+        let is_removed =
+            |id: &str, number: u16| new.removed.iter().any(|gone| gone.id == id && gone.number == number);
+        let shards = self
+            .shards
+            .iter()
+            .filter(|shard| new.index_of(&shard.id).is_none() && !is_removed(&shard.id, shard.number));
+        let shards = shards.map(|it| Reason::ShardMissing { shard: it.id.clone(), number: it.number });
+        let removed = self.removed.iter().filter(|gone| !is_removed(&gone.id, gone.number));
+        let removed = removed.map(|it| Reason::RemovedForgotten { shard: it.id.clone(), number: it.number });
+        shards.chain(removed).collect()
+    }
+
     pub(crate) fn succession_problems<'a>(
         &self,
         new: &Self,
@@ -50,9 +65,8 @@ impl ShardMap {
                 }
             }
         }
-        for gone in self.removed.iter().filter(|gone| !new.removed.contains(gone)) {
-            let (shard, number) = (gone.id.clone(), gone.number);
-            add(None, Reason::RemovedForgotten { shard, number });
+        for reason in self.missing_in(new) {
+            add(None, reason);
         }
         // A map may lag behind the shards and leave a slot where it was. It may not assign a slot to a shard that
         // does not own it.

@@ -85,7 +85,7 @@ pub async fn supervise(
         match Description::load(&layout) {
             Ok(Some(description)) => {
                 start_new(&mut stages, &description)?;
-                stop_gone(&mut stages, &Member::all(&layout, &description)).await?;
+                stop_gone(&mut stages, &Member::all(&layout, &description)).await;
             }
             Ok(None) => {}
             Err(error) => tracing::warn!(error = format!("{error:#}"), "cannot read the cluster's description"),
@@ -103,7 +103,7 @@ pub async fn supervise(
 }
 
 /// Stops the processes that the cluster does not have any more, a shard's node before its database.
-async fn stop_gone(stages: &mut [Stage], members: &[Member]) -> anyhow::Result<()> {
+async fn stop_gone(stages: &mut [Stage], members: &[Member]) {
     for stage in stages {
         let is_member = |worker: &Supervised| members.iter().any(|member| member.name == worker.name);
         let (kept, gone) = std::mem::take(&mut stage.workers).into_iter().partition(is_member);
@@ -111,10 +111,12 @@ async fn stop_gone(stages: &mut [Stage], members: &[Member]) -> anyhow::Result<(
         for worker in gone {
             tracing::info!(process = worker.name, "not a part of the cluster any more: stopping it");
             worker.stop.cancel();
-            worker.task.await??;
+            // The other processes go on under this supervisor.
+            if let Err(error) = worker.task.await.map_err(anyhow::Error::from).and_then(|ended| ended) {
+                tracing::error!(process = worker.name, error = format!("{error:#}"), "it could not be stopped");
+            }
         }
     }
-    Ok(())
 }
 
 /// The processes of one role: they are stopped together.

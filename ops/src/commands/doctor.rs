@@ -76,9 +76,9 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
 /// Publishes the newest map. It is made to agree with the shards, which decide who owns a slot.
 async fn fix(args: &Args, context: &Context) -> anyhow::Result<()> {
     let nodes = slot_move::nodes(&args.address, context).await?;
-    let (newest, owners) = (nodes.newest_map().await?, nodes.owners().await?);
+    let (newest, owners) = (nodes.newest_map().await, nodes.owners().await?);
     let differs = Slot::all().any(|slot| owners.of(slot).is_some_and(|owner| owner != newest.owner_id(slot)));
-    let map = if differs {
+    let map = if differs || nodes.maps_differ().await {
         let shards = newest.shards.iter().map(|shard| {
             let owned =
                 Slot::all().filter(|slot| owners.of(*slot).unwrap_or_else(|| newest.owner_id(*slot)) == shard.id);

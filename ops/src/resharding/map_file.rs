@@ -25,8 +25,12 @@ pub fn updated(text: &str, map: &ShardMap) -> anyhow::Result<String> {
         let place = tables.iter().position(|table| id_of(table) == Some(shard.id.as_str()));
         match place.and_then(|place| tables.get_mut(place)) {
             Some(table) => {
-                if before.shards.iter().find(|it| it.id == shard.id).is_none_or(|it| it.slots != shard.slots) {
+                let known = before.shards.iter().find(|it| it.id == shard.id);
+                if known.is_none_or(|it| it.slots != shard.slots) {
                     set(table, "slots", slots(&shard.slots).into());
+                }
+                if known.is_none_or(|it| it.nodes != shard.nodes) {
+                    set(table, "nodes", shard.nodes.iter().collect::<Array>().into());
                 }
             }
             None => tables.push(table_of(shard)),
@@ -35,7 +39,12 @@ pub fn updated(text: &str, map: &ShardMap) -> anyhow::Result<String> {
     update_removed(&mut document, map)?;
     let text = document.to_string();
     let written = ShardMap::parse(&text)?;
-    if written != *map {
+    let sorted = |map: &ShardMap| {
+        let mut shards = map.shards.clone();
+        shards.sort_by(|a, b| a.id.cmp(&b.id));
+        (map.version, shards, map.removed.clone())
+    };
+    if sorted(&written) != sorted(map) {
         bail!("the edited file does not parse to version {} of the map", map.version);
     }
     Ok(text)
@@ -129,6 +138,7 @@ slots = []
             nodes: vec!["http://c:1".to_owned()],
             slots: Vec::new(),
         });
+        shards[1].nodes = vec!["http://d:1".to_owned()];
         let map = ShardMap::new(before.cluster, 4, shards).unwrap();
         let text = updated(FILE, &map).unwrap();
         assert!(text.contains("version = 4 # raised with each change"), "{text}");

@@ -1,8 +1,8 @@
 //! Asks the nodes of a cluster about slots and moves.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{cmp::Ordering, collections::BTreeMap, time::Duration};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use futures_util::future::join_all;
 use shard_map::{Shard, ShardMap, Slot, SlotRange};
 use tonic::transport::{Channel, Endpoint};
@@ -17,6 +17,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// A node reads its few rows of `slot_move` in milliseconds. One that does not answer within this time is frozen or cut off.
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often a map is published anew, because a move has published another one of the same version, and the pause before that.
+const PUBLISH_ATTEMPTS: usize = 5;
+const PUBLISH_PAUSE: Duration = Duration::from_millis(200);
+
 /// The nodes of a cluster, by its newest map.
 pub struct Nodes {
     pub map: ShardMap,
@@ -25,6 +29,9 @@ pub struct Nodes {
 /// The owner of each slot as the shards say.
 #[derive(Debug, Clone, Default)]
 pub struct Owners(BTreeMap<Slot, String>);
+
+/// The epoch and the owners of a slot.
+type Claims = BTreeMap<Slot, (i64, Vec<String>)>;
 
 impl Owners {
     pub fn of(&self, slot: Slot) -> Option<&str> {
@@ -75,6 +82,9 @@ impl Nodes {
     }
 
     /// Which shard owns each slot. Every shard must answer.
+    ///
+    /// # Errors
+    /// When a shard does not answer, or two shards claim a slot at one epoch.
     pub async fn owners(&self) -> anyhow::Result<Owners> {
         let asked = self.map.shards.iter().map(async |shard| {
             let mut node = ShardNodeClient::new(self.channel(&shard.id).await?);
@@ -82,15 +92,28 @@ impl Nodes {
                 node.get_ownership(wire::GetOwnershipRequest::default()).await.map_err(|s| said(&shard.id, &s))?;
             anyhow::Ok((shard.id.clone(), answer.into_inner().ranges))
         });
-        let mut owners = Owners::default();
+        let mut claims = Claims::new();
         for answer in join_all(asked).await {
             let (shard, ranges) = answer?;
             for range in ranges.iter().filter(|range| range.state == 1) {
-                let range = SlotRange::new(Slot::try_from(range.first)?, Slot::try_from(range.last)?)?;
-                owners.0.extend(range.slots().map(|slot| (slot, shard.clone())));
+                let slots = SlotRange::new(Slot::try_from(range.first)?, Slot::try_from(range.last)?)?;
+                for slot in slots.slots() {
+                    let claim = claims.entry(slot).or_default();
+                    match range.epoch.cmp(&claim.0) {
+                        Ordering::Greater => *claim = (range.epoch, vec![shard.clone()]),
+                        Ordering::Equal => claim.1.push(shard.clone()),
+                        Ordering::Less => {}
+                    }
+                }
             }
         }
-        Ok(owners)
+        if let Some((slot, (epoch, shards))) = claims.iter().find(|(_, (_, shards))| shards.len() > 1) {
+            bail!(
+                "slot {slot} is owned by {} at epoch {epoch}: `shardctl doctor` says what to do",
+                shards.join(" and ")
+            );
+        }
+        Ok(Owners(claims.into_iter().filter_map(|(slot, (_, mut shards))| Some((slot, shards.pop()?))).collect()))
     }
 
     /// How much of each shard is in each of its slots.
@@ -123,8 +146,17 @@ impl Nodes {
 
     /// The client data that is still on a shard.
     pub async fn client_data(&self, shard: &str) -> anyhow::Result<wire::ClientDataResponse> {
-        let remains = self.moves(shard).await?.count_client_data(wire::ClientDataRequest {}).await;
-        Ok(remains.map_err(|status| said(shard, &status))?.into_inner())
+        self.count_client_data(shard, false).await
+    }
+
+    /// The same. The shard starts no move to itself for the next minute.
+    pub async fn client_data_before_removal(&self, shard: &str) -> anyhow::Result<wire::ClientDataResponse> {
+        self.count_client_data(shard, true).await
+    }
+
+    async fn count_client_data(&self, shard: &str, refuse_moves: bool) -> anyhow::Result<wire::ClientDataResponse> {
+        let counted = self.moves(shard).await?.count_client_data(wire::ClientDataRequest { refuse_moves }).await;
+        Ok(counted.map_err(|status| said(shard, &status))?.into_inner())
     }
 
     /// The moves to each shard. A shard that does not answer is named.
@@ -177,32 +209,77 @@ impl Nodes {
         Ok(())
     }
 
-    /// The newest map that a shard was given, or that of the routers.
-    pub async fn newest_map(&self) -> anyhow::Result<ShardMap> {
-        let asked = self.map.shards.iter().map(async |shard| {
-            let mut node = ShardNodeClient::new(self.channel(&shard.id).await?);
-            let answer =
-                node.get_ownership(wire::GetOwnershipRequest::default()).await.map_err(|s| said(&shard.id, &s))?;
-            anyhow::Ok(ShardMap::parse(&answer.into_inner().shard_map)?)
-        });
-        let maps = join_all(asked).await.into_iter().filter_map(Result::ok);
-        Ok(maps.chain([self.map.clone()]).max_by_key(|map| map.version).unwrap_or_else(|| self.map.clone()))
+    /// The map that each shard was given, or why a shard does not answer.
+    async fn known_maps(&self) -> Vec<(String, anyhow::Result<ShardMap>)> {
+        join_all(self.map.shards.iter().map(async |shard| {
+            let asked = async {
+                let mut node = ShardNodeClient::new(self.channel(&shard.id).await?);
+                let answer = node.get_ownership(wire::GetOwnershipRequest::default()).await;
+                let answer = answer.map_err(|status| said(&shard.id, &status))?;
+                anyhow::Ok(ShardMap::parse(&answer.into_inner().shard_map)?)
+            };
+            (shard.id.clone(), asked.await)
+        }))
+        .await
     }
 
-    /// Offers a map to one node of each shard, which stores it for the shard if it is the newest. Returns why shards did not take it.
+    /// The newest map that a shard was given, or that of the routers. Of several maps of one version, the one with the most removed shards.
+    pub async fn newest_map(&self) -> ShardMap {
+        let maps = self.known_maps().await.into_iter().filter_map(|(_, map)| map.ok());
+        let all = maps.chain([self.map.clone()]);
+        all.max_by_key(|map| (map.version, map.removed.len())).unwrap_or_else(|| self.map.clone())
+    }
+
+    /// Whether two shards were given different maps of the newest version.
+    pub async fn maps_differ(&self) -> bool {
+        let maps: Vec<ShardMap> = self.known_maps().await.into_iter().filter_map(|(_, map)| map.ok()).collect();
+        let newest = maps.iter().map(|map| map.version).max();
+        let mut of_newest = maps.iter().filter(|map| Some(map.version) == newest);
+        let first = of_newest.next();
+        of_newest.any(|map| Some(map) != first)
+    }
+
+    /// Offers a map to one node of each shard, which stores it for the shard if it is the newest. Returns why shards do not have it.
     pub async fn offer(&self, map: &ShardMap) -> Vec<String> {
         let text = map.to_toml();
-        let offered = self.map.shards.iter().map(async |shard| {
+        let offered = join_all(self.map.shards.iter().map(async |shard| {
             let request = wire::OfferShardMapRequest { shard_map: text.clone() };
             let mut node = ShardNodeClient::new(self.channel(&shard.id).await?);
             node.offer_shard_map(request).await.map_err(|status| said(&shard.id, &status))?;
             anyhow::Ok(())
-        });
-        join_all(offered)
-            .await
-            .into_iter()
-            .filter_map(|offered| offered.err().map(|error| format!("{error:#}")))
-            .collect()
+        }))
+        .await;
+        let mut refused: Vec<String> =
+            offered.into_iter().filter_map(|offered| offered.err().map(|error| format!("{error:#}"))).collect();
+        if refused.is_empty() {
+            // A shard ignores a map that is not newer than its own.
+            for (shard, known) in self.known_maps().await {
+                match known {
+                    Ok(known) if known == *map => {}
+                    Ok(known) => refused.push(format!("shard {shard} has another map, of version {}", known.version)),
+                    Err(error) => refused.push(format!("{error:#}")),
+                }
+            }
+        }
+        refused
+    }
+
+    /// Gives every shard the map that `change` makes of the newest one. Starts over if a move publishes a map at the same time.
+    pub async fn publish(&self, change: impl Fn(&ShardMap) -> anyhow::Result<ShardMap>) -> anyhow::Result<ShardMap> {
+        let mut refused = Vec::new();
+        for _ in 0..PUBLISH_ATTEMPTS {
+            let newest = self.newest_map().await;
+            let map = change(&newest)?;
+            refused = self.offer(&map).await;
+            if refused.is_empty() {
+                return Ok(map);
+            }
+            tokio::time::sleep(PUBLISH_PAUSE).await;
+        }
+        bail!(
+            "not every shard took the new map: {}. Correct the cause, then run `shardctl doctor --fix`, and repeat the command",
+            refused.join("; ")
+        )
     }
 }
 

@@ -54,7 +54,7 @@ pub struct MoveView {
     pub verifications_asked: u64,
     #[serde(skip)]
     pub verifications_done: u64,
-    /// From the call that released the slots until the target owned them, in milliseconds.
+    /// From the lock request of the release at the source until the target owned the slots, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pause_ms: Option<f64>,
     /// How long the source's lane was locked out before the commit of the release, in milliseconds.

@@ -68,7 +68,26 @@ impl Routing {
         Merged { rerouted_slots: Slot::all().filter(rerouted).count(), adopted }
     }
 
+    /// Records the answer of one shard. Which shards dispute a slot is decided when all of them have answered.
+    pub fn hear_one<S: AsRef<str>>(&self, asked: S, answer: GetOwnershipResponse) {
+        if !is_itself(asked.as_ref(), &answer) {
+            return;
+        }
+        let answers = [(asked, answer)];
+        self.record_owners(&answers);
+        if self.adopt_newest(&answers).is_some() {
+            self.record_owners(&answers);
+        }
+    }
+
     fn hear_owners<S: AsRef<str>>(&self, answers: &[(S, GetOwnershipResponse)]) {
+        let conflicts = self.record_owners(answers);
+        let mut writer = self.writer();
+        writer.disputed = writer.claimants(&conflicts, answers);
+    }
+
+    /// Records what shards own. Returns the slots that two shards claim at one epoch.
+    fn record_owners<S: AsRef<str>>(&self, answers: &[(S, GetOwnershipResponse)]) -> Vec<Slot> {
         let mut writer = self.writer();
         let mut hearing = Hearing::default();
         let said = writer.understand(answers, &mut hearing);
@@ -81,8 +100,8 @@ impl Routing {
             slots.slots().for_each(|slot| writer.hear(shard, slot, statement, &mut hearing));
         }
         hearing.report();
-        writer.disputed = writer.claimants(&hearing.conflicts, answers);
         self.publish(&writer);
+        hearing.conflicts
     }
 
     /// Adopts the newest map that nodes offer, if it is newer than the map in use.

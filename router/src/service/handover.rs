@@ -225,15 +225,18 @@ impl Handovers {
                     let is_news = answer.ownership_version > newer_than;
                     newer_than = answer.ownership_version;
                     let epochs = epochs(&answer);
-                    self.routing.merge_ownership([(shard.id(), answer)]);
+                    self.routing.hear_one(shard.id(), answer);
                     news.send_replace(epochs);
                     // A node of an earlier version answers at once.
                     if !is_news {
                         sleep(RETRY_PAUSE).await;
                     }
                 }
-                // The request's own time bounds the wait.
-                Err(_) => sleep(RETRY_PAUSE).await,
+                // The request's own time bounds the wait. A node that is back must answer at once.
+                Err(_) => {
+                    newer_than = 0;
+                    sleep(RETRY_PAUSE).await;
+                }
             }
         }
     }

@@ -20,14 +20,15 @@ pub async fn run(core: Arc<Core>) {
 }
 
 async fn beat_repeatedly(core: &Core) {
-    // By shard: the ownership version for which this router last fetched the owned slots.
-    let mut known: HashMap<Arc<str>, i64> = HashMap::new();
+    // By shard: the ownership version and the version of the map for which this router last fetched both.
+    let mut known: HashMap<Arc<str>, (i64, i64)> = HashMap::new();
     loop {
         let beats = once(core).await;
         let mut news = false;
         for (shard, beat) in beats {
-            if let Beat::Heard { ownership_version } = beat {
-                news |= known.insert(shard, ownership_version) != Some(ownership_version);
+            if let Beat::Heard { ownership_version, map_version } = beat {
+                let versions = (ownership_version, map_version);
+                news |= known.insert(shard, versions) != Some(versions);
             }
         }
         // Fetch ownership now, so that a map that contradicts the shards is noticed before a request is misrouted.

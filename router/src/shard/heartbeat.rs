@@ -31,8 +31,9 @@ pub struct Working {
 /// The result of a heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Beat {
-    /// The node is the shard. `ownership_version` changes with the slots that the shard owns.
-    Heard { ownership_version: i64 },
+    /// The node is the shard. `ownership_version` changes with the slots that the shard owns, and `map_version` with the newest map that it
+    /// was given.
+    Heard { ownership_version: i64, map_version: i64 },
     /// No node of the shard answered or was accepted, with the reason.
     Lost(String),
 }
@@ -75,7 +76,8 @@ impl Shard {
                     clock: Some(clock),
                     sagas_due: answer.sagas_due,
                 };
-                (said, Beat::Heard { ownership_version: answer.ownership_version })
+                let map_version = answer.shard_map_version;
+                (said, Beat::Heard { ownership_version: answer.ownership_version, map_version })
             }
             Err(why) => {
                 let said = Said { reads: Err(why.clone()), writes: Err(why.clone()), clock: None, sagas_due: false };

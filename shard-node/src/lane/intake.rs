@@ -314,6 +314,11 @@ impl LaneHandle {
         self.shared.outpaced.notify_one();
     }
 
+    /// Makes the fold run soon.
+    pub fn want_fold(&self) {
+        self.tail.want_fold();
+    }
+
     /// Waits until the lane works with an ownership version above this one. Returns the version of now.
     pub async fn ownership_newer_than(&self, version: i64, patience: Duration) -> i64 {
         let mut versions = self.shared.ownership_version.subscribe();

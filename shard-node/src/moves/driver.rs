@@ -156,6 +156,8 @@ struct Driver {
     row: MoveRow,
     progress: Progress,
     wishes: Wishes,
+    /// The addresses of the source's nodes, and the client of these nodes.
+    peer: Option<(Vec<String>, node_client::Client)>,
     source: Option<MovesClient>,
     /// The source has accepted this driver's epoch.
     joined: bool,
@@ -168,6 +170,8 @@ struct Driver {
     incoming: Option<Incoming>,
     /// The digest of the bookings that have come, and the position of the source that it includes.
     digest: Option<(i64, BookingsDigest)>,
+    /// How often in a row the cut-over would have taken too long.
+    too_long: u32,
     /// How often the slots were verified without a cut-over.
     stale_verifications: usize,
 }
@@ -223,6 +227,7 @@ impl Driver {
             row,
             progress,
             wishes,
+            peer: None,
             source: None,
             joined: false,
             released: false,
@@ -231,11 +236,15 @@ impl Driver {
             incoming: None,
             digest: None,
             stale_verifications: 0,
+            too_long: 0,
         })
     }
 
     /// Forgets what a failure may have made wrong, reads the row again, and notes the failure. False: another driver has taken over.
     async fn reload_after(&mut self, failure: &MoveError) -> bool {
+        if let (MoveError::Unreachable { .. }, Some((_, client))) = (failure, &self.peer) {
+            client.drop_connection();
+        }
         (self.source, self.incoming, self.digest, self.next_page) = (None, None, None, None);
         (self.joined, self.released) = (false, false);
         loop {

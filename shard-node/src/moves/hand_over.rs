@@ -110,7 +110,7 @@ impl Moves {
         if max_locked_ms > 0 && locked.elapsed() > Duration::from_millis(max_locked_ms) {
             let ms = locked.elapsed().as_millis();
             // The session ends, and with it the transaction.
-            return Err(MoveError::Refused(format!(
+            return Err(MoveError::TooLong(format!(
                 "the release had locked the source's lane for {ms} ms before its commit, and the limit is {max_locked_ms} ms, half of --max-pause. \
                  The driver tries again. If this repeats, lower the load, or abort the move and start it with a larger --max-pause"
             )));
@@ -130,11 +130,12 @@ impl Moves {
         self.0.lane.look_again();
         self.verified().remove(&id);
         let scales = scales(&mut session).await?;
+        let paused_us = i64::try_from(locked.elapsed().as_micros()).unwrap_or(i64::MAX);
         tracing::info!(
             move_id = %id, to = row.peer, last_position = kept.last_position,
             locked_ms = locked.elapsed().as_millis(), "slots released"
         );
-        Ok(answer(&kept, scales))
+        Ok(wire::ReleaseMoveResponse { paused_us, ..answer(&kept, scales) })
     }
 
     /// Takes the slots. Everything that is relevant to them is in the tables and summed up in `incoming`. Returns the progress as
@@ -206,6 +207,7 @@ fn answer(kept: &SourceProgress, scales: Vec<wire::AssetScale>) -> wire::Release
             .collect(),
         locked_us: kept.locked_us,
         scales,
+        paused_us: 0,
     }
 }
 

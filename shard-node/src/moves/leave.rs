@@ -70,6 +70,7 @@ impl Moves {
         // The fold must not find rows missing that it has yet to write.
         let mut answer = wire::LeaveMoveResponse::default();
         if folded <= kept.last_position {
+            self.0.lane.want_fold();
             return Ok(answer);
         }
         let epoch = kept.slot_epoch;

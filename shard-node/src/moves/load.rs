@@ -1,9 +1,21 @@
 //! What a shard has: in each slot, for the planner, and altogether, for its removal.
 
-use sqlx::Row;
+use std::{
+    sync::PoisonError,
+    time::{Duration, Instant},
+};
+
+use sqlx::{AssertSqlSafe, Row};
 
 use super::{MoveError, Moves, id_to_wire, phase::Phase};
 use crate::store::{moves as tables, session::column};
+
+/// Rows of each kind are counted up to this number.
+const MOST: i64 = 1_000_000;
+/// How long a count may take, in milliseconds.
+const COUNTED_WITHIN_MS: u32 = 4_000;
+/// How long a shard that is being removed starts no move.
+const CLOSED_FOR: Duration = Duration::from_secs(60);
 
 impl Moves {
     /// Counts accounts and their legs by slot. Reads every row of `account`.
@@ -31,35 +43,44 @@ impl Moves {
         Ok(wire::LoadResponse { slots, bytes: size.try_get("bytes")?, bookings: size.try_get("bookings")? })
     }
 
-    /// Counts the client data that is still on the shard. The shard's own in-transit accounts do not count as accounts.
+    /// Counts the client data that is still on the shard, up to [`MOST`] of each. The shard's own in-transit accounts do not count as
+    /// accounts. With `refuse_moves`, no move to the shard is started for a minute from before the count.
     ///
     /// # Errors
-    /// When the database does not answer.
-    pub async fn count_client_data(&self) -> Result<wire::ClientDataResponse, MoveError> {
+    /// When the database does not answer within [`COUNTED_WITHIN_MS`].
+    pub async fn count_client_data(&self, refuse_moves: bool) -> Result<wire::ClientDataResponse, MoveError> {
         const COUNTS: &str = "SELECT \
              (SELECT count(*) FROM shardledger.slot_ownership WHERE state IN (1, 3)) AS slots, \
-             (SELECT count(*) FROM shardledger.account WHERE slot >= 0) AS accounts, \
-             (SELECT count(*) FROM shardledger.hold) AS holds, \
-             (SELECT count(*) FROM shardledger.saga) AS sagas, \
-             (SELECT count(*) FROM shardledger.account a WHERE a.slot >= 0 \
+             (SELECT count(*) FROM (SELECT FROM shardledger.account WHERE slot >= 0 LIMIT $2) AS a) AS accounts, \
+             (SELECT count(*) FROM (SELECT FROM shardledger.hold LIMIT $2) AS h) AS holds, \
+             (SELECT count(*) FROM (SELECT FROM shardledger.saga LIMIT $2) AS s) AS sagas, \
+             (SELECT count(*) FROM (SELECT FROM shardledger.account a WHERE a.slot >= 0 \
                 AND NOT EXISTS (SELECT FROM shardledger.slot_ownership o WHERE o.slot = a.slot AND o.state IN (1, 3)) \
-                AND NOT EXISTS (SELECT FROM shardledger.slot_move m WHERE a.slot <@ m.slots AND m.phase = ANY($1))) AS orphans";
+                AND NOT EXISTS (SELECT FROM shardledger.slot_move m WHERE a.slot <@ m.slots AND m.phase = ANY($1)) LIMIT $2) AS o) AS orphans";
         // A row may be behind the journal until the fold has written it.
         const IN_TRANSIT: &str =
             "SELECT asset, posted::text AS posted FROM shardledger.account WHERE slot < 0 AND posted <> 0";
-        let mut connection = self.connection().await?;
+        if refuse_moves {
+            let until = Instant::now() + CLOSED_FOR;
+            *self.0.closed_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+        }
+        // The pool of reads: a count must not take the connections of a cut-over.
+        let mut transaction = self.0.reads.begin().await?;
+        let limit = format!("SET LOCAL statement_timeout = {COUNTED_WITHIN_MS}");
+        sqlx::query(AssertSqlSafe(limit)).execute(&mut *transaction).await?;
+        if refuse_moves {
+            // A move that begins now is visible when the lock is granted.
+            tables::lock(&mut transaction).await?;
+        }
         let open: Vec<i16> = Phase::ALL.into_iter().filter(|phase| phase.is_open()).map(Phase::code).collect();
-        let counts = sqlx::query(COUNTS).bind(open).fetch_one(&mut *connection).await?;
-        let in_transit = sqlx::query(IN_TRANSIT).fetch_all(&mut *connection).await?;
+        let counts = sqlx::query(COUNTS).bind(open).bind(MOST).fetch_one(&mut *transaction).await?;
+        let in_transit = sqlx::query(IN_TRANSIT).fetch_all(&mut *transaction).await?;
         let in_transit = in_transit.iter().map(|row| {
-            Ok(wire::MoveAssetSum {
-                asset: column(row, "asset")?,
-                posted: column(row, "posted")?,
-                shares: "0".to_owned(),
-            })
+            let (asset, posted) = (column(row, "asset")?, column(row, "posted")?);
+            Ok(wire::MoveAssetSum { asset, posted, shares: "0".to_owned() })
         });
-        let open = tables::list(&mut connection).await?.into_iter().filter(|row| row.phase.is_open());
-        Ok(wire::ClientDataResponse {
+        let open = tables::list(&mut transaction).await?.into_iter().filter(|row| row.phase.is_open());
+        let answer = wire::ClientDataResponse {
             slots: column(&counts, "slots")?,
             accounts: column(&counts, "accounts")?,
             holds: column(&counts, "holds")?,
@@ -67,6 +88,14 @@ impl Moves {
             moves: open.map(|row| id_to_wire(row.id)).collect(),
             orphaned_accounts: column(&counts, "orphans")?,
             in_transit: in_transit.collect::<Result<_, MoveError>>()?,
-        })
+        };
+        transaction.commit().await?;
+        Ok(answer)
+    }
+
+    /// Whether the shard is being removed.
+    pub(super) fn is_closed_to_moves(&self) -> bool {
+        let closed_until = *self.0.closed_until.lock().unwrap_or_else(PoisonError::into_inner);
+        closed_until.is_some_and(|until| Instant::now() < until)
     }
 }

@@ -47,7 +47,7 @@ pub struct Progress {
     pub released_at_us: i64,
     pub taken_at_us: i64,
     pub finished_at_us: i64,
-    /// From the last call that released the slots until they were owned here, in microseconds.
+    /// From the lock request at the source until the slots were owned here, in microseconds, without the way of the answer.
     pub pause_us: i64,
     /// From the lock request at the source until its transaction was ready to commit, in microseconds.
     pub source_locked_us: i64,

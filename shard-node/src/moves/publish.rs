@@ -40,13 +40,15 @@ impl Moves {
             {
                 return Ok(newest);
             }
-            let Some(before) = of_newest().next() else { break };
+            // A map that lists a removed shard is never followed by one that does not.
+            let Some(before) = of_newest().max_by_key(|map| map.removed.len()) else { break };
             // The maps of one version may differ in the slots of other moves. `slot_ownership` decides, and those moves publish, too.
             let map = moved(before, &own, &row.slots)
                 .map_err(|error| MoveError::Refused(format!("no map follows from version {newest}: {error}")))?;
             let text = map.to_toml();
             let version = i64::try_from(map.version).unwrap_or(i64::MAX);
             durable(DurableStep::PublishMap, store::read::offer_shard_map(&self.0.reads, &text, version)).await?;
+            self.0.gate.saw_map_version(version);
             let others =
                 map.shards.iter().filter(|shard| shard.id != own).map(|shard| offer(shard, &map, &own, &text));
             futures_util::future::join_all(others).await;

@@ -25,6 +25,8 @@ fn status(error: MoveError) -> Status {
     match error {
         MoveError::Superseded => Status::aborted(error.to_string()),
         MoveError::Refused(why) | MoveError::Differs(why) => Status::failed_precondition(why),
+        // The driver tells this refusal from the others by its code.
+        MoveError::TooLong(why) => Status::resource_exhausted(why),
         MoveError::Unreachable { .. } => Status::unavailable(error.to_string()),
         MoveError::Store(error) => {
             tracing::warn!(%error, "a step of a move failed");
@@ -167,9 +169,9 @@ impl SlotMoves for Moves {
 
     async fn count_client_data(
         &self,
-        _: Request<wire::ClientDataRequest>,
+        request: Request<wire::ClientDataRequest>,
     ) -> Result<Response<wire::ClientDataResponse>, Status> {
-        self.count_client_data().await.map(Response::new).map_err(status)
+        self.count_client_data(request.into_inner().refuse_moves).await.map(Response::new).map_err(status)
     }
 
     async fn load(&self, _: Request<wire::LoadRequest>) -> Result<Response<wire::LoadResponse>, Status> {

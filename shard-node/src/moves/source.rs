@@ -157,6 +157,9 @@ impl Moves {
         let wanted: i64 = join.slots.iter().map(|range| i64::from(range.len())).sum();
         let (count, epoch): (i64, i64) = (column(&owned, "owned")?, column(&owned, "epoch")?);
         let shard = &self.0.gate.expected().shard;
+        if self.map().await?.index_of(&join.target).is_none() {
+            return Err(MoveError::Refused(format!("shard {} is not in the map of shard {shard}", join.target)));
+        }
         if count != wanted {
             return Err(MoveError::Refused(format!("shard {shard} owns {count} of the {wanted} slots")));
         }

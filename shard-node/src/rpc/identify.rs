@@ -114,6 +114,7 @@ impl Service {
             server_started_at_us: server.as_ref().map_or(0, |server| server.started_at_us),
             database_oid: server.map_or(0, |server| server.database_oid),
             sagas_due: self.reads.tail.has_due_saga(self.clock.now_us() + HEARTBEAT_US),
+            shard_map_version: self.gate.map_version(),
         })
     }
 

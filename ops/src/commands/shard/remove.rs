@@ -2,7 +2,6 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::ensure;
 use serde_json::json;
 use shard_map::ShardMap;
 use uuid::Uuid;
@@ -15,7 +14,7 @@ use crate::{
         slot_move::{self, apply},
     },
     exit, output,
-    resharding::nodes::Nodes,
+    resharding::{nodes::Nodes, view::MoveView},
 };
 
 #[derive(clap::Args)]
@@ -41,8 +40,16 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         return show_removed(&args.id, &nodes.map, folder, context);
     }
     nodes.shard(&args.id)?;
-    let remains = nodes.client_data(&args.id).await?;
-    let left = left(&remains);
+    let (remains, mut left) = if args.dry_run {
+        let remains = nodes.client_data(&args.id).await?;
+        let left = left(&remains);
+        (remains, left)
+    } else {
+        let remains = nodes.client_data_before_removal(&args.id).await?;
+        let left = left(&remains);
+        (remains, left)
+    };
+    left.extend(open_elsewhere(&nodes, &args.id).await?);
     if !left.is_empty() {
         let next = next(&args.id, &remains);
         if context.json {
@@ -59,15 +66,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         output::data(&format!("shard {} is empty and would be removed from the map", args.id))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let map = nodes.newest_map().await?.successor_without(&args.id)?;
+    let map = nodes.publish(|newest| Ok(newest.successor_without(&args.id)?)).await?;
     let remaining = Nodes { map };
-    let refused = remaining.offer(&remaining.map).await;
-    ensure!(
-        refused.is_empty(),
-        "these shards did not take map version {}: {}. The other shards have it. Correct the cause, then repeat the command",
-        remaining.map.version,
-        refused.join("; ")
-    );
     if let Some(file) = slot_move::map_file(args.map, &args.address, context) {
         apply::update_file(&remaining, &file).await?;
     }
@@ -97,6 +97,17 @@ fn next(id: &str, remains: &wire::ClientDataResponse) -> String {
         Some(id) => format!("shardctl move finish {}", Uuid::from_slice(id).unwrap_or_default()),
         None => format!("shardctl shard drain {id}"),
     }
+}
+
+/// Moves with the shard that are not over at the other shard.
+async fn open_elsewhere(nodes: &Nodes, id: &str) -> anyhow::Result<Vec<String>> {
+    let (moves, failures) = nodes.list().await;
+    if let Some(failure) = failures.into_iter().next() {
+        return Err(failure.context("every shard has to say whether a move is open"));
+    }
+    let views = moves.iter().map(|(target, status)| MoveView::of(target, status));
+    let open = views.filter(|view| view.is_open() && view.from == id);
+    Ok(open.map(|view| format!("the open move {} to shard {}", view.id, view.to)).collect())
 }
 
 /// What keeps the shard from being removed.

@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail, ensure};
 use futures_util::future::try_join_all;
 use indicatif::ProgressBar;
 use serde_json::json;
+use shard_map::ShardMap;
 use uuid::Uuid;
 
 use crate::{
@@ -272,12 +273,16 @@ pub async fn watch(
 
 /// Writes the newest map of the shards to the file, and keeps its comments.
 pub async fn update_file(nodes: &Nodes, file: &std::path::Path) -> anyhow::Result<()> {
-    let newest = nodes.newest_map().await?;
+    write_file(&nodes.newest_map().await, file)
+}
+
+/// Writes a map to the file, unless the file has a newer one, and keeps its comments.
+pub fn write_file(newest: &ShardMap, file: &std::path::Path) -> anyhow::Result<()> {
     let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    if shard_map::ShardMap::parse(&text)?.version >= newest.version {
+    if ShardMap::parse(&text)?.version >= newest.version {
         return Ok(());
     }
-    durable_file::replace(file, &map_file::updated(&text, &newest)?, Audience::Everyone)
+    durable_file::replace(file, &map_file::updated(&text, newest)?, Audience::Everyone)
 }
 
 #[cfg(test)]

@@ -72,6 +72,7 @@ impl Driver {
         self.progress.after = self.progress.after.max(kept.reversed_to);
         // Rows that the fold has not written yet would be older than the bookings that come.
         if folded <= kept.last_position {
+            self.moves.0.lane.want_fold();
             return Ok(Step::Wait(TAIL));
         }
         self.progress.copied_at_us = self.moves.now_us();

@@ -15,6 +15,10 @@ use crate::moves::{
 const SMALL_PAGE: u32 = 2_000;
 /// The pause before a cut-over that would have taken too long is tried again.
 const TOO_LONG_AGAIN: Duration = Duration::from_secs(1);
+/// The pause grows to so many times its first length.
+const LONGEST_FACTOR: u32 = 30;
+/// How long the source may take for a page while the slots are between the shards.
+const PAGE_WITHIN: Duration = Duration::from_secs(10);
 /// A verification that took longer than this is repeated, at most [`VERIFICATIONS`] times, because much was appended since.
 const FRESH: Duration = Duration::from_secs(2);
 /// Most verifications before a cut-over.
@@ -40,14 +44,10 @@ impl Driver {
         }
         self.moves.note(self.row.id, |activity| activity.throttle_reason.clear());
         if self.wishes.paused || (self.wishes.hold_cutover && !self.wishes.rehearse) {
-            let wanted = self.wishes.verifications_asked;
-            if self.progress.verifications_done < wanted {
-                self.progress.verified_position = self.verify().await?;
-                self.progress.verifications_done = wanted;
-                self.progress.blocked_by = None;
-                self.save().await?;
-            }
-            return Ok(Step::Wait(TAIL));
+            return self.verify_if_asked().await;
+        }
+        if let Some(why) = self.too_long(begun.elapsed()) {
+            return self.wait_because(why).await;
         }
         let begun = Instant::now();
         let verified = self.verify().await?;
@@ -81,7 +81,13 @@ impl Driver {
     /// Copies what the source appended, up to a position.
     pub(super) async fn follow_to(&mut self, position: i64) -> Result<(), MoveError> {
         while self.progress.after < position {
-            let page = self.read_page(Some(position), SMALL_PAGE).await?;
+            let page = match tokio::time::timeout(PAGE_WITHIN, self.read_page(Some(position), SMALL_PAGE)).await {
+                Ok(page) => page?,
+                Err(_) => {
+                    let reason = format!("no page within {} s", PAGE_WITHIN.as_secs());
+                    return Err(MoveError::Unreachable { shard: self.row.peer.clone(), reason });
+                }
+            };
             let end = page.cursor.unwrap_or_default().after;
             // The source has reported `position`. If it shows less, its state is older.
             if page.at_end && end < position {
@@ -103,12 +109,9 @@ impl Driver {
         let begun = Instant::now();
         let page = self.read_page(None, SMALL_PAGE).await?;
         self.write_page(page, None).await?;
-        if let Some(too_long) = self.too_long(begun.elapsed()) {
-            self.progress.blocked_by = Some(too_long);
-            self.save().await?;
-            return Ok(Step::Wait(TOO_LONG_AGAIN));
+        if let Some(why) = self.too_long(begun.elapsed()) {
+            return self.wait_because(why).await;
         }
-        let begun = Instant::now();
         let request = wire::ReleaseMoveRequest {
             r#move: self.id(),
             driver_epoch: self.row.driver_epoch,
@@ -116,7 +119,11 @@ impl Driver {
             max_locked_ms: self.wishes.max_pause_ms / 2,
         };
         let answer = self.source().await?.release(request).await;
-        let released = self.answered(answer)?;
+        let released = match self.answered(answer) {
+            Err(MoveError::TooLong(why)) => return self.wait_because(why).await,
+            answer => answer?,
+        };
+        let begun = Instant::now();
         self.released = true;
         self.progress.last_position = released.last_position;
         self.progress.released_at_us = self.moves.now_us();
@@ -145,10 +152,39 @@ impl Driver {
         let taken = self.moves.take(sessions, &self.row, &self.progress, &incoming).await?;
         let text = progress::write(&taken);
         self.written(Phase::Taken, taken, text);
-        self.progress.pause_us = i64::try_from(begun.elapsed().as_micros()).unwrap_or(i64::MAX);
+        let since_answer = i64::try_from(begun.elapsed().as_micros()).unwrap_or(i64::MAX);
+        self.progress.pause_us = released.paused_us.saturating_add(since_answer);
         durable(DurableStep::RecordPause, self.save()).await?;
-        tracing::info!(move_id = %self.row.id, from = self.row.peer, pause_ms = begun.elapsed().as_millis(), "slots taken");
+        tracing::info!(move_id = %self.row.id, from = self.row.peer, pause_ms = self.progress.pause_us / 1000, "slots taken");
         Ok(Step::Again)
+    }
+
+    /// Waits before a cut-over that would have taken too long is tried again, longer each time.
+    async fn wait_because(&mut self, why: String) -> Result<Step, MoveError> {
+        self.progress.blocked_by = Some(why);
+        self.save().await?;
+        let pause = TOO_LONG_AGAIN * 2_u32.saturating_pow(self.too_long).min(LONGEST_FACTOR);
+        self.too_long += 1;
+        Ok(Step::Wait(pause))
+    }
+
+    /// Compares both sides if an operator has asked for it since the last time.
+    async fn verify_if_asked(&mut self) -> Result<Step, MoveError> {
+        let asked = self.wishes.verifications_asked;
+        if self.progress.verifications_done >= asked {
+            return Ok(Step::Wait(TAIL));
+        }
+        self.progress.blocked_by = match self.verify().await {
+            Ok(position) => {
+                self.progress.verified_position = position;
+                None
+            }
+            Err(MoveError::Differs(what)) => Some(what),
+            Err(error) => return Err(error),
+        };
+        self.progress.verifications_done = asked;
+        self.save().await?;
+        Ok(Step::Wait(TAIL))
     }
 
     /// Why there must be no cut-over now: it would pause the slots for longer than allowed. `round` is the time of the last fetch. The

@@ -41,14 +41,18 @@ impl Moves {
         if slots.is_empty() {
             return refused("the move has no slots".to_owned());
         }
-        if self.map().await?.shards.iter().all(|shard| shard.id != source) {
-            return refused(format!("shard {source} is not in the map of shard {own}"));
+        let map = self.map().await?;
+        if let Some(missing) = [source, own.as_str()].into_iter().find(|id| map.index_of(id).is_none()) {
+            return refused(format!("shard {missing} is not in the map of shard {own}"));
         }
         let mut connection = self.connection().await?;
         let mut transaction = connection.begin().await?;
         tables::lock(&mut transaction).await?;
         if tables::get(&mut transaction, id).await?.is_some() {
             return Ok(());
+        }
+        if self.is_closed_to_moves() {
+            return refused(format!("shard {own} is being removed"));
         }
         const OWNED: &str = "SELECT count(*) FROM shardledger.slot_ownership WHERE slot <@ (SELECT $1::text::int4multirange) AND state = 1";
         let owned: i64 = sqlx::query_scalar(OWNED).bind(as_multirange(&slots)).fetch_one(&mut *transaction).await?;

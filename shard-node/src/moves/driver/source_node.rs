@@ -29,7 +29,13 @@ impl Driver {
         let peer = map.shards.iter().find(|shard| shard.id == self.row.peer);
         let peer = peer.ok_or_else(|| MoveError::Refused(format!("shard {} is not in the map", self.row.peer)))?;
         let own = &self.moves.0.gate.expected().shard;
-        let connected = peers::client(peer, &map, own).connection(Instant::now() + CONNECT_WITHIN).await;
+        // The client remembers which of the nodes has failed, and tries it last.
+        let client = match self.peer.take() {
+            Some((nodes, client)) if nodes == peer.nodes => client,
+            _ => peers::client(peer, &map, own),
+        };
+        let connected = client.connection(Instant::now() + CONNECT_WITHIN).await;
+        self.peer = Some((peer.nodes.clone(), client));
         let mut source = connected
             .map_err(|error| MoveError::Unreachable { shard: self.row.peer.clone(), reason: error.to_string() })?
             .moves();
@@ -104,6 +110,7 @@ impl Driver {
 fn error_of_status(shard: &str, status: &tonic::Status) -> MoveError {
     match status.code() {
         tonic::Code::Aborted => MoveError::Superseded,
+        tonic::Code::ResourceExhausted => MoveError::TooLong(status.message().to_owned()),
         tonic::Code::FailedPrecondition | tonic::Code::InvalidArgument => {
             MoveError::Refused(format!("shard {shard}: {}", status.message()))
         }
