@@ -93,7 +93,8 @@ pub async fn run(plan: Plan, folder: &Path) -> anyhow::Result<Report> {
     let before = sum(&urls[0]).await?;
 
     let stop = CancellationToken::new();
-    let rate = peak_per_s * SHARE;
+    // The probes are a part of the load.
+    let rate = (peak_per_s * SHARE - probes::RATE).max(100.0);
     let singles = Spec { window: Some(WINDOW), seconds: LONGEST_S, ..base.clone().at_rate(rate * (1.0 - BATCHED)) };
     let batches = Spec {
         batch: BATCH,

@@ -170,6 +170,8 @@ struct Driver {
     incoming: Option<Incoming>,
     /// The digest of the bookings that have come, and the position of the source that it includes.
     digest: Option<(i64, BookingsDigest)>,
+    /// The scales of assets that the last verification has inserted.
+    scales: Vec<wire::AssetScale>,
     /// How often in a row the cut-over would have taken too long.
     too_long: u32,
     /// How often the slots were verified without a cut-over.
@@ -236,6 +238,7 @@ impl Driver {
             incoming: None,
             digest: None,
             stale_verifications: 0,
+            scales: Vec::new(),
             too_long: 0,
         })
     }

@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use ledger::{
     AccountId, AssetCode, Booking, BookingKind, Limit, Metadata, Position,
     batch::Effects,
@@ -64,7 +65,7 @@ impl Moves {
         request: &wire::ReleaseMoveRequest,
         id: Uuid,
     ) -> Result<wire::ReleaseMoveResponse, MoveError> {
-        let wire::ReleaseMoveRequest { driver_epoch, verified_position, max_locked_ms, .. } = *request;
+        let wire::ReleaseMoveRequest { driver_epoch, verified_position, max_locked_ms, after, .. } = *request;
         let Sessions { reader: mut session, mut writer } = self.sessions().await?;
         let row = session.run(async |c| Ok(self.row_at_source(c, id, driver_epoch).await)).await??;
         let kept: SourceProgress = progress::read(&row.progress)?;
@@ -72,7 +73,9 @@ impl Moves {
             // The release is visible. It need not be replicated yet, if the wait for a stand-by was cancelled.
             let again = tables::advance_statement(&row, Phase::Released, &row.progress);
             confirmed(&writer.run(&format!("BEGIN; {again}COMMIT"), None).await.map_err(StoreError::from)?)?;
-            return Ok(answer(&kept, scales(&mut session).await?));
+            let scales = scales(&mut session).await?;
+            let rows = rest(&mut session, &row, after, kept.last_position).await?;
+            return Ok(wire::ReleaseMoveResponse { rows, ..answer(&kept, scales) });
         }
         if row.phase != Phase::Joined {
             return Err(MoveError::Refused(format!("move {id} is {}", row.phase.as_str())));
@@ -101,6 +104,7 @@ impl Moves {
             }
         }
 
+        let scales = scales(&mut session).await?;
         let locked = Instant::now();
         run(&mut writer, BEGIN).await?;
         let (bookings, to) = session.run(async |c| Ok(appended(c, &row, verified.position, own).await)).await??;
@@ -129,13 +133,13 @@ impl Moves {
         durable(DurableStep::Release, commit(&mut writer, &state, &effects, &statements)).await?;
         self.0.lane.look_again();
         self.verified().remove(&id);
-        let scales = scales(&mut session).await?;
+        let rows = rest(&mut session, &row, after, kept.last_position).await?;
         let paused_us = i64::try_from(locked.elapsed().as_micros()).unwrap_or(i64::MAX);
         tracing::info!(
             move_id = %id, to = row.peer, last_position = kept.last_position,
             locked_ms = locked.elapsed().as_millis(), "slots released"
         );
-        Ok(wire::ReleaseMoveResponse { paused_us, ..answer(&kept, scales) })
+        Ok(wire::ReleaseMoveResponse { paused_us, rows, ..answer(&kept, scales) })
     }
 
     /// Takes the slots. Everything that is relevant to them is in the tables and summed up in `incoming`. Returns the progress as
@@ -208,7 +212,18 @@ fn answer(kept: &SourceProgress, scales: Vec<wire::AssetScale>) -> wire::Release
         locked_us: kept.locked_us,
         scales,
         paused_us: 0,
+        rows: None,
     }
+}
+
+/// The relevant bookings after a position, up to the last one before the release. They go with the answer, because slots belong to no
+/// shard until the target has them. `None` if there are too many.
+async fn rest(session: &mut Session, row: &MoveRow, after: i64, last: i64) -> Result<Option<Bytes>, MoveError> {
+    if after < last - AT_ONCE {
+        return Ok(None);
+    }
+    let rows = session.run(async |c| Ok(tables::copy_bookings_out(c, &row.slots, after, last).await)).await??;
+    Ok(Some(rows))
 }
 
 /// The relevant bookings among those that the shard itself appended after a position, and the position up to which it has read.

@@ -18,7 +18,7 @@ use crate::http_client::{HttpClient, encoded};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Between two rounds of a client.
-const REST: Duration = Duration::from_millis(50);
+const REST: Duration = Duration::from_millis(200);
 /// Transfers that are sent again and again.
 const KEPT: usize = 200;
 /// The lifetime of a hold that is neither captured nor released.
@@ -26,7 +26,7 @@ const EXPIRES_S: u64 = 2;
 /// The page of a statement.
 const PAGE: usize = 100;
 /// Pages of a round: the statement of the busiest account is long.
-const PAGES: usize = 20;
+const PAGES: usize = 10;
 
 /// What the clients did.
 #[derive(Debug, Clone, Default, Serialize)]

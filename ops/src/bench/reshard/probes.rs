@@ -20,12 +20,15 @@ use uuid::Uuid;
 use crate::{http_client::HttpClient, resharding::view::MoveView};
 
 /// Pairs of accounts, each in a slot of its own.
-const PROBES: usize = 128;
+const PROBES: usize = 64;
 /// How often each pays.
-const EVERY: Duration = Duration::from_millis(80);
+const EVERY: Duration = Duration::from_millis(100);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Answers are looked at from so long before the release to so long after the take, because clocks are read at other moments.
 const AROUND_US: i64 = 20_000;
+
+/// Payments a second of all probes together.
+pub const RATE: f64 = PROBES as f64 * 10.0;
 
 /// One payment.
 #[derive(Debug, Clone, Copy)]

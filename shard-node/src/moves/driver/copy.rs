@@ -132,6 +132,10 @@ impl Driver {
         let mut progress = Progress { after: to, blocked_by: None, ..self.progress.clone() };
         let mut connection = self.moves.connection().await?;
         let mut transaction = connection.begin().await?;
+        if self.released {
+            // No shard serves the slots now. The commit of the take makes this commit durable, too, because the log is written in order.
+            sqlx::query("SET LOCAL synchronous_commit = off").execute(&mut *transaction).await?;
+        }
         if !page.rows.is_empty() {
             progress.bytes += page.rows.len() as u64;
             let (came, _) = tables::copy_bookings_in(&mut transaction, page.rows).await?;

@@ -117,6 +117,7 @@ impl Driver {
             driver_epoch: self.row.driver_epoch,
             verified_position,
             max_locked_ms: self.wishes.max_pause_ms / 2,
+            after: self.progress.after,
         };
         let answer = self.source().await?.release(request).await;
         let released = match self.answered(answer) {
@@ -129,10 +130,16 @@ impl Driver {
         self.progress.released_at_us = self.moves.now_us();
         self.progress.source_locked_us = released.locked_us;
         self.progress.assets = released.assets.iter().map(AssetSum::from).collect();
+        if let Some(rows) = released.rows.filter(|_| self.progress.after < released.last_position) {
+            let cursor = Some(wire::MoveCursor { part: self.progress.part, after: released.last_position });
+            let page = wire::ReadMoveBookingsResponse { rows, cursor, ..Default::default() };
+            self.write_page(page, None).await?;
+        }
         self.follow_to(released.last_position).await?;
-        let mut connection = self.moves.connection().await?;
-        incoming::insert_scales(&mut connection, &released.scales).await?;
-        drop(connection);
+        if released.scales != self.scales {
+            let mut connection = self.moves.connection().await?;
+            incoming::insert_scales(&mut connection, &released.scales).await?;
+        }
         let incoming = self.incoming.clone().ok_or(MoveError::Superseded)?;
         let ours: Vec<AssetSum> = incoming.sums.assets().iter().map(AssetSum::from).collect();
         if ours != self.progress.assets {

@@ -19,6 +19,7 @@ impl Driver {
         digest.add(&tables::bookings_digest(&mut connection, &self.row.slots, from, to).await?.0);
         let holds = tables::holds_sum(&mut connection, &self.row.slots).await?;
         incoming::insert_scales(&mut connection, &theirs.scales).await?;
+        self.scales.clone_from(&theirs.scales);
         drop(connection);
         if ours != theirs.slots {
             return Err(self.name_the_difference(&ours, &theirs.slots).await?);
