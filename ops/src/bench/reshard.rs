@@ -145,9 +145,10 @@ async fn operate(cluster: &OwnCluster, plan: Plan, begun_us: i64) -> anyhow::Res
         orders.push((format!("add {shard}"), vec!["shard", "add", shard]));
     }
     orders.push(("plan".to_owned(), vec!["move", "plan", "--balance", "-o", &file]));
-    orders.push(("balance".to_owned(), vec!["move", "apply", &file, "--finish"]));
+    // Both ends of all moves share the two cores.
+    orders.push(("balance".to_owned(), vec!["move", "apply", &file, "--finish", "--parallel", "1"]));
     orders.push(("plan".to_owned(), vec!["move", "plan", "--drain", &drained, "-o", &file]));
-    orders.push(("drain".to_owned(), vec!["move", "apply", &file, "--finish"]));
+    orders.push(("drain".to_owned(), vec!["move", "apply", &file, "--finish", "--parallel", "1"]));
     for (name, arguments) in orders {
         let from_s = now_s();
         output::note(&format!("{from_s:.0} s: shardctl {}", arguments.join(" ")));

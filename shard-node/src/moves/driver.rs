@@ -35,8 +35,10 @@ use crate::store::{
     moves::{self as tables, BookingsDigest, MoveRow},
 };
 
-/// Bookings that one page of the copy looks at, and rows of accounts in a page.
+/// Bookings that one page of the copy looks at, and rows of accounts in a page, without a throttle.
 const PAGE: u32 = 10_000;
+/// The same with a throttle: a page must not keep a small machine from its clients for long.
+const THROTTLED_PAGE: u32 = 2_500;
 /// How often a node looks for moves without a driver.
 const LOOK: Duration = Duration::from_millis(500);
 /// A driver that has not touched its row for so long is taken for dead.
@@ -272,6 +274,11 @@ impl Driver {
         self.row = row;
         self.progress.blocked_by = Some(failure.to_string());
         self.save().await
+    }
+
+    /// Bookings or rows in a page.
+    fn page_size(&self) -> u32 {
+        if self.wishes.unthrottled { PAGE } else { THROTTLED_PAGE }
     }
 
     // === the row ===

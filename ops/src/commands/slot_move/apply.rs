@@ -54,6 +54,9 @@ pub struct Options {
     /// Cut over only if the estimated pause of the slots is at most this, for example 200ms [default: no limit]
     #[arg(long, value_name = "TIME", value_parser = milliseconds)]
     max_pause: Option<u64>,
+    /// Carry out at most so many moves at once [default: as many as have different shards at both ends]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    parallel: Option<u16>,
     /// Copy at most so many bytes a second [default: as fast as the source's commits allow]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
     rate: Option<u64>,
@@ -175,7 +178,8 @@ async fn carry_out(
         if waiting.is_empty() {
             break;
         }
-        let each = wave(&waiting).into_iter().map(|planned| {
+        let at_once = options.parallel.map_or(usize::MAX, usize::from);
+        let each = wave(&waiting).into_iter().take(at_once).map(|planned| {
             let bar = stack.percent(&format!("{} to {}", planned.from, planned.to));
             async move { anyhow::Ok((planned.id, carry_out_one(nodes, planned, options, &bar).await?)) }
         });

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::Connection;
 
-use super::{Driver, PAGE, Step, TAIL};
+use super::{Driver, Step, TAIL};
 use crate::{
     moves::{
         MoveError,
@@ -40,7 +40,7 @@ impl Driver {
         let begun = Instant::now();
         let page = match self.next_page.take() {
             Some(page) => page,
-            None => self.read_page(until, PAGE).await?,
+            None => self.read_page(until, self.page_size()).await?,
         };
         let (at_end, bytes) = (page.at_end, page.rows.len());
         if at_end {
@@ -50,7 +50,7 @@ impl Driver {
             self.save().await?;
             return Ok(Step::Again);
         }
-        let request = self.page_request(page.cursor.unwrap_or_default().after, until, PAGE);
+        let request = self.page_request(page.cursor.unwrap_or_default().after, until, self.page_size());
         let mut source = self.source().await?.clone();
         let (written, next) = tokio::join!(self.write_page(page, until), source.read_bookings(request));
         written?;
@@ -165,7 +165,7 @@ impl Driver {
             r#move: self.id(),
             driver_epoch: self.row.driver_epoch,
             after: self.progress.after_account.clone(),
-            limit: PAGE,
+            limit: self.page_size(),
         };
         let answer = self.source().await?.read_accounts(request).await;
         let page = self.answered(answer)?;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Driver, PAGE, Step, TAIL};
+use super::{Driver, Step, TAIL};
 use crate::moves::{
     MoveError,
     durable::{DurableStep, durable},
@@ -32,7 +32,7 @@ impl Driver {
             return self.cut_over(0).await;
         }
         let begun = Instant::now();
-        let page = self.read_page(None, PAGE).await?;
+        let page = self.read_page(None, self.page_size()).await?;
         let (at_end, bytes) = (page.at_end, page.rows.len());
         self.write_page(page, None).await?;
         if !at_end {

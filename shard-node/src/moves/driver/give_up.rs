@@ -3,7 +3,7 @@
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use super::{Driver, PAGE, Step};
+use super::{Driver, Step, THROTTLED_PAGE};
 use crate::{
     moves::{
         MoveError,
@@ -74,7 +74,7 @@ impl Driver {
         clean_up.delete_lone_waypoints(connection).await?;
         loop {
             let after = self.progress.cleaned_to;
-            let to = tables::page_end(connection, after, i64::MAX, PAGE.into()).await?;
+            let to = tables::page_end(connection, after, i64::MAX, THROTTLED_PAGE.into()).await?;
             let range = (after, to.unwrap_or(i64::MAX));
             let clean_up = CleanUp { row: &self.row, state: INCOMING, epoch };
             let mut progress = Progress { cleaned_to: range.1, ..self.progress.clone() };
