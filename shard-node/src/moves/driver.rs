@@ -37,8 +37,6 @@ use crate::store::{
 
 /// Bookings that one page of the copy looks at, and rows of accounts in a page, without a throttle.
 const PAGE: u32 = 10_000;
-/// The same with a throttle: a page must not keep a small machine from its clients for long.
-const THROTTLED_PAGE: u32 = 2_500;
 /// How often a node looks for moves without a driver.
 const LOOK: Duration = Duration::from_millis(500);
 /// A driver that has not touched its row for so long is taken for dead.
@@ -278,7 +276,7 @@ impl Driver {
 
     /// Bookings or rows in a page.
     fn page_size(&self) -> u32 {
-        if self.wishes.unthrottled { PAGE } else { THROTTLED_PAGE }
+        if self.wishes.unthrottled { PAGE } else { self.throttle.page() }
     }
 
     // === the row ===

@@ -11,14 +11,12 @@ use super::{
     phase::Phase,
     progress,
     source::{RELEASED, SourceProgress},
+    throttle::PageSize,
 };
 use crate::store::{
     StoreError,
     moves::{self as tables, CleanUp, MoveRow},
 };
-
-/// Positions that one transaction looks at.
-const PAGE: i64 = 2_500;
 
 impl Moves {
     /// Ends the source's part of a move.
@@ -78,9 +76,10 @@ impl Moves {
             let clean_up = CleanUp { row: &row, state: RELEASED, epoch };
             durable(DurableStep::CleanUpRows, clean_up.delete_projections(connection)).await?;
         }
+        let mut page = PageSize::default();
         loop {
             let page_begun = Instant::now();
-            let to = tables::page_end(connection, kept.cleaned_to, i64::MAX, PAGE).await?;
+            let to = tables::page_end(connection, kept.cleaned_to, i64::MAX, page.size().into()).await?;
             let range = (kept.cleaned_to, to.unwrap_or(i64::MAX));
             let phase = if to.is_none() { Phase::CleanedUp } else { row.phase };
             kept.cleaned_to = range.1;
@@ -97,7 +96,9 @@ impl Moves {
                 return Ok(answer);
             }
             // Clients have half of the time.
-            tokio::time::sleep(page_begun.elapsed()).await;
+            let took = page_begun.elapsed();
+            page.took(took);
+            tokio::time::sleep(took).await;
         }
     }
 }

@@ -17,8 +17,40 @@ const WHEN_IDLE: f64 = 0.5;
 /// A commit that takes less is not slow, whatever the lowest one was.
 const NEVER_SLOW: Duration = Duration::from_millis(2);
 
+/// A page takes about so long. A longer one keeps a small machine from its clients, and a shorter one wastes calls.
+const PAGE_TAKES: Duration = Duration::from_millis(50);
+const SMALLEST_PAGE: u32 = 1_000;
+const FIRST_PAGE: u32 = 2_500;
+const LARGEST_PAGE: u32 = 20_000;
+
+/// How many bookings a page looks at. Of some slots, a page has few rows and is read in no time.
+#[derive(Debug, Clone, Copy)]
+pub struct PageSize(u32);
+
+impl Default for PageSize {
+    fn default() -> Self {
+        Self(FIRST_PAGE)
+    }
+}
+
+impl PageSize {
+    pub fn size(self) -> u32 {
+        self.0
+    }
+
+    /// Takes in how long a page of this size took.
+    pub fn took(&mut self, page: Duration) {
+        if page < PAGE_TAKES / 2 {
+            self.0 = (self.0 * 2).min(LARGEST_PAGE);
+        } else if page > PAGE_TAKES * 2 {
+            self.0 = (self.0 / 2).max(SMALLEST_PAGE);
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct Throttle {
+    page: PageSize,
     factor: f64,
     lowest: Option<Duration>,
     /// The mean commit time of the last page, if the source has committed anything.
@@ -29,7 +61,7 @@ pub struct Throttle {
 
 impl Default for Throttle {
     fn default() -> Self {
-        Self { factor: FIRST, lowest: None, mean: None, heard: None }
+        Self { page: PageSize::default(), factor: FIRST, lowest: None, mean: None, heard: None }
     }
 }
 
@@ -50,6 +82,15 @@ impl Throttle {
         self.lowest = Some(lowest);
         let is_slow = mean > lowest.mul_f64(TOO_HIGH) && mean > NEVER_SLOW;
         self.factor = (self.factor * if is_slow { 1.5 } else { 0.9 }).clamp(LEAST, MOST);
+    }
+
+    /// Bookings in the next page.
+    pub fn page(&self) -> u32 {
+        self.page.size()
+    }
+
+    pub fn page_took(&mut self, page: Duration) {
+        self.page.took(page);
     }
 
     pub fn factor(&self) -> f64 {
@@ -120,6 +161,18 @@ mod tests {
         throttle.hear(1, MS);
         pages(&mut throttle, 10, MS);
         assert!(is(&throttle, LEAST));
+    }
+
+    #[test]
+    fn pages_grow_while_they_are_quick_and_shrink_while_they_are_slow() {
+        let mut page = PageSize::default();
+        let mut after = |took: Duration| {
+            for _ in 0..10 {
+                page.took(took);
+            }
+            page.size()
+        };
+        assert_eq!([after(MS * 5), after(MS * 50), after(MS * 300)], [LARGEST_PAGE, LARGEST_PAGE, SMALLEST_PAGE]);
     }
 
     #[test]

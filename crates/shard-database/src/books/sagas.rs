@@ -21,6 +21,9 @@ pub(super) struct Sagas {
     foreign_rows: HashSet<Position>,
     /// Sagas that began elsewhere and were settled beyond the folded position: they may have a row still.
     settled_lately: HashSet<Position>,
+    /// Sagas that began here, were under way as of the folded position, and have no row. One that another shard has settled while it
+    /// had the payer needs none: its row was deleted with the payer's, and the payer came back after the settlement.
+    without_row: HashSet<TransferKey>,
 }
 
 /// What the first booking of a saga says.
@@ -58,6 +61,9 @@ impl Sagas {
         if !self.is_compared {
             self.compare_own(report);
         }
+        for key in std::mem::take(&mut self.without_row) {
+            no_row(&key, self.at, report);
+        }
         let is_own = |begun: &Begun| begun.position.shard_number() == self.shard_number;
         let mut rows = std::mem::take(&mut self.foreign_rows);
         for (key, begun) in self.under_way.iter().filter(|(_, begun)| !is_own(begun)) {
@@ -75,7 +81,7 @@ impl Sagas {
         let is_own = |begun: &Begun| begun.position.shard_number() == self.shard_number;
         for (key, begun) in self.under_way.iter().filter(|(_, begun)| is_own(begun)) {
             if !rows.remove(&begun.position) {
-                no_row(key, self.at, report);
+                self.without_row.insert(key.clone());
             }
         }
         too_many(rows, self.at, report);
@@ -105,6 +111,9 @@ impl Sagas {
             Some(SagaChange::Ended(key)) => match self.under_way.remove(&key) {
                 None => wrong(&key, "settles it, and no booking began it"),
                 Some(begun) => {
+                    if booking.position.shard_number() != self.shard_number {
+                        self.without_row.remove(&key);
+                    }
                     let is_late = self.is_compared && booking.position.shard_number() == self.shard_number;
                     if is_late && begun.position.shard_number() != self.shard_number {
                         self.settled_lately.insert(begun.position);
@@ -135,5 +144,48 @@ fn too_many(rows: HashSet<Position>, at: Position, report: Report<'_>) {
     for position in rows {
         let detail = format!("the row is of no saga that is under way as of position {}", at.0);
         report(Difference { rule: Rule::SagaRow, subject: format!("saga {}", position.0), detail });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn booking(position: i64, kind: BookingKind) -> Booking {
+        Booking {
+            position: Position(position),
+            kind,
+            id: Some(TransferId(Uuid::from_u128(1))),
+            payer: AccountId::any("alice").unwrap(),
+            payee: Some(AccountId::any("far").unwrap()),
+            asset: AssetCode::new("USD").unwrap(),
+            amount: 5,
+            ..Booking::marker(Position(position), position)
+        }
+    }
+
+    /// What is found if the saga begins at position 1, nothing has a row as of position 2, and `settled` comes after position 3.
+    fn found(settled: Option<Position>) -> usize {
+        let mut differences = 0;
+        let mut count = |_| differences += 1;
+        let mut sagas = Sagas::new(0);
+        sagas.expect(Position(2), HashSet::new());
+        sagas.before(Position(1), &mut count);
+        sagas.apply(&booking(1, BookingKind::Reserved), &mut count);
+        sagas.before(Position(3), &mut count);
+        if let Some(position) = settled {
+            sagas.apply(&booking(position.0, BookingKind::Settled), &mut count);
+        }
+        sagas.finish(&mut count);
+        differences
+    }
+
+    /// Found by the crash matrix of moves: a payer left, its saga was settled, and the payer came back before the next fold.
+    #[test]
+    fn a_saga_that_another_shard_has_settled_needs_no_row_here() {
+        assert_eq!(found(Some(Position::first_of(1))), 0);
+        assert_eq!([found(None), found(Some(Position(3)))], [1, 1]);
     }
 }

@@ -214,7 +214,8 @@ impl Driver {
         Ok(())
     }
 
-    pub(super) fn pause_after_page(&self, page: Duration, bytes: usize) -> Step {
+    pub(super) fn pause_after_page(&mut self, page: Duration, bytes: usize) -> Step {
+        self.throttle.page_took(page);
         let reason = if self.wishes.unthrottled { String::new() } else { self.throttle.reason(self.wishes.rate) };
         self.moves.note(self.row.id, |activity| activity.throttle_reason = reason);
         if self.wishes.unthrottled {

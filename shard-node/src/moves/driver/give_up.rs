@@ -1,9 +1,11 @@
 //! The end of a move that is given up before the slots are released.
 
+use std::time::Instant;
+
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use super::{Driver, Step, THROTTLED_PAGE};
+use super::{Driver, Step};
 use crate::{
     moves::{
         MoveError,
@@ -11,6 +13,7 @@ use crate::{
         phase::Phase,
         progress::{self, Progress},
         source::{INCOMING, SourceProgress},
+        throttle::PageSize,
     },
     store::{
         StoreError,
@@ -72,9 +75,11 @@ impl Driver {
         let clean_up = CleanUp { row: &self.row, state: INCOMING, epoch };
         durable(DurableStep::DiscardRows, clean_up.delete_projections(connection)).await?;
         clean_up.delete_lone_waypoints(connection).await?;
+        let mut page = PageSize::default();
         loop {
+            let begun = Instant::now();
             let after = self.progress.cleaned_to;
-            let to = tables::page_end(connection, after, i64::MAX, THROTTLED_PAGE.into()).await?;
+            let to = tables::page_end(connection, after, i64::MAX, page.size().into()).await?;
             let range = (after, to.unwrap_or(i64::MAX));
             let clean_up = CleanUp { row: &self.row, state: INCOMING, epoch };
             let mut progress = Progress { cleaned_to: range.1, ..self.progress.clone() };
@@ -85,6 +90,7 @@ impl Driver {
             let written = durable(DurableStep::DiscardBookings, deletion).await;
             let (phase, text) = written.map_err(StoreError::into_move_error)?;
             self.written(phase, progress, text);
+            page.took(begun.elapsed());
             if to.is_none() {
                 return Ok(());
             }
