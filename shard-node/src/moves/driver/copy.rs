@@ -126,17 +126,27 @@ impl Driver {
         // The source reports where the part ends. A bounded read ends at `until`.
         let to = until.filter(|_| page.at_end).map_or(cursor.after, |until| until.max(cursor.after));
         let (after, is_catching_up) = (self.progress.after, self.row.phase == Phase::CatchingUp);
-        if page.rows.is_empty() && after == to {
+        let has_rows = pg_session::last_row(&page.rows).is_some_and(|(rows, _)| rows > 0);
+        if !has_rows && after == to {
             return Ok(());
         }
         let mut progress = Progress { after: to, blocked_by: None, ..self.progress.clone() };
+        if !has_rows && self.released {
+            // The take stores the progress. If it does not come to that, the page is read again.
+            if let Some(incoming) = &mut self.incoming {
+                incoming.sums.position = to;
+                incoming.write_to(&mut progress);
+            }
+            self.progress = progress;
+            return Ok(());
+        }
         let mut connection = self.moves.connection().await?;
         let mut transaction = connection.begin().await?;
         if self.released {
             // No shard serves the slots now. The commit of the take makes this commit durable, too, because the log is written in order.
             sqlx::query("SET LOCAL synchronous_commit = off").execute(&mut *transaction).await?;
         }
-        if !page.rows.is_empty() {
+        if has_rows {
             progress.bytes += page.rows.len() as u64;
             let (came, _) = tables::copy_bookings_in(&mut transaction, page.rows).await?;
             progress.bookings += came;
