@@ -66,10 +66,10 @@ enum Command {
     /// Shard maps: show, check, diff, reload
     #[command(subcommand)]
     Map(map::Command),
-    /// Shards: add, drain, list
+    /// Shards: add, drain, remove, list
     #[command(subcommand)]
     Shard(shard::Command),
-    /// Moves of slots between shards: plan, apply, status, reverse
+    /// Moves of slots between shards: plan, apply, status, verify, cutover, reverse, abort, finish, report
     #[command(subcommand)]
     Move(slot_move::Command),
     /// Accounts

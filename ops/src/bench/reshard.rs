@@ -124,12 +124,13 @@ pub async fn run(plan: Plan, folder: &Path) -> anyhow::Result<Report> {
     };
     counts.failures.extend(probes.failures());
     let nodes = nodes(&subject.cluster)?;
+    let waits = waits_in_routers(&subject.cluster).await?;
     let cut_overs = cut_overs(&subject.cluster, &nodes, &probes, begun_us).await?;
     let verified = subject.cluster.is_clean().await?;
     let after = sum(&urls[0]).await?;
     let sum_unchanged = before == after;
     let samples: [Sample; 2] = [singles, batches];
-    Ok(Report::new(plan, peak_per_s, &samples, phases, cut_overs, counts, verified && sum_unchanged))
+    Ok(Report::new(plan, peak_per_s, &samples, phases, cut_overs, waits, counts, verified && sum_unchanged))
 }
 
 /// Adds shards, balances, and drains the added shards.
@@ -196,6 +197,20 @@ async fn cut_overs(
         cluster.shardctl(&["shard", "remove", &shard.id]).await?;
     }
     Ok(cut_overs)
+}
+
+/// How many operations waited in the routers for how many microseconds, in ascending order.
+async fn waits_in_routers(cluster: &OwnCluster) -> anyhow::Result<Vec<(u64, u64)>> {
+    let client = HttpClient::new(ANSWER_TIMEOUT);
+    let mut waits: Vec<(u64, u64)> = Vec::new();
+    for router in &cluster.description.routers {
+        let answer: Value = client.get(&format!("{}/admin/handovers", router.admin_url())).await?;
+        for handover in answer["data"].as_array().into_iter().flatten() {
+            waits.extend(serde_json::from_value::<Vec<(u64, u64)>>(handover["waits"].clone())?);
+        }
+    }
+    waits.sort_unstable();
+    Ok(waits)
 }
 
 /// What all accounts of the load hold together.

@@ -13,7 +13,7 @@ use super::Context;
 pub enum Command {
     /// Add a shard without slots. On this machine, without --node, its PostgreSQL and node are started as well
     Add(add::Args),
-    /// Move every slot of a shard to the others, and delete what was moved
+    /// Move every slot of a shard to the others, and delete what was moved. This cannot be reversed; for options use `move plan --drain` and `move apply`
     Drain(drain::Args),
     /// Take an empty shard out of the map. Refused while the shard still has client data
     Remove(remove::Args),

@@ -32,7 +32,7 @@ pub enum Command {
     Resume(orders::Args),
     /// Bound the rate of the copy
     Throttle(orders::ThrottleArgs),
-    /// Compare both sides of a move now, before its cut-over
+    /// Compare both sides of a move when its copy is complete, before its cut-over
     Verify(orders::Args),
     /// Cut over a move that was told to wait
     Cutover(orders::Args),

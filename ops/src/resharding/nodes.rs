@@ -5,6 +5,7 @@ use std::{cmp::Ordering, collections::BTreeMap, time::Duration};
 use anyhow::{Context, anyhow, bail};
 use futures_util::future::join_all;
 use shard_map::{Shard, ShardMap, Slot, SlotRange};
+use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use uuid::Uuid;
 use wire::{shard_node_client::ShardNodeClient, slot_moves_client::SlotMovesClient};
@@ -218,7 +219,8 @@ impl Nodes {
                 let answer = answer.map_err(|status| said(&shard.id, &status))?;
                 anyhow::Ok(ShardMap::parse(&answer.into_inner().shard_map)?)
             };
-            (shard.id.clone(), asked.await)
+            let answer = timeout(LIST_TIMEOUT, asked).await;
+            (shard.id.clone(), answer.unwrap_or_else(|_| Err(anyhow!("shard {} does not answer", shard.id))))
         }))
         .await
     }

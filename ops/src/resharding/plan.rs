@@ -239,14 +239,17 @@ pub fn wave<'p>(waiting: &[&'p PlannedMove]) -> Vec<&'p PlannedMove> {
     wave
 }
 
-/// Reads slots as an operator writes them: ranges, slots, and accounts or `{tags}` whose slot is meant.
+/// Reads slots as an operator writes them: ranges, slots, and accounts or `{tags}` whose slot is meant. `account:` stands before an account
+/// whose id begins with a digit.
 ///
 /// # Errors
 /// Names the part that is none of them.
 pub fn parse_slots(text: &str) -> anyhow::Result<Vec<SlotRange>> {
     let mut slots: BTreeSet<Slot> = BTreeSet::new();
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        if part.starts_with(|c: char| c.is_ascii_digit()) {
+        if let Some(account) = part.strip_prefix("account:") {
+            slots.insert(shard_map::slot_of(account));
+        } else if part.starts_with(|c: char| c.is_ascii_digit()) {
             let range: SlotRange = part.parse().with_context(|| format!("slots {part:?}"))?;
             slots.extend(range.slots());
         } else {
@@ -324,6 +327,7 @@ mod tests {
         let slots = parse_slots("100-102, {user42},7").unwrap();
         let has = |slot: Slot| slots.iter().any(|range| range.contains(slot));
         assert!([7, 100, 101, 102].into_iter().all(|slot| has(Slot::new(slot).unwrap())) && has(tagged));
+        assert_eq!(parse_slots("account:4711").unwrap(), merge_slots([shard_map::slot_of("4711")]));
         assert!(parse_slots("9-3").is_err() && parse_slots(" , ").is_err());
         let nodes = nodes(&[&["0-16383"], &[]]);
         let owners = Owners::from_map(&nodes.map);

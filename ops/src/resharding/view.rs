@@ -50,6 +50,9 @@ pub struct MoveView {
     /// When the source gave the slots away, in microseconds since the epoch; 0: it has not.
     #[serde(skip)]
     pub released_at_us: i64,
+    /// What the last verification has found to differ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub difference: Option<String>,
     #[serde(skip)]
     pub verifications_asked: u64,
     #[serde(skip)]
@@ -120,6 +123,7 @@ impl MoveView {
             lag_ms: activity.filter(|_| is_catching_up).map(|it| it.lag_us as f64 / 1e3),
             slot_epoch: number("slot_epoch"),
             released_at_us: number("released_at_us"),
+            difference: progress["difference"].as_str().map(str::to_owned),
             verifications_asked: wishes["verifications_asked"].as_u64().unwrap_or(0),
             verifications_done: count("verifications_done"),
             paused: wishes["paused"] == true,

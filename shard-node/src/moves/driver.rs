@@ -245,9 +245,12 @@ impl Driver {
 
     /// Forgets what a failure may have made wrong, reads the row again, and notes the failure. False: another driver has taken over.
     async fn reload_after(&mut self, failure: &MoveError) -> bool {
-        if let (MoveError::Unreachable { .. }, Some((_, client))) = (failure, &self.peer) {
+        // Another node of the shard may serve where this one does not answer, or refuses.
+        if let (MoveError::Unreachable { .. } | MoveError::Refused(_), Some((_, client))) = (failure, &self.peer) {
             client.drop_connection();
         }
+        self.throttle.page_failed();
+        self.scales.clear();
         (self.source, self.incoming, self.digest, self.next_page) = (None, None, None, None);
         (self.joined, self.released) = (false, false);
         loop {

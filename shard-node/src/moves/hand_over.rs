@@ -34,6 +34,8 @@ use crate::store::{
 const FEW: i64 = 200;
 /// Positions that one statement reads.
 const AT_ONCE: i64 = 20_000;
+/// Most positions that the answer of a release reaches back.
+const LARGEST_REST: i64 = 5_000;
 /// Most reads before the lock. After them, the release is refused.
 const LOOKS: usize = 20;
 
@@ -104,7 +106,6 @@ impl Moves {
             }
         }
 
-        let scales = scales(&mut session).await?;
         let locked = Instant::now();
         run(&mut writer, BEGIN).await?;
         let (bookings, to) = session.run(async |c| Ok(appended(c, &row, verified.position, own).await)).await??;
@@ -116,7 +117,7 @@ impl Moves {
             // The session ends, and with it the transaction.
             return Err(MoveError::TooLong(format!(
                 "the release had locked the source's lane for {ms} ms before its commit, and the limit is {max_locked_ms} ms, half of --max-pause. \
-                 The driver tries again. If this repeats, lower the load, or abort the move and start it with a larger --max-pause"
+                 The driver tries again. If this repeats, lower the load, or abort the move, and make and apply a new plan with a larger --max-pause"
             )));
         }
         let kept = SourceProgress {
@@ -133,7 +134,10 @@ impl Moves {
         durable(DurableStep::Release, commit(&mut writer, &state, &effects, &statements)).await?;
         self.0.lane.look_again();
         self.verified().remove(&id);
-        let rows = rest(&mut session, &row, after, kept.last_position).await?;
+        // A batch that was in flight before the lock may have brought a new asset.
+        let scales = scales(&mut session).await?;
+        // The slots are released, whether this succeeds or not. The driver reads what does not come with the answer.
+        let rows = rest(&mut session, &row, after, kept.last_position).await.unwrap_or(None);
         let paused_us = i64::try_from(locked.elapsed().as_micros()).unwrap_or(i64::MAX);
         tracing::info!(
             move_id = %id, to = row.peer, last_position = kept.last_position,
@@ -219,7 +223,7 @@ fn answer(kept: &SourceProgress, scales: Vec<wire::AssetScale>) -> wire::Release
 /// The relevant bookings after a position, up to the last one before the release. They go with the answer, because slots belong to no
 /// shard until the target has them. `None` if there are too many.
 async fn rest(session: &mut Session, row: &MoveRow, after: i64, last: i64) -> Result<Option<Bytes>, MoveError> {
-    if after < last - AT_ONCE {
+    if after < last - LARGEST_REST {
         return Ok(None);
     }
     let rows = session.run(async |c| Ok(tables::copy_bookings_out(c, &row.slots, after, last).await)).await??;

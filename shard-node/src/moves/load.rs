@@ -65,13 +65,15 @@ impl Moves {
             *self.0.closed_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
         }
         // The pool of reads: a count must not take the connections of a cut-over.
+        if refuse_moves {
+            // A move that begins now is visible when the lock was granted. It is not held during the count: a cut-over would wait for it.
+            let mut locked = self.0.reads.begin().await?;
+            tables::lock(&mut locked).await?;
+            locked.commit().await?;
+        }
         let mut transaction = self.0.reads.begin().await?;
         let limit = format!("SET LOCAL statement_timeout = {COUNTED_WITHIN_MS}");
         sqlx::query(AssertSqlSafe(limit)).execute(&mut *transaction).await?;
-        if refuse_moves {
-            // A move that begins now is visible when the lock is granted.
-            tables::lock(&mut transaction).await?;
-        }
         let open: Vec<i16> = Phase::ALL.into_iter().filter(|phase| phase.is_open()).map(Phase::code).collect();
         let counts = sqlx::query(COUNTS).bind(open).bind(MOST).fetch_one(&mut *transaction).await?;
         let in_transit = sqlx::query(IN_TRANSIT).fetch_all(&mut *transaction).await?;

@@ -33,6 +33,8 @@ pub struct Progress {
     pub verified_position: i64,
     /// How many of the verifications that an operator has asked for are done.
     pub verifications_done: u64,
+    /// What the last verification has found to differ. Only a verification writes it.
+    pub difference: Option<String>,
     /// What has come holds together, and the newest time of an account; kept up to date by the catch-up.
     pub is_summed: bool,
     pub sums: Vec<AssetSum>,

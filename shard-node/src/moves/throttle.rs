@@ -21,7 +21,8 @@ const NEVER_SLOW: Duration = Duration::from_millis(2);
 const PAGE_TAKES: Duration = Duration::from_millis(50);
 const SMALLEST_PAGE: u32 = 1_000;
 const FIRST_PAGE: u32 = 2_500;
-const LARGEST_PAGE: u32 = 20_000;
+/// With metadata of full length, so many rows still fit into one message.
+const LARGEST_PAGE: u32 = 10_000;
 
 /// How many bookings a page looks at. Of some slots, a page has few rows and is read in no time.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +37,11 @@ impl Default for PageSize {
 impl PageSize {
     pub fn size(self) -> u32 {
         self.0
+    }
+
+    /// A page of this size may have been too large for a message.
+    pub fn failed(&mut self) {
+        self.0 = (self.0 / 2).max(SMALLEST_PAGE);
     }
 
     /// Takes in how long a page of this size took.
@@ -87,6 +93,10 @@ impl Throttle {
     /// Bookings in the next page.
     pub fn page(&self) -> u32 {
         self.page.size()
+    }
+
+    pub fn page_failed(&mut self) {
+        self.page.failed();
     }
 
     pub fn page_took(&mut self, page: Duration) {

@@ -111,6 +111,12 @@ impl Ownership {
             let remedy = "list every shard, and every removed shard under [[removed]]";
             return Some(Disagreement::new("shards of the map", "every known shard", found, remedy));
         }
+        let is_used = |slot: &Slot| matches!(self.of(*slot).state, SlotState::Owned | SlotState::Incoming);
+        if map.index_of(shard).is_none() && Slot::all().any(|slot| is_used(&slot)) {
+            let found = format!("version {}, without shard {shard}", map.version);
+            let remedy = "this shard owns slots, or receives some: `shardctl shard remove` takes only an empty shard out of the map";
+            return Some(Disagreement::new("shards of the map", format!("shard {shard}"), found, remedy));
+        }
         let moved = |slot: Slot| before.is_none_or(|before| before.owner_id(slot) != map.owner_id(slot));
         let wrong = |slot: &Slot| {
             let (state, to) = (self.of(*slot).state, map.owner_id(*slot));

@@ -181,7 +181,7 @@ async fn a_cent_changed_by_hand_keeps_the_slots_where_they_are() -> anyhow::Resu
     let compared = cluster.shardctl(&["move", "verify", "--json"]).await?;
     ensure!(compared.code == Some(3), "a difference is a violation: {compared:?}");
     let said: serde_json::Value = serde_json::from_str(&compared.stdout)?;
-    ensure!(said["blocked_by"].as_str().is_some_and(|why| why.contains(&alice)), "{said}");
+    ensure!(said["difference"].as_str().is_some_and(|why| why.contains(&alice)), "{said}");
     movement.wish(MoveWishes { hold_cutover: Some(false), ..Default::default() }).await?;
     until("the difference is named", Duration::from_secs(20), async || {
         let progress = movement.progress().await?;

@@ -29,6 +29,8 @@ pub struct Report {
     pub books_balance: bool,
     pub phases: Vec<Phase>,
     pub cut_overs: Vec<CutOver>,
+    /// Operations that waited in a router for a slot, and their waits.
+    pub waits: Waits,
     pub figures: Vec<Figure>,
     /// Transfers a second, and the latency of single transfers, by second.
     pub timeline: Vec<Second>,
@@ -44,13 +46,41 @@ pub struct Second {
     pub max_ms: f64,
 }
 
+/// The waits of operations in routers, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Waits {
+    pub operations: u64,
+    pub p50_ms: f64,
+    pub p99_ms: f64,
+    pub max_ms: f64,
+}
+
+impl Waits {
+    /// From microseconds and numbers of operations, in ascending order.
+    fn of(waits: &[(u64, u64)]) -> Self {
+        let operations: u64 = waits.iter().map(|(_, count)| count).sum();
+        let at = |share: f64| {
+            let rank = (operations as f64 * share).ceil() as u64;
+            let mut seen = 0;
+            let wait = waits.iter().find(|(_, count)| {
+                seen += count;
+                seen >= rank
+            });
+            wait.map_or(0.0, |(us, _)| *us as f64 / 1e3)
+        };
+        Self { operations, p50_ms: at(0.5), p99_ms: at(0.99), max_ms: at(1.0) }
+    }
+}
+
 impl Report {
+    #[allow(clippy::too_many_arguments, reason = "each is a part of the report")]
     pub fn new(
         plan: Plan,
         peak_transfers_per_s: f64,
         samples: &[Sample; 2],
         phases: Vec<Phase>,
         cut_overs: Vec<CutOver>,
+        waits: Vec<(u64, u64)>,
         clients: ClientCounts,
         books_balance: bool,
     ) -> Self {
@@ -73,6 +103,7 @@ impl Report {
             books_balance,
             phases,
             cut_overs,
+            waits: Waits::of(&waits),
             figures,
             timeline: timeline(&windows),
             clients,
@@ -90,7 +121,8 @@ impl Report {
         format!(
             "{} to {} shards and back with {} accounts: {} cut-overs, {} bookings and {} accounts copied ({:.0} MB). The load was half of \
              {:.0} transfers/s. Beside it: {holds} holds, {captures} captures, {reversals} reversals, {replays} old transfers sent again with the same \
-             answer, {statement_entries} entries of statements, {lists} lists and sums. {} answers were wrong or missing. shardctl verify found {}.",
+             answer, {statement_entries} entries of statements, {lists} lists and sums. {} answers were wrong or missing. shardctl verify found {}. {} \
+             operations waited in a router for a slot: p50 {:.1} ms, p99 {:.1} ms, at most {:.1} ms.",
             self.plan.shards,
             self.plan.shards + self.plan.added,
             self.plan.accounts,
@@ -105,6 +137,10 @@ impl Report {
             } else {
                 "a VIOLATION, or the sum CHANGED"
             },
+            self.waits.operations,
+            self.waits.p50_ms,
+            self.waits.p99_ms,
+            self.waits.max_ms,
         )
     }
 
@@ -255,12 +291,15 @@ mod tests {
         let plan = Plan { shards: 4, added: 4, accounts: 10, peak_seconds: 1, seed: 1 };
         let cut_overs = vec![cut_over(Some(40.0)), cut_over(None), cut_over(Some(20.0)), cut_over(Some(90.0))];
         let none = [Sample::default(), Sample::default()];
-        let report = Report::new(plan, 100.0, &none, Vec::new(), cut_overs.clone(), ClientCounts::default(), true);
+        let waits = vec![(10_000, 3), (90_000, 1)];
+        let report =
+            Report::new(plan, 100.0, &none, Vec::new(), cut_overs.clone(), waits, ClientCounts::default(), true);
+        assert_eq!([report.waits.p50_ms, report.waits.p99_ms], [10.0, 90.0]);
         assert_eq!(report.distribution()[0], ["50 %".to_owned(), "40.0".to_owned()]);
         assert_eq!(report.distribution()[5][1], "90.0");
         assert!(report.is_right() && report.page().contains("4 cut-overs"));
         let wrong = ClientCounts { failures: vec!["x".to_owned()], ..ClientCounts::default() };
-        let report = Report::new(plan, 100.0, &none, Vec::new(), cut_overs, wrong, true);
+        let report = Report::new(plan, 100.0, &none, Vec::new(), cut_overs, Vec::new(), wrong, true);
         assert!(!report.is_right() && report.summary().contains("1 answers were wrong"));
     }
 }

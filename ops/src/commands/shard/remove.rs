@@ -24,7 +24,7 @@ pub struct Args {
     /// Print what is left on the shard, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// The map file that the routers watch, to be kept up to date [default: that of the cluster in --data-dir]
+    /// The map file that the routers watch, to be kept up to date [default: that of the cluster in --data-dir; none with --admin-url]
     #[arg(long, value_name = "FILE")]
     map: Option<PathBuf>,
     #[command(flatten)]

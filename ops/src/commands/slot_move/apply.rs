@@ -32,7 +32,7 @@ pub struct Args {
     /// Print what would be started, and start nothing
     #[arg(long)]
     dry_run: bool,
-    /// The map file that the routers watch, to be kept up to date [default: that of the cluster in --data-dir]
+    /// The map file that the routers watch, to be kept up to date [default: that of the cluster in --data-dir; none with --admin-url]
     #[arg(long, value_name = "FILE")]
     map: Option<PathBuf>,
     #[command(flatten)]
@@ -54,13 +54,13 @@ pub struct Options {
     /// Cut over only if the estimated pause of the slots is at most this, for example 200ms [default: no limit]
     #[arg(long, value_name = "TIME", value_parser = milliseconds)]
     max_pause: Option<u64>,
-    /// Carry out at most so many moves at once [default: as many as have different shards at both ends]
+    /// Carry out at most N moves at once [default: as many as have different shards at both ends]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     parallel: Option<u16>,
-    /// Copy at most so many bytes a second [default: as fast as the source's commits allow]
+    /// Copy at most this many bytes a second, for example 20000000. The copy still rests while the source's commits are slow
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
     rate: Option<u64>,
-    /// Copy as fast as possible, whatever the source's clients feel
+    /// Copy as fast as possible, even if the source's clients become slower
     #[arg(long, conflicts_with = "rate")]
     unthrottled: bool,
 }
@@ -104,25 +104,32 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let file = super::map_file(args.map.clone(), &args.address, context);
-    carry_out_and_show(&nodes, &plan, &args.options, file.as_deref(), context).await
+    let resume = "`shardctl move apply` with the same plan and the same options goes on";
+    carry_out_and_show(&nodes, &plan, &args.options, file.as_deref(), resume, context).await
 }
 
-/// Carries a plan out and prints what was done. Ctrl-C detaches.
+/// Carries a plan out and prints what was done. Ctrl-C detaches; `resume` says how to go on then.
 pub async fn carry_out_and_show(
     nodes: &Nodes,
     plan: &Plan,
     options: &Options,
     file: Option<&std::path::Path>,
+    resume: &str,
     context: &Context,
 ) -> anyhow::Result<ExitCode> {
     let views = tokio::select! {
         done = carry_out(nodes, plan, options, file) => done?,
         _ = tokio::signal::ctrl_c() => {
-            output::note("\ndetached; the moves that have begun go on. Watch them with `shardctl move status --watch`. \
-                          `shardctl move apply` with the same plan goes on with the rest of it");
+            output::note(&format!(
+                "\ndetached; the moves that have begun go on until they are taken. Watch them with `shardctl move status --watch`. The other \
+                 moves are not started, --finish is not ordered, and the map file is not written: {resume}"
+            ));
             return Ok(ExitCode::SUCCESS);
         }
     };
+    if file.is_none() {
+        output::note("no map file was written: name it with --map");
+    }
     if context.json {
         let next: Vec<&str> = views.iter().map(|view| view.next.as_str()).filter(|next| !next.is_empty()).collect();
         output::json(&json!({"moves": views, "next": next}))?;
@@ -195,7 +202,7 @@ async fn carry_out(
         if waits_for_cut_over && done.len() < plan.moves.len() {
             // A shard receives slots in one move at a time.
             output::note(&format!(
-                "{} of {} moves were started. Cut over those that wait, then apply the plan again",
+                "{} of {} moves were started. Cut over those that wait, then apply the plan again with the same options",
                 done.len(),
                 plan.moves.len()
             ));
@@ -231,6 +238,8 @@ async fn carry_out_one(
     let view = watch(nodes, &planned.to, id, bar, |view| {
         wanted.contains(&view.phase.as_str()) && (view.phase != "taken" || view.map_version.is_some())
             || (options.finish && view.phase == "taken")
+            // An earlier command has started it with --hold-cutover.
+            || (view.phase == "catching up" && view.holds_cutover)
     })
     .await?;
     if options.finish && view.phase == "taken" {

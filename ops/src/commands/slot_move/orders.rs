@@ -21,7 +21,7 @@ pub struct Args {
     /// Print what would be ordered, and order nothing
     #[arg(long)]
     dry_run: bool,
-    /// The map file that the routers watch, to be kept up to date [default: that of the cluster in --data-dir]
+    /// The map file that the routers watch, to be kept up to date [default: that of the cluster in --data-dir; none with --admin-url]
     #[arg(long, value_name = "FILE")]
     map: Option<PathBuf>,
     #[command(flatten)]
@@ -31,15 +31,15 @@ pub struct Args {
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("how").required(true))]
 pub struct ThrottleArgs {
-    /// Copy at most so many bytes a second
+    /// Copy at most this many bytes a second. The copy still rests while the source's commits are slow
     #[arg(long, group = "how", value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
     rate: Option<u64>,
     /// Copy as fast as the source's commits allow
     #[arg(long, group = "how")]
     auto: bool,
-    /// Copy as fast as possible
-    #[arg(long, group = "how")]
-    off: bool,
+    /// Copy as fast as possible, even if the source's clients become slower
+    #[arg(long, alias = "off", group = "how")]
+    unthrottled: bool,
     #[command(flatten)]
     args: Args,
 }
@@ -53,7 +53,8 @@ pub async fn resume(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
 }
 
 pub async fn throttle(args: ThrottleArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let wishes = MoveWishes { rate: Some(args.rate.unwrap_or(0)), unthrottled: Some(args.off), ..Default::default() };
+    let wishes =
+        MoveWishes { rate: Some(args.rate.unwrap_or(0)), unthrottled: Some(args.unthrottled), ..Default::default() };
     order(args.args, context, wishes, "throttle changed").await
 }
 
@@ -85,10 +86,10 @@ pub async fn verify(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     // The driver compares both sides before a cut-over in any case.
     let is_done = view.verifications_done >= wanted || view.pause_ms.is_some();
     ensure!(is_done, "move {} is {}: its sides were not compared", view.id, view.phase);
-    match view.blocked_by.as_ref().filter(|_| is_before_cut_over(&view)) {
+    match view.difference.as_ref().filter(|_| is_before_cut_over(&view)) {
         Some(difference) => {
             if !context.json {
-                output::data(&format!("move {}: BLOCKED BY {difference}", view.id))?;
+                output::data(&format!("move {}: {difference}", view.id))?;
             }
             Ok(exit::violation())
         }
@@ -114,7 +115,8 @@ pub async fn cut_over(args: Args, context: &Context) -> anyhow::Result<ExitCode>
 }
 
 pub async fn abort(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    order_and_wait(args, context, MoveWishes { abort: Some(true), ..Default::default() }, &["aborted"]).await
+    // After the release the move can only be completed.
+    order_and_wait(args, context, MoveWishes { abort: Some(true), ..Default::default() }, &["aborted", "taken"]).await
 }
 
 pub async fn finish(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
@@ -194,6 +196,10 @@ async fn wait(
         }
     };
     bar.finish_and_clear();
+    ensure!(
+        view.phase == wanted[0] || wanted[0] != "aborted",
+        "it was too late: the slots had been released, and shard {target} has taken them. next: shardctl move reverse {id}"
+    );
     if let Some(file) = super::map_file(args.map.clone(), &args.address, context)
         && view.phase == "taken"
     {

@@ -24,7 +24,7 @@ pub struct Args {
     /// Move everything away from these shards, separated by commas
     #[arg(long, group = "goal", value_name = "SHARD", value_delimiter = ',')]
     drain: Vec<String>,
-    /// Move these slots: numbers, ranges, account ids or {tags}, separated by commas
+    /// Move these slots: numbers, ranges, account ids or {tags}, separated by commas. An id that begins with a digit needs account: before it
     #[arg(long, group = "goal", value_name = "SLOTS", requires = "to")]
     slots: Option<String>,
     /// The shard that receives the slots of --slots

@@ -17,6 +17,9 @@ use crate::{
     store::moves as tables,
 };
 
+/// Rows of accounts in a page, at most. Each of them is relevant, and may have metadata of full length.
+const LARGEST_ACCOUNT_PAGE: u32 = 5_000;
+
 impl Driver {
     /// Copies a page: of bookings up to the source's folded position, then of accounts, then the small tables.
     pub(super) async fn copy(&mut self) -> Result<Step, MoveError> {
@@ -126,7 +129,13 @@ impl Driver {
         // The source reports where the part ends. A bounded read ends at `until`.
         let to = until.filter(|_| page.at_end).map_or(cursor.after, |until| until.max(cursor.after));
         let (after, is_catching_up) = (self.progress.after, self.row.phase == Phase::CatchingUp);
-        let has_rows = pg_session::last_row(&page.rows).is_some_and(|(rows, _)| rows > 0);
+        let has_rows = match pg_session::last_row(&page.rows) {
+            Some((rows, _)) => rows > 0,
+            None if page.rows.is_empty() => false,
+            None => {
+                return Err(MoveError::Refused("the source has sent a page of bookings that ends early".to_owned()));
+            }
+        };
         if !has_rows && after == to {
             return Ok(());
         }
@@ -175,7 +184,7 @@ impl Driver {
             r#move: self.id(),
             driver_epoch: self.row.driver_epoch,
             after: self.progress.after_account.clone(),
-            limit: self.page_size(),
+            limit: self.page_size().min(LARGEST_ACCOUNT_PAGE),
         };
         let answer = self.source().await?.read_accounts(request).await;
         let page = self.answered(answer)?;

@@ -19,6 +19,8 @@ const TOO_LONG_AGAIN: Duration = Duration::from_secs(1);
 const LONGEST_FACTOR: u32 = 30;
 /// How long the source may take for a page while the slots are between the shards.
 const PAGE_WITHIN: Duration = Duration::from_secs(10);
+/// How long a release may take. Before its lock, it reads what was appended since the verification.
+const RELEASE_WITHIN: Duration = Duration::from_secs(30);
 /// A verification that took longer than this is repeated, at most [`VERIFICATIONS`] times, because much was appended since.
 const FRESH: Duration = Duration::from_secs(2);
 /// Most verifications before a cut-over.
@@ -31,7 +33,7 @@ impl Driver {
         if self.released {
             return self.cut_over(0).await;
         }
-        let begun = Instant::now();
+        let (begun, before) = (Instant::now(), self.progress.after);
         let page = self.read_page(None, self.page_size()).await?;
         let (at_end, bytes) = (page.at_end, page.rows.len());
         self.write_page(page, None).await?;
@@ -46,12 +48,25 @@ impl Driver {
         if self.wishes.paused || (self.wishes.hold_cutover && !self.wishes.rehearse) {
             return self.verify_if_asked().await;
         }
+        if self.wishes.max_pause_ms > 0 && self.progress.after - before > i64::from(SMALL_PAGE) {
+            // What has piled up during a rest says nothing about the pause.
+            return Ok(Step::Again);
+        }
         if let Some(why) = self.too_long(begun.elapsed()) {
             return self.wait_because(why).await;
         }
         let begun = Instant::now();
-        let verified = self.verify().await?;
+        let verified = match self.verify().await {
+            Err(MoveError::Differs(what)) => {
+                self.progress.difference = Some(what.clone());
+                self.progress.verifications_done = self.wishes.verifications_asked;
+                self.save().await?;
+                return Err(MoveError::Differs(what));
+            }
+            verified => verified?,
+        };
         self.progress.verified_position = verified;
+        self.progress.difference = None;
         if self.wishes.rehearse {
             self.save().await?;
             return self.give_up().await;
@@ -81,13 +96,8 @@ impl Driver {
     /// Copies what the source appended, up to a position.
     pub(super) async fn follow_to(&mut self, position: i64) -> Result<(), MoveError> {
         while self.progress.after < position {
-            let page = match tokio::time::timeout(PAGE_WITHIN, self.read_page(Some(position), SMALL_PAGE)).await {
-                Ok(page) => page?,
-                Err(_) => {
-                    let reason = format!("no page within {} s", PAGE_WITHIN.as_secs());
-                    return Err(MoveError::Unreachable { shard: self.row.peer.clone(), reason });
-                }
-            };
+            let read = async |driver: &mut Self| driver.read_page(Some(position), SMALL_PAGE).await;
+            let page = self.within(PAGE_WITHIN, read).await?;
             let end = page.cursor.unwrap_or_default().after;
             // The source has reported `position`. If it shows less, its state is older.
             if page.at_end && end < position {
@@ -107,7 +117,7 @@ impl Driver {
         let sessions = self.moves.sessions().await?;
         // Copy as much as possible before the pause.
         let begun = Instant::now();
-        let page = self.read_page(None, SMALL_PAGE).await?;
+        let page = self.within(PAGE_WITHIN, async |driver| driver.read_page(None, SMALL_PAGE).await).await?;
         self.write_page(page, None).await?;
         if let Some(why) = self.too_long(begun.elapsed()) {
             return self.wait_because(why).await;
@@ -119,11 +129,15 @@ impl Driver {
             max_locked_ms: self.wishes.max_pause_ms / 2,
             after: self.progress.after,
         };
-        let answer = self.source().await?.release(request).await;
-        let released = match self.answered(answer) {
+        let answer = self.within(RELEASE_WITHIN, async |driver| {
+            let answer = driver.source().await?.release(request).await;
+            driver.answered(answer)
+        });
+        let released = match answer.await {
             Err(MoveError::TooLong(why)) => return self.wait_because(why).await,
             answer => answer?,
         };
+        self.too_long = 0;
         let begun = Instant::now();
         self.released = true;
         self.progress.last_position = released.last_position;
@@ -166,6 +180,21 @@ impl Driver {
         Ok(Step::Again)
     }
 
+    /// Bounds a call to the source while the slots may be between the shards. A call that is repeated does no harm.
+    async fn within<T>(
+        &mut self,
+        patience: Duration,
+        call: impl AsyncFnOnce(&mut Self) -> Result<T, MoveError>,
+    ) -> Result<T, MoveError> {
+        match tokio::time::timeout(patience, call(self)).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let reason = format!("no answer within {} s", patience.as_secs());
+                Err(MoveError::Unreachable { shard: self.row.peer.clone(), reason })
+            }
+        }
+    }
+
     /// Waits before a cut-over that would have taken too long is tried again, longer each time.
     async fn wait_because(&mut self, why: String) -> Result<Step, MoveError> {
         self.progress.blocked_by = Some(why);
@@ -181,14 +210,16 @@ impl Driver {
         if self.progress.verifications_done >= asked {
             return Ok(Step::Wait(TAIL));
         }
-        self.progress.blocked_by = match self.verify().await {
+        match self.verify().await {
             Ok(position) => {
                 self.progress.verified_position = position;
-                None
+                (self.progress.difference, self.progress.blocked_by) = (None, None);
             }
-            Err(MoveError::Differs(what)) => Some(what),
+            Err(MoveError::Differs(what)) => {
+                (self.progress.difference, self.progress.blocked_by) = (Some(what.clone()), Some(what));
+            }
             Err(error) => return Err(error),
-        };
+        }
         self.progress.verifications_done = asked;
         self.save().await?;
         Ok(Step::Wait(TAIL))
@@ -203,7 +234,7 @@ impl Driver {
         is_too_long.then(|| {
             format!(
                 "the cut-over would pause the slots for about {about} ms, and --max-pause allows {most} ms. The driver tries again. If this \
-                 repeats, lower the load, or abort the move and start it with a larger --max-pause"
+                 repeats, lower the load, or abort the move, and make and apply a new plan with a larger --max-pause"
             )
         })
     }
