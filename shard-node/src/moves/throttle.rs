@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// The rest is a multiple of the time that the page took, within these bounds.
 const LEAST: f64 = 0.5;
-const MOST: f64 = 16.0;
+const MOST: f64 = 4.0;
 const FIRST: f64 = 2.0;
 /// A latency is too high from this multiple of the lowest one on.
 const TOO_HIGH: f64 = 1.5;
