@@ -28,7 +28,7 @@ use super::{
     incoming::Incoming,
     phase::Phase,
     progress::{self, Progress, Wishes},
-    throttle::Throttle,
+    throttle::{CatchUp, Throttle},
 };
 use crate::store::{
     StoreError,
@@ -164,6 +164,7 @@ struct Driver {
     /// The source has given the slots away.
     released: bool,
     throttle: Throttle,
+    catching_up: CatchUp,
     /// A page that the source has read ahead.
     next_page: Option<wire::ReadMoveBookingsResponse>,
     /// The sums over what has come; `None` before the catch-up and after a failure.
@@ -234,6 +235,7 @@ impl Driver {
             joined: false,
             released: false,
             throttle: Throttle::default(),
+            catching_up: CatchUp::default(),
             next_page: None,
             incoming: None,
             digest: None,
@@ -279,7 +281,12 @@ impl Driver {
 
     /// Bookings or rows in a page.
     fn page_size(&self) -> u32 {
-        if self.wishes.unthrottled { PAGE } else { self.throttle.page() }
+        if self.is_unthrottled() { PAGE } else { self.throttle.page() }
+    }
+
+    /// Whether there is no rest after a page: an operator wants none, or the catch-up would fall behind.
+    fn is_unthrottled(&self) -> bool {
+        self.wishes.unthrottled || self.catching_up.hurries()
     }
 
     // === the row ===

@@ -54,6 +54,29 @@ impl PageSize {
     }
 }
 
+/// Whether a catch-up has to go without rests. A throttled one may be slower than the source appends, and would never end.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CatchUp {
+    entries_left: Option<i64>,
+    hurries: bool,
+}
+
+impl CatchUp {
+    /// Takes in a page of the catch-up, and how many entries of the source were left after it.
+    pub fn page(&mut self, entries_left: i64, at_end: bool) {
+        let before = self.entries_left.replace(entries_left);
+        self.hurries = !at_end && (self.hurries || before.is_some_and(|before| entries_left >= before));
+        if at_end {
+            self.entries_left = None;
+        }
+    }
+
+    /// Pages follow each other without rests, until one reaches the end.
+    pub fn hurries(self) -> bool {
+        self.hurries
+    }
+}
+
 #[derive(Debug)]
 pub struct Throttle {
     page: PageSize,
@@ -183,6 +206,18 @@ mod tests {
             page.size()
         };
         assert_eq!([after(MS * 5), after(MS * 50), after(MS * 300)], [LARGEST_PAGE, LARGEST_PAGE, SMALLEST_PAGE]);
+    }
+
+    /// Found by growing a cluster under load: the slots of a hot account were copied, and the catch-up fell behind for ever.
+    #[test]
+    fn a_catch_up_that_falls_behind_goes_without_rests_until_it_is_at_the_end() {
+        let mut catch_up = CatchUp::default();
+        let mut after = |entries_left, at_end| {
+            catch_up.page(entries_left, at_end);
+            catch_up.hurries()
+        };
+        assert_eq!([after(900, false), after(800, false), after(810, false)], [false, false, true]);
+        assert_eq!([after(500, false), after(0, true), after(300, false)], [true, false, false]);
     }
 
     #[test]

@@ -235,9 +235,9 @@ impl Driver {
 
     pub(super) fn pause_after_page(&mut self, page: Duration, bytes: usize) -> Step {
         self.throttle.page_took(page);
-        let reason = if self.wishes.unthrottled { String::new() } else { self.throttle.reason(self.wishes.rate) };
+        let reason = if self.is_unthrottled() { String::new() } else { self.throttle.reason(self.wishes.rate) };
         self.moves.note(self.row.id, |activity| activity.throttle_reason = reason);
-        if self.wishes.unthrottled {
+        if self.is_unthrottled() {
             return Step::Again;
         }
         Step::Wait(self.throttle.rest(page, bytes, self.wishes.rate))

@@ -36,6 +36,7 @@ impl Driver {
         let (begun, before) = (Instant::now(), self.progress.after);
         let page = self.read_page(None, self.page_size()).await?;
         let (at_end, bytes) = (page.at_end, page.rows.len());
+        self.catching_up.page(page.entries_left, at_end);
         self.write_page(page, None).await?;
         if !at_end {
             return Ok(self.pause_after_page(begun.elapsed(), bytes));
