@@ -208,7 +208,7 @@ mod tests {
         assert_eq!([after(MS * 5), after(MS * 50), after(MS * 300)], [LARGEST_PAGE, LARGEST_PAGE, SMALLEST_PAGE]);
     }
 
-    /// Found by growing a cluster under load: the slots of a hot account were copied, and the catch-up fell behind for ever.
+    /// Found by growing a cluster under load: the slots of a hot account moved, and the throttled catch-up fell behind more and more.
     #[test]
     fn a_catch_up_that_falls_behind_goes_without_rests_until_it_is_at_the_end() {
         let mut catch_up = CatchUp::default();
