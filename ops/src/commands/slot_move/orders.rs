@@ -70,8 +70,7 @@ pub async fn verify(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let wanted = before.verifications_asked + 1;
     let stack = progress::Stack::new();
     let bar = stack.percent(&target);
-    let has_answer =
-        |view: &MoveView| view.verifications_done >= wanted || view.blocked_by.is_some() || !is_before_cut_over(view);
+    let has_answer = |view: &MoveView| view.verifications_done >= wanted || !is_before_cut_over(view);
     let view = tokio::select! {
         view = apply::watch(&nodes, &target, before.id, &bar, has_answer) => view?,
         _ = tokio::signal::ctrl_c() => {
