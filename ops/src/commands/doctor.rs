@@ -94,7 +94,7 @@ async fn fix(args: &Args, context: &Context) -> anyhow::Result<()> {
             map.version
         ));
     }
-    if let Some(file) = slot_move::map_file(None, &args.address, context) {
+    if let Some(file) = slot_move::map_file(&args.address, context) {
         slot_move::apply::update_file(&nodes, &file).await?;
     }
     output::note(&format!(

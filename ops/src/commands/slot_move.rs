@@ -76,10 +76,26 @@ pub async fn nodes(address: &AdminAddress, context: &Context) -> anyhow::Result<
     Err(failure.context("there is no router to ask for the map")?)
 }
 
-/// The map file that the routers watch: the named one, or that of the cluster in the data folder.
-pub fn map_file(named: Option<PathBuf>, address: &AdminAddress, context: &Context) -> Option<PathBuf> {
+/// A router of the cluster, and the map file to keep up to date.
+#[derive(clap::Args)]
+pub struct ClusterAddress {
+    /// The map file that the routers watch, to be kept up to date [default: that of the cluster in --data-dir; none with --admin-url]
+    #[arg(long, value_name = "FILE")]
+    map: Option<PathBuf>,
+    #[command(flatten)]
+    pub address: AdminAddress,
+}
+
+impl ClusterAddress {
+    pub fn map_file(&self, context: &Context) -> Option<PathBuf> {
+        self.map.clone().or_else(|| map_file(&self.address, context))
+    }
+}
+
+/// The map file that the routers of the data folder's cluster watch; `None` if another router is named.
+pub fn map_file(address: &AdminAddress, context: &Context) -> Option<PathBuf> {
     let own = || Layout::find(&context.data_dir).ok().map(|layout| layout.shard_map());
-    named.or_else(|| if address.named().is_none() { own() } else { None })
+    if address.named().is_none() { own() } else { None }
 }
 
 /// The move that is meant: the named one, or the only one that is open.

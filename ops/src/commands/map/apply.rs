@@ -12,7 +12,7 @@ use serde_json::json;
 use super::diff;
 use crate::{
     cluster::durable_file::{self, Audience},
-    commands::{Context, router_address::AdminAddress, slot_move},
+    commands::{Context, slot_move},
     output,
     resharding::nodes::Nodes,
 };
@@ -24,16 +24,13 @@ pub struct Args {
     /// Show what would change, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// The map file that the routers watch, to be replaced [default: that of the cluster in --data-dir; none with --admin-url]
-    #[arg(long, value_name = "FILE")]
-    map: Option<PathBuf>,
     #[command(flatten)]
-    address: AdminAddress,
+    cluster: slot_move::ClusterAddress,
 }
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let new = super::read(&args.file)?;
-    let nodes = slot_move::nodes(&args.address, context).await?;
+    let nodes = slot_move::nodes(&args.cluster.address, context).await?;
     let old = nodes.newest_map().await;
     let diff = old.diff(&new);
     if let Some(gone) = diff.removed.first() {
@@ -70,7 +67,7 @@ async fn publish(args: &Args, new: &shard_map::ShardMap, context: &Context) -> a
         new.version,
         refused.join("; ")
     );
-    let Some(watched) = slot_move::map_file(args.map.clone(), &args.address, context) else { return Ok(()) };
+    let Some(watched) = args.cluster.map_file(context) else { return Ok(()) };
     let is_same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
     if !is_same(&watched, &args.file) {
         let text = fs::read_to_string(&args.file).with_context(|| format!("cannot read {}", args.file.display()))?;

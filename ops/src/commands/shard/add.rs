@@ -1,6 +1,6 @@
 //! `shardctl shard add`
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::json;
@@ -11,7 +11,7 @@ use wire::shard_node_client::ShardNodeClient;
 
 use crate::{
     cluster::{Layout, growth, lock},
-    commands::{self, Context, router_address::AdminAddress, slot_move},
+    commands::{self, Context, slot_move},
     output, progress,
     resharding::nodes::Nodes,
 };
@@ -34,20 +34,17 @@ pub struct Args {
     /// Check everything and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// The map file that the routers watch, to be kept up to date [default: that of the cluster in --data-dir; none with --admin-url]
-    #[arg(long, value_name = "FILE")]
-    map: Option<PathBuf>,
     #[command(flatten)]
-    address: AdminAddress,
+    cluster: slot_move::ClusterAddress,
 }
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let nodes = slot_move::nodes(&args.address, context).await?;
+    let nodes = slot_move::nodes(&args.cluster.address, context).await?;
     // Every other shard must answer: the new node asks them before it is initialised.
     nodes.owners().await?;
     let known = nodes.map.shards.iter().find(|shard| shard.id == args.id);
     let number = known.map(|shard| shard.number).or(args.number).unwrap_or_else(|| nodes.map.next_number());
-    let file = slot_move::map_file(args.map.clone(), &args.address, context);
+    let file = args.cluster.map_file(context);
     let is_local = args.node.is_empty();
     if args.dry_run {
         let how =
@@ -59,7 +56,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let urls = if is_local {
-        ensure!(args.address.named().is_none(), "name the addresses of the shard's nodes with --node");
+        ensure!(args.cluster.address.named().is_none(), "name the addresses of the shard's nodes with --node");
         let layout = Layout::find(&context.data_dir)?;
         let _lock = commands::alone(&layout).await?;
         ensure!(

@@ -1,6 +1,6 @@
 //! `shardctl shard drain`
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::ensure;
 use wire::MoveWishes;
@@ -8,7 +8,6 @@ use wire::MoveWishes;
 use crate::{
     commands::{
         Context,
-        router_address::AdminAddress,
         slot_move::{self, apply},
     },
     output, progress,
@@ -26,16 +25,13 @@ pub struct Args {
     /// Print what would be moved, and move nothing
     #[arg(long)]
     dry_run: bool,
-    /// The map file that the routers watch, to be kept up to date [default: that of the cluster in --data-dir; none with --admin-url]
-    #[arg(long, value_name = "FILE")]
-    map: Option<PathBuf>,
     #[command(flatten)]
-    address: AdminAddress,
+    cluster: slot_move::ClusterAddress,
 }
 
 /// Moves every slot away, and deletes what was moved.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let nodes = slot_move::nodes(&args.address, context).await?;
+    let nodes = slot_move::nodes(&args.cluster.address, context).await?;
     let owners = nodes.owners().await?;
     nodes.shard(&args.id)?;
     let (moves, _) = nodes.list().await;
@@ -71,7 +67,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let file = slot_move::map_file(args.map, &args.address, context);
+    let file = args.cluster.map_file(context);
     let resume = format!("`shardctl shard drain {}` goes on", args.id);
     apply::carry_out_and_show(&nodes, &plan, &apply::Options::finishing(), file.as_deref(), &resume, context).await
 }

@@ -1,6 +1,6 @@
 //! `shardctl shard remove`
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use serde_json::json;
 use shard_map::ShardMap;
@@ -24,19 +24,16 @@ pub struct Args {
     /// Print what is left on the shard, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// The map file that the routers watch, to be kept up to date [default: that of the cluster in --data-dir; none with --admin-url]
-    #[arg(long, value_name = "FILE")]
-    map: Option<PathBuf>,
     #[command(flatten)]
-    address: AdminAddress,
+    cluster: slot_move::ClusterAddress,
 }
 
 /// Publishes a map without the shard. On this machine, its node and database are stopped; their folder stays.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let nodes = slot_move::nodes(&args.address, context).await?;
+    let nodes = slot_move::nodes(&args.cluster.address, context).await?;
     if nodes.map.removed.iter().any(|gone| gone.id == args.id) {
         // An earlier run may have ended before it stopped the processes.
-        let folder = forget(&args.id, &args.address, context).await?;
+        let folder = forget(&args.id, &args.cluster.address, context).await?;
         return show_removed(&args.id, &nodes.map, folder, context);
     }
     nodes.shard(&args.id)?;
@@ -68,10 +65,10 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     }
     let map = nodes.publish(|newest| Ok(newest.successor_without(&args.id)?)).await?;
     let remaining = Nodes { map };
-    if let Some(file) = slot_move::map_file(args.map, &args.address, context) {
+    if let Some(file) = args.cluster.map_file(context) {
         apply::update_file(&remaining, &file).await?;
     }
-    let folder = forget(&args.id, &args.address, context).await?;
+    let folder = forget(&args.id, &args.cluster.address, context).await?;
     show_removed(&args.id, &remaining.map, folder, context)
 }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::{
     cluster::durable_file::{self, Audience},
-    commands::{Context, router_address::AdminAddress},
+    commands::Context,
     output, progress,
     resharding::{
         map_file,
@@ -32,11 +32,8 @@ pub struct Args {
     /// Print what would be started, and start nothing
     #[arg(long)]
     dry_run: bool,
-    /// The map file that the routers watch, to be kept up to date [default: that of the cluster in --data-dir; none with --admin-url]
-    #[arg(long, value_name = "FILE")]
-    map: Option<PathBuf>,
     #[command(flatten)]
-    address: AdminAddress,
+    cluster: super::ClusterAddress,
 }
 
 /// How the moves of a plan are carried out.
@@ -86,7 +83,7 @@ fn milliseconds(text: &str) -> Result<u64, String> {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let text = fs::read_to_string(&args.plan).with_context(|| format!("cannot read {}", args.plan.display()))?;
     let plan: Plan = toml::from_str(&text).with_context(|| args.plan.display().to_string())?;
-    let nodes = super::nodes(&args.address, context).await?;
+    let nodes = super::nodes(&args.cluster.address, context).await?;
     ensure!(
         plan.cluster == nodes.map.cluster,
         "the plan is of cluster {}, not of {}",
@@ -103,7 +100,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let file = super::map_file(args.map.clone(), &args.address, context);
+    let file = args.cluster.map_file(context);
     let resume = "`shardctl move apply` with the same plan and the same options goes on";
     carry_out_and_show(&nodes, &plan, &args.options, file.as_deref(), resume, context).await
 }

@@ -1,6 +1,6 @@
 //! Orders to a move that has begun: pause, resume, throttle, verify, cutover, reverse, abort, finish.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::ensure;
 use serde_json::json;
@@ -9,7 +9,7 @@ use wire::MoveWishes;
 
 use super::apply;
 use crate::{
-    commands::{Context, router_address::AdminAddress},
+    commands::Context,
     exit, output, progress,
     resharding::{nodes::Nodes, view::MoveView},
 };
@@ -21,11 +21,8 @@ pub struct Args {
     /// Print what would be ordered, and order nothing
     #[arg(long)]
     dry_run: bool,
-    /// The map file that the routers watch, to be kept up to date [default: that of the cluster in --data-dir; none with --admin-url]
-    #[arg(long, value_name = "FILE")]
-    map: Option<PathBuf>,
     #[command(flatten)]
-    address: AdminAddress,
+    cluster: super::ClusterAddress,
 }
 
 #[derive(clap::Args)]
@@ -60,7 +57,7 @@ pub async fn throttle(args: ThrottleArgs, context: &Context) -> anyhow::Result<E
 
 /// Waits until both sides were compared, or differ. A move that is not told to wait compares them by itself before its cut-over.
 pub async fn verify(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let nodes = super::nodes(&args.address, context).await?;
+    let nodes = super::nodes(&args.cluster.address, context).await?;
     let (target, _, before) = super::find(&nodes, args.id).await?;
     if args.dry_run {
         output::data(&format!("move {} is {}; both sides would be compared", before.id, before.phase))?;
@@ -124,7 +121,7 @@ pub async fn finish(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
 
 /// A move in the other direction, which copies only what was booked since the cut-over.
 pub async fn reverse(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let nodes = super::nodes(&args.address, context).await?;
+    let nodes = super::nodes(&args.cluster.address, context).await?;
     let (target, status, view) = super::find(&nodes, args.id).await?;
     ensure!(
         view.phase == "taken",
@@ -143,7 +140,7 @@ pub async fn reverse(args: Args, context: &Context) -> anyhow::Result<ExitCode> 
 }
 
 async fn order(args: Args, context: &Context, wishes: MoveWishes, done: &str) -> anyhow::Result<ExitCode> {
-    let nodes = super::nodes(&args.address, context).await?;
+    let nodes = super::nodes(&args.cluster.address, context).await?;
     let (target, _, view) = super::find(&nodes, args.id).await?;
     if args.dry_run {
         output::data(&format!("move {} is {}; it would be ordered: {done}", view.id, view.phase))?;
@@ -164,7 +161,7 @@ async fn order_and_wait(
     wishes: MoveWishes,
     wanted: &[&str],
 ) -> anyhow::Result<ExitCode> {
-    let nodes = super::nodes(&args.address, context).await?;
+    let nodes = super::nodes(&args.cluster.address, context).await?;
     let (target, _, view) = super::find(&nodes, args.id).await?;
     if args.dry_run {
         output::data(&format!("move {} is {}; it would become: {}", view.id, view.phase, wanted.join(" or ")))?;
@@ -199,7 +196,7 @@ async fn wait(
         view.phase == wanted[0] || wanted[0] != "aborted",
         "it was too late: the slots had been released, and shard {target} has taken them. next: shardctl move reverse {id}"
     );
-    if let Some(file) = super::map_file(args.map.clone(), &args.address, context)
+    if let Some(file) = args.cluster.map_file(context)
         && view.phase == "taken"
     {
         apply::update_file(nodes, &file).await?;
