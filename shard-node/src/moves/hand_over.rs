@@ -3,7 +3,10 @@
 //! Each holds the lane's lock from before it looks until it commits, so that it sees everything and nothing comes in between. What has
 //! to be read is read before the lock as far as possible, because the lane waits for the lock.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use ledger::{
@@ -108,9 +111,14 @@ impl Moves {
 
         let locked = Instant::now();
         run(&mut writer, BEGIN).await?;
-        let (bookings, to) = session.run(async |c| Ok(appended(c, &row, verified.position, own).await)).await??;
-        take_in(&mut verified, bookings, to);
+        // Nothing is appended any more, so that the state says where the journal ends.
         let state = read_state(&mut session).await?;
+        let to = state.next_position - 1;
+        if to > verified.position {
+            let read = async |c: &mut PgConnection| Ok(tables::bookings(c, &row.slots, verified.position, to).await);
+            let bookings = session.run(read).await??;
+            take_in(&mut verified, bookings, to);
+        }
         let effects = effects(&mut session, &state, &verified, self.now_us(), Direction::Out).await?;
         if max_locked_ms > 0 && locked.elapsed() > Duration::from_millis(max_locked_ms) {
             let ms = locked.elapsed().as_millis();
@@ -131,13 +139,19 @@ impl Moves {
         if let Some(reverses) = kept.reverses {
             statements.push_str(&self.end_reversed(&mut session, reverses, Phase::Reversed).await?);
         }
-        durable(DurableStep::Release, commit(&mut writer, &state, &effects, &statements)).await?;
+        // What the target needs is read while the commit waits for the disk: the lock keeps everything else out until then.
+        let (committed, rows) = tokio::join!(
+            durable(DurableStep::Release, commit(&mut writer, &state, &effects, &statements)),
+            // The driver asks again for what does not come with the answer.
+            async {
+                let rows = rest(&mut session, &row, after, kept.last_position).await.unwrap_or(None);
+                Ok::<_, MoveError>((rows, scales(&mut session).await?))
+            }
+        );
+        committed?;
         self.0.lane.look_again();
         self.verified().remove(&id);
-        // A batch that was in flight before the lock may have brought a new asset.
-        let scales = scales(&mut session).await?;
-        // The slots are released, whether this succeeds or not. The driver reads what does not come with the answer.
-        let rows = rest(&mut session, &row, after, kept.last_position).await.unwrap_or(None);
+        let (rows, scales) = rows?;
         let paused_us = i64::try_from(locked.elapsed().as_micros()).unwrap_or(i64::MAX);
         tracing::info!(
             move_id = %id, to = row.peer, last_position = kept.last_position,
@@ -267,10 +281,15 @@ async fn effects(
         Direction::Out => (BookingKind::MovedOut, BookingKind::SharesOut),
         Direction::In => (BookingKind::MovedIn, BookingKind::SharesIn),
     };
-    let assets: std::collections::BTreeSet<&String> = sums.posted.keys().chain(sums.shares.keys()).collect();
-    for asset in assets {
-        let code = AssetCode::new(asset).map_err(|error| StoreError::Corrupt(format!("asset {asset}: {error}")))?;
-        let amount = |sums: &std::collections::BTreeMap<String, i128>| {
+    let assets: BTreeSet<&String> = sums.posted.keys().chain(sums.shares.keys()).collect();
+    let code = |asset: &String| {
+        AssetCode::new(asset).map_err(|error| StoreError::Corrupt(format!("asset {asset}: {error}")))
+    };
+    let assets: Vec<(&String, AssetCode)> =
+        assets.into_iter().map(|asset| Ok((asset, code(asset)?))).collect::<Result<_, StoreError>>()?;
+    let there = in_transit(session, assets.iter().map(|(_, code)| AccountId::in_transit(*code)).collect()).await?;
+    for (asset, code) in assets {
+        let amount = |sums: &BTreeMap<String, i128>| {
             let sum = sums.get(asset).copied().unwrap_or(0);
             i64::try_from(sum).map_err(|_| {
                 MoveError::Refused(format!("the slots hold {sum} minor units of {asset}, more than an account can"))
@@ -278,9 +297,7 @@ async fn effects(
         };
         let (held, share) = (amount(&sums.posted)?, amount(&sums.shares)?);
         let id = AccountId::in_transit(code);
-        const IN_TRANSIT: &str = "SELECT posted FROM shardledger.account WHERE id = $1";
-        let there: Option<i64> =
-            session.run(async |c| sqlx::query_scalar(IN_TRANSIT).bind(id.as_str()).fetch_optional(c).await).await?;
+        let there = there.get(id.as_str()).copied();
         // The row may be behind the journal, so half of the range stays free.
         let after = i128::from(there.unwrap_or(0)).abs() + i128::from(held).abs();
         if after > i128::from(i64::MAX / 2) {
@@ -301,6 +318,15 @@ async fn effects(
         effects.add_marker(at_us);
     }
     Ok(effects)
+}
+
+/// What the rows of in-transit accounts hold, by id, for the accounts that exist.
+async fn in_transit(session: &mut Session, ids: Vec<AccountId>) -> Result<HashMap<String, i64>, MoveError> {
+    const IN_TRANSIT: &str = "SELECT id, posted FROM shardledger.account WHERE id = ANY($1)";
+    let ids: Vec<&str> = ids.iter().map(AccountId::as_str).collect();
+    let rows: Vec<(String, i64)> =
+        session.run(async |c| sqlx::query_as(IN_TRANSIT).bind(&ids).fetch_all(c).await).await?;
+    Ok(rows.into_iter().collect())
 }
 
 fn append(effects: &mut Effects, booking: Booking) {

@@ -12,6 +12,7 @@ use ledger::{
     fold::{self, SagaChange},
     hold::CaptureInFlight,
 };
+use shard_database::journal::slot_column;
 use shard_map::SlotRange;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
@@ -159,11 +160,12 @@ impl Incoming {
             return Ok(());
         }
         let mut open = load_holds(connection, of_holds.iter().map(|(key, _)| key)).await?;
+        let mut changes = Holds::default();
         for (key, booking) in of_holds {
             if booking.kind.role() == Role::Hold {
                 if booking.kind == BookingKind::HoldPlaced {
                     let hold = fold::place_hold(booking).map_err(StoreError::from)?;
-                    insert_hold(connection, &key, &hold, booking.position).await?;
+                    changes.placed.insert(key.clone(), booking.position);
                     open.insert(key, hold);
                 }
                 continue;
@@ -175,12 +177,15 @@ impl Incoming {
             fold::apply_to_hold(hold, booking).map_err(StoreError::from)?;
             if booking.kind.ends_hold() {
                 open.remove(&key);
-                delete_hold(connection, &key).await?;
-            } else {
-                update_hold(connection, &key, hold).await?;
+                changes.changed.remove(&key);
+                if changes.placed.remove(&key).is_none() {
+                    changes.ended.push(key);
+                }
+            } else if !changes.placed.contains_key(&key) {
+                changes.changed.insert(key);
             }
         }
-        Ok(())
+        changes.write(connection, &open).await
     }
 }
 
@@ -272,7 +277,7 @@ async fn insert_accounts<'a>(
     if accounts.is_empty() {
         return Ok(());
     }
-    let slot = |account: &&Account| i32::from(shard_database::journal::slot_column(&account.id));
+    let slot = |account: &&Account| i32::from(slot_column(&account.id));
     sqlx::query(INSERT_ACCOUNTS)
         .bind(accounts.iter().map(|a| a.id.as_str()).collect::<Vec<_>>())
         .bind(accounts.iter().map(slot).collect::<Vec<_>>())
@@ -352,42 +357,73 @@ async fn load_holds(
     Ok(holds)
 }
 
-async fn insert_hold(
-    connection: &mut PgConnection,
-    key: &HoldKey,
-    hold: &Hold,
-    position: Position,
-) -> Result<(), MoveError> {
-    const INSERT: &str = "INSERT INTO shardledger.hold (id, payer, payer_slot, position, amount, captured, capture_amount, expires_at_us) \
-         VALUES ($1, $2, $3, $4, $5, $6, 0, $7)";
-    sqlx::query(INSERT)
-        .bind(key.id.0)
-        .bind(key.debit.as_str())
-        .bind(i32::from(shard_database::journal::slot_column(&key.debit)))
-        .bind(position.0)
-        .bind(hold.amount)
-        .bind(hold.captured)
-        .bind(hold.expires_at_us)
-        .execute(connection)
-        .await?;
-    Ok(())
+/// What a page does to the rows of holds. A hold that is placed and ends in one page leaves no row.
+#[derive(Default)]
+struct Holds {
+    placed: HashMap<HoldKey, Position>,
+    /// Holds that have a row, and still have one after the page.
+    changed: HashSet<HoldKey>,
+    ended: Vec<HoldKey>,
 }
 
-async fn update_hold(connection: &mut PgConnection, key: &HoldKey, hold: &Hold) -> Result<(), MoveError> {
-    const CHANGE: &str = "SELECT shardledger.change_hold($1, $2, $3, $4, $5)";
-    sqlx::query(CHANGE)
-        .bind(key.id.0)
-        .bind(key.debit.as_str())
-        .bind(hold.captured)
-        .bind(hold.in_flight.map(|capture| capture.capture.0))
-        .bind(hold.in_flight.map_or(0, |capture| capture.amount))
-        .execute(connection)
-        .await?;
-    Ok(())
+impl Holds {
+    /// Writes one statement for each kind of change. `open` has the holds as they are after the page.
+    async fn write(self, connection: &mut PgConnection, open: &HashMap<HoldKey, Hold>) -> Result<(), MoveError> {
+        const INSERT: &str = "INSERT INTO shardledger.hold (id, payer, payer_slot, position, amount, captured, capture_id, capture_amount, \
+               expires_at_us) \
+             SELECT id, payer, payer_slot, position, amount, captured, capture_id, capture_amount, expires_at_us \
+             FROM unnest($1::uuid[], $2::text[], $3::int4[], $4::int8[], $5::int8[], $6::int8[], $7::uuid[], $8::int8[], $9::int8[]) \
+               AS new(id, payer, payer_slot, position, amount, captured, capture_id, capture_amount, expires_at_us)";
+        const CHANGE: &str = "SELECT count(shardledger.change_hold(id, payer, captured, capture_id, capture_amount)) \
+             FROM unnest($1::uuid[], $2::text[], $3::int8[], $4::uuid[], $5::int8[]) AS new(id, payer, captured, capture_id, capture_amount)";
+        const END: &str =
+            "SELECT count(shardledger.end_hold(id, payer)) FROM unnest($1::uuid[], $2::text[]) AS ended(id, payer)";
+        let now = |key: &HoldKey| {
+            open.get(key).ok_or_else(|| StoreError::Corrupt(format!("hold {} is lost in a page", key.id.0)))
+        };
+        if !self.placed.is_empty() {
+            let placed = self.placed.iter().map(|(key, position)| Ok((key, *position, now(key)?)));
+            let placed: Vec<(&HoldKey, Position, &Hold)> = placed.collect::<Result<_, StoreError>>()?;
+            sqlx::query(INSERT)
+                .bind(placed.iter().map(|(key, ..)| key.id.0).collect::<Vec<_>>())
+                .bind(placed.iter().map(|(key, ..)| key.debit.as_str()).collect::<Vec<_>>())
+                .bind(placed.iter().map(|(key, ..)| i32::from(slot_column(&key.debit))).collect::<Vec<_>>())
+                .bind(placed.iter().map(|(_, position, _)| position.0).collect::<Vec<_>>())
+                .bind(placed.iter().map(|(.., hold)| hold.amount).collect::<Vec<_>>())
+                .bind(placed.iter().map(|(.., hold)| hold.captured).collect::<Vec<_>>())
+                .bind(placed.iter().map(|(.., hold)| in_flight_id(hold)).collect::<Vec<_>>())
+                .bind(placed.iter().map(|(.., hold)| in_flight_amount(hold)).collect::<Vec<_>>())
+                .bind(placed.iter().map(|(.., hold)| hold.expires_at_us).collect::<Vec<_>>())
+                .execute(&mut *connection)
+                .await?;
+        }
+        if !self.changed.is_empty() {
+            let changed = self.changed.iter().map(|key| Ok((key, now(key)?)));
+            let changed: Vec<(&HoldKey, &Hold)> = changed.collect::<Result<_, StoreError>>()?;
+            sqlx::query(CHANGE)
+                .bind(changed.iter().map(|(key, _)| key.id.0).collect::<Vec<_>>())
+                .bind(changed.iter().map(|(key, _)| key.debit.as_str()).collect::<Vec<_>>())
+                .bind(changed.iter().map(|(_, hold)| hold.captured).collect::<Vec<_>>())
+                .bind(changed.iter().map(|(_, hold)| in_flight_id(hold)).collect::<Vec<_>>())
+                .bind(changed.iter().map(|(_, hold)| in_flight_amount(hold)).collect::<Vec<_>>())
+                .execute(&mut *connection)
+                .await?;
+        }
+        if !self.ended.is_empty() {
+            sqlx::query(END)
+                .bind(self.ended.iter().map(|key| key.id.0).collect::<Vec<_>>())
+                .bind(self.ended.iter().map(|key| key.debit.as_str()).collect::<Vec<_>>())
+                .execute(connection)
+                .await?;
+        }
+        Ok(())
+    }
 }
 
-async fn delete_hold(connection: &mut PgConnection, key: &HoldKey) -> Result<(), MoveError> {
-    const END: &str = "SELECT shardledger.end_hold($1, $2)";
-    sqlx::query(END).bind(key.id.0).bind(key.debit.as_str()).execute(connection).await?;
-    Ok(())
+fn in_flight_id(hold: &Hold) -> Option<Uuid> {
+    hold.in_flight.map(|capture| capture.capture.0)
+}
+
+fn in_flight_amount(hold: &Hold) -> i64 {
+    hold.in_flight.map_or(0, |capture| capture.amount)
 }

@@ -327,17 +327,18 @@ const INSERT_STAGED: &str = concat!(
 const DIFFERENT: &str = "SELECT m.position FROM pg_temp.moved m JOIN shardledger.journal j ON j.position = m.position \
      WHERE ROW(m.*) IS DISTINCT FROM ROW(j.*) LIMIT 1";
 
-/// Writes bookings that are in binary COPY format, in the caller's transaction. Bookings that are here already must be the same. Returns
-/// how many came, and how many of them were new.
-pub async fn copy_bookings_in(connection: &mut PgConnection, rows: Bytes) -> Result<(u64, u64), StoreError> {
+/// Begins the transaction of a page of bookings.
+pub const BEGIN_PAGE: &str = "BEGIN; SAVEPOINT direct";
+/// The same for a page whose commit need not wait for the disk.
+pub const BEGIN_LAST_PAGE: &str = "BEGIN; SET LOCAL synchronous_commit = off; SAVEPOINT direct";
+
+/// Writes bookings that are in binary COPY format, in a transaction that begins with [`BEGIN_PAGE`] or [`BEGIN_LAST_PAGE`]. Bookings
+/// that are here already must be the same. Returns how many came.
+pub async fn copy_bookings_in(connection: &mut PgConnection, rows: Bytes) -> Result<u64, StoreError> {
     // A booking between a slot of this move and one of an earlier move is here already. Most pages have none.
-    sqlx::query("SAVEPOINT direct").execute(&mut *connection).await?;
     let query = format!("COPY shardledger.journal ({ALL_COLUMNS}) FROM STDIN (FORMAT binary)");
     match copy_in(connection, &query, rows.clone()).await {
-        Ok(came) => {
-            sqlx::query("RELEASE SAVEPOINT direct").execute(&mut *connection).await?;
-            return Ok((came, came));
-        }
+        Ok(came) => return Ok(came),
         Err(error) if error.is_duplicate() => {
             sqlx::query("ROLLBACK TO SAVEPOINT direct").execute(&mut *connection).await?;
         }
@@ -354,7 +355,7 @@ pub async fn copy_bookings_in(connection: &mut PgConnection, rows: Bytes) -> Res
             return Err(StoreError::Corrupt(what));
         }
     }
-    Ok((came, new))
+    Ok(came)
 }
 
 pub async fn copy_accounts_in(connection: &mut PgConnection, rows: Bytes) -> Result<u64, StoreError> {

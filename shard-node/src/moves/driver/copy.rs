@@ -150,14 +150,12 @@ impl Driver {
             return Ok(());
         }
         let mut connection = self.moves.connection().await?;
-        let mut transaction = connection.begin().await?;
-        if self.released {
-            // No shard serves the slots now. The commit of the take makes this commit durable, too, because the log is written in order.
-            sqlx::query("SET LOCAL synchronous_commit = off").execute(&mut *transaction).await?;
-        }
+        // No shard serves released slots. The commit of the take makes this commit durable, too, because the log is written in order.
+        let begin = if self.released { tables::BEGIN_LAST_PAGE } else { tables::BEGIN_PAGE };
+        let mut transaction = connection.begin_with(begin).await?;
         if has_rows {
             progress.bytes += page.rows.len() as u64;
-            let (came, _) = tables::copy_bookings_in(&mut transaction, page.rows).await?;
+            let came = tables::copy_bookings_in(&mut transaction, page.rows).await?;
             progress.bookings += came;
             if came > 0 {
                 tables::insert_waypoints(&mut transaction, &self.row.slots, after, to).await?;
