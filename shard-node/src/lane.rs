@@ -323,10 +323,13 @@ impl<S: Store> Lane<S> {
                 let group = decided.group.clone();
                 let outcomes = self.committed(decided, since.elapsed());
                 work.answer(&group, outcomes);
-                self.finish(work);
+                // What was left out of the batch, because its deadline had passed, has no answer yet.
+                self.carry_out(work).await;
             }
             Err(failure) => {
                 self.accounts.revert(decided.undo);
+                // Answers what was left out, so that a split of the batch does not lose it.
+                let _ = work.next_group();
                 self.recover(&mut work, &decided.group, failure, &mut Tries::default()).await;
                 self.carry_out(work).await;
             }

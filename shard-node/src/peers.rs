@@ -100,7 +100,7 @@ struct Introduction {
 
 #[tonic::async_trait]
 impl Introduce for Introduction {
-    async fn introduce(&self, mut node: NodeClient, uri: &str) -> Result<(), ConnectError> {
+    async fn introduce(&self, mut node: NodeClient, uri: &str) -> Result<i64, ConnectError> {
         let request = wire::IdentifyRequest::expecting(self.cluster, &self.shard.id, self.shard.number, &self.caller);
         let answer = node
             .identify(request)
@@ -112,7 +112,8 @@ impl Introduce for Introduction {
             return Err(ConnectError::Silent { uri: uri.to_owned(), status });
         }
         Disagreements::check(answer.refused.into_iter().map(Into::into).collect())
-            .map_err(|disagreements| ConnectError::Refused { uri: uri.to_owned(), disagreements })
+            .map_err(|disagreements| ConnectError::Refused { uri: uri.to_owned(), disagreements })?;
+        Ok(answer.steady_us)
     }
 
     fn headers(&self, _: &mut http::HeaderMap) {}

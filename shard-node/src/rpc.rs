@@ -28,13 +28,13 @@ use wire::{
 
 use self::identify::DeclaredAssets;
 use crate::{
-    clock::NodeClock,
+    clock::{NodeClock, steady_us},
     gate::Gate,
     lane::{LaneHandle, Queued},
     metric_definitions as m,
     reads::{self, Reads, account_list::KnownOwnership},
     store::{self, StoreError, read::Owned},
-    tail::{OpenSaga, Tail},
+    tail::{DueSagas, OpenSaga, Tail},
 };
 
 /// Largest page that a router may request; the HTTP contract allows 500.
@@ -131,6 +131,13 @@ fn read_failed(error: StoreError) -> Status {
     Status::unavailable("the shard's database did not answer")
 }
 
+/// How long ago a call was made up. Both instants are on this node's steady clock, in microseconds; `sent_at_us` is 0 if the caller does not
+/// know it.
+fn on_its_way(sent_at_us: i64, now_us: i64) -> Duration {
+    let us = if sent_at_us > 0 { now_us.saturating_sub(sent_at_us) } else { 0 };
+    Duration::from_micros(u64::try_from(us).unwrap_or(0))
+}
+
 fn any_account(id: &str) -> Result<AccountId, Status> {
     AccountId::client(id).map_err(|error| Status::invalid_argument(error.to_string()))
 }
@@ -162,14 +169,14 @@ impl ShardNode for Service {
         request: Request<wire::ExecuteRequest>,
     ) -> Result<Response<wire::ExecuteResponse>, Status> {
         count("execute");
-        let wire::ExecuteRequest { operations, traces, assets_digest } = request.into_inner();
+        let wire::ExecuteRequest { operations, traces, assets_digest, sent_at_us } = request.into_inner();
         let scales = self.assets.of(assets_digest, self.lane.scales(), &self.gate.expected().shard)?;
         for wire::Trace { traceparent, first, count } in traces {
             tracing::debug!(traceparent, first, count, of = operations.len(), "operations of a traced request");
         }
         let mut bad: Vec<(usize, String)> = Vec::new();
         let mut good: Vec<Queued> = Vec::with_capacity(operations.len());
-        let now = Instant::now();
+        let (now, on_its_way) = (Instant::now(), on_its_way(sent_at_us, steady_us()));
         for (index, operation) in operations.into_iter().enumerate() {
             match Submitted::try_from(operation) {
                 Ok(Submitted { operation, timeout_ms, order_group, peer }) => {
@@ -177,7 +184,8 @@ impl ShardNode for Service {
                         Operation::CreateAccount(create) => scales.get(create.asset.as_str()).copied(),
                         _ => None,
                     };
-                    let deadline = (timeout_ms > 0).then(|| now + Duration::from_millis(timeout_ms.into()));
+                    let left = Duration::from_millis(timeout_ms.into()).saturating_sub(on_its_way);
+                    let deadline = (timeout_ms > 0).then(|| now + left);
                     good.push(Queued { operation, peer, scale, order_group: order_group.into(), deadline });
                 }
                 Err(error) => bad.push((index, error.to_string())),
@@ -289,16 +297,18 @@ impl ShardNode for Service {
             let found = reads::transfers(&self.reads, id, "").await.map_err(read_failed)?;
             let pending = u32::from(ledger::outcome::TransferState::PENDING);
             let sagas = found.transfers.into_iter().filter(|t| t.status == pending).collect();
-            return Ok(Response::new(wire::ListSagasResponse { sagas }));
+            return Ok(Response::new(wire::ListSagasResponse { sagas, ..Default::default() }));
         }
-        let sagas = if request.claim_due {
-            tail.claim_due(now_us, limit)
+        let DueSagas { claimed: sagas, left_out, oldest_left_out_us } = if request.claim_due {
+            let slots = convert::slots_from_wire(&request.left_out_slots);
+            tail.claim_due(now_us, limit, &slots.map_err(|error| Status::invalid_argument(error.to_string()))?)
         } else {
             let before_us = now_us.saturating_sub(request.older_than_ms.saturating_mul(1000));
-            tail.list_sagas(before_us, limit)
+            DueSagas { claimed: tail.list_sagas(before_us, limit), ..DueSagas::default() }
         };
         let sagas = sagas.iter().map(saga_record).collect::<Result<_, _>>().map_err(read_failed)?;
-        Ok(Response::new(wire::ListSagasResponse { sagas }))
+        let oldest_left_out_us = oldest_left_out_us.unwrap_or(0);
+        Ok(Response::new(wire::ListSagasResponse { sagas, left_out, oldest_left_out_us }))
     }
 
     async fn get_ownership(

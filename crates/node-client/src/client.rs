@@ -160,8 +160,9 @@ impl Client {
     async fn open(&self, uri: &str, endpoint: usize, serial: u64) -> Result<Connection, ConnectError> {
         let connection = Connection::open(uri, endpoint, serial, self.connect_timeout).await?;
         let Some(introduction) = &self.introduction else { return Ok(connection) };
+        let asked = Instant::now();
         match tokio::time::timeout(self.connect_timeout, introduction.introduce(connection.client(), uri)).await {
-            Ok(introduced) => introduced?,
+            Ok(steady_us) => connection.clock().heard(asked, Instant::now(), steady_us?),
             Err(_) => {
                 let status = format!("no answer within {} ms", self.connect_timeout.as_millis());
                 return Err(ConnectError::Silent { uri: uri.to_owned(), status });

@@ -23,7 +23,7 @@ use wire::{
     slot_moves_client::SlotMovesClient,
 };
 
-use crate::Introduce;
+use crate::{Introduce, peer_clock::PeerClock};
 
 /// A client of the node at the other end of one connection.
 pub type NodeClient = ShardNodeClient<Connection>;
@@ -48,6 +48,7 @@ pub struct Connection {
     serial: u64,
     /// Adds headers to each call; `None` before the introduction.
     introduction: Option<Arc<dyn Introduce>>,
+    clock: Arc<PeerClock>,
 }
 
 /// Why there is no connection.
@@ -104,7 +105,7 @@ impl Connection {
                 tracing::debug!(%peer, %error, "connection to a shard-node ended");
             }
         });
-        Ok(Self { requests, origin, endpoint, serial, introduction: None })
+        Ok(Self { requests, origin, endpoint, serial, introduction: None, clock: Arc::default() })
     }
 
     /// The connection after the caller was introduced.
@@ -131,6 +132,11 @@ impl Connection {
             .max_decoding_message_size(wire::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(wire::MAX_MESSAGE_BYTES);
         execute(&mut client, call).await
+    }
+
+    /// The clock of the node at the other end.
+    pub fn clock(&self) -> &PeerClock {
+        &self.clock
     }
 
     pub fn is_closed(&self) -> bool {

@@ -6,18 +6,21 @@
 
 mod client;
 mod connection;
+mod peer_clock;
 
 pub use client::{CallFailure, Client};
 pub use connection::{ConnectError, Connection, MovesClient, NodeClient};
+pub use peer_clock::PeerClock;
 
 /// Introduces the caller to the node at the other end of a new connection.
 #[tonic::async_trait]
 pub trait Introduce: Send + Sync {
-    /// The first call on a connection. The node must serve the shard that the caller wants.
+    /// The first call on a connection. The node must serve the shard that the caller wants. Returns the node's steady clock, in
+    /// microseconds; 0 if the node does not say.
     ///
     /// # Errors
     /// If the node does not answer, or refuses the caller. The client does not use the connection then.
-    async fn introduce(&self, node: NodeClient, uri: &str) -> Result<(), ConnectError>;
+    async fn introduce(&self, node: NodeClient, uri: &str) -> Result<i64, ConnectError>;
 
     /// Adds headers to each later call.
     fn headers(&self, headers: &mut http::HeaderMap);

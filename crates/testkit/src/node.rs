@@ -278,7 +278,7 @@ impl Node {
         let response = self
             .rpc
             .clone()
-            .execute(wire::ExecuteRequest { operations, traces: Vec::new(), assets_digest: ASSETS })
+            .execute(wire::ExecuteRequest { operations, traces: Vec::new(), assets_digest: ASSETS, sent_at_us: 0 })
             .await?
             .into_inner();
         let replies = response.results.into_iter().map(|result| Ok(Reply::try_from(result)?));

@@ -35,6 +35,7 @@ mod tag {
     pub const OPERATIONS: u32 = 1;
     pub const TRACES: u32 = 2;
     pub const ASSETS_DIGEST: u32 = 3;
+    pub const SENT_AT_US: u32 = 4;
 
     pub const TIMEOUT_MS: u32 = 1;
     pub const ORDER_GROUP: u32 = 2;
@@ -64,10 +65,13 @@ pub struct Executed {
 }
 
 impl ExecuteCall {
-    /// A call without operations, with room for as many bytes.
-    pub fn new(assets_digest: u64, capacity: usize) -> Self {
+    /// A call without operations, with room for as many bytes. `sent_at_us` is the present by the node's steady clock, in microseconds,
+    /// if the caller knows it.
+    pub fn new(assets_digest: u64, sent_at_us: Option<i64>, capacity: usize) -> Self {
         let mut bytes = Vec::with_capacity(capacity);
         Field::Number(tag::ASSETS_DIGEST, assets_digest).write(&mut bytes);
+        let sent_at_us = sent_at_us.and_then(|us| u64::try_from(us).ok()).unwrap_or(0);
+        Field::Number(tag::SENT_AT_US, sent_at_us).write(&mut bytes);
         Self(bytes)
     }
 
@@ -463,7 +467,7 @@ mod tests {
         let mark = Mark { incarnation: 1, timeline: 2, position: Position::first_of(3).0 + 6 };
         let operations = operations();
         for (order_group, timeout_ms, peer) in [(0, 1, None), (300, 5_000, Some((3, mark)))] {
-            let mut call = ExecuteCall::new(u64::MAX, 0);
+            let mut call = ExecuteCall::new(u64::MAX, Some(7), 0);
             call.trace("00-ab", 0, 300);
             for operation in &operations {
                 call.push(operation, order_group, timeout_ms, peer);
@@ -478,6 +482,7 @@ mod tests {
                     .collect(),
                 traces: vec![wire::Trace { traceparent: "00-ab".to_owned(), first: 0, count: 300 }],
                 assets_digest: u64::MAX,
+                sent_at_us: 7,
             };
             assert_eq!(wire::ExecuteRequest::decode(call.0.as_slice()).unwrap(), expected);
         }

@@ -16,14 +16,16 @@ pub struct Greeting {
 
 #[tonic::async_trait]
 impl Introduce for Greeting {
-    async fn introduce(&self, mut node: NodeClient, uri: &str) -> Result<(), ConnectError> {
+    async fn introduce(&self, mut node: NodeClient, uri: &str) -> Result<i64, ConnectError> {
         let told = self.witness.mark(self.shard.number);
         let answer = node.identify(self.witness.introduce(&self.shard, None)).await;
         let answer = answer
-            .map_err(|status| ConnectError::Silent { uri: uri.to_owned(), status: status.message().to_owned() })?;
+            .map_err(|status| ConnectError::Silent { uri: uri.to_owned(), status: status.message().to_owned() })?
+            .into_inner();
         self.witness
-            .hear(&self.shard, uri, told, &answer.into_inner())
-            .map_err(|disagreements| ConnectError::Refused { uri: uri.to_owned(), disagreements })
+            .hear(&self.shard, uri, told, &answer)
+            .map_err(|disagreements| ConnectError::Refused { uri: uri.to_owned(), disagreements })?;
+        Ok(answer.steady_us)
     }
 
     /// The router's mark of the shard, which reads must have reached, and the trace of the request.

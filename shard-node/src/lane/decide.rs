@@ -55,7 +55,8 @@ impl Decided {
 
 impl<S: Store> Lane<S> {
     /// Decides the operations of a group. Nothing is written; an error leaves the accounts as they were.
-    pub(super) async fn decide(&mut self, work: &Work, group: Vec<usize>) -> Result<Decided, StoreError> {
+    /// Operations whose deadline passes while rows are read are left out: they are still open afterwards.
+    pub(super) async fn decide(&mut self, work: &Work, mut group: Vec<usize>) -> Result<Decided, StoreError> {
         let begun = Instant::now();
         // Another database may have been accepted while the lane waited for work.
         let Some(link) = self.link.as_ref().filter(|_| self.store.is_current()) else {
@@ -75,6 +76,7 @@ impl<S: Store> Lane<S> {
             Prior::Suspected(load::stored(&*self.store, &owns, suspects.iter().copied()).await?)
         };
         let suspects = suspects.len();
+        work.retain_timely(&mut group);
 
         self.now_us = self.now_us.max(self.clock.now_us());
         let deciding = Instant::now();

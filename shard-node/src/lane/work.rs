@@ -55,6 +55,10 @@ impl Queued {
     pub fn new(operation: Operation) -> Self {
         Self { operation, peer: None, scale: None, order_group: 0, deadline: None }
     }
+
+    fn is_late(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
 }
 
 impl Submission {
@@ -172,6 +176,12 @@ impl Work {
         Ok(new)
     }
 
+    /// Leaves out the operations whose deadline has passed.
+    pub fn retain_timely(&self, group: &mut Vec<usize>) {
+        let now = Instant::now();
+        group.retain(|index| !self.operations[*index].is_late(now));
+    }
+
     /// The operations to execute next. Operations whose deadline has passed are answered instead.
     pub fn next_group(&mut self) -> Option<Vec<usize>> {
         let now = Instant::now();
@@ -182,12 +192,12 @@ impl Work {
                 if replies[*index].is_some() {
                     return false;
                 }
-                let expired = operations[*index].deadline.is_some_and(|deadline| deadline <= now);
-                if expired {
+                let is_late = operations[*index].is_late(now);
+                if is_late {
                     let detail = "the deadline passed while waiting for the lane";
                     replies[*index] = Some(without_effect(in_doubt[*index], Reason::Deadline, detail));
                 }
-                !expired
+                !is_late
             });
             if group.is_empty() {
                 self.groups.pop_front();

@@ -103,6 +103,8 @@ pub struct Memory {
     journal_reads: AtomicU64,
     /// A seed of random pauses before and after each statement; 0: none.
     pauses: AtomicU64,
+    /// How long each read takes.
+    read_time: Mutex<Duration>,
 }
 
 /// Each holds the start of the server that it belongs to.
@@ -409,6 +411,7 @@ impl Memory {
             account_reads: watch::Sender::new(0),
             journal_reads: AtomicU64::new(0),
             pauses: AtomicU64::new(0),
+            read_time: Mutex::default(),
         }
     }
 
@@ -469,6 +472,11 @@ impl Memory {
         self.pauses.store(seed, Relaxed);
     }
 
+    /// Each read takes this long from now on.
+    pub fn slow_down_reads(&self, read_time: Duration) {
+        *lock(&self.read_time) = read_time;
+    }
+
     async fn pause(&self) {
         tokio::task::yield_now().await;
         let seed = self.pauses.load(Relaxed);
@@ -488,6 +496,10 @@ impl Memory {
     /// The tables, as the reading session sees them.
     async fn read<T>(&self, look: impl FnOnce(&Tables) -> T) -> Result<T, StoreError> {
         self.pause().await;
+        let read_time = *lock(&self.read_time);
+        if !read_time.is_zero() {
+            tokio::time::sleep(read_time).await;
+        }
         let read = {
             let tables = self.database.tables();
             let mut sessions = lock(&self.sessions);

@@ -73,6 +73,20 @@ async fn an_operation_in_doubt_is_never_answered_not_executed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_operation_whose_deadline_passes_while_rows_are_read_is_not_executed() {
+    let database = folded_shard_with(&["bank", "alice"]).await;
+    let node = Node::start(&database);
+    node.one(nothing(9)).await;
+    node.store.slow_down_reads(Duration::from_secs(3));
+    let late = node.submit_for(vec![pay(1, "alice", "bank", 1)], 2_000);
+    let timely = node.submit_for(vec![pay(2, "alice", "bank", 2)], 20_000);
+    assert_eq!(not_executed(&late.await.unwrap()[0]), Some(Reason::Deadline));
+    assert!(posted(&timely.await.unwrap()[0]));
+    assert_eq!((bookings_of(&database, 1), bookings_of(&database, 2)), (0, 1));
+    assert_eq!(balance(&database, "alice"), 98);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_operation_in_doubt_without_a_deadline_is_answered_when_the_database_is_back() {
     for (fault, is_written) in [(Fault::Crash, false), (Fault::CrashAfter, true)] {
         let database = shard_with(&["bank", "alice"]).await;

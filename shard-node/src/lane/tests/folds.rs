@@ -228,7 +228,7 @@ async fn sagas_under_way_survive_a_restart_in_rows_and_in_the_tail() {
     let sagas: BTreeSet<TransferId> =
         second.tail.list_sagas(i64::MAX, 10).into_iter().filter_map(|saga| saga.first.id).collect();
     assert_eq!(sagas, [1, 2, 4].map(number).into_iter().collect());
-    assert_eq!(second.tail.claim_due(i64::MAX / 2, 10).len(), 3, "recovery runs them");
+    assert_eq!(second.tail.claim_due(i64::MAX / 2, 10, &[]).claimed.len(), 3, "recovery runs them");
     let settled = [(1, 10, Verdict::Credited), (2, 20, refused), (4, 40, Verdict::Credited)];
     let settled = settled.map(|(of, amount, verdict)| settle(of, "alice", amount, verdict));
     for reply in second.run(settled.to_vec()).await {
