@@ -20,7 +20,11 @@ use axum::{
 };
 use ledger::AssetRegistry;
 
-use crate::{http, routing::MAX_MAP_BYTES, service::Router};
+use crate::{
+    http::{self, server::Connections},
+    routing::MAX_MAP_BYTES,
+    service::Router,
+};
 
 /// The phase of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +39,8 @@ pub enum Phase {
 #[derive(Clone)]
 pub struct Admin {
     router: Router,
+    /// The connections of the clients' listener.
+    clients: Arc<Connections>,
     phase: Arc<AtomicU8>,
     /// The routes `/livez`, `/metrics` and `/version`, which every service has.
     plain: Routes,
@@ -42,8 +48,14 @@ pub struct Admin {
 }
 
 impl Admin {
-    pub fn new(router: Router, plain: Routes, assets: AssetRegistry) -> Self {
-        Self { router, phase: Arc::new(AtomicU8::new(Phase::Starting as u8)), plain, assets: Arc::new(assets) }
+    pub fn new(router: Router, clients: Arc<Connections>, plain: Routes, assets: AssetRegistry) -> Self {
+        Self {
+            router,
+            clients,
+            phase: Arc::new(AtomicU8::new(Phase::Starting as u8)),
+            plain,
+            assets: Arc::new(assets),
+        }
     }
 
     pub fn enter(&self, phase: Phase) {

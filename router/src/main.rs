@@ -16,7 +16,7 @@ mod shard;
 mod trace;
 mod transfers;
 
-use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
@@ -28,7 +28,7 @@ use crate::{
     config::Config,
     http::{
         Edge,
-        server::{self, ServerLimits},
+        server::{self, Connections, ServerLimits},
     },
     routing::Routing,
     service::Router,
@@ -113,15 +113,31 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
 
     let public = bind(config.http.listen, "http.listen")?;
     let private = bind(config.admin.listen, "admin.listen")?;
-    let admin = Admin::new(router.clone(), telemetry::admin::routes(build, recorder), config.assets()?);
+    let clients = Connections::new(config.http.max_connections);
+    let plain = telemetry::admin::routes(build, recorder);
+    let admin = Admin::new(router.clone(), Arc::clone(&clients), plain, config.assets()?);
     let edge = Edge::new(&config, router, requests.clone())?;
     requests.spawn_essential(
         "http",
-        server::serve(public, http::api(edge), public_limits(&config), requests.clone(), requests.token().clone()),
+        server::serve(
+            public,
+            http::api(edge),
+            public_limits(&config),
+            clients,
+            requests.clone(),
+            requests.token().clone(),
+        ),
     );
     operators.spawn_essential(
         "admin",
-        server::serve(private, admin.routes(), admin_limits(&config), operators.clone(), operators.token().clone()),
+        server::serve(
+            private,
+            admin.routes(),
+            ServerLimits { listener: "admin", ..public_limits(&config) },
+            Connections::new(ADMIN_MAX_CONNECTIONS),
+            operators.clone(),
+            operators.token().clone(),
+        ),
     );
     admin.enter(Phase::Ready);
     tracing::info!(http = %config.http.listen, admin = %config.admin.listen, version = build.version, "router ready");
@@ -167,12 +183,7 @@ fn bind(address: SocketAddr, setting: &'static str) -> anyhow::Result<TcpListene
 fn public_limits(config: &Config) -> ServerLimits {
     ServerLimits {
         listener: "http",
-        max_connections: config.http.max_connections,
         header_timeout: Duration::from_millis(config.http.header_timeout_ms),
         idle_timeout: Duration::from_millis(config.http.idle_timeout_ms),
     }
-}
-
-fn admin_limits(config: &Config) -> ServerLimits {
-    ServerLimits { listener: "admin", max_connections: ADMIN_MAX_CONNECTIONS, ..public_limits(config) }
 }

@@ -18,7 +18,7 @@ mod queue;
 mod submission;
 pub mod witness;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize};
 
 use ledger::operation::Operation;
 use node_client::Client;
@@ -36,7 +36,7 @@ use self::{
     heartbeat::Said,
     metrics::ShardMetrics,
     queue::{Claim, Queue, Submission},
-    submission::{Submitted, Waiting, chunks},
+    submission::{Submitted, Waiter, Waiting, chunks},
     witness::{ShardName, Witness},
 };
 use crate::{
@@ -70,6 +70,9 @@ pub struct Shard {
     breaker: Mutex<Breaker>,
     budget: RetryBudget,
     max_batch_operations: usize,
+    /// Requests that wait for the answer of an Execute call, and how many of them may.
+    waiting: Arc<AtomicUsize>,
+    max_waiting: usize,
     /// Bounds the Execute calls in flight.
     in_flight: Arc<Semaphore>,
     reads_admitted: Semaphore,
@@ -101,6 +104,8 @@ impl Shard {
             breaker: Mutex::new(Breaker::new(config.breaker_failures, config.breaker_open)),
             budget: RetryBudget::new(),
             max_batch_operations: config.max_batch_operations,
+            waiting: Arc::default(),
+            max_waiting: config.waiting_requests,
             in_flight: Arc::new(Semaphore::new(config.rpcs_in_flight)),
             reads_admitted: Semaphore::new(READS_ADMITTED),
             reads_at_once: Semaphore::new(READS_AT_ONCE),
@@ -132,6 +137,11 @@ impl Shard {
 
     pub fn breaker_state(&self) -> &'static str {
         self.breaker().name()
+    }
+
+    /// Whether the breaker is open, or waits for the answer of a probe. What needs this shard had better not begin.
+    pub fn is_cut_off(&self) -> bool {
+        !self.breaker().is_closed()
     }
 
     /// Takes no more work and ends after sending what is queued.
@@ -184,6 +194,15 @@ impl Shard {
             self.metrics.refused_by_breaker.increment(count as u64);
             return Submitted::Refused(self.unavailable(), count);
         }
+        let overloaded = || {
+            self.metrics.queue_full.increment(count as u64);
+            Submitted::Refused(CallError::Overloaded { shard: Arc::clone(&self.id) }, count)
+        };
+        let waiter = Waiter::enter(&self.waiting);
+        if urgency == Urgency::New && waiter.before >= self.max_waiting && self.routing.load().map().shards.len() > 1
+        {
+            return overloaded();
+        }
         let (reply, answers) = oneshot::channel();
         let claim = Claim::default();
         let submission = Submission {
@@ -199,11 +218,8 @@ impl Shard {
             resent: false,
         };
         match self.queue.push(urgency, submission) {
-            Ok(()) => Submitted::Queued(Waiting { answers, claim, operations: count }),
-            Err(queue::Refusal::Full) => {
-                self.metrics.queue_full.increment(count as u64);
-                Submitted::Refused(CallError::Overloaded { shard: Arc::clone(&self.id) }, count)
-            }
+            Ok(()) => Submitted::Queued(Waiting { answers, claim, operations: count, _waiter: waiter }),
+            Err(queue::Refusal::Full) => overloaded(),
             Err(queue::Refusal::Closed) => Submitted::Refused(CallError::ShuttingDown, count),
         }
     }

@@ -74,8 +74,8 @@ struct Batch<'a> {
 #[derive(Default)]
 struct Group {
     operations: Vec<Operation>,
-    /// Places in `open`.
-    places: Vec<usize>,
+    /// Places in `open`, and whether the transfer is [in vain](Batch::is_in_vain).
+    places: Vec<(usize, bool)>,
 }
 
 impl<'a> Batch<'a> {
@@ -113,13 +113,17 @@ impl<'a> Batch<'a> {
             match placement {
                 Placement::Execute { defer_insufficient, defer_limited } => {
                     item.decide_with(*defer_limited);
+                    let crosses = line.source != line.destination;
+                    let operation = item.operation(crosses, *defer_insufficient, *defer_limited);
+                    let is_in_vain = crosses && view.shard(line.destination).is_cut_off();
                     let group = groups.entry(line.source);
-                    group.operations.push(item.operation(
-                        line.source != line.destination,
-                        *defer_insufficient,
-                        *defer_limited,
-                    ));
-                    group.places.push(place);
+                    // An earlier request with the same id is answered all the same: a dry run finds what is stored.
+                    group.operations.push(if is_in_vain {
+                        Operation::DryRun(Box::new(operation))
+                    } else {
+                        operation
+                    });
+                    group.places.push((place, is_in_vain));
                 }
                 Placement::Decide { defer_limited } => {
                     item.decide_with(*defer_limited);
@@ -147,9 +151,9 @@ impl<'a> Batch<'a> {
         let mut learnt = Learnt::Owners;
         for (shard, places, answers, resent) in join_all(calls).await {
             let mut refusals = Vec::new();
-            for (place, answer) in places.into_iter().zip(answers) {
+            for ((place, is_in_vain), answer) in places.into_iter().zip(answers) {
                 let item = &mut self.items[self.open[place]];
-                if resent {
+                if resent && !is_in_vain {
                     item.resent(&shard);
                 }
                 fates[place] = match answer {
@@ -157,6 +161,7 @@ impl<'a> Batch<'a> {
                         refusals.push(refusal);
                         Fate::PutOff
                     }
+                    answer if is_in_vain => item.refuse_unless_stored(view.shard(lines[place].destination), answer),
                     answer => item.absorb(&shard, answer),
                 };
             }

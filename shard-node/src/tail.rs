@@ -18,6 +18,7 @@ use ledger::{
     fold::{self, SagaChange},
     history::StoredTransfer,
 };
+use shard_map::SlotRange;
 use tokio::sync::Notify;
 
 use crate::metric_definitions as m;
@@ -481,19 +482,29 @@ impl Tail {
 
     /// Sagas whose next attempt is due, oldest first, at most `limit`. Their next attempts are pushed out, so that two
     /// coordinators seldom pick the same one. Attempts are counted in memory only: they decide nothing.
-    pub fn claim_due(&self, now_us: i64, limit: usize) -> Vec<OpenSaga> {
+    ///
+    /// Sagas that pay an account in one of the slots `left_out` are counted instead, and stay due: an attempt would be in vain.
+    pub fn claim_due(&self, now_us: i64, limit: usize, left_out: &[SlotRange]) -> DueSagas {
         let mut state = self.state();
-        let mut due: Vec<&mut OpenSaga> = state.sagas.values_mut().filter(|saga| saga.is_due(now_us)).collect();
+        let mut found = DueSagas::default();
+        let mut due: Vec<&mut OpenSaga> = Vec::new();
+        for saga in state.sagas.values_mut().filter(|saga| saga.is_due(now_us)) {
+            if !left_out.is_empty() && saga.pays_into(left_out) {
+                found.left_out += 1;
+                found.oldest_left_out_us = Some(found.oldest_left_out_us.unwrap_or(i64::MAX).min(saga.first.at_us));
+            } else {
+                due.push(saga);
+            }
+        }
         due.sort_unstable_by_key(|saga| saga.first.position);
         due.truncate(limit);
-        due.into_iter()
-            .map(|saga| {
-                let pause = 1_000_000_i64.saturating_mul(1 << saga.attempts.min(20)).min(LONGEST_PAUSE_US);
-                saga.attempts += 1;
-                saga.next_attempt_us = now_us + pause;
-                saga.clone()
-            })
-            .collect()
+        for saga in due {
+            let pause = 1_000_000_i64.saturating_mul(1 << saga.attempts.min(20)).min(LONGEST_PAUSE_US);
+            saga.attempts += 1;
+            saga.next_attempt_us = now_us + pause;
+            found.claimed.push(saga.clone());
+        }
+        found
     }
 
     /// Whether the next attempt of a saga is due at or before `at_us`.
@@ -583,11 +594,27 @@ impl Part {
     }
 }
 
+/// What a coordinator gets to drive.
+#[derive(Debug, Default)]
+pub struct DueSagas {
+    pub claimed: Vec<OpenSaga>,
+    /// Due sagas that wait for the shards of their credit accounts.
+    pub left_out: u64,
+    /// When the oldest of these began, in microseconds since the epoch.
+    pub oldest_left_out_us: Option<i64>,
+}
+
 impl OpenSaga {
     fn new(first: Booking) -> Self {
         let coordinated_until_us = first.extra.as_ref().and_then(|extra| extra.first_attempt_us).unwrap_or(0);
         let next_attempt_us = first_attempt_us(first.at_us, coordinated_until_us);
         Self { first, attempts: 0, next_attempt_us }
+    }
+
+    fn pays_into(&self, slots: &[SlotRange]) -> bool {
+        let Some(payee) = &self.first.payee else { return false };
+        let slot = shard_map::slot_of(payee.as_str());
+        slots.iter().any(|range| range.contains(slot))
     }
 
     fn is_due(&self, now_us: i64) -> bool {

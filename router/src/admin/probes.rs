@@ -1,4 +1,5 @@
-//! `/readyz`: whether to send requests to this router. The status code reflects the process alone. An unreachable
+//! `/readyz`: whether to send requests to this router. The status code reflects the process alone: a router that refuses new clients,
+//! because each of its connections is in use, says so with a 503. An unreachable
 //! shard does not make a router unready, because the other shards are served and every other router sees the same.
 //! The body says at how many shards reads and writes work.
 
@@ -52,6 +53,7 @@ pub async fn ready(State(admin): State<Admin>, mut parameters: Parameters) -> Re
     };
     let (code, status) = match admin.phase() {
         Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
+        Phase::Ready if admin.clients.are_full() => (StatusCode::SERVICE_UNAVAILABLE, "no free connection"),
         Phase::Ready => (StatusCode::OK, "ready"),
         Phase::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
     };

@@ -2,6 +2,7 @@
 //! connections and on how many there are. HTTP/1.1 and HTTP/2 (prior knowledge) on one port.
 
 mod activity;
+mod connections;
 pub mod descriptors;
 mod rejection;
 mod stream;
@@ -17,14 +18,15 @@ use metrics::{counter, gauge};
 use telemetry::Tasks;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
+pub use self::connections::Connections;
 use self::{
-    activity::{Activity, Overdue},
+    activity::Overdue,
+    connections::Seat,
     stream::{Returned, Watched},
 };
 use super::{
@@ -37,7 +39,6 @@ use super::{
 pub struct ServerLimits {
     /// The listener's name in metrics.
     pub listener: &'static str,
-    pub max_connections: usize,
     /// From the beginning of a request's head, or of the connection, to the head's end.
     pub header_timeout: Duration,
     /// Between requests; and for a client to take an answer that is ready.
@@ -57,22 +58,22 @@ pub async fn serve(
     listener: TcpListener,
     app: axum::Router,
     limits: ServerLimits,
+    connections: Arc<Connections>,
     tasks: Tasks,
     closing: CancellationToken,
 ) {
-    let slots = Arc::new(Semaphore::new(limits.max_connections));
     loop {
         let accepted = tokio::select! {
             () = closing.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => match Arc::clone(&slots).try_acquire_owned() {
-                Ok(slot) => {
-                    let connection = serve_connection(stream, app.clone(), limits, closing.clone(), slot);
+            Ok((stream, _)) => match connections.admit() {
+                Some(seat) => {
+                    let connection = serve_connection(stream, app.clone(), limits, closing.clone(), seat);
                     tasks.spawn("connection", connection);
                 }
-                Err(_) => refuse(stream, limits),
+                None => refuse(stream, limits),
             },
             Err(reason) if is_about_one_connection(&reason) => {
                 tracing::debug!(%reason, listener = limits.listener, "a connection was gone before it was accepted");
@@ -95,14 +96,14 @@ async fn serve_connection(
     app: axum::Router,
     limits: ServerLimits,
     closing: CancellationToken,
-    _slot: OwnedSemaphorePermit,
+    seat: Seat,
 ) {
     let _counted = Counted::enter(limits.listener);
     if let Err(reason) = stream.set_nodelay(true) {
         tracing::debug!(%reason, "TCP_NODELAY");
     }
     let returned = Returned::default();
-    match serve_requests(stream, app, limits, &closing, returned.clone()).await {
+    match serve_requests(stream, app, limits, &closing, &seat, returned.clone()).await {
         Ended::ByItself => closing.run_until_cancelled(returned.linger()).await.unwrap_or_default(),
         // Nothing was asked, or nothing is taken: there is nobody to wait for.
         Ended::ByBound(reason) => count_closed(limits, reason),
@@ -121,9 +122,10 @@ async fn serve_requests(
     app: axum::Router,
     limits: ServerLimits,
     closing: &CancellationToken,
+    seat: &Seat,
     returned: Returned,
 ) -> Ended {
-    let activity = Activity::begin();
+    let activity = Arc::clone(&seat.activity);
     let service = {
         let activity = Arc::clone(&activity);
         service_fn(move |request: Request<Incoming>| {
@@ -143,7 +145,7 @@ async fn serve_requests(
 
     let mut check = interval((limits.header_timeout.min(limits.idle_timeout) / 2).max(Duration::from_millis(1)));
     check.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut draining, mut closing_idle) = (false, false);
+    let (mut draining, mut closing_idle, mut leaving) = (false, false, false);
     loop {
         tokio::select! {
             ended = connection.as_mut() => {
@@ -154,6 +156,15 @@ async fn serve_requests(
             }
             () = closing.cancelled(), if !draining => {
                 draining = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = seat.leave.cancelled(), if !leaving => {
+                if activity.rest().is_some() {
+                    return Ended::ByBound("gave_way");
+                }
+                // A request has begun meanwhile. It is answered first.
+                leaving = true;
+                count_closed(limits, "gave_way");
                 connection.as_mut().graceful_shutdown();
             }
             _ = check.tick() => match activity.overdue(limits.header_timeout, limits.idle_timeout) {
@@ -246,6 +257,10 @@ mod tests {
 
     impl Server {
         async fn start(limits: ServerLimits) -> Self {
+            Self::with_connections(limits, 8).await
+        }
+
+        async fn with_connections(limits: ServerLimits, max_connections: usize) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let (tasks, arrived, answer) = (Tasks::new(), Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -256,7 +271,8 @@ mod tests {
                 "slow"
             });
             let app = axum::Router::new().route("/", get(async || "quick")).route("/slow", slow);
-            tasks.spawn("server", serve(listener, app, limits, tasks.clone(), tasks.token().clone()));
+            let connections = Connections::new(max_connections);
+            tasks.spawn("server", serve(listener, app, limits, connections, tasks.clone(), tasks.token().clone()));
             Self { address, tasks, arrived, answer }
         }
 
@@ -270,7 +286,7 @@ mod tests {
     }
 
     fn limits() -> ServerLimits {
-        ServerLimits { listener: "test", max_connections: 8, header_timeout: NEVER, idle_timeout: NEVER }
+        ServerLimits { listener: "test", header_timeout: NEVER, idle_timeout: NEVER }
     }
 
     async fn read_to_end(stream: &mut TcpStream) -> String {
@@ -322,7 +338,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_connection_too_many_is_told_so() {
-        let server = Server::start(ServerLimits { max_connections: 1, ..limits() }).await;
+        let server = Server::with_connections(limits(), 1).await;
         let mut first = server.connect().await;
         first.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
         server.arrived.notified().await;
@@ -331,6 +347,18 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("\"overloaded\""), "{answer}");
         server.answer.notify_one();
         assert!(read_to_end(&mut first).await.ends_with("slow"));
+        server.end().await;
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_gives_way_to_a_new_one() {
+        let server = Server::with_connections(limits(), 1).await;
+        let mut first = server.connect().await;
+        is_answered(&mut first).await;
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        let mut second = server.connect().await;
+        is_answered(&mut second).await;
+        assert_eq!(read_to_end(&mut first).await, "");
         server.end().await;
     }
 

@@ -59,7 +59,7 @@ enum Reading {
 /// What to do about a shard that cannot take a step now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
-    /// Try again until the deadline: a client waits.
+    /// Try again until the deadline, unless the shard's breaker is open: a client waits.
     UntilDeadline,
     /// Leave the saga. It will be due again, and others must not wait behind a shard that is down.
     Once,
@@ -147,7 +147,8 @@ impl Drive<'_> {
                     StepEnd::Again
                 }
                 Reading::Again => {
-                    if self.patience == Patience::UntilDeadline {
+                    // A shard that is cut off is not waited for: the client learns at once that the transfer is under way.
+                    if self.patience == Patience::UntilDeadline && !shard.is_cut_off() {
                         again.push(index);
                     }
                     StepEnd::Again

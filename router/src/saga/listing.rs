@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wire::{ListSagasRequest, TransferRecord, convert::account_id};
+use wire::{ListSagasRequest, ListSagasResponse, convert::account_id};
 
 use crate::{
     service::{CallError, Core, Deadline, SagaFilter, SagaView},
@@ -15,6 +15,7 @@ pub async fn list(core: &Core, filter: SagaFilter, deadline: Deadline) -> (Vec<S
     let older_than_ms = i64::try_from(filter.older_than.as_millis()).unwrap_or(i64::MAX);
     let request = &ListSagasRequest { limit: filter.limit, older_than_ms, ..Default::default() };
     let asked = view.ask_all(|shard| async move { ask(&shard, request, deadline).await }).await;
+    let asked = asked.into_iter().map(|(shard, answer)| (shard, answer.map(|listed| listed.sagas)));
     let (mut sagas, mut unreachable) = (Vec::new(), Vec::new());
     for (shard, answer) in asked {
         let Ok(records) = answer else {
@@ -38,10 +39,10 @@ pub async fn ask(
     shard: &Shard,
     request: &ListSagasRequest,
     deadline: Deadline,
-) -> Result<Vec<TransferRecord>, CallError> {
+) -> Result<ListSagasResponse, CallError> {
     let ask = |mut node: NodeClient| {
         let request = request.clone();
         async move { node.list_sagas(request).await }
     };
-    shard.read(deadline, ask).await.map(|response| response.sagas)
+    shard.read(deadline, ask).await
 }

@@ -48,8 +48,10 @@ pub fn recovered(shard: &str, outcome: &'static str, sagas: u64) {
     }
 }
 
-pub fn overdue(shard: &str) {
-    counter!(OVERDUE, "shard" => shard.to_owned()).increment(1);
+pub fn overdue(shard: &str, sagas: usize) {
+    if sagas > 0 {
+        counter!(OVERDUE, "shard" => shard.to_owned()).increment(sagas as u64);
+    }
 }
 
 pub fn poll_failed(shard: &str) {

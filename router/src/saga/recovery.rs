@@ -3,12 +3,13 @@
 //! Every router polls every shard. The shard postpones the next attempt of each saga that it hands over, so two routers
 //! seldom pick the same saga, and nothing bad happens when they do. The answer to a heartbeat says whether a saga is due, so
 //! that a shard with nothing due is polled only at each [`UNPROMPTED`]th turn. No signal can be lost for longer than that.
-//! A poll makes a pure plan first and then carries it out. A saga that cannot be read is reported and delays no other.
+//! A poll makes a pure plan first and then carries it out. A saga that cannot be read is reported and delays no other. Sagas whose next
+//! step is for a shard that takes no writes are left where they are, and are due as soon as the shard does.
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -17,7 +18,7 @@ use std::{
 use ledger::TransferId;
 use tokio::time::{Instant, sleep};
 use wire::{
-    ListSagasRequest, TransferRecord,
+    ListSagasRequest, ListSagasResponse, TransferRecord,
     convert::{
         BadMessage, account_id, asset, id_from_wire, id_to_wire, presumed_from_wire, purpose_from_wire,
         state_from_wire,
@@ -37,7 +38,7 @@ use crate::{
 /// How long one page of sagas is driven before they are left to a later poll. Shards that are down answer at once; this
 /// is for those that do not answer.
 const DRIVE: Duration = Duration::from_secs(5);
-/// Attempts after which a saga is reported each time it is picked up again.
+/// Attempts after which a saga is reported.
 const OVERDUE_ATTEMPTS: u32 = 10;
 /// Full pages taken in a row before the next poll's turn: bounds one poll, not the backlog.
 const PAGES: usize = 64;
@@ -48,6 +49,7 @@ const UNPROMPTED: usize = 10;
 pub async fn run(core: Arc<Core>) {
     let token = core.tasks.token().clone();
     let mut busy: HashMap<Arc<str>, Arc<AtomicBool>> = HashMap::new();
+    let reports = Arc::new(Reports::default());
     for turn in 0.. {
         // Jitter keeps routers that were started together from polling together.
         let pause = core.config.saga_poll_interval.mul_f64(0.5 + jitter());
@@ -65,12 +67,12 @@ pub async fn run(core: Arc<Core>) {
             if flag.swap(true, Ordering::AcqRel) {
                 continue;
             }
-            let (core, shard) = (Arc::clone(&core), Arc::clone(shard));
+            let (core, shard, reports) = (Arc::clone(&core), Arc::clone(shard), Arc::clone(&reports));
             core.clone().tasks.spawn("saga recovery", async move {
                 // Lowered even if the poll panics, or this shard would never be polled again.
                 let _lowered = Lowered(flag);
                 // Every step that was answered is stored: stopping in between parks the sagas where they are.
-                core.tasks.token().run_until_cancelled(poll(&core, &shard)).await;
+                core.tasks.token().run_until_cancelled(poll(&core, &shard, &reports)).await;
             });
         }
     }
@@ -91,24 +93,87 @@ fn jitter() -> f64 {
     f64::from(u32::try_from(bits >> 32).unwrap_or_default()) / f64::from(u32::MAX)
 }
 
-async fn poll(core: &Core, shard: &Shard) {
+async fn poll(core: &Core, shard: &Shard, reports: &Reports) {
     let limit = core.config.saga_claim_limit;
     for _ in 0..PAGES {
         let deadline = Instant::now() + DRIVE;
-        let due = ListSagasRequest { limit, claim_due: true, ..Default::default() };
-        let records = match listing::ask(shard, &due, deadline).await {
-            Ok(records) => records,
-            Err(error) => {
-                metrics::poll_failed(shard.id());
-                tracing::debug!(shard = %shard.id(), %error, "cannot ask for abandoned sagas");
-                return;
-            }
-        };
+        let (absent, left_out_slots) = absent_shards(core, shard);
+        let due = ListSagasRequest { limit, claim_due: true, left_out_slots, ..Default::default() };
+        let ListSagasResponse { sagas: records, left_out, oldest_left_out_us } =
+            match listing::ask(shard, &due, deadline).await {
+                Ok(listed) => listed,
+                Err(error) => {
+                    metrics::poll_failed(shard.id());
+                    tracing::debug!(shard = %shard.id(), %error, "cannot ask for abandoned sagas");
+                    return;
+                }
+            };
+        if left_out > 0 {
+            reports.waiting(shard.id(), left_out, oldest_left_out_us, &absent);
+        }
         let full = records.len() >= limit as usize;
-        drive(core, shard.id(), records, deadline).await;
+        drive(core, shard.id(), records, deadline, reports).await;
         if !full || core.tasks.token().is_cancelled() {
             return;
         }
+    }
+}
+
+/// The shards, apart from `source`, that cannot take a saga's step at present, and the slots whose requests go to them. Sagas that pay
+/// into these slots wait where they are: an attempt would be in vain. A heartbeat a second finds out when that has changed.
+fn absent_shards(core: &Core, source: &Shard) -> (Vec<Arc<str>>, Vec<wire::SlotRange>) {
+    let view = core.view();
+    if view.shards().all(|shard| shard.takes_writes()) {
+        return Default::default();
+    }
+    let absent = view.shards_with_slots().into_iter();
+    let absent = absent.filter(|(shard, _)| shard.id() != source.id() && !shard.takes_writes());
+    let (ids, slots): (Vec<_>, Vec<_>) = absent.map(|(shard, slots)| (Arc::clone(shard.id()), slots)).unzip();
+    (ids, slots.into_iter().flatten().map(wire::SlotRange::from).collect())
+}
+
+/// What recovery reports in the log: for each shard one line a minute, however many sagas wait.
+#[derive(Debug, Default)]
+struct Reports(Mutex<HashMap<(Arc<str>, &'static str), Instant>>);
+
+impl Reports {
+    const EVERY: Duration = Duration::from_secs(60);
+
+    /// Sagas of `source` wait for shards that do not answer.
+    fn waiting(&self, source: &Arc<str>, sagas: u64, oldest_us: i64, absent: &[Arc<str>]) {
+        if self.is_due(source, "waiting") {
+            let oldest_s = (telemetry::clock::now_us() - oldest_us) / 1_000_000;
+            let absent = absent.join(", ");
+            tracing::warn!(
+                shard = %source, sagas, oldest_s, waiting_for = absent,
+                "sagas wait for shards that take no writes; their money is in transit until these shards do"
+            );
+        }
+    }
+
+    /// Sagas of `source` are not finished after many attempts.
+    fn overdue(&self, source: &Arc<str>, records: &[TransferRecord]) {
+        metrics::overdue(source, records.len());
+        if let Some(oldest) = records.iter().min_by_key(|record| record.created_at_us)
+            && self.is_due(source, "overdue")
+        {
+            tracing::warn!(
+                shard = %source, sagas = records.len(), attempts = oldest.attempts, debit = oldest.debit, credit = oldest.credit,
+                id = %uuid::Uuid::from_slice(&oldest.id).unwrap_or_default(),
+                created_at = telemetry::clock::format_rfc3339(oldest.created_at_us),
+                "sagas are still not finished after many attempts; the oldest is named"
+            );
+        }
+    }
+
+    fn is_due(&self, shard: &Arc<str>, what: &'static str) -> bool {
+        let now = Instant::now();
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = last.get(&(Arc::clone(shard), what)).is_none_or(|at| now.duration_since(*at) >= Self::EVERY);
+        if is_due {
+            last.insert((Arc::clone(shard), what), now);
+        }
+        is_due
     }
 }
 
@@ -121,11 +186,11 @@ pub async fn retry(core: &Core, id: TransferId, deadline: Deadline) -> Result<us
     let (mut found, mut failure) = (0, None);
     for (shard, answer) in asked {
         match answer {
-            Ok(mut records) => {
+            Ok(ListSagasResponse { sagas: mut records, .. }) => {
                 // The shard may list others beside it; those have their own time.
                 records.retain(|record| record.id == retry_id);
                 found += records.len();
-                drive(core, &shard, records, deadline).await;
+                drive(core, &shard, records, deadline, &Reports::default()).await;
             }
             Err(error) => failure = Some(error),
         }
@@ -137,19 +202,12 @@ pub async fn retry(core: &Core, id: TransferId, deadline: Deadline) -> Result<us
     }
 }
 
-async fn drive(core: &Core, shard: &Arc<str>, records: Vec<TransferRecord>, deadline: Deadline) {
+async fn drive(core: &Core, shard: &Arc<str>, records: Vec<TransferRecord>, deadline: Deadline, reports: &Reports) {
     if records.is_empty() {
         return;
     }
     let Plan { mut sagas, overdue, unreadable } = plan(records);
-    for record in overdue {
-        metrics::overdue(shard);
-        tracing::warn!(
-            %shard, debit = record.debit, credit = record.credit, attempts = record.attempts,
-            created_at = telemetry::clock::format_rfc3339(record.created_at_us),
-            "a saga is still not finished after many attempts"
-        );
-    }
+    reports.overdue(shard, &overdue);
     for (record, error) in unreadable {
         metrics::recovered(shard, "parked", 1);
         tracing::error!(%shard, debit = record.debit, %error, "a stored saga cannot be read");

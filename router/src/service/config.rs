@@ -13,6 +13,9 @@ pub struct CoreConfig {
     pub assets: AssetScales,
     /// Operations that may wait for one shard; more are refused as overloaded.
     pub queue_operations: usize,
+    /// Requests that may wait for one shard, where there are others; more are refused as overloaded. A shard that does not answer then
+    /// leaves the router's capacity to the others.
+    pub waiting_requests: usize,
     /// Execute calls to one shard at once.
     pub rpcs_in_flight: usize,
     /// Operations in one Execute call.
@@ -34,6 +37,7 @@ impl Default for CoreConfig {
             name: "router".to_owned(),
             assets: AssetScales::new(),
             queue_operations: 32_768,
+            waiting_requests: 2_048,
             // One is decided while the next is on its way. Measured with single transfers on 64 connections, four make
             // the calls half as large and cost router, node and database a fifth more CPU per transfer.
             rpcs_in_flight: 2,

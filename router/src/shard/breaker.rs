@@ -88,6 +88,11 @@ impl Breaker {
         opened
     }
 
+    /// Whether calls are let through without a condition. An open breaker that lets a probe through is not closed.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed { .. })
+    }
+
     pub fn name(&self) -> &'static str {
         match self.state {
             State::Closed { .. } => "closed",

@@ -90,7 +90,11 @@ async fn send(shard: &Shard, batch: &[Submission]) -> Result<Vec<Result<Reply, B
     let latest = batch.iter().map(|submission| submission.deadline).max().unwrap_or(begun);
     let operations = batch.iter().map(|submission| submission.operations.len()).sum::<usize>();
     let answer = shard
-        .call(latest + ANSWER_GRACE, |connection| connection.execute(request(shard, batch, Instant::now())))
+        .call(latest + ANSWER_GRACE, |connection| {
+            let now = Instant::now();
+            let call = request(shard, batch, now, connection.clock().at(now));
+            connection.execute(call)
+        })
         .await;
     let end = match &answer {
         Ok(_) => CallEnd::Answered,
@@ -112,9 +116,11 @@ async fn send(shard: &Shard, batch: &[Submission]) -> Result<Vec<Result<Reply, B
     Ok(replies)
 }
 
-fn request(shard: &Shard, batch: &[Submission], now: Instant) -> ExecuteCall {
+/// `now_us` is `now` by the node's clock.
+fn request(shard: &Shard, batch: &[Submission], now: Instant, now_us: Option<i64>) -> ExecuteCall {
     let table = shard.routing.load();
-    let mut call = ExecuteCall::new(shard.witness.assets_digest(), batch.iter().map(|it| it.bytes).sum());
+    let bytes = batch.iter().map(|submission| submission.bytes).sum();
+    let mut call = ExecuteCall::new(shard.witness.assets_digest(), now_us, bytes);
     let mut first = 0;
     for (submission, number) in batch.iter().zip(1..) {
         let order_group = if submission.ordered { number } else { 0 };

@@ -49,7 +49,12 @@ impl Shard {
         let asked = self
             .call(until, |connection| {
                 let request = request.clone();
-                async move { connection.client().identify(request).await }
+                async move {
+                    let asked = Instant::now();
+                    let answer = connection.client().identify(request).await?;
+                    connection.clock().heard(asked, Instant::now(), answer.get_ref().steady_us);
+                    Ok(answer)
+                }
             })
             .await;
         let outcome = match asked {
@@ -93,6 +98,12 @@ impl Shard {
         let said = self.said();
         let works = |of: fn(&Said) -> bool| said.as_ref().is_some_and(of);
         Working { reads: works(|said| said.reads.is_ok()), writes: works(|said| said.writes.is_ok()) }
+    }
+
+    /// Whether a write has a chance: the breaker lets calls through, and the node did not report at the last heartbeat that writes do not
+    /// work.
+    pub fn takes_writes(&self) -> bool {
+        !self.is_cut_off() && self.said().is_none_or(|said| said.writes.is_ok())
     }
 
     /// Whether the node reported at the last heartbeat that a saga's next attempt is due.

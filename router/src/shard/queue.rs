@@ -1,4 +1,7 @@
 //! What waits for one shard: submissions in order, those that finish sagas before new work, with a bound on each.
+//!
+//! Finishing work goes first, and yet new work has its turn: a call that left new work behind is followed by one that begins with new
+//! work. A submission that is too heavy to share a call therefore waits for one call at most once it is at the front.
 
 use std::{
     collections::VecDeque,
@@ -80,6 +83,8 @@ pub struct Queue {
 struct Lines {
     finishing: Line,
     new: Line,
+    /// The last call had no room for the new work that waited.
+    owes_new: bool,
     closed: bool,
 }
 
@@ -87,6 +92,34 @@ struct Lines {
 struct Line {
     submissions: VecDeque<Submission>,
     operations: usize,
+}
+
+/// A call that is being made up.
+#[derive(Default)]
+struct Call {
+    taken: Vec<Submission>,
+    operations: usize,
+    bytes: usize,
+    max_operations: usize,
+}
+
+impl Call {
+    fn fill_from(&mut self, line: &mut Line) {
+        while let Some(next) = line.submissions.front() {
+            let too_much =
+                self.operations + next.weight > self.max_operations || self.bytes + next.bytes > CALL_BYTES;
+            if self.operations > 0 && too_much {
+                return;
+            }
+            let Some(next) = line.submissions.pop_front() else { return };
+            line.operations -= next.weight;
+            if next.claim.take() {
+                self.operations += next.weight;
+                self.bytes += next.bytes;
+                self.taken.push(next);
+            }
+        }
+    }
 }
 
 impl Queue {
@@ -132,29 +165,22 @@ impl Queue {
         }
     }
 
-    /// Takes whole submissions, the finishing ones first, up to `max_operations` and [`CALL_BYTES`] in all (one that is
-    /// heavier goes alone). Those whose waiter gave up are dropped on the way.
+    /// Takes whole submissions, the finishing ones first unless new ones are owed a turn, up to `max_operations` and [`CALL_BYTES`] in all
+    /// (one that is heavier goes alone). Those whose waiter gave up are dropped on the way.
     pub fn take(&self, max_operations: usize) -> Vec<Submission> {
         let mut lines = self.lock();
-        let Lines { finishing, new, .. } = &mut *lines;
-        let mut taken = Vec::new();
-        let (mut operations, mut bytes) = (0, 0);
-        for line in [finishing, new] {
-            while let Some(next) = line.submissions.front() {
-                let too_much = operations + next.weight > max_operations || bytes + next.bytes > CALL_BYTES;
-                if operations > 0 && too_much {
-                    return taken;
-                }
-                let Some(next) = line.submissions.pop_front() else { break };
-                line.operations -= next.weight;
-                if next.claim.take() {
-                    operations += next.weight;
-                    bytes += next.bytes;
-                    taken.push(next);
-                }
-            }
+        let Lines { finishing, new, owes_new, .. } = &mut *lines;
+        let mut call = Call { max_operations, ..Call::default() };
+        if *owes_new {
+            call.fill_from(new);
+            call.fill_from(finishing);
+        } else {
+            call.fill_from(finishing);
+            call.fill_from(new);
         }
-        taken
+        // New work that had its turn just now is not owed another.
+        *owes_new = !*owes_new && !new.submissions.is_empty();
+        call.taken
     }
 
     /// Refuses what comes from now on. What is queued is still served.
@@ -232,6 +258,23 @@ mod tests {
         assert_eq!(names(&queue.take(6)), ["n2"]);
         assert_eq!(queue.operations(), 0);
         assert!(queue.take(6).is_empty());
+    }
+
+    #[test]
+    fn new_work_has_its_turn_beside_finishing_work_without_end() {
+        let queue = Queue::new(1_000);
+        let finish = || queue.push(Urgency::Finishing, submission("f", 5)).unwrap();
+        (0..3).for_each(|_| finish());
+        for (name, weight) in [("heavy", 10), ("behind", 1)] {
+            queue.push(Urgency::New, submission(name, weight)).unwrap();
+        }
+        assert_eq!(names(&queue.take(10)), ["f", "f"]);
+        (0..2).for_each(|_| finish());
+        assert_eq!(names(&queue.take(10)), ["heavy"], "the call before had no room for it");
+        (0..2).for_each(|_| finish());
+        assert_eq!(names(&queue.take(10)), ["f", "f"], "then finishing work again");
+        (0..2).for_each(|_| finish());
+        assert_eq!(names(&queue.take(10)), ["behind", "f"]);
     }
 
     #[test]

@@ -1,6 +1,12 @@
 //! Operations under way to a shard, from the side of whoever waits for their answers.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use ledger::{Metadata, operation::Operation, outcome::Outcome};
 use tokio::{sync::oneshot, time::timeout_at};
@@ -41,6 +47,26 @@ pub struct Waiting {
     pub answers: oneshot::Receiver<Answers>,
     pub claim: Claim,
     pub operations: usize,
+    pub _waiter: Waiter,
+}
+
+/// Counts a request among those that wait for a shard, for as long as it lives.
+pub struct Waiter {
+    waiting: Arc<AtomicUsize>,
+    /// How many waited before.
+    pub before: usize,
+}
+
+impl Waiter {
+    pub fn enter(waiting: &Arc<AtomicUsize>) -> Self {
+        Self { before: waiting.fetch_add(1, Relaxed), waiting: Arc::clone(waiting) }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.waiting.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Submitted {

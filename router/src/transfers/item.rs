@@ -157,6 +157,18 @@ impl Item {
         }
     }
 
+    /// Takes the answer of a dry run, made because the credit account's shard is cut off: money that was reserved now would stay in
+    /// transit. What an earlier request has stored is answered; otherwise nothing was executed.
+    pub fn refuse_unless_stored(&mut self, destination: &Shard, answer: Answer) -> Fate {
+        let error = answer.as_ref().err().cloned();
+        self.recall(answer);
+        if self.is_new() {
+            let shard = Arc::clone(destination.id());
+            self.end(Err(error.unwrap_or(CallError::Unavailable { shard })));
+        }
+        if matches!(self.progress, Progress::Reserved(_)) { Fate::Reserved } else { Fate::Done }
+    }
+
     pub fn end(&mut self, reply: Reply) {
         self.progress = match (reply, &self.resent_to) {
             (Err(error), None) if error.is_not_executed() => Progress::Finished(Err(error)),

@@ -34,6 +34,14 @@ pub enum Overdue {
     Idle,
 }
 
+/// What a connection does that answers no request, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// A head has begun to arrive, or the connection is new.
+    Head(Duration),
+    Idle(Duration),
+}
+
 /// A request being answered.
 pub struct RequestActivity(Arc<Activity>);
 
@@ -64,15 +72,22 @@ impl Activity {
         }
     }
 
-    pub fn overdue(&self, header_timeout: Duration, idle_timeout: Duration) -> Option<Overdue> {
+    /// `None` while a request is being answered.
+    pub fn rest(&self) -> Option<Rest> {
         if self.requests.load(Relaxed) > 0 {
             return None;
         }
-        let longer_than =
-            |since: u64, timeout: Duration| u128::from(self.now().saturating_sub(since)) >= timeout.as_millis();
-        match self.head_since.load(Relaxed) {
-            0 => longer_than(self.idle_since.load(Relaxed), idle_timeout).then_some(Overdue::Idle),
-            since => longer_than(since, header_timeout).then_some(Overdue::Head),
+        let since = |since: u64| Duration::from_millis(self.now().saturating_sub(since));
+        Some(match self.head_since.load(Relaxed) {
+            0 => Rest::Idle(since(self.idle_since.load(Relaxed))),
+            begin => Rest::Head(since(begin)),
+        })
+    }
+
+    pub fn overdue(&self, header_timeout: Duration, idle_timeout: Duration) -> Option<Overdue> {
+        match self.rest()? {
+            Rest::Idle(rest) => (rest >= idle_timeout).then_some(Overdue::Idle),
+            Rest::Head(rest) => (rest >= header_timeout).then_some(Overdue::Head),
         }
     }
 

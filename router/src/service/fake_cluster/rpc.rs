@@ -160,6 +160,7 @@ impl ShardNode for FakeNode {
         request: Request<wire::ListSagasRequest>,
     ) -> Result<Response<wire::ListSagasResponse>, Status> {
         let request = request.into_inner();
+        let left_out_slots = convert::slots_from_wire(&request.left_out_slots).unwrap();
         let due_after = *lock(&self.saga_due_after);
         let state = lock(&self.state);
         let sagas = state
@@ -170,9 +171,15 @@ impl ShardNode for FakeNode {
                 self.not_owner(key.debit.as_str()).is_none() && (is_due || !request.claim_due)
             })
             .map(|(key, stored)| state.record(&key, &stored))
-            .filter(|record| request.retry_id.is_empty() || record.id == request.retry_id)
-            .collect();
-        Ok(Response::new(wire::ListSagasResponse { sagas }))
+            .filter(|record| request.retry_id.is_empty() || record.id == request.retry_id);
+        let is_left_out = |record: &wire::TransferRecord| {
+            let slot = shard_map::slot_of(&record.credit);
+            left_out_slots.iter().any(|range| range.contains(slot))
+        };
+        let (left_out, sagas): (Vec<_>, Vec<_>) = sagas.partition(is_left_out);
+        let oldest_left_out_us = left_out.iter().map(|record| record.created_at_us).min().unwrap_or(0);
+        let left_out = left_out.len() as u64;
+        Ok(Response::new(wire::ListSagasResponse { sagas, left_out, oldest_left_out_us }))
     }
 
     async fn get_ownership(
