@@ -78,6 +78,9 @@ pub enum MoveError {
     /// The step cannot be taken. The text says why.
     #[error("{0}")]
     Refused(String),
+    /// This node does not serve its database at present. That says nothing about the move.
+    #[error("{0}")]
+    NotServing(String),
     /// The cut-over would pause the slots for longer than the operator allows.
     #[error("{0}")]
     TooLong(String),
@@ -111,7 +114,7 @@ impl Moves {
 
     async fn connection(&self) -> Result<PoolConnection<Postgres>, MoveError> {
         if let Some(why) = self.0.gate.closed() {
-            return Err(MoveError::Refused(why));
+            return Err(MoveError::NotServing(why));
         }
         Ok(self.0.pool.acquire().await?)
     }
@@ -130,7 +133,7 @@ impl Moves {
         let (record, _) = self.0.gate.last_seen();
         record
             .map(|record| record.identity.number)
-            .ok_or_else(|| MoveError::Refused("the node has not reached its database yet".to_owned()))
+            .ok_or_else(|| MoveError::NotServing("the node has not reached its database yet".to_owned()))
     }
 
     /// The newest map that this shard was given.

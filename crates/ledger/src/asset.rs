@@ -95,27 +95,28 @@ impl AssetRegistry {
         Ok(Self { scales })
     }
 
-    /// The scale of a known asset.
     /// Every asset with its scale.
     pub fn all(&self) -> impl Iterator<Item = (AssetCode, u32)> {
         self.scales.iter().map(|(code, scale)| (*code, *scale))
     }
 
+    /// The scale of a known asset.
     pub fn scale(&self, code: AssetCode) -> Option<u32> {
         self.scales.get(&code).copied()
     }
 }
 
-/// ISO 4217 active codes grouped by minor units. Units without a minor unit (XAU, XDR, …) are left out: declare them.
+/// The active codes of ISO 4217 as of 2026-01-01, grouped by minor units. Withdrawn codes (ANG, BGN, HRK, ZWL, …) and units without a minor
+/// unit (XAU, XDR, …) are left out: an installation that needs one declares it.
 const ISO_4217_BY_MINOR_UNITS: &[(u32, &str)] = &[
     (0, "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF"),
     (
         2,
-        "AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BMD BND BOB BOV BRL BSD BTN BWP BYN BZD CAD CDF CHE CHF \
+        "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BMD BND BOB BOV BRL BSD BTN BWP BYN BZD CAD CDF CHE CHF \
          CHW CNY COP COU CRC CUP CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GTQ GYD HKD HNL HTG HUF \
          IDR ILS INR IRR JMD KES KGS KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN \
          MXV MYR MZN NAD NGN NIO NOK NPR NZD PAB PEN PGK PHP PKR PLN QAR RON RSD RUB SAR SBD SCR SDG SEK SGD SHP SLE SOS \
-         SRD SSP STN SVC SYP SZL THB TJS TMT TOP TRY TTD TWD TZS UAH USD USN UYU UZS VED VES WST XCD XCG YER ZAR ZMW ZWG",
+         SRD SSP STN SVC SYP SZL THB TJS TMT TOP TRY TTD TWD TZS UAH USD USN UYU UZS VED VES WST XAD XCD XCG YER ZAR ZMW ZWG",
     ),
     (3, "BHD IQD JOD KWD LYD OMR TND"),
     (4, "CLF UYW"),
@@ -137,6 +138,8 @@ mod tests {
         assert_eq!(scale(&registry, "KWD"), Some(3));
         assert_eq!(scale(&registry, "BTC"), Some(8));
         assert_eq!(scale(&registry, "ETH"), None);
+        assert_eq!(scale(&registry, "XAD"), Some(2), "amendment 179");
+        assert!(["ANG", "BGN", "HRK", "ZWL"].iter().all(|withdrawn| scale(&registry, withdrawn).is_none()));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 /// An account id: 1 to 128 characters of `A-Z a-z 0-9 . _ : - { } @`.
 ///
-/// Ids that begin with `@` belong to the system (in-transit accounts); [`AccountId::client`] refuses them.
+/// Ids that begin with `@` belong to the system (in-transit accounts); [`AccountId::client`] refuses them, and `.` and `..`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AccountId(Arc<str>);
 
@@ -19,6 +19,8 @@ pub enum InvalidAccountId {
     Character,
     #[error("account ids that begin with @ are reserved for the system")]
     Reserved,
+    #[error("`.` and `..` are no account ids: no client could ask for them, because they mean another path in a URL")]
+    Dots,
 }
 
 impl AccountId {
@@ -29,6 +31,9 @@ impl AccountId {
     pub fn client(text: &str) -> Result<Self, InvalidAccountId> {
         if text.starts_with('@') {
             return Err(InvalidAccountId::Reserved);
+        }
+        if matches!(text, "." | "..") {
+            return Err(InvalidAccountId::Dots);
         }
         Self::any(text)
     }

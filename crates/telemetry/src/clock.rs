@@ -75,8 +75,10 @@ fn has_rfc3339_shape(text: &[u8]) -> bool {
         }
         _ => rest,
     };
-    matches(DATE_TIME, date_time)
-        && (matches!(offset, b"Z" | b"z") || matches(b"+dd:dd", offset) || matches(b"-dd:dd", offset))
+    let has_offset = || matches(b"+dd:dd", offset) || matches(b"-dd:dd", offset);
+    // `time-numoffset` has an hour of 00 to 23 and a minute of 00 to 59. The parser takes more.
+    let is_within_a_day = || &offset[1..3] <= b"23".as_slice() && &offset[4..6] <= b"59".as_slice();
+    matches(DATE_TIME, date_time) && (matches!(offset, b"Z" | b"z") || (has_offset() && is_within_a_day()))
 }
 
 #[cfg(test)]
@@ -114,6 +116,7 @@ mod tests {
             "2026-01-31t12:00:00z",
             "2026-01-31T12:00:00.000Z",
             "2026-01-31T07:30:00-04:30",
+            "2026-02-01T11:59:00+23:59",
         ] {
             assert_eq!(parse_rfc3339(same), noon, "{same}");
         }
@@ -132,6 +135,9 @@ mod tests {
             "2026-01-31T12:00:00Z ",
             "2026-01-31T12:00:00Z[UTC]",
             "2026-01-31T12:00:00+1:00",
+            "2026-01-31T12:00:00+24:00",
+            "2026-01-31T12:00:00-23:60",
+            "2026-01-31T12:00:00-99:00",
             "é026-01-31T12:00:00Z",
         ] {
             assert_eq!(parse_rfc3339(bad), None, "{bad:?}");

@@ -7,7 +7,7 @@ use axum::{
     extract::{FromRequest, Request},
 };
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use http_body_util::BodyExt;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    context::RequestDeadline,
+    context::{RequestDeadline, single},
     metrics::{RefusalReason, count_refused},
     problem::{Code, Problem},
 };
@@ -73,7 +73,7 @@ impl Payload {
 
 /// The media type of the body, which must be JSON.
 pub fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
-    match media_type(headers) {
+    match media_type(headers)? {
         Some(MediaType::Json) => Ok(()),
         _ => Err(Problem::new(Code::UnsupportedMediaType, "Content-Type must be application/json")),
     }
@@ -81,21 +81,31 @@ pub fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
 
 /// The media type of a batch: JSON or NDJSON.
 pub fn batch_media_type(headers: &HeaderMap) -> Result<MediaType, Problem> {
-    media_type(headers).ok_or_else(|| {
+    media_type(headers)?.ok_or_else(|| {
         Problem::new(Code::UnsupportedMediaType, "Content-Type must be application/json or application/x-ndjson")
     })
 }
 
-fn media_type(headers: &HeaderMap) -> Option<MediaType> {
-    let text = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+/// The media type, `None` if it is none that a body may have. A body that is packed is refused: what it says would be guessed.
+fn media_type(headers: &HeaderMap) -> Result<Option<MediaType>, Problem> {
+    let is_plain = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
+    if headers.get_all(header::CONTENT_ENCODING).iter().any(|encoding| !is_plain(encoding)) {
+        return Err(Problem::new(
+            Code::UnsupportedMediaType,
+            "Content-Encoding must be absent: send the body unpacked",
+        ));
+    }
+    let Some(text) = single(headers, "Content-Type")?.and_then(|value| value.to_str().ok()) else {
+        return Ok(None);
+    };
     let essence = text.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/json") {
+    Ok(if essence.eq_ignore_ascii_case("application/json") {
         Some(MediaType::Json)
     } else if essence.eq_ignore_ascii_case("application/x-ndjson") {
         Some(MediaType::NdJson)
     } else {
         None
-    }
+    })
 }
 
 impl BodyLimits {
@@ -195,6 +205,8 @@ impl BodyLimits {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
+
     use super::*;
 
     fn soon() -> RequestDeadline {
@@ -250,13 +262,25 @@ mod tests {
     fn media_types() {
         let with = |value: &str| {
             let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, value.parse().unwrap())]);
-            media_type(&headers)
+            media_type(&headers).unwrap()
         };
         assert_eq!(with("application/json"), Some(MediaType::Json));
         assert_eq!(with("Application/JSON; charset=utf-8"), Some(MediaType::Json));
         assert_eq!(with("application/x-ndjson"), Some(MediaType::NdJson));
         assert_eq!(with("text/plain"), None);
         assert_eq!(with("application/jsonx"), None);
-        assert_eq!(media_type(&HeaderMap::new()), None);
+        assert_eq!(media_type(&HeaderMap::new()).unwrap(), None);
+        let of = |headers: &[(HeaderName, &str)]| {
+            let headers = headers.iter().map(|(name, value)| (name.clone(), value.parse().unwrap()));
+            media_type(&headers.collect()).map_err(|problem| problem.code())
+        };
+        let json = (header::CONTENT_TYPE, "application/json");
+        assert_eq!(of(&[json.clone(), (header::CONTENT_ENCODING, "identity")]), Ok(Some(MediaType::Json)));
+        for packed in ["gzip", "br", "identity, gzip", ""] {
+            let packed = of(&[json.clone(), (header::CONTENT_ENCODING, packed)]);
+            assert_eq!(packed, Err(Code::UnsupportedMediaType));
+        }
+        assert_eq!(of(&[json.clone(), json.clone()]), Ok(Some(MediaType::Json)));
+        assert_eq!(of(&[json, (header::CONTENT_TYPE, "text/plain")]), Err(Code::InvalidParameter));
     }
 }

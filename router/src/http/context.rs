@@ -7,7 +7,7 @@ use axum::{
     extract::{FromRequestParts, Request},
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -15,7 +15,7 @@ use super::problem::{Code, Problem};
 use crate::trace::{self, Context, Traceparent};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
+const TIMEOUT: &str = "X-Request-Timeout-Ms";
 
 pub const MAX_REQUEST_ID_LEN: usize = 128;
 pub const DEFAULT_TIMEOUT_MS: u64 = 5_000;
@@ -38,7 +38,8 @@ pub async fn around<F: Future<Output = Response>>(
         uri: request.uri().clone(),
         traceparent: Traceparent::of(request.headers()),
     });
-    let mut response = match timeout(request.headers()) {
+    let checked = one_host(&request).and_then(|()| timeout(request.headers()));
+    let mut response = match checked {
         Ok(timeout) => {
             request.extensions_mut().insert(RequestDeadline(arrived + timeout));
             trace::within(Some(Arc::clone(&context)), answer(request)).await
@@ -85,15 +86,37 @@ pub fn new_request_id() -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("none"))
 }
 
+/// HTTP/1.1 wants one `Host`, so that no proxy on the way takes the request for another server's (RFC 9112, section 3.2).
+fn one_host(request: &Request) -> Result<(), Problem> {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    let is_right = match request.version() {
+        Version::HTTP_11 => hosts == 1,
+        _ => hosts <= 1,
+    };
+    if is_right { Ok(()) } else { Err(Problem::new(Code::InvalidRequest, format!("Host is given {hosts} times"))) }
+}
+
+/// The value of a header that has one value. Given twice with the same value it counts once.
+///
+/// # Errors
+/// When it is given with two values: a proxy on the way may read the other one.
+pub fn single<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&'h HeaderValue>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next();
+    if values.any(|other| Some(other) != first) {
+        return Err(Problem::header(name, format!("{name} is given with different values")));
+    }
+    Ok(first)
+}
+
 fn timeout(headers: &HeaderMap) -> Result<Duration, Problem> {
-    let Some(value) = headers.get(TIMEOUT) else { return Ok(Duration::from_millis(DEFAULT_TIMEOUT_MS)) };
+    let Some(value) = single(headers, TIMEOUT)? else { return Ok(Duration::from_millis(DEFAULT_TIMEOUT_MS)) };
     let digits = value.to_str().ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
     match digits.and_then(|text| text.parse().ok()) {
         Some(ms @ 1..=MAX_TIMEOUT_MS) => Ok(Duration::from_millis(ms)),
-        _ => Err(Problem::header(
-            "X-Request-Timeout-Ms",
-            format!("X-Request-Timeout-Ms is a number of milliseconds from 1 to {MAX_TIMEOUT_MS}"),
-        )),
+        _ => {
+            Err(Problem::header(TIMEOUT, format!("{TIMEOUT} is a number of milliseconds from 1 to {MAX_TIMEOUT_MS}")))
+        }
     }
 }
 
@@ -109,10 +132,14 @@ pub async fn method_not_allowed() -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use http::header::IntoHeaderName;
+
     use super::*;
 
-    fn headers(name: HeaderName, value: &str) -> HeaderMap {
-        HeaderMap::from_iter([(name, HeaderValue::from_str(value).unwrap())])
+    fn headers(name: impl IntoHeaderName, value: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, HeaderValue::from_str(value).unwrap());
+        headers
     }
 
     #[test]
@@ -122,6 +149,30 @@ mod tests {
             assert_ne!(request_id(&headers(REQUEST_ID, bad)), bad);
         }
         assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn one_host_is_wanted() {
+        let request = |version: Version, hosts: &[&'static str]| {
+            let mut request = http::Request::builder().version(version);
+            for host in hosts {
+                request = request.header(header::HOST, *host);
+            }
+            one_host(&request.body(Body::empty()).unwrap()).is_ok()
+        };
+        assert!(request(Version::HTTP_11, &["a"]));
+        assert!(!request(Version::HTTP_11, &[]) && !request(Version::HTTP_11, &["a", "a"]));
+        assert!(request(Version::HTTP_10, &[]) && request(Version::HTTP_2, &[]));
+        assert!(!request(Version::HTTP_10, &["a", "b"]));
+    }
+
+    #[test]
+    fn a_header_with_two_values_is_refused() {
+        let mut twice = headers(TIMEOUT, "100");
+        twice.append(TIMEOUT, HeaderValue::from_static("100"));
+        assert_eq!(timeout(&twice).unwrap(), Duration::from_millis(100));
+        twice.append(TIMEOUT, HeaderValue::from_static("200"));
+        assert_eq!(timeout(&twice).unwrap_err().code(), Code::InvalidParameter);
     }
 
     #[test]

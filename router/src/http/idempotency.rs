@@ -55,12 +55,20 @@ fn key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
         // Whichever is taken, a proxy on the next attempt may take the other one and with it pay twice.
         return Err(Problem::header("Idempotency-Key", "Idempotency-Key is given twice"));
     }
+    let value = value.to_str().ok().map(unquoted);
     let printable =
         |text: &&str| (1..=MAX_KEY_LEN).contains(&text.len()) && text.bytes().all(|b| (b' '..=b'~').contains(&b));
-    match value.to_str().ok().filter(printable) {
+    match value.filter(printable) {
         Some(key) => Ok(Some(key)),
         None => Err(Problem::header("Idempotency-Key", "Idempotency-Key has 1 to 255 printable ASCII characters")),
     }
+}
+
+/// The key without the quotes of a structured field, as the draft of the header's standard writes it: `"k"` and `k` are one key. A key
+/// that has quotes or backslashes inside is taken as it is.
+fn unquoted(text: &str) -> &str {
+    let inner = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    inner.filter(|inner| !inner.contains(['"', '\\'])).unwrap_or(text)
 }
 
 /// The id names something else already.

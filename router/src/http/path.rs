@@ -1,7 +1,7 @@
 //! Ids in paths, of requests and of what they made.
 
 use axum::extract::{FromRequestParts, Path};
-use http::request::Parts;
+use http::{Uri, request::Parts};
 use ledger::{AccountId, TransferId};
 
 use super::{
@@ -36,6 +36,44 @@ pub fn transfer_id(text: &str) -> Result<TransferId, Problem> {
     parse::transfer_id_parameter(text)
 }
 
+/// Replaces percent-encoded characters of a path that need no encoding: `/v1/%61ccounts` is `/v1/accounts` (RFC 3986, section 2.3).
+pub fn normalize(uri: &mut Uri) {
+    if !uri.path().contains('%') {
+        return;
+    }
+    let path = decode_unreserved(uri.path());
+    let text = match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    };
+    let mut parts = std::mem::take(uri).into_parts();
+    // The path has become shorter and holds no character that it did not hold before, encoded or not.
+    parts.path_and_query = text.parse().ok();
+    if let Ok(normalized) = Uri::from_parts(parts) {
+        *uri = normalized;
+    }
+}
+
+fn decode_unreserved(path: &str) -> String {
+    let mut decoded = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(at) = rest.find('%') {
+        decoded.push_str(&rest[..at]);
+        let byte = rest.get(at + 1..at + 3).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match byte.filter(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(byte)) {
+            Some(byte) => {
+                decoded.push(char::from(byte));
+                rest = &rest[at + 3..];
+            }
+            None => {
+                decoded.push('%');
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    decoded + rest
+}
+
 /// Where to read an account.
 pub fn of_account(id: &AccountId) -> String {
     format!("/v1/accounts/{}", escaped(id))
@@ -65,4 +103,26 @@ async fn text<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<String, Pr
         .await
         .map(|Path(text)| text)
         .map_err(|_| Problem::parameter(Code::InvalidId, "id", "the id is not UTF-8 once percent-decoded"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_needs_no_encoding_is_decoded_and_nothing_else() {
+        for (given, normal) in [
+            ("/v1/%61ccounts/%61%4Cice", "/v1/accounts/aLice"),
+            ("/v1/accounts?x=%61", "/v1/accounts?x=%61"),
+            ("/v1/accounts/%7Bshop%7D%3aa%2Db?debit=%7B", "/v1/accounts/%7Bshop%7D%3aa-b?debit=%7B"),
+            ("/v1/accounts/a%2Fb%252E%00", "/v1/accounts/a%2Fb%252E%00"),
+            ("/%", "/%"),
+            ("/%6", "/%6"),
+            ("/%zz", "/%zz"),
+        ] {
+            let mut uri: Uri = given.parse().unwrap();
+            normalize(&mut uri);
+            assert_eq!(uri.to_string(), normal, "{given}");
+        }
+    }
 }

@@ -31,6 +31,7 @@ use self::{
 };
 use super::{
     metrics::{CONNECTIONS, CONNECTIONS_CLOSED},
+    path,
     problem::{Code, Problem},
 };
 
@@ -128,7 +129,8 @@ async fn serve_requests(
     let activity = Arc::clone(&seat.activity);
     let service = {
         let activity = Arc::clone(&activity);
-        service_fn(move |request: Request<Incoming>| {
+        service_fn(move |mut request: Request<Incoming>| {
+            path::normalize(request.uri_mut());
             let request_activity = activity.request(request.version());
             // A router is always ready, and cloning it clones an Arc.
             let answer = app.clone().call(request);

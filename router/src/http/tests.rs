@@ -46,7 +46,8 @@ fn config(settings: &str) -> Config {
 }
 
 fn request(method: &str, path: &str, body: impl Into<Body>) -> Request<Body> {
-    let request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, "application/json");
+    let request = Request::builder().method(method).uri(path).header(header::HOST, "x");
+    let request = request.header(header::CONTENT_TYPE, "application/json");
     request.body(body.into()).unwrap()
 }
 

@@ -5,7 +5,10 @@ mod rpc;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::TcpListener,
-    sync::{Arc, Mutex, MutexGuard, atomic::AtomicUsize},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -69,6 +72,8 @@ pub struct FakeNode {
     pub traced: Mutex<Vec<String>>,
     /// Recovery leaves younger sagas to whoever began them.
     saga_due_after: Mutex<Duration>,
+    /// Sagas that recovery was given.
+    handed_over: AtomicUsize,
 }
 
 struct State {
@@ -305,6 +310,7 @@ impl FakeNode {
             executions: AtomicUsize::new(0),
             traced: Mutex::default(),
             saga_due_after: Mutex::new(Duration::from_secs(600)),
+            handed_over: AtomicUsize::new(0),
         }
     }
 
@@ -327,6 +333,11 @@ impl FakeNode {
     /// Hands sagas of this age to whoever asks for some to finish.
     pub fn sagas_are_due_after(&self, age: Duration) {
         *lock(&self.saga_due_after) = age;
+    }
+
+    /// How many sagas recovery was given to finish.
+    pub fn handed_over(&self) -> usize {
+        self.handed_over.load(Ordering::Relaxed)
     }
 
     /// Calls that wait at the door.

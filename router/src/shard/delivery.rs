@@ -1,7 +1,7 @@
 //! One Execute call: what it carries, which submission gets which answer, and what happens after a lost answer.
 //!
 //! This is the only layer that resends, within a budget and until the deadline. All operations except account updates
-//! are idempotent by id, so resending the same ones yields the definite answer; a killed node costs latency only. A
+//! are idempotent by id, so resending the same ones yields the definite answer. A
 //! *second* sending that was not executed proves nothing about the first one, whose outcome stays unknown.
 
 use std::{sync::Arc, time::Duration};

@@ -27,7 +27,7 @@ fn status(error: MoveError) -> Status {
         MoveError::Refused(why) | MoveError::Differs(why) => Status::failed_precondition(why),
         // The driver tells this refusal from the others by its code.
         MoveError::TooLong(why) => Status::resource_exhausted(why),
-        MoveError::Unreachable { .. } => Status::unavailable(error.to_string()),
+        MoveError::Unreachable { .. } | MoveError::NotServing(_) => Status::unavailable(error.to_string()),
         MoveError::Store(error) => {
             tracing::warn!(%error, "a step of a move failed");
             Status::unavailable("the shard's database did not answer")

@@ -179,6 +179,9 @@ impl ShardNode for FakeNode {
         let (left_out, sagas): (Vec<_>, Vec<_>) = sagas.partition(is_left_out);
         let oldest_left_out_us = left_out.iter().map(|record| record.created_at_us).min().unwrap_or(0);
         let left_out = left_out.len() as u64;
+        if request.claim_due {
+            self.handed_over.fetch_add(sagas.len(), Ordering::Relaxed);
+        }
         Ok(Response::new(wire::ListSagasResponse { sagas, left_out, oldest_left_out_us }))
     }
 

@@ -38,6 +38,8 @@ const MIX: Mix = Mix {
 const SAMPLE: usize = 10;
 /// Cells that run on one cluster, one after another. Their history is audited together.
 const CELLS_PER_CLUSTER: usize = 24;
+/// The run ends after so many failures.
+const MOST_FAILURES: usize = 10;
 const LOOK: Duration = Duration::from_millis(20);
 /// How long a step may take to come.
 const REACHED_WITHIN: Duration = Duration::from_secs(40);
@@ -254,7 +256,10 @@ impl Stage {
         let started = movement.clone();
         let mut task = JoinSet::new();
         task.spawn(async move {
-            let _ = started.begin(MoveWishes { finish: Some(true), ..Default::default() }, None).await;
+            // The answer may be lost, because a node is killed.
+            if let Err(error) = started.begin(MoveWishes { finish: Some(true), ..Default::default() }, None).await {
+                eprintln!("move {} was not started: {error:#}", started.id);
+            }
         });
         Ok((movement, Starter { operator: None, _task: task }))
     }
@@ -368,30 +373,34 @@ fn is_over(phase: &str) -> bool {
     matches!(phase, "finished" | "aborted" | "reversed")
 }
 
-/// Runs cells one after another on one cluster under a load, and audits what its clients were told.
+/// How many cells ended in which way.
+type Ends = BTreeMap<&'static str, usize>;
+
+/// Runs cells one after another on one cluster under a load, and audits what its clients were told. Counts the cells that are `done`.
 async fn run_batch(
     cells: &[Cell],
     seed: &Seed,
     random: &mut Random,
-) -> anyhow::Result<BTreeMap<&'static str, usize>> {
+    ends: &mut Ends,
+    done: &mut usize,
+) -> anyhow::Result<()> {
     let folder = Folder::create()?;
     let path = folder.path().to_str().context("a path that is no text")?.to_owned();
     let cluster = Cluster::start_with(&[("SHARDLEDGER_FAILPOINTS", &path)], 2, 1).await?;
     let (accounts, opening) = Accounts::open(&cluster, 12, random).await?;
     let load = Load::start(&cluster, &Arc::new(accounts), seed, MIX);
     let mut stage = Stage { cluster, failpoints: Failpoints { folder }, owner: 0 };
-    let mut ends: BTreeMap<&'static str, usize> = BTreeMap::new();
     for cell in cells {
         let begun = Instant::now();
         let ended = stage.run(cell, random).await.with_context(|| format!("cell {cell}"))?;
         eprintln!("cell {cell}: {ended}, {:.1?}", begun.elapsed());
         *ends.entry(ended).or_default() += 1;
+        *done += 1;
     }
     let mut history: History = load.finish().await?;
     history.records.extend(opening.records);
     audit(&stage.cluster, &history).await?;
-    stage.cluster.finish().await?;
-    Ok(ends)
+    stage.cluster.finish().await
 }
 
 /// Every cell of the matrix, from the steps that the nodes list.
@@ -421,12 +430,23 @@ async fn wherever_a_move_is_cut_short_it_completes_or_leaves_everything_as_befor
     }
     ensure!(!cells.is_empty(), "CELLS names no cell");
     eprintln!("{} of {all} cells", cells.len());
-    let mut ends: BTreeMap<&'static str, usize> = BTreeMap::new();
-    for batch in cells.chunks(CELLS_PER_CLUSTER) {
-        for (ended, count) in run_batch(batch, &seed, &mut random).await? {
-            *ends.entry(ended).or_default() += count;
+    let mut ends = Ends::new();
+    let mut failures: Vec<String> = Vec::new();
+    let mut left = &cells[..];
+    // A failure ends its cluster and says nothing about the cells after it.
+    while !left.is_empty() && failures.len() < MOST_FAILURES {
+        let batch = &left[..left.len().min(CELLS_PER_CLUSTER)];
+        let mut done = 0;
+        match run_batch(batch, &seed, &mut random, &mut ends, &mut done).await {
+            Ok(()) => left = &left[batch.len()..],
+            Err(error) => {
+                eprintln!("failed: {error:#}");
+                failures.push(format!("{error:#}"));
+                left = &left[(done + 1).min(batch.len())..];
+            }
         }
     }
-    eprintln!("{} cells: {ends:?}", cells.len());
+    eprintln!("{} cells: {ends:?}, {} failures", cells.len() - left.len(), failures.len());
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
     Ok(())
 }

@@ -52,7 +52,9 @@ async fn paths(tried: &mut Tried<'_>, account: &str) {
             tried.note(&format!("{method} {path}"), refused);
         }
     }
-    for id in ["%00", "a%00b", "%ff", "a%20b", "%40in-transit:USD", "a%2Fb", &"a".repeat(129)] {
+    let encoded = account.replacen("/v1/accounts", "/v1/%61cc%6funts", 1);
+    tried.call(&encoded, Call::get(&encoded), "200").await;
+    for id in ["%00", "a%00b", "%ff", "a%20b", "%40in-transit:USD", "a%2Fb", &"a".repeat(129), "%2E", ".."] {
         for rest in ["", "/entries", "/balance"] {
             let path = format!("/v1/accounts/{id}{rest}");
             tried.call(&path, Call::get(&path), "400 invalid_id at=?id").await;
@@ -94,6 +96,7 @@ async fn parameters(tried: &mut Tried<'_>, account: &str) {
         (&entries, "from=yesterday", "400 invalid_parameter at=?from"),
         (&entries, "from=2026-01-01", "400 invalid_parameter at=?from"),
         (&entries, "from=1767225600", "400 invalid_parameter at=?from"),
+        (&entries, "from=2026-01-01T00:00:00%2B24:00", "400 invalid_parameter at=?from"),
         (&entries, "to=2026-13-01T00:00:00Z", "400 invalid_parameter at=?to"),
         (&entries, "to=2026-01-01T00:00:00", "400 invalid_parameter at=?to"),
         (&entries, "limit=0&page=2", "400 unknown_parameter at=?page"),
@@ -166,6 +169,16 @@ async fn headers(tried: &mut Tried<'_>, account: &str) {
             tried.call(&format!("timeout {bad:?}"), call, "400 invalid_parameter at=X-Request-Timeout-Ms:").await;
         }
     }
+    let two_limits = Call::get(account).header("x-request-timeout-ms", "100").header("x-request-timeout-ms", "200");
+    tried.call("two time limits", two_limits, "400 invalid_parameter at=X-Request-Timeout-Ms:").await;
+    let two_types = Call::new(Method::POST, "/v1/transfers", BODY).header("content-type", "text/plain");
+    tried.call("two media types", two_types, "400 invalid_parameter at=Content-Type:").await;
+    for packed in ["gzip", "br", "deflate, identity"] {
+        let call = Call::new(Method::POST, "/v1/transfers", BODY).header("content-encoding", packed);
+        tried.call(packed, call, "415 unsupported_media_type").await;
+    }
+    let plain = Call::new(Method::POST, "/v1/transfers", BODY).header("content-encoding", "identity");
+    tried.call("identity", plain, "400 invalid_amount at=/amount").await;
     for (method, path) in [
         (Method::POST, "/v1/accounts"),
         (Method::POST, "/v1/accounts:batch"),
