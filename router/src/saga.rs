@@ -39,7 +39,9 @@ pub struct Saga {
     pub state: SagaState,
     /// Its decision has to wait where the credit account has a limit ([`crate::transfers`] knows why).
     pub defer_limited: bool,
-    /// It did: somebody else's turn comes first.
+    /// Its decision may be put off until the verdicts of other transfers are known: somebody waits and asks again.
+    pub patient: bool,
+    /// It was: somebody else's turn comes first.
     pub put_off: bool,
     /// The debit account where its settlement changed it last (a hold's rest was released).
     pub debit_after: Option<DebitAfter>,
@@ -72,6 +74,7 @@ impl Saga {
             purpose: self.purpose,
             presumed: self.presumed,
             defer_limited: self.defer_limited,
+            patient: self.patient,
         })
     }
 

@@ -167,6 +167,13 @@ impl<'a> Batch<'a> {
             }
             learnt = learnt.and(self.core.learn(shard.id(), &refusals));
         }
+        for (place, fate) in fates.iter_mut().enumerate().filter(|(_, fate)| **fate == Fate::PutOff) {
+            let item = &mut self.items[self.open[place]];
+            item.give_up_in_vain(view);
+            if !item.is_new() {
+                *fate = Fate::Done;
+            }
+        }
         (fates, learnt)
     }
 
@@ -211,7 +218,8 @@ impl<'a> Batch<'a> {
             let item = &mut self.items[index];
             if item.is_new() {
                 let shard = Arc::clone(item.source(&view).id());
-                item.end(Err(error(shard)));
+                let error = item.put_off_error(&view).unwrap_or_else(|| error(shard));
+                item.end(Err(error));
             }
         }
     }

@@ -39,7 +39,9 @@ use std::{
 
 use identity::{AssetScales, Mark, Marks};
 use ledger::{
+    AccountId,
     accounts::Accounts,
+    fold,
     outcome::{Outcome, Reason},
 };
 use shard_database::ShardState;
@@ -95,6 +97,8 @@ pub struct Lane<S: Store> {
     /// the first load.
     believed: Option<(ShardState, i64)>,
     recent_ids: RecentIds,
+    /// What the batch reserves that is sent and not committed: debit account, minor units, credit account. It is not in the tail yet.
+    reserved_ahead: Vec<(AccountId, i64, AccountId)>,
     /// All ids of a batch are looked up before the batch is decided. Set after a conflict of ids, a lost race, a lost session
     /// or a commit in doubt.
     careful: bool,
@@ -165,6 +169,7 @@ impl<S: Store> Lane<S> {
             ownership: None,
             believed: None,
             recent_ids: RecentIds::new(),
+            reserved_ahead: Vec::new(),
             careful: false,
             needs_own_booking: false,
             is_able: false,
@@ -300,6 +305,9 @@ impl<S: Store> Lane<S> {
         if let Some(link) = &mut self.link {
             link.ahead.next_position = decided.effects.next_position.0;
         }
+        let reserves = decided.effects.bookings.iter().filter_map(fold::may_come_back);
+        self.reserved_ahead =
+            reserves.map(|(debit, amount, credit)| (debit.clone(), amount, credit.clone())).collect();
         let store = Arc::clone(&self.store);
         let commit = async move { store.commit(message).await };
         if decided.group.len() < LARGE_BATCH {
@@ -392,6 +400,7 @@ impl<S: Store> Lane<S> {
         }
         let state = ShardState { next_position: effects.next_position.0, ..from };
         self.tail.commit(&effects.bookings, changed, number);
+        self.reserved_ahead.clear();
         self.shared.committed(group.len(), commit, effects.next_position);
         if let Some(link) = &mut self.link {
             link.state = state;
@@ -435,6 +444,7 @@ impl<S: Store> Lane<S> {
         if let Some(link) = &mut self.link {
             link.ahead = link.state;
         }
+        self.reserved_ahead.clear();
         if in_doubt {
             work.doubt(group);
         }

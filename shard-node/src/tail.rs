@@ -4,6 +4,8 @@
 //! The fold takes the tail, writes it to the projections, and drops it then: until the fold has finished, every account
 //! whose row may be old is here.
 
+mod sagas;
+
 use std::{
     collections::HashMap,
     sync::{
@@ -15,28 +17,18 @@ use std::{
 use ledger::{
     Account, AccountId, Booking, BookingKind, Position, TransferKey,
     accounts::{BatchNumber, Changed},
+    batch::UnderWay,
     fold::{self, SagaChange},
     history::StoredTransfer,
+    operation::Operation,
 };
 use shard_map::SlotRange;
 use tokio::sync::Notify;
 
+use self::sagas::OpenSagas;
+pub use self::sagas::{DueSagas, OpenSaga};
 use crate::metric_definitions as m;
 use crate::store::{FoldStep, Folded, FoldedAccount, StoreError, Waypoint};
-
-/// Each failed attempt at a saga doubles the pause, up to this many microseconds.
-const LONGEST_PAUSE_US: i64 = 10_000_000;
-/// No pause is this long. A saga that is due later than this was written while the clock was ahead, and would wait
-/// without need.
-const CLOCK_WENT_BACK_US: i64 = 60_000_000;
-/// A saga younger than this, in microseconds, is left to the router that began it. The time is longer than the default
-/// request deadline, so that recovery seldom repeats the work of a live coordinator; repeating it is harmless.
-const FIRST_ATTEMPT_AFTER_US: i64 = 6_000_000;
-/// Items of a batch take effect in their order, so each is left to its router for the whole request, and for this long
-/// afterwards.
-const FIRST_ATTEMPT_AFTER_DEADLINE_US: i64 = 1_000_000;
-/// Upper bound on the deadline of a request. Clients may ask for at most 30 s.
-const FIRST_ATTEMPT_AT_LAST_US: i64 = 40_000_000;
 
 /// Shared by the lane, the fold and the reads.
 #[derive(Debug, Clone)]
@@ -70,7 +62,7 @@ struct State {
     current: Part,
     /// What the fold is writing.
     folding: Option<Arc<Part>>,
-    sagas: HashMap<TransferKey, OpenSaga>,
+    sagas: OpenSagas,
     /// The projections are not where this tail expects them, because another node has folded or another server is served. The
     /// lane must load the tail again.
     is_outdated: bool,
@@ -89,16 +81,6 @@ struct Part {
     /// The last position and the last batch of the stretch.
     to: Position,
     batch: BatchNumber,
-}
-
-/// A saga under way.
-#[derive(Debug, Clone)]
-pub struct OpenSaga {
-    /// The reserve, or what takes its place.
-    pub first: Booking,
-    pub attempts: u32,
-    /// Microseconds since the epoch.
-    pub next_attempt_us: i64,
 }
 
 /// The size of a tail, or a bound on it.
@@ -178,7 +160,7 @@ impl Tail {
     ) -> Result<(), StoreError> {
         let mut state = self.state();
         let generation = state.generation + 1;
-        let mut sagas = HashMap::with_capacity(folded.sagas.len());
+        let mut sagas = OpenSagas::default();
         for first in folded.sagas {
             sagas.insert(key_of(&first)?, OpenSaga::new(first));
         }
@@ -249,14 +231,16 @@ impl Tail {
         let mut state = self.state();
         for first in firsts {
             let key = key_of(&first)?;
-            state.sagas.entry(key).or_insert_with(|| OpenSaga::new(first));
+            if state.sagas.get(&key).is_none() {
+                state.sagas.insert(key, OpenSaga::new(first));
+            }
         }
         Ok(())
     }
 
     /// Drops the sagas whose payers are in slots that this shard does not own. They go on elsewhere.
     pub fn retain_sagas(&self, owns: impl Fn(&AccountId) -> bool) {
-        self.state().sagas.retain(|key, _| owns(&key.debit));
+        self.state().sagas.retain(owns);
     }
 
     /// Rows of accounts were read that may be newer than the tail. A read that took an older row before must take it again.
@@ -285,8 +269,23 @@ impl Tail {
     /// Which of these accounts have a transfer in flight to another shard.
     pub fn accounts_in_flight(&self, accounts: &[AccountId]) -> Vec<AccountId> {
         let state = self.state();
-        let is_payer = |account: &AccountId| state.sagas.keys().any(|key| key.debit == *account);
-        accounts.iter().filter(|account| is_payer(account)).cloned().collect()
+        accounts.iter().filter(|account| state.sagas.are_of(account)).cloned().collect()
+    }
+
+    /// The reserved money that may come back to the accounts of these operations.
+    pub fn under_way<'o>(&self, operations: impl Iterator<Item = &'o Operation>) -> HashMap<AccountId, UnderWay> {
+        let (state, mut found) = (self.state(), HashMap::new());
+        if state.sagas.len() == 0 {
+            return found;
+        }
+        for operation in operations {
+            operation.for_each_account(|account| {
+                if let Some(under_way) = state.sagas.under_way(account) {
+                    found.insert(account.clone(), under_way);
+                }
+            });
+        }
+        found
     }
 
     /// The last batch whose accounts are all folded.
@@ -485,46 +484,25 @@ impl Tail {
     ///
     /// Sagas that pay an account in one of the slots `left_out` are counted instead, and stay due: an attempt would be in vain.
     pub fn claim_due(&self, now_us: i64, limit: usize, left_out: &[SlotRange]) -> DueSagas {
-        let mut state = self.state();
-        let mut found = DueSagas::default();
-        let mut due: Vec<&mut OpenSaga> = Vec::new();
-        for saga in state.sagas.values_mut().filter(|saga| saga.is_due(now_us)) {
-            if !left_out.is_empty() && saga.pays_into(left_out) {
-                found.left_out += 1;
-                found.oldest_left_out_us = Some(found.oldest_left_out_us.unwrap_or(i64::MAX).min(saga.first.at_us));
-            } else {
-                due.push(saga);
-            }
-        }
-        due.sort_unstable_by_key(|saga| saga.first.position);
-        due.truncate(limit);
-        for saga in due {
-            let pause = 1_000_000_i64.saturating_mul(1 << saga.attempts.min(20)).min(LONGEST_PAUSE_US);
-            saga.attempts += 1;
-            saga.next_attempt_us = now_us + pause;
-            found.claimed.push(saga.clone());
-        }
-        found
+        self.state().sagas.claim_due(now_us, limit, left_out)
     }
 
     /// Whether the next attempt of a saga is due at or before `at_us`.
     pub fn has_due_saga(&self, at_us: i64) -> bool {
-        self.state().sagas.values().any(|saga| saga.is_due(at_us))
+        self.state().sagas.iter().any(|saga| saga.is_due(at_us))
     }
 
     /// Sagas that began at or before `before_us`, oldest first.
     pub fn list_sagas(&self, before_us: i64, limit: usize) -> Vec<OpenSaga> {
         let state = self.state();
-        let mut sagas: Vec<&OpenSaga> = state.sagas.values().filter(|saga| saga.first.at_us <= before_us).collect();
+        let mut sagas: Vec<&OpenSaga> = state.sagas.iter().filter(|saga| saga.first.at_us <= before_us).collect();
         sagas.sort_unstable_by_key(|saga| saga.first.position);
         sagas.into_iter().take(limit).cloned().collect()
     }
 
     /// Makes the sagas of one id due at once.
     pub fn retry_now(&self, id: ledger::TransferId, now_us: i64) {
-        for (_, saga) in self.state().sagas.iter_mut().filter(|(key, _)| key.id == id) {
-            saga.next_attempt_us = now_us;
-        }
+        self.state().sagas.retry_now(id, now_us);
     }
 
     /// Attempts and next attempt of a saga under way.
@@ -594,54 +572,6 @@ impl Part {
     }
 }
 
-/// What a coordinator gets to drive.
-#[derive(Debug, Default)]
-pub struct DueSagas {
-    pub claimed: Vec<OpenSaga>,
-    /// Due sagas that wait for the shards of their credit accounts.
-    pub left_out: u64,
-    /// When the oldest of these began, in microseconds since the epoch.
-    pub oldest_left_out_us: Option<i64>,
-}
-
-impl OpenSaga {
-    fn new(first: Booking) -> Self {
-        let coordinated_until_us = first.extra.as_ref().and_then(|extra| extra.first_attempt_us).unwrap_or(0);
-        let next_attempt_us = first_attempt_us(first.at_us, coordinated_until_us);
-        Self { first, attempts: 0, next_attempt_us }
-    }
-
-    fn pays_into(&self, slots: &[SlotRange]) -> bool {
-        let Some(payee) = &self.first.payee else { return false };
-        let slot = shard_map::slot_of(payee.as_str());
-        slots.iter().any(|range| range.contains(slot))
-    }
-
-    fn is_due(&self, now_us: i64) -> bool {
-        self.next_attempt_us <= now_us || self.next_attempt_us > now_us + CLOCK_WENT_BACK_US
-    }
-}
-
 fn key_of(first: &Booking) -> Result<TransferKey, StoreError> {
     first.key().ok_or_else(|| StoreError::Corrupt(format!("booking {} of a saga has no id", first.position.0)))
-}
-
-fn first_attempt_us(created_at_us: i64, coordinated_until_us: i64) -> i64 {
-    let (earliest, latest) = (created_at_us + FIRST_ATTEMPT_AFTER_US, created_at_us + FIRST_ATTEMPT_AT_LAST_US);
-    coordinated_until_us.saturating_add(FIRST_ATTEMPT_AFTER_DEADLINE_US).clamp(earliest, latest)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn recovery_waits_for_the_router_of_a_batch() {
-        const S: i64 = 1_000_000;
-        for (coordinated_until, first_attempt) in
-            [(0, 106 * S), (101 * S, 106 * S), (105 * S, 106 * S), (130 * S, 131 * S), (i64::MAX, 140 * S)]
-        {
-            assert_eq!(first_attempt_us(100 * S, coordinated_until), first_attempt, "{coordinated_until}");
-        }
-    }
 }

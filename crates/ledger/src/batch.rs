@@ -14,7 +14,8 @@
 //!   answered from it.
 //!
 //! One file a subject: [`account_changes`], [`openings`], [`transfers`] (payments, captures, reversals), [`reversals`] (what
-//! may be reversed), [`holds`], [`saga_steps`], [`undoing`] (atomic groups, dry runs).
+//! may be reversed), [`holds`], [`saga_steps`], [`rivals`] (what depends on verdicts that are not known), [`undoing`] (atomic groups,
+//! dry runs).
 
 mod account_changes;
 mod effects;
@@ -22,6 +23,7 @@ mod holds;
 mod openings;
 mod prior;
 mod reversals;
+mod rivals;
 mod saga_steps;
 mod transfers;
 mod undoing;
@@ -30,7 +32,7 @@ use std::collections::{HashMap, HashSet};
 
 pub use effects::{Effects, HoldRow};
 pub use openings::Openings;
-pub use prior::{Named, Prior, Stored};
+pub use prior::{Named, Prior, Stored, UnderWay};
 
 use self::holds::KnownHold;
 use crate::{
@@ -56,6 +58,8 @@ pub struct Batch<'a> {
     sagas: HashMap<TransferKey, StoredTransfer>,
     /// Accounts to be closed with a transfer in flight from before this batch.
     in_flight: HashSet<AccountId>,
+    /// Reserved money that may come back, by account, from before this batch and from this batch.
+    under_way: HashMap<AccountId, UnderWay>,
     /// What accounts were opened with: those of [`Named::openings`], and those that this batch opened.
     openings: HashMap<AccountId, CreateAccount>,
     fence: Fence<'a>,
@@ -72,6 +76,8 @@ pub struct Batch<'a> {
 /// An operation that did not take place, apart from why.
 enum Aside {
     Deferred,
+    /// It depends on transfers that pay these accounts, among others.
+    Undetermined(Vec<AccountId>),
     NotOwner(NotOwner),
     Illegal(String),
 }
@@ -122,6 +128,7 @@ impl<'a> Batch<'a> {
             originals: named.originals,
             sagas: named.sagas,
             in_flight: named.in_flight,
+            under_way: named.under_way,
             openings: named.openings,
             fence,
             now_us,
@@ -149,7 +156,7 @@ impl<'a> Batch<'a> {
             Operation::ExpireHold(key) => self.expire_hold(key),
             Operation::DryRun(operation) => self.dry_run(operation),
         };
-        if matches!(outcome, Outcome::Illegal(_)) {
+        if matches!(outcome, Outcome::Illegal(_) | Outcome::Undetermined(_)) {
             self.unsure = true;
         }
         outcome
@@ -182,11 +189,7 @@ impl<'a> Batch<'a> {
             waiting.insert(transfer.debit.clone());
             waiting.insert(transfer.credit.clone());
         }
-        match aside {
-            Aside::Deferred => Outcome::Deferred,
-            Aside::NotOwner(not_owner) => Outcome::NotOwner(not_owner),
-            Aside::Illegal(why) => Outcome::Illegal(why),
-        }
+        holds::outcome_of(aside)
     }
 
     /// Whether it matters to a credit what the account has been credited with before. (Requests large enough to fill any account
@@ -289,6 +292,7 @@ impl<'a> Batch<'a> {
             self.is_broken = true;
             return Err(Aside::Illegal(error.to_string()));
         }
+        self.note_under_way(&booking);
         self.effects.next_position = booking.position.next();
         self.effects.bookings.push(booking);
         Ok(self.effects.bookings.len() - 1)

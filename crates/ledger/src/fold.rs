@@ -194,6 +194,14 @@ pub enum SagaChange {
     Ended(TransferKey),
 }
 
+/// What a booking puts in transit and gives back if the verdict is a refusal: the account, the amount in minor units, and the account
+/// that is to be paid. A capture is none: what it puts in transit was held before, and is held again.
+pub fn may_come_back(booking: &Booking) -> Option<(&AccountId, i64, &AccountId)> {
+    let purpose = booking.extra.as_ref().map_or_else(Default::default, |extra| extra.purpose);
+    let is_reserve = booking.kind == BookingKind::Reserved && purpose.captured_hold().is_none();
+    booking.payee.as_ref().filter(|_| is_reserve).map(|payee| (&booking.payer, booking.amount, payee))
+}
+
 /// What the booking does to the set of sagas under way; `None`: nothing.
 pub fn saga_change(booking: &Booking) -> Option<SagaChange> {
     match booking.kind {

@@ -235,6 +235,12 @@ impl Journal {
         named.openings = known;
         let opening = |account: &Account| Some((account.id.clone(), self.opening(account)?));
         named.openings.extend(to_load.into_iter().filter_map(opening));
+        for (key, first) in self.reserved() {
+            if let Some((debit, amount, credit)) = fold::may_come_back(first) {
+                named.under_way.entry(key.debit.clone()).or_default().add(amount, credit);
+                debug_assert_eq!(*debit, key.debit);
+            }
+        }
         for operation in operations {
             named.holds.extend(operation.hold().and_then(|key| Some((key.clone(), self.hold(&key)?))));
             named.originals.extend(operation.original().and_then(|key| Some((key.clone(), self.original(&key)?))));
@@ -251,6 +257,19 @@ impl Journal {
             }
         }
         named
+    }
+
+    /// The first bookings of the sagas under way.
+    fn reserved(&self) -> Vec<(TransferKey, &Booking)> {
+        let mut begun: HashMap<TransferKey, &Booking> = HashMap::new();
+        for booking in &self.bookings {
+            match fold::saga_change(booking) {
+                Some(SagaChange::Begun(key)) => drop(begun.insert(key, booking)),
+                Some(SagaChange::Ended(key)) => drop(begun.remove(&key)),
+                None => {}
+            }
+        }
+        begun.into_iter().collect()
     }
 
     // === writing ===

@@ -265,6 +265,9 @@ pub struct Decide {
     pub presumed: Option<Refused>,
     /// As in [`Transfer::defer_limited`].
     pub defer_limited: bool,
+    /// Somebody waits and asks again: answer `Undetermined` where money that may come back to the credit account would leave no room. Without
+    /// it, two transfers could wait for each other's verdict.
+    pub patient: bool,
 }
 
 impl Decide {

@@ -1,6 +1,6 @@
 //! What the ledger answers to an [`crate::operation::Operation`].
 
-use crate::{Account, Hold, HoldKey, Limit, Refused, operation::Verdict};
+use crate::{Account, AccountId, Hold, HoldKey, Limit, Refused, operation::Verdict};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -13,6 +13,9 @@ pub enum Outcome {
     NotOwner(NotOwner),
     /// Not executed: something earlier of the same request has to finish first.
     Deferred,
+    /// Not executed, and nothing is stored: whether it is refused depends on the verdicts of reserved transfers, whose money may come back.
+    /// Some of the accounts that these transfers pay.
+    Undetermined(Vec<AccountId>),
     /// Not executed: it would break an invariant. A human must look.
     Illegal(String),
 }

@@ -174,7 +174,7 @@ fn transfer_fields<'a>(transfer: &'a Transfer, purpose: Option<&'a [u8]>) -> [Fi
     ]
 }
 
-fn decide_fields<'a>(decide: &'a Decide, purpose: Option<&'a [u8]>) -> [Field<'a>; 9] {
+fn decide_fields<'a>(decide: &'a Decide, purpose: Option<&'a [u8]>) -> [Field<'a>; 10] {
     let (refusal, side) = decide.presumed.map_or((0, 0), refused_to_wire);
     [
         Field::id(1, &decide.id),
@@ -186,6 +186,7 @@ fn decide_fields<'a>(decide: &'a Decide, purpose: Option<&'a [u8]>) -> [Field<'a
         Field::Number(7, refusal.into()),
         Field::Number(8, side.into()),
         Field::Number(9, decide.defer_limited.into()),
+        Field::Number(10, decide.patient.into()),
     ]
 }
 
@@ -430,6 +431,7 @@ mod tests {
             purpose,
             presumed,
             defer_limited,
+            patient: defer_limited,
         };
         let settle = |purpose, reserved, verdict| Settle {
             id: id(1),
@@ -508,6 +510,7 @@ mod tests {
             result(Outcome::Transfer(posted)),
             result(Outcome::NotExecuted(late)),
             result(Outcome::Deferred(wire::Deferred {})),
+            result(Outcome::Undetermined(wire::Undetermined { credits: vec!["bob".to_owned()] })),
             wire::OperationResult { outcome: None },
         ];
         let mark = Mark { incarnation: 1, timeline: 2, position: 3 };

@@ -9,6 +9,7 @@ pub fn code(error: &CallError) -> Code {
         CallError::Unavailable { .. } | CallError::Deadline { .. } | CallError::Deferred { .. } => {
             Code::ShardUnavailable
         }
+        CallError::Undetermined { .. } => Code::Undetermined,
         CallError::Overloaded { .. } => Code::Overloaded,
         CallError::ShuttingDown => Code::ShuttingDown,
         CallError::OutcomeUnknown { .. } => Code::OutcomeUnknown,
@@ -30,6 +31,11 @@ impl From<CallError> for Problem {
             CallError::Deferred { shard } => {
                 Self::new(code, "a capture or transfer under way has to finish first and did not in time")
                     .with_shard(&*shard)
+            }
+            CallError::Undetermined { shard } => {
+                let detail = "a transfer of the same account to this shard is under way; if it is refused, its money comes back and the \
+                              answer is another. Send the request again";
+                Self::new(code, detail).with_shard(&*shard)
             }
             CallError::ShuttingDown => Self::new(code, "another router takes the request"),
             CallError::OutcomeUnknown { shard } => {

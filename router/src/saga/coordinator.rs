@@ -202,7 +202,7 @@ fn read(answer: Answer) -> Reading {
         Ok(Outcome::Decided(decided)) => Reading::Take(Event::Decided(decided.verdict)),
         Ok(Outcome::Settled(settled)) => Reading::Take(Event::Settled(settled.state)),
         Ok(Outcome::NotOwner(refusal)) => Reading::Elsewhere(refusal),
-        Ok(Outcome::Deferred) => Reading::PutOff,
+        Ok(Outcome::Deferred | Outcome::Undetermined(_)) => Reading::PutOff,
         Ok(Outcome::Illegal(why)) => Reading::Park(why),
         Ok(other) => Reading::Park(format!("an answer to another question: {other:?}")),
         Err(CallError::ShuttingDown) => Reading::Stop,
@@ -213,6 +213,7 @@ fn read(answer: Answer) -> Reading {
             | CallError::Overloaded { .. }
             | CallError::Deadline { .. }
             | CallError::Deferred { .. }
+            | CallError::Undetermined { .. }
             | CallError::OutcomeUnknown { .. },
         ) => Reading::Again,
     }

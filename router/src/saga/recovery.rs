@@ -275,6 +275,7 @@ fn saga_of(record: &TransferRecord) -> Result<Option<Saga>, BadMessage> {
         state,
         debit_after: None,
         defer_limited: false,
+        patient: false,
         put_off: false,
         parked: None,
     }))

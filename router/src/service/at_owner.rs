@@ -16,7 +16,7 @@ use crate::shard::{Answers, Urgency, View, wire_bytes};
 #[derive(Debug)]
 pub struct Executed {
     pub shard: Arc<str>,
-    /// Neither `NotOwner` nor `Deferred`.
+    /// Neither `NotOwner` nor `Deferred` nor `Undetermined`.
     pub outcome: Outcome,
     /// A sending whose answer was lost may take effect, or have taken effect, all the same: an outcome that stores nothing
     /// says nothing about it.
@@ -45,6 +45,8 @@ pub async fn execute(
     let mut reroutes = Reroutes::new(deadline);
     let mut resent_to: Option<Arc<str>> = None;
     loop {
+        // The shard of a transfer whose verdict has to be known first.
+        let mut undetermined: Option<Arc<str>> = None;
         let view = core.view();
         let shard = view.shard(view.route(account));
         let operation = operation(&view);
@@ -57,6 +59,16 @@ pub async fn execute(
         let put_off: Option<NotOwner> = match answers.pop() {
             Some(Ok(Outcome::NotOwner(not_owner))) => Some(not_owner),
             Some(Ok(Outcome::Deferred)) => None,
+            Some(Ok(Outcome::Undetermined(credits))) => {
+                let shards: Vec<_> = credits.iter().map(|credit| view.shard(view.route(credit))).collect();
+                undetermined = shards.first().map(|shard| Arc::clone(shard.id()));
+                if let Some(shard) = undetermined.clone()
+                    && shards.iter().all(|shard| shard.is_cut_off())
+                {
+                    return Err(unless_resent(CallError::Undetermined { shard }, resent_to));
+                }
+                None
+            }
             Some(Ok(outcome)) => {
                 let shard = Arc::clone(shard.id());
                 return Ok(Executed { shard, outcome, resent: resent_to.is_some() });
@@ -69,7 +81,10 @@ pub async fn execute(
             let shard = Arc::clone(shard.id());
             let error = match put_off {
                 Some(_) => CallError::Unavailable { shard },
-                None => CallError::Deferred { shard },
+                None => match undetermined {
+                    Some(shard) => CallError::Undetermined { shard },
+                    None => CallError::Deferred { shard },
+                },
             };
             return Err(unless_resent(error, resent_to));
         }

@@ -22,6 +22,9 @@ pub enum CallError {
     /// under way its reversal.
     #[error("what has to finish first on shard {shard} did not")]
     Deferred { shard: Arc<str> },
+    /// Not executed: whether it is refused depends on transfers under way whose verdicts are not known. One of them pays into this shard.
+    #[error("a transfer under way to shard {shard} may yet change the answer")]
+    Undetermined { shard: Arc<str> },
     /// It may have been executed. The same id sent again gives the definite answer.
     #[error("the outcome on shard {shard} is unknown")]
     OutcomeUnknown { shard: Arc<str> },

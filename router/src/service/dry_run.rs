@@ -71,5 +71,6 @@ fn second_step(order: &NewTransfer, answer: &TransferAnswer) -> Operation {
         purpose: order.purpose,
         presumed: answer.presumed,
         defer_limited: false,
+        patient: false,
     })
 }

@@ -20,25 +20,46 @@ pub async fn run(core: &Core, transfers: Vec<NewTransfer>, deadline: Deadline) -
     let mut reroutes = Reroutes::new(deadline);
     loop {
         let view = core.view();
+        // The shard of a transfer whose verdict has to be known first.
+        let mut undetermined: Option<Arc<str>> = None;
         let Some(shard) = common_shard(&view, &transfers) else { return Ok(AtomicReply::CrossShard) };
         let operations = vec![operation.clone()];
         let Answers { mut answers, resent } = shard.execute(Urgency::New, operations, false, deadline).await;
         let learnt = match answers.pop() {
             // A failed group stores nothing, so it says nothing of the sending that was lost.
             Some(Ok(
-                Outcome::NotOwner(_) | Outcome::Deferred | Outcome::Atomic(AtomicOutcome { culprit: Some(_), .. }),
+                Outcome::NotOwner(_)
+                | Outcome::Deferred
+                | Outcome::Undetermined(_)
+                | Outcome::Atomic(AtomicOutcome { culprit: Some(_), .. }),
             )) if resent => {
                 return Err(CallError::OutcomeUnknown { shard: Arc::clone(shard.id()) });
             }
             Some(Ok(Outcome::Atomic(outcome))) => return Ok(reply(outcome)),
             Some(Ok(Outcome::NotOwner(not_owner))) => core.learn(shard.id(), &[not_owner]),
             Some(Ok(Outcome::Deferred)) => Learnt::Owners,
+            Some(Ok(Outcome::Undetermined(credits))) => {
+                let shards: Vec<_> = credits.iter().map(|credit| view.shard(view.route(credit))).collect();
+                undetermined = shards.first().map(|shard| Arc::clone(shard.id()));
+                if shards.iter().all(|shard| shard.is_cut_off()) {
+                    return Err(put_off(undetermined, shard.id()));
+                }
+                Learnt::Owners
+            }
             Some(Err(error)) => return Err(error),
             other => return Err(CallError::beside_the_question(shard.id(), &other)),
         };
         if !core.again(&mut reroutes, &learnt, load).await {
-            return Err(CallError::Unavailable { shard: Arc::clone(shard.id()) });
+            return Err(put_off(undetermined, shard.id()));
         }
+    }
+}
+
+/// The error for a group that was put off until the deadline.
+fn put_off(undetermined: Option<Arc<str>>, shard: &Arc<str>) -> CallError {
+    match undetermined {
+        Some(shard) => CallError::Undetermined { shard },
+        None => CallError::Unavailable { shard: Arc::clone(shard) },
     }
 }
 

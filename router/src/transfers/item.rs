@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ledger::{
+    AccountId,
     operation::{Operation, Transfer},
     outcome::{Outcome, TransferAnswer, TransferOutcome, TransferState},
 };
@@ -28,6 +29,8 @@ pub struct Item {
     defer_limited: bool,
     /// As in [`Line::is_large`].
     is_large: bool,
+    /// Whether it is refused depends on transfers to these accounts, among others, whose verdicts were not known at its last turn.
+    waits_for: Vec<AccountId>,
 }
 
 enum Progress {
@@ -49,12 +52,31 @@ impl Item {
             resent_to: None,
             defer_limited: false,
             is_large,
+            waits_for: Vec::new(),
             transfer,
         }
     }
 
     pub fn is_new(&self) -> bool {
         matches!(self.progress, Progress::New)
+    }
+
+    /// Ends it if it waits for verdicts of shards that are all cut off.
+    pub fn give_up_in_vain(&mut self, view: &View) {
+        let shard_of = |account: &AccountId| view.shard(view.route(account));
+        if self.is_new()
+            && let Some(first) = self.waits_for.first()
+            && self.waits_for.iter().all(|account| shard_of(account).is_cut_off())
+        {
+            let shard = Arc::clone(shard_of(first).id());
+            self.end(Err(CallError::Undetermined { shard }));
+        }
+    }
+
+    /// The error for a transfer that was put off until the deadline.
+    pub fn put_off_error(&self, view: &View) -> Option<CallError> {
+        let account = self.waits_for.first()?;
+        Some(CallError::Undetermined { shard: Arc::clone(view.shard(view.route(account)).id()) })
     }
 
     pub fn is_finished(&self) -> bool {
@@ -128,7 +150,14 @@ impl Item {
     /// Takes the answer to the execution or reserve.
     pub fn absorb(&mut self, shard: &Shard, answer: Answer) -> Fate {
         let reply = match answer {
-            Ok(Outcome::Deferred) => return Fate::PutOff,
+            Ok(Outcome::Deferred) => {
+                self.waits_for.clear();
+                return Fate::PutOff;
+            }
+            Ok(Outcome::Undetermined(credits)) => {
+                self.waits_for = credits;
+                return Fate::PutOff;
+            }
             // Also a local transfer may be answered so: its id was used for a saga before its accounts came together.
             Ok(Outcome::Transfer(TransferOutcome::Done(answer))) if answer.state == TransferState::Pending => {
                 self.progress = Progress::Reserved(answer);
@@ -202,6 +231,7 @@ impl Item {
             state,
             debit_after: None,
             defer_limited: self.defer_limited,
+            patient: true,
             put_off: false,
             parked: None,
         }

@@ -66,7 +66,10 @@ impl<S: Store> Lane<S> {
         load::accounts(&*self.store, &mut self.accounts, operations()).await?;
         let ownership = Arc::clone(&link.ownership);
         let owns = |id: &AccountId| ownership.owns(id);
-        let named = load::named(&*self.store, &self.tail, &self.accounts, &owns, operations()).await?;
+        let mut named = load::named(&*self.store, &self.tail, &self.accounts, &owns, operations()).await?;
+        for (debit, amount, credit) in &self.reserved_ahead {
+            named.under_way.entry(debit.clone()).or_default().add(*amount, credit);
+        }
         let suspects: Vec<&Operation> = operations().filter(|operation| self.recent_ids.suspect(operation)).collect();
         let prior = if self.careful {
             Prior::Loaded(load::stored(&*self.store, &owns, operations()).await?)
@@ -125,6 +128,10 @@ fn is_replay(outcome: &Outcome) -> bool {
                 | HoldOutcome::Released { replayed: true, .. }
                 | HoldOutcome::Mismatch { .. }
         ),
-        Outcome::Account(_) | Outcome::NotOwner(_) | Outcome::Deferred | Outcome::Illegal(_) => false,
+        Outcome::Account(_)
+        | Outcome::NotOwner(_)
+        | Outcome::Deferred
+        | Outcome::Undetermined(_)
+        | Outcome::Illegal(_) => false,
     }
 }

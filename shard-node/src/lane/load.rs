@@ -110,6 +110,7 @@ pub async fn named(
     if !settled.is_empty() {
         named.sagas = tail.sagas(settled.iter())?;
     }
+    named.under_way = tail.under_way(operations.clone());
     let Openings { known, to_load } = Openings::of(accounts, operations);
     named.openings = known;
     if !to_load.is_empty() {

@@ -212,6 +212,7 @@ fn credit(of: u128, credit: &str, amount: i64) -> Operation {
         purpose: Purpose::Payment,
         presumed: None,
         defer_limited: false,
+        patient: false,
     })
 }
 

@@ -48,7 +48,10 @@ impl Batch<'_> {
             Err(Refused { refusal: Refusal::AccountNotFound, side: Some(Side::Debit) }) => {
                 return Outcome::Hold(HoldOutcome::DebitNotFound);
             }
-            Err(refused) => Some(refused),
+            Err(refused) => match self.may_come_to_another_end(refused, &place.debit, place.amount) {
+                Some(aside) => return outcome_of(aside),
+                None => Some(refused),
+            },
         };
         let kind = if refused.is_none() { BookingKind::HoldPlaced } else { BookingKind::HoldRejected };
         let extra = Extra {
@@ -194,6 +197,7 @@ impl Batch<'_> {
 pub(super) fn outcome_of(aside: Aside) -> Outcome {
     match aside {
         Aside::Deferred => Outcome::Deferred,
+        Aside::Undetermined(credits) => Outcome::Undetermined(credits),
         Aside::NotOwner(not_owner) => Outcome::NotOwner(not_owner),
         Aside::Illegal(why) => Outcome::Illegal(why),
     }

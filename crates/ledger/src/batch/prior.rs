@@ -42,6 +42,27 @@ pub struct Stored {
     pub registers: HashMap<TransferKey, StoredRegister>,
 }
 
+/// The money of one account that reserved transfers have put in transit. It comes back if their verdicts are refusals.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnderWay {
+    /// Minor units.
+    pub amount: i128,
+    /// Some of the accounts that the transfers pay.
+    pub credits: Vec<AccountId>,
+}
+
+impl UnderWay {
+    /// So many accounts are named.
+    pub const MOST_CREDITS: usize = 8;
+
+    pub fn add(&mut self, amount: i64, credit: &AccountId) {
+        self.amount += i128::from(amount);
+        if self.credits.len() < Self::MOST_CREDITS && !self.credits.contains(credit) {
+            self.credits.push(credit.clone());
+        }
+    }
+}
+
 /// Rows that operations name in addition to accounts and ids. They are always loaded, because the decision is about them. What is
 /// missing here does not exist.
 #[derive(Debug, Default)]
@@ -52,6 +73,8 @@ pub struct Named {
     pub sagas: HashMap<TransferKey, StoredTransfer>,
     /// Of the accounts to be closed, those with a transfer in flight.
     pub in_flight: HashSet<AccountId>,
+    /// Of the accounts that operations name, those with reserved money that may come back.
+    pub under_way: HashMap<AccountId, UnderWay>,
     /// What accounts were opened with, of those that [`Openings`](super::Openings) asks for.
     pub openings: HashMap<AccountId, CreateAccount>,
 }

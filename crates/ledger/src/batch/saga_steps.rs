@@ -35,6 +35,12 @@ impl Batch<'_> {
             return Outcome::Deferred;
         }
         let verdict = match self.check_arrival(decide) {
+            Ok(())
+                if decide.patient
+                    && let Some(aside) = self.may_find_no_room(&decide.credit, decide.amount) =>
+            {
+                return outcome_of(aside);
+            }
             Ok(()) => Verdict::Credited,
             Err(refused) => Verdict::Refused(refused),
         };

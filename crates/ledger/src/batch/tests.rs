@@ -15,6 +15,7 @@ mod holds;
 mod openings;
 mod optimism;
 mod reversals;
+mod rivals;
 mod shard;
 
 fn usd() -> AssetCode {
@@ -54,6 +55,7 @@ fn decide(of: &Transfer) -> Operation {
         purpose: of.purpose,
         presumed: None,
         defer_limited: false,
+        patient: false,
     })
 }
 

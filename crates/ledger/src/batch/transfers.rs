@@ -58,6 +58,9 @@ impl Batch<'_> {
             Ok(Ruling::Take) if transfer.cross_shard => {
                 return self.record(request, &order, BookingKind::Reserved, None);
             }
+            Ok(Ruling::Take) if let Some(aside) = self.may_find_no_room(&transfer.credit, order.amount) => {
+                return Err(aside);
+            }
             Ok(Ruling::Take) => return self.record(request, &order, BookingKind::Posted, None),
             Ok(Ruling::Presume(refused)) => {
                 return self.record(request, &order, BookingKind::Presumed, Some(refused));
@@ -73,7 +76,10 @@ impl Batch<'_> {
             {
                 Err(Aside::Deferred)
             }
-            refused => self.record(request, &order, BookingKind::Rejected, Some(refused)),
+            refused => match self.may_come_to_another_end(refused, &transfer.debit, order.amount) {
+                Some(aside) => Err(aside),
+                None => self.record(request, &order, BookingKind::Rejected, Some(refused)),
+            },
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, hash::Hash};
 
-use super::{Aside, Batch, HoldKey, KnownHold, Original, Request};
+use super::{Batch, HoldKey, KnownHold, Original, Request, holds::outcome_of};
 use crate::{
     AccountId, Position, Refusal, Refused, TransferKey,
     accounts::Snapshot,
@@ -46,9 +46,7 @@ impl Batch<'_> {
         // Nothing is stored: no id will collide if the group took effect before.
         self.unsure = true;
         match failure {
-            Err(Aside::NotOwner(not_owner)) => Outcome::NotOwner(not_owner),
-            Err(Aside::Deferred) => Outcome::Deferred,
-            Err(Aside::Illegal(why)) => Outcome::Illegal(why),
+            Err(aside) => outcome_of(aside),
             Ok((culprit, outcome)) => {
                 let failed = TransferOutcome::NotStored(Refused::whole(Refusal::BatchFailed));
                 let mut items = vec![failed; items.len()];
@@ -103,6 +101,7 @@ impl Batch<'_> {
         let taken_back = self.effects.bookings.split_off(before.bookings);
         for (booking, key) in taken_back.iter().filter_map(|booking| Some((booking, booking.key()?))) {
             let role = booking.kind.role();
+            self.forget_under_way(booking);
             if role == Role::Transfer {
                 self.sagas.remove(&key);
             }

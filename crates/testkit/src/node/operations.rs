@@ -68,6 +68,7 @@ pub fn decide(order: &Order, cancel: bool) -> anyhow::Result<Operation> {
         purpose: Purpose::Payment,
         presumed: cancel.then(|| Refused::whole(Refusal::Cancelled)),
         defer_limited: false,
+        patient: false,
     }))
 }
 

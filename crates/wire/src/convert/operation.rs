@@ -67,6 +67,7 @@ pub fn operation_to_wire(operation: &Operation, order_group: u32, timeout_ms: u3
                 presumed_refusal,
                 presumed_side,
                 defer_limited: decide.defer_limited,
+                patient: decide.patient,
             })
         }
         Operation::Settle(settle) => {
@@ -137,6 +138,7 @@ impl TryFrom<wire::Operation> for Submitted {
                     refusal => Some(refused_from_wire(refusal, decide.presumed_side)?),
                 },
                 defer_limited: decide.defer_limited,
+                patient: decide.patient,
             }),
             Kind::Settle(settle) => Operation::Settle(Settle {
                 id: id_from_wire(&settle.id)?,

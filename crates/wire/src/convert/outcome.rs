@@ -9,7 +9,7 @@ use ledger::{
 };
 
 use super::{
-    BadMessage,
+    BadMessage, account_id,
     hold::{hold_outcome_from_wire, hold_outcome_to_wire},
     refused_from_wire, refused_to_wire, verdict_from_wire, verdict_to_wire,
 };
@@ -76,6 +76,9 @@ fn outcome_to_wire(outcome: Outcome) -> Message {
         }
         Outcome::NotOwner(not_owner) => Message::NotOwner(not_owner.into()),
         Outcome::Deferred => Message::Deferred(wire::Deferred {}),
+        Outcome::Undetermined(credits) => {
+            Message::Undetermined(wire::Undetermined { credits: credits.iter().map(ToString::to_string).collect() })
+        }
         Outcome::Illegal(detail) => {
             Message::NotExecuted(wire::NotExecuted { reason: WireReason::Internal.into(), detail })
         }
@@ -240,6 +243,9 @@ impl TryFrom<wire::OperationResult> for Reply {
             Message::Hold(message) => Outcome::Hold(hold_outcome_from_wire(message)?),
             Message::NotOwner(message) => Outcome::NotOwner(message.try_into()?),
             Message::Deferred(_) => Outcome::Deferred,
+            Message::Undetermined(message) => Outcome::Undetermined(
+                message.credits.iter().map(|id| account_id(id, "undetermined.credits")).collect::<Result<_, _>>()?,
+            ),
             Message::NotExecuted(message) => {
                 let reason = message.reason().into();
                 return Ok(Self::NotExecuted { reason, detail: message.detail });

@@ -35,6 +35,7 @@ const NEW_TRANSFER: &[Code] =
 const FOLLOW_UP: &[Code] = &[InvalidId, InvalidAmount, IdempotencyRequired];
 /// What the two accounts may have against a transfer.
 const VERDICTS: &[Code] = &[
+    Undetermined,
     Refused(Refusal::AccountNotFound),
     Refused(Refusal::AssetMismatch),
     Refused(Refusal::AccountClosed),
@@ -48,6 +49,7 @@ const VERDICTS: &[Code] = &[
 
 /// What the debit account may have against a hold.
 const HOLD_VERDICTS: &[Code] = &[
+    Undetermined,
     Refused(Refusal::AccountNotFound),
     Refused(Refusal::AssetMismatch),
     Refused(Refusal::AccountClosed),
@@ -57,6 +59,7 @@ const HOLD_VERDICTS: &[Code] = &[
 ];
 /// What the two accounts may have against a capture, whose money is there.
 const CAPTURE_VERDICTS: &[Code] = &[
+    Undetermined,
     Refused(Refusal::AccountNotFound),
     Refused(Refusal::AssetMismatch),
     Refused(Refusal::AccountClosed),
@@ -81,7 +84,7 @@ const TABLE: &[(&str, &[&[Code]])] = &[
     ("getBalance", &[&[InvalidId, AccountNotFound]]),
     ("createTransfer", &[BODY, NEW_TRANSFER, &[IdempotencyMismatch], VERDICTS, &[OutcomeUnknown]]),
     ("createTransfers", &[BODY, NEW_TRANSFER, &[DuplicateId, BatchTooLarge,
-        Refused(Refusal::AtomicCrossShard), OutcomeUnknown]]),
+        Refused(Refusal::AtomicCrossShard), Undetermined, OutcomeUnknown]]),
     ("getTransfer", &[&[InvalidId, TransferNotFound, AmbiguousId]]),
     ("reverseTransfer", &[BODY, FOLLOW_UP, &[TransferNotFound, AmbiguousId, IdempotencyMismatch], VERDICTS,
         &[Refused(Refusal::AlreadyReversed), OutcomeUnknown]]),

@@ -44,6 +44,7 @@ pub enum Code {
     InvalidShardMap,
     IdempotencyMismatch,
     Refused(Refusal),
+    Undetermined,
     RateLimited,
     ShardUnavailable,
     Overloaded,
@@ -151,6 +152,9 @@ impl Code {
                 ("idempotency_mismatch", S::UNPROCESSABLE_ENTITY, "The id is in use with other content", false, No)
             }
             Self::Refused(refusal) => (refusal.as_str(), refusal_status(refusal), refusal_title(refusal), false, No),
+            Self::Undetermined => {
+                ("undetermined", S::CONFLICT, "The answer depends on transfers under way", true, No)
+            }
             Self::RateLimited => ("rate_limited", S::TOO_MANY_REQUESTS, "Too many requests", true, No),
             Self::ShardUnavailable => {
                 ("shard_unavailable", S::SERVICE_UNAVAILABLE, "A shard is out of reach", true, No)
@@ -276,7 +280,9 @@ mod tests {
 
     #[test]
     fn only_errors_after_a_possible_write_are_unknown() {
-        for code in [Code::RateLimited, Code::ShardUnavailable, Code::Overloaded, Code::ShuttingDown] {
+        for code in
+            [Code::Undetermined, Code::RateLimited, Code::ShardUnavailable, Code::Overloaded, Code::ShuttingDown]
+        {
             assert_eq!(code.definition().executed, Executed::No, "{}", code.as_str());
             assert!(code.definition().retryable);
         }

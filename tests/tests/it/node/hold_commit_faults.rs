@@ -117,6 +117,7 @@ fn decide(of: &Transfer) -> Operation {
         purpose: of.purpose,
         presumed: None,
         defer_limited: false,
+        patient: false,
     })
 }
 

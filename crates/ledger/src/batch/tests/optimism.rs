@@ -262,6 +262,7 @@ impl World {
             purpose,
             presumed: None,
             defer_limited: false,
+            patient: false,
         }))
     }
 

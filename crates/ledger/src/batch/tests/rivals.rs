@@ -1,0 +1,128 @@
+//! Refusals and credits that depend on transfers under way.
+
+use super::*;
+
+fn limit(shard: &mut Shard, name: &str, max_balance: i64) {
+    let max_balance = Some(Limit::AtMost(max_balance));
+    shard.one(Operation::UpdateAccount(UpdateAccount {
+        id: id(name),
+        status: None,
+        overdraft: None,
+        max_balance,
+        metadata: None,
+    }));
+}
+
+fn rich(amount: i64) -> Shard {
+    let mut shard = Shard::with(&["bank", "alice", "bob"]);
+    shard.one(Operation::Transfer(transfer(1, "bank", "alice", amount)));
+    shard
+}
+
+fn hold(n: u128, amount: i64) -> Operation {
+    Operation::PlaceHold(PlaceHold {
+        id: TransferId(Uuid::from_u128(n)),
+        debit: id("alice"),
+        credit: id("bob"),
+        asset: usd(),
+        amount,
+        expires_in_s: None,
+        metadata: Metadata::empty(),
+    })
+}
+
+fn refused_verdict() -> Verdict {
+    Verdict::Refused(Refused::credit(Refusal::AccountClosed))
+}
+
+#[test]
+fn a_want_of_money_that_may_come_back_is_undetermined_and_stores_nothing() {
+    for (verdict, is_paid) in [(Verdict::Credited, false), (refused_verdict(), true)] {
+        let mut shard = rich(100);
+        let rival = reserve(2, "alice", "carol", 60);
+        shard.one(Operation::Transfer(rival.clone()));
+        let payment = Operation::Transfer(transfer(3, "alice", "bob", 80));
+        let undetermined = Outcome::Undetermined(vec![id("carol")]);
+        for operation in [payment.clone(), hold(4, 80), Operation::Transfer(reserve(5, "alice", "dora", 80))] {
+            assert_eq!(shard.one(operation), undetermined);
+        }
+        let group = Operation::AtomicTransfers(vec![transfer(6, "alice", "bob", 80)]);
+        assert_eq!(shard.one(group), undetermined);
+        // More than would come back: a refusal whatever becomes of the rival.
+        let too_much = shard.one(Operation::Transfer(transfer(7, "alice", "bob", 101)));
+        assert_eq!(refusal(&too_much), Some(Refused::debit(Refusal::InsufficientFunds)));
+        // What is there is not touched by the question.
+        assert!(is_posted(&shard.one(Operation::Transfer(transfer(8, "alice", "bob", 20)))));
+
+        shard.one(settle(&rival, verdict));
+        let outcome = shard.one(payment);
+        assert_eq!(is_posted(&outcome), is_paid, "{outcome:?}");
+        assert_eq!(refusal(&outcome).is_none(), is_paid, "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_rival_of_the_same_batch_counts_and_one_that_was_taken_back_does_not() {
+    let mut shard = rich(100);
+    let rival = reserve(2, "alice", "carol", 60);
+    let late = transfer(3, "alice", "bob", 80);
+    let outcomes = shard.run(&[Operation::Transfer(rival.clone()), Operation::Transfer(late)]);
+    assert_eq!(outcomes[1], Outcome::Undetermined(vec![id("carol")]));
+
+    let mut shard = rich(100);
+    let dry = Operation::DryRun(Box::new(Operation::Transfer(rival)));
+    let outcomes = shard.run(&[dry, Operation::Transfer(transfer(4, "alice", "bob", 101))]);
+    assert_eq!(refusal(&outcomes[1]), Some(Refused::debit(Refusal::InsufficientFunds)));
+}
+
+#[test]
+fn what_a_capture_has_in_transit_was_held_and_is_held_again() {
+    let mut shard = rich(100);
+    shard.one(hold(2, 60));
+    let capture = Transfer {
+        purpose: Purpose::Capture { hold: TransferId(Uuid::from_u128(2)), finalize: true, whole: false },
+        ..reserve(3, "alice", "bob", 60)
+    };
+    let pending = shard.one(Operation::Transfer(capture));
+    assert!(matches!(pending, Outcome::Transfer(TransferOutcome::Done(_))), "{pending:?}");
+    let poor = shard.one(Operation::Transfer(transfer(4, "alice", "bob", 50)));
+    assert_eq!(refusal(&poor), Some(Refused::debit(Refusal::InsufficientFunds)));
+}
+
+#[test]
+fn a_credit_with_room_only_because_money_is_in_transit_waits_unless_nobody_asks_again() {
+    let mut shard = rich(100);
+    limit(&mut shard, "alice", 100);
+    let rival = reserve(2, "alice", "carol", 60);
+    shard.one(Operation::Transfer(rival.clone()));
+    let local = Operation::Transfer(transfer(3, "bank", "alice", 50));
+    let undetermined = Outcome::Undetermined(vec![id("carol")]);
+    assert_eq!(shard.one(local.clone()), undetermined);
+    let Operation::Decide(coming) = decide(&reserve(4, "eve", "alice", 50)) else { panic!("decide") };
+    let patient = Operation::Decide(Decide { patient: true, ..coming.clone() });
+    assert_eq!(shard.one(patient.clone()), undetermined);
+    // No room in either case: the refusal does not wait.
+    let full = shard.one(Operation::Transfer(transfer(5, "bank", "alice", 61)));
+    assert_eq!(refusal(&full), Some(Refused::credit(Refusal::LimitExceeded)));
+
+    shard.one(settle(&rival, refused_verdict()));
+    assert_eq!(refusal(&shard.one(local)), Some(Refused::credit(Refusal::LimitExceeded)));
+    let Outcome::Decided(decided) = shard.one(patient) else { panic!("a verdict") };
+    assert_eq!(decided.verdict, Verdict::Refused(Refused::credit(Refusal::LimitExceeded)));
+
+    let mut shard = rich(100);
+    limit(&mut shard, "alice", 100);
+    shard.one(Operation::Transfer(rival));
+    let Outcome::Decided(decided) = shard.one(Operation::Decide(coming)) else { panic!("a verdict") };
+    assert_eq!(decided.verdict, Verdict::Credited, "recovery does not wait for another saga");
+}
+
+#[test]
+fn a_replay_is_answered_whatever_is_under_way() {
+    let mut shard = rich(100);
+    let paid = transfer(2, "alice", "bob", 50);
+    shard.one(Operation::Transfer(paid.clone()));
+    shard.one(Operation::Transfer(reserve(3, "alice", "carol", 50)));
+    let again = shard.one(Operation::Transfer(paid));
+    assert!(matches!(again, Outcome::Transfer(TransferOutcome::Done(TransferAnswer { replayed: true, .. }))));
+}
