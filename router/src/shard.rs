@@ -139,11 +139,6 @@ impl Shard {
         self.breaker().name()
     }
 
-    /// Whether the breaker is open, or waits for the answer of a probe. What needs this shard had better not begin.
-    pub fn is_cut_off(&self) -> bool {
-        !self.breaker().is_closed()
-    }
-
     /// Takes no more work and ends after sending what is queued.
     fn retire(&self) {
         self.queue.close();

@@ -72,6 +72,8 @@ const MAX_LOST_RACES: u32 = 1000;
 
 /// Pause between two attempts to reach the database.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+/// Longest pause between two attempts to write to a database that answers and takes no writes.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long the lane waits for the fold before it refuses what waits.
 const FOLD_PATIENCE: Duration = Duration::from_millis(500);
@@ -115,6 +117,8 @@ pub struct Lane<S: Store> {
     now_us: i64,
     /// The marks of other shards that this lane has stored.
     stored_marks: Marks,
+    /// How often in a row the database has answered and taken no write.
+    refused_in_a_row: u32,
     /// Why the database answers but takes no writes (read-only, disk full); `None` after a successful write.
     unwritable: Option<String>,
 }
@@ -177,6 +181,7 @@ impl<S: Store> Lane<S> {
             timer: ShortTimer::new()?,
             now_us: 0,
             stored_marks: Marks::default(),
+            refused_in_a_row: 0,
             unwritable: None,
         };
         Ok((lane, handle))
@@ -188,11 +193,13 @@ impl<S: Store> Lane<S> {
             if let Err(error) = self.able_to_write().await {
                 self.report_unreachable(&error);
                 self.refuse_waiting(Reason::Unavailable, &error.to_string());
+                let pause = self.pause_after(&error);
                 tokio::select! {
                     () = shutdown.cancelled() => break,
-                    () = tokio::time::sleep(RECONNECT_PAUSE) => continue,
+                    () = tokio::time::sleep(pause) => continue,
                 }
             }
+            self.refused_in_a_row = 0;
             self.shared.set_state(LaneState::Serving);
             self.gate.set_writes(Ok(()));
             if !self.has_room().await {
@@ -507,6 +514,18 @@ impl<S: Store> Lane<S> {
             }
         };
         tokio::time::timeout(FOLD_PATIENCE, room).await.is_ok()
+    }
+
+    /// The pause before the next attempt to become able to write. A database that is out of reach is looked for often, because another
+    /// one may take its place within a second. One that answers and takes no writes is not pressed.
+    fn pause_after(&mut self, error: &StoreError) -> Duration {
+        if !error.is_refused_write() && !matches!(error, StoreError::Refused(_)) {
+            self.refused_in_a_row = 0;
+            return RECONNECT_PAUSE;
+        }
+        let pause = RECONNECT_PAUSE * 2_u32.saturating_pow(self.refused_in_a_row);
+        self.refused_in_a_row = (self.refused_in_a_row + 1).min(16);
+        pause.min(REFUSED_PAUSE)
     }
 
     fn report_unreachable(&self, error: &StoreError) {

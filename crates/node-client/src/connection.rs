@@ -31,7 +31,7 @@ pub type NodeClient = ShardNodeClient<Connection>;
 pub type MovesClient = SlotMovesClient<Connection>;
 
 /// After this much silence the connection is pinged.
-const PING_AFTER: Duration = Duration::from_secs(2);
+const PING_AFTER: Duration = Duration::from_secs(1);
 /// How long a ping may take before the connection counts as broken.
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// Several full batches of answers fit into the window, so that one slow reader does not stall the others.

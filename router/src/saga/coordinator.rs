@@ -59,7 +59,7 @@ enum Reading {
 /// What to do about a shard that cannot take a step now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
-    /// Try again until the deadline, unless the shard's breaker is open: a client waits.
+    /// Try again until the deadline, unless the shard is cut off: a client waits.
     UntilDeadline,
     /// Leave the saga. It will be due again, and others must not wait behind a shard that is down.
     Once,

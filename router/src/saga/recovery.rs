@@ -123,11 +123,11 @@ async fn poll(core: &Core, shard: &Shard, reports: &Reports) {
 /// into these slots wait where they are: an attempt would be in vain. A heartbeat a second finds out when that has changed.
 fn absent_shards(core: &Core, source: &Shard) -> (Vec<Arc<str>>, Vec<wire::SlotRange>) {
     let view = core.view();
-    if view.shards().all(|shard| shard.takes_writes()) {
+    if view.shards().all(|shard| !shard.is_cut_off()) {
         return Default::default();
     }
     let absent = view.shards_with_slots().into_iter();
-    let absent = absent.filter(|(shard, _)| shard.id() != source.id() && !shard.takes_writes());
+    let absent = absent.filter(|(shard, _)| shard.id() != source.id() && shard.is_cut_off());
     let (ids, slots): (Vec<_>, Vec<_>) = absent.map(|(shard, slots)| (Arc::clone(shard.id()), slots)).unzip();
     (ids, slots.into_iter().flatten().map(wire::SlotRange::from).collect())
 }

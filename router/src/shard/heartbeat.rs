@@ -15,6 +15,8 @@ use super::{Shard, witness::ShardName};
 /// What a node said at its last heartbeat.
 #[derive(Debug, Clone)]
 pub struct Said {
+    /// It did say something.
+    is_heard: bool,
     pub reads: Result<(), String>,
     pub writes: Result<(), String>,
     clock: Option<OtherClock>,
@@ -76,6 +78,7 @@ impl Shard {
                     None => Err("the node does not say".to_owned()),
                 };
                 let said = Said {
+                    is_heard: true,
                     reads: works(answer.reads),
                     writes: works(answer.writes),
                     clock: Some(clock),
@@ -85,7 +88,8 @@ impl Shard {
                 (said, Beat::Heard { ownership_version: answer.ownership_version, map_version })
             }
             Err(why) => {
-                let said = Said { reads: Err(why.clone()), writes: Err(why.clone()), clock: None, sagas_due: false };
+                let (reads, writes) = (Err(why.clone()), Err(why.clone()));
+                let said = Said { is_heard: false, reads, writes, clock: None, sagas_due: false };
                 (said, Beat::Lost(why))
             }
         };
@@ -100,10 +104,11 @@ impl Shard {
         Working { reads: works(|said| said.reads.is_ok()), writes: works(|said| said.writes.is_ok()) }
     }
 
-    /// Whether a write has a chance: the breaker lets calls through, and the node did not report at the last heartbeat that writes do not
-    /// work.
-    pub fn takes_writes(&self) -> bool {
-        !self.is_cut_off() && self.said().is_none_or(|said| said.writes.is_ok())
+    /// Whether a write has no chance: the breaker is open, or waits for the answer of a probe, or the node has reported at the last
+    /// heartbeat that its database takes no writes. What needs this shard had better not begin. A heartbeat without an answer alone says
+    /// nothing: the node may be slow.
+    pub fn is_cut_off(&self) -> bool {
+        !self.breaker().is_closed() || self.said().is_some_and(|said| said.is_heard && said.writes.is_err())
     }
 
     /// Whether the node reported at the last heartbeat that a saga's next attempt is due.

@@ -18,4 +18,5 @@ mod sequences;
 mod shard_map;
 mod teardown;
 mod two_phase;
+mod under_fire;
 mod verify;
