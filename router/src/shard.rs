@@ -131,6 +131,11 @@ impl Shard {
         &self.nodes
     }
 
+    /// The address of the node that this router uses.
+    pub fn node_in_use(&self) -> Option<String> {
+        self.client.in_use().map(str::to_owned)
+    }
+
     pub fn queued_operations(&self) -> usize {
         self.queue.operations()
     }

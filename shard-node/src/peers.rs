@@ -10,7 +10,7 @@ use std::{
 };
 
 use identity::{Disagreement, Disagreements, time::OtherClock};
-use node_client::{Client, ConnectError, Connection, Introduce, NodeClient};
+use node_client::{Client, ConnectError, Connection, Introduce, Introduced, NodeClient};
 use shard_map::{ClusterId, Shard, ShardMap, Slot, SlotRange, merge_slots};
 use sqlx::PgPool;
 use wire::convert;
@@ -100,20 +100,21 @@ struct Introduction {
 
 #[tonic::async_trait]
 impl Introduce for Introduction {
-    async fn introduce(&self, mut node: NodeClient, uri: &str) -> Result<i64, ConnectError> {
+    async fn introduce(&self, mut node: NodeClient, uri: &str) -> Result<Introduced, ConnectError> {
         let request = wire::IdentifyRequest::expecting(self.cluster, &self.shard.id, self.shard.number, &self.caller);
         let answer = node
             .identify(request)
             .await
             .map_err(|status| ConnectError::Silent { uri: uri.to_owned(), status: status.message().to_owned() })?;
         let answer = answer.into_inner();
+        let introduced = Introduced::of(&answer);
         if answer.refused.is_empty() && answer.identity.is_none() {
             let status = "it has not reached its database".to_owned();
             return Err(ConnectError::Silent { uri: uri.to_owned(), status });
         }
         Disagreements::check(answer.refused.into_iter().map(Into::into).collect())
             .map_err(|disagreements| ConnectError::Refused { uri: uri.to_owned(), disagreements })?;
-        Ok(answer.steady_us)
+        Ok(introduced)
     }
 
     fn headers(&self, _: &mut http::HeaderMap) {}

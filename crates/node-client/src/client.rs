@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 
 use crate::{
-    Introduce,
+    Introduce, Introduced,
     connection::{ConnectError, Connection, NotSent},
 };
 
@@ -57,7 +57,7 @@ struct State {
 }
 
 impl Client {
-    /// Endpoints that failed this recently are tried last.
+    /// Endpoints that failed this recently are tried last, and not returned to.
     const AVOID_FOR: Duration = Duration::from_secs(5);
     /// How often one call replaces a connection that it finds closed.
     const MAX_UNSENT: u32 = 3;
@@ -141,7 +141,7 @@ impl Client {
         for endpoint in self.order(Instant::now()) {
             let (uri, serial) = (&self.endpoints[endpoint], self.next_serial());
             match timeout_at(until, self.open(uri, endpoint, serial)).await {
-                Ok(Ok(connection)) => {
+                Ok(Ok((connection, _))) => {
                     tracing::info!(shard = %self.shard, endpoint = %uri, "connected to a shard-node");
                     let mut state = self.lock();
                     state.current = Some(connection.clone());
@@ -156,19 +156,49 @@ impl Client {
         Err(CallFailure::NotSent(failure.unwrap_or_default()))
     }
 
-    /// Opens a connection and verifies that the node serves the shard.
-    async fn open(&self, uri: &str, endpoint: usize, serial: u64) -> Result<Connection, ConnectError> {
-        let connection = Connection::open(uri, endpoint, serial, self.connect_timeout).await?;
-        let Some(introduction) = &self.introduction else { return Ok(connection) };
-        let asked = Instant::now();
-        match tokio::time::timeout(self.connect_timeout, introduction.introduce(connection.client(), uri)).await {
-            Ok(steady_us) => connection.clock().heard(asked, Instant::now(), steady_us?),
-            Err(_) => {
-                let status = format!("no answer within {} ms", self.connect_timeout.as_millis());
-                return Err(ConnectError::Silent { uri: uri.to_owned(), status });
+    /// Goes back to an endpoint that is preferred to the one in use, if such an endpoint serves again. Calls that are under way stay where
+    /// they are. All callers of a shard therefore end up at the same node, whichever they were at while it was away.
+    pub async fn return_to_preferred(&self, until: Instant) {
+        let Some(current) = self.standing() else { return };
+        let Ok(_turn) = self.connecting.try_lock() else { return };
+        for endpoint in 0..current.endpoint() {
+            let failed_at = self.lock().failed_at[endpoint];
+            if failed_at.is_some_and(|at| at.elapsed() < Self::AVOID_FOR) {
+                continue;
+            }
+            let (uri, serial) = (&self.endpoints[endpoint], self.next_serial());
+            match timeout_at(until, self.open(uri, endpoint, serial)).await {
+                Ok(Ok((connection, true))) => {
+                    tracing::info!(shard = %self.shard, endpoint = %uri, "went back to the preferred shard-node");
+                    self.lock().current = Some(connection);
+                    return;
+                }
+                // Not yet, and not at every look.
+                Ok(Ok((_, false))) => self.lock().failed_at[endpoint] = Some(Instant::now()),
+                Ok(Err(error)) => drop(self.failed(endpoint, error)),
+                Err(_) => return,
             }
         }
-        Ok(connection.introduced(Arc::clone(introduction)))
+    }
+
+    /// The address of the node in use.
+    pub fn in_use(&self) -> Option<&str> {
+        self.standing().map(|connection| self.endpoints[connection.endpoint()].as_str())
+    }
+
+    /// Opens a connection, and compares the node with what the caller expects. Also says whether the node serves.
+    async fn open(&self, uri: &str, endpoint: usize, serial: u64) -> Result<(Connection, bool), ConnectError> {
+        let connection = Connection::open(uri, endpoint, serial, self.connect_timeout).await?;
+        let Some(introduction) = &self.introduction else { return Ok((connection, true)) };
+        let asked = Instant::now();
+        let introduced = introduction.introduce(connection.client(), uri);
+        let Ok(introduced) = tokio::time::timeout(self.connect_timeout, introduced).await else {
+            let status = format!("no answer within {} ms", self.connect_timeout.as_millis());
+            return Err(ConnectError::Silent { uri: uri.to_owned(), status });
+        };
+        let Introduced { steady_us, serves } = introduced?;
+        connection.clock().heard(asked, Instant::now(), steady_us);
+        Ok((connection.introduced(Arc::clone(introduction)), serves))
     }
 
     fn failed(&self, endpoint: usize, error: ConnectError) -> String {

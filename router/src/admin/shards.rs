@@ -15,6 +15,8 @@ use crate::{
 pub struct ShardView {
     id: String,
     nodes: Vec<String>,
+    /// The one that this router uses.
+    node_in_use: Option<String>,
     reachable: bool,
     /// This router's breaker: `closed`, `open` or `probing`.
     breaker: &'static str,
@@ -74,6 +76,7 @@ impl ShardView {
         Self {
             id: status.shard.to_string(),
             nodes: status.nodes,
+            node_in_use: status.node_in_use,
             reachable: node.is_some(),
             breaker: status.breaker,
             queued_operations: status.queued_operations,

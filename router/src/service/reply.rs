@@ -209,6 +209,8 @@ pub struct ShardStatus {
     pub shard: Arc<str>,
     /// Node endpoints in order of preference.
     pub nodes: Vec<String>,
+    /// The endpoint that this router uses.
+    pub node_in_use: Option<String>,
     /// What the node says of itself, or why it could not be asked.
     pub status: Result<wire::StatusResponse, String>,
     /// `closed`, `open` or `probing`.

@@ -18,6 +18,7 @@ pub async fn of_all(core: &Core) -> Vec<ShardStatus> {
         ShardStatus {
             shard: Arc::clone(shard.id()),
             nodes: shard.nodes().to_vec(),
+            node_in_use: shard.node_in_use(),
             status: status.map_err(|failure| failure.to_string()),
             breaker: shard.breaker_state(),
             queued_operations: shard.queued_operations(),

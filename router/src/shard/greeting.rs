@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue};
-use node_client::{ConnectError, Introduce, NodeClient};
+use node_client::{ConnectError, Introduce, Introduced, NodeClient};
 
 use super::witness::{ShardName, Witness};
 use crate::trace::{self, TRACEPARENT};
@@ -16,7 +16,7 @@ pub struct Greeting {
 
 #[tonic::async_trait]
 impl Introduce for Greeting {
-    async fn introduce(&self, mut node: NodeClient, uri: &str) -> Result<i64, ConnectError> {
+    async fn introduce(&self, mut node: NodeClient, uri: &str) -> Result<Introduced, ConnectError> {
         let told = self.witness.mark(self.shard.number);
         let answer = node.identify(self.witness.introduce(&self.shard, None)).await;
         let answer = answer
@@ -25,7 +25,7 @@ impl Introduce for Greeting {
         self.witness
             .hear(&self.shard, uri, told, &answer)
             .map_err(|disagreements| ConnectError::Refused { uri: uri.to_owned(), disagreements })?;
-        Ok(answer.steady_us)
+        Ok(Introduced::of(&answer))
     }
 
     /// The router's mark of the shard, which reads must have reached, and the trace of the request.

@@ -43,6 +43,7 @@ pub enum Beat {
 impl Shard {
     /// Sends one heartbeat and waits for the answer until `until`.
     pub async fn beat(&self, until: Instant) -> Beat {
+        self.client.return_to_preferred(until).await;
         let name = ShardName { id: self.id.clone(), number: self.number };
         let clock_before = self.said().and_then(|said| said.clock);
         let told = self.witness.mark(self.number);

@@ -48,9 +48,11 @@ async fn a_frozen_node_is_passed_by_and_harms_nobody_when_it_thaws() -> anyhow::
     let first = cluster.process(Member::Node(0))?;
     first.freeze().await?;
     section("frozen", goes_on(&cluster, "frozen")).await?;
+    every_router_uses(&cluster, &second.url()).await?;
     first.thaw()?;
     section("thawed", goes_on(&cluster, "thawed")).await?;
     cluster.wait_until_ready("all is well after the thaw", &[]).await?;
+    every_router_uses(&cluster, &cluster.status().shards[0].node_url).await?;
     section("SIGTERM", drains(&mut cluster)).await?;
 
     let mut history = load.finish().await?;
@@ -72,6 +74,22 @@ async fn announce(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
         for router in &cluster.status().routers {
             let url = format!("{}/admin/shard-map", router.admin_url);
             if client.request(http::Method::GET, &url, None).await?.json()?["version"] != map.version + 1 {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })
+    .await
+}
+
+/// Routers prefer the nodes in the map's order, and return to it.
+async fn every_router_uses(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
+    let client = cluster.client();
+    until(&format!("every router uses {node}"), NOTICED_WITHIN, async || {
+        for router in &cluster.status().routers {
+            let url = format!("{}/admin/shards", router.admin_url);
+            let shards = client.request(http::Method::GET, &url, None).await?.json()?;
+            if shards["data"][0]["node_in_use"] != node {
                 return Ok(None);
             }
         }
