@@ -428,3 +428,15 @@ fn saga_record(saga: &OpenSaga) -> Result<wire::TransferRecord, StoreError> {
 pub fn nothing_yet(asset: String) -> wire::BalanceAt {
     wire::BalanceAt { asset, version: 0, posted: 0, held: 0, overdraft: Some(Limit::ZERO.into()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_has_the_less_time_left_the_longer_it_was_on_its_way() {
+        assert_eq!(on_its_way(0, 5_000_000), Duration::ZERO, "the caller does not know the node's clock");
+        assert_eq!(on_its_way(3_000_000, 5_000_000), Duration::from_secs(2));
+        assert_eq!(on_its_way(5_000_100, 5_000_000), Duration::ZERO, "the caller's estimate is a little ahead");
+    }
+}
