@@ -16,11 +16,16 @@ drop_copy
 git -C "$root" worktree add --quiet --detach "$copy" HEAD
 cd "$copy"
 
-# The tests that fail, one a line.
+# The crates that a patch changes and that have unit tests, one a line.
+crates_of() {
+    sed -nE 's#^\+\+\+ b/(crates/)?(ledger|router|shard-node)/.*#\2#p' "$1" | sort -u
+}
+
+# The tests of a crate that fail, one a line.
 unit_tests() {
-    cargo nextest run -p ledger --no-fail-fast >"$scratch/units.log" 2>&1 || true
+    cargo nextest run -p "$1" --no-fail-fast >"$scratch/units.log" 2>&1 || true
     grep -q 'Summary' "$scratch/units.log" || { tail -n 40 "$scratch/units.log" >&2; return 1; }
-    { grep -E '^ +FAIL ' "$scratch/units.log" || true; } | sed -E 's/.*\) ledger //' | sort -u
+    { grep -E '^ +FAIL ' "$scratch/units.log" || true; } | sed -E 's/.*\) (ledger|router::bin.router|shard-node::bin.shard-node) //' | sort -u
 }
 
 build_services() {
@@ -53,22 +58,24 @@ node_section() {
 
 # Who notices the broken rule of this patch, one a line.
 noticed() {
-    if in_the_node "$1"; then
+    local crate
+    for crate in $(crates_of "$1"); do
+        unit_tests "$crate" | sed 's/^/   unit test     /'
+    done
+    [ -z "${UNITS_ONLY:-}" ] || return 0
+    if grep -qE '^\+\+\+ b/crates/ledger/' "$1"; then
+        contract_rows | sed 's/^/   contract row  /'
+    elif grep -qE '^\+\+\+ b/(shard-node|migrations)/' "$1"; then
         node_section | sed 's/^/   node test     /'
-        return
     fi
-    unit_tests | sed 's/^/   unit test     /'
-    [ -n "${UNITS_ONLY:-}" ] || contract_rows | sed 's/^/   contract row  /'
 }
-
-# What keeps a node from writing what it must not is no rule of the ledger, and clients see it only in a fault.
-in_the_node() { grep -qE '^\+\+\+ b/(shard-node|migrations)/' "$1"; }
 
 survived=0
 for patch in "$here"/[0-9]*.patch; do
     rule="$(basename "$patch" .patch)"
     [[ -z "${RULES:-}" || " $RULES " == *" ${rule%%-*} "* ]] || continue
-    if [ -n "${UNITS_ONLY:-}" ] && in_the_node "$patch"; then continue; fi
+    # What keeps a node from writing what it must not may be in the database, where unit tests do not look.
+    if [ -n "${UNITS_ONLY:-}" ] && [ -z "$(crates_of "$patch")" ]; then continue; fi
     git apply "$patch" || { echo "$rule: the patch does not apply any more; renew it" >&2; exit 1; }
     tests="$(noticed "$patch")"
     git apply --reverse "$patch"
