@@ -15,7 +15,7 @@ TEST_SHARDCTL := $(TARGET)/debug/shardctl
 CLIPPY        := cargo clippy --workspace --all-targets -- -D warnings
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test model broken-rules chaos-reshard lint openapi bench bench-long soak reshard-demo release clean
+.PHONY: help up down status test model broken-rules chaos chaos-selftest chaos-reshard lint openapi bench bench-long soak reshard-demo release clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,17 @@ chaos-reshard: ## Kill everything at every durable step of a move of slots (CELL
 	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir $(TARGET)/test-postgresql postgres ensure); \
 	SHARDLEDGER_PG_BIN="$$pg_bin" CELLS=$(CELLS) \
 	    cargo test -p integration-tests --test it -- --nocapture --test-threads 1 moves::crash_matrix::
+
+# One line a round. Any round repeats from the seed in its line.
+chaos: ROUNDS ?= 20
+chaos: SECONDS ?= 60
+chaos: ## Random faults under load, ROUNDS=20 of SECONDS=60 (SEED=…, FAULTS=kill-node,freeze-router,…), each audited
+	cargo build --workspace --bins
+	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir $(TARGET)/test-postgresql postgres ensure); \
+	SHARDLEDGER_PG_BIN="$$pg_bin" ROUNDS=$(ROUNDS) SECONDS=$(SECONDS) FAULTS="$(FAULTS)" \
+	    cargo test -p integration-tests --test it -- --nocapture --test-threads 1 chaos::rounds::
+
+chaos-selftest: broken-rules ## The same as broken-rules: take each guard away and name the tests that notice
 
 broken-rules: ## Break one rule after another in a copy and see that tests fail (RULES="06 12": those; UNITS_ONLY=1: without a cluster)
 	@tests/broken-rules/run.sh

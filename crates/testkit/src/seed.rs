@@ -29,6 +29,11 @@ impl Seed {
         Self { value, streams: AtomicU64::new(0) }
     }
 
+    /// The number that repeats the run.
+    pub fn value(&self) -> u64 {
+        self.value
+    }
+
     /// Random numbers of their own for each user, so that tasks do not depend on each other's order.
     pub fn random(&self) -> Random {
         self.stream(self.streams.fetch_add(1, Relaxed) + 1)

@@ -1,4 +1,8 @@
-//! `kill -9` of any one process, again and again, under a mixed load of payments, holds and reversals through two routers.
+//! `kill -9` of any one process, again and again, under a mixed load of payments, holds and reversals through two routers; and
+//! [rounds](rounds) of random faults.
+
+mod faults;
+mod rounds;
 
 use std::{
     collections::BTreeMap,

@@ -1,7 +1,7 @@
 //! Slots move between shards under load. The clients notice nothing, and nothing is lost.
 
 mod crash_matrix;
-mod support;
+pub mod support;
 
 use std::{sync::Arc, time::Duration};
 

@@ -25,6 +25,11 @@ pub enum Verdict {
     },
 }
 
+/// Whether a refusal with this code, which names a transfer or hold, was stored under its id.
+fn is_kept(code: &str) -> bool {
+    !matches!(code, "idempotency_mismatch" | "undetermined")
+}
+
 impl Verdict {
     /// Of `POST /v1/transfers`, a capture, or a reversal.
     pub fn of_transfer(answer: &Result<Answer, NoAnswer>) -> Self {
@@ -37,7 +42,7 @@ impl Verdict {
             (200 | 201, Some("posted")) => Self::Posted,
             (202, Some("pending")) => Self::Unknown { why: "pending".to_owned() },
             // Stored refusals name the transfer; a mismatch says that the id is another transfer's.
-            (409 | 422, _) if body["transfer_id"].is_string() && answer.code() != "idempotency_mismatch" => {
+            (409 | 422, _) if body["transfer_id"].is_string() && is_kept(&answer.code()) => {
                 Self::Rejected { code: answer.code() }
             }
             _ => Self::of_problem(answer, &body),
@@ -53,7 +58,7 @@ impl Verdict {
         let body = answer.json().unwrap_or_default();
         match (answer.status, body["status"].as_str()) {
             (200 | 201, Some("held")) => Self::Posted,
-            (422, _) if body["hold_id"].is_string() && answer.code() != "idempotency_mismatch" => {
+            (422, _) if body["hold_id"].is_string() && is_kept(&answer.code()) => {
                 Self::Rejected { code: answer.code() }
             }
             _ => Self::of_problem(answer, &body),
@@ -100,7 +105,9 @@ impl Verdict {
 
     fn of_problem(answer: &Answer, body: &Value) -> Self {
         match (answer.status, &body["executed"]) {
-            (429 | 503, Value::Bool(false)) => Self::NotExecuted { code: answer.code() },
+            (409 | 429 | 503, Value::Bool(false)) if body["retryable"] == true => {
+                Self::NotExecuted { code: answer.code() }
+            }
             (500.., Value::String(unknown)) if unknown == "unknown" => Self::Unknown { why: answer.code() },
             _ => Self::Nonsense { answer: format!("{} {}", answer.status, answer.text()) },
         }
@@ -146,8 +153,14 @@ mod tests {
         assert_eq!(Verdict::of_transfer(&posted), Verdict::Posted);
         let refused = answer(422, r#"{"code": "insufficient_funds", "transfer_id": "x", "executed": false}"#);
         assert_eq!(Verdict::of_transfer(&refused), Verdict::Rejected { code: "insufficient_funds".to_owned() });
-        let unavailable = answer(503, r#"{"code": "shard_unavailable", "executed": false}"#);
+        let unavailable = answer(503, r#"{"code": "shard_unavailable", "retryable": true, "executed": false}"#);
         assert_eq!(Verdict::of_transfer(&unavailable), Verdict::NotExecuted { code: "shard_unavailable".to_owned() });
+        let body =
+            r#"{"code": "undetermined", "retryable": true, "transfer_id": "x", "hold_id": "x", "executed": false}"#;
+        let undetermined = answer(409, body);
+        for verdict in [Verdict::of_transfer(&undetermined), Verdict::of_hold(&undetermined)] {
+            assert_eq!(verdict, Verdict::NotExecuted { code: "undetermined".to_owned() });
+        }
         for open in [
             answer(202, r#"{"status": "pending"}"#),
             answer(504, r#"{"code": "outcome_unknown", "executed": "unknown"}"#),

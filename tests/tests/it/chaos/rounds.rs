@@ -1,0 +1,113 @@
+//! Rounds of random faults, each from a seed of its own: `make chaos SEED=… FAULTS=… SECONDS=… ROUNDS=…`.
+//!
+//! A round draws some of the faults, brings them about one after another under a mixed load while slots may move, lets the cluster heal
+//! and come to rest, and audits every answer that a client got. It prints one line. The seed in the line repeats the choice of faults,
+//! targets and times; the interleaving with the load is the machine's.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, ensure};
+use testkit::{
+    audit::audit,
+    cluster::Cluster,
+    seed::{Random, Seed},
+    workload::{Accounts, Load},
+};
+
+use super::{
+    MIX,
+    faults::{Fault, Moving, bring_about},
+    from_environment,
+};
+
+const SHARDS: u16 = 3;
+/// What `make test` runs.
+const ROUNDS: usize = 3;
+const SECONDS: u64 = 15;
+/// Faults that a round draws, at least and at most.
+const DRAWN: (usize, usize) = (3, 6);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rounds_of_random_faults_lose_nothing_and_heal() -> anyhow::Result<()> {
+    let seed = Seed::announce("chaos rounds");
+    let faults = chosen()?;
+    let rounds = from_environment("ROUNDS").unwrap_or(ROUNDS);
+    let seconds = from_environment("SECONDS").unwrap_or(SECONDS);
+    // The first round has the seed that was given, so that the seed of any line repeats its round as the first.
+    let mut seeds = seed.random();
+    for number in 1..=rounds {
+        let of_round = if number == 1 { Seed::of(seed.value()) } else { Seed::of(seeds.bits()) };
+        let line = round(&of_round, &faults, Duration::from_secs(seconds)).await;
+        let line = line.with_context(|| format!("round {number}, SEED={}", of_round.value()))?;
+        eprintln!("round {number} SEED={} {line}", of_round.value());
+    }
+    Ok(())
+}
+
+/// All faults, or those of the variable `FAULTS`, separated by commas.
+fn chosen() -> anyhow::Result<Vec<Fault>> {
+    let Some(names) = from_environment::<String>("FAULTS").filter(|names| !names.is_empty()) else {
+        return Ok(Fault::ALL.to_vec());
+    };
+    let known = || Fault::ALL.map(Fault::name).join(", ");
+    names
+        .split(',')
+        .map(|name| {
+            Fault::named(name.trim())
+                .with_context(|| format!("there is no fault {name:?}, but there are {}", known()))
+        })
+        .collect()
+}
+
+async fn round(seed: &Seed, faults: &[Fault], length: Duration) -> anyhow::Result<String> {
+    let mut random = seed.random();
+    let drawn = draw(faults, &mut random);
+    let mut cluster = Cluster::start(SHARDS, 2).await?;
+    let (accounts, opening) = Accounts::open(&cluster, 8, &mut random).await?;
+    let load = Load::start(&cluster, &Arc::new(accounts), seed, MIX);
+    let (begun, mut moving) = (Instant::now(), Moving::default());
+    let mut proofs: BTreeMap<Fault, Vec<String>> = BTreeMap::new();
+    // Each fault at least once.
+    let mut turn = 0;
+    while turn < drawn.len() || begun.elapsed() < length {
+        let fault = drawn.get(turn).copied().unwrap_or_else(|| *random.choose(&drawn));
+        turn += 1;
+        let proof = bring_about(fault, &mut cluster, &mut moving, &mut random).await;
+        let proof = proof.with_context(|| format!("fault {}, after {proofs:?}", fault.name()))?;
+        proofs.entry(fault).or_default().push(proof);
+        // Some traffic between two faults.
+        tokio::time::sleep(Duration::from_millis(100 + random.below(400) as u64)).await;
+    }
+    moving.end().await?;
+    cluster.wait_until_ready("everything has healed", &[]).await?;
+    let mut history = load.finish().await?;
+    history.records.extend(opening.records);
+    let attempts: usize = history.records.iter().map(|record| record.attempts.len()).sum();
+    let summary = audit(&cluster, &history).await.with_context(|| format!("after {proofs:?}"))?;
+    ensure!(summary.posted > 0, "the load did nothing: {summary:?}");
+    cluster.finish().await?;
+    let faults: Vec<String> =
+        proofs.iter().map(|(fault, proofs)| format!("{} [{}]", fault.name(), proofs.join("; "))).collect();
+    Ok(format!(
+        "{}: {} orders in {attempts} attempts, {} posted ({} between shards), {} rejected, {} absent, {} once unknown, {} moves; clean",
+        faults.join(", "),
+        history.records.len(),
+        summary.posted,
+        summary.cross_shard,
+        summary.rejected,
+        summary.absent,
+        summary.was_unknown,
+        moving.finished,
+    ))
+}
+
+fn draw(faults: &[Fault], random: &mut Random) -> Vec<Fault> {
+    let mut drawn = faults.to_vec();
+    random.shuffle(&mut drawn);
+    drawn.truncate(DRAWN.0 + random.below(DRAWN.1 - DRAWN.0 + 1));
+    drawn
+}
