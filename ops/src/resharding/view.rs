@@ -195,6 +195,19 @@ fn next(id: Uuid, phase: &str, is_paused: bool, holds_cut_over: bool) -> String 
     }
 }
 
+/// The wait that this share of operations in routers did not exceed, in milliseconds. `waits` has microseconds and numbers of operations, in
+/// ascending order.
+pub fn wait_ms(waits: &[(u64, u64)], share: f64) -> Option<f64> {
+    let total: u64 = waits.iter().map(|(_, count)| count).sum();
+    let rank = ((total as f64 * share).ceil() as u64).max(1);
+    let mut seen = 0;
+    let wait = waits.iter().find(|(_, count)| {
+        seen += count;
+        seen >= rank
+    });
+    wait.map(|(us, _)| *us as f64 / 1e3)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

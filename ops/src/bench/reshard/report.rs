@@ -4,12 +4,15 @@ use serde::Serialize;
 use telemetry::clock;
 
 use super::{CutOver, Phase, Plan, clients::ClientCounts};
-use crate::bench::{
-    chart::{Axis, Chart, Series},
-    figures::{Figure, Promise},
-    machine::Machine,
-    page::{Mark, Page},
-    subject::Sample,
+use crate::{
+    bench::{
+        chart::{Axis, Chart, Series},
+        figures::{Figure, Promise},
+        machine::Machine,
+        page::{Mark, Page},
+        subject::Sample,
+    },
+    resharding::view::wait_ms,
 };
 
 /// Failures that a report shows.
@@ -59,15 +62,7 @@ impl Waits {
     /// From microseconds and numbers of operations, in ascending order.
     fn of(waits: &[(u64, u64)]) -> Self {
         let operations: u64 = waits.iter().map(|(_, count)| count).sum();
-        let at = |share: f64| {
-            let rank = (operations as f64 * share).ceil() as u64;
-            let mut seen = 0;
-            let wait = waits.iter().find(|(_, count)| {
-                seen += count;
-                seen >= rank
-            });
-            wait.map_or(0.0, |(us, _)| *us as f64 / 1e3)
-        };
+        let at = |share: f64| wait_ms(waits, share).unwrap_or(0.0);
         Self { operations, p50_ms: at(0.5), p99_ms: at(0.99), max_ms: at(1.0) }
     }
 }

@@ -9,7 +9,10 @@ use shard_map::SlotRange;
 use crate::{
     commands::{Context, router_address::AdminAddress},
     exit, output,
-    resharding::{plan::Weights, view::MoveView},
+    resharding::{
+        plan::Weights,
+        view::{MoveView, wait_ms},
+    },
 };
 
 #[derive(clap::Args)]
@@ -132,16 +135,8 @@ impl Waited {
         self
     }
 
-    /// The wait that this share of the operations did not exceed, in milliseconds.
     fn wait_ms(&self, share: f64) -> Option<f64> {
-        let total: u64 = self.waits.iter().map(|(_, count)| count).sum();
-        let rank = ((total as f64 * share).ceil() as u64).max(1);
-        let mut seen = 0;
-        let wait = self.waits.iter().find(|(_, count)| {
-            seen += count;
-            seen >= rank
-        });
-        wait.map(|(us, _)| *us as f64 / 1e3)
+        wait_ms(&self.waits, share)
     }
 
     fn json(&self) -> Value {
