@@ -57,7 +57,7 @@ chaos-reshard: ## Kill everything at every durable step of a move of slots (CELL
 	SHARDLEDGER_PG_BIN="$$pg_bin" CELLS=$(CELLS) \
 	    cargo test -p integration-tests --test it -- --nocapture --test-threads 1 moves::crash_matrix::
 
-# One line a round. Any round repeats from the seed in its line.
+# Prints one line a round. SEED=… with the seed of a line repeats that round's choice of faults.
 chaos: ROUNDS ?= 20
 chaos: SECONDS ?= 60
 chaos: ## Random faults under load, ROUNDS=20 of SECONDS=60 (SEED=…, FAULTS=kill-node,freeze-router,…), each audited

@@ -155,7 +155,7 @@ impl Config {
                 .map(|assets| assets.all().map(|(code, scale)| (code.to_string(), scale)).collect())
                 .unwrap_or_default(),
             queue_operations: self.shards.queue_operations,
-            waiting_requests: (self.http.max_requests_in_flight / 2).max(1),
+            waiting_requests: (self.http.max_requests_in_flight.min(self.http.max_connections) / 2).max(1),
             rpcs_in_flight: self.shards.rpcs_in_flight,
             max_batch_operations: self.shards.max_batch_operations,
             connect_timeout: Duration::from_millis(self.shards.connect_timeout_ms),

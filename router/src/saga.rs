@@ -39,9 +39,9 @@ pub struct Saga {
     pub state: SagaState,
     /// Its decision has to wait where the credit account has a limit ([`crate::transfers`] knows why).
     pub defer_limited: bool,
-    /// Its decision may be put off until the verdicts of other transfers are known: somebody waits and asks again.
+    /// The decide step may be answered `Undetermined`: the router asks again until the client's deadline.
     pub patient: bool,
-    /// It was: somebody else's turn comes first.
+    /// True if the decide step was answered `Deferred` or `Undetermined`.
     pub put_off: bool,
     /// The debit account where its settlement changed it last (a hold's rest was released).
     pub debit_after: Option<DebitAfter>,

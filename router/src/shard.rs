@@ -18,7 +18,10 @@ mod queue;
 mod submission;
 pub mod witness;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 use ledger::operation::Operation;
 use node_client::Client;
@@ -144,6 +147,12 @@ impl Shard {
         self.breaker().name()
     }
 
+    /// Whether as many requests wait for this shard as may, where there are other shards. Steps that finish sagas are counted, and not refused:
+    /// the transfers behind them were refused before they reserved anything.
+    pub fn is_crowded(&self) -> bool {
+        self.waiting.load(Relaxed) >= self.max_waiting && self.routing.load().map().shards.len() > 1
+    }
+
     /// Takes no more work and ends after sending what is queued.
     fn retire(&self) {
         self.queue.close();
@@ -198,11 +207,10 @@ impl Shard {
             self.metrics.queue_full.increment(count as u64);
             Submitted::Refused(CallError::Overloaded { shard: Arc::clone(&self.id) }, count)
         };
-        let waiter = Waiter::enter(&self.waiting);
-        if urgency == Urgency::New && waiter.before >= self.max_waiting && self.routing.load().map().shards.len() > 1
-        {
+        if urgency == Urgency::New && self.is_crowded() {
             return overloaded();
         }
+        let waiter = Waiter::enter(&self.waiting);
         let (reply, answers) = oneshot::channel();
         let claim = Claim::default();
         let submission = Submission {

@@ -74,7 +74,7 @@ struct Batch<'a> {
 #[derive(Default)]
 struct Group {
     operations: Vec<Operation>,
-    /// Places in `open`, and whether the transfer is [in vain](Batch::is_in_vain).
+    /// Places in `open`, and whether the credit account's shard is cut off or crowded.
     places: Vec<(usize, bool)>,
 }
 
@@ -115,7 +115,8 @@ impl<'a> Batch<'a> {
                     item.decide_with(*defer_limited);
                     let crosses = line.source != line.destination;
                     let operation = item.operation(crosses, *defer_insufficient, *defer_limited);
-                    let is_in_vain = crosses && view.shard(line.destination).is_cut_off();
+                    let destination = view.shard(line.destination);
+                    let is_in_vain = crosses && lines.is_empty() && (destination.is_cut_off() || destination.is_crowded());
                     let group = groups.entry(line.source);
                     // An earlier request with the same id is answered all the same: a dry run finds what is stored.
                     group.operations.push(if is_in_vain {
@@ -169,7 +170,7 @@ impl<'a> Batch<'a> {
         }
         for (place, fate) in fates.iter_mut().enumerate().filter(|(_, fate)| **fate == Fate::PutOff) {
             let item = &mut self.items[self.open[place]];
-            item.give_up_in_vain(view);
+            item.end_if_verdicts_are_cut_off(view);
             if !item.is_new() {
                 *fate = Fate::Done;
             }

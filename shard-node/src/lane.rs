@@ -39,7 +39,6 @@ use std::{
 
 use identity::{AssetScales, Mark, Marks};
 use ledger::{
-    AccountId,
     accounts::Accounts,
     fold,
     outcome::{Outcome, Reason},
@@ -99,8 +98,8 @@ pub struct Lane<S: Store> {
     /// the first load.
     believed: Option<(ShardState, i64)>,
     recent_ids: RecentIds,
-    /// What the batch reserves that is sent and not committed: debit account, minor units, credit account. It is not in the tail yet.
-    reserved_ahead: Vec<(AccountId, i64, AccountId)>,
+    /// The reserves of the batch that is sent but not committed. The tail does not contain them yet.
+    reserved_ahead: Vec<fold::Reserved>,
     /// All ids of a batch are looked up before the batch is decided. Set after a conflict of ids, a lost race, a lost session
     /// or a commit in doubt.
     careful: bool,
@@ -312,9 +311,7 @@ impl<S: Store> Lane<S> {
         if let Some(link) = &mut self.link {
             link.ahead.next_position = decided.effects.next_position.0;
         }
-        let reserves = decided.effects.bookings.iter().filter_map(fold::may_come_back);
-        self.reserved_ahead =
-            reserves.map(|(debit, amount, credit)| (debit.clone(), amount, credit.clone())).collect();
+        self.reserved_ahead = decided.effects.bookings.iter().filter_map(fold::reserved).collect();
         let store = Arc::clone(&self.store);
         let commit = async move { store.commit(message).await };
         if decided.group.len() < LARGE_BATCH {
@@ -343,7 +340,7 @@ impl<S: Store> Lane<S> {
             }
             Err(failure) => {
                 self.accounts.revert(decided.undo);
-                // Answers what was left out, so that a split of the batch does not lose it.
+                // `next_group` answers the operations whose deadline has passed. Without this call, a split of the batch would lose them.
                 let _ = work.next_group();
                 self.recover(&mut work, &decided.group, failure, &mut Tries::default()).await;
                 self.carry_out(work).await;
@@ -516,8 +513,8 @@ impl<S: Store> Lane<S> {
         tokio::time::timeout(FOLD_PATIENCE, room).await.is_ok()
     }
 
-    /// The pause before the next attempt to become able to write. A database that is out of reach is looked for often, because another
-    /// one may take its place within a second. One that answers and takes no writes is not pressed.
+    /// The pause before the next attempt to become able to write. An unreachable database is tried again every 100 ms, because another
+    /// server may take over within a second. A database that answers but refuses writes is tried at growing intervals, up to one second.
     fn pause_after(&mut self, error: &StoreError) -> Duration {
         if !error.is_refused_write() && !matches!(error, StoreError::Refused(_)) {
             self.refused_in_a_row = 0;

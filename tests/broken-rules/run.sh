@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Breaks one rule or guard after another in a copy of the last commit and tells which tests noticed. One that can be broken
-# without a test failing is an error. `make broken-rules`; with UNITS_ONLY=1 without the cluster, in a minute or two instead
-# of half an hour; with RULES="06 12" only those.
+# without a test failing is an error. `make broken-rules`; with UNITS_ONLY=1 without the cluster, in about ten minutes instead
+# of about an hour; with RULES="06 12" only those.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 root="$(cd "$here/../.." && pwd)"

@@ -194,12 +194,23 @@ pub enum SagaChange {
     Ended(TransferKey),
 }
 
-/// What a booking puts in transit and gives back if the verdict is a refusal: the account, the amount in minor units, and the account
-/// that is to be paid. A capture is none: what it puts in transit was held before, and is held again.
-pub fn may_come_back(booking: &Booking) -> Option<(&AccountId, i64, &AccountId)> {
+/// What a booking puts in transit. The debit account gets it back if the verdict is a refusal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reserved {
+    pub debit: AccountId,
+    pub credit: AccountId,
+    /// Minor units.
+    pub amount: i64,
+    /// The money of a capture was held before and is held again, so that what is available does not change.
+    pub is_capture: bool,
+}
+
+/// What a booking reserves; `None`: nothing.
+pub fn reserved(booking: &Booking) -> Option<Reserved> {
+    let credit = booking.payee.clone().filter(|_| booking.kind == BookingKind::Reserved)?;
     let purpose = booking.extra.as_ref().map_or_else(Default::default, |extra| extra.purpose);
-    let is_reserve = booking.kind == BookingKind::Reserved && purpose.captured_hold().is_none();
-    booking.payee.as_ref().filter(|_| is_reserve).map(|payee| (&booking.payer, booking.amount, payee))
+    let is_capture = purpose.captured_hold().is_some();
+    Some(Reserved { debit: booking.payer.clone(), credit, amount: booking.amount, is_capture })
 }
 
 /// What the booking does to the set of sagas under way; `None`: nothing.

@@ -235,11 +235,8 @@ impl Journal {
         named.openings = known;
         let opening = |account: &Account| Some((account.id.clone(), self.opening(account)?));
         named.openings.extend(to_load.into_iter().filter_map(opening));
-        for (key, first) in self.reserved() {
-            if let Some((debit, amount, credit)) = fold::may_come_back(first) {
-                named.under_way.entry(key.debit.clone()).or_default().add(amount, credit);
-                debug_assert_eq!(*debit, key.debit);
-            }
+        for reserved in self.under_way().into_iter().filter_map(fold::reserved) {
+            named.under_way.entry(reserved.debit.clone()).or_default().add(&reserved);
         }
         for operation in operations {
             named.holds.extend(operation.hold().and_then(|key| Some((key.clone(), self.hold(&key)?))));
@@ -260,7 +257,7 @@ impl Journal {
     }
 
     /// The first bookings of the sagas under way.
-    fn reserved(&self) -> Vec<(TransferKey, &Booking)> {
+    fn under_way(&self) -> Vec<&Booking> {
         let mut begun: HashMap<TransferKey, &Booking> = HashMap::new();
         for booking in &self.bookings {
             match fold::saga_change(booking) {
@@ -269,7 +266,7 @@ impl Journal {
                 None => {}
             }
         }
-        begun.into_iter().collect()
+        begun.into_values().collect()
     }
 
     // === writing ===

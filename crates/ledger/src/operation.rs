@@ -265,8 +265,8 @@ pub struct Decide {
     pub presumed: Option<Refused>,
     /// As in [`Transfer::defer_limited`].
     pub defer_limited: bool,
-    /// Somebody waits and asks again: answer `Undetermined` where money that may come back to the credit account would leave no room. Without
-    /// it, two transfers could wait for each other's verdict.
+    /// True if the caller asks again: the decision is `Undetermined` where money that may come back to the credit account would leave no room.
+    /// Recovery does not ask so, because two transfers could wait for each other's verdict without end.
     pub patient: bool,
 }
 

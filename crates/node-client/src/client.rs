@@ -157,7 +157,7 @@ impl Client {
     }
 
     /// Goes back to an endpoint that is preferred to the one in use, if such an endpoint serves again. Calls that are under way stay where
-    /// they are. All callers of a shard therefore end up at the same node, whichever they were at while it was away.
+    /// they are. All callers therefore use the same node of a shard again once the preferred node serves.
     pub async fn return_to_preferred(&self, until: Instant) {
         let Some(current) = self.standing() else { return };
         let Ok(_turn) = self.connecting.try_lock() else { return };
@@ -173,7 +173,7 @@ impl Client {
                     self.lock().current = Some(connection);
                     return;
                 }
-                // Not yet, and not at every look.
+                // The node answers but does not serve yet. It is not asked again for `AVOID_FOR`.
                 Ok(Ok((_, false))) => self.lock().failed_at[endpoint] = Some(Instant::now()),
                 Ok(Err(error)) => drop(self.failed(endpoint, error)),
                 Err(_) => return,

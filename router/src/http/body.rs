@@ -86,13 +86,14 @@ pub fn batch_media_type(headers: &HeaderMap) -> Result<MediaType, Problem> {
     })
 }
 
-/// The media type, `None` if it is none that a body may have. A body that is packed is refused: what it says would be guessed.
+/// Returns the media type, or `None` if the API accepts no body of that type. Refuses a compressed body, because the router does not
+/// decompress it.
 fn media_type(headers: &HeaderMap) -> Result<Option<MediaType>, Problem> {
     let is_plain = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
     if headers.get_all(header::CONTENT_ENCODING).iter().any(|encoding| !is_plain(encoding)) {
         return Err(Problem::new(
             Code::UnsupportedMediaType,
-            "Content-Encoding must be absent: send the body unpacked",
+            "Content-Encoding must be absent or identity: send the body uncompressed",
         ));
     }
     let Some(text) = single(headers, "Content-Type")?.and_then(|value| value.to_str().ok()) else {

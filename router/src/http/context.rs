@@ -93,7 +93,14 @@ fn one_host(request: &Request) -> Result<(), Problem> {
         Version::HTTP_11 => hosts == 1,
         _ => hosts <= 1,
     };
-    if is_right { Ok(()) } else { Err(Problem::new(Code::InvalidRequest, format!("Host is given {hosts} times"))) }
+    if is_right {
+        Ok(())
+    } else {
+        Err(Problem::new(
+            Code::InvalidRequest,
+            format!("a request may have only one Host header, and HTTP/1.1 requires one; this request has {hosts}"),
+        ))
+    }
 }
 
 /// The value of a header that has one value. Given twice with the same value it counts once.
@@ -104,7 +111,7 @@ pub fn single<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&
     let mut values = headers.get_all(name).iter();
     let first = values.next();
     if values.any(|other| Some(other) != first) {
-        return Err(Problem::header(name, format!("{name} is given with different values")));
+        return Err(Problem::header(name, format!("the header {name} occurs more than once, with different values")));
     }
     Ok(first)
 }

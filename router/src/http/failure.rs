@@ -33,8 +33,8 @@ impl From<CallError> for Problem {
                     .with_shard(&*shard)
             }
             CallError::Undetermined { shard } => {
-                let detail = "a transfer of the same account to this shard is under way; if it is refused, its money comes back and the \
-                              answer is another. Send the request again";
+                let detail = "the answer depends on another transfer of the account that is under way to the shard named in `shard`: if \
+                              that transfer is refused, its money comes back. Nothing was executed; send the same request again";
                 Self::new(code, detail).with_shard(&*shard)
             }
             CallError::ShuttingDown => Self::new(code, "another router takes the request"),

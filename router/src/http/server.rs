@@ -26,7 +26,7 @@ use tower::Service;
 pub use self::connections::Connections;
 use self::{
     activity::Overdue,
-    connections::Seat,
+    connections::Place,
     stream::{Returned, Watched},
 };
 use super::{
@@ -70,8 +70,8 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, _)) => match connections.admit() {
-                Some(seat) => {
-                    let connection = serve_connection(stream, app.clone(), limits, closing.clone(), seat);
+                Some(place) => {
+                    let connection = serve_connection(stream, app.clone(), limits, closing.clone(), place);
                     tasks.spawn("connection", connection);
                 }
                 None => refuse(stream, limits),
@@ -97,14 +97,14 @@ async fn serve_connection(
     app: axum::Router,
     limits: ServerLimits,
     closing: CancellationToken,
-    seat: Seat,
+    place: Place,
 ) {
     let _counted = Counted::enter(limits.listener);
     if let Err(reason) = stream.set_nodelay(true) {
         tracing::debug!(%reason, "TCP_NODELAY");
     }
     let returned = Returned::default();
-    match serve_requests(stream, app, limits, &closing, &seat, returned.clone()).await {
+    match serve_requests(stream, app, limits, &closing, &place, returned.clone()).await {
         Ended::ByItself => closing.run_until_cancelled(returned.linger()).await.unwrap_or_default(),
         // Nothing was asked, or nothing is taken: there is nobody to wait for.
         Ended::ByBound(reason) => count_closed(limits, reason),
@@ -123,10 +123,10 @@ async fn serve_requests(
     app: axum::Router,
     limits: ServerLimits,
     closing: &CancellationToken,
-    seat: &Seat,
+    place: &Place,
     returned: Returned,
 ) -> Ended {
-    let activity = Arc::clone(&seat.activity);
+    let activity = Arc::clone(&place.activity);
     let service = {
         let activity = Arc::clone(&activity);
         service_fn(move |mut request: Request<Incoming>| {
@@ -160,7 +160,7 @@ async fn serve_requests(
                 draining = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = seat.leave.cancelled(), if !leaving => {
+            () = place.leave.cancelled(), if !leaving => {
                 if activity.rest().is_some() {
                     return Ended::ByBound("gave_way");
                 }

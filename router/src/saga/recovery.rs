@@ -3,8 +3,8 @@
 //! Every router polls every shard. The shard postpones the next attempt of each saga that it hands over, so two routers
 //! seldom pick the same saga, and nothing bad happens when they do. The answer to a heartbeat says whether a saga is due, so
 //! that a shard with nothing due is polled only at each [`UNPROMPTED`]th turn. No signal can be lost for longer than that.
-//! A poll makes a pure plan first and then carries it out. A saga that cannot be read is reported and delays no other. Sagas whose next
-//! step is for a shard that takes no writes are left where they are, and are due as soon as the shard does.
+//! A poll makes a pure plan first and then carries it out. A saga that cannot be read is reported and delays no other. Recovery does not
+//! claim sagas that pay into a shard that is cut off. They stay due, and the first poll after the shard is back claims them.
 
 use std::{
     collections::HashMap,
@@ -119,8 +119,8 @@ async fn poll(core: &Core, shard: &Shard, reports: &Reports) {
     }
 }
 
-/// The shards, apart from `source`, that cannot take a saga's step at present, and the slots whose requests go to them. Sagas that pay
-/// into these slots wait where they are: an attempt would be in vain. A heartbeat a second finds out when that has changed.
+/// The shards, apart from `source`, that are cut off, and the slots whose requests go to them. Sagas that pay
+/// into these slots wait where they are: an attempt could not succeed. The heartbeat, once a second, notices when the shard is back.
 fn absent_shards(core: &Core, source: &Shard) -> (Vec<Arc<str>>, Vec<wire::SlotRange>) {
     let view = core.view();
     if view.shards().all(|shard| !shard.is_cut_off()) {
@@ -145,8 +145,8 @@ impl Reports {
             let oldest_s = (telemetry::clock::now_us() - oldest_us) / 1_000_000;
             let absent = absent.join(", ");
             tracing::warn!(
-                shard = %source, sagas, oldest_s, waiting_for = absent,
-                "sagas wait for shards that take no writes; their money is in transit until these shards do"
+                shard = %source, sagas, oldest_s, cut_off = absent,
+                "sagas wait because shards are cut off; their money stays in transit until these shards are back"
             );
         }
     }

@@ -13,8 +13,8 @@ pub struct CoreConfig {
     pub assets: AssetScales,
     /// Operations that may wait for one shard; more are refused as overloaded.
     pub queue_operations: usize,
-    /// Requests that may wait for one shard, where there are others; more are refused as overloaded. A shard that does not answer then
-    /// leaves the router's capacity to the others.
+    /// Requests that may wait for one shard, where there are others; further ones are refused as overloaded before they reserve anything. A
+    /// shard that does not answer then leaves the rest of the router to the others. A part of a large batch counts as a request.
     pub waiting_requests: usize,
     /// Execute calls to one shard at once.
     pub rpcs_in_flight: usize,

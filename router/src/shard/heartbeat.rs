@@ -15,7 +15,7 @@ use super::{Shard, witness::ShardName};
 /// What a node said at its last heartbeat.
 #[derive(Debug, Clone)]
 pub struct Said {
-    /// It did say something.
+    /// True if the node answered the heartbeat.
     is_heard: bool,
     pub reads: Result<(), String>,
     pub writes: Result<(), String>,
@@ -106,8 +106,8 @@ impl Shard {
     }
 
     /// Whether a write has no chance: the breaker is open, or waits for the answer of a probe, or the node has reported at the last
-    /// heartbeat that its database takes no writes. What needs this shard had better not begin. A heartbeat without an answer alone says
-    /// nothing: the node may be slow.
+    /// heartbeat that its database takes no writes. Work that needs this shard must not begin. An unanswered heartbeat alone does
+    /// not cut a shard off, because the node may only be slow.
     pub fn is_cut_off(&self) -> bool {
         !self.breaker().is_closed() || self.said().is_some_and(|said| said.is_heard && said.writes.is_err())
     }

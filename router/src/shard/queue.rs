@@ -1,7 +1,7 @@
 //! What waits for one shard: submissions in order, those that finish sagas before new work, with a bound on each.
 //!
-//! Finishing work goes first, and yet new work has its turn: a call that left new work behind is followed by one that begins with new
-//! work. A submission that is too heavy to share a call therefore waits for one call at most once it is at the front.
+//! Finishing work goes first. If a call had no room for new work, the next call begins with new work. A submission that is too heavy to
+//! share a call therefore waits for at most one call once it is at the front.
 
 use std::{
     collections::VecDeque,
@@ -83,7 +83,7 @@ pub struct Queue {
 struct Lines {
     finishing: Line,
     new: Line,
-    /// The last call had no room for the new work that waited.
+    /// True if the last call had no room for new work that was waiting.
     owes_new: bool,
     closed: bool,
 }

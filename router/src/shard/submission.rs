@@ -51,21 +51,18 @@ pub struct Waiting {
 }
 
 /// Counts a request among those that wait for a shard, for as long as it lives.
-pub struct Waiter {
-    waiting: Arc<AtomicUsize>,
-    /// How many waited before.
-    pub before: usize,
-}
+pub struct Waiter(Arc<AtomicUsize>);
 
 impl Waiter {
     pub fn enter(waiting: &Arc<AtomicUsize>) -> Self {
-        Self { before: waiting.fetch_add(1, Relaxed), waiting: Arc::clone(waiting) }
+        waiting.fetch_add(1, Relaxed);
+        Self(Arc::clone(waiting))
     }
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        self.waiting.fetch_sub(1, Relaxed);
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 

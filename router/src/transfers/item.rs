@@ -61,8 +61,8 @@ impl Item {
         matches!(self.progress, Progress::New)
     }
 
-    /// Ends it if it waits for verdicts of shards that are all cut off.
-    pub fn give_up_in_vain(&mut self, view: &View) {
+    /// Ends the transfer if it waits for verdicts of shards that are all cut off.
+    pub fn end_if_verdicts_are_cut_off(&mut self, view: &View) {
         let shard_of = |account: &AccountId| view.shard(view.route(account));
         if self.is_new()
             && let Some(first) = self.waits_for.first()
@@ -186,14 +186,18 @@ impl Item {
         }
     }
 
-    /// Takes the answer of a dry run, made because the credit account's shard is cut off: money that was reserved now would stay in
-    /// transit. What an earlier request has stored is answered; otherwise nothing was executed.
+    /// Takes the answer of a dry run, made because the credit account's shard is cut off or crowded: reserved money would stay in
+    /// transit. The client gets what an earlier request has stored; otherwise nothing was executed.
     pub fn refuse_unless_stored(&mut self, destination: &Shard, answer: Answer) -> Fate {
         let error = answer.as_ref().err().cloned();
         self.recall(answer);
         if self.is_new() {
             let shard = Arc::clone(destination.id());
-            self.end(Err(error.unwrap_or(CallError::Unavailable { shard })));
+            self.end(Err(error.unwrap_or(if destination.is_cut_off() {
+                CallError::Unavailable { shard }
+            } else {
+                CallError::Overloaded { shard }
+            })));
         }
         if matches!(self.progress, Progress::Reserved(_)) { Fate::Reserved } else { Fate::Done }
     }

@@ -332,7 +332,7 @@ async fn a_transfer_to_a_shard_that_is_cut_off_reserves_nothing_and_a_replay_is_
         let refused = cluster.router.transfer(transfer(number, &alice, &bob, 10), soon()).await;
         assert_eq!(refused, Err(CallError::Unavailable { shard: "s1".into() }));
     }
-    assert!(begun.elapsed() < Duration::from_secs(10), "nobody waits for a deadline");
+    assert!(begun.elapsed() < Duration::from_secs(10), "no request waits for its deadline");
     assert_eq!((cluster.nodes[0].pending(), cluster.posted(&alice).await), (0, 90), "no money is in transit");
     let again = cluster.router.transfer(transfer(1, &alice, &bob, 10), soon()).await;
     assert!(matches!(&again, Ok(TransferReply::Done(answer)) if answer.replayed), "{again:?}");
@@ -396,7 +396,7 @@ async fn a_shard_that_is_gone_holds_up_nobody_else() {
         let reply = cluster.router.transfer(transfer(n, &bob, &carol, 10), soon()).await;
         assert_eq!(reply, Err(CallError::Unavailable { shard: "s1".into() }));
     }
-    assert!(begun.elapsed() < Duration::from_secs(10), "nobody waits for a deadline");
+    assert!(begun.elapsed() < Duration::from_secs(10), "no request waits for its deadline");
     let status = cluster.router.shard_status().await;
     assert!(status[0].status.is_ok() && status[1].status.is_err());
     assert_eq!(status[0].breaker, "closed");

@@ -67,8 +67,8 @@ impl<S: Store> Lane<S> {
         let ownership = Arc::clone(&link.ownership);
         let owns = |id: &AccountId| ownership.owns(id);
         let mut named = load::named(&*self.store, &self.tail, &self.accounts, &owns, operations()).await?;
-        for (debit, amount, credit) in &self.reserved_ahead {
-            named.under_way.entry(debit.clone()).or_default().add(*amount, credit);
+        for reserved in &self.reserved_ahead {
+            named.under_way.entry(reserved.debit.clone()).or_default().add(reserved);
         }
         let suspects: Vec<&Operation> = operations().filter(|operation| self.recent_ids.suspect(operation)).collect();
         let prior = if self.careful {

@@ -7,8 +7,8 @@ use shard_map::SlotRange;
 
 /// Each failed attempt at a saga doubles the pause, up to this many microseconds.
 const LONGEST_PAUSE_US: i64 = 10_000_000;
-/// No pause is this long. A saga that is due later than this was written while the clock was ahead, and would wait
-/// without need.
+/// Longer than any pause. A saga that is due later than this was written while the clock was ahead. It counts as due now; otherwise it
+/// would wait without need.
 const CLOCK_WENT_BACK_US: i64 = 60_000_000;
 /// A saga younger than this, in microseconds, is left to the router that began it. The time is longer than the default
 /// request deadline, so that recovery seldom repeats the work of a live coordinator; repeating it is harmless.
@@ -22,7 +22,7 @@ const FIRST_ATTEMPT_AT_LAST_US: i64 = 40_000_000;
 /// A saga under way.
 #[derive(Debug, Clone)]
 pub struct OpenSaga {
-    /// The reserve, or what takes its place.
+    /// The booking that began the saga: `Reserved`, or `Presumed` if nothing was reserved.
     pub first: Booking,
     pub attempts: u32,
     /// Microseconds since the epoch.
@@ -40,8 +40,8 @@ pub struct OpenSagas {
 #[derive(Debug, Default)]
 struct OfAccount {
     ids: HashSet<TransferId>,
-    /// What comes back if every verdict is a refusal, in minor units.
-    amount: i128,
+    /// What comes back if every verdict is a refusal. The credit accounts are looked up when they are needed.
+    under_way: UnderWay,
 }
 
 /// What a coordinator gets to drive.
@@ -61,10 +61,6 @@ impl OpenSaga {
         Self { first, attempts: 0, next_attempt_us }
     }
 
-    fn may_come_back(&self) -> i128 {
-        fold::may_come_back(&self.first).map_or(0, |(_, amount, _)| i128::from(amount))
-    }
-
     fn pays_into(&self, slots: &[SlotRange]) -> bool {
         let Some(payee) = &self.first.payee else { return false };
         let slot = shard_map::slot_of(payee.as_str());
@@ -81,7 +77,9 @@ impl OpenSagas {
         self.remove(&key);
         let of_account = self.by_debit.entry(key.debit.clone()).or_default();
         of_account.ids.insert(key.id);
-        of_account.amount += saga.may_come_back();
+        if let Some(reserved) = fold::reserved(&saga.first) {
+            of_account.under_way.add(&reserved);
+        }
         self.by_key.insert(key, saga);
     }
 
@@ -89,7 +87,9 @@ impl OpenSagas {
         let saga = self.by_key.remove(key)?;
         if let Some(of_account) = self.by_debit.get_mut(&key.debit) {
             of_account.ids.remove(&key.id);
-            of_account.amount -= saga.may_come_back();
+            if let Some(reserved) = fold::reserved(&saga.first) {
+                of_account.under_way.subtract(&reserved);
+            }
             if of_account.ids.is_empty() {
                 self.by_debit.remove(&key.debit);
             }
@@ -121,16 +121,15 @@ impl OpenSagas {
 
     /// The reserved money that may come back to an account; `None`: nothing.
     pub fn under_way(&self, debit: &AccountId) -> Option<UnderWay> {
-        let of_account = self.by_debit.get(debit).filter(|of_account| of_account.amount > 0)?;
+        let of_account = self.by_debit.get(debit).filter(|of_account| of_account.under_way.posted > 0)?;
         let mut under_way = UnderWay::default();
         let key = |id: &TransferId| TransferKey { id: *id, debit: debit.clone() };
         let sagas = of_account.ids.iter().filter_map(|id| self.by_key.get(&key(id)));
-        for (_, amount, credit) in
-            sagas.filter_map(|saga| fold::may_come_back(&saga.first)).take(UnderWay::MOST_CREDITS)
-        {
-            under_way.add(amount, credit);
+        for reserved in sagas.filter_map(|saga| fold::reserved(&saga.first)).take(UnderWay::MOST_CREDITS) {
+            under_way.add(&reserved);
         }
-        Some(UnderWay { amount: of_account.amount, ..under_way })
+        let UnderWay { posted, available, .. } = of_account.under_way;
+        Some(UnderWay { posted, available, ..under_way })
     }
 
     /// As [`super::Tail::claim_due`].

@@ -48,7 +48,7 @@ impl Batch<'_> {
             Err(Refused { refusal: Refusal::AccountNotFound, side: Some(Side::Debit) }) => {
                 return Outcome::Hold(HoldOutcome::DebitNotFound);
             }
-            Err(refused) => match self.may_come_to_another_end(refused, &place.debit, place.amount) {
+            Err(refused) => match self.undetermined_refusal(refused, &place.debit, place.amount) {
                 Some(aside) => return outcome_of(aside),
                 None => Some(refused),
             },

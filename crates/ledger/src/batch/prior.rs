@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::{
     AccountId, Hold, HoldKey, TransferKey,
+    fold::Reserved,
     history::{Original, StoredRegister, StoredTransfer},
     operation::CreateAccount,
 };
@@ -45,8 +46,10 @@ pub struct Stored {
 /// The money of one account that reserved transfers have put in transit. It comes back if their verdicts are refusals.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UnderWay {
-    /// Minor units.
-    pub amount: i128,
+    /// What would be posted again, in minor units.
+    pub posted: i128,
+    /// What would be available again, in minor units: the same without captures.
+    pub available: i128,
     /// Some of the accounts that the transfers pay.
     pub credits: Vec<AccountId>,
 }
@@ -55,10 +58,20 @@ impl UnderWay {
     /// So many accounts are named.
     pub const MOST_CREDITS: usize = 8;
 
-    pub fn add(&mut self, amount: i64, credit: &AccountId) {
-        self.amount += i128::from(amount);
-        if self.credits.len() < Self::MOST_CREDITS && !self.credits.contains(credit) {
-            self.credits.push(credit.clone());
+    pub fn add(&mut self, reserved: &Reserved) {
+        self.posted += i128::from(reserved.amount);
+        if !reserved.is_capture {
+            self.available += i128::from(reserved.amount);
+        }
+        if self.credits.len() < Self::MOST_CREDITS && !self.credits.contains(&reserved.credit) {
+            self.credits.push(reserved.credit.clone());
+        }
+    }
+
+    pub fn subtract(&mut self, reserved: &Reserved) {
+        self.posted -= i128::from(reserved.amount);
+        if !reserved.is_capture {
+            self.available -= i128::from(reserved.amount);
         }
     }
 }

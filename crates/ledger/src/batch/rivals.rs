@@ -1,47 +1,48 @@
 //! Decisions that depend on rivals: reserved transfers of the same account whose verdicts are not known to this shard.
 //!
-//! A refusal is stored for good, so it must follow from an order of the operations in which each of them comes as a whole. A reserved
-//! transfer that is refused in the end has no effect in any order, but until then its money is missing. A refusal for want of that
-//! money would follow from no order. The same holds for a credit that only finds room below `max_balance` because the money is missing.
-//! Such an operation is [undetermined](crate::outcome::Outcome::Undetermined) until the verdicts are known.
+//! A refusal is stored for good, so it must be the result of some serial order of the operations. In every serial order, a transfer
+//! that is refused in the end has no effect. Between its reserve and its verdict, however, its money is missing from the account. A
+//! refusal for want of that money would follow from no order. The same holds for a credit that finds room below `max_balance` only
+//! because the money is missing. Such an operation is [undetermined](crate::outcome::Outcome::Undetermined) until the verdicts are known.
 //!
-//! What is under way may be counted too high, for a batch, after a settlement: an operation is then put off once more without need.
+//! Until the batch that contains a settlement is committed, `under_way` may still include the settled amount. An operation may then be
+//! answered `Undetermined` once more without need.
 
 use super::{Aside, Batch};
 use crate::{AccountId, Booking, Limit, Refusal, Refused, Side, fold};
 
 impl Batch<'_> {
-    /// Whether a refusal may turn out wrong, because money of the debit account comes back.
-    pub(super) fn may_come_to_another_end(&self, refused: Refused, debit: &AccountId, amount: i64) -> Option<Aside> {
+    /// Returns `Undetermined` if the debit account lacks only money that may come back.
+    pub(super) fn undetermined_refusal(&self, refused: Refused, debit: &AccountId, amount: i64) -> Option<Aside> {
         if refused != (Refused { refusal: Refusal::InsufficientFunds, side: Some(Side::Debit) }) {
             return None;
         }
         let (under_way, account) = (self.under_way.get(debit)?, self.accounts.get(debit)?);
-        let would_suffice = account.available()? + under_way.amount >= i128::from(amount);
-        would_suffice.then(|| Aside::Undetermined(under_way.credits.clone()))
+        let would_suffice = account.available()? + under_way.available >= i128::from(amount);
+        (would_suffice && amount < 0).then(|| Aside::Undetermined(under_way.credits.clone()))
     }
 
-    /// Whether a credit that has room now would have none, if money of its account comes back.
-    pub(super) fn may_find_no_room(&self, credit: &AccountId, amount: i64) -> Option<Aside> {
+    /// Returns `Undetermined` if the credit account would have no room once money that may come back has come back.
+    pub(super) fn undetermined_room(&self, credit: &AccountId, amount: i64) -> Option<Aside> {
         let (under_way, account) = (self.under_way.get(credit)?, self.accounts.get(credit)?);
         let Limit::AtMost(max) = account.max_balance else { return None };
-        let after = i128::from(account.posted) + under_way.amount + i128::from(amount);
+        let after = i128::from(account.posted) + under_way.posted + i128::from(amount);
         (after > i128::from(max)).then(|| Aside::Undetermined(under_way.credits.clone()))
     }
 
     /// Takes in what a booking reserves.
     pub(super) fn note_under_way(&mut self, booking: &Booking) {
-        if let Some((debit, amount, credit)) = fold::may_come_back(booking) {
-            self.under_way.entry(debit.clone()).or_default().add(amount, credit);
+        if let Some(reserved) = fold::reserved(booking) {
+            self.under_way.entry(reserved.debit.clone()).or_default().add(&reserved);
         }
     }
 
     /// The booking is taken back.
     pub(super) fn forget_under_way(&mut self, booking: &Booking) {
-        if let Some((debit, amount, _)) = fold::may_come_back(booking)
-            && let Some(under_way) = self.under_way.get_mut(debit)
+        if let Some(reserved) = fold::reserved(booking)
+            && let Some(under_way) = self.under_way.get_mut(&reserved.debit)
         {
-            under_way.amount -= i128::from(amount);
+            under_way.subtract(&reserved);
         }
     }
 }

@@ -37,7 +37,7 @@ impl Batch<'_> {
         let verdict = match self.check_arrival(decide) {
             Ok(())
                 if decide.patient
-                    && let Some(aside) = self.may_find_no_room(&decide.credit, decide.amount) =>
+                    && let Some(aside) = self.undetermined_room(&decide.credit, decide.amount) =>
             {
                 return outcome_of(aside);
             }

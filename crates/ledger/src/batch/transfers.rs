@@ -58,7 +58,7 @@ impl Batch<'_> {
             Ok(Ruling::Take) if transfer.cross_shard => {
                 return self.record(request, &order, BookingKind::Reserved, None);
             }
-            Ok(Ruling::Take) if let Some(aside) = self.may_find_no_room(&transfer.credit, order.amount) => {
+            Ok(Ruling::Take) if let Some(aside) = self.undetermined_room(&transfer.credit, order.amount) => {
                 return Err(aside);
             }
             Ok(Ruling::Take) => return self.record(request, &order, BookingKind::Posted, None),
@@ -76,7 +76,7 @@ impl Batch<'_> {
             {
                 Err(Aside::Deferred)
             }
-            refused => match self.may_come_to_another_end(refused, &transfer.debit, order.amount) {
+            refused => match self.undetermined_refusal(refused, &transfer.debit, order.amount) {
                 Some(aside) => Err(aside),
                 None => self.record(request, &order, BookingKind::Rejected, Some(refused)),
             },

@@ -1,8 +1,7 @@
 //! The connections of one listener: how many there may be, and which one gives way to a new one when there is no room.
 //!
-//! A connection that does nothing costs its client little to open again, and a new client that is refused has nothing at all. So the
-//! connection that has rested for longest gives way. Connections whose heads trickle in have a small share of the room: beyond it, they
-//! give way before others.
+//! Closing an idle connection costs its client one reconnect; refusing a new client costs that client its request. The connection that
+//! has been idle for longest is therefore closed. Connections with an unfinished head have a small share of the room.
 
 use std::{
     collections::HashMap,
@@ -17,7 +16,8 @@ use super::activity::{Activity, Rest};
 
 /// A connection gives way only if it has rested, or has been sending a head, for so long: one that is in use pauses between requests.
 const SHORTEST_REST: Duration = Duration::from_millis(500);
-/// Slow heads may hold one of so many connections before they give way ahead of idle connections.
+/// Connections with an unfinished head may hold 1/`SLOW_SHARE` of all connections. Beyond that share, the slowest of them is closed before
+/// any idle connection.
 const SLOW_SHARE: usize = 8;
 /// For so long after a refusal the listener counts as full.
 const FULL_FOR: Duration = Duration::from_secs(1);
@@ -31,18 +31,18 @@ pub struct Connections {
 #[derive(Debug, Default)]
 struct Open {
     next_number: u64,
-    guests: HashMap<u64, Guest>,
+    entries: HashMap<u64, Entry>,
     refused_at: Option<Instant>,
 }
 
 #[derive(Debug, Clone)]
-struct Guest {
+struct Entry {
     activity: Arc<Activity>,
     leave: CancellationToken,
 }
 
 /// The place of a connection, for as long as this lives.
-pub struct Seat {
+pub struct Place {
     connections: Arc<Connections>,
     number: u64,
     pub activity: Arc<Activity>,
@@ -56,23 +56,23 @@ impl Connections {
     }
 
     /// A place for a new connection. Where none is free, a connection is told to give way. `None`: every connection is in use.
-    pub fn admit(self: &Arc<Self>) -> Option<Seat> {
+    pub fn admit(self: &Arc<Self>) -> Option<Place> {
         let mut open = self.open();
-        if open.guests.len() >= self.max {
-            let Some(number) = open.who_gives_way(self.max / SLOW_SHARE) else {
+        if open.entries.len() >= self.max {
+            let Some(number) = open.next_to_close(self.max / SLOW_SHARE) else {
                 open.refused_at = Some(Instant::now());
                 return None;
             };
             // Its place is free at once. The connection itself closes as soon as its task runs.
-            if let Some(guest) = open.guests.remove(&number) {
-                guest.leave.cancel();
+            if let Some(entry) = open.entries.remove(&number) {
+                entry.leave.cancel();
             }
         }
         let number = open.next_number;
         open.next_number += 1;
         let (activity, leave) = (Activity::begin(), CancellationToken::new());
-        open.guests.insert(number, Guest { activity: Arc::clone(&activity), leave: leave.clone() });
-        Some(Seat { connections: Arc::clone(self), number, activity, leave })
+        open.entries.insert(number, Entry { activity: Arc::clone(&activity), leave: leave.clone() });
+        Some(Place { connections: Arc::clone(self), number, activity, leave })
     }
 
     /// Whether new clients were refused within the last second because every connection was in use.
@@ -89,11 +89,11 @@ impl Connections {
 impl Open {
     /// The connection that gives way: the slowest head if heads have more than their share, then the one that has been idle for longest,
     /// then the slowest head.
-    fn who_gives_way(&self, slow_share: usize) -> Option<u64> {
+    fn next_to_close(&self, slow_share: usize) -> Option<u64> {
         let (mut idle, mut head) = (None, None);
         let mut heads = 0;
-        for (number, guest) in &self.guests {
-            let (longest, rest) = match guest.activity.rest() {
+        for (number, entry) in &self.entries {
+            let (longest, rest) = match entry.activity.rest() {
                 Some(Rest::Idle(rest)) => (&mut idle, rest),
                 Some(Rest::Head(rest)) => (&mut head, rest),
                 None => continue,
@@ -101,7 +101,7 @@ impl Open {
             if rest < SHORTEST_REST {
                 continue;
             }
-            heads += usize::from(matches!(guest.activity.rest(), Some(Rest::Head(_))));
+            heads += usize::from(matches!(entry.activity.rest(), Some(Rest::Head(_))));
             if longest.is_none_or(|(_, before)| before < rest) {
                 *longest = Some((*number, rest));
             }
@@ -111,9 +111,9 @@ impl Open {
     }
 }
 
-impl Drop for Seat {
+impl Drop for Place {
     fn drop(&mut self) {
-        self.connections.open().guests.remove(&self.number);
+        self.connections.open().entries.remove(&self.number);
     }
 }
 
@@ -128,10 +128,10 @@ mod tests {
     }
 
     /// A connection that has answered a request and is idle now.
-    fn idle(connections: &Arc<Connections>) -> Seat {
-        let seat = connections.admit().unwrap();
-        drop(seat.activity.request(Version::HTTP_11));
-        seat
+    fn idle(connections: &Arc<Connections>) -> Place {
+        let place = connections.admit().unwrap();
+        drop(place.activity.request(Version::HTTP_11));
+        place
     }
 
     #[tokio::test(start_paused = true)]
@@ -161,20 +161,20 @@ mod tests {
         let connections = Connections::new(16);
         let resting = idle(&connections);
         after(10).await;
-        let slow: Vec<Seat> = (0..15).map(|_| connections.admit().unwrap()).collect();
+        let slow: Vec<Place> = (0..15).map(|_| connections.admit().unwrap()).collect();
         after(1_000).await;
         // Two of sixteen is their share.
-        let mut new: Vec<Seat> = Vec::new();
+        let mut new: Vec<Place> = Vec::new();
         for _ in 0..13 {
             new.push(idle(&connections));
             assert!(!resting.leave.is_cancelled());
         }
-        assert_eq!(slow.iter().filter(|seat| seat.leave.is_cancelled()).count(), 13);
+        assert_eq!(slow.iter().filter(|place| place.leave.is_cancelled()).count(), 13);
         new.push(idle(&connections));
         assert!(resting.leave.is_cancelled(), "the heads are within their share");
         new.push(idle(&connections));
         assert_eq!(
-            slow.iter().filter(|seat| seat.leave.is_cancelled()).count(),
+            slow.iter().filter(|place| place.leave.is_cancelled()).count(),
             14,
             "the new ones have not rested yet"
         );

@@ -168,7 +168,7 @@ pub async fn bring_about(
             };
             let ((), is_ended) = database::while_a_lane_is_frozen_within_copy(&dsn, held).await?;
             cluster.wait_until_ready("the fence is free", &[]).await?;
-            Ok(format!("shard {shard}, {}", if is_ended { "ended by the lane" } else { "nobody was in need" }))
+            Ok(format!("shard {shard}, {}", if is_ended { "ended by the lane" } else { "no lane needed the fence" }))
         }
         Fault::HoldSnapshot => {
             let dsn = cluster.status().shards[shard].dsn.clone();

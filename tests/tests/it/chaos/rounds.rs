@@ -2,7 +2,7 @@
 //!
 //! A round draws some of the faults, brings them about one after another under a mixed load while slots may move, lets the cluster heal
 //! and come to rest, and audits every answer that a client got. It prints one line. The seed in the line repeats the choice of faults,
-//! targets and times; the interleaving with the load is the machine's.
+//! targets and times; the interleaving with the load differs from run to run.
 
 use std::{
     collections::BTreeMap,

@@ -87,10 +87,14 @@ fn what_a_capture_has_in_transit_was_held_and_is_held_again() {
     assert!(matches!(pending, Outcome::Transfer(TransferOutcome::Done(_))), "{pending:?}");
     let poor = shard.one(Operation::Transfer(transfer(4, "alice", "bob", 50)));
     assert_eq!(refusal(&poor), Some(Refused::debit(Refusal::InsufficientFunds)));
+    // It is posted again, so that a credit may find no room.
+    limit(&mut shard, "alice", 100);
+    let credit = shard.one(Operation::Transfer(transfer(5, "bank", "alice", 10)));
+    assert_eq!(credit, Outcome::Undetermined(vec![id("bob")]));
 }
 
 #[test]
-fn a_credit_with_room_only_because_money_is_in_transit_waits_unless_nobody_asks_again() {
+fn a_credit_with_room_only_because_money_is_in_transit_waits_only_when_patient() {
     let mut shard = rich(100);
     limit(&mut shard, "alice", 100);
     let rival = reserve(2, "alice", "carol", 60);
