@@ -110,7 +110,7 @@ impl Shard {
             waiting: Arc::default(),
             max_waiting: config.waiting_requests,
             in_flight: Arc::new(Semaphore::new(config.rpcs_in_flight)),
-            reads_admitted: Semaphore::new(READS_ADMITTED),
+            reads_admitted: Semaphore::new(READS_ADMITTED.min(config.waiting_requests / 2).max(1)),
             reads_at_once: Semaphore::new(READS_AT_ONCE),
             scans_at_once: Semaphore::new(SCANS_AT_ONCE),
             metrics: ShardMetrics::new(&id),

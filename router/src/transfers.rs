@@ -82,7 +82,9 @@ impl<'a> Batch<'a> {
     fn new(core: &'a Core, transfers: Vec<NewTransfer>, deadline: Deadline) -> Self {
         let moved: i128 = transfers.iter().map(|transfer| i128::from(transfer.amount)).sum();
         let is_large = moved > i128::from(Account::HALF_FULL);
-        let items: Vec<Item> = transfers.into_iter().map(|transfer| Item::new(transfer, is_large)).collect();
+        let is_alone = transfers.len() == 1;
+        let items: Vec<Item> =
+            transfers.into_iter().map(|transfer| Item::new(transfer, is_large, is_alone)).collect();
         let open = (0..items.len()).collect();
         Self { core, deadline, items, open, recalled: false }
     }
@@ -116,7 +118,7 @@ impl<'a> Batch<'a> {
                     let crosses = line.source != line.destination;
                     let operation = item.operation(crosses, *defer_insufficient, *defer_limited);
                     let destination = view.shard(line.destination);
-                    let is_in_vain = crosses && lines.is_empty() && (destination.is_cut_off() || destination.is_crowded());
+                    let is_in_vain = crosses && (destination.is_cut_off() || destination.is_crowded());
                     let group = groups.entry(line.source);
                     // An earlier request with the same id is answered all the same: a dry run finds what is stored.
                     group.operations.push(if is_in_vain {

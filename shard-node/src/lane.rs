@@ -340,6 +340,9 @@ impl<S: Store> Lane<S> {
             }
             Err(failure) => {
                 self.accounts.revert(decided.undo);
+                if failure.in_doubt {
+                    work.doubt(&decided.group);
+                }
                 // `next_group` answers the operations whose deadline has passed. Without this call, a split of the batch would lose them.
                 let _ = work.next_group();
                 self.recover(&mut work, &decided.group, failure, &mut Tries::default()).await;
@@ -367,8 +370,8 @@ impl<S: Store> Lane<S> {
                 continue;
             }
             match self.attempt(&work, &group).await {
-                Ok(outcomes) => {
-                    work.answer(&group, outcomes);
+                Ok((decided, outcomes)) => {
+                    work.answer(&decided, outcomes);
                     tries = Tries::default();
                 }
                 Err(failure) => self.recover(&mut work, &group, failure, &mut tries).await,
@@ -377,10 +380,12 @@ impl<S: Store> Lane<S> {
         self.finish(work);
     }
 
-    /// Decides a group and writes it in one transaction.
-    async fn attempt(&mut self, work: &Work, group: &[usize]) -> Result<Vec<Outcome>, CommitFailure> {
+    /// Decides a group and writes it in one transaction. Returns the operations that were decided, because those whose deadline has passed
+    /// are left out, and what became of each.
+    async fn attempt(&mut self, work: &Work, group: &[usize]) -> Result<(Vec<usize>, Vec<Outcome>), CommitFailure> {
         let decided = self.decide(work, group.to_vec()).await?;
-        self.write(decided).await
+        let group = decided.group.clone();
+        Ok((group, self.write(decided).await?))
     }
 
     /// Writes a decided batch, and waits until it is committed.

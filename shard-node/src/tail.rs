@@ -280,7 +280,9 @@ impl Tail {
         }
         for operation in operations {
             operation.for_each_account(|account| {
-                if let Some(under_way) = state.sagas.under_way(account) {
+                if !found.contains_key(account)
+                    && let Some(under_way) = state.sagas.under_way(account)
+                {
                     found.insert(account.clone(), under_way);
                 }
             });

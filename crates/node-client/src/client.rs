@@ -176,7 +176,10 @@ impl Client {
                 // The node answers but does not serve yet. It is not asked again for `AVOID_FOR`.
                 Ok(Ok((_, false))) => self.lock().failed_at[endpoint] = Some(Instant::now()),
                 Ok(Err(error)) => drop(self.failed(endpoint, error)),
-                Err(_) => return,
+                Err(_) => {
+                    self.lock().failed_at[endpoint] = Some(Instant::now());
+                    return;
+                }
             }
         }
     }

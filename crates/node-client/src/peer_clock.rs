@@ -10,6 +10,8 @@ use std::{
 
 use tokio::time::Instant;
 
+/// A reading is replaced after this time in any case: clocks drift apart.
+const FORGET_AFTER: Duration = Duration::from_secs(60);
 /// A measurement that took longer than this replaces an earlier one only if it is more exact.
 const QUICK: Duration = Duration::from_millis(50);
 
@@ -41,7 +43,11 @@ impl PeerClock {
         let heard = Reading { at: asked, at_most_us: steady_us };
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_quick = answered.saturating_duration_since(asked) <= QUICK;
-        if is_quick || known.is_none_or(|known| heard.carried_to(answered) < known.carried_to(answered)) {
+        let is_better = |known: Reading| {
+            answered.saturating_duration_since(known.at) >= FORGET_AFTER
+                || heard.carried_to(answered) < known.carried_to(answered)
+        };
+        if is_quick || known.is_none_or(is_better) {
             *known = Some(heard);
         }
     }
@@ -76,5 +82,7 @@ mod tests {
         assert_eq!(clock.at(at(5_000)), Some(6_004_000));
         clock.heard(at(6_000), at(9_000), 7_002_000);
         assert_eq!(clock.at(at(9_000)), Some(10_002_000), "slow, and more exact all the same");
+        clock.heard(at(70_000), at(70_200), 75_000_000);
+        assert_eq!(clock.at(at(70_200)), Some(75_200_000), "the reading before is too old to count");
     }
 }

@@ -38,7 +38,7 @@ pub fn transfer_id(text: &str) -> Result<TransferId, Problem> {
 
 /// Replaces percent-encoded characters of a path that need no encoding: `/v1/%61ccounts` is `/v1/accounts` (RFC 3986, section 2.3).
 pub fn normalize(uri: &mut Uri) {
-    if !uri.path().contains('%') {
+    if !uri.path().contains('%') || has_stray_percent(uri.path()) {
         return;
     }
     let path = decode_unreserved(uri.path());
@@ -52,6 +52,14 @@ pub fn normalize(uri: &mut Uri) {
     if let Ok(normalized) = Uri::from_parts(parts) {
         *uri = normalized;
     }
+}
+
+/// Whether a percent sign stands before something else than two hexadecimal digits. What is left of such a path after decoding could be
+/// decoded once more.
+fn has_stray_percent(path: &str) -> bool {
+    let is_encoded =
+        |rest: &str| rest.get(..2).is_some_and(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+    path.split('%').skip(1).any(|rest| !is_encoded(rest))
 }
 
 fn decode_unreserved(path: &str) -> String {
@@ -119,6 +127,7 @@ mod tests {
             ("/%", "/%"),
             ("/%6", "/%6"),
             ("/%zz", "/%zz"),
+            ("/v1/accounts/%%361", "/v1/accounts/%%361"),
         ] {
             let mut uri: Uri = given.parse().unwrap();
             normalize(&mut uri);

@@ -25,7 +25,7 @@ use tower::Service;
 
 pub use self::connections::Connections;
 use self::{
-    activity::Overdue,
+    activity::{Overdue, Rest},
     connections::Place,
     stream::{Returned, Watched},
 };
@@ -161,10 +161,11 @@ async fn serve_requests(
                 connection.as_mut().graceful_shutdown();
             }
             () = place.leave.cancelled(), if !leaving => {
-                if activity.rest().is_some() {
+                if let Some(Rest::Head(_)) = activity.rest() {
                     return Ended::ByBound("gave_way");
                 }
-                // A request has begun meanwhile. It is answered first.
+                // The client may still be reading an answer, or a request has begun meanwhile. The next check but one cuts an idle
+                // connection off.
                 leaving = true;
                 count_closed(limits, "gave_way");
                 connection.as_mut().graceful_shutdown();

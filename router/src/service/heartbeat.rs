@@ -16,7 +16,15 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Runs until `core`'s tasks end.
 pub async fn run(core: Arc<Core>) {
-    core.tasks.token().run_until_cancelled(beat_repeatedly(&core)).await;
+    let both = async { tokio::join!(beat_repeatedly(&core), return_repeatedly(&core)) };
+    core.tasks.token().run_until_cancelled(both).await;
+}
+
+async fn return_repeatedly(core: &Core) {
+    loop {
+        sleep(EVERY).await;
+        return_to_preferred(core).await;
+    }
 }
 
 async fn beat_repeatedly(core: &Core) {
@@ -45,6 +53,13 @@ pub async fn once(core: &Core) -> Vec<(Arc<str>, Beat)> {
     let view = core.view();
     let asked = view.shards().cloned().map(|shard| async move { (Arc::clone(shard.id()), shard.beat(until).await) });
     join_all(asked).await
+}
+
+/// Has every shard's client look for the preferred node. A node that is out of reach delays no heartbeat.
+async fn return_to_preferred(core: &Core) {
+    let until = Instant::now() + PATIENCE;
+    let view = core.view();
+    join_all(view.shards().map(|shard| shard.return_to_preferred(until))).await;
 }
 
 fn pause(shards: usize) -> Duration {

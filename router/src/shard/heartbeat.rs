@@ -41,9 +41,13 @@ pub enum Beat {
 }
 
 impl Shard {
+    /// Goes back to a node that is preferred to the one in use, if it serves again.
+    pub async fn return_to_preferred(&self, until: Instant) {
+        self.client.return_to_preferred(until).await;
+    }
+
     /// Sends one heartbeat and waits for the answer until `until`.
     pub async fn beat(&self, until: Instant) -> Beat {
-        self.client.return_to_preferred(until).await;
         let name = ShardName { id: self.id.clone(), number: self.number };
         let clock_before = self.said().and_then(|said| said.clock);
         let told = self.witness.mark(self.number);

@@ -29,6 +29,8 @@ pub struct Item {
     defer_limited: bool,
     /// As in [`Line::is_large`].
     is_large: bool,
+    /// It is the only transfer of its request. The decisions of a batch keep their order, and do not wait for other verdicts.
+    is_alone: bool,
     /// Whether it is refused depends on transfers to these accounts, among others, whose verdicts were not known at its last turn.
     waits_for: Vec<AccountId>,
 }
@@ -44,7 +46,7 @@ enum Progress {
 }
 
 impl Item {
-    pub fn new(transfer: NewTransfer, is_large: bool) -> Self {
+    pub fn new(transfer: NewTransfer, is_large: bool, is_alone: bool) -> Self {
         Self {
             debit: AccountKey::of(&transfer.debit),
             credit: AccountKey::of(&transfer.credit),
@@ -52,6 +54,7 @@ impl Item {
             resent_to: None,
             defer_limited: false,
             is_large,
+            is_alone,
             waits_for: Vec::new(),
             transfer,
         }
@@ -235,7 +238,7 @@ impl Item {
             state,
             debit_after: None,
             defer_limited: self.defer_limited,
-            patient: true,
+            patient: self.is_alone,
             put_off: false,
             parked: None,
         }

@@ -70,7 +70,10 @@ impl<S: Store> Lane<S> {
         for reserved in &self.reserved_ahead {
             named.under_way.entry(reserved.debit.clone()).or_default().add(reserved);
         }
-        let suspects: Vec<&Operation> = operations().filter(|operation| self.recent_ids.suspect(operation)).collect();
+        // A dry run leaves no booking that an id could collide with: what is stored under its id is looked up at once.
+        let must_look =
+            |operation: &&Operation| matches!(operation, Operation::DryRun(_)) || self.recent_ids.suspect(operation);
+        let suspects: Vec<&Operation> = operations().filter(must_look).collect();
         let prior = if self.careful {
             Prior::Loaded(load::stored(&*self.store, &owns, operations()).await?)
         } else if suspects.is_empty() {

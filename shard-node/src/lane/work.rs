@@ -207,7 +207,10 @@ impl Work {
         }
     }
 
+    /// # Panics
+    /// When there is not one outcome for each operation: each client would get the answer of another.
     pub fn answer(&mut self, group: &[usize], outcomes: Vec<Outcome>) {
+        assert_eq!(group.len(), outcomes.len(), "one outcome for each operation");
         for (index, outcome) in group.iter().zip(outcomes) {
             self.replies[*index] = Some(Reply::Outcome(outcome));
         }

@@ -19,7 +19,7 @@ impl Batch<'_> {
         }
         let (under_way, account) = (self.under_way.get(debit)?, self.accounts.get(debit)?);
         let would_suffice = account.available()? + under_way.available >= i128::from(amount);
-        (would_suffice && amount < 0).then(|| Aside::Undetermined(under_way.credits.clone()))
+        would_suffice.then(|| Aside::Undetermined(under_way.credits.clone()))
     }
 
     /// Returns `Undetermined` if the credit account would have no room once money that may come back has come back.

@@ -87,6 +87,39 @@ async fn an_operation_whose_deadline_passes_while_rows_are_read_is_not_executed(
 }
 
 #[tokio::test(start_paused = true)]
+async fn each_operation_gets_its_own_answer_when_another_is_late_in_a_second_decision() {
+    let database = folded_shard_with(&["bank", "alice", "bob"]).await;
+    let node = Node::start(&database);
+    node.one(nothing(9)).await;
+    node.store.slow_down_reads(Duration::from_secs(3));
+    // A group that fails stores nothing, so that the first decision is unsure. The second one reads the journal.
+    let Operation::Transfer(poor) = pay(1, "bob", "bank", 1_000) else { panic!("a transfer") };
+    let group = Operation::AtomicTransfers(vec![poor]);
+    let operations =
+        vec![queued(pay(2, "alice", "bank", 5), 5_000), queued(group, 0), queued(pay(3, "bank", "alice", 7), 0)];
+    let replies = node.handle.execute(operations).await;
+    assert_eq!(not_executed(&replies[0]), Some(Reason::Deadline), "{replies:?}");
+    assert!(matches!(replies[1], Reply::Outcome(Outcome::Atomic(_))) && posted(&replies[2]), "{replies:?}");
+    assert_eq!(answer(&replies[2]).amount, 7);
+    assert_eq!((bookings_of(&database, 2), bookings_of(&database, 3)), (0, 1));
+    assert_eq!(balance(&database, "alice"), 107);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_sent_before_its_deadline_is_never_not_executed_when_the_answer_is_lost_after_it() {
+    for fault in [Fault::CrashAfter, Fault::Crash, Fault::LoseAnswer] {
+        let database = shard_with(&["bank", "alice"]).await;
+        let node = Node::start(&database);
+        node.store.order([Fault::Stall, fault]);
+        let hurried = node.submit_for(vec![pay(1, "alice", "bank", 1)], 2_000);
+        node.store.stalled(1).await;
+        pause_ms(3_000).await;
+        node.store.release();
+        assert_eq!(hurried.await.unwrap(), [Reply::Unknown], "{fault:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_operation_in_doubt_without_a_deadline_is_answered_when_the_database_is_back() {
     for (fault, is_written) in [(Fault::Crash, false), (Fault::CrashAfter, true)] {
         let database = shard_with(&["bank", "alice"]).await;
