@@ -48,7 +48,15 @@ pub async fn run(core: &Core, transfers: Vec<NewTransfer>, deadline: Deadline) -
         if batch.is_sent_again() {
             batch.recall(core).await;
         }
-        if batch.open.len() == before && !core.again(&mut reroutes, &learnt, batch.load()).await {
+        if batch.open.len() < before {
+            continue;
+        }
+        let goes_on = if batch.waits_for_verdicts() {
+            core.again_after_verdicts(&mut reroutes).await
+        } else {
+            core.again(&mut reroutes, &learnt, batch.load()).await
+        };
+        if !goes_on {
             // With every route known, the shards put off what is left.
             batch.give_up(|shard| match learnt {
                 Learnt::Owners => CallError::Deferred { shard },
@@ -197,6 +205,11 @@ impl<'a> Batch<'a> {
         for (index, saga) in indices.into_iter().zip(sagas) {
             self.items[index].conclude(saga);
         }
+    }
+
+    /// Whether nothing but verdicts of other transfers is missing.
+    fn waits_for_verdicts(&self) -> bool {
+        self.open.iter().all(|&index| self.items[index].waits_for_verdicts())
     }
 
     /// What is left of the batch.

@@ -77,7 +77,11 @@ pub async fn execute(
             None => return Err(CallError::OutcomeUnknown { shard: Arc::clone(shard.id()) }),
         };
         let learnt = core.learn(shard.id(), put_off.as_slice());
-        if !core.again(&mut reroutes, &learnt, load).await {
+        let goes_on = match undetermined {
+            Some(_) => core.again_after_verdicts(&mut reroutes).await,
+            None => core.again(&mut reroutes, &learnt, load).await,
+        };
+        if !goes_on {
             let shard = Arc::clone(shard.id());
             let error = match put_off {
                 Some(_) => CallError::Unavailable { shard },

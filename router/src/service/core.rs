@@ -64,6 +64,8 @@ impl Learnt {
 pub struct Reroutes {
     attempts: u32,
     pace: Pace,
+    /// Of a request that waits for the verdicts of other transfers.
+    verdict_pace: Pace,
     deadline: Deadline,
     until: Instant,
 }
@@ -74,10 +76,15 @@ impl Reroutes {
     const LONGEST: Duration = Duration::from_secs(10);
     const PAUSE_MIN: Duration = Duration::from_millis(4);
     const PAUSE_MAX: Duration = Duration::from_millis(30);
+    /// A verdict takes some milliseconds, or until a slow shard answers. Each question makes the shard look ids up.
+    const VERDICT_PAUSE_MIN: Duration = Duration::from_millis(10);
+    const VERDICT_PAUSE_MAX: Duration = Duration::from_millis(250);
 
     pub fn new(deadline: Deadline) -> Self {
         let until = Instant::now() + Self::LONGEST;
-        Self { attempts: 0, pace: Pace::new(Self::PAUSE_MIN, Self::PAUSE_MAX), deadline, until }
+        let pace = Pace::new(Self::PAUSE_MIN, Self::PAUSE_MAX);
+        let verdict_pace = Pace::new(Self::VERDICT_PAUSE_MIN, Self::VERDICT_PAUSE_MAX);
+        Self { attempts: 0, pace, verdict_pace, deadline, until }
     }
 }
 
@@ -140,6 +147,11 @@ impl Core {
             self.refresh(reroutes.deadline).await;
         }
         true
+    }
+
+    /// Waits before a request is sent once more whose answer depends on the verdicts of other transfers. False: it is not sent any more.
+    pub async fn again_after_verdicts(&self, reroutes: &mut Reroutes) -> bool {
+        reroutes.verdict_pace.pause(reroutes.deadline).await
     }
 
     /// Asks all shards which slots they own. A call during a refresh waits for its end.

@@ -49,7 +49,11 @@ pub async fn run(core: &Core, transfers: Vec<NewTransfer>, deadline: Deadline) -
             Some(Err(error)) => return Err(error),
             other => return Err(CallError::beside_the_question(shard.id(), &other)),
         };
-        if !core.again(&mut reroutes, &learnt, load).await {
+        let goes_on = match undetermined {
+            Some(_) => core.again_after_verdicts(&mut reroutes).await,
+            None => core.again(&mut reroutes, &learnt, load).await,
+        };
+        if !goes_on {
             return Err(put_off(undetermined, shard.id()));
         }
     }

@@ -64,6 +64,10 @@ impl Item {
         matches!(self.progress, Progress::New)
     }
 
+    pub fn waits_for_verdicts(&self) -> bool {
+        self.is_new() && !self.waits_for.is_empty()
+    }
+
     /// Ends the transfer if it waits for verdicts of shards that are all cut off.
     pub fn end_if_verdicts_are_cut_off(&mut self, view: &View) {
         let shard_of = |account: &AccountId| view.shard(view.route(account));
