@@ -13,6 +13,16 @@ pub fn data(text: &str) -> anyhow::Result<()> {
     finished(writeln!(io::stdout().lock(), "{text}"))
 }
 
+/// What a command with `--dry-run` would do: a sentence, or with `--json` the sentence as `would` beside `fields`.
+pub fn would(json: bool, sentence: &str, mut fields: serde_json::Value) -> anyhow::Result<()> {
+    if !json {
+        return data(sentence);
+    }
+    fields["dry_run"] = true.into();
+    fields["would"] = sentence.into();
+    self::json(&fields)
+}
+
 /// Prints a value as data, for `--json`.
 pub fn json<T: Serialize + ?Sized>(value: &T) -> anyhow::Result<()> {
     data(&serde_json::to_string_pretty(value)?)

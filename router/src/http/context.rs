@@ -11,7 +11,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::problem::{Code, Problem};
+use super::{
+    path::AsSent,
+    problem::{Code, Problem},
+};
 use crate::trace::{self, Context, Traceparent};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -35,7 +38,7 @@ pub async fn around<F: Future<Output = Response>>(
     let context = Arc::new(Context {
         id,
         method: request.method().clone(),
-        uri: request.uri().clone(),
+        uri: request.extensions().get::<AsSent>().map_or_else(|| request.uri().clone(), |sent| sent.0.clone()),
         traceparent: Traceparent::of(request.headers()),
     });
     let checked = one_host(&request).and_then(|()| timeout(request.headers()));

@@ -1,7 +1,7 @@
 //! Ids in paths, of requests and of what they made.
 
 use axum::extract::{FromRequestParts, Path};
-use http::{Uri, request::Parts};
+use http::{Request, Uri, request::Parts};
 use ledger::{AccountId, TransferId};
 
 use super::{
@@ -36,11 +36,23 @@ pub fn transfer_id(text: &str) -> Result<TransferId, Problem> {
     parse::transfer_id_parameter(text)
 }
 
-/// Replaces percent-encoded characters of a path that need no encoding: `/v1/%61ccounts` is `/v1/accounts` (RFC 3986, section 2.3).
-pub fn normalize(uri: &mut Uri) {
-    if !uri.path().contains('%') || has_stray_percent(uri.path()) {
+/// The target of a request as the client sent it, where [`normalize`] has changed it.
+#[derive(Debug, Clone)]
+pub struct AsSent(pub Uri);
+
+/// Replaces percent-encoded characters of a request's path that need no encoding: `/v1/%61ccounts` is `/v1/accounts` (RFC 3986, section 2.3).
+pub fn normalize<B>(request: &mut Request<B>) {
+    if !request.uri().path().contains('%') || has_stray_percent(request.uri().path()) {
         return;
     }
+    let as_sent = request.uri().clone();
+    normalize_uri(request.uri_mut());
+    if *request.uri() != as_sent {
+        request.extensions_mut().insert(AsSent(as_sent));
+    }
+}
+
+fn normalize_uri(uri: &mut Uri) {
     let path = decode_unreserved(uri.path());
     let text = match uri.query() {
         Some(query) => format!("{path}?{query}"),
@@ -129,9 +141,11 @@ mod tests {
             ("/%zz", "/%zz"),
             ("/v1/accounts/%%361", "/v1/accounts/%%361"),
         ] {
-            let mut uri: Uri = given.parse().unwrap();
-            normalize(&mut uri);
-            assert_eq!(uri.to_string(), normal, "{given}");
+            let mut request = Request::builder().uri(given).body(()).unwrap();
+            normalize(&mut request);
+            assert_eq!(request.uri().to_string(), normal, "{given}");
+            let as_sent = request.extensions().get::<AsSent>().map(|sent| sent.0.to_string());
+            assert_eq!(as_sent.as_deref(), (given != normal).then_some(given));
         }
     }
 }

@@ -130,7 +130,7 @@ async fn serve_requests(
     let service = {
         let activity = Arc::clone(&activity);
         service_fn(move |mut request: Request<Incoming>| {
-            path::normalize(request.uri_mut());
+            path::normalize(&mut request);
             let request_activity = activity.request(request.version());
             // A router is always ready, and cloning it clones an Arc.
             let answer = app.clone().call(request);
@@ -273,7 +273,8 @@ mod tests {
                 wait.notified().await;
                 "slow"
             });
-            let app = axum::Router::new().route("/", get(async || "quick")).route("/slow", slow);
+            let quick = get(async || "quick");
+            let app = axum::Router::new().route("/", quick.clone()).route("/name", quick).route("/slow", slow);
             let connections = Connections::new(max_connections);
             tasks.spawn("server", serve(listener, app, limits, connections, tasks.clone(), tasks.token().clone()));
             Self { address, tasks, arrived, answer }
@@ -350,6 +351,15 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("\"overloaded\""), "{answer}");
         server.answer.notify_one();
         assert!(read_to_end(&mut first).await.ends_with("slow"));
+        server.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_letter_that_is_percent_encoded_is_the_letter() {
+        let server = Server::start(limits()).await;
+        let mut stream = server.connect().await;
+        stream.write_all(b"GET /n%61me HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        assert!(read_to_end(&mut stream).await.ends_with("quick"));
         server.end().await;
     }
 

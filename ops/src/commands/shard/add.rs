@@ -52,7 +52,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         for url in &args.node {
             preflight(&nodes.map, &args.id, number, url).await?;
         }
-        output::data(&format!("would add shard {} with number {number}, {how}", args.id))?;
+        let sentence = format!("would add shard {} with number {number}, {how}", args.id);
+        output::would(context.json, &sentence, json!({"id": args.id, "number": number, "nodes": args.node}))?;
         return Ok(ExitCode::SUCCESS);
     }
     let urls = if is_local {

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::ensure;
+use serde_json::json;
 use wire::MoveWishes;
 
 use crate::{
@@ -52,6 +53,10 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let plan = plan::decide(&nodes, &owners, &weights, &Goal::Drain(vec![args.id.clone()]))?;
     let blockers = estimate::blockers(&plan, &views)?;
     ensure!(args.dry_run || blockers.is_empty(), "the drain is blocked by {}", blockers.join(", and by "));
+    if args.dry_run && context.json {
+        output::json(&json!({"id": args.id, "dry_run": true, "plan": plan, "blockers": blockers}))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if args.dry_run {
         for blocker in &blockers {
             output::data(&format!("BLOCKED BY {blocker}"))?;

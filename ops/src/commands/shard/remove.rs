@@ -60,7 +60,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         return Ok(exit::violation());
     }
     if args.dry_run {
-        output::data(&format!("shard {} is empty and would be removed from the map", args.id))?;
+        let sentence = format!("shard {} is empty and would be removed from the map", args.id);
+        output::would(context.json, &sentence, json!({"id": args.id, "removed": false, "left": []}))?;
         return Ok(ExitCode::SUCCESS);
     }
     let map = nodes.publish(|newest| Ok(newest.successor_without(&args.id)?)).await?;

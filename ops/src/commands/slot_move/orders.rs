@@ -60,7 +60,8 @@ pub async fn verify(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let nodes = super::nodes(&args.cluster.address, context).await?;
     let (target, _, before) = super::find(&nodes, args.id).await?;
     if args.dry_run {
-        output::data(&format!("move {} is {}; both sides would be compared", before.id, before.phase))?;
+        let sentence = format!("move {} is {}; both sides would be compared", before.id, before.phase);
+        output::would(context.json, &sentence, json!({"id": before.id, "phase": before.phase}))?;
         return Ok(ExitCode::SUCCESS);
     }
     nodes.control(&target, before.id, MoveWishes { verify: Some(true), ..Default::default() }).await?;
@@ -131,7 +132,9 @@ pub async fn reverse(args: Args, context: &Context) -> anyhow::Result<ExitCode> 
     );
     let slots = wire::convert::slots_from_wire(&status.slots)?;
     if args.dry_run {
-        output::data(&format!("would move {} slots back from {target} to {}", view.slot_count, view.from))?;
+        let sentence = format!("would move {} slots back from {target} to {}", view.slot_count, view.from);
+        let fields = json!({"id": view.id, "from": target, "to": view.from, "slots": view.slot_count});
+        output::would(context.json, &sentence, fields)?;
         return Ok(ExitCode::SUCCESS);
     }
     let id = Uuid::now_v7();
@@ -143,7 +146,8 @@ async fn order(args: Args, context: &Context, wishes: MoveWishes, done: &str) ->
     let nodes = super::nodes(&args.cluster.address, context).await?;
     let (target, _, view) = super::find(&nodes, args.id).await?;
     if args.dry_run {
-        output::data(&format!("move {} is {}; it would be ordered: {done}", view.id, view.phase))?;
+        let sentence = format!("move {} is {}; it would be ordered: {done}", view.id, view.phase);
+        output::would(context.json, &sentence, json!({"id": view.id, "phase": view.phase}))?;
         return Ok(ExitCode::SUCCESS);
     }
     nodes.control(&target, view.id, wishes).await?;
@@ -164,7 +168,8 @@ async fn order_and_wait(
     let nodes = super::nodes(&args.cluster.address, context).await?;
     let (target, _, view) = super::find(&nodes, args.id).await?;
     if args.dry_run {
-        output::data(&format!("move {} is {}; it would become: {}", view.id, view.phase, wanted.join(" or ")))?;
+        let sentence = format!("move {} is {}; it would become: {}", view.id, view.phase, wanted.join(" or "));
+        output::would(context.json, &sentence, json!({"id": view.id, "phase": view.phase, "becomes": wanted}))?;
         return Ok(ExitCode::SUCCESS);
     }
     nodes.control(&target, view.id, wishes).await?;

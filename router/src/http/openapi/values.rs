@@ -32,9 +32,9 @@ macro_rules! values {
 }
 
 values! {
-    /// 1 to 128 characters of `A-Z a-z 0-9 . _ : - { } @`, not beginning with `@`.
+    /// 1 to 128 characters of `A-Z a-z 0-9 . _ : - { } @`, not beginning with `@`, and neither `.` nor `..`.
     AccountId = text()
-        .pattern(Some("^[A-Za-z0-9._:{}-][A-Za-z0-9._:{}@-]*$"))
+        .pattern(Some(r"^([A-Za-z0-9_:{}-][A-Za-z0-9._:{}@-]*|\.([A-Za-z0-9_:{}@-][A-Za-z0-9._:{}@-]*|\.[A-Za-z0-9._:{}@-]+))$"))
         .min_length(Some(1))
         .max_length(Some(LedgerAccountId::MAX_LEN))
         .examples(["alice"]);

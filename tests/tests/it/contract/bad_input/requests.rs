@@ -52,8 +52,6 @@ async fn paths(tried: &mut Tried<'_>, account: &str) {
             tried.note(&format!("{method} {path}"), refused);
         }
     }
-    let encoded = account.replacen("/v1/accounts", "/v1/%61cc%6funts", 1);
-    tried.call(&encoded, Call::get(&encoded), "200").await;
     for id in ["%00", "a%00b", "%ff", "a%20b", "%40in-transit:USD", "a%2Fb", &"a".repeat(129), "%2E", ".."] {
         for rest in ["", "/entries", "/balance"] {
             let path = format!("/v1/accounts/{id}{rest}");
@@ -178,7 +176,7 @@ async fn headers(tried: &mut Tried<'_>, account: &str) {
         tried.call(packed, call, "415 unsupported_media_type").await;
     }
     let plain = Call::new(Method::POST, "/v1/transfers", BODY).header("content-encoding", "identity");
-    tried.call("identity", plain, "400 invalid_amount at=/amount").await;
+    tried.call("identity", plain, "400 invalid_amount at='/amount'").await;
     for (method, path) in [
         (Method::POST, "/v1/accounts"),
         (Method::POST, "/v1/accounts:batch"),
