@@ -484,7 +484,7 @@ impl Tail {
     /// Sagas whose next attempt is due, oldest first, at most `limit`. Their next attempts are pushed out, so that two
     /// coordinators seldom pick the same one. Attempts are counted in memory only: they decide nothing.
     ///
-    /// Sagas that pay an account in one of the slots `left_out` are counted instead, and stay due: an attempt would be in vain.
+    /// Sagas that pay an account in one of the slots `left_out` are counted instead, and stay due: an attempt could not succeed.
     pub fn claim_due(&self, now_us: i64, limit: usize, left_out: &[SlotRange]) -> DueSagas {
         self.state().sagas.claim_due(now_us, limit, left_out)
     }
