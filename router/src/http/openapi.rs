@@ -29,8 +29,11 @@ use super::{accounts, balances, holds, problem::Problem, transfers};
 
 #[derive(OpenApi)]
 #[openapi(
+    servers((url = "/", description = "The router that serves this description.")),
+    security(()),
     info(
         title = "Shardledger",
+        contact(name = "The operator of this ledger"),
         description = "A horizontally sharded ledger. Amounts are decimal strings, times are RFC 3339 in UTC, errors are RFC \
             9457 problems with a stable `code`, `retryable` and `executed`.\n\n\
             **Ids make requests safe to repeat.** The same id with the same content is answered with the first result, for \

@@ -23,9 +23,9 @@ use ledger::{AccountId, AssetCode, AssetRegistry, TransferId};
 
 pub use account::{AccountBatchBody, AccountBody, account, account_batch};
 pub use account_changes::{AccountChanges, account_changes};
-pub use follow_up::{CaptureBody, FollowUp, ReleaseBody, ReversalBody, capture, release, reversal};
+pub use follow_up::{CaptureBody, FollowUp, ReversalBody, capture, release, reversal};
 pub use hold::{HoldBody, hold};
-pub use ndjson::{TransferLines, transfer_lines};
+pub use ndjson::transfer_lines;
 pub use rules::UNLIMITED;
 pub use transfer::{TransferBody, transfer};
 pub use transfer_batch::{TransferBatch, TransferBatchBody, transfer_batch};

@@ -40,19 +40,16 @@ struct Inner {
 }
 
 /// One thing wrong with a request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldError {
     /// The code this error alone would be answered with.
-    #[schema(value_type = String, pattern = "^[a-z_]+$")]
     pub code: Code,
-    #[serde(flatten)]
     pub place: Place,
     pub detail: String,
 }
 
 /// Where in the request an error is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     /// A JSON pointer into the body.
     Pointer(String),
@@ -186,7 +183,7 @@ impl Problem {
             retryable: definition.retryable,
             executed: definition.executed,
             request_id,
-            errors: &self.0.errors,
+            errors: self.0.errors.iter().map(FieldErrorBody::of).collect(),
             transfer_id: self.0.transfer_id,
             hold_id: self.0.hold_id,
             side: self.0.side.map(Side::as_str),
@@ -246,9 +243,9 @@ pub struct ProblemBody<'a> {
     /// The header `X-Request-Id` of the answer.
     request_id: &'a str,
     /// Everything wrong with a malformed request.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
-    errors: &'a [FieldError],
+    errors: Vec<FieldErrorBody<'a>>,
     /// The transfer it is about, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = values::TransferId, required = false)]
@@ -269,4 +266,40 @@ pub struct ProblemBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     shard: Option<&'a str>,
+}
+
+/// One thing wrong with a request, and where: in one of `pointer`, `parameter` and `header`.
+#[derive(Serialize, ToSchema)]
+#[schema(as = FieldError)]
+struct FieldErrorBody<'a> {
+    /// The code this error alone would be answered with.
+    #[schema(value_type = String, pattern = "^[a-z_]+$")]
+    code: Code,
+    /// A JSON pointer into the body.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pointer: Option<&'a str>,
+    /// A query or path parameter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    parameter: Option<&'a str>,
+    /// A header of the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    header: Option<&'a str>,
+    /// What is wrong, for people.
+    detail: &'a str,
+}
+
+impl<'a> FieldErrorBody<'a> {
+    fn of(error: &'a FieldError) -> Self {
+        let FieldError { code, place, detail } = error;
+        let mut body = Self { code: *code, pointer: None, parameter: None, header: None, detail };
+        match place {
+            Place::Pointer(pointer) => body.pointer = Some(pointer),
+            Place::Parameter(name) => body.parameter = Some(name),
+            Place::Header(name) => body.header = Some(name),
+        }
+        body
+    }
 }

@@ -74,6 +74,8 @@ pub async fn open(
 }
 
 /// Open up to 10,000 accounts, with a result each.
+///
+/// Accounts that are there are answered as `POST /v1/accounts` answers them; one that fails keeps no other from being opened.
 #[utoipa::path(
     post, path = "/v1/accounts:batch", operation_id = "openAccounts", tag = "accounts",
     request_body = parse::AccountBatchBody,

@@ -23,6 +23,8 @@ use crate::http::{
 const TIME_EXPECTED: &str = "a time in RFC 3339, such as 2026-01-31T12:00:00Z (a + in an offset is %2B)";
 
 /// Read an account.
+///
+/// Its balances include every transfer that was answered before the request was sent, through whichever router.
 #[utoipa::path(
     get, path = "/v1/accounts/{id}", operation_id = "getAccount", tag = "accounts",
     params(("id" = values::AccountId, Path, description = "The account.")),
@@ -40,7 +42,9 @@ pub async fn show(
     Ok(view::json(StatusCode::OK, &AccountView::new(account, &edge.rulebook.assets)?))
 }
 
-/// Read an account's journal, newest first unless `order=asc`.
+/// Read an account's journal.
+///
+/// Newest first unless `order=asc`. Entries never change, so a page that was read stays as it is.
 #[utoipa::path(
     get, path = "/v1/accounts/{id}/entries", operation_id = "listEntries", tag = "accounts",
     params(
@@ -92,7 +96,9 @@ pub async fn entries(
     Ok(view::json_with_capacity(StatusCode::OK, &view, view.data.len() * 256 + 64))
 }
 
-/// Read what an account held at a time; now, unless `at` says when.
+/// Read what an account held at a time.
+///
+/// At present, unless `at` says when.
 #[utoipa::path(
     get, path = "/v1/accounts/{id}/balance", operation_id = "getBalance", tag = "accounts",
     params(

@@ -22,14 +22,14 @@ use crate::{
 
 /// Release a hold: what remains of it is available again.
 ///
-/// Sent again it answers the same and `Idempotent-Replayed: true`. It waits for a capture in flight.
+/// Sent again it answers the same and `Idempotent-Replayed: true`. It waits for a capture in flight. It needs no body; an empty JSON
+/// object is accepted.
 #[utoipa::path(
     post, path = "/v1/holds/{id}/release", operation_id = "releaseHold", tag = "holds",
     params(
         ("id" = values::TransferId, Path, description = "The hold."),
         DebitParameter,
     ),
-    request_body = Option<parse::ReleaseBody>,
     responses(
         (status = 200, description = "released, now or by an earlier request", body = HoldView),
     ),

@@ -53,8 +53,12 @@ impl Step {
             }
         }
         if let Some(body) = &self.body {
-            let media_type = self.media_type.as_deref().unwrap_or("application/json");
-            self.note(&mut operation.0["requestBody"]["content"][media_type], body);
+            // A media type that OpenAPI cannot describe stands beside the others: generators would send one JSON text of it.
+            let (contents, media_type) = match self.media_type.as_deref() {
+                None => ("content", "application/json"),
+                Some(other) => ("x-content", other),
+            };
+            self.note(&mut operation.0["requestBody"][contents][media_type], body);
         }
         for response in operation.responses_of(&[self.status.to_string().as_str()]) {
             for content in members(&mut response["content"]).values_mut() {

@@ -1,6 +1,6 @@
 //! Which errors each operation may be answered with: the only such table, out of which come the responses of all operations.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ledger::{Refusal, Refused};
 use serde_json::{Value, json};
@@ -100,21 +100,21 @@ const TABLE: &[(&str, &[&[Code]])] = &[
 /// Gives every operation its errors, and every error its example.
 pub fn add(document: &mut Value) -> Result<(), serde_json::Error> {
     let mut examples = BTreeMap::new();
+    let shared = names_of_several_codes();
     for (id, mut operation) in operations(document) {
         let by_status = by_status(&id);
         let responses = operation.responses();
         // Said here and nowhere else.
         responses.retain(|status, _| status.as_str() < "400");
         for (status, codes) in by_status {
-            responses.insert(status.to_string(), response(status, &codes));
-            for code in codes {
-                examples.insert(code.as_str(), code);
-            }
+            let named: Vec<_> = codes.iter().map(|code| (example_name(*code, &shared), *code)).collect();
+            responses.insert(status.to_string(), response(&named));
+            examples.extend(named);
         }
     }
     let examples = examples
         .into_iter()
-        .map(|(name, code)| Ok((name.to_owned(), example(code)?)))
+        .map(|(name, code)| Ok((name, example(code)?)))
         .collect::<Result<_, serde_json::Error>>()?;
     members(&mut document["components"]).insert("examples".to_owned(), Value::Object(examples));
     Ok(())
@@ -131,19 +131,41 @@ fn by_status(operation: &str) -> BTreeMap<u16, Vec<Code>> {
     by_status
 }
 
-fn response(status: u16, codes: &[Code]) -> Value {
-    let names: Vec<_> = codes.iter().map(|code| code.as_str()).collect();
+/// Texts that stand for codes of different statuses: an account that a path names is 404, one that a transfer names 422.
+fn names_of_several_codes() -> BTreeSet<&'static str> {
+    let mut statuses = BTreeMap::<&str, BTreeSet<u16>>::new();
+    for code in TABLE.iter().flat_map(|(_, groups)| groups.iter().copied().flatten()).chain(ALWAYS) {
+        statuses.entry(code.as_str()).or_default().insert(code.definition().status.as_u16());
+    }
+    statuses.retain(|_, statuses| statuses.len() > 1);
+    statuses.into_keys().collect()
+}
+
+/// The key of a code's example in the components.
+fn example_name(code: Code, shared: &BTreeSet<&str>) -> String {
+    let definition = code.definition();
+    if shared.contains(definition.code) {
+        format!("{}_{}", definition.code, definition.status.as_u16())
+    } else {
+        definition.code.to_owned()
+    }
+}
+
+/// The response of one status. Its schema is `Problem` itself: generators of clients make a type of each narrower schema, and would make
+/// one for each operation and status. The codes stand in the description for people, and in `x-problem-codes` for programs.
+fn response(codes: &[(String, Code)]) -> Value {
+    let names: Vec<_> = codes.iter().map(|(_, code)| code.as_str()).collect();
     let lines: Vec<_> =
-        codes.iter().map(|code| format!("`{}`: {}.", code.as_str(), code.definition().title)).collect();
-    let examples: serde_json::Map<_, _> = names
+        codes.iter().map(|(_, code)| format!("`{}`: {}.", code.as_str(), code.definition().title)).collect();
+    let examples: serde_json::Map<_, _> = codes
         .iter()
-        .map(|name| ((*name).to_owned(), json!({"$ref": format!("#/components/examples/{name}")})))
+        .map(|(name, _)| (name.clone(), json!({"$ref": format!("#/components/examples/{name}")})))
         .collect();
-    let narrowed = json!({"properties": {"status": {"const": status}, "code": {"enum": names}}});
     json!({
         "description": lines.join("\n\n"),
+        "x-problem-codes": names,
         "content": {PROBLEM_JSON.to_str().unwrap_or_default(): {
-            "schema": {"allOf": [{"$ref": "#/components/schemas/Problem"}, narrowed]},
+            "schema": {"$ref": "#/components/schemas/Problem"},
             "examples": examples,
         }},
     })
@@ -186,8 +208,6 @@ fn about(refusal: Refusal) -> Refused {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     #[test]

@@ -31,9 +31,10 @@ pub struct CaptureBody<'a> {
     #[serde(borrow, default)]
     #[schema(value_type = Option<values::PositiveAmount>)]
     amount: Option<Cow<'a, str>>,
-    /// Whether what then remains of the hold is released; `false` keeps it held for further captures.
+    /// Whether what then remains of the hold is released, which it is unless this is `false`: then it stays held for further captures.
+    // No `default` in the description: some generators of clients make a member with a default mandatory.
     #[serde(rename = "final", default = "released_unless_told")]
-    #[schema(required = false, default = true)]
+    #[schema(required = false)]
     finalize: bool,
 }
 
@@ -61,9 +62,9 @@ pub struct ReversalBody<'a> {
 const REVERSAL_FIELDS: &[&str] = &["id", "amount"];
 
 /// A release has nothing to say.
-#[derive(Deserialize, ToSchema)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ReleaseBody {}
+struct ReleaseBody {}
 
 /// A capture or reversal as ordered.
 #[derive(Debug)]

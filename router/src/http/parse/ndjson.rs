@@ -5,40 +5,17 @@ use std::collections::HashSet;
 
 use ledger::Metadata;
 
-use utoipa::{
-    PartialSchema, ToSchema,
-    openapi::{ArrayBuilder, Ref, RefOr, Schema},
-};
-
 use super::{
     MAX_BATCH_ITEMS, Rulebook,
     explain::{Explanation, batch_too_large, read_tree},
     transfer::TransferBody,
-    transfer_batch::{BatchedTransfer, examine_item, ids_differ},
+    transfer_batch::{examine_item, ids_differ},
     typed,
 };
 use crate::{
     http::problem::{Code, Problem},
     service::NewTransfer,
 };
-
-/// A batch as NDJSON: what is described is the sequence of its lines, as OpenAPI has it for such media types.
-pub enum TransferLines {}
-
-impl PartialSchema for TransferLines {
-    fn schema() -> RefOr<Schema> {
-        let lines = ArrayBuilder::new().items(Ref::from_schema_name(BatchedTransfer::name()));
-        let lines = lines.min_items(Some(1)).max_items(Some(MAX_BATCH_ITEMS));
-        lines.description(Some("One transfer a line, each with its own id.")).into()
-    }
-}
-
-impl ToSchema for TransferLines {
-    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
-        schemas.push((BatchedTransfer::name().into_owned(), BatchedTransfer::schema()));
-        BatchedTransfer::schemas(schemas);
-    }
-}
 
 /// Reads a batch of lines.
 pub fn transfer_lines(text: &str, rulebook: &Rulebook) -> Result<Vec<NewTransfer>, Problem> {

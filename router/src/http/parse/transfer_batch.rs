@@ -6,7 +6,7 @@ use ledger::{Metadata, TransferId};
 use serde::Deserialize;
 use utoipa::{
     PartialSchema, ToSchema,
-    openapi::{AllOfBuilder, ObjectBuilder, Ref, RefOr, Schema},
+    openapi::{Ref, RefOr, Schema},
 };
 
 use super::{
@@ -51,15 +51,19 @@ pub enum BatchedTransfer {}
 
 impl PartialSchema for BatchedTransfer {
     fn schema() -> RefOr<Schema> {
-        let with_id = ObjectBuilder::new().property("id", values::TransferId::schema()).required("id");
-        let reference = Ref::from_schema_name(TransferBody::name());
-        AllOfBuilder::new().item(reference).item(with_id).description(Some("A transfer with its own id.")).into()
+        // Written out: an `allOf` that redefines `id` is more than generators of clients understand.
+        let mut schema = TransferBody::schema();
+        if let RefOr::T(Schema::Object(object)) = &mut schema {
+            object.properties.insert("id".to_owned(), Ref::from_schema_name(values::TransferId::name()).into());
+            object.required.push("id".to_owned());
+            object.description = Some("A transfer with its own id.".to_owned());
+        }
+        schema
     }
 }
 
 impl ToSchema for BatchedTransfer {
     fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
-        schemas.push((TransferBody::name().into_owned(), TransferBody::schema()));
         TransferBody::schemas(schemas);
     }
 }

@@ -24,14 +24,12 @@ use crate::{
 /// Order 1 to 10,000 transfers, with a result each.
 ///
 /// They take effect as if one after another in request order, wherever the accounts live. With `atomic` all do or none:
-/// then all accounts must live on one shard. NDJSON has one transfer a line, and `atomic` as a query parameter.
+/// then all accounts must live on one shard. The media type `application/x-ndjson` is accepted, too: one transfer a line, and
+/// `atomic` as a query parameter.
 #[utoipa::path(
     post, path = "/v1/transfers:batch", operation_id = "createTransfers", tag = "transfers",
     params(("atomic" = bool, Query, description = "For NDJSON only; JSON has it in the body.")),
-    request_body(content(
-        (parse::TransferBatchBody = "application/json"),
-        (parse::TransferLines = "application/x-ndjson"),
-    )),
+    request_body = parse::TransferBatchBody,
     responses(
         (status = 200, description = "a result each, in request order", body = BatchResultsSchema),
     ),

@@ -1,13 +1,21 @@
-//! The description of the API against a live cluster: every example of it is played, then schemathesis tries whatever the
-//! description allows and forbids.
+//! The description of the API against a live cluster: every example of it is played, clients are generated from it and used, and
+//! schemathesis tries whatever the description allows and forbids.
 
 mod examples;
+mod generated_clients;
+mod node_packages;
 mod python;
 mod schemathesis;
 
-use testkit::{cluster::Cluster, seed::Seed};
+use std::path::PathBuf;
+
+use anyhow::Context;
+use testkit::{cluster::Cluster, programs::program, seed::Seed};
 
 use super::api::Api;
+
+/// The committed copy, which a unit test of the router compares with the code.
+const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi.json");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_description_is_true() -> anyhow::Result<()> {
@@ -20,4 +28,12 @@ async fn the_description_is_true() -> anyhow::Result<()> {
     schemathesis.finds_nothing(api.url(0), &seed).await?;
     cluster.verify().await?;
     cluster.finish().await
+}
+
+/// A folder of the target folder for what tests install.
+fn target_folder(name: &str) -> anyhow::Result<PathBuf> {
+    let shardctl = program("shardctl")?;
+    let folder = shardctl.ancestors().nth(2).context("the programs are in no target folder")?.join(name);
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder)
 }

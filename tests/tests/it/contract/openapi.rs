@@ -68,6 +68,15 @@ impl Description {
     pub fn check(&self, call: &Call, reply: &Reply) -> anyhow::Result<()> {
         let schema = match self.response(call, reply.status) {
             Some(response) => {
+                if let Some(codes) = response["x-problem-codes"].as_array() {
+                    ensure!(
+                        codes.contains(&reply.body["code"]),
+                        "{} {} is not described",
+                        reply.status,
+                        reply.body["code"]
+                    );
+                    ensure!(reply.body["status"] == reply.status, "the problem says {}", reply.body["status"]);
+                }
                 let media_type = reply.header("content-type");
                 let content = response["content"].as_object().context("a response without content")?;
                 &content.get(media_type).with_context(|| format!("{media_type} is not described"))?["schema"]

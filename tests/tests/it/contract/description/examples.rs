@@ -90,9 +90,10 @@ fn call(method: Method, path: &str, operation: &Value, name: &str) -> anyhow::Re
 
 /// The body of an example, with its media type.
 fn body<'a>(operation: &'a Value, name: &str) -> Option<(&'a str, &'a Value)> {
-    let contents = operation["requestBody"]["content"].as_object()?;
+    let request = &operation["requestBody"];
+    let contents = [&request["content"], &request["x-content"]].into_iter().filter_map(Value::as_object);
     contents
-        .iter()
+        .flatten()
         .find_map(|(media_type, content)| Some((media_type.as_str(), content["examples"].get(name)?.get("value")?)))
 }
 

@@ -1,4 +1,4 @@
-//! A Python that can install packages.
+//! Python, and packages for it that are installed once into the target folder.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,14 +7,61 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use tokio::process::Command;
+use uuid::Uuid;
 
-const NEEDED: &str = "the description of the API is tested by schemathesis, which needs Python 3.11 or later with pip or venv \
+use super::target_folder;
+
+const NEEDED: &str = "the description of the API is tested by Python programs, which need Python 3.11 or later with pip or venv \
     (Debian: apt-get install python3-pip)";
 const OLDEST: (u32, u32) = (3, 11);
 
+/// A Python with exactly the packages of one file of requirements.
+#[derive(Debug)]
+pub struct Packages {
+    python: Python,
+    folder: PathBuf,
+}
+
+impl Packages {
+    /// Installs the packages unless an earlier run has. `name` is that of their folder.
+    ///
+    /// # Errors
+    /// There is no Python with pip, or the package index does not have these packages.
+    pub async fn ensure(name: &str, requirements: &Path) -> anyhow::Result<Self> {
+        let home = target_folder(name)?;
+        let wanted = std::fs::read_to_string(requirements)
+            .with_context(|| format!("cannot read {}", requirements.display()))?;
+        let python = Python::with_pip(&home).await?;
+        let version = Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{}\n{wanted}", python.version).as_bytes());
+        let folder = home.join(format!("packages-{}", version.simple()));
+        if !folder.exists() {
+            // An installation that was cut short must not be taken for a whole one.
+            let draft = home.join("draft");
+            if draft.exists() {
+                std::fs::remove_dir_all(&draft)?;
+            }
+            python.install(requirements, &draft).await?;
+            std::fs::rename(&draft, &folder)?;
+        }
+        Ok(Self { python, folder })
+    }
+
+    /// Runs a module of the packages or a program that uses them. `also` is a further folder to import from.
+    pub fn command(&self, also: Option<&Path>) -> anyhow::Result<Command> {
+        let folders = [Some(self.folder.as_path()), also].into_iter().flatten();
+        let mut command = Command::new(&self.python.program);
+        command
+            .env("PYTHONPATH", std::env::join_paths(folders)?)
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        Ok(command)
+    }
+}
+
 /// One that has pip.
 #[derive(Debug)]
-pub struct Python {
+struct Python {
     program: PathBuf,
     /// Packages of one minor version do not work in another.
     pub version: String,
@@ -23,7 +70,7 @@ pub struct Python {
 impl Python {
     /// The system's, else one of its virtual environments: distributions ship Python without pip, but then often with what
     /// makes one. `home` is where it may be.
-    pub async fn with_pip(home: &Path) -> anyhow::Result<Self> {
+    async fn with_pip(home: &Path) -> anyhow::Result<Self> {
         for name in ["python3", "python"] {
             let Ok(version) = version(Path::new(name)).await else { continue };
             if has_pip(Path::new(name)).await {
@@ -40,20 +87,19 @@ impl Python {
     }
 
     /// Installs exactly these packages into a folder of their own.
-    pub async fn install(&self, requirements: &Path, target: &Path) -> anyhow::Result<()> {
-        let mut pip = self.command();
+    async fn install(&self, requirements: &Path, target: &Path) -> anyhow::Result<()> {
+        let mut pip = Command::new(&self.program);
         pip.args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"])
             .args(["--require-hashes", "--only-binary", ":all:", "--target"])
             .arg(target)
             .arg("--requirement")
             .arg(requirements)
             .env("PIP_ROOT_USER_ACTION", "ignore");
-        let hint = "cannot install schemathesis from the Python package index, which this test needs once";
+        let hint = format!(
+            "cannot install {} from the Python package index, which this test needs once",
+            requirements.display()
+        );
         run(&mut pip).await.context(hint)
-    }
-
-    pub fn command(&self) -> Command {
-        Command::new(&self.program)
     }
 }
 

@@ -1,16 +1,12 @@
-//! schemathesis, installed once into the target folder in exactly the versions of `requirements.txt`.
+//! schemathesis, in exactly the versions of its `requirements.txt`.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, ensure};
-use testkit::{programs::program, seed::Seed};
+use testkit::seed::Seed;
 use uuid::Uuid;
 
-use super::python::Python;
+use super::python::Packages;
 
 /// How long it tries new things, once everything that it tries always is done.
 const BUDGET_S: u64 = 60;
@@ -22,33 +18,11 @@ const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/schemathesis");
 
 /// Ready to run.
 #[derive(Debug)]
-pub struct Installed {
-    python: Python,
-    packages: PathBuf,
-}
+pub struct Installed(Packages);
 
 impl Installed {
     pub async fn ensure() -> anyhow::Result<Self> {
-        let shardctl = program("shardctl")?;
-        let target =
-            shardctl.ancestors().nth(2).context("the programs are in no target folder")?.join("schemathesis");
-        std::fs::create_dir_all(&target)?;
-        let requirements = Path::new(FOLDER).join("requirements.txt");
-        let wanted = std::fs::read_to_string(&requirements)
-            .with_context(|| format!("cannot read {}", requirements.display()))?;
-        let python = Python::with_pip(&target).await?;
-        let name = Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{}\n{wanted}", python.version).as_bytes());
-        let packages = target.join(format!("packages-{}", name.simple()));
-        if !packages.exists() {
-            // An installation that was cut short must not be taken for a whole one.
-            let draft = target.join("draft");
-            if draft.exists() {
-                std::fs::remove_dir_all(&draft)?;
-            }
-            python.install(&requirements, &draft).await?;
-            std::fs::rename(&draft, &packages)?;
-        }
-        Ok(Self { python, packages })
+        Ok(Self(Packages::ensure("schemathesis", &Path::new(FOLDER).join("requirements.txt")).await?))
     }
 
     /// Runs all its checks in all its phases against a router.
@@ -67,21 +41,17 @@ impl Installed {
     /// In a folder of its own, because it leaves files where it runs.
     async fn run(&self, url: &str, seed: &Seed, folder: &Path) -> anyhow::Result<(bool, String)> {
         let seed = u32::try_from(seed.random().bits() >> 32)?;
-        let mut command = self.python.command();
+        let mut command = self.0.command(None)?;
         command
             .args(["-m", "schemathesis.cli", "--config-file"])
             .arg(Path::new(FOLDER).join("schemathesis.toml"))
             .args(["run", &format!("{url}/openapi.json")])
             .args(["--seed", &seed.to_string(), "--max-time", &BUDGET_S.to_string()])
             .args(["--no-color", "--output-truncate", "false"])
-            .env("PYTHONPATH", &self.packages)
             .env("SCHEMATHESIS_HOOKS", Path::new(FOLDER).join("hooks.py"))
-            .env("PYTHONDONTWRITEBYTECODE", "1")
             // Wide enough that no line of its report is folded.
             .env("COLUMNS", "200")
-            .current_dir(folder)
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
+            .current_dir(folder);
         let output = tokio::time::timeout(PATIENCE, command.output())
             .await
             .with_context(|| format!("schemathesis did not end within {PATIENCE:?}"))?
