@@ -6,6 +6,7 @@ mod completions;
 mod doctor;
 mod down;
 mod hold;
+mod key;
 mod map;
 mod postgres;
 mod replay;
@@ -66,6 +67,9 @@ enum Command {
     /// Shard maps: show, check, diff, reload
     #[command(subcommand)]
     Map(map::Command),
+    /// Keys of the HTTP API: create, list, rotate, revoke
+    #[command(subcommand)]
+    Key(key::Command),
     /// Shards: add, drain, remove, list
     #[command(subcommand)]
     Shard(shard::Command),
@@ -115,6 +119,7 @@ impl Cli {
             Command::Status(args) => status::run(args, context).await,
             Command::Doctor(args) => doctor::run(args, context).await,
             Command::Map(command) => map::run(command, context).await,
+            Command::Key(command) => key::run(command, context).await,
             Command::Shard(command) => shard::run(command, context).await,
             Command::Move(command) => slot_move::run(command, context).await,
             Command::Account(command) => account::run(command, context).await,

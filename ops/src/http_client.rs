@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -19,6 +19,8 @@ use crate::exit::Unreachable;
 pub struct HttpClient {
     inner: Client<HttpConnector, Full<Bytes>>,
     timeout: Duration,
+    /// `Authorization`, where [`KEY`] is set.
+    key: Option<HeaderValue>,
 }
 
 /// An RFC 9457 problem, as every layer of a router answers.
@@ -40,16 +42,25 @@ pub struct UnexpectedAnswer {
     pub body: String,
 }
 
+/// The environment variable with the key that requests carry. An argument of a command would be visible to every user of the machine.
+const KEY: &str = "SHARDLEDGER_KEY";
+
+fn key() -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(format!("Bearer {}", std::env::var(KEY).ok()?.trim())).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
 /// How many characters of an unexpected body are printed.
 const BODY_EXCERPT: usize = 200;
 
 impl HttpClient {
-    /// Each request, answer included, has `timeout`.
+    /// Each request, answer included, has `timeout`. Requests carry the key in the environment variable `SHARDLEDGER_KEY`, if there is one.
     pub fn new(timeout: Duration) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(timeout));
         connector.set_nodelay(true);
-        Self { inner: Client::builder(TokioExecutor::new()).build(connector), timeout }
+        Self { inner: Client::builder(TokioExecutor::new()).build(connector), timeout, key: key() }
     }
 
     pub async fn get<T: DeserializeOwned>(&self, url: &str) -> anyhow::Result<T> {
@@ -62,11 +73,14 @@ impl HttpClient {
 
     /// Sends one request and returns the whole answer, with any status.
     pub async fn send(&self, method: Method, url: &str, body: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(url)
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))?;
+        if let Some(key) = &self.key {
+            request.headers_mut().insert(header::AUTHORIZATION, key.clone());
+        }
         let unreachable = |reason: String| Unreachable { what: url.to_owned(), reason };
         let exchange = async {
             let response = self.inner.request(request).await.map_err(|e| unreachable(with_causes(&e)))?;

@@ -22,6 +22,7 @@ use ledger::AssetRegistry;
 
 use crate::{
     http::{self, server::Connections},
+    keyring::Keyring,
     routing::MAX_MAP_BYTES,
     service::Router,
 };
@@ -39,6 +40,7 @@ pub enum Phase {
 #[derive(Clone)]
 pub struct Admin {
     router: Router,
+    keyring: Option<Keyring>,
     /// The connections of the clients' listener.
     clients: Arc<Connections>,
     phase: Arc<AtomicU8>,
@@ -48,9 +50,16 @@ pub struct Admin {
 }
 
 impl Admin {
-    pub fn new(router: Router, clients: Arc<Connections>, plain: Routes, assets: AssetRegistry) -> Self {
+    pub fn new(
+        router: Router,
+        keyring: Option<Keyring>,
+        clients: Arc<Connections>,
+        plain: Routes,
+        assets: AssetRegistry,
+    ) -> Self {
         Self {
             router,
+            keyring,
             clients,
             phase: Arc::new(AtomicU8::new(Phase::Starting as u8)),
             plain,

@@ -5,6 +5,7 @@ mod section;
 use std::{
     collections::BTreeMap,
     fs, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,7 +14,7 @@ use ledger::{AssetRegistry, asset::AssetDeclarationError};
 use serde::{Deserialize, Serialize};
 use telemetry::logging::{LogConfig, LogError};
 
-pub use self::section::{AdminConfig, HttpConfig, LimitsConfig, MapConfig, SagaConfig, ShardsConfig};
+pub use self::section::{AdminConfig, HttpConfig, KeysConfig, LimitsConfig, MapConfig, SagaConfig, ShardsConfig};
 use crate::service::CoreConfig;
 
 /// The configuration of a router.
@@ -27,6 +28,8 @@ pub struct Config {
     pub http: HttpConfig,
     pub admin: AdminConfig,
     pub map: MapConfig,
+    #[serde(default)]
+    pub keys: KeysConfig,
     #[serde(default)]
     pub shards: ShardsConfig,
     #[serde(default)]
@@ -51,6 +54,11 @@ pub enum ConfigError {
     Missing { path: PathBuf, setting: &'static str },
     #[error("{path}: {setting}: {reason}")]
     Value { path: PathBuf, setting: &'static str, reason: String },
+    #[error(
+        "{path}: http.listen = \"{listen}\" is not a loopback address, and there are no keys: whoever reaches it could move money. Set keys.path \
+         to a file of keys (`shardctl key create` makes one), or keys.allow_unauthenticated = true if something else lets only your own programs in"
+    )]
+    Unauthenticated { path: PathBuf, listen: SocketAddr },
     #[error("{path}: {reason}")]
     Asset { path: PathBuf, reason: AssetDeclarationError },
     #[error("{path}: {reason}")]
@@ -71,6 +79,7 @@ impl Config {
         let mut config = Self::parse(path, &text)?;
         if let Some(folder) = path.parent() {
             config.map.path = folder.join(&config.map.path);
+            config.keys.path = config.keys.path.map(|path| folder.join(path));
         }
         Ok(config)
     }
@@ -126,6 +135,16 @@ impl Config {
                 setting: "http.max_buffered_bytes",
                 reason: "must not be less than http.max_body_bytes, or the largest body could never be read"
                     .to_owned(),
+            });
+        }
+        if self.keys.path.is_none() && !self.keys.allow_unauthenticated && !self.http.listen.ip().is_loopback() {
+            return Err(ConfigError::Unauthenticated { path: path(), listen: self.http.listen });
+        }
+        if self.keys.path.is_some() && self.keys.allow_unauthenticated {
+            return Err(ConfigError::Value {
+                path: path(),
+                setting: "keys.allow_unauthenticated",
+                reason: "has no meaning beside keys.path: with keys, every request needs one".to_owned(),
             });
         }
         // A semaphore counts the bytes.
@@ -231,13 +250,27 @@ mod tests {
     }
 
     #[test]
-    fn the_map_is_looked_for_beside_the_configuration() {
+    fn a_listener_beyond_loopback_needs_keys_unless_told_so_by_name() {
+        let public = LEAST.replace("127.0.0.1:8080", "0.0.0.0:8080");
+        let error = parse(&public).unwrap_err();
+        assert!(error.contains("keys.path") && error.contains("keys.allow_unauthenticated"), "{error}");
+        assert!(parse(&format!("{public}\n[keys]\npath = \"keys.toml\"")).is_ok());
+        assert!(parse(&format!("{public}\n[keys]\nallow_unauthenticated = true")).is_ok());
+        assert!(parse(&LEAST.replace("127.0.0.1:8080", "[::1]:8080")).is_ok());
+        let both = parse(&format!("{LEAST}\n[keys]\npath = \"keys.toml\"\nallow_unauthenticated = true"));
+        assert!(both.unwrap_err().contains("keys.allow_unauthenticated"));
+    }
+
+    #[test]
+    fn the_map_and_the_keys_are_looked_for_beside_the_configuration() {
         let folder = std::env::temp_dir().join(format!("shardledger-config-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let path = folder.join("router.toml");
-        fs::write(&path, LEAST).unwrap();
+        fs::write(&path, format!("{LEAST}\n[keys]\npath = \"keys.toml\"")).unwrap();
         let config = Config::load(&path);
         fs::remove_dir_all(&folder).unwrap();
-        assert_eq!(config.unwrap().map.path, folder.join("shard-map.toml"));
+        let config = config.unwrap();
+        assert_eq!(config.map.path, folder.join("shard-map.toml"));
+        assert_eq!(config.keys.path, Some(folder.join("keys.toml")));
     }
 }

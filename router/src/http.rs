@@ -4,6 +4,7 @@
 //! routing, and keeps no state of either. Start at [`routes`]: every route, and every layer around them. Errors of all
 //! layers are [`problem`]s; request bodies are read in [`parse`].
 
+mod access;
 mod accounts;
 mod admission;
 mod balances;
@@ -40,6 +41,7 @@ use self::{
 };
 use crate::{
     config::Config,
+    keyring::Keyring,
     service::{CallError, Router},
     trace,
 };
@@ -57,6 +59,8 @@ pub struct Edge(Arc<EdgeParts>);
 
 pub struct EdgeParts {
     router: Router,
+    /// `None`: requests need no key.
+    keyring: Option<Keyring>,
     rulebook: Rulebook,
     bodies: BodyLimits,
     admission: Admission,
@@ -75,10 +79,11 @@ impl Deref for Edge {
 }
 
 impl Edge {
-    /// `tasks` are the requests: whoever drains waits for them.
-    pub fn new(config: &Config, router: Router, tasks: Tasks) -> anyhow::Result<Self> {
+    /// `tasks` are the requests, which a drain waits for. Without `keyring`, requests need no key.
+    pub fn new(config: &Config, router: Router, keyring: Option<Keyring>, tasks: Tasks) -> anyhow::Result<Self> {
         Ok(Self(Arc::new(EdgeParts {
             router,
+            keyring,
             rulebook: Rulebook::new(config.assets()?),
             bodies: BodyLimits::new(
                 config.http.max_body_bytes,

@@ -3,11 +3,14 @@
 //! - [`http`]: the edge, what API gateways talk to.
 //! - [`service`]: the core, which routes, batches and drives cross-shard transfers.
 //! - [`routing`]: which shard has which slot.
+//! - [`keyring`]: the keys of the API.
 //! - [`admin`]: the operators' listener.
 
 mod admin;
 mod config;
+mod file_watch;
 mod http;
+mod keyring;
 mod reads;
 mod routing;
 mod saga;
@@ -30,6 +33,7 @@ use crate::{
         Edge,
         server::{self, Connections, ServerLimits},
     },
+    keyring::Keyring,
     routing::Routing,
     service::Router,
 };
@@ -100,6 +104,10 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     http::metrics::describe();
     server::descriptors::raise_limit(config.http.max_connections);
 
+    let keyring = config.keys.path.as_deref().map(Keyring::open).transpose()?;
+    if let Some(keyring) = &keyring {
+        keyring.watch(&core)?;
+    }
     let routing = Routing::open(&config.map.path)?;
     routing.watch(&core)?;
     let router = Router::start(&config.core(), routing, core.clone());
@@ -115,8 +123,8 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let private = bind(config.admin.listen, "admin.listen")?;
     let clients = Connections::new(config.http.max_connections);
     let plain = telemetry::admin::routes(build, recorder);
-    let admin = Admin::new(router.clone(), Arc::clone(&clients), plain, config.assets()?);
-    let edge = Edge::new(&config, router, requests.clone())?;
+    let admin = Admin::new(router.clone(), keyring.clone(), Arc::clone(&clients), plain, config.assets()?);
+    let edge = Edge::new(&config, router, keyring, requests.clone())?;
     requests.spawn_essential(
         "http",
         server::serve(

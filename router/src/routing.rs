@@ -10,7 +10,8 @@
 //! - [`facts`]: what shards said, and which of two statements counts.
 //! - [`reload`]: makes a new snapshot from a new file or from a node's newer map. A bad map is refused and the old
 //!   one stays in use.
-//! - [`watch`]: when to read the file: on changes of its folder, every few seconds, and on SIGHUP.
+//!
+//! [`file_watch`](crate::file_watch) says when to read the file: on changes of its folder, every few seconds, and on SIGHUP.
 
 mod facts;
 mod metrics;
@@ -18,7 +19,6 @@ mod ownership;
 mod reload;
 mod status;
 mod table;
-mod watch;
 
 #[cfg(test)]
 pub mod tests;

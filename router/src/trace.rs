@@ -1,10 +1,11 @@
-//! The request that the current task works on, as the log names it, and its W3C trace context: taken from the client and
+//! The request that the current task works on, as the log names it (with the name of its key), and its W3C trace context: taken from the client and
 //! passed on unchanged to the shard-nodes. The router adds no span of its own to the trace. The id of the trace is in the
 //! log of the router and of each node.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use keys::Key;
 use telemetry::logging::Subject;
 
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -54,6 +55,8 @@ pub struct Context {
     pub method: Method,
     pub uri: Uri,
     pub traceparent: Option<Traceparent>,
+    /// The key that the request came with, once it is known.
+    pub key: OnceLock<Arc<Key>>,
 }
 
 tokio::task_local! {
@@ -68,6 +71,9 @@ pub const SUBJECT: Subject = Subject {
         field("id", context.id.to_str().unwrap_or_default());
         field("method", context.method.as_str());
         field("path", context.uri.path());
+        if let Some(key) = context.key.get() {
+            field("key", &key.name);
+        }
         if let Some(traceparent) = &context.traceparent {
             field("trace", traceparent.trace_id());
         }
@@ -132,6 +138,7 @@ mod tests {
             method: Method::POST,
             uri: Uri::from_static("/v1/transfers?dry_run=true"),
             traceparent: traceparent.clone(),
+            key: OnceLock::new(),
         };
         let named = || {
             let mut fields = Vec::new();

@@ -51,6 +51,17 @@ impl RouterConfig {
         Ok(config)
     }
 
+    /// Where the router takes requests.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.http)
+    }
+
+    /// Changes the text of the configuration.
+    pub fn edit(&self, change: impl FnOnce(String) -> String) -> anyhow::Result<()> {
+        let text = std::fs::read_to_string(&self.file)?;
+        Ok(std::fs::write(&self.file, change(text))?)
+    }
+
     /// The router's log so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
@@ -75,7 +86,7 @@ impl Router {
     /// Starts the router and waits until it takes requests, even if it reaches no shard.
     pub async fn start(config: &RouterConfig) -> anyhow::Result<Self> {
         let mut leashed = Leashed::spawn(config.command()?)?;
-        let client = Client::new(vec![format!("http://{}", config.http)]);
+        let client = Client::new(vec![config.url()]);
         let url = format!("http://{}/readyz", config.admin);
         let started = until("the router is ready", START, async || {
             if let Some(status) = leashed.ended()? {

@@ -6,9 +6,13 @@
 use axum::{extract::State, response::Response};
 use http::StatusCode;
 use serde::Serialize;
+use telemetry::clock::format_rfc3339;
 
 use super::{Admin, Phase, shard_map::MapView, shards::ShardView};
-use crate::http::{Parameters, json, problem::Problem};
+use crate::{
+    http::{Parameters, json, problem::Problem},
+    keyring::{Keyring, KeyringStatus},
+};
 
 #[derive(Serialize)]
 struct Readiness {
@@ -23,8 +27,27 @@ struct Readiness {
 #[derive(Serialize)]
 struct Details {
     shard_map: MapView,
+    /// `null`: requests need no key.
+    keys: Option<KeysView>,
     /// Shards that are unreachable or say that they do not serve.
     degraded: Vec<ShardView>,
+}
+
+#[derive(Serialize)]
+struct KeysView {
+    file: String,
+    keys: usize,
+    loaded_at: String,
+    /// Why the newest file was refused. The keys in use stay in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<String>,
+}
+
+impl KeysView {
+    fn new(keyring: &Keyring) -> Self {
+        let KeyringStatus { file, keys, loaded_at_us, refusal } = keyring.status();
+        Self { file: file.display().to_string(), keys, loaded_at: format_rfc3339(loaded_at_us), refused: refusal }
+    }
 }
 
 /// `GET /readyz`; `?verbose` adds the map's state and the degraded shards.
@@ -41,6 +64,7 @@ pub async fn ready(State(admin): State<Admin>, mut parameters: Parameters) -> Re
         false => None,
         true => Some(Details {
             shard_map: MapView::new(admin.router.routing()),
+            keys: admin.keyring.as_ref().map(KeysView::new),
             degraded: admin
                 .router
                 .shard_status()

@@ -51,6 +51,16 @@ pub struct MapConfig {
     pub path: PathBuf,
 }
 
+/// Who may call the API.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeysConfig {
+    /// The file of keys: absolute, or relative to the configuration file's folder. Without it, requests need no key.
+    pub path: Option<PathBuf>,
+    /// Permits `http.listen` to be another address than loopback without keys.
+    pub allow_unauthenticated: bool,
+}
+
 /// What each shard gets of this router.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -56,7 +56,7 @@ impl Admission {
 }
 
 /// Rounded up: a client that comes back after it is let in.
-fn whole_seconds(duration: Duration) -> u64 {
+pub fn whole_seconds(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 

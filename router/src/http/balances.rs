@@ -5,6 +5,7 @@ use http::StatusCode;
 
 use super::{
     Edge,
+    access::Access,
     context::RequestDeadline,
     openapi::values,
     page,
@@ -28,11 +29,13 @@ use super::{
 )]
 pub async fn sum(
     State(edge): State<Edge>,
+    access: Access,
     deadline: RequestDeadline,
     mut parameters: Parameters,
 ) -> Result<Response, Problem> {
     let prefix = page::prefix(&mut parameters);
     parameters.finish()?;
-    let sums = edge.router.sum_balances(&prefix.unwrap_or_default(), deadline.0).await?;
+    let prefix = access.read_prefix(prefix.unwrap_or_default())?;
+    let sums = edge.router.sum_balances(&prefix, deadline.0).await?;
     Ok(view::json(StatusCode::OK, &BalancesView::new(sums, &edge.rulebook.assets)?))
 }

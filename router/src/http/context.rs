@@ -1,6 +1,10 @@
 //! What belongs to one request: its id, its deadline, its name in the log; and, on the way out, its problem's body.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use axum::{
     body::Body,
@@ -40,6 +44,7 @@ pub async fn around<F: Future<Output = Response>>(
         method: request.method().clone(),
         uri: request.extensions().get::<AsSent>().map_or_else(|| request.uri().clone(), |sent| sent.0.clone()),
         traceparent: Traceparent::of(request.headers()),
+        key: OnceLock::new(),
     });
     let checked = one_host(&request).and_then(|()| timeout(request.headers()));
     let mut response = match checked {

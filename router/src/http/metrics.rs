@@ -30,6 +30,9 @@ pub const BATCH_ITEMS: &str = "shardledger_http_batch_items";
 /// Why the edge itself refused a request. Refusals of the core are counted there.
 #[derive(Debug, Clone, Copy)]
 pub enum RefusalReason {
+    Unauthenticated,
+    /// The rate of one key.
+    KeyRateLimit,
     RateLimit,
     InFlight,
     BodyTooLarge,
@@ -40,6 +43,8 @@ pub enum RefusalReason {
 impl RefusalReason {
     fn as_str(self) -> &'static str {
         match self {
+            Self::Unauthenticated => "unauthenticated",
+            Self::KeyRateLimit => "key_rate_limit",
             Self::RateLimit => "rate_limit",
             Self::InFlight => "in_flight",
             Self::BodyTooLarge => "body_too_large",

@@ -23,14 +23,18 @@ use axum::{
 use bytes::Bytes;
 use http::{HeaderValue, header};
 use serde_json::{Map, Value};
-use utoipa::OpenApi;
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{Http, HttpAuthScheme, SecurityScheme},
+};
 
 use super::{accounts, balances, holds, problem::Problem, transfers};
 
 #[derive(OpenApi)]
 #[openapi(
     servers((url = "/", description = "The router that serves this description.")),
-    security(()),
+    security((), ("key" = [])),
+    modifiers(&SecuritySchemes),
     info(
         title = "Shardledger",
         contact(name = "The operator of this ledger"),
@@ -68,6 +72,20 @@ use super::{accounts, balances, holds, problem::Problem, transfers};
     ),
 )]
 struct ApiDescription;
+
+/// How a request carries its key.
+struct SecuritySchemes;
+
+impl Modify for SecuritySchemes {
+    fn modify(&self, description: &mut utoipa::openapi::OpenApi) {
+        let mut bearer = Http::new(HttpAuthScheme::Bearer);
+        bearer.description = Some(
+            "The key that the operator gave you: `Authorization: Bearer slk_…`. A router without keys needs none."
+                .to_owned(),
+        );
+        description.components.get_or_insert_default().add_security_scheme("key", SecurityScheme::Http(bearer));
+    }
+}
 
 /// `GET /openapi.json`
 pub async fn serve(_: super::NoParameters) -> Result<Response, Problem> {

@@ -207,6 +207,9 @@ impl IntoResponse for Problem {
         {
             headers.insert(header::RETRY_AFTER, self.0.retry_after_s.into());
         }
+        if definition.status == http::StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if self.0.replayed {
             idempotency::mark_replayed(headers);
         }

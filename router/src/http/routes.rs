@@ -12,9 +12,10 @@ use axum::{
 use futures_util::FutureExt;
 
 use super::{
-    Edge, accounts, admission::Admission, balances, context, holds, metrics::RequestMetrics, openapi,
+    Edge, access, accounts, admission::Admission, balances, context, holds, metrics::RequestMetrics, openapi,
     problem::Problem, transfers,
 };
+use crate::keyring::Keyring;
 
 /// The routes; [`openapi`] describes the same ones, which a test holds them to.
 fn routes() -> [(&'static str, MethodRouter<Edge>); 15] {
@@ -41,7 +42,7 @@ fn routes() -> [(&'static str, MethodRouter<Edge>); 15] {
 pub fn api(edge: Edge) -> Router {
     let routes = routes();
     let metrics = RequestMetrics::new(routes.iter().map(|(path, _)| *path));
-    let around = Arc::new(Layers { admission: edge.admission.clone(), metrics });
+    let around = Arc::new(Layers { admission: edge.admission.clone(), keyring: edge.keyring.clone(), metrics });
     routes
         .into_iter()
         .fold(Router::new(), |router, (path, methods)| router.route(path, methods))
@@ -54,6 +55,7 @@ pub fn api(edge: Edge) -> Router {
 /// What the layers of all routes share.
 struct Layers {
     admission: Admission,
+    keyring: Option<Keyring>,
     metrics: RequestMetrics,
 }
 
@@ -63,7 +65,11 @@ async fn layers(State(around): State<Arc<Layers>>, request: Request, next: Next)
     // Outermost: it alone knows the request's id, which every answer and every problem carries.
     context::around(request, |request| {
         // Around everything that answers, refusals and panics included, so that all of them are counted.
-        around.metrics.around(request, |request| async {
+        around.metrics.around(request, |mut request| async {
+            // Before admission, so that requests without a key use up nothing that those with a key need.
+            if let Err(problem) = access::authenticate(around.keyring.as_ref(), &mut request) {
+                return problem.into_response();
+            }
             // Admission before parsing: a refusal must cost next to nothing.
             match around.admission.admit() {
                 // A panic in a handler is that request's 500 and nobody else's.

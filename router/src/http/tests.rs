@@ -35,7 +35,7 @@ fn api_with(settings: &str) -> Routes {
     let config = config(settings);
     let tasks = Tasks::new();
     let router = Router::start(&config.core(), routing, tasks.clone());
-    api(Edge::new(&config, router, tasks).unwrap())
+    api(Edge::new(&config, router, None, tasks).unwrap())
 }
 
 fn config(settings: &str) -> Config {
@@ -305,7 +305,7 @@ async fn the_balance_now_does_not_depend_on_two_clocks() {
     // The shard's is ahead of this router's.
     let cluster = Cluster::start(1).await;
     cluster.fund(&[("alice", 100)]).await;
-    let edge = Edge::new(&config(""), cluster.router.clone(), cluster.tasks.clone()).unwrap();
+    let edge = Edge::new(&config(""), cluster.router.clone(), None, cluster.tasks.clone()).unwrap();
     let api = api(edge);
     let now = json_of(send(&api, request("GET", "/v1/accounts/alice/balance", "")).await).await;
     assert_eq!((&now["posted"], &now["version"]), (&"1.00".into(), &2.into()), "{now}");
@@ -320,7 +320,7 @@ async fn a_transfer_whose_client_hangs_up_is_carried_to_its_end() {
     let cluster = Cluster::start(2).await;
     let (payer, payee) = (cluster.account_on(0, "payer"), cluster.account_on(1, "payee"));
     cluster.fund(&[(&payer, 2_000), (&payee, 0)]).await;
-    let edge = Edge::new(&config(""), cluster.router.clone(), cluster.tasks.clone()).unwrap();
+    let edge = Edge::new(&config(""), cluster.router.clone(), None, cluster.tasks.clone()).unwrap();
     let api = api(edge);
     // Recovery would finish the transfer as well, and must not be what the test sees.
     cluster.nodes[0].sagas_are_due_after(std::time::Duration::from_secs(3_600));
@@ -354,7 +354,7 @@ async fn a_trace_context_reaches_the_nodes() {
     const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let cluster = Cluster::start(1).await;
     cluster.fund(&[("alice", 2_000), ("bob", 0)]).await;
-    let edge = Edge::new(&config(""), cluster.router.clone(), cluster.tasks.clone()).unwrap();
+    let edge = Edge::new(&config(""), cluster.router.clone(), None, cluster.tasks.clone()).unwrap();
     let api = api(edge);
     let traced = |mut request: Request<Body>, traceparent: &str| {
         request.headers_mut().insert("traceparent", traceparent.parse().unwrap());

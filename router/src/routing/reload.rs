@@ -11,12 +11,14 @@ use std::{
 };
 
 use shard_map::{MapError, ShardMap, SlotRange};
+use telemetry::Tasks;
 
 use super::{
     Routing, Writer,
     metrics::{self, Outcome},
     status::MapRefusal,
 };
+use crate::file_watch::{self, Look};
 
 /// Far above the size of a map of 4096 shards with scattered slots, and small enough to keep in memory.
 pub const MAX_MAP_BYTES: u64 = 8 * 1024 * 1024;
@@ -60,6 +62,22 @@ impl ReloadError {
 }
 
 impl Routing {
+    /// From now on, changes of the file are taken in, and SIGHUP reloads it, until `tasks` end.
+    pub fn watch(&self, tasks: &Tasks) -> io::Result<()> {
+        let routing = self.clone();
+        let file = self.writer().file.clone();
+        file_watch::follow("shard map", file.as_deref(), tasks, move |look| {
+            let routing = routing.clone();
+            async move {
+                match look {
+                    Look::IfChanged => routing.reload_if_changed().await,
+                    // Reported where it happens.
+                    Look::Reload => drop(routing.reload().await),
+                }
+            }
+        })
+    }
+
     /// Reads the file and puts its map to use. Reading and checking run outside the async threads.
     pub async fn reload(&self) -> Result<Reload, ReloadError> {
         let routing = self.clone();
@@ -73,7 +91,7 @@ impl Routing {
     }
 
     /// Runs [`Routing::reload`] if the file has changed since it was last read.
-    pub(super) async fn reload_if_changed(&self) {
+    async fn reload_if_changed(&self) {
         let routing = self.clone();
         let looked = tokio::task::spawn_blocking(move || {
             let Some(file) = routing.writer().file.clone() else { return };

@@ -12,6 +12,7 @@ mod batches;
 mod description;
 mod faults;
 mod journals;
+mod keys;
 mod lists;
 mod model;
 mod openapi;

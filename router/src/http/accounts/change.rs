@@ -8,6 +8,7 @@ use super::no_such_account;
 use crate::{
     http::{
         Edge,
+        access::Access,
         body::{Sent, require_json},
         context::RequestDeadline,
         openapi::values,
@@ -33,12 +34,14 @@ use crate::{
 )]
 pub async fn change(
     State(edge): State<Edge>,
+    access: Access,
     deadline: RequestDeadline,
     AccountPath(id): AccountPath,
     _: NoParameters,
     Sent { headers, body }: Sent,
 ) -> Result<Response, Problem> {
     require_json(&headers)?;
+    access.check_change(&id, no_such_account)?;
     let payload = edge.bodies.read_single(body, deadline).await?;
     let changes = parse::account_changes(payload.text()?, &edge.rulebook)?;
     let (overdraft, max_balance) = if changes.has_limits() {

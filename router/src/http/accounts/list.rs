@@ -5,6 +5,7 @@ use http::StatusCode;
 
 use crate::http::{
     Edge,
+    access::Access,
     context::RequestDeadline,
     openapi::values,
     page,
@@ -36,11 +37,12 @@ const ACCOUNT_BYTES: usize = 384;
 )]
 pub async fn list(
     State(edge): State<Edge>,
+    access: Access,
     deadline: RequestDeadline,
     mut parameters: Parameters,
 ) -> Result<Response, Problem> {
     let limit = page::limit(&mut parameters);
-    let prefix = page::prefix(&mut parameters);
+    let prefix = page::prefix(&mut parameters).map(|prefix| access.read_prefix(prefix)).transpose()?;
     let cursor =
         parameters.take_as("cursor", page::CURSOR_EXPECTED, |text| AccountCursor::parse(text, prefix.as_ref()?));
     parameters.finish()?;

@@ -9,6 +9,7 @@ use http::StatusCode;
 use crate::{
     http::{
         Edge,
+        access::Access,
         body::{Sent, require_json},
         context::RequestDeadline,
         metrics, parse, path,
@@ -37,6 +38,7 @@ use crate::{
 )]
 pub async fn open(
     State(edge): State<Edge>,
+    access: Access,
     deadline: RequestDeadline,
     _: NoParameters,
     Sent { headers, body }: Sent,
@@ -46,6 +48,7 @@ pub async fn open(
         let payload = edge.bodies.read_single(body, deadline).await?;
         parse::account(payload.text()?, &edge.rulebook)?
     };
+    access.check_openings([&account], |_| String::new())?;
     let id = account.id.clone();
     let mut replies = edge
         .detached("open account", deadline, |router| async move {
@@ -85,6 +88,7 @@ pub async fn open(
 )]
 pub async fn open_batch(
     State(edge): State<Edge>,
+    access: Access,
     deadline: RequestDeadline,
     _: NoParameters,
     Sent { headers, body }: Sent,
@@ -94,6 +98,7 @@ pub async fn open_batch(
         let payload = edge.bodies.read_batch(body, deadline).await?;
         parse::account_batch(payload.text()?, &edge.rulebook)?
     };
+    access.check_openings(&accounts, |index| format!("/accounts/{index}"))?;
     metrics::record_batch(accounts.len());
     let ids: Vec<_> = accounts.iter().map(|account| account.id.clone()).collect();
     let replies =

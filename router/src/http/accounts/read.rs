@@ -7,6 +7,7 @@ use telemetry::clock;
 use super::no_such_account;
 use crate::http::{
     Edge,
+    access::Access,
     context::RequestDeadline,
     openapi::values,
     page,
@@ -34,10 +35,12 @@ const TIME_EXPECTED: &str = "a time in RFC 3339, such as 2026-01-31T12:00:00Z (a
 )]
 pub async fn show(
     State(edge): State<Edge>,
+    access: Access,
     deadline: RequestDeadline,
     AccountPath(id): AccountPath,
     _: NoParameters,
 ) -> Result<Response, Problem> {
+    access.check_read(&id, no_such_account)?;
     let account = edge.router.account(&id, deadline.0).await?.ok_or_else(|| no_such_account(&id))?;
     Ok(view::json(StatusCode::OK, &AccountView::new(account, &edge.rulebook.assets)?))
 }
@@ -61,6 +64,7 @@ pub async fn show(
 )]
 pub async fn entries(
     State(edge): State<Edge>,
+    access: Access,
     deadline: RequestDeadline,
     AccountPath(id): AccountPath,
     mut parameters: Parameters,
@@ -83,6 +87,7 @@ pub async fn entries(
     let cursor = parameters.take_as("cursor", expected, |text| Cursor::parse(text, &statement));
     parameters.finish()?;
 
+    access.check_read(&statement.account, no_such_account)?;
     let request = wire::ListEntriesRequest {
         account: statement.account.to_string(),
         limit,
@@ -111,12 +116,14 @@ pub async fn entries(
 )]
 pub async fn balance(
     State(edge): State<Edge>,
+    access: Access,
     deadline: RequestDeadline,
     AccountPath(id): AccountPath,
     mut parameters: Parameters,
 ) -> Result<Response, Problem> {
     let at_us = parameters.take_as("at", TIME_EXPECTED, clock::parse_rfc3339);
     parameters.finish()?;
+    access.check_read(&id, no_such_account)?;
     // Now is whatever there is: by this machine's clock, what was written a moment ago may be yet to come.
     let until_us = at_us.unwrap_or(i64::MAX);
     let balance = edge.router.balance_at(&id, until_us, deadline.0).await?.ok_or_else(|| no_such_account(&id))?;

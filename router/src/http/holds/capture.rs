@@ -7,6 +7,7 @@ use super::to_act_on;
 use crate::{
     http::{
         Edge,
+        access::Access,
         body::Sent,
         context::RequestDeadline,
         found, idempotency,
@@ -41,31 +42,33 @@ use crate::{
 )]
 pub async fn capture(
     State(edge): State<Edge>,
+    access: Access,
     deadline: RequestDeadline,
     IdPath(id): IdPath,
     DebitParameter { debit }: DebitParameter,
     Sent { headers, body }: Sent,
 ) -> Result<Response, Problem> {
     let wanted = idempotency::follow_up(&edge, &headers, body, deadline, parse::capture).await?;
-    let hold = to_act_on(&edge, id, debit.as_ref(), Some(&wanted), deadline).await?;
+    let hold = to_act_on(&edge, &access, id, debit.as_ref(), Some(&wanted), deadline).await?;
     // One that never held anything is kept for replays of its placing only.
     if matches!(hold.hold.status, HoldStatus::Rejected(_)) {
         return Err(found::not_found::<FoundHold>(id));
     }
-    let order = order(&edge, hold, &wanted)?;
-    transfers::carry_out(&edge, order, deadline).await.map_err(|problem| problem.with_hold(id.0))
+    let order = order(&edge, &hold, &wanted)?;
+    access.check_follow_up(id, &hold, (&order).into())?;
+    transfers::carry_out(&edge, &access, order, deadline).await.map_err(|problem| problem.with_hold(id.0))
 }
 
-fn order(edge: &Edge, FoundHold { key, hold }: FoundHold, wanted: &FollowUp) -> Result<NewTransfer, Problem> {
+fn order(edge: &Edge, FoundHold { key, hold }: &FoundHold, wanted: &FollowUp) -> Result<NewTransfer, Problem> {
     let amount = wanted.amount(Scale::of(hold.asset, &edge.rulebook.assets)?.digits())?;
     Ok(NewTransfer {
         id: wanted.id(&key.debit),
-        debit: key.debit,
-        credit: hold.credit,
+        debit: key.debit.clone(),
+        credit: hold.credit.clone(),
         asset: hold.asset,
         // What remains is for the ledger to say, in the moment of the capture.
         amount: amount.unwrap_or(0),
-        metadata: hold.metadata,
+        metadata: hold.metadata.clone(),
         purpose: Purpose::Capture { hold: key.id, whole: amount.is_none(), finalize: wanted.finalize },
     })
 }

@@ -7,6 +7,7 @@ use ledger::{Refusal, Refused, outcome::HoldAnswer};
 use crate::{
     http::{
         Edge,
+        access::Access,
         body::Sent,
         context::RequestDeadline,
         idempotency, parse, path,
@@ -32,11 +33,13 @@ use crate::{
 )]
 pub async fn place(
     State(edge): State<Edge>,
+    access: Access,
     deadline: RequestDeadline,
     DryRunParameter { dry_run }: DryRunParameter,
     Sent { headers, body }: Sent,
 ) -> Result<Response, Problem> {
     let order = idempotency::order(&edge, &headers, body, deadline, parse::hold).await?;
+    access.check_order(&order)?;
     let marked = |problem: Problem| problem.with_hold(order.id.0);
     let reply = if dry_run {
         edge.router.dry_run_hold(&order, deadline.0).await.map_err(Problem::from)
@@ -46,9 +49,12 @@ pub async fn place(
     };
     let answer = reply.and_then(granted).map_err(marked)?;
     if dry_run && !answer.replayed {
-        return Ok(view::json(StatusCode::OK, &HoldView::tried(&order, &answer, &edge.rulebook.assets)?));
+        return Ok(view::json(
+            StatusCode::OK,
+            &HoldView::tried(&order, &answer, &edge.rulebook.assets)?.shown_to(&access),
+        ));
     }
-    let view = HoldView::placed(&order, &answer, &edge.rulebook.assets)?;
+    let view = HoldView::placed(&order, &answer, &edge.rulebook.assets)?.shown_to(&access);
     Ok(match answer.replayed {
         true => view::replayed(&view),
         false => view::made(StatusCode::CREATED, &view, &path::of_hold(order.id, &order.debit)),

@@ -7,6 +7,7 @@ use super::to_act_on;
 use crate::{
     http::{
         Edge,
+        access::Access,
         body::Sent,
         context::RequestDeadline,
         found,
@@ -36,6 +37,7 @@ use crate::{
 )]
 pub async fn release(
     State(edge): State<Edge>,
+    access: Access,
     deadline: RequestDeadline,
     IdPath(id): IdPath,
     DebitParameter { debit }: DebitParameter,
@@ -45,7 +47,9 @@ pub async fn release(
         let payload = edge.bodies.read_optional(&headers, body, deadline).await?;
         parse::release(payload.text()?, &edge.rulebook)?;
     }
-    let key = to_act_on(&edge, id, debit.as_ref(), None, deadline).await?.key;
+    let found = to_act_on(&edge, &access, id, debit.as_ref(), None, deadline).await?;
+    access.check_release(id, &found)?;
+    let key = found.key;
     let marked = |problem: Problem| problem.with_hold(id.0);
     let reply = edge
         .detached_call("release", deadline, |router| async move { router.release_hold(key, deadline.0).await })
@@ -53,7 +57,7 @@ pub async fn release(
         .map_err(marked)?;
     match reply {
         ReleaseReply::Released { key, hold, replayed } => {
-            let view = HoldView::stored(&key, &hold, &edge.rulebook.assets)?;
+            let view = HoldView::stored(&key, &hold, &edge.rulebook.assets)?.shown_to(&access);
             Ok(if replayed { view::replayed(&view) } else { view::json(StatusCode::OK, &view) })
         }
         ReleaseReply::NotFound => Err(found::not_found::<FoundHold>(id)),

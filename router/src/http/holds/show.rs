@@ -5,6 +5,7 @@ use http::StatusCode;
 
 use crate::http::{
     Edge,
+    access::Access,
     context::RequestDeadline,
     found,
     openapi::values,
@@ -30,6 +31,7 @@ use crate::http::{
 )]
 pub async fn show(
     State(edge): State<Edge>,
+    access: Access,
     deadline: RequestDeadline,
     IdPath(id): IdPath,
     DebitParameter { debit }: DebitParameter,
@@ -39,6 +41,6 @@ pub async fn show(
         .find_hold(id, debit.as_ref(), deadline.0)
         .await
         .map_err(|error| Problem::from(error).with_hold(id.0))?;
-    let found = found::to_show(id, found)?;
+    let found = found::to_show(id, access.readable(found))?;
     Ok(view::json(StatusCode::OK, &HoldView::stored(&found.key, &found.hold, &edge.rulebook.assets)?))
 }

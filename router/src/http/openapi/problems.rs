@@ -16,6 +16,8 @@ const ALWAYS: &[Code] = &[
     InvalidRequest,
     UriTooLong,
     HeadTooLarge,
+    Unauthenticated,
+    NotPermitted,
     UnknownParameter,
     InvalidParameter,
     RateLimited,

@@ -32,6 +32,10 @@ pub enum Code {
     BodyTooLarge,
     BatchTooLarge,
     UnsupportedMediaType,
+    /// No key, or none that is good.
+    Unauthenticated,
+    /// The key does not permit it.
+    NotPermitted,
     NotFound,
     MethodNotAllowed,
     /// The account the URL names. One that a transfer names is a [`Code::Refused`].
@@ -135,6 +139,8 @@ impl Code {
             Self::UnsupportedMediaType => {
                 ("unsupported_media_type", S::UNSUPPORTED_MEDIA_TYPE, "Unsupported media type", false, No)
             }
+            Self::Unauthenticated => ("unauthenticated", S::UNAUTHORIZED, "A valid key is required", false, No),
+            Self::NotPermitted => ("not_permitted", S::FORBIDDEN, "The key does not permit this", false, No),
             Self::NotFound => ("not_found", S::NOT_FOUND, "No such resource", false, No),
             Self::MethodNotAllowed => ("method_not_allowed", S::METHOD_NOT_ALLOWED, "Method not allowed", false, No),
             Self::AccountNotFound => ("account_not_found", S::NOT_FOUND, "No such account", false, No),

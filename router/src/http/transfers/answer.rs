@@ -10,6 +10,7 @@ use ledger::{
 use crate::{
     http::{
         Edge,
+        access::Access,
         context::RequestDeadline,
         idempotency, path,
         problem::{Code, Problem},
@@ -19,38 +20,48 @@ use crate::{
 };
 
 /// Makes the transfer.
-pub async fn carry_out(edge: &Edge, order: NewTransfer, deadline: RequestDeadline) -> Result<Response, Problem> {
+pub async fn carry_out(
+    edge: &Edge,
+    access: &Access,
+    order: NewTransfer,
+    deadline: RequestDeadline,
+) -> Result<Response, Problem> {
     let marked = |problem: Problem| problem.with_transfer(order.id.0);
     let sent = order.clone();
     let reply = edge
         .detached_call("transfer", deadline, |router| async move { router.transfer(sent, deadline.0).await })
         .await
         .map_err(marked)?;
-    answer(edge, &order, reply).map_err(marked)
+    answer(edge, access, &order, reply).map_err(marked)
 }
 
 /// Says what would become of the transfer. An id in use is answered as the stored transfer is.
-pub async fn try_out(edge: &Edge, order: &NewTransfer, deadline: RequestDeadline) -> Result<Response, Problem> {
+pub async fn try_out(
+    edge: &Edge,
+    access: &Access,
+    order: &NewTransfer,
+    deadline: RequestDeadline,
+) -> Result<Response, Problem> {
     let marked = |problem: Problem| problem.with_transfer(order.id.0);
     let reply = edge.router.dry_run_transfer(order, deadline.0).await;
     match reply.map_err(|error| marked(error.into()))? {
         TransferReply::Done(answer) if !answer.replayed && matches!(answer.state, TransferState::Posted { .. }) => {
-            let view = TransferView::tried(order, &answer, &edge.rulebook.assets)?;
+            let view = TransferView::tried(order, &answer, &edge.rulebook.assets)?.shown_to(access);
             Ok(view::json(StatusCode::OK, &view))
         }
         // Nothing is under way for this request: there is nothing to wait for.
-        TransferReply::Pending(answer) => show(edge, order, &answer, StatusCode::OK),
-        reply => answer(edge, order, reply).map_err(marked),
+        TransferReply::Pending(answer) => show(edge, access, order, &answer, StatusCode::OK),
+        reply => answer(edge, access, order, reply).map_err(marked),
     }
 }
 
-fn answer(edge: &Edge, order: &NewTransfer, reply: TransferReply) -> Result<Response, Problem> {
+fn answer(edge: &Edge, access: &Access, order: &NewTransfer, reply: TransferReply) -> Result<Response, Problem> {
     match reply {
         TransferReply::Done(answer) | TransferReply::Pending(answer) => match answer.state {
             TransferState::Rejected { refused, .. } => Err(Problem::refused(refused).replayed(answer.replayed)),
-            TransferState::Posted { .. } if answer.replayed => show(edge, order, &answer, StatusCode::OK),
-            TransferState::Posted { .. } => show(edge, order, &answer, StatusCode::CREATED),
-            TransferState::Pending => show(edge, order, &answer, StatusCode::ACCEPTED),
+            TransferState::Posted { .. } if answer.replayed => show(edge, access, order, &answer, StatusCode::OK),
+            TransferState::Posted { .. } => show(edge, access, order, &answer, StatusCode::CREATED),
+            TransferState::Pending => show(edge, access, order, &answer, StatusCode::ACCEPTED),
         },
         TransferReply::Mismatch { field } => Err(idempotency::mismatch("transfer", field)),
         TransferReply::DebitNotFound => Err(Problem::refused(Refused::debit(Refusal::AccountNotFound))),
@@ -59,8 +70,14 @@ fn answer(edge: &Edge, order: &NewTransfer, reply: TransferReply) -> Result<Resp
     }
 }
 
-fn show(edge: &Edge, order: &NewTransfer, answer: &TransferAnswer, status: StatusCode) -> Result<Response, Problem> {
-    let view = TransferView::ordered(order, answer, &edge.rulebook.assets)?;
+fn show(
+    edge: &Edge,
+    access: &Access,
+    order: &NewTransfer,
+    answer: &TransferAnswer,
+    status: StatusCode,
+) -> Result<Response, Problem> {
+    let view = TransferView::ordered(order, answer, &edge.rulebook.assets)?.shown_to(access);
     let mut response = match status {
         StatusCode::OK => view::json(status, &view),
         status => view::made(status, &view, &path::of_transfer(order.id, &order.debit)),

@@ -7,6 +7,7 @@ use ledger::{Refusal, Refused};
 use crate::{
     http::{
         Edge,
+        access::Access,
         body::{MediaType, Sent, batch_media_type},
         context::RequestDeadline,
         metrics, parse,
@@ -36,6 +37,7 @@ use crate::{
 )]
 pub async fn order_batch(
     State(edge): State<Edge>,
+    access: Access,
     deadline: RequestDeadline,
     mut parameters: Parameters,
     Sent { headers, body }: Sent,
@@ -57,6 +59,10 @@ pub async fn order_batch(
             },
         }
     };
+    access.check_orders(&batch.transfers, |index| match media_type {
+        MediaType::Json => format!("/transfers/{index}"),
+        MediaType::NdJson => format!("/{index}"),
+    })?;
     metrics::record_batch(batch.transfers.len());
     let ids = ids(&batch.transfers);
     let replies = if batch.atomic {

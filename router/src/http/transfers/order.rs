@@ -4,8 +4,8 @@ use axum::{extract::State, response::Response};
 
 use super::answer::{carry_out, try_out};
 use crate::http::{
-    Edge, body::Sent, context::RequestDeadline, idempotency, parse, problem::Problem, query::DryRunParameter,
-    view::transfer::TransferView,
+    Edge, access::Access, body::Sent, context::RequestDeadline, idempotency, parse, problem::Problem,
+    query::DryRunParameter, view::transfer::TransferView,
 };
 
 /// Order a transfer.
@@ -24,10 +24,16 @@ use crate::http::{
 )]
 pub async fn order(
     State(edge): State<Edge>,
+    access: Access,
     deadline: RequestDeadline,
     DryRunParameter { dry_run }: DryRunParameter,
     Sent { headers, body }: Sent,
 ) -> Result<Response, Problem> {
     let transfer = idempotency::order(&edge, &headers, body, deadline, parse::transfer).await?;
-    if dry_run { try_out(&edge, &transfer, deadline).await } else { carry_out(&edge, transfer, deadline).await }
+    access.check_order(&transfer)?;
+    if dry_run {
+        try_out(&edge, &access, &transfer, deadline).await
+    } else {
+        carry_out(&edge, &access, transfer, deadline).await
+    }
 }

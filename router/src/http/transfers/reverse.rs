@@ -8,6 +8,7 @@ use super::answer::carry_out;
 use crate::{
     http::{
         Edge,
+        access::Access,
         body::Sent,
         context::RequestDeadline,
         found, idempotency,
@@ -41,6 +42,7 @@ use crate::{
 )]
 pub async fn reverse(
     State(edge): State<Edge>,
+    access: Access,
     deadline: RequestDeadline,
     IdPath(id): IdPath,
     DebitParameter { debit }: DebitParameter,
@@ -48,15 +50,26 @@ pub async fn reverse(
 ) -> Result<Response, Problem> {
     let wanted = idempotency::follow_up(&edge, &headers, body, deadline, parse::reversal).await?;
     let debit_given = debit.is_some();
+    if access.is_limited() {
+        // A transfer that the key may not see is neither driven nor waited for, so that the time of the answer says nothing.
+        let found = edge.router.find_transfer(id, debit.as_ref(), deadline.0).await;
+        found::to_act_on(
+            id,
+            debit_given,
+            access.in_sight(found.map_err(|error| Problem::from(error).with_transfer(id.0))?),
+        )?;
+    }
     let found = edge
         .detached_call("transfer to reverse", deadline, |router| async move {
             router.find_ended_transfer(id, debit.as_ref(), deadline.0).await
         })
         .await
         .map_err(|problem| problem.with_transfer(id.0))?;
-    let found = found::begun_before(&edge, &wanted, found, deadline).await?;
+    let found = found::begun_before(&edge, &wanted, access.in_sight(found), deadline).await?;
     let original = found::to_act_on(id, debit_given, found)?;
-    carry_out(&edge, order(&edge, &original.record, &wanted)?, deadline).await
+    let order = order(&edge, &original.record, &wanted)?;
+    access.check_follow_up(id, &original, (&order).into())?;
+    carry_out(&edge, &access, order, deadline).await
 }
 
 fn order(edge: &Edge, original: &wire::TransferRecord, wanted: &FollowUp) -> Result<NewTransfer, Problem> {

@@ -12,7 +12,7 @@ use super::{
     Scale, metadata,
     transfer::{DebitAccountView, WOULD_POST},
 };
-use crate::http::{openapi::values, problem::Problem};
+use crate::http::{access::Access, openapi::values, problem::Problem};
 
 /// A hold.
 #[derive(Debug, Serialize, ToSchema)]
@@ -62,6 +62,14 @@ pub struct HoldView {
 }
 
 impl HoldView {
+    /// Without the balances of the debit account, unless the sender of the request may read that account.
+    pub fn shown_to(mut self, access: &Access) -> Self {
+        if !access.may_read_text(&self.debit) {
+            self.debit_account = None;
+        }
+        self
+    }
+
     /// The answer to placing a hold: as it was then, whatever has become of it.
     pub fn placed(order: &PlaceHold, answer: &HoldAnswer, assets: &AssetRegistry) -> Result<Self, Problem> {
         let hold = Hold {

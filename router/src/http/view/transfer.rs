@@ -19,7 +19,7 @@ pub use self::step::StepView;
 use self::step::steps;
 use super::{Scale, limit, metadata, nonsense};
 use crate::{
-    http::{openapi::values, problem::Problem},
+    http::{access::Access, openapi::values, problem::Problem},
     service::{FoundTransfer, NewTransfer},
 };
 
@@ -123,6 +123,14 @@ struct Terms {
 }
 
 impl TransferView {
+    /// Without the balances of the debit account, unless the sender of the request may read that account.
+    pub fn shown_to(mut self, access: &Access) -> Self {
+        if !access.may_read_text(&self.debit) {
+            self.debit_account = None;
+        }
+        self
+    }
+
     /// The answer to an order.
     pub fn ordered(order: &NewTransfer, answer: &TransferAnswer, assets: &AssetRegistry) -> Result<Self, Problem> {
         let terms = Terms {

@@ -1,0 +1,383 @@
+//! Who sent a request, and what they may do with which account (ADR 15).
+//!
+//! A layer finds the key before anything else of the request is looked at, and checks the role that its method needs. Handlers
+//! check the accounts. What the URL names and the key may not see is answered as if it did not exist; an account that the body
+//! names is answered with `not_permitted`, which follows from the key alone.
+
+use std::{future::Future, sync::Arc};
+
+use axum::extract::{FromRequestParts, Request};
+use governor::clock::{Clock, DefaultClock};
+use http::{HeaderMap, Method, request::Parts};
+use keys::{Key, Prefixes, Role};
+use ledger::{
+    AccountId, AccountPrefix, Limit, TransferId,
+    operation::{CreateAccount, PlaceHold},
+};
+
+use super::{
+    admission::whole_seconds,
+    context::single,
+    found::{Identified, not_found},
+    metrics::{RefusalReason, count_refused},
+    problem::{Code, FieldError, Place, Problem},
+};
+use crate::{
+    keyring::Keyring,
+    service::{Found, FoundHold, FoundTransfer, NewTransfer},
+    trace,
+};
+
+/// `/openapi.json` is for everybody.
+const PUBLIC_PATH: &str = "/openapi.json";
+/// Opening accounts may be permitted by either of two roles.
+const OPENING_PATHS: [&str; 2] = ["/v1/accounts", "/v1/accounts:batch"];
+/// Errors listed in one answer.
+const MAX_ERRORS: usize = 100;
+
+/// What the sender of a request may do.
+#[derive(Debug, Clone)]
+pub enum Access {
+    /// This router has no keys.
+    Everything,
+    Of(Arc<Key>),
+}
+
+/// Finds the key of a request and leaves it in the request's extensions.
+///
+/// # Errors
+/// 401 without a good key, 403 where it lacks the role, 429 beyond its rate.
+pub fn authenticate(keyring: Option<&Keyring>, request: &mut Request) -> Result<(), Problem> {
+    let access = match keyring {
+        None => Access::Everything,
+        Some(_) if request.uri().path() == PUBLIC_PATH => Access::Everything,
+        Some(keyring) => {
+            let secret = bearer(request.headers())?;
+            let Some((key, limiter)) = keyring.find(secret) else {
+                return Err(unauthenticated("the key is unknown, revoked or expired"));
+            };
+            if let Some(context) = trace::current() {
+                // A request is authenticated once.
+                let _ = context.key.set(Arc::clone(&key));
+            }
+            if let Some(limiter) = limiter
+                && let Err(refused) = limiter.check()
+            {
+                count_refused(RefusalReason::KeyRateLimit);
+                let wait = refused.wait_time_from(DefaultClock::default().now());
+                return Err(Problem::new(Code::RateLimited, "more requests than the rate of the key")
+                    .with_retry_after(whole_seconds(wait)));
+            }
+            check_role(&key, request)?;
+            Access::Of(key)
+        }
+    };
+    request.extensions_mut().insert(access);
+    Ok(())
+}
+
+fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+    let Some(value) = single(headers, "Authorization")? else {
+        return Err(unauthenticated("the request has no key: Authorization: Bearer slk_…"));
+    };
+    let (scheme, secret) = value.to_str().ok().and_then(|text| text.split_once(' ')).unwrap_or_default();
+    if scheme.eq_ignore_ascii_case("bearer") {
+        Ok(secret.trim())
+    } else {
+        Err(unauthenticated("the header Authorization is not a Bearer key: Authorization: Bearer slk_…"))
+    }
+}
+
+fn unauthenticated(detail: &'static str) -> Problem {
+    count_refused(RefusalReason::Unauthenticated);
+    Problem::new(Code::Unauthenticated, detail)
+}
+
+/// Every route needs a role, also one that is added later and checks nothing itself.
+fn check_role(key: &Key, request: &Request) -> Result<(), Problem> {
+    let path = request.uri().path();
+    let sufficient: &[Role] = match *request.method() {
+        Method::GET | Method::HEAD => &[Role::Read],
+        Method::PATCH => &[Role::Admin],
+        _ if OPENING_PATHS.contains(&path) => &[Role::Write, Role::Admin],
+        _ => &[Role::Write],
+    };
+    if sufficient.iter().any(|role| key.roles.contain(*role)) {
+        return Ok(());
+    }
+    let roles: Vec<_> = sufficient.iter().map(|role| role.as_str()).collect();
+    let detail = format!("the key {} lacks the role {}", key.name, roles.join(" or "));
+    Err(Problem::new(Code::NotPermitted, detail))
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Access {
+    type Rejection = Problem;
+
+    fn from_request_parts(parts: &mut Parts, _: &S) -> impl Future<Output = Result<Self, Problem>> + Send {
+        std::future::ready(parts.extensions.get().cloned().ok_or_else(|| {
+            tracing::error!("a route is not under the layer that finds keys");
+            Problem::internal()
+        }))
+    }
+}
+
+/// The accounts that an order touches.
+#[derive(Debug, Clone, Copy)]
+pub struct Touched<'a> {
+    pub debit: &'a AccountId,
+    pub credit: &'a AccountId,
+}
+
+impl Access {
+    fn key(&self) -> Option<&Key> {
+        match self {
+            Self::Everything => None,
+            Self::Of(key) => Some(key),
+        }
+    }
+
+    fn permits(&self, prefixes: fn(&Key) -> &Prefixes, account: &AccountId) -> bool {
+        self.key().is_none_or(|key| prefixes(key).contain(account))
+    }
+
+    pub fn may_read(&self, account: &AccountId) -> bool {
+        self.permits(|key| &key.read, account)
+    }
+
+    pub fn may_debit(&self, account: &AccountId) -> bool {
+        self.permits(|key| &key.debit, account)
+    }
+
+    pub fn may_credit(&self, account: &AccountId) -> bool {
+        self.permits(|key| &key.credit, account)
+    }
+
+    /// Whether something may be hidden from the sender.
+    pub fn is_limited(&self) -> bool {
+        self.key().is_some_and(|key| !key.read.is_every_account())
+    }
+
+    /// The same for an id that a shard sent. What is no id is nobody's.
+    pub fn may_read_text(&self, account: &str) -> bool {
+        self.key().is_none() || AccountId::any(account).is_ok_and(|account| self.may_read(&account))
+    }
+
+    // === orders ===
+
+    /// Checks what one request orders.
+    pub fn check_order<'a>(&self, order: impl Into<Touched<'a>>) -> Result<(), Problem> {
+        self.check_orders([order], |_| String::new())
+    }
+
+    /// Checks what a batch orders. `pointer` is that of an item.
+    ///
+    /// # Errors
+    /// Every account of the body that the key may not debit or credit, up to a hundred.
+    pub fn check_orders<'a>(
+        &self,
+        orders: impl IntoIterator<Item = impl Into<Touched<'a>>>,
+        pointer: impl Fn(usize) -> String,
+    ) -> Result<(), Problem> {
+        let Some(key) = self.key() else { return Ok(()) };
+        let mut errors = Vec::new();
+        for (index, order) in orders.into_iter().enumerate() {
+            let order = order.into();
+            for (side, account, permitted) in [
+                ("debit", order.debit, self.may_debit(order.debit)),
+                ("credit", order.credit, self.may_credit(order.credit)),
+            ] {
+                if !permitted && errors.len() < MAX_ERRORS {
+                    errors.push(not_permitted(
+                        format!("{}/{side}", pointer(index)),
+                        format!("the key {} may not {side} {account}", key.name),
+                    ));
+                }
+            }
+        }
+        if errors.is_empty() { Ok(()) } else { Err(Problem::malformed(errors)) }
+    }
+
+    /// Checks accounts to open. `pointer` is that of an account.
+    ///
+    /// # Errors
+    /// Every account that the key may not open, up to a hundred.
+    pub fn check_openings<'a>(
+        &self,
+        accounts: impl IntoIterator<Item = &'a CreateAccount>,
+        pointer: impl Fn(usize) -> String,
+    ) -> Result<(), Problem> {
+        let Some(key) = self.key() else { return Ok(()) };
+        let mut errors = Vec::new();
+        for (index, account) in accounts.into_iter().enumerate() {
+            let error = if !self.may_debit(&account.id) {
+                not_permitted(
+                    format!("{}/id", pointer(index)),
+                    format!(
+                        "the key {} may not open {}: it is under no debit prefix of the key",
+                        key.name, account.id
+                    ),
+                )
+            } else if account.overdraft != Limit::AtMost(0) && !key.roles.contain(Role::Admin) {
+                not_permitted(
+                    format!("{}/overdraft", pointer(index)),
+                    format!("the key {} lacks the role admin, which accounts with an overdraft need", key.name),
+                )
+            } else {
+                continue;
+            };
+            if errors.len() < MAX_ERRORS {
+                errors.push(error);
+            }
+        }
+        if errors.is_empty() { Ok(()) } else { Err(Problem::malformed(errors)) }
+    }
+
+    /// Checks an account to change.
+    ///
+    /// # Errors
+    /// 404 unless the key may read it, 403 unless it may debit it.
+    pub fn check_change(&self, account: &AccountId, missing: fn(&AccountId) -> Problem) -> Result<(), Problem> {
+        match self.key() {
+            Some(key) if !self.may_debit(account) => Err(if self.may_read(account) {
+                Problem::new(Code::NotPermitted, format!("the key {} may not change {account}", key.name))
+            } else {
+                missing(account)
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    // === reads ===
+
+    /// Checks an account to read.
+    ///
+    /// # Errors
+    /// The same as of an account that does not exist.
+    pub fn check_read(&self, account: &AccountId, missing: fn(&AccountId) -> Problem) -> Result<(), Problem> {
+        if self.may_read(account) { Ok(()) } else { Err(missing(account)) }
+    }
+
+    /// The prefix of accounts to list or to add up. `asked`: what the request asks for, the empty prefix unless it has one.
+    ///
+    /// # Errors
+    /// 403 where that is more than the key may read.
+    pub fn read_prefix(&self, asked: AccountPrefix) -> Result<AccountPrefix, Problem> {
+        let Some(key) = self.key() else { return Ok(asked) };
+        if key.read.cover(&asked) {
+            return Ok(asked);
+        }
+        match key.read.only() {
+            Some(only) if asked.as_str().is_empty() => Ok(only.clone()),
+            _ => {
+                let detail = format!(
+                    "the key {} may not read every account of this prefix; the parameter prefix must begin with a read prefix of the key",
+                    key.name
+                );
+                let place = Place::Parameter("prefix".to_owned());
+                Err(Problem::malformed(vec![FieldError { code: Code::NotPermitted, place, detail }]))
+            }
+        }
+    }
+
+    /// Leaves those that the key may read.
+    pub fn readable<T: Stored>(&self, mut found: Found<T>) -> Found<T> {
+        if self.key().is_some() {
+            found.found.retain(|item| item.may_be_read(self));
+        }
+        found
+    }
+
+    /// Leaves those that the key may read or act on.
+    pub fn in_sight<T: Stored>(&self, mut found: Found<T>) -> Found<T> {
+        if self.key().is_some() {
+            found.found.retain(|item| item.may_be_read(self) || item.may_be_acted_on(self));
+        }
+        found
+    }
+
+    /// Checks the transfer that a request makes of something stored.
+    ///
+    /// # Errors
+    /// 404 unless the key may read what is stored, 403 unless it may debit and credit these accounts.
+    pub fn check_follow_up<T: Identified + Stored>(
+        &self,
+        id: TransferId,
+        origin: &T,
+        order: Touched<'_>,
+    ) -> Result<(), Problem> {
+        let Some(key) = self.key() else { return Ok(()) };
+        let side = if !self.may_debit(order.debit) {
+            "debit"
+        } else if !self.may_credit(order.credit) {
+            "credit"
+        } else {
+            return Ok(());
+        };
+        Err(if origin.may_be_read(self) {
+            let detail = format!("the key {} may not {side} the account that this would {side}", key.name);
+            T::mark(Problem::new(Code::NotPermitted, detail), id)
+        } else {
+            not_found::<T>(id)
+        })
+    }
+
+    /// Checks the release of a hold.
+    ///
+    /// # Errors
+    /// 403 unless the key may debit the debit account. The hold is in sight.
+    pub fn check_release(&self, id: TransferId, hold: &FoundHold) -> Result<(), Problem> {
+        match self.key() {
+            Some(key) if !hold.may_be_acted_on(self) => {
+                let detail = format!("the key {} may not debit the account of the hold", key.name);
+                Err(Problem::new(Code::NotPermitted, detail).with_hold(id.0))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl<'a> From<&'a NewTransfer> for Touched<'a> {
+    fn from(order: &'a NewTransfer) -> Self {
+        Self { debit: &order.debit, credit: &order.credit }
+    }
+}
+
+impl<'a> From<&'a PlaceHold> for Touched<'a> {
+    fn from(order: &'a PlaceHold) -> Self {
+        Self { debit: &order.debit, credit: &order.credit }
+    }
+}
+
+fn not_permitted(pointer: String, detail: String) -> FieldError {
+    FieldError { code: Code::NotPermitted, place: Place::Pointer(pointer), detail }
+}
+
+/// Something stored, which a key may read or act on, or neither.
+pub trait Stored {
+    fn may_be_read(&self, access: &Access) -> bool;
+    fn may_be_acted_on(&self, access: &Access) -> bool;
+}
+
+impl Stored for FoundTransfer {
+    fn may_be_read(&self, access: &Access) -> bool {
+        access.may_read_text(&self.record.debit) || access.may_read_text(&self.record.credit)
+    }
+
+    /// Reversed: the money goes from the credit account to the debit account.
+    fn may_be_acted_on(&self, access: &Access) -> bool {
+        let account = |text: &str| AccountId::any(text).ok();
+        account(&self.record.credit).is_some_and(|payer| access.may_debit(&payer))
+            && account(&self.record.debit).is_some_and(|payee| access.may_credit(&payee))
+    }
+}
+
+impl Stored for FoundHold {
+    fn may_be_read(&self, access: &Access) -> bool {
+        access.may_read(&self.key.debit)
+    }
+
+    /// Captured or released.
+    fn may_be_acted_on(&self, access: &Access) -> bool {
+        access.may_debit(&self.key.debit)
+    }
+}
