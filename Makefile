@@ -15,7 +15,7 @@ TEST_SHARDCTL := $(TARGET)/debug/shardctl
 CLIPPY        := cargo clippy --workspace --all-targets -- -D warnings
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test model broken-rules chaos chaos-selftest chaos-reshard lint openapi bench bench-long soak reshard-demo release clean
+.PHONY: help up down status test model simulate broken-rules chaos chaos-selftest chaos-reshard lint openapi bench bench-long soak reshard-demo release clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,7 @@ test: lint ## Run the lints and every test
 	else \
 	    echo 'cargo test --workspace'; cargo test --workspace; \
 	fi
+	@$(MAKE) --no-print-directory simulate
 
 # Many more random sequences than `make test` plays; SEED=… repeats a run.
 model: ## Play SEQUENCES=… random sequences to a ledger in memory and to real nodes
@@ -48,6 +49,13 @@ model: ## Play SEQUENCES=… random sequences to a ledger in memory and to real 
 	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir $(TARGET)/test-postgresql postgres ensure); \
 	SHARDLEDGER_PG_BIN="$$pg_bin" SEQUENCES=$(SEQUENCES) \
 	    cargo test -p integration-tests --test it -- --nocapture --test-threads 1 sequences::
+
+# No database and no process takes part. A seed that fails prints its trace; SEED=… SEEDS=1 repeats it.
+simulate: SEED ?= 1
+simulate: SEEDS ?= 20000
+simulate: ## Simulate SEEDS=20000 clusters under faults on virtual time, from SEED=1 on
+	cargo build --profile simulation -p simulation
+	@$(TARGET)/simulation/simulate --seed $(SEED) --seeds $(SEEDS)
 
 # `make test` runs a sample. CELLS=release runs the cells of the steps whose names begin with release.
 chaos-reshard: CELLS ?= all

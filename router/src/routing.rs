@@ -80,7 +80,7 @@ impl Routing {
     }
 
     /// Routes by a map that did not come from a file and therefore never changes.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     pub fn fixed(map: ShardMap) -> Self {
         Self::assemble(Writer::new(map, "test".to_owned(), None, None))
     }

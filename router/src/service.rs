@@ -67,6 +67,15 @@ impl Router {
         Self { core }
     }
 
+    /// As [`Router::start`], by a map that never changes and is offered to no node.
+    #[cfg(feature = "simulation")]
+    pub fn start_without_offers(config: &CoreConfig, routing: Routing, tasks: Tasks) -> Self {
+        let core = Arc::new(Core::start(config, routing, tasks));
+        core.tasks.spawn_essential("recovery", saga::run_recovery(Arc::clone(&core)));
+        core.tasks.spawn_essential("heartbeat", heartbeat::run(Arc::clone(&core)));
+        Self { core }
+    }
+
     pub fn routing(&self) -> &Routing {
         &self.core.routing
     }

@@ -11,13 +11,14 @@
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use identity::{
     Disagreement,
     time::{Judgement, OtherClock, bounded_us},
 };
+use tokio::time::Instant;
 
 use crate::metric_definitions as m;
 
@@ -118,6 +119,11 @@ impl NodeClock {
 /// The machine's clock as this process first read it, carried forward by the monotonic clock. Setting the machine's
 /// clock does not change it.
 pub fn steady_us() -> i64 {
+    // The runtimes of two simulations have no instant in common.
+    #[cfg(feature = "simulation")]
+    if let Some(us) = telemetry::simulation::now_us() {
+        return us;
+    }
     static FIRST_SEEN: OnceLock<(Instant, i64)> = OnceLock::new();
     carried_on(*FIRST_SEEN.get_or_init(|| (Instant::now(), telemetry::clock::now_us())))
 }

@@ -10,7 +10,6 @@ use ledger::{
     operation::Operation,
     outcome::{HoldOutcome, Outcome, Reply},
 };
-use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -18,7 +17,10 @@ use crate::{
     gate::Gate,
     lane::{LaneHandle, Queued},
     metric_definitions as m,
-    store::{StoreError, read},
+    store::{
+        StoreError,
+        read::{self, Readable},
+    },
 };
 
 /// Five polls within the second that the contract allows.
@@ -28,14 +30,14 @@ const POLL: Duration = Duration::from_millis(200);
 const AT_ONCE: i64 = 1000;
 
 /// Runs until `shutdown`.
-pub async fn run(pool: PgPool, gate: Gate, lane: LaneHandle, clock: Arc<NodeClock>, shutdown: CancellationToken) {
+pub async fn run(from: Readable, gate: Gate, lane: LaneHandle, clock: Arc<NodeClock>, shutdown: CancellationToken) {
     while shutdown.run_until_cancelled(tokio::time::sleep(POLL)).await.is_some() {
         // A poll would connect to a refused database and log an error each time.
         if gate.writes().is_err() {
             continue;
         }
         loop {
-            match expire_due(&pool, &lane, clock.now_us()).await {
+            match expire_due(&from, &lane, clock.now_us()).await {
                 // Continue only while every hold found also expires; otherwise a hold that cannot expire would be
                 // found forever.
                 Ok(progress) if progress.found == progress.expired && progress.found == AT_ONCE => {}
@@ -57,8 +59,8 @@ struct Progress {
     expired: i64,
 }
 
-async fn expire_due(pool: &PgPool, lane: &LaneHandle, now_us: i64) -> Result<Progress, StoreError> {
-    let due = read::due_holds(pool, now_us, AT_ONCE).await?;
+async fn expire_due(from: &Readable, lane: &LaneHandle, now_us: i64) -> Result<Progress, StoreError> {
+    let due = read::due_holds(from, now_us, AT_ONCE).await?;
     if due.is_empty() {
         return Ok(Progress { found: 0, expired: 0 });
     }

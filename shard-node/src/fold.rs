@@ -10,7 +10,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::{
+    task::JoinError,
+    time::{Instant, sleep, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -41,6 +44,7 @@ pub async fn run<S: Store>(store: Arc<S>, tail: Tail, interval: Duration, shutdo
     let mut is_failing = false;
     loop {
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => return,
             () = sleep_until(next) => {}
             // Commits during a fold ask for the next one, although the end of the fold leaves little to fold.
@@ -96,8 +100,7 @@ pub async fn run<S: Store>(store: Arc<S>, tail: Tail, interval: Duration, shutdo
 async fn write(store: &impl Store, tail: &Tail, fold: Fold, end: Instant) -> Result<bool, StoreError> {
     // The accounts are written in the order of the index, so that each page is written once. Another thread sorts them, because to
     // sort a large tail would keep the lane waiting.
-    let sorted = tokio::task::spawn_blocking(move || (fold.ids_in_order(), fold));
-    let (ids, fold) = sorted.await.map_err(|error| {
+    let (ids, fold) = elsewhere(move || (fold.ids_in_order(), fold)).await.map_err(|error| {
         tracing::error!(%error, "the accounts of a fold could not be sorted");
         StoreError::NotOpen
     })?;
@@ -119,7 +122,21 @@ async fn write(store: &impl Store, tail: &Tail, fold: Fold, end: Instant) -> Res
     finished
 }
 
+/// Runs work that may take milliseconds on another thread.
+async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, JoinError> {
+    // A simulation has one thread.
+    #[cfg(feature = "simulation")]
+    if telemetry::simulation::is_running() {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await
+}
+
 /// Drops a large value on another thread, because the drop may take milliseconds.
 fn free(large: impl Send + 'static) {
+    #[cfg(feature = "simulation")]
+    if telemetry::simulation::is_running() {
+        return;
+    }
     tokio::task::spawn_blocking(move || drop(large));
 }

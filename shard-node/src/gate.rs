@@ -125,10 +125,24 @@ impl Gate {
     /// A gate that has accepted the shard `s0` of number 0 in this state, on timeline 1.
     #[cfg(test)]
     pub fn open_for_tests(state: ShardState) -> Self {
-        let cluster = shard_map::ClusterId::generate();
-        let gate = Self::new(Expected { cluster, shard: "s0".to_owned(), number: None });
+        Self::open_to(shard_map::ClusterId::generate(), "s0", 0, state)
+    }
+
+    /// A gate that has accepted a shard in this state, on timeline 1.
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn open_to(cluster: shard_map::ClusterId, shard: &str, number: u16, state: ShardState) -> Self {
+        use identity::{ShardIdentity, shard::RoutingFacts};
+        let gate = Self::new(Expected { cluster, shard: shard.to_owned(), number: None });
         gate.set_waiting(None);
-        let record = ShardRecord { state, ..tests::record(cluster, state.next_position) };
+        let record = ShardRecord {
+            identity: ShardIdentity { cluster, shard: shard.to_owned(), number, routing: RoutingFacts::OWN },
+            founding_map: None,
+            complete: true,
+            system_identifier: 7,
+            database_oid: 0,
+            timeline: 1,
+            state,
+        };
         let found = Database::Shard(Box::new(record));
         assert_eq!(gate.decide(&ServerFacts::for_tests(7, 1), &found, &[], &gate.acknowledged()), Ok(()));
         gate
@@ -452,7 +466,7 @@ mod tests {
 
     use super::*;
 
-    pub(super) fn record(cluster: ClusterId, next_position: i64) -> ShardRecord {
+    fn record(cluster: ClusterId, next_position: i64) -> ShardRecord {
         ShardRecord {
             identity: ShardIdentity { cluster, shard: "s0".to_owned(), number: 0, routing: RoutingFacts::OWN },
             founding_map: None,

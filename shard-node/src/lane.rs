@@ -30,12 +30,7 @@ mod load;
 mod recent_ids;
 mod work;
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use identity::{AssetScales, Mark, Marks};
 use ledger::{
@@ -45,6 +40,7 @@ use ledger::{
 };
 use shard_database::ShardState;
 use telemetry::Tasks;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use decide::Decided;
@@ -194,6 +190,7 @@ impl<S: Store> Lane<S> {
                 self.refuse_waiting(Reason::Unavailable, &error.to_string());
                 let pause = self.pause_after(&error);
                 tokio::select! {
+                    biased;
                     () = shutdown.cancelled() => break,
                     () = tokio::time::sleep(pause) => continue,
                 }

@@ -34,7 +34,11 @@ use crate::{
     config::DatabaseConfig,
     gate::Gate,
     lane::LaneHandle,
-    store::{StoreError, read, session},
+    store::{
+        StoreError,
+        read::{self, Readable},
+        session,
+    },
 };
 use activity::Activity;
 use source::Verified;
@@ -138,7 +142,7 @@ impl Moves {
 
     /// The newest map that this shard was given.
     async fn map(&self) -> Result<shard_map::ShardMap, MoveError> {
-        let (text, _) = read::shard_map(&self.0.reads).await?;
+        let (text, _) = read::shard_map(&Readable::Database(self.0.reads.clone())).await?;
         shard_map::ShardMap::parse(&text)
             .map_err(|error| MoveError::Refused(format!("the shard's map cannot be read: {error}")))
     }

@@ -18,7 +18,7 @@ use wire::convert;
 use crate::{
     clock::{NodeClock, steady_us},
     gate::Gate,
-    store::{self, StoreError, ownership::SlotState},
+    store::{self, StoreError, ownership::SlotState, read::Readable},
 };
 
 const SLOT_OWNERSHIP: &str = "slot ownership";
@@ -162,7 +162,7 @@ impl Peers {
         let answers = futures_util::future::join_all(asked).await;
         // Read this after the others have answered: a slot handed over in the meantime then has a higher epoch here,
         // or is gone.
-        let owned = store::read::ownership(&self.pool).await?.owned_ranges();
+        let owned = store::read::ownership(&Readable::Database(self.pool.clone())).await?.owned_ranges();
         for answer in answers {
             match answer {
                 Ok(answer) => self.hear(answer, &owned),

@@ -29,7 +29,7 @@ use crate::{
     store::{
         StoreError,
         bookings::{self, Transfers},
-        read::{self, Owned, Reached},
+        read::{self, Owned, Reached, Readable},
         statement,
     },
     tail::{Overlay, Tail},
@@ -41,10 +41,10 @@ pub const ATTEMPTS: usize = 8;
 /// The lane loads its tail again within this time.
 const RELOADS_WITHIN: Duration = Duration::from_secs(1);
 
-/// What reads need: connections, and the tail.
+/// What reads need: where to read, the lane, and the tail.
 #[derive(Debug, Clone)]
 pub struct Reads {
-    pub pool: PgPool,
+    pub from: Readable,
     pub lane: LaneHandle,
     pub tail: Tail,
 }
@@ -55,7 +55,7 @@ impl Reads {
     /// # Errors
     /// When the database cannot be read, or the lane cannot catch up with another node of the shard.
     pub async fn catch_up(&self) -> Result<(), StoreError> {
-        let end = read::mark(&self.pool).await?.position - 1;
+        let end = read::mark(&self.from).await?.position - 1;
         self.lane.reach(Position(end)).await
     }
 
@@ -80,7 +80,7 @@ impl Reads {
     pub async fn account(&self, id: &AccountId) -> Result<Owned<Option<(Account, Overlay)>>, StoreError> {
         for _ in 0..ATTEMPTS {
             let (generation, folded) = self.tail.generation();
-            let (row, reached) = match read::account(&self.pool, id).await? {
+            let (row, reached) = match read::account(self.from.pool()?, id).await? {
                 Owned::Here(found) => found,
                 Owned::NotHere(not_owner) => return Ok(Owned::NotHere(not_owner)),
             };
@@ -147,7 +147,7 @@ pub async fn entries(
     let mut entries = Vec::new();
     if wanted > 0 {
         let (oldest, newest) = if page.ascending { (first, first + wanted - 1) } else { (last - wanted + 1, last) };
-        let bookings = statement::bookings(&reads.pool, &account, &overlay.waypoints, oldest, newest).await?;
+        let bookings = statement::bookings(reads.from.pool()?, &account, &overlay.waypoints, oldest, newest).await?;
         entries.extend(bookings.iter().filter_map(|booking| Entry::of(booking, id)).map(entry_to_wire));
         if page.ascending {
             entries.reverse();
@@ -166,7 +166,7 @@ async fn version_at(
     if at_us < account.created_at_us {
         return Ok((0, None));
     }
-    let booking = statement::booking_at(&reads.pool, account, &overlay.waypoints, at_us).await?;
+    let booking = statement::booking_at(reads.from.pool()?, account, &overlay.waypoints, at_us).await?;
     let entry = booking.and_then(|booking| Entry::of(&booking, &account.id));
     Ok((entry.as_ref().map_or(0, |entry| entry.leg.version), entry))
 }
@@ -222,18 +222,18 @@ pub async fn balance_at(
 pub async fn transfers(reads: &Reads, id: Uuid, debit: &str) -> Result<wire::GetTransfersResponse, StoreError> {
     let mut found = wire::GetTransfersResponse::default();
     let roles = [Role::Transfer, Role::Settlement, Role::Register];
-    let (registers, transfers): (Vec<Booking>, Vec<Booking>) = bookings::by_id(&reads.pool, id, debit, &roles)
+    let (registers, transfers): (Vec<Booking>, Vec<Booking>) = bookings::by_id(reads.from.pool()?, id, debit, &roles)
         .await?
         .into_iter()
         .partition(|booking| booking.kind.role() == Role::Register);
     let transfers = Transfers::of(transfers);
-    let answers = bookings::at(&reads.pool, &transfers.answers()).await?;
+    let answers = bookings::at(reads.from.pool()?, &transfers.answers()).await?;
     for (first, stored) in transfers.with(&answers)? {
         let mut record = transfer_record(&first, &stored);
         if let Some((attempts, next_attempt_us)) = first.key().and_then(|key| reads.tail.attempts(&key)) {
             (record.attempts, record.next_attempt_us) = (attempts, next_attempt_us);
         }
-        let (reversed, reversals) = bookings::reversals(&reads.pool, id, &record.debit).await?;
+        let (reversed, reversals) = bookings::reversals(reads.from.pool()?, id, &record.debit).await?;
         record.reversed = reversed;
         record.reversals = reversals.into_iter().map(wire::convert::id_to_wire).collect();
         found.transfers.push(record);
@@ -252,7 +252,7 @@ pub async fn transfers(reads: &Reads, id: Uuid, debit: &str) -> Result<wire::Get
         });
     }
     if found.transfers.is_empty() {
-        found.not_owner = not_owner_of(&reads.pool, debit).await?;
+        found.not_owner = not_owner_of(reads.from.pool()?, debit).await?;
     }
     Ok(found)
 }
@@ -262,11 +262,11 @@ pub async fn transfers(reads: &Reads, id: Uuid, debit: &str) -> Result<wire::Get
 /// # Errors
 /// When the database cannot be read.
 pub async fn holds(reads: &Reads, id: Uuid, debit: &str) -> Result<wire::GetHoldsResponse, StoreError> {
-    let holds = bookings::holds_of_id(&reads.pool, id, debit).await?;
+    let holds = bookings::holds_of_id(reads.from.pool()?, id, debit).await?;
     let mut found = wire::GetHoldsResponse::default();
     found.holds.extend(holds.iter().map(|(key, hold)| wire::convert::hold_to_wire(key, hold)));
     if found.holds.is_empty() {
-        found.not_owner = not_owner_of(&reads.pool, debit).await?;
+        found.not_owner = not_owner_of(reads.from.pool()?, debit).await?;
     }
     Ok(found)
 }

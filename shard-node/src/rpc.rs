@@ -13,7 +13,6 @@ use ledger::{
     outcome::{Reason, Reply},
 };
 use shard_map::ShardMap;
-use sqlx::PgPool;
 use telemetry::Tasks;
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
@@ -33,7 +32,10 @@ use crate::{
     lane::{LaneHandle, Queued},
     metric_definitions as m,
     reads::{self, Reads, account_list::KnownOwnership},
-    store::{self, StoreError, read::Owned},
+    store::{
+        self, StoreError,
+        read::{Owned, Readable},
+    },
     tail::{DueSagas, OpenSaga, Tail},
 };
 
@@ -62,14 +64,19 @@ pub struct Service {
 }
 
 impl Service {
-    pub fn new(gate: Gate, clock: Arc<NodeClock>, lane: LaneHandle, pool: PgPool, tail: Tail, tasks: Tasks) -> Self {
-        // One connection stays free for the routers' own queries: due sagas, ownership, status.
-        let turns = pool.options().get_max_connections().saturating_sub(1).max(1);
-        let turns = Arc::new(Semaphore::new(usize::try_from(turns).unwrap_or(1)));
+    pub fn new(
+        gate: Gate,
+        clock: Arc<NodeClock>,
+        lane: LaneHandle,
+        from: Readable,
+        tail: Tail,
+        tasks: Tasks,
+    ) -> Self {
+        let turns = Arc::new(Semaphore::new(from.turns()));
         Self {
             gate,
             clock,
-            reads: Reads { pool, lane: lane.clone(), tail },
+            reads: Reads { from, lane: lane.clone(), tail },
             lane,
             turns,
             sums: Arc::new(Semaphore::new(1)),
@@ -99,7 +106,7 @@ impl Service {
             return Ok(());
         }
         // Another node of the shard has committed since this node last looked, or the database is the wrong one.
-        let found = store::read::mark(&self.reads.pool).await.map_err(read_failed)?;
+        let found = store::read::mark(&self.reads.from).await.map_err(read_failed)?;
         let mark = Mark { timeline: self.gate.seen().timeline, ..found };
         self.gate.acknowledge(at_least, "a router");
         match mark.compare(at_least, "a router") {
@@ -331,8 +338,8 @@ impl ShardNode for Service {
         {
             return Err(Status::unavailable(why));
         }
-        let ownership = store::read::ownership(&self.reads.pool).await.map_err(read_failed)?;
-        let (shard_map, shard_map_version) = store::read::shard_map(&self.reads.pool).await.map_err(read_failed)?;
+        let ownership = store::read::ownership(&self.reads.from).await.map_err(read_failed)?;
+        let (shard_map, shard_map_version) = store::read::shard_map(&self.reads.from).await.map_err(read_failed)?;
         self.gate.saw_map_version(shard_map_version);
         let ranges = ownership
             .ranges()
@@ -365,8 +372,9 @@ impl ShardNode for Service {
         let map = ShardMap::parse(&text).map_err(|error| Status::invalid_argument(error.to_string()))?;
         self.refuse_map(&map).await?;
         let version = i64::try_from(map.version).unwrap_or(i64::MAX);
-        store::read::offer_shard_map(&self.reads.pool, &text, version).await.map_err(read_failed)?;
-        let (_, newest_version) = store::read::shard_map(&self.reads.pool).await.map_err(read_failed)?;
+        let pool = self.reads.from.pool().map_err(read_failed)?;
+        store::read::offer_shard_map(pool, &text, version).await.map_err(read_failed)?;
+        let (_, newest_version) = store::read::shard_map(&self.reads.from).await.map_err(read_failed)?;
         self.gate.saw_map_version(newest_version);
         Ok(Response::new(wire::OfferShardMapResponse { newest_version }))
     }

@@ -31,6 +31,7 @@ use crate::{
         StoreError,
         error::Remedy,
         postgres::Postgres,
+        read::Readable,
         session::{self, READ_SETTINGS},
     },
     tail::Tail,
@@ -77,8 +78,9 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
 
     // The RPC listener starts before the database is accepted, because `init` and other nodes call Identify. The gate
     // refuses all other calls.
+    let from = Readable::Database(pool.clone());
     let service =
-        Service::new(gate.clone(), Arc::clone(&clock), handle.clone(), pool.clone(), tail.clone(), tasks.clone());
+        Service::new(gate.clone(), Arc::clone(&clock), handle.clone(), from.clone(), tail.clone(), tasks.clone());
     let moves = Moves::new(config.database.clone(), gate.clone(), Arc::clone(&clock), handle.clone(), pool.clone());
     serve_rpc(rpc, service, moves.clone(), &config, &tasks);
 
@@ -101,7 +103,7 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
     tasks.spawn_essential("lane", lane.run(tasks.token().clone()));
     let fold = fold::run(store, tail, config.lane.fold_interval(), tasks.token().clone());
     tasks.spawn_essential("fold", fold);
-    tasks.spawn_essential("expiry", expiry::run(pool.clone(), gate.clone(), handle, clock, tasks.token().clone()));
+    tasks.spawn_essential("expiry", expiry::run(from, gate.clone(), handle, clock, tasks.token().clone()));
     tasks.spawn_essential("moves", driver::run(moves.clone(), tasks.clone(), tasks.token().clone()));
     tasks.spawn_essential("monitor", monitor.run(tasks.token().clone()));
     let token = tasks.token().clone();

@@ -32,30 +32,44 @@ mod linux {
 
     /// A timer of the kernel that counts in nanoseconds.
     #[derive(Debug)]
-    pub struct ShortTimer(AsyncFd<OwnedFd>);
+    pub enum ShortTimer {
+        Kernel(AsyncFd<OwnedFd>),
+        /// Tokio's, whose time a simulation has paused.
+        #[cfg(feature = "simulation")]
+        Simulated,
+    }
 
     impl ShortTimer {
         /// # Errors
         /// When the process may open no further file.
         pub fn new() -> io::Result<Self> {
+            #[cfg(feature = "simulation")]
+            if telemetry::simulation::is_running() {
+                return Ok(Self::Simulated);
+            }
             let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
             #[allow(deprecated, reason = "what replaces it is unsafe, and the descriptor is owned")]
             let timer = AsyncFd::with_interest(timer, Interest::READABLE)?;
-            Ok(Self(timer))
+            Ok(Self::Kernel(timer))
         }
 
         /// Waits. A pause that the kernel refuses is none. Dropping the future is harmless: the next pause replaces this one.
         pub async fn sleep(&self, pause: Duration) {
+            let timer = match self {
+                Self::Kernel(timer) => timer,
+                #[cfg(feature = "simulation")]
+                Self::Simulated => return tokio::time::sleep(pause).await,
+            };
             let Ok(it_value) = Timespec::try_from(pause) else { return };
             let once = Itimerspec { it_interval: ZERO, it_value };
-            if timerfd_settime(self.0.get_ref(), TimerfdTimerFlags::empty(), &once).is_err() {
+            if timerfd_settime(timer.get_ref(), TimerfdTimerFlags::empty(), &once).is_err() {
                 return;
             }
             let expirations = |timer: &OwnedFd| {
                 let mut count = [0; 8];
                 rustix::io::read(timer, &mut count).map_err(io::Error::from)
             };
-            let _ = self.0.async_io(Interest::READABLE, expirations).await;
+            let _ = timer.async_io(Interest::READABLE, expirations).await;
         }
     }
 }

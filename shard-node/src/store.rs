@@ -9,7 +9,8 @@ pub mod account_list;
 pub mod bookings;
 pub mod error;
 pub mod evidence;
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "some faults are ordered by tests of the lane only"))]
 pub mod memory;
 pub mod message;
 pub mod moves;

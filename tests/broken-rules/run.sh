@@ -25,7 +25,7 @@ crates_of() {
 unit_tests() {
     cargo nextest run -p "$1" --no-fail-fast >"$scratch/units.log" 2>&1 || true
     grep -q 'Summary' "$scratch/units.log" || { tail -n 40 "$scratch/units.log" >&2; return 1; }
-    { grep -E '^ +FAIL ' "$scratch/units.log" || true; } | sed -E 's/.*\) (ledger|router::bin.router|shard-node::bin.shard-node) //' | sort -u
+    { grep -E '^ +FAIL ' "$scratch/units.log" || true; } | sed -E 's/.*\) (ledger|router|shard-node) //' | sort -u
 }
 
 build_services() {

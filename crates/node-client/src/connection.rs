@@ -12,7 +12,7 @@ use std::{
 };
 
 use http::{Request, Response, Uri};
-use hyper::{body::Incoming, client::conn::http2, rt::Executor};
+use hyper::{client::conn::http2, rt::Executor};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use identity::Disagreements;
 use tokio::net::TcpStream;
@@ -40,7 +40,7 @@ const WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 /// A handle on an established connection. Clones share the connection.
 #[derive(Clone)]
 pub struct Connection {
-    requests: http2::SendRequest<Body>,
+    carrier: Carrier,
     origin: Uri,
     /// The index of the endpoint among the shard's endpoints.
     endpoint: usize,
@@ -49,6 +49,14 @@ pub struct Connection {
     /// Adds headers to each call; `None` before the introduction.
     introduction: Option<Arc<dyn Introduce>>,
     clock: Arc<PeerClock>,
+}
+
+/// What carries the requests.
+#[derive(Clone)]
+enum Carrier {
+    Http2(http2::SendRequest<Body>),
+    #[cfg(feature = "simulation")]
+    Simulated(Arc<dyn crate::simulation::Link>),
 }
 
 /// Why there is no connection.
@@ -82,6 +90,11 @@ impl Connection {
 
     async fn handshake(uri: &str, endpoint: usize, serial: u64) -> Result<Self, ConnectError> {
         let origin: Uri = uri.parse().map_err(|_| ConnectError::Address(uri.to_owned()))?;
+        #[cfg(feature = "simulation")]
+        if let Some(network) = crate::simulation::network() {
+            let carrier = Carrier::Simulated(network.connect(uri).await?);
+            return Ok(Self { carrier, origin, endpoint, serial, introduction: None, clock: Arc::default() });
+        }
         let with_port = origin.authority().filter(|authority| authority.port().is_some());
         let address = with_port.ok_or_else(|| ConnectError::Address(uri.to_owned()))?;
         let refused = |source| ConnectError::Unreachable { uri: uri.to_owned(), source };
@@ -105,7 +118,14 @@ impl Connection {
                 tracing::debug!(%peer, %error, "connection to a shard-node ended");
             }
         });
-        Ok(Self { requests, origin, endpoint, serial, introduction: None, clock: Arc::default() })
+        Ok(Self {
+            carrier: Carrier::Http2(requests),
+            origin,
+            endpoint,
+            serial,
+            introduction: None,
+            clock: Arc::default(),
+        })
     }
 
     /// The connection after the caller was introduced.
@@ -140,7 +160,11 @@ impl Connection {
     }
 
     pub fn is_closed(&self) -> bool {
-        self.requests.is_closed()
+        match &self.carrier {
+            Carrier::Http2(requests) => requests.is_closed(),
+            #[cfg(feature = "simulation")]
+            Carrier::Simulated(link) => link.is_closed(),
+        }
     }
 
     pub fn endpoint(&self) -> usize {
@@ -152,10 +176,10 @@ impl Connection {
     }
 }
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl tower::Service<Request<Body>> for Connection {
-    type Response = Response<Incoming>;
+    type Response = Response<Body>;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
@@ -168,12 +192,20 @@ impl tower::Service<Request<Body>> for Connection {
         if let Some(introduction) = &self.introduction {
             introduction.headers(request.headers_mut());
         }
-        let answer = self.requests.try_send_request(request);
+        let requests = match &mut self.carrier {
+            Carrier::Http2(requests) => requests,
+            #[cfg(feature = "simulation")]
+            Carrier::Simulated(link) => return link.call(request),
+        };
+        let answer = requests.try_send_request(request);
         Box::pin(async move {
-            answer.await.map_err(|mut failed| match failed.take_message() {
-                Some(_never_sent) => NotSent.into(),
-                None => failed.into_error().into(),
-            })
+            match answer.await {
+                Ok(answer) => Ok(answer.map(Body::new)),
+                Err(mut failed) => Err(match failed.take_message() {
+                    Some(_never_sent) => NotSent.into(),
+                    None => failed.into_error().into(),
+                }),
+            }
         })
     }
 }

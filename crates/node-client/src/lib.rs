@@ -7,9 +7,11 @@
 mod client;
 mod connection;
 mod peer_clock;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 
 pub use client::{CallFailure, Client};
-pub use connection::{ConnectError, Connection, MovesClient, NodeClient};
+pub use connection::{ConnectError, Connection, MovesClient, NodeClient, NotSent};
 pub use peer_clock::PeerClock;
 
 /// What a node has said of itself in the introduction.

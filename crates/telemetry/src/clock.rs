@@ -8,6 +8,10 @@ use jiff::Timestamp;
 /// Microseconds since 1970-01-01T00:00:00Z.
 #[allow(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
 pub fn now_us() -> i64 {
+    #[cfg(feature = "simulation")]
+    if let Some(us) = crate::simulation::now_us() {
+        return us;
+    }
     Timestamp::now().as_microsecond() + test_offset_us()
 }
 

@@ -9,6 +9,8 @@ pub mod clock;
 pub mod logging;
 pub mod metrics;
 pub mod shutdown;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod tasks;
 
 pub use tasks::Tasks;

@@ -20,6 +20,8 @@ pub struct Tasks {
     tracker: TaskTracker,
     token: CancellationToken,
     failed: Arc<OnceLock<&'static str>>,
+    #[cfg(feature = "simulation")]
+    process: crate::simulation::Process,
 }
 
 /// Tasks that had not finished when the grace period was over. They are left behind; the process is about to exit.
@@ -41,7 +43,7 @@ impl Tasks {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.tracker.spawn(async move {
+        self.start(async move {
             match AssertUnwindSafe(future).catch_unwind().await {
                 Ok(output) => output,
                 Err(panic) => {
@@ -50,6 +52,35 @@ impl Tasks {
                 }
             }
         })
+    }
+
+    #[cfg(not(feature = "simulation"))]
+    fn start<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.tracker.spawn(future)
+    }
+
+    #[cfg(feature = "simulation")]
+    fn start<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        if !crate::simulation::is_running() {
+            return self.tracker.spawn(future);
+        }
+        let task = self.tracker.spawn(self.process.part(future));
+        self.process.add(task.abort_handle());
+        task
+    }
+
+    /// The simulated process that these tasks are.
+    #[cfg(feature = "simulation")]
+    pub fn process(&self) -> &crate::simulation::Process {
+        &self.process
     }
 
     /// Runs `future` within the caller's task. If the caller is dropped before the end, `future` continues as a task of
@@ -69,7 +100,7 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         let (token, failed) = (self.token.clone(), Arc::clone(&self.failed));
-        self.tracker.spawn(async move {
+        self.start(async move {
             let outcome = AssertUnwindSafe(future).catch_unwind().await;
             if let Err(panic) = &outcome {
                 report_panic(name, &**panic);

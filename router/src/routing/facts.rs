@@ -120,7 +120,7 @@ impl Facts {
     }
 
     /// Rule 3 for shards that gave a complete list: they do not own what they do not list.
-    pub fn deny_unlisted(&mut self, answered: &HashSet<ShardIndex>, listed: &HashSet<(ShardIndex, Slot)>) {
+    pub fn deny_unlisted(&mut self, answered: &HashSet<ShardIndex>, listed: &foldhash::HashSet<(ShardIndex, Slot)>) {
         for (slot, place) in Slot::all().zip(&mut self.slots) {
             if place.is_some_and(|fact| answered.contains(&fact.owner) && !listed.contains(&(fact.owner, slot))) {
                 *place = None;

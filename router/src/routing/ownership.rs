@@ -91,7 +91,7 @@ impl Routing {
         let mut writer = self.writer();
         let mut hearing = Hearing::default();
         let said = writer.understand(answers, &mut hearing);
-        let listed: HashSet<(ShardIndex, Slot)> =
+        let listed: foldhash::HashSet<(ShardIndex, Slot)> =
             said.statements.iter().flat_map(|(shard, slots, _)| slots.slots().map(|slot| (*shard, slot))).collect();
         // Drop unconfirmed beliefs before recording new statements: a shard that hands over a slot may answer before
         // its successor has learned of it.

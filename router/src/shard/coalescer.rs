@@ -24,6 +24,7 @@ pub async fn run(shard: Arc<Shard>, tasks: Tasks) {
         }
     };
     tokio::select! {
+        biased;
         () = send_all(&shard, &tasks) => {}
         () = closer => {}
     }

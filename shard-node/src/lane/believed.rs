@@ -1,10 +1,11 @@
 //! What the lane believes of its shard: how it gets to know the shard's state, and how it catches up with other writers.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use identity::Marks;
 use ledger::{AccountId, BookingKind, Position, batch::Effects};
 use shard_database::ShardState;
+use tokio::time::Instant;
 
 use super::{Lane, Link, decide::Decided, load, mark_of};
 use crate::store::{Opened, Store, StoreError, ownership::Ownership};

@@ -1,6 +1,6 @@
 //! Decide: the operations of a batch become bookings and outcomes, in order, in memory.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use identity::Marks;
 use ledger::{
@@ -11,6 +11,7 @@ use ledger::{
     outcome::{HoldAnswer, HoldOutcome, Outcome, TransferAnswer, TransferOutcome},
 };
 use shard_database::ShardState;
+use tokio::time::Instant;
 
 use super::{
     Lane, load,

@@ -55,8 +55,8 @@ pub async fn page(
     for _ in 0..ATTEMPTS {
         let (generation, folded) = reads.tail.generation();
         // One more than wanted tells whether there are more.
-        let read = account_list::page(&reads.pool, meant, after, limit.saturating_add(1)).await?;
-        let (mut accounts, reached) = match known.checked(&reads.pool, &selection.slots, read).await? {
+        let read = account_list::page(reads.from.pool()?, meant, after, limit.saturating_add(1)).await?;
+        let (mut accounts, reached) = match known.checked(reads.from.pool()?, &selection.slots, read).await? {
             Some(AllOwned::Here(found)) => found,
             Some(AllOwned::NotHere(not_owner)) => return Ok(AllOwned::NotHere(not_owner)),
             None => continue,

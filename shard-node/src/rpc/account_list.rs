@@ -43,7 +43,8 @@ impl Service {
         if timeout < Duration::from_millis(1) {
             return Err(Status::deadline_exceeded("other sums took all the time there was"));
         }
-        let (pool, ownership) = (self.reads.pool.clone(), self.ownership.clone());
+        let pool = self.reads.from.pool().map_err(read_failed)?.clone();
+        let ownership = self.ownership.clone();
         // In a task of its own: a router that hangs up does not end the statement, and its turns must last as long as it does.
         let work = self.tasks.spawn("sum of balances", async move {
             let _turns = turns;

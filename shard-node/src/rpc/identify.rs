@@ -134,7 +134,7 @@ impl Service {
     async fn look_again_for(&self, mark: Mark) {
         if self.gate.is_open()
             && self.gate.seen().is_behind(mark)
-            && let Ok(found) = store::read::mark(&self.reads.pool).await
+            && let Ok(found) = store::read::mark(&self.reads.from).await
         {
             self.gate.committed(Mark { timeline: self.gate.seen().timeline, ..found });
         }
@@ -143,14 +143,14 @@ impl Service {
     /// Refuses a map that moves a slot to another shard without a move.
     pub(super) async fn refuse_map(&self, map: &ShardMap) -> Result<(), Status> {
         let expected = self.gate.expected();
-        let (text, version) = store::read::shard_map(&self.reads.pool).await.map_err(read_failed)?;
+        let (text, version) = store::read::shard_map(&self.reads.from).await.map_err(read_failed)?;
         // A map that is not newer is ignored anyway.
         if i64::try_from(map.version).is_ok_and(|offered| offered <= version) {
             return Ok(());
         }
         let before = ShardMap::parse(&text).ok();
         let refused = if map.cluster == expected.cluster {
-            let ownership = store::read::ownership(&self.reads.pool).await.map_err(read_failed)?;
+            let ownership = store::read::ownership(&self.reads.from).await.map_err(read_failed)?;
             ownership.refuse_map(&expected.shard, before.as_ref(), map)
         } else {
             let remedy = "offer the map of this shard's cluster";

@@ -1,13 +1,18 @@
-//! A shard's database in memory, for tests of the lane and the fold.
+//! A shard's database in memory, for tests of the lane and the fold, and for simulations.
 //!
 //! Several [`Memory`] share one [`Database`], as several nodes do. `account` has only what openings and the fold write;
 //! `saga`, `waypoint` and `folded_position` have only what the last step of a fold writes. A commit passes the fence and
 //! the unique key that migration 0001 defines. Tests order faults: a commit loses its answer, stalls or meets a crash, and
 //! a fold stops between two steps.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "only tests and simulations use this module: a broken invariant ends them with a panic"
+)]
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    io,
+    fmt, io,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -41,7 +46,9 @@ pub const TIMELINE: i64 = 1;
 #[derive(Clone)]
 pub struct Database(Arc<Mutex<Tables>>);
 
+#[derive(Clone)]
 struct Tables {
+    ownership: Arc<Ownership>,
     journal: Journal,
     accounts: BTreeMap<AccountId, Account>,
     folded_position: Position,
@@ -121,6 +128,12 @@ pub struct Message {
     scales: Vec<(AssetCode, u32)>,
 }
 
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database").finish_non_exhaustive()
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap()
 }
@@ -148,10 +161,17 @@ fn duplicate(what: &str) -> pg_session::Error {
 
 impl Database {
     /// An empty shard of number 0.
+    #[cfg(test)]
     pub fn new() -> Self {
-        let journal = Journal::of_shard(0);
+        Self::of_shard(0, Ownership::of_everything())
+    }
+
+    /// An empty shard of this number, which owns these slots.
+    pub fn of_shard(number: u16, ownership: Ownership) -> Self {
+        let journal = Journal::of_shard(number);
         let folded_position = Position(journal.next_position().0 - 1);
         Self(Arc::new(Mutex::new(Tables {
+            ownership: Arc::new(ownership),
             journal,
             accounts: BTreeMap::new(),
             folded_position,
@@ -170,6 +190,41 @@ impl Database {
         lock(&self.0)
     }
 
+    /// A database of its own with the same content.
+    #[cfg(feature = "simulation")]
+    pub fn copy(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.tables().clone())))
+    }
+
+    /// The tables, as a connection for reads sees them.
+    fn look<T>(&self, look: impl FnOnce(&Tables) -> T) -> Result<T, StoreError> {
+        let tables = self.tables();
+        if tables.is_down { Err(sqlx::Error::Io(broken()).into()) } else { Ok(look(&tables)) }
+    }
+
+    pub fn read_state(&self) -> Result<ShardState, StoreError> {
+        self.look(Tables::state)
+    }
+
+    pub fn read_ownership(&self) -> Result<Arc<Ownership>, StoreError> {
+        self.look(|tables| Arc::clone(&tables.ownership))
+    }
+
+    /// As [`super::read::due_holds`].
+    pub fn due_holds(&self, now_us: i64, limit: i64) -> Result<Vec<(uuid::Uuid, String)>, StoreError> {
+        self.look(|tables| {
+            let holds = tables.journal.open_holds().iter();
+            let mut due: Vec<(i64, uuid::Uuid, String)> = holds
+                .filter(|(_, (hold, _))| hold.in_flight.is_none())
+                .filter_map(|(key, (hold, _))| Some((hold.expires_at_us?, key.id.0, key.debit.to_string())))
+                .filter(|(expires_at_us, _, _)| *expires_at_us <= now_us)
+                .collect();
+            due.sort();
+            due.truncate(usize::try_from(limit).unwrap());
+            due.into_iter().map(|(_, id, debit)| (id, debit)).collect()
+        })
+    }
+
     pub fn state(&self) -> ShardState {
         self.tables().state()
     }
@@ -185,6 +240,17 @@ impl Database {
 
     pub fn folded_position(&self) -> Position {
         self.tables().folded_position
+    }
+
+    /// Sagas that have begun in the journal and not ended.
+    #[cfg(feature = "simulation")]
+    pub fn sagas_under_way(&self) -> usize {
+        let tables = self.tables();
+        tables.journal.bookings().iter().fold(0, |open, booking| match fold::saga_change(booking) {
+            Some(fold::SagaChange::Begun(_)) => open + 1,
+            Some(fold::SagaChange::Ended(_)) => open - 1,
+            None => open,
+        })
     }
 
     /// The row of an account.
@@ -572,7 +638,7 @@ impl Store for Memory {
         };
         let (state, scales) = self.read(|tables| (tables.state(), tables.scales.clone())).await?;
         self.gate.judge_state(&state, TIMELINE, &acknowledged)?;
-        let ownership = Arc::new(Ownership::of_everything());
+        let ownership = Arc::clone(&self.database.tables().ownership);
         let folded = self.database.folded_position();
         Ok(Opened { state, timeline: TIMELINE, folded, ownership, scales, is_new })
     }

@@ -42,14 +42,35 @@ impl SlotState {
 #[derive(Debug, Clone)]
 pub struct Ownership {
     slots: Vec<SlotOwnership>,
+    /// How many slots are owned, and the highest epoch.
+    owned: usize,
+    highest_epoch: i64,
 }
 
 impl Ownership {
+    /// What is recorded of each slot, in their order.
+    fn new(slots: Vec<SlotOwnership>) -> Self {
+        let owned = slots.iter().filter(|slot| slot.state == SlotState::Owned).count();
+        let highest_epoch = slots.iter().map(|slot| slot.epoch).max().unwrap_or(0);
+        Self { slots, owned, highest_epoch }
+    }
+
     /// Every slot is owned.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     pub fn of_everything() -> Self {
         let owned = SlotOwnership { state: SlotState::Owned, epoch: 1, peer: String::new() };
-        Self { slots: vec![owned; usize::from(SLOTS)] }
+        Self::new(vec![owned; usize::from(SLOTS)])
+    }
+
+    /// The slots of these ranges are owned, and the others never were.
+    #[cfg(feature = "simulation")]
+    pub fn of_ranges(ranges: &[SlotRange]) -> Self {
+        let slot = |slot: Slot| {
+            let is_owned = ranges.iter().any(|range| range.contains(slot));
+            let (state, epoch) = if is_owned { (SlotState::Owned, 1) } else { (SlotState::Absent, 0) };
+            SlotOwnership { state, epoch, peer: String::new() }
+        };
+        Self::new(Slot::all().map(slot).collect())
     }
 
     pub fn of(&self, slot: Slot) -> &SlotOwnership {
@@ -133,11 +154,11 @@ impl Ownership {
     }
 
     pub fn owned(&self) -> usize {
-        self.slots.iter().filter(|s| s.state == SlotState::Owned).count()
+        self.owned
     }
 
     pub fn highest_epoch(&self) -> i64 {
-        self.slots.iter().map(|s| s.epoch).max().unwrap_or(0)
+        self.highest_epoch
     }
 
     /// Runs of slots with the same ownership, without absent ones: (first, last, ownership).
@@ -199,7 +220,7 @@ pub fn from_rows(rows: &[sqlx::postgres::PgRow]) -> Result<Ownership, StoreError
         };
         *place = SlotOwnership { state, epoch: column(row, "epoch")?, peer: column(row, "peer")? };
     }
-    Ok(Ownership { slots })
+    Ok(Ownership::new(slots))
 }
 
 #[cfg(test)]
@@ -226,7 +247,7 @@ mod tests {
                 slots[usize::from(slot)] = SlotOwnership { state: *state, epoch: 1, peer: (*peer).to_owned() };
             }
         }
-        Ownership { slots }
+        Ownership::new(slots)
     }
 
     #[test]

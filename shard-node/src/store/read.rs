@@ -2,17 +2,54 @@
 //! ownership of the slot, so that a shard never answers for a slot it has given away, and the highest position, so that the
 //! caller notices bookings of another node of the shard.
 
+use std::sync::Arc;
+
 use identity::Mark;
 use ledger::{Account, AccountId, Position, outcome::NotOwner};
-use shard_database::{journal::slot_column, record};
+use shard_database::{ShardState, journal::slot_column, record};
 use sqlx::{PgPool, postgres::PgRow};
 
 use super::{
     StoreError,
     account::{self, account_columns},
-    ownership::SlotState,
+    ownership::{Ownership, SlotState},
     session::column,
 };
+
+/// Where a node reads what clients and routers ask for.
+#[derive(Debug, Clone)]
+pub enum Readable {
+    Database(PgPool),
+    /// It answers what routers need to send and to finish transfers, and nothing else.
+    #[cfg(any(test, feature = "simulation"))]
+    Memory(super::memory::Database),
+}
+
+impl Readable {
+    /// The connections to the database.
+    ///
+    /// # Errors
+    /// In memory, where there are none.
+    pub fn pool(&self) -> Result<&PgPool, StoreError> {
+        match self {
+            Self::Database(pool) => Ok(pool),
+            #[cfg(any(test, feature = "simulation"))]
+            Self::Memory(_) => Err(StoreError::NotOpen),
+        }
+    }
+
+    /// How many reads for clients may go on at once. One connection stays free for the routers' own queries: due sagas, ownership, status.
+    pub fn turns(&self) -> usize {
+        match self {
+            Self::Database(pool) => {
+                let turns = pool.options().get_max_connections().saturating_sub(1).max(1);
+                usize::try_from(turns).unwrap_or(1)
+            }
+            #[cfg(any(test, feature = "simulation"))]
+            Self::Memory(_) => 1,
+        }
+    }
+}
 
 /// The result of a read that requires the shard to own the slot.
 pub enum Owned<T> {
@@ -93,7 +130,12 @@ const DUE_HOLDS: &str = "SELECT h.id, h.payer FROM shardledger.hold h \
      WHERE h.capture_id IS NULL AND h.expires_at_us <= $1 ORDER BY h.expires_at_us LIMIT $2";
 
 /// Holds whose time is over, as (id, payer), longest overdue first.
-pub async fn due_holds(pool: &PgPool, now_us: i64, limit: i64) -> Result<Vec<(uuid::Uuid, String)>, StoreError> {
+pub async fn due_holds(from: &Readable, now_us: i64, limit: i64) -> Result<Vec<(uuid::Uuid, String)>, StoreError> {
+    #[cfg(any(test, feature = "simulation"))]
+    if let Readable::Memory(database) = from {
+        return database.due_holds(now_us, limit);
+    }
+    let pool = from.pool()?;
     Ok(sqlx::query_as(DUE_HOLDS).bind(now_us).bind(limit).fetch_all(pool).await?)
 }
 
@@ -101,7 +143,13 @@ const SHARD_MAP: &str = "SELECT text, version FROM shardledger.known_map";
 const OFFER_SHARD_MAP: &str = "UPDATE shardledger.known_map SET text = $1, version = $2 WHERE version < $2";
 
 /// The newest shard map this shard was given: its text and version.
-pub async fn shard_map(pool: &PgPool) -> Result<(String, i64), StoreError> {
+pub async fn shard_map(from: &Readable) -> Result<(String, i64), StoreError> {
+    #[cfg(any(test, feature = "simulation"))]
+    if let Readable::Memory(_) = from {
+        // No map of this version is newer than the one that a router has.
+        return Ok((String::new(), 0));
+    }
+    let pool = from.pool()?;
     Ok(sqlx::query_as(SHARD_MAP).fetch_one(pool).await?)
 }
 
@@ -112,13 +160,22 @@ pub async fn offer_shard_map(pool: &PgPool, text: &str, version: i64) -> Result<
 }
 
 /// The database's mark, without the timeline.
-pub async fn mark(pool: &PgPool) -> Result<Mark, StoreError> {
+pub async fn mark(from: &Readable) -> Result<Mark, StoreError> {
+    let of = |state: ShardState| Mark { incarnation: state.incarnation, timeline: 0, position: state.next_position };
+    #[cfg(any(test, feature = "simulation"))]
+    if let Readable::Memory(database) = from {
+        return database.read_state().map(of);
+    }
+    let pool = from.pool()?;
     let state = record::read_state(&mut *pool.acquire().await?).await?;
-    let state = state.ok_or_else(|| StoreError::Corrupt("shardledger.shard_state has no row".to_owned()))?;
-    Ok(Mark { incarnation: state.incarnation, timeline: 0, position: state.next_position })
+    state.map(of).ok_or_else(|| StoreError::Corrupt("shardledger.shard_state has no row".to_owned()))
 }
 
-pub async fn ownership(pool: &PgPool) -> Result<super::ownership::Ownership, StoreError> {
-    let rows = sqlx::query(super::ownership::SELECT).fetch_all(pool).await?;
-    super::ownership::from_rows(&rows)
+pub async fn ownership(from: &Readable) -> Result<Arc<Ownership>, StoreError> {
+    #[cfg(any(test, feature = "simulation"))]
+    if let Readable::Memory(database) = from {
+        return database.read_ownership();
+    }
+    let rows = sqlx::query(super::ownership::SELECT).fetch_all(from.pool()?).await?;
+    super::ownership::from_rows(&rows).map(Arc::new)
 }

@@ -1,0 +1,225 @@
+//! One run: a cluster, clients and faults that a seed draws, and the audit at the end.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use telemetry::Tasks;
+use tokio::{
+    runtime::Builder,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    audit,
+    client::Client,
+    cluster::{Cluster, Template},
+    faults,
+    random::Random,
+    record::{Proof, Record},
+    trace,
+};
+
+/// What came of a run.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// The first thing that is wrong.
+    pub finding: Option<String>,
+    /// Orders of clients, attempts at them, and attempts of unknown outcome.
+    pub orders: usize,
+    pub attempts: usize,
+    pub doubtful: usize,
+    pub faults: usize,
+    /// Calls of nodes.
+    pub calls: u64,
+    /// How long the run took in its own time.
+    pub took: Duration,
+    /// The trace and its hash, if it was asked for.
+    pub trace: Option<(Vec<String>, u64)>,
+}
+
+/// How long clients and sagas may take after everything has healed.
+const LIVENESS: Duration = Duration::from_secs(30);
+/// How long the folds may take after that.
+const FOLDED_WITHIN: Duration = Duration::from_secs(20);
+const ROUTERS: usize = 2;
+/// Microseconds after [`trace::BEGIN_US`] at which the clients begin. The template was made before.
+const BEGIN_AFTER_US: i64 = 60_000_000;
+
+thread_local! {
+    static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Keeps the text of each panic of a thread in which a simulation runs, instead of printing it.
+fn catch_panics() {
+    static HOOK: OnceLock<()> = OnceLock::new();
+    HOOK.get_or_init(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if telemetry::simulation::is_running() {
+                PANICS.with_borrow_mut(|panics| panics.push(panic.to_string()));
+            } else {
+                before(panic);
+            }
+        }));
+    });
+}
+
+/// Runs a future in a runtime of its own, from this virtual time on.
+fn simulate<T>(begin_us: i64, future: impl Future<Output = T>) -> Result<T, String> {
+    catch_panics();
+    let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        runtime.block_on(async {
+            telemetry::simulation::begin(begin_us);
+            future.await
+        })
+    }));
+    // Tasks that are left are dropped, which a simulation is over for.
+    let dropped = catch_unwind(AssertUnwindSafe(|| drop(runtime)));
+    node_client::simulation::install(None);
+    telemetry::simulation::end();
+    let panics = PANICS.take();
+    match (outcome, dropped, panics.first()) {
+        (_, _, Some(panic)) => Err(panic.clone()),
+        (Ok(outcome), Ok(()), None) => Ok(outcome),
+        _ => Err("a panic without a text".to_owned()),
+    }
+}
+
+/// The template of clusters with so many shards.
+fn template(shards: usize) -> Arc<Template> {
+    static TEMPLATES: Mutex<BTreeMap<usize, Arc<Template>>> = Mutex::new(BTreeMap::new());
+    let mut templates = TEMPLATES.lock().unwrap_or_else(PoisonError::into_inner);
+    Arc::clone(templates.entry(shards).or_insert_with(|| {
+        fastrand::seed(1);
+        let founded = simulate(trace::BEGIN_US, Template::found(shards, ROUTERS));
+        Arc::new(founded.expect("founding does not panic").expect("the template can be founded"))
+    }))
+}
+
+/// Plays a seed.
+pub fn run(seed: u64, with_trace: bool) -> Report {
+    // The template must not appear in the trace.
+    let mut random = Random::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d);
+    let template = template(if random.percent(75) { 2 } else { 3 });
+    fastrand::seed(random.next());
+    let recording = with_trace.then(trace::record);
+    let outcome = simulate(trace::BEGIN_US + BEGIN_AFTER_US, play(&template, random));
+    let mut report = match outcome {
+        Ok(report) => report,
+        Err(panic) => Report { finding: Some(format!("panic: {panic}")), ..Report::default() },
+    };
+    report.trace = recording.map(trace::Recording::finish);
+    report
+}
+
+async fn play(template: &Template, mut random: Random) -> Report {
+    let begun = Instant::now();
+    let longest_ms = *random.pick(&[0, 2, 10, 60]);
+    let cluster = Cluster::new(template, random.fork(), longest_ms);
+    for address in cluster.addresses() {
+        let settings = cluster.any_settings();
+        cluster.start_node(address, settings).expect("a simulated timer can be made");
+    }
+    (0..ROUTERS).for_each(|router| cluster.start_router(router));
+    let before = audit::balances(&cluster);
+
+    let heals_after = Duration::from_millis(random.between(1_500, 5_000));
+    let heals_at = begun + heals_after;
+    let tasks = Tasks::new();
+    let count = random.index(9);
+    let planned = faults::draw(&mut random, count, heals_after, cluster.shard_count(), ROUTERS);
+    for planned in &planned {
+        tasks.spawn("fault", faults::bring_about(cluster.clone(), begun, *planned));
+    }
+    let healing = cluster.clone();
+    tasks.spawn("healing", async move {
+        tokio::time::sleep_until(heals_at).await;
+        faults::heal(&healing, ROUTERS);
+    });
+    let clients: Vec<_> = (0..random.between(2, 4))
+        .map(|number| {
+            let orders = 3 + random.index(8);
+            let mut client = Client::new(number, cluster.clone(), ROUTERS, random.fork(), heals_at + LIVENESS);
+            tasks.spawn("client", async move {
+                let outcome = client.run(orders).await;
+                (client, outcome)
+            })
+        })
+        .collect();
+    let mut report = Report { faults: planned.len(), ..Report::default() };
+    let (mut clients_left, mut records) = (Vec::new(), Vec::new());
+    for client in join_all(clients).await {
+        match client {
+            Ok((mut client, outcome)) => {
+                records.append(&mut client.records);
+                clients_left.push(client);
+                report.finding = report.finding.take().or(outcome.err());
+            }
+            Err(panic) => report.finding = Some(format!("a client failed: {panic}")),
+        }
+    }
+    report.orders = records.len();
+    report.attempts = records.iter().map(|record| record.attempts as usize).sum();
+    report.doubtful = records.iter().filter(|record| record.is_doubtful).count();
+    if report.finding.is_none() {
+        tokio::time::sleep_until(heals_at).await;
+        let ended = end(&cluster, heals_at, &mut clients_left[0], &mut records, &before).await;
+        report.finding = ended.err();
+    }
+    report.calls = cluster.network.calls();
+    report.took = begun.elapsed();
+    trace::note("run", || format!("ends: {:?}", report.finding));
+    cluster.end();
+    tasks.process().kill();
+    report
+}
+
+/// Waits for sagas and folds, sends every order again, and compares the books with the answers.
+async fn end(
+    cluster: &Cluster,
+    heals_at: Instant,
+    client: &mut Client,
+    records: &mut [Record],
+    before: &BTreeMap<ledger::AccountId, i64>,
+) -> Result<(), String> {
+    if let Some(task) = cluster.failed() {
+        return Err(format!("the essential task {task} has ended"));
+    }
+    while cluster.databases().any(|database| database.sagas_under_way() > 0) {
+        if Instant::now() >= heals_at + LIVENESS {
+            return Err("liveness: sagas are under way 30 s after everything has healed".to_owned());
+        }
+        sleep(Duration::from_millis(250)).await;
+    }
+    for record in records.iter_mut().filter(|record| record.answer.is_some() && !record.is_of_group) {
+        let until = Instant::now() + LIVENESS;
+        while client.attempt(record).await? != Proof::Answered {
+            if Instant::now() >= until {
+                return Err(format!("liveness: a replay has no answer: {:?}", record.order));
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+    let until = Instant::now() + FOLDED_WITHIN;
+    while !cluster.databases().all(shard_node::simulation::ShardDatabase::is_folded) {
+        if Instant::now() >= until {
+            return Err("liveness: the folds do not reach the end of the journal".to_owned());
+        }
+        for address in cluster.addresses() {
+            if let Some(node) = cluster.network.node(address) {
+                node.fold_soon();
+            }
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    cluster.databases().for_each(shard_node::simulation::ShardDatabase::check_folded);
+    audit::audit(cluster, before, records)
+}

@@ -1,0 +1,48 @@
+//! Seeds of the simulation. `make simulate` plays many more.
+
+use std::env;
+
+use simulation::run;
+
+fn from_environment(name: &str, otherwise: u64) -> u64 {
+    env::var(name).map_or(otherwise, |text| text.parse().expect("a number"))
+}
+
+#[test]
+fn a_seed_gives_the_same_trace_twice() {
+    for seed in 1..=12 {
+        let (first, second) = (run(seed, true), run(seed, true));
+        let (first, second) = (first.trace.expect("a trace"), second.trace.expect("a trace"));
+        let difference = first.0.iter().zip(&second.0).find(|(one, other)| one != other);
+        assert_eq!(difference, None, "SEED={seed}");
+        assert_eq!((first.0.len(), first.1), (second.0.len(), second.1), "SEED={seed}");
+        assert!(first.0.len() > 100, "SEED={seed}: a trace of {} lines", first.0.len());
+    }
+}
+
+#[test]
+fn a_trace_does_not_change_the_run() {
+    for seed in 20..=26 {
+        let (with, without) = (run(seed, true), run(seed, false));
+        let of = |report: &simulation::Report| (report.orders, report.attempts, report.calls, report.took);
+        assert_eq!(of(&with), of(&without), "SEED={seed}");
+    }
+}
+
+#[test]
+fn no_seed_finds_anything() {
+    let (first, seeds) = (from_environment("SEED", 1), from_environment("SEEDS", 150));
+    println!("SEED={first} SEEDS={seeds}");
+    let (mut attempts, mut orders, mut doubtful) = (0, 0, 0);
+    for seed in first..first + seeds {
+        let report = run(seed, false);
+        assert_eq!(report.finding, None, "repeat it with: make simulate SEED={seed} SEEDS=1");
+        attempts += report.attempts;
+        orders += report.orders;
+        doubtful += report.doubtful;
+    }
+    // Runs without retries and doubt would prove little.
+    if seeds >= 100 {
+        assert!(attempts > orders && doubtful > 100, "{orders} orders, {attempts} attempts, {doubtful} in doubt");
+    }
+}

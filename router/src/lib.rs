@@ -1,0 +1,200 @@
+//! The router: HTTP in front, shard-nodes behind, no state of its own.
+//!
+//! - [`http`]: the edge, what API gateways talk to.
+//! - [`service`]: the core, which routes, batches and drives cross-shard transfers.
+//! - [`routing`]: which shard has which slot.
+//! - [`keyring`]: the keys of the API.
+//! - [`admin`]: the operators' listener.
+
+mod admin;
+mod config;
+mod file_watch;
+mod http;
+mod keyring;
+mod reads;
+mod routing;
+mod saga;
+mod service;
+mod shard;
+#[cfg(feature = "simulation")]
+pub mod simulation;
+mod trace;
+mod transfers;
+
+use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use clap::Parser;
+use telemetry::{Tasks, build_info, logging, metrics, shutdown};
+use tokio::net::{TcpListener, TcpSocket};
+
+use crate::{
+    admin::{Admin, Phase},
+    config::Config,
+    http::{
+        Edge,
+        server::{self, Connections, ServerLimits},
+    },
+    keyring::Keyring,
+    routing::Routing,
+    service::Router,
+};
+
+/// Routes transfers to the shards that hold the accounts.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE", required_unless_present = "print_openapi")]
+    config: Option<PathBuf>,
+    /// Check the configuration file and exit
+    #[arg(long)]
+    check_config: bool,
+    /// Print the configuration with all defaults filled in and exit
+    #[arg(long)]
+    print_config: bool,
+    /// Print the description of the HTTP API (OpenAPI, JSON) and exit
+    #[arg(long)]
+    print_openapi: bool,
+}
+
+/// How long the core may take to leave its sagas at a persisted step after the last request.
+const CORE_GRACE: Duration = Duration::from_secs(5);
+/// How long a reader of the admin listener may take to finish.
+const ADMIN_GRACE: Duration = Duration::from_secs(1);
+const ADMIN_MAX_CONNECTIONS: usize = 256;
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    match start(&Args::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("router: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: &Args) -> anyhow::Result<ExitCode> {
+    if args.print_openapi {
+        let description = serde_json::to_string_pretty(&http::description()?)?;
+        writeln!(std::io::stdout(), "{description}")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let config = Config::load(args.config.as_deref().context("--config is missing")?)?;
+    if args.print_config {
+        write!(std::io::stdout(), "{}", toml::to_string(&config)?)?;
+    }
+    if args.check_config || args.print_config {
+        return Ok(ExitCode::SUCCESS);
+    }
+    logging::init_about(&config.log, trace::SUBJECT)?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if config.worker_threads > 0 {
+        runtime.worker_threads(config.worker_threads);
+    }
+    runtime.enable_all().build()?.block_on(run(config))
+}
+
+async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    // There are three sets of tasks, which end in turn: requests, then the core that they need, then the listener
+    // that reports readiness.
+    let (requests, core, operators) = (Tasks::new(), Tasks::new(), Tasks::new());
+    let signal = shutdown::signal()?;
+
+    let build = build_info!();
+    let recorder = metrics::install(&build, &operators)?;
+    http::metrics::describe();
+    server::descriptors::raise_limit(config.http.max_connections);
+
+    let keyring = config.keys.path.as_deref().map(Keyring::open).transpose()?;
+    if let Some(keyring) = &keyring {
+        keyring.watch(&core)?;
+    }
+    let routing = Routing::open(&config.map.path)?;
+    routing.watch(&core)?;
+    let router = Router::start(&config.core(), routing, core.clone());
+    // Amounts would be read and written with a wrong power of ten.
+    let differing = router.greet().await;
+    anyhow::ensure!(
+        differing.is_empty(),
+        "the assets of this router's configuration are not the cluster's: {}",
+        differing.join("; ")
+    );
+
+    let public = bind(config.http.listen, "http.listen")?;
+    let private = bind(config.admin.listen, "admin.listen")?;
+    let clients = Connections::new(config.http.max_connections);
+    let plain = telemetry::admin::routes(build, recorder);
+    let admin = Admin::new(router.clone(), keyring.clone(), Arc::clone(&clients), plain, config.assets()?);
+    let edge = Edge::new(&config, router, keyring, requests.clone())?;
+    requests.spawn_essential(
+        "http",
+        server::serve(
+            public,
+            http::api(edge),
+            public_limits(&config),
+            clients,
+            requests.clone(),
+            requests.token().clone(),
+        ),
+    );
+    operators.spawn_essential(
+        "admin",
+        server::serve(
+            private,
+            admin.routes(),
+            ServerLimits { listener: "admin", ..public_limits(&config) },
+            Connections::new(ADMIN_MAX_CONNECTIONS),
+            operators.clone(),
+            operators.token().clone(),
+        ),
+    );
+    admin.enter(Phase::Ready);
+    tracing::info!(http = %config.http.listen, admin = %config.admin.listen, version = build.version, "router ready");
+
+    tokio::select! {
+        signal = signal => tracing::info!(%signal, "draining"),
+        // An essential task ended and logged its reason.
+        () = requests.token().cancelled() => {}
+        () = core.token().cancelled() => {}
+        () = operators.token().cancelled() => {}
+    }
+    admin.enter(Phase::Draining);
+    for (name, tasks, grace) in [
+        ("requests", &requests, Duration::from_millis(config.http.drain_timeout_ms)),
+        ("core", &core, CORE_GRACE),
+        ("admin", &operators, ADMIN_GRACE),
+    ] {
+        // Unfinished sagas are safe: the shards hold all state, and any router finishes any saga.
+        if let Err(left) = tasks.shutdown(grace).await {
+            tracing::warn!(tasks = name, reason = %left, "drain cut short");
+        }
+    }
+    let failed = [&requests, &core, &operators].into_iter().find_map(Tasks::failed);
+    tracing::info!(failed, "router stopped");
+    Ok(if failed.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Length of the accept queue. The usual 128 is less than the number of clients that reconnect at once after a
+/// restart of a router. A client that finds the queue full is reset, or waits a second until its kernel retries.
+const ACCEPT_BACKLOG: u32 = 4096;
+
+fn bind(address: SocketAddr, setting: &'static str) -> anyhow::Result<TcpListener> {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // A restarted router must not wait until the kernel forgets the connections of its predecessor.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(ACCEPT_BACKLOG)
+    };
+    listen().with_context(|| format!("{setting} = {address}"))
+}
+
+fn public_limits(config: &Config) -> ServerLimits {
+    ServerLimits {
+        listener: "http",
+        header_timeout: Duration::from_millis(config.http.header_timeout_ms),
+        idle_timeout: Duration::from_millis(config.http.idle_timeout_ms),
+    }
+}
