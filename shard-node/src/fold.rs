@@ -17,6 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    durable::{DurableStep, durable_steps, steps_of_fold},
     metric_definitions as m,
     store::{Store, StoreError},
     tail::{Fold, Tail},
@@ -110,14 +111,17 @@ async fn write(store: &impl Store, tail: &Tail, fold: Fold, end: Instant) -> Res
         let hurries = tail.is_half_full();
         let (chunk, rest) = left.split_at(left.len().min(if hurries { LARGE_CHUNK } else { SMALL_CHUNK }));
         left = rest;
-        store.fold_accounts(fold.step.incarnation, &fold.states(chunk)).await?;
+        let states = fold.states(chunk);
+        let written = store.fold_accounts(fold.step.incarnation, &states);
+        durable_steps(&[DurableStep::FoldAccounts], |_| StoreError::NotOpen, written).await?;
         metrics::counter!(m::FOLD_ACCOUNTS).increment(chunk.len() as u64);
         if !hurries && !left.is_empty() {
             let chunks = u32::try_from(left.len().div_ceil(SMALL_CHUNK)).unwrap_or(u32::MAX);
             sleep((end.saturating_duration_since(Instant::now()) / chunks).min(LONGEST_REST)).await;
         }
     }
-    let finished = store.finish_fold(&fold.step).await;
+    let steps = steps_of_fold(&fold.step);
+    let finished = durable_steps(&steps, |_| StoreError::NotOpen, store.finish_fold(&fold.step)).await;
     free((ids, fold));
     finished
 }

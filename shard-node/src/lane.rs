@@ -53,6 +53,7 @@ use work::Work;
 use crate::{
     clock::NodeClock,
     config::LaneConfig,
+    durable::{Edge, durable_steps, steps_of_batch},
     gate::Gate,
     metric_definitions as m,
     short_timer::ShortTimer,
@@ -310,7 +311,8 @@ impl<S: Store> Lane<S> {
         }
         self.reserved_ahead = decided.effects.bookings.iter().filter_map(fold::reserved).collect();
         let store = Arc::clone(&self.store);
-        let commit = async move { store.commit(message).await };
+        let steps = steps_of_batch(&decided.effects.bookings);
+        let commit = async move { durable_steps(&steps, interrupted, store.commit(message)).await };
         if decided.group.len() < LARGE_BATCH {
             return Box::pin(commit);
         }
@@ -545,6 +547,11 @@ impl<S: Store> Lane<S> {
 
 fn mark_of(state: &ShardState, timeline: i64) -> Mark {
     Mark { incarnation: state.incarnation, timeline, position: state.next_position }
+}
+
+/// What the lane is told of a commit that a test interrupts.
+fn interrupted(edge: Edge) -> CommitFailure {
+    CommitFailure { error: StoreError::NotOpen, in_doubt: edge == Edge::After }
 }
 
 fn remedy_label(remedy: Remedy) -> &'static str {

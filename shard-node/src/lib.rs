@@ -8,6 +8,7 @@ mod accept;
 mod admin;
 mod clock;
 mod config;
+mod durable;
 mod expiry;
 mod fold;
 mod gate;

@@ -3,11 +3,10 @@
 //! The node of the target drives a move ([`driver`]) from the row that it keeps in its database (`store::moves`), and folds what it
 //! copies into the shard's tables ([`incoming`]). The node of the source answers its calls ([`source`]) and gives the slots away in one
 //! transaction ([`hand_over`]). [`leave`] ends its part. [`phase`] says which step may follow which. [`activity`] is what a driver does at
-//! the moment, for operators. [`durable`] lists the durable steps. [`rpc`] is the service.
+//! the moment, for operators. [`rpc`] is the service. [`crate::durable`] lists the durable steps.
 
 mod activity;
 pub mod driver;
-mod durable;
 pub mod hand_over;
 pub mod incoming;
 mod leave;
@@ -110,7 +109,6 @@ impl StoreError {
 
 impl Moves {
     pub fn new(config: DatabaseConfig, gate: Gate, clock: Arc<NodeClock>, lane: LaneHandle, reads: PgPool) -> Self {
-        durable::write_step_list();
         let pool = session::move_pool(&config, &gate);
         let (verified, activities, closed_until, news) = Default::default();
         Self(Arc::new(Shared { config, gate, clock, lane, pool, reads, verified, activities, closed_until, news }))

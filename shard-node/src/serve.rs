@@ -19,7 +19,7 @@ use crate::{
     admin,
     clock::{NodeClock, steady_us},
     config::Config,
-    expiry, fold,
+    durable, expiry, fold,
     gate::Gate,
     lane::Lane,
     metric_definitions,
@@ -53,6 +53,7 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
     let tasks = Tasks::new();
     let recorder = metrics::install(&telemetry::build_info!(), &tasks)?;
     metric_definitions::describe();
+    durable::write_step_list();
 
     let rpc =
         TcpListener::bind(config.rpc.listen).await.with_context(|| format!("rpc.listen {}", config.rpc.listen))?;

@@ -4,11 +4,13 @@
 //! here shares code with the `ledger` crate, and nothing is clever: one request after another, amounts in minor units, a
 //! journal that is a list. What only exists because there are shards is in [`shards`] and nowhere else.
 //!
-//! Start at [`Ledger::apply`]; the rules of posting are in [`posting`].
+//! Start at [`Ledger::apply`]; the rules of posting are in [`posting`]. [`linearizability`] looks for the serial order of a concurrent
+//! history.
 
 mod account;
 mod asset;
 mod ledger;
+pub mod linearizability;
 mod posting;
 mod request;
 mod shards;

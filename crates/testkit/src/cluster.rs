@@ -130,12 +130,23 @@ impl Cluster {
 
     /// Changes how often the node of a shard folds, and starts the node again.
     pub async fn set_fold_interval(&mut self, shard: usize, interval: Duration) -> anyhow::Result<()> {
+        self.write_fold_interval(shard, interval)?;
+        self.terminate_and_recover(Member::Node(shard)).await
+    }
+
+    /// Changes how often the nodes of all shards fold, and starts the nodes again.
+    pub async fn set_fold_intervals(&mut self, interval: Duration) -> anyhow::Result<()> {
+        let shards = 0..self.status.shards.len();
+        shards.clone().try_for_each(|shard| self.write_fold_interval(shard, interval))?;
+        self.kill_and_recover(&shards.map(Member::Node).collect::<Vec<_>>()).await
+    }
+
+    fn write_fold_interval(&self, shard: usize, interval: Duration) -> anyhow::Result<()> {
         let id = &self.status.shards.get(shard).context("no such shard")?.id;
         let path = self.data_dir.join("config").join(format!("{id}.toml"));
         let config = std::fs::read_to_string(&path)?;
-        anyhow::ensure!(!config.contains("[lane]"), "{} has settings of the lane", path.display());
-        std::fs::write(&path, format!("{config}\n[lane]\nfold_interval_ms = {}\n", interval.as_millis()))?;
-        self.terminate_and_recover(Member::Node(shard)).await
+        ensure!(!config.contains("[lane]"), "{} has settings of the lane", path.display());
+        Ok(std::fs::write(&path, format!("{config}\n[lane]\nfold_interval_ms = {}\n", interval.as_millis()))?)
     }
 
     /// Sends `kill -9` to several members at once, and waits until the supervisor has restored them and the whole

@@ -3,7 +3,10 @@
 use std::fs;
 
 use anyhow::Context;
+use ledger::Booking;
+use shard_database::journal;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
+use uuid::Uuid;
 
 use crate::cluster::Cluster;
 
@@ -48,6 +51,14 @@ pub async fn run(url: &str, sql: &str) -> anyhow::Result<u64> {
 pub async fn number(url: &str, sql: &str) -> anyhow::Result<i64> {
     let mut connection = connect(url).await?;
     Ok(sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut connection).await?)
+}
+
+/// The bookings of a shard's journal with this id, in order.
+pub async fn bookings(url: &str, id: Uuid) -> anyhow::Result<Vec<Booking>> {
+    let mut connection = connect(url).await?;
+    let rows = sqlx::query("SELECT * FROM journal WHERE id = $1 ORDER BY position").bind(id);
+    let rows = rows.fetch_all(&mut connection).await?;
+    Ok(rows.iter().map(journal::booking_from_row).collect::<Result<_, _>>()?)
 }
 
 /// Does `work` while a session like that of a frozen node's lane holds the fence: it has begun a COPY whose rows never

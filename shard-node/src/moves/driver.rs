@@ -24,15 +24,17 @@ use uuid::Uuid;
 
 use super::{
     MoveError, Moves,
-    durable::{DurableStep, durable},
     incoming::Incoming,
     phase::Phase,
     progress::{self, Progress, Wishes},
     throttle::{CatchUp, Throttle},
 };
-use crate::store::{
-    StoreError,
-    moves::{self as tables, BookingsDigest, MoveRow},
+use crate::{
+    durable::{DurableStep, durable},
+    store::{
+        StoreError,
+        moves::{self as tables, BookingsDigest, MoveRow},
+    },
 };
 
 /// Bookings that one page of the copy looks at, and rows of accounts in a page, without a throttle.

@@ -20,17 +20,19 @@ use uuid::Uuid;
 
 use super::{
     MoveError, Moves,
-    durable::{DurableStep, durable},
     incoming::Incoming,
     phase::Phase,
     progress::{self, AssetSum, Progress},
     source::{INCOMING, OWNED, Part, RELEASED, SourceProgress, Verified, contains},
 };
-use crate::store::{
-    Append, StoreError,
-    message::{BEGIN, Message},
-    moves::{self as tables, MoveRow},
-    session::{Session, connect_writer},
+use crate::{
+    durable::{DurableStep, durable},
+    store::{
+        Append, StoreError,
+        message::{BEGIN, Message},
+        moves::{self as tables, MoveRow},
+        session::{Session, connect_writer},
+    },
 };
 
 /// The release takes the lane's lock once fewer positions than this are left to read.

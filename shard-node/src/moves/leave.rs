@@ -7,15 +7,17 @@ use uuid::Uuid;
 
 use super::{
     MoveError, Moves,
-    durable::{DurableStep, durable},
     phase::Phase,
     progress,
     source::{RELEASED, SourceProgress},
     throttle::PageSize,
 };
-use crate::store::{
-    StoreError,
-    moves::{self as tables, CleanUp, MoveRow},
+use crate::{
+    durable::{DurableStep, durable},
+    store::{
+        StoreError,
+        moves::{self as tables, CleanUp, MoveRow},
+    },
 };
 
 impl Moves {

@@ -6,11 +6,9 @@ use node_client::Connection;
 use shard_map::{Shard, ShardMap, SlotRange, merge_slots};
 use tokio::time::Instant;
 
-use super::{
-    MoveError, Moves,
-    durable::{DurableStep, durable},
-};
+use super::{MoveError, Moves};
 use crate::{
+    durable::{DurableStep, durable},
     peers,
     store::{self, moves::MoveRow},
 };

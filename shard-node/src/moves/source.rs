@@ -11,14 +11,16 @@ use uuid::Uuid;
 
 use super::{
     MoveError, Moves,
-    durable::{DurableStep, durable},
     phase::{Phase, Role},
     progress::{self, AssetSum, Progress},
 };
-use crate::store::{
-    moves::{self as tables, BookingsDigest, MoveRow},
-    ownership::{SlotState, as_multirange},
-    session::column,
+use crate::{
+    durable::{DurableStep, durable},
+    store::{
+        moves::{self as tables, BookingsDigest, MoveRow},
+        ownership::{SlotState, as_multirange},
+        session::column,
+    },
 };
 
 /// Most bookings that one page looks at, and most rows of accounts in one page.

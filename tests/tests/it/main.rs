@@ -5,7 +5,9 @@
 mod chaos;
 mod contract;
 mod doctor;
+mod durable_steps;
 mod failover;
+mod failpoints;
 mod first_transfer;
 mod guide;
 mod identity;

@@ -6,10 +6,9 @@ use sqlx::Connection;
 
 use super::{Driver, Step, TAIL};
 use crate::{
+    durable::{DurableStep, durable},
     moves::{
-        MoveError,
-        durable::{DurableStep, durable},
-        incoming,
+        MoveError, incoming,
         phase::Phase,
         progress::{self, Progress},
         source::{OWN_PART, PARTS, SourceProgress},

@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use super::{Driver, Step, TAIL};
-use crate::moves::{
-    MoveError,
+use crate::{
     durable::{DurableStep, durable},
-    incoming::{self, Incoming},
-    phase::Phase,
-    progress::{self, AssetSum},
+    moves::{
+        MoveError,
+        incoming::{self, Incoming},
+        phase::Phase,
+        progress::{self, AssetSum},
+    },
 };
 
 /// Bookings in a page during the cut-over.

@@ -7,9 +7,9 @@ use uuid::Uuid;
 
 use super::{Driver, Step};
 use crate::{
+    durable::{DurableStep, durable},
     moves::{
         MoveError,
-        durable::{DurableStep, durable},
         phase::Phase,
         progress::{self, Progress},
         source::{INCOMING, SourceProgress},

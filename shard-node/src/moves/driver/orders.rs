@@ -6,9 +6,9 @@ use uuid::Uuid;
 
 use super::Driver;
 use crate::{
+    durable::{DurableStep, durable},
     moves::{
         MoveError, Moves,
-        durable::{DurableStep, durable},
         phase::{Phase, Role},
         progress::{self, Progress, Wishes},
         source::{SourceProgress, overlap},

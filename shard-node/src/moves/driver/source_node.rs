@@ -9,12 +9,8 @@ use wire::convert::slots_to_wire;
 
 use super::Driver;
 use crate::{
-    moves::{
-        MoveError,
-        durable::{DurableStep, durable},
-        id_to_wire,
-        source::OWN_PART,
-    },
+    durable::{DurableStep, durable},
+    moves::{MoveError, id_to_wire, source::OWN_PART},
     peers,
     store::{moves as tables, ownership::as_multirange},
 };

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,7 +11,6 @@ use anyhow::{Context, bail, ensure};
 use testkit::{
     audit::audit,
     cluster::{Cluster, Member},
-    node::Folder,
     seed::{Random, Seed},
     wait::until_every,
     workload::{Accounts, History, Load, Mix},
@@ -24,6 +22,7 @@ use super::{
     HALF,
     support::{Movement, assert_nothing_is_left},
 };
+use crate::failpoints::{Failpoints, Order, Step, VARIABLE};
 
 /// Few clients, so that cells are about moves. Their orders are audited at the end.
 const MIX: Mix = Mix {
@@ -41,8 +40,6 @@ const CELLS_PER_CLUSTER: usize = 24;
 /// The run ends after so many failures.
 const MOST_FAILURES: usize = 10;
 const LOOK: Duration = Duration::from_millis(20);
-/// How long a step may take to come.
-const REACHED_WITHIN: Duration = Duration::from_secs(40);
 /// How long a move may take to its end after a death.
 const ENDED_WITHIN: Duration = Duration::from_secs(90);
 
@@ -105,50 +102,21 @@ impl fmt::Display for Cell {
     }
 }
 
-/// The points at which the nodes of a cluster stop.
-struct Failpoints {
-    folder: Folder,
-}
-
-impl Failpoints {
-    fn file(&self, point: &str) -> PathBuf {
-        self.folder.path().join(point)
+/// The durable steps of moves, with the scenario in which each comes. The steps of the lane and of the fold are for
+/// `durable_steps`.
+async fn steps_of_moves(failpoints: &Failpoints) -> anyhow::Result<Vec<(String, Scenario)>> {
+    let mut steps = Vec::new();
+    for Step { name, occasion } in failpoints.steps().await? {
+        let scenario = match occasion.as_str() {
+            "move" => Scenario::Move,
+            "abort" => Scenario::Abort,
+            "reverse" => Scenario::Reverse,
+            "lane" | "fold" => continue,
+            other => bail!("step {name} comes on the unknown occasion {other}"),
+        };
+        steps.push((name, scenario));
     }
-
-    fn arm(&self, point: &str) -> anyhow::Result<()> {
-        Ok(std::fs::write(self.file(point), "")?)
-    }
-
-    fn is_reached(&self, point: &str) -> bool {
-        self.file(&format!("{point}.reached")).exists()
-    }
-
-    /// Lets a node that stopped at the point go on. No node stops there again.
-    fn disarm(&self, point: &str) {
-        for file in [self.file(point), self.file(&format!("{point}.reached"))] {
-            let _ = std::fs::remove_file(file);
-        }
-    }
-
-    /// Every durable step, with the scenario in which it comes.
-    async fn steps(&self) -> anyhow::Result<Vec<(String, Scenario)>> {
-        let text = until_every(LOOK, "the nodes list their steps", REACHED_WITHIN, async || {
-            Ok(std::fs::read_to_string(self.file("steps")).ok().filter(|text| text.ends_with('\n')))
-        });
-        text.await?
-            .lines()
-            .map(|line| {
-                let (step, scenario) = line.split_once(' ').context("a step without a scenario")?;
-                let scenario = match scenario {
-                    "move" => Scenario::Move,
-                    "abort" => Scenario::Abort,
-                    "reverse" => Scenario::Reverse,
-                    other => bail!("step {step} has the unknown scenario {other}"),
-                };
-                Ok((step.to_owned(), scenario))
-            })
-            .collect()
-    }
+    Ok(steps)
 }
 
 /// Every cell of the matrix.
@@ -221,7 +189,7 @@ impl Stage {
                 (back, Starter { operator: None, _task: task })
             }
         };
-        self.reached(&cell.point).await?;
+        self.failpoints.reached(&cell.point).await?;
         self.die(cell, member_source, member_target, Some(&starter), &cell.point).await?;
         if cell.deaths == 2 {
             self.die_again(cell, member_source, member_target, &movement).await?;
@@ -240,7 +208,7 @@ impl Stage {
     }
 
     fn arm(&self, cell: &Cell) -> anyhow::Result<()> {
-        self.failpoints.arm(&cell.point)
+        self.failpoints.arm(&cell.point, Order::Stop)
     }
 
     /// Starts a move as the cell wants it: by an operator who may die, or by a call.
@@ -262,11 +230,6 @@ impl Stage {
             }
         });
         Ok((movement, Starter { operator: None, _task: task }))
-    }
-
-    async fn reached(&self, point: &str) -> anyhow::Result<()> {
-        let what = format!("a node reaches {point}");
-        until_every(LOOK, &what, REACHED_WITHIN, async || Ok(self.failpoints.is_reached(point).then_some(()))).await
     }
 
     /// Kills the victim while a node stands at the point, and lets the node go on.
@@ -303,7 +266,7 @@ impl Stage {
         movement: &Movement,
     ) -> anyhow::Result<()> {
         const AGAIN: &str = "join.after";
-        self.failpoints.arm(AGAIN)?;
+        self.failpoints.arm(AGAIN, Order::Stop)?;
         let begun = Instant::now();
         while !self.failpoints.is_reached(AGAIN) && begun.elapsed() < Duration::from_secs(5) {
             if movement.status().await.is_ok_and(|status| is_over(&status.phase)) {
@@ -384,12 +347,11 @@ async fn run_batch(
     ends: &mut Ends,
     done: &mut usize,
 ) -> anyhow::Result<()> {
-    let folder = Folder::create()?;
-    let path = folder.path().to_str().context("a path that is no text")?.to_owned();
-    let cluster = Cluster::start_with(&[("SHARDLEDGER_FAILPOINTS", &path)], 2, 1).await?;
+    let failpoints = Failpoints::create()?;
+    let cluster = Cluster::start_with(&[(VARIABLE, &failpoints.path()?)], 2, 1).await?;
     let (accounts, opening) = Accounts::open(&cluster, 12, random).await?;
     let load = Load::start(&cluster, &Arc::new(accounts), seed, MIX);
-    let mut stage = Stage { cluster, failpoints: Failpoints { folder }, owner: 0 };
+    let mut stage = Stage { cluster, failpoints, owner: 0 };
     for cell in cells {
         let begun = Instant::now();
         let ended = stage.run(cell, random).await.with_context(|| format!("cell {cell}"))?;
@@ -405,10 +367,9 @@ async fn run_batch(
 
 /// Every cell of the matrix, from the steps that the nodes list.
 async fn all_cells() -> anyhow::Result<Vec<Cell>> {
-    let failpoints = Failpoints { folder: Folder::create()? };
-    let path = failpoints.folder.path().to_str().context("a path that is no text")?.to_owned();
-    let cluster = Cluster::start_with(&[("SHARDLEDGER_FAILPOINTS", &path)], 1, 1).await?;
-    let steps = failpoints.steps().await?;
+    let failpoints = Failpoints::create()?;
+    let cluster = Cluster::start_with(&[(VARIABLE, &failpoints.path()?)], 1, 1).await?;
+    let steps = steps_of_moves(&failpoints).await?;
     cluster.finish().await?;
     Ok(matrix(&steps))
 }

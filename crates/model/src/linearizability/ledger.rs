@@ -1,0 +1,160 @@
+//! Two sets of rules for histories of a ledger.
+//!
+//! [`Decisions`] are the ledger's own: what was posted, held and refused, and why. The money of a transfer between two shards leaves one
+//! account before it comes to the other, so that reads of several accounts need not show one moment. Reads of accounts are therefore not
+//! part of these rules as long as a transfer is under way; [`Reads`] judges them account by account.
+
+use std::hash::{Hash, Hasher};
+
+use super::Rules;
+use crate::{Answer, Fate, HoldState, Ledger, Request};
+
+/// The rules of [`Ledger`]: status or code of each answer, and what account reads show.
+pub struct Decisions;
+
+/// A ledger, compared by what later answers depend on.
+#[derive(Debug, Clone)]
+pub struct Books {
+    ledger: Ledger,
+    essence: String,
+}
+
+/// What an answer says, without numbers of versions and times.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    pub status: u16,
+    /// The status of what the answer is about, or the code of the refusal.
+    pub word: String,
+    pub side: Option<String>,
+    /// Of an account: posted and held.
+    pub balances: Option<(String, String)>,
+}
+
+impl Said {
+    /// What both the model's answers and those of a server say. A replay says the same as the first answer.
+    pub fn of(status: u16, body: &serde_json::Value) -> Self {
+        let text = |member: &str| body[member].as_str().map(str::to_owned);
+        let word = text("code").or_else(|| text("status")).unwrap_or_default();
+        let balances = text("posted").zip(text("held"));
+        Self { status: if status == 201 { 200 } else { status }, word, side: text("side"), balances }
+    }
+}
+
+impl Books {
+    pub fn of(ledger: Ledger) -> Self {
+        let mut essence = String::new();
+        for account in ledger.accounts() {
+            essence += &format!("{} {:?} {} {};", account.id, account.status, account.posted, account.held);
+        }
+        for transfer in ledger.transfers() {
+            let fate = match &transfer.fate {
+                Fate::Posted(_) => "posted",
+                Fate::Refused(refusal) => refusal.code,
+            };
+            essence += &format!("{} {} {fate} {};", transfer.order.id, transfer.order.debit, transfer.reversed);
+        }
+        for hold in ledger.holds() {
+            let state = match &hold.state {
+                HoldState::Refused(refusal) => refusal.code,
+                HoldState::Held => "held",
+                HoldState::Captured => "captured",
+                HoldState::Released => "released",
+                HoldState::Expired => "expired",
+            };
+            essence += &format!("{} {} {state} {};", hold.order.id, hold.order.debit, hold.captured);
+        }
+        Self { ledger, essence }
+    }
+}
+
+impl PartialEq for Books {
+    fn eq(&self, other: &Self) -> bool {
+        self.essence == other.essence
+    }
+}
+
+impl Eq for Books {}
+
+impl Hash for Books {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.essence.hash(state);
+    }
+}
+
+impl Rules for Decisions {
+    type State = Books;
+    type Operation = Request;
+    type Answer = Said;
+
+    fn apply(&self, books: &Books, request: &Request, said: Option<&Said>) -> Option<Books> {
+        let mut ledger = books.ledger.clone();
+        let Answer { status, body, .. } = ledger.apply(request);
+        if said.is_some_and(|said| *said != Said::of(status, &body)) {
+            return None;
+        }
+        // A read changes nothing.
+        let is_read = matches!(request, Request::ShowAccount(_) | Request::ShowTransfer(_) | Request::ShowHold(_));
+        Some(if is_read { books.clone() } else { Books::of(ledger) })
+    }
+}
+
+/// The rules of what reads show of one account, in minor units. They know nothing of funds and limits.
+pub struct Reads;
+
+/// What is posted on the account, and the sagas that have taken money from it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Shown {
+    pub posted: i64,
+    pub taken: Vec<usize>,
+    pub ended: Vec<usize>,
+}
+
+/// What happens to the account during a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A posted transfer takes or brings so much.
+    Posts(i64),
+    /// A transfer to another shard that is refused in the end takes so much. This need not happen: call it [`super::End::Unknown`].
+    Takes {
+        saga: usize,
+        amount: i64,
+    },
+    /// It has given back what it took, if it took anything.
+    GivesBack {
+        saga: usize,
+        amount: i64,
+    },
+    Read,
+}
+
+impl Rules for Reads {
+    type State = Shown;
+    type Operation = Change;
+    /// What a read shows.
+    type Answer = i64;
+
+    fn apply(&self, shown: &Shown, change: &Change, answer: Option<&i64>) -> Option<Shown> {
+        let mut next = shown.clone();
+        match change {
+            Change::Read => return (answer.is_none_or(|posted| *posted == shown.posted)).then_some(next),
+            Change::Posts(amount) => next.posted += amount,
+            Change::Takes { saga, amount } => {
+                if next.ended.contains(saga) || next.taken.contains(saga) {
+                    return None;
+                }
+                next.posted -= amount;
+                next.taken.push(*saga);
+                next.taken.sort_unstable();
+            }
+            Change::GivesBack { saga, amount } => {
+                if let Some(place) = next.taken.iter().position(|taken| taken == saga) {
+                    next.taken.remove(place);
+                    next.posted += amount;
+                }
+                next.ended.push(*saga);
+                next.ended.sort_unstable();
+            }
+        }
+        Some(next)
+    }
+}

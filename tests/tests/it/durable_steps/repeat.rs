@@ -1,0 +1,162 @@
+//! What has ended is repeated: requests by clients, and the steps of sagas by routers that are late.
+
+use anyhow::{Context, bail, ensure};
+use identity::shard::RoutingFacts;
+use ledger::{
+    AssetRegistry, Booking, BookingKind,
+    operation::{Decide, Operation, Settle, Transfer, Verdict},
+    outcome::{Outcome, Reply, TransferOutcome},
+};
+use shard_map::ShardMap;
+use testkit::{client::Answer, cluster::Cluster, database};
+use tonic::transport::Channel;
+use uuid::Uuid;
+use wire::{
+    convert::{assets_to_wire, operation_to_wire},
+    shard_node_client::ShardNodeClient,
+};
+
+use super::teller::{Request, Teller, content};
+
+/// The digest under which the test declares its assets.
+const ASSETS: u64 = 1;
+
+/// Every router gives the answer that the clients got, again.
+///
+/// # Errors
+/// Names the answer that differs.
+pub async fn answers_stay(teller: &Teller, request: &Request, answers: &[Answer]) -> anyhow::Result<()> {
+    let first = answers.first().context("no client was answered")?;
+    for router in 0..teller.routers() {
+        let again = teller.ask(router, request).await?;
+        for answer in answers {
+            ensure!(
+                content(answer)? == content(&again)?,
+                "the answer was {} {}, and is {} {} when the request is sent again",
+                first.status,
+                answer.text(),
+                again.status,
+                again.text()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Sends each step of the request's saga to its node again, as a router does that is late. Each must be answered as a replay, and no
+/// booking may be added.
+///
+/// # Errors
+/// Names the step that has an effect, or another answer.
+pub async fn steps_stay(cluster: &Cluster, request: &Request) -> anyhow::Result<()> {
+    let Some(id) = request.body["id"].as_str().and_then(|id| id.parse::<Uuid>().ok()) else { return Ok(()) };
+    let before = bookings(cluster, id).await?;
+    let map = cluster.placement()?.map().clone();
+    for (shard, booking) in &before {
+        let Some(step) = step_of(booking, &before)? else { continue };
+        let reply = repeat(&map, *shard, &step).await.with_context(|| format!("{step:?} on shard {shard}"))?;
+        ensure!(is_replay(&reply), "{step:?} was answered {reply:?} when it was repeated");
+    }
+    let after = bookings(cluster, id).await?;
+    ensure!(before == after, "repeated steps made {before:?} {after:?}");
+    Ok(())
+}
+
+async fn bookings(cluster: &Cluster, id: Uuid) -> anyhow::Result<Vec<(usize, Booking)>> {
+    let mut found = Vec::new();
+    for (shard, status) in cluster.status().shards.iter().enumerate() {
+        found.extend(database::bookings(&status.dsn, id).await?.into_iter().map(|booking| (shard, booking)));
+    }
+    Ok(found)
+}
+
+/// The operation that a booking of a saga has come from.
+fn step_of(booking: &Booking, saga: &[(usize, Booking)]) -> anyhow::Result<Option<Operation>> {
+    let id = booking.id.context("a booking without an id")?;
+    let first = saga
+        .iter()
+        .map(|(_, booking)| booking)
+        .find(|it| matches!(it.kind, BookingKind::Reserved | BookingKind::Presumed) && it.payer == booking.payer);
+    // Everything else is no part of a saga.
+    let Some(first) = first else { return Ok(None) };
+    let credit = first.payee.clone().context("a reserve without a payee")?;
+    let (debit, asset, amount, purpose) = (first.payer.clone(), first.asset, first.amount, first.purpose());
+    Ok(Some(match booking.kind {
+        BookingKind::Reserved | BookingKind::Presumed => Operation::Transfer(Transfer {
+            id,
+            debit,
+            credit,
+            asset,
+            amount,
+            metadata: first.metadata(),
+            purpose,
+            cross_shard: true,
+            defer_insufficient: false,
+            defer_limited: false,
+        }),
+        BookingKind::Credited | BookingKind::Refused => Operation::Decide(Decide {
+            id,
+            debit,
+            credit,
+            asset,
+            amount,
+            purpose,
+            presumed: first.refused(),
+            defer_limited: false,
+            patient: false,
+        }),
+        BookingKind::Settled | BookingKind::Compensated | BookingKind::SettledRefused => {
+            let register = saga.iter().map(|(_, booking)| booking);
+            let mut register = register.filter(|it| matches!(it.kind, BookingKind::Credited | BookingKind::Refused));
+            let register = register.next().context("a saga has ended without a register")?;
+            let verdict = register.refused().map_or(Verdict::Credited, Verdict::Refused);
+            let reserved = first.kind == BookingKind::Reserved;
+            Operation::Settle(Settle { id, debit, credit, asset, amount, purpose, reserved, verdict })
+        }
+        _ => return Ok(None),
+    }))
+}
+
+async fn repeat(map: &ShardMap, shard: usize, step: &Operation) -> anyhow::Result<Reply> {
+    let mut node = connect(map, shard).await?;
+    let request = wire::ExecuteRequest {
+        operations: vec![operation_to_wire(step, 0, 0)],
+        traces: Vec::new(),
+        assets_digest: ASSETS,
+        sent_at_us: 0,
+    };
+    let result = node.execute(request).await?.into_inner().results.pop().context("no result")?;
+    Ok(Reply::try_from(result)?)
+}
+
+/// A connection to the node of a shard, as a router has one.
+async fn connect(map: &ShardMap, shard: usize) -> anyhow::Result<ShardNodeClient<Channel>> {
+    let there = map.shards.get(shard).context("no such shard")?;
+    let url = there.nodes.first().context("a shard without nodes")?;
+    let mut node = ShardNodeClient::connect(url.clone()).await?;
+    let assets = AssetRegistry::with_declared([])?;
+    let scales = assets.all().map(|(asset, scale)| (asset.to_string(), scale)).collect();
+    let identify = wire::IdentifyRequest {
+        cluster: map.cluster.as_bytes().to_vec().into(),
+        shard: there.id.clone(),
+        slots: RoutingFacts::OWN.slots,
+        hash_seed: RoutingFacts::OWN.hash_seed,
+        caller: "a test".to_owned(),
+        assets: Some(assets_to_wire(ASSETS, &scales)),
+        ..Default::default()
+    };
+    let identified = node.identify(identify).await?.into_inner();
+    if !identified.refused.is_empty() {
+        bail!("the node refuses the test: {:?}", identified.refused);
+    }
+    Ok(node)
+}
+
+fn is_replay(reply: &Reply) -> bool {
+    match reply {
+        Reply::Outcome(Outcome::Transfer(TransferOutcome::Done(answer))) => answer.replayed,
+        Reply::Outcome(Outcome::Decided(decided)) => decided.replayed,
+        Reply::Outcome(Outcome::Settled(settled)) => settled.replayed,
+        _ => false,
+    }
+}
