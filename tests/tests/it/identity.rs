@@ -14,6 +14,7 @@ mod lost_shard;
 mod marks_of_reads;
 mod migrations;
 mod payments;
+mod promotion;
 mod settings;
 mod stage;
 mod standbys;
