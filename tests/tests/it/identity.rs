@@ -13,6 +13,7 @@ mod environment;
 mod lost_shard;
 mod marks_of_reads;
 mod migrations;
+mod patroni;
 mod payments;
 mod promotion;
 mod settings;

@@ -37,6 +37,8 @@ const CLIENTS: usize = 4;
 /// Payments that are acknowledged before the primary is killed, and after the promotion.
 const BEFORE: usize = 40;
 const AFTER: usize = 20;
+/// How long a failover may take until payments are made again. Patroni waits for the former leader's key to expire.
+const PATIENCE: Duration = Duration::from_secs(90);
 /// Pause before a payment is repeated.
 const AGAIN: Duration = Duration::from_millis(50);
 
@@ -54,38 +56,45 @@ impl Pair {
         let postgres = Postgres::start(&folder, "other").await?;
         primary.create_database("s0", "").await?;
         let standby = primary.standby(&folder, "standby").await?;
-        let cluster = ClusterId::generate();
-        let (mut nodes, mut shards) = (Vec::new(), Vec::new());
-        let urls = [both(&primary, &standby)?, postgres.create_database("s1", "").await?];
-        for ((number, slots), url) in (0..).zip(SlotRange::split_evenly(2)).zip(urls) {
-            let id = format!("s{number}");
-            let node = NodeConfig::write_in(&folder, &id, cluster, &id, &url)?;
-            shards.push(Shard { id, number, nodes: vec![node.url()], slots: vec![slots] });
-            nodes.push(node);
-        }
-        let map = ShardMap::new(cluster, 1, shards)?;
-        Ok(Self { stage: Stage { nodes, map, proxy: None, postgres, folder }, primary, standby })
-    }
-
-    /// Runs `shardctl` with the databases of both shards. Returns its exit code and its standard output.
-    fn shardctl(&self, arguments: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
-        let targets = self.stage.nodes.iter().map(|node| format!("--dsn={}={}", node.shard, node.database_url));
-        let output = Command::new(program("shardctl")?).args(arguments).args(targets).output()?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(!text.is_empty(), "shardctl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok((output.status.code(), text))
+        let url = both(&primary, &standby)?;
+        Ok(Self { stage: two_shards(folder, url, postgres).await?, primary, standby })
     }
 
     fn reconcile(&self) -> anyhow::Result<(Option<i32>, Value)> {
-        let (code, text) = self.shardctl(&["reconcile", "--json"])?;
+        let (code, text) = shardctl(&self.stage, &["reconcile", "--json"])?;
         Ok((code, serde_json::from_str(&text).with_context(|| text.clone())?))
     }
+}
 
-    fn books_are_clean(&self) -> anyhow::Result<()> {
-        let (code, text) = self.shardctl(&["verify"])?;
-        ensure!(code == Some(0), "verify found: {text}");
-        Ok(())
+/// Shard `s0` at this URL, and shard `s1` on this server.
+pub async fn two_shards(folder: Folder, url: String, postgres: Postgres) -> anyhow::Result<Stage> {
+    let cluster = ClusterId::generate();
+    let (mut nodes, mut shards) = (Vec::new(), Vec::new());
+    let urls = [url, postgres.create_database("s1", "").await?];
+    for ((number, slots), url) in (0..).zip(SlotRange::split_evenly(2)).zip(urls) {
+        let id = format!("s{number}");
+        let node = NodeConfig::write_in(&folder, &id, cluster, &id, &url)?;
+        shards.push(Shard { id, number, nodes: vec![node.url()], slots: vec![slots] });
+        nodes.push(node);
     }
+    let map = ShardMap::new(cluster, 1, shards)?;
+    Ok(Stage { nodes, map, proxy: None, postgres, folder })
+}
+
+/// Runs `shardctl` with the databases of all shards. Returns its exit code and its standard output.
+fn shardctl(stage: &Stage, arguments: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
+    let targets = stage.nodes.iter().map(|node| format!("--dsn={}={}", node.shard, node.database_url));
+    let output = Command::new(program("shardctl")?).args(arguments).args(targets).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(!text.is_empty(), "shardctl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok((output.status.code(), text))
+}
+
+/// Checks that `shardctl verify` finds nothing.
+pub fn books_are_clean(stage: &Stage) -> anyhow::Result<()> {
+    let (code, text) = shardctl(stage, &["verify"])?;
+    ensure!(code == Some(0), "verify found: {text}");
+    Ok(())
 }
 
 /// The URL of `s0` with both hosts.
@@ -96,14 +105,14 @@ fn both(first: &Postgres, second: &Postgres) -> anyhow::Result<String> {
 }
 
 /// Clients that pay until they are told to stop. Each repeats a payment under its id until the answer is definite.
-struct Load {
+pub struct Load {
     stop: Arc<AtomicBool>,
     clients: JoinSet<anyhow::Result<Vec<Uuid>>>,
     made: Arc<std::sync::atomic::AtomicUsize>,
 }
 
 impl Load {
-    fn start(router: &Arc<Router>, payments: &Payments) -> Self {
+    pub fn start(router: &Arc<Router>, payments: &Payments) -> Self {
         let (stop, made) = (Arc::new(AtomicBool::new(false)), Arc::default());
         let mut clients = JoinSet::new();
         for _ in 0..CLIENTS {
@@ -116,15 +125,15 @@ impl Load {
     }
 
     /// Waits until this many more payments are acknowledged.
-    async fn makes(&self, more: usize) -> anyhow::Result<()> {
+    pub async fn makes(&self, more: usize) -> anyhow::Result<()> {
         let goal = self.made.load(Relaxed) + more;
-        until(&format!("{more} more payments are acknowledged"), NOTICED_WITHIN, async || {
+        until(&format!("{more} more payments are acknowledged"), PATIENCE, async || {
             Ok((self.made.load(Relaxed) >= goal).then_some(()))
         })
         .await
     }
 
-    async fn finish(mut self) -> anyhow::Result<Vec<Uuid>> {
+    pub async fn finish(mut self) -> anyhow::Result<Vec<Uuid>> {
         self.stop.store(true, Relaxed);
         let mut acknowledged = Vec::new();
         while let Some(client) = self.clients.join_next().await {
@@ -141,7 +150,7 @@ async fn pay(
     made: Arc<std::sync::atomic::AtomicUsize>,
 ) -> anyhow::Result<Vec<Uuid>> {
     while !stop.load(Relaxed) {
-        let (id, latest) = (Uuid::now_v7(), Instant::now() + NOTICED_WITHIN);
+        let (id, latest) = (Uuid::now_v7(), Instant::now() + PATIENCE);
         // A definite answer is one of the two; every other one leaves open what happened, or says that nothing did.
         while !payments.send(router.client(), id).await.is_ok_and(|answer| matches!(answer.status, 200 | 201)) {
             ensure!(Instant::now() < latest, "payment {id} has no definite answer");
@@ -180,7 +189,7 @@ async fn a_node_follows_the_promotion_of_a_synchronous_standby_and_loses_nothing
         Ok((nodes[0].mark().await?.timeline == 2).then_some(()))
     })
     .await?;
-    pair.books_are_clean()?;
+    books_are_clean(&pair.stage)?;
 
     // Only the former primary answers. It is refused by name until the new one is back.
     pair.standby.stop()?;
@@ -191,7 +200,7 @@ async fn a_node_follows_the_promotion_of_a_synchronous_standby_and_loses_nothing
     payments.make(router.client(), 2).await?;
     payments.are_there_once(router.client()).await?;
     ensure!(pair.reconcile()?.0 == Some(0), "nothing was lost");
-    pair.books_are_clean()
+    books_are_clean(&pair.stage)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -239,9 +248,9 @@ async fn the_loss_of_an_asynchronous_promotion_is_refused_and_then_reported_by_i
     ensure!(loss["last_left_at"].as_str() < loss["accepted_at"].as_str(), "{report}");
     are_reported(&report, "debit", &out.acknowledged)?;
     are_reported(&report, "credit", &inward.acknowledged)?;
-    let (_, human) = pair.shardctl(&["reconcile"])?;
+    let (_, human) = shardctl(&pair.stage, &["reconcile"])?;
     says(&human, &["shard s0, incarnation 2: positions", "6 bookings at most", "credited on s1", "posted on s1"])?;
-    let (code, others) = pair.shardctl(&["reconcile", "--shard", "s1", "--json"])?;
+    let (code, others) = shardctl(&pair.stage, &["reconcile", "--shard", "s1", "--json"])?;
     ensure!(code == Some(0), "{others}");
 
     // The remedy of the report: sent again, a lost debit is booked again, and credited once.
