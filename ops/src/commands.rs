@@ -9,6 +9,7 @@ mod hold;
 mod key;
 mod map;
 mod postgres;
+mod reconcile;
 mod replay;
 mod router_address;
 mod saga;
@@ -90,6 +91,8 @@ enum Command {
     Saga(saga::Command),
     /// Check the invariants of a live cluster in its databases
     Verify(verify::Args),
+    /// List what shards lost when their databases were accepted without acknowledged payments
+    Reconcile(reconcile::Args),
     /// Replay a real bank's transactions and compare the balances with its own
     Replay(replay::Args),
     /// Measure running routers under load, or compare with a PL/pgSQL transfer function
@@ -127,6 +130,7 @@ impl Cli {
             Command::Hold(command) => hold::run(command, context).await,
             Command::Saga(command) => saga::run(command, context).await,
             Command::Verify(args) => verify::run(args, context).await,
+            Command::Reconcile(args) => reconcile::run(args, context).await,
             Command::Replay(args) => replay::run(args, context).await,
             Command::Bench(args) => bench::run(*args, context).await,
             Command::Completions(args) => completions::run(args),

@@ -12,6 +12,7 @@ mod http_client;
 mod json_object;
 mod output;
 mod progress;
+mod reconcile;
 mod replay;
 mod resharding;
 mod verify;

@@ -7,8 +7,8 @@
 //! [`transit`], [`ownership`] and [`known`] check what holds between shards, as pure comparisons. [`invariant`] lists
 //! the invariants.
 
-mod connection;
-mod identities;
+pub mod connection;
+pub mod identities;
 mod invariant;
 mod known;
 mod ownership;

@@ -7,7 +7,6 @@ use identity::Expected;
 use serde::{Deserialize, Serialize};
 use shard_database::DatabaseUrl;
 use shard_map::ClusterId;
-use sqlx::postgres::PgConnectOptions;
 use telemetry::logging::LogConfig;
 
 use crate::tail::Size;
@@ -225,13 +224,6 @@ impl Config {
 }
 
 impl DatabaseConfig {
-    /// Connection options that the environment does not change.
-    pub fn connect_options(&self) -> PgConnectOptions {
-        // `Config::load` has checked the URL. The default would fail at the first connection.
-        DatabaseUrl::new(&self.url)
-            .map_or_else(|_| PgConnectOptions::new_without_pgpass(), |url| url.connect_options())
-    }
-
     pub fn connect_timeout(&self) -> Duration {
         Duration::from_millis(self.connect_timeout_ms)
     }

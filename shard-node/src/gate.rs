@@ -543,7 +543,10 @@ mod tests {
         // A new session on the former primary, which has continued on its own, is refused as well.
         let found = Database::Shard(Box::new(record(cluster, 500)));
         let refused = gate.judge(Purpose::Writes, &old, &found, &[], &gate.acknowledged()).unwrap_err();
-        assert_eq!(refused.list()[0].fact, "position");
+        assert_eq!(refused.list()[0].fact, "timeline");
+        // It is refused also if it is the only server that answers.
+        assert_eq!(decide(&gate, &old, record(cluster, 500)), Err(vec!["timeline".to_owned()]));
+        assert!(gate.closed().is_some_and(|why| why.contains("this is a former primary")));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! shard-node: the single writer of one shard, in front of the shard's PostgreSQL.
 //!
 //! Start at [`lane`]: it decides and commits what routers ask for. [`gate`] decides whether the database may be
-//! served; [`monitor`] and [`peers`] supply its facts. [`store`] holds the SQL and [`rpc`] the service. [`init`],
+//! served; [`monitor`] and [`peers`] supply its facts, and [`hosts`] knows which host of the URL is used. [`store`] holds the SQL and [`rpc`] the service. [`init`],
 //! [`migrate`] and [`accept`] run only when an operator orders them; serving never does what they do.
 
 mod accept;
@@ -12,6 +12,7 @@ mod durable;
 mod expiry;
 mod fold;
 mod gate;
+mod hosts;
 mod init;
 mod lane;
 mod metric_definitions;
@@ -40,7 +41,7 @@ use shard_database::schema;
 use shard_map::ShardMap;
 use sqlx::{Connection, PgConnection};
 
-use crate::{accept::Accepted, config::Config, gate::Gate, init::Initialised};
+use crate::{accept::Accepted, config::Config, gate::Gate, hosts::Hosts, init::Initialised};
 
 #[derive(Debug, Parser)]
 #[command(version, about = "The single writer in front of one Shardledger shard", long_about = None)]
@@ -147,8 +148,10 @@ fn say(text: &str) {
 }
 
 async fn connect(config: &Config) -> anyhow::Result<PgConnection> {
-    let options = store::session::read_options(&config.database).application_name("shard-node");
-    PgConnection::connect_with(&options).await.context("cannot connect to the shard's database (database.url)")
+    let hosts = Hosts::new(&config.database).context("database.url")?;
+    let limit = config.database.connect_timeout();
+    let connected = store::session::connect_to_primary(&hosts, limit, "shard-node").await;
+    connected.context("cannot connect to the shard's database (database.url)")
 }
 
 async fn init_shard(config: &Config, map: &Path, patience: Duration) -> anyhow::Result<()> {

@@ -5,30 +5,32 @@ use std::{sync::Arc, time::Duration};
 
 use identity::{Marks, time::OtherClock};
 use shard_database::{Database, record::remember_server};
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::{NodeClock, steady_us},
-    config::DatabaseConfig,
     gate::Gate,
+    hosts::Hosts,
     store::{
         StoreError, evidence,
-        session::{READ_SETTINGS, look, read_options},
+        session::{READ_SETTINGS, connect_to_primary, look},
     },
 };
 
 const EVERY: Duration = Duration::from_secs(1);
 /// A look that takes longer counts as failed, so that readiness reflects an outage quickly.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Time limit for each of several hosts. It leaves time for the look itself.
+const HOST_PATIENCE: Duration = Duration::from_millis(1500);
 /// Number of looks on one connection.
 const CONNECT_EVERY: u32 = 5;
 /// Number of looks between two removals of outdated marks.
 const PRUNE_EVERY: u32 = 15;
 
 pub struct Monitor {
-    pub database: DatabaseConfig,
+    pub hosts: Hosts,
     pub pool: PgPool,
     pub gate: Gate,
     pub clock: Arc<NodeClock>,
@@ -44,16 +46,18 @@ impl Monitor {
         let mut connection = None;
         while shutdown.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
             // Connect again every few looks: the address may lead to another server while connections to the former
-            // one stay open. If that fails, the old connection shows whether the database still answers.
+            // one stay open, or another host may be the primary. If that fails, the old connection shows whether the
+            // database still answers.
             if looks.is_multiple_of(CONNECT_EVERY)
                 && let Ok(Ok(new)) = timeout(PATIENCE, self.connect()).await
             {
                 connection = Some(new);
             }
             let looked = timeout(PATIENCE, self.look_once(&mut connection)).await;
-            // An I/O error means that the server is unreachable, so writes fail too. Any other error may concern only
-            // this connection.
-            let is_unreachable = matches!(looked, Ok(Err(StoreError::Database(sqlx::Error::Io(_)))));
+            // An I/O error means that the server is unreachable, so writes fail too, and so does a shard without a
+            // primary. Any other error may concern only this connection.
+            let is_unreachable =
+                matches!(looked, Ok(Err(StoreError::Database(sqlx::Error::Io(_)) | StoreError::NoPrimary(_))));
             let looked = match looked {
                 Ok(looked) => looked.map_err(|error| error.to_string()),
                 Err(_) => Err(format!("no answer from the shard's database within {} s", PATIENCE.as_secs())),
@@ -103,8 +107,8 @@ impl Monitor {
     }
 
     async fn connect(&self) -> Result<PgConnection, StoreError> {
-        let options = read_options(&self.database).application_name("shardledger-monitor");
-        Ok(PgConnection::connect_with(&options).await?)
+        let limit = if self.hosts.are_several() { HOST_PATIENCE } else { PATIENCE };
+        connect_to_primary(&self.hosts, limit, "shardledger-monitor").await
     }
 
     async fn pool_works(&self) -> Result<(), String> {

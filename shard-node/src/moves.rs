@@ -30,8 +30,8 @@ use uuid::Uuid;
 
 use crate::{
     clock::NodeClock,
-    config::DatabaseConfig,
     gate::Gate,
+    hosts::Hosts,
     lane::LaneHandle,
     store::{
         StoreError,
@@ -52,7 +52,7 @@ fn id_to_wire(id: Uuid) -> bytes::Bytes {
 pub struct Moves(Arc<Shared>);
 
 struct Shared {
-    config: DatabaseConfig,
+    hosts: Hosts,
     gate: Gate,
     clock: Arc<NodeClock>,
     lane: LaneHandle,
@@ -108,10 +108,10 @@ impl StoreError {
 }
 
 impl Moves {
-    pub fn new(config: DatabaseConfig, gate: Gate, clock: Arc<NodeClock>, lane: LaneHandle, reads: PgPool) -> Self {
-        let pool = session::move_pool(&config, &gate);
+    pub fn new(hosts: Hosts, gate: Gate, clock: Arc<NodeClock>, lane: LaneHandle, reads: PgPool) -> Self {
+        let pool = session::move_pool(&hosts, &gate);
         let (verified, activities, closed_until, news) = Default::default();
-        Self(Arc::new(Shared { config, gate, clock, lane, pool, reads, verified, activities, closed_until, news }))
+        Self(Arc::new(Shared { hosts, gate, clock, lane, pool, reads, verified, activities, closed_until, news }))
     }
 
     async fn connection(&self) -> Result<PoolConnection<Postgres>, MoveError> {

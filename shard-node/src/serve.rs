@@ -10,7 +10,7 @@ use shard_database::{
     record::{ShardRecord, set_complete},
 };
 use shard_map::ShardMap;
-use sqlx::{Connection, PgConnection, PgPool, postgres::PgConnectOptions};
+use sqlx::{PgConnection, PgPool};
 use telemetry::{Tasks, admin as telemetry_admin, logging, metrics, shutdown};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,7 @@ use crate::{
     config::Config,
     durable, expiry, fold,
     gate::Gate,
+    hosts::Hosts,
     lane::Lane,
     metric_definitions,
     monitor::Monitor,
@@ -63,8 +64,9 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
 
     let gate = Gate::new(config.expected());
     let clock = Arc::new(NodeClock::new(config.clock.max_difference()));
-    let pool = session::read_pool(&config.database, &gate);
-    let store = Arc::new(Postgres::new(config.database.clone(), gate.clone()));
+    let hosts = Hosts::new(&config.database).context("database.url")?;
+    let pool = session::read_pool(&hosts, &gate);
+    let store = Arc::new(Postgres::new(hosts.clone(), gate.clone()));
     let tail = Tail::new(config.lane.tail_bounds());
     let (lane, handle) =
         Lane::new(gate.clone(), Arc::clone(&clock), Arc::clone(&store), tail.clone(), tasks.clone(), &config.lane)
@@ -82,24 +84,19 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
     let from = Readable::Database(pool.clone());
     let service =
         Service::new(gate.clone(), Arc::clone(&clock), handle.clone(), from.clone(), tail.clone(), tasks.clone());
-    let moves = Moves::new(config.database.clone(), gate.clone(), Arc::clone(&clock), handle.clone(), pool.clone());
+    let moves = Moves::new(hosts.clone(), gate.clone(), Arc::clone(&clock), handle.clone(), pool.clone());
     serve_rpc(rpc, service, moves.clone(), &config, &tasks);
 
     tokio::pin!(signal);
     let opened = tokio::select! {
-        opened = open_shard(&config, alone, &gate, &clock, &pool) => opened,
+        opened = open_shard(&hosts, alone, &gate, &clock, &pool) => opened,
         stopped_by = &mut signal => {
             tracing::info!(%stopped_by, "stopped before the database was accepted");
             return Ok(());
         }
     };
     let peers = opened?;
-    let monitor = Monitor {
-        database: config.database.clone(),
-        pool: pool.clone(),
-        gate: gate.clone(),
-        clock: Arc::clone(&clock),
-    };
+    let monitor = Monitor { hosts, pool: pool.clone(), gate: gate.clone(), clock: Arc::clone(&clock) };
     gate.set_reads(Ok(()));
     tasks.spawn_essential("lane", lane.run(tasks.token().clone()));
     let fold = fold::run(store, tail, config.lane.fold_interval(), tasks.token().clone());
@@ -157,14 +154,14 @@ fn serve_rpc(rpc: TcpListener, service: Service, moves: Moves, config: &Config, 
 /// Waits for the database and verifies that it is the configured shard in full: by its own record, by the marks that
 /// other shards remember, and by the clocks.
 async fn open_shard(
-    config: &Config,
+    hosts: &Hosts,
     alone: bool,
     gate: &Gate,
     clock: &Arc<NodeClock>,
     pool: &PgPool,
 ) -> anyhow::Result<Peers> {
     let mut warned = Vec::new();
-    let (mut connection, record) = compare_database(config, gate, clock, &mut warned).await?;
+    let (mut connection, record) = compare_database(hosts, gate, clock, &mut warned).await?;
     let map: String = sqlx::query_scalar("SELECT text FROM shardledger.known_map").fetch_one(&mut connection).await?;
     let map = ShardMap::parse(&map).context("the shard map in the database (shardledger.known_map)")?;
     session::warm_up(pool).await;
@@ -183,7 +180,7 @@ async fn open_shard(
             tokio::time::sleep(LOOK_FOR_INIT).await;
             ask_others(&mut peers).await?;
         }
-        (connection, _) = compare_database(config, gate, clock, &mut warned).await?;
+        (connection, _) = compare_database(hosts, gate, clock, &mut warned).await?;
         set_complete(&mut connection).await?;
     }
     if !alone {
@@ -192,7 +189,7 @@ async fn open_shard(
     gate.set_waiting(None);
     // The others may have taken long to answer: the session and the clock measurements are old.
     drop(connection);
-    compare_database(config, gate, clock, &mut warned).await?;
+    compare_database(hosts, gate, clock, &mut warned).await?;
     clock.compare();
     if let Some(disagreement) = clock.disagreement() {
         return Err(Disagreements::from(disagreement)).context("this node does not start");
@@ -203,15 +200,14 @@ async fn open_shard(
 /// Connects to the database and compares it with what this node expects. Waits while the database is unreachable or
 /// uninitialised; any other difference is an error. `warned` has the warnings that are already in the log.
 async fn compare_database(
-    config: &Config,
+    hosts: &Hosts,
     gate: &Gate,
     clock: &NodeClock,
     warned: &mut Vec<Disagreement>,
 ) -> anyhow::Result<(PgConnection, Box<ShardRecord>)> {
-    let options = session::read_options(&config.database);
     loop {
         let acknowledged = gate.acknowledged();
-        let mut connection = connect(config, &options, gate).await?;
+        let mut connection = connect(hosts, gate).await?;
         let asked_us = steady_us();
         let (facts, database) = match session::look(&mut connection, &READ_SETTINGS).await {
             Ok(looked) => looked,
@@ -285,15 +281,14 @@ async fn wait_for_a_witness(peers: &mut Peers, gate: &Gate) -> anyhow::Result<()
     Ok(())
 }
 
-/// Connects, and waits while the database is starting or unreachable. An error that a retry cannot fix is returned,
+/// Connects, and waits while the database is starting or unreachable, or while none of several hosts is a primary. An error that a retry cannot fix is returned,
 /// unless an earlier connection worked: the address and the password were right then, and an operator is at work.
-async fn connect(config: &Config, options: &PgConnectOptions, gate: &Gate) -> anyhow::Result<PgConnection> {
-    let limit = config.database.connect_timeout();
+async fn connect(hosts: &Hosts, gate: &Gate) -> anyhow::Result<PgConnection> {
+    let limit = hosts.config().connect_timeout();
     loop {
-        let error = match tokio::time::timeout(limit, PgConnection::connect_with(options)).await {
-            Ok(Ok(connection)) => return Ok(connection),
-            Ok(Err(error)) => StoreError::from(error),
-            Err(_) => StoreError::TimedOut(limit),
+        let error = match session::connect_to_primary(hosts, limit, "shardledger-reads").await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => error,
         };
         if error.remedy() == Remedy::Report && !gate.has_reached_database() {
             return Err(error).context("the shard's database refuses the connection (database.url)");

@@ -38,11 +38,19 @@ impl Mark {
 
     /// The disagreement if this mark is behind `acknowledged`. `holder` names the participant that remembers it.
     pub fn compare(self, acknowledged: Self, holder: &str) -> Option<Disagreement> {
+        if self.incarnation == acknowledged.incarnation && self.timeline < acknowledged.timeline {
+            let remedy = "this is a former primary: a stand-by was promoted and has been served since. What this server wrote after the \
+                          promotion is not part of the shard. Rebuild this server as a stand-by (pg_rewind or pg_basebackup), and \
+                          connect to the new primary. If the new primary is lost, promote another stand-by of it, or run `shard-node \
+                          accept --accept-loss --config FILE`";
+            let expected = format!("timeline {} or later, as {holder} remembers", acknowledged.timeline);
+            return Some(Disagreement::new("timeline", expected, self, remedy));
+        }
         self.is_behind(acknowledged).then(|| {
             let remedy = "the database went back in time, or is an older copy: restore the newest backup or promote the stand-by \
                           that has everything. To continue without what is missing, run `shard-node accept --accept-loss \
                           --config FILE`. In a cluster that `shardctl up` started, run `shardctl down` and then `shardctl up --accept-loss \
-                          SHARD`";
+                          SHARD`. After that, `shardctl reconcile` lists what is missing";
             Disagreement::new("position", format!("{acknowledged} or later, as {holder} remembers"), self, remedy)
         })
     }
@@ -153,6 +161,10 @@ mod tests {
             (mark(2, 1, 7), false),
             (mark(0, 9, 900), true),
         ] {
+            let fact = shard.compare(acknowledged, "router r").map(|disagreement| disagreement.fact);
+            let by_timeline = shard.incarnation == 1 && shard.timeline < 2;
+            let expected = if by_timeline { "timeline" } else { "position" };
+            assert_eq!(fact.as_deref(), behind.then_some(expected), "{shard}");
             assert_eq!(shard.is_behind(acknowledged), behind, "{shard}");
             assert_eq!(shard.compare(acknowledged, "router r").is_some(), behind, "{shard}");
         }

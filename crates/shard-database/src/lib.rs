@@ -1,6 +1,7 @@
 //! A shard's PostgreSQL database as every program sees it when it connects.
 //!
 //! - [`address`]: turns a URL into connection options that the environment cannot change.
+//! - [`primary`]: looks for the primary among the hosts of a URL.
 //! - [`server`]: the facts of the server, and the settings in force in the session.
 //! - [`journal`]: the columns of the journal, and how a row becomes a booking.
 //! - [`books`]: the fold of a whole journal, compared with the rows of every projection.
@@ -15,6 +16,7 @@ pub mod address;
 pub mod books;
 pub mod journal;
 pub mod owned;
+pub mod primary;
 pub mod rebuild;
 pub mod record;
 pub mod schema;

@@ -251,7 +251,7 @@ pub async fn asset_scales(connection: &mut PgConnection) -> Result<AssetScales, 
 
 /// Positions skipped at the beginning of an incarnation: far more than could be acknowledged and known only to
 /// routers.
-const POSITIONS_SKIPPED: i64 = 1 << 32;
+pub const POSITIONS_SKIPPED: i64 = 1 << 32;
 
 /// Waits for the transactions of lanes, and keeps them out until the transaction ends.
 const LOCK_OUT_LANES: &str = "LOCK TABLE shardledger.lane_fence IN SHARE ROW EXCLUSIVE MODE";
@@ -261,6 +261,53 @@ const INSERT_MARKER: &str = "INSERT INTO shardledger.journal (position, amount, 
      VALUES ($1, 0, (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::int8, -1, -1, 3, 0, '@marker', '', 'XXX')";
 const RECORD_INCARNATION: &str = "INSERT INTO shardledger.incarnation (incarnation, lost_from, first, reason, began_at_us) \
      VALUES ($1, $2, $3, $4, (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::int8)";
+
+/// The reason of an acceptance that gave something up contains this word.
+const LOSS: &str = "loss";
+
+/// One acceptance of the database in the state that it had (`shard-node accept`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acceptance {
+    /// The incarnation that began.
+    pub incarnation: i64,
+    /// The next position of the database when it was accepted.
+    pub lost_from: i64,
+    /// The first position of the incarnation.
+    pub first: i64,
+    pub reason: String,
+    pub began_at_us: i64,
+}
+
+impl Acceptance {
+    /// The highest position that another participant remembered; `None` if none remembered more than the database had.
+    pub fn acknowledged(&self) -> Option<i64> {
+        Some(self.first - POSITIONS_SKIPPED).filter(|position| *position > self.lost_from)
+    }
+
+    /// Whether the operator gave something up, known or not.
+    pub fn admits_loss(&self) -> bool {
+        self.reason.contains(LOSS)
+    }
+}
+
+const ACCEPTANCES: &str =
+    "SELECT incarnation, lost_from, first, reason, began_at_us FROM shardledger.incarnation ORDER BY incarnation";
+
+/// Every acceptance of the shard's database, oldest first.
+pub async fn acceptances(connection: &mut PgConnection) -> Result<Vec<Acceptance>, sqlx::Error> {
+    let rows = sqlx::query(ACCEPTANCES).fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Acceptance {
+                incarnation: row.try_get("incarnation")?,
+                lost_from: row.try_get("lost_from")?,
+                first: row.try_get("first")?,
+                reason: row.try_get("reason")?,
+                began_at_us: row.try_get("began_at_us")?,
+            })
+        })
+        .collect()
+}
 
 /// Accepts the database in its present state. Begins a new incarnation whose first position is beyond every known
 /// mark, so that no position is used twice. Runs in its own transaction under the lanes' lock: writers of the old

@@ -210,7 +210,7 @@ impl ServerFacts {
     pub fn disagreements(&self, purpose: Purpose, asked_for: &[(&str, &str)]) -> Vec<Disagreement> {
         let mut found = Vec::new();
         if self.is_standby {
-            let remedy = "database.url leads to a stand-by: point it to the primary";
+            let remedy = "database.url leads to a stand-by: point it to the primary, or name all hosts in it";
             found.push(Disagreement::new("server", "a primary", "a stand-by (in recovery)", remedy));
         }
         for Required { name, good, for_reads, remedy } in &REQUIRED {

@@ -31,6 +31,16 @@ done"#;
 /// `$1` a process id. The guard ends before the owner reaps that process, so the id cannot be another's by then.
 const KILL: &str = r#"kill -9 "$1" 2>/dev/null"#;
 
+/// `$1` the data folder of a PostgreSQL that another program started. An immediate shutdown gives the kernel's shared memory back.
+/// Tried again, because a server that is starting has no file yet.
+const STOP_SERVER: &str = r#"
+tries=0
+while [ "$tries" -lt 20 ]; do
+    pid=$(head -n 1 "$1/postmaster.pid" 2>/dev/null) && kill -QUIT "$pid" 2>/dev/null || break
+    tries=$((tries + 1))
+    sleep 0.2
+done"#;
+
 /// `$1` a folder.
 const REMOVE: &str = r#"rm -rf -- "$1""#;
 
@@ -48,6 +58,11 @@ impl Leash {
 
     pub fn on_folder(folder: &Path) -> anyhow::Result<Self> {
         Self::new(REMOVE, &[folder])
+    }
+
+    /// Stops the PostgreSQL of this data folder, which another program started. That program must have ended.
+    pub fn on_server(data_dir: &Path) -> anyhow::Result<Self> {
+        Self::new(STOP_SERVER, &[data_dir])
     }
 
     fn new(undo: &str, arguments: &[&Path]) -> anyhow::Result<Self> {

@@ -14,6 +14,7 @@ pub mod database;
 pub mod history;
 pub mod leash;
 pub mod node;
+pub mod patroni;
 pub mod ports;
 pub mod postgres;
 pub mod process;

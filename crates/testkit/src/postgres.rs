@@ -233,6 +233,27 @@ impl Postgres {
         Ok(())
     }
 
+    /// Makes each commit wait until a stand-by has it, and waits until a stand-by is there.
+    pub async fn replicates_synchronously(&self) -> anyhow::Result<()> {
+        self.set("synchronous_standby_names", "*").await?;
+        let synchronous = "SELECT count(*)::text FROM pg_stat_replication WHERE sync_state = 'sync'";
+        until("a stand-by is synchronous", PATIENCE, async || {
+            Ok((self.ask("postgres", synchronous).await? == "1").then_some(()))
+        })
+        .await
+    }
+
+    /// Sends `kill -9` to the postmaster. Its other processes end by themselves.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        let running = self.running.take().context("the server does not run")?;
+        running.process().kill().await?;
+        let port = self.port;
+        until("the killed server has left its port", PATIENCE, async || {
+            Ok(std::net::TcpListener::bind(("127.0.0.1", port)).is_ok().then_some(()))
+        })
+        .await
+    }
+
     /// Stops the server and keeps its data.
     pub fn stop(&mut self) -> anyhow::Result<()> {
         self.run("pg_ctl", &["stop", "--mode=fast", "--wait"])?;

@@ -38,6 +38,12 @@ pub fn postgres_programs() -> anyhow::Result<PathBuf> {
         .with_context(|| format!("found no PostgreSQL: name the folder of its programs with {PG_BIN_VARIABLE}"))
 }
 
+/// A program of the machine, if there is one of this name.
+pub fn in_path(name: &str) -> Option<PathBuf> {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&folders).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
 /// A user other than the one that runs the tests.
 #[derive(Debug, Clone, Copy)]
 pub struct Service {

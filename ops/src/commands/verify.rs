@@ -95,7 +95,8 @@ fn summary(report: &Report) -> String {
     )
 }
 
-fn parse_target(text: &str) -> anyhow::Result<Target> {
+/// Parses `SHARD=URL`.
+pub fn parse_target(text: &str) -> anyhow::Result<Target> {
     let (shard, dsn) = text.split_once('=').context("expected SHARD=URL")?;
     ensure!(!shard.is_empty() && dsn.contains("://"), "expected SHARD=URL, such as s0=postgres://…");
     Ok(Target { shard: shard.to_owned(), dsn: dsn.to_owned() })

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
-use shard_database::DatabaseUrl;
-use sqlx::{Connection, PgConnection};
+use shard_database::{DatabaseUrl, primary};
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 
 use super::Target;
 use crate::exit::Unreachable;
@@ -15,12 +15,17 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const SETTINGS: [(&str, &str); 3] =
     [("statement_timeout", "0"), ("idle_in_transaction_session_timeout", "0"), ("jit", "off")];
 
-/// Opens a connection that the environment does not change.
+/// Opens a connection that the environment does not change, to the primary if the URL names several hosts.
 pub async fn connect(target: &Target) -> anyhow::Result<PgConnection> {
     let unreachable = |reason: String| Unreachable { what: database_of(&target.shard), reason };
     let url =
         DatabaseUrl::new(&target.dsn).map_err(|error| anyhow::anyhow!("the DSN of {}: {error}", target.shard))?;
-    let options = url.connect_options().options(SETTINGS).application_name("shardctl-verify");
+    let prepare = |options: PgConnectOptions| options.options(SETTINGS).application_name("shardctl-verify");
+    if url.hosts().len() > 1 {
+        let found = primary::find(&url, 0, CONNECT_TIMEOUT, prepare).await;
+        return Ok(found.map_err(|error| unreachable(error.to_string()))?.connection);
+    }
+    let options = prepare(url.connect_options());
     let connected = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options))
         .await
         .map_err(|_| unreachable(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs())))?;

@@ -56,9 +56,9 @@ impl Moves {
     /// # Errors
     /// When the database is out of reach, or refused by the gate.
     pub(super) async fn sessions(&self) -> Result<Sessions, MoveError> {
-        let (config, gate) = (&self.0.config, &self.0.gate);
-        let (reader, _) = Session::connect(config, gate, Purpose::Writes, "shardledger-move").await?;
-        let writer = connect_writer(config, gate, reader.server()).await?;
+        let (hosts, gate) = (&self.0.hosts, &self.0.gate);
+        let (reader, _) = Session::connect(hosts, gate, Purpose::Writes, "shardledger-move").await?;
+        let writer = connect_writer(hosts, gate, reader.server()).await?;
         Ok(Sessions { reader, writer })
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use identity::Disagreements;
+use shard_database::primary::NoPrimary;
 
 /// Why a statement failed.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +13,9 @@ pub enum StoreError {
     /// The lane's session failed.
     #[error("{0}")]
     Session(#[from] pg_session::Error),
+    /// None of several hosts of `database.url` is a primary.
+    #[error("{0}")]
+    NoPrimary(#[from] NoPrimary),
     #[error("no answer from PostgreSQL within {0:?}")]
     TimedOut(Duration),
     /// PostgreSQL committed with a warning: a wait for a synchronous stand-by was cancelled.
@@ -56,9 +60,12 @@ pub enum Remedy {
 impl StoreError {
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::TimedOut(_) | Self::Refused(_) | Self::Superseded | Self::NotOpen | Self::Unconfirmed(_) => {
-                Remedy::Reconnect
-            }
+            Self::NoPrimary(_)
+            | Self::TimedOut(_)
+            | Self::Refused(_)
+            | Self::Superseded
+            | Self::NotOpen
+            | Self::Unconfirmed(_) => Remedy::Reconnect,
             Self::ReplayInDoubt => Remedy::Redecide,
             Self::Fenced => Remedy::CatchUp,
             Self::Corrupt(_) | Self::Fold(_) => Remedy::Report,

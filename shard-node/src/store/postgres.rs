@@ -31,7 +31,7 @@ use super::{
     ownership::{self, Ownership},
     session::{Session, WRITER, column, connect_writer},
 };
-use crate::{config::DatabaseConfig, gate::Gate};
+use crate::{gate::Gate, hosts::Hosts};
 
 /// A commit that has waited so long looks for a frozen client that keeps it out.
 const BLOCKED_AFTER: Duration = Duration::from_millis(500);
@@ -44,7 +44,7 @@ const END_FROZEN_HOLDERS: &str = "SELECT pg_catalog.pg_terminate_backend(a.pid) 
 
 /// The PostgreSQL database of the shard.
 pub struct Postgres {
-    config: DatabaseConfig,
+    hosts: Hosts,
     gate: Gate,
     loader: Mutex<Option<Session>>,
     writer: Mutex<Option<pg_session::Session>>,
@@ -58,9 +58,9 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    pub fn new(config: DatabaseConfig, gate: Gate) -> Self {
+    pub fn new(hosts: Hosts, gate: Gate) -> Self {
         Self {
-            config,
+            hosts,
             gate,
             loader: Mutex::default(),
             writer: Mutex::default(),
@@ -89,7 +89,7 @@ impl Postgres {
 
     /// Sends a batch and waits for its answer. What keeps the lane out for long is looked for meanwhile.
     async fn send(&self, session: &mut pg_session::Session, message: Message) -> Result<Completed, CommitFailure> {
-        let limit = self.config.statement_timeout();
+        let limit = self.hosts.config().statement_timeout();
         let pid = session.backend_pid();
         let sent = {
             let run = session.run(&message.script, message.rows);
@@ -133,7 +133,7 @@ impl Postgres {
 
     /// Ends the sessions of frozen lanes that keep the backend out.
     async fn end_frozen_holders(&self, blocked_pid: i32) -> Result<(), StoreError> {
-        let options = self.config.connect_options().application_name("shardledger-unblock");
+        let options = self.hosts.connect_options().application_name("shardledger-unblock");
         let work = async {
             let mut connection = PgConnection::connect_with(&options).await?;
             let ended: Vec<bool> = sqlx::query_scalar(END_FROZEN_HOLDERS)
@@ -144,7 +144,7 @@ impl Postgres {
             connection.close().await?;
             Ok::<_, sqlx::Error>(ended.len())
         };
-        let limit = self.config.connect_timeout();
+        let limit = self.hosts.config().connect_timeout();
         match timeout(limit, work).await {
             Ok(ended) => {
                 let ended = ended?;
@@ -194,7 +194,7 @@ impl Store for Postgres {
             // The writing session follows the reading one to its server.
             *self.writer.lock().await = None;
             let (session, database) =
-                Session::connect(&self.config, &self.gate, Purpose::Reads, "shardledger-loader").await?;
+                Session::connect(&self.hosts, &self.gate, Purpose::Reads, "shardledger-loader").await?;
             if database == Database::Uninitialised {
                 return Err(StoreError::NotOpen);
             }
@@ -225,7 +225,7 @@ impl Store for Postgres {
             return Ok(false);
         }
         let server = (*lock(&self.server)).ok_or(StoreError::NotOpen)?;
-        *writer = Some(connect_writer(&self.config, &self.gate, server).await?);
+        *writer = Some(connect_writer(&self.hosts, &self.gate, server).await?);
         Ok(true)
     }
 
@@ -309,7 +309,8 @@ impl Store for Postgres {
             Err(failure) => {
                 // If the script failed before its COMMIT, the session is of use again after a ROLLBACK.
                 if !failure.in_doubt {
-                    let rolled_back = timeout(self.config.connect_timeout(), session.run("ROLLBACK", None)).await;
+                    let rolled_back =
+                        timeout(self.hosts.config().connect_timeout(), session.run("ROLLBACK", None)).await;
                     if matches!(rolled_back, Ok(Ok(_))) {
                         *writer = Some(session);
                     }
@@ -347,7 +348,7 @@ impl Store for Postgres {
         }
         if folder.as_ref().is_none_or(|session| !self.gate.serves(session.server())) {
             *folder = None;
-            *folder = Some(Session::connect(&self.config, &self.gate, Purpose::Writes, "shardledger-fold").await?.0);
+            *folder = Some(Session::connect(&self.hosts, &self.gate, Purpose::Writes, "shardledger-fold").await?.0);
         }
         let same = folder.as_ref().is_some_and(|session| session.timeline() == timeline);
         if same { Ok(()) } else { Err(StoreError::Fenced) }

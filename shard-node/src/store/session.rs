@@ -21,8 +21,8 @@ use sqlx::{
 
 use super::StoreError;
 use crate::{
-    config::DatabaseConfig,
     gate::{Acknowledged, Gate},
+    hosts::Hosts,
 };
 
 pub struct Session {
@@ -35,13 +35,13 @@ pub struct Session {
 impl Session {
     /// Opens a session for the lane or the fold, if the gate accepts it.
     pub async fn connect(
-        config: &DatabaseConfig,
+        hosts: &Hosts,
         gate: &Gate,
         purpose: Purpose,
         name: &str,
     ) -> Result<(Self, Database), StoreError> {
-        let acknowledged = gate.acknowledged();
-        let options = config.connect_options().application_name(name).options(LANE_SETTINGS);
+        let (config, acknowledged) = (hosts.config(), gate.acknowledged());
+        let options = hosts.connect_options().application_name(name).options(LANE_SETTINGS);
         let limit = config.connect_timeout();
         let mut connection = within(limit, PgConnection::connect_with(&options)).await?;
         let (facts, database) = within(limit, look(&mut connection, &LANE_SETTINGS)).await?;
@@ -85,30 +85,24 @@ pub async fn look(
 }
 
 /// The pool for reads. The gate judges each connection when it is opened.
-pub fn read_pool(config: &DatabaseConfig, gate: &Gate) -> PgPool {
-    pool(config, gate, Purpose::Reads, config.read_connections, read_options(config))
+pub fn read_pool(hosts: &Hosts, gate: &Gate) -> PgPool {
+    pool(hosts, gate, Purpose::Reads, hosts.config().read_connections, read_options(hosts))
 }
 
 /// The pool for moves of slots. Their statements may take long.
-pub fn move_pool(config: &DatabaseConfig, gate: &Gate) -> PgPool {
-    let options = config.connect_options().application_name("shardledger-move").options(READ_SETTINGS);
-    pool(config, gate, Purpose::Writes, MOVE_CONNECTIONS, options.options(MOVE_SETTINGS))
+pub fn move_pool(hosts: &Hosts, gate: &Gate) -> PgPool {
+    let options = hosts.connect_options().application_name("shardledger-move").options(READ_SETTINGS);
+    pool(hosts, gate, Purpose::Writes, MOVE_CONNECTIONS, options.options(MOVE_SETTINGS))
 }
 
-fn pool(
-    config: &DatabaseConfig,
-    gate: &Gate,
-    purpose: Purpose,
-    connections: u32,
-    options: PgConnectOptions,
-) -> PgPool {
+fn pool(hosts: &Hosts, gate: &Gate, purpose: Purpose, connections: u32, options: PgConnectOptions) -> PgPool {
     let (gate, accepted) = (gate.clone(), gate.clone());
-    PgPoolOptions::new()
+    let pool = PgPoolOptions::new()
         .max_connections(connections)
         // Connections stay open after `warm_up`, so that a burst of reads does not have to open any.
         .idle_timeout(None)
         .max_lifetime(None)
-        .acquire_timeout(config.connect_timeout())
+        .acquire_timeout(hosts.config().connect_timeout())
         // A connection opened before the database was accepted may lead to another server that is still running.
         .before_acquire(move |_, connection| {
             let is_current = accepted.accepted_since().is_none_or(|since| connection.age <= since.elapsed());
@@ -123,7 +117,9 @@ fn pool(
                 judged.map_err(|refused| sqlx::Error::Configuration(refused.into()))
             })
         })
-        .connect_lazy_with(options)
+        .connect_lazy_with(options);
+    hosts.lead(&pool);
+    pool
 }
 
 /// A statement of a move may take long. A driver that freezes within a transaction must not keep the next one out.
@@ -139,28 +135,31 @@ pub async fn warm_up(pool: &PgPool) {
     drop(futures_util::future::join_all(connections).await);
 }
 
-/// Connection options for reads. The monitor uses the same options.
-pub fn read_options(config: &DatabaseConfig) -> PgConnectOptions {
-    let statement_timeout = config.statement_timeout_ms.to_string();
-    config
-        .connect_options()
+/// Connection options for reads.
+pub fn read_options(hosts: &Hosts) -> PgConnectOptions {
+    for_reads(hosts.connect_options(), hosts)
+}
+
+/// Adds the settings of [`read_options`].
+fn for_reads(options: PgConnectOptions, hosts: &Hosts) -> PgConnectOptions {
+    let statement_timeout = hosts.config().statement_timeout_ms.to_string();
+    options
         .application_name("shardledger-reads")
         .options(READ_SETTINGS)
         .options([("statement_timeout", statement_timeout.as_str())])
 }
 
+/// Connects to the primary, and makes its host the one that every other session is opened to. `limit` is the time limit for each
+/// host.
+pub async fn connect_to_primary(hosts: &Hosts, limit: Duration, name: &str) -> Result<PgConnection, StoreError> {
+    hosts.find(limit, |options| for_reads(options, hosts).application_name(name)).await
+}
+
 /// Opens the session that the lane writes with. It must lead to `server`, whose database the gate has judged.
-pub async fn connect_writer(
-    config: &DatabaseConfig,
-    gate: &Gate,
-    server: ServerId,
-) -> Result<pg_session::Session, StoreError> {
+pub async fn connect_writer(hosts: &Hosts, gate: &Gate, server: ServerId) -> Result<pg_session::Session, StoreError> {
     let invalid = |error: pg_session::InvalidOptions| StoreError::Corrupt(format!("database.url {error}"));
-    let options = pg_session::ConnectOptions::from_url(&config.url)
-        .map_err(invalid)?
-        .application_name(WRITER)
-        .options(LANE_SETTINGS);
-    let limit = config.connect_timeout();
+    let options = hosts.session_options().map_err(invalid)?.application_name(WRITER).options(LANE_SETTINGS);
+    let limit = hosts.config().connect_timeout();
     let open = async {
         let mut session = pg_session::Session::connect(&options).await?;
         let facts = session.run(&ServerFacts::script(&LANE_SETTINGS), None).await?;

@@ -49,7 +49,7 @@ async fn a_standby_is_never_read_and_once_promoted_serves_only_if_it_has_everyth
     // The former primary comes back, and the address leads to it.
     stage.postgres.start_again().await?;
     proxy(&stage)?.retarget(stage.postgres.address());
-    is_noticed(&payments, router.client(), &nodes[0], "timeline 1. the database went back").await?;
+    is_noticed(&payments, router.client(), &nodes[0], "timeline 1. this is a former primary").await?;
     are_refused(&payments, router.client()).await?;
     proxy(&stage)?.retarget(first_standby.address());
     both_become_ready(&nodes).await?;
