@@ -34,6 +34,7 @@ use crate::{
     config::DatabaseConfig,
     gate::Gate,
     lane::LaneHandle,
+    role::NodeRole,
     store::{StoreError, read, session},
 };
 use activity::Activity;
@@ -51,6 +52,7 @@ pub struct Moves(Arc<Shared>);
 struct Shared {
     config: DatabaseConfig,
     gate: Gate,
+    role: NodeRole,
     clock: Arc<NodeClock>,
     lane: LaneHandle,
     /// Connections of the moves alone: a copy must not take the connections of reads.
@@ -105,11 +107,30 @@ impl StoreError {
 }
 
 impl Moves {
-    pub fn new(config: DatabaseConfig, gate: Gate, clock: Arc<NodeClock>, lane: LaneHandle, reads: PgPool) -> Self {
+    pub fn new(
+        config: DatabaseConfig,
+        gate: Gate,
+        role: NodeRole,
+        clock: Arc<NodeClock>,
+        lane: LaneHandle,
+        reads: PgPool,
+    ) -> Self {
         durable::write_step_list();
         let pool = session::move_pool(&config, &gate);
         let (verified, activities, closed_until, news) = Default::default();
-        Self(Arc::new(Shared { config, gate, clock, lane, pool, reads, verified, activities, closed_until, news }))
+        Self(Arc::new(Shared {
+            config,
+            gate,
+            role,
+            clock,
+            lane,
+            pool,
+            reads,
+            verified,
+            activities,
+            closed_until,
+            news,
+        }))
     }
 
     async fn connection(&self) -> Result<PoolConnection<Postgres>, MoveError> {

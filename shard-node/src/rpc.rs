@@ -33,6 +33,7 @@ use crate::{
     lane::{LaneHandle, Queued},
     metric_definitions as m,
     reads::{self, Reads, account_list::KnownOwnership},
+    role::NodeRole,
     store::{self, StoreError, read::Owned},
     tail::{DueSagas, OpenSaga, Tail},
 };
@@ -47,6 +48,7 @@ const MAX_SAGAS: u32 = 1000;
 #[derive(Clone)]
 pub struct Service {
     gate: Gate,
+    role: NodeRole,
     clock: Arc<NodeClock>,
     lane: LaneHandle,
     reads: Reads,
@@ -62,12 +64,21 @@ pub struct Service {
 }
 
 impl Service {
-    pub fn new(gate: Gate, clock: Arc<NodeClock>, lane: LaneHandle, pool: PgPool, tail: Tail, tasks: Tasks) -> Self {
+    pub fn new(
+        gate: Gate,
+        role: NodeRole,
+        clock: Arc<NodeClock>,
+        lane: LaneHandle,
+        pool: PgPool,
+        tail: Tail,
+        tasks: Tasks,
+    ) -> Self {
         // One connection stays free for the routers' own queries: due sagas, ownership, status.
         let turns = pool.options().get_max_connections().saturating_sub(1).max(1);
         let turns = Arc::new(Semaphore::new(usize::try_from(turns).unwrap_or(1)));
         Self {
             gate,
+            role,
             clock,
             reads: Reads { pool, lane: lane.clone(), tail },
             lane,
@@ -95,6 +106,8 @@ impl Service {
             return Err(Status::unavailable(why));
         }
         let Some(at_least) = wire::at_least(request.metadata()) else { return Ok(()) };
+        // Only routers send a mark.
+        self.role.use_now();
         if !self.gate.seen().is_behind(at_least) {
             return Ok(());
         }
@@ -169,6 +182,7 @@ impl ShardNode for Service {
         request: Request<wire::ExecuteRequest>,
     ) -> Result<Response<wire::ExecuteResponse>, Status> {
         count("execute");
+        self.role.use_now();
         let wire::ExecuteRequest { operations, traces, assets_digest, sent_at_us } = request.into_inner();
         let scales = self.assets.of(assets_digest, self.lane.scales(), &self.gate.expected().shard)?;
         for wire::Trace { traceparent, first, count } in traces {
@@ -392,6 +406,7 @@ impl ShardNode for Service {
             highest_epoch: lane.highest_epoch,
             reads: Some(identify::readiness(self.gate.reads())),
             writes: Some(identify::readiness(self.gate.writes())),
+            role: Some(identify::role(self.role.now())),
         }))
     }
 

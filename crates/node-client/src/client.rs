@@ -184,6 +184,13 @@ impl Client {
         }
     }
 
+    /// Whether a node of the shard has not failed lately. While there is one, a broken connection to another node says little about the
+    /// shard.
+    pub fn has_untried_node(&self) -> bool {
+        let now = Instant::now();
+        self.lock().failed_at.iter().any(|at| at.is_none_or(|at| now.duration_since(at) >= Self::AVOID_FOR))
+    }
+
     /// The address of the node in use.
     pub fn in_use(&self) -> Option<&str> {
         self.standing().map(|connection| self.endpoints[connection.endpoint()].as_str())
