@@ -325,6 +325,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_lost_call_leaves_the_other_nodes_of_the_shard_to_try() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let first = format!("http://{}", listener.local_addr().unwrap());
+        let taken = tokio::net::TcpSocket::new_v4().unwrap();
+        taken.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let second = format!("http://{}", taken.local_addr().unwrap());
+        let client = Client::new("s0".into(), vec![first, second], PATIENCE, None);
+        let call = || {
+            client.call(Instant::now() + PATIENCE, |connection| async move {
+                connection.client().status(wire::StatusRequest {}).await
+            })
+        };
+        let cut = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut received = Vec::new();
+            while !has_data(&received) {
+                stream.read_buf(&mut received).await.unwrap();
+            }
+        };
+        let (answer, ()) = tokio::join!(call(), cut);
+        assert!(matches!(answer, Err(CallFailure::Lost(_))) && client.has_untried_node(), "{answer:?}");
+        drop(listener);
+        assert!(matches!(call().await, Err(CallFailure::NotSent(_))));
+        assert!(!client.has_untried_node(), "both have failed lately");
+    }
+
+    #[tokio::test]
     async fn a_connection_cut_after_the_request_is_lost() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let uri = format!("http://{}", listener.local_addr().unwrap());

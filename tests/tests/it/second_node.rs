@@ -11,10 +11,10 @@ use http::Method;
 use serde_json::{Value, json};
 use testkit::{
     audit::audit,
-    client::Client,
+    client::{Client, Verdict},
     cluster::{Cluster, Member, SecondNodeStatus},
     database,
-    history::ASSET,
+    history::{ASSET, Attempt, Order, Record},
     section::section,
     seed::Seed,
     wait::until,
@@ -49,9 +49,10 @@ async fn a_second_node_follows_takes_over_and_gives_the_shard_back() -> anyhow::
 
     let (accounts, opening) = Accounts::open(&cluster, 6, &mut seed.random()).await?;
     let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
-    section("the second node takes over", takes_over(&mut cluster)).await?;
+    let payment = section("the second node takes over", takes_over(&mut cluster)).await?;
     let mut history = load.finish().await?;
     history.records.extend(opening.records);
+    history.records.push(payment);
     eprintln!("second node: {:?}", audit(&cluster, &history).await?);
     roles_are(&mut cluster, "active", "following, 0 bookings behind").await?;
     cluster.finish().await
@@ -131,8 +132,9 @@ async fn node_status(admin_url: &str) -> anyhow::Result<Value> {
     Client::new(Vec::new()).request(Method::GET, &format!("{admin_url}/status"), None).await?.json()
 }
 
-/// The first node is killed under load. The supervisor starts it again, and the routers go back to it, once.
-async fn takes_over(cluster: &mut Cluster) -> anyhow::Result<()> {
+/// The first node is killed under load. The supervisor starts it again, and the routers go back to it, once. Returns the first payment
+/// that was acknowledged after the kill.
+async fn takes_over(cluster: &mut Cluster) -> anyhow::Result<Record> {
     let (first_url, second_url) = (cluster.status().shards[0].node_url.clone(), second_node(cluster)?.url.clone());
     let placement = cluster.placement()?;
     let client = cluster.client().with_timeout(Duration::from_millis(500));
@@ -141,12 +143,14 @@ async fn takes_over(cluster: &mut Cluster) -> anyhow::Result<()> {
     let first = cluster.process(Member::Node(0))?;
     first.kill().await?;
     let killed = Instant::now();
-    let order = json!({"id": Uuid::now_v7(), "debit": from, "credit": to, "amount": "1.00", "asset": ASSET});
+    let order = Order { id: Uuid::now_v7(), debit: from, credit: to, amount: 100 };
     until("a payment is acknowledged", TAKES_OVER_WITHIN, async || {
-        let answer = client.call(0, Method::POST, "/v1/transfers", Some(&order)).await?;
+        let answer = client.call(0, Method::POST, "/v1/transfers", Some(&order.to_json())).await?;
         Ok(matches!(answer.status, 200 | 201).then_some(()))
     })
     .await?;
+    let acknowledged =
+        Attempt { invoked: Duration::ZERO, returned: killed.elapsed(), router: 0, verdict: Verdict::Posted };
     eprintln!("    the first payment was acknowledged {:.0?} after kill -9", killed.elapsed());
 
     // From here on each router uses the second node, and then the first one again.
@@ -175,5 +179,6 @@ async fn takes_over(cluster: &mut Cluster) -> anyhow::Result<()> {
     for seen in seen {
         ensure!(seen == used || seen == used[1..], "a router used {seen:?}");
     }
-    cluster.wait_until_ready("the first node is back", &[(Member::Node(0), first)]).await
+    cluster.wait_until_ready("the first node is back", &[(Member::Node(0), first)]).await?;
+    Ok(Record { order, attempts: vec![acknowledged] })
 }
