@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What `make bench-long` runs: `shardctl bench prototype`, `long`, `scaling` and `soak`, each with a report of its own in
+# What `make bench-long` runs: `shardctl bench prototype`, `long`, `scaling`, `takeover`, `overload` and `soak`, each with a report of its own in
 # target/bench. Arguments name the parts to run. The release binaries must be built.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.."
 out=target/bench
 mkdir -p "$out"
 parts=("$@")
-[ "${#parts[@]}" -gt 0 ] || parts=(prototype long scaling soak)
+[ "${#parts[@]}" -gt 0 ] || parts=(prototype long scaling takeover overload soak)
 # A figure below its bar is reported at the end. The rest is measured all the same.
 missed=0
 for part in "${parts[@]}"; do

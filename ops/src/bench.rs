@@ -7,14 +7,13 @@
 //! What is measured: an [`own_cluster`], with open accounts a [`subject`]; a PL/pgSQL transfer function as [`baseline`]; a bare
 //! append as [`ceiling`]. [`cpu`] and [`memory`] say what it cost.
 //!
-//! The measurements: [`suite`] is `make bench`, [`scaling`] adds shards, [`soak`] goes on for hours, [`reshard`] moves slots under load, [`long`] fills shards first, [`statements`] reads long histories, [`prototype`] compares choices of the
+//! The measurements: [`suite`] is `make bench`, [`scaling`] adds shards, [`soak`] goes on for hours, [`reshard`] moves slots under load, [`long`] fills shards first, [`statements`] reads long histories, [`takeover`] kills nodes, [`overload`] offers more than the capacity, [`prototype`] compares choices of the
 //! append path. [`figures`] holds what came out against the bars, [`page`] and [`chart`] draw it.
 
 pub mod accounts;
 pub mod baseline;
 pub mod ceiling;
 mod cgroup;
-pub mod chart;
 pub mod connection;
 pub mod cpu;
 pub mod driver;
@@ -22,8 +21,8 @@ pub mod figures;
 pub mod long;
 pub mod machine;
 pub mod memory;
+pub mod overload;
 pub mod own_cluster;
-pub mod page;
 pub mod prototype;
 mod random;
 pub mod request;
@@ -33,11 +32,13 @@ pub mod soak;
 pub mod statements;
 pub mod subject;
 pub mod suite;
+pub mod takeover;
 mod tally;
 pub mod workload;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+pub use report_page::{chart, page};
 use serde::Serialize;
 
 use connection::Address;
@@ -56,7 +57,7 @@ pub struct Bench {
 }
 
 /// What was measured.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Measurement {
     pub workload: Workload,
     pub locality: Locality,
@@ -81,6 +82,8 @@ pub struct Measurement {
     pub replayed: u64,
     /// Of requests, in microseconds.
     pub latency_us: Latency,
+    /// Of requests without a result, from when they were sent.
+    pub refusal_latency_us: Latency,
     /// Processor time of the load generator for each request.
     pub generator_us_per_request: f64,
     /// The longest time between two successful answers.
@@ -124,6 +127,7 @@ impl Measurement {
             pending: tally.pending,
             transfers_in_all,
             latency_us: tally.latency(),
+            refusal_latency_us: tally.refusal_latency(),
             others: tally.codes,
             replayed: tally.replayed,
             generator_us_per_request,

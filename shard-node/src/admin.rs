@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use telemetry::{admin, metrics::PrometheusHandle};
 
-use crate::{clock::NodeClock, gate::Gate, lane::LaneHandle};
+use crate::{clock::NodeClock, gate::Gate, lane::LaneHandle, role::NodeRole};
 
 #[derive(Deserialize)]
 struct Verbosity {
@@ -27,6 +27,8 @@ struct Readiness {
 
 #[derive(Serialize)]
 struct Causes {
+    /// `active`, or `following, N bookings behind`.
+    role: String,
     reads_cause: Option<String>,
     writes_cause: Option<String>,
     /// Everything that disagrees, with remedies: what keeps the node from serving, and clocks beyond their bound.
@@ -34,7 +36,7 @@ struct Causes {
 }
 
 impl Readiness {
-    fn of(gate: &Gate, clock: &NodeClock, verbose: bool) -> Self {
+    fn of(gate: &Gate, clock: &NodeClock, role: &NodeRole, verbose: bool) -> Self {
         let (reads, writes) = (gate.reads(), gate.writes());
         let status = match (&reads, &writes) {
             (Ok(()), Ok(())) => "ready",
@@ -48,7 +50,12 @@ impl Readiness {
             status,
             reads: reads.is_ok(),
             writes: writes.is_ok(),
-            causes: verbose.then(|| Causes { reads_cause: reads.err(), writes_cause: writes.err(), disagreements }),
+            causes: verbose.then(|| Causes {
+                role: role.now().to_string(),
+                reads_cause: reads.err(),
+                writes_cause: writes.err(),
+                disagreements,
+            }),
         }
     }
 
@@ -59,13 +66,20 @@ impl Readiness {
 }
 
 /// The routes `/readyz`, with `?verbose` for the causes, and `/status`.
-pub fn routes(gate: Gate, clock: Arc<NodeClock>, lane: LaneHandle, metrics: PrometheusHandle) -> Router {
+pub fn routes(
+    gate: Gate,
+    clock: Arc<NodeClock>,
+    lane: LaneHandle,
+    role: NodeRole,
+    metrics: PrometheusHandle,
+) -> Router {
+    let role_of_status = role.clone();
     admin::routes(telemetry::build_info!(), metrics)
         .route(
             "/readyz",
             get(async move |Query(verbosity): Query<Verbosity>| {
                 let verbose = verbosity.verbose.is_some_and(|value| value != "false");
-                let readiness = Readiness::of(&gate, &clock, verbose);
+                let readiness = Readiness::of(&gate, &clock, &role, verbose);
                 (readiness.code(), Json(readiness)).into_response()
             }),
         )
@@ -75,6 +89,7 @@ pub fn routes(gate: Gate, clock: Arc<NodeClock>, lane: LaneHandle, metrics: Prom
                 let lane = lane.status();
                 Json(json!({
                     "state": lane.state.as_str(),
+                    "role": role_of_status.now().to_string(),
                     "waiting_operations": lane.waiting,
                     "batches": lane.batches,
                     "operations": lane.operations,

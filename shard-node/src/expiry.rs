@@ -17,6 +17,7 @@ use crate::{
     gate::Gate,
     lane::{LaneHandle, Queued},
     metric_definitions as m,
+    role::NodeRole,
     store::{
         StoreError,
         read::{self, Readable},
@@ -29,11 +30,18 @@ const POLL: Duration = Duration::from_millis(200);
 /// Most holds passed to the lane at once. If more are due, the next batch follows without a pause.
 const AT_ONCE: i64 = 1000;
 
-/// Runs until `shutdown`.
-pub async fn run(from: Readable, gate: Gate, lane: LaneHandle, clock: Arc<NodeClock>, shutdown: CancellationToken) {
+/// Runs until `shutdown`. Expires holds while this node is active.
+pub async fn run(
+    from: Readable,
+    gate: Gate,
+    role: NodeRole,
+    lane: LaneHandle,
+    clock: Arc<NodeClock>,
+    shutdown: CancellationToken,
+) {
     while shutdown.run_until_cancelled(tokio::time::sleep(POLL)).await.is_some() {
-        // A poll would connect to a refused database and log an error each time.
-        if gate.writes().is_err() {
+        // A poll would connect to a refused database and log an error each time. A follower leaves the holds to the active node.
+        if gate.writes().is_err() || !role.is_active() {
             continue;
         }
         loop {

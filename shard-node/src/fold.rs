@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     durable::{DurableStep, durable_steps, steps_of_fold},
     metric_definitions as m,
+    role::NodeRole,
     store::{Store, StoreError},
     tail::{Fold, Tail},
 };
@@ -38,9 +39,15 @@ const MAX_INTERVAL_FACTOR: f64 = 12.0;
 /// Pause after a fold that failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// Folds until `shutdown`, every `interval` (up to [`MAX_INTERVAL_FACTOR`] times as long) and whenever the tail is half full or
+/// Folds until `shutdown`, while this node is active, every `interval` (up to [`MAX_INTERVAL_FACTOR`] times as long) and whenever the tail is half full or
 /// a move of slots wants it. What is not folded then is folded after the next start.
-pub async fn run<S: Store>(store: Arc<S>, tail: Tail, interval: Duration, shutdown: CancellationToken) {
+pub async fn run<S: Store>(
+    store: Arc<S>,
+    tail: Tail,
+    role: NodeRole,
+    interval: Duration,
+    shutdown: CancellationToken,
+) {
     let mut next = Instant::now() + interval;
     let mut is_failing = false;
     loop {
@@ -52,6 +59,10 @@ pub async fn run<S: Store>(store: Arc<S>, tail: Tail, interval: Duration, shutdo
             () = tail.wait_until_fold_is_wanted() => if !tail.has_to_fold() { continue },
         }
         next = Instant::now() + interval;
+        // The active node of the shard folds; the lane takes what it has folded out of this node's tail.
+        if !role.is_active() {
+            continue;
+        }
         let Some(fold) = tail.begin_fold() else { continue };
         let begun = Instant::now();
         let written = write(&*store, &tail, fold, begun + interval / 2);

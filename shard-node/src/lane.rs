@@ -56,6 +56,7 @@ use crate::{
     durable::{Edge, durable_steps, steps_of_batch},
     gate::Gate,
     metric_definitions as m,
+    role::NodeRole,
     short_timer::ShortTimer,
     store::{CommitFailure, Store, StoreError, error::Remedy, ownership::Ownership},
     tail::Tail,
@@ -71,6 +72,9 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause between two attempts to write to a database that answers and takes no writes.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
+/// Pause between two looks at the journal while this node follows.
+const FOLLOW_EVERY: Duration = Duration::from_millis(200);
+
 /// How long the lane waits for the fold before it refuses what waits.
 const FOLD_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -84,6 +88,7 @@ pub struct Lane<S: Store> {
     clock: Arc<NodeClock>,
     store: Arc<S>,
     tail: Tail,
+    role: NodeRole,
     tasks: Tasks,
     queue: Queue,
     shared: Arc<Shared>,
@@ -152,6 +157,7 @@ impl<S: Store> Lane<S> {
         clock: Arc<NodeClock>,
         store: Arc<S>,
         tail: Tail,
+        role: NodeRole,
         tasks: Tasks,
         config: &LaneConfig,
     ) -> std::io::Result<(Self, LaneHandle)> {
@@ -161,6 +167,7 @@ impl<S: Store> Lane<S> {
             clock,
             store,
             tail,
+            role,
             tasks,
             shared: handle.shared(),
             queue,
@@ -186,7 +193,9 @@ impl<S: Store> Lane<S> {
     /// Serves until `shutdown`, then finishes what is queued.
     pub async fn run(mut self, shutdown: CancellationToken) {
         loop {
-            if let Err(error) = self.able_to_write().await {
+            let is_following = !self.role.is_active();
+            let able = if is_following { self.able_to_follow().await } else { self.able_to_write().await };
+            if let Err(error) = able {
                 self.report_unreachable(&error);
                 self.refuse_waiting(Reason::Unavailable, &error.to_string());
                 let pause = self.pause_after(&error);
@@ -199,7 +208,8 @@ impl<S: Store> Lane<S> {
             self.refused_in_a_row = 0;
             self.shared.set_state(LaneState::Serving);
             self.gate.set_writes(Ok(()));
-            if !self.has_room().await {
+            // A follower waits for another node's fold and accepts nothing meanwhile.
+            if !is_following && !self.has_room().await {
                 metrics::counter!(m::LANE_QUEUE_FULL).increment(1);
                 self.refuse_waiting(Reason::Overloaded, "the fold has to catch up with what is committed");
                 if shutdown.is_cancelled() {
@@ -207,7 +217,7 @@ impl<S: Store> Lane<S> {
                 }
                 continue;
             }
-            let (shared, tail) = (Arc::clone(&self.shared), self.tail.clone());
+            let (shared, tail, role) = (Arc::clone(&self.shared), self.tail.clone(), self.role.clone());
             let next = tokio::select! {
                 biased;
                 () = tail.wait_until_lane_must_look() => continue,
@@ -219,9 +229,18 @@ impl<S: Store> Lane<S> {
                     }
                     continue;
                 }
+                () = role.wait_until_not(!is_following) => continue,
+                () = tokio::time::sleep(FOLLOW_EVERY), if is_following => continue,
                 () = shutdown.cancelled() => None,
             };
             let Some(first) = next else { break };
+            if is_following {
+                // Only traffic brings work. The node catches up and opens the session that writes before it carries the work out.
+                self.role.use_now();
+                let work = self.queue.gather(first);
+                self.carry_out(work).await;
+                continue;
+            }
             // Calls that have arrived together with this one are read first, and their operations go into the same commit.
             tokio::task::yield_now().await;
             let work = self.queue.gather(first);

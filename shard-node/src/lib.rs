@@ -21,6 +21,7 @@ mod monitor;
 mod moves;
 mod peers;
 mod reads;
+mod role;
 mod rpc;
 mod serve;
 mod short_timer;

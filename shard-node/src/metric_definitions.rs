@@ -10,6 +10,10 @@ pub const READS_SERVING: &str = "shardledger_reads_serving_ratio";
 pub const CLOCK_DIFFERENCE_SECONDS: &str = "shardledger_clock_difference_seconds";
 /// 1 while the lane can write, else 0.
 pub const LANE_SERVING: &str = "shardledger_lane_serving_ratio";
+/// 1 while this node acts for its shard, 0 while it follows another node.
+pub const NODE_ACTIVE: &str = "shardledger_node_active_ratio";
+/// Bookings of the active node that a follower has found and not applied yet.
+pub const FOLLOWING_BEHIND: &str = "shardledger_following_behind_bookings";
 pub const LANE_QUEUE_OPERATIONS: &str = "shardledger_lane_queue_operations";
 pub const LANE_QUEUE_FULL: &str = "shardledger_lane_queue_full_total";
 pub const LANE_BATCH_OPERATIONS: &str = "shardledger_lane_batch_operations";
@@ -38,6 +42,8 @@ pub fn describe() {
         "How far the median of all compared clocks is ahead of this machine's."
     );
     describe_gauge!(LANE_SERVING, "1 while the lane can write to its database, else 0.");
+    describe_gauge!(NODE_ACTIVE, "1 while this node acts for its shard, 0 while it follows another node.");
+    describe_gauge!(FOLLOWING_BEHIND, "Bookings of the active node that a follower has found and not applied yet.");
     describe_gauge!(LANE_QUEUE_OPERATIONS, "Operations waiting for the lane, the batch in progress included.");
     describe_counter!(LANE_QUEUE_FULL, "Refusals because the lane's queue or the tail was full.");
     describe_histogram!(LANE_BATCH_OPERATIONS, "Operations in one batch, replays included.");

@@ -13,9 +13,10 @@ use crate::{
     clock::{NodeClock, steady_us},
     gate::Gate,
     hosts::Hosts,
+    role::NodeRole,
     store::{
         StoreError, evidence,
-        session::{READ_SETTINGS, connect_to_primary, look},
+        session::{READ_SETTINGS, WRITER, connect_to_primary, look},
     },
 };
 
@@ -29,10 +30,15 @@ const CONNECT_EVERY: u32 = 5;
 /// Number of looks between two removals of outdated marks.
 const PRUNE_EVERY: u32 = 15;
 
+/// Whether another node of the shard has a session that writes. Sessions of other roles are not told apart.
+const OTHER_WRITERS: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a \
+     WHERE a.application_name = $1 AND a.pid <> $2 AND a.datname = current_database() AND a.usename = CURRENT_USER)";
+
 pub struct Monitor {
     pub hosts: Hosts,
     pub pool: PgPool,
     pub gate: Gate,
+    pub role: NodeRole,
     pub clock: Arc<NodeClock>,
 }
 
@@ -72,7 +78,8 @@ impl Monitor {
             });
             self.clock.compare();
             looks = looks.wrapping_add(1);
-            if self.gate.closed().is_none() {
+            // A follower writes nothing.
+            if self.gate.closed().is_none() && self.role.is_active() {
                 let kept = timeout(PATIENCE, self.keep_marks(&mut stored, looks.is_multiple_of(PRUNE_EVERY))).await;
                 if let Ok(Err(error)) = kept {
                     tracing::debug!(%error, "marks of other shards could not be stored; trying again");
@@ -94,6 +101,7 @@ impl Monitor {
         self.gate.decide(&facts, &database, &READ_SETTINGS, &acknowledged)?;
         if let (Database::Shard(record), Some(timeline)) = (&database, facts.timeline)
             && timeline != record.timeline
+            && self.role.is_active()
         {
             tracing::warn!(
                 from = record.timeline,
@@ -102,7 +110,16 @@ impl Monitor {
             );
             remember_server(&mut connection, facts.id(), timeline).await?;
         }
+        self.look_for_active_nodes(&mut connection).await?;
         *kept = Some(connection);
+        Ok(())
+    }
+
+    /// Looks for other nodes of the shard that act, which decides this node's role.
+    pub async fn look_for_active_nodes(&self, connection: &mut PgConnection) -> Result<(), StoreError> {
+        let others =
+            sqlx::query_scalar(OTHER_WRITERS).bind(WRITER).bind(self.role.writer_pid()).fetch_one(connection).await?;
+        self.role.looked(others);
         Ok(())
     }
 

@@ -33,6 +33,7 @@ use crate::{
     gate::Gate,
     hosts::Hosts,
     lane::LaneHandle,
+    role::NodeRole,
     store::{
         StoreError,
         read::{self, Readable},
@@ -54,6 +55,7 @@ pub struct Moves(Arc<Shared>);
 struct Shared {
     hosts: Hosts,
     gate: Gate,
+    role: NodeRole,
     clock: Arc<NodeClock>,
     lane: LaneHandle,
     /// Connections of the moves alone: a copy must not take the connections of reads.
@@ -108,10 +110,29 @@ impl StoreError {
 }
 
 impl Moves {
-    pub fn new(hosts: Hosts, gate: Gate, clock: Arc<NodeClock>, lane: LaneHandle, reads: PgPool) -> Self {
+    pub fn new(
+        hosts: Hosts,
+        gate: Gate,
+        role: NodeRole,
+        clock: Arc<NodeClock>,
+        lane: LaneHandle,
+        reads: PgPool,
+    ) -> Self {
         let pool = session::move_pool(&hosts, &gate);
         let (verified, activities, closed_until, news) = Default::default();
-        Self(Arc::new(Shared { hosts, gate, clock, lane, pool, reads, verified, activities, closed_until, news }))
+        Self(Arc::new(Shared {
+            hosts,
+            gate,
+            role,
+            clock,
+            lane,
+            pool,
+            reads,
+            verified,
+            activities,
+            closed_until,
+            news,
+        }))
     }
 
     async fn connection(&self) -> Result<PoolConnection<Postgres>, MoveError> {

@@ -32,6 +32,7 @@ use crate::{
     lane::{LaneHandle, Queued},
     metric_definitions as m,
     reads::{self, Reads, account_list::KnownOwnership},
+    role::NodeRole,
     store::{
         self, StoreError,
         read::{Owned, Readable},
@@ -49,6 +50,7 @@ const MAX_SAGAS: u32 = 1000;
 #[derive(Clone)]
 pub struct Service {
     gate: Gate,
+    role: NodeRole,
     clock: Arc<NodeClock>,
     lane: LaneHandle,
     reads: Reads,
@@ -66,6 +68,7 @@ pub struct Service {
 impl Service {
     pub fn new(
         gate: Gate,
+        role: NodeRole,
         clock: Arc<NodeClock>,
         lane: LaneHandle,
         from: Readable,
@@ -75,6 +78,7 @@ impl Service {
         let turns = Arc::new(Semaphore::new(from.turns()));
         Self {
             gate,
+            role,
             clock,
             reads: Reads { from, lane: lane.clone(), tail },
             lane,
@@ -102,6 +106,8 @@ impl Service {
             return Err(Status::unavailable(why));
         }
         let Some(at_least) = wire::at_least(request.metadata()) else { return Ok(()) };
+        // Only routers send a mark.
+        self.role.use_now();
         if !self.gate.seen().is_behind(at_least) {
             return Ok(());
         }
@@ -176,6 +182,7 @@ impl ShardNode for Service {
         request: Request<wire::ExecuteRequest>,
     ) -> Result<Response<wire::ExecuteResponse>, Status> {
         count("execute");
+        self.role.use_now();
         let wire::ExecuteRequest { operations, traces, assets_digest, sent_at_us } = request.into_inner();
         let scales = self.assets.of(assets_digest, self.lane.scales(), &self.gate.expected().shard)?;
         for wire::Trace { traceparent, first, count } in traces {
@@ -400,6 +407,7 @@ impl ShardNode for Service {
             highest_epoch: lane.highest_epoch,
             reads: Some(identify::readiness(self.gate.reads())),
             writes: Some(identify::readiness(self.gate.writes())),
+            role: Some(identify::role(self.role.now())),
         }))
     }
 

@@ -27,6 +27,7 @@ use crate::{
     monitor::Monitor,
     moves::{Moves, driver},
     peers::Peers,
+    role::NodeRole,
     rpc::Service,
     store::{
         StoreError,
@@ -66,14 +67,22 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
     let clock = Arc::new(NodeClock::new(config.clock.max_difference()));
     let hosts = Hosts::new(&config.database).context("database.url")?;
     let pool = session::read_pool(&hosts, &gate);
-    let store = Arc::new(Postgres::new(hosts.clone(), gate.clone()));
+    let role = NodeRole::new();
+    let store = Arc::new(Postgres::new(hosts.clone(), gate.clone(), role.clone()));
     let tail = Tail::new(config.lane.tail_bounds());
-    let (lane, handle) =
-        Lane::new(gate.clone(), Arc::clone(&clock), Arc::clone(&store), tail.clone(), tasks.clone(), &config.lane)
-            .context("cannot make a timer")?;
+    let (lane, handle) = Lane::new(
+        gate.clone(),
+        Arc::clone(&clock),
+        Arc::clone(&store),
+        tail.clone(),
+        role.clone(),
+        tasks.clone(),
+        &config.lane,
+    )
+    .context("cannot make a timer")?;
 
     let admin_closing = CancellationToken::new();
-    let admin_routes = admin::routes(gate.clone(), Arc::clone(&clock), handle.clone(), recorder);
+    let admin_routes = admin::routes(gate.clone(), Arc::clone(&clock), handle.clone(), role.clone(), recorder);
     let closing = admin_closing.clone();
     // The admin listener is not a tracked task: it answers until the drain is over.
     #[allow(clippy::disallowed_methods, reason = "must outlive the task tracker")]
@@ -82,9 +91,17 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
     // The RPC listener starts before the database is accepted, because `init` and other nodes call Identify. The gate
     // refuses all other calls.
     let from = Readable::Database(pool.clone());
-    let service =
-        Service::new(gate.clone(), Arc::clone(&clock), handle.clone(), from.clone(), tail.clone(), tasks.clone());
-    let moves = Moves::new(hosts.clone(), gate.clone(), Arc::clone(&clock), handle.clone(), pool.clone());
+    let service = Service::new(
+        gate.clone(),
+        role.clone(),
+        Arc::clone(&clock),
+        handle.clone(),
+        from.clone(),
+        tail.clone(),
+        tasks.clone(),
+    );
+    let moves =
+        Moves::new(hosts.clone(), gate.clone(), role.clone(), Arc::clone(&clock), handle.clone(), pool.clone());
     serve_rpc(rpc, service, moves.clone(), &config, &tasks);
 
     tokio::pin!(signal);
@@ -96,12 +113,20 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
         }
     };
     let peers = opened?;
-    let monitor = Monitor { hosts, pool: pool.clone(), gate: gate.clone(), clock: Arc::clone(&clock) };
+    let monitor =
+        Monitor { hosts, pool: pool.clone(), gate: gate.clone(), role: role.clone(), clock: Arc::clone(&clock) };
+    // A node that is alone on its shard acts at once. If the look fails, the monitor's next one decides.
+    if let Ok(mut connection) = pool.acquire().await
+        && let Err(error) = monitor.look_for_active_nodes(&mut connection).await
+    {
+        tracing::debug!(%error, "cannot look for other nodes of the shard");
+    }
     gate.set_reads(Ok(()));
     tasks.spawn_essential("lane", lane.run(tasks.token().clone()));
-    let fold = fold::run(store, tail, config.lane.fold_interval(), tasks.token().clone());
+    let fold = fold::run(store, tail, role.clone(), config.lane.fold_interval(), tasks.token().clone());
     tasks.spawn_essential("fold", fold);
-    tasks.spawn_essential("expiry", expiry::run(from, gate.clone(), handle, clock, tasks.token().clone()));
+    let expiry = expiry::run(from, gate.clone(), role, handle, clock, tasks.token().clone());
+    tasks.spawn_essential("expiry", expiry);
     tasks.spawn_essential("moves", driver::run(moves.clone(), tasks.clone(), tasks.token().clone()));
     tasks.spawn_essential("monitor", monitor.run(tasks.token().clone()));
     let token = tasks.token().clone();

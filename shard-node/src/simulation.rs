@@ -16,6 +16,7 @@ use crate::{
     expiry, fold,
     gate::Gate,
     lane::{Lane, LaneHandle},
+    role::NodeRole,
     rpc::Service,
     store::{
         memory::{self, Memory},
@@ -141,17 +142,33 @@ impl Node {
         let clock = Arc::new(NodeClock::new(Duration::from_secs(1)));
         let store = Arc::new(Memory::new(database.clone(), gate.clone()));
         store.pause_by(settings.pauses);
-        let (tail, tasks) = (Tail::new(config.tail_bounds()), Tasks::new());
-        let (lane, handle) =
-            Lane::new(gate.clone(), Arc::clone(&clock), Arc::clone(&store), tail.clone(), tasks.clone(), &config)?;
+        // Without a monitor, a node acts once a router uses it.
+        let (tail, role, tasks) = (Tail::new(config.tail_bounds()), NodeRole::new(), Tasks::new());
+        let (lane, handle) = Lane::new(
+            gate.clone(),
+            Arc::clone(&clock),
+            Arc::clone(&store),
+            tail.clone(),
+            role.clone(),
+            tasks.clone(),
+            &config,
+        )?;
         let from = Readable::Memory(database.clone());
-        let service =
-            Service::new(gate.clone(), Arc::clone(&clock), handle.clone(), from.clone(), tail.clone(), tasks.clone());
+        let service = Service::new(
+            gate.clone(),
+            role.clone(),
+            Arc::clone(&clock),
+            handle.clone(),
+            from.clone(),
+            tail.clone(),
+            tasks.clone(),
+        );
         gate.set_reads(Ok(()));
         tasks.spawn_essential("lane", lane.run(tasks.token().clone()));
-        let fold = fold::run(Arc::clone(&store), tail.clone(), settings.fold_interval, tasks.token().clone());
+        let fold =
+            fold::run(Arc::clone(&store), tail.clone(), role.clone(), settings.fold_interval, tasks.token().clone());
         tasks.spawn_essential("fold", fold);
-        let expiry = expiry::run(from, gate, handle.clone(), clock, tasks.token().clone());
+        let expiry = expiry::run(from, gate, role, handle.clone(), clock, tasks.token().clone());
         tasks.spawn_essential("expiry", expiry);
         Ok(Self { tasks, store, handle, tail, service: service.into_server() })
     }

@@ -52,6 +52,9 @@ pub trait Store: Send + Sync + 'static {
     /// When the database is out of reach, takes no writes, or is not the one that the reading session leads to.
     fn open_writer(&self) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
+    /// Drops the session that writes, if it is open.
+    fn close_writer(&self) -> impl Future<Output = ()> + Send;
+
     /// Drops the lane's sessions. The next call of [`Store::open`] opens new ones.
     fn close(&self) -> impl Future<Output = ()> + Send;
 

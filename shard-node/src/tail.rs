@@ -7,7 +7,7 @@
 mod sagas;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -62,6 +62,8 @@ struct State {
     current: Part,
     /// What the fold is writing.
     folding: Option<Arc<Part>>,
+    /// The last positions and numbers of the batches that another node committed, beyond the folded position.
+    followed: VecDeque<(Position, BatchNumber)>,
     sagas: OpenSagas,
     /// The projections are not where this tail expects them, because another node has folded or another server is served. The
     /// lane must load the tail again.
@@ -75,8 +77,10 @@ struct State {
 struct Part {
     accounts: HashMap<AccountId, FoldedAccount, foldhash::fast::RandomState>,
     waypoints: HashMap<AccountId, Vec<Waypoint>>,
+    /// First bookings of the sagas that began.
     begun: Vec<Position>,
-    ended: Vec<Position>,
+    /// First bookings of the sagas that ended, each with the booking that ended it.
+    ended: Vec<(Position, Position)>,
     bookings: usize,
     /// The last position and the last batch of the stretch.
     to: Position,
@@ -203,7 +207,7 @@ impl Tail {
                 }
                 Some(SagaChange::Ended(key)) => {
                     if let Some(saga) = sagas.remove(&key) {
-                        current.ended.push(saga.first.position);
+                        current.ended.push((saga.first.position, booking.position));
                     }
                 }
                 None => {}
@@ -220,6 +224,34 @@ impl Tail {
         if size.reaches(self.0.bounds.half()) {
             self.0.fold_now.notify_one();
         }
+        self.0.progress.notify_waiters();
+    }
+
+    /// Takes in what another node has committed: as [`Tail::commit`] does, and remembers where the batch ends, for [`Tail::advance`].
+    pub fn follow(&self, bookings: &[Booking], changed: Vec<Changed>, batch: BatchNumber) {
+        if let Some(last) = bookings.last() {
+            self.state().followed.push_back((last.position, batch));
+        }
+        self.commit(bookings, changed, batch);
+    }
+
+    /// Another node has folded up to a position that this tail has reached: what is folded leaves the tail. While this node folds,
+    /// nothing changes; its fold will find that it was overtaken.
+    pub fn advance(&self, folded: Position) {
+        let mut state = self.state();
+        if state.folding.is_some() || state.is_outdated || folded <= state.folded || folded > state.committed {
+            return;
+        }
+        state.current.drop_up_to(folded);
+        state.folded = folded;
+        state.generation += 1;
+        while let Some((position, batch)) = state.followed.front().copied()
+            && position <= folded
+        {
+            state.folded_batch = state.folded_batch.max(batch);
+            state.followed.pop_front();
+        }
+        drop(state);
         self.0.progress.notify_waiters();
     }
 
@@ -382,7 +414,7 @@ impl Tail {
         let part = std::mem::replace(&mut state.current, empty);
         // A saga that began and ended in the stretch never gets a row.
         let mut begun = part.begun.clone();
-        let mut ended = part.ended.clone();
+        let mut ended: Vec<Position> = part.ended.iter().map(|(first, _)| *first).collect();
         begun.sort_unstable();
         ended.sort_unstable();
         let both: Vec<Position> =
@@ -416,6 +448,9 @@ impl Tail {
             state.folded = part.to;
             state.folded_batch = part.batch;
             state.generation += 1;
+            while state.followed.front().is_some_and(|(position, _)| *position <= part.to) {
+                state.followed.pop_front();
+            }
         }
         drop(state);
         self.0.progress.notify_waiters();
@@ -550,6 +585,20 @@ impl Part {
         {
             dirty.attributes_changed = true;
         }
+    }
+
+    /// Drops what the projections contain once they reach `folded`. A state that stays keeps its base: its row may now be later than
+    /// the base, which the fold allows for. Accounts in transit always stay. They are few, and their rows are compared by version alone.
+    fn drop_up_to(&mut self, folded: Position) {
+        self.accounts.retain(|id, dirty| id.is_system() || dirty.account.head > folded);
+        self.waypoints.retain(|_, of_account| {
+            of_account.retain(|waypoint| waypoint.position > folded);
+            !of_account.is_empty()
+        });
+        self.begun.retain(|first| *first > folded);
+        self.ended.retain(|(_, end)| *end > folded);
+        let left = usize::try_from(self.to.0.saturating_sub(folded.0)).unwrap_or(0);
+        self.bookings = self.bookings.min(left);
     }
 
     /// Appends a later stretch.

@@ -184,6 +184,13 @@ impl Client {
         }
     }
 
+    /// Whether a node of the shard has not failed lately. While there is one, a broken connection to another node says little about the
+    /// shard.
+    pub fn has_untried_node(&self) -> bool {
+        let now = Instant::now();
+        self.lock().failed_at.iter().any(|at| at.is_none_or(|at| now.duration_since(at) >= Self::AVOID_FOR))
+    }
+
     /// The address of the node in use.
     pub fn in_use(&self) -> Option<&str> {
         self.standing().map(|connection| self.endpoints[connection.endpoint()].as_str())
@@ -315,6 +322,33 @@ mod tests {
             .call(until, |connection| async move { connection.client().status(wire::StatusRequest {}).await })
             .await;
         assert!(matches!(answer, Err(CallFailure::NotSent(_))), "{answer:?}");
+    }
+
+    #[tokio::test]
+    async fn a_lost_call_leaves_the_other_nodes_of_the_shard_to_try() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let first = format!("http://{}", listener.local_addr().unwrap());
+        let taken = tokio::net::TcpSocket::new_v4().unwrap();
+        taken.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let second = format!("http://{}", taken.local_addr().unwrap());
+        let client = Client::new("s0".into(), vec![first, second], PATIENCE, None);
+        let call = || {
+            client.call(Instant::now() + PATIENCE, |connection| async move {
+                connection.client().status(wire::StatusRequest {}).await
+            })
+        };
+        let cut = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut received = Vec::new();
+            while !has_data(&received) {
+                stream.read_buf(&mut received).await.unwrap();
+            }
+        };
+        let (answer, ()) = tokio::join!(call(), cut);
+        assert!(matches!(answer, Err(CallFailure::Lost(_))) && client.has_untried_node(), "{answer:?}");
+        drop(listener);
+        assert!(matches!(call().await, Err(CallFailure::NotSent(_))));
+        assert!(!client.has_untried_node(), "both have failed lately");
     }
 
     #[tokio::test]

@@ -83,6 +83,11 @@ impl Connection {
         self.send("GET ", path, |_| {}).await
     }
 
+    /// Sends the last request once more.
+    pub async fn again(&mut self) -> anyhow::Result<Answer<'_>> {
+        self.exchange().await
+    }
+
     async fn send(
         &mut self,
         method: &str,
@@ -90,6 +95,10 @@ impl Connection {
         write_body: impl FnOnce(&mut Vec<u8>),
     ) -> anyhow::Result<Answer<'_>> {
         write_request(&mut self.output, method, path, &self.fields, write_body);
+        self.exchange().await
+    }
+
+    async fn exchange(&mut self) -> anyhow::Result<Answer<'_>> {
         self.stream.write_all(&self.output).await?;
         self.input.clear();
         let head = loop {

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use http::StatusCode;
 use rustix::time::{ClockId, clock_gettime};
 use telemetry::clock;
 use tokio::{
@@ -45,6 +46,8 @@ pub struct Load {
     pub ids: Ids,
     /// The share of transfers that are sent a second time.
     pub replays: f64,
+    /// How often a request that was answered 503 is sent again, after [`RETRY_PAUSE`].
+    pub retries: u32,
     /// Sent before anything counts.
     pub warm_up: Duration,
     pub duration: Duration,
@@ -68,6 +71,8 @@ pub struct Driven {
     pub generator_us_per_request: f64,
 }
 
+/// Clients that retry wait so long.
+pub const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 const SINGLE: &str = "/v1/transfers";
 const BATCH: &str = "/v1/transfers:batch";
@@ -218,14 +223,28 @@ impl Worker {
         let Shared { load, picker, .. } = &*self.shared;
         let (writer, batch) = (&mut self.writer, load.batch);
         let now_ms = u64::try_from(clock::now_us() / 1_000).unwrap_or_default();
-        let Answer { status, replayed, body } = match batch {
+        let mut sent = Instant::now();
+        let mut answer = match batch {
             1 => connection.post(SINGLE, |body| writer.single(picker, now_ms, body)).await?,
             _ => connection.post(BATCH, |body| writer.batch(picker, batch, now_ms, body)).await?,
         };
+        for _ in 0..load.retries {
+            if answer.status != StatusCode::SERVICE_UNAVAILABLE {
+                break;
+            }
+            sleep(RETRY_PAUSE).await;
+            sent = Instant::now();
+            answer = connection.again().await?;
+        }
+        let Answer { status, replayed, body } = answer;
         let answered = Instant::now();
         let mut recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
         recorder.record(intended, answered, |tally| {
+            let before = tally.posted + tally.pending;
             request::count(status, body, batch as u64, tally);
+            if tally.posted + tally.pending == before {
+                tally.record_refusal(answered - sent);
+            }
             // A batch tells it in the body, for each transfer.
             tally.replayed += u64::from(batch == 1 && replayed);
         });

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Latency, cpu::PerTransfer, page::Mark, subject::Sample};
+use report_page::page::{Mark, Page};
+
+use super::{Latency, cpu::PerTransfer, subject::Sample};
 
 /// Of each run, its samples, one a round.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -81,6 +83,11 @@ pub struct Figure {
 
 /// The header of a table of [`Figure::cells`].
 pub const FIGURE_HEADER: [&str; 5] = ["figure", "measured", "bar", "aim", ""];
+
+/// Adds the figures and their bars to a page, under a heading.
+pub fn add_bars(page: &mut Page, figures: &[Figure]) {
+    page.heading("Bars").table(FIGURE_HEADER, figures.iter().map(|figure| (figure.mark(), figure.cells())));
+}
 
 /// Whether every figure was measured and meets its bar.
 pub fn all_met(figures: &[Figure]) -> bool {

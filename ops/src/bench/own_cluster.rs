@@ -42,6 +42,15 @@ pub struct OwnCluster {
 impl OwnCluster {
     /// Starts a cluster through this very program, on ports that are free.
     pub fn start(data_dir: PathBuf, shards: u16, routers: u16) -> anyhow::Result<Self> {
+        Self::start_all(data_dir, shards, routers, 1)
+    }
+
+    /// [`OwnCluster::start`] with a second node for each shard.
+    pub fn start_with_second_nodes(data_dir: PathBuf, shards: u16, routers: u16) -> anyhow::Result<Self> {
+        Self::start_all(data_dir, shards, routers, 2)
+    }
+
+    fn start_all(data_dir: PathBuf, shards: u16, routers: u16, nodes: u16) -> anyhow::Result<Self> {
         // Guards from here on: whatever `up` has started when it fails goes too.
         let guard = Remains(&data_dir);
         let up = shardctl(&data_dir)?
@@ -49,6 +58,8 @@ impl OwnCluster {
             .arg(shards.to_string())
             .arg("--routers")
             .arg(routers.to_string())
+            .arg("--nodes")
+            .arg(nodes.to_string())
             .stdout(Stdio::null())
             .output()?;
         ensure!(up.status.success(), "starting a cluster: {}", String::from_utf8_lossy(&up.stderr));

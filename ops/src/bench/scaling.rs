@@ -5,7 +5,7 @@
 //! the accounts of 1, 2, 4 and 8 of the shards. [`many`] measures what a router spends where there are more shards than a
 //! machine can run: their nodes are mock nodes, which [`mock`] serves.
 
-mod limits;
+pub mod limits;
 mod many;
 pub mod mock;
 mod report;

@@ -142,6 +142,7 @@ impl Subject {
             rate: spec.rate,
             ids: spec.ids,
             replays: spec.replays,
+            retries: 0,
             warm_up: WARM_UP,
             duration: Duration::from_secs(u64::from(spec.seconds)),
             window: spec.window,

@@ -24,6 +24,7 @@ pub struct Tally {
     /// Everything that neither posted nor is under way, by code: refusals, 503, broken connections.
     pub codes: BTreeMap<String, u64>,
     latency_us: Histogram<u64>,
+    refusal_latency_us: Histogram<u64>,
 }
 
 /// Latency of requests, in microseconds.
@@ -50,12 +51,19 @@ impl Tally {
             replayed: 0,
             codes: BTreeMap::new(),
             latency_us: Histogram::new_with_bounds(1, LONGEST_US, digits)?,
+            refusal_latency_us: Histogram::new_with_bounds(1, LONGEST_US, WINDOW_DIGITS)?,
         })
     }
 
     pub fn record(&mut self, latency: Duration) {
         self.requests += 1;
         self.latency_us.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(LONGEST_US).max(1));
+    }
+
+    /// Records how long a request without a result took, from when it was sent.
+    pub fn record_refusal(&mut self, latency: Duration) {
+        let us = u64::try_from(latency.as_micros()).unwrap_or(LONGEST_US).max(1);
+        self.refusal_latency_us.saturating_record(us);
     }
 
     pub fn count_code(&mut self, code: &str) {
@@ -82,17 +90,29 @@ impl Tally {
         }
         // Both have the same bounds, the one thing that could make this fail.
         let _ = self.latency_us.add(other.latency_us);
+        let _ = self.refusal_latency_us.add(other.refusal_latency_us);
     }
 
     pub fn latency(&self) -> Latency {
-        let at = |quantile| self.latency_us.value_at_quantile(quantile);
-        Latency {
-            mean: self.latency_us.mean(),
+        Latency::of(&self.latency_us)
+    }
+
+    /// Of requests without a result, from when they were sent.
+    pub fn refusal_latency(&self) -> Latency {
+        Latency::of(&self.refusal_latency_us)
+    }
+}
+
+impl Latency {
+    fn of(histogram: &Histogram<u64>) -> Self {
+        let at = |quantile| histogram.value_at_quantile(quantile);
+        Self {
+            mean: histogram.mean(),
             p50: at(0.5),
             p90: at(0.9),
             p99: at(0.99),
             p99_9: at(0.999),
-            max: self.latency_us.max(),
+            max: histogram.max(),
         }
     }
 }

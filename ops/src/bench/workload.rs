@@ -5,10 +5,11 @@ use serde::Serialize;
 use super::random::Random;
 
 /// How the accounts of transfers are picked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Workload {
     /// Both accounts uniformly
+    #[default]
     Uniform,
     /// Few accounts often, most of them seldom: Zipf's law with exponent 0.99, as in YCSB
     Zipf,
@@ -21,10 +22,11 @@ pub enum Workload {
 }
 
 /// Where the two accounts of a transfer live.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Locality {
     /// As it comes.
+    #[default]
     Any,
     /// On one shard.
     Local,

@@ -10,6 +10,7 @@ use crate::cluster::{
     description::{Description, RouterPlace, ShardPlace},
     durable_file::{self, Audience},
     layout::Layout,
+    ports::NodePorts,
 };
 
 /// The map's path in a router's configuration. It is relative to the configuration's folder, so that the data folder
@@ -83,19 +84,30 @@ pub fn write(layout: &Layout, description: &Description) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes the configuration of a shard's node, if it is missing.
+/// Writes the configurations of a shard's nodes, if they are missing.
 pub fn write_node(layout: &Layout, cluster: ClusterId, shard: &ShardPlace) -> anyhow::Result<()> {
-    let text = toml::to_string(&node_config(layout, cluster, shard)?)?;
-    durable_file::create_once(&layout.config(&shard.node_name()), &text, Audience::Owner)
+    let ports = NodePorts { rpc: shard.rpc_port, admin: shard.admin_port };
+    let text = toml::to_string(&node_config(layout, cluster, shard, ports)?)?;
+    durable_file::create_once(&layout.config(&shard.node_name()), &text, Audience::Owner)?;
+    if let Some(ports) = shard.second_node {
+        let text = toml::to_string(&node_config(layout, cluster, shard, ports)?)?;
+        durable_file::create_once(&layout.config(&shard.second_node_name()), &text, Audience::Owner)?;
+    }
+    Ok(())
 }
 
-fn node_config<'a>(layout: &Layout, cluster: ClusterId, shard: &'a ShardPlace) -> anyhow::Result<NodeConfig<'a>> {
+fn node_config<'a>(
+    layout: &Layout,
+    cluster: ClusterId,
+    shard: &'a ShardPlace,
+    ports: NodePorts,
+) -> anyhow::Result<NodeConfig<'a>> {
     Ok(NodeConfig {
         cluster: ClusterSection { id: cluster },
         shard: ShardSection { id: &shard.id },
         database: DatabaseSection { url: shard.dsn(layout)? },
-        rpc: loopback(shard.rpc_port),
-        admin: loopback(shard.admin_port),
+        rpc: loopback(ports.rpc),
+        admin: loopback(ports.admin),
     })
 }
 
@@ -125,7 +137,7 @@ fn first_shard_map(cluster: ClusterId, shards: &[ShardPlace]) -> anyhow::Result<
     let shards = shards.iter().zip(shares).map(|(shard, slots)| Shard {
         id: shard.id.clone(),
         number: shard.number,
-        nodes: vec![shard.node_url()],
+        nodes: shard.node_urls(),
         slots: vec![slots],
     });
     Ok(ShardMap::new(cluster, 1, shards.collect())?.to_toml())
@@ -143,6 +155,7 @@ mod tests {
                 postgres_port: 1,
                 rpc_port: 7500 + number,
                 admin_port: 2,
+                second_node: None,
                 system_identifier: None,
             })
             .collect()
@@ -161,8 +174,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::create(folder.path()).unwrap();
         let shard = &shards(1)[0];
+        let ports = NodePorts { rpc: 1, admin: 2 };
         durable_file::replace(&layout.password("s0", "shardledger"), "hush", Audience::Owner).unwrap();
-        let text = toml::to_string(&node_config(&layout, ClusterId::generate(), shard).unwrap()).unwrap();
+        let text = toml::to_string(&node_config(&layout, ClusterId::generate(), shard, ports).unwrap()).unwrap();
         assert!(text.contains("postgres://shardledger:hush@127.0.0.1:1/shardledger"), "{text}");
         assert!(!first_shard_map(ClusterId::generate(), &shards(1)).unwrap().contains("hush"));
     }

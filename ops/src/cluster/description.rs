@@ -13,7 +13,7 @@ use crate::cluster::{
     durable_file::{self, Audience},
     layout::Layout,
     place::Place,
-    ports::PortPlan,
+    ports::{NodePorts, PortPlan},
     postgres::{
         home::{HOMES_ELSEWHERE, Home},
         user::ServiceUser,
@@ -71,6 +71,9 @@ pub struct ShardPlace {
     pub postgres_port: u16,
     pub rpc_port: u16,
     pub admin_port: u16,
+    /// The ports of a second node, which follows the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_node: Option<NodePorts>,
     /// The system identifier of the shard's database, once that was created. A recorded database is never created
     /// again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -97,6 +100,7 @@ impl Description {
             postgres_port: port.postgres,
             rpc_port: port.rpc,
             admin_port: port.admin,
+            second_node: ports.second_nodes.get(usize::from(number)).copied(),
             system_identifier: None,
         });
         Self {
@@ -200,7 +204,10 @@ impl Description {
         let shards = self.shards.iter().flat_map(|s| {
             [(s.postgres_port, s.postgres_name()), (s.rpc_port, s.node_name()), (s.admin_port, s.node_name())]
         });
-        routers.chain(shards).collect()
+        let second_nodes = self.shards.iter().filter_map(|s| Some((s, s.second_node?)));
+        let second_nodes =
+            second_nodes.flat_map(|(s, ports)| [ports.rpc, ports.admin].map(|port| (port, s.second_node_name())));
+        routers.chain(shards).chain(second_nodes).collect()
     }
 
     #[cfg(test)]
@@ -224,6 +231,20 @@ impl ShardPlace {
     /// The name of the shard's node, of its configuration and of its log.
     pub fn node_name(&self) -> String {
         self.id.clone()
+    }
+
+    /// The name of the shard's second node.
+    pub fn second_node_name(&self) -> String {
+        format!("{}-second", self.id)
+    }
+
+    pub fn second_node_url(&self) -> Option<String> {
+        Some(format!("http://127.0.0.1:{}", self.second_node?.rpc))
+    }
+
+    /// The nodes in the order in which routers prefer them.
+    pub fn node_urls(&self) -> Vec<String> {
+        std::iter::once(self.node_url()).chain(self.second_node_url()).collect()
     }
 
     pub fn postgres_name(&self) -> String {

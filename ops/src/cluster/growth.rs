@@ -32,6 +32,7 @@ pub fn prepare_shard(layout: &Layout, id: &str, number: u16) -> anyhow::Result<S
         postgres_port: ports.postgres,
         rpc_port: ports.rpc,
         admin_port: ports.admin,
+        second_node: None,
         system_identifier: None,
     };
     let folder = description.database_folder(layout, &shard);

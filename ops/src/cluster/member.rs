@@ -99,7 +99,10 @@ impl Member {
             name,
             database: None,
         };
-        let nodes = description.shards.iter().map(|shard| service(shard.node_name(), Role::Node, "shard-node"));
+        let nodes = description.shards.iter().flat_map(|shard| {
+            std::iter::once(shard.node_name()).chain(shard.second_node.map(|_| shard.second_node_name()))
+        });
+        let nodes = nodes.map(|name| service(name, Role::Node, "shard-node"));
         let routers = description.routers.iter().map(|router| service(router.name.clone(), Role::Router, "router"));
         postgres.chain(nodes).chain(routers).collect()
     }

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, TcpListener};
 
 use anyhow::{Context, ensure};
+use serde::{Deserialize, Serialize};
 
 /// The default first port of each kind. Each further process of a kind takes the next port.
 const ROUTER_HTTP: u16 = 8080;
@@ -10,6 +11,8 @@ const ROUTER_ADMIN: u16 = 9080;
 const POSTGRES: u16 = 5510;
 const NODE_RPC: u16 = 7500;
 const NODE_ADMIN: u16 = 7600;
+const SECOND_NODE_RPC: u16 = 7700;
+const SECOND_NODE_ADMIN: u16 = 7800;
 
 /// Free blocks are searched below the kernel's range of outgoing ports (32768 and up), so that no outgoing connection
 /// takes the port of a process that is briefly down.
@@ -31,11 +34,20 @@ pub struct ShardPorts {
     pub admin: u16,
 }
 
+/// The ports of a shard's second node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodePorts {
+    pub rpc: u16,
+    pub admin: u16,
+}
+
 /// The ports of a cluster, one entry for each process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortPlan {
     pub routers: Vec<RouterPorts>,
     pub shards: Vec<ShardPorts>,
+    /// One for each shard, or none.
+    pub second_nodes: Vec<NodePorts>,
 }
 
 impl PortPlan {
@@ -46,22 +58,42 @@ impl PortPlan {
             shards: (0..shards)
                 .map(|i| ShardPorts { postgres: POSTGRES + i, rpc: NODE_RPC + i, admin: NODE_ADMIN + i })
                 .collect(),
+            second_nodes: Vec::new(),
         }
+    }
+
+    /// The documented ports, with a second node for each shard.
+    pub fn usual_with_second_nodes(routers: u16, shards: u16) -> Self {
+        let second_nodes =
+            (0..shards).map(|i| NodePorts { rpc: SECOND_NODE_RPC + i, admin: SECOND_NODE_ADMIN + i }).collect();
+        Self { second_nodes, ..Self::usual(routers, shards) }
     }
 
     /// One block of adjacent ports, routers first. `base` 0 finds a free block.
     pub fn block(base: u16, routers: u16, shards: u16) -> anyhow::Result<Self> {
-        let length = 2 * routers + 3 * shards;
+        Self::block_of(base, routers, shards, 0)
+    }
+
+    /// [`PortPlan::block`] with a second node for each shard.
+    pub fn block_with_second_nodes(base: u16, routers: u16, shards: u16) -> anyhow::Result<Self> {
+        Self::block_of(base, routers, shards, shards)
+    }
+
+    fn block_of(base: u16, routers: u16, shards: u16, second_nodes: u16) -> anyhow::Result<Self> {
+        let length = 2 * routers + 3 * shards + 2 * second_nodes;
         let base = if base == 0 { free_block(length)? } else { base };
         ensure!(base.checked_add(length).is_some(), "--port-base {base} leaves no room for {length} ports");
         let mut next = base..;
         let mut port = || next.next().context("out of ports");
-        let mut plan = Self { routers: Vec::new(), shards: Vec::new() };
+        let mut plan = Self { routers: Vec::new(), shards: Vec::new(), second_nodes: Vec::new() };
         for _ in 0..routers {
             plan.routers.push(RouterPorts { http: port()?, admin: port()? });
         }
         for _ in 0..shards {
             plan.shards.push(ShardPorts { postgres: port()?, rpc: port()?, admin: port()? });
+        }
+        for _ in 0..second_nodes {
+            plan.second_nodes.push(NodePorts { rpc: port()?, admin: port()? });
         }
         Ok(plan)
     }
@@ -82,7 +114,8 @@ impl PortPlan {
     fn ports(&self) -> impl Iterator<Item = u16> {
         let routers = self.routers.iter().flat_map(|ports| [ports.http, ports.admin]);
         let shards = self.shards.iter().flat_map(|ports| [ports.postgres, ports.rpc, ports.admin]);
-        routers.chain(shards)
+        let second_nodes = self.second_nodes.iter().flat_map(|ports| [ports.rpc, ports.admin]);
+        routers.chain(shards).chain(second_nodes)
     }
 }
 
@@ -121,6 +154,8 @@ mod tests {
         let plan = PortPlan::block(20_000, 2, 3).unwrap();
         assert_eq!(plan.routers[0], RouterPorts { http: 20_000, admin: 20_001 });
         assert_eq!(plan.shards[2], ShardPorts { postgres: 20_010, rpc: 20_011, admin: 20_012 });
+        let plan = PortPlan::block_with_second_nodes(20_000, 2, 3).unwrap();
+        assert_eq!(plan.second_nodes[2], NodePorts { rpc: 20_017, admin: 20_018 });
         assert!(PortPlan::block(65_530, 2, 3).is_err());
     }
 

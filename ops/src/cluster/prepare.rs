@@ -31,6 +31,8 @@ const ROUTERS: u16 = 2;
 pub struct Request {
     pub shards: Option<u16>,
     pub routers: Option<u16>,
+    /// Nodes of each shard: 1 or 2.
+    pub nodes: Option<u16>,
     pub port_base: Option<u16>,
     pub bin_dir: PathBuf,
     pub pg_bin: Option<PathBuf>,
@@ -72,9 +74,12 @@ fn new(layout: &Layout, request: &Request) -> anyhow::Result<Description> {
     // A package may have created its own user, which is preferred.
     let user = user::service_user()?;
     let (routers, shards) = (request.routers.unwrap_or(ROUTERS), request.shards.unwrap_or(SHARDS));
-    let ports = match request.port_base {
-        Some(base) => PortPlan::block(base, routers, shards)?,
-        None => PortPlan::usual(routers, shards),
+    let has_second_nodes = request.nodes == Some(2);
+    let ports = match (request.port_base, has_second_nodes) {
+        (Some(base), false) => PortPlan::block(base, routers, shards)?,
+        (Some(base), true) => PortPlan::block_with_second_nodes(base, routers, shards)?,
+        (None, false) => PortPlan::usual(routers, shards),
+        (None, true) => PortPlan::usual_with_second_nodes(routers, shards),
     };
     let postgres = PostgresPlace { bin_dir: server.bin_dir, major: server.major, home, user };
     Ok(Description::new(layout, request.bin_dir.clone(), postgres, &ports))
@@ -165,7 +170,9 @@ impl Description {
             _ => Ok(()),
         };
         refuse("shards", self.shards.len(), request.shards)?;
-        refuse("routers", self.routers.len(), request.routers)
+        refuse("routers", self.routers.len(), request.routers)?;
+        let nodes = if self.shards.iter().any(|shard| shard.second_node.is_some()) { 2 } else { 1 };
+        refuse("nodes for each shard", nodes, request.nodes)
     }
 
     fn refuse_other_ports(&self, request: &Request) -> anyhow::Result<()> {

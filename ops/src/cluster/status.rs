@@ -10,7 +10,7 @@ use http::Method;
 use serde::{Deserialize, Serialize};
 use shard_map::ShardMap;
 use tonic::transport::Endpoint;
-use wire::{Readiness, StatusRequest, StatusResponse, shard_node_client::ShardNodeClient};
+use wire::{NodeRole, Readiness, StatusRequest, StatusResponse, shard_node_client::ShardNodeClient};
 
 use crate::{
     cluster::{
@@ -20,6 +20,7 @@ use crate::{
         process::ProcessTable,
     },
     http_client::HttpClient,
+    output,
 };
 
 /// A process that has not answered by then is not ready.
@@ -59,6 +60,11 @@ pub struct ShardStatus {
     pub node_url: String,
     pub node_admin_url: String,
     pub node_pid: Option<i32>,
+    /// What the node does for the shard: `active`, or `following, N bookings behind`.
+    pub node_role: Option<String>,
+    /// The shard's second node, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub second_node: Option<SecondNodeStatus>,
     pub postgres_pid: Option<i32>,
     pub postgres_port: u16,
     pub dsn: String,
@@ -68,6 +74,16 @@ pub struct ShardStatus {
     pub writes: bool,
     /// Why one of them does not work.
     pub cause: Option<String>,
+}
+
+/// A node that may take over from the first one of its shard.
+#[derive(Debug, Serialize)]
+pub struct SecondNodeStatus {
+    pub url: String,
+    pub admin_url: String,
+    pub pid: Option<i32>,
+    pub state: State,
+    pub role: Option<String>,
 }
 
 /// A number of shards out of all shards.
@@ -136,7 +152,8 @@ impl RouterStatus {
 
 impl ShardStatus {
     pub fn is_ready(&self) -> bool {
-        self.state == State::Ready && self.reads && self.writes
+        let second_node = self.second_node.as_ref().is_none_or(|node| node.state == State::Ready);
+        self.state == State::Ready && self.reads && self.writes && second_node
     }
 }
 
@@ -149,7 +166,10 @@ impl ClusterStatus {
     /// Whether no process of the cluster runs.
     pub fn is_down(&self) -> bool {
         self.routers.iter().all(|r| r.pid.is_none())
-            && self.shards.iter().all(|s| s.node_pid.is_none() && s.postgres_pid.is_none())
+            && self.shards.iter().all(|s| {
+                let second_node = s.second_node.as_ref().and_then(|node| node.pid);
+                s.node_pid.is_none() && second_node.is_none() && s.postgres_pid.is_none()
+            })
     }
 
     /// Asks all running processes at the same time.
@@ -202,11 +222,23 @@ async fn shard_status(
     map: Option<&ShardMap>,
 ) -> anyhow::Result<ShardStatus> {
     let (node_pid, postgres_pid) = (pids.get(&shard.node_name()).copied(), pids.get(&shard.postgres_name()).copied());
-    let word = match node_pid {
-        Some(_) => node_word(shard).await.ok(),
+    let word_of = async |pid: Option<i32>, url: String| match pid {
+        Some(_) => node_word(url).await.ok().filter(|word| word.shard == shard.id),
         None => None,
     };
-    let serving = word.as_ref().is_some_and(|word| word.state == SERVING && word.shard == shard.id);
+    let second_pid = pids.get(&shard.second_node_name()).copied();
+    let second_url = shard.second_node_url();
+    let (word, second_word) =
+        tokio::join!(word_of(node_pid, shard.node_url()), async { word_of(second_pid, second_url.clone()?).await });
+    let is_serving = |word: &Option<StatusResponse>| word.as_ref().is_some_and(|word| word.state == SERVING);
+    let serving = is_serving(&word);
+    let second_node = shard.second_node.zip(second_url).map(|(ports, url)| SecondNodeStatus {
+        url,
+        admin_url: format!("http://127.0.0.1:{}", ports.admin),
+        pid: second_pid,
+        state: State::of(second_pid.is_some(), is_serving(&second_word)),
+        role: second_word.as_ref().and_then(role),
+    });
     // For a node that does not answer, the map's slots are the best estimate.
     let mapped = map.and_then(|map| Some(map.shard(map.index_of(&shard.id)?).slot_count()));
     let readiness = |of: fn(&StatusResponse) -> Option<&Readiness>| match word.as_ref().and_then(of) {
@@ -222,6 +254,8 @@ async fn shard_status(
         node_url: shard.node_url(),
         node_admin_url: shard.node_admin_url(),
         node_pid,
+        node_role: word.as_ref().and_then(role),
+        second_node,
         postgres_pid,
         postgres_port: shard.postgres_port,
         dsn: shard.dsn(layout)?,
@@ -233,8 +267,18 @@ async fn shard_status(
     })
 }
 
-async fn node_word(shard: &ShardPlace) -> anyhow::Result<StatusResponse> {
-    let endpoint = Endpoint::from_shared(shard.node_url())?.connect_timeout(PATIENCE).timeout(PATIENCE);
+/// What a node says it does for its shard; `None` for a node of an earlier version.
+fn role(word: &StatusResponse) -> Option<String> {
+    Some(match word.role? {
+        NodeRole { active: true, .. } => "active".to_owned(),
+        NodeRole { behind, .. } => {
+            format!("following, {} behind", output::count(usize::try_from(behind).unwrap_or(0), "booking"))
+        }
+    })
+}
+
+async fn node_word(url: String) -> anyhow::Result<StatusResponse> {
+    let endpoint = Endpoint::from_shared(url)?.connect_timeout(PATIENCE).timeout(PATIENCE);
     let mut node = ShardNodeClient::new(endpoint.connect().await?);
     Ok(node.status(StatusRequest {}).await?.into_inner())
 }

@@ -4,6 +4,7 @@
 mod load;
 mod long;
 mod mock_nodes;
+mod overload;
 mod own_cluster;
 mod prototype;
 mod reshard;
@@ -11,6 +12,7 @@ mod scaling;
 mod soak;
 mod statements;
 mod suite;
+mod takeover;
 
 use std::{fs, path::Path, process::ExitCode};
 
@@ -50,6 +52,10 @@ enum Command {
     MockNodes(mock_nodes::Args),
     /// Measure statements of an account with a long history, in a cluster of its own
     Statements(statements::Args),
+    /// Offer 1, 2, 5 and 10 times the capacity of a cluster of its own, freeze a shard of it, and see it recover
+    Overload(overload::Args),
+    /// Kill the first of two nodes under load, and measure how long payments wait, in a cluster of its own
+    Takeover(takeover::Args),
 }
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
@@ -63,6 +69,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         Some(Command::Long(args)) => long::run(args, context).await,
         Some(Command::MockNodes(args)) => mock_nodes::run(args).await,
         Some(Command::Statements(args)) => statements::run(args, context).await,
+        Some(Command::Overload(args)) => overload::run(args, context).await,
+        Some(Command::Takeover(args)) => takeover::run(args, context).await,
     }
 }
 

@@ -88,10 +88,38 @@ fn print(status: &ClusterStatus) -> anyhow::Result<()> {
         ["shard", "state", "reads", "writes", "slots", "epoch", "node", "pid", "postgres", "pid"],
         &shards,
     )?;
+    print_second_nodes(status)?;
     for shard in status.shards.iter().filter(|shard| shard.node_pid.is_some()) {
         if let Some(cause) = &shard.cause {
             output::data(&format!("\n{}: {cause}", shard.id))?;
         }
     }
     Ok(())
+}
+
+/// Which node of each shard acts, where shards have two.
+fn print_second_nodes(status: &ClusterStatus) -> anyhow::Result<()> {
+    let pid = |pid: Option<i32>| pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+    let role = |role: &Option<String>| role.clone().unwrap_or_else(|| "-".to_owned());
+    let mut nodes: Vec<[String; 6]> = Vec::new();
+    for shard in &status.shards {
+        let Some(second) = &shard.second_node else { continue };
+        let (state, first_admin) = (shard.state.word().to_owned(), shard.node_admin_url.clone());
+        let id = shard.id.clone();
+        nodes.push([
+            id.clone(),
+            shard.node_url.clone(),
+            state,
+            role(&shard.node_role),
+            pid(shard.node_pid),
+            first_admin,
+        ]);
+        let state = second.state.word().to_owned();
+        nodes.push([id, second.url.clone(), state, role(&second.role), pid(second.pid), second.admin_url.clone()]);
+    }
+    if nodes.is_empty() {
+        return Ok(());
+    }
+    output::data("")?;
+    output::table(["shard", "node", "state", "role", "pid", "admin"], &nodes)
 }

@@ -34,8 +34,11 @@ pub struct Args {
     /// Routers of a new cluster [default: 2]
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=16))]
     routers: Option<u16>,
+    /// Nodes of each shard of a new cluster; the second one follows the first one and takes over when it fails [default: 1]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=2))]
+    nodes: Option<u16>,
     /// Put all ports of a new cluster, or of a copy at its first start, into one block that begins here; 0 finds a free block
-    /// [default: routers 8080 and 9080, PostgreSQL 5510, nodes 7500 and 7600]
+    /// [default: routers 8080 and 9080, PostgreSQL 5510, nodes 7500 and 7600, second nodes 7700 and 7800]
     #[arg(long, value_name = "PORT")]
     port_base: Option<u16>,
     /// Folder of `router` and `shard-node` [default: that of shardctl itself]
@@ -114,6 +117,7 @@ impl Args {
         Ok(Request {
             shards: self.shards,
             routers: self.routers,
+            nodes: self.nodes,
             port_base: self.port_base,
             bin_dir,
             pg_bin: self.postgres.pg_bin,

@@ -116,6 +116,9 @@ impl Report<'_> {
         self.reported = true;
         let signal = match answer {
             Ok(_) | Err(CallFailure::Refused { .. }) => Signal::Answered,
+            // The next call goes to another node of the shard. All calls that were lost together would otherwise open the breaker, and
+            // that node would be kept from its work.
+            Err(CallFailure::Lost(_)) if self.shard.client.has_untried_node() => Signal::NoAnswer,
             Err(CallFailure::NotSent(_) | CallFailure::Lost(_)) => Signal::ConnectionFailed,
             Err(CallFailure::TooLate | CallFailure::NoAnswer) => Signal::NoAnswer,
         };

@@ -26,6 +26,35 @@ impl<S: Store> Lane<S> {
         able
     }
 
+    /// Reads what the shard's active node has committed since the last look, and writes nothing. The session that writes is closed: other
+    /// nodes take it for the sign of an active node.
+    pub(super) async fn able_to_follow(&mut self) -> Result<(), StoreError> {
+        // The first batch after this looks again before it is decided.
+        self.is_able = false;
+        let followed = self.prepare_to_follow().await;
+        if let Err(error) = &followed
+            && !matches!(error, StoreError::Refused(_))
+        {
+            self.disconnect().await;
+        }
+        followed
+    }
+
+    async fn prepare_to_follow(&mut self) -> Result<(), StoreError> {
+        if let Some(why) = self.tail.damaged() {
+            return Err(StoreError::Corrupt(why));
+        }
+        if self.link.is_some() && !self.store.is_current() {
+            self.disconnect().await;
+        }
+        self.store.close_writer().await;
+        self.refresh().await?;
+        self.accounts.evict(self.tail.folded_batch());
+        self.shared.set_cached(self.accounts.len());
+        self.tail.report_size();
+        Ok(())
+    }
+
     async fn prepare_to_write(&mut self) -> Result<(), StoreError> {
         if let Some(why) = self.tail.damaged() {
             return Err(StoreError::Corrupt(why));
@@ -82,8 +111,10 @@ impl<S: Store> Lane<S> {
         };
         // A server that lacks a fold which another one had, after a failover for example, has older rows.
         let is_behind = self.tail.is_outdated() || folded < self.tail.folded_position();
-        // Bookings up to the folded position are in the rows, and may have moved away since.
-        let is_ahead = |(believed, _): &(ShardState, i64)| believed.next_position > folded.0;
+        // Bookings up to the folded position are in the rows. They may have moved away since, if slots have changed hands.
+        let is_ahead = |(believed, _): &(ShardState, i64)| {
+            believed.next_position > folded.0 || believed.ownership_version == state.ownership_version
+        };
         let known = self.believed.filter(continues).filter(|_| !is_behind).filter(is_ahead);
         let known = match known {
             Some((believed, _)) => {
@@ -100,7 +131,11 @@ impl<S: Store> Lane<S> {
                 position
             }
         };
+        self.role.set_behind(end.0.saturating_sub(known.0));
         self.catch_up(known, end, &state, timeline).await?;
+        self.role.set_behind(0);
+        // Read after the state, the fold may be beyond it; the next look takes it in then.
+        self.tail.advance(folded);
         // A saga whose payer has moved away goes on at the new owner.
         self.tail.retain_sagas(|payer| ownership.owns(payer));
         self.ownership = Some(Arc::clone(&ownership));
@@ -170,9 +205,10 @@ impl<S: Store> Lane<S> {
             let number = self.accounts.batch();
             let (changed, _) = self.accounts.finish_batch();
             self.tail.rows_were_read();
-            self.tail.commit(&bookings, changed, number);
+            self.tail.follow(&bookings, changed, number);
             self.needs_own_booking = true;
             known = last;
+            self.role.set_behind(end.0.saturating_sub(known.0));
             self.believed = Some((ShardState { next_position: known.next().0, ..*state }, timeline));
         }
         Ok(())

@@ -17,12 +17,14 @@ use uuid::Uuid;
 use super::*;
 use crate::{
     fold,
+    role::NodeRole,
     store::memory::{Database, Fault, FoldFault, Memory},
     tail::Size,
 };
 
 mod faults;
 mod folds;
+mod following;
 mod random;
 mod two_lanes;
 
@@ -33,6 +35,7 @@ struct Node {
     handle: LaneHandle,
     store: Arc<Memory>,
     tail: Tail,
+    role: NodeRole,
     tasks: Tasks,
     running: Vec<JoinHandle<()>>,
 }
@@ -44,29 +47,44 @@ impl Node {
 
     /// As [`crate::serve`] does, without a fold.
     fn start_with(database: &Database, config: &LaneConfig) -> Self {
+        Self::start_as(NodeRole::active(), database, config)
+    }
+
+    /// A node that follows until it is used.
+    fn start_following(database: &Database) -> Self {
+        Self::start_as(NodeRole::new(), database, &LaneConfig::default())
+    }
+
+    fn start_as(role: NodeRole, database: &Database, config: &LaneConfig) -> Self {
         let gate = Gate::open_for_tests(database.state());
         let clock = Arc::new(NodeClock::new(Duration::from_secs(1)));
         let store = Arc::new(Memory::new(database.clone(), gate.clone()));
         let tail = Tail::new(config.tail_bounds());
         let tasks = Tasks::new();
         let (lane, handle) =
-            Lane::new(gate.clone(), clock, Arc::clone(&store), tail.clone(), tasks.clone(), config).unwrap();
+            Lane::new(gate.clone(), clock, Arc::clone(&store), tail.clone(), role.clone(), tasks.clone(), config)
+                .unwrap();
         // A handle refuses while writes do not work, as they do not before the lane's first look at the database.
         gate.set_writes(Ok(()));
         let running = vec![tasks.spawn("lane", lane.run(tasks.token().clone()))];
-        Self { handle, store, tail, tasks, running }
+        Self { handle, store, tail, role, tasks, running }
     }
 
     /// Folds from now on, every `interval`.
     fn fold_every(&mut self, interval: Duration) {
-        let fold = fold::run(Arc::clone(&self.store), self.tail.clone(), interval, self.tasks.token().clone());
+        let fold = self.fold(interval);
         self.running.push(self.tasks.spawn("fold", fold));
+    }
+
+    fn fold(&self, interval: Duration) -> impl Future<Output = ()> + Send + use<> {
+        let (store, tail, role) = (Arc::clone(&self.store), self.tail.clone(), self.role.clone());
+        fold::run(store, tail, role, interval, self.tasks.token().clone())
     }
 
     /// Runs one fold, however it ends.
     async fn fold_once(&self) {
         let interval = Duration::from_secs(1);
-        let fold = fold::run(Arc::clone(&self.store), self.tail.clone(), interval, self.tasks.token().clone());
+        let fold = self.fold(interval);
         // The first fold begins after a second, and another one no sooner than half a second later.
         let _ = tokio::time::timeout(Duration::from_millis(1_400), fold).await;
     }

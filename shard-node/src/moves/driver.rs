@@ -70,7 +70,8 @@ pub async fn run(moves: Moves, tasks: Tasks, shutdown: CancellationToken) {
             () = news => {}
             () = tokio::time::sleep(LOOK) => {}
         }
-        if moves.0.gate.writes().is_err() {
+        // A follower leaves the moves to the active node.
+        if moves.0.gate.writes().is_err() || !moves.0.role.is_active() {
             continue;
         }
         let rows = match moves.abandoned().await {
@@ -115,6 +116,8 @@ async fn drive(moves: Moves, id: Uuid) {
 async fn keep_alive(moves: Moves, id: Uuid, driver_epoch: i64) {
     loop {
         tokio::time::sleep(ALIVE).await;
+        // A node that drives a move acts for its shard until the move ends.
+        moves.0.role.use_now();
         let touched = async {
             let mut connection = moves.connection().await?;
             Ok::<_, MoveError>(tables::touch(&mut connection, id, driver_epoch, moves.now_us()).await?)

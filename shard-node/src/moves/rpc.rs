@@ -56,6 +56,7 @@ impl SlotMoves for Moves {
         &self,
         request: Request<wire::JoinMoveRequest>,
     ) -> Result<Response<wire::JoinMoveResponse>, Status> {
+        self.0.role.use_now();
         let request = request.into_inner();
         let expected = self.0.gate.expected();
         let cluster = ClusterId::try_from(request.cluster.as_ref()).ok();
@@ -77,6 +78,7 @@ impl SlotMoves for Moves {
         &self,
         request: Request<wire::ReadMoveBookingsRequest>,
     ) -> Result<Response<wire::ReadMoveBookingsResponse>, Status> {
+        self.0.role.use_now();
         let request = request.into_inner();
         let id = id(&request.r#move)?;
         self.read_bookings(&request, id).await.map(Response::new).map_err(status)
@@ -104,6 +106,7 @@ impl SlotMoves for Moves {
         &self,
         request: Request<wire::SumUpMoveRequest>,
     ) -> Result<Response<wire::SumUpMoveResponse>, Status> {
+        self.0.role.use_now();
         let request = request.into_inner();
         let id = id(&request.r#move)?;
         self.sum_up(&request, id).await.map(Response::new).map_err(status)
@@ -113,6 +116,7 @@ impl SlotMoves for Moves {
         &self,
         request: Request<wire::ReleaseMoveRequest>,
     ) -> Result<Response<wire::ReleaseMoveResponse>, Status> {
+        self.0.role.use_now();
         let request = request.into_inner();
         let id = id(&request.r#move)?;
         self.release(&request, id).await.map(Response::new).map_err(status)
@@ -122,6 +126,7 @@ impl SlotMoves for Moves {
         &self,
         request: Request<wire::LeaveMoveRequest>,
     ) -> Result<Response<wire::LeaveMoveResponse>, Status> {
+        self.0.role.use_now();
         let request = request.into_inner();
         let (id, how) = (id(&request.r#move)?, request.how());
         self.leave(id, request.driver_epoch, how).await.map(Response::new).map_err(status)
@@ -131,6 +136,7 @@ impl SlotMoves for Moves {
         &self,
         request: Request<wire::StartMoveRequest>,
     ) -> Result<Response<wire::StartMoveResponse>, Status> {
+        self.0.role.use_now();
         let request = request.into_inner();
         let mut wishes = Wishes::default();
         wishes.update(&request.wishes.unwrap_or_default());
@@ -161,6 +167,7 @@ impl SlotMoves for Moves {
         &self,
         request: Request<wire::ControlMoveRequest>,
     ) -> Result<Response<wire::ControlMoveResponse>, Status> {
+        self.0.role.use_now();
         let request = request.into_inner();
         let id = id(&request.r#move)?;
         self.control(id, &request.wishes.unwrap_or_default()).await.map_err(status)?;

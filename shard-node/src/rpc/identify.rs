@@ -16,7 +16,7 @@ use tonic::Status;
 use wire::{convert, fact::Verdict};
 
 use super::{Service, read_failed};
-use crate::{clock::steady_us, store};
+use crate::{clock::steady_us, role::Role, store};
 
 /// At the latest after this time, a router with few shards asks again.
 const HEARTBEAT_US: i64 = 1_000_000;
@@ -66,6 +66,9 @@ impl Service {
             refused.push(Disagreement::new("routing", "the same slots and hash", format!("{own_routing:?}"), remedy));
         }
         if refused.is_empty() {
+            if is_router {
+                self.role.use_now();
+            }
             refused.extend(self.gate.refusals());
             if let Some(declared) = request.assets {
                 refused.extend(self.declare(declared));
@@ -115,6 +118,7 @@ impl Service {
             database_oid: server.map_or(0, |server| server.database_oid),
             sagas_due: self.reads.tail.has_due_saga(self.clock.now_us() + HEARTBEAT_US),
             shard_map_version: self.gate.map_version(),
+            role: Some(role(self.role.now())),
         })
     }
 
@@ -251,6 +255,14 @@ pub(super) fn readiness(works: Result<(), String>) -> wire::Readiness {
     match works {
         Ok(()) => wire::Readiness { works: true, cause: String::new() },
         Err(cause) => wire::Readiness { works: false, cause },
+    }
+}
+
+/// Converts the node's role for the wire.
+pub(super) fn role(role: Role) -> wire::NodeRole {
+    match role {
+        Role::Active => wire::NodeRole { active: true, behind: 0 },
+        Role::Following { behind } => wire::NodeRole { active: false, behind },
     }
 }
 

@@ -661,6 +661,10 @@ impl Store for Memory {
         }
     }
 
+    async fn close_writer(&self) {
+        lock(&self.sessions).writer = None;
+    }
+
     async fn close(&self) {
         *lock(&self.sessions) = Sessions::default();
         self.pause().await;

@@ -31,7 +31,7 @@ use super::{
     ownership::{self, Ownership},
     session::{Session, WRITER, column, connect_writer},
 };
-use crate::{gate::Gate, hosts::Hosts};
+use crate::{gate::Gate, hosts::Hosts, role::NodeRole};
 
 /// A commit that has waited so long looks for a frozen client that keeps it out.
 const BLOCKED_AFTER: Duration = Duration::from_millis(500);
@@ -46,6 +46,7 @@ const END_FROZEN_HOLDERS: &str = "SELECT pg_catalog.pg_terminate_backend(a.pid) 
 pub struct Postgres {
     hosts: Hosts,
     gate: Gate,
+    role: NodeRole,
     loader: Mutex<Option<Session>>,
     writer: Mutex<Option<pg_session::Session>>,
     folder: Mutex<Option<Session>>,
@@ -58,10 +59,11 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    pub fn new(hosts: Hosts, gate: Gate) -> Self {
+    pub fn new(hosts: Hosts, gate: Gate, role: NodeRole) -> Self {
         Self {
             hosts,
             gate,
+            role,
             loader: Mutex::default(),
             writer: Mutex::default(),
             folder: Mutex::default(),
@@ -225,8 +227,18 @@ impl Store for Postgres {
             return Ok(false);
         }
         let server = (*lock(&self.server)).ok_or(StoreError::NotOpen)?;
-        *writer = Some(connect_writer(&self.hosts, &self.gate, server).await?);
+        let session = connect_writer(&self.hosts, &self.gate, server).await?;
+        self.role.set_writer(Some(session.backend_pid()));
+        *writer = Some(session);
         Ok(true)
+    }
+
+    async fn close_writer(&self) {
+        if let Some(session) = self.writer.lock().await.take() {
+            // The server also notices a dropped socket; a slow close must not delay anything.
+            let _ = timeout(Duration::from_secs(1), session.close()).await;
+        }
+        self.role.set_writer(None);
     }
 
     async fn close(&self) {
@@ -234,10 +246,7 @@ impl Store for Postgres {
         if let Some(session) = self.loader.lock().await.take() {
             session.close().await;
         }
-        if let Some(session) = self.writer.lock().await.take() {
-            // The server also notices a dropped socket; a slow close must not delay anything.
-            let _ = timeout(Duration::from_secs(1), session.close()).await;
-        }
+        self.close_writer().await;
     }
 
     fn is_current(&self) -> bool {

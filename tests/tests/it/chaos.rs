@@ -2,6 +2,7 @@
 //! [rounds](rounds) of random faults.
 
 mod faults;
+mod report;
 mod rounds;
 
 use std::{

@@ -16,6 +16,7 @@ mod moves;
 mod node;
 mod replay;
 mod same_id;
+mod second_node;
 mod sequences;
 mod shard_map;
 mod teardown;

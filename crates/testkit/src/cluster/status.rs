@@ -39,6 +39,8 @@ pub struct ShardStatus {
     pub slots: u32,
     pub node_url: String,
     pub node_pid: Option<i32>,
+    pub node_role: Option<String>,
+    pub second_node: Option<SecondNodeStatus>,
     pub postgres_pid: Option<i32>,
     pub postgres_port: u16,
     pub dsn: String,
@@ -49,6 +51,15 @@ pub struct ShardStatus {
     pub cause: Option<String>,
 }
 
+#[derive(Debug, Clone, Deserialize)]
+pub struct SecondNodeStatus {
+    pub url: String,
+    pub admin_url: String,
+    pub pid: Option<i32>,
+    pub state: String,
+    pub role: Option<String>,
+}
+
 impl Status {
     pub fn parse(text: &str) -> anyhow::Result<Self> {
         serde_json::from_str(text).with_context(|| format!("no status: {text:?}"))
@@ -56,7 +67,10 @@ impl Status {
 
     pub fn is_ready(&self) -> bool {
         let routers = |router: &RouterStatus| router.state == READY && router.reads == ALL && router.writes == ALL;
-        let shards = |shard: &ShardStatus| shard.state == READY && shard.reads && shard.writes;
+        let second_node = |node: &SecondNodeStatus| node.state == READY;
+        let shards = |shard: &ShardStatus| {
+            shard.state == READY && shard.reads && shard.writes && shard.second_node.as_ref().is_none_or(second_node)
+        };
         self.routers.iter().all(routers) && self.shards.iter().all(shards)
     }
 
@@ -71,7 +85,8 @@ impl Status {
     /// Of everything that runs, the supervisor included.
     pub fn pids(&self) -> Vec<i32> {
         let routers = self.routers.iter().map(|router| router.pid);
-        let shards = self.shards.iter().flat_map(|shard| [shard.node_pid, shard.postgres_pid]);
+        let second_node = |shard: &ShardStatus| shard.second_node.as_ref().and_then(|node| node.pid);
+        let shards = self.shards.iter().flat_map(|shard| [shard.node_pid, second_node(shard), shard.postgres_pid]);
         routers.chain(shards).chain([self.supervisor_pid]).flatten().collect()
     }
 }

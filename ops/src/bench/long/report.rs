@@ -7,7 +7,7 @@ use super::Plan;
 use crate::bench::{
     Window,
     chart::{Axis, Chart, Series},
-    figures::{Figure, Promise, Samples, ratio},
+    figures::{Figure, Promise, Samples, add_bars, ratio},
     machine::Machine,
     page::{Mark, Page},
 };
@@ -40,7 +40,7 @@ impl Report {
     pub fn page(&self) -> String {
         let mut page = Page::new("Shardledger: long measurements");
         page.paragraph(&format!("{}. {}. {} s a measurement.", self.measured_at, self.machine, self.plan.seconds));
-        page.bars(&self.figures);
+        add_bars(&mut page, &self.figures);
         page.heading("Runs");
         page.table(RUN_HEADER, self.run_rows().into_iter().map(|cells| (Mark::Plain, cells)));
         if !self.under_snapshot.is_empty() {

@@ -7,7 +7,7 @@ use super::{CutOver, Phase, Plan, clients::ClientCounts};
 use crate::{
     bench::{
         chart::{Axis, Chart, Series},
-        figures::{Figure, Promise},
+        figures::{Figure, Promise, add_bars},
         machine::Machine,
         page::{Mark, Page},
         subject::Sample,
@@ -155,7 +155,7 @@ impl Report {
         for failure in &self.failures {
             page.note(&format!("FAILED: {failure}"));
         }
-        page.bars(&self.figures);
+        add_bars(&mut page, &self.figures);
         page.heading("Over time");
         page.charts(&self.charts());
         page.heading("Pause of each cut-over, as clients saw it");

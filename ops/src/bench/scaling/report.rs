@@ -8,7 +8,7 @@ use telemetry::clock;
 use super::{ManyShards, Plan, Point, Requests};
 use crate::bench::{
     chart::{Axis, Chart, Series, number},
-    figures::{Figure, Promise, ratio},
+    figures::{Figure, Promise, add_bars, ratio},
     machine::Machine,
     page::{Mark, Page},
 };
@@ -54,7 +54,7 @@ impl Report {
              shard, {} s a point.",
             self.limit, self.plan.seconds
         ));
-        page.bars(&self.figures);
+        add_bars(&mut page, &self.figures);
         page.heading("Shards");
         page.note(
             "Efficiency: transfers a second ÷ (shards × transfers a second of one shard). Requests are for one shard each, or \

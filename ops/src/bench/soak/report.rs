@@ -9,7 +9,7 @@ use super::{Moment, Plan};
 use crate::bench::{
     Window,
     chart::{Axis, Chart, Series},
-    figures::{Figure, Promise, median},
+    figures::{Figure, Promise, add_bars, median},
     machine::Machine,
     page::{Mark, Page},
     subject::{MIN_OPEN_LOOP_CONNECTIONS, Sample},
@@ -87,7 +87,7 @@ impl Report {
             self.plan.window_s
         ));
         page.paragraph(&self.summary());
-        page.bars(&self.figures);
+        add_bars(&mut page, &self.figures);
         page.heading("Over time");
         page.charts(&self.charts());
         page.heading("Windows");

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::bench::{
     chart::{Axis, Bars, Chart, Series, number},
-    figures::{Figure, Promise, Samples, ratio},
+    figures::{Figure, Promise, Samples, add_bars, ratio},
     machine::Machine,
     page::{Mark, Page},
     scaling::throughput,
@@ -76,7 +76,7 @@ impl Report {
         } else {
             "shardctl verify found a VIOLATION: the numbers are worth nothing."
         });
-        page.bars(&self.figures);
+        add_bars(&mut page, &self.figures);
         page.heading("Runs");
         page.note(
             "Processor time is in microseconds for each transfer, of all processes of a kind; latency is that of requests. \

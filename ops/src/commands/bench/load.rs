@@ -98,6 +98,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         rate: args.rate,
         ids: args.ids,
         replays: args.replays,
+        retries: 0,
         warm_up: WARM_UP,
         duration: Duration::from_secs(u64::from(args.duration)),
         window: None,

@@ -2,7 +2,7 @@
 //!
 //! A round draws some of the faults, brings them about one after another under a mixed load while slots may move, lets the cluster heal
 //! and come to rest, and audits every answer that a client got. It prints one line. The seed in the line repeats the choice of faults,
-//! targets and times; the interleaving with the load differs from run to run.
+//! targets and times; the interleaving with the load differs from run to run. `target/chaos/report.html` has a timeline of each round.
 
 use std::{
     collections::BTreeMap,
@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use report_page::timeline::Event;
 use testkit::{
     audit::audit,
     cluster::Cluster,
@@ -21,7 +22,8 @@ use testkit::{
 use super::{
     MIX,
     faults::{Fault, Moving, bring_about},
-    from_environment,
+    from_environment, report,
+    report::Report,
 };
 
 const SHARDS: u16 = 3;
@@ -39,9 +41,10 @@ async fn rounds_of_random_faults_lose_nothing_and_heal() -> anyhow::Result<()> {
     let seconds = from_environment("SECONDS").unwrap_or(SECONDS);
     // The first round has the seed that was given, so that the seed of any line repeats its round as the first.
     let mut seeds = seed.random();
+    let mut page = Report::begin();
     for number in 1..=rounds {
         let of_round = if number == 1 { Seed::of(seed.value()) } else { Seed::of(seeds.bits()) };
-        let line = round(&of_round, &faults, Duration::from_secs(seconds)).await;
+        let line = round(&of_round, &faults, Duration::from_secs(seconds), &mut page).await;
         let line = line.with_context(|| format!("round {number}, SEED={}", of_round.value()))?;
         eprintln!("round {number} SEED={} {line}", of_round.value());
     }
@@ -63,31 +66,47 @@ fn chosen() -> anyhow::Result<Vec<Fault>> {
         .collect()
 }
 
-async fn round(seed: &Seed, faults: &[Fault], length: Duration) -> anyhow::Result<String> {
+async fn round(seed: &Seed, faults: &[Fault], length: Duration, page: &mut Report) -> anyhow::Result<String> {
     let mut random = seed.random();
     let drawn = draw(faults, &mut random);
     let mut cluster = Cluster::start(SHARDS, 2).await?;
     let (accounts, opening) = Accounts::open(&cluster, 8, &mut random).await?;
+    let placement = cluster.placement()?;
     let load = Load::start(&cluster, &Arc::new(accounts), seed, MIX);
     let (begun, mut moving) = (Instant::now(), Moving::default());
     let mut proofs: BTreeMap<Fault, Vec<String>> = BTreeMap::new();
+    let mut events = Vec::new();
     // Each fault at least once.
     let mut turn = 0;
     while turn < drawn.len() || begun.elapsed() < length {
         let fault = drawn.get(turn).copied().unwrap_or_else(|| *random.choose(&drawn));
         turn += 1;
+        let from_s = begun.elapsed().as_secs_f64();
         let proof = bring_about(fault, &mut cluster, &mut moving, &mut random).await;
         let proof = proof.with_context(|| format!("fault {}, after {proofs:?}", fault.name()))?;
+        let to_s = begun.elapsed().as_secs_f64();
+        events.push(Event { kind: fault.name().to_owned(), from_s, to_s, detail: proof.clone() });
         proofs.entry(fault).or_default().push(proof);
         // Some traffic between two faults.
         tokio::time::sleep(Duration::from_millis(100 + random.below(400) as u64)).await;
     }
+    let from_s = begun.elapsed().as_secs_f64();
     moving.end().await?;
     cluster.wait_until_ready("everything has healed", &[]).await?;
+    let went_on = begun.elapsed();
+    let detail = "no further faults; moves end, processes are back".to_owned();
+    events.push(Event { kind: "healing".to_owned(), from_s, to_s: went_on.as_secs_f64(), detail });
     let mut history = load.finish().await?;
+    let timeline = report::timeline(&history.records, &placement, events, went_on);
     history.records.extend(opening.records);
     let attempts: usize = history.records.iter().map(|record| record.attempts.len()).sum();
-    let summary = audit(&cluster, &history).await.with_context(|| format!("after {proofs:?}"))?;
+    let audited = audit(&cluster, &history).await.with_context(|| format!("after {proofs:?}"));
+    let (is_clean, line) = match &audited {
+        Ok(summary) => (true, format!("{summary:?}")),
+        Err(error) => (false, format!("{error:#}")),
+    };
+    page.add(report::Round { seed: seed.value(), timeline, line, is_clean })?;
+    let summary = audited?;
     ensure!(summary.posted > 0, "the load did nothing: {summary:?}");
     cluster.finish().await?;
     let faults: Vec<String> =

@@ -2,17 +2,14 @@
 
 use std::fmt::Write as _;
 
-use super::{
-    chart::escape,
-    figures::{FIGURE_HEADER, Figure},
-};
+use crate::chart::escape;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:1320px;margin:2rem auto;padding:0 1rem}\
 h1{font-size:1.5rem;margin:0 0 .5rem}h2{font-size:1.1rem;margin:2rem 0 .5rem;border-bottom:1px solid #ddd}\
 table{border-collapse:collapse;font-size:13px}th,td{padding:.25rem .7rem;border-bottom:1px solid #e5e5e5;text-align:left}\
 td.n{text-align:right;font-variant-numeric:tabular-nums}tr.met td:last-child{color:#1a7f37;font-weight:600}\
 tr.missed td:last-child{color:#c00;font-weight:600}.charts{display:flex;flex-wrap:wrap;gap:1rem}\
-.charts svg{width:620px;max-width:100%;border:1px solid #eee}p.note{color:#555}";
+.charts svg{width:620px;max-width:100%;border:1px solid #eee}.wide svg{width:100%;border:1px solid #eee}p.note{color:#555}";
 
 /// Whether a row of a table holds a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,14 +70,14 @@ impl Page {
         self.line(&html)
     }
 
-    /// The figures against their bars, under a heading.
-    pub fn bars(&mut self, figures: &[Figure]) -> &mut Self {
-        self.heading("Bars").table(FIGURE_HEADER, figures.iter().map(|figure| (figure.mark(), figure.cells())))
-    }
-
     /// Charts beside each other.
     pub fn charts(&mut self, charts: &[String]) -> &mut Self {
         self.line(&format!("<div class=\"charts\">{}</div>", charts.join("\n")))
+    }
+
+    /// A chart as wide as the page.
+    pub fn wide_chart(&mut self, chart: &str) -> &mut Self {
+        self.line(&format!("<div class=\"wide\">{chart}</div>"))
     }
 
     pub fn finish(mut self) -> String {

@@ -8,7 +8,7 @@ const LEFT: f64 = 70.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 46.0;
 const BOTTOM: f64 = 46.0;
-const COLOURS: [&str; 6] = ["#2563a8", "#c2571a", "#2e8540", "#8e3b8e", "#7a6a00", "#5b616b"];
+pub(crate) const COLOURS: [&str; 6] = ["#2563a8", "#c2571a", "#2e8540", "#8e3b8e", "#7a6a00", "#5b616b"];
 /// About so many lines cross the plot.
 const TICKS: f64 = 5.0;
 
@@ -221,7 +221,7 @@ fn legend<'a>(svg: &mut String, names: impl Iterator<Item = &'a str>) {
     }
 }
 
-fn label(svg: &mut String, x: f64, y: f64, anchor: &str, text: &str) {
+pub(crate) fn label(svg: &mut String, x: f64, y: f64, anchor: &str, text: &str) {
     let _ = write!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>", escape(text));
 }
 
@@ -238,14 +238,14 @@ fn down(value: f64, top: f64) -> f64 {
 }
 
 /// The next of 1, 2 and 5 times a power of ten.
-fn nice_step(step: f64) -> f64 {
+pub(crate) fn nice_step(step: f64) -> f64 {
     let power = 10_f64.powf(step.log10().floor());
     let digit = [1.0, 2.0, 5.0].into_iter().find(|digit| digit * power >= step * 0.999_999).unwrap_or(10.0);
     digit * power
 }
 
 /// A whole number of nice steps that is not below the highest value.
-fn nice_top(highest: f64) -> f64 {
+pub(crate) fn nice_top(highest: f64) -> f64 {
     if highest <= 0.0 {
         return 1.0;
     }

@@ -1,0 +1,184 @@
+//! A shard with two nodes: the second one follows without writing, takes over when the first one dies, and gives the shard back
+//! (`docs/adr/0014`).
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, ensure};
+use http::Method;
+use serde_json::{Value, json};
+use testkit::{
+    audit::audit,
+    client::{Client, Verdict},
+    cluster::{Cluster, Member, SecondNodeStatus},
+    database,
+    history::{ASSET, Attempt, Order, Record},
+    section::section,
+    seed::Seed,
+    wait::until,
+    workload::{Accounts, Load, Mix, open_account},
+};
+use uuid::Uuid;
+
+const SHARD: &str = "s0";
+const MIX: Mix = Mix {
+    single_clients: 4,
+    batch_clients: 1,
+    two_phase_clients: 1,
+    batch_items: 20,
+    gives_up: true,
+    request_timeout: Duration::from_secs(4),
+};
+/// How long a change of roles may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(45);
+/// The bound is one second; other work on the machine may take the rest.
+const TAKES_OVER_WITHIN: Duration = Duration::from_secs(5);
+const HOLDS: usize = 10;
+/// The second node polls for holds that are due, and folds, several times in this time if it takes itself for the active one.
+const WATCHED: Duration = Duration::from_secs(6);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_node_follows_takes_over_and_gives_the_shard_back() -> anyhow::Result<()> {
+    let seed = Seed::announce("second node");
+    let mut cluster = Cluster::start_with_second_nodes(2, 2).await?;
+    roles_are(&mut cluster, "active", "following, 0 bookings behind").await?;
+    section("the second node waits", writes_nothing_while_holds_are_due(&cluster)).await?;
+    roles_are(&mut cluster, "active", "following, 0 bookings behind").await?;
+
+    let (accounts, opening) = Accounts::open(&cluster, 6, &mut seed.random()).await?;
+    let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
+    let payment = section("the second node takes over", takes_over(&mut cluster)).await?;
+    let mut history = load.finish().await?;
+    history.records.extend(opening.records);
+    history.records.push(payment);
+    eprintln!("second node: {:?}", audit(&cluster, &history).await?);
+    roles_are(&mut cluster, "active", "following, 0 bookings behind").await?;
+    cluster.finish().await
+}
+
+fn second_node(cluster: &Cluster) -> anyhow::Result<&SecondNodeStatus> {
+    cluster.status().shards[0].second_node.as_ref().context("the shard has no second node")
+}
+
+/// What `shardctl status` says of the two nodes.
+async fn roles_are(cluster: &mut Cluster, first: &str, second: &str) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    loop {
+        let shard = &cluster.refresh_status().await?.shards[0];
+        let found = (shard.node_role.as_deref(), shard.second_node.as_ref().and_then(|node| node.role.as_deref()));
+        if found == (Some(first), Some(second)) {
+            return Ok(());
+        }
+        ensure!(begun.elapsed() < PATIENCE, "the roles are {found:?} instead of {first}, {second}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Holds come due while the first node and both routers are frozen. If the second node wrote anything, it would expire them.
+async fn writes_nothing_while_holds_are_due(cluster: &Cluster) -> anyhow::Result<()> {
+    let (client, placement) = (cluster.client(), cluster.placement()?);
+    let (payer, payee) = (placement.account_on(SHARD, "payer", 0)?, placement.account_on(SHARD, "payee", 0)?);
+    open_account(&client, &payer, "unlimited").await?;
+    open_account(&client, &payee, "0.00").await?;
+    let dsn = &cluster.status().shards[0].dsn;
+    for _ in 0..HOLDS {
+        let id = Uuid::now_v7();
+        let order = json!({
+            "id": id, "debit": payer, "credit": payee, "amount": "1.00", "asset": ASSET, "expires_in_s": 2,
+        });
+        client.post(0, "/v1/holds", &order).await?;
+    }
+    let first = cluster.process(Member::Node(0))?;
+    let routers = [cluster.process(Member::Router(0))?, cluster.process(Member::Router(1))?];
+    for process in [first].into_iter().chain(routers) {
+        process.freeze().await?;
+    }
+    let traces = async || {
+        anyhow::Ok([
+            database::number(dsn, "SELECT max(position) FROM journal").await?,
+            database::number(dsn, "SELECT folded_position FROM fold_state").await?,
+            database::number(dsn, "SELECT count(*) FROM hold").await?,
+        ])
+    };
+    let before = traces().await?;
+    ensure!(before[2] == i64::try_from(HOLDS)?, "the holds expired before the node was frozen: {before:?}");
+    tokio::time::sleep(WATCHED).await;
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = ";
+    for (name, expected) in [("shardledger-lane", 1), ("shardledger-fold", 1)] {
+        let found = database::number(dsn, &format!("{sessions}'{name}'")).await?;
+        ensure!(found <= expected, "{found} sessions are called {name}");
+    }
+    let after = traces().await?;
+    ensure!(after == before, "the second node wrote something: {before:?}, then {after:?}");
+    let second = second_node(cluster)?;
+    let status = node_status(&second.admin_url).await?;
+    ensure!(status["batches"] == 0 && status["role"] == "following, 0 bookings behind", "{status}");
+
+    for process in [first].into_iter().chain(routers) {
+        process.thaw()?;
+    }
+    until("the first node has expired the holds", PATIENCE, async || {
+        Ok((database::number(dsn, "SELECT count(*) FROM hold").await? == 0).then_some(()))
+    })
+    .await?;
+    let status = node_status(&second.admin_url).await?;
+    ensure!(status["batches"] == 0, "the second node took part: {status}");
+    Ok(())
+}
+
+async fn node_status(admin_url: &str) -> anyhow::Result<Value> {
+    Client::new(Vec::new()).request(Method::GET, &format!("{admin_url}/status"), None).await?.json()
+}
+
+/// The first node is killed under load. The supervisor starts it again, and the routers go back to it, once. Returns the first payment
+/// that was acknowledged after the kill.
+async fn takes_over(cluster: &mut Cluster) -> anyhow::Result<Record> {
+    let (first_url, second_url) = (cluster.status().shards[0].node_url.clone(), second_node(cluster)?.url.clone());
+    let placement = cluster.placement()?;
+    let client = cluster.client().with_timeout(Duration::from_millis(500));
+    let from = placement.account_on(SHARD, "payer", 0)?;
+    let to = placement.account_on(SHARD, "payee", 0)?;
+    let first = cluster.process(Member::Node(0))?;
+    first.kill().await?;
+    let killed = Instant::now();
+    let order = Order { id: Uuid::now_v7(), debit: from, credit: to, amount: 100 };
+    until("a payment is acknowledged", TAKES_OVER_WITHIN, async || {
+        let answer = client.call(0, Method::POST, "/v1/transfers", Some(&order.to_json())).await?;
+        Ok(matches!(answer.status, 200 | 201).then_some(()))
+    })
+    .await?;
+    let acknowledged =
+        Attempt { invoked: Duration::ZERO, returned: killed.elapsed(), router: 0, verdict: Verdict::Posted };
+    eprintln!("    the first payment was acknowledged {:.0?} after kill -9", killed.elapsed());
+
+    // From here on each router uses the second node, and then the first one again.
+    let mut seen: Vec<Vec<String>> = vec![Vec::new(); cluster.status().routers.len()];
+    let mut settled: Option<Instant> = None;
+    let begun = Instant::now();
+    while settled.is_none_or(|since| since.elapsed() < WATCHED) {
+        for (router, seen) in cluster.status().routers.iter().zip(&mut seen) {
+            let url = format!("{}/admin/shards", router.admin_url);
+            let shards = client.request(Method::GET, &url, None).await?.json()?;
+            if let Some(node) = shards["data"][0]["node_in_use"].as_str()
+                && seen.last().is_none_or(|last| last != node)
+            {
+                seen.push(node.to_owned());
+            }
+        }
+        let is_back = seen.iter().all(|seen| seen.len() > 1 && seen.last() == Some(&first_url));
+        if is_back && settled.is_none() {
+            settled = Some(Instant::now());
+        }
+        ensure!(begun.elapsed() < PATIENCE, "the routers did not go back: {seen:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // A router that has not noticed yet at the first look still names the first node there.
+    let used = [first_url.clone(), second_url, first_url];
+    for seen in seen {
+        ensure!(seen == used || seen == used[1..], "a router used {seen:?}");
+    }
+    cluster.wait_until_ready("the first node is back", &[(Member::Node(0), first)]).await?;
+    Ok(Record { order, attempts: vec![acknowledged] })
+}
