@@ -6,7 +6,9 @@ mod completions;
 mod doctor;
 mod down;
 mod hold;
+mod import;
 mod map;
+mod pages;
 mod postgres;
 mod replay;
 mod router_address;
@@ -84,6 +86,9 @@ enum Command {
     /// Cross-shard transfers under way
     #[command(subcommand)]
     Saga(saga::Command),
+    /// Import accounts, or opening balances, from a CSV file
+    #[command(subcommand)]
+    Import(import::Command),
     /// Check the invariants of a live cluster in its databases
     Verify(verify::Args),
     /// Replay a real bank's transactions and compare the balances with its own
@@ -121,6 +126,7 @@ impl Cli {
             Command::Transfer(command) => transfer::run(command, context).await,
             Command::Hold(command) => hold::run(command, context).await,
             Command::Saga(command) => saga::run(command, context).await,
+            Command::Import(command) => import::run(command, context).await,
             Command::Verify(args) => verify::run(args, context).await,
             Command::Replay(args) => replay::run(args, context).await,
             Command::Bench(args) => bench::run(*args, context).await,

@@ -9,6 +9,7 @@ mod failover;
 mod first_transfer;
 mod guide;
 mod identity;
+mod import;
 mod local_cluster;
 mod moves;
 mod node;
