@@ -6,8 +6,10 @@ mod completions;
 mod doctor;
 mod down;
 mod hold;
+mod import;
 mod key;
 mod map;
+mod pages;
 mod postgres;
 mod reconcile;
 mod replay;
@@ -89,6 +91,9 @@ enum Command {
     /// Cross-shard transfers under way
     #[command(subcommand)]
     Saga(saga::Command),
+    /// Import accounts, or opening balances, from a CSV file
+    #[command(subcommand)]
+    Import(import::Command),
     /// Check the invariants of a live cluster in its databases
     Verify(verify::Args),
     /// List what shards lost when their databases were accepted without acknowledged payments
@@ -129,6 +134,7 @@ impl Cli {
             Command::Transfer(command) => transfer::run(command, context).await,
             Command::Hold(command) => hold::run(command, context).await,
             Command::Saga(command) => saga::run(command, context).await,
+            Command::Import(command) => import::run(command, context).await,
             Command::Verify(args) => verify::run(args, context).await,
             Command::Reconcile(args) => reconcile::run(args, context).await,
             Command::Replay(args) => replay::run(args, context).await,

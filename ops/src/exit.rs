@@ -16,6 +16,16 @@ pub struct Unreachable {
     pub reason: String,
 }
 
+/// A request that moves money may or may not have been executed.
+#[derive(Debug, thiserror::Error)]
+#[error("the outcome of {what} is unknown ({reason}): {remedy}")]
+pub struct OutcomeUnknown {
+    pub what: String,
+    pub reason: String,
+    /// What tells the outcome.
+    pub remedy: String,
+}
+
 /// A command that destroys something was not confirmed.
 #[derive(Debug, thiserror::Error)]
 #[error("not confirmed, nothing was done (--yes confirms without asking)")]
@@ -41,7 +51,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     crate::output::note(&format!("error: {error:#}"));
     if error.chain().any(|cause| cause.is::<Unreachable>()) {
         unreachable()
-    } else if error.chain().any(|cause| cause.is::<NotConfirmed>()) {
+    } else if error.chain().any(|cause| cause.is::<NotConfirmed>() || cause.is::<OutcomeUnknown>()) {
         ExitCode::from(NOT_CONFIRMED)
     } else {
         failure()

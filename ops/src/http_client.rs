@@ -31,7 +31,14 @@ pub struct Problem {
     pub code: String,
     pub title: String,
     pub detail: Option<String>,
+    /// `false`, or `"unknown"`.
+    pub executed: Option<serde_json::Value>,
 }
+
+/// Goes with an [`Unreachable`] if there was no connection: the request certainly had no effect.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("not sent")]
+pub struct NotSent;
 
 /// An answer whose status was neither success nor a problem.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +90,10 @@ impl HttpClient {
         }
         let unreachable = |reason: String| Unreachable { what: url.to_owned(), reason };
         let exchange = async {
-            let response = self.inner.request(request).await.map_err(|e| unreachable(with_causes(&e)))?;
+            let response = self.inner.request(request).await.map_err(|error| {
+                let reason = unreachable(with_causes(&error));
+                if error.is_connect() { anyhow::Error::new(reason).context(NotSent) } else { reason.into() }
+            })?;
             let status = response.status();
             let body = response.into_body().collect().await.map_err(|e| unreachable(with_causes(&e)))?;
             Ok((status, body.to_bytes()))

@@ -9,6 +9,7 @@ mod commands;
 mod doctor;
 mod exit;
 mod http_client;
+mod import;
 mod json_object;
 mod output;
 mod progress;

@@ -311,12 +311,12 @@ async fn wait_for_turn() -> anyhow::Result<File> {
 }
 
 async fn up(shardctl: &Path, data_dir: &Path, variables: &[(&str, &str)], size: &[&str]) -> anyhow::Result<Status> {
-    let output = run_with(shardctl, data_dir, variables, &[&["up", "--json"], size].concat()).await?.successful()?;
-    Status::parse(&output)
+    run_with(shardctl, data_dir, variables, &[&["up", "--json"], size].concat()).await?.successful()?;
+    look(shardctl, data_dir).await
 }
 
 async fn look(shardctl: &Path, data_dir: &Path) -> anyhow::Result<Status> {
-    Status::parse(&run(shardctl, data_dir, &["status", "--json"]).await?.stdout)
+    Status::parse(&run(shardctl, data_dir, &["status", "--json", "--show-passwords"]).await?.stdout)
 }
 
 fn all_gone(processes: &[Process]) -> anyhow::Result<()> {

@@ -259,6 +259,11 @@ impl ShardPlace {
         format!("http://127.0.0.1:{}", self.admin_port)
     }
 
+    /// [`ShardPlace::dsn`] without the password.
+    pub fn dsn_without_password(&self) -> String {
+        format!("postgres://{ROLE}@127.0.0.1:{}/{ROLE}", self.postgres_port)
+    }
+
     /// The URL of the shard's database, for the node, for `verify` and for operators. It contains the password.
     pub fn dsn(&self, layout: &Layout) -> anyhow::Result<String> {
         let path = layout.password(&self.id, ROLE);

@@ -67,6 +67,7 @@ pub struct ShardStatus {
     pub second_node: Option<SecondNodeStatus>,
     pub postgres_pid: Option<i32>,
     pub postgres_port: u16,
+    /// Of the database; without the password until [`ClusterStatus::show_passwords`].
     pub dsn: String,
     pub state: State,
     /// Whether the node reports that its reads and writes work.
@@ -163,6 +164,16 @@ impl ClusterStatus {
         self.routers.iter().all(RouterStatus::is_ready) && self.shards.iter().all(ShardStatus::is_ready)
     }
 
+    /// Puts the passwords into the URLs of the databases.
+    pub fn show_passwords(&mut self, layout: &Layout, description: &Description) -> anyhow::Result<()> {
+        for status in &mut self.shards {
+            if let Some(shard) = description.shards.iter().find(|shard| shard.id == status.id) {
+                status.dsn = shard.dsn(layout)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether no process of the cluster runs.
     pub fn is_down(&self) -> bool {
         self.routers.iter().all(|r| r.pid.is_none())
@@ -184,7 +195,7 @@ impl ClusterStatus {
         // The file may be broken; routers then refuse it and keep the map in use.
         let map = read_map(layout).ok();
         let routers = description.routers.iter().map(|router| router_status(router, &pids, &client));
-        let shards = description.shards.iter().map(|shard| shard_status(layout, shard, &pids, map.as_ref()));
+        let shards = description.shards.iter().map(|shard| shard_status(shard, &pids, map.as_ref()));
         let (routers, shards) = tokio::join!(join_all(routers), join_all(shards));
         let map_version = match map {
             Some(map) => map.version,
@@ -196,7 +207,7 @@ impl ClusterStatus {
             map_version,
             supervisor_pid: super::lock::holder(&layout.supervisor_lock())?,
             routers,
-            shards: shards.into_iter().collect::<anyhow::Result<_>>()?,
+            shards,
         })
     }
 }
@@ -215,12 +226,7 @@ async fn router_status(router: &RouterPlace, pids: &HashMap<String, i32>, client
     RouterStatus { url: router.url(), admin_url: router.admin_url(), pid, state, reads, writes }
 }
 
-async fn shard_status(
-    layout: &Layout,
-    shard: &ShardPlace,
-    pids: &HashMap<String, i32>,
-    map: Option<&ShardMap>,
-) -> anyhow::Result<ShardStatus> {
+async fn shard_status(shard: &ShardPlace, pids: &HashMap<String, i32>, map: Option<&ShardMap>) -> ShardStatus {
     let (node_pid, postgres_pid) = (pids.get(&shard.node_name()).copied(), pids.get(&shard.postgres_name()).copied());
     let word_of = async |pid: Option<i32>, url: String| match pid {
         Some(_) => node_word(url).await.ok().filter(|word| word.shard == shard.id),
@@ -247,7 +253,7 @@ async fn shard_status(
         None => Err("the node does not answer".to_owned()),
     };
     let (reads, writes) = (readiness(|word| word.reads.as_ref()), readiness(|word| word.writes.as_ref()));
-    Ok(ShardStatus {
+    ShardStatus {
         id: shard.id.clone(),
         slots: word.as_ref().map_or(mapped.unwrap_or(0).into(), |word| word.slots_owned),
         epoch: word.as_ref().map_or(0, |word| word.highest_epoch),
@@ -258,13 +264,13 @@ async fn shard_status(
         second_node,
         postgres_pid,
         postgres_port: shard.postgres_port,
-        dsn: shard.dsn(layout)?,
+        dsn: shard.dsn_without_password(),
         state: State::of(node_pid.is_some() && postgres_pid.is_some(), serving),
         reads: reads.is_ok(),
         writes: writes.is_ok(),
         // Whatever prevents reads also prevents writes.
         cause: reads.err().or(writes.err()),
-    })
+    }
 }
 
 /// What a node says it does for its shard; `None` for a node of an earlier version.

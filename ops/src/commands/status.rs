@@ -11,9 +11,13 @@ use crate::{
 };
 
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// With --json: print the databases' URLs with their passwords
+    #[arg(long)]
+    show_passwords: bool,
+}
 
-pub async fn run(_args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let layout = Layout::find(&context.data_dir)?;
     let Found { mut description, place } =
         Description::find(&layout)?.context("the cluster's description is missing")?;
@@ -25,7 +29,10 @@ pub async fn run(_args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         )),
         Place::Copied { of } => description.copy_of = Some(of),
     }
-    let status = ClusterStatus::gather(&layout, &description).await?;
+    let mut status = ClusterStatus::gather(&layout, &description).await?;
+    if args.show_passwords {
+        status.show_passwords(&layout, &description)?;
+    }
     if context.json {
         output::json(&status)?;
     } else {

@@ -1,5 +1,6 @@
 //! `shardctl transfer …`
 
+mod create;
 pub mod show;
 
 use std::process::ExitCode;
@@ -10,10 +11,13 @@ use super::Context;
 pub enum Command {
     /// Show a transfer, and where it is cross-shard, its steps
     Show(show::Args),
+    /// Pay one amount from one account to another
+    Create(create::Args),
 }
 
 pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
         Command::Show(args) => show::run(args, context).await,
+        Command::Create(args) => create::run(args, context).await,
     }
 }

@@ -11,6 +11,7 @@ mod failpoints;
 mod first_transfer;
 mod guide;
 mod identity;
+mod import;
 mod local_cluster;
 mod moves;
 mod node;

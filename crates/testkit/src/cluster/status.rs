@@ -1,4 +1,4 @@
-//! `shardctl status --json`, as the contract has it.
+//! `shardctl status --json --show-passwords`, as the contract has it.
 
 use std::path::PathBuf;
 

@@ -26,8 +26,10 @@ pub struct Args {
     address: AdminAddress,
 }
 
-const FIELDS: [&str; 9] =
-    ["id", "state", "source", "destination", "debit", "credit", "asset", "attempts", "next_attempt_at"];
+const FIELDS: [&str; 10] =
+    ["id", "state", "amount", "asset", "source", "destination", "debit", "credit", "attempts", "next_attempt_at"];
+const COLUMNS: [&str; 11] =
+    ["age", "id", "state", "amount", "asset", "source", "destination", "debit", "credit", "attempts", "next attempt"];
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let mut path = format!("/admin/sagas?limit={}", args.limit);
@@ -37,14 +39,16 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     if let Some(seconds) = args.older_than {
         path.push_str(&format!("&older_than_s={seconds}"));
     }
-    let answer: Value = args.address.routers(context)?.get(&path).await?;
+    let mut answer: Value = args.address.routers(context)?.get(&path).await?;
+    if let Some(sagas) = answer["data"].as_array_mut() {
+        sagas.sort_by_key(|saga| std::cmp::Reverse(age_s(saga)));
+    }
     if context.json {
         output::json(&answer)?;
     } else {
         let sagas = answer["data"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let rows: Vec<[String; 9]> =
-            sagas.iter().map(|saga| FIELDS.map(|field| output::cell(&saga[field]))).collect();
-        output::table(FIELDS, &rows)?;
+        let rows: Vec<[String; 11]> = sagas.iter().map(row).collect();
+        output::table(COLUMNS, &rows)?;
     }
     // A list that lacks a shard's sagas must not pass for the whole.
     let unreachable = answer["unreachable"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -52,4 +56,45 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         output::note(&format!("shard {} did not answer", output::cell(shard)));
     }
     Ok(if unreachable.is_empty() { ExitCode::SUCCESS } else { exit::unreachable() })
+}
+
+fn row(saga: &Value) -> [String; 11] {
+    let mut row: [String; 11] = Default::default();
+    row[0] = age(age_s(saga));
+    for (cell, field) in row[1..].iter_mut().zip(FIELDS) {
+        *cell = output::cell(&saga[field]);
+    }
+    row
+}
+
+fn age_s(saga: &Value) -> u64 {
+    saga["age_s"].as_u64().unwrap_or(0)
+}
+
+/// Seconds as a person reads them: in the largest unit of which there are two.
+fn age(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_told_in_the_largest_unit_of_which_there_are_two() {
+        let ages = [0, 119, 120, 7_199, 7_200, 172_799, 172_800].map(age);
+        assert_eq!(ages, ["0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 d"]);
+    }
+
+    #[test]
+    fn a_row_has_amount_asset_and_age() {
+        let saga = serde_json::json!({"id": "i", "state": "pending", "debit": "a", "credit": "b", "asset": "USD",
+            "amount": "1.00", "source": "s0", "destination": "s1", "attempts": 2, "age_s": 61, "next_attempt_at": "t"});
+        assert_eq!(row(&saga), ["61 s", "i", "pending", "1.00", "USD", "s0", "s1", "a", "b", "2", "t"]);
+    }
 }

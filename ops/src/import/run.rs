@@ -1,0 +1,263 @@
+//! The second reading of a file: rows become batches, several are sent at once, and their answers are taken in the file's
+//! order.
+
+use std::{collections::BTreeMap, io::BufRead, time::Duration};
+
+use anyhow::Context;
+use futures_util::{StreamExt, stream};
+use indicatif::ProgressBar;
+use tokio::time::Instant;
+
+use super::{
+    Counts, Kind,
+    progress_file::{Progress, ProgressFile, Witness},
+    rejects::Rejects,
+    rows::{Place, Row, RowReader},
+    sender::{Fate, Sender},
+    survey::SourceFile,
+};
+use crate::{http_client::encoded, progress};
+
+/// A batch is sent before it has so many bytes of values, which leaves room for names and quotes below the API's 16 MiB.
+const BATCH_BYTES: usize = 4 << 20;
+/// The progress file is written at most this often.
+const SAVE_EVERY: Duration = Duration::from_millis(250);
+
+/// How the rows are sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Rows of a batch, at most.
+    pub batch: usize,
+    /// Batches that wait for their answers at the same time, at most.
+    pub in_flight: usize,
+}
+
+/// Rows that are sent together.
+struct Batch<I> {
+    items: Vec<I>,
+    /// The row of each item.
+    rows: Vec<Row>,
+    left_out: Vec<(Row, String)>,
+    empty: u64,
+    end: Place,
+}
+
+/// A batch whose outcome is certain.
+struct Settled {
+    counts: Counts,
+    left_out: Vec<(Row, String)>,
+    /// Minor units by asset.
+    paid: BTreeMap<String, i64>,
+    /// An account of a confirmed item.
+    confirmed: Option<String>,
+    end: Place,
+}
+
+/// The batches of a file.
+struct Batches<'a, K, R> {
+    reader: RowReader<R>,
+    kind: &'a K,
+    rows: usize,
+    ended: bool,
+}
+
+/// Sends the rows that are left, and keeps the progress beside the file. An error leaves the progress where another run goes
+/// on.
+pub async fn send<K: Kind>(
+    kind: &K,
+    file: &SourceFile,
+    total: u64,
+    sender: &Sender,
+    pace: Pace,
+    mut progress: Progress,
+) -> anyhow::Result<(Progress, Rejects)> {
+    let progress_file = ProgressFile(file.beside("progress.json"));
+    let mut reader = file.rows::<K>()?;
+    let mut rejects = Rejects::open(file.beside("rejected.csv"), reader.names(), progress.rejected_bytes)?;
+    if let Some(place) = progress.next {
+        reader.skip_to(place)?;
+    }
+    let batches = Batches { reader, kind, rows: pace.batch, ended: false };
+    let total = usize::try_from(total).unwrap_or(usize::MAX);
+    progress::counted(K::NAME, total, async |bar| {
+        bar.set_position(progress.counts.rows);
+        bar.reset_eta();
+        let mut settled = stream::iter(batches)
+            .map(|batch| async move { settle(kind, sender, batch?).await })
+            .buffered(pace.in_flight);
+        let mut saved = None::<Instant>;
+        while let Some(settled) = settled.next().await {
+            let ended = match settled {
+                Ok(settled) => advance(settled, sender, &mut progress, &mut rejects, bar).await,
+                Err(error) => Err(error),
+            };
+            if ended.is_err() || saved.is_none_or(|saved| saved.elapsed() >= SAVE_EVERY) {
+                rejects.sync()?;
+                progress_file.save(&progress)?;
+                saved = Some(Instant::now());
+            }
+            ended?;
+        }
+        anyhow::Ok(())
+    })
+    .await?;
+    file.must_be_unchanged()?;
+    progress.finished = true;
+    rejects.sync()?;
+    progress_file.save(&progress)?;
+    Ok((progress, rejects))
+}
+
+/// Checks every row as [`send`] does, and sends none. Rows that would be left out are told on standard error.
+pub fn check<K: Kind>(kind: &K, file: &SourceFile, pace: Pace) -> anyhow::Result<Counts> {
+    let mut rejects = Rejects::shown_only();
+    let mut counts = Counts::default();
+    for batch in (Batches { reader: file.rows::<K>()?, kind, rows: pace.batch, ended: false }) {
+        let batch = batch?;
+        counts.add(&batch.counts());
+        rejects.add(&batch.left_out, &ProgressBar::hidden())?;
+    }
+    file.must_be_unchanged()?;
+    Ok(counts)
+}
+
+async fn settle<K: Kind>(kind: &K, sender: &Sender, mut batch: Batch<K::Item>) -> anyhow::Result<Settled> {
+    let mut counts = batch.counts();
+    let fates = sender.settle(kind, &mut batch.items).await?;
+    let mut paid = BTreeMap::<String, i64>::new();
+    let mut confirmed = None;
+    for ((item, row), fate) in batch.items.iter().zip(batch.rows).zip(fates) {
+        match fate {
+            Fate::Done => counts.done += 1,
+            Fate::Replayed => counts.replayed += 1,
+            Fate::Refused(reason) => {
+                counts.rejected += 1;
+                batch.left_out.push((row, reason));
+                continue;
+            }
+        }
+        confirmed.get_or_insert_with(|| K::witness(item).to_owned());
+        if let Some((asset, minor)) = K::pays(item) {
+            add(&mut paid, asset, minor)?;
+        }
+    }
+    batch.left_out.sort_by_key(|(row, _)| row.line);
+    Ok(Settled { counts, left_out: batch.left_out, paid, confirmed, end: batch.end })
+}
+
+/// Takes the outcome of the next batch of the file.
+async fn advance(
+    settled: Settled,
+    sender: &Sender,
+    progress: &mut Progress,
+    rejects: &mut Rejects,
+    bar: &ProgressBar,
+) -> anyhow::Result<()> {
+    if let (None, Some(account)) = (&progress.witness, settled.confirmed) {
+        progress.witness = witness(sender, &account).await?;
+    }
+    rejects.add(&settled.left_out, bar)?;
+    progress.rejected_bytes = rejects.bytes();
+    progress.counts.add(&settled.counts);
+    for (asset, minor) in &settled.paid {
+        add(&mut progress.paid, asset, *minor)?;
+    }
+    progress.next = Some(settled.end);
+    bar.set_position(progress.counts.rows);
+    Ok(())
+}
+
+/// The account as a witness of the ledger that has it.
+pub async fn witness(sender: &Sender, account: &str) -> anyhow::Result<Option<Witness>> {
+    let shown = sender.get(&format!("/v1/accounts/{}", encoded(account))).await?;
+    let created_at = shown.and_then(|shown| shown["created_at"].as_str().map(str::to_owned));
+    Ok(created_at.map(|created_at| Witness { account: account.to_owned(), created_at }))
+}
+
+fn add(sums: &mut BTreeMap<String, i64>, asset: &str, minor: i64) -> anyhow::Result<()> {
+    let sum = sums.entry(asset.to_owned()).or_default();
+    *sum = sum.checked_add(minor).with_context(|| format!("the sum of {asset} is more than a ledger can hold"))?;
+    Ok(())
+}
+
+impl Counts {
+    pub fn add(&mut self, other: &Self) {
+        self.rows += other.rows;
+        self.done += other.done;
+        self.replayed += other.replayed;
+        self.empty += other.empty;
+        self.rejected += other.rejected;
+    }
+}
+
+impl<I> Batch<I> {
+    /// What is known before it is sent.
+    fn counts(&self) -> Counts {
+        let rejected = self.left_out.len() as u64;
+        let rows = self.rows.len() as u64 + self.empty + rejected;
+        Counts { rows, empty: self.empty, rejected, ..Counts::default() }
+    }
+}
+
+impl<K: Kind, R: BufRead> Batches<'_, K, R> {
+    fn read(&mut self) -> anyhow::Result<Option<Batch<K::Item>>> {
+        let mut batch =
+            Batch { items: Vec::new(), rows: Vec::new(), left_out: Vec::new(), empty: 0, end: self.reader.place() };
+        let mut bytes = 0;
+        while batch.counts().rows < self.rows as u64 && bytes < BATCH_BYTES {
+            let Some(row) = self.reader.next_row()? else { break };
+            bytes += row.values.iter().map(String::len).sum::<usize>();
+            let item = match &row.fault {
+                Some(fault) => Err(fault.clone()),
+                None => self.kind.item(&row),
+            };
+            match item {
+                Ok(Some(item)) => {
+                    batch.items.push(item);
+                    batch.rows.push(row);
+                }
+                Ok(None) => batch.empty += 1,
+                Err(reason) => batch.left_out.push((row, reason)),
+            }
+            batch.end = self.reader.place();
+        }
+        Ok((batch.counts().rows > 0).then_some(batch))
+    }
+}
+
+impl<K: Kind, R: BufRead> Iterator for Batches<'_, K, R> {
+    type Item = anyhow::Result<Batch<K::Item>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let batch = self.read().transpose();
+        self.ended = !matches!(batch, Some(Ok(_)));
+        batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+    use crate::import::accounts::Accounts;
+
+    #[test]
+    fn batches_take_rows_in_order_and_end_between_two_rows() {
+        let text = "id,asset\na,USD\nb b,USD\nc,USD\n\nd,USD\ne\n";
+        let accounts = Accounts::new().unwrap();
+        let reader = RowReader::new(Cursor::new(text.as_bytes()), Accounts::REQUIRED, Accounts::OPTIONAL).unwrap();
+        let batches = Batches { reader, kind: &accounts, rows: 2, ended: false };
+        let found: Vec<(usize, Vec<u64>, u64)> = batches
+            .map(|batch| batch.unwrap())
+            .map(|batch| {
+                let left_out = batch.left_out.iter().map(|(row, _)| row.line).collect();
+                (batch.items.len(), left_out, batch.end.line)
+            })
+            .collect();
+        assert_eq!(found, [(1, vec![3], 4), (2, vec![], 7), (0, vec![7], 8)]);
+    }
+}

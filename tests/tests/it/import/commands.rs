@@ -1,0 +1,105 @@
+//! `shardctl account list` and `entries`, `transfer create`, and what `status` says of passwords.
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+use testkit::{
+    client::account_path,
+    cluster::{Cluster, Member, Output},
+    workload::open_account,
+};
+
+/// The id that a command has printed before it sent anything.
+fn announced_id(output: &Output) -> anyhow::Result<String> {
+    let line = output.stderr.lines().next().context("nothing was announced")?;
+    Ok(line.strip_prefix("--id ").with_context(|| line.to_owned())?.to_owned())
+}
+
+fn ids(list: &Value) -> Vec<&str> {
+    list["data"].as_array().into_iter().flatten().filter_map(|item| item["id"].as_str()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transfer_is_created_once_however_often_its_id_is_given_and_entries_are_listed() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(2, 1).await?;
+    let (client, placement) = (cluster.client(), cluster.placement()?);
+    let (alice, bob) = (placement.account_on("s0", "alice", 0)?, placement.account_on("s1", "bob", 0)?);
+    open_account(&client, &alice, "100.00").await?;
+    open_account(&client, &bob, "0.00").await?;
+
+    let pay = ["transfer", "create", "--json", "--debit", &alice, "--credit", &bob, "--asset", "USD", "--amount"];
+    let dry = cluster.shardctl(&[&pay[..], &["5", "--dry-run"]].concat()).await?;
+    ensure!(dry.code == Some(0) && dry.stdout.contains("would_post"), "{dry:?}");
+    let first = cluster.shardctl(&[&pay[..], &["5", "--metadata", "order=4711"]].concat()).await?;
+    let id = announced_id(&first)?;
+    let transfer: Value = serde_json::from_str(&first.successful()?)?;
+    ensure!(transfer["id"] == id && transfer["amount"] == "5.00" && transfer["metadata"]["order"] == "4711");
+    let again = cluster.shardctl(&[&pay[..], &["5", "--metadata", "order=4711", "--id", &id]].concat()).await?;
+    ensure!(announced_id(&again)? == id && again.code == Some(0), "{again:?}");
+    let refused = cluster.shardctl(&[&pay[..], &["500"]].concat()).await?;
+    ensure!(refused.code == Some(1) && refused.stderr.contains("insufficient_funds"), "{refused:?}");
+    let nowhere = cluster.shardctl(&[&pay[..], &["5", "--url", "http://127.0.0.1:1"]].concat()).await?;
+    ensure!(nowhere.code == Some(4), "{nowhere:?}");
+
+    // Its shard was asked and does not answer: the outcome is unknown, and the same id tells.
+    let node = cluster.process(Member::Node(0))?;
+    node.freeze().await?;
+    let unknown = cluster.shardctl(&[&pay[..], &["7"]].concat()).await?;
+    node.thaw()?;
+    let id = announced_id(&unknown)?;
+    ensure!(unknown.code == Some(5) && unknown.stderr.contains(&format!("again with --id {id}")), "{unknown:?}");
+    cluster.wait_until_ready("the node is thawed", &[]).await?;
+    cluster.shardctl(&[&pay[..], &["7", "--id", &id]].concat()).await?.successful()?;
+    ensure!(client.get(0, &account_path(&bob)).await?["posted"] == "12.00", "paid more or less than once");
+
+    let entries = ["account", "entries", &bob, "--json"];
+    let newest = cluster.shardctl_json(&[&entries[..], &["--limit", "2"]].concat()).await?;
+    let amounts = |list: &Value| -> Vec<String> {
+        list["data"].as_array().into_iter().flatten().map(|entry| entry["amount"].to_string()).collect()
+    };
+    ensure!(amounts(&newest) == [r#""7.00""#, r#""5.00""#] && newest["has_more"] == true, "{newest}");
+    let oldest = cluster.shardctl_json(&[&entries[..], &["--order", "asc"]].concat()).await?;
+    ensure!(amounts(&oldest) == [r#""0.00""#, r#""5.00""#, r#""7.00""#] && oldest["has_more"] == false, "{oldest}");
+    let none = cluster.shardctl_json(&[&entries[..], &["--to", "2020-01-01T00:00:00+01:00"]].concat()).await?;
+    ensure!(amounts(&none).is_empty(), "{none}");
+    let table = cluster.shardctl(&entries[..3]).await?.successful()?;
+    ensure!(table.starts_with("version") && table.lines().count() == 4, "{table}");
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accounts_are_listed_over_pages_and_no_password_is_shown_unless_asked_for() -> anyhow::Result<()> {
+    let cluster = Cluster::start(2, 1).await?;
+    let table = super::Table::write(
+        &cluster,
+        "many.csv",
+        "id,asset",
+        &(0..1_100).map(|n| format!("many-{n:04},USD")).collect::<Vec<_>>(),
+    )?;
+    super::printed(&super::import(&cluster, &["accounts", table.path()]).await?, 0)?;
+    open_account(&cluster.client(), "other", "0.00").await?;
+    let list = ["account", "list", "--json", "--prefix", "many-", "--limit"];
+    let some = cluster.shardctl_json(&[&list[..], &["1050"]].concat()).await?;
+    let expected: Vec<String> = (0..1_050).map(|n| format!("many-{n:04}")).collect();
+    ensure!(ids(&some) == expected && some["has_more"] == true, "{}", ids(&some).len());
+    let all = cluster.shardctl_json(&[&list[..], &["5000"]].concat()).await?;
+    ensure!(ids(&all).len() == 1_100 && all["has_more"] == false, "{}", ids(&all).len());
+    let table = cluster.shardctl(&["account", "list", "--prefix", "other"]).await?.successful()?;
+    ensure!(table.starts_with("id") && table.contains("other") && !table.contains("many"), "{table}");
+
+    let passwords: Vec<String> = cluster
+        .status()
+        .shards
+        .iter()
+        .filter_map(|shard| Some(shard.dsn.split_once(':')?.1.split_once(':')?.1.split_once('@')?.0.to_owned()))
+        .collect();
+    ensure!(passwords.len() == 2 && passwords.iter().all(|password| password.len() == 32), "{passwords:?}");
+    for command in [&["status", "--json"][..], &["status"], &["up", "--json"]] {
+        let shown = cluster.shardctl(command).await?.successful()?;
+        ensure!(!passwords.iter().any(|password| shown.contains(password)), "{command:?}: {shown}");
+    }
+    let status = cluster.shardctl_json(&["status", "--json"]).await?;
+    let port = cluster.status().shards[1].postgres_port;
+    let dsn = status["shards"][1]["dsn"].as_str().unwrap_or_default();
+    ensure!(dsn.contains(&format!("@127.0.0.1:{port}/")), "{status}");
+    cluster.finish().await
+}
