@@ -53,7 +53,8 @@ pub struct UnexpectedAnswer {
 const KEY: &str = "SHARDLEDGER_KEY";
 
 fn key() -> Option<HeaderValue> {
-    let mut value = HeaderValue::try_from(format!("Bearer {}", std::env::var(KEY).ok()?.trim())).ok()?;
+    let value = HeaderValue::try_from(format!("Bearer {}", std::env::var(KEY).ok()?.trim()));
+    let mut value = value.inspect_err(|_| crate::output::note(&format!("{KEY} is ignored: it is no key"))).ok()?;
     value.set_sensitive(true);
     Some(value)
 }

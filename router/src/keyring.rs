@@ -4,7 +4,8 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs::File,
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -16,6 +17,9 @@ use metrics::{describe_gauge, gauge};
 use telemetry::{Tasks, clock};
 
 use crate::file_watch;
+
+/// Above the size of a file of 100,000 keys with some prefixes each.
+const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 
 const KEYS: &str = "shardledger_keys";
 const LAST_RELOAD_SUCCESS: &str = "shardledger_keys_last_reload_success";
@@ -181,7 +185,14 @@ impl InUse {
 }
 
 fn read(file: &Path) -> Result<String, KeyringError> {
-    fs::read_to_string(file).map_err(|reason| KeyringError::Read { file: file.to_owned(), reason })
+    let failed = |reason| KeyringError::Read { file: file.to_owned(), reason };
+    let mut text = String::new();
+    let read =
+        File::open(file).map_err(failed)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(failed)?;
+    if read as u64 > MAX_FILE_BYTES {
+        return Err(failed(io::Error::other(format!("it is larger than {MAX_FILE_BYTES} bytes"))));
+    }
+    Ok(text)
 }
 
 fn parse(file: &Path, text: &str) -> Result<KeyTable, KeyringError> {
@@ -190,7 +201,7 @@ fn parse(file: &Path, text: &str) -> Result<KeyTable, KeyringError> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{fs, time::Duration};
 
     use keys::Digest;
 

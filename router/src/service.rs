@@ -178,14 +178,15 @@ impl Router {
         dry_run::transfer(&self.core, transfer, deadline).await
     }
 
-    /// Every transfer with one id, at the debit account's shard or, without a debit account, at all shards.
+    /// Every transfer with one id that `sees` accepts, at the debit account's shard or, without a debit account, at all shards.
     pub async fn find_transfer(
         &self,
         id: TransferId,
         debit: Option<&AccountId>,
+        sees: impl Fn(&wire::TransferRecord) -> bool + Sync,
         deadline: Deadline,
     ) -> Result<Found<FoundTransfer>, CallError> {
-        reads::find_transfer(&self.core, id, debit, deadline).await
+        reads::find_transfer(&self.core, id, debit, &sees, deadline).await
     }
 
     /// Like [`Router::find_transfer`], but answers after the transfers have ended: a saga in progress is driven and
@@ -194,9 +195,10 @@ impl Router {
         &self,
         id: TransferId,
         debit: Option<&AccountId>,
+        sees: impl Fn(&wire::TransferRecord) -> bool + Sync,
         deadline: Deadline,
     ) -> Result<Found<FoundTransfer>, CallError> {
-        saga::find_ended(&self.core, id, debit, deadline).await
+        saga::find_ended(&self.core, id, debit, &sees, deadline).await
     }
 
     // === holds ===

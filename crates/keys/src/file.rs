@@ -103,7 +103,7 @@ impl KeyTable {
         let lines = Lines(text);
         let file: File = toml::from_str(text).map_err(|error| {
             let offset = error.span().map_or(0, |span| span.start);
-            lines.error(offset, error.message())
+            lines.error(offset, without_quoted(error.message()))
         })?;
         if let Some(beyond) = file.key.get(MAX_KEYS) {
             return Err(lines.error(beyond.span().start, format!("more than {MAX_KEYS} keys")));
@@ -143,6 +143,11 @@ impl KeyTable {
     pub fn keys(&self) -> &[Arc<Key>] {
         &self.keys
     }
+}
+
+/// A message of the parser without the values that it quotes: one of them may be a secret that was written into a wrong place.
+fn without_quoted(message: &str) -> String {
+    message.split('"').enumerate().map(|(index, part)| if index % 2 == 0 { part } else { "…" }).collect()
 }
 
 /// A key, and each digest with its place in the text.
@@ -266,6 +271,12 @@ mod tests {
             assert_eq!(error.line, line, "{to}: {error}");
             assert!(error.reason.contains(word), "{to}: {error}");
             assert!(!error.reason.contains(&Digest::of("s").to_string()[..16]), "{error}");
+        }
+        for misplaced in ["secrets = [\"slk_topsecret\"]", "secrets = \"slk_topsecret\"", "slk_topsecret = 1"] {
+            let error =
+                KeyTable::parse(&format!("[[key]]\nname = \"a\"\nroles = [\"read\"]\n{misplaced}")).unwrap_err();
+            assert_eq!(error.line, 4, "{error}");
+            assert!(!misplaced.starts_with("secrets") || !error.reason.contains("slk_"), "{error}");
         }
         let twice = KeyTable::parse(&(entry("a", "s", "") + &entry("a", "t", ""))).unwrap_err();
         assert!(twice.reason.contains("second key"), "{twice}");

@@ -51,17 +51,26 @@ impl FromIterator<Role> for Roles {
     }
 }
 
-/// Accounts, by the beginnings of their ids. Without any it is no account.
+/// Accounts, by their ids or the beginnings of their ids. Without any it is no account.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Prefixes(Vec<AccountPrefix>);
+pub struct Prefixes(Vec<Pattern>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Pattern {
+    Beginning(AccountPrefix),
+    /// One account.
+    Account(AccountId),
+}
 
 /// How the file writes the prefix of every account. An empty text would be written by mistake.
 const EVERY_ACCOUNT: &str = "*";
+/// Begins a text that names one account. No id has the character.
+const ONE_ACCOUNT: char = '=';
 
 impl Prefixes {
     /// Every account.
     pub fn every_account() -> Self {
-        Self(vec![AccountPrefix::default()])
+        Self(vec![Pattern::Beginning(AccountPrefix::default())])
     }
 
     /// Reads prefixes as a file has them.
@@ -69,32 +78,44 @@ impl Prefixes {
     /// # Errors
     /// The place of the first that is no beginning of account ids, and what is wrong with it.
     pub fn parse<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self, (usize, String)> {
-        let read = |(index, text): (usize, &str)| match text {
-            EVERY_ACCOUNT => Ok(AccountPrefix::default()),
-            "" => Err((index, format!("is empty; {EVERY_ACCOUNT:?} stands for every account"))),
-            text => AccountPrefix::new(text).map_err(|reason| (index, reason.to_string())),
+        let read = |(index, text): (usize, &str)| {
+            let pattern = match (text, text.strip_prefix(ONE_ACCOUNT)) {
+                (EVERY_ACCOUNT, _) => Ok(Pattern::Beginning(AccountPrefix::default())),
+                ("", _) => return Err((index, format!("is empty; {EVERY_ACCOUNT:?} stands for every account"))),
+                (_, Some(account)) => AccountId::client(account).map(Pattern::Account),
+                (text, None) => AccountPrefix::new(text).map(Pattern::Beginning),
+            };
+            pattern.map_err(|reason| (index, reason.to_string()))
         };
         texts.into_iter().enumerate().map(read).collect::<Result<_, _>>().map(Self)
     }
 
-    pub fn texts(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|prefix| if prefix.as_str().is_empty() { EVERY_ACCOUNT } else { prefix.as_str() })
+    /// As the file has them.
+    pub fn texts(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|pattern| match pattern {
+            Pattern::Beginning(prefix) if prefix.as_str().is_empty() => EVERY_ACCOUNT.to_owned(),
+            Pattern::Beginning(prefix) => prefix.as_str().to_owned(),
+            Pattern::Account(account) => format!("{ONE_ACCOUNT}{account}"),
+        })
     }
 
     /// Whether the account is one of them.
     pub fn contain(&self, account: &AccountId) -> bool {
-        self.0.iter().any(|prefix| prefix.begins(account.as_str()))
+        self.0.iter().any(|pattern| match pattern {
+            Pattern::Beginning(prefix) => prefix.begins(account.as_str()),
+            Pattern::Account(one) => one == account,
+        })
     }
 
     /// Whether every account that begins so is one of them.
     pub fn cover(&self, prefix: &AccountPrefix) -> bool {
-        self.0.iter().any(|own| own.begins(prefix.as_str()))
+        self.0.iter().any(|pattern| matches!(pattern, Pattern::Beginning(own) if own.begins(prefix.as_str())))
     }
 
-    /// The only prefix, if there is one.
+    /// The only pattern, if it is a beginning of ids.
     pub fn only(&self) -> Option<&AccountPrefix> {
         match self.0.as_slice() {
-            [prefix] => Some(prefix),
+            [Pattern::Beginning(prefix)] => Some(prefix),
             _ => None,
         }
     }
@@ -142,6 +163,12 @@ mod tests {
         let every = Prefixes::parse(["*"]).unwrap();
         assert!(every.is_every_account() && every == Prefixes::every_account());
         assert_eq!(every.texts().collect::<Vec<_>>(), ["*"]);
+        let one = Prefixes::parse(["=bank:fees"]).unwrap();
+        assert!(one.contain(&AccountId::client("bank:fees").unwrap()));
+        assert!(!one.contain(&AccountId::client("bank:fees2").unwrap()));
+        assert!(!one.cover(&AccountPrefix::new("bank:fees").unwrap()) && one.only().is_none());
+        assert_eq!(one.texts().collect::<Vec<_>>(), ["=bank:fees"]);
+        assert_eq!(Prefixes::parse(["="]).unwrap_err().0, 0);
         assert_eq!(Prefixes::parse(["a", ""]).unwrap_err().0, 1);
         assert_eq!(Prefixes::parse(["a b"]).unwrap_err().0, 0);
     }

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::Write,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, fchown},
     path::{Path, PathBuf},
 };
 
@@ -28,7 +28,11 @@ pub fn create_once(path: &Path, text: &str, audience: Audience) -> anyhow::Resul
 }
 
 fn write(path: &Path, text: &str, audience: Audience) -> anyhow::Result<()> {
-    let folder = path.parent().context("it has no folder")?;
+    // A link stays, and leads to the new text.
+    let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let folder = folder_of(path)?;
+    // Before anything is written: without the folder, the rename could not be made durable.
+    let opened_folder = File::open(folder)?;
     let draft = draft_of(path);
     let mode = match audience {
         Audience::Everyone => 0o644,
@@ -41,12 +45,26 @@ fn write(path: &Path, text: &str, audience: Audience) -> anyhow::Result<()> {
         return Err(error.into());
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&draft)?;
+    // The program that reads the file may run as another user than this one.
+    if let Ok(before) = fs::metadata(path) {
+        let now = file.metadata()?;
+        if (before.uid(), before.gid()) != (now.uid(), now.gid()) {
+            fchown(&file, Some(before.uid()), Some(before.gid()))
+                .context("cannot give the new file to the owner of the old one")?;
+        }
+    }
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&draft, path)?;
     // The rename itself is durable only once the folder is.
-    File::open(folder)?.sync_all()?;
+    opened_folder.sync_all()?;
     Ok(())
+}
+
+/// The folder of a file; a bare name is in the working directory.
+pub fn folder_of(path: &Path) -> anyhow::Result<&Path> {
+    let folder = path.parent().context("it has no folder")?;
+    Ok(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
 }
 
 fn draft_of(path: &Path) -> PathBuf {

@@ -3,7 +3,14 @@
 //! Every command reads the file, changes one entry, checks the result as a router would, and replaces the file as a whole. Comments
 //! and the order of entries stay. A secret is printed once and stored nowhere: the file has its SHA-256.
 
-use std::{fs, io::ErrorKind, num::NonZeroU32, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fs::{self, File},
+    io::ErrorKind,
+    num::NonZeroU32,
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail, ensure};
 use keys::{Digest, Key, KeyTable, Role, Secret};
@@ -132,8 +139,9 @@ fn create(args: Create, context: &Context) -> anyhow::Result<ExitCode> {
     }
     entry["secrets"] = toml_edit::value(Array::from_iter([stored(&secret, None)]));
     file.entries()?.push(entry);
-    let key =
-        file.write()?.find(secret.text(), clock::now_us()).cloned().context("the new key has expired already")?;
+    let key = file.check()?.find(secret.text(), clock::now_us()).cloned();
+    let key = key.context("--expires-at is in the past; nothing was written")?;
+    file.write()?;
     for note in notes(&key) {
         output::note(&note);
     }
@@ -145,8 +153,8 @@ fn notes(key: &Key) -> Vec<String> {
     let mut notes = Vec::new();
     for (list, prefixes) in [("debit", &key.debit), ("credit", &key.credit), ("read", &key.read)] {
         for prefix in prefixes.texts() {
-            if prefix.ends_with(|last: char| last.is_ascii_alphanumeric()) {
-                notes.push(format!("note: the {list} prefix {prefix} is also that of accounts such as {prefix}0; end it with a separator if it is meant for one tenant"));
+            if !prefix.starts_with('=') && prefix.ends_with(|last: char| last.is_ascii_alphanumeric()) {
+                notes.push(format!("note: the {list} prefix {prefix} is also that of accounts such as {prefix}0; end it with a separator if it is meant for one tenant, or write ={prefix} for the one account"));
             }
         }
     }
@@ -179,7 +187,7 @@ fn list(args: &List, context: &Context) -> anyhow::Result<ExitCode> {
 }
 
 fn view(key: &Key, now_us: i64) -> Json {
-    let texts = |prefixes: &keys::Prefixes| prefixes.texts().map(str::to_owned).collect::<Vec<_>>();
+    let texts = |prefixes: &keys::Prefixes| prefixes.texts().collect::<Vec<_>>();
     let is_past = |expires_at_us: Option<i64>| expires_at_us.is_some_and(|expires_at_us| expires_at_us <= now_us);
     let good = key.secrets.iter().filter(|secret| !is_past(secret.expires_at_us)).count();
     json!({
@@ -202,20 +210,21 @@ fn rotate(args: Rotate, context: &Context) -> anyhow::Result<ExitCode> {
     let (now_us, overlap) = (clock::now_us(), Duration::from_secs(args.overlap));
     let until_us = now_us.saturating_add(i64::try_from(overlap.as_micros()).unwrap_or(i64::MAX));
     let secrets = file.secrets_of(&args.name)?;
-    // The newest secret is the one that clients use; an older one ends now.
-    let newest = secrets.iter().last().and_then(Value::as_inline_table).cloned();
+    // Clients use the secret that ends last. It ends now or after the overlap, but never later than it would have.
+    let newest = secrets.iter().filter_map(Value::as_inline_table).max_by_key(|secret| end_of(secret)).cloned();
+    let ends_us = newest.as_ref().map_or(now_us, end_of).min(until_us);
     secrets.clear();
-    if let Some(mut newest) = newest
-        && args.overlap > 0
-    {
-        newest.insert("expires_at", format_rfc3339(until_us).into());
+    if let Some(mut newest) = newest.filter(|_| ends_us > now_us) {
+        newest.insert("expires_at", format_rfc3339(ends_us).into());
         secrets.push(newest);
     }
     secrets.push(stored(&secret, None));
     file.write()?;
-    if args.overlap > 0 {
-        output::note(&format!("the secret before it stays good until {}", format_rfc3339(until_us)));
-    }
+    output::note(&if ends_us > now_us {
+        format!("the secret before it stays good until {}", format_rfc3339(ends_us))
+    } else {
+        "the secret before it is good no more".to_owned()
+    });
     show_secret(&file, &args.name, &secret, context)
 }
 
@@ -228,7 +237,10 @@ fn revoke(args: &Revoke, context: &Context) -> anyhow::Result<ExitCode> {
             "the key {} has only one secret; without --old-secret, the key is removed",
             args.name
         );
-        secrets.remove(0);
+        let ends = secrets.iter().map(|secret| secret.as_inline_table().map_or(i64::MIN, end_of));
+        if let Some((oldest, _)) = ends.enumerate().min_by_key(|(_, end)| *end) {
+            secrets.remove(oldest);
+        }
     } else {
         let index = file.find(&args.name).with_context(|| file.has_no(&args.name))?;
         file.entries()?.remove(index);
@@ -260,6 +272,11 @@ fn show_secret(file: &Entries, name: &str, secret: &Secret, context: &Context) -
     Ok(ExitCode::SUCCESS)
 }
 
+/// When a secret ends, in microseconds since 1970; at the end of time unless the file says so.
+fn end_of(secret: &InlineTable) -> i64 {
+    secret.get("expires_at").and_then(Value::as_str).and_then(clock::parse_rfc3339).unwrap_or(i64::MAX)
+}
+
 fn texts(texts: &[String]) -> Item {
     toml_edit::value(Array::from_iter(texts.iter().map(String::as_str)))
 }
@@ -277,18 +294,23 @@ fn stored(secret: &Secret, expires_at: Option<&str>) -> InlineTable {
 struct Entries {
     path: PathBuf,
     document: DocumentMut,
+    /// Locks the folder until the command ends: of two commands at once, the later one would undo the other.
+    _lock: File,
 }
 
 impl Entries {
     /// A file that does not exist has no key.
     fn read(file: &KeyFile, context: &Context) -> anyhow::Result<Self> {
         let path = file.file.clone().unwrap_or_else(|| context.data_dir.join(FILE));
+        let folder = durable_file::folder_of(&path)?;
+        let lock = File::open(folder).with_context(|| format!("cannot open {}", folder.display()))?;
+        lock.lock().with_context(|| format!("cannot lock {}", folder.display()))?;
         let text = match fs::read_to_string(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
             text => text.with_context(|| format!("cannot read {}", path.display()))?,
         };
         let document = text.parse().with_context(|| path.display().to_string())?;
-        let entries = Self { path, document };
+        let entries = Self { path, document, _lock: lock };
         entries.check()?;
         Ok(entries)
     }
@@ -373,6 +395,10 @@ mod tests {
         };
         let both = secrets(&context, "shop");
         assert!(both.len() == 2 && both[0].expires_at_us.is_some() && both[1].expires_at_us.is_none());
+        // A secret that has ended does not come back with a rotation.
+        let end = both[0].expires_at_us.map(format_rfc3339).unwrap();
+        let ended = text(&context).replace(&end, "2020-01-01T00:00:00.000000Z");
+        fs::write(context.data_dir.join(FILE), ended).unwrap();
         // A second rotation ends the oldest secret.
         rotate(Rotate { name: "shop".to_owned(), overlap: 60, file: file() }, &context).unwrap();
         assert_eq!(secrets(&context, "shop")[0].digest, both[1].digest);

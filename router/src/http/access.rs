@@ -13,7 +13,9 @@ use keys::{Key, Prefixes, Role};
 use ledger::{
     AccountId, AccountPrefix, Limit, TransferId,
     operation::{CreateAccount, PlaceHold},
+    outcome::TransferState,
 };
+use wire::TransferRecord;
 
 use super::{
     admission::whole_seconds,
@@ -32,6 +34,8 @@ use crate::{
 const PUBLIC_PATH: &str = "/openapi.json";
 /// Opening accounts may be permitted by either of two roles.
 const OPENING_PATHS: [&str; 2] = ["/v1/accounts", "/v1/accounts:batch"];
+/// More than any key has. Longer texts are not hashed.
+const MAX_SECRET_LEN: usize = 256;
 /// Errors listed in one answer.
 const MAX_ERRORS: usize = 100;
 
@@ -50,7 +54,7 @@ pub enum Access {
 pub fn authenticate(keyring: Option<&Keyring>, request: &mut Request) -> Result<(), Problem> {
     let access = match keyring {
         None => Access::Everything,
-        Some(_) if request.uri().path() == PUBLIC_PATH => Access::Everything,
+        Some(_) if is_public(request) => Access::Everything,
         Some(keyring) => {
             let secret = bearer(request.headers())?;
             let Some((key, limiter)) = keyring.find(secret) else {
@@ -76,13 +80,19 @@ pub fn authenticate(keyring: Option<&Keyring>, request: &mut Request) -> Result<
     Ok(())
 }
 
+/// Whether a request needs no key.
+pub fn is_public(request: &Request) -> bool {
+    request.uri().path() == PUBLIC_PATH
+}
+
 fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     let Some(value) = single(headers, "Authorization")? else {
         return Err(unauthenticated("the request has no key: Authorization: Bearer slk_…"));
     };
     let (scheme, secret) = value.to_str().ok().and_then(|text| text.split_once(' ')).unwrap_or_default();
-    if scheme.eq_ignore_ascii_case("bearer") {
-        Ok(secret.trim())
+    let secret = secret.trim();
+    if scheme.eq_ignore_ascii_case("bearer") && (1..=MAX_SECRET_LEN).contains(&secret.len()) {
+        Ok(secret)
     } else {
         Err(unauthenticated("the header Authorization is not a Bearer key: Authorization: Bearer slk_…"))
     }
@@ -150,11 +160,6 @@ impl Access {
 
     pub fn may_credit(&self, account: &AccountId) -> bool {
         self.permits(|key| &key.credit, account)
-    }
-
-    /// Whether something may be hidden from the sender.
-    pub fn is_limited(&self) -> bool {
-        self.key().is_some_and(|key| !key.read.is_every_account())
     }
 
     /// The same for an id that a shard sent. What is no id is nobody's.
@@ -235,14 +240,13 @@ impl Access {
     /// Checks an account to change.
     ///
     /// # Errors
-    /// 404 unless the key may read it, 403 unless it may debit it.
+    /// 404 unless the key may read it, because the answer shows it; 403 unless it may debit it.
     pub fn check_change(&self, account: &AccountId, missing: fn(&AccountId) -> Problem) -> Result<(), Problem> {
+        self.check_read(account, missing)?;
         match self.key() {
-            Some(key) if !self.may_debit(account) => Err(if self.may_read(account) {
-                Problem::new(Code::NotPermitted, format!("the key {} may not change {account}", key.name))
-            } else {
-                missing(account)
-            }),
+            Some(key) if !self.may_debit(account) => {
+                Err(Problem::new(Code::NotPermitted, format!("the key {} may not change {account}", key.name)))
+            }
             _ => Ok(()),
         }
     }
@@ -279,19 +283,29 @@ impl Access {
         }
     }
 
-    /// Leaves those that the key may read.
-    pub fn readable<T: Stored>(&self, mut found: Found<T>) -> Found<T> {
-        if self.key().is_some() {
-            found.found.retain(|item| item.may_be_read(self));
-        }
+    /// Whether a transfer may be read. Its payee does not learn of transfers that were refused, which would tell of the payer's means.
+    pub fn may_read_transfer(&self, record: &TransferRecord) -> bool {
+        let is_rejected = record.status == u32::from(TransferState::REJECTED);
+        self.may_read_text(&record.debit) || (!is_rejected && self.may_read_text(&record.credit))
+    }
+
+    /// Whether a transfer may be read or reversed. A reversal debits its credit account and credits its debit account.
+    pub fn has_in_sight(&self, record: &TransferRecord) -> bool {
+        let permits =
+            |prefixes, text: &str| AccountId::any(text).is_ok_and(|account| self.permits(prefixes, &account));
+        self.may_read_transfer(record)
+            || (permits(|key| &key.debit, &record.credit) && permits(|key| &key.credit, &record.debit))
+    }
+
+    /// Leaves the holds that the key may read.
+    pub fn readable(&self, mut found: Found<FoundHold>) -> Found<FoundHold> {
+        found.found.retain(|hold| self.may_read(&hold.key.debit));
         found
     }
 
-    /// Leaves those that the key may read or act on.
-    pub fn in_sight<T: Stored>(&self, mut found: Found<T>) -> Found<T> {
-        if self.key().is_some() {
-            found.found.retain(|item| item.may_be_read(self) || item.may_be_acted_on(self));
-        }
+    /// Leaves the holds that the key may read, capture or release.
+    pub fn in_sight(&self, mut found: Found<FoundHold>) -> Found<FoundHold> {
+        found.found.retain(|hold| self.may_read(&hold.key.debit) || self.may_debit(&hold.key.debit));
         found
     }
 
@@ -327,7 +341,7 @@ impl Access {
     /// 403 unless the key may debit the debit account. The hold is in sight.
     pub fn check_release(&self, id: TransferId, hold: &FoundHold) -> Result<(), Problem> {
         match self.key() {
-            Some(key) if !hold.may_be_acted_on(self) => {
+            Some(key) if !self.may_debit(&hold.key.debit) => {
                 let detail = format!("the key {} may not debit the account of the hold", key.name);
                 Err(Problem::new(Code::NotPermitted, detail).with_hold(id.0))
             }
@@ -352,32 +366,19 @@ fn not_permitted(pointer: String, detail: String) -> FieldError {
     FieldError { code: Code::NotPermitted, place: Place::Pointer(pointer), detail }
 }
 
-/// Something stored, which a key may read or act on, or neither.
+/// Something stored, which a key may read or not.
 pub trait Stored {
     fn may_be_read(&self, access: &Access) -> bool;
-    fn may_be_acted_on(&self, access: &Access) -> bool;
 }
 
 impl Stored for FoundTransfer {
     fn may_be_read(&self, access: &Access) -> bool {
-        access.may_read_text(&self.record.debit) || access.may_read_text(&self.record.credit)
-    }
-
-    /// Reversed: the money goes from the credit account to the debit account.
-    fn may_be_acted_on(&self, access: &Access) -> bool {
-        let account = |text: &str| AccountId::any(text).ok();
-        account(&self.record.credit).is_some_and(|payer| access.may_debit(&payer))
-            && account(&self.record.debit).is_some_and(|payee| access.may_credit(&payee))
+        access.may_read_transfer(&self.record)
     }
 }
 
 impl Stored for FoundHold {
     fn may_be_read(&self, access: &Access) -> bool {
         access.may_read(&self.key.debit)
-    }
-
-    /// Captured or released.
-    fn may_be_acted_on(&self, access: &Access) -> bool {
-        access.may_debit(&self.key.debit)
     }
 }

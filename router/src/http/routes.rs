@@ -66,9 +66,13 @@ async fn layers(State(around): State<Arc<Layers>>, request: Request, next: Next)
     context::around(request, |request| {
         // Around everything that answers, refusals and panics included, so that all of them are counted.
         around.metrics.around(request, |mut request| async {
-            // Before admission, so that requests without a key use up nothing that those with a key need.
+            // Before admission, so that requests that are refused for their key use up nothing that others need.
             if let Err(problem) = access::authenticate(around.keyring.as_ref(), &mut request) {
                 return problem.into_response();
+            }
+            // What needs no key must not use it up, either. The description costs next to nothing.
+            if access::is_public(&request) {
+                return panics_answered(next.run(request)).await;
             }
             // Admission before parsing: a refusal must cost next to nothing.
             match around.admission.admit() {

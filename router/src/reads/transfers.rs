@@ -15,16 +15,18 @@ use crate::{
     shard::NodeClient,
 };
 
-/// Every transfer under one id. With the debit account, its shard alone is asked; without, all of them are.
+/// Every transfer under one id that `sees` accepts. With the debit account, its shard alone is asked; without, all of them are. For a
+/// transfer that `sees` rejects, no verdict is read: neither the time nor the errors of the answer say that it exists.
 pub async fn find(
     core: &Core,
     id: TransferId,
     debit: Option<&AccountId>,
+    sees: &(impl Fn(&TransferRecord) -> bool + Sync),
     deadline: Deadline,
 ) -> Result<Found<FoundTransfer>, CallError> {
     match debit {
-        Some(debit) => find_at_owner(core, id, debit, deadline).await,
-        None => Ok(find_anywhere(core, id, deadline).await),
+        Some(debit) => find_at_owner(core, id, debit, sees, deadline).await,
+        None => Ok(find_anywhere(core, id, sees, deadline).await),
     }
 }
 
@@ -32,13 +34,15 @@ async fn find_at_owner(
     core: &Core,
     id: TransferId,
     debit: &AccountId,
+    sees: &(impl Fn(&TransferRecord) -> bool + Sync),
     deadline: Deadline,
 ) -> Result<Found<FoundTransfer>, CallError> {
     let request = GetTransfersRequest { id: id_to_wire(id), debit: debit.to_string() };
     let mut found = Found::default();
     let Some(Located { shard, value }) = at_owner(core, debit, request, deadline).await? else { return Ok(found) };
-    for record in value.transfers {
-        let own = verdict_of(&record, &value.registers).map(|register| (register, Arc::clone(&shard)));
+    let (transfers, registers) = (value.transfers, value.registers);
+    for record in transfers.into_iter().filter(sees) {
+        let own = verdict_of(&record, &registers).map(|register| (register, Arc::clone(&shard)));
         let before = found.unreachable.len();
         let register = match own {
             None if record.cross_shard => verdict_elsewhere(core, id, &record, deadline, &mut found).await,
@@ -70,7 +74,12 @@ async fn verdict_elsewhere(
     }
 }
 
-async fn find_anywhere(core: &Core, id: TransferId, deadline: Deadline) -> Found<FoundTransfer> {
+async fn find_anywhere(
+    core: &Core,
+    id: TransferId,
+    sees: &(impl Fn(&TransferRecord) -> bool + Sync),
+    deadline: Deadline,
+) -> Found<FoundTransfer> {
     let request = &under(id);
     let asked = core.view().ask_all(|shard| async move { ask(&shard, request, deadline).await }).await;
     let mut found = Found::default();
@@ -78,7 +87,7 @@ async fn find_anywhere(core: &Core, id: TransferId, deadline: Deadline) -> Found
     for (shard, answer) in asked {
         match answer {
             Ok(answer) => {
-                records.extend(answer.transfers.into_iter().map(|record| (record, Arc::clone(&shard))));
+                records.extend(answer.transfers.into_iter().filter(sees).map(|record| (record, Arc::clone(&shard))));
                 registers.extend(answer.registers.into_iter().map(|register| (register, Arc::clone(&shard))));
             }
             Err(_) => found.unreachable.push(shard),

@@ -5,6 +5,8 @@ use std::{sync::Arc, time::Duration};
 
 use ledger::{AccountId, TransferId, outcome::TransferState};
 
+use wire::TransferRecord;
+
 use super::recovery;
 use crate::{
     reads,
@@ -15,16 +17,17 @@ use crate::{
 const LOOK_MIN: Duration = Duration::from_millis(20);
 const LOOK_MAX: Duration = Duration::from_millis(500);
 
-/// Finds transfers as [`reads::find_transfer`] does and, while the one found is pending, drives it and looks again.
+/// Finds transfers as [`reads::find_transfer`] does and, while the only one that `sees` accepts is pending, drives it and looks again.
 pub async fn find_ended(
     core: &Core,
     id: TransferId,
     debit: Option<&AccountId>,
+    sees: &(impl Fn(&TransferRecord) -> bool + Sync),
     deadline: Deadline,
 ) -> Result<Found<FoundTransfer>, CallError> {
     let mut pace = Pace::new(LOOK_MIN, LOOK_MAX);
     loop {
-        let found = reads::find_transfer(core, id, debit, deadline).await?;
+        let found = reads::find_transfer(core, id, debit, sees, deadline).await?;
         // With several under one id, the client has to say first which one is meant.
         let pending = match found.found.as_slice() {
             [one] if one.record.status == u32::from(TransferState::PENDING) => Arc::clone(&one.shard),

@@ -291,7 +291,8 @@ async fn at_the_deadline_a_saga_is_pending_and_recovery_finishes_it() {
         cluster.nodes[1].hang(false);
         cluster.nodes[0].sagas_are_due_after(Duration::ZERO);
         eventually("recovered", async || cluster.nodes[0].pending() == 0).await;
-        let found = cluster.router.find_transfer(TransferId(Uuid::from_u128(7)), Some(&id(&alice)), soon()).await;
+        let found =
+            cluster.router.find_transfer(TransferId(Uuid::from_u128(7)), Some(&id(&alice)), |_| true, soon()).await;
         let found = found.unwrap().found.pop().unwrap();
         let (register, decided_by) = found.register.unwrap();
         assert_eq!((&*found.shard, &*decided_by), ("s0", "s1"));

@@ -49,7 +49,7 @@ async fn a_second_node_follows_takes_over_and_gives_the_shard_back() -> anyhow::
 
     let (accounts, opening) = Accounts::open(&cluster, 6, &mut seed.random()).await?;
     let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
-    let payment = section("the second node takes over", takes_over(&mut cluster)).await?;
+    let payment = takes_over(&mut cluster).await.context("the second node takes over")?;
     let mut history = load.finish().await?;
     history.records.extend(opening.records);
     history.records.push(payment);

@@ -40,7 +40,7 @@ pub async fn begun_before<T: Origin>(
     }
     let asked = found.found.iter().map(async |origin| {
         let payer = origin.payer()?;
-        let made = edge.router.find_transfer(wanted.id(&payer), Some(&payer), deadline.0).await?;
+        let made = edge.router.find_transfer(wanted.id(&payer), Some(&payer), |_| true, deadline.0).await?;
         for made in made.found {
             let purpose = purpose_from_wire(made.record.purpose.clone()).map_err(nonsense)?;
             if origin.is_origin_of(&made.record, purpose) {

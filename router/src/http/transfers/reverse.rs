@@ -50,22 +50,15 @@ pub async fn reverse(
 ) -> Result<Response, Problem> {
     let wanted = idempotency::follow_up(&edge, &headers, body, deadline, parse::reversal).await?;
     let debit_given = debit.is_some();
-    if access.is_limited() {
-        // A transfer that the key may not see is neither driven nor waited for, so that the time of the answer says nothing.
-        let found = edge.router.find_transfer(id, debit.as_ref(), deadline.0).await;
-        found::to_act_on(
-            id,
-            debit_given,
-            access.in_sight(found.map_err(|error| Problem::from(error).with_transfer(id.0))?),
-        )?;
-    }
+    // A transfer that the key may not see is neither driven nor waited for, and makes the id ambiguous for nobody.
+    let sight = access.clone();
     let found = edge
         .detached_call("transfer to reverse", deadline, |router| async move {
-            router.find_ended_transfer(id, debit.as_ref(), deadline.0).await
+            router.find_ended_transfer(id, debit.as_ref(), |found| sight.has_in_sight(found), deadline.0).await
         })
         .await
         .map_err(|problem| problem.with_transfer(id.0))?;
-    let found = found::begun_before(&edge, &wanted, access.in_sight(found), deadline).await?;
+    let found = found::begun_before(&edge, &wanted, found, deadline).await?;
     let original = found::to_act_on(id, debit_given, found)?;
     let order = order(&edge, &original.record, &wanted)?;
     access.check_follow_up(id, &original, (&order).into())?;

@@ -38,10 +38,10 @@ pub async fn show(
 ) -> Result<Response, Problem> {
     let found = edge
         .router
-        .find_transfer(id, debit.as_ref(), deadline.0)
+        .find_transfer(id, debit.as_ref(), |found| access.may_read_transfer(found), deadline.0)
         .await
         .map_err(|error| Problem::from(error).with_transfer(id.0))?;
-    let found = found::to_show(id, access.readable(found))?;
+    let found = found::to_show(id, found)?;
     let view = TransferView::stored(found, &edge.rulebook.assets)?.shown_to(&access);
     Ok(view::json(StatusCode::OK, &view))
 }

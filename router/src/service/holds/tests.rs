@@ -257,7 +257,7 @@ async fn reversals_give_back_what_was_posted_and_not_more() {
         assert_eq!(refusal(too_much).0, Refusal::InsufficientFunds, "the debit side goes first");
         let rest = cluster.router.transfer(reversal(number + 3, &original, 25), soon()).await;
         assert_eq!(posted_amount(rest), 25);
-        let found = cluster.router.find_ended_transfer(original.id, None, soon()).await.unwrap().found;
+        let found = cluster.router.find_ended_transfer(original.id, None, |_| true, soon()).await.unwrap().found;
         assert_eq!((found[0].record.reversed, found[0].record.reversals.len()), (40, 2));
     }
     assert_eq!(balances(&cluster, &payer).await, (100, 0));
@@ -276,7 +276,9 @@ async fn a_pending_original_is_waited_for() {
     while cluster.nodes[0].pending() == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let ask = async |deadline| cluster.router.find_ended_transfer(original.id, Some(&original.debit), deadline).await;
+    let ask = async |deadline| {
+        cluster.router.find_ended_transfer(original.id, Some(&original.debit), |_| true, deadline).await
+    };
     let early = in_a_moment(ask).await;
     assert!(matches!(early, Err(CallError::Deferred { .. })), "{early:?}");
     cluster.nodes[1].hang(false);
@@ -300,7 +302,7 @@ async fn a_dry_run_gives_the_verdict_and_leaves_no_trace() {
         let closed = cluster.router.dry_run_transfer(&order, soon()).await;
         assert_eq!(refusal(closed), (Refusal::AccountClosed, Some(Side::Credit)));
         set_status(&cluster, payee, AccountStatus::Open).await;
-        assert!(cluster.router.find_transfer(order.id, None, soon()).await.unwrap().found.is_empty());
+        assert!(cluster.router.find_transfer(order.id, None, |_| true, soon()).await.unwrap().found.is_empty());
         assert_eq!(balances(&cluster, &payer).await, (100, 0));
     }
     assert_eq!(cluster.posted(&far).await, 0);

@@ -34,7 +34,7 @@ struct Setting {
 /// A key of a tenant, which may credit the bank's fee account, too.
 fn tenant(name: &str, secret: &Secret, more: &str) -> String {
     format!(
-        "[[key]]\nname = \"{name}\"\nroles = [\"read\", \"write\"]\ndebit = [\"{{{name}}}:\"]\ncredit = [\"{{{name}}}:\", \"bank:fees\"]\n\
+        "[[key]]\nname = \"{name}\"\nroles = [\"read\", \"write\"]\ndebit = [\"{{{name}}}:\"]\ncredit = [\"{{{name}}}:\", \"=bank:fees\"]\n\
          read = [\"{{{name}}}:\"]\nsecrets = [{{ sha256 = \"{}\" }}]\n{more}\n",
         Digest::of(secret.text())
     )
@@ -262,6 +262,15 @@ async fn a_tenant_neither_reads_nor_moves_what_is_another_tenants() -> anyhow::R
     setting.send(Call::get("/v1/accounts/%7Brival%7D:new"), rival).await?.expect("404 account_not_found")?;
     let freeze = json!({"status": "frozen"});
     setting.send(Call::patch("/v1/accounts/%7Bshop%7D:till", &freeze), rival).await?.expect("403 not_permitted")?;
+    // A key that may debit every account and read none learns no balance by opening an account that is there.
+    let collector = Secret::generate()?;
+    let keys = operator(&setting.operator)
+        + &tenant("shop", shop, "")
+        + &tenant("rival", rival, "")
+        + &tenant("collector", &collector, "").replace("debit = [\"{collector}:\"]", "debit = [\"*\"]");
+    setting.rewrite(&keys, &collector, true).await?;
+    let again = json!({"id": "{shop}:till", "asset": "EUR"});
+    setting.send(Call::post("/v1/accounts", &again), &collector).await?.expect("403 not_permitted at='/id'")?;
 
     // Lists and sums hold the tenant's own accounts only.
     let own = setting.send(Call::get("/v1/accounts"), rival).await?.expect("200")?;
@@ -306,9 +315,26 @@ async fn a_tenant_neither_reads_nor_moves_what_is_another_tenants() -> anyhow::R
         .await?
         .expect("409 ambiguous_id")?;
 
+    // A rival's transfer under the id of one does not make it ambiguous, and a reversal under the id of its original is replayed.
+    let reversal =
+        Call::post(&format!("/v1/transfers/{shared}/reverse?debit=%7Bshop%7D:till"), &json!({"id": shared}));
+    setting.send(reversal.clone(), shop).await?.expect("201 posted")?;
+    setting.send(reversal, shop).await?.expect("200 posted replayed")?;
+    let reversal = Call::post(&format!("/v1/transfers/{shared}/reverse"), &json!({"id": shared}));
+    setting.send(reversal, shop).await?.expect("200 posted replayed")?;
+
+    // The payee does not learn of a payment to it that was refused.
+    let refused = Uuid::now_v7();
+    let too_much = setting.order(&setting.operator, refused, "{shop}:till", "{rival}:till", "5000.00").await?;
+    too_much.expect("422 insufficient_funds side=debit")?;
+    setting.send(Call::get(&format!("/v1/transfers/{refused}")), rival).await?.expect("404 transfer_not_found")?;
+    setting.send(Call::get(&format!("/v1/transfers/{refused}")), shop).await?.expect("200 rejected")?;
+
     // What is permitted works: a fee to the bank, which the tenant cannot read.
     setting.order(shop, Uuid::now_v7(), "{shop}:till", "bank:fees", "0.50").await?.expect("201 posted")?;
     setting.send(Call::get("/v1/accounts/bank:fees"), shop).await?.expect("404 account_not_found")?;
+    let beside = setting.order(shop, Uuid::now_v7(), "{shop}:till", "bank:fees2", "0.50").await?;
+    beside.expect("403 not_permitted at='/credit'")?;
     setting
         .send(Call::post(&format!("/v1/holds/{held}/capture"), &json!({"id": Uuid::now_v7()})), shop)
         .await?
