@@ -15,7 +15,7 @@ TEST_SHARDCTL := $(TARGET)/debug/shardctl
 CLIPPY        := cargo clippy --workspace --all-targets -- -D warnings
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test model broken-rules chaos chaos-selftest chaos-reshard lint openapi bench bench-long soak reshard-demo release clean
+.PHONY: help up down status test model broken-rules chaos chaos-selftest chaos-reshard chaos-sagas lint openapi bench bench-long soak reshard-demo release clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,14 @@ chaos-reshard: ## Kill everything at every durable step of a move of slots (CELL
 	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir $(TARGET)/test-postgresql postgres ensure); \
 	SHARDLEDGER_PG_BIN="$$pg_bin" CELLS=$(CELLS) \
 	    cargo test -p integration-tests --test it -- --nocapture --test-threads 1 moves::crash_matrix::
+
+# `make test` runs a sample. CELLS=settle runs the cells whose lines contain it.
+chaos-sagas: CELLS ?= all
+chaos-sagas: ## Kill, fail and repeat every durable step of transfers, holds, reversals and the fold (CELLS=…, SEED=…)
+	cargo build --workspace --bins
+	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir $(TARGET)/test-postgresql postgres ensure); \
+	SHARDLEDGER_PG_BIN="$$pg_bin" CELLS="$(CELLS)" \
+	    cargo test -p integration-tests --test it -- --nocapture --test-threads 1 durable_steps::
 
 # Prints one line a round. SEED=… with the seed of a line repeats that round's choice of faults.
 chaos: ROUNDS ?= 20
