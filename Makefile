@@ -3,6 +3,7 @@
 DATA_DIR  ?= ./.shardledger
 SHARDS    ?=
 SEQUENCES ?= 10000
+HISTORIES ?= 2000
 MINUTES   ?= 10
 TARGET    := $(or $(CARGO_TARGET_DIR),target)
 SHARDCTL  := $(TARGET)/release/shardctl
@@ -43,10 +44,10 @@ test: lint ## Run the lints and every test
 	fi
 
 # Many more random sequences than `make test` plays; SEED=… repeats a run.
-model: ## Play SEQUENCES=… random sequences to a ledger in memory and to real nodes
+model: ## Play SEQUENCES=… random sequences to a ledger in memory and to real nodes, and HISTORIES=… of concurrent requests
 	cargo build --workspace --bins
 	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir $(TARGET)/test-postgresql postgres ensure); \
-	SHARDLEDGER_PG_BIN="$$pg_bin" SEQUENCES=$(SEQUENCES) \
+	SHARDLEDGER_PG_BIN="$$pg_bin" SEQUENCES=$(SEQUENCES) HISTORIES=$(HISTORIES) \
 	    cargo test -p integration-tests --test it -- --nocapture --test-threads 1 sequences::
 
 # `make test` runs a sample. CELLS=release runs the cells of the steps whose names begin with release.
@@ -57,9 +58,9 @@ chaos-reshard: ## Kill everything at every durable step of a move of slots (CELL
 	SHARDLEDGER_PG_BIN="$$pg_bin" CELLS=$(CELLS) \
 	    cargo test -p integration-tests --test it -- --nocapture --test-threads 1 moves::crash_matrix::
 
-# `make test` runs a sample. CELLS=settle runs the cells whose lines contain it.
+# `make test` runs a sample. CELLS=settle runs the cells whose lines contain it; FROM=100 continues a run of one SEED after 100 cells.
 chaos-sagas: CELLS ?= all
-chaos-sagas: ## Kill, fail and repeat every durable step of transfers, holds, reversals and the fold (CELLS=…, SEED=…)
+chaos-sagas: ## Kill, fail and repeat every durable step of transfers, holds, reversals and the fold (CELLS=…, SEED=…, FROM=…)
 	cargo build --workspace --bins
 	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir $(TARGET)/test-postgresql postgres ensure); \
 	SHARDLEDGER_PG_BIN="$$pg_bin" CELLS="$(CELLS)" \
