@@ -3,6 +3,7 @@
 DATA_DIR  ?= ./.shardledger
 SHARDS    ?=
 SEQUENCES ?= 10000
+HISTORIES ?= 2000
 MINUTES   ?= 10
 TARGET    := $(or $(CARGO_TARGET_DIR),target)
 SHARDCTL  := $(TARGET)/release/shardctl
@@ -15,7 +16,7 @@ TEST_SHARDCTL := $(TARGET)/debug/shardctl
 CLIPPY        := cargo clippy --workspace --all-targets -- -D warnings
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test model simulate broken-rules chaos chaos-selftest chaos-reshard lint openapi bench bench-long soak reshard-demo release clean
+.PHONY: help up down status test model simulate broken-rules chaos chaos-selftest chaos-reshard chaos-sagas lint openapi bench bench-long soak reshard-demo release clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,10 +45,10 @@ test: lint ## Run the lints and every test
 	@$(MAKE) --no-print-directory simulate
 
 # Many more random sequences than `make test` plays; SEED=… repeats a run.
-model: ## Play SEQUENCES=… random sequences to a ledger in memory and to real nodes
+model: ## Play SEQUENCES=… random sequences to a ledger in memory and to real nodes, and HISTORIES=… of concurrent requests
 	cargo build --workspace --bins
 	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir $(TARGET)/test-postgresql postgres ensure); \
-	SHARDLEDGER_PG_BIN="$$pg_bin" SEQUENCES=$(SEQUENCES) \
+	SHARDLEDGER_PG_BIN="$$pg_bin" SEQUENCES=$(SEQUENCES) HISTORIES=$(HISTORIES) \
 	    cargo test -p integration-tests --test it -- --nocapture --test-threads 1 sequences::
 
 # No database and no process takes part. A seed that fails prints its trace; SEED=… SEEDS=1 repeats it.
@@ -64,6 +65,14 @@ chaos-reshard: ## Kill everything at every durable step of a move of slots (CELL
 	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir $(TARGET)/test-postgresql postgres ensure); \
 	SHARDLEDGER_PG_BIN="$$pg_bin" CELLS=$(CELLS) \
 	    cargo test -p integration-tests --test it -- --nocapture --test-threads 1 moves::crash_matrix::
+
+# `make test` runs a sample. CELLS=settle runs the cells whose lines contain it; FROM=100 continues a run of one SEED after 100 cells.
+chaos-sagas: CELLS ?= all
+chaos-sagas: ## Kill, fail and repeat every durable step of transfers, holds, reversals and the fold (CELLS=…, SEED=…, FROM=…)
+	cargo build --workspace --bins
+	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir $(TARGET)/test-postgresql postgres ensure); \
+	SHARDLEDGER_PG_BIN="$$pg_bin" CELLS="$(CELLS)" \
+	    cargo test -p integration-tests --test it -- --nocapture --test-threads 1 durable_steps::
 
 # Prints one line a round. SEED=… with the seed of a line repeats that round's choice of faults.
 chaos: ROUNDS ?= 20

@@ -7,6 +7,7 @@
 
 mod command;
 mod compare;
+mod concurrent;
 mod final_state;
 mod play;
 mod rehearsal;

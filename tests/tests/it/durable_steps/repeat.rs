@@ -1,5 +1,7 @@
 //! What has ended is repeated: requests by clients, and the steps of sagas by routers that are late.
 
+use std::time::Duration;
+
 use anyhow::{Context, bail, ensure};
 use identity::shard::RoutingFacts;
 use ledger::{
@@ -8,7 +10,7 @@ use ledger::{
     outcome::{Outcome, Reply, TransferOutcome},
 };
 use shard_map::ShardMap;
-use testkit::{client::Answer, cluster::Cluster, database};
+use testkit::{client::Answer, cluster::Cluster, database, wait::until};
 use tonic::transport::Channel;
 use uuid::Uuid;
 use wire::{
@@ -20,6 +22,7 @@ use super::teller::{Request, Teller, content};
 
 /// The digest under which the test declares its assets.
 const ASSETS: u64 = 1;
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Every router gives the answer that the clients got, again.
 ///
@@ -54,8 +57,9 @@ pub async fn steps_stay(cluster: &Cluster, request: &Request) -> anyhow::Result<
     let map = cluster.placement()?.map().clone();
     for (shard, booking) in &before {
         let Some(step) = step_of(booking, &before)? else { continue };
-        let reply = repeat(&map, *shard, &step).await.with_context(|| format!("{step:?} on shard {shard}"))?;
-        ensure!(is_replay(&reply), "{step:?} was answered {reply:?} when it was repeated");
+        let what = format!("{step:?} is repeated on shard {shard}");
+        let outcome = until(&what, PATIENCE, async || repeat(&map, *shard, &step).await).await?;
+        ensure!(is_replay(&outcome), "{step:?} was answered {outcome:?} when it was repeated");
     }
     let after = bookings(cluster, id).await?;
     ensure!(before == after, "repeated steps made {before:?} {after:?}");
@@ -117,7 +121,8 @@ fn step_of(booking: &Booking, saga: &[(usize, Booking)]) -> anyhow::Result<Optio
     }))
 }
 
-async fn repeat(map: &ShardMap, shard: usize, step: &Operation) -> anyhow::Result<Reply> {
+/// `None`: the node has not carried it out, because it is still about to notice that its database was started again.
+async fn repeat(map: &ShardMap, shard: usize, step: &Operation) -> anyhow::Result<Option<Outcome>> {
     let mut node = connect(map, shard).await?;
     let request = wire::ExecuteRequest {
         operations: vec![operation_to_wire(step, 0, 0)],
@@ -126,7 +131,10 @@ async fn repeat(map: &ShardMap, shard: usize, step: &Operation) -> anyhow::Resul
         sent_at_us: 0,
     };
     let result = node.execute(request).await?.into_inner().results.pop().context("no result")?;
-    Ok(Reply::try_from(result)?)
+    Ok(match Reply::try_from(result)? {
+        Reply::Outcome(outcome) => Some(outcome),
+        Reply::NotExecuted { .. } | Reply::Unknown => None,
+    })
 }
 
 /// A connection to the node of a shard, as a router has one.
@@ -152,11 +160,11 @@ async fn connect(map: &ShardMap, shard: usize) -> anyhow::Result<ShardNodeClient
     Ok(node)
 }
 
-fn is_replay(reply: &Reply) -> bool {
-    match reply {
-        Reply::Outcome(Outcome::Transfer(TransferOutcome::Done(answer))) => answer.replayed,
-        Reply::Outcome(Outcome::Decided(decided)) => decided.replayed,
-        Reply::Outcome(Outcome::Settled(settled)) => settled.replayed,
+fn is_replay(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Transfer(TransferOutcome::Done(answer)) => answer.replayed,
+        Outcome::Decided(decided) => decided.replayed,
+        Outcome::Settled(settled) => settled.replayed,
         _ => false,
     }
 }
