@@ -48,6 +48,9 @@ pub struct Load {
     pub replays: f64,
     /// How often a request that was answered 503 is sent again, after [`RETRY_PAUSE`].
     pub retries: u32,
+    /// The open loop leaves out requests that no connection was free for in time. Otherwise it sends them later, and a load that is more than
+    /// the connections carry goes on beyond its end.
+    pub leaves_out_late: bool,
     /// Sent before anything counts.
     pub warm_up: Duration,
     pub duration: Duration,
@@ -71,6 +74,10 @@ pub struct Driven {
     pub generator_us_per_request: f64,
 }
 
+/// A request is late if no connection was free for so long.
+const LATE: Duration = Duration::from_millis(100);
+/// What is counted for a request that was left out.
+pub const NOT_SENT: &str = "not_sent";
 /// Clients that retry wait so long.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
@@ -201,6 +208,10 @@ impl Worker {
             let stop = self.shared.stopped.load(Ordering::Relaxed) || self.shared.load.stop.is_cancelled();
             if intended >= end || stop {
                 return self.requests;
+            }
+            if self.shared.load.leaves_out_late && Instant::now() > intended + LATE {
+                self.record(intended, |tally| tally.count_code(NOT_SENT));
+                continue;
             }
             // A schedule that lies in the past is caught up with at once.
             if self.shared.load.rate.is_some() {

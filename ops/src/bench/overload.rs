@@ -34,7 +34,7 @@ pub const IN_FLIGHT: usize = 512;
 /// More than the router lets in, so that there is always one that can be refused.
 pub const CONNECTIONS: usize = 1_536;
 /// For the peak: a closed loop that keeps both shards busy and is never refused.
-const PEAK_CONNECTIONS: usize = 256;
+const PEAK_CONNECTIONS: usize = 448;
 pub const FACTORS: [f64; 4] = [1.0, 2.0, 5.0, 10.0];
 /// Beside a frozen shard, the other one gets this share of its peak.
 const BESIDE_FROZEN: f64 = 0.9;
@@ -186,6 +186,7 @@ async fn drive(subject: &Subject, drive: Drive) -> anyhow::Result<Measurement> {
         ids: Ids::TimeOrdered,
         replays: 0.0,
         retries: drive.retries,
+        leaves_out_late: true,
         warm_up: drive.warm_up,
         duration: Duration::from_secs(u64::from(drive.seconds)),
         window: drive.window,

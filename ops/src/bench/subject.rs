@@ -143,6 +143,7 @@ impl Subject {
             ids: spec.ids,
             replays: spec.replays,
             retries: 0,
+            leaves_out_late: false,
             warm_up: WARM_UP,
             duration: Duration::from_secs(u64::from(spec.seconds)),
             window: spec.window,

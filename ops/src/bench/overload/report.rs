@@ -9,6 +9,7 @@ use super::{AFTER_THAW, CONNECTIONS, FACTORS, FREEZE_S, Frozen, IN_FLIGHT, Plan,
 use crate::bench::{
     Measurement, Window,
     chart::{Axis, Chart, Series},
+    driver::NOT_SENT,
     figures::{Figure, Promise, add_bars, median, ratio},
     machine::Machine,
     page::{Mark, Page},
@@ -60,22 +61,24 @@ impl Report {
         )
     }
 
-    pub const HEADER: [&str; 7] =
-        ["load", "offered/s", "goodput/s", "of peak", "refused", "refusal p50 ms", "refusal p99 ms"];
+    pub const HEADER: [&str; 8] =
+        ["load", "offered/s", "goodput/s", "of peak", "refused", "not sent", "refusal p50 ms", "refusal p99 ms"];
 
-    pub fn rows(&self) -> Vec<[String; 7]> {
+    pub fn rows(&self) -> Vec<[String; 8]> {
         let ms = |us: u64| format!("{:.2}", us as f64 / 1e3);
         self.steps
             .iter()
             .map(|step| {
                 let measured = &step.measured;
-                let refused: u64 = measured.others.values().sum();
+                let not_sent = measured.others.get(NOT_SENT).copied().unwrap_or(0);
+                let refused = measured.others.values().sum::<u64>() - not_sent;
                 [
                     format!("{} × peak", step.factor),
                     format!("{:.0}", measured.rate.unwrap_or_default()),
                     format!("{:.0}", measured.transfers_per_s),
                     format!("{:.2}", measured.transfers_per_s / self.peak.transfers_per_s),
                     refused.to_string(),
+                    not_sent.to_string(),
                     ms(measured.refusal_latency_us.p50),
                     ms(measured.refusal_latency_us.p99),
                 ]

@@ -82,6 +82,7 @@ pub async fn measure(shards: u16, seconds: u32, seed: u64, folder: &Path) -> any
         ids: Ids::TimeOrdered,
         replays: 0.0,
         retries: 0,
+        leaves_out_late: false,
         warm_up: WARM_UP,
         duration: Duration::from_secs(u64::from(seconds)),
         window: None,

@@ -99,6 +99,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         ids: args.ids,
         replays: args.replays,
         retries: 0,
+        leaves_out_late: false,
         warm_up: WARM_UP,
         duration: Duration::from_secs(u64::from(args.duration)),
         window: None,
