@@ -115,8 +115,7 @@ enum Command {
 /// How long `up` and `down` wait for each other.
 const ALONE_PATIENCE: Duration = Duration::from_secs(180);
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 ok, 1 failure, 2 usage, 3 a check found a violation, 4 unreachable, 5 not confirmed";
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failure, 2 usage, 3 a check found a violation, 4 unreachable, 5 not confirmed, or outcome unknown";
 
 impl Cli {
     pub async fn run(self) -> anyhow::Result<ExitCode> {

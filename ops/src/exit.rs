@@ -1,5 +1,5 @@
 //! Exit codes, the same for every command: 0 ok, 1 failure, 2 usage (clap's own), 3 a check found a violation,
-//! 4 unreachable, 5 not confirmed.
+//! 4 unreachable, 5 not confirmed (by a person, or by the ledger: the outcome is unknown).
 
 use std::process::ExitCode;
 

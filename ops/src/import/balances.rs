@@ -84,8 +84,10 @@ impl Balances {
         self.payers.get(asset).map_or(0, |payer| payer.scale)
     }
 
+    /// Ends the first reading: from now on rows become transfers under this name.
     pub fn set_name(&mut self, name: &str) {
         name.clone_into(&mut self.name);
+        self.seen.once = HashSet::new();
     }
 
     /// The id of the account's transfer in its `attempt`-th attempt. NUL separates, because no part can contain it.
