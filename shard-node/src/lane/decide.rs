@@ -87,7 +87,7 @@ impl<S: Store> Lane<S> {
 
         self.now_us = self.now_us.max(self.clock.now_us());
         let deciding = Instant::now();
-        let clocks = Clocks { now: deciding.into(), now_us: self.now_us };
+        let clocks = Clocks { now: deciding, now_us: self.now_us };
         let from = link.ahead;
         let fence = |id: &AccountId| ownership.check(shard_map::slot_of(id.as_str()));
         let mut batch =
