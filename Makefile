@@ -42,7 +42,7 @@ test: lint ## Run the lints and every test
 	else \
 	    echo 'cargo test --workspace'; cargo test --workspace; \
 	fi
-	@$(MAKE) --no-print-directory simulate
+	@$(MAKE) --no-print-directory simulate SEEDS=5000
 
 # Many more random sequences than `make test` plays; SEED=… repeats a run.
 model: ## Play SEQUENCES=… random sequences to a ledger in memory and to real nodes, and HISTORIES=… of concurrent requests

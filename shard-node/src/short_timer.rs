@@ -55,21 +55,24 @@ mod linux {
 
         /// Waits. A pause that the kernel refuses is none. Dropping the future is harmless: the next pause replaces this one.
         pub async fn sleep(&self, pause: Duration) {
-            let timer = match self {
-                Self::Kernel(timer) => timer,
+            match self {
+                Self::Kernel(timer) => sleep(timer, pause).await,
                 #[cfg(feature = "simulation")]
-                Self::Simulated => return tokio::time::sleep(pause).await,
-            };
-            let Ok(it_value) = Timespec::try_from(pause) else { return };
-            let once = Itimerspec { it_interval: ZERO, it_value };
-            if timerfd_settime(timer.get_ref(), TimerfdTimerFlags::empty(), &once).is_err() {
-                return;
+                Self::Simulated => tokio::time::sleep(pause).await,
             }
-            let expirations = |timer: &OwnedFd| {
-                let mut count = [0; 8];
-                rustix::io::read(timer, &mut count).map_err(io::Error::from)
-            };
-            let _ = timer.async_io(Interest::READABLE, expirations).await;
         }
+    }
+
+    async fn sleep(timer: &AsyncFd<OwnedFd>, pause: Duration) {
+        let Ok(it_value) = Timespec::try_from(pause) else { return };
+        let once = Itimerspec { it_interval: ZERO, it_value };
+        if timerfd_settime(timer.get_ref(), TimerfdTimerFlags::empty(), &once).is_err() {
+            return;
+        }
+        let expirations = |timer: &OwnedFd| {
+            let mut count = [0; 8];
+            rustix::io::read(timer, &mut count).map_err(io::Error::from)
+        };
+        let _ = timer.async_io(Interest::READABLE, expirations).await;
     }
 }

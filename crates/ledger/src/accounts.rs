@@ -258,7 +258,8 @@ impl Accounts {
     /// Evicts accounts until the memory is within its capacity, as far as accounts may be evicted: `folded` is the
     /// last batch whose accounts have all been folded. Must not be called while a batch is being decided.
     pub fn evict(&mut self, folded: BatchNumber) {
-        for _ in 0..LOOKS_PER_EVICTION {
+        // After two rounds, whatever is left must not be evicted.
+        for _ in 0..LOOKS_PER_EVICTION.min(2 * self.known.len()) {
             if self.bytes <= self.capacity_bytes {
                 break;
             }

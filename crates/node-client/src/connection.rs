@@ -192,20 +192,21 @@ impl tower::Service<Request<Body>> for Connection {
         if let Some(introduction) = &self.introduction {
             introduction.headers(request.headers_mut());
         }
-        let requests = match &mut self.carrier {
-            Carrier::Http2(requests) => requests,
-            #[cfg(feature = "simulation")]
-            Carrier::Simulated(link) => return link.call(request),
-        };
-        let answer = requests.try_send_request(request);
-        Box::pin(async move {
-            match answer.await {
-                Ok(answer) => Ok(answer.map(Body::new)),
-                Err(mut failed) => Err(match failed.take_message() {
-                    Some(_never_sent) => NotSent.into(),
-                    None => failed.into_error().into(),
-                }),
+        match &mut self.carrier {
+            Carrier::Http2(requests) => {
+                let answer = requests.try_send_request(request);
+                Box::pin(async move {
+                    match answer.await {
+                        Ok(answer) => Ok(answer.map(Body::new)),
+                        Err(mut failed) => Err(match failed.take_message() {
+                            Some(_never_sent) => NotSent.into(),
+                            None => failed.into_error().into(),
+                        }),
+                    }
+                })
             }
-        })
+            #[cfg(feature = "simulation")]
+            Carrier::Simulated(link) => link.call(request),
+        }
     }
 }

@@ -214,7 +214,7 @@ impl Cluster {
         NodeSettings {
             fold_interval: Duration::from_millis(*random.pick(&[20, 200, 1_000, 5_000])),
             cache_bytes: *random.pick(&[1, 1 << 20]),
-            pauses: random.next().max(1),
+            pauses: random.number().max(1),
         }
     }
 

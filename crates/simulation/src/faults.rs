@@ -21,12 +21,13 @@ pub enum Kind {
     FreezeRouter(usize),
     CrashDatabase(usize),
     ReadOnlyDatabase(usize),
-    /// Something happens to the node's next commit.
-    Commit(Address, Fault),
+    /// The same happens to so many of the node's next commits.
+    Commit(Address, Fault, usize),
     /// A step of the node's next fold fails.
     Fold(Address, FoldFault),
     CutLink(Way),
-    Message(LinkFault),
+    /// The same happens to so many of the next calls that carry operations.
+    Message(LinkFault, usize),
     /// The version of the shard's slot ownership changes.
     ChangeOwnership(usize),
 }
@@ -52,6 +53,15 @@ pub fn draw(random: &mut Random, count: usize, within: Duration, shards: usize, 
         .collect();
     planned.sort_by_key(|planned| planned.at);
     planned
+}
+
+/// The same fault for some commits of the first node of each shard.
+pub fn lies(lie: Fault, shards: usize) -> impl Iterator<Item = Planned> {
+    (0..shards).map(move |shard| Planned {
+        at: Duration::from_millis(300),
+        lasts: Duration::ZERO,
+        kind: Kind::Commit(Address { shard, node: 0 }, lie, 3),
+    })
 }
 
 fn kind(random: &mut Random, shards: usize, routers: usize) -> Kind {
@@ -80,13 +90,14 @@ fn kind(random: &mut Random, shards: usize, routers: usize) -> Kind {
                 Fault::CrashAfter,
                 Fault::Warn,
             ]),
+            1 + random.index(3),
         ),
         11 => Kind::Fold(address, FoldFault { after: random.index(3), is_carried_out: random.percent(50) }),
         12 => Kind::CutLink(Way { router, to: address }),
         13..=18 => {
             let late = Duration::from_millis(random.between(100, 6_000));
             let faults = [LinkFault::LoseRequest, LinkFault::LoseAnswer, LinkFault::Duplicate, LinkFault::Late(late)];
-            Kind::Message(*random.pick(&faults))
+            Kind::Message(*random.pick(&faults), 1 + random.index(3))
         }
         _ => Kind::ChangeOwnership(shard),
     }
@@ -131,11 +142,11 @@ pub async fn bring_about(cluster: Cluster, begun: Instant, planned: Planned) {
             sleep(lasts).await;
             cluster.database(shard).set_read_only(false);
         }
-        Kind::Commit(address, fault) => {
+        Kind::Commit(address, fault, times) => {
             if let Some(node) = network.node(address) {
-                node.order([fault]);
+                node.order(std::iter::repeat_n(fault, times));
                 sleep(lasts).await;
-                node.release();
+                (0..times).for_each(|_| node.release());
                 cluster.database(address.shard).restart();
             }
         }
@@ -149,7 +160,7 @@ pub async fn bring_about(cluster: Cluster, begun: Instant, planned: Planned) {
             sleep(lasts).await;
             network.mend(way);
         }
-        Kind::Message(fault) => network.order([fault]),
+        Kind::Message(fault, times) => network.order(std::iter::repeat_n(fault, times)),
         Kind::ChangeOwnership(shard) => cluster.database(shard).change_ownership(),
     }
     trace::note("fault", || format!("{kind:?} is over"));

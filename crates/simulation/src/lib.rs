@@ -14,4 +14,4 @@ pub mod record;
 mod run;
 pub mod trace;
 
-pub use run::{Report, run};
+pub use run::{Report, run, run_with_lies};

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    io,
+    fmt, io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -40,6 +40,13 @@ pub struct Address {
 pub struct Way {
     pub router: usize,
     pub to: Address,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { router, to: Address { shard, node } } = self;
+        f.pad(&format!("r{router}>s{shard}n{node}"))
+    }
 }
 
 /// What happens to one of the next calls that carry operations.
@@ -250,11 +257,6 @@ type Answer = Response<Body>;
 const REQUEST_LOST: &str = "the request was lost";
 
 impl Wire {
-    fn who(&self) -> String {
-        let Way { router, to: Address { shard, node } } = self.way;
-        format!("r{router}>s{shard}n{node}")
-    }
-
     /// Has the node carry out a request when it arrives. The request stays under way if its caller gives up.
     fn deliver(&self, request: Request<Body>, after: Duration, answer: oneshot::Sender<Answer>) {
         let wire = self.clone();
@@ -279,7 +281,7 @@ impl Wire {
         let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
         let fault = self.network.fault(method == "Execute");
         let (there, back) = (self.network.delay(), self.network.delay());
-        trace::note(&self.who(), || match fault {
+        trace::note(self.way, || match fault {
             Some(fault) => format!("{method}, {fault:?}"),
             None => method.clone(),
         });
@@ -333,12 +335,12 @@ impl Wire {
         };
         match (outcome, is_lost) {
             (Ok(answer), None) => {
-                trace::note(&self.who(), || format!("{method} is answered"));
+                trace::note(self.way, || format!("{method} is answered"));
                 Ok(answer)
             }
             (Ok(_), Some(why)) | (Err(_), Some(why)) | (Err(why), None) => {
                 self.broken.cancel();
-                trace::note(&self.who(), || format!("{method}: {why}"));
+                trace::note(self.way, || format!("{method}: {why}"));
                 Err(lost(why))
             }
         }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use shard_node::simulation::{Fault, ShardDatabase};
 use telemetry::Tasks;
 use tokio::{
     runtime::Builder,
@@ -106,12 +107,21 @@ fn template(shards: usize) -> Arc<Template> {
 
 /// Plays a seed.
 pub fn run(seed: u64, with_trace: bool) -> Report {
+    run_with(seed, with_trace, None)
+}
+
+/// Plays a seed, in which some commits of the first node of each shard also meet a fault that no audit may overlook.
+pub fn run_with_lies(seed: u64, lie: Fault) -> Report {
+    run_with(seed, false, Some(lie))
+}
+
+fn run_with(seed: u64, with_trace: bool, lie: Option<Fault>) -> Report {
     // The template must not appear in the trace.
     let mut random = Random::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d);
     let template = template(if random.percent(75) { 2 } else { 3 });
-    fastrand::seed(random.next());
+    fastrand::seed(random.number());
     let recording = with_trace.then(trace::record);
-    let outcome = simulate(trace::BEGIN_US + BEGIN_AFTER_US, play(&template, random));
+    let outcome = simulate(trace::BEGIN_US + BEGIN_AFTER_US, play(&template, random, lie));
     let mut report = match outcome {
         Ok(report) => report,
         Err(panic) => Report { finding: Some(format!("panic: {panic}")), ..Report::default() },
@@ -120,7 +130,7 @@ pub fn run(seed: u64, with_trace: bool) -> Report {
     report
 }
 
-async fn play(template: &Template, mut random: Random) -> Report {
+async fn play(template: &Template, mut random: Random, lie: Option<Fault>) -> Report {
     let begun = Instant::now();
     let longest_ms = *random.pick(&[0, 2, 10, 60]);
     let cluster = Cluster::new(template, random.fork(), longest_ms);
@@ -132,10 +142,13 @@ async fn play(template: &Template, mut random: Random) -> Report {
     let before = audit::balances(&cluster);
 
     let heals_after = Duration::from_millis(random.between(1_500, 5_000));
+    // Clients without trouble are done after one or two seconds.
+    let strikes_within = Duration::from_millis(random.between(100, 1_500));
     let heals_at = begun + heals_after;
     let tasks = Tasks::new();
-    let count = random.index(9);
-    let planned = faults::draw(&mut random, count, heals_after, cluster.shard_count(), ROUTERS);
+    let count = random.index(7);
+    let mut planned = faults::draw(&mut random, count, strikes_within, cluster.shard_count(), ROUTERS);
+    planned.extend(lie.into_iter().flat_map(|lie| faults::lies(lie, cluster.shard_count())));
     for planned in &planned {
         tasks.spawn("fault", faults::bring_about(cluster.clone(), begun, *planned));
     }
@@ -209,7 +222,7 @@ async fn end(
         }
     }
     let until = Instant::now() + FOLDED_WITHIN;
-    while !cluster.databases().all(shard_node::simulation::ShardDatabase::is_folded) {
+    while !cluster.databases().all(ShardDatabase::is_folded) {
         if Instant::now() >= until {
             return Err("liveness: the folds do not reach the end of the journal".to_owned());
         }
@@ -220,6 +233,6 @@ async fn end(
         }
         sleep(Duration::from_millis(100)).await;
     }
-    cluster.databases().for_each(shard_node::simulation::ShardDatabase::check_folded);
+    cluster.databases().for_each(ShardDatabase::check_folded);
     audit::audit(cluster, before, records)
 }

@@ -4,6 +4,7 @@
 
 use std::{
     cell::RefCell,
+    fmt::Display,
     hash::{DefaultHasher, Hasher},
     io,
 };
@@ -49,18 +50,13 @@ impl Recording {
 }
 
 /// Notes what happened, if a trace is kept.
-pub fn note(who: &str, what: impl FnOnce() -> String) {
+pub fn note(who: impl Display, what: impl FnOnce() -> String) {
     LINES.with_borrow_mut(|lines| {
         if let Some(lines) = lines {
             let us = telemetry::simulation::now_us().unwrap_or(BEGIN_US) - BEGIN_US;
             lines.push(format!("{:>4}.{:03} {who:<10} {}", us / 1_000_000, us / 1_000 % 1_000, what()));
         }
     });
-}
-
-/// Whether a trace is kept.
-pub fn is_kept() -> bool {
-    LINES.with_borrow(Option::is_some)
 }
 
 /// Writes log lines into the trace.

@@ -8,7 +8,7 @@
 //! 4. A new map changes nothing about a slot of which a shard has spoken. A map has a version but no epochs, so it
 //!    cannot prove that it is newer than the statement. If it is, the shard says so at the first request.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use shard_map::{ShardIndex, ShardMap, Slot, SlotRange, merge_slots};
 
@@ -119,10 +119,11 @@ impl Facts {
         Heard::Understood
     }
 
-    /// Rule 3 for shards that gave a complete list: they do not own what they do not list.
-    pub fn deny_unlisted(&mut self, answered: &HashSet<ShardIndex>, listed: &foldhash::HashSet<(ShardIndex, Slot)>) {
-        for (slot, place) in Slot::all().zip(&mut self.slots) {
-            if place.is_some_and(|fact| answered.contains(&fact.owner) && !listed.contains(&(fact.owner, slot))) {
+    /// Rule 3 for shards that gave a complete list: they do not own what they do not list. `listed` says of each such shard which
+    /// slots it lists.
+    pub fn deny_unlisted(&mut self, listed: &HashMap<ShardIndex, Vec<bool>>) {
+        for (slot, place) in self.slots.iter_mut().enumerate() {
+            if place.and_then(|fact| listed.get(&fact.owner)).is_some_and(|slots| !slots[slot]) {
                 *place = None;
             }
         }

@@ -1,6 +1,9 @@
 //! Learning slot ownership from the shards: from refusals and from answers to `GetOwnership`.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use ledger::outcome::NotOwner;
 use shard_map::{ShardIndex, Slot, SlotRange, merge_slots};
@@ -64,7 +67,10 @@ impl Routing {
             self.hear_owners(&answers);
         }
         let after = self.load();
-        let rerouted = |slot: &Slot| before.shard_id(before.owner(*slot)) != after.shard_id(after.owner(*slot));
+        let rerouted = |slot: &Slot| {
+            let (then, now) = (before.shard_id(before.owner(*slot)), after.shard_id(after.owner(*slot)));
+            !Arc::ptr_eq(then, now) && then != now
+        };
         Merged { rerouted_slots: Slot::all().filter(rerouted).count(), adopted }
     }
 
@@ -91,11 +97,16 @@ impl Routing {
         let mut writer = self.writer();
         let mut hearing = Hearing::default();
         let said = writer.understand(answers, &mut hearing);
-        let listed: foldhash::HashSet<(ShardIndex, Slot)> =
-            said.statements.iter().flat_map(|(shard, slots, _)| slots.slots().map(|slot| (*shard, slot))).collect();
+        let nothing = || vec![false; Slot::all().len()];
+        let mut listed: HashMap<ShardIndex, Vec<bool>> =
+            said.answered.iter().map(|shard| (*shard, nothing())).collect();
+        for (shard, slots, _) in &said.statements {
+            let of_shard = listed.entry(*shard).or_insert_with(nothing);
+            slots.slots().for_each(|slot| of_shard[usize::from(slot.index())] = true);
+        }
         // Drop unconfirmed beliefs before recording new statements: a shard that hands over a slot may answer before
         // its successor has learned of it.
-        writer.facts.deny_unlisted(&said.answered, &listed);
+        writer.facts.deny_unlisted(&listed);
         for (shard, slots, statement) in said.statements {
             slots.slots().for_each(|slot| writer.hear(shard, slot, statement, &mut hearing));
         }

@@ -83,6 +83,10 @@ pub enum Fault {
     CrashAfter,
     /// The batch is committed with a warning.
     Warn,
+    /// The batch is committed, and the server says that it is not: what no server does, for tests of audits.
+    Deny,
+    /// The batch is not committed, and the server says that it is: the same.
+    Pretend,
 }
 
 /// What happens to one of the next steps of a node's folds. A step is one chunk of accounts, or the last step.
@@ -153,6 +157,10 @@ fn refused(code: &str, message: &str) -> pg_session::Error {
         table: None,
         constraint: None,
     }))
+}
+
+fn disk_is_full() -> StoreError {
+    refused("53100", "could not extend file: No space left on device").into()
 }
 
 fn duplicate(what: &str) -> pg_session::Error {
@@ -763,7 +771,9 @@ impl Store for Memory {
                 return self.break_off();
             }
             match fault {
-                Some(Fault::Refuse) => Err(refused("53100", "could not extend file: No space left on device").into()),
+                Some(Fault::Refuse) => Err(disk_is_full()),
+                Some(Fault::Deny) => tables.write(message).and_then(|()| Err(disk_is_full())),
+                Some(Fault::Pretend) => Ok(()),
                 _ => tables.write(message),
             }
         };

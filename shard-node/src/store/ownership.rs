@@ -19,6 +19,14 @@ pub struct SlotOwnership {
     pub peer: String,
 }
 
+impl SlotOwnership {
+    /// Equal; quick where there is no move, which is nearly everywhere.
+    fn is_like(&self, other: &Self) -> bool {
+        let have_no_peer = self.peer.is_empty() && other.peer.is_empty();
+        (self.state, self.epoch) == (other.state, other.epoch) && (have_no_peer || self.peer == other.peer)
+    }
+}
+
 /// The numbers are stored: never reuse one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -169,7 +177,7 @@ impl Ownership {
                 continue;
             }
             match ranges.last_mut() {
-                Some((_, last, same)) if same == ownership && *last + 1 == slot => *last = slot,
+                Some((_, last, same)) if same.is_like(ownership) && *last + 1 == slot => *last = slot,
                 _ => ranges.push((slot, slot, ownership.clone())),
             }
         }
