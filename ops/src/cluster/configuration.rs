@@ -93,7 +93,7 @@ fn node_config<'a>(layout: &Layout, cluster: ClusterId, shard: &'a ShardPlace) -
     Ok(NodeConfig {
         cluster: ClusterSection { id: cluster },
         shard: ShardSection { id: &shard.id },
-        database: DatabaseSection { url: shard.dsn(layout)? },
+        database: DatabaseSection { url: shard.node_dsn(layout)? },
         rpc: loopback(shard.rpc_port),
         admin: loopback(shard.admin_port),
     })
@@ -144,6 +144,7 @@ mod tests {
                 rpc_port: 7500 + number,
                 admin_port: 2,
                 system_identifier: None,
+                standby: None,
             })
             .collect()
     }

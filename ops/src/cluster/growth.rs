@@ -33,6 +33,7 @@ pub fn prepare_shard(layout: &Layout, id: &str, number: u16) -> anyhow::Result<S
         rpc_port: ports.rpc,
         admin_port: ports.admin,
         system_identifier: None,
+        standby: None,
     };
     let folder = description.database_folder(layout, &shard);
     ensure!(

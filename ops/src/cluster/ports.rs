@@ -8,6 +8,7 @@ use anyhow::{Context, ensure};
 const ROUTER_HTTP: u16 = 8080;
 const ROUTER_ADMIN: u16 = 9080;
 const POSTGRES: u16 = 5510;
+const POSTGRES_STANDBY: u16 = 5610;
 const NODE_RPC: u16 = 7500;
 const NODE_ADMIN: u16 = 7600;
 
@@ -36,9 +37,37 @@ pub struct ShardPorts {
 pub struct PortPlan {
     pub routers: Vec<RouterPorts>,
     pub shards: Vec<ShardPorts>,
+    /// The ports of the shards' second servers; empty in a cluster without stand-bys.
+    pub standbys: Vec<u16>,
 }
 
 impl PortPlan {
+    /// Adds a port for the second server of each shard: the documented ones, or those after the block that begins at `base`.
+    /// `base` 0 finds a free block.
+    pub fn with_standbys(mut self, base: Option<u16>) -> anyhow::Result<Self> {
+        let count = u16::try_from(self.shards.len())?;
+        let taken: Vec<u16> = self.ports().collect();
+        let first = match base {
+            None => POSTGRES_STANDBY,
+            Some(0) => {
+                let mut found = None;
+                for _ in 0..FREE_BLOCK_TRIES {
+                    let first = free_block(count)?;
+                    found =
+                        Some(first).filter(|first| !taken.iter().any(|port| (*first..*first + count).contains(port)));
+                    if found.is_some() {
+                        break;
+                    }
+                }
+                found.context("found no free ports for the stand-bys")?
+            }
+            Some(_) => taken.iter().max().and_then(|last| last.checked_add(1)).context("no ports are left")?,
+        };
+        let last = first.checked_add(count).context("no ports are left for the stand-bys")?;
+        self.standbys = (first..last).collect();
+        Ok(self)
+    }
+
     /// The documented ports.
     pub fn usual(routers: u16, shards: u16) -> Self {
         Self {
@@ -46,6 +75,7 @@ impl PortPlan {
             shards: (0..shards)
                 .map(|i| ShardPorts { postgres: POSTGRES + i, rpc: NODE_RPC + i, admin: NODE_ADMIN + i })
                 .collect(),
+            standbys: Vec::new(),
         }
     }
 
@@ -56,7 +86,7 @@ impl PortPlan {
         ensure!(base.checked_add(length).is_some(), "--port-base {base} leaves no room for {length} ports");
         let mut next = base..;
         let mut port = || next.next().context("out of ports");
-        let mut plan = Self { routers: Vec::new(), shards: Vec::new() };
+        let mut plan = Self { routers: Vec::new(), shards: Vec::new(), standbys: Vec::new() };
         for _ in 0..routers {
             plan.routers.push(RouterPorts { http: port()?, admin: port()? });
         }
@@ -122,6 +152,10 @@ mod tests {
         assert_eq!(plan.routers[0], RouterPorts { http: 20_000, admin: 20_001 });
         assert_eq!(plan.shards[2], ShardPorts { postgres: 20_010, rpc: 20_011, admin: 20_012 });
         assert!(PortPlan::block(65_530, 2, 3).is_err());
+        assert_eq!(plan.with_standbys(Some(20_000)).unwrap().standbys, [20_013, 20_014, 20_015]);
+        assert_eq!(PortPlan::usual(2, 2).with_standbys(None).unwrap().standbys, [5610, 5611]);
+        let free = PortPlan::block(0, 1, 2).unwrap().with_standbys(Some(0)).unwrap();
+        assert!(free.standbys.len() == 2 && !free.ports().any(|port| free.standbys.contains(&port)));
     }
 
     #[test]

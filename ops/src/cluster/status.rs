@@ -14,9 +14,10 @@ use wire::{Readiness, StatusRequest, StatusResponse, shard_node_client::ShardNod
 
 use crate::{
     cluster::{
-        description::{Description, RouterPlace, ShardPlace},
+        description::{Description, RouterPlace, ServerPlace, ShardPlace, Standby},
         layout::Layout,
         member::Member,
+        postgres::standby,
         process::ProcessTable,
     },
     http_client::HttpClient,
@@ -59,8 +60,12 @@ pub struct ShardStatus {
     pub node_url: String,
     pub node_admin_url: String,
     pub node_pid: Option<i32>,
+    /// Of the primary.
     pub postgres_pid: Option<i32>,
     pub postgres_port: u16,
+    /// The second PostgreSQL; absent in a cluster without stand-bys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub standby: Option<StandbyStatus>,
     pub dsn: String,
     pub state: State,
     /// Whether the node reports that its reads and writes work.
@@ -68,6 +73,17 @@ pub struct ShardStatus {
     pub writes: bool,
     /// Why one of them does not work.
     pub cause: Option<String>,
+}
+
+/// The stand-by of a shard's PostgreSQL.
+#[derive(Debug, Serialize)]
+pub struct StandbyStatus {
+    /// `sync` or `async`.
+    pub mode: &'static str,
+    pub port: u16,
+    pub pid: Option<i32>,
+    /// `streaming`, `not streaming`, `a primary`, `rebuilding` or `down`.
+    pub state: &'static str,
 }
 
 /// A number of shards out of all shards.
@@ -150,6 +166,7 @@ impl ClusterStatus {
     pub fn is_down(&self) -> bool {
         self.routers.iter().all(|r| r.pid.is_none())
             && self.shards.iter().all(|s| s.node_pid.is_none() && s.postgres_pid.is_none())
+            && self.shards.iter().filter_map(|s| s.standby.as_ref()).all(|standby| standby.pid.is_none())
     }
 
     /// Asks all running processes at the same time.
@@ -164,7 +181,8 @@ impl ClusterStatus {
         // The file may be broken; routers then refuse it and keep the map in use.
         let map = read_map(layout).ok();
         let routers = description.routers.iter().map(|router| router_status(router, &pids, &client));
-        let shards = description.shards.iter().map(|shard| shard_status(layout, shard, &pids, map.as_ref()));
+        let shards =
+            description.shards.iter().map(|shard| shard_status(layout, description, shard, &pids, map.as_ref()));
         let (routers, shards) = tokio::join!(join_all(routers), join_all(shards));
         let map_version = match map {
             Some(map) => map.version,
@@ -197,11 +215,21 @@ async fn router_status(router: &RouterPlace, pids: &HashMap<String, i32>, client
 
 async fn shard_status(
     layout: &Layout,
+    description: &Description,
     shard: &ShardPlace,
     pids: &HashMap<String, i32>,
     map: Option<&ShardMap>,
 ) -> anyhow::Result<ShardStatus> {
-    let (node_pid, postgres_pid) = (pids.get(&shard.node_name()).copied(), pids.get(&shard.postgres_name()).copied());
+    let servers = description.servers(layout, shard);
+    let (node_pid, postgres_pid) = (pids.get(&shard.node_name()).copied(), pids.get(&servers.primary.name).copied());
+    let standby = match (&shard.standby, &servers.standby) {
+        (Some(place), Some(server)) => {
+            let pid = pids.get(&server.name).copied();
+            let state = standby_state(layout, shard, place, server, pid).await;
+            Some(StandbyStatus { mode: place.mode.word(), port: server.port, pid, state })
+        }
+        _ => None,
+    };
     let word = match node_pid {
         Some(_) => node_word(shard).await.ok(),
         None => None,
@@ -223,7 +251,8 @@ async fn shard_status(
         node_admin_url: shard.node_admin_url(),
         node_pid,
         postgres_pid,
-        postgres_port: shard.postgres_port,
+        postgres_port: servers.primary.port,
+        standby,
         dsn: shard.dsn(layout)?,
         state: State::of(node_pid.is_some() && postgres_pid.is_some(), serving),
         reads: reads.is_ok(),
@@ -231,6 +260,26 @@ async fn shard_status(
         // Whatever prevents reads also prevents writes.
         cause: reads.err().or(writes.err()),
     })
+}
+
+async fn standby_state(
+    layout: &Layout,
+    shard: &ShardPlace,
+    place: &Standby,
+    server: &ServerPlace,
+    pid: Option<i32>,
+) -> &'static str {
+    if place.rebuilding {
+        return "rebuilding";
+    }
+    if pid.is_none() {
+        return "down";
+    }
+    match standby::ask(layout, shard, server).await {
+        Ok(role) if !role.is_standby => "a primary",
+        Ok(role) if role.is_streaming => "streaming",
+        _ => "not streaming",
+    }
 }
 
 async fn node_word(shard: &ShardPlace) -> anyhow::Result<StatusResponse> {

@@ -15,6 +15,7 @@ mod node;
 mod replay;
 mod same_id;
 mod sequences;
+mod shard_failover;
 mod shard_map;
 mod teardown;
 mod two_phase;

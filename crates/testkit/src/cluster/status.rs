@@ -41,12 +41,22 @@ pub struct ShardStatus {
     pub node_pid: Option<i32>,
     pub postgres_pid: Option<i32>,
     pub postgres_port: u16,
+    pub standby: Option<StandbyStatus>,
     pub dsn: String,
     pub state: String,
     pub reads: bool,
     pub writes: bool,
     /// Why reads or writes do not work.
     pub cause: Option<String>,
+}
+
+/// The stand-by of a shard's PostgreSQL.
+#[derive(Debug, Clone, Deserialize)]
+pub struct StandbyStatus {
+    pub mode: String,
+    pub port: u16,
+    pub pid: Option<i32>,
+    pub state: String,
 }
 
 impl Status {
@@ -71,7 +81,9 @@ impl Status {
     /// Of everything that runs, the supervisor included.
     pub fn pids(&self) -> Vec<i32> {
         let routers = self.routers.iter().map(|router| router.pid);
-        let shards = self.shards.iter().flat_map(|shard| [shard.node_pid, shard.postgres_pid]);
+        let shards = self.shards.iter().flat_map(|shard| {
+            [shard.node_pid, shard.postgres_pid, shard.standby.as_ref().and_then(|standby| standby.pid)]
+        });
         routers.chain(shards).chain([self.supervisor_pid]).flatten().collect()
     }
 }
