@@ -10,6 +10,7 @@ pub mod configuration;
 pub mod description;
 pub mod durable_file;
 pub mod environment;
+pub mod failover;
 pub mod growth;
 pub mod layout;
 pub mod lock;

@@ -54,17 +54,22 @@ impl Cluster {
 
     /// [`Cluster::start`] with additional environment variables for every process.
     pub async fn start_with(variables: &[(&str, &str)], shards: u16, routers: u16) -> anyhow::Result<Self> {
-        Self::start_all(&new_data_dir(), variables, shards, routers, 1).await
+        Self::start_all(&new_data_dir(), variables, shards, routers, &[]).await
+    }
+
+    /// Starts a cluster whose shards have stand-bys: `sync` or `async`.
+    pub async fn start_with_standbys(mode: &str, shards: u16, routers: u16) -> anyhow::Result<Self> {
+        Self::start_all(&new_data_dir(), &[], shards, routers, &["--standby", mode]).await
     }
 
     /// Starts a cluster in a folder that does not exist yet.
     pub async fn start_in(data_dir: &Path, shards: u16, routers: u16) -> anyhow::Result<Self> {
-        Self::start_all(data_dir, &[], shards, routers, 1).await
+        Self::start_all(data_dir, &[], shards, routers, &[]).await
     }
 
     /// [`Cluster::start`] with a second node for each shard.
     pub async fn start_with_second_nodes(shards: u16, routers: u16) -> anyhow::Result<Self> {
-        Self::start_all(&new_data_dir(), &[], shards, routers, 2).await
+        Self::start_all(&new_data_dir(), &[], shards, routers, &["--nodes", "2"]).await
     }
 
     async fn start_all(
@@ -72,7 +77,7 @@ impl Cluster {
         variables: &[(&str, &str)],
         shards: u16,
         routers: u16,
-        nodes: u16,
+        more: &[&str],
     ) -> anyhow::Result<Self> {
         let asked = Instant::now();
         let turn = wait_for_turn().await?;
@@ -83,9 +88,9 @@ impl Cluster {
         }
         let data_dir = data_dir.to_owned();
         let leash = Leash::on_cluster(&shardctl, &data_dir)?;
-        let [shards, routers, nodes] = [shards, routers, nodes].map(|count| count.to_string());
-        let size = ["--shards", &shards, "--routers", &routers, "--nodes", &nodes, "--port-base", "0"];
-        let status = up(&shardctl, &data_dir, variables, &size).await?;
+        let (shards, routers) = (shards.to_string(), routers.to_string());
+        let size = ["--shards", &shards, "--routers", &routers, "--port-base", "0"];
+        let status = up(&shardctl, &data_dir, variables, &[&size, more].concat()).await?;
         eprintln!("a cluster is up after {:.1?}, its turn came after {:.1?}", began.elapsed(), began - asked);
         Ok(Self { shardctl, data_dir, status, leash, _turn: turn })
     }

@@ -105,7 +105,7 @@ fn node_config<'a>(
     Ok(NodeConfig {
         cluster: ClusterSection { id: cluster },
         shard: ShardSection { id: &shard.id },
-        database: DatabaseSection { url: shard.dsn(layout)? },
+        database: DatabaseSection { url: shard.node_dsn(layout)? },
         rpc: loopback(ports.rpc),
         admin: loopback(ports.admin),
     })
@@ -157,6 +157,7 @@ mod tests {
                 admin_port: 2,
                 second_node: None,
                 system_identifier: None,
+                standby: None,
             })
             .collect()
     }

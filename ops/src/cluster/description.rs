@@ -78,6 +78,58 @@ pub struct ShardPlace {
     /// again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system_identifier: Option<u64>,
+    /// The second PostgreSQL, in a cluster that was created with stand-bys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby: Option<Standby>,
+}
+
+/// The second PostgreSQL of a shard. One of the two servers is the primary, and the other one is its stand-by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standby {
+    pub mode: Replication,
+    /// The port of the second server.
+    pub port: u16,
+    /// Whether the second server is the primary: after one failover, and after every second one from then on.
+    #[serde(default)]
+    pub leads: bool,
+    /// Whether a failover has still to rebuild the stand-by. It is not started before.
+    #[serde(default)]
+    pub rebuilding: bool,
+}
+
+/// Whether a commit waits for the stand-by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Replication {
+    /// It does: no failover loses anything, and without a stand-by nothing is written
+    Sync,
+    /// It does not: a failover may lose the last commits
+    Async,
+}
+
+impl Replication {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Sync => "sync",
+            Self::Async => "async",
+        }
+    }
+}
+
+/// One PostgreSQL of a shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerPlace {
+    /// The name of the process and of its log.
+    pub name: String,
+    pub folder: PathBuf,
+    pub port: u16,
+}
+
+/// The servers of a shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Servers {
+    pub primary: ServerPlace,
+    pub standby: Option<ServerPlace>,
 }
 
 /// A description, and whether its folder was moved or copied.
@@ -102,6 +154,7 @@ impl Description {
             admin_port: port.admin,
             second_node: ports.second_nodes.get(usize::from(number)).copied(),
             system_identifier: None,
+            standby: None,
         });
         Self {
             format: FORMAT,
@@ -192,7 +245,31 @@ impl Description {
         }
     }
 
-    /// The database folder of a shard.
+    /// Gives each shard a second server on one of the ports.
+    pub fn add_standbys(&mut self, mode: Replication, ports: &[u16]) {
+        for (shard, port) in self.shards.iter_mut().zip(ports) {
+            shard.standby = Some(Standby { mode, port: *port, leads: false, rebuilding: false });
+        }
+    }
+
+    /// The servers of a shard in their present roles.
+    pub fn servers(&self, layout: &Layout, shard: &ShardPlace) -> Servers {
+        let folder = self.database_folder(layout, shard);
+        let second = shard.standby.as_ref().map(|standby| ServerPlace {
+            name: format!("{}.second", shard.postgres_name()),
+            folder: folder.with_file_name(format!("{}.second", shard.id)),
+            port: standby.port,
+        });
+        let first = ServerPlace { name: shard.postgres_name(), folder, port: shard.postgres_port };
+        match second {
+            Some(second) if shard.standby.as_ref().is_some_and(|standby| standby.leads) => {
+                Servers { primary: second, standby: Some(first) }
+            }
+            standby => Servers { primary: first, standby },
+        }
+    }
+
+    /// The folder of a shard's first server. In a cluster with stand-bys, [`Description::servers`] says which server leads.
     pub fn database_folder(&self, layout: &Layout, shard: &ShardPlace) -> PathBuf {
         self.postgres.home.folder(layout).join("pg").join(&shard.id)
     }
@@ -202,7 +279,10 @@ impl Description {
         let routers =
             self.routers.iter().flat_map(|r| [r.http_port, r.admin_port].map(|port| (port, r.name.clone())));
         let shards = self.shards.iter().flat_map(|s| {
+            let second = s.standby.as_ref().map(|standby| (standby.port, format!("{}.second", s.postgres_name())));
             [(s.postgres_port, s.postgres_name()), (s.rpc_port, s.node_name()), (s.admin_port, s.node_name())]
+                .into_iter()
+                .chain(second)
         });
         let second_nodes = self.shards.iter().filter_map(|s| Some((s, s.second_node?)));
         let second_nodes =
@@ -261,14 +341,35 @@ impl ShardPlace {
 
     /// [`ShardPlace::dsn`] without the password.
     pub fn dsn_without_password(&self) -> String {
-        format!("postgres://{ROLE}@127.0.0.1:{}/{ROLE}", self.postgres_port)
+        format!("postgres://{ROLE}@127.0.0.1:{}/{ROLE}", self.primary_port())
     }
 
-    /// The URL of the shard's database, for the node, for `verify` and for operators. It contains the password.
+    /// The port of the server that is the primary, as far as the description knows.
+    fn primary_port(&self) -> u16 {
+        match &self.standby {
+            Some(standby) if standby.leads => standby.port,
+            _ => self.postgres_port,
+        }
+    }
+
+    /// The URL of the shard's database on its primary, for `verify` and for operators. It contains the password.
     pub fn dsn(&self, layout: &Layout) -> anyhow::Result<String> {
+        self.url_of(layout, &format!("127.0.0.1:{}", self.primary_port()))
+    }
+
+    /// The URL for the node, which names both servers and looks for the primary itself. It contains the password.
+    pub fn node_dsn(&self, layout: &Layout) -> anyhow::Result<String> {
+        let first = format!("127.0.0.1:{}", self.postgres_port);
+        match &self.standby {
+            Some(standby) => self.url_of(layout, &format!("{first},127.0.0.1:{}", standby.port)),
+            None => self.url_of(layout, &first),
+        }
+    }
+
+    fn url_of(&self, layout: &Layout, hosts: &str) -> anyhow::Result<String> {
         let path = layout.password(&self.id, ROLE);
         let password = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(format!("postgres://{ROLE}:{}@127.0.0.1:{}/{ROLE}", password.trim(), self.postgres_port))
+        Ok(format!("postgres://{ROLE}:{}@{hosts}/{ROLE}", password.trim()))
     }
 }
 
@@ -297,6 +398,29 @@ mod tests {
         let elsewhere = format!("{HOMES_ELSEWHERE}/0123456789abcdef");
         let found = older(&layout, &elsewhere);
         assert_eq!((found.place, found.description.postgres.home), (Place::Same, Home::Elsewhere(elsewhere.into())));
+    }
+
+    #[test]
+    fn a_failover_exchanges_the_servers_and_leaves_the_url_of_the_node() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::create(folder.path()).unwrap();
+        let mut description = Description::for_tests(&layout);
+        durable_file::replace(&layout.password("s0", ROLE), "hush", Audience::Owner).unwrap();
+        description.add_standbys(Replication::Sync, &[5610, 5611]);
+        let ports = |description: &Description| {
+            let servers = description.servers(&layout, &description.shards[0]);
+            (servers.primary.port, servers.standby.unwrap().port)
+        };
+        let (dsn, node_dsn) = (description.shards[0].dsn(&layout), description.shards[0].node_dsn(&layout).unwrap());
+        assert_eq!(ports(&description), (5510, 5610));
+        assert_eq!(node_dsn, "postgres://shardledger:hush@127.0.0.1:5510,127.0.0.1:5610/shardledger");
+        assert!(dsn.unwrap().contains("@127.0.0.1:5510/"));
+        description.shards[0].standby.as_mut().unwrap().leads = true;
+        assert_eq!(ports(&description), (5610, 5510));
+        assert_eq!(description.shards[0].node_dsn(&layout).unwrap(), node_dsn);
+        assert!(description.shards[0].dsn(&layout).unwrap().contains("@127.0.0.1:5610/"));
+        let read: Description = serde_json::from_str(&serde_json::to_string(&description).unwrap()).unwrap();
+        assert_eq!(read, description);
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub fn prepare_shard(layout: &Layout, id: &str, number: u16) -> anyhow::Result<S
         admin_port: ports.admin,
         second_node: None,
         system_identifier: None,
+        standby: None,
     };
     let folder = description.database_folder(layout, &shard);
     ensure!(

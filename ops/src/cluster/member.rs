@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{
-    description::Description,
+    description::{Description, ServerPlace, Servers, ShardPlace},
     environment,
     layout::Layout,
     postgres::{
@@ -78,17 +78,11 @@ impl Role {
 impl Member {
     /// Every process of the cluster.
     pub fn all(layout: &Layout, description: &Description) -> Vec<Self> {
-        let postgres = description.shards.iter().map(|shard| {
-            let (place, folder) = (&description.postgres, description.database_folder(layout, shard));
-            Self {
-                name: shard.postgres_name(),
-                role: Role::Postgres,
-                program: place.bin_dir.join("postgres"),
-                arguments: vec!["-D".to_owned(), text(&folder)],
-                user: place.user.clone(),
-                log: layout.log(&shard.postgres_name()),
-                database: shard.system_identifier.map(|identifier| (folder, identifier)),
-            }
+        let postgres = description.shards.iter().flat_map(|shard| {
+            let Servers { primary, standby } = description.servers(layout, shard);
+            let rebuilding = shard.standby.as_ref().is_some_and(|standby| standby.rebuilding);
+            let running = std::iter::once(primary).chain(standby.filter(|_| !rebuilding));
+            running.map(|server| Self::server(layout, description, shard, &server)).collect::<Vec<_>>()
         });
         let service = |name: String, role: Role, program: &str| Self {
             role,
@@ -105,6 +99,20 @@ impl Member {
         let nodes = nodes.map(|name| service(name, Role::Node, "shard-node"));
         let routers = description.routers.iter().map(|router| service(router.name.clone(), Role::Router, "router"));
         postgres.chain(nodes).chain(routers).collect()
+    }
+
+    /// One PostgreSQL of a shard.
+    pub fn server(layout: &Layout, description: &Description, shard: &ShardPlace, server: &ServerPlace) -> Self {
+        let place = &description.postgres;
+        Self {
+            name: server.name.clone(),
+            role: Role::Postgres,
+            program: place.bin_dir.join("postgres"),
+            arguments: vec!["-D".to_owned(), text(&server.folder)],
+            user: place.user.clone(),
+            log: layout.log(&server.name),
+            database: shard.system_identifier.map(|identifier| (server.folder.clone(), identifier)),
+        }
     }
 
     #[cfg(test)]

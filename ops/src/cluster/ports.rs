@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 const ROUTER_HTTP: u16 = 8080;
 const ROUTER_ADMIN: u16 = 9080;
 const POSTGRES: u16 = 5510;
+const POSTGRES_STANDBY: u16 = 5610;
 const NODE_RPC: u16 = 7500;
 const NODE_ADMIN: u16 = 7600;
 const SECOND_NODE_RPC: u16 = 7700;
@@ -48,9 +49,37 @@ pub struct PortPlan {
     pub shards: Vec<ShardPorts>,
     /// One for each shard, or none.
     pub second_nodes: Vec<NodePorts>,
+    /// The ports of the shards' second servers; empty in a cluster without stand-bys.
+    pub standbys: Vec<u16>,
 }
 
 impl PortPlan {
+    /// Adds a port for the second server of each shard: the documented ones, or those after the block that begins at `base`.
+    /// `base` 0 finds a free block.
+    pub fn with_standbys(mut self, base: Option<u16>) -> anyhow::Result<Self> {
+        let count = u16::try_from(self.shards.len())?;
+        let taken: Vec<u16> = self.ports().collect();
+        let first = match base {
+            None => POSTGRES_STANDBY,
+            Some(0) => {
+                let mut found = None;
+                for _ in 0..FREE_BLOCK_TRIES {
+                    let first = free_block(count)?;
+                    found =
+                        Some(first).filter(|first| !taken.iter().any(|port| (*first..*first + count).contains(port)));
+                    if found.is_some() {
+                        break;
+                    }
+                }
+                found.context("found no free ports for the stand-bys")?
+            }
+            Some(_) => taken.iter().max().and_then(|last| last.checked_add(1)).context("no ports are left")?,
+        };
+        let last = first.checked_add(count).context("no ports are left for the stand-bys")?;
+        self.standbys = (first..last).collect();
+        Ok(self)
+    }
+
     /// The documented ports.
     pub fn usual(routers: u16, shards: u16) -> Self {
         Self {
@@ -59,6 +88,7 @@ impl PortPlan {
                 .map(|i| ShardPorts { postgres: POSTGRES + i, rpc: NODE_RPC + i, admin: NODE_ADMIN + i })
                 .collect(),
             second_nodes: Vec::new(),
+            standbys: Vec::new(),
         }
     }
 
@@ -85,7 +115,8 @@ impl PortPlan {
         ensure!(base.checked_add(length).is_some(), "--port-base {base} leaves no room for {length} ports");
         let mut next = base..;
         let mut port = || next.next().context("out of ports");
-        let mut plan = Self { routers: Vec::new(), shards: Vec::new(), second_nodes: Vec::new() };
+        let mut plan =
+            Self { routers: Vec::new(), shards: Vec::new(), second_nodes: Vec::new(), standbys: Vec::new() };
         for _ in 0..routers {
             plan.routers.push(RouterPorts { http: port()?, admin: port()? });
         }
@@ -157,6 +188,10 @@ mod tests {
         let plan = PortPlan::block_with_second_nodes(20_000, 2, 3).unwrap();
         assert_eq!(plan.second_nodes[2], NodePorts { rpc: 20_017, admin: 20_018 });
         assert!(PortPlan::block(65_530, 2, 3).is_err());
+        assert_eq!(plan.with_standbys(Some(20_000)).unwrap().standbys, [20_013, 20_014, 20_015]);
+        assert_eq!(PortPlan::usual(2, 2).with_standbys(None).unwrap().standbys, [5610, 5611]);
+        let free = PortPlan::block(0, 1, 2).unwrap().with_standbys(Some(0)).unwrap();
+        assert!(free.standbys.len() == 2 && !free.ports().any(|port| free.standbys.contains(&port)));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The PostgreSQL servers of a cluster: the binaries ([`server`], [`install`]), the user that runs them ([`user`]),
-//! the location of their data ([`home`]), and how a shard's database is created ([`database`], [`settings`]) and
+//! the location of their data ([`home`]), and how a shard's database is created ([`database`], [`settings`], [`standby`]) and
 //! recognised ([`control_file`]).
 
 pub mod control_file;
@@ -8,4 +8,5 @@ pub mod home;
 pub mod install;
 pub mod server;
 pub mod settings;
+pub mod standby;
 pub mod user;

@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow, bail, ensure};
 use crate::{
     cluster::{
         configuration,
-        description::{Description, Found, PostgresPlace},
+        description::{Description, Found, PostgresPlace, Replication},
         layout::Layout,
         place::Place,
         ports::PortPlan,
@@ -34,6 +34,7 @@ pub struct Request {
     /// Nodes of each shard: 1 or 2.
     pub nodes: Option<u16>,
     pub port_base: Option<u16>,
+    pub standby: Option<Replication>,
     pub bin_dir: PathBuf,
     pub pg_bin: Option<PathBuf>,
     pub pg_source: Source,
@@ -81,8 +82,13 @@ fn new(layout: &Layout, request: &Request) -> anyhow::Result<Description> {
         (None, false) => PortPlan::usual(routers, shards),
         (None, true) => PortPlan::usual_with_second_nodes(routers, shards),
     };
+    let ports = if request.standby.is_some() { ports.with_standbys(request.port_base)? } else { ports };
     let postgres = PostgresPlace { bin_dir: server.bin_dir, major: server.major, home, user };
-    Ok(Description::new(layout, request.bin_dir.clone(), postgres, &ports))
+    let mut description = Description::new(layout, request.bin_dir.clone(), postgres, &ports);
+    if let Some(mode) = request.standby {
+        description.add_standbys(mode, &ports.standbys);
+    }
+    Ok(description)
 }
 
 /// Databases without `cluster.json` belong to a cluster that lost the file. A new cluster must not be created over
@@ -110,6 +116,7 @@ fn returning(layout: &Layout, found: Found, request: &Request) -> anyhow::Result
     let Found { mut description, place } = found;
     let refused = || format!("the cluster in {} is there", layout.root().display());
     description.refuse_other_size(request).with_context(refused)?;
+    description.refuse_other_standbys(request).with_context(refused)?;
     relocation::find_databases(layout, &mut description)?;
     if let Place::Copied { of } = &place {
         relocation::check_copy(layout, &description, of)?;
@@ -142,7 +149,7 @@ fn returning(layout: &Layout, found: Found, request: &Request) -> anyhow::Result
 /// recover. A copy taken while the databases ran looks the same if the original is on another machine.
 fn note_unclean(layout: &Layout, description: &Description) -> anyhow::Result<()> {
     for shard in &description.shards {
-        if let Some(why) = relocation::unclean_database(&description.database_folder(layout, shard))? {
+        if let Some(why) = relocation::unclean_database(&description.servers(layout, shard).primary.folder)? {
             note(&format!(
                 "shard {}: {why}. If this folder is a copy that was taken while the cluster ran, its data may be torn: copy \
                  it again after `shardctl down`",
@@ -157,7 +164,19 @@ impl Description {
     /// Slots belong to shards by their data, so the number of shards cannot change at a start.
     pub fn refuse_changes(&self, request: &Request) -> anyhow::Result<()> {
         self.refuse_other_size(request)?;
+        self.refuse_other_standbys(request)?;
         self.refuse_other_ports(request)
+    }
+
+    fn refuse_other_standbys(&self, request: &Request) -> anyhow::Result<()> {
+        let has = self.shards.iter().find_map(|shard| shard.standby.as_ref()).map(|standby| standby.mode);
+        match request.standby {
+            Some(asked) if has != Some(asked) => bail!(
+                "it was created {}, which this version does not change; use another --data-dir",
+                has.map_or_else(|| "without stand-bys".to_owned(), |mode| format!("with --standby {}", mode.word()))
+            ),
+            _ => Ok(()),
+        }
     }
 
     fn refuse_other_size(&self, request: &Request) -> anyhow::Result<()> {

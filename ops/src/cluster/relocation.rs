@@ -57,6 +57,10 @@ pub fn edits_of_copy(
     of: &Path,
     port_base: Option<u16>,
 ) -> anyhow::Result<Vec<Edit>> {
+    ensure!(
+        description.shards.iter().all(|shard| shard.standby.is_none()),
+        "the cluster has stand-bys, and this version starts no copy of such a cluster: restore the copy in the place of the original"
+    );
     let taken: Vec<u16> = description.ports().into_iter().map(|(port, _)| port).collect();
     let (routers, shards) = (u16::try_from(description.routers.len())?, u16::try_from(description.shards.len())?);
     let plan = match port_base {

@@ -14,9 +14,10 @@ use wire::{NodeRole, Readiness, StatusRequest, StatusResponse, shard_node_client
 
 use crate::{
     cluster::{
-        description::{Description, RouterPlace, ShardPlace},
+        description::{Description, RouterPlace, ServerPlace, ShardPlace, Standby},
         layout::Layout,
         member::Member,
+        postgres::standby,
         process::ProcessTable,
     },
     http_client::HttpClient,
@@ -65,9 +66,13 @@ pub struct ShardStatus {
     /// The shard's second node, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub second_node: Option<SecondNodeStatus>,
+    /// Of the primary.
     pub postgres_pid: Option<i32>,
     pub postgres_port: u16,
-    /// Of the database; without the password until [`ClusterStatus::show_passwords`].
+    /// The second PostgreSQL; absent in a cluster without stand-bys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub standby: Option<StandbyStatus>,
+    /// Of the primary's database; without the password until [`ClusterStatus::show_passwords`].
     pub dsn: String,
     pub state: State,
     /// Whether the node reports that its reads and writes work.
@@ -85,6 +90,17 @@ pub struct SecondNodeStatus {
     pub pid: Option<i32>,
     pub state: State,
     pub role: Option<String>,
+}
+
+/// The stand-by of a shard's PostgreSQL.
+#[derive(Debug, Serialize)]
+pub struct StandbyStatus {
+    /// `sync` or `async`.
+    pub mode: &'static str,
+    pub port: u16,
+    pub pid: Option<i32>,
+    /// `streaming`, `not streaming`, `a primary`, `rebuilding` or `down`.
+    pub state: &'static str,
 }
 
 /// A number of shards out of all shards.
@@ -179,7 +195,8 @@ impl ClusterStatus {
         self.routers.iter().all(|r| r.pid.is_none())
             && self.shards.iter().all(|s| {
                 let second_node = s.second_node.as_ref().and_then(|node| node.pid);
-                s.node_pid.is_none() && second_node.is_none() && s.postgres_pid.is_none()
+                let standby = s.standby.as_ref().and_then(|standby| standby.pid);
+                [s.node_pid, second_node, s.postgres_pid, standby].iter().all(Option::is_none)
             })
     }
 
@@ -195,7 +212,8 @@ impl ClusterStatus {
         // The file may be broken; routers then refuse it and keep the map in use.
         let map = read_map(layout).ok();
         let routers = description.routers.iter().map(|router| router_status(router, &pids, &client));
-        let shards = description.shards.iter().map(|shard| shard_status(shard, &pids, map.as_ref()));
+        let shards =
+            description.shards.iter().map(|shard| shard_status(layout, description, shard, &pids, map.as_ref()));
         let (routers, shards) = tokio::join!(join_all(routers), join_all(shards));
         let map_version = match map {
             Some(map) => map.version,
@@ -226,8 +244,23 @@ async fn router_status(router: &RouterPlace, pids: &HashMap<String, i32>, client
     RouterStatus { url: router.url(), admin_url: router.admin_url(), pid, state, reads, writes }
 }
 
-async fn shard_status(shard: &ShardPlace, pids: &HashMap<String, i32>, map: Option<&ShardMap>) -> ShardStatus {
-    let (node_pid, postgres_pid) = (pids.get(&shard.node_name()).copied(), pids.get(&shard.postgres_name()).copied());
+async fn shard_status(
+    layout: &Layout,
+    description: &Description,
+    shard: &ShardPlace,
+    pids: &HashMap<String, i32>,
+    map: Option<&ShardMap>,
+) -> ShardStatus {
+    let servers = description.servers(layout, shard);
+    let (node_pid, postgres_pid) = (pids.get(&shard.node_name()).copied(), pids.get(&servers.primary.name).copied());
+    let standby = match (&shard.standby, &servers.standby) {
+        (Some(place), Some(server)) => {
+            let pid = pids.get(&server.name).copied();
+            let state = standby_state(layout, shard, place, server, pid).await;
+            Some(StandbyStatus { mode: place.mode.word(), port: server.port, pid, state })
+        }
+        _ => None,
+    };
     let word_of = async |pid: Option<i32>, url: String| match pid {
         Some(_) => node_word(url).await.ok().filter(|word| word.shard == shard.id),
         None => None,
@@ -263,7 +296,8 @@ async fn shard_status(shard: &ShardPlace, pids: &HashMap<String, i32>, map: Opti
         node_role: word.as_ref().and_then(role),
         second_node,
         postgres_pid,
-        postgres_port: shard.postgres_port,
+        postgres_port: servers.primary.port,
+        standby,
         dsn: shard.dsn_without_password(),
         state: State::of(node_pid.is_some() && postgres_pid.is_some(), serving),
         reads: reads.is_ok(),
@@ -281,6 +315,26 @@ fn role(word: &StatusResponse) -> Option<String> {
             format!("following, {} behind", output::count(usize::try_from(behind).unwrap_or(0), "booking"))
         }
     })
+}
+
+async fn standby_state(
+    layout: &Layout,
+    shard: &ShardPlace,
+    place: &Standby,
+    server: &ServerPlace,
+    pid: Option<i32>,
+) -> &'static str {
+    if place.rebuilding {
+        return "rebuilding";
+    }
+    if pid.is_none() {
+        return "down";
+    }
+    match standby::ask(layout, shard, server).await {
+        Ok(role) if !role.is_standby => "a primary",
+        Ok(role) if role.is_streaming => "streaming",
+        _ => "not streaming",
+    }
 }
 
 async fn node_word(url: String) -> anyhow::Result<StatusResponse> {

@@ -2,6 +2,7 @@
 
 mod add;
 mod drain;
+mod failover;
 mod list;
 mod remove;
 
@@ -17,6 +18,8 @@ pub enum Command {
     Drain(drain::Args),
     /// Take an empty shard out of the map. Refused while the shard still has client data
     Remove(remove::Args),
+    /// Make a shard's stand-by its primary, and the former primary its stand-by (`up --standby`)
+    Failover(failover::Args),
     /// Show each shard with its slots, accounts, size and share of the load
     List(list::Args),
 }
@@ -26,6 +29,7 @@ pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode
         Command::Add(args) => add::run(args, context).await,
         Command::Drain(args) => drain::run(args, context).await,
         Command::Remove(args) => remove::run(args, context).await,
+        Command::Failover(args) => failover::run(args, context).await,
         Command::List(args) => list::run(args, context).await,
     }
 }

@@ -96,6 +96,19 @@ fn print(status: &ClusterStatus) -> anyhow::Result<()> {
         &shards,
     )?;
     print_second_nodes(status)?;
+    let standbys: Vec<[String; 5]> = status
+        .shards
+        .iter()
+        .filter_map(|shard| Some((shard, shard.standby.as_ref()?)))
+        .map(|(shard, standby)| {
+            let address = format!("127.0.0.1:{}", standby.port);
+            [shard.id.clone(), standby.mode.to_owned(), standby.state.to_owned(), address, pid(standby.pid)]
+        })
+        .collect();
+    if !standbys.is_empty() {
+        output::data("")?;
+        output::table(["shard", "stand-by", "state", "postgres", "pid"], &standbys)?;
+    }
     for shard in status.shards.iter().filter(|shard| shard.node_pid.is_some()) {
         if let Some(cause) = &shard.cause {
             output::data(&format!("\n{}: {cause}", shard.id))?;

@@ -11,7 +11,7 @@ use super::Context;
 use crate::{
     cluster::{
         Description, Layout,
-        description::Found,
+        description::{Found, Replication},
         lock,
         member::Member,
         place::Place,
@@ -41,6 +41,10 @@ pub struct Args {
     /// [default: routers 8080 and 9080, PostgreSQL 5510, nodes 7500 and 7600, second nodes 7700 and 7800]
     #[arg(long, value_name = "PORT")]
     port_base: Option<u16>,
+    /// Give each shard of a new cluster a second PostgreSQL as a streaming stand-by. `sync`: a commit waits for it, so that a failover
+    /// loses nothing. `async`: a failover may lose the last commits
+    #[arg(long, value_enum, value_name = "MODE")]
+    standby: Option<Replication>,
     /// Folder of `router` and `shard-node` [default: that of shardctl itself]
     #[arg(long, value_name = "DIR")]
     bin_dir: Option<PathBuf>,
@@ -119,6 +123,7 @@ impl Args {
             routers: self.routers,
             nodes: self.nodes,
             port_base: self.port_base,
+            standby: self.standby,
             bin_dir,
             pg_bin: self.postgres.pg_bin,
             pg_source: self.postgres.pg_source,

@@ -19,6 +19,7 @@ mod replay;
 mod same_id;
 mod second_node;
 mod sequences;
+mod shard_failover;
 mod shard_map;
 mod teardown;
 mod two_phase;

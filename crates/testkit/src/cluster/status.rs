@@ -43,6 +43,7 @@ pub struct ShardStatus {
     pub second_node: Option<SecondNodeStatus>,
     pub postgres_pid: Option<i32>,
     pub postgres_port: u16,
+    pub standby: Option<StandbyStatus>,
     pub dsn: String,
     pub state: String,
     pub reads: bool,
@@ -58,6 +59,15 @@ pub struct SecondNodeStatus {
     pub pid: Option<i32>,
     pub state: String,
     pub role: Option<String>,
+}
+
+/// The stand-by of a shard's PostgreSQL.
+#[derive(Debug, Clone, Deserialize)]
+pub struct StandbyStatus {
+    pub mode: String,
+    pub port: u16,
+    pub pid: Option<i32>,
+    pub state: String,
 }
 
 impl Status {
@@ -86,7 +96,11 @@ impl Status {
     pub fn pids(&self) -> Vec<i32> {
         let routers = self.routers.iter().map(|router| router.pid);
         let second_node = |shard: &ShardStatus| shard.second_node.as_ref().and_then(|node| node.pid);
-        let shards = self.shards.iter().flat_map(|shard| [shard.node_pid, second_node(shard), shard.postgres_pid]);
+        let standby = |shard: &ShardStatus| shard.standby.as_ref().and_then(|standby| standby.pid);
+        let shards = self
+            .shards
+            .iter()
+            .flat_map(|shard| [shard.node_pid, second_node(shard), shard.postgres_pid, standby(shard)]);
         routers.chain(shards).chain([self.supervisor_pid]).flatten().collect()
     }
 }

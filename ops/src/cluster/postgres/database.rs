@@ -13,11 +13,12 @@ use anyhow::{Context, ensure};
 use super::{
     control_file::{self, ControlFile, FolderFault, is_missing_or_empty},
     server::Server,
-    settings::{HOST_BASED_AUTHENTICATION, INCLUDES, Settings},
+    settings::{HOST_BASED_AUTHENTICATION, INCLUDES, MAX_CONNECTIONS, Peer, Settings},
+    standby,
     user::{ServiceUser, create_owned, give, run_as},
 };
 use crate::cluster::{
-    description::{Description, ROLE, ShardPlace},
+    description::{Description, ROLE, Replication, Servers, ShardPlace},
     durable_file::{self, Audience},
     environment,
     layout::Layout,
@@ -25,7 +26,7 @@ use crate::cluster::{
 };
 
 /// The role that initdb creates. The services never use it.
-const SUPERUSER: &str = "postgres";
+pub const SUPERUSER: &str = "postgres";
 /// Rejects all connections between initdb and the creation of the roles.
 const BOOTSTRAP_AUTHENTICATION: &str = "reject";
 
@@ -48,7 +49,7 @@ pub fn check(layout: &Layout, description: &Description) -> anyhow::Result<()> {
 }
 
 fn check_shard(layout: &Layout, description: &Description, shard: &ShardPlace) -> anyhow::Result<()> {
-    let folder = description.database_folder(layout, shard);
+    let folder = description.servers(layout, shard).primary.folder;
     match shard.system_identifier {
         Some(recorded) => control_file::check(&folder, recorded)?,
         // The server's log is created at its first start, after the database was created.
@@ -67,20 +68,61 @@ fn check_shard(layout: &Layout, description: &Description, shard: &ShardPlace) -
 
 /// Creates the shard's database unless it exists, and writes its settings. Returns its system identifier.
 pub fn ensure_database(layout: &Layout, description: &Description, shard: &ShardPlace) -> anyhow::Result<u64> {
-    let (place, folder) = (&description.postgres, description.database_folder(layout, shard));
-    let user = place.user.as_ref();
+    let place = &description.postgres;
+    let Servers { primary, standby } = description.servers(layout, shard);
+    let (folder, user) = (&primary.folder, place.user.as_ref());
     let server = Server { bin_dir: place.bin_dir.clone(), major: place.major };
     if shard.system_identifier.is_none() && !folder.exists() {
-        make(&server, &folder, user, &read_passwords(layout, shard)?)
+        make(&server, folder, user, &read_passwords(layout, shard)?)
             .with_context(|| format!("cannot make the database of shard {}", shard.id))?;
     }
-    let control = ControlFile::read(&folder)?
+    let control = ControlFile::read(folder)?
         .with_context(|| format!("shard {}: {} is no database folder", shard.id, folder.display()))?;
-    let sockets = folder.with_file_name("sockets");
-    create_owned(&sockets, 0o755, user)?;
-    let settings = Settings::for_server(shard.postgres_port, &sockets, description.shards.len());
-    write_owned(&folder.join("shardledger.conf"), &settings.text(), user)?;
+    let is_rebuilding = shard.standby.as_ref().is_some_and(|standby| standby.rebuilding);
+    if let Some(standby) = standby.filter(|standby| !is_rebuilding && !standby.folder.exists()) {
+        ensure!(
+            control.is_shut_down(),
+            "shard {}: its stand-by {} is missing, and its primary was not shut down, so that it cannot be copied: run `shardctl down` first",
+            shard.id,
+            standby.folder.display()
+        );
+        standby::copy(folder, &standby.folder, user)?;
+    }
+    write_settings(layout, description, shard)?;
     Ok(control.system_identifier)
+}
+
+/// Writes the settings of the shard's servers that exist. They do not change when the servers exchange their roles.
+pub fn write_settings(layout: &Layout, description: &Description, shard: &ShardPlace) -> anyhow::Result<()> {
+    let Servers { primary, standby } = description.servers(layout, shard);
+    let user = description.postgres.user.as_ref();
+    let sockets = primary.folder.with_file_name("sockets");
+    create_owned(&sockets, 0o755, user)?;
+    let count = description.shards.len() * if standby.is_some() { 2 } else { 1 };
+    let both = || std::iter::once(&primary).chain(&standby);
+    for server in both().filter(|server| server.folder.exists()) {
+        let mut settings = Settings::for_server(server.port, &sockets, count);
+        if let (Some(other), Some(standby)) = (both().find(|other| other.port != server.port), &shard.standby) {
+            settings.peer = Some(Peer {
+                port: other.port,
+                user: SUPERUSER,
+                password: superuser_password(layout, shard)?,
+                is_synchronous: standby.mode == Replication::Sync,
+            });
+        }
+        write_owned(&server.folder.join("shardledger.conf"), &settings.text(), user)?;
+    }
+    Ok(())
+}
+
+/// The password of the role that initdb creates.
+pub fn superuser_password(layout: &Layout, shard: &ShardPlace) -> anyhow::Result<String> {
+    read_password(layout, shard, SUPERUSER)
+}
+
+fn read_password(layout: &Layout, shard: &ShardPlace, role: &str) -> anyhow::Result<String> {
+    let path = layout.password(&shard.id, role);
+    Ok(fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?.trim().to_owned())
 }
 
 struct Passwords {
@@ -97,11 +139,7 @@ pub fn ensure_passwords(layout: &Layout, shard: &ShardPlace) -> anyhow::Result<(
 }
 
 fn read_passwords(layout: &Layout, shard: &ShardPlace) -> anyhow::Result<Passwords> {
-    let read = |role: &str| -> anyhow::Result<String> {
-        let path = layout.password(&shard.id, role);
-        Ok(fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?.trim().to_owned())
-    };
-    Ok(Passwords { superuser: read(SUPERUSER)?, role: read(ROLE)? })
+    Ok(Passwords { superuser: superuser_password(layout, shard)?, role: read_password(layout, shard, ROLE)? })
 }
 
 /// Works in a draft folder that is renamed at the end, so that a crash leaves no half-created database.
@@ -118,6 +156,7 @@ fn make(server: &Server, folder: &Path, user: Option<&ServiceUser>, passwords: &
         .args(["--username", SUPERUSER, "--auth", BOOTSTRAP_AUTHENTICATION, "--encoding", "UTF8"])
         // A sort order that no upgrade of the C library changes, and checksums that report damaged pages.
         .args(["--no-locale", "--data-checksums"]);
+    environment::clean(&mut initdb);
     run(initdb, &draft, user, "")?;
     append(&draft.join("postgresql.conf"), INCLUDES)?;
     write_owned(&draft.join("shardledger.conf"), "", user)?;
@@ -125,7 +164,11 @@ fn make(server: &Server, folder: &Path, user: Option<&ServiceUser>, passwords: &
 
     let mut single = Command::new(server.program("postgres"));
     // `-j` ends a statement at a semicolon and an empty line. Without exit_on_error a failure would go unnoticed.
-    single.args(["--single", "-j", "-c", "exit_on_error=on", "-D"]).arg(&draft).arg("postgres");
+    single.args(["--single", "-j", "-c", "exit_on_error=on"]);
+    // The control file remembers it, and a stand-by that is copied from here compares its own setting.
+    single.arg("-c").arg(format!("max_connections={MAX_CONNECTIONS}"));
+    single.arg("-D").arg(&draft).arg("postgres");
+    environment::clean(&mut single);
     run(single, &draft, user, &bootstrap_sql(passwords))?;
     fs::rename(&draft, folder)?;
     // `cluster.json` will record the database, so a power failure after that must not undo the rename.
@@ -147,7 +190,12 @@ fn bootstrap_sql(passwords: &Passwords) -> String {
 }
 
 /// Runs a program of PostgreSQL to its end. If it fails, the error contains its output.
-fn run(mut command: Command, folder: &Path, user: Option<&ServiceUser>, input: &str) -> anyhow::Result<()> {
+pub(super) fn run(
+    mut command: Command,
+    folder: &Path,
+    user: Option<&ServiceUser>,
+    input: &str,
+) -> anyhow::Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
     command
         .current_dir(folder)
@@ -155,7 +203,6 @@ fn run(mut command: Command, folder: &Path, user: Option<&ServiceUser>, input: &
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    environment::clean(&mut command);
     run_as(&mut command, user);
     let mut child = command.spawn().with_context(|| format!("cannot run {name}"))?;
     child.stdin.take().context("no standard input")?.write_all(input.as_bytes())?;
@@ -175,7 +222,7 @@ fn append(path: &Path, text: &str) -> anyhow::Result<()> {
     Ok(file.sync_all()?)
 }
 
-fn write_owned(path: &Path, text: &str, user: Option<&ServiceUser>) -> anyhow::Result<()> {
+pub(super) fn write_owned(path: &Path, text: &str, user: Option<&ServiceUser>) -> anyhow::Result<()> {
     durable_file::replace(path, text, Audience::Owner)?;
     give(path, user)
 }

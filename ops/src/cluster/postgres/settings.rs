@@ -16,10 +16,14 @@ include 'shardledger.conf'
 include_if_exists 'local.conf'
 ";
 
+/// A stand-by does not start with less than its primary was last started with.
+pub const MAX_CONNECTIONS: u32 = 64;
+
 /// Nobody gets in without a password, and only from this machine.
 pub const HOST_BASED_AUTHENTICATION: &str = "\
 local all all scram-sha-256
 host  all all 127.0.0.1/32 scram-sha-256
+host  replication all 127.0.0.1/32 scram-sha-256
 ";
 
 /// What differs from one server to the next.
@@ -30,6 +34,39 @@ pub struct Settings {
     pub socket_folder: Option<PathBuf>,
     pub shared_buffers_mib: u64,
     pub max_wal_size_gib: usize,
+    /// The other server of the shard. Each of the two follows the other one while it is a stand-by.
+    pub peer: Option<Peer>,
+}
+
+/// The name under which a stand-by follows its primary.
+const STANDBY_NAME: &str = "shardledger_standby";
+
+/// The other server of a shard.
+#[derive(Debug)]
+pub struct Peer {
+    pub port: u16,
+    pub user: &'static str,
+    pub password: String,
+    /// Whether a commit waits for the stand-by.
+    pub is_synchronous: bool,
+}
+
+impl Peer {
+    fn text(&self) -> String {
+        let Self { port, user, password, is_synchronous } = self;
+        let names = if *is_synchronous { STANDBY_NAME } else { "" };
+        format!(
+            "
+# Where to follow the other server of the shard while this one is a stand-by. A password consists of letters and digits.
+primary_conninfo = 'host=127.0.0.1 port={port} user={user} password={password} application_name={STANDBY_NAME}'
+hot_standby = on
+# A stand-by that was away for a while still finds the log that it needs.
+wal_keep_size = 1GB
+# With a name, a commit waits until the stand-by has it. Only a stand-by has the name, and no program that copies the log.
+synchronous_standby_names = '{names}'
+"
+        )
+    }
 }
 
 impl Settings {
@@ -39,19 +76,21 @@ impl Settings {
             socket_folder: Some(socket_folder.to_owned()).filter(|f| f.as_os_str().len() <= LONGEST_SOCKET_FOLDER),
             shared_buffers_mib: shared_buffers_mib(memory_bytes(), servers),
             max_wal_size_gib: max_wal_size_gib(servers),
+            peer: None,
         }
     }
 
     /// The text of `shardledger.conf`.
     pub fn text(&self) -> String {
         let socket_folder = self.socket_folder.as_ref().map(|f| f.display().to_string()).unwrap_or_default();
+        let peer = self.peer.as_ref().map(Peer::text).unwrap_or_default();
         format!(
             "\
 listen_addresses = '127.0.0.1'
 port = {port}
 unix_socket_directories = '{socket_folder}'
 password_encryption = 'scram-sha-256'
-max_connections = 64
+max_connections = {MAX_CONNECTIONS}
 
 # An answered transfer survives power loss.
 fsync = on
@@ -87,7 +126,7 @@ log_line_prefix = '%m [%p] %q%u@%d '
 log_checkpoints = on
 log_lock_waits = on
 log_autovacuum_min_duration = '10s'
-",
+{peer}",
             port = self.port,
             socket_folder = socket_folder.replace('\'', "''"),
             shared_buffers = self.shared_buffers_mib,
@@ -136,6 +175,19 @@ mod tests {
         assert!(Settings::for_server(5510, &long, 1).text().contains("unix_socket_directories = ''"));
         let short = Settings::for_server(5510, Path::new("/tmp/it's"), 1).text();
         assert!(short.contains("unix_socket_directories = '/tmp/it''s'"), "{short}");
+    }
+
+    #[test]
+    fn a_server_with_a_peer_follows_it_and_waits_for_it_if_synchronous() {
+        let text = |is_synchronous| {
+            let peer = Peer { port: 5610, user: "postgres", password: "hush".to_owned(), is_synchronous };
+            Settings { peer: Some(peer), ..Settings::for_server(5510, Path::new("/tmp"), 1) }.text()
+        };
+        assert!(text(true).contains("port=5610 user=postgres password=hush application_name=shardledger_standby'\n"));
+        assert!(text(true).contains("\nsynchronous_standby_names = 'shardledger_standby'\n"));
+        assert!(text(false).contains("\nsynchronous_standby_names = ''\n"));
+        let alone = Settings::for_server(5510, Path::new("/tmp"), 1).text();
+        assert!(!alone.contains("synchronous_standby_names") && !alone.contains("primary_conninfo"));
     }
 
     #[test]

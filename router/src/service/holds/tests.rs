@@ -282,7 +282,8 @@ async fn a_pending_original_is_waited_for() {
     let early = in_a_moment(ask).await;
     assert!(matches!(early, Err(CallError::Deferred { .. })), "{early:?}");
     cluster.nodes[1].hang(false);
-    let ended = cluster.router.find_ended_transfer(original.id, Some(&original.debit), |_| true, soon()).await.unwrap();
+    let ended =
+        cluster.router.find_ended_transfer(original.id, Some(&original.debit), |_| true, soon()).await.unwrap();
     assert_eq!(ended.found[0].record.status, u32::from(TransferState::POSTED));
     assert_eq!(posted_amount(under_way.await.unwrap()), 40);
 }

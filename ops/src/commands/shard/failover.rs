@@ -1,0 +1,135 @@
+//! `shardctl shard failover`
+
+use std::{
+    io::{self, BufRead, IsTerminal, Write},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, ensure};
+use serde_json::json;
+
+use crate::{
+    cluster::{
+        Description, Layout,
+        failover::{self, Done, Plan},
+        lock,
+    },
+    commands::{self, Context},
+    exit::{self, NotConfirmed},
+    output::{self, note},
+};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The shard whose stand-by becomes the primary
+    id: String,
+    /// Print what would happen, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Promotes the stand-by of a cluster on this machine, and rebuilds the former primary as its stand-by.
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    let layout = Layout::find(&context.data_dir)?;
+    let _lock = commands::alone(&layout).await?;
+    let description = Description::load(&layout)?.context("the cluster's description is missing")?;
+    let shard = description.shard(&args.id).with_context(|| format!("there is no shard {}", args.id))?;
+    ensure!(lock::holder(&layout.supervisor_lock())?.is_some(), "the cluster is down: run `shardctl up` first");
+    let plan = failover::plan(&layout, &description, shard).await?;
+    let sentence = sentence(&args.id, &plan);
+    let fields = json!({
+        "shard": args.id,
+        "primary_port": plan.new_primary.port,
+        "standby_port": plan.former.port,
+        "bytes_behind": plan.bytes_behind,
+    });
+    if args.dry_run {
+        output::would(context.json, &sentence, fields)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !args.yes {
+        confirm(&sentence)?;
+    }
+    let done = failover::carry_out(&layout, &args.id, &plan).await?;
+    show(&args.id, &plan, &done, fields, context)?;
+    Ok(if done.status.is_ready() { ExitCode::SUCCESS } else { exit::failure() })
+}
+
+fn sentence(id: &str, plan: &Plan) -> String {
+    let (port, former) = (plan.new_primary.port, plan.former.port);
+    if plan.is_begun {
+        return format!("the failover of shard {id} to the server at port {port} was interrupted and would go on");
+    }
+    let behind = match plan.bytes_behind {
+        Some(0) => "has everything".to_owned(),
+        Some(bytes) => format!("is {bytes} bytes behind, and receives the rest while the primary shuts down"),
+        None => "may lack the last commits, because the primary does not answer".to_owned(),
+    };
+    format!(
+        "the stand-by of shard {id} at port {port} would become its primary, and the primary at port {former} would be rebuilt as a stand-by. The \
+         stand-by {behind}"
+    )
+}
+
+fn confirm(sentence: &str) -> anyhow::Result<()> {
+    if !io::stdin().is_terminal() {
+        return Err(NotConfirmed.into());
+    }
+    let mut error = io::stderr().lock();
+    write!(error, "{sentence}. Type yes: ")?;
+    error.flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    if answer.trim() == "yes" { Ok(()) } else { Err(NotConfirmed.into()) }
+}
+
+fn show(id: &str, plan: &Plan, done: &Done, mut fields: serde_json::Value, context: &Context) -> anyhow::Result<()> {
+    let (ready, cause) = (done.status.is_ready(), &done.status.cause);
+    if context.json {
+        fields["ready"] = ready.into();
+        fields["cause"] = cause.as_deref().into();
+        fields["former_folder"] = done.aside.as_ref().map(|aside| aside.display().to_string()).into();
+        output::json(&fields)?;
+    } else {
+        let (port, former) = (plan.new_primary.port, plan.former.port);
+        output::data(&format!("shard {id}: the primary is at port {port}, its stand-by at port {former}"))?;
+    }
+    if let Some(aside) = &done.aside {
+        note(&format!(
+            "the files of the former primary are in {}: delete them when the books are right",
+            aside.display()
+        ));
+    }
+    if !ready {
+        note(&format!(
+            "the node does not serve yet: {}. If acknowledged payments are missing, `shardctl down` and `shardctl up --accept-loss {id}` give them \
+             up, and `shardctl reconcile` lists them",
+            cause.as_deref().unwrap_or("it does not answer")
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::description::ServerPlace;
+
+    #[test]
+    fn the_plan_says_what_may_be_lost() {
+        let server = |port| ServerPlace { name: format!("postgres-{port}"), folder: "/pg".into(), port };
+        let said = |bytes_behind, is_begun| {
+            sentence("s0", &Plan { new_primary: server(5610), former: server(5510), is_begun, bytes_behind })
+        };
+        assert!(
+            said(Some(0), false)
+                .ends_with("at port 5510 would be rebuilt as a stand-by. The stand-by has everything")
+        );
+        assert!(said(Some(7), false).contains("is 7 bytes behind"));
+        assert!(said(None, false).contains("may lack the last commits"));
+        assert!(said(None, true).contains("was interrupted and would go on"));
+    }
+}
