@@ -32,8 +32,9 @@ down: ## Stop it; the data stays (remove it with: target/release/shardctl down -
 status: ## Show what runs
 	@$(SHARDCTL) status --data-dir $(DATA_DIR)
 
-# The lints come first, so that the output ends with the tests' own summary.
-test: lint ## Run the lints and every test
+# The lints and the simulation come first, so that the output ends with the tests' own summary.
+test: lint ## Run the lints, 5,000 simulated clusters and every test
+	@$(MAKE) --no-print-directory simulate SEEDS=5000
 	cargo build --workspace --bins
 	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir $(TARGET)/test-postgresql postgres ensure); \
 	export SHARDLEDGER_PG_BIN="$$pg_bin"; \
@@ -42,7 +43,6 @@ test: lint ## Run the lints and every test
 	else \
 	    echo 'cargo test --workspace'; cargo test --workspace; \
 	fi
-	@$(MAKE) --no-print-directory simulate SEEDS=5000
 
 # Many more random sequences than `make test` plays; SEED=… repeats a run.
 model: ## Play SEQUENCES=… random sequences to a ledger in memory and to real nodes, and HISTORIES=… of concurrent requests
