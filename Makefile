@@ -33,8 +33,8 @@ status: ## Show what runs
 	@$(SHARDCTL) status --data-dir $(DATA_DIR)
 
 # The lints and the simulation come first, so that the output ends with the tests' own summary.
-test: lint ## Run the lints, 5,000 simulated clusters and every test
-	@$(MAKE) --no-print-directory simulate SEEDS=5000
+test: lint ## Run the lints, 20,000 simulated clusters and every test
+	@$(MAKE) --no-print-directory simulate SEEDS=20000
 	cargo build --workspace --bins
 	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir $(TARGET)/test-postgresql postgres ensure); \
 	export SHARDLEDGER_PG_BIN="$$pg_bin"; \

@@ -237,6 +237,8 @@ impl<S: Store> Lane<S> {
             if is_following {
                 // Only traffic brings work. The node catches up and opens the session that writes before it carries the work out.
                 self.role.use_now();
+                // The fold of a follower rests, also while its tail is full. Without it, no commit could follow.
+                self.tail.want_fold();
                 let work = self.queue.gather(first);
                 self.carry_out(work).await;
                 continue;

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use identity::{Marks, time::OtherClock};
 use shard_database::{Database, record::remember_server};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -108,7 +108,12 @@ impl Monitor {
                 to = timeline,
                 "the database was promoted and has all that was acknowledged"
             );
-            remember_server(&mut connection, facts.id(), timeline).await?;
+            // A commit that has to be confirmed by a stand-by waits while there is none, and the look with it: reads would be refused. If
+            // the row is lost with this server, the next primary has a higher timeline, which is recorded then.
+            let mut transaction = connection.begin().await?;
+            sqlx::query("SET LOCAL synchronous_commit = local").execute(&mut *transaction).await?;
+            remember_server(&mut transaction, facts.id(), timeline).await?;
+            transaction.commit().await?;
         }
         self.look_for_active_nodes(&mut connection).await?;
         *kept = Some(connection);

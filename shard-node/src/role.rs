@@ -3,7 +3,7 @@
 //!
 //! A following node reads what the shard's active node commits, and writes nothing. It becomes active as soon as a router uses it,
 //! or when the database has no session of another active node. An active node that no router uses becomes a follower while
-//! another node is active. The role is not what keeps the shard whole: the fence does. Two nodes that are active at the same time cost
+//! another node is active. The fence protects the shard's money; the role does not. Two nodes that are active at the same time cost
 //! time, and no money.
 
 use std::{
@@ -18,7 +18,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::metric_definitions as m;
 
-/// A node without a request or heartbeat of a router for so long is not in use. Heartbeats come once a second; with many shards, less
+/// A node is in use if a router sent it a request or heartbeat within this time. Heartbeats come once a second; with many shards, less
 /// often.
 const IN_USE_FOR: Duration = Duration::from_secs(3);
 /// Most looks without another active node before a follower acts without a router. Each time, the number is drawn anew from 2 up to

@@ -75,6 +75,13 @@ pub async fn plan(layout: &Layout, description: &Description, shard: &ShardPlace
         standby.port
     );
     let leader = standby::ask(layout, shard, &servers.primary).await.ok();
+    ensure!(
+        leader.is_none() || follower.is_streaming,
+        "{} at port {} does not receive the primary's log, so that it would lose what it lacks; the primary works. Look at {}",
+        standby.name,
+        standby.port,
+        layout.log(&standby.name).display()
+    );
     let bytes_behind = leader.map(|leader| (leader.at_byte - follower.at_byte).max(0));
     Ok(Plan { new_primary: standby, former: servers.primary, is_begun: false, bytes_behind })
 }

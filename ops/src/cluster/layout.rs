@@ -10,7 +10,8 @@ use anyhow::{Context, ensure};
 
 /// Everything that a cluster may put into its data folder. `up` refuses a folder with anything else, and `down
 /// --wipe` removes nothing else. `cluster.json` is removed last, so that an interrupted removal can be resumed.
-const ENTRIES: [&str; 8] = ["shard-map.toml", "config", "log", "pg", "postgresql", "run", "secrets", "cluster.json"];
+const ENTRIES: [&str; 9] =
+    ["shard-map.toml", "keys.toml", "config", "log", "pg", "postgresql", "run", "secrets", "cluster.json"];
 
 /// The data folder of one cluster, by absolute path.
 #[derive(Debug, Clone, PartialEq, Eq)]

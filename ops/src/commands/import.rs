@@ -24,11 +24,12 @@ use crate::{
 
 const HELP: &str = "\
 The file is UTF-8 with a header; the order of the columns is free, and an unknown column is refused.
-A row that is malformed, or that the ledger refuses, is left out and listed with its line and the reason in FILE.rejected.csv,
-the first ten on standard error as well. The progress is kept in FILE.progress.json: an import that was interrupted goes on where
+A row that is malformed, or that the ledger refuses, is left out and listed with its line and the reason in customers.rejected.csv (of customers.csv),
+the first ten on standard error as well. The progress is kept in customers.progress.json: an import that was interrupted goes on where
 it was when the same command is given again. A finished import may be repeated: what is there is not done twice.
 
-Exit codes: 0 every row is in the ledger, 3 rows were left out, 4 a router or shard is unreachable (give the command again)";
+Exit codes: 0 every row is in the ledger, 1 nothing was begun (the header, the paying account, another import), 3 rows were left out, 4 a router or shard is \
+unreachable (give the command again)";
 
 #[derive(clap::Subcommand)]
 pub enum Command {

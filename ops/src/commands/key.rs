@@ -35,7 +35,7 @@ pub enum Command {
     Create(Create),
     /// List the keys, without anything secret
     List(List),
-    /// Give a key a new secret; the old one stays good for a while
+    /// Give a key a new secret; the old one remains valid for a while
     Rotate(Rotate),
     /// Remove a key, or only its older secret
     Revoke(Revoke),
@@ -52,7 +52,7 @@ pub struct KeyFile {
 pub struct Create {
     /// Name of the key, for people and for the log: A-Z a-z 0-9 . _ -
     name: String,
-    /// read: every GET; write: moves money, opens accounts without overdraft; admin: opens and changes every account. May be repeated
+    /// read: every GET; write: moves money, opens accounts without an overdraft; admin: opens accounts with an overdraft, changes accounts. All within the prefixes. May be repeated
     #[arg(long, required = true, value_name = "ROLE", value_delimiter = ',', value_parser = ["read", "write", "admin"])]
     role: Vec<String>,
     /// Accounts that it may debit, open and change, by the beginning of their ids; '*' is every account. May be repeated
@@ -61,7 +61,7 @@ pub struct Create {
     /// Accounts that it may credit. May be repeated
     #[arg(long, value_name = "PREFIX", value_delimiter = ',')]
     credit: Vec<String>,
-    /// Accounts that it may read. May be repeated
+    /// Accounts that it may read; opening or changing an account needs this and --debit. May be repeated
     #[arg(long, value_name = "PREFIX", value_delimiter = ',')]
     read: Vec<String>,
     /// Requests a second that each router takes from this key
@@ -86,7 +86,7 @@ pub struct List {
 #[derive(clap::Args)]
 pub struct Rotate {
     name: String,
-    /// Seconds for which the old secret stays good; 0 ends it at once
+    /// Seconds for which the old secret remains valid; 0 ends it at once
     #[arg(long, value_name = "SECONDS", default_value_t = OVERLAP_S)]
     overlap: u64,
     #[command(flatten)]
@@ -221,9 +221,9 @@ fn rotate(args: Rotate, context: &Context) -> anyhow::Result<ExitCode> {
     secrets.push(stored(&secret, None));
     file.write()?;
     output::note(&if ends_us > now_us {
-        format!("the secret before it stays good until {}", format_rfc3339(ends_us))
+        format!("the former secret remains valid until {}", format_rfc3339(ends_us))
     } else {
-        "the secret before it is good no more".to_owned()
+        "the former secret is no longer valid".to_owned()
     });
     show_secret(&file, &args.name, &secret, context)
 }

@@ -103,7 +103,7 @@ fn unauthenticated(detail: &'static str) -> Problem {
     Problem::new(Code::Unauthenticated, detail)
 }
 
-/// Every route needs a role, also one that is added later and checks nothing itself.
+/// Every route needs a role. A route that is added later without checks of its own needs one, too.
 fn check_role(key: &Key, request: &Request) -> Result<(), Problem> {
     let path = request.uri().path();
     let sufficient: &[Role] = match *request.method() {
@@ -162,7 +162,7 @@ impl Access {
         self.permits(|key| &key.credit, account)
     }
 
-    /// The same for an id that a shard sent. What is no id is nobody's.
+    /// The same for an id that a shard sent. No key permits a text that is no account id.
     pub fn may_read_text(&self, account: &str) -> bool {
         self.key().is_none() || AccountId::any(account).is_ok_and(|account| self.may_read(&account))
     }
@@ -214,11 +214,17 @@ impl Access {
         let Some(key) = self.key() else { return Ok(()) };
         let mut errors = Vec::new();
         for (index, account) in accounts.into_iter().enumerate() {
-            let error = if !self.may_debit(&account.id) {
+            // The answer shows the account, which may have been there before.
+            let missing = match (self.may_debit(&account.id), self.may_read(&account.id)) {
+                (false, _) => Some("debit"),
+                (true, false) => Some("read"),
+                (true, true) => None,
+            };
+            let error = if let Some(list) = missing {
                 not_permitted(
                     format!("{}/id", pointer(index)),
                     format!(
-                        "the key {} may not open {}: it is under no debit prefix of the key",
+                        "the key {} may not open {}: it is under no {list} prefix of the key",
                         key.name, account.id
                     ),
                 )
@@ -256,7 +262,7 @@ impl Access {
     /// Checks an account to read.
     ///
     /// # Errors
-    /// The same as of an account that does not exist.
+    /// 404, as for an account that does not exist.
     pub fn check_read(&self, account: &AccountId, missing: fn(&AccountId) -> Problem) -> Result<(), Problem> {
         if self.may_read(account) { Ok(()) } else { Err(missing(account)) }
     }
@@ -380,5 +386,140 @@ impl Stored for FoundTransfer {
 impl Stored for FoundHold {
     fn may_be_read(&self, access: &Access) -> bool {
         access.may_read(&self.key.debit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use keys::{Digest, KeyTable};
+    use ledger::{AssetCode, Metadata};
+
+    use super::*;
+
+    /// A tenant that may pay fees to one account of the bank.
+    fn tenant(roles: &str) -> Access {
+        let file = format!(
+            "[[key]]\nname = \"shop\"\nroles = [{roles}]\ndebit = [\"{{shop}}:\"]\ncredit = [\"{{shop}}:\", \"=fees\"]\nread = [\"{{shop}}:\"]\n\
+             secrets = [{{ sha256 = \"{}\" }}]",
+            Digest::of("secret")
+        );
+        Access::Of(Arc::clone(KeyTable::parse(&file).unwrap().find("secret", 0).unwrap()))
+    }
+
+    fn account(id: &str) -> AccountId {
+        AccountId::client(id).unwrap()
+    }
+
+    fn code(result: Result<(), Problem>) -> &'static str {
+        result.map_or_else(|problem| problem.code().as_str(), |()| "permitted")
+    }
+
+    fn missing(id: &AccountId) -> Problem {
+        Problem::new(Code::AccountNotFound, format!("there is no account {id}"))
+    }
+
+    #[test]
+    fn orders_need_the_debit_and_the_credit_of_the_key() {
+        let access = tenant("\"write\"");
+        for (debit, credit, errors) in [
+            ("{shop}:a", "{shop}:b", vec![]),
+            ("{shop}:a", "fees", vec![]),
+            ("{shop}:a", "fees2", vec!["/credit"]),
+            ("fees", "{shop}:a", vec!["/debit"]),
+            ("{rival}:a", "{rival}:b", vec!["/debit", "/credit"]),
+        ] {
+            let (debit, credit) = (account(debit), account(credit));
+            let order = Touched { debit: &debit, credit: &credit };
+            let found = access.check_order(order).map_or_else(|problem| problem.errors().to_vec(), |()| Vec::new());
+            let places: Vec<_> = found.iter().map(|error| error.place.clone()).collect();
+            assert_eq!(places, errors.iter().map(|place| Place::Pointer((*place).to_owned())).collect::<Vec<_>>());
+            assert!(Access::Everything.check_order(order).is_ok());
+        }
+    }
+
+    #[test]
+    fn reads_are_of_the_accounts_of_the_key_and_all_others_do_not_exist() {
+        let access = tenant("\"read\"");
+        assert_eq!(code(access.check_read(&account("{shop}:a"), missing)), "permitted");
+        for foreign in ["fees", "{rival}:a", "{shop}"] {
+            assert_eq!(code(access.check_read(&account(foreign), missing)), "account_not_found", "{foreign}");
+            assert_eq!(code(access.check_change(&account(foreign), missing)), "account_not_found", "{foreign}");
+        }
+        let prefix = |text: &str| access.read_prefix(AccountPrefix::new(text).unwrap());
+        assert_eq!(prefix("").unwrap().as_str(), "{shop}:");
+        assert_eq!(prefix("{shop}:a").unwrap().as_str(), "{shop}:a");
+        for wider in ["{shop}", "{", "{rival}:"] {
+            assert_eq!(prefix(wider).unwrap_err().code(), Code::NotPermitted, "{wider}");
+        }
+    }
+
+    #[test]
+    fn a_transfer_is_in_sight_of_both_sides_and_a_rejected_one_of_the_payer_only() {
+        let access = tenant("\"read\"");
+        let record = |debit: &str, credit: &str, status: u8| TransferRecord {
+            debit: debit.to_owned(),
+            credit: credit.to_owned(),
+            status: status.into(),
+            ..Default::default()
+        };
+        for (debit, credit, status, seen) in [
+            ("{shop}:a", "{rival}:a", TransferState::POSTED, true),
+            ("{shop}:a", "{rival}:a", TransferState::REJECTED, true),
+            ("{rival}:a", "{shop}:a", TransferState::POSTED, true),
+            ("{rival}:a", "{shop}:a", TransferState::PENDING, true),
+            ("{rival}:a", "{shop}:a", TransferState::REJECTED, false),
+            ("{rival}:a", "{rival}:b", TransferState::POSTED, false),
+            ("fees", "{rival}:b", TransferState::POSTED, false),
+        ] {
+            let record = record(debit, credit, status);
+            assert_eq!(access.may_read_transfer(&record), seen, "{debit} {credit} {status}");
+            assert_eq!(access.has_in_sight(&record), seen, "{debit} {credit} {status}");
+            assert!(Access::Everything.has_in_sight(&record));
+        }
+        // Its reversal debits an account of the key and credits one that the key may credit, although it may read neither side.
+        assert!(access.has_in_sight(&record("fees", "{shop}:a", TransferState::REJECTED)));
+    }
+
+    #[test]
+    fn accounts_with_an_overdraft_are_opened_by_admin_only() {
+        let opening = |id: &str, overdraft| CreateAccount {
+            id: account(id),
+            asset: AssetCode::new("EUR").unwrap(),
+            overdraft,
+            max_balance: Limit::Unlimited,
+            metadata: Metadata::empty(),
+        };
+        for (roles, id, overdraft, expected) in [
+            ("\"write\"", "{shop}:a", Limit::AtMost(0), "permitted"),
+            ("\"write\"", "{shop}:a", Limit::AtMost(1), "not_permitted"),
+            ("\"write\"", "{shop}:a", Limit::Unlimited, "not_permitted"),
+            ("\"admin\"", "{shop}:a", Limit::Unlimited, "permitted"),
+            ("\"admin\"", "{rival}:a", Limit::AtMost(0), "not_permitted"),
+            ("\"admin\"", "fees", Limit::AtMost(0), "not_permitted"),
+        ] {
+            let opening = opening(id, overdraft);
+            assert_eq!(code(tenant(roles).check_openings([&opening], |_| String::new())), expected, "{roles} {id}");
+        }
+    }
+
+    #[test]
+    fn every_method_needs_its_role() {
+        for (method, path, roles) in [
+            ("GET", "/v1/accounts", vec!["read"]),
+            ("HEAD", "/v1/transfers/x", vec!["read"]),
+            ("POST", "/v1/accounts", vec!["write", "admin"]),
+            ("POST", "/v1/accounts:batch", vec!["write", "admin"]),
+            ("PATCH", "/v1/accounts/x", vec!["admin"]),
+            ("POST", "/v1/transfers", vec!["write"]),
+            ("POST", "/v1/holds/x/release", vec!["write"]),
+            ("DELETE", "/v1/to-come", vec!["write"]),
+        ] {
+            for role in ["read", "write", "admin"] {
+                let Access::Of(key) = tenant(&format!("\"{role}\"")) else { unreachable!("a key was made") };
+                let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+                assert_eq!(check_role(&key, &request).is_ok(), roles.contains(&role), "{method} {path} {role}");
+            }
+        }
     }
 }

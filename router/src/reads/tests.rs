@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use ledger::AccountPrefix;
+use ledger::{AccountPrefix, TransferId};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::service::{
     AccountPage, BalanceSum, CallError,
-    fake_cluster::{Cluster, quick, soon},
+    fake_cluster::{Cluster, id, quick, soon, transfer},
 };
 
 fn prefix(text: &str) -> AccountPrefix {
@@ -101,4 +102,19 @@ async fn a_shard_that_is_slow_is_missing_before_the_deadline() {
     assert!(Instant::now() < deadline);
     assert_eq!(sums.missing, ["s1".into()]);
     cluster.nodes[1].hang(false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_transfer_out_of_sight_no_verdict_is_read() {
+    let mut cluster = Cluster::start(2).await;
+    let (payer, payee) = (cluster.account_on(0, "payer"), cluster.account_on(1, "payee"));
+    cluster.fund(&[(&payer, 10), (&payee, 0)]).await;
+    cluster.router.transfer(transfer(7, &payer, &payee, 5), soon()).await.unwrap();
+    // The verdict is at the shard of the payee. That it cannot be read would tell that the transfer exists.
+    cluster.stop(1);
+    let (number, payer) = (TransferId(Uuid::from_u128(7)), id(&payer));
+    let seen = cluster.router.find_transfer(number, Some(&payer), |_| true, soon()).await.unwrap();
+    assert_eq!((seen.found.len(), seen.unreachable.len()), (1, 1));
+    let unseen = cluster.router.find_transfer(number, Some(&payer), |_| false, soon()).await.unwrap();
+    assert_eq!((unseen.found.len(), unseen.unreachable.len()), (0, 0));
 }
