@@ -185,10 +185,11 @@ mod tests {
         let plan = PortPlan::block(20_000, 2, 3).unwrap();
         assert_eq!(plan.routers[0], RouterPorts { http: 20_000, admin: 20_001 });
         assert_eq!(plan.shards[2], ShardPorts { postgres: 20_010, rpc: 20_011, admin: 20_012 });
+        assert_eq!(plan.with_standbys(Some(20_000)).unwrap().standbys, [20_013, 20_014, 20_015]);
         let plan = PortPlan::block_with_second_nodes(20_000, 2, 3).unwrap();
         assert_eq!(plan.second_nodes[2], NodePorts { rpc: 20_017, admin: 20_018 });
+        assert_eq!(plan.with_standbys(Some(20_000)).unwrap().standbys, [20_019, 20_020, 20_021]);
         assert!(PortPlan::block(65_530, 2, 3).is_err());
-        assert_eq!(plan.with_standbys(Some(20_000)).unwrap().standbys, [20_013, 20_014, 20_015]);
         assert_eq!(PortPlan::usual(2, 2).with_standbys(None).unwrap().standbys, [5610, 5611]);
         let free = PortPlan::block(0, 1, 2).unwrap().with_standbys(Some(0)).unwrap();
         assert!(free.standbys.len() == 2 && !free.ports().any(|port| free.standbys.contains(&port)));
