@@ -55,7 +55,7 @@ pub enum ConfigError {
     #[error("{path}: {setting}: {reason}")]
     Value { path: PathBuf, setting: &'static str, reason: String },
     #[error(
-        "{path}: http.listen = \"{listen}\" is not a loopback address, and there are no keys: whoever reaches it could move money. Set keys.path \
+        "{path}: http.listen = \"{listen}\" is not a loopback address, and there are no keys: any program that reaches it could move money. Set keys.path \
          to a file of keys (`shardctl key create` makes one), or keys.allow_unauthenticated = true if something else lets only your own programs in"
     )]
     Unauthenticated { path: PathBuf, listen: SocketAddr },

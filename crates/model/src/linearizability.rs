@@ -20,7 +20,7 @@ pub trait Rules {
     type Operation;
     type Answer;
 
-    /// The state after an operation; `None` if it would not be answered so. `answer` is `None` if nobody knows the answer.
+    /// The state after an operation; `None` if it would not be answered so. `answer` is `None` if the answer was lost.
     fn apply(
         &self,
         state: &Self::State,

@@ -302,8 +302,8 @@ impl Wire {
                 let body = body.collect().await?.to_bytes();
                 let copy = || Request::from_parts(head.clone(), Body::new(Full::new(body.clone())));
                 self.deliver(copy(), there, sender);
-                let (nobody, _) = oneshot::channel();
-                self.deliver(copy(), there + back + Duration::from_millis(1), nobody);
+                let (unheard, _) = oneshot::channel();
+                self.deliver(copy(), there + back + Duration::from_millis(1), unheard);
                 is_lost = Some("the request was sent twice, and the answer lost");
             }
         }

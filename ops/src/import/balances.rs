@@ -2,8 +2,8 @@
 //! the asset.
 //!
 //! The id of a row's transfer follows from the import's name and the account, never from the amount: a row that was changed
-//! after it was paid is refused by the ledger (`idempotency_mismatch`) and not paid once more. A refusal is kept under its id
-//! for ever. So that a refused row can be paid once its cause is mended, the ids of an account form a sequence, and the import
+//! after it was paid is refused by the ledger (`idempotency_mismatch`) and not paid once more. A refusal is stored
+//! permanently under its id. So that a refused row can be paid once its cause is mended, the ids of an account form a sequence, and the import
 //! goes to the next one only when the ledger answers that an earlier run's attempt was refused. At most one id of the sequence
 //! is ever paid.
 

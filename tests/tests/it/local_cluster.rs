@@ -260,6 +260,11 @@ async fn a_database_folder_that_is_missing_or_foreign_is_refused_and_never_creat
     ensure!(!s1.exists());
     fs::rename(&aside, &s1)?;
     cluster.wait_until_ready("the folder is back", &[]).await?;
+    // The node may be ready because it has not noticed yet that its database was away.
+    until("the payment is there", NOTICED_WITHIN, async || {
+        Ok(payment.is_there_once(&cluster.client()).await.is_ok().then_some(()))
+    })
+    .await?;
     payment.is_there_once(&cluster.client()).await?;
     cluster.down().await?;
 

@@ -159,18 +159,25 @@ impl Worker {
 
     /// Waits for the database: a node started earlier would fail and then be restarted ever more slowly.
     async fn wait_for_database(&self, shard: &ShardPlace) -> anyhow::Result<()> {
-        let url: DatabaseUrl = shard.dsn(&self.layout)?.parse()?;
-        let options = url.connect_options().disable_statement_logging();
         let overdue = Instant::now() + DATABASE_OVERDUE;
         loop {
-            let refusal = match tokio::time::timeout(DATABASE_PATIENCE, options.connect()).await {
-                Ok(Ok(connection)) => return Ok(connection.close().await?),
-                Ok(Err(error)) => error.to_string(),
+            let refusal = match tokio::time::timeout(DATABASE_PATIENCE, self.reach_database(shard)).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) => format!("{error:#}"),
                 Err(elapsed) => elapsed.to_string(),
             };
             ensure!(Instant::now() < overdue, "its database does not answer: {refusal}");
             tokio::time::sleep(DATABASE_ASKED_EVERY).await;
         }
+    }
+
+    /// Connects to the primary. A failover may have made another server the primary since this supervisor started.
+    async fn reach_database(&self, shard: &ShardPlace) -> anyhow::Result<()> {
+        let description = Description::load(&self.layout)?;
+        let place = description.as_ref().and_then(|description| description.shard(&shard.id)).unwrap_or(shard);
+        let url: DatabaseUrl = place.dsn(&self.layout)?.parse()?;
+        let connection = url.connect_options().disable_statement_logging().connect().await?;
+        Ok(connection.close().await?)
     }
 
     /// Applies the migrations that a database created by an older version lacks. An uninitialised database is left

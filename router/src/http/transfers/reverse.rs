@@ -50,7 +50,7 @@ pub async fn reverse(
 ) -> Result<Response, Problem> {
     let wanted = idempotency::follow_up(&edge, &headers, body, deadline, parse::reversal).await?;
     let debit_given = debit.is_some();
-    // A transfer that the key may not see is neither driven nor waited for, and makes the id ambiguous for nobody.
+    // A transfer that the key may not see is neither driven nor waited for, and does not make the id ambiguous.
     let sight = access.clone();
     let found = edge
         .detached_call("transfer to reverse", deadline, |router| async move {

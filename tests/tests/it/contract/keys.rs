@@ -156,7 +156,7 @@ async fn a_tenant_neither_reads_nor_moves_what_is_another_tenants() -> anyhow::R
     setting.order(&setting.operator, mixed, "{shop}:till", "{rival}:till", "1.00").await?.expect("201 posted")?;
 
     // What the URL names is answered as if it did not exist: the same status, code and words.
-    let nobody = Uuid::now_v7();
+    let unused = Uuid::now_v7();
     for (method, path, missing, body) in [
         (
             Method::GET,
@@ -176,25 +176,25 @@ async fn a_tenant_neither_reads_nor_moves_what_is_another_tenants() -> anyhow::R
             "/v1/accounts/%7Bshop%7D:none/balance".into(),
             json!({}),
         ),
-        (Method::GET, format!("/v1/transfers/{paid}"), format!("/v1/transfers/{nobody}"), json!({})),
+        (Method::GET, format!("/v1/transfers/{paid}"), format!("/v1/transfers/{unused}"), json!({})),
         (
             Method::GET,
             format!("/v1/transfers/{paid}?debit=%7Bshop%7D:till"),
-            format!("/v1/transfers/{nobody}?debit=%7Bshop%7D:till"),
+            format!("/v1/transfers/{unused}?debit=%7Bshop%7D:till"),
             json!({}),
         ),
-        (Method::GET, format!("/v1/holds/{held}"), format!("/v1/holds/{nobody}"), json!({})),
+        (Method::GET, format!("/v1/holds/{held}"), format!("/v1/holds/{unused}"), json!({})),
         (
             Method::POST,
             format!("/v1/holds/{held}/capture"),
-            format!("/v1/holds/{nobody}/capture"),
+            format!("/v1/holds/{unused}/capture"),
             json!({"id": Uuid::now_v7()}),
         ),
-        (Method::POST, format!("/v1/holds/{held}/release"), format!("/v1/holds/{nobody}/release"), json!({})),
+        (Method::POST, format!("/v1/holds/{held}/release"), format!("/v1/holds/{unused}/release"), json!({})),
         (
             Method::POST,
             format!("/v1/transfers/{paid}/reverse"),
-            format!("/v1/transfers/{nobody}/reverse"),
+            format!("/v1/transfers/{unused}/reverse"),
             json!({"id": Uuid::now_v7()}),
         ),
     ] {
@@ -210,7 +210,7 @@ async fn a_tenant_neither_reads_nor_moves_what_is_another_tenants() -> anyhow::R
                 .replace(&held.to_string(), "…")
                 .replace("{shop}:till", "…")
                 .replace("%7Bshop%7D:till", "…"),
-            form(&unreal, &nobody.to_string())
+            form(&unreal, &unused.to_string())
                 .replace("{shop}:none", "…")
                 .replace("%7Bshop%7D:none", "…")
                 .replace("%7Bshop%7D:till", "…"),
@@ -328,7 +328,7 @@ async fn a_tenant_neither_reads_nor_moves_what_is_another_tenants() -> anyhow::R
     let too_much = setting.order(&setting.operator, refused, "{shop}:till", "{rival}:till", "5000.00").await?;
     too_much.expect("422 insufficient_funds side=debit")?;
     setting.send(Call::get(&format!("/v1/transfers/{refused}")), rival).await?.expect("404 transfer_not_found")?;
-    setting.send(Call::get(&format!("/v1/transfers/{refused}")), shop).await?.expect("200 rejected")?;
+    setting.send(Call::get(&format!("/v1/transfers/{refused}")), shop).await?.expect("200 rejected side=debit")?;
 
     // What is permitted works: a fee to the bank, which the tenant cannot read.
     setting.order(shop, Uuid::now_v7(), "{shop}:till", "bank:fees", "0.50").await?.expect("201 posted")?;

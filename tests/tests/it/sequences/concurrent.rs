@@ -379,7 +379,7 @@ impl Played {
             Request::Release(Release { hold }) | Request::ShowHold(hold) => hold.debit.clone().into_iter().collect(),
             Request::ShowTransfer(named) => named.debit.clone().into_iter().collect(),
             Request::ShowAccount(account) => vec![account.clone()],
-            // A capture whose hold nobody asked for, and a reversal of no payment, name the account all the same.
+            // A capture of a hold that was not ordered, and a reversal of no payment, name the account all the same.
             Request::Capture(Capture { hold: named, .. }) | Request::Reverse(Reversal { transfer: named, .. }) => {
                 let moved = self.moved(request).map(|(debit, credit, ..)| [debit, credit]);
                 moved.into_iter().flatten().chain(named.debit.clone()).collect()
