@@ -55,8 +55,8 @@ model: ## Play SEQUENCES=… random sequences to a ledger in memory and to real 
 simulate: SEED ?= 1
 simulate: SEEDS ?= 20000
 simulate: ## Simulate SEEDS=20000 clusters under faults on virtual time, from SEED=1 on
-	cargo build --profile simulation -p simulation
-	@$(TARGET)/simulation/simulate --seed $(SEED) --seeds $(SEEDS)
+	cargo build --workspace --bin simulate
+	@$(TARGET)/debug/simulate --seed $(SEED) --seeds $(SEEDS)
 
 # `make test` runs a sample. CELLS=release runs the cells of the steps whose names begin with release.
 chaos-reshard: CELLS ?= all
@@ -85,7 +85,7 @@ chaos: ## Random faults under load, ROUNDS=20 of SECONDS=60 (SEED=…, FAULTS=ki
 
 chaos-selftest: broken-rules ## The same as broken-rules: take each guard away and name the tests that notice
 
-broken-rules: ## Break one rule after another in a copy and see that tests fail (RULES="06 12": those; UNITS_ONLY=1: without a cluster)
+broken-rules: ## Break one rule after another in a copy and see that tests fail (RULES="06 12": those; PARTS="units simulation": without a cluster)
 	@tests/broken-rules/run.sh
 
 lint: ## Check formatting, clippy, and where cargo-deny is installed, the dependencies

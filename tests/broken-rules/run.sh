@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # Breaks one rule or guard after another in a copy of the last commit and tells which tests noticed. One that can be broken
-# without a test failing is an error. `make broken-rules`; with UNITS_ONLY=1 without the cluster, in about ten minutes instead
-# of about an hour; with RULES="06 12" only those.
+# without a test failing is an error. `make broken-rules` looks everywhere and takes about an hour; PARTS="units simulation"
+# leaves the cluster out; RULES="06 12" breaks only those.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 root="$(cd "$here/../.." && pwd)"
 scratch="$root/target/broken-rules"
 copy="$scratch/copy"
+parts="${PARTS:-units simulation cluster}"
+# Most rules are noticed within a few hundred seeds.
+seeds="${SEEDS:-5000}"
 export CARGO_TARGET_DIR="$scratch/build" CARGO_TERM_COLOR=never RUST_BACKTRACE=0
 
 drop_copy() { git -C "$root" worktree remove --force "$copy" 2>/dev/null || rm -rf "$copy"; git -C "$root" worktree prune; }
@@ -15,6 +18,8 @@ mkdir -p "$scratch"
 drop_copy
 git -C "$root" worktree add --quiet --detach "$copy" HEAD
 cd "$copy"
+
+wanted() { [[ " $parts " == *" $1 "* ]]; }
 
 # The crates that a patch changes and that have unit tests, one a line.
 crates_of() {
@@ -26,6 +31,14 @@ unit_tests() {
     cargo nextest run -p "$1" --no-fail-fast >"$scratch/units.log" 2>&1 || true
     grep -q 'Summary' "$scratch/units.log" || { tail -n 40 "$scratch/units.log" >&2; return 1; }
     { grep -E '^ +FAIL ' "$scratch/units.log" || true; } | sed -E 's/.*\) (ledger|router|shard-node) //' | sort -u
+}
+
+# The first seed that finds something, and what it finds.
+simulation() {
+    cargo build --workspace --bin simulate >"$scratch/build.log" 2>&1 || { tail -n 40 "$scratch/build.log" >&2; return 1; }
+    "$CARGO_TARGET_DIR/debug/simulate" --seeds "$seeds" >"$scratch/simulation.log" 2>&1 || true
+    grep -q 'seeds a minute' "$scratch/simulation.log" || { tail -n 40 "$scratch/simulation.log" >&2; return 1; }
+    { grep -m 1 -E '^SEED=[0-9]+: ' "$scratch/simulation.log" || true; } | cut -c1-160
 }
 
 build_services() {
@@ -59,10 +72,15 @@ node_section() {
 # Who notices the broken rule of this patch, one a line.
 noticed() {
     local crate
-    for crate in $(crates_of "$1"); do
-        unit_tests "$crate" | sed 's/^/   unit test     /'
-    done
-    [ -z "${UNITS_ONLY:-}" ] || return 0
+    if wanted units; then
+        for crate in $(crates_of "$1"); do
+            unit_tests "$crate" | sed 's/^/   unit test     /'
+        done
+    fi
+    if wanted simulation && [ -n "$(crates_of "$1")" ]; then
+        simulation | sed 's/^/   simulation    /'
+    fi
+    wanted cluster || return 0
     if grep -qE '^\+\+\+ b/crates/ledger/' "$1"; then
         contract_rows | sed 's/^/   contract row  /'
     elif grep -qE '^\+\+\+ b/(shard-node|migrations)/' "$1"; then
@@ -75,7 +93,7 @@ for patch in "$here"/[0-9]*.patch; do
     rule="$(basename "$patch" .patch)"
     [[ -z "${RULES:-}" || " $RULES " == *" ${rule%%-*} "* ]] || continue
     # What keeps a node from writing what it must not may be in the database, where unit tests do not look.
-    if [ -n "${UNITS_ONLY:-}" ] && [ -z "$(crates_of "$patch")" ]; then continue; fi
+    if ! wanted cluster && [ -z "$(crates_of "$patch")" ]; then continue; fi
     git apply "$patch" || { echo "$rule: the patch does not apply any more; renew it" >&2; exit 1; }
     tests="$(noticed "$patch")"
     git apply --reverse "$patch"
