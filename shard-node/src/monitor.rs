@@ -32,7 +32,7 @@ const PRUNE_EVERY: u32 = 15;
 
 /// Whether another node of the shard has a session that writes. Sessions of other roles are not told apart.
 const OTHER_WRITERS: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a \
-     WHERE a.application_name = $1 AND a.pid <> $2 AND a.datname = current_database() AND a.usename = CURRENT_USER)";
+     WHERE pg_catalog.starts_with(a.application_name, $1) AND a.application_name <> $2 AND a.datname = current_database() AND a.usename = CURRENT_USER)";
 
 pub struct Monitor {
     pub hosts: Hosts,
@@ -123,7 +123,7 @@ impl Monitor {
     /// Looks for other nodes of the shard that act, which decides this node's role.
     pub async fn look_for_active_nodes(&self, connection: &mut PgConnection) -> Result<(), StoreError> {
         let others =
-            sqlx::query_scalar(OTHER_WRITERS).bind(WRITER).bind(self.role.writer_pid()).fetch_one(connection).await?;
+            sqlx::query_scalar(OTHER_WRITERS).bind(WRITER).bind(self.role.writer()).fetch_one(connection).await?;
         self.role.looked(others);
         Ok(())
     }

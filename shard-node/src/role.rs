@@ -7,16 +7,13 @@
 //! time, and no money.
 
 use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI32, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::{sync::Notify, time::Instant};
 
-use crate::metric_definitions as m;
+use crate::{metric_definitions as m, store::session::WRITER};
 
 /// A node is in use if a router sent it a request or heartbeat within this time. Heartbeats come once a second; with many shards, less
 /// often.
@@ -56,8 +53,8 @@ struct Shared {
     state: Mutex<State>,
     /// Wakes the tasks that wait for another role.
     changed: Notify,
-    /// The server process behind the session that the lane writes with; 0: there is none.
-    writer_pid: AtomicI32,
+    /// The `application_name` of the sessions that this process writes with. No other process has the same name.
+    writer: String,
 }
 
 #[derive(Debug)]
@@ -67,7 +64,8 @@ struct State {
     used: Option<Instant>,
     /// Looks without another active node that are left before this node acts.
     free_looks_left: u32,
-    /// The last look of this active node found another active one. One look is not enough: this node may just have opened its session.
+    /// The last look of this active node found another active one. One look is not enough: the session of a node that ended may last a
+    /// little longer than the node.
     has_seen_another: bool,
 }
 
@@ -76,7 +74,8 @@ impl NodeRole {
     pub fn new() -> Self {
         let state =
             State { role: Role::Following { behind: 0 }, used: None, free_looks_left: 1, has_seen_another: false };
-        Self(Arc::new(Shared { state: Mutex::new(state), changed: Notify::new(), writer_pid: AtomicI32::new(0) }))
+        let writer = format!("{WRITER}-{}", uuid::Uuid::now_v7().simple());
+        Self(Arc::new(Shared { state: Mutex::new(state), changed: Notify::new(), writer }))
     }
 
     /// A node that acts, with no other node on the shard.
@@ -164,14 +163,10 @@ impl NodeRole {
         }
     }
 
-    /// Records the server process of the session that this node writes with; `None`: there is no such session.
-    pub fn set_writer(&self, pid: Option<i32>) {
-        self.0.writer_pid.store(pid.unwrap_or(0), Relaxed);
-    }
-
-    /// The server process of the session that this node writes with; 0: there is none.
-    pub fn writer_pid(&self) -> i32 {
-        self.0.writer_pid.load(Relaxed)
+    /// The `application_name` of every session that this process writes with. A session that opens or ends while this node looks for
+    /// others is therefore never taken for that of another node.
+    pub fn writer(&self) -> &str {
+        &self.0.writer
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -230,9 +225,20 @@ mod tests {
         role.looked(false);
         assert!(role.is_active());
         role.looked(true);
-        assert!(role.is_active(), "the session may be its own, which was opened during the look");
+        assert!(role.is_active(), "the other node may have ended before its session");
         role.looked(true);
         assert!(!role.is_active());
+    }
+
+    #[test]
+    fn each_process_writes_under_a_name_of_its_own() {
+        let (one, other) = (NodeRole::new(), NodeRole::new());
+        for role in [&one, &other] {
+            assert!(role.writer().starts_with(WRITER), "another node does not recognise {}", role.writer());
+            assert!(role.writer().len() < 64, "PostgreSQL cuts longer names");
+        }
+        assert_ne!(one.writer(), other.writer());
+        assert_eq!(one.writer(), one.clone().writer(), "each session of one process has the same name");
     }
 
     #[test]

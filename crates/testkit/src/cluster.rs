@@ -62,6 +62,11 @@ impl Cluster {
         Self::start_all(&new_data_dir(), &[], shards, routers, &["--standby", mode]).await
     }
 
+    /// Starts a cluster with additional options of `shardctl up`.
+    pub async fn start_with_options(options: &[&str], shards: u16, routers: u16) -> anyhow::Result<Self> {
+        Self::start_all(&new_data_dir(), &[], shards, routers, options).await
+    }
+
     /// Starts a cluster in a folder that does not exist yet.
     pub async fn start_in(data_dir: &Path, shards: u16, routers: u16) -> anyhow::Result<Self> {
         Self::start_all(data_dir, &[], shards, routers, &[]).await

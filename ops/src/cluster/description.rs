@@ -11,6 +11,7 @@ use shard_map::ClusterId;
 
 use crate::cluster::{
     durable_file::{self, Audience},
+    failover::Step,
     layout::Layout,
     place::Place,
     ports::{NodePorts, PortPlan},
@@ -92,9 +93,14 @@ pub struct Standby {
     /// Whether the second server is the primary: after one failover, and after every second one from then on.
     #[serde(default)]
     pub leads: bool,
-    /// Whether a failover has still to rebuild the stand-by. It is not started before.
-    #[serde(default)]
-    pub rebuilding: bool,
+    /// The step with which an interrupted failover or rebuild goes on. The stand-by is not started before the last step is done.
+    #[serde(
+        default,
+        alias = "rebuilding",
+        deserialize_with = "Step::from_any_version",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub pending: Option<Step>,
 }
 
 /// Whether a commit waits for the stand-by.
@@ -248,7 +254,7 @@ impl Description {
     /// Gives each shard a second server on one of the ports.
     pub fn add_standbys(&mut self, mode: Replication, ports: &[u16]) {
         for (shard, port) in self.shards.iter_mut().zip(ports) {
-            shard.standby = Some(Standby { mode, port: *port, leads: false, rebuilding: false });
+            shard.standby = Some(Standby { mode, port: *port, leads: false, pending: None });
         }
     }
 
@@ -325,6 +331,11 @@ impl ShardPlace {
     /// The nodes in the order in which routers prefer them.
     pub fn node_urls(&self) -> Vec<String> {
         std::iter::once(self.node_url()).chain(self.second_node_url()).collect()
+    }
+
+    /// What an interrupted failover or rebuild of the shard's stand-by has to do next.
+    pub fn pending(&self) -> Option<Step> {
+        self.standby.as_ref()?.pending
     }
 
     pub fn postgres_name(&self) -> String {

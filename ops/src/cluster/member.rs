@@ -76,12 +76,20 @@ impl Role {
 }
 
 impl Member {
-    /// Every process of the cluster.
+    /// The servers that must not run: a failover or a rebuild has still to replace their folders. A supervisor that was killed during a
+    /// failover may have left one running.
+    pub fn unstarted(layout: &Layout, description: &Description) -> Vec<Self> {
+        let pending = description.shards.iter().filter(|shard| shard.pending().is_some());
+        let server =
+            |shard| Some(Self::server(layout, description, shard, &description.servers(layout, shard).standby?));
+        pending.filter_map(server).collect()
+    }
+
+    /// Every process that the supervisor keeps running.
     pub fn all(layout: &Layout, description: &Description) -> Vec<Self> {
         let postgres = description.shards.iter().flat_map(|shard| {
             let Servers { primary, standby } = description.servers(layout, shard);
-            let rebuilding = shard.standby.as_ref().is_some_and(|standby| standby.rebuilding);
-            let running = std::iter::once(primary).chain(standby.filter(|_| !rebuilding));
+            let running = std::iter::once(primary).chain(standby.filter(|_| shard.pending().is_none()));
             running.map(|server| Self::server(layout, description, shard, &server)).collect::<Vec<_>>()
         });
         let service = |name: String, role: Role, program: &str| Self {
@@ -128,8 +136,10 @@ impl Member {
         }
     }
 
+    /// The process, if it runs. A server is found by its folder as well, because another program may have started it.
     pub fn running(&self, table: &ProcessTable) -> Option<Process> {
-        table.find(&self.program, &self.arguments)
+        let in_folder = || Process::server_in(&self.database.as_ref()?.0);
+        table.find(&self.program, &self.arguments).or_else(in_folder)
     }
 
     pub fn log(&self) -> &Path {

@@ -12,7 +12,7 @@ use crate::{
         place::Place,
         ports::PortPlan,
         postgres::{
-            database,
+            database::{self, Made},
             home::Home,
             install::{self, Source, Wanted},
             user,
@@ -209,7 +209,7 @@ impl Description {
 /// recorded, even if another one fails.
 fn make_databases(layout: &Layout, description: &mut Description) -> anyhow::Result<()> {
     let before = description.clone();
-    let made: Vec<anyhow::Result<u64>> = thread::scope(|scope| {
+    let made: Vec<anyhow::Result<Made>> = thread::scope(|scope| {
         let makers: Vec<_> = before
             .shards
             .iter()
@@ -219,7 +219,11 @@ fn make_databases(layout: &Layout, description: &mut Description) -> anyhow::Res
         makers.into_iter().map(|maker| maker.join().unwrap_or_else(panicked)).collect()
     });
     for (shard, made) in description.shards.iter_mut().zip(&made) {
-        shard.system_identifier = made.as_ref().ok().copied().or(shard.system_identifier);
+        let Ok(made) = made else { continue };
+        shard.system_identifier = Some(made.system_identifier);
+        if let Some(standby) = &mut shard.standby {
+            standby.pending = made.pending;
+        }
     }
     if *description != before {
         description.save(layout)?;

@@ -8,6 +8,8 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::postgres::home::is_same_file;
+
 /// How often a process that is no child of ours is looked at while waiting for its end.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -23,6 +25,17 @@ impl Process {
     pub fn of(pid: i32) -> Option<Self> {
         let found = Stat::read(pid)?;
         found.alive.then_some(Self { pid, started_ticks: found.started_ticks })
+    }
+
+    /// The PostgreSQL server that `postmaster.pid` in a database folder names. The process works in this folder; another holder of a
+    /// process id that is used again does not.
+    pub fn server_in(folder: &Path) -> Option<Self> {
+        let text = fs::read_to_string(folder.join("postmaster.pid")).ok()?;
+        let process = Self::of(text.lines().next()?.trim().parse().ok()?)?;
+        let works_there = is_same_file(&PathBuf::from(format!("/proc/{}/cwd", process.pid)), folder);
+        let is_server =
+            fs::read_to_string(format!("/proc/{}/comm", process.pid)).is_ok_and(|name| name.trim() == "postgres");
+        (works_there && is_server).then_some(process)
     }
 
     pub fn pid(self) -> i32 {
@@ -91,6 +104,17 @@ impl ProcessTable {
         Ok(Self(entries))
     }
 
+    /// All processes of a program that name this file or folder as an argument.
+    pub fn naming(&self, program: &str, path: &Path) -> Vec<Process> {
+        let is_wanted = |entry: &&Entry| {
+            entry.command_line.split_first().is_some_and(|(first, rest)| {
+                Path::new(first).file_name().is_some_and(|name| name == program)
+                    && rest.iter().any(|argument| Path::new(argument) == path)
+            })
+        };
+        self.0.iter().filter(is_wanted).map(|entry| entry.process).collect()
+    }
+
     /// The process that was started with this program name and exactly these arguments.
     pub fn find(&self, program: &Path, arguments: &[String]) -> Option<Process> {
         let same = |entry: &&Entry| {
@@ -153,6 +177,37 @@ mod tests {
         let arguments: Vec<String> = arguments.collect();
         assert_eq!(ProcessTable::read().unwrap().find(&program, &arguments), Some(own));
         assert!(ProcessTable::read().unwrap().find(&program, &["no such argument".to_owned()]).is_none());
+    }
+
+    #[test]
+    fn a_process_that_works_elsewhere_or_is_no_server_is_not_taken_for_one() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Process::server_in(folder.path()), None, "there is no postmaster.pid");
+        let own = std::process::id();
+        fs::write(folder.path().join("postmaster.pid"), format!("{own}\n{}\n", folder.path().display())).unwrap();
+        assert_eq!(Process::server_in(folder.path()), None, "this process works in another folder");
+        let mut child = std::process::Command::new("sleep").arg("60").current_dir(folder.path()).spawn().unwrap();
+        fs::write(folder.path().join("postmaster.pid"), format!("{}\n", child.id())).unwrap();
+        assert_eq!(Process::server_in(folder.path()), None, "sleep is no server");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_program_is_found_by_the_path_that_it_works_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let followed = folder.path().join("s0.new");
+        fs::write(&followed, "").unwrap();
+        let mut child = std::process::Command::new("tail").arg("-f").arg(&followed).spawn().unwrap();
+        let found = || ProcessTable::read().unwrap().naming("tail", &followed);
+        // Between fork and exec, the child has the command line of this process.
+        while found().is_empty() {
+            std::thread::yield_now();
+        }
+        assert_eq!(found()[0].pid(), i32::try_from(child.id()).unwrap());
+        assert!(ProcessTable::read().unwrap().naming("cp", &followed).is_empty());
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[tokio::test]

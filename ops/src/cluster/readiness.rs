@@ -1,6 +1,7 @@
 //! Waits until a cluster takes requests, and gives up early if it cannot.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::Path,
     process::Child,
@@ -9,16 +10,25 @@ use std::{
 
 use anyhow::{Context, bail};
 
-use crate::cluster::{
-    description::Description,
-    layout::Layout,
-    member::Member,
-    status::ClusterStatus,
-    supervisor::{RestartPolicy, report::Report},
+use crate::{
+    cluster::{
+        description::{Description, ServerPlace},
+        failover,
+        layout::Layout,
+        member::Member,
+        status::{ClusterStatus, ShardStatus},
+        supervisor::{
+            RestartPolicy,
+            report::{ProcessReport, Report},
+        },
+    },
+    output::note,
 };
 
 /// A database that recovers from a crash may take this long.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long `up` waits for the stand-bys of a cluster that is ready otherwise.
+const STANDBY_PATIENCE: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A process that ended this often soon after its start is not expected to stay up.
 const HOPELESS_AFTER_DEATHS: u32 = 6;
@@ -59,13 +69,32 @@ pub fn forget_old_report(layout: &Layout) -> anyhow::Result<()> {
     }
 }
 
-/// Waits until every router can read and write at every shard.
-pub async fn wait(layout: &Layout, description: &Description, mut watch: Watch) -> anyhow::Result<ClusterStatus> {
-    let deadline = Instant::now() + PATIENCE;
+/// Finishes interrupted failovers, and waits until every router can read and write at every shard. A stand-by that does not stay up is
+/// rebuilt; one that does not follow its primary in time is only reported.
+pub async fn wait(layout: &Layout, mut watch: Watch) -> anyhow::Result<ClusterStatus> {
+    failover::finish_all(layout).await?;
+    let begun = Instant::now();
+    let deadline = begun + PATIENCE;
+    let mut replaced = BTreeSet::new();
     loop {
+        let description = &Description::load(layout)?.context("the cluster's description is missing")?;
         let status = ClusterStatus::gather(layout, description).await?;
         if status.is_ready() {
-            return Ok(status);
+            let late: Vec<&ShardStatus> = status.shards.iter().filter(|shard| !shard.standby_streams()).collect();
+            if late.is_empty() || begun.elapsed() >= STANDBY_PATIENCE {
+                late.into_iter().for_each(|shard| report_standby(layout, description, shard));
+                return Ok(status);
+            }
+        }
+        for shard in hopeless_standbys(layout, description, watch.deaths_allowed) {
+            if replaced.insert(shard.clone()) {
+                note(&format!("the stand-by of shard {shard} does not stay up: it is rebuilt"));
+                if let Err(error) = failover::replace_standby(layout, &shard).await {
+                    note(&format!(
+                        "the stand-by of shard {shard} was not rebuilt: {error:#}. `shardctl up` tries again"
+                    ));
+                }
+            }
         }
         if watch.supervisor_ended()? {
             bail!("the supervisor ended: {}", tail(&layout.log("supervisor")));
@@ -78,13 +107,45 @@ pub async fn wait(layout: &Layout, description: &Description, mut watch: Watch) 
     }
 }
 
+/// The shards whose stand-by dies again and again.
+fn hopeless_standbys(layout: &Layout, description: &Description, deaths_allowed: u32) -> Vec<String> {
+    let report = Report::read(layout);
+    let dies =
+        |server: &ServerPlace| report.0.get(&server.name).is_some_and(|process| is_hopeless(process, deaths_allowed));
+    let with_standby = description.shards.iter().filter(|shard| shard.pending().is_none());
+    let hopeless = with_standby.filter(|shard| description.servers(layout, shard).standby.as_ref().is_some_and(dies));
+    hopeless.map(|shard| shard.id.clone()).collect()
+}
+
+/// A process that is not restarted dies once, however late.
+fn is_hopeless(process: &ProcessReport, deaths_allowed: u32) -> bool {
+    let deaths = if deaths_allowed == 0 { process.deaths } else { process.early_deaths };
+    deaths > deaths_allowed
+}
+
+fn report_standby(layout: &Layout, description: &Description, shard: &ShardStatus) {
+    let (Some(place), Some(standby)) = (description.shard(&shard.id), &shard.standby) else { return };
+    let Some(server) = description.servers(layout, place).standby else { return };
+    note(&format!(
+        "the stand-by of shard {} is {}; {} says why. To rebuild it: `shardctl down`, remove {}, and `shardctl up`",
+        shard.id,
+        standby.state,
+        layout.log(&server.name).display(),
+        server.folder.display()
+    ));
+}
+
 fn refuse_the_hopeless(layout: &Layout, description: &Description, deaths_allowed: u32) -> anyhow::Result<()> {
     let report = Report::read(layout);
-    for member in Member::all(layout, description) {
+    let standbys: Vec<String> = description
+        .shards
+        .iter()
+        .filter_map(|shard| Some(description.servers(layout, shard).standby?.name))
+        .collect();
+    // The cluster works without its stand-bys.
+    for member in Member::all(layout, description).into_iter().filter(|member| !standbys.contains(&member.name)) {
         let Some(process) = report.0.get(&member.name) else { continue };
-        // A process that is not restarted dies once, however late.
-        let deaths = if deaths_allowed == 0 { process.deaths } else { process.early_deaths };
-        if deaths > deaths_allowed {
+        if is_hopeless(process, deaths_allowed) {
             let how = process.last_end.as_deref().unwrap_or_default();
             bail!("{} does not stay up ({how}): {}", member.name, tail(member.log()));
         }

@@ -438,7 +438,7 @@ mod tests {
         let control = control_file::path(folder.path());
         fs::create_dir_all(control.parent().unwrap()).unwrap();
         let with_state =
-            |state: u8| fs::write(&control, [[0; 16].as_slice(), &[state, 0, 0, 0], &[0; 9]].concat()).unwrap();
+            |state: u8| fs::write(&control, [[0; 16].as_slice(), &[state, 0, 0, 0], &[0; 24]].concat()).unwrap();
         with_state(6);
         assert!(unclean_database(folder.path()).unwrap().unwrap().contains("pg_control says"));
         with_state(1);

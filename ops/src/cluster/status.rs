@@ -15,6 +15,7 @@ use wire::{NodeRole, Readiness, StatusRequest, StatusResponse, shard_node_client
 use crate::{
     cluster::{
         description::{Description, RouterPlace, ServerPlace, ShardPlace, Standby},
+        failover::Step,
         layout::Layout,
         member::Member,
         postgres::standby,
@@ -26,6 +27,8 @@ use crate::{
 
 /// A process that has not answered by then is not ready.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// The state of a stand-by that receives the log of its primary.
+const STREAMING: &str = "streaming";
 /// The state that a node reports while it takes requests.
 const SERVING: &str = "serving";
 
@@ -99,7 +102,7 @@ pub struct StandbyStatus {
     pub mode: &'static str,
     pub port: u16,
     pub pid: Option<i32>,
-    /// `streaming`, `not streaming`, `a primary`, `rebuilding` or `down`.
+    /// `streaming`, `not streaming`, `a primary`, `failing over`, `rebuilding` or `down`.
     pub state: &'static str,
 }
 
@@ -168,6 +171,11 @@ impl RouterStatus {
 }
 
 impl ShardStatus {
+    /// Whether the stand-by receives the log. True for a shard without a stand-by.
+    pub fn standby_streams(&self) -> bool {
+        self.standby.as_ref().is_none_or(|standby| standby.state == STREAMING)
+    }
+
     pub fn is_ready(&self) -> bool {
         let second_node = self.second_node.as_ref().is_none_or(|node| node.state == State::Ready);
         self.state == State::Ready && self.reads && self.writes && second_node
@@ -203,8 +211,8 @@ impl ClusterStatus {
     /// Asks all running processes at the same time.
     pub async fn gather(layout: &Layout, description: &Description) -> anyhow::Result<Self> {
         let table = ProcessTable::read()?;
-        let pids: HashMap<String, i32> = Member::all(layout, description)
-            .into_iter()
+        let members = Member::all(layout, description).into_iter().chain(Member::unstarted(layout, description));
+        let pids: HashMap<String, i32> = members
             .filter_map(|member| Some((member.running(&table)?.pid(), member.name)))
             .map(|(pid, name)| (name, pid))
             .collect();
@@ -324,15 +332,17 @@ async fn standby_state(
     server: &ServerPlace,
     pid: Option<i32>,
 ) -> &'static str {
-    if place.rebuilding {
-        return "rebuilding";
+    match place.pending {
+        Some(Step::Rebuild) => return "rebuilding",
+        Some(_) => return "failing over",
+        None => {}
     }
     if pid.is_none() {
         return "down";
     }
     match standby::ask(layout, shard, server).await {
         Ok(role) if !role.is_standby => "a primary",
-        Ok(role) if role.is_streaming => "streaming",
+        Ok(role) if role.is_streaming => STREAMING,
         _ => "not streaming",
     }
 }

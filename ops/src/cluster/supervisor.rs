@@ -7,12 +7,12 @@ pub mod backoff;
 pub mod report;
 mod worker;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use futures_util::future::join_all;
 use telemetry::Tasks;
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{
@@ -64,7 +64,9 @@ pub async fn supervise(
     let reporter = Arc::new(Reporter::new(&layout));
     let tasks = Tasks::new();
     let mut stages: Vec<Stage> = Role::STOP_ORDER.map(Stage::new).into();
-    let start_new = |stages: &mut [Stage], description: &Description| -> anyhow::Result<()> {
+    // By shard: whether its database is migrated and accepted. Its second node waits for that.
+    let mut prepared: HashMap<String, watch::Sender<bool>> = HashMap::new();
+    let mut start_new = |stages: &mut [Stage], description: &Description| -> anyhow::Result<()> {
         for member in Member::all(&layout, description) {
             let stage =
                 stages.iter_mut().find(|stage| stage.role == member.role).context("a role without its stage")?;
@@ -72,7 +74,7 @@ pub async fn supervise(
                 continue;
             }
             let (name, stop) = (member.name.clone(), stage.stop.child_token());
-            let worker = Worker::new(member, &layout, description, &orders, Arc::clone(&reporter));
+            let worker = Worker::new(member, &layout, description, &orders, Arc::clone(&reporter), &mut prepared);
             let task = tasks.spawn("worker", worker.run(stop.clone()));
             stage.workers.push(Supervised { name, stop, task });
         }
@@ -85,7 +87,7 @@ pub async fn supervise(
         match Description::load(&layout) {
             Ok(Some(description)) => {
                 start_new(&mut stages, &description)?;
-                stop_gone(&mut stages, &Member::all(&layout, &description)).await;
+                stop_gone(&mut stages, &Member::all(&layout, &description), &reporter).await;
             }
             Ok(None) => {}
             Err(error) => tracing::warn!(error = format!("{error:#}"), "cannot read the cluster's description"),
@@ -103,7 +105,7 @@ pub async fn supervise(
 }
 
 /// Stops the processes that the cluster does not have any more, a shard's node before its database.
-async fn stop_gone(stages: &mut [Stage], members: &[Member]) {
+async fn stop_gone(stages: &mut [Stage], members: &[Member], reporter: &Reporter) {
     for stage in stages {
         let is_member = |worker: &Supervised| members.iter().any(|member| member.name == worker.name);
         let (kept, gone) = std::mem::take(&mut stage.workers).into_iter().partition(is_member);
@@ -115,6 +117,7 @@ async fn stop_gone(stages: &mut [Stage], members: &[Member]) {
             if let Err(error) = worker.task.await.map_err(anyhow::Error::from).and_then(|ended| ended) {
                 tracing::error!(process = worker.name, error = format!("{error:#}"), "it could not be stopped");
             }
+            reporter.forget(&worker.name);
         }
     }
 }

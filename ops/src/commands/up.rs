@@ -12,7 +12,7 @@ use crate::{
     cluster::{
         Description, Layout,
         description::{Found, Replication},
-        lock,
+        failover, lock,
         member::Member,
         place::Place,
         ports,
@@ -88,11 +88,12 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         ensure!(accept_loss.is_none(), "the cluster is up: run `shardctl down` before `shardctl up --accept-loss`");
         description.refuse_changes(&request)?;
         note(&format!("the cluster is up already (supervisor {pid})"));
-        let status = readiness::wait(&layout, &description, Watch::any()).await?;
+        let status = readiness::wait(&layout, Watch::any()).await?;
         announce(&status, context)?;
         return Ok(ExitCode::SUCCESS);
     }
 
+    failover::prepare_start(&layout).await?;
     let prepared = layout.clone();
     let description = tokio::task::spawn_blocking(move || prepare(&prepared, &request)).await??;
     if let Some(shard) = &accept_loss {
@@ -108,7 +109,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     if foreground {
         launch::in_foreground(layout, description, orders, lock, context).await
     } else {
-        launch::in_background(&layout, &description, orders, context).await
+        launch::in_background(&layout, orders, context).await
     }
 }
 

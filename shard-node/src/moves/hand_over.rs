@@ -58,7 +58,7 @@ impl Moves {
     pub(super) async fn sessions(&self) -> Result<Sessions, MoveError> {
         let (hosts, gate) = (&self.0.hosts, &self.0.gate);
         let (reader, _) = Session::connect(hosts, gate, Purpose::Writes, "shardledger-move").await?;
-        let writer = connect_writer(hosts, gate, reader.server()).await?;
+        let writer = connect_writer(hosts, gate, reader.server(), self.0.role.writer()).await?;
         Ok(Sessions { reader, writer })
     }
 

@@ -39,7 +39,7 @@ const BLOCKED_AFTER: Duration = Duration::from_millis(500);
 /// Ends the sessions of other lanes that block this lane's backend while the server waits for their client. Neither statement_timeout nor idle_in_transaction_session_timeout ends a
 /// session that waits for the rows of a COPY.
 const END_FROZEN_HOLDERS: &str = "SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a \
-     WHERE a.pid = ANY(pg_catalog.pg_blocking_pids($1)) AND a.wait_event_type = 'Client' AND a.application_name = $2 \
+     WHERE a.pid = ANY(pg_catalog.pg_blocking_pids($1)) AND a.wait_event_type = 'Client' AND pg_catalog.starts_with(a.application_name, $2) \
        AND a.usename = CURRENT_USER";
 
 /// The PostgreSQL database of the shard.
@@ -227,8 +227,7 @@ impl Store for Postgres {
             return Ok(false);
         }
         let server = (*lock(&self.server)).ok_or(StoreError::NotOpen)?;
-        let session = connect_writer(&self.hosts, &self.gate, server).await?;
-        self.role.set_writer(Some(session.backend_pid()));
+        let session = connect_writer(&self.hosts, &self.gate, server, self.role.writer()).await?;
         *writer = Some(session);
         Ok(true)
     }
@@ -238,7 +237,6 @@ impl Store for Postgres {
             // The server also notices a dropped socket; a slow close must not delay anything.
             let _ = timeout(Duration::from_secs(1), session.close()).await;
         }
-        self.role.set_writer(None);
     }
 
     async fn close(&self) {

@@ -155,10 +155,16 @@ pub async fn connect_to_primary(hosts: &Hosts, limit: Duration, name: &str) -> R
     hosts.find(limit, |options| for_reads(options, hosts).application_name(name)).await
 }
 
-/// Opens the session that the lane writes with. It must lead to `server`, whose database the gate has judged.
-pub async fn connect_writer(hosts: &Hosts, gate: &Gate, server: ServerId) -> Result<pg_session::Session, StoreError> {
+/// Opens the session that the lane writes with, under a name of this process. It must lead to `server`, whose database the gate has
+/// judged.
+pub async fn connect_writer(
+    hosts: &Hosts,
+    gate: &Gate,
+    server: ServerId,
+    name: &str,
+) -> Result<pg_session::Session, StoreError> {
     let invalid = |error: pg_session::InvalidOptions| StoreError::Corrupt(format!("database.url {error}"));
-    let options = hosts.session_options().map_err(invalid)?.application_name(WRITER).options(LANE_SETTINGS);
+    let options = hosts.session_options().map_err(invalid)?.application_name(name).options(LANE_SETTINGS);
     let limit = hosts.config().connect_timeout();
     let open = async {
         let mut session = pg_session::Session::connect(&options).await?;
@@ -178,7 +184,7 @@ pub async fn connect_writer(hosts: &Hosts, gate: &Gate, server: ServerId) -> Res
     Ok(session)
 }
 
-/// The `application_name` of the session that the lane writes with.
+/// How the `application_name` of a session that a lane writes with begins. The rest tells the processes apart.
 pub const WRITER: &str = "shardledger-lane";
 
 /// The lane reads by index look-ups only; without statistics the planner might choose sorts or hash joins instead. A

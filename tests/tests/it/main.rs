@@ -12,6 +12,7 @@ mod first_transfer;
 mod guide;
 mod identity;
 mod import;
+mod interrupted_failover;
 mod local_cluster;
 mod moves;
 mod node;

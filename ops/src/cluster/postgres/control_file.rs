@@ -1,7 +1,7 @@
 //! `global/pg_control`: the facts about a database folder that can be read while no server runs on it.
 //!
 //! The file begins with the system identifier, which initdb generates and which never changes. The state of the
-//! server is at byte 16 in every supported version.
+//! server is at byte 16 and the position of the latest checkpoint at byte 32 in every supported version.
 
 use std::{
     fs::File,
@@ -9,9 +9,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The bytes that are read: identifier (8), version of the file (4), version of the catalog (4), state (4).
-const LENGTH: usize = 20;
+/// The bytes that are read: identifier (8), version of the file (4), version of the catalog (4), state (4), padding (4), time (8),
+/// position of the latest checkpoint (8).
+const LENGTH: usize = 40;
 const STATE_OFFSET: usize = 16;
+const CHECKPOINT_OFFSET: usize = 32;
 /// `DB_SHUTDOWNED`: the server wrote its last checkpoint and ended.
 const SHUT_DOWN: u32 = 1;
 
@@ -19,6 +21,9 @@ const SHUT_DOWN: u32 = 1;
 pub struct ControlFile {
     pub system_identifier: u64,
     state: u32,
+    /// Where the record of the latest checkpoint begins, in bytes since the beginning of the log. After a clean shutdown, this is the
+    /// last record of the log.
+    pub checkpoint: u64,
 }
 
 /// Why a folder is not the database folder of a shard.
@@ -60,8 +65,14 @@ impl ControlFile {
     fn parse(bytes: [u8; LENGTH]) -> Self {
         let [a, b, c, d, e, f, g, h, ..] = bytes;
         let mut state = [0; 4];
-        state.copy_from_slice(&bytes[STATE_OFFSET..]);
-        Self { system_identifier: u64::from_ne_bytes([a, b, c, d, e, f, g, h]), state: u32::from_ne_bytes(state) }
+        state.copy_from_slice(&bytes[STATE_OFFSET..STATE_OFFSET + 4]);
+        let mut checkpoint = [0; 8];
+        checkpoint.copy_from_slice(&bytes[CHECKPOINT_OFFSET..]);
+        Self {
+            system_identifier: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+            state: u32::from_ne_bytes(state),
+            checkpoint: u64::from_ne_bytes(checkpoint),
+        }
     }
 
     /// Whether the server shut down cleanly, so that the files contain the whole database.
@@ -103,17 +114,20 @@ mod tests {
         let mut bytes = identifier.to_ne_bytes().to_vec();
         bytes.extend([0; 8]);
         bytes.extend(state.to_ne_bytes());
+        bytes.extend([0; 12]);
+        bytes.extend(0x0150_0718_u64.to_ne_bytes());
         bytes.extend([7; 100]);
         fs::write(path(folder.path()), bytes).unwrap();
         folder
     }
 
     #[test]
-    fn the_identifier_and_the_state_are_read() {
+    fn the_identifier_the_state_and_the_checkpoint_are_read() {
         let running = database(7_300_000_000_000_000_001, 6);
         let control = ControlFile::read(running.path()).unwrap().unwrap();
         assert_eq!(control.system_identifier, 7_300_000_000_000_000_001);
         assert!(!control.is_shut_down());
+        assert_eq!(control.checkpoint, 0x0150_0718);
         assert!(ControlFile::read(database(1, SHUT_DOWN).path()).unwrap().unwrap().is_shut_down());
     }
 

@@ -17,12 +17,16 @@ use super::{
     standby,
     user::{ServiceUser, create_owned, give, run_as},
 };
-use crate::cluster::{
-    description::{Description, ROLE, Replication, Servers, ShardPlace},
-    durable_file::{self, Audience},
-    environment,
-    layout::Layout,
-    secrets::new_password,
+use crate::{
+    cluster::{
+        description::{Description, ROLE, Replication, ServerPlace, Servers, ShardPlace},
+        durable_file::{self, Audience},
+        environment,
+        failover::Step,
+        layout::Layout,
+        secrets::new_password,
+    },
+    output::note,
 };
 
 /// The role that initdb creates. The services never use it.
@@ -66,8 +70,17 @@ fn check_shard(layout: &Layout, description: &Description, shard: &ShardPlace) -
     Ok(())
 }
 
-/// Creates the shard's database unless it exists, and writes its settings. Returns its system identifier.
-pub fn ensure_database(layout: &Layout, description: &Description, shard: &ShardPlace) -> anyhow::Result<u64> {
+/// A shard's database, ready to be started.
+#[derive(Debug)]
+pub struct Made {
+    pub system_identifier: u64,
+    /// What is left to do for the stand-by, once the primary runs.
+    pub pending: Option<Step>,
+}
+
+/// Creates the shard's database unless it exists, and writes its settings. A stand-by that is missing or damaged does not keep the
+/// primary from being started.
+pub fn ensure_database(layout: &Layout, description: &Description, shard: &ShardPlace) -> anyhow::Result<Made> {
     let place = &description.postgres;
     let Servers { primary, standby } = description.servers(layout, shard);
     let (folder, user) = (&primary.folder, place.user.as_ref());
@@ -78,18 +91,40 @@ pub fn ensure_database(layout: &Layout, description: &Description, shard: &Shard
     }
     let control = ControlFile::read(folder)?
         .with_context(|| format!("shard {}: {} is no database folder", shard.id, folder.display()))?;
-    let is_rebuilding = shard.standby.as_ref().is_some_and(|standby| standby.rebuilding);
-    if let Some(standby) = standby.filter(|standby| !is_rebuilding && !standby.folder.exists()) {
-        ensure!(
-            control.is_shut_down(),
-            "shard {}: its stand-by {} is missing, and its primary was not shut down, so that it cannot be copied: run `shardctl down` first",
-            shard.id,
-            standby.folder.display()
-        );
-        standby::copy(folder, &standby.folder, user)?;
+    let pending = match (shard.pending(), standby) {
+        (None, Some(standby)) => ensure_standby(folder, &control, &standby, user),
+        (pending, _) => pending,
+    };
+    if let Some(step) = pending.filter(|_| shard.pending().is_none()) {
+        let what = if step == Step::Rebuild { "is missing" } else { "holds no copy of its database" };
+        note(&format!(
+            "shard {}: the folder of its stand-by {what}. The primary starts without it, and the stand-by is rebuilt",
+            shard.id
+        ));
     }
     write_settings(layout, description, shard)?;
-    Ok(control.system_identifier)
+    Ok(Made { system_identifier: control.system_identifier, pending })
+}
+
+/// Copies the stand-by from a primary that is shut down, unless the stand-by exists. Returns how to rebuild a stand-by that cannot be
+/// copied or is damaged.
+fn ensure_standby(
+    primary: &Path,
+    control: &ControlFile,
+    standby: &ServerPlace,
+    user: Option<&ServiceUser>,
+) -> Option<Step> {
+    if !is_missing_or_empty(&standby.folder) {
+        return control_file::check(&standby.folder, control.system_identifier).is_err().then_some(Step::SetAside);
+    }
+    if !control.is_shut_down() {
+        return Some(Step::Rebuild);
+    }
+    let copied = standby::copy(primary, &standby.folder, user);
+    if let Err(error) = &copied {
+        note(&format!("cannot copy {} to {}: {error:#}", primary.display(), standby.folder.display()));
+    }
+    copied.is_err().then_some(Step::Rebuild)
 }
 
 /// Writes the settings of the shard's servers that exist. They do not change when the servers exchange their roles.
@@ -100,7 +135,8 @@ pub fn write_settings(layout: &Layout, description: &Description, shard: &ShardP
     create_owned(&sockets, 0o755, user)?;
     let count = description.shards.len() * if standby.is_some() { 2 } else { 1 };
     let both = || std::iter::once(&primary).chain(&standby);
-    for server in both().filter(|server| server.folder.exists()) {
+    // A stand-by that is damaged is replaced.
+    for server in both().filter(|server| control_file::path(&server.folder).exists()) {
         let mut settings = Settings::for_server(server.port, &sockets, count);
         if let (Some(other), Some(standby)) = (both().find(|other| other.port != server.port), &shard.standby) {
             settings.peer = Some(Peer {
@@ -249,7 +285,7 @@ mod tests {
         // One database was created, the other was not.
         let made = description.database_folder(&layout, &description.shards[0]);
         fs::create_dir_all(made.join("global")).unwrap();
-        fs::write(control_file::path(&made), [1; 32]).unwrap();
+        fs::write(control_file::path(&made), [1; 64]).unwrap();
         check(&layout, &description).unwrap();
         description.shards[0].system_identifier = Some(u64::from_ne_bytes([1; 8]));
         check(&layout, &description).unwrap();
@@ -272,11 +308,38 @@ mod tests {
     }
 
     #[test]
+    fn a_damaged_or_missing_standby_is_rebuilt_and_does_not_keep_the_primary_from_starting() {
+        let folder = tempfile::tempdir().unwrap();
+        let (primary, standby) = (folder.path().join("s0"), folder.path().join("s0.second"));
+        let database = |folder: &Path, identifier: u8, state: u8| {
+            fs::create_dir_all(folder.join("global")).unwrap();
+            let bytes = [[identifier; 8].as_slice(), &[0; 8], &[state, 0, 0, 0], &[0; 44]].concat();
+            fs::write(control_file::path(folder), bytes).unwrap();
+            ControlFile::read(folder).unwrap().unwrap()
+        };
+        let place = ServerPlace { name: "postgres-s0.second".to_owned(), folder: standby.clone(), port: 1 };
+        let (shut_down, crashed) = (1, 6);
+        let control = database(&primary, 1, crashed);
+        assert_eq!(ensure_standby(&primary, &control, &place, None), Some(Step::Rebuild));
+        fs::create_dir(&standby).unwrap();
+        fs::write(standby.join("lost+found"), "").unwrap();
+        assert_eq!(ensure_standby(&primary, &control, &place, None), Some(Step::SetAside));
+        database(&standby, 2, crashed);
+        assert_eq!(ensure_standby(&primary, &control, &place, None), Some(Step::SetAside), "another database");
+        database(&standby, 1, crashed);
+        assert_eq!(ensure_standby(&primary, &control, &place, None), None);
+        fs::remove_dir_all(&standby).unwrap();
+        let control = database(&primary, 1, shut_down);
+        assert_eq!(ensure_standby(&primary, &control, &place, None), None);
+        assert!(standby.join("standby.signal").exists(), "a primary that is shut down is copied");
+    }
+
+    #[test]
     fn a_lost_password_is_not_replaced() {
         let (_folder, layout, mut description) = cluster();
         let made = description.database_folder(&layout, &description.shards[0]);
         fs::create_dir_all(made.join("global")).unwrap();
-        fs::write(control_file::path(&made), [1; 32]).unwrap();
+        fs::write(control_file::path(&made), [1; 64]).unwrap();
         description.shards[0].system_identifier = Some(u64::from_ne_bytes([1; 8]));
         fs::remove_file(layout.password("s0", ROLE)).unwrap();
         let refusal = check(&layout, &description).unwrap_err().to_string();

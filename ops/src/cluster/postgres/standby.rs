@@ -13,6 +13,7 @@ use sqlx::{Connection, PgConnection};
 use tokio::time::timeout;
 
 use super::{
+    control_file,
     database::{SUPERUSER, run, superuser_password, write_owned, write_settings},
     user::{ServiceUser, create_owned},
 };
@@ -22,6 +23,8 @@ use crate::cluster::{
     layout::Layout,
 };
 
+/// The programs that write to the draft of a stand-by.
+pub const COPYING_PROGRAMS: [&str; 2] = ["pg_basebackup", "cp"];
 /// PostgreSQL starts as a stand-by while this file is there, and removes it when it is promoted.
 const SIGNAL: &str = "standby.signal";
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -49,7 +52,8 @@ pub fn can_rebuild(description: &Description) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes a stand-by by copying a primary that runs.
+/// Makes a stand-by by copying a primary that runs. A stand-by whose copy is complete is left as it is. No other program may write to the
+/// draft meanwhile.
 pub fn rebuild(
     layout: &Layout,
     description: &Description,
@@ -58,6 +62,9 @@ pub fn rebuild(
     standby: &ServerPlace,
 ) -> anyhow::Result<()> {
     let user = description.postgres.user.as_ref();
+    if control_file::path(&standby.folder).exists() {
+        return write_settings(layout, description, shard);
+    }
     let draft = draft(&standby.folder)?;
     create_owned(&draft, 0o700, user)?;
     let mut backup = Command::new(base_backup(description));
@@ -79,9 +86,14 @@ fn base_backup(description: &Description) -> PathBuf {
     description.postgres.bin_dir.join("pg_basebackup")
 }
 
+/// The folder in which a stand-by is made.
+pub fn draft_of(standby: &Path) -> PathBuf {
+    standby.with_added_extension("new")
+}
+
 /// The folder in which a stand-by is made, without what an interrupted attempt left.
 fn draft(standby: &Path) -> anyhow::Result<PathBuf> {
-    let draft = standby.with_added_extension("new");
+    let draft = draft_of(standby);
     if draft.exists() {
         fs::remove_dir_all(&draft).with_context(|| format!("cannot remove {}", draft.display()))?;
     }
@@ -95,20 +107,20 @@ pub struct Role {
     /// A stand-by: whether it receives the log of a primary.
     pub is_streaming: bool,
     /// How far it has written or received, in bytes since the beginning of the log.
-    pub at_byte: i64,
+    pub at_byte: u64,
 }
 
 /// Asks one server of a shard, as the superuser.
 pub async fn ask(layout: &Layout, shard: &ShardPlace, server: &ServerPlace) -> anyhow::Result<Role> {
     const ROLE: &str = "SELECT pg_is_in_recovery(), EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming'), \
-         pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) \
+         pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) \
                          ELSE pg_current_wal_lsn() END, '0/0')::int8";
     let asked = async {
         let mut connection = connect(layout, shard, server).await?;
         let (is_standby, is_streaming, at_byte): (bool, bool, i64) =
             sqlx::query_as(ROLE).fetch_one(&mut connection).await?;
         connection.close().await?;
-        anyhow::Ok(Role { is_standby, is_streaming, at_byte })
+        anyhow::Ok(Role { is_standby, is_streaming, at_byte: u64::try_from(at_byte)? })
     };
     timeout(PATIENCE, asked).await.context("it does not answer")?
 }

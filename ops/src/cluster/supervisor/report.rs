@@ -67,6 +67,13 @@ impl Reporter {
         });
     }
 
+    /// Removes a process that the supervisor has stopped and does not start again. A failover waits for that.
+    pub fn forget(&self, name: &str) {
+        self.change(|report| {
+            report.0.remove(name);
+        });
+    }
+
     fn change(&self, change: impl FnOnce(&mut Report)) {
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut report);

@@ -4,6 +4,7 @@
 mod tests;
 
 use std::{
+    collections::HashMap,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -12,7 +13,10 @@ use std::{
 use anyhow::{Context, ensure};
 use shard_database::DatabaseUrl;
 use sqlx::{ConnectOptions, Connection};
-use tokio::process::{Child, Command};
+use tokio::{
+    process::{Child, Command},
+    sync::watch,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -46,6 +50,17 @@ pub struct Worker {
     initialised: bool,
     /// Whether the supervisor must still run `accept --accept-loss` for this node.
     accept_loss: bool,
+    preparation: Preparation,
+}
+
+/// What a worker has to do with the migration and the acceptance of its shard's database.
+enum Preparation {
+    /// The worker of a PostgreSQL or a router.
+    None,
+    /// The worker of the first node runs them and says when they are done.
+    Runs(watch::Sender<bool>),
+    /// The worker of the second node waits for them.
+    WaitsFor(watch::Receiver<bool>),
 }
 
 /// A running process: started by this supervisor, or left behind by a killed one.
@@ -61,7 +76,21 @@ impl Worker {
         description: &Description,
         orders: &Orders,
         reporter: Arc<Reporter>,
+        prepared: &mut HashMap<String, watch::Sender<bool>>,
     ) -> Self {
+        let first = description.shards.iter().find(|shard| shard.node_name() == member.name);
+        let second = description.shards.iter().find(|shard| shard.second_node_name() == member.name);
+        let preparation = match first.or(second).filter(|_| member.role == Role::Node) {
+            None => Preparation::None,
+            Some(shard) => {
+                let prepared = prepared.entry(shard.id.clone()).or_insert_with(|| watch::channel(false).0);
+                if first.is_some() {
+                    Preparation::Runs(prepared.clone())
+                } else {
+                    Preparation::WaitsFor(prepared.subscribe())
+                }
+            }
+        };
         let shard = (member.role == Role::Node).then(|| description.shard(&member.name).cloned()).flatten();
         let accept_loss = shard.is_some() && orders.accept_loss.as_deref() == Some(member.name.as_str());
         Self {
@@ -73,6 +102,7 @@ impl Worker {
             reporter,
             initialised: false,
             accept_loss,
+            preparation,
         }
     }
 
@@ -133,12 +163,15 @@ impl Worker {
                     "it runs already: its database is not accepted with a loss"
                 );
             }
+            self.preparation.is_done();
             return Ok(Running::Adopted(process));
         }
+        self.preparation.wait().await?;
         if let Some(shard) = &self.shard {
             self.wait_for_database(shard).await?;
             self.migrate().await?;
             self.accept_loss().await?;
+            self.preparation.is_done();
         }
         // If the supervisor stops while `init` runs, the node must end too.
         let unfinished = self.shard.is_some() && !self.initialised;
@@ -176,8 +209,11 @@ impl Worker {
         let description = Description::load(&self.layout)?;
         let place = description.as_ref().and_then(|description| description.shard(&shard.id)).unwrap_or(shard);
         let url: DatabaseUrl = place.dsn(&self.layout)?.parse()?;
-        let connection = url.connect_options().disable_statement_logging().connect().await?;
-        Ok(connection.close().await?)
+        let mut connection = url.connect_options().disable_statement_logging().connect().await?;
+        let is_standby: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut connection).await?;
+        connection.close().await?;
+        ensure!(!is_standby, "it is a stand-by that was not promoted yet");
+        Ok(())
     }
 
     /// Applies the migrations that a database created by an older version lacks. An uninitialised database is left
@@ -215,6 +251,23 @@ impl Worker {
         let status = init.kill_on_drop(true).status().await.context("cannot run `shard-node init`")?;
         ensure!(status.success(), "`shard-node init` failed ({status})");
         self.initialised = true;
+        Ok(())
+    }
+}
+
+impl Preparation {
+    /// Lets the second node start.
+    fn is_done(&self) {
+        if let Self::Runs(prepared) = self {
+            prepared.send_replace(true);
+        }
+    }
+
+    /// For the second node: waits until the database is migrated and accepted.
+    async fn wait(&mut self) -> anyhow::Result<()> {
+        if let Self::WaitsFor(prepared) = self {
+            prepared.wait_for(|is_done| *is_done).await.context("the worker of the shard's first node has ended")?;
+        }
         Ok(())
     }
 }

@@ -29,6 +29,10 @@ pub struct Args {
     /// Do not ask
     #[arg(long)]
     yes: bool,
+    /// Promote an asynchronous stand-by although it lacks acknowledged payments, or although that cannot be compared, and give up the
+    /// missing payments
+    #[arg(long)]
+    accept_loss: bool,
 }
 
 /// Promotes the stand-by of a cluster on this machine, and rebuilds the former primary as its stand-by.
@@ -38,7 +42,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let description = Description::load(&layout)?.context("the cluster's description is missing")?;
     let shard = description.shard(&args.id).with_context(|| format!("there is no shard {}", args.id))?;
     ensure!(lock::holder(&layout.supervisor_lock())?.is_some(), "the cluster is down: run `shardctl up` first");
-    let plan = failover::plan(&layout, &description, shard).await?;
+    let plan = failover::plan(&layout, &description, shard, args.accept_loss).await?;
     let sentence = sentence(&args.id, &plan);
     let fields = json!({
         "shard": args.id,
@@ -53,7 +57,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     if !args.yes {
         confirm(&sentence)?;
     }
-    let done = failover::carry_out(&layout, &args.id, &plan).await?;
+    let done = failover::carry_out(&layout, &args.id, &plan, args.accept_loss).await?;
     show(&args.id, &plan, &done, fields, context)?;
     Ok(if done.status.is_ready() { ExitCode::SUCCESS } else { exit::failure() })
 }
@@ -65,7 +69,10 @@ fn sentence(id: &str, plan: &Plan) -> String {
     }
     let behind = match plan.bytes_behind {
         Some(0) => "has everything".to_owned(),
-        Some(bytes) => format!("is {bytes} bytes behind, and receives the rest while the primary shuts down"),
+        Some(bytes) if plan.primary_answers => {
+            format!("is {bytes} bytes behind, and receives the rest while the primary shuts down")
+        }
+        Some(bytes) => format!("lacks {bytes} bytes of the primary's log, because the primary does not run"),
         None => "may lack the last commits, because the primary does not answer".to_owned(),
     };
     format!(
@@ -121,14 +128,17 @@ mod tests {
     #[test]
     fn the_plan_says_what_may_be_lost() {
         let server = |port| ServerPlace { name: format!("postgres-{port}"), folder: "/pg".into(), port };
-        let said = |bytes_behind, is_begun| {
-            sentence("s0", &Plan { new_primary: server(5610), former: server(5510), is_begun, bytes_behind })
+        let of = |bytes_behind, is_begun, primary_answers| {
+            let (new_primary, former) = (server(5610), server(5510));
+            sentence("s0", &Plan { new_primary, former, is_begun, primary_answers, bytes_behind })
         };
+        let said = |bytes_behind, is_begun| of(bytes_behind, is_begun, true);
         assert!(
             said(Some(0), false)
                 .ends_with("at port 5510 would be rebuilt as a stand-by. The stand-by has everything")
         );
         assert!(said(Some(7), false).contains("is 7 bytes behind"));
+        assert!(of(Some(7), false, false).contains("lacks 7 bytes"));
         assert!(said(None, false).contains("may lack the last commits"));
         assert!(said(None, true).contains("was interrupted and would go on"));
     }

@@ -25,15 +25,10 @@ use crate::{
 };
 
 /// Starts a supervisor in the background and returns once the cluster is ready.
-pub async fn in_background(
-    layout: &Layout,
-    description: &Description,
-    orders: Orders,
-    context: &Context,
-) -> anyhow::Result<ExitCode> {
+pub async fn in_background(layout: &Layout, orders: Orders, context: &Context) -> anyhow::Result<ExitCode> {
     let supervisor = start_supervisor(layout, &orders)?;
     let pid = i32::try_from(supervisor.id())?;
-    match readiness::wait(layout, description, Watch::new(orders.policy, supervisor)).await {
+    match readiness::wait(layout, Watch::new(orders.policy, supervisor)).await {
         Ok(status) => {
             announce(&status, context)?;
             Ok(ExitCode::SUCCESS)
@@ -76,11 +71,11 @@ pub async fn in_foreground(
     logging::init(&logging::LogConfig::default())?;
     let signal = shutdown::signal()?;
     let stop = CancellationToken::new();
-    let supervising = supervise(layout.clone(), description.clone(), orders, stop.clone());
+    let supervising = supervise(layout.clone(), description, orders, stop.clone());
     tokio::pin!(supervising);
     let failing_to_come_up = async {
         let come_up = async {
-            let status = readiness::wait(&layout, &description, Watch::any()).await?;
+            let status = readiness::wait(&layout, Watch::any()).await?;
             announce(&status, context)
         };
         let came_up = come_up.await;

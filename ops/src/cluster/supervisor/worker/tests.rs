@@ -34,6 +34,7 @@ impl Bench {
             reporter: Arc::new(Reporter::new(&self.layout)),
             initialised: false,
             accept_loss: false,
+            preparation: Preparation::None,
         }
     }
 
@@ -79,6 +80,23 @@ async fn what_dies_is_started_again_and_stop_ends_it() {
     // On a busy machine it may have lived for longer before it was seen and killed.
     assert!(report.early_deaths == 1 || lived_at_most >= WELL_AFTER);
     assert!(report.last_end.unwrap().contains("SIGKILL"));
+}
+
+#[tokio::test]
+async fn a_second_node_starts_after_the_first_one_has_prepared_the_database() {
+    let bench = Bench::new();
+    let (prepared, waiting) = watch::channel(false);
+    let stop = CancellationToken::new();
+    let worker = Worker { preparation: Preparation::WaitsFor(waiting), ..bench.worker(RestartPolicy::Restart) };
+    let checks = async {
+        // Long enough for a worker that does not wait to start its process.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(bench.running().is_none(), "it started before the migration ended");
+        Preparation::Runs(prepared).is_done();
+        bench.wait_for_another_than(None).await;
+        stop.cancel();
+    };
+    tokio::join!(worker.run(stop.clone()), checks).0.unwrap();
 }
 
 #[tokio::test]
