@@ -466,7 +466,7 @@ mod tests {
 
     #[test]
     fn a_call_reads_as_the_generated_message() {
-        let mark = Mark { incarnation: 1, timeline: 2, position: Position::first_of(3).0 + 6 };
+        let mark = Mark { incarnation: 1, timeline: 2, position: Position::first_of(3).0 + 6, ..Mark::default() };
         let operations = operations();
         for (order_group, timeout_ms, peer) in [(0, 1, None), (300, 5_000, Some((3, mark)))] {
             let mut call = ExecuteCall::new(u64::MAX, Some(7), 0);
@@ -513,7 +513,7 @@ mod tests {
             result(Outcome::Undetermined(wire::Undetermined { credits: vec!["bob".to_owned()] })),
             wire::OperationResult { outcome: None },
         ];
-        let mark = Mark { incarnation: 1, timeline: 2, position: 3 };
+        let mark = Mark { incarnation: 1, timeline: 2, position: 3, ..Mark::default() };
         let response = wire::ExecuteResponse { results: results.clone(), mark: Some(mark.into()) };
         let bytes = response.encode_to_vec();
         let executed = Executed::decode(&bytes).unwrap();
