@@ -161,7 +161,11 @@ pub async fn note_timeline(
     if timeline == record.timeline || !is_wanted {
         return Ok(database);
     }
-    tracing::warn!(from = record.timeline, to = timeline, "the database was promoted and has all that was acknowledged");
+    tracing::warn!(
+        from = record.timeline,
+        to = timeline,
+        "the database was promoted and has all that was acknowledged"
+    );
     // A commit that has to be confirmed by a stand-by waits while there is none, and the look with it: reads would be refused. If
     // the row is lost with this server, the next primary has a higher timeline, which is recorded then.
     let mut transaction = connection.begin().await?;

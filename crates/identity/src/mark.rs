@@ -92,9 +92,16 @@ impl Mark {
                           cluster that `shardctl up` started, run `shardctl down` and then `shardctl up --accept-loss SHARD`. After that, \
                           `shardctl reconcile` lists what is missing";
             let acknowledged = acknowledged.before(self.timeline);
-            let expected =
-                format!("a timeline {} that begins at position {acknowledged} or later, as {holder} remembers", self.timeline);
-            return Some(Disagreement::new("position", expected, format!("its beginning at position {began}"), remedy));
+            let expected = format!(
+                "a timeline {} that begins at position {acknowledged} or later, as {holder} remembers",
+                self.timeline
+            );
+            return Some(Disagreement::new(
+                "position",
+                expected,
+                format!("its beginning at position {began}"),
+                remedy,
+            ));
         }
         self.is_behind(acknowledged).then(|| {
             let remedy = "the database went back in time, or is an older copy: restore the newest backup or promote the stand-by \
@@ -238,7 +245,8 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_of_an_earlier_timeline_beyond_the_beginning_of_the_present_one_is_a_loss_however_far_the_shard_has_come() {
+    fn a_mark_of_an_earlier_timeline_beyond_the_beginning_of_the_present_one_is_a_loss_however_far_the_shard_has_come()
+     {
         for (shard, acknowledged, lost_from) in [
             // The stand-by had 90 of 100 when it was promoted, and new commits have overtaken the mark.
             (began(90, mark(1, 2, 500)), mark(1, 1, 100), Some(90)),

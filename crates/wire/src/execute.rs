@@ -116,7 +116,8 @@ impl ExecuteCall {
             | Operation::PlaceHold(_)
             | Operation::ReleaseHold(_)
             | Operation::ExpireHold(_)
-            | Operation::DryRun(_) => {
+            | Operation::DryRun(_)
+            | Operation::OrNothing(_) => {
                 let message = operation_to_wire(operation, order_group, timeout_ms);
                 let message = message.encode_to_vec();
                 let peer = Field::Message(tag::PEER, peer.as_deref());
@@ -452,7 +453,8 @@ mod tests {
             Operation::Settle(settle(Purpose::Payment, true, Verdict::Credited)),
             Operation::Settle(settle(capture, false, Verdict::Refused(refused))),
             Operation::AtomicTransfers(vec![payment.clone(), payment.clone()]),
-            Operation::DryRun(Box::new(Operation::Transfer(payment))),
+            Operation::DryRun(Box::new(Operation::Transfer(payment.clone()))),
+            Operation::OrNothing(Box::new(Operation::Transfer(payment))),
             Operation::ReleaseHold(HoldKey { id: id(3), debit: account("alice") }),
             Operation::CreateAccount(CreateAccount {
                 id: account("alice"),
