@@ -332,7 +332,7 @@ fn what_is_executed_or_leaves_nothing_stores_no_refusal() {
     let too_much = shard.one(or_nothing(Operation::Transfer(reserve(2, "alice", "elsewhere", 41))));
     let short = Refused::debit(Refusal::InsufficientFunds);
     assert_eq!(too_much, Outcome::Transfer(TransferOutcome::NotStored(short)));
-    let unknown = decide(&reserve(3, "other", "nowhere", 5));
+    let unknown = decide(&reserve(4, "other", "nowhere", 5));
     let refused = shard.one(or_nothing(unknown.clone()));
     assert!(matches!(refused, Outcome::Decided(Decided { verdict: Verdict::Refused(_), replayed: false, .. })));
     assert_eq!((shard.posted("alice"), shard.journal.bookings().len()), (100, bookings));
