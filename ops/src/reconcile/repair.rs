@@ -289,7 +289,8 @@ async fn open_holds(
     asked: &[(usize, &LostTransfer)],
 ) -> sqlx::Result<Vec<(usize, Uuid)>> {
     const HOLDS: &str = "SELECT DISTINCT ON (asked.place) asked.place, h.id \
-         FROM pg_catalog.unnest($1::int8[], $2::text[], $3::text[], $4::text[], $5::int8[]) AS asked (place, payer, payee, asset, amount) \
+         FROM ROWS FROM (pg_catalog.unnest($1::int8[]), pg_catalog.unnest($2::text[]), pg_catalog.unnest($3::text[]), \
+           pg_catalog.unnest($4::text[]), pg_catalog.unnest($5::int8[])) AS asked (place, payer, payee, asset, amount) \
          JOIN shardledger.hold h ON h.payer = asked.payer COLLATE \"C\" AND h.amount - h.captured - h.capture_amount >= asked.amount \
          JOIN shardledger.journal j ON j.position = h.position AND j.payee = asked.payee COLLATE \"C\" AND j.asset = asked.asset COLLATE \"C\" \
          ORDER BY asked.place, h.position";
