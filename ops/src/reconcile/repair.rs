@@ -100,9 +100,9 @@ pub async fn repair(targets: &[Target], report: &mut Report, dry_run: bool) -> a
 }
 
 /// Takes one step of each of these transfers. Returns those that can go on, and records why the others cannot.
-async fn step<'t>(
+async fn step(
     lanes: &mut Lanes,
-    transfers: &'t mut [LostTransfer],
+    transfers: &mut [LostTransfer],
     open: Vec<usize>,
     of: impl Fn(&LostTransfer) -> (&String, Operation),
 ) -> anyhow::Result<Vec<usize>> {
