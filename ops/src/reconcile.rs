@@ -2,20 +2,27 @@
 //!
 //! [`reconcile`] reads the databases of all shards and changes nothing. A transfer between shards left evidence at the other
 //! shard, and is reported by its id: [`missing`]. A transfer within one shard left none; [`Loss`] has the range of positions and
-//! times in which it was booked. `docs/adr/0013` explains both.
+//! times in which it was booked. [`repair`] books the missing side again where the evidence proves it. `docs/adr/0013` and
+//! `docs/adr/0016` explain all three.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+pub mod repair;
 
-use ledger::{AccountId, Position, amount::format_minor};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use ledger::{
+    AccountId, AssetCode, Position, Refusal, Refused, TransferId, amount::format_minor, operation::Purpose,
+};
 use serde::Serialize;
 use shard_database::{
     OwnedSlots,
+    journal::slot_column,
     record::{self, Acceptance},
 };
 use sqlx::PgConnection;
 use telemetry::clock::format_rfc3339;
 use uuid::Uuid;
 
+use self::repair::Repair;
 use crate::verify::{Target, connection, identities};
 
 /// How much earlier than the last booking that is left, by the clocks of other shards, evidence may be dated. Nodes date their
@@ -58,11 +65,13 @@ pub struct Loss {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LostTransfer {
     pub id: Uuid,
-    /// The shard that lost its side.
+    /// The shard that lost its side. Its slot may have moved to another shard since.
     pub lost_on: String,
     pub lost: Side,
     /// The shard that has the other side, and what it says.
     pub evidence: String,
+    /// `payment`, `capture` or `reversal`; `payment_or_capture` where the evidence does not tell them apart.
+    pub purpose: &'static str,
     pub payer: String,
     pub payee: String,
     pub asset: String,
@@ -70,6 +79,30 @@ pub struct LostTransfer {
     /// The time of the evidence.
     pub at: String,
     pub remedy: &'static str,
+    /// What [`repair::repair`] did; absent before.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub repair: Option<Repair>,
+    #[serde(skip)]
+    terms: Terms,
+}
+
+/// What a repair needs to know of a transfer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Terms {
+    payer: AccountId,
+    payee: AccountId,
+    asset: AssetCode,
+    /// Minor units.
+    amount: i64,
+    purpose: Purpose,
+    /// Why the transfer was refused, where the register of a refusal is missing.
+    refused: Option<Refused>,
+    /// The shard that answers for the missing side now.
+    owner: String,
+    /// The shard that has the evidence.
+    evidence_on: String,
+    /// The missing side was decided again in another way, so that nothing can be booked under the id.
+    is_taken: bool,
 }
 
 /// The side of a transfer that is missing.
@@ -80,6 +113,8 @@ pub enum Side {
     Debit,
     /// The payer has paid, and the payee has nothing.
     Credit,
+    /// The payer has its money back, and no register says why. No money is missing.
+    Refusal,
 }
 
 impl Side {
@@ -87,25 +122,82 @@ impl Side {
     fn role(self) -> i16 {
         match self {
             Self::Debit => 1,
-            Self::Credit => 3,
+            Self::Credit | Self::Refusal => 3,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Debit => "debit",
+            Self::Credit => "credit",
+            Self::Refusal => "refusal",
+        }
+    }
+
+    /// What the other shard says.
+    fn evidence(self) -> &'static str {
+        match self {
+            Self::Debit => "credited",
+            Self::Credit => "posted",
+            Self::Refusal => "rejected",
         }
     }
 
     fn remedy(self) -> &'static str {
         match self {
             Self::Debit => {
-                "have the client send the transfer again with the same id: the payer is debited, and the payee is not credited twice"
+                "run `shardctl reconcile --repair`, or have the client send the transfer again with the same id: the payer is debited, and \
+                 the payee is not credited twice"
             }
             Self::Credit => {
-                "the payer has paid and the payee was not credited: pay the payee the amount under a new id"
+                "run `shardctl reconcile --repair`: the payer has paid, and the payee is credited under the transfer's id"
             }
+            Self::Refusal => "run `shardctl reconcile --repair`: the refusal is recorded again, and no money moves",
         }
     }
+
+    /// What follows from the booking that the shard has in place of the missing side.
+    fn judge(self, kind: Option<i16>) -> Judgement {
+        match (self, kind) {
+            (_, None) => Judgement::Missing,
+            (Self::Debit, Some(RESERVED)) | (Self::Credit, Some(CREDITED_KIND)) | (Self::Refusal, Some(_)) => {
+                Judgement::There
+            }
+            (Self::Debit, Some(POSTED_KIND)) => Judgement::Taken(
+                "the transfer was sent again after both accounts had come to one shard, and was posted a second time: the payee has the \
+                 amount twice. Reverse one of the two, or settle it with the payee",
+            ),
+            (Self::Debit, Some(_)) => Judgement::Taken(
+                "the transfer was sent again and refused: the payee has the money, and the payer was not debited. Settle it between the two \
+                 under a new id",
+            ),
+            (Self::Credit, Some(_)) => Judgement::Taken(
+                "the register was written again and refuses the credit: the payer has paid, and the payee has nothing. Pay the payee under a \
+                 new id",
+            ),
+        }
+    }
+}
+
+/// Whether the missing side is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Judgement {
+    There,
+    Missing,
+    /// Another booking has taken its place; with the remedy.
+    Taken(&'static str),
 }
 
 impl Report {
     pub fn has_findings(&self) -> bool {
         !self.losses.is_empty() || !self.transfers.is_empty()
+    }
+
+    /// Whether every transfer between shards was repaired, or would be by a dry run.
+    pub fn is_repaired(&self) -> bool {
+        self.transfers
+            .iter()
+            .all(|transfer| matches!(transfer.repair, Some(Repair::Repaired | Repair::WouldBeRepaired)))
     }
 
     /// The same report without what other shards lost.
@@ -148,44 +240,101 @@ struct Evidence {
     asset: String,
     amount: i64,
     at_us: i64,
+    kind: i16,
+    refusal: Option<i16>,
+    side: Option<i16>,
+    hold: Option<Uuid>,
+    reverses: Option<Uuid>,
+    whole: Option<bool>,
 }
 
-/// The sides that the evidence of one shard implies at one other shard, and which of them that shard has.
+impl Evidence {
+    /// The side that is implied.
+    fn implies(&self) -> Side {
+        match self.kind {
+            CREDITED_KIND => Side::Debit,
+            SETTLED => Side::Credit,
+            _ => Side::Refusal,
+        }
+    }
+
+    fn purpose_name(&self) -> &'static str {
+        match (self.hold, self.reverses, self.kind) {
+            (Some(_), ..) => "capture",
+            (None, Some(_), _) => "reversal",
+            // A register does not record that the transfer is a capture.
+            (None, None, CREDITED_KIND) => "payment_or_capture",
+            (None, None, _) => "payment",
+        }
+    }
+
+    /// The purpose as far as the missing side needs it: a register has no use for the hold of a capture.
+    fn purpose(&self) -> Purpose {
+        let whole = self.whole.unwrap_or(false);
+        self.reverses.map_or(Purpose::Payment, |of| Purpose::Reversal { of: TransferId(of), whole })
+    }
+
+    fn refused(&self) -> Option<Refused> {
+        let refusal = Refusal::from_code(u8::try_from(self.refusal?).ok()?)?;
+        let side = self.side.and_then(|side| ledger::Side::from_code(u8::try_from(side).ok()?));
+        Some(Refused { refusal, side })
+    }
+}
+
+/// The sides that the evidence of one shard implies at one other shard, and the bookings that this shard has in their place.
 #[derive(Debug)]
 struct Implied<'e> {
     side: Side,
     evidence_on: &'e str,
+    /// The shard that answers for the implied side.
     other: &'e str,
-    evidence: Vec<&'e Evidence>,
-    /// The ids and payers of the sides that are there.
-    there: HashSet<(Uuid, String)>,
+    /// With the shard that lost the side, if it did.
+    evidence: Vec<(&'e Evidence, &'e str)>,
+    /// The kinds of the bookings that are there, by id and payer.
+    there: HashMap<(Uuid, String), i16>,
 }
 
 /// The transfers whose implied side is not there, by id.
-fn missing(implied: &[Implied<'_>], scales: &BTreeMap<String, u32>) -> Vec<LostTransfer> {
+fn missing(implied: &[Implied<'_>], scales: &BTreeMap<String, u32>) -> anyhow::Result<Vec<LostTransfer>> {
     let mut lost: BTreeMap<(Uuid, String, Side), LostTransfer> = BTreeMap::new();
     for Implied { side, evidence_on, other, evidence, there } in implied {
-        for found in evidence.iter().filter(|found| !there.contains(&(found.id, found.payer.clone()))) {
-            let says = match side {
-                Side::Debit => "credited",
-                Side::Credit => "posted",
+        for (found, lost_on) in evidence {
+            let key = (found.id, found.payer.clone());
+            let (remedy, is_taken) = match side.judge(there.get(&key).copied()) {
+                Judgement::There => continue,
+                Judgement::Missing => (side.remedy(), false),
+                Judgement::Taken(remedy) => (remedy, true),
+            };
+            let terms = Terms {
+                payer: AccountId::client(&found.payer)?,
+                payee: AccountId::client(&found.payee)?,
+                asset: AssetCode::new(&found.asset)?,
+                amount: found.amount,
+                purpose: found.purpose(),
+                refused: found.refused(),
+                owner: (*other).to_owned(),
+                evidence_on: (*evidence_on).to_owned(),
+                is_taken,
             };
             let transfer = LostTransfer {
                 id: found.id,
-                lost_on: (*other).to_owned(),
+                lost_on: (*lost_on).to_owned(),
                 lost: *side,
-                evidence: format!("{says} on {evidence_on}"),
+                evidence: format!("{} on {evidence_on}", side.evidence()),
+                purpose: found.purpose_name(),
                 payer: found.payer.clone(),
                 payee: found.payee.clone(),
                 asset: found.asset.clone(),
                 amount: format_minor(found.amount, scales.get(&found.asset).copied().unwrap_or_default()),
                 at: format_rfc3339(found.at_us),
-                remedy: side.remedy(),
+                remedy,
+                repair: None,
+                terms,
             };
             lost.insert((found.id, found.payer.clone(), *side), transfer);
         }
     }
-    lost.into_values().collect()
+    Ok(lost.into_values().collect())
 }
 
 /// Compares all shards. `targets` must name every shard of the cluster.
@@ -213,36 +362,44 @@ async fn compare(targets: &[Target], numbers: &[u16], connections: &mut [PgConne
         return Ok(Report { losses, transfers: Vec::new() });
     };
     let lossy: BTreeSet<&str> = losses.iter().map(|loss| loss.shard.as_str()).collect();
-    let credits =
-        connection::on_each(targets, connections, async |connection| evidence(connection, CREDITED, since_us).await)
+    let evidence =
+        connection::on_each(targets, connections, async |connection| read_evidence(connection, since_us).await)
             .await?;
-    let debits =
-        connection::on_each(targets, connections, async |connection| evidence(connection, POSTED, since_us).await)
-            .await?;
+    let released = connection::on_each(targets, connections, released_slots).await?;
     let scales = connection::on_each(targets, connections, record::asset_scales).await?;
     let scales: BTreeMap<String, u32> = scales.into_iter().flatten().collect();
 
+    // The slot of the missing side may have moved since the loss, also to the shard of the evidence: the shard that owns it now answers for
+    // the side.
     let mut implied = Vec::new();
-    for (other, other_target) in
-        targets.iter().enumerate().filter(|(_, target)| lossy.contains(target.shard.as_str()))
-    {
-        for (index, target) in targets.iter().enumerate().filter(|(index, _)| *index != other) {
-            for (side, found) in [(Side::Debit, &credits[index]), (Side::Credit, &debits[index])] {
-                let here = |found: &&Evidence| is_evidence(found, side, &owned[index], &owned[other]);
-                let evidence: Vec<&Evidence> = found.iter().filter(here).collect();
-                let there = look_up(&mut connections[other], side, &evidence).await;
-                let there = there.map_err(|error| connection::broken(&other_target.shard, error))?;
-                implied.push(Implied {
-                    side,
-                    evidence_on: &target.shard,
-                    other: &other_target.shard,
-                    evidence,
-                    there,
-                });
+    for (index, target) in targets.iter().enumerate() {
+        for (side, other) in SIDES.into_iter().flat_map(|side| (0..targets.len()).map(move |other| (side, other))) {
+            let of_pair =
+                |found: &&Evidence| found.implies() == side && is_evidence(found, side, &owned[index], &owned[other]);
+            let evidence: Vec<&Evidence> = evidence[index].iter().filter(of_pair).collect();
+            if evidence.is_empty() {
+                continue;
             }
+            let other_shard = targets[other].shard.as_str();
+            let there = look_up(&mut connections[other], side, &evidence).await;
+            let there = there.map_err(|error| connection::broken(other_shard, error))?;
+            let lost_on = |found: &Evidence| {
+                let had_slot = |(candidate, released): (&Target, &BTreeSet<i32>)| {
+                    let account = if side == Side::Debit { &found.payer } else { &found.payee };
+                    let slot = AccountId::client(account).map_or(-1, |id| i32::from(slot_column(&id)));
+                    lossy.contains(candidate.shard.as_str()) && released.contains(&slot)
+                };
+                if lossy.contains(other_shard) {
+                    return other_shard;
+                }
+                let former = targets.iter().zip(&released).find(|pair| had_slot((pair.0, pair.1)));
+                former.map_or(other_shard, |(former, _)| former.shard.as_str())
+            };
+            let evidence = evidence.into_iter().map(|found| (found, lost_on(found))).collect();
+            implied.push(Implied { side, evidence_on: &target.shard, other: other_shard, evidence, there });
         }
     }
-    let transfers = missing(&implied, &scales);
+    let transfers = missing(&implied, &scales)?;
     let after = connection::on_each(targets, connections, OwnedSlots::load).await?;
     anyhow::ensure!(owned == after, "slots moved while the shards were read: run it again when no move cuts over");
     Ok(Report { losses, transfers })
@@ -256,35 +413,50 @@ fn is_evidence(found: &Evidence, side: Side, own: &OwnedSlots, other: &OwnedSlot
     };
     match side {
         Side::Debit => own.has(&payee) && other.has(&payer),
-        Side::Credit => own.has(&payer) && other.has(&payee),
+        Side::Credit | Side::Refusal => own.has(&payer) && other.has(&payee),
     }
 }
 
-/// Registers that say *credited* (kind 31).
-const CREDITED: &str =
-    "SELECT id, payer, payee, asset, amount, at_us FROM shardledger.journal WHERE kind = 31 AND at_us >= $1";
-/// Transfers between shards that were settled as posted (kind 21).
-const POSTED: &str =
-    "SELECT id, payer, payee, asset, amount, at_us FROM shardledger.journal WHERE kind = 21 AND at_us >= $1";
+const SIDES: [Side; 3] = [Side::Debit, Side::Credit, Side::Refusal];
 
-async fn evidence(connection: &mut PgConnection, of: &'static str, since_us: i64) -> sqlx::Result<Vec<Evidence>> {
-    sqlx::query_as(of).bind(since_us).fetch_all(connection).await
+// Kinds of bookings, as `ledger::BookingKind` numbers them.
+const POSTED_KIND: i16 = 11;
+const RESERVED: i16 = 13;
+const SETTLED: i16 = 21;
+const CREDITED_KIND: i16 = 31;
+
+/// Registers that say *credited*, and settlements of transfers between shards with what their reserve says besides.
+const EVIDENCE: &str = "SELECT id, payer, payee, asset, amount, at_us, kind, refusal, side, hold, reverses, whole \
+       FROM shardledger.journal WHERE kind = 31 AND at_us >= $1 \
+     UNION ALL SELECT s.id, s.payer, s.payee, s.asset, s.amount, s.at_us, s.kind, s.refusal, s.side, r.hold, r.reverses, r.whole \
+       FROM shardledger.journal s LEFT JOIN shardledger.journal r ON r.id = s.id AND r.payer = s.payer AND r.role = 1 \
+       WHERE s.kind IN (21, 22, 23) AND s.at_us >= $1";
+
+async fn read_evidence(connection: &mut PgConnection, since_us: i64) -> sqlx::Result<Vec<Evidence>> {
+    sqlx::query_as(EVIDENCE).bind(since_us).fetch_all(connection).await
 }
 
-/// Which of the sides the shard has.
+/// The slots that a shard has given away.
+async fn released_slots(connection: &mut PgConnection) -> sqlx::Result<BTreeSet<i32>> {
+    const RELEASED: &str = "SELECT slot FROM shardledger.slot_ownership WHERE state = 2";
+    let slots: Vec<i32> = sqlx::query_scalar(RELEASED).fetch_all(connection).await?;
+    Ok(slots.into_iter().collect())
+}
+
+/// The kinds of the bookings that the shard has in place of the sides.
 async fn look_up(
     connection: &mut PgConnection,
     side: Side,
     evidence: &[&Evidence],
-) -> sqlx::Result<HashSet<(Uuid, String)>> {
-    const THERE: &str = "SELECT j.id, j.payer FROM ROWS FROM (pg_catalog.unnest($1::uuid[]), pg_catalog.unnest($2::text[])) AS asked (id, payer) \
+) -> sqlx::Result<HashMap<(Uuid, String), i16>> {
+    const THERE: &str = "SELECT j.id, j.payer, j.kind FROM ROWS FROM (pg_catalog.unnest($1::uuid[]), pg_catalog.unnest($2::text[])) AS asked (id, payer) \
          JOIN shardledger.journal j ON j.id = asked.id AND j.payer = asked.payer COLLATE \"C\" AND j.role = $3";
-    let mut there = HashSet::new();
+    let mut there = HashMap::new();
     for asked in evidence.chunks(LOOKED_UP) {
         let (ids, payers): (Vec<Uuid>, Vec<&str>) = asked.iter().map(|one| (one.id, one.payer.as_str())).unzip();
-        let found: Vec<(Uuid, String)> =
+        let found: Vec<(Uuid, String, i16)> =
             sqlx::query_as(THERE).bind(ids).bind(payers).bind(side.role()).fetch_all(&mut *connection).await?;
-        there.extend(found);
+        there.extend(found.into_iter().map(|(id, payer, kind)| ((id, payer), kind)));
     }
     Ok(there)
 }
@@ -339,7 +511,7 @@ mod tests {
         assert!(Loss::of("s0", &acceptance(100, 101, "moved into another database, with a loss"), 0).is_some());
     }
 
-    fn found(id: u128) -> Evidence {
+    fn found(id: u128, kind: i16) -> Evidence {
         Evidence {
             id: Uuid::from_u128(id),
             payer: "payer".to_owned(),
@@ -347,32 +519,60 @@ mod tests {
             asset: "USD".to_owned(),
             amount: 1234,
             at_us: 7_000_000,
+            kind,
+            refusal: None,
+            side: None,
+            hold: None,
+            reverses: None,
+            whole: None,
         }
     }
 
     #[test]
     fn a_transfer_is_lost_if_the_other_side_is_not_there() {
-        let (first, second) = (found(1), found(2));
-        let there = HashSet::from([(Uuid::from_u128(1), "payer".to_owned())]);
-        let implied = |side, there: &HashSet<(Uuid, String)>| Implied {
+        let (first, second) = (found(1, CREDITED_KIND), found(2, CREDITED_KIND));
+        let key = |id, payer: &str| (Uuid::from_u128(id), payer.to_owned());
+        let there = HashMap::from([(key(1, "payer"), RESERVED)]);
+        let implied = |side, there: &HashMap<(Uuid, String), i16>| Implied {
             side,
             evidence_on: "s1",
             other: "s0",
-            evidence: vec![&first, &second],
+            evidence: vec![(&first, "s0"), (&second, "s2")],
             there: there.clone(),
         };
-        let scales = BTreeMap::from([("USD".to_owned(), 2)]);
-        let lost = missing(&[implied(Side::Debit, &there)], &scales);
+        let missing = |implied: &[Implied<'_>]| missing(implied, &BTreeMap::from([("USD".to_owned(), 2)])).unwrap();
+        let lost = missing(&[implied(Side::Debit, &there)]);
         assert_eq!(lost.len(), 1);
-        assert_eq!((lost[0].id, lost[0].lost, lost[0].lost_on.as_str()), (Uuid::from_u128(2), Side::Debit, "s0"));
+        assert_eq!((lost[0].id, lost[0].lost, lost[0].lost_on.as_str()), (Uuid::from_u128(2), Side::Debit, "s2"));
         assert_eq!((lost[0].evidence.as_str(), lost[0].amount.as_str()), ("credited on s1", "12.34"));
-        let both = missing(&[implied(Side::Credit, &HashSet::new()), implied(Side::Credit, &there)], &scales);
+        let none = HashMap::new();
+        let both = missing(&[implied(Side::Credit, &none), implied(Side::Credit, &none)]);
         assert_eq!(both.iter().map(|lost| lost.id.as_u128()).collect::<Vec<_>>(), [1, 2], "each id once");
-        assert!(both.iter().all(|lost| lost.evidence == "posted on s1" && lost.remedy.contains("new id")));
+        assert!(both.iter().all(|lost| lost.evidence == "posted on s1" && lost.remedy.contains("--repair")));
         // The same id of another payer is another transfer.
-        let other_payer =
-            HashSet::from([(Uuid::from_u128(1), "other".to_owned()), (Uuid::from_u128(2), "payer".to_owned())]);
-        assert_eq!(missing(&[implied(Side::Debit, &other_payer)], &scales)[0].id, Uuid::from_u128(1));
+        let other_payer = HashMap::from([(key(1, "other"), RESERVED), (key(2, "payer"), RESERVED)]);
+        assert_eq!(missing(&[implied(Side::Debit, &other_payer)])[0].id, Uuid::from_u128(1));
+    }
+
+    #[test]
+    fn a_side_whose_place_is_taken_is_reported_and_not_repaired() {
+        for (side, kind, expected) in [
+            (Side::Debit, Some(RESERVED), Some(false)),
+            (Side::Debit, None, None),
+            (Side::Debit, Some(12), Some(true)),
+            (Side::Debit, Some(POSTED_KIND), Some(true)),
+            (Side::Credit, Some(CREDITED_KIND), Some(false)),
+            (Side::Credit, Some(32), Some(true)),
+            (Side::Refusal, Some(32), Some(false)),
+            (Side::Refusal, None, None),
+        ] {
+            let is_taken = match side.judge(kind) {
+                Judgement::There => Some(false),
+                Judgement::Missing => None,
+                Judgement::Taken(_) => Some(true),
+            };
+            assert_eq!(is_taken, expected, "{side:?} {kind:?}");
+        }
     }
 
     #[test]
@@ -387,7 +587,7 @@ mod tests {
             (Side::Debit, &payee, &none, false),
             (Side::Credit, &payer, &none, false),
         ] {
-            assert_eq!(is_evidence(&found(1), side, own, other), expected, "{side:?}");
+            assert_eq!(is_evidence(&found(1, SETTLED), side, own, other), expected, "{side:?}");
         }
     }
 

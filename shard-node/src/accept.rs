@@ -76,7 +76,7 @@ pub async fn accept(
         tokio::time::sleep(crate::ASK_AGAIN).await;
     };
     let timeline = facts.timeline.unwrap_or(record.timeline);
-    let found = Mark { timeline, ..record.mark() };
+    let found = record.mark_on(timeline);
     let lost = found.is_behind(acknowledged).then_some(acknowledged);
     if lost.is_some() && !accept_loss {
         return Err(AcceptError::Loss { holder, acknowledged, found });

@@ -141,6 +141,7 @@ impl Gate {
             system_identifier: 7,
             database_oid: 0,
             timeline: 1,
+            timeline_began: 0,
             state,
         };
         let found = Database::Shard(Box::new(record));
@@ -226,7 +227,8 @@ impl Gate {
         timeline: i64,
         acknowledged: &Acknowledged,
     ) -> Result<(), Disagreements> {
-        let mark = Mark { incarnation: found.incarnation, timeline, position: found.next_position };
+        let (incarnation, position) = (found.incarnation, found.next_position);
+        let mark = Mark { incarnation, timeline, position, ..Mark::default() };
         let mut wrong: Vec<Disagreement> = compare_schema(found.schema_version).into_iter().collect();
         wrong.extend(mark.compare(acknowledged.mark, &acknowledged.holder));
         Disagreements::check(wrong)
@@ -433,7 +435,7 @@ impl State {
 }
 
 fn mark_of(facts: &ServerFacts, record: &ShardRecord) -> Mark {
-    Mark { timeline: facts.timeline.unwrap_or(record.timeline), ..record.mark() }
+    record.mark_on(facts.timeline.unwrap_or(record.timeline))
 }
 
 fn uninitialised() -> Disagreement {
@@ -474,6 +476,7 @@ mod tests {
             system_identifier: 7,
             database_oid: 0,
             timeline: 1,
+            timeline_began: 0,
             state: ShardState {
                 next_position,
                 ownership_version: 1,
@@ -500,7 +503,7 @@ mod tests {
         gate.set_waiting(None);
         assert_eq!(decide(&gate, &facts, record(cluster, 100)), Ok(()));
         assert_eq!(gate.closed(), None);
-        gate.committed(Mark { incarnation: 1, timeline: 1, position: 120 });
+        gate.committed(Mark { incarnation: 1, timeline: 1, position: 120, ..Mark::default() });
         assert_eq!(decide(&gate, &facts, record(cluster, 120)), Ok(()));
         // An earlier state of the database: this node remembers a higher mark.
         assert_eq!(decide(&gate, &facts, record(cluster, 119)), Err(vec!["position".to_owned()]));
@@ -508,7 +511,7 @@ mod tests {
         // The gate opens again when the database has everything.
         assert_eq!(decide(&gate, &facts, record(cluster, 120)), Ok(()));
 
-        gate.acknowledge(Mark { incarnation: 1, timeline: 1, position: 150 }, "router r");
+        gate.acknowledge(Mark { incarnation: 1, timeline: 1, position: 150, ..Mark::default() }, "router r");
         assert_eq!(decide(&gate, &facts, record(cluster, 149)), Err(vec!["position".to_owned()]));
         // After a promotion: accepted if nothing is missing, refused otherwise.
         let promoted = ServerFacts::for_tests(7, 2);
@@ -555,7 +558,7 @@ mod tests {
         let gate = Gate::new(Expected { cluster, shard: "s0".to_owned(), number: None });
         let before = gate.acknowledged();
         let found = Database::Shard(Box::new(record(cluster, 100)));
-        gate.acknowledge(Mark { incarnation: 1, timeline: 1, position: 130 }, "router r");
+        gate.acknowledge(Mark { incarnation: 1, timeline: 1, position: 130, ..Mark::default() }, "router r");
         assert!(gate.decide(&ServerFacts::for_tests(7, 1), &found, &[], &before).is_ok());
     }
 
@@ -563,7 +566,7 @@ mod tests {
     fn the_lane_refuses_another_schema_version_and_an_earlier_position() {
         let cluster = ClusterId::generate();
         let gate = Gate::new(Expected { cluster, shard: "s0".to_owned(), number: None });
-        gate.committed(Mark { incarnation: 1, timeline: 1, position: 50 });
+        gate.committed(Mark { incarnation: 1, timeline: 1, position: 50, ..Mark::default() });
         let good = record(cluster, 50).state;
         assert!(gate.judge_state(&good, 1, &gate.acknowledged()).is_ok());
         for (bad, fact) in [

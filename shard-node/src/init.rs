@@ -304,7 +304,12 @@ mod tests {
         let map = map(["0-8191", "8192-16383", ""]);
         let mark = wire::ShardMark {
             shard_number: 2,
-            mark: Some(wire::Mark { incarnation: 1, timeline: 1, position: Position::first_of(2).0 + 8 }),
+            mark: Some(wire::Mark {
+                incarnation: 1,
+                timeline: 1,
+                position: Position::first_of(2).0 + 8,
+                ..Default::default()
+            }),
         };
         let remembers = wire::IdentifyResponse { marks: vec![mark], ..shard(&map, None, false) };
         let error =

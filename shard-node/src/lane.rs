@@ -567,7 +567,7 @@ impl<S: Store> Lane<S> {
 }
 
 fn mark_of(state: &ShardState, timeline: i64) -> Mark {
-    Mark { incarnation: state.incarnation, timeline, position: state.next_position }
+    Mark { incarnation: state.incarnation, timeline, position: state.next_position, ..Mark::default() }
 }
 
 /// What the lane is told of a commit that a test interrupts.

@@ -4,14 +4,18 @@
 use std::{sync::Arc, time::Duration};
 
 use identity::{Marks, time::OtherClock};
-use shard_database::{Database, record::remember_server};
+use shard_database::{
+    Database,
+    record::{self, remember_server},
+    server::{Purpose, ServerFacts},
+};
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::{NodeClock, steady_us},
-    gate::Gate,
+    gate::{Acknowledged, Gate},
     hosts::Hosts,
     role::NodeRole,
     store::{
@@ -98,23 +102,8 @@ impl Monitor {
         let asked_us = steady_us();
         let (facts, database) = look(&mut connection, &READ_SETTINGS).await?;
         self.clock.measured(OtherClock::measured("PostgreSQL", asked_us, facts.clock_us, steady_us()));
+        let database = note_timeline(&self.gate, &mut connection, &facts, database, &acknowledged).await?;
         self.gate.decide(&facts, &database, &READ_SETTINGS, &acknowledged)?;
-        if let (Database::Shard(record), Some(timeline)) = (&database, facts.timeline)
-            && timeline != record.timeline
-            && self.role.is_active()
-        {
-            tracing::warn!(
-                from = record.timeline,
-                to = timeline,
-                "the database was promoted and has all that was acknowledged"
-            );
-            // A commit that has to be confirmed by a stand-by waits while there is none, and the look with it: reads would be refused. If
-            // the row is lost with this server, the next primary has a higher timeline, which is recorded then.
-            let mut transaction = connection.begin().await?;
-            sqlx::query("SET LOCAL synchronous_commit = local").execute(&mut *transaction).await?;
-            remember_server(&mut transaction, facts.id(), timeline).await?;
-            transaction.commit().await?;
-        }
         self.look_for_active_nodes(&mut connection).await?;
         *kept = Some(connection);
         Ok(())
@@ -155,4 +144,33 @@ impl Monitor {
         }
         if prune { evidence::prune_marks(&self.pool).await } else { Ok(()) }
     }
+}
+
+/// Records a timeline that was not seen before with the position at which it begins, and returns the database as it is afterwards. Call it
+/// before the gate decides about the server: until the gate accepts a server, no lane writes on it, so that the position is the one with
+/// which the server was promoted or restored.
+pub async fn note_timeline(
+    gate: &Gate,
+    connection: &mut PgConnection,
+    facts: &ServerFacts,
+    database: Database,
+    acknowledged: &Acknowledged,
+) -> Result<Database, sqlx::Error> {
+    let (Database::Shard(record), Some(timeline)) = (&database, facts.timeline) else { return Ok(database) };
+    let is_wanted = gate.judge(Purpose::Writes, facts, &database, &READ_SETTINGS, acknowledged).is_ok();
+    if timeline == record.timeline || !is_wanted {
+        return Ok(database);
+    }
+    tracing::warn!(
+        from = record.timeline,
+        to = timeline,
+        "the database was promoted and has all that was acknowledged"
+    );
+    // A commit that has to be confirmed by a stand-by waits while there is none, and the look with it: reads would be refused. If
+    // the row is lost with this server, the next primary has a higher timeline, which is recorded then.
+    let mut transaction = connection.begin().await?;
+    sqlx::query("SET LOCAL synchronous_commit = local").execute(&mut *transaction).await?;
+    remember_server(&mut transaction, facts.id(), timeline).await?;
+    transaction.commit().await?;
+    record::read(connection).await
 }

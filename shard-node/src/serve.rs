@@ -24,7 +24,7 @@ use crate::{
     hosts::Hosts,
     lane::Lane,
     metric_definitions,
-    monitor::Monitor,
+    monitor::{self, Monitor},
     moves::{Moves, driver},
     peers::Peers,
     role::NodeRole,
@@ -260,6 +260,7 @@ async fn compare_database(
                 gate.observe_peer(number, mark);
             }
         }
+        let database = monitor::note_timeline(gate, &mut connection, &facts, database, &acknowledged).await?;
         match (gate.decide(&facts, &database, &READ_SETTINGS, &acknowledged), database) {
             (Ok(()), Database::Shard(record)) => return Ok((connection, record)),
             (_, Database::Uninitialised) if gate.is_uninitialised() => tokio::time::sleep(LOOK_FOR_INIT).await,

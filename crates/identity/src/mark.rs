@@ -14,6 +14,11 @@ pub struct Mark {
     pub timeline: i64,
     /// The next position of the journal.
     pub position: i64,
+    /// The next position of the journal when a node first accepted the timeline; 0 if that is not known. What was acknowledged on an
+    /// earlier timeline from this position on is lost, however far the timeline has come since.
+    pub began: i64,
+    /// The highest position that is known from earlier timelines of the incarnation; 0 if none is known.
+    pub earlier: i64,
 }
 
 impl Mark {
@@ -23,17 +28,52 @@ impl Mark {
         match self.incarnation.cmp(&other.incarnation) {
             std::cmp::Ordering::Greater => self,
             std::cmp::Ordering::Less => other,
-            std::cmp::Ordering::Equal => Self {
-                incarnation: self.incarnation,
-                timeline: self.timeline.max(other.timeline),
-                position: self.position.max(other.position),
-            },
+            std::cmp::Ordering::Equal => {
+                let timeline = self.timeline.max(other.timeline);
+                let began = |mark: Self| if mark.timeline == timeline { mark.began } else { 0 };
+                Self {
+                    incarnation: self.incarnation,
+                    timeline,
+                    position: self.position.max(other.position),
+                    began: began(self).max(began(other)),
+                    earlier: self.before(timeline).max(other.before(timeline)),
+                }
+            }
         }
+    }
+
+    /// The highest position that is known from timelines before this one.
+    fn before(self, timeline: i64) -> i64 {
+        if self.timeline < timeline { self.earlier.max(self.position) } else { self.earlier }
     }
 
     /// Whether a shard at this mark lacks something that was acknowledged up to `acknowledged`.
     pub fn is_behind(self, acknowledged: Self) -> bool {
-        self.merged(acknowledged) != self
+        match self.incarnation.cmp(&acknowledged.incarnation) {
+            std::cmp::Ordering::Greater => false,
+            std::cmp::Ordering::Less => true,
+            std::cmp::Ordering::Equal => {
+                self.timeline < acknowledged.timeline
+                    || self.position < acknowledged.position
+                    || self.lost_from(acknowledged).is_some()
+            }
+        }
+    }
+
+    /// The first position that is lost, if the shard's timeline began without something that was acknowledged on an earlier one. The
+    /// shard may have passed that position since.
+    pub fn lost_from(self, acknowledged: Self) -> Option<i64> {
+        let is_overtaken = self.incarnation == acknowledged.incarnation
+            && self.began > 0
+            && acknowledged.before(self.timeline) > self.began;
+        is_overtaken.then_some(self.began)
+    }
+
+    /// This mark and what it says about earlier timelines, as marks that each have one position.
+    pub fn parts(self) -> impl Iterator<Item = Self> {
+        let own = Self { began: 0, earlier: 0, ..self };
+        let earlier = Self { timeline: self.timeline - 1, position: self.earlier, ..own };
+        std::iter::once(own).chain((self.earlier > 0).then_some(earlier))
     }
 
     /// The disagreement if this mark is behind `acknowledged`. `holder` names the participant that remembers it.
@@ -45,6 +85,23 @@ impl Mark {
                           accept --accept-loss --config FILE`";
             let expected = format!("timeline {} or later, as {holder} remembers", acknowledged.timeline);
             return Some(Disagreement::new("timeline", expected, self, remedy));
+        }
+        if let Some(began) = self.lost_from(acknowledged).filter(|_| self.position >= acknowledged.position) {
+            let remedy = "a stand-by was promoted, or a backup was restored, that lacked acknowledged payments, and new payments have taken the \
+                          positions since. To continue without what is missing, run `shard-node accept --accept-loss --config FILE`. In a \
+                          cluster that `shardctl up` started, run `shardctl down` and then `shardctl up --accept-loss SHARD`. After that, \
+                          `shardctl reconcile` lists what is missing";
+            let acknowledged = acknowledged.before(self.timeline);
+            let expected = format!(
+                "a timeline {} that begins at position {acknowledged} or later, as {holder} remembers",
+                self.timeline
+            );
+            return Some(Disagreement::new(
+                "position",
+                expected,
+                format!("its beginning at position {began}"),
+                remedy,
+            ));
         }
         self.is_behind(acknowledged).then(|| {
             let remedy = "the database went back in time, or is an older copy: restore the newest backup or promote the stand-by \
@@ -58,7 +115,7 @@ impl Mark {
 
 impl std::fmt::Display for Mark {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { incarnation, timeline, position } = self;
+        let Self { incarnation, timeline, position, .. } = self;
         write!(f, "position {position} of incarnation {incarnation}, timeline {timeline}")
     }
 }
@@ -142,7 +199,7 @@ mod tests {
     }
 
     fn mark(incarnation: i64, timeline: i64, position: i64) -> Mark {
-        Mark { incarnation, timeline, position }
+        Mark { incarnation, timeline, position, ..Mark::default() }
     }
 
     #[test]
@@ -177,9 +234,57 @@ mod tests {
         assert!(marks.observe(3, mark(1, 1, 10)));
         assert!(!marks.observe(3, mark(1, 1, 9)));
         assert!(marks.observe(3, mark(1, 2, 9)), "a promotion");
-        assert_eq!(marks.of(3), mark(1, 2, 10));
+        assert_eq!(marks.of(3), Mark { earlier: 10, ..mark(1, 2, 10) });
         assert!(marks.observe(3, mark(2, 1, 5)), "a new incarnation counts from its own positions");
         assert!(!marks.observe(3, mark(1, 9, 999)), "a late mark of an earlier incarnation");
         assert_eq!((marks.of(3), marks.of(4)), (mark(2, 1, 5), Mark::default()));
+    }
+
+    fn began(began: i64, mark: Mark) -> Mark {
+        Mark { began, ..mark }
+    }
+
+    #[test]
+    fn a_mark_of_an_earlier_timeline_beyond_the_beginning_of_the_present_one_is_a_loss_however_far_the_shard_has_come()
+     {
+        for (shard, acknowledged, lost_from) in [
+            // The stand-by had 90 of 100 when it was promoted, and new commits have overtaken the mark.
+            (began(90, mark(1, 2, 500)), mark(1, 1, 100), Some(90)),
+            // It had everything.
+            (began(100, mark(1, 2, 500)), mark(1, 1, 100), None),
+            // Nothing is known about the beginning.
+            (mark(1, 2, 500), mark(1, 1, 100), None),
+            // The mark is from the timeline itself.
+            (began(90, mark(1, 2, 500)), mark(1, 2, 400), None),
+            // The router has heard of the new timeline through another shard, and still knows what it was told before.
+            (began(90, mark(1, 2, 500)), mark(1, 1, 100).merged(mark(1, 2, 400)), Some(90)),
+            (began(90, mark(1, 2, 500)), mark(1, 2, 400).merged(mark(1, 1, 90)), None),
+            // The loss was accepted.
+            (began(90, mark(2, 2, 500)), mark(1, 1, 100), None),
+        ] {
+            assert_eq!(shard.lost_from(acknowledged), lost_from, "{shard:?} {acknowledged:?}");
+            assert_eq!(shard.is_behind(acknowledged), lost_from.is_some(), "{shard:?} {acknowledged:?}");
+            let named = shard.compare(acknowledged, "router r");
+            assert_eq!(named.map(|named| named.fact).as_deref(), lost_from.map(|_| "position"));
+        }
+    }
+
+    #[test]
+    fn merging_keeps_the_beginning_of_the_later_timeline_and_the_highest_position_before_it() {
+        let (first, second, third) = (mark(1, 1, 100), began(90, mark(1, 2, 300)), began(300, mark(1, 3, 310)));
+        let expected = Mark { earlier: 100, ..second };
+        assert_eq!((first.merged(second), second.merged(first)), (expected, expected));
+        assert_eq!(mark(1, 2, 299).merged(second), second, "an answer that does not say where the timeline began");
+        assert_eq!(first.merged(second).merged(third), Mark { earlier: 300, ..third });
+        assert_eq!(first.merged(third), Mark { earlier: 100, ..third });
+    }
+
+    #[test]
+    fn the_parts_of_a_mark_say_the_same_as_the_mark() {
+        let known = mark(1, 1, 100).merged(mark(1, 2, 300));
+        let parts: Vec<Mark> = known.parts().collect();
+        assert_eq!(parts, [mark(1, 2, 300), mark(1, 1, 100)]);
+        assert_eq!(parts.into_iter().reduce(Mark::merged), Some(known));
+        assert_eq!(mark(1, 1, 7).parts().count(), 1);
     }
 }

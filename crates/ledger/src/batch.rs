@@ -155,6 +155,7 @@ impl<'a> Batch<'a> {
             Operation::ReleaseHold(key) => self.release_hold(key),
             Operation::ExpireHold(key) => self.expire_hold(key),
             Operation::DryRun(operation) => self.dry_run(operation),
+            Operation::OrNothing(operation) => self.or_nothing(operation),
         };
         if matches!(outcome, Outcome::Illegal(_) | Outcome::Undetermined(_)) {
             self.unsure = true;

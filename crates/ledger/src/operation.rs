@@ -20,6 +20,8 @@ pub enum Operation {
     ExpireHold(HoldKey),
     /// Decides and leaves no trace: the answer is what the operation would be answered now.
     DryRun(Box<Operation>),
+    /// Takes effect, or leaves no trace: a refusal is answered and not stored, so that the id stays free. For repairs.
+    OrNothing(Box<Operation>),
 }
 
 impl Operation {
@@ -45,7 +47,7 @@ impl Operation {
             }
             Self::PlaceHold(place) => visit(&place.debit),
             Self::ReleaseHold(key) | Self::ExpireHold(key) => visit(&key.debit),
-            Self::DryRun(operation) => operation.for_each_account(visit),
+            Self::DryRun(operation) | Self::OrNothing(operation) => operation.for_each_account(visit),
         }
     }
 
@@ -57,7 +59,7 @@ impl Operation {
             Self::AtomicTransfers(items) => items.iter().for_each(|item| visit(Role::Transfer, item.id, &item.debit)),
             Self::Decide(decide) => visit(Role::Register, decide.id, &decide.debit),
             Self::Settle(settle) => visit(Role::Settlement, settle.id, &settle.debit),
-            Self::DryRun(operation) => operation.for_each_key(visit),
+            Self::DryRun(operation) | Self::OrNothing(operation) => operation.for_each_key(visit),
             Self::CreateAccount(_)
             | Self::UpdateAccount(_)
             | Self::PlaceHold(_)
@@ -76,7 +78,7 @@ impl Operation {
             Self::Settle(settle) => captured(settle.purpose, &settle.debit),
             Self::PlaceHold(place) => Some(place.key()),
             Self::ReleaseHold(key) | Self::ExpireHold(key) => Some(key.clone()),
-            Self::DryRun(operation) => operation.hold(),
+            Self::DryRun(operation) | Self::OrNothing(operation) => operation.hold(),
             // Atomic groups hold payments only.
             Self::AtomicTransfers(_) | Self::Decide(_) | Self::CreateAccount(_) | Self::UpdateAccount(_) => None,
         }
@@ -91,7 +93,7 @@ impl Operation {
         match self {
             Self::Transfer(transfer) if !transfer.cross_shard => reversed(transfer.purpose, &transfer.credit),
             Self::Decide(decide) => reversed(decide.purpose, &decide.credit),
-            Self::DryRun(operation) => operation.original(),
+            Self::DryRun(operation) | Self::OrNothing(operation) => operation.original(),
             _ => None,
         }
     }
@@ -110,7 +112,7 @@ impl Operation {
             Self::Transfer(transfer) => transfer.cross_shard.then_some(transfer.asset),
             Self::Decide(decide) => Some(decide.asset),
             Self::Settle(settle) => settle.compensates().then_some(settle.asset),
-            Self::DryRun(operation) => operation.in_transit_asset(),
+            Self::DryRun(operation) | Self::OrNothing(operation) => operation.in_transit_asset(),
             // An atomic group is of one shard; the router never builds one that reserves.
             Self::AtomicTransfers(_)
             | Self::CreateAccount(_)
@@ -125,7 +127,7 @@ impl Operation {
     pub fn weight(&self) -> usize {
         match self {
             Self::AtomicTransfers(items) => items.len().max(1),
-            Self::DryRun(operation) => operation.weight(),
+            Self::DryRun(operation) | Self::OrNothing(operation) => operation.weight(),
             _ => 1,
         }
     }

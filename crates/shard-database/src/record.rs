@@ -30,6 +30,8 @@ pub struct ShardRecord {
     pub system_identifier: i64,
     pub database_oid: i64,
     pub timeline: i64,
+    /// The next position of the journal when a node first accepted the timeline; 0 if the shard was founded on it.
+    pub timeline_began: i64,
     pub state: ShardState,
 }
 
@@ -43,7 +45,19 @@ pub enum Database {
 
 impl ShardRecord {
     pub fn mark(&self) -> Mark {
-        Mark { incarnation: self.state.incarnation, timeline: self.timeline, position: self.state.next_position }
+        Mark {
+            incarnation: self.state.incarnation,
+            timeline: self.timeline,
+            position: self.state.next_position,
+            began: self.timeline_began,
+            earlier: 0,
+        }
+    }
+
+    /// The mark if the server is on this timeline. Where a timeline began is unknown until a node has recorded it.
+    pub fn mark_on(&self, timeline: i64) -> Mark {
+        let began = if timeline == self.timeline { self.timeline_began } else { 0 };
+        Mark { timeline, began, ..self.mark() }
     }
 
     /// Whether no lane has ever written to the shard.
@@ -101,9 +115,11 @@ macro_rules! state_columns {
     };
 }
 
+/// `timeline_began` is read in a way that also works on a database of an older schema version, so that the version can be named.
 const RECORD: &str = concat!(
     "SELECT i.cluster_id, i.shard_id, i.shard_number, i.slot_count, i.hash_seed, i.founding_map, i.complete, \
-       i.system_identifier, i.database_oid, i.timeline, ",
+       i.system_identifier, i.database_oid, i.timeline, \
+       coalesce((pg_catalog.to_jsonb(i) ->> 'timeline_began')::int8, 0) AS timeline_began, ",
     state_columns!()
 );
 
@@ -143,6 +159,7 @@ fn from_row(row: &PgRow) -> Result<ShardRecord, sqlx::Error> {
         system_identifier: row.try_get("system_identifier")?,
         database_oid: row.try_get("database_oid")?,
         timeline: row.try_get("timeline")?,
+        timeline_began: row.try_get("timeline_began")?,
         state: state_from_row(row)?,
     })
 }
@@ -204,10 +221,15 @@ pub async fn set_complete(connection: &mut PgConnection) -> Result<(), sqlx::Err
     Ok(())
 }
 
-const SET_SERVER: &str =
-    "UPDATE shardledger.shard_identity SET system_identifier = $1, database_oid = $2, timeline = $3";
+const SET_SERVER: &str = concat!(
+    "UPDATE shardledger.shard_identity i SET system_identifier = $1, database_oid = $2, timeline = $3, \
+     timeline_began = CASE WHEN i.timeline = $3 THEN i.timeline_began ELSE 1 + coalesce(",
+    highest_position!(),
+    ", i.shard_number::int8 << 51) END"
+);
 
-/// Records PostgreSQL's system identifier and timeline as last seen.
+/// Records PostgreSQL's system identifier and timeline as last seen, and the position at which a timeline that was not seen before begins.
+/// No lane writes on a timeline before it is recorded.
 pub async fn remember_server(
     connection: &mut PgConnection,
     server: ServerId,
@@ -222,8 +244,8 @@ pub async fn remember_server(
     Ok(())
 }
 
-const PEER_MARKS: &str = "SELECT shard_number, incarnation, max(timeline) AS timeline, max(position) AS position \
-     FROM shardledger.peer_mark GROUP BY shard_number, incarnation";
+const PEER_MARKS: &str = "SELECT shard_number, incarnation, timeline, max(position) AS position \
+     FROM shardledger.peer_mark GROUP BY shard_number, incarnation, timeline";
 
 /// The marks of other shards that this shard has stored.
 pub async fn peer_marks(connection: &mut PgConnection) -> Result<Marks, sqlx::Error> {
@@ -235,6 +257,7 @@ pub async fn peer_marks(connection: &mut PgConnection) -> Result<Marks, sqlx::Er
                 incarnation: row.try_get("incarnation")?,
                 timeline: row.try_get("timeline")?,
                 position: row.try_get("position")?,
+                ..Mark::default()
             };
             Ok((u16::try_from(number).unwrap_or(u16::MAX), mark))
         })
@@ -323,9 +346,10 @@ pub async fn begin_incarnation(
     timeline: i64,
     reason: &str,
 ) -> Result<Mark, sqlx::Error> {
-    let lost_from = from.state.next_position;
+    // New commits may have taken the positions of those that are lost.
+    let lost_from = from.mark_on(timeline).lost_from(acknowledged).unwrap_or(from.state.next_position);
     // Routers may have been told of more than any shard remembers.
-    let first = lost_from.max(acknowledged.position) + POSITIONS_SKIPPED;
+    let first = from.state.next_position.max(acknowledged.position) + POSITIONS_SKIPPED;
     let incarnation = from.state.incarnation.max(acknowledged.incarnation) + 1;
     // INV-8: a position begins with the number of its shard.
     let number = from.identity.number;
@@ -354,5 +378,5 @@ pub async fn begin_incarnation(
         .await?;
     remember_server(&mut transaction, server, timeline).await?;
     transaction.commit().await?;
-    Ok(Mark { incarnation, timeline, position: first + 1 })
+    Ok(Mark { incarnation, timeline, position: first + 1, ..Mark::default() })
 }

@@ -39,7 +39,7 @@ pub enum Work {
 pub const SCAN_BYTES_PER_SECOND: i64 = 100 * 1024 * 1024;
 
 /// Every migration, in order.
-pub const MIGRATIONS: [Migration; 3] = [
+pub const MIGRATIONS: [Migration; 4] = [
     Migration {
         version: 1,
         title: "journal, accounts, sagas",
@@ -57,6 +57,12 @@ pub const MIGRATIONS: [Migration; 3] = [
         title: "moves of slots",
         locks: &[TableLock { table: "journal", mode: "ACCESS EXCLUSIVE", work: Work::Catalogue }],
         sql: include_str!("../../../migrations/0003_slot_moves.sql"),
+    },
+    Migration {
+        version: 4,
+        title: "the beginning of a timeline",
+        locks: &[TableLock { table: "shard_identity", mode: "ACCESS EXCLUSIVE", work: Work::Catalogue }],
+        sql: include_str!("../../../migrations/0005_timeline_began.sql"),
     },
 ];
 

@@ -256,6 +256,14 @@ impl Node {
         Ok(self.rpc.clone().identify(self.config.identify()?).await?.into_inner())
     }
 
+    /// Tells the node, as a router does, how far its shard had come when it acknowledged something.
+    pub async fn is_told(&self, shard: u16, mark: identity::Mark) -> anyhow::Result<()> {
+        let marks = vec![wire::convert::shard_mark_to_wire((shard, mark))];
+        let request = wire::IdentifyRequest { marks, ..self.config.identify()? };
+        self.rpc.clone().identify(request).await?;
+        Ok(())
+    }
+
     /// Starts a node that must refuse to serve. Returns its output.
     pub async fn start_refused(config: &NodeConfig) -> anyhow::Result<String> {
         let mut leashed = Leashed::spawn(config.command()?)?;

@@ -6,7 +6,7 @@ use std::{
     io::Write,
     net::SocketAddr,
     os::unix::{fs::chown, process::CommandExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -61,14 +61,7 @@ impl Postgres {
     /// `pg_basebackup`.
     pub async fn standby(&self, folder: &Folder, name: &str) -> anyhow::Result<Self> {
         let mut standby = Self::new(folder, name)?;
-        let mut backup = self.connect("postgres").await?;
-        sqlx::query("SELECT pg_backup_start('standby', true)").execute(&mut backup).await?;
-        let copied = Command::new("cp").arg("-a").arg(self.data.join(".")).arg(&standby.data).output()?;
-        ensure!(copied.status.success(), "the data were not copied: {}", String::from_utf8_lossy(&copied.stderr));
-        let label: String =
-            sqlx::query_scalar("SELECT labelfile FROM pg_backup_stop(false)").fetch_one(&mut backup).await?;
-        backup.close().await?;
-        std::fs::remove_file(standby.data.join("postmaster.pid"))?;
+        let label = self.copy_data(&standby.data, false).await?;
         standby.write("backup_label", &label)?;
         standby.write("standby.signal", "")?;
         let primary = format!("primary_conninfo = 'host=127.0.0.1 port={} user=postgres'\n", self.port);
@@ -78,14 +71,97 @@ impl Postgres {
         Ok(standby)
     }
 
-    /// Writes a file in the server's data folder.
-    fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {
-        let path = self.data.join(name);
-        std::fs::write(&path, text)?;
+    /// Copies the data of the running server to an empty folder, and returns the label that belongs to the copy. `archived`: waits until the log
+    /// that the copy needs is archived.
+    async fn copy_data(&self, to: &Path, archived: bool) -> anyhow::Result<String> {
+        let mut backup = self.connect("postgres").await?;
+        sqlx::query("SELECT pg_backup_start('copy', true)").execute(&mut backup).await?;
+        let copied = Command::new("cp").arg("-a").arg(self.data.join(".")).arg(to).output()?;
+        ensure!(copied.status.success(), "the data were not copied: {}", String::from_utf8_lossy(&copied.stderr));
+        let stop = sqlx::query_scalar("SELECT labelfile FROM pg_backup_stop($1)").bind(archived);
+        let label = stop.fetch_one(&mut backup).await?;
+        backup.close().await?;
+        std::fs::remove_file(to.join("postmaster.pid"))?;
+        Ok(label)
+    }
+
+    // === backups ===
+
+    /// Restarts the server with an archive of its log in the folder `name` beside its data.
+    pub async fn archives(&mut self, name: &str) -> anyhow::Result<PathBuf> {
+        let archive = self.folder_beside(name)?;
+        self.set("archive_mode", "on").await?;
+        self.set("archive_command", &format!("test ! -f {0}/%f && cp %p {0}/%f", archive.display())).await?;
+        self.stop()?;
+        self.start_again().await?;
+        Ok(archive)
+    }
+
+    /// Takes a base backup into the folder `name` beside the data.
+    pub async fn base_backup(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let backup = self.folder_beside(name)?;
+        let label = self.copy_data(&backup, true).await?;
+        self.write_into(&backup, "backup_label", &label)?;
+        Ok(backup)
+    }
+
+    /// Names the present point of the log, and waits until the log up to it is archived.
+    pub async fn restore_point(&self, name: &str) -> anyhow::Result<()> {
+        let create = format!("SELECT pg_walfile_name(pg_create_restore_point('{name}'))");
+        let file = self.ask("postgres", &create).await?;
+        self.sql("postgres", "SELECT pg_switch_wal()").await?;
+        let archived = format!("SELECT (last_archived_wal >= '{file}')::text FROM pg_stat_archiver");
+        until("the log is archived", PATIENCE, async || {
+            Ok((self.ask("postgres", &archived).await? == "true").then_some(()))
+        })
+        .await
+    }
+
+    /// Puts a base backup in the place of the stopped server's data, and starts it at a named point of the archived log.
+    pub async fn restore(&mut self, backup: &Path, archive: &Path, point: &str) -> anyhow::Result<()> {
+        ensure!(self.running.is_none(), "the server runs");
+        std::fs::rename(&self.data, self.data.with_extension("before-the-restore"))?;
+        std::fs::rename(backup, &self.data)?;
+        self.write("recovery.signal", "")?;
+        let mut settings = std::fs::read_to_string(self.data.join("postgresql.auto.conf"))?;
+        let archive = archive.display();
+        // The restored server archives nothing: its timeline has another archive.
+        settings.push_str(&format!(
+            "restore_command = 'cp {archive}/%f %p'\nrecovery_target_name = '{point}'\nrecovery_target_action = 'promote'\n\
+             archive_mode = 'off'\n"
+        ));
+        self.write("postgresql.auto.conf", &settings)?;
+        self.start_again().await?;
+        until("the restored server is a primary", PATIENCE, async || {
+            Ok((self.ask("postgres", "SELECT pg_is_in_recovery()::text").await? == "false").then_some(()))
+        })
+        .await
+    }
+
+    fn folder_beside(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let folder = self.data.with_file_name(name);
+        std::fs::create_dir(&folder)?;
+        self.own(&folder)?;
+        std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+        Ok(folder)
+    }
+
+    fn own(&self, path: &Path) -> anyhow::Result<()> {
         if let Some(user) = self.user {
-            chown(&path, Some(user.uid), Some(user.gid))?;
+            chown(path, Some(user.uid), Some(user.gid))?;
         }
         Ok(())
+    }
+
+    /// Writes a file in the server's data folder.
+    fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {
+        self.write_into(&self.data, name, text)
+    }
+
+    fn write_into(&self, folder: &Path, name: &str, text: &str) -> anyhow::Result<()> {
+        let path = folder.join(name);
+        std::fs::write(&path, text)?;
+        self.own(&path)
     }
 
     fn new(folder: &Folder, name: &str) -> anyhow::Result<Self> {

@@ -115,6 +115,11 @@ impl Router {
         self.leashed.process()
     }
 
+    /// Where the router takes requests.
+    pub fn url(&self) -> String {
+        self.config.url()
+    }
+
     /// A client of this router only.
     pub fn client(&self) -> &Client {
         &self.client

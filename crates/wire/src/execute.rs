@@ -116,7 +116,8 @@ impl ExecuteCall {
             | Operation::PlaceHold(_)
             | Operation::ReleaseHold(_)
             | Operation::ExpireHold(_)
-            | Operation::DryRun(_) => {
+            | Operation::DryRun(_)
+            | Operation::OrNothing(_) => {
                 let message = operation_to_wire(operation, order_group, timeout_ms);
                 let message = message.encode_to_vec();
                 let peer = Field::Message(tag::PEER, peer.as_deref());
@@ -452,7 +453,8 @@ mod tests {
             Operation::Settle(settle(Purpose::Payment, true, Verdict::Credited)),
             Operation::Settle(settle(capture, false, Verdict::Refused(refused))),
             Operation::AtomicTransfers(vec![payment.clone(), payment.clone()]),
-            Operation::DryRun(Box::new(Operation::Transfer(payment))),
+            Operation::DryRun(Box::new(Operation::Transfer(payment.clone()))),
+            Operation::OrNothing(Box::new(Operation::Transfer(payment))),
             Operation::ReleaseHold(HoldKey { id: id(3), debit: account("alice") }),
             Operation::CreateAccount(CreateAccount {
                 id: account("alice"),
@@ -466,7 +468,7 @@ mod tests {
 
     #[test]
     fn a_call_reads_as_the_generated_message() {
-        let mark = Mark { incarnation: 1, timeline: 2, position: Position::first_of(3).0 + 6 };
+        let mark = Mark { incarnation: 1, timeline: 2, position: Position::first_of(3).0 + 6, ..Mark::default() };
         let operations = operations();
         for (order_group, timeout_ms, peer) in [(0, 1, None), (300, 5_000, Some((3, mark)))] {
             let mut call = ExecuteCall::new(u64::MAX, Some(7), 0);
@@ -513,7 +515,7 @@ mod tests {
             result(Outcome::Undetermined(wire::Undetermined { credits: vec!["bob".to_owned()] })),
             wire::OperationResult { outcome: None },
         ];
-        let mark = Mark { incarnation: 1, timeline: 2, position: 3 };
+        let mark = Mark { incarnation: 1, timeline: 2, position: 3, ..Mark::default() };
         let response = wire::ExecuteResponse { results: results.clone(), mark: Some(mark.into()) };
         let bytes = response.encode_to_vec();
         let executed = Executed::decode(&bytes).unwrap();

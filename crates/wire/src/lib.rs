@@ -27,7 +27,7 @@ pub fn at_least(metadata: &tonic::metadata::MetadataMap) -> Option<identity::Mar
     let mut parts = text.split('/').map(str::parse);
     match (parts.next(), parts.next(), parts.next(), parts.next()) {
         (Some(Ok(incarnation)), Some(Ok(timeline)), Some(Ok(position)), None) => {
-            Some(identity::Mark { incarnation, timeline, position })
+            Some(identity::Mark { incarnation, timeline, position, ..identity::Mark::default() })
         }
         _ => None,
     }
@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn the_mark_of_a_read_survives_its_header() {
-        let mark = identity::Mark { incarnation: 2, timeline: 3, position: i64::MAX };
+        let mark = identity::Mark { incarnation: 2, timeline: 3, position: i64::MAX, ..identity::Mark::default() };
         let mut metadata = tonic::metadata::MetadataMap::new();
         assert_eq!(at_least(&metadata), None);
         metadata.insert(AT_LEAST, at_least_to_header(mark).parse().unwrap());

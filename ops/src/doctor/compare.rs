@@ -364,7 +364,7 @@ pub mod tests {
     }
 
     fn mark(position: i64) -> Mark {
-        Mark { incarnation: 1, timeline: 1, position }
+        Mark { incarnation: 1, timeline: 1, position, ..Mark::default() }
     }
 
     fn second_node(seen: &mut Seen) -> &mut NodeAnswer {

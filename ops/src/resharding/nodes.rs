@@ -291,7 +291,8 @@ fn list_request() -> tonic::Request<wire::ListMovesRequest> {
     request
 }
 
-async fn connect(url: &str) -> anyhow::Result<Channel> {
+/// Connects to a node.
+pub async fn connect(url: &str) -> anyhow::Result<Channel> {
     let endpoint = Endpoint::from_shared(url.to_owned())?.connect_timeout(CONNECT_TIMEOUT).timeout(ANSWER_TIMEOUT);
     let unreachable = |error: tonic::transport::Error| Unreachable {
         what: format!("the node {url}"),

@@ -126,7 +126,7 @@ pub fn wire_bytes(operation: &Operation) -> usize {
         Operation::PlaceHold(place) => place.metadata.as_str().len(),
         // The answer shows the whole hold.
         Operation::ReleaseHold(_) => ANY_METADATA,
-        Operation::DryRun(operation) => return wire_bytes(operation),
+        Operation::DryRun(operation) | Operation::OrNothing(operation) => return wire_bytes(operation),
         Operation::Decide(_) | Operation::Settle(_) | Operation::ExpireHold(_) => 0,
     };
     WITHOUT_METADATA + metadata

@@ -152,7 +152,7 @@ mod tests {
     use crate::routing::tests::map_of;
 
     fn mark(position: i64) -> Mark {
-        Mark { incarnation: 1, timeline: 1, position }
+        Mark { incarnation: 1, timeline: 1, position, ..Mark::default() }
     }
 
     fn answer(witness: &Witness, shard: &str, number: u16, position: i64) -> wire::IdentifyResponse {

@@ -72,8 +72,8 @@ impl<S: Store> Lane<S> {
             named.under_way.entry(reserved.debit.clone()).or_default().add(reserved);
         }
         // A dry run leaves no booking that an id could collide with: what is stored under its id is looked up at once.
-        let must_look =
-            |operation: &&Operation| matches!(operation, Operation::DryRun(_)) || self.recent_ids.suspect(operation);
+        let leaves_none = |operation: &Operation| matches!(operation, Operation::DryRun(_) | Operation::OrNothing(_));
+        let must_look = |operation: &&Operation| leaves_none(operation) || self.recent_ids.suspect(operation);
         let suspects: Vec<&Operation> = operations().filter(must_look).collect();
         let prior = if self.careful {
             Prior::Loaded(load::stored(&*self.store, &owns, operations()).await?)

@@ -14,8 +14,8 @@ use super::StoreError;
 /// Statements that insert marks of other shards. A mark that is already stored is skipped.
 pub fn insert_marks(marks: &Marks) -> String {
     let mut statement = String::new();
-    for (number, mark) in marks.iter() {
-        let Mark { incarnation, timeline, position } = mark;
+    let parts = marks.iter().flat_map(|(number, mark)| mark.parts().map(move |part| (number, part)));
+    for (number, Mark { incarnation, timeline, position, .. }) in parts {
         let begin = if statement.is_empty() { INSERT_MARK } else { ", " };
         // Writing to a String cannot fail.
         let _ = write!(statement, "{begin}({number}, {incarnation}, {timeline}, {position})");
@@ -38,18 +38,19 @@ const STORE_MARKS: &str = "INSERT INTO shardledger.peer_mark (shard_number, inca
      SELECT shard_number, incarnation, timeline, position \
      FROM unnest($1::int4[], $2::int8[], $3::int8[], $4::int8[]) AS new(shard_number, incarnation, timeline, position) \
      ON CONFLICT DO NOTHING";
-/// Deletes marks that are lower than the highest mark of their incarnation, in position and not above it in timeline.
+/// Deletes marks that are lower than the highest mark of their timeline. The highest mark of an earlier timeline stays: it is the
+/// evidence if the next timeline began without it.
 const PRUNE_MARKS: &str = "DELETE FROM shardledger.peer_mark AS old USING ( \
-       SELECT DISTINCT ON (shard_number, incarnation) shard_number, incarnation, timeline, position \
-       FROM shardledger.peer_mark ORDER BY shard_number, incarnation, position DESC) AS highest \
+       SELECT DISTINCT ON (shard_number, incarnation, timeline) shard_number, incarnation, timeline, position \
+       FROM shardledger.peer_mark ORDER BY shard_number, incarnation, timeline, position DESC) AS highest \
      WHERE highest.shard_number = old.shard_number AND highest.incarnation = old.incarnation \
-       AND highest.timeline >= old.timeline AND highest.position > old.position";
+       AND highest.timeline = old.timeline AND highest.position > old.position";
 
 /// Stores marks outside the lane. They are evidence about other shards, and no decision of this shard depends on
 /// them.
 pub async fn store_marks(pool: &PgPool, marks: &Marks) -> Result<(), StoreError> {
     let (mut numbers, mut incarnations, mut timelines, mut positions) = (vec![], vec![], vec![], vec![]);
-    for (number, mark) in marks.iter() {
+    for (number, mark) in marks.iter().flat_map(|(number, mark)| mark.parts().map(move |part| (number, part))) {
         numbers.push(i32::from(number));
         incarnations.push(mark.incarnation);
         timelines.push(mark.timeline);
@@ -71,8 +72,10 @@ mod tests {
     #[test]
     fn marks_become_one_statement_or_none() {
         assert_eq!(insert_marks(&Marks::default()), "");
-        let mark = |position| Mark { incarnation: 1, timeline: 2, position };
-        let marks: Marks = [(1, mark(5)), (2, mark(7))].into_iter().collect();
-        assert_eq!(insert_marks(&marks), format!("{INSERT_MARK}(1, 1, 2, 5), (2, 1, 2, 7) ON CONFLICT DO NOTHING; "));
+        let mark = |position| Mark { incarnation: 1, timeline: 2, position, ..Mark::default() };
+        let promoted = Mark { earlier: 4, ..mark(7) };
+        let marks: Marks = [(1, mark(5)), (2, promoted)].into_iter().collect();
+        let rows = "(1, 1, 2, 5), (2, 1, 2, 7), (2, 1, 1, 4)";
+        assert_eq!(insert_marks(&marks), format!("{INSERT_MARK}{rows} ON CONFLICT DO NOTHING; "));
     }
 }

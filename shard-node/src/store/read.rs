@@ -161,7 +161,8 @@ pub async fn offer_shard_map(pool: &PgPool, text: &str, version: i64) -> Result<
 
 /// The database's mark, without the timeline.
 pub async fn mark(from: &Readable) -> Result<Mark, StoreError> {
-    let of = |state: ShardState| Mark { incarnation: state.incarnation, timeline: 0, position: state.next_position };
+    let of =
+        |state: ShardState| Mark { incarnation: state.incarnation, position: state.next_position, ..Mark::default() };
     #[cfg(any(test, feature = "simulation"))]
     if let Readable::Memory(database) = from {
         return database.read_state().map(of);

@@ -16,6 +16,7 @@ mod migrations;
 mod patroni;
 mod payments;
 mod promotion;
+mod restore;
 mod settings;
 mod stage;
 mod standbys;

@@ -8,7 +8,7 @@ use crate::{
     AccountStatus, EntryKind, Hold, HoldStatus, Side,
     booking::Role,
     operation::{Decide, PlaceHold, Purpose, Settle, UpdateAccount, Verdict},
-    outcome::{AccountOutcome, AtomicOutcome, HoldOutcome, TransferAnswer, TransferOutcome, TransferState},
+    outcome::{AccountOutcome, AtomicOutcome, Decided, HoldOutcome, TransferAnswer, TransferOutcome, TransferState},
 };
 
 mod holds;

@@ -1,4 +1,4 @@
-//! What is decided and then taken back: an atomic group that failed, and a dry run.
+//! What is decided and then taken back: an atomic group that failed, a dry run, and a refusal that must not be stored.
 
 use std::{collections::HashMap, hash::Hash};
 
@@ -7,8 +7,8 @@ use crate::{
     AccountId, Position, Refusal, Refused, TransferKey,
     accounts::Snapshot,
     booking::Role,
-    operation::{Operation, Transfer},
-    outcome::{AtomicOutcome, Outcome, TransferAnswer, TransferOutcome, TransferState},
+    operation::{Operation, Transfer, Verdict},
+    outcome::{AtomicOutcome, Decided, Outcome, TransferAnswer, TransferOutcome, TransferState},
 };
 
 /// Where a batch stood before an operation that may be taken back.
@@ -71,6 +71,45 @@ impl Batch<'_> {
         }
         // Its id may be in use, and only the careful way knows.
         self.unsure = true;
+        let before = self.before(operation);
+        let outcome = self.apply(Request::UNORDERED, operation);
+        self.take_back(before);
+        outcome
+    }
+
+    /// Executes the operation unless it is refused. A refusal is answered and not stored.
+    pub(super) fn or_nothing(&mut self, operation: &Operation) -> Outcome {
+        if !matches!(operation, Operation::Transfer(_) | Operation::Decide(_)) {
+            return Outcome::Illegal(
+                "only transfers and verdicts can be executed without storing a refusal".to_owned(),
+            );
+        }
+        let before = self.before(operation);
+        let outcome = self.apply(Request::UNORDERED, operation);
+        let refused = match &outcome {
+            Outcome::Transfer(TransferOutcome::Done(TransferAnswer {
+                state: TransferState::Rejected { refused, .. },
+                replayed: false,
+                ..
+            })) => Some(Outcome::Transfer(TransferOutcome::NotStored(*refused))),
+            // Nothing was reserved, and the register would refuse.
+            Outcome::Transfer(TransferOutcome::Done(TransferAnswer {
+                presumed: Some(refused),
+                replayed: false,
+                ..
+            })) => Some(Outcome::Transfer(TransferOutcome::NotStored(*refused))),
+            Outcome::Decided(Decided { verdict: Verdict::Refused(_), replayed: false, .. }) => Some(outcome.clone()),
+            _ => None,
+        };
+        let Some(refused) = refused else { return outcome };
+        self.take_back(before);
+        // Nothing is stored: no id will collide if the operation took effect before.
+        self.unsure = true;
+        refused
+    }
+
+    /// Where the batch stands before an operation of one transfer, hold or verdict.
+    fn before(&mut self, operation: &Operation) -> Checkpoint {
         let mut touched = Vec::new();
         operation.for_each_account(|id| touched.push(id.clone()));
         if let Some(asset) = operation.in_transit_asset() {
@@ -79,9 +118,7 @@ impl Batch<'_> {
         let mut before = self.checkpoint(touched.iter());
         before.hold = operation.hold().map(|key| (key.clone(), self.holds.get(&key).cloned()));
         before.original = operation.original().map(|key| (key.clone(), self.originals.get(&key).cloned()));
-        let outcome = self.apply(Request::UNORDERED, operation);
-        self.take_back(before);
-        outcome
+        before
     }
 
     fn checkpoint<'i>(&self, touched: impl Iterator<Item = &'i AccountId>) -> Checkpoint {

@@ -45,14 +45,14 @@ impl wire::IdentifyResponse {
 }
 
 impl From<Mark> for wire::Mark {
-    fn from(Mark { incarnation, timeline, position }: Mark) -> Self {
-        Self { incarnation, timeline, position }
+    fn from(Mark { incarnation, timeline, position, began, earlier }: Mark) -> Self {
+        Self { incarnation, timeline, position, began, earlier }
     }
 }
 
 impl From<wire::Mark> for Mark {
-    fn from(wire::Mark { incarnation, timeline, position }: wire::Mark) -> Self {
-        Self { incarnation, timeline, position }
+    fn from(wire::Mark { incarnation, timeline, position, began, earlier }: wire::Mark) -> Self {
+        Self { incarnation, timeline, position, began, earlier }
     }
 }
 
@@ -133,7 +133,13 @@ mod tests {
 
     #[test]
     fn a_mark_with_another_shards_position_is_no_mark() {
-        let mark = |position| Mark { incarnation: 1, timeline: 1, position };
+        let mark = |position| Mark {
+            incarnation: 1,
+            timeline: 1,
+            position,
+            began: Position::first_of(3).0 + 4,
+            ..Mark::default()
+        };
         let good = (3, mark(Position::first_of(3).0 + 7));
         assert_eq!(shard_mark_from_wire(&shard_mark_to_wire(good)), Ok(good));
         let foreign = shard_mark_to_wire((3, mark(Position::first_of(4).0)));

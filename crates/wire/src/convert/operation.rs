@@ -36,6 +36,9 @@ pub fn operation_to_wire(operation: &Operation, order_group: u32, timeout_ms: u3
     if let Operation::DryRun(operation) = operation {
         return wire::Operation { dry_run: true, ..operation_to_wire(operation, order_group, timeout_ms) };
     }
+    if let Operation::OrNothing(operation) = operation {
+        return wire::Operation { or_nothing: true, ..operation_to_wire(operation, order_group, timeout_ms) };
+    }
     let kind = match operation {
         Operation::CreateAccount(create) => Kind::CreateAccount(wire::CreateAccount {
             id: create.id.to_string(),
@@ -97,9 +100,11 @@ pub fn operation_to_wire(operation: &Operation, order_group: u32, timeout_ms: u3
         Operation::ReleaseHold(key) => Kind::ReleaseHold(hold_key_to_wire(key)),
         Operation::ExpireHold(key) => Kind::ExpireHold(hold_key_to_wire(key)),
         // Peeled off above; two of them are one.
-        Operation::DryRun(inner) => return operation_to_wire(inner, order_group, timeout_ms),
+        Operation::DryRun(inner) | Operation::OrNothing(inner) => {
+            return operation_to_wire(inner, order_group, timeout_ms);
+        }
     };
-    wire::Operation { timeout_ms, order_group, kind: Some(kind), dry_run: false, peer: None }
+    wire::Operation { timeout_ms, order_group, kind: Some(kind), dry_run: false, or_nothing: false, peer: None }
 }
 
 impl TryFrom<wire::Operation> for Submitted {
@@ -162,7 +167,11 @@ impl TryFrom<wire::Operation> for Submitted {
             Kind::ReleaseHold(key) => Operation::ReleaseHold(hold_key_from_wire(&key)?),
             Kind::ExpireHold(key) => Operation::ExpireHold(hold_key_from_wire(&key)?),
         };
-        let operation = if message.dry_run { Operation::DryRun(Box::new(operation)) } else { operation };
+        let operation = match (message.dry_run, message.or_nothing) {
+            (true, _) => Operation::DryRun(Box::new(operation)),
+            (false, true) => Operation::OrNothing(Box::new(operation)),
+            (false, false) => operation,
+        };
         let peer = message.peer.as_ref().map(shard_mark_from_wire).transpose()?;
         Ok(Self { timeout_ms: message.timeout_ms, order_group: message.order_group, operation, peer })
     }

@@ -15,7 +15,8 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 use shard_map::{ClusterId, Shard, ShardMap, SlotRange};
 use testkit::{
-    node::{Folder, NodeConfig},
+    database,
+    node::{Folder, Node, NodeConfig},
     postgres::Postgres,
     programs::program,
     router::Router,
@@ -82,7 +83,7 @@ pub async fn two_shards(folder: Folder, url: String, postgres: Postgres) -> anyh
 }
 
 /// Runs `shardctl` with the databases of all shards. Returns its exit code and its standard output.
-fn shardctl(stage: &Stage, arguments: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
+pub fn shardctl(stage: &Stage, arguments: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
     let targets = stage.nodes.iter().map(|node| format!("--dsn={}={}", node.shard, node.database_url));
     let output = Command::new(program("shardctl")?).args(arguments).args(targets).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -265,7 +266,70 @@ async fn the_loss_of_an_asynchronous_promotion_is_refused_and_then_reported_by_i
     out.are_posted(client, 5).await?;
     let (_, report) = pair.reconcile()?;
     are_reported(&report, "debit", &[])?;
-    are_reported(&report, "credit", &inward.acknowledged)
+    are_reported(&report, "credit", &inward.acknowledged)?;
+
+    // The missing credits are booked again. Without --repair, and by a dry run, nothing is.
+    for (arguments, outcome) in [
+        (&["reconcile", "--json", "--repair", "--dry-run"][..], "would_be_repaired"),
+        (&["reconcile", "--json", "--repair"], "repaired"),
+    ] {
+        let (code, text) = shardctl(&pair.stage, arguments)?;
+        let report: Value = serde_json::from_str(&text)?;
+        are_reported(&report, "credit", &inward.acknowledged)?;
+        let repaired = |transfer: &Value| transfer["repair"] == outcome;
+        let transfers = report["transfers"].as_array().context("no transfers")?;
+        ensure!(code == Some(0) && transfers.iter().all(repaired), "{text}");
+    }
+    let (_, report) = pair.reconcile()?;
+    are_reported(&report, "credit", &[])?;
+    inward.are_posted(client, 5).await?;
+    books_are_clean(&pair.stage)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loss_that_new_payments_have_overtaken_is_refused_when_a_router_reports_the_older_mark()
+-> anyhow::Result<()> {
+    let mut pair = Pair::assemble().await?;
+    let mut nodes = pair.stage.found().await?;
+    let router = pair.stage.router("router").await?;
+    let placement = pair.stage.placement()?;
+    let mut kept = Payments::open(router.client(), &placement, "s0", "s0").await?;
+    kept.make(router.client(), 3).await?;
+    pair.standby.has_caught_up(&pair.primary).await?;
+    pair.standby.stops_following().await?;
+    kept.make(router.client(), 2).await?;
+    let acknowledged = nodes[0].mark().await?;
+
+    // No process and no database remembers the mark: only a router that is cut off does.
+    drop(router);
+    nodes.clear();
+    pair.primary.kill().await?;
+    pair.standby.promote().await?;
+    database::run(&pair.stage.database("s1"), "DELETE FROM peer_mark").await?;
+    nodes = vec![Node::start_waiting(&pair.stage.nodes[0]).await?, Node::start_waiting(&pair.stage.nodes[1]).await?];
+    let router = pair.stage.router("another-router").await?;
+    for node in &nodes {
+        node.becomes_ready().await?;
+    }
+    let mut later = Payments { acknowledged: Vec::new(), ..kept };
+    later.make(router.client(), 9).await?;
+    let overtaken = nodes[0].mark().await?;
+    ensure!(overtaken.timeline == 2 && overtaken.position > acknowledged.position, "{overtaken} {acknowledged}");
+    ensure!(overtaken.began > 0 && overtaken.began < acknowledged.position, "{overtaken:?}");
+
+    nodes[0].is_told(0, acknowledged).await?;
+    node_says(&nodes[0], &[UNREADY, "a timeline 2 that begins at position", "new payments have taken the positions"])
+        .await?;
+    are_refused(&later, router.client()).await?;
+    let accepted = pair.stage.nodes[0].run(&["accept", "--accept-loss"])?;
+    ensure!(accepted.succeeded, "{}", accepted.text);
+    nodes[0].becomes_ready().await?;
+    let (code, report) = pair.reconcile()?;
+    ensure!(code == Some(3), "{report}");
+    let from = report["losses"][0]["from_position"].as_str().context("no position")?;
+    ensure!(from.parse::<i64>()? == overtaken.began, "{report} {overtaken:?}");
+    later.make(router.client(), 1).await?;
+    books_are_clean(&pair.stage)
 }
 
 /// Checks that the report has exactly these transfers with this side lost on `s0`.

@@ -324,6 +324,36 @@ fn a_dry_run_says_what_would_happen_and_leaves_nothing() {
     assert!(answer(&shard.one(dry(Operation::Transfer(transfer(2, "alice", "shop", 1))))).replayed);
 }
 
+#[test]
+fn what_is_executed_or_leaves_nothing_stores_no_refusal() {
+    let mut shard = with_hold(&["bank", "alice", "shop"]);
+    let or_nothing = |operation| Operation::OrNothing(Box::new(operation));
+    let bookings = shard.journal.bookings().len();
+    let too_much = shard.one(or_nothing(Operation::Transfer(reserve(2, "alice", "elsewhere", 41))));
+    let short = Refused::debit(Refusal::InsufficientFunds);
+    assert_eq!(too_much, Outcome::Transfer(TransferOutcome::NotStored(short)));
+    let unknown = decide(&reserve(4, "other", "nowhere", 5));
+    let refused = shard.one(or_nothing(unknown.clone()));
+    assert!(matches!(refused, Outcome::Decided(Decided { verdict: Verdict::Refused(_), replayed: false, .. })));
+    assert_eq!((shard.posted("alice"), shard.journal.bookings().len()), (100, bookings));
+
+    // The ids are free, what is not refused is booked, and a repetition replays it.
+    for replayed in [false, true] {
+        let reserved = shard.one(or_nothing(Operation::Transfer(reserve(2, "alice", "elsewhere", 40))));
+        assert_eq!(answer(&reserved).state, TransferState::Pending);
+        assert_eq!(answer(&reserved).replayed, replayed);
+        let credited = shard.one(or_nothing(decide(&reserve(3, "other", "shop", 5))));
+        assert!(
+            matches!(credited, Outcome::Decided(Decided { verdict: Verdict::Credited, replayed: r, .. }) if r == replayed)
+        );
+    }
+    assert_eq!(shard.posted("shop"), 5);
+    // A refusal that was stored before is answered as stored.
+    shard.one(unknown.clone());
+    assert!(matches!(shard.one(or_nothing(unknown)), Outcome::Decided(Decided { replayed: true, .. })));
+    assert!(matches!(shard.one(or_nothing(Operation::ReleaseHold(key(1, "alice")))), Outcome::Illegal(_)));
+}
+
 /// Neither the reserve of a dry run nor a saga that began and ended in the batch keeps the account from being closed.
 #[test]
 fn a_dry_run_of_a_reserve_begins_no_saga() {

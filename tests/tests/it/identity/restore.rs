@@ -1,0 +1,391 @@
+//! One shard of three is restored from a base backup and the archive of its log, to a point before payments that were acknowledged. The
+//! other shards are not restored. Every acknowledged id is kept, repaired, or reported lost (`docs/operations/backup.md`).
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, ensure};
+use http::Method;
+use serde_json::{Value, json};
+use shard_map::{ClusterId, Shard, ShardMap, SlotRange};
+use testkit::{
+    client::{Answer, Client, account_path, escaped},
+    database,
+    history::ASSET,
+    node::{Folder, Node, NodeConfig},
+    postgres::Postgres,
+    section::section,
+    wait::until,
+    workload::open_account,
+};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use super::{
+    NOTICED_WITHIN,
+    promotion::{books_are_clean, shardctl},
+    says,
+    stage::Stage,
+};
+
+/// How long a client repeats a request: the restore lies in between.
+const PATIENCE: Duration = Duration::from_secs(90);
+const AGAIN: Duration = Duration::from_millis(50);
+/// Orders that each phase of the load completes.
+const PHASE: usize = 60;
+
+/// A request that a client was given a definite answer to.
+#[derive(Debug, Clone)]
+struct Order {
+    id: Uuid,
+    debit: String,
+    credit: String,
+    /// Minor units; of a hold, which moves nothing, 0.
+    amount: i64,
+    path: String,
+    body: Value,
+    /// From the answer.
+    created_at: String,
+}
+
+impl Order {
+    fn payment(debit: &str, credit: &str, amount: &str) -> Self {
+        let id = Uuid::now_v7();
+        let body = json!({"id": id, "debit": debit, "credit": credit, "amount": amount, "asset": ASSET});
+        Self::of(id, debit, credit, "/v1/transfers".to_owned(), body, cents(amount))
+    }
+
+    fn hold(debit: &str, credit: &str) -> Self {
+        let id = Uuid::now_v7();
+        let body = json!({"id": id, "debit": debit, "credit": credit, "amount": "5.00", "asset": ASSET});
+        Self::of(id, debit, credit, "/v1/holds".to_owned(), body, 0)
+    }
+
+    fn capture(hold: &Self) -> Self {
+        let path = format!("/v1/holds/{}/capture?debit={}", hold.id, escaped(&hold.debit));
+        let id = Uuid::now_v7();
+        Self::of(id, &hold.debit, &hold.credit, path, json!({"id": id}), 500)
+    }
+
+    fn of(id: Uuid, debit: &str, credit: &str, path: String, body: Value, amount: i64) -> Self {
+        let (debit, credit) = (debit.to_owned(), credit.to_owned());
+        Self { id, debit, credit, amount, path, body, created_at: String::new() }
+    }
+
+    fn is_transfer(&self) -> bool {
+        self.amount > 0
+    }
+
+    async fn send(&self, client: &Client) -> anyhow::Result<Answer> {
+        let latest = Instant::now() + PATIENCE;
+        loop {
+            let answer = client.call(client.next_router(), Method::POST, &self.path, Some(&self.body)).await;
+            match answer {
+                Ok(answer) if !matches!(answer.status, 202 | 429 | 500..) => return Ok(answer),
+                answer => ensure!(Instant::now() < latest, "{self:?} has no definite answer: {answer:?}"),
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Where it can be read.
+    async fn read(&self, client: &Client) -> anyhow::Result<Answer> {
+        let kind = if self.is_transfer() { "transfers" } else { "holds" };
+        let path = format!("/v1/{kind}/{}?debit={}", self.id, escaped(&self.debit));
+        until("the router reaches the shard", NOTICED_WITHIN, async || {
+            let answer = client.call(client.next_router(), Method::GET, &path, None).await?;
+            ensure!(answer.status < 500, "{} {}", answer.status, answer.text());
+            Ok(Some(answer))
+        })
+        .await
+    }
+}
+
+fn cents(amount: &str) -> i64 {
+    amount.replace('.', "").parse().unwrap_or_default()
+}
+
+/// Three shards: `s0`, which is restored, on a server of its own.
+struct Three {
+    stage: Stage,
+    restored: Postgres,
+}
+
+impl Three {
+    async fn assemble() -> anyhow::Result<Self> {
+        let folder = Folder::create()?;
+        let restored = Postgres::start(&folder, "restored").await?;
+        let postgres = Postgres::start(&folder, "others").await?;
+        let urls = [
+            restored.create_database("s0", "").await?,
+            postgres.create_database("s1", "").await?,
+            postgres.create_database("s2", "").await?,
+        ];
+        let cluster = ClusterId::generate();
+        let (mut nodes, mut shards) = (Vec::new(), Vec::new());
+        for ((number, slots), url) in (0..).zip(SlotRange::split_evenly(3)).zip(urls) {
+            let id = format!("s{number}");
+            let node = NodeConfig::write_in(&folder, &id, cluster, &id, &url)?;
+            shards.push(Shard { id, number, nodes: vec![node.url()], slots: vec![slots] });
+            nodes.push(node);
+        }
+        let map = ShardMap::new(cluster, 1, shards)?;
+        Ok(Self { stage: Stage { nodes, map, proxy: None, postgres, folder }, restored })
+    }
+
+    /// An account without limit.
+    async fn account(&self, client: &Client, shard: &str, name: &str) -> anyhow::Result<String> {
+        let id = self.stage.placement()?.account_on(shard, name, 0)?;
+        open_account(client, &id, "unlimited").await?;
+        Ok(id)
+    }
+
+    fn reconcile(&self, more: &[&str]) -> anyhow::Result<(Option<i32>, Value)> {
+        let arguments = [&["reconcile", "--json"], more].concat();
+        let (code, text) = shardctl(&self.stage, &arguments)?;
+        Ok((code, serde_json::from_str(&text).with_context(|| text.clone())?))
+    }
+}
+
+/// Clients of routes between accounts, and of holds, until they are told to stop.
+struct Load {
+    stop: Arc<AtomicBool>,
+    made: Arc<AtomicUsize>,
+    clients: JoinSet<anyhow::Result<Vec<Order>>>,
+}
+
+impl Load {
+    /// `routes`: debit and credit account, and whether the money is held first.
+    fn start(client: &Arc<Client>, routes: Vec<(String, String, bool)>) -> Self {
+        let (stop, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let mut clients = JoinSet::new();
+        for (debit, credit, holds) in routes {
+            let (client, stop, made) = (Arc::clone(client), Arc::clone(&stop), Arc::clone(&made));
+            clients.spawn(async move {
+                let mut orders = Vec::new();
+                while !stop.load(Relaxed) {
+                    if holds {
+                        let hold = Order::hold(&debit, &credit);
+                        place(hold.clone(), &client, &mut orders).await?;
+                        // A hold that is lost with the restore cannot be captured.
+                        place(Order::capture(&hold), &client, &mut orders).await?;
+                    } else {
+                        place(Order::payment(&debit, &credit, "1.00"), &client, &mut orders).await?;
+                    }
+                    made.fetch_add(1, Relaxed);
+                    tokio::time::sleep(AGAIN).await;
+                }
+                Ok(orders)
+            });
+        }
+        Self { stop, made, clients }
+    }
+
+    async fn makes(&self, more: usize) -> anyhow::Result<()> {
+        let goal = self.made.load(Relaxed) + more;
+        until(&format!("{more} more orders"), PATIENCE, async || Ok((self.made.load(Relaxed) >= goal).then_some(())))
+            .await
+    }
+
+    async fn finish(mut self) -> anyhow::Result<Vec<Order>> {
+        self.stop.store(true, Relaxed);
+        let mut orders = Vec::new();
+        while let Some(ended) = self.clients.join_next().await {
+            orders.extend(ended??);
+        }
+        Ok(orders)
+    }
+}
+
+/// Sends an order until its answer is definite, and keeps it if it is acknowledged.
+async fn place(mut order: Order, client: &Client, orders: &mut Vec<Order>) -> anyhow::Result<()> {
+    let answer = order.send(client).await?;
+    match answer.status {
+        200 | 201 => {
+            order.created_at = answer.json()?["created_at"].as_str().context("no time")?.to_owned();
+            orders.push(order);
+            Ok(())
+        }
+        // Of a capture whose hold is lost.
+        404 if order.path.contains("/capture") => Ok(()),
+        status => anyhow::bail!("{order:?}: {status} {}", answer.text()),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_one_shard_is_restored_every_acknowledged_id_is_kept_or_repaired_or_reported_lost() -> anyhow::Result<()>
+{
+    let began = Instant::now();
+    let mut three = Three::assemble().await?;
+    let archive = three.restored.archives("archive").await?;
+    let mut nodes = three.stage.found().await?;
+    let first = three.stage.router("router").await?;
+    let second = three.stage.router("second").await?;
+    let client = Arc::new(Client::new(vec![first.url(), second.url()]).with_timeout(Duration::from_secs(5)));
+    let mut accounts = Vec::new();
+    for shard in ["s0", "s1", "s2"] {
+        for name in ["one", "two"] {
+            accounts.push(three.account(&client, shard, name).await?);
+        }
+    }
+    let route = |from: usize, to: usize, holds| (accounts[from].clone(), accounts[to].clone(), holds);
+    let routes = vec![
+        route(0, 1, false), // within s0
+        route(0, 2, false), // s0 to s1
+        route(2, 0, false), // s1 to s0
+        route(4, 3, false), // s2 to s1
+        route(2, 3, false), // within s1
+        route(1, 4, true),  // holds on s0, captured to s2
+        route(5, 1, true),  // holds on s2, captured to s0
+    ];
+    // An account of s0 that is funded and pays after the restore point: after the restore it lacks the money for its payment.
+    let poor = three.stage.placement()?.account_on("s0", "poor", 0)?;
+    open_account(&client, &poor, "0.00").await?;
+
+    let load = Load::start(&client, routes);
+    load.makes(PHASE).await?;
+    let backup = three.restored.base_backup("backup").await?;
+    load.makes(PHASE).await?;
+    section("restore point", three.restored.restore_point("drill")).await?;
+    let mut orders = Vec::new();
+    place(Order::payment(&accounts[0], &poor, "20.00"), &client, &mut orders).await?;
+    place(Order::payment(&poor, &accounts[2], "20.00"), &client, &mut orders).await?;
+    load.makes(PHASE).await?;
+    let page = statement(&client, &accounts[0], None).await?;
+    let cursor = page["next_cursor"].as_str().context("no cursor")?.to_owned();
+    let known: Vec<Value> = page["data"].as_array().context("no entries")?.clone();
+
+    // The shard goes back; the others and the load go on.
+    let node = nodes.remove(0);
+    node.process().kill().await?;
+    drop(node);
+    three.restored.kill().await?;
+    section("restore", three.restored.restore(&backup, &archive, "drill")).await?;
+    let config = &three.stage.nodes[0];
+    let refused = Node::start_refused(config).await?;
+    says(&refused, &["the database is refused", "position", "accept --accept-loss"])?;
+    let accepted = config.run(&["accept", "--accept-loss", "--wait", "30"])?;
+    ensure!(accepted.succeeded, "{}", accepted.text);
+    let node = Node::start(config).await?;
+    section("load after the restore", load.makes(PHASE)).await?;
+    orders.extend(load.finish().await?);
+    sagas_have_ended(&three).await?;
+    ensure!(node.mark().await?.incarnation == 2);
+    eprintln!("restore: {} acknowledged orders, {:.1?}", orders.len(), began.elapsed());
+
+    let (code, _) = shardctl(&three.stage, &["verify"])?;
+    ensure!(code == Some(3), "a loss between shards is a violation until it is repaired");
+    let (code, report) = three.reconcile(&[])?;
+    ensure!(code == Some(3), "{report}");
+    let losses = report["losses"].as_array().context("no losses")?;
+    ensure!(losses.len() == 1 && losses[0]["shard"] == "s0", "{report}");
+    let (after, before) = (losses[0]["last_left_at"].as_str(), losses[0]["accepted_at"].as_str());
+    let reported = transfers(&report);
+    ensure!(!reported.is_empty(), "the drill lost nothing between shards: {report}");
+
+    // The promise: an acknowledged id that is not there is named, or lies in the reported time.
+    let mut lost = Vec::new();
+    for order in &orders {
+        let answer = order.read(&client).await?;
+        match answer.status {
+            200 if order.is_transfer() => {
+                ensure!(answer.json()?["status"] == "posted" || reported.contains(&order.id), "{}", answer.text());
+            }
+            200 => {}
+            404 => {
+                let of_shard = three.stage.placement()?.shard_of(&order.debit) == "s0";
+                let in_range = after <= Some(order.created_at.as_str()) && Some(order.created_at.as_str()) <= before;
+                let is_local = three.stage.placement()?.shard_of(&order.credit) == "s0" || !order.is_transfer();
+                ensure!(of_shard && in_range, "lost and not reported: {order:?}: {report}");
+                ensure!(is_local || reported.contains(&order.id), "lost and not reported by id: {order:?}: {report}");
+                lost.push(order.clone());
+            }
+            status => anyhow::bail!("{order:?}: {status} {}", answer.text()),
+        }
+    }
+    eprintln!("restore: {} ids are not there, {} are reported by id", lost.len(), reported.len());
+
+    // A dry run books nothing; the repair books what it can prove, and names the rest.
+    let bookings = "SELECT count(*) FROM journal WHERE kind <> 3";
+    let count = database::number(&three.restored.url("s0"), bookings).await?;
+    let (_, rehearsed) = three.reconcile(&["--repair", "--dry-run"])?;
+    ensure!(database::number(&three.restored.url("s0"), bookings).await? == count, "a dry run booked something");
+    let (code, repaired) = three.reconcile(&["--repair"])?;
+    let open = not_repaired(&repaired);
+    ensure!(not_repaired(&rehearsed) == open, "{rehearsed} {repaired}");
+    ensure!(code == Some(3), "{repaired}");
+    ensure!(open.iter().any(|(_, reason)| reason == "insufficient_funds of the payer"), "{repaired}");
+
+    // Clients send what is missing again; what is repaired is answered as posted and not executed again.
+    let captures = lost.iter().filter(|order| order.path.contains("/capture"));
+    for order in lost.iter().filter(|order| !order.path.contains("/capture")).chain(captures) {
+        let answer = order.send(&client).await?;
+        let hold_is_lost = order.path.contains("/capture") && matches!(answer.status, 404 | 409 | 422);
+        ensure!(matches!(answer.status, 200 | 201) || hold_is_lost, "{order:?}: {} {}", answer.status, answer.text());
+    }
+    sagas_have_ended(&three).await?;
+    let (code, repaired) = three.reconcile(&["--repair"])?;
+    ensure!(code == Some(0), "{repaired}");
+    let (_, report) = three.reconcile(&[])?;
+    ensure!(transfers(&report).is_empty(), "{report}");
+    books_are_clean(&three.stage)?;
+
+    // Every acknowledged transfer is there once, to the last minor unit.
+    for order in orders.iter().filter(|order| order.is_transfer()) {
+        let answer = order.read(&client).await?;
+        ensure!(answer.status == 200 && answer.json()?["status"] == "posted", "{order:?}: {}", answer.text());
+    }
+    for account in accounts.iter().chain([&poor]) {
+        let sum: i64 = orders
+            .iter()
+            .map(|order| order.amount * (i64::from(order.credit == *account) - i64::from(order.debit == *account)))
+            .sum();
+        let found = client.get(0, &account_path(account)).await?;
+        let posted = cents(found["posted"].as_str().context("no balance")?);
+        ensure!(posted == sum, "{account}: holds {posted}, the acknowledged transfers come to {sum}");
+    }
+    // A cursor from before the restore leads to entries older than those of its page, and to none that the page had.
+    let next = statement(&client, &accounts[0], Some(&cursor)).await?;
+    let older = next["data"].as_array().context("no entries")?;
+    ensure!(!older.is_empty() && older.iter().all(|entry| !known.contains(entry)), "{next}");
+    eprintln!("restore: {:.1?} in all", began.elapsed());
+    Ok(())
+}
+
+async fn statement(client: &Client, account: &str, cursor: Option<&str>) -> anyhow::Result<Value> {
+    let cursor = cursor.map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
+    client.get(0, &format!("{}/entries?limit=5{cursor}", account_path(account))).await
+}
+
+fn transfers(report: &Value) -> Vec<Uuid> {
+    let transfers = report["transfers"].as_array();
+    transfers.into_iter().flatten().filter_map(|it| it["id"].as_str()?.parse().ok()).collect()
+}
+
+/// The ids that were not repaired, each with the reason.
+fn not_repaired(report: &Value) -> Vec<(String, String)> {
+    let transfers = report["transfers"].as_array().into_iter().flatten();
+    let open = transfers.filter(|it| it["repair"] == "not_repaired");
+    open.map(|it| (it["id"].to_string(), it["reason"].as_str().unwrap_or_default().to_owned())).collect()
+}
+
+/// Waits until no transfer between shards is under way.
+async fn sagas_have_ended(three: &Three) -> anyhow::Result<()> {
+    const UNDER_WAY: &str = "SELECT count(*) FROM journal j WHERE j.kind IN (13, 14) AND NOT EXISTS ( \
+         SELECT FROM journal s WHERE s.id = j.id AND s.payer = j.payer AND s.role = 2)";
+    let urls = [three.restored.url("s0"), three.stage.database("s1"), three.stage.database("s2")];
+    until("no transfer is under way", PATIENCE, async || {
+        for url in &urls {
+            if database::number(url, UNDER_WAY).await? > 0 {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })
+    .await
+}
