@@ -21,6 +21,7 @@ use axum::{
 use ledger::AssetRegistry;
 
 use crate::{
+    certificates::Certificates,
     http::{self, server::Connections},
     keyring::Keyring,
     routing::MAX_MAP_BYTES,
@@ -41,6 +42,7 @@ pub enum Phase {
 pub struct Admin {
     router: Router,
     keyring: Option<Keyring>,
+    certificates: Option<Certificates>,
     /// The connections of the clients' listener.
     clients: Arc<Connections>,
     phase: Arc<AtomicU8>,
@@ -53,6 +55,7 @@ impl Admin {
     pub fn new(
         router: Router,
         keyring: Option<Keyring>,
+        certificates: Option<Certificates>,
         clients: Arc<Connections>,
         plain: Routes,
         assets: AssetRegistry,
@@ -60,6 +63,7 @@ impl Admin {
         Self {
             router,
             keyring,
+            certificates,
             clients,
             phase: Arc::new(AtomicU8::new(Phase::Starting as u8)),
             plain,

@@ -14,7 +14,9 @@ use ledger::{AssetRegistry, asset::AssetDeclarationError};
 use serde::{Deserialize, Serialize};
 use telemetry::logging::{LogConfig, LogError};
 
-pub use self::section::{AdminConfig, HttpConfig, KeysConfig, LimitsConfig, MapConfig, SagaConfig, ShardsConfig};
+pub use self::section::{
+    AdminConfig, HttpConfig, KeysConfig, LimitsConfig, MapConfig, SagaConfig, ShardsConfig, TlsConfig,
+};
 use crate::service::CoreConfig;
 
 /// The configuration of a router.
@@ -59,6 +61,11 @@ pub enum ConfigError {
          to a file of keys (`shardctl key create` makes one), or keys.allow_unauthenticated = true if something else lets only your own programs in"
     )]
     Unauthenticated { path: PathBuf, listen: SocketAddr },
+    #[error(
+        "{path}: http.listen = \"{listen}\" is not a loopback address, and there is no certificate: keys could be read on the wire. Set \
+         http.tls.certificate and http.tls.key, or keys.allow_plaintext = true if a proxy in front of the router ends TLS"
+    )]
+    Plaintext { path: PathBuf, listen: SocketAddr },
     #[error("{path}: {reason}")]
     Asset { path: PathBuf, reason: AssetDeclarationError },
     #[error("{path}: {reason}")]
@@ -80,6 +87,10 @@ impl Config {
         if let Some(folder) = path.parent() {
             config.map.path = folder.join(&config.map.path);
             config.keys.path = config.keys.path.map(|path| folder.join(path));
+            if let Some(tls) = &mut config.http.tls {
+                tls.certificate = folder.join(&tls.certificate);
+                tls.key = folder.join(&tls.key);
+            }
         }
         Ok(config)
     }
@@ -146,6 +157,10 @@ impl Config {
                 setting: "keys.allow_unauthenticated",
                 reason: "has no meaning beside keys.path: with keys, every request needs one".to_owned(),
             });
+        }
+        let plaintext = self.http.tls.is_none() && !self.http.listen.ip().is_loopback();
+        if self.keys.path.is_some() && plaintext && !self.keys.allow_plaintext {
+            return Err(ConfigError::Plaintext { path: path(), listen: self.http.listen });
         }
         // A semaphore counts the bytes.
         if u32::try_from(self.http.max_buffered_bytes).is_err() {
@@ -254,11 +269,23 @@ mod tests {
         let public = LEAST.replace("127.0.0.1:8080", "0.0.0.0:8080");
         let error = parse(&public).unwrap_err();
         assert!(error.contains("keys.path") && error.contains("keys.allow_unauthenticated"), "{error}");
-        assert!(parse(&format!("{public}\n[keys]\npath = \"keys.toml\"")).is_ok());
+        assert!(parse(&format!("{public}\n[keys]\npath = \"keys.toml\"\nallow_plaintext = true")).is_ok());
         assert!(parse(&format!("{public}\n[keys]\nallow_unauthenticated = true")).is_ok());
         assert!(parse(&LEAST.replace("127.0.0.1:8080", "[::1]:8080")).is_ok());
         let both = parse(&format!("{LEAST}\n[keys]\npath = \"keys.toml\"\nallow_unauthenticated = true"));
         assert!(both.unwrap_err().contains("keys.allow_unauthenticated"));
+    }
+
+    #[test]
+    fn keys_beyond_loopback_need_tls_unless_told_so_by_name() {
+        let public = LEAST.replace("127.0.0.1:8080", "0.0.0.0:8080") + "\n[keys]\npath = \"keys.toml\"";
+        let error = parse(&public).unwrap_err();
+        assert!(error.contains("http.tls.certificate") && error.contains("keys.allow_plaintext"), "{error}");
+        assert!(parse(&format!("{public}\nallow_plaintext = true")).is_ok());
+        let tls = "\n[http.tls]\ncertificate = \"router.pem\"\nkey = \"router.key\"";
+        let config = parse(&format!("{public}{tls}")).unwrap();
+        assert_eq!(parse(&toml::to_string(&config).unwrap()).unwrap(), config);
+        assert!(parse(&format!("{LEAST}\n[keys]\npath = \"keys.toml\"")).is_ok());
     }
 
     #[test]

@@ -4,9 +4,11 @@
 //! - [`service`]: the core, which routes, batches and drives cross-shard transfers.
 //! - [`routing`]: which shard has which slot.
 //! - [`keyring`]: the keys of the API.
+//! - [`certificates`]: the certificate of the public listener.
 //! - [`admin`]: the operators' listener.
 
 mod admin;
+mod certificates;
 mod config;
 mod file_watch;
 mod http;
@@ -30,6 +32,7 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use crate::{
     admin::{Admin, Phase},
+    certificates::Certificates,
     config::Config,
     http::{
         Edge,
@@ -111,6 +114,10 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     if let Some(keyring) = &keyring {
         keyring.watch(&core)?;
     }
+    let certificates = config.http.tls.as_ref().map(Certificates::open).transpose()?;
+    if let Some(certificates) = &certificates {
+        certificates.watch(&core)?;
+    }
     let routing = Routing::open(&config.map.path)?;
     routing.watch(&core)?;
     let router = Router::start(&config.core(), routing, core.clone());
@@ -126,7 +133,14 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let private = bind(config.admin.listen, "admin.listen")?;
     let clients = Connections::new(config.http.max_connections);
     let plain = telemetry::admin::routes(build, recorder);
-    let admin = Admin::new(router.clone(), keyring.clone(), Arc::clone(&clients), plain, config.assets()?);
+    let admin = Admin::new(
+        router.clone(),
+        keyring.clone(),
+        certificates.clone(),
+        Arc::clone(&clients),
+        plain,
+        config.assets()?,
+    );
     let edge = Edge::new(&config, router, keyring, requests.clone())?;
     requests.spawn_essential(
         "http",
@@ -137,6 +151,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
             clients,
             requests.clone(),
             requests.token().clone(),
+            certificates,
         ),
     );
     operators.spawn_essential(
@@ -148,6 +163,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
             Connections::new(ADMIN_MAX_CONNECTIONS),
             operators.clone(),
             operators.token().clone(),
+            None,
         ),
     );
     admin.enter(Phase::Ready);

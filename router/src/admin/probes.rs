@@ -6,10 +6,11 @@
 use axum::{extract::State, response::Response};
 use http::StatusCode;
 use serde::Serialize;
-use telemetry::clock::format_rfc3339;
+use telemetry::clock::{self, format_rfc3339};
 
 use super::{Admin, Phase, shard_map::MapView, shards::ShardView};
 use crate::{
+    certificates::{CertificateStatus, Certificates},
     http::{Parameters, json, problem::Problem},
     keyring::{Keyring, KeyringStatus},
 };
@@ -29,6 +30,8 @@ struct Details {
     shard_map: MapView,
     /// `null`: requests need no key.
     keys: Option<KeysView>,
+    /// `null`: the public listener takes plain HTTP.
+    tls: Option<CertificateView>,
     /// Shards that are unreachable or say that they do not serve.
     degraded: Vec<ShardView>,
 }
@@ -50,6 +53,31 @@ impl KeysView {
     }
 }
 
+#[derive(Serialize)]
+struct CertificateView {
+    certificate: String,
+    loaded_at: String,
+    expires_at: String,
+    /// Seconds until the certificate in use expires; negative once it has.
+    expires_in_s: i64,
+    /// Why the newest files were refused. The certificate in use stays in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<String>,
+}
+
+impl CertificateView {
+    fn new(certificates: &Certificates) -> Self {
+        let CertificateStatus { certificate, loaded_at_us, expires_at_s, refusal } = certificates.status();
+        Self {
+            certificate: certificate.display().to_string(),
+            loaded_at: format_rfc3339(loaded_at_us),
+            expires_at: format_rfc3339(expires_at_s.saturating_mul(1_000_000)),
+            expires_in_s: expires_at_s - clock::now_us() / 1_000_000,
+            refused: refusal,
+        }
+    }
+}
+
 /// `GET /readyz`; `?verbose` adds the map's state and the degraded shards.
 pub async fn ready(State(admin): State<Admin>, mut parameters: Parameters) -> Result<Response, Problem> {
     let verbose = parameters
@@ -65,6 +93,7 @@ pub async fn ready(State(admin): State<Admin>, mut parameters: Parameters) -> Re
         true => Some(Details {
             shard_map: MapView::new(admin.router.routing()),
             keys: admin.keyring.as_ref().map(KeysView::new),
+            tls: admin.certificates.as_ref().map(CertificateView::new),
             degraded: admin
                 .router
                 .shard_status()

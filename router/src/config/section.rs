@@ -35,6 +35,19 @@ pub struct HttpConfig {
     /// How long requests in flight may go on after SIGTERM.
     #[serde(default = "defaults::drain_timeout_ms")]
     pub drain_timeout_ms: u64,
+    /// With it, the listener takes HTTPS only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsConfig>,
+}
+
+/// The files of the public listener's certificate, in PEM: absolute, or relative to the configuration file's folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// The certificate, and after it those between it and the authority that clients trust.
+    pub certificate: PathBuf,
+    /// The private key of the certificate.
+    pub key: PathBuf,
 }
 
 /// The listener for operators; loopback unless there is a reason.
@@ -59,6 +72,8 @@ pub struct KeysConfig {
     pub path: Option<PathBuf>,
     /// Permits `http.listen` to be another address than loopback without keys.
     pub allow_unauthenticated: bool,
+    /// Permits keys to arrive without TLS at another address than loopback, for a proxy in front that ends TLS.
+    pub allow_plaintext: bool,
 }
 
 /// What each shard gets of this router.

@@ -17,6 +17,7 @@ use hyper_util::{
 use metrics::{counter, gauge};
 use telemetry::Tasks;
 use tokio::{
+    io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
     time::{MissedTickBehavior, interval},
 };
@@ -27,20 +28,21 @@ pub use self::connections::Connections;
 use self::{
     activity::{Overdue, Rest},
     connections::Place,
-    stream::{Returned, Watched},
+    stream::{Returned, Socket, Watched},
 };
 use super::{
     metrics::{CONNECTIONS, CONNECTIONS_CLOSED},
     path,
     problem::{Code, Problem},
 };
+use crate::certificates::Certificates;
 
 /// Bounds of one listener.
 #[derive(Debug, Clone, Copy)]
 pub struct ServerLimits {
     /// The listener's name in metrics.
     pub listener: &'static str,
-    /// From the beginning of a request's head, or of the connection, to the head's end.
+    /// From the beginning of a request's head, or of the connection, to the head's end. A TLS handshake counts as a part of the first head.
     pub header_timeout: Duration,
     /// Between requests; and for a client to take an answer that is ready.
     pub idle_timeout: Duration,
@@ -54,7 +56,8 @@ const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
 /// After an accept that failed for want of something (descriptors, memory), to let connections close.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
-/// Accepts until `closing` is cancelled; every connection is a task of `tasks`, and drains by itself when that is.
+/// Accepts until `closing` is cancelled; every connection is a task of `tasks`, and drains by itself when that is. With `certificates`, the
+/// listener takes HTTPS only.
 pub async fn serve(
     listener: TcpListener,
     app: axum::Router,
@@ -62,6 +65,7 @@ pub async fn serve(
     connections: Arc<Connections>,
     tasks: Tasks,
     closing: CancellationToken,
+    certificates: Option<Certificates>,
 ) {
     loop {
         let accepted = tokio::select! {
@@ -71,10 +75,11 @@ pub async fn serve(
         match accepted {
             Ok((stream, _)) => match connections.admit() {
                 Some(place) => {
-                    let connection = serve_connection(stream, app.clone(), limits, closing.clone(), place);
+                    let connection =
+                        serve_connection(stream, app.clone(), limits, closing.clone(), place, certificates.clone());
                     tasks.spawn("connection", connection);
                 }
-                None => refuse(stream, limits),
+                None => refuse(stream, limits, certificates.is_some()),
             },
             Err(reason) if is_about_one_connection(&reason) => {
                 tracing::debug!(%reason, listener = limits.listener, "a connection was gone before it was accepted");
@@ -98,15 +103,20 @@ async fn serve_connection(
     limits: ServerLimits,
     closing: CancellationToken,
     place: Place,
+    certificates: Option<Certificates>,
 ) {
     let _counted = Counted::enter(limits.listener);
     if let Err(reason) = stream.set_nodelay(true) {
         tracing::debug!(%reason, "TCP_NODELAY");
     }
     let returned = Returned::default();
-    match serve_requests(stream, app, limits, &closing, &place, returned.clone()).await {
+    let ended = match shake_hands(stream, certificates, limits, &closing, &place, &returned).await {
+        Ok(stream) => serve_requests(stream, app, limits, &closing, &place, returned.clone()).await,
+        Err(ended) => ended,
+    };
+    match ended {
         Ended::ByItself => closing.run_until_cancelled(returned.linger()).await.unwrap_or_default(),
-        // Nothing was asked, or nothing is taken: there is nobody to wait for.
+        // No request was sent, or no answer is taken: there is no client to wait for.
         Ended::ByBound(reason) => count_closed(limits, reason),
     }
 }
@@ -118,8 +128,56 @@ enum Ended {
     ByBound(&'static str),
 }
 
+/// The first byte of a TLS connection: the record of a handshake.
+const TLS_HANDSHAKE: u8 = 22;
+
+/// Makes the TLS handshake where there are certificates. It is bounded as a head is, and gives way as a head does.
+async fn shake_hands(
+    mut stream: TcpStream,
+    certificates: Option<Certificates>,
+    limits: ServerLimits,
+    closing: &CancellationToken,
+    place: &Place,
+    returned: &Returned,
+) -> Result<Socket, Ended> {
+    let Some(certificates) = certificates else { return Ok(Socket::Plain(stream)) };
+    let handshake = async {
+        let mut first = [0];
+        match stream.peek(&mut first).await {
+            Ok(1) if first[0] == TLS_HANDSHAKE => {}
+            Ok(1) => {
+                count_closed(limits, "plaintext");
+                let problem = Problem::new(
+                    Code::InvalidRequest,
+                    "this address takes HTTPS only: use https:// in place of http://",
+                );
+                if stream.write_all(&rejection::answer(problem)).await.is_ok() && stream.shutdown().await.is_ok() {
+                    returned.put(Socket::Plain(stream));
+                }
+                return Err(Ended::ByItself);
+            }
+            // The client has closed the connection.
+            _ => return Err(Ended::ByItself),
+        }
+        match certificates.acceptor().accept(stream).await {
+            Ok(stream) => Ok(Socket::Tls(Box::new(stream))),
+            Err(reason) => {
+                tracing::debug!(%reason, listener = limits.listener, "TLS handshake failed");
+                Err(Ended::ByBound("tls_handshake"))
+            }
+        }
+    };
+    tokio::select! {
+        outcome = tokio::time::timeout(limits.header_timeout, handshake) => {
+            outcome.unwrap_or(Err(Ended::ByBound("header_timeout")))
+        }
+        () = place.leave.cancelled() => Err(Ended::ByBound("gave_way")),
+        () = closing.cancelled() => Err(Ended::ByItself),
+    }
+}
+
 async fn serve_requests(
-    stream: TcpStream,
+    stream: Socket,
     app: axum::Router,
     limits: ServerLimits,
     closing: &CancellationToken,
@@ -204,9 +262,12 @@ fn builder() -> auto::Builder<TokioExecutor> {
     builder
 }
 
-/// Answers a connection over the bound with one write that cannot block, and closes it.
-fn refuse(stream: TcpStream, limits: ServerLimits) {
+/// Answers a connection over the bound with one write that cannot block, and closes it. With TLS there is no answer: it would need a handshake.
+fn refuse(stream: TcpStream, limits: ServerLimits, tls: bool) {
     count_closed(limits, "max_connections");
+    if tls {
+        return;
+    }
     let answer = rejection::answer(Problem::new(Code::Overloaded, "too many connections"));
     // Best effort: the socket's buffer is empty, and a client that misses it sees the connection close.
     if let Ok(mut stream) = stream.into_std() {
@@ -236,6 +297,9 @@ impl Drop for Counted {
 }
 
 #[cfg(test)]
+mod tls_tests;
+
+#[cfg(test)]
 mod tests {
     use axum::routing::get;
     use tokio::{
@@ -246,12 +310,12 @@ mod tests {
     use super::*;
 
     /// For what comes by itself, on a busy machine.
-    const PATIENCE: Duration = Duration::from_secs(30);
+    pub const PATIENCE: Duration = Duration::from_secs(30);
     /// A bound that nothing meets.
     const NEVER: Duration = Duration::from_secs(600);
 
-    struct Server {
-        address: std::net::SocketAddr,
+    pub struct Server {
+        pub address: std::net::SocketAddr,
         tasks: Tasks,
         /// A request for `/slow` has arrived, and its answer may go.
         arrived: Arc<Notify>,
@@ -264,6 +328,14 @@ mod tests {
         }
 
         async fn with_connections(limits: ServerLimits, max_connections: usize) -> Self {
+            Self::with_tls(limits, max_connections, None).await
+        }
+
+        pub async fn with_tls(
+            limits: ServerLimits,
+            max_connections: usize,
+            certificates: Option<Certificates>,
+        ) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let (tasks, arrived, answer) = (Tasks::new(), Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -276,24 +348,25 @@ mod tests {
             let quick = get(async || "quick");
             let app = axum::Router::new().route("/", quick.clone()).route("/name", quick).route("/slow", slow);
             let connections = Connections::new(max_connections);
-            tasks.spawn("server", serve(listener, app, limits, connections, tasks.clone(), tasks.token().clone()));
+            let (token, spawner) = (tasks.token().clone(), tasks.clone());
+            tasks.spawn("server", serve(listener, app, limits, connections, spawner, token, certificates));
             Self { address, tasks, arrived, answer }
         }
 
-        async fn connect(&self) -> TcpStream {
+        pub async fn connect(&self) -> TcpStream {
             TcpStream::connect(self.address).await.unwrap()
         }
 
-        async fn end(&self) {
+        pub async fn end(&self) {
             self.tasks.shutdown(PATIENCE).await.unwrap();
         }
     }
 
-    fn limits() -> ServerLimits {
+    pub fn limits() -> ServerLimits {
         ServerLimits { listener: "test", header_timeout: NEVER, idle_timeout: NEVER }
     }
 
-    async fn read_to_end(stream: &mut TcpStream) -> String {
+    pub async fn read_to_end(stream: &mut TcpStream) -> String {
         let mut text = Vec::new();
         let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut text));
         let _ = read.await.expect("the server closes the connection");

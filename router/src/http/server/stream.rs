@@ -13,6 +13,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
+use tokio_rustls::server::TlsStream;
 
 use super::{activity::Activity, rejection};
 
@@ -20,10 +21,16 @@ use super::{activity::Activity, rejection};
 const LINGER: Duration = Duration::from_secs(5);
 const LINGER_BUFFER_BYTES: usize = 64 * 1024;
 
+/// The bytes of HTTP, as they are or within TLS.
+pub enum Socket {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
 /// A socket lent to hyper.
 pub struct Watched {
     /// Absent once dropped.
-    stream: Option<TcpStream>,
+    stream: Option<Socket>,
     activity: Arc<Activity>,
     returned: Returned,
     /// What of an answer in place of hyper's own is still to be written.
@@ -32,10 +39,10 @@ pub struct Watched {
 
 /// Where the socket is once hyper has let go of it.
 #[derive(Clone, Default)]
-pub struct Returned(Arc<Mutex<Option<TcpStream>>>);
+pub struct Returned(Arc<Mutex<Option<Socket>>>);
 
 impl Watched {
-    pub fn new(stream: TcpStream, activity: Arc<Activity>, returned: Returned) -> Self {
+    pub fn new(stream: Socket, activity: Arc<Activity>, returned: Returned) -> Self {
         Self { stream: Some(stream), activity, returned, replacement: Vec::new() }
     }
 
@@ -60,18 +67,25 @@ impl Watched {
         })
     }
 
-    fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+    fn stream(&mut self) -> io::Result<Pin<&mut Socket>> {
         self.stream.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        *self.returned.0.lock().unwrap_or_else(PoisonError::into_inner) = self.stream.take();
+        if let Some(stream) = self.stream.take() {
+            self.returned.put(stream);
+        }
     }
 }
 
 impl Returned {
+    /// Gives a socket back that hyper has not had.
+    pub fn put(&self, stream: Socket) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
+    }
+
     /// Reads what a client is still sending after its answer was sent and this side was shut, until it closes. To close with
     /// unread bytes would reset the connection, and the client might never see why it was refused.
     pub async fn linger(self) {
@@ -128,5 +142,55 @@ impl AsyncWrite for Watched {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.as_ref().is_some_and(AsyncWrite::is_write_vectored)
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
     }
 }
