@@ -62,7 +62,7 @@ pub const MIGRATIONS: [Migration; 4] = [
         version: 4,
         title: "the beginning of a timeline",
         locks: &[TableLock { table: "shard_identity", mode: "ACCESS EXCLUSIVE", work: Work::Catalogue }],
-        sql: include_str!("../../../migrations/0005_timeline_began.sql"),
+        sql: include_str!("../../../migrations/0004_timeline_began.sql"),
     },
 ];
 
