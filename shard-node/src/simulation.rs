@@ -71,6 +71,11 @@ impl ShardDatabase {
         self.0.restart();
     }
 
+    /// Restarts the server, and again after each later crash.
+    pub fn stay_up(&self) {
+        self.0.stay_up();
+    }
+
     pub fn set_read_only(&self, is_read_only: bool) {
         self.0.set_read_only(is_read_only);
     }

@@ -171,7 +171,7 @@ pub fn heal(cluster: &Cluster, routers: usize) {
     trace::note("fault", || "everything heals".to_owned());
     cluster.network.calm();
     for database in cluster.databases() {
-        database.restart();
+        database.stay_up();
         database.set_read_only(false);
     }
     for address in cluster.addresses() {

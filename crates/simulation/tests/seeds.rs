@@ -48,6 +48,12 @@ fn a_database_that_pretends_a_commit_is_noticed() {
     assert!(findings.len() >= 20, "{findings:?}");
 }
 
+/// The seed made a commit crash its database in the moment in which everything healed, and the database stayed down.
+#[test]
+fn a_crash_that_was_ordered_before_everything_heals_does_not_last() {
+    assert_eq!(run(20_598_599, false).finding, None);
+}
+
 #[test]
 fn no_seed_finds_anything() {
     let (first, seeds) = (from_environment("SEED", 1), from_environment("SEEDS", 60));

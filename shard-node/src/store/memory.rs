@@ -60,6 +60,8 @@ struct Tables {
     incarnation: i64,
     is_read_only: bool,
     is_down: bool,
+    /// A crash is followed by a restart at once.
+    restarts_at_once: bool,
     /// Starts of the server. A session from before a start is broken.
     starts: u64,
 }
@@ -190,6 +192,7 @@ impl Database {
             incarnation: 1,
             is_read_only: false,
             is_down: false,
+            restarts_at_once: false,
             starts: 1,
         })))
     }
@@ -346,6 +349,15 @@ impl Database {
         self.tables().is_down = false;
     }
 
+    /// [`Database::restart`], and again after each later crash. A commit that is under way may still bring about a crash that was
+    /// ordered for it before.
+    #[cfg(feature = "simulation")]
+    pub fn stay_up(&self) {
+        let mut tables = self.tables();
+        tables.is_down = false;
+        tables.restarts_at_once = true;
+    }
+
     /// Appends a booking that books nothing, as another writer may.
     pub fn append_marker(&self) {
         self.tables().append_marker();
@@ -386,7 +398,7 @@ impl Tables {
     }
 
     fn crash(&mut self) {
-        self.is_down = true;
+        self.is_down = !self.restarts_at_once;
         self.starts += 1;
     }
 
@@ -916,5 +928,16 @@ mod tests {
         assert!(failure.in_doubt && database.bookings().is_empty(), "the writer's session is from before");
         assert!(memory.open_writer().await.unwrap());
         memory.commit(message(&memory, state, marker(state))).await.unwrap();
+    }
+
+    #[cfg(feature = "simulation")]
+    #[tokio::test]
+    async fn a_server_that_stays_up_breaks_sessions_and_opens_new_ones() {
+        let database = Database::new();
+        let memory = node(&database).await;
+        database.stay_up();
+        database.crash();
+        assert_eq!(memory.folded().await.unwrap_err().remedy(), Remedy::Reconnect);
+        assert!(memory.open().await.unwrap().is_new);
     }
 }
