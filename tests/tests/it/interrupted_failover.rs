@@ -11,17 +11,11 @@ use testkit::{
     section::section,
     seed::Seed,
     wait::until,
-    workload::{Accounts, Load, Mix, open_account},
+    workload::{Accounts, Load, open_account},
 };
 
-const MIX: Mix = Mix {
-    single_clients: 3,
-    batch_clients: 1,
-    two_phase_clients: 0,
-    batch_items: 10,
-    gives_up: true,
-    request_timeout: Duration::from_secs(4),
-};
+use crate::shard_failover::MIX;
+
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The steps of a failover in their order. The failover of one shard is interrupted at each of them.
 const STEPS: [&str; 4] = ["stop", "set_aside", "promote", "rebuild"];

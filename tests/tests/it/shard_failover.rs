@@ -14,7 +14,8 @@ use testkit::{
 };
 
 const SHARD: &str = "s0";
-const MIX: Mix = Mix {
+/// The load during a failover.
+pub const MIX: Mix = Mix {
     single_clients: 3,
     batch_clients: 1,
     two_phase_clients: 0,
