@@ -16,7 +16,7 @@ TEST_SHARDCTL := $(TARGET)/debug/shardctl
 CLIPPY        := cargo clippy --workspace --all-targets -- -D warnings
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test model simulate broken-rules chaos chaos-selftest chaos-reshard chaos-sagas lint openapi bench bench-long soak reshard-demo release clean
+.PHONY: help up down status test test-unit test-cluster model simulate broken-rules chaos chaos-selftest chaos-reshard chaos-sagas lint openapi bench bench-long soak reshard-demo release clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,20 @@ test: lint ## Run the lints, 20,000 simulated clusters and every test
 	else \
 	    echo 'cargo test --workspace'; cargo test --workspace; \
 	fi
+
+# `make test` in two parts, which the GitHub workflow runs on two machines. A test that starts PostgreSQL belongs to the second part.
+CLUSTER_TESTS := integration-tests pg-session
+RUN_TESTS      = $(if $(shell cargo nextest --version 2>/dev/null),cargo nextest run,cargo test)
+
+test-unit: lint ## Run the part of `make test` that needs no database: lints, simulation, unit tests
+	@$(MAKE) --no-print-directory simulate SEEDS=20000
+	$(RUN_TESTS) --workspace $(addprefix --exclude ,$(CLUSTER_TESTS))
+
+test-cluster: ## Run the rest of it: the tests that start PostgreSQL, nodes and routers
+	cargo build --workspace --bins
+	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir $(TARGET)/test-postgresql postgres ensure); \
+	export SHARDLEDGER_PG_BIN="$$pg_bin"; \
+	echo '$(RUN_TESTS) $(addprefix -p ,$(CLUSTER_TESTS))'; $(RUN_TESTS) $(addprefix -p ,$(CLUSTER_TESTS))
 
 # Many more random sequences than `make test` plays; SEED=… repeats a run.
 model: ## Play SEQUENCES=… random sequences to a ledger in memory and to real nodes, and HISTORIES=… of concurrent requests
