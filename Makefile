@@ -16,7 +16,7 @@ TEST_SHARDCTL := $(TARGET)/debug/shardctl
 CLIPPY        := cargo clippy --workspace --all-targets -- -D warnings
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test test-unit test-cluster model simulate broken-rules chaos chaos-selftest chaos-reshard chaos-sagas lint openapi bench bench-long soak reshard-demo release clean
+.PHONY: help up down status test test-unit test-cluster model simulate broken-rules chaos chaos-selftest chaos-reshard chaos-sagas lint configuration openapi bench bench-long soak reshard-demo release clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -108,6 +108,11 @@ lint: ## Check formatting, clippy, and where cargo-deny is installed, the depend
 	@if cargo clippy --version >/dev/null 2>&1; then echo '$(CLIPPY)'; $(CLIPPY); \
 	else echo 'no cargo clippy here (rustup component add clippy): lints are not checked' >&2; fi
 	@if cargo deny --version >/dev/null 2>&1; then echo 'cargo deny check'; cargo deny check; fi
+
+configuration: ## Renew docs/operations/configuration.md, the reference of the configuration files
+	@cargo build -p router -p shard-node
+	@{ $(TARGET)/debug/router --print-config-reference && echo && $(TARGET)/debug/shard-node --print-config-reference; } > $(TARGET)/configuration.md
+	@mv $(TARGET)/configuration.md docs/operations/configuration.md
 
 openapi: ## Renew docs/openapi.json, the committed copy of the API's description
 	cargo build -p router

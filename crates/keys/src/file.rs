@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, num::NonZeroU32, sync::Arc};
 
+use schemars::{JsonSchema, Schema, schema_for};
 use serde::Deserialize;
 use telemetry::clock::parse_rfc3339;
 use toml::Spanned;
@@ -25,35 +26,63 @@ pub struct KeyFileError {
     pub reason: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct File {
+    /// One table for each key.
     #[serde(default)]
+    #[schemars(with = "Vec<FileKey>")]
     key: Vec<Spanned<FileKey>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct FileKey {
+    /// Unique in the file; it goes into the log.
+    #[schemars(with = "String")]
     name: Spanned<String>,
+    /// Of `read`, `write` and `admin`.
+    #[schemars(with = "Vec<String>")]
     roles: Spanned<Vec<Spanned<String>>>,
+    /// Accounts that the key may debit, open and change: beginnings of ids, `=ID` for one account, `*` for all.
     #[serde(default)]
+    #[schemars(with = "Vec<String>")]
     debit: Vec<Spanned<String>>,
+    /// Accounts that the key may credit.
     #[serde(default)]
+    #[schemars(with = "Vec<String>")]
     credit: Vec<Spanned<String>>,
+    /// Accounts that the key may read.
     #[serde(default)]
+    #[schemars(with = "Vec<String>")]
     read: Vec<Spanned<String>>,
+    /// Requests that the key may send to one router. Without it, as many as the router takes.
     requests_per_second: Option<NonZeroU32>,
+    /// Requests that may come at once. Without it, those of one second.
+    #[schemars(with = "Option<NonZeroU32>")]
     burst: Option<Spanned<NonZeroU32>>,
+    /// When the key ends, in RFC 3339.
+    #[schemars(with = "Option<String>")]
     expires_at: Option<Spanned<String>>,
+    /// One secret, or two during a rotation.
+    #[schemars(with = "Vec<FileSecret>")]
     secrets: Spanned<Vec<FileSecret>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct FileSecret {
+    /// The SHA-256 of the secret, in hexadecimal digits.
+    #[schemars(with = "String")]
     sha256: Spanned<String>,
+    /// When this secret ends, in RFC 3339. Without it, with the key.
+    #[schemars(with = "Option<String>")]
     expires_at: Option<Spanned<String>>,
+}
+
+/// The schema of the file of keys, for the reference of its settings.
+pub fn file_schema() -> Schema {
+    schema_for!(File)
 }
 
 /// The keys of a file, found by a secret.

@@ -7,7 +7,7 @@ mod permission;
 mod secret;
 
 pub use self::{
-    file::{KeyFileError, KeyTable, MAX_KEYS, MAX_PREFIXES, MAX_SECRETS},
+    file::{KeyFileError, KeyTable, MAX_KEYS, MAX_PREFIXES, MAX_SECRETS, file_schema},
     permission::{Prefixes, Role, Roles},
     secret::{Digest, InvalidDigest, Secret},
 };
