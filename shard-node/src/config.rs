@@ -21,6 +21,7 @@ pub const DATABASE_URL_VARIABLE: &str = "SHARD_NODE_DATABASE_URL";
 pub struct Config {
     pub cluster: ClusterConfig,
     pub shard: ShardConfig,
+    #[serde(default)]
     pub database: DatabaseConfig,
     #[serde(default)]
     pub clock: ClockConfig,
@@ -54,21 +55,23 @@ pub struct ShardConfig {
 
 /// The shard's PostgreSQL.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct DatabaseConfig {
     /// `postgres://user:password@host:port/database`, or several `host:port` of a primary and its stand-bys, separated by commas. Needed here
     /// or in the environment variable `SHARD_NODE_DATABASE_URL`, which comes first.
-    #[serde(default)]
     pub url: String,
     /// Connections for reads. The lane has its own connection.
-    #[serde(default = "default_read_connections")]
     pub read_connections: u32,
     /// Limit for a connection to the database.
-    #[serde(default = "default_connect_timeout_ms")]
     pub connect_timeout_ms: u64,
     /// Client-side deadline of one statement. The connection is dropped when it passes.
-    #[serde(default = "default_statement_timeout_ms")]
     pub statement_timeout_ms: u64,
+}
+
+impl Default for DatabaseConfig {
+    fn default() -> Self {
+        Self { url: String::new(), read_connections: 4, connect_timeout_ms: 2_000, statement_timeout_ms: 10_000 }
+    }
 }
 
 /// A listener.
@@ -141,18 +144,6 @@ impl ClockConfig {
     pub fn max_difference(&self) -> Duration {
         Duration::from_millis(self.max_difference_ms)
     }
-}
-
-fn default_read_connections() -> u32 {
-    4
-}
-
-fn default_connect_timeout_ms() -> u64 {
-    2_000
-}
-
-fn default_statement_timeout_ms() -> u64 {
-    10_000
 }
 
 const REFERENCE_INTRODUCTION: &str = "Each `shard-node` reads its own at start: `shard-node --config s0.toml`. The commands `init`, `migrate` and `accept` read it, too.";
@@ -302,6 +293,9 @@ mod tests {
         assert!(parse(&format!("{GOOD}\nshard.colour = 1")).unwrap_err().contains("colour"));
         let zero = parse(&format!("{GOOD}\nlane.queue_operations = 0")).unwrap();
         assert!(zero.check().unwrap_err().to_string().contains("lane.queue_operations"));
+        // The environment may supply the URL of a file without the section.
+        let no_section = parse(&GOOD.replace("database.url", "#")).unwrap();
+        assert!(no_section.check().unwrap_err().to_string().contains(DATABASE_URL_VARIABLE));
         let no_url = parse(&GOOD.replace("database.url", "database.read_connections = 3 #")).unwrap();
         assert!(no_url.check().unwrap_err().to_string().contains("database.url"));
     }
