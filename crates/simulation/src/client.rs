@@ -6,14 +6,14 @@ use ledger::{
     AccountId, HoldKey, Metadata, TransferId,
     operation::{PlaceHold, Purpose},
 };
-use router::simulation::{CallError, NewTransfer, Router, TransferReply};
+use router::simulation::{AtomicReply, CallError, NewTransfer, Router, TransferReply};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use crate::{
     cluster::{Accounts, Cluster, FUNDS, RouterProcess, asset},
     random::Random,
-    record::{Answer, Order, Proof, Record, hear_group},
+    record::{Answer, Failure, Group, Order, Proof, Record, hear_group, short},
     trace,
 };
 
@@ -32,6 +32,8 @@ pub struct Client {
     /// Until when every order must have got its answer.
     until: Instant,
     pub records: Vec<Record>,
+    /// Atomic groups. Their members are among the records, too.
+    pub groups: Vec<Group>,
 }
 
 /// What came of an attempt: an answer, a refused connection, or nothing.
@@ -44,7 +46,7 @@ enum Attempt<T> {
 impl Client {
     pub fn new(number: u64, cluster: Cluster, routers: usize, random: Random, until: Instant) -> Self {
         let name = format!("client {number}");
-        Self { number, name, cluster, routers, random, ids: 0, until, records: Vec::new() }
+        Self { number, name, cluster, routers, random, ids: 0, until, records: Vec::new(), groups: Vec::new() }
     }
 
     /// Orders so many things.
@@ -111,15 +113,16 @@ impl Client {
     async fn batch(&mut self) -> Result<(), String> {
         let items: Vec<NewTransfer> = (0..self.random.between(2, MOST_ITEMS)).map(|_| self.payment()).collect();
         let mut records: Vec<Record> = items.iter().map(|item| Record::new(Order::Transfer(item.clone()))).collect();
+        self.note_sent(&mut records);
         let replies =
             self.ask("a batch", |router, deadline| async move { router.transfer_batch(items, deadline).await });
         match replies.await {
             Attempt::Replied(replies) => {
                 for (record, reply) in records.iter_mut().zip(&replies) {
-                    trace::note(&self.name, || format!("{}: {}", short(record), shown(reply)));
-                    record.attempts += 1;
+                    trace::note(&self.name, || format!("{}: {}", short(record.id()), shown(reply)));
                     record.hear_transfer(reply)?;
                 }
+                self.note_heard(&mut records);
             }
             Attempt::NotSent => {}
             Attempt::Lost => {
@@ -156,22 +159,35 @@ impl Client {
         let mut group: Vec<Record> = items.iter().map(of_group).collect();
         loop {
             let order = items.clone();
+            self.note_sent(&mut group);
             let attempt =
                 self.ask("a group", |router, deadline| async move { router.transfer_atomic(order, deadline).await });
+            let mut failed = None;
             let proof = match attempt.await {
                 Attempt::Replied(reply) => {
-                    trace::note(&self.name, || format!("{} and others: {}", short(&group[0]), shown(&reply)));
-                    hear_group(&mut group, &reply)?
+                    trace::note(&self.name, || format!("{} and others: {}", short(group[0].id()), shown(&reply)));
+                    let proof = hear_group(&mut group, &reply)?;
+                    self.note_heard(&mut group);
+                    failed = self.failure(&reply);
+                    proof
                 }
                 Attempt::NotSent => Proof::NotExecuted,
                 Attempt::Lost => group.iter_mut().fold(Proof::Unknown, |_, record| record.lost()),
             };
             if self.is_the_end(proof, &mut group) {
+                self.groups.push(Group { members: group.clone(), failed });
                 self.records.extend(group);
                 return Ok(());
             }
             self.pause_before_retry(&group[0]).await?;
         }
+    }
+
+    /// Why a group stored nothing, if it was answered so now.
+    fn failure(&self, reply: &Result<AtomicReply, CallError>) -> Option<Failure> {
+        let Ok(AtomicReply::Failed { culprit, items }) = reply else { return None };
+        let TransferReply::NotStored(refused) = items.get(*culprit)? else { return None };
+        Some(Failure { culprit: *culprit, refused: *refused, returned: self.cluster.moment() })
     }
 
     async fn hold(&mut self) -> Result<(), String> {
@@ -278,12 +294,12 @@ impl Client {
     /// # Errors
     /// If no ledger may answer so.
     pub async fn attempt(&mut self, record: &mut Record) -> Result<Proof, String> {
-        record.attempts += 1;
+        self.note_sent(std::slice::from_mut(record));
         macro_rules! attempt {
             ($what:literal, $record:ident, $hear:ident, |$router:ident, $deadline:ident| $call:expr) => {
                 match self.ask($what, |$router, $deadline| async move { $call.await }).await {
                     Attempt::Replied(reply) => {
-                        trace::note(&self.name, || format!("{}: {}", short($record), shown(&reply)));
+                        trace::note(&self.name, || format!("{}: {}", short($record.id()), shown(&reply)));
                         $record.$hear(&reply)
                     }
                     Attempt::NotSent => Ok(Proof::NotExecuted),
@@ -291,8 +307,8 @@ impl Client {
                 }
             };
         }
-        trace::note(&self.name, || format!("{} {:?}", short(record), record.order));
-        match record.order.clone() {
+        trace::note(&self.name, || format!("{} {:?}", short(record.id()), record.order));
+        let proof = match record.order.clone() {
             Order::Transfer(order) => {
                 attempt!("a transfer", record, hear_transfer, |router, deadline| router.transfer(order, deadline))
             }
@@ -302,7 +318,19 @@ impl Client {
             Order::Release(key) => {
                 attempt!("a release", record, hear_release, |router, deadline| router.release_hold(key, deadline))
             }
-        }
+        };
+        self.note_heard(std::slice::from_mut(record));
+        proof
+    }
+
+    fn note_sent(&self, records: &mut [Record]) {
+        let now = self.cluster.moment();
+        records.iter_mut().for_each(|record| record.sends(now));
+    }
+
+    fn note_heard(&self, records: &mut [Record]) {
+        let now = self.cluster.moment();
+        records.iter_mut().for_each(|record| record.hears(now));
     }
 
     /// Whether the client is done with an order after this attempt.
@@ -349,12 +377,6 @@ impl Client {
             }
         }
     }
-}
-
-/// How a trace names an order.
-fn short(record: &Record) -> String {
-    let (high, low) = record.id().0.as_u64_pair();
-    format!("{}/{low}", high.saturating_sub(1))
 }
 
 fn shown<T: std::fmt::Debug>(reply: &Result<T, CallError>) -> String {

@@ -42,6 +42,7 @@ struct Total {
     attempts: usize,
     doubtful: usize,
     faults: usize,
+    undecided: u64,
     calls: u64,
     virtual_time: Duration,
     failed: Vec<(u64, String)>,
@@ -54,6 +55,7 @@ impl Total {
         self.attempts += report.attempts;
         self.doubtful += report.doubtful;
         self.faults += report.faults;
+        self.undecided += u64::from(report.is_undecided);
         self.calls += report.calls;
         self.virtual_time += report.took;
         self.failed.extend(report.finding.map(|finding| (seed, finding)));
@@ -120,7 +122,8 @@ fn play(args: &Args) -> io::Result<ExitCode> {
     writeln!(
         out,
         "{} seeds in {seconds:.1} s on {threads} threads ({rate:.0} seeds a minute): {} orders in {} attempts, {} of them once of unknown \
-         outcome; {} faults, {} calls of nodes, {:.0} h of virtual time; {} findings",
+         outcome; {} faults, {} calls of nodes, {:.0} h of virtual time; {} runs without a decision about \
+         a serial order; {} findings",
         total.runs,
         total.orders,
         total.attempts,
@@ -128,6 +131,7 @@ fn play(args: &Args) -> io::Result<ExitCode> {
         total.faults,
         total.calls,
         total.virtual_time.as_secs_f64() / 3600.0,
+        total.undecided,
         total.failed.len(),
     )?;
     Ok(if total.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -22,7 +22,8 @@ use crate::{
     cluster::{Cluster, Template},
     faults,
     random::Random,
-    record::{Proof, Record},
+    record::{Group, Proof, Record},
+    serial_order::{self, Beginning, SerialOrder},
     trace,
 };
 
@@ -36,6 +37,8 @@ pub struct Report {
     pub attempts: usize,
     pub doubtful: usize,
     pub faults: usize,
+    /// The search for a serial order was ended at its bound.
+    pub is_undecided: bool,
     /// Calls of nodes.
     pub calls: u64,
     /// How long the run took in its own time.
@@ -168,11 +171,12 @@ async fn play(template: &Template, mut random: Random, lie: Option<Fault>) -> Re
         })
         .collect();
     let mut report = Report { faults: planned.len(), ..Report::default() };
-    let (mut clients_left, mut records) = (Vec::new(), Vec::new());
+    let (mut clients_left, mut records, mut groups) = (Vec::new(), Vec::new(), Vec::new());
     for client in join_all(clients).await {
         match client {
             Ok((mut client, outcome)) => {
                 records.append(&mut client.records);
+                groups.append(&mut client.groups);
                 clients_left.push(client);
                 report.finding = report.finding.take().or(outcome.err());
             }
@@ -186,6 +190,13 @@ async fn play(template: &Template, mut random: Random, lie: Option<Fault>) -> Re
         tokio::time::sleep_until(heals_at).await;
         let ended = end(&cluster, heals_at, &mut clients_left[0], &mut records, &before).await;
         report.finding = ended.err();
+        if report.finding.is_none() {
+            match serial_order(&cluster, &before, &records, &groups) {
+                SerialOrder::Exists => {}
+                SerialOrder::Undecided => report.is_undecided = true,
+                SerialOrder::Impossible(why) => report.finding = Some(why),
+            }
+        }
     }
     report.calls = cluster.network.calls();
     report.took = begun.elapsed();
@@ -235,4 +246,15 @@ async fn end(
     }
     cluster.databases().for_each(ShardDatabase::check_folded);
     audit::audit(cluster, before, records)
+}
+
+fn serial_order(
+    cluster: &Cluster,
+    before: &BTreeMap<ledger::AccountId, i64>,
+    records: &[Record],
+    groups: &[Group],
+) -> SerialOrder {
+    let accounts: Vec<ledger::Account> = cluster.databases().flat_map(|database| database.fold().0).collect();
+    let beginning = Beginning { accounts: &cluster.accounts, balances: before };
+    serial_order::find(&beginning, records, groups, &accounts, cluster.moment())
 }
