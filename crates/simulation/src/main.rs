@@ -4,7 +4,7 @@ use std::{
     io::{self, Write},
     process::ExitCode,
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
@@ -59,7 +59,17 @@ impl Total {
         self.calls += report.calls;
         self.virtual_time += report.took;
         self.failed.extend(report.finding.map(|finding| (seed, finding)));
+        self.failed.sort();
     }
+
+    /// Whether so many smaller seeds have found something. The first findings are the same in every run of the same seeds.
+    fn is_beyond(&self, seed: u64, findings: usize) -> bool {
+        findings.checked_sub(1).and_then(|last| self.failed.get(last)).is_some_and(|(last, _)| seed > *last)
+    }
+}
+
+fn lock(total: &Mutex<Total>) -> MutexGuard<'_, Total> {
+    total.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn main() -> ExitCode {
@@ -94,22 +104,18 @@ fn play(args: &Args) -> io::Result<ExitCode> {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Relaxed);
-                    if seed > last {
+                    if seed > last || lock(&total).is_beyond(seed, args.findings) {
                         return;
                     }
                     let report = run(seed, false);
-                    let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
-                    if total.failed.len() >= args.findings {
-                        return;
-                    }
-                    total.add(seed, report);
+                    lock(&total).add(seed, report);
                 }
             });
         }
     });
     let seconds = begun.elapsed().as_secs_f64();
     let mut total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
-    total.failed.sort();
+    total.failed.truncate(args.findings);
     for (seed, finding) in &total.failed {
         writeln!(out, "SEED={seed}: {finding}")?;
     }
