@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::{
     cluster::{Accounts, Cluster, FUNDS, RouterProcess, asset},
     random::Random,
+    reader::Ordered,
     record::{Answer, Failure, Group, Order, Proof, Record, hear_group, short},
     trace,
 };
@@ -31,6 +32,7 @@ pub struct Client {
     ids: u64,
     /// Until when every order must have got its answer.
     until: Instant,
+    ordered: Ordered,
     pub records: Vec<Record>,
     /// Atomic groups. Their members are among the records, too.
     pub groups: Vec<Group>,
@@ -44,9 +46,18 @@ enum Attempt<T> {
 }
 
 impl Client {
-    pub fn new(number: u64, cluster: Cluster, routers: usize, random: Random, until: Instant) -> Self {
+    /// What it sends is noted in `ordered`.
+    pub fn new(
+        number: u64,
+        cluster: Cluster,
+        routers: usize,
+        random: Random,
+        until: Instant,
+        ordered: Ordered,
+    ) -> Self {
         let name = format!("client {number}");
-        Self { number, name, cluster, routers, random, ids: 0, until, records: Vec::new(), groups: Vec::new() }
+        let (records, groups) = (Vec::new(), Vec::new());
+        Self { number, name, cluster, routers, random, ids: 0, until, ordered, records, groups }
     }
 
     /// Orders so many things.
@@ -325,7 +336,12 @@ impl Client {
 
     fn note_sent(&self, records: &mut [Record]) {
         let now = self.cluster.moment();
-        records.iter_mut().for_each(|record| record.sends(now));
+        for record in records {
+            record.sends(now);
+            if record.attempts == 1 {
+                self.ordered.note(record);
+            }
+        }
     }
 
     fn note_heard(&self, records: &mut [Record]) {

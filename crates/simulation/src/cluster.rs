@@ -46,6 +46,12 @@ pub struct Accounts {
     pub capped: AccountId,
 }
 
+impl Accounts {
+    pub fn all(&self) -> impl Iterator<Item = AccountId> {
+        [&self.bank].into_iter().chain(&self.limited).chain([&self.capped]).cloned()
+    }
+}
+
 /// Databases with accounts and money in them, and the maps of routers: what every run over so many shards begins with.
 pub struct Template {
     maps: Arc<Vec<ShardMap>>,

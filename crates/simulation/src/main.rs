@@ -41,6 +41,8 @@ struct Total {
     orders: usize,
     attempts: usize,
     doubtful: usize,
+    reads: usize,
+    failed_reads: usize,
     faults: usize,
     undecided: u64,
     calls: u64,
@@ -54,6 +56,8 @@ impl Total {
         self.orders += report.orders;
         self.attempts += report.attempts;
         self.doubtful += report.doubtful;
+        self.reads += report.reads;
+        self.failed_reads += report.failed_reads;
         self.faults += report.faults;
         self.undecided += u64::from(report.is_undecided);
         self.calls += report.calls;
@@ -128,12 +132,14 @@ fn play(args: &Args) -> io::Result<ExitCode> {
     writeln!(
         out,
         "{} seeds in {seconds:.1} s on {threads} threads ({rate:.0} seeds a minute): {} orders in {} attempts, {} of them once of unknown \
-         outcome; {} faults, {} calls of nodes, {:.0} h of virtual time; {} runs without a decision about \
+         outcome; {} reads and {} without an answer; {} faults, {} calls of nodes, {:.0} h of virtual time; {} runs without a decision about \
          a serial order; {} findings",
         total.runs,
         total.orders,
         total.attempts,
         total.doubtful,
+        total.reads,
+        total.failed_reads,
         total.faults,
         total.calls,
         total.virtual_time.as_secs_f64() / 3600.0,

@@ -25,7 +25,8 @@ fn a_seed_gives_the_same_trace_twice() {
 fn a_trace_does_not_change_the_run() {
     for seed in 20..=26 {
         let (with, without) = (run(seed, true), run(seed, false));
-        let of = |report: &simulation::Report| (report.orders, report.attempts, report.calls, report.took);
+        let of =
+            |report: &simulation::Report| (report.orders, report.attempts, report.reads, report.calls, report.took);
         assert_eq!(of(&with), of(&without), "SEED={seed}");
     }
 }
