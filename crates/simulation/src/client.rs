@@ -14,7 +14,7 @@ use crate::{
     cluster::{Accounts, Cluster, FUNDS, RouterProcess, asset},
     random::Random,
     reader::Ordered,
-    record::{Answer, Failure, Group, Order, Proof, Record, hear_group, short},
+    record::{Answer, Failure, Group, Moment, Order, Proof, Record, hear_group, short},
     trace,
 };
 
@@ -33,6 +33,8 @@ pub struct Client {
     /// Until when every order must have got its answer.
     until: Instant,
     ordered: Ordered,
+    /// When the last attempt was sent and its deadline, if a router has read it.
+    limits: Option<(Moment, Moment)>,
     pub records: Vec<Record>,
     /// Atomic groups. Their members are among the records, too.
     pub groups: Vec<Group>,
@@ -57,7 +59,7 @@ impl Client {
     ) -> Self {
         let name = format!("client {number}");
         let (records, groups) = (Vec::new(), Vec::new());
-        Self { number, name, cluster, routers, random, ids: 0, until, ordered, records, groups }
+        Self { number, name, cluster, routers, random, ids: 0, until, ordered, limits: None, records, groups }
     }
 
     /// Orders so many things.
@@ -133,7 +135,6 @@ impl Client {
                     trace::note(&self.name, || format!("{}: {}", short(record.id()), shown(reply)));
                     record.hear_transfer(reply)?;
                 }
-                self.note_heard(&mut records);
             }
             Attempt::NotSent => {}
             Attempt::Lost => {
@@ -142,6 +143,7 @@ impl Client {
                 }
             }
         }
+        self.note_heard(&mut records);
         for record in records {
             if record.answer.is_some() {
                 self.records.push(record);
@@ -177,14 +179,13 @@ impl Client {
             let proof = match attempt.await {
                 Attempt::Replied(reply) => {
                     trace::note(&self.name, || format!("{} and others: {}", short(group[0].id()), shown(&reply)));
-                    let proof = hear_group(&mut group, &reply)?;
-                    self.note_heard(&mut group);
                     failed = self.failure(&reply);
-                    proof
+                    hear_group(&mut group, &reply)?
                 }
                 Attempt::NotSent => Proof::NotExecuted,
                 Attempt::Lost => group.iter_mut().fold(Proof::Unknown, |_, record| record.lost()),
             };
+            self.note_heard(&mut group);
             if self.is_the_end(proof, &mut group) {
                 self.groups.push(Group { members: group.clone(), failed });
                 self.records.extend(group);
@@ -346,7 +347,10 @@ impl Client {
 
     fn note_heard(&self, records: &mut [Record]) {
         let now = self.cluster.moment();
-        records.iter_mut().for_each(|record| record.hears(now));
+        for record in records {
+            record.hears(now);
+            record.limits.extend(self.limits);
+        }
     }
 
     /// Whether the client is done with an order after this attempt.
@@ -380,10 +384,13 @@ impl Client {
         let number = self.random.index(self.routers);
         let patience = Duration::from_millis(*self.random.pick(&[300, 1_500, 5_000]));
         let Some(RouterProcess { router, tasks }) = self.cluster.router(number) else {
+            self.limits = None;
             trace::note(&self.name, || format!("{what}: router r{number} is down"));
             return Attempt::NotSent;
         };
         trace::note(&self.name, || format!("{what} to r{number}, within {patience:?}"));
+        let sent = self.cluster.moment();
+        self.limits = Some((sent, sent + u64::try_from(patience.as_micros()).unwrap_or(u64::MAX)));
         let request = tasks.spawn("request", call(router, Instant::now() + patience));
         match timeout(patience + Duration::from_millis(500), request).await {
             Ok(Ok(reply)) => Attempt::Replied(reply),

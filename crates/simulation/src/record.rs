@@ -61,6 +61,8 @@ pub struct Record {
     pub last_sent: Option<Moment>,
     /// When the first answer came.
     pub returned: Option<Moment>,
+    /// When each attempt was sent that a router read, and its deadline.
+    pub limits: Vec<(Moment, Moment)>,
 }
 
 /// An atomic group whose order has ended.
@@ -94,6 +96,7 @@ impl Record {
             sent: None,
             last_sent: None,
             returned: None,
+            limits: Vec::new(),
         }
     }
 
