@@ -213,3 +213,106 @@ fn goes_back(earlier: &Shown, later: &Shown) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ledger::{AssetCode, BookingKind, Limit, Position, booking::Leg, operation::Purpose};
+    use router::simulation::NewTransfer;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn account(name: &str) -> AccountId {
+        AccountId::client(name).expect("a valid id")
+    }
+
+    /// A payment of 10 from `alice`, who has 100: its booking, and what its client was told between 10 and 20.
+    fn payment() -> (Booking, Record) {
+        let (id, asset) = (TransferId(Uuid::from_u128(1)), AssetCode::new("USD").expect("a currency code"));
+        let leg = Leg { version: 3, previous: Position(1), posted: 90, held: 0, overdraft: Limit::ZERO };
+        let booking = Booking {
+            kind: BookingKind::Posted,
+            id: Some(id),
+            payer: account("alice"),
+            payee: Some(account("bob")),
+            asset,
+            amount: 10,
+            payer_leg: Some(leg),
+            ..Booking::marker(Position(2), 0)
+        };
+        let order = NewTransfer {
+            id,
+            debit: account("alice"),
+            credit: account("bob"),
+            asset,
+            amount: 10,
+            metadata: ledger::Metadata::empty(),
+            purpose: Purpose::Payment,
+        };
+        let answer = TransferAnswer {
+            state: TransferState::Posted { at_us: 0 },
+            amount: 10,
+            cross_shard: false,
+            presumed: None,
+            debit_after: None,
+            created_at_us: 0,
+            replayed: false,
+        };
+        let (sent, returned) = (Some(10), Some(20));
+        let answer = Some(Answer::Transfer(answer));
+        (booking, Record { sent, returned, answer, ..Record::new(Order::Transfer(order)) })
+    }
+
+    fn verdict(reads: &[(Moment, Moment, Shown)]) -> Result<(), String> {
+        let (booking, record) = payment();
+        let before = Leg { version: 2, posted: 100, ..booking.payer_leg.expect("a leg") };
+        let earlier =
+            Booking { id: None, position: Position(1), payee: None, payer_leg: Some(before), ..booking.clone() };
+        let read = |(invoked, returned, shown): &(Moment, Moment, Shown)| Read {
+            invoked: *invoked,
+            returned: *returned,
+            shown: shown.clone(),
+        };
+        check(&[earlier, booking], &[record], &reads.iter().map(read).collect::<Vec<_>>())
+    }
+
+    fn shows(version: i64, posted: i64) -> Shown {
+        Shown::Account(account("alice"), ShownAccount { version, posted, held: 0 })
+    }
+
+    fn shows_transfer(status: Option<u8>) -> Shown {
+        let named = Named { id: TransferId(Uuid::from_u128(1)), debit: account("alice"), is_hold: false };
+        let shown = |status: u8| ShownTransfer { status: status.into(), refusal: 0, amount: 10, reversed: 0 };
+        Shown::Transfer(named, status.map(shown))
+    }
+
+    #[test]
+    fn a_read_of_an_account_shows_the_payment_that_was_acknowledged_before_and_none_that_was_sent_afterwards() {
+        let (old, new) = (shows(2, 100), shows(3, 90));
+        assert_eq!(
+            verdict(&[(5, 12, old.clone()), (12, 15, old.clone()), (12, 16, new.clone()), (21, 25, new.clone())]),
+            Ok(())
+        );
+        assert!(
+            verdict(&[(21, 25, old.clone())]).is_err_and(|why| why.contains("version 3 was acknowledged before"))
+        );
+        assert!(verdict(&[(1, 9, new.clone())]).is_err_and(|why| why.contains("version 3 was ordered afterwards")));
+        assert!(verdict(&[(12, 13, new), (14, 15, old)]).is_err_and(|why| why.contains("an earlier read showed")));
+    }
+
+    #[test]
+    fn a_read_of_an_account_shows_the_balances_of_its_version() {
+        assert!(verdict(&[(12, 13, shows(3, 100))]).is_err_and(|why| why.contains("the journal has (posted, held)")));
+        assert!(verdict(&[(12, 13, shows(4, 90))]).is_err_and(|why| why.contains("no such version")));
+    }
+
+    #[test]
+    fn a_read_of_a_transfer_agrees_with_its_answer_and_does_not_go_back() {
+        let (posted, rejected) = (Some(TransferState::POSTED), Some(TransferState::REJECTED));
+        assert_eq!(verdict(&[(12, 13, shows_transfer(None)), (14, 15, shows_transfer(posted))]), Ok(()));
+        assert!(verdict(&[(21, 25, shows_transfer(None))]).is_err());
+        assert!(verdict(&[(12, 13, shows_transfer(rejected))]).is_err());
+        assert!(verdict(&[(21, 25, shows_transfer(Some(TransferState::PENDING)))]).is_err());
+        assert!(verdict(&[(12, 13, shows_transfer(posted)), (14, 15, shows_transfer(None))]).is_err());
+    }
+}

@@ -334,3 +334,140 @@ fn describe_answer(Said { word, side, balances, items, .. }: &Said) -> String {
     };
     items.iter().map(of_item).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use ledger::outcome::{HoldAnswer, TransferAnswer};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::cluster::asset;
+
+    fn account(name: &str) -> AccountId {
+        AccountId::client(name).expect("a valid id")
+    }
+
+    fn id(client: u128, number: u128) -> TransferId {
+        TransferId(Uuid::from_u128(((client + 1) << 64) | number))
+    }
+
+    fn insufficient() -> Refused {
+        Refused::debit(Refusal::InsufficientFunds)
+    }
+
+    /// What was ordered by a client from `alice` for `bob`, and answered.
+    fn record(order: Order, times: (Moment, Moment), answer: Answer) -> Record {
+        let (sent, returned) = (Some(times.0), Some(times.1));
+        Record { sent, last_sent: sent, returned, answer: Some(answer), ..Record::new(order) }
+    }
+
+    fn payment(client: u128, number: u128, amount: i64) -> NewTransfer {
+        NewTransfer {
+            id: id(client, number),
+            debit: account("alice"),
+            credit: account("bob"),
+            asset: asset(),
+            amount,
+            metadata: ledger::Metadata::empty(),
+            purpose: Purpose::Payment,
+        }
+    }
+
+    fn paid(order: NewTransfer, times: (Moment, Moment), refused: Option<Refused>) -> Record {
+        let state = match refused {
+            Some(refused) => TransferState::Rejected { refused, at_us: 0 },
+            None => TransferState::Posted { at_us: 0 },
+        };
+        let answer = TransferAnswer {
+            state,
+            amount: order.amount,
+            cross_shard: true,
+            presumed: None,
+            debit_after: None,
+            created_at_us: 0,
+            replayed: false,
+        };
+        record(Order::Transfer(order), times, Answer::Transfer(answer))
+    }
+
+    /// `alice` has 100 and may not owe anything. `shop1` has 100 and may not have more than 150.
+    fn order(records: &[Record], groups: &[Group]) -> SerialOrder {
+        let of = |bank: &str, name: &str, shop: &str| Accounts {
+            bank: account(bank),
+            limited: vec![account(name)],
+            capped: account(shop),
+        };
+        let accounts = [of("bank0", "alice", "shop0"), of("bank1", "bob", "shop1")];
+        let balances = [(account("alice"), 100), (account("shop1"), 100)].into();
+        find(&Beginning { accounts: &accounts, balances: &balances }, records, groups, &[], 100)
+    }
+
+    #[test]
+    fn a_refusal_is_explained_by_a_payment_that_was_posted_meanwhile_and_by_no_refused_one() {
+        let beside = |credit, refused| {
+            let first = paid(NewTransfer { credit: account(credit), ..payment(0, 1, 60) }, (1, 9), refused);
+            order(&[first, paid(payment(1, 1, 60), (2, 8), Some(insufficient()))], &[])
+        };
+        assert_eq!(beside("bob", None), SerialOrder::Exists);
+        let no_room = Refused::credit(Refusal::LimitExceeded);
+        let SerialOrder::Impossible(why) = beside("shop1", Some(no_room)) else { panic!("an order was found") };
+        assert!(why.contains("payment 1/1 60 from alice to bob: insufficient_funds debit"), "{why}");
+    }
+
+    #[test]
+    fn an_order_keeps_real_time() {
+        let small = paid(payment(0, 1, 60), (1, 3), None);
+        let later = paid(payment(1, 1, 60), (4, 8), None);
+        assert!(matches!(order(&[small, later], &[]), SerialOrder::Impossible(_)));
+    }
+
+    #[test]
+    fn an_order_of_unknown_outcome_may_explain_a_refusal_and_one_without_effect_does_not() {
+        let beside = |is_doubtful| {
+            let unknown = Record {
+                sent: Some(1),
+                is_doubtful,
+                is_abandoned: true,
+                ..Record::new(Order::Transfer(payment(0, 1, 60)))
+            };
+            order(&[unknown, paid(payment(1, 1, 60), (20, 30), Some(insufficient()))], &[])
+        };
+        assert_eq!(beside(true), SerialOrder::Exists);
+        assert!(matches!(beside(false), SerialOrder::Impossible(_)));
+    }
+
+    #[test]
+    fn a_hold_explains_a_refusal_as_long_as_its_time_is_not_over() {
+        let after = |at| {
+            let NewTransfer { id, debit, credit, asset, metadata, .. } = payment(0, 1, 60);
+            let place = PlaceHold { id, debit, credit, asset, amount: 60, expires_in_s: Some(1), metadata };
+            let answer = HoldAnswer {
+                refused: None,
+                debit_after: None,
+                expires_at_us: Some(trace::BEGIN_US + 50),
+                created_at_us: 0,
+                replayed: false,
+            };
+            let hold = record(Order::Hold(place), (1, 9), Answer::Hold(answer));
+            order(&[hold, paid(payment(1, 1, 60), (at, at + 5), None)], &[])
+        };
+        assert!(matches!(after(20), SerialOrder::Impossible(_)));
+        assert_eq!(after(48), SerialOrder::Exists);
+    }
+
+    #[test]
+    fn a_group_that_stored_nothing_must_have_had_a_reason() {
+        let failed_at = |culprit| {
+            let member = |number| Record {
+                sent: Some(1),
+                last_sent: Some(1),
+                is_of_group: true,
+                ..Record::new(Order::Transfer(NewTransfer { credit: account("shop0"), ..payment(0, number, 60) }))
+            };
+            let failed = Failure { culprit, refused: insufficient(), returned: 9 };
+            order(&[], &[Group { members: vec![member(1), member(2)], failed: Some(failed) }])
+        };
+        assert_eq!(failed_at(1), SerialOrder::Exists);
+        assert!(matches!(failed_at(0), SerialOrder::Impossible(_)), "100 suffice for the first payment of 60");
+    }
+}
