@@ -27,8 +27,8 @@ mod status;
 use std::sync::Arc;
 
 use ledger::{
-    AccountId, AccountPrefix, HoldKey, TransferId,
-    operation::{CreateAccount, PlaceHold, UpdateAccount},
+    AccountId, AccountPrefix, TransferId,
+    operation::{CreateAccount, PlaceHold, ReleaseHold, UpdateAccount},
 };
 use telemetry::tasks::Tasks;
 
@@ -207,8 +207,8 @@ impl Router {
         holds::place(&self.core, place, deadline).await
     }
 
-    pub async fn release_hold(&self, key: HoldKey, deadline: Deadline) -> Result<ReleaseReply, CallError> {
-        holds::release(&self.core, key, deadline).await
+    pub async fn release_hold(&self, release: ReleaseHold, deadline: Deadline) -> Result<ReleaseReply, CallError> {
+        holds::release(&self.core, release, deadline).await
     }
 
     /// The answer that placing the hold would get now. Nothing is stored.

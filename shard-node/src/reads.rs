@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use ledger::{
     Account, AccountId, Booking, Entry, Limit, Position, TransferKey,
-    booking::Role,
+    booking::{Party, Role},
     history::{StoredRegister, StoredTransfer},
 };
 use tokio::time::timeout;
@@ -186,6 +186,8 @@ fn entry_to_wire(entry: Entry) -> wire::Entry {
         held: entry.leg.held,
         created_at_us: entry.at_us,
         overdraft: Some(entry.leg.overdraft.into()),
+        ordered_by: wire::convert::name_to_wire(entry.ordered_by.as_ref()),
+        is_credit: entry.party == Party::Payee,
     }
 }
 
@@ -303,5 +305,6 @@ pub fn transfer_record(first: &Booking, stored: &StoredTransfer) -> wire::Transf
         purpose: wire::convert::purpose_to_wire(stored.purpose),
         reversed: 0,
         reversals: Vec::new(),
+        ordered_by: wire::convert::name_to_wire(stored.ordered_by.as_ref()),
     }
 }

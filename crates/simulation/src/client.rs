@@ -115,7 +115,7 @@ impl Client {
         };
         let (id, amount) = (self.id(), self.amount());
         let (metadata, purpose) = (Metadata::empty(), Purpose::Payment);
-        NewTransfer { id, debit, credit, asset: asset(), amount, metadata, purpose }
+        NewTransfer { ordered_by: None, id, debit, credit, asset: asset(), amount, metadata, purpose }
     }
 
     async fn transfer(&mut self, purpose: Purpose) -> Result<(), String> {
@@ -205,7 +205,7 @@ impl Client {
     async fn hold(&mut self) -> Result<(), String> {
         let NewTransfer { id, debit, credit, asset, amount, metadata, .. } = self.payment();
         let expires_in_s = if self.random.percent(30) { Some(1) } else { None };
-        let place = PlaceHold { id, debit, credit, asset, amount, expires_in_s, metadata };
+        let place = PlaceHold { ordered_by: None, id, debit, credit, asset, amount, expires_in_s, metadata };
         self.finish(Record::new(Order::Hold(place))).await
     }
 
@@ -328,7 +328,8 @@ impl Client {
                 attempt!("a hold", record, hear_hold, |router, deadline| router.place_hold(place, deadline))
             }
             Order::Release(key) => {
-                attempt!("a release", record, hear_release, |router, deadline| router.release_hold(key, deadline))
+                attempt!("a release", record, hear_release, |router, deadline| router
+                    .release_hold(key.into(), deadline))
             }
         };
         self.note_heard(std::slice::from_mut(record));

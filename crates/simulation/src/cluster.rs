@@ -149,6 +149,7 @@ impl Template {
         }
         for (number, (bank, id)) in (1..).zip(paid) {
             let order = NewTransfer {
+                ordered_by: None,
                 id: TransferId(Uuid::from_u128(number)),
                 debit: bank.clone(),
                 credit: id.clone(),
@@ -168,7 +169,14 @@ impl Template {
 }
 
 fn account(id: &AccountId, overdraft: Limit, max_balance: Limit) -> CreateAccount {
-    CreateAccount { id: id.clone(), asset: asset(), overdraft, max_balance, metadata: Metadata::empty() }
+    CreateAccount {
+        ordered_by: None,
+        id: id.clone(),
+        asset: asset(),
+        overdraft,
+        max_balance,
+        metadata: Metadata::empty(),
+    }
 }
 
 impl Cluster {

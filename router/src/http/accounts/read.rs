@@ -97,7 +97,7 @@ pub async fn entries(
         to_us: statement.to_us,
     };
     let page = edge.router.entries(request, deadline.0).await?.ok_or_else(|| no_such_account(&statement.account))?;
-    let view = EntryPageView::new(page, &statement, &edge.rulebook.assets)?;
+    let view = EntryPageView::new(page, &statement, &edge.rulebook.assets, &access)?;
     Ok(view::json_with_capacity(StatusCode::OK, &view, view.data.len() * 256 + 64))
 }
 
