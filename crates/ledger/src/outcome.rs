@@ -185,7 +185,7 @@ pub enum HoldOutcome {
     /// It is released, now or since before.
     Released {
         key: HoldKey,
-        hold: Hold,
+        hold: Box<Hold>,
         replayed: bool,
     },
     /// It has expired, now or since before.

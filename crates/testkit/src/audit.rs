@@ -118,14 +118,14 @@ fn judge(record: &Record, found: &[StoredTransfer], books: &Books) -> Result<Jud
         (Fate::Open, _) => return Err("no definite answer was ever got, so the run proves nothing".to_owned()),
         (Fate::Contradiction(answers), _) => return Err(format!("the answers contradict each other: {answers}")),
         (Fate::Absent, []) if registers.is_empty() => return Ok(Judged::Absent),
-        // I6
+        // INV-5
         (Fate::Absent, _) => {
             return Err(format!("answered \"not executed\", yet there: {found:?}, registers {registers:?}"));
         }
-        // I3
+        // INV-16
         (_, []) => return Err("acknowledged and lost".to_owned()),
         (_, [stored]) => stored,
-        // I4
+        // INV-4
         (_, several) => return Err(format!("there {} times: {several:?}", several.len())),
     };
     let order = &record.order;

@@ -67,7 +67,7 @@ pub fn compare(shards: &[String], numbers: &[u16], known: &[Known]) -> Findings 
                 ids.extend(map.shards.iter().map(|shard| from_map(shard.id.as_str())));
             }
             Some(Err(error)) => {
-                findings.add(Invariant::I11, "shard map", format!("that of {knower} cannot be read: {error}"))
+                findings.add(Invariant::Owned, "shard map", format!("that of {knower} cannot be read: {error}"))
             }
             None => {}
         }
@@ -103,7 +103,7 @@ pub fn compare(shards: &[String], numbers: &[u16], known: &[Known]) -> Findings 
         let knowers: BTreeSet<String> = knowers.into_iter().collect();
         let knowers = knowers.into_iter().collect::<Vec<_>>().join(" and ");
         let detail = format!("is known to {knowers} and was not checked: give its --dsn");
-        findings.add(Invariant::I11, subject, detail);
+        findings.add(Invariant::Owned, subject, detail);
     }
     findings
 }
@@ -186,7 +186,7 @@ mod tests {
         ];
         for (name, known, violations) in cases {
             let mut expected = Findings::default();
-            violations.iter().for_each(|(subject, detail)| expected.add(Invariant::I11, *subject, *detail));
+            violations.iter().for_each(|(subject, detail)| expected.add(Invariant::Owned, *subject, *detail));
             assert_eq!(compare(&["s0".to_owned(), "s1".to_owned()], &[0, 1], &known), expected, "{name}");
         }
     }

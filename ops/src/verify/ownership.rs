@@ -48,12 +48,12 @@ pub fn compare(shards: &[String], owned: &[Owned]) -> Findings {
             several => {
                 let names: Vec<String> =
                     several.iter().map(|&(shard, epoch)| format!("{} at epoch {epoch}", shards[shard])).collect();
-                findings.add(Invariant::I11, format!("slot {slot}"), format!("owned by {}", names.join(" and ")));
+                findings.add(Invariant::Owned, format!("slot {slot}"), format!("owned by {}", names.join(" and ")));
             }
         }
     }
     for range in ranges(&unowned) {
-        findings.add(Invariant::I11, format!("slots {range}"), "owned by no shard");
+        findings.add(Invariant::Owned, format!("slots {range}"), "owned by no shard");
     }
     findings
 }
@@ -68,7 +68,7 @@ impl AccountSlots {
         let id = &account.id;
         let computed = if id.is_system() { NO_SLOT } else { i32::from(shard_map::slot_of(id.as_str()).index()) };
         if computed != slot {
-            findings.add(Invariant::I11, id.as_str(), format!("stored in slot {slot}, its id says {computed}"));
+            findings.add(Invariant::Owned, id.as_str(), format!("stored in slot {slot}, its id says {computed}"));
         } else if slot != NO_SLOT {
             self.0.entry(slot).or_insert_with(|| id.clone());
         }
@@ -78,7 +78,11 @@ impl AccountSlots {
     /// of, read after the accounts.
     pub fn compare(&self, known: &HashSet<i32>, findings: &mut Findings) {
         for (slot, id) in self.0.iter().filter(|(slot, _)| !known.contains(slot)) {
-            findings.add(Invariant::I11, id.as_str(), format!("stored here, but slot {slot} was never this shard's"));
+            findings.add(
+                Invariant::Owned,
+                id.as_str(),
+                format!("stored here, but slot {slot} was never this shard's"),
+            );
         }
     }
 }
@@ -112,8 +116,8 @@ mod tests {
         let shards = ["s0".to_owned(), "s1".to_owned()];
         let findings = compare(&shards, &[owned((0..100).chain([200])), owned(200..SLOTS)]);
         let mut expected = Findings::default();
-        expected.add(Invariant::I11, "slot 200", "owned by s0 at epoch 1 and s1 at epoch 1");
-        expected.add(Invariant::I11, "slots 100-199", "owned by no shard");
+        expected.add(Invariant::Owned, "slot 200", "owned by s0 at epoch 1 and s1 at epoch 1");
+        expected.add(Invariant::Owned, "slots 100-199", "owned by no shard");
         assert_eq!(findings, expected);
     }
 

@@ -188,10 +188,16 @@ mod tests {
             (&[(0, 1, Reserved), (1, 25, Credited), (0, 15, Settled)], finished, &[], false, 5),
             (&[(0, 25, Reserved), (1, 25, Credited)], none, &[], false, 0),
             (&[(0, 1, Reserved), (1, 1, Credited)], SagaCounts { credited_not_settled: 1, ..none }, &[], true, 0),
-            (&[(1, 1, Credited)], none, &[Invariant::I2], true, -5),
-            (&[(0, 1, Reserved), (0, 2, Settled)], none, &[Invariant::I8], true, 5),
-            (&[(0, 1, Reserved), (1, 1, Credited), (0, 2, Compensated)], none, &[Invariant::I4], true, -5),
-            (&[(0, 1, Presumed), (1, 1, Credited), (0, 2, SettledRefused)], none, &[Invariant::I4], true, -5),
+            (&[(1, 1, Credited)], none, &[Invariant::SagasUnderWay], true, -5),
+            (&[(0, 1, Reserved), (0, 2, Settled)], none, &[Invariant::SettledOnce], true, 5),
+            (&[(0, 1, Reserved), (1, 1, Credited), (0, 2, Compensated)], none, &[Invariant::SettledOnce], true, -5),
+            (
+                &[(0, 1, Presumed), (1, 1, Credited), (0, 2, SettledRefused)],
+                none,
+                &[Invariant::SettledOnce],
+                true,
+                -5,
+            ),
         ] {
             let (found_counts, found, found_quiet, sums) = compare(bookings);
             assert_eq!((found_counts, found.as_slice(), found_quiet), (counts, violated, quiet), "{bookings:?}");

@@ -95,7 +95,7 @@ impl Comparison {
                     verdict_name(verdict.credited),
                     self.shards[shard],
                 );
-                self.findings.add(Invariant::I4, verdict.key.id, detail);
+                self.findings.add(Invariant::SettledOnce, verdict.key.id, detail);
                 there.get_mut().credited |= verdict.credited;
             }
         }
@@ -105,7 +105,7 @@ impl Comparison {
     pub fn reserve(&mut self, shard: ShardIndex, reserve: Reserve) {
         if let Some((other, _)) = self.reserves.insert(reserve.key, (shard, reserve.state)) {
             let detail = format!("reserved twice: on {} and on {}", self.shards[other], self.shards[shard]);
-            self.findings.add(Invariant::I4, reserve.key.id, detail);
+            self.findings.add(Invariant::SettledOnce, reserve.key.id, detail);
         }
         let Some(verdict) = self.verdicts.get(&reserve.key).copied() else {
             match reserve.state {
@@ -137,13 +137,13 @@ impl Comparison {
         for (key, (shard, reserve)) in self.unresolved {
             let detail =
                 format!("{} on {}, but no register holds a verdict", state_name(reserve.state), self.shards[shard]);
-            self.findings.add(Invariant::I8, key.id, detail);
+            self.findings.add(Invariant::SettledOnce, key.id, detail);
         }
         for (key, verdict) in &self.verdicts {
             // A refusal without a reserve is harmless: it gives up a saga before the reserve arrives.
             if verdict.credited && !self.reserves.contains_key(key) {
                 let detail = format!("credited on {}, but no shard holds its reserve", self.shards[verdict.shard]);
-                self.findings.add(Invariant::I2, key.id, detail);
+                self.findings.add(Invariant::SagasUnderWay, key.id, detail);
             }
         }
         (self.counts, self.findings)
@@ -155,7 +155,7 @@ impl Comparison {
         if reserve.content != verdict.content {
             let detail =
                 format!("reserved on {source} and decided on {destination} with other accounts, asset or amount");
-            self.findings.add(Invariant::I2, id, detail);
+            self.findings.add(Invariant::SagasUnderWay, id, detail);
         }
         match (reserve.state, verdict.credited) {
             (ReserveState::Posted, true) | (ReserveState::Rejected, false) => self.counts.finished += 1,
@@ -163,11 +163,11 @@ impl Comparison {
             (ReserveState::Pending, false) => self.counts.refused_not_compensated += 1,
             (ReserveState::Rejected, true) => {
                 let detail = format!("compensated on {source} and credited on {destination}");
-                self.findings.add(Invariant::I4, id, detail);
+                self.findings.add(Invariant::SettledOnce, id, detail);
             }
             (ReserveState::Posted, false) => {
                 let detail = format!("posted on {source}, but refused on {destination}");
-                self.findings.add(Invariant::I8, id, detail);
+                self.findings.add(Invariant::SettledOnce, id, detail);
             }
         }
     }
@@ -237,35 +237,35 @@ mod tests {
 
     #[test]
     fn a_credit_needs_its_reserve_and_a_refusal_does_not() {
-        assert_eq!(compare(&[verdict(true)], &[], &[]).1, [Invariant::I2]);
+        assert_eq!(compare(&[verdict(true)], &[], &[]).1, [Invariant::SagasUnderWay]);
         assert_eq!(compare(&[verdict(false)], &[], &[]).1, []);
     }
 
     #[test]
     fn a_finished_transfer_needs_its_verdict() {
-        assert_eq!(compare(&[], &[reserve(ReserveState::Posted)], &[]).1, [Invariant::I8]);
-        assert_eq!(compare(&[], &[reserve(ReserveState::Rejected)], &[]).1, [Invariant::I8]);
-        assert_eq!(compare(&[], &[reserve(ReserveState::Posted)], &[verdict(false)]).1, [Invariant::I8]);
+        assert_eq!(compare(&[], &[reserve(ReserveState::Posted)], &[]).1, [Invariant::SettledOnce]);
+        assert_eq!(compare(&[], &[reserve(ReserveState::Rejected)], &[]).1, [Invariant::SettledOnce]);
+        assert_eq!(compare(&[], &[reserve(ReserveState::Posted)], &[verdict(false)]).1, [Invariant::SettledOnce]);
     }
 
     #[test]
     fn credit_and_compensation_exclude_each_other() {
-        assert_eq!(compare(&[verdict(true)], &[reserve(ReserveState::Rejected)], &[]).1, [Invariant::I4]);
-        assert_eq!(compare(&[], &[reserve(ReserveState::Rejected)], &[verdict(true)]).1, [Invariant::I4]);
+        assert_eq!(compare(&[verdict(true)], &[reserve(ReserveState::Rejected)], &[]).1, [Invariant::SettledOnce]);
+        assert_eq!(compare(&[], &[reserve(ReserveState::Rejected)], &[verdict(true)]).1, [Invariant::SettledOnce]);
     }
 
     #[test]
     fn one_debit_and_one_verdict_for_each_transfer() {
         let twice = [reserve(ReserveState::Posted), (2, reserve(ReserveState::Posted).1)];
-        assert_eq!(compare(&[verdict(true)], &twice, &[]).1, [Invariant::I4]);
+        assert_eq!(compare(&[verdict(true)], &twice, &[]).1, [Invariant::SettledOnce]);
         let decided_twice = [verdict(true), (2, verdict(true).1)];
-        assert_eq!(compare(&decided_twice, &[reserve(ReserveState::Posted)], &[]).1, [Invariant::I4]);
+        assert_eq!(compare(&decided_twice, &[reserve(ReserveState::Posted)], &[]).1, [Invariant::SettledOnce]);
     }
 
     #[test]
     fn both_sides_must_be_about_the_same_money() {
         let other = (1, Verdict { content: 6, ..verdict(true).1 });
-        assert_eq!(compare(&[other], &[reserve(ReserveState::Posted)], &[]).1, [Invariant::I2]);
+        assert_eq!(compare(&[other], &[reserve(ReserveState::Posted)], &[]).1, [Invariant::SagasUnderWay]);
     }
 
     #[test]

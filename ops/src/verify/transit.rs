@@ -12,7 +12,11 @@ pub type Sums = BTreeMap<String, i128>;
 pub fn check_quiet(sums: &Sums) -> Findings {
     let mut findings = Findings::default();
     for (asset, sum) in sums.iter().filter(|(_, sum)| **sum != 0) {
-        findings.add(Invariant::I2, asset, format!("no saga is in progress, yet {sum} minor units are in transit"));
+        findings.add(
+            Invariant::SagasUnderWay,
+            asset,
+            format!("no saga is in progress, yet {sum} minor units are in transit"),
+        );
     }
     findings
 }
@@ -25,7 +29,7 @@ mod tests {
     fn what_is_left_in_transit_is_named_by_asset() {
         let sums = Sums::from([("CZK".to_owned(), 0), ("USD".to_owned(), -5)]);
         let mut expected = Findings::default();
-        expected.add(Invariant::I2, "USD", "no saga is in progress, yet -5 minor units are in transit");
+        expected.add(Invariant::SagasUnderWay, "USD", "no saga is in progress, yet -5 minor units are in transit");
         assert_eq!(check_quiet(&sums), expected);
     }
 }

@@ -489,6 +489,7 @@ mod tests {
     #[test]
     fn accounts_with_an_overdraft_are_opened_by_admin_only() {
         let opening = |id: &str, overdraft| CreateAccount {
+            ordered_by: None,
             id: account(id),
             asset: AssetCode::new("EUR").unwrap(),
             overdraft,

@@ -125,6 +125,7 @@ pub fn id(name: &str) -> AccountId {
 
 pub fn transfer(number: u128, debit: &str, credit: &str, amount: i64) -> NewTransfer {
     NewTransfer {
+        ordered_by: None,
         id: TransferId(Uuid::from_u128(number)),
         debit: id(debit),
         credit: id(credit),
@@ -137,7 +138,7 @@ pub fn transfer(number: u128, debit: &str, credit: &str, amount: i64) -> NewTran
 
 pub fn hold(number: u128, debit: &str, credit: &str, amount: i64) -> PlaceHold {
     let NewTransfer { id, debit, credit, asset, amount, metadata, .. } = transfer(number, debit, credit, amount);
-    PlaceHold { id, debit, credit, asset, amount, expires_in_s: None, metadata }
+    PlaceHold { ordered_by: None, id, debit, credit, asset, amount, expires_in_s: None, metadata }
 }
 
 impl Cluster {
@@ -257,6 +258,7 @@ impl Cluster {
 
 pub fn create(name: &str, overdraft: Limit) -> CreateAccount {
     CreateAccount {
+        ordered_by: None,
         id: id(name),
         asset: usd(),
         overdraft,

@@ -32,7 +32,7 @@ pub async fn release(core: &Core, release: ReleaseHold, deadline: Deadline) -> R
         at_owner::execute(core, &release.key.debit, deadline, |_| Operation::ReleaseHold(release.clone())).await?;
     match executed.outcome {
         Outcome::Hold(HoldOutcome::Released { key, hold, replayed }) => {
-            Ok(ReleaseReply::Released { key, hold: Box::new(hold), replayed })
+            Ok(ReleaseReply::Released { key, hold, replayed })
         }
         // A hold that has ended stays as it is: this says the same of a sending that was lost.
         Outcome::Hold(HoldOutcome::Refused(refused)) => Ok(ReleaseReply::Refused(refused)),

@@ -211,6 +211,7 @@ mod tests {
 
     fn operation(name: &str) -> Operation {
         Operation::UpdateAccount(UpdateAccount {
+            ordered_by: None,
             id: AccountId::client(name).unwrap(),
             status: None,
             overdraft: None,

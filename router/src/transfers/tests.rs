@@ -43,8 +43,14 @@ fn refusal(reply: &Result<TransferReply, CallError>) -> (Refusal, Option<Side>) 
 }
 
 async fn freeze(cluster: &Cluster, account: &str, status: AccountStatus) {
-    let update =
-        UpdateAccount { id: id(account), status: Some(status), overdraft: None, max_balance: None, metadata: None };
+    let update = UpdateAccount {
+        ordered_by: None,
+        id: id(account),
+        status: Some(status),
+        overdraft: None,
+        max_balance: None,
+        metadata: None,
+    };
     let reply = cluster.router.update_account(update, soon()).await;
     assert!(matches!(reply, Ok(AccountReply::Updated(_))), "{reply:?}");
 }
@@ -202,6 +208,7 @@ async fn an_account_update_is_never_sent_twice() {
     cluster.nodes[0].expect_trouble([Trouble::LoseAnswer]);
     let before = cluster.nodes[0].executions.load(Ordering::Relaxed);
     let update = UpdateAccount {
+        ordered_by: None,
         id: id("alice"),
         status: Some(AccountStatus::Frozen),
         overdraft: None,

@@ -90,7 +90,11 @@ impl Batch<'_> {
             return Outcome::Hold(HoldOutcome::NotFound);
         };
         if hold.status == HoldStatus::Released {
-            return Outcome::Hold(HoldOutcome::Released { key: key.clone(), hold: hold.clone(), replayed: true });
+            return Outcome::Hold(HoldOutcome::Released {
+                key: key.clone(),
+                hold: Box::new(hold.clone()),
+                replayed: true,
+            });
         }
         if let Err(refused) = hold.check_open() {
             return Outcome::Hold(HoldOutcome::Refused(refused));
@@ -103,9 +107,11 @@ impl Batch<'_> {
             return outcome_of(aside);
         }
         match self.hold(key) {
-            Some(hold) => {
-                Outcome::Hold(HoldOutcome::Released { key: key.clone(), hold: hold.clone(), replayed: false })
-            }
+            Some(hold) => Outcome::Hold(HoldOutcome::Released {
+                key: key.clone(),
+                hold: Box::new(hold.clone()),
+                replayed: false,
+            }),
             None => Outcome::Hold(HoldOutcome::NotFound),
         }
     }

@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 use super::books;
 use crate::{client::Client, cluster::Cluster, wait::until};
 
-/// I7: all sagas are terminal this long after healing, nobody restarting anything.
+/// INV-17: all sagas are terminal this long after healing, nobody restarting anything.
 const SAGAS_END_WITHIN: Duration = Duration::from_secs(30);
 /// Workloads give a hold a second, and the contract gives the shard another; the rest is for a busy machine.
 const HOLDS_EXPIRE_WITHIN: Duration = Duration::from_secs(30);
-/// I14: and nothing else is left of the trouble either.
+/// INV-17: and nothing else is left of the trouble either.
 const RESTS_WITHIN: Duration = Duration::from_secs(30);
 
-/// I7, by the databases; then by the routers' own word.
+/// INV-17, by the databases; then by the routers' own word.
 pub async fn sagas_end(cluster: &Cluster) -> anyhow::Result<()> {
     until("all sagas have ended", SAGAS_END_WITHIN, async || {
         let pending = books::pending(cluster.status()).await?;
@@ -44,7 +44,7 @@ pub async fn holds_expire(cluster: &Cluster) -> anyhow::Result<()> {
     .await
 }
 
-/// I14: no session idle in a transaction, breakers closed, lanes and queues empty.
+/// INV-17: no session idle in a transaction, breakers closed, lanes and queues empty.
 pub async fn comes_to_rest(cluster: &Cluster) -> anyhow::Result<()> {
     let client = cluster.client();
     until("breakers are closed and queues empty", RESTS_WITHIN, async || {

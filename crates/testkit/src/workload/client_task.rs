@@ -129,7 +129,7 @@ impl ClientTask {
         }
     }
 
-    /// I5: a replay gives the same answer byte for byte; problems differ in their request id only.
+    /// INV-6: a replay gives the same answer byte for byte; problems differ in their request id only.
     async fn replay(&mut self, record: &mut Record, first: &Answer) {
         let Ok(again) = self.send(record).await else { return };
         if !record.attempts.last().is_some_and(|attempt| attempt.verdict.is_definite()) {
@@ -138,11 +138,11 @@ impl ClientTask {
         let same = if first.status == 422 { first.code() == again.code() } else { first.body == again.body };
         if !same || !again.is_replay() {
             let (id, first, again) = (record.order.id, first.text(), again.text());
-            self.history.anomalies.push(format!("I5: {id} was answered {first}, its replay {again}"));
+            self.history.anomalies.push(format!("INV-6: {id} was answered {first}, its replay {again}"));
         }
     }
 
-    /// I10: a read after an answered write sees it, through any router.
+    /// INV-12: a read after an answered write sees it, through any router.
     async fn read_back(&mut self, record: &Record, answer: &Answer) {
         let Some(written) = answer.json().ok().and_then(|body| body["debit_account"]["version"].as_i64()) else {
             return;
@@ -155,7 +155,7 @@ impl ClientTask {
             let (id, debit) = (record.order.id, &record.order.debit);
             self.history
                 .anomalies
-                .push(format!("I10: {id} left {debit} at version {written}, a later read says {read}"));
+                .push(format!("INV-12: {id} left {debit} at version {written}, a later read says {read}"));
         }
     }
 }

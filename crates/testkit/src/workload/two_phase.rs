@@ -224,7 +224,7 @@ impl TwoPhaseTask {
         answer
     }
 
-    /// I5, as far as there is an answer.
+    /// INV-6, as far as there is an answer.
     async fn again(&self, record: &mut Record, path: &str, body: &Value, judge: Judge, first: &Answer) {
         let Ok(again) = self.send(record, path, body, judge).await else { return };
         if !record.attempts.last().is_some_and(|attempt| attempt.verdict.is_definite()) {
@@ -233,7 +233,7 @@ impl TwoPhaseTask {
         let same = if first.status >= 400 { first.code() == again.code() } else { first.body == again.body };
         if !same || !again.is_replay() {
             let (first, again) = (first.text(), again.text());
-            let anomaly = format!("I5: {path} was answered {first}, its replay {again}");
+            let anomaly = format!("INV-6: {path} was answered {first}, its replay {again}");
             self.anomalies.lock().unwrap_or_else(PoisonError::into_inner).push(anomaly);
         }
     }

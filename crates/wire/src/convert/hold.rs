@@ -120,7 +120,7 @@ pub(super) fn hold_outcome_from_wire(message: wire::HoldOutcome) -> Result<HoldO
         Kind::DebitNotFound(_) => HoldOutcome::DebitNotFound,
         Kind::Released(released) => {
             let (key, hold) = hold_from_wire(released.hold.ok_or(BadMessage::Missing("released hold"))?)?;
-            HoldOutcome::Released { key, hold, replayed: released.replayed }
+            HoldOutcome::Released { key, hold: Box::new(hold), replayed: released.replayed }
         }
         Kind::Expired(_) => HoldOutcome::Expired,
         Kind::NotDue(_) => HoldOutcome::NotDue,

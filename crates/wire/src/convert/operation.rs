@@ -260,7 +260,7 @@ pub fn name_from_wire(text: &str) -> Result<Option<KeyName>, BadMessage> {
     if text.is_empty() {
         return Ok(None);
     }
-    KeyName::new(text).map(Some).map_err(|error| bad("ordered_by", &error.to_string()))
+    KeyName::new(text).map(Some).map_err(|error| bad("ordered_by", error.to_string()))
 }
 
 fn positive(amount: i64) -> Result<i64, BadMessage> {

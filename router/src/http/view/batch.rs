@@ -208,6 +208,7 @@ mod tests {
 
     fn answer(state: TransferState, replayed: bool) -> TransferAnswer {
         TransferAnswer {
+            ordered_by: None,
             state,
             amount: 1,
             presumed: None,

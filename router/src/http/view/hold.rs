@@ -139,6 +139,7 @@ mod tests {
 
     fn order() -> PlaceHold {
         PlaceHold {
+            ordered_by: None,
             id: TransferId(Uuid::from_u128(1)),
             debit: AccountId::client("alice").unwrap(),
             credit: AccountId::client("shop").unwrap(),
@@ -151,6 +152,7 @@ mod tests {
 
     fn answer() -> HoldAnswer {
         HoldAnswer {
+            ordered_by: None,
             refused: None,
             debit_after: Some(DebitAfter { posted: 10_000, held: 2500, overdraft: Limit::ZERO, version: 3 }),
             expires_at_us: Some(61_000_000),
@@ -184,6 +186,8 @@ mod tests {
         ] {
             let PlaceHold { credit, asset, amount, metadata, .. } = order();
             let hold = Hold {
+                ended_by: None,
+                ordered_by: None,
                 credit,
                 asset,
                 amount,

@@ -332,6 +332,7 @@ pub mod tests {
     fn a_rejection_says_why() {
         let refused = Refused::credit(Refusal::LimitExceeded);
         let order = NewTransfer {
+            ordered_by: None,
             id: ledger::TransferId(Uuid::from_u128(1)),
             debit: ledger::AccountId::client("a").unwrap(),
             credit: ledger::AccountId::client("b").unwrap(),
@@ -341,6 +342,7 @@ pub mod tests {
             purpose: Purpose::Payment,
         };
         let answer = TransferAnswer {
+            ordered_by: None,
             state: TransferState::Rejected { refused, at_us: 5 },
             amount: 1,
             presumed: None,

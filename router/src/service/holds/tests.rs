@@ -17,6 +17,7 @@ use crate::service::{
 
 fn capture(number: u128, of: &PlaceHold, amount: Option<i64>, finalize: bool) -> NewTransfer {
     NewTransfer {
+        ordered_by: None,
         id: TransferId(Uuid::from_u128(number)),
         debit: of.debit.clone(),
         credit: of.credit.clone(),
@@ -63,8 +64,14 @@ async fn release(cluster: &Cluster, key: HoldKey) -> ReleaseReply {
 }
 
 async fn set_status(cluster: &Cluster, account: &str, status: AccountStatus) {
-    let update =
-        UpdateAccount { id: id(account), status: Some(status), overdraft: None, max_balance: None, metadata: None };
+    let update = UpdateAccount {
+        ordered_by: None,
+        id: id(account),
+        status: Some(status),
+        overdraft: None,
+        max_balance: None,
+        metadata: None,
+    };
     cluster.router.update_account(update, soon()).await.unwrap();
 }
 
@@ -201,7 +208,7 @@ async fn nothing_found_after_a_lost_sending_proves_nothing() {
     let reply = cluster.router.place_hold(hold(1, &nobody, &near, 1), soon()).await;
     assert!(matches!(reply, Err(CallError::OutcomeUnknown { .. })), "{reply:?}");
     cluster.nodes[0].expect_trouble([Trouble::LoseRequest]);
-    let reply = cluster.router.release_hold(hold(2, &payer, &near, 1).key(), soon()).await;
+    let reply = cluster.router.release_hold(hold(2, &payer, &near, 1).key().into(), soon()).await;
     assert!(matches!(reply, Err(CallError::OutcomeUnknown { .. })), "{reply:?}");
 }
 
@@ -219,7 +226,7 @@ async fn a_release_waits_for_the_verdict_of_a_capture() {
     while cluster.nodes[0].pending() == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let early = in_a_moment(async |deadline| cluster.router.release_hold(order.key(), deadline).await).await;
+    let early = in_a_moment(async |deadline| cluster.router.release_hold(order.key().into(), deadline).await).await;
     assert!(matches!(early, Err(CallError::Deferred { .. })), "{early:?}");
 
     let (released, ()) = tokio::join!(release(&cluster, order.key()), async {

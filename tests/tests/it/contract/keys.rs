@@ -153,11 +153,13 @@ async fn the_journal_names_the_key_that_ordered_each_booking() -> anyhow::Result
     let ordered = setting.order(shop, own, "{shop}:till", "{shop}:safe", "10.00").await?.expect("201 posted")?;
     ensure!(ordered.body["ordered_by"] == "shop", "{}", ordered.body);
     // A replay with another key names the first one.
-    let again = setting.order(operator, own, "{shop}:till", "{shop}:safe", "10.00").await?.expect("200 posted replayed")?;
+    let again =
+        setting.order(operator, own, "{shop}:till", "{shop}:safe", "10.00").await?.expect("200 posted replayed")?;
     ensure!(again.body["ordered_by"] == "shop", "{}", again.body);
     setting.order(operator, paid, "{shop}:till", "{rival}:till", "1.00").await?.expect("201 posted")?;
 
-    let hold = json!({"id": held, "debit": "{shop}:till", "credit": "{rival}:till", "amount": "5.00", "asset": "EUR"});
+    let hold =
+        json!({"id": held, "debit": "{shop}:till", "credit": "{rival}:till", "amount": "5.00", "asset": "EUR"});
     let placed = setting.send(Call::post("/v1/holds", &hold), operator).await?.expect("201 held")?;
     ensure!(placed.body["ordered_by"] == "operator" && placed.body["ended_by"].is_null(), "{}", placed.body);
     let release = Call::post(&format!("/v1/holds/{held}/release"), &json!({}));
@@ -176,9 +178,13 @@ async fn the_journal_names_the_key_that_ordered_each_booking() -> anyhow::Result
         ensure!(seen.body["ordered_by"] == expected, "{path}: {}", seen.body);
     }
     let names = async |account: &str, secret: &Secret| -> anyhow::Result<Vec<String>> {
-        let page = setting.send(Call::get(&format!("/v1/accounts/{account}/entries")), secret).await?.expect("200")?;
+        let page =
+            setting.send(Call::get(&format!("/v1/accounts/{account}/entries")), secret).await?.expect("200")?;
         let entries = page.body["data"].as_array().context("data")?;
-        Ok(entries.iter().map(|entry| format!("{} {}", entry["kind"].as_str().unwrap_or("?"), entry["ordered_by"])).collect())
+        Ok(entries
+            .iter()
+            .map(|entry| format!("{} {}", entry["kind"].as_str().unwrap_or("?"), entry["ordered_by"]))
+            .collect())
     };
     // Newest first. The operator funded both tills and opened all accounts.
     let till = names("%7Bshop%7D:till", shop).await?;
@@ -198,7 +204,11 @@ async fn the_journal_names_the_key_that_ordered_each_booking() -> anyhow::Result
             }
         }
     }
-    for (id, first, name) in [(own, BookingKind::Posted, "shop"), (held, BookingKind::Held, "operator"), (held, BookingKind::HoldReleased, "shop")] {
+    for (id, first, name) in [
+        (own, BookingKind::Posted, "shop"),
+        (held, BookingKind::Held, "operator"),
+        (held, BookingKind::HoldReleased, "shop"),
+    ] {
         ensure!(found.contains(&(id, first, name.to_owned())), "{id} {first:?}: {found:?}");
     }
     let of_paid: Vec<_> = found.iter().filter(|(id, kind, _)| *id == paid && *kind != BookingKind::Settled).collect();

@@ -130,7 +130,7 @@ async fn verify_knows_the_new_shard(cluster: &Cluster, s2: &NodeConfig) -> anyho
     };
     let without = verify(&targets).await?;
     ensure!(without.code == Some(3), "{}", without.stdout);
-    says(&without.stdout, &["I11", "s2"])?;
+    says(&without.stdout, &["INV-2", "s2"])?;
     targets.push(format!("--dsn=s2={}", s2.database_url));
     let with = verify(&targets).await?;
     ensure!(with.code == Some(0), "{}{}", with.stdout, with.stderr);
