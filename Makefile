@@ -16,7 +16,7 @@ TEST_SHARDCTL := $(TARGET)/debug/shardctl
 CLIPPY        := cargo clippy --workspace --all-targets -- -D warnings
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test model simulate broken-rules chaos chaos-selftest chaos-reshard chaos-sagas lint openapi bench bench-long soak reshard-demo release clean
+.PHONY: help up down status test test-unit test-cluster model simulate broken-rules chaos chaos-selftest chaos-reshard chaos-sagas lint configuration openapi bench bench-long soak reshard-demo release clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,20 @@ test: lint ## Run the lints, 20,000 simulated clusters and every test
 	else \
 	    echo 'cargo test --workspace'; cargo test --workspace; \
 	fi
+
+# `make test` in two parts, which the GitHub workflow runs on two machines. A test that starts PostgreSQL belongs to the second part.
+CLUSTER_TESTS := integration-tests pg-session
+RUN_TESTS      = $(if $(shell cargo nextest --version 2>/dev/null),cargo nextest run,cargo test)
+
+test-unit: lint ## Run the part of `make test` that needs no database: lints, simulation, unit tests
+	@$(MAKE) --no-print-directory simulate SEEDS=20000
+	$(RUN_TESTS) --workspace $(addprefix --exclude ,$(CLUSTER_TESTS))
+
+test-cluster: ## Run the rest of it: the tests that start PostgreSQL, nodes and routers
+	cargo build --workspace --bins
+	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir $(TARGET)/test-postgresql postgres ensure); \
+	export SHARDLEDGER_PG_BIN="$$pg_bin"; \
+	echo '$(RUN_TESTS) $(addprefix -p ,$(CLUSTER_TESTS))'; $(RUN_TESTS) $(addprefix -p ,$(CLUSTER_TESTS))
 
 # Many more random sequences than `make test` plays; SEED=… repeats a run.
 model: ## Play SEQUENCES=… random sequences to a ledger in memory and to real nodes, and HISTORIES=… of concurrent requests
@@ -94,6 +108,11 @@ lint: ## Check formatting, clippy, and where cargo-deny is installed, the depend
 	@if cargo clippy --version >/dev/null 2>&1; then echo '$(CLIPPY)'; $(CLIPPY); \
 	else echo 'no cargo clippy here (rustup component add clippy): lints are not checked' >&2; fi
 	@if cargo deny --version >/dev/null 2>&1; then echo 'cargo deny check'; cargo deny check; fi
+
+configuration: ## Renew docs/operations/configuration.md, the reference of the configuration files
+	@cargo build -p router -p shard-node
+	@{ $(TARGET)/debug/router --print-config-reference && echo && $(TARGET)/debug/shard-node --print-config-reference; } > $(TARGET)/configuration.md
+	@mv $(TARGET)/configuration.md docs/operations/configuration.md
 
 openapi: ## Renew docs/openapi.json, the committed copy of the API's description
 	cargo build -p router

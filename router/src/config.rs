@@ -1,5 +1,6 @@
 //! The configuration file: one struct per concern, defaults in one place, everything checked before a port is bound.
 
+mod reference;
 mod section;
 
 use std::{
@@ -11,16 +12,18 @@ use std::{
 };
 
 use ledger::{AssetRegistry, asset::AssetDeclarationError};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use telemetry::logging::{LogConfig, LogError};
 
+pub use self::reference::reference;
 pub use self::section::{
     AdminConfig, HttpConfig, KeysConfig, LimitsConfig, MapConfig, SagaConfig, ShardsConfig, TlsConfig,
 };
 use crate::service::CoreConfig;
 
 /// The configuration of a router.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Threads that run the router's tasks. 0: one for each core of the machine. A router that shares its machine with the
@@ -41,6 +44,7 @@ pub struct Config {
     /// Assets beyond ISO 4217, each with its scale: `BTC = 8`.
     #[serde(default)]
     pub assets: BTreeMap<String, u32>,
+    /// The log, on standard error.
     #[serde(default)]
     pub log: LogConfig,
 }

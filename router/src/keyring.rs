@@ -13,6 +13,7 @@ use std::{
 use arc_swap::ArcSwap;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use keys::{Key, KeyFileError, KeyTable, Rate};
+use ledger::KeyName;
 use metrics::{describe_gauge, gauge};
 use telemetry::{Tasks, clock};
 
@@ -48,7 +49,7 @@ struct Shared {
 struct InUse {
     table: KeyTable,
     /// By the name of the key.
-    limiters: HashMap<String, (Rate, Arc<DefaultDirectRateLimiter>)>,
+    limiters: HashMap<KeyName, (Rate, Arc<DefaultDirectRateLimiter>)>,
 }
 
 #[derive(Debug)]

@@ -48,7 +48,7 @@ use crate::{
 #[command(version)]
 struct Args {
     /// Configuration file (TOML)
-    #[arg(long, value_name = "FILE", required_unless_present = "print_openapi")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["print_openapi", "print_config_reference"])]
     config: Option<PathBuf>,
     /// Check the configuration file and exit
     #[arg(long)]
@@ -59,6 +59,9 @@ struct Args {
     /// Print the description of the HTTP API (OpenAPI, JSON) and exit
     #[arg(long)]
     print_openapi: bool,
+    /// Print the reference of the configuration files (Markdown) and exit
+    #[arg(long)]
+    print_config_reference: bool,
 }
 
 /// How long the core may take to leave its sagas at a persisted step after the last request.
@@ -82,6 +85,10 @@ fn start(args: &Args) -> anyhow::Result<ExitCode> {
     if args.print_openapi {
         let description = serde_json::to_string_pretty(&http::description()?)?;
         writeln!(std::io::stdout(), "{description}")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.print_config_reference {
+        write!(std::io::stdout(), "{}", config::reference()?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let config = Config::load(args.config.as_deref().context("--config is missing")?)?;

@@ -10,7 +10,7 @@ mod recovery;
 mod state;
 
 use ledger::{
-    AccountId, AssetCode, Refused, TransferId,
+    AccountId, AssetCode, KeyName, Refused, TransferId,
     operation::{Decide, Operation, Purpose, Settle, Verdict},
     outcome::DebitAfter,
 };
@@ -47,6 +47,8 @@ pub struct Saga {
     pub debit_after: Option<DebitAfter>,
     /// Why it was left alone: a shard's answer that makes no sense.
     pub parked: Option<String>,
+    /// The API key that ordered it, as the source has recorded it.
+    pub ordered_by: Option<KeyName>,
 }
 
 impl Saga {
@@ -75,6 +77,7 @@ impl Saga {
             presumed: self.presumed,
             defer_limited: self.defer_limited,
             patient: self.patient,
+            ordered_by: self.ordered_by.clone(),
         })
     }
 

@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use ledger::{
     AccountId, AccountPrefix, HoldKey, TransferId, TransferKey,
-    operation::{CreateAccount, PlaceHold, UpdateAccount},
+    operation::{CreateAccount, PlaceHold, ReleaseHold, UpdateAccount},
 };
 use telemetry::tasks::Tasks;
 
@@ -239,8 +239,8 @@ impl Router {
         holds::place(&self.core, place, deadline).await
     }
 
-    pub async fn release_hold(&self, key: HoldKey, deadline: Deadline) -> Result<ReleaseReply, CallError> {
-        holds::release(&self.core, key, deadline).await
+    pub async fn release_hold(&self, release: ReleaseHold, deadline: Deadline) -> Result<ReleaseReply, CallError> {
+        holds::release(&self.core, release, deadline).await
     }
 
     /// The answer that placing the hold would get now. Nothing is stored.

@@ -72,7 +72,7 @@ pub const SUBJECT: Subject = Subject {
         field("method", context.method.as_str());
         field("path", context.uri.path());
         if let Some(key) = context.key.get() {
-            field("key", &key.name);
+            field("key", key.name.as_str());
         }
         if let Some(traceparent) = &context.traceparent {
             field("trace", traceparent.trace_id());

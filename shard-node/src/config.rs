@@ -3,7 +3,9 @@
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
+use config_reference::ReferenceError;
 use identity::Expected;
+use schemars::{JsonSchema, schema_for};
 use serde::{Deserialize, Serialize};
 use shard_database::DatabaseUrl;
 use shard_map::ClusterId;
@@ -14,59 +16,74 @@ use crate::tail::Size;
 /// Overrides `database.url`, so that the password need not be in a file.
 pub const DATABASE_URL_VARIABLE: &str = "SHARD_NODE_DATABASE_URL";
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub cluster: ClusterConfig,
     pub shard: ShardConfig,
+    #[serde(default)]
     pub database: DatabaseConfig,
     #[serde(default)]
     pub clock: ClockConfig,
+    /// What routers, other nodes and `shardctl` call. It has no authentication: keep the port in a network that only they reach.
     pub rpc: ListenConfig,
+    /// The listener for operators: health, metrics and `/status`; loopback unless there is a reason.
     pub admin: ListenConfig,
     #[serde(default)]
     pub lane: LaneConfig,
+    /// The log, on standard error.
     #[serde(default)]
     pub log: LogConfig,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// The cluster.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterConfig {
-    /// The cluster of the shard, as the shard map has it.
+    /// The cluster of the shard, a UUID, as the shard map has it.
+    #[schemars(with = "String")]
     pub id: ClusterId,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// The shard.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ShardConfig {
     /// The shard this node stands in front of, as the shard map names it.
     pub id: String,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The shard's PostgreSQL.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct DatabaseConfig {
-    /// `postgres://user:password@host:port/database`; may come from the environment instead.
-    #[serde(default)]
+    /// `postgres://user:password@host:port/database`, or several `host:port` of a primary and its stand-bys, separated by commas. Needed here
+    /// or in the environment variable `SHARD_NODE_DATABASE_URL`, which comes first.
     pub url: String,
     /// Connections for reads. The lane has its own connection.
-    #[serde(default = "default_read_connections")]
     pub read_connections: u32,
-    #[serde(default = "default_connect_timeout_ms")]
+    /// Limit for a connection to the database.
     pub connect_timeout_ms: u64,
     /// Client-side deadline of one statement. The connection is dropped when it passes.
-    #[serde(default = "default_statement_timeout_ms")]
     pub statement_timeout_ms: u64,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+impl Default for DatabaseConfig {
+    fn default() -> Self {
+        Self { url: String::new(), read_connections: 4, connect_timeout_ms: 2_000, statement_timeout_ms: 10_000 }
+    }
+}
+
+/// A listener.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListenConfig {
+    /// Address and port.
     pub listen: SocketAddr,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// The lane, the shard's only writer, and the fold.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LaneConfig {
     /// A batch stops growing at this number of operations.
@@ -81,7 +98,7 @@ pub struct LaneConfig {
     /// Accounts that may have unfolded bookings before the lane waits for the fold. They stay in memory. The fold runs early
     /// at half of it.
     pub unfolded_accounts: usize,
-    /// Milliseconds from one fold to the next. The interval grows up to twelvefold while rows of `account` have dead versions.
+    /// Time from one fold to the next. The interval grows up to twelvefold while rows of `account` have dead versions.
     pub fold_interval_ms: u64,
 }
 
@@ -108,7 +125,8 @@ impl LaneConfig {
     }
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// The machine's clock.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClockConfig {
     /// How far this machine's clock may be from those of PostgreSQL and the routers. A node whose clock is further
@@ -128,17 +146,7 @@ impl ClockConfig {
     }
 }
 
-fn default_read_connections() -> u32 {
-    4
-}
-
-fn default_connect_timeout_ms() -> u64 {
-    2_000
-}
-
-fn default_statement_timeout_ms() -> u64 {
-    10_000
-}
+const REFERENCE_INTRODUCTION: &str = "Each `shard-node` reads its own at start: `shard-node --config s0.toml`. The commands `init`, `migrate` and `accept` read it, too.";
 
 /// Settings without a default. `database.url` is checked later, because the environment may supply it.
 const REQUIRED: [(&str, &str, &str); 4] = [
@@ -215,6 +223,14 @@ impl Config {
         Expected { cluster: self.cluster.id, shard: self.shard.id.clone(), number: None }
     }
 
+    /// The settings as Markdown.
+    ///
+    /// # Errors
+    /// A setting has no doc comment.
+    pub fn reference() -> Result<String, ReferenceError> {
+        config_reference::render("The node's file", REFERENCE_INTRODUCTION, &schema_for!(Self))
+    }
+
     /// As TOML, without the password.
     pub fn redacted(&self) -> Result<String, toml::ser::Error> {
         let mut shown = self.clone();
@@ -244,6 +260,12 @@ fn missing_setting(table: &toml::Table) -> Option<&'static str> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn the_page_ends_with_what_the_code_says_of_a_nodes_file() {
+        let page = include_str!("../../docs/operations/configuration.md");
+        assert!(page.ends_with(&Config::reference().unwrap()), "the page is out of date: run `make configuration`");
+    }
+
     const GOOD: &str = r#"
         cluster.id = "0190d7c0-0000-7000-8000-00000000c1a5"
         shard.id = "s0"
@@ -271,6 +293,9 @@ mod tests {
         assert!(parse(&format!("{GOOD}\nshard.colour = 1")).unwrap_err().contains("colour"));
         let zero = parse(&format!("{GOOD}\nlane.queue_operations = 0")).unwrap();
         assert!(zero.check().unwrap_err().to_string().contains("lane.queue_operations"));
+        // The environment may supply the URL of a file without the section.
+        let no_section = parse(&GOOD.replace("database.url", "#")).unwrap();
+        assert!(no_section.check().unwrap_err().to_string().contains(DATABASE_URL_VARIABLE));
         let no_url = parse(&GOOD.replace("database.url", "database.read_connections = 3 #")).unwrap();
         assert!(no_url.check().unwrap_err().to_string().contains("database.url"));
     }

@@ -56,6 +56,9 @@ struct Cli {
     /// Print the configuration with defaults filled in and secrets hidden, and exit
     #[arg(long)]
     print_config: bool,
+    /// Print the reference of the configuration file (Markdown) and exit
+    #[arg(long)]
+    print_config_reference: bool,
     /// Serve without waiting until another shard or a router confirms that the database has every acknowledged payment.
     /// Use it only if all of them are lost
     #[arg(long)]
@@ -111,6 +114,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
+    if cli.print_config_reference {
+        say(Config::reference()?.trim_end());
+        return Ok(());
+    }
     let path = cli.config.context("--config FILE is missing")?;
     let config = Config::load(&path)?;
     if cli.print_config {

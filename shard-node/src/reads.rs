@@ -15,10 +15,9 @@ use std::time::Duration;
 
 use ledger::{
     Account, AccountId, Booking, Entry, Limit, Position, TransferKey,
-    booking::Role,
+    booking::{Party, Role},
     history::{StoredRegister, StoredTransfer},
 };
-use sqlx::PgPool;
 use tokio::time::timeout;
 use uuid::Uuid;
 use wire::convert::state_to_columns;
@@ -80,7 +79,7 @@ impl Reads {
     pub async fn account(&self, id: &AccountId) -> Result<Owned<Option<(Account, Overlay)>>, StoreError> {
         for _ in 0..ATTEMPTS {
             let (generation, folded) = self.tail.generation();
-            let (row, reached) = match read::account(self.from.pool()?, id).await? {
+            let (row, reached) = match read::account(&self.from, id).await? {
                 Owned::Here(found) => found,
                 Owned::NotHere(not_owner) => return Ok(Owned::NotHere(not_owner)),
             };
@@ -227,6 +226,8 @@ fn entry_to_wire(entry: Entry) -> wire::Entry {
         held: entry.leg.held,
         created_at_us: entry.at_us,
         overdraft: Some(entry.leg.overdraft.into()),
+        ordered_by: wire::convert::name_to_wire(entry.ordered_by.as_ref()),
+        is_credit: entry.party == Party::Payee,
         metadata: None,
     }
 }
@@ -263,18 +264,18 @@ pub async fn balance_at(
 pub async fn transfers(reads: &Reads, id: Uuid, debit: &str) -> Result<wire::GetTransfersResponse, StoreError> {
     let mut found = wire::GetTransfersResponse::default();
     let roles = [Role::Transfer, Role::Settlement, Role::Register];
-    let (registers, transfers): (Vec<Booking>, Vec<Booking>) = bookings::by_id(reads.from.pool()?, id, debit, &roles)
+    let (registers, transfers): (Vec<Booking>, Vec<Booking>) = bookings::by_id(&reads.from, id, debit, &roles)
         .await?
         .into_iter()
         .partition(|booking| booking.kind.role() == Role::Register);
     let transfers = Transfers::of(transfers);
-    let answers = bookings::at(reads.from.pool()?, &transfers.answers()).await?;
+    let answers = bookings::answers_at(&reads.from, &transfers.answers()).await?;
     for (first, stored) in transfers.with(&answers)? {
         let mut record = transfer_record(&first, &stored);
         if let Some((attempts, next_attempt_us)) = first.key().and_then(|key| reads.tail.attempts(&key)) {
             (record.attempts, record.next_attempt_us) = (attempts, next_attempt_us);
         }
-        let (reversed, reversals) = bookings::reversals(reads.from.pool()?, id, &record.debit).await?;
+        let (reversed, reversals) = bookings::reversals(&reads.from, id, &record.debit).await?;
         record.reversed = reversed;
         record.reversals = reversals.into_iter().map(wire::convert::id_to_wire).collect();
         found.transfers.push(record);
@@ -293,7 +294,7 @@ pub async fn transfers(reads: &Reads, id: Uuid, debit: &str) -> Result<wire::Get
         });
     }
     if found.transfers.is_empty() {
-        found.not_owner = not_owner_of(reads.from.pool()?, debit).await?;
+        found.not_owner = not_owner_of(&reads.from, debit).await?;
     }
     Ok(found)
 }
@@ -323,19 +324,19 @@ pub async fn transfers_of(reads: &Reads, keys: &[TransferKey]) -> Result<Vec<wir
 /// # Errors
 /// When the database cannot be read.
 pub async fn holds(reads: &Reads, id: Uuid, debit: &str) -> Result<wire::GetHoldsResponse, StoreError> {
-    let holds = bookings::holds_of_id(reads.from.pool()?, id, debit).await?;
+    let holds = bookings::holds_of_id(&reads.from, id, debit).await?;
     let mut found = wire::GetHoldsResponse::default();
     found.holds.extend(holds.iter().map(|(key, hold)| wire::convert::hold_to_wire(key, hold)));
     if found.holds.is_empty() {
-        found.not_owner = not_owner_of(reads.from.pool()?, debit).await?;
+        found.not_owner = not_owner_of(&reads.from, debit).await?;
     }
     Ok(found)
 }
 
 /// Whether the slot of an account belongs to another shard. An empty answer then says nothing.
-async fn not_owner_of(pool: &PgPool, account: &str) -> Result<Option<wire::NotOwner>, StoreError> {
+async fn not_owner_of(from: &Readable, account: &str) -> Result<Option<wire::NotOwner>, StoreError> {
     let Ok(account) = AccountId::client(account) else { return Ok(None) };
-    match read::account(pool, &account).await? {
+    match read::account(from, &account).await? {
         Owned::NotHere(not_owner) => Ok(Some(not_owner.into())),
         Owned::Here(_) => Ok(None),
     }
@@ -365,5 +366,6 @@ pub fn transfer_record(first: &Booking, stored: &StoredTransfer) -> wire::Transf
         purpose: wire::convert::purpose_to_wire(stored.purpose),
         reversed: 0,
         reversals: Vec::new(),
+        ordered_by: wire::convert::name_to_wire(stored.ordered_by.as_ref()),
     }
 }

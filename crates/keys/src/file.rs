@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, num::NonZeroU32, sync::Arc};
 
+use ledger::KeyName;
+use schemars::{JsonSchema, Schema, schema_for};
 use serde::Deserialize;
 use telemetry::clock::parse_rfc3339;
 use toml::Spanned;
@@ -14,7 +16,6 @@ pub const MAX_KEYS: usize = 100_000;
 pub const MAX_PREFIXES: usize = 64;
 /// Secrets of one key: the new one and the one that it replaces.
 pub const MAX_SECRETS: usize = 2;
-const MAX_NAME_LEN: usize = 64;
 
 /// Why a file is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,35 +26,63 @@ pub struct KeyFileError {
     pub reason: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct File {
+    /// One table for each key.
     #[serde(default)]
+    #[schemars(with = "Vec<FileKey>")]
     key: Vec<Spanned<FileKey>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct FileKey {
+    /// Unique in the file; it goes into the log.
+    #[schemars(with = "String")]
     name: Spanned<String>,
+    /// Of `read`, `write` and `admin`.
+    #[schemars(with = "Vec<String>")]
     roles: Spanned<Vec<Spanned<String>>>,
+    /// Accounts that the key may debit, open and change: beginnings of ids, `=ID` for one account, `*` for all.
     #[serde(default)]
+    #[schemars(with = "Vec<String>")]
     debit: Vec<Spanned<String>>,
+    /// Accounts that the key may credit.
     #[serde(default)]
+    #[schemars(with = "Vec<String>")]
     credit: Vec<Spanned<String>>,
+    /// Accounts that the key may read.
     #[serde(default)]
+    #[schemars(with = "Vec<String>")]
     read: Vec<Spanned<String>>,
+    /// Requests that the key may send to one router. Without it, as many as the router takes.
     requests_per_second: Option<NonZeroU32>,
+    /// Requests that may come at once. Without it, those of one second.
+    #[schemars(with = "Option<NonZeroU32>")]
     burst: Option<Spanned<NonZeroU32>>,
+    /// When the key ends, in RFC 3339.
+    #[schemars(with = "Option<String>")]
     expires_at: Option<Spanned<String>>,
+    /// One secret, or two during a rotation.
+    #[schemars(with = "Vec<FileSecret>")]
     secrets: Spanned<Vec<FileSecret>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct FileSecret {
+    /// The SHA-256 of the secret, in hexadecimal digits.
+    #[schemars(with = "String")]
     sha256: Spanned<String>,
+    /// When this secret ends, in RFC 3339. Without it, with the key.
+    #[schemars(with = "Option<String>")]
     expires_at: Option<Spanned<String>>,
+}
+
+/// The schema of the file of keys, for the reference of its settings.
+pub fn file_schema() -> Schema {
+    schema_for!(File)
 }
 
 /// The keys of a file, found by a secret.
@@ -114,13 +143,13 @@ impl KeyTable {
             let offset = entry.span().start;
             let (key, digests) = key(&lines, entry.into_inner())?;
             if names.insert(key.name.clone(), ()).is_some() {
-                return Err(lines.error(offset, format!("a second key has the name {:?}", key.name)));
+                return Err(lines.error(offset, format!("a second key has the name {}", key.name)));
             }
             let index = table.keys.len();
             for (digest, offset) in digests {
                 let alike = table.by_digest.entry(digest.beginning()).or_default();
                 if alike.iter().any(|(other, _)| *other == digest) {
-                    return Err(lines.error(offset, format!("the sha256 of {:?} occurs twice in the file", key.name)));
+                    return Err(lines.error(offset, format!("the sha256 of {} occurs twice in the file", key.name)));
                 }
                 alike.push((digest, index));
             }
@@ -153,25 +182,20 @@ fn without_quoted(message: &str) -> String {
 /// A key, and each digest with its place in the text.
 fn key(lines: &Lines<'_>, file: FileKey) -> Result<(Key, Vec<(Digest, usize)>), KeyFileError> {
     let (name_at, name) = (file.name.span().start, file.name.into_inner());
-    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    if !(1..=MAX_NAME_LEN).contains(&name.len()) || !name.bytes().all(is_name) {
-        return Err(lines.error(
-            name_at,
-            format!("the name {name:?} is not 1 to {MAX_NAME_LEN} characters of A-Z a-z 0-9 . _ -"),
-        ));
-    }
+    let name = KeyName::new(&name)
+        .map_err(|reason| lines.error(name_at, format!("{name:?} is no name of a key: {reason}")))?;
     let roles_at = file.roles.span().start;
     let role = |text: &Spanned<String>| {
         Role::parse(text.as_ref()).ok_or_else(|| {
             lines.error(
                 text.span().start,
-                format!("the role {:?} of {name:?} is none of read, write, admin", text.as_ref()),
+                format!("the role {:?} of {name} is none of read, write, admin", text.as_ref()),
             )
         })
     };
     let roles = file.roles.as_ref().iter().map(role).collect::<Result<Roles, _>>()?;
     if roles == Roles::default() {
-        return Err(lines.error(roles_at, format!("{name:?} has no role")));
+        return Err(lines.error(roles_at, format!("{name} has no role")));
     }
     let rate = match (file.requests_per_second, file.burst) {
         (None, Some(burst)) => {
@@ -186,7 +210,7 @@ fn key(lines: &Lines<'_>, file: FileKey) -> Result<(Key, Vec<(Digest, usize)>), 
     let secrets = file.secrets.into_inner();
     if !(1..=MAX_SECRETS).contains(&secrets.len()) {
         return Err(
-            lines.error(secrets_at, format!("{name:?} has {} secrets; a key has 1 or {MAX_SECRETS}", secrets.len()))
+            lines.error(secrets_at, format!("{name} has {} secrets; a key has 1 or {MAX_SECRETS}", secrets.len()))
         );
     }
     let mut digests = Vec::new();
@@ -194,7 +218,7 @@ fn key(lines: &Lines<'_>, file: FileKey) -> Result<(Key, Vec<(Digest, usize)>), 
     for secret in secrets {
         let (offset, text) = (secret.sha256.span().start, secret.sha256.into_inner());
         let digest =
-            Digest::parse(&text).map_err(|reason| lines.error(offset, format!("the sha256 of {name:?} {reason}")))?;
+            Digest::parse(&text).map_err(|reason| lines.error(offset, format!("the sha256 of {name} {reason}")))?;
         digests.push((digest, offset));
         stored.push(StoredSecret { digest, expires_at_us: lines.time(secret.expires_at)? });
     }
@@ -225,7 +249,7 @@ mod tests {
     #[test]
     fn a_secret_leads_to_its_key_and_no_other_text_does() {
         let table = KeyTable::parse(&(entry("shop1", "s1", "") + &entry("shop2", "s2", ""))).unwrap();
-        assert_eq!(table.find("s2", 0).unwrap().name, "shop2");
+        assert_eq!(table.find("s2", 0).unwrap().name.as_str(), "shop2");
         assert_eq!(table.keys().len(), 2);
         for wrong in ["", "s", "s3", &Digest::of("s1").to_string()] {
             assert!(table.find(wrong, 0).is_none(), "{wrong}");

@@ -6,8 +6,10 @@ mod file;
 mod permission;
 mod secret;
 
+use ledger::KeyName;
+
 pub use self::{
-    file::{KeyFileError, KeyTable, MAX_KEYS, MAX_PREFIXES, MAX_SECRETS},
+    file::{KeyFileError, KeyTable, MAX_KEYS, MAX_PREFIXES, MAX_SECRETS, file_schema},
     permission::{Prefixes, Role, Roles},
     secret::{Digest, InvalidDigest, Secret},
 };
@@ -31,8 +33,8 @@ pub struct StoredSecret {
 /// What one caller may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
-    /// Unique in its file; it goes into the log.
-    pub name: String,
+    /// Unique in its file; it goes into the log and into the journal.
+    pub name: KeyName,
     pub roles: Roles,
     /// Accounts that the key may debit, open and change.
     pub debit: Prefixes,

@@ -36,7 +36,8 @@ pub use prior::{Named, Prior, Stored, UnderWay};
 
 use self::holds::KnownHold;
 use crate::{
-    Account, AccountId, AssetCode, HoldKey, Limit, Metadata, Position, Refusal, Refused, TransferId, TransferKey,
+    Account, AccountId, AssetCode, HoldKey, KeyName, Limit, Metadata, Position, Refusal, Refused, TransferId,
+    TransferKey,
     accounts::Accounts,
     booking::{Booking, BookingKind, Change, Extra, Leg, Party, change},
     fold,
@@ -109,6 +110,7 @@ struct Draft<'d> {
     asset: AssetCode,
     /// Minor units.
     amount: i64,
+    ordered_by: Option<KeyName>,
     extra: Option<Box<Extra>>,
 }
 
@@ -152,7 +154,7 @@ impl<'a> Batch<'a> {
             Operation::Decide(decide) => self.decide(decide),
             Operation::Settle(settle) => self.settle(settle),
             Operation::PlaceHold(place) => self.place_hold(place),
-            Operation::ReleaseHold(key) => self.release_hold(key),
+            Operation::ReleaseHold(release) => self.release_hold(release),
             Operation::ExpireHold(key) => self.expire_hold(key),
             Operation::DryRun(operation) => self.dry_run(operation),
             Operation::OrNothing(operation) => self.or_nothing(operation),
@@ -207,6 +209,7 @@ impl<'a> Batch<'a> {
         let id = self.accounts.in_transit_id(asset);
         if self.accounts.get(&id).is_none() {
             self.open_account(&CreateAccount {
+                ordered_by: None,
                 id,
                 asset,
                 overdraft: Limit::Unlimited,
@@ -231,7 +234,7 @@ impl<'a> Batch<'a> {
     /// Appends a booking, or refuses it as a whole when a leg of it is impossible. The caller has checked the rules; what
     /// is checked here is arithmetic. Returns the place of the booking among the effects.
     fn book(&mut self, draft: Draft<'_>) -> Result<usize, Aside> {
-        let Draft { kind, id, payer, payee, asset, amount, extra } = draft;
+        let Draft { kind, id, payer, payee, asset, amount, ordered_by, extra } = draft;
         let purpose = extra.as_ref().map_or_else(Default::default, |extra| extra.purpose);
         // Two legs of one account would have the same version. The router refuses such transfers before.
         if kind == BookingKind::Posted && payee == Some(payer) {
@@ -263,6 +266,7 @@ impl<'a> Batch<'a> {
             at_us,
             payer_leg,
             payee_leg,
+            ordered_by,
             extra,
         })
     }

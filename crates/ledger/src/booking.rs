@@ -6,7 +6,7 @@
 //! kind and the amount.
 
 use crate::{
-    AccountId, AccountStatus, AssetCode, Limit, Metadata, Position, Refused, TransferId, TransferKey,
+    AccountId, AccountStatus, AssetCode, KeyName, Limit, Metadata, Position, Refused, TransferId, TransferKey,
     operation::Purpose,
 };
 
@@ -28,6 +28,9 @@ pub struct Booking {
     pub at_us: i64,
     pub payer_leg: Option<Leg>,
     pub payee_leg: Option<Leg>,
+    /// The API key that ordered it: of a transfer's or hold's first answer, of a register, and of a hold's end by a client. `None`: the
+    /// router had no keys, or no client ordered it.
+    pub ordered_by: Option<KeyName>,
     /// Content that most bookings lack.
     pub extra: Option<Box<Extra>>,
 }
@@ -232,6 +235,7 @@ impl Booking {
             at_us,
             payer_leg: None,
             payee_leg: None,
+            ordered_by: None,
             extra: None,
         }
     }
@@ -346,12 +350,16 @@ pub fn change(kind: BookingKind, purpose: Purpose, amount: i64, party: Party) ->
 pub struct Entry {
     pub position: Position,
     pub kind: EntryKind,
+    /// The side of the booking that the account is on.
+    pub party: Party,
     pub leg: Leg,
     /// Signed change of `posted`, in minor units.
     pub amount: i64,
     /// The transfer or hold, with the account at its other side.
     pub cause: Option<(TransferId, AccountId)>,
     pub at_us: i64,
+    /// The API key that ordered the booking.
+    pub ordered_by: Option<KeyName>,
 }
 
 impl Entry {
@@ -365,10 +373,12 @@ impl Entry {
         Some(Self {
             position: booking.position,
             kind: booking.entry_kind(party),
+            party,
             leg: *leg,
             amount: booking.change(party)?.posted,
             cause: booking.id.zip(counterparty),
             at_us: booking.at_us,
+            ordered_by: booking.ordered_by.clone(),
         })
     }
 }

@@ -264,6 +264,8 @@ pub fn place_hold(booking: &Booking) -> Result<Hold, FoldError> {
         debit_after: booking.payer_leg.as_ref().map(debit_after),
         created_at_us: booking.at_us,
         ended_at_us: status.refused().map(|_| booking.at_us),
+        ordered_by: booking.ordered_by.clone(),
+        ended_by: None,
     })
 }
 
@@ -313,6 +315,7 @@ pub fn apply_to_hold(hold: &mut Hold, booking: &Booking) -> Result<(), FoldError
                 _ => HoldStatus::Expired,
             };
             hold.ended_at_us = Some(booking.at_us);
+            hold.ended_by.clone_from(&booking.ordered_by);
         }
         _ => return Err(wrong("its kind changes no hold")),
     }

@@ -1,7 +1,7 @@
 //! What the bookings of one id come to: a transfer, a register, a hold.
 
 use crate::{
-    AccountId, AssetCode, Hold, HoldStatus, Metadata, Refused,
+    AccountId, AssetCode, Hold, HoldStatus, KeyName, Metadata, Refused,
     booking::{Booking, BookingKind, Leg, Role},
     fold::{self, FoldError},
     operation::{Purpose, Verdict},
@@ -23,6 +23,8 @@ pub struct StoredTransfer {
     pub presumed: Option<Refused>,
     pub debit_after: Option<DebitAfter>,
     pub created_at_us: i64,
+    /// The API key of the first request with this id.
+    pub ordered_by: Option<KeyName>,
 }
 
 /// The verdict of a saga at its destination.
@@ -102,6 +104,7 @@ impl StoredTransfer {
             presumed,
             debit_after: answer.or(first.payer_leg.as_ref()).map(fold::debit_after),
             created_at_us: first.at_us,
+            ordered_by: first.ordered_by.clone(),
         })
     }
 

@@ -10,7 +10,7 @@
 //!
 //! Why a hold is decided where it is: `docs/adr/0006`.
 
-use crate::{AccountId, AssetCode, Metadata, Refusal, Refused, TransferId, outcome::DebitAfter};
+use crate::{AccountId, AssetCode, KeyName, Metadata, Refusal, Refused, TransferId, outcome::DebitAfter};
 
 /// One hold, under its (id, debit account).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,10 @@ pub struct Hold {
     pub created_at_us: i64,
     /// When it left [`HoldStatus::Held`].
     pub ended_at_us: Option<i64>,
+    /// The API key that placed it.
+    pub ordered_by: Option<KeyName>,
+    /// The API key that released it, or whose capture ended it.
+    pub ended_by: Option<KeyName>,
 }
 
 /// A capture between its reserve and its settlement.
@@ -131,6 +135,8 @@ mod tests {
     fn hold(captured: i64, in_flight: i64, expires_at_us: Option<i64>) -> Hold {
         let capture = TransferId(uuid::Uuid::from_u128(9));
         Hold {
+            ended_by: None,
+            ordered_by: None,
             credit: AccountId::client("shop").unwrap(),
             asset: AssetCode::new("USD").unwrap(),
             amount: 100,

@@ -87,6 +87,41 @@ impl fmt::Debug for AccountId {
     }
 }
 
+/// The name of an API key, as the journal records who ordered something: 1 to 64 characters of `A-Z a-z 0-9 . _ -`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyName(Arc<str>);
+
+/// Why a text is no name of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a key's name is 1 to {max} characters of A-Z a-z 0-9 . _ -", max = KeyName::MAX_LEN)]
+pub struct InvalidKeyName;
+
+impl KeyName {
+    /// Longest name, in characters (all of them ASCII). It bounds what a name adds to each row of the journal.
+    pub const MAX_LEN: usize = 64;
+
+    /// # Errors
+    /// When the text has another length or other characters.
+    pub fn new(text: &str) -> Result<Self, InvalidKeyName> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if (1..=Self::MAX_LEN).contains(&text.len()) && text.bytes().all(allowed) {
+            Ok(Self(Arc::from(text)))
+        } else {
+            Err(InvalidKeyName)
+        }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for KeyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// The client's id of a transfer or a hold. On its own it is not unique: see [`TransferKey`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TransferId(pub Uuid);

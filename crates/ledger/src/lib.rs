@@ -36,6 +36,6 @@ pub use amount::{AmountError, format_minor, parse_minor};
 pub use asset::{AssetCode, AssetRegistry};
 pub use booking::{Booking, BookingKind, Entry, EntryKind};
 pub use hold::{Hold, HoldStatus};
-pub use id::{AccountId, HoldKey, InvalidAccountId, Position, TransferId, TransferKey};
+pub use id::{AccountId, HoldKey, InvalidAccountId, InvalidKeyName, KeyName, Position, TransferId, TransferKey};
 pub use metadata::Metadata;
 pub use refusal::{Refusal, Refused, Side};

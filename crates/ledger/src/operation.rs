@@ -1,8 +1,8 @@
 //! What a shard can be asked to do. One [`Operation`] is one line in the lane's queue.
 
 use crate::{
-    Account, AccountId, AccountStatus, AssetCode, HoldKey, Limit, Metadata, Refused, TransferId, TransferKey,
-    booking::Role,
+    Account, AccountId, AccountStatus, AssetCode, HoldKey, KeyName, Limit, Metadata, Refused, TransferId,
+    TransferKey, booking::Role,
 };
 
 #[derive(Debug, Clone)]
@@ -15,7 +15,7 @@ pub enum Operation {
     Decide(Decide),
     Settle(Settle),
     PlaceHold(PlaceHold),
-    ReleaseHold(HoldKey),
+    ReleaseHold(ReleaseHold),
     /// Does nothing unless the hold's time is over.
     ExpireHold(HoldKey),
     /// Decides and leaves no trace: the answer is what the operation would be answered now.
@@ -46,7 +46,7 @@ impl Operation {
                 }
             }
             Self::PlaceHold(place) => visit(&place.debit),
-            Self::ReleaseHold(key) | Self::ExpireHold(key) => visit(&key.debit),
+            Self::ReleaseHold(ReleaseHold { key, .. }) | Self::ExpireHold(key) => visit(&key.debit),
             Self::DryRun(operation) | Self::OrNothing(operation) => operation.for_each_account(visit),
         }
     }
@@ -77,7 +77,7 @@ impl Operation {
             Self::Transfer(transfer) => captured(transfer.purpose, &transfer.debit),
             Self::Settle(settle) => captured(settle.purpose, &settle.debit),
             Self::PlaceHold(place) => Some(place.key()),
-            Self::ReleaseHold(key) | Self::ExpireHold(key) => Some(key.clone()),
+            Self::ReleaseHold(ReleaseHold { key, .. }) | Self::ExpireHold(key) => Some(key.clone()),
             Self::DryRun(operation) | Self::OrNothing(operation) => operation.hold(),
             // Atomic groups hold payments only.
             Self::AtomicTransfers(_) | Self::Decide(_) | Self::CreateAccount(_) | Self::UpdateAccount(_) => None,
@@ -140,12 +140,22 @@ pub struct CreateAccount {
     pub overdraft: Limit,
     pub max_balance: Limit,
     pub metadata: Metadata,
+    /// As in [`Transfer::ordered_by`].
+    pub ordered_by: Option<KeyName>,
 }
 
 impl CreateAccount {
+    /// Whether both open one account with the same attributes, whichever key ordered them.
+    pub fn opens_the_same(&self, other: &Self) -> bool {
+        let Self { id, asset, overdraft, max_balance, metadata, ordered_by: _ } = self;
+        (id, asset, overdraft, max_balance, metadata)
+            == (&other.id, &other.asset, &other.overdraft, &other.max_balance, &other.metadata)
+    }
+
     /// What opens an account like this one.
     pub fn like(account: &Account) -> Self {
         Self {
+            ordered_by: None,
             id: account.id.clone(),
             asset: account.asset,
             overdraft: account.overdraft,
@@ -174,6 +184,8 @@ pub struct UpdateAccount {
     pub overdraft: Option<Limit>,
     pub max_balance: Option<Limit>,
     pub metadata: Option<Metadata>,
+    /// As in [`Transfer::ordered_by`].
+    pub ordered_by: Option<KeyName>,
 }
 
 /// What a transfer does besides moving money.
@@ -245,6 +257,8 @@ pub struct Transfer {
     /// Answer `Deferred` where the credit account has a `max_balance`, or not much room: something earlier of the same request has yet to change
     /// its balance.
     pub defer_limited: bool,
+    /// The API key that ordered it, if the router has keys.
+    pub ordered_by: Option<KeyName>,
 }
 
 impl Transfer {
@@ -270,6 +284,8 @@ pub struct Decide {
     /// True if the caller asks again: the decision is `Undetermined` where money that may come back to the credit account would leave no room.
     /// Recovery does not ask so, because two transfers could wait for each other's verdict without end.
     pub patient: bool,
+    /// As in [`Transfer::ordered_by`]: recovery passes the name that the source has recorded.
+    pub ordered_by: Option<KeyName>,
 }
 
 impl Decide {
@@ -321,6 +337,23 @@ pub struct PlaceHold {
     /// Seconds from when it is placed; `None`: it stays until it is captured or released.
     pub expires_in_s: Option<u32>,
     pub metadata: Metadata,
+    /// As in [`Transfer::ordered_by`].
+    pub ordered_by: Option<KeyName>,
+}
+
+/// A hold to be released.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReleaseHold {
+    pub key: HoldKey,
+    /// As in [`Transfer::ordered_by`].
+    pub ordered_by: Option<KeyName>,
+}
+
+impl From<HoldKey> for ReleaseHold {
+    /// A release that no key ordered.
+    fn from(key: HoldKey) -> Self {
+        Self { key, ordered_by: None }
+    }
 }
 
 impl PlaceHold {

@@ -1,6 +1,6 @@
 //! What the ledger answers to an [`crate::operation::Operation`].
 
-use crate::{Account, AccountId, Hold, HoldKey, Limit, Refused, operation::Verdict};
+use crate::{Account, AccountId, Hold, HoldKey, KeyName, Limit, Refused, operation::Verdict};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -92,6 +92,8 @@ pub struct TransferAnswer {
     pub debit_after: Option<DebitAfter>,
     pub created_at_us: i64,
     pub replayed: bool,
+    /// The API key of the first request with this id.
+    pub ordered_by: Option<KeyName>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,6 +207,8 @@ pub struct HoldAnswer {
     pub expires_at_us: Option<i64>,
     pub created_at_us: i64,
     pub replayed: bool,
+    /// The API key of the first request with this id.
+    pub ordered_by: Option<KeyName>,
 }
 
 /// The fence refused: this shard does not own the slot. Nothing was executed.

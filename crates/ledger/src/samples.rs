@@ -27,6 +27,7 @@ pub fn leg(version: i64, previous: i64, posted: i64, held: i64) -> Leg {
 /// A booking of `amount` from alice to bob under the id 1, without legs.
 pub fn booking(position: i64, kind: BookingKind, amount: i64) -> Booking {
     Booking {
+        ordered_by: None,
         position: Position(position),
         kind,
         id: Some(number(1)),

@@ -85,6 +85,18 @@ impl Ledger {
         }
     }
 
+    /// The answer to a request that changes nothing whatever is there; `None` for every other request.
+    pub fn read(&self, request: &Request) -> Option<Answer> {
+        match request {
+            Request::ShowAccount(account) => Some(self.show_account(account)),
+            Request::ListAccounts { prefix } => Some(self.list_accounts(prefix)),
+            Request::SumBalances { prefix } => Some(self.sum_balances(prefix)),
+            Request::ShowTransfer(named) => Some(self.show_transfer(named)),
+            Request::ShowHold(named) => Some(self.show_hold(named)),
+            _ => None,
+        }
+    }
+
     pub fn shard_of(&self, account: &str) -> &str {
         self.shards.of(account)
     }

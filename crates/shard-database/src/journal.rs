@@ -4,8 +4,8 @@
 //! booking of a later version must stop instead of computing with half of it.
 
 use ledger::{
-    AccountId, AccountStatus, AssetCode, Booking, BookingKind, Limit, Metadata, Position, Refusal, Refused, Side,
-    TransferId,
+    AccountId, AccountStatus, AssetCode, Booking, BookingKind, KeyName, Limit, Metadata, Position, Refusal, Refused,
+    Side, TransferId,
     booking::{Attributes, Extra, Leg, Party, Role, change},
     operation::Purpose,
 };
@@ -18,16 +18,17 @@ macro_rules! journal_columns {
         "position, amount, at_us, payer_version, payer_previous, payer_posted, payer_held, payer_overdraft, payee_version, \
          payee_previous, payee_posted, payee_held, payee_overdraft, payer_slot, payee_slot, kind, role, id, payer, payee, asset"
     };
+    // Columns that few bookings have. The last one is `ordered_by`, which all first answers have if routers have keys.
     (extra) => {
         "metadata, refusal, side, hold, reverses, whole, final, cross_shard, answer_position, first_attempt_us, expires_at_us, \
-         captured, status, max_balance"
+         captured, status, max_balance, ordered_by"
     };
     // All columns of a row named `j`.
     (j) => {
         "j.position, j.amount, j.at_us, j.payer_version, j.payer_previous, j.payer_posted, j.payer_held, j.payer_overdraft, \
          j.payee_version, j.payee_previous, j.payee_posted, j.payee_held, j.payee_overdraft, j.payer_slot, j.payee_slot, \
          j.kind, j.role, j.id, j.payer, j.payee, j.asset, j.metadata, j.refusal, j.side, j.hold, j.reverses, j.whole, j.final, \
-         j.cross_shard, j.answer_position, j.first_attempt_us, j.expires_at_us, j.captured, j.status, j.max_balance"
+         j.cross_shard, j.answer_position, j.first_attempt_us, j.expires_at_us, j.captured, j.status, j.max_balance, j.ordered_by"
     };
 }
 
@@ -51,7 +52,7 @@ pub fn booking_from_row(row: &PgRow) -> Result<Booking, sqlx::Error> {
 /// When the columns are others, or hold what no booking holds.
 pub fn booking_from_leading_columns(row: &PgRow) -> Result<Booking, sqlx::Error> {
     let names_are = |column: usize| row.try_column(column).is_ok_and(|there| there.name() == NAMES[column]);
-    if !names_are(POSITION) || !names_are(ASSET) || !names_are(MAX_BALANCE) {
+    if !names_are(POSITION) || !names_are(ASSET) || !names_are(ORDERED_BY) {
         return Err(sqlx::Error::Decode("the row does not begin with the columns of the journal".into()));
     }
     booking(&Columns { row, first: Some(0) })
@@ -66,7 +67,7 @@ pub fn slots_from_leading_columns(row: &PgRow) -> Result<(i16, i16), sqlx::Error
 }
 
 /// The names of the columns, in the order of [`journal_columns!`].
-const NAMES: [&str; 35] = [
+const NAMES: [&str; 36] = [
     "position",
     "amount",
     "at_us",
@@ -102,6 +103,7 @@ const NAMES: [&str; 35] = [
     "captured",
     "status",
     "max_balance",
+    "ordered_by",
 ];
 // Places in NAMES. Those of a leg are the place of its version and the four after it.
 const POSITION: usize = 0;
@@ -131,6 +133,7 @@ const EXPIRES_AT_US: usize = 31;
 const CAPTURED: usize = 32;
 const STATUS: usize = 33;
 const MAX_BALANCE: usize = 34;
+const ORDERED_BY: usize = 35;
 
 /// The journal's columns of a row.
 struct Columns<'r> {
@@ -202,6 +205,10 @@ fn booking(row: &Columns<'_>) -> Result<Booking, sqlx::Error> {
         at_us: row.get(AT_US)?,
         payer_leg: leg(Party::Payer, PAYER_LEG)?,
         payee_leg,
+        ordered_by: match row.get::<Option<&str>>(ORDERED_BY)? {
+            Some(name) => Some(KeyName::new(name).map_err(|error| corrupt(error.to_string()))?),
+            None => None,
+        },
         extra,
     })
 }
@@ -319,6 +326,7 @@ mod tests {
             (HOLD, "hold"),
             (ANSWER_POSITION, "answer_position"),
             (MAX_BALANCE, "max_balance"),
+            (ORDERED_BY, "ordered_by"),
         ] {
             assert_eq!(NAMES[place], name);
         }

@@ -39,7 +39,7 @@ pub enum Work {
 pub const SCAN_BYTES_PER_SECOND: i64 = 100 * 1024 * 1024;
 
 /// Every migration, in order.
-pub const MIGRATIONS: [Migration; 4] = [
+pub const MIGRATIONS: [Migration; 5] = [
     Migration {
         version: 1,
         title: "journal, accounts, sagas",
@@ -63,6 +63,12 @@ pub const MIGRATIONS: [Migration; 4] = [
         title: "the beginning of a timeline",
         locks: &[TableLock { table: "shard_identity", mode: "ACCESS EXCLUSIVE", work: Work::Catalogue }],
         sql: include_str!("../../../migrations/0004_timeline_began.sql"),
+    },
+    Migration {
+        version: 5,
+        title: "names of API keys",
+        locks: &[TableLock { table: "journal", mode: "ACCESS EXCLUSIVE", work: Work::Catalogue }],
+        sql: include_str!("../../../migrations/0005_key_names.sql"),
     },
 ];
 

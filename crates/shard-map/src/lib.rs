@@ -22,4 +22,5 @@ pub use diff::{Endpoints, MapDiff, SlotMove};
 pub use error::{MapError, MapProblem, Reason};
 pub use hash::{HASH_SEED, routing_key, slot_of};
 pub use map::{MAX_SHARD_NUMBER, RemovedShard, Shard, ShardIndex, ShardMap};
+pub use parse::file_schema;
 pub use slot::{InvalidSlotRange, NoSuchSlot, SLOTS, Slot, SlotRange, merge_slots};

@@ -1,5 +1,6 @@
 //! Parses `shard-map.toml`. Spans are kept until the validation, so that every refusal names its line.
 
+use schemars::{JsonSchema, Schema, schema_for};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -10,32 +11,56 @@ use crate::{
     validate::{self, At, Draft, DraftRemoved, DraftShard, Lines},
 };
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct File<'a> {
+    /// The cluster's id, a UUID: `shardctl map new-cluster-id` prints a new one. Databases and nodes of another cluster are refused.
+    #[schemars(with = "String")]
     cluster: Option<Spanned<String>>,
+    /// Grows with every change; at least 1.
+    #[schemars(with = "i64")]
     version: Spanned<i64>,
+    /// One table for each shard.
     #[serde(default, borrow)]
+    #[schemars(with = "Vec<FileShard<'a>>")]
     shard: Vec<Spanned<FileShard<'a>>>,
+    /// One table for each shard that the cluster had before. Its id and number are never given to another shard.
     #[serde(default)]
     removed: Vec<FileRemoved>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct FileRemoved {
+    /// The id that the shard had.
+    #[schemars(with = "String")]
     id: Spanned<String>,
+    /// The number that the shard had.
+    #[schemars(with = "i64")]
     number: Spanned<i64>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct FileShard<'a> {
+    /// 1 to 64 characters of `A-Z a-z 0-9 . _ -`.
+    #[schemars(with = "String")]
     id: Spanned<String>,
+    /// 0 to 4095. It is part of every journal position of the shard, never changes, and is never given to another shard.
+    #[schemars(with = "i64")]
     number: Spanned<i64>,
+    /// Where the shard's nodes listen, in order of preference: `http://host:port`.
+    #[schemars(with = "Vec<String>")]
     nodes: Spanned<Vec<Spanned<String>>>,
+    /// Ranges such as `0-4095`, both ends included, or single slots. Every slot of 0 to 16383 belongs to exactly one shard.
     #[serde(borrow)]
+    #[schemars(with = "Vec<String>")]
     slots: Vec<Spanned<std::borrow::Cow<'a, str>>>,
+}
+
+/// The schema of `shard-map.toml`, for the reference of its settings.
+pub fn file_schema() -> Schema {
+    schema_for!(File<'static>)
 }
 
 impl ShardMap {

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ledger::{AccountId, TransferId, TransferKey, account::available};
+use ledger::{AccountId, TransferId, TransferKey, account::available, booking::Role};
+use shard_node::simulation::ShardDatabase;
 
 use crate::{
     cluster::Cluster,
-    record::{Answer, Order, Record},
+    record::{Answer, Moment, Order, Record},
+    trace,
 };
 
 /// Balances of every account at one moment.
@@ -40,6 +42,7 @@ pub fn audit(cluster: &Cluster, before: &BTreeMap<AccountId, i64>, records: &[Re
         return Err(format!("INV-1: {in_transit} is in transit, and no saga is under way"));
     }
     what_was_not_executed_has_no_effect(cluster, records)?;
+    nothing_begins_after_its_time_limit(cluster, records)?;
     what_was_answered_is_what_the_accounts_have(cluster, before, records)?;
     nothing_is_taken_twice(records)
 }
@@ -60,6 +63,36 @@ fn what_was_not_executed_has_no_effect(cluster: &Cluster, records: &[Record]) ->
         };
         if keys.contains(&(record.id(), debit.to_string())) {
             return Err(format!("the client was told that nothing was executed: {record:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// How far a router may be wrong about a node's clock, in microseconds: the longest usual exchange with it, and the rounding of limits.
+const CLOCK_ERROR_US: Moment = 500_000;
+
+/// A first booking falls between an attempt and its deadline.
+fn nothing_begins_after_its_time_limit(cluster: &Cluster, records: &[Record]) -> Result<(), String> {
+    let mut limits: BTreeMap<(TransferId, &AccountId), &Record> = BTreeMap::new();
+    for record in records {
+        match &record.order {
+            Order::Transfer(order) => limits.insert((order.id, &order.debit), record),
+            Order::Hold(place) => limits.insert((place.id, &place.debit), record),
+            Order::Release(_) => None,
+        };
+    }
+    for booking in cluster.databases().flat_map(ShardDatabase::bookings) {
+        let Some(TransferKey { id, debit }) =
+            booking.key().filter(|_| matches!(booking.kind.role(), Role::Transfer | Role::Hold))
+        else {
+            continue;
+        };
+        let Some(record) = limits.get(&(id, &debit)) else { continue };
+        let at = trace::since_begin(booking.at_us);
+        // Of two events in one microsecond, the later one has a later moment.
+        let is_within = |(sent, deadline): &(Moment, Moment)| at + 1_000 >= *sent && at <= *deadline + CLOCK_ERROR_US;
+        if !record.limits.iter().any(is_within) {
+            return Err(format!("booked at {at} us, outside of the time limits of its attempts: {record:?}"));
         }
     }
     Ok(())

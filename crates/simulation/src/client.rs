@@ -6,14 +6,15 @@ use ledger::{
     AccountId, HoldKey, Metadata, TransferId,
     operation::{PlaceHold, Purpose},
 };
-use router::simulation::{CallError, NewTransfer, Router, TransferReply};
+use router::simulation::{AtomicReply, CallError, NewTransfer, Router, TransferReply};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use crate::{
     cluster::{Accounts, Cluster, FUNDS, RouterProcess, asset},
     random::Random,
-    record::{Answer, Order, Proof, Record, hear_group},
+    reader::Ordered,
+    record::{Answer, Failure, Group, Moment, Order, Proof, Record, hear_group, short},
     trace,
 };
 
@@ -31,7 +32,12 @@ pub struct Client {
     ids: u64,
     /// Until when every order must have got its answer.
     until: Instant,
+    ordered: Ordered,
+    /// When the last attempt was sent and its deadline, if a router has read it.
+    limits: Option<(Moment, Moment)>,
     pub records: Vec<Record>,
+    /// Atomic groups. Their members are among the records, too.
+    pub groups: Vec<Group>,
 }
 
 /// What came of an attempt: an answer, a refused connection, or nothing.
@@ -42,9 +48,18 @@ enum Attempt<T> {
 }
 
 impl Client {
-    pub fn new(number: u64, cluster: Cluster, routers: usize, random: Random, until: Instant) -> Self {
+    /// What it sends is noted in `ordered`.
+    pub fn new(
+        number: u64,
+        cluster: Cluster,
+        routers: usize,
+        random: Random,
+        until: Instant,
+        ordered: Ordered,
+    ) -> Self {
         let name = format!("client {number}");
-        Self { number, name, cluster, routers, random, ids: 0, until, records: Vec::new() }
+        let (records, groups) = (Vec::new(), Vec::new());
+        Self { number, name, cluster, routers, random, ids: 0, until, ordered, limits: None, records, groups }
     }
 
     /// Orders so many things.
@@ -100,7 +115,7 @@ impl Client {
         };
         let (id, amount) = (self.id(), self.amount());
         let (metadata, purpose) = (Metadata::empty(), Purpose::Payment);
-        NewTransfer { id, debit, credit, asset: asset(), amount, metadata, purpose }
+        NewTransfer { ordered_by: None, id, debit, credit, asset: asset(), amount, metadata, purpose }
     }
 
     async fn transfer(&mut self, purpose: Purpose) -> Result<(), String> {
@@ -111,13 +126,13 @@ impl Client {
     async fn batch(&mut self) -> Result<(), String> {
         let items: Vec<NewTransfer> = (0..self.random.between(2, MOST_ITEMS)).map(|_| self.payment()).collect();
         let mut records: Vec<Record> = items.iter().map(|item| Record::new(Order::Transfer(item.clone()))).collect();
+        self.note_sent(&mut records);
         let replies =
             self.ask("a batch", |router, deadline| async move { router.transfer_batch(items, deadline).await });
         match replies.await {
             Attempt::Replied(replies) => {
                 for (record, reply) in records.iter_mut().zip(&replies) {
-                    trace::note(&self.name, || format!("{}: {}", short(record), shown(reply)));
-                    record.attempts += 1;
+                    trace::note(&self.name, || format!("{}: {}", short(record.id()), shown(reply)));
                     record.hear_transfer(reply)?;
                 }
             }
@@ -128,6 +143,7 @@ impl Client {
                 }
             }
         }
+        self.note_heard(&mut records);
         for record in records {
             if record.answer.is_some() {
                 self.records.push(record);
@@ -156,17 +172,22 @@ impl Client {
         let mut group: Vec<Record> = items.iter().map(of_group).collect();
         loop {
             let order = items.clone();
+            self.note_sent(&mut group);
             let attempt =
                 self.ask("a group", |router, deadline| async move { router.transfer_atomic(order, deadline).await });
+            let mut failed = None;
             let proof = match attempt.await {
                 Attempt::Replied(reply) => {
-                    trace::note(&self.name, || format!("{} and others: {}", short(&group[0]), shown(&reply)));
+                    trace::note(&self.name, || format!("{} and others: {}", short(group[0].id()), shown(&reply)));
+                    failed = self.failure(&reply);
                     hear_group(&mut group, &reply)?
                 }
                 Attempt::NotSent => Proof::NotExecuted,
                 Attempt::Lost => group.iter_mut().fold(Proof::Unknown, |_, record| record.lost()),
             };
+            self.note_heard(&mut group);
             if self.is_the_end(proof, &mut group) {
+                self.groups.push(Group { members: group.clone(), failed });
                 self.records.extend(group);
                 return Ok(());
             }
@@ -174,10 +195,17 @@ impl Client {
         }
     }
 
+    /// Why a group stored nothing, if it was answered so now.
+    fn failure(&self, reply: &Result<AtomicReply, CallError>) -> Option<Failure> {
+        let Ok(AtomicReply::Failed { culprit, items }) = reply else { return None };
+        let TransferReply::NotStored(refused) = items.get(*culprit)? else { return None };
+        Some(Failure { culprit: *culprit, refused: *refused, returned: self.cluster.moment() })
+    }
+
     async fn hold(&mut self) -> Result<(), String> {
         let NewTransfer { id, debit, credit, asset, amount, metadata, .. } = self.payment();
         let expires_in_s = if self.random.percent(30) { Some(1) } else { None };
-        let place = PlaceHold { id, debit, credit, asset, amount, expires_in_s, metadata };
+        let place = PlaceHold { ordered_by: None, id, debit, credit, asset, amount, expires_in_s, metadata };
         self.finish(Record::new(Order::Hold(place))).await
     }
 
@@ -278,12 +306,12 @@ impl Client {
     /// # Errors
     /// If no ledger may answer so.
     pub async fn attempt(&mut self, record: &mut Record) -> Result<Proof, String> {
-        record.attempts += 1;
+        self.note_sent(std::slice::from_mut(record));
         macro_rules! attempt {
             ($what:literal, $record:ident, $hear:ident, |$router:ident, $deadline:ident| $call:expr) => {
                 match self.ask($what, |$router, $deadline| async move { $call.await }).await {
                     Attempt::Replied(reply) => {
-                        trace::note(&self.name, || format!("{}: {}", short($record), shown(&reply)));
+                        trace::note(&self.name, || format!("{}: {}", short($record.id()), shown(&reply)));
                         $record.$hear(&reply)
                     }
                     Attempt::NotSent => Ok(Proof::NotExecuted),
@@ -291,8 +319,8 @@ impl Client {
                 }
             };
         }
-        trace::note(&self.name, || format!("{} {:?}", short(record), record.order));
-        match record.order.clone() {
+        trace::note(&self.name, || format!("{} {:?}", short(record.id()), record.order));
+        let proof = match record.order.clone() {
             Order::Transfer(order) => {
                 attempt!("a transfer", record, hear_transfer, |router, deadline| router.transfer(order, deadline))
             }
@@ -300,8 +328,29 @@ impl Client {
                 attempt!("a hold", record, hear_hold, |router, deadline| router.place_hold(place, deadline))
             }
             Order::Release(key) => {
-                attempt!("a release", record, hear_release, |router, deadline| router.release_hold(key, deadline))
+                attempt!("a release", record, hear_release, |router, deadline| router
+                    .release_hold(key.into(), deadline))
             }
+        };
+        self.note_heard(std::slice::from_mut(record));
+        proof
+    }
+
+    fn note_sent(&self, records: &mut [Record]) {
+        let now = self.cluster.moment();
+        for record in records {
+            record.sends(now);
+            if record.attempts == 1 {
+                self.ordered.note(record);
+            }
+        }
+    }
+
+    fn note_heard(&self, records: &mut [Record]) {
+        let now = self.cluster.moment();
+        for record in records {
+            record.hears(now);
+            record.limits.extend(self.limits);
         }
     }
 
@@ -336,10 +385,13 @@ impl Client {
         let number = self.random.index(self.routers);
         let patience = Duration::from_millis(*self.random.pick(&[300, 1_500, 5_000]));
         let Some(RouterProcess { router, tasks }) = self.cluster.router(number) else {
+            self.limits = None;
             trace::note(&self.name, || format!("{what}: router r{number} is down"));
             return Attempt::NotSent;
         };
         trace::note(&self.name, || format!("{what} to r{number}, within {patience:?}"));
+        let sent = self.cluster.moment();
+        self.limits = Some((sent, sent + u64::try_from(patience.as_micros()).unwrap_or(u64::MAX)));
         let request = tasks.spawn("request", call(router, Instant::now() + patience));
         match timeout(patience + Duration::from_millis(500), request).await {
             Ok(Ok(reply)) => Attempt::Replied(reply),
@@ -349,12 +401,6 @@ impl Client {
             }
         }
     }
-}
-
-/// How a trace names an order.
-fn short(record: &Record) -> String {
-    let (high, low) = record.id().0.as_u64_pair();
-    format!("{}/{low}", high.saturating_sub(1))
 }
 
 fn shown<T: std::fmt::Debug>(reply: &Result<T, CallError>) -> String {

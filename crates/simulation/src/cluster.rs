@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -21,6 +24,8 @@ use uuid::Uuid;
 use crate::{
     network::{Address, Network, Way, uri},
     random::Random,
+    record::Moment,
+    trace,
 };
 
 /// Nodes of each shard.
@@ -28,7 +33,7 @@ pub const NODES: usize = 2;
 /// What each limited account has at the beginning, in minor units.
 pub const FUNDS: i64 = 100;
 /// No account receives more than this, of those that have a limit.
-const MAX_BALANCE: i64 = 150;
+pub const MAX_BALANCE: i64 = 150;
 
 /// A shard's accounts, by what they are for.
 #[derive(Debug, Clone)]
@@ -39,6 +44,12 @@ pub struct Accounts {
     pub limited: Vec<AccountId>,
     /// May not owe anything, nor have more than `MAX_BALANCE`.
     pub capped: AccountId,
+}
+
+impl Accounts {
+    pub fn all(&self) -> impl Iterator<Item = AccountId> {
+        [&self.bank].into_iter().chain(&self.limited).chain([&self.capped]).cloned()
+    }
 }
 
 /// Databases with accounts and money in them, and the maps of routers: what every run over so many shards begins with.
@@ -57,6 +68,7 @@ pub struct Cluster {
     shards: Arc<Vec<(ShardName, ShardDatabase)>>,
     routers: Arc<Mutex<BTreeMap<usize, RouterProcess>>>,
     random: Arc<Mutex<Random>>,
+    latest: Arc<AtomicU64>,
 }
 
 /// A router and its tasks.
@@ -137,6 +149,7 @@ impl Template {
         }
         for (number, (bank, id)) in (1..).zip(paid) {
             let order = NewTransfer {
+                ordered_by: None,
                 id: TransferId(Uuid::from_u128(number)),
                 debit: bank.clone(),
                 credit: id.clone(),
@@ -156,7 +169,14 @@ impl Template {
 }
 
 fn account(id: &AccountId, overdraft: Limit, max_balance: Limit) -> CreateAccount {
-    CreateAccount { id: id.clone(), asset: asset(), overdraft, max_balance, metadata: Metadata::empty() }
+    CreateAccount {
+        ordered_by: None,
+        id: id.clone(),
+        asset: asset(),
+        overdraft,
+        max_balance,
+        metadata: Metadata::empty(),
+    }
 }
 
 impl Cluster {
@@ -171,7 +191,16 @@ impl Cluster {
             shards: Arc::new(shards),
             routers: Arc::default(),
             random: Arc::new(Mutex::new(random)),
+            latest: Arc::default(),
         }
+    }
+
+    /// Now. No two calls of a run return the same moment.
+    pub fn moment(&self) -> Moment {
+        let now = telemetry::simulation::now_us().map_or(0, trace::since_begin);
+        let moment = now.max(self.latest.load(Relaxed) + 1);
+        self.latest.store(moment, Relaxed);
+        moment
     }
 
     /// A cluster of its own with what the template holds. `longest_ms` is the longest usual delay of a message.

@@ -1,7 +1,7 @@
 //! Runs the real code of routers and nodes in one thread, over databases in memory, a simulated network and virtual time.
 //!
 //! One seed is one [`run()`]: it draws the cluster, the clients' orders, the delays and the faults. [`faults`] says what goes wrong,
-//! [`client`] what is ordered, and [`audit`] what must be true at the end. The same seed gives the same [`trace`]. What is
+//! [`client`] what is ordered, [`reader`] what is read, and [`audit`], [`serial_order`] and [`reads`] what must be true at the end. The same seed gives the same [`trace`]. What is
 //! replaced, and why: `docs/adr/0012-simulate-the-cluster-on-virtual-time.md`.
 
 pub mod audit;
@@ -10,8 +10,11 @@ pub mod cluster;
 pub mod faults;
 pub mod network;
 pub mod random;
+pub mod reader;
+pub mod reads;
 pub mod record;
 mod run;
+pub mod serial_order;
 pub mod trace;
 
 pub use run::{Report, run, run_with_lies};

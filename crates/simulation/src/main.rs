@@ -4,7 +4,7 @@ use std::{
     io::{self, Write},
     process::ExitCode,
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
@@ -41,7 +41,10 @@ struct Total {
     orders: usize,
     attempts: usize,
     doubtful: usize,
+    reads: usize,
+    failed_reads: usize,
     faults: usize,
+    undecided: u64,
     calls: u64,
     virtual_time: Duration,
     failed: Vec<(u64, String)>,
@@ -53,11 +56,24 @@ impl Total {
         self.orders += report.orders;
         self.attempts += report.attempts;
         self.doubtful += report.doubtful;
+        self.reads += report.reads;
+        self.failed_reads += report.failed_reads;
         self.faults += report.faults;
+        self.undecided += u64::from(report.is_undecided);
         self.calls += report.calls;
         self.virtual_time += report.took;
         self.failed.extend(report.finding.map(|finding| (seed, finding)));
+        self.failed.sort();
     }
+
+    /// Whether so many smaller seeds have found something. The first findings are the same in every run of the same seeds.
+    fn is_beyond(&self, seed: u64, findings: usize) -> bool {
+        findings.checked_sub(1).and_then(|last| self.failed.get(last)).is_some_and(|(last, _)| seed > *last)
+    }
+}
+
+fn lock(total: &Mutex<Total>) -> MutexGuard<'_, Total> {
+    total.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn main() -> ExitCode {
@@ -92,22 +108,18 @@ fn play(args: &Args) -> io::Result<ExitCode> {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Relaxed);
-                    if seed > last {
+                    if seed > last || lock(&total).is_beyond(seed, args.findings) {
                         return;
                     }
                     let report = run(seed, false);
-                    let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
-                    if total.failed.len() >= args.findings {
-                        return;
-                    }
-                    total.add(seed, report);
+                    lock(&total).add(seed, report);
                 }
             });
         }
     });
     let seconds = begun.elapsed().as_secs_f64();
     let mut total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
-    total.failed.sort();
+    total.failed.truncate(args.findings);
     for (seed, finding) in &total.failed {
         writeln!(out, "SEED={seed}: {finding}")?;
     }
@@ -120,14 +132,18 @@ fn play(args: &Args) -> io::Result<ExitCode> {
     writeln!(
         out,
         "{} seeds in {seconds:.1} s on {threads} threads ({rate:.0} seeds a minute): {} orders in {} attempts, {} of them once of unknown \
-         outcome; {} faults, {} calls of nodes, {:.0} h of virtual time; {} findings",
+         outcome; {} reads and {} without an answer; {} faults, {} calls of nodes, {:.0} h of virtual time; {} runs without a decision about \
+         a serial order; {} findings",
         total.runs,
         total.orders,
         total.attempts,
         total.doubtful,
+        total.reads,
+        total.failed_reads,
         total.faults,
         total.calls,
         total.virtual_time.as_secs_f64() / 3600.0,
+        total.undecided,
         total.failed.len(),
     )?;
     Ok(if total.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

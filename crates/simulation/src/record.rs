@@ -1,11 +1,17 @@
 //! What clients ordered and what they were told.
 
 use ledger::{
-    HoldKey, TransferId,
+    HoldKey, Refused, TransferId,
     operation::PlaceHold,
     outcome::{HoldAnswer, TransferAnswer, TransferState},
 };
 use router::simulation::{AtomicReply, CallError, HoldReply, NewTransfer, ReleaseReply, TransferReply};
+
+/// How people read an id: the client and its number.
+pub fn short(id: TransferId) -> String {
+    let (client, number) = id.0.as_u64_pair();
+    format!("{}/{number}", client.saturating_sub(1))
+}
 
 /// What an attempt proves about an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +41,7 @@ pub enum Answer {
     Hold(HoldAnswer),
     Released,
     /// The hold had ended otherwise.
-    NotReleased,
+    NotReleased(Refused),
 }
 
 /// An order, and what is known of it.
@@ -50,11 +56,65 @@ pub struct Record {
     /// The order was part of an atomic group.
     pub is_of_group: bool,
     pub attempts: u32,
+    /// When the first attempt was sent that may have had an effect, and when the last one was.
+    pub sent: Option<Moment>,
+    pub last_sent: Option<Moment>,
+    /// When the first answer came.
+    pub returned: Option<Moment>,
+    /// When each attempt was sent that a router read, and its deadline.
+    pub limits: Vec<(Moment, Moment)>,
 }
+
+/// An atomic group whose order has ended.
+#[derive(Debug, Clone)]
+pub struct Group {
+    pub members: Vec<Record>,
+    /// The member for which nothing of the group is stored, the reason, and when the client was told so.
+    pub failed: Option<Failure>,
+}
+
+/// Why a group stored nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Failure {
+    pub culprit: usize,
+    pub refused: Refused,
+    pub returned: Moment,
+}
+
+/// A moment of a run. Microseconds since its beginning; of two events in the same microsecond, the later one has the greater number.
+pub type Moment = u64;
 
 impl Record {
     pub fn new(order: Order) -> Self {
-        Self { order, answer: None, is_doubtful: false, is_abandoned: false, is_of_group: false, attempts: 0 }
+        Self {
+            order,
+            answer: None,
+            is_doubtful: false,
+            is_abandoned: false,
+            is_of_group: false,
+            attempts: 0,
+            sent: None,
+            last_sent: None,
+            returned: None,
+            limits: Vec::new(),
+        }
+    }
+
+    /// Takes note of an attempt that begins.
+    pub fn sends(&mut self, now: Moment) {
+        self.attempts += 1;
+        self.last_sent = Some(now);
+        // What was certainly not executed did not begin.
+        if !self.is_doubtful && self.answer.is_none() {
+            self.sent = Some(now);
+        }
+    }
+
+    /// Takes note of the end of an attempt.
+    pub fn hears(&mut self, now: Moment) {
+        if self.answer.is_some() {
+            self.returned.get_or_insert(now);
+        }
     }
 
     pub fn id(&self) -> TransferId {
@@ -63,6 +123,11 @@ impl Record {
             Order::Hold(place) => place.id,
             Order::Release(key) => key.id,
         }
+    }
+
+    /// The number of the client.
+    pub fn client(&self) -> usize {
+        usize::try_from(self.id().0.as_u64_pair().0.saturating_sub(1)).unwrap_or(0)
     }
 
     /// The amount that was posted, if the order is a transfer that was posted.
@@ -155,7 +220,7 @@ impl Record {
     pub fn hear_release(&mut self, reply: &Result<ReleaseReply, CallError>) -> Result<Proof, String> {
         match reply {
             Ok(ReleaseReply::Released { .. }) => self.answered(Answer::Released),
-            Ok(ReleaseReply::Refused(_)) => self.answered(Answer::NotReleased),
+            Ok(ReleaseReply::Refused(refused)) => self.answered(Answer::NotReleased(*refused)),
             Ok(reply @ ReleaseReply::NotFound) => Err(format!("{reply:?} for {:?}", self.order)),
             Err(error) => self.failed(error),
         }

@@ -22,7 +22,10 @@ use crate::{
     cluster::{Cluster, Template},
     faults,
     random::Random,
-    record::{Proof, Record},
+    reader::{Ordered, Reader},
+    reads,
+    record::{Group, Proof, Record},
+    serial_order::{self, Beginning, SerialOrder},
     trace,
 };
 
@@ -35,7 +38,12 @@ pub struct Report {
     pub orders: usize,
     pub attempts: usize,
     pub doubtful: usize,
+    /// Reads with an answer, and reads without one.
+    pub reads: usize,
+    pub failed_reads: usize,
     pub faults: usize,
+    /// The search for a serial order was ended at its bound.
+    pub is_undecided: bool,
     /// Calls of nodes.
     pub calls: u64,
     /// How long the run took in its own time.
@@ -121,7 +129,9 @@ fn run_with(seed: u64, with_trace: bool, lie: Option<Fault>) -> Report {
     let template = template(if random.percent(75) { 2 } else { 3 });
     fastrand::seed(random.number());
     let recording = with_trace.then(trace::record);
-    let outcome = simulate(trace::BEGIN_US + BEGIN_AFTER_US, play(&template, random, lie));
+    // Reads change the delays of everything else. Runs of odd seeds have none.
+    let reader = seed.is_multiple_of(2).then(|| Random::new(seed ^ 0x2545_f491_4f6c_dd1d));
+    let outcome = simulate(trace::BEGIN_US + BEGIN_AFTER_US, play(&template, random, reader, lie));
     let mut report = match outcome {
         Ok(report) => report,
         Err(panic) => Report { finding: Some(format!("panic: {panic}")), ..Report::default() },
@@ -130,7 +140,7 @@ fn run_with(seed: u64, with_trace: bool, lie: Option<Fault>) -> Report {
     report
 }
 
-async fn play(template: &Template, mut random: Random, lie: Option<Fault>) -> Report {
+async fn play(template: &Template, mut random: Random, reader: Option<Random>, lie: Option<Fault>) -> Report {
     let begun = Instant::now();
     let longest_ms = *random.pick(&[0, 2, 10, 60]);
     let cluster = Cluster::new(template, random.fork(), longest_ms);
@@ -157,26 +167,47 @@ async fn play(template: &Template, mut random: Random, lie: Option<Fault>) -> Re
         tokio::time::sleep_until(heals_at).await;
         faults::heal(&healing, ROUTERS);
     });
+    let ordered = Ordered::default();
     let clients: Vec<_> = (0..random.between(2, 4))
         .map(|number| {
             let orders = 3 + random.index(8);
-            let mut client = Client::new(number, cluster.clone(), ROUTERS, random.fork(), heals_at + LIVENESS);
+            let (random, until) = (random.fork(), heals_at + LIVENESS);
+            let mut client = Client::new(number, cluster.clone(), ROUTERS, random, until, ordered.clone());
             tasks.spawn("client", async move {
                 let outcome = client.run(orders).await;
                 (client, outcome)
             })
         })
         .collect();
+    let reading = reader.map(|mut random| {
+        let reads = 5 + random.index(20);
+        let mut reader = Reader::new(0, cluster.clone(), ROUTERS, random, ordered);
+        tasks.spawn("reader", async move {
+            let outcome = reader.run(reads).await;
+            (reader, outcome)
+        })
+    });
     let mut report = Report { faults: planned.len(), ..Report::default() };
-    let (mut clients_left, mut records) = (Vec::new(), Vec::new());
+    let (mut clients_left, mut records, mut groups) = (Vec::new(), Vec::new(), Vec::new());
     for client in join_all(clients).await {
         match client {
             Ok((mut client, outcome)) => {
                 records.append(&mut client.records);
+                groups.append(&mut client.groups);
                 clients_left.push(client);
                 report.finding = report.finding.take().or(outcome.err());
             }
             Err(panic) => report.finding = Some(format!("a client failed: {panic}")),
+        }
+    }
+    let mut reader = None;
+    if let Some(reading) = reading {
+        match reading.await {
+            Ok((it, outcome)) => {
+                reader = Some(it);
+                report.finding = report.finding.take().or(outcome.err());
+            }
+            Err(panic) => report.finding = Some(format!("a reader failed: {panic}")),
         }
     }
     report.orders = records.len();
@@ -186,6 +217,19 @@ async fn play(template: &Template, mut random: Random, lie: Option<Fault>) -> Re
         tokio::time::sleep_until(heals_at).await;
         let ended = end(&cluster, heals_at, &mut clients_left[0], &mut records, &before).await;
         report.finding = ended.err();
+        if let (Some(reader), None) = (&mut reader, &report.finding) {
+            report.finding = check_reads(&cluster, reader, &records).await.err();
+        }
+        if report.finding.is_none() {
+            match serial_order(&cluster, &before, &records, &groups) {
+                SerialOrder::Exists => {}
+                SerialOrder::Undecided => report.is_undecided = true,
+                SerialOrder::Impossible(why) => report.finding = Some(why),
+            }
+        }
+    }
+    if let Some(reader) = reader {
+        (report.reads, report.failed_reads) = (reader.reads.len(), reader.failed);
     }
     report.calls = cluster.network.calls();
     report.took = begun.elapsed();
@@ -235,4 +279,22 @@ async fn end(
     }
     cluster.databases().for_each(ShardDatabase::check_folded);
     audit::audit(cluster, before, records)
+}
+
+/// Reads everything once more, and judges all reads.
+async fn check_reads(cluster: &Cluster, reader: &mut Reader, records: &[Record]) -> Result<(), String> {
+    reader.read_all(Instant::now() + LIVENESS).await?;
+    let bookings: Vec<ledger::Booking> = cluster.databases().flat_map(ShardDatabase::bookings).collect();
+    reads::check(&bookings, records, &reader.reads)
+}
+
+fn serial_order(
+    cluster: &Cluster,
+    before: &BTreeMap<ledger::AccountId, i64>,
+    records: &[Record],
+    groups: &[Group],
+) -> SerialOrder {
+    let accounts: Vec<ledger::Account> = cluster.databases().flat_map(|database| database.fold().0).collect();
+    let beginning = Beginning { accounts: &cluster.accounts, balances: before };
+    serial_order::find(&beginning, records, groups, &accounts, cluster.moment())
 }

@@ -15,6 +15,11 @@ use tracing_subscriber::fmt::MakeWriter;
 /// The virtual time at which every run begins: 2026-01-01T00:00:00Z.
 pub const BEGIN_US: i64 = 1_767_225_600_000_000;
 
+/// Microseconds from [`BEGIN_US`] to a virtual time.
+pub fn since_begin(now_us: i64) -> u64 {
+    u64::try_from(now_us - BEGIN_US).unwrap_or(0)
+}
+
 thread_local! {
     static LINES: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
 }

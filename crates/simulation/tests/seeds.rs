@@ -25,7 +25,8 @@ fn a_seed_gives_the_same_trace_twice() {
 fn a_trace_does_not_change_the_run() {
     for seed in 20..=26 {
         let (with, without) = (run(seed, true), run(seed, false));
-        let of = |report: &simulation::Report| (report.orders, report.attempts, report.calls, report.took);
+        let of =
+            |report: &simulation::Report| (report.orders, report.attempts, report.reads, report.calls, report.took);
         assert_eq!(of(&with), of(&without), "SEED={seed}");
     }
 }
@@ -58,16 +59,20 @@ fn a_crash_that_was_ordered_before_everything_heals_does_not_last() {
 fn no_seed_finds_anything() {
     let (first, seeds) = (from_environment("SEED", 1), from_environment("SEEDS", 60));
     eprintln!("SEED={first} SEEDS={seeds}");
-    let (mut attempts, mut orders, mut doubtful) = (0, 0, 0);
+    let (mut attempts, mut orders, mut doubtful, mut reads, mut undecided) = (0, 0, 0, 0, 0);
     for seed in first..first + seeds {
         let report = run(seed, false);
         assert_eq!(report.finding, None, "repeat it with: make simulate SEED={seed} SEEDS=1");
         attempts += report.attempts;
         orders += report.orders;
         doubtful += report.doubtful;
+        reads += report.reads;
+        undecided += u64::from(report.is_undecided);
     }
+    assert!(undecided * 100 <= seeds, "{undecided} runs are without a decision about a serial order");
     // Runs without retries and doubt would prove little.
     if seeds >= 60 {
         assert!(attempts > orders && doubtful >= 20, "{orders} orders, {attempts} attempts, {doubtful} in doubt");
+        assert!(reads >= 500, "{reads} reads");
     }
 }

@@ -4,6 +4,7 @@
 
 use std::{fmt, io::IsTerminal, panic};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::{
@@ -15,15 +16,16 @@ use tracing_subscriber::{
 use crate::tasks::panic_message;
 
 /// Section `[log]` of every service's configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
+    /// One line an event on standard error: text for people, or JSON for machines.
     pub format: LogFormat,
     /// A level (`info`) or levels by target (`info,h2=warn`).
     pub level: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     #[default]

@@ -15,7 +15,7 @@ pub use self::{
     identity::{
         assets_from_wire, assets_to_wire, marks_from_wire, marks_to_wire, shard_mark_from_wire, shard_mark_to_wire,
     },
-    operation::{Submitted, operation_to_wire},
+    operation::{Submitted, name_from_wire, name_to_wire, operation_to_wire},
     outcome::{presumed_from_wire, state_from_wire, state_to_columns},
     slots::{slots_from_wire, slots_to_wire},
     value::{

@@ -4,7 +4,7 @@
 
 use identity::Mark;
 use ledger::{
-    TransferId,
+    KeyName, TransferId,
     operation::{Decide, Operation, Purpose, Settle, Transfer},
     outcome::Reply,
 };
@@ -160,7 +160,7 @@ fn purpose(purpose: Purpose) -> Option<Vec<u8>> {
     purpose_to_wire(purpose).map(|message| message.encode_to_vec())
 }
 
-fn transfer_fields<'a>(transfer: &'a Transfer, purpose: Option<&'a [u8]>) -> [Field<'a>; 10] {
+fn transfer_fields<'a>(transfer: &'a Transfer, purpose: Option<&'a [u8]>) -> [Field<'a>; 11] {
     [
         Field::id(1, &transfer.id),
         Field::Bytes(2, transfer.debit.as_str().as_bytes()),
@@ -172,10 +172,11 @@ fn transfer_fields<'a>(transfer: &'a Transfer, purpose: Option<&'a [u8]>) -> [Fi
         Field::Number(8, transfer.defer_insufficient.into()),
         Field::Message(9, purpose),
         Field::Number(10, transfer.defer_limited.into()),
+        Field::name(11, transfer.ordered_by.as_ref()),
     ]
 }
 
-fn decide_fields<'a>(decide: &'a Decide, purpose: Option<&'a [u8]>) -> [Field<'a>; 10] {
+fn decide_fields<'a>(decide: &'a Decide, purpose: Option<&'a [u8]>) -> [Field<'a>; 11] {
     let (refusal, side) = decide.presumed.map_or((0, 0), refused_to_wire);
     [
         Field::id(1, &decide.id),
@@ -188,6 +189,7 @@ fn decide_fields<'a>(decide: &'a Decide, purpose: Option<&'a [u8]>) -> [Field<'a
         Field::Number(8, side.into()),
         Field::Number(9, decide.defer_limited.into()),
         Field::Number(10, decide.patient.into()),
+        Field::name(11, decide.ordered_by.as_ref()),
     ]
 }
 
@@ -221,6 +223,10 @@ enum Field<'a> {
 impl<'a> Field<'a> {
     fn id(tag: u32, id: &'a TransferId) -> Self {
         Self::Bytes(tag, id.0.as_bytes())
+    }
+
+    fn name(tag: u32, name: Option<&'a KeyName>) -> Self {
+        Self::Bytes(tag, name.map_or(&[], |name| name.as_str().as_bytes()))
     }
 
     /// The encoding of `int64` is that of the number in two's complement.
@@ -380,7 +386,7 @@ fn unreadable(reason: impl ToString) -> Status {
 mod tests {
     use ledger::{
         AccountId, AssetCode, HoldKey, Limit, Metadata, Position, Refusal, Refused,
-        operation::{CreateAccount, Verdict},
+        operation::{CreateAccount, ReleaseHold, Verdict},
     };
     use uuid::Uuid;
 
@@ -394,9 +400,15 @@ mod tests {
         AccountId::client(text).unwrap()
     }
 
+    fn key_name() -> Option<KeyName> {
+        Some(KeyName::new("shop42-gateway").unwrap())
+    }
+
+    /// A payment that no key ordered, or another transfer that one did.
     fn transfer(purpose: Purpose, metadata: &[(&str, &str)]) -> Transfer {
         let metadata = metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         Transfer {
+            ordered_by: key_name().filter(|_| purpose != Purpose::Payment),
             id: id(7),
             debit: account("alice"),
             credit: account(&"b".repeat(128)),
@@ -424,6 +436,7 @@ mod tests {
             ..transfer(capture, &[("invoice", "2026-117")])
         };
         let decide = |purpose, presumed, defer_limited| Decide {
+            ordered_by: key_name(),
             id: id(1),
             debit: account("alice"),
             credit: account("bob"),
@@ -455,8 +468,12 @@ mod tests {
             Operation::AtomicTransfers(vec![payment.clone(), payment.clone()]),
             Operation::DryRun(Box::new(Operation::Transfer(payment.clone()))),
             Operation::OrNothing(Box::new(Operation::Transfer(payment))),
-            Operation::ReleaseHold(HoldKey { id: id(3), debit: account("alice") }),
+            Operation::ReleaseHold(ReleaseHold {
+                key: HoldKey { id: id(3), debit: account("alice") },
+                ordered_by: key_name(),
+            }),
             Operation::CreateAccount(CreateAccount {
+                ordered_by: key_name(),
                 id: account("alice"),
                 asset: usd,
                 overdraft: Limit::Unlimited,

@@ -191,7 +191,7 @@ fn view(key: &Key, now_us: i64) -> Json {
     let is_past = |expires_at_us: Option<i64>| expires_at_us.is_some_and(|expires_at_us| expires_at_us <= now_us);
     let good = key.secrets.iter().filter(|secret| !is_past(secret.expires_at_us)).count();
     json!({
-        "name": key.name,
+        "name": key.name.as_str(),
         "state": if is_past(key.expires_at_us) || good == 0 { "expired" } else { "active" },
         "roles": key.roles.names(),
         "debit": texts(&key.debit),
@@ -391,7 +391,12 @@ mod tests {
         rotate(Rotate { name: "shop".to_owned(), overlap: 60, file: file() }, &context).unwrap();
         let secrets = |context: &Context, name: &str| {
             let table = KeyTable::parse(&text(context)).unwrap();
-            table.keys().iter().find(|key| key.name == name).map(|key| key.secrets.clone()).unwrap_or_default()
+            table
+                .keys()
+                .iter()
+                .find(|key| key.name.as_str() == name)
+                .map(|key| key.secrets.clone())
+                .unwrap_or_default()
         };
         let both = secrets(&context, "shop");
         assert!(both.len() == 2 && both[0].expires_at_us.is_some() && both[1].expires_at_us.is_none());

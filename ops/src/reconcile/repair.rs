@@ -135,6 +135,7 @@ fn first_step(lost: &LostTransfer) -> Operation {
     match lost.lost {
         // The metadata are lost with the reserve.
         Side::Debit => Operation::Transfer(Transfer {
+            ordered_by: None,
             id: TransferId(lost.id),
             debit: payer.clone(),
             credit: payee.clone(),
@@ -161,6 +162,7 @@ fn executed(lost: &LostTransfer) -> Operation {
 fn decide(lost: &LostTransfer) -> Operation {
     let Terms { payer, payee, asset, amount, purpose, refused, .. } = &lost.terms;
     Operation::Decide(Decide {
+        ordered_by: None,
         id: TransferId(lost.id),
         debit: payer.clone(),
         credit: payee.clone(),

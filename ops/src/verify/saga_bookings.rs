@@ -132,6 +132,7 @@ mod tests {
 
     fn booking(shard: u16, sequence: i64, kind: BookingKind) -> Booking {
         Booking {
+            ordered_by: None,
             position: Position(Position::first_of(shard).0 + sequence - 1),
             kind,
             id: Some(TransferId(Uuid::from_u128(1))),

@@ -2,34 +2,37 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::service::CoreConfig;
 
-/// The public listener.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The public listener: the HTTP API.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HttpConfig {
+    /// Address and port of the API. Beyond loopback it needs keys and a certificate, or settings that permit to go without.
     pub listen: SocketAddr,
-    /// More are answered 503 and closed.
+    /// Connections at once. More are answered 503 and closed.
     #[serde(default = "defaults::max_connections")]
     pub max_connections: usize,
-    /// More are answered 503.
+    /// Requests at once. More are answered 503.
     #[serde(default = "defaults::max_requests_in_flight")]
     pub max_requests_in_flight: usize,
-    /// From the first byte of a request's head (or from the connection's beginning) to the last.
+    /// Limit from the first byte of a request's head (or from the connection's beginning) to the last.
     #[serde(default = "defaults::header_timeout_ms")]
     pub header_timeout_ms: u64,
-    /// For the whole body.
+    /// Limit for the whole body of a request.
     #[serde(default = "defaults::body_timeout_ms")]
     pub body_timeout_ms: u64,
     /// How long a connection may stay open between requests. Longer than the usual load balancer's 60 s, so that it is the
     /// balancer who closes.
     #[serde(default = "defaults::idle_timeout_ms")]
     pub idle_timeout_ms: u64,
+    /// The largest body of a request. Larger ones are answered 413. At most half of the largest internal message.
     #[serde(default = "defaults::max_body_bytes")]
     pub max_body_bytes: usize,
-    /// All bodies being read or worked on together; more are answered 503.
+    /// All bodies being read or worked on together; more are answered 503. At least `http.max_body_bytes`, and less than 4 GiB.
     #[serde(default = "defaults::max_buffered_bytes")]
     pub max_buffered_bytes: usize,
     /// How long requests in flight may go on after SIGTERM.
@@ -41,7 +44,7 @@ pub struct HttpConfig {
 }
 
 /// The files of the public listener's certificate, in PEM: absolute, or relative to the configuration file's folder.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
     /// The certificate, and after it those between it and the authority that clients trust.
@@ -51,21 +54,23 @@ pub struct TlsConfig {
 }
 
 /// The listener for operators; loopback unless there is a reason.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AdminConfig {
+    /// Address and port of health, metrics and `/admin/…`.
     pub listen: SocketAddr,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The shard map.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MapConfig {
-    /// Absolute, or relative to the configuration file's folder.
+    /// The file: absolute, or relative to the configuration file's folder.
     pub path: PathBuf,
 }
 
 /// Who may call the API.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct KeysConfig {
     /// The file of keys: absolute, or relative to the configuration file's folder. Without it, requests need no key.
@@ -77,27 +82,35 @@ pub struct KeysConfig {
 }
 
 /// What each shard gets of this router.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ShardsConfig {
+    /// Operations that may wait for one shard; more are refused as `overloaded`.
     pub queue_operations: usize,
+    /// Execute calls to one shard at once (ADR 4).
     pub rpcs_in_flight: usize,
+    /// Operations in one Execute call.
     pub max_batch_operations: usize,
+    /// Limit for a connection to a node.
     pub connect_timeout_ms: u64,
+    /// Connection-class failures in a row after which the router calls a shard no more for a while.
     pub breaker_failures: u32,
+    /// How long that lasts before a single probe.
     pub breaker_open_ms: u64,
 }
 
-/// Recovery of cross-shard transfers that nobody drives.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Recovery of cross-shard transfers that no router drives.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SagaConfig {
+    /// How often each shard is asked for transfers that no router drives.
     pub poll_interval_ms: u64,
+    /// Transfers taken over for each answer.
     pub claim_limit: u32,
 }
 
-/// Admission.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+/// Admission of requests, over all clients.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
     /// Requests of all clients together; 0: no limit.

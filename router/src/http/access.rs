@@ -11,7 +11,7 @@ use governor::clock::{Clock, DefaultClock};
 use http::{HeaderMap, Method, request::Parts};
 use keys::{Key, Prefixes, Role};
 use ledger::{
-    AccountId, AccountPrefix, Limit, TransferId,
+    AccountId, AccountPrefix, KeyName, Limit, TransferId,
     operation::{CreateAccount, PlaceHold},
     outcome::TransferState,
 };
@@ -144,6 +144,11 @@ impl Access {
             Self::Everything => None,
             Self::Of(key) => Some(key),
         }
+    }
+
+    /// The name under which the journal records what the sender of the request orders.
+    pub fn ordered_by(&self) -> Option<KeyName> {
+        self.key().map(|key| key.name.clone())
     }
 
     fn permits(&self, prefixes: fn(&Key) -> &Prefixes, account: &AccountId) -> bool {

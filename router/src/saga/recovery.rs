@@ -20,8 +20,8 @@ use tokio::time::{Instant, sleep};
 use wire::{
     ListSagasRequest, ListSagasResponse, TransferRecord,
     convert::{
-        BadMessage, account_id, asset, id_from_wire, id_to_wire, presumed_from_wire, purpose_from_wire,
-        state_from_wire,
+        BadMessage, account_id, asset, id_from_wire, id_to_wire, name_from_wire, presumed_from_wire,
+        purpose_from_wire, state_from_wire,
     },
 };
 
@@ -271,6 +271,7 @@ fn saga_of(record: &TransferRecord) -> Result<Option<Saga>, BadMessage> {
         patient: false,
         put_off: false,
         parked: None,
+        ordered_by: name_from_wire(&record.ordered_by)?,
     }))
 }
 

@@ -72,5 +72,6 @@ fn second_step(order: &NewTransfer, answer: &TransferAnswer) -> Operation {
         presumed: answer.presumed,
         defer_limited: false,
         patient: false,
+        ordered_by: None,
     })
 }

@@ -1,8 +1,7 @@
 //! Placing and releasing holds. Capturing one is a transfer: [`crate::transfers`].
 
 use ledger::{
-    HoldKey,
-    operation::{Operation, PlaceHold},
+    operation::{Operation, PlaceHold, ReleaseHold},
     outcome::{HoldOutcome, Outcome},
 };
 
@@ -28,8 +27,9 @@ pub fn placed(executed: Executed) -> Result<HoldReply, CallError> {
 }
 
 /// Waits while a capture of the hold is in flight: what is left to release depends on its verdict.
-pub async fn release(core: &Core, key: HoldKey, deadline: Deadline) -> Result<ReleaseReply, CallError> {
-    let executed = at_owner::execute(core, &key.debit, deadline, |_| Operation::ReleaseHold(key.clone())).await?;
+pub async fn release(core: &Core, release: ReleaseHold, deadline: Deadline) -> Result<ReleaseReply, CallError> {
+    let executed =
+        at_owner::execute(core, &release.key.debit, deadline, |_| Operation::ReleaseHold(release.clone())).await?;
     match executed.outcome {
         Outcome::Hold(HoldOutcome::Released { key, hold, replayed }) => {
             Ok(ReleaseReply::Released { key, hold: Box::new(hold), replayed })

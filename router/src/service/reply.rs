@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use ledger::{
-    AccountId, AssetCode, Hold, HoldKey, Metadata, Refused, TransferId,
+    AccountId, AssetCode, Hold, HoldKey, KeyName, Metadata, Refused, TransferId,
     operation::{Purpose, Transfer},
     outcome::{HoldAnswer, TransferAnswer, TransferOutcome},
 };
@@ -19,6 +19,8 @@ pub struct NewTransfer {
     pub amount: i64,
     pub metadata: Metadata,
     pub purpose: Purpose,
+    /// The API key of the request.
+    pub ordered_by: Option<KeyName>,
 }
 
 impl NewTransfer {
@@ -35,6 +37,7 @@ impl NewTransfer {
             cross_shard,
             defer_insufficient: false,
             defer_limited: false,
+            ordered_by: self.ordered_by.clone(),
         }
     }
 }

@@ -245,6 +245,8 @@ impl Item {
             patient: self.is_alone,
             put_off: false,
             parked: None,
+            // A request with another key may continue a transfer: the register has the name that the source has.
+            ordered_by: answer.ordered_by.clone(),
         }
     }
 

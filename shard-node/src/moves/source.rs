@@ -445,6 +445,7 @@ impl From<&BookingsDigest> for wire::BookingsDigest {
             amounts: digest.amounts.to_string(),
             times: digest.times.to_string(),
             balances: digest.balances.to_string(),
+            names: digest.names.to_string(),
         }
     }
 }

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::{
     StoreError,
+    read::Readable,
     session::{Session, column},
 };
 
@@ -112,14 +113,22 @@ pub async fn of_keys(pool: &sqlx::PgPool, keys: &[TransferKey], roles: &[Role]) 
 
 /// The bookings of one id with these roles, of one payer or, with an empty `payer`, of all, in slots that the shard owns. A move of slots
 /// leaves copies behind where another account of the booking stays.
-pub async fn by_id<'e>(
-    executor: impl Executor<'e, Database = Postgres>,
-    id: Uuid,
-    payer: &str,
-    roles: &[Role],
-) -> Result<Vec<Booking>, StoreError> {
+pub async fn by_id(from: &Readable, id: Uuid, payer: &str, roles: &[Role]) -> Result<Vec<Booking>, StoreError> {
+    #[cfg(any(test, feature = "simulation"))]
+    if let Readable::Memory(database) = from {
+        return database.read_bookings(id, payer, roles).await;
+    }
     let roles: Vec<i16> = roles.iter().map(|role| role.code().into()).collect();
-    decode(&sqlx::query(BY_ID).bind(id).bind(payer).bind(roles).fetch_all(executor).await?)
+    decode(&sqlx::query(BY_ID).bind(id).bind(payer).bind(roles).fetch_all(from.pool()?).await?)
+}
+
+/// The bookings at these positions that hold the answers of transfers.
+pub async fn answers_at(from: &Readable, positions: &[Position]) -> Result<Vec<Booking>, StoreError> {
+    #[cfg(any(test, feature = "simulation"))]
+    if let Readable::Memory(database) = from {
+        return database.read_at(positions).await;
+    }
+    at(from.pool()?, positions).await
 }
 
 // === transfers ===
@@ -237,7 +246,12 @@ const REVERSED_OF: &str = "SELECT coalesce(sum(amount), 0)::int8 FROM shardledge
      WHERE reverses = $1 AND payee = $2 AND kind IN (11, 31)";
 
 /// How much of a transfer is reversed, in minor units, and by which transfers: the first hundred, enough for a display.
-pub async fn reversals(pool: &sqlx::PgPool, id: Uuid, payer: &str) -> Result<(i64, Vec<TransferId>), StoreError> {
+pub async fn reversals(from: &Readable, id: Uuid, payer: &str) -> Result<(i64, Vec<TransferId>), StoreError> {
+    #[cfg(any(test, feature = "simulation"))]
+    if let Readable::Memory(database) = from {
+        return database.read_reversals(id, payer).await;
+    }
+    let pool = from.pool()?;
     let reversed: i64 = sqlx::query_scalar(REVERSED_OF).bind(id).bind(payer).fetch_one(pool).await?;
     if reversed == 0 {
         return Ok((0, Vec::new()));
@@ -311,8 +325,12 @@ pub async fn holds_of(pool: &sqlx::PgPool, keys: &[HoldKey]) -> Result<Vec<(Hold
 }
 
 /// The holds of one id, of one payer or, with an empty `payer`, of all.
-pub async fn holds_of_id(pool: &sqlx::PgPool, id: Uuid, payer: &str) -> Result<Vec<(HoldKey, Hold)>, StoreError> {
-    assemble_holds(&sqlx::query(HOLDS_BY_ID).bind(id).bind(payer).fetch_all(pool).await?)
+pub async fn holds_of_id(from: &Readable, id: Uuid, payer: &str) -> Result<Vec<(HoldKey, Hold)>, StoreError> {
+    #[cfg(any(test, feature = "simulation"))]
+    if let Readable::Memory(database) = from {
+        return database.read_holds(id, payer).await;
+    }
+    assemble_holds(&sqlx::query(HOLDS_BY_ID).bind(id).bind(payer).fetch_all(from.pool()?).await?)
 }
 
 fn assemble_holds(rows: &[PgRow]) -> Result<Vec<(HoldKey, Hold)>, StoreError> {

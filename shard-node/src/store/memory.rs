@@ -22,8 +22,9 @@ use std::{
 
 use identity::AssetScales;
 use ledger::{
-    Account, AccountId, AssetCode, Booking, BookingKind, Hold, HoldKey, Position, TransferKey,
+    Account, AccountId, AssetCode, Booking, BookingKind, Hold, HoldKey, Position, TransferId, TransferKey,
     batch::{Effects, Stored},
+    booking::Role,
     fold,
     history::Original,
     in_memory::{Folded as Projections, Journal},
@@ -31,11 +32,14 @@ use ledger::{
 };
 use pg_session::{ServerMessage, Severity};
 use shard_database::ShardState;
-use shard_map::SlotRange;
+use shard_map::{SlotRange, slot_of};
 use tokio::sync::{Semaphore, watch};
+use uuid::Uuid;
 
 use super::{
-    Append, CommitFailure, FoldStep, Folded, FoldedAccount, Opened, Store, StoreError, Waypoint, ownership::Ownership,
+    Append, CommitFailure, FoldStep, Folded, FoldedAccount, Opened, Store, StoreError, Waypoint,
+    ownership::Ownership,
+    read::{Owned, Reached},
 };
 use crate::gate::Gate;
 
@@ -64,6 +68,8 @@ struct Tables {
     restarts_at_once: bool,
     /// Starts of the server. A session from before a start is broken.
     starts: u64,
+    /// The state of the random pauses of clients' reads.
+    pauses: u64,
 }
 
 /// What happens to one of the next commits of a node.
@@ -144,6 +150,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap()
 }
 
+/// The state of random pauses after `state`; never 0.
+fn next_pause(state: u64) -> u64 {
+    state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407).max(1)
+}
+
+fn pause_of(state: u64) -> Duration {
+    Duration::from_millis(((state >> 33) % 8).saturating_sub(4))
+}
+
 fn broken() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, "the connection broke")
 }
@@ -194,6 +209,7 @@ impl Database {
             is_down: false,
             restarts_at_once: false,
             starts: 1,
+            pauses: 1,
         })))
     }
 
@@ -234,6 +250,69 @@ impl Database {
             due.truncate(usize::try_from(limit).unwrap());
             due.into_iter().map(|(_, id, debit)| (id, debit)).collect()
         })
+    }
+
+    // === what clients read ===
+
+    /// [`Database::look`], and before and after it the time that a statement takes.
+    async fn look_for_client<T>(&self, look: impl FnOnce(&Tables) -> T) -> Result<T, StoreError> {
+        self.pause_of_read().await;
+        let found = self.look(look);
+        self.pause_of_read().await;
+        found
+    }
+
+    async fn pause_of_read(&self) {
+        let pause = {
+            let mut tables = self.tables();
+            tables.pauses = next_pause(tables.pauses);
+            pause_of(tables.pauses)
+        };
+        tokio::time::sleep(pause).await;
+    }
+
+    /// As [`super::read::account`].
+    pub async fn read_account(&self, id: &AccountId) -> Result<Owned<(Option<Account>, Reached)>, StoreError> {
+        let found = self.look_for_client(|tables| {
+            if let Err(not_owner) = tables.ownership.check(slot_of(id.as_str())) {
+                return Owned::NotHere(not_owner);
+            }
+            let highest = Position(tables.journal.next_position().0 - 1);
+            let reached = Reached { highest, folded: tables.folded_position };
+            Owned::Here((tables.accounts.get(id).cloned(), reached))
+        });
+        found.await
+    }
+
+    /// As [`super::bookings::by_id`].
+    pub async fn read_bookings(&self, id: Uuid, payer: &str, roles: &[Role]) -> Result<Vec<Booking>, StoreError> {
+        self.look_for_client(|tables| tables.of_id(id, payer, roles).cloned().collect()).await
+    }
+
+    /// As [`super::bookings::answers_at`].
+    pub async fn read_at(&self, positions: &[Position]) -> Result<Vec<Booking>, StoreError> {
+        let at = |tables: &Tables| positions.iter().filter_map(|at| tables.journal.at(*at)).cloned().collect();
+        self.look_for_client(at).await
+    }
+
+    /// As [`super::bookings::reversals`].
+    pub async fn read_reversals(&self, id: Uuid, payer: &str) -> Result<(i64, Vec<TransferId>), StoreError> {
+        let key = TransferKey { id: TransferId(id), debit: AccountId::any(payer).unwrap() };
+        self.look_for_client(|tables| {
+            let reversals = || tables.journal.reversals(&key);
+            (reversals().map(|booking| booking.amount).sum(), reversals().filter_map(|booking| booking.id).collect())
+        })
+        .await
+    }
+
+    /// As [`super::bookings::holds_of_id`].
+    pub async fn read_holds(&self, id: Uuid, payer: &str) -> Result<Vec<(HoldKey, Hold)>, StoreError> {
+        self.look_for_client(|tables| {
+            let keys = tables.of_id(id, payer, &[Role::Hold]).filter_map(Booking::key);
+            let keys = keys.map(|TransferKey { id, debit }| HoldKey { id, debit });
+            keys.filter_map(|key| tables.journal.hold(&key).map(|hold| (key, hold))).collect()
+        })
+        .await
     }
 
     pub fn state(&self) -> ShardState {
@@ -389,6 +468,16 @@ impl Tables {
             incarnation: self.incarnation,
             schema_version: shard_database::schema::VERSION,
         }
+    }
+
+    /// As [`super::bookings::by_id`].
+    fn of_id(&self, id: Uuid, payer: &str, roles: &[Role]) -> impl Iterator<Item = &Booking> {
+        self.journal.bookings().iter().filter(move |booking| {
+            booking.id == Some(TransferId(id))
+                && (payer.is_empty() || booking.payer.as_str() == payer)
+                && roles.contains(&booking.kind.role())
+                && booking.owner().is_some_and(|owner| self.ownership.owns(owner))
+        })
     }
 
     fn append_marker(&mut self) {
@@ -569,11 +658,11 @@ impl Memory {
         if seed == 0 {
             return;
         }
-        let next = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.pauses.store(next.max(1), Relaxed);
-        let pause = (next >> 33) % 8;
-        if pause > 4 {
-            tokio::time::sleep(Duration::from_millis(pause - 4)).await;
+        let next = next_pause(seed);
+        self.pauses.store(next, Relaxed);
+        let pause = pause_of(next);
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
         }
     }
 

@@ -30,12 +30,21 @@ pub struct Message {
 /// earlier writer has committed.
 pub const BEGIN: &str = "BEGIN; LOCK TABLE shardledger.lane_fence IN SHARE ROW EXCLUSIVE MODE; ";
 
-/// Columns that every booking has, and those that few bookings have. A COPY names the second kind only if a booking of
-/// the batch needs one: each column costs the server time in each row.
+/// What a COPY names: the columns that every booking has, these and the name of the key, or all. It names no column that no booking of the
+/// batch needs: each column costs the server time in each row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Columns {
+    Core,
+    Named,
+    All,
+}
+
 const CORE_COLUMNS: i16 = 21;
-const ALL_COLUMNS: i16 = CORE_COLUMNS + 14;
+const ALL_COLUMNS: i16 = CORE_COLUMNS + 15;
 const COPY_CORE: &str =
     concat!("COPY shardledger.journal (", journal_columns!(core), ") FROM STDIN (FORMAT binary); ");
+const COPY_NAMED: &str =
+    concat!("COPY shardledger.journal (", journal_columns!(core), ", ordered_by) FROM STDIN (FORMAT binary); ");
 const COPY_ALL: &str = concat!(
     "COPY shardledger.journal (",
     journal_columns!(core),
@@ -68,9 +77,9 @@ impl Message {
         let Append { state, effects, marks, scales } = append;
         let mut script = format!("{begin}{}", check(state));
         let rows = (!effects.bookings.is_empty()).then(|| {
-            let with_extra = effects.bookings.iter().any(|booking| booking.extra.is_some());
-            script.push_str(if with_extra { COPY_ALL } else { COPY_CORE });
-            encode(&effects.bookings, with_extra)
+            let columns = Columns::of(&effects.bookings);
+            script.push_str(columns.copy());
+            encode(&effects.bookings, columns)
         });
         if effects.bookings.iter().any(|booking| booking.kind == BookingKind::Opened) {
             let (first, end) = (state.next_position, effects.next_position.0);
@@ -141,11 +150,43 @@ fn in_flight(hold: &Hold) -> (String, i64) {
     }
 }
 
-fn encode(bookings: &[Booking], with_extra: bool) -> Bytes {
+impl Columns {
+    /// Those that the bookings need.
+    fn of(bookings: &[Booking]) -> Self {
+        let mut columns = Self::Core;
+        for booking in bookings {
+            if booking.extra.is_some() {
+                return Self::All;
+            }
+            if booking.ordered_by.is_some() {
+                columns = Self::Named;
+            }
+        }
+        columns
+    }
+
+    fn copy(self) -> &'static str {
+        match self {
+            Self::Core => COPY_CORE,
+            Self::Named => COPY_NAMED,
+            Self::All => COPY_ALL,
+        }
+    }
+
+    fn count(self) -> i16 {
+        match self {
+            Self::Core => CORE_COLUMNS,
+            Self::Named => CORE_COLUMNS + 1,
+            Self::All => ALL_COLUMNS,
+        }
+    }
+}
+
+fn encode(bookings: &[Booking], columns: Columns) -> Bytes {
     let mut rows = CopyBuffer::with_capacity(bookings.len() * ROW_BYTES);
     rows.begin();
     for booking in bookings {
-        rows.row(if with_extra { ALL_COLUMNS } else { CORE_COLUMNS });
+        rows.row(columns.count());
         rows.int8(booking.position.0);
         rows.int8(booking.amount);
         rows.int8(booking.at_us);
@@ -159,8 +200,11 @@ fn encode(bookings: &[Booking], with_extra: bool) -> Bytes {
         rows.text(booking.payer.as_str());
         rows.text(booking.payee.as_ref().map_or("", |payee| payee.as_str()));
         rows.text(booking.asset.as_str());
-        if with_extra {
+        if columns == Columns::All {
             encode_extra(&mut rows, booking.extra.as_deref());
+        }
+        if columns != Columns::Core {
+            rows.optional(booking.ordered_by.as_ref(), |rows, name| rows.text(name.as_str()));
         }
     }
     rows.finish()
@@ -181,7 +225,8 @@ fn encode_leg(rows: &mut CopyBuffer, leg: Option<&Leg>) {
 
 fn encode_extra(rows: &mut CopyBuffer, extra: Option<&Extra>) {
     let Some(extra) = extra else {
-        return (CORE_COLUMNS..ALL_COLUMNS).for_each(|_| rows.null());
+        // All but `ordered_by`.
+        return (CORE_COLUMNS + 1..ALL_COLUMNS).for_each(|_| rows.null());
     };
     let purpose = extra.purpose;
     let is_capture = purpose.captured_hold().is_some();

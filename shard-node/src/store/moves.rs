@@ -526,7 +526,8 @@ pub async fn bookings_digest(
     let query = format!(
         "SELECT count(*)::int8 AS count, coalesce(sum(j.position), 0)::text AS positions, coalesce(sum(j.amount), 0)::text AS amounts, \
            coalesce(sum(j.at_us), 0)::text AS times, \
-           coalesce(sum(j.kind::numeric + coalesce(j.payer_posted, 0)::numeric + coalesce(j.payee_posted, 0)::numeric), 0)::text AS balances \
+           coalesce(sum(j.kind::numeric + coalesce(j.payer_posted, 0)::numeric + coalesce(j.payee_posted, 0)::numeric), 0)::text AS balances, \
+           coalesce(sum(hashtextextended(j.ordered_by, j.position)), 0)::text AS names \
          FROM shardledger.journal j WHERE j.position > {after} AND j.position <= {to} AND {}",
         relevant(slots)
     );
@@ -537,6 +538,7 @@ pub async fn bookings_digest(
         amounts: number(&row, "amounts")?,
         times: number(&row, "times")?,
         balances: number(&row, "balances")?,
+        names: number(&row, "names")?,
     };
     // Kinds 13, 22 and 31 change the in-transit account.
     let query = format!(
@@ -557,6 +559,8 @@ pub struct BookingsDigest {
     pub amounts: i128,
     pub times: i128,
     pub balances: i128,
+    /// Hashes of the names of keys, each with its booking's position.
+    pub names: i128,
 }
 
 impl BookingsDigest {
@@ -566,6 +570,7 @@ impl BookingsDigest {
         self.amounts += other.amounts;
         self.times += other.times;
         self.balances += other.balances;
+        self.names += other.names;
     }
 }
 

@@ -20,7 +20,7 @@ use super::{
 #[derive(Debug, Clone)]
 pub enum Readable {
     Database(PgPool),
-    /// It answers what routers need to send and to finish transfers, and nothing else.
+    /// It answers what routers need to send and to finish transfers, and reads of one account, transfer or hold.
     #[cfg(any(test, feature = "simulation"))]
     Memory(super::memory::Database),
 }
@@ -97,7 +97,12 @@ const ACCOUNT: &str = concat!(
 );
 
 /// The account's row, which the tail may be ahead of, and how far its snapshot reached.
-pub async fn account(pool: &PgPool, id: &AccountId) -> Result<Owned<(Option<Account>, Reached)>, StoreError> {
+pub async fn account(from: &Readable, id: &AccountId) -> Result<Owned<(Option<Account>, Reached)>, StoreError> {
+    #[cfg(any(test, feature = "simulation"))]
+    if let Readable::Memory(database) = from {
+        return database.read_account(id).await;
+    }
+    let pool = from.pool()?;
     let slot = i32::from(slot_column(id));
     let row = sqlx::query(ACCOUNT).bind(id.as_str()).bind(slot).fetch_one(pool).await?;
     if let Some(not_owner) = not_owner(&row, slot)? {

@@ -9,7 +9,7 @@ mod api;
 mod atomic;
 mod bad_input;
 mod batches;
-mod description;
+pub mod description;
 mod faults;
 mod journals;
 mod keys;

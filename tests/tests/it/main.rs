@@ -4,6 +4,7 @@
 
 mod chaos;
 mod contract;
+mod deployment;
 mod doctor;
 mod durable_steps;
 mod failover;

@@ -40,7 +40,9 @@ impl Batch<'_> {
             return conflict;
         }
         match self.openings.get(&create.id) {
-            Some(opened) if opened == create => Outcome::Account(AccountOutcome::Replayed(there.clone())),
+            Some(opened) if opened.opens_the_same(create) => {
+                Outcome::Account(AccountOutcome::Replayed(there.clone()))
+            }
             Some(_) => conflict,
             None => Outcome::Illegal(format!("INV-9: no booking says what account {} was opened with", create.id)),
         }
@@ -62,6 +64,7 @@ impl Batch<'_> {
             at_us: self.now_us,
             payer_leg: Some(leg),
             payee_leg: None,
+            ordered_by: create.ordered_by.clone(),
             extra: Some(Box::new(extra)),
         })?;
         Ok(())
@@ -103,6 +106,7 @@ impl Batch<'_> {
             at_us: self.now_us.max(before.updated_at_us),
             payer_leg: Some(leg),
             payee_leg: None,
+            ordered_by: update.ordered_by.clone(),
             extra: Some(Box::new(extra)),
         };
         if let Err(aside) = self.append(booking) {

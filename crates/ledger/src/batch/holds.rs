@@ -2,10 +2,10 @@
 
 use super::{Aside, Batch, Draft, HoldRow};
 use crate::{
-    Hold, HoldKey, HoldStatus, Position, Refusal, Refused, Side,
+    Hold, HoldKey, HoldStatus, KeyName, Position, Refusal, Refused, Side,
     booking::{Booking, BookingKind, Extra, Role},
     fold::{self, FoldError},
-    operation::PlaceHold,
+    operation::{PlaceHold, ReleaseHold},
     outcome::{HoldAnswer, HoldOutcome, Outcome},
     posting,
 };
@@ -67,6 +67,7 @@ impl Batch<'_> {
             payee: Some(&place.credit),
             asset: place.asset,
             amount: place.amount,
+            ordered_by: place.ordered_by.clone(),
             extra: (extra != Extra::default()).then(|| Box::new(extra)),
         });
         if let Err(aside) = booked {
@@ -78,7 +79,7 @@ impl Batch<'_> {
         }
     }
 
-    pub(super) fn release_hold(&mut self, key: &HoldKey) -> Outcome {
+    pub(super) fn release_hold(&mut self, ReleaseHold { key, ordered_by }: &ReleaseHold) -> Outcome {
         if let Err(not_owner) = (self.fence)(&key.debit) {
             return Outcome::NotOwner(not_owner);
         }
@@ -98,7 +99,7 @@ impl Batch<'_> {
             // What is left to release depends on the verdict.
             return Outcome::Deferred;
         }
-        if let Err(aside) = self.end_hold(key, BookingKind::HoldReleased) {
+        if let Err(aside) = self.end_hold(key, BookingKind::HoldReleased, ordered_by.clone()) {
             return outcome_of(aside);
         }
         match self.hold(key) {
@@ -127,13 +128,18 @@ impl Batch<'_> {
     pub(super) fn expire_if_due(&mut self, key: &HoldKey) -> Result<(), Aside> {
         let now_us = self.now_us;
         if self.hold(key).is_some_and(|hold| hold.is_due(now_us)) {
-            self.end_hold(key, BookingKind::HoldExpired)?;
+            self.end_hold(key, BookingKind::HoldExpired, None)?;
         }
         Ok(())
     }
 
     /// Ends a hold: what it still reserves is available again. Returns the place of the booking among the effects.
-    pub(super) fn end_hold(&mut self, key: &HoldKey, kind: BookingKind) -> Result<usize, Aside> {
+    pub(super) fn end_hold(
+        &mut self,
+        key: &HoldKey,
+        kind: BookingKind,
+        ordered_by: Option<KeyName>,
+    ) -> Result<usize, Aside> {
         let Some(hold) = self.hold(key) else {
             return Err(Aside::Illegal(format!(
                 "INV-11: hold {} of {} is not there to be ended",
@@ -149,6 +155,7 @@ impl Batch<'_> {
             payee: Some(&payee),
             asset,
             amount,
+            ordered_by,
             extra: Some(Box::new(extra)),
         })
     }
@@ -226,5 +233,6 @@ fn answer(stored: &Hold, replayed: bool) -> HoldAnswer {
         expires_at_us: stored.expires_at_us,
         created_at_us: stored.created_at_us,
         replayed,
+        ordered_by: stored.ordered_by.clone(),
     }
 }

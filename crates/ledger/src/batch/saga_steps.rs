@@ -2,7 +2,7 @@
 
 use super::{Aside, Batch, Draft, holds::outcome_of};
 use crate::{
-    HoldKey, Refused,
+    HoldKey, KeyName, Refused,
     booking::{BookingKind, Extra},
     fold,
     history::{StoredRegister, StoredTransfer},
@@ -57,6 +57,7 @@ impl Batch<'_> {
             payee: Some(&decide.credit),
             asset: decide.asset,
             amount: decide.amount,
+            ordered_by: decide.ordered_by.clone(),
             extra: extra_of(purpose, verdict.refused()),
         });
         let register = match booked {
@@ -130,7 +131,8 @@ impl Batch<'_> {
         {
             return outcome_of(aside);
         }
-        let settled = match self.book_settlement(settle, capture.as_ref()) {
+        let ordered_by = transfer.ordered_by.clone();
+        let settled = match self.book_settlement(settle, capture.as_ref(), ordered_by) {
             Ok(settled) => settled,
             Err(aside) => return outcome_of(aside),
         };
@@ -146,8 +148,13 @@ impl Batch<'_> {
     }
 
     /// Step 3: the transfer is posted, or the payer gets back what is in transit. The verdict reaches the hold of a
-    /// capture as well: the rest of a final capture is released, or the hold is as it was before.
-    fn book_settlement(&mut self, settle: &Settle, capture: Option<&HoldKey>) -> Result<Settled, Aside> {
+    /// capture as well: the rest of a final capture is released, or the hold is as it was before. `ordered_by`: the API key of the transfer.
+    fn book_settlement(
+        &mut self,
+        settle: &Settle,
+        capture: Option<&HoldKey>,
+        ordered_by: Option<KeyName>,
+    ) -> Result<Settled, Aside> {
         let kind = match settle.verdict {
             Verdict::Credited => BookingKind::Settled,
             Verdict::Refused(_) if settle.reserved => BookingKind::Compensated,
@@ -161,6 +168,8 @@ impl Batch<'_> {
             payee: Some(&settle.credit),
             asset: settle.asset,
             amount: settle.amount,
+            // The transfer's first booking names its key.
+            ordered_by: None,
             extra: extra_of(purpose, settle.verdict.refused()),
         })?;
         let at_us = self.booking(index).at_us;
@@ -172,7 +181,7 @@ impl Batch<'_> {
         if kind == BookingKind::Settled
             && let Some(hold) = capture
         {
-            answer = self.end_captured_hold(hold, settle.purpose, index)?;
+            answer = self.end_captured_hold(hold, settle.purpose, index, ordered_by)?;
         }
         let released = (answer != index).then(|| self.booking(answer).payer_leg).flatten();
         Ok(Settled { state, debit_after: released.as_ref().map(fold::debit_after), replayed: false })

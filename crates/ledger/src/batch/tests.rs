@@ -28,6 +28,7 @@ fn id(text: &str) -> AccountId {
 
 fn transfer(n: u128, debit: &str, credit: &str, amount: i64) -> Transfer {
     Transfer {
+        ordered_by: None,
         id: TransferId(Uuid::from_u128(n)),
         debit: id(debit),
         credit: id(credit),
@@ -47,6 +48,7 @@ fn reserve(n: u128, debit: &str, credit: &str, amount: i64) -> Transfer {
 
 fn decide(of: &Transfer) -> Operation {
     Operation::Decide(Decide {
+        ordered_by: None,
         id: of.id,
         debit: of.debit.clone(),
         credit: of.credit.clone(),
@@ -235,6 +237,7 @@ fn credits_that_may_be_out_of_turn_wait_only_where_there_is_a_limit() {
     for limit in [Limit::Unlimited, Limit::AtMost(1_000)] {
         let mut shard = Shard::with(&["bank", "alice"]);
         let update = UpdateAccount {
+            ordered_by: None,
             id: id("alice"),
             status: None,
             overdraft: None,

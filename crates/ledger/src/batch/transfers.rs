@@ -2,7 +2,7 @@
 
 use super::{Aside, Batch, Draft, Request};
 use crate::{
-    Hold, HoldKey, Refusal, Refused, Side,
+    Hold, HoldKey, KeyName, Refusal, Refused, Side,
     booking::{BookingKind, Extra},
     history::StoredTransfer,
     operation::{Purpose, Transfer},
@@ -156,6 +156,7 @@ impl Batch<'_> {
             payee: Some(&transfer.credit),
             asset: transfer.asset,
             amount,
+            ordered_by: transfer.ordered_by.clone(),
             extra: extra_of(request, transfer, kind, refused),
         })?;
         let mut answer = first;
@@ -163,7 +164,7 @@ impl Batch<'_> {
             // The rest of a final capture that is only reserved stays held: should the credit side refuse, the hold must
             // be as it was.
             if let Some(key) = hold {
-                answer = self.end_captured_hold(key, transfer.purpose, first)?;
+                answer = self.end_captured_hold(key, transfer.purpose, first, transfer.ordered_by.clone())?;
             }
             if let Some(of) = transfer.purpose.reversed_transfer() {
                 self.note_reversal(of, &transfer.credit, amount);
@@ -181,19 +182,20 @@ impl Batch<'_> {
         Ok(outcome)
     }
 
-    /// Ends a hold after a capture that is final, or after which nothing remains. Returns the booking that holds the
+    /// Ends a hold after a capture that is final, or after which nothing remains. `ordered_by`: the API key of the capture. Returns the booking that holds the
     /// payer's balances afterwards; `captured` if the hold stays open or nothing was left of it.
     pub(super) fn end_captured_hold(
         &mut self,
         key: &HoldKey,
         purpose: Purpose,
         captured: usize,
+        ordered_by: Option<KeyName>,
     ) -> Result<usize, Aside> {
         let Some(rest) = self.hold(key).map(Hold::remaining) else { return Ok(captured) };
         if rest > 0 && !purpose.finalizes() {
             return Ok(captured);
         }
-        let end = self.end_hold(key, BookingKind::HoldCaptured)?;
+        let end = self.end_hold(key, BookingKind::HoldCaptured, ordered_by)?;
         if rest == 0 {
             return Ok(captured);
         }
@@ -257,5 +259,6 @@ fn answer_of(stored: &StoredTransfer, replayed: bool) -> TransferAnswer {
         debit_after: stored.debit_after,
         created_at_us: stored.created_at_us,
         replayed,
+        ordered_by: stored.ordered_by.clone(),
     }
 }

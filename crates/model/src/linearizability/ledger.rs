@@ -4,19 +4,34 @@
 //! account before it comes to the other, so that reads of several accounts need not show one moment. Reads of accounts are therefore not
 //! part of these rules as long as a transfer is under way; [`Reads`] judges them account by account.
 
-use std::hash::{Hash, Hasher};
+use std::{
+    fmt::Write,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 use super::Rules;
-use crate::{Answer, Fate, HoldState, Ledger, Request};
+use crate::{Answer, Fate, HoldState, Ledger, Named, Request};
 
 /// The rules of [`Ledger`]: status or code of each answer, and what account reads show.
 pub struct Decisions;
 
-/// A ledger, compared by what later answers depend on.
+/// As [`Decisions`], and the time of holds may be over.
+pub struct DecisionsAndExpiries;
+
+/// What happens to a ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    Asked(Request),
+    /// The time of a hold is over. This need not come before a later request: call it [`super::End::Unknown`].
+    Expired(Named),
+}
+
+/// A ledger, compared by what later answers depend on. Clones are cheap.
 #[derive(Debug, Clone)]
 pub struct Books {
-    ledger: Ledger,
-    essence: String,
+    ledger: Arc<Ledger>,
+    essence: Arc<str>,
 }
 
 /// What an answer says, without numbers of versions and times.
@@ -28,6 +43,16 @@ pub struct Said {
     pub side: Option<String>,
     /// Of an account: posted and held.
     pub balances: Option<(String, String)>,
+    /// Of a batch: what is said of each item.
+    pub items: Vec<SaidOfItem>,
+}
+
+/// What a batch's answer says of one item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SaidOfItem {
+    pub status: String,
+    pub code: Option<String>,
+    pub side: Option<String>,
 }
 
 impl Said {
@@ -36,22 +61,28 @@ impl Said {
         let text = |member: &str| body[member].as_str().map(str::to_owned);
         let word = text("code").or_else(|| text("status")).unwrap_or_default();
         let balances = text("posted").zip(text("held"));
-        Self { status: if status == 201 { 200 } else { status }, word, side: text("side"), balances }
+        let of_item = |item: &serde_json::Value| {
+            let text = |member: &str| item[member].as_str().map(str::to_owned);
+            SaidOfItem { status: text("status").unwrap_or_default(), code: text("code"), side: text("side") }
+        };
+        let items = body["results"].as_array().into_iter().flatten().map(of_item).collect();
+        Self { status: if status == 201 { 200 } else { status }, word, side: text("side"), balances, items }
     }
 }
 
 impl Books {
     pub fn of(ledger: Ledger) -> Self {
+        // Writing to a string cannot fail.
         let mut essence = String::new();
         for account in ledger.accounts() {
-            essence += &format!("{} {:?} {} {};", account.id, account.status, account.posted, account.held);
+            let _ = writeln!(essence, "{} {:?} {} {};", account.id, account.status, account.posted, account.held);
         }
         for transfer in ledger.transfers() {
             let fate = match &transfer.fate {
                 Fate::Posted(_) => "posted",
                 Fate::Refused(refusal) => refusal.code,
             };
-            essence += &format!("{} {} {fate} {};", transfer.order.id, transfer.order.debit, transfer.reversed);
+            let _ = writeln!(essence, "{} {} {fate} {};", transfer.order.id, transfer.order.debit, transfer.reversed);
         }
         for hold in ledger.holds() {
             let state = match &hold.state {
@@ -61,9 +92,9 @@ impl Books {
                 HoldState::Released => "released",
                 HoldState::Expired => "expired",
             };
-            essence += &format!("{} {} {state} {};", hold.order.id, hold.order.debit, hold.captured);
+            let _ = writeln!(essence, "{} {} {state} {};", hold.order.id, hold.order.debit, hold.captured);
         }
-        Self { ledger, essence }
+        Self { ledger: Arc::new(ledger), essence: essence.into() }
     }
 }
 
@@ -87,14 +118,31 @@ impl Rules for Decisions {
     type Answer = Said;
 
     fn apply(&self, books: &Books, request: &Request, said: Option<&Said>) -> Option<Books> {
-        let mut ledger = books.ledger.clone();
-        let Answer { status, body, .. } = ledger.apply(request);
-        if said.is_some_and(|said| *said != Said::of(status, &body)) {
-            return None;
-        }
+        let fits = |Answer { status, body, .. }: &Answer| said.is_none_or(|said| *said == Said::of(*status, body));
         // A read changes nothing.
-        let is_read = matches!(request, Request::ShowAccount(_) | Request::ShowTransfer(_) | Request::ShowHold(_));
-        Some(if is_read { books.clone() } else { Books::of(ledger) })
+        if let Some(answer) = books.ledger.read(request) {
+            return fits(&answer).then(|| books.clone());
+        }
+        let mut ledger = Ledger::clone(&books.ledger);
+        fits(&ledger.apply(request)).then(|| Books::of(ledger))
+    }
+}
+
+impl Rules for DecisionsAndExpiries {
+    type State = Books;
+    type Operation = Event;
+    type Answer = Said;
+
+    fn apply(&self, books: &Books, event: &Event, said: Option<&Said>) -> Option<Books> {
+        match event {
+            Event::Asked(request) => Decisions.apply(books, request, said),
+            Event::Expired(named) => {
+                books.ledger.hold(named).filter(|hold| hold.state == HoldState::Held)?;
+                let mut ledger = Ledger::clone(&books.ledger);
+                ledger.expire(named);
+                Some(Books::of(ledger))
+            }
+        }
     }
 }
 

@@ -4,10 +4,10 @@ use serde_json::json;
 
 use super::{
     Call, End, Verdict, check,
-    ledger::{Books, Change, Decisions, Reads, Said, Shown},
+    ledger::{Books, Change, Decisions, DecisionsAndExpiries, Event, Reads, Said, Shown},
     parts,
 };
-use crate::{Asset, Ledger, Metadata, Named, NewAccount, Payment, Request, Reversal};
+use crate::{Asset, Ledger, Metadata, Named, NewAccount, NewHold, Payment, Request, Reversal};
 
 const MOST_STATES: usize = 100_000;
 
@@ -159,6 +159,62 @@ fn what_failed_has_no_effect_and_what_is_unknown_may_have_one_at_any_later_time(
     assert!(is_possible(&[never.clone(), call(1, show("a"), (50, 51), shows("1.00"))]));
     let too_early = [call(1, show("a"), (50, 51), shows("0.70")), Call { invoked: 52, ..never }];
     assert!(!is_possible(&too_early));
+}
+
+/// A group of two payments between `a` and `c`, of which the second one is refused, and a payment of 60 from `a` beside it.
+fn group(answer: Said, beside: Said) -> bool {
+    let items = [("1", "a", "c", 50), ("2", "a", "c", 30)].map(|(id, debit, credit, amount)| {
+        let Request::Pay { order, .. } = pay(id, debit, credit, amount) else { panic!("a payment") };
+        order
+    });
+    let batch = Request::PayBatch { items: items.into(), atomic: true };
+    is_possible(&[call(0, batch, (0, 9), answer), call(1, pay("3", "a", "c", 60), (1, 8), beside)])
+}
+
+#[test]
+fn a_group_fails_for_the_item_that_an_order_explains() {
+    let item = |status: &str, code: &str| json!({"status": status, "code": code});
+    let posted_both = Said::of(200, &json!({"results": [{"status": "posted"}, {"status": "posted"}]}));
+    let culprit = json!({"status": "failed", "code": "insufficient_funds", "side": "debit"});
+    let failed = |items: [serde_json::Value; 2]| Said::of(200, &json!({"results": items}));
+    let by_the_first = failed([culprit.clone(), item("failed", "batch_failed")]);
+    let by_the_second = failed([item("failed", "batch_failed"), culprit]);
+    assert!(group(posted_both.clone(), insufficient()) && group(by_the_first, posted()));
+    assert!(!group(posted_both, posted()), "80 and 60 of 100");
+    assert!(!group(by_the_second, posted()), "after 60 of 100 were paid, the first item of 50 is refused already");
+}
+
+/// A hold of everything that `a` has, of which the time may be over from 10 on, and a payment.
+fn expiry(sent: (u64, u64), answer: Said) -> bool {
+    let hold = NewHold {
+        id: "h".to_owned(),
+        debit: "a".to_owned(),
+        credit: "c".to_owned(),
+        amount: 100,
+        asset: Asset::USD,
+        expires_in_s: Some(1),
+        metadata: Metadata::new(),
+    };
+    let order = Event::Asked(Request::Hold { order: hold, dry_run: false });
+    let named = Named { id: "h".to_owned(), debit: Some("a".to_owned()) };
+    let over = Call { client: 9, operation: Event::Expired(named), invoked: 10, end: End::Unknown };
+    let asked = |client, operation, (invoked, returned), answer| {
+        let end = End::Answered { returned, answer };
+        Call { client, operation, invoked, end }
+    };
+    let history = [
+        asked(0, order, (0, 1), Said::of(201, &json!({"status": "held"}))),
+        over,
+        asked(0, Event::Asked(pay("1", "a", "c", 1)), sent, answer),
+    ];
+    matches!(check(&DecisionsAndExpiries, &books(), &history, MOST_STATES), Verdict::Order(_))
+}
+
+#[test]
+fn a_hold_may_expire_at_any_moment_after_its_time_and_never_before() {
+    assert!(expiry((2, 3), insufficient()) && expiry((11, 12), insufficient()));
+    assert!(expiry((11, 12), posted()) && expiry((2, 11), posted()));
+    assert!(!expiry((2, 3), posted()));
 }
 
 /// So many payments of 1, then two reversals of each at once. The first reversals are posted, so many after them are refused with

@@ -25,6 +25,7 @@ fn leg(version: i64, previous: i64, posted: i64, held: i64, overdraft: Limit) ->
 /// A booking from bank to alice under the id 1, without legs.
 fn booking(position: i64, kind: BookingKind, amount: i64) -> Booking {
     Booking {
+        ordered_by: None,
         position: Position(position),
         kind,
         id: Some(number(1)),

@@ -4,6 +4,7 @@ use super::*;
 
 fn booking(kind: BookingKind, amount: i64) -> Booking {
     Booking {
+        ordered_by: None,
         position: Position(1),
         kind,
         id: Some(TransferId(Uuid::from_u128(1))),

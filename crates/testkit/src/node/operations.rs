@@ -20,6 +20,7 @@ fn asset() -> anyhow::Result<AssetCode> {
 /// Opens an account that may go below zero by as much as `overdraft` allows.
 pub fn open(id: &str, overdraft: Limit) -> anyhow::Result<Operation> {
     Ok(Operation::CreateAccount(CreateAccount {
+        ordered_by: None,
         id: account(id)?,
         asset: asset()?,
         overdraft,
@@ -31,6 +32,7 @@ pub fn open(id: &str, overdraft: Limit) -> anyhow::Result<Operation> {
 /// Changes how far an account may go below zero.
 pub fn limit(id: &str, overdraft: Limit) -> anyhow::Result<Operation> {
     Ok(Operation::UpdateAccount(UpdateAccount {
+        ordered_by: None,
         id: account(id)?,
         status: None,
         overdraft: Some(overdraft),
@@ -42,6 +44,7 @@ pub fn limit(id: &str, overdraft: Limit) -> anyhow::Result<Operation> {
 /// A local transfer, or the first step of a saga.
 pub fn transfer(order: &Order, cross_shard: bool) -> anyhow::Result<Operation> {
     Ok(Operation::Transfer(Transfer {
+        ordered_by: None,
         id: TransferId(order.id),
         debit: account(&order.debit)?,
         credit: account(&order.credit)?,
@@ -60,6 +63,7 @@ pub fn decide(order: &Order, cancel: bool) -> anyhow::Result<Operation> {
     let (debit, credit) = (account(&order.debit)?, account(&order.credit)?);
     let id = TransferId(order.id);
     Ok(Operation::Decide(Decide {
+        ordered_by: None,
         id,
         debit,
         credit,

@@ -7,7 +7,8 @@ use ledger::{
 };
 
 use super::{
-    BadMessage, account_id, asset, id_from_wire, id_to_wire, outcome::field_name, refused_from_wire, refused_to_wire,
+    BadMessage, account_id, asset, id_from_wire, id_to_wire, name_from_wire, name_to_wire, outcome::field_name,
+    refused_from_wire, refused_to_wire,
 };
 use crate::{generated as wire, generated::hold_outcome::Kind};
 
@@ -31,6 +32,8 @@ pub fn hold_to_wire(key: &HoldKey, hold: &Hold) -> wire::HoldRecord {
         debit_after: hold.debit_after.map(Into::into),
         created_at_us: hold.created_at_us,
         ended_at_us: hold.ended_at_us.unwrap_or(0),
+        ordered_by: name_to_wire(hold.ordered_by.as_ref()),
+        ended_by: name_to_wire(hold.ended_by.as_ref()),
     }
 }
 
@@ -54,6 +57,8 @@ pub fn hold_from_wire(message: wire::HoldRecord) -> Result<(HoldKey, Hold), BadM
         debit_after: message.debit_after.map(TryInto::try_into).transpose()?,
         created_at_us: message.created_at_us,
         ended_at_us: some(message.ended_at_us),
+        ordered_by: name_from_wire(&message.ordered_by)?,
+        ended_by: name_from_wire(&message.ended_by)?,
     };
     Ok((key, hold))
 }
@@ -82,6 +87,7 @@ pub(super) fn hold_outcome_to_wire(outcome: HoldOutcome) -> wire::HoldOutcome {
                 expires_at_us: answer.expires_at_us.unwrap_or(0),
                 created_at_us: answer.created_at_us,
                 replayed: answer.replayed,
+                ordered_by: name_to_wire(answer.ordered_by.as_ref()),
             })
         }
         HoldOutcome::Mismatch { field } => Kind::MismatchField(field.to_owned()),
@@ -108,6 +114,7 @@ pub(super) fn hold_outcome_from_wire(message: wire::HoldOutcome) -> Result<HoldO
             expires_at_us: some(placed.expires_at_us),
             created_at_us: placed.created_at_us,
             replayed: placed.replayed,
+            ordered_by: name_from_wire(&placed.ordered_by)?,
         }),
         Kind::MismatchField(field) => HoldOutcome::Mismatch { field: field_name(&field) },
         Kind::DebitNotFound(_) => HoldOutcome::DebitNotFound,

@@ -2,8 +2,8 @@
 
 use identity::Mark;
 use ledger::{
-    HoldKey, Metadata,
-    operation::{CreateAccount, Decide, Operation, PlaceHold, Settle, Transfer, UpdateAccount},
+    HoldKey, KeyName, Metadata,
+    operation::{CreateAccount, Decide, Operation, PlaceHold, ReleaseHold, Settle, Transfer, UpdateAccount},
 };
 
 use super::{
@@ -46,6 +46,7 @@ pub fn operation_to_wire(operation: &Operation, order_group: u32, timeout_ms: u3
             overdraft: Some(create.overdraft.into()),
             max_balance: Some(create.max_balance.into()),
             metadata: create.metadata.as_str().to_owned(),
+            ordered_by: name_to_wire(create.ordered_by.as_ref()),
         }),
         Operation::UpdateAccount(update) => Kind::UpdateAccount(wire::UpdateAccount {
             id: update.id.to_string(),
@@ -53,6 +54,7 @@ pub fn operation_to_wire(operation: &Operation, order_group: u32, timeout_ms: u3
             overdraft: update.overdraft.map(Into::into),
             max_balance: update.max_balance.map(Into::into),
             metadata: update.metadata.as_ref().map(|m| m.as_str().to_owned()),
+            ordered_by: name_to_wire(update.ordered_by.as_ref()),
         }),
         Operation::Transfer(transfer) => Kind::Transfer(transfer_to_wire(transfer)),
         Operation::AtomicTransfers(items) => {
@@ -71,6 +73,7 @@ pub fn operation_to_wire(operation: &Operation, order_group: u32, timeout_ms: u3
                 presumed_side,
                 defer_limited: decide.defer_limited,
                 patient: decide.patient,
+                ordered_by: name_to_wire(decide.ordered_by.as_ref()),
             })
         }
         Operation::Settle(settle) => {
@@ -96,8 +99,13 @@ pub fn operation_to_wire(operation: &Operation, order_group: u32, timeout_ms: u3
             amount: place.amount,
             expires_in_s: place.expires_in_s.unwrap_or(0),
             metadata: place.metadata.as_str().to_owned(),
+            ordered_by: name_to_wire(place.ordered_by.as_ref()),
         }),
-        Operation::ReleaseHold(key) => Kind::ReleaseHold(hold_key_to_wire(key)),
+        Operation::ReleaseHold(ReleaseHold { key, ordered_by }) => Kind::ReleaseHold(wire::ReleaseHold {
+            id: id_to_wire(key.id),
+            debit: key.debit.to_string(),
+            ordered_by: name_to_wire(ordered_by.as_ref()),
+        }),
         Operation::ExpireHold(key) => Kind::ExpireHold(hold_key_to_wire(key)),
         // Peeled off above; two of them are one.
         Operation::DryRun(inner) | Operation::OrNothing(inner) => {
@@ -119,6 +127,7 @@ impl TryFrom<wire::Operation> for Submitted {
                 overdraft: create.overdraft.ok_or(BadMessage::Missing("overdraft"))?.into(),
                 max_balance: create.max_balance.ok_or(BadMessage::Missing("max_balance"))?.into(),
                 metadata: Metadata::from_canonical(&create.metadata),
+                ordered_by: name_from_wire(&create.ordered_by)?,
             }),
             Kind::UpdateAccount(update) => Operation::UpdateAccount(UpdateAccount {
                 id: account_id(&update.id, "update_account.id")?,
@@ -126,6 +135,7 @@ impl TryFrom<wire::Operation> for Submitted {
                 overdraft: update.overdraft.map(Into::into),
                 max_balance: update.max_balance.map(Into::into),
                 metadata: update.metadata.map(|text| Metadata::from_canonical(&text)),
+                ordered_by: name_from_wire(&update.ordered_by)?,
             }),
             Kind::Transfer(transfer) => Operation::Transfer(transfer_from_wire(transfer)?),
             Kind::AtomicTransfers(group) => Operation::AtomicTransfers(
@@ -144,6 +154,7 @@ impl TryFrom<wire::Operation> for Submitted {
                 },
                 defer_limited: decide.defer_limited,
                 patient: decide.patient,
+                ordered_by: name_from_wire(&decide.ordered_by)?,
             }),
             Kind::Settle(settle) => Operation::Settle(Settle {
                 id: id_from_wire(&settle.id)?,
@@ -163,8 +174,15 @@ impl TryFrom<wire::Operation> for Submitted {
                 amount: positive(place.amount)?,
                 expires_in_s: (place.expires_in_s > 0).then_some(place.expires_in_s),
                 metadata: Metadata::from_canonical(&place.metadata),
+                ordered_by: name_from_wire(&place.ordered_by)?,
             }),
-            Kind::ReleaseHold(key) => Operation::ReleaseHold(hold_key_from_wire(&key)?),
+            Kind::ReleaseHold(release) => Operation::ReleaseHold(ReleaseHold {
+                key: HoldKey {
+                    id: id_from_wire(&release.id)?,
+                    debit: account_id(&release.debit, "release_hold.debit")?,
+                },
+                ordered_by: name_from_wire(&release.ordered_by)?,
+            }),
             Kind::ExpireHold(key) => Operation::ExpireHold(hold_key_from_wire(&key)?),
         };
         let operation = match (message.dry_run, message.or_nothing) {
@@ -189,6 +207,7 @@ fn transfer_to_wire(transfer: &Transfer) -> wire::Transfer {
         defer_insufficient: transfer.defer_insufficient,
         defer_limited: transfer.defer_limited,
         purpose: purpose_to_wire(transfer.purpose),
+        ordered_by: name_to_wire(transfer.ordered_by.as_ref()),
     }
 }
 
@@ -205,6 +224,7 @@ fn transfer_from_wire(message: wire::Transfer) -> Result<Transfer, BadMessage> {
         cross_shard: message.cross_shard,
         defer_insufficient: message.defer_insufficient,
         defer_limited: message.defer_limited,
+        ordered_by: name_from_wire(&message.ordered_by)?,
     };
     if transfer.debit == transfer.credit {
         return Err(bad("transfer.credit", "same account as the debit side"));
@@ -229,6 +249,18 @@ fn hold_key_to_wire(key: &HoldKey) -> wire::HoldKey {
 
 fn hold_key_from_wire(message: &wire::HoldKey) -> Result<HoldKey, BadMessage> {
     Ok(HoldKey { id: id_from_wire(&message.id)?, debit: account_id(&message.debit, "hold.debit")? })
+}
+
+/// The name of an API key; empty: none. An empty text allocates nothing.
+pub fn name_to_wire(name: Option<&KeyName>) -> String {
+    name.map_or_else(String::new, KeyName::to_string)
+}
+
+pub fn name_from_wire(text: &str) -> Result<Option<KeyName>, BadMessage> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    KeyName::new(text).map(Some).map_err(|error| bad("ordered_by", &error.to_string()))
 }
 
 fn positive(amount: i64) -> Result<i64, BadMessage> {

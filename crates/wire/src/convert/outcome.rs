@@ -11,7 +11,7 @@ use ledger::{
 use super::{
     BadMessage, account_id,
     hold::{hold_outcome_from_wire, hold_outcome_to_wire},
-    refused_from_wire, refused_to_wire, verdict_from_wire, verdict_to_wire,
+    name_from_wire, name_to_wire, refused_from_wire, refused_to_wire, verdict_from_wire, verdict_to_wire,
 };
 use crate::{
     generated as wire,
@@ -155,6 +155,7 @@ fn transfer_to_wire(outcome: TransferOutcome) -> wire::TransferOutcome {
                 stored: true,
                 amount: answer.amount,
                 hold_not_found: false,
+                ordered_by: name_to_wire(answer.ordered_by.as_ref()),
             }
         }
         TransferOutcome::Mismatch { field } => {
@@ -192,6 +193,7 @@ fn transfer_from_wire(message: wire::TransferOutcome) -> Result<TransferOutcome,
         debit_after: message.debit_after.map(TryInto::try_into).transpose()?,
         created_at_us: message.created_at_us,
         replayed: message.replayed,
+        ordered_by: name_from_wire(&message.ordered_by)?,
     }))
 }
 

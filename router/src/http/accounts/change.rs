@@ -58,6 +58,7 @@ pub async fn change(
         overdraft,
         max_balance,
         metadata: changes.metadata.clone(),
+        ordered_by: access.ordered_by(),
     };
     let reply =
         edge.detached_call("change account", deadline, |router| async move {

@@ -44,11 +44,12 @@ pub async fn open(
     Sent { headers, body }: Sent,
 ) -> Result<Response, Problem> {
     require_json(&headers)?;
-    let account = {
+    let mut account = {
         let payload = edge.bodies.read_single(body, deadline).await?;
         parse::account(payload.text()?, &edge.rulebook)?
     };
     access.check_openings([&account], |_| String::new())?;
+    account.ordered_by = access.ordered_by();
     let id = account.id.clone();
     let mut replies = edge
         .detached("open account", deadline, |router| async move {
@@ -94,11 +95,15 @@ pub async fn open_batch(
     Sent { headers, body }: Sent,
 ) -> Result<Response, Problem> {
     require_json(&headers)?;
-    let accounts = {
+    let mut accounts = {
         let payload = edge.bodies.read_batch(body, deadline).await?;
         parse::account_batch(payload.text()?, &edge.rulebook)?
     };
     access.check_openings(&accounts, |index| format!("/accounts/{index}"))?;
+    let ordered_by = access.ordered_by();
+    if ordered_by.is_some() {
+        accounts.iter_mut().for_each(|account| account.ordered_by.clone_from(&ordered_by));
+    }
     metrics::record_batch(accounts.len());
     let ids: Vec<_> = accounts.iter().map(|account| account.id.clone()).collect();
     let replies =

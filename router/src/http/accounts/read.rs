@@ -98,10 +98,10 @@ pub async fn entries(
         ..statement.request()
     };
     if csv {
-        return table(edge, statement, request, deadline).await;
+        return table(edge, access, statement, request, deadline).await;
     }
     let page = page_of_entries(edge.clone(), statement.account.clone(), request, deadline.0).await?;
-    let view = EntryPageView::new(page, &statement, &edge.rulebook.assets)?;
+    let view = EntryPageView::new(page, &statement, &edge.rulebook.assets, &access)?;
     Ok(view::json_with_capacity(StatusCode::OK, &view, view.data.len() * 256 + 64))
 }
 
@@ -147,7 +147,7 @@ async fn page_of_entries(
     Ok(page)
 }
 
-const COLUMNS: [&str; 10] = [
+const COLUMNS: [&str; 11] = [
     "position",
     "version",
     "kind",
@@ -158,11 +158,13 @@ const COLUMNS: [&str; 10] = [
     "posted",
     "held",
     "created_at",
+    "ordered_by",
 ];
 
 /// All entries of the window as CSV. `request` is that of the first part.
 async fn table(
     edge: Edge,
+    access: Access,
     statement: Statement,
     request: wire::ListEntriesRequest,
     deadline: RequestDeadline,
@@ -170,7 +172,7 @@ async fn table(
     let deadlines = PartDeadlines::of(deadline);
     let reader = edge.clone();
     let read = move |request: wire::ListEntriesRequest| {
-        let (edge, statement) = (reader.clone(), statement.clone());
+        let (edge, access, statement) = (reader.clone(), access.clone(), statement.clone());
         async move {
             let page =
                 page_of_entries(edge.clone(), statement.account.clone(), request.clone(), deadlines.next()).await?;
@@ -179,7 +181,7 @@ async fn table(
             if request.after_version == 0 {
                 table.line(COLUMNS.into_iter().chain(request.with_metadata.then_some("metadata")))?;
             }
-            for entry in EntryPageView::new(page, &statement, &edge.rulebook.assets)?.data {
+            for entry in EntryPageView::new(page, &statement, &edge.rulebook.assets, &access)?.data {
                 let id = |id: Option<uuid::Uuid>| id.map(|id| id.to_string()).unwrap_or_default();
                 let counterparty = entry.counterparty.unwrap_or_default();
                 let cells = [
@@ -193,6 +195,7 @@ async fn table(
                     entry.posted,
                     entry.held,
                     entry.created_at,
+                    csv_table::text(&entry.ordered_by.unwrap_or_default()).into_owned(),
                 ];
                 let metadata =
                     request.with_metadata.then(|| view::metadata_cell(&entry.metadata.unwrap_or_default()));

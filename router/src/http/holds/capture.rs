@@ -1,7 +1,7 @@
 //! Capturing a hold, or part of it: a transfer that takes its amount from the hold.
 
 use axum::{extract::State, response::Response};
-use ledger::{HoldStatus, operation::Purpose};
+use ledger::{HoldStatus, KeyName, operation::Purpose};
 
 use super::to_act_on;
 use crate::{
@@ -54,12 +54,17 @@ pub async fn capture(
     if matches!(hold.hold.status, HoldStatus::Rejected(_)) {
         return Err(found::not_found::<FoundHold>(id));
     }
-    let order = order(&edge, &hold, &wanted)?;
+    let order = order(&edge, &hold, &wanted, access.ordered_by())?;
     access.check_follow_up(id, &hold, (&order).into())?;
     transfers::carry_out(&edge, &access, order, deadline).await.map_err(|problem| problem.with_hold(id.0))
 }
 
-fn order(edge: &Edge, FoundHold { key, hold }: &FoundHold, wanted: &FollowUp) -> Result<NewTransfer, Problem> {
+fn order(
+    edge: &Edge,
+    FoundHold { key, hold }: &FoundHold,
+    wanted: &FollowUp,
+    ordered_by: Option<KeyName>,
+) -> Result<NewTransfer, Problem> {
     let amount = wanted.amount(Scale::of(hold.asset, &edge.rulebook.assets)?.digits())?;
     Ok(NewTransfer {
         id: wanted.id(&key.debit),
@@ -70,5 +75,6 @@ fn order(edge: &Edge, FoundHold { key, hold }: &FoundHold, wanted: &FollowUp) ->
         amount: amount.unwrap_or(0),
         metadata: hold.metadata.clone(),
         purpose: Purpose::Capture { hold: key.id, whole: amount.is_none(), finalize: wanted.finalize },
+        ordered_by,
     })
 }

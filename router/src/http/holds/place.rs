@@ -38,7 +38,8 @@ pub async fn place(
     DryRunParameter { dry_run }: DryRunParameter,
     Sent { headers, body }: Sent,
 ) -> Result<Response, Problem> {
-    let order = idempotency::order(&edge, &headers, body, deadline, parse::hold).await?;
+    let mut order = idempotency::order(&edge, &headers, body, deadline, parse::hold).await?;
+    order.ordered_by = access.ordered_by();
     access.check_order(&order)?;
     let marked = |problem: Problem| problem.with_hold(order.id.0);
     let reply = if dry_run {

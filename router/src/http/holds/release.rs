@@ -2,6 +2,7 @@
 
 use axum::{extract::State, response::Response};
 use http::StatusCode;
+use ledger::operation::ReleaseHold;
 
 use super::to_act_on;
 use crate::{
@@ -49,10 +50,10 @@ pub async fn release(
     }
     let found = to_act_on(&edge, &access, id, debit.as_ref(), None, deadline).await?;
     access.check_release(id, &found)?;
-    let key = found.key;
+    let release = ReleaseHold { key: found.key, ordered_by: access.ordered_by() };
     let marked = |problem: Problem| problem.with_hold(id.0);
     let reply = edge
-        .detached_call("release", deadline, |router| async move { router.release_hold(key, deadline.0).await })
+        .detached_call("release", deadline, |router| async move { router.release_hold(release, deadline.0).await })
         .await
         .map_err(marked)?;
     match reply {

@@ -3,7 +3,8 @@
 //! Types without values: they exist for `#[schema(value_type = …)]` on the fields of bodies and views.
 
 use ledger::{
-    AccountId as LedgerAccountId, AccountStatus as LedgerAccountStatus, AssetCode, Metadata as LedgerMetadata,
+    AccountId as LedgerAccountId, AccountStatus as LedgerAccountStatus, AssetCode, KeyName as LedgerKeyName,
+    Metadata as LedgerMetadata,
 };
 use utoipa::{
     PartialSchema, ToSchema,
@@ -45,6 +46,13 @@ values! {
         .min_length(Some(36))
         .max_length(Some(36))
         .examples(["01890a5d-ac96-774b-bcce-b302099a8057"]);
+
+    /// The name of an API key: 1 to 64 characters of `A-Z a-z 0-9 . _ -`.
+    KeyName = text()
+        .pattern(Some("^[A-Za-z0-9._-]+$"))
+        .min_length(Some(1))
+        .max_length(Some(LedgerKeyName::MAX_LEN))
+        .examples(["shop42-gateway"]);
 
     /// An ISO 4217 code, or one that the router's configuration declares.
     Asset = text()

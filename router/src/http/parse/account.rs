@@ -70,6 +70,7 @@ impl AccountBody<'_> {
     fn order(self, rulebook: &Rulebook) -> Option<CreateAccount> {
         let scale = rulebook.assets.scale(self.asset)?;
         Some(CreateAccount {
+            ordered_by: None,
             id: self.id,
             asset: self.asset,
             overdraft: match self.overdraft {

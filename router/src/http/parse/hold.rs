@@ -66,6 +66,7 @@ impl HoldBody<'_> {
             return None;
         }
         Some(PlaceHold {
+            ordered_by: None,
             id: rules::id_or_derived(self.id, &self.debit, key)?,
             amount: rulebook.positive_amount(&self.amount, self.asset)?,
             debit: self.debit,

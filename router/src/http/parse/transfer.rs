@@ -64,6 +64,7 @@ impl TransferBody<'_> {
             return None;
         }
         Some(NewTransfer {
+            ordered_by: None,
             id: rules::id_or_derived(self.id, &self.debit, key)?,
             amount: rulebook.positive_amount(&self.amount, self.asset)?,
             debit: self.debit,

@@ -48,7 +48,7 @@ pub async fn order_batch(
         MediaType::NdJson => parameters.take_as("atomic", "true or false", |text| text.parse::<bool>().ok()),
     };
     parameters.finish()?;
-    let batch = {
+    let mut batch = {
         let payload = edge.bodies.read_batch(body, deadline).await?;
         let text = payload.text()?;
         match media_type {
@@ -63,6 +63,10 @@ pub async fn order_batch(
         MediaType::Json => format!("/transfers/{index}"),
         MediaType::NdJson => format!("/{index}"),
     })?;
+    let ordered_by = access.ordered_by();
+    if ordered_by.is_some() {
+        batch.transfers.iter_mut().for_each(|transfer| transfer.ordered_by.clone_from(&ordered_by));
+    }
     metrics::record_batch(batch.transfers.len());
     let ids = ids(&batch.transfers);
     let replies = if batch.atomic {

@@ -29,7 +29,8 @@ pub async fn order(
     DryRunParameter { dry_run }: DryRunParameter,
     Sent { headers, body }: Sent,
 ) -> Result<Response, Problem> {
-    let transfer = idempotency::order(&edge, &headers, body, deadline, parse::transfer).await?;
+    let mut transfer = idempotency::order(&edge, &headers, body, deadline, parse::transfer).await?;
+    transfer.ordered_by = access.ordered_by();
     access.check_order(&transfer)?;
     if dry_run {
         try_out(&edge, &access, &transfer, deadline).await

@@ -1,7 +1,7 @@
 //! Reversing a transfer, or part of it.
 
 use axum::{extract::State, response::Response};
-use ledger::{Metadata, operation::Purpose, outcome::TransferState};
+use ledger::{KeyName, Metadata, operation::Purpose, outcome::TransferState};
 use wire::convert::{account_id, asset, id_from_wire};
 
 use super::answer::carry_out;
@@ -60,12 +60,17 @@ pub async fn reverse(
         .map_err(|problem| problem.with_transfer(id.0))?;
     let found = found::begun_before(&edge, &wanted, found, deadline).await?;
     let original = found::to_act_on(id, debit_given, found)?;
-    let order = order(&edge, &original.record, &wanted)?;
+    let order = order(&edge, &original.record, &wanted, access.ordered_by())?;
     access.check_follow_up(id, &original, (&order).into())?;
     carry_out(&edge, &access, order, deadline).await
 }
 
-fn order(edge: &Edge, original: &wire::TransferRecord, wanted: &FollowUp) -> Result<NewTransfer, Problem> {
+fn order(
+    edge: &Edge,
+    original: &wire::TransferRecord,
+    wanted: &FollowUp,
+    ordered_by: Option<KeyName>,
+) -> Result<NewTransfer, Problem> {
     let debit = account_id(&original.credit, "transfer.credit").map_err(nonsense)?;
     let asset = asset(&original.asset).map_err(nonsense)?;
     let amount = wanted.amount(Scale::of(asset, &edge.rulebook.assets)?.digits())?;
@@ -76,6 +81,7 @@ fn order(edge: &Edge, original: &wire::TransferRecord, wanted: &FollowUp) -> Res
         amount: amount.unwrap_or_else(|| left_to_reverse(original)),
         metadata: Metadata::empty(),
         purpose: Purpose::Reversal { of: id_from_wire(&original.id).map_err(nonsense)?, whole: amount.is_none() },
+        ordered_by,
         debit,
     })
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use wire::convert::{BadMessage, id_from_wire};
 
 use super::{Scale, metadata, nonsense};
-use crate::http::{openapi::values, problem::Problem};
+use crate::http::{access::Access, openapi::values, problem::Problem};
 
 /// One line of an account's journal.
 #[derive(Debug, Serialize, ToSchema)]
@@ -48,6 +48,10 @@ pub struct EntryView {
     pub held: String,
     #[schema(value_type = values::Time)]
     pub created_at: String,
+    /// The name of the API key that ordered the transfer, the hold, its end or the change of the account; shown to keys that may read the debit account, absent without keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = values::KeyName, required = false)]
+    pub ordered_by: Option<String>,
     /// Of the transfer or hold, with `include=metadata` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = values::Metadata, required = false)]
@@ -66,18 +70,25 @@ pub struct EntryPageView {
 }
 
 impl EntryPageView {
-    pub fn new(page: wire::EntryPage, statement: &Statement, assets: &AssetRegistry) -> Result<Self, Problem> {
+    /// A payee does not see the names of its payers' keys unless `access` may read the payers.
+    pub fn new(
+        page: wire::EntryPage,
+        statement: &Statement,
+        assets: &AssetRegistry,
+        access: &Access,
+    ) -> Result<Self, Problem> {
         let asset = wire::convert::asset(&page.asset).map_err(nonsense)?;
         let scale = Scale::of(asset, assets)?;
         let next_cursor =
             page.entries.last().filter(|_| page.has_more).map(|entry| Cursor(entry.version).text(statement));
-        let data = page.entries.into_iter().map(|entry| EntryView::new(entry, scale)).collect::<Result<_, _>>()?;
+        let data =
+            page.entries.into_iter().map(|entry| EntryView::new(entry, scale, access)).collect::<Result<_, _>>()?;
         Ok(Self { data, has_more: page.has_more, next_cursor })
     }
 }
 
 impl EntryView {
-    fn new(entry: wire::Entry, scale: Scale) -> Result<Self, Problem> {
+    fn new(entry: wire::Entry, scale: Scale, access: &Access) -> Result<Self, Problem> {
         let kind = u8::try_from(entry.kind).ok().and_then(EntryKind::from_code).ok_or_else(|| {
             nonsense(BadMessage::Bad { field: "entry.kind", reason: format!("{} is no kind", entry.kind) })
         })?;
@@ -86,7 +97,9 @@ impl EntryView {
             false => Some(id_from_wire(&entry.transfer_id).map_err(nonsense)?.0),
         };
         let (hold_id, transfer_id) = if kind.is_of_hold() { (cause, None) } else { (None, cause) };
+        let is_shown = !entry.is_credit || access.may_read_text(&entry.counterparty);
         Ok(Self {
+            ordered_by: Some(entry.ordered_by).filter(|name| is_shown && !name.is_empty()),
             position: entry.position,
             version: entry.version,
             kind: kind.as_str(),
@@ -184,7 +197,7 @@ mod tests {
                 held: -500,
                 ..Default::default()
             };
-            let view = EntryView::new(entry, scale).unwrap();
+            let view = EntryView::new(entry, scale, &Access::Everything).unwrap();
             let expected = if kind.is_of_hold() { (Some(id), None) } else { (None, Some(id)) };
             assert_eq!((view.hold_id, view.transfer_id), expected, "{kind:?}");
         }

@@ -59,13 +59,23 @@ pub struct HoldView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = values::Time, required = false)]
     pub ended_at: Option<String>,
+    /// The name of the API key that placed it; shown to keys that may read the debit account, absent without keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = values::KeyName, required = false)]
+    pub ordered_by: Option<String>,
+    /// The name of the API key that released it, or whose capture ended it; shown like `ordered_by`, and absent where the hold expired.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = values::KeyName, required = false)]
+    pub ended_by: Option<String>,
 }
 
 impl HoldView {
-    /// Without the balances of the debit account, unless the sender of the request may read that account.
+    /// Without the balances of the debit account and without names of keys, unless the sender of the request may read that account.
     pub fn shown_to(mut self, access: &Access) -> Self {
         if !access.may_read_text(&self.debit) {
             self.debit_account = None;
+            self.ordered_by = None;
+            self.ended_by = None;
         }
         self
     }
@@ -84,13 +94,15 @@ impl HoldView {
             debit_after: answer.debit_after,
             created_at_us: answer.created_at_us,
             ended_at_us: answer.refused.map(|_| answer.created_at_us),
+            ordered_by: answer.ordered_by.clone(),
+            ended_by: None,
         };
         Self::stored(&order.key(), &hold, assets)
     }
 
     /// The answer to a hold that was only tried, and would hold.
     pub fn tried(order: &PlaceHold, answer: &HoldAnswer, assets: &AssetRegistry) -> Result<Self, Problem> {
-        Ok(Self { status: WOULD_POST, ..Self::placed(order, answer, assets)? })
+        Ok(Self { status: WOULD_POST, ordered_by: None, ..Self::placed(order, answer, assets)? })
     }
 
     /// A stored hold as it stands.
@@ -113,6 +125,8 @@ impl HoldView {
             side: refused.and_then(|refused| refused.side).map(ledger::Side::as_str),
             created_at: format_rfc3339(hold.created_at_us),
             ended_at: hold.ended_at_us.map(format_rfc3339),
+            ordered_by: hold.ordered_by.as_ref().map(ToString::to_string),
+            ended_by: hold.ended_by.as_ref().map(ToString::to_string),
         })
     }
 }

@@ -90,6 +90,10 @@ pub struct TransferView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = values::Time, required = false)]
     pub rejected_at: Option<String>,
+    /// The name of the API key of the first request with this id; shown to keys that may read the debit account, absent without keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = values::KeyName, required = false)]
+    pub ordered_by: Option<String>,
     /// What happened so far, for a cross-shard transfer; absent in lists, and while the shard of the verdict does not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -120,13 +124,15 @@ struct Terms {
     scale: Scale,
     metadata: BTreeMap<String, String>,
     purpose: Purpose,
+    ordered_by: Option<String>,
 }
 
 impl TransferView {
-    /// Without the balances of the debit account, unless the sender of the request may read that account.
+    /// Without the balances of the debit account and without the key's name, unless the sender of the request may read that account.
     pub fn shown_to(mut self, access: &Access) -> Self {
         if !access.may_read_text(&self.debit) {
             self.debit_account = None;
+            self.ordered_by = None;
         }
         self
     }
@@ -143,6 +149,7 @@ impl TransferView {
             scale: Scale::of(order.asset, assets)?,
             metadata: metadata(order.metadata.as_str())?,
             purpose: order.purpose,
+            ordered_by: answer.ordered_by.as_ref().map(ToString::to_string),
         };
         Ok(Self::new(terms, answer.state, answer.cross_shard, answer.debit_after, answer.created_at_us))
     }
@@ -150,7 +157,7 @@ impl TransferView {
     /// The answer to an order that was only tried, and would be posted.
     pub fn tried(order: &NewTransfer, answer: &TransferAnswer, assets: &AssetRegistry) -> Result<Self, Problem> {
         let posted = Self::ordered(order, answer, assets)?;
-        Ok(Self { status: WOULD_POST, posted_at: None, ..posted })
+        Ok(Self { status: WOULD_POST, posted_at: None, ordered_by: None, ..posted })
     }
 
     /// A stored transfer, with its steps and what was reversed of it.
@@ -177,6 +184,7 @@ impl TransferView {
             scale: Scale::of(asset, assets)?,
             metadata: metadata(&record.metadata)?,
             purpose: purpose_from_wire(record.purpose.clone()).map_err(nonsense)?,
+            ordered_by: Some(record.ordered_by.clone()).filter(|name| !name.is_empty()),
         };
         let scale = terms.scale;
         let mut view = Self::new(terms, state, record.cross_shard, debit_after, record.created_at_us);
@@ -228,6 +236,7 @@ impl TransferView {
             created_at: format_rfc3339(created_at_us),
             posted_at,
             rejected_at,
+            ordered_by: terms.ordered_by,
             steps: None,
         }
     }

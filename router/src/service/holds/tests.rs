@@ -59,7 +59,7 @@ async fn place(cluster: &Cluster, order: &PlaceHold) {
 }
 
 async fn release(cluster: &Cluster, key: HoldKey) -> ReleaseReply {
-    cluster.router.release_hold(key, soon()).await.unwrap()
+    cluster.router.release_hold(key.into(), soon()).await.unwrap()
 }
 
 async fn set_status(cluster: &Cluster, account: &str, status: AccountStatus) {

@@ -3,8 +3,8 @@
 
 mod examples;
 mod generated_clients;
-mod node_packages;
-mod python;
+pub mod node_packages;
+pub mod python;
 mod schemathesis;
 
 use std::path::PathBuf;

@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use anyhow::{Context, ensure};
 use http::Method;
 use keys::{Digest, Secret};
+use ledger::BookingKind;
 use serde_json::{Value, json};
 use testkit::{
     cluster::Cluster,
+    database,
     node::Folder,
     router::{Router, RouterConfig},
     wait::until,
@@ -140,6 +142,78 @@ fn form(reply: &Reply, asked: &str) -> String {
         reply.status,
         body.to_string().replace(asked, "…").replace(&asked.replace('{', "%7B").replace('}', "%7D"), "…")
     )
+}
+
+/// Who ordered something stays in the journal, and a tenant learns no name of another tenant's keys.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_journal_names_the_key_that_ordered_each_booking() -> anyhow::Result<()> {
+    let setting = Setting::new().await?;
+    let (shop, rival, operator) = (&setting.shop, &setting.rival, &setting.operator);
+    let (own, paid, held) = (Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7());
+    let ordered = setting.order(shop, own, "{shop}:till", "{shop}:safe", "10.00").await?.expect("201 posted")?;
+    ensure!(ordered.body["ordered_by"] == "shop", "{}", ordered.body);
+    // A replay with another key names the first one.
+    let again =
+        setting.order(operator, own, "{shop}:till", "{shop}:safe", "10.00").await?.expect("200 posted replayed")?;
+    ensure!(again.body["ordered_by"] == "shop", "{}", again.body);
+    setting.order(operator, paid, "{shop}:till", "{rival}:till", "1.00").await?.expect("201 posted")?;
+
+    let hold =
+        json!({"id": held, "debit": "{shop}:till", "credit": "{rival}:till", "amount": "5.00", "asset": "EUR"});
+    let placed = setting.send(Call::post("/v1/holds", &hold), operator).await?.expect("201 held")?;
+    ensure!(placed.body["ordered_by"] == "operator" && placed.body["ended_by"].is_null(), "{}", placed.body);
+    let release = Call::post(&format!("/v1/holds/{held}/release"), &json!({}));
+    let released = setting.send(release, shop).await?.expect("200 released")?;
+    ensure!(released.body["ordered_by"] == "operator" && released.body["ended_by"] == "shop", "{}", released.body);
+    let freeze = Call::patch("/v1/accounts/%7Bshop%7D:safe", &json!({"status": "frozen"}));
+    setting.send(freeze, operator).await?.expect("200")?;
+
+    // The payer sees the name, the payee does not.
+    for (secret, path, expected) in [
+        (shop, format!("/v1/transfers/{paid}"), json!("operator")),
+        (rival, format!("/v1/transfers/{paid}"), Value::Null),
+        (shop, format!("/v1/transfers/{own}"), json!("shop")),
+    ] {
+        let seen = setting.send(Call::get(&path), secret).await?.expect("200 posted")?;
+        ensure!(seen.body["ordered_by"] == expected, "{path}: {}", seen.body);
+    }
+    let names = async |account: &str, secret: &Secret| -> anyhow::Result<Vec<String>> {
+        let page =
+            setting.send(Call::get(&format!("/v1/accounts/{account}/entries")), secret).await?.expect("200")?;
+        let entries = page.body["data"].as_array().context("data")?;
+        Ok(entries
+            .iter()
+            .map(|entry| format!("{} {}", entry["kind"].as_str().unwrap_or("?"), entry["ordered_by"]))
+            .collect())
+    };
+    // Newest first. The operator funded both tills and opened all accounts.
+    let till = names("%7Bshop%7D:till", shop).await?;
+    let payee = names("%7Brival%7D:till", rival).await?;
+    let safe = names("%7Bshop%7D:safe", shop).await?;
+    ensure!(payee.iter().all(|entry| entry.ends_with(" null") || entry.starts_with("opened")), "{payee:?}");
+    ensure!(till.iter().filter(|entry| entry.ends_with("\"shop\"")).count() == 2, "{till:?}");
+    ensure!(safe.iter().any(|entry| entry.ends_with("\"operator\"")), "{safe:?}");
+
+    // Each row that a client's request wrote has the name, on both sides of a transfer between shards.
+    let mut found = Vec::new();
+    for shard in &setting.cluster.status().shards {
+        for id in [own, paid, held] {
+            for booking in database::bookings(&shard.dsn, id).await? {
+                let name = booking.ordered_by.map(|name| name.to_string()).unwrap_or_default();
+                found.push((id, booking.kind, name));
+            }
+        }
+    }
+    for (id, first, name) in [
+        (own, BookingKind::Posted, "shop"),
+        (held, BookingKind::Held, "operator"),
+        (held, BookingKind::HoldReleased, "shop"),
+    ] {
+        ensure!(found.contains(&(id, first, name.to_owned())), "{id} {first:?}: {found:?}");
+    }
+    let of_paid: Vec<_> = found.iter().filter(|(id, kind, _)| *id == paid && *kind != BookingKind::Settled).collect();
+    ensure!(!of_paid.is_empty() && of_paid.iter().all(|(_, _, name)| name == "operator"), "{found:?}");
+    setting.finish().await
 }
 
 /// API1 (object level), API3 (property level), API5 (function level): no route, id, cursor, batch, hold, reversal or message gives a tenant

@@ -56,7 +56,8 @@ pub async fn expire_once_the_node_is_back(place: &Place<'_>) -> anyhow::Result<(
     eprintln!("    {HOLDS} holds had expired {} µs after the node was back", last_us - serving_us);
     ensure!(last_us - serving_us <= ALLOWED_US + SLACK_US, "{} µs after the node was back", last_us - serving_us);
 
-    let Outcome::Hold(late) = node.execute_until_definite(&Operation::ReleaseHold(keys[0].clone())).await? else {
+    let Outcome::Hold(late) = node.execute_until_definite(&Operation::ReleaseHold(keys[0].clone().into())).await?
+    else {
         bail!("no answer about a hold")
     };
     ensure!(late == HoldOutcome::Refused(Refused::whole(Refusal::HoldExpired)), "{late:?}");

@@ -67,7 +67,7 @@ fn steps() -> anyhow::Result<[(&'static str, Operation); 8]> {
         ("settle", settle(&saga)),
         ("reverse", Operation::Transfer(transfer(new_id(), ("payee", "payer"), 10, back)?)),
         ("place the other", place_hold(released, 40)?),
-        ("release", Operation::ReleaseHold(HoldKey { id: released, debit: AccountId::client("payer")? })),
+        ("release", Operation::ReleaseHold(HoldKey { id: released, debit: AccountId::client("payer")? }.into())),
     ])
 }
 

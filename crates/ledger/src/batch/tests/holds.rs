@@ -6,6 +6,7 @@ const MINUTE_US: i64 = 60_000_000;
 
 fn place(n: u128, debit: &str, credit: &str, amount: i64, expires_in_s: Option<u32>) -> PlaceHold {
     PlaceHold {
+        ordered_by: None,
         id: TransferId(Uuid::from_u128(n)),
         debit: id(debit),
         credit: id(credit),
@@ -144,7 +145,7 @@ fn the_credit_side_refuses_before_the_hold_does() {
 fn a_hold_is_released_once_and_expires_once() {
     let mut shard = with_hold(&["bank", "alice", "shop"]);
     for replayed in [false, true] {
-        let outcome = shard.one(Operation::ReleaseHold(key(1, "alice")));
+        let outcome = shard.one(Operation::ReleaseHold(key(1, "alice").into()));
         assert!(
             matches!(outcome, Outcome::Hold(HoldOutcome::Released { replayed: again, .. }) if again == replayed),
             "{outcome:?}"
@@ -163,10 +164,10 @@ fn a_hold_is_released_once_and_expires_once() {
         assert_eq!((shard.posted("alice"), shard.held("alice")), (100, 0));
     }
     assert_eq!(
-        shard.one(Operation::ReleaseHold(key(1, "alice"))),
+        shard.one(Operation::ReleaseHold(key(1, "alice").into())),
         Outcome::Hold(HoldOutcome::Refused(Refused::whole(Refusal::HoldExpired)))
     );
-    assert_eq!(shard.one(Operation::ReleaseHold(key(8, "alice"))), Outcome::Hold(HoldOutcome::NotFound));
+    assert_eq!(shard.one(Operation::ReleaseHold(key(8, "alice").into())), Outcome::Hold(HoldOutcome::NotFound));
 }
 
 #[test]
@@ -188,7 +189,7 @@ fn a_capture_across_shards_keeps_the_rest_until_the_verdict() {
     // Whatever depends on the verdict waits, and the time of the hold with it.
     source.now_us += MINUTE_US;
     assert_eq!(source.one(Operation::Transfer(capture(3, 1, Some(1), true))), Outcome::Deferred);
-    assert_eq!(source.one(Operation::ReleaseHold(key(1, "alice"))), Outcome::Deferred);
+    assert_eq!(source.one(Operation::ReleaseHold(key(1, "alice").into())), Outcome::Deferred);
     assert_eq!(source.one(Operation::ExpireHold(key(1, "alice"))), Outcome::Hold(HoldOutcome::NotDue));
     let Outcome::Decided(decided) = destination.one(decide(&paid)) else { panic!("a verdict") };
     assert_eq!(decided.verdict, Verdict::Credited);
@@ -277,6 +278,7 @@ fn frozen_accounts_keep_their_holds_and_closed_ones_have_none() {
     let mut shard = with_hold(&["bank", "alice", "shop"]);
     let change = |shard: &mut Shard, status| {
         let update = UpdateAccount {
+            ordered_by: None,
             id: id("alice"),
             status: Some(status),
             overdraft: None,
@@ -351,7 +353,7 @@ fn what_is_executed_or_leaves_nothing_stores_no_refusal() {
     // A refusal that was stored before is answered as stored.
     shard.one(unknown.clone());
     assert!(matches!(shard.one(or_nothing(unknown)), Outcome::Decided(Decided { replayed: true, .. })));
-    assert!(matches!(shard.one(or_nothing(Operation::ReleaseHold(key(1, "alice")))), Outcome::Illegal(_)));
+    assert!(matches!(shard.one(or_nothing(Operation::ReleaseHold(key(1, "alice").into()))), Outcome::Illegal(_)));
 }
 
 /// Neither the reserve of a dry run nor a saga that began and ended in the batch keeps the account from being closed.
@@ -361,6 +363,7 @@ fn a_dry_run_of_a_reserve_begins_no_saga() {
     shard.one(Operation::Transfer(transfer(1, "bank", "alice", 40)));
     let would = reserve(2, "alice", "elsewhere", 40);
     let close = UpdateAccount {
+        ordered_by: None,
         id: id("alice"),
         status: Some(AccountStatus::Closed),
         overdraft: None,

@@ -84,6 +84,7 @@ fn operation(number: u32, step: &str) -> Operation {
     let metadata = value("tag").map(|tag| Metadata::from_canonical(&format!("{{\"tag\":\"{tag}\"}}")));
     match verb {
         "open" => Operation::CreateAccount(CreateAccount {
+            ordered_by: None,
             id: id("alice"),
             asset: if rest.contains("EUR") { AssetCode::new("EUR").unwrap() } else { usd() },
             overdraft: limit("overdraft").unwrap_or(Limit::ZERO),
@@ -91,6 +92,7 @@ fn operation(number: u32, step: &str) -> Operation {
             metadata: metadata.unwrap_or_else(Metadata::empty),
         }),
         "change" => Operation::UpdateAccount(UpdateAccount {
+            ordered_by: None,
             id: id("alice"),
             status: words().find_map(AccountStatus::parse),
             overdraft: limit("overdraft"),

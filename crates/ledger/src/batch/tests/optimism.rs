@@ -162,6 +162,7 @@ impl World {
 
     fn place(&mut self) -> Operation {
         Operation::PlaceHold(PlaceHold {
+            ordered_by: None,
             id: TransferId(Uuid::from_u128(1 + self.below(4) as u128)),
             debit: id(["alice", "bob"][self.below(2)]),
             credit: id(["shop", ELSEWHERE][self.below(2)]),
@@ -185,6 +186,7 @@ impl World {
         let amount = (self.below(3) > 0).then(|| self.amount());
         let finalize = self.below(2) == 0;
         Some(Transfer {
+            ordered_by: None,
             id: TransferId(Uuid::from_u128(self.number())),
             debit: key.debit,
             credit: hold.credit.clone(),
@@ -203,7 +205,7 @@ impl World {
             Some((key, _)) => key,
             None => HoldKey { id: TransferId(Uuid::from_u128(1)), debit: id("alice") },
         };
-        if self.below(2) == 0 { Operation::ReleaseHold(key) } else { Operation::ExpireHold(key) }
+        if self.below(2) == 0 { Operation::ReleaseHold(key.into()) } else { Operation::ExpireHold(key) }
     }
 
     fn some_transfer(&mut self, wanted: impl Fn(&StoredTransfer) -> bool) -> Option<(TransferKey, StoredTransfer)> {
@@ -254,6 +256,7 @@ impl World {
         // Its reserve fixed its content, so its id stands for one.
         self.reserves += 1;
         Some(Operation::Decide(Decide {
+            ordered_by: None,
             id: TransferId(Uuid::from_u128(1_000 + self.reserves)),
             debit: id(ELSEWHERE),
             credit: key.debit,
@@ -270,6 +273,7 @@ impl World {
         let status = [AccountStatus::Open, AccountStatus::Open, AccountStatus::Frozen, AccountStatus::Closed];
         let changes_limit = self.below(3) == 0;
         Operation::UpdateAccount(UpdateAccount {
+            ordered_by: None,
             id: id(["alice", "bob", "shop"][self.below(3)]),
             status: (!changes_limit).then(|| status[self.below(4)]),
             overdraft: None,

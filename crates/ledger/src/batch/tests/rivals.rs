@@ -5,6 +5,7 @@ use super::*;
 fn limit(shard: &mut Shard, name: &str, max_balance: i64) {
     let max_balance = Some(Limit::AtMost(max_balance));
     shard.one(Operation::UpdateAccount(UpdateAccount {
+        ordered_by: None,
         id: id(name),
         status: None,
         overdraft: None,
@@ -21,6 +22,7 @@ fn rich(amount: i64) -> Shard {
 
 fn hold(n: u128, amount: i64) -> Operation {
     Operation::PlaceHold(PlaceHold {
+        ordered_by: None,
         id: TransferId(Uuid::from_u128(n)),
         debit: id("alice"),
         credit: id("bob"),

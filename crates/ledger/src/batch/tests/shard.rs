@@ -72,6 +72,7 @@ impl Shard {
         for name in names {
             let overdraft = if name.starts_with("bank") { Limit::Unlimited } else { Limit::ZERO };
             let create = CreateAccount {
+                ordered_by: None,
                 id: super::id(name),
                 asset: super::usd(),
                 overdraft,

@@ -46,6 +46,11 @@ impl Packages {
         Ok(Self { python, folder })
     }
 
+    /// A program that a package brings.
+    pub fn program(&self, name: &str) -> Command {
+        Command::new(self.folder.join("bin").join(name))
+    }
+
     /// Runs a module of the packages or a program that uses them. `also` is a further folder to import from.
     pub fn command(&self, also: Option<&Path>) -> anyhow::Result<Command> {
         let folders = [Some(self.folder.as_path()), also].into_iter().flatten();

@@ -66,14 +66,14 @@ pub async fn of_many_accounts_are_whole(setting: &Setting) -> anyhow::Result<()>
 pub async fn are_the_statements(setting: &Setting, history: &History) -> anyhow::Result<()> {
     for (account, entries) in &history.statements {
         let table = setting.csv(&statement_path(account).replace("limit=70&", ""), &setting.operator).await?;
-        has(&table, entries, &["counterparty"]).with_context(|| account.clone())?;
+        has(&table, entries, &["counterparty", "ordered_by"]).with_context(|| account.clone())?;
         let middle = text(&entries[entries.len() / 2], "created_at")?;
         let path = format!("{}/entries?from={middle}", account_path(account));
         let table = setting.csv(&path, &setting.operator).await.with_context(|| path.clone())?;
         ensure!(!table.header.contains(&"metadata".to_owned()), "{:?}", table.header);
         let newest_first: Vec<Value> =
             entries.iter().rev().filter(|entry| entry["created_at"].as_str() >= Some(middle)).cloned().collect();
-        has(&table, &newest_first, &["counterparty"]).with_context(|| path)?;
+        has(&table, &newest_first, &["counterparty", "ordered_by"]).with_context(|| path)?;
     }
     Ok(())
 }

