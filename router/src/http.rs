@@ -10,8 +10,10 @@ mod admission;
 mod balances;
 mod body;
 mod context;
+mod csv_table;
 mod failure;
 mod found;
+mod history;
 mod holds;
 mod idempotency;
 pub mod metrics;
@@ -23,6 +25,7 @@ pub mod problem;
 mod query;
 mod routes;
 pub mod server;
+mod streamed;
 #[cfg(test)]
 mod tests;
 mod transfers;
@@ -31,6 +34,7 @@ mod view;
 use std::{future::Future, ops::Deref, sync::Arc, time::Duration};
 
 use telemetry::{Tasks, tasks::Panicked};
+use tokio::sync::Semaphore;
 
 use self::{
     admission::Admission,
@@ -64,6 +68,8 @@ pub struct EdgeParts {
     rulebook: Rulebook,
     bodies: BodyLimits,
     admission: Admission,
+    /// Whole lists that are being sent.
+    streams: Arc<Semaphore>,
     tasks: Tasks,
 }
 
@@ -91,6 +97,7 @@ impl Edge {
                 Duration::from_millis(config.http.body_timeout_ms),
             ),
             admission: Admission::new(config.http.max_requests_in_flight, &config.limits),
+            streams: Arc::new(Semaphore::new(streamed::AT_ONCE)),
             tasks,
         })))
     }

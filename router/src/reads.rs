@@ -3,6 +3,7 @@
 
 mod account_list;
 mod balances;
+mod by_keys;
 mod every_shard;
 mod holds;
 #[cfg(test)]
@@ -19,7 +20,10 @@ use wire::{
 };
 
 pub use self::{
-    account_list::page as list_accounts, balances::sum as sum_balances, holds::find as find_hold,
+    account_list::{page as list_accounts, page_at as list_accounts_at},
+    balances::sum as sum_balances,
+    by_keys::{holds_of, transfers_of},
+    holds::find as find_hold,
     transfers::find as find_transfer,
 };
 use crate::{

@@ -27,7 +27,7 @@ mod status;
 use std::sync::Arc;
 
 use ledger::{
-    AccountId, AccountPrefix, TransferId,
+    AccountId, AccountPrefix, HoldKey, TransferId, TransferKey,
     operation::{CreateAccount, PlaceHold, ReleaseHold, UpdateAccount},
 };
 use telemetry::tasks::Tasks;
@@ -39,8 +39,9 @@ pub use self::{
     handover::{Load, Waited},
     pace::Pace,
     reply::{
-        AccountPage, AccountReply, AtomicReply, BalanceSum, BalanceSums, Found, FoundHold, FoundTransfer, HoldReply,
-        Located, NewTransfer, ReleaseReply, SagaFilter, SagaView, ShardStatus, TransferReply,
+        AccountPage, AccountReply, AccountsAtPage, AtomicReply, BalanceSum, BalanceSums, Found, FoundHold,
+        FoundTransfer, HoldReply, Located, NewTransfer, ReleaseReply, SagaFilter, SagaView, ShardStatus,
+        TransferReply,
     },
 };
 use crate::{reads, routing::Routing, saga, transfers};
@@ -139,9 +140,40 @@ impl Router {
         reads::list_accounts(&self.core, prefix, after, limit, deadline).await
     }
 
-    /// The sum of all accounts whose ids have this prefix.
-    pub async fn sum_balances(&self, prefix: &AccountPrefix, deadline: Deadline) -> Result<BalanceSums, CallError> {
-        reads::sum_balances(&self.core, prefix, deadline).await
+    /// What the next accounts over all shards held at a time, in microseconds since the epoch. `limit`: the accounts of each shard.
+    pub async fn list_accounts_at(
+        &self,
+        prefix: &AccountPrefix,
+        after: &str,
+        limit: u32,
+        at_us: i64,
+        deadline: Deadline,
+    ) -> Result<AccountsAtPage, CallError> {
+        reads::list_accounts_at(&self.core, prefix, after, limit, at_us, deadline).await
+    }
+
+    /// The sum of all accounts whose ids have this prefix, now or as of a time in microseconds since the epoch.
+    pub async fn sum_balances(
+        &self,
+        prefix: &AccountPrefix,
+        at_us: Option<i64>,
+        deadline: Deadline,
+    ) -> Result<BalanceSums, CallError> {
+        reads::sum_balances(&self.core, prefix, at_us, deadline).await
+    }
+
+    /// The transfers among `keys` that exist, each from the shard of its debit account.
+    pub async fn transfers_of(
+        &self,
+        keys: Vec<TransferKey>,
+        deadline: Deadline,
+    ) -> Result<Vec<FoundTransfer>, CallError> {
+        reads::transfers_of(&self.core, keys, deadline).await
+    }
+
+    /// The holds among `keys` that exist.
+    pub async fn holds_of(&self, keys: Vec<HoldKey>, deadline: Deadline) -> Result<Vec<FoundHold>, CallError> {
+        reads::holds_of(&self.core, keys, deadline).await
     }
 
     // === transfers ===

@@ -109,6 +109,8 @@ pub struct Page {
     /// Half-open window in microseconds.
     pub from_us: i64,
     pub to_us: i64,
+    /// With the metadata of transfers and holds.
+    pub with_metadata: bool,
 }
 
 /// A page of an account's journal; `None` if the account does not exist.
@@ -148,11 +150,49 @@ pub async fn entries(
         let (oldest, newest) = if page.ascending { (first, first + wanted - 1) } else { (last - wanted + 1, last) };
         let bookings = statement::bookings(reads.from.pool()?, &account, &overlay.waypoints, oldest, newest).await?;
         entries.extend(bookings.iter().filter_map(|booking| Entry::of(booking, id)).map(entry_to_wire));
+        if page.with_metadata {
+            add_metadata(reads, id, &bookings, &mut entries).await?;
+        }
         if page.ascending {
             entries.reverse();
         }
     }
     Ok(Owned::Here(Some(wire::EntryPage { entries, has_more, asset: account.asset.to_string() })))
+}
+
+/// Adds the metadata that this shard has. The first booking of a transfer or hold has it, so that most entries need no further read; for
+/// settlements and ends of holds, whose debit account is this account, the first bookings are read in one statement. A register's
+/// transfer is at its debit account's shard.
+async fn add_metadata(
+    reads: &Reads,
+    account: &AccountId,
+    bookings: &[Booking],
+    entries: &mut [wire::Entry],
+) -> Result<(), StoreError> {
+    let first_role = |booking: &Booking| match booking.kind.role() {
+        Role::Settlement => Some(Role::Transfer),
+        Role::HoldEnd => Some(Role::Hold),
+        Role::None | Role::Transfer | Role::Register | Role::Hold => None,
+    };
+    let keys: Vec<TransferKey> =
+        bookings.iter().filter(|booking| first_role(booking).is_some()).filter_map(Booking::key).collect();
+    let firsts = match keys.is_empty() {
+        true => Vec::new(),
+        false => bookings::of_keys(reads.from.pool()?, &keys, &[Role::Transfer, Role::Hold]).await?,
+    };
+    let of_first = |id, role| {
+        firsts.iter().find(|first| first.id == Some(id) && first.payer == *account && first.kind.role() == role)
+    };
+    let legs = bookings.iter().filter(|booking| Entry::of(booking, account).is_some());
+    for (booking, entry) in legs.zip(entries) {
+        let first = match (booking.kind.role(), booking.id) {
+            (Role::Transfer | Role::Hold, _) => Some(booking),
+            (_, Some(id)) => first_role(booking).and_then(|role| of_first(id, role)),
+            (_, None) => None,
+        };
+        entry.metadata = first.map(|first| first.metadata().as_str().to_owned());
+    }
+    Ok(())
 }
 
 /// The newest version at or before a time and its entry; (0, None) before the account was opened.
@@ -188,6 +228,7 @@ fn entry_to_wire(entry: Entry) -> wire::Entry {
         overdraft: Some(entry.leg.overdraft.into()),
         ordered_by: wire::convert::name_to_wire(entry.ordered_by.as_ref()),
         is_credit: entry.party == Party::Payee,
+        metadata: None,
     }
 }
 
@@ -256,6 +297,26 @@ pub async fn transfers(reads: &Reads, id: Uuid, debit: &str) -> Result<wire::Get
         found.not_owner = not_owner_of(&reads.from, debit).await?;
     }
     Ok(found)
+}
+
+/// The transfers among `keys` that exist, with what is reversed of them. Three statements, however many keys.
+///
+/// # Errors
+/// When the database cannot be read.
+pub async fn transfers_of(reads: &Reads, keys: &[TransferKey]) -> Result<Vec<wire::TransferRecord>, StoreError> {
+    let pool = reads.from.pool()?;
+    let transfers = Transfers::of(bookings::of_keys(pool, keys, &[Role::Transfer, Role::Settlement]).await?);
+    let answers = bookings::at(pool, &transfers.answers()).await?;
+    let reversals = bookings::reversals_of(pool, keys).await?;
+    let records = transfers.with(&answers)?.into_iter().map(|(first, stored)| {
+        let mut record = transfer_record(&first, &stored);
+        if let Some((reversed, ids)) = first.key().and_then(|key| reversals.get(&key)) {
+            record.reversed = *reversed;
+            record.reversals = ids.iter().copied().map(wire::convert::id_to_wire).collect();
+        }
+        record
+    });
+    Ok(records.collect())
 }
 
 /// Holds of one id. An empty `debit` asks for all; a `debit` whose slot is not owned here is refused.

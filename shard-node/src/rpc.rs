@@ -244,6 +244,7 @@ impl ShardNode for Service {
             after_version: request.after_version,
             from_us: if request.from_us == 0 { i64::MIN } else { request.from_us },
             to_us: if request.to_us == 0 { i64::MAX } else { request.to_us },
+            with_metadata: request.with_metadata,
         };
         let outcome = match reads::entries(&self.reads, &id, page).await.map_err(read_failed)? {
             Owned::Here(Some(page)) => Outcome::Page(page),
@@ -427,6 +428,60 @@ impl ShardNode for Service {
         count("sum_balances");
         self.is_current(&request).await?;
         self.sums_of_balances(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn read_transfers(
+        &self,
+        request: Request<wire::ReadByKeysRequest>,
+    ) -> Result<Response<wire::ReadTransfersResponse>, Status> {
+        count("read_transfers");
+        let _turn = self.turn(&request).await?;
+        let response = match self.keys_owned(request.into_inner().keys).await? {
+            Ok(keys) => {
+                let transfers = reads::transfers_of(&self.reads, &keys).await.map_err(read_failed)?;
+                wire::ReadTransfersResponse { transfers, not_owner: Vec::new() }
+            }
+            Err(not_owner) => wire::ReadTransfersResponse { transfers: Vec::new(), not_owner },
+        };
+        Ok(Response::new(response))
+    }
+
+    async fn read_holds(
+        &self,
+        request: Request<wire::ReadByKeysRequest>,
+    ) -> Result<Response<wire::ReadHoldsResponse>, Status> {
+        count("read_holds");
+        let _turn = self.turn(&request).await?;
+        let response = match self.keys_owned(request.into_inner().keys).await? {
+            Ok(keys) => {
+                let pool = self.reads.from.pool().map_err(read_failed)?;
+                let holds = store::bookings::holds_of(pool, &keys).await.map_err(read_failed)?;
+                let holds = holds.iter().map(|(key, hold)| convert::hold_to_wire(key, hold)).collect();
+                wire::ReadHoldsResponse { holds, not_owner: Vec::new() }
+            }
+            Err(not_owner) => wire::ReadHoldsResponse { holds: Vec::new(), not_owner },
+        };
+        Ok(Response::new(response))
+    }
+}
+
+impl Service {
+    /// The identities that a request names, or the slots of their debit accounts that are not owned here.
+    async fn keys_owned(
+        &self,
+        keys: Vec<wire::HoldKey>,
+    ) -> Result<Result<Vec<ledger::HoldKey>, Vec<wire::NotOwner>>, Status> {
+        if keys.len() > MAX_PAGE as usize {
+            return Err(Status::invalid_argument(format!("{} keys, and {MAX_PAGE} is the most", keys.len())));
+        }
+        let keys = keys.into_iter().map(|key| {
+            Ok(ledger::HoldKey { id: ledger::TransferId(uuid(&key.id)?), debit: any_account(&key.debit)? })
+        });
+        let keys = keys.collect::<Result<Vec<_>, Status>>()?;
+        let slots: std::collections::BTreeSet<_> =
+            keys.iter().map(|key| shard_map::slot_of(key.debit.as_str())).collect();
+        let not_owner = self.ownership.refusals(&self.reads, slots).await.map_err(read_failed)?;
+        Ok(if not_owner.is_empty() { Ok(keys) } else { Err(not_owner.into_iter().map(Into::into).collect()) })
     }
 }
 

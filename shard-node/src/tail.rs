@@ -498,6 +498,21 @@ impl Tail {
         (newest.collect(), state.generation)
     }
 
+    /// Of these accounts, the positions of the oldest waypoints after a time that are not in the database yet, with the generation.
+    pub fn waypoints_after<'i>(
+        &self,
+        ids: impl Iterator<Item = &'i AccountId>,
+        at_us: i64,
+    ) -> (HashMap<AccountId, Position>, u64) {
+        let state = self.state();
+        let oldest = |id| {
+            let of_account = state.parts().filter_map(|part| part.waypoints.get(id)).flatten();
+            of_account.filter(|waypoint| waypoint.at_us > at_us).min_by_key(|waypoint| waypoint.version)
+        };
+        let found = ids.filter_map(|id| Some((id.clone(), oldest(id)?.position))).collect();
+        (found, state.generation)
+    }
+
     /// The generation, and the position that the projections reach. A read looks at both before it reads rows.
     pub fn generation(&self) -> (u64, Position) {
         let state = self.state();

@@ -1,5 +1,6 @@
 //! `shardctl hold …`
 
+mod list;
 mod show;
 
 use std::process::ExitCode;
@@ -10,10 +11,13 @@ use super::Context;
 pub enum Command {
     /// Show a hold, and what remains of it
     Show(show::Args),
+    /// List an account's holds, newest first
+    List(list::Args),
 }
 
 pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
         Command::Show(args) => show::run(args, context).await,
+        Command::List(args) => list::run(args, context).await,
     }
 }

@@ -15,6 +15,6 @@ use ledger::AccountId;
 use super::problem::{Code, Problem};
 
 /// The URL names an account that does not exist.
-fn no_such_account(id: &AccountId) -> Problem {
+pub fn no_such_account(id: &AccountId) -> Problem {
     Problem::new(Code::AccountNotFound, format!("there is no account {id}"))
 }

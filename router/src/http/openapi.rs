@@ -22,13 +22,13 @@ use axum::{
 };
 use bytes::Bytes;
 use http::{HeaderValue, header};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use utoipa::{
     Modify, OpenApi,
     openapi::security::{Http, HttpAuthScheme, SecurityScheme},
 };
 
-use super::{accounts, balances, holds, problem::Problem, transfers};
+use super::{accounts, balances, history, holds, problem::Problem, transfers};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -57,8 +57,10 @@ use super::{accounts, balances, holds, problem::Problem, transfers};
         balances::sum,
         transfers::order,
         transfers::order_batch,
+        history::transfers,
         transfers::show,
         transfers::reverse,
+        history::holds,
         holds::place,
         holds::show,
         holds::capture,
@@ -113,9 +115,19 @@ pub fn document() -> Result<Value, serde_json::Error> {
 fn correct(document: &mut Value) {
     // A change changes something.
     document["components"]["schemas"]["AccountChanges"]["minProperties"] = 1.into();
-    for (_, mut operation) in operations(document) {
+    for (id, mut operation) in operations(document) {
+        // Beside the answer that generators can make a type of.
+        if ["listAccounts", "listEntries", "sumBalances"].contains(&id.as_str()) {
+            operation.responses_of(&["200"]).for_each(|response| {
+                response["x-content"]["text/csv"] =
+                    json!({"description": "With `Accept: text/csv`: a header line, then a line each."});
+            });
+        }
         // An `Option` would also take null, which no query can have.
-        operation.parameters_in("query").for_each(|parameter| parameter["required"] = false.into());
+        let lists_history = ["listTransfers", "listHolds"].contains(&id.as_str());
+        operation.parameters_in("query").for_each(|parameter| {
+            parameter["required"] = (lists_history && parameter["name"] == "account").into();
+        });
         // A body that may be left out is not one that may be null.
         let optional = operation.0.pointer_mut("/requestBody/content/application~1json/schema");
         if let Some(schema) = optional

@@ -1,6 +1,7 @@
 //! The parameters of lists: how many at once, where to go on, and which accounts.
 
 use ledger::AccountPrefix;
+use telemetry::clock;
 
 use super::{problem::Code, query::Parameters};
 
@@ -26,4 +27,25 @@ pub fn prefix(parameters: &mut Parameters) -> Option<AccountPrefix> {
         parameters.refuse(Code::InvalidParameter, "prefix", &format!("the beginning of account ids; {reason}"));
     }
     prefix.ok()
+}
+
+pub const TIME_EXPECTED: &str = "a time in RFC 3339, such as 2026-01-31T12:00:00Z (a + in an offset is %2B)";
+
+/// Takes `at`, in microseconds since the epoch. A time to come is now: nothing is known of it.
+pub fn instant(parameters: &mut Parameters) -> Option<i64> {
+    parameters.take_as("at", TIME_EXPECTED, clock::parse_rfc3339).map(|at_us| at_us.min(clock::now_us()))
+}
+
+/// Times before 1970 are before everything this ledger can know; 0 means "open" on the wire.
+pub fn positive_time(text: &str) -> Option<i64> {
+    clock::parse_rfc3339(text).map(|us| us.max(1))
+}
+
+/// Refuses what only pages have, in an answer that is whole.
+pub fn refuse_pages(parameters: &mut Parameters, why: &str) {
+    for name in ["limit", "cursor"] {
+        if parameters.take(name).is_some() {
+            parameters.refuse(Code::InvalidParameter, name, why);
+        }
+    }
 }

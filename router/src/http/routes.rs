@@ -12,8 +12,8 @@ use axum::{
 use futures_util::FutureExt;
 
 use super::{
-    Edge, access, accounts, admission::Admission, balances, context, holds, metrics::RequestMetrics, openapi,
-    problem::Problem, transfers,
+    Edge, access, accounts, admission::Admission, balances, context, history, holds, metrics::RequestMetrics,
+    openapi, problem::Problem, transfers,
 };
 use crate::keyring::Keyring;
 
@@ -26,11 +26,11 @@ fn routes() -> [(&'static str, MethodRouter<Edge>); 15] {
         ("/v1/accounts/{id}/entries", get(accounts::entries)),
         ("/v1/accounts/{id}/balance", get(accounts::balance)),
         ("/v1/balances", get(balances::sum)),
-        ("/v1/transfers", post(transfers::order)),
+        ("/v1/transfers", post(transfers::order).get(history::transfers)),
         ("/v1/transfers:batch", post(transfers::order_batch)),
         ("/v1/transfers/{id}", get(transfers::show)),
         ("/v1/transfers/{id}/reverse", post(transfers::reverse)),
-        ("/v1/holds", post(holds::place)),
+        ("/v1/holds", post(holds::place).get(history::holds)),
         ("/v1/holds/{id}", get(holds::show)),
         ("/v1/holds/{id}/capture", post(holds::capture)),
         ("/v1/holds/{id}/release", post(holds::release)),

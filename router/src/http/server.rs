@@ -9,6 +9,8 @@ mod stream;
 
 use std::{io::Write, pin::pin, sync::Arc, time::Duration};
 
+use axum::body::{Body, HttpBody};
+use http_body_util::BodyExt;
 use hyper::{Request, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -26,7 +28,7 @@ use tower::Service;
 
 pub use self::connections::Connections;
 use self::{
-    activity::{Overdue, Rest},
+    activity::{Activity, Overdue, Rest},
     connections::Place,
     stream::{Returned, Socket, Watched},
 };
@@ -190,12 +192,13 @@ async fn serve_requests(
         service_fn(move |mut request: Request<Incoming>| {
             path::normalize(&mut request);
             let request_activity = activity.request(request.version());
+            let body_activity = Arc::clone(&activity);
             // A router is always ready, and cloning it clones an Arc.
             let answer = app.clone().call(request);
             async move {
                 let answer = answer.await;
                 drop(request_activity);
-                answer
+                answer.map(|answer| answer.map(|body| kept_open(body, body_activity)))
             }
         })
     };
@@ -241,6 +244,17 @@ async fn serve_requests(
             },
         }
     }
+}
+
+/// A body of unknown length is being read while it is sent. The connection does not idle while the client takes it.
+fn kept_open(body: Body, activity: Arc<Activity>) -> Body {
+    if body.size_hint().exact().is_some() {
+        return body;
+    }
+    Body::new(body.map_frame(move |frame| {
+        activity.answer_goes_on();
+        frame
+    }))
 }
 
 fn builder() -> auto::Builder<TokioExecutor> {

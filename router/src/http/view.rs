@@ -111,6 +111,11 @@ pub fn metadata(canonical: &str) -> Result<BTreeMap<String, String>, Problem> {
     })
 }
 
+/// Metadata as a cell of CSV: its JSON text, which begins with a brace.
+pub fn metadata_cell(metadata: &BTreeMap<String, String>) -> String {
+    if metadata.is_empty() { String::new() } else { serde_json::json!(metadata).to_string() }
+}
+
 /// A shard sent what no shard should.
 pub fn nonsense(reason: BadMessage) -> Problem {
     tracing::error!(%reason, "a shard sent a message that makes no sense");

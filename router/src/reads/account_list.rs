@@ -6,7 +6,7 @@ use ledger::AccountPrefix;
 
 use super::every_shard::{self, Question, Said};
 use crate::{
-    service::{AccountPage, CallError, Core, Deadline, Located},
+    service::{AccountPage, AccountsAtPage, CallError, Core, Deadline, Located},
     shard::{NodeClient, Shard},
 };
 
@@ -14,6 +14,8 @@ struct Page<'a> {
     prefix: &'a AccountPrefix,
     after: &'a str,
     limit: u32,
+    /// As of this time, in microseconds since the epoch.
+    at_us: Option<i64>,
 }
 
 /// A shard out of reach fails the whole: a list with holes would look like any other.
@@ -24,7 +26,7 @@ pub async fn page(
     limit: u32,
     deadline: Deadline,
 ) -> Result<AccountPage, CallError> {
-    let said = every_shard::ask(core, &Page { prefix, after, limit }, deadline).await;
+    let said = every_shard::ask(core, &Page { prefix, after, limit, at_us: None }, deadline).await;
     let mut pages = Vec::with_capacity(said.len());
     for Said { shard, answer } in said {
         let page = answer?;
@@ -51,6 +53,43 @@ fn merge(pages: Vec<(Arc<str>, wire::ListAccountsResponse)>, limit: usize) -> Ac
     AccountPage { accounts, has_more }
 }
 
+/// The accounts after the id `after` as of a time, at least as far as the shard with the densest ids reaches in one page of `limit`.
+///
+/// Every page asks all shards for what comes after one id, as [`page`] does: ids that a shard gave beyond the page are asked for again,
+/// so that an account whose slot moves between two pages is in one of them.
+pub async fn page_at(
+    core: &Core,
+    prefix: &AccountPrefix,
+    after: &str,
+    limit: u32,
+    at_us: i64,
+    deadline: Deadline,
+) -> Result<AccountsAtPage, CallError> {
+    let said = every_shard::ask(core, &Page { prefix, after, limit, at_us: Some(at_us) }, deadline).await;
+    let mut pages = Vec::with_capacity(said.len());
+    for Said { shard, answer } in said {
+        let page = answer?;
+        let in_range = |account: &wire::AccountAt| prefix.begins(&account.id) && account.id.as_str() > after;
+        let goes_on = !page.has_more || page.last.as_str() > after;
+        if !goes_on || !page.at.iter().all(in_range) || !page.at.is_sorted_by(|one, next| one.id < next.id) {
+            return Err(CallError::nonsense(&shard, "accounts that were not asked for, or not in order"));
+        }
+        pages.push(page);
+    }
+    Ok(up_to_frontier(pages))
+}
+
+/// The accounts up to the last id that every shard's page covers.
+fn up_to_frontier(pages: Vec<wire::ListAccountsResponse>) -> AccountsAtPage {
+    let next = pages.iter().filter(|page| page.has_more).map(|page| page.last.clone()).min();
+    let mut accounts: Vec<wire::AccountAt> = pages.into_iter().flat_map(|page| page.at).collect();
+    if let Some(frontier) = &next {
+        accounts.retain(|account| account.id <= *frontier);
+    }
+    accounts.sort_by(|one, other| one.id.cmp(&other.id));
+    AccountsAtPage { accounts, next }
+}
+
 impl Question for Page<'_> {
     type Answer = wire::ListAccountsResponse;
 
@@ -65,6 +104,7 @@ impl Question for Page<'_> {
             after: self.after.to_owned(),
             limit: self.limit,
             slots,
+            at_us: self.at_us,
         };
         let ask = |mut node: NodeClient| {
             let request = request.clone();
@@ -84,7 +124,7 @@ mod tests {
 
     fn page(shard: &str, ids: &[&str], has_more: bool) -> (Arc<str>, wire::ListAccountsResponse) {
         let accounts = ids.iter().map(|id| wire::Account { id: (*id).to_owned(), ..Default::default() }).collect();
-        (Arc::from(shard), wire::ListAccountsResponse { accounts, has_more, not_owner: Vec::new() })
+        (Arc::from(shard), wire::ListAccountsResponse { accounts, has_more, ..Default::default() })
     }
 
     fn merged(pages: Vec<(Arc<str>, wire::ListAccountsResponse)>, limit: usize) -> (String, bool) {
@@ -102,6 +142,27 @@ mod tests {
         assert_eq!(merged(pages(), 5), ("A@s2 B@s0 a@s0 b@s2 c@s0".to_owned(), false));
         assert_eq!(merged(pages(), 3), ("A@s2 B@s0 a@s0".to_owned(), true));
         assert_eq!(merged(Vec::new(), 3), (String::new(), false));
+    }
+
+    #[test]
+    fn a_page_at_a_time_ends_where_the_first_shard_ends() {
+        let page = |ids: &[&str], last: &str, has_more| wire::ListAccountsResponse {
+            at: ids.iter().map(|id| wire::AccountAt { id: (*id).to_owned(), ..Default::default() }).collect(),
+            last: last.to_owned(),
+            has_more,
+            ..Default::default()
+        };
+        let read = |pages| {
+            let AccountsAtPage { accounts, next } = up_to_frontier(pages);
+            let ids: Vec<String> = accounts.into_iter().map(|account| account.id).collect();
+            (ids.join(" "), next)
+        };
+        // `c` was opened later; the shard looked at it, and there is nothing to show of it.
+        let pages =
+            || vec![page(&["B", "a"], "c", true), page(&["A", "d", "e"], "e", false), page(&["b"], "g", true)];
+        assert_eq!(read(pages()), ("A B a b".to_owned(), Some("c".to_owned())));
+        assert_eq!(read(vec![page(&["b"], "b", false), page(&["a"], "a", false)]), ("a b".to_owned(), None));
+        assert_eq!(read(vec![page(&[], "x", true), page(&["y"], "y", false)]), (String::new(), Some("x".to_owned())));
     }
 
     #[test]

@@ -17,13 +17,20 @@ const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
 
 struct Sums<'a> {
     prefix: &'a AccountPrefix,
+    at_us: Option<i64>,
 }
 
-pub async fn sum(core: &Core, prefix: &AccountPrefix, deadline: Deadline) -> Result<BalanceSums, CallError> {
+/// The sums now, or as of a time in microseconds since the epoch.
+pub async fn sum(
+    core: &Core,
+    prefix: &AccountPrefix,
+    at_us: Option<i64>,
+    deadline: Deadline,
+) -> Result<BalanceSums, CallError> {
     let until = shards_deadline(Instant::now(), deadline);
     let mut sums = BalanceSums::default();
     let mut answered = false;
-    for Said { shard, answer } in every_shard::ask(core, &Sums { prefix }, until).await {
+    for Said { shard, answer } in every_shard::ask(core, &Sums { prefix, at_us }, until).await {
         match answer {
             Ok(answer) => {
                 answered = true;
@@ -79,6 +86,7 @@ impl Question for Sums<'_> {
                 prefix: self.prefix.as_str().to_owned(),
                 slots: slots.clone(),
                 timeout_ms: u32::try_from(left_ms).unwrap_or(u32::MAX),
+                at_us: self.at_us,
             };
             async move { node.sum_balances(request).await }
         };

@@ -68,7 +68,7 @@ async fn accounts_that_have_moved_are_there_once() {
         cluster.move_slot_of(&crossing, 0);
         assert_eq!(walk(&cluster, &prefix(""), 2).await, before);
         cluster.move_slot_of(&there, 1);
-        let sums = cluster.router.sum_balances(&prefix(""), soon()).await.unwrap();
+        let sums = cluster.router.sum_balances(&prefix(""), None, soon()).await.unwrap();
         assert_eq!(sums.assets["USD"], BalanceSum { posted: 0, held: 0, accounts: 4 });
         assert!(sums.missing.is_empty());
     }
@@ -77,7 +77,7 @@ async fn accounts_that_have_moved_are_there_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shard_that_is_down_fails_a_list_and_is_missing_in_a_sum() {
     let mut cluster = funded(3).await;
-    let everything = cluster.router.sum_balances(&prefix("{"), soon()).await.unwrap();
+    let everything = cluster.router.sum_balances(&prefix("{"), None, soon()).await.unwrap();
     let of_lost = (0..20).filter(|n| {
         let name = format!("{}{n}", if n % 2 == 0 { "u" } else { "U" });
         cluster.owner(&name) == 1
@@ -86,7 +86,7 @@ async fn a_shard_that_is_down_fails_a_list_and_is_missing_in_a_sum() {
     cluster.stop(1);
     let list = cluster.router.list_accounts(&prefix("zz"), "", 10, soon()).await;
     assert_eq!(list.unwrap_err(), CallError::Unavailable { shard: "s1".into() });
-    let sums = cluster.router.sum_balances(&prefix("{"), soon()).await.unwrap();
+    let sums = cluster.router.sum_balances(&prefix("{"), None, soon()).await.unwrap();
     assert_eq!(sums.missing, ["s1".into()]);
     assert_eq!(sums.assets["USD"].accounts, everything.assets["USD"].accounts - lost);
     assert_eq!(sums.assets["USD"].posted, everything.assets["USD"].posted + 5 * i128::from(lost));
@@ -98,7 +98,7 @@ async fn a_shard_that_is_slow_is_missing_before_the_deadline() {
     cluster.nodes[1].hang(true);
     // Of this, half a second is left for the answer.
     let deadline = Instant::now() + Duration::from_secs(5);
-    let sums = cluster.router.sum_balances(&prefix(""), deadline).await.unwrap();
+    let sums = cluster.router.sum_balances(&prefix(""), None, deadline).await.unwrap();
     assert!(Instant::now() < deadline);
     assert_eq!(sums.missing, ["s1".into()]);
     cluster.nodes[1].hang(false);

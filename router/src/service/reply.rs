@@ -141,6 +141,14 @@ pub struct AccountPage {
     pub has_more: bool,
 }
 
+/// What some accounts held at a time, in id order.
+#[derive(Debug, Clone, Default)]
+pub struct AccountsAtPage {
+    pub accounts: Vec<wire::AccountAt>,
+    /// The id after which the next page begins; `None`: there are no more accounts.
+    pub next: Option<String>,
+}
+
 /// What accounts hold together.
 #[derive(Debug, Clone, Default)]
 pub struct BalanceSums {

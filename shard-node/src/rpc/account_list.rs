@@ -12,6 +12,8 @@ use tonic::Status;
 use super::{MAX_PAGE, Service, read_failed};
 use crate::reads::account_list::{self, AllOwned, Selection};
 
+/// Largest page of accounts as of a time. Many pages make one answer, and each is a round trip to every shard.
+const MAX_PAGE_AT: u32 = 2_000;
 /// No client waits longer, whatever a router says.
 const LONGEST_SUM: Duration = Duration::from_secs(30);
 
@@ -21,8 +23,17 @@ impl Service {
         request: wire::ListAccountsRequest,
     ) -> Result<wire::ListAccountsResponse, Status> {
         let selection = selection(&request.prefix, &request.slots)?;
-        let limit = request.limit.clamp(1, MAX_PAGE).into();
-        let page = account_list::page(&self.reads, &self.ownership, &selection, &request.after, limit).await;
+        let (reads, known) = (&self.reads, &self.ownership);
+        let page = match request.at_us {
+            None => {
+                let limit = request.limit.clamp(1, MAX_PAGE).into();
+                account_list::page(reads, known, &selection, &request.after, limit).await
+            }
+            Some(at_us) => {
+                let limit = request.limit.clamp(1, MAX_PAGE_AT).into();
+                account_list::page_at(reads, known, &selection, &request.after, limit, at_us).await
+            }
+        };
         Ok(match page.map_err(read_failed)? {
             AllOwned::Here(page) => page,
             AllOwned::NotHere(not_owner) => wire::ListAccountsResponse {
@@ -48,7 +59,7 @@ impl Service {
         // In a task of its own: a router that hangs up does not end the statement, and its turns must last as long as it does.
         let work = self.tasks.spawn("sum of balances", async move {
             let _turns = turns;
-            account_list::sums(&pool, &ownership, &selection, timeout).await
+            account_list::sums(&pool, &ownership, &selection, request.at_us, timeout).await
         });
         let sums = work.await.map_err(|_| Status::internal("the sum failed"))?;
         Ok(match sums.map_err(read_failed)? {

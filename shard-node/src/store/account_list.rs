@@ -14,6 +14,7 @@ use super::{
     ownership::{self, Ownership},
     read::{Reached, highest},
     session::column,
+    statement,
 };
 
 /// The rows that were read, and the ownership version of their snapshot.
@@ -88,30 +89,67 @@ const SUMS: &str = "WITH legs AS ( \
      sums AS (SELECT asset, sum(posted)::text AS posted, sum(held)::text AS held, sum(accounts)::int8 AS accounts \
        FROM owned GROUP BY asset) \
      SELECT s.ownership_version, u.asset, u.posted, u.held, u.accounts FROM shardledger.shard_state s LEFT JOIN sums u ON TRUE";
+// The same as of the time $4. Legs that are not folded and the rows hold the states of most accounts at a recent time; the chains of the
+// others are walked. `lost`: accounts whose state then was not found.
+const SUMS_AT: &str = concat!(
+    "WITH legs AS ( \
+       SELECT j.payer AS id, j.payer_version AS version, j.payer_previous AS previous, j.payer_posted AS posted, j.payer_held AS held, j.at_us \
+       FROM shardledger.journal j WHERE j.position > (SELECT f.folded_position FROM shardledger.fold_state f) \
+         AND j.position <= (SELECT ((f.folded_position >> 51) << 51) + 2251799813685247 FROM shardledger.fold_state f) AND j.payer_version IS NOT NULL AND j.payer >= $1 AND j.payer < $2 \
+       UNION ALL \
+       SELECT j.payee, j.payee_version, j.payee_previous, j.payee_posted, j.payee_held, j.at_us \
+       FROM shardledger.journal j WHERE j.position > (SELECT f.folded_position FROM shardledger.fold_state f) \
+         AND j.position <= (SELECT ((f.folded_position >> 51) << 51) + 2251799813685247 FROM shardledger.fold_state f) AND j.payee_version IS NOT NULL AND j.payee >= $1 AND j.payee < $2), \
+     known AS (SELECT DISTINCT ON (id) id, posted, held FROM legs WHERE at_us <= $4 ORDER BY id, version DESC), \
+     later AS (SELECT DISTINCT ON (id) id, version, previous FROM legs WHERE at_us > $4 ORDER BY id, version), \
+     meant AS ( \
+       SELECT a.id, a.asset, a.posted, a.held, coalesce(l.version - 1, a.version) AS version, coalesce(l.previous, a.head) AS entrance, \
+         k.posted AS known_posted, k.held AS known_held, k.id IS NULL AND a.updated_at_us > $4 AS is_far \
+       FROM shardledger.account a LEFT JOIN known k ON k.id = a.id LEFT JOIN later l ON l.id = a.id \
+       WHERE a.id >= $1 AND a.id < $2 AND a.slot <@ (SELECT $3::text::int4multirange) AND a.created_at_us <= $4), \
+     states AS ( \
+       SELECT w.asset, coalesce(w.known_posted, CASE WHEN w.is_far THEN f.posted ELSE w.posted END) AS posted, \
+         coalesce(w.known_held, CASE WHEN w.is_far THEN f.held ELSE w.held END) AS held \
+       FROM meant w LEFT JOIN LATERAL (",
+    statement::walk_to_time!(" AND w.is_far"),
+    ") f ON TRUE), \
+     sums AS (SELECT asset, sum(posted)::text AS posted, sum(held)::text AS held, count(*) AS accounts, \
+         count(*) FILTER (WHERE posted IS NULL) AS lost FROM states GROUP BY asset) \
+     SELECT s.ownership_version, u.asset, u.posted, u.held, u.accounts, u.lost FROM shardledger.shard_state s LEFT JOIN sums u ON TRUE"
+);
 /// A sum uses one process of the server, so that a large sum does not take all capacity. The planner does not know
 /// that there are few assets; without this setting it sorts all accounts by asset, on disk.
 const SUM_SETTINGS: &str = "SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL enable_sort = off";
 
-/// The sums of each asset. The server gives up after `timeout`.
+/// The sums of each asset, now or as of a time in microseconds since the epoch. The server gives up after `timeout`.
 pub async fn sums(
     pool: &PgPool,
     meant: Meant<'_>,
+    at_us: Option<i64>,
     timeout: Duration,
 ) -> Result<Versioned<Vec<wire::AssetSum>>, StoreError> {
     let mut transaction = pool.begin().await?;
     let settings = format!("SET LOCAL statement_timeout = {}; {SUM_SETTINGS}", timeout.as_millis());
     sqlx::raw_sql(AssertSqlSafe(settings)).execute(&mut *transaction).await?;
-    let rows = sqlx::query(SUMS)
-        // The statement is planned for each prefix: a narrow prefix is a range of the key, the empty one the whole
-        // table.
-        .persistent(false)
-        .bind(meant.prefix.as_str())
-        .bind(meant.prefix.end())
-        .bind(meant.slots)
-        .fetch_all(&mut *transaction)
-        .await?;
+    // The statement is planned for each prefix: a narrow prefix is a range of the key, the empty one the whole table.
+    let query = sqlx::query(if at_us.is_some() { SUMS_AT } else { SUMS }).persistent(false);
+    let mut query = query.bind(meant.prefix.as_str()).bind(meant.prefix.end()).bind(meant.slots);
+    if let Some(at_us) = at_us {
+        query = query.bind(at_us).bind(statement::steps(1));
+    }
+    let rows = query.fetch_all(&mut *transaction).await?;
     transaction.rollback().await?;
     let Versioned { ownership_version, value: rows } = versioned(rows, "asset")?;
+    if at_us.is_some() {
+        for row in &rows {
+            let lost: i64 = column(row, "lost")?;
+            if lost > 0 {
+                return Err(StoreError::Corrupt(format!(
+                    "INV-9: the chains of {lost} accounts do not lead to the time of a sum"
+                )));
+            }
+        }
+    }
     let value = rows.iter().map(sum_from_row).collect::<Result<_, _>>()?;
     Ok(Versioned { ownership_version, value })
 }
@@ -128,6 +166,11 @@ fn sum_from_row(row: &PgRow) -> Result<wire::AssetSum, StoreError> {
 
 const OWNERSHIP: &str = "SELECT s.ownership_version, o.slot, o.state, o.epoch, o.peer \
      FROM shardledger.shard_state s LEFT JOIN shardledger.slot_ownership o ON TRUE";
+
+/// The version of the slots' ownership.
+pub async fn ownership_version(pool: &PgPool) -> Result<i64, StoreError> {
+    Ok(sqlx::query_scalar("SELECT ownership_version FROM shardledger.shard_state").fetch_one(pool).await?)
+}
 
 /// All slots, with their version.
 pub async fn ownership(pool: &PgPool) -> Result<Versioned<Ownership>, StoreError> {

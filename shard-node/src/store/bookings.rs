@@ -103,6 +103,14 @@ const BY_ID: &str = concat!(
      WHERE j.id = $1 AND ($2 = '' OR j.payer = $2) AND j.role = ANY($3::int2[])"
 );
 
+/// The bookings with these identities and roles, outside the lane.
+pub async fn of_keys(pool: &sqlx::PgPool, keys: &[TransferKey], roles: &[Role]) -> Result<Vec<Booking>, StoreError> {
+    let ids: Vec<Uuid> = keys.iter().map(|key| key.id.0).collect();
+    let payers: Vec<&str> = keys.iter().map(|key| key.debit.as_str()).collect();
+    let roles: Vec<i16> = roles.iter().map(|role| role.code().into()).collect();
+    decode(&sqlx::query(BY_KEYS).bind(ids).bind(payers).bind(roles).fetch_all(pool).await?)
+}
+
 /// The bookings of one id with these roles, of one payer or, with an empty `payer`, of all, in slots that the shard owns. A move of slots
 /// leaves copies behind where another account of the booking stays.
 pub async fn by_id(from: &Readable, id: Uuid, payer: &str, roles: &[Role]) -> Result<Vec<Booking>, StoreError> {
@@ -252,6 +260,29 @@ pub async fn reversals(from: &Readable, id: Uuid, payer: &str) -> Result<(i64, V
     Ok((reversed, ids.into_iter().map(TransferId).collect()))
 }
 
+const REVERSALS_OF: &str = "SELECT wanted.n, sum(j.amount)::int8 AS reversed, (array_agg(j.id ORDER BY j.position))[1:100] AS reversals \
+     FROM unnest($1::int4[], $2::uuid[], $3::text[]) AS wanted(n, id, payer) \
+     JOIN shardledger.journal j ON j.reverses = wanted.id AND j.payee = wanted.payer AND j.reverses IS NOT NULL \
+     WHERE j.kind IN (11, 31) GROUP BY wanted.n";
+
+/// The same of many transfers; those of which nothing is reversed are left out.
+pub async fn reversals_of(
+    pool: &sqlx::PgPool,
+    keys: &[TransferKey],
+) -> Result<HashMap<TransferKey, (i64, Vec<TransferId>)>, StoreError> {
+    let numbers: Vec<i32> = (0..).take(keys.len()).collect();
+    let ids: Vec<Uuid> = keys.iter().map(|key| key.id.0).collect();
+    let payers: Vec<&str> = keys.iter().map(|key| key.debit.as_str()).collect();
+    let mut found = HashMap::new();
+    for row in sqlx::query(REVERSALS_OF).bind(numbers).bind(ids).bind(payers).fetch_all(pool).await? {
+        let number: i32 = column(&row, "n")?;
+        let Some(key) = usize::try_from(number).ok().and_then(|number| keys.get(number)) else { continue };
+        let reversals: Vec<Uuid> = column(&row, "reversals")?;
+        found.insert(key.clone(), (column(&row, "reversed")?, reversals.into_iter().map(TransferId).collect()));
+    }
+    Ok(found)
+}
+
 // === holds ===
 
 // The bookings of holds and the rows of those that are open, in one snapshot: a hold that another writer places or ends in
@@ -284,6 +315,13 @@ pub async fn holds(session: &mut Session, keys: &[HoldKey]) -> Result<Vec<(HoldK
     let payers: Vec<&str> = keys.iter().map(|key| key.debit.as_str()).collect();
     let rows = session.run(async |c| sqlx::query(HOLDS_BY_KEYS).bind(ids).bind(payers).fetch_all(c).await).await?;
     assemble_holds(&rows)
+}
+
+/// The holds among `keys` that exist, outside the lane.
+pub async fn holds_of(pool: &sqlx::PgPool, keys: &[HoldKey]) -> Result<Vec<(HoldKey, Hold)>, StoreError> {
+    let ids: Vec<Uuid> = keys.iter().map(|key| key.id.0).collect();
+    let payers: Vec<&str> = keys.iter().map(|key| key.debit.as_str()).collect();
+    assemble_holds(&sqlx::query(HOLDS_BY_KEYS).bind(ids).bind(payers).fetch_all(pool).await?)
 }
 
 /// The holds of one id, of one payer or, with an empty `payer`, of all.

@@ -4,11 +4,13 @@
 //! the waypoint and walks the chain, so that the caller waits for the database once. Waypoints that the fold has not
 //! written yet come from the tail: they have higher versions than all that are in the database.
 
-use ledger::{Account, Booking, Position, fold::WAYPOINT_INTERVAL};
+use std::collections::HashMap;
+
+use ledger::{Account, AccountId, Booking, Limit, Position, fold::WAYPOINT_INTERVAL};
 use shard_database::{journal::booking_from_row, journal_columns};
 use sqlx::PgPool;
 
-use super::{StoreError, Waypoint};
+use super::{StoreError, Waypoint, session::column};
 
 /// The version and the previous position of the account `$1` in a booking `j`.
 macro_rules! leg {
@@ -111,7 +113,105 @@ pub async fn booking_at(
     Ok(row.as_ref().map(booking_from_row).transpose()?)
 }
 
+/// The version, previous position or other column of the leg of account `w.id` in a booking `j`.
+macro_rules! leg_of_wanted {
+    ($column:literal) => {
+        concat!(
+            "CASE WHEN j.payer = w.id AND j.payer_version IS NOT NULL THEN j.payer_",
+            $column,
+            " ELSE j.payee_",
+            $column,
+            " END AS ",
+            $column
+        )
+    };
+}
+macro_rules! wanted_legs {
+    ($step:literal) => {
+        concat!(
+            "SELECT j.position, j.at_us, ",
+            $crate::store::statement::leg_of_wanted!("version"),
+            ", ",
+            $crate::store::statement::leg_of_wanted!("previous"),
+            ", ",
+            $crate::store::statement::leg_of_wanted!("posted"),
+            ", ",
+            $crate::store::statement::leg_of_wanted!("held"),
+            ", ",
+            $crate::store::statement::leg_of_wanted!("overdraft"),
+            ", ",
+            $step,
+            " AS step "
+        )
+    };
+}
+/// The walk of one account `w` (`id`, `version`, `entrance`) to its newest leg at or before the time `$4`, in at most `$5` steps. The anchor
+/// may be restricted by a condition.
+macro_rules! walk_to_time {
+    ($condition:literal) => {
+        concat!(
+            "WITH RECURSIVE walk AS ( ",
+            $crate::store::statement::wanted_legs!("1"),
+            "FROM shardledger.journal j WHERE j.position = coalesce( \
+               (SELECT p.position FROM shardledger.waypoint p WHERE p.account = w.id AND p.at_us > $4 AND p.version <= w.version \
+                ORDER BY p.at_us, p.version LIMIT 1), w.entrance)",
+            $condition,
+            " UNION ALL ",
+            $crate::store::statement::wanted_legs!("walk.step + 1"),
+            "FROM walk JOIN shardledger.journal j ON j.position = walk.previous WHERE walk.at_us > $4 AND walk.step < $5) \
+             SELECT walk.version, walk.posted, walk.held, walk.overdraft, walk.at_us FROM walk WHERE walk.at_us <= $4 LIMIT 1"
+        )
+    };
+}
+pub(super) use {leg_of_wanted, walk_to_time, wanted_legs};
+
+const LEGS_AT: &str = concat!(
+    "SELECT w.id, f.version, f.posted, f.held, f.overdraft, f.at_us \
+     FROM unnest($1::text[], $2::int8[], $3::int8[]) AS w(id, version, entrance) CROSS JOIN LATERAL (",
+    walk_to_time!(""),
+    ") f"
+);
+
+/// An account's newest leg at or before a time.
+#[derive(Debug, Clone, Copy)]
+pub struct LegAt {
+    pub version: i64,
+    pub posted: i64,
+    pub held: i64,
+    pub overdraft: Limit,
+    pub at_us: i64,
+}
+
+/// The newest legs of these accounts at or before a time, in one statement. `entrances`: of some of the accounts, the first waypoint after the
+/// time that is not in the database yet.
+pub async fn legs_at(
+    pool: &PgPool,
+    accounts: &[&Account],
+    entrances: &HashMap<AccountId, Position>,
+    at_us: i64,
+) -> Result<HashMap<AccountId, LegAt>, StoreError> {
+    let ids: Vec<&str> = accounts.iter().map(|account| account.id.as_str()).collect();
+    let versions: Vec<i64> = accounts.iter().map(|account| account.version).collect();
+    let entrances: Vec<i64> =
+        accounts.iter().map(|account| entrances.get(&account.id).unwrap_or(&account.head).0).collect();
+    let rows = sqlx::query(LEGS_AT)
+        .bind(ids)
+        .bind(versions)
+        .bind(entrances)
+        .bind(at_us)
+        .bind(steps(1))
+        .fetch_all(pool)
+        .await?;
+    let legs = rows.iter().map(|row| {
+        let id = AccountId::any(column(row, "id")?).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+        let overdraft = Limit::from_nullable(column(row, "overdraft")?);
+        let (posted, held) = (column(row, "posted")?, column(row, "held")?);
+        Ok((id, LegAt { version: column(row, "version")?, posted, held, overdraft, at_us: column(row, "at_us")? }))
+    });
+    legs.collect()
+}
+
 /// The most that a walk to `wanted` bookings can take.
-fn steps(wanted: i64) -> i32 {
+pub(super) fn steps(wanted: i64) -> i32 {
     i32::try_from(wanted.saturating_add(WAYPOINT_INTERVAL)).unwrap_or(i32::MAX)
 }

@@ -17,6 +17,7 @@ mod lists;
 mod model;
 mod openapi;
 mod openings;
+mod reports;
 mod rules;
 mod rulings;
 mod scripts;

@@ -242,6 +242,20 @@ impl ShardNode for MockNode {
     ) -> Result<Response<wire::SumBalancesResponse>, Status> {
         unknown()
     }
+
+    async fn read_transfers(
+        &self,
+        _: Request<wire::ReadByKeysRequest>,
+    ) -> Result<Response<wire::ReadTransfersResponse>, Status> {
+        unknown()
+    }
+
+    async fn read_holds(
+        &self,
+        _: Request<wire::ReadByKeysRequest>,
+    ) -> Result<Response<wire::ReadHoldsResponse>, Status> {
+        unknown()
+    }
 }
 
 #[cfg(test)]

@@ -1,27 +1,33 @@
 //! Reading accounts, their journals and their balances at a time.
 
+use std::collections::HashMap;
+
 use axum::{extract::State, response::Response};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
+use ledger::{AccountId, TransferKey};
 use telemetry::clock;
+use tokio::time::Instant;
+use wire::convert::{BadMessage, account_id, id_from_wire};
 
 use super::no_such_account;
 use crate::http::{
     Edge,
     access::Access,
     context::RequestDeadline,
+    csv_table::{self, CSV, Table},
+    history,
     openapi::values,
     page,
     path::AccountPath,
     problem::Problem,
     query::{NoParameters, Parameters},
+    streamed::{self, Part, PartDeadlines},
     view::{
         self,
         account::{AccountView, BalanceView},
         entry::{Cursor, EntryPageView, Statement},
     },
 };
-
-const TIME_EXPECTED: &str = "a time in RFC 3339, such as 2026-01-31T12:00:00Z (a + in an offset is %2B)";
 
 /// Read an account.
 ///
@@ -47,7 +53,9 @@ pub async fn show(
 
 /// Read an account's journal.
 ///
-/// Newest first unless `order=asc`. Entries never change, so a page that was read stays as it is.
+/// Newest first unless `order=asc`. Entries never change, so a page that was read stays as it is. With `Accept: text/csv` the answer is a
+/// table of all entries in the window, sent while it is read; `X-Request-Timeout-Ms` counts for each part, and if a part fails, the
+/// connection breaks off before the end of the body.
 #[utoipa::path(
     get, path = "/v1/accounts/{id}/entries", operation_id = "listEntries", tag = "accounts",
     params(
@@ -57,6 +65,7 @@ pub async fn show(
         ("order" = inline(values::PageOrder), Query, description = "Newest or oldest first."),
         ("from" = values::Time, Query, description = "Entries at this time or later."),
         ("to" = values::Time, Query, description = "Entries before this time."),
+        ("include" = inline(values::Include), Query, description = "`metadata`: with that of the transfers and holds."),
     ),
     responses(
         (status = 200, description = "a page", body = EntryPageView),
@@ -67,38 +76,136 @@ pub async fn entries(
     access: Access,
     deadline: RequestDeadline,
     AccountPath(id): AccountPath,
+    headers: HeaderMap,
     mut parameters: Parameters,
 ) -> Result<Response, Problem> {
+    let csv = csv_table::is_wanted(&headers);
+    if csv {
+        page::refuse_pages(&mut parameters, "not for CSV: the answer has the whole window");
+    }
     let limit = page::limit(&mut parameters);
-    let ascending = parameters.take_as("order", "desc or asc", |text| match text {
-        "asc" => Some(true),
-        "desc" => Some(false),
-        _ => None,
-    });
-    let from_us = parameters.take_as("from", TIME_EXPECTED, positive_time);
-    let to_us = parameters.take_as("to", TIME_EXPECTED, positive_time);
-    let statement = Statement {
-        account: id,
-        ascending: ascending.unwrap_or(false),
-        from_us: from_us.unwrap_or(0),
-        to_us: to_us.unwrap_or(0),
-    };
+    let statement = history::statement(&mut parameters, id);
+    let with_metadata = parameters.take_as("include", "metadata", |text| (text == "metadata").then_some(true));
     let expected = "next_cursor of the page before, of the same account, order and window";
     let cursor = parameters.take_as("cursor", expected, |text| Cursor::parse(text, &statement));
     parameters.finish()?;
 
     access.check_read(&statement.account, no_such_account)?;
     let request = wire::ListEntriesRequest {
-        account: statement.account.to_string(),
-        limit,
-        ascending: statement.ascending,
+        limit: if csv { page::MAX_LIMIT } else { limit },
         after_version: cursor.map_or(0, |cursor| cursor.0),
-        from_us: statement.from_us,
-        to_us: statement.to_us,
+        with_metadata: with_metadata.unwrap_or(false),
+        ..statement.request()
     };
-    let page = edge.router.entries(request, deadline.0).await?.ok_or_else(|| no_such_account(&statement.account))?;
+    if csv {
+        return table(edge, access, statement, request, deadline).await;
+    }
+    let page = page_of_entries(edge.clone(), statement.account.clone(), request, deadline.0).await?;
     let view = EntryPageView::new(page, &statement, &edge.rulebook.assets, &access)?;
     Ok(view::json_with_capacity(StatusCode::OK, &view, view.data.len() * 256 + 64))
+}
+
+/// A page, with the metadata that it is to have. That of a transfer from another shard is at the shard of its debit account, which is asked
+/// once for the page.
+async fn page_of_entries(
+    edge: Edge,
+    account: AccountId,
+    request: wire::ListEntriesRequest,
+    deadline: Instant,
+) -> Result<wire::EntryPage, Problem> {
+    let with_metadata = request.with_metadata;
+    let missing = || no_such_account(&account);
+    let mut page = edge.router.entries(request, deadline).await?.ok_or_else(missing)?;
+    if !with_metadata {
+        return Ok(page);
+    }
+    let lacks = |entry: &wire::Entry| entry.metadata.is_none() && !entry.transfer_id.is_empty();
+    let keys = page.entries.iter().filter(|entry| lacks(entry)).map(|entry| {
+        let debit = account_id(&entry.counterparty, "entry.counterparty")?;
+        Ok(TransferKey { id: id_from_wire(&entry.transfer_id)?, debit })
+    });
+    let keys = keys.collect::<Result<Vec<_>, BadMessage>>().map_err(view::nonsense)?;
+    if keys.is_empty() {
+        return Ok(page);
+    }
+    let found = edge.router.transfers_of(keys, deadline).await?;
+    let found: HashMap<(&[u8], &str), &str> = found
+        .iter()
+        .map(|transfer| &transfer.record)
+        .map(|record| ((&*record.id, record.debit.as_str()), record.metadata.as_str()))
+        .collect();
+    for entry in page.entries.iter_mut().filter(|entry| lacks(entry)) {
+        let metadata = found.get(&(&*entry.transfer_id, entry.counterparty.as_str())).ok_or_else(|| {
+            tracing::error!(
+                position = entry.position,
+                "the transfer of an entry does not exist at its debit account's shard"
+            );
+            Problem::internal()
+        })?;
+        entry.metadata = Some((*metadata).to_owned());
+    }
+    Ok(page)
+}
+
+const COLUMNS: [&str; 11] = [
+    "position",
+    "version",
+    "kind",
+    "transfer_id",
+    "hold_id",
+    "counterparty",
+    "amount",
+    "posted",
+    "held",
+    "created_at",
+    "ordered_by",
+];
+
+/// All entries of the window as CSV. `request` is that of the first part.
+async fn table(
+    edge: Edge,
+    access: Access,
+    statement: Statement,
+    request: wire::ListEntriesRequest,
+    deadline: RequestDeadline,
+) -> Result<Response, Problem> {
+    let deadlines = PartDeadlines::of(deadline);
+    let reader = edge.clone();
+    let read = move |request: wire::ListEntriesRequest| {
+        let (edge, access, statement) = (reader.clone(), access.clone(), statement.clone());
+        async move {
+            let page =
+                page_of_entries(edge.clone(), statement.account.clone(), request.clone(), deadlines.next()).await?;
+            let last = page.entries.last().filter(|_| page.has_more).map(|entry| entry.version);
+            let mut table = Table::new();
+            if request.after_version == 0 {
+                table.line(COLUMNS.into_iter().chain(request.with_metadata.then_some("metadata")))?;
+            }
+            for entry in EntryPageView::new(page, &statement, &edge.rulebook.assets, &access)?.data {
+                let id = |id: Option<uuid::Uuid>| id.map(|id| id.to_string()).unwrap_or_default();
+                let counterparty = entry.counterparty.unwrap_or_default();
+                let cells = [
+                    entry.position.to_string(),
+                    entry.version.to_string(),
+                    entry.kind.to_owned(),
+                    id(entry.transfer_id),
+                    id(entry.hold_id),
+                    csv_table::text(&counterparty).into_owned(),
+                    entry.amount,
+                    entry.posted,
+                    entry.held,
+                    entry.created_at,
+                    csv_table::text(&entry.ordered_by.unwrap_or_default()).into_owned(),
+                ];
+                let metadata =
+                    request.with_metadata.then(|| view::metadata_cell(&entry.metadata.unwrap_or_default()));
+                table.line(cells.into_iter().chain(metadata))?;
+            }
+            let next = last.map(|after_version| wire::ListEntriesRequest { after_version, ..request });
+            Ok(Part { bytes: table.into_bytes()?, next })
+        }
+    };
+    streamed::answer(&edge, CSV, request, read).await
 }
 
 /// Read what an account held at a time.
@@ -121,7 +228,7 @@ pub async fn balance(
     AccountPath(id): AccountPath,
     mut parameters: Parameters,
 ) -> Result<Response, Problem> {
-    let at_us = parameters.take_as("at", TIME_EXPECTED, clock::parse_rfc3339);
+    let at_us = parameters.take_as("at", page::TIME_EXPECTED, clock::parse_rfc3339);
     parameters.finish()?;
     access.check_read(&id, no_such_account)?;
     // Now is whatever there is: by this machine's clock, what was written a moment ago may be yet to come.
@@ -129,9 +236,4 @@ pub async fn balance(
     let balance = edge.router.balance_at(&id, until_us, deadline.0).await?.ok_or_else(|| no_such_account(&id))?;
     let at_us = at_us.unwrap_or_else(clock::now_us);
     Ok(view::json(StatusCode::OK, &BalanceView::new(id.as_str(), at_us, &balance, &edge.rulebook.assets)?))
-}
-
-/// Times before 1970 are before everything this ledger can know; 0 means "open" on the wire.
-fn positive_time(text: &str) -> Option<i64> {
-    clock::parse_rfc3339(text).map(|us| us.max(1))
 }

@@ -87,6 +87,8 @@ const TABLE: &[(&str, &[&[Code]])] = &[
     ("createTransfer", &[BODY, NEW_TRANSFER, &[IdempotencyMismatch], VERDICTS, &[OutcomeUnknown]]),
     ("createTransfers", &[BODY, NEW_TRANSFER, &[DuplicateId, BatchTooLarge,
         Refused(Refusal::AtomicCrossShard), Undetermined, OutcomeUnknown]]),
+    ("listTransfers", &[&[InvalidId, AccountNotFound]]),
+    ("listHolds", &[&[InvalidId, AccountNotFound]]),
     ("getTransfer", &[&[InvalidId, TransferNotFound, AmbiguousId]]),
     ("reverseTransfer", &[BODY, FOLLOW_UP, &[TransferNotFound, AmbiguousId, IdempotencyMismatch], VERDICTS,
         &[Refused(Refusal::AlreadyReversed), OutcomeUnknown]]),

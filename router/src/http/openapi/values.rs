@@ -116,6 +116,18 @@ values! {
     /// `desc` is newest first.
     PageOrder = one_of(["desc", "asc"]).default(Some("desc".into()));
 
+    /// What an answer has besides.
+    Include = one_of(["metadata"]);
+
+    /// A name of metadata, or a name and its value, with `=` between them.
+    MetadataFilter = text().pattern(Some(r"^[^\u0000=]+(=[^\u0000]*)?$")).examples(["invoice=2026-117"]);
+
+    /// As in a transfer, without what only dry runs have.
+    ListedTransferStatus = one_of(["pending", "posted", "rejected", "reversed"]);
+
+    /// As in a hold. Rejected ones are in no list.
+    ListedHoldStatus = one_of(["held", "captured", "released", "expired"]);
+
     /// `pending` while it is under way between two shards, `reversed` once all of it is. `would_post` is a dry run's.
     TransferStatus = one_of(["pending", "posted", "rejected", "reversed", "would_post"]);
 

@@ -65,6 +65,11 @@ impl Activity {
         RequestActivity(Arc::clone(self))
     }
 
+    /// A further part of an answer is ready.
+    pub fn answer_goes_on(&self) {
+        self.idle_since.store(self.now(), Relaxed);
+    }
+
     pub fn bytes_arrived(&self) {
         let between_requests = self.requests.load(Relaxed) == 0 && !self.multiplexed.load(Relaxed);
         if between_requests && self.head_since.load(Relaxed) == 0 {

@@ -4,10 +4,14 @@ use std::fmt::Write as _;
 
 use ledger::{AccountId, AccountPrefix, AssetRegistry};
 use serde::Serialize;
+use telemetry::clock::format_rfc3339;
 use utoipa::ToSchema;
 
-use super::account::AccountView;
-use crate::{http::problem::Problem, service::AccountPage};
+use super::{Scale, account::AccountView, limit, nonsense};
+use crate::{
+    http::{openapi::values, problem::Problem},
+    service::AccountPage,
+};
 
 /// A page of accounts.
 #[derive(Debug, Serialize, ToSchema)]
@@ -18,6 +22,88 @@ pub struct AccountPageView {
     /// For the parameter `cursor`, with the same `prefix`; null at the end.
     #[schema(required, min_length = 1)]
     pub next_cursor: Option<String>,
+}
+
+/// What an account held at a time.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AccountAt)]
+pub struct AccountAtView {
+    #[schema(value_type = values::AccountId)]
+    pub id: String,
+    #[schema(value_type = values::Asset)]
+    pub asset: String,
+    #[schema(value_type = values::Amount)]
+    pub posted: String,
+    #[schema(value_type = values::Amount)]
+    pub held: String,
+    #[schema(value_type = values::Available)]
+    pub available: String,
+    /// In force then.
+    #[schema(value_type = values::Overdraft)]
+    pub overdraft: String,
+    /// Of its newest entry then.
+    #[schema(minimum = 1)]
+    pub version: i64,
+    #[schema(value_type = values::Time)]
+    pub created_at: String,
+    /// When its newest entry then was written.
+    #[schema(value_type = values::Time)]
+    pub updated_at: String,
+}
+
+/// All accounts as of a time.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AccountsAt)]
+#[allow(dead_code, reason = "it describes an answer that is written part by part")]
+pub struct AccountsAtView {
+    pub data: Vec<AccountAtView>,
+    /// The time that was asked for; the time of the request where that one is still to come.
+    #[schema(value_type = values::Time)]
+    pub at: String,
+    /// How many accounts `data` has.
+    pub accounts: u64,
+}
+
+/// The members of [`AccountsAtView`] after `data`. An answer that has them is whole.
+#[derive(Debug, Serialize)]
+pub struct ClosingMembers {
+    pub at: String,
+    pub accounts: u64,
+}
+
+/// A page of accounts as they are, or all accounts as of a time.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AccountList)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "it describes two answers")]
+pub enum AccountListView {
+    Page(AccountPageView),
+    At(AccountsAtView),
+}
+
+impl ClosingMembers {
+    pub fn new(at_us: i64, accounts: u64) -> Self {
+        Self { at: format_rfc3339(at_us), accounts }
+    }
+}
+
+impl AccountAtView {
+    pub fn new(account: wire::AccountAt, assets: &AssetRegistry) -> Result<Self, Problem> {
+        let asset = wire::convert::asset(&account.asset).map_err(nonsense)?;
+        let scale = Scale::of(asset, assets)?;
+        let overdraft = limit(account.overdraft, "account_at.overdraft")?;
+        Ok(Self {
+            id: account.id,
+            asset: account.asset,
+            posted: scale.amount(account.posted),
+            held: scale.amount(account.held),
+            available: scale.available(account.posted, account.held, overdraft),
+            overdraft: scale.limit_or_unlimited(overdraft),
+            version: account.version,
+            created_at: format_rfc3339(account.created_at_us),
+            updated_at: format_rfc3339(account.updated_at_us),
+        })
+    }
 }
 
 impl AccountPageView {

@@ -2,6 +2,7 @@
 
 use ledger::AssetRegistry;
 use serde::Serialize;
+use telemetry::clock::format_rfc3339;
 use utoipa::ToSchema;
 
 use super::{Scale, nonsense};
@@ -20,6 +21,10 @@ pub struct BalancesView {
     pub partial: bool,
     /// Those shards.
     pub missing_shards: Vec<String>,
+    /// The time that the sums are as of, where one was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = values::Time, required = false)]
+    pub at: Option<String>,
 }
 
 /// What the accounts of one asset hold together.
@@ -38,7 +43,7 @@ pub struct AssetBalanceView {
 }
 
 impl BalancesView {
-    pub fn new(sums: BalanceSums, assets: &AssetRegistry) -> Result<Self, Problem> {
+    pub fn new(sums: BalanceSums, at_us: Option<i64>, assets: &AssetRegistry) -> Result<Self, Problem> {
         let mut data = Vec::with_capacity(sums.assets.len());
         for (asset, sum) in sums.assets {
             let code = wire::convert::asset(&asset).map_err(nonsense)?;
@@ -51,7 +56,7 @@ impl BalancesView {
             });
         }
         let missing_shards: Vec<String> = sums.missing.iter().map(ToString::to_string).collect();
-        Ok(Self { data, partial: !missing_shards.is_empty(), missing_shards })
+        Ok(Self { data, partial: !missing_shards.is_empty(), missing_shards, at: at_us.map(format_rfc3339) })
     }
 }
 
@@ -68,7 +73,7 @@ mod tests {
     #[test]
     fn sums_are_amounts_and_what_is_missing_is_named() {
         let assets = AssetRegistry::with_declared([]).unwrap();
-        let view = BalancesView::new(sums("USD"), &assets).unwrap();
+        let view = BalancesView::new(sums("USD"), None, &assets).unwrap();
         assert_eq!(view.data[0].posted, "184467440737095516.14");
         assert_eq!(view.data[0].held, "-0.05");
         assert!(view.partial && view.missing_shards == ["s1"]);
@@ -78,7 +83,7 @@ mod tests {
     fn an_asset_without_a_scale_here_is_an_error_of_ours() {
         let assets = AssetRegistry::with_declared([]).unwrap();
         for asset in ["BTC", "not an asset"] {
-            assert_eq!(BalancesView::new(sums(asset), &assets).unwrap_err().code(), Code::Internal);
+            assert_eq!(BalancesView::new(sums(asset), None, &assets).unwrap_err().code(), Code::Internal);
         }
     }
 }

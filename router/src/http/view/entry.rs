@@ -1,5 +1,7 @@
 //! Journal entries and their pages.
 
+use std::collections::BTreeMap;
+
 use ledger::{AccountId, AssetRegistry, EntryKind};
 use serde::Serialize;
 use telemetry::clock::format_rfc3339;
@@ -8,7 +10,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 use wire::convert::{BadMessage, id_from_wire};
 
-use super::{Scale, nonsense};
+use super::{Scale, metadata, nonsense};
 use crate::http::{access::Access, openapi::values, problem::Problem};
 
 /// One line of an account's journal.
@@ -50,6 +52,10 @@ pub struct EntryView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = values::KeyName, required = false)]
     pub ordered_by: Option<String>,
+    /// Of the transfer or hold, with `include=metadata` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = values::Metadata, required = false)]
+    pub metadata: Option<BTreeMap<String, String>>,
 }
 
 /// A page of entries.
@@ -104,6 +110,7 @@ impl EntryView {
             posted: scale.amount(entry.posted),
             held: scale.amount(entry.held),
             created_at: format_rfc3339(entry.created_at_us),
+            metadata: entry.metadata.as_deref().map(metadata).transpose()?,
         })
     }
 }
@@ -117,15 +124,24 @@ impl Cursor {
 
     /// A cursor of another statement is none.
     pub fn parse(text: &str, statement: &Statement) -> Option<Self> {
+        Self::parse_marked(text, &statement.mark())
+    }
+
+    /// The same for a list with this mark.
+    pub fn parse_marked(text: &str, expected: &str) -> Option<Self> {
         let (digits, mark) = text.strip_prefix(Self::PREFIX)?.split_once('-')?;
         // from_str_radix also takes a sign.
         let hex = digits.bytes().all(|b| b.is_ascii_hexdigit());
         let version = i64::from_str_radix(digits, 16).ok().filter(|version| hex && *version > 0)?;
-        (mark == statement.mark()).then_some(Self(version))
+        (mark == expected).then_some(Self(version))
     }
 
     fn text(self, statement: &Statement) -> String {
-        format!("{}{:x}-{}", Self::PREFIX, self.0, statement.mark())
+        self.text_marked(&statement.mark())
+    }
+
+    pub fn text_marked(self, mark: &str) -> String {
+        format!("{}{:x}-{mark}", Self::PREFIX, self.0)
     }
 }
 
@@ -140,11 +156,27 @@ pub struct Statement {
 }
 
 impl Statement {
+    /// What a shard is asked for, of the whole statement.
+    pub fn request(&self) -> wire::ListEntriesRequest {
+        wire::ListEntriesRequest {
+            account: self.account.to_string(),
+            ascending: self.ascending,
+            from_us: self.from_us,
+            to_us: self.to_us,
+            ..Default::default()
+        }
+    }
+
     /// Tells statements apart: a client that asks for the next page of another one would get entries that look right. Against
     /// mistakes, not against intent. The same in every router, for ever.
     fn mark(&self) -> String {
+        self.mark_with("")
+    }
+
+    /// The mark of a list that follows a statement and has more that tells it apart.
+    pub fn mark_with(&self, more: &str) -> String {
         let Self { account, ascending, from_us, to_us } = self;
-        let hash = XxHash3_64::oneshot(format!("{account} {ascending} {from_us} {to_us}").as_bytes());
+        let hash = XxHash3_64::oneshot(format!("{account} {ascending} {from_us} {to_us}{more}").as_bytes());
         format!("{:08x}", hash >> 32)
     }
 }

@@ -94,7 +94,7 @@ pub struct TransferView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = values::KeyName, required = false)]
     pub ordered_by: Option<String>,
-    /// What happened so far, for a cross-shard transfer; absent while the verdict's shard does not answer.
+    /// What happened so far, for a cross-shard transfer; absent in lists, and while the shard of the verdict does not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub steps: Option<Vec<StepView>>,

@@ -232,7 +232,7 @@ impl ShardNode for FakeNode {
         &self,
         request: Request<wire::ListAccountsRequest>,
     ) -> Result<Response<wire::ListAccountsResponse>, Status> {
-        let wire::ListAccountsRequest { prefix, after, limit, slots } = request.into_inner();
+        let wire::ListAccountsRequest { prefix, after, limit, slots, at_us } = request.into_inner();
         let not_owner = self.slots_not_owned(&slots);
         if !not_owner.is_empty() {
             return Ok(Response::new(wire::ListAccountsResponse { not_owner, ..Default::default() }));
@@ -242,7 +242,23 @@ impl ShardNode for FakeNode {
         accounts.sort_by(|one, other| one.id.cmp(&other.id));
         let has_more = accounts.len() > limit as usize;
         accounts.truncate(limit as usize);
-        Ok(Response::new(wire::ListAccountsResponse { accounts, has_more, not_owner }))
+        let last = accounts.last().map(|account| account.id.clone()).unwrap_or_default();
+        if at_us.is_some() {
+            // Nothing ever changes an account here.
+            let of = |account: &wire::Account| wire::AccountAt {
+                id: account.id.clone(),
+                asset: account.asset.clone(),
+                posted: account.posted,
+                held: account.held,
+                overdraft: account.overdraft,
+                version: account.version,
+                created_at_us: account.created_at_us,
+                updated_at_us: account.updated_at_us,
+            };
+            let at = accounts.iter().map(of).collect();
+            return Ok(Response::new(wire::ListAccountsResponse { at, has_more, last, ..Default::default() }));
+        }
+        Ok(Response::new(wire::ListAccountsResponse { accounts, has_more, not_owner, ..Default::default() }))
     }
 
     async fn sum_balances(
@@ -265,5 +281,19 @@ impl ShardNode for FakeNode {
             accounts: accounts.len() as u64,
         }];
         Ok(Response::new(wire::SumBalancesResponse { sums, not_owner }))
+    }
+
+    async fn read_transfers(
+        &self,
+        _: Request<wire::ReadByKeysRequest>,
+    ) -> Result<Response<wire::ReadTransfersResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn read_holds(
+        &self,
+        _: Request<wire::ReadByKeysRequest>,
+    ) -> Result<Response<wire::ReadHoldsResponse>, Status> {
+        Err(Status::unimplemented("not here"))
     }
 }

@@ -78,6 +78,14 @@ pub struct Reply {
     pub body: Value,
 }
 
+/// What came back, as text.
+#[derive(Debug, Clone)]
+pub struct TextReply {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: String,
+}
+
 impl Reply {
     /// What the contract fixes of an answer, in a line: `201 posted`, `200 posted replayed`,
     /// `422 insufficient_funds side=debit`, `400 invalid_amount at=/amount`, `400 invalid_parameter at=?limit`.
@@ -192,7 +200,24 @@ impl Api {
         &self.routers[router % self.routers.len()]
     }
 
+    /// An answer that is a text other than JSON.
+    pub async fn text(&self, call: &Call) -> anyhow::Result<TextReply> {
+        let (parts, bytes) = self.exchange_bytes(self.next.fetch_add(1, Relaxed), call).await?;
+        Ok(TextReply {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body: String::from_utf8(bytes.to_vec()).context("the answer is no UTF-8")?,
+        })
+    }
+
     async fn exchange(&self, router: usize, call: &Call) -> anyhow::Result<Reply> {
+        let (parts, bytes) = self.exchange_bytes(router, call).await?;
+        let body = serde_json::from_slice(&bytes)
+            .with_context(|| format!("{} and no JSON: {:?}", parts.status, String::from_utf8_lossy(&bytes)))?;
+        Ok(Reply { status: parts.status.as_u16(), headers: parts.headers, body })
+    }
+
+    async fn exchange_bytes(&self, router: usize, call: &Call) -> anyhow::Result<(http::response::Parts, Bytes)> {
         let mut request = Request::builder().method(&call.method).uri(format!("{}{}", self.url(router), call.path));
         for (name, value) in &call.headers {
             request = request.header(*name, value.as_slice());
@@ -204,10 +229,7 @@ impl Api {
         let request = request.body(Full::new(call.body.clone()))?;
         let exchange = async {
             let (parts, body) = self.http.request(request).await?.into_parts();
-            let bytes = body.collect().await?.to_bytes();
-            let body = serde_json::from_slice(&bytes)
-                .with_context(|| format!("{} and no JSON: {:?}", parts.status, String::from_utf8_lossy(&bytes)))?;
-            Ok(Reply { status: parts.status.as_u16(), headers: parts.headers, body })
+            Ok((parts, body.collect().await?.to_bytes()))
         };
         tokio::time::timeout(PATIENCE, exchange).await.context("no answer")?
     }

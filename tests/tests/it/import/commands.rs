@@ -1,4 +1,4 @@
-//! `shardctl account list` and `entries`, `transfer create`, and what `status` says of passwords.
+//! `shardctl account list` and `entries`, `transfer create` and `list`, `hold list`, and what `status` says of passwords.
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
@@ -63,6 +63,21 @@ async fn a_transfer_is_created_once_however_often_its_id_is_given_and_entries_ar
     ensure!(amounts(&none).is_empty(), "{none}");
     let table = cluster.shardctl(&entries[..3]).await?.successful()?;
     ensure!(table.starts_with("version") && table.lines().count() == 4, "{table}");
+
+    let transfers = ["transfer", "list", "--account", &bob, "--json"];
+    let all = cluster.shardctl_json(&transfers).await?;
+    ensure!(amounts(&all) == [r#""7.00""#, r#""5.00""#] && all["has_more"] == false, "{all}");
+    for filter in [&["--metadata", "order=4711"][..], &["--metadata", "order", "--status", "posted"]] {
+        let some = cluster.shardctl_json(&[&transfers[..], filter].concat()).await?;
+        ensure!(amounts(&some) == [r#""5.00""#], "{filter:?}: {some}");
+    }
+    let holds = cluster.shardctl_json(&["hold", "list", "--account", &alice, "--json"]).await?;
+    ensure!(amounts(&holds).is_empty() && holds["has_more"] == false, "{holds}");
+    let then = cluster.shardctl_json(&["account", "list", "--at", "2020-01-01T00:00:00+01:00", "--json"]).await?;
+    ensure!(ids(&then).is_empty(), "{then}");
+    let now = ["account", "list", "--at", "2100-01-01T00:00:00Z", "--prefix", &bob, "--json"];
+    let now = cluster.shardctl_json(&now).await?;
+    ensure!(ids(&now) == [bob.as_str()] && now["data"][0]["posted"] == "12.00", "{now}");
     cluster.finish().await
 }
 

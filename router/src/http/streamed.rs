@@ -1,0 +1,136 @@
+//! Answers that are sent while they are read, part by part, so that a router holds one part of each in memory, however large the answer is.
+//!
+//! The first part is read before the head is sent: an answer that cannot begin is a problem. A later part that cannot be read breaks the
+//! connection off. The last chunk of the body does not come then, and the client's HTTP library reports an incomplete body.
+
+use std::{future::Future, io, sync::Arc};
+
+use axum::{body::Body, response::Response};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use http::{HeaderValue, header};
+use tokio::time::Instant;
+
+use super::{
+    Edge,
+    context::RequestDeadline,
+    metrics::{RefusalReason, count_refused},
+    problem::{Code, Problem},
+};
+
+/// Answers of this kind that one router sends at once. Each has one part in memory, and asks every shard for the next one.
+pub const AT_ONCE: usize = 8;
+
+/// A part of an answer, and where the next one begins; `None`: this was the last.
+pub struct Part<S> {
+    pub bytes: Bytes,
+    pub next: Option<S>,
+}
+
+/// The deadlines of the parts: the request's time counts anew for each.
+#[derive(Debug, Clone, Copy)]
+pub struct PartDeadlines(std::time::Duration);
+
+impl PartDeadlines {
+    pub fn of(deadline: RequestDeadline) -> Self {
+        Self(deadline.0.saturating_duration_since(Instant::now()))
+    }
+
+    /// The deadline of a part that begins now.
+    pub fn next(self) -> Instant {
+        Instant::now() + self.0
+    }
+}
+
+/// Reads the first part, and answers with it and all that follow.
+///
+/// # Errors
+/// When the first part cannot be read, or too many such answers are being sent.
+pub async fn answer<S, R, F>(edge: &Edge, media_type: &'static str, begin: S, read: R) -> Result<Response, Problem>
+where
+    S: Send + 'static,
+    R: Fn(S) -> F + Clone + Send + 'static,
+    F: Future<Output = Result<Part<S>, Problem>> + Send + 'static,
+{
+    let turn = Arc::clone(&edge.streams).try_acquire_owned().map_err(|_| {
+        count_refused(RefusalReason::InFlight);
+        Problem::new(Code::Overloaded, "too many whole lists are being sent")
+    })?;
+    let first = read(begin).await?;
+    let mut response = Response::new(Body::from_stream(parts(first, read, turn)));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    Ok(response)
+}
+
+/// The first part and those that are read after it. `held` is dropped with the last part, or when the client is gone.
+fn parts<S, R, F>(first: Part<S>, read: R, held: impl Send) -> impl Stream<Item = io::Result<Bytes>> + Send
+where
+    S: Send,
+    R: Fn(S) -> F + Clone + Send,
+    F: Future<Output = Result<Part<S>, Problem>> + Send,
+{
+    let Part { bytes, next } = first;
+    let rest = stream::try_unfold(next, move |next| {
+        let read = read.clone();
+        async move {
+            let Some(next) = next else { return Ok(None) };
+            match read(next).await {
+                Ok(Part { bytes, next }) => Ok(Some((bytes, next))),
+                Err(problem) => {
+                    tracing::warn!(code = problem.code().as_str(), "an answer broke off that was being sent");
+                    Err(io::Error::other(problem.code().as_str()))
+                }
+            }
+        }
+    });
+    stream::once(std::future::ready(Ok(bytes))).chain(rest).map(move |part| {
+        let _held = &held;
+        part
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use super::*;
+
+    fn part(number: u32, last: u32) -> Part<u32> {
+        Part { bytes: Bytes::from(number.to_string()), next: (number < last).then_some(number + 1) }
+    }
+
+    #[tokio::test]
+    async fn parts_follow_each_other_to_the_last() {
+        let sent = parts(part(1, 3), |number| async move { Ok(part(number, 3)) }, ());
+        let sent: Vec<Bytes> = sent.map(Result::unwrap).collect().await;
+        assert_eq!(sent, ["1", "2", "3"]);
+    }
+
+    #[tokio::test]
+    async fn a_part_that_fails_breaks_the_answer_off_and_is_the_last() {
+        let read = |number| async move {
+            if number == 3 { Err(Problem::new(Code::ShardUnavailable, "s1")) } else { Ok(part(number, 9)) }
+        };
+        let sent: Vec<io::Result<Bytes>> = parts(part(1, 9), read, ()).collect().await;
+        assert_eq!(sent.len(), 3);
+        assert_eq!(sent[2].as_ref().unwrap_err().to_string(), "shard_unavailable");
+    }
+
+    #[tokio::test]
+    async fn a_part_is_read_when_the_client_has_taken_those_before_it() {
+        let reads = Arc::new(AtomicUsize::new(0));
+        let held = Arc::new(());
+        let counted = Arc::clone(&reads);
+        let read = move |number| {
+            counted.fetch_add(1, Relaxed);
+            async move { Ok(part(number, 9)) }
+        };
+        let mut sent = Box::pin(parts(part(1, 9), read, Arc::clone(&held)));
+        sent.next().await.unwrap().unwrap();
+        assert_eq!(reads.load(Relaxed), 0);
+        sent.next().await.unwrap().unwrap();
+        assert_eq!((reads.load(Relaxed), Arc::strong_count(&held)), (1, 2));
+        drop(sent);
+        assert_eq!(Arc::strong_count(&held), 1, "a client that is gone keeps its turn");
+    }
+}
