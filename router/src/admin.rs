@@ -18,10 +18,10 @@ use axum::{
     middleware::from_fn,
     routing::{get, post},
 };
+use certificates::Certificates;
 use ledger::AssetRegistry;
 
 use crate::{
-    certificates::Certificates,
     http::{self, server::Connections},
     keyring::Keyring,
     routing::MAX_MAP_BYTES,

@@ -14,9 +14,7 @@ use ledger::{AssetRegistry, asset::AssetDeclarationError};
 use serde::{Deserialize, Serialize};
 use telemetry::logging::{LogConfig, LogError};
 
-pub use self::section::{
-    AdminConfig, HttpConfig, KeysConfig, LimitsConfig, MapConfig, SagaConfig, ShardsConfig, TlsConfig,
-};
+pub use self::section::{AdminConfig, HttpConfig, KeysConfig, LimitsConfig, MapConfig, SagaConfig, ShardsConfig};
 use crate::service::CoreConfig;
 
 /// The configuration of a router.
@@ -88,8 +86,7 @@ impl Config {
             config.map.path = folder.join(&config.map.path);
             config.keys.path = config.keys.path.map(|path| folder.join(path));
             if let Some(tls) = &mut config.http.tls {
-                tls.certificate = folder.join(&tls.certificate);
-                tls.key = folder.join(&tls.key);
+                tls.begin_at(folder);
             }
         }
         Ok(config)

@@ -4,13 +4,10 @@
 //! - [`service`]: the core, which routes, batches and drives cross-shard transfers.
 //! - [`routing`]: which shard has which slot.
 //! - [`keyring`]: the keys of the API.
-//! - [`certificates`]: the certificate of the public listener.
 //! - [`admin`]: the operators' listener.
 
 mod admin;
-mod certificates;
 mod config;
-mod file_watch;
 mod http;
 mod keyring;
 mod reads;
@@ -26,13 +23,13 @@ mod transfers;
 use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use certificates::Certificates;
 use clap::Parser;
 use telemetry::{Tasks, build_info, logging, metrics, shutdown};
 use tokio::net::{TcpListener, TcpSocket};
 
 use crate::{
     admin::{Admin, Phase},
-    certificates::Certificates,
     config::Config,
     http::{
         Edge,

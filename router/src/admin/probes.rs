@@ -4,13 +4,13 @@
 //! The body says at how many shards reads and writes work.
 
 use axum::{extract::State, response::Response};
+use certificates::{CertificateStatus, Certificates};
 use http::StatusCode;
 use serde::Serialize;
 use telemetry::clock::{self, format_rfc3339};
 
 use super::{Admin, Phase, shard_map::MapView, shards::ShardView};
 use crate::{
-    certificates::{CertificateStatus, Certificates},
     http::{Parameters, json, problem::Problem},
     keyring::{Keyring, KeyringStatus},
 };

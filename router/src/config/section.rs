@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use certificates::TlsConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::service::CoreConfig;
@@ -38,16 +39,6 @@ pub struct HttpConfig {
     /// With it, the listener takes HTTPS only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsConfig>,
-}
-
-/// The files of the public listener's certificate, in PEM: absolute, or relative to the configuration file's folder.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TlsConfig {
-    /// The certificate, and after it those between it and the authority that clients trust.
-    pub certificate: PathBuf,
-    /// The private key of the certificate.
-    pub key: PathBuf,
 }
 
 /// The listener for operators; loopback unless there is a reason.

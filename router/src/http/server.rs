@@ -9,6 +9,7 @@ mod stream;
 
 use std::{io::Write, pin::pin, sync::Arc, time::Duration};
 
+use certificates::Certificates;
 use hyper::{Request, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -35,7 +36,6 @@ use super::{
     path,
     problem::{Code, Problem},
 };
-use crate::certificates::Certificates;
 
 /// Bounds of one listener.
 #[derive(Debug, Clone, Copy)]
