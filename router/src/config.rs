@@ -14,7 +14,9 @@ use ledger::{AssetRegistry, asset::AssetDeclarationError};
 use serde::{Deserialize, Serialize};
 use telemetry::logging::{LogConfig, LogError};
 
-pub use self::section::{AdminConfig, HttpConfig, KeysConfig, LimitsConfig, MapConfig, SagaConfig, ShardsConfig};
+pub use self::section::{
+    AdminConfig, HttpConfig, KeysConfig, LimitsConfig, MapConfig, NodeTlsConfig, SagaConfig, ShardsConfig,
+};
 use crate::service::CoreConfig;
 
 /// The configuration of a router.
@@ -86,6 +88,9 @@ impl Config {
             config.map.path = folder.join(&config.map.path);
             config.keys.path = config.keys.path.map(|path| folder.join(path));
             if let Some(tls) = &mut config.http.tls {
+                tls.begin_at(folder);
+            }
+            if let Some(tls) = &mut config.shards.tls {
                 tls.begin_at(folder);
             }
         }
@@ -176,7 +181,7 @@ impl Config {
         AssetRegistry::with_declared(self.assets.iter().map(|(code, scale)| (code.as_str(), *scale)))
     }
 
-    /// The settings of the core.
+    /// The settings of the core, without the certificate of `shards.tls`.
     pub fn core(&self) -> CoreConfig {
         CoreConfig {
             name: format!("router {} on {}", self.http.listen, host_name()),
@@ -190,6 +195,7 @@ impl Config {
             rpcs_in_flight: self.shards.rpcs_in_flight,
             max_batch_operations: self.shards.max_batch_operations,
             connect_timeout: Duration::from_millis(self.shards.connect_timeout_ms),
+            tls: None,
             breaker_failures: self.shards.breaker_failures,
             breaker_open: Duration::from_millis(self.shards.breaker_open_ms),
             saga_poll_interval: Duration::from_millis(self.saga.poll_interval_ms),

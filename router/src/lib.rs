@@ -30,7 +30,7 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use crate::{
     admin::{Admin, Phase},
-    config::Config,
+    config::{Config, NodeTlsConfig},
     http::{
         Edge,
         server::{self, Connections, ServerLimits},
@@ -117,7 +117,12 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     }
     let routing = Routing::open(&config.map.path)?;
     routing.watch(&core)?;
-    let router = Router::start(&config.core(), routing, core.clone());
+    let mut core_config = config.core();
+    core_config.tls = config.shards.tls.as_ref().map(NodeTlsConfig::open).transpose().context("shards.tls")?;
+    if let Some(tls) = &core_config.tls {
+        tls.watch(&core)?;
+    }
+    let router = Router::start(&core_config, routing, core.clone());
     // Amounts would be read and written with a wrong power of ten.
     let differing = router.greet().await;
     anyhow::ensure!(
@@ -134,6 +139,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         router.clone(),
         keyring.clone(),
         certificates.clone(),
+        core_config.tls,
         Arc::clone(&clients),
         plain,
         config.assets()?,

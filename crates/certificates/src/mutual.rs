@@ -71,8 +71,12 @@ struct Both {
 /// Why two processes do not talk.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
-    #[error("the peer does not speak TLS")]
+    #[error(
+        "the peer does not speak TLS: either side has no certificate in its configuration (rpc.tls of a node, shards.tls of a router)"
+    )]
     Plaintext,
+    #[error("the peer speaks TLS, and this port does not (rpc.tls is missing)")]
+    Unwanted,
     /// The certificates do not suit. The text says whose and why.
     #[error("{0}")]
     Certificate(String),
@@ -89,6 +93,7 @@ impl HandshakeError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Plaintext => "plaintext",
+            Self::Unwanted => "tls",
             Self::Certificate(_) => "certificate",
             Self::Name { .. } => "name",
             Self::Closed | Self::Io(_) => "connection",
@@ -198,11 +203,25 @@ impl Mutual {
     }
 }
 
+/// Takes a connection to a port without TLS. A caller that begins a handshake is refused: it expects certificates that this process does
+/// not have.
+///
+/// # Errors
+/// The caller speaks TLS, or has closed the connection.
+pub async fn accept_plain(socket: TcpStream) -> Result<Stream, HandshakeError> {
+    if begins_with_tls(&socket).await? {
+        // What a caller reads in place of a handshake tells it that nobody here speaks TLS.
+        dismiss(Stream::Plain(socket), "this port has no TLS").await;
+        return Err(HandshakeError::Unwanted);
+    }
+    Ok(Stream::Plain(socket))
+}
+
 /// Whether a caller begins a TLS handshake. Nothing is taken from the socket.
 ///
 /// # Errors
 /// The caller has closed the connection, or the socket fails.
-pub async fn begins_with_tls(socket: &TcpStream) -> Result<bool, HandshakeError> {
+async fn begins_with_tls(socket: &TcpStream) -> Result<bool, HandshakeError> {
     let mut first = [0];
     match socket.peek(&mut first).await {
         Ok(1) => Ok(first[0] == TLS_HANDSHAKE),
@@ -212,7 +231,7 @@ pub async fn begins_with_tls(socket: &TcpStream) -> Result<bool, HandshakeError>
 }
 
 /// Tells a caller in the language of HTTP/2 that it is refused and why, and closes the connection.
-pub async fn dismiss(mut stream: Stream, why: &str) {
+async fn dismiss(mut stream: Stream, why: &str) {
     let told = async {
         stream.write_all(&refusal(why)).await?;
         stream.shutdown().await?;
