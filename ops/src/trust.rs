@@ -3,7 +3,7 @@
 //! Without the option, the folder is `tls` in the data folder of a cluster that `shardctl up --tls` has made. Files are read for each
 //! connection, because they may be made or renewed while a command runs.
 
-use std::{path::PathBuf, sync::OnceLock};
+use std::{error::Error as _, path::PathBuf, sync::OnceLock};
 
 use anyhow::Context;
 use certificates::{Mutual, MutualFiles, files};
@@ -68,6 +68,11 @@ pub fn https() -> ClientConfig {
         .expect("the provider has the versions of TLS that are the default")
         .with_root_certificates(roots)
         .with_no_client_auth()
+}
+
+/// What a node answered instead, or why the connection broke: a node that refuses this process says so after the handshake.
+pub fn said(status: &tonic::Status) -> String {
+    status.source().map_or_else(|| status.message().to_owned(), with_causes)
 }
 
 /// Connects to a node, with mutual TLS if there is a folder of certificates.

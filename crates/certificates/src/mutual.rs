@@ -160,7 +160,14 @@ impl Mutual {
             return Err(HandshakeError::Plaintext);
         }
         let acceptor = TlsAcceptor::from(Arc::clone(&self.0.reloaded.in_use().server));
-        let stream = acceptor.accept(socket).await.map_err(|error| self.failed(error, None))?;
+        let stream = match acceptor.accept(socket).into_fallible().await {
+            Ok(stream) => stream,
+            Err((error, socket)) => {
+                // rustls has written an alert.
+                linger(Stream::Plain(socket)).await;
+                return Err(self.failed(error, None));
+            }
+        };
         let names = names_of_peer(stream.get_ref().1.peer_certificates());
         let stream = Stream::Tls(Box::new(stream.into()));
         if !is_allowed(&names, &self.0.callers) {
@@ -232,14 +239,22 @@ async fn begins_with_tls(socket: &TcpStream) -> Result<bool, HandshakeError> {
 
 /// Tells a caller in the language of HTTP/2 that it is refused and why, and closes the connection.
 async fn dismiss(mut stream: Stream, why: &str) {
-    let told = async {
-        stream.write_all(&refusal(why)).await?;
+    let reason = refusal(why);
+    let told = stream.write_all(&reason);
+    // A caller that does not listen misses the reason; it is refused all the same.
+    if let Ok(Ok(())) = tokio::time::timeout(LINGER, told).await {
+        linger(stream).await;
+    }
+}
+
+/// Gives a caller that is refused time to read why. Bytes that nobody reads would reset the connection, and the caller might never see the
+/// reason.
+async fn linger(mut stream: Stream) {
+    let read = async {
         stream.shutdown().await?;
-        // Bytes that nobody reads would reset the connection, and the caller might never see the reason.
         tokio::io::copy(&mut stream.take(LINGER_BYTES), &mut tokio::io::sink()).await
     };
-    // A caller that does not listen misses the reason; it is refused all the same.
-    let _ = tokio::time::timeout(LINGER, told).await;
+    let _ = tokio::time::timeout(LINGER, read).await;
 }
 
 /// The frames of an HTTP/2 server that refuses a connection: SETTINGS, then GOAWAY with the reason.

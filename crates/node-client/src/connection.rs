@@ -162,13 +162,10 @@ impl Connection {
         })
     }
 
-    /// The better reason of a failure on this connection, if it was that the node has ended the connection: a node that refuses this
-    /// process says why.
+    /// The better reason of a failure of the introduction, if it was that the node has ended the connection: a node that refuses this
+    /// process says why. Waits a moment for it.
     pub async fn explain(&self, failure: ConnectError) -> ConnectError {
         let ConnectError::Silent { uri, .. } = &failure else { return failure };
-        if !self.is_closed() {
-            return failure;
-        }
         let mut ended = self.ended.clone();
         let Ok(Ok(end)) = tokio::time::timeout(LAST_WORDS, ended.wait_for(Option::is_some)).await else {
             return failure;

@@ -16,10 +16,7 @@ use super::{
     finding::Verdict,
     seen::{Listed, MapSource, NodeAnswer, NodeSeen, Override, Ownership, RouterAnswer, RouterSeen, Seen, SlotState},
 };
-use crate::{
-    http_client::{HttpClient, with_causes},
-    trust,
-};
+use crate::{http_client::HttpClient, trust};
 
 /// Many times what a working node needs to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -146,8 +143,7 @@ async fn ownership(node: &mut Node) -> Result<Ownership, String> {
 }
 
 fn said(status: tonic::Status) -> String {
-    // Why a connection broke is in the causes.
-    with_causes(&status)
+    trust::said(&status)
 }
 
 fn fact(fact: wire::Fact) -> (Verdict, Disagreement) {

@@ -10,7 +10,7 @@ use tonic::transport::{Channel, Endpoint};
 use uuid::Uuid;
 use wire::{shard_node_client::ShardNodeClient, slot_moves_client::SlotMovesClient};
 
-use crate::{exit::Unreachable, http_client::with_causes, trust};
+use crate::{exit::Unreachable, trust};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Counting the accounts of a large shard takes some seconds.
@@ -304,7 +304,6 @@ fn said(shard: &str, status: &tonic::Status) -> anyhow::Error {
         tonic::Code::FailedPrecondition | tonic::Code::InvalidArgument | tonic::Code::Aborted => {
             anyhow!("shard {shard}: {}", status.message())
         }
-        // Why a connection broke is in the causes.
-        _ => Unreachable { what: format!("shard {shard}"), reason: with_causes(status) }.into(),
+        _ => Unreachable { what: format!("shard {shard}"), reason: trust::said(status) }.into(),
     }
 }

@@ -191,6 +191,7 @@ async fn a_caller_without_a_certificate_of_the_cluster_is_refused_and_nothing_is
         ensure!(line.is_some_and(|line| line.contains("127.0.0.1")), "{reason} is missing in: {log}");
     }
     std::fs::write(&config, text)?;
+    cluster.refresh_status().await?;
     cluster.terminate_and_recover(Member::Node(0)).await?;
     cluster.finish().await
 }
