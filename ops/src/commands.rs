@@ -19,6 +19,7 @@ mod shard;
 mod slot_move;
 mod status;
 mod supervise;
+mod tls;
 mod transfer;
 mod up;
 mod verify;
@@ -33,7 +34,7 @@ use crate::{
         Layout,
         lock::{self, Lock},
     },
-    output,
+    output, trust,
 };
 
 /// Starts, inspects and checks a Shardledger cluster.
@@ -42,6 +43,8 @@ use crate::{
 pub struct Cli {
     #[command(flatten)]
     context: Context,
+    #[command(flatten)]
+    trust: trust::Args,
     #[command(subcommand)]
     command: Command,
 }
@@ -73,6 +76,9 @@ enum Command {
     /// Keys of the HTTP API: create, list, rotate, revoke
     #[command(subcommand)]
     Key(key::Command),
+    /// A private authority and its certificates: init, issue, show, renew
+    #[command(subcommand)]
+    Tls(tls::Command),
     /// Shards: add, drain, remove, list
     #[command(subcommand)]
     Shard(shard::Command),
@@ -120,6 +126,7 @@ const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failure, 2 usage, 3 a check found 
 impl Cli {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let context = &self.context;
+        trust::choose(self.trust, context.data_dir.clone());
         match self.command {
             Command::Up(args) => up::run(args, context).await,
             Command::Down(args) => down::run(args, context).await,
@@ -127,6 +134,7 @@ impl Cli {
             Command::Doctor(args) => doctor::run(args, context).await,
             Command::Map(command) => map::run(command, context).await,
             Command::Key(command) => key::run(command, context).await,
+            Command::Tls(command) => tls::run(command, context).await,
             Command::Shard(command) => shard::run(command, context).await,
             Command::Move(command) => slot_move::run(command, context).await,
             Command::Account(command) => account::run(command, context).await,

@@ -6,18 +6,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
 use serde::{Deserialize, de::DeserializeOwned};
 
-use crate::exit::Unreachable;
+use crate::{exit::Unreachable, trust};
 
 /// Keeps connections open between requests. Cloning shares them.
 #[derive(Clone)]
 pub struct HttpClient {
-    inner: Client<HttpConnector, Full<Bytes>>,
+    inner: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     timeout: Duration,
     /// `Authorization`, where [`KEY`] is set.
     key: Option<HeaderValue>,
@@ -68,6 +69,12 @@ impl HttpClient {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(timeout));
         connector.set_nodelay(true);
+        connector.enforce_http(false);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(trust::https())
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector);
         Self { inner: Client::builder(TokioExecutor::new()).build(connector), timeout, key: key() }
     }
 
@@ -123,8 +130,12 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
+        let reason = inner.to_string();
+        // An error that only carries another one says what that one says.
+        if !text.ends_with(&reason) {
+            text.push_str(": ");
+            text.push_str(&reason);
+        }
         cause = inner.source();
     }
     text

@@ -3,6 +3,7 @@
 //! It decides nothing about money: it talks to routers over HTTP, to nodes over their RPC, and reads the shards'
 //! databases. Start at [`commands`], one file per command; [`cluster`] is what `up` builds and the others find.
 
+mod authority;
 mod bench;
 mod cluster;
 mod commands;
@@ -16,6 +17,7 @@ mod progress;
 mod reconcile;
 mod replay;
 mod resharding;
+mod trust;
 mod verify;
 
 use std::process::ExitCode;

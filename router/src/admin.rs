@@ -18,10 +18,10 @@ use axum::{
     middleware::from_fn,
     routing::{get, post},
 };
+use certificates::{Certificates, Mutual};
 use ledger::AssetRegistry;
 
 use crate::{
-    certificates::Certificates,
     http::{self, server::Connections},
     keyring::Keyring,
     routing::MAX_MAP_BYTES,
@@ -43,6 +43,8 @@ pub struct Admin {
     router: Router,
     keyring: Option<Keyring>,
     certificates: Option<Certificates>,
+    /// The certificate of calls to nodes.
+    node_tls: Option<Mutual>,
     /// The connections of the clients' listener.
     clients: Arc<Connections>,
     phase: Arc<AtomicU8>,
@@ -56,6 +58,7 @@ impl Admin {
         router: Router,
         keyring: Option<Keyring>,
         certificates: Option<Certificates>,
+        node_tls: Option<Mutual>,
         clients: Arc<Connections>,
         plain: Routes,
         assets: AssetRegistry,
@@ -64,6 +67,7 @@ impl Admin {
             router,
             keyring,
             certificates,
+            node_tls,
             clients,
             phase: Arc::new(AtomicU8::new(Phase::Starting as u8)),
             plain,

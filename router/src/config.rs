@@ -18,7 +18,7 @@ use telemetry::logging::{LogConfig, LogError};
 
 pub use self::reference::reference;
 pub use self::section::{
-    AdminConfig, HttpConfig, KeysConfig, LimitsConfig, MapConfig, SagaConfig, ShardsConfig, TlsConfig,
+    AdminConfig, HttpConfig, KeysConfig, LimitsConfig, MapConfig, NodeTlsConfig, SagaConfig, ShardsConfig,
 };
 use crate::service::CoreConfig;
 
@@ -92,8 +92,10 @@ impl Config {
             config.map.path = folder.join(&config.map.path);
             config.keys.path = config.keys.path.map(|path| folder.join(path));
             if let Some(tls) = &mut config.http.tls {
-                tls.certificate = folder.join(&tls.certificate);
-                tls.key = folder.join(&tls.key);
+                tls.begin_at(folder);
+            }
+            if let Some(tls) = &mut config.shards.tls {
+                tls.begin_at(folder);
             }
         }
         Ok(config)
@@ -183,7 +185,7 @@ impl Config {
         AssetRegistry::with_declared(self.assets.iter().map(|(code, scale)| (code.as_str(), *scale)))
     }
 
-    /// The settings of the core.
+    /// The settings of the core, without the certificate of `shards.tls`.
     pub fn core(&self) -> CoreConfig {
         CoreConfig {
             name: format!("router {} on {}", self.http.listen, host_name()),
@@ -197,6 +199,7 @@ impl Config {
             rpcs_in_flight: self.shards.rpcs_in_flight,
             max_batch_operations: self.shards.max_batch_operations,
             connect_timeout: Duration::from_millis(self.shards.connect_timeout_ms),
+            tls: None,
             breaker_failures: self.shards.breaker_failures,
             breaker_open: Duration::from_millis(self.shards.breaker_open_ms),
             saga_poll_interval: Duration::from_millis(self.saga.poll_interval_ms),

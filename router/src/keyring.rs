@@ -17,8 +17,6 @@ use ledger::KeyName;
 use metrics::{describe_gauge, gauge};
 use telemetry::{Tasks, clock};
 
-use crate::file_watch;
-
 /// Above the size of a file of 100,000 keys with some prefixes each.
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 

@@ -4,13 +4,10 @@
 //! - [`service`]: the core, which routes, batches and drives cross-shard transfers.
 //! - [`routing`]: which shard has which slot.
 //! - [`keyring`]: the keys of the API.
-//! - [`certificates`]: the certificate of the public listener.
 //! - [`admin`]: the operators' listener.
 
 mod admin;
-mod certificates;
 mod config;
-mod file_watch;
 mod http;
 mod keyring;
 mod reads;
@@ -26,14 +23,14 @@ mod transfers;
 use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use certificates::Certificates;
 use clap::Parser;
 use telemetry::{Tasks, build_info, logging, metrics, shutdown};
 use tokio::net::{TcpListener, TcpSocket};
 
 use crate::{
     admin::{Admin, Phase},
-    certificates::Certificates,
-    config::Config,
+    config::{Config, NodeTlsConfig},
     http::{
         Edge,
         server::{self, Connections, ServerLimits},
@@ -127,7 +124,12 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     }
     let routing = Routing::open(&config.map.path)?;
     routing.watch(&core)?;
-    let router = Router::start(&config.core(), routing, core.clone());
+    let mut core_config = config.core();
+    core_config.tls = config.shards.tls.as_ref().map(NodeTlsConfig::open).transpose().context("shards.tls")?;
+    if let Some(tls) = &core_config.tls {
+        tls.watch(&core)?;
+    }
+    let router = Router::start(&core_config, routing, core.clone());
     // Amounts would be read and written with a wrong power of ten.
     let differing = router.greet().await;
     anyhow::ensure!(
@@ -144,6 +146,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         router.clone(),
         keyring.clone(),
         certificates.clone(),
+        core_config.tls,
         Arc::clone(&clients),
         plain,
         config.assets()?,

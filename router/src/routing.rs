@@ -11,7 +11,7 @@
 //! - [`reload`]: makes a new snapshot from a new file or from a node's newer map. A bad map is refused and the old
 //!   one stays in use.
 //!
-//! [`file_watch`](crate::file_watch) says when to read the file: on changes of its folder, every few seconds, and on SIGHUP.
+//! The crate [`file_watch`] says when to read the file: on changes of its folder, every few seconds, and on SIGHUP.
 
 mod facts;
 mod metrics;

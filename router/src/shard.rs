@@ -97,7 +97,13 @@ impl Shard {
         let name = ShardName { id: Arc::clone(&id), number: wanted.number };
         let greeting = Arc::new(Greeting { witness: Arc::clone(witness), shard: name });
         let shard = Arc::new(Self {
-            client: Client::new(Arc::clone(&id), nodes.to_vec(), config.connect_timeout, Some(greeting)),
+            client: Client::new(
+                Arc::clone(&id),
+                nodes.to_vec(),
+                config.connect_timeout,
+                Some(greeting),
+                config.tls.clone(),
+            ),
             number: wanted.number,
             witness: Arc::clone(witness),
             routing: routing.clone(),

@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use certificates::Mutual;
 use identity::{Disagreements, Mark};
 use shard_database::{
     Database,
@@ -61,6 +62,7 @@ pub async fn accept(
     gate: &Gate,
     accept_loss: bool,
     patience: Duration,
+    tls: Option<&Mutual>,
 ) -> Result<Accepted, AcceptError> {
     let facts = ServerFacts::read(connection, &READ_SETTINGS).await?;
     let refused = |found| Disagreements::check(found).map_err(AcceptError::Refused);
@@ -69,7 +71,7 @@ pub async fn accept(
     refused(record.compare(gate.expected()))?;
     let latest = Instant::now() + patience;
     let Remembered { mark: acknowledged, holder, silent, serves } = loop {
-        let remembered = what_others_remember(connection, &record).await?;
+        let remembered = what_others_remember(connection, &record, tls).await?;
         if remembered.silent.is_empty() || Instant::now() >= latest {
             break remembered;
         }
@@ -121,13 +123,14 @@ struct Remembered {
 async fn what_others_remember(
     connection: &mut PgConnection,
     record: &ShardRecord,
+    tls: Option<&Mutual>,
 ) -> Result<Remembered, AcceptError> {
     let text: String = sqlx::query_scalar("SELECT text FROM shardledger.known_map").fetch_one(connection).await?;
     let map = ShardMap::parse(&text)?;
     let mut remembered = Remembered::default();
     for other in &map.shards {
         let is_this = other.id == record.identity.shard;
-        match peers::ask(other, &map, &format!("accept of shard {}", record.identity.shard)).await {
+        match peers::ask(other, &map, &format!("accept of shard {}", record.identity.shard), tls).await {
             // The node of this shard serves, so the database contains everything it has acknowledged.
             Ok(answer) if is_this && answer.identified.refused.is_empty() => {
                 remembered.serves = answer.identified.reads.is_some_and(|reads| reads.works);

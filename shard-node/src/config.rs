@@ -1,8 +1,13 @@
 //! The configuration: one struct per concern. All defaults are here, and everything is checked before a port is
 //! bound.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use certificates::{CertificateError, Mutual, MutualFiles};
 use config_reference::ReferenceError;
 use identity::Expected;
 use schemars::{JsonSchema, schema_for};
@@ -25,8 +30,8 @@ pub struct Config {
     pub database: DatabaseConfig,
     #[serde(default)]
     pub clock: ClockConfig,
-    /// What routers, other nodes and `shardctl` call. It has no authentication: keep the port in a network that only they reach.
-    pub rpc: ListenConfig,
+    /// What routers, other nodes and `shardctl` call, which may move money: with mutual TLS, or in a network that only they reach.
+    pub rpc: RpcConfig,
     /// The listener for operators: health, metrics and `/status`; loopback unless there is a reason.
     pub admin: ListenConfig,
     #[serde(default)]
@@ -80,6 +85,37 @@ impl Default for DatabaseConfig {
 pub struct ListenConfig {
     /// Address and port.
     pub listen: SocketAddr,
+}
+
+/// The listener for routers, other nodes and `shardctl`, which lets its callers move money.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RpcConfig {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// Permits `rpc.listen` to be another address than loopback without TLS.
+    #[serde(default)]
+    pub allow_plaintext: bool,
+    /// With it, the listener takes mutual TLS only, and so do the nodes that this node calls, whatever the shard map says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<RpcTlsConfig>,
+}
+
+/// How this node, its callers and other nodes know each other. The files are PEM: absolute, or relative to the configuration file's folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RpcTlsConfig {
+    /// The certificate of this node, and after it those between it and the authority that its peers trust.
+    pub certificate: PathBuf,
+    /// The private key of the certificate.
+    pub key: PathBuf,
+    /// The authorities of callers' and of other nodes' certificates.
+    pub authority: PathBuf,
+    /// A caller's certificate must have one of these names.
+    pub callers: Vec<String>,
+    /// Names of which another node's certificate must have one, besides the host in its address. Empty: the host is enough.
+    #[serde(default)]
+    pub nodes: Vec<String>,
 }
 
 /// The lane, the shard's only writer, and the fold.
@@ -184,6 +220,11 @@ impl Config {
         if let Ok(url) = std::env::var(DATABASE_URL_VARIABLE) {
             config.database.url = url;
         }
+        if let (Some(tls), Some(folder)) = (&mut config.rpc.tls, path.parent()) {
+            for path in [&mut tls.certificate, &mut tls.key, &mut tls.authority] {
+                *path = folder.join(&path);
+            }
+        }
         config.check()?;
         Ok(config)
     }
@@ -215,6 +256,7 @@ impl Config {
         if let Some((setting, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
             return invalid(setting, "must be greater than 0".to_owned());
         }
+        self.rpc.check()?;
         self.log.check().or_else(|error| invalid("log.level", error.to_string()))
     }
 
@@ -236,6 +278,41 @@ impl Config {
         let mut shown = self.clone();
         shown.database.url = shard_database::address::redact(&self.database.url);
         toml::to_string_pretty(&shown)
+    }
+}
+
+impl RpcConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        let invalid = |setting, reason: String| Err(ConfigError::Invalid { setting, reason });
+        match &self.tls {
+            None if !self.listen.ip().is_loopback() && !self.allow_plaintext => invalid(
+                "rpc.listen",
+                format!(
+                    "{} is not a loopback address, and there is no certificate: any program that reaches it could move money. Set rpc.tls \
+                     (`shardctl tls init` makes certificates), or rpc.allow_plaintext = true if something else lets only routers and nodes in",
+                    self.listen
+                ),
+            ),
+            Some(_) if self.allow_plaintext => invalid(
+                "rpc.allow_plaintext",
+                "has no meaning beside rpc.tls: with a certificate, every caller needs one".to_owned(),
+            ),
+            Some(tls) if tls.callers.is_empty() => {
+                invalid("rpc.tls.callers", "is empty: no router could call this node".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads the files of `rpc.tls`.
+    ///
+    /// # Errors
+    /// A file cannot be read, is not PEM, or the key is not the key of the certificate.
+    pub fn mutual_tls(&self) -> Result<Option<Mutual>, CertificateError> {
+        let Some(RpcTlsConfig { certificate, key, authority, callers, nodes }) = self.tls.clone() else {
+            return Ok(None);
+        };
+        Mutual::open(&MutualFiles { certificate, key, authority }, callers, nodes).map(Some)
     }
 }
 
@@ -298,5 +375,25 @@ mod tests {
         assert!(no_section.check().unwrap_err().to_string().contains(DATABASE_URL_VARIABLE));
         let no_url = parse(&GOOD.replace("database.url", "database.read_connections = 3 #")).unwrap();
         assert!(no_url.check().unwrap_err().to_string().contains("database.url"));
+    }
+
+    #[test]
+    fn a_listener_beyond_loopback_needs_tls_unless_told_so_by_name() {
+        let parse = |text: &str| {
+            let config: Config = toml::from_str(text).unwrap();
+            config.check().map(|()| config).map_err(|error| error.to_string())
+        };
+        let public = GOOD.replace("127.0.0.1:7500", "0.0.0.0:7500");
+        let error = parse(&public).unwrap_err();
+        assert!(error.contains("rpc.tls") && error.contains("rpc.allow_plaintext"), "{error}");
+        assert!(parse(&format!("{public}\nrpc.allow_plaintext = true")).is_ok());
+        assert!(parse(&GOOD.replace("127.0.0.1:7500", "[::1]:7500")).is_ok());
+        let tls = "rpc.tls = { certificate = \"n.pem\", key = \"n.key\", authority = \"ca.pem\", callers = [\"router.internal\"] }";
+        let config = parse(&format!("{public}\n{tls}")).unwrap();
+        let again: Config = toml::from_str(&config.redacted().unwrap()).unwrap();
+        assert_eq!(again.rpc.tls, config.rpc.tls);
+        assert!(parse(&format!("{GOOD}\n{tls}\nrpc.allow_plaintext = true")).is_err());
+        let none = parse(&format!("{GOOD}\n{}", tls.replace("\"router.internal\"", "")));
+        assert!(none.unwrap_err().contains("rpc.tls.callers"));
     }
 }

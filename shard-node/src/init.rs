@@ -4,6 +4,7 @@
 //! or not mounted. `init` asks every other shard of the map first and claims slots only where no payment can have
 //! been made.
 
+use certificates::Mutual;
 use identity::{Disagreement, Disagreements, ShardIdentity, shard::RoutingFacts};
 use ledger::Position;
 use shard_database::{
@@ -80,7 +81,12 @@ pub enum Initialised {
 }
 
 /// Turns the database into the shard that the gate expects. A refusal leaves the database unchanged.
-pub async fn init(connection: &mut PgConnection, gate: &Gate, map: &ShardMap) -> Result<Initialised, InitError> {
+pub async fn init(
+    connection: &mut PgConnection,
+    gate: &Gate,
+    map: &ShardMap,
+    tls: Option<&Mutual>,
+) -> Result<Initialised, InitError> {
     let expected = gate.expected();
     let shard = map
         .index_of(&expected.shard)
@@ -105,7 +111,7 @@ pub async fn init(connection: &mut PgConnection, gate: &Gate, map: &ShardMap) ->
         refused(wrong)?;
         return Ok(Initialised::Already);
     }
-    let others = ask_others(map, shard).await?;
+    let others = ask_others(map, shard, tls).await?;
     let founding = decide(map, shard, &others)?;
     write(connection, map, shard, &facts, founding).await?;
     Ok(match founding {
@@ -114,10 +120,10 @@ pub async fn init(connection: &mut PgConnection, gate: &Gate, map: &ShardMap) ->
     })
 }
 
-async fn ask_others(map: &ShardMap, shard: &Shard) -> Result<Vec<Answer>, InitError> {
+async fn ask_others(map: &ShardMap, shard: &Shard, tls: Option<&Mutual>) -> Result<Vec<Answer>, InitError> {
     let caller = format!("init of shard {}", shard.id);
     let others = map.shards.iter().filter(|other| other.id != shard.id);
-    let answers = futures_util::future::join_all(others.map(|other| peers::ask(other, map, &caller))).await;
+    let answers = futures_util::future::join_all(others.map(|other| peers::ask(other, map, &caller, tls))).await;
     answers.into_iter().collect::<Result<_, _>>().map_err(InitError::CannotAsk)
 }
 

@@ -168,8 +168,9 @@ async fn init_shard(config: &Config, map: &Path, patience: Duration) -> anyhow::
     let mut connection = connect(config).await?;
     let shard = &config.shard.id;
     let (gate, latest) = (Gate::new(config.expected()), Instant::now() + patience);
+    let tls = config.rpc.mutual_tls().context("rpc.tls")?;
     let initialised = loop {
-        match init::init(&mut connection, &gate, &parsed).await {
+        match init::init(&mut connection, &gate, &parsed, tls.as_ref()).await {
             Err(error) if error.may_pass() && Instant::now() < latest => tokio::time::sleep(ASK_AGAIN).await,
             outcome => break outcome,
         }
@@ -206,7 +207,9 @@ async fn migrate_shard(config: &Config, apply: bool) -> anyhow::Result<()> {
 
 async fn accept_database(config: &Config, accept_loss: bool, patience: Duration) -> anyhow::Result<()> {
     let mut connection = connect(config).await?;
-    let accepted = accept::accept(&mut connection, &Gate::new(config.expected()), accept_loss, patience).await?;
+    let tls = config.rpc.mutual_tls().context("rpc.tls")?;
+    let gate = Gate::new(config.expected());
+    let accepted = accept::accept(&mut connection, &gate, accept_loss, patience, tls.as_ref()).await?;
     connection.close().await?;
     let shard = &config.shard.id;
     match accepted {

@@ -32,6 +32,8 @@ pub const FOLD_ACCOUNTS: &str = "shardledger_fold_accounts_total";
 pub const HOLDS_EXPIRED: &str = "shardledger_holds_expired_total";
 /// Label `method`.
 pub const RPC_REQUESTS: &str = "shardledger_rpc_requests_total";
+/// Label `reason`: certificate, name, plaintext, tls, connection or timeout.
+pub const RPC_CALLERS_REFUSED: &str = "shardledger_rpc_callers_refused_total";
 
 pub fn describe() {
     describe_gauge!(DATABASE_ACCEPTED, "1 while the database is accepted as the shard, else 0.");
@@ -57,6 +59,10 @@ pub fn describe() {
     describe_gauge!(FOLD_TAIL_ROWS, "Bookings that are committed and not folded.");
     describe_histogram!(FOLD_SECONDS, Unit::Seconds, "One fold: accounts, sagas, waypoints and folded_position.");
     describe_counter!(FOLD_ACCOUNTS, "Accounts written by folds.");
+    describe_counter!(
+        RPC_CALLERS_REFUSED,
+        "Connections to the RPC port that were closed in their handshake, by the reason."
+    );
     describe_counter!(HOLDS_EXPIRED, "Holds that the node expired because their time was over.");
     describe_counter!(RPC_REQUESTS, "Requests of routers, by method.");
 }

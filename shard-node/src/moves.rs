@@ -24,6 +24,7 @@ use std::{
     time::Instant,
 };
 
+use certificates::Mutual;
 use sqlx::{PgPool, Postgres, pool::PoolConnection};
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -62,6 +63,8 @@ struct Shared {
     pool: PgPool,
     /// For reads of the newest shard map.
     reads: PgPool,
+    /// The certificate with which this node calls others; `None`: without TLS.
+    tls: Option<Mutual>,
     /// What this node has summed up for moves away from its shard.
     verified: Mutex<HashMap<Uuid, Verified>>,
     /// What the drivers of this node do.
@@ -117,6 +120,7 @@ impl Moves {
         clock: Arc<NodeClock>,
         lane: LaneHandle,
         reads: PgPool,
+        tls: Option<Mutual>,
     ) -> Self {
         let pool = session::move_pool(&hosts, &gate);
         let (verified, activities, closed_until, news) = Default::default();
@@ -128,6 +132,7 @@ impl Moves {
             lane,
             pool,
             reads,
+            tls,
             verified,
             activities,
             closed_until,

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use certificates::Mutual;
 use identity::{Disagreement, Disagreements, time::OtherClock};
 use node_client::{Client, ConnectError, Connection, Introduce, Introduced, NodeClient};
 use shard_map::{ClusterId, Shard, ShardMap, Slot, SlotRange, merge_slots};
@@ -46,10 +47,10 @@ pub struct NoAnswer {
 }
 
 /// Asks the nodes of a shard, in order of preference, until one answers.
-pub async fn ask(shard: &Shard, map: &ShardMap, caller: &str) -> Result<Answer, NoAnswer> {
+pub async fn ask(shard: &Shard, map: &ShardMap, caller: &str, tls: Option<&Mutual>) -> Result<Answer, NoAnswer> {
     let mut failure = None;
     for url in &shard.nodes {
-        match tokio::time::timeout(PATIENCE, ask_node(url, shard, map, caller)).await {
+        match tokio::time::timeout(PATIENCE, ask_node(url, shard, map, caller, tls)).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(reason)) => failure = Some((url, reason)),
             Err(_) => failure = Some((url, format!("no answer within {} ms", PATIENCE.as_millis()))),
@@ -60,12 +61,24 @@ pub async fn ask(shard: &Shard, map: &ShardMap, caller: &str) -> Result<Answer, 
     Err(NoAnswer { shard: shard.id.clone(), url, reason })
 }
 
-async fn ask_node(url: &str, shard: &Shard, map: &ShardMap, caller: &str) -> Result<Answer, String> {
-    let connection = Connection::open(url, 0, 0, PATIENCE).await.map_err(|error| error.to_string())?;
+async fn ask_node(
+    url: &str,
+    shard: &Shard,
+    map: &ShardMap,
+    caller: &str,
+    tls: Option<&Mutual>,
+) -> Result<Answer, String> {
+    let connection = Connection::open(url, 0, 0, PATIENCE, tls).await.map_err(|error| error.to_string())?;
     let mut node = connection.client();
     let (asked_us, asked_steady_us) = (telemetry::clock::now_us(), steady_us());
     let request = wire::IdentifyRequest::expecting(map.cluster, &shard.id, shard.number, caller);
-    let identified = node.identify(request).await.map_err(|status| status.message().to_owned())?.into_inner();
+    let identified = match node.identify(request).await {
+        Ok(identified) => identified.into_inner(),
+        Err(status) => {
+            let silent = ConnectError::Silent { uri: url.to_owned(), status: status.message().to_owned() };
+            return Err(connection.explain(silent).await.to_string());
+        }
+    };
     let owner = format!("the node of shard {}", shard.id);
     // The other machine's clock, compared with this machine's clock as first read.
     let answered_us = asked_us + (steady_us() - asked_steady_us);
@@ -86,9 +99,9 @@ async fn ask_node(url: &str, shard: &Shard, map: &ShardMap, caller: &str) -> Res
 }
 
 /// A client of another shard's nodes. A node is used only if it serves that shard of this cluster.
-pub fn client(shard: &Shard, map: &ShardMap, caller: &str) -> Client {
+pub fn client(shard: &Shard, map: &ShardMap, caller: &str, tls: Option<&Mutual>) -> Client {
     let introduction = Introduction { cluster: map.cluster, shard: shard.clone(), caller: format!("shard {caller}") };
-    Client::new(shard.id.as_str().into(), shard.nodes.clone(), PATIENCE, Some(Arc::new(introduction)))
+    Client::new(shard.id.as_str().into(), shard.nodes.clone(), PATIENCE, Some(Arc::new(introduction)), tls.cloned())
 }
 
 /// This shard's node, calling a node of another shard.
@@ -129,6 +142,8 @@ pub struct Peers {
     pub pool: PgPool,
     /// The number of this shard.
     pub number: u16,
+    /// The certificate with which this node calls the others; `None`: without TLS.
+    pub tls: Option<Mutual>,
     /// The shards that have answered without contradicting this one.
     heard: HashSet<String>,
     /// The shards that are known to be initialised.
@@ -138,13 +153,21 @@ pub struct Peers {
 }
 
 impl Peers {
-    pub fn new(map: ShardMap, gate: Gate, clock: Arc<NodeClock>, pool: PgPool, number: u16) -> Self {
+    pub fn new(
+        map: ShardMap,
+        gate: Gate,
+        clock: Arc<NodeClock>,
+        pool: PgPool,
+        number: u16,
+        tls: Option<Mutual>,
+    ) -> Self {
         Self {
             map,
             gate,
             clock,
             pool,
             number,
+            tls,
             heard: HashSet::new(),
             initialised: HashSet::new(),
             conflicts: BTreeMap::new(),
@@ -158,7 +181,7 @@ impl Peers {
         let caller = format!("shard {own}");
         let waiting: Vec<&Shard> =
             self.map.shards.iter().filter(|shard| shard.id != own && !self.heard.contains(&shard.id)).collect();
-        let asked = waiting.iter().map(|shard| ask(shard, &self.map, &caller));
+        let asked = waiting.iter().map(|shard| ask(shard, &self.map, &caller, self.tls.as_ref()));
         let answers = futures_util::future::join_all(asked).await;
         // Read this after the others have answered: a slot handed over in the meantime then has a higher epoch here,
         // or is gone.

@@ -2,6 +2,7 @@
 
 mod account_list;
 mod identify;
+pub mod listener;
 
 use std::{sync::Arc, time::Duration};
 

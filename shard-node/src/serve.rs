@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
+use certificates::Mutual;
 use identity::{Disagreement, Disagreements, time::OtherClock};
 use shard_database::{
     Database,
@@ -28,7 +29,7 @@ use crate::{
     moves::{Moves, driver},
     peers::Peers,
     role::NodeRole,
-    rpc::Service,
+    rpc::{Service, listener},
     store::{
         StoreError,
         error::Remedy,
@@ -57,6 +58,10 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
     metric_definitions::describe();
     durable::write_step_list();
 
+    let tls = config.rpc.mutual_tls().context("rpc.tls")?;
+    if let Some(tls) = &tls {
+        tls.watch(&tasks)?;
+    }
     let rpc =
         TcpListener::bind(config.rpc.listen).await.with_context(|| format!("rpc.listen {}", config.rpc.listen))?;
     let admin_listener = TcpListener::bind(config.admin.listen)
@@ -100,13 +105,20 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
         tail.clone(),
         tasks.clone(),
     );
-    let moves =
-        Moves::new(hosts.clone(), gate.clone(), role.clone(), Arc::clone(&clock), handle.clone(), pool.clone());
-    serve_rpc(rpc, service, moves.clone(), &config, &tasks);
+    let moves = Moves::new(
+        hosts.clone(),
+        gate.clone(),
+        role.clone(),
+        Arc::clone(&clock),
+        handle.clone(),
+        pool.clone(),
+        tls.clone(),
+    );
+    serve_rpc(rpc, service, moves.clone(), &config, tls.clone(), &tasks);
 
     tokio::pin!(signal);
     let opened = tokio::select! {
-        opened = open_shard(&hosts, alone, &gate, &clock, &pool) => opened,
+        opened = open_shard(&hosts, alone, &gate, &clock, &pool, tls) => opened,
         stopped_by = &mut signal => {
             tracing::info!(%stopped_by, "stopped before the database was accepted");
             return Ok(());
@@ -149,12 +161,12 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn serve_rpc(rpc: TcpListener, service: Service, moves: Moves, config: &Config, tasks: &Tasks) {
+fn serve_rpc(rpc: TcpListener, service: Service, moves: Moves, config: &Config, tls: Option<Mutual>, tasks: &Tasks) {
     let closing = tasks.token().clone();
-    tracing::info!(shard = config.shard.id, rpc = %config.rpc.listen, admin = %config.admin.listen, "listening");
+    let is_encrypted = tls.is_some();
+    tracing::info!(shard = config.shard.id, rpc = %config.rpc.listen, tls = is_encrypted, admin = %config.admin.listen, "listening");
     tasks.spawn_essential("rpc", async move {
         let served = tonic::transport::Server::builder()
-            .tcp_nodelay(true)
             .trace_fn(|call| match call.headers().get("traceparent").and_then(|value| value.to_str().ok()) {
                 Some(traceparent) => tracing::debug_span!("call", path = call.uri().path(), traceparent),
                 None => tracing::Span::none(),
@@ -165,10 +177,7 @@ fn serve_rpc(rpc: TcpListener, service: Service, moves: Moves, config: &Config, 
             .initial_stream_window_size(8 * 1024 * 1024)
             .add_service(service.into_server())
             .add_service(moves.into_server())
-            .serve_with_incoming_shutdown(
-                tonic::transport::server::TcpIncoming::from(rpc).with_nodelay(Some(true)),
-                closing.cancelled(),
-            )
+            .serve_with_incoming_shutdown(listener::incoming(rpc, tls), closing.cancelled())
             .await;
         if let Err(error) = served {
             tracing::error!(%error, "the RPC listener failed");
@@ -184,13 +193,14 @@ async fn open_shard(
     gate: &Gate,
     clock: &Arc<NodeClock>,
     pool: &PgPool,
+    tls: Option<Mutual>,
 ) -> anyhow::Result<Peers> {
     let mut warned = Vec::new();
     let (mut connection, record) = compare_database(hosts, gate, clock, &mut warned).await?;
     let map: String = sqlx::query_scalar("SELECT text FROM shardledger.known_map").fetch_one(&mut connection).await?;
     let map = ShardMap::parse(&map).context("the shard map in the database (shardledger.known_map)")?;
     session::warm_up(pool).await;
-    let mut peers = Peers::new(map, gate.clone(), Arc::clone(clock), pool.clone(), record.identity.number);
+    let mut peers = Peers::new(map, gate.clone(), Arc::clone(clock), pool.clone(), record.identity.number, tls);
     ask_others(&mut peers).await?;
     if record.founding_map.is_some() && !record.complete {
         // A write before all first shards are initialised would block `init` of the remaining ones.

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use certificates::Mutual;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 
@@ -42,6 +43,8 @@ pub struct Client {
     connect_timeout: Duration,
     /// How the caller introduces itself on a new connection; `None`: it does not.
     introduction: Option<Arc<dyn Introduce>>,
+    /// The certificate with which the caller calls; `None`: without TLS.
+    tls: Option<Mutual>,
     state: Mutex<State>,
     /// Held while connecting, so that many callers share one attempt.
     connecting: tokio::sync::Mutex<()>,
@@ -68,6 +71,7 @@ impl Client {
         endpoints: Vec<String>,
         connect_timeout: Duration,
         introduction: Option<Arc<dyn Introduce>>,
+        tls: Option<Mutual>,
     ) -> Self {
         assert!(!endpoints.is_empty(), "a shard without nodes passed the map's validation");
         let state = State { current: None, next_serial: 0, refused: None, failed_at: vec![None; endpoints.len()] };
@@ -76,6 +80,7 @@ impl Client {
             endpoints,
             connect_timeout,
             introduction,
+            tls,
             state: Mutex::new(state),
             connecting: tokio::sync::Mutex::default(),
         }
@@ -198,7 +203,7 @@ impl Client {
 
     /// Opens a connection, and compares the node with what the caller expects. Also says whether the node serves.
     async fn open(&self, uri: &str, endpoint: usize, serial: u64) -> Result<(Connection, bool), ConnectError> {
-        let connection = Connection::open(uri, endpoint, serial, self.connect_timeout).await?;
+        let connection = Connection::open(uri, endpoint, serial, self.connect_timeout, self.tls.as_ref()).await?;
         let Some(introduction) = &self.introduction else { return Ok((connection, true)) };
         let asked = Instant::now();
         let introduced = introduction.introduce(connection.client(), uri);
@@ -206,7 +211,10 @@ impl Client {
             let status = format!("no answer within {} ms", self.connect_timeout.as_millis());
             return Err(ConnectError::Silent { uri: uri.to_owned(), status });
         };
-        let Introduced { steady_us, serves } = introduced?;
+        let Introduced { steady_us, serves } = match introduced {
+            Ok(introduced) => introduced,
+            Err(failure) => return Err(connection.explain(failure).await),
+        };
         connection.clock().heard(asked, Instant::now(), steady_us);
         Ok((connection.introduced(Arc::clone(introduction)), serves))
     }
@@ -216,7 +224,8 @@ impl Client {
         state.failed_at[endpoint] = Some(Instant::now());
         let text = error.to_string();
         // Log each reason once: a refused shard is tried again continually.
-        if matches!(error, ConnectError::Refused { .. }) && state.refused.as_ref() != Some(&text) {
+        let is_refusal = matches!(error, ConnectError::Refused { .. } | ConnectError::Tls { .. });
+        if is_refusal && state.refused.as_ref() != Some(&text) {
             tracing::error!(shard = %self.shard, %error, "a shard-node is refused; nothing is sent to it");
             state.refused = Some(text.clone());
         } else {
@@ -316,7 +325,7 @@ mod tests {
         let taken = tokio::net::TcpSocket::new_v4().unwrap();
         taken.bind(([127, 0, 0, 1], 0).into()).unwrap();
         let uri = format!("http://{}", taken.local_addr().unwrap());
-        let client = Client::new("s0".into(), vec![uri], PATIENCE, None);
+        let client = Client::new("s0".into(), vec![uri], PATIENCE, None, None);
         let until = Instant::now() + PATIENCE;
         let answer = client
             .call(until, |connection| async move { connection.client().status(wire::StatusRequest {}).await })
@@ -331,7 +340,7 @@ mod tests {
         let taken = tokio::net::TcpSocket::new_v4().unwrap();
         taken.bind(([127, 0, 0, 1], 0).into()).unwrap();
         let second = format!("http://{}", taken.local_addr().unwrap());
-        let client = Client::new("s0".into(), vec![first, second], PATIENCE, None);
+        let client = Client::new("s0".into(), vec![first, second], PATIENCE, None, None);
         let call = || {
             client.call(Instant::now() + PATIENCE, |connection| async move {
                 connection.client().status(wire::StatusRequest {}).await
@@ -363,7 +372,7 @@ mod tests {
                 stream.read_buf(&mut received).await.unwrap();
             }
         };
-        let client = Client::new("s0".into(), vec![uri], PATIENCE, None);
+        let client = Client::new("s0".into(), vec![uri], PATIENCE, None, None);
         let until = Instant::now() + PATIENCE;
         let call =
             client.call(until, |connection| async move { connection.client().status(wire::StatusRequest {}).await });

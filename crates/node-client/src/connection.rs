@@ -5,17 +5,19 @@
 //! therefore opens connections explicitly, and marks a request that never left the process ([`NotSent`]).
 
 use std::{
+    error::Error as _,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
+use certificates::{HandshakeError, Mutual, Stream};
 use http::{Request, Response, Uri};
 use hyper::{client::conn::http2, rt::Executor};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use identity::Disagreements;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::watch};
 use tonic::{Status, body::Body, client::Grpc};
 use wire::{
     execute::{ExecuteCall, Executed, execute},
@@ -37,6 +39,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// Several full batches of answers fit into the window, so that one slow reader does not stall the others.
 const WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 
+/// How long the reason of an end may come after the failure of a call.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
 /// A handle on an established connection. Clones share the connection.
 #[derive(Clone)]
 pub struct Connection {
@@ -49,6 +54,16 @@ pub struct Connection {
     /// Adds headers to each call; `None` before the introduction.
     introduction: Option<Arc<dyn Introduce>>,
     clock: Arc<PeerClock>,
+    /// How the connection ended.
+    ended: watch::Receiver<Option<End>>,
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone)]
+struct End {
+    reason: String,
+    /// The peer refuses this process, or the way in which it connects.
+    is_refusal: bool,
 }
 
 /// What carries the requests.
@@ -70,6 +85,8 @@ pub enum ConnectError {
     Unreachable { uri: String, source: std::io::Error },
     #[error("{uri} does not speak HTTP/2: {source}")]
     Handshake { uri: String, source: hyper::Error },
+    #[error("{uri} and this process do not agree on TLS: {reason}")]
+    Tls { uri: String, reason: String },
     #[error("{uri} did not say who it is: {status}")]
     Silent { uri: String, status: String },
     #[error("{uri} is refused: {disagreements}")]
@@ -82,24 +99,39 @@ pub enum ConnectError {
 pub struct NotSent;
 
 impl Connection {
-    /// Connects once; the caller may retry.
-    pub async fn open(uri: &str, endpoint: usize, serial: u64, timeout: Duration) -> Result<Self, ConnectError> {
+    /// Connects once; the caller may retry. With `tls`, the connection is encrypted whatever the scheme of `uri`: addresses come from the
+    /// shard map, which must not be able to switch encryption off.
+    pub async fn open(
+        uri: &str,
+        endpoint: usize,
+        serial: u64,
+        timeout: Duration,
+        tls: Option<&Mutual>,
+    ) -> Result<Self, ConnectError> {
         let late = || ConnectError::Timeout { uri: uri.to_owned(), timeout_ms: timeout.as_millis() };
-        tokio::time::timeout(timeout, Self::handshake(uri, endpoint, serial)).await.map_err(|_| late())?
+        tokio::time::timeout(timeout, Self::handshake(uri, endpoint, serial, tls)).await.map_err(|_| late())?
     }
 
-    async fn handshake(uri: &str, endpoint: usize, serial: u64) -> Result<Self, ConnectError> {
+    async fn handshake(uri: &str, endpoint: usize, serial: u64, tls: Option<&Mutual>) -> Result<Self, ConnectError> {
+        let (end, ended) = watch::channel(None);
         let origin: Uri = uri.parse().map_err(|_| ConnectError::Address(uri.to_owned()))?;
         #[cfg(feature = "simulation")]
         if let Some(network) = crate::simulation::network() {
             let carrier = Carrier::Simulated(network.connect(uri).await?);
-            return Ok(Self { carrier, origin, endpoint, serial, introduction: None, clock: Arc::default() });
+            return Ok(Self { carrier, origin, endpoint, serial, introduction: None, clock: Arc::default(), ended });
         }
         let with_port = origin.authority().filter(|authority| authority.port().is_some());
         let address = with_port.ok_or_else(|| ConnectError::Address(uri.to_owned()))?;
         let refused = |source| ConnectError::Unreachable { uri: uri.to_owned(), source };
         let stream = TcpStream::connect(address.as_str()).await.map_err(refused)?;
         stream.set_nodelay(true).map_err(refused)?;
+        let stream = match tls {
+            None => Stream::Plain(stream),
+            Some(tls) => tls.connect(address.host(), stream).await.map_err(|error| match error {
+                HandshakeError::Io(source) => ConnectError::Unreachable { uri: uri.to_owned(), source },
+                error => ConnectError::Tls { uri: uri.to_owned(), reason: error.to_string() },
+            })?,
+        };
         let (requests, driver) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_AFTER)
@@ -116,6 +148,7 @@ impl Connection {
         TokioExecutor::new().execute(async move {
             if let Err(error) = driver.await {
                 tracing::debug!(%peer, %error, "connection to a shard-node ended");
+                end.send_replace(Some(End::of(&error)));
             }
         });
         Ok(Self {
@@ -125,7 +158,20 @@ impl Connection {
             serial,
             introduction: None,
             clock: Arc::default(),
+            ended,
         })
+    }
+
+    /// The better reason of a failure of the introduction, if it was that the node has ended the connection: a node that refuses this
+    /// process says why. Waits a moment for it.
+    pub async fn explain(&self, failure: ConnectError) -> ConnectError {
+        let ConnectError::Silent { uri, .. } = &failure else { return failure };
+        let mut ended = self.ended.clone();
+        let Ok(Ok(end)) = tokio::time::timeout(LAST_WORDS, ended.wait_for(Option::is_some)).await else {
+            return failure;
+        };
+        let (uri, Some(End { reason, is_refusal })) = (uri.clone(), end.clone()) else { return failure };
+        if is_refusal { ConnectError::Tls { uri, reason } } else { ConnectError::Silent { uri, status: reason } }
     }
 
     /// The connection after the caller was introduced.
@@ -173,6 +219,25 @@ impl Connection {
 
     pub fn serial(&self) -> u64 {
         self.serial
+    }
+}
+
+impl End {
+    fn of(error: &hyper::Error) -> Self {
+        let source = error.source();
+        if let Some(error) = source.and_then(|source| source.downcast_ref::<h2::Error>()) {
+            let is_refusal = error.is_remote() && error.reason() == Some(h2::Reason::INADEQUATE_SECURITY);
+            let text = error.to_string();
+            // The reason that the node gives is at the end, in the form of a byte string.
+            let said = text.split_once("(b\"").and_then(|(_, said)| said.strip_suffix("\")"));
+            let reason =
+                said.filter(|_| is_refusal).map_or_else(|| text.clone(), |said| format!("the node says: {said}"));
+            return Self { reason, is_refusal };
+        }
+        // rustls reports what it finds as invalid data.
+        let io = source.and_then(|source| source.downcast_ref::<std::io::Error>());
+        let is_refusal = io.is_some_and(|error| error.kind() == std::io::ErrorKind::InvalidData);
+        Self { reason: source.map_or_else(|| error.to_string(), ToString::to_string), is_refusal }
     }
 }
 

@@ -99,7 +99,13 @@ impl Host {
             // Without these, sqlx would read PGPORT and PGSSLMODE.
             Ok(parts) => {
                 let options = if parts.has_port { options } else { options.port(5432) };
-                if parts.has_ssl_mode { options } else { options.ssl_mode(PgSslMode::Prefer) }
+                let options = if parts.has_ssl_mode { options } else { options.ssl_mode(PgSslMode::Prefer) };
+                // libpq documents that a named authority makes `require` as strict as `verify-ca`, and `pg-session` does so.
+                if parts.names_authority && matches!(options.get_ssl_mode(), PgSslMode::Require) {
+                    options.ssl_mode(PgSslMode::VerifyCa)
+                } else {
+                    options
+                }
             }
             Err(_) => options,
         }
@@ -143,6 +149,7 @@ struct Parts<'u> {
     has_password: bool,
     has_port: bool,
     has_ssl_mode: bool,
+    names_authority: bool,
 }
 
 impl<'u> Parts<'u> {
@@ -177,6 +184,7 @@ impl<'u> Parts<'u> {
             has_password: !password.is_empty() || parameter(&["password"]),
             has_port: port || parameter(&["port"]),
             has_ssl_mode: parameter(&["sslmode", "ssl-mode"]),
+            names_authority: parameter(&["sslrootcert", "ssl-root-cert", "ssl-ca"]),
         })
     }
 
@@ -266,6 +274,18 @@ mod tests {
             assert_eq!(DatabaseUrl::new(bad), Err(InvalidUrl::Hosts(why)), "{bad}");
         }
         assert!(matches!(DatabaseUrl::new("postgres://ledger@db1:5432,db2:port/ledger"), Err(InvalidUrl::Form(_))));
+    }
+
+    #[test]
+    fn an_authority_makes_require_check_the_certificate() {
+        let mode = |parameters: &str| {
+            let url = format!("postgres://ledger@db/ledger?{parameters}");
+            DatabaseUrl::new(&url).unwrap().connect_options().get_ssl_mode()
+        };
+        assert!(matches!(mode("sslmode=require"), PgSslMode::Require));
+        assert!(matches!(mode("sslmode=require&sslrootcert=/ca.pem"), PgSslMode::VerifyCa));
+        assert!(matches!(mode("sslmode=verify-full&sslrootcert=/ca.pem"), PgSslMode::VerifyFull));
+        assert!(matches!(mode("application_name=x"), PgSslMode::Prefer));
     }
 
     #[test]

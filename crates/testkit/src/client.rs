@@ -3,19 +3,26 @@
 mod verdict;
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
+use certificates::files;
 use http::{HeaderMap, Method, Request, header};
 use http_body_util::{BodyExt, Full};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client as HttpClient, connect::HttpConnector},
     rt::TokioExecutor,
 };
 use serde_json::Value;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
 pub use verdict::Verdict;
 
@@ -30,7 +37,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Talks to any number of routers. Cloning is not needed: all methods take `&self`.
 #[derive(Debug)]
 pub struct Client {
-    http: HttpClient<HttpConnector, Full<Bytes>>,
+    http: HttpClient<HttpsConnector<HttpConnector>, Full<Bytes>>,
     routers: Vec<String>,
     next: AtomicUsize,
     request_timeout: Duration,
@@ -54,10 +61,33 @@ pub struct NoAnswer {
 }
 
 impl Client {
+    /// Trusts no authority.
     pub fn new(routers: Vec<String>) -> Self {
+        Self::build(routers, RootCertStore::empty())
+    }
+
+    /// A client that trusts the authorities in a file.
+    pub fn trusting(routers: Vec<String>, file: &Path) -> anyhow::Result<Self> {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(files::certificates(file, &files::read_file(file)?)?);
+        Ok(Self::build(routers, roots))
+    }
+
+    fn build(routers: Vec<String>, roots: RootCertStore) -> Self {
         let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
         connector.set_connect_timeout(Some(Duration::from_secs(1)));
         connector.set_nodelay(true);
+        let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("the provider has the versions of TLS that are the default")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector);
         let http = HttpClient::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             // A test wants to see what became of its one request.

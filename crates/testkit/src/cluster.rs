@@ -114,9 +114,15 @@ impl Cluster {
         self.data_dir.join("shard-map.toml")
     }
 
-    /// A client that knows all routers.
+    /// A client that knows all routers, and trusts the authority of a cluster with TLS.
     pub fn client(&self) -> Client {
-        Client::new(self.status.routers.iter().map(|router| router.url.clone()).collect())
+        let urls = || self.status.routers.iter().map(|router| router.url.clone()).collect();
+        Client::trusting(urls(), &self.tls_dir().join("ca.pem")).unwrap_or_else(|_| Client::new(urls()))
+    }
+
+    /// The folder of the certificates of a cluster with TLS.
+    pub fn tls_dir(&self) -> PathBuf {
+        self.data_dir.join("tls")
     }
 
     /// Which account ids live on which shard, by the present map file.

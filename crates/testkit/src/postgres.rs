@@ -248,6 +248,21 @@ impl Postgres {
         self.sql("postgres", "SELECT pg_reload_conf()").await
     }
 
+    /// From now on, the services' role may connect with TLS only, and the server shows this certificate.
+    pub async fn encrypts(&self, certificate: &Path, key: &Path) -> anyhow::Result<()> {
+        self.write("server.pem", &std::fs::read_to_string(certificate)?)?;
+        self.write("server.key", &std::fs::read_to_string(key)?)?;
+        let secret = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(self.data.join("server.key"), secret)?;
+        let rules = format!(
+            "hostssl all {ROLE} 127.0.0.1/32 trust\nhost all {ROLE} 127.0.0.1/32 reject\nhost all all 127.0.0.1/32 trust\n"
+        );
+        self.write("pg_hba.conf", &rules)?;
+        self.set("ssl_cert_file", "server.pem").await?;
+        self.set("ssl_key_file", "server.key").await?;
+        self.set("ssl", "on").await
+    }
+
     pub async fn reset(&self, setting: &str) -> anyhow::Result<()> {
         self.sql("postgres", &format!("ALTER SYSTEM RESET {setting}")).await?;
         self.sql("postgres", "SELECT pg_reload_conf()").await

@@ -1,14 +1,19 @@
 //! One HTTP/1.1 connection of the load generator: requests are copied together from prepared bytes, answers are read into a
 //! buffer that is used again. A request costs two system calls and no allocation.
 
+use std::sync::Arc;
+
 use anyhow::{Context, bail, ensure};
+use certificates::Stream;
 use http::{StatusCode, Uri};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-use crate::exit::Unreachable;
+use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
+
+use crate::{exit::Unreachable, trust};
 
 /// A router's address, taken apart once.
 #[derive(Debug, Clone)]
@@ -16,15 +21,18 @@ pub struct Address {
     authority: String,
     host: String,
     port: u16,
+    is_https: bool,
 }
 
 impl Address {
     pub fn parse(url: &str) -> anyhow::Result<Self> {
         let uri: Uri = url.parse().with_context(|| format!("{url:?} is no URL"))?;
         let authority = uri.authority().with_context(|| format!("{url:?} names no host"))?;
-        anyhow::ensure!(uri.scheme_str() == Some("http"), "{url:?}: routers speak plain HTTP");
-        let (host, port) = (authority.host().to_owned(), authority.port_u16().unwrap_or(80));
-        Ok(Self { authority: authority.to_string(), host, port })
+        let is_https = uri.scheme_str() == Some("https");
+        anyhow::ensure!(is_https || uri.scheme_str() == Some("http"), "{url:?}: routers speak HTTP and HTTPS");
+        let port = authority.port_u16().unwrap_or(if is_https { 443 } else { 80 });
+        let host = authority.host().trim_matches(['[', ']']).to_owned();
+        Ok(Self { authority: authority.to_string(), host, port, is_https })
     }
 }
 
@@ -38,7 +46,7 @@ pub struct Answer<'c> {
 }
 
 pub struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     /// What stands between the path and the length of the body.
     fields: Vec<u8>,
     output: Vec<u8>,
@@ -62,6 +70,13 @@ impl Connection {
         };
         let stream = TcpStream::connect((address.host.as_str(), address.port)).await.map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;
+        let stream = if address.is_https {
+            let name = ServerName::try_from(address.host.clone()).context("the router's host")?;
+            let connector = TlsConnector::from(Arc::new(trust::https()));
+            Stream::Tls(Box::new(connector.connect(name, stream).await.map_err(unreachable)?.into()))
+        } else {
+            Stream::Plain(stream)
+        };
         let fields =
             format!(" HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\ncontent-length: ", address.authority);
         Ok(Self {
@@ -185,7 +200,7 @@ mod tests {
         let address = Address::parse("http://127.0.0.1:8080").unwrap();
         assert_eq!((address.host.as_str(), address.port), ("127.0.0.1", 8080));
         assert_eq!(Address::parse("http://router").unwrap().port, 80);
-        for bad in ["", "127.0.0.1:8080", "https://router", "http://"] {
+        for bad in ["", "127.0.0.1:8080", "ftp://router", "http://"] {
             assert!(Address::parse(bad).is_err(), "{bad}");
         }
     }

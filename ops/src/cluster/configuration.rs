@@ -1,17 +1,24 @@
 //! The configuration files of nodes and routers, and the first shard map. Each file is written once; afterwards the
 //! operator edits it.
 
-use std::num::NonZero;
+use std::{
+    num::NonZero,
+    path::{Path, PathBuf},
+};
 
 use serde::Serialize;
 use shard_map::{ClusterId, Shard, ShardMap, SlotRange};
 
+use crate::authority::{self, AUTHORITY, Purpose};
 use crate::cluster::{
     description::{Description, RouterPlace, ShardPlace},
     durable_file::{self, Audience},
     layout::Layout,
     ports::NodePorts,
 };
+
+/// The folder of certificates in configurations, relative as the map's path is.
+const TLS_FROM_CONFIG: &str = "../tls";
 
 /// The map's path in a router's configuration. It is relative to the configuration's folder, so that the data folder
 /// can be moved.
@@ -22,17 +29,70 @@ struct NodeConfig<'a> {
     cluster: ClusterSection,
     shard: ShardSection<'a>,
     database: DatabaseSection,
-    rpc: ListenSection,
+    rpc: RpcSection,
     admin: ListenSection,
 }
 
 #[derive(Serialize)]
 struct RouterConfig {
     worker_threads: usize,
-    http: ListenSection,
+    http: HttpSection,
     admin: ListenSection,
     map: MapSection,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shards: Option<ShardsSection>,
     assets: AssetsSection,
+}
+
+#[derive(Serialize)]
+struct HttpSection {
+    listen: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<TlsSection>,
+}
+
+#[derive(Serialize)]
+struct RpcSection {
+    listen: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<TlsSection>,
+}
+
+#[derive(Serialize)]
+struct ShardsSection {
+    tls: TlsSection,
+}
+
+/// The certificate of one listener, or of calls.
+#[derive(Serialize)]
+struct TlsSection {
+    certificate: PathBuf,
+    key: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authority: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    callers: Vec<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    nodes: Vec<&'static str>,
+}
+
+impl TlsSection {
+    /// The certificate for this purpose in the cluster's own folder.
+    fn of(purpose: Purpose) -> Self {
+        let folder = Path::new(TLS_FROM_CONFIG);
+        let (callers, nodes) = match purpose {
+            Purpose::Node => (vec![authority::ROUTER, authority::NODE, authority::OPERATOR], vec![authority::NODE]),
+            Purpose::Router | Purpose::Operator => (Vec::new(), vec![authority::NODE]),
+            Purpose::Https => (Vec::new(), Vec::new()),
+        };
+        Self {
+            certificate: authority::certificate_of(folder, purpose.name()),
+            key: authority::key_of(folder, purpose.name()),
+            authority: (purpose != Purpose::Https).then(|| authority::certificate_of(folder, AUTHORITY)),
+            callers,
+            nodes,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -75,7 +135,7 @@ pub fn write(layout: &Layout, description: &Description) -> anyhow::Result<()> {
         Audience::Everyone,
     )?;
     for shard in &description.shards {
-        write_node(layout, description.cluster, shard)?;
+        write_node(layout, description, shard)?;
     }
     for router in &description.routers {
         let text = toml::to_string(&router_config(router, threads_of_a_router(description.routers.len())))?;
@@ -85,12 +145,12 @@ pub fn write(layout: &Layout, description: &Description) -> anyhow::Result<()> {
 }
 
 /// Writes the configurations of a shard's nodes, if they are missing.
-pub fn write_node(layout: &Layout, cluster: ClusterId, shard: &ShardPlace) -> anyhow::Result<()> {
+pub fn write_node(layout: &Layout, description: &Description, shard: &ShardPlace) -> anyhow::Result<()> {
     let ports = NodePorts { rpc: shard.rpc_port, admin: shard.admin_port };
-    let text = toml::to_string(&node_config(layout, cluster, shard, ports)?)?;
+    let text = toml::to_string(&node_config(layout, description, shard, ports)?)?;
     durable_file::create_once(&layout.config(&shard.node_name()), &text, Audience::Owner)?;
     if let Some(ports) = shard.second_node {
-        let text = toml::to_string(&node_config(layout, cluster, shard, ports)?)?;
+        let text = toml::to_string(&node_config(layout, description, shard, ports)?)?;
         durable_file::create_once(&layout.config(&shard.second_node_name()), &text, Audience::Owner)?;
     }
     Ok(())
@@ -98,15 +158,18 @@ pub fn write_node(layout: &Layout, cluster: ClusterId, shard: &ShardPlace) -> an
 
 fn node_config<'a>(
     layout: &Layout,
-    cluster: ClusterId,
+    description: &Description,
     shard: &'a ShardPlace,
     ports: NodePorts,
 ) -> anyhow::Result<NodeConfig<'a>> {
     Ok(NodeConfig {
-        cluster: ClusterSection { id: cluster },
+        cluster: ClusterSection { id: description.cluster },
         shard: ShardSection { id: &shard.id },
         database: DatabaseSection { url: shard.node_dsn(layout)? },
-        rpc: loopback(ports.rpc),
+        rpc: RpcSection {
+            listen: loopback(ports.rpc).listen,
+            tls: description.has_tls().then(|| TlsSection::of(Purpose::Node)),
+        },
         admin: loopback(ports.admin),
     })
 }
@@ -114,9 +177,13 @@ fn node_config<'a>(
 fn router_config(router: &RouterPlace, worker_threads: usize) -> RouterConfig {
     RouterConfig {
         worker_threads,
-        http: loopback(router.http_port),
+        http: HttpSection {
+            listen: loopback(router.http_port).listen,
+            tls: router.https.then(|| TlsSection::of(Purpose::Https)),
+        },
         admin: loopback(router.admin_port),
         map: MapSection { path: MAP_FROM_CONFIG },
+        shards: router.https.then(|| ShardsSection { tls: TlsSection::of(Purpose::Router) }),
         assets: AssetsSection { btc: 8 },
     }
 }
@@ -176,8 +243,10 @@ mod tests {
         let layout = Layout::create(folder.path()).unwrap();
         let shard = &shards(1)[0];
         let ports = NodePorts { rpc: 1, admin: 2 };
+        let mut description = Description::for_tests(&layout);
+        description.use_tls();
         durable_file::replace(&layout.password("s0", "shardledger"), "hush", Audience::Owner).unwrap();
-        let text = toml::to_string(&node_config(&layout, ClusterId::generate(), shard, ports).unwrap()).unwrap();
+        let text = toml::to_string(&node_config(&layout, &description, shard, ports).unwrap()).unwrap();
         assert!(text.contains("postgres://shardledger:hush@127.0.0.1:1/shardledger"), "{text}");
         assert!(!first_shard_map(ClusterId::generate(), &shards(1)).unwrap().contains("hush"));
     }

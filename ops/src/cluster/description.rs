@@ -63,6 +63,9 @@ pub struct RouterPlace {
     pub name: String,
     pub http_port: u16,
     pub admin_port: u16,
+    /// Whether it takes HTTPS. In such a cluster, nodes are called with mutual TLS.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub https: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,6 +154,7 @@ impl Description {
             name: format!("router-{i}"),
             http_port: port.http,
             admin_port: port.admin,
+            https: false,
         });
         let shards = (0_u16..).zip(&ports.shards).map(|(number, port)| ShardPlace {
             id: format!("s{number}"),
@@ -251,6 +255,16 @@ impl Description {
         }
     }
 
+    /// Whether the cluster was made with `up --tls`.
+    pub fn has_tls(&self) -> bool {
+        self.routers.iter().any(|router| router.https)
+    }
+
+    /// Makes a new cluster one with TLS.
+    pub fn use_tls(&mut self) {
+        self.routers.iter_mut().for_each(|router| router.https = true);
+    }
+
     /// Gives each shard a second server on one of the ports.
     pub fn add_standbys(&mut self, mode: Replication, ports: &[u16]) {
         for (shard, port) in self.shards.iter_mut().zip(ports) {
@@ -305,7 +319,7 @@ impl Description {
 
 impl RouterPlace {
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.http_port)
+        format!("{}://127.0.0.1:{}", if self.https { "https" } else { "http" }, self.http_port)
     }
 
     pub fn admin_url(&self) -> String {

@@ -44,7 +44,7 @@ pub fn prepare_shard(layout: &Layout, id: &str, number: u16) -> anyhow::Result<S
     );
     description.shards.push(shard.clone());
     database::ensure_passwords(layout, &shard)?;
-    configuration::write_node(layout, description.cluster, &shard)?;
+    configuration::write_node(layout, &description, &shard)?;
     shard.system_identifier = Some(database::ensure_database(layout, &description, &shard)?.system_identifier);
     Ok(shard)
 }

@@ -10,8 +10,8 @@ use anyhow::{Context, ensure};
 
 /// Everything that a cluster may put into its data folder. `up` refuses a folder with anything else, and `down
 /// --wipe` removes nothing else. `cluster.json` is removed last, so that an interrupted removal can be resumed.
-const ENTRIES: [&str; 9] =
-    ["shard-map.toml", "keys.toml", "config", "log", "pg", "postgresql", "run", "secrets", "cluster.json"];
+const ENTRIES: [&str; 10] =
+    ["shard-map.toml", "keys.toml", "config", "log", "pg", "postgresql", "run", "secrets", "tls", "cluster.json"];
 
 /// The data folder of one cluster, by absolute path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +72,11 @@ impl Layout {
     /// The password of a database role.
     pub fn password(&self, shard: &str, role: &str) -> PathBuf {
         self.root.join("secrets").join(format!("{shard}.{role}.password"))
+    }
+
+    /// The authority of the cluster and its certificates, in a cluster with TLS.
+    pub fn tls(&self) -> PathBuf {
+        self.root.join("tls")
     }
 
     /// Locked by a running `up` or `down`.

@@ -5,6 +5,7 @@ use std::{path::PathBuf, thread};
 use anyhow::{Context, anyhow, bail, ensure};
 
 use crate::{
+    authority::{self, AUTHORITY_DAYS, Authority, CERTIFICATE_DAYS, LOCAL_HOSTS, Purpose},
     cluster::{
         configuration,
         description::{Description, Found, PostgresPlace, Replication},
@@ -25,6 +26,8 @@ use crate::{
 /// The default number of shards of a new cluster.
 const SHARDS: u16 = 4;
 const ROUTERS: u16 = 2;
+/// `up` renews certificates that expire within this many days.
+const RENEW_DAYS: i64 = 30;
 
 /// The requested properties of the cluster. `None` keeps the present value, or selects the default for a new cluster.
 #[derive(Debug)]
@@ -35,6 +38,8 @@ pub struct Request {
     pub nodes: Option<u16>,
     pub port_base: Option<u16>,
     pub standby: Option<Replication>,
+    /// HTTPS and mutual TLS.
+    pub tls: bool,
     pub bin_dir: PathBuf,
     pub pg_bin: Option<PathBuf>,
     pub pg_source: Source,
@@ -54,6 +59,9 @@ pub fn prepare(layout: &Layout, request: &Request) -> anyhow::Result<Description
     }
     for shard in &description.shards {
         database::ensure_passwords(layout, shard)?;
+    }
+    if description.has_tls() {
+        ensure_certificates(layout)?;
     }
     configuration::write(layout, &description)?;
     // Save before creating the databases, so that `down --wipe` knows what to remove if that fails.
@@ -88,7 +96,28 @@ fn new(layout: &Layout, request: &Request) -> anyhow::Result<Description> {
     if let Some(mode) = request.standby {
         description.add_standbys(mode, &ports.standbys);
     }
+    if request.tls {
+        description.use_tls();
+    }
     Ok(description)
+}
+
+/// Makes the authority and the certificates that are missing, and renews those that expire soon.
+fn ensure_certificates(layout: &Layout) -> anyhow::Result<()> {
+    let folder = layout.tls();
+    if !Authority::exists(&folder) {
+        Authority::create(&folder, AUTHORITY_DAYS)?;
+    }
+    let hosts = LOCAL_HOSTS.map(str::to_owned);
+    for purpose in Purpose::ALL {
+        let name = purpose.name();
+        let is_good = authority::certificate_of(&folder, name).exists()
+            && authority::describe(&folder, name)?.expires_in_days >= RENEW_DAYS;
+        if !is_good {
+            Authority::open(&folder)?.issue(name, &purpose.subject(&hosts), CERTIFICATE_DAYS)?;
+        }
+    }
+    Ok(())
 }
 
 /// Databases without `cluster.json` belong to a cluster that lost the file. A new cluster must not be created over
@@ -117,6 +146,7 @@ fn returning(layout: &Layout, found: Found, request: &Request) -> anyhow::Result
     let refused = || format!("the cluster in {} is there", layout.root().display());
     description.refuse_other_size(request).with_context(refused)?;
     description.refuse_other_standbys(request).with_context(refused)?;
+    description.refuse_other_tls(request).with_context(refused)?;
     relocation::find_databases(layout, &mut description)?;
     if let Place::Copied { of } = &place {
         relocation::check_copy(layout, &description, of)?;
@@ -165,6 +195,7 @@ impl Description {
     pub fn refuse_changes(&self, request: &Request) -> anyhow::Result<()> {
         self.refuse_other_size(request)?;
         self.refuse_other_standbys(request)?;
+        self.refuse_other_tls(request)?;
         self.refuse_other_ports(request)
     }
 
@@ -177,6 +208,14 @@ impl Description {
             ),
             _ => Ok(()),
         }
+    }
+
+    fn refuse_other_tls(&self, request: &Request) -> anyhow::Result<()> {
+        ensure!(
+            !request.tls || self.has_tls(),
+            "it was created without TLS: use another --data-dir, or make certificates with `shardctl tls init` and name them in the configurations"
+        );
+        Ok(())
     }
 
     fn refuse_other_size(&self, request: &Request) -> anyhow::Result<()> {

@@ -22,7 +22,7 @@ use crate::{
         process::ProcessTable,
     },
     http_client::HttpClient,
-    output,
+    output, trust,
 };
 
 /// A process that has not answered by then is not ready.
@@ -349,7 +349,7 @@ async fn standby_state(
 
 async fn node_word(url: String) -> anyhow::Result<StatusResponse> {
     let endpoint = Endpoint::from_shared(url)?.connect_timeout(PATIENCE).timeout(PATIENCE);
-    let mut node = ShardNodeClient::new(endpoint.connect().await?);
+    let mut node = ShardNodeClient::new(trust::connect(endpoint).await.map_err(anyhow::Error::msg)?);
     Ok(node.status(StatusRequest {}).await?.into_inner())
 }
 

@@ -113,13 +113,13 @@ impl Routers {
     }
 }
 
-/// Parses a router's address. Routers speak plain HTTP; TLS ends in front of them.
+/// Parses a router's address.
 fn router_url(text: &str) -> Result<String, String> {
     let uri: http::Uri = text.parse().map_err(|error: http::uri::InvalidUri| error.to_string())?;
-    if uri.scheme_str() == Some("http") && uri.host().is_some() {
+    if matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() {
         Ok(text.to_owned())
     } else {
-        Err("a router's address is http://HOST:PORT".to_owned())
+        Err("a router's address is https://HOST:PORT or http://HOST:PORT".to_owned())
     }
 }
 
@@ -130,7 +130,8 @@ mod tests {
     #[test]
     fn an_address_is_a_url_with_a_host() {
         assert_eq!(router_url("http://127.0.0.1:8080").as_deref(), Ok("http://127.0.0.1:8080"));
-        for wrong in ["", "nonsense", "127.0.0.1:8080", "https://ledger:8080", "http://", "/v1"] {
+        assert!(router_url("https://ledger:8443").is_ok());
+        for wrong in ["", "nonsense", "127.0.0.1:8080", "ftp://ledger:8080", "http://", "https://", "/v1"] {
             assert!(router_url(wrong).is_err(), "{wrong}");
         }
     }

@@ -9,6 +9,7 @@ use clap::value_parser;
 
 use super::Context;
 use crate::{
+    authority::{self, AUTHORITY},
     cluster::{
         Description, Layout,
         description::{Found, Replication},
@@ -45,6 +46,9 @@ pub struct Args {
     /// loses nothing. `async`: a failover may lose the last commits
     #[arg(long, value_enum, value_name = "MODE")]
     standby: Option<Replication>,
+    /// Make a new cluster with HTTPS at the routers and mutual TLS between routers, nodes and shardctl; the authority is in DATA_DIR/tls
+    #[arg(long)]
+    tls: bool,
     /// Folder of `router` and `shard-node` [default: that of shardctl itself]
     #[arg(long, value_name = "DIR")]
     bin_dir: Option<PathBuf>,
@@ -125,6 +129,7 @@ impl Args {
             nodes: self.nodes,
             port_base: self.port_base,
             standby: self.standby,
+            tls: self.tls,
             bin_dir,
             pg_bin: self.postgres.pg_bin,
             pg_source: self.postgres.pg_source,
@@ -181,12 +186,15 @@ fn announce(status: &ClusterStatus, context: &Context) -> anyhow::Result<()> {
     if context.json {
         return output::json(status);
     }
+    let authority = authority::certificate_of(&status.data_dir.join("tls"), AUTHORITY);
+    let is_https = status.routers.first().is_some_and(|router| router.url.starts_with("https:"));
+    let trust = if is_https { format!(" --cacert {}", authority.display()) } else { String::new() };
     let url = status.routers.first().map(|router| router.url.as_str()).unwrap_or_default();
     output::data(&format!(
         "Shardledger is up: {}, {}, data in {}\n\
          {}\n\n\
          Send it the first request:\n  \
-         curl -i {url}/v1/accounts -H 'content-type: application/json' \\\n       \
+         curl -i{trust} {url}/v1/accounts -H 'content-type: application/json' \\\n       \
          -d '{{\"id\": \"world\", \"asset\": \"USD\", \"overdraft\": \"unlimited\"}}'",
         output::count(status.shards.len(), "shard"),
         output::count(status.routers.len(), "router"),

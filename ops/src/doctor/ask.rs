@@ -16,7 +16,7 @@ use super::{
     finding::Verdict,
     seen::{Listed, MapSource, NodeAnswer, NodeSeen, Override, Ownership, RouterAnswer, RouterSeen, Seen, SlotState},
 };
-use crate::http_client::{HttpClient, with_causes};
+use crate::{http_client::HttpClient, trust};
 
 /// Many times what a working node needs to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -107,7 +107,7 @@ async fn examine(map: &ShardMap, shard: &Shard, url: &str) -> Result<NodeAnswer,
 async fn connect(url: &str) -> Result<Node, String> {
     let endpoint =
         Endpoint::from_shared(url.to_owned()).map_err(|error| error.to_string())?.connect_timeout(PATIENCE);
-    let channel = endpoint.connect().await.map_err(|error| with_causes(&error))?;
+    let channel = trust::connect(endpoint).await?;
     Ok(ShardNodeClient::new(channel).max_decoding_message_size(wire::MAX_MESSAGE_BYTES))
 }
 
@@ -143,7 +143,7 @@ async fn ownership(node: &mut Node) -> Result<Ownership, String> {
 }
 
 fn said(status: tonic::Status) -> String {
-    status.message().to_owned()
+    trust::said(&status)
 }
 
 fn fact(fact: wire::Fact) -> (Verdict, Disagreement) {

@@ -10,7 +10,7 @@ use tonic::transport::{Channel, Endpoint};
 use uuid::Uuid;
 use wire::{shard_node_client::ShardNodeClient, slot_moves_client::SlotMovesClient};
 
-use crate::exit::Unreachable;
+use crate::{exit::Unreachable, trust};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Counting the accounts of a large shard takes some seconds.
@@ -294,11 +294,8 @@ fn list_request() -> tonic::Request<wire::ListMovesRequest> {
 /// Connects to a node.
 pub async fn connect(url: &str) -> anyhow::Result<Channel> {
     let endpoint = Endpoint::from_shared(url.to_owned())?.connect_timeout(CONNECT_TIMEOUT).timeout(ANSWER_TIMEOUT);
-    let unreachable = |error: tonic::transport::Error| Unreachable {
-        what: format!("the node {url}"),
-        reason: crate::http_client::with_causes(&error),
-    };
-    Ok(endpoint.connect().await.map_err(unreachable)?)
+    let unreachable = |reason| Unreachable { what: format!("the node {url}"), reason };
+    Ok(trust::connect(endpoint).await.map_err(unreachable)?)
 }
 
 /// What a node answered instead.
@@ -307,6 +304,6 @@ fn said(shard: &str, status: &tonic::Status) -> anyhow::Error {
         tonic::Code::FailedPrecondition | tonic::Code::InvalidArgument | tonic::Code::Aborted => {
             anyhow!("shard {shard}: {}", status.message())
         }
-        _ => Unreachable { what: format!("shard {shard}"), reason: status.message().to_owned() }.into(),
+        _ => Unreachable { what: format!("shard {shard}"), reason: trust::said(status) }.into(),
     }
 }

@@ -4,13 +4,13 @@
 //! The body says at how many shards reads and writes work.
 
 use axum::{extract::State, response::Response};
+use certificates::CertificateStatus;
 use http::StatusCode;
 use serde::Serialize;
 use telemetry::clock::{self, format_rfc3339};
 
 use super::{Admin, Phase, shard_map::MapView, shards::ShardView};
 use crate::{
-    certificates::{CertificateStatus, Certificates},
     http::{Parameters, json, problem::Problem},
     keyring::{Keyring, KeyringStatus},
 };
@@ -32,6 +32,8 @@ struct Details {
     keys: Option<KeysView>,
     /// `null`: the public listener takes plain HTTP.
     tls: Option<CertificateView>,
+    /// `null`: nodes are called without TLS.
+    node_tls: Option<CertificateView>,
     /// Shards that are unreachable or say that they do not serve.
     degraded: Vec<ShardView>,
 }
@@ -66,8 +68,8 @@ struct CertificateView {
 }
 
 impl CertificateView {
-    fn new(certificates: &Certificates) -> Self {
-        let CertificateStatus { certificate, loaded_at_us, expires_at_s, refusal } = certificates.status();
+    fn new(status: CertificateStatus) -> Self {
+        let CertificateStatus { certificate, loaded_at_us, expires_at_s, refusal } = status;
         Self {
             certificate: certificate.display().to_string(),
             loaded_at: format_rfc3339(loaded_at_us),
@@ -93,7 +95,8 @@ pub async fn ready(State(admin): State<Admin>, mut parameters: Parameters) -> Re
         true => Some(Details {
             shard_map: MapView::new(admin.router.routing()),
             keys: admin.keyring.as_ref().map(KeysView::new),
-            tls: admin.certificates.as_ref().map(CertificateView::new),
+            tls: admin.certificates.as_ref().map(|it| CertificateView::new(it.status())),
+            node_tls: admin.node_tls.as_ref().map(|it| CertificateView::new(it.status())),
             degraded: admin
                 .router
                 .shard_status()

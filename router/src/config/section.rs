@@ -1,7 +1,12 @@
 //! The sections of the configuration file and their defaults.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use certificates::{CertificateError, Mutual, MutualFiles, TlsConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -41,16 +46,6 @@ pub struct HttpConfig {
     /// With it, the listener takes HTTPS only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsConfig>,
-}
-
-/// The files of the public listener's certificate, in PEM: absolute, or relative to the configuration file's folder.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TlsConfig {
-    /// The certificate, and after it those between it and the authority that clients trust.
-    pub certificate: PathBuf,
-    /// The private key of the certificate.
-    pub key: PathBuf,
 }
 
 /// The listener for operators; loopback unless there is a reason.
@@ -97,6 +92,42 @@ pub struct ShardsConfig {
     pub breaker_failures: u32,
     /// How long that lasts before a single probe.
     pub breaker_open_ms: u64,
+    /// With it, nodes are called with mutual TLS only, whatever the shard map says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<NodeTlsConfig>,
+}
+
+/// How this router and nodes know each other. The files are PEM: absolute, or relative to the configuration file's folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NodeTlsConfig {
+    /// The certificate with which this router calls nodes, and after it those between it and the authority that nodes trust.
+    pub certificate: PathBuf,
+    /// The private key of the certificate.
+    pub key: PathBuf,
+    /// The authorities of nodes' certificates.
+    pub authority: PathBuf,
+    /// Names of which a node's certificate must have one, besides the host in its address. Empty: the host is enough.
+    #[serde(default)]
+    pub nodes: Vec<String>,
+}
+
+impl NodeTlsConfig {
+    /// Relative paths begin at `folder` from now on.
+    pub fn begin_at(&mut self, folder: &Path) {
+        for path in [&mut self.certificate, &mut self.key, &mut self.authority] {
+            *path = folder.join(&path);
+        }
+    }
+
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// A file cannot be read, is not PEM, or the key is not the key of the certificate.
+    pub fn open(&self) -> Result<Mutual, CertificateError> {
+        let Self { certificate, key, authority, nodes } = self.clone();
+        Mutual::open(&MutualFiles { certificate, key, authority }, Vec::new(), nodes)
+    }
 }
 
 /// Recovery of cross-shard transfers that no router drives.
@@ -156,6 +187,7 @@ impl Default for ShardsConfig {
             connect_timeout_ms: milliseconds(core.connect_timeout),
             breaker_failures: core.breaker_failures,
             breaker_open_ms: milliseconds(core.breaker_open),
+            tls: None,
         }
     }
 }

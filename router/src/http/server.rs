@@ -11,6 +11,7 @@ use std::{io::Write, pin::pin, sync::Arc, time::Duration};
 
 use axum::body::{Body, HttpBody};
 use http_body_util::BodyExt;
+use certificates::Certificates;
 use hyper::{Request, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -37,7 +38,6 @@ use super::{
     path,
     problem::{Code, Problem},
 };
-use crate::certificates::Certificates;
 
 /// Bounds of one listener.
 #[derive(Debug, Clone, Copy)]

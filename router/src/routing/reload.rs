@@ -10,6 +10,7 @@ use std::{
     sync::{Arc, MutexGuard},
 };
 
+use file_watch::Look;
 use shard_map::{MapError, ShardMap, SlotRange};
 use telemetry::Tasks;
 
@@ -18,7 +19,6 @@ use super::{
     metrics::{self, Outcome},
     status::MapRefusal,
 };
-use crate::file_watch::{self, Look};
 
 /// Far above the size of a map of 4096 shards with scattered slots, and small enough to keep in memory.
 pub const MAX_MAP_BYTES: u64 = 8 * 1024 * 1024;

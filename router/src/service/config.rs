@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use certificates::Mutual;
 use identity::AssetScales;
 
 /// Bounds and times of everything between the edge and the shards.
@@ -21,6 +22,8 @@ pub struct CoreConfig {
     /// Operations in one Execute call.
     pub max_batch_operations: usize,
     pub connect_timeout: Duration,
+    /// The certificate with which this router calls nodes; `None`: without TLS.
+    pub tls: Option<Mutual>,
     /// Connection-class failures in a row that open a shard's breaker.
     pub breaker_failures: u32,
     /// How long it stays open before a single probe.
@@ -43,6 +46,7 @@ impl Default for CoreConfig {
             rpcs_in_flight: 2,
             max_batch_operations: 8_192,
             connect_timeout: Duration::from_millis(1_000),
+            tls: None,
             breaker_failures: 3,
             breaker_open: Duration::from_millis(500),
             saga_poll_interval: Duration::from_millis(1_000),

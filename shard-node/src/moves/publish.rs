@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use certificates::Mutual;
 use node_client::Connection;
 use shard_map::{Shard, ShardMap, SlotRange, merge_slots};
 use tokio::time::Instant;
@@ -47,8 +48,11 @@ impl Moves {
             let version = i64::try_from(map.version).unwrap_or(i64::MAX);
             durable(DurableStep::PublishMap, store::read::offer_shard_map(&self.0.reads, &text, version)).await?;
             self.0.gate.saw_map_version(version);
-            let others =
-                map.shards.iter().filter(|shard| shard.id != own).map(|shard| offer(shard, &map, &own, &text));
+            let others = map
+                .shards
+                .iter()
+                .filter(|shard| shard.id != own)
+                .map(|shard| offer(shard, &map, &own, &text, self.0.tls.as_ref()));
             futures_util::future::join_all(others).await;
         }
         Err(MoveError::Refused("the shards do not agree on a new map; trying again".to_owned()))
@@ -59,18 +63,20 @@ impl Moves {
         let mut maps = vec![self.map().await?];
         let map = maps[0].clone();
         let others = map.shards.iter().filter(|shard| shard.id != own);
-        let asked = futures_util::future::join_all(others.map(|shard| known_map(shard, &map, own))).await;
+        let asked =
+            futures_util::future::join_all(others.map(|shard| known_map(shard, &map, own, self.0.tls.as_ref())))
+                .await;
         maps.extend(asked.into_iter().flatten());
         Ok(maps)
     }
 }
 
 /// The newest map that a shard knows; `None` if it does not answer.
-async fn known_map(shard: &Shard, map: &ShardMap, caller: &str) -> Option<ShardMap> {
+async fn known_map(shard: &Shard, map: &ShardMap, caller: &str, tls: Option<&Mutual>) -> Option<ShardMap> {
     let ask = |connection: Connection| async move {
         connection.client().get_ownership(wire::GetOwnershipRequest::default()).await
     };
-    let answer = peers::client(shard, map, caller).call(Instant::now() + PATIENCE, ask).await.ok()?;
+    let answer = peers::client(shard, map, caller, tls).call(Instant::now() + PATIENCE, ask).await.ok()?;
     ShardMap::parse(&answer.shard_map).ok()
 }
 
@@ -79,12 +85,12 @@ fn has(map: &ShardMap, shard: &str, slots: &[SlotRange]) -> bool {
     slots.iter().copied().flat_map(SlotRange::slots).all(|slot| map.owner_id(slot) == shard)
 }
 
-async fn offer(shard: &Shard, map: &ShardMap, caller: &str, text: &str) {
+async fn offer(shard: &Shard, map: &ShardMap, caller: &str, text: &str, tls: Option<&Mutual>) {
     let ask = |connection: Connection| async move {
         let request = wire::OfferShardMapRequest { shard_map: text.to_owned() };
         connection.client().offer_shard_map(request).await
     };
-    if let Err(error) = peers::client(shard, map, caller).call(Instant::now() + PATIENCE, ask).await {
+    if let Err(error) = peers::client(shard, map, caller, tls).call(Instant::now() + PATIENCE, ask).await {
         tracing::warn!(shard = shard.id, %error, "a shard did not take the new map");
     }
 }

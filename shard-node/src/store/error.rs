@@ -80,8 +80,13 @@ impl StoreError {
                 | sqlx::Error::ColumnDecode { .. }
                 | sqlx::Error::ColumnNotFound(_)
                 | sqlx::Error::Encode(_)
-                | sqlx::Error::TypeNotFound { .. },
+                | sqlx::Error::TypeNotFound { .. }
+                | sqlx::Error::Tls(_),
             ) => Remedy::Report,
+            // The server's certificate is refused: rustls reports what it finds as invalid data.
+            Self::Database(sqlx::Error::Io(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
+                Remedy::Report
+            }
             Self::Database(_) => Remedy::Reconnect,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{bail, ensure};
 use serde_json::json;
 use shard_map::{Shard, ShardMap};
 use tokio::time::Instant;
@@ -14,6 +14,7 @@ use crate::{
     commands::{self, Context, slot_move},
     output, progress,
     resharding::nodes::Nodes,
+    trust,
 };
 
 /// A database is made, and a node started and initialised, within this time.
@@ -130,8 +131,8 @@ async fn publish(
 
 /// The node must be reachable, in front of an empty database or of this very shard, and must find nothing wrong.
 async fn preflight(map: &ShardMap, id: &str, number: u16, url: &str) -> anyhow::Result<()> {
-    let channel = Endpoint::from_shared(url.to_owned())?.connect_timeout(CONNECT_TIMEOUT).connect().await;
-    let channel = channel.with_context(|| format!("cannot reach the node {url}"))?;
+    let channel = trust::connect(Endpoint::from_shared(url.to_owned())?.connect_timeout(CONNECT_TIMEOUT)).await;
+    let channel = channel.map_err(|reason| anyhow::anyhow!("cannot reach the node {url}: {reason}"))?;
     let mut node = ShardNodeClient::new(channel);
     let request = wire::IdentifyRequest::expecting(map.cluster, id, number, "shardctl shard add");
     let answer = node.identify(request).await.map_err(|status| anyhow::anyhow!("{url}: {}", status.message()))?;
@@ -163,7 +164,8 @@ async fn wait_until_it_serves(id: &str, urls: &[String], is_local: bool) -> anyh
     loop {
         for url in urls {
             let asked = async {
-                let channel = Endpoint::from_shared(url.clone())?.connect_timeout(CONNECT_TIMEOUT).connect().await?;
+                let endpoint = Endpoint::from_shared(url.clone())?.connect_timeout(CONNECT_TIMEOUT);
+                let channel = trust::connect(endpoint).await.map_err(anyhow::Error::msg)?;
                 let status = ShardNodeClient::new(channel).status(wire::StatusRequest {}).await?;
                 anyhow::Ok(status.into_inner())
             };

@@ -18,7 +18,7 @@ use super::{
     tests::{PATIENCE, Server, limits, read_to_end},
     *,
 };
-use crate::config::TlsConfig;
+use certificates::TlsConfig;
 
 /// A folder with a certificate and its key.
 struct Files {

@@ -28,7 +28,7 @@ impl Driver {
         // The client remembers which of the nodes has failed, and tries it last.
         let client = match self.peer.take() {
             Some((nodes, client)) if nodes == peer.nodes => client,
-            _ => peers::client(peer, &map, own),
+            _ => peers::client(peer, &map, own, self.moves.0.tls.as_ref()),
         };
         let connected = client.connection(Instant::now() + CONNECT_WITHIN).await;
         self.peer = Some((peer.nodes.clone(), client));

@@ -1,4 +1,4 @@
-//! When to look at a file that a router reads while it runs: the shard map, the keys.
+//! When to look at a file that a program reads while it runs: the shard map, the keys, certificates.
 //!
 //! The folder is watched and not the file: editors and `mv` put another file in its place, and in a ConfigMap the file is a
 //! link through `..data`, which is swapped. An event only says that the file may have changed; its text decides. Some file
@@ -31,6 +31,9 @@ pub enum Look {
 }
 
 /// Calls `look` whenever the file may have changed and at each SIGHUP, until `tasks` end. `what` names the file in the log.
+///
+/// # Errors
+/// The process cannot receive SIGHUP.
 pub fn follow<F>(
     what: &'static str,
     file: Option<&Path>,
