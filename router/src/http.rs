@@ -10,6 +10,7 @@ mod admission;
 mod balances;
 mod body;
 mod context;
+mod effect;
 mod failure;
 mod found;
 mod holds;

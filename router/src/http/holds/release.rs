@@ -10,7 +10,7 @@ use crate::{
         access::Access,
         body::Sent,
         context::RequestDeadline,
-        found,
+        effect, found,
         openapi::values,
         parse,
         path::IdPath,
@@ -19,6 +19,7 @@ use crate::{
         view::{self, hold::HoldView},
     },
     service::{FoundHold, ReleaseReply},
+    trace,
 };
 
 /// Release a hold: what remains of it is available again.
@@ -50,9 +51,14 @@ pub async fn release(
     let found = to_act_on(&edge, &access, id, debit.as_ref(), None, deadline).await?;
     access.check_release(id, &found)?;
     let key = found.key;
+    trace::names_hold(id);
     let marked = |problem: Problem| problem.with_hold(id.0);
     let reply = edge
-        .detached_call("release", deadline, |router| async move { router.release_hold(key, deadline.0).await })
+        .detached_call("release", deadline, |router| async move {
+            let reply = router.release_hold(key, deadline.0).await;
+            effect::release(&reply);
+            reply
+        })
         .await
         .map_err(marked)?;
     match reply {
