@@ -89,10 +89,14 @@ fn describe_money() {
          its credit account."
     );
     describe_gauge!(SAGAS_OPEN, "Cross-shard transfers of this shard's debit accounts that have not ended.");
-    describe_gauge!(OLDEST_SAGA_SECONDS, Unit::Seconds, "Age of the oldest of these transfers; 0 without any.");
+    describe_gauge!(
+        OLDEST_SAGA_SECONDS,
+        Unit::Seconds,
+        "Age of the oldest cross-shard transfer of this shard's debit accounts that has not ended; 0 without any."
+    );
     describe_gauge!(
         IN_TRANSIT,
-        "What these transfers have reserved, by asset, in minor units: it has left the debit accounts and is not settled."
+        "What cross-shard transfers under way have reserved, by asset, in minor units: it has left the debit accounts and is not settled."
     );
     describe_gauge!(
         HOLDS_OVERDUE,
@@ -101,7 +105,7 @@ fn describe_money() {
     describe_gauge!(
         OLDEST_OVERDUE_HOLD_SECONDS,
         Unit::Seconds,
-        "How long ago the oldest of these holds should have expired; 0 without any."
+        "How long ago the oldest overdue hold should have expired; 0 without any."
     );
     describe_counter!(HOLDS_EXPIRED, "Holds that the node expired because their time was over.");
     describe_gauge!(
