@@ -16,10 +16,10 @@ TEST_SHARDCTL := $(TARGET)/debug/shardctl
 CLIPPY        := cargo clippy --workspace --all-targets -- -D warnings
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test test-unit test-cluster model simulate broken-rules chaos chaos-selftest chaos-reshard chaos-sagas lint configuration openapi bench bench-long soak reshard-demo release clean
+.PHONY: help up down status test test-unit test-cluster model simulate broken-rules chaos chaos-selftest chaos-reshard chaos-sagas lint configuration openapi metrics-reference bench bench-long soak reshard-demo release clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: release ## Start a cluster of 4 shards and 2 routers (DATA_DIR=…, SHARDS=…)
 	@$(SHARDCTL) up --data-dir $(DATA_DIR) $(UP_FLAGS)
@@ -38,6 +38,7 @@ test: lint ## Run the lints, 20,000 simulated clusters and every test
 	cargo build --workspace --bins
 	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir $(TARGET)/test-postgresql postgres ensure); \
 	export SHARDLEDGER_PG_BIN="$$pg_bin"; \
+	SHARDLEDGER_PROMETHEUS_BIN="$$(tests/prometheus.sh $(TARGET)/test-prometheus)" || true; export SHARDLEDGER_PROMETHEUS_BIN; \
 	if cargo nextest --version >/dev/null 2>&1; then \
 	    echo 'cargo nextest run --workspace'; cargo nextest run --workspace; \
 	else \
@@ -113,6 +114,11 @@ configuration: ## Renew docs/operations/configuration.md, the reference of the c
 	@cargo build -p router -p shard-node
 	@{ $(TARGET)/debug/router --print-config-reference && echo && $(TARGET)/debug/shard-node --print-config-reference; } > $(TARGET)/configuration.md
 	@mv $(TARGET)/configuration.md docs/operations/configuration.md
+
+metrics-reference: ## Renew the tables of docs/operations/metrics.md from a live cluster
+	cargo build --workspace --bins
+	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir $(TARGET)/test-postgresql postgres ensure); \
+	RENEW=1 SHARDLEDGER_PG_BIN="$$pg_bin" cargo test -p integration-tests --test it -- metrics::reference::
 
 openapi: ## Renew docs/openapi.json, the committed copy of the API's description
 	cargo build -p router

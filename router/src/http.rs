@@ -11,6 +11,7 @@ mod balances;
 mod body;
 mod context;
 mod csv_table;
+mod effect;
 mod failure;
 mod found;
 mod history;

@@ -110,7 +110,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let signal = shutdown::signal()?;
 
     let build = build_info!();
-    let recorder = metrics::install(&build, &operators)?;
+    let measured = metrics::install(&build, &[], &operators)?;
     http::metrics::describe();
     server::descriptors::raise_limit(config.http.max_connections);
 
@@ -138,10 +138,13 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         differing.join("; ")
     );
 
+    let observed = router.clone();
+    measured.observe(move || observed.set_gauges());
+
     let public = bind(config.http.listen, "http.listen")?;
     let private = bind(config.admin.listen, "admin.listen")?;
     let clients = Connections::new(config.http.max_connections);
-    let plain = telemetry::admin::routes(build, recorder);
+    let plain = telemetry::admin::routes(build, measured);
     let admin = Admin::new(
         router.clone(),
         keyring.clone(),

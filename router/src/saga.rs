@@ -19,7 +19,7 @@ pub use self::{
     coordinator::{Patience, finish},
     ending::find_ended,
     listing::list,
-    metrics::describe as describe_metrics,
+    metrics::{describe as describe_metrics, register as register_metrics},
     recovery::{retry, run as run_recovery},
     state::{Event, SagaState, Step},
 };

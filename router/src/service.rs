@@ -44,9 +44,9 @@ pub use self::{
         TransferReply,
     },
 };
-use crate::{reads, routing::Routing, saga, transfers};
+use crate::{reads, routing::Routing, saga, shard::ShardGauges, transfers};
 
-pub(crate) use self::metrics::wave as count_wave;
+pub(crate) use self::metrics::{register as register_metrics, wave as count_wave};
 
 /// The deadline of the whole request.
 pub type Deadline = tokio::time::Instant;
@@ -55,6 +55,7 @@ pub type Deadline = tokio::time::Instant;
 #[derive(Clone)]
 pub struct Router {
     core: Arc<Core>,
+    gauges: Arc<ShardGauges>,
 }
 
 impl Router {
@@ -65,7 +66,7 @@ impl Router {
         core.tasks.spawn_essential("recovery", saga::run_recovery(Arc::clone(&core)));
         core.tasks.spawn_essential("heartbeat", heartbeat::run(Arc::clone(&core)));
         core.tasks.spawn_essential("shard map offers", map_offers::run(Arc::clone(&core)));
-        Self { core }
+        Self { core, gauges: Arc::default() }
     }
 
     /// As [`Router::start`], by a map that never changes and is offered to no node.
@@ -74,7 +75,12 @@ impl Router {
         let core = Arc::new(Core::start(config, routing, tasks));
         core.tasks.spawn_essential("recovery", saga::run_recovery(Arc::clone(&core)));
         core.tasks.spawn_essential("heartbeat", heartbeat::run(Arc::clone(&core)));
-        Self { core }
+        Self { core, gauges: Arc::default() }
+    }
+
+    /// Sets the gauges of the shards.
+    pub fn set_gauges(&self) {
+        self.gauges.set(&self.core.view());
     }
 
     pub fn routing(&self) -> &Routing {
@@ -180,7 +186,9 @@ impl Router {
 
     pub async fn transfer(&self, transfer: NewTransfer, deadline: Deadline) -> Result<TransferReply, CallError> {
         let mut replies = transfers::run(&self.core, vec![transfer], deadline).await;
-        replies.pop().unwrap_or(Err(CallError::ShuttingDown))
+        let reply = replies.pop().unwrap_or(Err(CallError::ShuttingDown));
+        metrics::transfer(reply.as_ref());
+        reply
     }
 
     /// Runs transfers as if one after another. Returns one reply each, in order. Their (id, debit) must differ.
@@ -189,7 +197,9 @@ impl Router {
         transfers: Vec<NewTransfer>,
         deadline: Deadline,
     ) -> Vec<Result<TransferReply, CallError>> {
-        transfers::run(&self.core, transfers, deadline).await
+        let replies = transfers::run(&self.core, transfers, deadline).await;
+        replies.iter().for_each(|reply| metrics::transfer(reply.as_ref()));
+        replies
     }
 
     /// Runs all of the transfers or none.
@@ -198,7 +208,10 @@ impl Router {
         transfers: Vec<NewTransfer>,
         deadline: Deadline,
     ) -> Result<AtomicReply, CallError> {
-        transfers::run_atomic(&self.core, transfers, deadline).await
+        let count = transfers.len();
+        let reply = transfers::run_atomic(&self.core, transfers, deadline).await;
+        metrics::atomic(&reply, count);
+        reply
     }
 
     /// The answer that the transfer would get now: posted, refused, or that of a replay. Nothing is stored.

@@ -54,7 +54,7 @@ pub use self::{
     by_shard::ByShard,
     directory::{Shards, View},
     heartbeat::{Beat, Working},
-    metrics::describe as describe_metrics,
+    metrics::{ShardGauges, describe as describe_metrics},
     queue::Urgency,
     submission::{Answer, Answers, wire_bytes},
 };
@@ -119,7 +119,11 @@ impl Shard {
             reads_admitted: Semaphore::new(READS_ADMITTED.min(config.waiting_requests / 2).max(1)),
             reads_at_once: Semaphore::new(READS_AT_ONCE),
             scans_at_once: Semaphore::new(SCANS_AT_ONCE),
-            metrics: ShardMetrics::new(&id),
+            metrics: {
+                crate::saga::register_metrics(&id);
+                crate::service::register_metrics(&id);
+                ShardMetrics::new(&id)
+            },
             id,
         });
         tasks.spawn("coalescer", coalescer::run(Arc::clone(&shard), tasks.clone()));

@@ -1,4 +1,4 @@
-//! The request that the current task works on, as the log names it (with the name of its key), and its W3C trace context: taken from the client and
+//! The request that the current task works on, as the log names it (with the name of its key and the transfer that it orders), and its W3C trace context: taken from the client and
 //! passed on unchanged to the shard-nodes. The router adds no span of its own to the trace. The id of the trace is in the
 //! log of the router and of each node.
 
@@ -6,7 +6,9 @@ use std::sync::{Arc, OnceLock};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use keys::Key;
+use ledger::TransferId;
 use telemetry::logging::Subject;
+use uuid::Uuid;
 
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -57,6 +59,9 @@ pub struct Context {
     pub traceparent: Option<Traceparent>,
     /// The key that the request came with, once it is known.
     pub key: OnceLock<Arc<Key>>,
+    /// The transfer or hold that the request orders, once it is read. A batch has none.
+    pub transfer: OnceLock<Uuid>,
+    pub hold: OnceLock<Uuid>,
 }
 
 tokio::task_local! {
@@ -74,6 +79,11 @@ pub const SUBJECT: Subject = Subject {
         if let Some(key) = context.key.get() {
             field("key", key.name.as_str());
         }
+        for (name, id) in [("transfer", &context.transfer), ("hold", &context.hold)] {
+            if let Some(id) = id.get() {
+                field(name, id.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+            }
+        }
         if let Some(traceparent) = &context.traceparent {
             field("trace", traceparent.trace_id());
         }
@@ -83,6 +93,20 @@ pub const SUBJECT: Subject = Subject {
 /// The request that this task works on.
 pub fn current() -> Option<Arc<Context>> {
     CURRENT.try_with(Clone::clone).ok().flatten()
+}
+
+/// From now on, every line of the log about this request names this transfer.
+pub fn names_transfer(id: TransferId) {
+    if let Some(context) = current() {
+        let _ = context.transfer.set(id.0);
+    }
+}
+
+/// From now on, every line of the log about this request names this hold.
+pub fn names_hold(id: TransferId) {
+    if let Some(context) = current() {
+        let _ = context.hold.set(id.0);
+    }
 }
 
 /// The trace context of the request that this task works on.
@@ -139,6 +163,8 @@ mod tests {
             uri: Uri::from_static("/v1/transfers?dry_run=true"),
             traceparent: traceparent.clone(),
             key: OnceLock::new(),
+            transfer: OnceLock::new(),
+            hold: OnceLock::new(),
         };
         let named = || {
             let mut fields = Vec::new();
@@ -149,6 +175,8 @@ mod tests {
         within(Some(Arc::new(context)), async {
             assert_eq!(current_traceparent(), traceparent);
             assert_eq!(named(), format!("id=a-1 method=POST path=/v1/transfers trace={TRACE}"));
+            names_transfer(TransferId(Uuid::nil()));
+            assert!(named().contains("transfer=00000000-0000-0000-0000-000000000000"), "{}", named());
         })
         .await;
         assert_eq!((current_traceparent(), named()), (None, String::new()));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{Json, Router, extract::Query, http::StatusCode, response::IntoResponse, routing::get};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use telemetry::{admin, metrics::PrometheusHandle};
+use telemetry::{admin, metrics::Metrics};
 
 use crate::{clock::NodeClock, gate::Gate, lane::LaneHandle, role::NodeRole};
 
@@ -66,13 +66,7 @@ impl Readiness {
 }
 
 /// The routes `/readyz`, with `?verbose` for the causes, and `/status`.
-pub fn routes(
-    gate: Gate,
-    clock: Arc<NodeClock>,
-    lane: LaneHandle,
-    role: NodeRole,
-    metrics: PrometheusHandle,
-) -> Router {
+pub fn routes(gate: Gate, clock: Arc<NodeClock>, lane: LaneHandle, role: NodeRole, metrics: Metrics) -> Router {
     let role_of_status = role.clone();
     admin::routes(telemetry::build_info!(), metrics)
         .route(

@@ -20,8 +20,6 @@ use identity::{
 };
 use tokio::time::Instant;
 
-use crate::metric_definitions as m;
-
 /// A measurement older than this is discarded.
 const FORGET_AFTER: Duration = Duration::from_secs(10);
 /// Upper bound on the clocks kept; a cluster has fewer routers than this.
@@ -40,6 +38,8 @@ struct State {
     measured: HashMap<String, (Instant, OtherClock)>,
     /// The median of all clocks at the instant of the last comparison.
     agreed: Option<(Instant, i64)>,
+    /// How far the median of the last comparison is ahead of this machine's clock.
+    middle_ahead_us: i64,
     own_clock: Option<Disagreement>,
     others: Vec<Disagreement>,
 }
@@ -66,6 +66,11 @@ impl NodeClock {
         }
     }
 
+    /// How far the median of all compared clocks is ahead of this machine's, in microseconds; 0 before the first comparison.
+    pub fn middle_ahead_us(&self) -> i64 {
+        self.state().middle_ahead_us
+    }
+
     /// Compares all clocks again.
     pub fn compare(&self) {
         let mut state = self.state();
@@ -86,8 +91,7 @@ impl NodeClock {
         // While no clock is in doubt, the machine's own clock is used unchanged, so the agreed time does not drift.
         let middle_us = if judgement.own_clock.is_some() { own_us + judgement.middle_ahead_us } else { own_us };
         state.agreed = Some((Instant::now(), middle_us));
-        #[expect(clippy::cast_precision_loss, reason = "a difference of clocks for a gauge")]
-        metrics::gauge!(m::CLOCK_DIFFERENCE_SECONDS).set(judgement.middle_ahead_us as f64 / 1e6);
+        state.middle_ahead_us = judgement.middle_ahead_us;
         match (&state.own_clock, &judgement.own_clock) {
             (None, Some(disagreement)) => tracing::error!(
                 %disagreement,

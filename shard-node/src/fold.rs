@@ -103,7 +103,6 @@ pub async fn run<S: Store>(
                 next = Instant::now();
             }
         }
-        tail.report_size();
     }
 }
 

@@ -20,8 +20,6 @@ use shard_database::{
     server::{Purpose, ServerFacts, ServerId},
 };
 
-use crate::metric_definitions as m;
-
 /// Shared by every part of the node that connects to the database or answers requests.
 #[derive(Debug, Clone)]
 pub struct Gate(Arc<Shared>);
@@ -351,7 +349,6 @@ impl Gate {
     // === readiness ===
 
     pub fn set_reads(&self, reads: Result<(), String>) {
-        metrics::gauge!(m::READS_SERVING).set(if reads.is_ok() { 1.0 } else { 0.0 });
         let mut state = self.state();
         match (&state.reads, &reads) {
             (Ok(()), Err(cause)) => tracing::error!(cause, "reads do not work"),
@@ -367,7 +364,6 @@ impl Gate {
     }
 
     pub fn set_writes(&self, writes: Result<(), String>) {
-        metrics::gauge!(m::LANE_SERVING).set(if writes.is_ok() { 1.0 } else { 0.0 });
         let mut state = self.state();
         match (&state.writes, &writes) {
             (Ok(()), Err(cause)) => tracing::error!(cause, "writes do not work; they are refused until they do"),
@@ -421,7 +417,6 @@ impl State {
         if phase == self.phase {
             return;
         }
-        metrics::gauge!(m::DATABASE_ACCEPTED).set(if phase == Phase::Open { 1.0 } else { 0.0 });
         match &phase {
             Phase::Refused(refused) => tracing::error!(%refused, "the database is refused: nothing is served"),
             Phase::Uninitialised => {

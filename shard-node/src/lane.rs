@@ -24,6 +24,7 @@
 //! The lane never answers "not executed" for an operation whose COMMIT was sent and not answered.
 
 mod believed;
+mod counters;
 mod decide;
 mod intake;
 mod load;
@@ -43,6 +44,7 @@ use telemetry::Tasks;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use counters::Counters;
 use decide::Decided;
 use intake::{LARGE_BATCH, Queue, Shared};
 pub use intake::{LaneHandle, LaneState};
@@ -122,6 +124,7 @@ pub struct Lane<S: Store> {
     refused_in_a_row: u32,
     /// Why the database answers but takes no writes (read-only, disk full); `None` after a successful write.
     unwritable: Option<String>,
+    counters: Counters,
 }
 
 /// What the lane knows of the shard while it has a session; `believed` outlives the session.
@@ -186,6 +189,7 @@ impl<S: Store> Lane<S> {
             stored_marks: Marks::default(),
             refused_in_a_row: 0,
             unwritable: None,
+            counters: Counters::new(),
         };
         Ok((lane, handle))
     }
@@ -429,6 +433,7 @@ impl<S: Store> Lane<S> {
         }
         let state = ShardState { next_position: effects.next_position.0, ..from };
         self.tail.commit(&effects.bookings, changed, number);
+        self.counters.count(&effects.bookings);
         self.reserved_ahead.clear();
         self.shared.committed(group.len(), commit, effects.next_position);
         if let Some(link) = &mut self.link {
@@ -462,7 +467,6 @@ impl<S: Store> Lane<S> {
     fn finish(&mut self, work: Work) {
         self.accounts.evict(self.tail.folded_batch());
         self.shared.set_cached(self.accounts.len());
-        self.tail.report_size();
         self.shared.release(work.weight());
         work.send_replies();
     }
@@ -478,10 +482,13 @@ impl<S: Store> Lane<S> {
             work.doubt(group);
         }
         let mut remedy = error.remedy();
-        metrics::counter!(m::LANE_ROLLBACKS, "remedy" => remedy_label(remedy)).increment(1);
+        metrics::counter!(m::LANE_ROLLBACKS, "remedy" => remedy.as_str()).increment(1);
         match remedy {
             Remedy::Redecide => tries.redecisions += 1,
-            Remedy::CatchUp => tries.lost_races += 1,
+            Remedy::CatchUp => {
+                tries.lost_races += 1;
+                metrics::counter!(m::LANE_FENCE_LOSSES).increment(1);
+            }
             Remedy::Reconnect | Remedy::Report => {}
         }
         if tries.redecisions > MAX_REDECISIONS || tries.lost_races > MAX_LOST_RACES {
@@ -573,15 +580,6 @@ fn mark_of(state: &ShardState, timeline: i64) -> Mark {
 /// What the lane is told of a commit that a test interrupts.
 fn interrupted(edge: Edge) -> CommitFailure {
     CommitFailure { error: StoreError::NotOpen, in_doubt: edge == Edge::After }
-}
-
-fn remedy_label(remedy: Remedy) -> &'static str {
-    match remedy {
-        Remedy::Reconnect => "reconnect",
-        Remedy::Redecide => "redecide",
-        Remedy::CatchUp => "catch_up",
-        Remedy::Report => "report",
-    }
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a batch has far fewer than 2^52 operations")]

@@ -12,6 +12,7 @@ mod durable;
 mod expiry;
 mod fold;
 mod gate;
+mod gauges;
 mod hosts;
 mod init;
 mod lane;

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{metric_definitions as m, store::session::WRITER};
+use crate::store::session::WRITER;
 
 /// A node is in use if a router sent it a request or heartbeat within this time. Heartbeats come once a second; with many shards, less
 /// often.
@@ -134,12 +134,10 @@ impl NodeRole {
                 }
             }
         }
-        report(state.role);
     }
 
     fn activate(&self, state: &mut State) {
         state.role = Role::Active;
-        report(state.role);
         self.0.changed.notify_waiters();
     }
 
@@ -159,7 +157,6 @@ impl NodeRole {
         let mut state = self.state();
         if let Role::Following { behind } = &mut state.role {
             *behind = bookings;
-            report(state.role);
         }
     }
 
@@ -178,16 +175,6 @@ impl NodeRole {
 fn free_looks() -> u32 {
     let random = uuid::Uuid::now_v7().as_u128();
     2 + u32::try_from(random % u128::from(MOST_FREE_LOOKS - 1)).unwrap_or(0)
-}
-
-#[allow(clippy::cast_precision_loss, reason = "a node is never 2^52 bookings behind")]
-fn report(role: Role) {
-    let (active, behind) = match role {
-        Role::Active => (1.0, 0),
-        Role::Following { behind } => (0.0, behind),
-    };
-    metrics::gauge!(m::NODE_ACTIVE).set(active);
-    metrics::gauge!(m::FOLLOWING_BEHIND).set(behind as f64);
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use crate::{
     config::Config,
     durable, expiry, fold,
     gate::Gate,
+    gauges::{self, Gauges},
     hosts::Hosts,
     lane::Lane,
     metric_definitions,
@@ -54,7 +55,7 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
     logging::init(&config.log)?;
     let signal = shutdown::signal()?;
     let tasks = Tasks::new();
-    let recorder = metrics::install(&telemetry::build_info!(), &tasks)?;
+    let measured = metrics::install(&telemetry::build_info!(), &[("shard", &config.shard.id)], &tasks)?;
     metric_definitions::describe();
     durable::write_step_list();
 
@@ -86,8 +87,16 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
     )
     .context("cannot make a timer")?;
 
+    let gauges = Gauges {
+        gate: gate.clone(),
+        role: role.clone(),
+        clock: Arc::clone(&clock),
+        lane: handle.clone(),
+        tail: tail.clone(),
+    };
+    measured.observe(move || gauges.set());
     let admin_closing = CancellationToken::new();
-    let admin_routes = admin::routes(gate.clone(), Arc::clone(&clock), handle.clone(), role.clone(), recorder);
+    let admin_routes = admin::routes(gate.clone(), Arc::clone(&clock), handle.clone(), role.clone(), measured);
     let closing = admin_closing.clone();
     // The admin listener is not a tracked task: it answers until the drain is over.
     #[allow(clippy::disallowed_methods, reason = "must outlive the task tracker")]
@@ -135,6 +144,7 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
     }
     gate.set_reads(Ok(()));
     tasks.spawn_essential("lane", lane.run(tasks.token().clone()));
+    tasks.spawn("gauges", gauges::run(gate.clone(), Arc::clone(&clock), pool.clone(), tasks.token().clone()));
     let fold = fold::run(store, tail, role.clone(), config.lane.fold_interval(), tasks.token().clone());
     tasks.spawn_essential("fold", fold);
     let expiry = expiry::run(from, gate.clone(), role, handle, clock, tasks.token().clone());

@@ -12,6 +12,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use ledger::{
@@ -23,11 +24,10 @@ use ledger::{
     operation::Operation,
 };
 use shard_map::SlotRange;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use self::sagas::OpenSagas;
-pub use self::sagas::{DueSagas, OpenSaga};
-use crate::metric_definitions as m;
+pub use self::sagas::{DueSagas, OpenSaga, SagaTotals};
 use crate::store::{FoldStep, Folded, FoldedAccount, StoreError, Waypoint};
 
 /// Shared by the lane, the fold and the reads.
@@ -59,9 +59,13 @@ struct State {
     generation: u64,
     /// The last batch whose accounts are all folded.
     folded_batch: BatchNumber,
+    /// When everything was folded that was committed by then; `None` before the first booking.
+    folded_at: Option<Instant>,
     current: Part,
     /// What the fold is writing.
     folding: Option<Arc<Part>>,
+    /// When the fold took it.
+    folding_since: Option<Instant>,
     /// The last positions and numbers of the batches that another node committed, beyond the folded position.
     followed: VecDeque<(Position, BatchNumber)>,
     sagas: OpenSagas,
@@ -188,6 +192,9 @@ impl Tail {
     /// Takes in a batch that is committed: its bookings, and the accounts that it changed.
     pub fn commit(&self, bookings: &[Booking], changed: Vec<Changed>, batch: BatchNumber) {
         let mut state = self.state();
+        if state.size().bookings == 0 {
+            state.folded_at = Some(Instant::now());
+        }
         let State { current, sagas, .. } = &mut *state;
         for Changed { after: account, base_version, base_head } in changed {
             if let Some(dirty) = current.accounts.get_mut(&account.id) {
@@ -244,6 +251,8 @@ impl Tail {
         }
         state.current.drop_up_to(folded);
         state.folded = folded;
+        // The other node took what it has folded some time ago. How long ago, this node does not know.
+        state.folded_at = Some(Instant::now());
         state.generation += 1;
         while let Some((position, batch)) = state.followed.front().copied()
             && position <= folded
@@ -358,10 +367,13 @@ impl Tail {
         self.state().size()
     }
 
-    /// Sets the gauge of what is not folded.
-    #[allow(clippy::cast_precision_loss, reason = "a tail has far fewer than 2^52 bookings")]
-    pub fn report_size(&self) {
-        metrics::gauge!(m::FOLD_TAIL_ROWS).set(self.size().bookings as f64);
+    /// For how long something has been committed and not folded; zero while everything is folded.
+    pub fn fold_lag(&self) -> Duration {
+        let state = self.state();
+        if state.size().bookings == 0 {
+            return Duration::ZERO;
+        }
+        state.folded_at.map_or(Duration::ZERO, |at| at.elapsed())
     }
 
     /// Whether the lane has to wait for the fold.
@@ -432,6 +444,7 @@ impl Tail {
         };
         let part = Arc::new(part);
         state.folding = Some(Arc::clone(&part));
+        state.folding_since = Some(Instant::now());
         Some(Fold { part, step })
     }
 
@@ -447,6 +460,7 @@ impl Tail {
         if let Some(part) = &part {
             state.folded = part.to;
             state.folded_batch = part.batch;
+            state.folded_at = state.folding_since.take();
             state.generation += 1;
             while state.followed.front().is_some_and(|(position, _)| *position <= part.to) {
                 state.followed.pop_front();
@@ -560,6 +574,11 @@ impl Tail {
     /// Attempts and next attempt of a saga under way.
     pub fn attempts(&self, key: &TransferKey) -> Option<(u32, i64)> {
         self.state().sagas.get(key).map(|saga| (saga.attempts, saga.next_attempt_us))
+    }
+
+    /// The sagas under way, summed up.
+    pub fn saga_totals(&self) -> SagaTotals {
+        self.state().sagas.totals()
     }
 
     pub fn count_sagas(&self) -> usize {

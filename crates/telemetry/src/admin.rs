@@ -3,10 +3,11 @@
 use std::{io, time::Duration};
 
 use axum::{Json, Router, http::header, routing::get};
-use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
 
 /// What runs here; [`build_info!`](crate::build_info) fills it in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -36,7 +37,7 @@ macro_rules! build_info {
 const CLOSING_GRACE: Duration = Duration::from_secs(1);
 
 /// `/livez` (the process answers, nothing more), `/metrics`, `/version`.
-pub fn routes<S>(build: BuildInfo, metrics: PrometheusHandle) -> Router<S>
+pub fn routes<S>(build: BuildInfo, metrics: Metrics) -> Router<S>
 where
     S: Clone + Send + Sync + 'static,
 {
@@ -80,19 +81,25 @@ mod tests {
     async fn the_plain_routes_answer_until_closed() {
         let tasks = Tasks::new();
         let build = build_info!();
-        let metrics = crate::metrics::install(&build, &tasks).unwrap();
+        let metrics = crate::metrics::install(&build, &[("shard", "s0")], &tasks).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let closing = CancellationToken::new();
+        metrics.observe(|| ::metrics::gauge!("observed_state").set(7.0));
         let served = tasks.spawn("admin", serve(listener, routes(build, metrics), closing.clone()));
 
         assert!(fetch(address, "/livez").await.ends_with("ok\n"));
         assert!(fetch(address, "/version").await.contains(r#""service":"telemetry""#));
         let metrics = fetch(address, "/metrics").await;
-        assert!(
-            metrics.contains("text/plain; version=0.0.4") && metrics.contains("shardledger_build_info{"),
-            "{metrics}"
-        );
+        for part in [
+            "text/plain; version=0.0.4",
+            "shardledger_build_info{",
+            r#"observed_state{shard="s0"} 7"#,
+            r#"process_resident_memory_bytes{shard="s0"} "#,
+            r#"shardledger_task_panics_total{shard="s0",task="admin"} 0"#,
+        ] {
+            assert!(metrics.contains(part), "{part} is missing: {metrics}");
+        }
 
         // A connection that never says anything does not hold up the end.
         let _silent = tokio::net::TcpStream::connect(address).await.unwrap();

@@ -1,10 +1,16 @@
 //! The metrics recorder. Names are `shardledger_<noun>_<unit>`, in base units; the unit decides a histogram's buckets.
+//!
+//! A series exists from the start, with the value 0, for every value of its labels that is known: an alert on the rate of a counter
+//! would otherwise miss its first event. Labels are bounded: never an id, a name or a path that a client chose.
+//! `docs/operations/metrics.md` lists every metric; a test compares it with what the services serve.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use metrics::{describe_counter, describe_gauge, gauge};
-pub use metrics_exporter_prometheus::PrometheusHandle;
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::{admin::BuildInfo, tasks::Tasks};
 
@@ -28,21 +34,55 @@ pub const COUNTS: [f64; 15] =
 /// How often histograms are folded. Without it, samples would pile up in memory until the next scrape.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Installs the recorder for the whole process and keeps it folded for as long as `tasks` runs.
-pub fn install(build: &BuildInfo, tasks: &Tasks) -> Result<PrometheusHandle, BuildError> {
-    let handle = builder()?.install_recorder()?;
+/// The metrics of the process. Clones share them.
+#[derive(Clone)]
+pub struct Metrics {
+    recorder: PrometheusHandle,
+    process: metrics_process::Collector,
+    observers: Arc<Mutex<Vec<Observer>>>,
+}
+
+/// Sets gauges to what is so now.
+type Observer = Arc<dyn Fn() + Send + Sync>;
+
+/// Installs the recorder for the whole process and keeps it folded for as long as `tasks` runs. Every series has the labels `common`.
+///
+/// # Errors
+/// A recorder is installed already.
+pub fn install(build: &BuildInfo, common: &[(&'static str, &str)], tasks: &Tasks) -> Result<Metrics, BuildError> {
+    let builder = common.iter().fold(builder()?, |builder, (name, value)| builder.add_global_label(*name, *value));
+    let recorder = builder.install_recorder()?;
     describe_counter!(TASK_PANICS, "Panics in tracked tasks.");
     describe_gauge!(BUILD_INFO, "Always 1; the labels say what runs.");
     gauge!(BUILD_INFO, "service" => build.service, "version" => build.version, "commit" => build.commit).set(1.0);
+    let process = metrics_process::Collector::default();
+    process.describe();
 
-    let (recorder, token) = (handle.clone(), tasks.token().clone());
+    let (upkept, token) = (recorder.clone(), tasks.token().clone());
     tasks.spawn("metrics upkeep", async move {
         let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
         while token.run_until_cancelled(ticks.tick()).await.is_some() {
-            recorder.run_upkeep();
+            upkept.run_upkeep();
         }
     });
-    Ok(handle)
+    Ok(Metrics { recorder, process, observers: Arc::default() })
+}
+
+impl Metrics {
+    /// Calls `observe` before each rendering. A gauge of a state that changes with time alone, or in several places, is right only if it is set
+    /// when it is read. `observe` must return at once.
+    pub fn observe(&self, observe: impl Fn() + Send + Sync + 'static) {
+        self.observers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(observe));
+    }
+
+    /// The text that Prometheus reads.
+    pub fn render(&self) -> String {
+        // A copy, so that an observer runs without the lock.
+        let observers = self.observers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        observers.iter().for_each(|observe| observe());
+        self.process.collect();
+        self.recorder.render()
+    }
 }
 
 fn builder() -> Result<PrometheusBuilder, BuildError> {

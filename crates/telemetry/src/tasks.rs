@@ -2,10 +2,11 @@
 
 use std::{
     any::Any,
+    collections::BTreeSet,
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
     task::{Context, Poll},
     time::Duration,
 };
@@ -43,6 +44,7 @@ impl Tasks {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
+        announce(name);
         self.start(async move {
             match AssertUnwindSafe(future).catch_unwind().await {
                 Ok(output) => output,
@@ -90,6 +92,7 @@ impl Tasks {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
+        announce(name);
         RunToEnd { tasks: self.clone(), name, work: Some(Box::pin(future)) }
     }
 
@@ -99,6 +102,7 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        announce(name);
         let (token, failed) = (self.token.clone(), Arc::clone(&self.failed));
         self.start(async move {
             let outcome = AssertUnwindSafe(future).catch_unwind().await;
@@ -195,6 +199,15 @@ where
         {
             self.tasks.spawn(self.name, work);
         }
+    }
+}
+
+/// The counter of a task's panics exists from the first time that the task is spawned.
+fn announce(task: &'static str) {
+    static ANNOUNCED: RwLock<BTreeSet<&'static str>> = RwLock::new(BTreeSet::new());
+    let is_known = ANNOUNCED.read().unwrap_or_else(PoisonError::into_inner).contains(task);
+    if !is_known && ANNOUNCED.write().unwrap_or_else(PoisonError::into_inner).insert(task) {
+        metrics::counter!(crate::metrics::TASK_PANICS, "task" => task).absolute(0);
     }
 }
 

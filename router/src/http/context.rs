@@ -45,6 +45,8 @@ pub async fn around<F: Future<Output = Response>>(
         uri: request.extensions().get::<AsSent>().map_or_else(|| request.uri().clone(), |sent| sent.0.clone()),
         traceparent: Traceparent::of(request.headers()),
         key: OnceLock::new(),
+        transfer: OnceLock::new(),
+        hold: OnceLock::new(),
     });
     let checked = one_host(&request).and_then(|()| timeout(request.headers()));
     let mut response = match checked {

@@ -12,9 +12,11 @@ use metrics::{
 };
 use tokio::time::Instant;
 
+use super::server::CLOSING_REASONS;
+
 /// Counter; labels `route` (the template), `method`, `status` (class).
 pub const REQUESTS: &str = "shardledger_http_requests_total";
-/// Histogram; the same labels.
+/// Histogram; label `class`: `read`, `write` or `batch`.
 pub const DURATION: &str = "shardledger_http_request_duration_seconds";
 /// Gauge.
 pub const IN_FLIGHT: &str = "shardledger_http_requests_in_flight";
@@ -41,6 +43,16 @@ pub enum RefusalReason {
 }
 
 impl RefusalReason {
+    const ALL: [Self; 7] = [
+        Self::Unauthenticated,
+        Self::KeyRateLimit,
+        Self::RateLimit,
+        Self::InFlight,
+        Self::BodyTooLarge,
+        Self::BodyTimeout,
+        Self::BodyMemory,
+    ];
+
     fn as_str(self) -> &'static str {
         match self {
             Self::Unauthenticated => "unauthenticated",
@@ -55,13 +67,29 @@ impl RefusalReason {
 }
 
 pub fn describe() {
-    describe_counter!(REQUESTS, "Requests answered.");
-    describe_histogram!(DURATION, Unit::Seconds, "From the end of a request's head to the beginning of its answer.");
+    describe_counter!(REQUESTS, "Requests answered, by the template of the path, method, and class of the status.");
+    describe_histogram!(
+        DURATION,
+        Unit::Seconds,
+        "From the end of a request's head to the beginning of its answer, by class: read (GET), batch (a path that ends in :batch), write \
+         (any other)."
+    );
     describe_gauge!(IN_FLIGHT, "Requests being worked on.");
     describe_counter!(REFUSED, "Requests that the edge refused because a bound was hit.");
     describe_gauge!(CONNECTIONS, "Open connections.");
     describe_counter!(CONNECTIONS_CLOSED, "Connections that this side closed because a bound was hit.");
     describe_histogram!(BATCH_ITEMS, "Items in one batch request.");
+    for reason in RefusalReason::ALL {
+        counter!(REFUSED, "reason" => reason.as_str()).absolute(0);
+    }
+    for listener in ["http", "admin"] {
+        gauge!(CONNECTIONS, "listener" => listener).set(0.0);
+        for reason in CLOSING_REASONS {
+            counter!(CONNECTIONS_CLOSED, "listener" => listener, "reason" => reason).absolute(0);
+        }
+    }
+    gauge!(IN_FLIGHT).set(0.0);
+    let _ = histogram!(BATCH_ITEMS);
 }
 
 pub fn count_refused(reason: RefusalReason) {
@@ -73,29 +101,67 @@ pub fn record_batch(items: usize) {
     histogram!(BATCH_ITEMS).record(items as f64);
 }
 
-/// The metrics of requests. The handles of a combination of labels are looked up at its first request.
+/// The metrics of requests.
 #[derive(Debug)]
 pub struct RequestMetrics {
     in_flight: Gauge,
     /// By the template of the path.
     routes: Vec<(&'static str, RouteMetrics)>,
     unmatched: RouteMetrics,
+    /// By [`Class`].
+    durations: [Histogram; CLASSES.len()],
 }
 
-/// By method and status.
-type RouteMetrics = [[OnceLock<(Counter, Histogram)>; STATUS_CLASSES.len()]; METHODS.len()];
+/// By method and status. A handle is looked up when it is first needed.
+type RouteMetrics = [[OnceLock<Counter>; STATUS_CLASSES.len()]; METHODS.len()];
 
 const METHODS: [&str; 8] = ["GET", "POST", "PATCH", "HEAD", "PUT", "DELETE", "OPTIONS", "other"];
 const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+/// The classes of status that this API answers.
+const ANSWERED: [usize; 3] = [1, 3, 4];
+
+/// What requests have in common that take about the same time.
+#[derive(Debug, Clone, Copy)]
+enum Class {
+    Read,
+    Write,
+    Batch,
+}
+
+const CLASSES: [(Class, &str); 3] = [(Class::Read, "read"), (Class::Write, "write"), (Class::Batch, "batch")];
+
+impl Class {
+    fn of(route: &str, method: &Method) -> Self {
+        match *method {
+            Method::GET | Method::HEAD | Method::OPTIONS => Self::Read,
+            _ if route.ends_with(":batch") => Self::Batch,
+            _ => Self::Write,
+        }
+    }
+}
 
 impl RequestMetrics {
-    /// `routes` are the templates of all paths, so the labels are bounded.
-    pub fn new(routes: impl IntoIterator<Item = &'static str>) -> Self {
-        Self {
+    /// `routes` are the templates of all paths, so the labels are bounded; `operations` are the methods that paths have.
+    pub fn new<'o>(
+        routes: impl IntoIterator<Item = &'static str>,
+        operations: impl IntoIterator<Item = (&'o str, &'o str)>,
+    ) -> Self {
+        let metrics = Self {
             in_flight: gauge!(IN_FLIGHT),
             routes: routes.into_iter().map(|route| (route, RouteMetrics::default())).collect(),
             unmatched: RouteMetrics::default(),
+            durations: CLASSES.map(|(_, class)| histogram!(DURATION, "class" => class)),
+        };
+        for (path, method) in operations {
+            let method = METHODS.iter().position(|known| *known == method);
+            let route = metrics.routes.iter().find(|(route, _)| *route == path);
+            if let (Some(method), Some((route, of_route))) = (method, route) {
+                for status in ANSWERED {
+                    requests(of_route, route, method, status);
+                }
+            }
         }
+        metrics
     }
 
     /// Counts and times requests. Within the routes, so that the template of the path is known.
@@ -106,16 +172,12 @@ impl RequestMetrics {
     ) -> Response {
         let (route, metrics) = self.of_route(request.extensions().get::<MatchedPath>());
         let method = method_index(request.method());
+        let class = Class::of(route, request.method());
         let _in_flight = InFlight::enter(&self.in_flight);
         let begun = Instant::now();
         let response = answer(request).await;
-        let status = status_class(response.status());
-        let (requests, duration) = metrics[method][status].get_or_init(|| {
-            let labels = [("route", route), ("method", METHODS[method]), ("status", STATUS_CLASSES[status])];
-            (counter!(REQUESTS, &labels), histogram!(DURATION, &labels))
-        });
-        requests.increment(1);
-        duration.record(begun.elapsed());
+        requests(metrics, route, method, status_class(response.status())).increment(1);
+        self.durations[class as usize].record(begun.elapsed());
         response
     }
 
@@ -123,6 +185,12 @@ impl RequestMetrics {
         let known = matched.and_then(|matched| self.routes.iter().find(|(route, _)| *route == matched.as_str()));
         known.map_or(("unmatched", &self.unmatched), |(route, metrics)| (*route, metrics))
     }
+}
+
+fn requests<'m>(of_route: &'m RouteMetrics, route: &'static str, method: usize, status: usize) -> &'m Counter {
+    of_route[method][status].get_or_init(
+        || counter!(REQUESTS, "route" => route, "method" => METHODS[method], "status" => STATUS_CLASSES[status]),
+    )
 }
 
 fn status_class(status: StatusCode) -> usize {

@@ -41,7 +41,17 @@ fn routes() -> [(&'static str, MethodRouter<Edge>); 15] {
 /// The public API.
 pub fn api(edge: Edge) -> Router {
     let routes = routes();
-    let metrics = RequestMetrics::new(routes.iter().map(|(path, _)| *path));
+    // The description has the methods of each path. It is a constant of the program, and a test reads it.
+    let description = openapi::document().unwrap_or_default();
+    let methods = |(path, of_path): (&String, &serde_json::Value)| {
+        let methods = of_path.as_object().into_iter().flatten().map(|(method, _)| method.to_uppercase());
+        methods.map(|method| (path.clone(), method)).collect::<Vec<_>>()
+    };
+    let operations: Vec<_> = description["paths"].as_object().into_iter().flatten().flat_map(methods).collect();
+    let metrics = RequestMetrics::new(
+        routes.iter().map(|(path, _)| *path),
+        operations.iter().map(|(path, method)| (path.as_str(), method.as_str())),
+    );
     let around = Arc::new(Layers { admission: edge.admission.clone(), keyring: edge.keyring.clone(), metrics });
     routes
         .into_iter()

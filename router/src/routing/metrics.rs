@@ -38,6 +38,7 @@ pub fn describe() {
         counter!(RELOADS, "outcome" => outcome.label()).absolute(0);
     }
     counter!(CONFLICTS).absolute(0);
+    counter!(UNKNOWN_SHARDS).absolute(0);
 }
 
 impl Outcome {

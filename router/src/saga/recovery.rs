@@ -208,7 +208,7 @@ async fn drive(core: &Core, shard: &Arc<str>, records: Vec<TransferRecord>, dead
     tracing::debug!(%shard, sagas = sagas.len(), "finishing abandoned sagas");
     finish(core, &mut sagas, Patience::Once, deadline).await;
     let count = |wanted: &str| sagas.iter().filter(|saga| ended(saga) == wanted).count() as u64;
-    for outcome in ["posted", "rejected", "pending", "parked"] {
+    for outcome in metrics::RECOVERY_OUTCOMES {
         metrics::recovered(shard, outcome, count(outcome));
     }
 }

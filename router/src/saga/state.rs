@@ -64,6 +64,8 @@ pub enum Step {
 }
 
 impl Step {
+    pub const ALL: [Self; 4] = [Self::Reserve, Self::Decide, Self::Settle, Self::Compensate];
+
     /// Every step with its compensation, if it has one.
     pub fn undone_by(self) -> Option<Self> {
         match self {

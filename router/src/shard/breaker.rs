@@ -93,6 +93,7 @@ impl Breaker {
         matches!(self.state, State::Closed { .. })
     }
 
+    /// `closed`, `open`, or `probing` while one call finds out whether the shard is back.
     pub fn name(&self) -> &'static str {
         match self.state {
             State::Closed { .. } => "closed",

@@ -97,7 +97,6 @@ impl Shard {
         {
             tracing::warn!(shard = %self.id, %failure, "breaker opened: calls to this shard are refused for a while");
         }
-        self.metrics.breaker_open.set(if breaker.is_closed() { 0.0 } else { 1.0 });
         drop(breaker);
         if signal == Signal::Answered {
             self.budget.earn();

@@ -38,8 +38,6 @@ async fn send_all(shard: &Arc<Shard>, tasks: &Tasks) {
             tokio::task::yield_now().await;
         }
         let batch = without_expired(shard, shard.queue.take(shard.max_batch_operations));
-        #[expect(clippy::cast_precision_loss, reason = "a queue length for a gauge")]
-        shard.metrics.queue_operations.set(shard.queue.operations() as f64);
         if batch.is_empty() {
             continue;
         }

@@ -1,12 +1,20 @@
 //! What is measured per shard, with the handles looked up once.
 
-use std::time::Duration;
-
-use metrics::{
-    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-/// Histogram, labels `shard`, `outcome` (`answered`, `not_sent`, `lost`, `no_answer`, `refused`).
+use metrics::{
+    Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+
+use super::View;
+
+/// Counter, labels `shard`, `outcome` (`answered`, `not_sent`, `lost`, `no_answer`, `refused`).
+const EXECUTE_CALLS: &str = "shardledger_execute_rpcs_total";
+/// Histogram, label `shard`.
 const EXECUTE_SECONDS: &str = "shardledger_execute_rpc_seconds";
 /// Histogram, label `shard`: operations in one Execute call.
 const EXECUTE_OPERATIONS: &str = "shardledger_execute_rpc_operations";
@@ -18,17 +26,25 @@ const REFUSALS: &str = "shardledger_shard_refusals_total";
 const RESENDS: &str = "shardledger_execute_resends_total";
 /// Counter, label `shard`: resends not made because the retry budget was spent.
 const RESENDS_DENIED: &str = "shardledger_execute_resends_denied_total";
-/// Gauge, label `shard`: 1 while the breaker refuses work.
+/// Gauge, label `shard`: 1 while the breaker is not closed.
 const BREAKER_OPEN: &str = "shardledger_breaker_open_state";
 
 pub fn describe() {
-    describe_histogram!(EXECUTE_SECONDS, "Time of one Execute call to a shard-node.");
+    describe_counter!(EXECUTE_CALLS, "Execute calls to shard-nodes, by how they ended.");
+    describe_histogram!(
+        EXECUTE_SECONDS,
+        Unit::Seconds,
+        "Time of one Execute call to a shard-node, however it ended."
+    );
     describe_histogram!(EXECUTE_OPERATIONS, "Operations in one Execute call.");
     describe_gauge!(QUEUE_OPERATIONS, "Operations waiting in this router for a shard.");
     describe_counter!(REFUSALS, "Operations and reads refused at a bound before anything was sent.");
     describe_counter!(RESENDS, "Execute calls sent again because their answer was lost.");
     describe_counter!(RESENDS_DENIED, "Lost Execute calls not sent again: the retry budget was spent.");
-    describe_gauge!(BREAKER_OPEN, "1 while a shard's breaker refuses work.");
+    describe_gauge!(
+        BREAKER_OPEN,
+        "1 while a shard's breaker is open or probing, as /readyz?verbose says; 0 while it is closed."
+    );
 }
 
 /// How a call ended.
@@ -57,39 +73,65 @@ impl CallEnd {
 
 /// The handles of one shard.
 pub struct ShardMetrics {
-    execute_seconds: [Histogram; CallEnd::ALL.len()],
+    execute_calls: [Counter; CallEnd::ALL.len()],
+    execute_seconds: Histogram,
     execute_operations: Histogram,
-    pub queue_operations: Gauge,
     pub queue_full: Counter,
     pub refused_by_breaker: Counter,
     pub expired: Counter,
     pub reads_full: Counter,
     pub resends: Counter,
     pub resends_denied: Counter,
-    pub breaker_open: Gauge,
 }
 
 impl ShardMetrics {
     pub fn new(shard: &str) -> Self {
         let refusals = |reason: &'static str| counter!(REFUSALS, "shard" => shard.to_owned(), "reason" => reason);
         Self {
-            execute_seconds: CallEnd::ALL
-                .map(|end| histogram!(EXECUTE_SECONDS, "shard" => shard.to_owned(), "outcome" => end.label())),
+            execute_calls: CallEnd::ALL
+                .map(|end| counter!(EXECUTE_CALLS, "shard" => shard.to_owned(), "outcome" => end.label())),
+            execute_seconds: histogram!(EXECUTE_SECONDS, "shard" => shard.to_owned()),
             execute_operations: histogram!(EXECUTE_OPERATIONS, "shard" => shard.to_owned()),
-            queue_operations: gauge!(QUEUE_OPERATIONS, "shard" => shard.to_owned()),
             queue_full: refusals("queue_full"),
             refused_by_breaker: refusals("breaker_open"),
             expired: refusals("deadline"),
             reads_full: refusals("reads_full"),
             resends: counter!(RESENDS, "shard" => shard.to_owned()),
             resends_denied: counter!(RESENDS_DENIED, "shard" => shard.to_owned()),
-            breaker_open: gauge!(BREAKER_OPEN, "shard" => shard.to_owned()),
         }
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a count of operations for a histogram")]
     pub fn executed(&self, end: CallEnd, took: Duration, operations: usize) {
-        self.execute_seconds[end as usize].record(took.as_secs_f64());
+        self.execute_calls[end as usize].increment(1);
+        self.execute_seconds.record(took.as_secs_f64());
         self.execute_operations.record(operations as f64);
+    }
+}
+
+/// The gauges of the shards of the map. They are set when `/metrics` is read, from the directory: a breaker changes with time and through probes, and a
+/// shard whose nodes have changed has the series of its predecessor.
+#[derive(Debug, Default)]
+pub struct ShardGauges {
+    /// The shards that have series.
+    known: Mutex<BTreeSet<Arc<str>>>,
+}
+
+impl ShardGauges {
+    #[expect(clippy::cast_precision_loss, reason = "a queue length for a gauge")]
+    pub fn set(&self, view: &View) {
+        let set = |shard: &str, queued: usize, is_closed: bool| {
+            gauge!(QUEUE_OPERATIONS, "shard" => shard.to_owned()).set(queued as f64);
+            gauge!(BREAKER_OPEN, "shard" => shard.to_owned()).set(if is_closed { 0.0 } else { 1.0 });
+        };
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for shard in view.shards() {
+            set(shard.id(), shard.queued_operations(), shard.breaker_state() == "closed");
+            known.insert(Arc::clone(shard.id()));
+        }
+        // A series cannot be taken back: that of a shard that has left the map says that nothing is wrong with it.
+        for gone in known.iter().filter(|id| view.shards().all(|shard| shard.id() != *id)) {
+            set(gone, 0, true);
+        }
     }
 }

@@ -51,7 +51,6 @@ impl<S: Store> Lane<S> {
         self.refresh().await?;
         self.accounts.evict(self.tail.folded_batch());
         self.shared.set_cached(self.accounts.len());
-        self.tail.report_size();
         Ok(())
     }
 

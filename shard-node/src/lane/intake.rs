@@ -150,7 +150,6 @@ impl Shared {
 
     pub fn set_cached(&self, accounts: usize) {
         self.cached_accounts.store(accounts, Relaxed);
-        metrics::gauge!(m::LANE_CACHED_ACCOUNTS).set(super::count_as_f64(accounts));
     }
 
     pub fn committed(&self, operations: usize, commit: Duration, next: Position) {
@@ -170,8 +169,7 @@ impl Shared {
     }
 
     fn leave(&self, operations: usize) {
-        let before = self.waiting.fetch_sub(operations, Relaxed);
-        metrics::gauge!(m::LANE_QUEUE_OPERATIONS).set(super::count_as_f64(before.saturating_sub(operations)));
+        self.waiting.fetch_sub(operations, Relaxed);
     }
 
     /// Resolves when a read has seen a booking that the lane does not know.

@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     durable::{DurableStep, durable},
+    metric_definitions as m,
     store::{
         StoreError,
         moves::{self as tables, BookingsDigest, MoveRow},
@@ -145,6 +146,7 @@ async fn run_steps(driver: &mut Driver) {
                 return;
             }
             Err(error) => {
+                metrics::counter!(m::SLOT_MOVE_FAILURES).increment(1);
                 let pause = if matches!(error, MoveError::Differs(_)) { RETRY_DIFFERENCE } else { RETRY };
                 tracing::warn!(move_id = %id, phase = driver.row.phase.as_str(), %error, "a move is blocked");
                 tokio::time::sleep(pause).await;

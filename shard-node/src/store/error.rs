@@ -57,6 +57,20 @@ pub enum Remedy {
     Report,
 }
 
+impl Remedy {
+    pub const ALL: [Self; 4] = [Self::Reconnect, Self::Redecide, Self::CatchUp, Self::Report];
+
+    /// Its name in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reconnect => "reconnect",
+            Self::Redecide => "redecide",
+            Self::CatchUp => "catch_up",
+            Self::Report => "report",
+        }
+    }
+}
+
 impl StoreError {
     pub fn remedy(&self) -> Remedy {
         match self {

@@ -43,6 +43,13 @@ pub async fn list(connection: &mut PgConnection) -> Result<Vec<MoveRow>, StoreEr
     sqlx::query(LIST).fetch_all(connection).await?.iter().map(from_row).collect()
 }
 
+const PHASES: &str = "SELECT phase, count(*) FROM shardledger.slot_move GROUP BY phase";
+
+/// How many moves the shard has in each phase, by the code of the phase.
+pub async fn count_by_phase(connection: &mut PgConnection) -> Result<Vec<(i16, i64)>, StoreError> {
+    Ok(sqlx::query_as(PHASES).fetch_all(connection).await?)
+}
+
 pub async fn get(connection: &mut PgConnection, id: Uuid) -> Result<Option<MoveRow>, StoreError> {
     sqlx::query(GET).bind(id).fetch_optional(connection).await?.as_ref().map(from_row).transpose()
 }

@@ -144,6 +144,15 @@ pub async fn due_holds(from: &Readable, now_us: i64, limit: i64) -> Result<Vec<(
     Ok(sqlx::query_as(DUE_HOLDS).bind(now_us).bind(limit).fetch_all(pool).await?)
 }
 
+const OVERDUE_HOLDS: &str = "SELECT count(*), min(due.expires_at_us) FROM (SELECT h.expires_at_us FROM shardledger.hold h \
+     JOIN shardledger.slot_ownership o ON o.slot = h.payer_slot AND o.state = 1 \
+     WHERE h.capture_id IS NULL AND h.expires_at_us <= $1 ORDER BY h.expires_at_us LIMIT $2) AS due";
+
+/// How many holds should have expired by `before_us`, counted up to `limit`, and when the oldest of them should have.
+pub async fn overdue_holds(pool: &PgPool, before_us: i64, limit: i64) -> Result<(i64, Option<i64>), StoreError> {
+    Ok(sqlx::query_as(OVERDUE_HOLDS).bind(before_us).bind(limit).fetch_one(pool).await?)
+}
+
 const SHARD_MAP: &str = "SELECT text, version FROM shardledger.known_map";
 const OFFER_SHARD_MAP: &str = "UPDATE shardledger.known_map SET text = $1, version = $2 WHERE version < $2";
 

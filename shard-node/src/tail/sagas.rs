@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use ledger::{AccountId, Booking, TransferId, TransferKey, batch::UnderWay, fold};
+use ledger::{AccountId, AssetCode, Booking, TransferId, TransferKey, batch::UnderWay, fold};
 use shard_map::SlotRange;
 
 /// Each failed attempt at a saga doubles the pause, up to this many microseconds.
@@ -54,6 +54,16 @@ pub struct DueSagas {
     pub oldest_left_out_us: Option<i64>,
 }
 
+/// The sagas under way, summed up.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct SagaTotals {
+    pub open: usize,
+    /// When the oldest began, in microseconds since the epoch.
+    pub oldest_us: Option<i64>,
+    /// What they have reserved, by asset, in minor units.
+    pub reserved: HashMap<AssetCode, i128>,
+}
+
 impl OpenSaga {
     pub fn new(first: Booking) -> Self {
         let coordinated_until_us = first.extra.as_ref().and_then(|extra| extra.first_attempt_us).unwrap_or(0);
@@ -103,6 +113,17 @@ impl OpenSagas {
 
     pub fn iter(&self) -> impl Iterator<Item = &OpenSaga> {
         self.by_key.values()
+    }
+
+    pub fn totals(&self) -> SagaTotals {
+        let mut totals = SagaTotals { open: self.by_key.len(), ..SagaTotals::default() };
+        for saga in self.by_key.values() {
+            totals.oldest_us = Some(totals.oldest_us.unwrap_or(i64::MAX).min(saga.first.at_us));
+            if let Some(reserved) = fold::reserved(&saga.first) {
+                *totals.reserved.entry(saga.first.asset).or_default() += i128::from(reserved.amount);
+            }
+        }
+        totals
     }
 
     pub fn len(&self) -> usize {

@@ -15,6 +15,7 @@ mod identity;
 mod import;
 mod interrupted_failover;
 mod local_cluster;
+mod metrics;
 mod moves;
 mod node;
 mod postgres_tls;

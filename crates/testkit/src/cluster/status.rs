@@ -38,6 +38,7 @@ pub struct ShardStatus {
     pub id: String,
     pub slots: u32,
     pub node_url: String,
+    pub node_admin_url: String,
     pub node_pid: Option<i32>,
     pub node_role: Option<String>,
     pub second_node: Option<SecondNodeStatus>,

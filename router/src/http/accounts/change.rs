@@ -11,6 +11,7 @@ use crate::{
         access::Access,
         body::{Sent, require_json},
         context::RequestDeadline,
+        effect,
         openapi::values,
         parse,
         path::AccountPath,
@@ -60,9 +61,12 @@ pub async fn change(
         metadata: changes.metadata.clone(),
         ordered_by: access.ordered_by(),
     };
-    let reply =
-        edge.detached_call("change account", deadline, |router| async move {
-            router.update_account(update, deadline.0).await
+    let reply = edge
+        .detached_call("change account", deadline, |router| async move {
+            let id = update.id.clone();
+            let reply = router.update_account(update, deadline.0).await;
+            effect::account(id.as_str(), reply.as_ref());
+            reply
         })
         .await?;
     match reply {

@@ -12,7 +12,7 @@ use crate::{
         access::Access,
         body::{Sent, require_json},
         context::RequestDeadline,
-        metrics, parse, path,
+        effect, metrics, parse, path,
         problem::{Code, Problem},
         query::NoParameters,
         view::{
@@ -53,7 +53,10 @@ pub async fn open(
     let id = account.id.clone();
     let mut replies = edge
         .detached("open account", deadline, |router| async move {
-            router.create_accounts(vec![account], deadline.0).await
+            let id = account.id.clone();
+            let replies = router.create_accounts(vec![account], deadline.0).await;
+            replies.iter().for_each(|reply| effect::account(id.as_str(), reply.as_ref()));
+            replies
         })
         .await?;
     let reply = replies.pop().ok_or_else(|| {
@@ -106,9 +109,12 @@ pub async fn open_batch(
     }
     metrics::record_batch(accounts.len());
     let ids: Vec<_> = accounts.iter().map(|account| account.id.clone()).collect();
-    let replies =
-        edge.detached("open accounts", deadline, |router| async move {
-            router.create_accounts(accounts, deadline.0).await
+    let named = ids.clone();
+    let replies = edge
+        .detached("open accounts", deadline, |router| async move {
+            let replies = router.create_accounts(accounts, deadline.0).await;
+            effect::accounts(named.iter().zip(&replies).map(|(id, reply)| (id.as_str(), reply.as_ref())));
+            replies
         })
         .await?;
     let results =

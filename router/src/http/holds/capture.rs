@@ -21,6 +21,7 @@ use crate::{
         view::{Scale, transfer::TransferView},
     },
     service::{FoundHold, NewTransfer},
+    trace,
 };
 
 /// Capture a hold: post a transfer of what it holds, or of part of it.
@@ -55,6 +56,7 @@ pub async fn capture(
         return Err(found::not_found::<FoundHold>(id));
     }
     let order = order(&edge, &hold, &wanted, access.ordered_by())?;
+    trace::names_hold(id);
     access.check_follow_up(id, &hold, (&order).into())?;
     transfers::carry_out(&edge, &access, order, deadline).await.map_err(|problem| problem.with_hold(id.0))
 }

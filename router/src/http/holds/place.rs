@@ -10,12 +10,13 @@ use crate::{
         access::Access,
         body::Sent,
         context::RequestDeadline,
-        idempotency, parse, path,
+        effect, idempotency, parse, path,
         problem::Problem,
         query::DryRunParameter,
         view::{self, hold::HoldView},
     },
     service::HoldReply,
+    trace,
 };
 
 /// Place a hold: reserve an amount of the debit account for captures to come.
@@ -46,7 +47,13 @@ pub async fn place(
         edge.router.dry_run_hold(&order, deadline.0).await.map_err(Problem::from)
     } else {
         let sent = order.clone();
-        edge.detached_call("hold", deadline, |router| async move { router.place_hold(sent, deadline.0).await }).await
+        trace::names_hold(order.id);
+        edge.detached_call("hold", deadline, |router| async move {
+            let reply = router.place_hold(sent, deadline.0).await;
+            effect::hold(&reply);
+            reply
+        })
+        .await
     };
     let answer = reply.and_then(granted).map_err(marked)?;
     if dry_run && !answer.replayed {

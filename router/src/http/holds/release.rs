@@ -11,7 +11,7 @@ use crate::{
         access::Access,
         body::Sent,
         context::RequestDeadline,
-        found,
+        effect, found,
         openapi::values,
         parse,
         path::IdPath,
@@ -20,6 +20,7 @@ use crate::{
         view::{self, hold::HoldView},
     },
     service::{FoundHold, ReleaseReply},
+    trace,
 };
 
 /// Release a hold: what remains of it is available again.
@@ -51,9 +52,14 @@ pub async fn release(
     let found = to_act_on(&edge, &access, id, debit.as_ref(), None, deadline).await?;
     access.check_release(id, &found)?;
     let release = ReleaseHold { key: found.key, ordered_by: access.ordered_by() };
+    trace::names_hold(id);
     let marked = |problem: Problem| problem.with_hold(id.0);
     let reply = edge
-        .detached_call("release", deadline, |router| async move { router.release_hold(release, deadline.0).await })
+        .detached_call("release", deadline, |router| async move {
+            let reply = router.release_hold(release, deadline.0).await;
+            effect::release(&reply);
+            reply
+        })
         .await
         .map_err(marked)?;
     match reply {

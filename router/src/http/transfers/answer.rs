@@ -12,11 +12,12 @@ use crate::{
         Edge,
         access::Access,
         context::RequestDeadline,
-        idempotency, path,
+        effect, idempotency, path,
         problem::{Code, Problem},
         view::{self, transfer::TransferView},
     },
     service::{NewTransfer, TransferReply},
+    trace,
 };
 
 /// Makes the transfer.
@@ -28,8 +29,13 @@ pub async fn carry_out(
 ) -> Result<Response, Problem> {
     let marked = |problem: Problem| problem.with_transfer(order.id.0);
     let sent = order.clone();
+    trace::names_transfer(order.id);
     let reply = edge
-        .detached_call("transfer", deadline, |router| async move { router.transfer(sent, deadline.0).await })
+        .detached_call("transfer", deadline, |router| async move {
+            let reply = router.transfer(sent, deadline.0).await;
+            effect::transfer(&reply);
+            reply
+        })
         .await
         .map_err(marked)?;
     answer(edge, access, &order, reply).map_err(marked)

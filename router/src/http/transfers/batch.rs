@@ -10,7 +10,7 @@ use crate::{
         access::Access,
         body::{MediaType, Sent, batch_media_type},
         context::RequestDeadline,
-        metrics, parse,
+        effect, metrics, parse,
         parse::TransferBatch,
         problem::Problem,
         query::Parameters,
@@ -72,8 +72,11 @@ pub async fn order_batch(
     let replies = if batch.atomic {
         order_atomic(&edge, batch, deadline).await?
     } else {
+        let named = ids.clone();
         edge.detached("transfer batch", deadline, |router| async move {
-            router.transfer_batch(batch.transfers, deadline.0).await
+            let replies = router.transfer_batch(batch.transfers, deadline.0).await;
+            effect::transfers(&named, &replies);
+            replies
         })
         .await?
     };
@@ -90,9 +93,12 @@ async fn order_atomic(
     batch: TransferBatch,
     deadline: RequestDeadline,
 ) -> Result<Vec<Result<TransferReply, CallError>>, Problem> {
+    let named = ids(&batch.transfers);
     let reply = edge
         .detached_call("atomic transfers", deadline, |router| async move {
-            router.transfer_atomic(batch.transfers, deadline.0).await
+            let reply = router.transfer_atomic(batch.transfers, deadline.0).await;
+            effect::atomic(&named, &reply);
+            reply
         })
         .await?;
     match reply {

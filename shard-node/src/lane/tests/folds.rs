@@ -322,3 +322,34 @@ async fn damage_ends_a_run_of_large_batches() {
     assert!(third.iter().all(|reply| not_executed(reply) == Some(Reason::Unavailable)), "{:?}", third[0]);
     assert_eq!(bookings_of(&database, 20_000), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_lag_of_the_fold_is_the_time_since_everything_was_folded() {
+    let database = folded_shard_with(&["bank", "a"]).await;
+    let node = Node::start(&database);
+    node.one(nothing(1)).await;
+    node.fold_everything().await;
+    assert_eq!(node.tail.fold_lag(), Duration::ZERO);
+    tokio::time::advance(Duration::from_secs(100)).await;
+    assert!(posted(&node.one(pay(1, "bank", "a", 5)).await));
+    tokio::time::advance(Duration::from_secs(7)).await;
+    let lag = node.tail.fold_lag();
+    assert!((7..8).contains(&lag.as_secs()), "idle times count: {lag:?}");
+    node.fold_everything().await;
+    assert_eq!(node.tail.fold_lag(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_sagas_under_way_are_summed_up_by_asset() {
+    let database = shard_with(&["bank", "a"]).await;
+    let node = Node::start(&database);
+    for operation in [reserve(1, "a", 10), reserve(2, "bank", 30)] {
+        node.one(operation).await;
+    }
+    let totals = node.tail.saga_totals();
+    assert_eq!((totals.open, totals.reserved), (2, HashMap::from([(usd(), 40)])));
+    assert!(totals.oldest_us.is_some());
+    node.one(settle(1, "a", 10, Verdict::Credited)).await;
+    node.one(settle(2, "bank", 30, Verdict::Credited)).await;
+    assert_eq!(node.tail.saga_totals(), crate::tail::SagaTotals::default());
+}

@@ -206,7 +206,7 @@ async fn the_journal_names_the_key_that_ordered_each_booking() -> anyhow::Result
     }
     for (id, first, name) in [
         (own, BookingKind::Posted, "shop"),
-        (held, BookingKind::Held, "operator"),
+        (held, BookingKind::HoldPlaced, "operator"),
         (held, BookingKind::HoldReleased, "shop"),
     ] {
         ensure!(found.contains(&(id, first, name.to_owned())), "{id} {first:?}: {found:?}");

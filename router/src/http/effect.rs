@@ -1,0 +1,270 @@
+//! The line that a request leaves in the log if it had an effect, or if nobody knows whether it had one. The log adds the request, its key, and the
+//! transfer or hold that it names (`trace`). A replay, a refusal that stores nothing and a read leave no line.
+//!
+//! The lines are written where the core's reply comes in, within the task that outlives a client that hangs up. `docs/operations/logs.md` describes
+//! them.
+
+use ledger::{
+    Refused,
+    outcome::{HoldAnswer, TransferAnswer, TransferState},
+};
+use uuid::Uuid;
+
+use crate::service::{AccountReply, AtomicReply, CallError, HoldReply, ReleaseReply, TransferReply};
+
+/// Ids that the line of a batch names at most.
+const NAMED_IDS: usize = 100;
+
+/// What became of one thing that a request ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    /// It is done, and was not done before.
+    Done(&'static str),
+    /// It is refused, and the refusal is stored.
+    Rejected(&'static str),
+    /// It goes on without the request.
+    Pending,
+    Unknown,
+    None,
+}
+
+impl Effect {
+    fn of_transfer(reply: Result<&TransferReply, &CallError>) -> Self {
+        match reply {
+            Ok(TransferReply::Done(answer) | TransferReply::Pending(answer)) => Self::of_answer(answer),
+            Ok(
+                TransferReply::Mismatch { .. }
+                | TransferReply::DebitNotFound
+                | TransferReply::HoldNotFound
+                | TransferReply::NotStored(_),
+            ) => Self::None,
+            Err(error) => Self::of_error(error),
+        }
+    }
+
+    fn of_answer(answer: &TransferAnswer) -> Self {
+        match answer.state {
+            // An earlier request began it, and its effect is not known yet.
+            TransferState::Pending => Self::Pending,
+            _ if answer.replayed => Self::None,
+            TransferState::Posted { .. } => Self::Done("posted"),
+            TransferState::Rejected { refused: Refused { refusal, .. }, .. } => Self::Rejected(refusal.as_str()),
+        }
+    }
+
+    fn of_error(error: &CallError) -> Self {
+        if error.is_not_executed() { Self::None } else { Self::Unknown }
+    }
+
+    fn of_account(reply: Result<&AccountReply, &CallError>) -> Self {
+        match reply {
+            Ok(AccountReply::Created(_)) => Self::Done("opened"),
+            Ok(AccountReply::Updated(_)) => Self::Done("changed"),
+            Ok(
+                AccountReply::Replayed(_)
+                | AccountReply::Conflict { .. }
+                | AccountReply::NotFound
+                | AccountReply::Refused { .. },
+            ) => Self::None,
+            Err(error) => Self::of_error(error),
+        }
+    }
+
+    /// Writes the line of a request that ordered one thing.
+    fn log(self, error: Option<&CallError>) {
+        match self {
+            Self::None => {}
+            Self::Done(outcome) => tracing::info!(outcome, "request carried out"),
+            Self::Rejected(code) => tracing::info!(outcome = "rejected", code, "request carried out"),
+            Self::Pending => tracing::info!(outcome = "pending", "request answered before its end"),
+            Self::Unknown => {
+                let error = error.map(ToString::to_string).unwrap_or_default();
+                tracing::warn!(outcome = "unknown", error, "the effect of a request is unknown");
+            }
+        }
+    }
+}
+
+/// A transfer, capture or reversal was answered.
+pub fn transfer(reply: &Result<TransferReply, CallError>) {
+    Effect::of_transfer(reply.as_ref()).log(reply.as_ref().err());
+}
+
+/// Placing a hold was answered.
+pub fn hold(reply: &Result<HoldReply, CallError>) {
+    let effect = match reply {
+        Ok(HoldReply::Placed(HoldAnswer { replayed: true, .. })) => Effect::None,
+        Ok(HoldReply::Placed(HoldAnswer { refused: Some(refused), .. })) => {
+            Effect::Rejected(refused.refusal.as_str())
+        }
+        Ok(HoldReply::Placed(_)) => Effect::Done("held"),
+        Ok(HoldReply::Mismatch { .. } | HoldReply::DebitNotFound) => Effect::None,
+        Err(error) => Effect::of_error(error),
+    };
+    effect.log(reply.as_ref().err());
+}
+
+/// Releasing a hold was answered.
+pub fn release(reply: &Result<ReleaseReply, CallError>) {
+    let effect = match reply {
+        Ok(ReleaseReply::Released { replayed: false, .. }) => Effect::Done("released"),
+        Ok(_) => Effect::None,
+        Err(error) => Effect::of_error(error),
+    };
+    effect.log(reply.as_ref().err());
+}
+
+/// Opening or changing one account was answered.
+pub fn account(id: &str, reply: Result<&AccountReply, &CallError>) {
+    match Effect::of_account(reply) {
+        Effect::None => {}
+        Effect::Done(outcome) => tracing::info!(outcome, account = id, "request carried out"),
+        Effect::Rejected(_) | Effect::Pending | Effect::Unknown => {
+            let error = reply.err().map(ToString::to_string).unwrap_or_default();
+            tracing::warn!(outcome = "unknown", account = id, error, "the effect of a request is unknown");
+        }
+    }
+}
+
+/// A batch of transfers was answered.
+pub fn transfers(ids: &[Uuid], replies: &[Result<TransferReply, CallError>]) {
+    let effects = replies.iter().map(|reply| Effect::of_transfer(reply.as_ref()));
+    Batch::of(ids.iter().zip(effects)).log("transfers");
+}
+
+/// An atomic batch of transfers was answered.
+pub fn atomic(ids: &[Uuid], reply: &Result<AtomicReply, CallError>) {
+    let batch = match reply {
+        Ok(AtomicReply::Stored(items)) => {
+            Batch::of(ids.iter().zip(items.iter().map(|item| Effect::of_transfer(Ok(item)))))
+        }
+        Ok(AtomicReply::Failed { .. } | AtomicReply::CrossShard) => Batch::default(),
+        Err(error) => Batch::of(ids.iter().map(|id| (id, Effect::of_error(error)))),
+    };
+    batch.log("transfers");
+}
+
+/// A batch of accounts was answered.
+pub fn accounts<'r>(replies: impl Iterator<Item = (&'r str, Result<&'r AccountReply, &'r CallError>)>) {
+    Batch::of(replies.map(|(id, reply)| (id, Effect::of_account(reply)))).log("accounts");
+}
+
+/// What became of the items of a batch.
+#[derive(Debug, Default)]
+struct Batch {
+    done: usize,
+    rejected: usize,
+    pending: usize,
+    unknown: usize,
+    none: usize,
+    /// Ids of items that are pending or unknown, and of the others that had an effect; at most [`NAMED_IDS`] of each.
+    open: Vec<String>,
+    ended: Vec<String>,
+}
+
+impl Batch {
+    fn of<Id: ToString>(items: impl Iterator<Item = (Id, Effect)>) -> Self {
+        let mut batch = Self::default();
+        for (id, effect) in items {
+            let (count, ids) = match effect {
+                Effect::None => {
+                    batch.none += 1;
+                    continue;
+                }
+                Effect::Done(_) => (&mut batch.done, &mut batch.ended),
+                Effect::Rejected(_) => (&mut batch.rejected, &mut batch.ended),
+                Effect::Pending => (&mut batch.pending, &mut batch.open),
+                Effect::Unknown => (&mut batch.unknown, &mut batch.open),
+            };
+            *count += 1;
+            if ids.len() < NAMED_IDS {
+                ids.push(id.to_string());
+            }
+        }
+        batch
+    }
+
+    fn log(&self, what: &'static str) {
+        let Self { done, rejected, pending, unknown, none, open, ended } = self;
+        let with_effect = done + rejected + pending + unknown;
+        if with_effect == 0 {
+            return;
+        }
+        let ids = open.iter().chain(ended).take(NAMED_IDS).map(String::as_str).collect::<Vec<_>>();
+        let (ids, unnamed) = (ids.join(" "), with_effect - ids.len());
+        if *unknown > 0 {
+            tracing::warn!(
+                what,
+                done,
+                rejected,
+                pending,
+                unknown,
+                without_effect = none,
+                ids,
+                unnamed,
+                "the effect of some items of a batch is unknown"
+            );
+        } else {
+            tracing::info!(
+                what,
+                done,
+                rejected,
+                pending,
+                unknown,
+                without_effect = none,
+                ids,
+                unnamed,
+                "batch carried out"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ledger::Refusal;
+
+    use super::*;
+
+    fn answer(state: TransferState, replayed: bool) -> TransferReply {
+        TransferReply::Done(TransferAnswer {
+            state,
+            amount: 1,
+            presumed: None,
+            cross_shard: false,
+            debit_after: None,
+            created_at_us: 1,
+            replayed,
+        })
+    }
+
+    #[test]
+    fn what_had_an_effect_or_may_have_had_one_leaves_a_line() {
+        let unknown = CallError::OutcomeUnknown { shard: "s0".into() };
+        let unavailable = CallError::Unavailable { shard: "s0".into() };
+        let posted = TransferState::Posted { at_us: 2 };
+        let rejected = TransferState::Rejected { refused: Refused::debit(Refusal::AccountFrozen), at_us: 2 };
+        for (reply, effect) in [
+            (Ok(answer(posted, false)), Effect::Done("posted")),
+            (Ok(answer(rejected, false)), Effect::Rejected("account_frozen")),
+            (Ok(answer(TransferState::Pending, false)), Effect::Pending),
+            (Ok(answer(TransferState::Pending, true)), Effect::Pending),
+            (Err(unknown), Effect::Unknown),
+            (Ok(answer(posted, true)), Effect::None),
+            (Ok(TransferReply::Mismatch { field: "amount" }), Effect::None),
+            (Err(unavailable), Effect::None),
+        ] {
+            assert_eq!(Effect::of_transfer(reply.as_ref()), effect, "{reply:?}");
+        }
+    }
+
+    #[test]
+    fn a_batch_names_what_is_open_first_and_not_too_much() {
+        let items = (0..250).map(|id| (id, if id == 249 { Effect::Unknown } else { Effect::Done("posted") }));
+        let batch = Batch::of(items);
+        assert_eq!(
+            (batch.done, batch.unknown, batch.open, batch.ended.len()),
+            (249, 1, vec!["249".to_owned()], NAMED_IDS)
+        );
+    }
+}

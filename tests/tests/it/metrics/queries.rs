@@ -1,0 +1,137 @@
+//! Alerts and dashboards: each alert passes its test and has a runbook, and each query finds what it asks for in a live cluster.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+use testkit::{cluster::Cluster, node::Folder};
+
+use super::{
+    exposition::Exposition,
+    prometheus::{Prometheus, program, promtool, repository},
+    two_accounts,
+};
+
+/// Metrics that a cluster without keys and certificates does not serve. The reference is checked against one that has both.
+const OF_KEYS_AND_TLS: [&str; 3] = [
+    "shardledger_keys_last_reload_success",
+    "shardledger_tls_last_reload_success",
+    "shardledger_tls_certificate_not_after_seconds",
+];
+
+#[test]
+fn every_alert_passes_its_test() -> anyhow::Result<()> {
+    let Some(program) = program("promtool") else { return Ok(()) };
+    promtool(&program, &["check", "rules", "alerts.yml"], "")?;
+    promtool(&program, &["test", "rules", "alerts.test.yml"], "")?;
+    let (alerts, tests) = (alert_names()?, read("ops/alerts.test.yml")?);
+    for alert in alerts {
+        ensure!(tests.contains(&format!("alertname=\"{alert}\"")), "ops/alerts.test.yml has no test of {alert}");
+    }
+    Ok(())
+}
+
+#[test]
+fn every_alert_has_a_runbook() -> anyhow::Result<()> {
+    let (rules, runbooks) = (read("ops/alerts.yml")?, read("docs/operations/alerts.md")?);
+    let alerts = alert_names()?;
+    for alert in &alerts {
+        let section = runbooks.split(&format!("\n## {alert}\n")).nth(1);
+        let section = section.with_context(|| format!("docs/operations/alerts.md has no section {alert}"))?;
+        let section = section.split("\n## ").next().unwrap_or_default();
+        for part in ["**Meaning.**", "**Look at**", "**Do.**"] {
+            ensure!(section.contains(part), "the runbook of {alert} does not say {part}");
+        }
+        let link = format!("runbook_url: docs/operations/alerts.md#{}\n", alert.to_lowercase());
+        ensure!(rules.contains(&link), "{alert} has no {link}");
+    }
+    let sections: Vec<_> = runbooks.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+    ensure!(sections == alerts, "the runbooks are {sections:?}, and the alerts are {alerts:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_query_finds_its_series() -> anyhow::Result<()> {
+    let (alerts, panels) = (alert_expressions()?, panel_queries()?);
+    let cluster = Cluster::start(2, 1).await?;
+    two_accounts(&cluster).await?;
+    let status = cluster.status();
+    let routers: Vec<_> = status.routers.iter().map(|router| router.admin_url.clone()).collect();
+    let nodes: Vec<_> = status.shards.iter().map(|shard| shard.node_admin_url.clone()).collect();
+
+    let mut served = BTreeSet::from(["up".to_owned()]);
+    for url in routers.iter().chain(&nodes) {
+        for (name, family) in Exposition::fetch(url).await?.families {
+            if family.kind == "histogram" {
+                served.extend(["_bucket", "_sum", "_count"].map(|part| format!("{name}{part}")));
+            }
+            served.insert(name);
+        }
+    }
+    for query in alerts.iter().chain(&panels) {
+        for name in names_in(query) {
+            ensure!(served.contains(&name) || OF_KEYS_AND_TLS.contains(&&*name), "no {name} is served: {query}");
+        }
+    }
+
+    let Some(program) = program("prometheus") else { return cluster.finish().await };
+    let folder = Folder::create()?;
+    let prometheus =
+        Prometheus::start(&program, &folder, &[("shardledger-router", routers), ("shardledger-node", nodes)]).await?;
+    for query in &panels {
+        let found = prometheus.query(query).await?;
+        ensure!(!found.is_empty(), "a panel shows nothing: {query}");
+    }
+    for expression in &alerts {
+        // A healthy cluster fires none.
+        let found = prometheus.query(expression).await?;
+        ensure!(found.is_empty(), "an alert of a healthy cluster: {expression}: {found:?}");
+    }
+    drop(prometheus);
+    cluster.finish().await
+}
+
+fn read(path: &str) -> anyhow::Result<String> {
+    std::fs::read_to_string(repository(path)).with_context(|| path.to_owned())
+}
+
+fn alert_names() -> anyhow::Result<Vec<String>> {
+    let names = read("ops/alerts.yml")?;
+    let names: Vec<_> =
+        names.lines().filter_map(|line| Some(line.trim().strip_prefix("- alert: ")?.to_owned())).collect();
+    ensure!(!names.is_empty(), "ops/alerts.yml has no alert");
+    Ok(names)
+}
+
+/// Each expression of `alerts.yml` is on one line.
+fn alert_expressions() -> anyhow::Result<Vec<String>> {
+    let rules = read("ops/alerts.yml")?;
+    let found: Vec<_> =
+        rules.lines().filter_map(|line| Some(line.trim().strip_prefix("expr: ")?.to_owned())).collect();
+    ensure!(found.len() == alert_names()?.len(), "an alert has no expression on the line `expr: …`");
+    Ok(found)
+}
+
+/// The queries of all panels, with what Grafana would put in place of its variables.
+fn panel_queries() -> anyhow::Result<Vec<String>> {
+    let mut queries = Vec::new();
+    for file in std::fs::read_dir(repository("ops/dashboards"))? {
+        let dashboard: Value = serde_json::from_str(&std::fs::read_to_string(file?.path())?)?;
+        let panels = dashboard["panels"].as_array().context("a dashboard without panels")?;
+        for target in panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten()) {
+            let query = target["expr"].as_str().with_context(|| format!("no query: {target}"))?;
+            queries.push(query.replace("$__rate_interval", "1m").replace("$shard", ".*"));
+        }
+    }
+    ensure!(queries.len() > 10, "only {} queries", queries.len());
+    Ok(queries)
+}
+
+/// The metrics that a query names.
+fn names_in(query: &str) -> Vec<String> {
+    let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '"');
+    words
+        .filter(|word| *word == "up" || word.starts_with("shardledger_") || word.starts_with("process_"))
+        .map(ToOwned::to_owned)
+        .collect()
+}
