@@ -162,6 +162,9 @@ fn register() {
     for method in rpc::METHODS {
         counter!(RPC_REQUESTS, "method" => method).absolute(0);
     }
+    for reason in ["certificate", "name", "plaintext", "tls", "connection", "timeout"] {
+        counter!(RPC_CALLERS_REFUSED, "reason" => reason).absolute(0);
+    }
     for name in [HOLDS_EXPIRED, SLOT_MOVE_FAILURES, LANE_QUEUE_FULL, LANE_FENCE_LOSSES, LANE_REPLAYS, FOLD_ACCOUNTS] {
         counter!(name).absolute(0);
     }

@@ -10,8 +10,8 @@ mod stream;
 use std::{io::Write, pin::pin, sync::Arc, time::Duration};
 
 use axum::body::{Body, HttpBody};
-use http_body_util::BodyExt;
 use certificates::Certificates;
+use http_body_util::BodyExt;
 use hyper::{Request, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
