@@ -87,6 +87,7 @@ fn step_of(booking: &Booking, saga: &[(usize, Booking)]) -> anyhow::Result<Optio
     let (debit, asset, amount, purpose) = (first.payer.clone(), first.asset, first.amount, first.purpose());
     Ok(Some(match booking.kind {
         BookingKind::Reserved | BookingKind::Presumed => Operation::Transfer(Transfer {
+            ordered_by: None,
             id,
             debit,
             credit,
@@ -99,6 +100,7 @@ fn step_of(booking: &Booking, saga: &[(usize, Booking)]) -> anyhow::Result<Optio
             defer_limited: false,
         }),
         BookingKind::Credited | BookingKind::Refused => Operation::Decide(Decide {
+            ordered_by: None,
             id,
             debit,
             credit,

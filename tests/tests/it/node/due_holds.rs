@@ -75,6 +75,7 @@ fn key(n: u128) -> anyhow::Result<HoldKey> {
 
 fn place_hold(key: &HoldKey) -> anyhow::Result<Operation> {
     Ok(Operation::PlaceHold(PlaceHold {
+        ordered_by: None,
         id: key.id,
         debit: key.debit.clone(),
         credit: AccountId::client("payee")?,

@@ -77,6 +77,7 @@ fn new_id() -> TransferId {
 
 fn place_hold(id: TransferId, amount: i64) -> anyhow::Result<Operation> {
     Ok(Operation::PlaceHold(PlaceHold {
+        ordered_by: None,
         id,
         debit: AccountId::client("payer")?,
         credit: AccountId::client("payee")?,
@@ -94,6 +95,7 @@ fn transfer(
     purpose: Purpose,
 ) -> anyhow::Result<Transfer> {
     Ok(Transfer {
+        ordered_by: None,
         id,
         debit: AccountId::client(debit)?,
         credit: AccountId::client(credit)?,
@@ -109,6 +111,7 @@ fn transfer(
 
 fn decide(of: &Transfer) -> Operation {
     Operation::Decide(Decide {
+        ordered_by: None,
         id: of.id,
         debit: of.debit.clone(),
         credit: of.credit.clone(),
