@@ -217,7 +217,7 @@ impl Mutual {
 /// The caller speaks TLS, or has closed the connection.
 pub async fn accept_plain(socket: TcpStream) -> Result<Stream, HandshakeError> {
     if begins_with_tls(&socket).await? {
-        // What a caller reads in place of a handshake tells it that nobody here speaks TLS.
+        // What a caller reads in place of a handshake tells it that this process does not speak TLS.
         dismiss(Stream::Plain(socket), "this port has no TLS").await;
         return Err(HandshakeError::Unwanted);
     }
@@ -247,7 +247,7 @@ async fn dismiss(mut stream: Stream, why: &str) {
     }
 }
 
-/// Gives a caller that is refused time to read why. Bytes that nobody reads would reset the connection, and the caller might never see the
+/// Gives a caller that is refused time to read why. Bytes that are not read would reset the connection, and the caller might never see the
 /// reason.
 async fn linger(mut stream: Stream) {
     let read = async {
