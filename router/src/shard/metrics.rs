@@ -135,3 +135,56 @@ impl ShardGauges {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+    use shard_map::{ClusterId, ShardMap, SlotRange};
+    use telemetry::Tasks;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::{
+        routing::Routing,
+        service::CoreConfig,
+        shard::{Shards, breaker::Signal},
+    };
+
+    /// The router's side of a cluster of one shard.
+    fn shards(id: &str) -> Shards {
+        let nodes = vec!["http://127.0.0.1:1".to_owned()];
+        let shard = shard_map::Shard { id: id.to_owned(), number: 0, nodes, slots: vec![SlotRange::ALL] };
+        let map = ShardMap::new(ClusterId::generate(), 1, vec![shard]).unwrap();
+        Shards::start(Routing::fixed(map), CoreConfig::default(), Tasks::new())
+    }
+
+    fn record(shards: &Shards, signal: Signal) {
+        for shard in shards.view().shards() {
+            shard.breaker().record(signal, Instant::now());
+        }
+    }
+
+    #[tokio::test]
+    async fn the_gauge_of_a_breaker_is_that_of_the_shard_in_the_map() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let gauges = ShardGauges::default();
+        let says = |shards: &Shards, series: &str| {
+            metrics::with_local_recorder(&recorder, || gauges.set(&shards.view()));
+            let text = recorder.handle().render();
+            assert!(text.lines().any(|line| line == series), "no {series} in {text}");
+        };
+        let (before, after) = (shards("s0"), shards("s0"));
+        for _ in 0..CoreConfig::default().breaker_failures {
+            record(&after, Signal::ConnectionFailed);
+        }
+        // A call of the shard that the map had before is answered late.
+        record(&before, Signal::Answered);
+        says(&after, r#"shardledger_breaker_open_state{shard="s0"} 1"#);
+        let probe = after.view().shards().next().unwrap().breaker().admit(Instant::now() + Duration::from_secs(5));
+        assert!(probe);
+        says(&after, r#"shardledger_breaker_open_state{shard="s0"} 1"#);
+        says(&shards("s1"), r#"shardledger_breaker_open_state{shard="s0"} 0"#);
+        record(&after, Signal::Answered);
+        says(&after, r#"shardledger_breaker_open_state{shard="s0"} 0"#);
+    }
+}

@@ -41,7 +41,7 @@ async fn the_reference_lists_every_metric_of_a_live_cluster() -> anyhow::Result<
     let node = Exposition::fetch(&cluster.status().shards[0].node_admin_url).await?;
 
     for (what, exposition) in [("router", &router), ("router without keys", &plain), ("shard-node", &node)] {
-        println!("{what}: {} series of {} metrics", exposition.series(), exposition.families.len());
+        eprintln!("{what}: {} series of {} metrics", exposition.series(), exposition.families.len());
         for (name, family) in &exposition.families {
             ensure!(!family.help.is_empty() && !family.kind.is_empty(), "{name} of a {what} is not described");
         }
