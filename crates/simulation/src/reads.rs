@@ -241,6 +241,7 @@ mod tests {
             ..Booking::marker(Position(2), 0)
         };
         let order = NewTransfer {
+            ordered_by: None,
             id,
             debit: account("alice"),
             credit: account("bob"),
@@ -250,6 +251,7 @@ mod tests {
             purpose: Purpose::Payment,
         };
         let answer = TransferAnswer {
+            ordered_by: None,
             state: TransferState::Posted { at_us: 0 },
             amount: 10,
             cross_shard: false,

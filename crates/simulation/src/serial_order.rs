@@ -363,6 +363,7 @@ mod tests {
 
     fn payment(client: u128, number: u128, amount: i64) -> NewTransfer {
         NewTransfer {
+            ordered_by: None,
             id: id(client, number),
             debit: account("alice"),
             credit: account("bob"),
@@ -379,6 +380,7 @@ mod tests {
             None => TransferState::Posted { at_us: 0 },
         };
         let answer = TransferAnswer {
+            ordered_by: None,
             state,
             amount: order.amount,
             cross_shard: true,
@@ -440,8 +442,10 @@ mod tests {
     fn a_hold_explains_a_refusal_as_long_as_its_time_is_not_over() {
         let after = |at| {
             let NewTransfer { id, debit, credit, asset, metadata, .. } = payment(0, 1, 60);
-            let place = PlaceHold { id, debit, credit, asset, amount: 60, expires_in_s: Some(1), metadata };
+            let place =
+                PlaceHold { ordered_by: None, id, debit, credit, asset, amount: 60, expires_in_s: Some(1), metadata };
             let answer = HoldAnswer {
+                ordered_by: None,
                 refused: None,
                 debit_after: None,
                 expires_at_us: Some(trace::BEGIN_US + 50),
