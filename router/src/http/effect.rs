@@ -228,6 +228,7 @@ mod tests {
 
     fn answer(state: TransferState, replayed: bool) -> TransferReply {
         TransferReply::Done(TransferAnswer {
+            ordered_by: None,
             state,
             amount: 1,
             presumed: None,
