@@ -3,6 +3,8 @@
 # without a test failing is an error. `make broken-rules` looks everywhere and takes about an hour; PARTS="units simulation"
 # leaves the cluster out; RULES="06 12" breaks only those.
 set -euo pipefail
+# A build that fails is no rule that nobody notices.
+shopt -s inherit_errexit
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 root="$(cd "$here/../.." && pwd)"
 scratch="$root/target/broken-rules"

@@ -27,7 +27,7 @@ use crate::{
     trace,
 };
 
-/// Most states in which a search looks. It is undecided then. One state takes some 20 microseconds.
+/// A search ends after so many states, and is undecided then.
 const MOST_STATES: usize = 10_000;
 
 type EventCall = Call<Event, Said>;
