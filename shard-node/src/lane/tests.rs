@@ -181,11 +181,19 @@ fn key(of: u128, debit: &str) -> TransferKey {
 fn open(name: &str) -> Operation {
     let overdraft = if name == "bank" { Limit::Unlimited } else { Limit::ZERO };
     let (id, metadata) = (id(name), Metadata::empty());
-    Operation::CreateAccount(CreateAccount { id, asset: usd(), overdraft, max_balance: Limit::Unlimited, metadata })
+    Operation::CreateAccount(CreateAccount {
+        ordered_by: None,
+        id,
+        asset: usd(),
+        overdraft,
+        max_balance: Limit::Unlimited,
+        metadata,
+    })
 }
 
 fn payment(of: u128, debit: &str, credit: &str, amount: i64) -> Transfer {
     Transfer {
+        ordered_by: None,
         id: number(of),
         debit: id(debit),
         credit: id(credit),
@@ -222,6 +230,7 @@ fn settle(of: u128, debit: &str, amount: i64, verdict: Verdict) -> Operation {
 
 fn credit(of: u128, credit: &str, amount: i64) -> Operation {
     Operation::Decide(Decide {
+        ordered_by: None,
         id: number(of),
         debit: id("elsewhere"),
         credit: id(credit),
@@ -237,6 +246,7 @@ fn credit(of: u128, credit: &str, amount: i64) -> Operation {
 fn hold(of: u128, debit: &str, amount: i64) -> Operation {
     let (debit, credit, metadata) = (id(debit), id("shop"), Metadata::empty());
     Operation::PlaceHold(PlaceHold {
+        ordered_by: None,
         id: number(of),
         debit,
         credit,
@@ -254,6 +264,7 @@ fn capture(of: u128, held: u128, debit: &str, amount: i64) -> Operation {
 
 fn update(name: &str, overdraft: Option<Limit>) -> Operation {
     Operation::UpdateAccount(UpdateAccount {
+        ordered_by: None,
         id: id(name),
         status: None,
         overdraft,

@@ -286,6 +286,7 @@ mod tests {
     fn submission(timeouts_ms: &[u64]) -> (Submission, oneshot::Receiver<Vec<Reply>>) {
         let (reply, answer) = oneshot::channel();
         let operation = Operation::UpdateAccount(UpdateAccount {
+            ordered_by: None,
             id: AccountId::client("a").unwrap(),
             status: None,
             overdraft: None,
