@@ -236,6 +236,7 @@ mod tests {
             debit_after: None,
             created_at_us: 1,
             replayed,
+            ordered_by: None,
         })
     }
 
