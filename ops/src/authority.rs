@@ -109,9 +109,9 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Whether the folder has an authority.
+    /// Whether the folder has an authority. A key without a certificate is none, and has signed nothing: a crash in [`Self::create`] leaves it.
     pub fn exists(folder: &Path) -> bool {
-        certificate_of(folder, AUTHORITY).exists() || key_of(folder, AUTHORITY).exists()
+        certificate_of(folder, AUTHORITY).exists()
     }
 
     /// Makes a new authority in a folder that has none.

@@ -136,7 +136,7 @@ impl Service {
 }
 
 /// The methods that are counted.
-pub const METHODS: [&str; 14] = [
+pub const METHODS: [&str; 16] = [
     "identify",
     "examine",
     "execute",
@@ -151,6 +151,8 @@ pub const METHODS: [&str; 14] = [
     "status",
     "list_accounts",
     "sum_balances",
+    "read_transfers",
+    "read_holds",
 ];
 
 fn count(method: &'static str) {

@@ -129,6 +129,11 @@ impl Connection {
             None => Stream::Plain(stream),
             Some(tls) => tls.connect(address.host(), stream).await.map_err(|error| match error {
                 HandshakeError::Io(source) => ConnectError::Unreachable { uri: uri.to_owned(), source },
+                // A node that shuts down drops handshakes; nobody has to act.
+                HandshakeError::Closed => ConnectError::Unreachable {
+                    uri: uri.to_owned(),
+                    source: std::io::Error::new(std::io::ErrorKind::UnexpectedEof, error.to_string()),
+                },
                 error => ConnectError::Tls { uri: uri.to_owned(), reason: error.to_string() },
             })?,
         };

@@ -89,7 +89,12 @@ pub fn init(config: &LogConfig) -> Result<(), LogError> {
 
 /// The same, with what events are about.
 pub fn init_about(config: &LogConfig, subject: Subject) -> Result<(), LogError> {
-    let log = tracing_subscriber::fmt().with_env_filter(config.filter()?).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(config.filter()?)
+        .with_writer(std::io::stderr)
+        // It would report a line that cannot be written (disk full, pipe closed) on standard error, panic there, and abort in the panic hook:
+        // no payment may fail because of its line in the log.
+        .log_internal_errors(false);
     let format = config.format;
     let installed = match format {
         LogFormat::Text => log

@@ -228,7 +228,6 @@ mod tests {
 
     fn answer(state: TransferState, replayed: bool) -> TransferReply {
         TransferReply::Done(TransferAnswer {
-            ordered_by: None,
             state,
             amount: 1,
             presumed: None,
