@@ -57,6 +57,7 @@ test-cluster: ## Run the rest of it: the tests that start PostgreSQL, nodes and 
 	cargo build --workspace --bins
 	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir $(TARGET)/test-postgresql postgres ensure); \
 	export SHARDLEDGER_PG_BIN="$$pg_bin"; \
+	SHARDLEDGER_PROMETHEUS_BIN="$$(tests/prometheus.sh $(TARGET)/test-prometheus)" || true; export SHARDLEDGER_PROMETHEUS_BIN; \
 	echo '$(RUN_TESTS) $(addprefix -p ,$(CLUSTER_TESTS))'; $(RUN_TESTS) $(addprefix -p ,$(CLUSTER_TESTS))
 
 # Many more random sequences than `make test` plays; SEED=… repeats a run.
