@@ -149,6 +149,10 @@ pub async fn entries(
     if wanted > 0 {
         let (oldest, newest) = if page.ascending { (first, first + wanted - 1) } else { (last - wanted + 1, last) };
         let bookings = statement::bookings(reads.from.pool()?, &account, &overlay.waypoints, oldest, newest).await?;
+        if i64::try_from(bookings.len()) != Ok(wanted) {
+            // The clean-up of a move came between the two statements. A page with a hole must not look whole.
+            return Err(StoreError::Fenced);
+        }
         entries.extend(bookings.iter().filter_map(|booking| Entry::of(booking, id)).map(entry_to_wire));
         if page.with_metadata {
             add_metadata(reads, id, &bookings, &mut entries).await?;

@@ -60,6 +60,8 @@ pub struct Service {
     turns: Arc<Semaphore>,
     /// One sum of balances at a time, because a sum may take long. The other turns are for short reads.
     sums: Arc<Semaphore>,
+    /// One page of accounts as of a time at once, because it may read the history of each of its accounts.
+    pages_at: Arc<Semaphore>,
     ownership: KnownOwnership,
     /// The asset declarations of routers, by digest.
     assets: DeclaredAssets,
@@ -85,6 +87,7 @@ impl Service {
             lane,
             turns,
             sums: Arc::new(Semaphore::new(1)),
+            pages_at: Arc::new(Semaphore::new(1)),
             ownership: KnownOwnership::default(),
             assets: DeclaredAssets::default(),
             tasks,
@@ -439,6 +442,11 @@ impl ShardNode for Service {
         request: Request<wire::ListAccountsRequest>,
     ) -> Result<Response<wire::ListAccountsResponse>, Status> {
         count("list_accounts");
+        // Before the turn: what waits for this one must not keep short reads waiting.
+        let _page_at = match request.get_ref().at_us {
+            Some(_) => Some(self.pages_at.acquire().await.map_err(|_| Status::unavailable("the node is closing"))?),
+            None => None,
+        };
         let _turn = self.turn(&request).await?;
         self.page_of_accounts(request.into_inner()).await.map(Response::new)
     }
@@ -461,7 +469,11 @@ impl ShardNode for Service {
         let response = match self.keys_owned(request.into_inner().keys).await? {
             Ok(keys) => {
                 let transfers = reads::transfers_of(&self.reads, &keys).await.map_err(read_failed)?;
-                wire::ReadTransfersResponse { transfers, not_owner: Vec::new() }
+                // The clean-up of a move may have come between.
+                match self.not_owned(&keys).await? {
+                    moved if moved.is_empty() => wire::ReadTransfersResponse { transfers, not_owner: moved },
+                    not_owner => wire::ReadTransfersResponse { transfers: Vec::new(), not_owner },
+                }
             }
             Err(not_owner) => wire::ReadTransfersResponse { transfers: Vec::new(), not_owner },
         };
@@ -479,7 +491,10 @@ impl ShardNode for Service {
                 let pool = self.reads.from.pool().map_err(read_failed)?;
                 let holds = store::bookings::holds_of(pool, &keys).await.map_err(read_failed)?;
                 let holds = holds.iter().map(|(key, hold)| convert::hold_to_wire(key, hold)).collect();
-                wire::ReadHoldsResponse { holds, not_owner: Vec::new() }
+                match self.not_owned(&keys).await? {
+                    moved if moved.is_empty() => wire::ReadHoldsResponse { holds, not_owner: moved },
+                    not_owner => wire::ReadHoldsResponse { holds: Vec::new(), not_owner },
+                }
             }
             Err(not_owner) => wire::ReadHoldsResponse { holds: Vec::new(), not_owner },
         };
@@ -500,10 +515,16 @@ impl Service {
             Ok(ledger::HoldKey { id: ledger::TransferId(uuid(&key.id)?), debit: any_account(&key.debit)? })
         });
         let keys = keys.collect::<Result<Vec<_>, Status>>()?;
+        let not_owner = self.not_owned(&keys).await?;
+        Ok(if not_owner.is_empty() { Ok(keys) } else { Err(not_owner) })
+    }
+
+    /// The slots of the keys' debit accounts that this shard does not own.
+    async fn not_owned(&self, keys: &[ledger::HoldKey]) -> Result<Vec<wire::NotOwner>, Status> {
         let slots: std::collections::BTreeSet<_> =
             keys.iter().map(|key| shard_map::slot_of(key.debit.as_str())).collect();
         let not_owner = self.ownership.refusals(&self.reads, slots).await.map_err(read_failed)?;
-        Ok(if not_owner.is_empty() { Ok(keys) } else { Err(not_owner.into_iter().map(Into::into).collect()) })
+        Ok(not_owner.into_iter().map(Into::into).collect())
     }
 }
 

@@ -44,6 +44,9 @@ pub async fn sum(
     let at_us = page::instant(&mut parameters);
     parameters.finish()?;
     let prefix = access.read_prefix(prefix.unwrap_or_default())?;
+    if let Some(at_us) = at_us {
+        page::settled(at_us).await;
+    }
     let sums = edge.router.sum_balances(&prefix, at_us, deadline.0).await?;
     if !csv_table::is_wanted(&headers) {
         return Ok(view::json(StatusCode::OK, &BalancesView::new(sums, at_us, &edge.rulebook.assets)?));

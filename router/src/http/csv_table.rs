@@ -22,7 +22,10 @@ pub fn is_wanted(headers: &HeaderMap) -> bool {
         let is_csv = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("text/csv"));
         is_csv
             && !parts.any(|parameter| {
-                matches!(parameter.replace(' ', "").as_str(), "q=0" | "q=0.0" | "q=0.00" | "q=0.000")
+                matches!(
+                    parameter.replace(' ', "").to_ascii_lowercase().as_str(),
+                    "q=0" | "q=0.0" | "q=0.00" | "q=0.000"
+                )
             })
     })
 }

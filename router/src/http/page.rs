@@ -1,5 +1,7 @@
 //! The parameters of lists: how many at once, where to go on, and which accounts.
 
+use std::time::Duration;
+
 use ledger::AccountPrefix;
 use telemetry::clock;
 
@@ -34,6 +36,16 @@ pub const TIME_EXPECTED: &str = "a time in RFC 3339, such as 2026-01-31T12:00:00
 /// Takes `at`, in microseconds since the epoch. A time to come is now: nothing is known of it.
 pub fn instant(parameters: &mut Parameters) -> Option<i64> {
     parameters.take_as("at", TIME_EXPECTED, clock::parse_rfc3339).map(|at_us| at_us.min(clock::now_us()))
+}
+
+/// The time after which no shard commits anything that is dated before: its lane dates a batch and commits it some milliseconds later, and
+/// its clock may be a second behind that of this router.
+const SETTLED_AFTER_US: i64 = 2_000_000;
+
+/// Waits until an instant is settled, so that an answer as of it does not have one side of a payment and lack the other.
+pub async fn settled(at_us: i64) {
+    let wait_us = (at_us + SETTLED_AFTER_US - clock::now_us()).clamp(0, SETTLED_AFTER_US);
+    tokio::time::sleep(Duration::from_micros(wait_us.unsigned_abs())).await;
 }
 
 /// Times before 1970 are before everything this ledger can know; 0 means "open" on the wire.

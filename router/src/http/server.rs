@@ -290,8 +290,8 @@ fn refuse(stream: TcpStream, limits: ServerLimits, tls: bool) {
 }
 
 /// Why this side closes connections.
-pub const CLOSING_REASONS: [&str; 6] =
-    ["plaintext", "gave_way", "idle_timeout", "header_timeout", "stalled", "max_connections"];
+pub const CLOSING_REASONS: [&str; 7] =
+    ["plaintext", "tls_handshake", "gave_way", "idle_timeout", "header_timeout", "stalled", "max_connections"];
 
 fn count_closed(limits: ServerLimits, reason: &'static str) {
     debug_assert!(CLOSING_REASONS.contains(&reason), "{reason} has no series from the start");

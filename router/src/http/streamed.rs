@@ -8,7 +8,7 @@ use std::{future::Future, io, sync::Arc};
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use http::{HeaderValue, header};
+use http::{HeaderValue, Version, header};
 use tokio::time::Instant;
 
 use super::{
@@ -40,6 +40,14 @@ impl PartDeadlines {
     pub fn next(self) -> Instant {
         Instant::now() + self.0
     }
+}
+
+/// Refuses a request by HTTP/1.0, whose answers end where the connection does: one that breaks off would look whole.
+pub fn needs_http_1_1(version: Version) -> Result<(), Problem> {
+    if version >= Version::HTTP_11 {
+        return Ok(());
+    }
+    Err(Problem::new(Code::InvalidRequest, "an answer that is sent while it is read needs HTTP/1.1 or HTTP/2"))
 }
 
 /// Reads the first part, and answers with it and all that follow.
@@ -97,6 +105,12 @@ mod tests {
 
     fn part(number: u32, last: u32) -> Part<u32> {
         Part { bytes: Bytes::from(number.to_string()), next: (number < last).then_some(number + 1) }
+    }
+
+    #[test]
+    fn an_answer_that_could_break_off_unnoticed_is_refused() {
+        assert!(needs_http_1_1(Version::HTTP_10).is_err());
+        assert!(needs_http_1_1(Version::HTTP_11).is_ok() && needs_http_1_1(Version::HTTP_2).is_ok());
     }
 
     #[tokio::test]

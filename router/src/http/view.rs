@@ -111,9 +111,10 @@ pub fn metadata(canonical: &str) -> Result<BTreeMap<String, String>, Problem> {
     })
 }
 
-/// Metadata as a cell of CSV: its JSON text, which begins with a brace.
+/// Metadata as a cell of CSV: its JSON text, which begins with a brace. A semicolon is escaped: many spreadsheets take it for the end of a
+/// cell, also between quotes within one, and what follows could be a formula.
 pub fn metadata_cell(metadata: &BTreeMap<String, String>) -> String {
-    if metadata.is_empty() { String::new() } else { serde_json::json!(metadata).to_string() }
+    if metadata.is_empty() { String::new() } else { serde_json::json!(metadata).to_string().replace(';', "\\u003b") }
 }
 
 /// A shard sent what no shard should.

@@ -2,7 +2,7 @@
 
 use axum::{extract::State, response::Response};
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, Version};
 use ledger::AccountPrefix;
 
 use crate::http::{
@@ -53,6 +53,7 @@ pub async fn list(
     State(edge): State<Edge>,
     access: Access,
     deadline: RequestDeadline,
+    version: Version,
     headers: HeaderMap,
     mut parameters: Parameters,
 ) -> Result<Response, Problem> {
@@ -60,6 +61,7 @@ pub async fn list(
     let at_us = page::instant(&mut parameters);
     let csv = csv_table::is_wanted(&headers);
     if csv || at_us.is_some() {
+        streamed::needs_http_1_1(version)?;
         page::refuse_pages(&mut parameters, WHOLE);
     }
     let limit = page::limit(&mut parameters);
@@ -69,7 +71,10 @@ pub async fn list(
     let prefix = prefix.unwrap_or_default();
 
     match at_us {
-        Some(at_us) => whole_at(edge, prefix, at_us, csv, deadline).await,
+        Some(at_us) => {
+            page::settled(at_us).await;
+            whole_at(edge, prefix, at_us, csv, deadline).await
+        }
         None if csv => whole(edge, prefix, deadline).await,
         None => {
             let after = cursor.map_or_else(String::new, |cursor| cursor.after);

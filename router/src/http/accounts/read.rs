@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use axum::{extract::State, response::Response};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, Version};
 use ledger::{AccountId, TransferKey};
 use telemetry::clock;
 use tokio::time::Instant;
@@ -76,6 +76,7 @@ pub async fn entries(
     access: Access,
     deadline: RequestDeadline,
     AccountPath(id): AccountPath,
+    version: Version,
     headers: HeaderMap,
     mut parameters: Parameters,
 ) -> Result<Response, Problem> {
@@ -98,6 +99,7 @@ pub async fn entries(
         ..statement.request()
     };
     if csv {
+        streamed::needs_http_1_1(version)?;
         return table(edge, access, statement, request, deadline).await;
     }
     let page = page_of_entries(edge.clone(), statement.account.clone(), request, deadline.0).await?;
@@ -169,6 +171,9 @@ async fn table(
     request: wire::ListEntriesRequest,
     deadline: RequestDeadline,
 ) -> Result<Response, Problem> {
+    // Without an end, an account that is booked faster than the client reads would never come to one. Clocks may differ by a second.
+    let to_us = if request.to_us == 0 { clock::now_us() + 2_000_000 } else { request.to_us };
+    let request = wire::ListEntriesRequest { to_us, ..request };
     let deadlines = PartDeadlines::of(deadline);
     let reader = edge.clone();
     let read = move |request: wire::ListEntriesRequest| {
