@@ -166,7 +166,7 @@ async fn the_journal_names_the_key_that_ordered_each_booking() -> anyhow::Result
     let released = setting.send(release, shop).await?.expect("200 released")?;
     ensure!(released.body["ordered_by"] == "operator" && released.body["ended_by"] == "shop", "{}", released.body);
     let freeze = Call::patch("/v1/accounts/%7Bshop%7D:safe", &json!({"status": "frozen"}));
-    setting.send(freeze, operator).await?.expect("200")?;
+    setting.send(freeze, operator).await?.expect("200 frozen")?;
 
     // The payer sees the name, the payee does not.
     for (secret, path, expected) in [

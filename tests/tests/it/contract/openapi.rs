@@ -96,6 +96,20 @@ impl Description {
     }
 
     fn fits(&self, schema: &Value, value: &Value, place: &str) -> anyhow::Result<()> {
+        let resolved = self.resolve(schema)?;
+        // A choice between whole objects: one of them has to fit. A choice beside properties adds to them.
+        if let Some(choices) = resolved["oneOf"].as_array()
+            && resolved["properties"].is_null()
+            && (value.is_object() || value.is_array())
+        {
+            let misfits: Vec<_> = choices.iter().map_while(|choice| self.fits(choice, value, place).err()).collect();
+            ensure!(
+                misfits.len() < choices.len(),
+                "{}",
+                misfits.iter().map(|e| format!("{e:#}")).collect::<Vec<_>>().join("; or ")
+            );
+            return Ok(());
+        }
         match value {
             Value::Object(members) => {
                 let mut shape = Shape::default();

@@ -61,7 +61,8 @@ async fn nginx_takes_the_configuration() -> anyhow::Result<()> {
     std::fs::write(scratch.0.join("tls.key"), pair.signing_key.serialize_pem())?;
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
     let file = scratch.0.join("nginx.conf");
-    std::fs::write(&file, configuration(&scratch, "127.0.0.1:0 ssl", [nowhere; 2])?)?;
+    let free = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
+    std::fs::write(&file, configuration(&scratch, &format!("{free} ssl"), [nowhere; 2])?)?;
     let said = run(Command::new(nginx).arg("-t").arg("-c").arg(&file)).await?;
     ensure!(!said.contains("[warn]"), "{said}");
     Ok(())

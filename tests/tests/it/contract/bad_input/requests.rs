@@ -32,7 +32,7 @@ async fn paths(tried: &mut Tried<'_>, account: &str) {
         ("/v1/accounts:batch", "POST"),
         ("/v1/balances", "GET,HEAD"),
         ("/v1/transfers:batch", "POST"),
-        ("/v1/transfers", "POST"),
+        ("/v1/transfers", "GET,HEAD,POST"),
         (account, "GET,HEAD,PATCH"),
         (&format!("{account}/entries"), "GET,HEAD"),
         (&format!("{account}/balance"), "GET,HEAD"),

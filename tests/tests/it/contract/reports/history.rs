@@ -79,7 +79,10 @@ impl History {
             for account in [debit, credit] {
                 let entry = self.statements[account].iter().find(|entry| entry["transfer_id"] == id.to_string());
                 let entry = entry.with_context(|| format!("no entry of {id} for {account}"))?;
-                ensure!(entry["metadata"]["round"] == *round, "{account}: {entry}");
+                ensure!(
+                    entry["metadata"]["round"].as_str() == Some(round.to_string().as_str()),
+                    "{account}: {entry}"
+                );
             }
         }
         let holds = self.statements["{shop42}:0"].iter().filter(|entry| entry["kind"] == "held");
