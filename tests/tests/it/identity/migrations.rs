@@ -2,6 +2,7 @@
 
 use anyhow::ensure;
 use ledger::{Limit, outcome::Reply};
+use shard_database::schema::VERSION;
 use shard_map::{ClusterId, HASH_SEED, SLOTS, ShardMap};
 use testkit::{
     cluster::Cluster,
@@ -22,7 +23,7 @@ async fn an_older_database_is_served_only_after_an_operator_has_migrated_it() ->
     let (config, url) = (&stage.nodes[0], stage.database("s0"));
     database::run(&url, &format!("{FIRST_SCHEMA};{}", shard_of_the_first_version(&stage.map))).await?;
     let said = Node::start_refused(config).await?;
-    says(&said, &["schema version: expected 4, found 1", "shard-node migrate"])?;
+    says(&said, &[&format!("schema version: expected {VERSION}, found 1"), "shard-node migrate"])?;
 
     let stranger = NodeConfig::write_in(&stage.folder, "stranger", ClusterId::generate(), "s0", &url)?;
     let said = stranger.run(&["migrate", "--apply"])?;
@@ -35,7 +36,7 @@ async fn an_older_database_is_served_only_after_an_operator_has_migrated_it() ->
     ensure!(version(&url).await? == 1, "a dry run changed something");
     let said = config.run(&["migrate", "--apply"])?;
     ensure!(said.succeeded, "{}", said.text);
-    ensure!(version(&url).await? == 4);
+    ensure!(version(&url).await? == i64::from(VERSION));
     says(&config.run(&["migrate", "--apply"])?.text, &["nothing to do"])?;
 
     let node = Node::start(config).await?;
@@ -60,7 +61,7 @@ async fn a_node_stops_serving_when_a_newer_version_migrates_its_database() -> an
         matches!(&reply, Some(Reply::NotExecuted { detail, .. }) if detail.contains("schema version")),
         "{reply:?}"
     );
-    node_says(&node, &[UNREADY, "schema version: expected 4, found 99", "newer version"]).await?;
+    node_says(&node, &[UNREADY, &format!("schema version: expected {VERSION}, found 99"), "newer version"]).await?;
     let read = node.account("payer").await;
     ensure!(read.as_ref().is_err_and(|error| error.to_string().contains("schema version")), "{read:?}");
     ensure!(database::number(&url, "SELECT count(*) FROM journal").await? == bookings, "it was written to");
@@ -74,7 +75,7 @@ async fn a_node_stops_serving_when_a_newer_version_migrates_its_database() -> an
     .await?;
     ensure!(node.log().lines().count() == said, "it said more: {}", node.log());
 
-    database::run(&url, "UPDATE shard_state SET schema_version = 4").await?;
+    database::run(&url, &format!("UPDATE shard_state SET schema_version = {VERSION}")).await?;
     until("the node serves again", NOTICED_WITHIN, async || node.becomes_ready().await.map(Some)).await
 }
 
@@ -107,7 +108,7 @@ async fn version(url: &str) -> anyhow::Result<i64> {
 }
 
 /// Reverts all migrations but the first.
-const BACK_TO_VERSION_1: &str = "ALTER TABLE shard_identity DROP COLUMN timeline_began; DROP TABLE slot_move; DROP FUNCTION advance_move; DROP FUNCTION change_slots; DROP TABLE hold; DROP FUNCTION change_hold; DROP FUNCTION end_hold; DROP INDEX journal_reversal; \
+const BACK_TO_VERSION_1: &str = "ALTER TABLE journal DROP COLUMN ordered_by; ALTER TABLE shard_identity DROP COLUMN timeline_began; DROP TABLE slot_move; DROP FUNCTION advance_move; DROP FUNCTION change_slots; DROP TABLE hold; DROP FUNCTION change_hold; DROP FUNCTION end_hold; DROP INDEX journal_reversal; \
      UPDATE shard_state SET schema_version = 1";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
