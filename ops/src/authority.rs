@@ -290,7 +290,9 @@ mod tests {
         assert_eq!(issued(&folder).unwrap(), ["ca", "https", "node", "operator", "router"]);
         let node = describe(&folder, "node").unwrap();
         assert_eq!(node.subject.names, [NODE, "ledger.example", "10.0.0.1", "::1"]);
-        assert!(node.trusted && node.subject.serves && node.subject.calls && node.expires_in_days == 89, "{node:?}");
+        // 89 whole days once the second of the issue is over.
+        assert!(node.trusted && node.subject.serves && node.subject.calls, "{node:?}");
+        assert!((89..=90).contains(&node.expires_in_days), "{node:?}");
         let https = describe(&folder, "https").unwrap();
         assert!(https.subject.serves && !https.subject.calls, "{https:?}");
         let router = describe(&folder, "router").unwrap();

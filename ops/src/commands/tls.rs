@@ -305,9 +305,10 @@ mod tests {
 
         renew(renewal(&[], 5, false), &context).unwrap();
         renew(renewal(&[], 30, true), &context).unwrap();
-        assert_eq!(days("https"), 9, "nothing expires within five days, and a dry run renews nothing");
+        // One day less once the second of the issue is over.
+        assert!((9..=10).contains(&days("https")), "nothing expires within five days, and a dry run renews nothing");
         renew(renewal(&["https"], 30, false), &context).unwrap();
-        assert_eq!((days("https"), days("node")), (89, 9));
+        assert!((89..=90).contains(&days("https")) && (9..=10).contains(&days("node")));
         assert_ne!(fs::read(folder.join("https.key")).unwrap(), before, "the key is new");
         renew(renewal(&[], 30, false), &context).unwrap();
         assert_eq!(days("node"), 89);
