@@ -21,7 +21,8 @@ RULES_BETWEEN_FIELDS = {
     "invalid_asset": r"is not known here",  # the assets are configured
     "invalid_amount": r"decimal places of its asset$|larger than the ledger can hold$",  # the scale is the asset's
     "invalid_metadata": r"at most 4096 bytes together$",  # keys and values in sum
-    "invalid_parameter": r"^cursor: ",  # opaque: only the router that made it knows
+    # A cursor is opaque: only the router that made it knows. A whole list has no pages.
+    "invalid_parameter": r"^cursor: |^limit: not in a request with at",
 }
 
 # A machine busy with tests cannot meet every deadline. What it answers then, it answers when the deadline is over.
