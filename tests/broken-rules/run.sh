@@ -3,7 +3,7 @@
 # without a test failing is an error. `make broken-rules` looks everywhere and takes about an hour; PARTS="units simulation"
 # leaves the cluster out; RULES="06 12" breaks only those.
 set -euo pipefail
-# A build that fails is no rule that nobody notices.
+# A failed build does not show that no test notices the rule.
 shopt -s inherit_errexit
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 root="$(cd "$here/../.." && pwd)"

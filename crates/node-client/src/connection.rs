@@ -129,7 +129,7 @@ impl Connection {
             None => Stream::Plain(stream),
             Some(tls) => tls.connect(address.host(), stream).await.map_err(|error| match error {
                 HandshakeError::Io(source) => ConnectError::Unreachable { uri: uri.to_owned(), source },
-                // A node that shuts down drops handshakes; nobody has to act.
+                // A node that shuts down drops handshakes. An operator has nothing to do.
                 HandshakeError::Closed => ConnectError::Unreachable {
                     uri: uri.to_owned(),
                     source: std::io::Error::new(std::io::ErrorKind::UnexpectedEof, error.to_string()),

@@ -1,4 +1,4 @@
-//! The line that a request leaves in the log if it had an effect, or if nobody knows whether it had one. The log adds the request, its key, and the
+//! The line that a request leaves in the log if it had an effect, or if its effect is unknown. The log adds the request, its key, and the
 //! transfer or hold that it names (`trace`). A replay, a refusal that stores nothing and a read leave no line.
 //!
 //! The lines are written where the core's reply comes in, within the task that outlives a client that hangs up. `docs/operations/logs.md` describes
