@@ -40,8 +40,10 @@ struct State {
     /// Whether a router has reported a mark of this shard. A router that does so has seen the shard before.
     router_reported_mark: bool,
     acknowledged: Acknowledged,
-    /// The highest mark of the database that this node has read or committed.
-    seen: Mark,
+    /// The highest mark that this node has read from an accepted database, or committed to it.
+    served: Mark,
+    /// The mark that the last look found, on an accepted database or on a refused one.
+    found: Mark,
     record: Option<ShardRecord>,
     server: Option<ServerFacts>,
     /// The database server that was accepted last, and when.
@@ -97,7 +99,8 @@ impl Gate {
             waiting: Some(OTHERS_NOT_ASKED.to_owned()),
             router_reported_mark: false,
             acknowledged: Acknowledged::default(),
-            seen: Mark::default(),
+            served: Mark::default(),
+            found: Mark::default(),
             record: None,
             server: None,
             accepted: None,
@@ -203,8 +206,9 @@ impl Gate {
         if let Database::Shard(record) = database {
             state.record = Some((**record).clone());
             let mark = mark_of(facts, record);
-            state.seen = if outcome.is_ok() { state.seen.merged(mark) } else { mark };
+            state.found = mark;
             if outcome.is_ok() {
+                state.served = state.served.merged(mark);
                 state.accept(facts.id(), mark);
             }
         }
@@ -323,13 +327,21 @@ impl Gate {
     /// mark.
     pub fn committed(&self, mark: Mark) {
         let mut state = self.state();
-        state.seen = state.seen.merged(mark);
+        state.served = state.served.merged(mark);
         state.remember(mark);
     }
 
-    /// The mark that the database is known to have reached.
-    pub fn seen(&self) -> Mark {
-        self.state().seen
+    /// The mark that the shard is known to have reached. Callers remember it as acknowledged, so it never has anything of a refused
+    /// database: a former primary can hold positions that were never acknowledged, and a caller that remembered them would accuse the
+    /// new primary of a loss.
+    pub fn served(&self) -> Mark {
+        self.state().served
+    }
+
+    /// The mark that the last look found, also on a refused database. It is for reports, and is not evidence.
+    pub fn found(&self) -> Mark {
+        let state = self.state();
+        if state.phase == Phase::Open { state.served } else { state.found }
     }
 
     /// Records a mark of another shard. Returns `true` when it is higher than the known one.
@@ -422,7 +434,7 @@ impl State {
             Phase::Uninitialised => {
                 tracing::warn!("{}; waiting for it. {}", NEVER_INITIALISED, WHAT_TO_DO_WITH_AN_EMPTY_DATABASE)
             }
-            Phase::Open => tracing::info!(mark = %self.seen, "the database is accepted"),
+            Phase::Open => tracing::info!(mark = %self.served, "the database is accepted"),
             Phase::Starting | Phase::Compared => {}
         }
         self.phase = phase;
@@ -545,6 +557,28 @@ mod tests {
         // It is refused also if it is the only server that answers.
         assert_eq!(decide(&gate, &old, record(cluster, 500)), Err(vec!["timeline".to_owned()]));
         assert!(gate.closed().is_some_and(|why| why.contains("this is a former primary")));
+        assert_eq!(gate.found().position, 500, "reports show what the former primary holds");
+    }
+
+    #[test]
+    fn callers_are_not_told_the_positions_of_a_former_primary() {
+        let cluster = ClusterId::generate();
+        let gate = Gate::new(Expected { cluster, shard: "s0".to_owned(), number: None });
+        gate.set_waiting(None);
+        let (old, promoted) = (ServerFacts::for_tests(7, 1), ServerFacts::for_tests(7, 2).started_at(5));
+        let new_primary = |position| ShardRecord { timeline: 2, timeline_began: 95, ..record(cluster, position) };
+        assert_eq!(decide(&gate, &old, record(cluster, 95)), Ok(()));
+        assert_eq!(decide(&gate, &promoted, new_primary(137)), Ok(()));
+
+        // The former primary has two bookings that no stand-by confirmed, so that nothing was acknowledged.
+        assert_eq!(decide(&gate, &old, record(cluster, 97)), Err(vec!["timeline".to_owned()]));
+        let told = gate.served();
+        assert_eq!((told.timeline, told.position), (2, 137));
+        gate.acknowledge(told, "router r");
+        assert_eq!(decide(&gate, &promoted, new_primary(137)), Ok(()), "the new primary lacks nothing");
+        // Had the caller been told the position, it would accuse the new primary of a loss.
+        gate.acknowledge(record(cluster, 97).mark(), "router r");
+        assert_eq!(decide(&gate, &promoted, new_primary(137)), Err(vec!["position".to_owned()]));
     }
 
     #[test]

@@ -112,12 +112,12 @@ impl Service {
         let Some(at_least) = wire::at_least(request.metadata()) else { return Ok(()) };
         // Only routers send a mark.
         self.role.use_now();
-        if !self.gate.seen().is_behind(at_least) {
+        if !self.gate.served().is_behind(at_least) {
             return Ok(());
         }
         // Another node of the shard has committed since this node last looked, or the database is the wrong one.
         let found = store::read::mark(&self.reads.from).await.map_err(read_failed)?;
-        let mark = Mark { timeline: self.gate.seen().timeline, ..found };
+        let mark = Mark { timeline: self.gate.served().timeline, ..found };
         self.gate.acknowledge(at_least, "a router");
         match mark.compare(at_least, "a router") {
             None => {
@@ -235,7 +235,7 @@ impl ShardNode for Service {
             replies.insert(index, Reply::NotExecuted { reason: Reason::Internal, detail });
         }
         let results = replies.into_iter().map(Into::into).collect();
-        Ok(Response::new(wire::ExecuteResponse { results, mark: Some(self.gate.seen().into()) }))
+        Ok(Response::new(wire::ExecuteResponse { results, mark: Some(self.gate.served().into()) }))
     }
 
     async fn get_account(

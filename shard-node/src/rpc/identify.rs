@@ -91,6 +91,8 @@ impl Service {
             let refused = Disagreements::check(refused.clone()).err().map(|refused| refused.to_string());
             tracing::error!(caller, refused, "refused a caller that expects another shard");
         }
+        // A caller that is not refused remembers the mark as acknowledged.
+        let mark = if refused.is_empty() { self.gate.served() } else { self.gate.found() };
         let lane = self.lane.status();
         let mut known = self.gate.peers();
         // In front of a wrong database, this node knows nothing of that database's shard.
@@ -105,7 +107,7 @@ impl Service {
             identity: Some((&record.identity).into()),
             uninitialised: false,
             refused: refused.into_iter().map(Into::into).collect(),
-            mark: Some(self.gate.seen().into()),
+            mark: Some(mark.into()),
             marks: convert::marks_to_wire(&known),
             clock_us: telemetry::clock::now_us(),
             steady_us: steady_us(),
@@ -113,7 +115,7 @@ impl Service {
             writes: Some(readiness(self.gate.writes())),
             ownership_version: lane.ownership_version,
             founding_map: record.founding_map,
-            fresh: record.is_fresh() && self.gate.seen().position == record.state.next_position,
+            fresh: record.is_fresh() && mark.position == record.state.next_position,
             server_started_at_us: server.as_ref().map_or(0, |server| server.started_at_us),
             database_oid: server.map_or(0, |server| server.database_oid),
             sagas_due: self.reads.tail.has_due_saga(self.clock.now_us() + HEARTBEAT_US),
@@ -137,10 +139,10 @@ impl Service {
     /// committed it. Reads the mark from the database, so that this answer does not appear to be behind.
     async fn look_again_for(&self, mark: Mark) {
         if self.gate.is_open()
-            && self.gate.seen().is_behind(mark)
+            && self.gate.served().is_behind(mark)
             && let Ok(found) = store::read::mark(&self.reads.from).await
         {
-            self.gate.committed(Mark { timeline: self.gate.seen().timeline, ..found });
+            self.gate.committed(Mark { timeline: self.gate.served().timeline, ..found });
         }
     }
 
@@ -184,7 +186,7 @@ impl Service {
             facts.agree("shard", &record.identity.shard, &refusals);
             facts.agree("schema version", record.state.schema_version, &refusals);
             facts.agree("system identifier", record.system_identifier, &refusals);
-            facts.agree("position", self.gate.seen(), &refusals);
+            facts.agree("position", self.gate.found(), &refusals);
         } else {
             facts.agree("shard", &expected.shard, &refusals);
         }

@@ -37,3 +37,26 @@ fn target_folder(name: &str) -> anyhow::Result<PathBuf> {
     std::fs::create_dir_all(&folder)?;
     Ok(folder)
 }
+
+/// The folder `name` in `home`, which `install` fills unless an earlier run has. Tests run in processes of their own, so a file lock keeps two
+/// of them from filling it at once.
+async fn installed(
+    home: &Path,
+    name: &str,
+    install: impl AsyncFnOnce(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<PathBuf> {
+    let lock = std::fs::File::create(home.join("lock"))?;
+    let lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await??;
+    let folder = home.join(name);
+    if !folder.exists() {
+        // An installation that was cut short must not be taken for a whole one.
+        let draft = home.join("draft");
+        if draft.exists() {
+            std::fs::remove_dir_all(&draft)?;
+        }
+        install(&draft).await?;
+        std::fs::rename(&draft, &folder)?;
+    }
+    lock.unlock()?;
+    Ok(folder)
+}

@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use tokio::process::Command;
 use uuid::Uuid;
 
-use super::target_folder;
+use super::{installed, target_folder};
 
 const NEEDED: &str = "the description of the API is tested by programs for Node.js 20 or later with npm (Debian: apt-get install nodejs npm)";
 
@@ -35,24 +35,18 @@ impl NodePackages {
             let path = lists.join(file);
             wanted += &std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         }
-        let folder =
-            home.join(format!("packages-{}", Uuid::new_v5(&Uuid::NAMESPACE_OID, wanted.as_bytes()).simple()));
-        if !folder.exists() {
-            // An installation that was cut short must not be taken for a whole one.
-            let draft = home.join("draft");
-            if draft.exists() {
-                std::fs::remove_dir_all(&draft)?;
-            }
-            std::fs::create_dir_all(&draft)?;
+        let name = format!("packages-{}", Uuid::new_v5(&Uuid::NAMESPACE_OID, wanted.as_bytes()).simple());
+        let folder = installed(&home, &name, async |draft| {
+            std::fs::create_dir_all(draft)?;
             for file in files {
                 std::fs::copy(lists.join(file), draft.join(file))?;
             }
             let mut npm = Command::new("npm");
-            npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel", "error"])
-                .current_dir(&draft);
+            npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel", "error"]).current_dir(draft);
             run(&mut npm).await.context("cannot install packages of Node.js, which this test needs once")?;
-            std::fs::rename(&draft, &folder)?;
-        }
+            Ok(())
+        })
+        .await?;
         Ok(Some(Self(folder)))
     }
 

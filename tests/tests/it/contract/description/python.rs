@@ -9,7 +9,7 @@ use anyhow::{Context, bail, ensure};
 use tokio::process::Command;
 use uuid::Uuid;
 
-use super::target_folder;
+use super::{installed, target_folder};
 
 const NEEDED: &str = "the description of the API is tested by Python programs, which need Python 3.11 or later with pip or venv \
     (Debian: apt-get install python3-pip)";
@@ -33,16 +33,8 @@ impl Packages {
             .with_context(|| format!("cannot read {}", requirements.display()))?;
         let python = Python::with_pip(&home).await?;
         let version = Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{}\n{wanted}", python.version).as_bytes());
-        let folder = home.join(format!("packages-{}", version.simple()));
-        if !folder.exists() {
-            // An installation that was cut short must not be taken for a whole one.
-            let draft = home.join("draft");
-            if draft.exists() {
-                std::fs::remove_dir_all(&draft)?;
-            }
-            python.install(requirements, &draft).await?;
-            std::fs::rename(&draft, &folder)?;
-        }
+        let name = format!("packages-{}", version.simple());
+        let folder = installed(&home, &name, async |draft| python.install(requirements, draft).await).await?;
         Ok(Self { python, folder })
     }
 
