@@ -53,7 +53,8 @@ pub struct UnexpectedAnswer {
 /// The environment variable with the key that requests carry. An argument of a command would be visible to every user of the machine.
 const KEY: &str = "SHARDLEDGER_KEY";
 
-fn key() -> Option<HeaderValue> {
+/// The value of `Authorization` for the key in the environment.
+pub fn key() -> Option<HeaderValue> {
     let value = HeaderValue::try_from(format!("Bearer {}", std::env::var(KEY).ok()?.trim()));
     let mut value = value.inspect_err(|_| crate::output::note(&format!("{KEY} is ignored: it is no key"))).ok()?;
     value.set_sensitive(true);

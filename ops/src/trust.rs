@@ -3,7 +3,11 @@
 //! Without the option, the folder is `tls` in the data folder of a cluster that `shardctl up --tls` has made. Files are read for each
 //! connection, because they may be made or renewed while a command runs.
 
-use std::{error::Error as _, path::PathBuf, sync::OnceLock};
+use std::{
+    error::Error as _,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
 
 use anyhow::Context;
 use certificates::{Mutual, MutualFiles, files};
@@ -53,9 +57,13 @@ fn folder() -> Option<PathBuf> {
 
 /// Trusts the authority in the folder, if there is one, and public authorities.
 pub fn https() -> ClientConfig {
+    https_of(folder().as_deref())
+}
+
+/// Trusts the authority in this folder, if it has one, and public authorities.
+pub fn https_of(folder: Option<&Path>) -> ClientConfig {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    if let Some(file) =
-        folder().map(|folder| authority::certificate_of(&folder, AUTHORITY)).filter(|file| file.exists())
+    if let Some(file) = folder.map(|folder| authority::certificate_of(folder, AUTHORITY)).filter(|file| file.exists())
     {
         match files::read_file(&file).and_then(|text| files::certificates(&file, &text)) {
             Ok(authorities) => drop(roots.add_parsable_certificates(authorities)),

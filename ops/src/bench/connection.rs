@@ -5,34 +5,57 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use certificates::Stream;
-use http::{StatusCode, Uri};
+use http::{HeaderValue, StatusCode, Uri};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{ClientConfig, pki_types::ServerName},
+};
 
-use crate::{exit::Unreachable, trust};
+use crate::{exit::Unreachable, http_client, trust};
 
-/// A router's address, taken apart once.
+/// A router's address, taken apart once, and how its connections are secured.
 #[derive(Debug, Clone)]
 pub struct Address {
     authority: String,
     host: String,
     port: u16,
-    is_https: bool,
+    /// With HTTPS.
+    tls: Option<Arc<ClientConfig>>,
+    /// `Authorization` of each request.
+    key: Option<HeaderValue>,
 }
 
 impl Address {
+    /// The router at this URL. Its certificate is trusted as `--tls-dir` says, and the key is that of the environment.
+    ///
+    /// # Errors
+    /// The URL is none of a router.
     pub fn parse(url: &str) -> anyhow::Result<Self> {
+        Self::secured(url, trust::https, http_client::key())
+    }
+
+    /// The router at this URL, with these certificates if the URL is one of HTTPS, and with this key.
+    ///
+    /// # Errors
+    /// The URL is none of a router.
+    pub fn secured(
+        url: &str,
+        trusted: impl FnOnce() -> ClientConfig,
+        key: Option<HeaderValue>,
+    ) -> anyhow::Result<Self> {
         let uri: Uri = url.parse().with_context(|| format!("{url:?} is no URL"))?;
         let authority = uri.authority().with_context(|| format!("{url:?} names no host"))?;
         let is_https = uri.scheme_str() == Some("https");
         anyhow::ensure!(is_https || uri.scheme_str() == Some("http"), "{url:?}: routers speak HTTP and HTTPS");
         let port = authority.port_u16().unwrap_or(if is_https { 443 } else { 80 });
         let host = authority.host().trim_matches(['[', ']']).to_owned();
-        Ok(Self { authority: authority.to_string(), host, port, is_https })
+        let tls = is_https.then(|| Arc::new(trusted()));
+        Ok(Self { authority: authority.to_string(), host, port, tls, key })
     }
 }
 
@@ -70,21 +93,19 @@ impl Connection {
         };
         let stream = TcpStream::connect((address.host.as_str(), address.port)).await.map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;
-        let stream = if address.is_https {
+        let stream = if let Some(tls) = &address.tls {
             let name = ServerName::try_from(address.host.clone()).context("the router's host")?;
-            let connector = TlsConnector::from(Arc::new(trust::https()));
+            let connector = TlsConnector::from(Arc::clone(tls));
             Stream::Tls(Box::new(connector.connect(name, stream).await.map_err(unreachable)?.into()))
         } else {
             Stream::Plain(stream)
         };
-        let fields =
-            format!(" HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\ncontent-length: ", address.authority);
-        Ok(Self {
-            stream,
-            fields: fields.into_bytes(),
-            output: Vec::new(),
-            input: Vec::with_capacity(4 * READ_AHEAD),
-        })
+        let mut fields = format!(" HTTP/1.1\r\nhost: {}\r\n", address.authority).into_bytes();
+        if let Some(key) = &address.key {
+            fields.extend([b"authorization: ", key.as_bytes(), b"\r\n"].concat());
+        }
+        fields.extend(b"content-type: application/json\r\ncontent-length: ");
+        Ok(Self { stream, fields, output: Vec::new(), input: Vec::with_capacity(4 * READ_AHEAD) })
     }
 
     /// Sends one request, whose body `write_body` appends to the buffer, and reads the whole answer. After an error the

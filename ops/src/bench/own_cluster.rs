@@ -42,15 +42,36 @@ pub struct OwnCluster {
 impl OwnCluster {
     /// Starts a cluster through this very program, on ports that are free.
     pub fn start(data_dir: PathBuf, shards: u16, routers: u16) -> anyhow::Result<Self> {
-        Self::start_all(data_dir, shards, routers, 1)
+        Self::start_all(data_dir, shards, routers, 1, &[])
+    }
+
+    /// [`OwnCluster::start`] with TLS between all processes, and routers that want a key. Returns the secret of a key that may do everything.
+    pub fn start_secured(data_dir: PathBuf, shards: u16, routers: u16) -> anyhow::Result<(Self, String)> {
+        let cluster = Self::start_all(data_dir, shards, routers, 1, &["--tls"])?;
+        run(cluster.command()?.arg("down"))?;
+        let create = ["key", "create", "bench", "--role", "read,write,admin"];
+        let everything = ["--debit", "*", "--credit", "*", "--read", "*", "--json"];
+        let file = cluster.data_dir.join("keys.toml");
+        std::fs::write(&file, "")?;
+        let created = run(cluster.command()?.args(create).args(everything).arg("--file").arg(&file))?;
+        let created: serde_json::Value = serde_json::from_str(&created)?;
+        let secret = created["secret"].as_str().context("the key that was made has no secret")?.to_owned();
+        for place in &cluster.description.routers {
+            let path = cluster.layout.config(&place.name);
+            let mut settings: toml_edit::DocumentMut = std::fs::read_to_string(&path)?.parse()?;
+            settings["keys"]["path"] = toml_edit::value("../keys.toml");
+            std::fs::write(&path, settings.to_string())?;
+        }
+        run(cluster.command()?.arg("up"))?;
+        Ok((cluster, secret))
     }
 
     /// [`OwnCluster::start`] with a second node for each shard.
     pub fn start_with_second_nodes(data_dir: PathBuf, shards: u16, routers: u16) -> anyhow::Result<Self> {
-        Self::start_all(data_dir, shards, routers, 2)
+        Self::start_all(data_dir, shards, routers, 2, &[])
     }
 
-    fn start_all(data_dir: PathBuf, shards: u16, routers: u16, nodes: u16) -> anyhow::Result<Self> {
+    fn start_all(data_dir: PathBuf, shards: u16, routers: u16, nodes: u16, more: &[&str]) -> anyhow::Result<Self> {
         // Guards from here on: whatever `up` has started when it fails goes too.
         let guard = Remains(&data_dir);
         let up = shardctl(&data_dir)?
@@ -60,6 +81,7 @@ impl OwnCluster {
             .arg(routers.to_string())
             .arg("--nodes")
             .arg(nodes.to_string())
+            .args(more)
             .stdout(Stdio::null())
             .output()?;
         ensure!(up.status.success(), "starting a cluster: {}", String::from_utf8_lossy(&up.stderr));
@@ -119,10 +141,14 @@ impl OwnCluster {
     /// # Errors
     /// When the command fails; the error has what it said.
     pub async fn shardctl(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let output = tokio::process::Command::from(shardctl(&self.data_dir)?).args(arguments).output().await?;
+        let output = tokio::process::Command::from(self.command()?).args(arguments).output().await?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "shardctl {}: {said}", arguments.join(" "));
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn command(&self) -> anyhow::Result<Command> {
+        shardctl(&self.data_dir)
     }
 
     /// Numbers of a ledger that does not balance are worth nothing.
@@ -186,6 +212,13 @@ fn gauge(metrics: &str, name: &str) -> Option<f64> {
         value.strip_prefix(' ')?.trim().parse::<f64>().ok()
     });
     of_name.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
+}
+
+/// Runs a command to its end and returns what it printed.
+fn run(command: &mut Command) -> anyhow::Result<String> {
+    let output = command.output()?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn shardctl(data_dir: &Path) -> anyhow::Result<Command> {

@@ -3,6 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context, ensure};
+use http::HeaderValue;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +17,7 @@ use super::{
     request::Ids,
     workload::{Locality, Picker, Workload},
 };
-use crate::http_client::HttpClient;
+use crate::{http_client::HttpClient, trust};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -116,11 +117,27 @@ impl Subject {
         Self::of(cluster, accounts).await
     }
 
+    /// The same with TLS between all processes, and with a key.
+    pub async fn start_secured(folder: &Path, name: &str, shards: u16, accounts: usize) -> anyhow::Result<Self> {
+        let (cluster, secret) = OwnCluster::start_secured(folder.join(name), shards, 1)?;
+        let mut key = HeaderValue::try_from(format!("Bearer {secret}"))?;
+        key.set_sensitive(true);
+        let tls = cluster.layout().tls();
+        let address = |url: &str| Address::secured(url, || trust::https_of(Some(&tls)), Some(key.clone()));
+        let places = cluster.description.routers.iter();
+        let routers = places.map(|place| address(&place.url())).collect::<anyhow::Result<Vec<_>>>()?;
+        Self::reached(cluster, routers, accounts).await
+    }
+
     /// Opens the accounts of a cluster.
     pub async fn of(cluster: OwnCluster, accounts: usize) -> anyhow::Result<Self> {
-        let places = &cluster.description.routers;
-        let routers = places.iter().map(|place| Address::parse(&place.url())).collect::<anyhow::Result<Vec<_>>>()?;
-        let place = places.first().context("a cluster without routers")?;
+        let places = cluster.description.routers.iter();
+        let routers = places.map(|place| Address::parse(&place.url())).collect::<anyhow::Result<Vec<_>>>()?;
+        Self::reached(cluster, routers, accounts).await
+    }
+
+    async fn reached(cluster: OwnCluster, routers: Vec<Address>, accounts: usize) -> anyhow::Result<Self> {
+        let place = cluster.description.routers.first().context("a cluster without routers")?;
         let map = HttpClient::new(ANSWER_TIMEOUT).get(&format!("{}/admin/shard-map", place.admin_url())).await?;
         let homes = accounts::homes(&accounts::slot_owners(&map)?, accounts);
         accounts::open(&routers[0], accounts).await?;

@@ -253,6 +253,18 @@ fn figures(samples: &Samples) -> Vec<Figure> {
             ratio(rate("batch_hot"), hot),
         ),
         Figure::new(
+            "batches with a key and TLS everywhere ÷ without",
+            "",
+            least(0.9, 0.95),
+            ratio(rate("batch_secured"), rate("batch_uniform")),
+        ),
+        Figure::new(
+            "single transfers with a key and TLS everywhere ÷ without",
+            "",
+            least(0.8, 0.9),
+            ratio(rate("single_secured"), rate("single_uniform")),
+        ),
+        Figure::new(
             "single transfers over HTTP, 64 connections ÷ function",
             "",
             least(1.8, 2.5),

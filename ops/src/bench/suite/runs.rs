@@ -35,6 +35,8 @@ pub enum Shards {
     One,
     /// With two routers.
     Two,
+    /// One shard, TLS between all processes, and a key.
+    Secured,
 }
 
 /// Points of a plot.
@@ -79,13 +81,15 @@ pub const FUNCTION_HOT: [&str; 2] = ["function_hot_16", "function_hot_48"];
 
 /// A round: ours and the others in turn. pgbench runs with few clients and with many (a server of a cluster takes 64
 /// connections, its node's among them); the better of the two counts for it.
-pub const ROUND: [Run; 15] = [
+pub const ROUND: [Run; 17] = [
     function("function_uniform_16", Script::Uniform, 16),
     ours("batch_uniform", 1.0, Shards::One, Spec::BATCHES),
+    ours("batch_secured", 1.0, Shards::Secured, Spec::BATCHES),
     Run { name: "ceiling_append", share: 0.4, what: What::Ceiling },
     ours("batch_replays", 1.0, Shards::One, Spec { replays: 0.01, ..Spec::BATCHES }),
     function("function_uniform_48", Script::Uniform, 48),
     ours("single_uniform", 1.0, Shards::One, Spec::SINGLES),
+    ours("single_secured", 1.0, Shards::Secured, Spec::SINGLES),
     function("function_hot_16", Script::Hot, 16),
     ours("batch_hot", 1.0, Shards::One, Spec { workload: Workload::Hot, ..Spec::BATCHES }),
     function("function_hot_48", Script::Hot, 48),

@@ -25,6 +25,7 @@ use crate::{
 pub struct Stage {
     one: Subject,
     two: Subject,
+    secured: Subject,
     function: Baseline,
     function_cluster: OwnCluster,
 }
@@ -47,12 +48,13 @@ impl Stage {
     pub async fn set_up(folder: &Path) -> anyhow::Result<Self> {
         let one = Subject::start(folder, "one-shard", 1, 1, ACCOUNTS).await?;
         let two = Subject::start(folder, "two-shards", 2, 2, ACCOUNTS).await?;
+        let secured = Subject::start_secured(folder, "secured", 1, ACCOUNTS).await?;
         // A server of its own: what ours has written must not weigh on the function.
         let function_cluster = OwnCluster::start(folder.join("function"), 1, 1)?;
         let databases = function_cluster.databases()?;
         let dsn = &databases.first().context("a cluster without shards")?.dsn;
         let function = Baseline::prepare(dsn, &function_cluster.description.postgres.bin_dir, folder).await?;
-        Ok(Self { one, two, function, function_cluster })
+        Ok(Self { one, two, secured, function, function_cluster })
     }
 
     pub fn function_dsn(&self) -> anyhow::Result<String> {
@@ -61,7 +63,11 @@ impl Stage {
     }
 
     pub async fn is_clean(&self) -> anyhow::Result<bool> {
-        Ok(self.one.cluster.is_clean().await? && self.two.cluster.is_clean().await?)
+        let mut clean = true;
+        for subject in [&self.one, &self.two, &self.secured] {
+            clean &= subject.cluster.is_clean().await?;
+        }
+        Ok(clean)
     }
 
     pub async fn measure(&self, run: &Run, plan: Plan, seed: u64, samples: &mut Samples) -> anyhow::Result<()> {
@@ -109,6 +115,7 @@ impl Stage {
         match shards {
             Shards::One => &self.one,
             Shards::Two => &self.two,
+            Shards::Secured => &self.secured,
         }
     }
 
