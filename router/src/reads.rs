@@ -100,7 +100,7 @@ async fn at_owner<Q: Question>(
     }
 }
 
-/// Asks this shard, whoever owns the account.
+/// Asks this shard, whether or not it owns the account.
 async fn ask<Q: Question>(shard: &Shard, question: &Q, deadline: Deadline) -> Result<Q::Answer, CallError> {
     shard.read(deadline, |node| question.clone().ask(node)).await
 }

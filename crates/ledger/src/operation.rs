@@ -188,7 +188,7 @@ pub struct UpdateAccount {
     pub ordered_by: Option<KeyName>,
 }
 
-/// What a transfer does besides moving money.
+/// What a transfer does in addition to moving money.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Purpose {
     #[default]

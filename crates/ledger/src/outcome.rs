@@ -164,7 +164,7 @@ pub struct Decided {
     pub replayed: bool,
 }
 
-/// Step 3 of a saga is done. What the client is told besides comes from the reserve's answer.
+/// Step 3 of a saga is done. The rest of the client's answer comes from the reserve's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settled {
     pub state: TransferState,

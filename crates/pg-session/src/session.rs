@@ -228,7 +228,7 @@ impl Session {
                 Message::CopyInResponse(_) => {
                     copies += 1;
                     if copies > usize::from(payload) {
-                        // The server would wait for rows for ever.
+                        // The server would wait for rows without end.
                         frontend::copy_fail("the client has no rows for this COPY", &mut self.draft)
                             .map_err(malformed)?;
                         self.channel.push(self.draft.split().freeze());

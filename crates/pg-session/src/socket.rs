@@ -45,7 +45,7 @@ enum Socket {
 
 /// Sends parts of messages and receives whole messages.
 ///
-/// Sending and receiving make progress side by side. Otherwise the server could wait until somebody takes its notices
+/// Sending and receiving make progress side by side. Otherwise the server could wait until the client takes its notices
 /// while the client waits until the server takes its rows.
 pub(crate) struct Channel {
     socket: Socket,
@@ -76,7 +76,7 @@ impl Channel {
     /// The server is not reached, or it does not encrypt and must, or its certificate is refused.
     pub(crate) async fn open(options: &ConnectOptions) -> Result<Self, Error> {
         let socket = match &options.endpoint {
-            // libpq, too, ignores the TLS mode on a Unix socket, where nobody can listen in.
+            // libpq, too, ignores the TLS mode on a Unix socket, on which no other program can listen in.
             Endpoint::Unix(path) => Socket::Unix(UnixStream::connect(path).await?),
             Endpoint::Tcp(host, port) => {
                 let mut socket = TcpStream::connect((host.as_str(), *port)).await?;

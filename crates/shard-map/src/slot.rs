@@ -6,7 +6,7 @@ use std::{fmt, str::FromStr};
 pub const SLOTS: u16 = 1 << SLOT_BITS;
 const SLOT_BITS: u32 = 14;
 
-/// One of the [`SLOTS`] slots. Every account belongs to one for ever; slots move between shards.
+/// One of the [`SLOTS`] slots. An account always belongs to the same slot; slots move between shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot(u16);
 

@@ -104,7 +104,7 @@ fn what_was_answered_is_what_the_accounts_have(
     before: &BTreeMap<AccountId, i64>,
     records: &[Record],
 ) -> Result<(), String> {
-    // Whether these took effect is not known to anybody but the ledger.
+    // Only the ledger knows whether these took effect.
     if records.iter().any(|record| record.answer.is_none() && record.is_doubtful) {
         return Ok(());
     }

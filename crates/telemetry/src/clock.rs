@@ -1,7 +1,7 @@
 //! The one wall clock: microseconds since 1970 in UTC, and RFC 3339 for people.
 //!
-//! The clock is as good as the machine's: it may step backwards. Whoever needs times that never do (the journal) keeps the
-//! last one it used.
+//! The clock is as good as the machine's: it may step backwards. The journal needs times that never do, and keeps the
+//! last time that it used.
 
 use jiff::Timestamp;
 

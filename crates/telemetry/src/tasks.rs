@@ -38,7 +38,7 @@ impl Tasks {
         Self::default()
     }
 
-    /// Runs `future` as a task. A panic in it is logged under `name` and counted, and still reaches whoever awaits the handle.
+    /// Runs `future` as a task. A panic in it is logged under `name` and counted, and still reaches the task that awaits the handle.
     pub fn spawn<F>(&self, name: &'static str, future: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
@@ -118,7 +118,7 @@ impl Tasks {
         })
     }
 
-    /// Cancelled when the service is to finish. Tasks that would run for ever watch it.
+    /// Cancelled when the service is to finish. Tasks without an end of their own watch it.
     pub fn token(&self) -> &CancellationToken {
         &self.token
     }

@@ -27,7 +27,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 pub use verdict::Verdict;
 
 /// What the router is given for a request, unless a test says otherwise: the most that may be asked for, because a machine
-/// busy with other things is nobody's fault.
+/// that is busy with other things must not fail a test.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How much later than the router the client gives up.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -51,7 +51,7 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-/// Nobody answered.
+/// There was no answer.
 #[derive(Debug, thiserror::Error)]
 #[error("no answer: {reason}")]
 pub struct NoAnswer {

@@ -5,12 +5,12 @@ use std::net::{Ipv4Addr, TcpListener};
 use anyhow::Context;
 
 /// Below the range the kernel picks outgoing ports from (32768 up): the port of a process that is down for a moment must
-/// not be given away to somebody's connection.
+/// not be given to the connection of another program.
 const FIRST: u16 = 12_000;
 const LAST: u16 = 32_000;
 const TRIES: u32 = 200;
 
-/// A port nobody listens on now.
+/// A port on which no program listens now.
 pub fn free() -> anyhow::Result<u16> {
     for _ in 0..TRIES {
         // Tests that start at one moment would find the same first free port, so the search starts anywhere.

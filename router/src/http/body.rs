@@ -165,7 +165,7 @@ impl BodyLimits {
         let mut rest = BytesMut::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|reason| {
-                // The client is gone, or does not speak HTTP: nobody reads this answer.
+                // The client is gone, or does not speak HTTP, and does not read this answer.
                 tracing::debug!(%reason, "a body broke off");
                 Problem::new(Code::InvalidJson, "the body broke off").closing()
             })?;

@@ -19,7 +19,7 @@ pub trait Identified {
     fn mark(problem: Problem, id: TransferId) -> Problem;
 }
 
-/// The one to be shown. What shards that did not answer may have besides does not make it wrong.
+/// The one to be shown. What shards that did not answer may have in addition does not make it wrong.
 pub fn to_show<T: Identified>(id: TransferId, found: Found<T>) -> Result<T, Problem> {
     let Found { mut found, unreachable } = found;
     if found.len() > 1 {

@@ -10,7 +10,7 @@ use super::{problem::Code, query::Parameters};
 pub const DEFAULT_LIMIT: u32 = 50;
 pub const MAX_LIMIT: u32 = 500;
 
-/// What `cursor` is, for whoever sent something else.
+/// What `cursor` is, for a client that sent something else.
 pub const CURSOR_EXPECTED: &str = "next_cursor of the page before";
 
 /// Takes `limit`.

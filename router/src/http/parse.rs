@@ -46,7 +46,7 @@ impl Rulebook {
         Self { assets }
     }
 
-    /// The amount of a transfer or hold in minor units. `None`: it is none, or nobody knows the asset.
+    /// The amount of a transfer or hold in minor units. `None`: it is not an amount, or the asset is unknown.
     fn positive_amount(&self, text: &str, asset: AssetCode) -> Option<i64> {
         rules::positive_amount(text, self.assets.scale(asset)?).ok()
     }

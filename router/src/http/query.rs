@@ -1,4 +1,4 @@
-//! Query strings, read strictly: a parameter nobody knows, or one given twice, is a mistake worth telling.
+//! Query strings, read strictly: a parameter that the route does not have, or one given twice, is an error.
 
 use std::future::Future;
 
@@ -68,7 +68,7 @@ impl Parameters {
         self.errors.push(FieldError { code, place, detail: format!("{name}: {detail}") });
     }
 
-    /// All mistakes, those parameters included that nobody took.
+    /// All mistakes, with the parameters that the route does not have.
     pub fn finish(mut self) -> Result<(), Problem> {
         for (name, _) in std::mem::take(&mut self.left) {
             self.refuse(Code::UnknownParameter, &name, "unknown parameter");

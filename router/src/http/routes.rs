@@ -86,7 +86,7 @@ async fn layers(State(around): State<Arc<Layers>>, request: Request, next: Next)
             }
             // Admission before parsing: a refusal must cost next to nothing.
             match around.admission.admit() {
-                // A panic in a handler is that request's 500 and nobody else's.
+                // A panic in a handler is answered 500, and affects no other request.
                 Ok(_admitted) => panics_answered(next.run(request)).await,
                 Err(problem) => problem.into_response(),
             }

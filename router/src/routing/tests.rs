@@ -122,7 +122,7 @@ fn a_refusal_reroutes_what_it_can_and_nothing_else() {
     routing.learn_not_owners("s0", &batch);
     // s1 has not taken over yet; the operation has to wait for it.
     routing.learn_not_owners("s1", &[not_owner(7, INCOMING, 2, "s0")]);
-    // Nobody was named, or nobody that the map has; a slot that is none; a shard that is gone.
+    // No shard was named, or none of the map; a slot that does not exist; a shard that is gone.
     routing.learn_not_owners("s0", &[not_owner(8, 0, 0, ""), not_owner(8, RELEASED, 2, "s77")]);
     routing.learn_not_owners("s0", &[not_owner(60_000, RELEASED, 2, "s1"), not_owner(8, OWNED, 2, "")]);
     routing.learn_not_owners("s77", &[not_owner(8, RELEASED, 2, "s1")]);
@@ -300,7 +300,7 @@ async fn a_map_is_judged_as_a_reload_would_and_not_taken() {
     assert_eq!(routing.reload_file().unwrap(), Reload::Replaced { from: 1, to: 2 });
 }
 
-/// Files are replaced in the ways people and machines do it; each is taken in without anybody calling.
+/// Files are replaced in the ways people and machines do it; each is read without a request to do so.
 #[tokio::test]
 async fn changes_of_the_file_are_taken_in_however_it_is_written() {
     let (folder, routing) = opened(&map_of(1, &["s0"]));

@@ -1,4 +1,4 @@
-//! Drives sagas from wherever they are to their end, in batches: whatever goes to one shard at one moment goes in one
+//! Drives sagas from any step to their end, in batches: all that goes to one shard at one moment goes in one
 //! submission, and no saga waits for another one's shard.
 //!
 //! A step that was not answered, or was refused, is taken again; the shards make that harmless. Nothing is ever concluded
@@ -49,7 +49,7 @@ enum Reading {
     Elsewhere(NotOwner),
     /// Take the step again.
     Again,
-    /// Not now: whoever drives the saga knows what comes first.
+    /// Not now: the driver of the saga knows what comes first.
     PutOff,
     /// The router is shutting down: another one will go on.
     Stop,
@@ -222,7 +222,7 @@ fn read(answer: Answer) -> Reading {
 fn park(saga: &mut Saga, shard: &Shard, step: Step, why: String) -> StepEnd {
     tracing::error!(
         transfer = %saga.id.0, debit = %saga.debit, shard = %shard.id(), step = step.as_str(), why,
-        "a saga cannot go on; its money stays in transit until somebody looks"
+        "a saga cannot go on; its money stays in transit until an operator looks"
     );
     saga.parked = Some(why);
     StepEnd::Parked

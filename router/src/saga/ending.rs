@@ -1,5 +1,5 @@
-//! Waiting for the end of a transfer that somebody else began: a reversal takes back what was posted, and of a pending
-//! transfer nobody knows yet whether it is.
+//! Waiting for the end of a transfer that another request began. A reversal takes back what was posted, and whether a pending
+//! transfer will be posted is not known yet.
 
 use std::{sync::Arc, time::Duration};
 

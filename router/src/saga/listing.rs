@@ -23,7 +23,7 @@ pub async fn list(core: &Core, filter: SagaFilter, deadline: Deadline) -> (Vec<S
             continue;
         };
         sagas.extend(records.into_iter().map(|record| {
-            // A record that names no account has no destination; it is shown all the same, somebody must look at it.
+            // A record that names no account has no destination; it is shown all the same, because an operator must look at it.
             let destination = account_id(&record.credit, "credit")
                 .map_or_else(|_| Arc::from(""), |credit| Arc::clone(view.shard(view.route(&credit)).id()));
             SagaView { record, source: Arc::clone(&shard), destination }

@@ -1,4 +1,4 @@
-//! Finishes sagas that nobody drives: their router died, was shut down, or ran out of time.
+//! Finishes sagas without a driver: their router died, was shut down, or ran out of time.
 //!
 //! Every router polls every shard. The shard postpones the next attempt of each saga that it hands over, so two routers
 //! seldom pick the same saga, and nothing bad happens when they do. The answer to a heartbeat says whether a saga is due, so

@@ -42,7 +42,7 @@ pub enum Event {
     Settled(TransferState),
 }
 
-/// An event that the state it came in does not allow. Somebody broke the protocol: the saga is left as it is, for a human.
+/// An event that the state it came in does not allow. A participant broke the protocol: the saga is left as it is, for an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("INV-3: a saga in state {state:?} cannot take {event:?}")]
 pub struct IllegalEvent {
@@ -69,9 +69,9 @@ impl Step {
     /// Every step with its compensation, if it has one.
     pub fn undone_by(self) -> Option<Self> {
         match self {
-            // Until the verdict the money belongs to nobody, and a refusal sends it back.
+            // Until the verdict the money belongs to neither account, and a refusal sends it back.
             Self::Reserve => Some(Self::Compensate),
-            // The verdict is written once. Giving up means writing `refused` before anybody has written `credited`.
+            // The verdict is written once. Giving up means writing `refused` before another driver has written `credited`.
             Self::Decide => None,
             // These record a verdict, and it stands.
             Self::Settle | Self::Compensate => None,
@@ -110,7 +110,7 @@ impl SagaState {
                 TransferState::Rejected { refused, at_us } => Self::Rejected { refused, at_us },
             }),
 
-            // The verdict, read as often as anybody likes; it never changes.
+            // The verdict can be read any number of times; it never changes.
             (Self::Reserved | Self::Credited, Event::Decided(Verdict::Credited)) => Ok(Self::Credited),
             (Self::Reserved, Event::Decided(Verdict::Refused(refused))) => Ok(Self::Refused { refused }),
             (Self::Refused { refused }, Event::Decided(Verdict::Refused(again))) if again == refused => Ok(self),

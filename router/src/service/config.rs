@@ -28,7 +28,7 @@ pub struct CoreConfig {
     pub breaker_failures: u32,
     /// How long it stays open before a single probe.
     pub breaker_open: Duration,
-    /// How often each shard is asked for sagas that nobody drives.
+    /// How often each shard is asked for sagas without a driver.
     pub saga_poll_interval: Duration,
     /// Sagas taken over per poll.
     pub saga_claim_limit: u32,

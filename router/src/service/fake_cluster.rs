@@ -70,7 +70,7 @@ pub struct FakeNode {
     pub executions: AtomicUsize,
     /// Calls that came with a trace context, and which operations of a batch it was about.
     pub traced: Mutex<Vec<String>>,
-    /// Recovery leaves younger sagas to whoever began them.
+    /// Recovery leaves younger sagas to the router that began them.
     saga_due_after: Mutex<Duration>,
     /// Sagas that recovery was given.
     handed_over: AtomicUsize,
@@ -332,7 +332,7 @@ impl FakeNode {
         });
     }
 
-    /// Hands sagas of this age to whoever asks for some to finish.
+    /// Hands sagas of this age to a router that asks for some to finish.
     pub fn sagas_are_due_after(&self, age: Duration) {
         *lock(&self.saga_due_after) = age;
     }

@@ -1,4 +1,4 @@
-//! A circuit breaker: after some failures in a row nobody is made to wait for a shard that is not there.
+//! A circuit breaker: after some failures in a row, no request waits for a shard that is not there.
 //!
 //! Only connection-class failures count. A shard that answers, however slowly or however unpleasantly, is there.
 //! Time is passed in, so that the transitions can be tested without waiting.
@@ -23,7 +23,7 @@ enum State {
     Open {
         until: Instant,
     },
-    /// One call is on its way to find out. Whoever makes it reports back, always; `until` is there in case that is not so.
+    /// One call is on its way to find out. Its caller always reports how it ended; `until` is a bound in case the caller does not.
     Probing {
         until: Instant,
     },

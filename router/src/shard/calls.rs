@@ -104,7 +104,7 @@ impl Shard {
     }
 }
 
-/// Tells the breaker how a call ended, also when nobody waited for its end: it may have been the probe.
+/// Tells the breaker how a call ended, also when no caller waited for its end: it may have been the probe.
 struct Report<'a> {
     shard: &'a Shard,
     reported: bool,

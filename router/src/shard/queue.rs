@@ -28,7 +28,7 @@ pub enum Urgency {
     New,
 }
 
-/// Operations that travel together, in order, and whoever waits for their answers.
+/// Operations that travel together, in order, and the waiter for their answers.
 #[derive(Debug)]
 pub struct Submission {
     pub operations: Vec<Operation>,
@@ -47,8 +47,8 @@ pub struct Submission {
     pub resent: bool,
 }
 
-/// Who has the last word on a queued submission: the sender that takes it out, or the waiter that gives up. Whoever
-/// claims it first; so "the deadline passed in the queue" is a definite no and never a guess.
+/// Who has the last word on a queued submission: the sender that takes it out, or the waiter that gives up. The one that
+/// claims it first has it; so "the deadline passed in the queue" is a definite no and never a guess.
 #[derive(Debug, Clone, Default)]
 pub struct Claim(Arc<AtomicBool>);
 
@@ -66,8 +66,8 @@ pub enum Refusal {
     Closed,
 }
 
-/// What goes into one call. A message over the wire's bound would be refused again and again, and nobody in it would learn
-/// more than that the outcome is unknown; half of it is far from that, however roughly it is counted.
+/// What goes into one call. A message over the wire's bound would be refused again and again, and its waiters would learn
+/// only that the outcome is unknown. Half of the bound leaves room for a rough count.
 const CALL_BYTES: usize = wire::MAX_MESSAGE_BYTES / 2;
 
 /// The queue of one shard.

@@ -1,4 +1,4 @@
-//! Operations under way to a shard, from the side of whoever waits for their answers.
+//! Operations under way to a shard, from the side of the waiter for their answers.
 
 use std::{
     sync::{
@@ -79,7 +79,7 @@ impl Waiting {
     async fn wait(mut self, shard: &Arc<str>, deadline: Deadline) -> Answers {
         let error = match timeout_at(deadline, &mut self.answers).await {
             Ok(Ok(answers)) => return answers,
-            // Whoever should have answered is gone. In the queue nothing had happened yet.
+            // The sender that should have answered is gone. In the queue nothing had happened yet.
             Ok(Err(_)) if self.claim.take() => CallError::ShuttingDown,
             Ok(Err(_)) => CallError::OutcomeUnknown { shard: Arc::clone(shard) },
             // Claimed here, it will never be sent.

@@ -108,7 +108,7 @@ impl Item {
         match self.progress {
             Progress::Finished(reply) | Progress::Lost(reply) => reply,
             Progress::Reserved(answer) => Ok(TransferReply::Pending(answer)),
-            // Whoever runs a batch ends its open items first.
+            // The task that runs a batch ends its open items first.
             Progress::New => Err(CallError::ShuttingDown),
         }
     }
@@ -264,7 +264,7 @@ impl Item {
         self.progress = if saga.state.next_step().is_none() {
             Progress::Finished(Ok(TransferReply::Done(answer)))
         } else {
-            // Whatever depends on it must not run: nobody knows yet what it will find.
+            // An item that depends on it must not run: what it will find is not known yet.
             Progress::Lost(Ok(TransferReply::Pending(answer)))
         };
     }

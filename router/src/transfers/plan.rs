@@ -1,5 +1,5 @@
 //! Which transfers of a batch may go at the same time, so that all of them take effect as if one after another in request
-//! order, wherever the accounts live.
+//! order, on any shard.
 //!
 //! Pure. A batch runs in waves. Within a wave every shard first runs its local transfers and reserves in request order,
 //! then the destinations decide the reserved ones in request order, then the sources settle. A transfer joins a wave
@@ -30,7 +30,7 @@ use shard_map::ShardIndex;
 use twox_hash::XxHash3_64;
 
 /// A hash that stands for an account within one batch. Where two accounts collide, a transfer waits for nothing: slower,
-/// never wrong. Seeded per process, so that nobody can arrange collisions.
+/// never wrong. Seeded per process, so that no client can arrange collisions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AccountKey(u64);
 

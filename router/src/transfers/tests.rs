@@ -155,7 +155,7 @@ async fn a_refusal_after_a_lost_answer_proves_nothing() {
 async fn a_refusal_before_a_lost_answer_proves_nothing_either() {
     let cluster = Cluster::start(1).await;
     cluster.fund(&[("alice", 100), ("bob", 0)]).await;
-    // The second transfer is unknown, so both are sent again; then both are executed, and nobody hears of it.
+    // The second transfer is unknown, so both are sent again; then both are executed, and the answer is lost.
     cluster.nodes[0].expect_trouble([Trouble::RefuseFirst(ledger::outcome::Reason::Unavailable)]);
     cluster.nodes[0].expect_trouble([Trouble::LoseAnswer]);
     cluster.nodes[0].expect_trouble([Trouble::LoseRequest; 100]);
@@ -265,7 +265,7 @@ async fn a_shard_that_is_gone_holds_up_nobody_else() {
     let status = cluster.router.shard_status().await;
     assert!(status[0].status.is_ok() && status[1].status.is_err());
     assert_eq!(status[0].breaker, "closed");
-    // Open, unless somebody is just looking whether it is there again.
+    // Open, unless a probe is under way.
     assert!(["open", "probing"].contains(&status[1].breaker), "{}", status[1].breaker);
 
     cluster.restart(1).await;

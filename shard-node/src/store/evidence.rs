@@ -1,4 +1,4 @@
-//! What the lane writes besides money: marks of other shards (`peer_mark`) and the scale of each asset
+//! What the lane writes in addition to bookings: marks of other shards (`peer_mark`) and the scale of each asset
 //! (`asset_scale`).
 //!
 //! Both are written in the commit of the operations that bring them, as statements before COMMIT. Most batches bring

@@ -28,8 +28,8 @@ impl Batch<'_> {
         }
     }
 
-    /// INV-6: a replay if the account is so, or was opened so. Who opened it, lost the answer and asks again must not be refused
-    /// because somebody has changed it meanwhile.
+    /// INV-6: a replay if the account is so, or was opened so. A client that opened it, lost the answer and asks again
+    /// must not be refused because another client has changed it meanwhile.
     fn created_before(&self, create: &CreateAccount, there: &Account) -> Outcome {
         let Some(field) = create.differs_from(there) else {
             return Outcome::Account(AccountOutcome::Replayed(there.clone()));

@@ -130,7 +130,7 @@ impl Batch<'_> {
         })
     }
 
-    /// Whoever meets a hold whose time is over expires it first: nothing depends on when the node got round to it.
+    /// An operation that finds a hold whose time is over expires it first. The result does not depend on when the node expires holds.
     pub(super) fn expire_if_due(&mut self, key: &HoldKey) -> Result<(), Aside> {
         let now_us = self.now_us;
         if self.hold(key).is_some_and(|hold| hold.is_due(now_us)) {

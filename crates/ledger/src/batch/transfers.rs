@@ -230,7 +230,7 @@ fn replay(transfer: &Transfer, stored: &StoredTransfer) -> TransferOutcome {
     }
 }
 
-/// What a transfer's first booking records besides its legs. Most transfers have nothing of it.
+/// What a transfer's first booking records in addition to its legs. For most transfers, all of it is empty.
 fn extra_of(
     request: Request,
     transfer: &Transfer,

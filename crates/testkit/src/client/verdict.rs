@@ -8,7 +8,7 @@ use super::{Answer, NoAnswer};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     Posted,
-    /// The business said no, and will say so for ever under this id.
+    /// The order is refused by a rule of the ledger. The refusal is stored under this id and never changes.
     Rejected {
         code: String,
     },
@@ -65,7 +65,7 @@ impl Verdict {
         }
     }
 
-    /// Of the release of a hold; posted means released. A hold that has ended otherwise will say so for ever.
+    /// Of the release of a hold; posted means released. A hold that has ended in another way never changes again.
     pub fn of_release(answer: &Result<Answer, NoAnswer>) -> Self {
         let answer = match answer {
             Ok(answer) => answer,

@@ -50,7 +50,7 @@ impl Life {
         of_it.fold((0, 0), |(sum, count), it| (sum + it.record.order.amount, count + 1))
     }
 
-    /// The status that the hold must have in the end, or why the answers cannot all be true. Every hold is ended by somebody
+    /// The status that the hold must have in the end, or why the answers cannot all be true. Every hold is ended by a client
     /// or by its time.
     pub fn status(&self) -> Result<&'static str, String> {
         match self.hold.fate() {

@@ -71,7 +71,7 @@ const CAPTURE_VERDICTS: &[Code] = &[
     Refused(Refusal::Cancelled),
 ];
 
-/// Operation, and what it may be answered with besides [`ALWAYS`].
+/// Operation, and what it may be answered with in addition to [`ALWAYS`].
 #[rustfmt::skip]
 const TABLE: &[(&str, &[&[Code]])] = &[
     ("openAccount", &[BODY, NEW_ACCOUNT, &[AccountExists, OutcomeUnknown]]),

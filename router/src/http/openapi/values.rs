@@ -116,7 +116,7 @@ values! {
     /// `desc` is newest first.
     PageOrder = one_of(["desc", "asc"]).default(Some("desc".into()));
 
-    /// What an answer has besides.
+    /// What an answer has in addition.
     Include = one_of(["metadata"]);
 
     /// A name of metadata, or a name and its value, with `=` between them.

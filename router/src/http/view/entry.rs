@@ -168,7 +168,7 @@ impl Statement {
     }
 
     /// Tells statements apart: a client that asks for the next page of another one would get entries that look right. Against
-    /// mistakes, not against intent. The same in every router, for ever.
+    /// mistakes, not against intent. It is the same in every router and every version.
     fn mark(&self) -> String {
         self.mark_with("")
     }

@@ -206,7 +206,7 @@ async fn an_acceptance_and_a_move_of_slots_make_the_lane_read_the_shard_again() 
 
 // === decided ahead ===
 
-/// Operations that make a large batch, after `first`. They pay from the bank to accounts that nobody else uses.
+/// Operations that make a large batch, after `first`. They pay from the bank to accounts that no other operation uses.
 fn large(first: Vec<Operation>) -> Vec<Operation> {
     let rest = (0..LARGE_BATCH as u128).map(|of| pay(100_000 + of, "bank", "till", 1));
     first.into_iter().chain(rest).collect()

@@ -88,7 +88,7 @@ async fn a_read_makes_a_lane_catch_up_without_a_write_of_its_own() {
     assert_eq!(first.tail.committed(), position);
     assert_eq!(first.tail.overlay(&id("alice")).account.unwrap().posted, 60);
     assert_eq!(database.bookings().len(), bookings);
-    // A position that nobody has written is not reached.
+    // A position that no node has written is not reached.
     assert!(matches!(first.handle.reach(position.next()).await, Err(StoreError::Fenced)));
     // While the database takes no writes, another node's bookings are caught up with all the same.
     assert!(posted(&second.one(pay(2, "alice", "bank", 10)).await));

@@ -329,7 +329,7 @@ impl World {
         self.accounts = folded.accounts;
     }
 
-    /// Nothing is illegal, and whoever asks again is answered as before.
+    /// Nothing is illegal, and a repeated operation gets the same answer.
     fn check(&mut self, operations: &[Operation], outcomes: &[Outcome], seed: u64) {
         for (operation, outcome) in operations.iter().zip(outcomes) {
             assert!(!matches!(outcome, Outcome::Illegal(_)), "seed {seed}: {operation:?}: {outcome:?}");
@@ -356,7 +356,7 @@ impl World {
     }
 }
 
-/// What must never change of an answer; `None` for those that are not for ever.
+/// The part of an answer that must never change; `None` for an answer that may change.
 fn essence(outcome: &Outcome) -> Option<String> {
     Some(match outcome {
         Outcome::Transfer(TransferOutcome::Done(answer)) if answer.state == TransferState::Pending => {
