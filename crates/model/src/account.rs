@@ -2,7 +2,7 @@
 
 use crate::{Asset, Metadata, NewAccount};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Status {
     Open,
     /// No debits.

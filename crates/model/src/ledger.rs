@@ -6,8 +6,9 @@ mod holds;
 mod transfers;
 mod views;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
+use rpds::RedBlackTreeMapSync;
 use serde_json::Value;
 
 pub use self::{
@@ -22,13 +23,13 @@ pub const TIME: &str = "TIME";
 /// (debit account, id)
 type Key = (String, Id);
 
-/// Everything there is.
+/// Everything there is. A clone shares what neither of the two changes: a search for a serial order makes one for each request that it tries.
 #[derive(Debug, Clone)]
 pub struct Ledger {
-    shards: Shards,
-    accounts: BTreeMap<String, Account>,
-    transfers: BTreeMap<Key, Transfer>,
-    holds: BTreeMap<Key, Hold>,
+    shards: Arc<Shards>,
+    accounts: RedBlackTreeMapSync<String, Account>,
+    transfers: RedBlackTreeMapSync<Key, Transfer>,
+    holds: RedBlackTreeMapSync<Key, Hold>,
     /// Requests so far.
     requests: usize,
 }
@@ -54,10 +55,10 @@ impl Ledger {
     /// Empty, with the shard of each account that may be opened.
     pub fn new(shard_of: BTreeMap<String, String>) -> Self {
         Self {
-            shards: Shards::new(shard_of),
-            accounts: BTreeMap::new(),
-            transfers: BTreeMap::new(),
-            holds: BTreeMap::new(),
+            shards: Arc::new(Shards::new(shard_of)),
+            accounts: RedBlackTreeMapSync::new_sync(),
+            transfers: RedBlackTreeMapSync::new_sync(),
+            holds: RedBlackTreeMapSync::new_sync(),
             requests: 0,
         }
     }

@@ -48,7 +48,7 @@ impl Ledger {
             opening: new.clone(),
             journal: Vec::new(),
         };
-        self.accounts.insert(new.id.clone(), account);
+        self.accounts.insert_mut(new.id.clone(), account);
         self.book(&new.id, "opened", 0, 0, Cause::default());
         Ok(true)
     }
@@ -74,7 +74,7 @@ impl Ledger {
             && after.max_balance == before.max_balance
             && after.metadata == before.metadata;
         if !same {
-            self.accounts.insert(id.to_owned(), after);
+            self.accounts.insert_mut(id.to_owned(), after);
             self.book(id, "updated", 0, 0, Cause::default());
         }
         self.show_account(id)

@@ -49,7 +49,7 @@ impl Ledger {
             }
         }
         let answer = self.first_answer_of_hold(&hold);
-        self.holds.insert(key, hold);
+        self.holds.insert_mut(key, hold);
         answer
     }
 

@@ -144,7 +144,7 @@ impl Ledger {
         };
         let transfer = Transfer { order, fate, saga, reversed: 0, reversed_by: Vec::new() };
         let answer = self.first_answer(&transfer);
-        self.transfers.insert(key, transfer);
+        self.transfers.insert_mut(key, transfer);
         answer
     }
 

@@ -4,14 +4,10 @@
 //! account before it comes to the other, so that reads of several accounts need not show one moment. Reads of accounts are therefore not
 //! part of these rules as long as a transfer is under way; [`Reads`] judges them account by account.
 
-use std::{
-    fmt::Write,
-    hash::{Hash, Hasher},
-    sync::Arc,
-};
+use std::hash::{Hash, Hasher};
 
 use super::Rules;
-use crate::{Answer, Fate, HoldState, Ledger, Named, Request};
+use crate::{Answer, Fate, HoldState, Ledger, Named, Request, Status};
 
 /// The rules of [`Ledger`]: status or code of each answer, and what account reads show.
 pub struct Decisions;
@@ -29,10 +25,7 @@ pub enum Event {
 
 /// A ledger, compared by what later answers depend on. Clones are cheap.
 #[derive(Debug, Clone)]
-pub struct Books {
-    ledger: Arc<Ledger>,
-    essence: Arc<str>,
-}
+pub struct Books(Ledger);
 
 /// What an answer says, without numbers of versions and times.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,19 +65,25 @@ impl Said {
 
 impl Books {
     pub fn of(ledger: Ledger) -> Self {
-        // Writing to a string cannot fail.
-        let mut essence = String::new();
-        for account in ledger.accounts() {
-            let _ = writeln!(essence, "{} {:?} {} {};", account.id, account.status, account.posted, account.held);
-        }
-        for transfer in ledger.transfers() {
+        Self(ledger)
+    }
+
+    fn accounts(&self) -> impl Iterator<Item = (&str, Status, i64, i64)> {
+        self.0.accounts().map(|account| (account.id.as_str(), account.status, account.posted, account.held))
+    }
+
+    fn transfers(&self) -> impl Iterator<Item = (&str, &str, &str, i64)> {
+        self.0.transfers().map(|transfer| {
             let fate = match &transfer.fate {
                 Fate::Posted(_) => "posted",
                 Fate::Refused(refusal) => refusal.code,
             };
-            let _ = writeln!(essence, "{} {} {fate} {};", transfer.order.id, transfer.order.debit, transfer.reversed);
-        }
-        for hold in ledger.holds() {
+            (transfer.order.id.as_str(), transfer.order.debit.as_str(), fate, transfer.reversed)
+        })
+    }
+
+    fn holds(&self) -> impl Iterator<Item = (&str, &str, &str, i64)> {
+        self.0.holds().map(|hold| {
             let state = match &hold.state {
                 HoldState::Refused(refusal) => refusal.code,
                 HoldState::Held => "held",
@@ -92,15 +91,16 @@ impl Books {
                 HoldState::Released => "released",
                 HoldState::Expired => "expired",
             };
-            let _ = writeln!(essence, "{} {} {state} {};", hold.order.id, hold.order.debit, hold.captured);
-        }
-        Self { ledger: Arc::new(ledger), essence: essence.into() }
+            (hold.order.id.as_str(), hold.order.debit.as_str(), state, hold.captured)
+        })
     }
 }
 
 impl PartialEq for Books {
     fn eq(&self, other: &Self) -> bool {
-        self.essence == other.essence
+        self.accounts().eq(other.accounts())
+            && self.transfers().eq(other.transfers())
+            && self.holds().eq(other.holds())
     }
 }
 
@@ -108,7 +108,9 @@ impl Eq for Books {}
 
 impl Hash for Books {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.essence.hash(state);
+        self.accounts().for_each(|account| account.hash(state));
+        self.transfers().for_each(|transfer| transfer.hash(state));
+        self.holds().for_each(|hold| hold.hash(state));
     }
 }
 
@@ -120,10 +122,10 @@ impl Rules for Decisions {
     fn apply(&self, books: &Books, request: &Request, said: Option<&Said>) -> Option<Books> {
         let fits = |Answer { status, body, .. }: &Answer| said.is_none_or(|said| *said == Said::of(*status, body));
         // A read changes nothing.
-        if let Some(answer) = books.ledger.read(request) {
+        if let Some(answer) = books.0.read(request) {
             return fits(&answer).then(|| books.clone());
         }
-        let mut ledger = Ledger::clone(&books.ledger);
+        let mut ledger = books.0.clone();
         fits(&ledger.apply(request)).then(|| Books::of(ledger))
     }
 }
@@ -137,8 +139,8 @@ impl Rules for DecisionsAndExpiries {
         match event {
             Event::Asked(request) => Decisions.apply(books, request, said),
             Event::Expired(named) => {
-                books.ledger.hold(named).filter(|hold| hold.state == HoldState::Held)?;
-                let mut ledger = Ledger::clone(&books.ledger);
+                books.0.hold(named).filter(|hold| hold.state == HoldState::Held)?;
+                let mut ledger = books.0.clone();
                 ledger.expire(named);
                 Some(Books::of(ledger))
             }
