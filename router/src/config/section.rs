@@ -18,7 +18,7 @@ use crate::service::CoreConfig;
 pub struct HttpConfig {
     /// Address and port of the API. Beyond loopback it needs keys and a certificate, or settings that permit to go without.
     pub listen: SocketAddr,
-    /// Connections at once. More are answered 503 and closed.
+    /// Connections at once. More are answered 503 and closed. Connections of one address that have sent no request may be half of them.
     #[serde(default = "defaults::max_connections")]
     pub max_connections: usize,
     /// Requests at once. More are answered 503.

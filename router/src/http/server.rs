@@ -30,7 +30,7 @@ use tower::Service;
 pub use self::connections::Connections;
 use self::{
     activity::{Activity, Overdue, Rest},
-    connections::Place,
+    connections::{Place, Refusal},
     stream::{Returned, Socket, Watched},
 };
 use super::{
@@ -75,13 +75,13 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => match connections.admit() {
-                Some(place) => {
+            Ok((stream, peer)) => match connections.admit(peer.ip()) {
+                Ok(place) => {
                     let connection =
                         serve_connection(stream, app.clone(), limits, closing.clone(), place, certificates.clone());
                     tasks.spawn("connection", connection);
                 }
-                None => refuse(stream, limits, certificates.is_some()),
+                Err(refusal) => refuse(stream, refusal, limits, certificates.is_some()),
             },
             Err(reason) if is_about_one_connection(&reason) => {
                 tracing::debug!(%reason, listener = limits.listener, "a connection was gone before it was accepted");
@@ -277,12 +277,16 @@ fn builder() -> auto::Builder<TokioExecutor> {
 }
 
 /// Answers a connection over the bound with one write that cannot block, and closes it. With TLS there is no answer: it would need a handshake.
-fn refuse(stream: TcpStream, limits: ServerLimits, tls: bool) {
-    count_closed(limits, "max_connections");
+fn refuse(stream: TcpStream, refusal: Refusal, limits: ServerLimits, tls: bool) {
+    let (reason, detail) = match refusal {
+        Refusal::Full => ("max_connections", "too many connections"),
+        Refusal::NetworkShare => ("network_share", "too many connections of this address have sent no request"),
+    };
+    count_closed(limits, reason);
     if tls {
         return;
     }
-    let answer = rejection::answer(Problem::new(Code::Overloaded, "too many connections"));
+    let answer = rejection::answer(Problem::new(Code::Overloaded, detail));
     // Best effort: the socket's buffer is empty, and a client that misses it sees the connection close.
     if let Ok(mut stream) = stream.into_std() {
         let _ = stream.write(&answer);
@@ -290,8 +294,16 @@ fn refuse(stream: TcpStream, limits: ServerLimits, tls: bool) {
 }
 
 /// Why this side closes connections.
-pub const CLOSING_REASONS: [&str; 7] =
-    ["plaintext", "tls_handshake", "gave_way", "idle_timeout", "header_timeout", "stalled", "max_connections"];
+pub const CLOSING_REASONS: [&str; 8] = [
+    "plaintext",
+    "tls_handshake",
+    "gave_way",
+    "idle_timeout",
+    "header_timeout",
+    "stalled",
+    "max_connections",
+    "network_share",
+];
 
 fn count_closed(limits: ServerLimits, reason: &'static str) {
     debug_assert!(CLOSING_REASONS.contains(&reason), "{reason} has no series from the start");
@@ -323,6 +335,7 @@ mod tests {
     use axum::routing::get;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpSocket,
         sync::Notify,
     };
 
@@ -443,6 +456,21 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("\"overloaded\""), "{answer}");
         server.answer.notify_one();
         assert!(read_to_end(&mut first).await.ends_with("slow"));
+        server.end().await;
+    }
+
+    #[tokio::test]
+    async fn silent_connections_of_one_address_leave_room_for_another_address() {
+        let server = Server::start(limits()).await;
+        let mut silent = Vec::new();
+        for _ in 0..8 {
+            silent.push(server.connect().await);
+        }
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let mut other = socket.connect(server.address).await.unwrap();
+        is_answered(&mut other).await;
+        drop((silent, other));
         server.end().await;
     }
 
