@@ -35,6 +35,8 @@ pub enum RefusalReason {
     Unauthenticated,
     /// The rate of one key.
     KeyRateLimit,
+    /// Whole lists that are being sent to one caller.
+    CallerStreams,
     RateLimit,
     InFlight,
     BodyTooLarge,
@@ -43,9 +45,10 @@ pub enum RefusalReason {
 }
 
 impl RefusalReason {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Unauthenticated,
         Self::KeyRateLimit,
+        Self::CallerStreams,
         Self::RateLimit,
         Self::InFlight,
         Self::BodyTooLarge,
@@ -57,6 +60,7 @@ impl RefusalReason {
         match self {
             Self::Unauthenticated => "unauthenticated",
             Self::KeyRateLimit => "key_rate_limit",
+            Self::CallerStreams => "caller_streams",
             Self::RateLimit => "rate_limit",
             Self::InFlight => "in_flight",
             Self::BodyTooLarge => "body_too_large",

@@ -37,6 +37,7 @@ use super::{
     metrics::{CONNECTIONS, CONNECTIONS_CLOSED},
     path,
     problem::{Code, Problem},
+    shares::PeerAddress,
 };
 
 /// Bounds of one listener.
@@ -186,11 +187,12 @@ async fn serve_requests(
     place: &Place,
     returned: Returned,
 ) -> Ended {
-    let activity = Arc::clone(&place.activity);
+    let (activity, address) = (Arc::clone(&place.activity), PeerAddress(place.address));
     let service = {
         let activity = Arc::clone(&activity);
         service_fn(move |mut request: Request<Incoming>| {
             path::normalize(&mut request);
+            request.extensions_mut().insert(address);
             let request_activity = activity.request(request.version());
             let body_activity = Arc::clone(&activity);
             // A router is always ready, and cloning it clones an Arc.
