@@ -42,10 +42,12 @@ pub enum RefusalReason {
     BodyTooLarge,
     BodyTimeout,
     BodyMemory,
+    /// The memory for the bodies of one key.
+    KeyBodyMemory,
 }
 
 impl RefusalReason {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Unauthenticated,
         Self::KeyRateLimit,
         Self::CallerStreams,
@@ -54,6 +56,7 @@ impl RefusalReason {
         Self::BodyTooLarge,
         Self::BodyTimeout,
         Self::BodyMemory,
+        Self::KeyBodyMemory,
     ];
 
     fn as_str(self) -> &'static str {
@@ -66,6 +69,7 @@ impl RefusalReason {
             Self::BodyTooLarge => "body_too_large",
             Self::BodyTimeout => "body_timeout",
             Self::BodyMemory => "body_memory",
+            Self::KeyBodyMemory => "key_body_memory",
         }
     }
 }
