@@ -183,7 +183,11 @@ impl Shard {
     ) -> Answers {
         let weight = operations.iter().map(Operation::weight).sum();
         if weight <= self.max_batch_operations || operations.len() == 1 {
-            return self.submit(urgency, operations, weight, ordered, deadline).wait(&self.id, deadline).await;
+            let answers = self.submit(urgency, operations, weight, ordered, deadline).wait(&self.id, deadline).await;
+            if answers.resent {
+                trace::notes_sent_again();
+            }
+            return answers;
         }
         // Queue all operations before waiting for the first: they keep their order and follow each other without a
         // pause.
@@ -196,6 +200,9 @@ impl Shard {
             let Answers { answers, resent } = chunk.wait(&self.id, deadline).await;
             all.answers.extend(answers);
             all.resent |= resent;
+        }
+        if all.resent {
+            trace::notes_sent_again();
         }
         all
     }
