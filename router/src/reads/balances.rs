@@ -95,7 +95,10 @@ impl Question for Sums<'_> {
             };
             async move { node.sum_balances(request).await }
         };
-        shard.scan(deadline, ask).await
+        match self.at_us {
+            None => shard.scan(deadline, ask).await,
+            Some(_) => shard.long_scan(deadline, ask).await,
+        }
     }
 
     fn not_owner(answer: &wire::SumBalancesResponse) -> &[wire::NotOwner] {
