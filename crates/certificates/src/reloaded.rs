@@ -257,7 +257,10 @@ mod tests {
         for (from, until) in [(-2 * HOUR, -HOUR), (HOUR, 2 * HOUR)] {
             folder.write(from, until);
             let refused = refusal(&certificates);
-            assert!(refused.contains("https.pem") && refused.contains("not valid now: it is valid from 20"), "{refused}");
+            assert!(
+                refused.contains("https.pem") && refused.contains("not valid now: it is valid from 20"),
+                "{refused}"
+            );
             assert_eq!(certificates.status().expires_at_s, before.expires_at_s);
         }
         folder.write(-HOUR, 2 * HOUR);

@@ -8,7 +8,9 @@ use serde_json::json;
 
 use super::Context;
 use crate::{
-    authority::{self, AUTHORITY, AUTHORITY_DAYS, Authority, CERTIFICATE_DAYS, Described, KeyFile, LOCAL_HOSTS, Purpose},
+    authority::{
+        self, AUTHORITY, AUTHORITY_DAYS, Authority, CERTIFICATE_DAYS, Described, KeyFile, LOCAL_HOSTS, Purpose,
+    },
     exit, output,
 };
 
@@ -301,13 +303,15 @@ mod tests {
         // What a crash of an earlier version left: the new key beside the former certificate.
         fs::copy(folder.join("node.key"), folder.join("https.key")).unwrap();
         // What a crash of this version leaves.
-        let keys = fs::read_to_string(folder.join("node.key")).unwrap() + &fs::read_to_string(folder.join("https.key")).unwrap();
+        let keys = fs::read_to_string(folder.join("node.key")).unwrap()
+            + &fs::read_to_string(folder.join("https.key")).unwrap();
         fs::write(folder.join("node.key"), keys).unwrap();
         assert_eq!((key("https"), key("node"), key("ca")), (KeyFile::Differs, KeyFile::Unfinished, KeyFile::Matches));
         let show = || show(&Show { folder: Folder { dir: None } }, &context).unwrap();
         assert_eq!(show(), exit::violation());
 
-        let (router, node) = (fs::read(folder.join("router.pem")).unwrap(), fs::read(folder.join("node.pem")).unwrap());
+        let (router, node) =
+            (fs::read(folder.join("router.pem")).unwrap(), fs::read(folder.join("node.pem")).unwrap());
         renew(renewal(&[], 5, false), &context).unwrap();
         assert_eq!((key("https"), key("node")), (KeyFile::Matches, KeyFile::Matches));
         assert_eq!(show(), ExitCode::SUCCESS);

@@ -156,7 +156,13 @@ pub fn account(id: &str, reply: Result<&AccountReply, &CallError>) {
         Effect::Done(outcome) => tracing::info!(outcome, account = id, sent_again, "request carried out"),
         Effect::Rejected(_) | Effect::Pending | Effect::Unknown => {
             let error = reply.err().map(ToString::to_string).unwrap_or_default();
-            tracing::warn!(outcome = "unknown", account = id, error, sent_again, "the effect of a request is unknown");
+            tracing::warn!(
+                outcome = "unknown",
+                account = id,
+                error,
+                sent_again,
+                "the effect of a request is unknown"
+            );
         }
     }
 }

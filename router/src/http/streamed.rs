@@ -87,7 +87,9 @@ fn turn(streams: &Shares, caller: Caller) -> Result<Taken, Problem> {
     streams.take(caller, share, 1).map_err(|exhausted| match exhausted {
         Exhausted::Share => {
             count_refused(RefusalReason::CallerStreams);
-            let detail = format!("a router sends {share} whole lists at once to one caller; read one of them to its end first");
+            let detail = format!(
+                "a router sends {share} whole lists at once to one caller; read one of them to its end first"
+            );
             Problem::new(Code::RateLimited, detail)
         }
         Exhausted::All => {

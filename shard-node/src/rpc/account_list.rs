@@ -102,8 +102,7 @@ impl Service {
                 (self.ownership.clone(), Arc::clone(selection), after.clone(), size.0);
             let work = move |pool: PgPool, timeout| async move {
                 let begun = Instant::now();
-                let read =
-                    account_list::sums_at(&pool, &ownership, &selection, at_us, &from, limit, timeout).await;
+                let read = account_list::sums_at(&pool, &ownership, &selection, at_us, &from, limit, timeout).await;
                 read.map(|read| (read, begun.elapsed()))
             };
             match self.in_turn(deadline, LONGEST_SLICE, work).await? {

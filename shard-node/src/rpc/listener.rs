@@ -141,7 +141,9 @@ impl UnderWay {
     }
 
     fn cut_off_oldest(&mut self, network: IpAddr) {
-        if let Some((number, leave)) = self.by_network.get(&network).and_then(|of_network| of_network.front().cloned()) {
+        if let Some((number, leave)) =
+            self.by_network.get(&network).and_then(|of_network| of_network.front().cloned())
+        {
             leave.cancel();
             self.end(Place { network, number });
         }

@@ -181,7 +181,10 @@ pub async fn sums_at(
     Ok(Versioned { ownership_version, value: SumSlice { sums, next: last.filter(|_| read >= limit) } })
 }
 
-async fn begin_sum(pool: &PgPool, timeout: Duration) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, StoreError> {
+async fn begin_sum(
+    pool: &PgPool,
+    timeout: Duration,
+) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, StoreError> {
     let mut transaction = pool.begin().await?;
     let settings = format!("SET LOCAL statement_timeout = {}; {SUM_SETTINGS}", timeout.as_millis().max(1));
     sqlx::raw_sql(AssertSqlSafe(settings)).execute(&mut *transaction).await?;

@@ -75,7 +75,11 @@ async fn a_tenant_learns_and_moves_nothing_of_another_one_by_any_operation() -> 
         for id in stage.used_ids() {
             let answer = stage.attack(&request(&stage, id)).await?;
             if answer.status != 201 || answer.is_replay() {
-                findings.push(format!("{operation} with an id of another tenant: {} {}", answer.status, answer.text()));
+                findings.push(format!(
+                    "{operation} with an id of another tenant: {} {}",
+                    answer.status,
+                    answer.text()
+                ));
             }
         }
     }

@@ -149,12 +149,14 @@ impl Open {
 
     /// Of the connections of the network whose first head has not arrived, the one that is under way for longest.
     fn slowest_opening(&self, network: IpAddr) -> Option<u64> {
-        let slowest = self.entries.iter().filter(|(_, entry)| entry.network == network).filter_map(|(number, entry)| {
-            match entry.activity.rest() {
-                Some(Rest::Head(rest)) if entry.activity.is_opening() && rest >= SHORTEST_REST => Some((rest, *number)),
+        let slowest = self.entries.iter().filter(|(_, entry)| entry.network == network).filter_map(
+            |(number, entry)| match entry.activity.rest() {
+                Some(Rest::Head(rest)) if entry.activity.is_opening() && rest >= SHORTEST_REST => {
+                    Some((rest, *number))
+                }
                 _ => None,
-            }
-        });
+            },
+        );
         slowest.max().map(|(_, number)| number)
     }
 

@@ -35,7 +35,8 @@ impl Wanted {
     }
 
     pub fn post(path: &str, body: Value) -> Self {
-        Self { method: Method::POST, body: body.to_string(), ..Self::get(path) }.header("content-type", "application/json")
+        Self { method: Method::POST, body: body.to_string(), ..Self::get(path) }
+            .header("content-type", "application/json")
     }
 
     pub fn patch(path: &str, body: Value) -> Self {
@@ -104,7 +105,9 @@ pub const ATTACKS: &[Attack] = &[
     // === accounts ===
     attack("getAccount", NO_ACCOUNT, |it| Wanted::get(&of_account(it, ""))),
     attack("updateAccount", NO_ACCOUNT, |it| Wanted::patch(&of_account(it, ""), json!({"status": "frozen"}))),
-    attack("updateAccount", NO_ACCOUNT, |it| Wanted::patch(&of_account(it, ""), json!({"metadata": {"note": "mine"}}))),
+    attack("updateAccount", NO_ACCOUNT, |it| {
+        Wanted::patch(&of_account(it, ""), json!({"metadata": {"note": "mine"}}))
+    }),
     attack("updateAccount", NO_ACCOUNT, |it| {
         Wanted::patch(&of_account(it, ""), json!({"overdraft": "5.00", "max_balance": "1.00"}))
     }),
@@ -132,7 +135,9 @@ pub const ATTACKS: &[Attack] = &[
     attack("listAccounts", FORBIDDEN, |it| Wanted::get(&format!("/v1/accounts?prefix={}", it.path())).csv()),
     attack("listAccounts", FORBIDDEN, |it| Wanted::get(&format!("/v1/accounts?prefix={}&at={AT}", it.path()))),
     attack("listAccounts", FORBIDDEN, |it| Wanted::get(&format!("/v1/accounts?prefix={}&at={AT}", it.path())).csv()),
-    attack("listAccounts", INVALID, |it| Wanted::get(&format!("/v1/accounts?limit=1&cursor={}", it.cursors.accounts))),
+    attack("listAccounts", INVALID, |it| {
+        Wanted::get(&format!("/v1/accounts?limit=1&cursor={}", it.cursors.accounts))
+    }),
     attack("sumBalances", FORBIDDEN, |it| Wanted::get(&format!("/v1/balances?prefix={}", it.path()))),
     attack("sumBalances", FORBIDDEN, |it| Wanted::get(&format!("/v1/balances?prefix={}&at={AT}", it.path()))),
     attack("sumBalances", FORBIDDEN, |it| Wanted::get(&format!("/v1/balances?prefix={}&at={AT}", it.path())).csv()),
@@ -164,7 +169,9 @@ pub const ATTACKS: &[Attack] = &[
     attack("createTransfers", FORBIDDEN, |it| Wanted::lines("/v1/transfers:batch?atomic=true", &batch(it))),
     attack("getTransfer", NO_TRANSFER, |it| Wanted::get(&format!("/v1/transfers/{}", it.id))),
     attack("getTransfer", NO_TRANSFER, |it| Wanted::get(&format!("/v1/transfers/{}?debit={}", it.id, it.path()))),
-    attack("getTransfer", NO_TRANSFER, |it| Wanted::get(&format!("/v1/transfers/{}?debit={}", it.id, escaped(OWN[0])))),
+    attack("getTransfer", NO_TRANSFER, |it| {
+        Wanted::get(&format!("/v1/transfers/{}?debit={}", it.id, escaped(OWN[0])))
+    }),
     attack("reverseTransfer", NO_TRANSFER, |it| {
         Wanted::post(&format!("/v1/transfers/{}/reverse", it.id), json!({"id": it.new}))
     }),
@@ -205,7 +212,9 @@ pub const ATTACKS: &[Attack] = &[
         Wanted::post(&format!("/v1/holds/{}/release?debit={}", it.id, it.path()), json!({}))
     }),
     attack("listHolds", NO_ACCOUNT, |it| Wanted::get(&format!("/v1/holds?account={}", it.path()))),
-    attack("listHolds", NO_ACCOUNT, |it| Wanted::get(&format!("/v1/holds?account={}&status=held&{FILTERS}", it.path()))),
+    attack("listHolds", NO_ACCOUNT, |it| {
+        Wanted::get(&format!("/v1/holds?account={}&status=held&{FILTERS}", it.path()))
+    }),
     attack("listHolds", INVALID, |it| {
         Wanted::get(&format!("/v1/holds?account={}&limit=1&cursor={}", escaped(OWN[0]), it.cursors.holds))
     }),

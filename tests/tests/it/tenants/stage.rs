@@ -133,8 +133,9 @@ impl Stage {
         let cluster = Cluster::start(2, 1).await?;
         let folder = Folder::create()?;
         let (operator, attacker, rival) = (Secret::generate()?, Secret::generate()?, Secret::generate()?);
-        let keys =
-            key("operator", "*", &operator) + &key("shop42", "{shop42}:", &attacker) + &key("shop43", "{shop43}:", &rival);
+        let keys = key("operator", "*", &operator)
+            + &key("shop42", "{shop42}:", &attacker)
+            + &key("shop43", "{shop43}:", &rival);
         std::fs::write(folder.path().join("keys.toml"), keys)?;
         let config =
             RouterConfig::write(&folder, "router", &cluster.shard_map_path(), "[keys]\npath = \"keys.toml\"\n")?;
