@@ -2,6 +2,9 @@
 //!
 //! Each certificate is `NAME.pem` beside its key `NAME.key`, which only the owner may read. The authority itself is `ca`. Keys are
 //! ECDSA P-256.
+//!
+//! Two files cannot be replaced at once. Within a renewal, the file of the key has the former key and the new one, and processes take the one
+//! that is the certificate's. A crash at any point therefore leaves a pair that can be used, which the next renewal replaces.
 
 use std::{
     fs,
@@ -19,6 +22,7 @@ use rcgen::{
 };
 use serde::Serialize;
 use telemetry::clock;
+use tokio_rustls::rustls::pki_types::CertificateDer;
 use uuid::Uuid;
 
 use crate::cluster::durable_file::{self, Audience};
@@ -100,6 +104,39 @@ pub struct Described {
     pub expires_in_days: i64,
     /// The authority in the folder has signed it.
     pub trusted: bool,
+    pub key: KeyFile,
+}
+
+/// What the file of a certificate's key has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyFile {
+    /// The key of the certificate.
+    Matches,
+    /// The key of the certificate and another one: a renewal was cut off.
+    Unfinished,
+    /// No key of the certificate.
+    Differs,
+    /// The file cannot be read; that of an authority may be kept elsewhere.
+    Unknown,
+}
+
+impl KeyFile {
+    fn of(folder: &Path, name: &str, certificate: &CertificateDer<'static>) -> Self {
+        let file = key_of(folder, name);
+        let Ok(text) = files::read_file(&file) else { return Self::Unknown };
+        let keys = files::private_keys(&file, &text).unwrap_or_default();
+        match keys.iter().any(|key| files::is_key_of(certificate, key)) {
+            false => Self::Differs,
+            true if keys.len() > 1 => Self::Unfinished,
+            true => Self::Matches,
+        }
+    }
+
+    /// Whether a renewal has to put it right.
+    pub fn needs_renewal(self) -> bool {
+        matches!(self, Self::Unfinished | Self::Differs)
+    }
 }
 
 /// The authority of a folder.
@@ -152,6 +189,12 @@ impl Authority {
     /// # Errors
     /// A name is none, or the folder cannot be written to.
     pub fn issue(&self, name: &str, subject: &Subject, days: u32) -> anyhow::Result<()> {
+        let (key, certificate) = self.make(name, subject, days)?;
+        write(&self.folder, name, &key, &certificate)
+    }
+
+    /// The texts of a new key and its certificate.
+    fn make(&self, name: &str, subject: &Subject, days: u32) -> anyhow::Result<(String, String)> {
         check_name(name)?;
         let key = KeyPair::generate()?;
         let mut params = params(name, days)?;
@@ -166,7 +209,7 @@ impl Authority {
         params.extended_key_usages =
             usages.into_iter().filter(|(wanted, _)| *wanted).map(|(_, usage)| usage).collect();
         let certificate = params.signed_by(&key, &self.issuer)?;
-        write(&self.folder, name, &key.serialize_pem(), &certificate.pem())
+        Ok((key.serialize_pem(), certificate.pem()))
     }
 }
 
@@ -216,6 +259,7 @@ pub fn describe(folder: &Path, name: &str) -> anyhow::Result<Described> {
         expires_at: clock::format_rfc3339(expires_at_s.saturating_mul(1_000_000)),
         expires_in_days: left_s.div_euclid(DAY_S),
         trusted,
+        key: KeyFile::of(folder, name, leaf),
     })
 }
 
@@ -265,15 +309,43 @@ fn check_name(name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes the key first: a process that looks in between keeps the former pair.
+/// Writes a key and its certificate, over former ones of this name.
 fn write(folder: &Path, name: &str, key: &str, certificate: &str) -> anyhow::Result<()> {
-    durable_file::replace(&key_of(folder, name), key, Audience::Owner)?;
-    durable_file::replace(&certificate_of(folder, name), certificate, Audience::Everyone)
+    steps(folder, name, key, certificate).iter().try_for_each(Step::take)
+}
+
+/// A file to replace.
+struct Step {
+    file: PathBuf,
+    text: String,
+    audience: Audience,
+}
+
+impl Step {
+    fn take(&self) -> anyhow::Result<()> {
+        durable_file::replace(&self.file, &self.text, self.audience)
+    }
+}
+
+/// What a key and its certificate are written in. After each step, the key of the certificate that is there is in the file of the key.
+fn steps(folder: &Path, name: &str, key: &str, certificate: &str) -> Vec<Step> {
+    let (certificate_file, key_file) = (certificate_of(folder, name), key_of(folder, name));
+    let keys = |text: String| Step { file: key_file.clone(), text, audience: Audience::Owner };
+    let is_key = |text: &String| files::private_keys(&key_file, text.as_bytes()).is_ok();
+    let former = fs::read_to_string(&key_file).ok().filter(|text| certificate_file.exists() && is_key(text));
+    let certificate =
+        Step { file: certificate_file.clone(), text: certificate.to_owned(), audience: Audience::Everyone };
+    match former {
+        Some(former) => vec![keys(format!("{}\n{key}", former.trim_end())), certificate, keys(key.to_owned())],
+        None => vec![keys(key.to_owned()), certificate],
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+
+    use certificates::{Certificates, TlsConfig};
 
     use super::*;
 
@@ -301,6 +373,31 @@ mod tests {
             let mode = fs::metadata(key_of(&folder, &name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
+    }
+
+    #[test]
+    fn a_renewal_that_is_cut_off_anywhere_leaves_a_certificate_with_its_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("tls");
+        let authority = Authority::create(&folder, 3650).unwrap();
+        let subject = Purpose::Https.subject(&["localhost".to_owned()]);
+        let config = TlsConfig { certificate: certificate_of(&folder, "https"), key: key_of(&folder, "https") };
+        authority.issue("https", &subject, 90).unwrap();
+        for (taken, left) in
+            [(0, KeyFile::Matches), (1, KeyFile::Unfinished), (2, KeyFile::Unfinished), (3, KeyFile::Matches)]
+        {
+            let (key, certificate) = authority.make("https", &subject, 90).unwrap();
+            let steps = steps(&folder, "https", &key, &certificate);
+            assert_eq!(steps.len(), 3);
+            steps.iter().take(taken).try_for_each(Step::take).unwrap();
+            // A process that starts now finds a pair.
+            Certificates::open(&config).unwrap();
+            assert_eq!(describe(&folder, "https").unwrap().key, left, "after {taken} steps");
+            authority.issue("https", &subject, 90).unwrap();
+            assert_eq!(describe(&folder, "https").unwrap().key, KeyFile::Matches);
+        }
+        let keys = fs::read(key_of(&folder, "https")).unwrap();
+        assert_eq!(files::private_keys(&config.key, &keys).unwrap().len(), 1, "former keys are gone");
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub mod problem;
 mod query;
 mod routes;
 pub mod server;
+mod shares;
 mod streamed;
 #[cfg(test)]
 mod tests;
@@ -35,7 +36,6 @@ mod view;
 use std::{future::Future, ops::Deref, sync::Arc, time::Duration};
 
 use telemetry::{Tasks, tasks::Panicked};
-use tokio::sync::Semaphore;
 
 use self::{
     admission::Admission,
@@ -43,6 +43,7 @@ use self::{
     context::RequestDeadline,
     parse::Rulebook,
     problem::{Code, Problem},
+    shares::Shares,
 };
 use crate::{
     config::Config,
@@ -70,7 +71,7 @@ pub struct EdgeParts {
     bodies: BodyLimits,
     admission: Admission,
     /// Whole lists that are being sent.
-    streams: Arc<Semaphore>,
+    streams: Shares,
     tasks: Tasks,
 }
 
@@ -98,7 +99,7 @@ impl Edge {
                 Duration::from_millis(config.http.body_timeout_ms),
             ),
             admission: Admission::new(config.http.max_requests_in_flight, &config.limits),
-            streams: Arc::new(Semaphore::new(streamed::AT_ONCE)),
+            streams: Shares::new(streamed::AT_ONCE),
             tasks,
         })))
     }

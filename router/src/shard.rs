@@ -34,7 +34,7 @@ use tokio::{
 use self::{
     breaker::Breaker,
     budget::RetryBudget,
-    calls::{READS_ADMITTED, READS_AT_ONCE, SCANS_AT_ONCE},
+    calls::{LONG_SCANS_AT_ONCE, READS_ADMITTED, READS_AT_ONCE, SCANS_AT_ONCE},
     greeting::Greeting,
     heartbeat::Said,
     metrics::ShardMetrics,
@@ -81,6 +81,7 @@ pub struct Shard {
     reads_admitted: Semaphore,
     reads_at_once: Semaphore,
     scans_at_once: Semaphore,
+    long_scans_at_once: Semaphore,
     metrics: ShardMetrics,
 }
 
@@ -119,6 +120,7 @@ impl Shard {
             reads_admitted: Semaphore::new(READS_ADMITTED.min(config.waiting_requests / 2).max(1)),
             reads_at_once: Semaphore::new(READS_AT_ONCE),
             scans_at_once: Semaphore::new(SCANS_AT_ONCE),
+            long_scans_at_once: Semaphore::new(LONG_SCANS_AT_ONCE),
             metrics: {
                 crate::saga::register_metrics(&id);
                 crate::service::register_metrics(&id);
@@ -183,7 +185,11 @@ impl Shard {
     ) -> Answers {
         let weight = operations.iter().map(Operation::weight).sum();
         if weight <= self.max_batch_operations || operations.len() == 1 {
-            return self.submit(urgency, operations, weight, ordered, deadline).wait(&self.id, deadline).await;
+            let answers = self.submit(urgency, operations, weight, ordered, deadline).wait(&self.id, deadline).await;
+            if answers.resent {
+                trace::notes_sent_again();
+            }
+            return answers;
         }
         // Queue all operations before waiting for the first: they keep their order and follow each other without a
         // pause.
@@ -196,6 +202,9 @@ impl Shard {
             let Answers { answers, resent } = chunk.wait(&self.id, deadline).await;
             all.answers.extend(answers);
             all.resent |= resent;
+        }
+        if all.resent {
+            trace::notes_sent_again();
         }
         all
     }

@@ -62,6 +62,8 @@ pub struct Context {
     /// The transfer or hold that the request orders, once it is read. A batch has none.
     pub transfer: OnceLock<Uuid>,
     pub hold: OnceLock<Uuid>,
+    /// Set once an operation of the request was sent to a node again.
+    pub sent_again: OnceLock<()>,
 }
 
 tokio::task_local! {
@@ -109,6 +111,19 @@ pub fn names_hold(id: TransferId) {
     }
 }
 
+/// Takes note that an operation of the request was sent again, because the answer to the first sending was lost: a result that was stored before
+/// the last sending may be the request's own.
+pub fn notes_sent_again() {
+    if let Some(context) = current() {
+        let _ = context.sent_again.set(());
+    }
+}
+
+/// Whether an operation of the request was sent again.
+pub fn was_sent_again() -> bool {
+    current().is_some_and(|context| context.sent_again.get().is_some())
+}
+
 /// The trace context of the request that this task works on.
 pub fn current_traceparent() -> Option<Traceparent> {
     CURRENT.try_with(|context| context.as_ref()?.traceparent.clone()).ok().flatten()
@@ -117,6 +132,21 @@ pub fn current_traceparent() -> Option<Traceparent> {
 /// Does work for a request. A task that is spawned for it has to be told again.
 pub async fn within<F: Future>(context: Option<Arc<Context>>, work: F) -> F::Output {
     CURRENT.scope(context, work).await
+}
+
+/// A request without a name, for tests.
+#[cfg(test)]
+pub fn some_request() -> Arc<Context> {
+    Arc::new(Context {
+        id: HeaderValue::from_static("a-1"),
+        method: Method::POST,
+        uri: Uri::from_static("/v1/transfers?dry_run=true"),
+        traceparent: None,
+        key: OnceLock::new(),
+        transfer: OnceLock::new(),
+        hold: OnceLock::new(),
+        sent_again: OnceLock::new(),
+    })
 }
 
 #[cfg(test)]
@@ -157,15 +187,7 @@ mod tests {
     #[tokio::test]
     async fn it_lasts_as_long_as_the_work() {
         let traceparent = read(&format!("00-{TRACE}-b7ad6b7169203331-01"));
-        let context = Context {
-            id: HeaderValue::from_static("a-1"),
-            method: Method::POST,
-            uri: Uri::from_static("/v1/transfers?dry_run=true"),
-            traceparent: traceparent.clone(),
-            key: OnceLock::new(),
-            transfer: OnceLock::new(),
-            hold: OnceLock::new(),
-        };
+        let context = Context { traceparent: traceparent.clone(), ..Arc::unwrap_or_clone(some_request()) };
         let named = || {
             let mut fields = Vec::new();
             (SUBJECT.fields)(&mut |name, value| fields.push(format!("{name}={value}")));

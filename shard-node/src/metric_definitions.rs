@@ -54,7 +54,7 @@ pub const FOLD_TAIL_ROWS: &str = "shardledger_fold_tail_rows";
 pub const FOLD_LAG_SECONDS: &str = "shardledger_fold_lag_seconds";
 pub const FOLD_SECONDS: &str = "shardledger_fold_seconds";
 pub const FOLD_ACCOUNTS: &str = "shardledger_fold_accounts_total";
-/// Label `reason`: certificate, name, plaintext, tls, connection or timeout.
+/// Label `reason`: certificate, name, plaintext, tls, connection, timeout or gave_way.
 pub const RPC_CALLERS_REFUSED: &str = "shardledger_rpc_callers_refused_total";
 
 /// Describes every metric, and makes every series of a counter or histogram exist. The gauges exist from the first rendering.
@@ -162,7 +162,7 @@ fn register() {
     for method in rpc::METHODS {
         counter!(RPC_REQUESTS, "method" => method).absolute(0);
     }
-    for reason in ["certificate", "name", "plaintext", "tls", "connection", "timeout"] {
+    for reason in ["certificate", "name", "plaintext", "tls", "connection", "timeout", "gave_way"] {
         counter!(RPC_CALLERS_REFUSED, "reason" => reason).absolute(0);
     }
     for name in [HOLDS_EXPIRED, SLOT_MOVE_FAILURES, LANE_QUEUE_FULL, LANE_FENCE_LOSSES, LANE_REPLAYS, FOLD_ACCOUNTS] {

@@ -6,9 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use telemetry::clock;
 use tokio_rustls::rustls::{
     self, RootCertStore,
+    crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
+    sign::CertifiedKey,
 };
 
 /// Above the size of a chain of certificates that a client would accept.
@@ -25,6 +28,13 @@ pub enum CertificateError {
     Pem { file: PathBuf, reason: pem::Error },
     #[error("{}: the certificate cannot be read: {reason}", file.display())]
     Certificate { file: PathBuf, reason: String },
+    #[error(
+        "{}: the certificate is not valid now: it is valid from {} to {}",
+        file.display(),
+        date(validity.from_s),
+        date(validity.until_s)
+    )]
+    NotValidNow { file: PathBuf, validity: Validity },
     #[error("{} with the key {}: {reason}", certificate.display(), key.display())]
     Refused { certificate: PathBuf, key: PathBuf, reason: rustls::Error },
     #[error("{} is no authority: {reason}", file.display())]
@@ -62,8 +72,26 @@ pub struct Pair {
     /// The certificate itself, and after it those between it and its authority.
     pub chain: Vec<CertificateDer<'static>>,
     pub key: PrivateKeyDer<'static>,
-    /// The end of the certificate's validity, in seconds since 1970.
-    pub expires_at_s: i64,
+    pub validity: Validity,
+}
+
+/// When a certificate and those between it and its authority are valid, in seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    pub from_s: i64,
+    /// The last second.
+    pub until_s: i64,
+}
+
+impl Validity {
+    pub fn contains(self, at_s: i64) -> bool {
+        (self.from_s..=self.until_s).contains(&at_s)
+    }
+}
+
+/// A time in seconds since 1970, for people.
+fn date(at_s: i64) -> String {
+    clock::format_rfc3339(at_s.saturating_mul(1_000_000))
 }
 
 impl Files {
@@ -84,12 +112,19 @@ impl Files {
         let Some(leaf) = chain.first() else {
             return Err(CertificateError::NoCertificate(self.certificate.clone()));
         };
-        let (_, parsed) = x509_parser::parse_x509_certificate(leaf).map_err(|reason| {
-            CertificateError::Certificate { file: self.certificate.clone(), reason: reason.to_string() }
-        })?;
-        let expires_at_s = parsed.validity().not_after.timestamp();
-        let key = PrivateKeyDer::from_pem_slice(&contents.key).map_err(pem_error(&self.key))?;
-        Ok(Pair { chain, key, expires_at_s })
+        let mut validity = Validity { from_s: i64::MIN, until_s: i64::MAX };
+        for certificate in &chain {
+            let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|reason| {
+                CertificateError::Certificate { file: self.certificate.clone(), reason: reason.to_string() }
+            })?;
+            validity.from_s = validity.from_s.max(parsed.validity().not_before.timestamp());
+            validity.until_s = validity.until_s.min(parsed.validity().not_after.timestamp());
+        }
+        let mut keys = private_keys(&self.key, &contents.key)?;
+        // Within a renewal, the file has the former key and the new one. If none of them is the certificate's, the caller finds out.
+        let matching = keys.iter().position(|key| is_key_of(leaf, key)).unwrap_or(0);
+        let key = keys.swap_remove(matching);
+        Ok(Pair { chain, key, validity })
     }
 
     /// The authorities that peers must come from; empty without a file of authorities.
@@ -124,6 +159,20 @@ impl Files {
 /// The text is no PEM. `file` names it in the error.
 pub fn certificates(file: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>().map_err(pem_error(file))
+}
+
+/// Every private key of a text in PEM, at least one.
+///
+/// # Errors
+/// The text is no PEM, or has no key. `file` names it in the error.
+pub fn private_keys(file: &Path, text: &[u8]) -> Result<Vec<PrivateKeyDer<'static>>, CertificateError> {
+    let keys = PrivateKeyDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>().map_err(pem_error(file))?;
+    if keys.is_empty() { Err(pem_error(file)(pem::Error::NoItemsFound)) } else { Ok(keys) }
+}
+
+/// Whether a private key is that of a certificate.
+pub fn is_key_of(certificate: &CertificateDer<'static>, key: &PrivateKeyDer<'static>) -> bool {
+    CertifiedKey::from_der(vec![certificate.clone()], key.clone_key(), &ring::default_provider()).is_ok()
 }
 
 fn pem_error(file: &Path) -> impl Fn(pem::Error) -> CertificateError {

@@ -68,6 +68,11 @@ impl Certificates {
         self.0.in_use().into()
     }
 
+    #[cfg(test)]
+    pub(crate) fn reload_if_changed(&self) {
+        self.0.reload_if_changed();
+    }
+
     pub fn status(&self) -> CertificateStatus {
         self.0.status()
     }
@@ -83,5 +88,5 @@ fn build(files: &Files, contents: &Contents) -> Result<Built<ServerConfig>, Cert
         .with_single_cert(pair.chain, pair.key)
         .map_err(|reason| files.refused(reason))?;
     config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
-    Ok(Built { value: config, expires_at_s: pair.expires_at_s })
+    Ok(Built { value: config, validity: pair.validity })
 }

@@ -4,16 +4,19 @@
 //! - [`Mutual`]: the certificate with which routers and nodes call each other, and which peers it accepts.
 //! - [`files`]: reading PEM files; [`reloaded`]: replacing what was made of them while it is in use.
 //! - [`names`]: the names in a certificate.
+//! - [`network_of`]: what a peer's address counts as where handshakes are bounded.
 
 pub mod files;
 mod https;
 pub mod mutual;
 pub mod names;
+mod network;
 pub mod reloaded;
 pub mod stream;
 
 pub use files::CertificateError;
 pub use https::{Certificates, TlsConfig};
 pub use mutual::{HandshakeError, Mutual, MutualFiles};
+pub use network::network_of;
 pub use reloaded::CertificateStatus;
 pub use stream::Stream;

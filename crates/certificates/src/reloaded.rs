@@ -13,7 +13,7 @@ use telemetry::{Tasks, clock};
 
 use crate::{
     CertificateError,
-    files::{Contents, Files},
+    files::{Contents, Files, Validity},
 };
 
 const NOT_AFTER: &str = "shardledger_tls_certificate_not_after_seconds";
@@ -24,8 +24,7 @@ type Build<T> = fn(&Files, &Contents) -> Result<Built<T>, CertificateError>;
 /// What was made of the files.
 pub struct Built<T> {
     pub value: T,
-    /// The end of the certificate's validity, in seconds since 1970.
-    pub expires_at_s: i64,
+    pub validity: Validity,
 }
 
 /// Clones share it.
@@ -75,6 +74,8 @@ pub struct CertificateStatus {
 impl<T: Send + Sync + 'static> Reloaded<T> {
     /// Reads the files. `purpose` is the label of the metrics.
     ///
+    /// A certificate that is not valid now is taken, and logged as an error: the peers decide, and their clocks may differ.
+    ///
     /// # Errors
     /// A file cannot be read, or `build` refuses what it says.
     pub fn open(purpose: &'static str, files: Files, build: Build<T>) -> Result<Self, CertificateError> {
@@ -84,7 +85,11 @@ impl<T: Send + Sync + 'static> Reloaded<T> {
         );
         describe_gauge!(NOT_AFTER, "When the certificate in use expires, in seconds since 1970; subtract time().");
         let contents = files.read()?;
-        let Built { value, expires_at_s } = build(&files, &contents)?;
+        let Built { value, validity } = build(&files, &contents)?;
+        if let Err(error) = valid_now(&files, validity) {
+            tracing::error!(purpose, %error, "the certificate is used, although peers may refuse it");
+        }
+        let expires_at_s = validity.until_s;
         let state = State { seen: Some(contents), loaded_at_us: clock::now_us(), expires_at_s, refusal: None };
         report(purpose, expires_at_s);
         let in_use = ArcSwap::from_pointee(value);
@@ -126,7 +131,9 @@ impl<T: Send + Sync + 'static> Reloaded<T> {
         }
     }
 
-    fn reload_if_changed(&self) {
+    /// Takes the files if they have changed. Files that do not fit each other, and a certificate that is not valid now, are refused; what is in
+    /// use stays in use.
+    pub(crate) fn reload_if_changed(&self) {
         let read = self.0.files.read();
         let mut state = self.state();
         if read.as_ref().is_ok_and(|contents| state.seen.as_ref() == Some(contents)) {
@@ -135,9 +142,17 @@ impl<T: Send + Sync + 'static> Reloaded<T> {
         // When a file can be read again, its text counts as new.
         state.seen = None;
         let built = read.and_then(|contents| (self.0.build)(&self.0.files, state.seen.insert(contents)));
+        let built = built.and_then(|built| {
+            valid_now(&self.0.files, built.validity).inspect_err(|_| {
+                // The time may come when these files can be taken.
+                state.seen = None;
+            })?;
+            Ok(built)
+        });
         let purpose = self.0.purpose;
         match built {
-            Ok(Built { value, expires_at_s }) => {
+            Ok(Built { value, validity }) => {
+                let expires_at_s = validity.until_s;
                 self.0.in_use.store(Arc::new(value));
                 tracing::info!(purpose, file = %self.0.files.certificate.display(), "certificate replaced");
                 state.loaded_at_us = clock::now_us();
@@ -163,7 +178,127 @@ impl<T: Send + Sync + 'static> Reloaded<T> {
     }
 }
 
+/// Refuses a certificate that is not valid now.
+fn valid_now(files: &Files, validity: Validity) -> Result<(), CertificateError> {
+    if validity.contains(i64::try_from(clock::now_s()).unwrap_or(i64::MAX)) {
+        Ok(())
+    } else {
+        Err(CertificateError::NotValidNow { file: files.certificate.clone(), validity })
+    }
+}
+
 fn report(purpose: &'static str, expires_at_s: i64) {
     gauge!(NOT_AFTER, "purpose" => purpose).set(expires_at_s as f64);
     gauge!(LAST_RELOAD_SUCCESS, "purpose" => purpose).set(1.0);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, time::Duration};
+
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    use super::*;
+    use crate::{Certificates, TlsConfig};
+
+    const HOUR: i64 = 60 * 60;
+
+    /// A folder with a certificate and its key.
+    struct Folder {
+        path: PathBuf,
+        config: TlsConfig,
+    }
+
+    impl Folder {
+        fn new(test: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("shardledger-reloaded-{test}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            let config = TlsConfig { certificate: path.join("https.pem"), key: path.join("https.key") };
+            Self { path, config }
+        }
+
+        /// Writes a certificate that is valid between these times, in seconds from now, and its key. Gives the texts.
+        fn write(&self, from: i64, until: i64) -> (String, String) {
+            let (certificate, key) = pair(from, until);
+            fs::write(&self.config.certificate, &certificate).unwrap();
+            fs::write(&self.config.key, &key).unwrap();
+            (certificate, key)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+
+    fn pair(from: i64, until: i64) -> (String, String) {
+        let now = i64::try_from(clock::now_s()).unwrap();
+        let at = |offset: i64| date_time_ymd(1970, 1, 1) + Duration::from_secs((now + offset).unsigned_abs());
+        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        (params.not_before, params.not_after) = (at(from), at(until));
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    /// Looks at the files, and gives the reason of a refusal.
+    fn refusal(certificates: &Certificates) -> String {
+        certificates.reload_if_changed();
+        certificates.status().refusal.unwrap_or_default()
+    }
+
+    #[test]
+    fn a_certificate_that_is_not_valid_now_leaves_the_former_in_use() {
+        let folder = Folder::new("validity");
+        folder.write(-HOUR, HOUR);
+        let certificates = Certificates::open(&folder.config).unwrap();
+        let before = certificates.status();
+        for (from, until) in [(-2 * HOUR, -HOUR), (HOUR, 2 * HOUR)] {
+            folder.write(from, until);
+            let refused = refusal(&certificates);
+            assert!(
+                refused.contains("https.pem") && refused.contains("not valid now: it is valid from 20"),
+                "{refused}"
+            );
+            assert_eq!(certificates.status().expires_at_s, before.expires_at_s);
+        }
+        folder.write(-HOUR, 2 * HOUR);
+        assert_eq!(refusal(&certificates), "");
+        assert!(certificates.status().expires_at_s > before.expires_at_s);
+    }
+
+    #[test]
+    fn a_certificate_is_taken_when_its_time_has_come() {
+        let folder = Folder::new("later");
+        folder.write(-HOUR, HOUR);
+        let certificates = Certificates::open(&folder.config).unwrap();
+        folder.write(3, 2 * HOUR);
+        let until = std::time::Instant::now() + Duration::from_secs(30);
+        while !refusal(&certificates).is_empty() {
+            assert!(std::time::Instant::now() < until, "the certificate is never taken");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    #[test]
+    fn a_key_file_may_have_the_former_key_and_the_new_one() {
+        let folder = Folder::new("two-keys");
+        let (_, former) = folder.write(-HOUR, HOUR);
+        let certificates = Certificates::open(&folder.config).unwrap();
+        let (new_certificate, new) = pair(-HOUR, 2 * HOUR);
+        // The new key alone is none of the former certificate.
+        fs::write(&folder.config.key, &new).unwrap();
+        assert!(refusal(&certificates).contains("https.key"));
+        for keys in [format!("{former}{new}"), format!("{new}{former}")] {
+            fs::write(&folder.config.key, keys).unwrap();
+            assert_eq!(refusal(&certificates), "");
+        }
+        let before = certificates.status().expires_at_s;
+        fs::write(&folder.config.certificate, &new_certificate).unwrap();
+        assert_eq!(refusal(&certificates), "");
+        assert!(certificates.status().expires_at_s > before);
+        // A process that starts now finds the pair, too.
+        Certificates::open(&folder.config).unwrap();
+    }
 }

@@ -132,6 +132,12 @@ impl Client {
             .header("x-request-timeout-ms", self.request_timeout.as_millis().to_string())
             .body(Full::new(body.map_or_else(Bytes::new, |body| body.to_string().into())))
             .map_err(|error| lost(true, error.to_string()))?;
+        self.exchange(request).await
+    }
+
+    /// Sends a request as it is, without a header of the client's own.
+    pub async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, NoAnswer> {
+        let lost = |not_sent, reason: String| NoAnswer { not_sent, reason };
         let exchange = async {
             let response = self.http.request(request).await.map_err(|e| lost(e.is_connect(), with_causes(&e)))?;
             let (parts, body) = response.into_parts();

@@ -102,7 +102,7 @@ fn new(layout: &Layout, request: &Request) -> anyhow::Result<Description> {
     Ok(description)
 }
 
-/// Makes the authority and the certificates that are missing, and renews those that expire soon.
+/// Makes the authority and the certificates that are missing, and renews those that expire soon or whose renewal was cut off.
 fn ensure_certificates(layout: &Layout) -> anyhow::Result<()> {
     let folder = layout.tls();
     if !Authority::exists(&folder) {
@@ -111,8 +111,10 @@ fn ensure_certificates(layout: &Layout) -> anyhow::Result<()> {
     let hosts = LOCAL_HOSTS.map(str::to_owned);
     for purpose in Purpose::ALL {
         let name = purpose.name();
-        let is_good = authority::certificate_of(&folder, name).exists()
-            && authority::describe(&folder, name)?.expires_in_days >= RENEW_DAYS;
+        let is_good = authority::certificate_of(&folder, name).exists() && {
+            let found = authority::describe(&folder, name)?;
+            found.expires_in_days >= RENEW_DAYS && !found.key.needs_renewal()
+        };
         if !is_good {
             Authority::open(&folder)?.issue(name, &purpose.subject(&hosts), CERTIFICATE_DAYS)?;
         }

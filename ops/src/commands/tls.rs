@@ -8,7 +8,9 @@ use serde_json::json;
 
 use super::Context;
 use crate::{
-    authority::{self, AUTHORITY, AUTHORITY_DAYS, Authority, CERTIFICATE_DAYS, Described, LOCAL_HOSTS, Purpose},
+    authority::{
+        self, AUTHORITY, AUTHORITY_DAYS, Authority, CERTIFICATE_DAYS, Described, KeyFile, LOCAL_HOSTS, Purpose,
+    },
     exit, output,
 };
 
@@ -21,9 +23,9 @@ pub enum Command {
     Init(Init),
     /// Make one more certificate, such as one for each machine
     Issue(Issue),
-    /// List the certificates with their names and when they expire; exits with 3 if one has expired or is of another authority
+    /// List the certificates with their names and when they expire; exits with 3 if one has expired, is of another authority, or does not match its key
     Show(Show),
-    /// Make new certificates in the place of those that expire soon, with the same names and new keys
+    /// Make new certificates in the place of those that expire soon or do not match their keys, with the same names and new keys
     Renew(Renew),
 }
 
@@ -88,7 +90,7 @@ pub struct Show {
 
 #[derive(clap::Args)]
 pub struct Renew {
-    /// The certificates [default: those that expire soon]
+    /// The certificates [default: those that expire soon, and those whose renewal was cut off]
     name: Vec<String>,
     /// Without names: renew what expires within this many days
     #[arg(long, value_name = "DAYS", default_value_t = 30, conflicts_with_all = ["name", "all"])]
@@ -179,7 +181,7 @@ fn issue(args: &Issue, context: &Context) -> anyhow::Result<ExitCode> {
 fn show(args: &Show, context: &Context) -> anyhow::Result<ExitCode> {
     let folder = args.folder.path(context);
     let shown = print(&folder, &authority::issued(&folder)?, context)?;
-    let bad = shown.iter().any(|it| it.expires_in_days < 0 || !it.trusted);
+    let bad = shown.iter().any(|it| it.expires_in_days < 0 || !it.trusted || it.key == KeyFile::Differs);
     Ok(if bad { exit::violation() } else { ExitCode::SUCCESS })
 }
 
@@ -190,7 +192,7 @@ fn renew(args: Renew, context: &Context) -> anyhow::Result<ExitCode> {
     if args.name.is_empty() {
         for name in authority::issued(&folder)?.iter().filter(|name| *name != AUTHORITY) {
             let found = authority::describe(&folder, name)?;
-            if args.all || found.expires_in_days < i64::from(args.within_days) {
+            if args.all || found.expires_in_days < i64::from(args.within_days) || found.key.needs_renewal() {
                 due.push(found);
             }
         }
@@ -245,6 +247,8 @@ fn print(folder: &std::path::Path, names: &[String], context: &Context) -> anyho
             let state = match days {
                 _ if !it.trusted => "of another authority".to_owned(),
                 ..0 => "expired".to_owned(),
+                _ if it.key == KeyFile::Differs => "does not match its key".to_owned(),
+                _ if it.key == KeyFile::Unfinished => "renewal was cut off".to_owned(),
                 _ => output::count(usize::try_from(days).unwrap_or(0), "day"),
             };
             // Seconds are enough for a day.
@@ -288,6 +292,31 @@ mod tests {
             dry_run,
             folder: Folder { dir: None },
         }
+    }
+
+    #[test]
+    fn a_certificate_that_does_not_match_its_key_is_shown_and_renewed() {
+        let (_folder, context) = context();
+        init(new(false), &context).unwrap();
+        let folder = context.data_dir.join("tls");
+        let key = |name: &str| authority::describe(&folder, name).unwrap().key;
+        // What a crash of an earlier version left: the new key beside the former certificate.
+        fs::copy(folder.join("node.key"), folder.join("https.key")).unwrap();
+        // What a crash of this version leaves.
+        let keys = fs::read_to_string(folder.join("node.key")).unwrap()
+            + &fs::read_to_string(folder.join("https.key")).unwrap();
+        fs::write(folder.join("node.key"), keys).unwrap();
+        assert_eq!((key("https"), key("node"), key("ca")), (KeyFile::Differs, KeyFile::Unfinished, KeyFile::Matches));
+        let show = || show(&Show { folder: Folder { dir: None } }, &context).unwrap();
+        assert_eq!(show(), exit::violation());
+
+        let (router, node) =
+            (fs::read(folder.join("router.pem")).unwrap(), fs::read(folder.join("node.pem")).unwrap());
+        renew(renewal(&[], 5, false), &context).unwrap();
+        assert_eq!((key("https"), key("node")), (KeyFile::Matches, KeyFile::Matches));
+        assert_eq!(show(), ExitCode::SUCCESS);
+        assert_eq!(fs::read(folder.join("router.pem")).unwrap(), router, "what matches its key stays");
+        assert_ne!(fs::read(folder.join("node.pem")).unwrap(), node);
     }
 
     #[test]

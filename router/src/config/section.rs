@@ -18,7 +18,7 @@ use crate::service::CoreConfig;
 pub struct HttpConfig {
     /// Address and port of the API. Beyond loopback it needs keys and a certificate, or settings that permit to go without.
     pub listen: SocketAddr,
-    /// Connections at once. More are answered 503 and closed.
+    /// Connections at once. More are answered 503 and closed. Connections of one address that have sent no request may be half of them.
     #[serde(default = "defaults::max_connections")]
     pub max_connections: usize,
     /// Requests at once. More are answered 503.
@@ -37,7 +37,7 @@ pub struct HttpConfig {
     /// The largest body of a request. Larger ones are answered 413. At most half of the largest internal message.
     #[serde(default = "defaults::max_body_bytes")]
     pub max_body_bytes: usize,
-    /// All bodies being read or worked on together; more are answered 503. At least `http.max_body_bytes`, and less than 4 GiB.
+    /// All bodies being read or worked on together; more are answered 503. One key may have half of them, and at least one body; more are answered 429. At least `http.max_body_bytes`, and less than 4 GiB.
     #[serde(default = "defaults::max_buffered_bytes")]
     pub max_buffered_bytes: usize,
     /// How long requests in flight may go on after SIGTERM.

@@ -1,7 +1,5 @@
 //! `/v1/balances`
 
-use std::sync::Arc;
-
 use axum::{extract::State, response::Response};
 use http::{HeaderMap, StatusCode};
 
@@ -16,7 +14,6 @@ use super::{
     query::Parameters,
     view::{self, balances::BalancesView},
 };
-use crate::service::CallError;
 
 /// Read what accounts hold together, by asset, over all shards.
 ///
@@ -51,8 +48,8 @@ pub async fn sum(
     if !csv_table::is_wanted(&headers) {
         return Ok(view::json(StatusCode::OK, &BalancesView::new(sums, at_us, &edge.rulebook.assets)?));
     }
-    if let Some(shard) = sums.missing.first() {
-        return Err(CallError::Unavailable { shard: Arc::clone(shard) }.into());
+    if let Some(error) = sums.incomplete() {
+        return Err(error.into());
     }
     let mut table = Table::new();
     table.line(["asset", "posted", "held", "accounts"])?;

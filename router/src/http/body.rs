@@ -1,6 +1,6 @@
 //! Request bodies: the media type, and the bytes, read within bounds of size, time and memory.
 
-use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, time::Duration};
 
 use axum::{
     body::{Body, HttpBody},
@@ -9,25 +9,32 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, header};
 use http_body_util::BodyExt;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::Instant,
-};
+use tokio::time::Instant;
 
 use super::{
     context::{RequestDeadline, single},
     metrics::{RefusalReason, count_refused},
     problem::{Code, Problem},
+    shares::{Caller, Exhausted, Shares, Taken},
 };
 
 /// The largest body of a request about one thing: 4 KiB of metadata, all of it escaped, fit in several times.
 const MAX_SINGLE_BYTES: usize = 64 * 1024;
+/// The bodies of one key may have 1/`KEY_SHARE` of the memory for bodies, and at least that of one body.
+const KEY_SHARE: usize = 2;
 
 /// The parts of a request that its body is read with, taken without copying the headers.
 #[derive(Debug)]
 pub struct Sent {
     pub headers: HeaderMap,
-    pub body: Body,
+    pub body: Upload,
+}
+
+/// A body that has not been read.
+#[derive(Debug)]
+pub struct Upload {
+    body: Body,
+    caller: Caller,
 }
 
 impl<S: Send + Sync> FromRequest<S> for Sent {
@@ -35,7 +42,8 @@ impl<S: Send + Sync> FromRequest<S> for Sent {
 
     fn from_request(request: Request, _: &S) -> impl Future<Output = Result<Self, Infallible>> + Send {
         let (head, body) = request.into_parts();
-        std::future::ready(Ok(Self { headers: head.headers, body }))
+        let caller = Caller::of(&head.extensions);
+        std::future::ready(Ok(Self { headers: head.headers, body: Upload { body, caller } }))
     }
 }
 
@@ -46,7 +54,10 @@ pub struct BodyLimits {
     pub max_bytes: usize,
     pub timeout: Duration,
     /// Bytes of all bodies together.
-    budget: Arc<Semaphore>,
+    budget: Shares,
+    /// Bytes of all bodies together, and of the bodies of one key.
+    max_buffered_bytes: usize,
+    max_bytes_of_key: usize,
 }
 
 /// What a body is.
@@ -60,7 +71,7 @@ pub enum MediaType {
 #[derive(Debug)]
 pub struct Payload {
     bytes: Bytes,
-    _permit: Option<OwnedSemaphorePermit>,
+    _taken: Option<Taken>,
 }
 
 impl Payload {
@@ -111,11 +122,17 @@ fn media_type(headers: &HeaderMap) -> Result<Option<MediaType>, Problem> {
 
 impl BodyLimits {
     pub fn new(max_bytes: usize, max_buffered_bytes: usize, timeout: Duration) -> Self {
-        Self { max_bytes, timeout, budget: Arc::new(Semaphore::new(max_buffered_bytes)) }
+        Self {
+            max_bytes,
+            timeout,
+            budget: Shares::new(max_buffered_bytes),
+            max_buffered_bytes,
+            max_bytes_of_key: (max_buffered_bytes / KEY_SHARE).max(max_bytes),
+        }
     }
 
     /// Reads the body of a request about one thing.
-    pub async fn read_single(&self, body: Body, deadline: RequestDeadline) -> Result<Payload, Problem> {
+    pub async fn read_single(&self, body: Upload, deadline: RequestDeadline) -> Result<Payload, Problem> {
         self.read(body, self.max_bytes.min(MAX_SINGLE_BYTES), deadline).await
     }
 
@@ -123,23 +140,23 @@ impl BodyLimits {
     pub async fn read_optional(
         &self,
         headers: &HeaderMap,
-        body: Body,
+        body: Upload,
         deadline: RequestDeadline,
     ) -> Result<Payload, Problem> {
         let payload = self.read_single(body, deadline).await?;
         if payload.bytes.is_empty() {
-            return Ok(Payload { bytes: Bytes::from_static(b"{}"), _permit: None });
+            return Ok(Payload { bytes: Bytes::from_static(b"{}"), _taken: None });
         }
         require_json(headers)?;
         Ok(payload)
     }
 
     /// Reads the body of a batch.
-    pub async fn read_batch(&self, body: Body, deadline: RequestDeadline) -> Result<Payload, Problem> {
+    pub async fn read_batch(&self, body: Upload, deadline: RequestDeadline) -> Result<Payload, Problem> {
         self.read(body, self.max_bytes, deadline).await
     }
 
-    async fn read(&self, body: Body, max_bytes: usize, deadline: RequestDeadline) -> Result<Payload, Problem> {
+    async fn read(&self, body: Upload, max_bytes: usize, deadline: RequestDeadline) -> Result<Payload, Problem> {
         let until = deadline.0.min(Instant::now() + self.timeout);
         match tokio::time::timeout_at(until, self.collect(body, max_bytes)).await {
             Ok(outcome) => outcome,
@@ -150,7 +167,7 @@ impl BodyLimits {
         }
     }
 
-    async fn collect(&self, mut body: Body, max_bytes: usize) -> Result<Payload, Problem> {
+    async fn collect(&self, Upload { mut body, caller }: Upload, max_bytes: usize) -> Result<Payload, Problem> {
         let too_large = || {
             count_refused(RefusalReason::BodyTooLarge);
             Problem::new(Code::BodyTooLarge, format!("the body may have {max_bytes} bytes")).closing()
@@ -160,7 +177,7 @@ impl BodyLimits {
         if usize::try_from(declared).map_or(true, |declared| declared > max_bytes) {
             return Err(too_large());
         }
-        let mut permit = None;
+        let mut taken = None;
         let mut first = Bytes::new();
         let mut rest = BytesMut::new();
         while let Some(frame) = body.frame().await {
@@ -173,7 +190,7 @@ impl BodyLimits {
             if first.len() + rest.len() + data.len() > max_bytes {
                 return Err(too_large());
             }
-            self.charge(&mut permit, data.len())?;
+            self.charge(&mut taken, &caller, data.len())?;
             // Most bodies are one frame, which is then taken as it is.
             if first.is_empty() && rest.is_empty() {
                 first = data;
@@ -186,27 +203,40 @@ impl BodyLimits {
             rest.extend_from_slice(&data);
         }
         let bytes = if rest.is_empty() { first } else { rest.freeze() };
-        Ok(Payload { bytes, _permit: permit })
+        Ok(Payload { bytes, _taken: taken })
     }
 
-    /// Counts `len` more bytes against the budget of all bodies.
-    fn charge(&self, permit: &mut Option<OwnedSemaphorePermit>, len: usize) -> Result<(), Problem> {
-        let more = u32::try_from(len).ok().and_then(|len| Arc::clone(&self.budget).try_acquire_many_owned(len).ok());
-        let Some(more) = more else {
-            count_refused(RefusalReason::BodyMemory);
-            return Err(Problem::new(Code::Overloaded, "too many bodies are being read").closing());
+    /// Counts `len` more bytes against the budget of all bodies and the share of the caller.
+    fn charge(&self, taken: &mut Option<Taken>, caller: &Caller, len: usize) -> Result<(), Problem> {
+        let charged = match taken {
+            Some(taken) => taken.more(len),
+            None => {
+                let share = match caller {
+                    Caller::Key(_) => self.max_bytes_of_key,
+                    // Behind a gateway, every client has its address.
+                    Caller::Address(_) => self.max_buffered_bytes,
+                };
+                self.budget.take(caller.clone(), share, len).map(|first| *taken = Some(first))
+            }
         };
-        match permit {
-            Some(permit) => permit.merge(more),
-            None => *permit = Some(more),
-        }
-        Ok(())
+        charged.map_err(|exhausted| match (exhausted, caller) {
+            (Exhausted::Share, Caller::Key(key)) => {
+                count_refused(RefusalReason::KeyBodyMemory);
+                let detail = format!("too many bodies of the key {key} are being read; send fewer requests at once");
+                Problem::new(Code::RateLimited, detail).closing()
+            }
+            (Exhausted::Share | Exhausted::All, _) => {
+                count_refused(RefusalReason::BodyMemory);
+                Problem::new(Code::Overloaded, "too many bodies are being read").closing()
+            }
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use http::HeaderName;
+    use ledger::KeyName;
 
     use super::*;
 
@@ -214,12 +244,16 @@ mod tests {
         RequestDeadline(Instant::now() + Duration::from_secs(5))
     }
 
-    fn chunks(count: usize, len: usize) -> Body {
-        let chunk = move |_| Ok::<_, std::convert::Infallible>(Bytes::from(vec![b'x'; len]));
-        Body::from_stream(futures_util::stream::iter((0..count).map(chunk)))
+    fn upload(body: impl Into<Body>) -> Upload {
+        Upload { body: body.into(), caller: Caller::Address(None) }
     }
 
-    async fn code(limits: &BodyLimits, body: Body) -> Code {
+    fn chunks(count: usize, len: usize) -> Upload {
+        let chunk = move |_| Ok::<_, std::convert::Infallible>(Bytes::from(vec![b'x'; len]));
+        upload(Body::from_stream(futures_util::stream::iter((0..count).map(chunk))))
+    }
+
+    async fn code(limits: &BodyLimits, body: Upload) -> Code {
         limits.read_batch(body, soon()).await.unwrap_err().code()
     }
 
@@ -231,7 +265,7 @@ mod tests {
             assert_eq!(payload.text().unwrap().len(), count * len);
         }
         assert_eq!(code(&limits, chunks(11, 100)).await, Code::BodyTooLarge);
-        assert_eq!(code(&limits, Body::from(vec![b'x'; 1001])).await, Code::BodyTooLarge);
+        assert_eq!(code(&limits, upload(vec![b'x'; 1001])).await, Code::BodyTooLarge);
     }
 
     #[tokio::test]
@@ -244,18 +278,43 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn one_key_has_a_share_of_the_memory_for_bodies() {
+        let limits = BodyLimits::new(1000, 4000, Duration::from_secs(1));
+        let of = |key: &str, len: usize| Upload {
+            caller: Caller::Key(KeyName::new(key).unwrap()),
+            ..upload(vec![b'x'; len])
+        };
+        let first = limits.read_batch(of("one", 1000), soon()).await.unwrap();
+        let second = limits.read_batch(of("one", 1000), soon()).await.unwrap();
+        assert_eq!(code(&limits, of("one", 1)).await, Code::RateLimited);
+        assert!(limits.read_batch(of("two", 1000), soon()).await.is_ok(), "another key has memory of its own");
+        drop(first);
+        assert!(limits.read_batch(of("one", 1000), soon()).await.is_ok());
+        // Bodies of callers without a key have what is left.
+        let mut others = Vec::new();
+        for _ in 0..3 {
+            others.push(limits.read_batch(chunks(10, 100), soon()).await.unwrap());
+        }
+        assert_eq!(code(&limits, chunks(10, 100)).await, Code::Overloaded);
+        drop((second, others));
+        // A body of the largest size is always within the share of its key.
+        let least = BodyLimits::new(1000, 1000, Duration::from_secs(1));
+        assert!(least.read_batch(of("one", 1000), soon()).await.is_ok());
+    }
+
+    #[tokio::test]
     async fn a_body_that_stalls_is_given_up() {
         let limits = BodyLimits::new(1000, 1500, Duration::from_millis(10));
         let stalled = futures_util::stream::pending::<Result<Bytes, std::convert::Infallible>>();
-        assert_eq!(code(&limits, Body::from_stream(stalled)).await, Code::RequestTimeout);
+        assert_eq!(code(&limits, upload(Body::from_stream(stalled))).await, Code::RequestTimeout);
     }
 
     #[tokio::test]
     async fn a_body_can_be_left_out_where_nothing_need_be_said() {
         let limits = BodyLimits::new(1000, 1500, Duration::from_secs(1));
-        let payload = limits.read_optional(&HeaderMap::new(), Body::empty(), soon()).await.unwrap();
+        let payload = limits.read_optional(&HeaderMap::new(), upload(Body::empty()), soon()).await.unwrap();
         assert_eq!(payload.text().unwrap(), "{}");
-        let untyped = limits.read_optional(&HeaderMap::new(), Body::from("{}"), soon()).await;
+        let untyped = limits.read_optional(&HeaderMap::new(), upload("{}"), soon()).await;
         assert_eq!(untyped.unwrap_err().code(), Code::UnsupportedMediaType);
     }
 

@@ -47,6 +47,7 @@ pub async fn around<F: Future<Output = Response>>(
         key: OnceLock::new(),
         transfer: OnceLock::new(),
         hold: OnceLock::new(),
+        sent_again: OnceLock::new(),
     });
     let checked = one_host(&request).and_then(|()| timeout(request.headers()));
     let mut response = match checked {

@@ -1,6 +1,9 @@
 //! The line that a request leaves in the log if it had an effect, or if its effect is unknown. The log adds the request, its key, and the
 //! transfer or hold that it names (`trace`). A replay, a refusal that stores nothing and a read leave no line.
 //!
+//! If the router has sent an operation again, because the answer to the first sending was lost, the result that is found may be the request's own.
+//! It leaves a line then, with `sent_again`.
+//!
 //! The lines are written where the core's reply comes in, within the task that outlives a client that hangs up. `docs/operations/logs.md` describes
 //! them.
 
@@ -10,7 +13,10 @@ use ledger::{
 };
 use uuid::Uuid;
 
-use crate::service::{AccountReply, AtomicReply, CallError, HoldReply, ReleaseReply, TransferReply};
+use crate::{
+    service::{AccountReply, AtomicReply, CallError, HoldReply, ReleaseReply, TransferReply},
+    trace,
+};
 
 /// Ids that the line of a batch names at most.
 const NAMED_IDS: usize = 100;
@@ -28,10 +34,30 @@ enum Effect {
     None,
 }
 
+/// Whether an operation of the request was sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct SentAgain(bool);
+
+impl SentAgain {
+    fn by_this_request() -> Self {
+        Self(trace::was_sent_again())
+    }
+
+    /// Whether a result that was stored before the last sending is an earlier request's for certain.
+    fn is_of_earlier_request(self, replayed: bool) -> bool {
+        replayed && !self.0
+    }
+
+    /// The member of the line, absent unless it is so.
+    fn member(self) -> Option<bool> {
+        self.0.then_some(true)
+    }
+}
+
 impl Effect {
-    fn of_transfer(reply: Result<&TransferReply, &CallError>) -> Self {
+    fn of_transfer(reply: Result<&TransferReply, &CallError>, again: SentAgain) -> Self {
         match reply {
-            Ok(TransferReply::Done(answer) | TransferReply::Pending(answer)) => Self::of_answer(answer),
+            Ok(TransferReply::Done(answer) | TransferReply::Pending(answer)) => Self::of_answer(answer, again),
             Ok(
                 TransferReply::Mismatch { .. }
                 | TransferReply::DebitNotFound
@@ -42,11 +68,11 @@ impl Effect {
         }
     }
 
-    fn of_answer(answer: &TransferAnswer) -> Self {
+    fn of_answer(answer: &TransferAnswer, again: SentAgain) -> Self {
         match answer.state {
             // An earlier request began it, and its effect is not known yet.
             TransferState::Pending => Self::Pending,
-            _ if answer.replayed => Self::None,
+            _ if again.is_of_earlier_request(answer.replayed) => Self::None,
             TransferState::Posted { .. } => Self::Done("posted"),
             TransferState::Rejected { refused: Refused { refusal, .. }, .. } => Self::Rejected(refusal.as_str()),
         }
@@ -56,10 +82,11 @@ impl Effect {
         if error.is_not_executed() { Self::None } else { Self::Unknown }
     }
 
-    fn of_account(reply: Result<&AccountReply, &CallError>) -> Self {
+    fn of_account(reply: Result<&AccountReply, &CallError>, again: SentAgain) -> Self {
         match reply {
             Ok(AccountReply::Created(_)) => Self::Done("opened"),
             Ok(AccountReply::Updated(_)) => Self::Done("changed"),
+            Ok(AccountReply::Replayed(_)) if again.0 => Self::Done("opened"),
             Ok(
                 AccountReply::Replayed(_)
                 | AccountReply::Conflict { .. }
@@ -71,15 +98,16 @@ impl Effect {
     }
 
     /// Writes the line of a request that ordered one thing.
-    fn log(self, error: Option<&CallError>) {
+    fn log(self, error: Option<&CallError>, again: SentAgain) {
+        let sent_again = again.member();
         match self {
             Self::None => {}
-            Self::Done(outcome) => tracing::info!(outcome, "request carried out"),
-            Self::Rejected(code) => tracing::info!(outcome = "rejected", code, "request carried out"),
-            Self::Pending => tracing::info!(outcome = "pending", "request answered before its end"),
+            Self::Done(outcome) => tracing::info!(outcome, sent_again, "request carried out"),
+            Self::Rejected(code) => tracing::info!(outcome = "rejected", code, sent_again, "request carried out"),
+            Self::Pending => tracing::info!(outcome = "pending", sent_again, "request answered before its end"),
             Self::Unknown => {
                 let error = error.map(ToString::to_string).unwrap_or_default();
-                tracing::warn!(outcome = "unknown", error, "the effect of a request is unknown");
+                tracing::warn!(outcome = "unknown", error, sent_again, "the effect of a request is unknown");
             }
         }
     }
@@ -87,13 +115,15 @@ impl Effect {
 
 /// A transfer, capture or reversal was answered.
 pub fn transfer(reply: &Result<TransferReply, CallError>) {
-    Effect::of_transfer(reply.as_ref()).log(reply.as_ref().err());
+    let again = SentAgain::by_this_request();
+    Effect::of_transfer(reply.as_ref(), again).log(reply.as_ref().err(), again);
 }
 
 /// Placing a hold was answered.
 pub fn hold(reply: &Result<HoldReply, CallError>) {
+    let again = SentAgain::by_this_request();
     let effect = match reply {
-        Ok(HoldReply::Placed(HoldAnswer { replayed: true, .. })) => Effect::None,
+        Ok(HoldReply::Placed(HoldAnswer { replayed, .. })) if again.is_of_earlier_request(*replayed) => Effect::None,
         Ok(HoldReply::Placed(HoldAnswer { refused: Some(refused), .. })) => {
             Effect::Rejected(refused.refusal.as_str())
         }
@@ -101,52 +131,66 @@ pub fn hold(reply: &Result<HoldReply, CallError>) {
         Ok(HoldReply::Mismatch { .. } | HoldReply::DebitNotFound) => Effect::None,
         Err(error) => Effect::of_error(error),
     };
-    effect.log(reply.as_ref().err());
+    effect.log(reply.as_ref().err(), again);
 }
 
 /// Releasing a hold was answered.
 pub fn release(reply: &Result<ReleaseReply, CallError>) {
+    let again = SentAgain::by_this_request();
     let effect = match reply {
-        Ok(ReleaseReply::Released { replayed: false, .. }) => Effect::Done("released"),
+        Ok(ReleaseReply::Released { replayed, .. }) if !again.is_of_earlier_request(*replayed) => {
+            Effect::Done("released")
+        }
         Ok(_) => Effect::None,
         Err(error) => Effect::of_error(error),
     };
-    effect.log(reply.as_ref().err());
+    effect.log(reply.as_ref().err(), again);
 }
 
 /// Opening or changing one account was answered.
 pub fn account(id: &str, reply: Result<&AccountReply, &CallError>) {
-    match Effect::of_account(reply) {
+    let again = SentAgain::by_this_request();
+    let sent_again = again.member();
+    match Effect::of_account(reply, again) {
         Effect::None => {}
-        Effect::Done(outcome) => tracing::info!(outcome, account = id, "request carried out"),
+        Effect::Done(outcome) => tracing::info!(outcome, account = id, sent_again, "request carried out"),
         Effect::Rejected(_) | Effect::Pending | Effect::Unknown => {
             let error = reply.err().map(ToString::to_string).unwrap_or_default();
-            tracing::warn!(outcome = "unknown", account = id, error, "the effect of a request is unknown");
+            tracing::warn!(
+                outcome = "unknown",
+                account = id,
+                error,
+                sent_again,
+                "the effect of a request is unknown"
+            );
         }
     }
 }
 
 /// A batch of transfers was answered.
 pub fn transfers(ids: &[Uuid], replies: &[Result<TransferReply, CallError>]) {
-    let effects = replies.iter().map(|reply| Effect::of_transfer(reply.as_ref()));
-    Batch::of(ids.iter().zip(effects)).log("transfers");
+    let again = SentAgain::by_this_request();
+    let effects = replies.iter().map(|reply| Effect::of_transfer(reply.as_ref(), again));
+    Batch::of(ids.iter().zip(effects)).log("transfers", again);
 }
 
 /// An atomic batch of transfers was answered.
 pub fn atomic(ids: &[Uuid], reply: &Result<AtomicReply, CallError>) {
+    let again = SentAgain::by_this_request();
     let batch = match reply {
         Ok(AtomicReply::Stored(items)) => {
-            Batch::of(ids.iter().zip(items.iter().map(|item| Effect::of_transfer(Ok(item)))))
+            Batch::of(ids.iter().zip(items.iter().map(|item| Effect::of_transfer(Ok(item), again))))
         }
         Ok(AtomicReply::Failed { .. } | AtomicReply::CrossShard) => Batch::default(),
         Err(error) => Batch::of(ids.iter().map(|id| (id, Effect::of_error(error)))),
     };
-    batch.log("transfers");
+    batch.log("transfers", again);
 }
 
 /// A batch of accounts was answered.
 pub fn accounts<'r>(replies: impl Iterator<Item = (&'r str, Result<&'r AccountReply, &'r CallError>)>) {
-    Batch::of(replies.map(|(id, reply)| (id, Effect::of_account(reply)))).log("accounts");
+    let again = SentAgain::by_this_request();
+    Batch::of(replies.map(|(id, reply)| (id, Effect::of_account(reply, again)))).log("accounts", again);
 }
 
 /// What became of the items of a batch.
@@ -184,13 +228,14 @@ impl Batch {
         batch
     }
 
-    fn log(&self, what: &'static str) {
+    fn log(&self, what: &'static str, again: SentAgain) {
         let Self { done, rejected, pending, unknown, none, open, ended } = self;
         let with_effect = done + rejected + pending + unknown;
         if with_effect == 0 {
             return;
         }
         let ids = open.iter().chain(ended).take(NAMED_IDS).map(String::as_str).collect::<Vec<_>>();
+        let sent_again = again.member();
         let (ids, unnamed) = (ids.join(" "), with_effect - ids.len());
         if *unknown > 0 {
             tracing::warn!(
@@ -202,6 +247,7 @@ impl Batch {
                 without_effect = none,
                 ids,
                 unnamed,
+                sent_again,
                 "the effect of some items of a batch is unknown"
             );
         } else {
@@ -214,6 +260,7 @@ impl Batch {
                 without_effect = none,
                 ids,
                 unnamed,
+                sent_again,
                 "batch carried out"
             );
         }
@@ -255,8 +302,16 @@ mod tests {
             (Ok(TransferReply::Mismatch { field: "amount" }), Effect::None),
             (Err(unavailable), Effect::None),
         ] {
-            assert_eq!(Effect::of_transfer(reply.as_ref()), effect, "{reply:?}");
+            assert_eq!(Effect::of_transfer(reply.as_ref(), SentAgain(false)), effect, "{reply:?}");
         }
+    }
+
+    #[test]
+    fn a_stored_result_that_may_be_of_the_own_first_sending_leaves_a_line() {
+        let posted = Ok(answer(TransferState::Posted { at_us: 2 }, true));
+        assert_eq!(Effect::of_transfer(posted.as_ref(), SentAgain(true)), Effect::Done("posted"));
+        let mismatch = Ok(TransferReply::Mismatch { field: "amount" });
+        assert_eq!(Effect::of_transfer(mismatch.as_ref(), SentAgain(true)), Effect::None);
     }
 
     #[test]

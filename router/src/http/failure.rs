@@ -6,9 +6,10 @@ use crate::service::CallError;
 /// The code of an error.
 pub fn code(error: &CallError) -> Code {
     match error {
-        CallError::Unavailable { .. } | CallError::Deadline { .. } | CallError::Deferred { .. } => {
-            Code::ShardUnavailable
-        }
+        CallError::Unavailable { .. }
+        | CallError::Deadline { .. }
+        | CallError::Unfinished { .. }
+        | CallError::Deferred { .. } => Code::ShardUnavailable,
         CallError::Undetermined { .. } => Code::Undetermined,
         CallError::Overloaded { .. } => Code::Overloaded,
         CallError::ShuttingDown => Code::ShuttingDown,
@@ -24,6 +25,12 @@ impl From<CallError> for Problem {
             CallError::Unavailable { shard } => Self::new(code, "the shard cannot be reached").with_shard(&*shard),
             CallError::Deadline { shard } => {
                 Self::new(code, "the deadline passed before the shard's turn came").with_shard(&*shard)
+            }
+            CallError::Unfinished { shard } => {
+                let detail = "the sum as of this time did not end within the time of the request: many accounts have moved since. Send \
+                              X-Request-Timeout-Ms (up to 30000), ask for narrower prefixes and add up, or read GET /v1/accounts?at=, \
+                              which is sent part by part";
+                Self::new(code, detail).with_shard(&*shard)
             }
             CallError::Overloaded { shard } => {
                 Self::new(code, "too much is waiting for the shard").with_shard(&*shard)

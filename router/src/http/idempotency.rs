@@ -1,11 +1,10 @@
 //! `Idempotency-Key`: what stands for the id of a transfer or hold that has none of its own.
 
-use axum::body::Body;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{
     Edge,
-    body::require_json,
+    body::{Upload, require_json},
     context::RequestDeadline,
     parse::Rulebook,
     problem::{Code, Problem},
@@ -24,7 +23,7 @@ type Parse<T> = fn(&str, &Rulebook, Option<&str>) -> Result<T, Problem>;
 pub async fn order<T>(
     edge: &Edge,
     headers: &HeaderMap,
-    body: Body,
+    body: Upload,
     deadline: RequestDeadline,
     parse: Parse<T>,
 ) -> Result<T, Problem> {
@@ -38,7 +37,7 @@ pub async fn order<T>(
 pub async fn follow_up<T>(
     edge: &Edge,
     headers: &HeaderMap,
-    body: Body,
+    body: Upload,
     deadline: RequestDeadline,
     parse: Parse<T>,
 ) -> Result<T, Problem> {

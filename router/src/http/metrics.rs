@@ -35,33 +35,41 @@ pub enum RefusalReason {
     Unauthenticated,
     /// The rate of one key.
     KeyRateLimit,
+    /// Whole lists that are being sent to one caller.
+    CallerStreams,
     RateLimit,
     InFlight,
     BodyTooLarge,
     BodyTimeout,
     BodyMemory,
+    /// The memory for the bodies of one key.
+    KeyBodyMemory,
 }
 
 impl RefusalReason {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 9] = [
         Self::Unauthenticated,
         Self::KeyRateLimit,
+        Self::CallerStreams,
         Self::RateLimit,
         Self::InFlight,
         Self::BodyTooLarge,
         Self::BodyTimeout,
         Self::BodyMemory,
+        Self::KeyBodyMemory,
     ];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Unauthenticated => "unauthenticated",
             Self::KeyRateLimit => "key_rate_limit",
+            Self::CallerStreams => "caller_streams",
             Self::RateLimit => "rate_limit",
             Self::InFlight => "in_flight",
             Self::BodyTooLarge => "body_too_large",
             Self::BodyTimeout => "body_timeout",
             Self::BodyMemory => "body_memory",
+            Self::KeyBodyMemory => "key_body_memory",
         }
     }
 }

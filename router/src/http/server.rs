@@ -30,13 +30,14 @@ use tower::Service;
 pub use self::connections::Connections;
 use self::{
     activity::{Activity, Overdue, Rest},
-    connections::Place,
+    connections::{Place, Refusal},
     stream::{Returned, Socket, Watched},
 };
 use super::{
     metrics::{CONNECTIONS, CONNECTIONS_CLOSED},
     path,
     problem::{Code, Problem},
+    shares::PeerAddress,
 };
 
 /// Bounds of one listener.
@@ -75,13 +76,13 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => match connections.admit() {
-                Some(place) => {
+            Ok((stream, peer)) => match connections.admit(peer.ip()) {
+                Ok(place) => {
                     let connection =
                         serve_connection(stream, app.clone(), limits, closing.clone(), place, certificates.clone());
                     tasks.spawn("connection", connection);
                 }
-                None => refuse(stream, limits, certificates.is_some()),
+                Err(refusal) => refuse(stream, refusal, limits, certificates.is_some()),
             },
             Err(reason) if is_about_one_connection(&reason) => {
                 tracing::debug!(%reason, listener = limits.listener, "a connection was gone before it was accepted");
@@ -186,11 +187,12 @@ async fn serve_requests(
     place: &Place,
     returned: Returned,
 ) -> Ended {
-    let activity = Arc::clone(&place.activity);
+    let (activity, address) = (Arc::clone(&place.activity), PeerAddress(place.address));
     let service = {
         let activity = Arc::clone(&activity);
         service_fn(move |mut request: Request<Incoming>| {
             path::normalize(&mut request);
+            request.extensions_mut().insert(address);
             let request_activity = activity.request(request.version());
             let body_activity = Arc::clone(&activity);
             // A router is always ready, and cloning it clones an Arc.
@@ -277,12 +279,16 @@ fn builder() -> auto::Builder<TokioExecutor> {
 }
 
 /// Answers a connection over the bound with one write that cannot block, and closes it. With TLS there is no answer: it would need a handshake.
-fn refuse(stream: TcpStream, limits: ServerLimits, tls: bool) {
-    count_closed(limits, "max_connections");
+fn refuse(stream: TcpStream, refusal: Refusal, limits: ServerLimits, tls: bool) {
+    let (reason, detail) = match refusal {
+        Refusal::Full => ("max_connections", "too many connections"),
+        Refusal::NetworkShare => ("network_share", "too many connections of this address have sent no request"),
+    };
+    count_closed(limits, reason);
     if tls {
         return;
     }
-    let answer = rejection::answer(Problem::new(Code::Overloaded, "too many connections"));
+    let answer = rejection::answer(Problem::new(Code::Overloaded, detail));
     // Best effort: the socket's buffer is empty, and a client that misses it sees the connection close.
     if let Ok(mut stream) = stream.into_std() {
         let _ = stream.write(&answer);
@@ -290,8 +296,16 @@ fn refuse(stream: TcpStream, limits: ServerLimits, tls: bool) {
 }
 
 /// Why this side closes connections.
-pub const CLOSING_REASONS: [&str; 7] =
-    ["plaintext", "tls_handshake", "gave_way", "idle_timeout", "header_timeout", "stalled", "max_connections"];
+pub const CLOSING_REASONS: [&str; 8] = [
+    "plaintext",
+    "tls_handshake",
+    "gave_way",
+    "idle_timeout",
+    "header_timeout",
+    "stalled",
+    "max_connections",
+    "network_share",
+];
 
 fn count_closed(limits: ServerLimits, reason: &'static str) {
     debug_assert!(CLOSING_REASONS.contains(&reason), "{reason} has no series from the start");
@@ -323,6 +337,7 @@ mod tests {
     use axum::routing::get;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpSocket,
         sync::Notify,
     };
 
@@ -443,6 +458,21 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("\"overloaded\""), "{answer}");
         server.answer.notify_one();
         assert!(read_to_end(&mut first).await.ends_with("slow"));
+        server.end().await;
+    }
+
+    #[tokio::test]
+    async fn silent_connections_of_one_address_leave_room_for_another_address() {
+        let server = Server::start(limits()).await;
+        let mut silent = Vec::new();
+        for _ in 0..8 {
+            silent.push(server.connect().await);
+        }
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let mut other = socket.connect(server.address).await.unwrap();
+        is_answered(&mut other).await;
+        drop((silent, other));
         server.end().await;
     }
 

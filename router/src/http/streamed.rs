@@ -3,7 +3,7 @@
 //! The first part is read before the head is sent: an answer that cannot begin is a problem. A later part that cannot be read breaks the
 //! connection off. The last chunk of the body does not come then, and the client's HTTP library reports an incomplete body.
 
-use std::{future::Future, io, sync::Arc};
+use std::{future::Future, io};
 
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
@@ -16,10 +16,15 @@ use super::{
     context::RequestDeadline,
     metrics::{RefusalReason, count_refused},
     problem::{Code, Problem},
+    shares::{Caller, Exhausted, Shares, Taken},
 };
 
 /// Answers of this kind that one router sends at once. Each has one part in memory, and asks every shard for the next one.
 pub const AT_ONCE: usize = 8;
+/// How many of them one key may have.
+const OF_KEY: usize = 2;
+/// How many of them one address may have that needs no key. Behind a gateway, every client has its address.
+const OF_ADDRESS: usize = 6;
 
 /// A part of an answer, and where the next one begins; `None`: this was the last.
 pub struct Part<S> {
@@ -53,21 +58,45 @@ pub fn needs_http_1_1(version: Version) -> Result<(), Problem> {
 /// Reads the first part, and answers with it and all that follow.
 ///
 /// # Errors
-/// When the first part cannot be read, or too many such answers are being sent.
-pub async fn answer<S, R, F>(edge: &Edge, media_type: &'static str, begin: S, read: R) -> Result<Response, Problem>
+/// When the first part cannot be read, or too many such answers are being sent, to this caller or altogether.
+pub async fn answer<S, R, F>(
+    edge: &Edge,
+    caller: Caller,
+    media_type: &'static str,
+    begin: S,
+    read: R,
+) -> Result<Response, Problem>
 where
     S: Send + 'static,
     R: Fn(S) -> F + Clone + Send + 'static,
     F: Future<Output = Result<Part<S>, Problem>> + Send + 'static,
 {
-    let turn = Arc::clone(&edge.streams).try_acquire_owned().map_err(|_| {
-        count_refused(RefusalReason::InFlight);
-        Problem::new(Code::Overloaded, "too many whole lists are being sent")
-    })?;
+    let turn = turn(&edge.streams, caller)?;
     let first = read(begin).await?;
     let mut response = Response::new(Body::from_stream(parts(first, read, turn)));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     Ok(response)
+}
+
+/// Admits an answer, which is counted for as long as the result lives.
+fn turn(streams: &Shares, caller: Caller) -> Result<Taken, Problem> {
+    let share = match caller {
+        Caller::Key(_) => OF_KEY,
+        Caller::Address(_) => OF_ADDRESS,
+    };
+    streams.take(caller, share, 1).map_err(|exhausted| match exhausted {
+        Exhausted::Share => {
+            count_refused(RefusalReason::CallerStreams);
+            let detail = format!(
+                "a router sends {share} whole lists at once to one caller; read one of them to its end first"
+            );
+            Problem::new(Code::RateLimited, detail)
+        }
+        Exhausted::All => {
+            count_refused(RefusalReason::InFlight);
+            Problem::new(Code::Overloaded, "too many whole lists are being sent")
+        }
+    })
 }
 
 /// The first part and those that are read after it. `held` is dropped with the last part, or when the client is gone.
@@ -99,7 +128,12 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    };
+
+    use ledger::KeyName;
 
     use super::*;
 
@@ -111,6 +145,23 @@ mod tests {
     fn an_answer_that_could_break_off_unnoticed_is_refused() {
         assert!(needs_http_1_1(Version::HTTP_10).is_err());
         assert!(needs_http_1_1(Version::HTTP_11).is_ok() && needs_http_1_1(Version::HTTP_2).is_ok());
+    }
+
+    #[test]
+    fn no_caller_has_all_answers_that_are_sent_at_once() {
+        let streams = Shares::new(AT_ONCE);
+        let key = |name: &str| Caller::Key(KeyName::new(name).unwrap());
+        let code = |result: Result<Taken, Problem>| result.map_err(|problem| problem.code());
+        for (caller, share) in [(key("one"), OF_KEY), (Caller::Address(None), OF_ADDRESS)] {
+            let held: Vec<Taken> = (0..share).map(|_| turn(&streams, caller.clone()).unwrap()).collect();
+            assert_eq!(code(turn(&streams, caller.clone())).unwrap_err(), Code::RateLimited);
+            assert!(turn(&streams, key("other")).is_ok(), "another caller has a turn");
+            drop(held);
+            assert!(turn(&streams, caller).is_ok(), "a turn is given back");
+        }
+        let all = ["one", "two", "three", "four"].map(|name| [turn(&streams, key(name)), turn(&streams, key(name))]);
+        assert!(all.iter().flatten().all(Result::is_ok));
+        assert_eq!(code(turn(&streams, key("five"))).unwrap_err(), Code::Overloaded);
     }
 
     #[tokio::test]

@@ -37,7 +37,12 @@ pub async fn sum(
                 add(&mut sums, &shard, answer.sums)?;
             }
             Err(nonsense @ CallError::Internal { .. }) => return Err(nonsense),
-            Err(_) => sums.missing.push(shard),
+            Err(error) => {
+                if at_us.is_some() && matches!(error, CallError::Deadline { .. }) {
+                    sums.unfinished.get_or_insert_with(|| Arc::clone(&shard));
+                }
+                sums.missing.push(shard);
+            }
         }
     }
     // If two shards claim one slot, the sums would omit the accounts of one of them.
@@ -47,8 +52,8 @@ pub async fn sum(
         }
     }
     // Sums without any shard's part would look like those of a prefix without accounts.
-    match sums.missing.first() {
-        Some(shard) if !answered => Err(CallError::Unavailable { shard: Arc::clone(shard) }),
+    match sums.incomplete() {
+        Some(error) if !answered => Err(error),
         _ => Ok(sums),
     }
 }
@@ -90,7 +95,10 @@ impl Question for Sums<'_> {
             };
             async move { node.sum_balances(request).await }
         };
-        shard.scan(deadline, ask).await
+        match self.at_us {
+            None => shard.scan(deadline, ask).await,
+            Some(_) => shard.long_scan(deadline, ask).await,
+        }
     }
 
     fn not_owner(answer: &wire::SumBalancesResponse) -> &[wire::NotOwner] {

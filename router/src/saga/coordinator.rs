@@ -214,6 +214,7 @@ fn read(answer: Answer) -> Reading {
             | CallError::Deadline { .. }
             | CallError::Deferred { .. }
             | CallError::Undetermined { .. }
+            | CallError::Unfinished { .. }
             | CallError::OutcomeUnknown { .. },
         ) => Reading::Again,
     }

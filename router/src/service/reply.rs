@@ -8,6 +8,8 @@ use ledger::{
     outcome::{HoldAnswer, TransferAnswer, TransferOutcome},
 };
 
+use super::CallError;
+
 /// A transfer as a client orders it, parsed and checked by the edge.
 #[derive(Debug, Clone)]
 pub struct NewTransfer {
@@ -156,6 +158,16 @@ pub struct BalanceSums {
     pub assets: BTreeMap<String, BalanceSum>,
     /// Shards that did not answer; what their accounts hold is not in the sums.
     pub missing: Vec<Arc<str>>,
+    /// The first of `missing` that was asked as of a time and did not end in time.
+    pub unfinished: Option<Arc<str>>,
+}
+
+impl BalanceSums {
+    /// Why a shard is missing, if one is.
+    pub fn incomplete(&self) -> Option<CallError> {
+        let unfinished = self.unfinished.clone().map(|shard| CallError::Unfinished { shard });
+        unfinished.or_else(|| self.missing.first().map(|shard| CallError::Unavailable { shard: Arc::clone(shard) }))
+    }
 }
 
 /// What the accounts of one asset hold, in minor units.

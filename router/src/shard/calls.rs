@@ -13,6 +13,8 @@ use crate::service::{CallError, Deadline};
 pub const READS_AT_ONCE: usize = 128;
 /// Of these, reads that go through many rows: the node makes them one after another, and the others must not wait behind them.
 pub const SCANS_AT_ONCE: usize = 4;
+/// Of these, scans that may take all the time of their requests. The node gives turns to the others between their parts.
+pub const LONG_SCANS_AT_ONCE: usize = 2;
 /// Reads of one shard that run or wait; more are refused as overloaded.
 pub const READS_ADMITTED: usize = 2_048;
 
@@ -66,6 +68,19 @@ impl Shard {
             return Err(self.late());
         };
         self.read(deadline, make).await
+    }
+
+    /// Makes a scan that may take all the time of its request.
+    pub async fn long_scan<A, Make, Reply>(&self, deadline: Deadline, make: Make) -> Result<A, CallError>
+    where
+        Make: FnMut(NodeClient) -> Reply,
+        Reply: Future<Output = Result<tonic::Response<A>, Status>>,
+    {
+        let Ok(_turn) = timeout_at(deadline, self.long_scans_at_once.acquire()).await else {
+            self.metrics.expired.increment(1);
+            return Err(self.late());
+        };
+        self.scan(deadline, make).await
     }
 
     /// Asks the node something about itself, breaker or not: this is how an operator sees a shard come back.

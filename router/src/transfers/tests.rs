@@ -19,9 +19,12 @@ use proptest::{
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::service::{
-    AccountReply, AtomicReply, CallError, NewTransfer, SagaFilter, TransferReply,
-    fake_cluster::{Cluster, Trouble, create, id, quick, soon, standing, transfer},
+use crate::{
+    service::{
+        AccountReply, AtomicReply, CallError, NewTransfer, SagaFilter, TransferReply,
+        fake_cluster::{Cluster, Trouble, create, id, quick, soon, standing, transfer},
+    },
+    trace,
 };
 
 fn state(reply: &Result<TransferReply, CallError>) -> TransferState {
@@ -128,6 +131,23 @@ async fn a_lost_answer_is_asked_for_again() {
         let reply = cluster.router.transfer(transfer(1, &alice, &bob, 50), soon()).await;
         assert!(is_posted(&reply), "{trouble:?}: {reply:?}");
         assert_eq!((cluster.posted(&alice).await, cluster.posted(&bob).await), (50, 50));
+    }
+}
+
+#[tokio::test]
+async fn a_lost_answer_that_is_asked_for_again_is_noted_for_the_log() {
+    let cluster = Cluster::start(1).await;
+    cluster.fund(&[("alice", 100), ("bob", 0)]).await;
+    for (number, trouble) in [(1, None), (2, Some(Trouble::LoseAnswer))] {
+        cluster.nodes[0].expect_trouble(trouble);
+        let (reply, was_sent_again) = trace::within(Some(trace::some_request()), async {
+            let reply = cluster.router.transfer(transfer(number, "alice", "bob", 50), soon()).await;
+            (reply, trace::was_sent_again())
+        })
+        .await;
+        let Ok(TransferReply::Done(answer)) = reply else { panic!("{reply:?}") };
+        // The effect is the request's own, although the last sending finds it stored.
+        assert_eq!((answer.replayed, was_sent_again), (trouble.is_some(), trouble.is_some()));
     }
 }
 

@@ -16,7 +16,7 @@ use sqlx::PgPool;
 use super::{ATTEMPTS, Reads};
 use crate::store::{
     StoreError,
-    account_list::{self, Meant, Versioned},
+    account_list::{self, Meant, SumSlice, Versioned},
     ownership::{Ownership, as_multirange},
     statement::{self, LegAt},
 };
@@ -169,7 +169,7 @@ async fn read_page(
     Err(StoreError::Fenced)
 }
 
-/// What the accounts hold together, by asset, now or as of a time.
+/// What the accounts hold together, by asset.
 ///
 /// # Errors
 /// When the database cannot be read within `timeout`.
@@ -177,15 +177,39 @@ pub async fn sums(
     pool: &PgPool,
     known: &KnownOwnership,
     selection: &Selection,
-    at_us: Option<i64>,
     timeout: Duration,
 ) -> Result<AllOwned<Vec<wire::AssetSum>>, StoreError> {
     let slots = as_multirange(&selection.slots);
     let meant = Meant { prefix: &selection.prefix, slots: &slots };
     for _ in 0..ATTEMPTS {
-        let read = account_list::sums(pool, meant, at_us, timeout).await?;
+        let read = account_list::sums(pool, meant, timeout).await?;
         if let Some(sums) = known.checked(pool, &selection.slots, read).await? {
             return Ok(sums);
+        }
+    }
+    Err(StoreError::Fenced)
+}
+
+/// What the first `limit` accounts after the id `after` held together at a time, in microseconds since the epoch. What an account held then does
+/// not change, so the slices of one sum need no common snapshot. Each is checked for the ownership of all slots that are meant.
+///
+/// # Errors
+/// When the database cannot be read within `timeout`.
+pub async fn sums_at(
+    pool: &PgPool,
+    known: &KnownOwnership,
+    selection: &Selection,
+    at_us: i64,
+    after: &str,
+    limit: i64,
+    timeout: Duration,
+) -> Result<AllOwned<SumSlice>, StoreError> {
+    let slots = as_multirange(&selection.slots);
+    let meant = Meant { prefix: &selection.prefix, slots: &slots };
+    for _ in 0..ATTEMPTS {
+        let read = account_list::sums_at(pool, meant, at_us, after, limit, timeout).await?;
+        if let Some(slice) = known.checked(pool, &selection.slots, read).await? {
+            return Ok(slice);
         }
     }
     Err(StoreError::Fenced)

@@ -1,21 +1,33 @@
 //! Pages of accounts and sums of balances.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use ledger::AccountPrefix;
+use sqlx::PgPool;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::Instant,
+    time::{Instant, timeout_at},
 };
 use tonic::Status;
 
 use super::{MAX_PAGE, Service, read_failed};
-use crate::reads::account_list::{self, AllOwned, Selection};
+use crate::{
+    reads::account_list::{self, AllOwned, Selection},
+    store::StoreError,
+};
 
 /// Largest page of accounts as of a time. Many pages make one answer, and each is a round trip to every shard.
 const MAX_PAGE_AT: u32 = 2_000;
 /// No client waits longer, whatever a router says.
 const LONGEST_SUM: Duration = Duration::from_secs(30);
+/// How long a slice of a sum as of a time may take. It keeps its turn so long at most, and is tried again with fewer accounts.
+const LONGEST_SLICE: Duration = Duration::from_secs(2);
+/// A slice that takes less time is followed by a larger one, a slice that takes more than `LONG_SLICE` by a smaller one.
+const SHORT_SLICE: Duration = Duration::from_millis(250);
+const LONG_SLICE: Duration = Duration::from_secs(1);
+/// The part of the time of a call that is reserved for its answer.
+const ANSWER_SHARE: u32 = 10;
+const ANSWER_TIME_MAX: Duration = Duration::from_millis(250);
 
 impl Service {
     pub(super) async fn page_of_accounts(
@@ -48,27 +60,159 @@ impl Service {
         request: wire::SumBalancesRequest,
     ) -> Result<wire::SumBalancesResponse, Status> {
         let selection = selection(&request.prefix, &request.slots)?;
-        let deadline = Instant::now() + Duration::from_millis(request.timeout_ms.into()).min(LONGEST_SUM);
-        let turns = (owned_turn(&self.sums).await?, owned_turn(&self.turns).await?);
-        let timeout = deadline.saturating_duration_since(Instant::now());
-        if timeout < Duration::from_millis(1) {
-            return Err(Status::deadline_exceeded("other sums took all the time there was"));
-        }
-        let pool = self.reads.from.pool().map_err(read_failed)?.clone();
-        let ownership = self.ownership.clone();
-        // In a task of its own: a router that hangs up does not end the statement, and its turns must last as long as it does.
-        let work = self.tasks.spawn("sum of balances", async move {
-            let _turns = turns;
-            account_list::sums(&pool, &ownership, &selection, request.at_us, timeout).await
-        });
-        let sums = work.await.map_err(|_| Status::internal("the sum failed"))?;
-        Ok(match sums.map_err(read_failed)? {
+        let given = Duration::from_millis(request.timeout_ms.into()).min(LONGEST_SUM);
+        // A sum that does not end says so before the router stops waiting.
+        let deadline = Instant::now() + given - (given / ANSWER_SHARE).min(ANSWER_TIME_MAX);
+        let sums = match request.at_us {
+            None => self.sums_now(selection, deadline).await?,
+            Some(at_us) => self.sums_at(&Arc::new(selection), at_us, deadline).await?,
+        };
+        Ok(match sums {
             AllOwned::Here(sums) => wire::SumBalancesResponse { sums, not_owner: Vec::new() },
             AllOwned::NotHere(not_owner) => wire::SumBalancesResponse {
                 sums: Vec::new(),
                 not_owner: not_owner.into_iter().map(Into::into).collect(),
             },
         })
+    }
+
+    /// One statement, because the sums of now are of one snapshot.
+    async fn sums_now(
+        &self,
+        selection: Selection,
+        deadline: Instant,
+    ) -> Result<AllOwned<Vec<wire::AssetSum>>, Status> {
+        let ownership = self.ownership.clone();
+        let work = move |pool: PgPool, timeout| async move {
+            account_list::sums(&pool, &ownership, &selection, timeout).await
+        };
+        self.in_turn(deadline, LONGEST_SUM, work).await?.map_err(sum_failed)
+    }
+
+    /// Slice by slice. The history of many accounts may take long to walk, and other sums get their turns between the slices.
+    async fn sums_at(
+        &self,
+        selection: &Arc<Selection>,
+        at_us: i64,
+        deadline: Instant,
+    ) -> Result<AllOwned<Vec<wire::AssetSum>>, Status> {
+        let (mut sums, mut after, mut size) = (Sums::default(), String::new(), SliceSize::FIRST);
+        loop {
+            let (ownership, selection, from, limit) =
+                (self.ownership.clone(), Arc::clone(selection), after.clone(), size.0);
+            let work = move |pool: PgPool, timeout| async move {
+                let begun = Instant::now();
+                let read = account_list::sums_at(&pool, &ownership, &selection, at_us, &from, limit, timeout).await;
+                read.map(|read| (read, begun.elapsed()))
+            };
+            match self.in_turn(deadline, LONGEST_SLICE, work).await? {
+                Ok((AllOwned::Here(slice), took)) => {
+                    sums.add(slice.sums)?;
+                    match slice.next {
+                        Some(next) => after = next,
+                        None => return Ok(AllOwned::Here(sums.into_wire())),
+                    }
+                    size = size.after(took);
+                }
+                Ok((AllOwned::NotHere(not_owner), _)) => return Ok(AllOwned::NotHere(not_owner)),
+                Err(error) if error.is_out_of_time() => size = size.after_timeout(),
+                Err(error) => return Err(sum_failed(error)),
+            }
+        }
+    }
+
+    /// Does a part of a sum when it is its turn, in at most `longest`.
+    ///
+    /// # Errors
+    /// When the deadline passes before it begins, or the node is closing.
+    async fn in_turn<T: Send + 'static, F: Future<Output = Result<T, StoreError>> + Send + 'static>(
+        &self,
+        deadline: Instant,
+        longest: Duration,
+        work: impl FnOnce(PgPool, Duration) -> F,
+    ) -> Result<Result<T, StoreError>, Status> {
+        let turns = async { Ok::<_, Status>((owned_turn(&self.sums).await?, owned_turn(&self.turns).await?)) };
+        let turns = timeout_at(deadline, turns).await.map_err(|_| out_of_time())??;
+        let timeout = deadline.saturating_duration_since(Instant::now()).min(longest);
+        if timeout < Duration::from_millis(1) {
+            return Err(out_of_time());
+        }
+        let pool = self.reads.from.pool().map_err(read_failed)?.clone();
+        let work = work(pool, timeout);
+        // In a task of its own: a router that hangs up does not end the statement, and its turns must last as long as it does.
+        let task = self.tasks.spawn("sum of balances", async move {
+            let _turns = turns;
+            work.await
+        });
+        task.await.map_err(|_| Status::internal("the sum failed"))
+    }
+}
+
+fn out_of_time() -> Status {
+    Status::deadline_exceeded("the sum did not end in time")
+}
+
+fn sum_failed(error: StoreError) -> Status {
+    if error.is_out_of_time() { out_of_time() } else { read_failed(error) }
+}
+
+/// How many accounts a slice of a sum as of a time has. The history of an account may have nothing to walk, or 64 bookings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct SliceSize(i64);
+
+impl SliceSize {
+    const FIRST: Self = Self(256);
+    const LEAST: i64 = 32;
+    const MOST: i64 = 16_384;
+
+    fn after(self, took: Duration) -> Self {
+        if took < SHORT_SLICE {
+            Self((self.0 * 2).min(Self::MOST))
+        } else if took > LONG_SLICE {
+            Self((self.0 / 2).max(Self::LEAST))
+        } else {
+            self
+        }
+    }
+
+    fn after_timeout(self) -> Self {
+        Self((self.0 / 8).max(Self::LEAST))
+    }
+}
+
+/// Sums of several slices, by asset.
+#[derive(Debug, Default)]
+struct Sums(BTreeMap<String, Sum>);
+
+#[derive(Debug, Default)]
+struct Sum {
+    posted: i128,
+    held: i128,
+    accounts: u64,
+}
+
+impl Sums {
+    fn add(&mut self, slice: Vec<wire::AssetSum>) -> Result<(), Status> {
+        let nonsense = || Status::internal("a sum that is no number");
+        for more in slice {
+            let number = |text: &str| text.parse::<i128>().map_err(|_| nonsense());
+            let (posted, held) = (number(&more.posted)?, number(&more.held)?);
+            let sum = self.0.entry(more.asset).or_default();
+            sum.posted = sum.posted.checked_add(posted).ok_or_else(nonsense)?;
+            sum.held = sum.held.checked_add(held).ok_or_else(nonsense)?;
+            sum.accounts += more.accounts;
+        }
+        Ok(())
+    }
+
+    fn into_wire(self) -> Vec<wire::AssetSum> {
+        let wire = |(asset, Sum { posted, held, accounts })| wire::AssetSum {
+            asset,
+            posted: posted.to_string(),
+            held: held.to_string(),
+            accounts,
+        };
+        self.0.into_iter().map(wire).collect()
     }
 }
 
@@ -80,4 +224,42 @@ fn selection(prefix: &str, slots: &[wire::SlotRange]) -> Result<Selection, Statu
     let prefix = AccountPrefix::new(prefix).map_err(|reason| Status::invalid_argument(reason.to_string()))?;
     let slots = wire::convert::slots_from_wire(slots).map_err(|error| Status::invalid_argument(error.to_string()))?;
     Ok(Selection { prefix, slots })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_grow_while_they_are_quick_and_shrink_when_they_are_not() {
+        let mut size = SliceSize::FIRST;
+        for _ in 0..20 {
+            size = size.after(Duration::from_millis(10));
+        }
+        assert_eq!(size.0, SliceSize::MOST);
+        assert_eq!(size.after(SHORT_SLICE), size);
+        assert_eq!(size.after(LONG_SLICE * 2).0, SliceSize::MOST / 2);
+        for _ in 0..20 {
+            size = size.after_timeout();
+        }
+        assert_eq!(size.0, SliceSize::LEAST);
+    }
+
+    #[test]
+    fn sums_of_slices_add_up_by_asset() {
+        let of = |asset: &str, posted: i128, held: i128, accounts| wire::AssetSum {
+            asset: asset.to_owned(),
+            posted: posted.to_string(),
+            held: held.to_string(),
+            accounts,
+        };
+        let large = i128::from(i64::MAX);
+        let mut sums = Sums::default();
+        sums.add(vec![of("USD", large, 5, 2), of("EUR", -3, 0, 1)]).unwrap();
+        sums.add(vec![of("USD", large, -1, 1)]).unwrap();
+        assert_eq!(sums.into_wire(), [of("EUR", -3, 0, 1), of("USD", 2 * large, 4, 3)]);
+        let mut full = Sums::default();
+        full.add(vec![of("USD", i128::MAX, 0, 1)]).unwrap();
+        assert!(full.add(vec![of("USD", 1, 0, 1)]).is_err());
+    }
 }

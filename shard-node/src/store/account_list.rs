@@ -89,8 +89,8 @@ const SUMS: &str = "WITH legs AS ( \
      sums AS (SELECT asset, sum(posted)::text AS posted, sum(held)::text AS held, sum(accounts)::int8 AS accounts \
        FROM owned GROUP BY asset) \
      SELECT s.ownership_version, u.asset, u.posted, u.held, u.accounts FROM shardledger.shard_state s LEFT JOIN sums u ON TRUE";
-// The same as of the time $4. Legs that are not folded and the rows hold the states of most accounts at a recent time; the chains of the
-// others are walked. `lost`: accounts whose state then was not found.
+// The same as of the time $4, of the first $7 accounts after the id $6. Legs that are not folded and the rows hold the states of most accounts
+// at a recent time; the chains of the others are walked. `lost`: accounts whose state then was not found.
 const SUMS_AT: &str = concat!(
     "WITH legs AS ( \
        SELECT j.payer AS id, j.payer_version AS version, j.payer_previous AS previous, j.payer_posted AS posted, j.payer_held AS held, j.at_us \
@@ -105,8 +105,11 @@ const SUMS_AT: &str = concat!(
      meant AS ( \
        SELECT a.id, a.asset, a.posted, a.held, coalesce(l.version - 1, a.version) AS version, coalesce(l.previous, a.head) AS entrance, \
          k.posted AS known_posted, k.held AS known_held, k.id IS NULL AND a.updated_at_us > $4 AS is_far \
-       FROM shardledger.account a LEFT JOIN known k ON k.id = a.id LEFT JOIN later l ON l.id = a.id \
-       WHERE a.id >= $1 AND a.id < $2 AND a.slot <@ (SELECT $3::text::int4multirange) AND a.created_at_us <= $4), \
+       FROM (SELECT s.id, s.asset, s.posted, s.held, s.version, s.head, s.updated_at_us FROM shardledger.account s \
+           WHERE s.id >= $1 AND s.id < $2 AND s.id > $6 AND s.slot <@ (SELECT $3::text::int4multirange) AND s.created_at_us <= $4 \
+           ORDER BY s.id LIMIT $7) a \
+         LEFT JOIN known k ON k.id = a.id LEFT JOIN later l ON l.id = a.id), \
+     span AS (SELECT max(id) AS last, count(*) AS accounts FROM meant), \
      states AS ( \
        SELECT w.asset, coalesce(w.known_posted, CASE WHEN w.is_far THEN f.posted ELSE w.posted END) AS posted, \
          coalesce(w.known_held, CASE WHEN w.is_far THEN f.held ELSE w.held END) AS held \
@@ -115,43 +118,77 @@ const SUMS_AT: &str = concat!(
     ") f ON TRUE), \
      sums AS (SELECT asset, sum(posted)::text AS posted, sum(held)::text AS held, count(*) AS accounts, \
          count(*) FILTER (WHERE posted IS NULL) AS lost FROM states GROUP BY asset) \
-     SELECT s.ownership_version, u.asset, u.posted, u.held, u.accounts, u.lost FROM shardledger.shard_state s LEFT JOIN sums u ON TRUE"
+     SELECT s.ownership_version, p.last, p.accounts AS read, u.asset, u.posted, u.held, u.accounts, u.lost \
+     FROM shardledger.shard_state s CROSS JOIN span p LEFT JOIN sums u ON TRUE"
 );
 /// A sum uses one process of the server, so that a large sum does not take all capacity. The planner does not know
 /// that there are few assets; without this setting it sorts all accounts by asset, on disk.
 const SUM_SETTINGS: &str = "SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL enable_sort = off";
 
-/// The sums of each asset, now or as of a time in microseconds since the epoch. The server gives up after `timeout`.
+/// The sums of each asset. The server gives up after `timeout`.
 pub async fn sums(
     pool: &PgPool,
     meant: Meant<'_>,
-    at_us: Option<i64>,
     timeout: Duration,
 ) -> Result<Versioned<Vec<wire::AssetSum>>, StoreError> {
-    let mut transaction = pool.begin().await?;
-    let settings = format!("SET LOCAL statement_timeout = {}; {SUM_SETTINGS}", timeout.as_millis());
-    sqlx::raw_sql(AssertSqlSafe(settings)).execute(&mut *transaction).await?;
+    let mut transaction = begin_sum(pool, timeout).await?;
     // The statement is planned for each prefix: a narrow prefix is a range of the key, the empty one the whole table.
-    let query = sqlx::query(if at_us.is_some() { SUMS_AT } else { SUMS }).persistent(false);
-    let mut query = query.bind(meant.prefix.as_str()).bind(meant.prefix.end()).bind(meant.slots);
-    if let Some(at_us) = at_us {
-        query = query.bind(at_us).bind(statement::steps(1));
-    }
+    let query = sqlx::query(SUMS).persistent(false);
+    let query = query.bind(meant.prefix.as_str()).bind(meant.prefix.end()).bind(meant.slots);
     let rows = query.fetch_all(&mut *transaction).await?;
     transaction.rollback().await?;
     let Versioned { ownership_version, value: rows } = versioned(rows, "asset")?;
-    if at_us.is_some() {
-        for row in &rows {
-            let lost: i64 = column(row, "lost")?;
-            if lost > 0 {
-                return Err(StoreError::Corrupt(format!(
-                    "INV-9: the chains of {lost} accounts do not lead to the time of a sum"
-                )));
-            }
-        }
-    }
     let value = rows.iter().map(sum_from_row).collect::<Result<_, _>>()?;
     Ok(Versioned { ownership_version, value })
+}
+
+/// The sums of some accounts as of a time.
+#[derive(Debug, Clone)]
+pub struct SumSlice {
+    pub sums: Vec<wire::AssetSum>,
+    /// The id after which the next slice begins; `None`: this was the last.
+    pub next: Option<String>,
+}
+
+/// The sums of each asset over the first `limit` accounts after the id `after`, as of a time in microseconds since the epoch. The server
+/// gives up after `timeout`.
+pub async fn sums_at(
+    pool: &PgPool,
+    meant: Meant<'_>,
+    at_us: i64,
+    after: &str,
+    limit: i64,
+    timeout: Duration,
+) -> Result<Versioned<SumSlice>, StoreError> {
+    let mut transaction = begin_sum(pool, timeout).await?;
+    let query = sqlx::query(SUMS_AT).persistent(false);
+    let query = query.bind(meant.prefix.as_str()).bind(meant.prefix.end()).bind(meant.slots);
+    let query = query.bind(at_us).bind(statement::steps(1)).bind(after).bind(limit);
+    let rows = query.fetch_all(&mut *transaction).await?;
+    transaction.rollback().await?;
+    let first = rows.first().ok_or_else(|| StoreError::Corrupt("shard_state is empty".to_owned()))?;
+    let (read, last): (i64, Option<String>) = (column(first, "read")?, column(first, "last")?);
+    let Versioned { ownership_version, value: rows } = versioned(rows, "asset")?;
+    for row in &rows {
+        let lost: i64 = column(row, "lost")?;
+        if lost > 0 {
+            return Err(StoreError::Corrupt(format!(
+                "INV-9: the chains of {lost} accounts do not lead to the time of a sum"
+            )));
+        }
+    }
+    let sums = rows.iter().map(sum_from_row).collect::<Result<_, _>>()?;
+    Ok(Versioned { ownership_version, value: SumSlice { sums, next: last.filter(|_| read >= limit) } })
+}
+
+async fn begin_sum(
+    pool: &PgPool,
+    timeout: Duration,
+) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, StoreError> {
+    let mut transaction = pool.begin().await?;
+    let settings = format!("SET LOCAL statement_timeout = {}; {SUM_SETTINGS}", timeout.as_millis().max(1));
+    sqlx::raw_sql(AssertSqlSafe(settings)).execute(&mut *transaction).await?;
+    Ok(transaction)
 }
 
 fn sum_from_row(row: &PgRow) -> Result<wire::AssetSum, StoreError> {

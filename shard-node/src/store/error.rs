@@ -121,6 +121,11 @@ impl StoreError {
         }
     }
 
+    /// Whether PostgreSQL cancelled the statement: it took longer than its `statement_timeout`.
+    pub fn is_out_of_time(&self) -> bool {
+        matches!(self, Self::Database(sqlx::Error::Database(error)) if error.code().as_deref() == Some("57014"))
+    }
+
     /// Whether the database answers but cannot write: it is read-only, or out of disk, memory or working files.
     pub fn is_refused_write(&self) -> bool {
         let is_refusal = |code: &str| {

@@ -14,6 +14,7 @@ use crate::http::{
     page,
     problem::Problem,
     query::Parameters,
+    shares::Caller,
     streamed::{self, Part, PartDeadlines},
     view::{
         self,
@@ -52,6 +53,7 @@ const WHOLE: &str = "not in a request with at, or for CSV: the answer is whole";
 pub async fn list(
     State(edge): State<Edge>,
     access: Access,
+    caller: Caller,
     deadline: RequestDeadline,
     version: Version,
     headers: HeaderMap,
@@ -73,9 +75,9 @@ pub async fn list(
     match at_us {
         Some(at_us) => {
             page::settled(at_us).await;
-            whole_at(edge, prefix, at_us, csv, deadline).await
+            whole_at(edge, caller, prefix, at_us, csv, deadline).await
         }
-        None if csv => whole(edge, prefix, deadline).await,
+        None if csv => whole(edge, caller, prefix, deadline).await,
         None => {
             let after = cursor.map_or_else(String::new, |cursor| cursor.after);
             let found = edge.router.list_accounts(&prefix, &after, limit, deadline.0).await?;
@@ -100,6 +102,7 @@ const COLUMNS_AT: [&str; 9] =
 
 async fn whole_at(
     edge: Edge,
+    caller: Caller,
     prefix: AccountPrefix,
     at_us: i64,
     csv: bool,
@@ -123,7 +126,7 @@ async fn whole_at(
             Ok(Part { bytes, next })
         }
     };
-    streamed::answer(&edge, if csv { CSV } else { "application/json" }, Begin::default(), read).await
+    streamed::answer(&edge, caller, if csv { CSV } else { "application/json" }, Begin::default(), read).await
 }
 
 fn table_at(accounts: &[AccountAtView], begin: &Begin) -> Result<Bytes, Problem> {
@@ -192,7 +195,12 @@ const COLUMNS: [&str; 13] = [
 ];
 
 /// All accounts as they are when their part is read, as CSV.
-async fn whole(edge: Edge, prefix: AccountPrefix, deadline: RequestDeadline) -> Result<Response, Problem> {
+async fn whole(
+    edge: Edge,
+    caller: Caller,
+    prefix: AccountPrefix,
+    deadline: RequestDeadline,
+) -> Result<Response, Problem> {
     let deadlines = PartDeadlines::of(deadline);
     let reader = edge.clone();
     let read = move |begin: Begin| {
@@ -243,5 +251,5 @@ async fn whole(edge: Edge, prefix: AccountPrefix, deadline: RequestDeadline) -> 
             Ok(Part { bytes: table.into_bytes()?, next })
         }
     };
-    streamed::answer(&edge, CSV, Begin::default(), read).await
+    streamed::answer(&edge, caller, CSV, Begin::default(), read).await
 }

@@ -21,6 +21,7 @@ use crate::http::{
     path::AccountPath,
     problem::Problem,
     query::{NoParameters, Parameters},
+    shares::Caller,
     streamed::{self, Part, PartDeadlines},
     view::{
         self,
@@ -74,6 +75,7 @@ pub async fn show(
 pub async fn entries(
     State(edge): State<Edge>,
     access: Access,
+    caller: Caller,
     deadline: RequestDeadline,
     AccountPath(id): AccountPath,
     version: Version,
@@ -100,7 +102,7 @@ pub async fn entries(
     };
     if csv {
         streamed::needs_http_1_1(version)?;
-        return table(edge, access, statement, request, deadline).await;
+        return table(edge, access, caller, statement, request, deadline).await;
     }
     let page = page_of_entries(edge.clone(), statement.account.clone(), request, deadline.0).await?;
     let view = EntryPageView::new(page, &statement, &edge.rulebook.assets, &access)?;
@@ -167,6 +169,7 @@ const COLUMNS: [&str; 11] = [
 async fn table(
     edge: Edge,
     access: Access,
+    caller: Caller,
     statement: Statement,
     request: wire::ListEntriesRequest,
     deadline: RequestDeadline,
@@ -210,7 +213,7 @@ async fn table(
             Ok(Part { bytes: table.into_bytes()?, next })
         }
     };
-    streamed::answer(&edge, CSV, request, read).await
+    streamed::answer(&edge, caller, CSV, request, read).await
 }
 
 /// Read what an account held at a time.

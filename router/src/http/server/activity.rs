@@ -25,6 +25,14 @@ pub struct Activity {
     idle_since: AtomicU64,
     /// HTTP/2: bytes that arrive between requests are no head, but the protocol's own.
     multiplexed: AtomicBool,
+    opening: Opening,
+}
+
+/// Counts a connection among those of its peer's network whose first head has not arrived, until it arrives or the connection ends.
+#[derive(Debug)]
+struct Opening {
+    is_counted: AtomicBool,
+    of_network: Arc<AtomicUsize>,
 }
 
 /// What takes too long.
@@ -47,8 +55,11 @@ pub struct RequestActivity(Arc<Activity>);
 
 impl Activity {
     /// A connection is taken to begin with a head: one that says nothing is no better than one that trickles.
-    pub fn begin() -> Arc<Self> {
+    /// `opening` counts the connections of the same network whose first head has not arrived.
+    pub fn begin(opening: &Arc<AtomicUsize>) -> Arc<Self> {
+        opening.fetch_add(1, Relaxed);
         Arc::new(Self {
+            opening: Opening { is_counted: AtomicBool::new(true), of_network: Arc::clone(opening) },
             began: Instant::now(),
             requests: AtomicUsize::new(0),
             head_since: AtomicU64::new(1),
@@ -61,8 +72,19 @@ impl Activity {
     pub fn request(self: &Arc<Self>, version: Version) -> RequestActivity {
         self.requests.fetch_add(1, Relaxed);
         self.head_since.store(0, Relaxed);
+        self.opening.end();
         self.multiplexed.store(version == Version::HTTP_2, Relaxed);
         RequestActivity(Arc::clone(self))
+    }
+
+    /// Whether the first head has not arrived.
+    pub fn is_opening(&self) -> bool {
+        self.opening.is_counted.load(Relaxed)
+    }
+
+    /// The connection is told to close: its place is free before its task ends.
+    pub fn give_way(&self) {
+        self.opening.end();
     }
 
     /// A further part of an answer is ready.
@@ -98,6 +120,20 @@ impl Activity {
 
     fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
+    }
+}
+
+impl Opening {
+    fn end(&self) {
+        if self.is_counted.swap(false, Relaxed) {
+            self.of_network.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -2,13 +2,21 @@
 //!
 //! Closing an idle connection costs its client one reconnect; refusing a new client costs that client its request. The connection that
 //! has been idle for longest is therefore closed. Connections with an unfinished head have a small share of the room.
+//!
+//! Connections that have sent no request cost a client nothing. One address (with IPv6, one network) may have half of the room for them, so that
+//! sockets without a word from one host leave room for every other host.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
+use certificates::network_of;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +27,9 @@ const SHORTEST_REST: Duration = Duration::from_millis(500);
 /// Connections with an unfinished head may hold 1/`SLOW_SHARE` of all connections. Beyond that share, the slowest of them is closed before
 /// any idle connection.
 const SLOW_SHARE: usize = 8;
+/// Connections of one network whose first head has not arrived, TLS handshakes included, may hold 1/`OPENING_SHARE` of all connections. Beyond
+/// that share, the slowest of them is closed.
+const OPENING_SHARE: usize = 2;
 /// For so long after a refusal the listener counts as full.
 const FULL_FOR: Duration = Duration::from_secs(1);
 
@@ -32,19 +43,40 @@ pub struct Connections {
 struct Open {
     next_number: u64,
     entries: HashMap<u64, Entry>,
+    networks: HashMap<IpAddr, Network>,
     refused_at: Option<Instant>,
 }
 
 #[derive(Debug, Clone)]
 struct Entry {
+    network: IpAddr,
     activity: Arc<Activity>,
     leave: CancellationToken,
+}
+
+/// The connections of one network.
+#[derive(Debug, Default)]
+struct Network {
+    connections: usize,
+    /// Those whose first head has not arrived.
+    opening: Arc<AtomicUsize>,
+}
+
+/// Why a connection gets no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Every connection is in use.
+    Full,
+    /// Too many connections of the same network have sent no request, and none of them has rested.
+    NetworkShare,
 }
 
 /// The place of a connection, for as long as this lives.
 pub struct Place {
     connections: Arc<Connections>,
     number: u64,
+    /// The address of the peer.
+    pub address: IpAddr,
     pub activity: Arc<Activity>,
     /// Cancelled when the connection has to give way.
     pub leave: CancellationToken,
@@ -55,24 +87,28 @@ impl Connections {
         Arc::new(Self { max, open: Mutex::default() })
     }
 
-    /// A place for a new connection. Where none is free, a connection is told to give way. `None`: every connection is in use.
-    pub fn admit(self: &Arc<Self>) -> Option<Place> {
+    /// A place for a new connection from this address. Where none is free, a connection is told to give way.
+    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Place, Refusal> {
+        let network = network_of(address);
         let mut open = self.open();
+        if open.opening(network) >= (self.max / OPENING_SHARE).max(1) {
+            let number = open.slowest_opening(network).ok_or(Refusal::NetworkShare)?;
+            open.close(number);
+        }
         if open.entries.len() >= self.max {
             let Some(number) = open.next_to_close(self.max / SLOW_SHARE) else {
                 open.refused_at = Some(Instant::now());
-                return None;
+                return Err(Refusal::Full);
             };
-            // Its place is free at once. The connection itself closes as soon as its task runs.
-            if let Some(entry) = open.entries.remove(&number) {
-                entry.leave.cancel();
-            }
+            open.close(number);
         }
         let number = open.next_number;
         open.next_number += 1;
-        let (activity, leave) = (Activity::begin(), CancellationToken::new());
-        open.entries.insert(number, Entry { activity: Arc::clone(&activity), leave: leave.clone() });
-        Some(Place { connections: Arc::clone(self), number, activity, leave })
+        let of_network = open.networks.entry(network).or_default();
+        of_network.connections += 1;
+        let (activity, leave) = (Activity::begin(&of_network.opening), CancellationToken::new());
+        open.entries.insert(number, Entry { network, activity: Arc::clone(&activity), leave: leave.clone() });
+        Ok(Place { connections: Arc::clone(self), number, address, activity, leave })
     }
 
     /// Whether new clients were refused within the last second because every connection was in use.
@@ -87,6 +123,43 @@ impl Connections {
 }
 
 impl Open {
+    /// Connections of the network whose first head has not arrived.
+    fn opening(&self, network: IpAddr) -> usize {
+        self.networks.get(&network).map_or(0, |of_network| of_network.opening.load(Relaxed))
+    }
+
+    /// Tells a connection to give way. Its place is free at once. The connection itself closes as soon as its task runs.
+    fn close(&mut self, number: u64) {
+        if let Some(entry) = self.remove(number) {
+            entry.activity.give_way();
+            entry.leave.cancel();
+        }
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Entry> {
+        let entry = self.entries.remove(&number)?;
+        if let Some(of_network) = self.networks.get_mut(&entry.network) {
+            of_network.connections -= 1;
+            if of_network.connections == 0 {
+                self.networks.remove(&entry.network);
+            }
+        }
+        Some(entry)
+    }
+
+    /// Of the connections of the network whose first head has not arrived, the one that is under way for longest.
+    fn slowest_opening(&self, network: IpAddr) -> Option<u64> {
+        let slowest = self.entries.iter().filter(|(_, entry)| entry.network == network).filter_map(
+            |(number, entry)| match entry.activity.rest() {
+                Some(Rest::Head(rest)) if entry.activity.is_opening() && rest >= SHORTEST_REST => {
+                    Some((rest, *number))
+                }
+                _ => None,
+            },
+        );
+        slowest.max().map(|(_, number)| number)
+    }
+
     /// The connection that gives way: the slowest head if heads have more than their share, then the one that has been idle for longest,
     /// then the slowest head.
     fn next_to_close(&self, slow_share: usize) -> Option<u64> {
@@ -113,15 +186,24 @@ impl Open {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.connections.open().entries.remove(&self.number);
+        self.connections.open().remove(self.number);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use http::Version;
 
     use super::*;
+
+    const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    /// One of many hosts.
+    fn host(number: u8) -> IpAddr {
+        Ipv4Addr::new(10, 0, 0, number).into()
+    }
 
     async fn after(ms: u64) {
         tokio::time::advance(Duration::from_millis(ms)).await;
@@ -129,7 +211,7 @@ mod tests {
 
     /// A connection that has answered a request and is idle now.
     fn idle(connections: &Arc<Connections>) -> Place {
-        let place = connections.admit().unwrap();
+        let place = connections.admit(HOST).unwrap();
         drop(place.activity.request(Version::HTTP_11));
         place
     }
@@ -137,23 +219,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_connection_that_has_rested_for_longest_gives_way() {
         let connections = Connections::new(3);
-        let busy = connections.admit().unwrap();
+        let busy = connections.admit(HOST).unwrap();
         let _request = busy.activity.request(Version::HTTP_11);
         let first = idle(&connections);
         after(100).await;
         let second = idle(&connections);
-        assert!(connections.admit().is_none(), "both have paused for a moment only");
+        assert!(connections.admit(HOST).is_err(), "both have paused for a moment only");
         assert!(connections.are_full());
         after(1_000).await;
         assert!(!connections.are_full());
-        let third = connections.admit().unwrap();
+        let third = connections.admit(HOST).unwrap();
         assert!(first.leave.is_cancelled() && !second.leave.is_cancelled() && !busy.leave.is_cancelled());
         // The connection that was told to leave gives its place back once.
         drop(first);
         let _request = third.activity.request(Version::HTTP_11);
-        let _fourth = connections.admit().unwrap();
+        let _fourth = connections.admit(HOST).unwrap();
         assert!(second.leave.is_cancelled());
-        assert!(connections.admit().is_none());
+        assert!(connections.admit(HOST).is_err());
     }
 
     #[tokio::test(start_paused = true)]
@@ -161,7 +243,7 @@ mod tests {
         let connections = Connections::new(16);
         let resting = idle(&connections);
         after(10).await;
-        let slow: Vec<Place> = (0..15).map(|_| connections.admit().unwrap()).collect();
+        let slow: Vec<Place> = (0..15).map(|number| connections.admit(host(number)).unwrap()).collect();
         after(1_000).await;
         // Two of sixteen is their share.
         let mut new: Vec<Place> = Vec::new();
@@ -178,5 +260,25 @@ mod tests {
             14,
             "the new ones have not rested yet"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_connections_of_one_host_leave_half_of_the_room_to_others() {
+        let connections = Connections::new(8);
+        let silent: Vec<Place> = (0..4).map(|_| connections.admit(HOST).unwrap()).collect();
+        assert_eq!(connections.admit(HOST).err(), Some(Refusal::NetworkShare), "none of them has rested");
+        assert!(!connections.are_full());
+        let other = connections.admit(host(1)).unwrap();
+        after(1_000).await;
+        // The slowest of the same host gives way, however much room there is.
+        let next = connections.admit(HOST).unwrap();
+        assert_eq!(silent.iter().filter(|place| place.leave.is_cancelled()).count(), 1);
+        assert!(!other.leave.is_cancelled());
+        // A connection that has sent a request counts no longer.
+        drop(next.activity.request(Version::HTTP_11));
+        let last = connections.admit(HOST).unwrap();
+        assert_eq!(silent.iter().filter(|place| place.leave.is_cancelled()).count(), 1);
+        drop((silent, next, last, other));
+        assert!(connections.open().networks.is_empty() && connections.open().entries.is_empty());
     }
 }
