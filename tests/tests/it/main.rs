@@ -27,6 +27,7 @@ mod shard_failover;
 mod shard_map;
 mod teardown;
 mod tls;
+mod traces;
 mod two_phase;
 mod under_fire;
 mod verify;
