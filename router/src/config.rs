@@ -14,7 +14,10 @@ use std::{
 use ledger::{AssetRegistry, asset::AssetDeclarationError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use telemetry::logging::{LogConfig, LogError};
+use telemetry::{
+    logging::{LogConfig, LogError},
+    traces::{TracesConfig, TracesError},
+};
 
 pub use self::reference::reference;
 pub use self::section::{
@@ -47,6 +50,9 @@ pub struct Config {
     /// The log, on standard error.
     #[serde(default)]
     pub log: LogConfig,
+    /// Traces, sent by OTLP: [traces.md](traces.md).
+    #[serde(default)]
+    pub traces: TracesConfig,
 }
 
 /// Why the configuration cannot be used.
@@ -74,6 +80,8 @@ pub enum ConfigError {
     Asset { path: PathBuf, reason: AssetDeclarationError },
     #[error("{path}: {reason}")]
     Log { path: PathBuf, reason: LogError },
+    #[error("{path}: {reason}")]
+    Traces { path: PathBuf, reason: TracesError },
 }
 
 /// Upper bound on the configurable size of bodies: with the overhead of the wire, a body must fit into one message.
@@ -177,7 +185,8 @@ impl Config {
             });
         }
         self.assets().map_err(|reason| ConfigError::Asset { path: path(), reason })?;
-        self.log.check().map_err(|reason| ConfigError::Log { path: path(), reason })
+        self.log.check().map_err(|reason| ConfigError::Log { path: path(), reason })?;
+        self.traces.check().map_err(|reason| ConfigError::Traces { path: path(), reason })
     }
 
     /// The assets that this installation knows.
@@ -188,7 +197,7 @@ impl Config {
     /// The settings of the core, without the certificate of `shards.tls`.
     pub fn core(&self) -> CoreConfig {
         CoreConfig {
-            name: format!("router {} on {}", self.http.listen, host_name()),
+            name: format!("router {} on {}", self.http.listen, telemetry::host::name()),
             // The assets were checked when the file was read.
             assets: self
                 .assets()
@@ -206,12 +215,6 @@ impl Config {
             saga_claim_limit: self.saga.claim_limit,
         }
     }
-}
-
-/// The host's name distinguishes routers of several machines that listen on the same address.
-fn host_name() -> String {
-    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    if name.trim().is_empty() { "an unnamed host".to_owned() } else { name.trim().to_owned() }
 }
 
 #[cfg(test)]
@@ -262,6 +265,8 @@ mod tests {
             ("[assets]\nUSD = 3", "USD"),
             ("[assets]\nbtc = 8", "btc"),
             ("[log]\nlevel = \"loud\"", "log.level"),
+            ("[traces]\notlp_endpoint = \"collector:4317\"", "traces.otlp_endpoint"),
+            ("[traces]\nsample_ratio = 2.0", "traces.sample_ratio"),
             ("[extra]", "extra"),
         ] {
             let error = parse(&format!("{LEAST}\n{addition}")).unwrap_err();

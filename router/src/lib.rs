@@ -25,7 +25,7 @@ use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Ar
 use anyhow::Context;
 use certificates::Certificates;
 use clap::Parser;
-use telemetry::{Tasks, build_info, logging, metrics, shutdown};
+use telemetry::{Tasks, build_info, logging, metrics, shutdown, traces};
 use tokio::net::{TcpListener, TcpSocket};
 
 use crate::{
@@ -112,6 +112,15 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let build = build_info!();
     let measured = metrics::install(&build, &[], &operators)?;
     http::metrics::describe();
+    let exported = traces::install(
+        &config.traces,
+        traces::Service {
+            name: "shardledger-router",
+            version: build.version,
+            instance: format!("{} on {}", config.http.listen, telemetry::host::name()),
+            shard: None,
+        },
+    )?;
     server::descriptors::raise_limit(config.http.max_connections);
 
     let keyring = config.keys.path.as_deref().map(Keyring::open).transpose()?;
@@ -199,6 +208,9 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         if let Err(left) = tasks.shutdown(grace).await {
             tracing::warn!(tasks = name, reason = %left, "drain cut short");
         }
+    }
+    if let Some(exported) = exported {
+        exported.finish().await;
     }
     let failed = [&requests, &core, &operators].into_iter().find_map(Tasks::failed);
     tracing::info!(failed, "router stopped");

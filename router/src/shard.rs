@@ -232,13 +232,15 @@ impl Shard {
         let waiter = Waiter::enter(&self.waiting);
         let (reply, answers) = oneshot::channel();
         let claim = Claim::default();
+        let (traceparent, span) = trace::begin_call(&self.id, count);
         let submission = Submission {
             bytes: operations.iter().map(wire_bytes).sum(),
             operations,
             weight,
             ordered,
             deadline,
-            traceparent: trace::current_traceparent(),
+            traceparent,
+            span,
             claim: claim.clone(),
             reply,
             answers: Vec::new(),

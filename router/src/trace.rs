@@ -1,54 +1,21 @@
 //! The request that the current task works on, as the log names it (with the name of its key and the transfer that it orders), and its W3C trace context: taken from the client and
-//! passed on unchanged to the shard-nodes. The router adds no span of its own to the trace. The id of the trace is in the
-//! log of the router and of each node.
+//! passed on to the shard-nodes. The id of the trace is in the log of the router and of each node.
+//!
+//! If the request is recorded ([`telemetry::traces`]), its trace context names the router's own span of the request, and each call to a shard for
+//! the request has a span within it. Otherwise the client's trace context is passed on: unchanged if traces are off, and as not sampled if this
+//! router has decided not to record the request.
 
 use std::sync::{Arc, OnceLock};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use axum::extract::{MatchedPath, Request};
+use http::{HeaderValue, Method, StatusCode, Uri};
 use keys::Key;
 use ledger::TransferId;
-use telemetry::logging::Subject;
+use telemetry::{
+    logging::Subject,
+    traces::{self, Kind, Recorder, Span, Traceparent},
+};
 use uuid::Uuid;
-
-pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-
-/// Versions to come may append to it; longer is not believed.
-const LONGEST: usize = 128;
-
-/// A well-formed `traceparent`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Traceparent(Arc<str>);
-
-impl Traceparent {
-    /// The request's, where it has a well-formed one. Any other is as good as none: the standard wants no error.
-    pub fn of(headers: &HeaderMap) -> Option<Self> {
-        let text = headers.get(TRACEPARENT)?.to_str().ok().filter(|text| text.len() <= LONGEST)?;
-        let mut parts = text.split('-');
-        let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        let hex = |part: &str, len: usize| {
-            part.len() == len && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-        };
-        let is_given = |part: &str| part.bytes().any(|b| b != b'0');
-        let is_well_formed = hex(version, 2)
-            && version != "ff"
-            && (version != "00" || parts.next().is_none())
-            && hex(trace, 32)
-            && is_given(trace)
-            && hex(parent, 16)
-            && is_given(parent)
-            && hex(flags, 2);
-        is_well_formed.then(|| Self(text.into()))
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// What all of a trace have in common.
-    pub fn trace_id(&self) -> &str {
-        self.0.split('-').nth(1).unwrap_or_default()
-    }
-}
 
 /// A request, by what the log says of it.
 #[derive(Debug, Clone)]
@@ -56,6 +23,7 @@ pub struct Context {
     pub id: HeaderValue,
     pub method: Method,
     pub uri: Uri,
+    /// What calls for the request carry. It is sampled if and only if the request is recorded, provided that traces are on.
     pub traceparent: Option<Traceparent>,
     /// The key that the request came with, once it is known.
     pub key: OnceLock<Arc<Key>>,
@@ -87,7 +55,7 @@ pub const SUBJECT: Subject = Subject {
             }
         }
         if let Some(traceparent) = &context.traceparent {
-            field("trace", traceparent.trace_id());
+            field("trace", &traceparent.trace_id().to_string());
         }
     },
 };
@@ -126,7 +94,61 @@ pub fn was_sent_again() -> bool {
 
 /// The trace context of the request that this task works on.
 pub fn current_traceparent() -> Option<Traceparent> {
-    CURRENT.try_with(|context| context.as_ref()?.traceparent.clone()).ok().flatten()
+    CURRENT.try_with(|context| context.as_ref()?.traceparent).ok().flatten()
+}
+
+// === spans ===
+
+/// Begins the span of a request, if it is recorded. Returns the trace context for calls that the request causes.
+pub fn begin(recorder: Option<&'static Recorder>, request: &Request) -> (Option<Span>, Option<Traceparent>) {
+    let caller = Traceparent::of(request.headers());
+    let Some(recorder) = recorder else { return (None, caller) };
+    let Some(mut span) = recorder.begin("", Kind::Server, caller) else {
+        return (None, caller.map(Traceparent::not_sampled));
+    };
+    let method = request.method().as_str();
+    // A path that no route matches was made up by the client, and is no name.
+    match request.extensions().get::<MatchedPath>() {
+        Some(route) => {
+            span.rename(format!("{method} {}", route.as_str()));
+            span.set("http.route", route.as_str().to_owned());
+        }
+        None => span.rename(method.to_owned()),
+    }
+    span.set("http.request.method", method.to_owned());
+    let traceparent = span.traceparent();
+    (Some(span), Some(traceparent))
+}
+
+/// Ends the span of a request that is answered. `code` is that of the problem.
+pub fn answered(mut span: Span, context: &Context, status: StatusCode, code: Option<&'static str>) {
+    span.set("http.response.status_code", i64::from(status.as_u16()));
+    span.set("shardledger.request_id", context.id.to_str().unwrap_or_default().to_owned());
+    for (key, id) in [("shardledger.transfer_id", &context.transfer), ("shardledger.hold_id", &context.hold)] {
+        if let Some(id) = id.get() {
+            span.set(key, id.to_string());
+        }
+    }
+    if let Some(code) = code {
+        span.set("shardledger.code", code);
+    }
+    if status.is_server_error() {
+        span.fail(code.unwrap_or_default());
+    }
+}
+
+/// The trace context of a call to a shard for the request that this task works on, and the span of the call if the request is recorded.
+pub fn begin_call(shard: &str, operations: usize) -> (Option<Traceparent>, Option<Box<Span>>) {
+    let Some(request) = current_traceparent() else { return (None, None) };
+    let span = traces::recorder()
+        .and_then(|recorder| recorder.begin_within(request, Kind::Client, || format!("call {shard}")));
+    let Some(mut span) = span else { return (Some(request), None) };
+    span.set("rpc.system", "grpc");
+    span.set("rpc.service", "shardledger.v1.ShardNode");
+    span.set("rpc.method", "execute");
+    span.set("shardledger.shard", shard.to_owned());
+    span.set("shardledger.operations", i64::try_from(operations).unwrap_or(i64::MAX));
+    (Some(span.traceparent()), Some(Box::new(span)))
 }
 
 /// Does work for a request. A task that is spawned for it has to be told again.
@@ -155,39 +177,10 @@ mod tests {
 
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
-    fn read(text: &str) -> Option<Traceparent> {
-        Traceparent::of(&HeaderMap::from_iter([(TRACEPARENT, text.parse().unwrap())]))
-    }
-
-    #[test]
-    fn well_formed_trace_contexts_are_taken() {
-        let text = format!("00-{TRACE}-b7ad6b7169203331-01");
-        let taken = read(&text).unwrap();
-        assert_eq!((taken.as_str(), taken.trace_id()), (text.as_str(), TRACE));
-        assert!(read(&format!("01-{TRACE}-b7ad6b7169203331-01-of-the-future")).is_some());
-    }
-
-    #[test]
-    fn others_are_not() {
-        for bad in [
-            String::new(),
-            "x".to_owned(),
-            format!("00-{TRACE}-b7ad6b7169203331"),
-            format!("00-{TRACE}-b7ad6b7169203331-01-more"),
-            format!("ff-{TRACE}-b7ad6b7169203331-01"),
-            format!("00-{}-b7ad6b7169203331-01", TRACE.to_uppercase()),
-            format!("00-{}-b7ad6b7169203331-01", "0".repeat(32)),
-            format!("00-{TRACE}-{}-01", "0".repeat(16)),
-            format!("01-{TRACE}-b7ad6b7169203331-01-{}", "x".repeat(LONGEST)),
-        ] {
-            assert_eq!(read(&bad), None, "{bad:?}");
-        }
-    }
-
     #[tokio::test]
     async fn it_lasts_as_long_as_the_work() {
-        let traceparent = read(&format!("00-{TRACE}-b7ad6b7169203331-01"));
-        let context = Context { traceparent: traceparent.clone(), ..Arc::unwrap_or_clone(some_request()) };
+        let traceparent = Traceparent::parse(format!("00-{TRACE}-b7ad6b7169203331-01").as_bytes());
+        let context = Context { traceparent, ..Arc::unwrap_or_clone(some_request()) };
         let named = || {
             let mut fields = Vec::new();
             (SUBJECT.fields)(&mut |name, value| fields.push(format!("{name}={value}")));

@@ -14,7 +14,10 @@ use schemars::{JsonSchema, schema_for};
 use serde::{Deserialize, Serialize};
 use shard_database::DatabaseUrl;
 use shard_map::ClusterId;
-use telemetry::logging::LogConfig;
+use telemetry::{
+    logging::LogConfig,
+    traces::{TracesConfig, TracesError},
+};
 
 use crate::tail::Size;
 
@@ -39,6 +42,9 @@ pub struct Config {
     /// The log, on standard error.
     #[serde(default)]
     pub log: LogConfig,
+    /// Traces, sent by OTLP: [traces.md](traces.md).
+    #[serde(default)]
+    pub traces: TracesConfig,
 }
 
 /// The cluster.
@@ -257,7 +263,8 @@ impl Config {
             return invalid(setting, "must be greater than 0".to_owned());
         }
         self.rpc.check()?;
-        self.log.check().or_else(|error| invalid("log.level", error.to_string()))
+        self.log.check().or_else(|error| invalid("log.level", error.to_string()))?;
+        self.traces.check().or_else(|TracesError { setting, reason }| invalid(setting, reason))
     }
 
     /// What the database must say of itself. Only the shard map knows the shard's number.
@@ -370,6 +377,8 @@ mod tests {
         assert!(parse(&format!("{GOOD}\nshard.colour = 1")).unwrap_err().contains("colour"));
         let zero = parse(&format!("{GOOD}\nlane.queue_operations = 0")).unwrap();
         assert!(zero.check().unwrap_err().to_string().contains("lane.queue_operations"));
+        let no_address = parse(&format!("{GOOD}\ntraces.otlp_endpoint = \"collector:4317\"")).unwrap();
+        assert!(no_address.check().unwrap_err().to_string().contains("traces.otlp_endpoint"));
         // The environment may supply the URL of a file without the section.
         let no_section = parse(&GOOD.replace("database.url", "#")).unwrap();
         assert!(no_section.check().unwrap_err().to_string().contains(DATABASE_URL_VARIABLE));

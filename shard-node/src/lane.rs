@@ -49,8 +49,8 @@ use decide::Decided;
 use intake::{LARGE_BATCH, Queue, Shared};
 pub use intake::{LaneHandle, LaneState};
 use recent_ids::RecentIds;
-pub use work::Queued;
 use work::Work;
+pub use work::{Attempt, Queued, Replies};
 
 use crate::{
     clock::NodeClock,
@@ -354,6 +354,7 @@ impl<S: Store> Lane<S> {
     /// Answers a batch that is committed, or carries it out again.
     async fn conclude(&mut self, pending: PendingCommit, done: Result<(), CommitFailure>) {
         let PendingCommit { mut work, decided, since, .. } = pending;
+        work.note(&decided.group, || decided.attempt(since, &done));
         match done {
             Ok(()) => {
                 let group = decided.group.clone();
@@ -393,7 +394,7 @@ impl<S: Store> Lane<S> {
                 }
                 continue;
             }
-            match self.attempt(&work, &group).await {
+            match self.attempt(&mut work, &group).await {
                 Ok((decided, outcomes)) => {
                     work.answer(&decided, outcomes);
                     tries = Tries::default();
@@ -406,16 +407,28 @@ impl<S: Store> Lane<S> {
 
     /// Decides a group and writes it in one transaction. Returns the operations that were decided, because those whose deadline has passed
     /// are left out, and what became of each.
-    async fn attempt(&mut self, work: &Work, group: &[usize]) -> Result<(Vec<usize>, Vec<Outcome>), CommitFailure> {
+    async fn attempt(
+        &mut self,
+        work: &mut Work,
+        group: &[usize],
+    ) -> Result<(Vec<usize>, Vec<Outcome>), CommitFailure> {
         let decided = self.decide(work, group.to_vec()).await?;
         let group = decided.group.clone();
-        Ok((group, self.write(decided).await?))
+        let outcomes =
+            self.write(decided, |decided, since, done| work.note(&decided.group, || decided.attempt(since, done)));
+        Ok((group, outcomes.await?))
     }
 
     /// Writes a decided batch, and waits until it is committed.
-    async fn write(&mut self, decided: Decided) -> Result<Vec<Outcome>, CommitFailure> {
+    async fn write(
+        &mut self,
+        decided: Decided,
+        note: impl FnOnce(&Decided, Instant, &Result<(), CommitFailure>),
+    ) -> Result<Vec<Outcome>, CommitFailure> {
         let since = Instant::now();
-        match self.send_commit(&decided).await {
+        let done = self.send_commit(&decided).await;
+        note(&decided, since, &done);
+        match done {
             Ok(()) => Ok(self.committed(decided, since.elapsed())),
             Err(failure) => {
                 self.accounts.revert(decided.undo);

@@ -1,6 +1,7 @@
 //! The service that routers call: writes go to the lane, reads to the database.
 
 mod account_list;
+mod batch_spans;
 mod identify;
 pub mod listener;
 
@@ -14,7 +15,10 @@ use ledger::{
     outcome::{Reason, Reply},
 };
 use shard_map::ShardMap;
-use telemetry::Tasks;
+use telemetry::{
+    Tasks,
+    traces::{self, Kind, Span, Traceparent},
+};
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::Instant,
@@ -26,7 +30,7 @@ use wire::{
     shard_node_server::{ShardNode, ShardNodeServer},
 };
 
-use self::identify::DeclaredAssets;
+use self::{batch_spans::BatchSpans, identify::DeclaredAssets};
 use crate::{
     clock::{NodeClock, steady_us},
     gate::Gate,
@@ -163,6 +167,15 @@ fn count(method: &'static str) {
     metrics::counter!(m::RPC_REQUESTS, "method" => method).increment(1);
 }
 
+/// The span of a read, until it is dropped; `None` if the request of the read is not recorded.
+fn read_span<T>(method: &'static str, request: &Request<T>) -> Option<Span> {
+    let recorder = traces::recorder()?;
+    let caller = Traceparent::of(request.metadata().as_ref())?;
+    let mut span = recorder.begin(method, Kind::Server, Some(caller))?;
+    batch_spans::name_call(&mut span, method);
+    Some(span)
+}
+
 /// Reads have no effect, so every failure may be retried. The cause goes to the log, not to the caller.
 fn read_failed(error: StoreError) -> Status {
     tracing::warn!(%error, "a read failed");
@@ -210,9 +223,10 @@ impl ShardNode for Service {
         self.role.use_now();
         let wire::ExecuteRequest { operations, traces, assets_digest, sent_at_us } = request.into_inner();
         let scales = self.assets.of(assets_digest, self.lane.scales(), &self.gate.expected().shard)?;
-        for wire::Trace { traceparent, first, count } in traces {
+        for wire::Trace { traceparent, first, count } in &traces {
             tracing::debug!(traceparent, first, count, of = operations.len(), "operations of a traced request");
         }
+        let spans = traces::recorder().and_then(|it| BatchSpans::begin(it, &traces, operations.len()));
         let mut bad: Vec<(usize, String)> = Vec::new();
         let mut good: Vec<Queued> = Vec::with_capacity(operations.len());
         let (now, on_its_way) = (Instant::now(), on_its_way(sent_at_us, steady_us()));
@@ -230,7 +244,10 @@ impl ShardNode for Service {
                 Err(error) => bad.push((index, error.to_string())),
             }
         }
-        let mut replies = self.lane.execute(good).await;
+        let mut replies = match spans {
+            None => self.lane.execute(good).await,
+            Some(spans) => spans.end(self.lane.execute_traced(good).await),
+        };
         for (index, detail) in bad {
             replies.insert(index, Reply::NotExecuted { reason: Reason::Internal, detail });
         }
@@ -244,6 +261,7 @@ impl ShardNode for Service {
     ) -> Result<Response<wire::GetAccountResponse>, Status> {
         use wire::get_account_response::Outcome;
         count("get_account");
+        let _span = read_span("get_account", &request);
         let _turn = self.turn(&request).await?;
         let id = any_account(&request.into_inner().id)?;
         let outcome = match self.reads.account(&id).await.map_err(read_failed)? {
@@ -260,6 +278,7 @@ impl ShardNode for Service {
     ) -> Result<Response<wire::ListEntriesResponse>, Status> {
         use wire::list_entries_response::Outcome;
         count("list_entries");
+        let _span = read_span("list_entries", &request);
         let _turn = self.turn(&request).await?;
         let request = request.into_inner();
         let id = any_account(&request.account)?;
@@ -285,6 +304,7 @@ impl ShardNode for Service {
     ) -> Result<Response<wire::BalanceAtResponse>, Status> {
         use wire::balance_at_response::Outcome;
         count("balance_at");
+        let _span = read_span("balance_at", &request);
         let _turn = self.turn(&request).await?;
         let request = request.into_inner();
         let id = any_account(&request.account)?;
@@ -301,6 +321,7 @@ impl ShardNode for Service {
         request: Request<wire::GetTransfersRequest>,
     ) -> Result<Response<wire::GetTransfersResponse>, Status> {
         count("get_transfers");
+        let _span = read_span("get_transfers", &request);
         let _turn = self.turn(&request).await?;
         let request = request.into_inner();
         let id = uuid(&request.id)?;
@@ -313,6 +334,7 @@ impl ShardNode for Service {
         request: Request<wire::GetHoldsRequest>,
     ) -> Result<Response<wire::GetHoldsResponse>, Status> {
         count("get_holds");
+        let _span = read_span("get_holds", &request);
         let _turn = self.turn(&request).await?;
         let request = request.into_inner();
         let id = uuid(&request.id)?;
@@ -442,6 +464,7 @@ impl ShardNode for Service {
         request: Request<wire::ListAccountsRequest>,
     ) -> Result<Response<wire::ListAccountsResponse>, Status> {
         count("list_accounts");
+        let _span = read_span("list_accounts", &request);
         // Before the turn: what waits for this one must not keep short reads waiting.
         let _page_at = match request.get_ref().at_us {
             Some(_) => Some(self.pages_at.acquire().await.map_err(|_| Status::unavailable("the node is closing"))?),
@@ -456,6 +479,7 @@ impl ShardNode for Service {
         request: Request<wire::SumBalancesRequest>,
     ) -> Result<Response<wire::SumBalancesResponse>, Status> {
         count("sum_balances");
+        let _span = read_span("sum_balances", &request);
         self.is_current(&request).await?;
         self.sums_of_balances(request.into_inner()).await.map(Response::new)
     }
@@ -465,6 +489,7 @@ impl ShardNode for Service {
         request: Request<wire::ReadByKeysRequest>,
     ) -> Result<Response<wire::ReadTransfersResponse>, Status> {
         count("read_transfers");
+        let _span = read_span("read_transfers", &request);
         let _turn = self.turn(&request).await?;
         let response = match self.keys_owned(request.into_inner().keys).await? {
             Ok(keys) => {
@@ -485,6 +510,7 @@ impl ShardNode for Service {
         request: Request<wire::ReadByKeysRequest>,
     ) -> Result<Response<wire::ReadHoldsResponse>, Status> {
         count("read_holds");
+        let _span = read_span("read_holds", &request);
         let _turn = self.turn(&request).await?;
         let response = match self.keys_owned(request.into_inner().keys).await? {
             Ok(keys) => {

@@ -12,7 +12,7 @@ use shard_database::{
 };
 use shard_map::ShardMap;
 use sqlx::{PgConnection, PgPool};
-use telemetry::{Tasks, admin as telemetry_admin, logging, metrics, shutdown};
+use telemetry::{Tasks, admin as telemetry_admin, logging, metrics, shutdown, traces};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -55,8 +55,18 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
     logging::init(&config.log)?;
     let signal = shutdown::signal()?;
     let tasks = Tasks::new();
-    let measured = metrics::install(&telemetry::build_info!(), &[("shard", &config.shard.id)], &tasks)?;
+    let build = telemetry::build_info!();
+    let measured = metrics::install(&build, &[("shard", &config.shard.id)], &tasks)?;
     metric_definitions::describe();
+    let exported = traces::install(
+        &config.traces,
+        traces::Service {
+            name: "shardledger-node",
+            version: build.version,
+            instance: format!("{} on {}", config.rpc.listen, telemetry::host::name()),
+            shard: Some(config.shard.id.clone()),
+        },
+    )?;
     durable::write_step_list();
 
     let tls = config.rpc.mutual_tls().context("rpc.tls")?;
@@ -161,6 +171,9 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
     let drained = tasks.shutdown(DRAIN_GRACE).await;
     admin_closing.cancel();
     let _ = admin_task.await;
+    if let Some(exported) = exported {
+        exported.finish().await;
+    }
     pool.close().await;
     moves.close().await;
     if let Some(task) = tasks.failed() {

@@ -134,7 +134,7 @@ fn kind(root: &Value, schema: &Value) -> Option<String> {
     };
     match types? {
         "array" => Some(format!("list: {}", kind(root, resolve(root, &schema["items"]))?)),
-        name @ ("integer" | "boolean" | "string") => Some(name.to_owned()),
+        name @ ("integer" | "number" | "boolean" | "string") => Some(name.to_owned()),
         _ => None,
     }
 }

@@ -55,6 +55,7 @@ pub fn install(build: &BuildInfo, common: &[(&'static str, &str)], tasks: &Tasks
     describe_counter!(TASK_PANICS, "Panics in tracked tasks.");
     describe_gauge!(BUILD_INFO, "Always 1; the labels say what runs.");
     gauge!(BUILD_INFO, "service" => build.service, "version" => build.version, "commit" => build.commit).set(1.0);
+    crate::traces::describe();
     let process = metrics_process::Collector::default();
     process.describe();
 

@@ -124,12 +124,26 @@ impl Client {
 
     /// Sends one request to any URL, such as an admin listener's.
     pub async fn request(&self, method: Method, url: &str, body: Option<&Value>) -> Result<Answer, NoAnswer> {
+        self.request_with(&[], method, url, body).await
+    }
+
+    /// [`Client::request`] with headers, each a name and a value.
+    pub async fn request_with(
+        &self,
+        headers: &[(&str, &str)],
+        method: Method,
+        url: &str,
+        body: Option<&Value>,
+    ) -> Result<Answer, NoAnswer> {
         let lost = |not_sent, reason: String| NoAnswer { not_sent, reason };
         let request = Request::builder()
             .method(method)
             .uri(url)
             .header(header::CONTENT_TYPE, "application/json")
-            .header("x-request-timeout-ms", self.request_timeout.as_millis().to_string())
+            .header("x-request-timeout-ms", self.request_timeout.as_millis().to_string());
+        let request = headers
+            .iter()
+            .fold(request, |request, (name, value)| request.header(*name, *value))
             .body(Full::new(body.map_or_else(Bytes::new, |body| body.to_string().into())))
             .map_err(|error| lost(true, error.to_string()))?;
         self.exchange(request).await

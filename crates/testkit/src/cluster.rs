@@ -163,6 +163,17 @@ impl Cluster {
         self.kill_and_recover(&shards.map(Member::Node).collect::<Vec<_>>()).await
     }
 
+    /// Adds a section to the configuration of the nodes of all shards, and starts the nodes again.
+    pub async fn configure_nodes(&mut self, section: &str) -> anyhow::Result<()> {
+        for shard in &self.status.shards {
+            let path = self.data_dir.join("config").join(format!("{}.toml", shard.id));
+            let config = std::fs::read_to_string(&path)?;
+            std::fs::write(&path, format!("{config}\n{section}"))?;
+        }
+        let nodes: Vec<_> = (0..self.status.shards.len()).map(Member::Node).collect();
+        self.kill_and_recover(&nodes).await
+    }
+
     fn write_fold_interval(&self, shard: usize, interval: Duration) -> anyhow::Result<()> {
         let id = &self.status.shards.get(shard).context("no such shard")?.id;
         let path = self.data_dir.join("config").join(format!("{id}.toml"));

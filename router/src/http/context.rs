@@ -12,6 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts};
+use telemetry::traces::Recorder;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -19,7 +20,7 @@ use super::{
     path::AsSent,
     problem::{Code, Problem},
 };
-use crate::trace::{self, Context, Traceparent};
+use crate::trace::{self, Context};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TIMEOUT: &str = "X-Request-Timeout-Ms";
@@ -32,18 +33,21 @@ pub const MAX_TIMEOUT_MS: u64 = 30_000;
 #[derive(Debug, Clone, Copy)]
 pub struct RequestDeadline(pub Instant);
 
-/// Gives the request its id, deadline and name in the log, and renders what comes back as a problem.
+/// Gives the request its id, deadline, name in the log and span, and renders what comes back as a problem. Without `recorder`, the request
+/// has no span.
 pub async fn around<F: Future<Output = Response>>(
     mut request: Request,
+    recorder: Option<&'static Recorder>,
     answer: impl FnOnce(Request) -> F,
 ) -> Response {
     let arrived = Instant::now();
     let id = request_id(request.headers());
+    let (span, traceparent) = trace::begin(recorder, &request);
     let context = Arc::new(Context {
         id,
         method: request.method().clone(),
         uri: request.extensions().get::<AsSent>().map_or_else(|| request.uri().clone(), |sent| sent.0.clone()),
-        traceparent: Traceparent::of(request.headers()),
+        traceparent,
         key: OnceLock::new(),
         transfer: OnceLock::new(),
         hold: OnceLock::new(),
@@ -57,9 +61,14 @@ pub async fn around<F: Future<Output = Response>>(
         }
         Err(problem) => problem.into_response(),
     };
+    let problem = response.extensions_mut().remove::<Problem>();
+    if let Some(span) = span {
+        let code = problem.as_ref().map(|problem| problem.code().as_str());
+        trace::answered(span, &context, response.status(), code);
+    }
     // Work that outlives its request still has the context.
     let Context { id, uri, .. } = Arc::unwrap_or_clone(context);
-    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+    if let Some(problem) = problem {
         let body = problem.render(uri.path(), id.to_str().unwrap_or_default());
         response.headers_mut().insert(header::CONTENT_LENGTH, body.len().into());
         *response.body_mut() = Body::from(body);

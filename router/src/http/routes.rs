@@ -10,6 +10,7 @@ use axum::{
     routing::{MethodRouter, get, post},
 };
 use futures_util::FutureExt;
+use telemetry::traces;
 
 use super::{
     Edge, access, accounts, admission::Admission, balances, context, history, holds, metrics::RequestMetrics,
@@ -73,7 +74,7 @@ struct Layers {
 /// all that is below each layer for each request, which cost more than the handlers.
 async fn layers(State(around): State<Arc<Layers>>, request: Request, next: Next) -> Response {
     // Outermost: it alone knows the request's id, which every answer and every problem carries.
-    context::around(request, |request| {
+    context::around(request, traces::recorder(), |request| {
         // Around everything that answers, refusals and panics included, so that all of them are counted.
         around.metrics.around(request, |mut request| async {
             // Before admission, so that requests that are refused for their key use up nothing that others need.
@@ -97,7 +98,8 @@ async fn layers(State(around): State<Arc<Layers>>, request: Request, next: Next)
 
 /// The layers of the operators' listener: the same shape of errors, and nothing that could keep an operator out.
 pub async fn operator_layers(request: Request, next: Next) -> Response {
-    context::around(request, |request| panics_answered(next.run(request))).await
+    // Probes and scrapes would fill the traces.
+    context::around(request, None, |request| panics_answered(next.run(request))).await
 }
 
 /// The panic hook has logged it, with its place; the client learns that something broke and that money may have moved.

@@ -11,6 +11,7 @@ use ledger::{
     outcome::{Reason, Reply},
 };
 use node_client::CallFailure;
+use telemetry::traces::Traceparent;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tonic::Code;
 use wire::{
@@ -35,6 +36,9 @@ enum Sending {
 
 /// Sends a batch and answers every submission in it.
 pub async fn deliver(shard: Arc<Shard>, batch: Vec<Submission>, slot: OwnedSemaphorePermit) {
+    for span in batch.iter().filter_map(|submission| submission.span.as_deref()) {
+        drop(span.part("queue", span.begun(), Instant::now()));
+    }
     let open = match send(&shard, &batch).await {
         Ok(replies) => hand_out(&shard, batch, replies, Sending::First),
         Err(CallFailure::NotSent(_)) => return answer_all(batch, &shard.unavailable()),
@@ -128,8 +132,8 @@ fn request(shard: &Shard, batch: &[Submission], now: Instant, now_us: Option<i64
         // 0 would mean "no deadline".
         let timeout_ms = u32::try_from(left_ms).unwrap_or(u32::MAX).max(1);
         let count = submission.operations.len();
-        if let Some(traceparent) = &submission.traceparent {
-            call.trace(traceparent.as_str(), first, count);
+        if let Some(traceparent) = submission.traceparent {
+            call.trace(traceparent.encode(&mut Traceparent::buffer()), first, count);
         }
         for operation in &submission.operations {
             call.push(operation, order_group, timeout_ms, shard.witness.other_end(table.map(), operation));
@@ -186,6 +190,15 @@ fn read(shard: &Shard, reply: Result<Reply, BadMessage>, sending: Sending) -> An
     }
 }
 
+/// What a span says of an error. The detail that a node adds may name accounts, and belongs into the log.
+fn failure(error: &CallError) -> String {
+    match error {
+        CallError::Illegal { .. } => "an invariant would have been broken".to_owned(),
+        CallError::Internal { .. } => "the answer makes no sense".to_owned(),
+        error => error.to_string(),
+    }
+}
+
 fn answer_all(batch: Vec<Submission>, error: &CallError) {
     for submission in batch {
         submission.answer_all(error);
@@ -219,7 +232,15 @@ impl Submission {
         }
     }
 
-    fn answer(self) {
+    fn answer(mut self) {
+        if let Some(span) = &mut self.span {
+            if self.resent {
+                span.set("shardledger.resent", true);
+            }
+            if let Some(Err(error)) = self.answers.iter().find(|answer| answer.is_err()) {
+                span.fail(failure(error));
+            }
+        }
         // The caller may have given up; the ledger keeps the results under the ids.
         let _ = self.reply.send(Answers { answers: self.answers, resent: self.resent });
     }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue};
 use node_client::{ConnectError, Introduce, Introduced, NodeClient};
+use telemetry::traces::{TRACEPARENT, Traceparent};
 
 use super::witness::{ShardName, Witness};
-use crate::trace::{self, TRACEPARENT};
+use crate::trace;
 
 /// The shard that a node must be, and the router's record of the shards.
 pub struct Greeting {
@@ -32,9 +33,10 @@ impl Introduce for Greeting {
     fn headers(&self, headers: &mut HeaderMap) {
         // A read runs in its request's task and takes the trace from there. Writes share a call, so each operation
         // carries its own trace.
-        if let Some(traceparent) = trace::current_traceparent().and_then(|it| HeaderValue::from_str(it.as_str()).ok())
+        if let Some(traceparent) = trace::current_traceparent()
+            && let Ok(text) = HeaderValue::from_str(traceparent.encode(&mut Traceparent::buffer()))
         {
-            headers.insert(TRACEPARENT, traceparent);
+            headers.insert(TRACEPARENT, text);
         }
         let mark = self.witness.mark(self.shard.number);
         if let Ok(at_least) = HeaderValue::try_from(wire::at_least_to_header(mark)) {

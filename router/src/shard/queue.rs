@@ -12,13 +12,13 @@ use std::{
 };
 
 use ledger::operation::Operation;
+use telemetry::traces::{Span, Traceparent};
 use tokio::{
     sync::{Notify, oneshot},
     time::Instant,
 };
 
 use super::{Answer, Answers};
-use crate::trace::Traceparent;
 
 /// Whether work finishes what was begun or begins something. The former goes first: it frees money that is in transit,
 /// and a system that only begins things under overload ends nothing.
@@ -38,8 +38,10 @@ pub struct Submission {
     /// Later operations wait for earlier ones that touch the same accounts.
     pub ordered: bool,
     pub deadline: Instant,
-    /// Of the client's request behind it.
+    /// What the call carries for the client's request behind it.
     pub traceparent: Option<Traceparent>,
+    /// If the request is recorded: from now on until the answer.
+    pub span: Option<Box<Span>>,
     pub claim: Claim,
     pub reply: oneshot::Sender<Answers>,
     /// What has been learnt so far, once it was sent.
@@ -231,6 +233,7 @@ mod tests {
             ordered: false,
             deadline,
             traceparent: None,
+            span: None,
             claim: Claim::default(),
             reply,
             answers: Vec::new(),

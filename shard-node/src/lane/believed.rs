@@ -70,7 +70,7 @@ impl<S: Store> Lane<S> {
         }
         if self.unwritable.is_some() {
             let marker = self.marker()?;
-            self.write(marker).await.map_err(|failure| failure.error)?;
+            self.write(marker, |_, _, _| {}).await.map_err(|failure| failure.error)?;
             self.unwritable = None;
         }
         Ok(())
@@ -86,7 +86,8 @@ impl<S: Store> Lane<S> {
         let (changed, undo) = self.accounts.finish_batch();
         let (group, outcomes, marks, scales, begun) =
             (Vec::new(), Vec::new(), Marks::default(), Vec::new(), Instant::now());
-        Ok(Decided { group, outcomes, from, effects, suspects: 0, changed, undo, number, marks, scales, begun })
+        let (suspects, decided) = (0, begun);
+        Ok(Decided { group, outcomes, from, effects, suspects, changed, undo, number, marks, scales, begun, decided })
     }
 
     /// Drops the sessions. What is in memory stays, and is brought up to date when there are new sessions.

@@ -15,11 +15,11 @@ use tokio::time::Instant;
 
 use super::{
     Lane, load,
-    work::{Clocks, Work},
+    work::{Attempt, Clocks, Work},
 };
 use crate::{
     metric_definitions as m,
-    store::{Append, Store, StoreError},
+    store::{Append, CommitFailure, Store, StoreError},
 };
 
 /// A batch that is decided and not committed.
@@ -39,13 +39,25 @@ pub struct Decided {
     /// Marks of other shards, and scales of assets, that are new on this shard.
     pub marks: Marks,
     pub scales: Vec<(AssetCode, u32)>,
+    /// When the decision began, and when it was made.
     pub begun: Instant,
+    pub decided: Instant,
 }
 
 impl Decided {
     /// What the store writes.
     pub fn append(&self) -> Append<'_> {
         Append { state: self.from, effects: &self.effects, marks: &self.marks, scales: &self.scales }
+    }
+
+    /// When it was decided, sent at `sent`, and ended just now as `done` says.
+    pub fn attempt(&self, sent: Instant, done: &Result<(), CommitFailure>) -> Attempt {
+        let failed = done.as_ref().err().map(|failure| {
+            if failure.in_doubt { "the outcome of the commit is unknown" } else { failure.error.remedy().as_str() }
+        });
+        let ended = Instant::now();
+        let operations = self.group.len();
+        Attempt { begun: self.begun, decided: self.decided, sent, ended, operations, failed }
     }
 
     /// The operations that were answered from what was stored before.
@@ -109,8 +121,9 @@ impl<S: Store> Lane<S> {
         let number = self.accounts.batch();
         let (changed, undo) = self.accounts.finish_batch();
         let marks = work.marks_beyond(&group, &self.stored_marks);
-        metrics::histogram!(m::LANE_DECIDE_SECONDS).record(deciding.elapsed());
-        Ok(Decided { group, outcomes, from, effects, suspects, changed, undo, number, marks, scales, begun })
+        let decided = Instant::now();
+        metrics::histogram!(m::LANE_DECIDE_SECONDS).record(decided.duration_since(deciding));
+        Ok(Decided { group, outcomes, from, effects, suspects, changed, undo, number, marks, scales, begun, decided })
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::work::{Queued, Submission, Work};
+use super::work::{Queued, Replies, Submission, Work};
 use crate::{
     config::LaneConfig,
     gate::Gate,
@@ -255,8 +255,18 @@ impl LaneHandle {
 
     /// Executes the operations in order and returns one reply for each. Dropping the future does not cancel them.
     pub async fn execute(&self, operations: Vec<Queued>) -> Vec<Reply> {
+        self.submit(operations, |submission| submission).await.replies
+    }
+
+    /// [`LaneHandle::execute`], with the times at which the lane decided and committed the operations.
+    pub async fn execute_traced(&self, operations: Vec<Queued>) -> Replies {
+        self.submit(operations, Submission::traced).await
+    }
+
+    async fn submit(&self, operations: Vec<Queued>, prepare: impl FnOnce(Submission) -> Submission) -> Replies {
         let count = operations.len();
-        let refuse = |reason, detail: &str| vec![Reply::NotExecuted { reason, detail: detail.to_owned() }; count];
+        let all = |reply: Reply| Replies { replies: vec![reply; count], attempts: Vec::new() };
+        let refuse = |reason, detail: &str| all(Reply::NotExecuted { reason, detail: detail.to_owned() });
         if self.shared.state() == LaneState::Draining {
             return refuse(Reason::ShuttingDown, "the shard-node is shutting down");
         }
@@ -264,7 +274,7 @@ impl LaneHandle {
             return refuse(Reason::Unavailable, &cause);
         }
         let (reply, answer) = oneshot::channel();
-        let submission = Submission::new(operations, reply);
+        let submission = prepare(Submission::new(operations, reply));
         let weight = submission.weight();
         let before = self.shared.waiting.fetch_add(weight, Relaxed);
         // A submission larger than the bound is admitted when the queue is empty; otherwise it could never run.
@@ -286,7 +296,7 @@ impl LaneHandle {
                 return refuse(Reason::ShuttingDown, "the shard-node is shutting down");
             }
         }
-        answer.await.unwrap_or_else(|_| vec![Reply::Unknown; count])
+        answer.await.unwrap_or_else(|_| all(Reply::Unknown))
     }
 
     /// Waits until the tail reaches a position that a read has seen in the database.

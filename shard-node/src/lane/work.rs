@@ -33,8 +33,34 @@ impl Clocks {
 pub struct Submission {
     operations: Vec<Queued>,
     weight: usize,
-    reply: oneshot::Sender<Vec<Reply>>,
+    reply: oneshot::Sender<Replies>,
+    is_traced: bool,
 }
+
+/// What became of a submission.
+#[derive(Debug)]
+pub struct Replies {
+    /// One for each operation, in order.
+    pub replies: Vec<Reply>,
+    /// The attempts to carry operations of the submission out, if it is traced; the first [`MAX_ATTEMPTS`] of them.
+    pub attempts: Vec<Attempt>,
+}
+
+/// When a group was decided and committed.
+#[derive(Debug, Clone, Copy)]
+pub struct Attempt {
+    pub begun: Instant,
+    pub decided: Instant,
+    pub sent: Instant,
+    pub ended: Instant,
+    /// In one commit with the submission.
+    pub operations: usize,
+    /// Why it was not committed, or not certainly.
+    pub failed: Option<&'static str>,
+}
+
+/// Most attempts that are noted for one submission.
+const MAX_ATTEMPTS: usize = 16;
 
 /// An operation that waits for the lane, with what the lane has to know about its request.
 #[derive(Debug, Clone)]
@@ -62,9 +88,14 @@ impl Queued {
 }
 
 impl Submission {
-    pub fn new(operations: Vec<Queued>, reply: oneshot::Sender<Vec<Reply>>) -> Self {
+    pub fn new(operations: Vec<Queued>, reply: oneshot::Sender<Replies>) -> Self {
         let weight = operations.iter().map(|queued| queued.operation.weight()).sum();
-        Self { operations, weight, reply }
+        Self { operations, weight, reply, is_traced: false }
+    }
+
+    /// The same, whose replies say when it was carried out.
+    pub fn traced(self) -> Self {
+        Self { is_traced: true, ..self }
     }
 
     pub fn weight(&self) -> usize {
@@ -80,10 +111,30 @@ pub struct Work {
     replies: Vec<Option<Reply>>,
     /// INV-5: the operation was part of a COMMIT whose answer never came. It is never answered "not executed".
     in_doubt: Vec<bool>,
-    submissions: Vec<(oneshot::Sender<Vec<Reply>>, Range<usize>)>,
+    submissions: Vec<Caller>,
     /// Operations that share a transaction, by index. There is one group unless a fault had to be isolated.
     groups: VecDeque<Vec<usize>>,
     weight: usize,
+    /// A submission of the batch is traced.
+    is_traced: bool,
+}
+
+/// The replies to one submission.
+#[derive(Debug)]
+struct Caller {
+    reply: oneshot::Sender<Replies>,
+    /// Its operations, by index.
+    range: Range<usize>,
+    /// `None`: it is not traced.
+    attempts: Option<Vec<Attempt>>,
+}
+
+impl Caller {
+    /// Whether the group, which is sorted, has an operation of the submission.
+    fn is_in(&self, group: &[usize]) -> bool {
+        let first = group.partition_point(|index| *index < self.range.start);
+        group.get(first).is_some_and(|index| *index < self.range.end)
+    }
 }
 
 impl Work {
@@ -95,6 +146,7 @@ impl Work {
             submissions: Vec::new(),
             groups: VecDeque::new(),
             weight: 0,
+            is_traced: false,
         };
         work.add(first);
         work
@@ -117,7 +169,9 @@ impl Work {
             Some(group) => group.extend(range.clone()),
             None => self.groups.push_back(range.clone().collect()),
         }
-        self.submissions.push((submission.reply, range));
+        self.is_traced |= submission.is_traced;
+        let attempts = submission.is_traced.then(Vec::new);
+        self.submissions.push(Caller { reply: submission.reply, range, attempts });
         self.weight += submission.weight;
     }
 
@@ -216,6 +270,19 @@ impl Work {
         }
     }
 
+    /// Notes when a group was decided and committed, for the submissions that are traced.
+    pub fn note(&mut self, group: &[usize], attempt: impl FnOnce() -> Attempt) {
+        if !self.is_traced {
+            return;
+        }
+        let attempt = attempt();
+        for caller in &mut self.submissions {
+            if caller.attempts.as_ref().is_some_and(|attempts| attempts.len() < MAX_ATTEMPTS) && caller.is_in(group) {
+                caller.attempts.get_or_insert_default().push(attempt);
+            }
+        }
+    }
+
     /// Halves the group. Repeated halving isolates one operation that cannot be executed at the cost of a few
     /// transactions instead of one for each operation. Returns `false` for a group of one.
     pub fn isolate(&mut self, group: &[usize]) -> bool {
@@ -256,9 +323,10 @@ impl Work {
 
     pub fn send_replies(self) {
         let mut replies = self.replies.into_iter().map(|reply| reply.unwrap_or(Reply::Unknown));
-        for (sender, range) in self.submissions {
+        for Caller { reply, range, attempts } in self.submissions {
+            let replies = replies.by_ref().take(range.len()).collect();
             // The caller may have gone; the operations took effect anyway.
-            let _ = sender.send(replies.by_ref().take(range.len()).collect());
+            let _ = reply.send(Replies { replies, attempts: attempts.unwrap_or_default() });
         }
     }
 }
@@ -283,7 +351,7 @@ mod tests {
     }
 
     /// Operations with these time limits; 0: none.
-    fn submission(timeouts_ms: &[u64]) -> (Submission, oneshot::Receiver<Vec<Reply>>) {
+    fn submission(timeouts_ms: &[u64]) -> (Submission, oneshot::Receiver<Replies>) {
         let (reply, answer) = oneshot::channel();
         let operation = Operation::UpdateAccount(UpdateAccount {
             ordered_by: None,
@@ -319,7 +387,7 @@ mod tests {
         assert!(work.refuse_certain(Reason::Unavailable, "gone"));
         assert_eq!(work.next_group(), None);
         work.send_replies();
-        let replies = answer.await.unwrap();
+        let replies = answer.await.unwrap().replies;
         assert_eq!(replies[0], Reply::Unknown);
         assert!(is_not_executed(&replies[1]) && is_not_executed(&replies[2]));
     }
@@ -351,9 +419,27 @@ mod tests {
             }
         }
         work.send_replies();
-        let replies = first_answer.await.unwrap();
+        let replies = first_answer.await.unwrap().replies;
         assert_eq!(replies[0], Reply::Outcome(Outcome::Deferred));
         assert!(is_not_executed(&replies[1]));
-        assert_eq!(second_answer.await.unwrap(), [Reply::Outcome(Outcome::Deferred)]);
+        assert_eq!(second_answer.await.unwrap().replies, [Reply::Outcome(Outcome::Deferred)]);
+    }
+
+    #[tokio::test]
+    async fn only_traced_submissions_learn_when_their_operations_were_carried_out() {
+        let (first, first_answer) = submission(&[0]);
+        let (second, second_answer) = submission(&[0, 0]);
+        let (third, third_answer) = submission(&[0]);
+        let mut work = Work::new(first);
+        work.add(second.traced());
+        work.add(third.traced());
+        let now = Instant::now();
+        let attempt = || Attempt { begun: now, decided: now, sent: now, ended: now, operations: 2, failed: None };
+        work.note(&[0, 2], attempt);
+        (0..2 * MAX_ATTEMPTS).for_each(|_| work.note(&[3], attempt));
+        work.send_replies();
+        let attempts =
+            [first_answer, second_answer, third_answer].map(|answer| async { answer.await.unwrap().attempts.len() });
+        assert_eq!(futures_util::future::join_all(attempts).await, [0, 1, MAX_ATTEMPTS]);
     }
 }

@@ -29,6 +29,7 @@ mod sums;
 mod teardown;
 mod tenants;
 mod tls;
+mod traces;
 mod two_phase;
 mod under_fire;
 mod verify;
