@@ -1,7 +1,7 @@
 //! `/v1/balances`
 
 use axum::{extract::State, response::Response};
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 
 use super::{
     Edge,
@@ -12,6 +12,7 @@ use super::{
     page,
     problem::Problem,
     query::Parameters,
+    streamed::Recipient,
     view::{self, balances::BalancesView},
 };
 
@@ -34,7 +35,7 @@ pub async fn sum(
     State(edge): State<Edge>,
     access: Access,
     deadline: RequestDeadline,
-    headers: HeaderMap,
+    recipient: Recipient,
     mut parameters: Parameters,
 ) -> Result<Response, Problem> {
     let prefix = page::prefix(&mut parameters);
@@ -45,7 +46,7 @@ pub async fn sum(
         page::settled(at_us).await;
     }
     let sums = edge.router.sum_balances(&prefix, at_us, deadline.0).await?;
-    if !csv_table::is_wanted(&headers) {
+    if !recipient.csv {
         return Ok(view::json(StatusCode::OK, &BalancesView::new(sums, at_us, &edge.rulebook.assets)?));
     }
     if let Some(error) = sums.incomplete() {

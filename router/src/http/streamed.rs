@@ -3,17 +3,18 @@
 //! The first part is read before the head is sent: an answer that cannot begin is a problem. A later part that cannot be read breaks the
 //! connection off. The last chunk of the body does not come then, and the client's HTTP library reports an incomplete body.
 
-use std::{future::Future, io};
+use std::{convert::Infallible, future::Future, io};
 
-use axum::{body::Body, response::Response};
+use axum::{body::Body, extract::FromRequestParts, response::Response};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use http::{HeaderValue, Version, header};
+use http::{HeaderValue, Version, header, request::Parts};
 use tokio::time::Instant;
 
 use super::{
     Edge,
     context::RequestDeadline,
+    csv_table,
     metrics::{RefusalReason, count_refused},
     problem::{Code, Problem},
     shares::{Caller, Exhausted, Shares, Taken},
@@ -47,8 +48,36 @@ impl PartDeadlines {
     }
 }
 
+/// The client of a route that can answer with a whole list: whose share the answer takes, and what the client accepts.
+#[derive(Debug)]
+pub struct Recipient {
+    pub caller: Caller,
+    /// Whether it asks for a table.
+    pub csv: bool,
+    version: Version,
+}
+
+impl Recipient {
+    /// Refuses a client that could take a part for the whole.
+    pub fn needs_http_1_1(&self) -> Result<(), Problem> {
+        needs_http_1_1(self.version)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Recipient {
+    type Rejection = Infallible;
+
+    fn from_request_parts(parts: &mut Parts, _: &S) -> impl Future<Output = Result<Self, Infallible>> + Send {
+        std::future::ready(Ok(Self {
+            caller: Caller::of(&parts.extensions),
+            csv: csv_table::is_wanted(&parts.headers),
+            version: parts.version,
+        }))
+    }
+}
+
 /// Refuses a request by HTTP/1.0, whose answers end where the connection does: one that breaks off would look whole.
-pub fn needs_http_1_1(version: Version) -> Result<(), Problem> {
+fn needs_http_1_1(version: Version) -> Result<(), Problem> {
     if version >= Version::HTTP_11 {
         return Ok(());
     }

@@ -2,7 +2,7 @@
 
 use axum::{extract::State, response::Response};
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, Version};
+use http::StatusCode;
 use ledger::AccountPrefix;
 
 use crate::http::{
@@ -15,7 +15,7 @@ use crate::http::{
     problem::Problem,
     query::Parameters,
     shares::Caller,
-    streamed::{self, Part, PartDeadlines},
+    streamed::{self, Part, PartDeadlines, Recipient},
     view::{
         self,
         account::AccountView,
@@ -53,17 +53,15 @@ const WHOLE: &str = "not in a request with at, or for CSV: the answer is whole";
 pub async fn list(
     State(edge): State<Edge>,
     access: Access,
-    caller: Caller,
+    recipient: Recipient,
     deadline: RequestDeadline,
-    version: Version,
-    headers: HeaderMap,
     mut parameters: Parameters,
 ) -> Result<Response, Problem> {
     let prefix = page::prefix(&mut parameters).map(|prefix| access.read_prefix(prefix)).transpose()?;
     let at_us = page::instant(&mut parameters);
-    let csv = csv_table::is_wanted(&headers);
+    let csv = recipient.csv;
     if csv || at_us.is_some() {
-        streamed::needs_http_1_1(version)?;
+        recipient.needs_http_1_1()?;
         page::refuse_pages(&mut parameters, WHOLE);
     }
     let limit = page::limit(&mut parameters);
@@ -75,9 +73,9 @@ pub async fn list(
     match at_us {
         Some(at_us) => {
             page::settled(at_us).await;
-            whole_at(edge, caller, prefix, at_us, csv, deadline).await
+            whole_at(edge, recipient.caller, prefix, at_us, csv, deadline).await
         }
-        None if csv => whole(edge, caller, prefix, deadline).await,
+        None if csv => whole(edge, recipient.caller, prefix, deadline).await,
         None => {
             let after = cursor.map_or_else(String::new, |cursor| cursor.after);
             let found = edge.router.list_accounts(&prefix, &after, limit, deadline.0).await?;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use axum::{extract::State, response::Response};
-use http::{HeaderMap, StatusCode, Version};
+use http::StatusCode;
 use ledger::{AccountId, TransferKey};
 use telemetry::clock;
 use tokio::time::Instant;
@@ -22,7 +22,7 @@ use crate::http::{
     problem::Problem,
     query::{NoParameters, Parameters},
     shares::Caller,
-    streamed::{self, Part, PartDeadlines},
+    streamed::{self, Part, PartDeadlines, Recipient},
     view::{
         self,
         account::{AccountView, BalanceView},
@@ -75,14 +75,12 @@ pub async fn show(
 pub async fn entries(
     State(edge): State<Edge>,
     access: Access,
-    caller: Caller,
+    recipient: Recipient,
     deadline: RequestDeadline,
     AccountPath(id): AccountPath,
-    version: Version,
-    headers: HeaderMap,
     mut parameters: Parameters,
 ) -> Result<Response, Problem> {
-    let csv = csv_table::is_wanted(&headers);
+    let csv = recipient.csv;
     if csv {
         page::refuse_pages(&mut parameters, "not for CSV: the answer has the whole window");
     }
@@ -101,8 +99,8 @@ pub async fn entries(
         ..statement.request()
     };
     if csv {
-        streamed::needs_http_1_1(version)?;
-        return table(edge, access, caller, statement, request, deadline).await;
+        recipient.needs_http_1_1()?;
+        return table(edge, access, recipient.caller, statement, request, deadline).await;
     }
     let page = page_of_entries(edge.clone(), statement.account.clone(), request, deadline.0).await?;
     let view = EntryPageView::new(page, &statement, &edge.rulebook.assets, &access)?;

@@ -220,8 +220,11 @@ pub const ATTACKS: &[Attack] = &[
     }),
 ];
 
+/// An order with this id.
+type OfId = fn(&Stage, Uuid) -> Wanted;
+
 /// Orders of the attacker's own with an id that another tenant has used. Each debits an account of its own, where the id is new.
-pub const REUSED_IDS: &[(&str, fn(&Stage, Uuid) -> Wanted)] = &[
+pub const REUSED_IDS: &[(&str, OfId)] = &[
     ("createTransfer", |_, id| Wanted::post("/v1/transfers", terms(id, OWN[0], OWN[1]))),
     ("createHold", |_, id| Wanted::post("/v1/holds", terms(id, OWN[1], OWN[0]))),
     ("reverseTransfer", |stage, id| {
