@@ -18,12 +18,14 @@ use protox::prost_reflect::{
 /// The protocol in a folder of this crate.
 fn protocol(folder: &str) -> FileDescriptorSet {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
-    protox::compile([folder.join("shardledger.proto")], [folder]).unwrap()
+    protox::compile([folder.join("shardledger.proto")], [folder]).expect("the protocol compiles")
 }
 
 /// What one of the two versions would misread of the other.
 fn breaks(before: &FileDescriptorSet, now: &FileDescriptorSet) -> Vec<String> {
-    let pool = |set: &FileDescriptorSet| DescriptorPool::from_file_descriptor_set(set.clone()).unwrap();
+    let pool = |set: &FileDescriptorSet| {
+        DescriptorPool::from_file_descriptor_set(set.clone()).expect("what protox compiles is consistent")
+    };
     let (before, now) = (pool(before), pool(now));
     let mut comparison = Comparison::default();
     for service in before.services() {
@@ -121,11 +123,11 @@ fn nothing_of_the_version_before_is_removed_renumbered_or_retyped() {
 type Change = (&'static str, fn(&mut FileDescriptorProto));
 
 fn message<'a>(file: &'a mut FileDescriptorProto, name: &str) -> &'a mut DescriptorProto {
-    file.message_type.iter_mut().find(|message| message.name() == name).unwrap()
+    file.message_type.iter_mut().find(|message| message.name() == name).expect("a message of the protocol")
 }
 
 fn field<'a>(file: &'a mut FileDescriptorProto, of: &str, name: &str) -> &'a mut FieldDescriptorProto {
-    message(file, of).field.iter_mut().find(|field| field.name() == name).unwrap()
+    message(file, of).field.iter_mut().find(|field| field.name() == name).expect("a field of the message")
 }
 
 fn remove_time_limit(file: &mut FileDescriptorProto) {

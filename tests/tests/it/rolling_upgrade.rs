@@ -38,8 +38,8 @@ const MIX: Mix = Mix {
 };
 /// Requests that clients bring to their end between two replacements.
 const BETWEEN: usize = 150;
-/// Requests or calls that each version serves while both run.
-const OF_EACH_VERSION: usize = 20;
+/// Operations of a shard, and answers of a router, while both versions run.
+const OF_EACH_VERSION: u32 = 20;
 /// How long a busy machine may take for that.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What a client may be answered while no node of a shard runs, because the database is migrated: nothing was executed, or a transfer to
@@ -183,21 +183,21 @@ impl Upgrade {
         Ok(())
     }
 
-    /// Each shard executes calls.
+    /// The nodes of each shard carry out operations.
     async fn nodes_serve(&self) -> anyhow::Result<()> {
-        let executed = async || {
+        let carried_out = async || {
             let (client, status) = (&self.client, self.cluster.status());
-            let mut calls = Vec::new();
+            let mut operations = Vec::new();
             for shard in 0..status.shards.len() {
-                let first = Place::FirstNode(shard).executed_calls(client, status).await?;
-                calls.push(first + Place::SecondNode(shard).executed_calls(client, status).await?);
+                let first = Place::FirstNode(shard).operations(client, status).await?;
+                operations.push(first + Place::SecondNode(shard).operations(client, status).await?);
             }
-            anyhow::Ok(calls)
+            anyhow::Ok(operations)
         };
-        let before = executed().await?;
-        until("the nodes of each shard execute calls", PATIENCE, async || {
-            let now = executed().await?;
-            Ok(now.iter().zip(&before).all(|(now, before)| now - before >= OF_EACH_VERSION).then_some(()))
+        let before = carried_out().await?;
+        until("the nodes of each shard carry out operations", PATIENCE, async || {
+            let now = carried_out().await?;
+            Ok(now.iter().zip(&before).all(|(now, before)| now - before >= OF_EACH_VERSION.into()).then_some(()))
         })
         .await
     }
@@ -208,7 +208,7 @@ impl Upgrade {
         until("each router answers clients", PATIENCE, async || {
             let now = self.client.tally();
             let answered = |router| now.answered_by(router) - before.answered_by(router);
-            Ok((0..self.client.routers()).all(|router| answered(router) >= OF_EACH_VERSION).then_some(()))
+            Ok((0..self.client.routers()).all(|router| answered(router) >= OF_EACH_VERSION as usize).then_some(()))
         })
         .await
     }

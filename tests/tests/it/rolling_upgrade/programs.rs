@@ -136,14 +136,11 @@ impl Place {
         Ok(())
     }
 
-    /// Calls with operations that a node has taken so far.
-    pub async fn executed_calls(self, client: &Client, status: &Status) -> anyhow::Result<usize> {
-        let url = format!("{}/metrics", self.admin_url(status)?);
-        let text = client.request(Method::GET, &url, None).await?.text();
-        let is_wanted =
-            |line: &&str| line.starts_with("shardledger_rpc_requests_total{") && line.contains("method=\"execute\"");
-        let line = text.lines().find(is_wanted).context("a node does not count its calls")?;
-        Ok(line.rsplit(' ').next().unwrap_or_default().parse()?)
+    /// Operations that a node has carried out so far.
+    pub async fn operations(self, client: &Client, status: &Status) -> anyhow::Result<u64> {
+        let url = format!("{}/status", self.admin_url(status)?);
+        let of_node = client.request(Method::GET, &url, None).await?.json()?;
+        of_node["operations"].as_u64().with_context(|| format!("a node does not count its operations: {of_node}"))
     }
 }
 
