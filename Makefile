@@ -16,7 +16,7 @@ TEST_SHARDCTL := $(TARGET)/debug/shardctl
 CLIPPY        := cargo clippy --workspace --all-targets -- -D warnings
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test test-unit test-cluster model simulate broken-rules chaos chaos-selftest chaos-reshard chaos-sagas lint configuration openapi metrics-reference bench bench-long soak reshard-demo release clean
+.PHONY: help up down status test test-unit test-cluster model simulate upgrade-test broken-rules chaos chaos-selftest chaos-reshard chaos-sagas lint configuration openapi metrics-reference bench bench-long soak reshard-demo release clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -98,6 +98,13 @@ chaos: ## Random faults under load, ROUNDS=20 of SECONDS=60 (SEED=…, FAULTS=ki
 	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir $(TARGET)/test-postgresql postgres ensure); \
 	SHARDLEDGER_PG_BIN="$$pg_bin" ROUNDS=$(ROUNDS) SECONDS=$(SECONDS) FAULTS="$(FAULTS)" \
 	    cargo test -p integration-tests --test it -- --nocapture --test-threads 1 chaos::rounds::
+
+# The version before is built in a worktree of its own; its programs stay in target/upgrade/<commit>.
+upgrade-test: FROM ?= HEAD~1
+upgrade-test: ## Replace nodes and routers of FROM=HEAD~1 by this version under load (FROM=migration: the newest commit with an older schema)
+	cargo build --workspace --bins
+	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir $(TARGET)/test-postgresql postgres ensure); \
+	SHARDLEDGER_PG_BIN="$$pg_bin" CARGO_TARGET_DIR=$(TARGET) tests/upgrade.sh $(FROM)
 
 chaos-selftest: broken-rules ## The same as broken-rules: take each guard away and name the tests that notice
 

@@ -182,6 +182,16 @@ fn read_failed(error: StoreError) -> Status {
     Status::unavailable("the shard's database did not answer")
 }
 
+/// Fails if the lane took nothing of a call because this node shuts down. A router sends a call that fails in this way to another node of the
+/// shard; refusals of the single operations would be answered to the clients.
+fn taken(replies: &[Reply]) -> Result<(), Status> {
+    let is_refused = |reply: &Reply| matches!(reply, Reply::NotExecuted { reason: Reason::ShuttingDown, .. });
+    if replies.is_empty() || !replies.iter().all(is_refused) {
+        return Ok(());
+    }
+    Err(Status::failed_precondition("the shard-node is shutting down"))
+}
+
 /// How long ago a call was made up. Both instants are on this node's steady clock, in microseconds; `sent_at_us` is 0 if the caller does not
 /// know it.
 fn on_its_way(sent_at_us: i64, now_us: i64) -> Duration {
@@ -248,6 +258,7 @@ impl ShardNode for Service {
             None => self.lane.execute(good).await,
             Some(spans) => spans.end(self.lane.execute_traced(good).await),
         };
+        taken(&replies)?;
         for (index, detail) in bad {
             replies.insert(index, Reply::NotExecuted { reason: Reason::Internal, detail });
         }
@@ -578,5 +589,20 @@ mod tests {
         assert_eq!(on_its_way(0, 5_000_000), Duration::ZERO, "the caller does not know the node's clock");
         assert_eq!(on_its_way(3_000_000, 5_000_000), Duration::from_secs(2));
         assert_eq!(on_its_way(5_000_100, 5_000_000), Duration::ZERO, "the caller's estimate is a little ahead");
+    }
+
+    #[test]
+    fn a_call_of_which_nothing_is_taken_at_shutdown_fails_as_a_whole() {
+        let refused = |reason| Reply::NotExecuted { reason, detail: String::new() };
+        let failed = taken(&[refused(Reason::ShuttingDown), refused(Reason::ShuttingDown)]).unwrap_err();
+        assert_eq!(failed.code(), tonic::Code::FailedPrecondition, "the router takes another node of the shard");
+        for replies in [
+            vec![],
+            vec![refused(Reason::Overloaded)],
+            vec![refused(Reason::ShuttingDown), Reply::Unknown],
+            vec![refused(Reason::ShuttingDown), refused(Reason::Unavailable)],
+        ] {
+            assert!(taken(&replies).is_ok(), "{replies:?}");
+        }
     }
 }

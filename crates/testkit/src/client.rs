@@ -1,5 +1,6 @@
 //! A small HTTP client of the routers: one deadline a request, and no retry that the test does not ask for.
 
+mod gateway;
 mod verdict;
 
 use std::{
@@ -8,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, ensure};
@@ -24,6 +25,8 @@ use hyper_util::{
 use serde_json::Value;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
+pub use gateway::Tally;
+use gateway::{BEFORE_NEXT, Gateway, SHORTEST_TIMEOUT};
 pub use verdict::Verdict;
 
 /// What the router is given for a request, unless a test says otherwise: the most that may be asked for, because a machine
@@ -41,6 +44,7 @@ pub struct Client {
     routers: Vec<String>,
     next: AtomicUsize,
     request_timeout: Duration,
+    gateway: Option<Gateway>,
 }
 
 /// What a router answered, whatever its status.
@@ -93,12 +97,22 @@ impl Client {
             // A test wants to see what became of its one request.
             .retry_canceled_requests(false)
             .build(connector);
-        Self { http, routers, next: AtomicUsize::new(0), request_timeout: REQUEST_TIMEOUT }
+        Self { http, routers, next: AtomicUsize::new(0), request_timeout: REQUEST_TIMEOUT, gateway: None }
     }
 
     /// Gives the routers so long for each request.
     pub fn with_timeout(self, request_timeout: Duration) -> Self {
         Self { request_timeout, ..self }
+    }
+
+    /// A client behind an API gateway: a request whose connection breaks goes to the next router, until its deadline.
+    pub fn behind_gateway(self) -> Self {
+        Self { gateway: Some(Gateway::default()), ..self }
+    }
+
+    /// What the clients behind the gateway have seen so far.
+    pub fn tally(&self) -> Tally {
+        self.gateway.as_ref().map(Gateway::tally).unwrap_or_default()
     }
 
     pub fn routers(&self) -> usize {
@@ -110,7 +124,7 @@ impl Client {
         self.next.fetch_add(1, Relaxed) % self.routers.len().max(1)
     }
 
-    /// Sends one request to one router.
+    /// Sends one request to one router, or behind a gateway, to this one first.
     pub async fn call(
         &self,
         router: usize,
@@ -118,13 +132,26 @@ impl Client {
         path: &str,
         body: Option<&Value>,
     ) -> Result<Answer, NoAnswer> {
-        let url = format!("{}{path}", self.routers[router]);
-        self.request(method, &url, body).await
+        let url = |router: usize| format!("{}{path}", self.routers[router]);
+        let Some(gateway) = &self.gateway else { return self.request(method, &url(router), body).await };
+        let (begun, mut router) = (Instant::now(), router);
+        loop {
+            let left = self.request_timeout.saturating_sub(begun.elapsed()).max(SHORTEST_TIMEOUT);
+            match self.send(&[], method.clone(), &url(router), body, left).await {
+                Err(lost) if begun.elapsed() < self.request_timeout => gateway.moves_on(&lost),
+                answer => {
+                    gateway.ends(router, &answer, begun.elapsed());
+                    return answer;
+                }
+            }
+            tokio::time::sleep(BEFORE_NEXT).await;
+            router = (router + 1) % self.routers.len();
+        }
     }
 
     /// Sends one request to any URL, such as an admin listener's.
     pub async fn request(&self, method: Method, url: &str, body: Option<&Value>) -> Result<Answer, NoAnswer> {
-        self.request_with(&[], method, url, body).await
+        self.send(&[], method, url, body, self.request_timeout).await
     }
 
     /// [`Client::request`] with headers, each a name and a value.
@@ -135,22 +162,37 @@ impl Client {
         url: &str,
         body: Option<&Value>,
     ) -> Result<Answer, NoAnswer> {
+        self.send(headers, method, url, body, self.request_timeout).await
+    }
+
+    async fn send(
+        &self,
+        headers: &[(&str, &str)],
+        method: Method,
+        url: &str,
+        body: Option<&Value>,
+        timeout: Duration,
+    ) -> Result<Answer, NoAnswer> {
         let lost = |not_sent, reason: String| NoAnswer { not_sent, reason };
         let request = Request::builder()
             .method(method)
             .uri(url)
             .header(header::CONTENT_TYPE, "application/json")
-            .header("x-request-timeout-ms", self.request_timeout.as_millis().to_string());
+            .header("x-request-timeout-ms", timeout.as_millis().to_string());
         let request = headers
             .iter()
             .fold(request, |request, (name, value)| request.header(*name, *value))
             .body(Full::new(body.map_or_else(Bytes::new, |body| body.to_string().into())))
             .map_err(|error| lost(true, error.to_string()))?;
-        self.exchange(request).await
+        self.exchange_within(request, timeout).await
     }
 
     /// Sends a request as it is, without a header of the client's own.
     pub async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, NoAnswer> {
+        self.exchange_within(request, self.request_timeout).await
+    }
+
+    async fn exchange_within(&self, request: Request<Full<Bytes>>, timeout: Duration) -> Result<Answer, NoAnswer> {
         let lost = |not_sent, reason: String| NoAnswer { not_sent, reason };
         let exchange = async {
             let response = self.http.request(request).await.map_err(|e| lost(e.is_connect(), with_causes(&e)))?;
@@ -158,7 +200,7 @@ impl Client {
             let body = body.collect().await.map_err(|e| lost(false, with_causes(&e)))?.to_bytes();
             Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
         };
-        let patience = self.request_timeout + PATIENCE;
+        let patience = timeout + PATIENCE;
         tokio::time::timeout(patience, exchange)
             .await
             .unwrap_or_else(|_| Err(lost(false, format!("nothing within {patience:?}"))))

@@ -54,30 +54,37 @@ impl Cluster {
 
     /// [`Cluster::start`] with additional environment variables for every process.
     pub async fn start_with(variables: &[(&str, &str)], shards: u16, routers: u16) -> anyhow::Result<Self> {
-        Self::start_all(&new_data_dir(), variables, shards, routers, &[]).await
+        Self::start_all(None, &new_data_dir(), variables, shards, routers, &[]).await
     }
 
     /// Starts a cluster whose shards have stand-bys: `sync` or `async`.
     pub async fn start_with_standbys(mode: &str, shards: u16, routers: u16) -> anyhow::Result<Self> {
-        Self::start_all(&new_data_dir(), &[], shards, routers, &["--standby", mode]).await
+        Self::start_all(None, &new_data_dir(), &[], shards, routers, &["--standby", mode]).await
     }
 
     /// Starts a cluster with additional options of `shardctl up`.
     pub async fn start_with_options(options: &[&str], shards: u16, routers: u16) -> anyhow::Result<Self> {
-        Self::start_all(&new_data_dir(), &[], shards, routers, options).await
+        Self::start_all(None, &new_data_dir(), &[], shards, routers, options).await
     }
 
     /// Starts a cluster in a folder that does not exist yet.
     pub async fn start_in(data_dir: &Path, shards: u16, routers: u16) -> anyhow::Result<Self> {
-        Self::start_all(data_dir, &[], shards, routers, &[]).await
+        Self::start_all(None, data_dir, &[], shards, routers, &[]).await
     }
 
     /// [`Cluster::start`] with a second node for each shard.
     pub async fn start_with_second_nodes(shards: u16, routers: u16) -> anyhow::Result<Self> {
-        Self::start_all(&new_data_dir(), &[], shards, routers, &["--nodes", "2"]).await
+        Self::start_all(None, &new_data_dir(), &[], shards, routers, &["--nodes", "2"]).await
+    }
+
+    /// [`Cluster::start_with_options`] with the programs in a folder, its `shardctl` included. All commands after the start are those of
+    /// the present build.
+    pub async fn start_from(programs: &Path, options: &[&str], shards: u16, routers: u16) -> anyhow::Result<Self> {
+        Self::start_all(Some(programs), &new_data_dir(), &[], shards, routers, options).await
     }
 
     async fn start_all(
+        programs: Option<&Path>,
         data_dir: &Path,
         variables: &[(&str, &str)],
         shards: u16,
@@ -95,7 +102,10 @@ impl Cluster {
         let leash = Leash::on_cluster(&shardctl, &data_dir)?;
         let (shards, routers) = (shards.to_string(), routers.to_string());
         let size = ["--shards", &shards, "--routers", &routers, "--port-base", "0"];
-        let status = up(&shardctl, &data_dir, variables, &[&size, more].concat()).await?;
+        let starter = programs.map_or_else(|| shardctl.clone(), |folder| folder.join("shardctl"));
+        let up = [&["up", "--json"][..], &size[..], more].concat();
+        run_with(&starter, &data_dir, variables, &up).await?.successful()?;
+        let status = look(&shardctl, &data_dir).await?;
         eprintln!("a cluster is up after {:.1?}, its turn came after {:.1?}", began.elapsed(), began - asked);
         Ok(Self { shardctl, data_dir, status, leash, _turn: turn })
     }
@@ -242,7 +252,8 @@ impl Cluster {
 
     /// Runs `shardctl up` on the existing data.
     pub async fn up(&mut self) -> anyhow::Result<()> {
-        self.status = up(&self.shardctl, &self.data_dir, &[], &[]).await?;
+        run(&self.shardctl, &self.data_dir, &["up", "--json"]).await?.successful()?;
+        self.refresh_status().await?;
         Ok(())
     }
 
@@ -338,11 +349,6 @@ async fn wait_for_turn() -> anyhow::Result<Option<File>> {
         anyhow::Ok(Some(file))
     })
     .await?
-}
-
-async fn up(shardctl: &Path, data_dir: &Path, variables: &[(&str, &str)], size: &[&str]) -> anyhow::Result<Status> {
-    run_with(shardctl, data_dir, variables, &[&["up", "--json"], size].concat()).await?.successful()?;
-    look(shardctl, data_dir).await
 }
 
 async fn look(shardctl: &Path, data_dir: &Path) -> anyhow::Result<Status> {

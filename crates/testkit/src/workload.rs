@@ -92,6 +92,11 @@ impl Load {
     /// Starts the clients. They run until [`Load::finish`].
     pub fn start(cluster: &Cluster, accounts: &Arc<Accounts>, seed: &Seed, mix: Mix) -> Self {
         let http = Arc::new(cluster.client().with_timeout(mix.request_timeout));
+        Self::start_through(&http, accounts, seed, mix)
+    }
+
+    /// [`Load::start`] through a client of the caller's, whose deadline counts.
+    pub fn start_through(http: &Arc<Client>, accounts: &Arc<Accounts>, seed: &Seed, mix: Mix) -> Self {
         let (stop, clock, progress) = (CancellationToken::new(), RunClock::default(), Arc::new(Progress::default()));
         let mut clients = JoinSet::new();
         for index in 0..mix.single_clients + mix.batch_clients {

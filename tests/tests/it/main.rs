@@ -20,6 +20,7 @@ mod moves;
 mod node;
 mod postgres_tls;
 mod replay;
+mod rolling_upgrade;
 mod same_id;
 mod second_node;
 mod sequences;
