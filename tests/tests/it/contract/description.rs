@@ -7,7 +7,7 @@ pub mod node_packages;
 pub mod python;
 mod schemathesis;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use testkit::{cluster::Cluster, programs::program, seed::Seed};
