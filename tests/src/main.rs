@@ -43,7 +43,7 @@ async fn main() -> anyhow::Result<()> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [HOLD, fixture, runner] => hold(fixture.parse()?, runner.parse()?).await,
         [fixture] => set_up(fixture.parse()?).await,
-        _ => bail!("usage: shared-fixture cluster|postgresql"),
+        _ => bail!("usage: shared-fixture cluster|quiet-cluster|postgresql"),
     }
 }
 
@@ -92,7 +92,7 @@ fn unnamed_file() -> anyhow::Result<File> {
 async fn hold(fixture: Fixture, runner: i32) -> anyhow::Result<()> {
     let runner = Process::of(runner).context("the runner has ended")?;
     match fixture {
-        Fixture::Cluster => {
+        Fixture::Cluster | Fixture::QuietCluster => {
             let cluster = Cluster::start(SHARDS, ROUTERS).await?;
             say(fixture, cluster.data_dir().display())?;
             ends(runner).await;

@@ -69,7 +69,7 @@ async fn a_group_takes_effect_as_a_whole_and_is_replayed_as_a_whole() -> anyhow:
 /// The refused item has its reason, and the other items have `batch_failed`. Nothing is stored.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_with_one_refusal_leaves_nothing_and_its_ids_stay_free() -> anyhow::Result<()> {
-    let group = Group::on(Stage::alone(3).await?).await?;
+    let group = Group::on(Stage::quiet().await?).await?;
     let nobody = group.stage.name(1)?;
     let culprits = [
         (&group.poor, &group.third, "999", "failed insufficient_funds debit"),
@@ -130,7 +130,7 @@ async fn a_group_replays_what_was_posted_before_and_fails_on_other_content_or_a_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_across_shards_is_refused_and_leaves_nothing() -> anyhow::Result<()> {
-    let group = Group::on(Stage::alone(3).await?).await?;
+    let group = Group::on(Stage::quiet().await?).await?;
     let rows = group.stage.rows().await?;
     let local = group.order(&group.rich, &group.poor, "1");
     for stranger in [

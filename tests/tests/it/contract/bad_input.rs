@@ -24,7 +24,7 @@ struct Tried {
 
 impl Tried {
     async fn new() -> anyhow::Result<Self> {
-        let stage = Stage::alone(2).await?;
+        let stage = Stage::quiet().await?;
         let debit = stage.account(0, "USD posted=100").await?;
         let credit = stage.account(1, "USD").await?;
         let rows = stage.rows().await?;

@@ -95,7 +95,7 @@ impl Impatient {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_beyond_the_rate_of_a_router_are_refused() -> anyhow::Result<()> {
-    let stage = Stage::alone(1).await?;
+    let stage = Stage::quiet().await?;
     let map = std::fs::read_to_string(stage.cluster.shard_map_path())?;
     let router = OwnRouter::start(&map, "[limits]\nrequests_per_second = 1\nburst = 4\n").await?;
     let sent = join_all((0..TOO_MANY).map(|_| router.api.send_once(Call::get("/v1/accounts/nobody")))).await;
@@ -115,7 +115,7 @@ async fn requests_beyond_the_rate_of_a_router_are_refused() -> anyhow::Result<()
 /// One router has a wrong address of the shard. The other routers have the right one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shard_out_of_reach_of_a_router_is_unavailable_and_nothing_is_executed() -> anyhow::Result<()> {
-    let stage = Stage::alone(3).await?;
+    let stage = Stage::quiet().await?;
     let map = std::fs::read_to_string(stage.cluster.shard_map_path())?;
     let node = &stage.cluster.status().shards[LOST].node_url;
     ensure!(map.contains(node.as_str()), "{node} is not in the map");
@@ -172,7 +172,7 @@ async fn a_shard_out_of_reach_of_a_router_is_unavailable_and_nothing_is_executed
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shard_that_does_not_answer_leaves_an_outcome_unknown_until_it_is_back() -> anyhow::Result<()> {
-    let stage = Stage::alone(2).await?;
+    let stage = Stage::new().await?;
     let payer = stage.account(0, "USD posted=10").await?;
     let there = [stage.account(SILENT, "USD posted=10").await?, stage.account(SILENT, "USD").await?];
     let node = stage.cluster.process(Member::Node(SILENT))?;

@@ -1,4 +1,4 @@
-//! Batches of the largest size. They need all that a machine can do in the time of one request, so each test has a cluster of its own.
+//! Batches of the largest size. They need all that a cluster can do in the time of one request, so no other test writes to it meanwhile.
 
 use anyhow::ensure;
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ const TRIES: usize = 4;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_transfers_are_a_batch() -> anyhow::Result<()> {
-    let stage = Stage::alone(2).await?;
+    let stage = Stage::quiet().await?;
     let payer = stage.account(0, "USD overdraft=unlimited").await?;
     let payees = [stage.account(0, "USD").await?, stage.account(1, "USD").await?];
     let items: Vec<Value> =
@@ -41,9 +41,9 @@ async fn ten_thousand_transfers_are_a_batch() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_accounts_are_a_batch() -> anyhow::Result<()> {
-    let stage = Stage::alone(2).await?;
+    let stage = Stage::quiet().await?;
     let accounts: Vec<Value> =
-        (0..LARGEST).map(|n| json!({"id": format!("{{{n}}}largest"), "asset": "USD"})).collect();
+        (0..LARGEST).map(|n| json!({"id": format!("{{{n}}}{}", stage.word()), "asset": "USD"})).collect();
     let call = Call::post("/v1/accounts:batch", &json!({"accounts": accounts}));
     let reply = stage.api.expect(call, "200").await?.body;
     let created = reply["results"].as_array().into_iter().flatten().filter(|result| result["status"] == "created");

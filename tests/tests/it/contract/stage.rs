@@ -35,9 +35,14 @@ impl Stage {
         Self::on(shared::cluster().await?).await
     }
 
-    /// A new cluster behind two routers, for tests that count rows, do harm, or need all that a cluster can do.
-    pub async fn alone(shards: u16) -> anyhow::Result<Self> {
-        Self::on(Cluster::start(shards, 2).await?).await
+    /// A cluster of the same size on which no other test writes meanwhile, for tests that count rows or need all that a cluster can do.
+    pub async fn quiet() -> anyhow::Result<Self> {
+        Self::on(shared::quiet_cluster().await?).await
+    }
+
+    /// A new cluster, for tests that do harm to its processes.
+    pub async fn new() -> anyhow::Result<Self> {
+        Self::on(Cluster::start(shared::SHARDS, shared::ROUTERS).await?).await
     }
 
     async fn on(cluster: Cluster) -> anyhow::Result<Self> {
