@@ -56,19 +56,20 @@ cluster_tests() {
     grep -q 'Summary' "$scratch/cluster.log" || { tail -n 40 "$scratch/cluster.log" >&2; return 1; }
 }
 
-# What the table tests of the HTTP contract find, the row's name up to the colon.
-contract_rows() {
-    cluster_tests contract::
-    # The list of findings, one a line; each begins with the row's name.
-    sed -nE '/findings:$/,/^ *$|───| (PASS|FAIL) /p' "$scratch/cluster.log" \
-        | { grep -vE 'findings:$|^ *$|───| (PASS|FAIL) ' || true; } \
-        | sed -E 's/^ +//; s/: (step|POST|GET|PATCH|expected|differs).*//' | cut -c1-100 | sort -u
-}
-
-# The part of the test of one node that fails: the first one, it stops there.
-node_section() {
-    cluster_tests node::
-    sed -n 's/^ *Error: //p' "$scratch/cluster.log" | sort -u
+# The tests that match and fail, one a line. A table names the rows that fail, up to the colon. Once an invariant of the shared cluster is broken, every
+# test finds that at its end: those tests are counted.
+failing_tests() {
+    cluster_tests "$1"
+    awk '
+        / (PASS|FAIL|TIMEOUT) +\[/ { test = $NF; rows = 0 }
+        /^ *Summary \[/ { exit }
+        rows && (/^ *$/ || /───/) { rows = 0 }
+        rows { line = $0; sub(/^ +/, "", line); sub(/: (step|POST|GET|PATCH|expected|differs).*/, "", line); print test ", row: " substr(line, 1, 100) }
+        /^ *Error: .* findings:$/ { rows = 1; next }
+        /^ *Error: verify found violations/ { violated++; next }
+        /^ *Error: / { print test }
+        END { if (violated) print violated " tests at whose end verify finds violations" }
+    ' "$scratch/cluster.log" | sort -u
 }
 
 # Who notices the broken rule of this patch, one a line.
@@ -84,9 +85,9 @@ noticed() {
     fi
     wanted cluster || return 0
     if grep -qE '^\+\+\+ b/crates/ledger/' "$1"; then
-        contract_rows | sed 's/^/   contract row  /'
+        failing_tests contract:: | sed 's/^/   contract test /'
     elif grep -qE '^\+\+\+ b/(shard-node|migrations)/' "$1"; then
-        node_section | sed 's/^/   node test     /'
+        failing_tests node:: | sed 's/^/   node test     /'
     fi
 }
 

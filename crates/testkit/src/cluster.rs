@@ -41,7 +41,8 @@ pub struct Cluster {
     shardctl: PathBuf,
     data_dir: PathBuf,
     status: Status,
-    leash: Leash,
+    /// `None`: another process started the cluster and takes it down.
+    leash: Option<Leash>,
     // The last field, so that the lock is released after everything else is dropped.
     _turn: Option<File>,
 }
@@ -65,6 +66,13 @@ impl Cluster {
     /// Starts a cluster with additional options of `shardctl up`.
     pub async fn start_with_options(options: &[&str], shards: u16, routers: u16) -> anyhow::Result<Self> {
         Self::start_all(None, &new_data_dir(), &[], shards, routers, options).await
+    }
+
+    /// The cluster in this folder, which another process started and takes down. [`Cluster::finish`] checks it and leaves it running.
+    pub async fn running_in(data_dir: &Path) -> anyhow::Result<Self> {
+        let shardctl = program("shardctl")?;
+        let status = look(&shardctl, data_dir).await?;
+        Ok(Self { shardctl, data_dir: data_dir.to_owned(), status, leash: None, _turn: None })
     }
 
     /// Starts a cluster in a folder that does not exist yet.
@@ -99,7 +107,7 @@ impl Cluster {
             program(service)?;
         }
         let data_dir = data_dir.to_owned();
-        let leash = Leash::on_cluster(&shardctl, &data_dir)?;
+        let leash = Some(Leash::on_cluster(&shardctl, &data_dir)?);
         let (shards, routers) = (shards.to_string(), routers.to_string());
         let size = ["--shards", &shards, "--routers", &routers, "--port-base", "0"];
         let starter = programs.map_or_else(|| shardctl.clone(), |folder| folder.join("shardctl"));
@@ -262,7 +270,7 @@ impl Cluster {
         let leash = Leash::on_cluster(&self.shardctl, data_dir)?;
         std::fs::rename(&self.data_dir, data_dir)?;
         self.data_dir = data_dir.to_owned();
-        self.leash = leash;
+        self.leash = Some(leash);
         Ok(())
     }
 
@@ -293,13 +301,14 @@ impl Cluster {
     }
 
     /// Takes the cluster down and removes it. Every row must be what the journal says, no process and no folder may be left,
-    /// and no process may have panicked.
+    /// and no process may have panicked. A cluster that another process started keeps running.
     pub async fn finish(mut self) -> anyhow::Result<()> {
         self.no_panics()?;
         self.refresh_status().await?;
         audit::all_rebuild(&self).await?;
+        let Some(mut leash) = self.leash.take() else { return Ok(()) };
         let running = self.running().await?;
-        let ended = tokio::task::block_in_place(|| self.leash.release())?;
+        let ended = tokio::task::block_in_place(|| leash.release())?;
         ensure!(ended.success(), "the cluster in {} could not be taken down", self.data_dir.display());
         ensure!(!self.data_dir.exists(), "{} is still there", self.data_dir.display());
         all_gone(&running)

@@ -5,7 +5,8 @@
 //! while it does harm through [`cluster::Member`] or a [`proxy::TcpProxy`], and ends in [`audit`]. Nothing here sleeps for
 //! something to happen: [`wait::until`] looks until it is so.
 //!
-//! No process and no folder outlives a test, however the test ends: see [`leash`].
+//! No process and no folder outlives a test, however the test ends: see [`leash`]. A cluster or a server that tests of one run share ends
+//! with the run: see [`shared`].
 
 pub mod audit;
 pub mod client;
@@ -23,6 +24,7 @@ pub mod proxy;
 pub mod router;
 pub mod section;
 pub mod seed;
+pub mod shared;
 pub mod tables;
 pub mod wait;
 pub mod workload;

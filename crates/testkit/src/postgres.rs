@@ -25,6 +25,8 @@ use crate::{
 /// The services' role. It owns the databases created here and may create nothing itself.
 const ROLE: &str = "shardledger";
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The line of `postmaster.pid` with the port, counted from 0.
+const PORT_LINE: usize = 3;
 
 /// A running server. It stops when dropped.
 #[derive(Debug)]
@@ -55,6 +57,20 @@ impl Postgres {
         server.start_again().await?;
         server.sql("postgres", &format!("CREATE ROLE {ROLE} LOGIN")).await?;
         Ok(server)
+    }
+
+    /// The server of this data folder, which another process started and stops. It keeps running when this is dropped.
+    pub fn running_in(data: &Path) -> anyhow::Result<Self> {
+        let path = data.join("postmaster.pid");
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let port = text.lines().nth(PORT_LINE).and_then(|line| line.trim().parse().ok());
+        let port = port.with_context(|| format!("{} has no port: {text:?}", path.display()))?;
+        Ok(Self { programs: postgres_programs()?, user: service_user()?, data: data.to_owned(), port, running: None })
+    }
+
+    /// The folder of its data.
+    pub fn data(&self) -> &Path {
+        &self.data
     }
 
     /// Creates a stand-by that follows this server. It copies the files itself, because not every installation has

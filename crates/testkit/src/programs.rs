@@ -16,9 +16,10 @@ const USERS: [&str; 2] = ["postgres", "nobody"];
 
 /// The built program of this name.
 pub fn program(name: &str) -> anyhow::Result<PathBuf> {
-    let test = std::env::current_exe().context("cannot tell where this test is")?;
-    // target/<profile>/deps/<test>
-    let folder = test.parent().and_then(|deps| deps.parent()).context("the test is not in a target folder")?;
+    let own = std::env::current_exe().context("cannot tell where this program is")?;
+    // A test is target/<profile>/deps/<test>, and the program that starts what tests share is target/<profile>/<program>.
+    let folder = own.parent().context("this program is in no target folder")?;
+    let folder = folder.parent().filter(|_| folder.ends_with("deps")).unwrap_or(folder);
     let path = folder.join(name);
     ensure!(path.is_file(), "{} is not built: run `cargo build --workspace --bins` first", path.display());
     Ok(path)

@@ -1,4 +1,4 @@
-//! Accounts: changed within their limits, read as written.
+//! Accounts: changes within their limits, and reads of what was written.
 
 use anyhow::ensure;
 use futures_util::future::join_all;
@@ -13,7 +13,7 @@ use super::{
 /// Reads at one moment.
 const AT_ONCE: usize = 400;
 
-/// An account as [`Stage::account`] takes it, changes and their answers in turn.
+/// An account as [`Stage::account`] takes it; its changes, each with its answer.
 type Story = (&'static str, &'static [(&'static str, &'static str)]);
 
 #[rustfmt::skip]
@@ -22,13 +22,15 @@ const STORIES: &[Story] = &[
     ("USD", &[(r#"{"status": "closed"}"#, "200 closed"), (r#"{"status": "open"}"#, "200 open")]),
     ("USD posted=1", &[(r#"{"status": "closed"}"#, "409 account_not_empty"), (r#"{"status": "frozen"}"#, "200 frozen"), (r#"{"status": "closed"}"#, "409 account_not_empty")]),
     ("USD posted=-1 overdraft=5", &[(r#"{"status": "closed"}"#, "409 account_not_empty"), (r#"{"overdraft": "0.99"}"#, "422 insufficient_funds"), (r#"{"overdraft": "1"}"#, "200 open"), (r#"{"overdraft": "unlimited"}"#, "200 open")]),
-    // A balance that is there already may stay: the limit is for what comes.
+    // A balance above a new limit stays. The limit is for later credits.
     ("USD posted=10", &[(r#"{"max_balance": "5"}"#, "200 open"), (r#"{"max_balance": null}"#, "200 open")]),
     ("JPY", &[(r#"{"overdraft": "1.0"}"#, "400 invalid_amount at='/overdraft'"), (r#"{"max_balance": "0.5"}"#, "400 invalid_amount at='/max_balance'")]),
     ("USD", &[(r#"{"metadata": {"a": "1"}}"#, "200 open"), (r#"{"metadata": {}}"#, "200 open"), (r#"{"metadata": null}"#, "200 open")]),
 ];
 
-pub async fn change_within_their_limits(stage: &Stage) -> anyhow::Result<()> {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_keep_an_account_within_its_limits() -> anyhow::Result<()> {
+    let stage = Stage::shared().await?;
     let mut findings = Findings::default();
     for (account, changes) in STORIES {
         for shard in 0..2 {
@@ -52,7 +54,8 @@ pub async fn change_within_their_limits(stage: &Stage) -> anyhow::Result<()> {
             findings.note(account, story.await);
         }
     }
-    findings.conclude()
+    findings.conclude()?;
+    stage.finish().await
 }
 
 fn version(account: &Value) -> i64 {
@@ -67,7 +70,9 @@ fn without_version(account: &Value) -> Value {
     account
 }
 
-pub async fn limits_hold_after_they_changed(stage: &Stage) -> anyhow::Result<()> {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_hold_after_they_were_changed() -> anyhow::Result<()> {
+    let stage = Stage::shared().await?;
     for (shard, other_shard) in [(0, 0), (0, 1)] {
         let a = stage.account(shard, "USD posted=10").await?;
         let b = stage.account(other_shard, "USD").await?;
@@ -84,11 +89,13 @@ pub async fn limits_hold_after_they_changed(stage: &Stage) -> anyhow::Result<()>
         stage.pay(&b, &a, "10", "USD").await?;
         stage.api.expect(change(&b, json!({"status": "closed"})), "200 closed").await?;
     }
-    Ok(())
+    stage.finish().await
 }
 
-/// What one router has answered, the other one reads: balances, versions, transfers.
-pub async fn are_read_as_written_through_any_router(stage: &Stage) -> anyhow::Result<()> {
+/// Balances, versions, transfers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_router_has_answered_the_other_router_reads() -> anyhow::Result<()> {
+    let stage = Stage::shared().await?;
     for payee_shard in 0..2 {
         let payer = stage.account(0, "USD overdraft=unlimited").await?;
         let payee = stage.account(payee_shard, "USD").await?;
@@ -107,12 +114,14 @@ pub async fn are_read_as_written_through_any_router(stage: &Stage) -> anyhow::Re
             read(&format!("/v1/transfers/{id}")).await?.expect("200 posted")?;
         }
     }
-    Ok(())
+    stage.finish().await
 }
 
-/// Clients that all come at one moment, as after a restart: more connections than any queue on the way used to hold, and
+/// Many clients read at one moment, as after a restart: more connections than the queue of a listener holds by default, and
 /// more reads than a node has connections to its database.
-pub async fn are_read_by_many_at_once(stage: &Stage) -> anyhow::Result<()> {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_is_read_by_many_clients_at_once() -> anyhow::Result<()> {
+    let stage = Stage::shared().await?;
     let id = stage.account(0, "USD posted=1").await?;
     let path = account_path(&id);
     let read = join_all((0..AT_ONCE).map(|_| stage.api.expect(Call::get(&path), "200 open"))).await;
@@ -120,5 +129,6 @@ pub async fn are_read_by_many_at_once(stage: &Stage) -> anyhow::Result<()> {
     for reply in read {
         findings.note("one of many", reply);
     }
-    findings.conclude()
+    findings.conclude()?;
+    stage.finish().await
 }

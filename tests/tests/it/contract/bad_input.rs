@@ -1,41 +1,38 @@
-//! Requests that are no good: each has its code and its place, none leaves a row.
+//! Malformed requests: each is answered with its code and the place of the mistake, and none leaves a row.
 
 mod accounts;
 mod bodies;
 mod orders;
 mod requests;
 
+use anyhow::ensure;
+
 use super::{
     api::Call,
     stage::{Findings, Stage},
 };
 
-/// Tries everything bad and counts rows before and after.
-pub async fn is_refused_and_leaves_no_row(stage: &Stage) -> anyhow::Result<()> {
-    // What orders name exists, so that only what is wrong with them stands in their way.
-    let debit = stage.account(0, "USD posted=100").await?;
-    let credit = stage.account(1, "USD").await?;
-    let before = stage.rows().await?;
-    let mut tried = Tried { stage, findings: Findings::default() };
-    orders::are_refused(&mut tried, &debit, &credit).await;
-    accounts::are_refused(&mut tried, &debit).await;
-    bodies::are_refused(&mut tried, &debit, &credit).await;
-    requests::are_refused(&mut tried, &debit).await;
-    tried.findings.conclude()?;
-    let rows = stage.rows().await? - before;
-    anyhow::ensure!(rows == 0, "bad requests left {rows} rows");
-    Ok(())
-}
-
-/// Keeps what went otherwise than expected.
-pub struct Tried<'a> {
-    stage: &'a Stage,
+/// A cluster with two accounts, whose rows are counted before and after the requests. Both accounts exist, so that an order is refused for its
+/// mistake only.
+struct Tried {
+    stage: Stage,
+    debit: String,
+    credit: String,
+    rows: i64,
     findings: Findings,
 }
 
-impl Tried<'_> {
-    /// Sends it and holds the answer's summary against what is expected.
-    pub async fn call(&mut self, what: &str, call: Call, expected: &str) {
+impl Tried {
+    async fn new() -> anyhow::Result<Self> {
+        let stage = Stage::quiet().await?;
+        let debit = stage.account(0, "USD posted=100").await?;
+        let credit = stage.account(1, "USD").await?;
+        let rows = stage.rows().await?;
+        Ok(Self { stage, debit, credit, rows, findings: Findings::default() })
+    }
+
+    /// Sends a request and compares the summary of its answer.
+    async fn call(&mut self, what: &str, call: Call, expected: &str) {
         let sent = match self.stage.api.send(call).await {
             Ok(reply) => reply.expect(expected),
             Err(error) => Err(error),
@@ -43,8 +40,15 @@ impl Tried<'_> {
         self.findings.note(shortened(what), sent);
     }
 
-    pub fn note(&mut self, what: &str, result: anyhow::Result<()>) {
+    fn note(&mut self, what: &str, result: anyhow::Result<()>) {
         self.findings.note(shortened(what), result);
+    }
+
+    async fn finish(self) -> anyhow::Result<()> {
+        self.findings.conclude()?;
+        let rows = self.stage.rows().await? - self.rows;
+        ensure!(rows == 0, "bad requests left {rows} rows");
+        self.stage.finish().await
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a client is told when something does not work: a bound, a shard out of reach, a shard that does not answer.
+//! What a client is told about a bound, a shard out of reach, and a shard that does not answer.
 
 use std::{
     process::{Command, Stdio},
@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use futures_util::future::{join, join_all, join4};
+use futures_util::future::{join_all, join4};
 use serde_json::{Value, json};
 use testkit::{
     audit::sagas_end, client::account_path, cluster::Member, leash::Leashed, node::Folder, ports, programs::program,
@@ -17,39 +17,35 @@ use uuid::Uuid;
 use super::{
     api::{Api, Call},
     batches::results,
-    stage::{Findings, Stage, order, terms},
+    stage::{Stage, order, terms},
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The deadline of what can only be answered when it has passed: enough for a busy machine to do everything else before.
+/// The deadline of requests that can only be answered when it has passed. A busy machine does everything else before.
 const DEADLINE_MS: &str = "4000";
-/// Requests at once where one a second is let in, and four at once.
+/// Requests at once to a router that admits one a second, and four at once.
 const TOO_MANY: usize = 50;
 /// Transfers ordered with deadlines of a few milliseconds.
 const IMPATIENT: usize = 80;
-/// The shard that one router cannot reach.
+/// The shard that one router does not reach, by index.
 const LOST: usize = 2;
-/// The shard that does not answer.
+/// The shard that does not answer, by index.
 const SILENT: usize = 1;
 
-/// The silent shard after the lost one: what is missing from a sum would depend on both.
-pub async fn are_told_as_what_they_are(stage: &Stage) -> anyhow::Result<()> {
-    let impatient = Impatient::order(stage).await.context("impatient clients")?;
-    let (bound, lost) = join(too_many_requests(stage), a_shard_out_of_reach(stage)).await;
-    let silent = a_shard_that_does_not_answer(stage).await;
-    let mut findings = Findings::default();
-    findings.note("too many requests", bound);
-    findings.note("a shard out of reach", lost);
-    findings.note("a shard that does not answer", silent);
-    findings.note("impatient clients", impatient.come_back(stage).await);
-    findings.conclude()
+/// A client whose time limit was too short is answered correctly: what was answered with `executed: false` is never executed, and every other
+/// order has a definite answer when it is sent again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_with_a_short_time_limit_learns_what_happened() -> anyhow::Result<()> {
+    let stage = Stage::shared().await?;
+    let impatient = Impatient::order(&stage).await?;
+    impatient.come_back(&stage).await?;
+    stage.finish().await
 }
 
-/// Clients that wait for next to nothing. They are told what happened all the same: `executed: false` is kept for ever, and
-/// everything else is answered for certain when sent again.
+/// Transfers that were ordered with time limits of a few milliseconds.
 struct Impatient {
     payer: String,
-    /// Each with whether it was answered "not executed".
+    /// Whether the order was answered "not executed", and its body.
     orders: Vec<(bool, Value)>,
 }
 
@@ -66,7 +62,7 @@ impl Impatient {
         for answered in join_all(sent).await {
             let (reply, body) = answered?;
             let not_executed = match reply.status {
-                // The deadline passed before the body was there, or before the order's turn came.
+                // The deadline passed before the body had arrived, or before the order's turn came.
                 408 | 503 => true,
                 201 | 202 | 504 => false,
                 _ => bail!("answered {} {}", reply.status, reply.body),
@@ -97,7 +93,9 @@ impl Impatient {
     }
 }
 
-async fn too_many_requests(stage: &Stage) -> anyhow::Result<()> {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_beyond_the_rate_of_a_router_are_refused() -> anyhow::Result<()> {
+    let stage = Stage::quiet().await?;
     let map = std::fs::read_to_string(stage.cluster.shard_map_path())?;
     let router = OwnRouter::start(&map, "[limits]\nrequests_per_second = 1\nburst = 4\n").await?;
     let sent = join_all((0..TOO_MANY).map(|_| router.api.send_once(Call::get("/v1/accounts/nobody")))).await;
@@ -109,12 +107,15 @@ async fn too_many_requests(stage: &Stage) -> anyhow::Result<()> {
             refused += 1;
         }
     }
-    ensure!(refused > 0, "{TOO_MANY} requests at once were all let in");
-    Ok(())
+    ensure!(refused > 0, "{TOO_MANY} requests at once were all admitted");
+    drop(router);
+    stage.finish().await
 }
 
-/// A router that looks for the shard where it is not. The others know better.
-async fn a_shard_out_of_reach(stage: &Stage) -> anyhow::Result<()> {
+/// One router has a wrong address of the shard. The other routers have the right one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_out_of_reach_of_a_router_is_unavailable_and_nothing_is_executed() -> anyhow::Result<()> {
+    let stage = Stage::quiet().await?;
     let map = std::fs::read_to_string(stage.cluster.shard_map_path())?;
     let node = &stage.cluster.status().shards[LOST].node_url;
     ensure!(map.contains(node.as_str()), "{node} is not in the map");
@@ -136,7 +137,7 @@ async fn a_shard_out_of_reach(stage: &Stage) -> anyhow::Result<()> {
     send(Call::patch(&path, &json!({"status": "frozen"}))).await?.expect(unavailable)?;
     let newcomer = json!({"id": stage.name(LOST)?, "asset": "USD"});
     send(Call::post("/v1/accounts", &newcomer)).await?.expect(unavailable)?;
-    // A list with holes would look like a whole one; a sum says what is missing.
+    // A list without the shard's accounts would look complete. A sum names the missing shard.
     let sums_of = |account: &str| Call::get(&account_path(account).replace("/accounts/", "/balances?prefix="));
     for query in ["", "?prefix=nobody", "?limit=1"] {
         send(Call::get(&format!("/v1/accounts{query}"))).await?.expect(unavailable)?;
@@ -146,9 +147,9 @@ async fn a_shard_out_of_reach(stage: &Stage) -> anyhow::Result<()> {
     ensure!(sums["data"][0]["posted"] == "10.00" && sums["data"][0]["accounts"] == 1, "{sums}");
     let sums = send(sums_of(&there[0])).await?.expect("200")?.body;
     ensure!(sums["partial"] == true && sums["data"] == json!([]), "{sums}");
-    // Nobody can say that there is no such transfer.
+    // Without the shard, no router can say that there is no such transfer.
     send(Call::get(&format!("/v1/transfers/{}", Uuid::now_v7()))).await?.expect(unavailable)?;
-    // What does not need the shard goes on.
+    // Transfers that do not need the shard are posted.
     send(order(&here, &neighbour, "1", "USD")).await?.expect("201 posted")?;
     let items = [
         terms(Uuid::now_v7(), &here, &neighbour, "1", "USD"),
@@ -158,18 +159,20 @@ async fn a_shard_out_of_reach(stage: &Stage) -> anyhow::Result<()> {
     let batch = send(Call::post("/v1/transfers:batch", &json!({"transfers": items}))).await?.expect("200")?;
     let found = results(&batch.body, &items)?;
     ensure!(found == ["posted", "failed shard_unavailable", "posted"], "{found:?}");
-    // The router knows that the shard is cut off, so that no money is reserved for it.
+    // The router has seen that the shard is cut off, so it reserves no money for the shard.
     let crossing = order(&here, &there[0], "1", "USD");
     send(crossing.clone()).await?.expect(unavailable)?;
     drop(router);
     stage.api.expect(crossing, "201 posted").await?;
-    // Nothing of the rest was executed, and the same id does it now.
+    // No refused order was executed. The same id is posted now.
     stage.api.expect(lost, "201 posted").await?;
     stage.api.expect(Call::get(&path), "200 open").await?;
-    Ok(())
+    stage.finish().await
 }
 
-async fn a_shard_that_does_not_answer(stage: &Stage) -> anyhow::Result<()> {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_that_does_not_answer_leaves_an_outcome_unknown_until_it_is_back() -> anyhow::Result<()> {
+    let stage = Stage::new().await?;
     let payer = stage.account(0, "USD posted=10").await?;
     let there = [stage.account(SILENT, "USD posted=10").await?, stage.account(SILENT, "USD").await?];
     let node = stage.cluster.process(Member::Node(SILENT))?;
@@ -198,18 +201,18 @@ async fn a_shard_that_does_not_answer(stage: &Stage) -> anyhow::Result<()> {
         "{}",
         pending.body
     );
-    // The same id sent again tells.
+    // The same id, sent again, has a definite answer.
     until("the unknown outcome is known", PATIENCE, async || {
         let reply = stage.api.send(Call::post("/v1/transfers", &local)).await?;
         Ok(["200 posted replayed", "201 posted"].contains(&reply.summary().as_str()).then_some(()))
     })
     .await?;
-    ends(stage, &crossing, pending.header("location")).await?;
+    ends(&stage, &crossing, pending.header("location")).await?;
     ensure!(stage.posted(&there[1]).await? == "2.00", "paid more than once, or less");
-    Ok(())
+    stage.finish().await
 }
 
-/// A pending transfer comes to its end, where it was said to be found; and its replay is the end's.
+/// The pending transfer is posted, is found at its location, and is replayed as posted.
 async fn ends(stage: &Stage, body: &Value, location: &str) -> anyhow::Result<()> {
     until("the transfer is posted", PATIENCE, async || {
         let found = stage.api.send(Call::get(location)).await?;
@@ -221,7 +224,7 @@ async fn ends(stage: &Stage, body: &Value, location: &str) -> anyhow::Result<()>
     Ok(())
 }
 
-/// A router of the test's own, with settings of its own.
+/// A router that the test starts, with its own settings.
 struct OwnRouter {
     api: Api,
     _process: Leashed,

@@ -1,37 +1,48 @@
-//! Journals: pages both ways that stay as they were while more is written, windows in time, balances at a time.
+//! Journals: pages in both directions while entries are added, windows in time, and balances at a time.
 
 use anyhow::{Context, ensure};
-use futures_util::future::try_join;
 use serde_json::Value;
 use testkit::client::account_path;
 
-use super::{api::Call, stage::Stage};
+use super::{
+    api::Call,
+    stage::{Shard, Stage},
+};
 
-/// Past several waypoints, which are 64 versions apart.
+/// More than several waypoints, which are 64 versions apart.
 const TRANSFERS: usize = 200;
-/// Divides nothing evenly.
+/// No journal here has a multiple of this length.
 const PAGE: usize = 37;
 
 struct Journal {
     account: String,
     other: String,
-    /// All of it, oldest first.
+    /// All entries, oldest first.
     entries: Vec<Value>,
 }
 
-pub async fn are_read_in_pages_and_at_times(stage: &Stage) -> anyhow::Result<()> {
-    // One account is paid across shards, so its entries are decided by sagas; the other's transfers are all local.
-    let read = async |other_shard| {
-        let journal = write(stage, other_shard).await?;
-        adds_up(&journal)?;
-        pages(stage, &journal).await?;
-        windows(stage, &journal).await?;
-        balances(stage, &journal).await
-    };
-    try_join(read(0), read(1)).await.map(|_| ())
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_of_local_transfers_is_read_in_pages_and_at_times() -> anyhow::Result<()> {
+    is_read_in_pages_and_at_times(0).await
 }
 
-async fn write(stage: &Stage, other_shard: usize) -> anyhow::Result<Journal> {
+/// The entries are written by sagas.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_of_transfers_between_shards_is_read_in_pages_and_at_times() -> anyhow::Result<()> {
+    is_read_in_pages_and_at_times(1).await
+}
+
+async fn is_read_in_pages_and_at_times(other_shard: Shard) -> anyhow::Result<()> {
+    let stage = Stage::shared().await?;
+    let journal = write(&stage, other_shard).await?;
+    adds_up(&journal)?;
+    pages(&stage, &journal).await?;
+    windows(&stage, &journal).await?;
+    balances(&stage, &journal).await?;
+    stage.finish().await
+}
+
+async fn write(stage: &Stage, other_shard: Shard) -> anyhow::Result<Journal> {
     let account = stage.account(0, "USD overdraft=unlimited").await?;
     let other = stage.account(other_shard, "USD overdraft=unlimited").await?;
     for chunk in 0..4 {
@@ -61,7 +72,7 @@ async fn page(stage: &Stage, account: &str, query: &str) -> anyhow::Result<Value
 
 /// Versions without a gap, positions and times that grow, balances that follow from amounts.
 fn adds_up(journal: &Journal) -> anyhow::Result<()> {
-    // Opened, and then the transfers.
+    // The first entry opens the account.
     ensure!(journal.entries.len() == TRANSFERS + 1, "{} entries", journal.entries.len());
     let mut posted = 0;
     for (index, entry) in journal.entries.iter().enumerate() {
@@ -90,7 +101,7 @@ fn minor(amount: &Value) -> anyhow::Result<i64> {
     Ok(text.replace('.', "").parse()?)
 }
 
-/// Walks through all pages while more is written, both ways.
+/// Walks through all pages in both directions while entries are added.
 async fn pages(stage: &Stage, journal: &Journal) -> anyhow::Result<()> {
     for ascending in [true, false] {
         let order = if ascending { "order=asc" } else { "order=desc" };
@@ -106,7 +117,7 @@ async fn pages(stage: &Stage, journal: &Journal) -> anyhow::Result<()> {
             cursor = format!("&cursor={next}");
             stage.pay(&journal.account, &journal.other, "0.01", "USD").await?;
         }
-        // Newest first, the end is the oldest; what came meanwhile is before the beginning. Oldest first, it is at the end.
+        // Entries that were added meanwhile are at the end in ascending order, and before the first page in descending order.
         let mut expected = journal.entries.clone();
         if !ascending {
             let begun = walked.len().saturating_sub(expected.len());
@@ -142,7 +153,7 @@ async fn windows(stage: &Stage, journal: &Journal) -> anyhow::Result<()> {
         let found = page(stage, &journal.account, &empty).await?;
         ensure!(found["data"] == serde_json::json!([]) && found["has_more"] == false, "{empty}: {found}");
     }
-    // The same moment in another zone; then the window in pages.
+    // The same moment with another offset, then the window in pages.
     let elsewhere = from.replace('Z', "-00:00");
     let found = page(stage, &journal.account, &format!("order=asc&limit=1&from={elsewhere}")).await?;
     ensure!(found["data"][0] == *within[0], "from {elsewhere}: {found}");
@@ -157,7 +168,7 @@ async fn windows(stage: &Stage, journal: &Journal) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// At every entry's time the balance is that of the last entry of that time; before the first, nothing.
+/// At the time of an entry, the balance is that of the last entry of that time. Before the first entry, it is zero.
 async fn balances(stage: &Stage, journal: &Journal) -> anyhow::Result<()> {
     let at = async |time: &str| {
         let path = format!("{}/balance?at={time}", account_path(&journal.account));

@@ -1,4 +1,4 @@
-//! Accounts over all shards: listed in pages, and summed up.
+//! Lists of accounts over all shards, and sums of balances.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,19 +11,20 @@ use super::{
     stage::{Stage, order},
 };
 
-/// Begins the ids of these tests' accounts, and nobody else's.
-const PREFIX: &str = "lists.";
-/// Divides nothing evenly.
+/// No list here has a multiple of this length.
 const PAGE: usize = 7;
 
-/// Every page in the order of bytes, whatever is opened meanwhile.
-pub async fn are_in_the_order_of_bytes_over_all_shards(stage: &Stage) -> anyhow::Result<()> {
+/// Pages stay in the order of bytes while accounts are opened.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_is_in_the_order_of_bytes_over_all_shards() -> anyhow::Result<()> {
+    let stage = Stage::shared().await?;
+    let begin = format!("lists{}.", stage.word());
     let mut ids: BTreeSet<String> = BTreeSet::new();
     for first in ["-", ".", "0", "9", ":", "@", "A", "Z", "_", "a", "z", "{", "}"] {
-        ids.extend(["", "-", "Z", "a", "}"].map(|rest| format!("{PREFIX}{first}{rest}")));
+        ids.extend(["", "-", "Z", "a", "}"].map(|rest| format!("{begin}{first}{rest}")));
     }
-    open(stage, ids.iter().map(String::as_str)).await?;
-    let whole = list(stage, &format!("prefix={PREFIX}&limit=500")).await?;
+    open(&stage, ids.iter().map(String::as_str)).await?;
+    let whole = list(&stage, &format!("prefix={begin}&limit=500")).await?;
     ensure!(ids.iter().eq(&whole.ids), "{:?}", whole.ids);
     let shards: BTreeSet<String> = whole.accounts.iter().map(|account| account["shard"].to_string()).collect();
     ensure!(shards.len() == 3, "all of it lives on {shards:?}");
@@ -34,98 +35,108 @@ pub async fn are_in_the_order_of_bytes_over_all_shards(stage: &Stage) -> anyhow:
 
     let (mut walked, mut cursor, mut expected) = (Vec::new(), String::new(), ids.clone());
     loop {
-        let page = list(stage, &format!("prefix={PREFIX}&limit={PAGE}{cursor}")).await?;
+        let page = list(&stage, &format!("prefix={begin}&limit={PAGE}{cursor}")).await?;
         walked.extend(page.ids.iter().cloned());
         ensure!(walked.len() <= 4 * ids.len(), "pages without end");
         let Some(next) = page.next else { break };
         ensure!(page.ids.len() == PAGE, "a short page before the end: {:?}", page.ids);
         cursor = format!("&cursor={next}");
-        // One among the first, which are past; one right behind this page, which is met.
-        let (missed, met) = (format!("{PREFIX}--{}", walked.len()), format!("{}-", page.ids[PAGE - 1]));
-        open(stage, [missed.as_str(), met.as_str()]).await?;
+        // Opens one account before this page, which the walk has passed, and one right behind it, which the walk meets.
+        let (missed, met) = (format!("{begin}--{}", walked.len()), format!("{}-", page.ids[PAGE - 1]));
+        open(&stage, [missed.as_str(), met.as_str()]).await?;
         expected.insert(met);
     }
     ensure!(expected.iter().eq(&walked), "pages are not the whole in order: {walked:?}, not {expected:?}");
 
-    // By default 50; a cursor goes on from where any number ended.
-    let by_default = list(stage, &format!("prefix={PREFIX}")).await?;
+    // A page has 50 accounts by default. A cursor continues with any number of accounts.
+    let by_default = list(&stage, &format!("prefix={begin}")).await?;
     ensure!(by_default.ids.len() == 50, "{} by default", by_default.ids.len());
     let next = by_default.next.context("no cursor")?;
-    let rest = list(stage, &format!("prefix={PREFIX}&limit=1&cursor={next}")).await?;
+    let rest = list(&stage, &format!("prefix={begin}&limit=1&cursor={next}")).await?;
     ensure!(rest.ids.first() > by_default.ids.last(), "{rest:?}");
-    Ok(())
+    stage.finish().await
 }
 
-/// A prefix is a prefix, with braces and all; a cursor is one of its prefix.
-pub async fn are_of_what_begins_so(stage: &Stage) -> anyhow::Result<()> {
-    let under_tag = ["{lists7}:a", "{lists7}:b"];
-    open(stage, under_tag.into_iter().chain(["{lists70}:c", "{Lists7}:d", "{lists7"])).await?;
-    let tag = "%7Blists7%7D";
-    let found = list(stage, &format!("prefix={tag}")).await?;
+/// The braces of a hash tag are part of the prefix. A cursor belongs to its prefix.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_by_prefix_has_the_accounts_that_begin_with_it() -> anyhow::Result<()> {
+    let stage = Stage::shared().await?;
+    let word = stage.word();
+    let id = |before: &str, after: &str| format!("{before}{word}{after}");
+    let under_tag = [id("{lists", "}:a"), id("{lists", "}:b")];
+    let [digit, upper, open_brace] = [id("{lists", "0}:c"), id("{Lists", "}:d"), id("{lists", "")];
+    open(&stage, under_tag.iter().chain([&digit, &upper, &open_brace]).map(String::as_str)).await?;
+    let tag = id("%7Blists", "%7D");
+    let found = list(&stage, &format!("prefix={tag}")).await?;
     ensure!(found.ids == under_tag && found.next.is_none(), "{found:?}");
     let shards: BTreeSet<String> = found.accounts.iter().map(|account| account["shard"].to_string()).collect();
     ensure!(shards.len() == 1, "one tag on several shards: {found:?}");
-    let found = list(stage, "prefix=%7Blists7").await?;
-    ensure!(found.ids == ["{lists7", "{lists70}:c", "{lists7}:a", "{lists7}:b"], "{found:?}");
-    // A whole id is a prefix; the system's accounts are nobody's to see; nothing is an empty page.
-    ensure!(list(stage, &format!("prefix={tag}:a")).await?.ids == under_tag[..1], "a whole id");
+    let found = list(&stage, &id("prefix=%7Blists", "")).await?;
+    ensure!(found.ids == [open_brace, digit, under_tag[0].clone(), under_tag[1].clone()], "{found:?}");
+    // A whole id is a prefix. No list has the system's accounts. A prefix without accounts has an empty page.
+    ensure!(list(&stage, &format!("prefix={tag}:a")).await?.ids == under_tag[..1], "a whole id");
     for nothing in ["@", "@in-transit:USD", &"n".repeat(128), &format!("{tag}:ab")] {
-        let found = list(stage, &format!("prefix={nothing}")).await?;
+        let found = list(&stage, &format!("prefix={nothing}")).await?;
         ensure!(found.ids.is_empty() && found.next.is_none(), "{nothing}: {found:?}");
     }
-    let everything = list(stage, "limit=500").await?;
+    let everything = list(&stage, "limit=500").await?;
     ensure!(everything.ids.iter().all(|id| !id.starts_with('@')), "a system's account is listed");
 
-    let next = list(stage, &format!("prefix={tag}&limit=1")).await?.next.context("no cursor")?;
-    let last = list(stage, &format!("prefix={tag}&limit=1&cursor={next}")).await?;
+    let next = list(&stage, &format!("prefix={tag}&limit=1")).await?.next.context("no cursor")?;
+    let last = list(&stage, &format!("prefix={tag}&limit=1&cursor={next}")).await?;
     ensure!(last.ids == under_tag[1..] && last.next.is_none(), "{last:?}");
     for query in [format!("cursor={next}"), format!("prefix={tag}:&cursor={next}"), format!("prefix=x&cursor={next}")]
     {
         let call = Call::get(&format!("/v1/accounts?{query}"));
         stage.api.expect(call, "400 invalid_parameter at=?cursor").await?;
     }
-    // A cursor of entries is none.
+    // A cursor of entries is no cursor of accounts.
     stage.api.expect(Call::get("/v1/accounts?cursor=v7"), "400 invalid_parameter at=?cursor").await?;
-    Ok(())
+    stage.finish().await
 }
 
-/// A master account and its sub-accounts, wherever they live, are checked as one.
-pub async fn add_up_to_balances(stage: &Stage) -> anyhow::Result<()> {
-    let prefix = "master.";
+/// A master account and its sub-accounts live on several shards and are added up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn balances_are_the_sums_of_the_accounts_with_a_prefix() -> anyhow::Result<()> {
+    let stage = Stage::shared().await?;
+    let word = stage.word();
+    let prefix = &format!("master{word}.");
+    let [all, yen] = ["all", "yen"].map(|name| format!("{prefix}{name}"));
+    let other = format!("Master{word}.other");
     let world = stage.account(0, "USD overdraft=unlimited").await?;
     let yen_world = stage.account(1, "JPY overdraft=unlimited").await?;
-    ensure!(sums(stage, prefix).await?.is_empty(), "nothing opened, and something there");
+    ensure!(sums(&stage, prefix).await?.is_empty(), "nothing opened, and something there");
     let subs: Vec<String> = (0..12).map(|n| format!("{prefix}sub{n}")).collect();
-    open(stage, subs.iter().map(String::as_str).chain(["master.all", "Master.other"])).await?;
-    stage.open("master.yen", "JPY", json!({})).await?;
+    open(&stage, subs.iter().chain([&all, &other]).map(String::as_str)).await?;
+    stage.open(&yen, "JPY", json!({})).await?;
     ensure!(
-        sums(stage, prefix).await? == of(&[("JPY", "0", 1), ("USD", "0.00", 13)]),
+        sums(&stage, prefix).await? == of(&[("JPY", "0", 1), ("USD", "0.00", 13)]),
         "{:?}",
-        sums(stage, prefix).await?
+        sums(&stage, prefix).await?
     );
-    stage.pay(&world, "master.all", "1200.00", "USD").await?;
-    stage.pay(&world, "Master.other", "1.00", "USD").await?;
-    stage.pay(&yen_world, "master.yen", "7", "JPY").await?;
+    stage.pay(&world, &all, "1200.00", "USD").await?;
+    stage.pay(&world, &other, "1.00", "USD").await?;
+    stage.pay(&yen_world, &yen, "7", "JPY").await?;
     let expected = of(&[("JPY", "7", 1), ("USD", "1200.00", 13)]);
-    ensure!(sums(stage, prefix).await? == expected, "{:?}", sums(stage, prefix).await?);
-    // What moves among them, between shards too, is still theirs; so is what is in a closed account.
+    ensure!(sums(&stage, prefix).await? == expected, "{:?}", sums(&stage, prefix).await?);
+    // Transfers among the accounts, also between shards, leave the sums as they are. A closed account counts.
     for sub in &subs {
-        stage.pay("master.all", sub, "99.99", "USD").await?;
+        stage.pay(&all, sub, "99.99", "USD").await?;
     }
-    ensure!(sums(stage, prefix).await? == expected, "{:?}", sums(stage, prefix).await?);
+    ensure!(sums(&stage, prefix).await? == expected, "{:?}", sums(&stage, prefix).await?);
     stage.pay(&subs[0], &world, "99.99", "USD").await?;
     let closed = Call::patch(&account_path(&subs[0]), &json!({"status": "closed"}));
     stage.api.expect(closed, "200 closed").await?;
     ensure!(
-        sums(stage, prefix).await? == of(&[("JPY", "7", 1), ("USD", "1100.01", 13)]),
+        sums(&stage, prefix).await? == of(&[("JPY", "7", 1), ("USD", "1100.01", 13)]),
         "{:?}",
-        sums(stage, prefix).await?
+        sums(&stage, prefix).await?
     );
-    ensure!(sums(stage, "master.all").await? == of(&[("USD", "0.12", 1)]), "of one account");
-    stage.api.expect(order("master.all", &world, "0.13", "USD"), "422 insufficient_funds side=debit").await?;
-    // Money between shards is in no account of anybody's.
-    ensure!(sums(stage, "@").await?.is_empty(), "the system's accounts are counted");
-    Ok(())
+    ensure!(sums(&stage, &all).await? == of(&[("USD", "0.12", 1)]), "of one account");
+    stage.api.expect(order(&all, &world, "0.13", "USD"), "422 insufficient_funds side=debit").await?;
+    // Money between shards is in the system's accounts, which no sum counts.
+    ensure!(sums(&stage, "@").await?.is_empty(), "the system's accounts are counted");
+    stage.finish().await
 }
 
 #[derive(Debug)]

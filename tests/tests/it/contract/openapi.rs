@@ -1,12 +1,15 @@
-//! The routers' description of themselves: complete, and true of every answer the tests get.
+//! The routers' description of themselves: it is complete, and every answer that a test gets fits it.
 
 use anyhow::{Context, bail, ensure};
 use http::Method;
 use serde_json::{Map, Value};
 
-use super::api::{Api, Call, Reply};
+use super::{
+    api::{Call, Reply},
+    stage::Stage,
+};
 
-/// Every route of the contract so far.
+/// The routes that the description must have.
 const ROUTES: [(&str, &str); 11] = [
     ("post", "/v1/accounts"),
     ("get", "/v1/accounts"),
@@ -28,8 +31,10 @@ const PROBLEM: &str = "#/components/schemas/Problem";
 pub struct Description(Value);
 
 /// Everything routed is described, and everything described is routed.
-pub async fn is_complete(api: &Api) -> anyhow::Result<()> {
-    let description = api.description();
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_route_is_described_and_every_described_route_is_there() -> anyhow::Result<()> {
+    let stage = Stage::shared().await?;
+    let description = stage.api.description();
     ensure!(description.0["openapi"].as_str().is_some_and(|version| version.starts_with("3.")), "which OpenAPI?");
     let mut described: Vec<(&str, &str)> = description
         .paths()?
@@ -44,11 +49,12 @@ pub async fn is_complete(api: &Api) -> anyhow::Result<()> {
     described.retain(|route| !ROUTES.contains(route));
     for (method, path) in described {
         let path = path.replace("{id}", "01890a5d-ac96-774b-bcce-b302099a8057");
-        let reply = api.send(Call::new(Method::from_bytes(method.to_uppercase().as_bytes())?, &path, "{}")).await?;
+        let call = Call::new(Method::from_bytes(method.to_uppercase().as_bytes())?, &path, "{}");
+        let reply = stage.api.send(call).await?;
         let code = reply.body["code"].as_str().unwrap_or_default();
         ensure!(!["not_found", "method_not_allowed"].contains(&code), "{method} {path} is described and not there");
     }
-    Ok(())
+    stage.finish().await
 }
 
 impl Description {
@@ -64,7 +70,7 @@ impl Description {
         self.0["paths"].as_object().context("a description without paths")
     }
 
-    /// The answer has the properties its schema has, all that are required, and no others.
+    /// The answer has only properties of its schema, and all that the schema requires.
     pub fn check(&self, call: &Call, reply: &Reply) -> anyhow::Result<()> {
         let schema = match self.response(call, reply.status) {
             Some(response) => {
@@ -97,7 +103,7 @@ impl Description {
 
     fn fits(&self, schema: &Value, value: &Value, place: &str) -> anyhow::Result<()> {
         let resolved = self.resolve(schema)?;
-        // A choice between whole objects: one of them has to fit. A choice beside properties adds to them.
+        // A choice between whole objects: one of the objects has to fit. A choice beside properties adds to the properties.
         if let Some(choices) = resolved["oneOf"].as_array()
             && resolved["properties"].is_null()
             && (value.is_object() || value.is_array())
@@ -124,7 +130,7 @@ impl Description {
                         let schema = shape.additional.with_context(|| format!("{place} is not described"))?;
                         self.fits(schema, member, &place)?;
                     }
-                    // More than one where a schema narrows another: all of them hold.
+                    // A schema that narrows another one describes the property again: the member has to fit all of them.
                     described.try_for_each(|(_, schema)| self.fits(schema, member, &place))?;
                 }
                 Ok(())
@@ -169,7 +175,7 @@ impl Description {
             Value::Array(several) => Some(several.iter().any(|one| one == kind)),
             _ => None,
         };
-        // A schema that says neither says nothing.
+        // A schema without values and without a type allows nothing.
         Ok((listed.is_some() || typed.is_some()) && listed.unwrap_or(true) && typed.unwrap_or(true))
     }
 
@@ -178,7 +184,7 @@ impl Description {
         for part in schema["allOf"].as_array().into_iter().flatten() {
             self.collect(part, shape)?;
         }
-        // Of alternatives nothing is required: one of them does.
+        // No member of an alternative is required, because another alternative may fit.
         for choice in ["oneOf", "anyOf"].iter().filter_map(|name| schema[name].as_array()).flatten() {
             let required = shape.required.len();
             self.collect(choice, shape)?;

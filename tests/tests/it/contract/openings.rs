@@ -1,4 +1,4 @@
-//! Accounts are opened once: alone or in a batch, and whatever was changed since.
+//! An account is opened once: alone or in a batch, and whatever was changed since.
 
 use anyhow::ensure;
 use serde_json::{Value, json};
@@ -7,10 +7,12 @@ use uuid::Uuid;
 
 use super::{
     api::Call,
-    stage::{Findings, Stage, terms},
+    stage::{Stage, terms},
 };
 
-pub async fn are_opened_once(stage: &Stage) -> anyhow::Result<()> {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_is_opened_once() -> anyhow::Result<()> {
+    let stage = Stage::shared().await?;
     let id = stage.name(0)?;
     let body =
         json!({"id": id, "asset": "USD", "overdraft": "5", "max_balance": "100.5", "metadata": {"b": "2", "a": "ä"}});
@@ -32,7 +34,7 @@ pub async fn are_opened_once(stage: &Stage) -> anyhow::Result<()> {
     ] {
         ensure!(shown[member] == value, "{member} in {shown}");
     }
-    // Equal content, however it is spelt.
+    // Equal content in another spelling.
     let mut spelt_otherwise = body.clone();
     spelt_otherwise["overdraft"] = json!("5.00");
     for again in [&body, &spelt_otherwise] {
@@ -52,58 +54,88 @@ pub async fn are_opened_once(stage: &Stage) -> anyhow::Result<()> {
         other[field] = value;
         stage.api.expect(Call::post("/v1/accounts", &other), &format!("409 account_exists field={field}")).await?;
     }
-    // Defaults, and their names.
+    // Defaults, left out and spelt out.
     let id = stage.name(1)?;
     let bare = json!({"id": id, "asset": "JPY"});
     let opened = stage.api.expect(Call::post("/v1/accounts", &bare), "201 open").await?.body;
     ensure!(opened["overdraft"] == "0" && opened["max_balance"].is_null() && opened["available"] == "0", "{opened}");
     let spelt_out = json!({"id": id, "asset": "JPY", "overdraft": "0", "max_balance": null, "metadata": {}});
     stage.api.expect(Call::post("/v1/accounts", &spelt_out), "200 open replayed").await?;
-    Ok(())
+    stage.finish().await
 }
 
-/// What is done with one account, and the answers in turn: `open` and `change` with content, `pay` so many times 0.01 to it.
-type Life = (&'static str, &'static [(&'static str, &'static str, &'static str)]);
-
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[rustfmt::skip]
-const LIVES: &[Life] = &[
-    ("opened again as it was and as it is", &[
+async fn an_account_is_opened_again_as_it_was_and_as_it_is() -> anyhow::Result<()> {
+    live(&[
         ("open", r#"{"overdraft": "1"}"#, "201 open"), ("change", r#"{"overdraft": "5"}"#, "200 open"),
         ("open", r#"{"overdraft": "1"}"#, "200 open replayed"), ("open", r#"{"overdraft": "5.00"}"#, "200 open replayed"),
-        ("open", r#"{"overdraft": "2"}"#, "409 account_exists field=overdraft")]),
-    ("opened again as it was in between", &[
-        ("open", r#"{"max_balance": "1"}"#, "201 open"), ("change", r#"{"max_balance": "2"}"#, "200 open"), ("change", r#"{"max_balance": null}"#, "200 open"),
-        ("open", r#"{"max_balance": "2"}"#, "409 account_exists field=max_balance"), ("open", r#"{"max_balance": "1.0"}"#, "200 open replayed"), ("open", "{}", "200 open replayed")]),
-    ("opened again with other metadata", &[
-        ("open", r#"{"metadata": {"a": "ä\"", "b": "2"}}"#, "201 open"), ("change", r#"{"metadata": null, "overdraft": "unlimited"}"#, "200 open"),
-        ("open", r#"{"metadata": {"b": "2", "a": "ä\""}}"#, "200 open replayed"), ("open", r#"{"overdraft": "unlimited"}"#, "200 open replayed"),
-        ("open", r#"{"metadata": {"b": "2"}, "overdraft": "unlimited"}"#, "409 account_exists field=metadata"), ("open", "{}", "409 account_exists field=overdraft")]),
-    ("opened again with parts of both", &[
-        ("open", r#"{"overdraft": "1", "max_balance": "8"}"#, "201 open"), ("change", r#"{"overdraft": "2", "max_balance": "9"}"#, "200 open"),
-        ("open", r#"{"overdraft": "1", "max_balance": "9"}"#, "409 account_exists field=overdraft"),
-        ("open", r#"{"overdraft": "2", "max_balance": "8"}"#, "409 account_exists field=max_balance")]),
-    ("opened again with another asset", &[
-        ("open", "{}", "201 open"), ("change", r#"{"overdraft": "5"}"#, "200 open"), ("open", r#"{"asset": "EUR"}"#, "409 account_exists field=asset"),
-        ("open", r#"{"asset": "EUR", "overdraft": "5"}"#, "409 account_exists field=asset")]),
-    ("opened again while frozen and closed", &[
-        ("open", "{}", "201 open"), ("change", r#"{"status": "frozen", "overdraft": "5"}"#, "200 frozen"), ("open", "{}", "200 frozen replayed"),
-        ("change", r#"{"status": "closed"}"#, "200 closed"), ("open", "{}", "200 closed replayed"), ("open", r#"{"overdraft": "5"}"#, "200 closed replayed")]),
-    ("opened again after a long life", &[
-        ("open", r#"{"overdraft": "1"}"#, "201 open"), ("pay", "70", ""), ("open", r#"{"overdraft": "1"}"#, "200 open replayed"),
-        ("open", r#"{"overdraft": "2"}"#, "409 account_exists field=overdraft"), ("change", r#"{"overdraft": "2"}"#, "200 open"), ("pay", "70", ""),
-        ("open", r#"{"overdraft": "1"}"#, "200 open replayed"), ("open", r#"{"overdraft": "3"}"#, "409 account_exists field=overdraft")]),
-];
-
-/// A creation whose answer was lost is answered when it is sent again, whatever was changed meanwhile; alone and in a batch.
-pub async fn are_opened_once_whatever_changed_since(stage: &Stage) -> anyhow::Result<()> {
-    let mut findings = Findings::default();
-    for (name, steps) in LIVES {
-        findings.note(name, live(stage, steps).await);
-    }
-    findings.conclude()
+        ("open", r#"{"overdraft": "2"}"#, "409 account_exists field=overdraft"),
+    ]).await
 }
 
-async fn live(stage: &Stage, steps: &[(&str, &str, &str)]) -> anyhow::Result<()> {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[rustfmt::skip]
+async fn an_account_is_not_opened_again_as_it_was_in_between() -> anyhow::Result<()> {
+    live(&[
+        ("open", r#"{"max_balance": "1"}"#, "201 open"), ("change", r#"{"max_balance": "2"}"#, "200 open"), ("change", r#"{"max_balance": null}"#, "200 open"),
+        ("open", r#"{"max_balance": "2"}"#, "409 account_exists field=max_balance"), ("open", r#"{"max_balance": "1.0"}"#, "200 open replayed"), ("open", "{}", "200 open replayed"),
+    ]).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[rustfmt::skip]
+async fn an_account_is_not_opened_again_with_other_metadata() -> anyhow::Result<()> {
+    live(&[
+        ("open", r#"{"metadata": {"a": "ä\"", "b": "2"}}"#, "201 open"), ("change", r#"{"metadata": null, "overdraft": "unlimited"}"#, "200 open"),
+        ("open", r#"{"metadata": {"b": "2", "a": "ä\""}}"#, "200 open replayed"), ("open", r#"{"overdraft": "unlimited"}"#, "200 open replayed"),
+        ("open", r#"{"metadata": {"b": "2"}, "overdraft": "unlimited"}"#, "409 account_exists field=metadata"), ("open", "{}", "409 account_exists field=overdraft"),
+    ]).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[rustfmt::skip]
+async fn an_account_is_not_opened_again_with_parts_of_what_it_was_and_is() -> anyhow::Result<()> {
+    live(&[
+        ("open", r#"{"overdraft": "1", "max_balance": "8"}"#, "201 open"), ("change", r#"{"overdraft": "2", "max_balance": "9"}"#, "200 open"),
+        ("open", r#"{"overdraft": "1", "max_balance": "9"}"#, "409 account_exists field=overdraft"),
+        ("open", r#"{"overdraft": "2", "max_balance": "8"}"#, "409 account_exists field=max_balance"),
+    ]).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[rustfmt::skip]
+async fn an_account_is_not_opened_again_with_another_asset() -> anyhow::Result<()> {
+    live(&[
+        ("open", "{}", "201 open"), ("change", r#"{"overdraft": "5"}"#, "200 open"), ("open", r#"{"asset": "EUR"}"#, "409 account_exists field=asset"),
+        ("open", r#"{"asset": "EUR", "overdraft": "5"}"#, "409 account_exists field=asset"),
+    ]).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[rustfmt::skip]
+async fn an_account_is_opened_again_while_it_is_frozen_or_closed() -> anyhow::Result<()> {
+    live(&[
+        ("open", "{}", "201 open"), ("change", r#"{"status": "frozen", "overdraft": "5"}"#, "200 frozen"), ("open", "{}", "200 frozen replayed"),
+        ("change", r#"{"status": "closed"}"#, "200 closed"), ("open", "{}", "200 closed replayed"), ("open", r#"{"overdraft": "5"}"#, "200 closed replayed"),
+    ]).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[rustfmt::skip]
+async fn an_account_is_opened_again_after_a_long_life() -> anyhow::Result<()> {
+    live(&[
+        ("open", r#"{"overdraft": "1"}"#, "201 open"), ("pay", "70", ""), ("open", r#"{"overdraft": "1"}"#, "200 open replayed"),
+        ("open", r#"{"overdraft": "2"}"#, "409 account_exists field=overdraft"), ("change", r#"{"overdraft": "2"}"#, "200 open"), ("pay", "70", ""),
+        ("open", r#"{"overdraft": "1"}"#, "200 open replayed"), ("open", r#"{"overdraft": "3"}"#, "409 account_exists field=overdraft"),
+    ]).await
+}
+
+/// Does with one account what the steps say, and compares the answers. A step is `open` or `change` with content, or `pay` with the number
+/// of payments of 0.01 to the account. A creation whose answer was lost is answered when it is sent again, alone and in a batch, whatever was
+/// changed meanwhile.
+async fn live(steps: &[(&str, &str, &str)]) -> anyhow::Result<()> {
+    let stage = Stage::shared().await?;
     let bank = stage.account(0, "USD overdraft=unlimited").await?;
     let id = stage.name(0)?;
     for (verb, content, expected) in steps {
@@ -133,10 +165,12 @@ async fn live(stage: &Stage, steps: &[(&str, &str, &str)]) -> anyhow::Result<()>
         };
         ensure!(in_batch == expected, "{body} in a batch: {in_batch}");
     }
-    Ok(())
+    stage.finish().await
 }
 
-pub async fn batches_answer_each(stage: &Stage) -> anyhow::Result<()> {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_answers_each_of_its_accounts() -> anyhow::Result<()> {
+    let stage = Stage::shared().await?;
     let there = stage.account(0, "USD").await?;
     let new: Vec<String> = (0..3).map(|shard| stage.name(shard)).collect::<anyhow::Result<_>>()?;
     let twice = stage.name(1)?;
@@ -166,13 +200,13 @@ pub async fn batches_answer_each(stage: &Stage) -> anyhow::Result<()> {
     let ids = reply["results"].as_array().into_iter().flatten().map(|result| &result["id"]);
     let ordered = body["accounts"].as_array().into_iter().flatten().map(|account| &account["id"]);
     ensure!(ids.eq(ordered), "other ids than ordered: {reply}");
-    // Read through either router right after.
+    // Both routers read the accounts at once.
     for id in &new {
         for router in 0..2 {
             stage.api.send_to(router, Call::get(&account_path(id))).await?.expect("200 open")?;
         }
     }
-    Ok(())
+    stage.finish().await
 }
 
 fn result(result: &Value) -> String {

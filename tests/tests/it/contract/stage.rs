@@ -1,13 +1,14 @@
-//! What the tests of the contract play on: a cluster of three shards behind two routers, and accounts made to measure.
+//! What the tests of the contract play on: a cluster, and accounts made to measure.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use testkit::{
+    audit::sagas_end,
     client::account_path,
     cluster::{Cluster, Placement},
-    database,
+    database, shared,
 };
 use uuid::Uuid;
 
@@ -20,6 +21,8 @@ pub struct Stage {
     pub api: Api,
     pub cluster: Cluster,
     placement: Placement,
+    /// Is in the ids of this test's accounts and of no other test's.
+    word: String,
     names: AtomicUsize,
 }
 
@@ -27,21 +30,51 @@ pub struct Stage {
 pub type Shard = usize;
 
 impl Stage {
-    pub async fn set() -> anyhow::Result<Self> {
-        let cluster = Cluster::start(3, 2).await?;
-        let api = Api::connect(cluster.status().routers.iter().map(|router| router.url.clone()).collect()).await?;
-        let placement = cluster.placement()?;
-        Ok(Self { api, cluster, placement, names: AtomicUsize::new(0) })
+    /// The cluster of three shards behind two routers that tests share. Other tests write to it meanwhile.
+    pub async fn shared() -> anyhow::Result<Self> {
+        Self::on(shared::cluster().await?).await
     }
 
-    /// An id on that shard that nobody has used.
+    /// A cluster of the same size on which no other test writes meanwhile, for tests that count rows or need all that a cluster can do.
+    pub async fn quiet() -> anyhow::Result<Self> {
+        Self::on(shared::quiet_cluster().await?).await
+    }
+
+    /// A new cluster, for tests that do harm to its processes.
+    pub async fn new() -> anyhow::Result<Self> {
+        Self::on(Cluster::start(shared::SHARDS, shared::ROUTERS).await?).await
+    }
+
+    async fn on(cluster: Cluster) -> anyhow::Result<Self> {
+        let api = Api::connect(cluster.status().routers.iter().map(|router| router.url.clone()).collect()).await?;
+        let placement = cluster.placement()?;
+        // The last digits are random.
+        let word = Uuid::now_v7().simple().to_string().split_off(20);
+        Ok(Self { api, cluster, placement, word, names: AtomicUsize::new(0) })
+    }
+
+    /// What every test must leave behind: no process has panicked, all sagas have ended, and `shardctl verify` and the rebuild of
+    /// every projection find nothing. All of it holds beside the requests of other tests.
+    pub async fn finish(self) -> anyhow::Result<()> {
+        self.no_task_panicked().await?;
+        sagas_end(&self.cluster).await?;
+        self.cluster.verify().await?;
+        self.cluster.finish().await
+    }
+
+    /// Letters and digits that no other test uses.
+    pub fn word(&self) -> &str {
+        &self.word
+    }
+
+    /// An unused id on that shard.
     pub fn name(&self, shard: Shard) -> anyhow::Result<String> {
-        let name = format!("n{}", self.names.fetch_add(1, Relaxed));
+        let name = format!("{}n{}", self.word, self.names.fetch_add(1, Relaxed));
         self.placement.account_on(&format!("s{shard}"), &name, 0)
     }
 
-    /// Opens an account as `wanted` says, in words: an asset, then any of `posted=…` (may be negative), `overdraft=…`, `max=…`,
-    /// `frozen`, `closed`. `none` leaves it unopened. Gives its id.
+    /// Opens an account as `wanted` says: an asset, then any of `posted=…` (may be negative), `overdraft=…`, `max=…`, `frozen`,
+    /// `closed`. `none` leaves the account unopened. Returns its id.
     pub async fn account(&self, shard: Shard, wanted: &str) -> anyhow::Result<String> {
         let id = self.name(shard)?;
         let mut words = wanted.split_whitespace();
@@ -56,7 +89,7 @@ impl Stage {
                 _ => status = Some(word),
             }
         }
-        // Money goes in and out before limits and status may forbid it.
+        // The money moves first, because limits and status may forbid it.
         self.open(&id, asset, json!({"overdraft": "unlimited"})).await?;
         if posted != "0" {
             let other = self.name(shard)?;
@@ -108,17 +141,12 @@ impl Stage {
         Ok(rows)
     }
 
-    /// No task of any process has panicked.
-    pub async fn nobody_panicked(&self) -> anyhow::Result<()> {
+    /// No task of any process has panicked, by the metrics of the processes.
+    async fn no_task_panicked(&self) -> anyhow::Result<()> {
         let client = self.cluster.client();
-        let status = self.cluster.shardctl_json(&["status", "--json"]).await?;
-        let urls = |list: &str, member: &str| -> Vec<String> {
-            let members = status[list].as_array().into_iter().flatten();
-            members.filter_map(|one| one[member].as_str().map(str::to_owned)).collect()
-        };
-        let admins = [urls("routers", "admin_url"), urls("shards", "node_admin_url")].concat();
-        ensure!(admins.len() == 5, "{status}");
-        for admin in admins {
+        let status = self.cluster.status();
+        let routers = status.routers.iter().map(|router| &router.admin_url);
+        for admin in routers.chain(status.shards.iter().map(|shard| &shard.node_admin_url)) {
             let metrics = client.request(http::Method::GET, &format!("{admin}/metrics"), None).await?.text();
             ensure!(metrics.contains("shardledger_"), "{admin} has no metrics: {metrics}");
             let panics = metrics.lines().filter(|line| line.starts_with("shardledger_task_panics_total"));
@@ -139,7 +167,7 @@ pub fn terms(id: Uuid, debit: &str, credit: &str, amount: &str, asset: &str) -> 
     json!({"id": id, "debit": debit, "credit": credit, "amount": amount, "asset": asset})
 }
 
-/// What went wrong, of many things tried.
+/// The rows of a table that failed, so that one run shows all of them.
 #[derive(Debug, Default)]
 pub struct Findings(Vec<String>);
 

@@ -1,4 +1,4 @@
-//! Single transfers: their names, where they are found, and what they look like.
+//! Single transfers: what names them, where they are found, and what they show.
 
 use anyhow::{Context, ensure};
 use http::Method;
@@ -11,8 +11,9 @@ use super::{
     stage::{Stage, terms},
 };
 
-/// An `Idempotency-Key` names a transfer of its debit account.
-pub async fn are_named_by_a_key(stage: &Stage) -> anyhow::Result<()> {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idempotency_key_names_a_transfer_of_its_debit_account() -> anyhow::Result<()> {
+    let stage = Stage::shared().await?;
     let payers = [stage.account(0, "USD posted=9").await?, stage.account(0, "USD posted=9").await?];
     for payee_shard in 0..2 {
         let payee = stage.account(payee_shard, "USD").await?;
@@ -38,12 +39,12 @@ pub async fn are_named_by_a_key(stage: &Stage) -> anyhow::Result<()> {
         let mut by_id = order(&payers[0], "1");
         by_id["id"] = first.body["id"].clone();
         stage.api.expect(Call::post("/v1/transfers", &by_id), "200 posted replayed").await?;
-        // With an id of its own the key is of no account.
+        // A body with an id has no use for the key.
         by_id["id"] = json!(Uuid::now_v7());
         let own = send(by_id.clone(), &key).await?.expect("201 posted")?;
         ensure!(own.body["id"] == by_id["id"], "{}", own.body);
         ensure!(stage.posted(&payee).await? == "5.00", "moved otherwise than told");
-        // Without a payer nothing is stored, and the key stays free.
+        // Without a debit account nothing is stored, and the key stays free.
         let late = stage.name(0)?;
         for _ in 0..2 {
             send(order(&late, "1"), &key).await?.expect("422 account_not_found side=debit")?;
@@ -51,14 +52,16 @@ pub async fn are_named_by_a_key(stage: &Stage) -> anyhow::Result<()> {
         stage.open(&late, "USD", json!({"overdraft": "1"})).await?;
         send(order(&late, "1"), &key).await?.expect("201 posted")?;
     }
-    // Only a batch insists on ids.
+    // The items of a batch need ids.
     let body = json!({"transfers": [{"debit": payers[0], "credit": payers[1], "amount": "1", "asset": "USD"}]});
     let call = Call::post("/v1/transfers:batch", &body).header("idempotency-key", "k");
     stage.api.expect(call, "400 idempotency_required at='/transfers/0/id'").await?;
-    Ok(())
+    stage.finish().await
 }
 
-pub async fn are_found_with_their_steps(stage: &Stage) -> anyhow::Result<()> {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transfer_is_found_with_its_steps() -> anyhow::Result<()> {
+    let stage = Stage::shared().await?;
     let payer = stage.account(0, "USD posted=9").await?;
     let payees =
         [stage.account(0, "USD").await?, stage.account(1, "USD").await?, stage.account(1, "USD closed").await?];
@@ -100,15 +103,17 @@ pub async fn are_found_with_their_steps(stage: &Stage) -> anyhow::Result<()> {
         } else {
             ensure!(by_id["reject_code"] == "account_closed" && by_id["rejected_at"].is_string(), "{by_id}");
         }
-        // No other account has it.
+        // The credit account has no transfer of this id.
         let elsewhere = format!("/v1/transfers/{id}?debit={}", escaped(payee));
         stage.api.expect(Call::get(&elsewhere), "404 transfer_not_found").await?;
     }
-    Ok(())
+    stage.finish().await
 }
 
-/// Two payers, one id: two transfers.
-pub async fn of_two_payers_may_share_an_id(stage: &Stage) -> anyhow::Result<()> {
+/// They are two transfers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_payers_may_use_one_id() -> anyhow::Result<()> {
+    let stage = Stage::shared().await?;
     for other_shard in 0..2 {
         let payers = [stage.account(0, "USD posted=9").await?, stage.account(other_shard, "USD posted=9").await?];
         let payee = stage.account(2, "USD").await?;
@@ -129,11 +134,13 @@ pub async fn of_two_payers_may_share_an_id(stage: &Stage) -> anyhow::Result<()> 
         }
         ensure!(stage.posted(&payee).await? == "3.00", "not both were paid");
     }
-    Ok(())
+    stage.finish().await
 }
 
-/// A replay comes before `ambiguous_id`: what a request made tells what it was about, also when another has come to use that id.
-pub async fn replay_when_their_id_has_become_ambiguous(stage: &Stage) -> anyhow::Result<()> {
+/// A replay comes before `ambiguous_id`, because what the first request stored says which transfer is meant.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_is_answered_when_its_id_has_become_ambiguous() -> anyhow::Result<()> {
+    let stage = Stage::shared().await?;
     for other_shard in 0..2 {
         let (payer, payee) = (stage.account(0, "USD posted=9").await?, stage.account(other_shard, "USD").await?);
         let bystander = stage.account(2, "USD posted=9").await?;
@@ -152,7 +159,7 @@ pub async fn replay_when_their_id_has_become_ambiguous(stage: &Stage) -> anyhow:
         stage.api.expect(reverse(id, "3.00"), "422 idempotency_mismatch field=amount").await?;
         stage.api.expect(reverse(Uuid::now_v7(), "2.00"), "409 ambiguous_id").await?;
 
-        // Somebody else places a hold of the same id.
+        // Another payer places a hold of the same id.
         let hold = Uuid::now_v7();
         let capture = |own: Uuid| {
             Call::post(&format!("/v1/holds/{hold}/capture"), &json!({"id": own, "amount": "1.00", "final": false}))
@@ -169,11 +176,12 @@ pub async fn replay_when_their_id_has_become_ambiguous(stage: &Stage) -> anyhow:
         stage.api.expect(capture(Uuid::now_v7()), "409 ambiguous_id").await?;
         ensure!(stage.posted(&payee).await? == "4.00", "captured or reversed twice");
     }
-    Ok(())
+    stage.finish().await
 }
 
-/// Content is compared as what it means, not as it is spelt.
-pub async fn are_the_same_however_they_are_spelt(stage: &Stage) -> anyhow::Result<()> {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn content_is_compared_by_its_meaning_and_not_by_its_spelling() -> anyhow::Result<()> {
+    let stage = Stage::shared().await?;
     for payee_shard in 0..2 {
         let payer = stage.account(0, "USD posted=9").await?;
         let payee = stage.account(payee_shard, "USD").await?;
@@ -191,7 +199,7 @@ pub async fn are_the_same_however_they_are_spelt(stage: &Stage) -> anyhow::Resul
         ensure!(first_answer.body == again_answer.body, "{} and {}", first_answer.body, again_answer.body);
         let twice = Call::new(Method::POST, "/v1/transfers:batch", format!(r#"{{"transfers": [{first}, {again}]}}"#));
         stage.api.expect(twice, "400 duplicate_id at='/transfers/1/id'").await?;
-        // No metadata, empty metadata and null are one.
+        // No metadata, empty metadata and null are equal.
         let id = Uuid::now_v7();
         for (metadata, expected) in [
             (None, "201 posted"),
@@ -205,11 +213,12 @@ pub async fn are_the_same_however_they_are_spelt(stage: &Stage) -> anyhow::Resul
             stage.api.expect(Call::post("/v1/transfers", &body), expected).await?;
         }
     }
-    Ok(())
+    stage.finish().await
 }
 
-/// Replay comes before everything the ledger would say now.
-pub async fn replay_whatever_happened_since(stage: &Stage) -> anyhow::Result<()> {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_is_answered_before_anything_that_the_ledger_would_say_now() -> anyhow::Result<()> {
+    let stage = Stage::shared().await?;
     for payee_shard in 0..2 {
         let payer = stage.account(0, "USD posted=10").await?;
         let payee = stage.account(payee_shard, "USD").await?;
@@ -218,7 +227,7 @@ pub async fn replay_whatever_happened_since(stage: &Stage) -> anyhow::Result<()>
         let (all, short) = (Uuid::now_v7(), Uuid::now_v7());
         let first = send(all, "10.00").await?.expect("201 posted")?;
         send(short, "0.01").await?.expect("422 insufficient_funds side=debit")?;
-        // What was short would be paid now; what was paid could not be now.
+        // Now the refused transfer would be paid, and the paid transfer would be refused.
         let giver = stage.account(0, "USD posted=1").await?;
         stage.pay(&giver, &payer, "1", "USD").await?;
         let change = |id: &str, change: Value| Call::new(Method::PATCH, &account_path(id), change.to_string());
@@ -227,16 +236,18 @@ pub async fn replay_whatever_happened_since(stage: &Stage) -> anyhow::Result<()>
         let again = send(all, "10.00").await?.expect("200 posted replayed")?;
         ensure!(again.body == first.body, "{} and {}", first.body, again.body);
         send(short, "0.01").await?.expect("422 insufficient_funds side=debit replayed")?;
-        // The mismatch too comes before what the ledger says.
+        // A mismatch comes before the rules of the ledger as well.
         send(all, "99.00").await?.expect("422 idempotency_mismatch field=amount")?;
         send(short, "99.00").await?.expect("422 idempotency_mismatch field=amount")?;
         send(Uuid::now_v7(), "99.00").await?.expect("422 account_frozen side=debit")?;
     }
-    Ok(())
+    stage.finish().await
 }
 
-/// Request ids and trace contexts go through.
-pub async fn carry_their_request_id(stage: &Stage) -> anyhow::Result<()> {
+/// A trace context and a time limit do not change that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_id_is_in_the_answer() -> anyhow::Result<()> {
+    let stage = Stage::shared().await?;
     let call = Call::get("/v1/accounts/nobody")
         .header("x-request-id", "mine-1")
         .header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
@@ -247,5 +258,5 @@ pub async fn carry_their_request_id(stage: &Stage) -> anyhow::Result<()> {
         let reply = stage.api.send(Call::get("/v1/accounts/nobody").header("x-request-id", unusable)).await?;
         ensure!(reply.header("x-request-id") != unusable, "{:?}", reply.headers);
     }
-    Ok(())
+    stage.finish().await
 }

@@ -1,4 +1,4 @@
-//! COMMITs and their answers, lost on the way. The node sees the same each time, a broken connection; the truth differs.
+//! COMMITs that are lost on their way to the database, and COMMITs whose answers are lost. The node sees a broken connection each time.
 
 use std::{slice::from_ref, time::Duration};
 
@@ -22,57 +22,65 @@ use super::{Place, books_are_sound, open_pair};
 
 const FLAPPING_ORDERS: usize = 25;
 
-/// Every kind of durable step, with each fault.
-pub async fn a_commit_whose_fate_is_unknown_takes_effect_once(place: &Place<'_>) -> anyhow::Result<()> {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_whose_answer_is_lost_takes_effect_once() -> anyhow::Result<()> {
+    every_step_takes_effect_once(CommitFault::DropReply).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_never_arrives_takes_effect_once() -> anyhow::Result<()> {
+    every_step_takes_effect_once(CommitFault::Swallow).await
+}
+
+/// Sends every kind of durable step, each while its COMMIT meets the fault.
+async fn every_step_takes_effect_once(fault: CommitFault) -> anyhow::Result<()> {
+    let place = Place::new().await?;
     let direct = place.shard("commit_faults").await?;
     let proxy = TcpProxy::start(place.postgres(), Seed::announce("commit faults").random()).await?;
     let config = place.another_node("commit_faults_proxied", &proxy.through(&direct.database_url)?)?;
     let node = Node::start(&config).await?;
     open_pair(&node, "payer", "payee").await?;
 
+    let local = order("payer", "payee", 100);
+    let kept = order("payer", "payee", 10);
+    let given_up = order("payer", "payee", 1);
+    let steps = [
+        ("open", open("new", Limit::ZERO)?),
+        ("transfer", transfer(&local, false)?),
+        ("reserve", transfer(&kept, true)?),
+        ("decide", decide(&kept, false)?),
+        ("settle", settle(&kept, Verdict::Credited)?),
+        ("reserve the other", transfer(&given_up, true)?),
+        ("cancel", decide(&given_up, true)?),
+    ];
     let mut faults = 0;
-    for (index, fault) in [CommitFault::DropReply, CommitFault::Swallow].into_iter().enumerate() {
-        let local = order("payer", "payee", 100);
-        let kept = order("payer", "payee", 10);
-        let given_up = order("payer", "payee", 1);
-        let steps = [
-            ("open", open(&format!("new{index}"), Limit::ZERO)?),
-            ("transfer", transfer(&local, false)?),
-            ("reserve", transfer(&kept, true)?),
-            ("decide", decide(&kept, false)?),
-            ("settle", settle(&kept, Verdict::Credited)?),
-            ("reserve the other", transfer(&given_up, true)?),
-            ("cancel", decide(&given_up, true)?),
-        ];
-        for (name, operation) in &steps {
-            faults += 1;
-            faulty(&node, &proxy, operation, fault, faults).await.with_context(|| format!("{fault:?} at {name}"))?;
-        }
-        // The compensation carries the verdict that the register gave.
-        let Outcome::Decided(cancelled) = node.execute_until_definite(&decide(&given_up, true)?).await? else {
-            anyhow::bail!("no verdict");
-        };
-        ensure!(cancelled.verdict != Verdict::Credited);
+    for (name, operation) in &steps {
         faults += 1;
-        let compensate = settle(&given_up, cancelled.verdict)?;
-        faulty(&node, &proxy, &compensate, fault, faults)
-            .await
-            .with_context(|| format!("{fault:?} at compensate"))?;
+        faulty(&node, &proxy, operation, fault, faults).await.with_context(|| format!("{fault:?} at {name}"))?;
     }
+    // The compensation carries the verdict that the register gave.
+    let Outcome::Decided(cancelled) = node.execute_until_definite(&decide(&given_up, true)?).await? else {
+        anyhow::bail!("no verdict");
+    };
+    ensure!(cancelled.verdict != Verdict::Credited);
+    let compensate = settle(&given_up, cancelled.verdict)?;
+    faulty(&node, &proxy, &compensate, fault, faults + 1)
+        .await
+        .with_context(|| format!("{fault:?} at compensate"))?;
 
-    // Twice 100 and twice 10; twice 1 went and came back.
+    // 100 and 10 were paid. 1 was reserved and given back.
     let (payer, payee) = (node.account("payer").await?, node.account("payee").await?);
-    ensure!((payer.posted, payee.posted) == (-220, 220), "{payer:?} {payee:?}");
+    ensure!((payer.posted, payee.posted) == (-110, 110), "{payer:?} {payee:?}");
     let url = &direct.database_url;
-    ensure!(database::number(url, "SELECT count(*) FROM journal WHERE role = 1").await? == 6);
-    ensure!(database::number(url, "SELECT count(*) FROM journal WHERE role = 3").await? == 4);
+    ensure!(database::number(url, "SELECT count(*) FROM journal WHERE role = 1").await? == 3);
+    ensure!(database::number(url, "SELECT count(*) FROM journal WHERE role = 3").await? == 2);
     ensure!(
         database::number(url, &format!("SELECT count(*) FROM {} WHERE status = 1", tables::TRANSFERS)).await? == 0
     );
     books_are_sound(url).await
 }
 
-/// Sends the operation while its COMMIT meets the fault, resends it as a router would, and once more: the answers agree.
+/// Sends the operation while its COMMIT meets the fault, sends it again as a router would, and once more. The answers must agree.
 pub async fn faulty(
     node: &Node,
     proxy: &TcpProxy,
@@ -88,7 +96,7 @@ pub async fn faulty(
     Ok(())
 }
 
-/// The outcome without what says whether it was a replay.
+/// The outcome, without the mark of a replay.
 fn effect(outcome: &Outcome) -> String {
     let text = format!("{outcome:?}");
     text.replace("replayed: true", "replayed: _")
@@ -96,52 +104,64 @@ fn effect(outcome: &Outcome) -> String {
         .replace("Replayed(", "Created(")
 }
 
-/// `kill -9` while the node does not know what became of its COMMIT, and has answered nobody.
-pub async fn a_node_killed_at_its_commit_is_survived_by_what_was_committed(place: &Place<'_>) -> anyhow::Result<()> {
-    for (fault, name, committed) in
-        [(CommitFault::DropReply, "killed_after", true), (CommitFault::Swallow, "killed_before", false)]
-    {
-        let direct = place.shard(name).await?;
-        let proxy = TcpProxy::start(place.postgres(), Seed::announce(name).random()).await?;
-        let config = place.another_node(&format!("{name}_proxied"), &proxy.through(&direct.database_url)?)?;
-        let node = Node::start(&config).await?;
-        open_pair(&node, "payer", "payee").await?;
-
-        let operation = transfer(&order("payer", "payee", 100), false)?;
-        proxy.next_commit(fault);
-        // It cannot ask again either.
-        proxy.set_weather(Weather::Refuse);
-        let unanswered = async {
-            let answer = node.execute(from_ref(&operation)).await;
-            ensure!(
-                !matches!(answer.as_deref(), Ok([ledger::outcome::Reply::Outcome(_)])),
-                "it cannot know: {answer:?}"
-            );
-            Ok(())
-        };
-        let kill = async {
-            until("the COMMIT has met its fault", Duration::from_secs(20), async || {
-                Ok((proxy.commit_faults_done() == 1).then_some(()))
-            })
-            .await?;
-            node.process().kill().await
-        };
-        tokio::try_join!(unanswered, kill)?;
-        drop(node);
-
-        proxy.set_weather(Weather::Clear);
-        let node = Node::start(&config).await?;
-        let outcome = format!("{:?}", node.execute_until_definite(&operation).await?);
-        ensure!(outcome.contains(&format!("replayed: {committed}")), "{fault:?}: {outcome}");
-        ensure!(node.account("payee").await?.posted == 100);
-        ensure!(database::number(&direct.database_url, "SELECT count(*) FROM journal WHERE role = 1").await? == 1);
-        books_are_sound(&direct.database_url).await?;
-    }
-    Ok(())
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_committed_before_it_was_killed_is_replayed() -> anyhow::Result<()> {
+    a_node_killed_at_its_commit_is_replaced(CommitFault::DropReply, "killed_after", true).await
 }
 
-/// A partition nobody is told of: only the node's own deadline ends it.
-pub async fn a_silent_database_is_given_up_and_the_batch_run_again(place: &Place<'_>) -> anyhow::Result<()> {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_node_did_not_commit_is_carried_out_when_it_is_sent_again() -> anyhow::Result<()> {
+    a_node_killed_at_its_commit_is_replaced(CommitFault::Swallow, "killed_before", false).await
+}
+
+/// Sends `kill -9` while the node does not know whether its COMMIT took effect, and has answered no caller.
+async fn a_node_killed_at_its_commit_is_replaced(
+    fault: CommitFault,
+    name: &str,
+    committed: bool,
+) -> anyhow::Result<()> {
+    let place = Place::new().await?;
+    let direct = place.shard(name).await?;
+    let proxy = TcpProxy::start(place.postgres(), Seed::announce(name).random()).await?;
+    let config = place.another_node(&format!("{name}_proxied"), &proxy.through(&direct.database_url)?)?;
+    let node = Node::start(&config).await?;
+    open_pair(&node, "payer", "payee").await?;
+
+    let operation = transfer(&order("payer", "payee", 100), false)?;
+    proxy.next_commit(fault);
+    // The node cannot ask the database again either.
+    proxy.set_weather(Weather::Refuse);
+    let unanswered = async {
+        let answer = node.execute(from_ref(&operation)).await;
+        ensure!(
+            !matches!(answer.as_deref(), Ok([ledger::outcome::Reply::Outcome(_)])),
+            "the node cannot know: {answer:?}"
+        );
+        Ok(())
+    };
+    let kill = async {
+        until("the COMMIT has met its fault", Duration::from_secs(20), async || {
+            Ok((proxy.commit_faults_done() == 1).then_some(()))
+        })
+        .await?;
+        node.process().kill().await
+    };
+    tokio::try_join!(unanswered, kill)?;
+    drop(node);
+
+    proxy.set_weather(Weather::Clear);
+    let node = Node::start(&config).await?;
+    let outcome = format!("{:?}", node.execute_until_definite(&operation).await?);
+    ensure!(outcome.contains(&format!("replayed: {committed}")), "{fault:?}: {outcome}");
+    ensure!(node.account("payee").await?.posted == 100);
+    ensure!(database::number(&direct.database_url, "SELECT count(*) FROM journal WHERE role = 1").await? == 1);
+    books_are_sound(&direct.database_url).await
+}
+
+/// The connection stays open and carries nothing: only the node's own deadline ends it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_database_is_given_up_and_the_batch_run_again() -> anyhow::Result<()> {
+    let place = Place::new().await?;
     let direct = place.shard("black_hole").await?;
     let proxy = TcpProxy::start(place.postgres(), Seed::announce("black hole").random()).await?;
     let config = place.another_node("black_hole_proxied", &proxy.through(&direct.database_url)?)?;
@@ -153,9 +173,9 @@ pub async fn a_silent_database_is_given_up_and_the_batch_run_again(place: &Place
 
     proxy.set_weather(Weather::BlackHole);
     let lost = transfer(&order("payer", "payee", 10), false)?;
-    // The whole batch was sent with its COMMIT, so the node cannot know what became of it, and there is no answer.
+    // The whole batch was sent with its COMMIT. The node cannot know whether it took effect, so there is no answer.
     let replies = timeout(Duration::from_secs(6), node.execute(from_ref(&lost))).await;
-    ensure!(replies.is_err(), "it got an answer through a black hole: {replies:?}");
+    ensure!(replies.is_err(), "the node got an answer through a black hole: {replies:?}");
     until("the node says that it is cut off", Duration::from_secs(20), async || {
         Ok((node.status().await?.state == "recovering").then_some(()))
     })
@@ -169,7 +189,9 @@ pub async fn a_silent_database_is_given_up_and_the_batch_run_again(place: &Place
 }
 
 /// Connections broken at any moment of any statement, and refused for a while.
-pub async fn a_flapping_link_costs_time_and_no_money(place: &Place<'_>) -> anyhow::Result<()> {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flapping_link_costs_time_and_no_money() -> anyhow::Result<()> {
+    let place = Place::new().await?;
     let direct = place.shard("flapping").await?;
     let mut random = Seed::announce("flapping").random();
     let proxy = TcpProxy::start(place.postgres(), random.clone()).await?;

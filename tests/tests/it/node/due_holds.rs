@@ -20,15 +20,17 @@ use super::{Place, books_are_sound};
 
 /// More than a node hands to its lane at once.
 const HOLDS: u128 = 2_100;
-/// Longer than any machine takes to place them all and lose the node.
+/// Longer than any machine takes to place all holds and lose the node.
 const EXPIRES_IN_S: u32 = 3_600;
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What the contract allows from when the node serves, and what a busy machine may take on top for so many of them.
+/// What the contract allows from the moment at which the node serves, and what a busy machine may take besides for this many holds.
 const ALLOWED_US: i64 = 1_000_000;
 const SLACK_US: i64 = 7_000_000;
 
-/// The node is dead when they come due, and nobody asks for anything once it is back.
-pub async fn expire_once_the_node_is_back(place: &Place<'_>) -> anyhow::Result<()> {
+/// The node is dead when the holds come due, and gets no request once it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn holds_that_came_due_without_a_node_expire_once_a_node_is_back() -> anyhow::Result<()> {
+    let place = Place::new().await?;
     let config = place.shard("due_holds").await?;
     let url = &config.database_url;
     let node = Node::start(&config).await?;
@@ -42,7 +44,7 @@ pub async fn expire_once_the_node_is_back(place: &Place<'_>) -> anyhow::Result<(
     .await?;
     node.process().kill().await?;
     drop(node);
-    // Their time goes by, without anybody having to wait for it.
+    // Moves the time of the holds into the past, instead of waiting for it.
     ensure!(u128::try_from(held(url).await?)? == HOLDS, "not all of them are held");
     let past = "UPDATE journal SET expires_at_us = at_us + 1 WHERE kind = 41; \
          UPDATE hold SET expires_at_us = j.at_us + 1 FROM journal j WHERE j.position = hold.position";

@@ -1,4 +1,4 @@
-//! Lists and sums are of the slots asked for, as of one moment, or not given at all.
+//! A list or a sum covers all slots that were asked for, at one moment, or is refused.
 
 use anyhow::ensure;
 use shard_map::{SLOTS, slot_of};
@@ -9,14 +9,16 @@ use testkit::{
 
 use super::{Place, open_pair};
 
-/// The slot of one account goes to another shard behind the node's back, which leaves the account's row where it was.
-pub async fn are_owned_all_of_them_or_named(place: &Place<'_>) -> anyhow::Result<()> {
+/// The slot of one account is given to another shard in the database, and the node is not told. The account's row stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_or_sum_of_a_slot_that_the_shard_lost_is_refused_by_name() -> anyhow::Result<()> {
+    let place = Place::new().await?;
     let config = place.shard("listed_slots").await?;
     let node = Node::start(&config).await?;
     open_pair(&node, "treasury", "Payee").await?;
     open_pair(&node, "mover", "payee").await?;
     node.execute_until_definite(&transfer(&order("treasury", "mover", 7), false)?).await?;
-    // Leaves money in an account of the shard's own.
+    // The money stays in the shard's in-transit account.
     node.execute_until_definite(&transfer(&order("treasury", "elsewhere", 5), true)?).await?;
 
     let all = vec![range(0, SLOTS - 1)];
@@ -45,7 +47,7 @@ pub async fn are_owned_all_of_them_or_named(place: &Place<'_>) -> anyhow::Result
             ensure!(refused.slot == u32::from(slot) && refused.epoch == 2 && refused.owner == "s9", "{refused:?}");
         }
     }
-    // Asked for what it owns, it leaves the stranger's row out.
+    // A list of the slots that the shard owns leaves the row of the lost slot out.
     let own: Vec<wire::SlotRange> = [(0, slot.checked_sub(1)), (slot + 1, Some(SLOTS - 1))]
         .into_iter()
         .filter_map(|(first, last)| last.filter(|last| first <= *last).map(|last| range(first, last)))

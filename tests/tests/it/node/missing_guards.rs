@@ -1,4 +1,4 @@
-//! The tests of the tests: a guard is taken away from the database, and what the other tests look at must show it.
+//! Tests of the check that the other tests end with. The database lacks a guard, and the check must find the damage.
 
 use std::time::Duration;
 
@@ -12,16 +12,21 @@ use testkit::{
 
 use super::{Place, books_are_sound, open_pair};
 
-/// Exactly once rests on the unique key of the journal's answers. Without it, the second of two equal operations is carried out
-/// again.
-pub async fn are_noticed(place: &Place<'_>) -> anyhow::Result<()> {
-    let order = order("payer", "payee", 100);
-    let reserve = transfer(&order, true)?;
-    unguarded(place, "unguarded_transfer", &[], &transfer(&order, false)?).await?;
-    unguarded(place, "unguarded_register", &[reserve], &decide(&order, false)?).await
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transfer_carried_out_twice_is_noticed() -> anyhow::Result<()> {
+    unguarded("unguarded_transfer", &[], &transfer(&order("payer", "payee", 100), false)?).await
 }
 
-async fn unguarded(place: &Place<'_>, name: &str, before: &[Operation], twice: &Operation) -> anyhow::Result<()> {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_saga_credited_twice_is_noticed() -> anyhow::Result<()> {
+    let order = order("payer", "payee", 100);
+    unguarded("unguarded_register", &[transfer(&order, true)?], &decide(&order, false)?).await
+}
+
+/// Exactly once rests on the unique key of the journal's answers. Without the key, the second of two equal operations is
+/// carried out again.
+async fn unguarded(name: &str, before: &[Operation], twice: &Operation) -> anyhow::Result<()> {
+    let place = Place::new().await?;
     let config = place.shard(name).await?;
     let node = Node::start(&config).await?;
     open_pair(&node, "payer", "payee").await?;
@@ -32,7 +37,7 @@ async fn unguarded(place: &Place<'_>, name: &str, before: &[Operation], twice: &
     books_are_sound(url).await?;
     database::run(url, "ALTER INDEX journal_answer RENAME TO former; CREATE INDEX journal_answer ON journal (id, payer, role) WHERE id IS NOT NULL; DROP INDEX former").await?;
     node.execute_until_definite(twice).await?;
-    // A node remembers recent ids. A new one remembers those that are not folded.
+    // A node has recent ids in memory. A new node reads the ids that are not folded.
     until("everything is folded", Duration::from_secs(10), async || {
         let unfolded = "SELECT max(position) - (SELECT folded_position FROM fold_state) FROM journal";
         Ok((database::number(url, unfolded).await? == 0).then_some(()))

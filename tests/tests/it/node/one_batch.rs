@@ -9,8 +9,10 @@ use testkit::node::{Node, limit, open, order, transfer};
 
 use super::{Place, books_are_sound, open_pair};
 
-/// The debtor pays back and loses the overdraft: in between, on its way into the database, nothing may look overdrawn.
-pub async fn a_debt_is_paid_and_its_limit_lowered_in_one_commit(place: &Place<'_>) -> anyhow::Result<()> {
+/// The debtor pays back and loses the overdraft in one batch. No check of the database may see the new limit with the old balance.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_debt_is_paid_and_its_limit_lowered_in_one_commit() -> anyhow::Result<()> {
+    let place = Place::new().await?;
     let config = place.shard("one_batch").await?;
     let node = Node::start(&config).await?;
     open_pair(&node, "treasury", "payee").await?;
@@ -23,7 +25,7 @@ pub async fn a_debt_is_paid_and_its_limit_lowered_in_one_commit(place: &Place<'_
     let [Reply::Outcome(Outcome::Transfer(_)), Reply::Outcome(Outcome::Account(lowered))] = &replies[..] else {
         bail!("{replies:?}")
     };
-    // Made and changed look alike on the wire.
+    // The wire has one message for an account that was opened and one that was changed.
     let (AccountOutcome::Created(debtor) | AccountOutcome::Updated(debtor)) = lowered else { bail!("{lowered:?}") };
     ensure!((debtor.posted, debtor.overdraft) == (0, Limit::ZERO), "{debtor:?}");
     let batches = node.status().await?.batches - before;

@@ -1,4 +1,4 @@
-//! Creations that come again after the account was changed: what it was opened with is at the far end of its chain.
+//! Creations that are sent again after the account was changed. What the account was opened with is in its first entry.
 
 use anyhow::{Context, ensure};
 use ledger::{
@@ -13,7 +13,7 @@ use testkit::{
 
 use super::{Place, books_are_sound};
 
-/// Versions at which a creation comes again: around the waypoints, of which every 64th entry is one.
+/// Versions at which a creation is sent again: around the waypoints, which are 64 entries apart.
 const VERSIONS: [usize; 9] = [2, 3, 63, 64, 65, 127, 128, 129, 200];
 /// More accounts than the node reads the openings of in one statement.
 const MANY: usize = 600;
@@ -22,7 +22,9 @@ const OPENED: Limit = Limit::AtMost(10);
 const CHANGED: Limit = Limit::AtMost(20);
 const NEVER: Limit = Limit::AtMost(30);
 
-pub async fn accounts_are_what_their_first_entry_says(place: &Place<'_>) -> anyhow::Result<()> {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_is_opened_again_with_what_its_first_entry_says() -> anyhow::Result<()> {
+    let place = Place::new().await?;
     let config = place.shard("opened_again").await?;
     let node = Node::start(&config).await?;
     node.execute_until_definite(&open("bank", Limit::Unlimited)?).await?;
@@ -39,7 +41,7 @@ pub async fn accounts_are_what_their_first_entry_says(place: &Place<'_>) -> anyh
         history.push(limit(id, CHANGED)?);
     }
     node.execute(&history).await?;
-    // What the first node has in memory, the second has to read.
+    // The first node has the accounts in memory. The second node has to read them.
     let other = Node::start(&place.another_node("opened_again_other", &config.database_url)?).await?;
     for node in [&node, &other] {
         for (limit, expected) in [(OPENED, "replayed"), (CHANGED, "replayed"), (NEVER, "conflict overdraft")] {
@@ -58,8 +60,8 @@ pub async fn accounts_are_what_their_first_entry_says(place: &Place<'_>) -> anyh
     books_are_sound(&config.database_url).await
 }
 
-/// The change and the creation come in one batch, once alone and once with a transfer that was carried out before: then the
-/// batch is decided twice, the second time with care.
+/// The change and the creation come in one batch, once alone and once with a transfer that was carried out before. The transfer makes the
+/// node decide the batch twice, the second time with care.
 async fn in_the_batch_that_changes_them(node: &Node) -> anyhow::Result<()> {
     let paid: Order = order("bank", "version2", 1);
     let replay = transfer(&paid, false)?;
@@ -104,7 +106,7 @@ fn summary(reply: &Reply) -> String {
         Reply::Outcome(Outcome::Account(AccountOutcome::Replayed(account))) => {
             format!("replayed, version {}, {:?}", account.version, account.overdraft)
         }
-        // Made and changed look alike on the wire.
+        // The wire has one message for an account that was opened and one that was changed.
         Reply::Outcome(Outcome::Account(AccountOutcome::Created(account) | AccountOutcome::Updated(account))) => {
             format!("there, version {}, {:?}", account.version, account.overdraft)
         }

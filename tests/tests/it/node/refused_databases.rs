@@ -16,7 +16,9 @@ use super::Place;
 const LOOKED_WITHIN: Duration = Duration::from_secs(30);
 
 /// An older binary on a newer schema would write what it does not understand.
-pub async fn of_a_newer_version(place: &Place<'_>) -> anyhow::Result<()> {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_with_a_newer_schema_is_refused() -> anyhow::Result<()> {
+    let place = Place::new().await?;
     let config = place.shard("newer").await?;
     database::run(&config.database_url, "UPDATE shard_state SET schema_version = 99").await?;
     let said = Node::start_refused(&config).await?;
@@ -26,8 +28,10 @@ pub async fn of_a_newer_version(place: &Place<'_>) -> anyhow::Result<()> {
 
 /// An empty database may mean that the ledger is lost. The node waits and serves nothing; only an operator's command
 /// initialises the database.
-pub async fn never_initialised(place: &Place<'_>) -> anyhow::Result<()> {
-    let url = database::create(place.cluster, "empty").await?;
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_database_is_not_served_until_an_operator_initialises_it() -> anyhow::Result<()> {
+    let place = Place::new().await?;
+    let url = place.empty_database("empty").await?;
     let config = NodeConfig::write(&place.folder, "empty", "s0", &url)?;
     let node = Node::start_waiting(&config).await?;
     let readiness = until("the node has looked at its database", LOOKED_WITHIN, async || {
@@ -44,7 +48,9 @@ pub async fn never_initialised(place: &Place<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub async fn of_another_shard(place: &Place<'_>) -> anyhow::Result<()> {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_database_of_another_shard_is_refused() -> anyhow::Result<()> {
+    let place = Place::new().await?;
     let config = place.shard("others").await?;
     let wrong = NodeConfig::write(&place.folder, "wrong", "s1", &config.database_url)?;
     let said = Node::start_refused(&wrong).await?;

@@ -26,8 +26,10 @@ const ACCOUNTS: usize = 6;
 const ORDERS: usize = 240;
 const WRITERS: usize = 4;
 
-/// Both write the same accounts at the same time; some orders are sent to both.
-pub async fn two_nodes_on_one_shard_lose_no_update(place: &Place<'_>) -> anyhow::Result<()> {
+/// Both nodes write the same accounts at the same time. Some orders are sent to both nodes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_on_one_shard_lose_no_update() -> anyhow::Result<()> {
+    let place = Place::new().await?;
     let config = place.shard("two_nodes").await?;
     let other = place.another_node("two_nodes_other", &config.database_url)?;
     let nodes = [Node::start(&config).await?, Node::start(&other).await?];
@@ -47,7 +49,7 @@ pub async fn two_nodes_on_one_shard_lose_no_update(place: &Place<'_>) -> anyhow:
         .collect();
     let writers = (0..WRITERS).map(async |writer| {
         let node = &nodes[writer % nodes.len()];
-        // Every order is in the share of one writer on each node: each id meets itself on the other node.
+        // One writer on each node sends every order, so that each id is sent through both nodes.
         for order in orders.iter().skip(writer / nodes.len()).step_by(WRITERS / nodes.len()) {
             let outcome = node.execute_until_definite(&transfer(order, false)?).await?;
             ensure!(is_posted(&outcome), "{outcome:?}");
@@ -70,8 +72,10 @@ fn change(order: &Order, account: &str) -> i64 {
     i64::from(order.credit == account) * order.amount - i64::from(order.debit == account) * order.amount
 }
 
-/// A node that was frozen while another one took over remembers balances that are no more.
-pub async fn a_thawed_node_decides_on_nothing_it_remembers(place: &Place<'_>) -> anyhow::Result<()> {
+/// A node that was frozen while another node took over has old balances in its memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thawed_node_decides_on_nothing_it_remembers() -> anyhow::Result<()> {
+    let place = Place::new().await?;
     let config = place.shard("thawed").await?;
     let frozen = Node::start(&config).await?;
     open_pair(&frozen, "treasury", "saver").await?;
@@ -84,20 +88,22 @@ pub async fn a_thawed_node_decides_on_nothing_it_remembers(place: &Place<'_>) ->
     ensure!(is_posted(&other.execute_until_definite(&transfer(&spending, false)?).await?));
 
     frozen.process().thaw()?;
-    // In its memory the saver still has 100.
+    // In the memory of the thawed node the saver still has 100.
     let outcome = frozen.execute_until_definite(&transfer(&order("saver", "treasury", 1), false)?).await?;
     let Outcome::Transfer(TransferOutcome::Done(answer)) = &outcome else { bail!("{outcome:?}") };
     ensure!(matches!(answer.state, TransferState::Rejected { .. }), "the same money was spent twice: {outcome:?}");
-    // And it has never heard of what the other one did.
+    // The thawed node has not seen the other node's transfer either.
     let outcome = frozen.execute_until_definite(&transfer(&spending, false)?).await?;
     ensure!(is_posted(&outcome) && format!("{outcome:?}").contains("replayed: true"), "{outcome:?}");
     ensure!(frozen.account("saver").await?.posted == 0);
     books_are_sound(&config.database_url).await
 }
 
-/// A node that another one has superseded does not know it. Its first read after it thaws already shows what the other one
+/// A node does not learn that another node has superseded it. Its first read after it thaws already shows what the other node
 /// committed.
-pub async fn a_superseded_node_answers_no_old_balance(place: &Place<'_>) -> anyhow::Result<()> {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_superseded_node_answers_no_old_balance() -> anyhow::Result<()> {
+    let place = Place::new().await?;
     let config = place.shard("superseded").await?;
     let frozen = Node::start(&config).await?;
     open_pair(&frozen, "treasury", "saver").await?;
@@ -117,9 +123,9 @@ pub async fn a_superseded_node_answers_no_old_balance(place: &Place<'_>) -> anyh
 
 /// Neither statement_timeout nor idle_in_transaction_session_timeout ends a session that waits for the rows of a COPY. A
 /// node that stops there holds the lock of the fence.
-pub async fn a_node_frozen_within_copy_lets_another_serve_within_two_seconds(
-    place: &Place<'_>,
-) -> anyhow::Result<()> {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_frozen_within_copy_lets_another_serve_within_two_seconds() -> anyhow::Result<()> {
+    let place = Place::new().await?;
     let config = place.shard("within_copy").await?;
     let node = Node::start(&config).await?;
     open_pair(&node, "treasury", "saver").await?;
@@ -137,7 +143,9 @@ pub async fn a_node_frozen_within_copy_lets_another_serve_within_two_seconds(
 }
 
 /// The journal is the shard. If an operator changes a balance in the table of accounts, the next fold of the account replaces it.
-pub async fn a_row_changed_by_hand_is_replaced_by_what_the_journal_says(place: &Place<'_>) -> anyhow::Result<()> {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_changed_by_hand_is_replaced_by_what_the_journal_says() -> anyhow::Result<()> {
+    let place = Place::new().await?;
     let config = place.shard("row_by_hand").await?;
     let node = Node::start(&config).await?;
     open_pair(&node, "treasury", "saver").await?;
@@ -153,7 +161,9 @@ pub async fn a_row_changed_by_hand_is_replaced_by_what_the_journal_says(place: &
 
 /// An operator changes a row to a version that the journal does not have. The fold does not write over it, and the node takes
 /// no further writes and says why.
-pub async fn a_row_that_does_not_lead_to_the_journal_stops_the_shard(place: &Place<'_>) -> anyhow::Result<()> {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_does_not_lead_to_the_journal_stops_the_shard() -> anyhow::Result<()> {
+    let place = Place::new().await?;
     let config = place.shard("version_by_hand").await?;
     let node = Node::start(&config).await?;
     open_pair(&node, "treasury", "saver").await?;
@@ -188,7 +198,9 @@ async fn saver_is_folded(url: &str, version: i64) -> anyhow::Result<()> {
 
 /// While another writer's COMMIT is under way, "no such account, nothing is stored" would be a guess: that COMMIT may open
 /// the account, and carry an earlier sending of the same transfer.
-pub async fn a_refusal_that_stores_nothing_waits_for_a_commit_under_way(place: &Place<'_>) -> anyhow::Result<()> {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_that_stores_nothing_waits_for_a_commit_under_way() -> anyhow::Result<()> {
+    let place = Place::new().await?;
     let config = place.shard("under_way").await?;
     let node = Node::start(&config).await?;
     open_pair(&node, "treasury", "payee").await?;
@@ -226,8 +238,10 @@ pub async fn a_refusal_that_stores_nothing_waits_for_a_commit_under_way(place: &
     books_are_sound(url).await
 }
 
-/// The slot of one account goes to another shard behind the node's back.
-pub async fn a_slot_that_changed_hands_is_refused_and_nothing_written(place: &Place<'_>) -> anyhow::Result<()> {
+/// The slot of one account is given to another shard in the database, and the node is not told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_changed_hands_is_refused_and_nothing_written() -> anyhow::Result<()> {
+    let place = Place::new().await?;
     let config = place.shard("fence").await?;
     let node = Node::start(&config).await?;
     open_pair(&node, "treasury", "mover").await?;
@@ -260,7 +274,7 @@ pub async fn a_slot_that_changed_hands_is_refused_and_nothing_written(place: &Pl
     }
     ensure!(database::number(url, rows).await? == before, "a refused operation left something behind");
 
-    // In one batch with others, only those of the slot are refused.
+    // In one batch with others, only the operations on that slot are refused.
     let replies = node.execute(&[refused[0].clone(), transfer(&order("stays", "payee", 5), false)?]).await?;
     ensure!(matches!(&replies[0], Reply::Outcome(Outcome::NotOwner(_))), "{replies:?}");
     ensure!(matches!(&replies[1], Reply::Outcome(outcome) if is_posted(outcome)), "{replies:?}");

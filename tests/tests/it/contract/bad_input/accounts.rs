@@ -50,7 +50,15 @@ const CHANGES: &[(&str, &str)] = &[
     (r#"{"status": "open", "status": "open"}"#, "400 invalid_json at='/status'"),
 ];
 
-pub async fn are_refused(tried: &mut Tried<'_>, account: &str) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_that_cannot_be_opened_or_changed_is_refused() -> anyhow::Result<()> {
+    let mut tried = Tried::new().await?;
+    openings_are_refused(&mut tried).await;
+    changes_are_refused(&mut tried).await;
+    tried.finish().await
+}
+
+async fn openings_are_refused(tried: &mut Tried) {
     let good = || Members::of(&[("id", "\"newcomer\"".to_owned()), ("asset", "\"USD\"".to_owned())]);
     for (field, value, expected) in OPENED {
         opened(tried, &good().replace(field, value), expected).await;
@@ -58,15 +66,18 @@ pub async fn are_refused(tried: &mut Tried<'_>, account: &str) {
     opened(tried, &good().without("id"), "400 invalid_id at='/id'").await;
     opened(tried, &good().without("asset"), "400 invalid_asset at='/asset'").await;
     opened(tried, &good().add("id", "\"newcomer\""), "400 invalid_json at='/id'").await;
-    // Two at once.
+    // Two mistakes at once.
     opened(tried, &good().replace("asset", "1").replace("overdraft", "\"-1\""), "400 invalid_amount at='/overdraft'")
         .await;
     opened(tried, &good().replace("id", "1").add("extra", "1"), "400 unknown_field at='/extra'").await;
+}
 
+async fn changes_are_refused(tried: &mut Tried) {
+    let account = tried.debit.clone();
     for (change, expected) in CHANGES {
-        tried.call(change, Call::new(Method::PATCH, &account_path(account), *change), expected).await;
+        tried.call(change, Call::new(Method::PATCH, &account_path(&account), *change), expected).await;
     }
-    // What the URL names comes after what the body says.
+    // A mistake in the body is answered before an account that does not exist.
     let nobody = |body: &'static str| Call::new(Method::PATCH, "/v1/accounts/nobody", body);
     tried.call("malformed and not there", nobody("{}"), "400 invalid_json at=''").await;
     tried.call("not there", nobody(r#"{"status": "closed"}"#), "404 account_not_found").await;
@@ -74,7 +85,7 @@ pub async fn are_refused(tried: &mut Tried<'_>, account: &str) {
 }
 
 /// The same mistake alone and as the second item of a batch.
-async fn opened(tried: &mut Tried<'_>, account: &Members, expected: &str) {
+async fn opened(tried: &mut Tried, account: &Members, expected: &str) {
     let text = account.text();
     tried.call(&text, Call::new(Method::POST, "/v1/accounts", text.clone()), expected).await;
     let body = format!(r#"{{"accounts": [{{"id": "good0", "asset": "USD"}}, {text}]}}"#);

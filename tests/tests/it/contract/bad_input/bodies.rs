@@ -1,4 +1,4 @@
-//! Bodies that are no document of the right kind, or too much of one.
+//! Bodies that are no JSON document of the right kind, or too large.
 
 use std::time::Duration;
 
@@ -21,10 +21,18 @@ const HUGE: usize = 17 << 20;
 /// How long a busy router may take to read, or to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Where bodies go, with what they are refused at.
+/// The paths that take bodies.
 const PLACES: [&str; 4] = ["/v1/transfers", "/v1/transfers:batch", "/v1/accounts", "/v1/accounts:batch"];
 
-pub async fn are_refused(tried: &mut Tried<'_>, debit: &str, credit: &str) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_is_no_document_or_too_large_is_refused() -> anyhow::Result<()> {
+    let mut tried = Tried::new().await?;
+    documents_are_refused(&mut tried).await;
+    too_much_is_refused(&mut tried).await;
+    tried.finish().await
+}
+
+async fn documents_are_refused(tried: &mut Tried) {
     let documents: Vec<Vec<u8>> = [
         "",
         " ",
@@ -71,25 +79,28 @@ pub async fn are_refused(tried: &mut Tried<'_>, debit: &str, credit: &str) {
             MALFORMED.replace("''", if place.contains("transfers") { "'/transfers'" } else { "'/accounts'" });
         tried.call(body, Call::new(Method::POST, place, body), &expected).await;
     }
-    let item = || {
-        format!(
-            r#"{{"id": "{}", "debit": "{debit}", "credit": "{credit}", "amount": "0.01", "asset": "USD"}}"#,
-            Uuid::now_v7()
-        )
-    };
-    let atomic = format!(r#"{{"transfers": [{}], "atomic": "yes"}}"#, item());
+    let good = item(tried);
+    let atomic = format!(r#"{{"transfers": [{good}], "atomic": "yes"}}"#);
     let batch = |body: String| Call::new(Method::POST, "/v1/transfers:batch", body);
     tried.call("atomic of the wrong type", batch(atomic), "400 invalid_json at='/atomic'").await;
-    let extra = format!(r#"{{"transfers": [{}], "dry": true}}"#, item());
+    let extra = format!(r#"{{"transfers": [{good}], "dry": true}}"#);
     tried.call("an unknown field", batch(extra), "400 unknown_field at='/dry'").await;
-
-    too_much(tried, item, debit).await;
 }
 
 const MALFORMED: &str = "400 invalid_json at=''";
 
-async fn too_much(tried: &mut Tried<'_>, item: impl Fn() -> String, debit: &str) {
-    let items: Vec<String> = (0..ONE_TOO_MANY).map(|_| item()).collect();
+/// A transfer without a mistake.
+fn item(tried: &Tried) -> String {
+    format!(
+        r#"{{"id": "{}", "debit": "{}", "credit": "{}", "amount": "0.01", "asset": "USD"}}"#,
+        Uuid::now_v7(),
+        tried.debit,
+        tried.credit
+    )
+}
+
+async fn too_much_is_refused(tried: &mut Tried) {
+    let items: Vec<String> = (0..ONE_TOO_MANY).map(|_| item(tried)).collect();
     let batch = |body: String| Call::new(Method::POST, "/v1/transfers:batch", body);
     tried.call("10,001", batch(format!("{{\"transfers\": [{}]}}", items.join(","))), "413 batch_too_large").await;
     let lines = Call::bare(Method::POST, "/v1/transfers:batch", items.join("\n")).header("content-type", NDJSON);
@@ -98,18 +109,19 @@ async fn too_much(tried: &mut Tried<'_>, item: impl Fn() -> String, debit: &str)
         (0..ONE_TOO_MANY).map(|n| format!("{{\"id\": \"m{n}\", \"asset\": \"USD\"}}")).collect();
     let body = format!("{{\"accounts\": [{}]}}", accounts.join(","));
     tried.call("10,001 accounts", Call::new(Method::POST, "/v1/accounts:batch", body), "413 batch_too_large").await;
-    // Too many before anything wrong with one of them.
-    let same = vec![item(); ONE_TOO_MANY];
+    // The number of items is checked before the items.
+    let same = vec![item(tried); ONE_TOO_MANY];
     tried
         .call("10,001 times one", batch(format!("{{\"transfers\": [{}]}}", same.join(","))), "413 batch_too_large")
         .await;
 
-    let padded = |len: usize| format!("{}{}", " ".repeat(len), item().replace("0.01", "0"));
+    let no_amount = item(tried).replace("0.01", "0");
+    let padded = |len: usize| format!("{}{no_amount}", " ".repeat(len));
     let single = |body: String| Call::new(Method::POST, "/v1/transfers", body);
     tried.call("64 KiB and a little", single(padded(64 << 10)), "413 body_too_large").await;
     tried.call("a little under 64 KiB", single(padded(60 << 10)), "400 invalid_amount at='/amount'").await;
     let url = tried.stage.api.url(0).to_owned();
-    let path = testkit::client::account_path(debit);
+    let path = testkit::client::account_path(&tried.debit);
     for (method, path) in [("POST", "/v1/transfers:batch"), ("POST", "/v1/accounts"), ("PATCH", path.as_str())] {
         for chunked in [false, true] {
             let refused = huge(&url, method, path, chunked).await;
@@ -118,7 +130,7 @@ async fn too_much(tried: &mut Tried<'_>, item: impl Fn() -> String, debit: &str)
     }
 }
 
-/// Sends more than may be sent. By hand: the answer comes before the end of the body, and the connection closes.
+/// Sends a body that is too large, on a socket, because the answer comes before the end of the body and the connection closes then.
 async fn huge(url: &str, method: &str, path: &str, chunked: bool) -> anyhow::Result<()> {
     let address = url.strip_prefix("http://").context("no http")?;
     let mut stream = TcpStream::connect(address).await?;
@@ -128,7 +140,7 @@ async fn huge(url: &str, method: &str, path: &str, chunked: bool) -> anyhow::Res
     if chunked {
         let chunk = format!("10000\r\n{}\r\n", " ".repeat(0x10000));
         for _ in 0..=HUGE / 0x10000 {
-            // The router stops reading at some point, and need not wait for the rest.
+            // The router stops reading at some point, and the rest cannot be written.
             if tokio::time::timeout(PATIENCE, stream.write_all(chunk.as_bytes())).await.is_err() {
                 break;
             }

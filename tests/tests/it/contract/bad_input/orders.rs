@@ -1,4 +1,4 @@
-//! Orders with one thing wrong, and with two: then the first in the contract's order is answered.
+//! Orders with one mistake, and with two mistakes, of which the first in the contract's order is answered.
 
 use http::Method;
 use uuid::Uuid;
@@ -82,7 +82,15 @@ const FIELDS: &[(&str, &str, &str)] = &[
     ("metadata", r#"{"a": "1", "a": "1"}"#, "400 invalid_json at='/metadata/a'"),
 ];
 
-pub async fn are_refused(tried: &mut Tried<'_>, debit: &str, credit: &str) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_malformed_order_is_refused_with_its_first_mistake() -> anyhow::Result<()> {
+    let mut tried = Tried::new().await?;
+    orders_are_refused(&mut tried).await;
+    tried.finish().await
+}
+
+async fn orders_are_refused(tried: &mut Tried) {
+    let (debit, credit) = (tried.debit.clone(), tried.credit.clone());
     let good = || {
         Members::of(&[
             ("id", format!("\"{}\"", Uuid::now_v7())),
@@ -113,11 +121,11 @@ pub async fn are_refused(tried: &mut Tried<'_>, debit: &str, credit: &str) {
     let large = format!(r#"{{"a": "{}"}}"#, "x".repeat(4096));
     everywhere(tried, &good().replace("metadata", &large), "400 invalid_metadata at='/metadata'").await;
 
-    two_at_once(tried, &good, debit).await;
+    two_at_once(tried, &good, &debit).await;
 }
 
 /// Each two neighbours of the contract's order.
-async fn two_at_once(tried: &mut Tried<'_>, good: &impl Fn() -> Members, debit: &str) {
+async fn two_at_once(tried: &mut Tried, good: &impl Fn() -> Members, debit: &str) {
     let itself = format!("\"{debit}\"");
     let pairs = [
         (good().add("amount", "\"1.00\"").add("extra", "1"), "400 invalid_json at='/amount'"),
@@ -146,7 +154,7 @@ async fn two_at_once(tried: &mut Tried<'_>, good: &impl Fn() -> Members, debit: 
 }
 
 /// The same mistake alone, as the second item of a batch, and as the second line of NDJSON.
-async fn everywhere(tried: &mut Tried<'_>, order: &Members, expected: &str) {
+async fn everywhere(tried: &mut Tried, order: &Members, expected: &str) {
     let text = order.text();
     tried.call(&text, Call::new(Method::POST, "/v1/transfers", text.clone()), expected).await;
     let good = format!(

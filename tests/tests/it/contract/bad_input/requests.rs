@@ -1,4 +1,4 @@
-//! Requests whose line or headers are wrong, whatever their body.
+//! Requests with a mistake in their line or headers, whatever their body.
 
 use anyhow::ensure;
 use http::Method;
@@ -9,18 +9,21 @@ use crate::contract::api::Call;
 
 const TRANSFER: &str = "/v1/transfers/01890a5d-ac96-774b-bcce-b302099a8057";
 const BODY: &str = r#"{"debit": "alice", "credit": "bob", "amount": "0", "asset": "USD"}"#;
-/// What a good idempotency key leaves to complain about in [`BODY`].
+/// The answer to [`BODY`] with a good idempotency key.
 const KEY_TAKEN: &str = "400 invalid_amount at='/amount'";
 const BAD_KEY: &str = "400 invalid_parameter at=Idempotency-Key:";
 
-pub async fn are_refused(tried: &mut Tried<'_>, account: &str) {
-    let account = account_path(account);
-    paths(tried, &account).await;
-    parameters(tried, &account).await;
-    headers(tried, &account).await;
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_with_a_wrong_path_parameter_or_header_is_refused() -> anyhow::Result<()> {
+    let mut tried = Tried::new().await?;
+    let account = account_path(&tried.debit);
+    paths(&mut tried, &account).await;
+    parameters(&mut tried, &account).await;
+    headers(&mut tried, &account).await;
+    tried.finish().await
 }
 
-async fn paths(tried: &mut Tried<'_>, account: &str) {
+async fn paths(tried: &mut Tried, account: &str) {
     for path in
         ["/", "/v1", "/v1/", "/v1/nothing", "/v2/accounts", "/admin/shard-map", "/metrics", "/v1/accounts/a/b/c"]
     {
@@ -71,7 +74,7 @@ async fn paths(tried: &mut Tried<'_>, account: &str) {
 }
 
 /// Path, query, answer.
-async fn parameters(tried: &mut Tried<'_>, account: &str) {
+async fn parameters(tried: &mut Tried, account: &str) {
     let entries = format!("{account}/entries");
     let balance = format!("{account}/balance");
     let table: &[(&str, &str, &str)] = &[
@@ -142,7 +145,7 @@ async fn parameters(tried: &mut Tried<'_>, account: &str) {
     tried.call("atomic=1", lines, "400 invalid_parameter at=?atomic").await;
 }
 
-async fn headers(tried: &mut Tried<'_>, account: &str) {
+async fn headers(tried: &mut Tried, account: &str) {
     let table: &[(&'static str, Vec<u8>, &str)] = &[
         ("idempotency-key", b"a".to_vec(), KEY_TAKEN),
         ("idempotency-key", vec![b'k'; 255], KEY_TAKEN),
