@@ -333,7 +333,7 @@ mod tests {
             assert_eq!(span.span_context.trace_id().to_string(), "0af7651916cd43dd8448eb211c80319c");
             assert!(span.start_time <= span.end_time);
         }
-        assert!(request.start_time <= call.start_time && call.end_time <= request.end_time);
+        assert!(request.start_time <= call.start_time && call.start_time <= queue.start_time);
         assert_eq!((&*queue.name, queue.span_kind), ("queue", Kind::Internal));
     }
 

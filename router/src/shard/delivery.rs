@@ -233,7 +233,8 @@ impl Submission {
     }
 
     fn answer(mut self) {
-        if let Some(span) = &mut self.span {
+        // Before the reply, so that the span ends within that of the request.
+        if let Some(mut span) = self.span.take() {
             if self.resent {
                 span.set("shardledger.resent", true);
             }

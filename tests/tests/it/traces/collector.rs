@@ -58,7 +58,7 @@ impl Recorded {
         find(&self.attributes, key)
     }
 
-    /// Whether it begins and ends within another span of the same process. Processes read their clocks apart.
+    /// Whether it begins and ends within the span that it is a part of.
     pub fn lies_in(&self, other: &Self) -> bool {
         other.begun <= self.begun && self.begun <= self.ended && self.ended <= other.ended
     }
@@ -85,7 +85,7 @@ impl Collector {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let (address, spans) = (listener.local_addr()?, Spans::default());
         let service = TraceServiceServer::new(spans.clone());
-        let connections = stream::unfold(listener, async |listener| {
+        let connections = stream::unfold(listener, |listener: TcpListener| async move {
             let accepted = listener.accept().await.map(|(connection, _)| connection);
             Some((accepted, listener))
         });
