@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use certificates::{files, names};
+use certificates::names;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, date_time_ymd,
@@ -21,7 +21,7 @@ use serde::Serialize;
 use telemetry::clock;
 use uuid::Uuid;
 
-use crate::cluster::durable_file::{self, Audience};
+use crate::cluster::files::{self, Audience};
 
 /// The name of the authority's own certificate.
 pub const AUTHORITY: &str = "ca";
@@ -197,11 +197,11 @@ pub fn issued(folder: &Path) -> anyhow::Result<Vec<String>> {
 pub fn describe(folder: &Path, name: &str) -> anyhow::Result<Described> {
     let (file, authority) = (certificate_of(folder, name), certificate_of(folder, AUTHORITY));
     ensure!(file.exists(), "{} has no certificate {name}", folder.display());
-    let chain = files::certificates(&file, &files::read_file(&file)?)?;
+    let chain = certificates::files::certificates(&file, &certificates::files::read_file(&file)?)?;
     let leaf = chain.first().with_context(|| format!("{} has no certificate", file.display()))?;
     let damaged = || format!("{} is damaged", file.display());
     let (_, parsed) = x509_parser::parse_x509_certificate(leaf).with_context(damaged)?;
-    let roots = files::certificates(&authority, &files::read_file(&authority)?)?;
+    let roots = certificates::files::certificates(&authority, &certificates::files::read_file(&authority)?)?;
     let trusted = roots.iter().any(|root| {
         let Ok((_, root)) = x509_parser::parse_x509_certificate(root) else { return false };
         parsed.issuer() == root.subject() && parsed.verify_signature(Some(root.public_key())).is_ok()
@@ -267,8 +267,8 @@ fn check_name(name: &str) -> anyhow::Result<()> {
 
 /// Writes the key first: a process that looks in between keeps the former pair.
 fn write(folder: &Path, name: &str, key: &str, certificate: &str) -> anyhow::Result<()> {
-    durable_file::replace(&key_of(folder, name), key, Audience::Owner)?;
-    durable_file::replace(&certificate_of(folder, name), certificate, Audience::Everyone)
+    files::replace(&key_of(folder, name), key, Audience::Owner)?;
+    files::replace(&certificate_of(folder, name), certificate, Audience::Everyone)
 }
 
 #[cfg(test)]

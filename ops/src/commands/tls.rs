@@ -6,9 +6,9 @@ use anyhow::{Context as _, ensure};
 use clap::value_parser;
 use serde_json::json;
 
-use super::Context;
 use crate::{
     authority::{self, AUTHORITY, AUTHORITY_DAYS, Authority, CERTIFICATE_DAYS, Described, LOCAL_HOSTS, Purpose},
+    context::Context,
     exit, output,
 };
 
