@@ -25,7 +25,7 @@ use telemetry::clock;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use uuid::Uuid;
 
-use crate::cluster::durable_file::{self, Audience};
+use crate::cluster::files::{self as durable, Audience};
 
 /// The name of the authority's own certificate.
 pub const AUTHORITY: &str = "ca";
@@ -240,11 +240,11 @@ pub fn issued(folder: &Path) -> anyhow::Result<Vec<String>> {
 pub fn describe(folder: &Path, name: &str) -> anyhow::Result<Described> {
     let (file, authority) = (certificate_of(folder, name), certificate_of(folder, AUTHORITY));
     ensure!(file.exists(), "{} has no certificate {name}", folder.display());
-    let chain = files::certificates(&file, &files::read_file(&file)?)?;
+    let chain = certificates::files::certificates(&file, &certificates::files::read_file(&file)?)?;
     let leaf = chain.first().with_context(|| format!("{} has no certificate", file.display()))?;
     let damaged = || format!("{} is damaged", file.display());
     let (_, parsed) = x509_parser::parse_x509_certificate(leaf).with_context(damaged)?;
-    let roots = files::certificates(&authority, &files::read_file(&authority)?)?;
+    let roots = certificates::files::certificates(&authority, &certificates::files::read_file(&authority)?)?;
     let trusted = roots.iter().any(|root| {
         let Ok((_, root)) = x509_parser::parse_x509_certificate(root) else { return false };
         parsed.issuer() == root.subject() && parsed.verify_signature(Some(root.public_key())).is_ok()
@@ -323,7 +323,7 @@ struct Step {
 
 impl Step {
     fn take(&self) -> anyhow::Result<()> {
-        durable_file::replace(&self.file, &self.text, self.audience)
+        durable::replace(&self.file, &self.text, self.audience)
     }
 }
 

@@ -1,146 +1,227 @@
-//! `shardctl bench`: load on routers, measured.
+//! `shardctl bench`: load on routers, measured; the comparison with a PL/pgSQL transfer function (`bench suite`); and further
+//! experiments, each in clusters of its own.
 //!
 //! The load generator: [`workload`] picks accounts, [`request`] writes and counts, [`connection`] carries, [`driver`] times,
-//! [`tally`] adds up. The client usually shares the machine with what it measures, so it does as little as it can for each
-//! transfer.
+//! [`tally`] adds up, [`load`] has the result. The client usually shares the machine with what it measures, so it does as little as
+//! it can for each transfer.
 //!
 //! What is measured: an [`own_cluster`], with open accounts a [`subject`]; a PL/pgSQL transfer function as [`baseline`]; a bare
-//! append as [`ceiling`]. [`cpu`] and [`memory`] say what it cost.
+//! append as [`ceiling`]. [`machine`] says what it cost.
 //!
-//! The measurements: [`suite`] is `make bench`, [`scaling`] adds shards, [`soak`] goes on for hours, [`reshard`] moves slots under load, [`long`] fills shards first, [`statements`] reads long histories, [`takeover`] kills nodes, [`overload`] offers more than the capacity, [`prototype`] compares choices of the
-//! append path. [`figures`] holds what came out against the bars, [`page`] and [`chart`] draw it.
+//! The experiments: [`suite`] is `make bench`, [`scaling`] adds shards, [`soak`] goes on for hours, [`reshard`] moves slots under
+//! load, [`long`] fills shards first, [`statements`] reads long histories, [`takeover`] kills nodes, [`overload`] offers more than the
+//! capacity, [`prototype`] compares choices of the append path.
+//! [`figures`] compares what came out with the bars, [`page`] and [`chart`] draw it.
 
-pub mod accounts;
-pub mod baseline;
-pub mod ceiling;
-mod cgroup;
-pub mod connection;
-pub mod cpu;
-pub mod driver;
-pub mod figures;
-pub mod long;
-pub mod machine;
-pub mod memory;
-pub mod overload;
-pub mod own_cluster;
-pub mod prototype;
-mod random;
-pub mod request;
-pub mod reshard;
-pub mod scaling;
-pub mod soak;
-pub mod statements;
-pub mod subject;
-pub mod suite;
-pub mod takeover;
+mod baseline;
+mod ceiling;
+mod connection;
+mod driver;
+mod figures;
+mod limits;
+mod load;
+mod long;
+mod machine;
+mod overload;
+mod own_cluster;
+mod prototype;
+mod request;
+mod reshard;
+mod scaling;
+mod soak;
+mod statements;
+mod subject;
+mod suite;
+mod takeover;
 mod tally;
-pub mod workload;
+mod workload;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-pub use report_page::{chart, page};
+use anyhow::Context as _;
+use report_page::{chart, page};
 use serde::Serialize;
+use telemetry::{clock, shutdown};
 
-use connection::Address;
-use driver::{Driven, Load};
-pub use tally::{Latency, Window};
-use workload::{Locality, Picker, Workload};
+use crate::{context::Context, exit, output};
 
-/// What to measure.
-#[derive(Debug, Clone)]
-pub struct Bench {
-    pub workload: Workload,
-    pub locality: Locality,
-    /// The shard of each account.
-    pub homes: Vec<u16>,
-    pub load: Load,
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Args {
+    #[command(flatten)]
+    load: load::LoadArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
 }
 
-/// What was measured.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct Measurement {
-    pub workload: Workload,
-    pub locality: Locality,
-    pub accounts: usize,
-    pub batch: usize,
-    pub connections: usize,
-    /// Requests a second asked for; absent in the closed loop.
-    pub rate: Option<f64>,
-    pub seed: u64,
-    pub seconds: f64,
-    pub requests: u64,
-    pub requests_per_s: f64,
-    pub posted: u64,
-    /// Posted transfers a second.
-    pub transfers_per_s: f64,
-    pub pending: u64,
-    /// New transfers, the warm-up's included.
-    pub transfers_in_all: u64,
-    /// What neither posted nor is pending, by code.
-    pub others: BTreeMap<String, u64>,
-    /// Answers to transfers that had been sent before.
-    pub replayed: u64,
-    /// Of requests, in microseconds.
-    pub latency_us: Latency,
-    /// Of requests without a result, from when they were sent.
-    pub refusal_latency_us: Latency,
-    /// Processor time of the load generator for each request.
-    pub generator_us_per_request: f64,
-    /// The longest time between two successful answers.
-    pub longest_pause_s: f64,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub windows: Vec<Window>,
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Measure clusters of its own beside a PL/pgSQL transfer function on the same PostgreSQL, in turn
+    Suite(Run<suite::Plan>),
+    /// Measure what each choice of the append path costs, apart from the services
+    Prototype(Run<prototype::Plan, ()>),
+    /// Measure whether throughput grows with the number of shards, in clusters of its own
+    Scaling(Run<scaling::Plan>),
+    /// Keep half of the peak for a long time, in a cluster of its own
+    Soak(Run<soak::Plan>),
+    /// Grow a cluster of its own under load, shrink it again, and measure what clients notice
+    Reshard(Run<reshard::Plan>),
+    /// Measure what takes too long for the suite: many accounts, a long history, an open snapshot
+    Long(Run<long::Plan>),
+    /// Serve nodes without databases
+    #[command(hide = true)]
+    MockNodes(scaling::mock::Args),
+    /// Measure statements of an account with a long history, in a cluster of its own
+    Statements(Run<statements::Plan, ()>),
+    /// Offer 1, 2, 5 and 10 times the capacity of a cluster of its own, freeze a shard of it, and see it recover
+    Overload(Run<overload::Plan>),
+    /// Kill the first of two nodes under load, and measure how long payments wait, in a cluster of its own
+    Takeover(Run<takeover::Plan>),
 }
 
-impl Bench {
-    /// Runs the load against accounts that are open.
-    pub async fn run(self) -> anyhow::Result<Measurement> {
-        let picker = Picker::new(self.workload, self.locality, self.homes)?;
-        measure(&self.load, picker).await
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    match args.command {
+        None => load::run(args.load, context).await,
+        Some(Command::Suite(run)) => run.run(context).await,
+        Some(Command::Prototype(run)) => run.run(context).await,
+        Some(Command::Scaling(run)) => run.run(context).await,
+        Some(Command::Soak(run)) => run.run(context).await,
+        Some(Command::Reshard(run)) => run.run(context).await,
+        Some(Command::Long(run)) => run.run(context).await,
+        Some(Command::MockNodes(args)) => scaling::mock::run(args).await,
+        Some(Command::Statements(run)) => run.run(context).await,
+        Some(Command::Overload(run)) => run.run(context).await,
+        Some(Command::Takeover(run)) => run.run(context).await,
     }
 }
 
-/// Runs a load with accounts of this picker.
-pub async fn measure(load: &Load, picker: Picker) -> anyhow::Result<Measurement> {
-    let (workload, locality, accounts) = (picker.workload(), picker.locality(), picker.accounts());
-    let driven = driver::drive(load, Arc::new(picker)).await?;
-    Ok(Measurement::new(workload, locality, accounts, load, driven))
+/// A measurement in clusters that are made for it. Its command-line arguments are its plan.
+trait Experiment: clap::Args {
+    type Report: Report;
+
+    /// Checks the plan and takes the seed.
+    fn prepare(&mut self, seed: u64) -> anyhow::Result<()>;
+
+    /// Measures in clusters below `folder` that are gone afterwards.
+    async fn measure(self, folder: &Path) -> anyhow::Result<Self::Report>;
 }
 
-impl Measurement {
-    fn new(workload: Workload, locality: Locality, accounts: usize, load: &Load, driven: Driven) -> Self {
-        let Driven { tally, transfers_in_all, windows, longest_pause, generator_us_per_request } = driven;
-        let seconds = load.duration.as_secs_f64();
-        Self {
-            workload,
-            locality,
-            accounts,
-            batch: load.batch,
-            connections: load.connections,
-            rate: load.rate,
-            seed: load.seed,
-            seconds,
-            requests: tally.requests,
-            requests_per_s: tally.requests as f64 / seconds,
-            posted: tally.posted,
-            transfers_per_s: tally.posted as f64 / seconds,
-            pending: tally.pending,
-            transfers_in_all,
-            latency_us: tally.latency(),
-            refusal_latency_us: tally.refusal_latency(),
-            others: tally.codes,
-            replayed: tally.replayed,
-            generator_us_per_request,
-            longest_pause_s: longest_pause.as_secs_f64(),
-            windows,
+/// What an experiment measured.
+trait Report: Serialize {
+    /// Whether the ledger that was measured balances. If not, the exit code is 3.
+    fn is_right(&self) -> bool;
+
+    /// Whether every figure meets its bar. If not, the exit code is 1.
+    fn meets_bars(&self) -> bool;
+
+    /// Prints the report for a person.
+    fn print(&self) -> anyhow::Result<()>;
+
+    /// The report as one HTML file; empty for an experiment without `--report`.
+    fn page(&self) -> String {
+        String::new()
+    }
+}
+
+/// The arguments of an experiment and those of all experiments. `P` is [`PageFile`], or `()` where there is no page.
+#[derive(clap::Args)]
+struct Run<E: clap::Args, P: clap::Args = PageFile> {
+    #[command(flatten)]
+    experiment: E,
+    #[command(flatten)]
+    page: P,
+    /// Folder of the clusters that are measured, made and removed here [default: the system's for temporary files]
+    #[arg(long, value_name = "DIR")]
+    folder: Option<PathBuf>,
+    /// Write the result as JSON to this file as well
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Repeats what a run drew at random [default: from the clock; printed]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+#[derive(clap::Args)]
+struct PageFile {
+    /// Write the report as one HTML file
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+trait MaybePageFile: clap::Args {
+    fn path(&self) -> Option<&Path> {
+        None
+    }
+}
+
+impl MaybePageFile for () {}
+
+impl MaybePageFile for PageFile {
+    fn path(&self) -> Option<&Path> {
+        self.report.as_deref()
+    }
+}
+
+impl<E: Experiment, P: MaybePageFile> Run<E, P> {
+    /// Measures in a folder that is removed afterwards, also when a signal stops the command. Writes and prints the report.
+    async fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
+        let Self { mut experiment, page, folder, out, seed } = self;
+        experiment.prepare(seed.unwrap_or_else(|| clock::now_us().unsigned_abs()))?;
+        let folder = Folder::create(&folder.unwrap_or_else(std::env::temp_dir))?;
+        let stopped = shutdown::signal()?;
+        let report = tokio::select! {
+            report = experiment.measure(&folder.0) => report?,
+            // Dropping the experiment stops and removes its clusters.
+            signal = stopped => anyhow::bail!("stopped by {signal}"),
+        };
+        drop(folder);
+        if let Some(file) = page.path() {
+            write(file, &report.page())?;
+        }
+        if let Some(file) = &out {
+            write(file, &serde_json::to_string_pretty(&report)?)?;
+        }
+        if context.json {
+            output::json(&report)?;
+        } else {
+            report.print()?;
+        }
+        Ok(match (report.is_right(), report.meets_bars()) {
+            (false, _) => exit::violation(),
+            (true, false) => exit::failure(),
+            (true, true) => ExitCode::SUCCESS,
+        })
+    }
+}
+
+fn write(file: &Path, text: &str) -> anyhow::Result<()> {
+    fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// Prints what `shardctl verify` found, at the end of a report.
+fn print_verdict(verified: bool) -> anyhow::Result<()> {
+    output::data(if verified { "verify: clean" } else { "verify: VIOLATED, the numbers are worth nothing" })
+}
+
+/// A folder for one run, removed when it is dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn create(parent: &Path) -> anyhow::Result<Self> {
+        let path = parent.join(format!("shardledger-bench-{}", std::process::id()));
+        fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            output::note(&format!("{} could not be removed: {error}", self.0.display()));
         }
     }
 }
-
-/// The routers' addresses, taken apart.
-pub fn addresses(urls: &[String]) -> anyhow::Result<Vec<Address>> {
-    urls.iter().map(|url| Address::parse(url)).collect()
-}
-
-/// Warm-up before anything counts: connections, caches, the first batches.
-pub const WARM_UP: Duration = Duration::from_secs(1);

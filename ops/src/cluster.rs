@@ -8,12 +8,9 @@
 
 pub mod configuration;
 pub mod description;
-pub mod durable_file;
-pub mod environment;
 pub mod failover;
-pub mod growth;
+pub mod files;
 pub mod layout;
-pub mod lock;
 pub mod member;
 pub mod place;
 pub mod ports;
@@ -22,9 +19,7 @@ pub mod prepare;
 pub mod process;
 pub mod readiness;
 pub mod relocation;
-pub mod secrets;
 pub mod status;
-pub mod stop;
 pub mod supervisor;
 
 pub use description::Description;

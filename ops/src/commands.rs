@@ -1,40 +1,33 @@
-//! The command line. One file per command, each with its `Args` and a `run` that gives the exit code.
+//! The command line. One file for each noun, with the arguments and a function for each of its verbs. A command with a folder
+//! of its own, such as `crate::verify`, has them there.
 
 mod account;
-mod bench;
-mod completions;
-mod doctor;
 mod down;
 mod hold;
-mod import;
 mod key;
 mod map;
-mod pages;
-mod postgres;
-mod reconcile;
-mod replay;
-mod router_address;
 mod saga;
 mod shard;
 mod slot_move;
 mod status;
-mod supervise;
 mod tls;
 mod transfer;
 mod up;
-mod verify;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::{
+    bench,
     cluster::{
         Layout,
-        lock::{self, Lock},
+        files::{self, Lock},
     },
-    output, trust,
+    context::Context,
+    doctor, import, output, reconcile, replay, trust, verify,
 };
 
 /// Starts, inspects and checks a Shardledger cluster.
@@ -47,17 +40,6 @@ pub struct Cli {
     trust: trust::Args,
     #[command(subcommand)]
     command: Command,
-}
-
-/// What every command is given.
-#[derive(Args)]
-pub struct Context {
-    /// Folder of the cluster on this machine
-    #[arg(long, global = true, value_name = "DIR", env = "SHARDLEDGER_DATA_DIR", default_value = "./.shardledger")]
-    pub data_dir: PathBuf,
-    /// Print data as JSON
-    #[arg(long, global = true)]
-    pub json: bool,
 }
 
 #[derive(Subcommand)]
@@ -109,13 +91,13 @@ enum Command {
     /// Measure running routers under load, or compare with a PL/pgSQL transfer function
     Bench(Box<bench::Args>),
     /// Print the completion script of a shell
-    Completions(completions::Args),
+    Completions { shell: Shell },
     /// Keep the cluster's processes running (started by `up`)
     #[command(hide = true)]
-    Supervise(supervise::Args),
+    Supervise(up::SuperviseArgs),
     /// Find the PostgreSQL server, installing it where there is none
     #[command(hide = true, subcommand)]
-    Postgres(postgres::Command),
+    Postgres(up::PostgresCommand),
 }
 
 /// How long `up` and `down` wait for each other.
@@ -146,28 +128,35 @@ impl Cli {
             Command::Reconcile(args) => reconcile::run(args, context).await,
             Command::Replay(args) => replay::run(args, context).await,
             Command::Bench(args) => bench::run(*args, context).await,
-            Command::Completions(args) => completions::run(args),
-            Command::Supervise(args) => supervise::run(args, context).await,
-            Command::Postgres(command) => postgres::run(command, context).await,
+            Command::Completions { shell } => completions(shell),
+            Command::Supervise(args) => up::run_supervisor(args, context).await,
+            Command::Postgres(command) => up::postgres(command, context).await,
         }
     }
 }
 
 /// Held by `up` and `down` while they work on a cluster: two at once would each undo what the other does.
 async fn alone(layout: &Layout) -> anyhow::Result<Lock> {
-    if let Some(pid) = lock::holder(&layout.command_lock())? {
+    if let Some(pid) = files::lock_holder(&layout.command_lock())? {
         output::note(&format!("waiting for another `up` or `down` (process {pid})"));
     }
-    let taken = lock::take(&layout.command_lock(), ALONE_PATIENCE).await?;
+    let taken = files::take_lock(&layout.command_lock(), ALONE_PATIENCE).await?;
     taken.with_context(|| format!("another `up` or `down` is still at work in {}", layout.root().display()))
+}
+
+fn completions(shell: Shell) -> anyhow::Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "shardctl", &mut script);
+    output::data(&String::from_utf8(script)?)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use super::*;
 
     #[test]
     fn the_command_line_is_well_formed() {
-        super::Cli::command().debug_assert();
+        Cli::command().debug_assert();
     }
 }

@@ -8,7 +8,7 @@ const VIOLATION: u8 = 3;
 const UNREACHABLE: u8 = 4;
 const NOT_CONFIRMED: u8 = 5;
 
-/// What the command talks to did not answer.
+/// A server that the command called did not answer.
 #[derive(Debug, thiserror::Error)]
 #[error("{what} is unreachable: {reason}")]
 pub struct Unreachable {
@@ -22,7 +22,7 @@ pub struct Unreachable {
 pub struct OutcomeUnknown {
     pub what: String,
     pub reason: String,
-    /// What tells the outcome.
+    /// How to find the outcome.
     pub remedy: String,
 }
 
@@ -31,17 +31,17 @@ pub struct OutcomeUnknown {
 #[error("not confirmed, nothing was done (--yes confirms without asking)")]
 pub struct NotConfirmed;
 
-/// The code of a check that ran to its end and found something wrong.
+/// The exit code of a check that completed and found a violation.
 pub fn violation() -> ExitCode {
     ExitCode::from(VIOLATION)
 }
 
-/// The code of a command that could not do what was asked, and has said why.
+/// The exit code of a command that failed and has printed why.
 pub fn failure() -> ExitCode {
     ExitCode::from(FAILURE)
 }
 
-/// The code of a command that found nobody to ask, and has said so.
+/// The exit code of a command that reached no server and has printed that.
 pub fn unreachable() -> ExitCode {
     ExitCode::from(UNREACHABLE)
 }

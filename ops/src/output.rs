@@ -1,19 +1,26 @@
-//! Where words go: data on standard output, everything else on standard error. No colours, so NO_COLOR is met.
+//! Standard output, which gets data, and standard error, which gets everything else. There are no colours, so NO_COLOR is met. Progress
+//! bars are drawn on a terminal only: indicatif stays silent where standard error is a file or a pipe.
 
-use std::io::{self, Write};
+use std::{
+    fmt,
+    io::{self, BufRead, IsTerminal, Write},
+    time::Duration,
+};
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
-use serde::Serialize;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{MapAccess, Visitor},
+};
 use serde_json::Value;
-
-use crate::json_object::JsonObject;
 
 /// Prints text as data.
 pub fn data(text: &str) -> anyhow::Result<()> {
     finished(writeln!(io::stdout().lock(), "{text}"))
 }
 
-/// What a command with `--dry-run` would do: a sentence, or with `--json` the sentence as `would` beside `fields`.
+/// Prints what a command with `--dry-run` would do: a sentence, or with `--json` an object of `fields` with the sentence as `would`.
 pub fn would(json: bool, sentence: &str, mut fields: serde_json::Value) -> anyhow::Result<()> {
     if !json {
         return data(sentence);
@@ -28,13 +35,26 @@ pub fn json<T: Serialize + ?Sized>(value: &T) -> anyhow::Result<()> {
     data(&serde_json::to_string_pretty(value)?)
 }
 
-/// Says something about the work to a person; never data.
+/// Tells a person about the work. Data never goes here.
 pub fn note(text: &str) {
     // A closed standard error must not stop the work that is being reported.
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Prints a table as data, columns whose cells are all numbers to the right.
+/// Asks a person on the terminal and returns whether the answer is `yes`. It is not if standard input is no terminal.
+pub fn is_confirmed(question: &str) -> io::Result<bool> {
+    if !io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    let mut error = io::stderr().lock();
+    write!(error, "{question} Type yes: ")?;
+    error.flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    Ok(answer.trim() == "yes")
+}
+
+/// Prints a table as data. A column of numbers is aligned to the right.
 pub fn table<const COLUMNS: usize>(header: [&str; COLUMNS], rows: &[[String; COLUMNS]]) -> anyhow::Result<()> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
@@ -50,7 +70,7 @@ pub fn table<const COLUMNS: usize>(header: [&str; COLUMNS], rows: &[[String; COL
     data(&table.trim_fmt())
 }
 
-/// Prints an object as data, a field a line; what is nested stays JSON.
+/// Prints an object as data, one field on each line. A nested value is printed as JSON.
 pub fn fields(object: &JsonObject) -> anyhow::Result<()> {
     let rows: Vec<[String; 2]> = object.fields().map(|(name, value)| [name.to_owned(), cell(value)]).collect();
     table(["field", "value"], &rows)
@@ -70,6 +90,11 @@ pub fn cell(value: &Value) -> String {
     }
 }
 
+/// The items of a JSON list; none if the value is no list.
+pub fn items(list: &Value) -> &[Value] {
+    list.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
 /// `1 shard`, `2 shards`.
 pub fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
@@ -79,7 +104,7 @@ fn is_number(text: &str) -> bool {
     text.chars().any(|c| c.is_ascii_digit()) && text.chars().all(|c| c.is_ascii_digit() || "-+.,%".contains(c))
 }
 
-/// A reader that has seen enough (`shardctl … | head`) is no failure.
+/// A reader that closes the pipe (`shardctl … | head`) is no failure.
 fn finished(written: io::Result<()>) -> anyhow::Result<()> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -87,9 +112,96 @@ fn finished(written: io::Result<()>) -> anyhow::Result<()> {
     }
 }
 
+#[derive(Debug, Clone, PartialEq)]
+pub struct JsonObject(Vec<(String, Value)>);
+
+impl JsonObject {
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
+    }
+
+    /// Takes a field out.
+    pub fn remove(&mut self, name: &str) -> Option<Value> {
+        let place = self.0.iter().position(|(found, _)| found == name)?;
+        Some(self.0.remove(place).1)
+    }
+}
+
+impl Serialize for JsonObject {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.fields())
+    }
+}
+
+impl<'de> Deserialize<'de> for JsonObject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+struct Fields;
+
+impl<'de> Visitor<'de> for Fields {
+    type Value = JsonObject;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JsonObject, A::Error> {
+        let mut fields = Vec::new();
+        while let Some(field) = map.next_entry()? {
+            fields.push(field);
+        }
+        Ok(JsonObject(fields))
+    }
+}
+
+const TICK: Duration = Duration::from_millis(200);
+const COUNTED: &str = "{msg:<12} {bar:40} {human_pos}/{human_len} {per_sec:.dim} {eta:.dim}";
+const PERCENT: &str = "{spinner} {prefix:<10} {bar:30} {pos:>3} % {msg}";
+const STEPS: &str = "{spinner} {prefix:<10} {pos}/{len} {msg}";
+
+/// Runs work of known size and shows a progress bar until the work is done.
+pub async fn counted<T>(what: &'static str, total: usize, work: impl AsyncFnOnce(&ProgressBar) -> T) -> T {
+    let bar = ProgressBar::new(total as u64).with_style(style(COUNTED)).with_message(what);
+    let done = work(&bar).await;
+    bar.finish_and_clear();
+    done
+}
+
+/// Several bars, one for each of several tasks that run at once.
+pub struct Bars(MultiProgress);
+
+impl Bars {
+    pub fn new() -> Self {
+        Self(MultiProgress::new())
+    }
+
+    /// A bar from 0 to 100 percent for the task `who`.
+    pub fn percent(&self, who: &str) -> ProgressBar {
+        let bar = ProgressBar::new(100).with_style(style(PERCENT)).with_prefix(who.to_owned());
+        let bar = self.0.add(bar);
+        bar.enable_steady_tick(TICK);
+        bar
+    }
+
+    /// A line for the task `who` of `steps` steps; [`ProgressBar::set_message`] names the present step.
+    pub fn steps(&self, who: &str, steps: usize) -> ProgressBar {
+        let bar = ProgressBar::new(steps as u64).with_style(style(STEPS)).with_prefix(who.to_owned());
+        let bar = self.0.add(bar);
+        bar.enable_steady_tick(TICK);
+        bar
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::is_number;
+    use super::*;
 
     #[test]
     fn numbers_are_told_from_words() {
@@ -98,6 +210,23 @@ mod tests {
         }
         for word in ["", "-", "s0", "0-4095x", "1 s"] {
             assert!(!is_number(word), "{word}");
+        }
+    }
+
+    #[test]
+    fn fields_keep_their_order() {
+        let text = r#"{"z":1,"a":{"y":null},"m":"x"}"#;
+        let mut object: JsonObject = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&object).unwrap(), text);
+        assert_eq!(object.remove("a"), Some(serde_json::json!({"y": null})));
+        assert_eq!(object.fields().map(|(name, _)| name).collect::<Vec<_>>(), ["z", "m"]);
+        assert_eq!(object.remove("a"), None);
+    }
+
+    #[test]
+    fn templates_are_well_formed() {
+        for template in [COUNTED, STEPS, PERCENT] {
+            assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
     }
 }

@@ -1,27 +1,31 @@
 //! `shardctl verify` checks whether the books of a live cluster balance. It reads the shards' databases, calls no
 //! service and changes nothing.
 //!
-//! [`identities`] identifies the databases first. Each shard's journal is then folded in memory with the functions that the
+//! [`databases`] identifies the databases first. Each shard's journal is then folded in memory with the functions that the
 //! lane uses, and every projection is compared with the fold ([`shard_database::books`]). The journal is immutable, so it
-//! is read up to fixed positions in bounded statements: writes continue undisturbed, and no snapshot stays open. [`sagas`],
-//! [`transit`], [`ownership`] and [`known`] check what holds between shards, as pure comparisons. [`invariant`] lists
-//! the invariants.
+//! is read up to fixed positions in bounded statements: writes continue undisturbed, and no snapshot stays open. [`sagas`] and
+//! [`between_shards`] check what holds between shards, as pure comparisons. [`report`] lists the invariants.
 
-pub mod connection;
-pub mod identities;
-mod invariant;
-mod known;
-mod ownership;
+mod between_shards;
+pub mod databases;
 mod report;
 mod saga_bookings;
 mod sagas;
-mod transit;
 
-use std::time::{Duration, Instant};
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
+use anyhow::{Context as _, ensure};
+use between_shards::{AccountSlots, Known};
+use databases::{broken, on_each};
 use futures_util::future::try_join_all;
 use indicatif::ProgressBar;
 use ledger::{Booking, Position};
+use report::{BETWEEN_SHARDS, Findings, Invariant};
+use saga_bookings::{Cuts, SagaBookings};
+use sagas::Comparison;
 use shard_database::{
     OwnedSlots,
     books::{Books, Counts, Difference},
@@ -29,16 +33,13 @@ use shard_database::{
 };
 use sqlx::PgConnection;
 
-pub use report::{Report, ShardSize};
+use crate::{
+    cluster::{Description, Layout},
+    context::Context,
+    exit, output,
+};
 
-use crate::progress;
-use connection::{broken, on_each};
-use invariant::Invariant;
-use known::Known;
-use ownership::AccountSlots;
-use report::{BETWEEN_SHARDS, Findings};
-use saga_bookings::{Cuts, SagaBookings};
-use sagas::Comparison;
+pub use report::{Report, ShardSize};
 
 /// A shard and the URL of its database.
 #[derive(Debug, Clone)]
@@ -62,10 +63,10 @@ const SHOWN_EVERY: u64 = 10_000;
 /// lacks is a violation.
 pub async fn verify(targets: &[Target]) -> anyhow::Result<Report> {
     let started = Instant::now();
-    let numbers = identities::check(targets).await?;
-    let mut connections = connection::connect_all(targets).await?;
+    let numbers = databases::check_identities(targets).await?;
+    let mut connections = databases::connect_all(targets).await?;
     let checked = check_repeatedly(targets, &numbers, &mut connections, started).await;
-    connection::close_all(connections).await;
+    databases::close_all(connections).await;
     checked
 }
 
@@ -104,7 +105,7 @@ async fn check(
     started: Instant,
 ) -> anyhow::Result<Report> {
     let ids: Vec<String> = targets.iter().map(|target| target.shard.clone()).collect();
-    let stack = progress::Stack::new();
+    let stack = output::Bars::new();
     let each = targets.iter().zip(numbers).zip(&mut *connections).zip(owned).map(
         async |(((target, number), connection), owned)| {
             let bar = stack.steps(&target.shard, STEPS);
@@ -130,7 +131,7 @@ async fn check(
 
     let mut findings: Vec<(String, Findings)> = Vec::new();
     let mut between = |of_all: Findings| findings.push((BETWEEN_SHARDS.to_owned(), of_all));
-    let mut in_transit = transit::Sums::new();
+    let mut in_transit = between_shards::InTransit::new();
     sagas.iter().for_each(|(sagas, _)| sagas.add_in_transit(&mut in_transit));
     let no_saga_moved = sagas.iter().all(|(sagas, _)| sagas.is_quiet());
     let mut comparison = Comparison::new(ids.clone());
@@ -149,10 +150,10 @@ async fn check(
     let ownership = check_ownership(targets, connections, &ids).await?;
     // Between the two commits of a cut-over, no shard owns the slots, and what they hold is in transit.
     if quiet && counts.under_way() == 0 && ownership == Findings::default() {
-        between(transit::check_quiet(&in_transit));
+        between(between_shards::check_quiet(&in_transit));
     }
     let all_known: Vec<Known> = shards.iter_mut().map(|shard| std::mem::take(&mut shard.known)).collect();
-    between(known::compare(&ids, numbers, &all_known));
+    between(between_shards::compare_known(&ids, numbers, &all_known));
     between(ownership);
 
     let ends = sagas.iter().map(|(_, end)| *end);
@@ -183,11 +184,11 @@ async fn read_rows(
     bar.set_message("rows of accounts");
     rebuild::expect_accounts(connection, &mut books, |account, slot| slots.take(account, slot, &mut findings))
         .await?;
-    slots.compare(&ownership::load_known(connection).await?, &mut findings);
+    slots.compare(&between_shards::read_known_slots(connection).await?, &mut findings);
     bar.inc(1);
     bar.set_message("holds, sagas, waypoints");
     rebuild::expect_small_tables(connection, &mut books).await?;
-    let known = known::load(connection).await?;
+    let known = between_shards::read_known(connection).await?;
     bar.inc(1);
     bar.set_message("journal");
     Ok(Shard { books, known, findings, bar })
@@ -259,11 +260,102 @@ async fn check_ownership(
         if attempt > 0 {
             tokio::time::sleep(OWNERSHIP_PAUSE).await;
         }
-        let owned = on_each(targets, connections, ownership::load).await?;
-        findings = ownership::compare(shards, &owned);
+        let owned = on_each(targets, connections, between_shards::read_ownership).await?;
+        findings = between_shards::compare_ownership(shards, &owned);
         if findings == Findings::default() {
             break;
         }
     }
     Ok(findings)
+}
+
+const HELP: &str = "\
+The databases must be those of all shards of one cluster. A shard that one of them knows of and that is not given is a violation. \
+PGHOST, PGSSLMODE and similar variables are ignored. PGOPTIONS, PGSSLROOTCERT, PGSSLCERT and PGSSLKEY are refused,
+as is PGPASSWORD if the URL has no password.
+
+Exit codes: 0 clean, 3 a violation was found, 4 a database does not answer";
+
+#[derive(clap::Args)]
+#[command(after_help = HELP)]
+pub struct Args {
+    /// A shard's database, instead of those of the cluster in --data-dir; give every shard of the cluster
+    #[arg(long = "dsn", value_name = "SHARD=URL", value_parser = parse_target)]
+    targets: Vec<Target>,
+}
+
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    let targets = if args.targets.is_empty() { cluster_targets(context)? } else { args.targets };
+    let report = verify(&targets).await?;
+    if context.json {
+        output::json(&report)?;
+    } else {
+        print(&report)?;
+    }
+    Ok(if report.is_clean() { ExitCode::SUCCESS } else { exit::violation() })
+}
+
+/// The databases of the cluster in the data folder.
+pub fn cluster_targets(context: &Context) -> anyhow::Result<Vec<Target>> {
+    let layout = Layout::find(&context.data_dir)?;
+    let description = Description::load(&layout)?
+        .with_context(|| format!("there is no cluster in {}", context.data_dir.display()))?;
+    let targets = description.shards.iter().map(|shard| {
+        let dsn = shard.dsn(&layout)?;
+        Ok(Target { shard: shard.id.clone(), dsn })
+    });
+    targets.collect()
+}
+
+/// Prints the result: a line for each invariant, then the violations.
+pub fn print(report: &Report) -> anyhow::Result<()> {
+    let rows: Vec<[String; 3]> = report
+        .invariants
+        .iter()
+        .map(|invariant| {
+            let verdict = if invariant.violations == 0 {
+                "ok".to_owned()
+            } else {
+                format!("{} VIOLATIONS", invariant.violations)
+            };
+            [invariant.id.to_string(), verdict, invariant.claim.to_owned()]
+        })
+        .collect();
+    output::table(["invariant", "verdict", "claim"], &rows)?;
+    let violations: Vec<[String; 4]> = report
+        .invariants
+        .iter()
+        .flat_map(|invariant| invariant.examples.iter().map(|example| (invariant.id, example)))
+        .map(|(id, example)| {
+            let violation = &example.violation;
+            [id.to_string(), example.shard.clone(), violation.subject.clone(), violation.detail.clone()]
+        })
+        .collect();
+    if !violations.is_empty() {
+        output::data("")?;
+        output::table(["invariant", "shard", "id", "what is wrong"], &violations)?;
+    }
+    output::data(&format!("\n{}", summary(report)))
+}
+
+fn summary(report: &Report) -> String {
+    let total = |of: fn(&ShardSize) -> i64| report.shards.iter().map(of).sum::<i64>();
+    format!(
+        "{}: {} accounts, {} entries, {} transfers on {} shards; {} sagas finished, {} under way; {} ms",
+        if report.is_clean() { "clean" } else { "VIOLATED" },
+        total(|shard| shard.accounts),
+        total(|shard| shard.entries),
+        total(|shard| shard.transfers),
+        report.shards.len(),
+        report.sagas.finished,
+        report.sagas.under_way(),
+        report.elapsed_ms,
+    )
+}
+
+/// Parses `SHARD=URL`.
+pub fn parse_target(text: &str) -> anyhow::Result<Target> {
+    let (shard, dsn) = text.split_once('=').context("expected SHARD=URL")?;
+    ensure!(!shard.is_empty() && dsn.contains("://"), "expected SHARD=URL, such as s0=postgres://…");
+    Ok(Target { shard: shard.to_owned(), dsn: dsn.to_owned() })
 }

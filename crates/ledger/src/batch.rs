@@ -13,30 +13,21 @@
 //! * [`Prior::Loaded`], the careful way. What the database holds under the batch's ids is known, and replays are
 //!   answered from it.
 //!
-//! One file a subject: [`account_changes`], [`openings`], [`transfers`] (payments, captures, reversals), [`reversals`] (what
-//! may be reversed), [`holds`], [`saga_steps`], [`rivals`] (what depends on verdicts that are not known), [`undoing`] (atomic groups,
-//! dry runs).
+//! One file a subject: [`account_changes`], [`transfers`] (payments, captures, reversals), [`holds`], [`saga_steps`] (also what
+//! depends on verdicts that are not known), [`undoing`] (atomic groups, dry runs), [`prior`] (what is known of ids used before).
 
 mod account_changes;
-mod effects;
 mod holds;
-mod openings;
 mod prior;
-mod reversals;
-mod rivals;
 mod saga_steps;
 mod transfers;
 mod undoing;
 
 use std::collections::{HashMap, HashSet};
 
-pub use effects::{Effects, HoldRow};
-pub use openings::Openings;
-pub use prior::{Named, Prior, Stored, UnderWay};
-
 use self::holds::KnownHold;
 use crate::{
-    Account, AccountId, AssetCode, HoldKey, KeyName, Limit, Metadata, Position, Refusal, Refused, TransferId,
+    Account, AccountId, AssetCode, Hold, HoldKey, KeyName, Limit, Metadata, Position, Refusal, Refused, TransferId,
     TransferKey,
     accounts::Accounts,
     booking::{Booking, BookingKind, Change, Extra, Leg, Party, change},
@@ -45,6 +36,9 @@ use crate::{
     operation::{CreateAccount, Operation, Transfer},
     outcome::{NotOwner, Outcome},
 };
+
+pub use account_changes::Openings;
+pub use prior::{Named, Prior, Stored, UnderWay};
 
 /// Says whether this shard owns an account's slot.
 pub type Fence<'a> = &'a (dyn Fn(&AccountId) -> Result<(), NotOwner> + Sync);
@@ -310,3 +304,45 @@ impl<'a> Batch<'a> {
 
 #[cfg(test)]
 mod tests;
+
+/// What a batch adds to the database.
+#[derive(Debug, Default)]
+pub struct Effects {
+    pub bookings: Vec<Booking>,
+    /// The rows of open holds that change in the same commit.
+    pub holds: Vec<HoldRow>,
+    /// One past the last position used.
+    pub next_position: Position,
+}
+
+/// A change of the projection of open holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HoldRow {
+    /// `position`: of the booking that placed the hold.
+    Insert {
+        key: HoldKey,
+        hold: Hold,
+        position: Position,
+    },
+    Update {
+        key: HoldKey,
+        hold: Hold,
+    },
+    /// The hold has ended. What became of it is in the journal.
+    Delete {
+        key: HoldKey,
+    },
+}
+
+impl Effects {
+    pub fn is_empty(&self) -> bool {
+        self.bookings.is_empty()
+    }
+
+    /// Adds a booking that books nothing, so that the batch takes a position of its own.
+    pub fn add_marker(&mut self, at_us: i64) {
+        let position = self.next_position;
+        self.bookings.push(Booking::marker(position, at_us));
+        self.next_position = position.next();
+    }
+}

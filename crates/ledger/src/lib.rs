@@ -10,7 +10,6 @@
 //! bookings of one id come to. Amounts are minor units in `i64`; sums are `i128`.
 
 pub mod account;
-pub mod account_prefix;
 pub mod accounts;
 pub mod amount;
 pub mod asset;
@@ -30,8 +29,7 @@ pub mod refusal;
 #[cfg(test)]
 mod samples;
 
-pub use account::{Account, AccountStatus, Limit};
-pub use account_prefix::AccountPrefix;
+pub use account::{Account, AccountPrefix, AccountStatus, Limit};
 pub use amount::{AmountError, format_minor, parse_minor};
 pub use asset::{AssetCode, AssetRegistry};
 pub use booking::{Booking, BookingKind, Entry, EntryKind};

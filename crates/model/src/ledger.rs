@@ -1,7 +1,5 @@
-//! The ledger itself: a request, an answer.
+//! The ledger itself: a request, an answer. Accounts and batches are here.
 
-mod accounts;
-mod batches;
 mod holds;
 mod transfers;
 mod views;
@@ -9,13 +7,17 @@ mod views;
 use std::{collections::BTreeMap, sync::Arc};
 
 use rpds::RedBlackTreeMapSync;
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use crate::{
+    Account, Changes, Id, Named, NewAccount, Payment, Request, Status, account::Entry, posting::Refusal,
+    shards::Shards,
+};
 
 pub use self::{
     holds::{Hold, HoldState},
     transfers::{Fate, Order, Transfer},
 };
-use crate::{Account, Id, Named, Request, account::Entry, posting::Refusal, shards::Shards};
 
 /// Stands for every time in an answer.
 pub const TIME: &str = "TIME";
@@ -187,4 +189,150 @@ fn would_post(mut answer: Answer) -> Answer {
         answer.body.as_object_mut().map(|members| members.remove("posted_at"));
     }
     answer
+}
+
+impl Ledger {
+    fn open_account(&mut self, new: &NewAccount) -> Answer {
+        match self.open(new) {
+            Ok(created) => {
+                let shown = self.show_account(&new.id);
+                if created { Answer { status: 201, ..shown } } else { shown.replay() }
+            }
+            Err(field) => Answer::refused(409, "account_exists").with("field", field),
+        }
+    }
+
+    fn open_accounts(&mut self, accounts: &[NewAccount]) -> Answer {
+        let result = |new: &NewAccount, opened: Result<bool, &str>| match opened {
+            Ok(created) => json!({"id": new.id, "status": "created", "replayed": !created}),
+            Err(field) => {
+                json!({"id": new.id, "status": "failed", "replayed": false, "code": "account_exists", "field": field})
+            }
+        };
+        let results: Vec<Value> = accounts.iter().map(|new| result(new, self.open(new))).collect();
+        Answer::ok(200, json!({"results": results}))
+    }
+
+    /// `true` if it is new, `false` if it is there just so or was opened just so, or the field in which it differs now.
+    fn open(&mut self, new: &NewAccount) -> Result<bool, &'static str> {
+        if let Some(there) = self.accounts.get(&new.id) {
+            return match there.differs_from(new) {
+                Some(_) if there.opening == *new => Ok(false),
+                Some(field) => Err(field),
+                None => Ok(false),
+            };
+        }
+        let account = Account {
+            id: new.id.clone(),
+            asset: new.asset,
+            status: Status::Open,
+            posted: 0,
+            held: 0,
+            overdraft: new.overdraft,
+            max_balance: new.max_balance,
+            metadata: new.metadata.clone(),
+            opening: new.clone(),
+            journal: Vec::new(),
+        };
+        self.accounts.insert_mut(new.id.clone(), account);
+        self.book(&new.id, "opened", 0, 0, Cause::default());
+        Ok(true)
+    }
+
+    fn change_account(&mut self, id: &str, changes: &Changes) -> Answer {
+        let Some(before) = self.accounts.get(id) else {
+            return Answer::refused(404, "account_not_found");
+        };
+        let mut after = before.clone();
+        after.status = changes.status.unwrap_or(before.status);
+        after.overdraft = changes.overdraft.unwrap_or(before.overdraft);
+        after.max_balance = changes.max_balance.unwrap_or(before.max_balance);
+        after.metadata = changes.metadata.clone().unwrap_or_else(|| before.metadata.clone());
+
+        if after.status == Status::Closed && (after.posted != 0 || after.held != 0) {
+            return Answer::refused(409, "account_not_empty");
+        }
+        if after.available().is_some_and(|available| available < 0) {
+            return Answer::refused(422, "insufficient_funds");
+        }
+        let same = after.status == before.status
+            && after.overdraft == before.overdraft
+            && after.max_balance == before.max_balance
+            && after.metadata == before.metadata;
+        if !same {
+            self.accounts.insert_mut(id.to_owned(), after);
+            self.book(id, "updated", 0, 0, Cause::default());
+        }
+        self.show_account(id)
+    }
+}
+
+impl Ledger {
+    fn pay_each(&mut self, items: &[Payment]) -> Answer {
+        if let Some(answer) = malformed(items) {
+            return answer;
+        }
+        let results: Vec<Value> = items.iter().map(|item| result(item, &self.pay(item))).collect();
+        Answer::ok(200, json!({"results": results}))
+    }
+
+    fn pay_all_or_none(&mut self, items: &[Payment]) -> Answer {
+        if let Some(answer) = malformed(items) {
+            return answer;
+        }
+        let first = &items[0].debit;
+        if items.iter().any(|item| self.shards.differ(first, &item.debit) || self.shards.differ(first, &item.credit))
+        {
+            return Answer::refused(422, "atomic_cross_shard");
+        }
+        let before = self.clone();
+        let answers: Vec<Answer> = items.iter().map(|item| self.pay(item)).collect();
+        let posted = |answer: &Answer| matches!(answer.status, 200 | 201);
+        let results: Vec<Value> = match answers.iter().position(|answer| !posted(answer)) {
+            None => items.iter().zip(&answers).map(|(item, answer)| result(item, answer)).collect(),
+            Some(culprit) => {
+                *self = before;
+                // Nothing is stored.
+                let failed = |mut result: Value| {
+                    result["status"] = "failed".into();
+                    result
+                };
+                let one = |(index, item): (usize, &Payment)| match index == culprit {
+                    // Refused by an earlier request, its id stays what it is.
+                    true if answers[culprit].replayed => result(item, &answers[culprit]),
+                    true => failed(result(item, &answers[culprit])),
+                    false => failed(result(item, &Answer::refused(422, "batch_failed"))),
+                };
+                items.iter().enumerate().map(one).collect()
+            }
+        };
+        Answer::ok(200, json!({"results": results}))
+    }
+}
+
+fn malformed(items: &[Payment]) -> Option<Answer> {
+    if items.iter().any(|item| item.debit == item.credit) {
+        return Some(Answer::refused(400, "same_account"));
+    }
+    let twice = |(index, item): (usize, &Payment)| items[..index].iter().any(|earlier| earlier.id == item.id);
+    items.iter().enumerate().any(twice).then(|| Answer::refused(400, "duplicate_id"))
+}
+
+/// An item's result, from the answer the same transfer alone would get.
+fn result(item: &Payment, answer: &Answer) -> Value {
+    let code = answer.body["code"].as_str();
+    let side = answer.body["side"].as_str();
+    let status = match (code, side) {
+        (None, _) => "posted",
+        // Nothing is stored.
+        (Some("idempotency_mismatch"), _) | (Some("account_not_found"), Some("debit")) => "failed",
+        (Some(_), _) => "rejected",
+    };
+    let mut result = json!({"id": item.id, "status": status, "replayed": answer.replayed});
+    for member in ["code", "side", "field"] {
+        if let Some(value) = answer.body.get(member) {
+            result[member] = value.clone();
+        }
+    }
+    result
 }

@@ -8,14 +8,12 @@
 //! history.
 
 mod account;
-mod asset;
 mod ledger;
 pub mod linearizability;
 mod posting;
 mod request;
 mod shards;
 
-pub use account::{Account, Entry, Status};
-pub use asset::Asset;
+pub use account::{Account, Asset, Entry, Status};
 pub use ledger::{Answer, Fate, Hold, HoldState, Ledger, Order, TIME, Transfer};
 pub use request::{Capture, Changes, Id, Metadata, Named, NewAccount, NewHold, Payment, Release, Request, Reversal};

@@ -16,7 +16,6 @@ pub mod options;
 pub mod session;
 mod socket;
 mod startup;
-mod tls;
 
 pub use copy::{CopyBuffer, last_row};
 pub use error::{Error, ServerMessage, Severity};

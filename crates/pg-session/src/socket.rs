@@ -21,7 +21,7 @@ use tokio_rustls::client::TlsStream;
 use crate::{
     error::{Error, malformed},
     options::{ConnectOptions, Endpoint, SslMode},
-    tls,
+    startup,
 };
 
 /// The largest message that is received. A ledger's rows and messages are far smaller, so a larger length means that the
@@ -89,8 +89,8 @@ impl Channel {
                 SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
                 if options.ssl_mode == SslMode::Disable {
                     Socket::Tcp(socket)
-                } else if tls::offered(&mut socket).await? {
-                    Socket::Tls(Box::new(tls::encrypt(socket, host, options).await?))
+                } else if startup::tls_offered(&mut socket).await? {
+                    Socket::Tls(Box::new(startup::encrypt(socket, host, options).await?))
                 } else if options.ssl_mode == SslMode::Prefer {
                     Socket::Tcp(socket)
                 } else {

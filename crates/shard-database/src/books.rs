@@ -16,7 +16,6 @@
 
 mod accounts;
 mod holds;
-mod in_transit;
 mod sagas;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -32,8 +31,7 @@ pub use accounts::Key;
 use accounts::{Accounts, Place};
 pub use holds::HoldRow;
 use holds::Holds;
-use in_transit::InTransit;
-use sagas::Sagas;
+use sagas::{InTransit, Sagas};
 
 use crate::OwnedSlots;
 

@@ -5,9 +5,8 @@
 //! - [`server`]: the facts of the server, and the settings in force in the session.
 //! - [`journal`]: the columns of the journal, and how a row becomes a booking.
 //! - [`books`]: the fold of a whole journal, compared with the rows of every projection.
-//! - [`owned`]: which slots the shard owns.
 //! - [`rebuild`]: reads one shard's journal and projections into [`books`].
-//! - [`record`]: which shard of which cluster the database belongs to, and how far it has come.
+//! - [`record`]: which shard of which cluster the database belongs to, how far it has come, and which slots it owns.
 //! - [`schema`]: the migrations, and which of them a database has.
 //!
 //! The other statements on the ledger's tables are in the shard-node's `store`.
@@ -15,7 +14,6 @@
 pub mod address;
 pub mod books;
 pub mod journal;
-pub mod owned;
 pub mod primary;
 pub mod rebuild;
 pub mod record;
@@ -23,5 +21,4 @@ pub mod schema;
 pub mod server;
 
 pub use address::DatabaseUrl;
-pub use owned::OwnedSlots;
-pub use record::{Database, ShardRecord, ShardState};
+pub use record::{Database, OwnedSlots, ShardRecord, ShardState};

@@ -1,12 +1,14 @@
 //! The shard record: which shard of which cluster a database is, and how far it has come.
+//!
+//! Which slots the shard owns.
 
 use identity::{AssetScales, Disagreement, Expected, Mark, Marks, ShardIdentity, shard::RoutingFacts};
-use ledger::Position;
-use shard_map::ClusterId;
+use ledger::{AccountId, Booking, Position};
+use shard_map::{ClusterId, SLOTS};
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use crate::{schema, server::ServerId};
+use crate::{journal::slot_column, schema, server::ServerId};
 
 /// What every write depends on. The fence compares all four (ADR 9). The next position follows the
 /// highest in the journal; the others are columns of `shard_state`.
@@ -379,4 +381,50 @@ pub async fn begin_incarnation(
     remember_server(&mut transaction, server, timeline).await?;
     transaction.commit().await?;
     Ok(Mark { incarnation, timeline, position: first + 1, ..Mark::default() })
+}
+
+/// The slots that a shard owned at one ownership version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnedSlots {
+    pub version: i64,
+    owned: Vec<bool>,
+}
+
+const OWNED: &str = "SELECT s.ownership_version, o.slot FROM shardledger.shard_state s \
+     LEFT JOIN shardledger.slot_ownership o ON o.state = 1";
+
+impl OwnedSlots {
+    pub fn new(version: i64, slots: impl IntoIterator<Item = u16>) -> Self {
+        let mut owned = vec![false; usize::from(SLOTS)];
+        for slot in slots {
+            if let Some(place) = owned.get_mut(usize::from(slot)) {
+                *place = true;
+            }
+        }
+        Self { version, owned }
+    }
+
+    /// Reads the owned slots and their version in one snapshot.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn load(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
+        let rows = sqlx::query(OWNED).fetch_all(connection).await?;
+        let version = rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get("ownership_version")?;
+        let slots: Vec<Option<i32>> = rows.iter().map(|row| row.try_get("slot")).collect::<Result<_, _>>()?;
+        Ok(Self::new(version, slots.into_iter().flatten().filter_map(|slot| u16::try_from(slot).ok())))
+    }
+
+    /// Whether a client's account is in an owned slot.
+    pub fn has(&self, account: &AccountId) -> bool {
+        usize::try_from(slot_column(account)).is_ok_and(|slot| self.owned[slot])
+    }
+
+    /// Whether the shard answers for the booking: it is of an owned slot, or of this shard itself.
+    pub fn answers_for(&self, booking: &Booking, shard_number: u16) -> bool {
+        match booking.owner() {
+            Some(owner) => self.has(owner),
+            None => booking.position.shard_number() == shard_number,
+        }
+    }
 }

@@ -7,20 +7,18 @@
 //! A map is a hint for routing. Who may write a slot is decided by the `slot_ownership` table of each shard alone.
 
 mod cluster;
-mod diff;
 mod error;
 mod hash;
 pub mod map;
-mod parse;
-mod print;
 mod slot;
 mod succession;
+mod text;
 mod validate;
 
 pub use cluster::{ClusterId, InvalidClusterId};
-pub use diff::{Endpoints, MapDiff, SlotMove};
 pub use error::{MapError, MapProblem, Reason};
 pub use hash::{HASH_SEED, routing_key, slot_of};
 pub use map::{MAX_SHARD_NUMBER, RemovedShard, Shard, ShardIndex, ShardMap};
-pub use parse::file_schema;
 pub use slot::{InvalidSlotRange, NoSuchSlot, SLOTS, Slot, SlotRange, merge_slots};
+pub use succession::{Endpoints, MapDiff, SlotMove};
+pub use text::file_schema;

@@ -11,7 +11,7 @@ use shard_database::DatabaseUrl;
 use sqlx::{Connection, PgConnection};
 
 use super::tally::{Latency, Tally};
-use crate::cluster::environment;
+use crate::cluster::process;
 
 const SCHEMA: &str = include_str!("../../sql/baseline.sql");
 const UNIFORM: &str = include_str!("../../sql/pgbench_transfer_uniform.sql");
@@ -106,7 +106,7 @@ impl Baseline {
     ) -> anyhow::Result<f64> {
         let mut pgbench = Command::new(&self.pgbench);
         // Variables of libpq in the operator's shell may name another database than the measured one.
-        environment::clean(&mut pgbench);
+        process::clean_environment(&mut pgbench);
         pgbench
             .args(["--no-vacuum", "--protocol=prepared"])
             // A thread needs a client.

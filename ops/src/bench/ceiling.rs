@@ -11,8 +11,8 @@ use telemetry::clock;
 use tokio::time::Instant;
 
 use super::{
-    random::Random,
     request::{Ids, account_id, random_id, time_ordered_id},
+    workload::Random,
 };
 
 const SCHEMA: &str = include_str!("../../sql/ceiling.sql");

@@ -25,10 +25,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     connection::{Address, Answer, Connection},
-    random::Random,
     request::{self, Ids, Writer},
     tally::{Recorder, Tally, Window},
-    workload::Picker,
+    workload::{Picker, Random},
 };
 
 /// How a load is driven.

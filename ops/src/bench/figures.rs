@@ -1,14 +1,14 @@
-//! Samples of several rounds, and the bars that figures made of them are held against.
+//! Samples of several rounds, the figures that are made of them, and the bars of the figures.
 
 use std::collections::BTreeMap;
 
+use report_page::page::{Mark, Page};
 use serde::Serialize;
 
-use report_page::page::{Mark, Page};
+use super::{machine::PerTransfer, subject::Sample, tally::Latency};
+use crate::output;
 
-use super::{Latency, cpu::PerTransfer, subject::Sample};
-
-/// Of each run, its samples, one a round.
+/// The samples of each run, one for each round.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Samples(pub BTreeMap<String, Vec<Sample>>);
 
@@ -60,19 +60,19 @@ pub fn ratio(one: Option<f64>, other: Option<f64>) -> Option<f64> {
     Some(one? / other.filter(|other| *other > 0.0)?)
 }
 
-/// What is promised of a figure.
+/// The bar and the aim of a figure.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Promise {
     AtLeast { bar: f64, aim: f64 },
     AtMost { bar: f64, aim: f64 },
 }
 
-/// A figure, held against its bar.
+/// A figure and whether it meets its bar.
 #[derive(Debug, Clone, Serialize)]
 pub struct Figure {
     pub claim: String,
     pub unit: &'static str,
-    /// `None`: it was not measured.
+    /// `None` if it was not measured.
     pub value: Option<f64>,
     pub at_least: bool,
     pub bar: f64,
@@ -87,6 +87,12 @@ pub const FIGURE_HEADER: [&str; 5] = ["figure", "measured", "bar", "aim", ""];
 /// Adds the figures and their bars to a page, under a heading.
 pub fn add_bars(page: &mut Page, figures: &[Figure]) {
     page.heading("Bars").table(FIGURE_HEADER, figures.iter().map(|figure| (figure.mark(), figure.cells())));
+}
+
+/// Prints the figures against their bars, as a table.
+pub fn print_figures(figures: &[Figure]) -> anyhow::Result<()> {
+    let rows: Vec<[String; 5]> = figures.iter().map(Figure::cells).collect();
+    output::table(FIGURE_HEADER, &rows)
 }
 
 /// Whether every figure was measured and meets its bar.

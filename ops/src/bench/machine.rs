@@ -1,8 +1,16 @@
-//! The machine that a report was measured on.
+//! The machine that a report was measured on, and the processor time and memory that the processes of a cluster take.
+//! Client, router, node and PostgreSQL share the machine, so that processor time for each transfer is what a measurement
+//! keeps when others disturb it.
 
-use std::{fmt, fs};
+use std::{collections::BTreeMap, fmt, fs};
 
 use serde::Serialize;
+
+use crate::cluster::{
+    Description, Layout,
+    member::{Member, Role},
+    process::ProcessTable,
+};
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Machine {
@@ -39,6 +47,155 @@ fn field(text: &str, name: &str) -> Option<String> {
     Some(line.trim().to_owned())
 }
 
+/// `/proc` counts in hundredths of a second (USER_HZ) on every architecture this runs on.
+const US_PER_TICK: u64 = 10_000;
+
+/// Processor time so far, in microseconds.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Spent {
+    client: u64,
+    routers: u64,
+    nodes: u64,
+    postgres: u64,
+}
+
+/// Processor time a transfer, in microseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct PerTransfer {
+    pub client: f64,
+    pub routers: f64,
+    pub nodes: f64,
+    pub postgres: f64,
+}
+
+impl Spent {
+    /// The time that the processes of a cluster and this one, with their ended children, have spent.
+    pub fn now(layout: &Layout, description: &Description) -> anyhow::Result<Self> {
+        let table = ProcessTable::read()?;
+        let stats = all_stats()?;
+        let mut spent = Self::default();
+        let own = i32::try_from(std::process::id())?;
+        spent.client = stats.iter().filter(|stat| stat.pid == own).map(Stat::with_ended_children_us).sum();
+        for member in Member::all(layout, description) {
+            let Some(process) = member.running(&table) else { continue };
+            let of_role = match member.role {
+                Role::Router => &mut spent.routers,
+                Role::Node => &mut spent.nodes,
+                Role::Postgres => &mut spent.postgres,
+            };
+            // A PostgreSQL server is a family: the postmaster, those that ended, those that live.
+            let family = stats.iter().filter(|stat| stat.pid == process.pid() || stat.parent == process.pid());
+            *of_role += family.map(Stat::with_ended_children_us).sum::<u64>();
+        }
+        Ok(spent)
+    }
+
+    /// The time spent since `before`, for each of `transfers` transfers.
+    pub fn per_transfer(&self, before: &Self, transfers: f64) -> PerTransfer {
+        let each =
+            |now: u64, before: u64| if transfers > 0.0 { now.saturating_sub(before) as f64 / transfers } else { 0.0 };
+        PerTransfer {
+            client: each(self.client, before.client),
+            routers: each(self.routers, before.routers),
+            nodes: each(self.nodes, before.nodes),
+            postgres: each(self.postgres, before.postgres),
+        }
+    }
+}
+
+/// The processor time of one process of this machine with its ended children, in microseconds.
+pub fn process_us(pid: i32) -> anyhow::Result<f64> {
+    let line = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let stat = Stat::parse(&line).ok_or_else(|| anyhow::anyhow!("process {pid} tells no times"))?;
+    Ok(stat.with_ended_children_us() as f64)
+}
+
+/// A process and its living children.
+pub fn family(pid: i32) -> anyhow::Result<Vec<i32>> {
+    let stats = all_stats()?;
+    Ok(stats.iter().filter(|stat| stat.pid == pid || stat.parent == pid).map(|stat| stat.pid).collect())
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    pid: i32,
+    parent: i32,
+    ticks: u64,
+    ended_children_ticks: u64,
+}
+
+impl Stat {
+    fn parse(line: &str) -> Option<Self> {
+        let (pid, _) = line.split_once(' ')?;
+        // The program's name stands in parentheses and may hold anything.
+        let (_, rest) = line.rsplit_once(") ")?;
+        let fields: Vec<&str> = rest.split(' ').collect();
+        let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+        Some(Self {
+            pid: pid.parse().ok()?,
+            parent: fields.get(1)?.parse().ok()?,
+            ticks: number(11)? + number(12)?,
+            ended_children_ticks: number(13)? + number(14)?,
+        })
+    }
+
+    fn with_ended_children_us(&self) -> u64 {
+        (self.ticks + self.ended_children_ticks) * US_PER_TICK
+    }
+}
+
+fn all_stats() -> anyhow::Result<Vec<Stat>> {
+    let mut stats = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        // A process may end while the folder is read.
+        let Ok(line) = fs::read_to_string(entry?.path().join("stat")) else { continue };
+        stats.extend(Stat::parse(&line));
+    }
+    Ok(stats)
+}
+
+/// Bytes by process. A service counts with its resident memory. A PostgreSQL server counts with the anonymous memory of all its
+/// processes: its shared buffers have a fixed size and fill over time. Workers of autovacuum do not count, because each lives for one
+/// table only.
+#[derive(Debug, Clone, Default)]
+pub struct Memory(pub BTreeMap<String, f64>);
+
+impl Memory {
+    pub fn now(layout: &Layout, description: &Description) -> anyhow::Result<Self> {
+        let table = ProcessTable::read()?;
+        let mut memory = BTreeMap::new();
+        for member in Member::all(layout, description) {
+            let Some(process) = member.running(&table) else { continue };
+            let bytes = match member.role {
+                Role::Router | Role::Node => status_bytes(process.pid(), "VmRSS:").unwrap_or_default(),
+                Role::Postgres => family(process.pid())?
+                    .into_iter()
+                    .filter(|pid| !is_autovacuum_worker(*pid))
+                    .filter_map(|pid| status_bytes(pid, "RssAnon:"))
+                    .sum(),
+            };
+            memory.insert(member.name, bytes);
+        }
+        Ok(Self(memory))
+    }
+}
+
+/// PostgreSQL shows what a process does as its command line.
+fn is_autovacuum_worker(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|title| title.contains("autovacuum worker"))
+}
+
+/// A field of `/proc/<pid>/status`. A process that has ended has none.
+fn status_bytes(pid: i32, field: &str) -> Option<f64> {
+    in_bytes(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, field)
+}
+
+fn in_bytes(status: &str, field: &str) -> Option<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+    let kib: f64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kib * 1024.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,5 +209,30 @@ mod tests {
         );
         assert_eq!(field(text, "x"), None);
         assert!(Machine::this().cores > 0);
+    }
+
+    #[test]
+    fn stat_lines_give_processor_time() {
+        let line = "42 (a (b) c) S 7 42 42 0 -1 4194304 1 0 0 0 5 6 70 80 20 0 1 0 777 1 1 1";
+        assert_eq!(Stat::parse(line), Some(Stat { pid: 42, parent: 7, ticks: 11, ended_children_ticks: 150 }));
+        assert_eq!(Stat::parse("42 (x"), None);
+    }
+
+    #[test]
+    fn time_is_shared_among_transfers() {
+        let before = Spent { client: 100, routers: 0, nodes: 0, postgres: 50 };
+        let now = Spent { client: 300, routers: 50, nodes: 0, postgres: 50 };
+        let expected = PerTransfer { client: 20.0, routers: 5.0, nodes: 0.0, postgres: 0.0 };
+        assert_eq!(now.per_transfer(&before, 10.0), expected);
+        assert_eq!(now.per_transfer(&before, 0.0).client, 0.0);
+    }
+
+    #[test]
+    fn sizes_are_in_bytes() {
+        let status = "Name:\tx\nVmRSS:\t   12 kB\nRssAnon:\t    7 kB\n";
+        assert_eq!([in_bytes(status, "VmRSS:"), in_bytes(status, "RssAnon:")], [Some(12_288.0), Some(7_168.0)]);
+        assert_eq!(in_bytes(status, "VmSwap:"), None);
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(status_bytes(own, "VmRSS:").unwrap() > 0.0);
     }
 }

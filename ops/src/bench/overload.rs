@@ -10,22 +10,36 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::{Context, ensure};
 use http::Method;
+use report::Report;
 use rustix::process::Signal;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
-pub use report::Report;
-
 use super::{
-    Measurement, WARM_UP, Window,
+    Experiment,
     driver::Load,
-    measure,
+    limits::Limits,
+    load::{Measurement, WARM_UP, measure},
     request::Ids,
-    scaling::limits::Limits,
     subject::Subject,
+    tally::Window,
     workload::{Locality, Picker, Workload},
 };
-use crate::{cluster::member::Role, http_client::HttpClient, output, progress};
+use crate::{cluster::member::Role, http_client::HttpClient, output};
+
+/// Measures the peak, then 1, 2, 5 and 10 × of it in the open loop, a frozen shard, a spike, and clients that retry. Exit code 1: a figure
+/// misses its bar. 3: the ledger does not balance
+#[derive(Debug, Clone, clap::Args, Serialize)]
+pub struct Plan {
+    /// Seconds of each load
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(3..=600))]
+    seconds: u32,
+    /// Processors of each shard, PostgreSQL and node together
+    #[arg(long, value_name = "CORES", default_value_t = 0.1)]
+    cores: f64,
+    #[arg(skip)]
+    seed: u64,
+}
 
 const SHARDS: u16 = 2;
 const ACCOUNTS: usize = 2_000;
@@ -52,15 +66,6 @@ const LOOK_AT_MEMORY: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// After each load, the queues empty and connections are given back.
 const REST: Duration = Duration::from_secs(2);
-
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Plan {
-    /// Of each open loop.
-    pub seconds: u32,
-    /// Of each shard: PostgreSQL and node together.
-    pub cores: f64,
-    pub seed: u64,
-}
 
 #[derive(Debug, Clone, Copy)]
 pub struct Spike {
@@ -101,53 +106,63 @@ struct Drive {
     seed: u64,
 }
 
-/// Measures in a cluster of two shards below `folder` that is gone afterwards.
-pub async fn run(plan: Plan, folder: &Path) -> anyhow::Result<Report> {
-    let subject = Subject::start(folder, "overload", SHARDS, 1, ACCOUNTS).await?;
-    bound_requests(&subject).await?;
-    let limits = Limits::set(&subject.cluster, plan.cores).await?;
-    progress::counted("parts", FACTORS.len() + 4, async |bar| {
-        let usual = Drive {
-            shard: None,
-            rate: None,
-            connections: CONNECTIONS,
-            warm_up: WARM_UP,
-            seconds: plan.seconds,
-            window: None,
-            retries: 0,
-            seed: plan.seed,
-        };
-        let peak = drive(&subject, Drive { connections: PEAK_CONNECTIONS, ..usual }).await?;
-        let peak_per_s = peak.transfers_per_s;
-        ensure!(peak_per_s > 10.0, "the peak is {peak_per_s} transfers a second");
-        output::note(&format!("the peak is {peak_per_s:.0} transfers/s"));
-        bar.inc(1);
-        let mut steps = Vec::new();
-        for (factor, number) in FACTORS.into_iter().zip(1..) {
-            sleep(REST).await;
-            let rate = Some(factor * peak_per_s);
-            let load = Drive { rate, seed: plan.seed.wrapping_add(number), ..usual };
-            let step = step(&subject, factor, load).await?;
-            let part = step.measured.transfers_per_s / peak_per_s;
-            output::note(&format!("{factor} × the peak offered: goodput is {part:.2} × the peak"));
-            steps.push(step);
+impl Experiment for Plan {
+    type Report = Report;
+
+    fn prepare(&mut self, seed: u64) -> anyhow::Result<()> {
+        ensure!((0.01..=64.0).contains(&self.cores), "--cores must be between 0.01 and 64");
+        self.seed = seed;
+        output::note(&format!("seed {seed}"));
+        Ok(())
+    }
+
+    async fn measure(self, folder: &Path) -> anyhow::Result<Report> {
+        let subject = Subject::start(folder, "overload", SHARDS, 1, ACCOUNTS).await?;
+        bound_requests(&subject).await?;
+        let limits = Limits::set(&subject.cluster, self.cores).await?;
+        output::counted("parts", FACTORS.len() + 4, async |bar| {
+            let usual = Drive {
+                shard: None,
+                rate: None,
+                connections: CONNECTIONS,
+                warm_up: WARM_UP,
+                seconds: self.seconds,
+                window: None,
+                retries: 0,
+                seed: self.seed,
+            };
+            let peak = drive(&subject, Drive { connections: PEAK_CONNECTIONS, ..usual }).await?;
+            let peak_per_s = peak.transfers_per_s;
+            ensure!(peak_per_s > 10.0, "the peak is {peak_per_s} transfers a second");
+            output::note(&format!("the peak is {peak_per_s:.0} transfers/s"));
             bar.inc(1);
-        }
-        sleep(REST).await;
-        let frozen = beside_a_frozen_shard(&subject, usual, peak_per_s / f64::from(SHARDS)).await?;
-        bar.inc(1);
-        sleep(REST).await;
-        let spike = spike(&subject, usual, peak_per_s).await?;
-        bar.inc(1);
-        sleep(REST).await;
-        let retrying = retrying_clients(&subject, usual, peak_per_s).await?;
-        bar.inc(1);
-        let limit = limits.to_string();
-        drop(limits);
-        let verified = subject.cluster.is_clean().await?;
-        Ok(Report::new(plan, limit, peak, steps, frozen, spike, retrying, verified))
-    })
-    .await
+            let mut steps = Vec::new();
+            for (factor, number) in FACTORS.into_iter().zip(1..) {
+                sleep(REST).await;
+                let rate = Some(factor * peak_per_s);
+                let load = Drive { rate, seed: self.seed.wrapping_add(number), ..usual };
+                let step = step(&subject, factor, load).await?;
+                let part = step.measured.transfers_per_s / peak_per_s;
+                output::note(&format!("{factor} × the peak offered: goodput is {part:.2} × the peak"));
+                steps.push(step);
+                bar.inc(1);
+            }
+            sleep(REST).await;
+            let frozen = beside_a_frozen_shard(&subject, usual, peak_per_s / f64::from(SHARDS)).await?;
+            bar.inc(1);
+            sleep(REST).await;
+            let spike = spike(&subject, usual, peak_per_s).await?;
+            bar.inc(1);
+            sleep(REST).await;
+            let retrying = retrying_clients(&subject, usual, peak_per_s).await?;
+            bar.inc(1);
+            let limit = limits.to_string();
+            drop(limits);
+            let verified = subject.cluster.is_clean().await?;
+            Ok(Report::new(self, limit, peak, steps, frozen, spike, retrying, verified))
+        })
+        .await
+    }
 }
 
 /// Lowers the number of requests that the router lets in at once, and starts the router again.

@@ -11,7 +11,10 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use http::Method;
 
-use super::{baseline::connect, cpu::Spent, memory::Memory};
+use super::{
+    baseline::connect,
+    machine::{Memory, Spent},
+};
 use crate::{
     cluster::{
         Description, Layout,

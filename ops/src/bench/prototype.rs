@@ -1,7 +1,6 @@
 //! `shardctl bench prototype`: what each choice of the append path costs, measured apart from the product, so that an ADR can
 //! quote it. One connection to a database of its own; processor time is that of the server process of this connection.
 
-mod fold;
 mod row_array;
 
 use std::path::Path;
@@ -12,24 +11,32 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{
-    ceiling::{self, Bookings, Columns, Fence, ROWS_PER_COMMIT, commit_script, committed, relation_bytes},
+    Experiment,
+    baseline::connect,
+    ceiling::{self, ACCOUNTS, Bookings, Columns, Fence, ROWS_PER_COMMIT, commit_script, committed, relation_bytes},
     own_cluster::OwnCluster,
-    request::Ids,
+    request::{Ids, account_id},
 };
-use crate::progress;
+use crate::output;
+
+/// Compares, through one connection to a database of its own: one row a transfer with a transfer and two entries, with CHECKs
+/// and without; the used columns with all columns; COPY with an array of rows; ids in time order with random ids; a lock and
+/// a check with an UPDATE as fence, alone and beside an open snapshot; and the UPDATE of accounts in sorted chunks. Processor
+/// time is that of the connection's server process.
+#[derive(Debug, Clone, clap::Args, Serialize)]
+pub struct Plan {
+    /// Commits of 4,096 rows of each variant
+    #[arg(long, value_name = "N", default_value_t = 250, value_parser = clap::value_parser!(u32).range(3..))]
+    commits: u32,
+    /// Commits of 8 rows of each variant of the fence
+    #[arg(long, value_name = "N", default_value_t = 30_000, value_parser = clap::value_parser!(u32).range(3..))]
+    small_commits: u32,
+    #[arg(skip)]
+    seed: u64,
+}
 
 const TABLES: &str = include_str!("../../sql/prototype.sql");
 const SMALL_ROWS: usize = 8;
-
-/// How much is measured, and from which seed.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Plan {
-    /// Commits of 4,096 rows of each variant.
-    pub commits: usize,
-    /// Commits of 8 rows of each variant.
-    pub small_commits: usize,
-    pub seed: u64,
-}
 
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -120,33 +127,16 @@ const VARIANTS: [Variant; 14] = [
     },
 ];
 
-/// Measures in a database below `folder` that is gone afterwards.
-pub async fn run(plan: Plan, folder: &Path) -> anyhow::Result<Report> {
-    let cluster = OwnCluster::start(folder.join("prototype"), 1, 1)?;
-    let url = cluster.databases()?.into_iter().next().context("a cluster without shards")?.dsn;
-    let mut rows = Vec::new();
-    progress::counted("variants", VARIANTS.len() + 1, async |bar| {
-        for variant in &VARIANTS {
-            rows.push(
-                variant.measure(&url, plan).await.with_context(|| format!("{}: {}", variant.choice, variant.name))?,
-            );
-            bar.inc(1);
-        }
-        rows.push(fold::measure(&url).await.context("fold")?);
-        anyhow::Ok(())
-    })
-    .await?;
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    Ok(Report { plan, cores, rows })
-}
-
 impl Variant {
-    async fn measure(&self, url: &str, plan: Plan) -> anyhow::Result<Row> {
+    async fn measure(&self, url: &str, plan: &Plan) -> anyhow::Result<Row> {
         let mut session = ceiling::prepare(url).await?;
         session.run(TABLES, None).await.context("creating the tables of the prototype")?;
         let holder = if self.beside_snapshot { Some(hold_snapshot(url).await?) } else { None };
-        let (commits, rows_per_commit) =
-            if self.small { (plan.small_commits, SMALL_ROWS) } else { (plan.commits, ROWS_PER_COMMIT) };
+        let (commits, rows_per_commit) = if self.small {
+            (plan.small_commits as usize, SMALL_ROWS)
+        } else {
+            (plan.commits as usize, ROWS_PER_COMMIT)
+        };
         let bookings = Bookings::new(plan.seed, self.ids);
         let mut writer = Writer::open(self, session, url, bookings, rows_per_commit).await?;
         let mut meter = Meter::start(writer.backend_pid(), commits);
@@ -278,6 +268,38 @@ impl<'a> Writer<'a> {
     }
 }
 
+impl Experiment for Plan {
+    type Report = Report;
+
+    fn prepare(&mut self, seed: u64) -> anyhow::Result<()> {
+        self.seed = seed;
+        output::note(&format!("seed {seed}"));
+        Ok(())
+    }
+
+    async fn measure(self, folder: &Path) -> anyhow::Result<Report> {
+        let cluster = OwnCluster::start(folder.join("prototype"), 1, 1)?;
+        let url = cluster.databases()?.into_iter().next().context("a cluster without shards")?.dsn;
+        let mut rows = Vec::new();
+        output::counted("variants", VARIANTS.len() + 1, async |bar| {
+            for variant in &VARIANTS {
+                rows.push(
+                    variant
+                        .measure(&url, &self)
+                        .await
+                        .with_context(|| format!("{}: {}", variant.choice, variant.name))?,
+                );
+                bar.inc(1);
+            }
+            rows.push(measure_fold(&url).await.context("fold")?);
+            anyhow::Ok(())
+        })
+        .await?;
+        let cores = std::thread::available_parallelism().map_or(0, usize::from);
+        Ok(Report { plan: self, cores, rows })
+    }
+}
+
 /// A transaction that holds a snapshot, as pg_dump does, until it is ended.
 pub async fn hold_snapshot(url: &str) -> anyhow::Result<Session> {
     let options = ConnectOptions::from_url(url).map_err(|error| anyhow::anyhow!("the DSN {error}"))?;
@@ -352,6 +374,97 @@ fn process_time_us(pid: i32) -> anyhow::Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).context("the server process's time")?;
     let spent_ns: f64 = text.split_ascii_whitespace().next().context("an empty schedstat")?.parse()?;
     Ok(spent_ns / 1e3)
+}
+
+const CHUNK: usize = 1_000;
+/// Each account is folded so often.
+const PASSES: usize = 5;
+
+const FILL: &str = "INSERT INTO ceiling.account SELECT 'bench:' || n, 0, 'USD', 1, 0, 0, NULL, NULL, 0, 0, '', 0, 0 \
+     FROM generate_series(0, $1 - 1) AS n";
+const UPDATE: &str = "UPDATE ceiling.account a \
+     SET posted = new.posted, held = new.held, version = new.version, head = new.head, updated_at_us = new.at_us \
+     FROM unnest($1::text[], $2::int8[], $3::int8[], $4::int8[], $5::int8[], $6::int8[]) \
+         AS new (id, posted, held, version, head, at_us) \
+     WHERE a.id = new.id AND a.version < new.version";
+
+/// What it costs to write the newest balances of 100,000 accounts into their rows, in sorted chunks.
+async fn measure_fold(url: &str) -> anyhow::Result<Row> {
+    let mut session = ceiling::prepare(url).await?;
+    session.run(TABLES, None).await?;
+    let mut connection = connect(url).await?;
+    sqlx::query(FILL).bind(ACCOUNTS as i64).execute(&mut connection).await?;
+    sqlx::query("VACUUM ANALYZE ceiling.account").execute(&mut connection).await?;
+    let backend_pid = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?;
+    let mut ids: Vec<String> = (0..ACCOUNTS).map(account_id).collect();
+    ids.sort_unstable();
+    let wal_before = wal_bytes(&mut session).await?;
+    let mut meter = Meter::start(backend_pid, PASSES * ACCOUNTS / CHUNK);
+    for version in 1..=PASSES as i64 {
+        for chunk in ids.chunks(CHUNK) {
+            let column = |value: i64| vec![value; chunk.len()];
+            let updated = sqlx::query(UPDATE)
+                .bind(chunk)
+                .bind(column(version * 10))
+                .bind(column(0))
+                .bind(column(version))
+                .bind(column(version * 1_000))
+                .bind(column(version * 1_000_000))
+                .execute(&mut connection)
+                .await?;
+            anyhow::ensure!(updated.rows_affected() == chunk.len() as u64, "a chunk missed accounts");
+            meter.commit()?;
+        }
+    }
+    let folded = (PASSES * ACCOUNTS) as f64;
+    let wal = wal_bytes(&mut session).await? - wal_before;
+    let row = meter.row("fold", format!("UPDATE of {ACCOUNTS} accounts"), CHUNK, wal / folded, None);
+    session.run("DROP SCHEMA ceiling CASCADE", None).await?;
+    session.close().await;
+    Ok(row)
+}
+
+fn cells(row: &Row) -> [String; 9] {
+    let thirds: Vec<String> = row.backend_us_per_commit_in_thirds.iter().map(|us| format!("{us:.0}")).collect();
+    [
+        row.choice.to_owned(),
+        row.variant.clone(),
+        row.rows_per_commit.to_string(),
+        format!("{:.0}", row.per_s),
+        format!("{:.2}", row.backend_us),
+        format!("{:.0}", row.backend_us_per_commit),
+        thirds.join(" "),
+        format!("{:.0}", row.wal_bytes),
+        row.disk_bytes.map_or_else(String::new, |bytes| format!("{bytes:.0}")),
+    ]
+}
+
+impl super::Report for Report {
+    fn is_right(&self) -> bool {
+        true
+    }
+
+    fn meets_bars(&self) -> bool {
+        true
+    }
+
+    fn print(&self) -> anyhow::Result<()> {
+        let rows: Vec<[String; 9]> = self.rows.iter().map(cells).collect();
+        output::table(
+            [
+                "choice",
+                "variant",
+                "rows/commit",
+                "rows/s",
+                "us/row",
+                "us/commit",
+                "in thirds",
+                "WAL B/row",
+                "disk B/row",
+            ],
+            &rows,
+        )
+    }
 }
 
 #[cfg(test)]

@@ -7,9 +7,8 @@ use memchr::memmem::Finder;
 use serde::Serialize;
 
 use super::{
-    random::Random,
     tally::Tally,
-    workload::{Focus, Picker},
+    workload::{Focus, Picker, Random},
 };
 
 /// Account ids of a bench: the same in every run, so that a second run finds them open.

@@ -1,19 +1,20 @@
 //! `shardctl bench reshard`: a cluster under load grows and shrinks, and its clients must not notice.
 
 mod clients;
-mod probes;
 mod report;
 
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context, ensure};
+use clients::{Clients, Probes};
+use report::Report;
 use serde::Serialize;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-pub use report::Report;
-
 use super::{
+    Experiment,
+    load::WARM_UP,
     own_cluster::OwnCluster,
     subject::{Sample, Spec, Subject},
     workload::{Locality, Workload},
@@ -21,10 +22,29 @@ use super::{
 use crate::{
     http_client::HttpClient,
     output,
-    resharding::{nodes::Nodes, view::MoveView},
+    resharding::{Nodes, view::MoveView},
 };
-use clients::Clients;
-use probes::Probes;
+
+/// Measures the peak, keeps half of it in the open loop, adds shards and balances, then drains and removes them. Further clients hold,
+/// capture, reverse, page statements and lists, and send old transfers again; each checks what it is answered. Exit code 1: a figure
+/// misses its bar. 3: a client was answered wrongly, or the ledger does not balance.
+#[derive(Debug, Clone, clap::Args, Serialize)]
+pub struct Plan {
+    /// Shards at the beginning and at the end
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=16))]
+    shards: u16,
+    /// Shards that are added, and removed again
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=16))]
+    added: u16,
+    /// Accounts
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1_000..=50_000_000))]
+    accounts: u32,
+    /// Seconds of the measurement of the peak
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
+    peak_seconds: u32,
+    #[arg(skip)]
+    seed: u64,
+}
 
 /// The share of the peak that the load keeps.
 const SHARE: f64 = 0.5;
@@ -38,16 +58,6 @@ const QUIET: Duration = Duration::from_secs(10);
 const LONGEST_S: u32 = 6 * 3600;
 const WINDOW: Duration = Duration::from_secs(1);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How far the cluster grows, and under which load.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Plan {
-    pub shards: u16,
-    pub added: u16,
-    pub accounts: usize,
-    pub peak_seconds: u32,
-    pub seed: u64,
-}
 
 /// Something that an operator ordered.
 #[derive(Debug, Clone, Serialize)]
@@ -77,64 +87,73 @@ pub struct CutOver {
     pub seen_by_clients_ms: Option<f64>,
 }
 
-/// Measures in a cluster below `folder` that is gone afterwards.
-pub async fn run(plan: Plan, folder: &Path) -> anyhow::Result<Report> {
-    let subject = Subject::start(folder, "reshard", plan.shards, 2, plan.accounts).await?;
-    let base =
-        Spec { workload: Workload::Mix, locality: Locality::Any, routers: 2, seed: plan.seed, ..Spec::SINGLES };
-    let peak = subject.measure(&Spec { seconds: plan.peak_seconds, ..base.clone() }).await?;
-    let peak_per_s = peak.ours.as_ref().map_or(0.0, |ours| ours.requests_per_s);
-    ensure!(peak_per_s > 10.0, "the peak is {peak_per_s} requests a second");
-    output::note(&format!("peak {peak_per_s:.0} transfers/s; keeping {:.0} % of it", SHARE * 100.0));
+impl Experiment for Plan {
+    type Report = Report;
 
-    let urls: Vec<String> = subject.cluster.description.routers.iter().map(|router| router.url()).collect();
-    let probes = Probes::open(&urls).await?;
-    let clients = Clients::open(&urls, probes.tags()).await?;
-    let before = sum(&urls[0]).await?;
+    fn prepare(&mut self, seed: u64) -> anyhow::Result<()> {
+        self.seed = seed;
+        output::note(&format!("seed {seed}: {} to {} shards and back", self.shards, self.shards + self.added));
+        Ok(())
+    }
 
-    let stop = CancellationToken::new();
-    // The probes are a part of the load.
-    let rate = (peak_per_s * SHARE - probes::RATE).max(100.0);
-    let singles = Spec { window: Some(WINDOW), seconds: LONGEST_S, ..base.clone().at_rate(rate * (1.0 - BATCHED)) };
-    let batches = Spec {
-        batch: BATCH,
-        connections: 8,
-        seed: plan.seed.wrapping_add(1),
-        ..Spec { rate: Some(rate * BATCHED / BATCH as f64), window: Some(WINDOW), seconds: LONGEST_S, ..base }
-    };
-    let begun_us = telemetry::clock::now_us() + i64::try_from(super::WARM_UP.as_micros()).unwrap_or(0);
-    let load = async {
-        let both = tokio::try_join!(
-            subject.measure_until(&singles, stop.clone()),
-            subject.measure_until(&batches, stop.clone())
-        );
-        both
-    };
-    let operator = async {
-        let done = operate(&subject.cluster, plan, begun_us).await;
-        stop.cancel();
-        done
-    };
-    let (mut counts, (singles, batches), phases) = {
-        let (probing, clients) = (probes.run(&stop), clients.run(&stop));
-        let (load, operated, (), counts) = tokio::join!(load, operator, probing, clients);
-        // What the operator was refused is the cause of what else may have failed.
-        let phases = operated?;
-        (counts, load?, phases)
-    };
-    counts.failures.extend(probes.failures());
-    let nodes = nodes(&subject.cluster)?;
-    let waits = waits_in_routers(&subject.cluster).await?;
-    let cut_overs = cut_overs(&subject.cluster, &nodes, &probes, begun_us).await?;
-    let verified = subject.cluster.is_clean().await?;
-    let after = sum(&urls[0]).await?;
-    let sum_unchanged = before == after;
-    let samples: [Sample; 2] = [singles, batches];
-    Ok(Report::new(plan, peak_per_s, &samples, phases, cut_overs, waits, counts, verified && sum_unchanged))
+    async fn measure(self, folder: &Path) -> anyhow::Result<Report> {
+        let subject = Subject::start(folder, "reshard", self.shards, 2, self.accounts as usize).await?;
+        let base =
+            Spec { workload: Workload::Mix, locality: Locality::Any, routers: 2, seed: self.seed, ..Spec::SINGLES };
+        let peak = subject.measure(&Spec { seconds: self.peak_seconds, ..base.clone() }).await?;
+        let peak_per_s = peak.ours.as_ref().map_or(0.0, |ours| ours.requests_per_s);
+        ensure!(peak_per_s > 10.0, "the peak is {peak_per_s} requests a second");
+        output::note(&format!("peak {peak_per_s:.0} transfers/s; keeping {:.0} % of it", SHARE * 100.0));
+
+        let urls: Vec<String> = subject.cluster.description.routers.iter().map(|router| router.url()).collect();
+        let probes = Probes::open(&urls).await?;
+        let clients = Clients::open(&urls, probes.tags()).await?;
+        let before = sum(&urls[0]).await?;
+
+        let stop = CancellationToken::new();
+        // The probes are a part of the load.
+        let rate = (peak_per_s * SHARE - clients::RATE).max(100.0);
+        let singles =
+            Spec { window: Some(WINDOW), seconds: LONGEST_S, ..base.clone().at_rate(rate * (1.0 - BATCHED)) };
+        let batches = Spec {
+            batch: BATCH,
+            connections: 8,
+            seed: self.seed.wrapping_add(1),
+            ..Spec { rate: Some(rate * BATCHED / BATCH as f64), window: Some(WINDOW), seconds: LONGEST_S, ..base }
+        };
+        let begun_us = telemetry::clock::now_us() + i64::try_from(WARM_UP.as_micros()).unwrap_or(0);
+        let load = async {
+            tokio::try_join!(
+                subject.measure_until(&singles, stop.clone()),
+                subject.measure_until(&batches, stop.clone())
+            )
+        };
+        let operator = async {
+            let done = operate(&subject.cluster, &self, begun_us).await;
+            stop.cancel();
+            done
+        };
+        let (mut counts, (singles, batches), phases) = {
+            let (probing, clients) = (probes.run(&stop), clients.run(&stop));
+            let (load, operated, (), counts) = tokio::join!(load, operator, probing, clients);
+            // A failure of the operator's command is the cause of any other failure.
+            let phases = operated?;
+            (counts, load?, phases)
+        };
+        counts.failures.extend(probes.failures());
+        let nodes = nodes(&subject.cluster)?;
+        let waits = waits_in_routers(&subject.cluster).await?;
+        let cut_overs = cut_overs(&subject.cluster, &nodes, &probes, begun_us).await?;
+        let verified = subject.cluster.is_clean().await?;
+        let after = sum(&urls[0]).await?;
+        let sum_unchanged = before == after;
+        let samples: [Sample; 2] = [singles, batches];
+        Ok(Report::new(self, peak_per_s, &samples, phases, cut_overs, waits, counts, verified && sum_unchanged))
+    }
 }
 
 /// Adds shards, balances, and drains the added shards.
-async fn operate(cluster: &OwnCluster, plan: Plan, begun_us: i64) -> anyhow::Result<Vec<Phase>> {
+async fn operate(cluster: &OwnCluster, plan: &Plan, begun_us: i64) -> anyhow::Result<Vec<Phase>> {
     let now_s = || (telemetry::clock::now_us() - begun_us) as f64 / 1e6;
     let mut phases = Vec::new();
     tokio::time::sleep(QUIET).await;
@@ -213,7 +232,7 @@ async fn waits_in_routers(cluster: &OwnCluster) -> anyhow::Result<Vec<(u64, u64)
     Ok(waits)
 }
 
-/// What all accounts of the load hold together.
+/// The sum of all accounts of the load.
 async fn sum(url: &str) -> anyhow::Result<Value> {
     let sums: Value = HttpClient::new(ANSWER_TIMEOUT).get(&format!("{url}/v1/balances?prefix=bench:")).await?;
     ensure!(sums["partial"] == false, "a shard did not tell its sums");

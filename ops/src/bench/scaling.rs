@@ -1,46 +1,53 @@
 //! `shardctl bench scaling`: whether throughput grows with the number of shards.
 //!
-//! A small machine cannot give eight shards a machine each. [`limits`] therefore gives each shard, its PostgreSQL and its node
+//! A small machine cannot give eight shards a machine each. [`Limits`] therefore gives each shard, its PostgreSQL and its node
 //! together, the same small part of the processors; what is left is for the router and the client. The load then uses
-//! the accounts of 1, 2, 4 and 8 of the shards. [`many`] measures what a router spends where there are more shards than a
+//! the accounts of 1, 2, 4 and 8 of the shards. [`many`] measures what a router spends with more shards than a
 //! machine can run: their nodes are mock nodes, which [`mock`] serves.
 
-pub mod limits;
 mod many;
 pub mod mock;
 mod report;
 
 use std::path::Path;
 
+use report::Report;
 use serde::Serialize;
 
-pub use many::ManyShards;
-pub use report::{MANY_HEADER, POINT_HEADER, Report, throughput};
-
-use limits::Limits;
-
 use super::{
+    Experiment,
     ceiling::ACCOUNTS,
+    limits::Limits,
     own_cluster::OwnCluster,
     subject::{Sample, Spec, Subject},
     workload::{Locality, Workload},
 };
-use crate::{output, progress};
+use crate::output;
 
-/// What is measured, and how long.
-#[derive(Debug, Clone, Serialize)]
+pub use report::throughput;
+
+/// Each shard, its PostgreSQL and its node together, gets the same small part of the processors by a control group (version 1
+/// or 2). Where this user cannot make one, each commit is delayed by the same time instead, and the report says so. Exit code
+/// 1: a figure misses its bar. 3: a ledger that was measured does not balance.
+#[derive(Debug, Clone, clap::Args, Serialize)]
 pub struct Plan {
-    /// Numbers of shards, rising; the last is that of the cluster.
-    pub shards: Vec<u16>,
-    /// Shares of cross-shard transfers.
-    pub cross: Vec<f64>,
-    /// Of each point.
-    pub seconds: u32,
-    /// Cores of each shard; `None` leaves half of the machine to router and client.
-    pub shard_cores: Option<f64>,
-    /// Numbers of shards with mock nodes.
-    pub mock_shards: Vec<u16>,
-    pub seed: u64,
+    /// Numbers of shards, rising
+    #[arg(long, value_name = "N,N…", value_delimiter = ',', default_values_t = [1, 2, 4, 8])]
+    shards: Vec<u16>,
+    /// Shares of cross-shard transfers, from 0 to 1
+    #[arg(long, value_name = "SHARE,…", value_delimiter = ',', default_values_t = [0.0, 0.1, 0.5, 1.0])]
+    cross: Vec<f64>,
+    /// Seconds of each point
+    #[arg(long, value_name = "S", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    seconds: u32,
+    /// Cores of each shard [default: half of the machine shared by the shards]
+    #[arg(long, value_name = "CORES")]
+    shard_cores: Option<f64>,
+    /// Numbers of shards whose nodes are mock nodes
+    #[arg(long, value_name = "N,N…", value_delimiter = ',', default_values_t = [4, 64, 1_024])]
+    mock_shards: Vec<u16>,
+    #[arg(skip)]
+    seed: u64,
 }
 
 impl Plan {
@@ -81,22 +88,33 @@ pub enum Requests {
 /// For each shard, so that the load grows with the shards.
 const CONNECTIONS_PER_SHARD: usize = 8;
 
-/// Measures in clusters below `folder` that are gone afterwards.
-pub async fn run(plan: Plan, folder: &Path) -> anyhow::Result<Report> {
-    let steps =
-        plan.shards.iter().map(|shards| plan.requests(*shards).count()).sum::<usize>() + plan.mock_shards.len();
-    let mut many = Vec::new();
-    let (limit, points, clean) = progress::counted("points", steps, async |bar| {
-        let measured = limited(&plan, folder, bar).await?;
-        for shards in &plan.mock_shards {
-            bar.set_message("mock nodes");
-            many.push(many::measure(*shards, plan.seconds, plan.seed, folder).await?);
-            bar.inc(1);
-        }
-        anyhow::Ok(measured)
-    })
-    .await?;
-    Ok(Report::new(plan, limit, points, many, clean))
+impl Experiment for Plan {
+    type Report = Report;
+
+    fn prepare(&mut self, seed: u64) -> anyhow::Result<()> {
+        let rising = self.shards.is_sorted() && self.shards.iter().all(|shards| (1..=64).contains(shards));
+        anyhow::ensure!(rising && !self.shards.is_empty(), "--shards must rise from at least 1 to at most 64");
+        self.seed = seed;
+        output::note(&format!("seed {seed}"));
+        Ok(())
+    }
+
+    async fn measure(self, folder: &Path) -> anyhow::Result<Report> {
+        let steps =
+            self.shards.iter().map(|shards| self.requests(*shards).count()).sum::<usize>() + self.mock_shards.len();
+        let mut many = Vec::new();
+        let (limit, points, clean) = output::counted("points", steps, async |bar| {
+            let measured = limited(&self, folder, bar).await?;
+            for shards in &self.mock_shards {
+                bar.set_message("mock nodes");
+                many.push(many::measure(*shards, self.seconds, self.seed, folder).await?);
+                bar.inc(1);
+            }
+            anyhow::Ok(measured)
+        })
+        .await?;
+        Ok(Report::new(self, limit, points, many, clean))
+    }
 }
 
 /// The points with real shards, how the shards were limited, and whether their ledgers were clean.

@@ -1,27 +1,49 @@
 //! `shardctl bench suite`: Shardledger, a PL/pgSQL transfer function and a bare append on the same machine, the same PostgreSQL
 //! and the same settings, in turn, several rounds. This is what `make bench` runs.
 //!
-//! [`runs`] lists what is measured, [`stage`] measures it, [`report`] holds it against the bars and draws it.
+//! [`runs`] lists what is measured, [`report`] compares the figures with the bars and draws them.
 
 mod report;
 mod runs;
-mod stage;
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
-use anyhow::ensure;
-
-use crate::progress;
-
-pub use report::{RUN_HEADER, Report};
-use runs::{AT_LAST, ROUND, Run, SWEEPS};
-use stage::Stage;
+use anyhow::{Context, ensure};
+use report::Report;
+use runs::{AT_LAST, Point, ROUND, Run, SWEEPS, Shards, Sweep, What};
+use rustix::process::Signal;
+use serde::Serialize;
 
 use super::{
-    baseline::settings,
+    Experiment,
+    baseline::{Baseline, settings},
+    ceiling::{self, ACCOUNTS},
     figures::Samples,
-    scaling::{self, Point},
+    own_cluster::OwnCluster,
+    scaling,
+    subject::{Sample, Spec, Subject},
 };
+use crate::{cluster::member::Role, output};
+
+/// Exit code 1: a figure misses its bar, or was not measured. 3: a ledger that was measured does not balance.
+#[derive(Debug, Clone, clap::Args, Serialize)]
+pub struct Plan {
+    /// Rounds; medians over them count
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Seconds of each main run; others have a part of it. A run of 8 seconds or more has a checkpoint half way
+    #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    seconds: u32,
+    /// Seconds of each point of a plot
+    #[arg(long, value_name = "S", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    sweep_seconds: u32,
+    /// Only runs and plots whose name contains this; may be repeated
+    #[arg(long, value_name = "PART")]
+    #[serde(skip)]
+    only: Vec<String>,
+    #[arg(skip)]
+    seed: u64,
+}
 
 /// The plot over the number of shards.
 const BY_SHARDS: &str = "by_shards";
@@ -29,70 +51,221 @@ const BY_SHARDS: &str = "by_shards";
 const LEAST_SECONDS_BY_SHARDS: u32 = 5;
 
 /// Points over the number of shards, each with the same small part of the machine.
-#[derive(Debug, Default, serde::Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct ByShards {
     /// How each shard was limited.
     pub limit: String,
-    pub points: Vec<Point>,
+    pub points: Vec<scaling::Point>,
 }
 
-/// How long, how often, and from which seed.
-#[derive(Debug, Clone, Copy, serde::Serialize)]
-pub struct Plan {
-    pub rounds: u32,
-    /// Of each of the main runs.
-    pub seconds: u32,
-    /// Of each point of a plot.
-    pub sweep_seconds: u32,
-    pub seed: u64,
+/// The clusters that a round measures.
+pub struct Stage {
+    one: Subject,
+    two: Subject,
+    secured: Subject,
+    function: Baseline,
+    function_cluster: OwnCluster,
 }
 
-/// Measures everything whose name contains one of `only`, in clusters below `folder` that are gone afterwards.
-pub async fn run(plan: Plan, only: &[String], folder: &Path) -> anyhow::Result<Report> {
-    ensure!(plan.rounds > 0, "at least one round");
-    let wanted = |name: &str| only.is_empty() || only.iter().any(|part| name.contains(part.as_str()));
-    let round: Vec<&Run> = ROUND.iter().filter(|run| wanted(run.name)).collect();
-    let at_last: Vec<&Run> = AT_LAST.iter().filter(|run| wanted(run.name)).collect();
-    let sweeps: Vec<_> = SWEEPS.iter().filter(|sweep| wanted(sweep.name)).collect();
-    let nothing = round.is_empty() && at_last.is_empty() && sweeps.is_empty() && !wanted(BY_SHARDS);
-    ensure!(!nothing, "no run has such a name");
+/// A plot's points, measured.
+#[derive(Debug, Clone, Serialize)]
+pub struct Drawn {
+    pub name: &'static str,
+    pub points: Vec<DrawnPoint>,
+}
 
-    let stage = Stage::set_up(folder).await?;
-    let settings = settings(&stage.function_dsn()?).await?;
-    let (mut by_shards, mut clean) = (ByShards::default(), true);
-    let steps = plan.rounds as usize * round.len() + at_last.len() + sweeps.len();
-    let mut samples = Samples::default();
-    let mut drawn = Vec::new();
-    progress::counted("runs", steps, async |bar| {
-        for number in 0..plan.rounds {
-            // Every round has ids and accounts of its own.
-            let seed = plan.seed.wrapping_add(u64::from(number));
-            for run in &round {
-                bar.set_message(run.name);
-                stage.measure(run, plan, seed, &mut samples).await?;
+#[derive(Debug, Clone, Serialize)]
+pub struct DrawnPoint {
+    pub x: f64,
+    pub label: &'static str,
+    pub sample: Sample,
+}
+
+impl Stage {
+    pub async fn set_up(folder: &Path) -> anyhow::Result<Self> {
+        let one = Subject::start(folder, "one-shard", 1, 1, ACCOUNTS).await?;
+        let two = Subject::start(folder, "two-shards", 2, 2, ACCOUNTS).await?;
+        let secured = Subject::start_secured(folder, "secured", 1, ACCOUNTS).await?;
+        // The function has a server of its own, so that what Shardledger has written does not slow it down.
+        let function_cluster = OwnCluster::start(folder.join("function"), 1, 1)?;
+        let databases = function_cluster.databases()?;
+        let dsn = &databases.first().context("a cluster without shards")?.dsn;
+        let function = Baseline::prepare(dsn, &function_cluster.description.postgres.bin_dir, folder).await?;
+        Ok(Self { one, two, secured, function, function_cluster })
+    }
+
+    pub fn function_dsn(&self) -> anyhow::Result<String> {
+        let databases = self.function_cluster.databases()?;
+        Ok(databases.into_iter().next().context("a cluster without shards")?.dsn)
+    }
+
+    pub async fn is_clean(&self) -> anyhow::Result<bool> {
+        let mut clean = true;
+        for subject in [&self.one, &self.two, &self.secured] {
+            clean &= subject.cluster.is_clean().await?;
+        }
+        Ok(clean)
+    }
+
+    pub async fn measure(&self, run: &Run, plan: &Plan, seed: u64, samples: &mut Samples) -> anyhow::Result<()> {
+        let seconds = ((f64::from(plan.seconds) * run.share).round() as u32).max(1);
+        let spec_of = |spec: &Spec| Spec { seconds, seed, checkpoint: seconds >= CHECKPOINT_FROM_S, ..spec.clone() };
+        let sample = match &run.what {
+            What::Ceiling => self.ceiling(seconds, seed).await,
+            What::Function(script, clients) => {
+                let measure = self.function.measure(*script, *clients, seconds, seed);
+                self.of_function(seconds, measure, |rate| Sample { transfers_per_s: rate, ..Sample::default() }).await
+            }
+            What::FunctionLatency => {
+                let measure = self.function.measure_latency(seconds, seed);
+                self.of_function(seconds, measure, |(rate, latency)| Sample {
+                    transfers_per_s: rate,
+                    latency_us: Some(latency),
+                    ..Sample::default()
+                })
+                .await
+            }
+            What::Ours(shards, spec) => self.subject(*shards).measure(&spec_of(spec)).await,
+            What::AtHalfTheRateOf(peak, shards, spec) => {
+                let Some(rate) = samples.0.get(*peak).and_then(|samples| samples.last()) else { return Ok(()) };
+                self.subject(*shards).measure(&spec_of(spec).at_rate(rate.transfers_per_s / 2.0)).await
+            }
+            What::Kill(spec) => self.kill(&Spec { checkpoint: false, ..spec_of(spec) }).await,
+        };
+        samples.add(run.name, sample.context(run.name)?);
+        Ok(())
+    }
+
+    pub async fn sweep(&self, sweep: &Sweep, plan: &Plan) -> anyhow::Result<Drawn> {
+        let mut points = Vec::new();
+        for (number, Point { x, label, shards, spec }) in (0..).zip(sweep.points) {
+            let seed = plan.seed.wrapping_add(1_000 + number);
+            let spec = Spec { seconds: plan.sweep_seconds, seed, ..spec.clone() };
+            let sample =
+                self.subject(*shards).measure(&spec).await.with_context(|| format!("{}: {label}", sweep.name))?;
+            points.push(DrawnPoint { x: *x, label, sample });
+        }
+        Ok(Drawn { name: sweep.name, points })
+    }
+
+    fn subject(&self, shards: Shards) -> &Subject {
+        match shards {
+            Shards::One => &self.one,
+            Shards::Two => &self.two,
+            Shards::Secured => &self.secured,
+        }
+    }
+
+    async fn ceiling(&self, seconds: u32, seed: u64) -> anyhow::Result<Sample> {
+        let dsn = self.function_dsn()?;
+        let duration = Duration::from_secs(u64::from(seconds));
+        let before = self.function_cluster.spent()?;
+        let (measured, ()) =
+            tokio::try_join!(ceiling::measure(&dsn, duration, seed), self.checkpoint_within(seconds))?;
+        let cpu_us_per_transfer = self.function_cluster.spent()?.per_transfer(&before, measured.transfers as f64);
+        Ok(Sample {
+            transfers_per_s: measured.transfers_per_s,
+            cpu_us_per_transfer,
+            disk_bytes_per_transfer: Some(measured.disk_bytes_per_transfer),
+            ..Sample::default()
+        })
+    }
+
+    async fn of_function<T>(
+        &self,
+        seconds: u32,
+        measure: impl Future<Output = anyhow::Result<T>>,
+        sample: impl FnOnce(T) -> Sample,
+    ) -> anyhow::Result<Sample> {
+        let before = self.function_cluster.spent()?;
+        let (measured, ()) = tokio::try_join!(measure, self.checkpoint_within(seconds))?;
+        let mut sample = sample(measured);
+        let transfers = sample.transfers_per_s * f64::from(seconds);
+        sample.cpu_us_per_transfer = self.function_cluster.spent()?.per_transfer(&before, transfers);
+        Ok(sample)
+    }
+
+    /// A checkpoint half way through a run that is long enough: it weighs on all sides alike.
+    async fn checkpoint_within(&self, seconds: u32) -> anyhow::Result<()> {
+        if seconds >= CHECKPOINT_FROM_S {
+            tokio::time::sleep(Duration::from_secs(u64::from(seconds)) / 2).await;
+            self.function_cluster.checkpoint().await?;
+        }
+        Ok(())
+    }
+
+    /// Kills the node with SIGKILL a third into the load. The supervisor starts it again.
+    async fn kill(&self, spec: &Spec) -> anyhow::Result<Sample> {
+        let kill = async {
+            tokio::time::sleep(Duration::from_secs(u64::from(spec.seconds)) / 3).await;
+            for node in self.one.cluster.processes(Role::Node)? {
+                node.signal(Signal::KILL)?;
+            }
+            Ok(())
+        };
+        let (sample, ()) = tokio::try_join!(self.one.measure(spec), kill)?;
+        Ok(sample)
+    }
+}
+
+/// Runs shorter than this have no checkpoint.
+const CHECKPOINT_FROM_S: u32 = 8;
+
+impl Experiment for Plan {
+    type Report = Report;
+
+    fn prepare(&mut self, seed: u64) -> anyhow::Result<()> {
+        self.seed = seed;
+        output::note(&format!("seed {seed}, {} rounds, main runs of {} s", self.rounds, self.seconds));
+        Ok(())
+    }
+
+    async fn measure(self, folder: &Path) -> anyhow::Result<Report> {
+        ensure!(self.rounds > 0, "at least one round");
+        let wanted = |name: &str| self.only.is_empty() || self.only.iter().any(|part| name.contains(part.as_str()));
+        let round: Vec<&Run> = ROUND.iter().filter(|run| wanted(run.name)).collect();
+        let at_last: Vec<&Run> = AT_LAST.iter().filter(|run| wanted(run.name)).collect();
+        let sweeps: Vec<_> = SWEEPS.iter().filter(|sweep| wanted(sweep.name)).collect();
+        let nothing = round.is_empty() && at_last.is_empty() && sweeps.is_empty() && !wanted(BY_SHARDS);
+        ensure!(!nothing, "no run has such a name");
+
+        let stage = Stage::set_up(folder).await?;
+        let settings = settings(&stage.function_dsn()?).await?;
+        let (mut by_shards, mut clean) = (ByShards::default(), true);
+        let steps = self.rounds as usize * round.len() + at_last.len() + sweeps.len();
+        let mut samples = Samples::default();
+        let mut drawn = Vec::new();
+        output::counted("runs", steps, async |bar| {
+            for number in 0..self.rounds {
+                // Every round has ids and accounts of its own.
+                let seed = self.seed.wrapping_add(u64::from(number));
+                for run in &round {
+                    bar.set_message(run.name);
+                    stage.measure(run, &self, seed, &mut samples).await?;
+                    bar.inc(1);
+                }
+            }
+            for sweep in &sweeps {
+                bar.set_message(sweep.name);
+                drawn.push(stage.sweep(sweep, &self).await?);
                 bar.inc(1);
             }
-        }
-        for sweep in &sweeps {
-            bar.set_message(sweep.name);
-            drawn.push(stage.sweep(sweep, plan).await?);
-            bar.inc(1);
-        }
-        if wanted(BY_SHARDS) {
-            let seconds = plan.sweep_seconds.max(LEAST_SECONDS_BY_SHARDS);
-            let points = scaling::Plan::short(seconds, plan.seed);
-            let (limit, points, balanced) = scaling::limited(&points, folder, bar).await?;
-            by_shards = ByShards { limit, points };
-            clean &= balanced;
-        }
-        for run in &at_last {
-            bar.set_message(run.name);
-            stage.measure(run, plan, plan.seed.wrapping_sub(1), &mut samples).await?;
-            bar.inc(1);
-        }
-        anyhow::Ok(())
-    })
-    .await?;
-    clean &= stage.is_clean().await?;
-    Ok(Report::new(plan, settings, samples, drawn, by_shards, clean))
+            if wanted(BY_SHARDS) {
+                let seconds = self.sweep_seconds.max(LEAST_SECONDS_BY_SHARDS);
+                let points = scaling::Plan::short(seconds, self.seed);
+                let (limit, points, balanced) = scaling::limited(&points, folder, bar).await?;
+                by_shards = ByShards { limit, points };
+                clean &= balanced;
+            }
+            for run in &at_last {
+                bar.set_message(run.name);
+                stage.measure(run, &self, self.seed.wrapping_sub(1), &mut samples).await?;
+                bar.inc(1);
+            }
+            anyhow::Ok(())
+        })
+        .await?;
+        clean &= stage.is_clean().await?;
+        Ok(Report::new(self, settings, samples, drawn, by_shards, clean))
+    }
 }

@@ -1,5 +1,5 @@
-//! `shardctl bench takeover`: `kill -9` of the first of two nodes under load, several times. How long until a payment is acknowledged that
-//! was sent after the kill?
+//! `shardctl bench takeover`: `kill -9` of the first of two nodes under load, several times. The measurement is the time until a payment
+//! is acknowledged that was sent after the kill.
 
 use std::{
     path::Path,
@@ -22,7 +22,8 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::{
-    figures::{Figure, Promise, add_bars, median},
+    Experiment,
+    figures::{Figure, Promise, add_bars, all_met, median, print_figures},
     machine::Machine,
     own_cluster::OwnCluster,
     page::{Mark, Page},
@@ -30,8 +31,19 @@ use super::{
 use crate::{
     cluster::{process::Process, status::ClusterStatus},
     http_client::HttpClient,
-    progress,
+    output,
 };
+
+/// Kills the first of two nodes under load, several times. Exit code 1: a figure misses its bar. 3: the ledger does not balance
+#[derive(Debug, Clone, clap::Args, Serialize)]
+pub struct Plan {
+    /// Kills
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    rounds: u32,
+    /// Clients that send one payment at a time
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+    clients: u16,
+}
 
 /// Payments go from one account to these in turn.
 const PAYEES: usize = 8;
@@ -47,18 +59,11 @@ const PAUSE: Duration = Duration::from_millis(5);
 const RETURN: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Plan {
-    pub rounds: u32,
-    /// Clients that send one payment at a time.
-    pub clients: usize,
-}
-
 #[derive(Debug, Clone, Serialize)]
 pub struct Round {
     /// From the kill to the first acknowledged payment that was sent after it.
     pub first_acknowledged_ms: f64,
-    /// Payments from the kill until one second after that, by what became of them.
+    /// Payments from the kill until one second after that, by their outcome.
     pub acknowledged: usize,
     pub refused: usize,
     pub unknown: usize,
@@ -95,23 +100,30 @@ enum End {
     Unknown,
 }
 
-/// Measures in a cluster of one shard below `folder` that is gone afterwards.
-pub async fn run(plan: Plan, folder: &Path) -> anyhow::Result<Report> {
-    let cluster = OwnCluster::start_with_second_nodes(folder.join("takeover"), 1, 2)?;
-    let client = HttpClient::new(PATIENCE);
-    let routers: Vec<String> = cluster.description.routers.iter().map(|router| router.url()).collect();
-    open_accounts(&client, &routers[0]).await?;
-    let rounds = progress::counted("rounds", plan.rounds as usize, async |bar| {
-        let mut rounds = Vec::new();
-        for _ in 0..plan.rounds {
-            rounds.push(round(&cluster, &client, &routers, plan.clients).await?);
-            bar.inc(1);
-        }
-        anyhow::Ok(rounds)
-    })
-    .await?;
-    let verified = cluster.is_clean().await?;
-    Ok(Report::new(plan, rounds, verified))
+impl Experiment for Plan {
+    type Report = Report;
+
+    fn prepare(&mut self, _seed: u64) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    async fn measure(self, folder: &Path) -> anyhow::Result<Report> {
+        let cluster = OwnCluster::start_with_second_nodes(folder.join("takeover"), 1, 2)?;
+        let client = HttpClient::new(PATIENCE);
+        let routers: Vec<String> = cluster.description.routers.iter().map(|router| router.url()).collect();
+        open_accounts(&client, &routers[0]).await?;
+        let rounds = output::counted("rounds", self.rounds as usize, async |bar| {
+            let mut rounds = Vec::new();
+            for _ in 0..self.rounds {
+                rounds.push(round(&cluster, &client, &routers, usize::from(self.clients)).await?);
+                bar.inc(1);
+            }
+            anyhow::Ok(rounds)
+        })
+        .await?;
+        let verified = cluster.is_clean().await?;
+        Ok(Report::new(self, rounds, verified))
+    }
 }
 
 async fn open_accounts(client: &HttpClient, router: &str) -> anyhow::Result<()> {
@@ -290,8 +302,25 @@ impl Report {
             if self.verified { "the ledger clean" } else { "a VIOLATION" },
         )
     }
+}
 
-    pub fn page(&self) -> String {
+impl super::Report for Report {
+    fn is_right(&self) -> bool {
+        self.verified
+    }
+
+    fn meets_bars(&self) -> bool {
+        all_met(&self.figures)
+    }
+
+    fn print(&self) -> anyhow::Result<()> {
+        output::data(&format!("{}\n", self.summary()))?;
+        output::table(Self::HEADER, &self.rows())?;
+        output::data("")?;
+        print_figures(&self.figures)
+    }
+
+    fn page(&self) -> String {
         let mut page = Page::new("Shardledger: take-over");
         page.paragraph(&format!(
             "{}. {}. One shard with two nodes, two routers, {} clients that send one payment at a time; the first node is killed with \
@@ -309,6 +338,7 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::Report as _;
 
     #[test]
     fn only_payments_sent_after_the_kill_count_as_the_first() {

@@ -9,13 +9,13 @@ use std::{
 use serde::Serialize;
 use shard_map::{ClusterId, Shard, ShardMap, SlotRange};
 
-use crate::authority::{self, AUTHORITY, Purpose};
-use crate::cluster::{
+use super::{
     description::{Description, RouterPlace, ShardPlace},
-    durable_file::{self, Audience},
+    files::{self, Audience},
     layout::Layout,
     ports::NodePorts,
 };
+use crate::authority::{self, AUTHORITY, Purpose};
 
 /// The folder of certificates in configurations, relative as the map's path is.
 const TLS_FROM_CONFIG: &str = "../tls";
@@ -129,7 +129,7 @@ struct AssetsSection {
 
 /// Writes every file that is missing.
 pub fn write(layout: &Layout, description: &Description) -> anyhow::Result<()> {
-    durable_file::create_once(
+    files::create_once(
         &layout.shard_map(),
         &first_shard_map(description.cluster, &description.shards)?,
         Audience::Everyone,
@@ -139,7 +139,7 @@ pub fn write(layout: &Layout, description: &Description) -> anyhow::Result<()> {
     }
     for router in &description.routers {
         let text = toml::to_string(&router_config(router, threads_of_a_router(description.routers.len())))?;
-        durable_file::create_once(&layout.config(&router.name), &text, Audience::Owner)?;
+        files::create_once(&layout.config(&router.name), &text, Audience::Owner)?;
     }
     Ok(())
 }
@@ -148,10 +148,10 @@ pub fn write(layout: &Layout, description: &Description) -> anyhow::Result<()> {
 pub fn write_node(layout: &Layout, description: &Description, shard: &ShardPlace) -> anyhow::Result<()> {
     let ports = NodePorts { rpc: shard.rpc_port, admin: shard.admin_port };
     let text = toml::to_string(&node_config(layout, description, shard, ports)?)?;
-    durable_file::create_once(&layout.config(&shard.node_name()), &text, Audience::Owner)?;
+    files::create_once(&layout.config(&shard.node_name()), &text, Audience::Owner)?;
     if let Some(ports) = shard.second_node {
         let text = toml::to_string(&node_config(layout, description, shard, ports)?)?;
-        durable_file::create_once(&layout.config(&shard.second_node_name()), &text, Audience::Owner)?;
+        files::create_once(&layout.config(&shard.second_node_name()), &text, Audience::Owner)?;
     }
     Ok(())
 }
@@ -245,7 +245,7 @@ mod tests {
         let ports = NodePorts { rpc: 1, admin: 2 };
         let mut description = Description::for_tests(&layout);
         description.use_tls();
-        durable_file::replace(&layout.password("s0", "shardledger"), "hush", Audience::Owner).unwrap();
+        files::replace(&layout.password("s0", "shardledger"), "hush", Audience::Owner).unwrap();
         let text = toml::to_string(&node_config(&layout, &description, shard, ports).unwrap()).unwrap();
         assert!(text.contains("postgres://shardledger:hush@127.0.0.1:1/shardledger"), "{text}");
         assert!(!first_shard_map(ClusterId::generate(), &shards(1)).unwrap().contains("hush"));

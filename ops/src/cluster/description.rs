@@ -9,15 +9,15 @@ use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use shard_map::ClusterId;
 
-use crate::cluster::{
-    durable_file::{self, Audience},
+use super::{
     failover::Step,
+    files::{self, Audience},
     layout::Layout,
     place::Place,
     ports::{NodePorts, PortPlan},
     postgres::{
         home::{HOMES_ELSEWHERE, Home},
-        user::ServiceUser,
+        server::ServiceUser,
     },
 };
 
@@ -239,7 +239,7 @@ impl Description {
     }
 
     pub fn save(&self, layout: &Layout) -> anyhow::Result<()> {
-        durable_file::replace(&layout.description(), &serde_json::to_string_pretty(self)?, Audience::Everyone)
+        files::replace(&layout.description(), &serde_json::to_string_pretty(self)?, Audience::Everyone)
     }
 
     pub fn shard(&self, id: &str) -> Option<&ShardPlace> {
@@ -430,7 +430,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::create(folder.path()).unwrap();
         let mut description = Description::for_tests(&layout);
-        durable_file::replace(&layout.password("s0", ROLE), "hush", Audience::Owner).unwrap();
+        files::replace(&layout.password("s0", ROLE), "hush", Audience::Owner).unwrap();
         description.add_standbys(Replication::Sync, &[5610, 5611]);
         let ports = |description: &Description| {
             let servers = description.servers(&layout, &description.shards[0]);

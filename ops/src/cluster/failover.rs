@@ -20,15 +20,14 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{
     description::{Description, Found, Replication, ServerPlace, ShardPlace, Standby},
+    files,
     layout::Layout,
-    lock,
-    member::{Member, Role},
+    member::{self, Member, Role},
     place::Place,
-    postgres::{log_end, standby},
+    postgres::{standby, stopped_server},
     process::ProcessTable,
     status::{ClusterStatus, ShardStatus},
-    stop,
-    supervisor::report::Report,
+    supervisor::Report,
 };
 use crate::output::note;
 
@@ -164,7 +163,7 @@ pub async fn plan(
         // It may only be slow. The log is compared when it has ended.
         None if runs => None,
         None => {
-            let lacks = log_end::bytes_beyond(description, &servers.primary.folder, follower.at_byte);
+            let lacks = stopped_server::bytes_beyond(description, &servers.primary.folder, follower.at_byte);
             if place.mode == Replication::Async && !accept_loss {
                 refuse_loss(&shard.id, &servers.primary, &lacks, "Nothing was changed")?;
             }
@@ -224,7 +223,7 @@ pub async fn prepare_start(layout: &Layout) -> anyhow::Result<()> {
     }
     undo_unstopped(layout, &description)?;
     let Some(Found { description, .. }) = Description::find(layout)? else { return Ok(()) };
-    stop::stop_unstarted(layout, &description).await?;
+    member::stop_unstarted(layout, &description).await?;
     Ok(())
 }
 
@@ -298,7 +297,7 @@ async fn finish(layout: &Layout, id: &str, accept_loss: bool) -> anyhow::Result<
                 let is_async = shard.standby.as_ref().is_some_and(|standby| standby.mode == Replication::Async);
                 if is_async && !accept_loss {
                     let received = answers(layout, shard, &primary).await?;
-                    let lacks = log_end::bytes_beyond(&description, &former.folder, received.at_byte);
+                    let lacks = stopped_server::bytes_beyond(&description, &former.folder, received.at_byte);
                     if let Err(refusal) =
                         refuse_loss(id, &former, &lacks, "Nothing was promoted, and it starts again")
                     {
@@ -316,7 +315,7 @@ async fn finish(layout: &Layout, id: &str, accept_loss: bool) -> anyhow::Result<
             Step::Rebuild => {
                 answers(layout, shard, &primary).await?;
                 note(&format!("copying {} to {}, which becomes its stand-by", primary.name, former.name));
-                stop::end_copies(&former.folder).await?;
+                member::end_copies(&former.folder).await?;
                 let (layout, description, shard) = (layout.clone(), description.clone(), shard.clone());
                 let copied = move || standby::rebuild(&layout, &description, &shard, &primary, &former);
                 tokio::task::spawn_blocking(copied).await??;
@@ -348,7 +347,9 @@ fn record(layout: &Layout, id: &str, change: impl FnOnce(&mut Standby)) -> anyho
 /// Waits until the supervisor has stopped the server and does not start it again. Stops the server itself if no supervisor runs it.
 async fn has_ended(layout: &Layout, server: &Member) -> anyhow::Result<()> {
     let latest = Instant::now() + STOP_PATIENCE;
-    while lock::holder(&layout.supervisor_lock())?.is_some() && Report::read(layout).0.contains_key(&server.name) {
+    while files::lock_holder(&layout.supervisor_lock())?.is_some()
+        && Report::read(layout).0.contains_key(&server.name)
+    {
         ensure!(
             Instant::now() < latest,
             "the supervisor does not stop {}: see {}. Run the failover again afterwards",
@@ -358,7 +359,7 @@ async fn has_ended(layout: &Layout, server: &Member) -> anyhow::Result<()> {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     match server.running(&ProcessTable::read()?) {
-        Some(process) => stop::stop(process, Role::Postgres).await,
+        Some(process) => member::stop(process, Role::Postgres).await,
         None => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! The processes of a cluster: how each one is started, recognised and stopped.
+//! The processes of a cluster: how each one is started, recognised and stopped. Routers are stopped first, databases last.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -8,19 +8,19 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use futures_util::future::join_all;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{
+use super::{
     description::{Description, ServerPlace, Servers, ShardPlace},
-    environment,
     layout::Layout,
     postgres::{
-        control_file,
-        user::{ServiceUser, run_as},
+        server::{ServiceUser, run_as},
+        standby, stopped_server,
     },
-    process::{Process, ProcessTable},
+    process::{self, Process, ProcessTable},
 };
 
 /// A log larger than this is renamed to `.1` before the process starts again.
@@ -150,7 +150,7 @@ impl Member {
     /// database.
     pub fn command(&self) -> anyhow::Result<Command> {
         if let Some((folder, identifier)) = &self.database {
-            control_file::check(folder, *identifier)?;
+            stopped_server::check_system_identifier(folder, *identifier)?;
         }
         self.prepared(&self.arguments)
     }
@@ -191,7 +191,7 @@ impl Member {
             .stderr(log)
             // A terminal's Ctrl-C reaches the supervisor only, which stops the others in order.
             .process_group(0);
-        environment::clean(&mut command);
+        process::clean_environment(&mut command);
         run_as(&mut command, self.user.as_ref());
         Ok(command)
     }
@@ -207,4 +207,71 @@ impl Member {
 /// Converts a path to text, because paths go into configuration files and JSON.
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
+}
+
+/// How long a killed program may take until it is gone.
+const COPY_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Stops one process and waits for its end.
+pub async fn stop(process: Process, role: Role) -> anyhow::Result<()> {
+    for (signal, patience) in role.ways_to_stop() {
+        process.signal(*signal)?;
+        if process.ended_within(*patience).await {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("process {} does not end, not even when killed", process.pid())
+}
+
+/// Stops all running processes of this cluster. Returns how many were stopped.
+pub async fn stop_all(layout: &Layout, description: &Description) -> anyhow::Result<usize> {
+    let mut members = Member::all(layout, description);
+    members.extend(Member::unstarted(layout, description));
+    let mut stopped = 0;
+    let mut outcome = Ok(());
+    for role in Role::STOP_ORDER {
+        // Processes may have ended while those of the previous role were stopped.
+        let table = ProcessTable::read()?;
+        let running = members.iter().filter(|member| member.role == role).filter_map(|member| member.running(&table));
+        // A process that does not end must not prevent the orderly end of the others.
+        for ended in join_all(running.map(|process| stop(process, role))).await {
+            stopped += 1;
+            outcome = outcome.and(ended);
+        }
+    }
+    outcome?;
+    end_all_copies(layout, description).await?;
+    Ok(stopped)
+}
+
+/// Stops the servers that must not run ([`Member::unstarted`]), and the programs that copy a server's folder.
+pub async fn stop_unstarted(layout: &Layout, description: &Description) -> anyhow::Result<()> {
+    let table = ProcessTable::read()?;
+    for server in Member::unstarted(layout, description) {
+        if let Some(process) = server.running(&table) {
+            stop(process, Role::Postgres).await?;
+        }
+    }
+    end_all_copies(layout, description).await
+}
+
+async fn end_all_copies(layout: &Layout, description: &Description) -> anyhow::Result<()> {
+    for shard in &description.shards {
+        if let Some(second) = description.servers(layout, shard).standby {
+            end_copies(&second.folder).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Ends the programs that a killed `shardctl` left copying a primary to this folder. Two of them would write to the same files.
+pub async fn end_copies(standby_folder: &Path) -> anyhow::Result<()> {
+    let draft = standby::draft_of(standby_folder);
+    let table = ProcessTable::read()?;
+    for process in standby::COPYING_PROGRAMS.iter().flat_map(|program| table.naming(program, &draft)) {
+        process.signal(Signal::KILL)?;
+        let has_ended = process.ended_within(COPY_PATIENCE).await;
+        ensure!(has_ended, "process {}, which writes to {}, does not end", process.pid(), draft.display());
+    }
+    Ok(())
 }

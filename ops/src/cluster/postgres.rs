@@ -1,13 +1,11 @@
-//! The PostgreSQL servers of a cluster: the binaries ([`server`], [`install`]), the user that runs them ([`user`]),
-//! the location of their data ([`home`]), and how a shard's database is created ([`database`], [`settings`], [`standby`]) and
-//! recognised ([`control_file`]) and compared ([`log_end`]).
+//! The PostgreSQL servers of a cluster: the binaries and the user that runs them ([`server`], [`install`]), the location of
+//! their data ([`home`]), and how a shard's database is created ([`database`], [`settings`], [`standby`]), recognised and compared
+//! ([`stopped_server`]).
 
-pub mod control_file;
 pub mod database;
 pub mod home;
 pub mod install;
-pub mod log_end;
 pub mod server;
 pub mod settings;
 pub mod standby;
-pub mod user;
+pub mod stopped_server;

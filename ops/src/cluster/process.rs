@@ -1,8 +1,10 @@
-//! The processes of this machine, as the kernel tells them, and signals to them.
+//! The processes of this machine, as the kernel tells them, signals to them, and the environment that they inherit from `shardctl`.
 
 use std::{
+    ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -10,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::postgres::home::is_same_file;
 
-/// How often a process that is no child of ours is looked at while waiting for its end.
+/// The interval at which the end of a process is looked for that is not a child of this one.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// One process. Process ids are used again; the start time tells one holder of an id from the next.
@@ -46,7 +48,7 @@ impl Process {
         Self::of(self.pid) == Some(self)
     }
 
-    /// Sends a signal, unless the process is gone. That it goes in between is no failure.
+    /// Sends a signal. A process that has ended, or that ends meanwhile, is no failure.
     pub fn signal(self, signal: Signal) -> io::Result<()> {
         let Some(pid) = Pid::from_raw(self.pid).filter(|_| self.is_alive()) else { return Ok(()) };
         match kill_process(pid, signal) {
@@ -146,12 +148,32 @@ impl Stat {
         let (_, rest) = line.rsplit_once(") ")?;
         let fields: Vec<&str> = rest.split(' ').collect();
         Some(Self {
-            // A zombie has ended; where nobody reaps (a container's first process) it stays listed for ever.
+            // A zombie has ended; where nobody reaps (a container's first process) it stays listed.
             alive: !matches!(*fields.first()?, "Z" | "X"),
             parent: fields.get(1)?.parse().ok()?,
             started_ticks: fields.get(19)?.parse().ok()?,
         })
     }
+}
+
+/// The prefix of every variable that libpq, sqlx or the PostgreSQL server reads: `PGSSLMODE`, `PGOPTIONS`, `PGDATA` …
+const POSTGRES_PREFIX: &[u8] = b"PG";
+/// The node's override of `database.url`. It names one database, but a cluster on this machine has one for each
+/// shard.
+const NODE_DATABASE: &str = "SHARD_NODE_DATABASE_URL";
+
+/// Removes variables that choose a database or a way to connect. The processes of a cluster take both from their
+/// configuration files; a variable in the operator's shell must not change how the cluster runs.
+pub fn clean_environment(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if chooses_a_database(&name) {
+            command.env_remove(name);
+        }
+    }
+}
+
+fn chooses_a_database(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(POSTGRES_PREFIX) || name == NODE_DATABASE
 }
 
 #[cfg(test)]
@@ -216,9 +238,19 @@ mod tests {
         let process = Process::of(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
         assert!(!process.ended_within(Duration::from_millis(60)).await);
         process.signal(Signal::KILL).unwrap();
-        // Not waited for yet: what is left of it is a zombie.
+        // The child has ended and is not waited for yet, so it is a zombie.
         assert!(process.ended_within(Duration::from_secs(10)).await);
         process.signal(Signal::KILL).unwrap();
         child.wait().await.unwrap();
+    }
+
+    #[test]
+    fn only_variables_of_postgresql_are_removed() {
+        for name in ["PGSSLMODE", "PGOPTIONS", "PGDATABASE", "PGHOST", "PGDATA", "SHARD_NODE_DATABASE_URL"] {
+            assert!(chooses_a_database(OsStr::new(name)), "{name}");
+        }
+        for name in ["PATH", "LANG", "LC_ALL", "HOME", "TZ", "SHARDLEDGER_PG_BIN", "RUST_LOG"] {
+            assert!(!chooses_a_database(OsStr::new(name)), "{name}");
+        }
     }
 }

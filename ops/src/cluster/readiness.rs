@@ -10,20 +10,15 @@ use std::{
 
 use anyhow::{Context, bail};
 
-use crate::{
-    cluster::{
-        description::{Description, ServerPlace},
-        failover,
-        layout::Layout,
-        member::Member,
-        status::{ClusterStatus, ShardStatus},
-        supervisor::{
-            RestartPolicy,
-            report::{ProcessReport, Report},
-        },
-    },
-    output::note,
+use super::{
+    description::{Description, ServerPlace},
+    failover,
+    layout::Layout,
+    member::Member,
+    status::{ClusterStatus, ShardStatus},
+    supervisor::{ProcessReport, Report, RestartPolicy},
 };
+use crate::output::note;
 
 /// A database that recovers from a crash may take this long.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -17,13 +17,13 @@ use toml_edit::{DocumentMut, TableLike, Value};
 use super::{
     configuration::MAP_FROM_CONFIG,
     description::Description,
-    durable_file::{self, Audience},
+    files::{self, Audience},
     layout::Layout,
     ports::PortPlan,
     postgres::{
-        control_file::{self, ControlFile},
         home::{Home, is_same_file, own_elsewhere},
-        user,
+        server,
+        stopped_server::{self, ControlFile},
     },
 };
 
@@ -38,7 +38,7 @@ pub struct Edit {
 }
 
 pub fn apply(edits: &[Edit]) -> anyhow::Result<()> {
-    edits.iter().try_for_each(|edit| durable_file::replace(&edit.path, &edit.text, edit.audience))
+    edits.iter().try_for_each(|edit| files::replace(&edit.path, &edit.text, edit.audience))
 }
 
 /// The edits of a moved folder: routers whose configuration contains the former path of the map.
@@ -287,7 +287,7 @@ fn refuse_shared(ours: &Path, theirs: &Path) -> anyhow::Result<()> {
 /// The parts of a database folder that may be links: the folder itself, its write-ahead log and its tablespaces. The
 /// control file reveals hard links.
 fn parts_of_database(folder: &Path) -> Vec<PathBuf> {
-    let mut parts = vec![PathBuf::new(), control_file::path(Path::new("")), "pg_wal".into()];
+    let mut parts = vec![PathBuf::new(), stopped_server::control_file(Path::new("")), "pg_wal".into()];
     let spaces = fs::read_dir(folder.join("pg_tblspc")).into_iter().flatten().flatten();
     parts.extend(spaces.map(|space| Path::new("pg_tblspc").join(space.file_name())));
     parts
@@ -301,7 +301,7 @@ pub fn unclean_database(folder: &Path) -> anyhow::Result<Option<String>> {
         return Ok(Some(format!("{} says that a server ran here", pid_file.display())));
     }
     let Some(control) = ControlFile::read(folder)? else { return Ok(None) };
-    let control_file = control_file::path(folder);
+    let control_file = stopped_server::control_file(folder);
     Ok((!control.is_shut_down())
         .then(|| format!("{} says that its server was not shut down", control_file.display())))
 }
@@ -310,7 +310,7 @@ pub fn unclean_database(folder: &Path) -> anyhow::Result<Option<String>> {
 /// operator has moved them as the refusal says.
 pub fn find_databases(layout: &Layout, description: &mut Description) -> anyhow::Result<()> {
     let (Home::Here, Some(user)) = (&description.postgres.home, &description.postgres.user) else { return Ok(()) };
-    if user::can_reach(user, layout.root())? {
+    if server::can_reach(user, layout.root())? {
         return Ok(());
     }
     let own = own_elsewhere(layout)?;
@@ -435,7 +435,7 @@ mod tests {
     #[test]
     fn a_database_is_complete_if_its_server_was_shut_down() {
         let folder = tempfile::tempdir().unwrap();
-        let control = control_file::path(folder.path());
+        let control = stopped_server::control_file(folder.path());
         fs::create_dir_all(control.parent().unwrap()).unwrap();
         let with_state =
             |state: u8| fs::write(&control, [[0; 16].as_slice(), &[state, 0, 0, 0], &[0; 24]].concat()).unwrap();

@@ -231,7 +231,7 @@ impl ClusterStatus {
             data_dir: layout.root().to_owned(),
             copy_of: description.copy_of.clone(),
             map_version,
-            supervisor_pid: super::lock::holder(&layout.supervisor_lock())?,
+            supervisor_pid: super::files::lock_holder(&layout.supervisor_lock())?,
             routers,
             shards,
         })

@@ -1,28 +1,33 @@
 //! The supervisor: starts a cluster's processes in order, starts again what dies, stops all in the opposite order.
 //!
-//! One [`worker`] a process. A supervisor that was killed leaves its processes running; the next one finds them in the
-//! kernel's process table and takes them over.
+//! There is one [`worker`] for each process. A supervisor that was killed leaves its processes running; the next one finds them in the
+//! kernel's process table and takes them over. `run/processes.json` ([`Report`]) is for people and for `up`, which gives up early on a
+//! process that keeps dying; no decision about what runs relies on it.
 
-pub mod backoff;
-pub mod report;
 mod worker;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use futures_util::future::join_all;
+use serde::{Deserialize, Serialize};
 use telemetry::Tasks;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
+use worker::Worker;
 
-use crate::cluster::{
+use super::{
     description::Description,
+    files::{self, Audience},
     layout::Layout,
-    lock,
     member::{Member, Role},
 };
-use report::Reporter;
-use worker::Worker;
 
 /// Whether a process that died is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +63,7 @@ pub async fn supervise(
     orders: Orders,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Some(_lock) = lock::take(&layout.supervisor_lock(), LOCK_PATIENCE).await? else {
+    let Some(_lock) = files::take_lock(&layout.supervisor_lock(), LOCK_PATIENCE).await? else {
         bail!("another supervisor runs the cluster in {}", layout.root().display());
     };
     let reporter = Arc::new(Reporter::new(&layout));
@@ -145,5 +150,119 @@ impl Stage {
         self.stop.cancel();
         let ended = join_all(self.workers.into_iter().map(|worker| worker.task)).await;
         ended.into_iter().try_for_each(|worker| worker?)
+    }
+}
+
+const FIRST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(5);
+/// The death of a process that ran at least this long does not count as a part of a crash loop.
+pub const WELL_AFTER: Duration = Duration::from_secs(2);
+
+/// The pause before a process is started again. It doubles with each early death, up to a bound short enough for a cluster to recover
+/// by itself in half a minute.
+#[derive(Debug)]
+pub struct Backoff {
+    next: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { next: FIRST }
+    }
+}
+
+impl Backoff {
+    /// The pause after a process has run for `lived`.
+    pub fn after(&mut self, lived: Duration) -> Duration {
+        if lived >= WELL_AFTER {
+            self.next = FIRST;
+        }
+        let wait = self.next;
+        self.next = (wait * 2).min(LONGEST);
+        wait
+    }
+}
+
+/// All processes by name.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Report(pub BTreeMap<String, ProcessReport>);
+
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+pub struct ProcessReport {
+    pub pid: Option<i32>,
+    /// Deaths since the supervisor started.
+    pub deaths: u32,
+    /// Deaths in a row, none of which followed a time of good health.
+    pub early_deaths: u32,
+    /// How the last one ended.
+    pub last_end: Option<String>,
+}
+
+impl Report {
+    /// The newest report; an empty one where none was written yet.
+    pub fn read(layout: &Layout) -> Self {
+        let text = fs::read_to_string(layout.report()).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+}
+
+/// Keeps the report up to date.
+#[derive(Debug)]
+pub struct Reporter {
+    path: PathBuf,
+    report: Mutex<Report>,
+}
+
+impl Reporter {
+    pub fn new(layout: &Layout) -> Self {
+        let reporter = Self { path: layout.report(), report: Mutex::default() };
+        reporter.change(|_| {});
+        reporter
+    }
+
+    pub fn started(&self, member: &Member, pid: i32) {
+        self.change(|report| report.0.entry(member.name.clone()).or_default().pid = Some(pid));
+    }
+
+    pub fn ended(&self, member: &Member, how: &str, early: bool) {
+        self.change(|report| {
+            let process = report.0.entry(member.name.clone()).or_default();
+            process.pid = None;
+            process.deaths += 1;
+            process.early_deaths = if early { process.early_deaths + 1 } else { 0 };
+            process.last_end = Some(how.to_owned());
+        });
+    }
+
+    /// Removes a process that the supervisor has stopped and does not start again. A failover waits for that.
+    pub fn forget(&self, name: &str) {
+        self.change(|report| {
+            report.0.remove(name);
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Report)) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut report);
+        let written = serde_json::to_string_pretty(&*report)
+            .map_err(anyhow::Error::from)
+            .and_then(|text| files::replace(&self.path, &text, Audience::Everyone));
+        // A full disk must not take the cluster down.
+        if let Err(error) = written {
+            tracing::warn!(%error, "cannot write the report");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn early_deaths_wait_longer_and_a_long_life_forgives() {
+        let mut backoff = Backoff::default();
+        let waits: Vec<u128> = (0..8).map(|_| backoff.after(Duration::ZERO).as_millis()).collect();
+        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+        assert_eq!(backoff.after(WELL_AFTER).as_millis(), 100);
     }
 }

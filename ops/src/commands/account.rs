@@ -1,27 +1,112 @@
 //! `shardctl account …`
 
-mod entries;
-mod list;
-mod show;
-
 use std::process::ExitCode;
 
-use super::Context;
+use crate::{
+    context::{Context, PublicAddress},
+    http_client::encoded,
+    output::{self, JsonObject},
+};
 
 #[derive(clap::Subcommand)]
 pub enum Command {
     /// Show an account with its balances, slot and shard
-    Show(show::Args),
+    Show(ShowArgs),
     /// List accounts of all shards in the order of their ids
-    List(list::Args),
+    List(ListArgs),
     /// Show what changed an account, newest first
-    Entries(entries::Args),
+    Entries(EntriesArgs),
 }
+
+#[derive(clap::Args)]
+pub struct ShowArgs {
+    /// The account's id
+    id: String,
+    #[command(flatten)]
+    address: PublicAddress,
+}
+
+#[derive(clap::Args)]
+pub struct ListArgs {
+    /// Only accounts whose ids begin so, such as `{user42}:`
+    #[arg(long, value_name = "P")]
+    prefix: Option<String>,
+    /// All accounts with what they held at this time (RFC 3339, such as 2026-01-31T12:00:00Z)
+    #[arg(long, value_name = "TIME", conflicts_with = "limit")]
+    at: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
+    limit: u64,
+    #[command(flatten)]
+    address: PublicAddress,
+}
+
+#[derive(clap::Args)]
+pub struct EntriesArgs {
+    /// The account's id
+    id: String,
+    /// Entries at this time or later (RFC 3339, such as 2026-01-31T12:00:00Z)
+    #[arg(long, value_name = "TIME")]
+    from: Option<String>,
+    /// Entries before this time
+    #[arg(long, value_name = "TIME")]
+    to: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
+    limit: u64,
+    /// Newest first (desc) or oldest first (asc)
+    #[arg(long, value_enum, default_value_t = Order::Desc)]
+    order: Order,
+    #[command(flatten)]
+    address: PublicAddress,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Order {
+    Desc,
+    Asc,
+}
+
+const COLUMNS: [&str; 7] = ["id", "asset", "status", "posted", "held", "available", "shard"];
+const COLUMNS_AT: [&str; 7] = ["id", "asset", "posted", "held", "available", "version", "updated_at"];
+const ENTRY_COLUMNS: [&str; 9] =
+    ["version", "kind", "amount", "posted", "held", "counterparty", "transfer_id", "hold_id", "created_at"];
 
 pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Show(args) => show::run(args, context).await,
-        Command::List(args) => list::run(args, context).await,
-        Command::Entries(args) => entries::run(args, context).await,
+        Command::Show(args) => show(args, context).await?,
+        Command::List(args) => list(args, context).await?,
+        Command::Entries(args) => entries(args, context).await?,
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn show(args: ShowArgs, context: &Context) -> anyhow::Result<()> {
+    let routers = args.address.routers(context)?;
+    let account: JsonObject = routers.get(&format!("/v1/accounts/{}", encoded(&args.id))).await?;
+    output::object(&account, context.json)
+}
+
+async fn list(args: ListArgs, context: &Context) -> anyhow::Result<()> {
+    let routers = args.address.routers(context)?;
+    if let Some(at) = args.at {
+        let prefix = args.prefix.map(|prefix| format!("&prefix={}", encoded(&prefix))).unwrap_or_default();
+        let list = routers.whole_list(&format!("/v1/accounts?at={}{prefix}", encoded(&at))).await?;
+        return list.print(COLUMNS_AT, context.json);
+    }
+    let query = args.prefix.map(|prefix| format!("prefix={}", encoded(&prefix)));
+    routers.list("/v1/accounts", query.into_iter().collect(), args.limit).await?.print(COLUMNS, context.json)
+}
+
+async fn entries(args: EntriesArgs, context: &Context) -> anyhow::Result<()> {
+    let routers = args.address.routers(context)?;
+    let order = match args.order {
+        Order::Desc => "desc",
+        Order::Asc => "asc",
+    };
+    let times = [("from", args.from), ("to", args.to)].into_iter();
+    let times = times.filter_map(|(name, time)| Some(format!("{name}={}", encoded(&time?))));
+    let query = [format!("order={order}")].into_iter().chain(times).collect();
+    let path = format!("/v1/accounts/{}/entries", encoded(&args.id));
+    routers.list(&path, query, args.limit).await?.print(ENTRY_COLUMNS, context.json)
 }

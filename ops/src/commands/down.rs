@@ -1,19 +1,15 @@
 //! `shardctl down`: stops a cluster, whoever started it and even if its supervisor is gone.
 
-use std::{
-    io::{self, BufRead, IsTerminal, Write},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use rustix::process::Signal;
 
-use super::Context;
 use crate::{
-    cluster::{Description, Layout, description::Found, lock, process::Process, stop},
+    cluster::{Description, Layout, description::Found, files, member, process::Process},
+    context::Context,
     exit::NotConfirmed,
-    output::note,
+    output::{self, note},
 };
 
 /// Longer than the supervisor itself needs to stop all its processes.
@@ -35,16 +31,16 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let layout = Layout::find(&context.data_dir)?;
-    if args.wipe && !args.yes {
-        confirm(&layout)?;
+    if args.wipe && !args.yes && !output::is_confirmed(&format!("remove all data in {}?", layout.root().display()))? {
+        return Err(NotConfirmed.into());
     }
     let _lock = super::alone(&layout).await?;
     let Found { description, place } = Description::find(&layout)?.context("the cluster's description is missing")?;
     let supervised = stop_supervisor(&layout).await?;
     // Processes that a killed supervisor left running, or that the supervisor could not stop.
-    let mut orphans = stop::stop_all(&layout, &description).await?;
+    let mut orphans = member::stop_all(&layout, &description).await?;
     if let Some(former) = place.former() {
-        orphans += stop::stop_all(&former, &description).await?;
+        orphans += member::stop_all(&former, &description).await?;
     }
     note(match (supervised, orphans) {
         (false, 0) => "the cluster was down already",
@@ -60,7 +56,9 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
 
 /// Returns whether there was a supervisor to stop.
 async fn stop_supervisor(layout: &Layout) -> anyhow::Result<bool> {
-    let Some(supervisor) = lock::holder(&layout.supervisor_lock())?.and_then(Process::of) else { return Ok(false) };
+    let Some(supervisor) = files::lock_holder(&layout.supervisor_lock())?.and_then(Process::of) else {
+        return Ok(false);
+    };
     supervisor.signal(Signal::TERM)?;
     ensure!(
         supervisor.ended_within(SUPERVISOR_PATIENCE).await,
@@ -69,16 +67,4 @@ async fn stop_supervisor(layout: &Layout) -> anyhow::Result<bool> {
         layout.log("supervisor").display()
     );
     Ok(true)
-}
-
-fn confirm(layout: &Layout) -> anyhow::Result<()> {
-    if !io::stdin().is_terminal() {
-        return Err(NotConfirmed.into());
-    }
-    let mut error = io::stderr().lock();
-    write!(error, "remove all data in {}? Type yes: ", layout.root().display())?;
-    error.flush()?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    if answer.trim() == "yes" { Ok(()) } else { Err(NotConfirmed.into()) }
 }

@@ -1,23 +1,26 @@
 //! `shardctl hold …`
 
-mod list;
-mod show;
-
 use std::process::ExitCode;
 
-use super::Context;
+use crate::{
+    context::{Context, History, OwnedId},
+    output,
+};
 
 #[derive(clap::Subcommand)]
 pub enum Command {
     /// Show a hold, and what remains of it
-    Show(show::Args),
+    Show(OwnedId),
     /// List an account's holds, newest first
-    List(list::Args),
+    List(History),
 }
+
+const COLUMNS: [&str; 8] = ["id", "status", "credit", "amount", "remaining", "asset", "expires_at", "created_at"];
 
 pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Show(args) => show::run(args, context).await,
-        Command::List(args) => list::run(args, context).await,
+        Command::Show(id) => output::object(&id.get("/v1/holds", context).await?, context.json)?,
+        Command::List(history) => history.print("/v1/holds", COLUMNS, context).await?,
     }
+    Ok(ExitCode::SUCCESS)
 }

@@ -18,9 +18,9 @@ use serde_json::{Value as Json, json};
 use telemetry::clock::{self, format_rfc3339};
 use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, Value};
 
-use super::Context;
 use crate::{
-    cluster::durable_file::{self, Audience},
+    cluster::files::{self, Audience},
+    context::Context,
     output,
 };
 
@@ -302,7 +302,7 @@ impl Entries {
     /// A file that does not exist has no key.
     fn read(file: &KeyFile, context: &Context) -> anyhow::Result<Self> {
         let path = file.file.clone().unwrap_or_else(|| context.data_dir.join(FILE));
-        let folder = durable_file::folder_of(&path)?;
+        let folder = files::folder_of(&path)?;
         let lock = File::open(folder).with_context(|| format!("cannot open {}", folder.display()))?;
         lock.lock().with_context(|| format!("cannot lock {}", folder.display()))?;
         let text = match fs::read_to_string(&path) {
@@ -322,7 +322,7 @@ impl Entries {
     /// Replaces the file, unless a router would refuse it.
     fn write(&self) -> anyhow::Result<KeyTable> {
         let table = self.check()?;
-        durable_file::replace(&self.path, &self.document.to_string(), Audience::Owner)?;
+        files::replace(&self.path, &self.document.to_string(), Audience::Owner)?;
         Ok(table)
     }
 

@@ -2,26 +2,28 @@
 
 pub mod apply;
 mod orders;
-mod plan;
-mod report;
 mod status;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, bail};
+use serde_json::json;
 use uuid::Uuid;
 
-use super::{Context, router_address::AdminAddress};
 use crate::{
-    cluster::Layout,
-    doctor,
-    resharding::{nodes::Nodes, view::MoveView},
+    context::{AdminAddress, Context},
+    output,
+    resharding::{
+        Nodes,
+        plan::{self, Goal, Plan, Weights},
+        view::MoveView,
+    },
 };
 
 #[derive(clap::Subcommand)]
 pub enum Command {
     /// Decide which slots to move, and write the plan to a file
-    Plan(plan::Args),
+    Plan(PlanArgs),
     /// Carry a plan out. Ctrl-C detaches: moves that have begun go on, others are not started
     Apply(apply::Args),
     /// Show the moves
@@ -43,12 +45,12 @@ pub enum Command {
     /// Delete at the source what has moved; the move cannot be reversed afterwards
     Finish(orders::Args),
     /// Show what the moves did: pauses, rows, money
-    Report(report::Args),
+    Report(status::ReportArgs),
 }
 
 pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Plan(args) => plan::run(args, context).await,
+        Command::Plan(args) => plan(args, context).await,
         Command::Apply(args) => apply::run(args, context).await,
         Command::Status(args) => status::run(args, context).await,
         Command::Pause(args) => orders::pause(args, context).await,
@@ -59,21 +61,8 @@ pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode
         Command::Reverse(args) => orders::reverse(args, context).await,
         Command::Abort(args) => orders::abort(args, context).await,
         Command::Finish(args) => orders::finish(args, context).await,
-        Command::Report(args) => report::run(args, context).await,
+        Command::Report(args) => status::report(args, context).await,
     }
-}
-
-/// The nodes of the newest map that a router uses.
-pub async fn nodes(address: &AdminAddress, context: &Context) -> anyhow::Result<Nodes> {
-    let routers = address.routers(context)?;
-    let mut failure = None;
-    for url in &routers.urls {
-        match doctor::router_map(&routers.client, url).await {
-            Ok(map) => return Ok(Nodes { map }),
-            Err(error) => failure = Some(error),
-        }
-    }
-    Err(failure.context("there is no router to ask for the map")?)
 }
 
 /// A router of the cluster, and the map file to keep up to date.
@@ -88,14 +77,8 @@ pub struct ClusterAddress {
 
 impl ClusterAddress {
     pub fn map_file(&self, context: &Context) -> Option<PathBuf> {
-        self.map.clone().or_else(|| map_file(&self.address, context))
+        self.map.clone().or_else(|| self.address.map_file(context))
     }
-}
-
-/// The map file that the routers of the data folder's cluster watch; `None` if another router is named.
-pub fn map_file(address: &AdminAddress, context: &Context) -> Option<PathBuf> {
-    let own = || Layout::find(&context.data_dir).ok().map(|layout| layout.shard_map());
-    if address.named().is_none() { own() } else { None }
 }
 
 /// The move that is meant: the named one, or the only one that is open.
@@ -122,4 +105,101 @@ pub async fn find(nodes: &Nodes, named: Option<Uuid>) -> anyhow::Result<(String,
         (None, _, Some(id)) => bail!("no shard knows of a move {id} (`shardctl move status --all` lists the moves)"),
         (None, _, None) => bail!("no move is open (`shardctl move status --all` lists those that are over)"),
     }
+}
+
+#[derive(clap::Args)]
+#[command(group = clap::ArgGroup::new("goal").required(true))]
+pub struct PlanArgs {
+    /// Even out the shards by accounts and bookings
+    #[arg(long, group = "goal")]
+    balance: bool,
+    /// Move everything away from these shards, separated by commas
+    #[arg(long, group = "goal", value_name = "SHARD", value_delimiter = ',')]
+    drain: Vec<String>,
+    /// Move these slots: numbers, ranges, account ids or {tags}, separated by commas. An id that begins with a digit needs account: before it
+    #[arg(long, group = "goal", value_name = "SLOTS", requires = "to")]
+    slots: Option<String>,
+    /// The shard that receives the slots of --slots
+    #[arg(long, value_name = "SHARD", requires = "slots", conflicts_with_all = ["balance", "drain"])]
+    to: Option<String>,
+    /// Write the plan to this file
+    #[arg(short, long, value_name = "FILE", default_value = "plan.toml")]
+    out: PathBuf,
+    /// Print the plan and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    address: AdminAddress,
+}
+
+async fn plan(args: PlanArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let goal = match (&args.slots, &args.to) {
+        (Some(slots), Some(to)) => Goal::Slots(plan::parse_slots(slots)?, to.clone()),
+        _ if !args.drain.is_empty() => Goal::Drain(args.drain.clone()),
+        _ => Goal::Balance,
+    };
+    let nodes = Nodes::of_routers(&args.address, context).await?;
+    let owners = nodes.owners().await?;
+    let weights = Weights::of(&nodes.loads().await?);
+    let plan = plan::decide(&nodes, &owners, &weights, &goal)?;
+    let shards: Vec<String> = nodes.map.shards.iter().map(|shard| shard.id.clone()).collect();
+    let before = weights.shares(&owners, &shards);
+    let after = weights.shares(&owners.after(&plan)?, &shards);
+    if !args.dry_run {
+        fs::write(&args.out, as_file(&plan)?).with_context(|| format!("cannot write {}", args.out.display()))?;
+    }
+    let next = format!("shardctl move apply {}", args.out.display());
+    let (views, _) = nodes.views().await;
+    let seconds = plan::estimated_seconds(&plan, plan::estimated_rate(&views));
+    let mut blockers = plan::blockers(&plan, &views)?;
+    blockers.extend(nodes.not_writing(plan.moves.iter().flat_map(|it| [it.from.as_str(), it.to.as_str()])).await);
+    if context.json {
+        output::json(&json!({
+            "plan": plan, "shares_before": before, "shares_after": after, "seconds": seconds, "blockers": blockers, "next": next,
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    print_plan(&plan)?;
+    output::data(&format!("\nthe copies take about {seconds:.0} s"))?;
+    for blocker in &blockers {
+        output::data(&format!("BLOCKED BY {blocker}"))?;
+    }
+    let percent = |share: Option<&f64>| format!("{:.1} %", share.copied().unwrap_or(0.0) * 100.0);
+    let shares: Vec<[String; 3]> =
+        shards.iter().map(|shard| [shard.clone(), percent(before.get(shard)), percent(after.get(shard))]).collect();
+    output::data("\nshare of accounts and bookings:")?;
+    output::table(["shard", "now", "after"], &shares)?;
+    output::note(&if args.dry_run { "\nnothing was written".to_owned() } else { format!("\nnext: {next}") });
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One line for each move.
+pub fn print_plan(plan: &Plan) -> anyhow::Result<()> {
+    let rows: Vec<[String; 6]> = plan
+        .moves
+        .iter()
+        .map(|planned| {
+            [
+                planned.from.clone(),
+                planned.to.clone(),
+                planned.slot_count().to_string(),
+                shortened(&planned.slots),
+                planned.accounts.to_string(),
+                format!("{:.1}", planned.bytes as f64 / 1e6),
+            ]
+        })
+        .collect();
+    output::table(["from", "to", "slots", "which", "accounts", "about MB"], &rows)
+}
+
+fn as_file(plan: &Plan) -> anyhow::Result<String> {
+    let text = toml::to_string(plan)?;
+    Ok(format!("# A plan of `shardctl move plan`. `shardctl move apply` carries it out.\n{text}"))
+}
+
+/// The first ranges of many.
+fn shortened(slots: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let shown = slots.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(",");
+    if slots.len() > SHOWN { format!("{shown},… ({} ranges)", slots.len()) } else { shown }
 }

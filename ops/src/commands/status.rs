@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
-use super::Context;
 use crate::{
     cluster::{Description, Layout, description::Found, place::Place, status::ClusterStatus},
+    context::Context,
     exit, output,
 };
 

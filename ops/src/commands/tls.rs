@@ -6,11 +6,11 @@ use anyhow::{Context as _, ensure};
 use clap::value_parser;
 use serde_json::json;
 
-use super::Context;
 use crate::{
     authority::{
         self, AUTHORITY, AUTHORITY_DAYS, Authority, CERTIFICATE_DAYS, Described, KeyFile, LOCAL_HOSTS, Purpose,
     },
+    context::Context,
     exit, output,
 };
 

@@ -1,29 +1,42 @@
-//! `shardctl up`: creates a cluster if there is none, starts it, and waits until it takes requests.
+//! `shardctl up`: creates a cluster if there is none, starts it, and waits until it takes requests. The hidden commands
+//! `supervise` and `postgres ensure` are parts of it.
 
-mod launch;
-
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    fs::OpenOptions,
+    future,
+    os::unix::fs::OpenOptionsExt,
+    path::PathBuf,
+    process::{Child, Command, ExitCode, Stdio},
+};
 
 use anyhow::{Context as _, ensure};
 use clap::value_parser;
+use rustix::process::Signal;
+use telemetry::{logging, shutdown};
+use tokio_util::sync::CancellationToken;
 
-use super::Context;
 use crate::{
     authority::{self, AUTHORITY},
     cluster::{
         Description, Layout,
         description::{Found, Replication},
-        failover, lock,
+        failover,
+        files::{self, Lock},
         member::Member,
         place::Place,
         ports,
-        postgres::install::Source,
+        postgres::{
+            home::Home,
+            install::{self, Source, Wanted},
+            server,
+        },
         prepare::{Request, prepare},
-        process::ProcessTable,
+        process::{self, Process, ProcessTable},
         readiness::{self, Watch},
         status::ClusterStatus,
-        supervisor::{Orders, RestartPolicy},
+        supervisor::{Orders, RestartPolicy, supervise},
     },
+    context::Context,
     output::{self, note},
 };
 
@@ -86,7 +99,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     if let Some(found) = Description::find(&layout)? {
         refuse_moved_while_running(&layout, &found)?;
     }
-    if let Some(pid) = lock::holder(&layout.supervisor_lock())? {
+    if let Some(pid) = files::lock_holder(&layout.supervisor_lock())? {
         let description = Description::load(&layout)?.context("its description is missing")?;
         note_copy(&description);
         ensure!(accept_loss.is_none(), "the cluster is up: run `shardctl down` before `shardctl up --accept-loss`");
@@ -111,9 +124,9 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     refuse_taken_ports(&layout, &description)?;
     readiness::forget_old_report(&layout)?;
     if foreground {
-        launch::in_foreground(layout, description, orders, lock, context).await
+        in_foreground(layout, description, orders, lock, context).await
     } else {
-        launch::in_background(&layout, orders, context).await
+        in_background(&layout, orders, context).await
     }
 }
 
@@ -144,7 +157,7 @@ fn refuse_moved_while_running(layout: &Layout, found: &Found) -> anyhow::Result<
     let members = found.place.former().map(|former| Member::all(&former, &found.description)).unwrap_or_default();
     let running = members.iter().any(|member| member.running(&table).is_some());
     ensure!(
-        !running && lock::holder(&layout.supervisor_lock())?.is_none(),
+        !running && files::lock_holder(&layout.supervisor_lock())?.is_none(),
         "the data folder was moved from {} to {} while its cluster ran: run `shardctl down --data-dir {}` first",
         from.display(),
         layout.root().display(),
@@ -206,4 +219,135 @@ fn announce(status: &ClusterStatus, context: &Context) -> anyhow::Result<()> {
             .collect::<Vec<_>>()
             .join("\n"),
     ))
+}
+
+/// Starts a supervisor in the background and returns once the cluster is ready.
+async fn in_background(layout: &Layout, orders: Orders, context: &Context) -> anyhow::Result<ExitCode> {
+    let supervisor = start_supervisor(layout, &orders)?;
+    let pid = i32::try_from(supervisor.id())?;
+    match readiness::wait(layout, Watch::new(orders.policy, supervisor)).await {
+        Ok(status) => {
+            announce(&status, context)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            // Stop a cluster that does not become ready, but keep its logs.
+            if let Some(process) = Process::of(pid) {
+                process.signal(Signal::TERM)?;
+                process.ended().await;
+            }
+            Err(error)
+        }
+    }
+}
+
+fn start_supervisor(layout: &Layout, orders: &Orders) -> anyhow::Result<Child> {
+    let path = layout.log("supervisor");
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("supervise").arg("--data-dir").arg(layout.root());
+    if orders.policy == RestartPolicy::LeaveDead {
+        command.arg("--no-restart");
+    }
+    if let Some(shard) = &orders.accept_loss {
+        command.args(["--accept-loss", shard]);
+    }
+    process::clean_environment(&mut command);
+    command.current_dir("/").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command.spawn().context("cannot start the supervisor")
+}
+
+/// Supervises the cluster in this process until a signal arrives.
+async fn in_foreground(
+    layout: Layout,
+    description: Description,
+    orders: Orders,
+    lock: Lock,
+    context: &Context,
+) -> anyhow::Result<ExitCode> {
+    logging::init(&logging::LogConfig::default())?;
+    let signal = shutdown::signal()?;
+    let stop = CancellationToken::new();
+    let supervising = supervise(layout.clone(), description, orders, stop.clone());
+    tokio::pin!(supervising);
+    let failing_to_come_up = async {
+        let come_up = async {
+            let status = readiness::wait(&layout, Watch::any()).await?;
+            announce(&status, context)
+        };
+        let came_up = come_up.await;
+        // From here on `down` may run.
+        drop(lock);
+        match came_up {
+            Ok(()) => future::pending().await,
+            Err(error) => error,
+        }
+    };
+    let outcome = tokio::select! {
+        ended = &mut supervising => return ended.map(|()| ExitCode::SUCCESS),
+        error = failing_to_come_up => Err(error),
+        _ = signal => Ok(ExitCode::SUCCESS),
+    };
+    stop.cancel();
+    supervising.await.and(outcome)
+}
+
+#[derive(clap::Args)]
+pub struct SuperviseArgs {
+    /// Do not restart processes that exit
+    #[arg(long)]
+    no_restart: bool,
+    /// Give up the acknowledged payments that the database of this shard lacks
+    #[arg(long, value_name = "SHARD")]
+    accept_loss: Option<String>,
+}
+
+/// The background process that `up` starts.
+pub async fn run_supervisor(args: SuperviseArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    logging::init(&logging::LogConfig::default())?;
+    // Leave the terminal's session, so that closing the terminal does not end the cluster. This fails only if the
+    // process already leads a session.
+    let _ = rustix::process::setsid();
+    let layout = Layout::find(&context.data_dir)?;
+    let description = Description::load(&layout)?.context("no cluster to supervise")?;
+    ensure!(description.root == layout.root(), "the data folder was moved: `shardctl up` starts the cluster");
+    let stop = CancellationToken::new();
+    let signal = shutdown::signal()?;
+    let orders = Orders { policy: RestartPolicy::of(args.no_restart), accept_loss: args.accept_loss };
+    let supervising = supervise(layout, description, orders, stop.clone());
+    tokio::pin!(supervising);
+    tokio::select! {
+        ended = &mut supervising => return ended.map(|()| ExitCode::SUCCESS),
+        signal = signal => tracing::info!(%signal, "asked to stop"),
+    }
+    stop.cancel();
+    supervising.await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(clap::Subcommand)]
+pub enum PostgresCommand {
+    /// Find the server, or install it if there is none
+    Ensure(PostgresArgs),
+}
+
+/// Prints the folder of the server's programs, for scripts.
+pub async fn postgres(command: PostgresCommand, context: &Context) -> anyhow::Result<ExitCode> {
+    let PostgresCommand::Ensure(args) = command;
+    let data_dir = context.data_dir.clone();
+    let server = tokio::task::spawn_blocking(move || {
+        let present =
+            Wanted { bin_dir: args.pg_bin.as_deref(), major: None, source: args.pg_source, home: &data_dir };
+        if let Some(server) = present.present() {
+            return Ok(server);
+        }
+        // Only a server that is installed here needs the folder.
+        let layout = Layout::create(&data_dir)?;
+        let home = Home::choose(&layout, server::service_user()?.as_ref())?;
+        home.create(&layout)?;
+        install::ensure_server(&Wanted { home: &home.folder(&layout), ..present })
+    })
+    .await??;
+    output::data(&server.bin_dir.display().to_string())?;
+    Ok(ExitCode::SUCCESS)
 }

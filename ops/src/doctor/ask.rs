@@ -1,40 +1,25 @@
-//! Asks nodes and routers. The requests contain no marks, assets or clock readings, so they change nothing.
+//! Asks nodes and routers, and holds their answers. The requests contain no marks, assets or clock readings, so they change nothing.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use anyhow::Context;
 use futures_util::future::join_all;
 use http::Method;
-use identity::{Disagreement, time::OtherClock};
+use identity::{Disagreement, Mark, Marks, ShardIdentity, time::OtherClock};
 use serde_json::Value;
-use shard_map::{ClusterId, RemovedShard, Shard, ShardMap, Slot, SlotRange, merge_slots};
+use shard_map::{Shard, ShardMap, Slot, SlotRange};
 use telemetry::clock;
 use tonic::transport::{Channel, Endpoint};
 use wire::{convert, fact::Verdict as WireVerdict, shard_node_client::ShardNodeClient};
 
-use super::{
-    finding::Verdict,
-    seen::{Listed, MapSource, NodeAnswer, NodeSeen, Override, Ownership, RouterAnswer, RouterSeen, Seen, SlotState},
-};
-use crate::{http_client::HttpClient, trust};
+use super::finding::Verdict;
+use crate::{context::Routers, http_client::HttpClient, output::items, trust};
 
-/// Many times what a working node needs to answer.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// A working node answers in a small part of this time.
+pub const PATIENCE: Duration = Duration::from_secs(3);
 const CALLER: &str = "shardctl doctor";
 
 type Node = ShardNodeClient<Channel>;
-
-/// The routers' admin listeners.
-pub struct Routers {
-    pub urls: Vec<String>,
-    pub client: HttpClient,
-}
-
-impl Routers {
-    pub fn new(urls: Vec<String>) -> Self {
-        Self { urls, client: HttpClient::new(PATIENCE) }
-    }
-}
 
 /// Asks every node and router once, all at the same time.
 pub async fn look(map: &ShardMap, source: &MapSource, routers: &Routers) -> Seen {
@@ -196,79 +181,146 @@ fn why_degraded(shard: &Value) -> String {
     }
 }
 
-/// The map that a router uses, from its file or from a node.
-pub async fn router_map(client: &HttpClient, url: &str) -> anyhow::Result<ShardMap> {
-    let answer: Value = client.get(&format!("{url}/admin/shard-map")).await?;
-    map_from(&answer).with_context(|| format!("the shard map of router {url}"))
+/// The source of the map that the answers are compared with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MapSource {
+    File(String),
+    Router(String),
 }
 
-/// The router lists slots by where their requests go; its overrides say which of them the map gives to another shard.
-fn map_from(answer: &Value) -> anyhow::Result<ShardMap> {
-    let text = |value: &Value| value.as_str().map(str::to_owned).context("a text is missing");
-    let cluster: ClusterId = text(&answer["cluster"])?.parse()?;
-    let mut owners: Vec<Option<String>> = vec![None; Slot::all().len()];
-    for shard in items(&answer["shards"]) {
-        for range in items(&shard["slots"]) {
-            set_owner(&mut owners, &text(range)?, &text(&shard["id"])?)?;
+impl fmt::Display for MapSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => f.write_str(path),
+            Self::Router(url) => write!(f, "router {url}"),
         }
     }
-    for slots in items(&answer["overrides"]) {
-        set_owner(&mut owners, &text(&slots["slots"])?, &text(&slots["in_map"])?)?;
-    }
-    let shards = items(&answer["shards"]).iter().map(|shard| {
-        let id = text(&shard["id"])?;
-        let owned = Slot::all().zip(&owners).filter(|(_, owner)| owner.as_ref() == Some(&id)).map(|(slot, _)| slot);
-        Ok(Shard {
-            number: shard["number"].as_u64().and_then(|number| u16::try_from(number).ok()).context("no number")?,
-            nodes: items(&shard["nodes"]).iter().map(text).collect::<anyhow::Result<_>>()?,
-            slots: merge_slots(owned),
-            id,
-        })
-    });
-    let version = answer["version"].as_u64().context("no version")?;
-    let mut map = ShardMap::new(cluster, version, shards.collect::<anyhow::Result<_>>()?)?;
-    let removed = items(&answer["removed"]).iter().map(|shard| {
-        let number = shard["number"].as_u64().and_then(|number| u16::try_from(number).ok()).context("no number")?;
-        Ok(RemovedShard { id: text(&shard["id"])?, number })
-    });
-    map.removed = removed.collect::<anyhow::Result<_>>()?;
-    Ok(map)
 }
 
-fn set_owner(owners: &mut [Option<String>], slots: &str, shard: &str) -> anyhow::Result<()> {
-    for slot in slots.parse::<SlotRange>()?.slots() {
-        owners[usize::from(slot.index())] = Some(shard.to_owned());
-    }
-    Ok(())
+/// One examination of a whole cluster.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub map: ShardMap,
+    pub source: MapSource,
+    /// Every node of every shard, in the order of the map.
+    pub nodes: Vec<NodeSeen>,
+    pub routers: Vec<RouterSeen>,
 }
 
-fn items(list: &Value) -> &[Value] {
-    list.as_array().map(Vec::as_slice).unwrap_or_default()
+#[derive(Debug, Clone)]
+pub struct NodeSeen {
+    /// The shard that the map assigns to the node.
+    pub shard: String,
+    pub url: String,
+    /// The answer, or why there is none.
+    pub answer: Result<NodeAnswer, String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct NodeAnswer {
+    /// `None` if the database is not initialised or the node has not reached it yet.
+    pub identity: Option<ShardIdentity>,
+    pub uninitialised: bool,
+    /// The node's refusals of a caller that expects the map's cluster, shard and number.
+    pub refused: Vec<Disagreement>,
+    /// The facts that the node itself compares.
+    pub facts: Vec<(Verdict, Disagreement)>,
+    /// The marks that the node knew before any `mark` was read. Each shard must have come at least as far.
+    pub marks: Marks,
+    /// The shard's mark, read after the `marks` of every node.
+    pub mark: Mark,
+    pub clock: OtherClock,
+    /// 0 if unknown.
+    pub server_started_at_us: i64,
+    /// The OID of the database.
+    pub database_oid: i64,
+    pub ownership: Result<Ownership, String>,
+}
+
+impl NodeAnswer {
+    /// The value that the node found for the fact of this name.
+    pub fn fact(&self, name: &str) -> Option<&str> {
+        self.facts.iter().map(|(_, fact)| fact).find(|fact| fact.fact == name).map(|fact| fact.found.as_str())
+    }
+}
+
+/// The slots that a shard lists, and the version of its map.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ownership {
+    pub ranges: Vec<Listed>,
+    /// 0 if the shard has no map.
+    pub map_version: i64,
+}
+
+/// A range of slots with the same state, as a shard lists them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    pub slots: SlotRange,
+    pub state: SlotState,
+    pub epoch: i64,
+    /// The shard at the other end of a move; empty without a move.
+    pub peer: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotState {
+    Owned,
+    Released,
+    Incoming,
+}
+
+#[derive(Debug, Clone)]
+pub struct RouterSeen {
+    pub url: String,
+    /// The answer, or why there is none.
+    pub answer: Result<RouterAnswer, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouterAnswer {
+    pub status: String,
+    /// At how many shards reads and writes work: `all`, `some` or `none`.
+    pub reads: String,
+    pub writes: String,
+    pub cluster: String,
+    pub map_version: u64,
+    /// Why the newest offered map was refused.
+    pub refused: Option<String>,
+    pub overrides: Vec<Override>,
+    /// Shards that the router cannot use, with the reasons.
+    pub degraded: Vec<(String, String)>,
+}
+
+/// Slots whose requests a router sends to another shard than its map says, because the shards say so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Override {
+    pub slots: String,
+    pub in_map: String,
+    pub owner: String,
+}
+
+impl Seen {
+    pub fn reached_anything(&self) -> bool {
+        self.nodes.iter().any(|node| node.answer.is_ok()) || self.routers.iter().any(|router| router.answer.is_ok())
+    }
+
+    /// The nodes of a shard that answered.
+    pub fn answers<'a>(&'a self, shard: &'a str) -> impl Iterator<Item = (&'a NodeSeen, &'a NodeAnswer)> {
+        let of_shard = self.nodes.iter().filter(move |node| node.shard == shard);
+        of_shard.filter_map(|node| Some((node, node.answer.as_ref().ok()?)))
+    }
+}
+
+impl NodeSeen {
+    pub fn place(&self) -> String {
+        format!("shard {} at {}", self.shard, self.url)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    #[test]
-    fn a_routers_map_is_reconstructed_without_its_overrides() {
-        let cluster = ClusterId::generate();
-        let shard = |id: &str, number: u16, slots: &[&str]| json!({"id": id, "number": number, "nodes": [format!("http://{id}:1")], "slots": slots});
-        let answer = json!({
-            "cluster": cluster.to_string(), "version": 3,
-            "shards": [shard("s0", 0, &["0-8190"]), shard("s1", 1, &["8191-16383"])],
-            "overrides": [{"slots": "8191", "in_map": "s0", "owner": "s1", "epoch": 2}],
-        });
-        let map = map_from(&answer).unwrap();
-        let slots: Vec<String> = map.shards.iter().map(|shard| shard.slots[0].to_string()).collect();
-        assert_eq!(
-            (map.version, map.cluster, slots),
-            (3, cluster, vec!["0-8191".to_owned(), "8192-16383".to_owned()])
-        );
-        assert!(map_from(&json!({})).is_err());
-    }
+    use serde_json::json;
 
     #[test]
     fn the_first_reason_given_explains_a_degraded_shard() {

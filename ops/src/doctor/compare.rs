@@ -7,8 +7,8 @@ use identity::{Disagreement, Expected, Mark, time::Judgement};
 use shard_map::Shard;
 
 use super::{
+    ask::{NodeAnswer, NodeSeen, Override, RouterAnswer, RouterSeen, Seen},
     finding::{Finding, Findings, Verdict},
-    seen::{NodeAnswer, NodeSeen, Override, RouterAnswer, RouterSeen, Seen},
     slots,
 };
 
@@ -294,7 +294,7 @@ pub mod tests {
     use shard_map::{ClusterId, ShardMap, SlotRange};
 
     use super::*;
-    use crate::doctor::seen::{Listed, MapSource, Ownership, SlotState};
+    use crate::doctor::ask::{Listed, MapSource, Ownership, SlotState};
 
     const HOUR_US: i64 = 3_600_000_000;
 

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Kind, Verdict, rows::Row, sender::ItemAnswer};
-use crate::json_object::JsonObject;
+use crate::output::JsonObject;
 
 /// What `overdraft` says for "no limit".
 const UNLIMITED: &str = "unlimited";

@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::{Counts, rows::Place};
-use crate::cluster::durable_file::{self, Audience};
+use crate::cluster::files::{self, Audience};
 
 const FORMAT: u32 = 1;
 
@@ -116,7 +116,7 @@ impl ProgressFile {
         } else {
             self.0.clone()
         };
-        durable_file::replace(&path, &serde_json::to_string_pretty(progress)?, Audience::Everyone)
+        files::replace(&path, &serde_json::to_string_pretty(progress)?, Audience::Everyone)
     }
 }
 

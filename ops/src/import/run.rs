@@ -16,7 +16,7 @@ use super::{
     sender::{Fate, Sender},
     survey::SourceFile,
 };
-use crate::{http_client::encoded, progress};
+use crate::{http_client::encoded, output};
 
 /// A batch is sent before it has so many bytes of values, which leaves room for names and quotes below the API's 16 MiB.
 const BATCH_BYTES: usize = 4 << 20;
@@ -79,7 +79,7 @@ pub async fn send<K: Kind>(
     }
     let batches = Batches { reader, kind, rows: pace.batch, ended: false };
     let total = usize::try_from(total).unwrap_or(usize::MAX);
-    progress::counted(K::NAME, total, async |bar| {
+    output::counted(K::NAME, total, async |bar| {
         bar.set_position(progress.counts.rows);
         bar.reset_eta();
         let mut settled = stream::iter(batches)

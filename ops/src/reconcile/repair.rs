@@ -29,8 +29,8 @@ use wire::{
 use super::{LostTransfer, Report, Side, Terms};
 use crate::{
     exit::Unreachable,
-    resharding::nodes,
-    verify::{Target, connection},
+    resharding,
+    verify::{Target, databases},
 };
 
 /// Operations of one call.
@@ -62,9 +62,9 @@ pub async fn repair(targets: &[Target], report: &mut Report, dry_run: bool) -> a
     if report.transfers.is_empty() {
         return Ok(());
     }
-    let mut connections = connection::connect_all(targets).await?;
+    let mut connections = databases::connect_all(targets).await?;
     let facts = read_facts(targets, &mut connections, &report.transfers).await;
-    connection::close_all(connections).await;
+    databases::close_all(connections).await;
     let Facts { map, scales, held } = facts?;
     let mut lanes = Lanes { map, scales, open: BTreeMap::new() };
 
@@ -264,13 +264,13 @@ async fn read_facts(
     transfers: &[LostTransfer],
 ) -> anyhow::Result<Facts> {
     const MAP: &str = "SELECT text FROM shardledger.known_map";
-    let maps: Vec<String> = connection::on_each(targets, connections, async |connection| {
+    let maps: Vec<String> = databases::on_each(targets, connections, async |connection| {
         sqlx::query_scalar(MAP).fetch_one(connection).await
     })
     .await?;
     let maps = maps.iter().map(|text| ShardMap::parse(text)).collect::<Result<Vec<_>, _>>()?;
     let map = maps.into_iter().max_by_key(|map| map.version).context("no shard")?;
-    let scales = connection::on_each(targets, connections, record::asset_scales).await?;
+    let scales = databases::on_each(targets, connections, record::asset_scales).await?;
     let mut held = HashMap::new();
     for (target, connection) in targets.iter().zip(connections) {
         let asked: Vec<(usize, &LostTransfer)> = transfers
@@ -280,7 +280,7 @@ async fn read_facts(
             .filter(|(_, it)| it.terms.purpose == Purpose::Payment)
             .collect();
         let found = open_holds(connection, &asked).await;
-        held.extend(found.map_err(|error| connection::broken(&target.shard, error))?);
+        held.extend(found.map_err(|error| databases::broken(&target.shard, error))?);
     }
     Ok(Facts { map, scales: scales.into_iter().flatten().collect(), held })
 }
@@ -365,7 +365,7 @@ impl Lanes {
         let mut reasons = Vec::new();
         for url in &found.nodes {
             let asked = async {
-                let mut node = ShardNodeClient::new(nodes::connect(url).await?)
+                let mut node = ShardNodeClient::new(resharding::connect(url).await?)
                     .max_decoding_message_size(wire::MAX_MESSAGE_BYTES);
                 let request = wire::IdentifyRequest {
                     assets: Some(assets_to_wire(ASSETS, &self.scales)),

@@ -1,14 +1,84 @@
-//! Edits of a map file that leave comments and layout as they are.
+//! The shard map as files and routers have it. A map file is edited so that comments and layout stay as they are.
+
+use std::{fs, path::Path};
 
 use anyhow::{Context, bail};
-use shard_map::{Shard, ShardMap, SlotRange};
+use serde_json::Value;
+use shard_map::{ClusterId, RemovedShard, Shard, ShardMap, Slot, SlotRange, merge_slots};
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, value};
+
+use crate::{
+    cluster::files::{self, Audience},
+    http_client::HttpClient,
+    output::items,
+};
+
+/// Reads the map in a file.
+pub fn read(path: &Path) -> anyhow::Result<ShardMap> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    ShardMap::parse(&text).with_context(|| path.display().to_string())
+}
+
+/// The map that a router uses, from its file or from a node.
+pub async fn of_router(client: &HttpClient, url: &str) -> anyhow::Result<ShardMap> {
+    let answer: Value = client.get(&format!("{url}/admin/shard-map")).await?;
+    map_from(&answer).with_context(|| format!("the shard map of router {url}"))
+}
+
+/// The router lists slots by where their requests go; its overrides say which of them the map gives to another shard.
+fn map_from(answer: &Value) -> anyhow::Result<ShardMap> {
+    let text = |value: &Value| value.as_str().map(str::to_owned).context("a text is missing");
+    let cluster: ClusterId = text(&answer["cluster"])?.parse()?;
+    let mut owners: Vec<Option<String>> = vec![None; Slot::all().len()];
+    for shard in items(&answer["shards"]) {
+        for range in items(&shard["slots"]) {
+            set_owner(&mut owners, &text(range)?, &text(&shard["id"])?)?;
+        }
+    }
+    for slots in items(&answer["overrides"]) {
+        set_owner(&mut owners, &text(&slots["slots"])?, &text(&slots["in_map"])?)?;
+    }
+    let shards = items(&answer["shards"]).iter().map(|shard| {
+        let id = text(&shard["id"])?;
+        let owned = Slot::all().zip(&owners).filter(|(_, owner)| owner.as_ref() == Some(&id)).map(|(slot, _)| slot);
+        Ok(Shard {
+            number: shard["number"].as_u64().and_then(|number| u16::try_from(number).ok()).context("no number")?,
+            nodes: items(&shard["nodes"]).iter().map(text).collect::<anyhow::Result<_>>()?,
+            slots: merge_slots(owned),
+            id,
+        })
+    });
+    let version = answer["version"].as_u64().context("no version")?;
+    let mut map = ShardMap::new(cluster, version, shards.collect::<anyhow::Result<_>>()?)?;
+    let removed = items(&answer["removed"]).iter().map(|shard| {
+        let number = shard["number"].as_u64().and_then(|number| u16::try_from(number).ok()).context("no number")?;
+        Ok(RemovedShard { id: text(&shard["id"])?, number })
+    });
+    map.removed = removed.collect::<anyhow::Result<_>>()?;
+    Ok(map)
+}
+
+fn set_owner(owners: &mut [Option<String>], slots: &str, shard: &str) -> anyhow::Result<()> {
+    for slot in slots.parse::<SlotRange>()?.slots() {
+        owners[usize::from(slot.index())] = Some(shard.to_owned());
+    }
+    Ok(())
+}
+
+/// Writes a map to the file, unless the file has a newer one, and keeps its comments.
+pub fn write(newest: &ShardMap, file: &Path) -> anyhow::Result<()> {
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    if ShardMap::parse(&text)?.version >= newest.version {
+        return Ok(());
+    }
+    files::replace(file, &updated(&text, newest)?, Audience::Everyone)
+}
 
 /// The text with the slots, the version and the shards of `map`. What the two have in common stays as it is.
 ///
 /// # Errors
 /// When the text is not a map, or is the map of another cluster.
-pub fn updated(text: &str, map: &ShardMap) -> anyhow::Result<String> {
+fn updated(text: &str, map: &ShardMap) -> anyhow::Result<String> {
     let before = ShardMap::parse(text)?;
     if before.cluster != map.cluster {
         bail!("the file is of cluster {}, not of {}", before.cluster, map.cluster);
@@ -105,6 +175,8 @@ fn table_of(shard: &Shard) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     const FILE: &str = r#"# The map of the bank.
@@ -125,6 +197,24 @@ number = 1
 nodes = ["http://b:1"]
 slots = []
 "#;
+
+    #[test]
+    fn a_routers_map_is_reconstructed_without_its_overrides() {
+        let cluster = ClusterId::generate();
+        let shard = |id: &str, number: u16, slots: &[&str]| json!({"id": id, "number": number, "nodes": [format!("http://{id}:1")], "slots": slots});
+        let answer = json!({
+            "cluster": cluster.to_string(), "version": 3,
+            "shards": [shard("s0", 0, &["0-8190"]), shard("s1", 1, &["8191-16383"])],
+            "overrides": [{"slots": "8191", "in_map": "s0", "owner": "s1", "epoch": 2}],
+        });
+        let map = map_from(&answer).unwrap();
+        let slots: Vec<String> = map.shards.iter().map(|shard| shard.slots[0].to_string()).collect();
+        assert_eq!(
+            (map.version, map.cluster, slots),
+            (3, cluster, vec!["0-8191".to_owned(), "8192-16383".to_owned()])
+        );
+        assert!(map_from(&json!({})).is_err());
+    }
 
     #[test]
     fn comments_and_layout_stay() {

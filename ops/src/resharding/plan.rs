@@ -1,9 +1,4 @@
-//! Which slots to move. Deciding is pure: it works on what the nodes said of owners and load.
-//!
-//! The weight of a slot is its share of the cluster's accounts plus its share of all legs ever booked on them: the first stands for
-//! the rows of `account`, the second for those of the journal and for what is written. The number of legs of an account moves with the
-//! account, so that a plan made after a move agrees with the one before it. A slot without accounts has a small weight, so that an
-//! empty cluster is balanced by the number of slots.
+//! Plans of moves: which slots go from which shard to which, how long that takes, and what keeps a move from beginning.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use shard_map::{ClusterId, Slot, SlotRange, merge_slots};
 use uuid::Uuid;
 
-use super::nodes::{Nodes, Owners};
+use super::{Nodes, Owners, view::MoveView};
 
 /// A slot weighs at least so much of the cluster.
 const LEAST_WEIGHT: f64 = 1e-6;
@@ -260,11 +255,67 @@ pub fn parse_slots(text: &str) -> anyhow::Result<Vec<SlotRange>> {
     Ok(merge_slots(slots))
 }
 
+/// Bytes a second of a copy, if no move of the cluster says more: a throttled copy on a small machine.
+const ASSUMED_RATE: f64 = 10e6;
+/// A move that copied less says nothing about the rate.
+const LEAST_BYTES: u64 = 1_000_000;
+
+/// The bytes a second of the cluster's earlier copies.
+pub fn estimated_rate(moves: &[MoveView]) -> f64 {
+    let rates: Vec<f64> =
+        moves.iter().filter(|it| it.bytes >= LEAST_BYTES && !it.is_open()).map(|it| it.rate).collect();
+    if rates.is_empty() { ASSUMED_RATE } else { rates.iter().sum::<f64>() / rates.len() as f64 }
+}
+
+/// The seconds of all copies. Moves of one wave run at once.
+pub fn estimated_seconds(plan: &Plan, rate: f64) -> f64 {
+    let mut waiting: Vec<&PlannedMove> = plan.moves.iter().collect();
+    let mut seconds = 0.0;
+    while !waiting.is_empty() {
+        let now = wave(&waiting);
+        seconds += now.iter().map(|planned| planned.bytes as f64 / rate.max(1.0)).fold(0.0, f64::max);
+        waiting.retain(|planned| !now.iter().any(|started| started.id == planned.id));
+    }
+    seconds
+}
+
+/// Open moves that keep a planned one from starting.
+///
+/// # Errors
+/// When the plan names slots that do not exist.
+pub fn blockers(plan: &Plan, moves: &[MoveView]) -> anyhow::Result<Vec<String>> {
+    let mut blockers = Vec::new();
+    for open in moves.iter().filter(|it| it.is_open()) {
+        let slots: Vec<shard_map::SlotRange> = open.slots.iter().filter_map(|range| range.parse().ok()).collect();
+        for planned in plan.moves.iter().filter(|planned| planned.id != open.id) {
+            let is_copying = open.phase != "taken";
+            let shares_slots = planned
+                .ranges()?
+                .iter()
+                .any(|one| slots.iter().any(|other| one.first() <= other.last() && other.first() <= one.last()));
+            if is_copying && (open.to == planned.to || open.from == planned.from) {
+                blockers.push(format!(
+                    "move {} from {} to {}, which is {}: wait for it (`shardctl move status --watch`)",
+                    open.id, open.from, open.to, open.phase
+                ));
+            } else if !is_copying && shares_slots {
+                blockers.push(format!(
+                    "move {}, which moved some of these slots and is not finished; next: shardctl move finish {}",
+                    open.id, open.id
+                ));
+            }
+        }
+    }
+    blockers.sort();
+    blockers.dedup();
+    Ok(blockers)
+}
+
 #[cfg(test)]
 mod tests {
-    use shard_map::{Shard, ShardMap};
-
     use super::*;
+    use shard_map::{ClusterId, Shard, ShardMap};
+    use uuid::Uuid;
 
     fn nodes(slots: &[&[&str]]) -> Nodes {
         let shards = (0..).zip(slots).map(|(number, slots): (u16, _)| Shard {
@@ -343,5 +394,49 @@ mod tests {
         assert_eq!(wave(&[&a, &b, &c]), [&a, &c]);
         let text = toml::to_string(&Plan { cluster: ClusterId::generate(), map_version: 3, moves: vec![a] }).unwrap();
         assert_eq!(toml::from_str::<Plan>(&text).unwrap().map_version, 3);
+    }
+
+    fn planned(from: &str, to: &str, slots: &str, bytes: i64) -> PlannedMove {
+        PlannedMove {
+            id: Uuid::now_v7(),
+            from: from.to_owned(),
+            to: to.to_owned(),
+            slots: vec![slots.to_owned()],
+            accounts: 1,
+            bytes,
+        }
+    }
+
+    fn view(to: &str, from: &str, phase: &str) -> MoveView {
+        let status = wire::MoveStatus {
+            r#move: Uuid::now_v7().as_bytes().to_vec().into(),
+            peer: from.to_owned(),
+            phase: phase.to_owned(),
+            slots: vec![wire::SlotRange { first: 5, last: 9 }],
+            progress: r#"{"bytes": 4000000, "copied_at_us": 2000000}"#.to_owned(),
+            ..Default::default()
+        };
+        MoveView::of(to, &status)
+    }
+
+    #[test]
+    fn waves_follow_each_other_and_a_wave_takes_as_long_as_its_longest_copy() {
+        let moves = vec![planned("s0", "s2", "1", 40), planned("s1", "s2", "2", 20), planned("s1", "s3", "3", 60)];
+        let plan = Plan { cluster: ClusterId::generate(), map_version: 1, moves };
+        assert!((estimated_seconds(&plan, 10.0) - 8.0).abs() < 1e-9);
+        assert!((estimated_rate(&[view("s1", "s0", "finished")]) - 2e6).abs() < 1.0);
+        assert!((estimated_rate(&[view("s1", "s0", "copying")]) - ASSUMED_RATE).abs() < 1.0);
+    }
+
+    #[test]
+    fn open_moves_of_the_same_shards_or_slots_are_in_the_way() {
+        let plan = |planned| Plan { cluster: ClusterId::generate(), map_version: 1, moves: vec![planned] };
+        let of = |planned, view: MoveView| blockers(&plan(planned), &[view]).unwrap().len();
+        assert_eq!(of(planned("s0", "s3", "100", 0), view("s1", "s0", "copying")), 1);
+        assert_eq!(of(planned("s2", "s1", "100", 0), view("s1", "s0", "catching up")), 1);
+        assert_eq!(of(planned("s2", "s3", "100", 0), view("s1", "s0", "copying")), 0);
+        assert_eq!(of(planned("s1", "s3", "9-10", 0), view("s1", "s0", "taken")), 1);
+        assert_eq!(of(planned("s1", "s3", "10-11", 0), view("s1", "s0", "taken")), 0);
+        assert_eq!(of(planned("s1", "s3", "9", 0), view("s1", "s0", "finished")), 0);
     }
 }

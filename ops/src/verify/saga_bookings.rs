@@ -11,8 +11,8 @@ use shard_database::OwnedSlots;
 use twox_hash::XxHash3_64;
 
 use super::{
+    between_shards::InTransit,
     sagas::{Comparison, Reserve, ReserveState, SagaKey, ShardIndex, Verdict},
-    transit::Sums,
 };
 
 /// The positions of one shard that the comparison depends on.
@@ -32,7 +32,7 @@ pub struct SagaBookings {
     finished: Vec<Reserve>,
     early: Vec<Verdict>,
     late: Vec<Verdict>,
-    in_transit: Sums,
+    in_transit: InTransit,
 }
 
 impl SagaBookings {
@@ -45,7 +45,7 @@ impl SagaBookings {
             finished: Vec::new(),
             early: Vec::new(),
             late: Vec::new(),
-            in_transit: Sums::new(),
+            in_transit: InTransit::new(),
         }
     }
 
@@ -103,7 +103,7 @@ impl SagaBookings {
         self.late.drain(..).for_each(|verdict| comparison.late_verdict(shard, verdict));
     }
 
-    pub fn add_in_transit(&self, sums: &mut Sums) {
+    pub fn add_in_transit(&self, sums: &mut InTransit) {
         for (asset, sum) in &self.in_transit {
             *sums.entry(asset.clone()).or_default() += sum;
         }
@@ -128,7 +128,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::verify::{invariant::Invariant, report::SagaCounts};
+    use crate::verify::report::{Invariant, SagaCounts};
 
     fn booking(shard: u16, sequence: i64, kind: BookingKind) -> Booking {
         Booking {
@@ -148,7 +148,7 @@ mod tests {
     }
 
     /// Compares the bookings of s0 and s1, each with its sequence; the cuts are at 10, 20 and 30.
-    fn compare(bookings: &[(u16, i64, BookingKind)]) -> (SagaCounts, Vec<Invariant>, bool, Sums) {
+    fn compare(bookings: &[(u16, i64, BookingKind)]) -> (SagaCounts, Vec<Invariant>, bool, InTransit) {
         let mut shards: Vec<SagaBookings> = [0, 1]
             .map(|number| {
                 let at = |sequence| booking(number, sequence, BookingKind::Marker).position;
@@ -162,7 +162,7 @@ mod tests {
         }
         let mut comparison = Comparison::new(vec!["s0".to_owned(), "s1".to_owned()]);
         let quiet = shards.iter().all(SagaBookings::is_quiet);
-        let mut sums = Sums::new();
+        let mut sums = InTransit::new();
         shards.iter().for_each(|shard| shard.add_in_transit(&mut sums));
         shards.iter_mut().enumerate().for_each(|(index, shard)| shard.add_early_verdicts(&mut comparison, index));
         shards.iter_mut().enumerate().for_each(|(index, shard)| shard.add_reserves(&mut comparison, index));

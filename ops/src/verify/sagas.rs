@@ -9,10 +9,7 @@ use std::collections::{HashMap, hash_map::Entry};
 
 use uuid::Uuid;
 
-use super::{
-    invariant::Invariant,
-    report::{Findings, SagaCounts},
-};
+use super::report::{Findings, Invariant, SagaCounts};
 
 /// Index of a shard in the order given to `verify`.
 pub type ShardIndex = usize;

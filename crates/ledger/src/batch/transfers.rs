@@ -1,10 +1,11 @@
-//! Transfers: payments, captures of holds, reversals. Checked in the contract's order, booked, and stored under their id.
+//! Transfers: payments, captures of holds, reversals. Checked in the contract's order, booked, and stored under their id. A
+//! reversal must not be of more than was paid (INV-11): the sum over all reversals decides.
 
 use super::{Aside, Batch, Draft, Request};
 use crate::{
-    Hold, HoldKey, KeyName, Refusal, Refused, Side,
+    AccountId, Hold, HoldKey, KeyName, Refusal, Refused, Side, TransferId, TransferKey,
     booking::{BookingKind, Extra},
-    history::StoredTransfer,
+    history::{Original, StoredTransfer},
     operation::{Purpose, Transfer},
     outcome::{TransferAnswer, TransferOutcome},
     posting,
@@ -208,6 +209,30 @@ impl Batch<'_> {
 
     fn stored_transfer(&self, transfer: &Transfer) -> Option<&StoredTransfer> {
         self.prior.stored()?.transfers.get(&transfer.key())
+    }
+
+    /// May so much of a transfer be reversed? `payer` and `payee` are the original's.
+    pub(super) fn check_reversal(
+        &self,
+        original: TransferId,
+        payer: &AccountId,
+        payee: &AccountId,
+        amount: i64,
+    ) -> Result<(), Refused> {
+        let key = TransferKey { id: original, debit: payer.clone() };
+        let reversible = match self.originals.get(&key) {
+            Some(original) if original.credit == *payee => Original::reversible(original),
+            _ => 0,
+        };
+        if (1..=reversible).contains(&amount) { Ok(()) } else { Err(Refused::whole(Refusal::AlreadyReversed)) }
+    }
+
+    /// Counts a reversal that was booked. `payer` is the original's.
+    pub(super) fn note_reversal(&mut self, original: TransferId, payer: &AccountId, amount: i64) {
+        let key = TransferKey { id: original, debit: payer.clone() };
+        if let Some(known) = self.originals.get_mut(&key) {
+            known.reversed += amount;
+        }
     }
 }
 

@@ -9,14 +9,11 @@ use ledger::{
 };
 
 use super::{
-    BadMessage, account_id,
-    hold::{hold_outcome_from_wire, hold_outcome_to_wire},
-    name_from_wire, name_to_wire, refused_from_wire, refused_to_wire, verdict_from_wire, verdict_to_wire,
+    BadMessage,
+    account::{hold_outcome_from_wire, hold_outcome_to_wire},
+    account_id, name_from_wire, name_to_wire, refused_from_wire, refused_to_wire, verdict_from_wire, verdict_to_wire,
 };
-use crate::{
-    generated as wire,
-    generated::{not_executed::Reason as WireReason, operation_result::Outcome as Message},
-};
+use crate::generated::{self as wire, not_executed::Reason as WireReason, operation_result::Outcome as Message};
 
 impl From<Reason> for WireReason {
     fn from(reason: Reason) -> Self {

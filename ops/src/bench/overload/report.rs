@@ -6,13 +6,17 @@ use serde::Serialize;
 use telemetry::clock;
 
 use super::{AFTER_THAW, CONNECTIONS, FACTORS, FREEZE_S, Frozen, IN_FLIGHT, Plan, RETRIES, SPIKE, Step, THAW_S};
-use crate::bench::{
-    Measurement, Window,
-    chart::{Axis, Chart, Series},
-    driver::NOT_SENT,
-    figures::{Figure, Promise, add_bars, median, ratio},
-    machine::Machine,
-    page::{Mark, Page},
+use crate::{
+    bench::{
+        chart::{Axis, Chart, Series},
+        driver::NOT_SENT,
+        figures::{Figure, Promise, add_bars, all_met, median, print_figures, ratio},
+        load::Measurement,
+        machine::Machine,
+        page::{Mark, Page},
+        tally::Window,
+    },
+    output,
 };
 
 #[derive(Debug, Serialize)]
@@ -84,27 +88,6 @@ impl Report {
                 ]
             })
             .collect()
-    }
-
-    pub fn page(&self) -> String {
-        let mut page = Page::new("Shardledger: overload");
-        page.paragraph(&format!(
-            "{}. {}. Two shards, one router that lets in {IN_FLIGHT} requests at once, single transfers within a shard over {CONNECTIONS} \
-             connections, {} s for each load. {}",
-            self.measured_at, self.machine, self.plan.seconds, self.limit
-        ));
-        page.paragraph(&self.summary());
-        add_bars(&mut page, &self.figures);
-        page.heading("Loads");
-        page.table(Self::HEADER, self.rows().into_iter().map(|row| (Mark::Plain, row)));
-        page.heading("Over time");
-        page.charts(&self.charts());
-        page.note(&format!(
-            "The spike is {} × the peak upon {} × the peak. The retrying clients send a request again up to {RETRIES} times; together they \
-             offer 2 × the peak until the frozen shard is thawed, and {AFTER_THAW} × the peak after that.",
-            SPIKE.factor, SPIKE.base
-        ));
-        page.finish()
     }
 
     fn charts(&self) -> Vec<String> {
@@ -223,12 +206,50 @@ fn calm_after(windows: &[Window], from_s: f64, to_s: f64) -> Option<f64> {
     Some((first.from_s - to_s).max(0.0))
 }
 
+impl crate::bench::Report for Report {
+    fn is_right(&self) -> bool {
+        self.verified
+    }
+
+    fn meets_bars(&self) -> bool {
+        all_met(&self.figures)
+    }
+
+    fn print(&self) -> anyhow::Result<()> {
+        output::data(&format!("{}\n", self.summary()))?;
+        output::table(Self::HEADER, &self.rows())?;
+        output::data("")?;
+        print_figures(&self.figures)
+    }
+
+    fn page(&self) -> String {
+        let mut page = Page::new("Shardledger: overload");
+        page.paragraph(&format!(
+            "{}. {}. Two shards, one router that lets in {IN_FLIGHT} requests at once, single transfers within a shard over {CONNECTIONS} \
+             connections, {} s for each load. {}",
+            self.measured_at, self.machine, self.plan.seconds, self.limit
+        ));
+        page.paragraph(&self.summary());
+        add_bars(&mut page, &self.figures);
+        page.heading("Loads");
+        page.table(Self::HEADER, self.rows().into_iter().map(|row| (Mark::Plain, row)));
+        page.heading("Over time");
+        page.charts(&self.charts());
+        page.note(&format!(
+            "The spike is {} × the peak upon {} × the peak. The retrying clients send a request again up to {RETRIES} times; together they \
+             offer 2 × the peak until the frozen shard is thawed, and {AFTER_THAW} × the peak after that.",
+            SPIKE.factor, SPIKE.base
+        ));
+        page.finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::bench::Latency;
+    use crate::bench::tally::Latency;
 
     fn window(from_s: f64, p99_ms: u64, failures: u64) -> Window {
         let latency_us = Latency { p99: p99_ms * 1_000, ..Latency::default() };

@@ -7,11 +7,13 @@ use super::{CutOver, Phase, Plan, clients::ClientCounts};
 use crate::{
     bench::{
         chart::{Axis, Chart, Series},
-        figures::{Figure, Promise, add_bars},
+        figures::{Figure, Promise, add_bars, all_met, print_figures},
         machine::Machine,
         page::{Mark, Page},
         subject::Sample,
+        tally::Window,
     },
+    output,
     resharding::view::wait_ms,
 };
 
@@ -86,7 +88,7 @@ impl Report {
             failures.push(format!("{count} requests of the load ended with {code}"));
             failure_count += count;
         }
-        let windows: Vec<&[crate::bench::Window]> = measured.iter().map(|ours| ours.windows.as_slice()).collect();
+        let windows: Vec<&[Window]> = measured.iter().map(|ours| ours.windows.as_slice()).collect();
         let figures = figures(&cut_overs, failure_count);
         Self {
             plan,
@@ -103,11 +105,6 @@ impl Report {
             timeline: timeline(&windows),
             clients,
         }
-    }
-
-    /// Whether every client was answered rightly and the books hold.
-    pub fn is_right(&self) -> bool {
-        self.books_balance && self.failure_count == 0
     }
 
     pub fn summary(&self) -> String {
@@ -148,45 +145,6 @@ impl Report {
             .to_vec()
     }
 
-    pub fn page(&self) -> String {
-        let mut page = Page::new("Shardledger: slots move under load");
-        page.paragraph(&format!("{}. {}.", self.measured_at, self.machine));
-        page.paragraph(&self.summary());
-        for failure in &self.failures {
-            page.note(&format!("FAILED: {failure}"));
-        }
-        add_bars(&mut page, &self.figures);
-        page.heading("Over time");
-        page.charts(&self.charts());
-        page.heading("Pause of each cut-over, as clients saw it");
-        page.table(
-            ["of the cut-overs", "at most ms"],
-            self.distribution().into_iter().map(|cells| (Mark::Plain, cells)),
-        );
-        page.heading("Cut-overs");
-        let header =
-            ["at s", "from", "to", "slots", "bookings", "accounts", "MB", "pause ms", "clients ms", "lane locked ms"];
-        page.table(
-            header,
-            self.cut_overs.iter().map(|it| {
-                let cells = [
-                    format!("{:.1}", it.at_s),
-                    it.from.clone(),
-                    it.to.clone(),
-                    it.slots.to_string(),
-                    it.bookings.to_string(),
-                    it.accounts.to_string(),
-                    format!("{:.1}", it.bytes as f64 / 1e6),
-                    format!("{:.1}", it.pause_ms),
-                    it.seen_by_clients_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1}")),
-                    format!("{:.1}", it.source_locked_ms),
-                ];
-                (Mark::Plain, cells)
-            }),
-        );
-        page.finish()
-    }
-
     fn charts(&self) -> Vec<String> {
         let marks: Vec<(f64, String)> =
             self.phases.iter().filter(|phase| phase.name != "plan").map(|it| (it.from_s, it.name.clone())).collect();
@@ -217,7 +175,7 @@ impl Report {
 }
 
 /// Singles and batches together, by second. The latency is that of the singles.
-fn timeline(windows: &[&[crate::bench::Window]]) -> Vec<Second> {
+fn timeline(windows: &[&[Window]]) -> Vec<Second> {
     let Some((singles, others)) = windows.split_first() else { return Vec::new() };
     let each = singles.iter().enumerate().map(|(place, window)| Second {
         at_s: window.from_s,
@@ -262,9 +220,70 @@ fn figures(cut_overs: &[CutOver], failures: u64) -> Vec<Figure> {
     ]
 }
 
+impl crate::bench::Report for Report {
+    fn is_right(&self) -> bool {
+        self.books_balance && self.failure_count == 0
+    }
+
+    fn meets_bars(&self) -> bool {
+        all_met(&self.figures)
+    }
+
+    fn print(&self) -> anyhow::Result<()> {
+        output::data(&self.summary())?;
+        for failure in &self.failures {
+            output::data(&format!("FAILED: {failure}"))?;
+        }
+        output::data("\npause of each cut-over, as clients saw it:")?;
+        output::table(["of the cut-overs", "at most ms"], &self.distribution())?;
+        output::data("")?;
+        print_figures(&self.figures)
+    }
+
+    fn page(&self) -> String {
+        let mut page = Page::new("Shardledger: slots move under load");
+        page.paragraph(&format!("{}. {}.", self.measured_at, self.machine));
+        page.paragraph(&self.summary());
+        for failure in &self.failures {
+            page.note(&format!("FAILED: {failure}"));
+        }
+        add_bars(&mut page, &self.figures);
+        page.heading("Over time");
+        page.charts(&self.charts());
+        page.heading("Pause of each cut-over, as clients saw it");
+        page.table(
+            ["of the cut-overs", "at most ms"],
+            self.distribution().into_iter().map(|cells| (Mark::Plain, cells)),
+        );
+        page.heading("Cut-overs");
+        let header =
+            ["at s", "from", "to", "slots", "bookings", "accounts", "MB", "pause ms", "clients ms", "lane locked ms"];
+        page.table(
+            header,
+            self.cut_overs.iter().map(|it| {
+                let cells = [
+                    format!("{:.1}", it.at_s),
+                    it.from.clone(),
+                    it.to.clone(),
+                    it.slots.to_string(),
+                    it.bookings.to_string(),
+                    it.accounts.to_string(),
+                    format!("{:.1}", it.bytes as f64 / 1e6),
+                    format!("{:.1}", it.pause_ms),
+                    it.seen_by_clients_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1}")),
+                    format!("{:.1}", it.source_locked_ms),
+                ];
+                (Mark::Plain, cells)
+            }),
+        );
+        page.finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::Report as _;
 
     fn cut_over(seen: Option<f64>) -> CutOver {
         CutOver {
@@ -287,14 +306,22 @@ mod tests {
         let cut_overs = vec![cut_over(Some(40.0)), cut_over(None), cut_over(Some(20.0)), cut_over(Some(90.0))];
         let none = [Sample::default(), Sample::default()];
         let waits = vec![(10_000, 3), (90_000, 1)];
-        let report =
-            Report::new(plan, 100.0, &none, Vec::new(), cut_overs.clone(), waits, ClientCounts::default(), true);
+        let report = Report::new(
+            plan.clone(),
+            100.0,
+            &none,
+            Vec::new(),
+            cut_overs.clone(),
+            waits,
+            ClientCounts::default(),
+            true,
+        );
         assert_eq!([report.waits.p50_ms, report.waits.p99_ms], [10.0, 90.0]);
         assert_eq!(report.distribution()[0], ["50 %".to_owned(), "40.0".to_owned()]);
         assert_eq!(report.distribution()[5][1], "90.0");
         assert!(report.is_right() && report.page().contains("4 cut-overs"));
         let wrong = ClientCounts { failures: vec!["x".to_owned()], ..ClientCounts::default() };
-        let report = Report::new(plan, 100.0, &none, Vec::new(), cut_overs, Vec::new(), wrong, true);
+        let report = Report::new(plan.clone(), 100.0, &none, Vec::new(), cut_overs, Vec::new(), wrong, true);
         assert!(!report.is_right() && report.summary().contains("1 answers were wrong"));
     }
 }

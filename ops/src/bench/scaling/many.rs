@@ -21,15 +21,16 @@ use tokio::{
 use super::mock::{self, Counts};
 use crate::{
     bench::{
-        Latency, WARM_UP, accounts,
         connection::Address,
-        cpu::process_us,
         driver::Load,
-        measure as measure_load,
+        load::{WARM_UP, measure as measure_load},
+        machine::process_us,
         request::Ids,
+        subject,
+        tally::Latency,
         workload::{Locality, Picker, Workload},
     },
-    cluster::{environment, ports::PortPlan},
+    cluster::{ports::PortPlan, process},
     http_client::HttpClient,
 };
 
@@ -71,7 +72,7 @@ pub async fn measure(shards: u16, seconds: u32, seed: u64, folder: &Path) -> any
     let router_idle_us_per_s = (process_us(router_pid)? - idle_before) / IDLE.as_secs_f64();
 
     let slot_owners: Vec<u16> = owners(shards);
-    let homes = accounts::homes(&slot_owners, ACCOUNTS);
+    let homes = subject::homes(&slot_owners, ACCOUNTS);
     let picker = Picker::new(Workload::Uniform, Locality::Local, homes)?.with_shards_per_request(SHARDS_PER_REQUEST);
     let load = Load {
         routers: vec![address],
@@ -173,7 +174,7 @@ async fn start_router(folder: &Path, shards: u16, node_port: u16) -> anyhow::Res
     let log = fs::File::create(folder.join("router.log"))?;
     let mut command = std::process::Command::new(program);
     command.arg("--config").arg(&file).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    environment::clean(&mut command);
+    process::clean_environment(&mut command);
     let child = Command::from(command).kill_on_drop(true).spawn().context("cannot start the router")?;
     let ready = format!("http://127.0.0.1:{}/readyz", ports.admin);
     let (client, overdue) = (HttpClient::new(ANSWER_TIMEOUT), Instant::now() + READY_WITHIN);

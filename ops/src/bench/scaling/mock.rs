@@ -4,6 +4,7 @@
 use std::{
     io::{BufRead, Write},
     net::{Ipv4Addr, SocketAddr},
+    process::ExitCode,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -45,9 +46,16 @@ pub fn address(number: u16, port: u16) -> SocketAddr {
     (Ipv4Addr::new(127, 0, x as u8, y as u8), port).into()
 }
 
-/// Serves the nodes of so many shards until standard input ends. The first line of standard output is the port; each line of
-/// standard input is answered with the counts.
-pub async fn serve(shards: u16) -> anyhow::Result<()> {
+/// Serves until standard input ends. The first line of standard output is the port; each line of standard input is answered
+/// with the number of calls and operations so far.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Shards to serve, each on a loopback address of its own
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    shards: u16,
+}
+
+pub async fn run(Args { shards }: Args) -> anyhow::Result<ExitCode> {
     let counters = Arc::new(Counters::default());
     let tasks = Tasks::new();
     let mut port = 0;
@@ -63,7 +71,8 @@ pub async fn serve(shards: u16) -> anyhow::Result<()> {
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         tasks.spawn("mock node", server.serve_with_incoming(incoming));
     }
-    tokio::task::spawn_blocking(move || answer_counts(port, &counters)).await?
+    tokio::task::spawn_blocking(move || answer_counts(port, &counters)).await??;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn answer_counts(port: u16, counters: &Counters) -> anyhow::Result<()> {

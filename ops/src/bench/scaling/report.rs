@@ -5,12 +5,16 @@ use std::fmt;
 use serde::Serialize;
 use telemetry::clock;
 
-use super::{ManyShards, Plan, Point, Requests};
-use crate::bench::{
-    chart::{Axis, Chart, Series, number},
-    figures::{Figure, Promise, add_bars, ratio},
-    machine::Machine,
-    page::{Mark, Page},
+use super::{Plan, Point, Requests, many::ManyShards};
+use crate::{
+    bench::{
+        chart::{Axis, Chart, Series, number},
+        figures::{Figure, Promise, add_bars, all_met, print_figures, ratio},
+        machine::Machine,
+        page::{Mark, Page},
+        print_verdict,
+    },
+    output,
 };
 
 #[derive(Debug, Serialize)]
@@ -44,28 +48,6 @@ impl Report {
             points,
             many_shards,
         }
-    }
-
-    pub fn page(&self) -> String {
-        let mut page = Page::new("Shardledger: scaling");
-        page.paragraph(&format!("{}. {}.", self.measured_at, self.machine));
-        page.paragraph(&format!(
-            "{}. The load uses the accounts of the first shards of one cluster, batches of 1,000 over 8 connections for each \
-             shard, {} s a point.",
-            self.limit, self.plan.seconds
-        ));
-        add_bars(&mut page, &self.figures);
-        page.heading("Shards");
-        page.note(
-            "Efficiency: transfers a second ÷ (shards × transfers a second of one shard). Requests are for one shard each, or \
-             spread over all loaded shards with some share of cross-shard transfers.",
-        );
-        page.table(POINT_HEADER, self.point_rows().into_iter().map(|cells| (Mark::Plain, cells)));
-        page.heading("Many shards, mock nodes");
-        page.table(MANY_HEADER, self.many_rows().into_iter().map(|cells| (Mark::Plain, cells)));
-        page.heading("Plots");
-        page.charts(&[throughput(&self.points), self.router_chart()]);
-        page.finish()
     }
 
     pub fn point_rows(&self) -> Vec<[String; 10]> {
@@ -196,10 +178,52 @@ fn figures(points: &[Point], many: &[ManyShards]) -> Vec<Figure> {
     figures
 }
 
+impl crate::bench::Report for Report {
+    fn is_right(&self) -> bool {
+        self.verified
+    }
+
+    fn meets_bars(&self) -> bool {
+        all_met(&self.figures)
+    }
+
+    fn print(&self) -> anyhow::Result<()> {
+        output::data(&format!("{}\n", self.limit))?;
+        output::table(POINT_HEADER, &self.point_rows())?;
+        output::data("")?;
+        output::table(MANY_HEADER, &self.many_rows())?;
+        output::data("")?;
+        print_figures(&self.figures)?;
+        print_verdict(self.verified)
+    }
+
+    fn page(&self) -> String {
+        let mut page = Page::new("Shardledger: scaling");
+        page.paragraph(&format!("{}. {}.", self.measured_at, self.machine));
+        page.paragraph(&format!(
+            "{}. The load uses the accounts of the first shards of one cluster, batches of 1,000 over 8 connections for each \
+             shard, {} s a point.",
+            self.limit, self.plan.seconds
+        ));
+        add_bars(&mut page, &self.figures);
+        page.heading("Shards");
+        page.note(
+            "Efficiency: transfers a second ÷ (shards × transfers a second of one shard). Requests are for one shard each, or \
+             spread over all loaded shards with some share of cross-shard transfers.",
+        );
+        page.table(POINT_HEADER, self.point_rows().into_iter().map(|cells| (Mark::Plain, cells)));
+        page.heading("Many shards, mock nodes");
+        page.table(MANY_HEADER, self.many_rows().into_iter().map(|cells| (Mark::Plain, cells)));
+        page.heading("Plots");
+        page.charts(&[throughput(&self.points), self.router_chart()]);
+        page.finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::{Latency, subject::Sample};
+    use crate::bench::{subject::Sample, tally::Latency};
 
     fn point(shards: u16, requests: Requests, transfers_per_s: f64) -> Point {
         Point { shards, requests, sample: Sample { transfers_per_s, ..Sample::default() }, throttled: Some(0.5) }

@@ -6,17 +6,22 @@ use serde::Serialize;
 use telemetry::clock;
 
 use super::{
-    ByShards, Plan,
+    ByShards, Drawn, Plan,
     runs::{FUNCTION_HOT, FUNCTION_UNIFORM, SWEEPS, Sweep, SweepAxis},
-    stage::Drawn,
 };
-use crate::bench::{
-    chart::{Axis, Bars, Chart, Series, number},
-    figures::{Figure, Promise, Samples, add_bars, ratio},
-    machine::Machine,
-    page::{Mark, Page},
-    scaling::throughput,
-    subject::Sample,
+use crate::{
+    bench::{
+        chart::{Axis, Bars, Chart, Series, number},
+        figures::{Figure, Promise, Samples, add_bars, all_met, print_figures, ratio},
+        load::Measurement,
+        machine::{Machine, PerTransfer},
+        page::{Mark, Page},
+        print_verdict,
+        scaling::throughput,
+        subject::Sample,
+        tally::Latency,
+    },
+    output,
 };
 
 #[derive(Debug, Serialize)]
@@ -60,40 +65,6 @@ impl Report {
     /// The share of the raw append that a run reaches.
     pub fn share_of_ceiling(&self, run: &str) -> Option<f64> {
         ratio(self.samples.rate(run), self.samples.rate("ceiling_append"))
-    }
-
-    /// The report as one HTML file.
-    pub fn page(&self) -> String {
-        let mut page = Page::new("Shardledger: make bench");
-        page.paragraph(&format!(
-            "{}. {} rounds, main runs of {} s, points of plots {} s, seed {}. Medians over the rounds. Client, routers, nodes and \
-             PostgreSQL share the machine.",
-            self.measured_at, self.plan.rounds, self.plan.seconds, self.plan.sweep_seconds, self.plan.seed
-        ));
-        page.paragraph(&self.machine.to_string());
-        page.paragraph(if self.verified {
-            "shardctl verify found the ledgers clean after all runs."
-        } else {
-            "shardctl verify found a VIOLATION: the numbers are worth nothing."
-        });
-        add_bars(&mut page, &self.figures);
-        page.heading("Runs");
-        page.note(
-            "Processor time is in microseconds for each transfer, of all processes of a kind; latency is that of requests. \
-             The unfolded rows are those at the beginning and at the end.",
-        );
-        page.table(RUN_HEADER, self.run_rows().into_iter().map(|cells| (Mark::Plain, cells)));
-        page.heading("Plots");
-        page.charts(&self.charts());
-        if !self.by_shards.limit.is_empty() {
-            page.note(&format!("Throughput by the number of shards: {}.", self.by_shards.limit));
-        }
-        page.heading("PostgreSQL settings, the same on all sides");
-        page.table(
-            ["setting", "value"],
-            self.settings.iter().map(|(name, value)| (Mark::Plain, [name.clone(), value.clone()])),
-        );
-        page.finish()
     }
 
     /// One row a run, in the order of their names.
@@ -165,8 +136,7 @@ impl Report {
             "function_uniform_16",
         ];
         let bars = RUNS.iter().filter(|run| self.samples.0.contains_key(**run)).map(|run| {
-            let of =
-                |part: fn(&crate::bench::cpu::PerTransfer) -> f64| self.samples.cpu(run, part).unwrap_or_default();
+            let of = |part: fn(&PerTransfer) -> f64| self.samples.cpu(run, part).unwrap_or_default();
             let parts =
                 vec![of(|cpu| cpu.postgres), of(|cpu| cpu.nodes), of(|cpu| cpu.routers), of(|cpu| cpu.client)];
             ((*run).to_owned(), parts)
@@ -211,7 +181,7 @@ fn sweep_charts(sweep: &Sweep, drawn: &Drawn) -> (String, String) {
         series,
     };
     let rate = drawn.points.iter().map(|point| (point.x, point.sample.transfers_per_s));
-    let ms = |of: fn(&crate::bench::Latency) -> u64| {
+    let ms = |of: fn(&Latency) -> u64| {
         drawn
             .points
             .iter()
@@ -230,9 +200,8 @@ fn figures(samples: &Samples) -> Vec<Figure> {
     let rate = |run: &str| samples.rate(run);
     let (function, hot) = (samples.best_rate(&FUNCTION_UNIFORM), samples.best_rate(&FUNCTION_HOT));
     let p50 = |run: &str| samples.latency(run, |latency| latency.p50);
-    let of_ours = |run: &str, of: fn(&crate::bench::Measurement) -> f64| {
-        samples.median_of(run, |sample| sample.ours.as_ref().map(of))
-    };
+    let of_ours =
+        |run: &str, of: fn(&Measurement) -> f64| samples.median_of(run, |sample| sample.ours.as_ref().map(of));
     vec![
         Figure::new(
             "batches of 1,000, uniform over 100,000 accounts, one shard ÷ PL/pgSQL function",
@@ -333,10 +302,66 @@ fn figures(samples: &Samples) -> Vec<Figure> {
     ]
 }
 
+impl crate::bench::Report for Report {
+    fn is_right(&self) -> bool {
+        self.verified
+    }
+
+    fn meets_bars(&self) -> bool {
+        all_met(&self.figures)
+    }
+
+    fn print(&self) -> anyhow::Result<()> {
+        output::data(
+            "Processor time for each transfer by kind of process, latency of requests, disk for each transfer\n",
+        )?;
+        output::table(RUN_HEADER, &self.run_rows())?;
+        output::data("")?;
+        print_figures(&self.figures)?;
+        let settings: Vec<String> = self.settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        output::data(&format!("\n{}; PostgreSQL on all sides: {}", self.machine, settings.join(" ")))?;
+        print_verdict(self.verified)
+    }
+
+    fn page(&self) -> String {
+        let mut page = Page::new("Shardledger: make bench");
+        page.paragraph(&format!(
+            "{}. {} rounds, main runs of {} s, points of plots {} s, seed {}. Medians over the rounds. Client, routers, nodes and \
+             PostgreSQL share the machine.",
+            self.measured_at, self.plan.rounds, self.plan.seconds, self.plan.sweep_seconds, self.plan.seed
+        ));
+        page.paragraph(&self.machine.to_string());
+        page.paragraph(if self.verified {
+            "shardctl verify found the ledgers clean after all runs."
+        } else {
+            "shardctl verify found a VIOLATION: the numbers are worth nothing."
+        });
+        add_bars(&mut page, &self.figures);
+        page.heading("Runs");
+        page.note(
+            "Processor time is in microseconds for each transfer, of all processes of a kind; latency is that of requests. \
+             The unfolded rows are those at the beginning and at the end.",
+        );
+        page.table(RUN_HEADER, self.run_rows().into_iter().map(|cells| (Mark::Plain, cells)));
+        page.heading("Plots");
+        page.charts(&self.charts());
+        if !self.by_shards.limit.is_empty() {
+            page.note(&format!("Throughput by the number of shards: {}.", self.by_shards.limit));
+        }
+        page.heading("PostgreSQL settings, the same on all sides");
+        page.table(
+            ["setting", "value"],
+            self.settings.iter().map(|(name, value)| (Mark::Plain, [name.clone(), value.clone()])),
+        );
+        page.finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::{Latency, suite::stage::DrawnPoint};
+    use crate::bench::Report as _;
+    use crate::bench::suite::DrawnPoint;
 
     fn sample(transfers_per_s: f64) -> Sample {
         let latency_us = Some(Latency { p50: 1_000, p90: 2_000, p99: 3_000, p99_9: 4_000, ..Latency::default() });
@@ -350,7 +375,7 @@ mod tests {
         }
         let point = |x, label| DrawnPoint { x, label, sample: sample(5.0) };
         let drawn = Drawn { name: "by_skew", points: vec![point(0.0, "uniform"), point(1.0, "one hot account")] };
-        let plan = Plan { rounds: 1, seconds: 1, sweep_seconds: 1, seed: 1 };
+        let plan = Plan { rounds: 1, seconds: 1, sweep_seconds: 1, only: Vec::new(), seed: 1 };
         Report::new(
             plan,
             vec![("fsync".to_owned(), "on".to_owned())],

@@ -1,9 +1,9 @@
-//! Creates a shard's database: its own PostgreSQL data folder with one role and one database, which only a password
-//! opens.
+//! Creates a shard's database: its own PostgreSQL data folder with one role and one database, which only a password opens.
+//! Passwords are made here and written to one file each.
 
 use std::{
-    fs,
-    io::Write,
+    fs::{self, File},
+    io::{Read, Write},
     path::Path,
     process::{Command, Stdio},
 };
@@ -11,20 +11,18 @@ use std::{
 use anyhow::{Context, ensure};
 
 use super::{
-    control_file::{self, ControlFile, FolderFault, is_missing_or_empty},
-    server::Server,
+    server::{Server, ServiceUser, create_owned, give, run_as},
     settings::{HOST_BASED_AUTHENTICATION, INCLUDES, MAX_CONNECTIONS, Peer, Settings},
     standby,
-    user::{ServiceUser, create_owned, give, run_as},
+    stopped_server::{self, ControlFile, FolderFault, is_missing_or_empty},
 };
 use crate::{
     cluster::{
         description::{Description, ROLE, Replication, ServerPlace, Servers, ShardPlace},
-        durable_file::{self, Audience},
-        environment,
         failover::Step,
+        files::{self, Audience},
         layout::Layout,
-        secrets::new_password,
+        process,
     },
     output::note,
 };
@@ -55,7 +53,7 @@ pub fn check(layout: &Layout, description: &Description) -> anyhow::Result<()> {
 fn check_shard(layout: &Layout, description: &Description, shard: &ShardPlace) -> anyhow::Result<()> {
     let folder = description.servers(layout, shard).primary.folder;
     match shard.system_identifier {
-        Some(recorded) => control_file::check(&folder, recorded)?,
+        Some(recorded) => stopped_server::check_system_identifier(&folder, recorded)?,
         // The server's log is created at its first start, after the database was created.
         None if layout.log(&shard.postgres_name()).exists() && is_missing_or_empty(&folder) => {
             return Err(FolderFault::Missing(folder).into());
@@ -115,7 +113,9 @@ fn ensure_standby(
     user: Option<&ServiceUser>,
 ) -> Option<Step> {
     if !is_missing_or_empty(&standby.folder) {
-        return control_file::check(&standby.folder, control.system_identifier).is_err().then_some(Step::SetAside);
+        return stopped_server::check_system_identifier(&standby.folder, control.system_identifier)
+            .is_err()
+            .then_some(Step::SetAside);
     }
     if !control.is_shut_down() {
         return Some(Step::Rebuild);
@@ -136,7 +136,7 @@ pub fn write_settings(layout: &Layout, description: &Description, shard: &ShardP
     let count = description.shards.len() * if standby.is_some() { 2 } else { 1 };
     let both = || std::iter::once(&primary).chain(&standby);
     // A stand-by that is damaged is replaced.
-    for server in both().filter(|server| control_file::path(&server.folder).exists()) {
+    for server in both().filter(|server| stopped_server::control_file(&server.folder).exists()) {
         let mut settings = Settings::for_server(server.port, &sockets, count);
         if let (Some(other), Some(standby)) = (both().find(|other| other.port != server.port), &shard.standby) {
             settings.peer = Some(Peer {
@@ -169,7 +169,7 @@ struct Passwords {
 /// Generates the missing passwords of the shard's database.
 pub fn ensure_passwords(layout: &Layout, shard: &ShardPlace) -> anyhow::Result<()> {
     for role in [SUPERUSER, ROLE] {
-        durable_file::create_once(&layout.password(&shard.id, role), &new_password()?, Audience::Owner)?;
+        files::create_once(&layout.password(&shard.id, role), &new_password()?, Audience::Owner)?;
     }
     Ok(())
 }
@@ -192,7 +192,7 @@ fn make(server: &Server, folder: &Path, user: Option<&ServiceUser>, passwords: &
         .args(["--username", SUPERUSER, "--auth", BOOTSTRAP_AUTHENTICATION, "--encoding", "UTF8"])
         // A sort order that no upgrade of the C library changes, and checksums that report damaged pages.
         .args(["--no-locale", "--data-checksums"]);
-    environment::clean(&mut initdb);
+    process::clean_environment(&mut initdb);
     run(initdb, &draft, user, "")?;
     append(&draft.join("postgresql.conf"), INCLUDES)?;
     write_owned(&draft.join("shardledger.conf"), "", user)?;
@@ -204,7 +204,7 @@ fn make(server: &Server, folder: &Path, user: Option<&ServiceUser>, passwords: &
     // The control file remembers it, and a stand-by that is copied from here compares its own setting.
     single.arg("-c").arg(format!("max_connections={MAX_CONNECTIONS}"));
     single.arg("-D").arg(&draft).arg("postgres");
-    environment::clean(&mut single);
+    process::clean_environment(&mut single);
     run(single, &draft, user, &bootstrap_sql(passwords))?;
     fs::rename(&draft, folder)?;
     // `cluster.json` will record the database, so a power failure after that must not undo the rename.
@@ -259,8 +259,28 @@ fn append(path: &Path, text: &str) -> anyhow::Result<()> {
 }
 
 pub(super) fn write_owned(path: &Path, text: &str, user: Option<&ServiceUser>) -> anyhow::Result<()> {
-    durable_file::replace(path, text, Audience::Owner)?;
+    files::replace(path, text, Audience::Owner)?;
     give(path, user)
+}
+
+/// Letters and digits only, so that a password stands in a URL and in SQL as it is.
+const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+/// 62^32 is a little more than 2^190.
+const LENGTH: usize = 32;
+
+/// A new password from the kernel's random numbers.
+pub fn new_password() -> anyhow::Result<String> {
+    let mut source = File::open("/dev/urandom").context("no source of random numbers")?;
+    let mut password = String::with_capacity(LENGTH);
+    let mut byte = [0_u8];
+    while password.len() < LENGTH {
+        source.read_exact(&mut byte)?;
+        // 256 is no multiple of 62: taking the remainder of all bytes would favour the first letters.
+        if let Some(letter) = ALPHABET.get(usize::from(byte[0] >> 2)) {
+            password.push(char::from(*letter));
+        }
+    }
+    Ok(password)
 }
 
 #[cfg(test)]
@@ -285,7 +305,7 @@ mod tests {
         // One database was created, the other was not.
         let made = description.database_folder(&layout, &description.shards[0]);
         fs::create_dir_all(made.join("global")).unwrap();
-        fs::write(control_file::path(&made), [1; 64]).unwrap();
+        fs::write(stopped_server::control_file(&made), [1; 64]).unwrap();
         check(&layout, &description).unwrap();
         description.shards[0].system_identifier = Some(u64::from_ne_bytes([1; 8]));
         check(&layout, &description).unwrap();
@@ -314,7 +334,7 @@ mod tests {
         let database = |folder: &Path, identifier: u8, state: u8| {
             fs::create_dir_all(folder.join("global")).unwrap();
             let bytes = [[identifier; 8].as_slice(), &[0; 8], &[state, 0, 0, 0], &[0; 44]].concat();
-            fs::write(control_file::path(folder), bytes).unwrap();
+            fs::write(stopped_server::control_file(folder), bytes).unwrap();
             ControlFile::read(folder).unwrap().unwrap()
         };
         let place = ServerPlace { name: "postgres-s0.second".to_owned(), folder: standby.clone(), port: 1 };
@@ -339,10 +359,18 @@ mod tests {
         let (_folder, layout, mut description) = cluster();
         let made = description.database_folder(&layout, &description.shards[0]);
         fs::create_dir_all(made.join("global")).unwrap();
-        fs::write(control_file::path(&made), [1; 64]).unwrap();
+        fs::write(stopped_server::control_file(&made), [1; 64]).unwrap();
         description.shards[0].system_identifier = Some(u64::from_ne_bytes([1; 8]));
         fs::remove_file(layout.password("s0", ROLE)).unwrap();
         let refusal = check(&layout, &description).unwrap_err().to_string();
         assert!(refusal.contains("s0.shardledger.password is missing"), "{refusal}");
+    }
+
+    #[test]
+    fn passwords_are_long_plain_and_new() {
+        let (first, second) = (new_password().unwrap(), new_password().unwrap());
+        assert_eq!(first.len(), LENGTH);
+        assert!(first.bytes().all(|b| b.is_ascii_alphanumeric()));
+        assert_ne!(first, second);
     }
 }

@@ -14,11 +14,11 @@ use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use shard_map::ClusterId;
 
-use super::user::{ServiceUser, can_reach};
+use super::server::{ServiceUser, can_reach};
 use crate::{
     cluster::{
         description::Description,
-        durable_file::{self, Audience},
+        files::{self, Audience},
         layout::Layout,
     },
     output::note,
@@ -133,7 +133,7 @@ impl Home {
             );
         }
         let owner = Owner { data_dir: layout.root().to_owned(), cluster };
-        durable_file::replace(&home.join(MARKER), &serde_json::to_string_pretty(&owner)?, Audience::Everyone)
+        files::replace(&home.join(MARKER), &serde_json::to_string_pretty(&owner)?, Audience::Everyone)
     }
 
     /// Another existing data folder that uses this home.

@@ -13,14 +13,14 @@ use sqlx::{Connection, PgConnection};
 use tokio::time::timeout;
 
 use super::{
-    control_file,
     database::{SUPERUSER, run, superuser_password, write_owned, write_settings},
-    user::{ServiceUser, create_owned},
+    server::{ServiceUser, create_owned},
+    stopped_server,
 };
 use crate::cluster::{
     description::{Description, ServerPlace, ShardPlace},
-    environment,
     layout::Layout,
+    process,
 };
 
 /// The programs that write to the draft of a stand-by.
@@ -62,13 +62,13 @@ pub fn rebuild(
     standby: &ServerPlace,
 ) -> anyhow::Result<()> {
     let user = description.postgres.user.as_ref();
-    if control_file::path(&standby.folder).exists() {
+    if stopped_server::control_file(&standby.folder).exists() {
         return write_settings(layout, description, shard);
     }
     let draft = draft(&standby.folder)?;
     create_owned(&draft, 0o700, user)?;
     let mut backup = Command::new(base_backup(description));
-    environment::clean(&mut backup);
+    process::clean_environment(&mut backup);
     backup
         .args(["--host", "127.0.0.1", "--username", SUPERUSER, "--port", &primary.port.to_string()])
         // Without a slot the copy never counts as a synchronous stand-by; `wal_keep_size` keeps the log that it needs.

@@ -19,17 +19,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Orders, RestartPolicy,
-    backoff::{Backoff, WELL_AFTER},
-    report::Reporter,
-};
+use super::{Backoff, Orders, Reporter, RestartPolicy, WELL_AFTER};
 use crate::cluster::{
     description::{Description, ShardPlace},
     layout::Layout,
-    member::{Member, Role},
+    member::{self, Member, Role},
     process::{Process, ProcessTable},
-    stop,
 };
 
 /// Pause between two questions to a database that is starting.
@@ -145,7 +140,7 @@ impl Worker {
         }
         let process = running.process();
         // The end of a child is noticed only by waiting for it, so both run at once.
-        let (stopped, end) = tokio::join!(stop::stop(process, self.member.role), running.end());
+        let (stopped, end) = tokio::join!(member::stop(process, self.member.role), running.end());
         stopped?;
         tracing::info!(process = self.member.name, pid = process.pid(), end = end?, "stopped");
         Ok(None)

@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 use shard_map::{MapError, ShardMap};
 
 use crate::{
-    commands::{Context, router_address::AdminAddress},
+    context::{AdminAddress, Context},
     exit::{self, Unreachable},
     output,
+    resharding::map_file,
 };
 
 const HELP: &str = "\
@@ -56,7 +57,7 @@ struct Problem {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let text = fs::read_to_string(&args.file).with_context(|| format!("cannot read {}", args.file.display()))?;
     let (problems, checked_by) = match &args.replaces {
-        Some(current) => (problems_of(succeeds(&super::read(current)?, &text)), Vec::new()),
+        Some(current) => (problems_of(succeeds(&map_file::read(current)?, &text)), Vec::new()),
         None if args.offline => (problems_of(ShardMap::parse(&text)), Vec::new()),
         None => match online(&args.address, context, &text).await? {
             Some(checked) => checked,

@@ -10,10 +10,11 @@ use tonic::transport::Endpoint;
 use wire::shard_node_client::ShardNodeClient;
 
 use crate::{
-    cluster::{Layout, growth, lock},
-    commands::{self, Context, slot_move},
-    output, progress,
-    resharding::nodes::Nodes,
+    cluster::{Layout, files, prepare},
+    commands::{self, slot_move},
+    context::Context,
+    output,
+    resharding::{Nodes, map_file},
     trust,
 };
 
@@ -40,7 +41,7 @@ pub struct Args {
 }
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let nodes = slot_move::nodes(&args.cluster.address, context).await?;
+    let nodes = Nodes::of_routers(&args.cluster.address, context).await?;
     // Every other shard must answer: the new node asks them before it is initialised.
     nodes.owners().await?;
     let known = nodes.map.shards.iter().find(|shard| shard.id == args.id);
@@ -62,17 +63,17 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         let layout = Layout::find(&context.data_dir)?;
         let _lock = commands::alone(&layout).await?;
         ensure!(
-            lock::holder(&layout.supervisor_lock())?.is_some(),
+            files::lock_holder(&layout.supervisor_lock())?.is_some(),
             "the cluster in {} is down: run `shardctl up` first",
             layout.root().display()
         );
         output::note(&format!("making the database of shard {}", args.id));
         let (id, own) = (args.id.clone(), layout.clone());
-        let prepared = tokio::task::spawn_blocking(move || growth::prepare_shard(&own, &id, number)).await??;
+        let prepared = tokio::task::spawn_blocking(move || prepare::prepare_shard(&own, &id, number)).await??;
         let urls = vec![prepared.node_url()];
         // The node's `init` reads the map, so the map names the shard before the supervisor starts the node.
         let map = publish(&nodes, &args.id, number, &urls, file.as_deref()).await?;
-        growth::announce_shard(&layout, prepared)?;
+        prepare::announce_shard(&layout, prepared)?;
         output::note(&format!("map version {} names shard {}", map.version, args.id));
         urls
     } else {
@@ -124,7 +125,7 @@ async fn publish(
         })
         .await?;
     if let Some(file) = file {
-        slot_move::apply::write_file(&map, file)?;
+        map_file::write(&map, file)?;
     }
     Ok(map)
 }
@@ -157,7 +158,7 @@ async fn preflight(map: &ShardMap, id: &str, number: u16, url: &str) -> anyhow::
 
 /// Whether the node serves. A node elsewhere may wait for its `init`, which an operator runs.
 async fn wait_until_it_serves(id: &str, urls: &[String], is_local: bool) -> anyhow::Result<bool> {
-    let stack = progress::Stack::new();
+    let stack = output::Bars::new();
     let bar = stack.steps(id, 1);
     bar.set_message("waiting for the node");
     let overdue = Instant::now() + STARTED_WITHIN;

@@ -1,9 +1,6 @@
 //! `shardctl shard failover`
 
-use std::{
-    io::{self, BufRead, IsTerminal, Write},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
 use serde_json::json;
@@ -12,9 +9,10 @@ use crate::{
     cluster::{
         Description, Layout,
         failover::{self, Done, Plan},
-        lock,
+        files,
     },
-    commands::{self, Context},
+    commands,
+    context::Context,
     exit::{self, NotConfirmed},
     output::{self, note},
 };
@@ -41,7 +39,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let _lock = commands::alone(&layout).await?;
     let description = Description::load(&layout)?.context("the cluster's description is missing")?;
     let shard = description.shard(&args.id).with_context(|| format!("there is no shard {}", args.id))?;
-    ensure!(lock::holder(&layout.supervisor_lock())?.is_some(), "the cluster is down: run `shardctl up` first");
+    ensure!(files::lock_holder(&layout.supervisor_lock())?.is_some(), "the cluster is down: run `shardctl up` first");
     let plan = failover::plan(&layout, &description, shard, args.accept_loss).await?;
     let sentence = sentence(&args.id, &plan);
     let fields = json!({
@@ -54,8 +52,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         output::would(context.json, &sentence, fields)?;
         return Ok(ExitCode::SUCCESS);
     }
-    if !args.yes {
-        confirm(&sentence)?;
+    if !args.yes && !output::is_confirmed(&format!("{sentence}."))? {
+        return Err(NotConfirmed.into());
     }
     let done = failover::carry_out(&layout, &args.id, &plan, args.accept_loss).await?;
     show(&args.id, &plan, &done, fields, context)?;
@@ -79,18 +77,6 @@ fn sentence(id: &str, plan: &Plan) -> String {
         "the stand-by of shard {id} at port {port} would become its primary, and the primary at port {former} would be rebuilt as a stand-by. The \
          stand-by {behind}"
     )
-}
-
-fn confirm(sentence: &str) -> anyhow::Result<()> {
-    if !io::stdin().is_terminal() {
-        return Err(NotConfirmed.into());
-    }
-    let mut error = io::stderr().lock();
-    write!(error, "{sentence}. Type yes: ")?;
-    error.flush()?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    if answer.trim() == "yes" { Ok(()) } else { Err(NotConfirmed.into()) }
 }
 
 fn show(id: &str, plan: &Plan, done: &Done, mut fields: serde_json::Value, context: &Context) -> anyhow::Result<()> {

@@ -7,14 +7,11 @@ use shard_map::ShardMap;
 use uuid::Uuid;
 
 use crate::{
-    cluster::{Layout, growth},
-    commands::{
-        self, Context,
-        router_address::AdminAddress,
-        slot_move::{self, apply},
-    },
+    cluster::{Layout, prepare},
+    commands::{self, slot_move},
+    context::{AdminAddress, Context},
     exit, output,
-    resharding::{nodes::Nodes, view::MoveView},
+    resharding::Nodes,
 };
 
 #[derive(clap::Args)]
@@ -30,7 +27,7 @@ pub struct Args {
 
 /// Publishes a map without the shard. On this machine, its node and database are stopped; their folder stays.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let nodes = slot_move::nodes(&args.cluster.address, context).await?;
+    let nodes = Nodes::of_routers(&args.cluster.address, context).await?;
     if nodes.map.removed.iter().any(|gone| gone.id == args.id) {
         // An earlier run may have ended before it stopped the processes.
         let folder = forget(&args.id, &args.cluster.address, context).await?;
@@ -67,7 +64,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let map = nodes.publish(|newest| Ok(newest.successor_without(&args.id)?)).await?;
     let remaining = Nodes { map };
     if let Some(file) = args.cluster.map_file(context) {
-        apply::update_file(&remaining, &file).await?;
+        remaining.update_file(&file).await?;
     }
     let folder = forget(&args.id, &args.cluster.address, context).await?;
     show_removed(&args.id, &remaining.map, folder, context)
@@ -99,12 +96,11 @@ fn next(id: &str, remains: &wire::ClientDataResponse) -> String {
 
 /// Moves with the shard that are not over at the other shard.
 async fn open_elsewhere(nodes: &Nodes, id: &str) -> anyhow::Result<Vec<String>> {
-    let (moves, failures) = nodes.list().await;
+    let (views, failures) = nodes.views().await;
     if let Some(failure) = failures.into_iter().next() {
         return Err(failure.context("every shard has to say whether a move is open"));
     }
-    let views = moves.iter().map(|(target, status)| MoveView::of(target, status));
-    let open = views.filter(|view| view.is_open() && view.from == id);
+    let open = views.iter().filter(|view| view.is_open() && view.from == id);
     Ok(open.map(|view| format!("the open move {} to shard {}", view.id, view.to)).collect())
 }
 
@@ -136,7 +132,7 @@ async fn forget(id: &str, address: &AdminAddress, context: &Context) -> anyhow::
     }
     let layout = Layout::find(&context.data_dir)?;
     let _lock = commands::alone(&layout).await?;
-    Ok(growth::forget_shard(&layout, id)?.map(|folder| folder.display().to_string()))
+    Ok(prepare::forget_shard(&layout, id)?.map(|folder| folder.display().to_string()))
 }
 
 #[cfg(test)]

@@ -6,16 +6,13 @@ use anyhow::{Context as _, bail, ensure};
 use futures_util::future::try_join_all;
 use indicatif::ProgressBar;
 use serde_json::json;
-use shard_map::ShardMap;
 use uuid::Uuid;
 
 use crate::{
-    cluster::durable_file::{self, Audience},
-    commands::Context,
-    output, progress,
+    context::Context,
+    output,
     resharding::{
-        map_file,
-        nodes::Nodes,
+        Nodes,
         plan::{Plan, PlannedMove, wave},
         view::MoveView,
     },
@@ -83,7 +80,7 @@ fn milliseconds(text: &str) -> Result<u64, String> {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let text = fs::read_to_string(&args.plan).with_context(|| format!("cannot read {}", args.plan.display()))?;
     let plan: Plan = toml::from_str(&text).with_context(|| args.plan.display().to_string())?;
-    let nodes = super::nodes(&args.cluster.address, context).await?;
+    let nodes = Nodes::of_routers(&args.cluster.address, context).await?;
     ensure!(
         plan.cluster == nodes.map.cluster,
         "the plan is of cluster {}, not of {}",
@@ -95,7 +92,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         if context.json {
             output::json(&json!({"plan": plan, "dry_run": true}))?;
         } else {
-            super::plan::print(&plan)?;
+            super::print_plan(&plan)?;
             output::note("\nnothing was started");
         }
         return Ok(ExitCode::SUCCESS);
@@ -131,7 +128,7 @@ pub async fn carry_out_and_show(
         let next: Vec<&str> = views.iter().map(|view| view.next.as_str()).filter(|next| !next.is_empty()).collect();
         output::json(&json!({"moves": views, "next": next}))?;
     } else {
-        super::report::print(&views)?;
+        super::status::print_report(&views)?;
         for view in &views {
             view.print_next();
         }
@@ -174,7 +171,7 @@ async fn carry_out(
     options: &Options,
     file: Option<&std::path::Path>,
 ) -> anyhow::Result<Vec<MoveView>> {
-    let stack = progress::Stack::new();
+    let stack = output::Bars::new();
     let mut done: BTreeMap<Uuid, MoveView> = BTreeMap::new();
     loop {
         let waiting: Vec<&PlannedMove> =
@@ -191,7 +188,7 @@ async fn carry_out(
             if let Some(file) = file
                 && view.map_version.is_some()
             {
-                update_file(nodes, file).await?;
+                nodes.update_file(file).await?;
             }
             done.insert(planned, view);
         }
@@ -279,20 +276,6 @@ pub async fn watch(
         }
         tokio::time::sleep(LOOK).await;
     }
-}
-
-/// Writes the newest map of the shards to the file, and keeps its comments.
-pub async fn update_file(nodes: &Nodes, file: &std::path::Path) -> anyhow::Result<()> {
-    write_file(&nodes.newest_map().await, file)
-}
-
-/// Writes a map to the file, unless the file has a newer one, and keeps its comments.
-pub fn write_file(newest: &ShardMap, file: &std::path::Path) -> anyhow::Result<()> {
-    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    if ShardMap::parse(&text)?.version >= newest.version {
-        return Ok(());
-    }
-    durable_file::replace(file, &map_file::updated(&text, newest)?, Audience::Everyone)
 }
 
 #[cfg(test)]

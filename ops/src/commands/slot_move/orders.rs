@@ -9,9 +9,9 @@ use wire::MoveWishes;
 
 use super::apply;
 use crate::{
-    commands::Context,
-    exit, output, progress,
-    resharding::{nodes::Nodes, view::MoveView},
+    context::Context,
+    exit, output,
+    resharding::{Nodes, view::MoveView},
 };
 
 #[derive(clap::Args)]
@@ -57,7 +57,7 @@ pub async fn throttle(args: ThrottleArgs, context: &Context) -> anyhow::Result<E
 
 /// Waits until both sides were compared, or differ. A move that is not told to wait compares them by itself before its cut-over.
 pub async fn verify(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let nodes = super::nodes(&args.cluster.address, context).await?;
+    let nodes = Nodes::of_routers(&args.cluster.address, context).await?;
     let (target, _, before) = super::find(&nodes, args.id).await?;
     if args.dry_run {
         let sentence = format!("move {} is {}; both sides would be compared", before.id, before.phase);
@@ -66,7 +66,7 @@ pub async fn verify(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     }
     nodes.control(&target, before.id, MoveWishes { verify: Some(true), ..Default::default() }).await?;
     let wanted = before.verifications_asked + 1;
-    let stack = progress::Stack::new();
+    let stack = output::Bars::new();
     let bar = stack.percent(&target);
     let has_answer = |view: &MoveView| view.verifications_done >= wanted || !is_before_cut_over(view);
     let view = tokio::select! {
@@ -122,7 +122,7 @@ pub async fn finish(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
 
 /// A move in the other direction, which copies only what was booked since the cut-over.
 pub async fn reverse(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let nodes = super::nodes(&args.cluster.address, context).await?;
+    let nodes = Nodes::of_routers(&args.cluster.address, context).await?;
     let (target, status, view) = super::find(&nodes, args.id).await?;
     ensure!(
         view.phase == "taken",
@@ -143,7 +143,7 @@ pub async fn reverse(args: Args, context: &Context) -> anyhow::Result<ExitCode> 
 }
 
 async fn order(args: Args, context: &Context, wishes: MoveWishes, done: &str) -> anyhow::Result<ExitCode> {
-    let nodes = super::nodes(&args.cluster.address, context).await?;
+    let nodes = Nodes::of_routers(&args.cluster.address, context).await?;
     let (target, _, view) = super::find(&nodes, args.id).await?;
     if args.dry_run {
         let sentence = format!("move {} is {}; it would be ordered: {done}", view.id, view.phase);
@@ -165,7 +165,7 @@ async fn order_and_wait(
     wishes: MoveWishes,
     wanted: &[&str],
 ) -> anyhow::Result<ExitCode> {
-    let nodes = super::nodes(&args.cluster.address, context).await?;
+    let nodes = Nodes::of_routers(&args.cluster.address, context).await?;
     let (target, _, view) = super::find(&nodes, args.id).await?;
     if args.dry_run {
         let sentence = format!("move {} is {}; it would become: {}", view.id, view.phase, wanted.join(" or "));
@@ -184,7 +184,7 @@ async fn wait(
     args: &Args,
     context: &Context,
 ) -> anyhow::Result<ExitCode> {
-    let stack = progress::Stack::new();
+    let stack = output::Bars::new();
     let bar = stack.percent(target);
     let is_done = |view: &MoveView| {
         wanted.contains(&view.phase.as_str()) && (view.phase != "taken" || view.map_version.is_some())
@@ -204,12 +204,12 @@ async fn wait(
     if let Some(file) = args.cluster.map_file(context)
         && view.phase == "taken"
     {
-        apply::update_file(nodes, &file).await?;
+        nodes.update_file(&file).await?;
     }
     if context.json {
         output::json(&view)?;
     } else {
-        super::report::print(std::slice::from_ref(&view))?;
+        super::status::print_report(std::slice::from_ref(&view))?;
         view.print_next();
     }
     Ok(ExitCode::SUCCESS)

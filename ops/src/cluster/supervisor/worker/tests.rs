@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::*;
-use crate::cluster::supervisor::report::Report;
+use crate::cluster::supervisor::Report;
 
 /// For anything that should happen at once.
 const PATIENCE: Duration = Duration::from_secs(20);

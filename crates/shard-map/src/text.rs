@@ -1,4 +1,6 @@
-//! Parses `shard-map.toml`. Spans are kept until the validation, so that every refusal names its line.
+//! A map as text: parses and prints `shard-map.toml`. Spans are kept until the validation, so that every refusal names its line.
+
+use std::fmt::Write;
 
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::Deserialize;
@@ -128,5 +130,24 @@ impl Draft {
 impl<T> From<Spanned<T>> for At<T> {
     fn from(spanned: Spanned<T>) -> Self {
         Self { offset: Some(spanned.span().start), value: spanned.into_inner() }
+    }
+}
+
+impl ShardMap {
+    /// The map as TOML. No value needs escaping: validation admits no character that would.
+    pub fn to_toml(&self) -> String {
+        let mut text = format!("cluster = \"{}\"\nversion = {}\n", self.cluster, self.version);
+        for shard in &self.shards {
+            let nodes: Vec<_> = shard.nodes.iter().map(|node| format!("\"{node}\"")).collect();
+            let slots: Vec<_> = shard.slots.iter().map(|range| format!("\"{range}\"")).collect();
+            let (id, number, nodes, slots) = (&shard.id, shard.number, nodes.join(", "), slots.join(", "));
+            // Writing to a String cannot fail.
+            let _ =
+                write!(text, "\n[[shard]]\nid = \"{id}\"\nnumber = {number}\nnodes = [{nodes}]\nslots = [{slots}]\n");
+        }
+        for shard in &self.removed {
+            let _ = write!(text, "\n[[removed]]\nid = \"{}\"\nnumber = {}\n", shard.id, shard.number);
+        }
+        text
     }
 }

@@ -1,29 +1,30 @@
-//! `shardctl bench`: one workload against running routers.
+//! `shardctl bench` without a subcommand: one workload against running routers, and what every load measures.
 
-use std::{process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::ensure;
+use serde::Serialize;
 use telemetry::clock;
 
+use super::{
+    connection::Address,
+    driver::{self, Driven, Load},
+    request::Ids,
+    subject,
+    tally::{Latency, Window},
+    workload::{Locality, Picker, Workload},
+};
 use crate::{
-    bench::{
-        Bench, Measurement, WARM_UP, accounts, addresses,
-        driver::Load,
-        request::Ids,
-        workload::{Locality, Workload},
-    },
-    commands::{
-        Context,
-        router_address::{AdminAddress, PublicAddress},
-    },
+    context::{AdminAddress, Context, PublicAddress},
     output,
 };
 
+/// The load runs this long before anything counts: connections open, caches fill.
+pub const WARM_UP: Duration = Duration::from_secs(1);
+
 /// Latencies are those of requests. In the open loop they count from the moment a request was meant to leave.
 #[derive(clap::Args)]
-// Its group would have the name of the one it is flattened into.
-#[group(skip)]
-pub struct Args {
+pub struct LoadArgs {
     #[command(flatten)]
     address: PublicAddress,
     #[command(flatten)]
@@ -66,7 +67,7 @@ pub struct Args {
     seed: Option<u64>,
 }
 
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(args: LoadArgs, context: &Context) -> anyhow::Result<ExitCode> {
     ensure!(args.rate.is_none_or(|rate| rate > 0.0 && rate.is_finite()), "--rate must be above 0");
     let is_share = |share: f64| (0.0..=1.0).contains(&share);
     ensure!(is_share(args.replays), "--replays must be between 0 and 1");
@@ -86,10 +87,11 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         vec![0; count]
     } else {
         let map = args.admin.routers(context)?.get("/admin/shard-map").await?;
-        accounts::homes(&accounts::slot_owners(&map)?, count)
+        subject::homes(&subject::slot_owners(&map)?, count)
     };
-    let routers = addresses(&args.address.routers(context)?.urls)?;
-    accounts::open(&routers[0], count).await?;
+    let urls = args.address.routers(context)?.urls;
+    let routers = urls.iter().map(|url| Address::parse(url)).collect::<anyhow::Result<Vec<_>>>()?;
+    subject::open_accounts(&routers[0], count).await?;
     let load = Load {
         routers,
         connections: usize::from(args.connections),
@@ -106,7 +108,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         seed,
         stop: Default::default(),
     };
-    let measurement = Bench { workload: args.workload, locality, homes, load }.run().await?;
+    let measurement = measure(&load, Picker::new(args.workload, locality, homes)?).await?;
     if context.json {
         output::json(&measurement)?
     } else {
@@ -135,4 +137,77 @@ fn print(measured: &Measurement) -> anyhow::Result<()> {
         outcomes.push_str(&format!(", {count} {code}"));
     }
     output::data(&outcomes)
+}
+
+/// The result of a load.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Measurement {
+    pub workload: Workload,
+    pub locality: Locality,
+    pub accounts: usize,
+    pub batch: usize,
+    pub connections: usize,
+    /// Requests a second asked for; absent in the closed loop.
+    pub rate: Option<f64>,
+    pub seed: u64,
+    pub seconds: f64,
+    pub requests: u64,
+    pub requests_per_s: f64,
+    pub posted: u64,
+    /// Posted transfers a second.
+    pub transfers_per_s: f64,
+    pub pending: u64,
+    /// New transfers, including those of the warm-up.
+    pub transfers_in_all: u64,
+    /// Transfers that were neither posted nor are pending, by code.
+    pub others: BTreeMap<String, u64>,
+    /// Answers to transfers that had been sent before.
+    pub replayed: u64,
+    /// Latency of requests, in microseconds.
+    pub latency_us: Latency,
+    /// Latency of requests without a result, from the moment they were sent.
+    pub refusal_latency_us: Latency,
+    /// Processor time of the load generator for each request.
+    pub generator_us_per_request: f64,
+    /// The longest time between two successful answers.
+    pub longest_pause_s: f64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<Window>,
+}
+
+/// Runs a load with accounts of this picker.
+pub async fn measure(load: &Load, picker: Picker) -> anyhow::Result<Measurement> {
+    let (workload, locality, accounts) = (picker.workload(), picker.locality(), picker.accounts());
+    let driven = driver::drive(load, Arc::new(picker)).await?;
+    Ok(Measurement::new(workload, locality, accounts, load, driven))
+}
+
+impl Measurement {
+    fn new(workload: Workload, locality: Locality, accounts: usize, load: &Load, driven: Driven) -> Self {
+        let Driven { tally, transfers_in_all, windows, longest_pause, generator_us_per_request } = driven;
+        let seconds = load.duration.as_secs_f64();
+        Self {
+            workload,
+            locality,
+            accounts,
+            batch: load.batch,
+            connections: load.connections,
+            rate: load.rate,
+            seed: load.seed,
+            seconds,
+            requests: tally.requests,
+            requests_per_s: tally.requests as f64 / seconds,
+            posted: tally.posted,
+            transfers_per_s: tally.posted as f64 / seconds,
+            pending: tally.pending,
+            transfers_in_all,
+            latency_us: tally.latency(),
+            refusal_latency_us: tally.refusal_latency(),
+            others: tally.codes,
+            replayed: tally.replayed,
+            generator_us_per_request,
+            longest_pause_s: longest_pause.as_secs_f64(),
+            windows,
+        }
+    }
 }

@@ -1,12 +1,106 @@
-//! Limits the processor time of some processes, so that several shards on a small machine have a small machine each.
+//! The same small part of the machine for each shard, by a control group (version 1 or 2).
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context, bail};
+use rustix::process::Signal;
+
+use super::{machine::family, own_cluster::OwnCluster};
+use crate::{cluster::member::Role, output};
+
+/// Where processors cannot be limited, each commit takes so much longer.
+const COMMIT_DELAY_US: u32 = 20_000;
+/// PostgreSQL reads its settings again within this time.
+const SETTINGS_PAUSE: Duration = Duration::from_secs(1);
+
+/// How the shards of a cluster are limited.
+pub enum Limits {
+    /// A group of processes for each shard.
+    Groups { groups: Vec<CpuGroup>, cores: f64 },
+    /// A fixed delay of each commit.
+    CommitDelay,
+}
+
+impl Limits {
+    /// Limits every shard of a running cluster.
+    pub async fn set(cluster: &OwnCluster, cores: f64) -> anyhow::Result<Self> {
+        match Self::groups(cluster, cores) {
+            Ok(limits) => Ok(limits),
+            Err(error) => {
+                output::note(&format!("processors cannot be limited here ({error:#}); commits are delayed instead"));
+                Self::delay(cluster).await
+            }
+        }
+    }
+
+    fn groups(cluster: &OwnCluster, cores: f64) -> anyhow::Result<Self> {
+        let (servers, nodes) = (cluster.processes(Role::Postgres)?, cluster.processes(Role::Node)?);
+        let mut groups = Vec::new();
+        for (number, (server, node)) in servers.iter().zip(&nodes).enumerate() {
+            let group = CpuGroup::create(&format!("shardledger-bench-{}-{number}", std::process::id()), cores)?;
+            // A server that forks in between has its new process in the group.
+            group.add(server.pid())?;
+            for pid in family(server.pid())? {
+                group.add(pid)?;
+            }
+            group.add(node.pid())?;
+            groups.push(group);
+        }
+        Ok(Self::Groups { groups, cores })
+    }
+
+    async fn delay(cluster: &OwnCluster) -> anyhow::Result<Self> {
+        for shard in &cluster.description.shards {
+            let file = cluster.description.database_folder(cluster.layout(), shard).join("local.conf");
+            // Without siblings a commit would not wait.
+            let settings = format!("commit_delay = {COMMIT_DELAY_US}\ncommit_siblings = 0\n");
+            fs::write(&file, settings).with_context(|| format!("cannot write {}", file.display()))?;
+            #[cfg(unix)]
+            {
+                use std::os::unix::fs::PermissionsExt;
+                fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
+            }
+        }
+        for server in cluster.processes(Role::Postgres)? {
+            server.signal(Signal::HUP)?;
+        }
+        tokio::time::sleep(SETTINGS_PAUSE).await;
+        Ok(Self::CommitDelay)
+    }
+
+    /// Periods of the first so many shards, and those in which they had used their part up.
+    pub fn periods(&self, shards: u16) -> anyhow::Result<Option<[f64; 2]>> {
+        let Self::Groups { groups, .. } = self else { return Ok(None) };
+        let mut sum = [0.0, 0.0];
+        for group in groups.iter().take(usize::from(shards)) {
+            let [periods, throttled] = group.periods()?;
+            sum = [sum[0] + periods, sum[1] + throttled];
+        }
+        Ok(Some(sum))
+    }
+}
+
+impl fmt::Display for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Groups { cores, .. } => {
+                write!(f, "PostgreSQL and node of each shard together have {cores} cores (control groups)")
+            }
+            Self::CommitDelay => {
+                write!(
+                    f,
+                    "each commit of a shard waits {} ms (commit_delay), because this machine cannot limit \
+                    processors",
+                    COMMIT_DELAY_US / 1_000
+                )
+            }
+        }
+    }
+}
 
 /// The processor time of a group is metered in periods of this length, the kernel's default. A group may exceed its share of a
 /// period by a tick of the kernel: with periods of 20 ms, one shard of 0.125 cores got 20 % more than its share.
@@ -27,7 +121,7 @@ pub struct CpuGroup {
 
 impl CpuGroup {
     /// Makes a group that gets so many cores.
-    pub fn create(name: &str, cores: f64) -> anyhow::Result<Self> {
+    fn create(name: &str, cores: f64) -> anyhow::Result<Self> {
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         if Path::new(V1).join("cgroup.procs").is_file() {
             let parent = under(V1, own_group(&own, |controllers| controllers.split(',').any(|name| name == "cpu")));
@@ -62,12 +156,12 @@ impl CpuGroup {
     }
 
     /// Moves a process into the group; its later children are in it, too.
-    pub fn add(&self, pid: i32) -> anyhow::Result<()> {
+    fn add(&self, pid: i32) -> anyhow::Result<()> {
         self.write("cgroup.procs", &pid.to_string())
     }
 
     /// The number of periods so far, and of those in which the group used its share up.
-    pub fn periods(&self) -> anyhow::Result<[f64; 2]> {
+    fn periods(&self) -> anyhow::Result<[f64; 2]> {
         let path = self.path.join("cpu.stat");
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(["nr_periods", "nr_throttled"].map(|name| stat(&text, name).unwrap_or_default()))
