@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{
     api::{Call, Reply},
-    stage::{Findings, Shard, Stage, terms},
+    stage::{Findings, Shard, Stage, terms, with_roles},
 };
 
 /// Name, debit account, credit account (both as [`Stage::account`] takes them), amount, asset, answer.
@@ -221,9 +221,7 @@ fn faceless(reply: &Reply, names: [&str; 2], id: Uuid) -> String {
             }
         }
     }
-    let mut text = body.to_string().replace(&id.to_string(), "ID");
-    for (name, role) in names.into_iter().zip(["DEBIT", "CREDIT"]) {
-        text = text.replace(&name.replace('{', "%7B").replace('}', "%7D"), role).replace(name, role);
-    }
+    let text = body.to_string().replace(&id.to_string(), "ID");
+    let text = with_roles(text, names.into_iter().zip(["DEBIT", "CREDIT"]).collect());
     format!("{} {text}", reply.summary())
 }

@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use super::{
     api::{Call, Reply},
-    stage::{Findings, Shard, Stage, terms},
+    stage::{Findings, Shard, Stage, terms, with_roles},
 };
 
 /// The longest hold of a script lasts ten seconds. Other tests measure how soon after its time a hold expires.
@@ -367,9 +367,8 @@ impl Actors<'_> {
         for (index, id) in self.ids.iter().enumerate() {
             text = text.replace(&id.to_string(), &format!("ID{index}"));
         }
-        for (name, role) in [(&self.debit, "DEBIT"), (&self.credit, "CREDIT"), (&self.somebody, "SOMEBODY")] {
-            text = text.replace(&name.replace('{', "%7B").replace('}', "%7D"), role).replace(name.as_str(), role);
-        }
+        let names = [(&self.debit, "DEBIT"), (&self.credit, "CREDIT"), (&self.somebody, "SOMEBODY")];
+        let text = with_roles(text, names.map(|(name, role)| (name.as_str(), role)).into());
         format!("{} {text}", reply.summary())
     }
 }

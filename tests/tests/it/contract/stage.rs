@@ -167,6 +167,14 @@ pub fn terms(id: Uuid, debit: &str, credit: &str, amount: &str, asset: &str) -> 
     json!({"id": id, "debit": debit, "credit": credit, "amount": amount, "asset": asset})
 }
 
+/// Puts a role in the place of each account's name. The longest name is replaced first, because a name may begin with another one.
+pub fn with_roles(text: String, mut roles: Vec<(&str, &str)>) -> String {
+    roles.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
+    roles.into_iter().fold(text, |text, (name, role)| {
+        text.replace(&name.replace('{', "%7B").replace('}', "%7D"), role).replace(name, role)
+    })
+}
+
 /// The rows of a table that failed, so that one run shows all of them.
 #[derive(Debug, Default)]
 pub struct Findings(Vec<String>);
@@ -182,4 +190,10 @@ impl Findings {
         ensure!(self.0.is_empty(), "{} findings:\n{}", self.0.len(), self.0.join("\n"));
         Ok(())
     }
+}
+
+#[test]
+fn a_name_that_begins_with_another_one_has_its_own_role() {
+    let text = with_roles("a1 a a1".to_owned(), vec![("a", "DEBIT"), ("a1", "CREDIT")]);
+    assert_eq!(text, "CREDIT DEBIT CREDIT");
 }
