@@ -107,8 +107,9 @@ pub(super) fn address(endpoint: &str) -> Result<Uri, TracesError> {
              has 4317)",
         );
     }
-    // A port beyond 65535 is no error of the parser.
-    if uri.port().is_some() && uri.port_u16().is_none() {
+    // A port beyond 65535 is no error of the parser, which then finds no port.
+    let is_host_alone = uri.authority().map(|authority| authority.as_str()) == uri.host();
+    if !is_host_alone && uri.port_u16().is_none() {
         return refused("is no address; the port is not from 0 to 65535");
     }
     Ok(uri)
