@@ -65,7 +65,7 @@ pub struct TracesError {
 }
 
 impl TracesConfig {
-    /// Refuses what no trace could be sent with, for `--check-config`. It calls nobody.
+    /// Refuses what no trace could be sent with, for `--check-config`. It makes no connection.
     ///
     /// # Errors
     /// The ratio is none, or the endpoint is no address of a receiver.

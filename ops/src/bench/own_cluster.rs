@@ -48,7 +48,7 @@ impl OwnCluster {
         Self::start_all(data_dir, shards, routers, 1, &[])
     }
 
-    /// [`OwnCluster::start`] with TLS between all processes, and routers that want a key. Returns the secret of a key that may do everything.
+    /// [`OwnCluster::start`] with HTTPS, with mutual TLS between routers and nodes, and with routers that want a key. Returns the secret of a key that may do everything.
     pub fn start_secured(data_dir: PathBuf, shards: u16, routers: u16) -> anyhow::Result<(Self, String)> {
         let cluster = Self::start_all(data_dir, shards, routers, 1, &["--tls"])?;
         run(cluster.command()?.arg("down"))?;

@@ -119,7 +119,7 @@ impl Subject {
         Self::of(cluster, accounts).await
     }
 
-    /// The same with TLS between all processes, and with a key.
+    /// The same with HTTPS, mutual TLS and a key; PostgreSQL is reached without TLS.
     pub async fn start_secured(folder: &Path, name: &str, shards: u16, accounts: usize) -> anyhow::Result<Self> {
         let (cluster, secret) = OwnCluster::start_secured(folder.join(name), shards, 1)?;
         let mut key = HeaderValue::try_from(format!("Bearer {secret}"))?;

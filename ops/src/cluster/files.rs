@@ -149,6 +149,6 @@ mod tests {
         drop(held);
         // Another test of this process may be starting a program, which has all files for a moment, the lock's included.
         let again = take_lock(&path, Duration::from_secs(10)).await.unwrap();
-        assert!(again.is_some(), "nobody holds it any more");
+        assert!(again.is_some(), "the lock is free again");
     }
 }

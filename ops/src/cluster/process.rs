@@ -148,7 +148,7 @@ impl Stat {
         let (_, rest) = line.rsplit_once(") ")?;
         let fields: Vec<&str> = rest.split(' ').collect();
         Some(Self {
-            // A zombie has ended; where nobody reaps (a container's first process) it stays listed.
+            // A zombie has ended; where no process reaps it (a container's first process) it stays listed.
             alive: !matches!(*fields.first()?, "Z" | "X"),
             parent: fields.get(1)?.parse().ok()?,
             started_ticks: fields.get(19)?.parse().ok()?,

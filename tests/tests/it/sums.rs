@@ -66,7 +66,7 @@ async fn a_sum_as_of_a_time_that_takes_long_keeps_no_other_read_waiting() -> any
     let path = format!("/v1/balances?prefix=payee:&at={at}");
     ensure!(sum_of(&client.get(0, &path).await?)? == ("600.00".to_owned(), ACCOUNTS as u64));
 
-    // Nobody can read the waypoints, without which no history is walked.
+    // No role can read the waypoints, without which no history is walked.
     let dsn = cluster.status().shards[0].dsn.clone();
     let mut holder = database::connect(&dsn).await?;
     sqlx::raw_sql("BEGIN; LOCK TABLE waypoint IN ACCESS EXCLUSIVE MODE").execute(&mut holder).await?;

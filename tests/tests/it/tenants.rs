@@ -70,7 +70,7 @@ async fn a_tenant_learns_and_moves_nothing_of_another_one_by_any_operation() -> 
     }
     ensure!(stage.own().await? == own, "a part of an attack was executed on accounts of the attacker");
 
-    // An id or a key that another tenant has used is as good as one that nobody has used.
+    // An id or a key that another tenant has used is treated as one that was never used.
     for (operation, request) in REUSED_IDS {
         for id in stage.used_ids() {
             let answer = stage.attack(&request(&stage, id)).await?;

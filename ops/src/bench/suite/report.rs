@@ -222,13 +222,13 @@ fn figures(samples: &Samples) -> Vec<Figure> {
             ratio(rate("batch_hot"), hot),
         ),
         Figure::new(
-            "batches with a key and TLS everywhere ÷ without",
+            "batches with a key, HTTPS and mutual TLS ÷ without",
             "",
             least(0.9, 0.95),
             ratio(rate("batch_secured"), rate("batch_uniform")),
         ),
         Figure::new(
-            "single transfers with a key and TLS everywhere ÷ without",
+            "single transfers with a key, HTTPS and mutual TLS ÷ without",
             "",
             least(0.8, 0.9),
             ratio(rate("single_secured"), rate("single_uniform")),

@@ -35,7 +35,7 @@ pub enum Shards {
     One,
     /// With two routers.
     Two,
-    /// One shard, TLS between all processes, and a key.
+    /// One shard, HTTPS, mutual TLS between router and node, and a key. PostgreSQL is reached on loopback without TLS.
     Secured,
 }
 
