@@ -1,5 +1,6 @@
 //! A shard's PostgreSQL database as every program sees it when it connects.
 //!
+//! - [`account`]: the columns of an account, and how a row becomes one.
 //! - [`address`]: turns a URL into connection options that the environment cannot change.
 //! - [`primary`]: looks for the primary among the hosts of a URL.
 //! - [`server`]: the facts of the server, and the settings in force in the session.
@@ -11,6 +12,7 @@
 //!
 //! The other statements on the ledger's tables are in the shard-node's `store`.
 
+pub mod account;
 pub mod address;
 pub mod books;
 pub mod journal;

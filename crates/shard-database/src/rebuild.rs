@@ -11,17 +11,19 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use futures_util::TryStreamExt;
 use ledger::{
-    Account, AccountId, AccountStatus, AssetCode, Booking, HoldKey, Limit, Metadata, Position, TransferId,
-    TransferKey, history::StoredTransfer, outcome::TransferState,
+    Account, AccountId, Booking, HoldKey, Limit, Position, TransferId, TransferKey, history::StoredTransfer,
+    outcome::TransferState,
 };
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
     Database, OwnedSlots,
+    account::account_from_row,
+    account_columns,
     books::{Books, Counts, Difference, HoldRow, Key, Report, Reversed, Rule, waypoint_key},
     highest_position,
-    journal::{booking_from_leading_columns, slot_column, slots_from_leading_columns},
+    journal::{booking_from_row, slot_column, slots_from_row},
     journal_columns, record,
 };
 
@@ -78,8 +80,11 @@ async fn rebuild_once(connection: &mut PgConnection, number: u16) -> Result<Opti
 // === rows ===
 
 const FOLDED: &str = "SELECT folded_position FROM shardledger.fold_state";
-const ACCOUNTS: &str = "SELECT id, slot, asset, status, posted, held, overdraft, max_balance, version, head, opened, metadata, \
-     created_at_us, updated_at_us FROM shardledger.account WHERE id > $1 ORDER BY id LIMIT $2";
+const ACCOUNTS: &str = concat!(
+    "SELECT ",
+    account_columns!(),
+    ", a.slot FROM shardledger.account a WHERE a.id > $1 ORDER BY a.id LIMIT $2"
+);
 
 /// Reads the rows of `account`. `visit` receives each with its slot.
 ///
@@ -118,30 +123,6 @@ async fn for_each_account(
             None => return Ok(()),
         }
     }
-}
-
-fn account_from_row(row: &PgRow) -> Result<Account, sqlx::Error> {
-    let id: &str = row.try_get("id")?;
-    let corrupt = |what: String| sqlx::Error::Decode(format!("account {id}: {what}").into());
-    let status: i16 = row.try_get("status")?;
-    Ok(Account {
-        id: AccountId::any(id).map_err(|error| corrupt(error.to_string()))?,
-        asset: AssetCode::new(row.try_get("asset")?).map_err(|error| corrupt(error.to_string()))?,
-        status: u8::try_from(status)
-            .ok()
-            .and_then(AccountStatus::from_code)
-            .ok_or_else(|| corrupt(format!("status {status}")))?,
-        posted: row.try_get("posted")?,
-        held: row.try_get("held")?,
-        overdraft: Limit::from_nullable(row.try_get("overdraft")?),
-        max_balance: Limit::from_nullable(row.try_get("max_balance")?),
-        version: row.try_get("version")?,
-        head: Position(row.try_get("head")?),
-        opened: Position(row.try_get("opened")?),
-        metadata: Metadata::from_canonical(row.try_get("metadata")?),
-        created_at_us: row.try_get("created_at_us")?,
-        updated_at_us: row.try_get("updated_at_us")?,
-    })
 }
 
 /// The slot that a row of `account` states must be that of the id.
@@ -330,9 +311,9 @@ impl Range {
     async fn read_page(&mut self, connection: &mut PgConnection, limit: i64) -> Result<(), sqlx::Error> {
         let mut rows = sqlx::query(JOURNAL).bind(self.after).bind(self.end).bind(limit).fetch(connection);
         while let Some(row) = rows.try_next().await? {
-            let booking = booking_from_leading_columns(&row)?;
+            let booking = booking_from_row(&row)?;
             self.after = booking.position.0;
-            self.page.push_back((booking, slots_from_leading_columns(&row)?));
+            self.page.push_back((booking, slots_from_row(&row)?));
         }
         self.is_at_end = i64::try_from(self.page.len()).is_ok_and(|read| read < limit);
         Ok(())
@@ -498,7 +479,7 @@ async fn check_reversals(
         let ids: Vec<Uuid> = chunk.iter().map(|(key, _)| key.id.0).collect();
         let mut found: HashMap<TransferKey, Vec<Booking>> = HashMap::new();
         for row in sqlx::query(TRANSFERS).bind(ids).bind(end.0).fetch_all(&mut *connection).await? {
-            let booking = booking_from_leading_columns(&row)?;
+            let booking = booking_from_row(&row)?;
             if let Some(key) = booking.key() {
                 found.entry(key).or_default().push(booking);
             }

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::Context;
 use ledger::Booking;
-use shard_database::journal;
+use shard_database::{journal, journal_columns};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 use uuid::Uuid;
 
@@ -56,7 +56,9 @@ pub async fn number(url: &str, sql: &str) -> anyhow::Result<i64> {
 /// The bookings of a shard's journal with this id, in order.
 pub async fn bookings(url: &str, id: Uuid) -> anyhow::Result<Vec<Booking>> {
     let mut connection = connect(url).await?;
-    let rows = sqlx::query("SELECT * FROM journal WHERE id = $1 ORDER BY position").bind(id);
+    let rows =
+        sqlx::query(concat!("SELECT ", journal_columns!(j), " FROM journal j WHERE j.id = $1 ORDER BY j.position"))
+            .bind(id);
     let rows = rows.fetch_all(&mut connection).await?;
     Ok(rows.iter().map(journal::booking_from_row).collect::<Result<_, _>>()?)
 }

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use identity::Marks;
-use ledger::{AccountId, BookingKind, Position, batch::Effects};
+use ledger::{AccountId, Booking, BookingKind, Position, batch::Effects};
 use shard_database::ShardState;
 use tokio::time::Instant;
 
 use super::{Lane, Link, decide::Decided, load, mark_of};
 use crate::store::{Opened, Store, StoreError, ownership::Ownership};
 
-/// Bookings read at once while the lane catches up.
-const CATCH_UP_PAGE: i64 = 20_000;
+/// Bookings read at once while the lane catches up. A page fits into the buffers of the connection, so that PostgreSQL can send it while the
+/// node is busy with the page before it. In unit tests of the lane, a few bookings are several pages.
+const CATCH_UP_PAGE: i64 = if cfg!(test) { 3 } else { 5_000 };
 
 impl<S: Store> Lane<S> {
     /// Checks that a batch can be attempted: the shard's state is known, and the database takes writes.
@@ -166,7 +167,7 @@ impl<S: Store> Lane<S> {
         Ok(())
     }
 
-    /// Applies the bookings between two positions to the accounts and the tail.
+    /// Applies the bookings between two positions to the accounts and the tail. PostgreSQL produces a page while the page before it is applied.
     async fn catch_up(
         &mut self,
         mut known: Position,
@@ -174,43 +175,66 @@ impl<S: Store> Lane<S> {
         state: &ShardState,
         timeline: i64,
     ) -> Result<(), StoreError> {
-        while known < end {
-            let mut bookings = self.store.bookings_after(known, CATCH_UP_PAGE).await?;
+        if known >= end {
+            return Ok(());
+        }
+        let store = Arc::clone(&self.store);
+        let mut page = store.bookings_after(known, CATCH_UP_PAGE).await?;
+        loop {
             // Later ones are not part of the state that was read.
-            bookings.truncate(bookings.partition_point(|booking| booking.position <= end));
-            let Some(last) = bookings.last().map(|booking| booking.position) else {
+            page.truncate(page.partition_point(|booking| booking.position <= end));
+            let Some(last) = page.last().map(|booking| booking.position) else {
                 let what = format!("the journal ends at position {} instead of {}", known.0, end.0);
                 return Err(StoreError::Corrupt(what));
             };
-            let mut missing: Vec<AccountId> = Vec::new();
-            for booking in &bookings {
-                missing.extend(booking.legs().map(|(_, id, _)| id.clone()));
-                if booking.kind.in_transit() != 0 {
-                    missing.push(AccountId::in_transit(booking.asset));
-                }
-            }
-            missing.retain(|id| !self.accounts.is_known(id));
-            load::learn(&*self.store, &mut self.accounts, missing).await?;
-            for booking in &bookings {
-                // Times of accounts that came with a move must not be in this lane's future.
-                if booking.kind == BookingKind::MovedIn {
-                    self.now_us = self.now_us.max(booking.at_us);
-                }
-                self.recent_ids.remember(booking);
-                if let Err(error) = self.accounts.apply(booking) {
-                    self.accounts.abandon_batch();
-                    return Err(error.into());
-                }
-            }
-            let number = self.accounts.batch();
-            let (changed, _) = self.accounts.finish_batch();
-            self.tail.rows_were_read();
-            self.tail.follow(&bookings, changed, number);
-            self.needs_own_booking = true;
+            self.learn_accounts_of(&page).await?;
+            let is_last = last >= end;
+            let next =
+                async { if is_last { Ok(Vec::new()) } else { store.bookings_after(last, CATCH_UP_PAGE).await } };
+            // `next` is polled first, so that its statement is under way when the page is applied.
+            let (next, applied) = tokio::join!(biased; next, async { self.append(&page) });
+            applied?;
             known = last;
             self.role.set_behind(end.0.saturating_sub(known.0));
             self.believed = Some((ShardState { next_position: known.next().0, ..*state }, timeline));
+            if is_last {
+                return Ok(());
+            }
+            page = next?;
         }
+    }
+
+    /// Loads the accounts of these bookings that are not in memory.
+    async fn learn_accounts_of(&mut self, bookings: &[Booking]) -> Result<(), StoreError> {
+        let mut missing: Vec<AccountId> = Vec::new();
+        for booking in bookings {
+            missing.extend(booking.legs().map(|(_, id, _)| id).filter(|id| !self.accounts.is_known(id)).cloned());
+            if booking.kind.in_transit() != 0 {
+                missing.push(AccountId::in_transit(booking.asset));
+            }
+        }
+        missing.retain(|id| !self.accounts.is_known(id));
+        load::learn(&*self.store, &mut self.accounts, missing).await
+    }
+
+    /// Applies bookings that follow what is known.
+    fn append(&mut self, bookings: &[Booking]) -> Result<(), StoreError> {
+        for booking in bookings {
+            // Times of accounts that came with a move must not be in this lane's future.
+            if booking.kind == BookingKind::MovedIn {
+                self.now_us = self.now_us.max(booking.at_us);
+            }
+            self.recent_ids.remember(booking);
+            if let Err(error) = self.accounts.apply(booking) {
+                self.accounts.abandon_batch();
+                return Err(error.into());
+            }
+        }
+        let number = self.accounts.batch();
+        let (changed, _) = self.accounts.finish_batch();
+        self.tail.rows_were_read();
+        self.tail.follow(bookings, changed, number);
+        self.needs_own_booking = true;
         Ok(())
     }
 }

@@ -1,22 +1,10 @@
 //! `account`: the rows of accounts, which the fold keeps close behind the journal.
 
-use ledger::{Account, AccountId, AccountStatus, AssetCode, Limit, Metadata, Position};
-use shard_database::journal::slot_column;
-use sqlx::{PgConnection, postgres::PgRow};
+use ledger::{Account, AccountId};
+use shard_database::{account::account_from_row, account_columns, journal::slot_column};
+use sqlx::PgConnection;
 
-use super::{
-    FoldedAccount, StoreError,
-    session::{Session, column},
-};
-
-/// The columns of the table by name. No statement selects `*`, so a column added to a table changes no statement.
-macro_rules! account_columns {
-    () => {
-        "a.id, a.asset, a.status, a.posted, a.held, a.overdraft, a.max_balance, a.version, a.head, a.opened, a.metadata, \
-         a.created_at_us, a.updated_at_us"
-    };
-}
-pub(super) use account_columns;
+use super::{FoldedAccount, StoreError, session::Session};
 
 const SELECT_MANY: &str = concat!(
     "SELECT ",
@@ -28,37 +16,13 @@ const SELECT_MANY: &str = concat!(
 pub async fn load(session: &mut Session, ids: &[AccountId]) -> Result<Vec<Account>, StoreError> {
     let ids: Vec<&str> = ids.iter().map(AccountId::as_str).collect();
     let rows = session.run(async |c| sqlx::query(SELECT_MANY).bind(ids).fetch_all(c).await).await?;
-    rows.iter().map(from_row).collect()
+    rows.iter().map(|row| account_from_row(row).map_err(StoreError::from)).collect()
 }
 
 /// The accounts among `ids` that exist, outside the lane.
 pub async fn load_from(connection: &mut PgConnection, ids: &[&str]) -> Result<Vec<Account>, StoreError> {
-    sqlx::query(SELECT_MANY).bind(ids).fetch_all(connection).await?.iter().map(from_row).collect()
-}
-
-pub fn from_row(row: &PgRow) -> Result<Account, StoreError> {
-    let id: &str = column(row, "id")?;
-    let asset: &str = column(row, "asset")?;
-    let status: i16 = column(row, "status")?;
-    let corrupt = |what: &str| StoreError::Corrupt(format!("account {id}: {what}"));
-    Ok(Account {
-        id: AccountId::any(id).map_err(|e| corrupt(&e.to_string()))?,
-        asset: AssetCode::new(asset).map_err(|e| corrupt(&e.to_string()))?,
-        status: u8::try_from(status)
-            .ok()
-            .and_then(AccountStatus::from_code)
-            .ok_or_else(|| corrupt(&format!("status {status}")))?,
-        posted: column(row, "posted")?,
-        held: column(row, "held")?,
-        overdraft: Limit::from_nullable(column(row, "overdraft")?),
-        max_balance: Limit::from_nullable(column(row, "max_balance")?),
-        version: column(row, "version")?,
-        head: Position(column(row, "head")?),
-        opened: Position(column(row, "opened")?),
-        metadata: Metadata::from_canonical(column(row, "metadata")?),
-        created_at_us: column(row, "created_at_us")?,
-        updated_at_us: column(row, "updated_at_us")?,
-    })
+    let rows = sqlx::query(SELECT_MANY).bind(ids).fetch_all(connection).await?;
+    rows.iter().map(|row| account_from_row(row).map_err(StoreError::from)).collect()
 }
 
 /// Which rows a fold may replace. A row at the base of the account's unfolded bookings, or a later state that the journal

@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use ledger::{Account, AccountPrefix};
+use shard_database::{account::account_from_row, account_columns};
 use sqlx::{AssertSqlSafe, PgPool, Row, ValueRef, postgres::PgRow};
 
 use super::{
     StoreError,
-    account::{self, account_columns},
     ownership::{self, Ownership},
     read::{Reached, highest},
     session::column,
@@ -33,10 +33,10 @@ pub struct Meant<'a> {
 
 // The cast of the slots is in a sub-select, which is evaluated once instead of for each row.
 const PAGE: &str = concat!(
-    "SELECT s.ownership_version, ",
-    highest!(),
-    ", ",
+    "SELECT ",
     account_columns!(),
+    ", s.ownership_version, ",
+    highest!(),
     " FROM shardledger.shard_state s LEFT JOIN (SELECT ",
     account_columns!(),
     " FROM shardledger.account a \
@@ -64,7 +64,7 @@ pub async fn page(
     let first = rows.first().ok_or_else(|| StoreError::Corrupt("shard_state is empty".to_owned()))?;
     let reached = Reached::from_row(first)?;
     let Versioned { ownership_version, value: rows } = versioned(rows, "id")?;
-    let accounts = rows.iter().map(account::from_row).collect::<Result<_, _>>()?;
+    let accounts = rows.iter().map(account_from_row).collect::<Result<_, _>>()?;
     Ok(Versioned { ownership_version, value: (accounts, reached) })
 }
 

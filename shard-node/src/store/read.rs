@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use identity::Mark;
 use ledger::{Account, AccountId, Position, outcome::NotOwner};
-use shard_database::{ShardState, journal::slot_column, record};
+use shard_database::{ShardState, account::account_from_row, account_columns, journal::slot_column, record};
 use sqlx::{PgPool, postgres::PgRow};
 
 use super::{
     StoreError,
-    account::{self, account_columns},
     ownership::{Ownership, SlotState},
     session::column,
 };
@@ -87,10 +86,10 @@ impl Reached {
 }
 
 const ACCOUNT: &str = concat!(
-    "SELECT o.state AS slot_state, o.epoch AS slot_epoch, o.peer AS slot_peer, ",
-    highest!(),
-    ", ",
+    "SELECT ",
     account_columns!(),
+    ", o.state AS slot_state, o.epoch AS slot_epoch, o.peer AS slot_peer, ",
+    highest!(),
     " FROM (SELECT $2::int AS slot) AS wanted \
      LEFT JOIN shardledger.slot_ownership o ON o.slot = wanted.slot \
      LEFT JOIN shardledger.account a ON a.id = $1 AND a.slot = wanted.slot"
@@ -110,7 +109,7 @@ pub async fn account(from: &Readable, id: &AccountId) -> Result<Owned<(Option<Ac
     }
     let reached = Reached::from_row(&row)?;
     let is_there = column::<Option<&str>>(&row, "id")?.is_some();
-    let account = if is_there { Some(account::from_row(&row)?) } else { None };
+    let account = if is_there { Some(account_from_row(&row)?) } else { None };
     Ok(Owned::Here((account, reached)))
 }
 

@@ -1,4 +1,4 @@
-use ledger::{BookingKind, Refusal, Refused, booking::Extra};
+use ledger::{AssetCode, BookingKind, Refusal, Refused, booking::Extra};
 
 use super::*;
 
