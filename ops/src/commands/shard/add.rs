@@ -43,7 +43,7 @@ pub struct Args {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let nodes = Nodes::of_routers(&args.cluster.address, context).await?;
     // Every other shard must answer: the new node asks them before it is initialised.
-    nodes.owners().await?;
+    without(&nodes, &args.id).owners().await?;
     let known = nodes.map.shards.iter().find(|shard| shard.id == args.id);
     let number = known.map(|shard| shard.number).or(args.number).unwrap_or_else(|| nodes.map.next_number());
     let file = args.cluster.map_file(context);
@@ -104,7 +104,14 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A map with the shard, in the file and at every node.
+/// The nodes of the other shards. The database of the shard may be empty, although an earlier run has put the shard into the map.
+fn without(nodes: &Nodes, id: &str) -> Nodes {
+    let mut map = nodes.map.clone();
+    map.shards.retain(|shard| shard.id != id);
+    Nodes { map }
+}
+
+/// A map with the shard, in the file and at every other shard.
 async fn publish(
     nodes: &Nodes,
     id: &str,
@@ -112,20 +119,32 @@ async fn publish(
     urls: &[String],
     file: Option<&std::path::Path>,
 ) -> anyhow::Result<ShardMap> {
-    let map = nodes
-        .publish(|newest| {
-            if let Some(known) = newest.shards.iter().find(|shard| shard.id == id) {
-                ensure!(
-                    known.number == number && known.nodes == urls,
-                    "the map has a shard {id} with other nodes or another number"
-                );
-                return Ok(newest.clone());
-            }
-            let mut shards = newest.shards.clone();
-            shards.push(Shard { id: id.to_owned(), number, nodes: urls.to_vec(), slots: Vec::new() });
-            Ok(newest.successor(shards)?)
-        })
-        .await?;
+    let is_same = |known: &Shard| known.number == number && known.nodes == urls;
+    let differs = format!("the map has a shard {id} with other nodes or another number");
+    let newest = nodes.newest_map().await;
+    let map = if let Some(known) = newest.shards.iter().find(|shard| shard.id == id) {
+        ensure!(is_same(known), differs);
+        let refused = without(nodes, id).offer(&newest).await;
+        ensure!(
+            refused.is_empty(),
+            "not every shard took the map: {}. Correct the cause, and repeat the command",
+            refused.join("; ")
+        );
+        newest
+    } else {
+        nodes
+            .publish(|newest| {
+                // The attempt before this one may have reached some of the shards.
+                if let Some(known) = newest.shards.iter().find(|shard| shard.id == id) {
+                    ensure!(is_same(known), differs.clone());
+                    return Ok(newest.clone());
+                }
+                let mut shards = newest.shards.clone();
+                shards.push(Shard { id: id.to_owned(), number, nodes: urls.to_vec(), slots: Vec::new() });
+                Ok(newest.successor(shards)?)
+            })
+            .await?
+    };
     if let Some(file) = file {
         map_file::write(&map, file)?;
     }

@@ -124,7 +124,7 @@ async fn a_map_that_gives_a_new_shard_slots_of_others_is_refused_everywhere_and_
 async fn a_node_in_front_of_an_empty_database_is_added_then_initialised_and_then_serves_without_slots()
 -> anyhow::Result<()> {
     let cluster = Cluster::start(2, 1).await?;
-    let folder = Folder::create()?;
+    let (client, folder) = (cluster.client(), Folder::create()?);
     let old = cluster.placement()?.map().clone();
     let url = database::create(&cluster, "s2").await?;
     let s2 = NodeConfig::write_in(&folder, "s2", old.cluster, "s2", &url)?;
@@ -145,6 +145,13 @@ async fn a_node_in_front_of_an_empty_database_is_added_then_initialised_and_then
         let added = cluster.shardctl(&add).await?;
         ensure!(added.code == Some(0), "{}{}", added.stdout, added.stderr);
         says(&added.stderr, &["map version 2 names shard s2", "not initialised", "init --map"])?;
+        // From then on, the command knows of the shard from the router.
+        until("the router has the map", NOTICED_WITHIN, async || {
+            let map = client.request(Method::GET, &format!("{admin_url}/admin/shard-map"), None).await?.json()?;
+            ensure!(map["version"] == 2, "{map}");
+            Ok(Some(()))
+        })
+        .await?;
     }
     ensure!(in_file()?.shards.iter().any(|shard| shard.id == "s2" && shard.slots.is_empty()), "{:?}", in_file()?);
     let said = s2.run(&["init", "--map", &file_path, "--wait", "30"])?;
