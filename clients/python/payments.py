@@ -1,10 +1,16 @@
 """Accounts, payments, holds, statements and problems, with the client that openapi-python-client generates.
 
 Run: python payments.py http://127.0.0.1:8080
+A key of the API is taken from the environment variable SHARDLEDGER_KEY.
 """
 
+import os
+import random
 import sys
+import time
 from uuid import UUID, uuid4
+
+import httpx
 
 from shardledger_client import Client
 from shardledger_client.api.accounts import get_account, list_entries, open_account
@@ -15,7 +21,9 @@ from shardledger_client.models import (
     NewTransferBatch, Problem, Side, Transfer,
 )
 
-client = Client(base_url=sys.argv[1], raise_on_unexpected_status=True)
+key = os.environ.get("SHARDLEDGER_KEY")
+client = Client(
+    base_url=sys.argv[1], raise_on_unexpected_status=True, headers={"Authorization": f"Bearer {key}"} if key else {})
 run = uuid4().hex[:8]
 bank, alice, shop = f"bank:{run}", f"alice:{run}", f"shop:{run}"
 
@@ -32,6 +40,22 @@ def problem(response, status: int, code: str) -> Problem:
     return found
 
 
+def send(order, attempts=10):
+    """The definite answer to an order. Until there is one, the order is sent again as it was: under one id, nothing is done twice."""
+    pause = 0.1
+    for _ in range(attempts):
+        try:
+            response = order()
+        except httpx.TransportError:
+            response = None  # There is no answer: the order may have been executed.
+        if response is not None and not (isinstance(response.parsed, Problem) and response.parsed.retryable):
+            return response
+        after = float(response.headers.get("retry-after", 0)) if response is not None else 0
+        time.sleep(max(pause, after) * random.uniform(1, 1.5))
+        pause = min(2 * pause, 5)
+    raise TimeoutError("no definite answer: keep the id, and send the order again later")
+
+
 def pay(id: UUID, amount: str, debit=alice, credit=shop):
     body = NewTransfer(id=id, debit=debit, credit=credit, amount=amount, asset="EUR")
     return create_transfer.sync_detailed(client=client, body=body)
@@ -46,6 +70,20 @@ payment = uuid4()
 first, again = pay(payment, "30.00"), pay(payment, "30.00")
 assert answer(Transfer, first).id == answer(Transfer, again).id and again.headers["idempotent-replayed"] == "true"
 assert answer(Account, get_account.sync_detailed(alice, client=client)).available == "70.00"
+
+# The same with an answer that is lost on the way: the second attempt learns what the first one did.
+lost = [httpx.ReadError("the answer is lost")]
+
+
+def pay_over_a_bad_line():
+    response = pay(payment, "30.00")
+    if lost:
+        raise lost.pop()
+    return response
+
+
+again = send(pay_over_a_bad_line)
+assert answer(Transfer, again).id == payment and again.headers["idempotent-replayed"] == "true"
 
 # A hold, captured in part; the rest is released.
 hold = answer(Hold, create_hold.sync_detailed(

@@ -1,15 +1,19 @@
 // Accounts, payments, holds, statements and problems, with the types that openapi-typescript generates.
 //
-// Run: npm install && npx openapi-typescript ../../docs/openapi.json -o schema.d.ts && npx tsc && node payments.js http://127.0.0.1:8080
+// Run: npm ci && npx openapi-typescript ../../docs/openapi.json -o schema.d.ts && npx tsc && node payments.js http://127.0.0.1:8080
+// A key of the API is taken from the environment variable SHARDLEDGER_KEY.
 import { strict as assert } from "node:assert";
 import { randomUUID as uuid } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
 import createClient from "openapi-fetch";
 import type { components, paths } from "./schema.js";
 
 type Problem = components["schemas"]["Problem"];
 type Answer<T> = { data?: T; error?: Problem; response: Response };
 
-const client = createClient<paths>({ baseUrl: process.argv[2] ?? "http://127.0.0.1:8080" });
+const key = process.env.SHARDLEDGER_KEY;
+const headers = key ? { Authorization: `Bearer ${key}` } : {};
+const client = createClient<paths>({ baseUrl: process.argv[2] ?? "http://127.0.0.1:8080", headers });
 const run = uuid().slice(0, 8);
 const [bank, alice, shop] = [`bank:${run}`, `alice:${run}`, `shop:${run}`];
 
@@ -23,6 +27,18 @@ function problem({ error, response }: Answer<unknown>, status: number, code: str
   assert.ok(error, `${response.status} is no problem`);
   assert.deepEqual([response.status, error.status, error.code, error.executed], [status, status, code, false]);
   return error;
+}
+
+/** The definite answer to an order. Until there is one, the order is sent again as it was: under one id, nothing is done twice. */
+async function send<T>(order: () => Promise<Answer<T>>, attempts = 10): Promise<Answer<T>> {
+  for (let pause = 100; attempts > 0; attempts--, pause = Math.min(2 * pause, 5000)) {
+    // Without an answer, the order may have been executed.
+    const found = await order().catch(() => undefined);
+    if (found && !found.error?.retryable) return found;
+    const after = 1000 * Number(found?.response.headers.get("retry-after") ?? 0);
+    await sleep(Math.max(pause, after) * (1 + Math.random() / 2));
+  }
+  throw new Error("no definite answer: keep the id, and send the order again later");
 }
 
 const pay = (id: string, amount: string, debit = alice, credit = shop) =>
@@ -40,6 +56,19 @@ const [first, again] = [await pay(payment, "30.00"), await pay(payment, "30.00")
 assert.equal(answer(first).id, answer(again).id);
 assert.equal(again.response.headers.get("idempotent-replayed"), "true");
 assert.equal(await balance(), "70.00");
+
+// The same with an answer that is lost on the way: the second attempt learns what the first one did.
+let isLost = true;
+const learnt = await send(async () => {
+  const sent = await pay(payment, "30.00");
+  if (isLost) {
+    isLost = false;
+    throw new Error("the answer is lost");
+  }
+  return sent;
+});
+assert.equal(answer(learnt).id, payment);
+assert.equal(learnt.response.headers.get("idempotent-replayed"), "true");
 
 // A hold, captured in part; the rest is released.
 const hold = answer(await client.POST("/v1/holds", { body: { id: uuid(), debit: alice, credit: shop, amount: "20.00", asset: "EUR" } }));

@@ -129,7 +129,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         return Ok(());
     }
     // The lane is one task. Around it, a second thread would cost more in wake-ups between threads than it takes off the
-    // first one (docs/performance.md).
+    // first one (docs/adr/0009, "One thread").
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -180,7 +180,7 @@ async fn init_shard(config: &Config, map: &Path, patience: Duration) -> anyhow::
     match initialised? {
         Initialised::Founded { slots } => eprintln!("shard {shard}: initialised with {slots} slots"),
         Initialised::Added => {
-            eprintln!("shard {shard}: initialised without slots; moving slots is not in this version")
+            eprintln!("shard {shard}: initialised without slots; next: shardctl move plan --balance")
         }
         Initialised::Already => eprintln!("shard {shard}: is already initialised; nothing changed"),
     }

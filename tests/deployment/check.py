@@ -75,6 +75,11 @@ def check_compose():
             commands.append(
                 {"place": f"compose.yaml: {name}", "words": service["command"], "environment": environment, "folder": str(path.parent / "config")}
             )
+    prometheus = path.parent / "prometheus/prometheus.yml"
+    for job in yaml.safe_load(prometheus.read_text())["scrape_configs"]:
+        # ops/alerts.yml looks for these jobs by the beginning of their names.
+        if not job["job_name"].startswith("shardledger"):
+            finding(prometheus, f"the alerts do not find the job {job['job_name']}")
     for shard in yaml_map_nodes(path.parent / "config/shard-map.toml"):
         if shard not in services:
             finding(path, f"the shard map names the node {shard}, which is no service")

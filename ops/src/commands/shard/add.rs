@@ -43,7 +43,7 @@ pub struct Args {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let nodes = Nodes::of_routers(&args.cluster.address, context).await?;
     // Every other shard must answer: the new node asks them before it is initialised.
-    nodes.owners().await?;
+    without(&nodes, &args.id).owners().await?;
     let known = nodes.map.shards.iter().find(|shard| shard.id == args.id);
     let number = known.map(|shard| shard.number).or(args.number).unwrap_or_else(|| nodes.map.next_number());
     let file = args.cluster.map_file(context);
@@ -58,6 +58,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         output::would(context.json, &sentence, json!({"id": args.id, "number": number, "nodes": args.node}))?;
         return Ok(ExitCode::SUCCESS);
     }
+    let mut is_empty = false;
     let urls = if is_local {
         ensure!(args.cluster.address.named().is_none(), "name the addresses of the shard's nodes with --node");
         let layout = Layout::find(&context.data_dir)?;
@@ -78,13 +79,13 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         urls
     } else {
         for url in &args.node {
-            preflight(&nodes.map, &args.id, number, url).await?;
+            is_empty |= preflight(&nodes.map, &args.id, number, url).await? == Front::EmptyDatabase;
         }
         let map = publish(&nodes, &args.id, number, &args.node, file.as_deref()).await?;
         output::note(&format!("map version {} names shard {}", map.version, args.id));
         args.node.clone()
     };
-    if !wait_until_it_serves(&args.id, &urls, is_local).await? {
+    if is_empty {
         output::note(&format!(
             "the database of shard {} is not initialised. Next, beside its node: shard-node --config FILE init --map {}",
             args.id,
@@ -92,6 +93,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         ));
         return Ok(ExitCode::SUCCESS);
     }
+    wait_until_it_serves(&args.id, &urls).await?;
     let next = "shardctl move plan --balance";
     if context.json {
         output::json(&json!({"id": args.id, "number": number, "nodes": urls, "slots": 0, "next": next}))?;
@@ -102,7 +104,14 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A map with the shard, in the file and at every node.
+/// The nodes of the other shards. The database of the shard may be empty, although an earlier run has put the shard into the map.
+fn without(nodes: &Nodes, id: &str) -> Nodes {
+    let mut map = nodes.map.clone();
+    map.shards.retain(|shard| shard.id != id);
+    Nodes { map }
+}
+
+/// A map with the shard, in the file and at every other shard.
 async fn publish(
     nodes: &Nodes,
     id: &str,
@@ -110,28 +119,48 @@ async fn publish(
     urls: &[String],
     file: Option<&std::path::Path>,
 ) -> anyhow::Result<ShardMap> {
-    let map = nodes
-        .publish(|newest| {
-            if let Some(known) = newest.shards.iter().find(|shard| shard.id == id) {
-                ensure!(
-                    known.number == number && known.nodes == urls,
-                    "the map has a shard {id} with other nodes or another number"
-                );
-                return Ok(newest.clone());
-            }
-            let mut shards = newest.shards.clone();
-            shards.push(Shard { id: id.to_owned(), number, nodes: urls.to_vec(), slots: Vec::new() });
-            Ok(newest.successor(shards)?)
-        })
-        .await?;
+    let is_same = |known: &Shard| known.number == number && known.nodes == urls;
+    let differs = format!("the map has a shard {id} with other nodes or another number");
+    let newest = nodes.newest_map().await;
+    let map = if let Some(known) = newest.shards.iter().find(|shard| shard.id == id) {
+        ensure!(is_same(known), differs);
+        let refused = without(nodes, id).offer(&newest).await;
+        ensure!(
+            refused.is_empty(),
+            "not every shard took the map: {}. Correct the cause, and repeat the command",
+            refused.join("; ")
+        );
+        newest
+    } else {
+        nodes
+            .publish(|newest| {
+                // The attempt before this one may have reached some of the shards.
+                if let Some(known) = newest.shards.iter().find(|shard| shard.id == id) {
+                    ensure!(is_same(known), differs.clone());
+                    return Ok(newest.clone());
+                }
+                let mut shards = newest.shards.clone();
+                shards.push(Shard { id: id.to_owned(), number, nodes: urls.to_vec(), slots: Vec::new() });
+                Ok(newest.successor(shards)?)
+            })
+            .await?
+    };
     if let Some(file) = file {
         map_file::write(&map, file)?;
     }
     Ok(map)
 }
 
-/// The node must be reachable, in front of an empty database or of this very shard, and must find nothing wrong.
-async fn preflight(map: &ShardMap, id: &str, number: u16, url: &str) -> anyhow::Result<()> {
+/// What a node of the new shard stands in front of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Front {
+    /// An operator runs `shard-node init` once the map names the shard.
+    EmptyDatabase,
+    Shard,
+}
+
+/// The node must be reachable, in front of an empty database or of this very shard, and must find nothing else wrong.
+async fn preflight(map: &ShardMap, id: &str, number: u16, url: &str) -> anyhow::Result<Front> {
     let channel = trust::connect(Endpoint::from_shared(url.to_owned())?.connect_timeout(CONNECT_TIMEOUT)).await;
     let channel = channel.map_err(|reason| anyhow::anyhow!("cannot reach the node {url}: {reason}"))?;
     let mut node = ShardNodeClient::new(channel);
@@ -141,6 +170,8 @@ async fn preflight(map: &ShardMap, id: &str, number: u16, url: &str) -> anyhow::
     if let Some(refused) = answer.refused.first() {
         bail!("{url}: {} is {}, expected {}. {}", refused.fact, refused.found, refused.expected, refused.remedy);
     }
+    let is_expected =
+        |fact: &str| matches!(fact, "reads" | "writes" | "shard") || (answer.uninitialised && fact == "database");
     let facts = node
         .examine(wire::ExamineRequest {})
         .await
@@ -148,16 +179,16 @@ async fn preflight(map: &ShardMap, id: &str, number: u16, url: &str) -> anyhow::
     for fact in facts.into_inner().facts {
         if fact.verdict() == wire::fact::Verdict::Disagrees
             && let Some(what) = fact.fact
-            && !matches!(what.fact.as_str(), "reads" | "writes" | "shard")
+            && !is_expected(&what.fact)
         {
             bail!("{url}: {} is {}, expected {}. {}", what.fact, what.found, what.expected, what.remedy);
         }
     }
-    Ok(())
+    Ok(if answer.uninitialised { Front::EmptyDatabase } else { Front::Shard })
 }
 
-/// Whether the node serves. A node elsewhere may wait for its `init`, which an operator runs.
-async fn wait_until_it_serves(id: &str, urls: &[String], is_local: bool) -> anyhow::Result<bool> {
+/// Waits until a node of the shard takes writes. A node that was just initialised first asks the other shards.
+async fn wait_until_it_serves(id: &str, urls: &[String]) -> anyhow::Result<()> {
     let stack = output::Bars::new();
     let bar = stack.steps(id, 1);
     bar.set_message("waiting for the node");
@@ -170,13 +201,9 @@ async fn wait_until_it_serves(id: &str, urls: &[String], is_local: bool) -> anyh
                 let status = ShardNodeClient::new(channel).status(wire::StatusRequest {}).await?;
                 anyhow::Ok(status.into_inner())
             };
-            match asked.await {
-                Ok(status) if status.writes.as_ref().is_some_and(|writes| writes.works) => {
-                    bar.finish_and_clear();
-                    return Ok(true);
-                }
-                Ok(_) if !is_local => return Ok(false),
-                _ => {}
+            if asked.await.is_ok_and(|status| status.writes.is_some_and(|writes| writes.works)) {
+                bar.finish_and_clear();
+                return Ok(());
             }
         }
         ensure!(Instant::now() < overdue, "the node of shard {id} does not serve; its log says why");

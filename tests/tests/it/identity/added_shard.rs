@@ -119,6 +119,51 @@ async fn a_map_that_gives_a_new_shard_slots_of_others_is_refused_everywhere_and_
     cluster.finish().await
 }
 
+/// The steps of `docs/operations/resharding.md` for a shard on another machine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_in_front_of_an_empty_database_is_added_then_initialised_and_then_serves_without_slots()
+-> anyhow::Result<()> {
+    let cluster = Cluster::start(2, 1).await?;
+    let (client, folder) = (cluster.client(), Folder::create()?);
+    let old = cluster.placement()?.map().clone();
+    let url = database::create(&cluster, "s2").await?;
+    let s2 = NodeConfig::write_in(&folder, "s2", old.cluster, "s2", &url)?;
+    let node = Node::start_waiting(&s2).await?;
+    node_says(&node, &["never initialised"]).await?;
+    // The operator's own file of the map.
+    let file = folder.path().join("shard-map.toml");
+    std::fs::write(&file, old.to_toml())?;
+    let in_file = || anyhow::Ok(ShardMap::parse(&std::fs::read_to_string(&file)?)?);
+    let (file_path, node_url, admin_url) =
+        (file.display().to_string(), s2.url(), cluster.status().routers[0].admin_url.clone());
+    let add = ["shard", "add", "s2", "--node", &node_url, "--admin-url", &admin_url, "--map", &file_path];
+
+    cluster.shardctl(&[&add[..], &["--dry-run"]].concat()).await?.successful()?;
+    ensure!(in_file()?.version == old.version, "a dry run changed the map");
+    // An operator may repeat each step.
+    for _ in 0..2 {
+        let added = cluster.shardctl(&add).await?;
+        ensure!(added.code == Some(0), "{}{}", added.stdout, added.stderr);
+        says(&added.stderr, &["map version 2 names shard s2", "not initialised", "init --map"])?;
+        // From then on, the command knows of the shard from the router.
+        until("the router has the map", NOTICED_WITHIN, async || {
+            let map = client.request(Method::GET, &format!("{admin_url}/admin/shard-map"), None).await?.json()?;
+            ensure!(map["version"] == 2, "{map}");
+            Ok(Some(()))
+        })
+        .await?;
+    }
+    ensure!(in_file()?.shards.iter().any(|shard| shard.id == "s2" && shard.slots.is_empty()), "{:?}", in_file()?);
+    let said = s2.run(&["init", "--map", &file_path, "--wait", "30"])?;
+    ensure!(said.succeeded, "{}", said.text);
+    // The node may still be asking the other shards.
+    let added = cluster.shardctl(&add).await?.successful()?;
+    says(&added, &["shard s2 serves and owns no slots"])?;
+    node.becomes_ready().await?;
+    cluster.shardctl(&["doctor", "--admin-url", &admin_url]).await?.successful()?;
+    cluster.finish().await
+}
+
 /// `shardctl verify` of the two shards that `shardctl up` created names the third shard. With all three the result is
 /// clean.
 async fn verify_knows_the_new_shard(cluster: &Cluster, s2: &NodeConfig) -> anyhow::Result<()> {
