@@ -1,8 +1,6 @@
 //! `shardctl import` against a live cluster: thousands of rows, bad ones among them, a `kill -9` in the middle, and runs that
 //! repeat what is there. And the commands that look at what was imported.
 
-mod commands;
-
 use std::{
     collections::BTreeMap,
     fs,
@@ -26,12 +24,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const SLOWLY: [&str; 4] = ["--batch", "20", "--in-flight", "1"];
 
 /// A CSV file in a folder that goes with the cluster.
-struct Table {
+pub struct Table {
     path: PathBuf,
 }
 
 impl Table {
-    fn write(cluster: &Cluster, name: &str, header: &str, rows: &[String]) -> anyhow::Result<Self> {
+    pub fn write(cluster: &Cluster, name: &str, header: &str, rows: &[String]) -> anyhow::Result<Self> {
         let table = Self { path: cluster.data_dir().join("log").join(name) };
         table.rewrite(header, rows)?;
         Ok(table)
@@ -41,7 +39,7 @@ impl Table {
         Ok(fs::write(&self.path, format!("{header}\n{}\n", rows.join("\n")))?)
     }
 
-    fn path(&self) -> &str {
+    pub fn path(&self) -> &str {
         self.path.to_str().unwrap_or_default()
     }
 
@@ -77,12 +75,12 @@ impl Table {
 }
 
 /// The JSON that a command printed before it ended with this code.
-fn printed(output: &Output, code: i32) -> anyhow::Result<Value> {
+pub fn printed(output: &Output, code: i32) -> anyhow::Result<Value> {
     ensure!(output.code == Some(code), "{output:?}");
     serde_json::from_str(&output.stdout).with_context(|| format!("{output:?}"))
 }
 
-async fn import(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<Output> {
+pub async fn import(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<Output> {
     cluster.shardctl(&[&["import", "--json"][..], arguments].concat()).await
 }
 

@@ -17,13 +17,12 @@ use node_client::{ConnectError, Connection};
 use serde_json::Value;
 use testkit::{
     audit::audit,
-    client::{Client, Verdict, account_path},
+    client::{Client, account_path},
     cluster::{Cluster, Member},
-    history::Attempt,
     node,
     seed::Seed,
     wait::until,
-    workload::{Accounts, History, Load, Mix, open_account},
+    workload::{Accounts, Load, Mix, open_account},
 };
 use tokio::task::JoinSet;
 use wire::convert::operation_to_wire;
@@ -37,14 +36,6 @@ const MIX: Mix = Mix {
     request_timeout: Duration::from_secs(10),
 };
 const PATIENCE: Duration = Duration::from_secs(30);
-
-fn no_client_was_told_of_an_error(history: &History) -> anyhow::Result<()> {
-    let is_error =
-        |attempt: &Attempt| matches!(attempt.verdict, Verdict::NotExecuted { .. } | Verdict::Unknown { .. });
-    let told = history.records.iter().find(|record| record.attempts.iter().any(is_error));
-    ensure!(told.is_none(), "a client was told of an error: {told:?}\n{}", history.answers());
-    Ok(())
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn payments_commands_and_moves_of_slots_work_over_tls() -> anyhow::Result<()> {
@@ -76,7 +67,7 @@ async fn payments_commands_and_moves_of_slots_work_over_tls() -> anyhow::Result<
     let applied = cluster.shardctl_json(&["move", "apply", plan, "--finish", "--json"]).await?;
     ensure!(applied["moves"][0]["phase"] == "finished", "{applied}");
     let mut history = load.finish().await?;
-    no_client_was_told_of_an_error(&history)?;
+    history.has_no_error()?;
     history.records.extend(opening.records);
     cluster.refresh_status().await?;
     let summary = audit(&cluster, &history).await?;
@@ -239,7 +230,7 @@ async fn certificates_are_replaced_under_load_without_a_failed_request() -> anyh
         ended??;
     }
     let mut history = load.finish().await?;
-    no_client_was_told_of_an_error(&history)?;
+    history.has_no_error()?;
     history.records.extend(opening.records);
     audit(&cluster, &history).await?;
 

@@ -13,12 +13,7 @@ use testkit::{
     wait::until,
 };
 
-use super::{
-    NOTICED_WITHIN, node_says,
-    payments::{Payments, is_unavailable},
-    says,
-    stage::Stage,
-};
+use super::{NOTICED_WITHIN, Payments, Stage, is_unavailable, node_says, says};
 
 const EXIT_VIOLATION: i32 = 3;
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use testkit::{client::Client, database, node::Node, wait::until};
 use uuid::Uuid;
 
-use super::{NOTICED_WITHIN, node_says, payments::Payments, says, stage::Stage};
+use super::{NOTICED_WITHIN, Payments, Stage, node_says, says};
 
 /// Read by `telemetry::clock` in debug builds: names a file with the error of the process's clock in microseconds.
 const OFFSET_FILE: &str = "SHARDLEDGER_CLOCK_OFFSET_FILE";

@@ -19,18 +19,16 @@ use testkit::{
     history::ASSET,
     node::{Folder, Node, NodeConfig},
     postgres::Postgres,
-    section::section,
-    wait::until,
+    wait::{section, until},
     workload::open_account,
 };
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::{
-    NOTICED_WITHIN,
+    NOTICED_WITHIN, Stage,
     promotion::{books_are_clean, shardctl},
     says,
-    stage::Stage,
 };
 
 /// How long a client repeats a request: the restore lies in between.
