@@ -222,9 +222,8 @@ impl Report {
     }
 
     fn charts(&self) -> Vec<String> {
-        let over_time = |title: &str, y_label: &str, series: Vec<Series>| {
-            Chart::over_seconds(title, y_label, series).svg()
-        };
+        let over_time =
+            |title: &str, y_label: &str, series: Vec<Series>| Chart::over_seconds(title, y_label, series).svg();
         let of_windows = |name: &str, value: fn(&Window) -> f64| {
             Series::new(name, self.windows.iter().map(|window| (window.from_s, value(window))))
         };

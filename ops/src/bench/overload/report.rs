@@ -6,16 +6,14 @@ use serde::Serialize;
 use telemetry::clock;
 
 use super::{AFTER_THAW, CONNECTIONS, FACTORS, FREEZE_S, Frozen, IN_FLIGHT, Plan, RETRIES, SPIKE, Step, THAW_S};
-use crate::{
-    bench::{
-        chart::{Axis, Chart, Series},
-        driver::NOT_SENT,
-        figures::{Figure, Promise, add_bars, median, print_all, ratio},
-        load::Measurement,
-        machine::Machine,
-        page::{Mark, Page},
-        tally::Window,
-    },
+use crate::bench::{
+    chart::{Axis, Chart, Series},
+    driver::NOT_SENT,
+    figures::{Figure, Promise, add_bars, median, print_all, ratio},
+    load::Measurement,
+    machine::Machine,
+    page::{Mark, Page},
+    tally::Window,
 };
 
 #[derive(Debug, Serialize)]

@@ -100,7 +100,7 @@ impl Setting {
 
     /// Writes the file of keys, and waits until a key is known, or is unknown.
     async fn rewrite(&self, keys: &str, secret: &Secret, known: bool) -> anyhow::Result<()> {
-        std::fs::write(&self.router.keys(), keys)?;
+        std::fs::write(self.router.keys(), keys)?;
         until("the router has the new keys", PATIENCE, async || {
             let reply = self.send(Call::get("/v1/accounts?limit=1"), secret).await?;
             Ok(((reply.status != 401) == known).then_some(()))
@@ -510,7 +510,7 @@ async fn keys_are_rotated_and_revoked_while_the_router_runs() -> anyhow::Result<
     setting.send(own(), rival).await?.expect("401 unauthenticated")?;
 
     // A wrong file changes nothing, and `/readyz` says what is wrong.
-    std::fs::write(&setting.router.keys(), both.replace("\"write\"", "\"root\""))?;
+    std::fs::write(setting.router.keys(), both.replace("\"write\"", "\"root\""))?;
     until("the router names the wrong file", PATIENCE, async || {
         let readiness = setting.router.process.readiness().await?;
         Ok(readiness["keys"]["refused"].as_str().is_some_and(|reason| reason.contains("line 3")).then_some(()))

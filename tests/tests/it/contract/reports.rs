@@ -113,10 +113,11 @@ async fn entries_of_both_accounts_have_the_metadata_of_their_transfer() -> anyho
     let stage = Stage::shared().await?;
     let history = History::write(&stage, &mut seed.random()).await?;
     for Paid { id, debit, credit, round } in &history.paid {
+        let round = round.to_string();
         for account in [debit, credit] {
             let entry = history.statements[account].iter().find(|entry| entry["transfer_id"] == id.to_string());
             let entry = entry.with_context(|| format!("no entry of {id} for {account}"))?;
-            ensure!(entry["metadata"]["round"] == round.to_string(), "{account}: {entry}");
+            ensure!(entry["metadata"]["round"] == round, "{account}: {entry}");
         }
     }
     let first_of = |prefix: &str| &history.statements[&format!("{prefix}0")];
@@ -193,6 +194,9 @@ impl History {
     }
 }
 
+/// A part of a query, and the entries that pass it.
+type Filter<'a> = (String, &'a dyn Fn(&Value) -> bool);
+
 /// An amount in cents.
 fn cents(amount: &Value) -> anyhow::Result<i64> {
     Ok(amount.as_str().context("no amount")?.replace('.', "").parse()?)
@@ -213,7 +217,7 @@ async fn a_list_of_transfers_has_each_once_and_in_the_order_of_the_statement() -
         let of_round_3 = |entry: &Value| entry["metadata"]["round"] == "3";
         let since = |entry: &Value| entry["created_at"].as_str() >= Some(middle);
         let before = |entry: &Value| entry["created_at"].as_str() < Some(middle);
-        let filters: [(String, &dyn Fn(&Value) -> bool); 6] = [
+        let filters: [Filter<'_>; 6] = [
             (String::new(), &all),
             ("&metadata=round=3".to_owned(), &of_round_3),
             ("&metadata=round".to_owned(), &all),
