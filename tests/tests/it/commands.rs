@@ -42,7 +42,7 @@ async fn a_transfer_is_created_once_however_often_its_id_is_given_and_entries_ar
     let nowhere = cluster.shardctl(&[&pay[..], &["5", "--url", "http://127.0.0.1:1"]].concat()).await?;
     ensure!(nowhere.code == Some(4), "{nowhere:?}");
 
-    // Its shard was asked and does not answer: the outcome is unknown, and the same id tells.
+    // The shard does not answer, so the outcome is unknown. Sending the same id again tells it.
     let node = cluster.process(Member::Node(0))?;
     node.freeze().await?;
     let unknown = cluster.shardctl(&[&pay[..], &["7"]].concat()).await?;
@@ -121,8 +121,8 @@ async fn accounts_are_listed_over_pages_and_no_password_is_shown_unless_asked_fo
     cluster.finish().await
 }
 
-/// Account 1 in the order in which it happened, account 2 with its only day the wrong way round and below zero at the
-/// bank itself, account 3 with a row missing from its last day.
+/// The rows of account 1 are in the order in which they happened. The only day of account 2 is in reverse order, and its balance was below zero at
+/// the bank itself. A row is missing from the last day of account 3.
 const BANK: &str = "\
 trans_id,account_id,date,type,operation,amount,balance,k_symbol,bank,account
 11,1,930101,PRIJEM,VKLAD,1000.00,1000.00,,,

@@ -2,7 +2,7 @@
 //! where accounts live.
 //!
 //! Most tests share one cluster and have accounts of their own on it ([`stage::Stage::shared`]). Each test ends with
-//! [`stage::Stage::finish`]. Every answer that a test gets goes through [`api`] and [`openapi`] as well.
+//! [`stage::Stage::finish`]. [`api`] and [`openapi`] check every answer that a test gets.
 
 mod accounts;
 mod api;

@@ -1,4 +1,4 @@
-//! What is in `ops/deploy`, as far as a machine without containers can check it: files fit their schemas, and the programs take the flags
+//! The files in `ops/deploy`, as far as a machine without containers can check them: files fit their schemas, and the programs take the flags
 //! and the configurations that the files give them. `docs/operations/deploy.md` says what is not run.
 
 mod nginx;
@@ -48,7 +48,7 @@ struct ContainerCommand {
     place: String,
     words: Vec<String>,
     environment: HashMap<String, String>,
-    /// What [`CONFIGURATION`] stands for.
+    /// The folder that stands for [`CONFIGURATION`].
     folder: PathBuf,
 }
 
@@ -134,7 +134,7 @@ async fn systemd_takes_the_units_and_finds_them_closed() -> anyhow::Result<()> {
     for (unit, name) in UNITS {
         let text = std::fs::read_to_string(Path::new(DEPLOY).join("systemd").join(unit))?;
         let copy = scratch.0.join(unit);
-        // systemd looks for the program.
+        // systemd checks that the program exists.
         let built = program(name)?.display().to_string();
         std::fs::write(&copy, text.replace(&format!("/usr/local/bin/{name}"), &built))?;
         let said = run(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&copy)).await?;

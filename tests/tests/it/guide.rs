@@ -1,5 +1,5 @@
-//! `docs/api.md`, held against what is there: its examples are run from top to bottom on a new cluster, as a reader would,
-//! and must print what it shows; its table of codes has all of them.
+//! `docs/api.md` is compared with the product: its examples are run from top to bottom on a new cluster, as a reader runs them,
+//! and must print what the page shows. Its table of codes has every code.
 
 use std::{process::Stdio, time::Duration};
 
@@ -9,12 +9,12 @@ use testkit::cluster::Cluster;
 
 const PAGE: &str = include_str!("../../../docs/api.md");
 const DESCRIPTION: &str = include_str!("../../../docs/openapi.json");
-/// The only table of codes there is.
+/// The source of the router's codes.
 const CODES: &str = include_str!("../../../router/src/http/problem/code.rs");
 
-/// The address in the page: what `make up` prints.
+/// The address in the page, which is the one that `make up` prints.
 const ADDRESS: &str = "http://127.0.0.1:8080";
-/// As many as `make up` starts: which accounts share one shows in the answers.
+/// The number that `make up` starts. The answers show which accounts share a shard.
 const SHARDS: u16 = 4;
 /// Printed after each example.
 const MARK: &str = "=== end of an example ===";
@@ -59,7 +59,7 @@ fn the_guide_names_every_path_and_every_member_of_the_description() -> anyhow::R
     Ok(())
 }
 
-/// One shell for all of them, because later ones use variables of earlier ones. Gives what each printed.
+/// Runs all examples in one shell, because later ones use variables of earlier ones. Gives what each example printed.
 async fn run(examples: &[Example], address: &str) -> anyhow::Result<Vec<String>> {
     let mut script = String::new();
     for example in examples {
@@ -101,7 +101,7 @@ impl Shown {
     }
 }
 
-/// The value without what is different in every run: times, journal positions, request ids.
+/// The value without times, journal positions and request ids, which differ between runs.
 fn lasting(mut value: Value) -> Value {
     match &mut value {
         Value::Array(items) => items.iter_mut().for_each(|item| *item = lasting(item.take())),
@@ -128,7 +128,7 @@ const TIME: &str = "0000-00-00T00:00:00.000000Z";
 fn the_guide_explains_every_code() -> anyhow::Result<()> {
     let router = CODES.split("\", S::").filter_map(|text| text.rsplit_once("(\"")).map(|(_, code)| code);
     let mut codes: Vec<&str> = router.chain(ledger::Refusal::ALL.map(ledger::Refusal::as_str)).collect();
-    // What follows the last row.
+    // The last text is what follows the last row of the source.
     codes.retain(|code| code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'));
     ensure!(codes.len() > 40, "{} codes were found: {codes:?}", codes.len());
     let rows = section(PAGE, "## All codes")?;
@@ -142,13 +142,13 @@ const FENCE: &str = "```";
 /// A block of shell commands.
 #[derive(Debug)]
 pub struct Example {
-    /// Where its fence is.
+    /// The line of its fence.
     pub line: usize,
     pub script: String,
     pub shown: Shown,
 }
 
-/// What the page says an example prints: the block right after it.
+/// The output of an example that the page shows, in the block right after it.
 #[derive(Debug)]
 pub enum Shown {
     Nothing,
@@ -194,7 +194,7 @@ pub fn values(text: &str) -> anyhow::Result<Vec<Value>> {
     Ok(serde_json::Deserializer::from_str(text).into_iter().collect::<Result<_, _>>()?)
 }
 
-/// From this heading to the next of its level.
+/// The text from this heading to the next one of its level.
 pub fn section<'p>(page: &'p str, heading: &str) -> anyhow::Result<&'p str> {
     let (_, rest) = page.split_once(&format!("\n{heading}\n")).with_context(|| format!("no {heading:?}"))?;
     Ok(rest.split("\n## ").next().unwrap_or(rest))

@@ -121,7 +121,7 @@ async fn a_move_that_is_given_up_leaves_nothing_behind() -> anyhow::Result<()> {
         }
         assert_nothing_is_left(&cluster, "s1", HALF).await?;
     }
-    // A reversal that is given up, and another one that goes on where it ended.
+    // One reversal is given up, and another one goes on where it ended.
     let there = Movement::start(&cluster, "s0", "s1", HALF).await?;
     there.until("taken").await?;
     let held = MoveWishes { hold_cutover: Some(true), ..Default::default() };
@@ -137,7 +137,7 @@ async fn a_move_that_is_given_up_leaves_nothing_behind() -> anyhow::Result<()> {
     back.until("aborted").await?;
     let back = Movement::start_as(&cluster, "s1", "s0", HALF, MoveWishes::default(), Some(there.id)).await?;
     back.until("taken").await?;
-    // Too late to be given up.
+    // The move cannot be given up any more.
     ensure!(back.wish(abort()).await.is_err());
 
     let mut history = load.finish().await?;
@@ -208,7 +208,7 @@ async fn whatever_is_killed_a_move_goes_on() -> anyhow::Result<()> {
     let mut direction = ["s0", "s1"];
     for round in 0..2 {
         let [from, to] = direction;
-        // Slow enough that kills meet the copy.
+        // The move is so slow that kills meet the copy.
         let slow = MoveWishes { rate: Some(100_000), ..Default::default() };
         let movement = Movement::start_as(&cluster, from, to, HALF, slow, None).await?;
         for victim in shuffled(&victims, &mut random) {
@@ -241,7 +241,7 @@ fn shuffled(members: &[Member], random: &mut Random) -> Vec<Member> {
     members
 }
 
-/// What `docs/operations/resharding.md` shows: a third shard, a balanced cluster, and the shard empty again.
+/// The commands of `docs/operations/resharding.md`: a third shard is added, the slots are balanced, and the shard is emptied again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_adds_a_shard_and_drains_it_again() -> anyhow::Result<()> {
     let seed = Seed::announce("an added shard");

@@ -37,7 +37,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// The bound is one second; other work on the machine may take the rest.
 const TAKES_OVER_WITHIN: Duration = Duration::from_secs(10);
 const HOLDS: usize = 10;
-/// Longer than it takes to place the holds and to freeze the first node.
+/// Longer than the placing of the holds and the freezing of the first node take.
 const EXPIRES_IN_S: u64 = 5;
 /// Long after the holds came due. A second node that takes itself for the active one polls for holds and folds several times in this time.
 const WATCHED: Duration = Duration::from_secs(10);
@@ -184,7 +184,7 @@ async fn takes_over(cluster: &mut Cluster) -> anyhow::Result<Record> {
         ensure!(begun.elapsed() < PATIENCE, "the routers did not go back: {seen:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // A router that has not noticed yet at the first look still names the first node there.
+    // A router that had not noticed the kill at the first look named the first node then.
     let used = [first_url.clone(), second_url, first_url];
     for seen in seen {
         ensure!(seen == used || seen == used[1..], "a router used {seen:?}");

@@ -1,5 +1,6 @@
 //! `shardctl up --standby` and `shardctl shard failover`: a shard's stand-by becomes its primary under load, and the former primary
-//! its stand-by, there and back. The audit holds every answer against the databases.
+//! its stand-by, there and back. The audit compares every answer with the databases. Then a failover under adverse conditions: interrupted at each step, with two nodes for
+//! each shard, and with a stand-by that lacks what the primary has.
 
 use std::{sync::Arc, time::Duration};
 

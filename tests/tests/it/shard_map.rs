@@ -22,7 +22,7 @@ use testkit::{
 /// How long the routers may take to notice an edited file, on a busy machine.
 const NOTICED_WITHIN: Duration = Duration::from_secs(30);
 
-/// No request may be lost, so none is given a deadline that the machine alone could miss.
+/// No request may be lost, so no request has a deadline that a busy machine could miss.
 const MIX: Mix = Mix {
     single_clients: 3,
     batch_clients: 1,
@@ -88,7 +88,7 @@ impl<'a> Maps<'a> {
         replace(&self.path(), text)
     }
 
-    /// `GET` of something on every router's admin listener.
+    /// `GET` of a path on every router's admin listener.
     async fn ask_routers(&self, path: &str) -> anyhow::Result<Vec<Value>> {
         let mut answers = Vec::new();
         for router in &self.cluster.status().routers {

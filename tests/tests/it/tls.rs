@@ -58,7 +58,7 @@ async fn payments_commands_and_moves_of_slots_work_over_tls() -> anyhow::Result<
 
     let (accounts, opening) = Accounts::open(&cluster, 12, &mut seed.random()).await?;
     let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
-    // A new shard: `init` asks the nodes of the others, and slots move from node to node.
+    // A new shard is added: `init` asks the nodes of the other shards, and slots move from node to node.
     cluster.shardctl(&["shard", "add", "s2"]).await?.successful()?;
     let plan = cluster.data_dir().join("log").join("plan.toml");
     let plan = plan.to_str().context("a path that is no text")?;
@@ -73,7 +73,7 @@ async fn payments_commands_and_moves_of_slots_work_over_tls() -> anyhow::Result<
     let summary = audit(&cluster, &history).await?;
     ensure!(summary.cross_shard > 20, "too little was done: {summary:?}");
 
-    // Commands that talk to routers and to nodes.
+    // These commands talk to routers and to nodes.
     cluster.shardctl(&["account", "list"]).await?.successful()?;
     until("the cluster agrees", PATIENCE, async || {
         let doctor = cluster.shardctl(&["doctor"]).await?;
@@ -147,7 +147,7 @@ async fn a_caller_without_a_certificate_of_the_cluster_is_refused_and_nothing_is
         ("plaintext", None, "takes TLS only"),
         ("stranger", Some(mutual(&strangers, "router", &own)?), "does not trust"),
         ("suspicious", Some(mutual(&strangers, "router", &strangers)?), "is of no authority in"),
-        // Of the cluster's authority, but for the listener of routers: not for calls.
+        // This certificate is of the cluster's authority, for the listener of routers and not for calls.
         ("listener", Some(mutual(&own, "web", &own)?), "refuses"),
     ] {
         let refused = open_by_rpc(url, tls.as_ref(), account).await?;
@@ -157,7 +157,7 @@ async fn a_caller_without_a_certificate_of_the_cluster_is_refused_and_nothing_is
         ensure!(answer.status == 404, "{account}: {} {}", answer.status, answer.text());
     }
 
-    // A name that is not on the list: the node's own certificate, once only routers may call.
+    // Only routers may call now, so the name in the node's own certificate is not on the list.
     let config = cluster.data_dir().join("config").join("s0.toml");
     let text = std::fs::read_to_string(&config)?;
     let list = text.lines().find(|line| line.starts_with("callers")).context("no callers")?.to_owned();
@@ -199,7 +199,7 @@ async fn certificates_are_replaced_under_load_without_a_failed_request() -> anyh
     let (accounts, opening) = Accounts::open(&cluster, 12, &mut seed.random()).await?;
     let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
 
-    // Beside the load, whose connections stay, clients that connect for each request.
+    // The connections of the load stay open. These clients connect for each request.
     let urls: Vec<String> = cluster.status().routers.iter().map(|router| router.url.clone()).collect();
     let (authority, stop, made) =
         (cluster.tls_dir().join("ca.pem"), Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
@@ -239,7 +239,7 @@ async fn certificates_are_replaced_under_load_without_a_failed_request() -> anyh
     cluster.kill_and_recover(&members).await?;
     audit(&cluster, &history).await?;
 
-    // Half a renewal is refused, and the certificate in use stays in use.
+    // A key that is not the certificate's is refused, and the certificate in use stays in use.
     let key = cluster.tls_dir().join("https.key");
     let good = std::fs::read(&key)?;
     std::fs::copy(cluster.tls_dir().join("node.key"), &key)?;

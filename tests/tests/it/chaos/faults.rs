@@ -1,4 +1,4 @@
-//! Faults: how each is brought about, and what proves that it was there.
+//! Faults: how each is brought about, and what proves that it had an effect.
 
 use std::time::Duration;
 

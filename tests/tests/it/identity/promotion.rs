@@ -147,7 +147,7 @@ async fn pay(
 ) -> anyhow::Result<Vec<Uuid>> {
     while !stop.load(Relaxed) {
         let (id, latest) = (Uuid::now_v7(), Instant::now() + PATIENCE);
-        // A definite answer is one of the two; every other one leaves open what happened, or says that nothing did.
+        // 200 and 201 are definite. Every other answer leaves the outcome open, or says that nothing was executed.
         while !payments.send(router.client(), id).await.is_ok_and(|answer| matches!(answer.status, 200 | 201)) {
             ensure!(Instant::now() < latest, "payment {id} has no definite answer");
             tokio::time::sleep(AGAIN).await;
@@ -232,7 +232,7 @@ async fn the_loss_of_an_asynchronous_promotion_is_refused_and_then_reported_by_i
     ensure!(pair.reconcile()?.0 == Some(0), "nothing is given up yet");
     let accepted = pair.stage.nodes[0].run(&["accept", "--accept-loss"])?;
     ensure!(accepted.succeeded, "{}", accepted.text);
-    // The node runs all the while.
+    // The node runs during all of this.
     nodes[0].becomes_ready().await?;
     ensure!(nodes[0].mark().await?.incarnation == 2);
 
@@ -249,7 +249,7 @@ async fn the_loss_of_an_asynchronous_promotion_is_refused_and_then_reported_by_i
     let (code, others) = shardctl(&pair.stage, &["reconcile", "--shard", "s1", "--json"])?;
     ensure!(code == Some(0), "{others}");
 
-    // The remedy of the report: sent again, a lost debit is booked again, and credited once.
+    // The report says what to do: a lost debit that is sent again is booked again, and credited once.
     for id in &out.acknowledged {
         let answer = until("the payment is made again", NOTICED_WITHIN, async || {
             let answer = out.send(client, *id).await?;
@@ -263,7 +263,7 @@ async fn the_loss_of_an_asynchronous_promotion_is_refused_and_then_reported_by_i
     are_reported(&report, "debit", &[])?;
     are_reported(&report, "credit", &inward.acknowledged)?;
 
-    // The missing credits are booked again. Without --repair, and by a dry run, nothing is.
+    // `--repair` books the missing credits again. Without it, and by a dry run, nothing is booked.
     for (arguments, outcome) in [
         (&["reconcile", "--json", "--repair", "--dry-run"][..], "would_be_repaired"),
         (&["reconcile", "--json", "--repair"], "repaired"),
@@ -295,7 +295,7 @@ async fn a_loss_that_new_payments_have_overtaken_is_refused_when_a_router_report
     kept.make(router.client(), 2).await?;
     let acknowledged = nodes[0].mark().await?;
 
-    // No process and no database remembers the mark: only a router that is cut off does.
+    // Only a router that is cut off remembers the mark.
     drop(router);
     nodes.clear();
     pair.primary.kill().await?;
