@@ -57,6 +57,17 @@ impl Series {
 }
 
 impl Chart {
+    /// A chart over seconds.
+    pub fn over_seconds(title: &str, y_label: &str, series: Vec<Series>) -> Self {
+        Self {
+            title: title.to_owned(),
+            x_label: "seconds".to_owned(),
+            y_label: y_label.to_owned(),
+            x_axis: Axis::Linear,
+            series,
+        }
+    }
+
     /// The chart as an SVG element.
     pub fn svg(&self) -> String {
         self.svg_with_marks(&[])

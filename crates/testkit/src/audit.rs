@@ -1,12 +1,10 @@
-//! The verdict on a run: what clients were told, held against what the databases hold, id by id.
+//! The verdict on a run: the answers that clients got are compared with what the databases hold, id by id.
 //!
-//! It reads the tables themselves and not the API, so that a fault in the reading path cannot hide one in the writing path;
-//! of holds and reversals, where much of what clients rely on is derived, both.
-//! `shardctl verify` then checks the books of the shards among themselves.
+//! The audit reads the tables and not the API, so that a fault in the reading path cannot hide one in the writing path. Holds and reversals
+//! are mostly derived, so that the audit reads them through the API as well. `shardctl verify` then compares the shards with each other.
 
 mod books;
 mod lives;
-mod projections;
 mod rest;
 
 use std::{collections::HashMap, fmt::Write};
@@ -19,8 +17,8 @@ use self::{
     rest::{comes_to_rest, holds_expire},
 };
 pub use self::{
-    projections::{all_folded, all_rebuild, rebuilds},
     rest::sagas_end,
+    rest::{all_folded, all_rebuild, rebuilds},
 };
 use crate::{
     cluster::Cluster,
@@ -28,10 +26,10 @@ use crate::{
     workload::History,
 };
 
-/// As many findings of a kind are worth printing.
+/// The number of findings of a kind that are printed.
 const SHOWN: usize = 20;
 
-/// What a clean run consisted of.
+/// The size of a run without findings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Summary {
     pub posted: usize,
@@ -39,11 +37,11 @@ pub struct Summary {
     pub absent: usize,
     pub cross_shard: usize,
     pub holds: usize,
-    /// Orders of which at least one answer was unknown: the reason for all this.
+    /// Orders with at least one answer whose outcome was unknown.
     pub was_unknown: usize,
 }
 
-/// Waits until the cluster is quiet, reads it, and checks the history against it; then the invariants.
+/// Waits until the cluster is quiet, compares the history with it, and checks the invariants.
 pub async fn audit(cluster: &Cluster, history: &History) -> anyhow::Result<Summary> {
     ensure!(history.anomalies.is_empty(), "clients saw what must not be:\n{}", shown(&history.anomalies));
     sagas_end(cluster).await?;
@@ -92,7 +90,7 @@ fn compare(records: &[Record], books: &Books) -> anyhow::Result<Summary> {
     for id in books.registers.keys().filter(|id| !known.contains_key(id)) {
         findings.push(format!("{id}: nobody ordered it, and it has a register"));
     }
-    // The final read: each balance is the sum of what was acknowledged, to the last minor unit.
+    // Each final balance is the sum of the acknowledged transfers, to the last minor unit.
     for (account, posted) in &books.balances {
         let sum = expected.remove(account.as_str()).unwrap_or_default();
         if sum != *posted {
@@ -104,7 +102,7 @@ fn compare(records: &[Record], books: &Books) -> anyhow::Result<Summary> {
     Ok(summary)
 }
 
-/// What an order came to, agreed upon by client and database.
+/// The outcome of an order on which clients and databases agree.
 enum Judged {
     Posted { cross_shard: bool },
     Rejected,
@@ -187,7 +185,7 @@ mod tests {
         Verdict::NotExecuted { code: "overloaded".to_owned() }
     }
 
-    /// Transfer 1 local, transfer 2 across shards, both posted; transfer 3 never there.
+    /// Transfer 1 is local and transfer 2 crosses shards; both are posted. Transfer 3 was never executed.
     fn sound() -> (Vec<Record>, Books) {
         let records = vec![record(1, Verdict::Posted), record(2, Verdict::Posted), record(3, not_executed())];
         let mut books = Books::default();
@@ -206,7 +204,7 @@ mod tests {
         assert_eq!((summary.posted, summary.cross_shard, summary.absent), (2, 1, 1));
     }
 
-    /// One way to be wrong, and the words it is found with.
+    /// A damage to a sound run, and words of its finding.
     type Damage = (&'static str, fn(&mut Vec<Record>, &mut Books));
 
     #[test]

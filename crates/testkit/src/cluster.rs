@@ -1,7 +1,5 @@
 //! A cluster of real processes with real PostgreSQL, started and stopped by `shardctl` as an operator would.
 
-mod member;
-mod placement;
 mod status;
 
 use std::{
@@ -16,9 +14,7 @@ use futures_util::future::try_join_all;
 use serde_json::Value;
 use tokio::process::Command;
 
-pub use member::Member;
-pub use placement::Placement;
-pub use status::{RouterStatus, SecondNodeStatus, ShardStatus, Status};
+pub use status::{Member, Placement, RouterStatus, SecondNodeStatus, ShardStatus, Status};
 
 use crate::{audit, client::Client, leash::Leash, process::Process, programs::program, wait::until_every};
 

@@ -1,13 +1,9 @@
-//! What clients asked and were answered: the side of the story that the databases are held against.
-
-mod life;
+//! What clients requested and were answered. The audit compares it with the databases.
 
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use uuid::Uuid;
-
-pub use life::{Capture, Life, Reversal};
 
 use crate::client::Verdict;
 
@@ -20,7 +16,7 @@ pub struct Order {
     pub amount: i64,
 }
 
-/// The asset all test transfers are in, and how many minor units make one of it.
+/// The asset of all test transfers, and its number of minor units in a major unit.
 pub const ASSET: &str = "USD";
 const MINOR_UNITS: i64 = 100;
 
@@ -48,23 +44,23 @@ pub struct Attempt {
     pub verdict: Verdict,
 }
 
-/// An order, everything it was answered, and what that comes to.
+/// An order with all its attempts.
 #[derive(Debug, Clone)]
 pub struct Record {
     pub order: Order,
     pub attempts: Vec<Attempt>,
 }
 
-/// What all answers to an order come to.
+/// The outcome of an order, by all its answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
     Posted,
     Rejected {
         code: String,
     },
-    /// Every attempt was answered "not executed", and none is made any more: it must never be there.
+    /// Every attempt was answered "not executed", and no more attempts are made. The order must never take effect.
     Absent,
-    /// No definite answer was ever got. A run with one of these proves nothing.
+    /// No attempt has a definite answer. A run with such an order proves nothing.
     Open,
     /// Answers that contradict each other or the contract.
     Contradiction(String),
@@ -118,6 +114,86 @@ impl RunClock {
     }
 }
 
+/// A hold from its placing to its end. In the record of the hold, posted means placed.
+#[derive(Debug, Clone)]
+pub struct Life {
+    pub hold: Record,
+    pub captures: Vec<Capture>,
+    /// Records with the order of the hold, in which posted means released.
+    pub releases: Vec<Record>,
+    pub reversals: Vec<Reversal>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Capture {
+    pub record: Record,
+    pub finalizes: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Reversal {
+    pub record: Record,
+    /// The capture.
+    pub of: Uuid,
+}
+
+impl Life {
+    pub fn new(hold: Record) -> Self {
+        Self { hold, captures: Vec::new(), releases: Vec::new(), reversals: Vec::new() }
+    }
+
+    /// The records of its transfers.
+    pub fn transfers(&self) -> impl Iterator<Item = &Record> {
+        let captures = self.captures.iter().map(|capture| &capture.record);
+        captures.chain(self.reversals.iter().map(|reversal| &reversal.record))
+    }
+
+    /// The sum of the captures that were answered as posted, in minor units.
+    pub fn captured(&self) -> i64 {
+        let posted = self.captures.iter().filter(|capture| capture.record.fate() == Fate::Posted);
+        posted.map(|capture| capture.record.order.amount).sum()
+    }
+
+    /// The sum of the posted reversals of a capture in minor units, and their number.
+    pub fn reversed(&self, capture: Uuid) -> (i64, usize) {
+        let of_it = self.reversals.iter().filter(|it| it.of == capture && it.record.fate() == Fate::Posted);
+        of_it.fold((0, 0), |(sum, count), it| (sum + it.record.order.amount, count + 1))
+    }
+
+    /// The final status of the hold, or why the answers contradict each other. Every hold is ended by a client or by its expiry.
+    pub fn status(&self) -> Result<&'static str, String> {
+        match self.hold.fate() {
+            Fate::Posted => {}
+            Fate::Rejected { .. } => return Ok("rejected"),
+            other => return Err(format!("placing it was answered {other:?}")),
+        }
+        let is_final = |it: &&Capture| it.finalizes && it.record.fate() == Fate::Posted;
+        let captures = self.captures.iter().filter(is_final).count();
+        let all = self.captured() == self.hold.order.amount;
+        let released = self.releases.iter().any(|release| release.fate() == Fate::Posted);
+        let status = match (captures, released) {
+            (0, false) if all => "captured",
+            (1, false) => "captured",
+            (0, true) if !all => "released",
+            (0, false) => "expired",
+            _ => return Err(format!("it ended more than once: {captures} final captures, released: {released}")),
+        };
+        if self.captured() > self.hold.order.amount {
+            return Err(format!("{} of {} were captured", self.captured(), self.hold.order.amount));
+        }
+        let losers = self.captures.iter().map(|it| &it.record).chain(&self.releases);
+        for loser in losers {
+            if let Fate::Rejected { code } = loser.fate()
+                && code.starts_with("hold_")
+                && code != format!("hold_{status}")
+            {
+                return Err(format!("it is {status}, and somebody was told {code}"));
+            }
+        }
+        Ok(status)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,5 +223,52 @@ mod tests {
     #[test]
     fn amounts_are_written_in_full() {
         assert_eq!([decimal(5), decimal(1_234), decimal(-250)], ["0.05", "12.34", "-2.50"]);
+    }
+
+    fn placed(amount: i64, verdict: Verdict) -> Record {
+        let order = Order { id: Uuid::now_v7(), debit: "a".to_owned(), credit: "b".to_owned(), amount };
+        let attempt = Attempt { invoked: Duration::ZERO, returned: Duration::ZERO, router: 0, verdict };
+        Record { order, attempts: vec![attempt] }
+    }
+
+    fn refused(code: &str) -> Verdict {
+        Verdict::Rejected { code: code.to_owned() }
+    }
+
+    fn life(captures: &[(i64, bool, Verdict)], release: Option<Verdict>) -> Life {
+        let mut life = Life::new(placed(10, Verdict::Posted));
+        life.captures = captures
+            .iter()
+            .map(|(amount, finalizes, verdict)| Capture {
+                record: placed(*amount, verdict.clone()),
+                finalizes: *finalizes,
+            })
+            .collect();
+        life.releases = release.into_iter().map(|verdict| placed(10, verdict)).collect();
+        life
+    }
+
+    #[test]
+    fn a_hold_has_one_end() {
+        let posted = Verdict::Posted;
+        assert_eq!(life(&[], None).status(), Ok("expired"));
+        assert_eq!(life(&[(4, true, posted.clone())], Some(refused("hold_captured"))).status(), Ok("captured"));
+        assert_eq!(
+            life(&[(4, false, posted.clone()), (6, false, posted.clone())], None).status(),
+            Ok("captured"),
+            "nothing remains"
+        );
+        assert_eq!(
+            life(&[(4, false, posted.clone()), (9, true, refused("exceeds_hold"))], Some(posted.clone())).status(),
+            Ok("released")
+        );
+        for impossible in [
+            life(&[(4, true, posted.clone())], Some(posted.clone())),
+            life(&[(4, true, posted.clone()), (4, true, posted.clone())], None),
+            life(&[(4, true, refused("hold_captured"))], Some(posted.clone())),
+            life(&[(6, false, posted.clone()), (6, false, posted)], None),
+        ] {
+            assert!(impossible.status().is_err(), "{impossible:?}");
+        }
     }
 }

@@ -1,7 +1,5 @@
 //! One shard-node process of the test's own, and a router's calls to it.
 
-mod operations;
-
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -11,21 +9,24 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use identity::shard::RoutingFacts;
-use ledger::{AssetRegistry, outcome::Reply};
+use ledger::{
+    AccountId, AssetCode, AssetRegistry, Limit, Metadata, Refusal, Refused, TransferId,
+    operation::{CreateAccount, Decide, Operation, Purpose, Settle, Transfer, UpdateAccount, Verdict},
+    outcome::Reply,
+};
 use shard_map::ClusterId;
 use tonic::transport::{Channel, Endpoint};
+use uuid::Uuid;
 use wire::{
     convert::{assets_to_wire, operation_to_wire},
     shard_node_client::ShardNodeClient,
 };
 
-pub use operations::{decide, limit, open, order, settle, transfer};
-
 use crate::{
+    history::{ASSET, Order},
     leash::{Leash, Leashed},
-    ports,
     process::Process,
-    programs::program,
+    programs::{free_port, program},
     wait::until,
 };
 
@@ -59,7 +60,7 @@ impl Folder {
     }
 }
 
-/// Short, so that tests of single nodes meet rows of accounts that are folded and such that are not.
+/// The fold interval. It is short, so that tests of single nodes meet accounts that are folded and accounts that are not.
 pub const FOLD_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The configuration of a node.
@@ -68,7 +69,7 @@ pub struct NodeConfig {
     pub cluster: ClusterId,
     pub shard: String,
     pub database_url: String,
-    /// The deadline of a statement; the node then drops its connection.
+    /// The deadline of a statement. When it has passed, the node drops its connection.
     pub statement_timeout: Duration,
     rpc: SocketAddr,
     admin: SocketAddr,
@@ -98,8 +99,8 @@ impl NodeConfig {
             database_url: database_url.to_owned(),
             // Short, so that tests of a lost database do not wait, but longer than a busy disk needs to sync.
             statement_timeout: Duration::from_secs(4),
-            rpc: ([127, 0, 0, 1], ports::free()?).into(),
-            admin: ([127, 0, 0, 1], ports::free()?).into(),
+            rpc: ([127, 0, 0, 1], free_port()?).into(),
+            admin: ([127, 0, 0, 1], free_port()?).into(),
             environment: Vec::new(),
             file: folder.path.join(format!("{name}.toml")),
             log: folder.path.join(format!("{name}.log")),
@@ -358,4 +359,91 @@ impl Node {
     pub async fn status(&self) -> anyhow::Result<wire::StatusResponse> {
         Ok(self.rpc.clone().status(wire::StatusRequest {}).await?.into_inner())
     }
+}
+
+pub fn account(id: &str) -> anyhow::Result<AccountId> {
+    AccountId::client(id).with_context(|| id.to_owned())
+}
+
+fn asset() -> anyhow::Result<AssetCode> {
+    AssetCode::new(ASSET).context(ASSET)
+}
+
+/// Opens an account that may go below zero by as much as `overdraft` allows.
+pub fn open(id: &str, overdraft: Limit) -> anyhow::Result<Operation> {
+    Ok(Operation::CreateAccount(CreateAccount {
+        ordered_by: None,
+        id: account(id)?,
+        asset: asset()?,
+        overdraft,
+        max_balance: Limit::Unlimited,
+        metadata: Metadata::empty(),
+    }))
+}
+
+/// Changes how far an account may go below zero.
+pub fn limit(id: &str, overdraft: Limit) -> anyhow::Result<Operation> {
+    Ok(Operation::UpdateAccount(UpdateAccount {
+        ordered_by: None,
+        id: account(id)?,
+        status: None,
+        overdraft: Some(overdraft),
+        max_balance: None,
+        metadata: None,
+    }))
+}
+
+/// A local transfer, or the first step of a saga.
+pub fn transfer(order: &Order, cross_shard: bool) -> anyhow::Result<Operation> {
+    Ok(Operation::Transfer(Transfer {
+        ordered_by: None,
+        id: TransferId(order.id),
+        debit: account(&order.debit)?,
+        credit: account(&order.credit)?,
+        asset: asset()?,
+        amount: order.amount,
+        metadata: Metadata::empty(),
+        purpose: Purpose::Payment,
+        cross_shard,
+        defer_insufficient: false,
+        defer_limited: false,
+    }))
+}
+
+/// The verdict on a saga, or its cancellation with `cancel`.
+pub fn decide(order: &Order, cancel: bool) -> anyhow::Result<Operation> {
+    let (debit, credit) = (account(&order.debit)?, account(&order.credit)?);
+    let id = TransferId(order.id);
+    Ok(Operation::Decide(Decide {
+        ordered_by: None,
+        id,
+        debit,
+        credit,
+        asset: asset()?,
+        amount: order.amount,
+        purpose: Purpose::Payment,
+        presumed: cancel.then(|| Refused::whole(Refusal::Cancelled)),
+        defer_limited: false,
+        patient: false,
+    }))
+}
+
+pub fn settle(order: &Order, verdict: Verdict) -> anyhow::Result<Operation> {
+    let (debit, credit) = (account(&order.debit)?, account(&order.credit)?);
+    let id = TransferId(order.id);
+    Ok(Operation::Settle(Settle {
+        id,
+        debit,
+        credit,
+        asset: asset()?,
+        amount: order.amount,
+        purpose: Purpose::Payment,
+        reserved: true,
+        verdict,
+    }))
+}
+
+/// An order under a new id.
+pub fn order(debit: &str, credit: &str, amount: i64) -> Order {
+    Order { id: Uuid::now_v7(), debit: debit.to_owned(), credit: credit.to_owned(), amount }
 }

@@ -17,9 +17,8 @@ use crate::{
     client::Client,
     leash::{Leash, Leashed},
     node::Folder,
-    ports,
     process::Process,
-    programs::{Service, in_path, postgres_programs, service_user},
+    programs::{Service, free_port, in_path, postgres_programs, service_user},
     wait::until,
 };
 
@@ -184,7 +183,7 @@ pub fn url_of_all(members: &[&Member], database: &str) -> String {
 }
 
 fn loopback() -> anyhow::Result<SocketAddr> {
-    Ok(([127, 0, 0, 1], ports::free()?).into())
+    Ok(([127, 0, 0, 1], free_port()?).into())
 }
 
 /// The settings that `docs/operations/failover.md` recommends, with short times.

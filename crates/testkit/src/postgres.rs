@@ -17,8 +17,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use crate::{
     leash::Leashed,
     node::Folder,
-    ports,
-    programs::{Service, postgres_programs, service_user},
+    programs::{Service, free_port, postgres_programs, service_user},
     wait::until,
 };
 
@@ -189,7 +188,7 @@ impl Postgres {
         }
         let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o700);
         std::fs::set_permissions(&data, permissions)?;
-        Ok(Self { programs: postgres_programs()?, user, data, port: ports::free()?, running: None })
+        Ok(Self { programs: postgres_programs()?, user, data, port: free_port()?, running: None })
     }
 
     fn write_settings(&self) -> anyhow::Result<()> {

@@ -1,6 +1,7 @@
-//! Finds the programs under test, which cargo builds into the folder of the test executable, and PostgreSQL's programs.
+//! The programs under test, which cargo builds into the folder of the test executable, PostgreSQL's programs, and free ports for them.
 
 use std::{
+    net::{Ipv4Addr, TcpListener},
     path::PathBuf,
     process::{Command, Stdio},
 };
@@ -39,7 +40,7 @@ pub fn postgres_programs() -> anyhow::Result<PathBuf> {
         .with_context(|| format!("found no PostgreSQL: name the folder of its programs with {PG_BIN_VARIABLE}"))
 }
 
-/// A program of the machine, if there is one of this name.
+/// The program of this name in `PATH`, if there is one.
 pub fn in_path(name: &str) -> Option<PathBuf> {
     let folders = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&folders).map(|folder| folder.join(name)).find(|path| path.is_file())
@@ -68,4 +69,23 @@ pub fn service_user() -> anyhow::Result<Option<Service>> {
 fn id_of(which: &str, user: &str) -> anyhow::Result<Option<u32>> {
     let output = Command::new("id").args([which, user]).stderr(Stdio::null()).output().context("cannot run id")?;
     Ok(output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().parse()).transpose()?)
+}
+
+/// These ports are below the range from which the kernel picks ports of outgoing connections (32768 and above). The port of a process that is
+/// down for a moment must not be given to the connection of another program.
+const FIRST_PORT: u16 = 12_000;
+const LAST_PORT: u16 = 32_000;
+const PORT_TRIES: u32 = 200;
+
+/// A port on which no program listens now.
+pub fn free_port() -> anyhow::Result<u16> {
+    for _ in 0..PORT_TRIES {
+        // The search starts at a random port, because tests that start at the same moment would find the same first free port.
+        let [.., high, low] = uuid::Uuid::now_v7().into_bytes();
+        let port = FIRST_PORT + u16::from_be_bytes([high, low]) % (LAST_PORT - FIRST_PORT);
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    None.context("found no free port")
 }

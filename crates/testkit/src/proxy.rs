@@ -4,7 +4,6 @@
 //! The test's seed determines random delays.
 
 mod connection;
-mod frontend;
 
 use std::{
     net::SocketAddr,

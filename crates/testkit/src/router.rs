@@ -15,9 +15,8 @@ use crate::{
     client::{Answer, Client},
     leash::Leashed,
     node::Folder,
-    ports,
     process::Process,
-    programs::program,
+    programs::{free_port, program},
     wait::until,
 };
 
@@ -36,8 +35,8 @@ impl RouterConfig {
     /// Writes the configuration into the folder under this name; `more` is further configuration, as TOML.
     pub fn write(folder: &Folder, name: &str, map: &Path, more: &str) -> anyhow::Result<Self> {
         let config = Self {
-            http: ([127, 0, 0, 1], ports::free()?).into(),
-            admin: ([127, 0, 0, 1], ports::free()?).into(),
+            http: ([127, 0, 0, 1], free_port()?).into(),
+            admin: ([127, 0, 0, 1], free_port()?).into(),
             file: folder.path().join(format!("{name}.toml")),
             log: folder.path().join(format!("{name}.log")),
         };

@@ -1,12 +1,14 @@
-//! Waiting for conditions.
+//! Waiting for conditions, and parts of a test that share a cluster.
 
 use std::time::{Duration, Instant};
+
+use anyhow::Context;
 
 /// Pause between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
-/// Looks until the condition gives something, at most so long. An error of the condition counts as "not yet", and the last
-/// one is told when the patience is over.
+/// Looks until the condition gives a value, for at most `patience`. An error of the condition counts as "not yet"; the last error is
+/// reported when the time is over.
 pub async fn until<T>(
     what: &str,
     patience: Duration,
@@ -15,7 +17,7 @@ pub async fn until<T>(
     until_every(LOOK_EVERY, what, patience, look).await
 }
 
-/// [`until`] for a condition that costs something to look at.
+/// [`until`] with a longer pause between two looks, for a condition that is expensive to look at.
 pub async fn until_every<T>(
     pause: Duration,
     what: &str,
@@ -37,4 +39,12 @@ pub async fn until_every<T>(
         }
         tokio::time::sleep(pause).await;
     }
+}
+
+/// Runs a part of a test, names it in its error, and prints how long it took.
+pub async fn section(name: &str, part: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    part.await.with_context(|| name.to_owned())?;
+    eprintln!("  {name}: {:.1?}", begun.elapsed());
+    Ok(())
 }

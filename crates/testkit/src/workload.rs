@@ -1,31 +1,33 @@
-//! A mixed load of real money: local and cross-shard, single and in batches, hot accounts, holds, reversals, replays,
-//! refusals. Every client writes down what it asked and what it was answered, and resends what it was not told for certain.
+//! A mixed load: local and cross-shard transfers, single and in batches, hot accounts, holds, reversals, replays and
+//! refusals. Each client records its requests and their answers, and sends a request again until its outcome is certain.
 
 mod accounts;
 mod client_task;
-mod progress;
 mod two_phase;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use client_task::ClientTask;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-
-pub use accounts::Accounts;
-use client_task::ClientTask;
-pub use progress::{Progress, Seen};
 use two_phase::TwoPhaseTask;
 
 use crate::{
-    client::Client,
+    client::{Client, Verdict},
     cluster::Cluster,
-    history::{Life, Record, RunClock},
+    history::{Attempt, Fate, Life, Record, RunClock},
     seed::Seed,
     wait::until,
 };
 
-/// How long a client goes on asking for a definite answer once all faults are over.
+pub use accounts::Accounts;
+
+/// How long a client sends a request again once all faults are over.
 const PATIENCE_AFTER_HEALING: Duration = Duration::from_secs(60);
 
 /// How long opening an account or paying into it may take on a machine busy with other things.
@@ -46,7 +48,7 @@ pub struct Mix {
     pub two_phase_clients: usize,
     /// Items of a batch, at most.
     pub batch_items: usize,
-    /// An answer "not executed" is sometimes taken at its word: the order is given up, and must never take effect.
+    /// Clients sometimes give up an order that was answered "not executed". It must never take effect.
     pub gives_up: bool,
     /// The deadline of each request.
     pub request_timeout: Duration,
@@ -56,14 +58,23 @@ pub struct Mix {
 #[derive(Debug, Default)]
 pub struct History {
     pub records: Vec<Record>,
-    /// Holds; their captures and reversals are among the records, too.
+    /// Holds. Their captures and reversals are in `records` as well.
     pub lives: Vec<Life>,
-    /// What a client saw that must not be: another answer to a replay, a read that misses an answered write.
+    /// Wrong answers: a replay with another answer, a read that misses an answered write.
     pub anomalies: Vec<String>,
 }
 
 impl History {
-    /// How often each kind of answer was given and how long the client had waited for it: where a run's time went.
+    /// Checks that no client was answered that something was not executed, or that its outcome is unknown.
+    pub fn has_no_error(&self) -> anyhow::Result<()> {
+        let is_error =
+            |attempt: &Attempt| matches!(attempt.verdict, Verdict::NotExecuted { .. } | Verdict::Unknown { .. });
+        let told = self.records.iter().find(|record| record.attempts.iter().any(is_error));
+        ensure!(told.is_none(), "a client was answered an error: {told:?}\n{}", self.answers());
+        Ok(())
+    }
+
+    /// How often each kind of answer was given, and how long clients waited for it.
     pub fn answers(&self) -> String {
         let mut kinds: BTreeMap<String, (usize, Duration, Duration)> = BTreeMap::new();
         for attempt in self.records.iter().flat_map(|record| &record.attempts) {
@@ -95,7 +106,7 @@ impl Load {
         Self::start_through(&http, accounts, seed, mix)
     }
 
-    /// [`Load::start`] through a client of the caller's, whose deadline counts.
+    /// [`Load::start`] through the caller's client, whose deadline counts.
     pub fn start_through(http: &Arc<Client>, accounts: &Arc<Accounts>, seed: &Seed, mix: Mix) -> Self {
         let (stop, clock, progress) = (CancellationToken::new(), RunClock::default(), Arc::new(Progress::default()));
         let mut clients = JoinSet::new();
@@ -120,7 +131,16 @@ impl Load {
         &self.progress
     }
 
-    /// Lets every client bring what it has begun to a definite answer. Call it once all is well again.
+    /// Waits until the clients have had this many more transfers between shards posted.
+    pub async fn goes_on(&self, more: usize) -> anyhow::Result<()> {
+        let wanted = self.progress.of(Seen::CrossShard) + more;
+        until(&format!("{more} more transfers between shards are posted"), PATIENCE, async || {
+            Ok((self.progress.of(Seen::CrossShard) >= wanted).then_some(()))
+        })
+        .await
+    }
+
+    /// Lets every client bring what it has begun to a definite answer. Call it when all faults are over.
     pub async fn finish(mut self) -> anyhow::Result<History> {
         self.stop.cancel();
         let mut history = History::default();
@@ -140,13 +160,64 @@ impl Load {
     }
 }
 
-/// Opens an account through the API, however often that takes to be asked for: to do it twice is to do it once.
+/// Opens an account through the API. The request is sent again until it is answered; the account is opened once.
 pub async fn open_account(client: &Client, id: &str, overdraft: &str) -> anyhow::Result<()> {
     until(&format!("{id} is open"), PATIENCE, async || try_open_account(client, id, overdraft).await.map(Some)).await
 }
 
-/// Asks once.
+/// [`open_account`] with one request.
 pub async fn try_open_account(client: &Client, id: &str, overdraft: &str) -> anyhow::Result<()> {
     let body = serde_json::json!({"id": id, "asset": crate::history::ASSET, "overdraft": overdraft});
     client.post(client.next_router(), "/v1/accounts", &body).await.map(|_| ())
+}
+
+/// Something that must occur in a run; a run without it proves nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Seen {
+    /// A transfer of which at least one answer was unknown.
+    InDoubt,
+    Rejected,
+    /// Posted, between two shards.
+    CrossShard,
+    /// Holds, by how they ended.
+    Captured,
+    Released,
+    Expired,
+}
+
+/// Counts, shared by the clients.
+#[derive(Debug, Default)]
+pub struct Progress(Mutex<BTreeMap<Seen, usize>>);
+
+impl Progress {
+    pub fn of(&self, what: Seen) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&what).copied().unwrap_or_default()
+    }
+
+    /// Counts an order whose outcome is certain.
+    fn note(&self, record: &Record, crosses: bool) {
+        if record.attempts.iter().any(|attempt| matches!(attempt.verdict, Verdict::Unknown { .. })) {
+            self.add(Seen::InDoubt);
+        }
+        match record.fate() {
+            Fate::Posted if crosses => self.add(Seen::CrossShard),
+            Fate::Rejected { .. } => self.add(Seen::Rejected),
+            _ => {}
+        }
+    }
+
+    /// Counts a hold that has ended.
+    fn note_life(&self, life: &Life) {
+        match life.status() {
+            Ok("captured") => self.add(Seen::Captured),
+            Ok("released") => self.add(Seen::Released),
+            Ok("expired") => self.add(Seen::Expired),
+            // The hold was refused, or its answers contradict each other; the audit reports that.
+            _ => {}
+        }
+    }
+
+    fn add(&self, what: Seen) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(what).or_default() += 1;
+    }
 }

@@ -95,6 +95,19 @@ pub fn print_figures(figures: &[Figure]) -> anyhow::Result<()> {
     output::table(FIGURE_HEADER, &rows)
 }
 
+/// Prints a summary, a table, and the figures against their bars.
+pub fn print_all<const COLUMNS: usize>(
+    summary: &str,
+    header: [&str; COLUMNS],
+    rows: &[[String; COLUMNS]],
+    figures: &[Figure],
+) -> anyhow::Result<()> {
+    output::data(&format!("{summary}\n"))?;
+    output::table(header, rows)?;
+    output::data("")?;
+    print_figures(figures)
+}
+
 /// Whether every figure was measured and meets its bar.
 pub fn all_met(figures: &[Figure]) -> bool {
     figures.iter().all(|figure| figure.met)

@@ -444,8 +444,8 @@ impl super::Report for Report {
         true
     }
 
-    fn meets_bars(&self) -> bool {
-        true
+    fn figures(&self) -> &[super::figures::Figure] {
+        &[]
     }
 
     fn print(&self) -> anyhow::Result<()> {

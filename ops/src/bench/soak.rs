@@ -14,8 +14,8 @@ use tokio::time::{Instant, interval};
 
 use super::{
     Experiment,
-    chart::{Axis, Chart, Series},
-    figures::{Figure, Promise, add_bars, all_met, median, print_figures},
+    chart::{Chart, Series},
+    figures::{Figure, Promise, add_bars, median, print_figures},
     load::WARM_UP,
     machine::Machine,
     page::{Mark, Page},
@@ -222,16 +222,8 @@ impl Report {
     }
 
     fn charts(&self) -> Vec<String> {
-        let over_time = |title: &str, y_label: &str, series: Vec<Series>| {
-            Chart {
-                title: title.to_owned(),
-                x_label: "seconds".to_owned(),
-                y_label: y_label.to_owned(),
-                x_axis: Axis::Linear,
-                series,
-            }
-            .svg()
-        };
+        let over_time =
+            |title: &str, y_label: &str, series: Vec<Series>| Chart::over_seconds(title, y_label, series).svg();
         let of_windows = |name: &str, value: fn(&Window) -> f64| {
             Series::new(name, self.windows.iter().map(|window| (window.from_s, value(window))))
         };
@@ -303,8 +295,8 @@ impl super::Report for Report {
         self.verified && self.sum_unchanged
     }
 
-    fn meets_bars(&self) -> bool {
-        all_met(&self.figures)
+    fn figures(&self) -> &[Figure] {
+        &self.figures
     }
 
     fn print(&self) -> anyhow::Result<()> {

@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use super::{
     Experiment,
-    figures::{Figure, Promise, add_bars, all_met, median, print_figures},
+    figures::{Figure, Promise, add_bars, median, print_all},
     machine::Machine,
     own_cluster::OwnCluster,
     page::{Mark, Page},
@@ -309,15 +309,12 @@ impl super::Report for Report {
         self.verified
     }
 
-    fn meets_bars(&self) -> bool {
-        all_met(&self.figures)
+    fn figures(&self) -> &[Figure] {
+        &self.figures
     }
 
     fn print(&self) -> anyhow::Result<()> {
-        output::data(&format!("{}\n", self.summary()))?;
-        output::table(Self::HEADER, &self.rows())?;
-        output::data("")?;
-        print_figures(&self.figures)
+        print_all(&self.summary(), Self::HEADER, &self.rows(), &self.figures)
     }
 
     fn page(&self) -> String {

@@ -2,25 +2,26 @@
 //! where accounts live.
 //!
 //! Most tests share one cluster and have accounts of their own on it ([`stage::Stage::shared`]). Each test ends with
-//! [`stage::Stage::finish`]. Every answer that a test gets goes through [`rules`] and [`openapi`] as well.
+//! [`stage::Stage::finish`]. [`api`] and [`openapi`] check every answer that a test gets.
 
 mod accounts;
 mod api;
 mod atomic;
 mod bad_input;
 mod batches;
+mod callers;
+mod csv_tables;
 pub mod description;
 mod faults;
 mod journals;
 mod keys;
-mod largest_batches;
 mod lists;
 mod model;
 mod openapi;
 mod openings;
 mod reports;
-mod rules;
 mod rulings;
 mod scripts;
 mod stage;
+mod tenants;
 mod transfers;

@@ -10,9 +10,8 @@ use testkit::{
     cluster::{Cluster, Member},
     database,
     node::{Folder, Node, NodeConfig},
-    section::section,
     seed::Seed,
-    wait::until,
+    wait::{section, until},
     workload::{Accounts, Load, Mix, try_open_account},
 };
 

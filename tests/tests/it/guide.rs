@@ -1,31 +1,28 @@
-//! `docs/api.md`, held against what is there: its examples are run from top to bottom on a new cluster, as a reader would,
-//! and must print what it shows; its table of codes has all of them.
-
-mod page;
+//! `docs/api.md` is compared with the product: its examples are run from top to bottom on a new cluster, as a reader runs them,
+//! and must print what the page shows. Its table of codes has every code.
 
 use std::{process::Stdio, time::Duration};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 use testkit::cluster::Cluster;
 
-use self::page::{Example, Shown};
-
 const PAGE: &str = include_str!("../../../docs/api.md");
-/// The only table of codes there is.
+const DESCRIPTION: &str = include_str!("../../../docs/openapi.json");
+/// The source of the router's codes.
 const CODES: &str = include_str!("../../../router/src/http/problem/code.rs");
 
-/// The address in the page: what `make up` prints.
+/// The address in the page, which is the one that `make up` prints.
 const ADDRESS: &str = "http://127.0.0.1:8080";
-/// As many as `make up` starts: which accounts share one shows in the answers.
+/// The number that `make up` starts. The answers show which accounts share a shard.
 const SHARDS: u16 = 4;
 /// Printed after each example.
 const MARK: &str = "=== end of an example ===";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn its_examples_print_what_it_shows_and_it_is_complete() -> anyhow::Result<()> {
-    let examples = page::examples(PAGE)?;
+async fn the_examples_of_the_guide_print_what_it_shows() -> anyhow::Result<()> {
+    let examples = examples(PAGE)?;
     ensure!(examples.len() > 20, "{} examples were found", examples.len());
     let cluster = Cluster::start(SHARDS, 1).await?;
     let printed = run(&examples, &cluster.status().routers[0].url).await?;
@@ -38,12 +35,14 @@ async fn its_examples_print_what_it_shows_and_it_is_complete() -> anyhow::Result
         })
         .collect();
     ensure!(findings.is_empty(), "{} examples differ\n{}", findings.len(), findings.join("\n\n"));
-    names_all_of(&cluster.client().get(0, "/openapi.json").await?)?;
     cluster.verify().await?;
     cluster.finish().await
 }
 
-fn names_all_of(description: &Value) -> anyhow::Result<()> {
+/// A unit test of the router compares `docs/openapi.json` with the code.
+#[test]
+fn the_guide_names_every_path_and_every_member_of_the_description() -> anyhow::Result<()> {
+    let description: Value = serde_json::from_str(DESCRIPTION)?;
     let (paths, schemas) = (&description["paths"], &description["components"]["schemas"]);
     let members = |value: &Value| value.as_object().cloned().unwrap_or_default().into_iter();
     let mut missing: Vec<String> =
@@ -60,7 +59,7 @@ fn names_all_of(description: &Value) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One shell for all of them, because later ones use variables of earlier ones. Gives what each printed.
+/// Runs all examples in one shell, because later ones use variables of earlier ones. Gives what each example printed.
 async fn run(examples: &[Example], address: &str) -> anyhow::Result<Vec<String>> {
     let mut script = String::new();
     for example in examples {
@@ -91,7 +90,7 @@ impl Shown {
                 Ok(())
             }
             Self::Json(shown) => {
-                let printed = page::values(printed).context("it prints no JSON")?;
+                let printed = values(printed).context("it prints no JSON")?;
                 ensure!(shown.len() == printed.len(), "it prints {} values, not {}", printed.len(), shown.len());
                 for (shown, printed) in shown.iter().zip(printed) {
                     ensure!(lasting(shown.clone()) == lasting(printed), "it prints other JSON");
@@ -102,7 +101,7 @@ impl Shown {
     }
 }
 
-/// The value without what is different in every run: times, journal positions, request ids.
+/// The value without times, journal positions and request ids, which differ between runs.
 fn lasting(mut value: Value) -> Value {
     match &mut value {
         Value::Array(items) => items.iter_mut().for_each(|item| *item = lasting(item.take())),
@@ -126,14 +125,101 @@ fn lasting(mut value: Value) -> Value {
 const TIME: &str = "0000-00-00T00:00:00.000000Z";
 
 #[test]
-fn it_explains_every_code() -> anyhow::Result<()> {
+fn the_guide_explains_every_code() -> anyhow::Result<()> {
     let router = CODES.split("\", S::").filter_map(|text| text.rsplit_once("(\"")).map(|(_, code)| code);
     let mut codes: Vec<&str> = router.chain(ledger::Refusal::ALL.map(ledger::Refusal::as_str)).collect();
-    // What follows the last row.
+    // The last text is what follows the last row of the source.
     codes.retain(|code| code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'));
     ensure!(codes.len() > 40, "{} codes were found: {codes:?}", codes.len());
-    let rows = page::section(PAGE, "## All codes")?;
+    let rows = section(PAGE, "## All codes")?;
     let missing: Vec<&str> = codes.into_iter().filter(|code| !rows.contains(&format!("`{code}`"))).collect();
     ensure!(missing.is_empty(), "docs/api.md does not explain {missing:?}");
     Ok(())
+}
+
+const FENCE: &str = "```";
+
+/// A block of shell commands.
+#[derive(Debug)]
+pub struct Example {
+    /// The line of its fence.
+    pub line: usize,
+    pub script: String,
+    pub shown: Shown,
+}
+
+/// The output of an example that the page shows, in the block right after it.
+#[derive(Debug)]
+pub enum Shown {
+    Nothing,
+    Text(String),
+    Json(Vec<Value>),
+}
+
+struct Block {
+    line: usize,
+    /// The line after its end.
+    after: usize,
+    language: String,
+    text: String,
+}
+
+/// The blocks of shell commands in order.
+pub fn examples(page: &str) -> anyhow::Result<Vec<Example>> {
+    let mut blocks = blocks(page)?.into_iter().peekable();
+    let mut examples = Vec::new();
+    while let Some(Block { line, after, language, text }) = blocks.next() {
+        if language != "sh" {
+            continue;
+        }
+        let shown = match blocks.next_if(|next| next.line == after && next.language != "sh") {
+            None => Shown::Nothing,
+            Some(next) => read(&next).with_context(|| format!("line {}", next.line))?,
+        };
+        examples.push(Example { line, script: text, shown });
+    }
+    Ok(examples)
+}
+
+fn read(block: &Block) -> anyhow::Result<Shown> {
+    match block.language.as_str() {
+        "json" => values(&block.text).map(Shown::Json),
+        "text" => Ok(Shown::Text(block.text.clone())),
+        other => bail!("{other:?} after an example"),
+    }
+}
+
+/// JSON values one after another.
+pub fn values(text: &str) -> anyhow::Result<Vec<Value>> {
+    Ok(serde_json::Deserializer::from_str(text).into_iter().collect::<Result<_, _>>()?)
+}
+
+/// The text from this heading to the next one of its level.
+pub fn section<'p>(page: &'p str, heading: &str) -> anyhow::Result<&'p str> {
+    let (_, rest) = page.split_once(&format!("\n{heading}\n")).with_context(|| format!("no {heading:?}"))?;
+    Ok(rest.split("\n## ").next().unwrap_or(rest))
+}
+
+fn blocks(page: &str) -> anyhow::Result<Vec<Block>> {
+    let mut blocks = Vec::new();
+    let mut open: Option<Block> = None;
+    for (number, text) in (1..).zip(page.lines()) {
+        match (open.take(), text.strip_prefix(FENCE)) {
+            (None, None) => {}
+            (None, Some(language)) => {
+                open = Some(Block { line: number, after: 0, language: language.to_owned(), text: String::new() });
+            }
+            (Some(block), Some(rest)) => {
+                ensure!(rest.is_empty(), "line {number}: a fence within a block");
+                blocks.push(Block { after: number + 1, ..block });
+            }
+            (Some(mut block), None) => {
+                block.text.push_str(text);
+                block.text.push('\n');
+                open = Some(block);
+            }
+        }
+    }
+    ensure!(open.is_none(), "the last block has no end");
+    Ok(blocks)
 }

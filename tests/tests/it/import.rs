@@ -1,7 +1,5 @@
-//! `shardctl import` against a live cluster: thousands of rows, bad ones among them, a `kill -9` in the middle, and runs that
-//! repeat what is there. And the commands that look at what was imported.
-
-mod commands;
+//! `shardctl import` against a live cluster: thousands of rows with bad ones among them, a `kill -9` in the middle, and runs that
+//! repeat what is there.
 
 use std::{
     collections::BTreeMap,
@@ -22,16 +20,16 @@ use testkit::{
 
 const ROWS: usize = 5_000;
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Small batches, one after another, so that an import can be met in the middle.
+/// Options for small batches, one after another, so that an import can be stopped in the middle.
 const SLOWLY: [&str; 4] = ["--batch", "20", "--in-flight", "1"];
 
 /// A CSV file in a folder that goes with the cluster.
-struct Table {
+pub struct Table {
     path: PathBuf,
 }
 
 impl Table {
-    fn write(cluster: &Cluster, name: &str, header: &str, rows: &[String]) -> anyhow::Result<Self> {
+    pub fn write(cluster: &Cluster, name: &str, header: &str, rows: &[String]) -> anyhow::Result<Self> {
         let table = Self { path: cluster.data_dir().join("log").join(name) };
         table.rewrite(header, rows)?;
         Ok(table)
@@ -41,7 +39,7 @@ impl Table {
         Ok(fs::write(&self.path, format!("{header}\n{}\n", rows.join("\n")))?)
     }
 
-    fn path(&self) -> &str {
+    pub fn path(&self) -> &str {
         self.path.to_str().unwrap_or_default()
     }
 
@@ -63,7 +61,7 @@ impl Table {
         rows.collect()
     }
 
-    /// The rejected rows are these lines, each for this reason.
+    /// Checks that the rejected rows are these lines, each for this reason.
     fn rejects_are(&self, expected: &[(u64, &str)]) -> anyhow::Result<()> {
         let found = self.rejects()?;
         let agree = found.len() == expected.len()
@@ -77,12 +75,12 @@ impl Table {
 }
 
 /// The JSON that a command printed before it ended with this code.
-fn printed(output: &Output, code: i32) -> anyhow::Result<Value> {
+pub fn printed(output: &Output, code: i32) -> anyhow::Result<Value> {
     ensure!(output.code == Some(code), "{output:?}");
     serde_json::from_str(&output.stdout).with_context(|| format!("{output:?}"))
 }
 
-async fn import(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<Output> {
+pub async fn import(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<Output> {
     cluster.shardctl(&[&["import", "--json"][..], arguments].concat()).await
 }
 
@@ -138,7 +136,7 @@ async fn accounts_are_opened_once_although_the_import_is_killed_and_bad_rows_are
     let table = Table::write(&cluster, "customers.csv", "asset,id,overdraft,max_balance,metadata", &rows)?;
     let good = (ROWS - bad.len()) as u64;
 
-    // What only the ledger knows (an undeclared asset, an account that exists), a dry run does not find.
+    // A dry run does not find what only the ledger knows: an undeclared asset, an account that exists.
     let dry = import(&cluster, &["accounts", table.path(), "--dry-run"]).await?;
     let summary = printed(&dry, 3)?;
     ensure!(summary["rows"] == ROWS && summary["rejected"] == 5 && summary["dry_run"] == true, "{summary}");
@@ -175,7 +173,7 @@ async fn accounts_are_opened_once_although_the_import_is_killed_and_bad_rows_are
 
 const BALANCES: &str = "account,asset,amount";
 
-/// What each account of a list is said to hold, unless it holds nothing.
+/// The listed balances that are not zero.
 fn holdings(list: &Value) -> BTreeMap<String, String> {
     let accounts = list["data"].as_array().into_iter().flatten();
     let text = |account: &Value, field: &str| account[field].as_str().unwrap_or_default().to_owned();
@@ -259,10 +257,10 @@ async fn balances_are_paid_once_although_the_import_is_killed_repeated_and_corre
     let before = booked(&cluster).await?;
     let again = printed(&import(&cluster, &[&command[..], &["--restart"]].concat()).await?, 3)?;
     ensure!(again["done"] == 0 && again["replayed"].as_u64() == done, "{again}");
-    // The refused payment to a stranger was tried once more, and is the only thing that was booked.
+    // The refused payment to an unknown account was tried once more, and nothing else was booked.
     ensure!(client.get(0, &account_path(&opening)).await?["posted"] == format!("-{}", posted(cents)), "the payer");
 
-    // Corrected: the stranger has an account, a row has its amount, and a row that was paid has another amount.
+    // The corrected file: the unknown account is open, a row has its amount, and a row that was paid has another amount.
     open_account(&client, "stranger", "0.00").await?;
     rows[500] = "customer-500,USD,1.00".to_owned();
     rows[600] = "customer-600,USD,1000000.00".to_owned();

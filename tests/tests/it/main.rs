@@ -3,6 +3,7 @@
 //! Each test that leaves something to chance prints its seed; `SEED=… cargo nextest run -p integration-tests` repeats it.
 
 mod chaos;
+mod commands;
 mod contract;
 mod deployment;
 mod doctor;
@@ -13,22 +14,18 @@ mod first_transfer;
 mod guide;
 mod identity;
 mod import;
-mod interrupted_failover;
 mod local_cluster;
 mod metrics;
 mod moves;
 mod node;
 mod postgres_tls;
-mod replay;
 mod rolling_upgrade;
-mod same_id;
 mod second_node;
 mod sequences;
 mod shard_failover;
 mod shard_map;
 mod sums;
 mod teardown;
-mod tenants;
 mod tls;
 mod traces;
 mod two_phase;

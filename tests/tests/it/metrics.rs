@@ -1,15 +1,16 @@
-//! What operators see of a cluster: metrics, the alerts and dashboards over them, and the log.
+//! What operators see of a cluster: metrics, alerts, dashboards and the log.
 
-mod exposition;
 mod log;
-mod prometheus;
 mod queries;
 mod reference;
 
-use anyhow::ensure;
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, ensure};
 use http::Method;
 use serde_json::json;
 use testkit::{
+    client::Client,
     cluster::{Cluster, Placement},
     history::ASSET,
     node::Folder,
@@ -19,9 +20,7 @@ use testkit::{
 };
 use uuid::Uuid;
 
-use self::exposition::Exposition;
-
-/// Two accounts on different shards; the first one holds 10.00.
+/// Opens two accounts on different shards. The first one holds 10.00.
 async fn two_accounts(cluster: &Cluster) -> anyhow::Result<(String, String)> {
     let (client, placement): (_, Placement) = (cluster.client(), cluster.placement()?);
     let bank = placement.account_on("s0", "bank", 0)?;
@@ -100,7 +99,7 @@ async fn the_breaker_gauge_says_what_readyz_says() -> anyhow::Result<()> {
     std::fs::write(&file, map.to_toml())?;
     let router = Router::start(&RouterConfig::write(&folder, "router", &file, "")?).await?;
 
-    // The breaker closes and opens by itself: what both say is compared while it stays as it is.
+    // The breaker closes and opens by itself, so the two are compared only if its state is the same before and after.
     until("the breaker is open by /readyz and by the metrics", std::time::Duration::from_secs(30), async || {
         let breaker = |ready: &serde_json::Value| ready["degraded"][0]["breaker"].clone();
         let before = breaker(&router.admin(Method::GET, "/readyz?verbose").await?.json()?);
@@ -114,4 +113,85 @@ async fn the_breaker_gauge_says_what_readyz_says() -> anyhow::Result<()> {
         Ok(Some(()))
     })
     .await
+}
+
+/// The metrics that one process serves, read from its `/metrics`.
+#[derive(Debug, Default)]
+pub struct Exposition {
+    pub text: String,
+    pub families: BTreeMap<String, Family>,
+    samples: Vec<Sample>,
+}
+
+/// The type, the help and the labels of a metric.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Family {
+    pub kind: String,
+    pub help: String,
+    /// The names of the labels, apart from `le`.
+    pub labels: BTreeSet<String>,
+}
+
+#[derive(Debug)]
+struct Sample {
+    name: String,
+    labels: BTreeMap<String, String>,
+    value: f64,
+}
+
+impl Exposition {
+    pub async fn fetch(admin_url: &str) -> anyhow::Result<Self> {
+        let url = format!("{admin_url}/metrics");
+        let answer = Client::new(Vec::new()).request(Method::GET, &url, None).await?;
+        ensure!(answer.status == 200, "{url}: {}", answer.text());
+        Self::parse(&answer.text())
+    }
+
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        let mut read = Self { text: text.to_owned(), ..Self::default() };
+        for line in text.lines().filter(|line| !line.is_empty()) {
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                let (name, help) = rest.split_once(' ').context("a metric without a description")?;
+                read.families.entry(name.to_owned()).or_default().help = help.to_owned();
+            } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').context("a metric without a type")?;
+                read.families.entry(name.to_owned()).or_default().kind = kind.to_owned();
+            } else {
+                read.sample(line).with_context(|| format!("cannot read {line:?}"))?;
+            }
+        }
+        Ok(read)
+    }
+
+    fn sample(&mut self, line: &str) -> anyhow::Result<()> {
+        let (series, value) = line.rsplit_once(' ').context("no value")?;
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        let mut found = BTreeMap::new();
+        // No label of this product has a comma or a quote in its value.
+        for pair in labels.trim_end_matches('}').split(',').filter(|pair| !pair.is_empty()) {
+            let (label, value) = pair.split_once('=').context("no label")?;
+            found.insert(label.to_owned(), value.trim_matches('"').to_owned());
+        }
+        let parts = ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part));
+        let family = parts.filter(|of| self.families.contains_key(*of)).unwrap_or(name);
+        let family = self.families.get_mut(family).context("no type")?;
+        family.labels.extend(found.keys().filter(|label| *label != "le").cloned());
+        self.samples.push(Sample { name: name.to_owned(), labels: found, value: value.parse()? });
+        Ok(())
+    }
+
+    /// The value of the one series that has these labels, among others.
+    pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> anyhow::Result<f64> {
+        let has = |sample: &&Sample| {
+            sample.name == name
+                && labels.iter().all(|(label, value)| sample.labels.get(*label).is_some_and(|v| v == value))
+        };
+        let found: Vec<_> = self.samples.iter().filter(has).collect();
+        ensure!(found.len() == 1, "{} series {name} with {labels:?}", found.len());
+        Ok(found[0].value)
+    }
+
+    pub fn series(&self) -> usize {
+        self.samples.len()
+    }
 }

@@ -8,13 +8,11 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context, ensure};
 use testkit::{
     audit::audit,
-    client::Verdict,
     cluster::{Cluster, Member},
     database,
-    history::Attempt,
     seed::{Random, Seed},
     wait::until,
-    workload::{Accounts, History, Load, Mix, open_account},
+    workload::{Accounts, Load, Mix, open_account},
 };
 use wire::MoveWishes;
 
@@ -36,35 +34,26 @@ fn finish() -> MoveWishes {
     MoveWishes { finish: Some(true), ..Default::default() }
 }
 
-/// No client was told that something was not executed, or may have been.
-fn no_client_was_told_of_an_error(history: &History) -> anyhow::Result<()> {
-    let is_error =
-        |attempt: &Attempt| matches!(attempt.verdict, Verdict::NotExecuted { .. } | Verdict::Unknown { .. });
-    let told = history.records.iter().find(|record| record.attempts.iter().any(is_error));
-    ensure!(told.is_none(), "a client was told of an error: {told:?}\n{}", history.answers());
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slots_move_under_load_and_come_back() -> anyhow::Result<()> {
     let seed = Seed::announce("moves");
     let cluster = Cluster::start(2, 2).await?;
     let (accounts, opening) = Accounts::open(&cluster, 12, &mut seed.random()).await?;
     let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    load.goes_on(100).await?;
 
-    // There, cleaned up, and back as a move of its own.
+    // The slots move to s1, s0 is cleaned up, and another move brings them back.
     let there = Movement::start(&cluster, "s0", "s1", HALF).await?;
     there.until("taken").await?;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    load.goes_on(50).await?;
     there.wish(finish()).await?;
     there.until("finished").await?;
     let back = Movement::start(&cluster, "s1", "s0", HALF).await?;
     back.until("taken").await?;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    load.goes_on(50).await?;
 
     let mut history = load.finish().await?;
-    no_client_was_told_of_an_error(&history)?;
+    history.has_no_error()?;
     history.records.extend(opening.records);
     let summary = audit(&cluster, &history).await?;
     ensure!(summary.cross_shard > 100 && summary.holds >= 10, "too little was done: {summary:?}");
@@ -86,7 +75,7 @@ async fn a_move_is_reversed_twice_under_load() -> anyhow::Result<()> {
     let cluster = Cluster::start(2, 2).await?;
     let (accounts, opening) = Accounts::open(&cluster, 12, &mut seed.random()).await?;
     let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    load.goes_on(50).await?;
 
     let none = MoveWishes::default;
     let first = Movement::start(&cluster, "s0", "s1", HALF).await?;
@@ -101,7 +90,7 @@ async fn a_move_is_reversed_twice_under_load() -> anyhow::Result<()> {
     third.until("finished").await?;
 
     let mut history = load.finish().await?;
-    no_client_was_told_of_an_error(&history)?;
+    history.has_no_error()?;
     history.records.extend(opening.records);
     audit(&cluster, &history).await?;
     assert_nothing_is_left(&cluster, "s0", HALF).await?;
@@ -114,7 +103,7 @@ async fn a_move_that_is_given_up_leaves_nothing_behind() -> anyhow::Result<()> {
     let cluster = Cluster::start(2, 2).await?;
     let (accounts, opening) = Accounts::open(&cluster, 12, &mut seed.random()).await?;
     let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    load.goes_on(50).await?;
 
     let abort = || MoveWishes { abort: Some(true), ..Default::default() };
     let paused = MoveWishes { paused: Some(true), ..Default::default() };
@@ -126,19 +115,19 @@ async fn a_move_that_is_given_up_leaves_nothing_behind() -> anyhow::Result<()> {
         if phase != "aborted" {
             let refused = Movement::start(&cluster, "s0", "s1", (5000, 5000)).await.err().context("two at once")?;
             ensure!(refused.to_string().contains(&movement.id.to_string()), "{refused}");
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            load.goes_on(20).await?;
             movement.wish(abort()).await?;
             movement.until("aborted").await?;
         }
         assert_nothing_is_left(&cluster, "s1", HALF).await?;
     }
-    // A reversal that is given up, and another one that goes on where it ended.
+    // One reversal is given up, and another one goes on where it ended.
     let there = Movement::start(&cluster, "s0", "s1", HALF).await?;
     there.until("taken").await?;
     let held = MoveWishes { hold_cutover: Some(true), ..Default::default() };
     let back = Movement::start_as(&cluster, "s1", "s0", HALF, held, Some(there.id)).await?;
     back.until("catching up").await?;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    load.goes_on(20).await?;
     back.wish(abort()).await?;
     back.until("aborted").await?;
     // One that is given up before it has copied anything must not make the next one copy again what is here.
@@ -148,11 +137,11 @@ async fn a_move_that_is_given_up_leaves_nothing_behind() -> anyhow::Result<()> {
     back.until("aborted").await?;
     let back = Movement::start_as(&cluster, "s1", "s0", HALF, MoveWishes::default(), Some(there.id)).await?;
     back.until("taken").await?;
-    // Too late to be given up.
+    // The move cannot be given up any more.
     ensure!(back.wish(abort()).await.is_err());
 
     let mut history = load.finish().await?;
-    no_client_was_told_of_an_error(&history)?;
+    history.has_no_error()?;
     history.records.extend(opening.records);
     audit(&cluster, &history).await?;
     cluster.finish().await
@@ -213,16 +202,17 @@ async fn whatever_is_killed_a_move_goes_on() -> anyhow::Result<()> {
     let mut cluster = Cluster::start(2, 2).await?;
     let (accounts, opening) = Accounts::open(&cluster, 12, &mut random).await?;
     let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    load.goes_on(50).await?;
 
     let victims = [Member::Node(0), Member::Node(1), Member::Postgres(0), Member::Postgres(1)];
     let mut direction = ["s0", "s1"];
     for round in 0..2 {
         let [from, to] = direction;
-        // Slow enough that kills meet the copy.
+        // The move is so slow that kills meet the copy.
         let slow = MoveWishes { rate: Some(100_000), ..Default::default() };
         let movement = Movement::start_as(&cluster, from, to, HALF, slow, None).await?;
         for victim in shuffled(&victims, &mut random) {
+            // The kills meet the move at random moments.
             tokio::time::sleep(Duration::from_millis(random.below(600) as u64)).await;
             eprintln!("round {round}: the move is {}, killing {victim}", movement.phase().await);
             cluster.kill_and_recover(&[victim]).await?;
@@ -251,7 +241,7 @@ fn shuffled(members: &[Member], random: &mut Random) -> Vec<Member> {
     members
 }
 
-/// What `docs/operations/resharding.md` shows: a third shard, a balanced cluster, and the shard empty again.
+/// The commands of `docs/operations/resharding.md`: a third shard is added, the slots are balanced, and the shard is emptied again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_adds_a_shard_and_drains_it_again() -> anyhow::Result<()> {
     let seed = Seed::announce("an added shard");
@@ -290,7 +280,7 @@ async fn an_operator_adds_a_shard_and_drains_it_again() -> anyhow::Result<()> {
     ensure!(shards["shards"][2]["slots"] == 0 && shards["shards"][2]["accounts"] == 0, "{shards}");
 
     let mut history = load.finish().await?;
-    no_client_was_told_of_an_error(&history)?;
+    history.has_no_error()?;
     history.records.extend(opening.records);
     cluster.refresh_status().await?;
     audit(&cluster, &history).await?;

@@ -3,14 +3,9 @@
 //!
 //! The tests share one PostgreSQL server (`testkit::shared`). Each test has its own database and starts its own nodes.
 
+mod bookings;
 mod commit_faults;
-mod due_holds;
-mod hold_commit_faults;
-mod listed_slots;
-mod missing_guards;
-mod one_batch;
-mod opened_again;
-mod refused_databases;
+mod databases;
 mod second_writer;
 
 use std::net::SocketAddr;
@@ -27,7 +22,7 @@ use uuid::Uuid;
 /// A map in which the shard under test owns every slot.
 const MAP: &str = "cluster = \"0190d7c0-0000-7000-8000-00000000c1a5\"\nversion = 1\n[[shard]]\nid = \"s0\"\nnumber = 0\nnodes = [\"http://127.0.0.1:1\"]\nslots = [\"0-16383\"]\n";
 
-/// Where a test takes its databases and files from.
+/// The PostgreSQL server and the folder of a test.
 struct Place {
     postgres: Postgres,
     folder: Folder,
@@ -44,7 +39,7 @@ impl Place {
         self.postgres.create_database(&format!("{name}_{}", Uuid::now_v7().simple()), "").await
     }
 
-    /// A new database made a shard, and the configuration of a node in front of it.
+    /// Initialises a new database as a shard, and writes the configuration of a node in front of it.
     async fn shard(&self, name: &str) -> anyhow::Result<NodeConfig> {
         let url = self.empty_database(name).await?;
         let config = NodeConfig::write(&self.folder, name, "s0", &url)?;
@@ -52,7 +47,7 @@ impl Place {
         Ok(config)
     }
 
-    /// A second way to the same shard.
+    /// The configuration of another node in front of the same shard.
     fn another_node(&self, name: &str, url: &str) -> anyhow::Result<NodeConfig> {
         NodeConfig::write(&self.folder, name, "s0", url)
     }

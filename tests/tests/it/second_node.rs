@@ -16,7 +16,7 @@ use testkit::{
     database,
     history::{ASSET, Attempt, Order, Record},
     seed::Seed,
-    wait::until,
+    wait::{until, until_every},
     workload::{Accounts, Load, Mix, open_account},
 };
 use uuid::Uuid;
@@ -32,10 +32,12 @@ const MIX: Mix = Mix {
 };
 /// How long a change of roles may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(45);
+/// Pause between two looks at the roles.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// The bound is one second; other work on the machine may take the rest.
 const TAKES_OVER_WITHIN: Duration = Duration::from_secs(10);
 const HOLDS: usize = 10;
-/// Longer than it takes to place the holds and to freeze the first node.
+/// Longer than the placing of the holds and the freezing of the first node take.
 const EXPIRES_IN_S: u64 = 5;
 /// Long after the holds came due. A second node that takes itself for the active one polls for holds and folds several times in this time.
 const WATCHED: Duration = Duration::from_secs(10);
@@ -70,18 +72,15 @@ fn second_node(cluster: &Cluster) -> anyhow::Result<&SecondNodeStatus> {
     cluster.status().shards[0].second_node.as_ref().context("the shard has no second node")
 }
 
-/// What `shardctl status` says of the two nodes.
+/// Waits until `shardctl status` reports these roles of the two nodes.
 async fn roles_are(cluster: &mut Cluster, first: &str, second: &str) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    loop {
+    until_every(LOOK_EVERY, &format!("the roles are {first}; {second}"), PATIENCE, async || {
         let shard = &cluster.refresh_status().await?.shards[0];
         let found = (shard.node_role.as_deref(), shard.second_node.as_ref().and_then(|node| node.role.as_deref()));
-        if found == (Some(first), Some(second)) {
-            return Ok(());
-        }
-        ensure!(begun.elapsed() < PATIENCE, "the roles are {found:?} instead of {first}, {second}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+        ensure!(found == (Some(first), Some(second)), "they are {found:?}");
+        Ok(Some(()))
+    })
+    .await
 }
 
 /// Holds come due while the first node and both routers are frozen. If the second node wrote anything, it would expire them.
@@ -185,7 +184,7 @@ async fn takes_over(cluster: &mut Cluster) -> anyhow::Result<Record> {
         ensure!(begun.elapsed() < PATIENCE, "the routers did not go back: {seen:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // A router that has not noticed yet at the first look still names the first node there.
+    // A router that had not noticed the kill at the first look named the first node then.
     let used = [first_url.clone(), second_url, first_url];
     for seen in seen {
         ensure!(seen == used || seen == used[1..], "a router used {seen:?}");

@@ -1,47 +1,49 @@
-//! Random sequences of requests, played to a ledger in memory (`crates/model`) and to a real cluster: every answer has to be
-//! the same, and so has everything that is there in the end.
+//! Random sequences of requests, played to a ledger in memory (`crates/model`) and to a real cluster. Every answer must be the same,
+//! and so must the final state.
 //!
-//! A sequence has accounts of its own, so that many are played at once. What differs is made as short as it gets and
+//! A sequence has accounts of its own, so that many are played at once. A sequence that differs is shortened as far as possible and
 //! printed line by line. `SEQUENCES` says how many are played, half of them on one shard and half on three; `SEED` repeats a
 //! run, and `ONLY` one sequence of it.
 
 mod command;
 mod compare;
 mod concurrent;
-mod final_state;
 mod play;
-mod rehearsal;
 mod script;
-mod shrink;
 mod tally;
-mod transcript;
 mod wire;
 
-use std::{sync::atomic::AtomicUsize, time::Duration};
+use std::{
+    sync::atomic::AtomicUsize,
+    time::{Duration, Instant},
+};
 
 use anyhow::ensure;
 use futures_util::{StreamExt, stream};
+use proptest::{
+    strategy::{Strategy, ValueTree},
+    test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
+};
 use testkit::{cluster::Cluster, seed::Seed};
 
 use self::{
+    command::{Sequence, sequences},
     play::{Outcome, Stage, play},
-    shrink::Source,
     tally::{EXPIRED_IN_TIME, EXPIRED_LATE, OPENED_SO, Tally},
 };
 
 /// Sequences on both clusters together, unless the environment says otherwise.
 const SEQUENCES: usize = 2_000;
-/// Played at once. Enough that each commit is shared by many.
+/// Sequences that are played at once: so many that each commit has operations of several.
 const AT_ONCE: usize = 48;
-/// In a run of at least so many every one of [`ANSWERS`] is seen, and in one of five times so many every one of
-/// [`RARE_ANSWERS`].
+/// A run of at least this many sequences sees each of [`ANSWERS`]. A run of five times as many sees each of [`RARE_ANSWERS`].
 const ENOUGH: usize = 800;
-/// How often a sequence is played that the machine was too slow to decide.
+/// How often a sequence is played again that could not be decided because the machine was slow.
 const TRIES: usize = 4;
-/// So long a request may take on a machine that does much else.
+/// The time limit of a request on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What must have been answered: what the contract says of accounts, holds and transfers, as far as it does not take a fault.
+/// Answers that a run must have seen: those that the contract has for accounts, holds and transfers and that need no fault.
 const ANSWERS: &[&str] = &[
     "GET holds 200 captured",
     "GET holds 200 expired",
@@ -123,9 +125,9 @@ const ANSWERS: &[&str] = &[
     EXPIRED_IN_TIME,
     OPENED_SO,
 ];
-/// What only several shards can answer.
+/// Answers that only several shards can give.
 const ANSWERS_OF_SHARDS: &[&str] = &["POST transfers:batch 422 atomic_cross_shard"];
-/// What takes more to come about. What is rarer still, such as a capture that overflows, is for the tables of the contract.
+/// Answers that are rare. Those that are rarer still, such as a capture that overflows, are in the tables of the contract.
 const RARE_ANSWERS: &[&str] = &[
     "POST accounts 201 open",
     "POST accounts 409 account_exists max_balance",
@@ -208,7 +210,7 @@ async fn agree_with_the_model(name: &str, shards: u16) -> anyhow::Result<()> {
     drop(outcomes);
     if let Some((number, how)) = differing {
         eprintln!("sequence {number} differs:\n{how}\nlooking for a shorter one");
-        let shortest = shrink::shortest(&stage, &source, number).await?.unwrap_or(how);
+        let shortest = shortest(&stage, &source, number).await?.unwrap_or(how);
         anyhow::bail!("sequence {number} differs (ONLY={number} repeats it), in short:\n{shortest}");
     }
     eprintln!(
@@ -234,7 +236,7 @@ async fn agree_with_the_model(name: &str, shards: u16) -> anyhow::Result<()> {
     cluster.finish().await
 }
 
-/// Under other names each time, so that nothing is left of the time before.
+/// Plays a sequence again, each time with other account names, so that nothing is left of the time before.
 async fn play_until_decided(stage: &Stage, source: &Source, number: usize) -> anyhow::Result<Outcome> {
     let sequence = source.sequence(number);
     let mut outcome = play(stage, &sequence).await?;
@@ -245,4 +247,55 @@ async fn play_until_decided(stage: &Stage, source: &Source, number: usize) -> an
         outcome = play(stage, &sequence).await?;
     }
     Ok(outcome)
+}
+
+/// How long a shorter sequence is searched for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// All sequences of a run, by number.
+#[derive(Debug)]
+pub struct Source {
+    seed: [u8; 24],
+}
+
+impl Source {
+    pub fn new(seed: &Seed) -> Self {
+        let mut random = seed.random();
+        let mut bytes = [0; 24];
+        bytes.chunks_exact_mut(8).for_each(|chunk| chunk.copy_from_slice(&random.bits().to_le_bytes()));
+        Self { seed: bytes }
+    }
+
+    pub fn sequence(&self, number: usize) -> Sequence {
+        self.tree(number).current()
+    }
+
+    fn tree(&self, number: usize) -> impl ValueTree<Value = Sequence> + use<> {
+        let mut bytes = [0; 32];
+        bytes[..24].copy_from_slice(&self.seed);
+        bytes[24..].copy_from_slice(&(number as u64).to_le_bytes());
+        let random = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+        let mut runner = TestRunner::new_with_rng(Config::default(), random);
+        sequences().new_tree(&mut runner).expect("the strategies filter nothing, so nothing is refused")
+    }
+}
+
+/// Shortens a sequence as long as a difference is left. Gives the difference of the shortest one.
+pub async fn shortest(stage: &Stage, source: &Source, number: usize) -> anyhow::Result<Option<String>> {
+    let mut tree = source.tree(number);
+    let mut shortest = None;
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        let more = match play(stage, &tree.current()).await? {
+            Outcome::Differs(how) => {
+                shortest = Some(how);
+                tree.simplify()
+            }
+            Outcome::Agreed | Outcome::Undecided(_) => tree.complicate(),
+        };
+        if !more {
+            break;
+        }
+    }
+    Ok(shortest)
 }

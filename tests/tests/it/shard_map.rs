@@ -1,7 +1,6 @@
-//! The shard map edited under load, then broken, then wrong. What the shards say about ownership decides.
+//! The shard map is edited under load, then broken, then out of date. What the shards say about ownership decides.
 
 mod check;
-mod edits;
 mod stale_routers;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -15,16 +14,15 @@ use testkit::{
     client::{Client, Verdict},
     cluster::Cluster,
     history::Attempt,
-    section::section,
     seed::Seed,
-    wait::until,
+    wait::{section, until},
     workload::{Accounts, Load, Mix},
 };
 
 /// How long the routers may take to notice an edited file, on a busy machine.
 const NOTICED_WITHIN: Duration = Duration::from_secs(30);
 
-/// No request may be lost, so none is given a deadline that the machine alone could miss.
+/// No request may be lost, so no request has a deadline that a busy machine could miss.
 const MIX: Mix = Mix {
     single_clients: 3,
     batch_clients: 1,
@@ -42,14 +40,14 @@ async fn no_edit_of_the_map_loses_a_request_or_misleads_a_write() -> anyhow::Res
     let maps = Maps::new(&cluster);
     let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
 
-    section("re-ordered", edits::a_map_that_says_the_same_in_another_order_is_taken(&maps)).await?;
-    section("broken", edits::a_broken_map_is_refused_with_its_line_and_the_old_one_serves(&maps)).await?;
-    section("repaired", edits::a_repaired_map_ends_the_alarm(&maps)).await?;
+    section("re-ordered", a_map_that_says_the_same_in_another_order_is_taken(&maps)).await?;
+    section("broken", a_broken_map_is_refused_with_its_line_and_the_old_one_serves(&maps)).await?;
+    section("repaired", a_repaired_map_ends_the_alarm(&maps)).await?;
     section("stale routers", stale_routers::a_router_with_an_old_map_heals_and_never_misleads(&maps)).await?;
     section("published", stale_routers::the_map_catches_up_with_the_shards(&maps)).await?;
 
     let mut history = load.finish().await?;
-    // Nothing was wrong with any process, so there is no excuse: each request has one answer, a definite one.
+    // No process was harmed, so each request must have exactly one answer, which is definite.
     let lost: Vec<&Attempt> =
         history.records.iter().flat_map(|record| &record.attempts).filter(|a| is_lost(a)).collect();
     ensure!(lost.is_empty(), "{} requests were lost to an edit of a file: {:?}", lost.len(), lost.first());
@@ -64,11 +62,11 @@ fn is_lost(attempt: &Attempt) -> bool {
     !matches!(attempt.verdict, Verdict::Posted | Verdict::Rejected { .. })
 }
 
-/// The cluster's map file, and what the routers make of it.
+/// The cluster's map file, and the routers' view of it.
 struct Maps<'a> {
     cluster: &'a Cluster,
     client: Client,
-    /// Transfers made by the sections themselves: the audit must know them.
+    /// Transfers that the sections of the test made. The audit must know them.
     records: std::sync::Mutex<Vec<testkit::history::Record>>,
 }
 
@@ -85,12 +83,12 @@ impl<'a> Maps<'a> {
         Ok(self.cluster.placement()?.map().clone())
     }
 
-    /// Puts another file in its place, as editors and deployment tools do.
+    /// Replaces the file by another one, as editors and deployment tools do.
     fn replace(&self, text: &str) -> anyhow::Result<()> {
         replace(&self.path(), text)
     }
 
-    /// `GET` of something on every router's admin listener.
+    /// `GET` of a path on every router's admin listener.
     async fn ask_routers(&self, path: &str) -> anyhow::Result<Vec<Value>> {
         let mut answers = Vec::new();
         for router in &self.cluster.status().routers {
@@ -133,4 +131,78 @@ fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     let draft = path.with_extension("toml.draft");
     std::fs::write(&draft, text)?;
     Ok(std::fs::rename(&draft, path)?)
+}
+
+/// Version 2: the same owners, the shards listed in another order.
+async fn a_map_that_says_the_same_in_another_order_is_taken(maps: &Maps<'_>) -> anyhow::Result<()> {
+    let mut shards = maps.current()?.shards;
+    shards.reverse();
+    maps.replace(&ShardMap::new(maps.current()?.cluster, 2, shards)?.to_toml())?;
+    maps.wait_for_version(2).await
+}
+
+/// Version 3, in which a slot has two owners.
+async fn a_broken_map_is_refused_with_its_line_and_the_old_one_serves(maps: &Maps<'_>) -> anyhow::Result<()> {
+    let good = ShardMap::new(maps.current()?.cluster, 3, maps.current()?.shards)?.to_toml();
+    let taken = good.lines().filter(|line| line.starts_with("slots")).nth(1).context("a second shard")?;
+    let first_slots = good.lines().position(|line| line.starts_with("slots")).context("a first shard")?;
+    let broken = lines_with(&good, first_slots, taken);
+    maps.replace(&broken)?;
+
+    let refused = until("every router says that it refused the map", NOTICED_WITHIN, async || {
+        let states = maps.ask_routers("/readyz?verbose").await?;
+        Ok(states.iter().all(|state| state["shard_map"]["refused"].is_object()).then_some(states))
+    })
+    .await?;
+    for state in &refused {
+        // A router that serves an old map is ready all the same.
+        ensure!(state["status"] == "ready" && state["shard_map"]["version"] == 2, "{state}");
+        let line = state["shard_map"]["refused"]["line"].as_u64().context("no line")?;
+        let text = broken.lines().nth(usize::try_from(line)?.saturating_sub(1)).unwrap_or_default();
+        ensure!(text.starts_with("slots"), "line {line}, {text:?}, is not to blame: {state}");
+    }
+    ensure!(maps.gauges("shardledger_shard_map_last_reload_success").await?.iter().all(|value| *value == 0.0));
+    ensure!(maps.gauges("shardledger_shard_map_version").await?.iter().all(|version| *version == 2.0));
+
+    // An operator who asks for a reload is told as well.
+    for router in &maps.cluster.status().routers {
+        let url = format!("{}/admin/shard-map/reload", router.admin_url);
+        let answer = maps.client.request(Method::POST, &url, None).await?;
+        ensure!(answer.status == 422 && answer.code() == "invalid_shard_map", "{}", answer.text());
+        ensure!(answer.text().contains("line "), "{}", answer.text());
+    }
+    Ok(())
+}
+
+async fn a_repaired_map_ends_the_alarm(maps: &Maps<'_>) -> anyhow::Result<()> {
+    // The file on disk is the broken one. The routers still serve the map before it.
+    let serving = maps.ask_routers("/admin/shard-map").await?;
+    let shards = serving[0]["shards"].as_array().context("no shards")?.clone();
+    let text = map_text(&serving[0]["cluster"], 3, &shards)?;
+    maps.replace(&text)?;
+    maps.wait_for_version(3).await?;
+    for state in maps.ask_routers("/readyz?verbose").await? {
+        ensure!(state["shard_map"]["refused"].is_null(), "{state}");
+    }
+    ensure!(maps.gauges("shardledger_shard_map_last_reload_success").await?.iter().all(|value| *value == 1.0));
+    Ok(())
+}
+
+/// The map as `GET /admin/shard-map` tells it, as TOML.
+fn map_text(cluster: &Value, version: u64, shards: &[Value]) -> anyhow::Result<String> {
+    let mut text = format!("cluster = {cluster}\nversion = {version}\n");
+    for shard in shards {
+        // A list of strings looks the same in JSON and TOML.
+        text += &format!(
+            "[[shard]]\nid = {}\nnumber = {}\nnodes = {}\nslots = {}\n",
+            shard["id"], shard["number"], shard["nodes"], shard["slots"]
+        );
+    }
+    ShardMap::parse(&text).context("what the routers serve is no map")?;
+    Ok(text)
+}
+
+fn lines_with(text: &str, index: usize, line: &str) -> String {
+    let lines = text.lines().enumerate().map(|(i, old)| if i == index { line } else { old });
+    lines.map(|line| format!("{line}\n")).collect()
 }

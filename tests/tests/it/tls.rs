@@ -17,13 +17,12 @@ use node_client::{ConnectError, Connection};
 use serde_json::Value;
 use testkit::{
     audit::audit,
-    client::{Client, Verdict, account_path},
+    client::{Client, account_path},
     cluster::{Cluster, Member},
-    history::Attempt,
     node,
     seed::Seed,
     wait::until,
-    workload::{Accounts, History, Load, Mix, open_account},
+    workload::{Accounts, Load, Mix, open_account},
 };
 use tokio::task::JoinSet;
 use wire::convert::operation_to_wire;
@@ -37,14 +36,6 @@ const MIX: Mix = Mix {
     request_timeout: Duration::from_secs(10),
 };
 const PATIENCE: Duration = Duration::from_secs(30);
-
-fn no_client_was_told_of_an_error(history: &History) -> anyhow::Result<()> {
-    let is_error =
-        |attempt: &Attempt| matches!(attempt.verdict, Verdict::NotExecuted { .. } | Verdict::Unknown { .. });
-    let told = history.records.iter().find(|record| record.attempts.iter().any(is_error));
-    ensure!(told.is_none(), "a client was told of an error: {told:?}\n{}", history.answers());
-    Ok(())
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn payments_commands_and_moves_of_slots_work_over_tls() -> anyhow::Result<()> {
@@ -67,7 +58,7 @@ async fn payments_commands_and_moves_of_slots_work_over_tls() -> anyhow::Result<
 
     let (accounts, opening) = Accounts::open(&cluster, 12, &mut seed.random()).await?;
     let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
-    // A new shard: `init` asks the nodes of the others, and slots move from node to node.
+    // A new shard is added: `init` asks the nodes of the other shards, and slots move from node to node.
     cluster.shardctl(&["shard", "add", "s2"]).await?.successful()?;
     let plan = cluster.data_dir().join("log").join("plan.toml");
     let plan = plan.to_str().context("a path that is no text")?;
@@ -76,13 +67,13 @@ async fn payments_commands_and_moves_of_slots_work_over_tls() -> anyhow::Result<
     let applied = cluster.shardctl_json(&["move", "apply", plan, "--finish", "--json"]).await?;
     ensure!(applied["moves"][0]["phase"] == "finished", "{applied}");
     let mut history = load.finish().await?;
-    no_client_was_told_of_an_error(&history)?;
+    history.has_no_error()?;
     history.records.extend(opening.records);
     cluster.refresh_status().await?;
     let summary = audit(&cluster, &history).await?;
     ensure!(summary.cross_shard > 20, "too little was done: {summary:?}");
 
-    // Commands that talk to routers and to nodes.
+    // These commands talk to routers and to nodes.
     cluster.shardctl(&["account", "list"]).await?.successful()?;
     until("the cluster agrees", PATIENCE, async || {
         let doctor = cluster.shardctl(&["doctor"]).await?;
@@ -156,7 +147,7 @@ async fn a_caller_without_a_certificate_of_the_cluster_is_refused_and_nothing_is
         ("plaintext", None, "takes TLS only"),
         ("stranger", Some(mutual(&strangers, "router", &own)?), "does not trust"),
         ("suspicious", Some(mutual(&strangers, "router", &strangers)?), "is of no authority in"),
-        // Of the cluster's authority, but for the listener of routers: not for calls.
+        // This certificate is of the cluster's authority, for the listener of routers and not for calls.
         ("listener", Some(mutual(&own, "web", &own)?), "refuses"),
     ] {
         let refused = open_by_rpc(url, tls.as_ref(), account).await?;
@@ -166,7 +157,7 @@ async fn a_caller_without_a_certificate_of_the_cluster_is_refused_and_nothing_is
         ensure!(answer.status == 404, "{account}: {} {}", answer.status, answer.text());
     }
 
-    // A name that is not on the list: the node's own certificate, once only routers may call.
+    // Only routers may call now, so the name in the node's own certificate is not on the list.
     let config = cluster.data_dir().join("config").join("s0.toml");
     let text = std::fs::read_to_string(&config)?;
     let list = text.lines().find(|line| line.starts_with("callers")).context("no callers")?.to_owned();
@@ -208,7 +199,7 @@ async fn certificates_are_replaced_under_load_without_a_failed_request() -> anyh
     let (accounts, opening) = Accounts::open(&cluster, 12, &mut seed.random()).await?;
     let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
 
-    // Beside the load, whose connections stay, clients that connect for each request.
+    // The connections of the load stay open. These clients connect for each request.
     let urls: Vec<String> = cluster.status().routers.iter().map(|router| router.url.clone()).collect();
     let (authority, stop, made) =
         (cluster.tls_dir().join("ca.pem"), Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
@@ -239,7 +230,7 @@ async fn certificates_are_replaced_under_load_without_a_failed_request() -> anyh
         ended??;
     }
     let mut history = load.finish().await?;
-    no_client_was_told_of_an_error(&history)?;
+    history.has_no_error()?;
     history.records.extend(opening.records);
     audit(&cluster, &history).await?;
 
@@ -248,7 +239,7 @@ async fn certificates_are_replaced_under_load_without_a_failed_request() -> anyh
     cluster.kill_and_recover(&members).await?;
     audit(&cluster, &history).await?;
 
-    // Half a renewal is refused, and the certificate in use stays in use.
+    // A key that is not the certificate's is refused, and the certificate in use stays in use.
     let key = cluster.tls_dir().join("https.key");
     let good = std::fs::read(&key)?;
     std::fs::copy(cluster.tls_dir().join("node.key"), &key)?;

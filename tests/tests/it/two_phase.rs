@@ -1,38 +1,141 @@
-//! Holds, captures and reversals in each other's way: whatever races, one wins, everybody is told who, and no money is made,
-//! lost or stuck.
+//! Transfers, holds, captures and reversals that compete. Whatever races, one wins, each client is told the outcome, and no money is made, lost or stuck.
 
-mod at_once;
 mod closing;
 mod coordinators;
-mod expiry;
 mod races;
-mod stage;
 
-use testkit::{audit::sagas_end, cluster::Cluster, section::section, seed::Seed};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
 
-use self::stage::Stage;
+use anyhow::ensure;
+use http::Method;
+use serde_json::{Value, json};
+use testkit::{
+    audit::sagas_end,
+    client::{Answer, Client, account_path, escaped},
+    cluster::{Cluster, Placement},
+    history::ASSET,
+    wait::until,
+    workload::open_account,
+};
+use uuid::Uuid;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_all_that_race_for_a_hold_one_wins() -> anyhow::Result<()> {
-    let seed = Seed::announce("two phase");
-    let cluster = Cluster::start(2, 2).await?;
-    let stage = Stage::set(&cluster).await?;
-    section("expiry", expiry::needs_no_client(&stage)).await?;
-    section("at once", at_once::one_id_is_one_effect(&stage)).await?;
-    section("ends", races::a_hold_ends_once(&stage, &mut seed.random())).await?;
-    section("reversals", races::no_more_is_reversed_than_was_paid(&stage)).await?;
-    section("closing", closing::no_money_comes_back_to_a_closed_account(&stage, &mut seed.random())).await?;
-    section("closed payees", closing::a_hold_survives_its_payee(&stage)).await?;
-    sagas_end(&cluster).await?;
-    cluster.verify().await?;
-    cluster.finish().await
+/// How long the outcome of a request may be uncertain.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The shard of every payer, and of the payees that are not on it.
+pub const SOURCE: &str = "s0";
+pub const ELSEWHERE: &str = "s1";
+
+/// Accounts and holds on a cluster, which may be shared. Requests are sent until their outcome is certain.
+pub struct Bank<'a> {
+    pub cluster: &'a Cluster,
+    pub client: Client,
+    placement: Placement,
+    treasury: String,
+    /// A word in the ids of these accounts, which no other test uses.
+    name: String,
+    opened: AtomicUsize,
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn captures_are_finished_by_another_router_wherever_the_first_one_died() -> anyhow::Result<()> {
-    let mut cluster = Cluster::start(2, 2).await?;
-    section("reserved", coordinators::dies_after_the_reserve(&mut cluster)).await?;
-    section("decided", coordinators::dies_after_the_verdict(&mut cluster)).await?;
+/// A hold, and the accounts that it is found by.
+#[derive(Debug, Clone)]
+pub struct Held {
+    pub id: Uuid,
+    pub debit: String,
+    pub credit: String,
+}
+
+impl<'a> Bank<'a> {
+    pub async fn open(cluster: &'a Cluster) -> anyhow::Result<Self> {
+        let placement = cluster.placement()?;
+        let name = Uuid::now_v7().simple().to_string();
+        let treasury = placement.account_on(SOURCE, &format!("treasury.{name}"), 0)?;
+        let client = cluster.client();
+        open_account(&client, &treasury, "unlimited").await?;
+        Ok(Self { cluster, client, placement, treasury, name, opened: AtomicUsize::new(0) })
+    }
+
+    /// Opens an account on a shard and pays this amount into it.
+    pub async fn account(&self, shard: &str, funds: &str) -> anyhow::Result<String> {
+        let n = self.opened.fetch_add(1, Relaxed);
+        let id = self.placement.account_on(shard, &format!("a{n}.{}", self.name), 0)?;
+        open_account(&self.client, &id, "0.00").await?;
+        if funds != "0.00" {
+            self.pay(&self.treasury, &id, funds).await?;
+        }
+        Ok(id)
+    }
+
+    pub async fn pay(&self, debit: &str, credit: &str, amount: &str) -> anyhow::Result<Uuid> {
+        let id = Uuid::now_v7();
+        let order = json!({"id": id, "debit": debit, "credit": credit, "amount": amount, "asset": ASSET});
+        let answer = self.send("/v1/transfers", &order).await?;
+        ensure!(matches!(answer.status, 200 | 201), "{}", answer.text());
+        Ok(id)
+    }
+
+    pub async fn hold(&self, debit: &str, credit: &str, amount: &str, seconds: Option<u32>) -> anyhow::Result<Held> {
+        let (id, debit, credit) = (Uuid::now_v7(), debit.to_owned(), credit.to_owned());
+        let order = json!({
+            "id": id, "debit": debit, "credit": credit, "amount": amount, "asset": ASSET, "expires_in_s": seconds,
+        });
+        let answer = self.send("/v1/holds", &order).await?;
+        ensure!(matches!(answer.status, 200 | 201), "{}", answer.text());
+        Ok(Held { id, debit, credit })
+    }
+
+    /// Sends an order, through one router after the other, until its outcome is certain.
+    pub async fn send(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
+        self.send_as(Method::POST, path, body).await
+    }
+
+    pub async fn send_as(&self, method: Method, path: &str, body: &Value) -> anyhow::Result<Answer> {
+        until(&format!("{path} has a certain outcome"), PATIENCE, async || {
+            let answer = self.client.call(self.client.next_router(), method.clone(), path, Some(body)).await?;
+            Ok((!matches!(answer.status, 202 | 429 | 500..)).then_some(answer))
+        })
+        .await
+    }
+
+    pub async fn show(&self, held: &Held) -> anyhow::Result<Value> {
+        self.client.get(self.client.next_router(), &held.path("")).await
+    }
+
+    pub async fn transfer(&self, id: Uuid, debit: &str) -> anyhow::Result<Value> {
+        self.client.get(self.client.next_router(), &transfer_path(id, debit, "")).await
+    }
+
+    /// The posted and held amounts of an account.
+    pub async fn balance(&self, account: &str) -> anyhow::Result<(String, String)> {
+        let found = self.client.get(self.client.next_router(), &account_path(account)).await?;
+        let text = |name: &str| found[name].as_str().unwrap_or_default().to_owned();
+        Ok((text("posted"), text("held")))
+    }
+}
+
+impl Held {
+    /// The path of the hold, or of an action on it.
+    pub fn path(&self, action: &str) -> String {
+        format!("/v1/holds/{}{action}?debit={}", self.id, escaped(&self.debit))
+    }
+}
+
+pub fn transfer_path(id: Uuid, debit: &str, action: &str) -> String {
+    format!("/v1/transfers/{id}{action}?debit={}", escaped(debit))
+}
+
+/// The status in an answer, or the code of the refusal: `captured`, `hold_expired` and so on.
+pub fn said(answer: &Answer) -> String {
+    let body = answer.json().unwrap_or_default();
+    body["code"].as_str().or(body["status"].as_str()).unwrap_or_default().to_owned()
+}
+
+/// What every test leaves behind: all sagas have ended, and `shardctl verify` and the rebuild of every projection find nothing.
+pub async fn finish(cluster: Cluster) -> anyhow::Result<()> {
+    sagas_end(&cluster).await?;
     cluster.verify().await?;
     cluster.finish().await
 }

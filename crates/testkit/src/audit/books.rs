@@ -9,8 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     cluster::Status,
-    database,
-    tables::{BALANCES, HOLDS, REGISTERS, TRANSFERS},
+    database::{self, BALANCES, HOLDS, REGISTERS, TRANSFERS},
 };
 
 /// All shards together.

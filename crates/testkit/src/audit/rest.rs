@@ -1,22 +1,28 @@
-//! Whether a cluster has got over what was done to it.
+//! Whether a cluster has recovered from what was done to it, and whether its rows are what the journals say.
 
-use std::time::Duration;
+use std::{fmt::Write, time::Duration};
 
 use anyhow::{Context, ensure};
 use http::Method;
 use serde_json::{Value, json};
+use shard_database::rebuild;
 
 use super::books;
-use crate::{client::Client, cluster::Cluster, wait::until};
+use crate::{
+    client::Client,
+    cluster::{Cluster, Member},
+    database,
+    wait::until,
+};
 
 /// INV-17: all sagas have ended this long after the last fault, without a restart by the test.
 const SAGAS_END_WITHIN: Duration = Duration::from_secs(30);
-/// Workloads give a hold a second, and the contract gives the shard another; the rest is for a busy machine.
+/// Holds of workloads last a second, and the contract gives the shard another second. The rest is for a busy machine.
 const HOLDS_EXPIRE_WITHIN: Duration = Duration::from_secs(30);
-/// INV-17: and nothing else is left of the trouble either.
+/// INV-17: nothing else is left of a fault either.
 const RESTS_WITHIN: Duration = Duration::from_secs(30);
 
-/// INV-17, by the databases; then by the routers' own word.
+/// INV-17. Waits until the databases have no pending saga, and until all routers say so.
 pub async fn sagas_end(cluster: &Cluster) -> anyhow::Result<()> {
     until("all sagas have ended", SAGAS_END_WITHIN, async || {
         let pending = books::pending(cluster.status()).await?;
@@ -25,7 +31,7 @@ pub async fn sagas_end(cluster: &Cluster) -> anyhow::Result<()> {
     .await?;
     let client = cluster.client();
     // A router that has just lost a shard needs a moment to ask it again.
-    until("every router says so", SAGAS_END_WITHIN, async || {
+    until("every router says that all sagas have ended", SAGAS_END_WITHIN, async || {
         for router in &cluster.status().routers {
             let answer = ask(&client, &format!("{}/admin/sagas", router.admin_url)).await?;
             ensure!(answer["data"] == json!([]) && answer["partial"] == false, "{} says {answer}", router.admin_url);
@@ -35,9 +41,9 @@ pub async fn sagas_end(cluster: &Cluster) -> anyhow::Result<()> {
     .await
 }
 
-/// A load may end with a hold just placed, whose time is not over yet.
+/// Waits for holds that a load placed just before it ended.
 pub async fn holds_expire(cluster: &Cluster) -> anyhow::Result<()> {
-    until("all holds that are to expire have", HOLDS_EXPIRE_WITHIN, async || {
+    until("all holds that are due have expired", HOLDS_EXPIRE_WITHIN, async || {
         let expiring = books::expiring_holds(cluster.status()).await?;
         Ok((expiring == 0).then_some(()))
     })
@@ -74,4 +80,55 @@ fn rests(shard: &Value) -> bool {
 
 async fn ask(client: &Client, url: &str) -> anyhow::Result<Value> {
     client.request(Method::GET, url, None).await?.json().with_context(|| url.to_owned())
+}
+
+/// The fold of a shard without traffic reaches the end of the journal.
+const FOLDS_WITHIN: Duration = Duration::from_secs(30);
+/// The number of differences that are printed.
+const SHOWN: usize = 20;
+
+/// Rebuilds every projection of one shard from its journal and compares them with the rows, folded or not.
+///
+/// # Errors
+/// Names the differences.
+pub async fn rebuilds(url: &str) -> anyhow::Result<()> {
+    let mut connection = database::connect(url).await?;
+    let differences = rebuild::rebuild(&mut connection).await?;
+    let mut text = String::new();
+    for difference in differences.iter().take(SHOWN) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{:?}, {}: {}", difference.rule, difference.subject, difference.detail);
+    }
+    ensure!(differences.is_empty(), "{} differences between journal and rows:\n{text}", differences.len());
+    Ok(())
+}
+
+/// [`rebuilds`] for each shard whose PostgreSQL runs.
+///
+/// # Errors
+/// Names the differences of the first shard that has some.
+pub async fn all_rebuild(cluster: &Cluster) -> anyhow::Result<()> {
+    for (number, shard) in cluster.status().shards.iter().enumerate() {
+        if cluster.status().pid(Member::Postgres(number)).is_none() {
+            continue;
+        }
+        rebuilds(&shard.dsn).await.map_err(|error| error.context(shard.id.clone()))?;
+    }
+    Ok(())
+}
+
+/// Waits until all that is in the journals now is folded, so that the fold does not mend rows that are damaged afterwards.
+///
+/// # Errors
+/// When that takes too long.
+pub async fn all_folded(cluster: &Cluster) -> anyhow::Result<()> {
+    for shard in &cluster.status().shards {
+        let end = database::number(&shard.dsn, "SELECT coalesce(max(position), 0) FROM journal").await?;
+        until("the journal is folded", FOLDS_WITHIN, async || {
+            let folded = database::number(&shard.dsn, "SELECT folded_position FROM fold_state").await?;
+            Ok((folded >= end).then_some(()))
+        })
+        .await?;
+    }
+    Ok(())
 }

@@ -1,13 +1,13 @@
-//! `shardctl status --json --show-passwords`, as the contract has it.
+//! What runs where: the status that `shardctl status --json --show-passwords` prints, the processes as targets of faults, and account ids that live
+//! on a given shard.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use anyhow::Context;
 use serde::Deserialize;
+use shard_map::{ShardMap, slot_of};
 
-use super::Member;
-
-/// The state of something that takes requests.
+/// The state of a process that takes requests.
 const READY: &str = "ready";
 /// The value of a router's `reads` and `writes` when they work at every shard.
 const ALL: &str = "all";
@@ -93,7 +93,7 @@ impl Status {
         }
     }
 
-    /// Of everything that runs, the supervisor included.
+    /// The ids of all running processes, the supervisor included.
     pub fn pids(&self) -> Vec<i32> {
         let routers = self.routers.iter().map(|router| router.pid);
         let second_node = |shard: &ShardStatus| shard.second_node.as_ref().and_then(|node| node.pid);
@@ -103,5 +103,54 @@ impl Status {
             .iter()
             .flat_map(|shard| [shard.node_pid, second_node(shard), shard.postgres_pid, standby(shard)]);
         routers.chain(shards).chain([self.supervisor_pid]).flatten().collect()
+    }
+}
+
+/// A process of a cluster. Routers and shards are named by index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Member {
+    Router(usize),
+    Node(usize),
+    /// The postmaster.
+    Postgres(usize),
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Router(index) => write!(f, "router {index}"),
+            Self::Node(index) => write!(f, "the node of shard {index}"),
+            Self::Postgres(index) => write!(f, "the postmaster of shard {index}"),
+        }
+    }
+}
+
+/// The shard map, searched for account ids that live on a given shard.
+#[derive(Debug, Clone)]
+pub struct Placement {
+    map: ShardMap,
+}
+
+impl Placement {
+    pub fn new(map: &str) -> anyhow::Result<Self> {
+        Ok(Self { map: ShardMap::parse(map).context("the shard map")? })
+    }
+
+    pub fn map(&self) -> &ShardMap {
+        &self.map
+    }
+
+    /// The id of the shard that owns the account.
+    pub fn shard_of(&self, account: &str) -> &str {
+        &self.map.shard(self.map.owner(slot_of(account))).id
+    }
+
+    /// The n-th account id that ends with `name` and has a hash tag that puts it on this shard.
+    pub fn account_on(&self, shard: &str, name: &str, n: usize) -> anyhow::Result<String> {
+        (0_u32..)
+            .map(|tag| format!("{{{name}{tag}}}:{name}"))
+            .filter(|id| self.shard_of(id) == shard)
+            .nth(n)
+            .with_context(|| format!("no slot leads to {shard}"))
     }
 }

@@ -6,17 +6,14 @@ use serde::Serialize;
 use telemetry::clock;
 
 use super::{AFTER_THAW, CONNECTIONS, FACTORS, FREEZE_S, Frozen, IN_FLIGHT, Plan, RETRIES, SPIKE, Step, THAW_S};
-use crate::{
-    bench::{
-        chart::{Axis, Chart, Series},
-        driver::NOT_SENT,
-        figures::{Figure, Promise, add_bars, all_met, median, print_figures, ratio},
-        load::Measurement,
-        machine::Machine,
-        page::{Mark, Page},
-        tally::Window,
-    },
-    output,
+use crate::bench::{
+    chart::{Axis, Chart, Series},
+    driver::NOT_SENT,
+    figures::{Figure, Promise, add_bars, median, print_all, ratio},
+    load::Measurement,
+    machine::Machine,
+    page::{Mark, Page},
+    tally::Window,
 };
 
 #[derive(Debug, Serialize)]
@@ -116,18 +113,12 @@ impl Report {
             let of = |name: &str, value: fn(&Window) -> f64| {
                 Series::new(name, windows.iter().map(|window| (window.from_s, value(window))))
             };
-            let chart = Chart {
-                title: title.to_owned(),
-                x_label: "seconds".to_owned(),
-                y_label: "each second, or ms".to_owned(),
-                x_axis: Axis::Linear,
-                series: vec![
-                    of("transfers/s", |window| window.transfers_per_s),
-                    of("p99 ms", |window| window.latency_us.p99 as f64 / 1e3),
-                ],
-            };
+            let series = vec![
+                of("transfers/s", |window| window.transfers_per_s),
+                of("p99 ms", |window| window.latency_us.p99 as f64 / 1e3),
+            ];
             let marks: Vec<(f64, String)> = marks.iter().map(|(at, text)| (*at, (*text).to_owned())).collect();
-            chart.svg_with_marks(&marks)
+            Chart::over_seconds(title, "each second, or ms", series).svg_with_marks(&marks)
         };
         vec![
             goodput.svg(),
@@ -211,15 +202,12 @@ impl crate::bench::Report for Report {
         self.verified
     }
 
-    fn meets_bars(&self) -> bool {
-        all_met(&self.figures)
+    fn figures(&self) -> &[Figure] {
+        &self.figures
     }
 
     fn print(&self) -> anyhow::Result<()> {
-        output::data(&format!("{}\n", self.summary()))?;
-        output::table(Self::HEADER, &self.rows())?;
-        output::data("")?;
-        print_figures(&self.figures)
+        print_all(&self.summary(), Self::HEADER, &self.rows(), &self.figures)
     }
 
     fn page(&self) -> String {

@@ -6,8 +6,8 @@ use telemetry::clock;
 use super::{CutOver, Phase, Plan, clients::ClientCounts};
 use crate::{
     bench::{
-        chart::{Axis, Chart, Series},
-        figures::{Figure, Promise, add_bars, all_met, print_figures},
+        chart::{Chart, Series},
+        figures::{Figure, Promise, add_bars, print_figures},
         machine::Machine,
         page::{Mark, Page},
         subject::Sample,
@@ -149,14 +149,7 @@ impl Report {
         let marks: Vec<(f64, String)> =
             self.phases.iter().filter(|phase| phase.name != "plan").map(|it| (it.from_s, it.name.clone())).collect();
         let over_time = |title: &str, y_label: &str, series: Vec<Series>| {
-            Chart {
-                title: title.to_owned(),
-                x_label: "seconds".to_owned(),
-                y_label: y_label.to_owned(),
-                x_axis: Axis::Linear,
-                series,
-            }
-            .svg_with_marks(&marks)
+            Chart::over_seconds(title, y_label, series).svg_with_marks(&marks)
         };
         let line =
             |name: &str, of: fn(&Second) -> f64| Series::new(name, self.timeline.iter().map(|it| (it.at_s, of(it))));
@@ -225,8 +218,8 @@ impl crate::bench::Report for Report {
         self.books_balance && self.failure_count == 0
     }
 
-    fn meets_bars(&self) -> bool {
-        all_met(&self.figures)
+    fn figures(&self) -> &[Figure] {
+        &self.figures
     }
 
     fn print(&self) -> anyhow::Result<()> {

@@ -1,18 +1,20 @@
-//! Faults: how each is brought about, and what proves that it was there.
+//! Faults: how each is brought about, and what proves that it had an effect.
 
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use testkit::{
     cluster::{Cluster, Member},
     database,
     seed::Random,
-    wait::until,
+    wait::{until, until_every},
 };
 
 use crate::moves::support::Movement;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Pause between two looks at a move.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -111,16 +113,15 @@ impl Moving {
 
     /// Waits for the end of the move that is under way.
     pub async fn end(&mut self) -> anyhow::Result<()> {
-        let begun = std::time::Instant::now();
-        while self.is_under_way().await? {
-            if begun.elapsed() > PATIENCE
+        until_every(LOOK_EVERY, "the move has ended", PATIENCE, async || {
+            if self.is_under_way().await?
                 && let Some(movement) = &self.present
             {
-                anyhow::bail!("a move has not ended: {:?}", movement.status().await?);
+                bail!("it is {:?}", movement.status().await?);
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        Ok(())
+            Ok(Some(()))
+        })
+        .await
     }
 }
 

@@ -1,4 +1,5 @@
-//! The API under test: any request, as a client might send it, and every answer held to what the contract says of all.
+//! The API under test: requests as clients send them. Each answer is checked against the rules that hold for all answers, and against the
+//! description of the API.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
@@ -13,26 +14,26 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{openapi::Description, rules};
+use super::openapi::Description;
 
-/// Longer than any request may take.
+/// Longer than the time limit of any request.
 const PATIENCE: Duration = Duration::from_secs(40);
 
 pub const JSON: &str = "application/json";
 pub const NDJSON: &str = "application/x-ndjson";
 
-/// Well before the routers close a connection at rest, which they might do as a request is being sent on it.
+/// Shorter than the time after which routers close an idle connection, which they might do while a request is sent on it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How often, and after what time, something is sent again.
+/// How often a request is sent again, and after what time.
 const RESENT: usize = 20;
 const PAUSE: Duration = Duration::from_millis(500);
 
 const TIMEOUT: &str = "x-request-timeout-ms";
 
-/// One request.
+/// A request.
 #[derive(Debug, Clone)]
 pub struct Call {
     pub method: Method,
@@ -42,12 +43,12 @@ pub struct Call {
 }
 
 impl Call {
-    /// With a body of JSON, well-formed or not.
+    /// A request with the media type of JSON. The body may be malformed.
     pub fn new(method: Method, path: &str, body: impl Into<Bytes>) -> Self {
         Self::bare(method, path, body).header("content-type", JSON)
     }
 
-    /// Without any header.
+    /// A request without any header.
     pub fn bare(method: Method, path: &str, body: impl Into<Bytes>) -> Self {
         Self { method, path: path.to_owned(), headers: Vec::new(), body: body.into() }
     }
@@ -68,9 +69,13 @@ impl Call {
         self.headers.push((name, value.as_ref().to_owned()));
         self
     }
+
+    pub fn has_header(&self, name: &str) -> bool {
+        self.headers.iter().any(|(header, _)| header.eq_ignore_ascii_case(name))
+    }
 }
 
-/// What came back.
+/// An answer in JSON.
 #[derive(Debug, Clone)]
 pub struct Reply {
     pub status: u16,
@@ -78,7 +83,7 @@ pub struct Reply {
     pub body: Value,
 }
 
-/// What came back, as text.
+/// An answer as text.
 #[derive(Debug, Clone)]
 pub struct TextReply {
     pub status: u16,
@@ -87,7 +92,7 @@ pub struct TextReply {
 }
 
 impl Reply {
-    /// What the contract fixes of an answer, in a line: `201 posted`, `200 posted replayed`,
+    /// The parts of an answer that the contract fixes, in a line: `201 posted`, `200 posted replayed`,
     /// `422 insufficient_funds side=debit`, `400 invalid_amount at=/amount`, `400 invalid_parameter at=?limit`.
     pub fn summary(&self) -> String {
         let text = |name: &str| self.body[name].as_str();
@@ -140,7 +145,7 @@ pub struct Api {
 }
 
 impl Api {
-    /// Reads what the routers say of themselves.
+    /// Reads the description that the routers serve.
     pub async fn connect(routers: Vec<String>) -> anyhow::Result<Self> {
         let http = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
@@ -157,13 +162,13 @@ impl Api {
         &self.description
     }
 
-    /// Through the routers in turn, so that nothing said here depends on which one was asked.
+    /// Sends a request through the routers in turn, so that no test depends on which router answers.
     pub async fn send(&self, call: Call) -> anyhow::Result<Reply> {
         self.send_to(self.next.fetch_add(1, Relaxed), call).await
     }
 
-    /// Through one of them. As any client should, it sends again what a machine too busy to take it did not execute; not for
-    /// ever, and not in silence.
+    /// Sends a request through one router. A request that was answered 503 was not executed. It is sent again, as clients should do, for a
+    /// limited number of times, and each time is printed.
     pub async fn send_to(&self, router: usize, call: Call) -> anyhow::Result<Reply> {
         for _ in 0..RESENT {
             let reply = self.exchange_checked(router, &call).await?;
@@ -176,21 +181,21 @@ impl Api {
         self.exchange_checked(router, &call).await
     }
 
-    /// Once, come what may.
+    /// Sends a request once, whatever the answer is.
     pub async fn send_once(&self, call: Call) -> anyhow::Result<Reply> {
         self.exchange_checked(self.next.fetch_add(1, Relaxed), &call).await
     }
 
-    /// Whatever is answered keeps the rules of all answers.
+    /// Sends a request and checks the rules that hold for all answers.
     async fn exchange_checked(&self, router: usize, call: &Call) -> anyhow::Result<Reply> {
         let told = || format!("{} {}", call.method, call.path);
         let reply = self.exchange(router, call).await.with_context(told)?;
-        rules::check(call, &reply).with_context(told)?;
+        check_rules(call, &reply).with_context(told)?;
         self.description.check(call, &reply).with_context(told)?;
         Ok(reply)
     }
 
-    /// Must be answered so; gives the answer.
+    /// Sends a request whose answer must have this [`Reply::summary`]. Gives the answer.
     pub async fn expect(&self, call: Call, summary: &str) -> anyhow::Result<Reply> {
         let told = format!("{} {}", call.method, call.path);
         self.send(call).await?.expect(summary).context(told)
@@ -222,7 +227,7 @@ impl Api {
         for (name, value) in &call.headers {
             request = request.header(*name, value.as_slice());
         }
-        // A busy machine is nobody's fault: what is to be answered in time says so.
+        // A busy machine must not fail a test. A test of time limits sets its own.
         if !call.headers.iter().any(|(name, _)| *name == TIMEOUT) {
             request = request.header(TIMEOUT, "30000");
         }
@@ -233,4 +238,55 @@ impl Api {
         };
         tokio::time::timeout(PATIENCE, exchange).await.context("no answer")?
     }
+}
+
+/// The members of every problem.
+const PROBLEM_MEMBERS: [&str; 9] =
+    ["type", "title", "status", "detail", "instance", "code", "retryable", "executed", "request_id"];
+/// Statuses after which the same request may succeed later.
+const RETRYABLE: [u16; 5] = [408, 429, 500, 503, 504];
+/// Statuses after which a write may have been executed.
+const UNKNOWN: [u16; 2] = [500, 504];
+
+fn check_rules(call: &Call, reply: &Reply) -> anyhow::Result<()> {
+    ensure!(!reply.header("x-request-id").is_empty(), "no X-Request-Id");
+    if reply.status < 400 {
+        ensure!(reply.header("content-type") == "application/json", "{:?}", reply.headers);
+        return Ok(());
+    }
+    problem(call, reply).map_err(|reason| reason.context(reply.body.to_string()))
+}
+
+fn problem(call: &Call, reply: &Reply) -> anyhow::Result<()> {
+    let (status, body) = (reply.status, &reply.body);
+    ensure!(reply.header("content-type") == "application/problem+json", "{:?}", reply.headers);
+    for member in PROBLEM_MEMBERS {
+        ensure!(!body[member].is_null(), "no {member}");
+    }
+    let code = body["code"].as_str().unwrap_or_default();
+    ensure!(body["type"].as_str().is_some_and(|kind| kind.ends_with(&format!(":{code}"))), "type without the code");
+    ensure!(body["status"] == status, "another status than the line's {status}");
+    ensure!(body["request_id"] == reply.header("x-request-id"), "another request id than the header's");
+    let (path, _) = call.path.split_once('?').unwrap_or((&call.path, ""));
+    ensure!(body["instance"] == path, "another instance than the request's path");
+    ensure!(body["retryable"] == RETRYABLE.contains(&status), "retryable");
+    let executed = if UNKNOWN.contains(&status) { json!("unknown") } else { json!(false) };
+    ensure!(body["executed"] == executed, "executed");
+    ensure!([429, 503].contains(&status) == reply.headers.contains_key("retry-after"), "Retry-After");
+    ensure!(status != 500, "an internal error");
+    if status == 400 {
+        let errors = body["errors"].as_array().map_or(&[][..], Vec::as_slice);
+        ensure!(!errors.is_empty(), "a malformed request without its errors");
+        for error in errors {
+            let places = ["pointer", "parameter", "header"].into_iter().filter(|place| error[*place].is_string());
+            ensure!(places.count() == 1, "an error that is not in one place: {error}");
+            ensure!(error["code"].is_string() && error["detail"].is_string(), "an error that says nothing: {error}");
+            ensure!(is_pointer(&error["pointer"]), "no JSON pointer (RFC 6901): {error}");
+        }
+    }
+    Ok(())
+}
+
+fn is_pointer(place: &Value) -> bool {
+    place.as_str().is_none_or(|pointer| pointer.is_empty() || pointer.starts_with('/'))
 }

@@ -11,8 +11,8 @@ use super::{
     stage::{Findings, Shard, Stage, terms},
 };
 
-/// What the accounts A, B, C … are, as [`Stage::account`] takes them; payer, payee and amount of each item with its result; and what A, B, C … hold
-/// in the end.
+/// A batch. It has the accounts A, B, C and so on, as [`Stage::account`] takes them; payer, payee and amount of each item with its result; and what
+/// the accounts hold in the end.
 struct Story {
     accounts: &'static [&'static str],
     items: &'static [(&'static str, &'static str)],
@@ -156,7 +156,7 @@ async fn tell_with(stage: &Stage, story: &Story, placement: usize) -> anyhow::Re
     let expected: Vec<String> = story.items.iter().map(|(_, result)| (*result).to_owned()).collect();
     let found = results(&stage.api.expect(call(), "200").await?.body, &items)?;
     ensure!(found == expected, "{found:#?}");
-    // What was stored is answered again, and no money moves.
+    // The stored results are answered again, and no money moves.
     let replayed =
         |result: &String| if result.starts_with("failed") { result.clone() } else { format!("{result} replayed") };
     let again = results(&stage.api.expect(call(), "200").await?.body, &items)?;
@@ -168,7 +168,7 @@ async fn tell_with(stage: &Stage, story: &Story, placement: usize) -> anyhow::Re
     Ok(())
 }
 
-/// `A B 10`
+/// The payer, the payee and the amount of an item such as `A B 10`.
 fn parse(item: &str, accounts: &[String]) -> anyhow::Result<Value> {
     let words: Vec<&str> = item.split(' ').collect();
     let [debit, credit, amount] = words[..] else { anyhow::bail!("{item:?} is no item") };
@@ -194,4 +194,52 @@ pub fn results(body: &Value, items: &[Value]) -> anyhow::Result<Vec<String>> {
             Ok(words.chain(replayed).collect::<Vec<_>>().join(" "))
         })
         .collect()
+}
+
+/// Items of the largest batch, and how often a batch is sent again to a machine that is too slow for it.
+const LARGEST: usize = 10_000;
+const TRIES: usize = 4;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_transfers_are_a_batch() -> anyhow::Result<()> {
+    let stage = Stage::quiet().await?;
+    let payer = stage.account(0, "USD overdraft=unlimited").await?;
+    let payees = [stage.account(0, "USD").await?, stage.account(1, "USD").await?];
+    let items: Vec<Value> =
+        (0..LARGEST).map(|n| terms(Uuid::now_v7(), &payer, &payees[n % 2], "0.01", "USD")).collect();
+    let call = || Call::post("/v1/transfers:batch", &json!({"transfers": items}));
+    let mut found = results(&stage.api.expect(call(), "200").await?.body, &items)?;
+    // A machine may be too slow for the whole batch in the time of one request. The next request does the rest.
+    for _ in 0..TRIES {
+        if found.iter().all(|result| result.starts_with("posted")) {
+            break;
+        }
+        let left: Vec<&String> = found.iter().filter(|result| !result.starts_with("posted")).collect();
+        ensure!(left.iter().all(|result| is_undecided(result)), "{} are not posted, such as {}", left.len(), left[0]);
+        eprintln!("contract: {} of {LARGEST} are not decided in time, such as {}", left.len(), left[0]);
+        found = results(&stage.api.expect(call(), "200").await?.body, &items)?;
+    }
+    let other: Vec<&String> = found.iter().filter(|result| !result.starts_with("posted")).collect();
+    ensure!(other.is_empty(), "{} are not posted, such as {}", other.len(), other[0]);
+    ensure!(stage.posted(&payer).await? == "-100.00", "not all was paid");
+    stage.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_accounts_are_a_batch() -> anyhow::Result<()> {
+    let stage = Stage::quiet().await?;
+    let accounts: Vec<Value> =
+        (0..LARGEST).map(|n| json!({"id": format!("{{{n}}}{}", stage.word()), "asset": "USD"})).collect();
+    let call = Call::post("/v1/accounts:batch", &json!({"accounts": accounts}));
+    let reply = stage.api.expect(call, "200").await?.body;
+    let created = reply["results"].as_array().into_iter().flatten().filter(|result| result["status"] == "created");
+    ensure!(created.count() == LARGEST, "not all accounts were created");
+    stage.finish().await
+}
+
+/// The answer to an item whose time was up.
+fn is_undecided(result: &str) -> bool {
+    ["pending", "unknown", "failed shard_unavailable", "failed overloaded"]
+        .iter()
+        .any(|open| result.starts_with(open))
 }

@@ -1,22 +1,17 @@
 //! What a client is told about a bound, a shard out of reach, and a shard that does not answer.
 
-use std::{
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use futures_util::future::{join_all, join4};
 use serde_json::{Value, json};
-use testkit::{
-    audit::sagas_end, client::account_path, cluster::Member, leash::Leashed, node::Folder, ports, programs::program,
-    wait::until,
-};
+use testkit::{audit::sagas_end, client::account_path, cluster::Member, programs::free_port, wait::until};
 use uuid::Uuid;
 
 use super::{
-    api::{Api, Call},
+    api::Call,
     batches::results,
+    callers::OwnRouter,
     stage::{Stage, order, terms},
 };
 
@@ -120,7 +115,7 @@ async fn a_shard_out_of_reach_of_a_router_is_unavailable_and_nothing_is_executed
     let node = &stage.cluster.status().shards[LOST].node_url;
     ensure!(map.contains(node.as_str()), "{node} is not in the map");
     let router =
-        OwnRouter::start(&map.replace(node.as_str(), &format!("http://127.0.0.1:{}", ports::free()?)), "").await?;
+        OwnRouter::start(&map.replace(node.as_str(), &format!("http://127.0.0.1:{}", free_port()?)), "").await?;
     let here = stage.account(0, "USD posted=10").await?;
     let neighbour = stage.account(0, "USD").await?;
     let there = [stage.account(LOST, "USD posted=10").await?, stage.account(LOST, "USD").await?];
@@ -222,37 +217,4 @@ async fn ends(stage: &Stage, body: &Value, location: &str) -> anyhow::Result<()>
     let replay = stage.api.expect(Call::post("/v1/transfers", body), "200 posted replayed").await?;
     ensure!(replay.body["posted_at"].is_string(), "{}", replay.body);
     Ok(())
-}
-
-/// A router that the test starts, with its own settings.
-struct OwnRouter {
-    api: Api,
-    _process: Leashed,
-    _folder: Folder,
-}
-
-impl OwnRouter {
-    async fn start(map: &str, settings: &str) -> anyhow::Result<Self> {
-        let folder = Folder::create()?;
-        let (port, admin_port) = (ports::free()?, ports::free()?);
-        let file = folder.path().join("router.toml");
-        std::fs::write(folder.path().join("map.toml"), map)?;
-        std::fs::write(
-            &file,
-            format!(
-                "[http]\nlisten = \"127.0.0.1:{port}\"\n[admin]\nlisten = \"127.0.0.1:{admin_port}\"\n\
-                 [map]\npath = \"map.toml\"\n{settings}"
-            ),
-        )?;
-        let log = std::fs::File::create(folder.path().join("router.log"))?;
-        let mut command = Command::new(program("router")?);
-        command.arg("--config").arg(&file).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let process = Leashed::spawn(command)?;
-        let url = format!("http://127.0.0.1:{port}");
-        let api =
-            until("the router answers", PATIENCE, async || Ok(Some(Api::connect(vec![url.clone()]).await?))).await;
-        let api =
-            api.with_context(|| std::fs::read_to_string(folder.path().join("router.log")).unwrap_or_default())?;
-        Ok(Self { api, _process: process, _folder: folder })
-    }
 }

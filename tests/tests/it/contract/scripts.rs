@@ -17,12 +17,12 @@
 //! | `see debit`, `see credit` | `posted held available` |
 //! | `see hold`, `see payment` | as stored: `status captured remaining`, `status reversed_amount` |
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
-use testkit::client::account_path;
+use testkit::{client::account_path, wait::until};
 use uuid::Uuid;
 
 use super::{
@@ -32,7 +32,6 @@ use super::{
 
 /// The longest hold of a script lasts ten seconds. Other tests measure how soon after its time a hold expires.
 const EXPIRED_WITHIN: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(100);
 
 type Step = (&'static str, &'static str);
 type Script = (&'static str, &'static str, &'static str, &'static [Step]);
@@ -210,7 +209,7 @@ async fn play_all(scripts: &[Script]) -> anyhow::Result<()> {
     stage.finish().await
 }
 
-/// All that a client can see of a script, without names, ids and times.
+/// Everything that a client can see of a script, without names, ids and times.
 async fn play(stage: &Stage, script: &Script, credit_shard: Shard) -> anyhow::Result<Vec<String>> {
     let (_, debit, credit, steps) = *script;
     let mut actors = Actors {
@@ -351,12 +350,11 @@ impl Actors<'_> {
 
     async fn expire(&self) -> anyhow::Result<String> {
         let call = Call::get(&format!("/v1/holds/{}", self.hold));
-        let begun = Instant::now();
-        while self.stage.api.send(call.clone()).await?.body["status"] != "expired" {
-            ensure!(begun.elapsed() < EXPIRED_WITHIN, "the hold does not expire");
-            tokio::time::sleep(POLL).await;
-        }
-        Ok("expired".to_owned())
+        until("the hold has expired", EXPIRED_WITHIN, async || {
+            let status = self.stage.api.send(call.clone()).await?.body["status"].clone();
+            Ok((status == "expired").then(|| "expired".to_owned()))
+        })
+        .await
     }
 
     /// The answer, without what may differ between accounts in different places or between two plays of one script.

@@ -1,4 +1,4 @@
-//! What the tests of the contract play on: a cluster, and accounts made to measure.
+//! The stage of a test of the contract: a cluster, and accounts as the test needs them.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -21,12 +21,12 @@ pub struct Stage {
     pub api: Api,
     pub cluster: Cluster,
     placement: Placement,
-    /// Is in the ids of this test's accounts and of no other test's.
+    /// A word in the ids of this test's accounts, which no other test uses.
     word: String,
     names: AtomicUsize,
 }
 
-/// Where an account lives: the shards of the cluster by index.
+/// A shard of the cluster by index.
 pub type Shard = usize;
 
 impl Stage {
@@ -40,7 +40,7 @@ impl Stage {
         Self::on(shared::quiet_cluster().await?).await
     }
 
-    /// A new cluster, for tests that do harm to its processes.
+    /// A new cluster, for tests that freeze or kill its processes.
     pub async fn new() -> anyhow::Result<Self> {
         Self::on(Cluster::start(shared::SHARDS, shared::ROUTERS).await?).await
     }
@@ -53,8 +53,8 @@ impl Stage {
         Ok(Self { api, cluster, placement, word, names: AtomicUsize::new(0) })
     }
 
-    /// What every test must leave behind: no process has panicked, all sagas have ended, and `shardctl verify` and the rebuild of
-    /// every projection find nothing. All of it holds beside the requests of other tests.
+    /// Checks what every test must leave behind: no process has panicked, all sagas have ended, and `shardctl verify` and the rebuild of
+    /// every projection find nothing. The requests of other tests do not disturb these checks.
     pub async fn finish(self) -> anyhow::Result<()> {
         self.no_task_panicked().await?;
         sagas_end(&self.cluster).await?;
@@ -62,12 +62,12 @@ impl Stage {
         self.cluster.finish().await
     }
 
-    /// Letters and digits that no other test uses.
+    /// Letters and digits that are in no id of another test.
     pub fn word(&self) -> &str {
         &self.word
     }
 
-    /// An unused id on that shard.
+    /// An unused account id that lives on this shard.
     pub fn name(&self, shard: Shard) -> anyhow::Result<String> {
         let name = format!("{}n{}", self.word, self.names.fetch_add(1, Relaxed));
         self.placement.account_on(&format!("s{shard}"), &name, 0)
@@ -117,7 +117,7 @@ impl Stage {
         self.api.expect(Call::post("/v1/accounts", &body), "201 open").await
     }
 
-    /// A transfer that must be posted.
+    /// Orders a transfer, which must be posted.
     pub async fn pay(&self, debit: &str, credit: &str, amount: &str, asset: &str) -> anyhow::Result<Reply> {
         self.api.expect(order(debit, credit, amount, asset), "201 posted").await
     }
@@ -126,13 +126,13 @@ impl Stage {
         Ok(self.api.send(Call::get(&account_path(account))).await?.body)
     }
 
-    /// What an account holds.
+    /// The posted amount of an account.
     pub async fn posted(&self, account: &str) -> anyhow::Result<String> {
         let account = self.show(account).await?;
         account["posted"].as_str().map(str::to_owned).with_context(|| account.to_string())
     }
 
-    /// Rows in all databases together.
+    /// The number of rows in all databases together.
     pub async fn rows(&self) -> anyhow::Result<i64> {
         let mut rows = 0;
         for shard in &self.cluster.status().shards {
@@ -141,7 +141,7 @@ impl Stage {
         Ok(rows)
     }
 
-    /// No task of any process has panicked, by the metrics of the processes.
+    /// Checks by the metrics of all processes that no task has panicked.
     async fn no_task_panicked(&self) -> anyhow::Result<()> {
         let client = self.cluster.client();
         let status = self.cluster.status();

@@ -13,11 +13,12 @@ use std::{
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
+use testkit::wait::until;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     process::{Child, Command},
-    time::{Instant, sleep},
+    time::Instant,
 };
 
 use super::{DEPLOY, Scratch, run};
@@ -128,11 +129,7 @@ impl Proxy {
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()?;
-        let latest = Instant::now() + PATIENCE;
-        while TcpStream::connect(address).await.is_err() {
-            ensure!(Instant::now() < latest, "nginx does not listen");
-            sleep(Duration::from_millis(20)).await;
-        }
+        until("nginx listens", PATIENCE, async || Ok(Some(TcpStream::connect(address).await?))).await?;
         Ok(Self { address, _process: process, _scratch: scratch })
     }
 

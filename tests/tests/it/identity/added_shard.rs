@@ -13,12 +13,7 @@ use testkit::{
     wait::until,
 };
 
-use super::{
-    NOTICED_WITHIN, node_says,
-    payments::{Payments, is_unavailable},
-    says,
-    stage::Stage,
-};
+use super::{NOTICED_WITHIN, Payments, Stage, is_unavailable, node_says, says};
 
 const EXIT_VIOLATION: i32 = 3;
 
@@ -73,7 +68,7 @@ async fn a_map_that_gives_a_new_shard_slots_of_others_is_refused_everywhere_and_
     payments.make(&client, 1).await?;
     payments.are_there_once(&client).await?;
 
-    // A router that starts with this map and has no other.
+    // A router starts with this map and has no other.
     let router = Router::start(&RouterConfig::write(&folder, "greedy-router", &greedy_file, "")?).await?;
     routes_to_the_owners(&payments, router.client()).await?;
     payments.make(router.client(), 1).await?;
@@ -108,7 +103,7 @@ async fn a_map_that_gives_a_new_shard_slots_of_others_is_refused_everywhere_and_
     payments.are_there_once(&client).await?;
     sums_are_zero(&client).await?;
 
-    // A router whose map leads to the new shard, which now serves and owns no slots.
+    // A router's map leads to the new shard, which now serves and owns no slots.
     let router = Router::start(&RouterConfig::write(&folder, "misled-router", &greedy_file, "")?).await?;
     routes_to_the_owners(&payments, router.client()).await?;
     payments.make(router.client(), 1).await?;

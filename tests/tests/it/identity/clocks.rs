@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use testkit::{client::Client, database, node::Node, wait::until};
 use uuid::Uuid;
 
-use super::{NOTICED_WITHIN, node_says, payments::Payments, says, stage::Stage};
+use super::{NOTICED_WITHIN, Payments, Stage, node_says, says};
 
 /// Read by `telemetry::clock` in debug builds: names a file with the error of the process's clock in microseconds.
 const OFFSET_FILE: &str = "SHARDLEDGER_CLOCK_OFFSET_FILE";
@@ -33,7 +33,7 @@ async fn a_clock_an_hour_ahead_expires_no_hold_and_dates_no_entry_ahead() -> any
 
     set(&offset, 0)?;
     let node = Node::start(&stage.nodes[0]).await?;
-    // More clocks that agreed with the node's before it was set than the node can measure again at once.
+    // These are more clocks that agreed with the node's than the node can measure again at once.
     let _others = [stage.router("first").await?, stage.router("second").await?];
     let router = stage.router("router").await?;
     let client = router.client();

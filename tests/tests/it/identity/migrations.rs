@@ -11,7 +11,7 @@ use testkit::{
     wait::until,
 };
 
-use super::{NOTICED_WITHIN, UNREADY, node_says, payments::Payments, says, stage::Stage};
+use super::{NOTICED_WITHIN, Payments, Stage, UNREADY, node_says, says};
 
 /// A number of looks; a refused node looks several times a second.
 const LOOKS: i64 = 20;

@@ -17,21 +17,16 @@ use shard_map::{ClusterId, Shard, ShardMap, SlotRange};
 use testkit::{
     database,
     node::{Folder, Node, NodeConfig},
+    patroni::{Etcd, Member, Programs, url_of_all},
     postgres::Postgres,
     programs::program,
     router::Router,
-    section::section,
-    wait::until,
+    wait::{section, until},
 };
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::{
-    NOTICED_WITHIN, UNREADY, node_says,
-    payments::{Payments, are_refused},
-    says,
-    stage::Stage,
-};
+use super::{NOTICED_WITHIN, Payments, Stage, UNREADY, are_refused, node_says, says};
 
 /// Clients that pay at the same time.
 const CLIENTS: usize = 4;
@@ -152,7 +147,7 @@ async fn pay(
 ) -> anyhow::Result<Vec<Uuid>> {
     while !stop.load(Relaxed) {
         let (id, latest) = (Uuid::now_v7(), Instant::now() + PATIENCE);
-        // A definite answer is one of the two; every other one leaves open what happened, or says that nothing did.
+        // 200 and 201 are definite. Every other answer leaves the outcome open, or says that nothing was executed.
         while !payments.send(router.client(), id).await.is_ok_and(|answer| matches!(answer.status, 200 | 201)) {
             ensure!(Instant::now() < latest, "payment {id} has no definite answer");
             tokio::time::sleep(AGAIN).await;
@@ -237,7 +232,7 @@ async fn the_loss_of_an_asynchronous_promotion_is_refused_and_then_reported_by_i
     ensure!(pair.reconcile()?.0 == Some(0), "nothing is given up yet");
     let accepted = pair.stage.nodes[0].run(&["accept", "--accept-loss"])?;
     ensure!(accepted.succeeded, "{}", accepted.text);
-    // The node runs all the while.
+    // The node runs during all of this.
     nodes[0].becomes_ready().await?;
     ensure!(nodes[0].mark().await?.incarnation == 2);
 
@@ -254,7 +249,7 @@ async fn the_loss_of_an_asynchronous_promotion_is_refused_and_then_reported_by_i
     let (code, others) = shardctl(&pair.stage, &["reconcile", "--shard", "s1", "--json"])?;
     ensure!(code == Some(0), "{others}");
 
-    // The remedy of the report: sent again, a lost debit is booked again, and credited once.
+    // The report says what to do: a lost debit that is sent again is booked again, and credited once.
     for id in &out.acknowledged {
         let answer = until("the payment is made again", NOTICED_WITHIN, async || {
             let answer = out.send(client, *id).await?;
@@ -268,7 +263,7 @@ async fn the_loss_of_an_asynchronous_promotion_is_refused_and_then_reported_by_i
     are_reported(&report, "debit", &[])?;
     are_reported(&report, "credit", &inward.acknowledged)?;
 
-    // The missing credits are booked again. Without --repair, and by a dry run, nothing is.
+    // `--repair` books the missing credits again. Without it, and by a dry run, nothing is booked.
     for (arguments, outcome) in [
         (&["reconcile", "--json", "--repair", "--dry-run"][..], "would_be_repaired"),
         (&["reconcile", "--json", "--repair"], "repaired"),
@@ -300,7 +295,7 @@ async fn a_loss_that_new_payments_have_overtaken_is_refused_when_a_router_report
     kept.make(router.client(), 2).await?;
     let acknowledged = nodes[0].mark().await?;
 
-    // No process and no database remembers the mark: only a router that is cut off does.
+    // Only a router that is cut off remembers the mark.
     drop(router);
     nodes.clear();
     pair.primary.kill().await?;
@@ -342,4 +337,56 @@ fn are_reported(report: &Value, side: &str, ids: &[Uuid]) -> anyhow::Result<()> 
     expected.sort();
     ensure!(lost == expected, "{side}: expected {expected:?} in {report}");
     Ok(())
+}
+
+/// Payments that are acknowledged in each part.
+const PAYMENTS: usize = 30;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_follows_a_failover_of_patroni_and_loses_nothing_in_synchronous_mode() -> anyhow::Result<()> {
+    let programs = match Programs::find() {
+        Ok(programs) => programs,
+        Err(missing) => {
+            eprintln!("skipped: {missing} (Debian has it in the packages patroni and etcd-server)");
+            return Ok(());
+        }
+    };
+    // Declared before the members, so that it is removed after they have ended.
+    let home = Folder::create()?;
+    let etcd = Etcd::start(&programs, &home).await?;
+    let mut first = Member::start(&programs, &home, "first", &etcd)?;
+    section("the first member leads", first.becomes("primary")).await?;
+    // In strict mode a commit waits for a stand-by.
+    let second = Member::start(&programs, &home, "second", &etcd)?;
+    section("the second member is synchronous", second.becomes("synchronous")).await?;
+    first.create_database("s0").await?;
+    let folder = Folder::create()?;
+    let other = Postgres::start(&folder, "other").await?;
+    let stage = two_shards(folder, url_of_all(&[&first, &second], "s0"), other).await?;
+    let nodes = stage.found().await?;
+    let router = Arc::new(stage.router("router").await?);
+    let mut payments = Payments::open(router.client(), &stage.placement()?, "s0", "s1").await?;
+    let load = Load::start(&router, &payments);
+    section("before", load.makes(PAYMENTS)).await?;
+
+    first.kill().await?;
+    let killed = Instant::now();
+    section("Patroni promotes the second member", second.becomes("primary")).await?;
+    let promoted = Instant::now();
+    // In strict mode nothing is acknowledged before a stand-by is there again.
+    first.start_again()?;
+    section("the first member is a stand-by", first.becomes("replica")).await?;
+    section("payments are made again", load.makes(PAYMENTS)).await?;
+    eprintln!(
+        "patroni: {:.1?} from the kill to the promotion, {:.1?} more until {PAYMENTS} payments",
+        promoted - killed,
+        promoted.elapsed()
+    );
+    payments.acknowledged = load.finish().await?;
+    payments.are_there_once(router.client()).await?;
+    until("the shard's mark has the new timeline", NOTICED_WITHIN, async || {
+        Ok((nodes[0].mark().await?.timeline == 2).then_some(()))
+    })
+    .await?;
+    books_are_clean(&stage)
 }

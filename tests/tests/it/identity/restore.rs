@@ -19,33 +19,31 @@ use testkit::{
     history::ASSET,
     node::{Folder, Node, NodeConfig},
     postgres::Postgres,
-    section::section,
-    wait::until,
+    wait::{section, until},
     workload::open_account,
 };
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::{
-    NOTICED_WITHIN,
+    NOTICED_WITHIN, Stage,
     promotion::{books_are_clean, shardctl},
     says,
-    stage::Stage,
 };
 
-/// How long a client repeats a request: the restore lies in between.
+/// How long a client repeats a request. The restore may take place meanwhile.
 const PATIENCE: Duration = Duration::from_secs(90);
 const AGAIN: Duration = Duration::from_millis(50);
 /// Orders that each phase of the load completes.
 const PHASE: usize = 60;
 
-/// A request that a client was given a definite answer to.
+/// A request that was answered definitely.
 #[derive(Debug, Clone)]
 struct Order {
     id: Uuid,
     debit: String,
     credit: String,
-    /// Minor units; of a hold, which moves nothing, 0.
+    /// Minor units. A hold moves no money and has 0.
     amount: i64,
     path: String,
     body: Value,
@@ -93,7 +91,7 @@ impl Order {
         }
     }
 
-    /// Where it can be read.
+    /// Reads the transfer or hold.
     async fn read(&self, client: &Client) -> anyhow::Result<Answer> {
         let kind = if self.is_transfer() { "transfers" } else { "holds" };
         let path = format!("/v1/{kind}/{}?debit={}", self.id, escaped(&self.debit));
@@ -152,7 +150,7 @@ impl Three {
     }
 }
 
-/// Clients of routes between accounts, and of holds, until they are told to stop.
+/// Clients that order payments and holds until they are told to stop.
 struct Load {
     stop: Arc<AtomicBool>,
     made: Arc<AtomicUsize>,
@@ -211,7 +209,7 @@ async fn place(mut order: Order, client: &Client, orders: &mut Vec<Order>) -> an
             orders.push(order);
             Ok(())
         }
-        // Of a capture whose hold is lost.
+        // The answer to a capture whose hold is lost.
         404 if order.path.contains("/capture") => Ok(()),
         status => anyhow::bail!("{order:?}: {status} {}", answer.text()),
     }
@@ -260,7 +258,7 @@ async fn after_one_shard_is_restored_every_acknowledged_id_is_kept_or_repaired_o
     let cursor = page["next_cursor"].as_str().context("no cursor")?.to_owned();
     let known: Vec<Value> = page["data"].as_array().context("no entries")?.clone();
 
-    // The shard goes back; the others and the load go on.
+    // The shard is restored while the other shards and the load go on.
     let node = nodes.remove(0);
     node.process().kill().await?;
     drop(node);
@@ -288,7 +286,7 @@ async fn after_one_shard_is_restored_every_acknowledged_id_is_kept_or_repaired_o
     let reported = transfers(&report);
     ensure!(!reported.is_empty(), "the drill lost nothing between shards: {report}");
 
-    // The promise: an acknowledged id that is not there is named, or lies in the reported time.
+    // An acknowledged id that is missing is named, or its time is within the reported times.
     let mut lost = Vec::new();
     for order in &orders {
         let answer = order.read(&client).await?;

@@ -1,16 +1,17 @@
-//! Databases and servers whose settings would lose or damage writes.
+//! Settings of databases, servers and environments that would lose or damage writes, and tables that are not the ledger's.
 
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use ledger::{Limit, outcome::Reply};
 use testkit::{
+    database,
     node::{Node, NodeConfig, open},
-    section::section,
-    wait::until,
+    wait::{section, until},
+    workload::open_account,
 };
 
-use super::{NOTICED_WITHIN, UNREADY, node_says, says, stage::Stage};
+use super::{NOTICED_WITHIN, Payments, Stage, UNREADY, node_says, says};
 
 /// Far below the request's deadline, and long enough for a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(2);
@@ -110,4 +111,62 @@ async fn is_refused(node: &Node, reason: &str) -> anyhow::Result<()> {
         Ok(matches!(reply, Some(Reply::NotExecuted { detail, .. }) if detail.contains(reason)).then_some(()))
     })
     .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn variables_of_postgresql_are_ignored_or_refused_by_name() -> anyhow::Result<()> {
+    let mut stage = Stage::with_shards(1).await?;
+    drop(stage.found().await?);
+    let set = |variables: &[(&str, &str)]| {
+        variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    };
+    stage.nodes[0].environment = set(&[("PGOPTIONS", "-c synchronous_commit=off")]);
+    says(&Node::start_refused(&stage.nodes[0]).await?, &["PGOPTIONS", "unset it"])?;
+    stage.nodes[0].environment = set(&[
+        ("PGSSLMODE", "require"),
+        ("PGHOST", "192.0.2.1"),
+        ("PGHOSTADDR", "192.0.2.1"),
+        ("PGPORT", "1"),
+        ("PGDATABASE", "nope"),
+        ("PGUSER", "nobody"),
+        ("PGAPPNAME", "nope"),
+    ]);
+    Node::start(&stage.nodes[0]).await?;
+    Ok(())
+}
+
+const LEDGER_TABLES: &str = "SELECT string_agg(format('CREATE TABLE decoy.%I (LIKE shardledger.%I INCLUDING ALL);', \
+     tablename, tablename), ' ') FROM pg_tables WHERE schemaname = 'shardledger'";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_schema_in_the_search_path_and_added_columns_change_nothing() -> anyhow::Result<()> {
+    let stage = Stage::with_shards(1).await?;
+    let mut nodes = stage.found().await?;
+    let router = stage.router("router").await?;
+    let client = router.client();
+    let mut payments = Payments::open(client, &stage.placement()?, "s0", "s0").await?;
+    payments.make(client, 1).await?;
+
+    // A decoy schema with tables of the same names, such as `"$user", public` may find.
+    let decoys = stage.postgres.ask("s0", LEDGER_TABLES).await?;
+    stage.postgres.sql("s0", &format!("CREATE SCHEMA decoy AUTHORIZATION shardledger; {decoys}")).await?;
+    stage.postgres.sql("s0", "GRANT ALL ON ALL TABLES IN SCHEMA decoy TO shardledger").await?;
+    stage.postgres.sql("postgres", "ALTER DATABASE s0 SET search_path = decoy").await?;
+    // Columns added by an operator.
+    for table in ["account", "journal", "hold", "waypoint"] {
+        let columns = "ADD COLUMN note TEXT, ADD COLUMN checked BOOLEAN NOT NULL DEFAULT false";
+        stage.postgres.sql("s0", &format!("ALTER TABLE shardledger.{table} {columns}")).await?;
+    }
+    open_account(client, "while-running", "0.00").await?;
+    payments.make(client, 1).await?;
+
+    nodes.remove(0).process().terminate(NOTICED_WITHIN).await?;
+    let _node = Node::start(&stage.nodes[0]).await?;
+    open_account(client, "after-restart", "0.00").await?;
+    payments.make(client, 1).await?;
+    payments.are_there_once(client).await?;
+    let strays = "SELECT (SELECT count(*) FROM decoy.account) + (SELECT count(*) FROM decoy.journal) + \
+                  (SELECT count(*) FROM decoy.shard_state)";
+    ensure!(database::number(&stage.database("s0"), strays).await? == 0, "the decoy was written to");
+    Ok(())
 }

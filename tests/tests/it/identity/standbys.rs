@@ -4,12 +4,7 @@
 use anyhow::{Context, ensure};
 use testkit::{client::Client, database, node::Node, postgres::Postgres, proxy::TcpProxy, wait::until};
 
-use super::{
-    NOTICED_WITHIN, UNREADY, node_says,
-    payments::{Payments, are_refused},
-    says,
-    stage::Stage,
-};
+use super::{NOTICED_WITHIN, Payments, Stage, UNREADY, are_refused, node_says, says};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_standby_is_never_read_and_once_promoted_serves_only_if_it_has_everything() -> anyhow::Result<()> {

@@ -11,8 +11,8 @@ use testkit::{
 };
 
 use super::{
-    exposition::{Exposition, Family},
-    prometheus::{program, promtool, repository},
+    Exposition, Family,
+    queries::{program, promtool, repository},
     two_accounts,
 };
 

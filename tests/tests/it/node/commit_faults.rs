@@ -1,19 +1,20 @@
-//! COMMITs that are lost on their way to the database, and COMMITs whose answers are lost. The node sees a broken connection each time.
+//! COMMITs that are lost on their way to the database, and COMMITs whose answers are lost: of transfers, and of each step in the life of a hold. The
+//! node sees a broken connection each time.
 
 use std::{slice::from_ref, time::Duration};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use ledger::{
-    Limit,
-    operation::{Operation, Verdict},
+    AssetCode, HoldKey, Limit, Metadata, TransferId,
+    operation::{Operation, PlaceHold, Purpose, Verdict},
     outcome::Outcome,
 };
 use testkit::{
     database,
-    node::{Node, decide, open, order, settle, transfer},
+    history::{ASSET, Order},
+    node::{Node, account, decide, open, order, settle, transfer},
     proxy::{CommitFault, TcpProxy, Weather},
     seed::Seed,
-    tables,
     wait::until,
 };
 use tokio::{sync::watch, time::timeout};
@@ -32,19 +33,50 @@ async fn a_commit_that_never_arrives_takes_effect_once() -> anyhow::Result<()> {
     every_step_takes_effect_once(CommitFault::Swallow).await
 }
 
-/// Sends every kind of durable step, each while its COMMIT meets the fault.
-async fn every_step_takes_effect_once(fault: CommitFault) -> anyhow::Result<()> {
-    let place = Place::new().await?;
-    let direct = place.shard("commit_faults").await?;
-    let proxy = TcpProxy::start(place.postgres(), Seed::announce("commit faults").random()).await?;
-    let config = place.another_node("commit_faults_proxied", &proxy.through(&direct.database_url)?)?;
-    let node = Node::start(&config).await?;
-    open_pair(&node, "payer", "payee").await?;
+/// A node with a payer and a payee. A proxy between the node and its database brings the fault about.
+struct Faulty {
+    node: Node,
+    proxy: TcpProxy,
+    database_url: String,
+    fault: CommitFault,
+    faults: u64,
+    _place: Place,
+}
 
+impl Faulty {
+    async fn new(name: &str, fault: CommitFault) -> anyhow::Result<Self> {
+        let place = Place::new().await?;
+        let direct = place.shard(name).await?;
+        let proxy = TcpProxy::start(place.postgres(), Seed::announce(name).random()).await?;
+        let config = place.another_node(&format!("{name}_proxied"), &proxy.through(&direct.database_url)?)?;
+        let node = Node::start(&config).await?;
+        open_pair(&node, "payer", "payee").await?;
+        Ok(Self { node, proxy, database_url: direct.database_url, fault, faults: 0, _place: place })
+    }
+
+    /// Sends the operation while its COMMIT meets the fault, sends it again as a router would, and once more. The answers must agree.
+    async fn takes_effect_once(&mut self, name: &str, operation: &Operation) -> anyhow::Result<()> {
+        self.faults += 1;
+        self.proxy.next_commit(self.fault);
+        let first = self.node.execute_until_definite(operation).await?;
+        ensure!(self.proxy.commit_faults_done() == self.faults, "{name}: {:?} did not take place", self.fault);
+        let again = self.node.execute_until_definite(operation).await?;
+        ensure!(effect(&first) == effect(&again), "{:?} at {name}: first {first:?}, then {again:?}", self.fault);
+        Ok(())
+    }
+
+    async fn count(&self, rows: &str) -> anyhow::Result<i64> {
+        database::number(&self.database_url, &format!("SELECT count(*) FROM {rows}")).await
+    }
+}
+
+/// Sends every durable step of transfers, each while its COMMIT meets the fault.
+async fn every_step_takes_effect_once(fault: CommitFault) -> anyhow::Result<()> {
+    let mut faulty = Faulty::new("commit_faults", fault).await?;
     let local = order("payer", "payee", 100);
     let kept = order("payer", "payee", 10);
     let given_up = order("payer", "payee", 1);
-    let steps = [
+    for (name, operation) in [
         ("open", open("new", Limit::ZERO)?),
         ("transfer", transfer(&local, false)?),
         ("reserve", transfer(&kept, true)?),
@@ -52,48 +84,23 @@ async fn every_step_takes_effect_once(fault: CommitFault) -> anyhow::Result<()> 
         ("settle", settle(&kept, Verdict::Credited)?),
         ("reserve the other", transfer(&given_up, true)?),
         ("cancel", decide(&given_up, true)?),
-    ];
-    let mut faults = 0;
-    for (name, operation) in &steps {
-        faults += 1;
-        faulty(&node, &proxy, operation, fault, faults).await.with_context(|| format!("{fault:?} at {name}"))?;
+    ] {
+        faulty.takes_effect_once(name, &operation).await?;
     }
     // The compensation carries the verdict that the register gave.
-    let Outcome::Decided(cancelled) = node.execute_until_definite(&decide(&given_up, true)?).await? else {
+    let Outcome::Decided(cancelled) = faulty.node.execute_until_definite(&decide(&given_up, true)?).await? else {
         anyhow::bail!("no verdict");
     };
     ensure!(cancelled.verdict != Verdict::Credited);
-    let compensate = settle(&given_up, cancelled.verdict)?;
-    faulty(&node, &proxy, &compensate, fault, faults + 1)
-        .await
-        .with_context(|| format!("{fault:?} at compensate"))?;
+    faulty.takes_effect_once("compensate", &settle(&given_up, cancelled.verdict)?).await?;
 
     // 100 and 10 were paid. 1 was reserved and given back.
-    let (payer, payee) = (node.account("payer").await?, node.account("payee").await?);
+    let (payer, payee) = (faulty.node.account("payer").await?, faulty.node.account("payee").await?);
     ensure!((payer.posted, payee.posted) == (-110, 110), "{payer:?} {payee:?}");
-    let url = &direct.database_url;
-    ensure!(database::number(url, "SELECT count(*) FROM journal WHERE role = 1").await? == 3);
-    ensure!(database::number(url, "SELECT count(*) FROM journal WHERE role = 3").await? == 2);
-    ensure!(
-        database::number(url, &format!("SELECT count(*) FROM {} WHERE status = 1", tables::TRANSFERS)).await? == 0
-    );
-    books_are_sound(url).await
-}
-
-/// Sends the operation while its COMMIT meets the fault, sends it again as a router would, and once more. The answers must agree.
-pub async fn faulty(
-    node: &Node,
-    proxy: &TcpProxy,
-    operation: &Operation,
-    fault: CommitFault,
-    faults: u64,
-) -> anyhow::Result<()> {
-    proxy.next_commit(fault);
-    let first = node.execute_until_definite(operation).await?;
-    ensure!(proxy.commit_faults_done() == faults, "the fault did not take place");
-    let again = node.execute_until_definite(operation).await?;
-    ensure!(effect(&first) == effect(&again), "first {first:?}, then {again:?}");
-    Ok(())
+    ensure!(faulty.count("journal WHERE role = 1").await? == 3);
+    ensure!(faulty.count("journal WHERE role = 3").await? == 2);
+    ensure!(faulty.count(&format!("{} WHERE status = 1", database::TRANSFERS)).await? == 0);
+    books_are_sound(&faulty.database_url).await
 }
 
 /// The outcome, without the mark of a replay.
@@ -237,4 +244,82 @@ async fn a_flapping_link_costs_time_and_no_money() -> anyhow::Result<()> {
     ensure!(node.account("payee").await?.posted == sum);
     ensure!(database::number(&direct.database_url, "SELECT count(*) FROM journal WHERE role = 1").await? == sum);
     books_are_sound(&direct.database_url).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_of_a_hold_whose_answer_is_lost_takes_effect_once() -> anyhow::Result<()> {
+    every_step_of_a_hold_takes_effect_once(CommitFault::DropReply).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_of_a_hold_whose_commit_never_arrives_takes_effect_once() -> anyhow::Result<()> {
+    every_step_of_a_hold_takes_effect_once(CommitFault::Swallow).await
+}
+
+/// Sends every durable step in the life of a hold, each while its COMMIT meets the fault. The node takes both ends of the saga.
+async fn every_step_of_a_hold_takes_effect_once(fault: CommitFault) -> anyhow::Result<()> {
+    let mut faulty = Faulty::new("hold_commit_faults", fault).await?;
+    for (name, operation) in steps_of_holds()? {
+        faulty.takes_effect_once(name, &operation).await?;
+    }
+
+    // 30 and 20 were captured, and 10 of the 30 came back.
+    let (payer, payee) = (faulty.node.account("payer").await?, faulty.node.account("payee").await?);
+    ensure!((payer.posted, payer.held, payee.posted) == (-40, 0, 40), "{payer:?} {payee:?}");
+    for (count, rows) in [
+        (1, format!("{} WHERE status = 2 AND captured = 50 AND capture_id IS NULL", database::HOLDS)),
+        (1, format!("{} WHERE status = 3 AND captured = 0", database::HOLDS)),
+        (2, database::HOLDS.to_owned()),
+        (0, "hold".to_owned()),
+        (3, format!("{} WHERE status = 2", database::TRANSFERS)),
+        (1, format!("{} WHERE reversed = 10", database::TRANSFERS)),
+        (1, "journal WHERE reverses IS NOT NULL".to_owned()),
+    ] {
+        let found = faulty.count(&rows).await?;
+        ensure!(found == count, "{found} instead of {count}: {rows}");
+    }
+    books_are_sound(&faulty.database_url).await
+}
+
+/// A hold of 100, of which 30 are captured here and 20 to another shard. The rest is released, and 10 of the 30 come back. A second hold is
+/// released.
+fn steps_of_holds() -> anyhow::Result<[(&'static str, Operation); 8]> {
+    let (held, released) = (order("payer", "payee", 100), order("payer", "payee", 40));
+    let (local, far, back) = (order("payer", "payee", 30), order("payer", "payee", 20), order("payee", "payer", 10));
+    let capture = |finalize| Purpose::Capture { hold: TransferId(held.id), whole: false, finalize };
+    let reversal = Purpose::Reversal { of: TransferId(local.id), whole: false };
+    Ok([
+        ("place", place_hold(&held)?),
+        ("capture", with_purpose(transfer(&local, false)?, capture(false))),
+        ("reserve", with_purpose(transfer(&far, true)?, capture(true))),
+        ("decide", with_purpose(decide(&far, false)?, capture(true))),
+        ("settle", with_purpose(settle(&far, Verdict::Credited)?, capture(true))),
+        ("reverse", with_purpose(transfer(&back, false)?, reversal)),
+        ("place the other", place_hold(&released)?),
+        ("release", Operation::ReleaseHold(HoldKey { id: TransferId(released.id), debit: account("payer")? }.into())),
+    ])
+}
+
+/// The step of a capture or a reversal instead of a payment.
+fn with_purpose(mut operation: Operation, purpose: Purpose) -> Operation {
+    match &mut operation {
+        Operation::Transfer(it) => it.purpose = purpose,
+        Operation::Decide(it) => it.purpose = purpose,
+        Operation::Settle(it) => it.purpose = purpose,
+        _ => {}
+    }
+    operation
+}
+
+fn place_hold(order: &Order) -> anyhow::Result<Operation> {
+    Ok(Operation::PlaceHold(PlaceHold {
+        ordered_by: None,
+        id: TransferId(order.id),
+        debit: account(&order.debit)?,
+        credit: account(&order.credit)?,
+        asset: AssetCode::new(ASSET)?,
+        amount: order.amount,
+        expires_in_s: None,
+        metadata: Metadata::empty(),
+    }))
 }

@@ -1,11 +1,16 @@
-//! What has to be equal.
+//! What must be equal: the answers of the model and of the routers, the statements of accounts, and the state when a sequence has ended.
 
 use std::fmt::Write;
 
-use model::{Account, Answer, Entry, TIME};
+use model::{Account, Answer, Entry, Request, TIME};
 use serde_json::{Map, Value};
 
-/// Members for people, of the exchange, or of the place: nothing the model knows.
+use super::{
+    play::{Play, Stop, Stored},
+    wire::Spelling,
+};
+
+/// Members that the model does not know: texts for people, and values of one exchange or one shard.
 const UNKNOWN: [&str; 11] = [
     "title",
     "detail",
@@ -20,11 +25,10 @@ const UNKNOWN: [&str; 11] = [
     "at",
 ];
 
-/// How much of a transfer has to be as the model says.
+/// How much of a transfer must be equal.
 ///
-/// The items of one batch have the outcome they would have one after another. But where some of them are sagas, others go
-/// on meanwhile, so that what a debit account held right after an item can differ from what the model says. It is then held
-/// against the journal instead.
+/// The items of one batch have the outcome that they would have one after another. If some of them are sagas, others go on meanwhile, so
+/// that the balances of a debit account right after an item can differ from the model's. They are then compared with the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exactness {
     Whole,
@@ -71,7 +75,7 @@ fn differences(path: &str, expected: &Value, found: &Value, lines: &mut String) 
     }
 }
 
-/// Every time as [`TIME`], and without what the model does not know.
+/// The body with every time as [`TIME`], and without members that the model does not know.
 fn faceless(body: &Value) -> Value {
     match body {
         Value::Object(members) => {
@@ -87,17 +91,16 @@ fn faceless(body: &Value) -> Value {
     }
 }
 
-/// An answer's body without what names the one exchange.
+/// The body of an answer without values of the one exchange.
 pub fn without_request(body: &Value) -> Value {
     let mut body = body.clone();
     body.as_object_mut().map(|members| members.remove("request_id"));
     body
 }
 
-/// Whether something is missing: the steps or the sums of a shard that could not be asked in time. Only a machine that does too
-/// much else gives such an answer.
+/// Whether the steps or sums of a shard that could not be asked in time are missing. Only a busy machine gives such an answer.
 pub fn is_incomplete(expected: &Answer, found: &Answer) -> bool {
-    // None at all are less than an empty list: nothing happened that would be a step.
+    // A transfer without steps has an empty list. A missing list is another case.
     let steps = |answer: &Answer| answer.body["steps"].as_array().map(Vec::len);
     let lacks = steps(found) < steps(expected) || found.body["partial"] == true;
     found.status == 200 && expected.status == 200 && lacks
@@ -133,12 +136,12 @@ fn is_of_one_transfer(group: &[Entry]) -> bool {
     group.iter().all(|entry| entry.transfer == group[0].transfer || entry.transfer.is_none())
 }
 
-/// A line without where in the journal it is.
+/// An entry without its position in the journal.
 fn movement(entry: &Value) -> String {
     ["kind", "transfer_id", "hold_id", "counterparty", "amount"].map(|member| entry[member].to_string()).join(" ")
 }
 
-/// Versions without a gap, and balances that follow from amounts.
+/// Checks that versions have no gap and that balances follow from amounts.
 fn sums(found: &[Value]) -> String {
     let mut lines = String::new();
     let mut posted = 0_i128;
@@ -153,4 +156,104 @@ fn sums(found: &[Value]) -> String {
 
 fn minor(amount: &Value) -> i128 {
     amount.as_str().unwrap_or_default().replace('.', "").parse().unwrap_or(i128::MAX)
+}
+
+/// Members of a transfer or hold that no later event changes.
+const LASTING: [&str; 5] = ["created_at", "posted_at", "rejected_at", "expires_at", "debit_account"];
+
+impl Play<'_> {
+    pub async fn final_state(&mut self) -> Result<(), Stop> {
+        self.transcript.note("final state");
+        let accounts: Vec<Account> = self.ledger.accounts().cloned().collect();
+        let mut journals = Vec::new();
+        let prefix = self.prefix.clone();
+        self.exchange(&Request::ListAccounts { prefix: prefix.clone() }, Spelling::Full).await?;
+        self.exchange(&Request::SumBalances { prefix }, Spelling::Full).await?;
+        for account in &accounts {
+            let page = self.get(Self::statement_path(&account.id)).await?;
+            journals.push((account.id.clone(), self.check_statement(account, &page)?));
+        }
+        for named in self.script.transfers().to_vec() {
+            let found = self.show(&Request::ShowTransfer(named.clone())).await?;
+            self.check_lasting(&found, self.first_answer(Stored::Transfer, &named))?;
+            if self.overlapping.contains(&(named.debit.clone().unwrap_or_default(), named.id.clone())) {
+                check_balances_by_journal(&found, &journals)?;
+            }
+        }
+        for named in self.script.holds().to_vec() {
+            let found = self.show(&Request::ShowHold(named.clone())).await?;
+            self.check_lasting(&found, self.first_answer(Stored::Hold, &named))?;
+        }
+        Ok(())
+    }
+
+    async fn show(&mut self, request: &Request) -> Result<Value, Stop> {
+        Ok(self.exchange(request, Spelling::Full).await?.body)
+    }
+
+    fn check_statement(&self, account: &Account, page: &Value) -> Result<Vec<Value>, Stop> {
+        let entries = page["data"].as_array().cloned().unwrap_or_default();
+        let differences = statements(account, &entries);
+        if differences.is_empty() && page["has_more"] == false {
+            return Ok(entries);
+        }
+        Err(Stop::Differs(format!("the statement of {}:\n{differences}", account.id)))
+    }
+
+    /// Checks that the stored transfer or hold has what was answered first.
+    fn check_lasting(&self, found: &Value, first: Option<&Value>) -> Result<(), Stop> {
+        let Some(first) = first else { return Ok(()) };
+        for member in LASTING {
+            if !first[member].is_null() && first[member] != found[member] {
+                return Err(Stop::Differs(format!("  {member} was {}, and is {}\n", first[member], found[member])));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Checks that `debit_account` has the balances of the journal at that version. The last entry of a final capture is the release of what
+/// remains of its hold. (A batch that is refused as a whole may name an id that a final capture uses later.)
+fn check_balances_by_journal(transfer: &Value, journals: &[(String, Vec<Value>)]) -> Result<(), Stop> {
+    let after = &transfer["debit_account"];
+    if after.is_null() {
+        return Ok(());
+    }
+    let journal = journals.iter().find(|(account, _)| transfer["debit"] == account.as_str());
+    let entries = journal.map_or(&[][..], |(_, entries)| entries);
+    let entry = entries.iter().find(|entry| entry["version"] == after["version"]);
+    let agrees = |entry: &Value| {
+        let is_released_rest = entry["kind"] == "released" && entry["hold_id"] == transfer["hold"];
+        (entry["transfer_id"] == transfer["id"] || is_released_rest)
+            && ["posted", "held"].iter().all(|member| entry[*member] == after[*member])
+    };
+    if entry.is_some_and(agrees) {
+        return Ok(());
+    }
+    Err(Stop::Differs(format!("  debit_account is {after}, and the journal line of that version {entry:?}\n")))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_answer_of_a_final_capture_is_the_release_of_its_own_hold() {
+        let after = json!({"posted": "-1.00", "held": "1.00", "version": 5});
+        let capture = json!({"id": "c", "debit": "a", "hold": "h", "debit_account": after});
+        let journal = |kind: &str, transfer: Option<&str>, hold: Option<&str>| {
+            let entry = json!({
+                "version": 5, "kind": kind, "transfer_id": transfer, "hold_id": hold, "posted": "-1.00", "held": "1.00"
+            });
+            [("a".to_owned(), vec![entry])]
+        };
+        assert!(check_balances_by_journal(&capture, &journal("captured", Some("c"), None)).is_ok());
+        assert!(check_balances_by_journal(&capture, &journal("released", None, Some("h"))).is_ok());
+        assert!(check_balances_by_journal(&capture, &journal("released", None, Some("other"))).is_err());
+        assert!(check_balances_by_journal(&capture, &journal("posted", Some("other"), None)).is_err());
+        let payment = json!({"id": "c", "debit": "a", "hold": null, "debit_account": after});
+        assert!(check_balances_by_journal(&payment, &journal("released", None, Some("h"))).is_err());
+    }
 }

@@ -34,14 +34,14 @@ const HISTORIES: usize = 40;
 const AT_ONCE: usize = 6;
 const CLIENTS: usize = 4;
 const REQUESTS_EACH: usize = 7;
-/// The search for an order ends here. The history counts as undecided then.
+/// The number of steps after which the search for an order ends. The history counts as undecided then.
 const MOST_STATES: usize = 100_000;
-/// So many histories in a hundred may stay undecided.
+/// The share of histories, in percent, that may stay undecided.
 const MOST_UNDECIDED_PERCENT: usize = 5;
 /// The time limit of one attempt.
 const ATTEMPT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long a request may take to be answered for certain.
+/// How long the outcome of a request may be uncertain.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The letters of the accounts with their shards. The first one only pays in the funds, and the last one is closed.
@@ -98,7 +98,7 @@ fn opening(n: usize, id: &str, random: &mut Random) -> Request {
     Request::OpenAccount(NewAccount { id, asset, overdraft, max_balance, metadata })
 }
 
-/// Whole dollars, at most so many.
+/// The largest amount, in whole dollars.
 fn minor(random: &mut Random, most: usize) -> i64 {
     100 * i64::try_from(1 + random.below(most)).unwrap_or(1)
 }
@@ -140,7 +140,7 @@ impl Referred {
             25..45 if !self.payments.is_empty() => {
                 let original = random.choose(&self.payments);
                 let transfer = named(&original.id, &original.debit);
-                // Most ask for all of it, so that they compete.
+                // Most requests ask for the whole amount, so that they compete.
                 let amount = if random.percent(75) { original.amount } else { minor(random, 4) };
                 Request::Reverse(Reversal { transfer, id: random.uuid().to_string(), amount: Some(amount) })
             }
@@ -178,10 +178,10 @@ struct Played {
     reads: Vec<(String, Call<Change, i64>)>,
 }
 
-/// One answer, or that there is none that says anything.
+/// An answer, or the fact that no answer tells anything.
 enum Told {
     Said(Said),
-    /// What was asked for had no effect, or the answer binds nothing.
+    /// The request had no effect, or the answer tells nothing about its effect.
     Nothing,
 }
 
@@ -224,7 +224,7 @@ impl Player<'_> {
                 _ => played.calls.push(call),
             }
         }
-        // All transfers have ended. What each account has belongs to the history.
+        // All transfers have ended. The final balances belong to the history.
         for account in &plan.accounts {
             let (invoked, operation) = (self.now(), Request::ShowAccount(account.clone()));
             let Told::Said(answer) = self.ask(CLIENTS, &operation).await? else {
@@ -238,7 +238,7 @@ impl Player<'_> {
         Ok(played)
     }
 
-    /// Sends a request until it is certain what became of it.
+    /// Sends a request until its outcome is certain.
     async fn ask(&self, client: usize, request: &Request) -> anyhow::Result<Told> {
         let HttpCall { method, path, body } = HttpCall::of(request, Spelling::Full, Asset::USD);
         let asked = Instant::now();
@@ -310,14 +310,14 @@ impl Played {
         }
     }
 
-    /// What was done to one account, for the rules of reads. A request that was sent several times takes effect before its first answer.
+    /// The requests that concern one account, for the rules of reads. A request that was sent several times takes effect before its first answer.
     fn changes_of(&self, account: &str) -> Vec<Call<Change, i64>> {
         let mut transfers: HashMap<(String, String), (Moved, u64, u64, bool)> = HashMap::new();
         for call in &self.calls {
             let Some(moved) = self.moved(&call.operation) else { continue };
             let End::Answered { returned, answer } = &call.end else { continue };
             let is_posted = answer.word == "posted";
-            // Refused by its debit side, or without a hold or an original: nothing was reserved.
+            // The debit side refused it, or there is no hold or original, so that nothing was reserved.
             if !is_posted && (answer.side.as_deref() == Some("debit") || answer.status == 404) {
                 continue;
             }
@@ -344,7 +344,7 @@ impl Played {
         changes
     }
 
-    /// What no order explains; `None`: undecided.
+    /// The answers that no order explains. `None` means that the history is undecided.
     fn judge(&self) -> Option<Result<(), String>> {
         for part in parts(&self.calls, |request| self.accounts_of(request)) {
             match check(&Decisions, &Books::of(self.initial.clone()), &part, MOST_STATES) {
@@ -379,7 +379,7 @@ impl Played {
             Request::Release(Release { hold }) | Request::ShowHold(hold) => hold.debit.clone().into_iter().collect(),
             Request::ShowTransfer(named) => named.debit.clone().into_iter().collect(),
             Request::ShowAccount(account) => vec![account.clone()],
-            // A capture of a hold that was not ordered, and a reversal of no payment, name the account all the same.
+            // A capture of a hold that was not ordered and a reversal of no payment name the account as well.
             Request::Capture(Capture { hold: named, .. }) | Request::Reverse(Reversal { transfer: named, .. }) => {
                 let moved = self.moved(request).map(|(debit, credit, ..)| [debit, credit]);
                 moved.into_iter().flatten().chain(named.debit.clone()).collect()

@@ -18,24 +18,23 @@ use super::{
     compare,
     script::{SOON_S, Script},
     tally::{EXPIRED_IN_TIME, EXPIRED_LATE, EXPIRED_LATE_IN_A_RUSH, INCOMPLETE, Tally},
-    transcript::Transcript,
-    wire::{Call, Spelling},
+    wire::{Call, Spelling, Transcript},
 };
 
-/// How often, and after what time, a request is sent again that a busy machine did not execute.
+/// How often a request that was not executed is sent again, and after what time.
 const RESENT: usize = 50;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The contract's: within this time after it expired, a hold's amount is available again.
+/// The contract: within this time after a hold expired, its amount is available again.
 const EXPIRY_GRACE: Duration = Duration::from_secs(1);
-/// A machine that has time for what it is asked reads a hold within this time.
+/// A machine that is not busy reads a hold within this time.
 const AT_LEISURE: Duration = Duration::from_millis(100);
-/// However late, a hold does expire.
+/// A hold expires within this time even on a busy machine.
 const EXPIRED_AT_LAST: Duration = Duration::from_secs(20);
-/// How long before a hold expires the sequence stops to do anything else: nobody could say which came first.
+/// How long before a hold expires the sequence pauses, because the order of its requests and the expiry would not be known.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(2);
 
-/// What all sequences share.
+/// What all sequences of a run share.
 pub struct Stage {
     pub client: Client,
     pub placement: Placement,
@@ -44,11 +43,11 @@ pub struct Stage {
     pub played: AtomicUsize,
 }
 
-/// How it went.
+/// The outcome of a sequence.
 #[derive(Debug)]
 pub enum Outcome {
     Agreed,
-    /// The machine was so slow that the model cannot say what had to come.
+    /// The machine was so slow that the model cannot tell the right answers.
     Undecided(String),
     Differs(String),
 }
@@ -57,7 +56,7 @@ pub enum Outcome {
 pub enum Stop {
     Undecided(String),
     Differs(String),
-    /// The cluster cannot be reached, or makes no sense.
+    /// The cluster cannot be reached, or its answer cannot be read.
     Broken(anyhow::Error),
 }
 
@@ -73,9 +72,9 @@ pub struct Play<'a> {
     pub ledger: Ledger,
     pub script: Script,
     pub transcript: Transcript,
-    /// What the ids of its accounts, and of nobody else's, begin with.
+    /// The beginning of the ids of its accounts, and of no other accounts.
     pub prefix: String,
-    /// What was answered when a transfer or hold was first requested.
+    /// The answers to the first request for each transfer and hold.
     first_answers: HashMap<(Stored, String, String), Value>,
     expiring: Vec<Expiring>,
     /// Transfers whose first request was a batch over several shards; see [`compare::Exactness`].
@@ -112,7 +111,7 @@ impl<'a> Play<'a> {
         let sequence = format!("m{number}-");
         let shards = accounts.iter().map(|opening| opening.shard);
         let (mut names, mut transcript) = (Vec::new(), Transcript::default());
-        // Two more than the sequence says: one that pays in the first funds, and one that is not opened.
+        // There are two accounts more than in the sequence: one pays the first funds, and one is not opened.
         for (index, shard) in [0].into_iter().chain(shards).chain([0]).enumerate() {
             let letter = char::from(b'A' + u8::try_from(index).unwrap_or(25));
             let shard = format!("s{}", shard % stage.shards);
@@ -152,7 +151,7 @@ impl<'a> Play<'a> {
         self.final_state().await
     }
 
-    /// Nobody asks for an expiry: the shard has to do it by itself, and in time.
+    /// Checks that a hold expires in time. No request asks for the expiry.
     async fn wait_for_expiry(&mut self) -> Result<(), Stop> {
         let Some(last) = self.expiring.iter().map(|hold| hold.latest).max() else { return Ok(()) };
         tokio::time::sleep_until((last + EXPIRY_GRACE).into()).await;
@@ -167,7 +166,7 @@ impl<'a> Play<'a> {
         Ok(())
     }
 
-    /// A machine that does much else may be late, but not often: that is for the tally to say.
+    /// A busy machine may be late. The tally counts how often.
     async fn see_expired(&mut self, hold: &Named) -> Result<(), Stop> {
         let call = Call::of(&Request::ShowHold(hold.clone()), Spelling::Full, Asset::USD);
         let asked = Instant::now();
@@ -175,7 +174,7 @@ impl<'a> Play<'a> {
             self.stage.tally.note(EXPIRED_IN_TIME);
             return Ok(());
         }
-        // What keeps a read waiting keeps the shard from expiring as well.
+        // A machine that is too busy to read is too busy to expire holds in time.
         self.stage.tally.note(if asked.elapsed() < AT_LEISURE { EXPIRED_LATE } else { EXPIRED_LATE_IN_A_RUSH });
         let begun = Instant::now();
         while begun.elapsed() < EXPIRED_AT_LAST {
@@ -187,10 +186,10 @@ impl<'a> Play<'a> {
         Err(Stop::Differs(format!("  hold {} does not expire\n", hold.id)))
     }
 
-    /// The model's answer and the routers', which must be the same. Gives the routers'.
+    /// Sends a request to the model and to the routers. The answers must be the same. Gives the routers' answer.
     pub async fn exchange(&mut self, request: &Request, spelling: Spelling) -> Result<Answer, Stop> {
         let call = Call::of(request, spelling, self.asset(request));
-        // Before it is applied: whatever it refers to is there already.
+        // This comes before the request is applied; whatever the request refers to exists already.
         self.script.remember(request, &self.ledger);
         self.note_overlaps(request);
         let expected = self.ledger.apply(request);
@@ -218,7 +217,7 @@ impl<'a> Play<'a> {
         {
             let hold = Named { id: order.id.clone(), debit: Some(order.debit.clone()) };
             let life = Duration::from_secs(u64::from(SOON_S));
-            // The shard looked at its clock somewhere between.
+            // The shard read its clock between the two moments.
             self.expiring.push(Expiring { hold, earliest: sent + life, latest: answered + life });
         }
         let exact = self.exactness(&expected);
@@ -241,11 +240,11 @@ impl<'a> Play<'a> {
                     tokio::time::sleep(PAUSE).await;
                     continue;
                 }
-                // Sent again it might be a replay of itself.
+                // The request may have been executed. Sent again it might be a replay of itself.
                 Err(lost) => return Err(Stop::Undecided(format!("{} {}: {lost}", call.method, call.path))),
             };
             match answer.status {
-                // Not executed; the same request may be sent again.
+                // The request was not executed and may be sent again.
                 503 => tokio::time::sleep(PAUSE).await,
                 202 | 504 => return Err(Stop::Undecided(format!("answered {}: {}", answer.status, answer.text()))),
                 status => return Ok(Answer { status, replayed: answer.is_replay(), body: answer.json()? }),
@@ -254,7 +253,7 @@ impl<'a> Play<'a> {
         Err(Stop::Undecided(format!("{} {} was never executed", call.method, call.path)))
     }
 
-    /// A replay is the first answer, word for word.
+    /// Checks that a replay is the first answer, word for word.
     fn check_first_answer(&mut self, request: &Request, found: &Answer, replayed: bool) -> Result<(), Stop> {
         let Some(key) = self.stored_by(request, found) else { return Ok(()) };
         let body = compare::without_request(&found.body);
@@ -271,7 +270,7 @@ impl<'a> Play<'a> {
         }
     }
 
-    /// What was first answered about a transfer or hold, if it was requested alone.
+    /// The first answer about a transfer or hold, if it was requested alone.
     pub fn first_answer(&self, kind: Stored, named: &Named) -> Option<&Value> {
         self.first_answers.get(&(kind, named.debit.clone()?, named.id.clone()))
     }
@@ -315,7 +314,7 @@ impl<'a> Play<'a> {
         }
     }
 
-    /// The asset of what the URL names.
+    /// The asset of the account or hold in the URL.
     fn asset(&self, request: &Request) -> Asset {
         let asset = match request {
             Request::ChangeAccount { account, .. } => self.ledger.account(account).map(|account| account.asset),

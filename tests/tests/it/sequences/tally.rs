@@ -1,4 +1,4 @@
-//! How often each answer was given: a run that never saw one has not tested it.
+//! How often each answer was given. A run that never saw an answer has not tested it.
 
 use std::{
     collections::BTreeMap,
@@ -6,19 +6,25 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use model::{Answer, Ledger, Request};
+use model::{Answer, Asset, HoldState, Ledger, Named, Request};
 use serde_json::Value;
+use testkit::seed::Seed;
 
-use super::wire::Call;
+use super::{
+    ANSWERS, ANSWERS_OF_SHARDS, Source,
+    command::{Command, Sequence},
+    script::{SOON_S, Script},
+    wire::{Call, Spelling},
+};
 
-/// A hold had expired when the contract says that it has.
+/// A hold had expired at the time that the contract promises.
 pub const EXPIRED_IN_TIME: &str = "expired in time";
-/// A hold had not, and there was no excuse for it; or the machine was too busy to read it quickly, either.
+/// A hold had not expired by then, although the machine was quick, or while the machine was busy.
 pub const EXPIRED_LATE: &str = "expired late";
 pub const EXPIRED_LATE_IN_A_RUSH: &str = "expired late on a busy machine";
-/// A creation was a replay of what the account was opened with, and is no longer.
+/// A creation was a replay of what the account was opened with, after the account had been changed.
 pub const OPENED_SO: &str = "POST accounts with what has been changed since";
-/// A transfer or sum was read without the part of a shard that could not be asked.
+/// A transfer or sum was read without the part of a shard that did not answer.
 pub const INCOMPLETE: &str = "incomplete: a shard could not be asked";
 
 /// Counts by kind of request and answer.
@@ -37,7 +43,7 @@ impl Tally {
         }
     }
 
-    /// Counts creations that are answered by what the account was opened with, and no longer is. `ledger`: after the request.
+    /// Counts creations that repeat what an account was opened with, after the account was changed. `ledger` is the state after the request.
     pub fn count_openings(&self, request: &Request, ledger: &Ledger) {
         let creations = match request {
             Request::OpenAccount(new) => slice::from_ref(new),
@@ -52,7 +58,7 @@ impl Tally {
         }
     }
 
-    /// Counts something else.
+    /// Counts an event that is no answer.
     pub fn note(&self, what: &'static str) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *counts.entry(what.to_owned()).or_default() += 1;
@@ -62,7 +68,7 @@ impl Tally {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(answer).copied().unwrap_or_default()
     }
 
-    /// Of what has to be seen, what was not.
+    /// The expected answers that were not seen.
     pub fn unseen(&self, expected: &[&'static str]) -> Vec<&'static str> {
         let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         expected.iter().filter(|answer| !counts.contains_key(**answer)).copied().collect()
@@ -76,7 +82,7 @@ impl fmt::Display for Tally {
     }
 }
 
-/// `POST /holds/capture`, `POST /transfers dry_run`
+/// The kind of a request, such as `POST /holds/capture` or `POST /transfers dry_run`.
 fn kind(call: &Call) -> String {
     let (path, query) = call.path.split_once('?').unwrap_or((&call.path, ""));
     let mut words = path.trim_start_matches("/v1/").split('/');
@@ -93,4 +99,69 @@ fn words(body: &Value) -> String {
     let field = body["field"].as_str();
     let words: Vec<&str> = [status, code, side, field].into_iter().flatten().collect();
     words.join(" ")
+}
+
+/// Twice as many as a run plays on each cluster.
+const SEQUENCES: usize = 2_000;
+/// An answer that comes ten times in a run on average is missing in one of 20,000 runs.
+const OFTEN: usize = 20;
+
+#[test]
+fn what_a_run_must_have_seen_is_frequent() {
+    let source = Source::new(&Seed::of(0));
+    for shards in [1, 3] {
+        let tally = Tally::default();
+        (0..SEQUENCES).for_each(|number| rehearse(&source.sequence(number), shards, &tally));
+        let wanted = ANSWERS.iter().chain(ANSWERS_OF_SHARDS.iter().filter(|_| shards > 1));
+        let seldom: Vec<(&str, usize)> =
+            wanted.map(|answer| (*answer, tally.of(answer))).filter(|(_, count)| *count < OFTEN).collect();
+        assert!(seldom.is_empty(), "of {SEQUENCES} sequences on {shards} shards: {seldom:#?}");
+    }
+}
+
+/// Plays a sequence as [`super::play::Play`] does, to the model only.
+fn rehearse(sequence: &Sequence, shards: usize, tally: &Tally) {
+    let places = [0].into_iter().chain(sequence.accounts.iter().map(|opening| opening.shard)).chain([0]);
+    let names: Vec<(String, String)> =
+        places.enumerate().map(|(index, shard)| (format!("{{m-{index}}}"), format!("s{}", shard % shards))).collect();
+    let mut script = Script::new(names.iter().map(|(name, _)| name.clone()).collect());
+    let mut ledger = Ledger::new(names.into_iter().collect::<BTreeMap<_, _>>());
+    let mut expiring: Vec<Named> = Vec::new();
+    let exchange = |request: &Request, script: &mut Script, ledger: &mut Ledger, expiring: &mut Vec<Named>| {
+        script.remember(request, ledger);
+        let answer = ledger.apply(request);
+        tally.count(&Call::of(request, Spelling::Full, Asset::USD), &answer);
+        tally.count_openings(request, ledger);
+        if let Request::Hold { order, dry_run: false } = request
+            && order.expires_in_s == Some(SOON_S)
+            && answer.status == 201
+        {
+            expiring.push(Named { id: order.id.clone(), debit: Some(order.debit.clone()) });
+        }
+    };
+    let wait = |ledger: &mut Ledger, expiring: &mut Vec<Named>| {
+        for hold in expiring.drain(..) {
+            if ledger.hold(&hold).is_some_and(|hold| hold.state == HoldState::Held) {
+                ledger.expire(&hold);
+                tally.note(EXPIRED_IN_TIME);
+            }
+        }
+    };
+    for request in script.set_up(sequence) {
+        exchange(&request, &mut script, &mut ledger, &mut expiring);
+    }
+    for command in &sequence.commands {
+        if matches!(command, Command::Wait) {
+            wait(&mut ledger, &mut expiring);
+        }
+        if let Some((request, _)) = script.request(command, &ledger) {
+            exchange(&request, &mut script, &mut ledger, &mut expiring);
+        }
+    }
+    wait(&mut ledger, &mut expiring);
+    let transfers = script.transfers().to_vec().into_iter().map(Request::ShowTransfer);
+    let holds = script.holds().to_vec().into_iter().map(Request::ShowHold);
+    for request in transfers.chain(holds) {
+        exchange(&request, &mut script, &mut ledger, &mut expiring);
+    }
 }

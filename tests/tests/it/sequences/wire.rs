@@ -1,9 +1,9 @@
-//! The model's requests as HTTP.
+//! The model's requests as HTTP, and transcripts of requests and answers for readers.
 
 use std::fmt;
 
 use http::Method;
-use model::{Asset, Metadata, Named, NewAccount, NewHold, Payment, Request};
+use model::{Answer, Asset, Metadata, Named, NewAccount, NewHold, Payment, Request};
 use serde_json::{Value, json};
 use testkit::client::{account_path, escaped};
 
@@ -15,7 +15,7 @@ pub struct Call {
     pub body: Option<Value>,
 }
 
-/// How amounts are written; both mean the same.
+/// How amounts are written. Both spellings mean the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Spelling {
     /// `5.00`
@@ -33,7 +33,7 @@ impl Call {
         Self { method: Method::POST, path: path.into(), body: Some(body) }
     }
 
-    /// `asset` is that of what the URL names: the body of such a request does not say in which its amounts are.
+    /// `asset` is the asset of the account or hold in the URL: the body of such a request does not name the asset of its amounts.
     pub fn of(request: &Request, spelling: Spelling, asset: Asset) -> Self {
         match request {
             Request::OpenAccount(account) => Self::post("/v1/accounts", opening(account, spelling)),
@@ -72,7 +72,7 @@ impl Call {
                 if let Some(amount) = capture.amount {
                     body["amount"] = written(amount, asset, spelling).into();
                 }
-                // What is said by default may be left out.
+                // A default value may be left out.
                 if !(capture.is_final && spelling == Spelling::Shortest) {
                     body["final"] = capture.is_final.into();
                 }
@@ -159,4 +159,95 @@ fn written(minor: i64, asset: Asset, spelling: Spelling) -> String {
         Spelling::Shortest if full.contains('.') => full.trim_end_matches('0').trim_end_matches('.').to_owned(),
         Spelling::Full | Spelling::Shortest => full,
     }
+}
+
+/// The requests and answers so far. Accounts are letters, and ids are numbers. It becomes a text only when it is printed.
+#[derive(Debug, Default)]
+pub struct Transcript {
+    events: Vec<Event>,
+    /// Names with their short forms.
+    names: Vec<(String, String)>,
+    ids: usize,
+}
+
+#[derive(Debug)]
+enum Event {
+    Note(String),
+    Read(Call),
+    Exchange { call: Call, expected: Answer, found: Answer },
+}
+
+impl Transcript {
+    /// From now on `name` is written as `short`.
+    pub fn call(&mut self, name: &str, short: &str) {
+        self.names.push((escaped(name), short.to_owned()));
+        self.names.push((name.to_owned(), short.to_owned()));
+    }
+
+    pub fn note(&mut self, text: &str) {
+        self.events.push(Event::Note(text.to_owned()));
+    }
+
+    pub fn exchange(&mut self, call: Call, expected: &Answer, found: &Answer) {
+        self.name_ids(&call);
+        self.events.push(Event::Exchange { call, expected: expected.clone(), found: found.clone() });
+    }
+
+    pub fn read(&mut self, call: Call) {
+        self.events.push(Event::Read(call));
+    }
+
+    fn name_ids(&mut self, call: &Call) {
+        let Some(body) = &call.body else { return };
+        let items = body["transfers"].as_array().into_iter().flatten();
+        let ids: Vec<String> =
+            items.chain([body]).filter_map(|item| item["id"].as_str()).map(str::to_owned).collect();
+        for id in ids {
+            if uuid::Uuid::parse_str(&id).is_ok() && !self.names.iter().any(|(name, _)| *name == id) {
+                self.ids += 1;
+                self.names.push((id, format!("#{}", self.ids)));
+            }
+        }
+    }
+}
+
+impl fmt::Display for Transcript {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for event in &self.events {
+            let long = event.to_string();
+            let short = self.names.iter().fold(long, |text, (name, short)| text.replace(name, short));
+            writeln!(f, "{short}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Note(text) => write!(f, "-- {text}"),
+            Self::Read(call) => write!(f, "{call}"),
+            Self::Exchange { call, expected, found } => {
+                write!(f, "{call}\n    model:  {}\n    router: {}", in_short(expected), in_short(found))
+            }
+        }
+    }
+}
+
+/// The status of an answer, and the members of its body that matter.
+fn in_short(answer: &Answer) -> String {
+    let mut line = answer.status.to_string();
+    for member in ["code", "status", "side", "field", "amount", "posted", "held", "version"] {
+        if let Some(value) = answer.body.get(member).filter(|value| **value != answer.status) {
+            line += &format!(" {member}={}", value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+        }
+    }
+    for result in answer.body["results"].as_array().into_iter().flatten() {
+        let words = ["status", "code", "side", "field"].iter().filter_map(|member| result[*member].as_str());
+        line += &format!(" [{}]", words.collect::<Vec<_>>().join(" "));
+    }
+    if let Some(after) = answer.body.get("debit_account") {
+        line += &format!(" debit_account={after}");
+    }
+    if answer.replayed { line + " replayed" } else { line }
 }

@@ -38,7 +38,7 @@ pub async fn a_router_with_an_old_map_heals_and_never_misleads(maps: &Maps<'_>) 
     let in_between = try_open_account(&maps.client, &accounts[0], "0.00");
     let hand_over = async {
         let begun = Instant::now();
-        // By then the request has met a shard that released the slot, and one that has not received it.
+        // In this time the request meets a shard that has released the slot, and one that has not received it.
         tokio::time::sleep(Duration::from_millis(200)).await;
         let values: Vec<String> =
             accounts.iter().map(|account| format!("({}, 1, 2, '{FROM}')", slot_of(account))).collect();

@@ -1,5 +1,5 @@
-//! The router that drives captures to another shard is killed between two of their steps. Where a saga stands is arranged by
-//! freezing the shard-node that would take the next step; everything else is left alone.
+//! The router that drives captures to another shard is killed between two of their steps. A test stops a saga at a step by
+//! freezing the shard node that would take the next step.
 
 use anyhow::{Context, ensure};
 use futures_util::future::{join_all, try_join_all};
@@ -15,7 +15,7 @@ use testkit::{
 };
 use uuid::Uuid;
 
-use super::stage::{ELSEWHERE, Held, PATIENCE, SOURCE, Stage, said};
+use super::{Bank, ELSEWHERE, Held, PATIENCE, SOURCE, finish, said};
 
 /// The router that dies, and the nodes of the two shards.
 const DIES: Member = Member::Router(0);
@@ -45,7 +45,7 @@ fn cases() -> [Case; 5] {
         case(json!({"amount": "4.00"}), "posted", "captured", "4.00", ("6.00", "0.00")),
         case(json!({"amount": "4.00", "final": false}), "posted", "held", "4.00", ("6.00", "6.00")),
         case(json!({"amount": "4.00"}), "account_closed", "held", "0.00", ("10.00", "10.00")),
-        // Nothing is in flight for this one; the register is asked all the same.
+        // Nothing is reserved for this one. The register is asked nevertheless.
         case(json!({"amount": "10.01"}), "exceeds_hold", "held", "0.00", ("10.00", "10.00")),
     ]
 }
@@ -56,14 +56,14 @@ struct Begun {
 }
 
 impl Begun {
-    async fn prepare(stage: &Stage<'_>) -> anyhow::Result<Self> {
+    async fn prepare(bank: &Bank<'_>) -> anyhow::Result<Self> {
         let captures = cases().into_iter().map(async |case| {
-            let payer = stage.account(SOURCE, "10.00").await?;
-            let payee = stage.account(ELSEWHERE, "0.00").await?;
-            let hold = stage.hold(&payer, &payee, "10.00", None).await?;
+            let payer = bank.account(SOURCE, "10.00").await?;
+            let payee = bank.account(ELSEWHERE, "0.00").await?;
+            let hold = bank.hold(&payer, &payee, "10.00", None).await?;
             if case.payee_is_closed {
                 let closed = json!({"status": "closed"});
-                stage.send_as(Method::PATCH, &account_path(&payee), &closed).await?;
+                bank.send_as(Method::PATCH, &account_path(&payee), &closed).await?;
             }
             let mut body = case.body.clone();
             body["id"] = json!(Uuid::now_v7());
@@ -72,46 +72,47 @@ impl Begun {
         Ok(Self { captures: try_join_all(captures).await? })
     }
 
-    /// Asks the router that is about to die, which answers nobody.
-    async fn send(&self, stage: &Stage<'_>) -> anyhow::Result<()> {
-        let answers = self.captures.iter().map(async |(_, hold, body)| {
-            stage.client.call(0, Method::POST, &hold.path("/capture"), Some(body)).await
-        });
+    /// Sends the captures to the router that is about to die. It answers none of them.
+    async fn send(&self, bank: &Bank<'_>) -> anyhow::Result<()> {
+        let answers = self
+            .captures
+            .iter()
+            .map(async |(_, hold, body)| bank.client.call(0, Method::POST, &hold.path("/capture"), Some(body)).await);
         for answer in join_all(answers).await {
-            // Killed before the deadline, or told at the deadline that it is under way.
+            // The router was killed before the deadline, or answered at the deadline that the capture is pending.
             let is_open = answer.as_ref().map_or(true, |answer| answer.status == 202);
-            ensure!(is_open, "it got an answer: {answer:?}");
+            ensure!(is_open, "a capture was answered: {answer:?}");
         }
         Ok(())
     }
 
-    /// Counts rows that are there for these captures on a shard.
-    async fn there(&self, stage: &Stage<'_>, shard: usize, of: &str) -> anyhow::Result<()> {
+    /// Waits until a shard has such a row for each capture.
+    async fn there(&self, bank: &Bank<'_>, shard: usize, of: &str) -> anyhow::Result<()> {
         let ids: Vec<String> = self.captures.iter().map(|(_, _, body)| format!("'{}'", id_of(body))).collect();
         let sql = format!("SELECT count(*) FROM {of} IN ({})", ids.join(", "));
-        let dsn = &stage.cluster.status().shards[shard].dsn;
+        let dsn = &bank.cluster.status().shards[shard].dsn;
         until(&format!("all captures are {of}"), PATIENCE, async || {
             Ok((usize::try_from(database::number(dsn, &sql).await?)? == self.captures.len()).then_some(()))
         })
         .await
     }
 
-    /// Every client that asks again is told what became of it, and the hold and the money say the same.
-    async fn ended_well(&self, stage: &Stage<'_>) -> anyhow::Result<()> {
+    /// Each capture that is sent again is answered with its outcome, and the hold and the balances agree with that.
+    async fn ended_well(&self, bank: &Bank<'_>) -> anyhow::Result<()> {
         for (case, hold, body) in &self.captures {
-            let answer = stage.send(&hold.path("/capture"), body).await?;
-            let shown = stage.show(hold).await?;
-            let balance = stage.balance(&hold.debit).await?;
+            let answer = bank.send(&hold.path("/capture"), body).await?;
+            let shown = bank.show(hold).await?;
+            let balance = bank.balance(&hold.debit).await?;
             let told = || format!("{case:?}: {} {shown} {balance:?}", answer.text());
             ensure!(answer.is_replay() && said(&answer) == case.ends, "{}", told());
             ensure!(shown["status"] == case.status && shown["captured"] == case.captured, "{}", told());
             ensure!((balance.0.as_str(), balance.1.as_str()) == case.balance, "{}", told());
-            ensure!(stage.balance(&hold.credit).await?.0 == case.captured, "{}", told());
-            let found = stage.transfer(id_of(body).parse()?, &hold.debit).await?;
+            ensure!(bank.balance(&hold.credit).await?.0 == case.captured, "{}", told());
+            let found = bank.transfer(id_of(body).parse()?, &hold.debit).await?;
             let status = if case.ends == "posted" { "posted" } else { "rejected" };
             ensure!(found["status"] == status && found["hold"] == json!(hold.id), "{found}");
             if case.ends == "posted" {
-                // Byte for byte what it is now, the balances after the release of a rest included.
+                // The stored answer has the balances after the release of what remained.
                 ensure!(answer.json()?["debit_account"]["held"] == balance.1, "{}", told());
             }
         }
@@ -127,47 +128,53 @@ const PENDING: &str = "journal f WHERE role = 1 AND NOT EXISTS ( \
      SELECT FROM journal s WHERE s.id = f.id AND s.payer = f.payer AND s.role = 2) AND id";
 const DECIDED: &str = "journal WHERE role = 3 AND id";
 
-/// The destination has heard nothing yet.
-pub async fn dies_after_the_reserve(cluster: &mut Cluster) -> anyhow::Result<()> {
+/// The destination has received nothing yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_capture_is_finished_by_another_router_when_the_first_one_died_after_the_reserve() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(2, 2).await?;
     let dies = cluster.process(DIES)?;
     let destination = cluster.process(DESTINATION_NODE)?;
-    let stage = Stage::set(cluster).await?;
-    let begun = Begun::prepare(&stage).await?;
+    let bank = Bank::open(&cluster).await?;
+    let begun = Begun::prepare(&bank).await?;
     destination.freeze().await?;
     let harm = async {
-        begun.there(&stage, 0, PENDING).await.context("reserved")?;
+        begun.there(&bank, 0, PENDING).await.context("reserved")?;
         dies.kill().await?;
         destination.thaw()
     };
-    tokio::try_join!(begun.send(&stage), harm)?;
-    drop(stage);
-    recover(cluster, &begun, dies).await
+    tokio::try_join!(begun.send(&bank), harm)?;
+    drop(bank);
+    recover(&mut cluster, &begun, dies).await?;
+    finish(cluster).await
 }
 
-/// The destination has spoken, and the source does not know.
-pub async fn dies_after_the_verdict(cluster: &mut Cluster) -> anyhow::Result<()> {
+/// The destination has decided, and the source does not know it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_capture_is_finished_by_another_router_when_the_first_one_died_after_the_verdict() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(2, 2).await?;
     let dies = cluster.process(DIES)?;
     let (source, destination) = (cluster.process(SOURCE_NODE)?, cluster.process(DESTINATION_NODE)?);
-    let stage = Stage::set(cluster).await?;
-    let begun = Begun::prepare(&stage).await?;
+    let bank = Bank::open(&cluster).await?;
+    let begun = Begun::prepare(&bank).await?;
     destination.freeze().await?;
     let harm = async {
-        begun.there(&stage, 0, PENDING).await.context("reserved")?;
+        begun.there(&bank, 0, PENDING).await.context("reserved")?;
         source.freeze().await?;
         destination.thaw()?;
-        begun.there(&stage, 1, DECIDED).await.context("decided")?;
-        begun.there(&stage, 0, PENDING).await.context("not settled")?;
+        begun.there(&bank, 1, DECIDED).await.context("decided")?;
+        begun.there(&bank, 0, PENDING).await.context("not settled")?;
         dies.kill().await?;
         source.thaw()
     };
-    tokio::try_join!(begun.send(&stage), harm)?;
-    drop(stage);
-    recover(cluster, &begun, dies).await
+    tokio::try_join!(begun.send(&bank), harm)?;
+    drop(bank);
+    recover(&mut cluster, &begun, dies).await?;
+    finish(cluster).await
 }
 
-/// Nobody does anything; the routers' own poll finds what was left behind.
+/// No client sends a request meanwhile: the routers' own poll finds the open sagas.
 async fn recover(cluster: &mut Cluster, begun: &Begun, died: Process) -> anyhow::Result<()> {
     cluster.wait_until_ready("the router is back", &[(DIES, died)]).await?;
     sagas_end(cluster).await?;
-    begun.ended_well(&Stage::set(cluster).await?).await
+    begun.ended_well(&Bank::open(cluster).await?).await
 }

@@ -1,11 +1,18 @@
-//! Requests with a mistake in their line or headers, whatever their body.
+//! Requests with a mistake in their line or headers, and bodies that are no JSON document of the right kind or too large.
 
-use anyhow::ensure;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
 use http::Method;
 use testkit::client::account_path;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use uuid::Uuid;
 
 use super::Tried;
-use crate::contract::api::Call;
+use crate::contract::api::{Call, JSON, NDJSON};
 
 const TRANSFER: &str = "/v1/transfers/01890a5d-ac96-774b-bcce-b302099a8057";
 const BODY: &str = r#"{"debit": "alice", "credit": "bob", "amount": "0", "asset": "USD"}"#;
@@ -14,16 +21,10 @@ const KEY_TAKEN: &str = "400 invalid_amount at='/amount'";
 const BAD_KEY: &str = "400 invalid_parameter at=Idempotency-Key:";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_with_a_wrong_path_parameter_or_header_is_refused() -> anyhow::Result<()> {
+async fn a_request_with_a_wrong_path_is_refused() -> anyhow::Result<()> {
     let mut tried = Tried::new().await?;
     let account = account_path(&tried.debit);
-    paths(&mut tried, &account).await;
-    parameters(&mut tried, &account).await;
-    headers(&mut tried, &account).await;
-    tried.finish().await
-}
-
-async fn paths(tried: &mut Tried, account: &str) {
+    let account = account.as_str();
     for path in
         ["/", "/v1", "/v1/", "/v1/nothing", "/v2/accounts", "/admin/shard-map", "/metrics", "/v1/accounts/a/b/c"]
     {
@@ -71,10 +72,14 @@ async fn paths(tried: &mut Tried, account: &str) {
     for path in [TRANSFER.to_owned(), format!("{TRANSFER}?debit=nobody")] {
         tried.call(&path, Call::get(&path), "404 transfer_not_found").await;
     }
+    tried.finish().await
 }
 
-/// Path, query, answer.
-async fn parameters(tried: &mut Tried, account: &str) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_with_a_wrong_parameter_is_refused() -> anyhow::Result<()> {
+    let mut tried = Tried::new().await?;
+    let account = account_path(&tried.debit);
+    let account = account.as_str();
     let entries = format!("{account}/entries");
     let balance = format!("{account}/balance");
     let table: &[(&str, &str, &str)] = &[
@@ -143,9 +148,14 @@ async fn parameters(tried: &mut Tried, account: &str) {
     let lines =
         Call::bare(Method::POST, "/v1/transfers:batch?atomic=1", "{}").header("content-type", "application/x-ndjson");
     tried.call("atomic=1", lines, "400 invalid_parameter at=?atomic").await;
+    tried.finish().await
 }
 
-async fn headers(tried: &mut Tried, account: &str) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_with_a_wrong_header_is_refused() -> anyhow::Result<()> {
+    let mut tried = Tried::new().await?;
+    let account = account_path(&tried.debit);
+    let account = account.as_str();
     let table: &[(&'static str, Vec<u8>, &str)] = &[
         ("idempotency-key", b"a".to_vec(), KEY_TAKEN),
         ("idempotency-key", vec![b'k'; 255], KEY_TAKEN),
@@ -196,4 +206,144 @@ async fn headers(tried: &mut Tried, account: &str) {
     }
     let lines = Call::bare(Method::POST, "/v1/transfers", BODY).header("content-type", "application/x-ndjson");
     tried.call("lines where one is wanted", lines, "415 unsupported_media_type").await;
+    tried.finish().await
+}
+
+const ONE_TOO_MANY: usize = 10_001;
+const DEPTH: usize = 10_000;
+/// More than the router's 16 MiB.
+const HUGE: usize = 17 << 20;
+
+/// How long a busy router may take to read, or to answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The paths that take bodies.
+const PLACES: [&str; 4] = ["/v1/transfers", "/v1/transfers:batch", "/v1/accounts", "/v1/accounts:batch"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_is_no_document_of_the_right_kind_is_refused() -> anyhow::Result<()> {
+    let mut tried = Tried::new().await?;
+    let documents: Vec<Vec<u8>> = [
+        "",
+        " ",
+        "{",
+        "}",
+        "[]",
+        "\"x\"",
+        "1",
+        "null",
+        "NaN",
+        "{} {}",
+        "{},",
+        "{\"id\": }",
+        "{'id': 1}",
+        "{\"id\": \"\t\"}",
+        "{\"id\": \"\\ud800\"}",
+        "{\"id\": \"\\x\"}",
+        "// no",
+        "\u{feff}{}",
+        "id=1",
+    ]
+    .into_iter()
+    .map(Vec::from)
+    .chain([b"\"\xff\"".to_vec(), b"{\"id\": \"\xc3\x28\"}".to_vec(), vec![0; 16]])
+    .chain(["[", "{\"a\":", "[[["].map(|open| open.repeat(DEPTH).into()))
+    .chain(["id", "metadata", "transfers"].map(|field| format!("{{\"{field}\": {}", "[".repeat(DEPTH)).into()))
+    .collect();
+    for document in documents {
+        for place in PLACES {
+            let text = String::from_utf8_lossy(&document);
+            tried
+                .call(&format!("{place} {text:?}"), Call::new(Method::POST, place, document.clone()), MALFORMED)
+                .await;
+        }
+    }
+    for (place, body) in [
+        ("/v1/transfers:batch", r#"{"transfers": []}"#),
+        ("/v1/transfers:batch", r#"{"transfers": null}"#),
+        ("/v1/transfers:batch", r#"{"transfers": {}}"#),
+        ("/v1/transfers:batch", "{}"),
+        ("/v1/accounts:batch", r#"{"accounts": []}"#),
+    ] {
+        let expected =
+            MALFORMED.replace("''", if place.contains("transfers") { "'/transfers'" } else { "'/accounts'" });
+        tried.call(body, Call::new(Method::POST, place, body), &expected).await;
+    }
+    let good = item(&tried);
+    let atomic = format!(r#"{{"transfers": [{good}], "atomic": "yes"}}"#);
+    let batch = |body: String| Call::new(Method::POST, "/v1/transfers:batch", body);
+    tried.call("atomic of the wrong type", batch(atomic), "400 invalid_json at='/atomic'").await;
+    let extra = format!(r#"{{"transfers": [{good}], "dry": true}}"#);
+    tried.call("an unknown field", batch(extra), "400 unknown_field at='/dry'").await;
+    tried.finish().await
+}
+
+const MALFORMED: &str = "400 invalid_json at=''";
+
+/// A transfer without a mistake.
+fn item(tried: &Tried) -> String {
+    format!(
+        r#"{{"id": "{}", "debit": "{}", "credit": "{}", "amount": "0.01", "asset": "USD"}}"#,
+        Uuid::now_v7(),
+        tried.debit,
+        tried.credit
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_is_too_large_is_refused() -> anyhow::Result<()> {
+    let mut tried = Tried::new().await?;
+    let items: Vec<String> = (0..ONE_TOO_MANY).map(|_| item(&tried)).collect();
+    let batch = |body: String| Call::new(Method::POST, "/v1/transfers:batch", body);
+    tried.call("10,001", batch(format!("{{\"transfers\": [{}]}}", items.join(","))), "413 batch_too_large").await;
+    let lines = Call::bare(Method::POST, "/v1/transfers:batch", items.join("\n")).header("content-type", NDJSON);
+    tried.call("10,001 lines", lines, "413 batch_too_large").await;
+    let accounts: Vec<String> =
+        (0..ONE_TOO_MANY).map(|n| format!("{{\"id\": \"m{n}\", \"asset\": \"USD\"}}")).collect();
+    let body = format!("{{\"accounts\": [{}]}}", accounts.join(","));
+    tried.call("10,001 accounts", Call::new(Method::POST, "/v1/accounts:batch", body), "413 batch_too_large").await;
+    // The number of items is checked before the items.
+    let same = vec![item(&tried); ONE_TOO_MANY];
+    tried
+        .call("10,001 times one", batch(format!("{{\"transfers\": [{}]}}", same.join(","))), "413 batch_too_large")
+        .await;
+
+    let no_amount = item(&tried).replace("0.01", "0");
+    let padded = |len: usize| format!("{}{no_amount}", " ".repeat(len));
+    let single = |body: String| Call::new(Method::POST, "/v1/transfers", body);
+    tried.call("64 KiB and a little", single(padded(64 << 10)), "413 body_too_large").await;
+    tried.call("a little under 64 KiB", single(padded(60 << 10)), "400 invalid_amount at='/amount'").await;
+    let url = tried.stage.api.url(0).to_owned();
+    let path = testkit::client::account_path(&tried.debit);
+    for (method, path) in [("POST", "/v1/transfers:batch"), ("POST", "/v1/accounts"), ("PATCH", path.as_str())] {
+        for chunked in [false, true] {
+            let refused = huge(&url, method, path, chunked).await;
+            tried.note(&format!("{method} {path} of 17 MiB, chunked: {chunked}"), refused);
+        }
+    }
+    tried.finish().await
+}
+
+/// Sends a body that is too large, on a socket, because the answer comes before the end of the body and the connection closes then.
+async fn huge(url: &str, method: &str, path: &str, chunked: bool) -> anyhow::Result<()> {
+    let address = url.strip_prefix("http://").context("no http")?;
+    let mut stream = TcpStream::connect(address).await?;
+    let length = if chunked { "transfer-encoding: chunked".to_owned() } else { format!("content-length: {HUGE}") };
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: {JSON}\r\n{length}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    if chunked {
+        let chunk = format!("10000\r\n{}\r\n", " ".repeat(0x10000));
+        for _ in 0..=HUGE / 0x10000 {
+            // The router stops reading at some point, and the rest cannot be written.
+            if tokio::time::timeout(PATIENCE, stream.write_all(chunk.as_bytes())).await.is_err() {
+                break;
+            }
+        }
+    }
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+    let answer = String::from_utf8_lossy(&answer);
+    ensure!(answer.starts_with("HTTP/1.1 413 "), "{read:?}: {answer:?}");
+    ensure!(answer.contains("application/problem+json") && answer.contains("\"body_too_large\""), "{answer}");
+    Ok(())
 }

@@ -9,8 +9,7 @@ use uuid::Uuid;
 
 use super::{
     DOCUMENT,
-    node_packages::{NodePackages, run},
-    python::Packages,
+    packages::{NodePackages, Packages, run},
 };
 
 const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../clients");

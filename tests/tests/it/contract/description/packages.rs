@@ -1,4 +1,4 @@
-//! Python, and packages for it that are installed once into the target folder.
+//! Packages for Python and Node.js that are installed once into the target folder.
 
 use std::{
     path::{Path, PathBuf},
@@ -11,11 +11,11 @@ use uuid::Uuid;
 
 use super::{installed, target_folder};
 
-const NEEDED: &str = "the description of the API is tested by Python programs, which need Python 3.11 or later with pip or venv \
+const PYTHON_NEEDED: &str = "the description of the API is tested by Python programs, which need Python 3.11 or later with pip or venv \
     (Debian: apt-get install python3-pip)";
 const OLDEST: (u32, u32) = (3, 11);
 
-/// A Python with exactly the packages of one file of requirements.
+/// Python with exactly the packages of one file of requirements.
 #[derive(Debug)]
 pub struct Packages {
     python: Python,
@@ -38,7 +38,7 @@ impl Packages {
         Ok(Self { python, folder })
     }
 
-    /// A program that a package brings.
+    /// A program of a package.
     pub fn program(&self, name: &str) -> Command {
         Command::new(self.folder.join("bin").join(name))
     }
@@ -56,17 +56,17 @@ impl Packages {
     }
 }
 
-/// One that has pip.
+/// A Python that has pip.
 #[derive(Debug)]
 struct Python {
     program: PathBuf,
-    /// Packages of one minor version do not work in another.
+    /// The minor version. Packages of one minor version do not work in another.
     pub version: String,
 }
 
 impl Python {
-    /// The system's, else one of its virtual environments: distributions ship Python without pip, but then often with what
-    /// makes one. `home` is where it may be.
+    /// Gives the system's Python, or a virtual environment in `home` if that has no pip: distributions that ship Python without pip often
+    /// ship the module `venv`.
     async fn with_pip(home: &Path) -> anyhow::Result<Self> {
         for name in ["python3", "python"] {
             let Ok(version) = version(Path::new(name)).await else { continue };
@@ -80,10 +80,10 @@ impl Python {
                 return Ok(Self { program, version });
             }
         }
-        bail!("{NEEDED}")
+        bail!("{PYTHON_NEEDED}")
     }
 
-    /// Installs exactly these packages into a folder of their own.
+    /// Installs exactly these packages into the folder `target`.
     async fn install(&self, requirements: &Path, target: &Path) -> anyhow::Result<()> {
         let mut pip = Command::new(&self.program);
         pip.args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"])
@@ -96,7 +96,8 @@ impl Python {
             "cannot install {} from the Python package index, which this test needs once",
             requirements.display()
         );
-        run(&mut pip).await.context(hint)
+        run(&mut pip).await.context(hint)?;
+        Ok(())
     }
 }
 
@@ -113,8 +114,64 @@ async fn has_pip(python: &Path) -> bool {
     run(Command::new(python).args(["-m", "pip", "--version"])).await.is_ok()
 }
 
-async fn run(command: &mut Command) -> anyhow::Result<()> {
-    let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await?;
-    ensure!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
-    Ok(())
+const NODE_NEEDED: &str = "the description of the API is tested by programs for Node.js 20 or later with npm (Debian: apt-get install nodejs npm)";
+
+/// Node.js with exactly the packages of one lock file.
+#[derive(Debug)]
+pub struct NodePackages(PathBuf);
+
+impl NodePackages {
+    /// Installs what the `package.json` and `package-lock.json` of a folder list, unless an earlier run has. `name` is that of the
+    /// folder they are installed into. `None` if this machine has no npm: the caller then skips its test, and the reason is printed.
+    ///
+    /// # Errors
+    /// The registry does not have these packages, or cannot be reached.
+    pub async fn ensure(name: &str, lists: &Path) -> anyhow::Result<Option<Self>> {
+        if run(Command::new("npm").arg("--version")).await.is_err() {
+            eprintln!("SKIPPED: {NODE_NEEDED}");
+            return Ok(None);
+        }
+        let home = target_folder(name)?;
+        let files = ["package.json", "package-lock.json"];
+        let mut wanted = String::new();
+        for file in files {
+            let path = lists.join(file);
+            wanted += &std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        }
+        let name = format!("packages-{}", Uuid::new_v5(&Uuid::NAMESPACE_OID, wanted.as_bytes()).simple());
+        let folder = installed(&home, &name, async |draft| {
+            std::fs::create_dir_all(draft)?;
+            for file in files {
+                std::fs::copy(lists.join(file), draft.join(file))?;
+            }
+            let mut npm = Command::new("npm");
+            npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel", "error"]).current_dir(draft);
+            run(&mut npm).await.context("cannot install packages of Node.js, which this test needs once")?;
+            Ok(())
+        })
+        .await?;
+        Ok(Some(Self(folder)))
+    }
+
+    /// A program of the packages.
+    pub fn command(&self, program: &str) -> Command {
+        Command::new(self.0.join("node_modules/.bin").join(program))
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.0
+    }
+}
+
+/// Runs a program to its end, and returns what it printed.
+///
+/// # Errors
+/// It ended with another status than 0; the error has what it printed.
+pub async fn run(command: &mut Command) -> anyhow::Result<String> {
+    let program = command.as_std().get_program().to_string_lossy().into_owned();
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = output.await.with_context(|| format!("cannot run {program}"))?;
+    let printed = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned();
+    ensure!(output.status.success(), "{program}: {}\n{printed}", output.status);
+    Ok(printed)
 }

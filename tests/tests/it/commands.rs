@@ -1,4 +1,4 @@
-//! `shardctl account list` and `entries`, `transfer create` and `list`, `hold list`, and what `status` says of passwords.
+//! Commands of `shardctl` that list and pay, that replay a bank in the format of a real one, and that measure a load.
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
@@ -7,6 +7,8 @@ use testkit::{
     cluster::{Cluster, Member, Output},
     workload::open_account,
 };
+
+use crate::import::{Table, import, printed};
 
 /// The id that a command has printed before it sent anything.
 fn announced_id(output: &Output) -> anyhow::Result<String> {
@@ -40,7 +42,7 @@ async fn a_transfer_is_created_once_however_often_its_id_is_given_and_entries_ar
     let nowhere = cluster.shardctl(&[&pay[..], &["5", "--url", "http://127.0.0.1:1"]].concat()).await?;
     ensure!(nowhere.code == Some(4), "{nowhere:?}");
 
-    // Its shard was asked and does not answer: the outcome is unknown, and the same id tells.
+    // The shard does not answer, so the outcome is unknown. Sending the same id again tells it.
     let node = cluster.process(Member::Node(0))?;
     node.freeze().await?;
     let unknown = cluster.shardctl(&[&pay[..], &["7"]].concat()).await?;
@@ -84,13 +86,13 @@ async fn a_transfer_is_created_once_however_often_its_id_is_given_and_entries_ar
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn accounts_are_listed_over_pages_and_no_password_is_shown_unless_asked_for() -> anyhow::Result<()> {
     let cluster = Cluster::start(2, 1).await?;
-    let table = super::Table::write(
+    let table = Table::write(
         &cluster,
         "many.csv",
         "id,asset",
         &(0..1_100).map(|n| format!("many-{n:04},USD")).collect::<Vec<_>>(),
     )?;
-    super::printed(&super::import(&cluster, &["accounts", table.path()]).await?, 0)?;
+    printed(&import(&cluster, &["accounts", table.path()]).await?, 0)?;
     open_account(&cluster.client(), "other", "0.00").await?;
     let list = ["account", "list", "--json", "--prefix", "many-", "--limit"];
     let some = cluster.shardctl_json(&[&list[..], &["1050"]].concat()).await?;
@@ -116,5 +118,56 @@ async fn accounts_are_listed_over_pages_and_no_password_is_shown_unless_asked_fo
     let port = cluster.status().shards[1].postgres_port;
     let dsn = status["shards"][1]["dsn"].as_str().unwrap_or_default();
     ensure!(dsn.contains(&format!("@127.0.0.1:{port}/")), "{status}");
+    cluster.finish().await
+}
+
+/// The rows of account 1 are in the order in which they happened. The only day of account 2 is in reverse order, and its balance was below zero at
+/// the bank itself. A row is missing from the last day of account 3.
+const BANK: &str = "\
+trans_id,account_id,date,type,operation,amount,balance,k_symbol,bank,account
+11,1,930101,PRIJEM,VKLAD,1000.00,1000.00,,,
+12,1,930105,VYDAJ,PREVOD NA UCET,250.50,749.50,SIPO,YZ,123
+13,1,930131,PRIJEM,,3.30,752.80,UROK,,
+14,1,930131,VYDAJ,VYBER,14.60,738.20,SLUZBY,,
+22,2,930102,VYDAJ,VYBER,900.00,-200.00,,,
+21,2,930102,PRIJEM,VKLAD,700.00,700.00,,,
+23,2,930131,VYDAJ,VYBER,0.70,-200.80,SANKC. UROK,,
+31,3,930103,PRIJEM,PREVOD Z UCTU,5000.00,5000.00,DUCHOD,AB,9
+32,3,930131,VYDAJ,VYBER,14.60,5005.40,SLUZBY,,
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bank_is_replayed_once_and_its_balances_are_explained() -> anyhow::Result<()> {
+    let cluster = Cluster::start(2, 1).await?;
+    let file = cluster.data_dir().join("log").join("bank.csv");
+    std::fs::write(&file, BANK)?;
+    let replay = ["replay", "--json", "--bank", &file.display().to_string()];
+
+    let first = cluster.shardctl_json(&replay).await?;
+    let outcome = &first["replay"];
+    ensure!(outcome["transfers_posted"] == 9 && outcome["transfers_replayed"] == 0, "{first}");
+    ensure!(
+        outcome["accounts"] == 3 && outcome["accounts_complete"] == 2 && outcome["accounts_agree"] == 2,
+        "{first}"
+    );
+    ensure!(outcome["overdrafts"][0]["account"] == "bank:2", "{first}");
+    let missing = outcome["differences"][0]["reason"].as_str().unwrap_or_default();
+    ensure!(missing.contains("credits of 20.00 on 1993-01-31, before transaction 32"), "{first}");
+    ensure!(first["verify"]["verdict"] == "clean", "{first}");
+
+    let second = cluster.shardctl_json(&replay).await?;
+    let outcome = &second["replay"];
+    ensure!(outcome["transfers_posted"] == 0 && outcome["transfers_replayed"] == 9, "{second}");
+    ensure!(second["verify"]["shards"] == first["verify"]["shards"], "the second replay changed something: {second}");
+
+    for load in [
+        &["bench", "--json", "--accounts", "50", "--duration", "3", "--connections", "2", "--batch", "20"][..],
+        &["bench", "--json", "--accounts", "50", "--duration", "3", "--connections", "2", "--rate", "20"],
+        &["bench", "--json", "--accounts", "50", "--duration", "3", "--connections", "2", "--workload", "cross"],
+    ] {
+        let measured = cluster.shardctl_json(load).await?;
+        ensure!(measured["posted"].as_u64() > Some(0) && measured["others"] == serde_json::json!({}), "{measured}");
+    }
+    cluster.verify().await?;
     cluster.finish().await
 }
