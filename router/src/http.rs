@@ -47,8 +47,8 @@ use self::{
 };
 use crate::{
     config::Config,
+    core::{Core, call::CallError},
     keyring::Keyring,
-    service::{CallError, Router},
     trace,
 };
 
@@ -64,7 +64,7 @@ pub use view::{json, position};
 pub struct Edge(Arc<EdgeParts>);
 
 pub struct EdgeParts {
-    router: Router,
+    core: Arc<Core>,
     /// `None`: requests need no key.
     keyring: Option<Keyring>,
     rulebook: Rulebook,
@@ -88,9 +88,9 @@ impl Deref for Edge {
 
 impl Edge {
     /// `tasks` are the requests, which a drain waits for. Without `keyring`, requests need no key.
-    pub fn new(config: &Config, router: Router, keyring: Option<Keyring>, tasks: Tasks) -> anyhow::Result<Self> {
+    pub fn new(config: &Config, core: Arc<Core>, keyring: Option<Keyring>, tasks: Tasks) -> anyhow::Result<Self> {
         Ok(Self(Arc::new(EdgeParts {
-            router,
+            core,
             keyring,
             rulebook: Rulebook::new(config.assets()?),
             bodies: BodyLimits::new(
@@ -109,7 +109,7 @@ impl Edge {
         &self,
         name: &'static str,
         deadline: RequestDeadline,
-        work: impl FnOnce(Router) -> F,
+        work: impl FnOnce(Arc<Core>) -> F,
     ) -> Result<T, Problem>
     where
         F: Future<Output = Result<T, CallError>> + Send + 'static,
@@ -124,12 +124,12 @@ impl Edge {
         &self,
         name: &'static str,
         deadline: RequestDeadline,
-        work: impl FnOnce(Router) -> F,
+        work: impl FnOnce(Arc<Core>) -> F,
     ) -> Result<F::Output, Problem>
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        let work = trace::within(trace::current(), work(self.router.clone()));
+        let work = trace::within(trace::current(), work(Arc::clone(&self.core)));
         match tokio::time::timeout_at(deadline.0 + ANSWER_GRACE, self.tasks.run_to_end(name, work)).await {
             Ok(Ok(output)) => Ok(output),
             Ok(Err(Panicked)) => Err(Problem::internal()),

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::Admin;
 use crate::{
+    core::reply::ShardStatus,
     http::{NoParameters, json, position},
-    service::ShardStatus,
 };
 
 /// One shard, as this router sees it and as its node describes itself.
@@ -63,7 +63,7 @@ struct ShardsView {
 }
 
 pub async fn list(State(admin): State<Admin>, _: NoParameters) -> Response {
-    let data = admin.router.shard_status().await.into_iter().map(ShardView::new).collect();
+    let data = admin.core.shard_status().await.into_iter().map(ShardView::new).collect();
     json(StatusCode::OK, &ShardsView { data })
 }
 

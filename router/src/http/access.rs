@@ -25,8 +25,8 @@ use super::{
     problem::{Code, FieldError, Place, Problem},
 };
 use crate::{
+    core::reply::{Found, FoundHold, FoundTransfer, NewTransfer},
     keyring::Keyring,
-    service::{Found, FoundHold, FoundTransfer, NewTransfer},
     trace,
 };
 

@@ -45,7 +45,7 @@ pub async fn sum(
     if let Some(at_us) = at_us {
         page::settled(at_us).await;
     }
-    let sums = edge.router.sum_balances(&prefix, at_us, deadline.0).await?;
+    let sums = edge.core.sum_balances(&prefix, at_us, deadline.0).await?;
     if !recipient.csv {
         return Ok(view::json(StatusCode::OK, &BalancesView::new(sums, at_us, &edge.rulebook.assets)?));
     }

@@ -14,7 +14,10 @@ use ledger::{
 use uuid::Uuid;
 
 use crate::{
-    service::{AccountReply, AtomicReply, CallError, HoldReply, ReleaseReply, TransferReply},
+    core::{
+        call::CallError,
+        reply::{AccountReply, AtomicReply, HoldReply, ReleaseReply, TransferReply},
+    },
     trace,
 };
 

@@ -1,7 +1,7 @@
 //! The core's errors as problems: the one place that maps them.
 
 use super::problem::{Code, Problem};
-use crate::service::CallError;
+use crate::core::call::CallError;
 
 /// The code of an error.
 pub fn code(error: &CallError) -> Code {

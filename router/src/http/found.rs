@@ -7,7 +7,7 @@ use ledger::TransferId;
 pub use replay::begun_before;
 
 use super::problem::{Code, Problem};
-use crate::service::{Found, FoundHold, FoundTransfer};
+use crate::core::reply::{Found, FoundHold, FoundTransfer};
 
 /// Something that is found by its id.
 pub trait Identified {

@@ -231,7 +231,7 @@ impl List {
             let request =
                 wire::ListEntriesRequest { limit: left.min(looks_at), after_version, ..self.statement.request() };
             looks_at = looks_at.saturating_mul(2).min(page::MAX_LIMIT);
-            let page = edge.router.entries(request, deadline.0).await?.ok_or_else(|| no_such_account(account))?;
+            let page = edge.core.entries(request, deadline.0).await?.ok_or_else(|| no_such_account(account))?;
             let causes = page.entries.iter().map(|entry| T::cause(entry, account));
             let causes = causes.collect::<Result<Vec<_>, _>>().map_err(view::nonsense)?;
             let keys: Vec<TransferKey> = causes.iter().flatten().cloned().collect();
@@ -296,7 +296,7 @@ impl Item for TransferView {
         deadline: RequestDeadline,
     ) -> Result<HashMap<TransferKey, Self>, Problem> {
         let mut items = HashMap::new();
-        for found in edge.router.transfers_of(keys, deadline.0).await? {
+        for found in edge.core.transfers_of(keys, deadline.0).await? {
             if !access.may_read_transfer(&found.record) {
                 continue;
             }
@@ -331,7 +331,7 @@ impl Item for HoldView {
         deadline: RequestDeadline,
     ) -> Result<HashMap<TransferKey, Self>, Problem> {
         let mut items = HashMap::new();
-        for found in edge.router.holds_of(keys, deadline.0).await? {
+        for found in edge.core.holds_of(keys, deadline.0).await? {
             let view = Self::stored(&found.key, &found.hold, &edge.rulebook.assets)?.shown_to(access);
             items.insert(found.key, view);
         }

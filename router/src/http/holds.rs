@@ -13,7 +13,7 @@ pub use show::{__path_show, show};
 use ledger::{AccountId, TransferId};
 
 use super::{Edge, access::Access, context::RequestDeadline, found, parse::FollowUp, problem::Problem};
-use crate::service::FoundHold;
+use crate::core::reply::FoundHold;
 
 /// The hold that a request is to act on. `capture`: what it wants of it.
 async fn to_act_on(
@@ -25,7 +25,7 @@ async fn to_act_on(
     deadline: RequestDeadline,
 ) -> Result<FoundHold, Problem> {
     let found =
-        edge.router.find_hold(id, debit, deadline.0).await.map_err(|error| Problem::from(error).with_hold(id.0))?;
+        edge.core.find_hold(id, debit, deadline.0).await.map_err(|error| Problem::from(error).with_hold(id.0))?;
     let found = access.in_sight(found);
     let found = match capture {
         Some(wanted) => found::begun_before(edge, wanted, found, deadline).await?,

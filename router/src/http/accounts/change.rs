@@ -6,6 +6,7 @@ use ledger::operation::UpdateAccount;
 
 use super::no_such_account;
 use crate::{
+    core::reply::AccountReply,
     http::{
         Edge,
         access::Access,
@@ -19,7 +20,6 @@ use crate::{
         query::NoParameters,
         view::{self, Scale, account::AccountView, nonsense},
     },
-    service::AccountReply,
 };
 
 /// Change an account.
@@ -47,7 +47,7 @@ pub async fn change(
     let changes = parse::account_changes(payload.text()?, &edge.rulebook)?;
     let (overdraft, max_balance) = if changes.has_limits() {
         // Limits are amounts, and amounts need the asset's scale. The asset of an account never changes.
-        let account = edge.router.account(&id, deadline.0).await?.ok_or_else(|| no_such_account(&id))?;
+        let account = edge.core.account(&id, deadline.0).await?.ok_or_else(|| no_such_account(&id))?;
         let asset = wire::convert::asset(&account.value.asset).map_err(nonsense)?;
         changes.limits(Scale::of(asset, &edge.rulebook.assets)?.digits())?
     } else {
@@ -62,9 +62,9 @@ pub async fn change(
         ordered_by: access.ordered_by(),
     };
     let reply = edge
-        .detached_call("change account", deadline, |router| async move {
+        .detached_call("change account", deadline, |core| async move {
             let id = update.id.clone();
-            let reply = router.update_account(update, deadline.0).await;
+            let reply = core.update_account(update, deadline.0).await;
             effect::account(id.as_str(), reply.as_ref());
             reply
         })

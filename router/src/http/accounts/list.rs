@@ -78,7 +78,7 @@ pub async fn list(
         None if csv => whole(edge, recipient.caller, prefix, deadline).await,
         None => {
             let after = cursor.map_or_else(String::new, |cursor| cursor.after);
-            let found = edge.router.list_accounts(&prefix, &after, limit, deadline.0).await?;
+            let found = edge.core.list_accounts(&prefix, &after, limit, deadline.0).await?;
             let view = AccountPageView::new(found, &prefix, &edge.rulebook.assets)?;
             Ok(view::json_with_capacity(StatusCode::OK, &view, view.data.len() * ACCOUNT_BYTES + 64))
         }
@@ -111,7 +111,7 @@ async fn whole_at(
     let read = move |begin: Begin| {
         let (edge, prefix) = (reader.clone(), prefix.clone());
         async move {
-            let page = edge.router.list_accounts_at(&prefix, &begin.after, PART, at_us, deadlines.next()).await?;
+            let page = edge.core.list_accounts_at(&prefix, &begin.after, PART, at_us, deadlines.next()).await?;
             let accounts =
                 page.accounts.into_iter().map(|account| AccountAtView::new(account, &edge.rulebook.assets));
             let accounts = accounts.collect::<Result<Vec<_>, _>>()?;
@@ -204,7 +204,7 @@ async fn whole(
     let read = move |begin: Begin| {
         let (edge, prefix) = (reader.clone(), prefix.clone());
         async move {
-            let page = edge.router.list_accounts(&prefix, &begin.after, page::MAX_LIMIT, deadlines.next()).await?;
+            let page = edge.core.list_accounts(&prefix, &begin.after, page::MAX_LIMIT, deadlines.next()).await?;
             let after = page.accounts.last().filter(|_| page.has_more).map(|last| last.value.id.clone());
             let mut table = Table::new();
             if !begin.is_later_part {

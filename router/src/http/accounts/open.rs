@@ -7,6 +7,7 @@ use axum::{
 use http::StatusCode;
 
 use crate::{
+    core::reply::AccountReply,
     http::{
         Edge,
         access::Access,
@@ -21,7 +22,6 @@ use crate::{
             batch::{AccountBatchResultsSchema, AccountResult, RESULT_BYTES, Results},
         },
     },
-    service::AccountReply,
 };
 
 /// Open an account.
@@ -52,9 +52,9 @@ pub async fn open(
     account.ordered_by = access.ordered_by();
     let id = account.id.clone();
     let mut replies = edge
-        .detached("open account", deadline, |router| async move {
+        .detached("open account", deadline, |core| async move {
             let id = account.id.clone();
-            let replies = router.create_accounts(vec![account], deadline.0).await;
+            let replies = core.create_accounts(vec![account], deadline.0).await;
             replies.iter().for_each(|reply| effect::account(id.as_str(), reply.as_ref()));
             replies
         })
@@ -111,8 +111,8 @@ pub async fn open_batch(
     let ids: Vec<_> = accounts.iter().map(|account| account.id.clone()).collect();
     let named = ids.clone();
     let replies = edge
-        .detached("open accounts", deadline, |router| async move {
-            let replies = router.create_accounts(accounts, deadline.0).await;
+        .detached("open accounts", deadline, |core| async move {
+            let replies = core.create_accounts(accounts, deadline.0).await;
             effect::accounts(named.iter().zip(&replies).map(|(id, reply)| (id.as_str(), reply.as_ref())));
             replies
         })

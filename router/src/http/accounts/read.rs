@@ -48,7 +48,7 @@ pub async fn show(
     _: NoParameters,
 ) -> Result<Response, Problem> {
     access.check_read(&id, no_such_account)?;
-    let account = edge.router.account(&id, deadline.0).await?.ok_or_else(|| no_such_account(&id))?;
+    let account = edge.core.account(&id, deadline.0).await?.ok_or_else(|| no_such_account(&id))?;
     Ok(view::json(StatusCode::OK, &AccountView::new(account, &edge.rulebook.assets)?))
 }
 
@@ -117,7 +117,7 @@ async fn page_of_entries(
 ) -> Result<wire::EntryPage, Problem> {
     let with_metadata = request.with_metadata;
     let missing = || no_such_account(&account);
-    let mut page = edge.router.entries(request, deadline).await?.ok_or_else(missing)?;
+    let mut page = edge.core.entries(request, deadline).await?.ok_or_else(missing)?;
     if !with_metadata {
         return Ok(page);
     }
@@ -130,7 +130,7 @@ async fn page_of_entries(
     if keys.is_empty() {
         return Ok(page);
     }
-    let found = edge.router.transfers_of(keys, deadline).await?;
+    let found = edge.core.transfers_of(keys, deadline).await?;
     let found: HashMap<(&[u8], &str), &str> = found
         .iter()
         .map(|transfer| &transfer.record)
@@ -239,7 +239,7 @@ pub async fn balance(
     access.check_read(&id, no_such_account)?;
     // Now is whatever there is: by this machine's clock, what was written a moment ago may be yet to come.
     let until_us = at_us.unwrap_or(i64::MAX);
-    let balance = edge.router.balance_at(&id, until_us, deadline.0).await?.ok_or_else(|| no_such_account(&id))?;
+    let balance = edge.core.balance_at(&id, until_us, deadline.0).await?.ok_or_else(|| no_such_account(&id))?;
     let at_us = at_us.unwrap_or_else(clock::now_us);
     Ok(view::json(StatusCode::OK, &BalanceView::new(id.as_str(), at_us, &balance, &edge.rulebook.assets)?))
 }

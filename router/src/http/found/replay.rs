@@ -13,8 +13,8 @@ use wire::{
 
 use super::Identified;
 use crate::{
+    core::reply::{Found, FoundHold, FoundTransfer},
     http::{Edge, context::RequestDeadline, parse::FollowUp, problem::Problem, view::nonsense},
-    service::{Found, FoundHold, FoundTransfer},
 };
 
 /// More of one id are left ambiguous: each costs a read, and ids that are chosen as they should be are shared by none.
@@ -40,7 +40,7 @@ pub async fn begun_before<T: Origin>(
     }
     let asked = found.found.iter().map(async |origin| {
         let payer = origin.payer()?;
-        let made = edge.router.find_transfer(wanted.id(&payer), Some(&payer), |_| true, deadline.0).await?;
+        let made = edge.core.find_transfer(wanted.id(&payer), Some(&payer), |_| true, deadline.0).await?;
         for made in made.found {
             let purpose = purpose_from_wire(made.record.purpose.clone()).map_err(nonsense)?;
             if origin.is_origin_of(&made.record, purpose) {

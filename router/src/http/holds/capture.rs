@@ -5,6 +5,7 @@ use ledger::{HoldStatus, KeyName, operation::Purpose};
 
 use super::to_act_on;
 use crate::{
+    core::reply::{FoundHold, NewTransfer},
     http::{
         Edge,
         access::Access,
@@ -20,7 +21,6 @@ use crate::{
         transfers,
         view::{Scale, transfer::TransferView},
     },
-    service::{FoundHold, NewTransfer},
     trace,
 };
 

@@ -5,6 +5,7 @@ use http::StatusCode;
 use ledger::{Refusal, Refused, outcome::HoldAnswer};
 
 use crate::{
+    core::reply::HoldReply,
     http::{
         Edge,
         access::Access,
@@ -15,7 +16,6 @@ use crate::{
         query::DryRunParameter,
         view::{self, hold::HoldView},
     },
-    service::HoldReply,
     trace,
 };
 
@@ -44,12 +44,12 @@ pub async fn place(
     access.check_order(&order)?;
     let marked = |problem: Problem| problem.with_hold(order.id.0);
     let reply = if dry_run {
-        edge.router.dry_run_hold(&order, deadline.0).await.map_err(Problem::from)
+        edge.core.dry_run_hold(&order, deadline.0).await.map_err(Problem::from)
     } else {
         let sent = order.clone();
         trace::names_hold(order.id);
-        edge.detached_call("hold", deadline, |router| async move {
-            let reply = router.place_hold(sent, deadline.0).await;
+        edge.detached_call("hold", deadline, |core| async move {
+            let reply = core.place_hold(sent, deadline.0).await;
             effect::hold(&reply);
             reply
         })

@@ -6,6 +6,7 @@ use ledger::operation::ReleaseHold;
 
 use super::to_act_on;
 use crate::{
+    core::reply::{FoundHold, ReleaseReply},
     http::{
         Edge,
         access::Access,
@@ -19,7 +20,6 @@ use crate::{
         query::DebitParameter,
         view::{self, hold::HoldView},
     },
-    service::{FoundHold, ReleaseReply},
     trace,
 };
 
@@ -55,8 +55,8 @@ pub async fn release(
     trace::names_hold(id);
     let marked = |problem: Problem| problem.with_hold(id.0);
     let reply = edge
-        .detached_call("release", deadline, |router| async move {
-            let reply = router.release_hold(release, deadline.0).await;
+        .detached_call("release", deadline, |core| async move {
+            let reply = core.release_hold(release, deadline.0).await;
             effect::release(&reply);
             reply
         })

@@ -37,7 +37,7 @@ pub async fn show(
     DebitParameter { debit }: DebitParameter,
 ) -> Result<Response, Problem> {
     let found = edge
-        .router
+        .core
         .find_hold(id, debit.as_ref(), deadline.0)
         .await
         .map_err(|error| Problem::from(error).with_hold(id.0))?;

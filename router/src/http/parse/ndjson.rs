@@ -13,8 +13,8 @@ use super::{
     typed,
 };
 use crate::{
+    core::reply::NewTransfer,
     http::problem::{Code, Problem},
-    service::NewTransfer,
 };
 
 /// Reads a batch of lines.

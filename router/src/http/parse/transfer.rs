@@ -14,8 +14,8 @@ use super::{
     typed,
 };
 use crate::{
+    core::reply::NewTransfer,
     http::{openapi::values, problem::Problem},
-    service::NewTransfer,
 };
 
 /// A transfer to make.

@@ -18,11 +18,11 @@ use super::{
     typed,
 };
 use crate::{
+    core::reply::NewTransfer,
     http::{
         openapi::values,
         problem::{Code, Problem},
     },
-    service::NewTransfer,
 };
 
 /// A batch as ordered.

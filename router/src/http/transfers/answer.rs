@@ -8,6 +8,7 @@ use ledger::{
 };
 
 use crate::{
+    core::reply::{NewTransfer, TransferReply},
     http::{
         Edge,
         access::Access,
@@ -16,7 +17,6 @@ use crate::{
         problem::{Code, Problem},
         view::{self, transfer::TransferView},
     },
-    service::{NewTransfer, TransferReply},
     trace,
 };
 
@@ -31,8 +31,8 @@ pub async fn carry_out(
     let sent = order.clone();
     trace::names_transfer(order.id);
     let reply = edge
-        .detached_call("transfer", deadline, |router| async move {
-            let reply = router.transfer(sent, deadline.0).await;
+        .detached_call("transfer", deadline, |core| async move {
+            let reply = core.transfer(sent, deadline.0).await;
             effect::transfer(&reply);
             reply
         })
@@ -49,7 +49,7 @@ pub async fn try_out(
     deadline: RequestDeadline,
 ) -> Result<Response, Problem> {
     let marked = |problem: Problem| problem.with_transfer(order.id.0);
-    let reply = edge.router.dry_run_transfer(order, deadline.0).await;
+    let reply = edge.core.dry_run_transfer(order, deadline.0).await;
     match reply.map_err(|error| marked(error.into()))? {
         TransferReply::Done(answer) if !answer.replayed && matches!(answer.state, TransferState::Posted { .. }) => {
             let view = TransferView::tried(order, &answer, &edge.rulebook.assets)?.shown_to(access);

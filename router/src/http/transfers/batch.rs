@@ -5,6 +5,10 @@ use http::StatusCode;
 use ledger::{Refusal, Refused};
 
 use crate::{
+    core::{
+        call::CallError,
+        reply::{AtomicReply, TransferReply},
+    },
     http::{
         Edge,
         access::Access,
@@ -19,7 +23,6 @@ use crate::{
             batch::{BatchResultsSchema, RESULT_BYTES, ids, transfer_results},
         },
     },
-    service::{AtomicReply, CallError, TransferReply},
 };
 
 /// Order 1 to 10,000 transfers, with a result each.
@@ -73,8 +76,8 @@ pub async fn order_batch(
         order_atomic(&edge, batch, deadline).await?
     } else {
         let named = ids.clone();
-        edge.detached("transfer batch", deadline, |router| async move {
-            let replies = router.transfer_batch(batch.transfers, deadline.0).await;
+        edge.detached("transfer batch", deadline, |core| async move {
+            let replies = core.transfer_batch(batch.transfers, deadline.0).await;
             effect::transfers(&named, &replies);
             replies
         })
@@ -95,8 +98,8 @@ async fn order_atomic(
 ) -> Result<Vec<Result<TransferReply, CallError>>, Problem> {
     let named = ids(&batch.transfers);
     let reply = edge
-        .detached_call("atomic transfers", deadline, |router| async move {
-            let reply = router.transfer_atomic(batch.transfers, deadline.0).await;
+        .detached_call("atomic transfers", deadline, |core| async move {
+            let reply = core.transfer_atomic(batch.transfers, deadline.0).await;
             effect::atomic(&named, &reply);
             reply
         })

@@ -6,6 +6,7 @@ use wire::convert::{account_id, asset, id_from_wire};
 
 use super::answer::carry_out;
 use crate::{
+    core::reply::NewTransfer,
     http::{
         Edge,
         access::Access,
@@ -20,7 +21,6 @@ use crate::{
         query::DebitParameter,
         view::{Scale, nonsense, transfer::TransferView},
     },
-    service::NewTransfer,
 };
 
 /// Reverse a transfer: a new one in the opposite direction, up to what was not reversed yet.
@@ -53,8 +53,8 @@ pub async fn reverse(
     // A transfer that the key may not see is neither driven nor waited for, and does not make the id ambiguous.
     let sight = access.clone();
     let found = edge
-        .detached_call("transfer to reverse", deadline, |router| async move {
-            router.find_ended_transfer(id, debit.as_ref(), |found| sight.has_in_sight(found), deadline.0).await
+        .detached_call("transfer to reverse", deadline, |core| async move {
+            core.find_ended_transfer(id, debit.as_ref(), |found| sight.has_in_sight(found), deadline.0).await
         })
         .await
         .map_err(|problem| problem.with_transfer(id.0))?;

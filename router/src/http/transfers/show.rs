@@ -37,7 +37,7 @@ pub async fn show(
     DebitParameter { debit }: DebitParameter,
 ) -> Result<Response, Problem> {
     let found = edge
-        .router
+        .core
         .find_transfer(id, debit.as_ref(), |found| access.may_read_transfer(found), deadline.0)
         .await
         .map_err(|error| Problem::from(error).with_transfer(id.0))?;

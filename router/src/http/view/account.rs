@@ -9,8 +9,8 @@ use utoipa::ToSchema;
 
 use super::{Scale, limit, metadata, nonsense};
 use crate::{
+    core::reply::Located,
     http::{openapi::values, problem::Problem},
-    service::Located,
 };
 
 /// An account.

@@ -9,8 +9,8 @@ use utoipa::ToSchema;
 
 use super::{Scale, account::AccountView, limit, nonsense};
 use crate::{
+    core::reply::AccountPage,
     http::{openapi::values, problem::Problem},
-    service::AccountPage,
 };
 
 /// A page of accounts.

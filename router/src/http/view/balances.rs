@@ -7,8 +7,8 @@ use utoipa::ToSchema;
 
 use super::{Scale, nonsense};
 use crate::{
+    core::reply::BalanceSums,
     http::{openapi::values, problem::Problem},
-    service::BalanceSums,
 };
 
 /// What accounts hold together.
@@ -63,7 +63,7 @@ impl BalancesView {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{http::problem::Code, service::BalanceSum};
+    use crate::{core::reply::BalanceSum, http::problem::Code};
 
     fn sums(asset: &str) -> BalanceSums {
         let sum = BalanceSum { posted: 2 * i128::from(i64::MAX), held: -5, accounts: 3 };

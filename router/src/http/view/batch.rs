@@ -12,12 +12,15 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
+    core::{
+        call::CallError,
+        reply::{AccountReply, NewTransfer, TransferReply},
+    },
     http::{
         failure,
         openapi::values,
         problem::{Code, refusal_detail},
     },
-    service::{AccountReply, CallError, NewTransfer, TransferReply},
 };
 
 /// Bytes of one result without a refusal, rounded up: what the buffer is reserved for.

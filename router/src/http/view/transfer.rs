@@ -19,8 +19,8 @@ pub use self::step::StepView;
 use self::step::steps;
 use super::{Scale, limit, metadata, nonsense};
 use crate::{
+    core::reply::{FoundTransfer, NewTransfer},
     http::{access::Access, openapi::values, problem::Problem},
-    service::{FoundTransfer, NewTransfer},
 };
 
 /// The status of what a dry run would post or hold.

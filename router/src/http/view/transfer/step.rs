@@ -5,7 +5,7 @@ use serde::Serialize;
 use telemetry::clock::format_rfc3339;
 use utoipa::ToSchema;
 
-use crate::{http::openapi::values, service::FoundTransfer};
+use crate::{core::reply::FoundTransfer, http::openapi::values};
 
 /// One durable step of a cross-shard transfer.
 #[derive(Debug, Serialize, ToSchema)]
