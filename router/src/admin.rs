@@ -26,7 +26,7 @@ use telemetry::clock::{self, format_rfc3339};
 use self::{shard_map::MapView, shards::ShardView};
 use crate::{
     core::{Core, routing::MAX_MAP_BYTES},
-    http::{self as edge, Parameters, json, problem::Problem, server::Connections},
+    http::{self as edge, answer::json, parameters::Parameters, problem::Problem, server::Connections},
     keyring::{Keyring, KeyringStatus},
 };
 

@@ -113,7 +113,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
             shard: None,
         },
     )?;
-    server::descriptors::raise_limit(config.http.max_connections);
+    server::raise_file_limit(config.http.max_connections);
 
     let keyring = config.keys.path.as_deref().map(Keyring::open).transpose()?;
     if let Some(keyring) = &keyring {

@@ -17,9 +17,9 @@ use super::Admin;
 use crate::{
     core::reply::{SagaFilter, SagaView},
     http::{
-        NoParameters, Parameters, json,
+        answer::json,
+        parameters::{NoParameters, Parameters, transfer_id},
         problem::{Code, Problem},
-        transfer_id,
     },
 };
 

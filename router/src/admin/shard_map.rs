@@ -19,7 +19,8 @@ use crate::{
         routing::{MapRefusal, MapStatus, Override, Reload, Routing},
     },
     http::{
-        NoParameters, json,
+        answer::json,
+        parameters::NoParameters,
         problem::{Code, Problem},
     },
 };

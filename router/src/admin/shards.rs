@@ -7,7 +7,10 @@ use serde::Serialize;
 use super::Admin;
 use crate::{
     core::reply::ShardStatus,
-    http::{NoParameters, json, position},
+    http::{
+        answer::{json, position},
+        parameters::NoParameters,
+    },
 };
 
 /// One shard, as this router sees it and as its node describes itself.

@@ -1,4 +1,4 @@
-//! Holds.
+//! How a hold is shown.
 
 use std::collections::BTreeMap;
 
@@ -8,42 +8,44 @@ use telemetry::clock::format_rfc3339;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{
-    Scale, metadata,
-    transfer::{DebitAccountView, WOULD_POST},
+use crate::http::{
+    access::Access,
+    answer::{Scale, metadata},
+    problem::Problem,
+    schemas,
+    transfers::view::{DebitAccountView, WOULD_POST},
 };
-use crate::http::{access::Access, openapi::values, problem::Problem};
 
 /// A hold.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Hold)]
 pub struct HoldView {
-    #[schema(value_type = values::TransferId)]
+    #[schema(value_type = schemas::TransferId)]
     pub id: Uuid,
-    #[schema(value_type = values::HoldStatus)]
+    #[schema(value_type = schemas::HoldStatus)]
     pub status: &'static str,
-    #[schema(value_type = values::AccountId)]
+    #[schema(value_type = schemas::AccountId)]
     pub debit: String,
-    #[schema(value_type = values::AccountId)]
+    #[schema(value_type = schemas::AccountId)]
     pub credit: String,
-    #[schema(value_type = values::PositiveAmount)]
+    #[schema(value_type = schemas::PositiveAmount)]
     pub amount: String,
-    #[schema(value_type = values::Asset)]
+    #[schema(value_type = schemas::Asset)]
     pub asset: String,
     /// Posted by captures. One to another shard counts once its verdict is known.
-    #[schema(value_type = values::Amount)]
+    #[schema(value_type = schemas::Amount)]
     pub captured: String,
     /// What can still be captured, and is not available to the debit account meanwhile.
-    #[schema(value_type = values::Amount)]
+    #[schema(value_type = schemas::Amount)]
     pub remaining: String,
-    #[schema(value_type = values::Metadata)]
+    #[schema(value_type = schemas::Metadata)]
     pub metadata: BTreeMap<String, String>,
     /// The debit account right after the hold was placed; absent where the hold is rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub debit_account: Option<DebitAccountView>,
     /// Null for a hold that stays until it is captured or released.
-    #[schema(value_type = Option<values::Time>, required)]
+    #[schema(value_type = Option<schemas::Time>, required)]
     pub expires_at: Option<String>,
     /// Why it is rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,21 +53,21 @@ pub struct HoldView {
     pub reject_code: Option<&'static str>,
     /// Which account the rejection is about.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = values::Side, required = false)]
+    #[schema(value_type = schemas::Side, required = false)]
     pub side: Option<&'static str>,
-    #[schema(value_type = values::Time)]
+    #[schema(value_type = schemas::Time)]
     pub created_at: String,
     /// When it was captured, released, expired or rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = values::Time, required = false)]
+    #[schema(value_type = schemas::Time, required = false)]
     pub ended_at: Option<String>,
     /// The name of the API key that placed it; shown to keys that may read the debit account, absent without keys.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = values::KeyName, required = false)]
+    #[schema(value_type = schemas::KeyName, required = false)]
     pub ordered_by: Option<String>,
     /// The name of the API key that released it, or whose capture ended it; shown like `ordered_by`, and absent where the hold expired.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = values::KeyName, required = false)]
+    #[schema(value_type = schemas::KeyName, required = false)]
     pub ended_by: Option<String>,
 }
 

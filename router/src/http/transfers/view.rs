@@ -1,11 +1,9 @@
-//! Transfers.
-
-mod step;
+//! How a transfer is shown, with the steps of one between shards.
 
 use std::collections::BTreeMap;
 
 use ledger::{
-    AssetRegistry, Limit,
+    AssetRegistry,
     operation::Purpose,
     outcome::{DebitAfter, TransferAnswer, TransferState},
 };
@@ -15,12 +13,14 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 use wire::convert::{id_from_wire, purpose_from_wire};
 
-pub use self::step::StepView;
-use self::step::steps;
-use super::{Scale, limit, metadata, nonsense};
 use crate::{
     core::reply::{FoundTransfer, NewTransfer},
-    http::{access::Access, openapi::values, problem::Problem},
+    http::{
+        access::Access,
+        answer::{Scale, limit, metadata, nonsense},
+        problem::Problem,
+        schemas,
+    },
 };
 
 /// The status of what a dry run would post or hold.
@@ -32,26 +32,26 @@ const REVERSED: &str = "reversed";
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Transfer)]
 pub struct TransferView {
-    #[schema(value_type = values::TransferId)]
+    #[schema(value_type = schemas::TransferId)]
     pub id: Uuid,
-    #[schema(value_type = values::TransferStatus)]
+    #[schema(value_type = schemas::TransferStatus)]
     pub status: &'static str,
-    #[schema(value_type = values::Scope)]
+    #[schema(value_type = schemas::Scope)]
     pub scope: &'static str,
-    #[schema(value_type = values::AccountId)]
+    #[schema(value_type = schemas::AccountId)]
     pub debit: String,
-    #[schema(value_type = values::AccountId)]
+    #[schema(value_type = schemas::AccountId)]
     pub credit: String,
     /// Of a capture of all that remains, refused because nothing did: zero.
-    #[schema(value_type = values::Amount)]
+    #[schema(value_type = schemas::Amount)]
     pub amount: String,
-    #[schema(value_type = values::Asset)]
+    #[schema(value_type = schemas::Asset)]
     pub asset: String,
-    #[schema(value_type = values::Metadata)]
+    #[schema(value_type = schemas::Metadata)]
     pub metadata: BTreeMap<String, String>,
     /// Of a capture: the hold that it took its amount from.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = values::TransferId, required = false)]
+    #[schema(value_type = schemas::TransferId, required = false)]
     pub hold: Option<Uuid>,
     /// Of a capture: whether it released what was left of the hold.
     #[serde(rename = "final", skip_serializing_if = "Option::is_none")]
@@ -59,15 +59,15 @@ pub struct TransferView {
     pub finalizes: Option<bool>,
     /// Of a reversal: the transfer it reverses, which belongs to the credit account.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = values::TransferId, required = false)]
+    #[schema(value_type = schemas::TransferId, required = false)]
     pub reverses: Option<Uuid>,
     /// How much of it was reversed; absent while nothing was.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = values::PositiveAmount, required = false)]
+    #[schema(value_type = schemas::PositiveAmount, required = false)]
     pub reversed_amount: Option<String>,
     /// The reversals, which belong to the credit account: the first hundred.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Vec<values::TransferId>, required = false)]
+    #[schema(value_type = Vec<schemas::TransferId>, required = false)]
     pub reversed_by: Option<Vec<Uuid>>,
     /// The debit account right after this transfer took its amount and, of a final capture, released the rest; absent where
     /// the transfer is rejected.
@@ -80,19 +80,19 @@ pub struct TransferView {
     pub reject_code: Option<&'static str>,
     /// Which account the rejection is about.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = values::Side, required = false)]
+    #[schema(value_type = schemas::Side, required = false)]
     pub side: Option<&'static str>,
-    #[schema(value_type = values::Time)]
+    #[schema(value_type = schemas::Time)]
     pub created_at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = values::Time, required = false)]
+    #[schema(value_type = schemas::Time, required = false)]
     pub posted_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = values::Time, required = false)]
+    #[schema(value_type = schemas::Time, required = false)]
     pub rejected_at: Option<String>,
     /// The name of the API key of the first request with this id; shown to keys that may read the debit account, absent without keys.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = values::KeyName, required = false)]
+    #[schema(value_type = schemas::KeyName, required = false)]
     pub ordered_by: Option<String>,
     /// What happened so far, for a cross-shard transfer; absent in lists, and while the shard of the verdict does not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -104,18 +104,18 @@ pub struct TransferView {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = DebitAccount)]
 pub struct DebitAccountView {
-    #[schema(value_type = values::Amount)]
+    #[schema(value_type = schemas::Amount)]
     pub posted: String,
-    #[schema(value_type = values::Amount)]
+    #[schema(value_type = schemas::Amount)]
     pub held: String,
-    #[schema(value_type = values::Available)]
+    #[schema(value_type = schemas::Available)]
     pub available: String,
     #[schema(minimum = 1)]
     pub version: i64,
 }
 
 /// What is the same in the answer to an order and in a stored record.
-struct Terms {
+struct OrderView {
     id: Uuid,
     debit: String,
     credit: String,
@@ -139,7 +139,7 @@ impl TransferView {
 
     /// The answer to an order.
     pub fn ordered(order: &NewTransfer, answer: &TransferAnswer, assets: &AssetRegistry) -> Result<Self, Problem> {
-        let terms = Terms {
+        let terms = OrderView {
             id: order.id.0,
             debit: order.debit.to_string(),
             credit: order.credit.to_string(),
@@ -175,7 +175,7 @@ impl TransferView {
                 version: after.version,
             }),
         };
-        let terms = Terms {
+        let terms = OrderView {
             id: id_from_wire(&record.id).map_err(nonsense)?.0,
             debit: record.debit.clone(),
             credit: record.credit.clone(),
@@ -203,7 +203,7 @@ impl TransferView {
     }
 
     fn new(
-        terms: Terms,
+        terms: OrderView,
         state: TransferState,
         cross_shard: bool,
         debit_after: Option<DebitAfter>,
@@ -244,23 +244,69 @@ impl TransferView {
 
 impl DebitAccountView {
     pub fn new(after: DebitAfter, scale: Scale) -> Self {
-        let overdraft: Limit = after.overdraft;
         Self {
             posted: scale.amount(after.posted),
             held: scale.amount(after.held),
-            available: scale.available(after.posted, after.held, overdraft),
+            available: scale.available(after.posted, after.held, after.overdraft),
             version: after.version,
         }
     }
 }
 
+// === steps ===
+
+/// One durable step of a cross-shard transfer.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Step)]
+pub struct StepView {
+    #[schema(value_type = schemas::StepName)]
+    pub step: &'static str,
+    pub shard: String,
+    #[schema(value_type = schemas::Time)]
+    pub at: String,
+}
+
+/// The steps that the record and the register prove; nothing is inferred from time. `None`: the register could not be read, or was read before
+/// the record. A list with a hole would look whole.
+fn steps(found: &FoundTransfer, state: TransferState) -> Option<Vec<StepView>> {
+    let record = &found.record;
+    let at_source = |step, at_us| StepView { step, shard: found.shard.to_string(), at: format_rfc3339(at_us) };
+    let reserved = record.debit_after.is_some();
+    let decided = match state {
+        TransferState::Posted { .. } => true,
+        TransferState::Rejected { .. } => reserved,
+        TransferState::Pending => false,
+    };
+    if found.register.is_none() && (decided || found.verdict_unread) {
+        return None;
+    }
+    let mut steps = Vec::new();
+    if reserved {
+        steps.push(at_source("reserve", record.created_at_us));
+    }
+    if let Some((register, shard)) = &found.register {
+        let at = format_rfc3339(register.decided_at_us);
+        steps.push(StepView { step: "decide", shard: shard.to_string(), at });
+    }
+    match state {
+        TransferState::Pending => {}
+        TransferState::Posted { at_us } => steps.push(at_source("settle", at_us)),
+        TransferState::Rejected { at_us, .. } if reserved => steps.push(at_source("compensate", at_us)),
+        // Presumed to be refused, and the verdict was: there is nothing to give back.
+        TransferState::Rejected { at_us, .. } if found.register.is_some() => steps.push(at_source("settle", at_us)),
+        // Refused by its debit side outright: there was no saga.
+        TransferState::Rejected { .. } => {}
+    }
+    Some(steps)
+}
+
 #[cfg(test)]
-pub mod tests {
-    use ledger::{Refusal, Refused};
+mod tests {
+    use ledger::{Limit, Refusal, Refused};
 
     use super::*;
 
-    pub fn found(status: u8, refusal: Option<Refusal>, reserved: bool, decided: bool) -> FoundTransfer {
+    fn found(status: u8, refusal: Option<Refusal>, reserved: bool, decided: bool) -> FoundTransfer {
         let register = wire::RegisterRecord { decided_at_us: 2_000_000, ..Default::default() };
         FoundTransfer {
             record: wire::TransferRecord {
@@ -354,5 +400,34 @@ pub mod tests {
         let view = TransferView::ordered(&order, &answer, &AssetRegistry::with_declared([]).unwrap()).unwrap();
         assert_eq!((view.reject_code, view.side), (Some("limit_exceeded"), Some("credit")));
         assert!(view.rejected_at.is_some() && view.posted_at.is_none());
+    }
+
+    #[test]
+    fn steps_follow_what_is_stored() {
+        let assets = AssetRegistry::with_declared([]).unwrap();
+        for (found, expected) in [
+            (found(TransferState::PENDING, None, true, false), vec!["reserve s0"]),
+            (found(TransferState::PENDING, None, true, true), vec!["reserve s0", "decide s1"]),
+            (found(TransferState::POSTED, None, true, true), vec!["reserve s0", "decide s1", "settle s0"]),
+            (
+                found(TransferState::REJECTED, Some(Refusal::AccountClosed), true, true),
+                vec!["reserve s0", "decide s1", "compensate s0"],
+            ),
+            (found(TransferState::REJECTED, Some(Refusal::InsufficientFunds), false, false), vec![]),
+            (found(TransferState::REJECTED, Some(Refusal::ExceedsHold), false, true), vec!["decide s1", "settle s0"]),
+        ] {
+            let view = TransferView::stored(found, &assets).unwrap();
+            let steps: Vec<_> = view.steps.unwrap().iter().map(|s| format!("{} {}", s.step, s.shard)).collect();
+            assert_eq!(steps, expected);
+        }
+    }
+
+    #[test]
+    fn steps_with_a_hole_are_not_shown() {
+        let assets = AssetRegistry::with_declared([]).unwrap();
+        let steps = |found| TransferView::stored(found, &assets).unwrap().steps;
+        assert!(steps(found(TransferState::POSTED, None, true, false)).is_none(), "settled without its verdict");
+        let unread = |status| FoundTransfer { verdict_unread: true, ..found(status, None, true, false) };
+        assert!(steps(unread(TransferState::PENDING)).is_none(), "decided or not, nobody knows");
     }
 }

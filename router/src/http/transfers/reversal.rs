@@ -1,27 +1,44 @@
 //! Reversing a transfer, or part of it.
 
 use axum::{extract::State, response::Response};
-use ledger::{KeyName, Metadata, operation::Purpose, outcome::TransferState};
+use ledger::{AssetRegistry, KeyName, Metadata, operation::Purpose, outcome::TransferState};
+use utoipa::ToSchema;
 use wire::convert::{account_id, asset, id_from_wire};
 
-use super::answer::carry_out;
+use super::{carry_out, view::TransferView};
 use crate::{
     core::reply::NewTransfer,
     http::{
         Edge,
         access::Access,
+        answer::{Scale, nonsense},
         body::Sent,
         context::RequestDeadline,
-        found, idempotency,
-        openapi::values,
-        parse,
-        parse::FollowUp,
-        path::IdPath,
+        parameters::{DebitParameter, IdPath},
         problem::Problem,
-        query::DebitParameter,
-        view::{Scale, nonsense, transfer::TransferView},
+        schemas,
+        stored::{self, FollowUp},
     },
 };
+
+/// What to reverse of a transfer.
+#[derive(ToSchema)]
+#[schema(as = NewReversal)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "it describes a body, which the reader takes member by member")]
+pub struct ReversalBody {
+    /// The reversal's own, as a transfer of the original's credit account. `Idempotency-Key` may stand for it.
+    id: Option<schemas::TransferId>,
+    /// All that is left to reverse, unless given.
+    amount: Option<schemas::PositiveAmount>,
+}
+
+const REVERSAL_FIELDS: &[&str] = &["id", "amount"];
+
+/// Reads a reversal. Without an id of its own it takes the one derived from `key`.
+pub fn read_reversal(text: &str, assets: &AssetRegistry, key: Option<&str>) -> Result<FollowUp, Problem> {
+    FollowUp::read(text, assets, REVERSAL_FIELDS, key, false)
+}
 
 /// Reverse a transfer: a new one in the opposite direction, up to what was not reversed yet.
 ///
@@ -30,10 +47,10 @@ use crate::{
 #[utoipa::path(
     post, path = "/v1/transfers/{id}/reverse", operation_id = "reverseTransfer", tag = "transfers",
     params(
-        ("id" = values::TransferId, Path, description = "The transfer to reverse."),
+        ("id" = schemas::TransferId, Path, description = "The transfer to reverse."),
         DebitParameter,
     ),
-    request_body = Option<parse::ReversalBody>,
+    request_body = Option<ReversalBody>,
     responses(
         (status = 201, description = "reversed", body = TransferView),
         (status = 200, description = "reversed by an earlier request with this id", body = TransferView),
@@ -46,9 +63,9 @@ pub async fn reverse(
     deadline: RequestDeadline,
     IdPath(id): IdPath,
     DebitParameter { debit }: DebitParameter,
-    Sent { headers, body }: Sent,
+    sent: Sent,
 ) -> Result<Response, Problem> {
-    let wanted = idempotency::follow_up(&edge, &headers, body, deadline, parse::reversal).await?;
+    let wanted = sent.follow_up(&edge, deadline, read_reversal).await?;
     let debit_given = debit.is_some();
     // A transfer that the key may not see is neither driven nor waited for, and does not make the id ambiguous.
     let sight = access.clone();
@@ -58,8 +75,8 @@ pub async fn reverse(
         })
         .await
         .map_err(|problem| problem.with_transfer(id.0))?;
-    let found = found::begun_before(&edge, &wanted, found, deadline).await?;
-    let original = found::to_act_on(id, debit_given, found)?;
+    let found = stored::begun_before(&edge, &wanted, found, deadline).await?;
+    let original = stored::to_act_on(id, debit_given, found)?;
     let order = order(&edge, &original.record, &wanted, access.ordered_by())?;
     access.check_follow_up(id, &original, (&order).into())?;
     carry_out(&edge, &access, order, deadline).await
@@ -73,7 +90,7 @@ fn order(
 ) -> Result<NewTransfer, Problem> {
     let debit = account_id(&original.credit, "transfer.credit").map_err(nonsense)?;
     let asset = asset(&original.asset).map_err(nonsense)?;
-    let amount = wanted.amount(Scale::of(asset, &edge.rulebook.assets)?.digits())?;
+    let amount = wanted.amount(Scale::of(asset, &edge.assets)?.digits())?;
     Ok(NewTransfer {
         id: wanted.id(&debit),
         credit: account_id(&original.debit, "transfer.debit").map_err(nonsense)?,

@@ -1,6 +1,5 @@
-//! The shapes of single values: what an id, an amount or a status looks like, said once and referred to by every body.
-//!
-//! Types without values: they exist for `#[schema(value_type = …)]` on the fields of bodies and views.
+//! The schemas of single values in the description of the API: what an id, an amount or a status looks like, defined once and referred to by
+//! every body. Most are types without values, for `#[schema(value_type = …)]` on the fields of bodies and views.
 
 use ledger::{
     AccountId as LedgerAccountId, AccountStatus as LedgerAccountStatus, AssetCode, KeyName as LedgerKeyName,
@@ -11,10 +10,11 @@ use utoipa::{
     openapi::{KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat, Type, schema::AdditionalProperties},
 };
 
-use crate::http::{
-    page::{DEFAULT_LIMIT, MAX_LIMIT},
-    parse::UNLIMITED,
-};
+/// What `overdraft` and `available` say for "no limit".
+pub const UNLIMITED: &str = "unlimited";
+/// The items of a page, unless the request says how many.
+pub const DEFAULT_PAGE_SIZE: u32 = 50;
+pub const MAX_PAGE_SIZE: u32 = 500;
 
 macro_rules! values {
     ($($(#[doc = $doc:literal])+ $name:ident = $shape:expr;)+) => {$(
@@ -101,8 +101,8 @@ values! {
     PageSize = ObjectBuilder::new()
         .schema_type(Type::Integer)
         .minimum(Some(1))
-        .maximum(Some(MAX_LIMIT))
-        .default(Some(DEFAULT_LIMIT.into()));
+        .maximum(Some(MAX_PAGE_SIZE))
+        .default(Some(DEFAULT_PAGE_SIZE.into()));
 
     /// How the ids of accounts begin; the empty one is how all of them do.
     AccountPrefix = text()
