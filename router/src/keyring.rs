@@ -166,7 +166,7 @@ impl Keyring {
 }
 
 impl InUse {
-    /// A key whose rate has not changed keeps its count: a new file must not let everybody burst once more.
+    /// A key whose rate has not changed keeps its count: a new file must not give every key another burst.
     fn new(table: KeyTable, before: &Self) -> Self {
         let limiters = table.keys().iter().filter_map(|key| {
             let rate = key.rate?;

@@ -218,9 +218,9 @@ struct HandoverView {
     begun_at_us: i64,
     /// Operations that waited.
     waited: u64,
-    /// Those that were sent again after the shard had received the slot.
+    /// Operations that were sent again after the shard had received the slot.
     replayed: u64,
-    /// Those that were refused: too many waited, or they had waited too long.
+    /// Operations that were refused because too many waited, or because they had waited too long.
     refused: u64,
     /// The waits of the operations that were sent again: microseconds and number, to 1 %.
     waits: Vec<(u64, u64)>,

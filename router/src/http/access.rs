@@ -24,11 +24,11 @@ use super::{
 };
 use crate::{core::reply::NewTransfer, keyring::Keyring, trace};
 
-/// `/openapi.json` is for everybody.
+/// The only path that needs no key.
 const PUBLIC_PATH: &str = "/openapi.json";
 /// Opening accounts may be permitted by either of two roles.
 const OPENING_PATHS: [&str; 2] = ["/v1/accounts", "/v1/accounts:batch"];
-/// More than any key has. Longer texts are not hashed.
+/// The longest text that is hashed. Keys are shorter.
 const MAX_SECRET_LEN: usize = 256;
 
 /// What the sender of a request may do.

@@ -140,7 +140,7 @@ pub async fn balance(
     let at_us = parameters.take_as("at", parameters::TIME_EXPECTED, clock::parse_rfc3339);
     parameters.finish()?;
     access.check_read(&id, no_such_account)?;
-    // Now is whatever there is: by this machine's clock, what was written a moment ago may be yet to come.
+    // Without `at`, every entry counts: by the clock of this machine, an entry of a moment ago may be in the future.
     let until_us = at_us.unwrap_or(i64::MAX);
     let balance = edge.core.balance_at(&id, until_us, deadline.0).await?.ok_or_else(|| no_such_account(&id))?;
     let at_us = at_us.unwrap_or_else(clock::now_us);

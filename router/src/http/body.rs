@@ -102,7 +102,7 @@ fn unquoted(text: &str) -> &str {
 /// Bounds on bodies, shared by all requests.
 #[derive(Debug, Clone)]
 pub struct BodyLimits {
-    /// Of a batch.
+    /// The largest body of a batch.
     pub max_bytes: usize,
     pub timeout: Duration,
     /// Bytes of all bodies together.

@@ -81,8 +81,8 @@ pub async fn list(
     Ok(json_with_capacity(StatusCode::OK, &view, view.data.len() * 256 + 64))
 }
 
-/// A page, with the metadata that it is to have. That of a transfer from another shard is at the shard of its debit account, which is asked
-/// once for the page.
+/// A page, with metadata if the request asks for it. The metadata of a transfer from another shard is at the shard of its debit account, which
+/// is asked once for the page.
 async fn page_of_entries(
     edge: Edge,
     account: AccountId,
@@ -146,7 +146,7 @@ async fn whole_table(
     request: wire::ListEntriesRequest,
     deadline: RequestDeadline,
 ) -> Result<Response, Problem> {
-    // Without an end, an account that is booked faster than the client reads would never come to one. Clocks may differ by a second.
+    // Without an end, the answer would never end for an account that is booked faster than the client reads. Clocks may differ by a second.
     let to_us = if request.to_us == 0 { clock::now_us() + 2_000_000 } else { request.to_us };
     let request = wire::ListEntriesRequest { to_us, ..request };
     let deadlines = PartDeadlines::of(deadline);
@@ -300,12 +300,12 @@ pub struct Cursor(pub i64);
 impl Cursor {
     const PREFIX: &str = "v";
 
-    /// A cursor of another statement is none.
+    /// `None`: the text is no cursor, or one of another statement.
     pub fn parse(text: &str, statement: &Statement) -> Option<Self> {
         Self::parse_marked(text, &statement.mark())
     }
 
-    /// The same for a list with this mark.
+    /// Parses the cursor of a list with this mark.
     pub fn parse_marked(text: &str, expected: &str) -> Option<Self> {
         let (digits, mark) = text.strip_prefix(Self::PREFIX)?.split_once('-')?;
         // from_str_radix also takes a sign.

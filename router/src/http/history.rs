@@ -134,7 +134,7 @@ pub async fn holds(
     Ok(json_with_capacity(StatusCode::OK, &view, view.data.len() * 512 + 64))
 }
 
-/// What a list is to have.
+/// A list as a request asks for it.
 struct List {
     statement: Statement,
     status: Option<&'static str>,
@@ -147,7 +147,7 @@ struct List {
 }
 
 impl List {
-    /// `None`: a parameter is no good, which [`Parameters::finish`] will say.
+    /// `None`: a parameter is wrong, which [`Parameters::finish`] answers.
     fn take(parameters: &mut Parameters, of: &str, states: &'static [&'static str]) -> Option<Self> {
         let account = match parameters.take("account").map(|text| AccountId::client(&text)) {
             Some(Ok(account)) => Some(account),
@@ -173,7 +173,7 @@ impl List {
             (!name.is_empty()).then(|| (name.to_owned(), value))
         });
         let limit = parameters::limit(parameters);
-        // The parameters are taken, and told apart, whatever the account.
+        // All parameters are taken, also if the account is wrong, so that one answer names every mistake.
         let stand_in = account.clone().unwrap_or_else(AccountId::marker);
         let statement = Statement::take(parameters, stand_in);
         let mark = statement.mark_with(&format!(" {of} {status:?} {metadata:?}"));
@@ -240,12 +240,12 @@ impl List {
     }
 }
 
-/// What a list is of.
+/// The items of a list: transfers or holds.
 trait Listed: Sized + Send {
-    /// What an entry stands for in the list of this account. Everything in the list has one such entry in the account's journal.
+    /// The item that an entry of this account stands for. Every item of the list has one such entry in the account's journal.
     fn cause(entry: &wire::Entry, account: &AccountId) -> Result<Option<TransferKey>, BadMessage>;
 
-    /// Those with these identities that the sender of the request may read.
+    /// The items with these identities that the sender of the request may read.
     fn fetch(
         edge: &Edge,
         access: &Access,

@@ -113,7 +113,7 @@ pub fn document() -> Result<Value, serde_json::Error> {
     Ok(document)
 }
 
-/// What the derives cannot say.
+/// Corrects what the derives cannot express.
 fn correct(document: &mut Value) {
     // A change changes something.
     document["components"]["schemas"]["AccountChanges"]["minProperties"] = 1.into();
@@ -141,7 +141,7 @@ fn correct(document: &mut Value) {
     }
 }
 
-/// An operation of the description. Indexing the value beneath makes what is not there.
+/// An operation of the description. Indexing its value creates members that are absent.
 struct Operation<'a>(&'a mut Value);
 
 impl Operation<'_> {
@@ -175,7 +175,7 @@ fn operations(document: &mut Value) -> impl Iterator<Item = (String, Operation<'
     })
 }
 
-/// The members of an object, which what is anything else becomes.
+/// The members of an object. Any other value is replaced by an empty object.
 fn members(value: &mut Value) -> &mut Map<String, Value> {
     if !value.is_object() {
         *value = Value::Object(Map::new());
@@ -298,12 +298,12 @@ struct Link {
     from: &'static str,
     statuses: &'static [&'static str],
     to: &'static str,
-    /// Parameter, and where in the answer its value is.
+    /// Each parameter, and where in the answer its value is.
     parameters: &'static [(&'static str, &'static str)],
 }
 
 const ACCOUNT: &[(&str, &str)] = &[("path.id", "/id")];
-/// Of a transfer or hold: an id belongs to its debit account.
+/// The parameters of a transfer or hold, whose id belongs to its debit account.
 const OWNED: &[(&str, &str)] = &[("path.id", "/id"), ("query.debit", "/debit")];
 const MADE: &[&str] = &["201"];
 const STORED: &[&str] = &["201", "202"];

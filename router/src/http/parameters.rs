@@ -62,7 +62,7 @@ pub struct Parameters {
     errors: Vec<FieldError>,
 }
 
-/// For routes that know `debit` alone, beside the transfer or hold that the path names.
+/// The parameter of routes that have only `debit`, beside the transfer or hold that the path names.
 #[derive(Debug, Clone, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct DebitParameter {
@@ -71,7 +71,7 @@ pub struct DebitParameter {
     pub debit: Option<AccountId>,
 }
 
-/// For routes that know `dry_run` alone.
+/// The parameter of routes that have only `dry_run`.
 #[derive(Debug, Clone, Copy, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct DryRunParameter {
@@ -79,7 +79,7 @@ pub struct DryRunParameter {
     pub dry_run: bool,
 }
 
-/// For routes that know no parameter.
+/// Of routes without parameters.
 #[derive(Debug, Clone, Copy)]
 pub struct NoParameters;
 

@@ -150,7 +150,7 @@ async fn try_out(
             let view = TransferView::tried(order, &answer, &edge.assets)?.shown_to(access);
             Ok(json(StatusCode::OK, &view))
         }
-        // Nothing is under way for this request: there is nothing to wait for.
+        // A dry run has nothing under way that its client could wait for.
         TransferReply::Pending(answer) => answer_with(edge, access, order, &answer, StatusCode::OK),
         reply => answer(edge, access, order, reply).map_err(marked),
     }
@@ -185,7 +185,7 @@ fn answer_with(
         StatusCode::OK => json(status, &view),
         status => made(status, &view, &path_of_transfer(order.id, &order.debit)),
     };
-    // One that is still under way, too: its first request began it.
+    // Also a transfer that is still under way: an earlier request began it.
     if answer.replayed {
         mark_replayed(response.headers_mut());
     }

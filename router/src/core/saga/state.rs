@@ -1,8 +1,8 @@
 //! The states of a saga: a transfer between accounts of different shards.
 //!
-//! Pure: a state and an event give the next state or an explicit illegal event. Nothing is inferred from time: a deadline
-//! is no event here, because it says nothing about what the shards did. Nor is a lost answer: the state stays as it was,
-//! and the same step taken again is answered from what is stored.
+//! Pure: a state and an event give the next state or an explicit illegal event. Nothing is inferred from time: a deadline is no event, because
+//! it proves nothing about what the shards did. A lost answer is no event either: the state stays as it was, and the same step taken again
+//! is answered from what is stored.
 //!
 //! ```text
 //!            reserve            decide               settle

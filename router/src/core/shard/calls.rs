@@ -11,9 +11,9 @@ use crate::core::call::{CallError, Deadline};
 
 /// Reads of one shard at once; h2's default of 200 streams per connection stays out of reach.
 pub const READS_AT_ONCE: usize = 128;
-/// Of these, reads that go through many rows: the node makes them one after another, and the others must not wait behind them.
+/// The most of these reads that go through many rows. The node makes them one after another, and other reads must not wait behind them.
 pub const SCANS_AT_ONCE: usize = 4;
-/// Of these, scans that may take all the time of their requests. The node gives turns to the others between their parts.
+/// The most of these scans that may take all the time of their requests. The node gives turns to other scans between their parts.
 pub const LONG_SCANS_AT_ONCE: usize = 2;
 /// Reads of one shard that run or wait; more are refused as overloaded.
 pub const READS_ADMITTED: usize = 2_048;

@@ -47,13 +47,13 @@ pub struct View {
 impl Shards {
     pub fn start(routing: Routing, config: CoreConfig, tasks: Tasks) -> Self {
         let witness = Arc::new(Witness::new(routing.clone(), &config.name, config.assets.clone()));
-        let nobody = Directory { map_version: 0, shards: Vec::new() };
+        let empty = Directory { map_version: 0, shards: Vec::new() };
         let shards = Self {
             routing,
             config,
             witness,
             tasks,
-            current: ArcSwap::from_pointee(nobody),
+            current: ArcSwap::from_pointee(empty),
             following: Mutex::new(()),
         };
         shards.view();

@@ -32,13 +32,13 @@ impl From<Vec<Answer>> for Answers {
     }
 }
 
-/// How long after a deadline an answer that is on its way is still waited for: better late than unknown.
+/// How long after a deadline the caller still waits for an answer that is on its way. A late answer is better than an unknown outcome.
 pub const ANSWER_GRACE: Duration = Duration::from_millis(200);
 
 /// A submission that was queued, or was not.
 pub enum Submitted {
     Queued(InQueue),
-    /// With how many operations.
+    /// The error, and the number of operations that it answers.
     Refused(CallError, usize),
 }
 

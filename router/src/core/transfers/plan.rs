@@ -100,7 +100,7 @@ pub enum Fate {
     Done,
 }
 
-/// Of the reserved lines, those whose decision has to wait: an earlier transfer that was put off has yet to be paid from the
+/// Says of each line whether it is reserved and its decision has to wait: an earlier transfer that was put off has yet to be paid from the
 /// account they credit, and must not find their money there; or has yet to credit it, and must be the first to reach its
 /// limit. By line; empty: none.
 pub fn hold_back(lines: &[Line], fates: &[Fate]) -> Vec<bool> {

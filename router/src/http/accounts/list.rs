@@ -88,7 +88,7 @@ pub async fn list(
     }
 }
 
-/// Where a part of a whole list begins.
+/// The beginning of a part of a whole list.
 #[derive(Default)]
 struct Begin {
     /// After this id.
@@ -358,10 +358,10 @@ pub struct AccountCursor {
 
 impl AccountCursor {
     const PREFIX: &str = "a";
-    /// Of the prefix' length, in hexadecimal.
+    /// Digits of the length of the prefix, in hexadecimal.
     const LENGTH_DIGITS: usize = 2;
 
-    /// A cursor of another prefix is none.
+    /// `None`: the text is no cursor, or one of another prefix.
     pub fn parse(text: &str, prefix: &AccountPrefix) -> Option<Self> {
         let (length, id) = text.strip_prefix(Self::PREFIX)?.split_at_checked(Self::LENGTH_DIGITS)?;
         if length != Self::length_of(prefix) {

@@ -57,7 +57,7 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Network {
     connections: usize,
-    /// Those whose first head has not arrived.
+    /// Its connections whose first head has not arrived.
     opening: Arc<AtomicUsize>,
 }
 
@@ -146,7 +146,7 @@ impl Open {
         Some(entry)
     }
 
-    /// Of the connections of the network whose first head has not arrived, the one that is under way for longest.
+    /// The connection of the network that has been sending its first head for longest.
     fn slowest_opening(&self, network: IpAddr) -> Option<u64> {
         let slowest = self.entries.iter().filter(|(_, entry)| entry.network == network).filter_map(
             |(number, entry)| match entry.activity.rest() {

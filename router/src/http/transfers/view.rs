@@ -428,6 +428,6 @@ mod tests {
         let steps = |found| TransferView::stored(found, &assets).unwrap().steps;
         assert!(steps(found(TransferState::POSTED, None, true, false)).is_none(), "settled without its verdict");
         let unread = |status| FoundTransfer { verdict_unread: true, ..found(status, None, true, false) };
-        assert!(steps(unread(TransferState::PENDING)).is_none(), "decided or not, nobody knows");
+        assert!(steps(unread(TransferState::PENDING)).is_none(), "the verdict is not known");
     }
 }
