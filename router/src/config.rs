@@ -1,7 +1,6 @@
 //! The configuration file: one struct per concern, defaults in one place, everything checked before a port is bound.
 
-mod reference;
-mod section;
+mod sections;
 
 use std::{
     collections::BTreeMap,
@@ -11,19 +10,18 @@ use std::{
     time::Duration,
 };
 
+use config_reference::{ReferenceError, render};
 use ledger::{AssetRegistry, asset::AssetDeclarationError};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, schema_for};
 use serde::{Deserialize, Serialize};
 use telemetry::{
     logging::{LogConfig, LogError},
     traces::{TracesConfig, TracesError},
 };
 
-pub use self::reference::reference;
-pub use self::section::{
-    AdminConfig, HttpConfig, KeysConfig, LimitsConfig, MapConfig, NodeTlsConfig, SagaConfig, ShardsConfig,
+pub use self::sections::{
+    AdminConfig, CoreConfig, HttpConfig, KeysConfig, LimitsConfig, MapConfig, NodeTlsConfig, SagaConfig, ShardsConfig,
 };
-use crate::service::CoreConfig;
 
 /// The configuration of a router.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -217,6 +215,42 @@ impl Config {
     }
 }
 
+// === the reference ===
+
+const INTRODUCTION: &str = "# Configuration reference
+
+`make configuration` writes this page: `router --print-config-reference` and `shard-node --print-config-reference` print it from the structs that read the files. Do not edit it.
+
+The column default says `required` where a file must have the setting, and `none` where the setting may be missing and nothing takes its place. A setting that is not listed here is refused with its name. So is a number of 0, unless the meaning says what 0 does.
+`--check-config` checks a file and ends; `--print-config` prints it with all defaults filled in.
+";
+
+/// `router.toml`, `keys.toml` and `shard-map.toml` as Markdown, with the beginning of the page.
+///
+/// # Errors
+/// A setting has no doc comment.
+pub fn reference() -> Result<String, ReferenceError> {
+    Ok([
+        INTRODUCTION.to_owned(),
+        render(
+            "`router.toml`",
+            "A router reads it at start: `router --config router.toml`.",
+            &schema_for!(Config),
+        )?,
+        render(
+            "`keys.toml`",
+            "A router reads it at start, when it changes, and on SIGHUP. `shardctl key` writes it: [keys.md](keys.md).",
+            &keys::file_schema(),
+        )?,
+        render(
+            "`shard-map.toml`",
+            "Routers read it at start, when it changes, and on SIGHUP; `shard-node init` reads it. `shardctl map check FILE` says what is wrong with one.",
+            &shard_map::file_schema(),
+        )?,
+    ]
+    .join("\n"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -311,5 +345,11 @@ mod tests {
         let config = config.unwrap();
         assert_eq!(config.map.path, folder.join("shard-map.toml"));
         assert_eq!(config.keys.path, Some(folder.join("keys.toml")));
+    }
+
+    #[test]
+    fn the_page_begins_with_what_the_code_says_of_a_routers_files() {
+        let page = include_str!("../../docs/operations/configuration.md");
+        assert!(page.starts_with(&reference().unwrap()), "the page is out of date: run `make configuration`");
     }
 }

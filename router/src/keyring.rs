@@ -34,10 +34,10 @@ pub enum KeyringError {
 
 /// The keys of this router. Clones share them.
 #[derive(Debug, Clone)]
-pub struct Keyring(Arc<Shared>);
+pub struct Keyring(Arc<Opened>);
 
 #[derive(Debug)]
-struct Shared {
+struct Opened {
     file: PathBuf,
     in_use: ArcSwap<InUse>,
     state: Mutex<State>,
@@ -84,7 +84,7 @@ impl Keyring {
         let in_use = InUse::new(table, &InUse::default());
         let state = State { seen: Some(text), loaded_at_us: clock::now_us(), refusal: None };
         let shared =
-            Shared { file: file.to_owned(), in_use: ArcSwap::from_pointee(in_use), state: Mutex::new(state) };
+            Opened { file: file.to_owned(), in_use: ArcSwap::from_pointee(in_use), state: Mutex::new(state) };
         let keyring = Self(Arc::new(shared));
         keyring.count();
         Ok(keyring)
@@ -166,7 +166,7 @@ impl Keyring {
 }
 
 impl InUse {
-    /// A key whose rate has not changed keeps its count: a new file must not let everybody burst once more.
+    /// A key whose rate has not changed keeps its count: a new file must not give every key another burst.
     fn new(table: KeyTable, before: &Self) -> Self {
         let limiters = table.keys().iter().filter_map(|key| {
             let rate = key.rate?;

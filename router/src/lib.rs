@@ -1,24 +1,17 @@
 //! The router: HTTP in front, shard-nodes behind, no state of its own.
 //!
 //! - [`http`]: the edge, what API gateways talk to.
-//! - [`service`]: the core, which routes, batches and drives cross-shard transfers.
-//! - [`routing`]: which shard has which slot.
-//! - [`keyring`]: the keys of the API.
+//! - [`core`]: everything between a parsed request and the shards. It routes, batches and drives cross-shard transfers.
 //! - [`admin`]: the operators' listener.
+//! - [`keyring`]: the keys of the API.
+//! - [`trace`]: the request that a task works on, for logs and traces.
 
 mod admin;
 mod config;
+mod core;
 mod http;
 mod keyring;
-mod reads;
-mod routing;
-mod saga;
-mod service;
-mod shard;
-#[cfg(feature = "simulation")]
-pub mod simulation;
 mod trace;
-mod transfers;
 
 use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
@@ -31,13 +24,12 @@ use tokio::net::{TcpListener, TcpSocket};
 use crate::{
     admin::{Admin, Phase},
     config::{Config, NodeTlsConfig},
+    core::{Core, routing::Routing},
     http::{
         Edge,
         server::{self, Connections, ServerLimits},
     },
     keyring::Keyring,
-    routing::Routing,
-    service::Router,
 };
 
 /// Routes transfers to the shards that hold the accounts.
@@ -121,7 +113,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
             shard: None,
         },
     )?;
-    server::descriptors::raise_limit(config.http.max_connections);
+    server::raise_file_limit(config.http.max_connections);
 
     let keyring = config.keys.path.as_deref().map(Keyring::open).transpose()?;
     if let Some(keyring) = &keyring {
@@ -138,7 +130,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     if let Some(tls) = &core_config.tls {
         tls.watch(&core)?;
     }
-    let router = Router::start(&core_config, routing, core.clone());
+    let router = Core::start(&core_config, routing, core.clone());
     // Amounts would be read and written with a wrong power of ten.
     let differing = router.greet().await;
     anyhow::ensure!(
@@ -237,5 +229,32 @@ fn public_limits(config: &Config) -> ServerLimits {
         listener: "http",
         header_timeout: Duration::from_millis(config.http.header_timeout_ms),
         idle_timeout: Duration::from_millis(config.http.idle_timeout_ms),
+    }
+}
+
+/// The core of a router without its edge, for simulations of the cluster (`crates/simulation`). The shard map is fixed. Everything between a
+/// parsed request and the connections to the nodes is what serves.
+#[cfg(feature = "simulation")]
+pub mod simulation {
+    use std::sync::Arc;
+
+    use shard_map::ShardMap;
+    use telemetry::Tasks;
+
+    use crate::core::{Core, routing::Routing};
+    pub use crate::{
+        config::CoreConfig,
+        core::{
+            call::CallError,
+            reply::{AtomicReply, HoldReply, NewTransfer, ReleaseReply, TransferReply},
+        },
+    };
+
+    /// A router. Clones share it.
+    pub type Router = Arc<Core>;
+
+    /// Starts a router. Its tasks are its process.
+    pub fn start(config: &CoreConfig, map: ShardMap, tasks: Tasks) -> Router {
+        Core::start_without_offers(config, Routing::fixed(map), tasks)
     }
 }

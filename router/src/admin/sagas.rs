@@ -15,12 +15,12 @@ use uuid::Uuid;
 
 use super::Admin;
 use crate::{
+    core::reply::{SagaFilter, SagaView},
     http::{
-        NoParameters, Parameters, json,
+        answer::json,
+        parameters::{NoParameters, Parameters, transfer_id},
         problem::{Code, Problem},
-        transfer_id,
     },
-    service::SagaView,
 };
 
 const DEFAULT_LIMIT: u32 = 100;
@@ -75,11 +75,11 @@ pub async fn list(State(admin): State<Admin>, mut parameters: Parameters) -> Res
     });
     parameters.finish()?;
 
-    let filter = crate::service::SagaFilter {
+    let filter = SagaFilter {
         older_than: Duration::from_secs(older_than_s.unwrap_or(0).into()),
         limit: limit.unwrap_or(DEFAULT_LIMIT),
     };
-    let (sagas, unreachable) = admin.router.sagas(filter, Instant::now() + TIMEOUT).await;
+    let (sagas, unreachable) = admin.core.sagas(filter, Instant::now() + TIMEOUT).await;
     let now_us = clock::now_us();
     let rows = sagas.into_iter().map(|saga| SagaRow::new(saga, now_us, &admin.assets));
     let data = rows.filter(|row| state.is_none_or(|state| row.state == state)).collect();
@@ -90,7 +90,7 @@ pub async fn list(State(admin): State<Admin>, mut parameters: Parameters) -> Res
 /// `POST /admin/sagas/{id}/retry`: retries the transfer now, regardless of its next attempt.
 pub async fn retry(State(admin): State<Admin>, Path(id): Path<String>, _: NoParameters) -> Result<Response, Problem> {
     let id = transfer_id(&id)?;
-    match admin.router.retry_saga(id, Instant::now() + TIMEOUT).await? {
+    match admin.core.retry_saga(id, Instant::now() + TIMEOUT).await? {
         0 => Err(Problem::new(Code::SagaNotFound, "no transfer of this id is pending").with_transfer(id.0)),
         sagas => Ok(json(StatusCode::OK, &Retried { id: id.0, sagas })),
     }

@@ -1,4 +1,5 @@
-//! `/admin/shard-map`: the map in use, its reload, and the check of a new one.
+//! `/admin/shard-map`: the map in use, its reload, and the check of a new one. `/admin/handovers`: the requests that waited while slots
+//! changed shards.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -12,12 +13,16 @@ use tokio::time::Instant;
 
 use super::Admin;
 use crate::{
+    core::{
+        handover::HandoverRecord,
+        reply::ShardStatus,
+        routing::{MapRefusal, MapStatus, Override, Reload, Routing},
+    },
     http::{
-        NoParameters, json,
+        answer::json,
+        parameters::NoParameters,
         problem::{Code, Problem},
     },
-    routing::{MapRefusal, MapStatus, Override, Reload, Routing},
-    service::ShardStatus,
 };
 
 /// The map in use and its problems.
@@ -105,8 +110,8 @@ const REFRESH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `GET /admin/shard-map`
 pub async fn show(State(admin): State<Admin>, _: NoParameters) -> Response {
-    let table = admin.router.routing().load();
-    let health: HashMap<_, _> = admin.router.shard_status().await.into_iter().map(health_of).collect();
+    let table = admin.core.routing.load();
+    let health: HashMap<_, _> = admin.core.shard_status().await.into_iter().map(health_of).collect();
     let shards = table
         .shards()
         .map(|(index, shard)| {
@@ -123,7 +128,7 @@ pub async fn show(State(admin): State<Admin>, _: NoParameters) -> Response {
         .collect();
     let removed = table.map().removed.iter();
     let removed = removed.map(|shard| RemovedShardView { id: shard.id.clone(), number: shard.number }).collect();
-    json(StatusCode::OK, &FullMapView { map: MapView::new(admin.router.routing()), shards, removed })
+    json(StatusCode::OK, &FullMapView { map: MapView::new(&admin.core.routing), shards, removed })
 }
 
 fn health_of(status: ShardStatus) -> (String, String) {
@@ -133,7 +138,7 @@ fn health_of(status: ShardStatus) -> (String, String) {
 
 /// `POST /admin/shard-map/reload`
 pub async fn reload(State(admin): State<Admin>, _: NoParameters) -> Result<Response, Problem> {
-    let view = match admin.router.routing().reload().await {
+    let view = match admin.core.routing.reload().await {
         Ok(Reload::Unchanged { version }) => ReloadView { outcome: "unchanged", version, from: None },
         Ok(Reload::Replaced { from, to }) => ReloadView { outcome: "replaced", version: to, from: Some(from) },
         // The caller is the operator, so the reason may name the file and the line.
@@ -150,8 +155,8 @@ pub async fn check(State(admin): State<Admin>, _: NoParameters, body: Bytes) -> 
     let refused = |reason: &dyn std::fmt::Display| Problem::new(Code::InvalidShardMap, reason.to_string());
     let text = String::from_utf8(body.into()).map_err(|error| refused(&error))?;
     // A map that follows a finished move is valid only by what the shards say, so ask them first.
-    admin.router.refresh_ownership(Instant::now() + REFRESH_TIMEOUT).await;
-    let routing = admin.router.routing();
+    admin.core.refresh_ownership(Instant::now() + REFRESH_TIMEOUT).await;
+    let routing = &admin.core.routing;
     let judgement = routing.check(text).await.map_err(|error| refused(&error))?;
     let (version, problems) = match judgement {
         Ok(version) => (Some(version), Vec::new()),
@@ -188,6 +193,58 @@ impl MapView {
                     epoch,
                 })
                 .collect(),
+        }
+    }
+}
+
+// === hand-overs ===
+
+#[derive(Serialize)]
+struct HandoversView {
+    data: Vec<HandoverView>,
+}
+
+/// One hand-over of slots.
+#[derive(Serialize)]
+struct HandoverView {
+    /// The shard that received the slots.
+    shard: String,
+    /// The epoch of the slots at this shard.
+    epoch: i64,
+    /// The slots for which operations waited.
+    slots: Vec<String>,
+    /// When the first operation began to wait.
+    begun_at: String,
+    begun_at_us: i64,
+    /// Operations that waited.
+    waited: u64,
+    /// Operations that were sent again after the shard had received the slot.
+    replayed: u64,
+    /// Operations that were refused because too many waited, or because they had waited too long.
+    refused: u64,
+    /// The waits of the operations that were sent again: microseconds and number, to 1 %.
+    waits: Vec<(u64, u64)>,
+}
+
+/// `GET /admin/handovers`, for `shardctl move report`.
+pub async fn handovers(State(admin): State<Admin>, _: NoParameters) -> Response {
+    let data = admin.core.handovers().into_iter().map(HandoverView::from).collect();
+    json(StatusCode::OK, &HandoversView { data })
+}
+
+impl From<HandoverRecord> for HandoverView {
+    fn from(record: HandoverRecord) -> Self {
+        let HandoverRecord { shard, epoch, slots, begun_at_us, waited, replayed, refused, waits } = record;
+        Self {
+            shard: shard.to_string(),
+            epoch,
+            slots: slots.iter().map(ToString::to_string).collect(),
+            begun_at: format_rfc3339(begun_at_us),
+            begun_at_us,
+            waited,
+            replayed,
+            refused,
+            waits,
         }
     }
 }

@@ -6,8 +6,11 @@ use serde::Serialize;
 
 use super::Admin;
 use crate::{
-    http::{NoParameters, json, position},
-    service::ShardStatus,
+    core::reply::ShardStatus,
+    http::{
+        answer::{json, position},
+        parameters::NoParameters,
+    },
 };
 
 /// One shard, as this router sees it and as its node describes itself.
@@ -63,7 +66,7 @@ struct ShardsView {
 }
 
 pub async fn list(State(admin): State<Admin>, _: NoParameters) -> Response {
-    let data = admin.router.shard_status().await.into_iter().map(ShardView::new).collect();
+    let data = admin.core.shard_status().await.into_iter().map(ShardView::new).collect();
     json(StatusCode::OK, &ShardsView { data })
 }
 

@@ -11,33 +11,25 @@ use governor::clock::{Clock, DefaultClock};
 use http::{HeaderMap, Method, request::Parts};
 use keys::{Key, Prefixes, Role};
 use ledger::{
-    AccountId, AccountPrefix, KeyName, Limit, TransferId,
+    AccountId, AccountPrefix, KeyName, Limit,
     operation::{CreateAccount, PlaceHold},
     outcome::TransferState,
 };
 use wire::TransferRecord;
 
 use super::{
-    admission::whole_seconds,
     context::single,
-    found::{Identified, not_found},
     metrics::{RefusalReason, count_refused},
-    problem::{Code, FieldError, Place, Problem},
+    problem::{Code, FieldError, MAX_ERRORS, Place, Problem},
 };
-use crate::{
-    keyring::Keyring,
-    service::{Found, FoundHold, FoundTransfer, NewTransfer},
-    trace,
-};
+use crate::{core::reply::NewTransfer, keyring::Keyring, trace};
 
-/// `/openapi.json` is for everybody.
+/// The only path that needs no key.
 const PUBLIC_PATH: &str = "/openapi.json";
 /// Opening accounts may be permitted by either of two roles.
 const OPENING_PATHS: [&str; 2] = ["/v1/accounts", "/v1/accounts:batch"];
-/// More than any key has. Longer texts are not hashed.
+/// The longest text that is hashed. Keys are shorter.
 const MAX_SECRET_LEN: usize = 256;
-/// Errors listed in one answer.
-const MAX_ERRORS: usize = 100;
 
 /// What the sender of a request may do.
 #[derive(Debug, Clone)]
@@ -69,8 +61,9 @@ pub fn authenticate(keyring: Option<&Keyring>, request: &mut Request) -> Result<
             {
                 count_refused(RefusalReason::KeyRateLimit);
                 let wait = refused.wait_time_from(DefaultClock::default().now());
-                return Err(Problem::new(Code::RateLimited, "more requests than the rate of the key")
-                    .with_retry_after(whole_seconds(wait)));
+                return Err(
+                    Problem::new(Code::RateLimited, "more requests than the rate of the key").with_retry_after(wait)
+                );
             }
             check_role(&key, request)?;
             Access::Of(key)
@@ -139,7 +132,7 @@ pub struct Touched<'a> {
 }
 
 impl Access {
-    fn key(&self) -> Option<&Key> {
+    pub fn key(&self) -> Option<&Key> {
         match self {
             Self::Everything => None,
             Self::Of(key) => Some(key),
@@ -307,58 +300,6 @@ impl Access {
         self.may_read_transfer(record)
             || (permits(|key| &key.debit, &record.credit) && permits(|key| &key.credit, &record.debit))
     }
-
-    /// Leaves the holds that the key may read.
-    pub fn readable(&self, mut found: Found<FoundHold>) -> Found<FoundHold> {
-        found.found.retain(|hold| self.may_read(&hold.key.debit));
-        found
-    }
-
-    /// Leaves the holds that the key may read, capture or release.
-    pub fn in_sight(&self, mut found: Found<FoundHold>) -> Found<FoundHold> {
-        found.found.retain(|hold| self.may_read(&hold.key.debit) || self.may_debit(&hold.key.debit));
-        found
-    }
-
-    /// Checks the transfer that a request makes of something stored.
-    ///
-    /// # Errors
-    /// 404 unless the key may read what is stored, 403 unless it may debit and credit these accounts.
-    pub fn check_follow_up<T: Identified + Stored>(
-        &self,
-        id: TransferId,
-        origin: &T,
-        order: Touched<'_>,
-    ) -> Result<(), Problem> {
-        let Some(key) = self.key() else { return Ok(()) };
-        let side = if !self.may_debit(order.debit) {
-            "debit"
-        } else if !self.may_credit(order.credit) {
-            "credit"
-        } else {
-            return Ok(());
-        };
-        Err(if origin.may_be_read(self) {
-            let detail = format!("the key {} may not {side} the account that this would {side}", key.name);
-            T::mark(Problem::new(Code::NotPermitted, detail), id)
-        } else {
-            not_found::<T>(id)
-        })
-    }
-
-    /// Checks the release of a hold.
-    ///
-    /// # Errors
-    /// 403 unless the key may debit the debit account. The hold is in sight.
-    pub fn check_release(&self, id: TransferId, hold: &FoundHold) -> Result<(), Problem> {
-        match self.key() {
-            Some(key) if !self.may_debit(&hold.key.debit) => {
-                let detail = format!("the key {} may not debit the account of the hold", key.name);
-                Err(Problem::new(Code::NotPermitted, detail).with_hold(id.0))
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
 impl<'a> From<&'a NewTransfer> for Touched<'a> {
@@ -375,23 +316,6 @@ impl<'a> From<&'a PlaceHold> for Touched<'a> {
 
 fn not_permitted(pointer: String, detail: String) -> FieldError {
     FieldError { code: Code::NotPermitted, place: Place::Pointer(pointer), detail }
-}
-
-/// Something stored, which a key may read or not.
-pub trait Stored {
-    fn may_be_read(&self, access: &Access) -> bool;
-}
-
-impl Stored for FoundTransfer {
-    fn may_be_read(&self, access: &Access) -> bool {
-        access.may_read_transfer(&self.record)
-    }
-}
-
-impl Stored for FoundHold {
-    fn may_be_read(&self, access: &Access) -> bool {
-        access.may_read(&self.key.debit)
-    }
 }
 
 #[cfg(test)]

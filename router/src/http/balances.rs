@@ -1,20 +1,26 @@
-//! `/v1/balances`
+//! What accounts hold: sums over all shards (`/v1/balances`), and one account at a time (`/v1/accounts/{id}/balance`).
 
 use axum::{extract::State, response::Response};
 use http::StatusCode;
+use ledger::AssetRegistry;
+use serde::Serialize;
+use telemetry::clock::{self, format_rfc3339};
+use utoipa::ToSchema;
 
 use super::{
     Edge,
     access::Access,
+    accounts::no_such_account,
+    answer::{Scale, Table, json, limit, nonsense, table},
     context::RequestDeadline,
-    csv_table::{self, Table},
-    openapi::values,
-    page,
+    parameters::{self, AccountPath, Parameters},
     problem::Problem,
-    query::Parameters,
+    schemas,
     streamed::Recipient,
-    view::{self, balances::BalancesView},
 };
+use crate::core::reply::BalanceSums;
+
+// === sums ===
 
 /// Read what accounts hold together, by asset, over all shards.
 ///
@@ -24,8 +30,8 @@ use super::{
 #[utoipa::path(
     get, path = "/v1/balances", operation_id = "sumBalances", tag = "accounts",
     params(
-        ("prefix" = inline(values::AccountPrefix), Query, description = "Only accounts whose ids begin so; `{tag}` is written `%7Btag%7D`."),
-        ("at" = values::Time, Query, description = "The entries of that very microsecond are included; now unless given."),
+        ("prefix" = inline(schemas::AccountPrefix), Query, description = "Only accounts whose ids begin so; `{tag}` is written `%7Btag%7D`."),
+        ("at" = schemas::Time, Query, description = "The entries of that very microsecond are included; now unless given."),
     ),
     responses(
         (status = 200, description = "the sums", body = BalancesView),
@@ -38,24 +44,176 @@ pub async fn sum(
     recipient: Recipient,
     mut parameters: Parameters,
 ) -> Result<Response, Problem> {
-    let prefix = page::prefix(&mut parameters);
-    let at_us = page::instant(&mut parameters);
+    let prefix = parameters::prefix(&mut parameters);
+    let at_us = parameters::instant(&mut parameters);
     parameters.finish()?;
     let prefix = access.read_prefix(prefix.unwrap_or_default())?;
     if let Some(at_us) = at_us {
-        page::settled(at_us).await;
+        parameters::settled(at_us).await;
     }
-    let sums = edge.router.sum_balances(&prefix, at_us, deadline.0).await?;
+    let sums = edge.core.sum_balances(&prefix, at_us, deadline.0).await?;
     if !recipient.csv {
-        return Ok(view::json(StatusCode::OK, &BalancesView::new(sums, at_us, &edge.rulebook.assets)?));
+        return Ok(json(StatusCode::OK, &BalancesView::new(sums, at_us, &edge.assets)?));
     }
     if let Some(error) = sums.incomplete() {
         return Err(error.into());
     }
-    let mut table = Table::new();
-    table.line(["asset", "posted", "held", "accounts"])?;
-    for sum in BalancesView::new(sums, at_us, &edge.rulebook.assets)?.data {
-        table.line([sum.asset, sum.posted, sum.held, sum.accounts.to_string()])?;
+    let mut lines = Table::new();
+    lines.line(["asset", "posted", "held", "accounts"])?;
+    for sum in BalancesView::new(sums, at_us, &edge.assets)?.data {
+        lines.line([sum.asset, sum.posted, sum.held, sum.accounts.to_string()])?;
     }
-    csv_table::answer(table)
+    table(lines)
+}
+
+/// What accounts hold together.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Balances)]
+pub struct BalancesView {
+    /// By asset code.
+    pub data: Vec<AssetBalanceView>,
+    /// Whether some shard did not answer in time, so that its accounts are missing.
+    pub partial: bool,
+    /// Those shards.
+    pub missing_shards: Vec<String>,
+    /// The time that the sums are as of, where one was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = schemas::Time, required = false)]
+    pub at: Option<String>,
+}
+
+/// What the accounts of one asset hold together.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AssetBalance)]
+pub struct AssetBalanceView {
+    #[schema(value_type = schemas::Asset)]
+    pub asset: String,
+    #[schema(value_type = schemas::Amount)]
+    pub posted: String,
+    /// Reserved by open holds.
+    #[schema(value_type = schemas::Amount)]
+    pub held: String,
+    /// How many accounts.
+    pub accounts: u64,
+}
+
+impl BalancesView {
+    pub fn new(sums: BalanceSums, at_us: Option<i64>, assets: &AssetRegistry) -> Result<Self, Problem> {
+        let mut data = Vec::with_capacity(sums.assets.len());
+        for (asset, sum) in sums.assets {
+            let code = wire::convert::asset(&asset).map_err(nonsense)?;
+            let scale = Scale::of(code, assets)?;
+            data.push(AssetBalanceView {
+                asset,
+                posted: scale.amount(sum.posted),
+                held: scale.amount(sum.held),
+                accounts: sum.accounts,
+            });
+        }
+        let missing_shards: Vec<String> = sums.missing.iter().map(ToString::to_string).collect();
+        Ok(Self { data, partial: !missing_shards.is_empty(), missing_shards, at: at_us.map(format_rfc3339) })
+    }
+}
+
+// === one account at a time ===
+
+/// Read what an account held at a time.
+///
+/// At present, unless `at` says when.
+#[utoipa::path(
+    get, path = "/v1/accounts/{id}/balance", operation_id = "getBalance", tag = "accounts",
+    params(
+        ("id" = schemas::AccountId, Path, description = "The account."),
+        ("at" = schemas::Time, Query, description = "The entries of that very microsecond are included; now unless given."),
+    ),
+    responses(
+        (status = 200, description = "the balance then; version 0 before the account was opened", body = BalanceView),
+    ),
+)]
+pub async fn balance(
+    State(edge): State<Edge>,
+    access: Access,
+    deadline: RequestDeadline,
+    AccountPath(id): AccountPath,
+    mut parameters: Parameters,
+) -> Result<Response, Problem> {
+    let at_us = parameters.take_as("at", parameters::TIME_EXPECTED, clock::parse_rfc3339);
+    parameters.finish()?;
+    access.check_read(&id, no_such_account)?;
+    // Without `at`, every entry counts: by the clock of this machine, an entry of a moment ago may be in the future.
+    let until_us = at_us.unwrap_or(i64::MAX);
+    let balance = edge.core.balance_at(&id, until_us, deadline.0).await?.ok_or_else(|| no_such_account(&id))?;
+    let at_us = at_us.unwrap_or_else(clock::now_us);
+    Ok(json(StatusCode::OK, &BalanceView::new(id.as_str(), at_us, &balance, &edge.assets)?))
+}
+
+/// What an account held at some time.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Balance)]
+pub struct BalanceView {
+    #[schema(value_type = schemas::AccountId)]
+    pub account: String,
+    #[schema(value_type = schemas::Asset)]
+    pub asset: String,
+    #[schema(value_type = schemas::Amount)]
+    pub posted: String,
+    #[schema(value_type = schemas::Amount)]
+    pub held: String,
+    #[schema(value_type = schemas::Available)]
+    pub available: String,
+    /// The account's version then; 0 before it was opened.
+    #[schema(minimum = 0)]
+    pub version: i64,
+    /// The time asked for.
+    #[schema(value_type = schemas::Time)]
+    pub at: String,
+}
+
+impl BalanceView {
+    pub fn new(
+        account: &str,
+        at_us: i64,
+        balance: &wire::BalanceAt,
+        assets: &AssetRegistry,
+    ) -> Result<Self, Problem> {
+        let asset = wire::convert::asset(&balance.asset).map_err(nonsense)?;
+        let scale = Scale::of(asset, assets)?;
+        Ok(Self {
+            account: account.to_owned(),
+            asset: asset.to_string(),
+            posted: scale.amount(balance.posted),
+            held: scale.amount(balance.held),
+            available: scale.available(balance.posted, balance.held, limit(balance.overdraft, "balance.overdraft")?),
+            version: balance.version,
+            at: format_rfc3339(at_us),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{core::reply::BalanceSum, http::problem::Code};
+
+    fn sums(asset: &str) -> BalanceSums {
+        let sum = BalanceSum { posted: 2 * i128::from(i64::MAX), held: -5, accounts: 3 };
+        BalanceSums { assets: [(asset.to_owned(), sum)].into(), missing: vec!["s1".into()], unfinished: None }
+    }
+
+    #[test]
+    fn sums_are_amounts_and_what_is_missing_is_named() {
+        let assets = AssetRegistry::with_declared([]).unwrap();
+        let view = BalancesView::new(sums("USD"), None, &assets).unwrap();
+        assert_eq!(view.data[0].posted, "184467440737095516.14");
+        assert_eq!(view.data[0].held, "-0.05");
+        assert!(view.partial && view.missing_shards == ["s1"]);
+    }
+
+    #[test]
+    fn an_asset_without_a_scale_here_is_an_error_of_ours() {
+        let assets = AssetRegistry::with_declared([]).unwrap();
+        for asset in ["BTC", "not an asset"] {
+            assert_eq!(BalancesView::new(sums(asset), None, &assets).unwrap_err().code(), Code::Internal);
+        }
+    }
 }

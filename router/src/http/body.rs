@@ -1,4 +1,4 @@
-//! Request bodies: the media type, and the bytes, read within bounds of size, time and memory.
+//! Request bodies: the media type, the idempotency key beside the body, and the bytes, read within bounds of size, time and memory.
 
 use std::{convert::Infallible, future::Future, time::Duration};
 
@@ -7,15 +7,17 @@ use axum::{
     extract::{FromRequest, Request},
 };
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use http_body_util::BodyExt;
+use ledger::AssetRegistry;
 use tokio::time::Instant;
 
 use super::{
+    Edge,
+    admission::{Caller, Exhausted, Shares, Taken},
     context::{RequestDeadline, single},
     metrics::{RefusalReason, count_refused},
     problem::{Code, Problem},
-    shares::{Caller, Exhausted, Shares, Taken},
 };
 
 /// The largest body of a request about one thing: 4 KiB of metadata, all of it escaped, fit in several times.
@@ -23,7 +25,7 @@ const MAX_SINGLE_BYTES: usize = 64 * 1024;
 /// The bodies of one key may have 1/`KEY_SHARE` of the memory for bodies, and at least that of one body.
 const KEY_SHARE: usize = 2;
 
-/// The parts of a request that its body is read with, taken without copying the headers.
+/// The parts of a request with which its body is read, taken without copying the headers.
 #[derive(Debug)]
 pub struct Sent {
     pub headers: HeaderMap,
@@ -47,10 +49,60 @@ impl<S: Send + Sync> FromRequest<S> for Sent {
     }
 }
 
+/// How the body of a request is read, with the assets that are known and the idempotency key that stands for an id.
+type ReadBody<T> = fn(&str, &AssetRegistry, Option<&str>) -> Result<T, Problem>;
+
+impl Sent {
+    /// Reads what the request orders.
+    pub async fn order<T>(self, edge: &Edge, deadline: RequestDeadline, read: ReadBody<T>) -> Result<T, Problem> {
+        require_json(&self.headers)?;
+        let key = idempotency_key(&self.headers)?;
+        let payload = edge.bodies.read_single(self.body, deadline).await?;
+        read(payload.text()?, &edge.assets, key)
+    }
+
+    /// Reads what the request orders to be done with a stored transfer or hold. Such a request may have no body.
+    pub async fn follow_up<T>(self, edge: &Edge, deadline: RequestDeadline, read: ReadBody<T>) -> Result<T, Problem> {
+        let key = idempotency_key(&self.headers)?;
+        let payload = edge.bodies.read_optional(&self.headers, self.body, deadline).await?;
+        read(payload.text()?, &edge.assets, key)
+    }
+}
+
+/// The header that stands for the id of a transfer or hold that has none of its own.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const MAX_KEY_LEN: usize = 255;
+
+/// The idempotency key of the request, if it has one.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        // Whichever is taken, a proxy may take the other one at the next attempt, and the client would pay twice.
+        return Err(Problem::header("Idempotency-Key", "Idempotency-Key is given twice"));
+    }
+    let value = value.to_str().ok().map(unquoted);
+    let printable =
+        |text: &&str| (1..=MAX_KEY_LEN).contains(&text.len()) && text.bytes().all(|b| (b' '..=b'~').contains(&b));
+    match value.filter(printable) {
+        Some(key) => Ok(Some(key)),
+        None => Err(Problem::header("Idempotency-Key", "Idempotency-Key has 1 to 255 printable ASCII characters")),
+    }
+}
+
+/// The key without the quotes of a structured field, as the draft of the header's standard writes it: `"k"` and `k` are one key. A key
+/// that has quotes or backslashes inside is taken as it is.
+fn unquoted(text: &str) -> &str {
+    let inner = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    inner.filter(|inner| !inner.contains(['"', '\\'])).unwrap_or(text)
+}
+
+// === the bytes ===
+
 /// Bounds on bodies, shared by all requests.
 #[derive(Debug, Clone)]
 pub struct BodyLimits {
-    /// Of a batch.
+    /// The largest body of a batch.
     pub max_bytes: usize,
     pub timeout: Duration,
     /// Bytes of all bodies together.
@@ -136,7 +188,7 @@ impl BodyLimits {
         self.read(body, self.max_bytes.min(MAX_SINGLE_BYTES), deadline).await
     }
 
-    /// Reads the body of a request that can do without one: then it is the empty object, and of no media type.
+    /// Reads the body of a request that may have none. An absent body counts as the empty object and needs no media type.
     pub async fn read_optional(
         &self,
         headers: &HeaderMap,

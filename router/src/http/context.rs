@@ -1,4 +1,4 @@
-//! What belongs to one request: its id, its deadline, its name in the log; and, on the way out, its problem's body.
+//! What belongs to one request: its id, its deadline, its name in the log, its target; and, on the way out, the body of its problem.
 
 use std::{
     future::Future,
@@ -11,15 +11,12 @@ use axum::{
     extract::{FromRequestParts, Request},
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Version, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version, header, request::Parts};
 use telemetry::traces::Recorder;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{
-    path::AsSent,
-    problem::{Code, Problem},
-};
+use super::problem::{Code, Problem};
 use crate::trace::{self, Context};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -88,7 +85,7 @@ impl<S: Send + Sync> FromRequestParts<S> for RequestDeadline {
     }
 }
 
-/// The client's id where it is short and printable, else a new one: ids end up in logs.
+/// The id that the client sent, if it is short and printable, else a new one. Ids are written to logs.
 fn request_id(headers: &HeaderMap) -> HeaderValue {
     let usable = |id: &&HeaderValue| {
         (1..=MAX_REQUEST_ID_LEN).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
@@ -99,7 +96,7 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     }
 }
 
-/// For a request without a usable one.
+/// An id for a request that has no usable one.
 pub fn new_request_id() -> HeaderValue {
     let mut text = Uuid::encode_buffer();
     let text: &str = Uuid::now_v7().hyphenated().encode_lower(&mut text);
@@ -157,6 +154,66 @@ pub async fn method_not_allowed() -> Problem {
     Problem::new(Code::MethodNotAllowed, "the header Allow names the methods of this path")
 }
 
+// === the target ===
+
+/// The target of a request as the client sent it, where [`normalize`] has changed it.
+#[derive(Debug, Clone)]
+pub struct AsSent(pub Uri);
+
+/// Replaces percent-encoded characters of a request's path that need no encoding: `/v1/%61ccounts` is `/v1/accounts` (RFC 3986, section 2.3).
+pub fn normalize<B>(request: &mut http::Request<B>) {
+    if !request.uri().path().contains('%') || has_stray_percent(request.uri().path()) {
+        return;
+    }
+    let as_sent = request.uri().clone();
+    normalize_uri(request.uri_mut());
+    if *request.uri() != as_sent {
+        request.extensions_mut().insert(AsSent(as_sent));
+    }
+}
+
+fn normalize_uri(uri: &mut Uri) {
+    let path = decode_unreserved(uri.path());
+    let text = match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    };
+    let mut parts = std::mem::take(uri).into_parts();
+    // The path has become shorter and holds no character that it did not hold before, encoded or not.
+    parts.path_and_query = text.parse().ok();
+    if let Ok(normalized) = Uri::from_parts(parts) {
+        *uri = normalized;
+    }
+}
+
+/// Whether a percent sign stands before something else than two hexadecimal digits. What is left of such a path after decoding could be
+/// decoded once more.
+fn has_stray_percent(path: &str) -> bool {
+    let is_encoded =
+        |rest: &str| rest.get(..2).is_some_and(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+    path.split('%').skip(1).any(|rest| !is_encoded(rest))
+}
+
+fn decode_unreserved(path: &str) -> String {
+    let mut decoded = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(at) = rest.find('%') {
+        decoded.push_str(&rest[..at]);
+        let byte = rest.get(at + 1..at + 3).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match byte.filter(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(byte)) {
+            Some(byte) => {
+                decoded.push(char::from(byte));
+                rest = &rest[at + 3..];
+            }
+            None => {
+                decoded.push('%');
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    decoded + rest
+}
+
 #[cfg(test)]
 mod tests {
     use http::header::IntoHeaderName;
@@ -208,6 +265,26 @@ mod tests {
         assert_eq!(timeout(&headers(TIMEOUT, "30000")).unwrap(), Duration::from_secs(30));
         for bad in ["", "0", "30001", "-1", "+5", "5s", "1e3", "99999999999999999999"] {
             assert_eq!(timeout(&headers(TIMEOUT, bad)).unwrap_err().code(), Code::InvalidParameter, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_needs_no_encoding_is_decoded_and_nothing_else() {
+        for (given, normal) in [
+            ("/v1/%61ccounts/%61%4Cice", "/v1/accounts/aLice"),
+            ("/v1/accounts?x=%61", "/v1/accounts?x=%61"),
+            ("/v1/accounts/%7Bshop%7D%3aa%2Db?debit=%7B", "/v1/accounts/%7Bshop%7D%3aa-b?debit=%7B"),
+            ("/v1/accounts/a%2Fb%252E%00", "/v1/accounts/a%2Fb%252E%00"),
+            ("/%", "/%"),
+            ("/%6", "/%6"),
+            ("/%zz", "/%zz"),
+            ("/v1/accounts/%%361", "/v1/accounts/%%361"),
+        ] {
+            let mut request = http::Request::builder().uri(given).body(()).unwrap();
+            normalize(&mut request);
+            assert_eq!(request.uri().to_string(), normal, "{given}");
+            let as_sent = request.extensions().get::<AsSent>().map(|sent| sent.0.to_string());
+            assert_eq!(as_sent.as_deref(), (given != normal).then_some(given));
         }
     }
 }

@@ -14,7 +14,10 @@ use ledger::{
 use uuid::Uuid;
 
 use crate::{
-    service::{AccountReply, AtomicReply, CallError, HoldReply, ReleaseReply, TransferReply},
+    core::{
+        call::CallError,
+        reply::{AccountReply, AtomicReply, HoldReply, ReleaseReply, TransferReply},
+    },
     trace,
 };
 
@@ -171,7 +174,7 @@ pub fn account(id: &str, reply: Result<&AccountReply, &CallError>) {
 pub fn transfers(ids: &[Uuid], replies: &[Result<TransferReply, CallError>]) {
     let again = SentAgain::by_this_request();
     let effects = replies.iter().map(|reply| Effect::of_transfer(reply.as_ref(), again));
-    Batch::of(ids.iter().zip(effects)).log("transfers", again);
+    BatchEffects::of(ids.iter().zip(effects)).log("transfers", again);
 }
 
 /// An atomic batch of transfers was answered.
@@ -179,10 +182,10 @@ pub fn atomic(ids: &[Uuid], reply: &Result<AtomicReply, CallError>) {
     let again = SentAgain::by_this_request();
     let batch = match reply {
         Ok(AtomicReply::Stored(items)) => {
-            Batch::of(ids.iter().zip(items.iter().map(|item| Effect::of_transfer(Ok(item), again))))
+            BatchEffects::of(ids.iter().zip(items.iter().map(|item| Effect::of_transfer(Ok(item), again))))
         }
-        Ok(AtomicReply::Failed { .. } | AtomicReply::CrossShard) => Batch::default(),
-        Err(error) => Batch::of(ids.iter().map(|id| (id, Effect::of_error(error)))),
+        Ok(AtomicReply::Failed { .. } | AtomicReply::CrossShard) => BatchEffects::default(),
+        Err(error) => BatchEffects::of(ids.iter().map(|id| (id, Effect::of_error(error)))),
     };
     batch.log("transfers", again);
 }
@@ -190,12 +193,12 @@ pub fn atomic(ids: &[Uuid], reply: &Result<AtomicReply, CallError>) {
 /// A batch of accounts was answered.
 pub fn accounts<'r>(replies: impl Iterator<Item = (&'r str, Result<&'r AccountReply, &'r CallError>)>) {
     let again = SentAgain::by_this_request();
-    Batch::of(replies.map(|(id, reply)| (id, Effect::of_account(reply, again)))).log("accounts", again);
+    BatchEffects::of(replies.map(|(id, reply)| (id, Effect::of_account(reply, again)))).log("accounts", again);
 }
 
 /// What became of the items of a batch.
 #[derive(Debug, Default)]
-struct Batch {
+struct BatchEffects {
     done: usize,
     rejected: usize,
     pending: usize,
@@ -206,7 +209,7 @@ struct Batch {
     ended: Vec<String>,
 }
 
-impl Batch {
+impl BatchEffects {
     fn of<Id: ToString>(items: impl Iterator<Item = (Id, Effect)>) -> Self {
         let mut batch = Self::default();
         for (id, effect) in items {
@@ -317,7 +320,7 @@ mod tests {
     #[test]
     fn a_batch_names_what_is_open_first_and_not_too_much() {
         let items = (0..250).map(|id| (id, if id == 249 { Effect::Unknown } else { Effect::Done("posted") }));
-        let batch = Batch::of(items);
+        let batch = BatchEffects::of(items);
         assert_eq!(
             (batch.done, batch.unknown, batch.open, batch.ended.len()),
             (249, 1, vec!["249".to_owned()], NAMED_IDS)

@@ -21,17 +21,14 @@ use super::{
     Edge,
     access::Access,
     accounts::no_such_account,
+    answer::{json_with_capacity, nonsense},
     context::RequestDeadline,
-    openapi::values,
-    page,
+    entries::{Cursor, Statement},
+    holds::view::HoldView,
+    parameters::{self, Parameters},
     problem::{Code, Problem},
-    query::Parameters,
-    view::{
-        self,
-        entry::{Cursor, Statement},
-        hold::HoldView,
-        transfer::TransferView,
-    },
+    schemas::{self, MAX_PAGE_SIZE},
+    transfers::view::TransferView,
 };
 
 /// Entries that one request looks at.
@@ -73,14 +70,14 @@ pub struct HoldPageView {
 #[utoipa::path(
     get, path = "/v1/transfers", operation_id = "listTransfers", tag = "transfers",
     params(
-        ("account" = values::AccountId, Query, description = "Debit or credit account. Required."),
-        ("status" = inline(values::ListedTransferStatus), Query, description = "Only those that are in this state now."),
-        ("metadata" = inline(values::MetadataFilter), Query, description = "Only those whose metadata has this name, or this value under it."),
-        ("from" = values::Time, Query, description = "Entries at this time or later."),
-        ("to" = values::Time, Query, description = "Entries before this time."),
-        ("order" = inline(values::PageOrder), Query, description = "Newest or oldest first."),
-        ("limit" = inline(values::PageSize), Query, description = "Transfers a page."),
-        ("cursor" = inline(values::PageCursor), Query, description = "`next_cursor` of the page before, with the same parameters."),
+        ("account" = schemas::AccountId, Query, description = "Debit or credit account. Required."),
+        ("status" = inline(schemas::ListedTransferStatus), Query, description = "Only those that are in this state now."),
+        ("metadata" = inline(schemas::MetadataFilter), Query, description = "Only those whose metadata has this name, or this value under it."),
+        ("from" = schemas::Time, Query, description = "Entries at this time or later."),
+        ("to" = schemas::Time, Query, description = "Entries before this time."),
+        ("order" = inline(schemas::PageOrder), Query, description = "Newest or oldest first."),
+        ("limit" = inline(schemas::PageSize), Query, description = "Transfers a page."),
+        ("cursor" = inline(schemas::PageCursor), Query, description = "`next_cursor` of the page before, with the same parameters."),
     ),
     responses(
         (status = 200, description = "a page", body = TransferPageView),
@@ -99,7 +96,7 @@ pub async fn transfers(
     let (data, next) = list.read(&edge, &access, deadline).await?;
     let view =
         TransferPageView { data, has_more: next.is_some(), next_cursor: next.map(|next| list.cursor_text(next)) };
-    Ok(view::json_with_capacity(StatusCode::OK, &view, view.data.len() * 512 + 64))
+    Ok(json_with_capacity(StatusCode::OK, &view, view.data.len() * 512 + 64))
 }
 
 /// List an account's holds.
@@ -109,14 +106,14 @@ pub async fn transfers(
 #[utoipa::path(
     get, path = "/v1/holds", operation_id = "listHolds", tag = "holds",
     params(
-        ("account" = values::AccountId, Query, description = "The debit account. Required."),
-        ("status" = inline(values::ListedHoldStatus), Query, description = "Only those that are in this state now."),
-        ("metadata" = inline(values::MetadataFilter), Query, description = "Only those whose metadata has this name, or this value under it."),
-        ("from" = values::Time, Query, description = "Placed at this time or later."),
-        ("to" = values::Time, Query, description = "Placed before this time."),
-        ("order" = inline(values::PageOrder), Query, description = "Newest or oldest first."),
-        ("limit" = inline(values::PageSize), Query, description = "Holds a page."),
-        ("cursor" = inline(values::PageCursor), Query, description = "`next_cursor` of the page before, with the same parameters."),
+        ("account" = schemas::AccountId, Query, description = "The debit account. Required."),
+        ("status" = inline(schemas::ListedHoldStatus), Query, description = "Only those that are in this state now."),
+        ("metadata" = inline(schemas::MetadataFilter), Query, description = "Only those whose metadata has this name, or this value under it."),
+        ("from" = schemas::Time, Query, description = "Placed at this time or later."),
+        ("to" = schemas::Time, Query, description = "Placed before this time."),
+        ("order" = inline(schemas::PageOrder), Query, description = "Newest or oldest first."),
+        ("limit" = inline(schemas::PageSize), Query, description = "Holds a page."),
+        ("cursor" = inline(schemas::PageCursor), Query, description = "`next_cursor` of the page before, with the same parameters."),
     ),
     responses(
         (status = 200, description = "a page", body = HoldPageView),
@@ -134,27 +131,10 @@ pub async fn holds(
     access.check_read(&list.statement.account, no_such_account)?;
     let (data, next) = list.read(&edge, &access, deadline).await?;
     let view = HoldPageView { data, has_more: next.is_some(), next_cursor: next.map(|next| list.cursor_text(next)) };
-    Ok(view::json_with_capacity(StatusCode::OK, &view, view.data.len() * 512 + 64))
+    Ok(json_with_capacity(StatusCode::OK, &view, view.data.len() * 512 + 64))
 }
 
-/// Takes `order`, `from` and `to`.
-pub fn statement(parameters: &mut Parameters, account: AccountId) -> Statement {
-    let ascending = parameters.take_as("order", "desc or asc", |text| match text {
-        "asc" => Some(true),
-        "desc" => Some(false),
-        _ => None,
-    });
-    let from_us = parameters.take_as("from", page::TIME_EXPECTED, page::positive_time);
-    let to_us = parameters.take_as("to", page::TIME_EXPECTED, page::positive_time);
-    Statement {
-        account,
-        ascending: ascending.unwrap_or(false),
-        from_us: from_us.unwrap_or(0),
-        to_us: to_us.unwrap_or(0),
-    }
-}
-
-/// What a list is to have.
+/// A list as a request asks for it.
 struct List {
     statement: Statement,
     status: Option<&'static str>,
@@ -167,7 +147,7 @@ struct List {
 }
 
 impl List {
-    /// `None`: a parameter is no good, which [`Parameters::finish`] will say.
+    /// `None`: a parameter is wrong, which [`Parameters::finish`] answers.
     fn take(parameters: &mut Parameters, of: &str, states: &'static [&'static str]) -> Option<Self> {
         let account = match parameters.take("account").map(|text| AccountId::client(&text)) {
             Some(Ok(account)) => Some(account),
@@ -192,12 +172,13 @@ impl List {
                 text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value.to_owned())));
             (!name.is_empty()).then(|| (name.to_owned(), value))
         });
-        let limit = page::limit(parameters);
-        // The parameters are taken, and told apart, whatever the account.
+        let limit = parameters::limit(parameters);
+        // All parameters are taken, also if the account is wrong, so that one answer names every mistake.
         let stand_in = account.clone().unwrap_or_else(AccountId::marker);
-        let statement = statement(parameters, stand_in);
+        let statement = Statement::take(parameters, stand_in);
         let mark = statement.mark_with(&format!(" {of} {status:?} {metadata:?}"));
-        let after = parameters.take_as("cursor", page::CURSOR_EXPECTED, |text| Cursor::parse_marked(text, &mark));
+        let after =
+            parameters.take_as("cursor", parameters::CURSOR_EXPECTED, |text| Cursor::parse_marked(text, &mark));
         account.map(|_| Self { statement, status, metadata, limit, after, mark })
     }
 
@@ -214,7 +195,7 @@ impl List {
 
     /// Looks at entries until there are `limit` items, or [`LOOKED_AT`] entries. Returns the items and the version of the last entry that
     /// it looked at, unless there are no more.
-    async fn read<T: Item>(
+    async fn read<T: Listed>(
         &self,
         edge: &Edge,
         access: &Access,
@@ -226,14 +207,14 @@ impl List {
             (Vec::new(), self.after.map_or(0, |cursor| cursor.0), LOOKED_AT);
         // Few entries where each of them may be an item, more with each page that was not enough.
         let is_filtered = self.status.is_some() || self.metadata.is_some();
-        let mut looks_at = if is_filtered { page::MAX_LIMIT } else { self.limit.max(FIRST_LOOK) };
+        let mut looks_at = if is_filtered { MAX_PAGE_SIZE } else { self.limit.max(FIRST_LOOK) };
         loop {
             let request =
                 wire::ListEntriesRequest { limit: left.min(looks_at), after_version, ..self.statement.request() };
-            looks_at = looks_at.saturating_mul(2).min(page::MAX_LIMIT);
-            let page = edge.router.entries(request, deadline.0).await?.ok_or_else(|| no_such_account(account))?;
+            looks_at = looks_at.saturating_mul(2).min(MAX_PAGE_SIZE);
+            let page = edge.core.entries(request, deadline.0).await?.ok_or_else(|| no_such_account(account))?;
             let causes = page.entries.iter().map(|entry| T::cause(entry, account));
-            let causes = causes.collect::<Result<Vec<_>, _>>().map_err(view::nonsense)?;
+            let causes = causes.collect::<Result<Vec<_>, _>>().map_err(nonsense)?;
             let keys: Vec<TransferKey> = causes.iter().flatten().cloned().collect();
             let mut found =
                 if keys.is_empty() { HashMap::new() } else { T::fetch(edge, access, keys, deadline).await? };
@@ -259,12 +240,12 @@ impl List {
     }
 }
 
-/// What a list is of.
-trait Item: Sized + Send {
-    /// What an entry stands for in the list of this account. Everything in the list has one such entry in the account's journal.
+/// The items of a list: transfers or holds.
+trait Listed: Sized + Send {
+    /// The item that an entry of this account stands for. Every item of the list has one such entry in the account's journal.
     fn cause(entry: &wire::Entry, account: &AccountId) -> Result<Option<TransferKey>, BadMessage>;
 
-    /// Those with these identities that the sender of the request may read.
+    /// The items with these identities that the sender of the request may read.
     fn fetch(
         edge: &Edge,
         access: &Access,
@@ -276,7 +257,7 @@ trait Item: Sized + Send {
     fn metadata(&self) -> &BTreeMap<String, String>;
 }
 
-impl Item for TransferView {
+impl Listed for TransferView {
     fn cause(entry: &wire::Entry, account: &AccountId) -> Result<Option<TransferKey>, BadMessage> {
         let kind = u8::try_from(entry.kind).ok().and_then(EntryKind::from_code);
         if !matches!(kind, Some(EntryKind::Posted | EntryKind::Reserved | EntryKind::Captured)) {
@@ -296,12 +277,12 @@ impl Item for TransferView {
         deadline: RequestDeadline,
     ) -> Result<HashMap<TransferKey, Self>, Problem> {
         let mut items = HashMap::new();
-        for found in edge.router.transfers_of(keys, deadline.0).await? {
+        for found in edge.core.transfers_of(keys, deadline.0).await? {
             if !access.may_read_transfer(&found.record) {
                 continue;
             }
-            let debit = account_id(&found.record.debit, "transfer.debit").map_err(view::nonsense)?;
-            let view = Self::stored(found, &edge.rulebook.assets)?.shown_to(access);
+            let debit = account_id(&found.record.debit, "transfer.debit").map_err(nonsense)?;
+            let view = Self::stored(found, &edge.assets)?.shown_to(access);
             items.insert(TransferKey { id: ledger::TransferId(view.id), debit }, view);
         }
         Ok(items)
@@ -316,7 +297,7 @@ impl Item for TransferView {
     }
 }
 
-impl Item for HoldView {
+impl Listed for HoldView {
     fn cause(entry: &wire::Entry, account: &AccountId) -> Result<Option<TransferKey>, BadMessage> {
         if entry.kind != u32::from(EntryKind::Held.code()) {
             return Ok(None);
@@ -331,8 +312,8 @@ impl Item for HoldView {
         deadline: RequestDeadline,
     ) -> Result<HashMap<TransferKey, Self>, Problem> {
         let mut items = HashMap::new();
-        for found in edge.router.holds_of(keys, deadline.0).await? {
-            let view = Self::stored(&found.key, &found.hold, &edge.rulebook.assets)?.shown_to(access);
+        for found in edge.core.holds_of(keys, deadline.0).await? {
+            let view = Self::stored(&found.key, &found.hold, &edge.assets)?.shown_to(access);
             items.insert(found.key, view);
         }
         Ok(items)

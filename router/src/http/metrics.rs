@@ -12,8 +12,6 @@ use metrics::{
 };
 use tokio::time::Instant;
 
-use super::server::CLOSING_REASONS;
-
 /// Counter; labels `route` (the template), `method`, `status` (class).
 pub const REQUESTS: &str = "shardledger_http_requests_total";
 /// Histogram; label `class`: `read`, `write` or `batch`.
@@ -28,6 +26,18 @@ pub const CONNECTIONS: &str = "shardledger_http_connections";
 pub const CONNECTIONS_CLOSED: &str = "shardledger_http_connections_closed_total";
 /// Histogram: items in one batch request.
 pub const BATCH_ITEMS: &str = "shardledger_http_batch_items";
+
+/// Why this side closes connections.
+pub const CLOSING_REASONS: [&str; 8] = [
+    "plaintext",
+    "tls_handshake",
+    "gave_way",
+    "idle_timeout",
+    "header_timeout",
+    "stalled",
+    "max_connections",
+    "network_share",
+];
 
 /// Why the edge itself refused a request. Refusals of the core are counted there.
 #[derive(Debug, Clone, Copy)]
@@ -128,7 +138,7 @@ const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// The classes of status that this API answers.
 const ANSWERED: [usize; 3] = [1, 3, 4];
 
-/// What requests have in common that take about the same time.
+/// Requests that take about the same time.
 #[derive(Debug, Clone, Copy)]
 enum Class {
     Read,
@@ -181,7 +191,7 @@ impl RequestMetrics {
         let (route, metrics) = self.of_route(request.extensions().get::<MatchedPath>());
         let method = method_index(request.method());
         let class = Class::of(route, request.method());
-        let _in_flight = InFlight::enter(&self.in_flight);
+        let _in_flight = Counted::enter(self.in_flight.clone());
         let begun = Instant::now();
         let response = answer(request).await;
         requests(metrics, route, method, status_class(response.status())).increment(1);
@@ -209,17 +219,17 @@ fn method_index(method: &Method) -> usize {
     METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(METHODS.len() - 1)
 }
 
-/// Counted for as long as it lives, so that a request whose client hung up is counted out too.
-struct InFlight<'a>(&'a Gauge);
+/// Counts a request or connection in a gauge for as long as this lives, so that a request whose client has hung up is counted out too.
+pub struct Counted(Gauge);
 
-impl<'a> InFlight<'a> {
-    fn enter(gauge: &'a Gauge) -> Self {
+impl Counted {
+    pub fn enter(gauge: Gauge) -> Self {
         gauge.increment(1.0);
         Self(gauge)
     }
 }
 
-impl Drop for InFlight<'_> {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.decrement(1.0);
     }

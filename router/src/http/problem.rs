@@ -5,22 +5,29 @@
 
 mod code;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ledger::{Refused, Side};
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{idempotency, openapi::values};
+use super::schemas;
+use crate::core::call::CallError;
 pub use code::{Code, Definition, Executed, refusal_detail};
 
 /// The media type of every error.
 pub const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
-/// What went wrong, for the client. Never carries internals.
+/// On answers that are the stored result of an earlier request.
+const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// Errors listed in one answer. A batch can have a hundred thousand.
+pub const MAX_ERRORS: usize = 100;
+
+/// An error as the client sees it. It has no internals of the router.
 #[derive(Debug, Clone)]
 pub struct Problem(Box<Inner>);
 
@@ -103,16 +110,22 @@ impl Problem {
         }])
     }
 
-    /// The business said no.
+    /// The ledger refused it.
     pub fn refused(refused: Refused) -> Self {
         let mut problem = Self::new(Code::Refused(refused.refusal), code::refusal_detail(refused));
         problem.0.side = refused.side;
         problem
     }
 
-    /// Something broke in here. What, is for the log only.
+    /// Something is wrong with this router or a shard. The cause is for the log only.
     pub fn internal() -> Self {
         Self::new(Code::Internal, "an internal error; resend the same id to learn whether it took effect")
+    }
+
+    /// The id belongs to another order.
+    pub fn mismatch(what: &str, field: &'static str) -> Self {
+        let detail = format!("the id belongs to a {what} with another {field}");
+        Self::new(Code::IdempotencyMismatch, detail).with_field(field)
     }
 
     pub fn with_transfer(mut self, id: Uuid) -> Self {
@@ -140,8 +153,9 @@ impl Problem {
         self
     }
 
-    pub fn with_retry_after(mut self, seconds: u64) -> Self {
-        self.0.retry_after_s = seconds.max(1);
+    /// Rounds up to seconds, so that a client that waits so long is let in.
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.0.retry_after_s = (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1);
         self
     }
 
@@ -211,7 +225,7 @@ impl IntoResponse for Problem {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if self.0.replayed {
-            idempotency::mark_replayed(headers);
+            mark_replayed(headers);
         }
         if self.0.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -220,6 +234,69 @@ impl IntoResponse for Problem {
         response
     }
 }
+
+/// Marks an answer as the stored result of an earlier request.
+pub fn mark_replayed(headers: &mut HeaderMap) {
+    headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+}
+
+// === errors of the core ===
+
+/// The code of an error of the core.
+pub fn code_of(error: &CallError) -> Code {
+    match error {
+        CallError::Unavailable { .. }
+        | CallError::Deadline { .. }
+        | CallError::Unfinished { .. }
+        | CallError::Deferred { .. } => Code::ShardUnavailable,
+        CallError::Undetermined { .. } => Code::Undetermined,
+        CallError::Overloaded { .. } => Code::Overloaded,
+        CallError::ShuttingDown => Code::ShuttingDown,
+        CallError::OutcomeUnknown { .. } => Code::OutcomeUnknown,
+        CallError::Illegal { .. } | CallError::Internal { .. } => Code::Internal,
+    }
+}
+
+/// The only place that makes problems of errors of the core.
+impl From<CallError> for Problem {
+    fn from(error: CallError) -> Self {
+        let code = code_of(&error);
+        match error {
+            CallError::Unavailable { shard } => Self::new(code, "the shard cannot be reached").with_shard(&*shard),
+            CallError::Deadline { shard } => {
+                Self::new(code, "the deadline passed before the shard's turn came").with_shard(&*shard)
+            }
+            CallError::Unfinished { shard } => {
+                let detail = "the sum as of this time did not end within the time of the request: many accounts have moved since. Send \
+                              X-Request-Timeout-Ms (up to 30000), ask for narrower prefixes and add up, or read GET /v1/accounts?at=, \
+                              which is sent part by part";
+                Self::new(code, detail).with_shard(&*shard)
+            }
+            CallError::Overloaded { shard } => {
+                Self::new(code, "too much is waiting for the shard").with_shard(&*shard)
+            }
+            CallError::Deferred { shard } => {
+                Self::new(code, "a capture or transfer under way has to finish first and did not in time")
+                    .with_shard(&*shard)
+            }
+            CallError::Undetermined { shard } => {
+                let detail = "the answer depends on another transfer of the account that is under way to the shard named in `shard`: if \
+                              that transfer is refused, its money comes back. Nothing was executed; send the same request again";
+                Self::new(code, detail).with_shard(&*shard)
+            }
+            CallError::ShuttingDown => Self::new(code, "another router takes the request"),
+            CallError::OutcomeUnknown { shard } => {
+                Self::new(code, "resend the same id to learn whether it took effect").with_shard(&*shard)
+            }
+            CallError::Illegal { .. } | CallError::Internal { .. } => {
+                tracing::error!(%error, "a request failed for a reason that must not be");
+                Self::internal()
+            }
+        }
+    }
+}
+
+// === the body ===
 
 /// `application/problem+json` (RFC 9457).
 #[derive(Serialize, ToSchema)]
@@ -251,15 +328,15 @@ pub struct ProblemBody<'a> {
     errors: Vec<FieldErrorBody<'a>>,
     /// The transfer it is about, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = values::TransferId, required = false)]
+    #[schema(value_type = schemas::TransferId, required = false)]
     transfer_id: Option<Uuid>,
     /// The hold it is about, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = values::TransferId, required = false)]
+    #[schema(value_type = schemas::TransferId, required = false)]
     hold_id: Option<Uuid>,
     /// Which account a refusal is about.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = values::Side, required = false)]
+    #[schema(value_type = schemas::Side, required = false)]
     side: Option<&'static str>,
     /// Which field differs from what is stored under the same id.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -304,5 +381,18 @@ impl<'a> FieldErrorBody<'a> {
             Place::Header(name) => body.header = Some(name),
         }
         body
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_rounded_up() {
+        for (ms, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2)] {
+            let problem = Problem::new(Code::RateLimited, "").with_retry_after(Duration::from_millis(ms));
+            assert_eq!(problem.0.retry_after_s, seconds, "{ms}");
+        }
     }
 }

@@ -1,11 +1,10 @@
 //! The accept loop on hyper, with the bounds that `axum::serve` does not set: on heads that trickle in, on idle
 //! connections and on how many there are. HTTP/1.1 and HTTP/2 (prior knowledge) on one port.
 
-mod activity;
 mod connections;
-pub mod descriptors;
-mod rejection;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::{io::Write, pin::pin, sync::Arc, time::Duration};
 
@@ -18,6 +17,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use metrics::{counter, gauge};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use telemetry::Tasks;
 use tokio::{
     io::AsyncWriteExt,
@@ -29,15 +29,14 @@ use tower::Service;
 
 pub use self::connections::Connections;
 use self::{
-    activity::{Activity, Overdue, Rest},
-    connections::{Place, Refusal},
-    stream::{Returned, Socket, Watched},
+    connections::{Activity, ConnectionPlace, NoPlace, Overdue, Rest},
+    stream::{Returned, Socket, Watched, whole_answer},
 };
 use super::{
-    metrics::{CONNECTIONS, CONNECTIONS_CLOSED},
-    path,
+    admission::PeerAddress,
+    context,
+    metrics::{CLOSING_REASONS, CONNECTIONS, CONNECTIONS_CLOSED, Counted},
     problem::{Code, Problem},
-    shares::PeerAddress,
 };
 
 /// Bounds of one listener.
@@ -105,10 +104,10 @@ async fn serve_connection(
     app: axum::Router,
     limits: ServerLimits,
     closing: CancellationToken,
-    place: Place,
+    place: ConnectionPlace,
     certificates: Option<Certificates>,
 ) {
-    let _counted = Counted::enter(limits.listener);
+    let _counted = Counted::enter(gauge!(CONNECTIONS, "listener" => limits.listener));
     if let Err(reason) = stream.set_nodelay(true) {
         tracing::debug!(%reason, "TCP_NODELAY");
     }
@@ -140,7 +139,7 @@ async fn shake_hands(
     certificates: Option<Certificates>,
     limits: ServerLimits,
     closing: &CancellationToken,
-    place: &Place,
+    place: &ConnectionPlace,
     returned: &Returned,
 ) -> Result<Socket, Ended> {
     let Some(certificates) = certificates else { return Ok(Socket::Plain(stream)) };
@@ -154,7 +153,7 @@ async fn shake_hands(
                     Code::InvalidRequest,
                     "this address takes HTTPS only: use https:// in place of http://",
                 );
-                if stream.write_all(&rejection::answer(problem)).await.is_ok() && stream.shutdown().await.is_ok() {
+                if stream.write_all(&whole_answer(problem)).await.is_ok() && stream.shutdown().await.is_ok() {
                     returned.put(Socket::Plain(stream));
                 }
                 return Err(Ended::ByItself);
@@ -184,14 +183,14 @@ async fn serve_requests(
     app: axum::Router,
     limits: ServerLimits,
     closing: &CancellationToken,
-    place: &Place,
+    place: &ConnectionPlace,
     returned: Returned,
 ) -> Ended {
     let (activity, address) = (Arc::clone(&place.activity), PeerAddress(place.address));
     let service = {
         let activity = Arc::clone(&activity);
         service_fn(move |mut request: Request<Incoming>| {
-            path::normalize(&mut request);
+            context::normalize(&mut request);
             request.extensions_mut().insert(address);
             let request_activity = activity.request(request.version());
             let body_activity = Arc::clone(&activity);
@@ -279,289 +278,48 @@ fn builder() -> auto::Builder<TokioExecutor> {
 }
 
 /// Answers a connection over the bound with one write that cannot block, and closes it. With TLS there is no answer: it would need a handshake.
-fn refuse(stream: TcpStream, refusal: Refusal, limits: ServerLimits, tls: bool) {
+fn refuse(stream: TcpStream, refusal: NoPlace, limits: ServerLimits, tls: bool) {
     let (reason, detail) = match refusal {
-        Refusal::Full => ("max_connections", "too many connections"),
-        Refusal::NetworkShare => ("network_share", "too many connections of this address have sent no request"),
+        NoPlace::Full => ("max_connections", "too many connections"),
+        NoPlace::NetworkShare => ("network_share", "too many connections of this address have sent no request"),
     };
     count_closed(limits, reason);
     if tls {
         return;
     }
-    let answer = rejection::answer(Problem::new(Code::Overloaded, detail));
+    let answer = whole_answer(Problem::new(Code::Overloaded, detail));
     // Best effort: the socket's buffer is empty, and a client that misses it sees the connection close.
     if let Ok(mut stream) = stream.into_std() {
         let _ = stream.write(&answer);
     }
 }
 
-/// Why this side closes connections.
-pub const CLOSING_REASONS: [&str; 8] = [
-    "plaintext",
-    "tls_handshake",
-    "gave_way",
-    "idle_timeout",
-    "header_timeout",
-    "stalled",
-    "max_connections",
-    "network_share",
-];
-
 fn count_closed(limits: ServerLimits, reason: &'static str) {
     debug_assert!(CLOSING_REASONS.contains(&reason), "{reason} has no series from the start");
     counter!(CONNECTIONS_CLOSED, "listener" => limits.listener, "reason" => reason).increment(1);
 }
 
-/// Counts the connection for as long as it lives.
-struct Counted(metrics::Gauge);
+// === open files ===
 
-impl Counted {
-    fn enter(listener: &'static str) -> Self {
-        let gauge = gauge!(CONNECTIONS, "listener" => listener);
-        gauge.increment(1.0);
-        Self(gauge)
+/// Files a router has open beside its clients' connections: shards, listeners, log, shard map.
+const OWN_FILES: u64 = 256;
+
+/// Raises the bound on open files of the process. The usual 1,024 is less than the connections that this router is meant to hold; at the bound
+/// nothing can be accepted any more. Raises the soft bound to what the hard one allows, and warns where that is not enough for `connections`.
+pub fn raise_file_limit(connections: usize) {
+    let wanted = connections as u64 + OWN_FILES;
+    let limit = getrlimit(Resource::Nofile);
+    let Some(soft) = limit.current else { return };
+    if soft >= wanted {
+        return;
     }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.decrement(1.0);
-    }
-}
-
-#[cfg(test)]
-mod tls_tests;
-
-#[cfg(test)]
-mod tests {
-    use axum::routing::get;
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpSocket,
-        sync::Notify,
-    };
-
-    use super::*;
-
-    /// For what comes by itself, on a busy machine.
-    pub const PATIENCE: Duration = Duration::from_secs(30);
-    /// A bound that nothing meets.
-    const NEVER: Duration = Duration::from_secs(600);
-
-    pub struct Server {
-        pub address: std::net::SocketAddr,
-        tasks: Tasks,
-        /// A request for `/slow` has arrived, and its answer may go.
-        arrived: Arc<Notify>,
-        answer: Arc<Notify>,
-    }
-
-    impl Server {
-        async fn start(limits: ServerLimits) -> Self {
-            Self::with_connections(limits, 8).await
-        }
-
-        async fn with_connections(limits: ServerLimits, max_connections: usize) -> Self {
-            Self::with_tls(limits, max_connections, None).await
-        }
-
-        pub async fn with_tls(
-            limits: ServerLimits,
-            max_connections: usize,
-            certificates: Option<Certificates>,
-        ) -> Self {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let address = listener.local_addr().unwrap();
-            let (tasks, arrived, answer) = (Tasks::new(), Arc::new(Notify::new()), Arc::new(Notify::new()));
-            let (tell, wait) = (arrived.clone(), answer.clone());
-            let slow = get(async move || {
-                tell.notify_one();
-                wait.notified().await;
-                "slow"
-            });
-            let quick = get(async || "quick");
-            let app = axum::Router::new().route("/", quick.clone()).route("/name", quick).route("/slow", slow);
-            let connections = Connections::new(max_connections);
-            let (token, spawner) = (tasks.token().clone(), tasks.clone());
-            tasks.spawn("server", serve(listener, app, limits, connections, spawner, token, certificates));
-            Self { address, tasks, arrived, answer }
-        }
-
-        pub async fn connect(&self) -> TcpStream {
-            TcpStream::connect(self.address).await.unwrap()
-        }
-
-        pub async fn end(&self) {
-            self.tasks.shutdown(PATIENCE).await.unwrap();
-        }
-    }
-
-    pub fn limits() -> ServerLimits {
-        ServerLimits { listener: "test", header_timeout: NEVER, idle_timeout: NEVER }
-    }
-
-    pub async fn read_to_end(stream: &mut TcpStream) -> String {
-        let mut text = Vec::new();
-        let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut text));
-        let _ = read.await.expect("the server closes the connection");
-        String::from_utf8(text).unwrap()
-    }
-
-    async fn is_answered(stream: &mut TcpStream) {
-        let mut buffer = [0; 1024];
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-        let read = stream.read(&mut buffer).await.unwrap();
-        assert!(buffer[..read].ends_with(b"quick"), "{:?}", String::from_utf8_lossy(&buffer[..read]));
-    }
-
-    #[tokio::test]
-    async fn a_connection_that_says_nothing_is_closed_and_so_is_half_a_head() {
-        let server = Server::start(ServerLimits { header_timeout: Duration::from_millis(100), ..limits() }).await;
-        for said in ["", "P", "PRI * HTTP/2.0\r\n", "GET / HTTP/1.1\r\nHost: x\r\n"] {
-            let mut stream = server.connect().await;
-            // A machine slow enough may find the connection closed already.
-            let _ = stream.write_all(said.as_bytes()).await;
-            assert_eq!(read_to_end(&mut stream).await, "", "{said:?}");
-        }
-        server.end().await;
-    }
-
-    #[tokio::test]
-    async fn an_idle_connection_outlives_the_header_timeout() {
-        let header_timeout = Duration::from_secs(1);
-        let server = Server::start(ServerLimits { header_timeout, ..limits() }).await;
-        let mut stream = server.connect().await;
-        is_answered(&mut stream).await;
-        tokio::time::sleep(2 * header_timeout).await;
-        is_answered(&mut stream).await;
-        drop(stream);
-        server.end().await;
-    }
-
-    #[tokio::test]
-    async fn an_idle_connection_is_closed_at_last() {
-        let server = Server::start(ServerLimits { idle_timeout: Duration::from_millis(100), ..limits() }).await;
-        let mut stream = server.connect().await;
-        is_answered(&mut stream).await;
-        assert_eq!(read_to_end(&mut stream).await, "");
-        server.end().await;
-    }
-
-    #[tokio::test]
-    async fn one_connection_too_many_is_told_so() {
-        let server = Server::with_connections(limits(), 1).await;
-        let mut first = server.connect().await;
-        first.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
-        server.arrived.notified().await;
-        let mut second = server.connect().await;
-        let answer = read_to_end(&mut second).await;
-        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("\"overloaded\""), "{answer}");
-        server.answer.notify_one();
-        assert!(read_to_end(&mut first).await.ends_with("slow"));
-        server.end().await;
-    }
-
-    #[tokio::test]
-    async fn silent_connections_of_one_address_leave_room_for_another_address() {
-        let server = Server::start(limits()).await;
-        let mut silent = Vec::new();
-        for _ in 0..8 {
-            silent.push(server.connect().await);
-        }
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
-        let mut other = socket.connect(server.address).await.unwrap();
-        is_answered(&mut other).await;
-        drop((silent, other));
-        server.end().await;
-    }
-
-    #[tokio::test]
-    async fn a_letter_that_is_percent_encoded_is_the_letter() {
-        let server = Server::start(limits()).await;
-        let mut stream = server.connect().await;
-        stream.write_all(b"GET /n%61me HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
-        assert!(read_to_end(&mut stream).await.ends_with("quick"));
-        server.end().await;
-    }
-
-    #[tokio::test]
-    async fn an_idle_connection_gives_way_to_a_new_one() {
-        let server = Server::with_connections(limits(), 1).await;
-        let mut first = server.connect().await;
-        is_answered(&mut first).await;
-        tokio::time::sleep(Duration::from_millis(600)).await;
-        let mut second = server.connect().await;
-        is_answered(&mut second).await;
-        assert_eq!(read_to_end(&mut first).await, "");
-        server.end().await;
-    }
-
-    #[tokio::test]
-    async fn what_is_no_request_gets_a_problem_too() {
-        let server = Server::start(limits()).await;
-        let many = "X-A: b\r\n".repeat(101);
-        let large = format!("X-A: {}\r\n", "b".repeat(3 * MAX_HEAD_BYTES));
-        let long = "b".repeat(3 * MAX_HEAD_BYTES);
-        for (said, expected) in [
-            ("no request at all\r\n\r\n".to_owned(), &["400 invalid_request"][..]),
-            ("GET / HTTP/1.1\r\nno header\r\n\r\n".to_owned(), &["400 invalid_request"]),
-            ("GET / HTTP/1.1\r\nContent-Length: 1x\r\n\r\n".to_owned(), &["400 invalid_request"]),
-            ("POST / HTTP/1.1\r\nTransfer-Encoding: odd\r\n\r\n".to_owned(), &["400 invalid_request"]),
-            ("GET /\0 HTTP/1.1\r\n\r\n".to_owned(), &["400 invalid_request"]),
-            (format!("GET / HTTP/1.1\r\n{many}\r\n"), &["431 head_too_large"]),
-            (format!("GET / HTTP/1.1\r\n{large}\r\n"), &["431 head_too_large"]),
-            // Which of the two depends on how the bytes arrive.
-            (format!("GET /{long} HTTP/1.1\r\n\r\n"), &["431 head_too_large", "414 uri_too_long"]),
-        ] {
-            // As the first thing on a connection, and after a request that was answered.
-            for before in ["", "GET / HTTP/1.1\r\nHost: x\r\n\r\n"] {
-                let mut stream = server.connect().await;
-                stream.write_all(before.as_bytes()).await.unwrap();
-                let mut answered = [0; 1024];
-                if !before.is_empty() {
-                    assert!(stream.read(&mut answered).await.unwrap() > 0);
-                }
-                // The server may stop reading before the end.
-                let _ = stream.write_all(said.as_bytes()).await;
-                let answer = read_to_end(&mut stream).await;
-                let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
-                let body: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
-                let summary = format!("{} {}", body["status"], body["code"].as_str().unwrap_or_default());
-                assert!(expected.contains(&summary.as_str()), "{:?}: {answer:?}", &said[..said.len().min(80)]);
-                assert!(head.starts_with(&format!("HTTP/1.1 {}", body["status"])), "{head}");
-                assert!(head.contains("application/problem+json") && body["executed"] == false, "{answer}");
-            }
-        }
-        server.end().await;
-    }
-
-    #[tokio::test]
-    async fn a_client_that_sends_what_nobody_reads_still_gets_its_answer() {
-        let server = Server::start(limits()).await;
-        let mut stream = server.connect().await;
-        // More than the sockets' buffers hold, to a route that does not read it.
-        let body = vec![b'x'; 20_000_000];
-        let head = format!("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
-        stream.write_all(head.as_bytes()).await.unwrap();
-        stream.write_all(&body).await.unwrap();
-        stream.shutdown().await.unwrap();
-        assert!(read_to_end(&mut stream).await.ends_with("quick"));
-        server.end().await;
-    }
-
-    #[tokio::test]
-    async fn shutdown_lets_requests_in_flight_finish() {
-        let server = Server::start(limits()).await;
-        let mut stream = server.connect().await;
-        stream.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-        server.arrived.notified().await;
-        let answered = async {
-            server.tasks.token().cancelled().await;
-            server.answer.notify_one();
-        };
-        tokio::join!(server.end(), answered);
-        assert!(read_to_end(&mut stream).await.ends_with("slow"));
-        assert!(TcpStream::connect(server.address).await.is_err());
+    let raised = limit.maximum.map_or(wanted, |hard| hard.min(wanted));
+    let outcome = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum: limit.maximum });
+    if outcome.is_err() || raised < wanted {
+        tracing::warn!(
+            limit = if outcome.is_ok() { raised } else { soft },
+            wanted,
+            "fewer files may be open than http.max_connections needs: raise the hard limit (ulimit -Hn)"
+        );
     }
 }

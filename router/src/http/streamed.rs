@@ -13,11 +13,11 @@ use tokio::time::Instant;
 
 use super::{
     Edge,
+    admission::{Caller, Exhausted, Shares, Taken},
+    answer::wants_csv,
     context::RequestDeadline,
-    csv_table,
     metrics::{RefusalReason, count_refused},
     problem::{Code, Problem},
-    shares::{Caller, Exhausted, Shares, Taken},
 };
 
 /// Answers of this kind that one router sends at once. Each has one part in memory, and asks every shard for the next one.
@@ -70,7 +70,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Recipient {
     fn from_request_parts(parts: &mut Parts, _: &S) -> impl Future<Output = Result<Self, Infallible>> + Send {
         std::future::ready(Ok(Self {
             caller: Caller::of(&parts.extensions),
-            csv: csv_table::is_wanted(&parts.headers),
+            csv: wants_csv(&parts.headers),
             version: parts.version,
         }))
     }

@@ -11,7 +11,7 @@ use shard_map::{Shard, ShardMap, SlotRange};
 use tower::ServiceExt;
 
 use super::*;
-use crate::{routing::Routing, service::fake_cluster::Cluster};
+use crate::core::{fake_cluster::Cluster, routing::Routing};
 
 const TRANSFER: &str = r#"{"id": "01890a5d-ac96-774b-bcce-b302099a8057", "debit": "alice", "credit": "bob",
     "amount": "12.34", "asset": "USD"}"#;
@@ -34,7 +34,7 @@ fn api_with(settings: &str) -> Routes {
     let routing = Routing::fixed(ShardMap::new(shard_map::ClusterId::generate(), 1, vec![shard]).unwrap());
     let config = config(settings);
     let tasks = Tasks::new();
-    let router = Router::start(&config.core(), routing, tasks.clone());
+    let router = Core::start(&config.core(), routing, tasks.clone());
     api(Edge::new(&config, router, None, tasks).unwrap())
 }
 

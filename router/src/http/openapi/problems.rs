@@ -1,4 +1,4 @@
-//! Which errors each operation may be answered with: the only such table, out of which come the responses of all operations.
+//! Which errors each operation may answer: one table, from which the error responses of all operations are made.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use crate::http::problem::{
     PROBLEM_JSON, Problem, refusal_detail,
 };
 
-/// Any request may be answered so.
+/// The errors that any request may get.
 const ALWAYS: &[Code] = &[
     InvalidRequest,
     UriTooLong,
@@ -26,16 +26,16 @@ const ALWAYS: &[Code] = &[
     Overloaded,
     ShuttingDown,
 ];
-/// Any request with a body.
+/// The errors that any request with a body may get.
 const BODY: &[Code] = &[InvalidJson, UnknownField, RequestTimeout, BodyTooLarge, UnsupportedMediaType];
-/// What a new account may be refused for, whatever is there.
+/// The refusals of a new account that do not depend on what is stored.
 const NEW_ACCOUNT: &[Code] = &[InvalidId, InvalidAmount, InvalidAsset, InvalidMetadata];
-/// What a new transfer may be refused for, whatever is there.
+/// The refusals of a new transfer that do not depend on what is stored.
 const NEW_TRANSFER: &[Code] =
     &[InvalidId, InvalidAmount, InvalidAsset, InvalidMetadata, SameAccount, IdempotencyRequired];
-/// What a capture or a reversal may be refused for, whatever is there.
+/// The refusals of a capture or reversal that do not depend on what is stored.
 const FOLLOW_UP: &[Code] = &[InvalidId, InvalidAmount, IdempotencyRequired];
-/// What the two accounts may have against a transfer.
+/// The refusals of a transfer that depend on its two accounts.
 const VERDICTS: &[Code] = &[
     Undetermined,
     Refused(Refusal::AccountNotFound),
@@ -45,11 +45,11 @@ const VERDICTS: &[Code] = &[
     Refused(Refusal::InsufficientFunds),
     Refused(Refusal::LimitExceeded),
     Refused(Refusal::BalanceOverflow),
-    // An operator gave a transfer up that was under way.
+    // An operator has given up a transfer that was under way.
     Refused(Refusal::Cancelled),
 ];
 
-/// What the debit account may have against a hold.
+/// The refusals of a hold that depend on its debit account.
 const HOLD_VERDICTS: &[Code] = &[
     Undetermined,
     Refused(Refusal::AccountNotFound),
@@ -59,7 +59,7 @@ const HOLD_VERDICTS: &[Code] = &[
     Refused(Refusal::InsufficientFunds),
     Refused(Refusal::BalanceOverflow),
 ];
-/// What the two accounts may have against a capture, whose money is there.
+/// The refusals of a capture that depend on its two accounts. Its money is held already.
 const CAPTURE_VERDICTS: &[Code] = &[
     Undetermined,
     Refused(Refusal::AccountNotFound),
@@ -71,7 +71,7 @@ const CAPTURE_VERDICTS: &[Code] = &[
     Refused(Refusal::Cancelled),
 ];
 
-/// Operation, and what it may be answered with in addition to [`ALWAYS`].
+/// Each operation, and the errors that it may answer in addition to [`ALWAYS`].
 #[rustfmt::skip]
 const TABLE: &[(&str, &[&[Code]])] = &[
     ("openAccount", &[BODY, NEW_ACCOUNT, &[AccountExists, OutcomeUnknown]]),
@@ -108,7 +108,7 @@ pub fn add(document: &mut Value) -> Result<(), serde_json::Error> {
     for (id, mut operation) in operations(document) {
         let by_status = by_status(&id);
         let responses = operation.responses();
-        // Said here and nowhere else.
+        // The errors of an operation are described here and nowhere else.
         responses.retain(|status, _| status.as_str() < "400");
         for (status, codes) in by_status {
             let named: Vec<_> = codes.iter().map(|code| (example_name(*code, &shared), *code)).collect();
@@ -124,7 +124,7 @@ pub fn add(document: &mut Value) -> Result<(), serde_json::Error> {
     Ok(())
 }
 
-/// What an operation may be answered with, by status, in the order of the table.
+/// The errors of an operation by status, in the order of the table.
 fn by_status(operation: &str) -> BTreeMap<u16, Vec<Code>> {
     let row = TABLE.iter().find(|(name, _)| *name == operation);
     let groups = row.map(|(_, groups)| *groups).unwrap_or_default();
@@ -193,7 +193,7 @@ fn example(code: Code) -> Result<Value, serde_json::Error> {
     Ok(json!({"summary": title, "value": serde_json::from_slice::<Value>(&body)?}))
 }
 
-/// A side that may refuse so.
+/// The refusal with the side that it is about in the example.
 fn about(refusal: Refusal) -> Refused {
     match refusal {
         Refusal::AccountNotEmpty
@@ -227,7 +227,7 @@ mod tests {
     fn every_refusal_is_some_operations() {
         let codes: Vec<_> = TABLE.iter().flat_map(|(_, groups)| groups.iter().copied().flatten()).collect();
         for refusal in Refusal::ALL {
-            // That one only items of a batch are answered with.
+            // Returned only for items of a batch.
             let expected = refusal != Refusal::BatchFailed;
             assert_eq!(codes.contains(&&Refused(refusal)), expected, "{}", refusal.as_str());
         }

@@ -125,7 +125,7 @@ fn every_link_leads_to_an_operation() {
             }
         }
     }
-    assert_eq!(links, links::count(), "a link has no answer to start from");
+    assert_eq!(links, link_count(), "a link has no answer to start from");
 }
 
 #[test]

@@ -11,16 +11,15 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use certificates::network_of;
+use http::Version;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-
-use super::activity::{Activity, Rest};
 
 /// A connection gives way only if it has rested, or has been sending a head, for so long: one that is in use pauses between requests.
 const SHORTEST_REST: Duration = Duration::from_millis(500);
@@ -58,13 +57,13 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Network {
     connections: usize,
-    /// Those whose first head has not arrived.
+    /// Its connections whose first head has not arrived.
     opening: Arc<AtomicUsize>,
 }
 
 /// Why a connection gets no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum NoPlace {
     /// Every connection is in use.
     Full,
     /// Too many connections of the same network have sent no request, and none of them has rested.
@@ -72,7 +71,7 @@ pub enum Refusal {
 }
 
 /// The place of a connection, for as long as this lives.
-pub struct Place {
+pub struct ConnectionPlace {
     connections: Arc<Connections>,
     number: u64,
     /// The address of the peer.
@@ -88,17 +87,17 @@ impl Connections {
     }
 
     /// A place for a new connection from this address. Where none is free, a connection is told to give way.
-    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Place, Refusal> {
+    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<ConnectionPlace, NoPlace> {
         let network = network_of(address);
         let mut open = self.open();
         if open.opening(network) >= (self.max / OPENING_SHARE).max(1) {
-            let number = open.slowest_opening(network).ok_or(Refusal::NetworkShare)?;
+            let number = open.slowest_opening(network).ok_or(NoPlace::NetworkShare)?;
             open.close(number);
         }
         if open.entries.len() >= self.max {
             let Some(number) = open.next_to_close(self.max / SLOW_SHARE) else {
                 open.refused_at = Some(Instant::now());
-                return Err(Refusal::Full);
+                return Err(NoPlace::Full);
             };
             open.close(number);
         }
@@ -108,7 +107,7 @@ impl Connections {
         of_network.connections += 1;
         let (activity, leave) = (Activity::begin(&of_network.opening), CancellationToken::new());
         open.entries.insert(number, Entry { network, activity: Arc::clone(&activity), leave: leave.clone() });
-        Ok(Place { connections: Arc::clone(self), number, address, activity, leave })
+        Ok(ConnectionPlace { connections: Arc::clone(self), number, address, activity, leave })
     }
 
     /// Whether new clients were refused within the last second because every connection was in use.
@@ -147,7 +146,7 @@ impl Open {
         Some(entry)
     }
 
-    /// Of the connections of the network whose first head has not arrived, the one that is under way for longest.
+    /// The connection of the network that has been sending its first head for longest.
     fn slowest_opening(&self, network: IpAddr) -> Option<u64> {
         let slowest = self.entries.iter().filter(|(_, entry)| entry.network == network).filter_map(
             |(number, entry)| match entry.activity.rest() {
@@ -184,17 +183,152 @@ impl Open {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         self.connections.open().remove(self.number);
+    }
+}
+
+// === what a connection is doing ===
+
+/// What a connection is doing, seen from both ends: bytes that arrive, and requests being answered.
+///
+/// Times are milliseconds since the connection began, plus one, so that 0 can say "not".
+///
+/// Read by the connection's own task, and written there too except for HTTP/2's streams; an order between the fields is
+/// not needed, because a check that misses a change sees it the next time.
+#[derive(Debug)]
+pub struct Activity {
+    began: Instant,
+    requests: AtomicUsize,
+    /// When a request's head began to arrive that has not arrived whole.
+    head_since: AtomicU64,
+    /// When the newest request was answered.
+    idle_since: AtomicU64,
+    /// HTTP/2: bytes that arrive between requests are no head, but the protocol's own.
+    multiplexed: AtomicBool,
+    opening: Opening,
+}
+
+/// Counts a connection among those of its peer's network whose first head has not arrived, until it arrives or the connection ends.
+#[derive(Debug)]
+struct Opening {
+    is_counted: AtomicBool,
+    of_network: Arc<AtomicUsize>,
+}
+
+/// What takes too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overdue {
+    Head,
+    Idle,
+}
+
+/// What a connection does that answers no request, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// A head has begun to arrive, or the connection is new.
+    Head(Duration),
+    Idle(Duration),
+}
+
+/// A request being answered.
+pub struct RequestActivity(Arc<Activity>);
+
+impl Activity {
+    /// A connection begins with a head: one that sends nothing is treated as one whose head trickles in.
+    /// `opening` counts the connections of the same network whose first head has not arrived.
+    pub fn begin(opening: &Arc<AtomicUsize>) -> Arc<Self> {
+        opening.fetch_add(1, Relaxed);
+        Arc::new(Self {
+            opening: Opening { is_counted: AtomicBool::new(true), of_network: Arc::clone(opening) },
+            began: Instant::now(),
+            requests: AtomicUsize::new(0),
+            head_since: AtomicU64::new(1),
+            idle_since: AtomicU64::new(1),
+            multiplexed: AtomicBool::new(false),
+        })
+    }
+
+    /// A head has arrived.
+    pub fn request(self: &Arc<Self>, version: Version) -> RequestActivity {
+        self.requests.fetch_add(1, Relaxed);
+        self.head_since.store(0, Relaxed);
+        self.opening.end();
+        self.multiplexed.store(version == Version::HTTP_2, Relaxed);
+        RequestActivity(Arc::clone(self))
+    }
+
+    /// Whether the first head has not arrived.
+    pub fn is_opening(&self) -> bool {
+        self.opening.is_counted.load(Relaxed)
+    }
+
+    /// The connection is told to close: its place is free before its task ends.
+    pub fn give_way(&self) {
+        self.opening.end();
+    }
+
+    /// A further part of an answer is ready.
+    pub fn answer_goes_on(&self) {
+        self.idle_since.store(self.now(), Relaxed);
+    }
+
+    pub fn bytes_arrived(&self) {
+        let between_requests = self.requests.load(Relaxed) == 0 && !self.multiplexed.load(Relaxed);
+        if between_requests && self.head_since.load(Relaxed) == 0 {
+            self.head_since.store(self.now(), Relaxed);
+        }
+    }
+
+    /// `None` while a request is being answered.
+    pub fn rest(&self) -> Option<Rest> {
+        if self.requests.load(Relaxed) > 0 {
+            return None;
+        }
+        let since = |since: u64| Duration::from_millis(self.now().saturating_sub(since));
+        Some(match self.head_since.load(Relaxed) {
+            0 => Rest::Idle(since(self.idle_since.load(Relaxed))),
+            begin => Rest::Head(since(begin)),
+        })
+    }
+
+    pub fn overdue(&self, header_timeout: Duration, idle_timeout: Duration) -> Option<Overdue> {
+        match self.rest()? {
+            Rest::Idle(rest) => (rest >= idle_timeout).then_some(Overdue::Idle),
+            Rest::Head(rest) => (rest >= header_timeout).then_some(Overdue::Head),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
+    }
+}
+
+impl Opening {
+    fn end(&self) {
+        if self.is_counted.swap(false, Relaxed) {
+            self.of_network.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Drop for RequestActivity {
+    fn drop(&mut self) {
+        self.0.idle_since.store(self.0.now(), Relaxed);
+        self.0.requests.fetch_sub(1, Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
-
-    use http::Version;
 
     use super::*;
 
@@ -210,7 +344,7 @@ mod tests {
     }
 
     /// A connection that has answered a request and is idle now.
-    fn idle(connections: &Arc<Connections>) -> Place {
+    fn idle(connections: &Arc<Connections>) -> ConnectionPlace {
         let place = connections.admit(HOST).unwrap();
         drop(place.activity.request(Version::HTTP_11));
         place
@@ -243,10 +377,10 @@ mod tests {
         let connections = Connections::new(16);
         let resting = idle(&connections);
         after(10).await;
-        let slow: Vec<Place> = (0..15).map(|number| connections.admit(host(number)).unwrap()).collect();
+        let slow: Vec<ConnectionPlace> = (0..15).map(|number| connections.admit(host(number)).unwrap()).collect();
         after(1_000).await;
         // Two of sixteen is their share.
-        let mut new: Vec<Place> = Vec::new();
+        let mut new: Vec<ConnectionPlace> = Vec::new();
         for _ in 0..13 {
             new.push(idle(&connections));
             assert!(!resting.leave.is_cancelled());
@@ -265,8 +399,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silent_connections_of_one_host_leave_half_of_the_room_to_others() {
         let connections = Connections::new(8);
-        let silent: Vec<Place> = (0..4).map(|_| connections.admit(HOST).unwrap()).collect();
-        assert_eq!(connections.admit(HOST).err(), Some(Refusal::NetworkShare), "none of them has rested");
+        let silent: Vec<ConnectionPlace> = (0..4).map(|_| connections.admit(HOST).unwrap()).collect();
+        assert_eq!(connections.admit(HOST).err(), Some(NoPlace::NetworkShare), "none of them has rested");
         assert!(!connections.are_full());
         let other = connections.admit(host(1)).unwrap();
         after(1_000).await;
