@@ -14,6 +14,7 @@ use std::{
 };
 
 use identity::{Disagreement, Disagreements, Expected, Mark, Marks};
+use ledger::Position;
 use shard_database::{
     Database, ShardState,
     record::{ShardRecord, compare_schema},
@@ -40,8 +41,11 @@ struct State {
     /// Whether a router has reported a mark of this shard. A router that does so has seen the shard before.
     router_reported_mark: bool,
     acknowledged: Acknowledged,
-    /// The highest mark that this node has read from an accepted database, or committed to it.
+    /// The highest mark that the shard is known to have acknowledged and the accepted database to have reached: by a commit of this node,
+    /// by a look at a database whose commits wait for no stand-by, or because a participant was told it and a look found it.
     served: Mark,
+    /// Whether commits on the server that was accepted last wait for a stand-by.
+    waits_for_standby: bool,
     /// The mark that the last look found, on an accepted database or on a refused one.
     found: Mark,
     record: Option<ShardRecord>,
@@ -100,6 +104,7 @@ impl Gate {
             router_reported_mark: false,
             acknowledged: Acknowledged::default(),
             served: Mark::default(),
+            waits_for_standby: true,
             found: Mark::default(),
             record: None,
             server: None,
@@ -132,6 +137,18 @@ impl Gate {
     /// A gate that has accepted a shard in this state, on timeline 1.
     #[cfg(any(test, feature = "simulation"))]
     pub fn open_to(cluster: shard_map::ClusterId, shard: &str, number: u16, state: ShardState) -> Self {
+        Self::open_on(&ServerFacts::for_tests(7, 1), cluster, shard, number, state)
+    }
+
+    /// As [`Gate::open_to`], on a server with these facts.
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn open_on(
+        facts: &ServerFacts,
+        cluster: shard_map::ClusterId,
+        shard: &str,
+        number: u16,
+        state: ShardState,
+    ) -> Self {
         use identity::{ShardIdentity, shard::RoutingFacts};
         let gate = Self::new(Expected { cluster, shard: shard.to_owned(), number: None });
         gate.set_waiting(None);
@@ -146,7 +163,7 @@ impl Gate {
             state,
         };
         let found = Database::Shard(Box::new(record));
-        assert_eq!(gate.decide(&ServerFacts::for_tests(7, 1), &found, &[], &gate.acknowledged()), Ok(()));
+        assert_eq!(gate.decide(facts, &found, &[], &gate.acknowledged()), Ok(()));
         gate
     }
 
@@ -208,8 +225,10 @@ impl Gate {
             let mark = mark_of(facts, record);
             state.found = mark;
             if outcome.is_ok() {
-                state.served = state.served.merged(mark);
-                state.accept(facts.id(), mark);
+                state.waits_for_standby = facts.waits_for_standby();
+                let proven = state.proven_by_look(mark);
+                state.served = state.served.merged(proven);
+                state.accept(facts.id(), proven);
             }
         }
         let agreed = if state.waiting.is_none() { Phase::Open } else { Phase::Compared };
@@ -323,12 +342,24 @@ impl Gate {
         self.state().acknowledged.clone()
     }
 
-    /// Records that the database has reached this mark, by a commit of the lane or by a look. Answers report the
-    /// mark.
+    /// Records that a commit of the lane was acknowledged at this mark. Answers report the mark.
     pub fn committed(&self, mark: Mark) {
         let mut state = self.state();
         state.served = state.served.merged(mark);
         state.remember(mark);
+    }
+
+    /// Records that a look at the accepted database found this mark.
+    pub fn looked(&self, found: Mark) {
+        let mut state = self.state();
+        let proven = state.proven_by_look(found);
+        state.served = state.served.merged(proven);
+        state.remember(proven);
+    }
+
+    /// Whether only a commit of the lane shows that what a look found was acknowledged.
+    pub fn needs_commit_as_proof(&self) -> bool {
+        self.state().waits_for_standby
     }
 
     /// The mark that the shard is known to have reached. Callers remember it as acknowledged, so it never has anything of a refused
@@ -341,7 +372,7 @@ impl Gate {
     /// The mark that the last look found, also on a refused database. It is for reports, and is not evidence.
     pub fn found(&self) -> Mark {
         let state = self.state();
-        if state.phase == Phase::Open { state.served } else { state.found }
+        if state.phase == Phase::Open { state.served.merged(state.found) } else { state.found }
     }
 
     /// Records a mark of another shard. Returns `true` when it is higher than the known one.
@@ -416,6 +447,21 @@ impl State {
         }
         // From here on, a session that finds a lower position or an older timeline is on another database.
         self.remember(mark);
+    }
+
+    /// The part of a mark which a look at the accepted database found that is known to be acknowledged.
+    ///
+    /// A primary that crashes while a commit waits for a stand-by shows this commit after its restart. No client was told of it, and the
+    /// stand-by may be promoted without it. A look at such a server therefore proves only what some participant was told already. The
+    /// lane's next commit proves the rest, because a stand-by that has confirmed it has everything before it.
+    fn proven_by_look(&self, found: Mark) -> Mark {
+        if !self.waits_for_standby {
+            return found;
+        }
+        let known = self.acknowledged.mark;
+        let nothing_booked = Position::first_of(Position(found.position).shard_number()).0;
+        let known = if known.incarnation == found.incarnation { known.position } else { 0 };
+        Mark { position: found.position.min(known.max(nothing_booked)), ..found }
     }
 
     fn remember(&mut self, mark: Mark) {
@@ -579,6 +625,60 @@ mod tests {
         // Had the caller been told the position, it would accuse the new primary of a loss.
         gate.acknowledge(record(cluster, 97).mark(), "router r");
         assert_eq!(decide(&gate, &promoted, new_primary(137)), Err(vec!["position".to_owned()]));
+    }
+
+    /// The facts of a primary whose commits wait for a stand-by.
+    fn synchronous(facts: ServerFacts) -> ServerFacts {
+        facts.with_setting("synchronous_standby_names", "standby")
+    }
+
+    #[test]
+    fn bookings_that_no_stand_by_has_confirmed_are_not_acknowledged_after_a_restart_of_their_primary() {
+        let cluster = ClusterId::generate();
+        let gate = Gate::new(Expected { cluster, shard: "s0".to_owned(), number: None });
+        gate.set_waiting(None);
+        let primary = synchronous(ServerFacts::for_tests(7, 1));
+        let promoted = synchronous(ServerFacts::for_tests(7, 2).started_at(9));
+        let on_promoted = || ShardRecord { timeline: 2, timeline_began: 95, ..record(cluster, 95) };
+        assert_eq!(decide(&gate, &primary, record(cluster, 95)), Ok(()));
+        gate.committed(record(cluster, 95).mark());
+
+        // Two bookings wait for the stand-by when the primary crashes. After its restart, they are visible.
+        let restarted = primary.started_at(5);
+        assert_eq!(decide(&gate, &restarted, record(cluster, 97)), Ok(()));
+        gate.looked(record(cluster, 97).mark());
+        assert_eq!((gate.served().position, gate.found().position), (95, 97));
+        gate.acknowledge(gate.served(), "router r");
+        // The stand-by is promoted. Nothing that was acknowledged is missing.
+        assert_eq!(decide(&gate, &promoted, on_promoted()), Ok(()));
+        assert_eq!((gate.served().timeline, gate.served().position), (2, 95));
+
+        // Had the stand-by confirmed a commit of the lane after the restart, the bookings would be acknowledged, and their loss noticed.
+        gate.committed(record(cluster, 98).mark());
+        assert_eq!(decide(&gate, &promoted, on_promoted()), Err(vec!["position".to_owned()]));
+    }
+
+    #[test]
+    fn a_new_process_takes_as_acknowledged_what_it_was_told_or_a_stand_by_has_confirmed() {
+        let cluster = ClusterId::generate();
+        let gate = Gate::new(Expected { cluster, shard: "s0".to_owned(), number: None });
+        let primary = synchronous(ServerFacts::for_tests(7, 1));
+        assert_eq!(decide(&gate, &primary, record(cluster, 97)), Ok(()));
+        assert_eq!((gate.served().incarnation, gate.served().position), (1, 1), "as if nothing had been booked");
+        // A router remembers a position. The next look finds it, and callers are told of it.
+        gate.acknowledge(record(cluster, 96).mark(), "router r");
+        gate.looked(record(cluster, 97).mark());
+        assert_eq!(gate.served().position, 96);
+        assert_eq!(decide(&gate, &primary, record(cluster, 95)), Err(vec!["position".to_owned()]));
+        assert_eq!(gate.served().position, 96, "a refused database raises nothing");
+        gate.committed(record(cluster, 98).mark());
+        assert_eq!(decide(&gate, &primary, record(cluster, 97)), Err(vec!["position".to_owned()]));
+
+        // Without a stand-by, a commit is acknowledged as soon as it is visible.
+        let gate = Gate::new(Expected { cluster, shard: "s0".to_owned(), number: None });
+        assert_eq!(decide(&gate, &ServerFacts::for_tests(7, 1), record(cluster, 97)), Ok(()));
+        assert_eq!(gate.served().position, 97);
+        assert_eq!(decide(&gate, &ServerFacts::for_tests(7, 2), record(cluster, 96)), Err(vec!["position".to_owned()]));
     }
 
     #[test]

@@ -125,7 +125,7 @@ impl Service {
         self.gate.acknowledge(at_least, "a router");
         match mark.compare(at_least, "a router") {
             None => {
-                self.gate.committed(mark);
+                self.gate.looked(mark);
                 Ok(())
             }
             Some(behind) => {

@@ -75,8 +75,8 @@ impl Service {
             }
             for (number, mark) in marks.iter() {
                 if number == record.identity.number {
-                    self.look_again_for(mark).await;
                     self.gate.acknowledge(mark, caller);
+                    self.look_again_for(mark).await;
                     self.gate.set_router_reported_mark();
                 } else {
                     self.gate.observe_peer(number, mark);
@@ -142,7 +142,7 @@ impl Service {
             && self.gate.served().is_behind(mark)
             && let Ok(found) = store::read::mark(&self.reads.from).await
         {
-            self.gate.committed(Mark { timeline: self.gate.served().timeline, ..found });
+            self.gate.looked(Mark { timeline: self.gate.served().timeline, ..found });
         }
     }
 
