@@ -78,6 +78,15 @@ impl Acknowledged {
     }
 }
 
+/// A look at the accepted database that is under way.
+#[derive(Debug, Clone, Copy)]
+#[must_use]
+pub struct Look {
+    /// The server that is accepted when the look begins.
+    accepted: Option<(ServerId, Instant)>,
+    timeline: i64,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Phase {
     /// The database has not been compared yet.
@@ -349,12 +358,26 @@ impl Gate {
         state.remember(mark);
     }
 
-    /// Records that a look at the accepted database found this mark.
-    pub fn looked(&self, found: Mark) {
+    /// Begins a look at the accepted database, which another server may replace before the look has its answer.
+    pub fn begin_look(&self) -> Look {
+        let state = self.state();
+        Look { accepted: state.accepted, timeline: state.served.timeline }
+    }
+
+    /// Takes in the mark that a look found, and returns it. Timeline 0 stands for that of the server that was accepted when the look began.
+    /// `None`: the node serves no database now, or another server was accepted since. The answer may come from the former one, so nothing is
+    /// recorded.
+    pub fn end_look(&self, look: Look, found: Mark) -> Option<Mark> {
         let mut state = self.state();
+        if state.phase != Phase::Open || state.accepted != look.accepted {
+            return None;
+        }
+        let timeline = if found.timeline == 0 { look.timeline } else { found.timeline };
+        let found = Mark { timeline, ..found };
         let proven = state.proven_by_look(found);
         state.served = state.served.merged(proven);
         state.remember(proven);
+        Some(found)
     }
 
     /// Whether only a commit of the lane shows that what a look found was acknowledged.
@@ -627,6 +650,39 @@ mod tests {
         assert_eq!(decide(&gate, &promoted, new_primary(137)), Err(vec!["position".to_owned()]));
     }
 
+    /// A look at the accepted database that finds this mark.
+    fn looks(gate: &Gate, found: Mark) {
+        assert!(gate.end_look(gate.begin_look(), found).is_some());
+    }
+
+    #[test]
+    fn a_position_that_was_read_from_a_former_primary_is_not_one_of_the_new_primary() {
+        let cluster = ClusterId::generate();
+        let gate = Gate::new(Expected { cluster, shard: "s0".to_owned(), number: None });
+        gate.set_waiting(None);
+        let (old, promoted) = (ServerFacts::for_tests(7, 1), ServerFacts::for_tests(7, 2).started_at(5));
+        let on_promoted = || ShardRecord { timeline: 2, timeline_began: 95, ..record(cluster, 95) };
+        assert_eq!(decide(&gate, &old, record(cluster, 95)), Ok(()));
+        let look = gate.begin_look();
+        assert_eq!(decide(&gate, &promoted, on_promoted()), Ok(()));
+        // The former primary is cut off and alive. It answers a query that was sent before the promotion was noticed.
+        let found = Mark { incarnation: 1, position: 97, ..Mark::default() };
+        assert_eq!(gate.end_look(look, found), None);
+        assert_eq!((gate.served().timeline, gate.served().position), (2, 95));
+        assert_eq!(decide(&gate, &promoted, on_promoted()), Ok(()), "the new primary lacks nothing");
+
+        let look = gate.begin_look();
+        assert_eq!(decide(&gate, &old, record(cluster, 97)), Err(vec!["timeline".to_owned()]));
+        assert_eq!(gate.end_look(look, found), None, "the node serves nothing");
+        assert_eq!(decide(&gate, &promoted, on_promoted()), Ok(()));
+        looks(&gate, Mark { position: 98, ..found });
+        assert_eq!(
+            (gate.served().timeline, gate.served().position),
+            (2, 98),
+            "the look is one at the accepted server"
+        );
+    }
+
     /// The facts of a primary whose commits wait for a stand-by.
     fn synchronous(facts: ServerFacts) -> ServerFacts {
         facts.with_setting("synchronous_standby_names", "standby")
@@ -646,7 +702,7 @@ mod tests {
         // Two bookings wait for the stand-by when the primary crashes. After its restart, they are visible.
         let restarted = primary.started_at(5);
         assert_eq!(decide(&gate, &restarted, record(cluster, 97)), Ok(()));
-        gate.looked(record(cluster, 97).mark());
+        looks(&gate, record(cluster, 97).mark());
         assert_eq!((gate.served().position, gate.found().position), (95, 97));
         gate.acknowledge(gate.served(), "router r");
         // The stand-by is promoted. Nothing that was acknowledged is missing.
@@ -662,12 +718,13 @@ mod tests {
     fn a_new_process_takes_as_acknowledged_what_it_was_told_or_a_stand_by_has_confirmed() {
         let cluster = ClusterId::generate();
         let gate = Gate::new(Expected { cluster, shard: "s0".to_owned(), number: None });
+        gate.set_waiting(None);
         let primary = synchronous(ServerFacts::for_tests(7, 1));
         assert_eq!(decide(&gate, &primary, record(cluster, 97)), Ok(()));
         assert_eq!((gate.served().incarnation, gate.served().position), (1, 1), "as if nothing had been booked");
         // A router remembers a position. The next look finds it, and callers are told of it.
         gate.acknowledge(record(cluster, 96).mark(), "router r");
-        gate.looked(record(cluster, 97).mark());
+        looks(&gate, record(cluster, 97).mark());
         assert_eq!(gate.served().position, 96);
         assert_eq!(decide(&gate, &primary, record(cluster, 95)), Err(vec!["position".to_owned()]));
         assert_eq!(gate.served().position, 96, "a refused database raises nothing");
@@ -678,7 +735,10 @@ mod tests {
         let gate = Gate::new(Expected { cluster, shard: "s0".to_owned(), number: None });
         assert_eq!(decide(&gate, &ServerFacts::for_tests(7, 1), record(cluster, 97)), Ok(()));
         assert_eq!(gate.served().position, 97);
-        assert_eq!(decide(&gate, &ServerFacts::for_tests(7, 2), record(cluster, 96)), Err(vec!["position".to_owned()]));
+        assert_eq!(
+            decide(&gate, &ServerFacts::for_tests(7, 2), record(cluster, 96)),
+            Err(vec!["position".to_owned()])
+        );
     }
 
     #[test]

@@ -100,6 +100,7 @@ impl<S: Store> Lane<S> {
     /// Reads the shard's state, and what was appended since it was last known.
     pub(super) async fn refresh(&mut self) -> Result<(), StoreError> {
         self.link = None;
+        let look = self.gate.begin_look();
         let Opened { state, timeline, folded, ownership, scales, is_new } = self.store.open().await?;
         let end = Position(state.next_position - 1);
         if is_new {
@@ -145,7 +146,8 @@ impl<S: Store> Lane<S> {
         self.believed = Some((state, timeline));
         self.shared.set_ownership(&state, &ownership);
         self.shared.set_scales(&scales);
-        self.gate.looked(mark_of(&state, timeline));
+        // If the monitor has accepted another server meanwhile, the mark may be that of the former one.
+        let _ = self.gate.end_look(look, mark_of(&state, timeline));
         self.link = Some(Link { state, ahead: state, timeline, ownership, scales });
         Ok(())
     }
