@@ -124,7 +124,7 @@ impl Service {
     /// Does a part of a sum when it is its turn, in at most `longest`.
     ///
     /// # Errors
-    /// When the deadline passes before it begins, or the node is closing.
+    /// When the deadline passes before it begins, the gate has closed, or the node is closing.
     async fn in_turn<T: Send + 'static, F: Future<Output = Result<T, StoreError>> + Send + 'static>(
         &self,
         deadline: Instant,
@@ -136,6 +136,10 @@ impl Service {
         let timeout = deadline.saturating_duration_since(Instant::now()).min(longest);
         if timeout < Duration::from_millis(1) {
             return Err(out_of_time());
+        }
+        // A long sum has many turns, and the database may have been refused since the first one.
+        if let Some(why) = self.gate.closed() {
+            return Err(Status::unavailable(why));
         }
         let pool = self.reads.from.pool().map_err(read_failed)?.clone();
         let work = work(pool, timeout);
@@ -228,7 +232,56 @@ fn selection(prefix: &str, slots: &[wire::SlotRange]) -> Result<Selection, Statu
 
 #[cfg(test)]
 mod tests {
+    use shard_database::{Database, server::ServerFacts};
+    use telemetry::Tasks;
+    use tonic::Code;
+
     use super::*;
+    use crate::{
+        clock::NodeClock,
+        config::LaneConfig,
+        gate::Gate,
+        lane::Lane,
+        role::NodeRole,
+        store::{
+            memory::{self, Memory},
+            read::Readable,
+        },
+        tail::Tail,
+    };
+
+    /// The service of a node without a lane that runs, on a store in memory.
+    fn service(gate: &Gate, database: &memory::Database) -> Service {
+        let (config, role, tasks) = (LaneConfig::default(), NodeRole::active(), Tasks::new());
+        let (clock, tail) = (Arc::new(NodeClock::new(Duration::from_secs(1))), Tail::new(config.tail_bounds()));
+        let store = Arc::new(Memory::new(database.clone(), gate.clone()));
+        let lane =
+            Lane::new(gate.clone(), Arc::clone(&clock), store, tail.clone(), role.clone(), tasks.clone(), &config);
+        let from = Readable::Memory(database.clone());
+        Service::new(gate.clone(), role, clock, lane.unwrap().1, from, tail, tasks)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_slice_of_a_sum_begins_after_the_gate_has_closed() {
+        let database = memory::Database::new();
+        let gate = Gate::open_for_tests(database.state());
+        let service = service(&gate, &database);
+        let others = owned_turn(&service.sums).await.unwrap();
+        let waiting = async {
+            let all = Arc::new(selection("", &[]).unwrap());
+            service.sums_at(&all, 0, Instant::now() + LONGEST_SUM).await.map(|_| ()).unwrap_err()
+        };
+        let closes = async {
+            // The sum waits for its turn when the database is replaced by an empty one.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let facts = ServerFacts::for_tests(7, 1);
+            gate.decide(&facts, &Database::Uninitialised, &[], &gate.acknowledged()).unwrap_err();
+            drop(others);
+        };
+        let (refused, ()) = tokio::join!(waiting, closes);
+        assert_eq!(refused.code(), Code::Unavailable);
+        assert!(refused.message().contains("never initialised as a shard"), "{refused:?}");
+    }
 
     #[test]
     fn slices_grow_while_they_are_quick_and_shrink_when_they_are_not() {
