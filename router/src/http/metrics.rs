@@ -37,6 +37,8 @@ pub enum RefusalReason {
     KeyRateLimit,
     /// Whole lists that are being sent to one caller.
     CallerStreams,
+    /// Sums as of a time of one caller.
+    CallerSums,
     RateLimit,
     InFlight,
     BodyTooLarge,
@@ -47,10 +49,11 @@ pub enum RefusalReason {
 }
 
 impl RefusalReason {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Unauthenticated,
         Self::KeyRateLimit,
         Self::CallerStreams,
+        Self::CallerSums,
         Self::RateLimit,
         Self::InFlight,
         Self::BodyTooLarge,
@@ -64,6 +67,7 @@ impl RefusalReason {
             Self::Unauthenticated => "unauthenticated",
             Self::KeyRateLimit => "key_rate_limit",
             Self::CallerStreams => "caller_streams",
+            Self::CallerSums => "caller_sums",
             Self::RateLimit => "rate_limit",
             Self::InFlight => "in_flight",
             Self::BodyTooLarge => "body_too_large",

@@ -18,8 +18,8 @@ pub enum CallError {
     /// Not executed: the deadline passed before the operation's turn came.
     #[error("the deadline passed before the operation began on shard {shard}")]
     Deadline { shard: Arc<str> },
-    /// Not executed: a sum as of a time took all the time there was.
-    #[error("the sum as of a time did not end on shard {shard}")]
+    /// Not executed: the node gave a sum up that took all the time there was.
+    #[error("the sum did not end on shard {shard}")]
     Unfinished { shard: Arc<str> },
     /// Not executed: something before it has not finished in time. A capture in flight keeps its hold waiting, a transfer
     /// under way its reversal.

@@ -67,7 +67,7 @@ mod tests {
 
     fn sums(asset: &str) -> BalanceSums {
         let sum = BalanceSum { posted: 2 * i128::from(i64::MAX), held: -5, accounts: 3 };
-        BalanceSums { assets: [(asset.to_owned(), sum)].into(), missing: vec!["s1".into()], unfinished: None }
+        BalanceSums { assets: [(asset.to_owned(), sum)].into(), missing: vec!["s1".into()], late: None }
     }
 
     #[test]
