@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
+    metrics::known_method,
     path::AsSent,
     problem::{Code, Problem},
 };
@@ -42,13 +43,14 @@ pub async fn around<F: Future<Output = Response>>(
 ) -> Response {
     let arrived = Instant::now();
     let id = request_id(request.headers());
-    let (span, traceparent) = trace::begin(recorder, &request);
+    let (span, traceparent) = trace::begin(recorder, known_method(request.method()), &request);
     let context = Arc::new(Context {
         id,
         method: request.method().clone(),
         uri: request.extensions().get::<AsSent>().map_or_else(|| request.uri().clone(), |sent| sent.0.clone()),
         traceparent,
         key: OnceLock::new(),
+        needs_no_key: OnceLock::new(),
         transfer: OnceLock::new(),
         hold: OnceLock::new(),
         sent_again: OnceLock::new(),

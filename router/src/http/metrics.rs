@@ -209,6 +209,11 @@ fn status_class(status: StatusCode) -> usize {
     usize::from(status.as_u16() / 100).clamp(1, STATUS_CLASSES.len()) - 1
 }
 
+/// The method, if it is one of those that have a name in metrics and traces. Others are made up by clients, and have any length.
+pub fn known_method(method: &Method) -> Option<&'static str> {
+    METHODS[..METHODS.len() - 1].iter().copied().find(|known| *known == method.as_str())
+}
+
 fn method_index(method: &Method) -> usize {
     METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(METHODS.len() - 1)
 }
@@ -226,5 +231,18 @@ impl<'a> InFlight<'a> {
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.decrement(1.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_method_that_a_client_made_up_has_no_name() {
+        assert_eq!(known_method(&Method::PATCH), Some("PATCH"));
+        for made_up in ["other", "_OTHER", "get", &"A".repeat(64_000)] {
+            assert_eq!(known_method(&Method::from_bytes(made_up.as_bytes()).unwrap()), None);
+        }
     }
 }
