@@ -118,9 +118,20 @@ async fn serve_connection(
         Err(ended) => ended,
     };
     match ended {
-        Ended::ByItself => closing.run_until_cancelled(returned.linger()).await.unwrap_or_default(),
+        Ended::ByItself => linger(returned, &closing, &place).await,
         // No request was sent, or no answer is taken: there is no client to wait for.
         Ended::ByBound(reason) => count_closed(limits, reason),
+    }
+}
+
+/// Waits until the client has read its answer, or until its place is needed. Then the place is free already, and a socket that stayed open would
+/// be counted by nothing but the bound on open files.
+async fn linger(returned: Returned, closing: &CancellationToken, place: &Place) {
+    tokio::select! {
+        biased;
+        () = closing.cancelled() => {}
+        () = place.leave.cancelled() => {}
+        () = returned.linger() => {}
     }
 }
 
@@ -548,6 +559,34 @@ mod tests {
         stream.shutdown().await.unwrap();
         assert!(read_to_end(&mut stream).await.ends_with("quick"));
         server.end().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_lingers_no_longer_than_its_place_is_its_own() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (connections, closing) = (Connections::new(2), CancellationToken::new());
+        let address = listener.local_addr().unwrap();
+        let mut clients = Vec::new();
+        let mut returned = async || {
+            // The client keeps its end open.
+            clients.push(TcpStream::connect(address).await.unwrap());
+            let returned = Returned::default();
+            returned.put(Socket::Plain(listener.accept().await.unwrap().0));
+            returned
+        };
+        let (first, second) = (returned().await, returned().await);
+        let place = connections.admit(address.ip()).unwrap();
+        let begun = tokio::time::Instant::now();
+        let next = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            connections.admit(address.ip()).unwrap()
+        };
+        let ((), _next) = tokio::join!(linger(first, &closing, &place), next);
+        assert!(place.leave.is_cancelled() && begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        // A connection that was told to give way before it ended does not linger at all.
+        let begun = tokio::time::Instant::now();
+        linger(second, &closing, &place).await;
+        assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test]
