@@ -76,6 +76,8 @@ pub struct EdgeParts {
     admission: Admission,
     /// Whole lists that are being sent.
     streams: Shares,
+    /// Sums as of a time that are read or wait for their turn.
+    sums_at: Shares,
     tasks: Tasks,
 }
 
@@ -104,6 +106,7 @@ impl Edge {
             ),
             admission: Admission::new(config.http.max_requests_in_flight, &config.limits),
             streams: Shares::new(streamed::AT_ONCE),
+            sums_at: Shares::new(balances::SUMS_AT_ONCE),
             tasks,
         })))
     }

@@ -27,6 +27,8 @@ pub struct Context {
     pub traceparent: Option<Traceparent>,
     /// The key that the request came with, once it is known.
     pub key: OnceLock<Arc<Key>>,
+    /// Set if this router takes requests without keys.
+    pub needs_no_key: OnceLock<()>,
     /// The transfer or hold that the request orders, once it is read. A batch has none.
     pub transfer: OnceLock<Uuid>,
     pub hold: OnceLock<Uuid>,
@@ -99,29 +101,41 @@ pub fn current_traceparent() -> Option<Traceparent> {
 
 // === spans ===
 
-/// Begins the span of a request, if it is recorded. Returns the trace context for calls that the request causes.
-pub fn begin(recorder: Option<&'static Recorder>, request: &Request) -> (Option<Span>, Option<Traceparent>) {
+/// What OpenTelemetry writes in place of a method that is not known: in the attribute, and in the name of a span.
+const OTHER_METHOD: &str = "_OTHER";
+const ANY_METHOD: &str = "HTTP";
+
+/// Begins the span of a request, if it is recorded. `method` is that of the request; `None`: the client made it up, and it may be long. Returns
+/// the trace context for calls that the request causes.
+pub fn begin(
+    recorder: Option<&'static Recorder>,
+    method: Option<&'static str>,
+    request: &Request,
+) -> (Option<Span>, Option<Traceparent>) {
     let caller = Traceparent::of(request.headers());
     let Some(recorder) = recorder else { return (None, caller) };
     let Some(mut span) = recorder.begin("", Kind::Server, caller) else {
         return (None, caller.map(Traceparent::not_sampled));
     };
-    let method = request.method().as_str();
+    let in_name = method.unwrap_or(ANY_METHOD);
     // A path that no route matches was made up by the client, and is no name.
     match request.extensions().get::<MatchedPath>() {
         Some(route) => {
-            span.rename(format!("{method} {}", route.as_str()));
+            span.rename(format!("{in_name} {}", route.as_str()));
             span.set("http.route", route.as_str().to_owned());
         }
-        None => span.rename(method.to_owned()),
+        None => span.rename(in_name),
     }
-    span.set("http.request.method", method.to_owned());
+    span.set("http.request.method", method.unwrap_or(OTHER_METHOD));
     let traceparent = span.traceparent();
     (Some(span), Some(traceparent))
 }
 
 /// Ends the span of a request that is answered. `code` is that of the problem.
-pub fn answered(mut span: Span, context: &Context, status: StatusCode, code: Option<&'static str>) {
+pub fn answered(span: Span, context: &Context, status: StatusCode, code: Option<&'static str>) {
+    let is_of_known_client = context.key.get().is_some() || context.needs_no_key.get().is_some();
+    let span = if is_of_known_client { Some(span) } else { span.drawn_anew() };
+    let Some(mut span) = span else { return };
     span.set("http.response.status_code", i64::from(status.as_u16()));
     span.set("shardledger.request_id", context.id.to_str().unwrap_or_default().to_owned());
     for (key, id) in [("shardledger.transfer_id", &context.transfer), ("shardledger.hold_id", &context.hold)] {
@@ -165,6 +179,7 @@ pub fn some_request() -> Arc<Context> {
         uri: Uri::from_static("/v1/transfers?dry_run=true"),
         traceparent: None,
         key: OnceLock::new(),
+        needs_no_key: OnceLock::new(),
         transfer: OnceLock::new(),
         hold: OnceLock::new(),
         sent_again: OnceLock::new(),

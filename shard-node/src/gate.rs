@@ -14,6 +14,7 @@ use std::{
 };
 
 use identity::{Disagreement, Disagreements, Expected, Mark, Marks};
+use ledger::Position;
 use shard_database::{
     Database, ShardState,
     record::{ShardRecord, compare_schema},
@@ -40,8 +41,11 @@ struct State {
     /// Whether a router has reported a mark of this shard. A router that does so has seen the shard before.
     router_reported_mark: bool,
     acknowledged: Acknowledged,
-    /// The highest mark that this node has read from an accepted database, or committed to it.
+    /// The highest mark that the shard is known to have acknowledged and the accepted database to have reached: by a commit of this node,
+    /// by a look at a database whose commits wait for no stand-by, or because a participant was told it and a look found it.
     served: Mark,
+    /// Whether commits on the server that was accepted last wait for a stand-by.
+    waits_for_standby: bool,
     /// The mark that the last look found, on an accepted database or on a refused one.
     found: Mark,
     record: Option<ShardRecord>,
@@ -74,6 +78,15 @@ impl Acknowledged {
     }
 }
 
+/// A look at the accepted database that is under way.
+#[derive(Debug, Clone, Copy)]
+#[must_use]
+pub struct Look {
+    /// The server that is accepted when the look begins.
+    accepted: Option<(ServerId, Instant)>,
+    timeline: i64,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Phase {
     /// The database has not been compared yet.
@@ -100,6 +113,7 @@ impl Gate {
             router_reported_mark: false,
             acknowledged: Acknowledged::default(),
             served: Mark::default(),
+            waits_for_standby: true,
             found: Mark::default(),
             record: None,
             server: None,
@@ -132,6 +146,18 @@ impl Gate {
     /// A gate that has accepted a shard in this state, on timeline 1.
     #[cfg(any(test, feature = "simulation"))]
     pub fn open_to(cluster: shard_map::ClusterId, shard: &str, number: u16, state: ShardState) -> Self {
+        Self::open_on(&ServerFacts::for_tests(7, 1), cluster, shard, number, state)
+    }
+
+    /// As [`Gate::open_to`], on a server with these facts.
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn open_on(
+        facts: &ServerFacts,
+        cluster: shard_map::ClusterId,
+        shard: &str,
+        number: u16,
+        state: ShardState,
+    ) -> Self {
         use identity::{ShardIdentity, shard::RoutingFacts};
         let gate = Self::new(Expected { cluster, shard: shard.to_owned(), number: None });
         gate.set_waiting(None);
@@ -146,7 +172,7 @@ impl Gate {
             state,
         };
         let found = Database::Shard(Box::new(record));
-        assert_eq!(gate.decide(&ServerFacts::for_tests(7, 1), &found, &[], &gate.acknowledged()), Ok(()));
+        assert_eq!(gate.decide(facts, &found, &[], &gate.acknowledged()), Ok(()));
         gate
     }
 
@@ -208,8 +234,10 @@ impl Gate {
             let mark = mark_of(facts, record);
             state.found = mark;
             if outcome.is_ok() {
-                state.served = state.served.merged(mark);
-                state.accept(facts.id(), mark);
+                state.waits_for_standby = facts.waits_for_standby();
+                let proven = state.proven_by_look(mark);
+                state.served = state.served.merged(proven);
+                state.accept(facts.id(), proven);
             }
         }
         let agreed = if state.waiting.is_none() { Phase::Open } else { Phase::Compared };
@@ -323,12 +351,38 @@ impl Gate {
         self.state().acknowledged.clone()
     }
 
-    /// Records that the database has reached this mark, by a commit of the lane or by a look. Answers report the
-    /// mark.
+    /// Records that a commit of the lane was acknowledged at this mark. Answers report the mark.
     pub fn committed(&self, mark: Mark) {
         let mut state = self.state();
         state.served = state.served.merged(mark);
         state.remember(mark);
+    }
+
+    /// Begins a look at the accepted database, which another server may replace before the look has its answer.
+    pub fn begin_look(&self) -> Look {
+        let state = self.state();
+        Look { accepted: state.accepted, timeline: state.served.timeline }
+    }
+
+    /// Takes in the mark that a look found, and returns it. Timeline 0 stands for that of the server that was accepted when the look began.
+    /// `None`: the node serves no database now, or another server was accepted since. The answer may come from the former one, so nothing is
+    /// recorded.
+    pub fn end_look(&self, look: Look, found: Mark) -> Option<Mark> {
+        let mut state = self.state();
+        if state.phase != Phase::Open || state.accepted != look.accepted {
+            return None;
+        }
+        let timeline = if found.timeline == 0 { look.timeline } else { found.timeline };
+        let found = Mark { timeline, ..found };
+        let proven = state.proven_by_look(found);
+        state.served = state.served.merged(proven);
+        state.remember(proven);
+        Some(found)
+    }
+
+    /// Whether only a commit of the lane shows that what a look found was acknowledged.
+    pub fn needs_commit_as_proof(&self) -> bool {
+        self.state().waits_for_standby
     }
 
     /// The mark that the shard is known to have reached. Callers remember it as acknowledged, so it never has anything of a refused
@@ -341,7 +395,7 @@ impl Gate {
     /// The mark that the last look found, also on a refused database. It is for reports, and is not evidence.
     pub fn found(&self) -> Mark {
         let state = self.state();
-        if state.phase == Phase::Open { state.served } else { state.found }
+        if state.phase == Phase::Open { state.served.merged(state.found) } else { state.found }
     }
 
     /// Records a mark of another shard. Returns `true` when it is higher than the known one.
@@ -416,6 +470,21 @@ impl State {
         }
         // From here on, a session that finds a lower position or an older timeline is on another database.
         self.remember(mark);
+    }
+
+    /// The part of a mark which a look at the accepted database found that is known to be acknowledged.
+    ///
+    /// A primary that crashes while a commit waits for a stand-by shows this commit after its restart. No client was told of it, and the
+    /// stand-by may be promoted without it. A look at such a server therefore proves only what some participant was told already. The
+    /// lane's next commit proves the rest, because a stand-by that has confirmed it has everything before it.
+    fn proven_by_look(&self, found: Mark) -> Mark {
+        if !self.waits_for_standby {
+            return found;
+        }
+        let known = self.acknowledged.mark;
+        let nothing_booked = Position::first_of(Position(found.position).shard_number()).0;
+        let known = if known.incarnation == found.incarnation { known.position } else { 0 };
+        Mark { position: found.position.min(known.max(nothing_booked)), ..found }
     }
 
     fn remember(&mut self, mark: Mark) {
@@ -579,6 +648,97 @@ mod tests {
         // Had the caller been told the position, it would accuse the new primary of a loss.
         gate.acknowledge(record(cluster, 97).mark(), "router r");
         assert_eq!(decide(&gate, &promoted, new_primary(137)), Err(vec!["position".to_owned()]));
+    }
+
+    /// A look at the accepted database that finds this mark.
+    fn looks(gate: &Gate, found: Mark) {
+        assert!(gate.end_look(gate.begin_look(), found).is_some());
+    }
+
+    #[test]
+    fn a_position_that_was_read_from_a_former_primary_is_not_one_of_the_new_primary() {
+        let cluster = ClusterId::generate();
+        let gate = Gate::new(Expected { cluster, shard: "s0".to_owned(), number: None });
+        gate.set_waiting(None);
+        let (old, promoted) = (ServerFacts::for_tests(7, 1), ServerFacts::for_tests(7, 2).started_at(5));
+        let on_promoted = || ShardRecord { timeline: 2, timeline_began: 95, ..record(cluster, 95) };
+        assert_eq!(decide(&gate, &old, record(cluster, 95)), Ok(()));
+        let look = gate.begin_look();
+        assert_eq!(decide(&gate, &promoted, on_promoted()), Ok(()));
+        // The former primary is cut off and alive. It answers a query that was sent before the promotion was noticed.
+        let found = Mark { incarnation: 1, position: 97, ..Mark::default() };
+        assert_eq!(gate.end_look(look, found), None);
+        assert_eq!((gate.served().timeline, gate.served().position), (2, 95));
+        assert_eq!(decide(&gate, &promoted, on_promoted()), Ok(()), "the new primary lacks nothing");
+
+        let look = gate.begin_look();
+        assert_eq!(decide(&gate, &old, record(cluster, 97)), Err(vec!["timeline".to_owned()]));
+        assert_eq!(gate.end_look(look, found), None, "the node serves nothing");
+        assert_eq!(decide(&gate, &promoted, on_promoted()), Ok(()));
+        looks(&gate, Mark { position: 98, ..found });
+        assert_eq!(
+            (gate.served().timeline, gate.served().position),
+            (2, 98),
+            "the look is one at the accepted server"
+        );
+    }
+
+    /// The facts of a primary whose commits wait for a stand-by.
+    fn synchronous(facts: ServerFacts) -> ServerFacts {
+        facts.with_setting("synchronous_standby_names", "standby")
+    }
+
+    #[test]
+    fn bookings_that_no_stand_by_has_confirmed_are_not_acknowledged_after_a_restart_of_their_primary() {
+        let cluster = ClusterId::generate();
+        let gate = Gate::new(Expected { cluster, shard: "s0".to_owned(), number: None });
+        gate.set_waiting(None);
+        let primary = synchronous(ServerFacts::for_tests(7, 1));
+        let promoted = synchronous(ServerFacts::for_tests(7, 2).started_at(9));
+        let on_promoted = || ShardRecord { timeline: 2, timeline_began: 95, ..record(cluster, 95) };
+        assert_eq!(decide(&gate, &primary, record(cluster, 95)), Ok(()));
+        gate.committed(record(cluster, 95).mark());
+
+        // Two bookings wait for the stand-by when the primary crashes. After its restart, they are visible.
+        let restarted = primary.started_at(5);
+        assert_eq!(decide(&gate, &restarted, record(cluster, 97)), Ok(()));
+        looks(&gate, record(cluster, 97).mark());
+        assert_eq!((gate.served().position, gate.found().position), (95, 97));
+        gate.acknowledge(gate.served(), "router r");
+        // The stand-by is promoted. Nothing that was acknowledged is missing.
+        assert_eq!(decide(&gate, &promoted, on_promoted()), Ok(()));
+        assert_eq!((gate.served().timeline, gate.served().position), (2, 95));
+
+        // Had the stand-by confirmed a commit of the lane after the restart, the bookings would be acknowledged, and their loss noticed.
+        gate.committed(record(cluster, 98).mark());
+        assert_eq!(decide(&gate, &promoted, on_promoted()), Err(vec!["position".to_owned()]));
+    }
+
+    #[test]
+    fn a_new_process_takes_as_acknowledged_what_it_was_told_or_a_stand_by_has_confirmed() {
+        let cluster = ClusterId::generate();
+        let gate = Gate::new(Expected { cluster, shard: "s0".to_owned(), number: None });
+        gate.set_waiting(None);
+        let primary = synchronous(ServerFacts::for_tests(7, 1));
+        assert_eq!(decide(&gate, &primary, record(cluster, 97)), Ok(()));
+        assert_eq!((gate.served().incarnation, gate.served().position), (1, 1), "as if nothing had been booked");
+        // A router remembers a position. The next look finds it, and callers are told of it.
+        gate.acknowledge(record(cluster, 96).mark(), "router r");
+        looks(&gate, record(cluster, 97).mark());
+        assert_eq!(gate.served().position, 96);
+        assert_eq!(decide(&gate, &primary, record(cluster, 95)), Err(vec!["position".to_owned()]));
+        assert_eq!(gate.served().position, 96, "a refused database raises nothing");
+        gate.committed(record(cluster, 98).mark());
+        assert_eq!(decide(&gate, &primary, record(cluster, 97)), Err(vec!["position".to_owned()]));
+
+        // Without a stand-by, a commit is acknowledged as soon as it is visible.
+        let gate = Gate::new(Expected { cluster, shard: "s0".to_owned(), number: None });
+        assert_eq!(decide(&gate, &ServerFacts::for_tests(7, 1), record(cluster, 97)), Ok(()));
+        assert_eq!(gate.served().position, 97);
+        assert_eq!(
+            decide(&gate, &ServerFacts::for_tests(7, 2), record(cluster, 96)),
+            Err(vec!["position".to_owned()])
+        );
     }
 
     #[test]

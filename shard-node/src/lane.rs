@@ -109,6 +109,9 @@ pub struct Lane<S: Store> {
     careful: bool,
     /// What was found in the database is possibly not replicated yet: the next batch needs a booking of its own.
     needs_own_booking: bool,
+    /// Nothing was committed since the lane opened a session on a server that it had not used, or that has restarted. If commits wait for
+    /// a stand-by, bookings that were found there may be unconfirmed.
+    is_unproven: bool,
     /// The last attempt to become able to write succeeded.
     is_able: bool,
     /// How long the lane rests before the next batch. The fixed cost of a commit does not depend on the size of the batch.
@@ -182,6 +185,7 @@ impl<S: Store> Lane<S> {
             reserved_ahead: Vec::new(),
             careful: false,
             needs_own_booking: false,
+            is_unproven: false,
             is_able: false,
             rest: Duration::ZERO,
             timer: ShortTimer::new()?,
@@ -463,6 +467,7 @@ impl<S: Store> Lane<S> {
             self.gate.observe_peer(number, mark);
         }
         self.needs_own_booking &= effects.is_empty();
+        self.is_unproven &= effects.is_empty();
         self.rest = match group.len() {
             2..NO_REST_FROM => commit.min(LONGEST_REST),
             _ => Duration::ZERO,

@@ -7,7 +7,6 @@ pub mod listener;
 
 use std::{sync::Arc, time::Duration};
 
-use identity::Mark;
 use ledger::{
     AccountId, Limit,
     history::StoredTransfer,
@@ -120,14 +119,17 @@ impl Service {
             return Ok(());
         }
         // Another node of the shard has committed since this node last looked, or the database is the wrong one.
-        let found = store::read::mark(&self.reads.from).await.map_err(read_failed)?;
-        let mark = Mark { timeline: self.gate.served().timeline, ..found };
         self.gate.acknowledge(at_least, "a router");
-        match mark.compare(at_least, "a router") {
-            None => {
-                self.gate.committed(mark);
-                Ok(())
-            }
+        let look = self.gate.begin_look();
+        let found = store::read::mark(&self.reads.from).await.map_err(read_failed)?;
+        let Some(found) = self.gate.end_look(look, found) else {
+            let why = self.gate.closed();
+            return Err(Status::unavailable(
+                why.unwrap_or_else(|| "another primary was accepted meanwhile".to_owned()),
+            ));
+        };
+        match found.compare(at_least, "a router") {
+            None => Ok(()),
             Some(behind) => {
                 tracing::error!(%behind, "a read was refused: the database is behind what was acknowledged");
                 Err(Status::failed_precondition(behind.to_string()))

@@ -29,12 +29,12 @@ pub enum CertificateError {
     #[error("{}: the certificate cannot be read: {reason}", file.display())]
     Certificate { file: PathBuf, reason: String },
     #[error(
-        "{}: the certificate is not valid now: it is valid from {} to {}",
+        "{}: its first certificate, {}, is not valid now: it is valid {}",
         file.display(),
-        date(validity.from_s),
-        date(validity.until_s)
+        certificate.subject,
+        certificate.validity
     )]
-    NotValidNow { file: PathBuf, validity: Validity },
+    NotValidNow { file: PathBuf, certificate: Described },
     #[error("{} with the key {}: {reason}", certificate.display(), key.display())]
     Refused { certificate: PathBuf, key: PathBuf, reason: rustls::Error },
     #[error("{} is no authority: {reason}", file.display())]
@@ -72,10 +72,18 @@ pub struct Pair {
     /// The certificate itself, and after it those between it and its authority.
     pub chain: Vec<CertificateDer<'static>>,
     pub key: PrivateKeyDer<'static>,
+    /// Each certificate of the chain.
+    pub described: Vec<Described>,
+}
+
+/// Whose certificate it is, and when it is valid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    pub subject: String,
     pub validity: Validity,
 }
 
-/// When a certificate and those between it and its authority are valid, in seconds since 1970.
+/// When a certificate is valid, in seconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
     pub from_s: i64,
@@ -86,6 +94,12 @@ pub struct Validity {
 impl Validity {
     pub fn contains(self, at_s: i64) -> bool {
         (self.from_s..=self.until_s).contains(&at_s)
+    }
+}
+
+impl std::fmt::Display for Validity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "from {} to {}", date(self.from_s), date(self.until_s))
     }
 }
 
@@ -112,19 +126,14 @@ impl Files {
         let Some(leaf) = chain.first() else {
             return Err(CertificateError::NoCertificate(self.certificate.clone()));
         };
-        let mut validity = Validity { from_s: i64::MIN, until_s: i64::MAX };
-        for certificate in &chain {
-            let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|reason| {
-                CertificateError::Certificate { file: self.certificate.clone(), reason: reason.to_string() }
-            })?;
-            validity.from_s = validity.from_s.max(parsed.validity().not_before.timestamp());
-            validity.until_s = validity.until_s.min(parsed.validity().not_after.timestamp());
-        }
+        let described = chain.iter().map(describe).collect::<Result<_, _>>();
+        let described =
+            described.map_err(|reason| CertificateError::Certificate { file: self.certificate.clone(), reason })?;
         let mut keys = private_keys(&self.key, &contents.key)?;
         // Within a renewal, the file has the former key and the new one. If none of them is the certificate's, the caller finds out.
         let matching = keys.iter().position(|key| is_key_of(leaf, key)).unwrap_or(0);
         let key = keys.swap_remove(matching);
-        Ok(Pair { chain, key, validity })
+        Ok(Pair { chain, key, described })
     }
 
     /// The authorities that peers must come from; empty without a file of authorities.
@@ -173,6 +182,15 @@ pub fn private_keys(file: &Path, text: &[u8]) -> Result<Vec<PrivateKeyDer<'stati
 /// Whether a private key is that of a certificate.
 pub fn is_key_of(certificate: &CertificateDer<'static>, key: &PrivateKeyDer<'static>) -> bool {
     CertifiedKey::from_der(vec![certificate.clone()], key.clone_key(), &ring::default_provider()).is_ok()
+}
+
+fn describe(certificate: &CertificateDer<'static>) -> Result<Described, String> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|reason| reason.to_string())?;
+    let (subject, validity) = (parsed.subject().to_string(), parsed.validity());
+    Ok(Described {
+        subject: if subject.is_empty() { "which has no subject".to_owned() } else { subject },
+        validity: Validity { from_s: validity.not_before.timestamp(), until_s: validity.not_after.timestamp() },
+    })
 }
 
 fn pem_error(file: &Path) -> impl Fn(pem::Error) -> CertificateError {

@@ -88,5 +88,5 @@ fn build(files: &Files, contents: &Contents) -> Result<Built<ServerConfig>, Cert
         .with_single_cert(pair.chain, pair.key)
         .map_err(|reason| files.refused(reason))?;
     config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
-    Ok(Built { value: config, validity: pair.validity })
+    Ok(Built { value: config, certificates: pair.described })
 }

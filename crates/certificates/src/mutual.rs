@@ -322,5 +322,5 @@ fn build(files: &Files, contents: &Contents) -> Result<Built<Both>, CertificateE
     client.alpn_protocols = vec![PROTOCOL.to_vec()];
     client.resumption = Resumption::disabled();
     let value = Both { server: Arc::new(server), client: Arc::new(client) };
-    Ok(Built { value, validity: pair.validity })
+    Ok(Built { value, certificates: pair.described })
 }

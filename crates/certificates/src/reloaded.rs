@@ -13,7 +13,7 @@ use telemetry::{Tasks, clock};
 
 use crate::{
     CertificateError,
-    files::{Contents, Files, Validity},
+    files::{Contents, Described, Files},
 };
 
 const NOT_AFTER: &str = "shardledger_tls_certificate_not_after_seconds";
@@ -24,7 +24,8 @@ type Build<T> = fn(&Files, &Contents) -> Result<Built<T>, CertificateError>;
 /// What was made of the files.
 pub struct Built<T> {
     pub value: T,
-    pub validity: Validity,
+    /// The certificate itself, and after it the others of its file.
+    pub certificates: Vec<Described>,
 }
 
 /// Clones share it.
@@ -55,7 +56,7 @@ struct State {
     /// What was read last, whether it was taken or refused.
     seen: Option<Contents>,
     loaded_at_us: i64,
-    /// Of the certificate in use, in seconds since 1970.
+    /// Of the certificate in use itself, in seconds since 1970. Peers may not need the others of its file.
     expires_at_s: i64,
     refusal: Option<String>,
 }
@@ -85,11 +86,12 @@ impl<T: Send + Sync + 'static> Reloaded<T> {
         );
         describe_gauge!(NOT_AFTER, "When the certificate in use expires, in seconds since 1970; subtract time().");
         let contents = files.read()?;
-        let Built { value, validity } = build(&files, &contents)?;
-        if let Err(error) = valid_now(&files, validity) {
+        let Built { value, certificates } = build(&files, &contents)?;
+        if let Err(error) = valid_now(&files, &certificates) {
             tracing::error!(purpose, %error, "the certificate is used, although peers may refuse it");
         }
-        let expires_at_s = validity.until_s;
+        warn_of_others(purpose, &files, &certificates);
+        let expires_at_s = expiry(&certificates);
         let state = State { seen: Some(contents), loaded_at_us: clock::now_us(), expires_at_s, refusal: None };
         report(purpose, expires_at_s);
         let in_use = ArcSwap::from_pointee(value);
@@ -132,7 +134,8 @@ impl<T: Send + Sync + 'static> Reloaded<T> {
     }
 
     /// Takes the files if they have changed. Files that do not fit each other, and a certificate that is not valid now, are refused; what is in
-    /// use stays in use.
+    /// use stays in use. Other certificates of the file that are not valid now are logged: peers ignore one that they do not need, such as
+    /// a root that has expired.
     pub(crate) fn reload_if_changed(&self) {
         let read = self.0.files.read();
         let mut state = self.state();
@@ -143,7 +146,7 @@ impl<T: Send + Sync + 'static> Reloaded<T> {
         state.seen = None;
         let built = read.and_then(|contents| (self.0.build)(&self.0.files, state.seen.insert(contents)));
         let built = built.and_then(|built| {
-            valid_now(&self.0.files, built.validity).inspect_err(|_| {
+            valid_now(&self.0.files, &built.certificates).inspect_err(|_| {
                 // The time may come when these files can be taken.
                 state.seen = None;
             })?;
@@ -151,8 +154,9 @@ impl<T: Send + Sync + 'static> Reloaded<T> {
         });
         let purpose = self.0.purpose;
         match built {
-            Ok(Built { value, validity }) => {
-                let expires_at_s = validity.until_s;
+            Ok(Built { value, certificates }) => {
+                warn_of_others(purpose, &self.0.files, &certificates);
+                let expires_at_s = expiry(&certificates);
                 self.0.in_use.store(Arc::new(value));
                 tracing::info!(purpose, file = %self.0.files.certificate.display(), "certificate replaced");
                 state.loaded_at_us = clock::now_us();
@@ -178,13 +182,38 @@ impl<T: Send + Sync + 'static> Reloaded<T> {
     }
 }
 
-/// Refuses a certificate that is not valid now.
-fn valid_now(files: &Files, validity: Validity) -> Result<(), CertificateError> {
-    if validity.contains(i64::try_from(clock::now_s()).unwrap_or(i64::MAX)) {
-        Ok(())
-    } else {
-        Err(CertificateError::NotValidNow { file: files.certificate.clone(), validity })
+/// Refuses a certificate that is not valid now. It is the first of its file.
+fn valid_now(files: &Files, certificates: &[Described]) -> Result<(), CertificateError> {
+    match certificates.first() {
+        Some(first) if !is_valid_now(first) => {
+            Err(CertificateError::NotValidNow { file: files.certificate.clone(), certificate: first.clone() })
+        }
+        _ => Ok(()),
     }
+}
+
+/// Logs the certificates of the file, besides the first, that are not valid now.
+fn warn_of_others(purpose: &'static str, files: &Files, certificates: &[Described]) {
+    for Described { subject, validity } in
+        certificates.iter().skip(1).filter(|certificate| !is_valid_now(certificate))
+    {
+        tracing::warn!(
+            purpose,
+            file = %files.certificate.display(),
+            subject,
+            %validity,
+            "another certificate of the file is not valid now; peers that need it refuse the first one"
+        );
+    }
+}
+
+fn is_valid_now(certificate: &Described) -> bool {
+    certificate.validity.contains(i64::try_from(clock::now_s()).unwrap_or(i64::MAX))
+}
+
+/// When the certificate itself expires, in seconds since 1970.
+fn expiry(certificates: &[Described]) -> i64 {
+    certificates.first().map_or(0, |first| first.validity.until_s)
 }
 
 fn report(purpose: &'static str, expires_at_s: i64) {
@@ -266,6 +295,28 @@ mod tests {
         folder.write(-HOUR, 2 * HOUR);
         assert_eq!(refusal(&certificates), "");
         assert!(certificates.status().expires_at_s > before.expires_at_s);
+    }
+
+    #[test]
+    fn an_expired_certificate_after_the_first_is_no_reason_to_refuse_the_file() {
+        let folder = Folder::new("expired-root");
+        folder.write(-HOUR, HOUR);
+        let certificates = Certificates::open(&folder.config).unwrap();
+        let before = certificates.status();
+        let (expired, _) = pair(-2 * HOUR, -HOUR);
+        let (renewed, key) = pair(-HOUR, 3 * HOUR);
+        fs::write(&folder.config.certificate, format!("{renewed}{expired}")).unwrap();
+        fs::write(&folder.config.key, &key).unwrap();
+        assert_eq!(refusal(&certificates), "");
+        let taken = certificates.status().expires_at_s;
+        assert!(taken > before.expires_at_s, "the expiry is that of the first certificate");
+        // The first one decides, and the error names it.
+        let (late, key) = pair(-2 * HOUR, -HOUR);
+        fs::write(&folder.config.certificate, format!("{late}{renewed}")).unwrap();
+        fs::write(&folder.config.key, &key).unwrap();
+        let refused = refusal(&certificates);
+        assert!(refused.contains("its first certificate, CN=") && refused.contains("not valid now"), "{refused}");
+        assert_eq!(certificates.status().expires_at_s, taken);
     }
 
     #[test]

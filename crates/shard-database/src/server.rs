@@ -103,6 +103,9 @@ const REQUIRED: [Required; 8] = [
     },
 ];
 
+/// The stand-bys that a commit waits for; empty if it waits for none.
+const STANDBY_NAMES: &str = "synchronous_standby_names";
+
 /// Settings that are reported as warnings if they are wrong.
 const WARNED: [(&str, &str, &str); 1] = [(
     "data_checksums",
@@ -195,6 +198,19 @@ impl ServerFacts {
         Self { started_at_us, ..self }
     }
 
+    /// The same facts with another value of a setting, for tests.
+    #[must_use]
+    pub fn with_setting(mut self, name: &str, value: &str) -> Self {
+        self.settings.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Whether a commit is acknowledged only after a stand-by has confirmed it. After a crash, such a server may show commits that no
+    /// stand-by has confirmed.
+    pub fn waits_for_standby(&self) -> bool {
+        !self.setting(STANDBY_NAMES).is_empty()
+    }
+
     /// The names of the settings that must have certain values.
     pub fn required() -> impl Iterator<Item = &'static str> {
         REQUIRED.iter().map(|required| required.name)
@@ -247,7 +263,7 @@ impl ServerFacts {
 /// The names of the settings that are compared.
 fn compared<'n>(asked_for: &[(&'n str, &str)]) -> Vec<&'n str> {
     let required = REQUIRED.iter().map(|required| required.name);
-    let warned = WARNED.iter().map(|(name, ..)| *name);
+    let warned = WARNED.iter().map(|(name, ..)| *name).chain([STANDBY_NAMES]);
     required.chain(warned).chain(asked_for.iter().map(|(name, _)| *name)).collect()
 }
 

@@ -160,6 +160,11 @@ impl Recorder {
         Some(span)
     }
 
+    /// Draws by the ratio, whatever a caller says.
+    fn draws(&self) -> bool {
+        self.is_within_ratio(Traceparent::sampled(self.ids.new_trace_id(), SpanId::INVALID))
+    }
+
     fn is_within_ratio(&self, caller: Traceparent) -> bool {
         caller.trace_id_low() >> 1 < self.sampled_below
     }
@@ -220,6 +225,7 @@ pub struct Span {
     ended: Option<Instant>,
     attributes: Vec<KeyValue>,
     status: Status,
+    is_discarded: bool,
 }
 
 impl Span {
@@ -242,7 +248,16 @@ impl Span {
             ended: None,
             attributes: Vec::new(),
             status: Status::Unset,
+            is_discarded: false,
         }
+    }
+
+    /// Decides anew whether to record the span, by a draw of this process, if a caller's trace context has decided it. An id below the ratio
+    /// would otherwise let a caller without a key have each of its requests recorded. `None`: it is not recorded.
+    #[must_use]
+    pub fn drawn_anew(mut self) -> Option<Self> {
+        self.is_discarded = self.has_remote_parent && !self.recorder.draws();
+        (!self.is_discarded).then_some(self)
     }
 
     /// The trace context for work that this span causes.
@@ -280,6 +295,9 @@ impl Span {
 
 impl Drop for Span {
     fn drop(&mut self) {
+        if self.is_discarded {
+            return;
+        }
         let ended = self.ended.unwrap_or_else(Instant::now).max(self.begun.at);
         let context = SpanContext::new(self.trace, self.id, TraceFlags::SAMPLED, false, TraceState::NONE);
         self.recorder.record(SpanData {
@@ -365,6 +383,19 @@ mod tests {
         assert!(half.begin("GET", Kind::Server, trace("f448eb211c80319c")).is_none());
         let roots = (0..1000).filter(|_| half.begin("GET", Kind::Server, None).is_some()).count();
         assert!((300..700).contains(&roots), "{roots} of 1000 with a ratio of a half");
+    }
+
+    #[tokio::test]
+    async fn the_trace_context_of_an_unknown_caller_does_not_decide_what_is_recorded() {
+        let (half, mut spans) = recording(0.5, 2_000);
+        let low = Traceparent::parse(b"00-0af7651916cd43dd0000000000000001-b7ad6b7169203331-01");
+        let begin = |caller| half.begin("GET", Kind::Server, caller).unwrap();
+        let kept = (0..1000).filter(|_| begin(low).drawn_anew().is_some()).count();
+        assert!((300..700).contains(&kept), "{kept} of 1000 with a ratio of a half");
+        assert_eq!(std::iter::from_fn(|| spans.try_recv().ok()).count(), kept);
+        // A trace that began here was drawn already.
+        let roots = (0..100).filter_map(|_| half.begin("GET", Kind::Server, None));
+        assert!(roots.map(Span::drawn_anew).all(|span| span.is_some()));
     }
 
     #[tokio::test]

@@ -24,8 +24,8 @@ pub enum CallError {
     /// Not executed: the deadline passed before the operation's turn came.
     #[error("the deadline passed before the operation began on shard {shard}")]
     Deadline { shard: Arc<str> },
-    /// Not executed: a sum as of a time did not end before the deadline.
-    #[error("the sum as of a time did not end on shard {shard}")]
+    /// Not executed: the node gave up a sum that took all the time there was.
+    #[error("the sum did not end on shard {shard}")]
     Unfinished { shard: Arc<str> },
     /// Not executed: another operation had to finish first and did not in time. The release of a hold waits for a capture in flight, a
     /// reversal waits for its original.

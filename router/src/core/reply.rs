@@ -158,15 +158,16 @@ pub struct BalanceSums {
     pub assets: BTreeMap<String, BalanceSum>,
     /// Shards that did not answer; what their accounts hold is not in the sums.
     pub missing: Vec<Arc<str>>,
-    /// The first of `missing` that was asked as of a time and did not end in time.
-    pub unfinished: Option<Arc<str>>,
+    /// Why the first of `missing` whose part did not end in time was late, if the sums are as of a time.
+    pub late: Option<CallError>,
 }
 
 impl BalanceSums {
     /// Why a shard is missing, if one is.
     pub fn incomplete(&self) -> Option<CallError> {
-        let unfinished = self.unfinished.clone().map(|shard| CallError::Unfinished { shard });
-        unfinished.or_else(|| self.missing.first().map(|shard| CallError::Unavailable { shard: Arc::clone(shard) }))
+        self.late
+            .clone()
+            .or_else(|| self.missing.first().map(|shard| CallError::Unavailable { shard: Arc::clone(shard) }))
     }
 }
 

@@ -11,10 +11,12 @@ use super::{
     Edge,
     access::Access,
     accounts::no_such_account,
+    admission::{Caller, Exhausted, Shares, Taken},
     answer::{Scale, Table, json, limit, nonsense, table},
     context::RequestDeadline,
+    metrics::{RefusalReason, count_refused},
     parameters::{self, AccountPath, Parameters},
-    problem::Problem,
+    problem::{Code, Problem},
     schemas,
     streamed::Recipient,
 };
@@ -22,11 +24,18 @@ use crate::core::reply::BalanceSums;
 
 // === sums ===
 
+/// Sums as of a time that one router reads, or that wait for their turn. Few of them run at once, in the order in which they came.
+pub const SUMS_AT_ONCE: usize = 64;
+/// How many of them one key may have. Each may take 30 s, and with more, one key would have all the turns.
+const OF_KEY: usize = 1;
+/// How many of them one address may have that needs no key. Behind a gateway, every client has its address.
+const OF_ADDRESS: usize = 6;
+
 /// Read what accounts hold together, by asset, over all shards.
 ///
 /// Each shard's part is as of one moment, the parts are not as of the same one: of a cross-shard transfer under way the sum
 /// may have the debit and not yet the credit. A shard that does not answer in time is left out and named. With `at`, every part is as of
-/// that time by the shard's clock. With `Accept: text/csv` the sums are a table, and a shard that does not answer is an error.
+/// that time by the shard's clock, and a key may have one such request at a time. With `Accept: text/csv` the sums are a table, and a shard that does not answer is an error.
 #[utoipa::path(
     get, path = "/v1/balances", operation_id = "sumBalances", tag = "accounts",
     params(
@@ -48,9 +57,14 @@ pub async fn sum(
     let at_us = parameters::instant(&mut parameters);
     parameters.finish()?;
     let prefix = access.read_prefix(prefix.unwrap_or_default())?;
-    if let Some(at_us) = at_us {
-        parameters::settled(at_us).await;
-    }
+    let _turn = match at_us {
+        Some(at_us) => {
+            let turn = turn(&edge.sums_at, recipient.caller.clone())?;
+            parameters::settled(at_us).await;
+            Some(turn)
+        }
+        None => None,
+    };
     let sums = edge.core.sum_balances(&prefix, at_us, deadline.0).await?;
     if !recipient.csv {
         return Ok(json(StatusCode::OK, &BalancesView::new(sums, at_us, &edge.assets)?));
@@ -64,6 +78,27 @@ pub async fn sum(
         lines.line([sum.asset, sum.posted, sum.held, sum.accounts.to_string()])?;
     }
     table(lines)
+}
+
+/// Admits a sum as of a time, which is counted for as long as the result lives.
+fn turn(sums: &Shares, caller: Caller) -> Result<Taken, Problem> {
+    let share = match caller {
+        Caller::Key(_) => OF_KEY,
+        Caller::Address(_) => OF_ADDRESS,
+    };
+    sums.take(caller, share, 1).map_err(|exhausted| match exhausted {
+        Exhausted::Share => {
+            count_refused(RefusalReason::CallerSums);
+            let detail = format!(
+                "a router reads at most {share} sums as of a time at once for one caller; wait for the answer first"
+            );
+            Problem::new(Code::RateLimited, detail)
+        }
+        Exhausted::All => {
+            count_refused(RefusalReason::InFlight);
+            Problem::new(Code::Overloaded, "too many sums as of a time are waiting")
+        }
+    })
 }
 
 /// What accounts hold together.
@@ -192,12 +227,14 @@ impl BalanceView {
 
 #[cfg(test)]
 mod tests {
+    use ledger::KeyName;
+
     use super::*;
-    use crate::{core::reply::BalanceSum, http::problem::Code};
+    use crate::core::reply::BalanceSum;
 
     fn sums(asset: &str) -> BalanceSums {
         let sum = BalanceSum { posted: 2 * i128::from(i64::MAX), held: -5, accounts: 3 };
-        BalanceSums { assets: [(asset.to_owned(), sum)].into(), missing: vec!["s1".into()], unfinished: None }
+        BalanceSums { assets: [(asset.to_owned(), sum)].into(), missing: vec!["s1".into()], late: None }
     }
 
     #[test]
@@ -215,5 +252,23 @@ mod tests {
         for asset in ["BTC", "not an asset"] {
             assert_eq!(BalancesView::new(sums(asset), None, &assets).unwrap_err().code(), Code::Internal);
         }
+    }
+
+    #[test]
+    fn one_key_has_one_sum_as_of_a_time_and_leaves_the_turns_to_others() {
+        let sums = Shares::new(SUMS_AT_ONCE);
+        let key = |name: &str| Caller::Key(KeyName::new(name).unwrap());
+        let code = |result: Result<Taken, Problem>| result.map_err(|problem| problem.code());
+        let first = turn(&sums, key("one")).unwrap();
+        assert_eq!(code(turn(&sums, key("one"))).unwrap_err(), Code::RateLimited);
+        assert!(turn(&sums, key("two")).is_ok());
+        drop(first);
+        assert!(turn(&sums, key("one")).is_ok(), "a turn is given back");
+        let of_address: Vec<Taken> = (0..OF_ADDRESS).map(|_| turn(&sums, Caller::Address(None)).unwrap()).collect();
+        assert_eq!(code(turn(&sums, Caller::Address(None))).unwrap_err(), Code::RateLimited);
+        let others: Vec<Taken> =
+            (of_address.len()..SUMS_AT_ONCE).map(|number| turn(&sums, key(&format!("k{number}"))).unwrap()).collect();
+        assert_eq!(code(turn(&sums, key("last"))).unwrap_err(), Code::Overloaded);
+        drop((of_address, others));
     }
 }

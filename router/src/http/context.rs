@@ -16,7 +16,10 @@ use telemetry::traces::Recorder;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::problem::{Code, Problem};
+use super::{
+    metrics::known_method,
+    problem::{Code, Problem},
+};
 use crate::trace::{self, Context};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -39,13 +42,14 @@ pub async fn around<F: Future<Output = Response>>(
 ) -> Response {
     let arrived = Instant::now();
     let id = request_id(request.headers());
-    let (span, traceparent) = trace::begin(recorder, &request);
+    let (span, traceparent) = trace::begin(recorder, known_method(request.method()), &request);
     let context = Arc::new(Context {
         id,
         method: request.method().clone(),
         uri: request.extensions().get::<AsSent>().map_or_else(|| request.uri().clone(), |sent| sent.0.clone()),
         traceparent,
         key: OnceLock::new(),
+        needs_no_key: OnceLock::new(),
         transfer: OnceLock::new(),
         hold: OnceLock::new(),
         sent_again: OnceLock::new(),

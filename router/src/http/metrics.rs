@@ -47,6 +47,8 @@ pub enum RefusalReason {
     KeyRateLimit,
     /// Whole lists that are being sent to one caller.
     CallerStreams,
+    /// Sums as of a time of one caller.
+    CallerSums,
     RateLimit,
     InFlight,
     BodyTooLarge,
@@ -57,10 +59,11 @@ pub enum RefusalReason {
 }
 
 impl RefusalReason {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Unauthenticated,
         Self::KeyRateLimit,
         Self::CallerStreams,
+        Self::CallerSums,
         Self::RateLimit,
         Self::InFlight,
         Self::BodyTooLarge,
@@ -74,6 +77,7 @@ impl RefusalReason {
             Self::Unauthenticated => "unauthenticated",
             Self::KeyRateLimit => "key_rate_limit",
             Self::CallerStreams => "caller_streams",
+            Self::CallerSums => "caller_sums",
             Self::RateLimit => "rate_limit",
             Self::InFlight => "in_flight",
             Self::BodyTooLarge => "body_too_large",
@@ -215,6 +219,11 @@ fn status_class(status: StatusCode) -> usize {
     usize::from(status.as_u16() / 100).clamp(1, STATUS_CLASSES.len()) - 1
 }
 
+/// The method, if it is one of those that have a name in metrics and traces. Others are made up by clients, and have any length.
+pub fn known_method(method: &Method) -> Option<&'static str> {
+    METHODS[..METHODS.len() - 1].iter().copied().find(|known| *known == method.as_str())
+}
+
 fn method_index(method: &Method) -> usize {
     METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(METHODS.len() - 1)
 }
@@ -232,5 +241,18 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.decrement(1.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_method_that_a_client_made_up_has_no_name() {
+        assert_eq!(known_method(&Method::PATCH), Some("PATCH"));
+        for made_up in ["other", "_OTHER", "get", &"A".repeat(64_000)] {
+            assert_eq!(known_method(&Method::from_bytes(made_up.as_bytes()).unwrap()), None);
+        }
     }
 }

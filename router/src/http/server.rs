@@ -117,9 +117,20 @@ async fn serve_connection(
         Err(ended) => ended,
     };
     match ended {
-        Ended::ByItself => closing.run_until_cancelled(returned.linger()).await.unwrap_or_default(),
+        Ended::ByItself => linger(returned, &closing, &place).await,
         // No request was sent, or no answer is taken: there is no client to wait for.
         Ended::ByBound(reason) => count_closed(limits, reason),
+    }
+}
+
+/// Waits until the client has read its answer, or until its place is needed. Then the place is free already, and a socket that stayed open would
+/// be counted by nothing but the bound on open files.
+async fn linger(returned: Returned, closing: &CancellationToken, place: &Place) {
+    tokio::select! {
+        biased;
+        () = closing.cancelled() => {}
+        () = place.leave.cancelled() => {}
+        () = returned.linger() => {}
     }
 }
 

@@ -69,7 +69,8 @@ impl<S: Store> Lane<S> {
         if self.store.open_writer().await? {
             self.needs_own_booking = true;
         }
-        if self.unwritable.is_some() {
+        // Without the second case, an idle shard would not learn which of the bookings that it found were acknowledged.
+        if self.unwritable.is_some() || (self.is_unproven && self.gate.needs_commit_as_proof()) {
             let marker = self.marker()?;
             self.write(marker, |_, _, _| {}).await.map_err(|failure| failure.error)?;
             self.unwritable = None;
@@ -100,11 +101,14 @@ impl<S: Store> Lane<S> {
     /// Reads the shard's state, and what was appended since it was last known.
     pub(super) async fn refresh(&mut self) -> Result<(), StoreError> {
         self.link = None;
+        let look = self.gate.begin_look();
         let Opened { state, timeline, folded, ownership, scales, is_new } = self.store.open().await?;
+        let end = Position(state.next_position - 1);
         if is_new {
             self.needs_own_booking = true;
+            // A shard without a booking has nothing to confirm, and stays new.
+            self.is_unproven = end >= Position::first_of(end.shard_number());
         }
-        let end = Position(state.next_position - 1);
         let continues = |(believed, believed_timeline): &(ShardState, i64)| {
             believed.incarnation == state.incarnation
                 && *believed_timeline == timeline
@@ -143,7 +147,8 @@ impl<S: Store> Lane<S> {
         self.believed = Some((state, timeline));
         self.shared.set_ownership(&state, &ownership);
         self.shared.set_scales(&scales);
-        self.gate.committed(mark_of(&state, timeline));
+        // If the monitor has accepted another server meanwhile, the mark may be that of the former one.
+        let _ = self.gate.end_look(look, mark_of(&state, timeline));
         self.link = Some(Link { state, ahead: state, timeline, ownership, scales });
         Ok(())
     }

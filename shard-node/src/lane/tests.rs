@@ -56,7 +56,10 @@ impl Node {
     }
 
     fn start_as(role: NodeRole, database: &Database, config: &LaneConfig) -> Self {
-        let gate = Gate::open_for_tests(database.state());
+        Self::start_behind(Gate::open_for_tests(database.state()), role, database, config)
+    }
+
+    fn start_behind(gate: Gate, role: NodeRole, database: &Database, config: &LaneConfig) -> Self {
         let clock = Arc::new(NodeClock::new(Duration::from_secs(1)));
         let store = Arc::new(Memory::new(database.clone(), gate.clone()));
         let tail = Tail::new(config.tail_bounds());

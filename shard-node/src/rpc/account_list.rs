@@ -99,7 +99,7 @@ impl Service {
         let (mut sums, mut after, mut size) = (Sums::default(), String::new(), SliceSize::FIRST);
         loop {
             let (ownership, selection, from, limit) =
-                (self.ownership.clone(), Arc::clone(selection), after.clone(), size.0);
+                (self.ownership.clone(), Arc::clone(selection), after.clone(), i64::from(size.accounts));
             let work = move |pool: PgPool, timeout| async move {
                 let begun = Instant::now();
                 let read = account_list::sums_at(&pool, &ownership, &selection, at_us, &from, limit, timeout).await;
@@ -124,7 +124,7 @@ impl Service {
     /// Does a part of a sum when it is its turn, in at most `longest`.
     ///
     /// # Errors
-    /// When the deadline passes before it begins, or the node is closing.
+    /// When the deadline passes before it begins, the gate has closed, or the node is closing.
     async fn in_turn<T: Send + 'static, F: Future<Output = Result<T, StoreError>> + Send + 'static>(
         &self,
         deadline: Instant,
@@ -136,6 +136,10 @@ impl Service {
         let timeout = deadline.saturating_duration_since(Instant::now()).min(longest);
         if timeout < Duration::from_millis(1) {
             return Err(out_of_time());
+        }
+        // A long sum has many turns, and the database may have been refused since the first one.
+        if let Some(why) = self.gate.closed() {
+            return Err(Status::unavailable(why));
         }
         let pool = self.reads.from.pool().map_err(read_failed)?.clone();
         let work = work(pool, timeout);
@@ -156,27 +160,56 @@ fn sum_failed(error: StoreError) -> Status {
     if error.is_out_of_time() { out_of_time() } else { read_failed(error) }
 }
 
-/// How many accounts a slice of a sum as of a time has. The history of an account may have nothing to walk, or 64 bookings.
+/// How many accounts a slice of a sum as of a time has. The history of an account may have nothing to walk, or 64 bookings. A slice also has
+/// a part of its time that does not depend on its accounts: it passes over the bookings that are not folded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct SliceSize(i64);
+struct SliceSize {
+    accounts: u32,
+    /// The last slice of another size, and how long it took.
+    other: Option<(u32, Duration)>,
+}
 
 impl SliceSize {
-    const FIRST: Self = Self(256);
-    const LEAST: i64 = 32;
-    const MOST: i64 = 16_384;
+    const FIRST: Self = Self { accounts: 256, other: None };
+    const LEAST: u32 = 32;
+    const MOST: u32 = 16_384;
+    /// A slice most of whose time does not depend on its accounts grows until it takes so long.
+    const LONGEST_AIM: Duration = Duration::from_millis(1_500);
 
     fn after(self, took: Duration) -> Self {
-        if took < SHORT_SLICE {
-            Self((self.0 * 2).min(Self::MOST))
+        let of_accounts = self.time_of_accounts(took);
+        let is_mostly_fixed = of_accounts.is_some_and(|of_accounts| of_accounts < took / 2);
+        // With twice the accounts.
+        let doubled = took + of_accounts.unwrap_or(took);
+        if took < SHORT_SLICE || (is_mostly_fixed && doubled <= Self::LONGEST_AIM) {
+            self.change_to(self.accounts * 2, took)
         } else if took > LONG_SLICE {
-            Self((self.0 / 2).max(Self::LEAST))
+            // Fewer accounts would not make it quicker, and would make more slices.
+            if is_mostly_fixed { self } else { self.change_to(self.accounts / 2, took) }
+        } else if of_accounts.is_none() {
+            // The next slice shows which part of the time the accounts take.
+            self.change_to(self.accounts * 2, took)
         } else {
             self
         }
     }
 
     fn after_timeout(self) -> Self {
-        Self((self.0 / 8).max(Self::LEAST))
+        Self { other: None, ..self.change_to(self.accounts / 8, Duration::ZERO) }
+    }
+
+    fn change_to(self, accounts: u32, took: Duration) -> Self {
+        let accounts = accounts.clamp(Self::LEAST, Self::MOST);
+        let other = if accounts == self.accounts { self.other } else { Some((self.accounts, took)) };
+        Self { accounts, other }
+    }
+
+    /// The part of a slice's time that its accounts take, by comparison with a slice of another size.
+    fn time_of_accounts(self, took: Duration) -> Option<Duration> {
+        let (accounts, of_other) = self.other?;
+        let (more, less) = if self.accounts > accounts { (took, of_other) } else { (of_other, took) };
+        let of_difference = more.saturating_sub(less);
+        Some((of_difference * self.accounts / self.accounts.abs_diff(accounts)).min(took))
     }
 }
 
@@ -228,21 +261,94 @@ fn selection(prefix: &str, slots: &[wire::SlotRange]) -> Result<Selection, Statu
 
 #[cfg(test)]
 mod tests {
+    use shard_database::{Database, server::ServerFacts};
+    use telemetry::Tasks;
+    use tonic::Code;
+
     use super::*;
+    use crate::{
+        clock::NodeClock,
+        config::LaneConfig,
+        gate::Gate,
+        lane::Lane,
+        role::NodeRole,
+        store::{
+            memory::{self, Memory},
+            read::Readable,
+        },
+        tail::Tail,
+    };
+
+    /// The service of a node without a lane that runs, on a store in memory.
+    fn service(gate: &Gate, database: &memory::Database) -> Service {
+        let (config, role, tasks) = (LaneConfig::default(), NodeRole::active(), Tasks::new());
+        let (clock, tail) = (Arc::new(NodeClock::new(Duration::from_secs(1))), Tail::new(config.tail_bounds()));
+        let store = Arc::new(Memory::new(database.clone(), gate.clone()));
+        let lane =
+            Lane::new(gate.clone(), Arc::clone(&clock), store, tail.clone(), role.clone(), tasks.clone(), &config);
+        let from = Readable::Memory(database.clone());
+        Service::new(gate.clone(), role, clock, lane.unwrap().1, from, tail, tasks)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_slice_of_a_sum_begins_after_the_gate_has_closed() {
+        let database = memory::Database::new();
+        let gate = Gate::open_for_tests(database.state());
+        let service = service(&gate, &database);
+        let others = owned_turn(&service.sums).await.unwrap();
+        let waiting = async {
+            let all = Arc::new(selection("", &[]).unwrap());
+            service.sums_at(&all, 0, Instant::now() + LONGEST_SUM).await.map(|_| ()).unwrap_err()
+        };
+        let closes = async {
+            // The sum waits for its turn when the database is replaced by an empty one.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let facts = ServerFacts::for_tests(7, 1);
+            gate.decide(&facts, &Database::Uninitialised, &[], &gate.acknowledged()).unwrap_err();
+            drop(others);
+        };
+        let (refused, ()) = tokio::join!(waiting, closes);
+        assert_eq!(refused.code(), Code::Unavailable);
+        assert!(refused.message().contains("never initialised as a shard"), "{refused:?}");
+    }
+
+    /// The accounts that are read within 27 s, and the size at the end. A slice takes `fixed` and `each` for each of its accounts.
+    fn reaches(fixed: Duration, each: Duration) -> (u32, u32) {
+        let (mut size, mut accounts, mut spent) = (SliceSize::FIRST, 0, Duration::ZERO);
+        while spent < Duration::from_secs(27) {
+            let took = fixed + each * size.accounts;
+            spent += took.min(LONGEST_SLICE);
+            if took > LONGEST_SLICE {
+                size = size.after_timeout();
+            } else {
+                accounts += size.accounts;
+                size = size.after(took);
+            }
+        }
+        (accounts, size.accounts)
+    }
 
     #[test]
-    fn slices_grow_while_they_are_quick_and_shrink_when_they_are_not() {
+    fn slices_grow_while_they_are_quick_and_shrink_when_their_accounts_take_long() {
+        let (ms, us) = (Duration::from_millis, Duration::from_micros);
+        assert_eq!(reaches(ms(10), us(1)).1, SliceSize::MOST);
+        // 64 accounts take 0.64 s, 128 more than a second.
+        assert!([64, 128].contains(&reaches(Duration::ZERO, ms(10)).1));
+        assert_eq!(reaches(Duration::ZERO, ms(100)).1, SliceSize::LEAST, "no slice is smaller");
         let mut size = SliceSize::FIRST;
-        for _ in 0..20 {
-            size = size.after(Duration::from_millis(10));
-        }
-        assert_eq!(size.0, SliceSize::MOST);
-        assert_eq!(size.after(SHORT_SLICE), size);
-        assert_eq!(size.after(LONG_SLICE * 2).0, SliceSize::MOST / 2);
         for _ in 0..20 {
             size = size.after_timeout();
         }
-        assert_eq!(size.0, SliceSize::LEAST);
+        assert_eq!(size.accounts, SliceSize::LEAST);
+    }
+
+    #[test]
+    fn slices_whose_time_does_not_depend_on_their_accounts_grow() {
+        let (ms, us) = (Duration::from_millis, Duration::from_micros);
+        for (fixed, each, least) in [(400, 20, 400_000), (1_100, 20, 200_000), (1_100, 100, 20_000)] {
+            let (accounts, size) = reaches(ms(fixed), us(each));
+            assert!(accounts > least, "{fixed} ms, {each} us: {accounts} accounts, {size} in the last slice");
+        }
     }
 
     #[test]

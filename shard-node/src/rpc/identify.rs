@@ -75,8 +75,8 @@ impl Service {
             }
             for (number, mark) in marks.iter() {
                 if number == record.identity.number {
-                    self.look_again_for(mark).await;
                     self.gate.acknowledge(mark, caller);
+                    self.look_again_for(mark).await;
                     self.gate.set_router_reported_mark();
                 } else {
                     self.gate.observe_peer(number, mark);
@@ -138,11 +138,13 @@ impl Service {
     /// The caller knows a higher mark than this node has seen, for example because another node of the shard
     /// committed it. Reads the mark from the database, so that this answer does not appear to be behind.
     async fn look_again_for(&self, mark: Mark) {
+        let look = self.gate.begin_look();
         if self.gate.is_open()
             && self.gate.served().is_behind(mark)
             && let Ok(found) = store::read::mark(&self.reads.from).await
         {
-            self.gate.committed(Mark { timeline: self.gate.served().timeline, ..found });
+            // If another server was accepted meanwhile, the next heartbeat looks again.
+            let _ = self.gate.end_look(look, found);
         }
     }
 

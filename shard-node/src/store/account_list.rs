@@ -90,26 +90,30 @@ const SUMS: &str = "WITH legs AS ( \
        FROM owned GROUP BY asset) \
      SELECT s.ownership_version, u.asset, u.posted, u.held, u.accounts FROM shardledger.shard_state s LEFT JOIN sums u ON TRUE";
 // The same as of the time $4, of the first $7 accounts after the id $6. Legs that are not folded and the rows hold the states of most accounts
-// at a recent time; the chains of the others are walked. `lost`: accounts whose state then was not found.
+// at a recent time; the chains of the others are walked. Each slice passes over all bookings that are not folded, and takes only the legs of
+// its own accounts from them. `lost`: accounts whose state then was not found.
 const SUMS_AT: &str = concat!(
-    "WITH legs AS ( \
+    "WITH slice AS MATERIALIZED ( \
+       SELECT s.id, s.asset, s.posted, s.held, s.version, s.head, s.updated_at_us FROM shardledger.account s \
+       WHERE s.id >= $1 AND s.id < $2 AND s.id > $6 AND s.slot <@ (SELECT $3::text::int4multirange) AND s.created_at_us <= $4 \
+       ORDER BY s.id LIMIT $7), \
+     span AS (SELECT max(id) AS last, count(*) AS accounts FROM slice), \
+     legs AS ( \
        SELECT j.payer AS id, j.payer_version AS version, j.payer_previous AS previous, j.payer_posted AS posted, j.payer_held AS held, j.at_us \
        FROM shardledger.journal j WHERE j.position > (SELECT f.folded_position FROM shardledger.fold_state f) \
-         AND j.position <= (SELECT ((f.folded_position >> 51) << 51) + 2251799813685247 FROM shardledger.fold_state f) AND j.payer_version IS NOT NULL AND j.payer >= $1 AND j.payer < $2 \
+         AND j.position <= (SELECT ((f.folded_position >> 51) << 51) + 2251799813685247 FROM shardledger.fold_state f) \
+         AND j.payer_version IS NOT NULL AND j.payer >= $1 AND j.payer > $6 AND j.payer <= (SELECT p.last FROM span p) \
        UNION ALL \
        SELECT j.payee, j.payee_version, j.payee_previous, j.payee_posted, j.payee_held, j.at_us \
        FROM shardledger.journal j WHERE j.position > (SELECT f.folded_position FROM shardledger.fold_state f) \
-         AND j.position <= (SELECT ((f.folded_position >> 51) << 51) + 2251799813685247 FROM shardledger.fold_state f) AND j.payee_version IS NOT NULL AND j.payee >= $1 AND j.payee < $2), \
+         AND j.position <= (SELECT ((f.folded_position >> 51) << 51) + 2251799813685247 FROM shardledger.fold_state f) \
+         AND j.payee_version IS NOT NULL AND j.payee >= $1 AND j.payee > $6 AND j.payee <= (SELECT p.last FROM span p)), \
      known AS (SELECT DISTINCT ON (id) id, posted, held FROM legs WHERE at_us <= $4 ORDER BY id, version DESC), \
      later AS (SELECT DISTINCT ON (id) id, version, previous FROM legs WHERE at_us > $4 ORDER BY id, version), \
      meant AS ( \
        SELECT a.id, a.asset, a.posted, a.held, coalesce(l.version - 1, a.version) AS version, coalesce(l.previous, a.head) AS entrance, \
          k.posted AS known_posted, k.held AS known_held, k.id IS NULL AND a.updated_at_us > $4 AS is_far \
-       FROM (SELECT s.id, s.asset, s.posted, s.held, s.version, s.head, s.updated_at_us FROM shardledger.account s \
-           WHERE s.id >= $1 AND s.id < $2 AND s.id > $6 AND s.slot <@ (SELECT $3::text::int4multirange) AND s.created_at_us <= $4 \
-           ORDER BY s.id LIMIT $7) a \
-         LEFT JOIN known k ON k.id = a.id LEFT JOIN later l ON l.id = a.id), \
-     span AS (SELECT max(id) AS last, count(*) AS accounts FROM meant), \
+       FROM slice a LEFT JOIN known k ON k.id = a.id LEFT JOIN later l ON l.id = a.id), \
      states AS ( \
        SELECT w.asset, coalesce(w.known_posted, CASE WHEN w.is_far THEN f.posted ELSE w.posted END) AS posted, \
          coalesce(w.known_held, CASE WHEN w.is_far THEN f.held ELSE w.held END) AS held \

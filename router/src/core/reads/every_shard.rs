@@ -90,10 +90,10 @@ impl Core {
                 }
                 Err(nonsense @ CallError::Internal { .. }) => return Err(nonsense),
                 Err(error) => {
-                    if at_us.is_some() && matches!(error, CallError::Deadline { .. }) {
-                        sums.unfinished.get_or_insert_with(|| Arc::clone(&shard));
-                    }
                     sums.missing.push(shard);
+                    if at_us.is_some() {
+                        note_late(&mut sums, error);
+                    }
                 }
             }
         }
@@ -235,6 +235,18 @@ struct Sums<'a> {
     at_us: Option<i64>,
 }
 
+/// Takes note of why a shard's part of the sums as of a time is late. That a node gave it up, which the client can do something about, counts
+/// more than a turn that did not come.
+fn note_late(sums: &mut BalanceSums, error: CallError) {
+    match (&sums.late, &error) {
+        (None | Some(CallError::Deadline { .. }), CallError::Unfinished { .. })
+        | (None, CallError::Deadline { .. }) => {
+            sums.late = Some(error);
+        }
+        _ => {}
+    }
+}
+
 fn shards_deadline(now: Instant, deadline: Deadline) -> Instant {
     deadline - (deadline.saturating_duration_since(now) / ANSWER_SHARE).min(ANSWER_TIME_MAX)
 }
@@ -352,6 +364,21 @@ mod tests {
         assert!(add(&mut sums, &shard, vec![of("USD", i128::MAX, 0, 1)]).is_err());
         let not_a_number = wire::AssetSum { posted: "1.5".to_owned(), held: "0".to_owned(), ..Default::default() };
         assert!(add(&mut sums, &shard, vec![not_a_number]).is_err());
+    }
+
+    #[test]
+    fn a_sum_whose_turn_did_not_come_is_not_said_to_take_too_long() {
+        let of = |errors: &[CallError]| {
+            let mut sums = BalanceSums { missing: vec!["s0".into()], ..BalanceSums::default() };
+            errors.iter().for_each(|error| note_late(&mut sums, error.clone()));
+            sums.incomplete()
+        };
+        let late = CallError::Deadline { shard: "s0".into() };
+        let unfinished = CallError::Unfinished { shard: "s1".into() };
+        let silent = CallError::Unavailable { shard: "s0".into() };
+        assert_eq!(of(std::slice::from_ref(&late)), Some(late.clone()));
+        assert_eq!(of(&[late, unfinished.clone(), silent.clone()]), Some(unfinished));
+        assert_eq!(of(std::slice::from_ref(&silent)), Some(silent));
     }
 
     #[test]

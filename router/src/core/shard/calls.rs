@@ -45,16 +45,7 @@ impl Shard {
         if matches!(answer, Err(CallFailure::Lost(_))) && self.budget.spend() {
             answer = self.call(deadline, |connection| make(connection.client())).await;
         }
-        answer.map_err(|failure| match failure {
-            CallFailure::NotSent(_) | CallFailure::Lost(_) => self.unavailable(),
-            CallFailure::TooLate | CallFailure::NoAnswer => self.late(),
-            CallFailure::Refused { code: Code::ResourceExhausted, .. } => {
-                CallError::Overloaded { shard: Arc::clone(&self.id) }
-            }
-            CallFailure::Refused { code: Code::DeadlineExceeded | Code::Cancelled, .. } => self.late(),
-            CallFailure::Refused { code: Code::Unavailable, .. } => self.unavailable(),
-            CallFailure::Refused { detail, .. } => CallError::nonsense(&self.id, detail),
-        })
+        answer.map_err(|failure| of_read(&self.id, failure))
     }
 
     /// Makes a read that goes through many rows.
@@ -119,6 +110,21 @@ impl Shard {
     }
 }
 
+/// Why a read has no answer.
+fn of_read(shard: &Arc<str>, failure: CallFailure) -> CallError {
+    let shard = Arc::clone(shard);
+    match failure {
+        CallFailure::NotSent(_) | CallFailure::Lost(_) => CallError::Unavailable { shard },
+        CallFailure::TooLate | CallFailure::NoAnswer => CallError::Deadline { shard },
+        CallFailure::Refused { code: Code::ResourceExhausted, .. } => CallError::Overloaded { shard },
+        // Only the node itself says so, and only of a sum.
+        CallFailure::Refused { code: Code::DeadlineExceeded, .. } => CallError::Unfinished { shard },
+        CallFailure::Refused { code: Code::Cancelled, .. } => CallError::Deadline { shard },
+        CallFailure::Refused { code: Code::Unavailable, .. } => CallError::Unavailable { shard },
+        CallFailure::Refused { detail, .. } => CallError::nonsense(&shard, detail),
+    }
+}
+
 /// Reports to the breaker how a call ended, also when its caller has stopped waiting: the call may have been the probe.
 struct Report<'a> {
     shard: &'a Shard,
@@ -145,5 +151,24 @@ impl Drop for Report<'_> {
         if !self.reported {
             self.shard.record(Signal::NoAnswer, None);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_is_unfinished_only_if_the_node_gave_it_up_for_want_of_time() {
+        let shard: Arc<str> = "s0".into();
+        let refused = |code| of_read(&shard, CallFailure::Refused { code, detail: String::new() });
+        assert_eq!(refused(Code::DeadlineExceeded), CallError::Unfinished { shard: Arc::clone(&shard) });
+        // A frozen node says nothing. The node knows nothing of a call that was cancelled on the way.
+        for late in
+            [of_read(&shard, CallFailure::NoAnswer), of_read(&shard, CallFailure::TooLate), refused(Code::Cancelled)]
+        {
+            assert_eq!(late, CallError::Deadline { shard: Arc::clone(&shard) });
+        }
+        assert_eq!(refused(Code::Unavailable), CallError::Unavailable { shard });
     }
 }

@@ -4,7 +4,8 @@
 //! has been idle for longest is therefore closed. Connections with an unfinished head have a small share of the room.
 //!
 //! Connections that have sent no request cost a client nothing. One address (with IPv6, one network) may have half of the room for them, so that
-//! sockets without a word from one host leave room for every other host.
+//! sockets without a word from one host leave room for every other host. A network with more than half of all connections gives way to the others
+//! between two requests, too, however short the pause is.
 
 use std::{
     collections::HashMap,
@@ -95,7 +96,9 @@ impl Connections {
             open.close(number);
         }
         if open.entries.len() >= self.max {
-            let Some(number) = open.next_to_close(self.max / SLOW_SHARE) else {
+            let victim =
+                open.next_to_close(self.max / SLOW_SHARE).or_else(|| open.one_of_majority(self.max, network));
+            let Some(number) = victim else {
                 open.refused_at = Some(Instant::now());
                 return Err(NoPlace::Full);
             };
@@ -180,6 +183,22 @@ impl Open {
         }
         let (idle, head) = (idle.map(|(number, _)| number), head.map(|(number, _)| number));
         if heads > slow_share { head.or(idle) } else { idle.or(head) }
+    }
+
+    /// If another network than the newcomer's has more than half of all connections, the one of them that has rested for longest. A request that
+    /// is being answered is never cut off.
+    fn one_of_majority(&self, max: usize, newcomer: IpAddr) -> Option<u64> {
+        let (majority, _) = self.networks.iter().find(|(_, of_network)| of_network.connections > max / 2)?;
+        if *majority == newcomer {
+            return None;
+        }
+        let resting =
+            self.entries.iter().filter(|(_, entry)| entry.network == *majority).filter_map(|(number, entry)| {
+                match entry.activity.rest()? {
+                    Rest::Head(rest) | Rest::Idle(rest) => Some((rest, *number)),
+                }
+            });
+        resting.max().map(|(_, number)| number)
     }
 }
 
@@ -394,6 +413,33 @@ mod tests {
             14,
             "the new ones have not rested yet"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_with_most_connections_gives_way_to_others_between_its_requests() {
+        let connections = Connections::new(4);
+        let busy: Vec<Place> = (0..4).map(|_| idle(&connections)).collect();
+        // A request on each of them every 400 ms, which costs the host no key.
+        for _ in 0..3 {
+            after(400).await;
+            busy.iter().for_each(|place| drop(place.activity.request(Version::HTTP_11)));
+        }
+        after(100).await;
+        assert_eq!(connections.admit(HOST).err(), Some(Refusal::Full), "the host takes nothing from itself");
+        after(2_000).await;
+        busy.iter().for_each(|place| drop(place.activity.request(Version::HTTP_11)));
+        let gone = || busy.iter().filter(|place| place.leave.is_cancelled()).count();
+        let first = connections.admit(host(1)).unwrap();
+        assert_eq!((gone(), connections.are_full()), (1, false));
+        // No request is cut off.
+        let requests: Vec<_> = busy.iter().map(|place| place.activity.request(Version::HTTP_11)).collect();
+        assert_eq!(connections.admit(host(2)).err(), Some(Refusal::Full));
+        drop(requests);
+        let second = connections.admit(host(2)).unwrap();
+        assert_eq!(gone(), 2);
+        // With half of the connections, the host keeps what it uses.
+        assert_eq!(connections.admit(host(3)).err(), Some(Refusal::Full));
+        drop((first, second));
     }
 
     #[tokio::test(start_paused = true)]

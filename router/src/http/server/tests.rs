@@ -225,6 +225,34 @@ async fn a_client_that_sends_what_nobody_reads_still_gets_its_answer() {
     server.end().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_socket_lingers_no_longer_than_its_place_is_its_own() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (connections, closing) = (Connections::new(2), CancellationToken::new());
+    let address = listener.local_addr().unwrap();
+    let mut clients = Vec::new();
+    let mut returned = async || {
+        // The client keeps its end open.
+        clients.push(TcpStream::connect(address).await.unwrap());
+        let returned = Returned::default();
+        returned.put(Socket::Plain(listener.accept().await.unwrap().0));
+        returned
+    };
+    let (first, second) = (returned().await, returned().await);
+    let place = connections.admit(address.ip()).unwrap();
+    let begun = tokio::time::Instant::now();
+    let next = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        connections.admit(address.ip()).unwrap()
+    };
+    let ((), _next) = tokio::join!(linger(first, &closing, &place), next);
+    assert!(place.leave.is_cancelled() && begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    // A connection that was told to give way before it ended does not linger at all.
+    let begun = tokio::time::Instant::now();
+    linger(second, &closing, &place).await;
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+}
+
 #[tokio::test]
 async fn shutdown_lets_requests_in_flight_finish() {
     let server = Server::start(limits()).await;

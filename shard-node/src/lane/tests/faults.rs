@@ -1,5 +1,7 @@
 //! Commits whose answers are lost, refused or late.
 
+use shard_database::server::ServerFacts;
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -36,6 +38,47 @@ async fn a_lost_answer_is_answered_as_a_replay_with_the_first_answer() {
         let overlay = node.tail.overlay(&id("alice")).account.unwrap();
         assert_eq!(overlay, account(&database, "alice"), "the lost booking is in the tail");
     }
+}
+
+/// A gate on a server whose commits wait for a stand-by.
+fn gate_before_a_standby(database: &Database) -> Gate {
+    let facts = ServerFacts::for_tests(7, 1).with_setting("synchronous_standby_names", "standby");
+    Gate::open_on(&facts, shard_map::ClusterId::generate(), "s0", 0, database.state())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_new_lane_finds_is_acknowledged_once_a_stand_by_has_confirmed_a_commit_after_it() {
+    let database = shard_with(&["bank", "alice"]).await;
+    let (gate, found) = (gate_before_a_standby(&database), database.state().next_position);
+    assert_eq!(gate.served().position, 1, "a look proves nothing");
+    let node = Node::start_behind(gate.clone(), NodeRole::active(), &database, &LaneConfig::default());
+    node.store.order([Fault::Stall]);
+    node.store.stalled(1).await;
+    pause_ms(5_000).await;
+    assert_eq!(gate.served().position, 1, "the stand-by has not confirmed the lane's booking");
+    node.store.release();
+    // Without any request, the lane finds out.
+    tokio::time::timeout(Duration::from_secs(60), async {
+        while gate.served().position <= found {
+            pause_ms(10).await;
+        }
+    })
+    .await
+    .unwrap();
+    let confirmed = database.state().next_position;
+    assert_eq!((gate.served().position, confirmed), (confirmed, found + 1), "one booking without legs");
+    pause_ms(60_000).await;
+    assert_eq!(database.state().next_position, confirmed, "once for each session");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_without_a_booking_stays_new_before_a_standby() {
+    let database = Database::new();
+    let before = database.state().next_position;
+    let gate = gate_before_a_standby(&database);
+    let _node = Node::start_behind(gate.clone(), NodeRole::active(), &database, &LaneConfig::default());
+    pause_ms(60_000).await;
+    assert_eq!((gate.served().position, database.state().next_position), (before, before));
 }
 
 #[tokio::test(start_paused = true)]
