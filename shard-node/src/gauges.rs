@@ -92,7 +92,7 @@ async fn look(pool: &PgPool, now_us: i64) -> Result<(), StoreError> {
     gauge!(m::HOLDS_OVERDUE).set(float(overdue));
     gauge!(m::OLDEST_OVERDUE_HOLD_SECONDS).set(oldest_us.map_or(0.0, |oldest_us| seconds(now_us - oldest_us)));
 
-    let counted = moves::count_by_phase(&mut *pool.acquire().await?).await?;
+    let counted = moves::tables::count_by_phase(&mut *pool.acquire().await?).await?;
     for phase in Phase::ALL {
         let moves = counted.iter().find(|(code, _)| *code == phase.code()).map_or(0, |(_, moves)| *moves);
         gauge!(m::SLOT_MOVES, "phase" => m::phase_label(phase)).set(float(moves));

@@ -440,8 +440,7 @@ impl ShardNode for Service {
         let map = ShardMap::parse(&text).map_err(|error| Status::invalid_argument(error.to_string()))?;
         self.refuse_map(&map).await?;
         let version = i64::try_from(map.version).unwrap_or(i64::MAX);
-        let pool = self.reads.from.pool().map_err(read_failed)?;
-        store::read::offer_shard_map(pool, &text, version).await.map_err(read_failed)?;
+        store::read::offer_shard_map(&self.reads.from, &text, version).await.map_err(read_failed)?;
         let (_, newest_version) = store::read::shard_map(&self.reads.from).await.map_err(read_failed)?;
         self.gate.saw_map_version(newest_version);
         Ok(Response::new(wire::OfferShardMapResponse { newest_version }))

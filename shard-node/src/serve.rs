@@ -34,6 +34,7 @@ use crate::{
     store::{
         StoreError,
         error::Remedy,
+        moves::postgres::MovePool,
         postgres::Postgres,
         read::Readable,
         session::{self, READ_SETTINGS},
@@ -125,12 +126,12 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
         tasks.clone(),
     );
     let moves = Moves::new(
-        hosts.clone(),
+        MovePool::new(hosts.clone(), gate.clone(), role.clone()),
         gate.clone(),
         role.clone(),
         Arc::clone(&clock),
         handle.clone(),
-        pool.clone(),
+        from.clone(),
         tls.clone(),
     );
     serve_rpc(rpc, service, moves.clone(), &config, tls.clone(), &tasks);
@@ -184,7 +185,14 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn serve_rpc(rpc: TcpListener, service: Service, moves: Moves, config: &Config, tls: Option<Mutual>, tasks: &Tasks) {
+fn serve_rpc(
+    rpc: TcpListener,
+    service: Service,
+    moves: Moves<MovePool>,
+    config: &Config,
+    tls: Option<Mutual>,
+    tasks: &Tasks,
+) {
     let closing = tasks.token().clone();
     let is_encrypted = tls.is_some();
     tracing::info!(shard = config.shard.id, rpc = %config.rpc.listen, tls = is_encrypted, admin = %config.admin.listen, "listening");

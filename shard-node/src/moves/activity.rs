@@ -1,13 +1,12 @@
 //! What the drivers of this node do at the moment, for operators. It is kept in memory only.
 
-use std::{
-    sync::PoisonError,
-    time::{Duration, Instant},
-};
+use std::{sync::PoisonError, time::Duration};
 
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Moves;
+use crate::store::moves::MoveStore;
 
 /// How much the newest page counts in the rate of the copy.
 const NEWEST: f64 = 0.2;
@@ -41,7 +40,7 @@ impl Activity {
     }
 }
 
-impl Moves {
+impl<S: MoveStore> Moves<S> {
     /// Changes what is known of a move that this node drives.
     pub(super) fn note(&self, id: Uuid, change: impl FnOnce(&mut Activity)) {
         let mut activities = self.0.activities.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,7 @@
 //! The driver of a move: the task at the target that carries it from phase to phase.
 //!
 //! Everything that it has done is in the row of the move, changed in the transaction that does it. A driver that fails reads the row
-//! again and goes on from there; another one may do so instead ([`tables::claim`]).
+//! again and goes on from there; another one may do so instead ([`MoveConnection::claim`]).
 
 mod copy;
 mod cut_over;
@@ -17,7 +17,6 @@ use std::{
 };
 
 use node_client::MovesClient;
-use sqlx::PgConnection;
 use telemetry::Tasks;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -27,15 +26,13 @@ use super::{
     incoming::Incoming,
     phase::Phase,
     progress::{self, Progress, Wishes},
+    sums::BookingsDigest,
     throttle::{CatchUp, Throttle},
 };
 use crate::{
     durable::{DurableStep, durable},
     metric_definitions as m,
-    store::{
-        StoreError,
-        moves::{self as tables, BookingsDigest, MoveRow},
-    },
+    store::moves::{Advance, MoveConnection, MoveRow, MoveStore},
 };
 
 /// Bookings that one page of the copy looks at, and rows of accounts in a page, without a throttle.
@@ -62,11 +59,12 @@ enum Step {
 }
 
 /// Looks for moves to this shard without a driver, until `shutdown`.
-pub async fn run(moves: Moves, tasks: Tasks, shutdown: CancellationToken) {
+pub async fn run<S: MoveStore>(moves: Moves<S>, tasks: Tasks, shutdown: CancellationToken) {
     let driven: Arc<Mutex<HashSet<Uuid>>> = Arc::default();
     loop {
         let news = moves.0.news.notified();
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => return,
             () = news => {}
             () = tokio::time::sleep(LOOK) => {}
@@ -96,7 +94,7 @@ pub async fn run(moves: Moves, tasks: Tasks, shutdown: CancellationToken) {
     }
 }
 
-async fn drive(moves: Moves, id: Uuid) {
+async fn drive<S: MoveStore>(moves: Moves<S>, id: Uuid) {
     let mut driver = match Driver::claim(moves, id).await {
         Ok(Some(driver)) => driver,
         Ok(None) => return,
@@ -107,6 +105,7 @@ async fn drive(moves: Moves, id: Uuid) {
     };
     let (moves, epoch) = (driver.moves.clone(), driver.row.driver_epoch);
     tokio::select! {
+        biased;
         () = run_steps(&mut driver) => {}
         () = keep_alive(moves.clone(), id, epoch) => {}
     }
@@ -114,28 +113,26 @@ async fn drive(moves: Moves, id: Uuid) {
 }
 
 /// Shows other nodes of the shard that the move has a driver.
-async fn keep_alive(moves: Moves, id: Uuid, driver_epoch: i64) {
+async fn keep_alive<S: MoveStore>(moves: Moves<S>, id: Uuid, driver_epoch: i64) {
     loop {
         tokio::time::sleep(ALIVE).await;
         // A node that drives a move acts for its shard until the move ends.
         moves.0.role.use_now();
-        let touched = async {
-            let mut connection = moves.connection().await?;
-            Ok::<_, MoveError>(tables::touch(&mut connection, id, driver_epoch, moves.now_us()).await?)
-        };
+        let touched = async { moves.connection().await?.touch(id, driver_epoch, moves.now_us()).await };
         if let Err(error) = touched.await {
             tracing::debug!(move_id = %id, %error, "the driver of a move cannot say that it is alive");
         }
     }
 }
 
-async fn run_steps(driver: &mut Driver) {
+async fn run_steps<S: MoveStore>(driver: &mut Driver<S>) {
     let id = driver.row.id;
     loop {
         match driver.step().await {
             Ok(Step::Again) => {}
             Ok(Step::Wait(pause)) => {
                 tokio::select! {
+                    biased;
                     () = driver.moves.0.news.notified() => {}
                     () = tokio::time::sleep(pause) => {}
                 }
@@ -158,8 +155,8 @@ async fn run_steps(driver: &mut Driver) {
     }
 }
 
-struct Driver {
-    moves: Moves,
+struct Driver<S> {
+    moves: Moves<S>,
     row: MoveRow,
     progress: Progress,
     wishes: Wishes,
@@ -186,14 +183,13 @@ struct Driver {
     stale_verifications: usize,
 }
 
-impl Moves {
+impl<S: MoveStore> Moves<S> {
     /// The moves in which this shard takes part or took part, oldest first.
     ///
     /// # Errors
     /// When the database does not answer.
     pub async fn list(&self) -> Result<Vec<MoveRow>, MoveError> {
-        let mut connection = self.connection().await?;
-        Ok(tables::list(&mut connection).await?)
+        self.connection().await?.list().await
     }
 
     /// Moves to this shard that have something to do and that no driver has touched lately.
@@ -220,17 +216,17 @@ impl Moves {
     }
 }
 
-impl Driver {
-    async fn claim(moves: Moves, id: Uuid) -> Result<Option<Self>, MoveError> {
+impl<S: MoveStore> Driver<S> {
+    async fn claim(moves: Moves<S>, id: Uuid) -> Result<Option<Self>, MoveError> {
         let mut connection = moves.connection().await?;
-        let row = durable(DurableStep::Claim, tables::claim(&mut connection, id, moves.now_us())).await?;
+        let row = durable(DurableStep::Claim, connection.claim(id, moves.now_us())).await?;
         drop(connection);
         let Some(row) = row else { return Ok(None) };
         let wishes = progress::read(&row.wishes)?;
         Ok(Some(Self::of(moves, row, wishes)?))
     }
 
-    fn of(moves: Moves, row: MoveRow, wishes: Wishes) -> Result<Self, MoveError> {
+    fn of(moves: Moves<S>, row: MoveRow, wishes: Wishes) -> Result<Self, MoveError> {
         let progress = progress::read(&row.progress)?;
         Ok(Self {
             moves,
@@ -275,7 +271,7 @@ impl Driver {
 
     async fn read_again(&mut self, failure: &MoveError) -> Result<(), MoveError> {
         let mut connection = self.moves.connection().await?;
-        let row = tables::get(&mut connection, self.row.id).await?.ok_or(MoveError::Superseded)?;
+        let row = connection.get(self.row.id).await?.ok_or(MoveError::Superseded)?;
         drop(connection);
         if row.driver_epoch != self.row.driver_epoch {
             return Err(MoveError::Superseded);
@@ -304,27 +300,20 @@ impl Driver {
     }
 
     async fn advance(&mut self, to: Phase) -> Result<(), MoveError> {
-        let mut connection = self.moves.connection().await?;
-        let progress = self.progress.clone();
-        let written = self.advance_in(&mut connection, to, &progress).await?;
-        self.written(to, progress, written);
+        let text = progress::write(&self.progress);
+        let change = self.change(to, &text);
+        self.moves.connection().await?.advance(change).await?;
+        self.written(to, self.progress.clone(), text);
         Ok(())
     }
 
-    /// The same in a transaction of the caller, who calls [`Driver::written`] after its commit.
-    async fn advance_in(
-        &self,
-        connection: &mut PgConnection,
-        to: Phase,
-        progress: &Progress,
-    ) -> Result<String, MoveError> {
+    /// A change of the row. [`Driver::written`] follows its commit.
+    fn change<'a>(&'a self, to: Phase, progress: &'a str) -> Advance<'a> {
         debug_assert!(self.row.phase == to || self.row.phase.may_become(to), "{:?} to {to:?}", self.row.phase);
-        let text = progress::write(progress);
-        tables::advance(connection, &self.row, to, &text).await.map_err(StoreError::into_move_error)?;
-        Ok(text)
+        Advance { row: &self.row, to, progress }
     }
 
-    /// The row is committed as [`Driver::advance_in`] has written it.
+    /// The row is committed with this phase and this progress.
     fn written(&mut self, phase: Phase, progress: Progress, text: String) {
         self.row.phase = phase;
         self.row.progress = text;
@@ -333,7 +322,7 @@ impl Driver {
 
     async fn read_wishes(&mut self) -> Result<(), MoveError> {
         let mut connection = self.moves.connection().await?;
-        let row = tables::get(&mut connection, self.row.id).await?.ok_or(MoveError::Superseded)?;
+        let row = connection.get(self.row.id).await?.ok_or(MoveError::Superseded)?;
         if row.driver_epoch != self.row.driver_epoch || row.phase != self.row.phase {
             return Err(MoveError::Superseded);
         }

@@ -4,34 +4,34 @@
 //! to be read is read before the lock as far as possible, because the lane waits for the lock.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    time::{Duration, Instant},
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
 };
 
-use bytes::Bytes;
 use ledger::{
     AccountId, AssetCode, Booking, BookingKind, Limit, Metadata, Position,
     batch::Effects,
     booking::{Attributes, Extra, Leg},
 };
-use shard_database::{ShardState, record, server::Purpose};
-use sqlx::PgConnection;
+use shard_database::ShardState;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
     MoveError, Moves,
     incoming::Incoming,
     phase::Phase,
-    progress::{self, AssetSum, Progress},
-    source::{INCOMING, OWNED, Part, RELEASED, SourceProgress, Verified, contains},
+    progress::{self, AssetSum, Progress, SourceProgress},
+    scope::{Part, contains},
+    source::driven_by,
+    sums::Verified,
 };
 use crate::{
-    durable::{DurableStep, durable},
+    durable::DurableStep,
     store::{
-        Append, StoreError,
-        message::{BEGIN, Message},
-        moves::{self as tables, MoveRow},
-        session::{Session, connect_writer},
+        StoreError,
+        moves::{Advance, HandOver, MoveRow, MoveStore, SlotsChange},
+        ownership::SlotState,
     },
 };
 
@@ -44,22 +44,13 @@ const LARGEST_REST: i64 = 5_000;
 /// Most reads before the lock. After them, the release is refused.
 const LOOKS: usize = 20;
 
-/// The two sessions of a hand-over: one holds the lock and writes, the other reads meanwhile.
-pub struct Sessions {
-    reader: Session,
-    writer: pg_session::Session,
-}
-
-impl Moves {
+impl<S: MoveStore> Moves<S> {
     /// Opens the sessions of a hand-over. Connecting takes longer than the hand-over itself.
     ///
     /// # Errors
     /// When the database is out of reach, or refused by the gate.
-    pub(super) async fn sessions(&self) -> Result<Sessions, MoveError> {
-        let (hosts, gate) = (&self.0.hosts, &self.0.gate);
-        let (reader, _) = Session::connect(hosts, gate, Purpose::Writes, "shardledger-move").await?;
-        let writer = connect_writer(hosts, gate, reader.server(), self.0.role.writer()).await?;
-        Ok(Sessions { reader, writer })
+    pub(super) async fn sessions(&self) -> Result<S::HandOver, MoveError> {
+        self.0.store.hand_over().await
     }
 
     /// Gives the slots away. The answer of a release that was carried out is stored, and returned again.
@@ -73,15 +64,17 @@ impl Moves {
         id: Uuid,
     ) -> Result<wire::ReleaseMoveResponse, MoveError> {
         let wire::ReleaseMoveRequest { driver_epoch, verified_position, max_locked_ms, after, .. } = *request;
-        let Sessions { reader: mut session, mut writer } = self.sessions().await?;
-        let row = session.run(async |c| Ok(self.row_at_source(c, id, driver_epoch).await)).await??;
+        let mut sessions = self.sessions().await?;
+        let row = driven_by(sessions.get(id).await?, id, driver_epoch)?;
         let kept: SourceProgress = progress::read(&row.progress)?;
         if row.phase == Phase::Released {
             // The release is visible. It need not be replicated yet, if the wait for a stand-by was cancelled.
-            let again = tables::advance_statement(&row, Phase::Released, &row.progress);
-            confirmed(&writer.run(&format!("BEGIN; {again}COMMIT"), None).await.map_err(StoreError::from)?)?;
-            let scales = scales(&mut session).await?;
-            let rows = rest(&mut session, &row, after, kept.last_position).await?;
+            sessions.confirm(&row).await?;
+            let scales = sessions.scales().await?;
+            let rows = match rest(after, kept.last_position) {
+                Some((after, last)) => Some(sessions.rows(&row.slots, after, last).await?),
+                None => None,
+            };
             return Ok(wire::ReleaseMoveResponse { rows, ..answer(&kept, scales) });
         }
         if row.phase != Phase::Joined {
@@ -103,7 +96,8 @@ impl Moves {
             if look == LOOKS {
                 return Err(MoveError::Refused("too much was booked since the slots were summed up".to_owned()));
             }
-            let (bookings, to) = session.run(async |c| Ok(appended(c, &row, verified.position, own).await)).await??;
+            let part = Part { after: verified.position, ..own };
+            let (bookings, to) = sessions.appended(&row.slots, part, AT_ONCE).await?;
             let count = to - verified.position;
             take_in(&mut verified, bookings, to);
             if count < FEW {
@@ -112,16 +106,14 @@ impl Moves {
         }
 
         let locked = Instant::now();
-        run(&mut writer, BEGIN).await?;
         // Nothing is appended any more, so that the state says where the journal ends.
-        let state = read_state(&mut session).await?;
+        let state = sessions.lock().await?;
         let to = state.next_position - 1;
         if to > verified.position {
-            let read = async |c: &mut PgConnection| Ok(tables::bookings(c, &row.slots, verified.position, to).await);
-            let bookings = session.run(read).await??;
+            let bookings = sessions.bookings(&row.slots, verified.position, to).await?;
             take_in(&mut verified, bookings, to);
         }
-        let effects = effects(&mut session, &state, &verified, self.now_us(), Direction::Out).await?;
+        let effects = effects(&mut sessions, &state, &verified, self.now_us(), Direction::Out).await?;
         if max_locked_ms > 0 && locked.elapsed() > Duration::from_millis(max_locked_ms) {
             let ms = locked.elapsed().as_millis();
             // The session ends, and with it the transaction.
@@ -136,24 +128,31 @@ impl Moves {
             assets: verified.assets().iter().map(AssetSum::from).collect(),
             ..kept
         };
-        let mut statements = tables::change_slots_statement(&row.slots, OWNED, RELEASED, kept.slot_epoch, &row.peer);
-        statements.push_str(&tables::advance_statement(&row, Phase::Released, &progress::write(&kept)));
-        if let Some(reverses) = kept.reverses {
-            statements.push_str(&self.end_reversed(&mut session, reverses, Phase::Reversed).await?);
-        }
-        // What the target needs is read while the commit waits for the disk: the lock keeps everything else out until then.
-        let (committed, rows) = tokio::join!(
-            durable(DurableStep::Release, commit(&mut writer, &state, &effects, &statements)),
-            // The driver asks again for what does not come with the answer.
-            async {
-                let rows = rest(&mut session, &row, after, kept.last_position).await.unwrap_or(None);
-                Ok::<_, MoveError>((rows, scales(&mut session).await?))
-            }
-        );
-        committed?;
+        let text = progress::write(&kept);
+        let reversed = match kept.reverses {
+            Some(reverses) => Some(reversed(&mut sessions, reverses, Phase::Reversed).await?),
+            None => None,
+        };
+        let change = SlotsChange {
+            step: DurableStep::Release,
+            slots: &row.slots,
+            from: SlotState::Owned,
+            to: SlotState::Released,
+            epoch: kept.slot_epoch,
+            peer: &row.peer,
+            state,
+            effects: &effects,
+            advances: advances(
+                Advance { row: &row, to: Phase::Released, progress: &text },
+                reversed.as_ref(),
+                Phase::Reversed,
+            ),
+        };
+        // The driver asks again for what does not come with the answer.
+        let released = sessions.commit_and_read(&change, rest(after, kept.last_position)).await;
         self.0.lane.look_again();
+        let (rows, scales) = released?;
         self.verified().remove(&id);
-        let (rows, scales) = rows?;
         let paused_us = i64::try_from(locked.elapsed().as_micros()).unwrap_or(i64::MAX);
         tracing::info!(
             move_id = %id, to = row.peer, last_position = kept.last_position,
@@ -169,52 +168,57 @@ impl Moves {
     /// When the database does not answer, or another driver has taken over.
     pub(super) async fn take(
         &self,
-        Sessions { reader: mut session, mut writer }: Sessions,
+        mut sessions: S::HandOver,
         row: &MoveRow,
         progress: &Progress,
         incoming: &Incoming,
     ) -> Result<Progress, MoveError> {
-        run(&mut writer, BEGIN).await?;
-        let state = read_state(&mut session).await?;
+        let state = sessions.lock().await?;
         // Later than every time that came, so that the order of times is the order of bookings.
         let at_us = self.now_us().max(incoming.newest_us + 1);
-        let effects = effects(&mut session, &state, &incoming.sums, at_us, Direction::In).await?;
+        let effects = effects(&mut sessions, &state, &incoming.sums, at_us, Direction::In).await?;
         let taken = Progress {
             taken_position: effects.bookings.last().map_or(0, |booking| booking.position.0),
             taken_at_us: self.now_us(),
             blocked_by: None,
             ..progress.clone()
         };
-        let mut statements = tables::change_slots_statement(&row.slots, INCOMING, OWNED, progress.slot_epoch, "");
-        statements.push_str(&tables::advance_statement(row, Phase::Taken, &progress::write(&taken)));
-        if let Some(reverses) = progress.reverses {
-            statements.push_str(&self.end_reversed(&mut session, reverses, Phase::GotBack).await?);
-        }
-        durable(DurableStep::Take, commit(&mut writer, &state, &effects, &statements)).await?;
+        let text = progress::write(&taken);
+        let reversed = match progress.reverses {
+            Some(reverses) => Some(reversed(&mut sessions, reverses, Phase::GotBack).await?),
+            None => None,
+        };
+        let change = SlotsChange {
+            step: DurableStep::Take,
+            slots: &row.slots,
+            from: SlotState::Incoming,
+            to: SlotState::Owned,
+            epoch: progress.slot_epoch,
+            peer: "",
+            state,
+            effects: &effects,
+            advances: advances(Advance { row, to: Phase::Taken, progress: &text }, reversed.as_ref(), Phase::GotBack),
+        };
+        sessions.commit(&change).await?;
         self.0.lane.look_again();
         Ok(taken)
     }
 }
 
-impl Moves {
-    /// The statement that ends a move, because another one has brought the slots back.
-    async fn end_reversed(&self, session: &mut Session, id: Uuid, to: Phase) -> Result<String, MoveError> {
-        let row = session.run(async |c| Ok(tables::get(c, id).await)).await??;
-        let row = row.ok_or_else(|| MoveError::Refused(format!("move {id} is not known here")))?;
-        if !row.phase.may_become(to) {
-            return Err(MoveError::Refused(format!("move {id} is {} and cannot be reversed", row.phase.as_str())));
-        }
-        Ok(tables::advance_statement(&row, to, &row.progress))
+/// The row of a move that ends because another one has brought the slots back.
+async fn reversed(sessions: &mut impl HandOver, id: Uuid, to: Phase) -> Result<MoveRow, MoveError> {
+    let row = sessions.get(id).await?;
+    let row = row.ok_or_else(|| MoveError::Refused(format!("move {id} is not known here")))?;
+    if !row.phase.may_become(to) {
+        return Err(MoveError::Refused(format!("move {id} is {} and cannot be reversed", row.phase.as_str())));
     }
+    Ok(row)
 }
 
-async fn read_state(session: &mut Session) -> Result<ShardState, MoveError> {
-    let state = session.run(async |c| record::read_state(c).await).await?;
-    Ok(state.ok_or_else(|| StoreError::Corrupt("shardledger.shard_state has no row".to_owned()))?)
-}
-
-async fn scales(session: &mut Session) -> Result<Vec<wire::AssetScale>, MoveError> {
-    Ok(session.run(async |c| Ok(tables::scales(c).await)).await??)
+/// What a hand-over changes in rows of moves: its own row, and that of the move that it reverses.
+fn advances<'a>(own: Advance<'a>, reversed: Option<&'a MoveRow>, to: Phase) -> Vec<Advance<'a>> {
+    let reversed = reversed.map(|row| Advance { row, to, progress: &row.progress });
+    [own].into_iter().chain(reversed).collect()
 }
 
 fn answer(kept: &SourceProgress, scales: Vec<wire::AssetScale>) -> wire::ReleaseMoveResponse {
@@ -236,31 +240,10 @@ fn answer(kept: &SourceProgress, scales: Vec<wire::AssetScale>) -> wire::Release
     }
 }
 
-/// The relevant bookings after a position, up to the last one before the release. They go with the answer, because slots belong to no
+/// The range of the bookings after a position, up to the last one before the release. They go with the answer, because slots belong to no
 /// shard until the target has them. `None` if there are too many.
-async fn rest(session: &mut Session, row: &MoveRow, after: i64, last: i64) -> Result<Option<Bytes>, MoveError> {
-    if after < last - LARGEST_REST {
-        return Ok(None);
-    }
-    let rows = session.run(async |c| Ok(tables::copy_bookings_out(c, &row.slots, after, last).await)).await??;
-    Ok(Some(rows))
-}
-
-/// The relevant bookings among those that the shard itself appended after a position, and the position up to which it has read.
-async fn appended(
-    connection: &mut PgConnection,
-    row: &MoveRow,
-    after: i64,
-    own: Part,
-) -> Result<(Vec<Booking>, i64), StoreError> {
-    let to = match tables::page_end(connection, after, own.last, AT_ONCE).await? {
-        Some(end) => end,
-        None => tables::highest(connection, after, own.last).await?.unwrap_or(after),
-    };
-    if to == after {
-        return Ok((Vec::new(), after));
-    }
-    Ok((tables::bookings(connection, &row.slots, after, to).await?, to))
+fn rest(after: i64, last: i64) -> Option<(i64, i64)> {
+    (after >= last - LARGEST_REST).then_some((after, last))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -272,7 +255,7 @@ enum Direction {
 /// The bookings with which slots leave or come: for each asset what the accounts hold, and the in-transit shares. At least one, because
 /// a change of ownership takes a position.
 async fn effects(
-    session: &mut Session,
+    sessions: &mut impl HandOver,
     state: &ShardState,
     sums: &Verified,
     at_us: i64,
@@ -289,7 +272,8 @@ async fn effects(
     };
     let assets: Vec<(&String, AssetCode)> =
         assets.into_iter().map(|asset| Ok((asset, code(asset)?))).collect::<Result<_, StoreError>>()?;
-    let there = in_transit(session, assets.iter().map(|(_, code)| AccountId::in_transit(*code)).collect()).await?;
+    let in_transit: Vec<AccountId> = assets.iter().map(|(_, code)| AccountId::in_transit(*code)).collect();
+    let there = sessions.posted(&in_transit).await?;
     for (asset, code) in assets {
         let amount = |sums: &BTreeMap<String, i128>| {
             let sum = sums.get(asset).copied().unwrap_or(0);
@@ -322,15 +306,6 @@ async fn effects(
     Ok(effects)
 }
 
-/// What the rows of in-transit accounts hold, by id, for the accounts that exist.
-async fn in_transit(session: &mut Session, ids: Vec<AccountId>) -> Result<HashMap<String, i64>, MoveError> {
-    const IN_TRANSIT: &str = "SELECT id, posted FROM shardledger.account WHERE id = ANY($1)";
-    let ids: Vec<&str> = ids.iter().map(AccountId::as_str).collect();
-    let rows: Vec<(String, i64)> =
-        session.run(async |c| sqlx::query_as(IN_TRANSIT).bind(&ids).fetch_all(c).await).await?;
-    Ok(rows.into_iter().collect())
-}
-
 fn append(effects: &mut Effects, booking: Booking) {
     let position = effects.next_position;
     effects.bookings.push(Booking { position, ..booking });
@@ -349,36 +324,4 @@ fn opening(id: &AccountId, asset: AssetCode, at_us: i64) -> Booking {
         extra: Some(Box::new(extra)),
         ..Booking::marker(Position(0), at_us)
     }
-}
-
-/// Commits the rest of a transaction that holds the lock.
-async fn commit(
-    writer: &mut pg_session::Session,
-    state: &ShardState,
-    effects: &Effects,
-    statements: &str,
-) -> Result<(), MoveError> {
-    let marks = identity::Marks::default();
-    let append = Append { state: *state, effects, marks: &marks, scales: &[] };
-    let Message { script, rows } = Message::under_lock(&append, statements);
-    confirmed(&writer.run(&script, rows).await.map_err(|error| StoreError::from(error).into_move_error())?)
-}
-
-/// Whether a transaction was committed, and confirmed by a synchronous stand-by if there is one.
-fn confirmed(completed: &pg_session::Completed) -> Result<(), MoveError> {
-    if let Some(warning) = completed.warnings.first() {
-        return Err(StoreError::Unconfirmed(warning.to_string()).into());
-    }
-    match completed.tags.last() {
-        Some(tag) if tag.as_str() == "COMMIT" => Ok(()),
-        tag => {
-            let tag = tag.map(ToString::to_string).unwrap_or_default();
-            Err(StoreError::Corrupt(format!("the hand-over ended with {tag:?} instead of COMMIT")).into())
-        }
-    }
-}
-
-async fn run(writer: &mut pg_session::Session, script: &str) -> Result<(), MoveError> {
-    writer.run(script, None).await.map_err(StoreError::from)?;
-    Ok(())
 }

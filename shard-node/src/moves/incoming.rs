@@ -1,5 +1,5 @@
 //! What a target makes of the bookings that come: the rows of accounts, holds and sagas of the slots. The lane does not touch them,
-//! because the shard does not own the slots yet.
+//! because the shard does not own the slots yet. No I/O.
 //!
 //! Bookings become rows through the fold of `ledger`, as everywhere. A row that is ahead of the bookings, because it was copied later
 //! than they were written, skips those that it includes.
@@ -7,22 +7,19 @@
 use std::collections::{HashMap, HashSet};
 
 use ledger::{
-    Account, AccountId, Booking, BookingKind, Hold, HoldKey, Position, TransferId,
+    Account, AccountId, Booking, BookingKind, Hold, HoldKey, Position, TransferKey,
     booking::Role,
     fold::{self, SagaChange},
-    hold::CaptureInFlight,
 };
-use shard_database::journal::slot_column;
 use shard_map::SlotRange;
-use sqlx::{PgConnection, Row};
-use uuid::Uuid;
 
 use super::{
-    MoveError,
+    error::MoveError,
     progress::{AssetSum, Progress},
-    source::{Verified, contains, sum_up},
+    scope::contains,
+    sums::Verified,
 };
-use crate::store::{StoreError, account, ownership::as_multirange, session::column};
+use crate::store::StoreError;
 
 /// The sums over what has come, kept up to date with each page.
 #[derive(Debug, Clone)]
@@ -33,56 +30,102 @@ pub struct Incoming {
     pub newest_us: i64,
 }
 
+/// What a page does to the rows of the slots.
+#[derive(Debug, Default)]
+pub struct Changes {
+    pub opened: Vec<Account>,
+    pub updated: Vec<Account>,
+    /// The positions of the first bookings of sagas that began and are under way, and the sagas that began before the page and have ended.
+    pub begun: Vec<i64>,
+    pub ended: Vec<TransferKey>,
+    pub holds: HoldChanges,
+}
+
+/// What a page does to the rows of holds. A hold that is placed and ends in one page leaves no row.
+#[derive(Debug, Default)]
+pub struct HoldChanges {
+    /// With the positions of their first bookings.
+    pub placed: Vec<(HoldKey, Position, Hold)>,
+    /// Holds that have a row, and still have one after the page.
+    pub changed: Vec<(HoldKey, Hold)>,
+    pub ended: Vec<HoldKey>,
+}
+
 impl Incoming {
-    /// The sums as the progress has them, or of what is in the tables.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn load(
-        connection: &mut PgConnection,
-        slots: &[SlotRange],
-        number: u16,
-        progress: &Progress,
-    ) -> Result<Self, MoveError> {
-        if progress.is_summed {
-            return Ok(Self::of(slots, progress));
-        }
-        const NEWEST: &str = "SELECT coalesce(max(updated_at_us), 0) FROM shardledger.account WHERE slot <@ (SELECT $1::text::int4multirange)";
-        let sums = sum_up(connection, slots, number, None, None).await?.verified;
-        let newest_us = sqlx::query_scalar(NEWEST).bind(as_multirange(slots)).fetch_one(connection).await?;
-        Ok(Self { slots: slots.to_vec(), sums: Verified { position: progress.after, ..sums }, newest_us })
+    /// The sums over what is in the tables.
+    pub fn summed(slots: &[SlotRange], sums: Verified, newest_us: i64) -> Self {
+        Self { slots: slots.to_vec(), sums, newest_us }
     }
 
-    fn of(slots: &[SlotRange], progress: &Progress) -> Self {
+    /// The sums as the progress has them; `None` if it has none yet.
+    pub fn of(slots: &[SlotRange], progress: &Progress) -> Option<Self> {
+        if !progress.is_summed {
+            return None;
+        }
         let sums = |of: fn(&AssetSum) -> &str| {
             let parsed = |sum: &AssetSum| (sum.asset.clone(), of(sum).parse().unwrap_or_default());
             progress.sums.iter().map(parsed).collect()
         };
         let (posted, shares) = (sums(|sum| &sum.posted), sums(|sum| &sum.shares));
         let sums = Verified { position: progress.after, bookings: Default::default(), posted, shares };
-        Self { slots: slots.to_vec(), sums, newest_us: progress.newest_us }
+        Some(Self { slots: slots.to_vec(), sums, newest_us: progress.newest_us })
     }
 
     /// Writes the sums into the progress, which is stored with the page that has changed them.
-    pub fn write_to(&mut self, progress: &mut Progress) {
+    pub fn write_to(&self, progress: &mut Progress) {
         progress.sums = self.sums.all_assets().iter().map(AssetSum::from).collect();
         progress.newest_us = self.newest_us;
         progress.is_summed = true;
     }
 
-    /// Applies the bookings of a page, which are in the journal already, in the caller's transaction.
+    /// Everything up to this position of the source has come. Writes the sums into the progress.
+    pub fn reach(&mut self, position: i64, progress: &mut Progress) {
+        self.sums.position = position;
+        self.write_to(progress);
+    }
+
+    /// The accounts of the slots that a page has legs of, whose rows [`Incoming::apply`] needs.
+    pub fn accounts_of(&self, bookings: &[Booking]) -> Vec<AccountId> {
+        let mut ids: Vec<AccountId> = Vec::new();
+        for booking in bookings {
+            let legs = booking.legs().filter(|(_, id, _)| contains(&self.slots, id));
+            ids.extend(legs.map(|(_, id, _)| id.clone()));
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    /// The holds of the slots that a page is about, whose rows [`Incoming::apply`] needs.
+    pub fn holds_of(&self, progress: &Progress, bookings: &[Booking]) -> Vec<HoldKey> {
+        self.of_holds(progress, bookings).map(|(key, _)| key).collect()
+    }
+
+    fn of_holds<'b>(
+        &'b self,
+        progress: &'b Progress,
+        bookings: &'b [Booking],
+    ) -> impl Iterator<Item = (HoldKey, &'b Booking)> {
+        let is_new = |booking: &&Booking| booking.position.0 > progress.holds_at;
+        let of_holds = bookings.iter().filter(is_new).filter_map(|booking| Some((fold::hold_key(booking)?, booking)));
+        of_holds.filter(|(key, _)| contains(&self.slots, &key.debit))
+    }
+
+    /// Applies the bookings of a page to the rows that are there: of the accounts and the holds that it needs.
     ///
     /// # Errors
-    /// When a booking does not continue a row, or the database does not answer.
-    pub async fn apply(
+    /// When a booking does not continue a row.
+    pub fn apply(
         &mut self,
-        connection: &mut PgConnection,
         progress: &Progress,
         bookings: &[Booking],
-    ) -> Result<(), MoveError> {
-        let mut accounts = self.load_accounts(connection, bookings).await?;
+        accounts: Vec<Account>,
+        holds: HashMap<HoldKey, Hold>,
+    ) -> Result<Changes, MoveError> {
+        let mut accounts: HashMap<AccountId, Account> =
+            accounts.into_iter().map(|account| (account.id.clone(), account)).collect();
         let mut changed: HashSet<AccountId> = HashSet::new();
-        let mut opened: Vec<AccountId> = Vec::new();
+        let mut opened: HashSet<AccountId> = HashSet::new();
         let mut sagas = Sagas::default();
         for booking in bookings {
             self.newest_us = self.newest_us.max(booking.at_us);
@@ -96,7 +139,7 @@ impl Incoming {
             if booking.kind == BookingKind::Opened {
                 if is_owner && !accounts.contains_key(&booking.payer) {
                     let account = fold::open_account(booking).map_err(StoreError::from)?;
-                    opened.push(account.id.clone());
+                    opened.insert(account.id.clone());
                     accounts.insert(account.id.clone(), account);
                 }
                 continue;
@@ -115,12 +158,18 @@ impl Incoming {
                 }
             }
         }
-        let opened: HashSet<AccountId> = opened.into_iter().collect();
-        insert_accounts(connection, accounts.values().filter(|account| opened.contains(&account.id))).await?;
         changed.retain(|id| !opened.contains(id));
-        update_accounts(connection, accounts.values().filter(|account| changed.contains(&account.id))).await?;
-        sagas.write(connection).await?;
-        self.apply_to_holds(connection, progress, bookings).await
+        let holds = self.apply_to_holds(progress, bookings, holds)?;
+        let mut changes =
+            Changes { begun: sagas.begun.into_values().collect(), ended: sagas.ended, holds, ..Changes::default() };
+        for (id, account) in accounts {
+            if opened.contains(&id) {
+                changes.opened.push(account);
+            } else if changed.contains(&id) {
+                changes.updated.push(account);
+            }
+        }
+        Ok(changes)
     }
 
     fn add_share(&mut self, booking: &Booking) {
@@ -130,42 +179,19 @@ impl Incoming {
         }
     }
 
-    async fn load_accounts(
+    fn apply_to_holds(
         &self,
-        connection: &mut PgConnection,
-        bookings: &[Booking],
-    ) -> Result<HashMap<AccountId, Account>, MoveError> {
-        let mut ids: Vec<&str> = Vec::new();
-        for booking in bookings {
-            let legs = booking.legs().filter(|(_, id, _)| contains(&self.slots, id));
-            ids.extend(legs.map(|(_, id, _)| id.as_str()));
-        }
-        ids.sort_unstable();
-        ids.dedup();
-        let found = account::load_from(connection, &ids).await?;
-        Ok(found.into_iter().map(|account| (account.id.clone(), account)).collect())
-    }
-
-    async fn apply_to_holds(
-        &self,
-        connection: &mut PgConnection,
         progress: &Progress,
         bookings: &[Booking],
-    ) -> Result<(), MoveError> {
-        let is_new = |booking: &&Booking| booking.position.0 > progress.holds_at;
-        let of_holds = bookings.iter().filter(is_new).filter_map(|booking| Some((fold::hold_key(booking)?, booking)));
-        let of_holds: Vec<(HoldKey, &Booking)> =
-            of_holds.filter(|(key, _)| contains(&self.slots, &key.debit)).collect();
-        if of_holds.is_empty() {
-            return Ok(());
-        }
-        let mut open = load_holds(connection, of_holds.iter().map(|(key, _)| key)).await?;
-        let mut changes = Holds::default();
-        for (key, booking) in of_holds {
+        mut open: HashMap<HoldKey, Hold>,
+    ) -> Result<HoldChanges, MoveError> {
+        let (mut placed, mut changed) = (HashMap::<HoldKey, Position>::new(), HashSet::new());
+        let mut ended = Vec::new();
+        for (key, booking) in self.of_holds(progress, bookings) {
             if booking.kind.role() == Role::Hold {
                 if booking.kind == BookingKind::HoldPlaced {
                     let hold = fold::place_hold(booking).map_err(StoreError::from)?;
-                    changes.placed.insert(key.clone(), booking.position);
+                    placed.insert(key.clone(), booking.position);
                     open.insert(key, hold);
                 }
                 continue;
@@ -177,34 +203,38 @@ impl Incoming {
             fold::apply_to_hold(hold, booking).map_err(StoreError::from)?;
             if booking.kind.ends_hold() {
                 open.remove(&key);
-                changes.changed.remove(&key);
-                if changes.placed.remove(&key).is_none() {
-                    changes.ended.push(key);
+                changed.remove(&key);
+                if placed.remove(&key).is_none() {
+                    ended.push(key);
                 }
-            } else if !changes.placed.contains_key(&key) {
-                changes.changed.insert(key);
+            } else if !placed.contains_key(&key) {
+                changed.insert(key);
             }
         }
-        changes.write(connection, &open).await
+        let now = |key: &HoldKey| {
+            let hold = open.get(key).cloned();
+            hold.ok_or_else(|| StoreError::Corrupt(format!("hold {} is lost in a page", key.id.0)))
+        };
+        let placed = placed.into_iter().map(|(key, position)| now(&key).map(|hold| (key, position, hold)));
+        let placed = placed.collect::<Result<_, StoreError>>()?;
+        let changed = changed.into_iter().map(|key| now(&key).map(|hold| (key, hold)));
+        Ok(HoldChanges { placed, changed: changed.collect::<Result<_, StoreError>>()?, ended })
     }
 }
 
-// === sagas ===
-
 #[derive(Default)]
 struct Sagas {
-    begun: HashMap<(Uuid, String), i64>,
-    ended: Vec<(Uuid, String)>,
+    begun: HashMap<TransferKey, i64>,
+    ended: Vec<TransferKey>,
 }
 
 impl Sagas {
     fn apply(&mut self, booking: &Booking) {
         match fold::saga_change(booking) {
             Some(SagaChange::Begun(key)) => {
-                self.begun.insert((key.id.0, key.debit.to_string()), booking.position.0);
+                self.begun.insert(key, booking.position.0);
             }
             Some(SagaChange::Ended(key)) => {
-                let key = (key.id.0, key.debit.to_string());
                 if self.begun.remove(&key).is_none() {
                     self.ended.push(key);
                 }
@@ -212,218 +242,4 @@ impl Sagas {
             None => {}
         }
     }
-
-    async fn write(self, connection: &mut PgConnection) -> Result<(), MoveError> {
-        const INSERT: &str = "INSERT INTO shardledger.saga (position) SELECT position FROM unnest($1::int8[]) AS new(position) \
-             ON CONFLICT DO NOTHING";
-        const DELETE: &str = "DELETE FROM shardledger.saga s USING shardledger.journal j, \
-               unnest($1::uuid[], $2::text[]) AS ended(id, payer) \
-             WHERE j.id = ended.id AND j.payer = ended.payer AND j.role = 1 AND s.position = j.position";
-        if !self.begun.is_empty() {
-            let positions: Vec<i64> = self.begun.into_values().collect();
-            sqlx::query(INSERT).bind(positions).execute(&mut *connection).await?;
-        }
-        if !self.ended.is_empty() {
-            let (ids, payers): (Vec<Uuid>, Vec<String>) = self.ended.into_iter().unzip();
-            sqlx::query(DELETE).bind(ids).bind(payers).execute(connection).await?;
-        }
-        Ok(())
-    }
-}
-
-/// Writes the rows of sagas that are under way, by the positions of their first bookings.
-pub async fn insert_sagas(connection: &mut PgConnection, positions: &[i64]) -> Result<(), MoveError> {
-    const INSERT: &str = "INSERT INTO shardledger.saga (position) SELECT position FROM unnest($1::int8[]) AS new(position) \
-         ON CONFLICT DO NOTHING";
-    sqlx::query(INSERT).bind(positions).execute(connection).await?;
-    Ok(())
-}
-
-/// Writes the scales of assets that are new here. A scale that differs stops the move.
-pub async fn insert_scales(connection: &mut PgConnection, scales: &[wire::AssetScale]) -> Result<(), MoveError> {
-    const INSERT: &str =
-        "INSERT INTO shardledger.asset_scale (asset, scale) VALUES ($1, $2) ON CONFLICT (asset) DO NOTHING";
-    const SCALE: &str = "SELECT scale::int4 FROM shardledger.asset_scale WHERE asset = $1";
-    for wire::AssetScale { asset, scale } in scales {
-        let wanted = i16::try_from(*scale).unwrap_or(i16::MAX);
-        sqlx::query(INSERT).bind(asset).bind(wanted).execute(&mut *connection).await?;
-        let there: i32 = sqlx::query_scalar(SCALE).bind(asset).fetch_one(&mut *connection).await?;
-        if there != i32::from(wanted) {
-            let what = format!("asset {asset} has {there} decimals here and {wanted} at the source");
-            return Err(MoveError::Differs(what));
-        }
-    }
-    Ok(())
-}
-
-// === accounts ===
-
-const INSERT_ACCOUNTS: &str = "INSERT INTO shardledger.account (id, slot, asset, status, posted, held, overdraft, max_balance, version, head, opened, \
-       metadata, created_at_us, updated_at_us) \
-     SELECT * FROM unnest($1::text[], $2::int4[], $3::text[], $4::int2[], $5::int8[], $6::int8[], $7::int8[], $8::int8[], $9::int8[], \
-       $10::int8[], $11::int8[], $12::text[], $13::int8[], $14::int8[])";
-const UPDATE_ACCOUNTS: &str = "UPDATE shardledger.account AS a \
-     SET status = u.status, posted = u.posted, held = u.held, overdraft = u.overdraft, max_balance = u.max_balance, version = u.version, \
-       head = u.head, metadata = u.metadata, updated_at_us = u.updated_at_us \
-     FROM unnest($1::text[], $2::int2[], $3::int8[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], $8::int8[], $9::text[], $10::int8[]) \
-       AS u(id, status, posted, held, overdraft, max_balance, version, head, metadata, updated_at_us) \
-     WHERE a.id = u.id AND a.version < u.version";
-
-async fn insert_accounts<'a>(
-    connection: &mut PgConnection,
-    accounts: impl Iterator<Item = &'a Account>,
-) -> Result<(), MoveError> {
-    let accounts: Vec<&Account> = accounts.collect();
-    if accounts.is_empty() {
-        return Ok(());
-    }
-    let slot = |account: &&Account| i32::from(slot_column(&account.id));
-    sqlx::query(INSERT_ACCOUNTS)
-        .bind(accounts.iter().map(|a| a.id.as_str()).collect::<Vec<_>>())
-        .bind(accounts.iter().map(slot).collect::<Vec<_>>())
-        .bind(accounts.iter().map(|a| a.asset.as_str()).collect::<Vec<_>>())
-        .bind(accounts.iter().map(|a| i16::from(a.status.code())).collect::<Vec<_>>())
-        .bind(accounts.iter().map(|a| a.posted).collect::<Vec<_>>())
-        .bind(accounts.iter().map(|a| a.held).collect::<Vec<_>>())
-        .bind(accounts.iter().map(|a| a.overdraft.to_nullable()).collect::<Vec<_>>())
-        .bind(accounts.iter().map(|a| a.max_balance.to_nullable()).collect::<Vec<_>>())
-        .bind(accounts.iter().map(|a| a.version).collect::<Vec<_>>())
-        .bind(accounts.iter().map(|a| a.head.0).collect::<Vec<_>>())
-        .bind(accounts.iter().map(|a| a.opened.0).collect::<Vec<_>>())
-        .bind(accounts.iter().map(|a| a.metadata.as_str()).collect::<Vec<_>>())
-        .bind(accounts.iter().map(|a| a.created_at_us).collect::<Vec<_>>())
-        .bind(accounts.iter().map(|a| a.updated_at_us).collect::<Vec<_>>())
-        .execute(connection)
-        .await?;
-    Ok(())
-}
-
-async fn update_accounts<'a>(
-    connection: &mut PgConnection,
-    accounts: impl Iterator<Item = &'a Account>,
-) -> Result<(), MoveError> {
-    let accounts: Vec<&Account> = accounts.collect();
-    if accounts.is_empty() {
-        return Ok(());
-    }
-    let updated = sqlx::query(UPDATE_ACCOUNTS)
-        .bind(accounts.iter().map(|a| a.id.as_str()).collect::<Vec<_>>())
-        .bind(accounts.iter().map(|a| i16::from(a.status.code())).collect::<Vec<_>>())
-        .bind(accounts.iter().map(|a| a.posted).collect::<Vec<_>>())
-        .bind(accounts.iter().map(|a| a.held).collect::<Vec<_>>())
-        .bind(accounts.iter().map(|a| a.overdraft.to_nullable()).collect::<Vec<_>>())
-        .bind(accounts.iter().map(|a| a.max_balance.to_nullable()).collect::<Vec<_>>())
-        .bind(accounts.iter().map(|a| a.version).collect::<Vec<_>>())
-        .bind(accounts.iter().map(|a| a.head.0).collect::<Vec<_>>())
-        .bind(accounts.iter().map(|a| a.metadata.as_str()).collect::<Vec<_>>())
-        .bind(accounts.iter().map(|a| a.updated_at_us).collect::<Vec<_>>())
-        .execute(connection)
-        .await?
-        .rows_affected();
-    if updated != accounts.len() as u64 {
-        let what = format!("{} of {} rows of accounts were updated", updated, accounts.len());
-        return Err(StoreError::Corrupt(what).into());
-    }
-    Ok(())
-}
-
-// === holds ===
-
-async fn load_holds(
-    connection: &mut PgConnection,
-    keys: impl Iterator<Item = &HoldKey>,
-) -> Result<HashMap<HoldKey, Hold>, MoveError> {
-    const HOLDS: &str = concat!(
-        "SELECT ",
-        shard_database::journal_columns!(j),
-        ", h.captured AS open_captured, h.capture_id, h.capture_amount \
-         FROM unnest($1::uuid[], $2::text[]) AS wanted(id, payer) \
-         JOIN shardledger.hold h ON h.id = wanted.id AND h.payer = wanted.payer \
-         JOIN shardledger.journal j ON j.position = h.position"
-    );
-    let (ids, payers): (Vec<Uuid>, Vec<&str>) = keys.map(|key| (key.id.0, key.debit.as_str())).unzip();
-    let rows = sqlx::query(HOLDS).bind(ids).bind(payers).fetch_all(connection).await?;
-    let mut holds = HashMap::with_capacity(rows.len());
-    for row in &rows {
-        let first = shard_database::journal::booking_from_row(row).map_err(StoreError::from)?;
-        let Some(key) = first.key() else { continue };
-        let in_flight = match column::<Option<Uuid>>(row, "capture_id")? {
-            Some(id) => Some(CaptureInFlight { capture: TransferId(id), amount: row.try_get("capture_amount")? }),
-            None => None,
-        };
-        let placed = fold::place_hold(&first).map_err(StoreError::from)?;
-        holds.insert(key, Hold { captured: column(row, "open_captured")?, in_flight, ..placed });
-    }
-    Ok(holds)
-}
-
-/// What a page does to the rows of holds. A hold that is placed and ends in one page leaves no row.
-#[derive(Default)]
-struct Holds {
-    placed: HashMap<HoldKey, Position>,
-    /// Holds that have a row, and still have one after the page.
-    changed: HashSet<HoldKey>,
-    ended: Vec<HoldKey>,
-}
-
-impl Holds {
-    /// Writes one statement for each kind of change. `open` has the holds as they are after the page.
-    async fn write(self, connection: &mut PgConnection, open: &HashMap<HoldKey, Hold>) -> Result<(), MoveError> {
-        const INSERT: &str = "INSERT INTO shardledger.hold (id, payer, payer_slot, position, amount, captured, capture_id, capture_amount, \
-               expires_at_us) \
-             SELECT id, payer, payer_slot, position, amount, captured, capture_id, capture_amount, expires_at_us \
-             FROM unnest($1::uuid[], $2::text[], $3::int4[], $4::int8[], $5::int8[], $6::int8[], $7::uuid[], $8::int8[], $9::int8[]) \
-               AS new(id, payer, payer_slot, position, amount, captured, capture_id, capture_amount, expires_at_us)";
-        const CHANGE: &str = "SELECT count(shardledger.change_hold(id, payer, captured, capture_id, capture_amount)) \
-             FROM unnest($1::uuid[], $2::text[], $3::int8[], $4::uuid[], $5::int8[]) AS new(id, payer, captured, capture_id, capture_amount)";
-        const END: &str =
-            "SELECT count(shardledger.end_hold(id, payer)) FROM unnest($1::uuid[], $2::text[]) AS ended(id, payer)";
-        let now = |key: &HoldKey| {
-            open.get(key).ok_or_else(|| StoreError::Corrupt(format!("hold {} is lost in a page", key.id.0)))
-        };
-        if !self.placed.is_empty() {
-            let placed = self.placed.iter().map(|(key, position)| Ok((key, *position, now(key)?)));
-            let placed: Vec<(&HoldKey, Position, &Hold)> = placed.collect::<Result<_, StoreError>>()?;
-            sqlx::query(INSERT)
-                .bind(placed.iter().map(|(key, ..)| key.id.0).collect::<Vec<_>>())
-                .bind(placed.iter().map(|(key, ..)| key.debit.as_str()).collect::<Vec<_>>())
-                .bind(placed.iter().map(|(key, ..)| i32::from(slot_column(&key.debit))).collect::<Vec<_>>())
-                .bind(placed.iter().map(|(_, position, _)| position.0).collect::<Vec<_>>())
-                .bind(placed.iter().map(|(.., hold)| hold.amount).collect::<Vec<_>>())
-                .bind(placed.iter().map(|(.., hold)| hold.captured).collect::<Vec<_>>())
-                .bind(placed.iter().map(|(.., hold)| in_flight_id(hold)).collect::<Vec<_>>())
-                .bind(placed.iter().map(|(.., hold)| in_flight_amount(hold)).collect::<Vec<_>>())
-                .bind(placed.iter().map(|(.., hold)| hold.expires_at_us).collect::<Vec<_>>())
-                .execute(&mut *connection)
-                .await?;
-        }
-        if !self.changed.is_empty() {
-            let changed = self.changed.iter().map(|key| Ok((key, now(key)?)));
-            let changed: Vec<(&HoldKey, &Hold)> = changed.collect::<Result<_, StoreError>>()?;
-            sqlx::query(CHANGE)
-                .bind(changed.iter().map(|(key, _)| key.id.0).collect::<Vec<_>>())
-                .bind(changed.iter().map(|(key, _)| key.debit.as_str()).collect::<Vec<_>>())
-                .bind(changed.iter().map(|(_, hold)| hold.captured).collect::<Vec<_>>())
-                .bind(changed.iter().map(|(_, hold)| in_flight_id(hold)).collect::<Vec<_>>())
-                .bind(changed.iter().map(|(_, hold)| in_flight_amount(hold)).collect::<Vec<_>>())
-                .execute(&mut *connection)
-                .await?;
-        }
-        if !self.ended.is_empty() {
-            sqlx::query(END)
-                .bind(self.ended.iter().map(|key| key.id.0).collect::<Vec<_>>())
-                .bind(self.ended.iter().map(|key| key.debit.as_str()).collect::<Vec<_>>())
-                .execute(connection)
-                .await?;
-        }
-        Ok(())
-    }
-}
-
-fn in_flight_id(hold: &Hold) -> Option<Uuid> {
-    hold.in_flight.map(|capture| capture.capture.0)
-}
-
-fn in_flight_amount(hold: &Hold) -> i64 {
-    hold.in_flight.map_or(0, |capture| capture.amount)
 }

@@ -1,26 +1,26 @@
 //! The end of a move at the source: it is given up, or what has moved away is deleted.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use sqlx::PgConnection;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
     MoveError, Moves,
     phase::Phase,
-    progress,
-    source::{RELEASED, SourceProgress},
+    progress::{self, SourceProgress},
+    source::driven_by,
     throttle::PageSize,
 };
 use crate::{
     durable::{DurableStep, durable},
     store::{
-        StoreError,
-        moves::{self as tables, CleanUp, MoveRow},
+        moves::{Advance, CleanUp, MoveConnection, MoveRow, MoveStore},
+        ownership::SlotState,
     },
 };
 
-impl Moves {
+impl<S: MoveStore> Moves<S> {
     /// Ends the source's part of a move.
     ///
     /// # Errors
@@ -33,7 +33,7 @@ impl Moves {
     ) -> Result<wire::LeaveMoveResponse, MoveError> {
         use wire::leave_move_request::How;
         let mut connection = self.connection().await?;
-        let row = self.row_at_source(&mut connection, id, driver_epoch).await?;
+        let row = driven_by(connection.get(id).await?, id, driver_epoch)?;
         let kept: SourceProgress = progress::read(&row.progress)?;
         let done = wire::LeaveMoveResponse {
             done: true,
@@ -42,9 +42,8 @@ impl Moves {
         match (how, row.phase) {
             (How::Abort, Phase::Left) | (How::Finish, Phase::CleanedUp) => Ok(done),
             (How::Abort, Phase::Joined) => {
-                durable(DurableStep::Leave, tables::advance(&mut connection, &row, Phase::Left, &row.progress))
-                    .await
-                    .map_err(StoreError::into_move_error)?;
+                let left = Advance { row: &row, to: Phase::Left, progress: &row.progress };
+                durable(DurableStep::Leave, connection.advance(left)).await?;
                 self.verified().remove(&id);
                 Ok(done)
             }
@@ -60,13 +59,13 @@ impl Moves {
     /// Deletes a part of what moved away. Called again until everything is gone.
     async fn clean_up_source(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut S::Connection,
         mut row: MoveRow,
         mut kept: SourceProgress,
     ) -> Result<wire::LeaveMoveResponse, MoveError> {
         const AT_ONCE: Duration = Duration::from_secs(1);
         let begun = Instant::now();
-        let folded = tables::folded_position(connection).await?;
+        let folded = connection.folded_position().await?;
         // The fold must not find rows missing that it has yet to write.
         let mut answer = wire::LeaveMoveResponse::default();
         if folded <= kept.last_position {
@@ -75,23 +74,22 @@ impl Moves {
         }
         let epoch = kept.slot_epoch;
         if kept.cleaned_to == 0 {
-            let clean_up = CleanUp { row: &row, state: RELEASED, epoch };
-            durable(DurableStep::CleanUpRows, clean_up.delete_projections(connection)).await?;
+            let clean_up = CleanUp { row: &row, state: SlotState::Released, epoch };
+            durable(DurableStep::CleanUpRows, connection.delete_projections(clean_up)).await?;
         }
         let mut page = PageSize::default();
         loop {
             let page_begun = Instant::now();
-            let to = tables::page_end(connection, kept.cleaned_to, i64::MAX, page.size().into()).await?;
+            let to = connection.page_end(kept.cleaned_to, page.size().into()).await?;
             let range = (kept.cleaned_to, to.unwrap_or(i64::MAX));
             let phase = if to.is_none() { Phase::CleanedUp } else { row.phase };
             kept.cleaned_to = range.1;
-            let clean_up = CleanUp { row: &row, state: RELEASED, epoch };
-            let written = clean_up.delete_bookings(connection, range, |deleted| {
+            let clean_up = CleanUp { row: &row, state: SlotState::Released, epoch };
+            let written = connection.delete_bookings(clean_up, range, |deleted| {
                 kept.bookings_deleted += deleted;
                 (phase, progress::write(&kept))
             });
-            (row.phase, row.progress) =
-                durable(DurableStep::CleanUpBookings, written).await.map_err(StoreError::into_move_error)?;
+            (row.phase, row.progress) = durable(DurableStep::CleanUpBookings, written).await?;
             answer.bookings_deleted = i64::try_from(kept.bookings_deleted).unwrap_or(i64::MAX);
             answer.done = phase == Phase::CleanedUp;
             if answer.done || begun.elapsed() > AT_ONCE {

@@ -1,6 +1,9 @@
 //! What a driver has done, and what an operator wants: the JSON columns of `slot_move`.
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::error::MoveError;
 
 /// What the target's driver has done. Only the driver writes it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -9,7 +12,7 @@ pub struct Progress {
     /// The epoch that the slots get at this shard.
     pub slot_epoch: i64,
     /// The move that this one reverses.
-    pub reverses: Option<uuid::Uuid>,
+    pub reverses: Option<Uuid>,
     /// The projections of the source reached this far when the move began: bookings up to here are copied first.
     pub folded_position: i64,
     /// Part and position of the journal up to which bookings are copied.
@@ -60,6 +63,37 @@ pub struct Progress {
     pub assets: Vec<AssetSum>,
     /// The map that names this shard as the owner is known to every shard.
     pub published_map: u64,
+}
+
+/// What the source keeps of a move.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SourceProgress {
+    /// The epoch that the slots get at the target.
+    pub slot_epoch: i64,
+    /// The move that this one reverses.
+    pub reverses: Option<Uuid>,
+    /// The answer to the release.
+    pub last_position: i64,
+    pub locked_us: i64,
+    pub assets: Vec<AssetSum>,
+    /// The clean-up is done up to this position.
+    pub cleaned_to: i64,
+    pub bookings_deleted: u64,
+    /// A reversal that was given up has brought the rows here up to this position of the other shard.
+    pub reversed_to: i64,
+}
+
+impl SourceProgress {
+    /// The stored state after a reversal that was given up has brought the rows here up to this position of the other shard.
+    ///
+    /// # Errors
+    /// When the text is not the JSON of a source's progress.
+    pub fn reached_by_reversal(text: &str, reached: i64) -> Result<String, MoveError> {
+        let mut kept: Self = read(text)?;
+        kept.reversed_to = kept.reversed_to.max(reached);
+        Ok(write(&kept))
+    }
 }
 
 /// What moved of one asset, as decimal integers in minor units.
@@ -116,9 +150,9 @@ impl From<&wire::MoveAssetSum> for AssetSum {
 ///
 /// # Errors
 /// When the text is not the JSON of a `T`.
-pub fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, super::MoveError> {
+pub fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, MoveError> {
     serde_json::from_str(text).map_err(|error| {
-        super::MoveError::Refused(format!("the stored state of the move cannot be read by this version: {error}"))
+        MoveError::Refused(format!("the stored state of the move cannot be read by this version: {error}"))
     })
 }
 

@@ -11,7 +11,10 @@ use super::{MoveError, Moves};
 use crate::{
     durable::{DurableStep, durable},
     peers,
-    store::{self, moves::MoveRow},
+    store::{
+        self,
+        moves::{MoveRow, MoveStore},
+    },
 };
 
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -19,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Most attempts. An attempt fails if another move has published a map of the same version.
 const ATTEMPTS: usize = 5;
 
-impl Moves {
+impl<S: MoveStore> Moves<S> {
     /// Offers a map in which this shard has the slots to one node of each shard. Returns its version. A shard that does not answer
     /// hears of the map later: from routers, which pass on the newest one.
     ///

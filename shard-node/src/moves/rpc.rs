@@ -11,8 +11,9 @@ use wire::{
 };
 
 use super::{MoveError, Moves, id_to_wire, phase::Role, progress::Wishes, source::Join};
+use crate::store::moves::MoveStore;
 
-impl Moves {
+impl<S: MoveStore> Moves<S> {
     pub fn into_server(self) -> SlotMovesServer<Self> {
         SlotMovesServer::new(self)
             .max_decoding_message_size(wire::MAX_MESSAGE_BYTES)
@@ -51,7 +52,7 @@ fn slots(ranges: &[wire::SlotRange]) -> Result<Vec<SlotRange>, Status> {
 }
 
 #[tonic::async_trait]
-impl SlotMoves for Moves {
+impl<S: MoveStore> SlotMoves for Moves<S> {
     async fn join(
         &self,
         request: Request<wire::JoinMoveRequest>,

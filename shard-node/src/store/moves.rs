@@ -1,15 +1,36 @@
-//! `slot_move`: the moves in which this shard takes part, and the statements that read and write what moves.
+//! The database of a shard as moves of slots use it.
+//!
+//! [`MoveStore`] is the boundary: `crate::moves` decides what a move does next, a store reads and writes. Each method of a [`MoveConnection`] is one read
+//! or one transaction, and the durable steps of a move (`crate::durable`) are such transactions. A [`HandOver`] has the two transactions in
+//! which slots change hands. [`postgres`] is the store that serves. Rows travel between shards in a form that only the stores know: no caller
+//! decodes them.
 
-use bytes::{Bytes, BytesMut};
-use futures_util::TryStreamExt;
-use ledger::Position;
-use shard_database::journal_columns;
-use shard_map::{Slot, SlotRange};
-use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row, postgres::PgRow};
+mod arrivals;
+pub mod hand_over;
+pub mod load;
+pub mod postgres;
+pub mod tables;
+
+use std::{collections::HashMap, future::Future};
+
+use bytes::Bytes;
+use ledger::{AccountId, Booking, batch::Effects};
+use shard_database::ShardState;
+use shard_map::SlotRange;
 use uuid::Uuid;
 
-use super::{StoreError, ownership::as_multirange, session::column};
-use crate::moves::phase::Phase;
+use super::ownership::SlotState;
+use crate::{
+    durable::DurableStep,
+    moves::{
+        error::MoveError,
+        incoming::Incoming,
+        phase::Phase,
+        progress::Progress,
+        scope::Part,
+        sums::{BookingsDigest, Summed, Verified},
+    },
+};
 
 /// A move as one of its shards stores it.
 #[derive(Debug, Clone)]
@@ -28,685 +49,368 @@ pub struct MoveRow {
     pub updated_at_us: i64,
 }
 
-macro_rules! move_columns {
-    () => {
-        "m.id, m.peer, m.phase, m.driver_epoch, m.progress, m.wishes, m.started_at_us, m.updated_at_us, \
-         ARRAY(SELECT lower(r) FROM unnest(m.slots) AS r) AS firsts, ARRAY(SELECT upper(r) - 1 FROM unnest(m.slots) AS r) AS lasts"
-    };
+/// Where a shard keeps its moves and what moves.
+pub trait MoveStore: Send + Sync + 'static {
+    type Connection: MoveConnection;
+    type HandOver: HandOver;
+
+    /// # Errors
+    /// When the database is out of reach, or refused by the gate.
+    fn connection(&self) -> impl Future<Output = Result<Self::Connection, MoveError>> + Send;
+
+    /// Opens the sessions of a hand-over. Connecting takes longer than the hand-over itself.
+    ///
+    /// # Errors
+    /// When the database is out of reach, or refused by the gate.
+    fn hand_over(&self) -> impl Future<Output = Result<Self::HandOver, MoveError>> + Send;
+
+    /// The number of rows in a page of bookings; `None` if the page ends early.
+    fn rows_in(page: &Bytes) -> Option<u64>;
+
+    fn close(&self) -> impl Future<Output = ()> + Send;
 }
 
-const LIST: &str =
-    concat!("SELECT ", move_columns!(), " FROM shardledger.slot_move m ORDER BY m.started_at_us, m.id");
-const GET: &str = concat!("SELECT ", move_columns!(), " FROM shardledger.slot_move m WHERE m.id = $1");
+/// A connection to the shard's database. Each method is one read or one transaction. Every method fails if the database does not answer, and a transaction
+/// has had no effect then, or all of it.
+pub trait MoveConnection: Send {
+    // === the rows of moves ===
 
-pub async fn list(connection: &mut PgConnection) -> Result<Vec<MoveRow>, StoreError> {
-    sqlx::query(LIST).fetch_all(connection).await?.iter().map(from_row).collect()
-}
+    /// The moves in which this shard takes part or took part, oldest first.
+    fn list(&mut self) -> impl Future<Output = Result<Vec<MoveRow>, MoveError>> + Send;
 
-const PHASES: &str = "SELECT phase, count(*) FROM shardledger.slot_move GROUP BY phase";
+    fn get(&mut self, id: Uuid) -> impl Future<Output = Result<Option<MoveRow>, MoveError>> + Send;
 
-/// How many moves the shard has in each phase, by the code of the phase.
-pub async fn count_by_phase(connection: &mut PgConnection) -> Result<Vec<(i16, i64)>, StoreError> {
-    Ok(sqlx::query_as(PHASES).fetch_all(connection).await?)
-}
+    /// Raises the driver epoch: every driver before this one fails at its next step.
+    fn claim(&mut self, id: Uuid, now_us: i64) -> impl Future<Output = Result<Option<MoveRow>, MoveError>> + Send;
 
-pub async fn get(connection: &mut PgConnection, id: Uuid) -> Result<Option<MoveRow>, StoreError> {
-    sqlx::query(GET).bind(id).fetch_optional(connection).await?.as_ref().map(from_row).transpose()
-}
+    /// Notes that the driver is alive.
+    fn touch(
+        &mut self,
+        id: Uuid,
+        driver_epoch: i64,
+        now_us: i64,
+    ) -> impl Future<Output = Result<(), MoveError>> + Send;
 
-fn from_row(row: &PgRow) -> Result<MoveRow, StoreError> {
-    let id: Uuid = column(row, "id")?;
-    let corrupt = |what: String| StoreError::Corrupt(format!("move {id}: {what}"));
-    let phase: i16 = column(row, "phase")?;
-    let slot =
-        |slot: i32| u16::try_from(slot).ok().and_then(Slot::new).ok_or_else(|| corrupt(format!("slot {slot}")));
-    let (firsts, lasts): (Vec<i32>, Vec<i32>) = (column(row, "firsts")?, column(row, "lasts")?);
-    let mut slots = Vec::with_capacity(firsts.len());
-    for (first, last) in firsts.into_iter().zip(lasts) {
-        let range = SlotRange::new(slot(first)?, slot(last)?).map_err(|error| corrupt(error.to_string()))?;
-        slots.push(range);
-    }
-    Ok(MoveRow {
-        id,
-        peer: column(row, "peer")?,
-        slots,
-        phase: Phase::from_code(phase).ok_or_else(|| corrupt(format!("phase {phase} is unknown to this version")))?,
-        driver_epoch: column(row, "driver_epoch")?,
-        progress: column(row, "progress")?,
-        wishes: column(row, "wishes")?,
-        started_at_us: column(row, "started_at_us")?,
-        updated_at_us: column(row, "updated_at_us")?,
-    })
-}
+    fn set_wishes(&mut self, id: Uuid, wishes: &str) -> impl Future<Output = Result<(), MoveError>> + Send;
 
-const INSERT: &str = "INSERT INTO shardledger.slot_move (id, role, peer, slots, phase, driver_epoch, progress, wishes, started_at_us, \
-       updated_at_us) VALUES ($1, $2, $3, $4::text::int4multirange, $5, $6, $7, $8, $9, $9)";
+    /// Replaces what an operator wants of a move, as `judge` says.
+    fn change_wishes(
+        &mut self,
+        id: Uuid,
+        judge: impl FnOnce(Option<&MoveRow>) -> Result<String, MoveError> + Send,
+    ) -> impl Future<Output = Result<(), MoveError>> + Send;
 
-pub async fn insert(connection: &mut PgConnection, row: &MoveRow) -> Result<(), StoreError> {
-    sqlx::query(INSERT)
-        .bind(row.id)
-        .bind(row.phase.role() as i16)
-        .bind(&row.peer)
-        .bind(as_multirange(&row.slots))
-        .bind(row.phase.code())
-        .bind(row.driver_epoch)
-        .bind(&row.progress)
-        .bind(&row.wishes)
-        .bind(row.started_at_us)
-        .execute(connection)
-        .await?;
-    Ok(())
-}
+    /// Changes phase and progress of a row.
+    ///
+    /// # Errors
+    /// [`MoveError::Superseded`] if the row has not the phase, the driver epoch and the progress that the caller believes.
+    fn advance(&mut self, change: Advance<'_>) -> impl Future<Output = Result<(), MoveError>> + Send;
 
-/// Serialises the transactions that begin a move and those that clean up after one.
-const LOCK: &str = "LOCK TABLE shardledger.slot_move IN SHARE ROW EXCLUSIVE MODE";
+    /// Begins a move to this shard, as `judge` says: no other move begins meanwhile. [`DurableStep::Start`].
+    fn start(
+        &mut self,
+        slots: &[SlotRange],
+        judge: impl FnOnce(&Standing) -> Result<Begin, MoveError> + Send,
+    ) -> impl Future<Output = Result<(), MoveError>> + Send;
 
-pub async fn lock(connection: &mut PgConnection) -> Result<(), StoreError> {
-    sqlx::query(LOCK).execute(connection).await?;
-    Ok(())
-}
+    /// Records a move away from this shard or a new driver of it, as `judge` says: no other move begins meanwhile. [`DurableStep::Join`].
+    fn join(
+        &mut self,
+        slots: &[SlotRange],
+        judge: impl FnOnce(&Standing) -> Result<Begin, MoveError> + Send,
+    ) -> impl Future<Output = Result<Estimates, MoveError>> + Send;
 
-/// Waits until no transaction of a lane is under way, and keeps further ones out until the end of the transaction.
-pub async fn lock_out_lane(connection: &mut PgConnection) -> Result<(), StoreError> {
-    const LOCK_OUT: &str = "LOCK TABLE shardledger.lane_fence IN SHARE ROW EXCLUSIVE MODE";
-    sqlx::query(LOCK_OUT).execute(connection).await?;
-    Ok(())
-}
+    /// Marks the slots as incoming at this epoch, so that refusals name the source. [`DurableStep::Announce`].
+    fn announce(&mut self, change: Advance<'_>, epoch: i64) -> impl Future<Output = Result<(), MoveError>> + Send;
 
-/// Tells lanes and nodes that `slot_ownership` has changed.
-pub async fn count_ownership_change(connection: &mut PgConnection) -> Result<(), StoreError> {
-    const COUNT: &str = "UPDATE shardledger.shard_state SET ownership_version = ownership_version + 1";
-    sqlx::query(COUNT).execute(connection).await?;
-    Ok(())
-}
+    // === reads at the source ===
 
-/// The position up to which the projections are written.
-pub async fn folded_position(connection: &mut PgConnection) -> Result<i64, StoreError> {
-    const FOLDED: &str = "SELECT folded_position FROM shardledger.fold_state";
-    Ok(sqlx::query_scalar(FOLDED).fetch_one(connection).await?)
-}
+    /// The position up to which the projections are written.
+    fn folded_position(&mut self) -> impl Future<Output = Result<i64, MoveError>> + Send;
 
-const CLAIM: &str = concat!(
-    "UPDATE shardledger.slot_move AS m SET driver_epoch = m.driver_epoch + 1, updated_at_us = $2 \
-     WHERE m.id = $1 RETURNING ",
-    move_columns!()
-);
+    /// The bookings of a part of the journal that are relevant to the slots. Looks at so many bookings.
+    fn read_bookings(
+        &mut self,
+        slots: &[SlotRange],
+        part: Part,
+        limit: i64,
+    ) -> impl Future<Output = Result<BookingsPage, MoveError>> + Send;
 
-/// Raises the driver epoch: every driver before this one fails at its next step.
-pub async fn claim(connection: &mut PgConnection, id: Uuid, now_us: i64) -> Result<Option<MoveRow>, StoreError> {
-    sqlx::query(CLAIM).bind(id).bind(now_us).fetch_optional(connection).await?.as_ref().map(from_row).transpose()
-}
+    /// The highest position of a part of the journal, if it has one.
+    fn highest(&mut self, part: Part) -> impl Future<Output = Result<Option<i64>, MoveError>> + Send;
 
-const TOUCH: &str = "UPDATE shardledger.slot_move SET updated_at_us = $3 WHERE id = $1 AND driver_epoch = $2";
+    /// Rows of accounts after an id.
+    fn read_accounts(
+        &mut self,
+        slots: &[SlotRange],
+        after: &str,
+        limit: u32,
+    ) -> impl Future<Output = Result<AccountsPage, MoveError>> + Send;
 
-/// Notes that the driver is alive.
-pub async fn touch(
-    connection: &mut PgConnection,
-    id: Uuid,
-    driver_epoch: i64,
-    now_us: i64,
-) -> Result<(), StoreError> {
-    sqlx::query(TOUCH).bind(id).bind(driver_epoch).bind(now_us).execute(connection).await?;
-    Ok(())
-}
+    /// The rows of holds and sagas, and the scales of assets, in one snapshot.
+    fn read_small_tables(
+        &mut self,
+        slots: &[SlotRange],
+        own: Part,
+    ) -> impl Future<Output = Result<wire::ReadMoveSmallTablesResponse, MoveError>> + Send;
 
-const SET_EPOCH: &str = "UPDATE shardledger.slot_move SET driver_epoch = $2 WHERE id = $1 AND driver_epoch < $2";
+    /// Sums up slots at the end of the shard's own part, in one snapshot. The bookings that `before` includes are not read again. With
+    /// `slot`, each account of that slot as well.
+    fn sum_up(
+        &mut self,
+        slots: &[SlotRange],
+        number: u16,
+        before: Option<Verified>,
+        slot: Option<u32>,
+    ) -> impl Future<Output = Result<Summed, MoveError>> + Send;
 
-/// Stores the epoch of a new driver at the source.
-pub async fn set_epoch(connection: &mut PgConnection, id: Uuid, driver_epoch: i64) -> Result<(), StoreError> {
-    sqlx::query(SET_EPOCH).bind(id).bind(driver_epoch).execute(connection).await?;
-    Ok(())
-}
+    fn scales(&mut self) -> impl Future<Output = Result<Vec<wire::AssetScale>, MoveError>> + Send;
 
-const SET_WISHES: &str = "UPDATE shardledger.slot_move SET wishes = $2 WHERE id = $1";
+    /// Accounts and their legs by slot. Reads every row of `account`.
+    fn load(&mut self) -> impl Future<Output = Result<wire::LoadResponse, MoveError>> + Send;
 
-pub async fn set_wishes(connection: &mut PgConnection, id: Uuid, wishes: &str) -> Result<(), StoreError> {
-    sqlx::query(SET_WISHES).bind(id).bind(wishes).execute(connection).await?;
-    Ok(())
-}
+    // === writes and reads at the target ===
 
-const ADVANCE: &str = "SELECT shardledger.advance_move($1, $2, $3, $4, $5, $6)";
+    /// Writes a page of bookings and its waypoints with the progress; in the catch-up, also the page's effect on other rows. Bookings that are here
+    /// already must be the same. [`DurableStep::CopyBookings`] or [`DurableStep::FollowBookings`].
+    fn write_page(
+        &mut self,
+        page: PageWrite<'_>,
+    ) -> impl Future<Output = Result<(Progress, String), MoveError>> + Send;
 
-/// Changes phase and progress, if the row has the phase, the driver epoch and the progress that the caller believes.
-///
-/// # Errors
-/// A statement error with the code `SL003` if it is not.
-pub async fn advance(
-    connection: &mut PgConnection,
-    row: &MoveRow,
-    to: Phase,
-    progress: &str,
-) -> Result<(), StoreError> {
-    sqlx::query(ADVANCE)
-        .bind(row.id)
-        .bind(row.phase.code())
-        .bind(row.driver_epoch)
-        .bind(&row.progress)
-        .bind(to.code())
-        .bind(progress)
-        .execute(connection)
-        .await?;
-    Ok(())
-}
+    /// Writes a page of rows of accounts with the progress that `written` makes of their number. [`DurableStep::CopyAccounts`].
+    fn write_accounts(
+        &mut self,
+        row: &MoveRow,
+        rows: Bytes,
+        written: impl FnOnce(u64) -> String + Send,
+    ) -> impl Future<Output = Result<String, MoveError>> + Send;
 
-/// The same as a statement of a script.
-pub fn advance_statement(row: &MoveRow, to: Phase, progress: &str) -> String {
-    format!(
-        "SELECT shardledger.advance_move('{}', {}::int2, {}, {}, {}::int2, {}); ",
-        row.id,
-        row.phase.code(),
-        row.driver_epoch,
-        literal(&row.progress),
-        to.code(),
-        literal(progress)
-    )
-}
+    /// Writes rows of holds and sagas, and the scales of assets. [`DurableStep::CopySmallTables`].
+    fn write_small_tables(
+        &mut self,
+        tables: wire::ReadMoveSmallTablesResponse,
+        change: Advance<'_>,
+    ) -> impl Future<Output = Result<(), MoveError>> + Send;
 
-/// A text as a literal of a script.
-fn literal(text: &str) -> String {
-    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
-}
+    /// Writes the scales of assets that are new here.
+    ///
+    /// # Errors
+    /// [`MoveError::Differs`] if a scale is another one here.
+    fn insert_scales(&mut self, scales: &[wire::AssetScale]) -> impl Future<Output = Result<(), MoveError>> + Send;
 
-/// A statement that changes the state of slots and the ownership version.
-pub fn change_slots_statement(slots: &[SlotRange], from: i16, to: i16, epoch: i64, peer: &str) -> String {
-    format!(
-        "SELECT shardledger.change_slots('{}', {from}::int2, {to}::int2, {epoch}, {}); ",
-        as_multirange(slots),
-        literal(peer)
-    )
-}
+    /// The newest time of an account of the slots, in microseconds since the epoch.
+    fn newest_account_us(&mut self, slots: &[SlotRange]) -> impl Future<Output = Result<i64, MoveError>> + Send;
 
-// === what is relevant ===
+    /// The sums of each slot, those over the bookings between two positions, and those over the open holds.
+    fn compare_sums(
+        &mut self,
+        slots: &[SlotRange],
+        own: Part,
+        bookings: (i64, i64),
+    ) -> impl Future<Output = Result<Compared, MoveError>> + Send;
 
-/// A condition on a row `j` of the journal: a slot of the set owns it, or has a leg in it (`docs/adr/0010`). The server looks a slot up
-/// in a hash table; a multirange of many ranges would be searched for each row.
-pub fn relevant(slots: &[SlotRange]) -> String {
-    let slots = as_array(slots);
-    format!(
-        "((j.role <> 3 AND j.payer_slot = ANY('{slots}'::int2[])) \
-          OR ((j.role = 3 OR j.payee_version IS NOT NULL) AND j.payee_slot = ANY('{slots}'::int2[])))"
-    )
-}
+    /// Ends a move that was given up. [`DurableStep::EndAbort`].
+    fn end_abort(&mut self, change: Advance<'_>, undo: Undo) -> impl Future<Output = Result<(), MoveError>> + Send;
 
-/// A condition on a row `j` of the journal: a slot of the set owns it.
-fn owned_by(slots: &[SlotRange]) -> String {
-    format!("(CASE WHEN j.role = 3 THEN j.payee_slot ELSE j.payer_slot END) = ANY('{}'::int2[])", as_array(slots))
-}
+    // === clean-up, at either shard ===
 
-/// Slots in PostgreSQL's text form of an `int2[]`.
-fn as_array(slots: &[SlotRange]) -> String {
-    let slots: Vec<String> =
-        slots.iter().copied().flat_map(SlotRange::slots).map(|slot| slot.index().to_string()).collect();
-    format!("{{{}}}", slots.join(","))
-}
-
-/// The position at which a page of the journal ends that begins after `after`, and has so many rows; `None` if the journal ends
-/// before.
-pub async fn page_end(
-    connection: &mut PgConnection,
-    after: i64,
-    last: i64,
-    rows: i64,
-) -> Result<Option<i64>, StoreError> {
-    const PAGE_END: &str = "SELECT position FROM shardledger.journal WHERE position > $1 AND position <= $2 \
-         ORDER BY position OFFSET $3 LIMIT 1";
-    Ok(sqlx::query_scalar(PAGE_END).bind(after).bind(last).bind(rows - 1).fetch_optional(connection).await?)
-}
-
-/// The highest position in a range, if the range has one.
-pub async fn highest(connection: &mut PgConnection, after: i64, last: i64) -> Result<Option<i64>, StoreError> {
-    const HIGHEST: &str = "SELECT position FROM shardledger.journal WHERE position > $1 AND position <= $2 \
-         ORDER BY position DESC LIMIT 1";
-    Ok(sqlx::query_scalar(HIGHEST).bind(after).bind(last).fetch_optional(connection).await?)
-}
-
-const ALL_COLUMNS: &str = concat!(journal_columns!(core), ", ", journal_columns!(extra));
-
-/// The relevant bookings after a position, up to another, in binary COPY format.
-pub async fn copy_bookings_out(
-    connection: &mut PgConnection,
-    slots: &[SlotRange],
-    after: i64,
-    to: i64,
-) -> Result<Bytes, StoreError> {
-    let query = format!(
-        "COPY (SELECT {} FROM shardledger.journal j WHERE j.position > {after} AND j.position <= {to} AND {} \
-         ORDER BY j.position) TO STDOUT (FORMAT binary)",
-        journal_columns!(j),
-        relevant(slots)
-    );
-    copy_out(connection, query).await
-}
-
-const ACCOUNT_COLUMNS: &str = "id, slot, asset, status, posted, held, overdraft, max_balance, version, head, opened, metadata, created_at_us, \
-     updated_at_us";
-
-/// Rows of accounts after an id, in binary COPY format. An account id needs no escape.
-pub async fn copy_accounts_out(
-    connection: &mut PgConnection,
-    slots: &[SlotRange],
-    after: &str,
-    limit: u32,
-) -> Result<Bytes, StoreError> {
-    let query = format!(
-        "COPY (SELECT {ACCOUNT_COLUMNS} FROM shardledger.account WHERE id > {} AND slot <@ '{}'::int4multirange \
-         ORDER BY id LIMIT {limit}) TO STDOUT (FORMAT binary)",
-        literal(after),
-        as_multirange(slots)
-    );
-    copy_out(connection, query).await
-}
-
-const HOLD_COLUMNS: &str =
-    "id, payer, payer_slot, position, amount, captured, capture_id, capture_amount, expires_at_us";
-
-/// Rows of open holds, in binary COPY format.
-pub async fn copy_holds_out(connection: &mut PgConnection, slots: &[SlotRange]) -> Result<Bytes, StoreError> {
-    let query = format!(
-        "COPY (SELECT {HOLD_COLUMNS} FROM shardledger.hold WHERE payer_slot <@ '{}'::int4multirange) TO STDOUT (FORMAT binary)",
-        as_multirange(slots)
-    );
-    copy_out(connection, query).await
-}
-
-async fn copy_out(connection: &mut PgConnection, query: String) -> Result<Bytes, StoreError> {
-    let mut stream = connection.copy_out_raw(&query).await?;
-    let mut payload = BytesMut::new();
-    while let Some(chunk) = stream.try_next().await? {
-        payload.extend_from_slice(&chunk);
-    }
-    Ok(payload.freeze())
-}
-
-const STAGE: &str = "CREATE TEMPORARY TABLE IF NOT EXISTS moved (LIKE shardledger.journal) ON COMMIT DELETE ROWS";
-const INSERT_STAGED: &str = concat!(
-    "INSERT INTO shardledger.journal (",
-    journal_columns!(core),
-    ", ",
-    journal_columns!(extra),
-    ") SELECT ",
-    journal_columns!(core),
-    ", ",
-    journal_columns!(extra),
-    " FROM pg_temp.moved ON CONFLICT (position) DO NOTHING"
-);
-// Both tables have the same columns in the same order.
-const DIFFERENT: &str = "SELECT m.position FROM pg_temp.moved m JOIN shardledger.journal j ON j.position = m.position \
-     WHERE ROW(m.*) IS DISTINCT FROM ROW(j.*) LIMIT 1";
-
-/// Begins the transaction of a page of bookings.
-pub const BEGIN_PAGE: &str = "BEGIN; SAVEPOINT direct";
-/// The same for a page whose commit need not wait for the disk.
-pub const BEGIN_LAST_PAGE: &str = "BEGIN; SET LOCAL synchronous_commit = off; SAVEPOINT direct";
-
-/// Writes bookings that are in binary COPY format, in a transaction that begins with [`BEGIN_PAGE`] or [`BEGIN_LAST_PAGE`]. Bookings
-/// that are here already must be the same. Returns how many came.
-pub async fn copy_bookings_in(connection: &mut PgConnection, rows: Bytes) -> Result<u64, StoreError> {
-    // A booking between a slot of this move and one of an earlier move is here already. Most pages have none.
-    let query = format!("COPY shardledger.journal ({ALL_COLUMNS}) FROM STDIN (FORMAT binary)");
-    match copy_in(connection, &query, rows.clone()).await {
-        Ok(came) => return Ok(came),
-        Err(error) if error.is_duplicate() => {
-            sqlx::query("ROLLBACK TO SAVEPOINT direct").execute(&mut *connection).await?;
-        }
-        Err(error) => return Err(error),
-    }
-    sqlx::query(STAGE).execute(&mut *connection).await?;
-    let query = format!("COPY pg_temp.moved ({ALL_COLUMNS}) FROM STDIN (FORMAT binary)");
-    let came = copy_in(connection, &query, rows).await?;
-    let new = sqlx::query(INSERT_STAGED).execute(&mut *connection).await?.rows_affected();
-    if new < came {
-        let different: Option<i64> = sqlx::query_scalar(DIFFERENT).fetch_optional(&mut *connection).await?;
-        if let Some(position) = different {
-            let what = format!("booking {position} is here with another content than at the source of the move");
-            return Err(StoreError::Corrupt(what));
-        }
-    }
-    Ok(came)
-}
-
-pub async fn copy_accounts_in(connection: &mut PgConnection, rows: Bytes) -> Result<u64, StoreError> {
-    let query = format!("COPY shardledger.account ({ACCOUNT_COLUMNS}) FROM STDIN (FORMAT binary)");
-    copy_in(connection, &query, rows).await
-}
-
-pub async fn copy_holds_in(connection: &mut PgConnection, rows: Bytes) -> Result<u64, StoreError> {
-    let query = format!("COPY shardledger.hold ({HOLD_COLUMNS}) FROM STDIN (FORMAT binary)");
-    copy_in(connection, &query, rows).await
-}
-
-async fn copy_in(connection: &mut PgConnection, query: &str, rows: Bytes) -> Result<u64, StoreError> {
-    let mut copy = connection.copy_in_raw(query).await?;
-    if let Err(error) = copy.send(rows).await {
-        // The server's own error says more.
-        copy.abort("the rows could not be sent").await?;
-        return Err(error.into());
-    }
-    Ok(copy.finish().await?)
-}
-
-/// The waypoints of bookings that were copied.
-pub async fn insert_waypoints(
-    connection: &mut PgConnection,
-    slots: &[SlotRange],
-    after: i64,
-    to: i64,
-) -> Result<(), StoreError> {
-    let slots = as_array(slots);
-    let of = |party: &str| {
-        format!(
-            "SELECT j.{party}, j.{party}_version, j.position, j.at_us FROM shardledger.journal j \
-             WHERE j.position > {after} AND j.position <= {to} AND j.{party}_version % {} = 0 \
-               AND j.{party}_slot = ANY('{slots}'::int2[])",
-            ledger::fold::WAYPOINT_INTERVAL
-        )
-    };
-    let statement = format!(
-        "INSERT INTO shardledger.waypoint (account, version, position, at_us) {} UNION ALL {} ON CONFLICT DO NOTHING",
-        of("payer"),
-        of("payee")
-    );
-    sqlx::raw_sql(AssertSqlSafe(statement)).execute(connection).await?;
-    Ok(())
-}
-
-/// The relevant bookings between two positions.
-pub async fn bookings(
-    connection: &mut PgConnection,
-    slots: &[SlotRange],
-    after: i64,
-    to: i64,
-) -> Result<Vec<ledger::Booking>, StoreError> {
-    let query = format!(
-        "SELECT {} FROM shardledger.journal j WHERE j.position > {after} AND j.position <= {to} AND {} ORDER BY j.position",
-        journal_columns!(j),
-        relevant(slots)
-    );
-    let rows = sqlx::query(AssertSqlSafe(query)).fetch_all(connection).await?;
-    rows.iter().map(|row| shard_database::journal::booking_from_row(row).map_err(StoreError::from)).collect()
-}
-
-// === sums and digests ===
-
-/// Sums up the accounts of each slot. `account` may be behind the journal: the newest leg beyond the folded position replaces a row.
-/// The statement uses one snapshot.
-pub async fn slot_sums(
-    connection: &mut PgConnection,
-    slots: &[SlotRange],
-    own_last: i64,
-) -> Result<Vec<wire::SlotSum>, StoreError> {
-    let query = format!(
-        "{} SELECT slot, asset, count(*)::int8 AS accounts, sum(posted)::text AS posted, sum(held)::text AS held, \
-           sum(('x' || substr(md5(concat_ws('|', id, asset, version, posted, held, head, opened)), 1, 16))::bit(64)::int8)::text AS digest \
-         FROM state GROUP BY slot, asset ORDER BY slot, asset",
-        states(slots, own_last)
-    );
-    let rows = sqlx::query(AssertSqlSafe(query)).fetch_all(connection).await?;
-    rows.iter()
-        .map(|row| {
-            let slot: i32 = column(row, "slot")?;
-            Ok(wire::SlotSum {
-                slot: u32::try_from(slot).unwrap_or(u32::MAX),
-                asset: column(row, "asset")?,
-                accounts: column(row, "accounts")?,
-                posted: column(row, "posted")?,
-                held: column(row, "held")?,
-                digest: column(row, "digest")?,
-            })
-        })
-        .collect()
-}
-
-/// Sums over the open holds of the slots.
-pub async fn holds_sum(connection: &mut PgConnection, slots: &[SlotRange]) -> Result<wire::HoldsSum, StoreError> {
-    const HOLDS: &str = "SELECT count(*)::int8 AS count, coalesce(sum(amount), 0)::text AS amount, coalesce(sum(captured), 0)::text AS captured, \
-           coalesce(sum(capture_amount), 0)::text AS in_flight, coalesce(sum(expires_at_us), 0)::text AS expiry \
-         FROM shardledger.hold WHERE payer_slot <@ (SELECT $1::text::int4multirange)";
-    let row = sqlx::query(HOLDS).bind(as_multirange(slots)).fetch_one(connection).await?;
-    Ok(wire::HoldsSum {
-        count: column(&row, "count")?,
-        amount: column(&row, "amount")?,
-        captured: column(&row, "captured")?,
-        in_flight: column(&row, "in_flight")?,
-        expiry: column(&row, "expiry")?,
-    })
-}
-
-/// The scales of the assets that accounts of the shard use.
-pub async fn scales(connection: &mut PgConnection) -> Result<Vec<wire::AssetScale>, StoreError> {
-    let scales = shard_database::record::asset_scales(connection).await?;
-    Ok(scales.into_iter().map(|(asset, scale)| wire::AssetScale { asset, scale }).collect())
-}
-
-/// The state of each account of one slot, in the order of ids.
-pub async fn account_states(
-    connection: &mut PgConnection,
-    slot: SlotRange,
-    own_last: i64,
-) -> Result<Vec<wire::AccountState>, StoreError> {
-    let query =
-        format!("{} SELECT id, asset, version, posted, held, head FROM state ORDER BY id", states(&[slot], own_last));
-    let rows = sqlx::query(AssertSqlSafe(query)).fetch_all(connection).await?;
-    rows.iter()
-        .map(|row| {
-            Ok(wire::AccountState {
-                id: column(row, "id")?,
-                asset: column(row, "asset")?,
-                version: column(row, "version")?,
-                posted: column(row, "posted")?,
-                held: column(row, "held")?,
-                head: column(row, "head")?,
-            })
-        })
-        .collect()
-}
-
-fn states(slots: &[SlotRange], own_last: i64) -> String {
-    let slots = as_multirange(slots);
-    let legs = |party: &str| {
-        format!(
-            "SELECT j.{party} AS id, j.{party}_version AS version, j.{party}_posted AS posted, j.{party}_held AS held, j.position AS head \
-             FROM shardledger.journal j \
-             WHERE j.position > (SELECT f.folded_position FROM shardledger.fold_state f) AND j.position <= {own_last} \
-               AND j.{party}_version IS NOT NULL AND j.{party}_slot::int4 <@ '{slots}'::int4multirange"
-        )
-    };
-    format!(
-        "WITH legs AS ({} UNION ALL {}), \
-         newest AS (SELECT DISTINCT ON (id) id, version, posted, held, head FROM legs ORDER BY id, version DESC), \
-         state AS (SELECT a.id, a.slot, a.asset, a.opened, coalesce(n.version, a.version) AS version, coalesce(n.posted, a.posted) AS posted, \
-             coalesce(n.held, a.held) AS held, coalesce(n.head, a.head) AS head \
-           FROM shardledger.account a LEFT JOIN newest n ON n.id = a.id AND n.version > a.version \
-           WHERE a.slot <@ '{slots}'::int4multirange)",
-        legs("payer"),
-        legs("payee")
-    )
-}
-
-/// Order-independent sums over the relevant bookings between two positions, and their in-transit shares by asset.
-pub async fn bookings_digest(
-    connection: &mut PgConnection,
-    slots: &[SlotRange],
-    after: i64,
-    to: i64,
-) -> Result<(BookingsDigest, Vec<(String, i128)>), StoreError> {
-    let query = format!(
-        "SELECT count(*)::int8 AS count, coalesce(sum(j.position), 0)::text AS positions, coalesce(sum(j.amount), 0)::text AS amounts, \
-           coalesce(sum(j.at_us), 0)::text AS times, \
-           coalesce(sum(j.kind::numeric + coalesce(j.payer_posted, 0)::numeric + coalesce(j.payee_posted, 0)::numeric), 0)::text AS balances, \
-           coalesce(sum(hashtextextended(j.ordered_by, j.position)), 0)::text AS names \
-         FROM shardledger.journal j WHERE j.position > {after} AND j.position <= {to} AND {}",
-        relevant(slots)
-    );
-    let row = sqlx::query(AssertSqlSafe(query)).fetch_one(&mut *connection).await?;
-    let digest = BookingsDigest {
-        count: column(&row, "count")?,
-        positions: number(&row, "positions")?,
-        amounts: number(&row, "amounts")?,
-        times: number(&row, "times")?,
-        balances: number(&row, "balances")?,
-        names: number(&row, "names")?,
-    };
-    // Kinds 13, 22 and 31 change the in-transit account.
-    let query = format!(
-        "SELECT j.asset, sum(CASE j.kind WHEN 13 THEN j.amount ELSE -j.amount END)::text AS shares \
-         FROM shardledger.journal j WHERE j.position > {after} AND j.position <= {to} AND j.kind IN (13, 22, 31) AND {} GROUP BY j.asset",
-        owned_by(slots)
-    );
-    let rows = sqlx::query(AssertSqlSafe(query)).fetch_all(connection).await?;
-    let shares = rows.iter().map(|row| Ok((column(row, "asset")?, number(row, "shares")?)));
-    Ok((digest, shares.collect::<Result<_, StoreError>>()?))
-}
-
-/// Sums over bookings, in any order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct BookingsDigest {
-    pub count: i64,
-    pub positions: i128,
-    pub amounts: i128,
-    pub times: i128,
-    pub balances: i128,
-    /// Hashes of the names of keys, each with its booking's position.
-    pub names: i128,
-}
-
-impl BookingsDigest {
-    pub fn add(&mut self, other: &Self) {
-        self.count += other.count;
-        self.positions += other.positions;
-        self.amounts += other.amounts;
-        self.times += other.times;
-        self.balances += other.balances;
-        self.names += other.names;
-    }
-}
-
-fn number(row: &PgRow, name: &str) -> Result<i128, StoreError> {
-    let text: &str = column(row, name)?;
-    text.parse().map_err(|_| StoreError::Corrupt(format!("{name}: {text:?} is no number of 128 bits")))
-}
-
-// === clean-up ===
-
-/// What a clean-up may delete, checked in each of its transactions: a driver that froze and was superseded deletes nothing.
-#[derive(Debug)]
-pub struct CleanUp<'r> {
-    pub row: &'r MoveRow,
-    /// State and epoch of the slots.
-    pub state: i16,
-    pub epoch: i64,
-}
-
-/// Rows of accounts that one transaction deletes.
-const DELETED_AT_ONCE: u32 = 5_000;
-
-impl CleanUp<'_> {
-    /// Begins a transaction in which no other move of the shard begins or goes on.
-    async fn begin<'c>(
-        &self,
-        connection: &'c mut PgConnection,
-    ) -> Result<sqlx::Transaction<'c, Postgres>, StoreError> {
-        const STILL_DRIVEN: &str =
-            "SELECT EXISTS (SELECT FROM shardledger.slot_move WHERE id = $1 AND phase = $2 AND driver_epoch = $3)";
-        const STILL_THERE: &str = "SELECT count(*) FROM shardledger.slot_ownership \
-             WHERE slot <@ (SELECT $1::text::int4multirange) AND state = $2 AND epoch = $3";
-        let mut transaction = sqlx::Connection::begin(connection).await?;
-        lock(&mut transaction).await?;
-        let is_driven: bool = sqlx::query_scalar(STILL_DRIVEN)
-            .bind(self.row.id)
-            .bind(self.row.phase.code())
-            .bind(self.row.driver_epoch)
-            .fetch_one(&mut *transaction)
-            .await?;
-        let there: i64 = sqlx::query_scalar(STILL_THERE)
-            .bind(as_multirange(&self.row.slots))
-            .bind(self.state)
-            .bind(self.epoch)
-            .fetch_one(&mut *transaction)
-            .await?;
-        let count: i64 = self.row.slots.iter().map(|range| i64::from(range.len())).sum();
-        if !is_driven || there != count {
-            return Err(StoreError::Fenced);
-        }
-        Ok(transaction)
-    }
+    /// The position at which a page of the whole journal ends that begins after `after` and has so many bookings; `None` if the journal ends before.
+    fn page_end(&mut self, after: i64, rows: i64) -> impl Future<Output = Result<Option<i64>, MoveError>> + Send;
 
     /// Deletes the rows of accounts, holds, sagas and waypoints, in small transactions.
-    pub async fn delete_projections(&self, connection: &mut PgConnection) -> Result<(), StoreError> {
-        let slots = as_multirange(&self.row.slots);
-        let mut transaction = self.begin(connection).await?;
-        const SAGAS: &str = "DELETE FROM shardledger.saga s USING shardledger.journal j \
-             WHERE j.position = s.position AND j.payer_slot::int4 <@ (SELECT $1::text::int4multirange)";
-        const HOLDS: &str = "DELETE FROM shardledger.hold WHERE payer_slot <@ (SELECT $1::text::int4multirange)";
-        sqlx::query(SAGAS).bind(&slots).execute(&mut *transaction).await?;
-        sqlx::query(HOLDS).bind(&slots).execute(&mut *transaction).await?;
-        transaction.commit().await?;
-        loop {
-            let mut transaction = self.begin(connection).await?;
-            let delete = format!(
-                "WITH gone AS (DELETE FROM shardledger.account WHERE id IN (SELECT id FROM shardledger.account \
-                   WHERE slot <@ '{slots}'::int4multirange LIMIT {DELETED_AT_ONCE}) RETURNING id), \
-                 waypoints AS (DELETE FROM shardledger.waypoint w USING gone WHERE w.account = gone.id) \
-                 SELECT count(*)::int8 AS gone FROM gone"
-            );
-            let row = sqlx::query(AssertSqlSafe(delete)).fetch_one(&mut *transaction).await?;
-            let gone: i64 = row.try_get("gone")?;
-            transaction.commit().await?;
-            if gone == 0 {
-                return Ok(());
-            }
-        }
-    }
+    fn delete_projections(&mut self, clean_up: CleanUp<'_>) -> impl Future<Output = Result<(), MoveError>> + Send;
 
     /// Deletes the waypoints of accounts that have no row: of a copy that was given up before its accounts came. No other move may be
     /// coming in.
-    pub async fn delete_lone_waypoints(&self, connection: &mut PgConnection) -> Result<(), StoreError> {
-        const LONE: &str = "DELETE FROM shardledger.waypoint w \
-             WHERE NOT EXISTS (SELECT FROM shardledger.account a WHERE a.id = w.account)";
-        let mut transaction = self.begin(connection).await?;
-        sqlx::query(LONE).execute(&mut *transaction).await?;
-        Ok(transaction.commit().await?)
-    }
+    fn delete_lone_waypoints(&mut self, clean_up: CleanUp<'_>) -> impl Future<Output = Result<(), MoveError>> + Send;
 
     /// Deletes the bookings between two positions that are relevant to the slots of the move, and to no slot that the shard owns, receives or can take
-    /// back. Writes the progress in the same transaction.
-    pub async fn delete_bookings(
-        &self,
-        connection: &mut PgConnection,
-        (after, to): (i64, i64),
-        progress: impl FnOnce(u64) -> (Phase, String),
-    ) -> Result<(Phase, String), StoreError> {
-        let mut transaction = self.begin(connection).await?;
-        let kept = kept_slots(&mut transaction, self.row).await?;
-        let delete = format!(
-            "DELETE FROM shardledger.journal j WHERE j.position > {after} AND j.position <= {to} AND {} AND NOT {}",
-            relevant(&self.row.slots),
-            relevant(&kept)
-        );
-        let deleted = sqlx::query(AssertSqlSafe(delete)).execute(&mut *transaction).await?.rows_affected();
-        let (phase, text) = progress(deleted);
-        advance(&mut transaction, self.row, phase, &text).await?;
-        transaction.commit().await?;
-        Ok((phase, text))
+    /// back. Writes the phase and the progress that `deleted` makes of their number in the same transaction, and returns them.
+    fn delete_bookings(
+        &mut self,
+        clean_up: CleanUp<'_>,
+        range: (i64, i64),
+        deleted: impl FnOnce(u64) -> (Phase, String) + Send,
+    ) -> impl Future<Output = Result<(Phase, String), MoveError>> + Send;
+}
+
+/// The sessions of a hand-over: the release at the source, or the take at the target. One session holds the lane's lock and writes, the other reads
+/// meanwhile. Dropping the sessions ends a transaction without effect.
+pub trait HandOver: Send {
+    fn get(&mut self, id: Uuid) -> impl Future<Output = Result<Option<MoveRow>, MoveError>> + Send;
+
+    /// The relevant bookings of a part of the journal, and the position up to which it was read. Looks at so many bookings.
+    fn appended(
+        &mut self,
+        slots: &[SlotRange],
+        part: Part,
+        at_once: i64,
+    ) -> impl Future<Output = Result<(Vec<Booking>, i64), MoveError>> + Send;
+
+    /// The relevant bookings between two positions.
+    fn bookings(
+        &mut self,
+        slots: &[SlotRange],
+        after: i64,
+        to: i64,
+    ) -> impl Future<Output = Result<Vec<Booking>, MoveError>> + Send;
+
+    /// The same as rows that travel.
+    fn rows(
+        &mut self,
+        slots: &[SlotRange],
+        after: i64,
+        to: i64,
+    ) -> impl Future<Output = Result<Bytes, MoveError>> + Send;
+
+    /// What the rows of accounts hold, by id, for the accounts that exist.
+    fn posted(&mut self, ids: &[AccountId]) -> impl Future<Output = Result<HashMap<String, i64>, MoveError>> + Send;
+
+    fn scales(&mut self) -> impl Future<Output = Result<Vec<wire::AssetScale>, MoveError>> + Send;
+
+    /// Commits a transaction without effect on the row of the move. Everything that was visible before is then confirmed by the stand-by, if
+    /// there is one.
+    fn confirm(&mut self, row: &MoveRow) -> impl Future<Output = Result<(), MoveError>> + Send;
+
+    /// Takes the lane's lock. Nothing is appended from now on, so that the state says where the journal ends.
+    fn lock(&mut self) -> impl Future<Output = Result<ShardState, MoveError>> + Send;
+
+    /// Commits a transaction that holds the lock.
+    fn commit(&mut self, change: &SlotsChange<'_>) -> impl Future<Output = Result<(), MoveError>> + Send;
+
+    /// The same, and reads while the commit waits for the disk what the target needs: the relevant bookings between two positions, if they are wanted and can be
+    /// read, and the scales of assets. The lock keeps everything else out until then.
+    fn commit_and_read(
+        &mut self,
+        change: &SlotsChange<'_>,
+        bookings: Option<(i64, i64)>,
+    ) -> impl Future<Output = Result<(Option<Bytes>, Vec<wire::AssetScale>), MoveError>> + Send;
+}
+
+/// A compare-and-set on the row of a move.
+#[derive(Debug, Clone, Copy)]
+pub struct Advance<'a> {
+    /// The row as the caller believes it to be.
+    pub row: &'a MoveRow,
+    pub to: Phase,
+    /// JSON.
+    pub progress: &'a str,
+}
+
+/// What speaks for or against a move that begins.
+#[derive(Debug)]
+pub struct Standing {
+    /// Every move of the shard, oldest first.
+    pub rows: Vec<MoveRow>,
+    /// How many of the slots the shard owns, and their highest epoch.
+    pub owned: i64,
+    pub epoch: i64,
+}
+
+impl Standing {
+    pub fn row(&self, id: Uuid) -> Option<&MoveRow> {
+        self.rows.iter().find(|row| row.id == id)
     }
 }
 
-/// The slots whose rows a clean-up must keep: all that the shard owns, receives, or can still take back.
-async fn kept_slots(connection: &mut PgConnection, row: &MoveRow) -> Result<Vec<SlotRange>, StoreError> {
-    const KEPT: &str = "SELECT slot FROM shardledger.slot_ownership \
-         WHERE state IN (1, 3) AND NOT slot <@ (SELECT $1::text::int4multirange)";
-    let slots: Vec<i32> =
-        sqlx::query_scalar(KEPT).bind(as_multirange(&row.slots)).fetch_all(&mut *connection).await?;
-    let owned = slots.into_iter().filter_map(|slot| Slot::new(u16::try_from(slot).ok()?));
-    let open = list(connection).await?.into_iter().filter(|other| other.phase.is_open() && other.id != row.id);
-    let open: Vec<SlotRange> = open.flat_map(|other| other.slots).collect();
-    let is_own = |slot: &Slot| row.slots.iter().any(|range| range.contains(*slot));
-    let all = owned.chain(open.into_iter().flat_map(SlotRange::slots)).filter(|slot| !is_own(slot));
-    let all: std::collections::BTreeSet<Slot> = all.collect();
-    Ok(shard_map::merge_slots(all))
+/// How a move begins at a shard.
+#[derive(Debug)]
+pub enum Begin {
+    /// With a row.
+    Insert(MoveRow),
+    /// It has a row already, and this is a driver's epoch. A lower one changes nothing.
+    Drive(Uuid, i64),
+    /// It has a row already.
+    Nothing,
 }
 
-/// The last position of a shard's own range.
-pub fn last_of(number: u16) -> i64 {
-    Position::first_of(number).last_of_range().0
+/// How much a source has, by the server's statistics.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Estimates {
+    pub folded_position: i64,
+    /// Slots that the shard owns.
+    pub owned: i64,
+    pub accounts: i64,
+    pub bookings: i64,
+}
+
+/// A page of bookings.
+#[derive(Debug)]
+pub struct BookingsPage {
+    pub rows: Bytes,
+    /// The page reaches this position.
+    pub to: i64,
+    pub at_end: bool,
+}
+
+/// A page of rows of accounts.
+#[derive(Debug)]
+pub struct AccountsPage {
+    pub rows: Bytes,
+    pub count: u64,
+    /// The id of the last account; empty if there is none.
+    pub last: String,
+}
+
+/// What a target writes of a page of bookings.
+#[derive(Debug)]
+pub struct PageWrite<'a> {
+    pub row: &'a MoveRow,
+    /// `None`: no booking between the two positions is relevant.
+    pub rows: Option<Bytes>,
+    /// The page has the bookings after this position, up to the other one.
+    pub after: i64,
+    pub to: i64,
+    /// The progress after the page, without the number of its bookings and the sums over what has come.
+    pub progress: Progress,
+    /// The sums over what has come, in the catch-up. After a failure they are of no use.
+    pub incoming: Option<&'a mut Incoming>,
+    /// The commit of the take makes this one durable, too.
+    pub is_last: bool,
+}
+
+/// Sums at the target.
+#[derive(Debug)]
+pub struct Compared {
+    pub slots: Vec<wire::SlotSum>,
+    pub bookings: BookingsDigest,
+    pub holds: wire::HoldsSum,
+}
+
+/// What becomes of the slots when a move to this shard was given up.
+#[derive(Debug, Clone, Copy)]
+pub enum Undo {
+    /// They were never announced.
+    Nothing,
+    /// The shard never had them.
+    Forget,
+    /// They go back to the state in which this move has released them. Their rows are as of this position of the other shard.
+    GiveBack { reverses: Uuid, reached: i64 },
+}
+
+/// How slots change hands.
+#[derive(Debug)]
+pub struct SlotsChange<'a> {
+    /// [`DurableStep::Release`] or [`DurableStep::Take`].
+    pub step: DurableStep,
+    pub slots: &'a [SlotRange],
+    pub from: SlotState,
+    pub to: SlotState,
+    pub epoch: i64,
+    pub peer: &'a str,
+    /// The state of the shard under the lock, and what is booked.
+    pub state: ShardState,
+    pub effects: &'a Effects,
+    /// The row of the move, and that of the move that this one reverses.
+    pub advances: Vec<Advance<'a>>,
+}
+
+/// What a clean-up may delete, checked in each of its transactions: a driver that froze and was superseded deletes nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct CleanUp<'a> {
+    pub row: &'a MoveRow,
+    /// State and epoch of the slots.
+    pub state: SlotState,
+    pub epoch: i64,
 }

@@ -167,8 +167,8 @@ pub async fn shard_map(from: &Readable) -> Result<(String, i64), StoreError> {
 }
 
 /// Stores a shard map if it is newer than the stored one.
-pub async fn offer_shard_map(pool: &PgPool, text: &str, version: i64) -> Result<(), StoreError> {
-    sqlx::query(OFFER_SHARD_MAP).bind(text).bind(version).execute(pool).await?;
+pub async fn offer_shard_map(to: &Readable, text: &str, version: i64) -> Result<(), StoreError> {
+    sqlx::query(OFFER_SHARD_MAP).bind(text).bind(version).execute(to.pool()?).await?;
     Ok(())
 }
 

@@ -1,25 +1,25 @@
 //! The copy: bookings up to the source's folded position, rows of accounts, and the small tables.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use sqlx::Connection;
+use tokio::time::Instant;
 
 use super::{Driver, Step, TAIL};
 use crate::{
     durable::{DurableStep, durable},
     moves::{
-        MoveError, incoming,
+        MoveError,
         phase::Phase,
-        progress::{self, Progress},
-        source::{OWN_PART, PARTS, SourceProgress},
+        progress::{self, Progress, SourceProgress},
+        scope::{OWN_PART, PARTS},
     },
-    store::moves as tables,
+    store::moves::{MoveConnection, MoveStore, PageWrite},
 };
 
 /// Rows of accounts in a page, at most. Each of them is relevant, and may have metadata of full length.
 const LARGEST_ACCOUNT_PAGE: u32 = 5_000;
 
-impl Driver {
+impl<S: MoveStore> Driver<S> {
     /// Copies a page: of bookings up to the source's folded position, then of accounts, then the small tables.
     pub(super) async fn copy(&mut self) -> Result<Step, MoveError> {
         self.source().await?;
@@ -67,9 +67,9 @@ impl Driver {
     async fn skip_copy(&mut self) -> Result<Step, MoveError> {
         let Some(reverses) = self.progress.reverses else { return Err(MoveError::Superseded) };
         let mut connection = self.moves.connection().await?;
-        let row = tables::get(&mut connection, reverses).await?.ok_or(MoveError::Superseded)?;
+        let row = connection.get(reverses).await?.ok_or(MoveError::Superseded)?;
         let kept: SourceProgress = progress::read(&row.progress)?;
-        let folded = tables::folded_position(&mut connection).await?;
+        let folded = connection.folded_position().await?;
         drop(connection);
         self.progress.after = self.progress.after.max(kept.reversed_to);
         // Rows that the fold has not written yet would be older than the bookings that come.
@@ -128,13 +128,9 @@ impl Driver {
         // The source reports where the part ends. A bounded read ends at `until`.
         let to = until.filter(|_| page.at_end).map_or(cursor.after, |until| until.max(cursor.after));
         let (after, is_catching_up) = (self.progress.after, self.row.phase == Phase::CatchingUp);
-        let has_rows = match pg_session::last_row(&page.rows) {
-            Some((rows, _)) => rows > 0,
-            None if page.rows.is_empty() => false,
-            None => {
-                return Err(MoveError::Refused("the source has sent a page of bookings that ends early".to_owned()));
-            }
-        };
+        let has_rows = S::rows_in(&page.rows)
+            .map(|rows| rows > 0)
+            .ok_or_else(|| MoveError::Refused("the source has sent a page of bookings that ends early".to_owned()))?;
         if !has_rows && after == to {
             return Ok(());
         }
@@ -142,36 +138,28 @@ impl Driver {
         if !has_rows && self.released {
             // The take stores the progress. If it does not come to that, the page is read again.
             if let Some(incoming) = &mut self.incoming {
-                incoming.sums.position = to;
-                incoming.write_to(&mut progress);
+                incoming.reach(to, &mut progress);
             }
             self.progress = progress;
             return Ok(());
         }
         let mut connection = self.moves.connection().await?;
-        // No shard serves released slots. The commit of the take makes this commit durable, too, because the log is written in order.
-        let begin = if self.released { tables::BEGIN_LAST_PAGE } else { tables::BEGIN_PAGE };
-        let mut transaction = connection.begin_with(begin).await?;
-        if has_rows {
-            progress.bytes += page.rows.len() as u64;
-            let came = tables::copy_bookings_in(&mut transaction, page.rows).await?;
-            progress.bookings += came;
-            if came > 0 {
-                tables::insert_waypoints(&mut transaction, &self.row.slots, after, to).await?;
-            }
-            if is_catching_up && came > 0 {
-                let bookings = tables::bookings(&mut transaction, &self.row.slots, after, to).await?;
-                let incoming = self.incoming.as_mut().ok_or(MoveError::Superseded)?;
-                incoming.apply(&mut transaction, &self.progress, &bookings).await?;
-            }
-        }
-        if is_catching_up && let Some(incoming) = &mut self.incoming {
-            incoming.sums.position = to;
-            incoming.write_to(&mut progress);
-        }
-        let text = self.advance_in(&mut transaction, self.row.phase, &progress).await?;
-        let step = if is_catching_up { DurableStep::FollowBookings } else { DurableStep::CopyBookings };
-        durable(step, transaction.commit()).await?;
+        let incoming = match &mut self.incoming {
+            Some(incoming) if is_catching_up => Some(incoming),
+            None if is_catching_up => return Err(MoveError::Superseded),
+            _ => None,
+        };
+        let page = PageWrite {
+            row: &self.row,
+            rows: has_rows.then_some(page.rows),
+            after,
+            to,
+            progress,
+            incoming,
+            // No shard serves released slots. The commit of the take makes this commit durable, too, because the log is written in order.
+            is_last: self.released,
+        };
+        let (progress, text) = connection.write_page(page).await?;
         self.written(self.row.phase, progress, text);
         Ok(())
     }
@@ -199,10 +187,11 @@ impl Driver {
             progress.after_account = page.last;
         }
         let mut connection = self.moves.connection().await?;
-        let mut transaction = connection.begin().await?;
-        progress.accounts += tables::copy_accounts_in(&mut transaction, page.rows).await?;
-        let text = self.advance_in(&mut transaction, self.row.phase, &progress).await?;
-        durable(DurableStep::CopyAccounts, transaction.commit()).await?;
+        let written = |came| {
+            progress.accounts += came;
+            progress::write(&progress)
+        };
+        let text = connection.write_accounts(&self.row, page.rows, written).await?;
         self.written(self.row.phase, progress, text);
         Ok(self.pause_after_page(begun.elapsed(), bytes))
     }
@@ -211,11 +200,6 @@ impl Driver {
         let request = wire::ReadMoveSmallTablesRequest { r#move: self.id(), driver_epoch: self.row.driver_epoch };
         let answer = self.source().await?.read_small_tables(request).await;
         let small_tables = self.answered(answer)?;
-        let mut connection = self.moves.connection().await?;
-        let mut transaction = connection.begin().await?;
-        tables::copy_holds_in(&mut transaction, small_tables.holds).await?;
-        incoming::insert_sagas(&mut transaction, &small_tables.sagas).await?;
-        incoming::insert_scales(&mut transaction, &small_tables.scales).await?;
         let progress = Progress {
             holds_at: small_tables.holds_at,
             sagas_at: small_tables.folded_position,
@@ -224,8 +208,9 @@ impl Driver {
             copied_at_us: self.moves.now_us(),
             ..self.progress.clone()
         };
-        let text = self.advance_in(&mut transaction, Phase::CatchingUp, &progress).await?;
-        durable(DurableStep::CopySmallTables, transaction.commit()).await?;
+        let text = progress::write(&progress);
+        let change = self.change(Phase::CatchingUp, &text);
+        self.moves.connection().await?.write_small_tables(small_tables, change).await?;
         self.written(Phase::CatchingUp, progress, text);
         Ok(())
     }

@@ -1,16 +1,20 @@
 //! The catch-up, the cut-over, and what follows it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::{Driver, Step, TAIL};
 use crate::{
     durable::{DurableStep, durable},
     moves::{
         MoveError,
-        incoming::{self, Incoming},
+        incoming::Incoming,
         phase::Phase,
         progress::{self, AssetSum},
+        sums::Verified,
     },
+    store::moves::{MoveConnection, MoveStore},
 };
 
 /// Bookings in a page during the cut-over.
@@ -28,7 +32,7 @@ const FRESH: Duration = Duration::from_secs(2);
 /// Most verifications before a cut-over.
 const VERIFICATIONS: usize = 5;
 
-impl Driver {
+impl<S: MoveStore> Driver<S> {
     pub(super) async fn catch_up(&mut self) -> Result<Step, MoveError> {
         self.source().await?;
         self.load_incoming().await?;
@@ -84,12 +88,18 @@ impl Driver {
 
     async fn load_incoming(&mut self) -> Result<(), MoveError> {
         if self.incoming.is_none() {
-            let mut connection = self.moves.connection().await?;
-            let number = self.moves.number()?;
-            let mut incoming = Incoming::load(&mut connection, &self.row.slots, number, &self.progress).await?;
+            let (slots, number) = (&self.row.slots, self.moves.number()?);
+            let incoming = match Incoming::of(slots, &self.progress) {
+                Some(incoming) => incoming,
+                None => {
+                    let mut connection = self.moves.connection().await?;
+                    let sums = connection.sum_up(slots, number, None, None).await?.verified;
+                    let newest_us = connection.newest_account_us(slots).await?;
+                    Incoming::summed(slots, Verified { position: self.progress.after, ..sums }, newest_us)
+                }
+            };
             incoming.write_to(&mut self.progress);
             self.incoming = Some(incoming);
-            drop(connection);
             // Another driver then does not sum up again.
             durable(DurableStep::SumUp, self.save()).await?;
         }
@@ -154,8 +164,7 @@ impl Driver {
         }
         self.follow_to(released.last_position).await?;
         if released.scales != self.scales {
-            let mut connection = self.moves.connection().await?;
-            incoming::insert_scales(&mut connection, &released.scales).await?;
+            self.moves.connection().await?.insert_scales(&released.scales).await?;
         }
         let incoming = self.incoming.clone().ok_or(MoveError::Superseded)?;
         let ours: Vec<AssetSum> = incoming.sums.assets().iter().map(AssetSum::from).collect();

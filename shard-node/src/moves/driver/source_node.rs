@@ -3,22 +3,20 @@
 use std::time::Duration;
 
 use node_client::MovesClient;
-use sqlx::Connection;
 use tokio::time::Instant;
 use wire::convert::slots_to_wire;
 
 use super::Driver;
 use crate::{
-    durable::{DurableStep, durable},
-    moves::{MoveError, id_to_wire, source::OWN_PART},
+    moves::{MoveError, id_to_wire, progress, scope::OWN_PART},
     peers,
-    store::{moves as tables, ownership::as_multirange},
+    store::moves::{MoveConnection, MoveStore},
 };
 
 /// How long connecting to one of the source's nodes may take. A connection whose node does not answer pings is broken.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
-impl Driver {
+impl<S: MoveStore> Driver<S> {
     /// Connects to the node of the source and tells it who drives.
     pub(super) async fn join(&mut self) -> Result<(), MoveError> {
         let map = self.moves.map().await?;
@@ -65,23 +63,10 @@ impl Driver {
 
     /// Marks the slots as incoming, so that refusals name the source.
     async fn announce(&mut self) -> Result<(), MoveError> {
-        const ANNOUNCE: &str = "INSERT INTO shardledger.slot_ownership AS o (slot, state, epoch, peer) \
-             SELECT slot, 3, $2, $3 FROM unnest((SELECT $1::text::int4multirange)) AS r, generate_series(lower(r), upper(r) - 1) AS slot \
-             ON CONFLICT (slot) DO UPDATE SET state = 3, epoch = excluded.epoch, peer = excluded.peer WHERE o.state = 2";
-        let mut connection = self.moves.connection().await?;
-        let mut transaction = connection.begin().await?;
-        tables::lock_out_lane(&mut transaction).await?;
-        sqlx::query(ANNOUNCE)
-            .bind(as_multirange(&self.row.slots))
-            .bind(self.progress.slot_epoch)
-            .bind(&self.row.peer)
-            .execute(&mut *transaction)
-            .await?;
-        tables::count_ownership_change(&mut transaction).await?;
-        let progress = self.progress.clone();
-        let text = self.advance_in(&mut transaction, self.row.phase, &progress).await?;
-        durable(DurableStep::Announce, transaction.commit()).await?;
-        self.written(self.row.phase, progress, text);
+        let text = progress::write(&self.progress);
+        let change = self.change(self.row.phase, &text);
+        self.moves.connection().await?.announce(change, self.progress.slot_epoch).await?;
+        self.written(self.row.phase, self.progress.clone(), text);
         self.moves.0.lane.look_again();
         Ok(())
     }

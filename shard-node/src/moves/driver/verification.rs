@@ -2,23 +2,23 @@
 
 use super::Driver;
 use crate::{
-    moves::{MoveError, incoming, source::sum_up},
-    store::moves as tables,
+    moves::{MoveError, scope::Part},
+    store::moves::{Compared, MoveConnection, MoveStore},
 };
 
-impl Driver {
+impl<S: MoveStore> Driver<S> {
     /// Compares every slot with the source at one position. Returns the position.
     pub(super) async fn verify(&mut self) -> Result<i64, MoveError> {
         let theirs = self.sum_up(None).await?;
         self.follow_to(theirs.position).await?;
         let mut connection = self.moves.connection().await?;
-        let last = tables::last_of(self.moves.number()?);
-        let ours = tables::slot_sums(&mut connection, &self.row.slots, last).await?;
         let (from, mut digest) = self.digest.unwrap_or_default();
         let to = if from == 0 { i64::MAX } else { theirs.position };
-        digest.add(&tables::bookings_digest(&mut connection, &self.row.slots, from, to).await?.0);
-        let holds = tables::holds_sum(&mut connection, &self.row.slots).await?;
-        incoming::insert_scales(&mut connection, &theirs.scales).await?;
+        let own = Part::own(self.moves.number()?);
+        let Compared { slots: ours, bookings, holds } =
+            connection.compare_sums(&self.row.slots, own, (from, to)).await?;
+        digest.add(&bookings);
+        connection.insert_scales(&theirs.scales).await?;
         self.scales.clone_from(&theirs.scales);
         drop(connection);
         if ours != theirs.slots {
@@ -59,9 +59,9 @@ impl Driver {
         let (slot, asset) = (first.slot, first.asset.clone());
         let theirs = self.sum_up(Some(slot)).await?;
         self.follow_to(theirs.position).await?;
-        let mut connection = self.moves.connection().await?;
         let number = self.moves.number()?;
-        let ours = sum_up(&mut connection, &self.row.slots, number, None, Some(slot)).await?.accounts;
+        let mut connection = self.moves.connection().await?;
+        let ours = connection.sum_up(&self.row.slots, number, None, Some(slot)).await?.accounts;
         let of =
             |accounts: &[wire::AccountState], id: &str| accounts.iter().find(|account| account.id == id).cloned();
         let ids = theirs.accounts.iter().chain(&ours).map(|account| account.id.as_str());
