@@ -125,7 +125,7 @@ async fn serve_connection(
 
 /// Waits until the client has read its answer, or until its place is needed. Then the place is free already, and a socket that stayed open would
 /// be counted by nothing but the bound on open files.
-async fn linger(returned: Returned, closing: &CancellationToken, place: &Place) {
+async fn linger(returned: Returned, closing: &CancellationToken, place: &ConnectionPlace) {
     tokio::select! {
         biased;
         () = closing.cancelled() => {}

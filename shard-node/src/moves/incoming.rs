@@ -234,12 +234,8 @@ impl Sagas {
             Some(SagaChange::Begun(key)) => {
                 self.begun.insert(key, booking.position.0);
             }
-            Some(SagaChange::Ended(key)) => {
-                if self.begun.remove(&key).is_none() {
-                    self.ended.push(key);
-                }
-            }
-            None => {}
+            Some(SagaChange::Ended(key)) if self.begun.remove(&key).is_none() => self.ended.push(key),
+            Some(SagaChange::Ended(_)) | None => {}
         }
     }
 }

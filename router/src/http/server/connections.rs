@@ -418,14 +418,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_host_with_most_connections_gives_way_to_others_between_its_requests() {
         let connections = Connections::new(4);
-        let busy: Vec<Place> = (0..4).map(|_| idle(&connections)).collect();
+        let busy: Vec<ConnectionPlace> = (0..4).map(|_| idle(&connections)).collect();
         // A request on each of them every 400 ms, which costs the host no key.
         for _ in 0..3 {
             after(400).await;
             busy.iter().for_each(|place| drop(place.activity.request(Version::HTTP_11)));
         }
         after(100).await;
-        assert_eq!(connections.admit(HOST).err(), Some(Refusal::Full), "the host takes nothing from itself");
+        assert_eq!(connections.admit(HOST).err(), Some(NoPlace::Full), "the host takes nothing from itself");
         after(2_000).await;
         busy.iter().for_each(|place| drop(place.activity.request(Version::HTTP_11)));
         let gone = || busy.iter().filter(|place| place.leave.is_cancelled()).count();
@@ -433,12 +433,12 @@ mod tests {
         assert_eq!((gone(), connections.are_full()), (1, false));
         // No request is cut off.
         let requests: Vec<_> = busy.iter().map(|place| place.activity.request(Version::HTTP_11)).collect();
-        assert_eq!(connections.admit(host(2)).err(), Some(Refusal::Full));
+        assert_eq!(connections.admit(host(2)).err(), Some(NoPlace::Full));
         drop(requests);
         let second = connections.admit(host(2)).unwrap();
         assert_eq!(gone(), 2);
         // With half of the connections, the host keeps what it uses.
-        assert_eq!(connections.admit(host(3)).err(), Some(Refusal::Full));
+        assert_eq!(connections.admit(host(3)).err(), Some(NoPlace::Full));
         drop((first, second));
     }
 
