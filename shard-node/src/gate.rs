@@ -327,13 +327,18 @@ impl Gate {
 
     // === marks ===
 
-    /// Records that a participant was told this mark. The next look at the database shows whether the database has
-    /// reached it.
+    /// Records that a participant was told this mark. If the last look has not found it, the next look at the database shows whether the
+    /// database has reached it.
     pub fn acknowledge(&self, mark: Mark, holder: &str) {
         let mut state = self.state();
         let merged = state.acknowledged.mark.merged(mark);
-        if merged != state.acknowledged.mark {
-            state.acknowledged = Acknowledged { mark: merged, holder: holder.to_owned() };
+        if merged == state.acknowledged.mark {
+            return;
+        }
+        state.acknowledged = Acknowledged { mark: merged, holder: holder.to_owned() };
+        if state.phase == Phase::Open && !state.found.is_behind(merged) {
+            let proven = state.proven_by_look(state.found);
+            state.served = state.served.merged(proven);
         }
     }
 
@@ -366,7 +371,7 @@ impl Gate {
 
     /// Takes in the mark that a look found, and returns it. Timeline 0 stands for that of the server that was accepted when the look began.
     /// `None`: the node serves no database now, or another server was accepted since. The answer may come from the former one, so nothing is
-    /// recorded.
+    /// recorded. Neither is a mark that is behind what was acknowledged.
     pub fn end_look(&self, look: Look, found: Mark) -> Option<Mark> {
         let mut state = self.state();
         if state.phase != Phase::Open || state.accepted != look.accepted {
@@ -374,9 +379,11 @@ impl Gate {
         }
         let timeline = if found.timeline == 0 { look.timeline } else { found.timeline };
         let found = Mark { timeline, ..found };
-        let proven = state.proven_by_look(found);
-        state.served = state.served.merged(proven);
-        state.remember(proven);
+        if !found.is_behind(state.acknowledged.mark) {
+            let proven = state.proven_by_look(found);
+            state.served = state.served.merged(proven);
+            state.remember(proven);
+        }
         Some(found)
     }
 
@@ -483,7 +490,14 @@ impl State {
         }
         let known = self.acknowledged.mark;
         let nothing_booked = Position::first_of(Position(found.position).shard_number()).0;
-        let known = if known.incarnation == found.incarnation { known.position } else { 0 };
+        let known = if known.incarnation != found.incarnation {
+            0
+        } else if known.timeline > found.timeline {
+            // This is a former primary, which the next look finds out. Positions of the new one say nothing about it.
+            known.earlier
+        } else {
+            known.position
+        };
         Mark { position: found.position.min(known.max(nothing_booked)), ..found }
     }
 
@@ -722,8 +736,9 @@ mod tests {
         let primary = synchronous(ServerFacts::for_tests(7, 1));
         assert_eq!(decide(&gate, &primary, record(cluster, 97)), Ok(()));
         assert_eq!((gate.served().incarnation, gate.served().position), (1, 1), "as if nothing had been booked");
-        // A router remembers a position. The next look finds it, and callers are told of it.
+        // A router remembers a position that the look has found.
         gate.acknowledge(record(cluster, 96).mark(), "router r");
+        assert_eq!(gate.served().position, 96);
         looks(&gate, record(cluster, 97).mark());
         assert_eq!(gate.served().position, 96);
         assert_eq!(decide(&gate, &primary, record(cluster, 95)), Err(vec!["position".to_owned()]));
@@ -739,6 +754,25 @@ mod tests {
             decide(&gate, &ServerFacts::for_tests(7, 2), record(cluster, 96)),
             Err(vec!["position".to_owned()])
         );
+    }
+
+    #[test]
+    fn what_a_router_has_heard_of_a_promotion_proves_nothing_about_the_former_primary() {
+        let cluster = ClusterId::generate();
+        let gate = Gate::new(Expected { cluster, shard: "s0".to_owned(), number: None });
+        gate.set_waiting(None);
+        let primary = synchronous(ServerFacts::for_tests(7, 1));
+        assert_eq!(decide(&gate, &primary, record(cluster, 97)), Ok(()));
+        gate.acknowledge(record(cluster, 96).mark(), "router r");
+        // Another node of the shard has followed the promotion, and this one has not noticed it.
+        gate.acknowledge(Mark { timeline: 2, ..record(cluster, 300).mark() }, "router r");
+        looks(&gate, record(cluster, 97).mark());
+        let before = gate.acknowledged();
+        assert!(gate.decide(&primary, &Database::Shard(Box::new(record(cluster, 97))), &[], &before).is_err());
+        assert_eq!((gate.served().timeline, gate.served().position), (1, 96));
+        let promoted = ServerFacts::for_tests(7, 2).started_at(9);
+        let on_promoted = ShardRecord { timeline: 2, timeline_began: 96, ..record(cluster, 300) };
+        assert_eq!(decide(&gate, &promoted, on_promoted), Ok(()), "97 was not acknowledged");
     }
 
     #[test]
