@@ -15,7 +15,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use certificates::{files, names};
+use certificates::files;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, date_time_ymd,
@@ -255,7 +255,7 @@ pub fn describe(folder: &Path, name: &str) -> anyhow::Result<Described> {
     let left_s = expires_at_s - i64::try_from(clock::now_s()).unwrap_or(i64::MAX);
     Ok(Described {
         name: name.to_owned(),
-        subject: Subject { names: names::names(&parsed), serves, calls },
+        subject: Subject { names: files::names(&parsed), serves, calls },
         expires_at: clock::format_rfc3339(expires_at_s.saturating_mul(1_000_000)),
         expires_in_days: left_s.div_euclid(DAY_S),
         trusted,

@@ -45,7 +45,7 @@ use std::{
 use anyhow::Context as _;
 use report_page::{chart, page};
 use serde::Serialize;
-use telemetry::{clock, shutdown};
+use telemetry::{clock, process::shutdown_signal};
 
 use crate::{context::Context, exit, output};
 
@@ -177,7 +177,7 @@ impl<E: Experiment, P: MaybePageFile> Run<E, P> {
         let Self { mut experiment, page, folder, out, seed } = self;
         experiment.prepare(seed.unwrap_or_else(|| clock::now_us().unsigned_abs()))?;
         let folder = Folder::create(&folder.unwrap_or_else(std::env::temp_dir))?;
-        let stopped = shutdown::signal()?;
+        let stopped = shutdown_signal()?;
         let report = tokio::select! {
             report = experiment.measure(&folder.0) => report?,
             // Dropping the experiment stops and removes its clusters.

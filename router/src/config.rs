@@ -195,7 +195,7 @@ impl Config {
     /// The settings of the core, without the certificate of `shards.tls`.
     pub fn core(&self) -> CoreConfig {
         CoreConfig {
-            name: format!("router {} on {}", self.http.listen, telemetry::host::name()),
+            name: format!("router {} on {}", self.http.listen, telemetry::process::host_name()),
             // The assets were checked when the file was read.
             assets: self
                 .assets()

@@ -18,7 +18,11 @@ use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Ar
 use anyhow::Context;
 use certificates::Certificates;
 use clap::Parser;
-use telemetry::{Tasks, build_info, logging, metrics, shutdown, traces};
+use telemetry::{
+    Tasks, build_info, logging, metrics,
+    process::{host_name, shutdown_signal},
+    traces,
+};
 use tokio::net::{TcpListener, TcpSocket};
 
 use crate::{
@@ -99,7 +103,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     // There are three sets of tasks, which end in turn: requests, then the core that they need, then the listener
     // that reports readiness.
     let (requests, core, operators) = (Tasks::new(), Tasks::new(), Tasks::new());
-    let signal = shutdown::signal()?;
+    let signal = shutdown_signal()?;
 
     let build = build_info!();
     let measured = metrics::install(&build, &[], &operators)?;
@@ -109,7 +113,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         traces::Service {
             name: "shardledger-router",
             version: build.version,
-            instance: format!("{} on {}", config.http.listen, telemetry::host::name()),
+            instance: format!("{} on {}", config.http.listen, host_name()),
             shard: None,
         },
     )?;

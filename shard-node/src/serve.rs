@@ -12,7 +12,11 @@ use shard_database::{
 };
 use shard_map::ShardMap;
 use sqlx::{PgConnection, PgPool};
-use telemetry::{Tasks, admin as telemetry_admin, logging, metrics, shutdown, traces};
+use telemetry::{
+    Tasks, admin as telemetry_admin, logging, metrics,
+    process::{host_name, shutdown_signal},
+    traces,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -54,7 +58,7 @@ const LOOK_FOR_INIT: Duration = Duration::from_millis(500);
 /// `alone`: the operator says that no other shard and no router is left to ask.
 pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
     logging::init(&config.log)?;
-    let signal = shutdown::signal()?;
+    let signal = shutdown_signal()?;
     let tasks = Tasks::new();
     let build = telemetry::build_info!();
     let measured = metrics::install(&build, &[("shard", &config.shard.id)], &tasks)?;
@@ -64,7 +68,7 @@ pub async fn serve(config: Config, alone: bool) -> anyhow::Result<()> {
         traces::Service {
             name: "shardledger-node",
             version: build.version,
-            instance: format!("{} on {}", config.rpc.listen, telemetry::host::name()),
+            instance: format!("{} on {}", config.rpc.listen, host_name()),
             shard: Some(config.shard.id.clone()),
         },
     )?;

@@ -2,14 +2,12 @@
 //!
 //! - [`Certificates`]: the certificate of a router's public listener (HTTPS).
 //! - [`Mutual`]: the certificate with which routers and nodes call each other, and which peers it accepts.
-//! - [`files`]: reading PEM files; [`reloaded`]: replacing what was made of them while it is in use.
-//! - [`names`]: the names in a certificate.
+//! - [`files`]: reading PEM files, and the names in a certificate; [`reloaded`]: replacing what was made of them while it is in use.
 //! - [`network_of`]: what a peer's address counts as where handshakes are bounded.
 
 pub mod files;
 mod https;
 pub mod mutual;
-pub mod names;
 mod network;
 pub mod reloaded;
 pub mod stream;

@@ -26,8 +26,7 @@ use tokio_rustls::{
 
 use crate::{
     CertificateError, CertificateStatus, Stream,
-    files::{Contents, Files},
-    names::{is_allowed, names_of},
+    files::{Contents, Files, is_allowed, names_of},
     reloaded::{Built, Reloaded},
 };
 

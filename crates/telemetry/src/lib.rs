@@ -6,10 +6,9 @@
 
 pub mod admin;
 pub mod clock;
-pub mod host;
 pub mod logging;
 pub mod metrics;
-pub mod shutdown;
+pub mod process;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 pub mod tasks;

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use clap::value_parser;
 use rustix::process::Signal;
-use telemetry::{logging, shutdown};
+use telemetry::{logging, process::shutdown_signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -266,7 +266,7 @@ async fn in_foreground(
     context: &Context,
 ) -> anyhow::Result<ExitCode> {
     logging::init(&logging::LogConfig::default())?;
-    let signal = shutdown::signal()?;
+    let signal = shutdown_signal()?;
     let stop = CancellationToken::new();
     let supervising = supervise(layout.clone(), description, orders, stop.clone());
     tokio::pin!(supervising);
@@ -312,7 +312,7 @@ pub async fn run_supervisor(args: SuperviseArgs, context: &Context) -> anyhow::R
     let description = Description::load(&layout)?.context("no cluster to supervise")?;
     ensure!(description.root == layout.root(), "the data folder was moved: `shardctl up` starts the cluster");
     let stop = CancellationToken::new();
-    let signal = shutdown::signal()?;
+    let signal = shutdown_signal()?;
     let orders = Orders { policy: RestartPolicy::of(args.no_restart), accept_loss: args.accept_loss };
     let supervising = supervise(layout, description, orders, stop.clone());
     tokio::pin!(supervising);
