@@ -151,11 +151,13 @@ async fn a_node_in_front_of_an_empty_database_is_added_then_initialised_and_then
     ensure!(in_file()?.shards.iter().any(|shard| shard.id == "s2" && shard.slots.is_empty()), "{:?}", in_file()?);
     let said = s2.run(&["init", "--map", &file_path, "--wait", "30"])?;
     ensure!(said.succeeded, "{}", said.text);
-    // The node may still be asking the other shards.
+    node.becomes_ready().await?;
     let added = cluster.shardctl(&add).await?.successful()?;
     says(&added, &["shard s2 serves and owns no slots"])?;
-    node.becomes_ready().await?;
-    cluster.shardctl(&["doctor", "--admin-url", &admin_url]).await?.successful()?;
+    until("the router sees that the shard serves", NOTICED_WITHIN, async || {
+        Ok(cluster.shardctl(&["doctor", "--admin-url", &admin_url]).await?.code.filter(|code| *code == 0))
+    })
+    .await?;
     cluster.finish().await
 }
 
