@@ -16,7 +16,7 @@ TEST_SHARDCTL := $(TARGET)/debug/shardctl
 CLIPPY        := cargo clippy --workspace --all-targets -- -D warnings
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test test-unit test-cluster model simulate upgrade-test broken-rules chaos chaos-selftest chaos-reshard chaos-sagas lint configuration openapi metrics-reference bench bench-long soak reshard-demo release clean
+.PHONY: help up down status test test-unit test-cluster model simulate upgrade-test broken-rules chaos chaos-selftest chaos-reshard chaos-sagas format lint configuration openapi metrics-reference bench bench-long soak reshard-demo release clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,18 +32,8 @@ down: ## Stop it; the data stays (remove it with: target/release/shardctl down -
 status: ## Show what runs
 	@$(SHARDCTL) status --data-dir $(DATA_DIR)
 
-# The lints and the simulation come first, so that the output ends with the tests' own summary.
-test: lint ## Run the lints, 20,000 simulated clusters and every test
-	@$(MAKE) --no-print-directory simulate SEEDS=20000
-	cargo build --workspace --bins
-	@set -e; pg_bin=$$($(TEST_SHARDCTL) --data-dir $(TARGET)/test-postgresql postgres ensure); \
-	export SHARDLEDGER_PG_BIN="$$pg_bin"; \
-	SHARDLEDGER_PROMETHEUS_BIN="$$(tests/prometheus.sh $(TARGET)/test-prometheus)" || true; export SHARDLEDGER_PROMETHEUS_BIN; \
-	if cargo nextest --version >/dev/null 2>&1; then \
-	    echo 'cargo nextest run --workspace'; cargo nextest run --workspace; \
-	else \
-	    echo 'cargo test --workspace'; cargo test --workspace; \
-	fi
+test: ## Run the lints, 20,000 simulated clusters and every test
+	@tests/all.sh
 
 # `make test` in two parts, which the GitHub workflow runs on two machines. A test that starts PostgreSQL belongs to the second part.
 CLUSTER_TESTS := integration-tests pg-session
@@ -111,9 +101,11 @@ chaos-selftest: broken-rules ## The same as broken-rules: take each guard away a
 broken-rules: ## Break one rule after another in a copy and see that tests fail (RULES="06 12": those; PARTS="units simulation": without a cluster)
 	@tests/broken-rules/run.sh
 
-lint: ## Check formatting, clippy, and where cargo-deny is installed, the dependencies
+format: ## Check formatting
 	@if cargo fmt --version >/dev/null 2>&1; then echo 'cargo fmt --all --check'; cargo fmt --all --check; \
 	else echo 'no cargo fmt here (rustup component add rustfmt): formatting is not checked' >&2; fi
+
+lint: format ## Check formatting, clippy, and where cargo-deny is installed, the dependencies
 	@if cargo clippy --version >/dev/null 2>&1; then echo '$(CLIPPY)'; $(CLIPPY); \
 	else echo 'no cargo clippy here (rustup component add clippy): lints are not checked' >&2; fi
 	@if cargo deny --version >/dev/null 2>&1; then echo 'cargo deny check'; cargo deny check; fi

@@ -337,8 +337,7 @@ pub fn check_slots(booking: &Booking, (payer, payee): (i16, i16), report: Report
 // === the end ===
 
 const HAS_ROW: &str = "SELECT id FROM shardledger.account WHERE id = ANY($1)";
-const ACCOUNT: &str = "SELECT id, slot, asset, status, posted, held, overdraft, max_balance, version, head, opened, metadata, \
-     created_at_us, updated_at_us FROM shardledger.account WHERE id = $1";
+const ACCOUNT: &str = concat!("SELECT ", account_columns!(), " FROM shardledger.account a WHERE a.id = $1");
 
 /// Finishes the books and looks up what the fold has left open. `end` is the position up to which the journal was folded.
 ///
