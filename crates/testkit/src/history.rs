@@ -187,7 +187,7 @@ impl Life {
                 && code.starts_with("hold_")
                 && code != format!("hold_{status}")
             {
-                return Err(format!("it is {status}, and somebody was told {code}"));
+                return Err(format!("it is {status}, and a client was told {code}"));
             }
         }
         Ok(status)
