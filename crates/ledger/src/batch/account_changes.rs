@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Aside, Batch, holds::outcome_of};
 use crate::{
-    Account, AccountId, Position,
+    Account, AccountId, Position, Refusal,
     accounts::Accounts,
     booking::{Attributes, Booking, BookingKind, Extra, Leg},
     fold,
@@ -94,6 +94,11 @@ impl Batch<'_> {
         }
         let in_flight = self.has_transfer_in_flight(&update.id);
         if let Err(refused) = posting::check_update(before, after.status, after.overdraft, in_flight) {
+            if refused.refusal == Refusal::InsufficientFunds
+                && let Some(aside) = self.undetermined_overdraft(before, after.overdraft)
+            {
+                return outcome_of(aside);
+            }
             return Outcome::Account(AccountOutcome::Refused { account: before.clone(), refused });
         }
         let leg = Leg { overdraft: after.overdraft, ..fold::leg_after(before, crate::booking::Change::default()) };

@@ -43,16 +43,17 @@ impl Batch<'_> {
             return Outcome::Hold(replay(place, there));
         }
         let account = self.accounts.get(&place.debit);
-        let refused = match posting::check_hold(account, place.asset, place.amount) {
-            Ok(()) => None,
-            Err(Refused { refusal: Refusal::AccountNotFound, side: Some(Side::Debit) }) => {
+        let refused = posting::check_hold(account, place.asset, place.amount).err();
+        let undetermined = match refused {
+            Some(Refused { refusal: Refusal::AccountNotFound, side: Some(Side::Debit) }) => {
                 return Outcome::Hold(HoldOutcome::DebitNotFound);
             }
-            Err(refused) => match self.undetermined_refusal(refused, &place.debit, place.amount) {
-                Some(aside) => return outcome_of(aside),
-                None => Some(refused),
-            },
+            Some(refused) => self.undetermined_debit(refused, &place.debit, place.amount),
+            None => self.undetermined_hold(&place.debit, place.amount),
         };
+        if let Some(aside) = undetermined {
+            return outcome_of(aside);
+        }
         let kind = if refused.is_none() { BookingKind::HoldPlaced } else { BookingKind::HoldRejected };
         let extra = Extra {
             metadata: (!place.metadata.is_empty()).then(|| place.metadata.clone()),

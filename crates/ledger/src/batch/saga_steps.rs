@@ -2,11 +2,11 @@
 
 use super::{Aside, Batch, Draft, holds::outcome_of};
 use crate::{
-    AccountId, Booking, HoldKey, KeyName, Limit, Refusal, Refused, Side,
+    Account, AccountId, Booking, HoldKey, KeyName, Limit, Refusal, Refused, Side,
     booking::{BookingKind, Extra},
     fold,
     history::{StoredRegister, StoredTransfer},
-    operation::{Decide, Purpose, Settle, Verdict},
+    operation::{Decide, Purpose, Settle, Transfer, Verdict},
     outcome::{Decided, Outcome, Settled, TransferState},
     posting,
 };
@@ -34,16 +34,13 @@ impl Batch<'_> {
         if decide.defer_limited && self.is_limited(&decide.credit) {
             return Outcome::Deferred;
         }
-        let verdict = match self.check_arrival(decide) {
-            Ok(())
-                if decide.patient
-                    && let Some(aside) = self.undetermined_room(&decide.credit, decide.amount) =>
-            {
-                return outcome_of(aside);
-            }
-            Ok(()) => Verdict::Credited,
-            Err(refused) => Verdict::Refused(refused),
-        };
+        let refused = self.check_arrival(decide).err();
+        if decide.patient
+            && let Some(aside) = self.undetermined_credit(&decide.credit, decide.amount, refused)
+        {
+            return outcome_of(aside);
+        }
+        let verdict = refused.map_or(Verdict::Credited, Verdict::Refused);
         let kind = if verdict == Verdict::Credited { BookingKind::Credited } else { BookingKind::Refused };
         // The shard of the original counts its reversals by their registers.
         let purpose = match decide.purpose {
@@ -83,6 +80,9 @@ impl Batch<'_> {
     /// The contract's order goes on here: the credit side, then what the source presumed, then what only this shard knows.
     fn check_arrival(&mut self, decide: &Decide) -> Result<(), Refused> {
         posting::check_credit(self.accounts.get(&decide.credit), decide.asset, decide.amount)?;
+        if !decide.patient {
+            self.check_room_to_come_back(&decide.credit, decide.amount)?;
+        }
         decide.presumed.map_or(Ok(()), Err)?;
         if let Some(of) = decide.purpose.reversed_transfer() {
             self.check_reversal(of, &decide.credit, &decide.debit, decide.amount)?;
@@ -216,16 +216,37 @@ fn extra_of(purpose: Purpose, refused: Option<Refused>) -> Option<Box<Extra>> {
 /// Decisions that depend on rivals: reserved transfers of the same account whose verdicts are not known to this shard.
 ///
 /// A refusal is stored for good, so it must be the result of some serial order of the operations. In every serial order, a transfer
-/// that is refused in the end has no effect. Between its reserve and its verdict, however, its money is missing from the account. A
-/// refusal for want of that money would follow from no order. The same holds for a credit that finds room below `max_balance` only
-/// because the money is missing. Such an operation is [undetermined](crate::outcome::Outcome::Undetermined) until the verdicts are known.
+/// that is refused in the end has no effect. Between its reserve and its verdict, however, its money is missing from the account. An
+/// operation is decided only if the answer is the same whether that money comes back or not. Otherwise it is
+/// [undetermined](crate::outcome::Outcome::Undetermined) until the verdicts are known. The answer may differ in two ways: the debit
+/// account lacks the money, or the credit account has room below `max_balance`, only because the money is missing. Room matters to
+/// refusals as well: the checks after the credit side's would not have been reached.
+///
+/// Each rule is monotonic in the account's money, so that the two extremes, all of it back and none of it, stand for all others.
 ///
 /// Until the batch that contains a settlement is committed, `under_way` may still include the settled amount. An operation may then be
 /// answered `Undetermined` once more without need.
 impl Batch<'_> {
+    /// Returns `Undetermined` if the transfer would be answered otherwise, had the money under way come back. `refused`: its answer
+    /// without that money.
+    pub(super) fn undetermined_transfer(
+        &self,
+        transfer: &Transfer,
+        amount: i64,
+        refused: Option<Refused>,
+    ) -> Option<Aside> {
+        match refused {
+            Some(refused @ Refused { side: Some(Side::Debit), .. }) => {
+                self.undetermined_debit(refused, &transfer.debit, amount)
+            }
+            _ if transfer.cross_shard => None,
+            _ => self.undetermined_credit(&transfer.credit, amount, refused),
+        }
+    }
+
     /// Returns `Undetermined` if the debit account lacks only money that may come back.
-    pub(super) fn undetermined_refusal(&self, refused: Refused, debit: &AccountId, amount: i64) -> Option<Aside> {
-        if refused != (Refused { refusal: Refusal::InsufficientFunds, side: Some(Side::Debit) }) {
+    pub(super) fn undetermined_debit(&self, refused: Refused, debit: &AccountId, amount: i64) -> Option<Aside> {
+        if refused.refusal != Refusal::InsufficientFunds {
             return None;
         }
         let (under_way, account) = (self.under_way.get(debit)?, self.accounts.get(debit)?);
@@ -233,12 +254,45 @@ impl Batch<'_> {
         would_suffice.then(|| Aside::Undetermined(under_way.credits.clone()))
     }
 
-    /// Returns `Undetermined` if the credit account would have no room once money that may come back has come back.
-    pub(super) fn undetermined_room(&self, credit: &AccountId, amount: i64) -> Option<Aside> {
+    /// Returns `Undetermined` if the credit account would have no room once money that may come back has come back. A refusal of the
+    /// credit side itself stands in either case.
+    fn undetermined_credit(&self, credit: &AccountId, amount: i64, refused: Option<Refused>) -> Option<Aside> {
+        if refused.is_some_and(|refused| refused.side.is_some()) {
+            return None;
+        }
         let (under_way, account) = (self.under_way.get(credit)?, self.accounts.get(credit)?);
-        let Limit::AtMost(max) = account.max_balance else { return None };
+        let max = match account.max_balance {
+            Limit::AtMost(max) => max,
+            Limit::Unlimited => i64::MAX,
+        };
         let after = i128::from(account.posted) + under_way.posted + i128::from(amount);
         (after > i128::from(max)).then(|| Aside::Undetermined(under_way.credits.clone()))
+    }
+
+    /// Returns `Undetermined` if the account cannot be so changed only because money is missing that may come back. `overdraft` is the
+    /// new one.
+    pub(super) fn undetermined_overdraft(&self, account: &Account, overdraft: Limit) -> Option<Aside> {
+        let under_way = self.under_way.get(&account.id)?;
+        let available = crate::account::available(account.posted, account.held, overdraft)?;
+        (available < 0 && available + under_way.available >= 0)
+            .then(|| Aside::Undetermined(under_way.credits.clone()))
+    }
+
+    /// Returns `Undetermined` if the account could not hold so much in addition once a capture's money is held again.
+    pub(super) fn undetermined_hold(&self, debit: &AccountId, amount: i64) -> Option<Aside> {
+        let (under_way, account) = (self.under_way.get(debit)?, self.accounts.get(debit)?);
+        let captures = under_way.posted - under_way.available;
+        let after = i128::from(account.held) + captures + i128::from(amount);
+        (after > i128::from(i64::MAX)).then(|| Aside::Undetermined(under_way.credits.clone()))
+    }
+
+    /// Money that comes back must fit into the account's range, or its saga could not end. A decision that does not wait is a refusal.
+    fn check_room_to_come_back(&self, credit: &AccountId, amount: i64) -> Result<(), Refused> {
+        let Some((under_way, account)) = self.under_way.get(credit).zip(self.accounts.get(credit)) else {
+            return Ok(());
+        };
+        let after = i128::from(account.posted) + under_way.posted + i128::from(amount);
+        if after > i128::from(i64::MAX) { Err(Refused::credit(Refusal::BalanceOverflow)) } else { Ok(()) }
     }
 
     /// Takes in what a booking reserves.

@@ -21,6 +21,7 @@ struct Order<'t> {
 }
 
 /// What the checks say to a transfer that the debit side allows.
+#[derive(Debug, Clone, Copy)]
 enum Ruling {
     Take,
     /// It will be refused for this, unless the credit side, which lives elsewhere, has a refusal that goes first.
@@ -55,33 +56,28 @@ impl Batch<'_> {
             None => Order { transfer, amount: transfer.amount, hold: None },
             Some(key) => self.capture_order(transfer, key)?,
         };
-        let refused = match self.check(&order) {
-            Ok(Ruling::Take) if transfer.cross_shard => {
-                return self.record(request, &order, BookingKind::Reserved, None);
+        let ruling = self.check(&order);
+        match ruling {
+            Err(Refused { refusal: Refusal::AccountNotFound, side: Some(Side::Debit) }) => {
+                return Ok(TransferOutcome::DebitNotFound);
             }
-            Ok(Ruling::Take) if let Some(aside) = self.undetermined_room(&transfer.credit, order.amount) => {
-                return Err(aside);
-            }
-            Ok(Ruling::Take) => return self.record(request, &order, BookingKind::Posted, None),
-            Ok(Ruling::Presume(refused)) => {
-                return self.record(request, &order, BookingKind::Presumed, Some(refused));
-            }
-            Err(refused) => refused,
-        };
-        match refused {
-            Refused { refusal: Refusal::AccountNotFound, side: Some(Side::Debit) } => {
-                Ok(TransferOutcome::DebitNotFound)
-            }
-            Refused { refusal: Refusal::InsufficientFunds | Refusal::BalanceOverflow, side: Some(Side::Debit) }
+            Err(Refused { refusal: Refusal::InsufficientFunds | Refusal::BalanceOverflow, side: Some(Side::Debit) })
                 if transfer.defer_insufficient && request.is_ordered() =>
             {
-                Err(Aside::Deferred)
+                return Err(Aside::Deferred);
             }
-            refused => match self.undetermined_refusal(refused, &transfer.debit, order.amount) {
-                Some(aside) => Err(aside),
-                None => self.record(request, &order, BookingKind::Rejected, Some(refused)),
-            },
+            _ => {}
         }
+        if let Some(aside) = self.undetermined_transfer(transfer, order.amount, ruling.err()) {
+            return Err(aside);
+        }
+        let (kind, refused) = match ruling {
+            Ok(Ruling::Take) if transfer.cross_shard => (BookingKind::Reserved, None),
+            Ok(Ruling::Take) => (BookingKind::Posted, None),
+            Ok(Ruling::Presume(refused)) => (BookingKind::Presumed, Some(refused)),
+            Err(refused) => (BookingKind::Rejected, Some(refused)),
+        };
+        self.record(request, &order, kind, refused)
     }
 
     /// A capture with what its hold says about it.

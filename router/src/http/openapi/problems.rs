@@ -79,7 +79,7 @@ const TABLE: &[(&str, &[&[Code]])] = &[
     ("sumBalances", &[]),
     ("openAccounts", &[BODY, NEW_ACCOUNT, &[BatchTooLarge, OutcomeUnknown]]),
     ("getAccount", &[&[InvalidId, AccountNotFound]]),
-    ("updateAccount", &[BODY, &[InvalidId, InvalidAmount, InvalidMetadata, InvalidStatus, AccountNotFound,
+    ("updateAccount", &[BODY, &[InvalidId, InvalidAmount, InvalidMetadata, InvalidStatus, AccountNotFound, Undetermined,
         Refused(Refusal::AccountNotEmpty), Refused(Refusal::LimitExceeded), Refused(Refusal::BalanceOverflow),
         Refused(Refusal::InsufficientFunds), OutcomeUnknown]]),
     ("listEntries", &[&[InvalidId, AccountNotFound]]),

@@ -123,6 +123,95 @@ fn a_credit_with_room_only_because_money_is_in_transit_waits_only_when_patient()
     assert_eq!(decided.verdict, Verdict::Credited, "recovery does not wait for another saga");
 }
 
+/// The smallest case of a history without a serial order: the credit side passes only because its money is missing, and a later check
+/// refuses. With the money back, the credit side refuses first.
+#[test]
+fn a_refusal_after_the_credit_side_waits_as_well() {
+    let mut shard = rich(100);
+    limit(&mut shard, "alice", 100);
+    shard.one(Operation::Transfer(transfer(2, "alice", "bob", 40)));
+    let of = TransferId(Uuid::from_u128(2));
+    let reverse = |n| Transfer {
+        purpose: Purpose::Reversal { of, whole: false },
+        ..transfer(n, "bob", "alice", 40)
+    };
+    assert!(is_posted(&shard.one(Operation::Transfer(reverse(3)))));
+    shard.one(Operation::Transfer(transfer(4, "bank", "bob", 40)));
+    let rival = reserve(5, "alice", "carol", 60);
+    shard.one(Operation::Transfer(rival.clone()));
+
+    let local = Operation::Transfer(reverse(6));
+    let undetermined = Outcome::Undetermined(vec![id("carol")]);
+    assert_eq!(shard.one(local.clone()), undetermined);
+    let Operation::Decide(coming) = decide(&reserve(7, "eve", "alice", 50)) else { panic!("decide") };
+    let presumed = Some(Refused::whole(Refusal::ExceedsHold));
+    let coming = Operation::Decide(Decide { patient: true, presumed, ..coming });
+    assert_eq!(shard.one(coming.clone()), undetermined);
+
+    shard.one(settle(&rival, refused_verdict()));
+    let full = Refused::credit(Refusal::LimitExceeded);
+    assert_eq!(refusal(&shard.one(local)), Some(full));
+    let Outcome::Decided(decided) = shard.one(coming) else { panic!("a verdict") };
+    assert_eq!(decided.verdict, Verdict::Refused(full));
+}
+
+#[test]
+fn an_overdraft_that_only_missing_money_needs_is_not_refused_yet() {
+    let overdraft = |limit| {
+        Operation::UpdateAccount(UpdateAccount {
+            ordered_by: None,
+            id: id("alice"),
+            status: None,
+            overdraft: Some(Limit::AtMost(limit)),
+            max_balance: None,
+            metadata: None,
+        })
+    };
+    let mut shard = rich(10);
+    shard.one(overdraft(100));
+    let rival = reserve(2, "alice", "carol", 60);
+    shard.one(Operation::Transfer(rival.clone()));
+    assert_eq!(shard.one(overdraft(0)), Outcome::Undetermined(vec![id("carol")]));
+    assert!(matches!(shard.one(overdraft(50)), Outcome::Account(AccountOutcome::Updated(_))));
+    shard.one(settle(&rival, refused_verdict()));
+    assert!(matches!(shard.one(overdraft(0)), Outcome::Account(AccountOutcome::Updated(_))));
+}
+
+/// Otherwise its saga could never end.
+#[test]
+fn money_that_comes_back_finds_room_in_the_range_of_its_account() {
+    let mut shard = rich(100);
+    let rival = reserve(2, "alice", "carol", 60);
+    shard.one(Operation::Transfer(rival.clone()));
+    let fill = i64::MAX - 100;
+    let undetermined = Outcome::Undetermined(vec![id("carol")]);
+    assert_eq!(shard.one(Operation::Transfer(transfer(3, "bank", "alice", fill + 1))), undetermined);
+    let Operation::Decide(coming) = decide(&reserve(4, "eve", "alice", fill + 1)) else { panic!("decide") };
+    assert_eq!(shard.one(Operation::Decide(Decide { patient: true, ..coming.clone() })), undetermined);
+    let Outcome::Decided(decided) = shard.one(Operation::Decide(coming)) else { panic!("a verdict") };
+    assert_eq!(decided.verdict, Verdict::Refused(Refused::credit(Refusal::BalanceOverflow)));
+    assert!(is_posted(&shard.one(Operation::Transfer(transfer(5, "bank", "alice", fill)))));
+    assert!(matches!(shard.one(settle(&rival, refused_verdict())), Outcome::Settled(_)));
+    assert_eq!(shard.posted("alice"), i64::MAX);
+}
+
+#[test]
+fn a_captures_money_finds_room_among_what_is_held() {
+    let mut shard = Shard::with(&["bank", "bob"]);
+    let hold_of_bank = |n, amount| match hold(n, amount) {
+        Operation::PlaceHold(place) => Operation::PlaceHold(PlaceHold { debit: id("bank"), ..place }),
+        other => other,
+    };
+    shard.one(hold_of_bank(2, i64::MAX));
+    let capture = Transfer {
+        purpose: Purpose::Capture { hold: TransferId(Uuid::from_u128(2)), finalize: true, whole: true },
+        ..reserve(3, "bank", "bob", i64::MAX)
+    };
+    shard.one(Operation::Transfer(capture.clone()));
+    assert_eq!(shard.one(hold_of_bank(4, 1)), Outcome::Undetermined(vec![id("bob")]));
+    assert!(matches!(shard.one(settle(&capture, refused_verdict())), Outcome::Settled(_)));
+}
+
 #[test]
 fn a_replay_is_answered_whatever_is_under_way() {
     let mut shard = rich(100);
