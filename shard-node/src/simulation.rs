@@ -1,14 +1,15 @@
 //! A node over a database in memory, for simulations of the cluster (`crates/simulation`).
 //!
-//! Its RPC service, gate, lane, fold and expiry are those that serve. It does not compare its database with other shards and
-//! their clocks, and takes no part in moves of slots.
+//! Its RPC service, gate, lane, fold, expiry and moves of slots are those that serve. It does not compare its database with other
+//! shards and their clocks.
 
 use std::{sync::Arc, time::Duration};
 
-use ledger::{Account, Booking, Position};
-use shard_map::{ClusterId, SlotRange};
+use ledger::{Account, AccountId, Booking, Position};
+use shard_map::{ClusterId, ShardMap, Slot, SlotRange};
 use telemetry::Tasks;
-use wire::shard_node_server::ShardNodeServer;
+use uuid::Uuid;
+use wire::{shard_node_server::ShardNodeServer, slot_moves_server::SlotMovesServer};
 
 use crate::{
     clock::NodeClock,
@@ -16,17 +17,29 @@ use crate::{
     expiry, fold,
     gate::Gate,
     lane::{Lane, LaneHandle},
+    moves::{
+        Moves, driver,
+        phase::{Phase, Role},
+        progress::{self, Progress, Wishes},
+    },
     role::NodeRole,
     rpc::Service,
     store::{
-        memory::{self, Memory},
+        memory::{
+            self, Memory,
+            moves::{MemoryMoves, MoveFaults},
+        },
+        moves::MoveRow,
         ownership::Ownership,
         read::Readable,
     },
     tail::Tail,
 };
 
-pub use crate::store::memory::{Fault, FoldFault};
+pub use crate::store::memory::{
+    Fault, FoldFault,
+    moves::{MoveFault, forget_pages},
+};
 
 /// A shard as its nodes are configured for it.
 #[derive(Debug, Clone)]
@@ -44,6 +57,29 @@ pub struct NodeSettings {
     pub cache_bytes: usize,
     /// The seed of the pauses before and after each statement; 0: none.
     pub pauses: u64,
+    /// The node takes part in moves of slots. Its database must have a map ([`ShardDatabase::remember_map`]).
+    pub moves: bool,
+}
+
+/// A move in which a shard takes part.
+#[derive(Debug, Clone)]
+pub struct MoveState {
+    pub id: Uuid,
+    /// The shard at the other end.
+    pub peer: String,
+    pub slots: Vec<SlotRange>,
+    pub is_target: bool,
+    pub phase: &'static str,
+    /// The move may still change at this shard.
+    pub is_open: bool,
+    /// The source has accepted it; at the source, always.
+    pub is_accepted: bool,
+    /// The slots have not changed hands yet.
+    pub is_before_cut_over: bool,
+    /// An operator wants the source to clean up, and it has not done so yet.
+    pub is_finishing: bool,
+    /// The map that names the new owner is known to every shard that answered.
+    pub is_published: bool,
 }
 
 /// The database of a shard. Clones share it.
@@ -85,16 +121,50 @@ impl ShardDatabase {
         self.0.change_ownership();
     }
 
+    /// The newest map that the shard was given.
+    pub fn remember_map(&self, map: &ShardMap) {
+        let version = i64::try_from(map.version).unwrap_or(i64::MAX);
+        self.0.remember_map(&map.to_toml(), version);
+    }
+
+    /// The moves in which the shard takes part or took part, oldest first.
+    pub fn moves(&self) -> Vec<MoveState> {
+        self.0.move_rows().into_iter().map(MoveState::of).collect()
+    }
+
+    /// Whether the shard owns the slot of a client's account.
+    pub fn owns(&self, account: &AccountId) -> bool {
+        self.0.owns(account)
+    }
+
+    pub fn owns_slot(&self, slot: Slot) -> bool {
+        self.0.owns_slot(slot)
+    }
+
+    /// How many slots the shard owns.
+    pub fn slots_owned(&self) -> usize {
+        self.0.slots_owned()
+    }
+
+    /// Whether the shard has or had anything of another one.
+    pub fn has_moves(&self) -> bool {
+        !self.0.move_rows().is_empty()
+    }
+
     /// The journal, in the order in which it was appended.
     pub fn bookings(&self) -> Vec<Booking> {
         self.0.bookings()
     }
 
-    /// Every account as the fold of the journal has it, and the number of sagas under way.
+    /// Every account as the fold of the journal has it, and the number of sagas under way. After moves, the rows: [`ShardDatabase::check_folded`]
+    /// compares them.
     ///
     /// # Panics
     /// If the journal breaks an invariant.
     pub fn fold(&self) -> (Vec<Account>, usize) {
+        if self.has_moves() {
+            return (self.0.rows(), self.0.sagas_under_way());
+        }
         let folded = self.0.fold();
         (folded.accounts.into_values().collect(), folded.sagas.len())
     }
@@ -122,6 +192,10 @@ impl ShardDatabase {
     /// # Panics
     /// If one differs.
     pub fn check_folded(&self) {
+        if self.has_moves() {
+            self.0.compare_books().unwrap_or_else(|difference| panic!("{difference}"));
+            return;
+        }
         self.0.check_folded();
     }
 }
@@ -129,10 +203,37 @@ impl ShardDatabase {
 /// A node that serves. Dropping it leaves its tasks running; [`Node::tasks`] is its process.
 pub struct Node {
     tasks: Tasks,
+    role: NodeRole,
     store: Arc<Memory>,
     handle: LaneHandle,
     tail: Tail,
     service: ShardNodeServer<Service>,
+    moves: Option<NodeMoves>,
+}
+
+/// A node's part in moves of slots.
+struct NodeMoves {
+    moves: Moves<MemoryMoves>,
+    faults: MoveFaults,
+}
+
+impl MoveState {
+    fn of(row: MoveRow) -> Self {
+        let Progress { published_map, slot_epoch, .. } = progress::read(&row.progress).unwrap_or_default();
+        let is_to_finish = progress::read::<Wishes>(&row.wishes).is_ok_and(|wishes| wishes.finish);
+        Self {
+            id: row.id,
+            peer: row.peer,
+            slots: row.slots,
+            is_target: row.phase.role() == Role::Target,
+            phase: row.phase.as_str(),
+            is_open: row.phase.is_open(),
+            is_accepted: slot_epoch > 0,
+            is_before_cut_over: row.phase.is_before_cut_over(),
+            is_finishing: is_to_finish && row.phase == Phase::Taken,
+            is_published: published_map > 0,
+        }
+    }
 }
 
 impl Node {
@@ -159,6 +260,7 @@ impl Node {
             &config,
         )?;
         let from = Readable::Memory(database.clone());
+        let own_role = role.clone();
         let service = Service::new(
             gate.clone(),
             role.clone(),
@@ -173,9 +275,17 @@ impl Node {
         let fold =
             fold::run(Arc::clone(&store), tail.clone(), role.clone(), settings.fold_interval, tasks.token().clone());
         tasks.spawn_essential("fold", fold);
+        let moves = settings.moves.then(|| {
+            let store = MemoryMoves::new(database.clone(), settings.pauses.rotate_left(32));
+            let faults = store.faults();
+            let (gate, role, clock) = (gate.clone(), role.clone(), Arc::clone(&clock));
+            let moves = Moves::new(store, gate, role, clock, handle.clone(), from.clone(), None);
+            tasks.spawn_essential("moves", driver::run(moves.clone(), tasks.clone(), tasks.token().clone()));
+            NodeMoves { moves, faults }
+        });
         let expiry = expiry::run(from, gate, role, handle.clone(), clock, tasks.token().clone());
         tasks.spawn_essential("expiry", expiry);
-        Ok(Self { tasks, store, handle, tail, service: service.into_server() })
+        Ok(Self { tasks, role: own_role, store, handle, tail, service: service.into_server(), moves })
     }
 
     pub fn tasks(&self) -> &Tasks {
@@ -185,6 +295,50 @@ impl Node {
     /// The node's RPC service. Each call takes a copy.
     pub fn service(&self) -> ShardNodeServer<Service> {
         self.service.clone()
+    }
+
+    /// The node's service of moves, if it has one.
+    pub fn moves(&self) -> Option<SlotMovesServer<impl wire::slot_moves_server::SlotMoves + use<>>> {
+        self.moves.as_ref().map(|it| it.moves.clone().into_server())
+    }
+
+    /// Begins a move to this node's shard. `reverses` is the move that it reverses.
+    ///
+    /// # Errors
+    /// What speaks against the move, or that the source did not answer.
+    pub async fn start_move(
+        &self,
+        id: Uuid,
+        source: &str,
+        slots: Vec<SlotRange>,
+        reverses: Option<Uuid>,
+    ) -> Result<(), String> {
+        let Some(NodeMoves { moves, .. }) = &self.moves else { return Err("the node moves no slots".to_owned()) };
+        self.role.use_now();
+        let started = moves.start(id, source, slots, reverses, Wishes::default()).await;
+        started.map_err(|error| error.to_string())
+    }
+
+    /// Changes what is wanted of a move to this node's shard.
+    ///
+    /// # Errors
+    /// If the wish cannot be met any more, or the database does not answer.
+    pub async fn control_move(&self, id: Uuid, wishes: &wire::MoveWishes) -> Result<(), String> {
+        let Some(NodeMoves { moves, .. }) = &self.moves else { return Err("the node moves no slots".to_owned()) };
+        self.role.use_now();
+        moves.control(id, wishes).await.map_err(|error| error.to_string())
+    }
+
+    /// Orders a fault for one of the next transactions of moves.
+    pub fn order_move_fault(&self, fault: MoveFault) {
+        if let Some(NodeMoves { faults, .. }) = &self.moves {
+            faults.order(fault);
+        }
+    }
+
+    /// Whether the ordered fault of moves has occurred.
+    pub fn has_met_move_fault(&self) -> bool {
+        self.moves.as_ref().is_none_or(|it| it.faults.is_quiet())
     }
 
     /// Orders a fault for each of the next commits.
@@ -203,6 +357,9 @@ impl Node {
 
     /// Forgets the faults that have not occurred.
     pub fn calm(&self) {
+        if let Some(NodeMoves { faults, .. }) = &self.moves {
+            faults.calm();
+        }
         self.store.calm();
     }
 

@@ -327,6 +327,29 @@ impl Journal {
         self.holds.extend(holds.map(|(key, hold)| (key.clone(), hold.clone())));
     }
 
+    /// Copies a booking of another shard. Returns false if another booking has its position.
+    pub fn copy_in(&mut self, booking: Booking) -> bool {
+        match self.at(booking.position) {
+            Some(there) => *there == booking,
+            None => {
+                self.push(booking);
+                true
+            }
+        }
+    }
+
+    /// Removes bookings, as the end of a move does. Returns how many.
+    pub fn remove(&mut self, is_gone: impl Fn(&Booking) -> bool) -> usize {
+        let before = self.bookings.len();
+        self.damage(|bookings| bookings.retain(|booking| !is_gone(booking)));
+        before - self.bookings.len()
+    }
+
+    /// The rows of open holds, for a move that copies or deletes some.
+    pub fn holds_mut(&mut self) -> &mut HashMap<HoldKey, OpenHold> {
+        &mut self.holds
+    }
+
     /// Changes bookings behind the back of every check, as damage does.
     pub fn damage(&mut self, change: impl FnOnce(&mut Vec<Booking>)) {
         let mut bookings = std::mem::take(&mut self.bookings);

@@ -16,13 +16,13 @@ use ledger::{
 };
 use router::simulation::{CoreConfig, NewTransfer, Router};
 use shard_map::{ClusterId, Shard, ShardMap, SlotRange, slot_of};
-use shard_node::simulation::{Node, NodeSettings, ShardDatabase, ShardName};
+use shard_node::simulation::{Node, NodeSettings, ShardDatabase, ShardName, forget_pages};
 use telemetry::Tasks;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
-    network::{Address, Network, Way, uri},
+    network::{Address, Caller, Network, Way, uri},
     random::Random,
     record::Moment,
     trace,
@@ -55,6 +55,7 @@ impl Accounts {
 /// Databases with accounts and money in them, and the maps of routers: what every run over so many shards begins with.
 pub struct Template {
     maps: Arc<Vec<ShardMap>>,
+    map_of_nodes: ShardMap,
     shards: Vec<(ShardName, ShardDatabase)>,
     accounts: Arc<Vec<Accounts>>,
 }
@@ -69,6 +70,8 @@ pub struct Cluster {
     routers: Arc<Mutex<BTreeMap<usize, RouterProcess>>>,
     random: Arc<Mutex<Random>>,
     latest: Arc<AtomicU64>,
+    /// Slots move in this run.
+    moves: bool,
 }
 
 /// A router and its tasks.
@@ -93,11 +96,11 @@ impl Template {
         let parts = u16::try_from(shards).expect("a few shards");
         let ranges: Vec<SlotRange> = SlotRange::split_evenly(parts).collect();
         let numbered = || (0_u16..).zip(&ranges).enumerate();
-        let map_of = |router: usize| {
+        let map_of = |from: Caller| {
             let shard = |(shard, (number, range)): (usize, (u16, &SlotRange))| Shard {
                 id: format!("s{number}"),
                 number,
-                nodes: (0..NODES).map(|node| uri(Way { router, to: Address { shard, node } })).collect(),
+                nodes: (0..NODES).map(|node| uri(Way { from, to: Address { shard, node } })).collect(),
                 slots: vec![*range],
             };
             ShardMap::new(cluster, 1, numbered().map(shard).collect()).expect("a valid map")
@@ -115,7 +118,8 @@ impl Template {
             Accounts { bank: named("bank"), limited: vec![named("alice"), named("bob")], capped: named("shop") }
         };
         Self {
-            maps: Arc::new((0..routers).map(map_of).collect()),
+            maps: Arc::new((0..routers).map(Caller::Router).map(map_of).collect()),
+            map_of_nodes: map_of(Caller::Node),
             shards: numbered().map(|(_, it)| shard(it)).collect(),
             accounts: Arc::new(numbered().map(|(_, it)| accounts(it)).collect()),
         }
@@ -127,8 +131,9 @@ impl Template {
     /// If an account cannot be opened or paid.
     pub async fn found(shards: usize, routers: usize) -> io::Result<Self> {
         let template = Self::empty(shards, routers);
-        let cluster = Cluster::of(&template, template.shards.clone(), Random::new(1), 0);
-        let settings = NodeSettings { fold_interval: Duration::from_millis(100), cache_bytes: 1 << 20, pauses: 0 };
+        let cluster = Cluster::of(&template, template.shards.clone(), Random::new(1), 0, false);
+        let fold_interval = Duration::from_millis(100);
+        let settings = NodeSettings { fold_interval, cache_bytes: 1 << 20, pauses: 0, moves: false };
         for shard in 0..shards {
             cluster.start_node(Address { shard, node: 0 }, settings)?;
         }
@@ -181,8 +186,14 @@ fn account(id: &AccountId, overdraft: Limit, max_balance: Limit) -> CreateAccoun
 
 impl Cluster {
     /// A cluster on these databases.
-    fn of(template: &Template, shards: Vec<(ShardName, ShardDatabase)>, mut random: Random, longest_ms: u64) -> Self {
-        let network = Network::new(random.fork(), longest_ms);
+    fn of(
+        template: &Template,
+        shards: Vec<(ShardName, ShardDatabase)>,
+        mut random: Random,
+        longest_ms: u64,
+        moves: bool,
+    ) -> Self {
+        let network = Network::new(random.fork(), longest_ms, moves);
         node_client::simulation::install(Some(Arc::new(network.clone())));
         Self {
             network,
@@ -192,6 +203,7 @@ impl Cluster {
             routers: Arc::default(),
             random: Arc::new(Mutex::new(random)),
             latest: Arc::default(),
+            moves,
         }
     }
 
@@ -204,9 +216,20 @@ impl Cluster {
     }
 
     /// A cluster of its own with what the template holds. `longest_ms` is the longest usual delay of a message.
-    pub fn new(template: &Template, random: Random, longest_ms: u64) -> Self {
+    /// With `moves`, slots can move, and every shard has a map.
+    pub fn new(template: &Template, random: Random, longest_ms: u64, moves: bool) -> Self {
+        forget_pages();
         let copy = |(name, database): &(ShardName, ShardDatabase)| (name.clone(), database.copy());
-        Self::of(template, template.shards.iter().map(copy).collect(), random, longest_ms)
+        let cluster = Self::of(template, template.shards.iter().map(copy).collect(), random, longest_ms, moves);
+        if moves {
+            cluster.databases().for_each(|database| database.remember_map(&template.map_of_nodes));
+        }
+        cluster
+    }
+
+    /// The id of a shard.
+    pub fn name(&self, shard: usize) -> &str {
+        &self.shards[shard].0.id
     }
 
     pub fn shard_count(&self) -> usize {
@@ -244,6 +267,7 @@ impl Cluster {
             fold_interval: Duration::from_millis(*random.pick(&[20, 200, 1_000, 5_000])),
             cache_bytes: *random.pick(&[1, 1 << 20]),
             pauses: random.number().max(1),
+            moves: self.moves,
         }
     }
 

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
     cluster::{Cluster, NODES},
-    network::{Address, LinkFault, Way},
+    network::{Address, Caller, LinkFault, Way},
     random::Random,
     trace,
 };
@@ -93,7 +93,7 @@ fn kind(random: &mut Random, shards: usize, routers: usize) -> Kind {
             1 + random.index(3),
         ),
         11 => Kind::Fold(address, FoldFault { after: random.index(3), is_carried_out: random.percent(50) }),
-        12 => Kind::CutLink(Way { router, to: address }),
+        12 => Kind::CutLink(Way { from: Caller::Router(router), to: address }),
         13..=18 => {
             let late = Duration::from_millis(random.between(100, 6_000));
             let faults = [LinkFault::LoseRequest, LinkFault::LoseAnswer, LinkFault::Duplicate, LinkFault::Late(late)];

@@ -12,7 +12,7 @@ use std::{
 };
 
 use clap::Parser;
-use simulation::{Report, run};
+use simulation::{Report, moves::Moved, run};
 
 #[derive(Debug, Parser)]
 #[command(version, about = "Simulates a cluster under faults, one seed a run", long_about = None)]
@@ -44,6 +44,7 @@ struct Total {
     reads: usize,
     failed_reads: usize,
     faults: usize,
+    moves: Moved,
     undecided: u64,
     calls: u64,
     virtual_time: Duration,
@@ -59,6 +60,7 @@ impl Total {
         self.reads += report.reads;
         self.failed_reads += report.failed_reads;
         self.faults += report.faults;
+        self.moves.add(report.moves);
         self.undecided += u64::from(report.is_undecided);
         self.calls += report.calls;
         self.virtual_time += report.took;
@@ -132,7 +134,7 @@ fn play(args: &Args) -> io::Result<ExitCode> {
     writeln!(
         out,
         "{} seeds in {seconds:.1} s on {threads} threads ({rate:.0} seeds a minute): {} orders in {} attempts, {} of them once of unknown \
-         outcome; {} reads and {} without an answer; {} faults, {} calls of nodes, {:.0} h of virtual time; {} runs without a decision about \
+         outcome; {} reads and {} without an answer; {} moves of slots, of which {} were taken, {} reversed, {} given up and {} finished; {} faults, {} calls of nodes, {:.0} h of virtual time; {} runs without a decision about \
          a serial order; {} findings",
         total.runs,
         total.orders,
@@ -140,6 +142,11 @@ fn play(args: &Args) -> io::Result<ExitCode> {
         total.doubtful,
         total.reads,
         total.failed_reads,
+        total.moves.started,
+        total.moves.taken,
+        total.moves.reversed,
+        total.moves.given_up,
+        total.moves.finished,
         total.faults,
         total.calls,
         total.virtual_time.as_secs_f64() / 3600.0,

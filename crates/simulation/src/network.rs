@@ -35,17 +35,34 @@ pub struct Address {
     pub node: usize,
 }
 
-/// The way from a router to a node.
+/// Who calls a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Caller {
+    Router(usize),
+    /// A node of another shard, for a move of slots.
+    Node,
+}
+
+/// The way to a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Way {
-    pub router: usize,
+    pub from: Caller,
     pub to: Address,
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Router(router) => write!(f, "r{router}"),
+            Self::Node => f.write_str("nn"),
+        }
+    }
 }
 
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { router, to: Address { shard, node } } = self;
-        f.pad(&format!("r{router}>s{shard}n{node}"))
+        let Self { from, to: Address { shard, node } } = self;
+        f.pad(&format!("{from}>s{shard}n{node}"))
     }
 }
 
@@ -80,6 +97,10 @@ struct State {
     cut: BTreeMap<Way, Instant>,
     frozen: BTreeMap<Address, Instant>,
     faults: VecDeque<LinkFault>,
+    /// Of calls that move slots.
+    faults_of_moves: VecDeque<LinkFault>,
+    /// Maps travel in messages.
+    has_maps: bool,
     calls: u64,
 }
 
@@ -91,7 +112,7 @@ struct Running {
 }
 
 impl Network {
-    pub fn new(random: Random, longest_ms: u64) -> Self {
+    pub fn new(random: Random, longest_ms: u64, has_maps: bool) -> Self {
         Self(Arc::new(Mutex::new(State {
             random,
             longest_ms,
@@ -99,6 +120,8 @@ impl Network {
             cut: BTreeMap::new(),
             frozen: BTreeMap::new(),
             faults: VecDeque::new(),
+            faults_of_moves: VecDeque::new(),
+            has_maps,
             calls: 0,
         })))
     }
@@ -161,11 +184,17 @@ impl Network {
         self.state().faults.extend(faults);
     }
 
+    /// The same for each of the next calls that move slots.
+    pub fn order_of_moves(&self, faults: impl IntoIterator<Item = LinkFault>) {
+        self.state().faults_of_moves.extend(faults);
+    }
+
     /// No fault occurs from now on. What dies or is cut after this call is another matter.
     pub fn calm(&self) {
         let (frozen, nodes) = {
             let mut state = self.state();
             state.faults.clear();
+            state.faults_of_moves.clear();
             state.cut.clear();
             (std::mem::take(&mut state.frozen), state.nodes.clone())
         };
@@ -192,6 +221,10 @@ impl Network {
         since.is_some_and(|since| since.elapsed() >= SILENT_FOR)
     }
 
+    fn has_maps(&self) -> bool {
+        self.state().has_maps
+    }
+
     fn delay(&self) -> Duration {
         let mut state = self.state();
         let longest_ms = state.longest_ms;
@@ -199,10 +232,14 @@ impl Network {
         Duration::from_millis(state.random.between(0, longest_ms + longest_ms / 2).saturating_sub(longest_ms / 2))
     }
 
-    fn fault(&self, is_execute: bool) -> Option<LinkFault> {
+    fn fault(&self, kind: CallKind) -> Option<LinkFault> {
         let mut state = self.state();
         state.calls += 1;
-        if is_execute { state.faults.pop_front() } else { None }
+        match kind {
+            CallKind::Execute => state.faults.pop_front(),
+            CallKind::Move => state.faults_of_moves.pop_front(),
+            CallKind::Other => None,
+        }
     }
 
     async fn connected(self, uri: String) -> Result<Arc<dyn Link>, ConnectError> {
@@ -226,17 +263,44 @@ impl node_client::simulation::Network for Network {
     }
 }
 
-/// The address of a node in a router's map: each router has its own, which says whose way it is.
-pub fn uri(Way { router, to: Address { shard, node } }: Way) -> String {
-    format!("http://r{router}.s{shard}.n{node}:1")
+/// What a call is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CallKind {
+    Execute,
+    Move,
+    Other,
+}
+
+/// The address of a node in the map of a caller: each router has its own map, and the nodes have one, so that an address says whose way it
+/// is.
+pub fn uri(Way { from, to: Address { shard, node } }: Way) -> String {
+    format!("http://{from}.s{shard}.n{node}:1")
 }
 
 fn way_of(uri: &str) -> Option<Way> {
-    let host = uri.strip_prefix("http://r")?.strip_suffix(":1")?;
-    let (router, to) = host.split_once(".s")?;
+    let host = uri.strip_prefix("http://")?.strip_suffix(":1")?;
+    let (from, to) = host.split_once(".s")?;
+    let from = match from {
+        "nn" => Caller::Node,
+        router => Caller::Router(router.strip_prefix('r')?.parse().ok()?),
+    };
     let (shard, node) = to.split_once(".n")?;
     let to = Address { shard: shard.parse().ok()?, node: node.parse().ok()? };
-    Some(Way { router: router.parse().ok()?, to })
+    Some(Way { from, to })
+}
+
+/// Replaces the addresses in the maps of a message by those of another caller, which have the same length.
+async fn with_addresses_of(caller: Caller, body: Body) -> Result<Body, tonic::Status> {
+    const SCHEME: &[u8] = b"http://";
+    let prefix = caller.to_string();
+    let mut bytes = body.collect().await?.to_bytes().to_vec();
+    for place in 0..bytes.len().saturating_sub(SCHEME.len() + prefix.len()) {
+        let (host, end) = (place + SCHEME.len(), place + SCHEME.len() + prefix.len());
+        if bytes[place..].starts_with(SCHEME) && bytes[end..].starts_with(b".s") {
+            bytes[host..end].copy_from_slice(prefix.as_bytes());
+        }
+    }
+    Ok(Body::new(Full::new(bytes.into())))
 }
 
 /// One connection.
@@ -246,6 +310,16 @@ struct Wire {
     way: Way,
     node: Arc<Node>,
     broken: CancellationToken,
+}
+
+fn kind_of(request: &Request<Body>) -> CallKind {
+    let path = request.uri().path();
+    let service = path.split('/').nth(1).unwrap_or_default();
+    match path.rsplit('/').next() {
+        _ if service == wire::slot_moves_server::SERVICE_NAME => CallKind::Move,
+        Some("Execute") => CallKind::Execute,
+        _ => CallKind::Other,
+    }
 }
 
 fn lost(why: &'static str) -> Box<dyn std::error::Error + Send + Sync> {
@@ -268,7 +342,11 @@ impl Wire {
                 }
                 sleep(LOOK_AGAIN).await;
             }
-            let Ok(response) = wire.node.service().call(request).await;
+            let response = match wire.node.moves() {
+                Some(mut moves) if kind_of(&request) == CallKind::Move => moves.call(request).await,
+                _ => wire.node.service().call(request).await,
+            };
+            let Ok(response) = response;
             // The caller may have given up.
             let _ = answer.send(response);
         });
@@ -279,7 +357,14 @@ impl Wire {
             return Err(NotSent.into());
         }
         let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
-        let fault = self.network.fault(method == "Execute");
+        let fault = self.network.fault(kind_of(&request));
+        let request = match method.as_str() {
+            "OfferShardMap" if self.network.has_maps() => {
+                let (head, body) = request.into_parts();
+                Request::from_parts(head, with_addresses_of(Caller::Node, body).await?)
+            }
+            _ => request,
+        };
         let (there, back) = (self.network.delay(), self.network.delay());
         trace::note(self.way, || match fault {
             Some(fault) => format!("{method}, {fault:?}"),
@@ -336,7 +421,11 @@ impl Wire {
         match (outcome, is_lost) {
             (Ok(answer), None) => {
                 trace::note(self.way, || format!("{method} is answered"));
-                Ok(answer)
+                if !self.network.has_maps() || !matches!(method.as_str(), "GetOwnership" | "Identify") {
+                    return Ok(answer);
+                }
+                let (head, body) = answer.into_parts();
+                Ok(Response::from_parts(head, with_addresses_of(self.way.from, body).await?))
             }
             (Ok(_), Some(why)) | (Err(_), Some(why)) | (Err(why), None) => {
                 self.broken.cancel();

@@ -21,6 +21,7 @@ use crate::{
     client::Client,
     cluster::{Cluster, Template},
     faults,
+    moves::{self, Moved, Mover},
     random::Random,
     reader::{Ordered, Reader},
     reads,
@@ -42,6 +43,8 @@ pub struct Report {
     pub reads: usize,
     pub failed_reads: usize,
     pub faults: usize,
+    /// What has become of moves of slots.
+    pub moves: Moved,
     /// The search for a serial order was ended at its bound.
     pub is_undecided: bool,
     /// Calls of nodes.
@@ -131,7 +134,9 @@ fn run_with(seed: u64, with_trace: bool, lie: Option<Fault>) -> Report {
     let recording = with_trace.then(trace::record);
     // Reads change the delays of everything else. Runs of odd seeds have none.
     let reader = seed.is_multiple_of(2).then(|| Random::new(seed ^ 0x2545_f491_4f6c_dd1d));
-    let outcome = simulate(trace::BEGIN_US + BEGIN_AFTER_US, play(&template, random, reader, lie));
+    // So do moves of slots. Runs of seeds that 3 does not divide have none.
+    let mover = (seed.is_multiple_of(3) && lie.is_none()).then(|| Random::new(seed ^ 0x6a09_e667_f3bc_c908));
+    let outcome = simulate(trace::BEGIN_US + BEGIN_AFTER_US, play(&template, random, reader, mover, lie));
     let mut report = match outcome {
         Ok(report) => report,
         Err(panic) => Report { finding: Some(format!("panic: {panic}")), ..Report::default() },
@@ -140,10 +145,16 @@ fn run_with(seed: u64, with_trace: bool, lie: Option<Fault>) -> Report {
     report
 }
 
-async fn play(template: &Template, mut random: Random, reader: Option<Random>, lie: Option<Fault>) -> Report {
+async fn play(
+    template: &Template,
+    mut random: Random,
+    reader: Option<Random>,
+    mover: Option<Random>,
+    lie: Option<Fault>,
+) -> Report {
     let begun = Instant::now();
     let longest_ms = *random.pick(&[0, 2, 10, 60]);
-    let cluster = Cluster::new(template, random.fork(), longest_ms);
+    let cluster = Cluster::new(template, random.fork(), longest_ms, mover.is_some());
     for address in cluster.addresses() {
         let settings = cluster.any_settings();
         cluster.start_node(address, settings).expect("a simulated timer can be made");
@@ -187,6 +198,20 @@ async fn play(template: &Template, mut random: Random, reader: Option<Random>, l
             (reader, outcome)
         })
     });
+    let movers: Vec<_> = mover
+        .into_iter()
+        .flat_map(|mut random| {
+            let disturbance = moves::disturb(cluster.clone(), random.fork(), begun, Duration::from_secs(3));
+            tasks.spawn("fault of moves", disturbance);
+            let until = heals_at + LIVENESS;
+            (0..random.between(1, 3))
+                .map(|_| {
+                    let mover = Mover::new(cluster.clone(), random.fork(), heals_at, until);
+                    tasks.spawn("mover", mover.run(Duration::from_millis(1_500)))
+                })
+                .collect::<Vec<_>>()
+        })
+        .collect();
     let mut report = Report { faults: planned.len(), ..Report::default() };
     let (mut clients_left, mut records, mut groups) = (Vec::new(), Vec::new(), Vec::new());
     for client in join_all(clients).await {
@@ -208,6 +233,12 @@ async fn play(template: &Template, mut random: Random, reader: Option<Random>, l
                 report.finding = report.finding.take().or(outcome.err());
             }
             Err(panic) => report.finding = Some(format!("a reader failed: {panic}")),
+        }
+    }
+    for mover in join_all(movers).await {
+        match mover {
+            Ok(moved) => report.moves.add(moved),
+            Err(panic) => report.finding = Some(format!("a mover failed: {panic}")),
         }
     }
     report.orders = records.len();
@@ -250,11 +281,23 @@ async fn end(
     if let Some(task) = cluster.failed() {
         return Err(format!("the essential task {task} has ended"));
     }
-    while cluster.databases().any(|database| database.sagas_under_way() > 0) {
-        if Instant::now() >= heals_at + LIVENESS {
+    loop {
+        let under_way = cluster.databases().any(|database| database.sagas_under_way() > 0);
+        // Between release and take, no shard counts the sagas of the slots.
+        let unrest = moves::unrest(cluster);
+        if !under_way && unrest.is_none() {
+            break;
+        }
+        if unrest.is_none() && Instant::now() >= heals_at + LIVENESS {
             return Err("liveness: sagas are under way 30 s after everything has healed".to_owned());
         }
+        if let Some(unrest) = unrest.filter(|_| Instant::now() >= heals_at + LIVENESS * 2) {
+            return Err(format!("liveness: {unrest} 60 s after everything has healed"));
+        }
         sleep(Duration::from_millis(250)).await;
+    }
+    if let Some(homeless) = moves::homeless(cluster, before.keys()) {
+        return Err(homeless);
     }
     for record in records.iter_mut().filter(|record| record.answer.is_some() && !record.is_of_group) {
         let until = Instant::now() + LIVENESS;

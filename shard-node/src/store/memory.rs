@@ -10,6 +10,9 @@
     reason = "only tests and simulations use this module: a broken invariant ends them with a panic"
 )]
 
+#[cfg(feature = "simulation")]
+pub mod moves;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     fmt, io,
@@ -60,6 +63,12 @@ struct Tables {
     sagas: BTreeSet<Position>,
     waypoints: BTreeMap<(AccountId, i64), Waypoint>,
     scales: AssetScales,
+    #[cfg(feature = "simulation")]
+    moves: BTreeMap<Uuid, super::moves::MoveRow>,
+    /// The newest shard map that the shard was given, and its version.
+    map: (String, i64),
+    /// The lane's lock. A start of the server makes a new one: the sessions that hold or want the old one are broken.
+    lane: Arc<tokio::sync::Mutex<()>>,
     ownership_version: i64,
     incarnation: i64,
     is_read_only: bool,
@@ -203,6 +212,10 @@ impl Database {
             sagas: BTreeSet::new(),
             waypoints: BTreeMap::new(),
             scales: AssetScales::new(),
+            #[cfg(feature = "simulation")]
+            moves: BTreeMap::new(),
+            map: (String::new(), 0),
+            lane: Arc::default(),
             ownership_version: 1,
             incarnation: 1,
             is_read_only: false,
@@ -220,7 +233,8 @@ impl Database {
     /// A database of its own with the same content.
     #[cfg(feature = "simulation")]
     pub fn copy(&self) -> Self {
-        Self(Arc::new(Mutex::new(self.tables().clone())))
+        let tables = Tables { lane: Arc::default(), ..self.tables().clone() };
+        Self(Arc::new(Mutex::new(tables)))
     }
 
     /// The tables, as a connection for reads sees them.
@@ -233,6 +247,27 @@ impl Database {
         self.look(Tables::state)
     }
 
+    /// As [`super::read::shard_map`].
+    pub fn read_map(&self) -> Result<(String, i64), StoreError> {
+        self.look(|tables| tables.map.clone())
+    }
+
+    /// As [`super::read::offer_shard_map`]. A shard without a map takes none.
+    pub fn offer_map(&self, text: &str, version: i64) -> Result<(), StoreError> {
+        let (_, known) = self.read_map()?;
+        if known == 0 {
+            return Err(StoreError::NotOpen);
+        }
+        if version > known {
+            self.remember_map(text, version);
+        }
+        Ok(())
+    }
+
+    pub fn remember_map(&self, text: &str, version: i64) {
+        self.tables().map = (text.to_owned(), version);
+    }
+
     pub fn read_ownership(&self) -> Result<Arc<Ownership>, StoreError> {
         self.look(|tables| Arc::clone(&tables.ownership))
     }
@@ -242,7 +277,7 @@ impl Database {
         self.look(|tables| {
             let holds = tables.journal.open_holds().iter();
             let mut due: Vec<(i64, uuid::Uuid, String)> = holds
-                .filter(|(_, (hold, _))| hold.in_flight.is_none())
+                .filter(|(key, (hold, _))| hold.in_flight.is_none() && tables.ownership.owns(&key.debit))
                 .filter_map(|(key, (hold, _))| Some((hold.expires_at_us?, key.id.0, key.debit.to_string())))
                 .filter(|(expires_at_us, _, _)| *expires_at_us <= now_us)
                 .collect();
@@ -332,15 +367,17 @@ impl Database {
         self.tables().folded_position
     }
 
-    /// Sagas that have begun in the journal and not ended.
+    /// Sagas of slots that the shard owns that have begun in the journal and not ended.
     #[cfg(feature = "simulation")]
     pub fn sagas_under_way(&self) -> usize {
         let tables = self.tables();
-        tables.journal.bookings().iter().fold(0, |open, booking| match fold::saga_change(booking) {
-            Some(fold::SagaChange::Begun(_)) => open + 1,
-            Some(fold::SagaChange::Ended(_)) => open - 1,
-            None => open,
-        })
+        let is_ours = |key: &TransferKey| tables.ownership.owns(&key.debit);
+        let open = tables.journal.bookings().iter().fold(0_i64, |open, booking| match fold::saga_change(booking) {
+            Some(fold::SagaChange::Begun(key)) if is_ours(&key) => open + 1,
+            Some(fold::SagaChange::Ended(key)) if is_ours(&key) => open - 1,
+            _ => open,
+        });
+        usize::try_from(open).unwrap_or(0)
     }
 
     /// The row of an account.
@@ -489,6 +526,7 @@ impl Tables {
     fn crash(&mut self) {
         self.is_down = !self.restarts_at_once;
         self.starts += 1;
+        self.lane = Arc::default();
     }
 
     /// Carries out a batch. Nothing has changed after an error.
@@ -535,10 +573,11 @@ impl Tables {
                 *row = Account { status, overdraft, max_balance, metadata: newer.metadata.clone(), ..row.clone() };
             }
         }
-        let behind = accounts
-            .iter()
-            .map(|folded| &folded.account)
-            .find(|newer| self.accounts.get(&newer.id).is_none_or(|row| row.version < newer.version));
+        let behind = accounts.iter().map(|folded| &folded.account).find(|newer| match self.accounts.get(&newer.id) {
+            Some(row) => row.version < newer.version,
+            // The row of an account whose slot has moved away may be gone.
+            None => newer.id.is_system() || self.ownership.owns(&newer.id),
+        });
         match behind {
             None => Ok(()),
             Some(newer) => Err(StoreError::Corrupt(format!(
@@ -866,6 +905,9 @@ impl Store for Memory {
             Some(Fault::Crash) => self.database.crash(),
             _ => {}
         }
+        // A move of slots may hold it.
+        let lane = Arc::clone(&self.database.tables().lane);
+        let held = lane.lock().await;
         let written = {
             let mut tables = self.database.tables();
             if fault == Some(Fault::Swallow) || tables.is_down || start != tables.starts {
@@ -878,6 +920,7 @@ impl Store for Memory {
                 _ => tables.write(message),
             }
         };
+        drop(held);
         self.pause().await;
         match fault {
             Some(Fault::LoseAnswer) => self.break_off(),

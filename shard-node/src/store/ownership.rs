@@ -81,6 +81,23 @@ impl Ownership {
         Self::new(Slot::all().map(slot).collect())
     }
 
+    /// Some slots are replaced, as `change` says of each. Returns how many.
+    #[cfg(feature = "simulation")]
+    pub fn changed(
+        &self,
+        slots: &[SlotRange],
+        change: impl Fn(&SlotOwnership) -> Option<SlotOwnership>,
+    ) -> (Self, usize) {
+        let (mut changed, mut count) = (self.slots.clone(), 0);
+        for slot in slots.iter().copied().flat_map(SlotRange::slots) {
+            if let Some(new) = change(self.of(slot)) {
+                changed[usize::from(slot.index())] = new;
+                count += 1;
+            }
+        }
+        (Self::new(changed), count)
+    }
+
     pub fn of(&self, slot: Slot) -> &SlotOwnership {
         &self.slots[usize::from(slot.index())]
     }
