@@ -100,7 +100,7 @@ impl Client {
         let Accounts { bank, limited, capped } = self.random.pick(&self.cluster.accounts).clone();
         match self.random.below(8) {
             0 => bank,
-            1 => capped,
+            1..5 => self.random.pick(&capped).clone(),
             _ => self.random.pick(&limited).clone(),
         }
     }
@@ -157,7 +157,7 @@ impl Client {
     /// Payments between accounts of one shard, all or none.
     async fn group(&mut self) -> Result<(), String> {
         let Accounts { limited, capped, .. } = self.random.pick(&self.cluster.accounts).clone();
-        let names = [limited, vec![capped]].concat();
+        let names = [limited, capped].concat();
         let count = self.random.between(2, MOST_ITEMS);
         let items: Vec<NewTransfer> = (0..count)
             .map(|_| {

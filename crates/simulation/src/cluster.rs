@@ -30,7 +30,7 @@ use crate::{
 
 /// Nodes of each shard.
 pub const NODES: usize = 2;
-/// What each limited account has at the beginning, in minor units.
+/// What `alice` and `bob` of each shard have at the beginning, in minor units.
 pub const FUNDS: i64 = 100;
 /// No account receives more than this, of those that have a limit.
 pub const MAX_BALANCE: i64 = 150;
@@ -43,12 +43,12 @@ pub struct Accounts {
     /// May not owe anything.
     pub limited: Vec<AccountId>,
     /// May not owe anything, nor have more than `MAX_BALANCE`.
-    pub capped: AccountId,
+    pub capped: Vec<AccountId>,
 }
 
 impl Accounts {
     pub fn all(&self) -> impl Iterator<Item = AccountId> {
-        [&self.bank].into_iter().chain(&self.limited).chain([&self.capped]).cloned()
+        [&self.bank].into_iter().chain(&self.limited).chain(&self.capped).cloned()
     }
 }
 
@@ -115,7 +115,7 @@ impl Template {
                 let name = here.next().expect("a name for every shard");
                 AccountId::client(&name).expect("a valid id")
             };
-            Accounts { bank: named("bank"), limited: vec![named("alice"), named("bob")], capped: named("shop") }
+            Accounts { bank: named("bank"), limited: vec![named("alice")], capped: vec![named("bob"), named("shop")] }
         };
         Self {
             maps: Arc::new((0..routers).map(Caller::Router).map(map_of).collect()),
@@ -145,8 +145,8 @@ impl Template {
         for Accounts { bank, limited, capped } in &*template.accounts {
             opened.push(account(bank, Limit::Unlimited, Limit::Unlimited));
             opened.extend(limited.iter().map(|id| account(id, Limit::ZERO, Limit::Unlimited)));
-            opened.push(account(capped, Limit::ZERO, Limit::AtMost(MAX_BALANCE)));
-            paid.extend(limited.iter().map(|id| (bank, id)));
+            opened.extend(capped.iter().map(|id| account(id, Limit::ZERO, Limit::AtMost(MAX_BALANCE))));
+            paid.extend(limited.iter().chain(capped.first()).map(|id| (bank, id)));
         }
         // The lanes may not have reached their databases yet.
         while router.create_accounts(opened.clone(), deadline()).await.iter().any(Result::is_err) {

@@ -293,14 +293,17 @@ fn way_of(uri: &str) -> Option<Way> {
 async fn with_addresses_of(caller: Caller, body: Body) -> Result<Body, tonic::Status> {
     const SCHEME: &[u8] = b"http://";
     let prefix = caller.to_string();
-    let mut bytes = body.collect().await?.to_bytes().to_vec();
+    let collected = body.collect().await?;
+    // The status of an answer is in its trailers.
+    let trailers = collected.trailers().cloned().map(Ok);
+    let mut bytes = collected.to_bytes().to_vec();
     for place in 0..bytes.len().saturating_sub(SCHEME.len() + prefix.len()) {
         let (host, end) = (place + SCHEME.len(), place + SCHEME.len() + prefix.len());
         if bytes[place..].starts_with(SCHEME) && bytes[end..].starts_with(b".s") {
             bytes[host..end].copy_from_slice(prefix.as_bytes());
         }
     }
-    Ok(Body::new(Full::new(bytes.into())))
+    Ok(Body::new(Full::new(bytes.into()).with_trailers(std::future::ready(trailers))))
 }
 
 /// One connection.

@@ -52,7 +52,7 @@ impl Beginning<'_> {
         let ids = |Accounts { bank, limited, capped }: &Accounts| {
             let unlimited = [(bank.clone(), None, None)];
             let limited = limited.iter().map(|id| (id.clone(), Some(0), None));
-            let capped = [(capped.clone(), Some(0), Some(MAX_BALANCE))];
+            let capped = capped.iter().map(|id| (id.clone(), Some(0), Some(MAX_BALANCE)));
             unlimited.into_iter().chain(limited).chain(capped).collect::<Vec<_>>()
         };
         let shards =
@@ -77,7 +77,7 @@ impl Beginning<'_> {
     fn is_beside(&self, bank: &AccountId, id: &AccountId) -> bool {
         self.accounts
             .iter()
-            .any(|accounts| accounts.bank == *bank && (accounts.limited.contains(id) || accounts.capped == *id))
+            .any(|accounts| accounts.bank == *bank && accounts.all().any(|beside| beside == *id))
     }
 }
 
@@ -397,7 +397,7 @@ mod tests {
         let of = |bank: &str, name: &str, shop: &str| Accounts {
             bank: account(bank),
             limited: vec![account(name)],
-            capped: account(shop),
+            capped: vec![account(shop)],
         };
         let accounts = [of("bank0", "alice", "shop0"), of("bank1", "bob", "shop1")];
         let balances = [(account("alice"), 100), (account("shop1"), 100)].into();

@@ -221,9 +221,9 @@ pub trait MoveConnection: Send {
     /// Deletes the rows of accounts, holds, sagas and waypoints, in small transactions.
     fn delete_projections(&mut self, clean_up: CleanUp<'_>) -> impl Future<Output = Result<(), MoveError>> + Send;
 
-    /// Deletes the waypoints of accounts that have no row: of a copy that was given up before its accounts came. No other move may be
-    /// coming in.
-    fn delete_lone_waypoints(&mut self, clean_up: CleanUp<'_>) -> impl Future<Output = Result<(), MoveError>> + Send;
+    /// Deletes what a copy left that was given up halfway: waypoints whose accounts have not come, and sagas whose first bookings have not
+    /// come. No other move may be coming in.
+    fn delete_lone_rows(&mut self, clean_up: CleanUp<'_>) -> impl Future<Output = Result<(), MoveError>> + Send;
 
     /// Deletes the bookings between two positions that are relevant to the slots of the move, and to no slot that the shard owns, receives or can take
     /// back. Writes the phase and the progress that `deleted` makes of their number in the same transaction, and returns them.

@@ -56,7 +56,7 @@ impl<S: MoveStore> Driver<S> {
         let epoch = self.progress.slot_epoch;
         let clean_up = CleanUp { row: &self.row, state: SlotState::Incoming, epoch };
         durable(DurableStep::DiscardRows, connection.delete_projections(clean_up)).await?;
-        connection.delete_lone_waypoints(clean_up).await?;
+        connection.delete_lone_rows(clean_up).await?;
         let mut page = PageSize::default();
         loop {
             let begun = Instant::now();

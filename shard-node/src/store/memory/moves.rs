@@ -595,12 +595,14 @@ impl MoveConnection for Connection {
             .await
     }
 
-    async fn delete_lone_waypoints(&mut self, clean_up: CleanUp<'_>) -> Result<(), MoveError> {
+    async fn delete_lone_rows(&mut self, clean_up: CleanUp<'_>) -> Result<(), MoveError> {
         self.0
             .write(|tables| {
                 tables.may_clean_up(clean_up)?;
                 let accounts = &tables.accounts;
                 tables.waypoints.retain(|(id, _), _| accounts.contains_key(id));
+                let journal = &tables.journal;
+                tables.sagas.retain(|position| journal.at(*position).is_some());
                 Ok(())
             })
             .await

@@ -354,8 +354,8 @@ impl MoveConnection for Connection {
         Ok(clean_up.delete_projections(&mut self.0).await?)
     }
 
-    async fn delete_lone_waypoints(&mut self, clean_up: CleanUp<'_>) -> Result<(), MoveError> {
-        Ok(clean_up.delete_lone_waypoints(&mut self.0).await?)
+    async fn delete_lone_rows(&mut self, clean_up: CleanUp<'_>) -> Result<(), MoveError> {
+        Ok(clean_up.delete_lone_rows(&mut self.0).await?)
     }
 
     async fn delete_bookings(

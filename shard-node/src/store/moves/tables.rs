@@ -607,13 +607,16 @@ impl CleanUp<'_> {
         }
     }
 
-    /// Deletes the waypoints of accounts that have no row: of a copy that was given up before its accounts came. No other move may be
-    /// coming in.
-    pub async fn delete_lone_waypoints(&self, connection: &mut PgConnection) -> Result<(), StoreError> {
-        const LONE: &str = "DELETE FROM shardledger.waypoint w \
+    /// Deletes what a copy left that was given up halfway: waypoints whose accounts have not come, and sagas whose first bookings have not
+    /// come. No other move may be coming in.
+    pub async fn delete_lone_rows(&self, connection: &mut PgConnection) -> Result<(), StoreError> {
+        const WAYPOINTS: &str = "DELETE FROM shardledger.waypoint w \
              WHERE NOT EXISTS (SELECT FROM shardledger.account a WHERE a.id = w.account)";
+        const SAGAS: &str = "DELETE FROM shardledger.saga s \
+             WHERE NOT EXISTS (SELECT FROM shardledger.journal j WHERE j.position = s.position)";
         let mut transaction = self.begin(connection).await?;
-        sqlx::query(LONE).execute(&mut *transaction).await?;
+        sqlx::query(WAYPOINTS).execute(&mut *transaction).await?;
+        sqlx::query(SAGAS).execute(&mut *transaction).await?;
         Ok(transaction.commit().await?)
     }
 
