@@ -433,7 +433,7 @@ fn second_step(order: &NewTransfer, answer: &TransferAnswer) -> Operation {
         purpose: order.purpose,
         presumed: answer.presumed,
         defer_limited: false,
-        patient: false,
+        patient: true,
         ordered_by: None,
     })
 }

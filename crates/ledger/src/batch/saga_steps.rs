@@ -35,11 +35,12 @@ impl Batch<'_> {
             return Outcome::Deferred;
         }
         let refused = self.check_arrival(decide).err();
-        if decide.patient
-            && let Some(aside) = self.undetermined_credit(&decide.credit, decide.amount, refused)
-        {
-            return outcome_of(aside);
-        }
+        let refused = match self.room_for_rivals(&decide.credit, decide.amount, refused) {
+            Err(rivals) if decide.patient => return outcome_of(rivals.aside),
+            // In the order in which this transfer comes before its rivals, their money is there.
+            Err(rivals) => Some(rivals.refused),
+            Ok(()) => refused,
+        };
         let verdict = refused.map_or(Verdict::Credited, Verdict::Refused);
         let kind = if verdict == Verdict::Credited { BookingKind::Credited } else { BookingKind::Refused };
         // The shard of the original counts its reversals by their registers.
@@ -80,9 +81,6 @@ impl Batch<'_> {
     /// The contract's order goes on here: the credit side, then what the source presumed, then what only this shard knows.
     fn check_arrival(&mut self, decide: &Decide) -> Result<(), Refused> {
         posting::check_credit(self.accounts.get(&decide.credit), decide.asset, decide.amount)?;
-        if !decide.patient {
-            self.check_room_to_come_back(&decide.credit, decide.amount)?;
-        }
         decide.presumed.map_or(Ok(()), Err)?;
         if let Some(of) = decide.purpose.reversed_transfer() {
             self.check_reversal(of, &decide.credit, &decide.debit, decide.amount)?;
@@ -213,6 +211,14 @@ fn extra_of(purpose: Purpose, refused: Option<Refused>) -> Option<Box<Extra>> {
     (extra != Extra::default()).then(|| Box::new(extra))
 }
 
+/// Money that may come back to the credit account leaves no room for the amount.
+struct NoRoom {
+    /// The answer if that money were there.
+    refused: Refused,
+    /// The answer of an operation that waits for the verdicts.
+    aside: Aside,
+}
+
 /// Decisions that depend on rivals: reserved transfers of the same account whose verdicts are not known to this shard.
 ///
 /// A refusal is stored for good, so it must be the result of some serial order of the operations. In every serial order, a transfer
@@ -240,7 +246,7 @@ impl Batch<'_> {
                 self.undetermined_debit(refused, &transfer.debit, amount)
             }
             _ if transfer.cross_shard => None,
-            _ => self.undetermined_credit(&transfer.credit, amount, refused),
+            _ => self.room_for_rivals(&transfer.credit, amount, refused).err().map(|rivals| rivals.aside),
         }
     }
 
@@ -254,19 +260,22 @@ impl Batch<'_> {
         would_suffice.then(|| Aside::Undetermined(under_way.credits.clone()))
     }
 
-    /// Returns `Undetermined` if the credit account would have no room once money that may come back has come back. A refusal of the
-    /// credit side itself stands in either case.
-    fn undetermined_credit(&self, credit: &AccountId, amount: i64, refused: Option<Refused>) -> Option<Aside> {
-        if refused.is_some_and(|refused| refused.side.is_some()) {
-            return None;
-        }
-        let (under_way, account) = (self.under_way.get(credit)?, self.accounts.get(credit)?);
-        let max = match account.max_balance {
-            Limit::AtMost(max) => max,
-            Limit::Unlimited => i64::MAX,
+    /// Checks that the credit account has room for the amount even if all money under way comes back. `refused`: the answer without that
+    /// money. A refusal of the credit side itself stands in either case.
+    fn room_for_rivals(&self, credit: &AccountId, amount: i64, refused: Option<Refused>) -> Result<(), NoRoom> {
+        let Some((under_way, account)) = self.under_way.get(credit).zip(self.accounts.get(credit)) else {
+            return Ok(());
+        };
+        let (max, refusal) = match account.max_balance {
+            Limit::AtMost(max) => (max, Refusal::LimitExceeded),
+            // Without that room, a saga could not give back what it took.
+            Limit::Unlimited => (i64::MAX, Refusal::BalanceOverflow),
         };
         let after = i128::from(account.posted) + under_way.posted + i128::from(amount);
-        (after > i128::from(max)).then(|| Aside::Undetermined(under_way.credits.clone()))
+        if after <= i128::from(max) || refused.is_some_and(|refused| refused.side.is_some()) {
+            return Ok(());
+        }
+        Err(NoRoom { refused: Refused::credit(refusal), aside: Aside::Undetermined(under_way.credits.clone()) })
     }
 
     /// Returns `Undetermined` if the account cannot be so changed only because money is missing that may come back. `overdraft` is the
@@ -284,15 +293,6 @@ impl Batch<'_> {
         let captures = under_way.posted - under_way.available;
         let after = i128::from(account.held) + captures + i128::from(amount);
         (after > i128::from(i64::MAX)).then(|| Aside::Undetermined(under_way.credits.clone()))
-    }
-
-    /// Money that comes back must fit into the account's range, or its saga could not end. A decision that does not wait is a refusal.
-    fn check_room_to_come_back(&self, credit: &AccountId, amount: i64) -> Result<(), Refused> {
-        let Some((under_way, account)) = self.under_way.get(credit).zip(self.accounts.get(credit)) else {
-            return Ok(());
-        };
-        let after = i128::from(account.posted) + under_way.posted + i128::from(amount);
-        if after > i128::from(i64::MAX) { Err(Refused::credit(Refusal::BalanceOverflow)) } else { Ok(()) }
     }
 
     /// Takes in what a booking reserves.

@@ -61,9 +61,10 @@ impl Batch<'_> {
             Err(Refused { refusal: Refusal::AccountNotFound, side: Some(Side::Debit) }) => {
                 return Ok(TransferOutcome::DebitNotFound);
             }
-            Err(Refused { refusal: Refusal::InsufficientFunds | Refusal::BalanceOverflow, side: Some(Side::Debit) })
-                if transfer.defer_insufficient && request.is_ordered() =>
-            {
+            Err(Refused {
+                refusal: Refusal::InsufficientFunds | Refusal::BalanceOverflow,
+                side: Some(Side::Debit),
+            }) if transfer.defer_insufficient && request.is_ordered() => {
                 return Err(Aside::Deferred);
             }
             _ => {}

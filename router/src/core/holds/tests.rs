@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ledger::{
-    AccountStatus, HoldKey, HoldStatus, Refusal, Side, TransferId,
+    AccountStatus, HoldKey, HoldStatus, Limit, Refusal, Side, TransferId,
     operation::{PlaceHold, Purpose, UpdateAccount},
     outcome::TransferState,
 };
@@ -92,6 +92,13 @@ async fn in_a_moment<T>(ask: impl AsyncFn(Instant) -> Result<T, CallError>) -> R
             }
             answer => return answer,
         }
+    }
+}
+
+/// Waits until a transfer from this shard to another one is under way.
+async fn is_reserved(cluster: &Cluster, shard: usize) {
+    while cluster.nodes[shard].pending() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -224,9 +231,7 @@ async fn a_release_waits_for_the_verdict_of_a_capture() {
         let order = capture(2, &order, Some(10), false);
         async move { router.transfer(order, soon()).await }
     });
-    while cluster.nodes[0].pending() == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    is_reserved(&cluster, 0).await;
     let early = in_a_moment(async |deadline| cluster.router.release_hold(order.key().into(), deadline).await).await;
     assert!(matches!(early, Err(CallError::Deferred { .. })), "{early:?}");
 
@@ -281,9 +286,7 @@ async fn a_pending_original_is_waited_for() {
         let original = original.clone();
         async move { router.transfer(original, soon()).await }
     });
-    while cluster.nodes[0].pending() == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    is_reserved(&cluster, 0).await;
     let ask = async |deadline| {
         cluster.router.find_ended_transfer(original.id, Some(&original.debit), |_| true, deadline).await
     };
@@ -294,6 +297,40 @@ async fn a_pending_original_is_waited_for() {
         cluster.router.find_ended_transfer(original.id, Some(&original.debit), |_| true, soon()).await.unwrap();
     assert_eq!(ended.found[0].record.status, u32::from(TransferState::POSTED));
     assert_eq!(posted_amount(under_way.await.unwrap()), 40);
+}
+
+#[tokio::test]
+async fn a_reversal_drives_its_original_as_patiently_as_the_client_of_the_original() {
+    let cluster = Cluster::start(3).await;
+    let [payer, limited, slow] =
+        [(0, "payer"), (1, "limited"), (2, "slow")].map(|(n, name)| cluster.account_on(n, name));
+    cluster.fund(&[(&payer, 100), (&limited, 60), (&slow, 0)]).await;
+    let update = UpdateAccount {
+        ordered_by: None,
+        id: id(&limited),
+        status: None,
+        overdraft: None,
+        max_balance: Some(Limit::AtMost(100)),
+        metadata: None,
+    };
+    cluster.router.update_account(update, soon()).await.unwrap();
+    cluster.nodes[2].hang(true);
+    let order = |transfer: NewTransfer| {
+        let router = cluster.router.clone();
+        cluster.tasks.spawn("under way", async move { router.transfer(transfer, soon()).await })
+    };
+    let rival = order(transfer(1, &limited, &slow, 60));
+    is_reserved(&cluster, 1).await;
+    // It has room once the rival is posted.
+    let original = transfer(2, &payer, &limited, 80);
+    let under_way = order(original.clone());
+    is_reserved(&cluster, 0).await;
+    let ask = async |deadline| cluster.router.find_ended_transfer(original.id, None, |_| true, deadline).await;
+    let early = in_a_moment(ask).await;
+    assert!(matches!(early, Err(CallError::Deferred { .. })), "{early:?}");
+    cluster.nodes[2].hang(false);
+    assert_eq!(posted_amount(rival.await.unwrap()), 60);
+    assert_eq!(posted_amount(under_way.await.unwrap()), 80);
 }
 
 // === dry runs ===

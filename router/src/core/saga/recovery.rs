@@ -80,6 +80,10 @@ impl Core {
 
     /// Drives the sagas of this id now, even if they are not due. Returns their number, one for each debit account.
     pub async fn retry_saga(&self, id: TransferId, deadline: Deadline) -> Result<usize, CallError> {
+        self.drive_saga(id, Verdicts::AtOnce, deadline).await
+    }
+
+    async fn drive_saga(&self, id: TransferId, verdicts: Verdicts, deadline: Deadline) -> Result<usize, CallError> {
         let retry_id = id_to_wire(id);
         let request = &ListSagasRequest {
             retry_id: retry_id.clone(),
@@ -94,7 +98,7 @@ impl Core {
                     // The shard may list others beside it; those have their own time.
                     records.retain(|record| record.id == retry_id);
                     found += records.len();
-                    drive(self, &shard, records, deadline, &Reports::default()).await;
+                    drive(self, &shard, records, verdicts, deadline, &Reports::default()).await;
                 }
                 Err(error) => failure = Some(error),
             }
@@ -126,8 +130,8 @@ impl Core {
             if let Some(closing) = self.closing() {
                 return Err(closing);
             }
-            // The next look shows whether the transfer has ended.
-            if let Err(error) = self.retry_saga(id, deadline).await {
+            // The next look shows whether the transfer has ended. The client that ordered it may still drive it, and may wait for verdicts.
+            if let Err(error) = self.drive_saga(id, Verdicts::Awaited, deadline).await {
                 tracing::debug!(transfer = %id.0, %error, "cannot drive a transfer that is waited for");
             }
             if !pace.pause(deadline).await {
@@ -197,7 +201,7 @@ async fn poll(core: &Core, shard: &Shard, reports: &Reports) {
             reports.waiting(shard.id(), left_out, oldest_left_out_us, &absent);
         }
         let full = records.len() >= limit as usize;
-        drive(core, shard.id(), records, deadline, reports).await;
+        drive(core, shard.id(), records, Verdicts::AtOnce, deadline, reports).await;
         if !full || core.tasks.token().is_cancelled() {
             return;
         }
@@ -262,11 +266,28 @@ impl Reports {
     }
 }
 
-async fn drive(core: &Core, shard: &Arc<str>, records: Vec<TransferRecord>, deadline: Deadline, reports: &Reports) {
+/// What a decision does that depends on the verdicts of other transfers ([`Saga::patient`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdicts {
+    /// The decision is taken without them.
+    AtOnce,
+    /// The decision is not taken yet.
+    Awaited,
+}
+
+async fn drive(
+    core: &Core,
+    shard: &Arc<str>,
+    records: Vec<TransferRecord>,
+    verdicts: Verdicts,
+    deadline: Deadline,
+    reports: &Reports,
+) {
     if records.is_empty() {
         return;
     }
     let Plan { mut sagas, overdue, unreadable } = plan(records);
+    sagas.iter_mut().for_each(|saga| saga.patient = verdicts == Verdicts::Awaited);
     reports.overdue(shard, &overdue);
     for (record, error) in unreadable {
         metrics::recovered(shard, "parked", 1);

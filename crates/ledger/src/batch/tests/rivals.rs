@@ -120,7 +120,8 @@ fn a_credit_with_room_only_because_money_is_in_transit_waits_only_when_patient()
     limit(&mut shard, "alice", 100);
     shard.one(Operation::Transfer(rival));
     let Outcome::Decided(decided) = shard.one(Operation::Decide(coming)) else { panic!("a verdict") };
-    assert_eq!(decided.verdict, Verdict::Credited, "recovery does not wait for another saga");
+    // Recovery does not wait for another saga. What it decides comes before the rival.
+    assert_eq!(decided.verdict, Verdict::Refused(Refused::credit(Refusal::LimitExceeded)));
 }
 
 /// The smallest case of a history without a serial order: the credit side passes only because its money is missing, and a later check
@@ -131,10 +132,7 @@ fn a_refusal_after_the_credit_side_waits_as_well() {
     limit(&mut shard, "alice", 100);
     shard.one(Operation::Transfer(transfer(2, "alice", "bob", 40)));
     let of = TransferId(Uuid::from_u128(2));
-    let reverse = |n| Transfer {
-        purpose: Purpose::Reversal { of, whole: false },
-        ..transfer(n, "bob", "alice", 40)
-    };
+    let reverse = |n| Transfer { purpose: Purpose::Reversal { of, whole: false }, ..transfer(n, "bob", "alice", 40) };
     assert!(is_posted(&shard.one(Operation::Transfer(reverse(3)))));
     shard.one(Operation::Transfer(transfer(4, "bank", "bob", 40)));
     let rival = reserve(5, "alice", "carol", 60);
