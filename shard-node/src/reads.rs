@@ -27,7 +27,7 @@ use crate::{
     rpc::nothing_yet,
     store::{
         StoreError,
-        bookings::{self, Transfers},
+        bookings::{self, OfId, Transfers},
         read::{self, Owned, Reached, Readable},
         statement,
     },
@@ -268,10 +268,13 @@ pub async fn balance_at(
 pub async fn transfers(reads: &Reads, id: Uuid, debit: &str) -> Result<wire::GetTransfersResponse, StoreError> {
     let mut found = wire::GetTransfersResponse::default();
     let roles = [Role::Transfer, Role::Settlement, Role::Register];
-    let (registers, transfers): (Vec<Booking>, Vec<Booking>) = bookings::by_id(&reads.from, id, debit, &roles)
-        .await?
-        .into_iter()
-        .partition(|booking| booking.kind.role() == Role::Register);
+    let OfId { here, elsewhere } = bookings::by_id(&reads.from, id, debit, &roles).await?;
+    for (role, debit) in elsewhere {
+        let list = if role == Role::Register { &mut found.registers_elsewhere } else { &mut found.elsewhere };
+        list.push(debit.to_string());
+    }
+    let (registers, transfers): (Vec<Booking>, Vec<Booking>) =
+        here.into_iter().partition(|booking| booking.kind.role() == Role::Register);
     let transfers = Transfers::of(transfers);
     let answers = bookings::answers_at(&reads.from, &transfers.answers()).await?;
     for (first, stored) in transfers.with(&answers)? {
@@ -328,9 +331,10 @@ pub async fn transfers_of(reads: &Reads, keys: &[TransferKey]) -> Result<Vec<wir
 /// # Errors
 /// When the database cannot be read.
 pub async fn holds(reads: &Reads, id: Uuid, debit: &str) -> Result<wire::GetHoldsResponse, StoreError> {
-    let holds = bookings::holds_of_id(&reads.from, id, debit).await?;
+    let OfId { here, elsewhere } = bookings::holds_of_id(&reads.from, id, debit).await?;
     let mut found = wire::GetHoldsResponse::default();
-    found.holds.extend(holds.iter().map(|(key, hold)| wire::convert::hold_to_wire(key, hold)));
+    found.elsewhere.extend(elsewhere.iter().map(|(_, debit)| debit.to_string()));
+    found.holds.extend(here.iter().map(|(key, hold)| wire::convert::hold_to_wire(key, hold)));
     if found.holds.is_empty() {
         found.not_owner = not_owner_of(&reads.from, debit).await?;
     }

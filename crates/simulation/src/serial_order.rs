@@ -75,9 +75,7 @@ impl Beginning<'_> {
     }
 
     fn is_beside(&self, bank: &AccountId, id: &AccountId) -> bool {
-        self.accounts
-            .iter()
-            .any(|accounts| accounts.bank == *bank && accounts.all().any(|beside| beside == *id))
+        self.accounts.iter().any(|accounts| accounts.bank == *bank && accounts.all().any(|beside| beside == *id))
     }
 }
 

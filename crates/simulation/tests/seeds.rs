@@ -3,7 +3,7 @@
 use std::env;
 
 use shard_node::simulation::Fault;
-use simulation::{run, run_with_lies};
+use simulation::{moves::Moved, run, run_with_lies};
 
 fn from_environment(name: &str, otherwise: u64) -> u64 {
     env::var(name).map_or(otherwise, |text| text.parse().expect("a number"))
@@ -60,6 +60,7 @@ fn no_seed_finds_anything() {
     let (first, seeds) = (from_environment("SEED", 1), from_environment("SEEDS", 60));
     eprintln!("SEED={first} SEEDS={seeds}");
     let (mut attempts, mut orders, mut doubtful, mut reads, mut undecided) = (0, 0, 0, 0, 0);
+    let mut moves = Moved::default();
     for seed in first..first + seeds {
         let report = run(seed, false);
         assert_eq!(report.finding, None, "repeat it with: make simulate SEED={seed} SEEDS=1");
@@ -68,11 +69,14 @@ fn no_seed_finds_anything() {
         doubtful += report.doubtful;
         reads += report.reads;
         undecided += u64::from(report.is_undecided);
+        moves.add(report.moves);
     }
     assert!(undecided * 100 <= seeds, "{undecided} runs are without a decision about a serial order");
     // Runs without retries and doubt would prove little.
     if seeds >= 60 {
         assert!(attempts > orders && doubtful >= 20, "{orders} orders, {attempts} attempts, {doubtful} in doubt");
         assert!(reads >= 500, "{reads} reads");
+        let Moved { taken, given_up, reversed, finished, .. } = moves;
+        assert!(taken >= 10 && given_up > 0 && reversed > 0 && finished > 0, "{moves:?}");
     }
 }

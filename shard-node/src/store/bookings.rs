@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use ledger::{
-    Account, Booking, Hold, HoldKey, Position, TransferId, TransferKey,
+    Account, AccountId, Booking, Hold, HoldKey, Position, TransferId, TransferKey,
     batch::Stored,
     booking::Role,
     fold,
@@ -98,8 +98,8 @@ async fn by_keys(session: &mut Session, keys: &[TransferKey], roles: &[Role]) ->
 const BY_ID: &str = concat!(
     "SELECT ",
     journal_columns!(j),
-    " FROM shardledger.journal j \
-     JOIN shardledger.slot_ownership o ON o.slot = (CASE WHEN j.role = 3 THEN j.payee_slot ELSE j.payer_slot END) AND o.state = 1 \
+    ", coalesce(o.state = 1, false) AS is_owned FROM shardledger.journal j \
+     LEFT JOIN shardledger.slot_ownership o ON o.slot = (CASE WHEN j.role = 3 THEN j.payee_slot ELSE j.payer_slot END) \
      WHERE j.id = $1 AND ($2 = '' OR j.payer = $2) AND j.role = ANY($3::int2[])"
 );
 
@@ -111,15 +111,34 @@ pub async fn of_keys(pool: &sqlx::PgPool, keys: &[TransferKey], roles: &[Role]) 
     decode(&sqlx::query(BY_KEYS).bind(ids).bind(payers).bind(roles).fetch_all(pool).await?)
 }
 
-/// The bookings of one id with these roles, of one payer or, with an empty `payer`, of all, in slots that the shard owns. A move of slots
-/// leaves copies behind where another account of the booking stays.
-pub async fn by_id(from: &Readable, id: Uuid, payer: &str, roles: &[Role]) -> Result<Vec<Booking>, StoreError> {
+/// What a shard has of one id, as of one moment.
+#[derive(Debug)]
+pub struct OfId<T> {
+    /// In slots that the shard owns.
+    pub here: Vec<T>,
+    /// The debit accounts of what is in other slots, with the roles of the bookings. Their slots come in or have left. A move also leaves
+    /// copies behind where another account of the booking stays.
+    pub elsewhere: Vec<(Role, AccountId)>,
+}
+
+/// The bookings of one id with these roles, of one payer or, with an empty `payer`, of all.
+pub async fn by_id(from: &Readable, id: Uuid, payer: &str, roles: &[Role]) -> Result<OfId<Booking>, StoreError> {
     #[cfg(any(test, feature = "simulation"))]
     if let Readable::Memory(database) = from {
         return database.read_bookings(id, payer, roles).await;
     }
     let roles: Vec<i16> = roles.iter().map(|role| role.code().into()).collect();
-    decode(&sqlx::query(BY_ID).bind(id).bind(payer).bind(roles).fetch_all(from.pool()?).await?)
+    let rows = sqlx::query(BY_ID).bind(id).bind(payer).bind(roles).fetch_all(from.pool()?).await?;
+    let mut found = OfId { here: Vec::new(), elsewhere: Vec::new() };
+    for row in &rows {
+        let booking = booking_from_row(row)?;
+        if column(row, "is_owned")? {
+            found.here.push(booking);
+        } else {
+            found.elsewhere.push((booking.kind.role(), booking.payer));
+        }
+    }
+    Ok(found)
 }
 
 /// The bookings at these positions that hold the answers of transfers.
@@ -305,7 +324,8 @@ const HOLDS_BY_KEYS: &str = concat!(
 );
 const HOLDS_BY_ID: &str = concat!(
     hold_columns!(),
-    " FROM shardledger.journal j JOIN shardledger.slot_ownership s ON s.slot = j.payer_slot AND s.state = 1 \
+    ", coalesce(s.state = 1, false) AS is_owned FROM shardledger.journal j \
+     LEFT JOIN shardledger.slot_ownership s ON s.slot = j.payer_slot \
      LEFT JOIN shardledger.hold h ON h.id = j.id AND h.payer = j.payer WHERE j.id = $1 AND ($2 = '' OR j.payer = $2) AND j.role = ANY('{4,5}'::int2[])"
 );
 
@@ -325,12 +345,21 @@ pub async fn holds_of(pool: &sqlx::PgPool, keys: &[HoldKey]) -> Result<Vec<(Hold
 }
 
 /// The holds of one id, of one payer or, with an empty `payer`, of all.
-pub async fn holds_of_id(from: &Readable, id: Uuid, payer: &str) -> Result<Vec<(HoldKey, Hold)>, StoreError> {
+pub async fn holds_of_id(from: &Readable, id: Uuid, payer: &str) -> Result<OfId<(HoldKey, Hold)>, StoreError> {
     #[cfg(any(test, feature = "simulation"))]
     if let Readable::Memory(database) = from {
         return database.read_holds(id, payer).await;
     }
-    assemble_holds(&sqlx::query(HOLDS_BY_ID).bind(id).bind(payer).fetch_all(from.pool()?).await?)
+    let rows = sqlx::query(HOLDS_BY_ID).bind(id).bind(payer).fetch_all(from.pool()?).await?;
+    let (mut owned, mut elsewhere) = (Vec::new(), Vec::new());
+    for row in rows {
+        if column(&row, "is_owned")? {
+            owned.push(row);
+        } else {
+            elsewhere.push((Role::Hold, booking_from_row(&row)?.payer));
+        }
+    }
+    Ok(OfId { here: assemble_holds(&owned)?, elsewhere })
 }
 
 fn assemble_holds(rows: &[PgRow]) -> Result<Vec<(HoldKey, Hold)>, StoreError> {

@@ -41,6 +41,7 @@ use uuid::Uuid;
 
 use super::{
     Append, CommitFailure, FoldStep, Folded, FoldedAccount, Opened, Store, StoreError, Waypoint,
+    bookings::OfId,
     ownership::Ownership,
     read::{Owned, Reached},
 };
@@ -320,8 +321,12 @@ impl Database {
     }
 
     /// As [`super::bookings::by_id`].
-    pub async fn read_bookings(&self, id: Uuid, payer: &str, roles: &[Role]) -> Result<Vec<Booking>, StoreError> {
-        self.look_for_client(|tables| tables.of_id(id, payer, roles).cloned().collect()).await
+    pub async fn read_bookings(&self, id: Uuid, payer: &str, roles: &[Role]) -> Result<OfId<Booking>, StoreError> {
+        self.look_for_client(|tables| {
+            let (here, elsewhere) = tables.of_id(id, payer, roles);
+            OfId { here: here.into_iter().cloned().collect(), elsewhere }
+        })
+        .await
     }
 
     /// As [`super::bookings::answers_at`].
@@ -341,11 +346,13 @@ impl Database {
     }
 
     /// As [`super::bookings::holds_of_id`].
-    pub async fn read_holds(&self, id: Uuid, payer: &str) -> Result<Vec<(HoldKey, Hold)>, StoreError> {
+    pub async fn read_holds(&self, id: Uuid, payer: &str) -> Result<OfId<(HoldKey, Hold)>, StoreError> {
         self.look_for_client(|tables| {
-            let keys = tables.of_id(id, payer, &[Role::Hold]).filter_map(Booking::key);
-            let keys = keys.map(|TransferKey { id, debit }| HoldKey { id, debit });
-            keys.filter_map(|key| tables.journal.hold(&key).map(|hold| (key, hold))).collect()
+            let (here, elsewhere) = tables.of_id(id, payer, &[Role::Hold]);
+            let keys =
+                here.into_iter().filter_map(Booking::key).map(|TransferKey { id, debit }| HoldKey { id, debit });
+            let here = keys.filter_map(|key| tables.journal.hold(&key).map(|hold| (key, hold))).collect();
+            OfId { here, elsewhere }
         })
         .await
     }
@@ -508,13 +515,16 @@ impl Tables {
     }
 
     /// As [`super::bookings::by_id`].
-    fn of_id(&self, id: Uuid, payer: &str, roles: &[Role]) -> impl Iterator<Item = &Booking> {
-        self.journal.bookings().iter().filter(move |booking| {
+    /// The bookings in slots that the shard owns, and what the others are about.
+    fn of_id(&self, id: Uuid, payer: &str, roles: &[Role]) -> (Vec<&Booking>, Vec<(Role, AccountId)>) {
+        let is_meant = |booking: &&Booking| {
             booking.id == Some(TransferId(id))
                 && (payer.is_empty() || booking.payer.as_str() == payer)
                 && roles.contains(&booking.kind.role())
-                && booking.owner().is_some_and(|owner| self.ownership.owns(owner))
-        })
+        };
+        let is_owned = |booking: &&Booking| booking.owner().is_some_and(|owner| self.ownership.owns(owner));
+        let (here, others): (Vec<_>, Vec<_>) = self.journal.bookings().iter().filter(is_meant).partition(is_owned);
+        (here, others.iter().map(|booking| (booking.kind.role(), booking.payer.clone())).collect())
     }
 
     fn append_marker(&mut self) {

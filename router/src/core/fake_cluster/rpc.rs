@@ -130,10 +130,12 @@ impl ShardNode for FakeNode {
                 decided_at_us: register.decided_at_us,
             }
         });
+        let elsewhere = keys(Role::Transfer).filter(|key| wanted(key) && !is_here(&key.debit));
         Ok(Response::new(wire::GetTransfersResponse {
             transfers: transfers.collect(),
             registers: registers.collect(),
-            not_owner: None,
+            elsewhere: elsewhere.map(|key| key.debit.to_string()).collect(),
+            ..Default::default()
         }))
     }
 
@@ -150,9 +152,13 @@ impl ShardNode for FakeNode {
         let state = lock(&self.state);
         let keys = state.journal.keys(Role::Hold).into_iter();
         let wanted = keys.filter(|key| key.id == id && (debit.is_empty() || key.debit.as_str() == debit));
-        let wanted = wanted.filter(|key| self.not_owner(key.debit.as_str()).is_none());
-        let holds = wanted.filter_map(|key| state.journal.hold(&key).map(|hold| convert::hold_to_wire(&key, &hold)));
-        Ok(Response::new(wire::GetHoldsResponse { holds: holds.collect(), not_owner: None }))
+        let (here, elsewhere): (Vec<_>, Vec<_>) =
+            wanted.partition(|key| self.not_owner(key.debit.as_str()).is_none());
+        let elsewhere = elsewhere.iter().map(|key| key.debit.to_string()).collect();
+        let holds = here
+            .into_iter()
+            .filter_map(|key| state.journal.hold(&key).map(|hold| convert::hold_to_wire(&key, &hold)));
+        Ok(Response::new(wire::GetHoldsResponse { holds: holds.collect(), not_owner: None, elsewhere }))
     }
 
     async fn list_sagas(

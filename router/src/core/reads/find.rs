@@ -1,9 +1,13 @@
 //! Finding stored transfers and holds: by an id, with the verdict of a saga beside its transfer, and many by their identities.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::future::join_all;
-use ledger::{AccountId, HoldKey, TransferId, TransferKey, outcome::NotOwner};
+use ledger::{AccountId, HoldKey, TransferId, TransferKey, booking::Role, outcome::NotOwner};
 use tonic::{Response, Status};
 use wire::{
     GetHoldsRequest, GetHoldsResponse, GetTransfersRequest, GetTransfersResponse, HoldRecord, ReadByKeysRequest,
@@ -14,7 +18,7 @@ use wire::{
 use super::{AccountQuestion, ReadAnswer, ask, at_owner};
 use crate::core::{
     Core,
-    call::{CallError, Deadline},
+    call::{CallError, Deadline, Pace},
     handover::Load,
     reply::{Found, FoundHold, FoundTransfer, Located},
     rerouting::{Learnt, Reroutes},
@@ -132,6 +136,24 @@ async fn transfers_anywhere(
     sees: impl Fn(&TransferRecord) -> bool + Sync,
     deadline: Deadline,
 ) -> Found<FoundTransfer> {
+    let mut pace = Pace::new(AGAIN_MIN, AGAIN_MAX);
+    loop {
+        let mut moving = Moving::default();
+        let mut found = transfers_now(core, id, &sees, &mut moving, deadline).await;
+        if moving.is_over(&mut found, &mut pace, deadline).await {
+            return found;
+        }
+    }
+}
+
+/// The transfers that the shards show now.
+async fn transfers_now(
+    core: &Core,
+    id: TransferId,
+    sees: impl Fn(&TransferRecord) -> bool + Sync,
+    moving: &mut Moving,
+    deadline: Deadline,
+) -> Found<FoundTransfer> {
     let request = &under(id);
     let asked = core.view().ask_all(|shard| async move { ask(&shard, request, deadline).await }).await;
     let mut found = Found::default();
@@ -139,6 +161,11 @@ async fn transfers_anywhere(
     for (shard, answer) in asked {
         match answer {
             Ok(answer) => {
+                let shown = answer.transfers.iter().map(|record| (Role::Transfer, record.debit.clone()));
+                moving.shown.extend(shown);
+                moving.shown.extend(answer.registers.iter().map(|register| (Role::Register, register.debit.clone())));
+                moving.left(&shard, Role::Transfer, answer.elsewhere);
+                moving.left(&shard, Role::Register, answer.registers_elsewhere);
                 records.extend(answer.transfers.into_iter().filter(&sees).map(|record| (record, Arc::clone(&shard))));
                 registers.extend(answer.registers.into_iter().map(|register| (register, Arc::clone(&shard))));
             }
@@ -184,19 +211,68 @@ impl AccountQuestion for GetTransfersRequest {
     }
 }
 
+// === what is in a slot that changes hands ===
+
+/// Which bookings of an id some shard has shown, and which are in slots that a shard has given away or waits for.
+#[derive(Default)]
+struct Moving {
+    shown: HashSet<(Role, String)>,
+    elsewhere: HashMap<(Role, String), Arc<str>>,
+}
+
+impl Moving {
+    /// Takes in what `shard` has of other shards' slots.
+    fn left(&mut self, shard: &Arc<str>, role: Role, debits: Vec<String>) {
+        self.elsewhere.extend(debits.into_iter().map(|debit| ((role, debit), Arc::clone(shard))));
+    }
+
+    /// A shard that has what no shard shows.
+    fn unseen(&self) -> Option<&Arc<str>> {
+        self.elsewhere.iter().find(|(booking, _)| !self.shown.contains(booking)).map(|(_, shard)| shard)
+    }
+}
+
+/// First and longest pause before all shards are asked again. A slot changes hands within a fraction of a second.
+const AGAIN_MIN: Duration = Duration::from_millis(10);
+const AGAIN_MAX: Duration = Duration::from_millis(200);
+
+impl Moving {
+    /// Whether `found` is all that there is: every booking that some shard knows is shown by its owner. While a slot changes hands, the
+    /// source shows what is in it no more, and the target, asked a moment before, does not show it yet. Returns false after a pause: look again.
+    /// If the deadline comes first, the shard counts as one that cannot be read, because "not found" would be wrong.
+    async fn is_over<T>(&self, found: &mut Found<T>, pace: &mut Pace, deadline: Deadline) -> bool {
+        // Of a shard that did not answer, nothing can be expected.
+        let Some(shard) = self.unseen().filter(|_| found.unreachable.is_empty()) else { return true };
+        if pace.pause(deadline).await {
+            return false;
+        }
+        found.unreachable.push(Arc::clone(shard));
+        true
+    }
+}
+
 // === holds under one id ===
 
 async fn holds_anywhere(core: &Core, id: TransferId, deadline: Deadline) -> Result<Found<FoundHold>, CallError> {
     let request = &GetHoldsRequest { id: id_to_wire(id), debit: String::new() };
-    let asked = core.view().ask_all(|shard| async move { ask(&shard, request, deadline).await }).await;
-    let mut found = Found::default();
-    for (shard, answer) in asked {
-        match answer {
-            Ok(answer) => take_holds(&mut found, &shard, answer.holds)?,
-            Err(_) => found.unreachable.push(shard),
+    let mut pace = Pace::new(AGAIN_MIN, AGAIN_MAX);
+    loop {
+        let asked = core.view().ask_all(|shard| async move { ask(&shard, request, deadline).await }).await;
+        let (mut found, mut moving) = (Found::default(), Moving::default());
+        for (shard, answer) in asked {
+            match answer {
+                Ok(answer) => {
+                    moving.shown.extend(answer.holds.iter().map(|hold| (Role::Hold, hold.debit.clone())));
+                    moving.left(&shard, Role::Hold, answer.elsewhere);
+                    take_holds(&mut found, &shard, answer.holds)?;
+                }
+                Err(_) => found.unreachable.push(shard),
+            }
+        }
+        if moving.is_over(&mut found, &mut pace, deadline).await {
+            return Ok(found);
         }
     }
-    Ok(found)
 }
 
 fn take_holds(found: &mut Found<FoundHold>, shard: &Arc<str>, records: Vec<HoldRecord>) -> Result<(), CallError> {

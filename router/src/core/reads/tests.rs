@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::core::{
     call::CallError,
-    fake_cluster::{Cluster, id, quick, soon, transfer},
+    fake_cluster::{Cluster, hold, id, quick, soon, transfer},
     reply::{AccountPage, BalanceSum},
 };
 
@@ -118,4 +118,28 @@ async fn of_a_transfer_out_of_sight_no_verdict_is_read() {
     assert_eq!((seen.found.len(), seen.unreachable.len()), (1, 1));
     let unseen = cluster.router.find_transfer(number, Some(&payer), |_| false, soon()).await.unwrap();
     assert_eq!((unseen.found.len(), unseen.unreachable.len()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_a_slot_that_changes_hands_is_found_by_its_id_alone() {
+    let cluster = Cluster::start(2).await;
+    let (payer, payee) = (cluster.account_on(0, "payer"), cluster.account_on(0, "payee"));
+    cluster.fund(&[(&payer, 10), (&payee, 0)]).await;
+    cluster.router.transfer(transfer(7, &payer, &payee, 5), soon()).await.unwrap();
+    cluster.router.place_hold(hold(8, &payer, &payee, 5), soon()).await.unwrap();
+    let look = async |deadline| {
+        let transfers =
+            cluster.router.find_transfer(TransferId(Uuid::from_u128(7)), None, |_| true, deadline).await.unwrap();
+        let holds = cluster.router.find_hold(TransferId(Uuid::from_u128(8)), None, deadline).await.unwrap();
+        [(transfers.found.len(), transfers.unreachable.len()), (holds.found.len(), holds.unreachable.len())]
+    };
+    cluster.release_slot_of(&payer, 1);
+    // Neither shard owns the slot. "Not found" would be wrong.
+    let early = look(Instant::now() + Duration::from_millis(300)).await;
+    assert_eq!(early, [(0, 1), (0, 1)]);
+    let (late, ()) = tokio::join!(look(soon()), async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        cluster.nodes[1].take_slots();
+    });
+    assert_eq!(late, [(1, 0), (1, 0)]);
 }
