@@ -55,6 +55,14 @@ fn a_crash_that_was_ordered_before_everything_heals_does_not_last() {
     assert_eq!(run(20_598_599, false).finding, None);
 }
 
+/// Seeds that have found something in moves of slots, or with accounts that have a limit: `docs/reliability.md` says what.
+#[test]
+fn what_moves_and_limits_once_broke_stays_whole() {
+    for seed in [498, 4_104, 4_185, 5_483] {
+        assert_eq!(run(seed, false).finding, None, "SEED={seed}");
+    }
+}
+
 #[test]
 fn no_seed_finds_anything() {
     let (first, seeds) = (from_environment("SEED", 1), from_environment("SEEDS", 60));
