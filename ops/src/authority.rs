@@ -104,13 +104,13 @@ pub struct Described {
     pub expires_in_days: i64,
     /// The authority in the folder has signed it.
     pub trusted: bool,
-    pub key: KeyFile,
+    pub key: KeyFileState,
 }
 
 /// What the file of a certificate's key has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum KeyFile {
+pub enum KeyFileState {
     /// The key of the certificate.
     Matches,
     /// The key of the certificate and another one: a renewal was cut off.
@@ -121,7 +121,7 @@ pub enum KeyFile {
     Unknown,
 }
 
-impl KeyFile {
+impl KeyFileState {
     fn of(folder: &Path, name: &str, certificate: &CertificateDer<'static>) -> Self {
         let file = key_of(folder, name);
         let Ok(text) = files::read_file(&file) else { return Self::Unknown };
@@ -259,7 +259,7 @@ pub fn describe(folder: &Path, name: &str) -> anyhow::Result<Described> {
         expires_at: clock::format_rfc3339(expires_at_s.saturating_mul(1_000_000)),
         expires_in_days: left_s.div_euclid(DAY_S),
         trusted,
-        key: KeyFile::of(folder, name, leaf),
+        key: KeyFileState::of(folder, name, leaf),
     })
 }
 
@@ -311,30 +311,33 @@ fn check_name(name: &str) -> anyhow::Result<()> {
 
 /// Writes a key and its certificate, over former ones of this name.
 fn write(folder: &Path, name: &str, key: &str, certificate: &str) -> anyhow::Result<()> {
-    steps(folder, name, key, certificate).iter().try_for_each(Step::take)
+    steps(folder, name, key, certificate).iter().try_for_each(FileReplacement::take)
 }
 
 /// A file to replace.
-struct Step {
+struct FileReplacement {
     file: PathBuf,
     text: String,
     audience: Audience,
 }
 
-impl Step {
+impl FileReplacement {
     fn take(&self) -> anyhow::Result<()> {
         durable::replace(&self.file, &self.text, self.audience)
     }
 }
 
 /// What a key and its certificate are written in. After each step, the key of the certificate that is there is in the file of the key.
-fn steps(folder: &Path, name: &str, key: &str, certificate: &str) -> Vec<Step> {
+fn steps(folder: &Path, name: &str, key: &str, certificate: &str) -> Vec<FileReplacement> {
     let (certificate_file, key_file) = (certificate_of(folder, name), key_of(folder, name));
-    let keys = |text: String| Step { file: key_file.clone(), text, audience: Audience::Owner };
+    let keys = |text: String| FileReplacement { file: key_file.clone(), text, audience: Audience::Owner };
     let is_key = |text: &String| files::private_keys(&key_file, text.as_bytes()).is_ok();
     let former = fs::read_to_string(&key_file).ok().filter(|text| certificate_file.exists() && is_key(text));
-    let certificate =
-        Step { file: certificate_file.clone(), text: certificate.to_owned(), audience: Audience::Everyone };
+    let certificate = FileReplacement {
+        file: certificate_file.clone(),
+        text: certificate.to_owned(),
+        audience: Audience::Everyone,
+    };
     match former {
         Some(former) => vec![keys(format!("{}\n{key}", former.trim_end())), certificate, keys(key.to_owned())],
         None => vec![keys(key.to_owned()), certificate],
@@ -383,18 +386,21 @@ mod tests {
         let subject = Purpose::Https.subject(&["localhost".to_owned()]);
         let config = TlsConfig { certificate: certificate_of(&folder, "https"), key: key_of(&folder, "https") };
         authority.issue("https", &subject, 90).unwrap();
-        for (taken, left) in
-            [(0, KeyFile::Matches), (1, KeyFile::Unfinished), (2, KeyFile::Unfinished), (3, KeyFile::Matches)]
-        {
+        for (taken, left) in [
+            (0, KeyFileState::Matches),
+            (1, KeyFileState::Unfinished),
+            (2, KeyFileState::Unfinished),
+            (3, KeyFileState::Matches),
+        ] {
             let (key, certificate) = authority.make("https", &subject, 90).unwrap();
             let steps = steps(&folder, "https", &key, &certificate);
             assert_eq!(steps.len(), 3);
-            steps.iter().take(taken).try_for_each(Step::take).unwrap();
+            steps.iter().take(taken).try_for_each(FileReplacement::take).unwrap();
             // A process that starts now finds a pair.
             Certificates::open(&config).unwrap();
             assert_eq!(describe(&folder, "https").unwrap().key, left, "after {taken} steps");
             authority.issue("https", &subject, 90).unwrap();
-            assert_eq!(describe(&folder, "https").unwrap().key, KeyFile::Matches);
+            assert_eq!(describe(&folder, "https").unwrap().key, KeyFileState::Matches);
         }
         let keys = fs::read(key_of(&folder, "https")).unwrap();
         assert_eq!(files::private_keys(&config.key, &keys).unwrap().len(), 1, "former keys are gone");

@@ -51,57 +51,57 @@ use crate::{context::Context, exit, output};
 
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
-pub struct Args {
+pub struct BenchArgs {
     #[command(flatten)]
     load: load::LoadArgs,
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<BenchCommand>,
 }
 
 #[derive(clap::Subcommand)]
-enum Command {
+enum BenchCommand {
     /// Measure clusters of its own beside a PL/pgSQL transfer function on the same PostgreSQL, in turn
-    Suite(Run<suite::Plan>),
+    Suite(ExperimentArgs<suite::SuitePlan>),
     /// Measure what each choice of the append path costs, apart from the services
-    Prototype(Run<prototype::Plan, ()>),
+    Prototype(ExperimentArgs<prototype::PrototypePlan, ()>),
     /// Measure whether throughput grows with the number of shards, in clusters of its own
-    Scaling(Run<scaling::Plan>),
+    Scaling(ExperimentArgs<scaling::ScalingPlan>),
     /// Keep half of the peak for a long time, in a cluster of its own
-    Soak(Run<soak::Plan>),
+    Soak(ExperimentArgs<soak::SoakPlan>),
     /// Grow a cluster of its own under load, shrink it again, and measure what clients notice
-    Reshard(Run<reshard::Plan>),
+    Reshard(ExperimentArgs<reshard::ReshardPlan>),
     /// Measure what takes too long for the suite: many accounts, a long history, an open snapshot
-    Long(Run<long::Plan>),
+    Long(ExperimentArgs<long::LongPlan>),
     /// Serve nodes without databases
     #[command(hide = true)]
-    MockNodes(scaling::mock::Args),
+    MockNodes(scaling::mock::MockNodesArgs),
     /// Measure statements of an account with a long history, in a cluster of its own
-    Statements(Run<statements::Plan, ()>),
+    Statements(ExperimentArgs<statements::StatementsPlan, ()>),
     /// Offer 1, 2, 5 and 10 times the capacity of a cluster of its own, freeze a shard of it, and see it recover
-    Overload(Run<overload::Plan>),
+    Overload(ExperimentArgs<overload::OverloadPlan>),
     /// Kill the first of two nodes under load, and measure how long payments wait, in a cluster of its own
-    Takeover(Run<takeover::Plan>),
+    Takeover(ExperimentArgs<takeover::TakeoverPlan>),
 }
 
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(args: BenchArgs, context: &Context) -> anyhow::Result<ExitCode> {
     match args.command {
         None => load::run(args.load, context).await,
-        Some(Command::Suite(run)) => run.run(context).await,
-        Some(Command::Prototype(run)) => run.run(context).await,
-        Some(Command::Scaling(run)) => run.run(context).await,
-        Some(Command::Soak(run)) => run.run(context).await,
-        Some(Command::Reshard(run)) => run.run(context).await,
-        Some(Command::Long(run)) => run.run(context).await,
-        Some(Command::MockNodes(args)) => scaling::mock::run(args).await,
-        Some(Command::Statements(run)) => run.run(context).await,
-        Some(Command::Overload(run)) => run.run(context).await,
-        Some(Command::Takeover(run)) => run.run(context).await,
+        Some(BenchCommand::Suite(run)) => run.run(context).await,
+        Some(BenchCommand::Prototype(run)) => run.run(context).await,
+        Some(BenchCommand::Scaling(run)) => run.run(context).await,
+        Some(BenchCommand::Soak(run)) => run.run(context).await,
+        Some(BenchCommand::Reshard(run)) => run.run(context).await,
+        Some(BenchCommand::Long(run)) => run.run(context).await,
+        Some(BenchCommand::MockNodes(args)) => scaling::mock::run(args).await,
+        Some(BenchCommand::Statements(run)) => run.run(context).await,
+        Some(BenchCommand::Overload(run)) => run.run(context).await,
+        Some(BenchCommand::Takeover(run)) => run.run(context).await,
     }
 }
 
 /// A measurement in clusters that are made for it. Its command-line arguments are its plan.
 trait Experiment: clap::Args {
-    type Report: Report;
+    type Report: ExperimentReport;
 
     /// Checks the plan and takes the seed.
     fn prepare(&mut self, seed: u64) -> anyhow::Result<()>;
@@ -111,7 +111,7 @@ trait Experiment: clap::Args {
 }
 
 /// What an experiment measured.
-trait Report: Serialize {
+trait ExperimentReport: Serialize {
     /// Whether the ledger that was measured balances. If not, the exit code is 3.
     fn is_right(&self) -> bool;
 
@@ -134,7 +134,7 @@ trait Report: Serialize {
 
 /// The arguments of an experiment and those of all experiments. `P` is [`PageFile`], or `()` where there is no page.
 #[derive(clap::Args)]
-struct Run<E: clap::Args, P: clap::Args = PageFile> {
+struct ExperimentArgs<E: clap::Args, P: clap::Args = PageFile> {
     #[command(flatten)]
     experiment: E,
     #[command(flatten)]
@@ -171,12 +171,12 @@ impl MaybePageFile for PageFile {
     }
 }
 
-impl<E: Experiment, P: MaybePageFile> Run<E, P> {
+impl<E: Experiment, P: MaybePageFile> ExperimentArgs<E, P> {
     /// Measures in a folder that is removed afterwards, also when a signal stops the command. Writes and prints the report.
     async fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
         let Self { mut experiment, page, folder, out, seed } = self;
         experiment.prepare(seed.unwrap_or_else(|| clock::now_us().unsigned_abs()))?;
-        let folder = Folder::create(&folder.unwrap_or_else(std::env::temp_dir))?;
+        let folder = RunFolder::create(&folder.unwrap_or_else(std::env::temp_dir))?;
         let stopped = shutdown_signal()?;
         let report = tokio::select! {
             report = experiment.measure(&folder.0) => report?,
@@ -213,9 +213,9 @@ fn print_verdict(verified: bool) -> anyhow::Result<()> {
 }
 
 /// A folder for one run, removed when it is dropped.
-struct Folder(PathBuf);
+struct RunFolder(PathBuf);
 
-impl Folder {
+impl RunFolder {
     fn create(parent: &Path) -> anyhow::Result<Self> {
         let path = parent.join(format!("shardledger-bench-{}", std::process::id()));
         fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
@@ -223,7 +223,7 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for RunFolder {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.0) {
             output::note(&format!("{} could not be removed: {error}", self.0.display()));

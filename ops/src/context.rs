@@ -124,21 +124,21 @@ impl Routers {
     }
 
     /// Reads the whole list at `path`, which is one answer.
-    pub async fn whole_list(&self, path: &str) -> anyhow::Result<List> {
-        let page: Page = self.get(path).await?;
-        Ok(List { data: page.data, has_more: false })
+    pub async fn whole_list(&self, path: &str) -> anyhow::Result<ResourceList> {
+        let page: ResourcePage = self.get(path).await?;
+        Ok(ResourceList { data: page.data, has_more: false })
     }
 
     /// Reads up to `limit` items of the list at `path`. `query` has the list's own parameters.
-    pub async fn list(&self, path: &str, query: Vec<String>, limit: u64) -> anyhow::Result<List> {
-        let mut list = List { data: Vec::new(), has_more: false };
+    pub async fn list(&self, path: &str, query: Vec<String>, limit: u64) -> anyhow::Result<ResourceList> {
+        let mut list = ResourceList { data: Vec::new(), has_more: false };
         let mut cursor = None;
         loop {
             let left = limit.saturating_sub(list.data.len() as u64);
             let mut query = query.clone();
             query.push(format!("limit={}", left.min(PAGE)));
             query.extend(cursor.map(|cursor: String| format!("cursor={}", encoded(&cursor))));
-            let page: Page = self.get(&format!("{path}?{}", query.join("&"))).await?;
+            let page: ResourcePage = self.get(&format!("{path}?{}", query.join("&"))).await?;
             list.data.extend(page.data);
             list.has_more = page.next_cursor.is_some();
             cursor = page.next_cursor;
@@ -173,21 +173,21 @@ fn router_url(text: &str) -> Result<String, String> {
 
 /// The first items of a list, as many as were asked for.
 #[derive(Debug, Serialize)]
-pub struct List {
+pub struct ResourceList {
     data: Vec<JsonObject>,
     /// Whether the list has further items.
     has_more: bool,
 }
 
 #[derive(Deserialize)]
-struct Page {
+struct ResourcePage {
     data: Vec<JsonObject>,
     next_cursor: Option<String>,
 }
 
 /// What selects from an account's transfers or holds.
 #[derive(clap::Args)]
-pub struct History {
+pub struct HistoryArgs {
     /// The account's id
     #[arg(long, value_name = "ACCOUNT")]
     account: String,
@@ -210,7 +210,7 @@ pub struct History {
     address: PublicAddress,
 }
 
-impl History {
+impl HistoryArgs {
     /// Prints the list at `path`.
     pub async fn print<const COLUMNS: usize>(
         self,
@@ -227,7 +227,7 @@ impl History {
     }
 }
 
-impl List {
+impl ResourceList {
     /// Prints the list as JSON, or these columns of it as a table.
     pub fn print<const COLUMNS: usize>(&self, columns: [&str; COLUMNS], as_json: bool) -> anyhow::Result<()> {
         if as_json {

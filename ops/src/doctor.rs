@@ -25,7 +25,7 @@ use crate::{
 };
 
 use ask::MapSource;
-use finding::{Finding, Verdict, summary};
+use finding::{Finding, FindingVerdict, summary};
 
 /// How often slots that disagree are read before they are reported. A move takes two commits on two shards, and the
 /// answers of the two shards may straddle them.
@@ -43,7 +43,7 @@ struct Examination {
 async fn examine(map: &ShardMap, source: &MapSource, routers: &Routers) -> Examination {
     let mut seen = ask::look(map, source, routers).await;
     for _ in 1..OWNERSHIP_LOOKS {
-        if slots::compare(&seen).iter().all(|finding| finding.verdict == Verdict::Agrees) {
+        if slots::compare(&seen).iter().all(|finding| finding.verdict == FindingVerdict::Agrees) {
             break;
         }
         tokio::time::sleep(OWNERSHIP_PAUSE).await;
@@ -65,7 +65,7 @@ const TAKEN_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args)]
 #[command(after_help = HELP)]
-pub struct Args {
+pub struct DoctorArgs {
     /// Compare the cluster with this map
     #[arg(long, value_name = "FILE")]
     map: Option<PathBuf>,
@@ -88,7 +88,7 @@ struct Sources {
     file: Option<Finding>,
 }
 
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(args: DoctorArgs, context: &Context) -> anyhow::Result<ExitCode> {
     if args.fix {
         fix(&args, context).await?;
     }
@@ -104,7 +104,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let Examination { mut findings, reached_anything } =
         examine(&sources.map, &sources.source, &sources.routers).await;
     findings.extend(sources.file);
-    let disagrees = findings.iter().any(|finding| finding.verdict == Verdict::Disagrees);
+    let disagrees = findings.iter().any(|finding| finding.verdict == FindingVerdict::Disagrees);
     show(&findings, args.all, context)?;
     Ok(match (reached_anything, disagrees) {
         (false, _) => exit::unreachable(),
@@ -119,7 +119,7 @@ fn routers_of(urls: Vec<String>) -> Routers {
 }
 
 /// Publishes the newest map. It is made to agree with the shards, which decide who owns a slot.
-async fn fix(args: &Args, context: &Context) -> anyhow::Result<()> {
+async fn fix(args: &DoctorArgs, context: &Context) -> anyhow::Result<()> {
     let nodes = Nodes::of_routers(&args.address, context).await?;
     let (newest, owners) = (nodes.newest_map().await, nodes.owners().await?);
     let differs = Slot::all().any(|slot| owners.of(slot).is_some_and(|owner| owner != newest.owner_id(slot)));
@@ -178,13 +178,14 @@ async fn of_cluster(context: &Context) -> anyhow::Result<Sources> {
         (Ok(file), Some((in_use, source))) if file != in_use => {
             let remedy = "routers take a new file within seconds, or say why they refuse it";
             let expected = format!("version {}, which is in use", in_use.version);
-            let file = finding(Verdict::Warning, expected, format!("another map, version {}", file.version), remedy);
+            let file =
+                finding(FindingVerdict::Warning, expected, format!("another map, version {}", file.version), remedy);
             (in_use, source, Some(file))
         }
         (Ok(file), _) => (file, MapSource::File(path.display().to_string()), None),
         (Err(error), Some((in_use, source))) => {
             let remedy = "correct the file (`shardctl map check FILE` names what is wrong)";
-            let file = finding(Verdict::Disagrees, "a shard map".to_owned(), format!("{error:#}"), remedy);
+            let file = finding(FindingVerdict::Disagrees, "a shard map".to_owned(), format!("{error:#}"), remedy);
             (in_use, source, Some(file))
         }
         (Err(error), None) => return Err(error),
@@ -193,7 +194,8 @@ async fn of_cluster(context: &Context) -> anyhow::Result<Sources> {
 }
 
 fn show(findings: &[Finding], all: bool, context: &Context) -> anyhow::Result<()> {
-    let shown: Vec<&Finding> = findings.iter().filter(|finding| all || finding.verdict != Verdict::Agrees).collect();
+    let shown: Vec<&Finding> =
+        findings.iter().filter(|finding| all || finding.verdict != FindingVerdict::Agrees).collect();
     if context.json {
         return output::json(&shown);
     }

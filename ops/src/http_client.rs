@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use anyhow::anyhow;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -27,13 +28,32 @@ pub struct HttpClient {
 /// An RFC 9457 problem, as every layer of a router answers.
 #[derive(Debug, Deserialize, thiserror::Error)]
 #[error("{status} {code}: {}", detail.as_deref().unwrap_or(title))]
-pub struct Problem {
+pub struct ApiProblem {
     pub status: u16,
     pub code: String,
     pub title: String,
     pub detail: Option<String>,
     /// `false`, or `"unknown"`.
     pub executed: Option<serde_json::Value>,
+}
+
+/// The answer to a batch of accounts or transfers: one result for each item, in the order of the items.
+#[derive(Debug, Deserialize)]
+pub struct BatchAnswer {
+    pub results: Vec<ItemAnswer>,
+}
+
+/// The result of one item of a batch. The fields that only accounts or only transfers have are left out.
+#[derive(Debug, Deserialize)]
+pub struct ItemAnswer {
+    pub id: String,
+    pub status: Option<String>,
+    #[serde(default)]
+    pub replayed: bool,
+    pub code: Option<String>,
+    pub field: Option<String>,
+    pub side: Option<String>,
+    pub detail: Option<String>,
 }
 
 /// Goes with an [`Unreachable`] if there was no connection: the request certainly had no effect.
@@ -113,17 +133,38 @@ impl HttpClient {
         }
     }
 
+    /// Returns the routers that answer a GET of `path` with any status.
+    ///
+    /// # Errors
+    /// No router answers. A wrong address is then reported before any work is done.
+    pub async fn reachable_routers(&self, urls: &[String], path: &str) -> anyhow::Result<Vec<String>> {
+        let mut routers = Vec::new();
+        let mut unreachable = anyhow!("no router is named");
+        for url in urls {
+            match self.send(Method::GET, &format!("{url}{path}"), Bytes::new()).await {
+                Ok(_) => routers.push(url.clone()),
+                Err(error) => unreachable = error,
+            }
+        }
+        if routers.is_empty() { Err(unreachable) } else { Ok(routers) }
+    }
+
     async fn json<T: DeserializeOwned>(&self, method: Method, url: &str, body: Bytes) -> anyhow::Result<T> {
         let (status, body) = self.send(method, url, body).await?;
         if status.is_success() {
             return Ok(serde_json::from_slice(&body)?);
         }
-        if let Ok(problem) = serde_json::from_slice::<Problem>(&body) {
-            return Err(problem.into());
-        }
-        let body = String::from_utf8_lossy(&body).chars().take(BODY_EXCERPT).collect();
-        Err(UnexpectedAnswer { url: url.to_owned(), status, body }.into())
+        Err(problem_of(url, status, &body))
     }
+}
+
+/// The error for an answer without success: the problem in its body, or [`UnexpectedAnswer`].
+pub fn problem_of(url: &str, status: StatusCode, body: &[u8]) -> anyhow::Error {
+    if let Ok(problem) = serde_json::from_slice::<ApiProblem>(body) {
+        return problem.into();
+    }
+    let body = String::from_utf8_lossy(body).chars().take(BODY_EXCERPT).collect();
+    UnexpectedAnswer { url: url.to_owned(), status, body }.into()
 }
 
 /// The message of a client's error says only "client error (Connect)"; the reason is in its source.

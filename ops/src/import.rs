@@ -2,7 +2,7 @@
 //!
 //! A file is read twice. The first reading ([`Kind::survey`]) checks every row, adds up amounts and computes the file's
 //! SHA-256; the second sends the rows in batches, several at once, and takes the answers in the file's order. One place
-//! in the file ([`rows::Place`]) therefore says what is confirmed. [`progress_file`] keeps it beside the file, and an interrupted run
+//! in the file ([`rows::FilePlace`]) therefore says what is confirmed. [`progress_file`] keeps it beside the file, and an interrupted run
 //! goes on there. Rows that are sent twice are replays: the ids of accounts are the file's, those of
 //! opening balances follow from the import's name and the account ([`balances`]).
 //!
@@ -23,8 +23,7 @@ use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, time::Duratio
 
 use anyhow::ensure;
 use ledger::format_minor;
-use rows::Row;
-use sender::ItemAnswer;
+use rows::CsvRow;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -34,12 +33,14 @@ use self::{
     progress_file::{Identity, Progress, ProgressFile},
     rejects::Rejects,
     run::Pace,
-    sender::Sender,
+    sender::BatchSender,
     survey::SourceFile,
 };
 use crate::{
     context::{Context, PublicAddress},
-    exit, output,
+    exit,
+    http_client::ItemAnswer,
+    output,
 };
 
 const HELP: &str = "\
@@ -52,7 +53,7 @@ Exit codes: 0 every row is in the ledger, 1 nothing was begun (the header, the p
 unreachable (give the command again)";
 
 #[derive(clap::Subcommand)]
-pub enum Command {
+pub enum ImportCommand {
     /// Open accounts: columns id, asset, and if wanted overdraft, max_balance, metadata (a JSON object of strings)
     #[command(after_help = HELP)]
     Accounts(AccountsArgs),
@@ -63,7 +64,7 @@ pub enum Command {
 
 /// The arguments of both kinds of import.
 #[derive(clap::Args)]
-struct Options {
+struct ImportArgs {
     /// The CSV file
     file: PathBuf,
     /// Check every row and send none. Every bad row is told on standard error, and no file is written
@@ -92,7 +93,7 @@ struct Summary {
     file: PathBuf,
     dry_run: bool,
     #[serde(flatten)]
-    counts: Counts,
+    counts: RowCounts,
     /// The file of rejected rows, if there is one.
     rejected_file: Option<PathBuf>,
     /// The line at which this run began; absent where it began at the first row.
@@ -101,26 +102,31 @@ struct Summary {
     elapsed_ms: u64,
 }
 
-pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(command: ImportCommand, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Accounts(args) => import_accounts(args, context).await,
-        Command::Balances(args) => import_balances(args, context).await,
+        ImportCommand::Accounts(args) => import_accounts(args, context).await,
+        ImportCommand::Balances(args) => import_balances(args, context).await,
     }
 }
 
-impl Options {
+impl ImportArgs {
     fn pace(&self) -> Pace {
         Pace { batch: self.batch as usize, in_flight: self.in_flight as usize }
     }
 
-    async fn sender(self, context: &Context) -> anyhow::Result<Sender> {
+    async fn sender(self, context: &Context) -> anyhow::Result<BatchSender> {
         let routers = self.address.routers(context)?;
-        Sender::connect(routers.client, &routers.urls, Duration::from_secs(self.patience_s)).await
+        BatchSender::connect(routers.client, &routers.urls, Duration::from_secs(self.patience_s)).await
     }
 }
 
 /// The row at which the import begins. The progress of an import to another ledger is ignored.
-async fn progress(file: &SourceFile, sender: &Sender, identity: Identity, restart: bool) -> anyhow::Result<Progress> {
+async fn progress(
+    file: &SourceFile,
+    sender: &BatchSender,
+    identity: Identity,
+    restart: bool,
+) -> anyhow::Result<Progress> {
     let progress_file = ProgressFile(file.beside("progress.json"));
     let mut previous = progress_file.load()?;
     if let Some(witness) = previous.as_ref().and_then(|previous| previous.witness.as_ref())
@@ -146,14 +152,14 @@ impl Summary {
             kind: K::NAME,
             file: file.path().to_owned(),
             dry_run,
-            counts: Counts::default(),
+            counts: RowCounts::default(),
             rejected_file: None,
             resumed_at_line: None,
             elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         }
     }
 
-    fn checked<K: Kind>(file: &SourceFile, counts: Counts, began: Instant) -> Self {
+    fn checked<K: Kind>(file: &SourceFile, counts: RowCounts, began: Instant) -> Self {
         Self { counts, ..Self::of::<K>(file, true, began) }
     }
 
@@ -195,7 +201,7 @@ impl Summary {
 #[derive(clap::Args)]
 pub struct AccountsArgs {
     #[command(flatten)]
-    options: Options,
+    options: ImportArgs,
 }
 
 async fn import_accounts(args: AccountsArgs, context: &Context) -> anyhow::Result<ExitCode> {
@@ -238,11 +244,11 @@ pub struct BalancesArgs {
     #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     name: Option<String>,
     #[command(flatten)]
-    options: Options,
+    options: ImportArgs,
 }
 
 #[derive(Serialize)]
-struct Outcome<'a> {
+struct BalancesSummary<'a> {
     #[serde(flatten)]
     summary: &'a Summary,
     name: &'a str,
@@ -301,7 +307,13 @@ async fn import_balances(args: BalancesArgs, context: &Context) -> anyhow::Resul
     let sums = sums(&balances, paid.as_ref());
     if context.json {
         let rows_without_amount = balances.unreadable;
-        output::json(&Outcome { summary: &summary, name: &name, from: &from, rows_without_amount, sums: &sums })?;
+        output::json(&BalancesSummary {
+            summary: &summary,
+            name: &name,
+            from: &from,
+            rows_without_amount,
+            sums: &sums,
+        })?;
     } else {
         print(&summary, &balances, &sums)?;
     }
@@ -352,13 +364,13 @@ pub trait Kind {
     const MEMBER: &'static str;
 
     /// Looks at a row in the first reading, before any row is sent.
-    fn survey(&mut self, row: &Row);
+    fn survey(&mut self, row: &CsvRow);
 
     /// The item of a row. `None`: there is nothing to send. The error is the reason why the row is left out.
-    fn item(&self, row: &Row) -> Result<Option<Self::Item>, String>;
+    fn item(&self, row: &CsvRow) -> Result<Option<Self::Item>, String>;
 
-    /// What an answer means. May change the item, where [`Verdict::Next`] says so.
-    fn verdict(&self, item: &mut Self::Item, answer: &ItemAnswer) -> Verdict;
+    /// What an answer means. May change the item, where [`ItemVerdict::Next`] says so.
+    fn verdict(&self, item: &mut Self::Item, answer: &ItemAnswer) -> ItemVerdict;
 
     /// What the item pays, in minor units, by asset.
     fn pays(item: &Self::Item) -> Option<(&str, i64)>;
@@ -369,7 +381,7 @@ pub trait Kind {
 
 /// What the answer to one item means for the import.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ItemVerdict {
     /// It is in the ledger. `replayed`: by an earlier request.
     Confirmed { replayed: bool },
     /// It is not in the ledger, and sending it again does not help.
@@ -382,7 +394,7 @@ pub enum Verdict {
 
 /// The number of rows by outcome.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
+pub struct RowCounts {
     /// All rows so far.
     pub rows: u64,
     /// New in the ledger by this import.

@@ -39,7 +39,7 @@ lacks a side, or with --dry-run would lack one; 3 some could not be repaired";
 
 #[derive(clap::Args)]
 #[command(after_help = HELP)]
-pub struct Args {
+pub struct ReconcileArgs {
     /// Report only what this shard lost
     #[arg(long, value_name = "SHARD")]
     shard: Option<String>,
@@ -54,7 +54,7 @@ pub struct Args {
     targets: Vec<Target>,
 }
 
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(args: ReconcileArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let targets = if args.targets.is_empty() { verify::cluster_targets(context)? } else { args.targets };
     if let Some(shard) = &args.shard {
         ensure!(targets.iter().any(|target| target.shard == *shard), "there is no shard {shard}");
@@ -78,7 +78,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
 
 /// The output of `shardctl reconcile --json`. The names are part of the contract.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct ReconcileReport {
     /// Every acceptance that gave something up, oldest first.
     pub losses: Vec<Loss>,
     /// Transfers between shards of which one side is missing.
@@ -233,7 +233,7 @@ enum Judgement {
     Taken(&'static str),
 }
 
-impl Report {
+impl ReconcileReport {
     pub fn has_findings(&self) -> bool {
         !self.losses.is_empty() || !self.transfers.is_empty()
     }
@@ -281,7 +281,7 @@ const RESERVED: i16 = 13;
 const SETTLED: i16 = 21;
 const CREDITED_KIND: i16 = 31;
 
-fn print(report: &Report) -> anyhow::Result<()> {
+fn print(report: &ReconcileReport) -> anyhow::Result<()> {
     if !report.has_findings() {
         return output::data("no shard was accepted with a loss");
     }

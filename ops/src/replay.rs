@@ -1,6 +1,6 @@
 //! `shardctl replay`: a real bank's transactions through the HTTP API, and the bank's own balances beside the ledger's.
 //!
-//! [`bank`] reads the file, [`plan`] decides everything before anything is sent, [`sender`] sends, [`Report`] compares. All ids follow
+//! [`bank`] reads the file, [`plan`] decides everything before anything is sent, [`sender`] sends, [`ReplayReport`] compares. All ids follow
 //! from the file, so a second run changes nothing.
 
 pub mod bank;
@@ -13,7 +13,7 @@ use bank::{SCALE, Transaction};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use ledger::format_minor;
 use plan::{Customer, Gap, Rounding};
-use sender::Tally;
+use sender::SentTally;
 use serde::Serialize;
 
 use crate::{
@@ -27,9 +27,13 @@ use crate::{
 const READS_IN_FLIGHT: usize = 16;
 
 /// Replays the transactions through one of the routers and compares what came out.
-pub async fn replay(client: HttpClient, urls: &[String], transactions: Vec<Transaction>) -> anyhow::Result<Report> {
+pub async fn replay(
+    client: HttpClient,
+    urls: &[String],
+    transactions: Vec<Transaction>,
+) -> anyhow::Result<ReplayReport> {
     let plan = plan::plan(transactions);
-    let sender = sender::Sender::connect(client, urls).await?;
+    let sender = sender::ReplaySender::connect(client, urls).await?;
 
     let accounts = plan.partners.len() + plan.customers.len();
     let opened = output::counted("accounts", accounts, async |bar| sender.open_accounts(&plan, bar).await).await?;
@@ -45,12 +49,12 @@ pub async fn replay(client: HttpClient, urls: &[String], transactions: Vec<Trans
             .await
     })
     .await?;
-    Ok(Report::new(plan.transactions.len(), &plan.customers, &posted, &opened, sent))
+    Ok(ReplayReport::new(plan.transactions.len(), &plan.customers, &posted, &opened, sent))
 }
 
 /// Exit code 3: the ledger does not hold what the file says, or verify found a violation.
 #[derive(clap::Args)]
-pub struct Args {
+pub struct ReplayArgs {
     /// The bank's transactions, as CSV or gzipped CSV
     #[arg(long, value_name = "FILE")]
     bank: PathBuf,
@@ -59,13 +63,13 @@ pub struct Args {
 }
 
 #[derive(Serialize)]
-struct Outcome<'a> {
-    replay: &'a Report,
+struct ReplayOutput<'a> {
+    replay: &'a ReplayReport,
     /// Absent if this machine cannot reach the databases.
-    verify: Option<&'a verify::Report>,
+    verify: Option<&'a verify::VerifyReport>,
 }
 
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(args: ReplayArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let transactions = bank::read(&args.bank)?;
     let elsewhere = args.address.is_named();
     let routers = args.address.routers(context)?;
@@ -77,7 +81,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         Err(error) => return Err(error),
     };
     if context.json {
-        output::json(&Outcome { replay: &report, verify: verified.as_ref() })?;
+        output::json(&ReplayOutput { replay: &report, verify: verified.as_ref() })?;
     } else {
         print(&report)?;
         match &verified {
@@ -89,7 +93,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(if report.is_faithful() && clean { ExitCode::SUCCESS } else { exit::violation() })
 }
 
-fn print(report: &Report) -> anyhow::Result<()> {
+fn print(report: &ReplayReport) -> anyhow::Result<()> {
     if !report.overdrafts.is_empty() {
         let rows: Vec<[String; 4]> = report
             .overdrafts
@@ -128,7 +132,7 @@ fn print(report: &Report) -> anyhow::Result<()> {
 pub const TOLERANCE: i64 = 50;
 
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct ReplayReport {
     pub transactions: usize,
     pub accounts_opened: u64,
     pub accounts_replayed: u64,
@@ -165,9 +169,15 @@ pub struct Overdraft {
     pub bank: String,
 }
 
-impl Report {
+impl ReplayReport {
     /// Compares the ledger's balances, in the order of the customers, with the bank's.
-    pub fn new(transactions: usize, customers: &[Customer], posted: &[i64], opened: &Tally, sent: Tally) -> Self {
+    pub fn new(
+        transactions: usize,
+        customers: &[Customer],
+        posted: &[i64],
+        opened: &SentTally,
+        sent: SentTally,
+    ) -> Self {
         let differences: Vec<Difference> =
             customers.iter().zip(posted).filter_map(|(customer, &posted)| difference(customer, posted)).collect();
         let overdrafts = customers.iter().filter_map(|customer| {

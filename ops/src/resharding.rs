@@ -57,7 +57,7 @@ impl Owners {
     }
 
     /// The owners once a plan is carried out.
-    pub fn after(&self, plan: &plan::Plan) -> anyhow::Result<Self> {
+    pub fn after(&self, plan: &plan::MovePlan) -> anyhow::Result<Self> {
         let mut after = self.clone();
         for planned in &plan.moves {
             let slots = planned.ranges()?.into_iter().flat_map(SlotRange::slots);

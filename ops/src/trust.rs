@@ -26,7 +26,7 @@ use crate::{
 };
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct TrustArgs {
     /// Folder of ca.pem, which HTTPS of routers is trusted by, and of operator.pem and operator.key, with which nodes are called
     /// [default: that of the cluster in --data-dir, if it was made with `up --tls`]
     #[arg(long, global = true, value_name = "DIR", env = "SHARDLEDGER_TLS_DIR")]
@@ -41,7 +41,7 @@ struct Choice {
 static CHOICE: OnceLock<Choice> = OnceLock::new();
 
 /// Says once, before any connection is made, where the certificates are.
-pub fn choose(args: Args, data_dir: PathBuf) {
+pub fn choose(args: TrustArgs, data_dir: PathBuf) {
     CHOICE.get_or_init(|| Choice { named: args.tls_dir, data_dir });
 }
 

@@ -175,11 +175,11 @@ impl RowSink for CopyBuffer {
 pub struct Bookings {
     random: Random,
     ids: Ids,
-    accounts: Vec<Account>,
+    accounts: Vec<AccountRow>,
     position: i64,
 }
 
-struct Account {
+struct AccountRow {
     id: String,
     slot: i16,
     version: i64,
@@ -212,7 +212,7 @@ impl Bookings {
         let accounts = (0..ACCOUNTS).map(|number| {
             let id = account_id(number);
             let slot = shard_map::slot_of(&id).index() as i16;
-            Account { id, slot, version: 1, position: 0, posted: 0 }
+            AccountRow { id, slot, version: 1, position: 0, posted: 0 }
         });
         Self { random: Random::new(seed, 0), ids, accounts: accounts.collect(), position: 0 }
     }
@@ -273,7 +273,7 @@ impl Bookings {
         };
         let previous = [change(payer, -amount), change(payee, amount)];
         let leg = |account: usize, previous: i64| {
-            let Account { id, slot, version, posted, .. } = &self.accounts[account];
+            let AccountRow { id, slot, version, posted, .. } = &self.accounts[account];
             Leg { account: id, slot: *slot, version: *version, previous, posted: *posted }
         };
         Booking {

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     connection::{Address, Answer, Connection},
-    request::{self, Ids, Writer},
+    request::{self, Ids, RequestWriter},
     tally::{Recorder, Tally, Window},
     workload::{Picker, Random},
 };
@@ -160,10 +160,10 @@ impl Shared {
         let mut workers = JoinSet::new();
         for number in (thread..load.connections).step_by(threads) {
             let router = &load.routers[number % load.routers.len()];
-            let worker = Worker {
+            let worker = ConnectionWorker {
                 connection: Some(Connection::open(router).await?),
                 router: router.clone(),
-                writer: Writer::new(Random::new(load.seed, number as u64), load.ids, load.replays),
+                writer: RequestWriter::new(Random::new(load.seed, number as u64), load.ids, load.replays),
                 recorder: Arc::clone(recorder),
                 shared: Arc::clone(&self),
                 requests: 0,
@@ -184,16 +184,16 @@ fn thread_time_us() -> f64 {
     spent.tv_sec as f64 * 1e6 + spent.tv_nsec as f64 / 1e3
 }
 
-struct Worker {
+struct ConnectionWorker {
     connection: Option<Connection>,
     router: Address,
-    writer: Writer,
+    writer: RequestWriter,
     recorder: Arc<Mutex<Recorder>>,
     shared: Arc<Shared>,
     requests: u64,
 }
 
-impl Worker {
+impl ConnectionWorker {
     async fn run(mut self) -> u64 {
         let end = self.shared.start + self.shared.load.warm_up + self.shared.load.duration;
         loop {

@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use rustix::process::Signal;
 
 use super::{machine::family, own_cluster::OwnCluster};
-use crate::{cluster::member::Role, output};
+use crate::{cluster::member::ProcessRole, output};
 
 /// Where processors cannot be limited, each commit takes so much longer.
 const COMMIT_DELAY_US: u32 = 20_000;
@@ -38,7 +38,7 @@ impl Limits {
     }
 
     fn groups(cluster: &OwnCluster, cores: f64) -> anyhow::Result<Self> {
-        let (servers, nodes) = (cluster.processes(Role::Postgres)?, cluster.processes(Role::Node)?);
+        let (servers, nodes) = (cluster.processes(ProcessRole::Postgres)?, cluster.processes(ProcessRole::Node)?);
         let mut groups = Vec::new();
         for (number, (server, node)) in servers.iter().zip(&nodes).enumerate() {
             let group = CpuGroup::create(&format!("shardledger-bench-{}-{number}", std::process::id()), cores)?;
@@ -65,7 +65,7 @@ impl Limits {
                 fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
             }
         }
-        for server in cluster.processes(Role::Postgres)? {
+        for server in cluster.processes(ProcessRole::Postgres)? {
             server.signal(Signal::HUP)?;
         }
         tokio::time::sleep(SETTINGS_PAUSE).await;

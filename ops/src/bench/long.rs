@@ -21,7 +21,7 @@ use super::{
     print_verdict,
     prototype::hold_snapshot,
     request::Ids,
-    subject::{Sample, Spec, Subject},
+    subject::{MeasuredCluster, Sample, Spec},
     tally::Window,
     workload::Workload,
 };
@@ -29,7 +29,7 @@ use crate::output;
 
 /// Exit code 1: a figure misses its bar. 3: a ledger that was measured does not balance.
 #[derive(Debug, Clone, clap::Args, Serialize)]
-pub struct Plan {
+pub struct LongPlan {
     /// Only this part; may be repeated
     #[arg(long, value_enum, value_name = "PART")]
     #[serde(rename = "parts", serialize_with = "wanted_parts")]
@@ -85,8 +85,8 @@ struct Measured {
     clean: bool,
 }
 
-impl Experiment for Plan {
-    type Report = Report;
+impl Experiment for LongPlan {
+    type Report = LongReport;
 
     fn prepare(&mut self, seed: u64) -> anyhow::Result<()> {
         self.seed = seed;
@@ -94,7 +94,7 @@ impl Experiment for Plan {
         Ok(())
     }
 
-    async fn measure(self, folder: &Path) -> anyhow::Result<Report> {
+    async fn measure(self, folder: &Path) -> anyhow::Result<LongReport> {
         let mut measured = Measured { clean: true, ..Measured::default() };
         if Part::Accounts.is_in(&self.only) {
             many_accounts(&self, folder, &mut measured).await.context("many accounts")?;
@@ -109,11 +109,11 @@ impl Experiment for Plan {
         if Part::Snapshot.is_in(&self.only) {
             snapshot(&self, folder, &mut measured).await.context("snapshot")?;
         }
-        Ok(Report::new(self, measured.samples, measured.under_snapshot, measured.clean))
+        Ok(LongReport::new(self, measured.samples, measured.under_snapshot, measured.clean))
     }
 }
 
-async fn many_accounts(plan: &Plan, folder: &Path, measured: &mut Measured) -> anyhow::Result<()> {
+async fn many_accounts(plan: &LongPlan, folder: &Path, measured: &mut Measured) -> anyhow::Result<()> {
     output::note(&format!("{} accounts: the function", plan.accounts));
     {
         let cluster = OwnCluster::start(folder.join("function"), 1, 1)?;
@@ -126,7 +126,7 @@ async fn many_accounts(plan: &Plan, folder: &Path, measured: &mut Measured) -> a
         }
     }
     output::note("the same with Shardledger");
-    let subject = Subject::start(folder, "many-accounts", 1, 1, plan.accounts as usize).await?;
+    let subject = MeasuredCluster::start(folder, "many-accounts", 1, 1, plan.accounts as usize).await?;
     subject.cluster.checkpoint().await?;
     let spec = Spec { seconds: plan.seconds, seed: plan.seed, checkpoint: true, ..Spec::BATCHES };
     measured.samples.add("batch_many_accounts", subject.measure(&spec).await?);
@@ -135,9 +135,15 @@ async fn many_accounts(plan: &Plan, folder: &Path, measured: &mut Measured) -> a
 }
 
 /// Measures an empty shard, fills it, and measures it again.
-async fn history(plan: &Plan, folder: &Path, ids: Ids, name: &str, measured: &mut Measured) -> anyhow::Result<()> {
+async fn history(
+    plan: &LongPlan,
+    folder: &Path,
+    ids: Ids,
+    name: &str,
+    measured: &mut Measured,
+) -> anyhow::Result<()> {
     output::note(&format!("{} transfers with {} ids", plan.transfers, name.replace('_', "-")));
-    let subject = Subject::start(folder, &format!("history-{name}"), 1, 1, ACCOUNTS).await?;
+    let subject = MeasuredCluster::start(folder, &format!("history-{name}"), 1, 1, ACCOUNTS).await?;
     let spec = Spec { ids, seconds: plan.seconds, seed: plan.seed, checkpoint: true, ..Spec::BATCHES };
     let empty = subject.measure(&spec).await?;
     let transfers_in_all = |sample: &Sample| sample.ours.as_ref().map_or(0, |ours| ours.transfers_in_all);
@@ -171,9 +177,9 @@ const FILL_S: u32 = 20;
 
 /// Hot accounts in small commits, before a snapshot is opened and while it is held: the versions of hot rows are what an open
 /// snapshot makes expensive.
-async fn snapshot(plan: &Plan, folder: &Path, measured: &mut Measured) -> anyhow::Result<()> {
+async fn snapshot(plan: &LongPlan, folder: &Path, measured: &mut Measured) -> anyhow::Result<()> {
     output::note(&format!("a snapshot held for {} s", plan.snapshot_seconds));
-    let subject = Subject::start(folder, "snapshot", 1, 1, ACCOUNTS).await?;
+    let subject = MeasuredCluster::start(folder, "snapshot", 1, 1, ACCOUNTS).await?;
     let spec = Spec { workload: Workload::Hot, seconds: plan.seconds, seed: plan.seed, ..Spec::SINGLES };
     measured.samples.add("before_snapshot", subject.measure(&spec).await?);
     let dsn = subject.cluster.databases()?.into_iter().next().context("a cluster without shards")?.dsn;
@@ -200,8 +206,8 @@ async fn snapshot(plan: &Plan, folder: &Path, measured: &mut Measured) -> anyhow
 }
 
 #[derive(Debug, Serialize)]
-pub struct Report {
-    pub plan: Plan,
+pub struct LongReport {
+    pub plan: LongPlan,
     pub measured_at: String,
     pub machine: Machine,
     pub verified: bool,
@@ -211,8 +217,8 @@ pub struct Report {
     pub under_snapshot: Vec<Window>,
 }
 
-impl Report {
-    pub fn new(plan: Plan, samples: Samples, under_snapshot: Vec<Window>, verified: bool) -> Self {
+impl LongReport {
+    pub fn new(plan: LongPlan, samples: Samples, under_snapshot: Vec<Window>, verified: bool) -> Self {
         Self {
             measured_at: clock::format_rfc3339(clock::now_us()),
             machine: Machine::this(),
@@ -243,7 +249,7 @@ impl Report {
 
 pub const RUN_HEADER: [&str; 6] = ["run", "transfers/s", "node µs", "PostgreSQL µs", "p99 ms", "disk B"];
 
-fn figures(plan: &Plan, samples: &Samples) -> Vec<Figure> {
+fn figures(plan: &LongPlan, samples: &Samples) -> Vec<Figure> {
     let least = |bar, aim| Promise::AtLeast { bar, aim };
     let of = |one: &str, other: &str| ratio(samples.rate(one), samples.rate(other));
     let mut figures = Vec::new();
@@ -265,7 +271,7 @@ fn figures(plan: &Plan, samples: &Samples) -> Vec<Figure> {
     figures
 }
 
-impl super::Report for Report {
+impl super::ExperimentReport for LongReport {
     fn is_right(&self) -> bool {
         self.verified
     }
@@ -313,19 +319,19 @@ impl super::Report for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::Report as _;
+    use crate::bench::ExperimentReport as _;
 
     #[test]
     fn only_the_parts_that_ran_have_figures() {
         let only = vec![Part::History];
-        let plan = Plan { only, seconds: 1, accounts: 10, transfers: 20, snapshot_seconds: 1, seed: 1 };
+        let plan = LongPlan { only, seconds: 1, accounts: 10, transfers: 20, snapshot_seconds: 1, seed: 1 };
         let json = serde_json::to_value(&plan).unwrap();
         assert_eq!(json["parts"], serde_json::json!({"accounts": false, "history": true, "snapshot": false}));
         let mut samples = Samples::default();
         for (name, transfers_per_s) in [("empty_time_ordered", 100.0), ("full_time_ordered", 90.0)] {
             samples.add(name, Sample { transfers_per_s, ..Sample::default() });
         }
-        let report = Report::new(plan, samples, Vec::new(), true);
+        let report = LongReport::new(plan, samples, Vec::new(), true);
         let values: Vec<Option<f64>> = report.figures.iter().map(|figure| figure.value).collect();
         assert_eq!(values, [Some(0.9), None]);
         assert!(report.page().contains("full_time_ordered"));

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::{Context, ensure};
 use http::Method;
-use report::Report;
+use report::OverloadReport;
 use rustix::process::Signal;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
@@ -21,16 +21,16 @@ use super::{
     limits::Limits,
     load::{Measurement, WARM_UP, measure},
     request::Ids,
-    subject::Subject,
+    subject::MeasuredCluster,
     tally::Window,
     workload::{Locality, Picker, Workload},
 };
-use crate::{cluster::member::Role, http_client::HttpClient, output};
+use crate::{cluster::member::ProcessRole, http_client::HttpClient, output};
 
 /// Measures the peak, then 1, 2, 5 and 10 × of it in the open loop, a frozen shard, a spike, and clients that retry. Exit code 1: a figure
 /// misses its bar. 3: the ledger does not balance
 #[derive(Debug, Clone, clap::Args, Serialize)]
-pub struct Plan {
+pub struct OverloadPlan {
     /// Seconds of each load
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(3..=600))]
     seconds: u32,
@@ -78,7 +78,7 @@ pub struct Spike {
 
 /// One open loop.
 #[derive(Debug, Serialize)]
-pub struct Step {
+pub struct OverloadStep {
     pub factor: f64,
     pub measured: Measurement,
     /// Resident memory in bytes, by process, as it was every half second.
@@ -106,8 +106,8 @@ struct Drive {
     seed: u64,
 }
 
-impl Experiment for Plan {
-    type Report = Report;
+impl Experiment for OverloadPlan {
+    type Report = OverloadReport;
 
     fn prepare(&mut self, seed: u64) -> anyhow::Result<()> {
         ensure!((0.01..=64.0).contains(&self.cores), "--cores must be between 0.01 and 64");
@@ -116,8 +116,8 @@ impl Experiment for Plan {
         Ok(())
     }
 
-    async fn measure(self, folder: &Path) -> anyhow::Result<Report> {
-        let subject = Subject::start(folder, "overload", SHARDS, 1, ACCOUNTS).await?;
+    async fn measure(self, folder: &Path) -> anyhow::Result<OverloadReport> {
+        let subject = MeasuredCluster::start(folder, "overload", SHARDS, 1, ACCOUNTS).await?;
         bound_requests(&subject).await?;
         let limits = Limits::set(&subject.cluster, self.cores).await?;
         output::counted("parts", FACTORS.len() + 4, async |bar| {
@@ -159,21 +159,21 @@ impl Experiment for Plan {
             let limit = limits.to_string();
             drop(limits);
             let verified = subject.cluster.is_clean().await?;
-            Ok(Report::new(self, limit, peak, steps, frozen, spike, retrying, verified))
+            Ok(OverloadReport::new(self, limit, peak, steps, frozen, spike, retrying, verified))
         })
         .await
     }
 }
 
 /// Lowers the number of requests that the router lets in at once, and starts the router again.
-async fn bound_requests(subject: &Subject) -> anyhow::Result<()> {
+async fn bound_requests(subject: &MeasuredCluster) -> anyhow::Result<()> {
     let place = subject.cluster.description.routers.first().context("a cluster without routers")?;
     let path = subject.cluster.layout().config(&place.name);
     let text = std::fs::read_to_string(&path)?;
     let bound = format!("[http]\nmax_requests_in_flight = {IN_FLIGHT}\n");
     ensure!(text.contains("[http]\n"), "{} has no section [http]", path.display());
     std::fs::write(&path, text.replacen("[http]\n", &bound, 1))?;
-    let before = subject.cluster.processes(Role::Router)?;
+    let before = subject.cluster.processes(ProcessRole::Router)?;
     for router in &before {
         router.signal(Signal::TERM)?;
         ensure!(router.ended_within(PATIENCE).await, "the router did not end");
@@ -181,7 +181,7 @@ async fn bound_requests(subject: &Subject) -> anyhow::Result<()> {
     let (client, begun) = (HttpClient::new(PATIENCE), Instant::now());
     let url = format!("{}/readyz", place.admin_url());
     loop {
-        let is_new = subject.cluster.processes(Role::Router)?.iter().any(|router| !before.contains(router));
+        let is_new = subject.cluster.processes(ProcessRole::Router)?.iter().any(|router| !before.contains(router));
         let answer = client.send(Method::GET, &url, bytes::Bytes::new()).await;
         if is_new && answer.is_ok_and(|(status, _)| status.is_success()) {
             return Ok(());
@@ -191,7 +191,7 @@ async fn bound_requests(subject: &Subject) -> anyhow::Result<()> {
     }
 }
 
-async fn drive(subject: &Subject, drive: Drive) -> anyhow::Result<Measurement> {
+async fn drive(subject: &MeasuredCluster, drive: Drive) -> anyhow::Result<Measurement> {
     let load = Load {
         routers: subject.routers.clone(),
         connections: drive.connections,
@@ -218,7 +218,7 @@ async fn drive(subject: &Subject, drive: Drive) -> anyhow::Result<Measurement> {
     measure(&load, picker).await
 }
 
-async fn step(subject: &Subject, factor: f64, load: Drive) -> anyhow::Result<Step> {
+async fn step(subject: &MeasuredCluster, factor: f64, load: Drive) -> anyhow::Result<OverloadStep> {
     let watch = async {
         let mut memory = Vec::new();
         loop {
@@ -231,10 +231,14 @@ async fn step(subject: &Subject, factor: f64, load: Drive) -> anyhow::Result<Ste
     };
     let (measured, memory) = tokio::join!(drive(subject, load), watch);
     let memory = memory.into_iter().map(|memory| Ok(memory?.0)).collect::<anyhow::Result<_>>()?;
-    Ok(Step { factor, measured: measured?, memory })
+    Ok(OverloadStep { factor, measured: measured?, memory })
 }
 
-async fn beside_a_frozen_shard(subject: &Subject, usual: Drive, peak_of_shard: f64) -> anyhow::Result<Frozen> {
+async fn beside_a_frozen_shard(
+    subject: &MeasuredCluster,
+    usual: Drive,
+    peak_of_shard: f64,
+) -> anyhow::Result<Frozen> {
     let rate = Some(BESIDE_FROZEN * peak_of_shard);
     let of = |shard: u16, seed: u64| Drive {
         shard: Some(shard),
@@ -246,7 +250,7 @@ async fn beside_a_frozen_shard(subject: &Subject, usual: Drive, peak_of_shard: f
     let (beside_working, other) = tokio::join!(drive(subject, of(0, 20)), drive(subject, of(1, 21)));
     other?;
     sleep(REST).await;
-    let node = *subject.cluster.processes(Role::Node)?.get(1).context("the second shard has no node")?;
+    let node = *subject.cluster.processes(ProcessRole::Node)?.get(1).context("the second shard has no node")?;
     node.signal(Signal::STOP)?;
     let both = async { tokio::join!(drive(subject, of(0, 22)), drive(subject, of(1, 23))) };
     let (beside_frozen, other) = both.await;
@@ -257,7 +261,7 @@ async fn beside_a_frozen_shard(subject: &Subject, usual: Drive, peak_of_shard: f
 }
 
 /// Waits until a little load on both shards is answered without a failure.
-async fn works_again(subject: &Subject, usual: Drive) -> anyhow::Result<()> {
+async fn works_again(subject: &MeasuredCluster, usual: Drive) -> anyhow::Result<()> {
     let begun = Instant::now();
     loop {
         let few = Drive { rate: Some(50.0), connections: 16, seconds: 1, ..usual };
@@ -269,7 +273,7 @@ async fn works_again(subject: &Subject, usual: Drive) -> anyhow::Result<()> {
 }
 
 /// The windows of the load that goes on before, during and after a spike.
-async fn spike(subject: &Subject, usual: Drive, peak_per_s: f64) -> anyhow::Result<Vec<Window>> {
+async fn spike(subject: &MeasuredCluster, usual: Drive, peak_per_s: f64) -> anyhow::Result<Vec<Window>> {
     let base = Drive {
         rate: Some(SPIKE.base * peak_per_s),
         connections: CONNECTIONS / 2,
@@ -295,7 +299,7 @@ async fn spike(subject: &Subject, usual: Drive, peak_per_s: f64) -> anyhow::Resu
 }
 
 /// The windows of the load that goes on after a shard was frozen under twice the peak of clients that retry.
-async fn retrying_clients(subject: &Subject, usual: Drive, peak_per_s: f64) -> anyhow::Result<Vec<Window>> {
+async fn retrying_clients(subject: &MeasuredCluster, usual: Drive, peak_per_s: f64) -> anyhow::Result<Vec<Window>> {
     let lasting = Drive {
         rate: Some(AFTER_THAW * peak_per_s),
         connections: CONNECTIONS / 2,
@@ -312,7 +316,7 @@ async fn retrying_clients(subject: &Subject, usual: Drive, peak_per_s: f64) -> a
         seed: usual.seed.wrapping_add(41),
         ..lasting
     };
-    let node = *subject.cluster.processes(Role::Node)?.get(1).context("the second shard has no node")?;
+    let node = *subject.cluster.processes(ProcessRole::Node)?.get(1).context("the second shard has no node")?;
     let fault = async {
         sleep(WARM_UP + Duration::from_secs_f64(FREEZE_S)).await;
         node.signal(Signal::STOP)?;

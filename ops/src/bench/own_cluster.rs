@@ -18,7 +18,7 @@ use super::{
 use crate::{
     cluster::{
         Description, Layout,
-        member::{Member, Role},
+        member::{Member, ProcessRole},
         process::{Process, ProcessTable},
     },
     http_client::HttpClient,
@@ -160,7 +160,7 @@ impl OwnCluster {
     }
 
     /// The running processes of a role, in the order of the shards or routers.
-    pub fn processes(&self, role: Role) -> anyhow::Result<Vec<Process>> {
+    pub fn processes(&self, role: ProcessRole) -> anyhow::Result<Vec<Process>> {
         let table = ProcessTable::read()?;
         let members = Member::all(&self.layout, &self.description);
         Ok(members.iter().filter(|member| member.role == role).filter_map(|member| member.running(&table)).collect())

@@ -34,7 +34,7 @@ pub enum Ids {
 
 /// Writes the requests of one connection.
 #[derive(Debug)]
-pub struct Writer {
+pub struct RequestWriter {
     random: Random,
     ids: Ids,
     /// The share of transfers that are sent a second time.
@@ -46,7 +46,7 @@ pub struct Writer {
     focus: Focus,
 }
 
-impl Writer {
+impl RequestWriter {
     pub fn new(random: Random, ids: Ids, replays: f64) -> Self {
         let (answered, unanswered, focus) = (Vec::new(), Vec::new(), Focus::default());
         Self { random, ids, replays, answered, unanswered, focus }
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn requests_are_the_apis() {
         for (ids, version) in [(Ids::TimeOrdered, 7), (Ids::Random, 4)] {
-            let mut writer = Writer::new(Random::new(1, 1), ids, 0.0);
+            let mut writer = RequestWriter::new(Random::new(1, 1), ids, 0.0);
             let batch = written(|body| writer.batch(&picker(), 3, 1_000, body));
             let transfers = batch["transfers"].as_array().unwrap();
             assert_eq!(transfers.len(), 3);
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_share_of_the_transfers_is_sent_again_after_it_was_answered() {
-        let mut writer = Writer::new(Random::new(1, 1), Ids::TimeOrdered, 0.1);
+        let mut writer = RequestWriter::new(Random::new(1, 1), Ids::TimeOrdered, 0.1);
         let mut sent = std::collections::BTreeSet::new();
         let mut again = 0;
         for _ in 0..20 {

@@ -7,7 +7,7 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Context, ensure};
 use clients::{Clients, Probes};
-use report::Report;
+use report::ReshardReport;
 use serde::Serialize;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +16,7 @@ use super::{
     Experiment,
     load::WARM_UP,
     own_cluster::OwnCluster,
-    subject::{Sample, Spec, Subject},
+    subject::{MeasuredCluster, Sample, Spec},
     workload::{Locality, Workload},
 };
 use crate::{
@@ -29,7 +29,7 @@ use crate::{
 /// capture, reverse, page statements and lists, and send old transfers again; each checks what it is answered. Exit code 1: a figure
 /// misses its bar. 3: a client was answered wrongly, or the ledger does not balance.
 #[derive(Debug, Clone, clap::Args, Serialize)]
-pub struct Plan {
+pub struct ReshardPlan {
     /// Shards at the beginning and at the end
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=16))]
     shards: u16,
@@ -87,8 +87,8 @@ pub struct CutOver {
     pub seen_by_clients_ms: Option<f64>,
 }
 
-impl Experiment for Plan {
-    type Report = Report;
+impl Experiment for ReshardPlan {
+    type Report = ReshardReport;
 
     fn prepare(&mut self, seed: u64) -> anyhow::Result<()> {
         self.seed = seed;
@@ -96,8 +96,8 @@ impl Experiment for Plan {
         Ok(())
     }
 
-    async fn measure(self, folder: &Path) -> anyhow::Result<Report> {
-        let subject = Subject::start(folder, "reshard", self.shards, 2, self.accounts as usize).await?;
+    async fn measure(self, folder: &Path) -> anyhow::Result<ReshardReport> {
+        let subject = MeasuredCluster::start(folder, "reshard", self.shards, 2, self.accounts as usize).await?;
         let base =
             Spec { workload: Workload::Mix, locality: Locality::Any, routers: 2, seed: self.seed, ..Spec::SINGLES };
         let peak = subject.measure(&Spec { seconds: self.peak_seconds, ..base.clone() }).await?;
@@ -148,12 +148,21 @@ impl Experiment for Plan {
         let after = sum(&urls[0]).await?;
         let sum_unchanged = before == after;
         let samples: [Sample; 2] = [singles, batches];
-        Ok(Report::new(self, peak_per_s, &samples, phases, cut_overs, waits, counts, verified && sum_unchanged))
+        Ok(ReshardReport::new(
+            self,
+            peak_per_s,
+            &samples,
+            phases,
+            cut_overs,
+            waits,
+            counts,
+            verified && sum_unchanged,
+        ))
     }
 }
 
 /// Adds shards, balances, and drains the added shards.
-async fn operate(cluster: &OwnCluster, plan: &Plan, begun_us: i64) -> anyhow::Result<Vec<Phase>> {
+async fn operate(cluster: &OwnCluster, plan: &ReshardPlan, begun_us: i64) -> anyhow::Result<Vec<Phase>> {
     let now_s = || (telemetry::clock::now_us() - begun_us) as f64 / 1e6;
     let mut phases = Vec::new();
     tokio::time::sleep(QUIET).await;

@@ -11,7 +11,7 @@ mod report;
 
 use std::path::Path;
 
-use report::Report;
+use report::ScalingReport;
 use serde::Serialize;
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
     ceiling::ACCOUNTS,
     limits::Limits,
     own_cluster::OwnCluster,
-    subject::{Sample, Spec, Subject},
+    subject::{MeasuredCluster, Sample, Spec},
     workload::{Locality, Workload},
 };
 use crate::output;
@@ -30,7 +30,7 @@ pub use report::throughput;
 /// or 2). Where this user cannot make one, each commit is delayed by the same time instead, and the report says so. Exit code
 /// 1: a figure misses its bar. 3: a ledger that was measured does not balance.
 #[derive(Debug, Clone, clap::Args, Serialize)]
-pub struct Plan {
+pub struct ScalingPlan {
     /// Numbers of shards, rising
     #[arg(long, value_name = "N,N…", value_delimiter = ',', default_values_t = [1, 2, 4, 8])]
     shards: Vec<u16>,
@@ -50,7 +50,7 @@ pub struct Plan {
     seed: u64,
 }
 
-impl Plan {
+impl ScalingPlan {
     /// The kinds of request for this number of shards. For one shard they are all the same.
     fn requests(&self, shards: u16) -> impl Iterator<Item = Requests> {
         let spread = self.cross.iter().map(|cross| Requests::Spread { cross: *cross });
@@ -66,7 +66,7 @@ impl Plan {
 
 /// One number of shards and one kind of request.
 #[derive(Debug, Clone, Serialize)]
-pub struct Point {
+pub struct ScalingPoint {
     pub shards: u16,
     pub requests: Requests,
     pub sample: Sample,
@@ -88,8 +88,8 @@ pub enum Requests {
 /// For each shard, so that the load grows with the shards.
 const CONNECTIONS_PER_SHARD: usize = 8;
 
-impl Experiment for Plan {
-    type Report = Report;
+impl Experiment for ScalingPlan {
+    type Report = ScalingReport;
 
     fn prepare(&mut self, seed: u64) -> anyhow::Result<()> {
         let rising = self.shards.is_sorted() && self.shards.iter().all(|shards| (1..=64).contains(shards));
@@ -99,7 +99,7 @@ impl Experiment for Plan {
         Ok(())
     }
 
-    async fn measure(self, folder: &Path) -> anyhow::Result<Report> {
+    async fn measure(self, folder: &Path) -> anyhow::Result<ScalingReport> {
         let steps =
             self.shards.iter().map(|shards| self.requests(*shards).count()).sum::<usize>() + self.mock_shards.len();
         let mut many = Vec::new();
@@ -113,19 +113,19 @@ impl Experiment for Plan {
             anyhow::Ok(measured)
         })
         .await?;
-        Ok(Report::new(self, limit, points, many, clean))
+        Ok(ScalingReport::new(self, limit, points, many, clean))
     }
 }
 
 /// The points with real shards, how the shards were limited, and whether their ledgers were clean.
 pub async fn limited(
-    plan: &Plan,
+    plan: &ScalingPlan,
     folder: &Path,
     bar: &indicatif::ProgressBar,
-) -> anyhow::Result<(String, Vec<Point>, bool)> {
+) -> anyhow::Result<(String, Vec<ScalingPoint>, bool)> {
     let most = plan.shards.last().copied().unwrap_or(1);
     let cluster = OwnCluster::start(folder.join("scaling"), most, 1)?;
-    let subject = Subject::of(cluster, ACCOUNTS).await?;
+    let subject = MeasuredCluster::of(cluster, ACCOUNTS).await?;
     let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
     let shard_cores = plan.shard_cores.unwrap_or(cores / 2.0 / f64::from(most));
     let limits = Limits::set(&subject.cluster, shard_cores).await?;
@@ -141,7 +141,7 @@ pub async fn limited(
                 (Some(before), Some(after)) => Some((after[1] - before[1]) / (after[0] - before[0]).max(1.0)),
                 _ => None,
             };
-            points.push(Point { shards, requests, sample, throttled });
+            points.push(ScalingPoint { shards, requests, sample, throttled });
             bar.inc(1);
         }
     }
@@ -152,7 +152,7 @@ pub async fn limited(
     Ok((limit, points, clean))
 }
 
-fn spec(plan: &Plan, shards: u16, requests: Requests) -> Spec {
+fn spec(plan: &ScalingPlan, shards: u16, requests: Requests) -> Spec {
     let (locality, shards_per_request, seed) = match requests {
         Requests::OneShard => (Locality::Local, Some(1), 0),
         Requests::Spread { cross: 0.0 } => (Locality::Local, None, 1),

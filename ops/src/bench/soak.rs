@@ -19,7 +19,7 @@ use super::{
     load::WARM_UP,
     machine::Machine,
     page::{Mark, Page},
-    subject::{MIN_OPEN_LOOP_CONNECTIONS, Sample, Spec, Subject},
+    subject::{MIN_OPEN_LOOP_CONNECTIONS, MeasuredCluster, Sample, Spec},
     tally::Window,
     workload::Workload,
 };
@@ -28,7 +28,7 @@ use crate::{http_client::HttpClient, output};
 /// Measures the peak first, and then keeps half of it, in the open loop. Exit code 1: a figure misses its bar. 3: the sum of
 /// all accounts changed, or the ledger does not balance.
 #[derive(Debug, Clone, clap::Args, Serialize)]
-pub struct Plan {
+pub struct SoakPlan {
     /// How long
     #[arg(long, value_name = "M", default_value_t = 10.0)]
     minutes: f64,
@@ -83,8 +83,8 @@ struct AssetSum {
     posted: String,
 }
 
-impl Experiment for Plan {
-    type Report = Report;
+impl Experiment for SoakPlan {
+    type Report = SoakReport;
 
     fn prepare(&mut self, seed: u64) -> anyhow::Result<()> {
         let long_enough = self.minutes * 60.0 >= f64::from(3 * self.window_s);
@@ -95,8 +95,8 @@ impl Experiment for Plan {
         Ok(())
     }
 
-    async fn measure(self, folder: &Path) -> anyhow::Result<Report> {
-        let subject = Subject::start(folder, "soak", 1, 1, ACCOUNTS).await?;
+    async fn measure(self, folder: &Path) -> anyhow::Result<SoakReport> {
+        let subject = MeasuredCluster::start(folder, "soak", 1, 1, ACCOUNTS).await?;
         let base = Spec {
             workload: Workload::Hot,
             batch: usize::from(self.batch),
@@ -120,13 +120,13 @@ impl Experiment for Plan {
         .await?;
         let windows: Vec<Window> = sample.ours.as_ref().map(|ours| ours.windows.clone()).unwrap_or_default();
         let clean = subject.cluster.is_clean().await?;
-        Ok(Report::new(self, &peak, &sample, windows, moments, clean))
+        Ok(SoakReport::new(self, &peak, &sample, windows, moments, clean))
     }
 }
 
 /// Looks at the cluster at the end of each window.
 async fn watch(
-    subject: &Subject,
+    subject: &MeasuredCluster,
     spec: &Spec,
     window_s: u32,
     bar: &indicatif::ProgressBar,
@@ -157,8 +157,8 @@ async fn watch(
 }
 
 #[derive(Debug, Serialize)]
-pub struct Report {
-    pub plan: Plan,
+pub struct SoakReport {
+    pub plan: SoakPlan,
     pub measured_at: String,
     pub machine: Machine,
     pub peak_transfers_per_s: f64,
@@ -178,9 +178,9 @@ pub struct Report {
 /// The first fifth of the time fills caches.
 const WARM_UP_SHARE: f64 = 0.2;
 
-impl Report {
+impl SoakReport {
     pub fn new(
-        plan: Plan,
+        plan: SoakPlan,
         peak: &Sample,
         sample: &Sample,
         mut windows: Vec<Window>,
@@ -290,7 +290,7 @@ fn deviation(values: &[f64]) -> Option<(f64, f64)> {
     Some((if middle == 0.0 { 0.0 } else { distance / middle }, distance))
 }
 
-impl super::Report for Report {
+impl super::ExperimentReport for SoakReport {
     fn is_right(&self) -> bool {
         self.verified && self.sum_unchanged
     }
@@ -346,7 +346,7 @@ impl super::Report for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::{Report as _, tally::Latency};
+    use crate::bench::{ExperimentReport as _, tally::Latency};
 
     fn moment(at_s: f64, bytes: f64, sum: &str) -> Moment {
         let memory = BTreeMap::from([("s0".to_owned(), bytes)]);
@@ -358,12 +358,19 @@ mod tests {
         Window { from_s, transfers_per_s: 1.0, requests: 1, failures: 0, latency_us }
     }
 
-    fn report(sums: [&str; 2]) -> Report {
-        let plan =
-            Plan { minutes: 0.5, window_s: 10, peak_seconds: 1, replays: 0.01, connections: 1, batch: 1, seed: 1 };
+    fn report(sums: [&str; 2]) -> SoakReport {
+        let plan = SoakPlan {
+            minutes: 0.5,
+            window_s: 10,
+            peak_seconds: 1,
+            replays: 0.01,
+            connections: 1,
+            batch: 1,
+            seed: 1,
+        };
         let windows = vec![window(0.0, 90_000.0), window(10.0, 3_000.0), window(20.0, 5_000.0), window(30.0, 1.0)];
         let moments = vec![moment(1.0, 50.0, sums[0]), moment(10.0, 100.0, sums[1]), moment(20.0, 104.0, sums[1])];
-        Report::new(plan, &Sample::default(), &Sample::default(), windows, moments, true)
+        SoakReport::new(plan, &Sample::default(), &Sample::default(), windows, moments, true)
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::{http_client::HttpClient, output, trust};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A Shardledger cluster that is measured.
-pub struct Subject {
+pub struct MeasuredCluster {
     pub cluster: OwnCluster,
     pub routers: Vec<Address>,
     /// The shard of each account.
@@ -106,7 +106,7 @@ impl Spec {
 /// An open loop has at least so many connections.
 pub const MIN_OPEN_LOOP_CONNECTIONS: usize = 256;
 
-impl Subject {
+impl MeasuredCluster {
     /// Starts a cluster in a folder below `folder` and opens its accounts.
     pub async fn start(
         folder: &Path,

@@ -36,7 +36,7 @@ use crate::{
 
 /// Kills the first of two nodes under load, several times. Exit code 1: a figure misses its bar. 3: the ledger does not balance
 #[derive(Debug, Clone, clap::Args, Serialize)]
-pub struct Plan {
+pub struct TakeoverPlan {
     /// Kills
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     rounds: u32,
@@ -74,8 +74,8 @@ pub struct Round {
 }
 
 #[derive(Debug, Serialize)]
-pub struct Report {
-    pub plan: Plan,
+pub struct TakeoverReport {
+    pub plan: TakeoverPlan,
     pub measured_at: String,
     pub machine: Machine,
     pub rounds: Vec<Round>,
@@ -100,14 +100,14 @@ enum End {
     Unknown,
 }
 
-impl Experiment for Plan {
-    type Report = Report;
+impl Experiment for TakeoverPlan {
+    type Report = TakeoverReport;
 
     fn prepare(&mut self, _seed: u64) -> anyhow::Result<()> {
         Ok(())
     }
 
-    async fn measure(self, folder: &Path) -> anyhow::Result<Report> {
+    async fn measure(self, folder: &Path) -> anyhow::Result<TakeoverReport> {
         let cluster = OwnCluster::start_with_second_nodes(folder.join("takeover"), 1, 2)?;
         let client = HttpClient::new(PATIENCE);
         let routers: Vec<String> = cluster.description.routers.iter().map(|router| router.url()).collect();
@@ -122,7 +122,7 @@ impl Experiment for Plan {
         })
         .await?;
         let verified = cluster.is_clean().await?;
-        Ok(Report::new(self, rounds, verified))
+        Ok(TakeoverReport::new(self, rounds, verified))
     }
 }
 
@@ -262,8 +262,8 @@ async fn all_use(status: &ClusterStatus, client: &HttpClient, node: &str) -> boo
     true
 }
 
-impl Report {
-    fn new(plan: Plan, rounds: Vec<Round>, verified: bool) -> Self {
+impl TakeoverReport {
+    fn new(plan: TakeoverPlan, rounds: Vec<Round>, verified: bool) -> Self {
         let times: Vec<f64> = rounds.iter().map(|round| round.first_acknowledged_ms).collect();
         let max_ms = times.iter().copied().max_by(f64::total_cmp);
         let p50_ms = median(times);
@@ -304,7 +304,7 @@ impl Report {
     }
 }
 
-impl super::Report for Report {
+impl super::ExperimentReport for TakeoverReport {
     fn is_right(&self) -> bool {
         self.verified
     }
@@ -335,7 +335,7 @@ impl super::Report for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::Report as _;
+    use crate::bench::ExperimentReport as _;
 
     #[test]
     fn only_payments_sent_after_the_kill_count_as_the_first() {
@@ -362,7 +362,9 @@ mod tests {
             longest_answer_ms: 1.0,
             returned_s: 6.0,
         };
-        let report = |times: [f64; 3]| Report::new(Plan { rounds: 3, clients: 4 }, times.map(round).into(), true);
+        let report = |times: [f64; 3]| {
+            TakeoverReport::new(TakeoverPlan { rounds: 3, clients: 4 }, times.map(round).into(), true)
+        };
         let met = report([40.0, 60.0, 90.0]);
         assert_eq!((met.p50_ms, met.max_ms, met.figures[0].met), (Some(60.0), Some(90.0), true));
         assert!(!report([40.0, 60.0, 1_200.0]).figures[0].met);

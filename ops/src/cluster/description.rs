@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use shard_map::ClusterId;
 
 use super::{
-    failover::Step,
+    failover::FailoverStep,
     files::{self, Audience},
     layout::Layout,
-    place::Place,
+    place::FolderPlace,
     ports::{NodePorts, PortPlan},
     postgres::{
         home::{HOMES_ELSEWHERE, Home},
@@ -100,10 +100,10 @@ pub struct Standby {
     #[serde(
         default,
         alias = "rebuilding",
-        deserialize_with = "Step::from_any_version",
+        deserialize_with = "FailoverStep::from_any_version",
         skip_serializing_if = "Option::is_none"
     )]
-    pub pending: Option<Step>,
+    pub pending: Option<FailoverStep>,
 }
 
 /// Whether a commit waits for the stand-by.
@@ -143,9 +143,9 @@ pub struct Servers {
 
 /// A description, and whether its folder was moved or copied.
 #[derive(Debug)]
-pub struct Found {
+pub struct FoundDescription {
     pub description: Description,
-    pub place: Place,
+    pub place: FolderPlace,
 }
 
 impl Description {
@@ -182,7 +182,7 @@ impl Description {
     /// still those of the original.
     pub fn load(layout: &Layout) -> anyhow::Result<Option<Self>> {
         match Self::find(layout)? {
-            Some(Found { place: Place::Copied { of }, .. }) => bail!(
+            Some(FoundDescription { place: FolderPlace::Copied { of }, .. }) => bail!(
                 "{} is a copy of {} and has no addresses of its own yet: run `shardctl up` to assign them",
                 layout.root().display(),
                 of.display()
@@ -192,7 +192,7 @@ impl Description {
     }
 
     /// The cluster in this folder, even if the folder was moved or copied.
-    pub fn find(layout: &Layout) -> anyhow::Result<Option<Found>> {
+    pub fn find(layout: &Layout) -> anyhow::Result<Option<FoundDescription>> {
         let path = layout.description();
         if !path.exists() {
             return Ok(None);
@@ -207,12 +207,12 @@ impl Description {
             path.display(),
             description.format
         );
-        let place = Place::of(layout, &description)?;
-        if matches!(place, Place::Copied { .. }) {
+        let place = FolderPlace::of(layout, &description)?;
+        if matches!(place, FolderPlace::Copied { .. }) {
             // Every command must find the copy's own processes and files, never those of the original.
             description.postgres.home = Home::of_copy(layout, &description.postgres.home)?;
         }
-        Ok(Some(Found { description, place }))
+        Ok(Some(FoundDescription { description, place }))
     }
 
     /// The description in another data folder, if there is one.
@@ -348,7 +348,7 @@ impl ShardPlace {
     }
 
     /// What an interrupted failover or rebuild of the shard's stand-by has to do next.
-    pub fn pending(&self) -> Option<Step> {
+    pub fn pending(&self) -> Option<FailoverStep> {
         self.standby.as_ref()?.pending
     }
 
@@ -402,7 +402,7 @@ impl ShardPlace {
 mod tests {
     use super::*;
 
-    fn older(layout: &Layout, home: &str) -> Found {
+    fn older(layout: &Layout, home: &str) -> FoundDescription {
         let mut json = serde_json::to_value(Description::for_tests(layout)).unwrap();
         json["format"] = 1.into();
         json["postgres"]["home"] = home.into();
@@ -416,13 +416,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::create(folder.path()).unwrap();
         let found = older(&layout, &layout.root().to_string_lossy());
-        assert_eq!((found.place, found.description.postgres.home), (Place::Same, Home::Here));
+        assert_eq!((found.place, found.description.postgres.home), (FolderPlace::Same, Home::Here));
         let found = older(&layout, "/nonexistent/before");
-        assert_eq!(found.place, Place::Moved { from: "/nonexistent/before".into() });
+        assert_eq!(found.place, FolderPlace::Moved { from: "/nonexistent/before".into() });
         assert_eq!(found.description.postgres.home, Home::Here);
         let elsewhere = format!("{HOMES_ELSEWHERE}/0123456789abcdef");
         let found = older(&layout, &elsewhere);
-        assert_eq!((found.place, found.description.postgres.home), (Place::Same, Home::Elsewhere(elsewhere.into())));
+        assert_eq!(
+            (found.place, found.description.postgres.home),
+            (FolderPlace::Same, Home::Elsewhere(elsewhere.into()))
+        );
     }
 
     #[test]

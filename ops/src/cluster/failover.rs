@@ -1,6 +1,6 @@
 //! Exchanges the two servers of a shard: the stand-by becomes the primary, and the former primary is rebuilt as its stand-by.
 //!
-//! A failover is a list of [steps](Step). `cluster.json` records the new roles and the first step before anything else happens: the
+//! A failover is a list of [steps](FailoverStep). `cluster.json` records the new roles and the first step before anything else happens: the
 //! supervisor then stops the former primary and does not start it again. It records each later step when the one before is done. Every
 //! step can be repeated. `shardctl shard failover` and `shardctl up` therefore go on from any step; `up` undoes a failover that has not
 //! yet compared the servers. Nothing is promoted before the former primary has ended and its folder was put aside, because a node could
@@ -19,15 +19,15 @@ use futures_util::future::join_all;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{
-    description::{Description, Found, Replication, ServerPlace, ShardPlace, Standby},
+    description::{Description, FoundDescription, Replication, ServerPlace, ShardPlace, Standby},
     files,
     layout::Layout,
-    member::{self, Member, Role},
-    place::Place,
+    member::{self, Member, ProcessRole},
+    place::FolderPlace,
     postgres::{standby, stopped_server},
     process::ProcessTable,
     status::{ClusterStatus, ShardStatus},
-    supervisor::Report,
+    supervisor::SupervisorReport,
 };
 use crate::output::note;
 
@@ -45,7 +45,7 @@ const ABORT: &str = "SHARDLEDGER_FAILOVER_ABORT";
 /// What an interrupted failover or rebuild has to do next. The order of the variants is the order of the steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Step {
+pub enum FailoverStep {
     /// Wait until the former primary has ended, and compare its log with what the stand-by has received. Until this is done, the
     /// failover can be undone.
     Stop,
@@ -57,7 +57,7 @@ pub enum Step {
     Rebuild,
 }
 
-impl Step {
+impl FailoverStep {
     /// The step after this one; `None` after the last one.
     fn next(self) -> Option<Self> {
         match self {
@@ -83,7 +83,7 @@ impl Step {
         #[serde(untagged)]
         enum Recorded {
             IsBegun(bool),
-            Step(Option<Step>),
+            Step(Option<FailoverStep>),
         }
         Ok(match Recorded::deserialize(recorded)? {
             Recorded::IsBegun(is_begun) => is_begun.then_some(Self::SetAside),
@@ -94,7 +94,7 @@ impl Step {
 
 /// What a failover of a shard would do, or has to finish.
 #[derive(Debug)]
-pub struct Plan {
+pub struct FailoverPlan {
     /// The primary after the failover.
     pub new_primary: ServerPlace,
     /// The server that becomes its stand-by.
@@ -127,7 +127,7 @@ pub async fn plan(
     description: &Description,
     shard: &ShardPlace,
     accept_loss: bool,
-) -> anyhow::Result<Plan> {
+) -> anyhow::Result<FailoverPlan> {
     let servers = description.servers(layout, shard);
     let (Some(place), Some(standby)) = (&shard.standby, servers.standby) else {
         bail!(
@@ -138,7 +138,7 @@ pub async fn plan(
     standby::can_rebuild(description)?;
     if place.pending.is_some() {
         let (new_primary, former) = (servers.primary, standby);
-        return Ok(Plan { new_primary, former, is_begun: true, primary_answers: false, bytes_behind: None });
+        return Ok(FailoverPlan { new_primary, former, is_begun: true, primary_answers: false, bytes_behind: None });
     }
     let follower = standby::ask(layout, shard, &standby).await;
     let follower = follower.with_context(|| format!("the stand-by of shard {} cannot be promoted", shard.id))?;
@@ -170,7 +170,7 @@ pub async fn plan(
             lacks.ok()
         }
     };
-    Ok(Plan { new_primary: standby, former: servers.primary, is_begun: false, primary_answers, bytes_behind })
+    Ok(FailoverPlan { new_primary: standby, former: servers.primary, is_begun: false, primary_answers, bytes_behind })
 }
 
 /// Refuses an asynchronous stand-by that lacks log of the former primary, or may lack some.
@@ -202,11 +202,11 @@ fn refuse_loss(
 /// # Errors
 /// A step fails; running the failover again goes on from there. If an asynchronous stand-by lacks log of the former primary and
 /// `accept_loss` is not given, the failover is undone.
-pub async fn carry_out(layout: &Layout, id: &str, plan: &Plan, accept_loss: bool) -> anyhow::Result<Done> {
+pub async fn carry_out(layout: &Layout, id: &str, plan: &FailoverPlan, accept_loss: bool) -> anyhow::Result<Done> {
     if !plan.is_begun {
         record(layout, id, |standby| {
             standby.leads = !standby.leads;
-            standby.pending = Some(Step::Stop);
+            standby.pending = Some(FailoverStep::Stop);
         })?;
     }
     let aside = finish(layout, id, accept_loss).await?;
@@ -217,12 +217,12 @@ pub async fn carry_out(layout: &Layout, id: &str, plan: &Plan, accept_loss: bool
 /// Before the cluster starts: undoes failovers that have not compared their servers, and ends the servers and the copying programs that a
 /// killed `shardctl` and its supervisor left running.
 pub async fn prepare_start(layout: &Layout) -> anyhow::Result<()> {
-    let Some(Found { description, place }) = Description::find(layout)? else { return Ok(()) };
-    if matches!(place, Place::Copied { .. }) {
+    let Some(FoundDescription { description, place }) = Description::find(layout)? else { return Ok(()) };
+    if matches!(place, FolderPlace::Copied { .. }) {
         return Ok(());
     }
     undo_unstopped(layout, &description)?;
-    let Some(Found { description, .. }) = Description::find(layout)? else { return Ok(()) };
+    let Some(FoundDescription { description, .. }) = Description::find(layout)? else { return Ok(()) };
     member::stop_unstarted(layout, &description).await?;
     Ok(())
 }
@@ -239,7 +239,7 @@ pub async fn finish_all(layout: &Layout) -> anyhow::Result<()> {
         note(&format!("finishing the replacement of a server of shard {}", shard.id));
         let Err(error) = finish(layout, &shard.id, false).await else { return Ok(()) };
         let reached = load(layout)?.shard(&shard.id).and_then(ShardPlace::pending);
-        if reached != Some(Step::Rebuild) {
+        if reached != Some(FailoverStep::Rebuild) {
             return Err(error);
         }
         note(&format!(
@@ -256,13 +256,13 @@ pub async fn finish_all(layout: &Layout) -> anyhow::Result<()> {
 /// # Errors
 /// A step fails; `shardctl up` goes on from there.
 pub async fn replace_standby(layout: &Layout, id: &str) -> anyhow::Result<()> {
-    record(layout, id, |standby| standby.pending = Some(Step::SetAside))?;
+    record(layout, id, |standby| standby.pending = Some(FailoverStep::SetAside))?;
     finish(layout, id, false).await?;
     Ok(())
 }
 
 fn undo_unstopped(layout: &Layout, description: &Description) -> anyhow::Result<()> {
-    for shard in description.shards.iter().filter(|shard| shard.pending() == Some(Step::Stop)) {
+    for shard in description.shards.iter().filter(|shard| shard.pending() == Some(FailoverStep::Stop)) {
         record(layout, &shard.id, undo)?;
         note(&format!(
             "the failover of shard {} was interrupted before its servers were compared: it is undone. Run it again if it is still wanted",
@@ -287,13 +287,13 @@ async fn finish(layout: &Layout, id: &str, accept_loss: bool) -> anyhow::Result<
         let (Some(step), Some(former)) = (shard.pending(), servers.standby) else { return Ok(aside) };
         let primary = servers.primary;
         abort_if_told(step, "before");
-        if step == Step::Stop {
+        if step == FailoverStep::Stop {
             note(&format!("stopping the former primary ({})", former.name));
         }
         // Also in later steps: the supervisor may have started it once more, or may have been killed.
         has_ended(layout, &Member::server(layout, &description, shard, &former)).await?;
         match step {
-            Step::Stop => {
+            FailoverStep::Stop => {
                 let is_async = shard.standby.as_ref().is_some_and(|standby| standby.mode == Replication::Async);
                 if is_async && !accept_loss {
                     let received = answers(layout, shard, &primary).await?;
@@ -306,13 +306,13 @@ async fn finish(layout: &Layout, id: &str, accept_loss: bool) -> anyhow::Result<
                     }
                 }
             }
-            Step::SetAside => aside = put_aside(&former)?,
-            Step::Promote => {
+            FailoverStep::SetAside => aside = put_aside(&former)?,
+            FailoverStep::Promote => {
                 answers(layout, shard, &primary).await?;
                 note(&format!("promoting {}", primary.name));
                 standby::promote(layout, shard, &primary).await?;
             }
-            Step::Rebuild => {
+            FailoverStep::Rebuild => {
                 answers(layout, shard, &primary).await?;
                 note(&format!("copying {} to {}, which becomes its stand-by", primary.name, former.name));
                 member::end_copies(&former.folder).await?;
@@ -327,7 +327,7 @@ async fn finish(layout: &Layout, id: &str, accept_loss: bool) -> anyhow::Result<
 }
 
 /// Ends this process if a test asks for it. Release builds do not look.
-fn abort_if_told(step: Step, when: &str) {
+fn abort_if_told(step: FailoverStep, when: &str) {
     if cfg!(debug_assertions) && std::env::var(ABORT).is_ok_and(|point| point == format!("{}.{when}", step.word())) {
         std::process::abort();
     }
@@ -348,7 +348,7 @@ fn record(layout: &Layout, id: &str, change: impl FnOnce(&mut Standby)) -> anyho
 async fn has_ended(layout: &Layout, server: &Member) -> anyhow::Result<()> {
     let latest = Instant::now() + STOP_PATIENCE;
     while files::lock_holder(&layout.supervisor_lock())?.is_some()
-        && Report::read(layout).0.contains_key(&server.name)
+        && SupervisorReport::read(layout).0.contains_key(&server.name)
     {
         ensure!(
             Instant::now() < latest,
@@ -359,13 +359,17 @@ async fn has_ended(layout: &Layout, server: &Member) -> anyhow::Result<()> {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     match server.running(&ProcessTable::read()?) {
-        Some(process) => member::stop(process, Role::Postgres).await,
+        Some(process) => member::stop(process, ProcessRole::Postgres).await,
         None => Ok(()),
     }
 }
 
 /// Waits until a server that was just started answers.
-async fn answers(layout: &Layout, shard: &ShardPlace, server: &ServerPlace) -> anyhow::Result<standby::Role> {
+async fn answers(
+    layout: &Layout,
+    shard: &ShardPlace,
+    server: &ServerPlace,
+) -> anyhow::Result<standby::ReplicationRole> {
     let latest = Instant::now() + START_PATIENCE;
     loop {
         match standby::ask(layout, shard, server).await {
@@ -427,8 +431,8 @@ mod tests {
 
     #[test]
     fn the_steps_lead_from_the_first_to_the_last_and_are_recorded_by_name() {
-        let steps: Vec<Step> = std::iter::successors(Some(Step::Stop), |step| step.next()).collect();
-        assert_eq!(steps, [Step::Stop, Step::SetAside, Step::Promote, Step::Rebuild]);
+        let steps: Vec<FailoverStep> = std::iter::successors(Some(FailoverStep::Stop), |step| step.next()).collect();
+        assert_eq!(steps, [FailoverStep::Stop, FailoverStep::SetAside, FailoverStep::Promote, FailoverStep::Rebuild]);
         for step in steps {
             assert_eq!(serde_json::to_value(step).unwrap(), step.word());
         }
@@ -440,16 +444,16 @@ mod tests {
             serde_json::from_str::<Standby>(&format!(r#"{{"mode": "sync", "port": 1, "leads": true{rest}}}"#))
                 .unwrap()
         };
-        assert_eq!(read(r#", "rebuilding": true"#).pending, Some(Step::SetAside));
+        assert_eq!(read(r#", "rebuilding": true"#).pending, Some(FailoverStep::SetAside));
         assert_eq!(read(r#", "rebuilding": false"#).pending, None);
-        assert_eq!(read(r#", "pending": "promote""#).pending, Some(Step::Promote));
+        assert_eq!(read(r#", "pending": "promote""#).pending, Some(FailoverStep::Promote));
         assert_eq!(read("").pending, None);
     }
 
     #[test]
     fn a_failover_that_is_undone_leaves_the_former_roles() {
         let before = Standby { mode: Replication::Async, port: 1, leads: true, pending: None };
-        let mut standby = Standby { leads: false, pending: Some(Step::Stop), ..before.clone() };
+        let mut standby = Standby { leads: false, pending: Some(FailoverStep::Stop), ..before.clone() };
         undo(&mut standby);
         assert_eq!(standby, before);
     }

@@ -7,9 +7,9 @@ use anyhow::{Context, anyhow, bail, ensure};
 
 use super::{
     configuration,
-    description::{Description, Found, PostgresPlace, Replication, ShardPlace},
+    description::{Description, FoundDescription, PostgresPlace, Replication, ShardPlace},
     layout::Layout,
-    place::Place,
+    place::FolderPlace,
     ports::{self, PortPlan},
     postgres::{
         database::{self, Made},
@@ -144,25 +144,25 @@ fn refuse_lost_description(layout: &Layout, home: &Home) -> anyhow::Result<()> {
 
 /// Prepares an existing cluster, which keeps its shards, routers and ports; programs and the data folder may have
 /// moved. Nothing is written or installed before the databases are known to be whole and to belong to the cluster.
-fn returning(layout: &Layout, found: Found, request: &Request) -> anyhow::Result<Description> {
-    let Found { mut description, place } = found;
+fn returning(layout: &Layout, found: FoundDescription, request: &Request) -> anyhow::Result<Description> {
+    let FoundDescription { mut description, place } = found;
     let refused = || format!("the cluster in {} is there", layout.root().display());
     description.refuse_other_size(request).with_context(refused)?;
     description.refuse_other_standbys(request).with_context(refused)?;
     description.refuse_other_tls(request).with_context(refused)?;
     relocation::find_databases(layout, &mut description)?;
-    if let Place::Copied { of } = &place {
+    if let FolderPlace::Copied { of } = &place {
         relocation::check_copy(layout, &description, of)?;
     }
     database::check(layout, &description)?;
     let edits = match &place {
-        Place::Same => Vec::new(),
-        Place::Moved { from } => {
+        FolderPlace::Same => Vec::new(),
+        FolderPlace::Moved { from } => {
             note(&format!("the data folder was moved from {} to {}", from.display(), layout.root().display()));
             note_unclean(layout, &description)?;
             relocation::edits_of_moved(layout, &description, from)?
         }
-        Place::Copied { of } => relocation::edits_of_copy(layout, &mut description, of, request.port_base)?,
+        FolderPlace::Copied { of } => relocation::edits_of_copy(layout, &mut description, of, request.port_base)?,
     };
     description.refuse_other_ports(request).with_context(refused)?;
     description.root = layout.root().to_owned();

@@ -25,7 +25,7 @@ pub struct Process {
 impl Process {
     /// The process with this id, if there is a living one.
     pub fn of(pid: i32) -> Option<Self> {
-        let found = Stat::read(pid)?;
+        let found = ProcessStat::read(pid)?;
         found.alive.then_some(Self { pid, started_ticks: found.started_ticks })
     }
 
@@ -79,10 +79,10 @@ impl Process {
 
 /// All processes of the machine with their command lines.
 #[derive(Debug)]
-pub struct ProcessTable(Vec<Entry>);
+pub struct ProcessTable(Vec<TableEntry>);
 
 #[derive(Debug)]
-struct Entry {
+struct TableEntry {
     process: Process,
     parent: i32,
     command_line: Vec<String>,
@@ -95,9 +95,9 @@ impl ProcessTable {
             let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             // Processes come and go while the folder is read.
             let Ok(command_line) = fs::read(format!("/proc/{pid}/cmdline")) else { continue };
-            let Some(stat) = Stat::read(pid).filter(|stat| stat.alive) else { continue };
+            let Some(stat) = ProcessStat::read(pid).filter(|stat| stat.alive) else { continue };
             let words = command_line.split(|b| *b == 0).filter(|word| !word.is_empty());
-            entries.push(Entry {
+            entries.push(TableEntry {
                 process: Process { pid, started_ticks: stat.started_ticks },
                 parent: stat.parent,
                 command_line: words.map(|word| String::from_utf8_lossy(word).into_owned()).collect(),
@@ -108,7 +108,7 @@ impl ProcessTable {
 
     /// All processes of a program that name this file or folder as an argument.
     pub fn naming(&self, program: &str, path: &Path) -> Vec<Process> {
-        let is_wanted = |entry: &&Entry| {
+        let is_wanted = |entry: &&TableEntry| {
             entry.command_line.split_first().is_some_and(|(first, rest)| {
                 Path::new(first).file_name().is_some_and(|name| name == program)
                     && rest.iter().any(|argument| Path::new(argument) == path)
@@ -119,39 +119,63 @@ impl ProcessTable {
 
     /// The process that was started with this program name and exactly these arguments.
     pub fn find(&self, program: &Path, arguments: &[String]) -> Option<Process> {
-        let same = |entry: &&Entry| {
+        let same = |entry: &&TableEntry| {
             entry.command_line.split_first().is_some_and(|(first, rest)| {
                 PathBuf::from(first).file_name() == program.file_name() && rest == arguments
             })
         };
-        let matching: Vec<&Entry> = self.0.iter().filter(same).collect();
+        let matching: Vec<&TableEntry> = self.0.iter().filter(same).collect();
         // A server that forks looks like its child until the child has renamed itself.
-        let is_child = |entry: &Entry| matching.iter().any(|other| other.process.pid == entry.parent);
+        let is_child = |entry: &TableEntry| matching.iter().any(|other| other.process.pid == entry.parent);
         matching.iter().find(|entry| !is_child(entry)).map(|entry| entry.process)
     }
 }
 
-/// What `/proc/<pid>/stat` says.
-struct Stat {
+/// A process as `/proc/<pid>/stat` describes it. Times are in ticks of the kernel.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ProcessStat {
+    pub pid: i32,
+    pub parent: i32,
     alive: bool,
-    parent: i32,
+    /// When the process started, since the machine started.
     started_ticks: u64,
+    /// Processor time of the process.
+    pub ticks: u64,
+    /// Processor time of its children that have ended.
+    pub ended_children_ticks: u64,
 }
 
-impl Stat {
-    fn read(pid: i32) -> Option<Self> {
+impl ProcessStat {
+    /// Reads one process. `None` if no process has this id.
+    pub fn read(pid: i32) -> Option<Self> {
         Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
     }
 
-    /// The second field is the program's name in parentheses, and may itself hold blanks and parentheses.
+    /// Reads all processes of the machine, including those that have ended and that their parent has not waited for.
+    pub fn all() -> io::Result<Vec<Self>> {
+        let mut stats = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            // A process may end while the folder is read.
+            let Ok(line) = fs::read_to_string(entry?.path().join("stat")) else { continue };
+            stats.extend(Self::parse(&line));
+        }
+        Ok(stats)
+    }
+
+    /// The second field is the program's name in parentheses. The name itself may contain blanks and parentheses.
     fn parse(line: &str) -> Option<Self> {
+        let (pid, _) = line.split_once(' ')?;
         let (_, rest) = line.rsplit_once(") ")?;
         let fields: Vec<&str> = rest.split(' ').collect();
+        let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
         Some(Self {
-            // A zombie has ended; where no process reaps it (a container's first process) it stays listed.
-            alive: !matches!(*fields.first()?, "Z" | "X"),
+            pid: pid.parse().ok()?,
             parent: fields.get(1)?.parse().ok()?,
-            started_ticks: fields.get(19)?.parse().ok()?,
+            // A zombie has ended. It stays listed if no process reaps it, as in a container whose first process does not.
+            alive: !matches!(*fields.first()?, "Z" | "X"),
+            started_ticks: number(19)?,
+            ticks: number(11)? + number(12)?,
+            ended_children_ticks: number(13)? + number(14)?,
         })
     }
 }
@@ -182,12 +206,12 @@ mod tests {
 
     #[test]
     fn stat_lines_are_read_whatever_the_name() {
-        let line = "42 (a (b) c) S 1 42 42 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 777 1 1 1";
-        let stat = Stat::parse(line).unwrap();
-        assert!(stat.alive);
-        assert_eq!((stat.parent, stat.started_ticks), (1, 777));
-        assert!(!Stat::parse(&line.replace(" S ", " Z ")).unwrap().alive);
-        assert!(Stat::parse("42 (x").is_none());
+        let line = "42 (a (b) c) S 7 42 42 0 -1 4194304 1 0 0 0 5 6 70 80 20 0 1 0 777 1 1 1";
+        let expected =
+            ProcessStat { pid: 42, parent: 7, alive: true, started_ticks: 777, ticks: 11, ended_children_ticks: 150 };
+        assert_eq!(ProcessStat::parse(line), Some(expected));
+        assert!(!ProcessStat::parse(&line.replace(" S ", " Z ")).unwrap().alive);
+        assert!(ProcessStat::parse("42 (x").is_none());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::{
     layout::Layout,
     member::Member,
     status::{ClusterStatus, ShardStatus},
-    supervisor::{ProcessReport, Report, RestartPolicy},
+    supervisor::{ProcessReport, RestartPolicy, SupervisorReport},
 };
 use crate::output::note;
 
@@ -104,7 +104,7 @@ pub async fn wait(layout: &Layout, mut watch: Watch) -> anyhow::Result<ClusterSt
 
 /// The shards whose stand-by dies again and again.
 fn hopeless_standbys(layout: &Layout, description: &Description, deaths_allowed: u32) -> Vec<String> {
-    let report = Report::read(layout);
+    let report = SupervisorReport::read(layout);
     let dies =
         |server: &ServerPlace| report.0.get(&server.name).is_some_and(|process| is_hopeless(process, deaths_allowed));
     let with_standby = description.shards.iter().filter(|shard| shard.pending().is_none());
@@ -131,7 +131,7 @@ fn report_standby(layout: &Layout, description: &Description, shard: &ShardStatu
 }
 
 fn refuse_the_hopeless(layout: &Layout, description: &Description, deaths_allowed: u32) -> anyhow::Result<()> {
-    let report = Report::read(layout);
+    let report = SupervisorReport::read(layout);
     let standbys: Vec<String> = description
         .shards
         .iter()

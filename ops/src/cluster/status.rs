@@ -15,7 +15,7 @@ use wire::{NodeRole, Readiness, StatusRequest, StatusResponse, shard_node_client
 use crate::{
     cluster::{
         description::{Description, RouterPlace, ServerPlace, ShardPlace, Standby},
-        failover::Step,
+        failover::FailoverStep,
         layout::Layout,
         member::Member,
         postgres::standby,
@@ -333,7 +333,7 @@ async fn standby_state(
     pid: Option<i32>,
 ) -> &'static str {
     match place.pending {
-        Some(Step::Rebuild) => return "rebuilding",
+        Some(FailoverStep::Rebuild) => return "rebuilding",
         Some(_) => return "failing over",
         None => {}
     }

@@ -1,7 +1,7 @@
 //! The supervisor: starts a cluster's processes in order, starts again what dies, stops all in the opposite order.
 //!
 //! There is one [`worker`] for each process. A supervisor that was killed leaves its processes running; the next one finds them in the
-//! kernel's process table and takes them over. `run/processes.json` ([`Report`]) is for people and for `up`, which gives up early on a
+//! kernel's process table and takes them over. `run/processes.json` ([`SupervisorReport`]) is for people and for `up`, which gives up early on a
 //! process that keeps dying; no decision about what runs relies on it.
 
 mod worker;
@@ -26,7 +26,7 @@ use super::{
     description::Description,
     files::{self, Audience},
     layout::Layout,
-    member::{Member, Role},
+    member::{Member, ProcessRole},
 };
 
 /// Whether a process that died is started again.
@@ -68,10 +68,10 @@ pub async fn supervise(
     };
     let reporter = Arc::new(Reporter::new(&layout));
     let tasks = Tasks::new();
-    let mut stages: Vec<Stage> = Role::STOP_ORDER.map(Stage::new).into();
+    let mut stages: Vec<RoleGroup> = ProcessRole::STOP_ORDER.map(RoleGroup::new).into();
     // By shard: whether its database is migrated and accepted. Its second node waits for that.
     let mut prepared: HashMap<String, watch::Sender<bool>> = HashMap::new();
-    let mut start_new = |stages: &mut [Stage], description: &Description| -> anyhow::Result<()> {
+    let mut start_new = |stages: &mut [RoleGroup], description: &Description| -> anyhow::Result<()> {
         for member in Member::all(&layout, description) {
             let stage =
                 stages.iter_mut().find(|stage| stage.role == member.role).context("a role without its stage")?;
@@ -110,7 +110,7 @@ pub async fn supervise(
 }
 
 /// Stops the processes that the cluster does not have any more, a shard's node before its database.
-async fn stop_gone(stages: &mut [Stage], members: &[Member], reporter: &Reporter) {
+async fn stop_gone(stages: &mut [RoleGroup], members: &[Member], reporter: &Reporter) {
     for stage in stages {
         let is_member = |worker: &Supervised| members.iter().any(|member| member.name == worker.name);
         let (kept, gone) = std::mem::take(&mut stage.workers).into_iter().partition(is_member);
@@ -128,8 +128,8 @@ async fn stop_gone(stages: &mut [Stage], members: &[Member], reporter: &Reporter
 }
 
 /// The processes of one role: they are stopped together.
-struct Stage {
-    role: Role,
+struct RoleGroup {
+    role: ProcessRole,
     stop: CancellationToken,
     workers: Vec<Supervised>,
 }
@@ -141,8 +141,8 @@ struct Supervised {
     task: JoinHandle<anyhow::Result<()>>,
 }
 
-impl Stage {
-    fn new(role: Role) -> Self {
+impl RoleGroup {
+    fn new(role: ProcessRole) -> Self {
         Self { role, stop: CancellationToken::new(), workers: Vec::new() }
     }
 
@@ -185,7 +185,7 @@ impl Backoff {
 
 /// All processes by name.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Report(pub BTreeMap<String, ProcessReport>);
+pub struct SupervisorReport(pub BTreeMap<String, ProcessReport>);
 
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub struct ProcessReport {
@@ -198,7 +198,7 @@ pub struct ProcessReport {
     pub last_end: Option<String>,
 }
 
-impl Report {
+impl SupervisorReport {
     /// The newest report; an empty one where none was written yet.
     pub fn read(layout: &Layout) -> Self {
         let text = fs::read_to_string(layout.report()).unwrap_or_default();
@@ -210,7 +210,7 @@ impl Report {
 #[derive(Debug)]
 pub struct Reporter {
     path: PathBuf,
-    report: Mutex<Report>,
+    report: Mutex<SupervisorReport>,
 }
 
 impl Reporter {
@@ -241,7 +241,7 @@ impl Reporter {
         });
     }
 
-    fn change(&self, change: impl FnOnce(&mut Report)) {
+    fn change(&self, change: impl FnOnce(&mut SupervisorReport)) {
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut report);
         let written = serde_json::to_string_pretty(&*report)

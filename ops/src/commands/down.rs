@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use rustix::process::Signal;
 
 use crate::{
-    cluster::{Description, Layout, description::Found, files, member, process::Process},
+    cluster::{Description, Layout, description::FoundDescription, files, member, process::Process},
     context::Context,
     exit::NotConfirmed,
     output::{self, note},
@@ -16,7 +16,7 @@ use crate::{
 const SUPERVISOR_PATIENCE: Duration = Duration::from_secs(240);
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct DownArgs {
     /// Remove the data as well
     #[arg(long)]
     wipe: bool,
@@ -25,7 +25,7 @@ pub struct Args {
     yes: bool,
 }
 
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(args: DownArgs, context: &Context) -> anyhow::Result<ExitCode> {
     if !context.data_dir.join("cluster.json").exists() {
         note(&format!("there is no cluster in {}", context.data_dir.display()));
         return Ok(ExitCode::SUCCESS);
@@ -35,7 +35,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         return Err(NotConfirmed.into());
     }
     let _lock = super::alone(&layout).await?;
-    let Found { description, place } = Description::find(&layout)?.context("the cluster's description is missing")?;
+    let FoundDescription { description, place } =
+        Description::find(&layout)?.context("the cluster's description is missing")?;
     let supervised = stop_supervisor(&layout).await?;
     // Processes that a killed supervisor left running, or that the supervisor could not stop.
     let mut orphans = member::stop_all(&layout, &description).await?;

@@ -30,26 +30,26 @@ const FILE: &str = "keys.toml";
 const OVERLAP_S: u64 = 24 * 60 * 60;
 
 #[derive(clap::Subcommand)]
-pub enum Command {
+pub enum KeyCommand {
     /// Add a key, and print its secret once
-    Create(Create),
+    Create(KeyCreateArgs),
     /// List the keys, without anything secret
-    List(List),
+    List(KeyListArgs),
     /// Give a key a new secret; the old one remains valid for a while
-    Rotate(Rotate),
+    Rotate(KeyRotateArgs),
     /// Remove a key, or only its older secret
-    Revoke(Revoke),
+    Revoke(KeyRevokeArgs),
 }
 
 #[derive(clap::Args)]
-pub struct KeyFile {
+pub struct KeyFileArgs {
     /// The file of keys, which routers watch [default: keys.toml in the data folder]
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
-pub struct Create {
+pub struct KeyCreateArgs {
     /// Name of the key, for people and for the log: A-Z a-z 0-9 . _ -
     name: String,
     /// read: every GET; write: moves money, opens accounts without an overdraft; admin: opens accounts with an overdraft, changes accounts. All within the prefixes. May be repeated
@@ -74,45 +74,45 @@ pub struct Create {
     #[arg(long, value_name = "TIME")]
     expires_at: Option<String>,
     #[command(flatten)]
-    file: KeyFile,
+    file: KeyFileArgs,
 }
 
 #[derive(clap::Args)]
-pub struct List {
+pub struct KeyListArgs {
     #[command(flatten)]
-    file: KeyFile,
+    file: KeyFileArgs,
 }
 
 #[derive(clap::Args)]
-pub struct Rotate {
+pub struct KeyRotateArgs {
     name: String,
     /// Seconds for which the old secret remains valid; 0 ends it at once
     #[arg(long, value_name = "SECONDS", default_value_t = OVERLAP_S)]
     overlap: u64,
     #[command(flatten)]
-    file: KeyFile,
+    file: KeyFileArgs,
 }
 
 #[derive(clap::Args)]
-pub struct Revoke {
+pub struct KeyRevokeArgs {
     name: String,
     /// Remove only the older of two secrets
     #[arg(long)]
     old_secret: bool,
     #[command(flatten)]
-    file: KeyFile,
+    file: KeyFileArgs,
 }
 
-pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(command: KeyCommand, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Create(args) => create(args, context),
-        Command::List(args) => list(&args, context),
-        Command::Rotate(args) => rotate(args, context),
-        Command::Revoke(args) => revoke(&args, context),
+        KeyCommand::Create(args) => create(args, context),
+        KeyCommand::List(args) => list(&args, context),
+        KeyCommand::Rotate(args) => rotate(args, context),
+        KeyCommand::Revoke(args) => revoke(&args, context),
     }
 }
 
-fn create(args: Create, context: &Context) -> anyhow::Result<ExitCode> {
+fn create(args: KeyCreateArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let mut file = Entries::read(&args.file, context)?;
     ensure!(
         file.find(&args.name).is_none(),
@@ -167,7 +167,7 @@ fn notes(key: &Key) -> Vec<String> {
     notes
 }
 
-fn list(args: &List, context: &Context) -> anyhow::Result<ExitCode> {
+fn list(args: &KeyListArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let file = Entries::read(&args.file, context)?;
     let (table, now_us) = (file.check()?, clock::now_us());
     let views: Vec<Json> = table.keys().iter().map(|key| view(key, now_us)).collect();
@@ -204,7 +204,7 @@ fn view(key: &Key, now_us: i64) -> Json {
     })
 }
 
-fn rotate(args: Rotate, context: &Context) -> anyhow::Result<ExitCode> {
+fn rotate(args: KeyRotateArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let mut file = Entries::read(&args.file, context)?;
     let secret = Secret::generate().context("the system has no source of randomness")?;
     let (now_us, overlap) = (clock::now_us(), Duration::from_secs(args.overlap));
@@ -228,7 +228,7 @@ fn rotate(args: Rotate, context: &Context) -> anyhow::Result<ExitCode> {
     show_secret(&file, &args.name, &secret, context)
 }
 
-fn revoke(args: &Revoke, context: &Context) -> anyhow::Result<ExitCode> {
+fn revoke(args: &KeyRevokeArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let mut file = Entries::read(&args.file, context)?;
     if args.old_secret {
         let secrets = file.secrets_of(&args.name)?;
@@ -300,7 +300,7 @@ struct Entries {
 
 impl Entries {
     /// A file that does not exist has no key.
-    fn read(file: &KeyFile, context: &Context) -> anyhow::Result<Self> {
+    fn read(file: &KeyFileArgs, context: &Context) -> anyhow::Result<Self> {
         let path = file.file.clone().unwrap_or_else(|| context.data_dir.join(FILE));
         let folder = files::folder_of(&path)?;
         let lock = File::open(folder).with_context(|| format!("cannot open {}", folder.display()))?;
@@ -358,8 +358,8 @@ mod tests {
         (folder, context)
     }
 
-    fn new_key(name: &str) -> Create {
-        Create {
+    fn new_key(name: &str) -> KeyCreateArgs {
+        KeyCreateArgs {
             name: name.to_owned(),
             role: vec!["read".to_owned()],
             debit: Vec::new(),
@@ -368,7 +368,7 @@ mod tests {
             requests_per_second: None,
             burst: None,
             expires_at: None,
-            file: KeyFile { file: None },
+            file: KeyFileArgs { file: None },
         }
     }
 
@@ -387,8 +387,8 @@ mod tests {
         let before = text(&context);
         assert!(before.starts_with("# Ours.\n"), "{before}");
 
-        let file = || KeyFile { file: None };
-        rotate(Rotate { name: "shop".to_owned(), overlap: 60, file: file() }, &context).unwrap();
+        let file = || KeyFileArgs { file: None };
+        rotate(KeyRotateArgs { name: "shop".to_owned(), overlap: 60, file: file() }, &context).unwrap();
         let secrets = |context: &Context, name: &str| {
             let table = KeyTable::parse(&text(context)).unwrap();
             table
@@ -405,17 +405,19 @@ mod tests {
         let ended = text(&context).replace(&end, "2020-01-01T00:00:00.000000Z");
         fs::write(context.data_dir.join(FILE), ended).unwrap();
         // A second rotation ends the oldest secret.
-        rotate(Rotate { name: "shop".to_owned(), overlap: 60, file: file() }, &context).unwrap();
+        rotate(KeyRotateArgs { name: "shop".to_owned(), overlap: 60, file: file() }, &context).unwrap();
         assert_eq!(secrets(&context, "shop")[0].digest, both[1].digest);
-        revoke(&Revoke { name: "shop".to_owned(), old_secret: true, file: file() }, &context).unwrap();
+        revoke(&KeyRevokeArgs { name: "shop".to_owned(), old_secret: true, file: file() }, &context).unwrap();
         assert_eq!(secrets(&context, "shop").len(), 1);
-        assert!(revoke(&Revoke { name: "shop".to_owned(), old_secret: true, file: file() }, &context).is_err());
-        rotate(Rotate { name: "shop".to_owned(), overlap: 0, file: file() }, &context).unwrap();
+        assert!(
+            revoke(&KeyRevokeArgs { name: "shop".to_owned(), old_secret: true, file: file() }, &context).is_err()
+        );
+        rotate(KeyRotateArgs { name: "shop".to_owned(), overlap: 0, file: file() }, &context).unwrap();
         assert_eq!(secrets(&context, "shop").len(), 1);
-        revoke(&Revoke { name: "shop".to_owned(), old_secret: false, file: file() }, &context).unwrap();
+        revoke(&KeyRevokeArgs { name: "shop".to_owned(), old_secret: false, file: file() }, &context).unwrap();
         assert!(secrets(&context, "shop").is_empty() && secrets(&context, "other").len() == 1);
-        let missing =
-            revoke(&Revoke { name: "shop".to_owned(), old_secret: false, file: file() }, &context).unwrap_err();
+        let missing = revoke(&KeyRevokeArgs { name: "shop".to_owned(), old_secret: false, file: file() }, &context)
+            .unwrap_err();
         assert!(missing.to_string().contains("key list"), "{missing}");
     }
 
@@ -425,21 +427,24 @@ mod tests {
         create(new_key("good"), &context).unwrap();
         let before = text(&context);
         for wrong in [
-            Create { name: "a b".to_owned(), ..new_key("x") },
-            Create { expires_at: Some("tomorrow".to_owned()), ..new_key("x") },
-            Create { read: vec!["a b".to_owned()], ..new_key("x") },
+            KeyCreateArgs { name: "a b".to_owned(), ..new_key("x") },
+            KeyCreateArgs { expires_at: Some("tomorrow".to_owned()), ..new_key("x") },
+            KeyCreateArgs { read: vec!["a b".to_owned()], ..new_key("x") },
         ] {
             assert!(create(wrong, &context).is_err());
             assert_eq!(text(&context), before);
         }
         fs::write(context.data_dir.join(FILE), "[[key]]\nname = 1\n").unwrap();
-        assert!(list(&List { file: KeyFile { file: None } }, &context).unwrap_err().to_string().contains(FILE));
+        assert!(
+            list(&KeyListArgs { file: KeyFileArgs { file: None } }, &context).unwrap_err().to_string().contains(FILE)
+        );
     }
 
     #[test]
     fn prefixes_that_several_tenants_share_are_noted() {
         let (_folder, context) = context();
-        create(Create { read: vec!["shop4".to_owned(), "{shop}:".to_owned()], ..new_key("shop") }, &context).unwrap();
+        create(KeyCreateArgs { read: vec!["shop4".to_owned(), "{shop}:".to_owned()], ..new_key("shop") }, &context)
+            .unwrap();
         let table = KeyTable::parse(&text(&context)).unwrap();
         let notes = notes(&table.keys()[0]);
         assert!(notes.len() == 1 && notes[0].contains("shop40"), "{notes:?}");

@@ -22,11 +22,11 @@ use crate::{
 };
 
 #[derive(clap::Subcommand)]
-pub enum Command {
+pub enum MapCommand {
     /// Show the map that a router uses, or the map in a file
-    Show(ShowArgs),
+    Show(MapShowArgs),
     /// Check a file before it is put in place, and name each problem with its line
-    Check(check::Args),
+    Check(check::MapCheckArgs),
     /// Show what changes from one file to another
     Diff(DiffArgs),
     /// Give every node and router a changed map. Slots stay where they are: only a move changes their shard
@@ -37,19 +37,19 @@ pub enum Command {
     Reload(ReloadArgs),
 }
 
-pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(command: MapCommand, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Show(args) => show(args, context).await,
-        Command::Check(args) => check::run(args, context).await,
-        Command::Diff(args) => diff(args, context),
-        Command::Apply(args) => apply(args, context).await,
-        Command::NewClusterId => new_cluster_id(context),
-        Command::Reload(args) => reload(args, context).await,
+        MapCommand::Show(args) => show(args, context).await,
+        MapCommand::Check(args) => check::run(args, context).await,
+        MapCommand::Diff(args) => diff(args, context),
+        MapCommand::Apply(args) => apply(args, context).await,
+        MapCommand::NewClusterId => new_cluster_id(context),
+        MapCommand::Reload(args) => reload(args, context).await,
     }
 }
 
 #[derive(clap::Args)]
-pub struct ShowArgs {
+pub struct MapShowArgs {
     /// Show this file instead of what a router works with
     #[arg(long, value_name = "FILE", conflicts_with = "admin_url")]
     file: Option<PathBuf>,
@@ -57,7 +57,7 @@ pub struct ShowArgs {
     address: AdminAddress,
 }
 
-async fn show(args: ShowArgs, context: &Context) -> anyhow::Result<ExitCode> {
+async fn show(args: MapShowArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let map: Value = match &args.file {
         Some(path) => of_file(&map_file::read(path)?),
         None => args.address.routers(context)?.get("/admin/shard-map").await?,

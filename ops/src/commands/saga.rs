@@ -14,17 +14,17 @@ use crate::{
 };
 
 #[derive(clap::Subcommand)]
-pub enum Command {
+pub enum SagaCommand {
     /// List them, oldest first
-    List(ListArgs),
+    List(SagaListArgs),
     /// Show one with its steps, under way or finished
     Show(OwnedId),
     /// Make one due now, whatever its next attempt says
-    Retry(RetryArgs),
+    Retry(SagaRetryArgs),
 }
 
 #[derive(clap::Args)]
-pub struct ListArgs {
+pub struct SagaListArgs {
     /// Only those that are `pending`, or those that recovery has `retried`
     #[arg(long, value_name = "STATE")]
     state: Option<String>,
@@ -39,7 +39,7 @@ pub struct ListArgs {
 }
 
 #[derive(clap::Args)]
-pub struct RetryArgs {
+pub struct SagaRetryArgs {
     /// The transfer's id
     id: Uuid,
     #[command(flatten)]
@@ -51,12 +51,12 @@ const FIELDS: [&str; 10] =
 const COLUMNS: [&str; 11] =
     ["age", "id", "state", "amount", "asset", "source", "destination", "debit", "credit", "attempts", "next attempt"];
 
-pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(command: SagaCommand, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
-        Command::List(args) => return list(args, context).await,
+        SagaCommand::List(args) => return list(args, context).await,
         // A saga is a transfer: its steps are part of it.
-        Command::Show(id) => transfer::show(id, context).await?,
-        Command::Retry(args) => {
+        SagaCommand::Show(id) => transfer::show(id, context).await?,
+        SagaCommand::Retry(args) => {
             let path = format!("/admin/sagas/{}/retry", args.id);
             let answer: JsonObject = args.address.routers(context)?.post(&path).await?;
             output::object(&answer, context.json)?;
@@ -65,7 +65,7 @@ pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
-async fn list(args: ListArgs, context: &Context) -> anyhow::Result<ExitCode> {
+async fn list(args: SagaListArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let mut path = format!("/admin/sagas?limit={}", args.limit);
     if let Some(state) = &args.state {
         path.push_str(&format!("&state={}", encoded(state)));

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::{
     authority::{
-        self, AUTHORITY, AUTHORITY_DAYS, Authority, CERTIFICATE_DAYS, Described, KeyFile, LOCAL_HOSTS, Purpose,
+        self, AUTHORITY, AUTHORITY_DAYS, Authority, CERTIFICATE_DAYS, Described, KeyFileState, LOCAL_HOSTS, Purpose,
     },
     context::Context,
     exit, output,
@@ -18,19 +18,19 @@ use crate::{
 const MOST_DAYS: i64 = 36_500;
 
 #[derive(clap::Subcommand)]
-pub enum Command {
+pub enum TlsCommand {
     /// Make an authority and one certificate each for routers (https, router), nodes (node) and shardctl (operator)
-    Init(Init),
+    Init(TlsInitArgs),
     /// Make one more certificate, such as one for each machine
-    Issue(Issue),
+    Issue(TlsIssueArgs),
     /// List the certificates with their names and when they expire; exits with 3 if one has expired, is of another authority, or does not match its key
-    Show(Show),
+    Show(TlsShowArgs),
     /// Make new certificates in the place of those that expire soon or do not match their keys, with the same names and new keys
-    Renew(Renew),
+    Renew(TlsRenewArgs),
 }
 
 #[derive(clap::Args)]
-pub struct Folder {
+pub struct TlsFolderArgs {
     /// The folder of the authority [default: tls in the data folder]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -44,7 +44,7 @@ pub struct Validity {
 }
 
 #[derive(clap::Args)]
-pub struct Init {
+pub struct TlsInitArgs {
     /// Host of a router, as clients call it: a DNS name or an address. May be repeated [default: localhost, 127.0.0.1, ::1]
     #[arg(long, value_name = "HOST", value_delimiter = ',', value_parser = authority::host)]
     router: Vec<String>,
@@ -60,11 +60,11 @@ pub struct Init {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    folder: Folder,
+    folder: TlsFolderArgs,
 }
 
 #[derive(clap::Args)]
-pub struct Issue {
+pub struct TlsIssueArgs {
     /// The name of its files: NAME.pem and NAME.key
     name: String,
     /// What it is for
@@ -79,17 +79,17 @@ pub struct Issue {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    folder: Folder,
+    folder: TlsFolderArgs,
 }
 
 #[derive(clap::Args)]
-pub struct Show {
+pub struct TlsShowArgs {
     #[command(flatten)]
-    folder: Folder,
+    folder: TlsFolderArgs,
 }
 
 #[derive(clap::Args)]
-pub struct Renew {
+pub struct TlsRenewArgs {
     /// The certificates [default: those that expire soon, and those whose renewal was cut off]
     name: Vec<String>,
     /// Without names: renew what expires within this many days
@@ -104,25 +104,25 @@ pub struct Renew {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    folder: Folder,
+    folder: TlsFolderArgs,
 }
 
-pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(command: TlsCommand, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Init(args) => init(args, context),
-        Command::Issue(args) => issue(&args, context),
-        Command::Show(args) => show(&args, context),
-        Command::Renew(args) => renew(args, context),
+        TlsCommand::Init(args) => init(args, context),
+        TlsCommand::Issue(args) => issue(&args, context),
+        TlsCommand::Show(args) => show(&args, context),
+        TlsCommand::Renew(args) => renew(args, context),
     }
 }
 
-impl Folder {
+impl TlsFolderArgs {
     fn path(&self, context: &Context) -> PathBuf {
         self.dir.clone().unwrap_or_else(|| context.data_dir.join("tls"))
     }
 }
 
-fn init(args: Init, context: &Context) -> anyhow::Result<ExitCode> {
+fn init(args: TlsInitArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let folder = args.folder.path(context);
     let local = || LOCAL_HOSTS.map(str::to_owned).to_vec();
     let routers = if args.router.is_empty() { local() } else { args.router };
@@ -155,7 +155,7 @@ fn init(args: Init, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn issue(args: &Issue, context: &Context) -> anyhow::Result<ExitCode> {
+fn issue(args: &TlsIssueArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let folder = args.folder.path(context);
     let subject = args.purpose.subject(&args.host);
     ensure!(!subject.serves || !args.host.is_empty(), "name the hosts of the listener with --host");
@@ -178,14 +178,14 @@ fn issue(args: &Issue, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(args: &Show, context: &Context) -> anyhow::Result<ExitCode> {
+fn show(args: &TlsShowArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let folder = args.folder.path(context);
     let shown = print(&folder, &authority::issued(&folder)?, context)?;
-    let bad = shown.iter().any(|it| it.expires_in_days < 0 || !it.trusted || it.key == KeyFile::Differs);
+    let bad = shown.iter().any(|it| it.expires_in_days < 0 || !it.trusted || it.key == KeyFileState::Differs);
     Ok(if bad { exit::violation() } else { ExitCode::SUCCESS })
 }
 
-fn renew(args: Renew, context: &Context) -> anyhow::Result<ExitCode> {
+fn renew(args: TlsRenewArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let folder = args.folder.path(context);
     let authority = Authority::open(&folder)?;
     let mut due = Vec::new();
@@ -247,8 +247,8 @@ fn print(folder: &std::path::Path, names: &[String], context: &Context) -> anyho
             let state = match days {
                 _ if !it.trusted => "of another authority".to_owned(),
                 ..0 => "expired".to_owned(),
-                _ if it.key == KeyFile::Differs => "does not match its key".to_owned(),
-                _ if it.key == KeyFile::Unfinished => "renewal was cut off".to_owned(),
+                _ if it.key == KeyFileState::Differs => "does not match its key".to_owned(),
+                _ if it.key == KeyFileState::Unfinished => "renewal was cut off".to_owned(),
                 _ => output::count(usize::try_from(days).unwrap_or(0), "day"),
             };
             // Seconds are enough for a day.
@@ -272,25 +272,25 @@ mod tests {
         (folder, context)
     }
 
-    fn new(dry_run: bool) -> Init {
-        Init {
+    fn new(dry_run: bool) -> TlsInitArgs {
+        TlsInitArgs {
             router: vec!["ledger.example".to_owned()],
             node: Vec::new(),
             authority_days: AUTHORITY_DAYS,
             validity: Validity { days: 10 },
             dry_run,
-            folder: Folder { dir: None },
+            folder: TlsFolderArgs { dir: None },
         }
     }
 
-    fn renewal(name: &[&str], within_days: u32, dry_run: bool) -> Renew {
-        Renew {
+    fn renewal(name: &[&str], within_days: u32, dry_run: bool) -> TlsRenewArgs {
+        TlsRenewArgs {
             name: name.iter().map(|name| (*name).to_owned()).collect(),
             within_days,
             all: false,
             validity: Validity { days: 90 },
             dry_run,
-            folder: Folder { dir: None },
+            folder: TlsFolderArgs { dir: None },
         }
     }
 
@@ -306,14 +306,17 @@ mod tests {
         let keys = fs::read_to_string(folder.join("node.key")).unwrap()
             + &fs::read_to_string(folder.join("https.key")).unwrap();
         fs::write(folder.join("node.key"), keys).unwrap();
-        assert_eq!((key("https"), key("node"), key("ca")), (KeyFile::Differs, KeyFile::Unfinished, KeyFile::Matches));
-        let show = || show(&Show { folder: Folder { dir: None } }, &context).unwrap();
+        assert_eq!(
+            (key("https"), key("node"), key("ca")),
+            (KeyFileState::Differs, KeyFileState::Unfinished, KeyFileState::Matches)
+        );
+        let show = || show(&TlsShowArgs { folder: TlsFolderArgs { dir: None } }, &context).unwrap();
         assert_eq!(show(), exit::violation());
 
         let (router, node) =
             (fs::read(folder.join("router.pem")).unwrap(), fs::read(folder.join("node.pem")).unwrap());
         renew(renewal(&[], 5, false), &context).unwrap();
-        assert_eq!((key("https"), key("node")), (KeyFile::Matches, KeyFile::Matches));
+        assert_eq!((key("https"), key("node")), (KeyFileState::Matches, KeyFileState::Matches));
         assert_eq!(show(), ExitCode::SUCCESS);
         assert_eq!(fs::read(folder.join("router.pem")).unwrap(), router, "what matches its key stays");
         assert_ne!(fs::read(folder.join("node.pem")).unwrap(), node);

@@ -9,18 +9,18 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
-    context::{Context, History, OwnedId, PublicAddress},
+    context::{Context, HistoryArgs, OwnedId, PublicAddress},
     exit::OutcomeUnknown,
-    http_client::{NotSent, Problem},
+    http_client::{ApiProblem, NotSent},
     output::{self, JsonObject},
 };
 
 #[derive(clap::Subcommand)]
-pub enum Command {
+pub enum TransferCommand {
     /// Show a transfer, and where it is cross-shard, its steps
     Show(OwnedId),
     /// List an account's transfers, newest first
-    List(History),
+    List(HistoryArgs),
     /// Pay one amount from one account to another
     Create(CreateArgs),
 }
@@ -62,7 +62,7 @@ pub struct CreateArgs {
 
 /// The request.
 #[derive(Serialize)]
-struct Order {
+struct TransferBody {
     id: Uuid,
     debit: String,
     credit: String,
@@ -83,11 +83,11 @@ enum Reading {
 
 const COLUMNS: [&str; 7] = ["id", "status", "debit", "credit", "amount", "asset", "created_at"];
 
-pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(command: TransferCommand, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Show(id) => show(id, context).await?,
-        Command::List(history) => history.print("/v1/transfers", COLUMNS, context).await?,
-        Command::Create(args) => return create(args, context).await,
+        TransferCommand::Show(id) => show(id, context).await?,
+        TransferCommand::List(history) => history.print("/v1/transfers", COLUMNS, context).await?,
+        TransferCommand::Create(args) => return create(args, context).await,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -119,7 +119,7 @@ async fn create(args: CreateArgs, context: &Context) -> anyhow::Result<ExitCode>
         }
     }
     let CreateArgs { debit, credit, amount, asset, dry_run, .. } = args;
-    let body = serde_json::to_vec(&Order { id, debit, credit, amount, asset, metadata })?;
+    let body = serde_json::to_vec(&TransferBody { id, debit, credit, amount, asset, metadata })?;
     output::note(&format!("--id {id}"));
 
     let path = if dry_run { "/v1/transfers?dry_run=true" } else { "/v1/transfers" };
@@ -170,7 +170,7 @@ impl Reading {
             Ok(transfer) => reading(transfer),
             Err(error) => Self::Unknown(format!("the answer cannot be read: {error}")),
         };
-        match (status, serde_json::from_slice::<Problem>(body)) {
+        match (status, serde_json::from_slice::<ApiProblem>(body)) {
             (StatusCode::ACCEPTED, _) => parsed(Self::Pending),
             (status, _) if status.is_success() => parsed(Self::Posted),
             (_, Ok(problem)) if problem.executed == Some(false.into()) => Self::Refused(problem.into()),

@@ -19,11 +19,11 @@ use crate::{
     authority::{self, AUTHORITY},
     cluster::{
         Description, Layout,
-        description::{Found, Replication},
+        description::{FoundDescription, Replication},
         failover,
         files::{self, Lock},
         member::Member,
-        place::Place,
+        place::FolderPlace,
         ports,
         postgres::{
             home::Home,
@@ -41,7 +41,7 @@ use crate::{
 };
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct UpArgs {
     /// Shards of a new cluster [default: 4]
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=64))]
     shards: Option<u16>,
@@ -89,7 +89,7 @@ pub struct PostgresArgs {
     pub pg_source: Source,
 }
 
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(args: UpArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let layout = Layout::create(&context.data_dir)?;
     let lock = super::alone(&layout).await?;
     let (policy, foreground) = (RestartPolicy::of(args.no_restart), args.foreground);
@@ -130,7 +130,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     }
 }
 
-impl Args {
+impl UpArgs {
     fn request(self) -> anyhow::Result<Request> {
         let bin_dir = match self.bin_dir {
             Some(folder) => folder.canonicalize().with_context(|| format!("no folder {}", folder.display()))?,
@@ -151,8 +151,8 @@ impl Args {
 }
 
 /// Refuses a folder that was moved while its processes ran: they have the former paths.
-fn refuse_moved_while_running(layout: &Layout, found: &Found) -> anyhow::Result<()> {
-    let Place::Moved { from } = &found.place else { return Ok(()) };
+fn refuse_moved_while_running(layout: &Layout, found: &FoundDescription) -> anyhow::Result<()> {
+    let FolderPlace::Moved { from } = &found.place else { return Ok(()) };
     let table = ProcessTable::read()?;
     let members = found.place.former().map(|former| Member::all(&former, &found.description)).unwrap_or_default();
     let running = members.iter().any(|member| member.running(&table).is_some());

@@ -12,7 +12,7 @@ use telemetry::clock;
 use tonic::transport::{Channel, Endpoint};
 use wire::{convert, fact::Verdict as WireVerdict, shard_node_client::ShardNodeClient};
 
-use super::finding::Verdict;
+use super::finding::FindingVerdict;
 use crate::{context::Routers, http_client::HttpClient, output::items, trust};
 
 /// A working node answers in a small part of this time.
@@ -22,7 +22,7 @@ const CALLER: &str = "shardctl doctor";
 type Node = ShardNodeClient<Channel>;
 
 /// Asks every node and router once, all at the same time.
-pub async fn look(map: &ShardMap, source: &MapSource, routers: &Routers) -> Seen {
+pub async fn look(map: &ShardMap, source: &MapSource, routers: &Routers) -> ClusterSeen {
     let asked = join_all(routers.urls.iter().map(|url| ask_router(&routers.client, url)));
     let nodes = join_all(addresses(map).map(|(shard, url)| ask_node(map, shard, url)));
     let (routers, mut nodes) = tokio::join!(asked, nodes);
@@ -37,11 +37,11 @@ pub async fn look(map: &ShardMap, source: &MapSource, routers: &Routers) -> Seen
         }
     });
     join_all(positions).await;
-    Seen { map: map.clone(), source: source.clone(), nodes, routers }
+    ClusterSeen { map: map.clone(), source: source.clone(), nodes, routers }
 }
 
 /// Asks the nodes again which slots their shards own.
-pub async fn look_at_ownership(seen: &mut Seen) {
+pub async fn look_at_ownership(seen: &mut ClusterSeen) {
     let asked = seen.nodes.iter_mut().map(|node| async {
         if let Ok(answer) = &mut node.answer {
             answer.ownership = within(async { ownership(&mut connect(&node.url).await?).await }).await;
@@ -131,11 +131,11 @@ fn said(status: tonic::Status) -> String {
     trust::said(&status)
 }
 
-fn fact(fact: wire::Fact) -> (Verdict, Disagreement) {
+fn fact(fact: wire::Fact) -> (FindingVerdict, Disagreement) {
     let verdict = match fact.verdict() {
-        WireVerdict::Agrees => Verdict::Agrees,
-        WireVerdict::Warning => Verdict::Warning,
-        WireVerdict::Disagrees => Verdict::Disagrees,
+        WireVerdict::Agrees => FindingVerdict::Agrees,
+        WireVerdict::Warning => FindingVerdict::Warning,
+        WireVerdict::Disagrees => FindingVerdict::Disagrees,
     };
     (verdict, fact.fact.unwrap_or_default().into())
 }
@@ -199,7 +199,7 @@ impl fmt::Display for MapSource {
 
 /// One examination of a whole cluster.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct ClusterSeen {
     pub map: ShardMap,
     pub source: MapSource,
     /// Every node of every shard, in the order of the map.
@@ -224,7 +224,7 @@ pub struct NodeAnswer {
     /// The node's refusals of a caller that expects the map's cluster, shard and number.
     pub refused: Vec<Disagreement>,
     /// The facts that the node itself compares.
-    pub facts: Vec<(Verdict, Disagreement)>,
+    pub facts: Vec<(FindingVerdict, Disagreement)>,
     /// The marks that the node knew before any `mark` was read. Each shard must have come at least as far.
     pub marks: Marks,
     /// The shard's mark, read after the `marks` of every node.
@@ -299,7 +299,7 @@ pub struct Override {
     pub owner: String,
 }
 
-impl Seen {
+impl ClusterSeen {
     pub fn reached_anything(&self) -> bool {
         self.nodes.iter().any(|node| node.answer.is_ok()) || self.routers.iter().any(|router| router.answer.is_ok())
     }

@@ -6,7 +6,7 @@ use anyhow::{Context, bail, ensure};
 use ledger::format_minor;
 use serde::Deserialize;
 
-use super::{balances::Payer, sender::Sender};
+use super::{balances::Payer, sender::BatchSender};
 use crate::http_client::encoded;
 
 /// An account as a router shows it.
@@ -21,7 +21,7 @@ pub struct PayerAccount {
 }
 
 /// Reads the accounts named by `--from`.
-pub async fn read(sender: &Sender, from: &[String]) -> anyhow::Result<Vec<PayerAccount>> {
+pub async fn read(sender: &BatchSender, from: &[String]) -> anyhow::Result<Vec<PayerAccount>> {
     let mut payers = Vec::new();
     for account in from {
         let shown = sender.get(&format!("/v1/accounts/{}", encoded(account))).await?;

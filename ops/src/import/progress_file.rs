@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fs, io::ErrorKind, path::PathBuf};
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::{Counts, rows::Place};
+use super::{RowCounts, rows::FilePlace};
 use crate::cluster::files::{self, Audience};
 
 const FORMAT: u32 = 1;
@@ -38,10 +38,10 @@ pub struct Progress {
     pub identity: Identity,
     pub finished: bool,
     /// Every row before it is confirmed or rejected. `None`: no row is.
-    pub next: Option<Place>,
+    pub next: Option<FilePlace>,
     /// Bytes of the file of rejected rows at that place.
     pub rejected_bytes: u64,
-    pub counts: Counts,
+    pub counts: RowCounts,
     /// Minor units paid, by asset.
     pub paid: BTreeMap<String, i64>,
     /// Minor units that earlier runs had paid under the same name: the payers have that much less.
@@ -60,7 +60,7 @@ impl Progress {
             finished: false,
             next: None,
             rejected_bytes: 0,
-            counts: Counts::default(),
+            counts: RowCounts::default(),
             paid: BTreeMap::new(),
             paid_before: BTreeMap::new(),
             witness: None,
@@ -135,7 +135,7 @@ mod tests {
 
     fn interrupted() -> Progress {
         Progress {
-            next: Some(Place { byte: 100, line: 5 }),
+            next: Some(FilePlace { byte: 100, line: 5 }),
             paid: BTreeMap::from([("USD".to_owned(), 40)]),
             paid_before: BTreeMap::from([("USD".to_owned(), 90)]),
             ..Progress::new(identity("june", "aa"))

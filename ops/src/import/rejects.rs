@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, ensure};
 use indicatif::ProgressBar;
 
-use super::rows::Row;
+use super::rows::CsvRow;
 use crate::output;
 
 /// Rows that are told on standard error.
@@ -50,7 +50,7 @@ impl Rejects {
     }
 
     /// Appends rows with their reasons.
-    pub fn add(&mut self, rows: &[(Row, String)], bar: &ProgressBar) -> anyhow::Result<()> {
+    pub fn add(&mut self, rows: &[(CsvRow, String)], bar: &ProgressBar) -> anyhow::Result<()> {
         for (row, reason) in rows {
             if self.shown < self.show {
                 bar.suspend(|| output::note(&format!("line {}: {reason}", row.line)));
@@ -117,8 +117,8 @@ fn reopen(path: &Path, bytes: u64) -> anyhow::Result<File> {
 mod tests {
     use super::*;
 
-    fn left_out(line: u64) -> Vec<(Row, String)> {
-        vec![(Row { line, ..Row::of(&[("id", "a,b"), ("asset", "USD")]) }, "no \"id\"".to_owned())]
+    fn left_out(line: u64) -> Vec<(CsvRow, String)> {
+        vec![(CsvRow { line, ..CsvRow::of(&[("id", "a,b"), ("asset", "USD")]) }, "no \"id\"".to_owned())]
     }
 
     #[test]

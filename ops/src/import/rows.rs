@@ -16,7 +16,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A place between two rows of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub struct FilePlace {
     /// Bytes before it.
     pub byte: u64,
     /// The line that begins here; the first line is 1.
@@ -25,7 +25,7 @@ pub struct Place {
 
 /// One row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
+pub struct CsvRow {
     /// The line on which it begins.
     pub line: u64,
     /// The values in the order of the header's columns, or as many as there are.
@@ -42,19 +42,19 @@ type Names = std::sync::Arc<[String]>;
 pub struct RowReader<R> {
     input: R,
     names: Names,
-    next: Place,
+    next: FilePlace,
     parser: csv_core::Reader,
     block: Vec<u8>,
 }
 
-impl Row {
+impl CsvRow {
     /// The value of a column, without blanks around it. Empty where the file does not have the column.
     pub fn get(&self, column: &str) -> &str {
         let place = self.names.iter().position(|name| name == column);
         place.and_then(|place| self.values.get(place)).map_or("", |value| value.trim_matches([' ', '\t']))
     }
 
-    /// [`Row::get`], and `None` for an empty value.
+    /// [`CsvRow::get`], and `None` for an empty value.
     pub fn given(&self, column: &str) -> Option<&str> {
         Some(self.get(column)).filter(|value| !value.is_empty())
     }
@@ -74,7 +74,7 @@ impl<R: BufRead> RowReader<R> {
         let mut reader = Self {
             input,
             names: Names::default(),
-            next: Place { byte: 0, line: 1 },
+            next: FilePlace { byte: 0, line: 1 },
             parser: csv_core::Reader::new(),
             block: Vec::new(),
         };
@@ -101,12 +101,12 @@ impl<R: BufRead> RowReader<R> {
     }
 
     /// Where the next row begins.
-    pub fn place(&self) -> Place {
+    pub fn place(&self) -> FilePlace {
         self.next
     }
 
     /// Goes to a place of the same file, from the beginning of which `input` reads.
-    pub fn skip_to(&mut self, place: Place) -> anyhow::Result<()>
+    pub fn skip_to(&mut self, place: FilePlace) -> anyhow::Result<()>
     where
         R: std::io::Seek,
     {
@@ -116,8 +116,8 @@ impl<R: BufRead> RowReader<R> {
     }
 
     /// The next row; blank lines are passed over. An error is one of reading the file: a row that is malformed has a
-    /// [`Row::fault`].
-    pub fn next_row(&mut self) -> anyhow::Result<Option<Row>> {
+    /// [`CsvRow::fault`].
+    pub fn next_row(&mut self) -> anyhow::Result<Option<CsvRow>> {
         loop {
             let begin = self.next;
             let closed = self.read_block()?;
@@ -130,7 +130,7 @@ impl<R: BufRead> RowReader<R> {
             let last_line = self.next.line - 1;
             let (values, fault) = if closed { self.split() } else { (self.as_text(), Some(unclosed(last_line))) };
             let fault = fault.or_else(|| self.count_fault(values.len(), begin.line, last_line));
-            return Ok(Some(Row { line: begin.line, values, fault, names: self.names.clone() }));
+            return Ok(Some(CsvRow { line: begin.line, values, fault, names: self.names.clone() }));
         }
     }
 

@@ -9,11 +9,11 @@ use indicatif::ProgressBar;
 use tokio::time::Instant;
 
 use super::{
-    Counts, Kind,
+    Kind, RowCounts,
     progress_file::{Progress, ProgressFile, Witness},
     rejects::Rejects,
-    rows::{Place, Row, RowReader},
-    sender::{Fate, Sender},
+    rows::{CsvRow, FilePlace, RowReader},
+    sender::{BatchSender, ItemFate},
     survey::SourceFile,
 };
 use crate::{http_client::encoded, output};
@@ -36,21 +36,21 @@ pub struct Pace {
 struct Batch<I> {
     items: Vec<I>,
     /// The row of each item.
-    rows: Vec<Row>,
-    left_out: Vec<(Row, String)>,
+    rows: Vec<CsvRow>,
+    left_out: Vec<(CsvRow, String)>,
     empty: u64,
-    end: Place,
+    end: FilePlace,
 }
 
 /// A batch whose outcome is certain.
 struct Settled {
-    counts: Counts,
-    left_out: Vec<(Row, String)>,
+    counts: RowCounts,
+    left_out: Vec<(CsvRow, String)>,
     /// Minor units by asset.
     paid: BTreeMap<String, i64>,
     /// An account of a confirmed item.
     confirmed: Option<String>,
-    end: Place,
+    end: FilePlace,
 }
 
 /// The batches of a file.
@@ -67,7 +67,7 @@ pub async fn send<K: Kind>(
     kind: &K,
     file: &SourceFile,
     total: u64,
-    sender: &Sender,
+    sender: &BatchSender,
     pace: Pace,
     mut progress: Progress,
 ) -> anyhow::Result<(Progress, Rejects)> {
@@ -109,9 +109,9 @@ pub async fn send<K: Kind>(
 }
 
 /// Checks every row as [`send`] does, and sends none. Rows that would be left out are told on standard error.
-pub fn check<K: Kind>(kind: &K, file: &SourceFile, pace: Pace) -> anyhow::Result<Counts> {
+pub fn check<K: Kind>(kind: &K, file: &SourceFile, pace: Pace) -> anyhow::Result<RowCounts> {
     let mut rejects = Rejects::shown_only();
-    let mut counts = Counts::default();
+    let mut counts = RowCounts::default();
     for batch in (Batches { reader: file.rows::<K>()?, kind, rows: pace.batch, ended: false }) {
         let batch = batch?;
         counts.add(&batch.counts());
@@ -121,16 +121,16 @@ pub fn check<K: Kind>(kind: &K, file: &SourceFile, pace: Pace) -> anyhow::Result
     Ok(counts)
 }
 
-async fn settle<K: Kind>(kind: &K, sender: &Sender, mut batch: Batch<K::Item>) -> anyhow::Result<Settled> {
+async fn settle<K: Kind>(kind: &K, sender: &BatchSender, mut batch: Batch<K::Item>) -> anyhow::Result<Settled> {
     let mut counts = batch.counts();
     let fates = sender.settle(kind, &mut batch.items).await?;
     let mut paid = BTreeMap::<String, i64>::new();
     let mut confirmed = None;
     for ((item, row), fate) in batch.items.iter().zip(batch.rows).zip(fates) {
         match fate {
-            Fate::Done => counts.done += 1,
-            Fate::Replayed => counts.replayed += 1,
-            Fate::Refused(reason) => {
+            ItemFate::Done => counts.done += 1,
+            ItemFate::Replayed => counts.replayed += 1,
+            ItemFate::Refused(reason) => {
                 counts.rejected += 1;
                 batch.left_out.push((row, reason));
                 continue;
@@ -148,7 +148,7 @@ async fn settle<K: Kind>(kind: &K, sender: &Sender, mut batch: Batch<K::Item>) -
 /// Takes the outcome of the next batch of the file.
 async fn advance(
     settled: Settled,
-    sender: &Sender,
+    sender: &BatchSender,
     progress: &mut Progress,
     rejects: &mut Rejects,
     bar: &ProgressBar,
@@ -168,7 +168,7 @@ async fn advance(
 }
 
 /// The account as a witness of the ledger that has it.
-pub async fn witness(sender: &Sender, account: &str) -> anyhow::Result<Option<Witness>> {
+pub async fn witness(sender: &BatchSender, account: &str) -> anyhow::Result<Option<Witness>> {
     let shown = sender.get(&format!("/v1/accounts/{}", encoded(account))).await?;
     let created_at = shown.and_then(|shown| shown["created_at"].as_str().map(str::to_owned));
     Ok(created_at.map(|created_at| Witness { account: account.to_owned(), created_at }))
@@ -180,7 +180,7 @@ fn add(sums: &mut BTreeMap<String, i64>, asset: &str, minor: i64) -> anyhow::Res
     Ok(())
 }
 
-impl Counts {
+impl RowCounts {
     pub fn add(&mut self, other: &Self) {
         self.rows += other.rows;
         self.done += other.done;
@@ -192,10 +192,10 @@ impl Counts {
 
 impl<I> Batch<I> {
     /// What is known before it is sent.
-    fn counts(&self) -> Counts {
+    fn counts(&self) -> RowCounts {
         let rejected = self.left_out.len() as u64;
         let rows = self.rows.len() as u64 + self.empty + rejected;
-        Counts { rows, empty: self.empty, rejected, ..Counts::default() }
+        RowCounts { rows, empty: self.empty, rejected, ..RowCounts::default() }
     }
 }
 

@@ -11,10 +11,10 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::{Kind, Verdict};
+use super::{ItemVerdict, Kind};
 use crate::{
     exit::Unreachable,
-    http_client::{HttpClient, Problem},
+    http_client::{BatchAnswer, HttpClient, ItemAnswer, problem_of},
 };
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -30,7 +30,7 @@ const UNCERTAIN: [&str; 7] = [
     "internal",
 ];
 
-pub struct Sender {
+pub struct BatchSender {
     client: HttpClient,
     /// Any of these will do.
     routers: Vec<String>,
@@ -40,31 +40,14 @@ pub struct Sender {
     patience: Duration,
 }
 
-/// One item's result, of an account or of a transfer.
-#[derive(Debug, Deserialize)]
-pub struct ItemAnswer {
-    pub status: Option<String>,
-    #[serde(default)]
-    pub replayed: bool,
-    pub code: Option<String>,
-    pub field: Option<String>,
-    pub side: Option<String>,
-    pub detail: Option<String>,
-}
-
 /// What became of an item.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fate {
+pub enum ItemFate {
     Done,
     /// Done by an earlier run or request.
     Replayed,
     /// Not done, with the reason.
     Refused(String),
-}
-
-#[derive(Debug, Deserialize)]
-struct BatchAnswer {
-    results: Vec<ItemAnswer>,
 }
 
 /// A problem about the request as a whole, with the places that are malformed.
@@ -90,33 +73,23 @@ enum Attempt {
 }
 
 impl ItemAnswer {
-    /// The verdict on an item that is neither confirmed nor refused in the kind's own words.
-    pub fn not_confirmed(&self) -> Verdict {
+    /// The verdict on an item that is not confirmed and whose code the kind of import does not treat in its own way.
+    pub fn not_confirmed(&self) -> ItemVerdict {
         match self.code.as_deref() {
             Some(code) if !UNCERTAIN.contains(&code) => {
                 let side = self.side.as_deref().map_or(String::new(), |side| format!(" ({side} account)"));
                 let detail = self.detail.as_deref().map_or(String::new(), |detail| format!(": {detail}"));
-                Verdict::Refused(format!("{code}{side}{detail}"))
+                ItemVerdict::Refused(format!("{code}{side}{detail}"))
             }
-            _ => Verdict::Uncertain,
+            _ => ItemVerdict::Uncertain,
         }
     }
 }
 
-impl Sender {
-    /// Finds the routers that answer at all: a wrong address is worth telling at once.
+impl BatchSender {
+    /// Keeps the routers that answer.
     pub async fn connect(client: HttpClient, urls: &[String], patience: Duration) -> anyhow::Result<Self> {
-        let mut routers = Vec::new();
-        let mut unreachable = anyhow!("no router is named");
-        for url in urls {
-            match client.send(Method::GET, &format!("{url}/v1/accounts?limit=1"), Bytes::new()).await {
-                Ok(_) => routers.push(url.clone()),
-                Err(error) => unreachable = error,
-            }
-        }
-        if routers.is_empty() {
-            return Err(unreachable);
-        }
+        let routers = client.reachable_routers(urls, "/v1/accounts?limit=1").await?;
         Ok(Self { client, routers, current: AtomicUsize::new(0), patience })
     }
 
@@ -143,8 +116,8 @@ impl Sender {
     }
 
     /// Sends the items until the fate of each is certain. The fates are in the order of the items.
-    pub async fn settle<K: Kind>(&self, kind: &K, items: &mut [K::Item]) -> anyhow::Result<Vec<Fate>> {
-        let mut fates: Vec<Option<Fate>> = items.iter().map(|_| None).collect();
+    pub async fn settle<K: Kind>(&self, kind: &K, items: &mut [K::Item]) -> anyhow::Result<Vec<ItemFate>> {
+        let mut fates: Vec<Option<ItemFate>> = items.iter().map(|_| None).collect();
         // What this run may have done itself is not a replay when it is sent again.
         let mut own = vec![false; items.len()];
         let (mut since, mut pause) = (Instant::now(), FIRST_PAUSE);
@@ -167,23 +140,23 @@ impl Sender {
                     );
                     for (index, answer) in open.iter().copied().zip(&results) {
                         match kind.verdict(&mut items[index], answer) {
-                            Verdict::Confirmed { replayed: true } if !own[index] => {
-                                fates[index] = Some(Fate::Replayed)
+                            ItemVerdict::Confirmed { replayed: true } if !own[index] => {
+                                fates[index] = Some(ItemFate::Replayed)
                             }
-                            Verdict::Confirmed { .. } => fates[index] = Some(Fate::Done),
-                            Verdict::Refused(why) => fates[index] = Some(Fate::Refused(why)),
-                            Verdict::Uncertain => {
+                            ItemVerdict::Confirmed { .. } => fates[index] = Some(ItemFate::Done),
+                            ItemVerdict::Refused(why) => fates[index] = Some(ItemFate::Refused(why)),
+                            ItemVerdict::Uncertain => {
                                 own[index] = true;
                                 reason = Some(anyhow!("{}", answer.code.as_deref().unwrap_or("pending")));
                             }
-                            Verdict::Next => is_next = true,
+                            ItemVerdict::Next => is_next = true,
                         }
                     }
                 }
                 Attempt::Malformed(malformed) => {
                     for (place, why) in malformed {
                         let index = open.get(place).context("the router names an item that was not sent")?;
-                        fates[*index] = Some(Fate::Refused(why));
+                        fates[*index] = Some(ItemFate::Refused(why));
                     }
                 }
                 Attempt::Nothing(error) => {
@@ -273,13 +246,6 @@ fn malformed_items(member: &str, problem: &[u8]) -> Vec<(usize, String)> {
     items
 }
 
-fn problem_of(url: &str, status: StatusCode, body: &[u8]) -> anyhow::Error {
-    match serde_json::from_slice::<Problem>(body) {
-        Ok(problem) => problem.into(),
-        Err(_) => anyhow!("{url} answered {status}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -309,9 +275,10 @@ mod tests {
     #[test]
     fn a_code_that_is_not_known_to_be_uncertain_is_a_refusal() {
         let refused: ItemAnswer =
-            serde_json::from_str(r#"{"status":"failed","code":"account_not_found","side":"debit"}"#).unwrap();
-        assert_eq!(refused.not_confirmed(), Verdict::Refused("account_not_found (debit account)".to_owned()));
-        let pending: ItemAnswer = serde_json::from_str(r#"{"status":"pending"}"#).unwrap();
-        assert_eq!(pending.not_confirmed(), Verdict::Uncertain);
+            serde_json::from_str(r#"{"id":"1","status":"failed","code":"account_not_found","side":"debit"}"#)
+                .unwrap();
+        assert_eq!(refused.not_confirmed(), ItemVerdict::Refused("account_not_found (debit account)".to_owned()));
+        let pending: ItemAnswer = serde_json::from_str(r#"{"id":"1","status":"pending"}"#).unwrap();
+        assert_eq!(pending.not_confirmed(), ItemVerdict::Uncertain);
     }
 }

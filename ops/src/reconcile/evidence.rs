@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 use telemetry::clock::format_rfc3339;
 use uuid::Uuid;
 
-use super::{CREDITED_KIND, Judgement, Loss, LostTransfer, Report, SETTLED, Side, Terms};
+use super::{CREDITED_KIND, Judgement, Loss, LostTransfer, ReconcileReport, SETTLED, Side, Terms};
 use crate::verify::{Target, databases};
 
 /// How much earlier than the last booking that is left, by the clocks of other shards, evidence may be dated. Nodes date their
@@ -129,7 +129,7 @@ fn missing(implied: &[Implied<'_>], scales: &BTreeMap<String, u32>) -> anyhow::R
 ///
 /// # Errors
 /// A database does not answer or is not the one of its shard, or slots move meanwhile.
-pub async fn reconcile(targets: &[Target]) -> anyhow::Result<Report> {
+pub async fn reconcile(targets: &[Target]) -> anyhow::Result<ReconcileReport> {
     let numbers = databases::check_identities(targets).await?;
     let mut connections = databases::connect_all(targets).await?;
     let compared = compare(targets, &numbers, &mut connections).await;
@@ -137,7 +137,11 @@ pub async fn reconcile(targets: &[Target]) -> anyhow::Result<Report> {
     compared
 }
 
-async fn compare(targets: &[Target], numbers: &[u16], connections: &mut [PgConnection]) -> anyhow::Result<Report> {
+async fn compare(
+    targets: &[Target],
+    numbers: &[u16],
+    connections: &mut [PgConnection],
+) -> anyhow::Result<ReconcileReport> {
     let owned = databases::on_each(targets, connections, OwnedSlots::load).await?;
     let mut losses = Vec::new();
     for ((target, number), connection) in targets.iter().zip(numbers).zip(&mut *connections) {
@@ -147,7 +151,7 @@ async fn compare(targets: &[Target], numbers: &[u16], connections: &mut [PgConne
     losses.sort_by(|one, other| one.accepted_at.cmp(&other.accepted_at));
     // Without a loss, no evidence is looked for: that is what `verify` does.
     let Some(since_us) = losses.iter().map(|loss| loss.last_left_us - CLOCK_MARGIN_US).min() else {
-        return Ok(Report { losses, transfers: Vec::new() });
+        return Ok(ReconcileReport { losses, transfers: Vec::new() });
     };
     let lossy: BTreeSet<&str> = losses.iter().map(|loss| loss.shard.as_str()).collect();
     let evidence =
@@ -190,7 +194,7 @@ async fn compare(targets: &[Target], numbers: &[u16], connections: &mut [PgConne
     let transfers = missing(&implied, &scales)?;
     let after = databases::on_each(targets, connections, OwnedSlots::load).await?;
     anyhow::ensure!(owned == after, "slots moved while the shards were read: run it again when no move cuts over");
-    Ok(Report { losses, transfers })
+    Ok(ReconcileReport { losses, transfers })
 }
 
 /// Whether the shard of the evidence answers for it, and the other shard for the other side. A move leaves copies of bookings behind,
@@ -381,7 +385,7 @@ mod tests {
     #[test]
     fn a_report_can_be_limited_to_one_shard() {
         let loss = Loss::of("s0", &acceptance(100, 130, "accepted with a loss"), 0).unwrap();
-        let report = Report { losses: vec![loss], transfers: Vec::new() };
+        let report = ReconcileReport { losses: vec![loss], transfers: Vec::new() };
         assert!(report.has_findings() && report.clone().of_shard("s0").has_findings());
         assert!(!report.of_shard("s1").has_findings());
     }

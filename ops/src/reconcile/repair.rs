@@ -26,7 +26,7 @@ use wire::{
     shard_node_client::ShardNodeClient,
 };
 
-use super::{LostTransfer, Report, Side, Terms};
+use super::{LostTransfer, ReconcileReport, Side, Terms};
 use crate::{
     exit::Unreachable,
     resharding,
@@ -58,7 +58,7 @@ pub enum Repair {
 ///
 /// # Errors
 /// When a database or the node of a shard cannot be reached. Transfers may have been repaired before; a repetition finds them whole.
-pub async fn repair(targets: &[Target], report: &mut Report, dry_run: bool) -> anyhow::Result<()> {
+pub async fn repair(targets: &[Target], report: &mut ReconcileReport, dry_run: bool) -> anyhow::Result<()> {
     if report.transfers.is_empty() {
         return Ok(());
     }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::bank::{Date, Partner, Transaction};
 
 #[derive(Debug)]
-pub struct Plan {
+pub struct ReplayPlan {
     /// The accounts money comes from and goes to; they may go negative without limit.
     pub partners: Vec<Partner>,
     pub customers: Vec<Customer>,
@@ -66,7 +66,7 @@ pub fn account_id(account: u64) -> String {
 }
 
 /// Works out the plan from the file's rows.
-pub fn plan(rows: Vec<Transaction>) -> Plan {
+pub fn plan(rows: Vec<Transaction>) -> ReplayPlan {
     let mut by_account: BTreeMap<u64, BTreeMap<Date, Vec<Transaction>>> = BTreeMap::new();
     let mut partners: Vec<Partner> = rows.iter().map(|row| row.partner.clone()).collect();
     partners.sort_unstable();
@@ -86,7 +86,7 @@ pub fn plan(rows: Vec<Transaction>) -> Plan {
         customers.push(customer);
     }
     placed.sort_by_key(|(place, row)| (*place, row.id));
-    Plan { partners, customers, transactions: placed.into_iter().map(|(_, row)| row).collect() }
+    ReplayPlan { partners, customers, transactions: placed.into_iter().map(|(_, row)| row).collect() }
 }
 
 impl Customer {
@@ -185,12 +185,12 @@ pub fn order(opening: i64, rows: &[Transaction]) -> Day {
 
 /// The longest order of `candidates` whose balances chain from `opening`.
 fn longest_chain(opening: i64, rows: &[Transaction], candidates: &[usize]) -> Vec<usize> {
-    let mut search = Search { rows, left: candidates.to_vec(), path: Vec::new(), longest: Vec::new(), steps: 0 };
+    let mut search = ChainSearch { rows, left: candidates.to_vec(), path: Vec::new(), longest: Vec::new(), steps: 0 };
     search.extend(opening);
     search.longest
 }
 
-struct Search<'a> {
+struct ChainSearch<'a> {
     rows: &'a [Transaction],
     left: Vec<usize>,
     path: Vec<usize>,
@@ -198,7 +198,7 @@ struct Search<'a> {
     steps: usize,
 }
 
-impl Search<'_> {
+impl ChainSearch<'_> {
     /// Depth first; true once every row has its place.
     fn extend(&mut self, balance: i64) -> bool {
         self.steps += 1;

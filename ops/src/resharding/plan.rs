@@ -17,7 +17,7 @@ const TOLERANCE: f64 = 0.02;
 
 /// Moves to be applied, at once where [`wave`] allows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Plan {
+pub struct MovePlan {
     pub cluster: ClusterId,
     /// The version of the map that the plan was made with.
     pub map_version: u64,
@@ -136,7 +136,7 @@ impl Weights {
 ///
 /// # Errors
 /// When the goal is reached already, or cannot be.
-pub fn decide(nodes: &Nodes, owners: &Owners, weights: &Weights, goal: &Goal) -> anyhow::Result<Plan> {
+pub fn decide(nodes: &Nodes, owners: &Owners, weights: &Weights, goal: &Goal) -> anyhow::Result<MovePlan> {
     let shards: Vec<String> = nodes.map.shards.iter().map(|shard| shard.id.clone()).collect();
     let pairs = match goal {
         Goal::Slots(slots, to) => {
@@ -154,7 +154,7 @@ pub fn decide(nodes: &Nodes, owners: &Owners, weights: &Weights, goal: &Goal) ->
         Goal::Balance => balanced(owners, weights, &shards),
     };
     let moves = pairs.into_iter().map(|((from, to), slots)| weights.planned(&from, &to, slots));
-    let plan = Plan { cluster: nodes.map.cluster, map_version: nodes.map.version, moves: moves.collect() };
+    let plan = MovePlan { cluster: nodes.map.cluster, map_version: nodes.map.version, moves: moves.collect() };
     ensure!(!plan.moves.is_empty(), "there is nothing to move: {}", goal.reached());
     Ok(plan)
 }
@@ -268,7 +268,7 @@ pub fn estimated_rate(moves: &[MoveView]) -> f64 {
 }
 
 /// The seconds of all copies. Moves of one wave run at once.
-pub fn estimated_seconds(plan: &Plan, rate: f64) -> f64 {
+pub fn estimated_seconds(plan: &MovePlan, rate: f64) -> f64 {
     let mut waiting: Vec<&PlannedMove> = plan.moves.iter().collect();
     let mut seconds = 0.0;
     while !waiting.is_empty() {
@@ -283,7 +283,7 @@ pub fn estimated_seconds(plan: &Plan, rate: f64) -> f64 {
 ///
 /// # Errors
 /// When the plan names slots that do not exist.
-pub fn blockers(plan: &Plan, moves: &[MoveView]) -> anyhow::Result<Vec<String>> {
+pub fn blockers(plan: &MovePlan, moves: &[MoveView]) -> anyhow::Result<Vec<String>> {
     let mut blockers = Vec::new();
     for open in moves.iter().filter(|it| it.is_open()) {
         let slots: Vec<shard_map::SlotRange> = open.slots.iter().filter_map(|range| range.parse().ok()).collect();
@@ -392,8 +392,9 @@ mod tests {
         let planned = |from: &str, to: &str| Weights::of(&BTreeMap::new()).planned(from, to, []);
         let (a, b, c) = (planned("s0", "s4"), planned("s1", "s4"), planned("s1", "s5"));
         assert_eq!(wave(&[&a, &b, &c]), [&a, &c]);
-        let text = toml::to_string(&Plan { cluster: ClusterId::generate(), map_version: 3, moves: vec![a] }).unwrap();
-        assert_eq!(toml::from_str::<Plan>(&text).unwrap().map_version, 3);
+        let text =
+            toml::to_string(&MovePlan { cluster: ClusterId::generate(), map_version: 3, moves: vec![a] }).unwrap();
+        assert_eq!(toml::from_str::<MovePlan>(&text).unwrap().map_version, 3);
     }
 
     fn planned(from: &str, to: &str, slots: &str, bytes: i64) -> PlannedMove {
@@ -422,7 +423,7 @@ mod tests {
     #[test]
     fn waves_follow_each_other_and_a_wave_takes_as_long_as_its_longest_copy() {
         let moves = vec![planned("s0", "s2", "1", 40), planned("s1", "s2", "2", 20), planned("s1", "s3", "3", 60)];
-        let plan = Plan { cluster: ClusterId::generate(), map_version: 1, moves };
+        let plan = MovePlan { cluster: ClusterId::generate(), map_version: 1, moves };
         assert!((estimated_seconds(&plan, 10.0) - 8.0).abs() < 1e-9);
         assert!((estimated_rate(&[view("s1", "s0", "finished")]) - 2e6).abs() < 1.0);
         assert!((estimated_rate(&[view("s1", "s0", "copying")]) - ASSUMED_RATE).abs() < 1.0);
@@ -430,7 +431,7 @@ mod tests {
 
     #[test]
     fn open_moves_of_the_same_shards_or_slots_are_in_the_way() {
-        let plan = |planned| Plan { cluster: ClusterId::generate(), map_version: 1, moves: vec![planned] };
+        let plan = |planned| MovePlan { cluster: ClusterId::generate(), map_version: 1, moves: vec![planned] };
         let of = |planned, view: MoveView| blockers(&plan(planned), &[view]).unwrap().len();
         assert_eq!(of(planned("s0", "s3", "100", 0), view("s1", "s0", "copying")), 1);
         assert_eq!(of(planned("s2", "s1", "100", 0), view("s1", "s0", "catching up")), 1);

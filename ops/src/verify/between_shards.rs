@@ -8,7 +8,7 @@ use shard_map::{SLOTS, ShardMap, SlotRange, merge_slots};
 use sqlx::{PgConnection, Row};
 
 use super::{
-    report::{Findings, Invariant},
+    report::{Invariant, Violations},
     sagas::ShardIndex,
 };
 
@@ -54,8 +54,8 @@ pub async fn read_known(connection: &mut PgConnection) -> sqlx::Result<Known> {
 
 /// Checks that every shard known to a checked shard was checked too. `shards` and `numbers` describe the checked
 /// shards, in the order of `known`.
-pub fn compare_known(shards: &[String], numbers: &[u16], known: &[Known]) -> Findings {
-    let mut findings = Findings::default();
+pub fn compare_known(shards: &[String], numbers: &[u16], known: &[Known]) -> Violations {
+    let mut findings = Violations::default();
     let maps = || known.iter().filter_map(|known| known.map.as_ref()?.as_ref().ok());
     let ids_by_number: BTreeMap<u16, &str> =
         maps().flat_map(|map| &map.shards).map(|shard| (shard.number, shard.id.as_str())).collect();
@@ -135,14 +135,14 @@ pub async fn read_ownership(connection: &mut PgConnection) -> sqlx::Result<Owned
 }
 
 /// Checks that every slot has exactly one owner.
-pub fn compare_ownership(shards: &[String], owned: &[Owned]) -> Findings {
+pub fn compare_ownership(shards: &[String], owned: &[Owned]) -> Violations {
     let mut owners: Vec<Vec<(ShardIndex, i64)>> = vec![Vec::new(); usize::from(SLOTS)];
     for (shard, owned) in owned.iter().enumerate() {
         for &(slot, epoch) in &owned.slots {
             owners[usize::from(slot)].push((shard, epoch));
         }
     }
-    let mut findings = Findings::default();
+    let mut findings = Violations::default();
     let mut unowned = Vec::new();
     for (slot, owners) in (0_u16..).zip(&owners) {
         match owners.as_slice() {
@@ -167,7 +167,7 @@ pub struct AccountSlots(BTreeMap<i32, AccountId>);
 
 impl AccountSlots {
     /// Takes in a row of `account`, which must be in the slot of its id.
-    pub fn take(&mut self, account: &Account, slot: i32, findings: &mut Findings) {
+    pub fn take(&mut self, account: &Account, slot: i32, findings: &mut Violations) {
         let id = &account.id;
         let computed = if id.is_system() { NO_SLOT } else { i32::from(shard_map::slot_of(id.as_str()).index()) };
         if computed != slot {
@@ -179,7 +179,7 @@ impl AccountSlots {
 
     /// Checks that the shard owns each of the slots, or owned it before a move. `known`: the slots that the shard knows
     /// of, read after the accounts.
-    pub fn compare(&self, known: &HashSet<i32>, findings: &mut Findings) {
+    pub fn compare(&self, known: &HashSet<i32>, findings: &mut Violations) {
         for (slot, id) in self.0.iter().filter(|(slot, _)| !known.contains(slot)) {
             findings.add(
                 Invariant::Owned,
@@ -205,8 +205,8 @@ pub type InTransit = BTreeMap<String, i128>;
 
 /// Checks that the shards' in-transit accounts cancel out. This holds if no saga is in progress and none moved while
 /// the positions were fixed.
-pub fn check_quiet(sums: &InTransit) -> Findings {
-    let mut findings = Findings::default();
+pub fn check_quiet(sums: &InTransit) -> Violations {
+    let mut findings = Violations::default();
     for (asset, sum) in sums.iter().filter(|(_, sum)| **sum != 0) {
         findings.add(
             Invariant::SagasUnderWay,
@@ -237,13 +237,13 @@ mod tests {
         let with_map = |version, shards| Known { map: Some(Ok(map(version, shards))), ..Known::default() };
         let known_by = |s0: Known| vec![s0, with_map(1, 2)];
         /// Subject and detail.
-        type Violations = &'static [(&'static str, &'static str)];
+        type SubjectsAndDetails = &'static [(&'static str, &'static str)];
         let removed = |shards| {
             let mut without = map(3, shards);
             without.removed = vec![shard_map::RemovedShard { id: "s7".to_owned(), number: 7 }];
             Known { map: Some(Ok(without)), ..Known::default() }
         };
-        let cases: [(&str, Vec<Known>, Violations); 8] = [
+        let cases: [(&str, Vec<Known>, SubjectsAndDetails); 8] = [
             (
                 "a removed shard",
                 vec![
@@ -293,7 +293,7 @@ mod tests {
             ),
         ];
         for (name, known, violations) in cases {
-            let mut expected = Findings::default();
+            let mut expected = Violations::default();
             violations.iter().for_each(|(subject, detail)| expected.add(Invariant::Owned, *subject, *detail));
             assert_eq!(compare_known(&["s0".to_owned(), "s1".to_owned()], &[0, 1], &known), expected, "{name}");
         }
@@ -306,14 +306,14 @@ mod tests {
     #[test]
     fn one_owner_for_each_slot_is_clean() {
         let shards = ["s0".to_owned(), "s1".to_owned()];
-        assert_eq!(compare_ownership(&shards, &[owned(0..100), owned(100..SLOTS)]), Findings::default());
+        assert_eq!(compare_ownership(&shards, &[owned(0..100), owned(100..SLOTS)]), Violations::default());
     }
 
     #[test]
     fn missing_slots_are_named_as_ranges_and_double_owners_by_name() {
         let shards = ["s0".to_owned(), "s1".to_owned()];
         let findings = compare_ownership(&shards, &[owned((0..100).chain([200])), owned(200..SLOTS)]);
-        let mut expected = Findings::default();
+        let mut expected = Violations::default();
         expected.add(Invariant::Owned, "slot 200", "owned by s0 at epoch 1 and s1 at epoch 1");
         expected.add(Invariant::Owned, "slots 100-199", "owned by no shard");
         assert_eq!(findings, expected);
@@ -344,7 +344,7 @@ mod tests {
             ("@in-transit:USD", NO_SLOT, slot, &[]),
             ("@in-transit:USD", 0, slot, &["@in-transit:USD"]),
         ] {
-            let (mut slots, mut findings) = (AccountSlots::default(), Findings::default());
+            let (mut slots, mut findings) = (AccountSlots::default(), Violations::default());
             slots.take(&account(name), stored, &mut findings);
             slots.compare(&HashSet::from([known]), &mut findings);
             assert_eq!(findings.subjects(), expected, "{name} in {stored}");
@@ -354,7 +354,7 @@ mod tests {
     #[test]
     fn what_is_left_in_transit_is_named_by_asset() {
         let sums = InTransit::from([("CZK".to_owned(), 0), ("USD".to_owned(), -5)]);
-        let mut expected = Findings::default();
+        let mut expected = Violations::default();
         expected.add(Invariant::SagasUnderWay, "USD", "no saga is in progress, yet -5 minor units are in transit");
         assert_eq!(check_quiet(&sums), expected);
     }

@@ -16,7 +16,7 @@ const PLACE: &str = "SELECT (SELECT system_identifier FROM pg_catalog.pg_control
 
 /// What a database says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Found {
+struct PlacedIdentity {
     identity: Option<(ClusterId, String, u16)>,
     /// PostgreSQL's system identifier and the OID of the database.
     place: (i64, i64),
@@ -33,14 +33,14 @@ pub async fn check_identities(targets: &[Target]) -> anyhow::Result<Vec<u16>> {
     Ok(found.into_iter().filter_map(|found| found.identity).map(|(.., number)| number).collect())
 }
 
-async fn look(target: &Target) -> anyhow::Result<Found> {
+async fn look(target: &Target) -> anyhow::Result<PlacedIdentity> {
     let mut opened = connect(target).await?;
     let found = read(&mut opened).await.map_err(|error| broken(&target.shard, error));
     close(opened).await;
     found
 }
 
-async fn read(connection: &mut PgConnection) -> sqlx::Result<Found> {
+async fn read(connection: &mut PgConnection) -> sqlx::Result<PlacedIdentity> {
     let identity = match record::read(&mut *connection).await? {
         Database::Uninitialised => None,
         Database::Shard(record) => {
@@ -48,15 +48,15 @@ async fn read(connection: &mut PgConnection) -> sqlx::Result<Found> {
             Some((identity.cluster, identity.shard, identity.number))
         }
     };
-    Ok(Found { identity, place: sqlx::query_as(PLACE).fetch_one(connection).await? })
+    Ok(PlacedIdentity { identity, place: sqlx::query_as(PLACE).fetch_one(connection).await? })
 }
 
-fn compare(targets: &[Target], found: &[Found]) -> Vec<String> {
+fn compare(targets: &[Target], found: &[PlacedIdentity]) -> Vec<String> {
     let mut faults = Vec::new();
     let mut places: HashMap<(i64, i64), &str> = HashMap::new();
     let mut numbers: HashMap<u16, &str> = HashMap::new();
     let mut cluster: Option<(&ClusterId, &str)> = None;
-    for (Target { shard, .. }, Found { identity, place }) in targets.iter().zip(found) {
+    for (Target { shard, .. }, PlacedIdentity { identity, place }) in targets.iter().zip(found) {
         if let Some(other) = places.insert(*place, shard) {
             faults.push(format!("the databases given for {other} and {shard} are one and the same"));
             continue;
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn each_target_with_a_wrong_database_is_named() {
         let (own, other) = (ClusterId::generate(), ClusterId::generate());
-        let found = |cluster: ClusterId, shard: &str, number: u16, place: i64| Found {
+        let found = |cluster: ClusterId, shard: &str, number: u16, place: i64| PlacedIdentity {
             identity: Some((cluster, shard.to_owned(), number)),
             place: (place, 5),
         };
@@ -180,7 +180,7 @@ mod tests {
             (found(other, "s1", 1, 2), clusters.as_str()),
             (found(own, "s1", 0, 2), "the databases of s0 and s1 both have shard number 0"),
             (
-                Found { identity: None, place: (2, 5) },
+                PlacedIdentity { identity: None, place: (2, 5) },
                 "the database given for s1 holds no shard: it was never initialised",
             ),
         ] {

@@ -14,17 +14,17 @@ pub struct Violation {
 
 /// The violations of each invariant. All are counted; the first ones are kept in full.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Findings {
-    by_invariant: BTreeMap<Invariant, Found>,
+pub struct Violations {
+    by_invariant: BTreeMap<Invariant, CountedViolations>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Found {
+struct CountedViolations {
     total: u64,
     examples: Vec<Violation>,
 }
 
-impl Findings {
+impl Violations {
     /// How many violations of each kind are kept in full.
     pub const EXAMPLES: usize = 20;
 
@@ -51,8 +51,8 @@ impl Findings {
 
 /// The result for a cluster.
 #[derive(Debug, Serialize)]
-pub struct Report {
-    pub verdict: Verdict,
+pub struct VerifyReport {
+    pub verdict: LedgerVerdict,
     pub elapsed_ms: u64,
     pub shards: Vec<ShardSize>,
     pub sagas: SagaCounts,
@@ -61,7 +61,7 @@ pub struct Report {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum LedgerVerdict {
     Clean,
     Violated,
 }
@@ -114,12 +114,12 @@ pub struct LocatedViolation {
 /// The shard column of violations between shards.
 pub const BETWEEN_SHARDS: &str = "-";
 
-impl Report {
+impl VerifyReport {
     pub fn new(
         elapsed_ms: u64,
         shards: Vec<ShardSize>,
         sagas: SagaCounts,
-        findings: Vec<(String, Findings)>,
+        findings: Vec<(String, Violations)>,
     ) -> Self {
         let mut invariants: Vec<InvariantReport> = Invariant::ALL
             .into_iter()
@@ -135,7 +135,7 @@ impl Report {
         }
         let violated = invariants.iter().any(|report| report.violations > 0);
         Self {
-            verdict: if violated { Verdict::Violated } else { Verdict::Clean },
+            verdict: if violated { LedgerVerdict::Violated } else { LedgerVerdict::Clean },
             elapsed_ms,
             shards,
             sagas,
@@ -144,7 +144,7 @@ impl Report {
     }
 
     pub fn is_clean(&self) -> bool {
-        self.verdict == Verdict::Clean
+        self.verdict == LedgerVerdict::Clean
     }
 }
 

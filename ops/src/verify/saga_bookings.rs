@@ -12,7 +12,7 @@ use twox_hash::XxHash3_64;
 
 use super::{
     between_shards::InTransit,
-    sagas::{Comparison, Reserve, ReserveState, SagaKey, ShardIndex, Verdict},
+    sagas::{Comparison, Reserve, ReserveState, SagaKey, SagaVerdict, ShardIndex},
 };
 
 /// The positions of one shard that the comparison depends on.
@@ -30,8 +30,8 @@ pub struct SagaBookings {
     cuts: Cuts,
     under_way: HashMap<SagaKey, Reserve>,
     finished: Vec<Reserve>,
-    early: Vec<Verdict>,
-    late: Vec<Verdict>,
+    early: Vec<SagaVerdict>,
+    late: Vec<SagaVerdict>,
     in_transit: InTransit,
 }
 
@@ -60,7 +60,7 @@ impl SagaBookings {
         if let BookingKind::Credited | BookingKind::Refused = booking.kind
             && let Some((key, content)) = identity(booking)
         {
-            let verdict = Verdict { key, content, credited: booking.kind == BookingKind::Credited };
+            let verdict = SagaVerdict { key, content, credited: booking.kind == BookingKind::Credited };
             let verdicts = if position <= self.cuts.early { &mut self.early } else { &mut self.late };
             verdicts.push(verdict);
         }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use telemetry::clock;
 
-use super::{CutOver, Phase, Plan, clients::ClientCounts};
+use super::{CutOver, Phase, ReshardPlan, clients::ClientCounts};
 use crate::{
     bench::{
         chart::{Chart, Series},
@@ -21,8 +21,8 @@ use crate::{
 const SHOWN: usize = 20;
 
 #[derive(Debug, Serialize)]
-pub struct Report {
-    pub plan: Plan,
+pub struct ReshardReport {
+    pub plan: ReshardPlan,
     pub measured_at: String,
     pub machine: Machine,
     pub peak_transfers_per_s: f64,
@@ -69,10 +69,10 @@ impl Waits {
     }
 }
 
-impl Report {
+impl ReshardReport {
     #[allow(clippy::too_many_arguments, reason = "each is a part of the report")]
     pub fn new(
-        plan: Plan,
+        plan: ReshardPlan,
         peak_transfers_per_s: f64,
         samples: &[Sample; 2],
         phases: Vec<Phase>,
@@ -213,7 +213,7 @@ fn figures(cut_overs: &[CutOver], failures: u64) -> Vec<Figure> {
     ]
 }
 
-impl crate::bench::Report for Report {
+impl crate::bench::ExperimentReport for ReshardReport {
     fn is_right(&self) -> bool {
         self.books_balance && self.failure_count == 0
     }
@@ -276,7 +276,7 @@ impl crate::bench::Report for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::Report as _;
+    use crate::bench::ExperimentReport as _;
 
     fn cut_over(seen: Option<f64>) -> CutOver {
         CutOver {
@@ -295,11 +295,11 @@ mod tests {
 
     #[test]
     fn the_pauses_make_a_distribution_and_failures_miss_the_bar() {
-        let plan = Plan { shards: 4, added: 4, accounts: 10, peak_seconds: 1, seed: 1 };
+        let plan = ReshardPlan { shards: 4, added: 4, accounts: 10, peak_seconds: 1, seed: 1 };
         let cut_overs = vec![cut_over(Some(40.0)), cut_over(None), cut_over(Some(20.0)), cut_over(Some(90.0))];
         let none = [Sample::default(), Sample::default()];
         let waits = vec![(10_000, 3), (90_000, 1)];
-        let report = Report::new(
+        let report = ReshardReport::new(
             plan.clone(),
             100.0,
             &none,
@@ -314,7 +314,7 @@ mod tests {
         assert_eq!(report.distribution()[5][1], "90.0");
         assert!(report.is_right() && report.page().contains("4 cut-overs"));
         let wrong = ClientCounts { failures: vec!["x".to_owned()], ..ClientCounts::default() };
-        let report = Report::new(plan.clone(), 100.0, &none, Vec::new(), cut_overs, Vec::new(), wrong, true);
+        let report = ReshardReport::new(plan.clone(), 100.0, &none, Vec::new(), cut_overs, Vec::new(), wrong, true);
         assert!(!report.is_right() && report.summary().contains("1 answers were wrong"));
     }
 }

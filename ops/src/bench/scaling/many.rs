@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::mock::{self, Counts};
+use super::mock::{self, CallCounts};
 use crate::{
     bench::{
         connection::Address,
@@ -136,7 +136,7 @@ impl MockNodes {
         Ok(Self { child, input, output, port })
     }
 
-    async fn counts(&mut self) -> anyhow::Result<Counts> {
+    async fn counts(&mut self) -> anyhow::Result<CallCounts> {
         self.input.write_all(b"\n").await?;
         let line = self.output.next_line().await?.context("the mock nodes ended")?;
         Ok(serde_json::from_str(&line)?)

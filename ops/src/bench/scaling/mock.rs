@@ -29,7 +29,7 @@ const ADDRESSES: u16 = 250;
 
 /// What the nodes were asked.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-pub struct Counts {
+pub struct CallCounts {
     pub calls: u64,
     pub operations: u64,
 }
@@ -49,13 +49,13 @@ pub fn address(number: u16, port: u16) -> SocketAddr {
 /// Serves until standard input ends. The first line of standard output is the port; each line of standard input is answered
 /// with the number of calls and operations so far.
 #[derive(clap::Args)]
-pub struct Args {
+pub struct MockNodesArgs {
     /// Shards to serve, each on a loopback address of its own
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     shards: u16,
 }
 
-pub async fn run(Args { shards }: Args) -> anyhow::Result<ExitCode> {
+pub async fn run(MockNodesArgs { shards }: MockNodesArgs) -> anyhow::Result<ExitCode> {
     let counters = Arc::new(Counters::default());
     let tasks = Tasks::new();
     let mut port = 0;
@@ -81,7 +81,7 @@ fn answer_counts(port: u16, counters: &Counters) -> anyhow::Result<()> {
     output.flush()?;
     for line in std::io::stdin().lock().lines() {
         line?;
-        let counts = Counts {
+        let counts = CallCounts {
             calls: counters.calls.load(Ordering::Relaxed),
             operations: counters.operations.load(Ordering::Relaxed),
         };

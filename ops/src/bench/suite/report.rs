@@ -6,7 +6,7 @@ use serde::Serialize;
 use telemetry::clock;
 
 use super::{
-    ByShards, Drawn, Plan,
+    ByShards, Drawn, SuitePlan,
     runs::{FUNCTION_HOT, FUNCTION_UNIFORM, SWEEPS, Sweep, SweepAxis},
 };
 use crate::{
@@ -25,8 +25,8 @@ use crate::{
 };
 
 #[derive(Debug, Serialize)]
-pub struct Report {
-    pub plan: Plan,
+pub struct SuiteReport {
+    pub plan: SuitePlan,
     pub measured_at: String,
     pub machine: Machine,
     /// Of PostgreSQL, the same on all sides.
@@ -39,9 +39,9 @@ pub struct Report {
     pub by_shards: ByShards,
 }
 
-impl Report {
+impl SuiteReport {
     pub fn new(
-        plan: Plan,
+        plan: SuitePlan,
         settings: Vec<(String, String)>,
         samples: Samples,
         sweeps: Vec<Drawn>,
@@ -302,7 +302,7 @@ fn figures(samples: &Samples) -> Vec<Figure> {
     ]
 }
 
-impl crate::bench::Report for Report {
+impl crate::bench::ExperimentReport for SuiteReport {
     fn is_right(&self) -> bool {
         self.verified
     }
@@ -360,7 +360,7 @@ impl crate::bench::Report for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::Report as _;
+    use crate::bench::ExperimentReport as _;
     use crate::bench::suite::DrawnPoint;
 
     fn sample(transfers_per_s: f64) -> Sample {
@@ -368,15 +368,15 @@ mod tests {
         Sample { transfers_per_s, latency_us, ..Sample::default() }
     }
 
-    fn report() -> Report {
+    fn report() -> SuiteReport {
         let mut samples = Samples::default();
         for (run, rate) in [("function_uniform_16", 10.0), ("batch_uniform", 90.0), ("ceiling_append", 300.0)] {
             samples.add(run, sample(rate));
         }
         let point = |x, label| DrawnPoint { x, label, sample: sample(5.0) };
         let drawn = Drawn { name: "by_skew", points: vec![point(0.0, "uniform"), point(1.0, "one hot account")] };
-        let plan = Plan { rounds: 1, seconds: 1, sweep_seconds: 1, only: Vec::new(), seed: 1 };
-        Report::new(
+        let plan = SuitePlan { rounds: 1, seconds: 1, sweep_seconds: 1, only: Vec::new(), seed: 1 };
+        SuiteReport::new(
             plan,
             vec![("fsync".to_owned(), "on".to_owned())],
             samples,

@@ -8,15 +8,15 @@ use crate::bench::{
 };
 
 /// One thing that is measured.
-pub struct Run {
+pub struct SuiteRun {
     /// Its name in the report.
     pub name: &'static str,
     /// Its part of the main runs' seconds.
     pub share: f64,
-    pub what: What,
+    pub what: RunKind,
 }
 
-pub enum What {
+pub enum RunKind {
     /// The journal's rows through one connection, and nothing else.
     Ceiling,
     /// The PL/pgSQL function, with so many clients.
@@ -46,7 +46,7 @@ pub struct Sweep {
     pub title: &'static str,
     pub x_label: &'static str,
     pub axis: SweepAxis,
-    pub points: &'static [Point],
+    pub points: &'static [SweepPoint],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,19 +56,19 @@ pub enum SweepAxis {
     Words,
 }
 
-pub struct Point {
+pub struct SweepPoint {
     pub x: f64,
     pub label: &'static str,
     pub shards: Shards,
     pub spec: Spec,
 }
 
-const fn ours(name: &'static str, share: f64, shards: Shards, spec: Spec) -> Run {
-    Run { name, share, what: What::Ours(shards, spec) }
+const fn ours(name: &'static str, share: f64, shards: Shards, spec: Spec) -> SuiteRun {
+    SuiteRun { name, share, what: RunKind::Ours(shards, spec) }
 }
 
-const fn function(name: &'static str, script: Script, clients: u16) -> Run {
-    Run { name, share: 0.5, what: What::Function(script, clients) }
+const fn function(name: &'static str, script: Script, clients: u16) -> SuiteRun {
+    SuiteRun { name, share: 0.5, what: RunKind::Function(script, clients) }
 }
 
 const CROSS: Spec = Spec { workload: Workload::Cross, locality: Locality::Cross, ..Spec::BATCHES };
@@ -81,11 +81,11 @@ pub const FUNCTION_HOT: [&str; 2] = ["function_hot_16", "function_hot_48"];
 
 /// A round: ours and the others in turn. pgbench runs with few clients and with many (a server of a cluster takes 64
 /// connections, its node's among them); the better of the two counts for it.
-pub const ROUND: [Run; 17] = [
+pub const ROUND: [SuiteRun; 17] = [
     function("function_uniform_16", Script::Uniform, 16),
     ours("batch_uniform", 1.0, Shards::One, Spec::BATCHES),
     ours("batch_secured", 1.0, Shards::Secured, Spec::BATCHES),
-    Run { name: "ceiling_append", share: 0.4, what: What::Ceiling },
+    SuiteRun { name: "ceiling_append", share: 0.4, what: RunKind::Ceiling },
     ours("batch_replays", 1.0, Shards::One, Spec { replays: 0.01, ..Spec::BATCHES }),
     function("function_uniform_48", Script::Uniform, 48),
     ours("single_uniform", 1.0, Shards::One, Spec::SINGLES),
@@ -94,40 +94,40 @@ pub const ROUND: [Run; 17] = [
     ours("batch_hot", 1.0, Shards::One, Spec { workload: Workload::Hot, ..Spec::BATCHES }),
     function("function_hot_48", Script::Hot, 48),
     ours("one_client", 0.3, Shards::One, Spec { connections: 1, ..Spec::SINGLES }),
-    Run { name: "function_one_client", share: 0.3, what: What::FunctionLatency },
+    SuiteRun { name: "function_one_client", share: 0.3, what: RunKind::FunctionLatency },
     ours("two_shards_cross", 1.0, Shards::Two, CROSS),
     ours("two_shards_local", 0.5, Shards::Two, LOCAL),
     ours("two_shards_single_half_cross", 1.0, Shards::Two, HALF_CROSS_SINGLES),
-    Run {
+    SuiteRun {
         name: "half_the_peak",
         share: 0.5,
-        what: What::AtHalfTheRateOf("two_shards_single_half_cross", Shards::Two, HALF_CROSS_SINGLES),
+        what: RunKind::AtHalfTheRateOf("two_shards_single_half_cross", Shards::Two, HALF_CROSS_SINGLES),
     },
 ];
 
 /// Measured once, after the plots: these leave the shard in another state than they found it.
-pub const AT_LAST: [Run; 2] = [
+pub const AT_LAST: [SuiteRun; 2] = [
     ours("batch_random_ids", 0.7, Shards::One, Spec { ids: Ids::Random, ..Spec::BATCHES }),
-    Run { name: "node_killed", share: 0.7, what: What::Kill(Spec::BATCHES) },
+    SuiteRun { name: "node_killed", share: 0.7, what: RunKind::Kill(Spec::BATCHES) },
 ];
 
-const fn batch(size: usize, label: &'static str) -> Point {
+const fn batch(size: usize, label: &'static str) -> SweepPoint {
     let spec = Spec { batch: size, ..Spec::BATCHES };
-    Point { x: size as f64, label, shards: Shards::One, spec }
+    SweepPoint { x: size as f64, label, shards: Shards::One, spec }
 }
 
-const fn connections(count: usize, label: &'static str) -> Point {
+const fn connections(count: usize, label: &'static str) -> SweepPoint {
     let spec = Spec { connections: count, ..Spec::SINGLES };
-    Point { x: count as f64, label, shards: Shards::One, spec }
+    SweepPoint { x: count as f64, label, shards: Shards::One, spec }
 }
 
-const fn skew(x: f64, label: &'static str, workload: Workload) -> Point {
-    Point { x, label, shards: Shards::One, spec: Spec { workload, ..Spec::BATCHES } }
+const fn skew(x: f64, label: &'static str, workload: Workload) -> SweepPoint {
+    SweepPoint { x, label, shards: Shards::One, spec: Spec { workload, ..Spec::BATCHES } }
 }
 
-const fn crossing(share: f64, label: &'static str) -> Point {
+const fn crossing(share: f64, label: &'static str) -> SweepPoint {
     let spec = Spec { locality: Locality::Share(share), ..Spec::BATCHES };
-    Point { x: share * 100.0, label, shards: Shards::Two, spec }
+    SweepPoint { x: share * 100.0, label, shards: Shards::Two, spec }
 }
 
 /// The plots, each of short points.

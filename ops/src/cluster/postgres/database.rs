@@ -19,7 +19,7 @@ use super::{
 use crate::{
     cluster::{
         description::{Description, ROLE, Replication, ServerPlace, Servers, ShardPlace},
-        failover::Step,
+        failover::FailoverStep,
         files::{self, Audience},
         layout::Layout,
         process,
@@ -73,7 +73,7 @@ fn check_shard(layout: &Layout, description: &Description, shard: &ShardPlace) -
 pub struct Made {
     pub system_identifier: u64,
     /// What is left to do for the stand-by, once the primary runs.
-    pub pending: Option<Step>,
+    pub pending: Option<FailoverStep>,
 }
 
 /// Creates the shard's database unless it exists, and writes its settings. A stand-by that is missing or damaged does not keep the
@@ -94,7 +94,7 @@ pub fn ensure_database(layout: &Layout, description: &Description, shard: &Shard
         (pending, _) => pending,
     };
     if let Some(step) = pending.filter(|_| shard.pending().is_none()) {
-        let what = if step == Step::Rebuild { "is missing" } else { "holds no copy of its database" };
+        let what = if step == FailoverStep::Rebuild { "is missing" } else { "holds no copy of its database" };
         note(&format!(
             "shard {}: the folder of its stand-by {what}. The primary starts without it, and the stand-by is rebuilt",
             shard.id
@@ -111,20 +111,20 @@ fn ensure_standby(
     control: &ControlFile,
     standby: &ServerPlace,
     user: Option<&ServiceUser>,
-) -> Option<Step> {
+) -> Option<FailoverStep> {
     if !is_missing_or_empty(&standby.folder) {
         return stopped_server::check_system_identifier(&standby.folder, control.system_identifier)
             .is_err()
-            .then_some(Step::SetAside);
+            .then_some(FailoverStep::SetAside);
     }
     if !control.is_shut_down() {
-        return Some(Step::Rebuild);
+        return Some(FailoverStep::Rebuild);
     }
     let copied = standby::copy(primary, &standby.folder, user);
     if let Err(error) = &copied {
         note(&format!("cannot copy {} to {}: {error:#}", primary.display(), standby.folder.display()));
     }
-    copied.is_err().then_some(Step::Rebuild)
+    copied.is_err().then_some(FailoverStep::Rebuild)
 }
 
 /// Writes the settings of the shard's servers that exist. They do not change when the servers exchange their roles.
@@ -340,12 +340,16 @@ mod tests {
         let place = ServerPlace { name: "postgres-s0.second".to_owned(), folder: standby.clone(), port: 1 };
         let (shut_down, crashed) = (1, 6);
         let control = database(&primary, 1, crashed);
-        assert_eq!(ensure_standby(&primary, &control, &place, None), Some(Step::Rebuild));
+        assert_eq!(ensure_standby(&primary, &control, &place, None), Some(FailoverStep::Rebuild));
         fs::create_dir(&standby).unwrap();
         fs::write(standby.join("lost+found"), "").unwrap();
-        assert_eq!(ensure_standby(&primary, &control, &place, None), Some(Step::SetAside));
+        assert_eq!(ensure_standby(&primary, &control, &place, None), Some(FailoverStep::SetAside));
         database(&standby, 2, crashed);
-        assert_eq!(ensure_standby(&primary, &control, &place, None), Some(Step::SetAside), "another database");
+        assert_eq!(
+            ensure_standby(&primary, &control, &place, None),
+            Some(FailoverStep::SetAside),
+            "another database"
+        );
         database(&standby, 1, crashed);
         assert_eq!(ensure_standby(&primary, &control, &place, None), None);
         fs::remove_dir_all(&standby).unwrap();

@@ -66,7 +66,7 @@ impl Server {
 
 /// The result of a search.
 #[derive(Debug, Default)]
-pub struct Search {
+pub struct ServerSearch {
     /// Usable ones, best first.
     pub usable: Vec<Server>,
     /// Found, but of a version the ledger does not run on.
@@ -74,8 +74,8 @@ pub struct Search {
 }
 
 /// Looks in PATH, then where distributions put servers (newest version first), then in `extra`.
-pub fn search(extra: &[PathBuf]) -> Search {
-    let mut found = Search::default();
+pub fn search(extra: &[PathBuf]) -> ServerSearch {
+    let mut found = ServerSearch::default();
     for folder in path_folders().into_iter().chain(distribution_folders()).chain(extra.iter().cloned()) {
         // A broken installation is no reason to stop looking.
         let Ok(Some(server)) = Server::in_folder(&folder) else { continue };

@@ -102,7 +102,7 @@ fn draft(standby: &Path) -> anyhow::Result<PathBuf> {
 
 /// What a server of a shard says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Role {
+pub struct ReplicationRole {
     pub is_standby: bool,
     /// A stand-by: whether it receives the log of a primary.
     pub is_streaming: bool,
@@ -111,7 +111,7 @@ pub struct Role {
 }
 
 /// Asks one server of a shard, as the superuser.
-pub async fn ask(layout: &Layout, shard: &ShardPlace, server: &ServerPlace) -> anyhow::Result<Role> {
+pub async fn ask(layout: &Layout, shard: &ShardPlace, server: &ServerPlace) -> anyhow::Result<ReplicationRole> {
     const ROLE: &str = "SELECT pg_is_in_recovery(), EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming'), \
          pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) \
                          ELSE pg_current_wal_lsn() END, '0/0')::int8";
@@ -120,7 +120,7 @@ pub async fn ask(layout: &Layout, shard: &ShardPlace, server: &ServerPlace) -> a
         let (is_standby, is_streaming, at_byte): (bool, bool, i64) =
             sqlx::query_as(ROLE).fetch_one(&mut connection).await?;
         connection.close().await?;
-        anyhow::Ok(Role { is_standby, is_streaming, at_byte: u64::try_from(at_byte)? })
+        anyhow::Ok(ReplicationRole { is_standby, is_streaming, at_byte: u64::try_from(at_byte)? })
     };
     timeout(PATIENCE, asked).await.context("it does not answer")?
 }

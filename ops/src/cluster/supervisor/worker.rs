@@ -23,7 +23,7 @@ use super::{Backoff, Orders, Reporter, RestartPolicy, WELL_AFTER};
 use crate::cluster::{
     description::{Description, ShardPlace},
     layout::Layout,
-    member::{self, Member, Role},
+    member::{self, Member, ProcessRole},
     process::{Process, ProcessTable},
 };
 
@@ -75,7 +75,7 @@ impl Worker {
     ) -> Self {
         let first = description.shards.iter().find(|shard| shard.node_name() == member.name);
         let second = description.shards.iter().find(|shard| shard.second_node_name() == member.name);
-        let preparation = match first.or(second).filter(|_| member.role == Role::Node) {
+        let preparation = match first.or(second).filter(|_| member.role == ProcessRole::Node) {
             None => Preparation::None,
             Some(shard) => {
                 let prepared = prepared.entry(shard.id.clone()).or_insert_with(|| watch::channel(false).0);
@@ -86,7 +86,7 @@ impl Worker {
                 }
             }
         };
-        let shard = (member.role == Role::Node).then(|| description.shard(&member.name).cloned()).flatten();
+        let shard = (member.role == ProcessRole::Node).then(|| description.shard(&member.name).cloned()).flatten();
         let accept_loss = shard.is_some() && orders.accept_loss.as_deref() == Some(member.name.as_str());
         Self {
             member,

@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(300);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct ShardAddArgs {
     /// The new shard's id
     id: String,
     /// The addresses of its nodes, in order of preference [default: start one on this machine]
@@ -40,7 +40,7 @@ pub struct Args {
     cluster: slot_move::ClusterAddress,
 }
 
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(args: ShardAddArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let nodes = Nodes::of_routers(&args.cluster.address, context).await?;
     // Every other shard must answer: the new node asks them before it is initialised.
     without(&nodes, &args.id).owners().await?;

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::{
     cluster::{
         Description, Layout,
-        failover::{self, Done, Plan},
+        failover::{self, Done, FailoverPlan},
         files,
     },
     commands,
@@ -18,7 +18,7 @@ use crate::{
 };
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct ShardFailoverArgs {
     /// The shard whose stand-by becomes the primary
     id: String,
     /// Print what would happen, and change nothing
@@ -34,7 +34,7 @@ pub struct Args {
 }
 
 /// Promotes the stand-by of a cluster on this machine, and rebuilds the former primary as its stand-by.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(args: ShardFailoverArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let layout = Layout::find(&context.data_dir)?;
     let _lock = commands::alone(&layout).await?;
     let description = Description::load(&layout)?.context("the cluster's description is missing")?;
@@ -60,7 +60,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(if done.status.is_ready() { ExitCode::SUCCESS } else { exit::failure() })
 }
 
-fn sentence(id: &str, plan: &Plan) -> String {
+fn sentence(id: &str, plan: &FailoverPlan) -> String {
     let (port, former) = (plan.new_primary.port, plan.former.port);
     if plan.is_begun {
         return format!("the failover of shard {id} to the server at port {port} was interrupted and would go on");
@@ -79,7 +79,13 @@ fn sentence(id: &str, plan: &Plan) -> String {
     )
 }
 
-fn show(id: &str, plan: &Plan, done: &Done, mut fields: serde_json::Value, context: &Context) -> anyhow::Result<()> {
+fn show(
+    id: &str,
+    plan: &FailoverPlan,
+    done: &Done,
+    mut fields: serde_json::Value,
+    context: &Context,
+) -> anyhow::Result<()> {
     let (ready, cause) = (done.status.is_ready(), &done.status.cause);
     if context.json {
         fields["ready"] = ready.into();
@@ -116,7 +122,7 @@ mod tests {
         let server = |port| ServerPlace { name: format!("postgres-{port}"), folder: "/pg".into(), port };
         let of = |bytes_behind, is_begun, primary_answers| {
             let (new_primary, former) = (server(5610), server(5510));
-            sentence("s0", &Plan { new_primary, former, is_begun, primary_answers, bytes_behind })
+            sentence("s0", &FailoverPlan { new_primary, former, is_begun, primary_answers, bytes_behind })
         };
         let said = |bytes_behind, is_begun| of(bytes_behind, is_begun, true);
         assert!(

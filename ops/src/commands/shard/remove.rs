@@ -15,7 +15,7 @@ use crate::{
 };
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct ShardRemoveArgs {
     /// The empty shard
     id: String,
     /// Print what is left on the shard, and change nothing
@@ -26,7 +26,7 @@ pub struct Args {
 }
 
 /// Publishes a map without the shard. On this machine, its node and database are stopped; their folder stays.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(args: ShardRemoveArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let nodes = Nodes::of_routers(&args.cluster.address, context).await?;
     if nodes.map.removed.iter().any(|gone| gone.id == args.id) {
         // An earlier run may have ended before it stopped the processes.

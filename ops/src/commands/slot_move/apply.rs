@@ -13,7 +13,7 @@ use crate::{
     output,
     resharding::{
         Nodes,
-        plan::{Plan, PlannedMove, wave},
+        plan::{MovePlan, PlannedMove, wave},
         view::MoveView,
     },
 };
@@ -21,11 +21,11 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(200);
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct MoveApplyArgs {
     /// The plan, as `shardctl move plan` has written it
     plan: PathBuf,
     #[command(flatten)]
-    options: Options,
+    options: MoveApplyOptions,
     /// Print what would be started, and start nothing
     #[arg(long)]
     dry_run: bool,
@@ -35,7 +35,7 @@ pub struct Args {
 
 /// How the moves of a plan are carried out.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub struct Options {
+pub struct MoveApplyOptions {
     /// Copy and verify, then delete the copy: the slots stay where they are
     #[arg(long, conflicts_with_all = ["hold_cutover", "finish"])]
     rehearse: bool,
@@ -59,7 +59,7 @@ pub struct Options {
     unthrottled: bool,
 }
 
-impl Options {
+impl MoveApplyOptions {
     /// Delete the source's copy right after each cut-over.
     pub fn finishing() -> Self {
         Self { finish: true, ..Self::default() }
@@ -77,9 +77,9 @@ fn milliseconds(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).filter(|ms| *ms > 0).ok_or_else(|| "a time is more than 0".to_owned())
 }
 
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(args: MoveApplyArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let text = fs::read_to_string(&args.plan).with_context(|| format!("cannot read {}", args.plan.display()))?;
-    let plan: Plan = toml::from_str(&text).with_context(|| args.plan.display().to_string())?;
+    let plan: MovePlan = toml::from_str(&text).with_context(|| args.plan.display().to_string())?;
     let nodes = Nodes::of_routers(&args.cluster.address, context).await?;
     ensure!(
         plan.cluster == nodes.map.cluster,
@@ -105,8 +105,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
 /// Carries a plan out and prints what was done. Ctrl-C detaches; `resume` says how to go on then.
 pub async fn carry_out_and_show(
     nodes: &Nodes,
-    plan: &Plan,
-    options: &Options,
+    plan: &MovePlan,
+    options: &MoveApplyOptions,
     file: Option<&std::path::Path>,
     resume: &str,
     context: &Context,
@@ -137,7 +137,7 @@ pub async fn carry_out_and_show(
 }
 
 /// A plan whose slots have moved since it was made is refused as a whole.
-async fn refuse_stale(nodes: &Nodes, plan: &Plan) -> anyhow::Result<()> {
+async fn refuse_stale(nodes: &Nodes, plan: &MovePlan) -> anyhow::Result<()> {
     let owners = nodes.owners().await?;
     for planned in &plan.moves {
         if let Some(status) = nodes.status(&planned.to, planned.id).await? {
@@ -167,8 +167,8 @@ async fn refuse_stale(nodes: &Nodes, plan: &Plan) -> anyhow::Result<()> {
 
 async fn carry_out(
     nodes: &Nodes,
-    plan: &Plan,
-    options: &Options,
+    plan: &MovePlan,
+    options: &MoveApplyOptions,
     file: Option<&std::path::Path>,
 ) -> anyhow::Result<Vec<MoveView>> {
     let stack = output::Bars::new();
@@ -209,7 +209,7 @@ async fn carry_out(
 async fn carry_out_one(
     nodes: &Nodes,
     planned: &PlannedMove,
-    options: &Options,
+    options: &MoveApplyOptions,
     bar: &ProgressBar,
 ) -> anyhow::Result<MoveView> {
     // A rehearsal leaves the plan's id to the move that follows it.

@@ -19,7 +19,7 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(300);
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct MoveStatusArgs {
     /// Go on showing the open moves until each is taken, paused, or waits for its cut-over
     #[arg(long)]
     watch: bool,
@@ -30,7 +30,7 @@ pub struct Args {
     address: AdminAddress,
 }
 
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(args: MoveStatusArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let nodes = Nodes::of_routers(&args.address, context).await?;
     if args.watch && !context.json {
         watch(&nodes).await?;

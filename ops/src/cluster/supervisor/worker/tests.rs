@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::*;
-use crate::cluster::supervisor::Report;
+use crate::cluster::supervisor::SupervisorReport;
 
 /// For anything that should happen at once.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -20,7 +20,7 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::create(folder.path()).unwrap();
         let member =
-            Member::for_tests("sleeper", Role::Router, "sleep", vec![unique_seconds()], layout.log("sleeper"));
+            Member::for_tests("sleeper", ProcessRole::Router, "sleep", vec![unique_seconds()], layout.log("sleeper"));
         Self { _folder: folder, layout, member }
     }
 
@@ -75,7 +75,7 @@ async fn what_dies_is_started_again_and_stop_ends_it() {
     let (ended, (second, lived_at_most)) = tokio::join!(worker.run(stop.clone()), checks);
     ended.unwrap();
     assert!(!second.is_alive());
-    let report = Report::read(&bench.layout).0.remove("sleeper").unwrap();
+    let report = SupervisorReport::read(&bench.layout).0.remove("sleeper").unwrap();
     assert_eq!(report.deaths, 1);
     // On a busy machine it may have lived for longer before it was seen and killed.
     assert!(report.early_deaths == 1 || lived_at_most >= WELL_AFTER);
@@ -142,12 +142,17 @@ async fn what_dies_stays_dead_when_asked_to() {
 async fn a_program_that_is_missing_is_reported_and_tried_again() {
     let bench = Bench::new();
     let mut worker = bench.worker(RestartPolicy::Restart);
-    worker.member =
-        Member::for_tests("sleeper", Role::Router, "/nonexistent/sleep", Vec::new(), bench.layout.log("sleeper"));
+    worker.member = Member::for_tests(
+        "sleeper",
+        ProcessRole::Router,
+        "/nonexistent/sleep",
+        Vec::new(),
+        bench.layout.log("sleeper"),
+    );
     let stop = CancellationToken::new();
     let checks = async {
         let deadline = Instant::now() + PATIENCE;
-        while Report::read(&bench.layout).0.get("sleeper").is_none_or(|report| report.early_deaths < 2) {
+        while SupervisorReport::read(&bench.layout).0.get("sleeper").is_none_or(|report| report.early_deaths < 2) {
             assert!(Instant::now() < deadline, "nothing is reported");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -155,6 +160,6 @@ async fn a_program_that_is_missing_is_reported_and_tried_again() {
     };
     let (ended, ()) = tokio::join!(worker.run(stop.clone()), checks);
     ended.unwrap();
-    let report = Report::read(&bench.layout).0.remove("sleeper").unwrap();
+    let report = SupervisorReport::read(&bench.layout).0.remove("sleeper").unwrap();
     assert!(report.last_end.unwrap().starts_with("did not start"));
 }
