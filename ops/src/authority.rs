@@ -3,8 +3,8 @@
 //! Each certificate is `NAME.pem` beside its key `NAME.key`, which only the owner may read. The authority itself is `ca`. Keys are
 //! ECDSA P-256.
 //!
-//! Two files cannot be replaced at once. Within a renewal, the file of the key has the former key and the new one, and processes take the one
-//! that is the certificate's. A crash at any point therefore leaves a pair that can be used, which the next renewal replaces.
+//! Two files cannot be replaced at once. During a renewal, the key file contains the former key and the new key, and processes use the key
+//! that matches the certificate. A crash at any point therefore leaves a usable pair, which the next renewal replaces.
 
 use std::{
     fs,
@@ -29,7 +29,8 @@ use crate::cluster::files::{self as durable, Audience};
 
 /// The name of the authority's own certificate.
 pub const AUTHORITY: &str = "ca";
-/// Names under which processes call each other. The domain `internal` is reserved for private use: none of them leads anywhere.
+/// Names under which processes call each other. The top-level domain `internal` is reserved for private use, so public DNS never resolves
+/// these names.
 pub const ROUTER: &str = "router.shardledger.internal";
 pub const NODE: &str = "node.shardledger.internal";
 pub const OPERATOR: &str = "operator.shardledger.internal";
@@ -38,7 +39,7 @@ pub const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 /// The validity of an authority and of a certificate, in days.
 pub const AUTHORITY_DAYS: u32 = 3650;
 pub const CERTIFICATE_DAYS: u32 = 90;
-/// A certificate is valid from so long before it was made: clocks differ.
+/// A certificate is valid from this long before its creation, because clocks differ.
 const VALID_BEFORE: Duration = Duration::from_secs(60 * 60);
 const DAY_S: i64 = 24 * 60 * 60;
 
@@ -58,7 +59,7 @@ pub enum Purpose {
 impl Purpose {
     pub const ALL: [Self; 4] = [Self::Https, Self::Router, Self::Node, Self::Operator];
 
-    /// The name of the certificate that `init` makes for it.
+    /// The name of the certificate that `init` makes for this purpose.
     pub fn name(self) -> &'static str {
         match self {
             Self::Https => "https",
@@ -68,7 +69,8 @@ impl Purpose {
         }
     }
 
-    /// The subject of a certificate for this purpose on these hosts. Callers have no address, so that hosts do not matter to them.
+    /// The subject of a certificate for this purpose on these hosts. The certificate of a caller has no address, so hosts are ignored for
+    /// callers.
     pub fn subject(self, hosts: &[String]) -> Subject {
         let own = match self {
             Self::Https => None,
@@ -82,18 +84,18 @@ impl Purpose {
     }
 }
 
-/// Whom a certificate names, and what it may do.
+/// The names in a certificate, and its permitted uses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Subject {
     /// DNS names and addresses.
     pub names: Vec<String>,
-    /// It is good for a listener.
+    /// The certificate may authenticate a listener.
     pub serves: bool,
-    /// It is good for calls.
+    /// The certificate may authenticate a caller.
     pub calls: bool,
 }
 
-/// A certificate as `shardctl tls show` has it.
+/// A certificate as `shardctl tls show` prints it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Described {
     pub name: String,
@@ -107,17 +109,17 @@ pub struct Described {
     pub key: KeyFileState,
 }
 
-/// What the file of a certificate's key has.
+/// What the key file of a certificate contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyFileState {
     /// The key of the certificate.
     Matches,
-    /// The key of the certificate and another one: a renewal was cut off.
+    /// The key of the certificate and another key, because a renewal was interrupted.
     Unfinished,
-    /// No key of the certificate.
+    /// Keys, none of which matches the certificate.
     Differs,
-    /// The file cannot be read; that of an authority may be kept elsewhere.
+    /// The file cannot be read. The key of an authority may be kept elsewhere.
     Unknown,
 }
 
@@ -133,7 +135,7 @@ impl KeyFileState {
         }
     }
 
-    /// Whether a renewal has to put it right.
+    /// Whether a renewal must repair the key file.
     pub fn needs_renewal(self) -> bool {
         matches!(self, Self::Unfinished | Self::Differs)
     }
@@ -146,7 +148,8 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Whether the folder has an authority. A key without a certificate is none, and has signed nothing: a crash in [`Self::create`] leaves it.
+    /// Whether the folder has an authority. A key without a certificate is no authority and has signed nothing. A crash in [`Self::create`]
+    /// leaves such a key.
     pub fn exists(folder: &Path) -> bool {
         certificate_of(folder, AUTHORITY).exists()
     }
@@ -184,10 +187,10 @@ impl Authority {
         Ok(Self { folder: folder.to_owned(), issuer })
     }
 
-    /// Makes a certificate with a new key, and writes both over former ones of this name.
+    /// Makes a certificate with a new key. Both replace the former files of this name.
     ///
     /// # Errors
-    /// A name is none, or the folder cannot be written to.
+    /// The name is not a valid file name, or the folder cannot be written to.
     pub fn issue(&self, name: &str, subject: &Subject, days: u32) -> anyhow::Result<()> {
         let (key, certificate) = self.make(name, subject, days)?;
         write(&self.folder, name, &key, &certificate)
@@ -236,7 +239,7 @@ pub fn issued(folder: &Path) -> anyhow::Result<Vec<String>> {
 /// Reads a certificate of the folder.
 ///
 /// # Errors
-/// There is none of this name, or its file or that of the authority cannot be read.
+/// The folder has no certificate of this name, or its file or the file of the authority cannot be read.
 pub fn describe(folder: &Path, name: &str) -> anyhow::Result<Described> {
     let (file, authority) = (certificate_of(folder, name), certificate_of(folder, AUTHORITY));
     ensure!(file.exists(), "{} has no certificate {name}", folder.display());
@@ -274,7 +277,7 @@ pub fn key_of(folder: &Path, name: &str) -> PathBuf {
 /// Parses a host: a DNS name or an address.
 ///
 /// # Errors
-/// It is neither. The text names it.
+/// The text is neither. The error quotes it.
 pub fn host(text: &str) -> Result<String, String> {
     let text = text.trim_matches(['[', ']']);
     let is_label = |label: &str| {
@@ -300,7 +303,7 @@ fn params(name: &str, days: u32) -> anyhow::Result<CertificateParams> {
     Ok(params)
 }
 
-/// The name is a file's name.
+/// Refuses a name that cannot be the name of a file.
 fn check_name(name: &str) -> anyhow::Result<()> {
     let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if name.is_empty() || name == AUTHORITY || name.starts_with('.') || !name.bytes().all(is_good) {
@@ -309,7 +312,7 @@ fn check_name(name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes a key and its certificate, over former ones of this name.
+/// Writes a key and its certificate. They replace the former files of this name.
 fn write(folder: &Path, name: &str, key: &str, certificate: &str) -> anyhow::Result<()> {
     steps(folder, name, key, certificate).iter().try_for_each(FileReplacement::take)
 }
@@ -327,7 +330,7 @@ impl FileReplacement {
     }
 }
 
-/// What a key and its certificate are written in. After each step, the key of the certificate that is there is in the file of the key.
+/// The order in which a key and its certificate are written. After each step, the key file contains the key of the present certificate.
 fn steps(folder: &Path, name: &str, key: &str, certificate: &str) -> Vec<FileReplacement> {
     let (certificate_file, key_file) = (certificate_of(folder, name), key_of(folder, name));
     let keys = |text: String| FileReplacement { file: key_file.clone(), text, audience: Audience::Owner };
@@ -414,7 +417,7 @@ mod tests {
         let subject = Purpose::Node.subject(&["localhost".to_owned()]);
         Authority::open(&folder).unwrap().issue("node-7", &subject, 1).unwrap();
         assert!(describe(&folder, "node-7").unwrap().trusted);
-        // A certificate of another authority is told apart.
+        // A certificate of another authority is not trusted.
         Authority::create(&other, 3650).unwrap().issue("node", &subject, 1).unwrap();
         fs::copy(certificate_of(&other, "node"), certificate_of(&folder, "node-7")).unwrap();
         assert!(!describe(&folder, "node-7").unwrap().trusted);

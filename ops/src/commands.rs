@@ -1,5 +1,5 @@
-//! The command line. One file for each noun, with the arguments and a function for each of its verbs. A command with a folder
-//! of its own, such as `crate::verify`, has them there.
+//! The command line. Each noun has a file with the arguments and a function for each verb. A command with a module of its own, such as
+//! `crate::verify`, has them in that module.
 
 mod account;
 mod down;
@@ -46,11 +46,11 @@ pub struct Cli {
 enum ShardctlCommand {
     /// Start a cluster on this machine and keep it running
     Up(up::UpArgs),
-    /// Stop the cluster; the data stays unless --wipe says otherwise
+    /// Stop the cluster; the data stays unless --wipe is given
     Down(down::DownArgs),
     /// Show what runs, where and in which state
     Status(status::StatusArgs),
-    /// Compare what nodes and routers say of themselves, of each other and of the shard map
+    /// Compare what nodes and routers report about themselves, about each other and about the shard map
     Doctor(doctor::DoctorArgs),
     /// Shard maps: show, check, diff, reload
     #[command(subcommand)]
@@ -58,7 +58,7 @@ enum ShardctlCommand {
     /// Keys of the HTTP API: create, list, rotate, revoke
     #[command(subcommand)]
     Key(key::KeyCommand),
-    /// A private authority and its certificates: init, issue, show, renew
+    /// Private authority and its certificates: init, issue, show, renew
     #[command(subcommand)]
     Tls(tls::TlsCommand),
     /// Shards: add, drain, remove, list
@@ -88,19 +88,19 @@ enum ShardctlCommand {
     Reconcile(reconcile::ReconcileArgs),
     /// Replay a real bank's transactions and compare the balances with its own
     Replay(replay::ReplayArgs),
-    /// Measure running routers under load, or compare with a PL/pgSQL transfer function
+    /// Measure running routers under load, or run an experiment in clusters of its own
     Bench(Box<bench::BenchArgs>),
     /// Print the completion script of a shell
     Completions { shell: Shell },
     /// Keep the cluster's processes running (started by `up`)
     #[command(hide = true)]
     Supervise(up::SuperviseArgs),
-    /// Find the PostgreSQL server, installing it where there is none
+    /// Find the PostgreSQL server, or install one if there is none
     #[command(hide = true, subcommand)]
     Postgres(up::PostgresCommand),
 }
 
-/// How long `up` and `down` wait for each other.
+/// How long an `up` or `down` waits for another one to finish.
 const ALONE_PATIENCE: Duration = Duration::from_secs(180);
 
 const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failure, 2 usage, 3 a check found a violation, 4 unreachable, 5 not confirmed, or outcome unknown";
@@ -135,7 +135,7 @@ impl Cli {
     }
 }
 
-/// Held by `up` and `down` while they work on a cluster: two at once would each undo what the other does.
+/// Takes the lock that `up` and `down` hold while they work on a cluster. Two of them at once would undo each other's work.
 async fn alone(layout: &Layout) -> anyhow::Result<Lock> {
     if let Some(pid) = files::lock_holder(&layout.command_lock())? {
         output::note(&format!("waiting for another `up` or `down` (process {pid})"));

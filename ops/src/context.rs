@@ -1,5 +1,5 @@
-//! What commands share: the options of every command, and the routers that a command calls. These are the named router, or the
-//! routers of the data folder's cluster in turn until one answers. Lists are read from them page by page.
+//! The options that commands share, and the routers that a command calls. A command calls the named router, or the routers of the data
+//! folder's cluster in turn until one answers. Lists are read page by page.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -15,9 +15,9 @@ use crate::{
     output::{self, JsonObject},
 };
 
-/// Longest wait for one answer. A router answers sooner, even if only with an error.
+/// The longest wait for one answer. A router answers within this time, even if only with an error.
 const PATIENCE: Duration = Duration::from_secs(35);
-/// The most that a router puts into a page.
+/// The most items that a router puts on a page.
 const PAGE: u64 = 500;
 
 /// The options of every command.
@@ -50,14 +50,14 @@ pub struct AdminAddress {
 pub struct OwnedId {
     /// The id
     id: Uuid,
-    /// The debit account; needed if several accounts use this id, and faster because only one shard is asked
+    /// Debit account; needed if several accounts use this id. With it, only one shard is asked, which is faster
     #[arg(long, value_name = "ACCOUNT")]
     debit: Option<String>,
     #[command(flatten)]
     address: PublicAddress,
 }
 
-/// Routers that answer alike: a command needs the answer of one of them.
+/// Routers of one cluster. A command needs the answer of only one of them.
 pub struct Routers {
     pub urls: Vec<String>,
     pub client: HttpClient,
@@ -129,7 +129,7 @@ impl Routers {
         Ok(ResourceList { data: page.data, has_more: false })
     }
 
-    /// Reads up to `limit` items of the list at `path`. `query` has the list's own parameters.
+    /// Reads up to `limit` items of the list at `path`. `query` has the parameters of this list.
     pub async fn list(&self, path: &str, query: Vec<String>, limit: u64) -> anyhow::Result<ResourceList> {
         let mut list = ResourceList { data: Vec::new(), has_more: false };
         let mut cursor = None;
@@ -185,16 +185,16 @@ struct ResourcePage {
     next_cursor: Option<String>,
 }
 
-/// What selects from an account's transfers or holds.
+/// The selection from an account's transfers or holds.
 #[derive(clap::Args)]
 pub struct HistoryArgs {
     /// The account's id
     #[arg(long, value_name = "ACCOUNT")]
     account: String,
-    /// Only those that are in this state now
+    /// Only items that are in this state now
     #[arg(long, value_name = "STATUS")]
     status: Option<String>,
-    /// Only those whose metadata has this name, or this value under it
+    /// Only items whose metadata has this name, or this value under the name
     #[arg(long, value_name = "NAME[=VALUE]")]
     metadata: Option<String>,
     /// Entries of the account at this time or later (RFC 3339, such as 2026-01-31T12:00:00Z)
@@ -203,7 +203,7 @@ pub struct HistoryArgs {
     /// Entries before this time
     #[arg(long, value_name = "TIME")]
     to: Option<String>,
-    /// At most so many
+    /// List at most this many items
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
     #[command(flatten)]
@@ -242,7 +242,7 @@ impl ResourceList {
             self.data.iter().map(|item| columns.map(|column| cell(item, column))).collect();
         output::table(columns, &rows)?;
         if self.has_more {
-            output::note(&format!("there are more than these {}: --limit", self.data.len()));
+            output::note(&format!("there are more items than these {}: raise --limit", self.data.len()));
         }
         Ok(())
     }

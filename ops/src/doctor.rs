@@ -1,5 +1,6 @@
-//! `shardctl doctor` checks whether all parts of a cluster agree on what they are. It asks nodes and routers; without `--fix` it
-//! changes nothing. Exit code 0 if everything agrees or only warns, 3 if something disagrees, 4 if nothing is reachable.
+//! `shardctl doctor` checks whether all parts of a cluster agree on their identity, their map and their slots. It asks nodes and routers.
+//! Without `--fix` it changes nothing. The exit code is 0 if there are only agreements and warnings, 3 if something disagrees, and 4 if
+//! nothing is reachable.
 //!
 //! [`ask`] collects the answers. [`compare`] and [`slots`] compare them with the shard map and with each other, without I/O.
 //! A [`Finding`] is one compared fact.
@@ -27,8 +28,8 @@ use crate::{
 use ask::MapSource;
 use finding::{Finding, FindingVerdict, summary};
 
-/// How often slots that disagree are read before they are reported. A move takes two commits on two shards, and the
-/// answers of the two shards may straddle them.
+/// How many times slots that disagree are read before they are reported. A move makes one commit on each of two shards, and the answers may
+/// be from different sides of these commits.
 const OWNERSHIP_LOOKS: usize = 4;
 const OWNERSHIP_PAUSE: Duration = Duration::from_millis(300);
 
@@ -55,10 +56,10 @@ async fn examine(map: &ShardMap, source: &MapSource, routers: &Routers) -> Exami
 }
 
 const HELP: &str = "\
-Asks every node of the shard map and every router. Without --fix, it changes nothing. The map is the first of: that of --map, that of the router at \
---admin-url, that of the cluster in --data-dir.
+Asks every node of the shard map and every router. Without --fix, it changes nothing. The map comes from --map, else from \
+the router at --admin-url, else from the cluster in --data-dir.
 
-Exit codes: 0 all agrees or only warns, 3 something disagrees, 4 nothing can be reached";
+Exit codes: 0 everything agrees or there are only warnings, 3 something disagrees, 4 nothing can be reached";
 
 /// Routers take a new map from the shards within this time.
 const TAKEN_WITHIN: Duration = Duration::from_secs(2);
@@ -69,10 +70,10 @@ pub struct DoctorArgs {
     /// Compare the cluster with this map
     #[arg(long, value_name = "FILE")]
     map: Option<PathBuf>,
-    /// Give every shard the newest map, with the slots where the shards say they are, and write it to the map file. Nothing else is changed
+    /// Give every shard the newest map, with the slot owners that the shards report, and write the map to the map file. Nothing else is changed
     #[arg(long, conflicts_with = "map")]
     fix: bool,
-    /// Show facts that agree as well
+    /// Also show facts that agree
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -118,7 +119,7 @@ fn routers_of(urls: Vec<String>) -> Routers {
     Routers { urls, client: HttpClient::new(ask::PATIENCE) }
 }
 
-/// Publishes the newest map. It is made to agree with the shards, which decide who owns a slot.
+/// Publishes the newest map. The map is made to agree with the shards, which decide which shard owns a slot.
 async fn fix(args: &DoctorArgs, context: &Context) -> anyhow::Result<()> {
     let nodes = Nodes::of_routers(&args.address, context).await?;
     let (newest, owners) = (nodes.newest_map().await, nodes.owners().await?);

@@ -21,11 +21,11 @@ use crate::{exit::Unreachable, trust};
 pub struct HttpClient {
     inner: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     timeout: Duration,
-    /// `Authorization`, where [`KEY`] is set.
+    /// The value of `Authorization`, if [`KEY`] is set.
     key: Option<HeaderValue>,
 }
 
-/// An RFC 9457 problem, as every layer of a router answers.
+/// An RFC 9457 problem. Every layer of a router answers errors in this form.
 #[derive(Debug, Deserialize, thiserror::Error)]
 #[error("{status} {code}: {}", detail.as_deref().unwrap_or(title))]
 pub struct ApiProblem {
@@ -56,7 +56,7 @@ pub struct ItemAnswer {
     pub detail: Option<String>,
 }
 
-/// Goes with an [`Unreachable`] if there was no connection: the request certainly had no effect.
+/// The context of an [`Unreachable`] if there was no connection, so that the request certainly had no effect.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("not sent")]
 pub struct NotSent;
@@ -76,7 +76,9 @@ const KEY: &str = "SHARDLEDGER_KEY";
 /// The value of `Authorization` for the key in the environment.
 pub fn key() -> Option<HeaderValue> {
     let value = HeaderValue::try_from(format!("Bearer {}", std::env::var(KEY).ok()?.trim()));
-    let mut value = value.inspect_err(|_| crate::output::note(&format!("{KEY} is ignored: it is no key"))).ok()?;
+    let mut value = value
+        .inspect_err(|_| crate::output::note(&format!("{KEY} is ignored: its value is not a valid key")))
+        .ok()?;
     value.set_sensitive(true);
     Some(value)
 }
@@ -85,7 +87,7 @@ pub fn key() -> Option<HeaderValue> {
 const BODY_EXCERPT: usize = 200;
 
 impl HttpClient {
-    /// Each request, answer included, has `timeout`. Requests carry the key in the environment variable `SHARDLEDGER_KEY`, if there is one.
+    /// `timeout` bounds each request including its answer. Requests carry the key of the environment variable `SHARDLEDGER_KEY`, if it is set.
     pub fn new(timeout: Duration) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(timeout));
@@ -173,7 +175,7 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut cause = error.source();
     while let Some(inner) = cause {
         let reason = inner.to_string();
-        // An error that only carries another one says what that one says.
+        // An error that only wraps another one has the same text.
         if !text.ends_with(&reason) {
             text.push_str(": ");
             text.push_str(&reason);

@@ -1,7 +1,7 @@
-//! `shardctl replay`: a real bank's transactions through the HTTP API, and the bank's own balances beside the ledger's.
+//! `shardctl replay` sends a real bank's transactions through the HTTP API, and compares the bank's balances with those of the ledger.
 //!
-//! [`bank`] reads the file, [`plan`] decides everything before anything is sent, [`sender`] sends, [`ReplayReport`] compares. All ids follow
-//! from the file, so a second run changes nothing.
+//! [`bank`] reads the file, [`plan`] makes all decisions before anything is sent, [`sender`] sends, and [`ReplayReport`] compares. All ids
+//! follow from the file, so a second run changes nothing.
 
 pub mod bank;
 mod plan;
@@ -23,10 +23,10 @@ use crate::{
     output, verify,
 };
 
-/// Balances asked for at the same time.
+/// The number of balances that are read at the same time.
 const READS_IN_FLIGHT: usize = 16;
 
-/// Replays the transactions through one of the routers and compares what came out.
+/// Replays the transactions through one of the routers and compares the balances.
 pub async fn replay(
     client: HttpClient,
     urls: &[String],
@@ -76,7 +76,7 @@ pub async fn run(args: ReplayArgs, context: &Context) -> anyhow::Result<ExitCode
     let report = replay(routers.client, &routers.urls, transactions).await?;
     let verified = match verify::cluster_targets(context) {
         Ok(targets) => Some(verify::verify(&targets).await?),
-        // The router is on another machine, where its databases can be checked.
+        // The router is on another machine, and its databases can be checked there.
         Err(_) if elsewhere => None,
         Err(error) => return Err(error),
     };
@@ -118,7 +118,7 @@ fn print(report: &ReplayReport) -> anyhow::Result<()> {
         output::data(&format!("REFUSED: {count} transfers as {code}"))?;
     }
     let moved = if report.transfers_posted == 0 && report.transfers_refused.is_empty() {
-        "nothing moved, all of it was replayed before".to_owned()
+        "nothing moved, because everything was replayed before".to_owned()
     } else {
         format!("{} posted, {} replayed", report.transfers_posted, report.transfers_replayed)
     };
@@ -128,7 +128,8 @@ fn print(report: &ReplayReport) -> anyhow::Result<()> {
     ))
 }
 
-/// The bank rounds each recorded balance; this far apart its figure and the sum of its amounts still agree.
+/// The largest difference, in minor units, between the bank's figure and the sum of its amounts that counts as agreement. The bank rounds
+/// each recorded balance.
 pub const TOLERANCE: i64 = 50;
 
 #[derive(Debug, Serialize)]
@@ -140,15 +141,15 @@ pub struct ReplayReport {
     pub transfers_replayed: u64,
     pub transfers_refused: std::collections::BTreeMap<String, u64>,
     pub accounts: usize,
-    /// Accounts all of whose rows chain, the last day's included.
+    /// The number of accounts whose rows all chain, including those of the last day.
     pub accounts_complete: usize,
-    /// Accounts within the bank's rounding.
+    /// The number of accounts that agree within the bank's rounding.
     pub accounts_agree: usize,
     pub differences: Vec<Difference>,
     pub overdrafts: Vec<Overdraft>,
 }
 
-/// An account that stands further from the bank's figure than the rounding explains at first sight.
+/// An account that differs from the bank's figure by more than [`TOLERANCE`].
 #[derive(Debug, Serialize, PartialEq, Eq)]
 pub struct Difference {
     pub account: String,
@@ -156,7 +157,7 @@ pub struct Difference {
     pub bank: String,
     pub difference: String,
     pub reason: String,
-    /// The ledger holds what the file's amounts add up to; what is left is the file's.
+    /// Whether the ledger holds the sum of the file's amounts. The difference is then a property of the file.
     pub explained: bool,
 }
 
@@ -170,7 +171,7 @@ pub struct Overdraft {
 }
 
 impl ReplayReport {
-    /// Compares the ledger's balances, in the order of the customers, with the bank's.
+    /// Compares the ledger's balances with the bank's. `posted` is in the order of the customers.
     pub fn new(
         transactions: usize,
         customers: &[Customer],
@@ -204,7 +205,7 @@ impl ReplayReport {
         }
     }
 
-    /// Whether the ledger holds exactly what the file says, whatever the file leaves out.
+    /// Whether the ledger holds exactly the amounts of the file, even if rows are missing from the file.
     pub fn is_faithful(&self) -> bool {
         self.transfers_refused.is_empty() && self.differences.iter().all(|difference| difference.explained)
     }

@@ -1,10 +1,10 @@
-//! `shardctl verify` checks whether the books of a live cluster balance. It reads the shards' databases, calls no
-//! service and changes nothing.
+//! `shardctl verify` checks whether the books of a live cluster balance. It reads the shards' databases. It calls no service and changes
+//! nothing.
 //!
-//! [`databases`] identifies the databases first. Each shard's journal is then folded in memory with the functions that the
-//! lane uses, and every projection is compared with the fold ([`shard_database::books`]). The journal is immutable, so it
-//! is read up to fixed positions in bounded statements: writes continue undisturbed, and no snapshot stays open. [`sagas`] and
-//! [`between_shards`] check what holds between shards, as pure comparisons. [`report`] lists the invariants.
+//! [`databases`] identifies the databases first. Each shard's journal is then folded in memory with the functions that the lane uses, and
+//! every projection is compared with the fold ([`shard_database::books`]). The journal is immutable, so it is read up to fixed positions in
+//! bounded statements. Writes therefore continue undisturbed, and no snapshot stays open. [`sagas`] and [`between_shards`] check what holds
+//! between shards, as pure comparisons. [`report`] lists the invariants.
 
 mod between_shards;
 pub mod databases;
@@ -48,15 +48,15 @@ pub struct Target {
     pub dsn: String,
 }
 
-/// How often slot ownership is read before a slot without exactly one owner is a violation. A move takes two commits
-/// on two shards, and reads of the two shards may straddle them.
+/// How many times slot ownership is read before a slot without exactly one owner is a violation. A move makes one commit on each of two
+/// shards, and the reads may be from different sides of these commits.
 const OWNERSHIP_READS: usize = 4;
 const OWNERSHIP_PAUSE: Duration = Duration::from_millis(300);
-/// How often the shards are read again because slots moved meanwhile.
+/// How many times the shards are read, if slots move meanwhile.
 const ATTEMPTS: usize = 5;
-/// Steps of the progress bar: rows of accounts, small tables, journal, the end.
+/// The number of steps of the progress bar: rows of accounts, small tables, journal, the end.
 const STEPS: usize = 4;
-/// Bookings after which the progress bar shows their number.
+/// The interval, in bookings, at which the progress bar shows their number.
 const SHOWN_EVERY: u64 = 10_000;
 
 /// Checks the shards. `targets` must name every shard of the cluster; a shard that a database knows and `targets`
@@ -114,8 +114,8 @@ async fn check(
     );
     let mut shards: Vec<Shard> = try_join_all(each).await?;
 
-    // The order makes the comparison between shards sound: see `sagas`. And no row can be ahead of a position that is
-    // fixed after the row was read.
+    // This order makes the comparison between shards sound (see `sagas`). A row also cannot be ahead of a position that is fixed after the
+    // row was read.
     let early = on_each(targets, connections, rebuild::highest_position).await?;
     let end = on_each(targets, connections, rebuild::highest_position).await?;
     let late = on_each(targets, connections, rebuild::highest_position).await?;
@@ -148,7 +148,7 @@ async fn check(
     let (counts, between_shards) = comparison.finish();
     between(between_shards);
     let ownership = check_ownership(targets, connections, &ids).await?;
-    // Between the two commits of a cut-over, no shard owns the slots, and what they hold is in transit.
+    // Between the two commits of a cut-over, no shard owns the slots, and their balances are in transit.
     if quiet && counts.under_way() == 0 && ownership == Violations::default() {
         between(between_shards::check_quiet(&in_transit));
     }
@@ -172,7 +172,7 @@ async fn check(
     Ok(VerifyReport::new(elapsed_ms, sizes, counts, findings))
 }
 
-/// Reads the rows of every projection, and what the shard knows of others.
+/// Reads the rows of every projection, and what the shard knows about other shards.
 async fn read_rows(
     connection: &mut PgConnection,
     number: u16,
@@ -194,7 +194,7 @@ async fn read_rows(
     Ok(Shard { books, known, findings, bar })
 }
 
-/// Folds the journal up to the end, and reads the registers beyond it. Returns the end as well.
+/// Folds the journal up to its end, and reads the registers beyond the end. Also returns the end.
 async fn read_journal(
     connection: &mut PgConnection,
     shard: &mut Shard,
@@ -270,7 +270,7 @@ async fn check_ownership(
 }
 
 const HELP: &str = "\
-The databases must be those of all shards of one cluster. A shard that one of them knows of and that is not given is a violation. \
+The databases must be those of all shards of one cluster. A shard that one of them knows and that is not given is a violation. \
 PGHOST, PGSSLMODE and similar variables are ignored. PGOPTIONS, PGSSLROOTCERT, PGSSLCERT and PGSSLKEY are refused,
 as is PGPASSWORD if the URL has no password.
 
@@ -279,7 +279,7 @@ Exit codes: 0 clean, 3 a violation was found, 4 a database does not answer";
 #[derive(clap::Args)]
 #[command(after_help = HELP)]
 pub struct VerifyArgs {
-    /// A shard's database, instead of those of the cluster in --data-dir; give every shard of the cluster
+    /// Database of a shard, instead of the databases of the cluster in --data-dir; give every shard of the cluster
     #[arg(long = "dsn", value_name = "SHARD=URL", value_parser = parse_target)]
     targets: Vec<Target>,
 }

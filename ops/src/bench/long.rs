@@ -1,5 +1,5 @@
-//! `shardctl bench long`: what takes too long for `make bench`. A shard with 10,000,000 accounts, a shard with 20,000,000
-//! transfers in it, and a shard beside a transaction that holds a snapshot for minutes.
+//! `shardctl bench long` runs the measurements that take too long for `make bench`: a shard with 10,000,000 accounts, a shard with 20,000,000
+//! transfers, and a shard beside a transaction that holds a snapshot for minutes.
 
 use std::{path::Path, time::Duration};
 
@@ -30,7 +30,7 @@ use crate::output;
 /// Exit code 1: a figure misses its bar. 3: a ledger that was measured does not balance.
 #[derive(Debug, Clone, clap::Args, Serialize)]
 pub struct LongPlan {
-    /// Only this part; may be repeated
+    /// Run only this part; may be repeated
     #[arg(long, value_enum, value_name = "PART")]
     #[serde(rename = "parts", serialize_with = "wanted_parts")]
     only: Vec<Part>,
@@ -45,7 +45,7 @@ pub struct LongPlan {
     #[arg(long, value_name = "N", default_value_t = 20_000_000)]
     #[serde(rename = "history")]
     transfers: u32,
-    /// How long the snapshot is held
+    /// Seconds for which the snapshot is held
     #[arg(long, value_name = "S", default_value_t = 300, value_parser = clap::value_parser!(u32).range(2..))]
     snapshot_seconds: u32,
     #[arg(skip)]
@@ -68,7 +68,7 @@ impl Part {
     }
 }
 
-/// In a report, each part has whether it was measured.
+/// The report says for each part whether it was measured.
 fn wanted_parts<S: Serializer>(only: &[Part], serializer: S) -> Result<S::Ok, S::Error> {
     let parts = [("accounts", Part::Accounts), ("history", Part::History), ("snapshot", Part::Snapshot)];
     serializer.collect_map(parts.map(|(name, part)| (name, part.is_in(only))))
@@ -77,7 +77,7 @@ fn wanted_parts<S: Serializer>(only: &[Part], serializer: S) -> Result<S::Ok, S:
 /// After this the numbers before and under the snapshot are compared.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// What the parts measured.
+/// The measurements of the parts.
 #[derive(Debug, Default)]
 struct Measured {
     samples: Samples,
@@ -195,7 +195,7 @@ async fn snapshot(plan: &LongPlan, folder: &Path, measured: &mut Measured) -> an
     let long = subject.measure(&held).await?;
     measured.under_snapshot = long.ours.as_ref().map(|ours| ours.windows.clone()).unwrap_or_default();
     measured.samples.add("under_snapshot", long);
-    // The end of the held time is what counts: the cost grows with it.
+    // The comparison uses the end of the time, because the cost grows while the snapshot is held.
     let last = Spec { seed: plan.seed.wrapping_add(2), ..spec };
     measured.samples.add("end_of_snapshot", subject.measure(&last).await?);
     output::note(&format!("the snapshot was held for {:.0} s", begin.elapsed().as_secs_f64()));
@@ -213,7 +213,7 @@ pub struct LongReport {
     pub verified: bool,
     pub figures: Vec<Figure>,
     pub samples: Samples,
-    /// While the snapshot was held.
+    /// The windows of the time during which the snapshot was held.
     pub under_snapshot: Vec<Window>,
 }
 

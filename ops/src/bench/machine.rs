@@ -1,6 +1,5 @@
-//! The machine that a report was measured on, and the processor time and memory that the processes of a cluster take.
-//! Client, router, node and PostgreSQL share the machine, so that processor time for each transfer is what a measurement
-//! keeps when others disturb it.
+//! The machine that a report was measured on, and the processor time and memory that the processes of a cluster take. Client, router, node
+//! and PostgreSQL share the machine. Processor time for each transfer is therefore the figure that other load on the machine disturbs least.
 
 use std::{collections::BTreeMap, fmt, fs};
 
@@ -84,7 +83,7 @@ impl Spent {
                 ProcessRole::Node => &mut spent.nodes,
                 ProcessRole::Postgres => &mut spent.postgres,
             };
-            // A PostgreSQL server is a family: the postmaster, those that ended, those that live.
+            // A PostgreSQL server consists of the postmaster, its children that have ended, and its living children.
             let family = stats.iter().filter(|stat| stat.pid == process.pid() || stat.parent == process.pid());
             *of_role += family.map(with_ended_children_us).sum::<u64>();
         }

@@ -1,8 +1,8 @@
-//! `shardctl bench overload`: what happens beyond the capacity of a cluster. Open loops at 1, 2, 5 and 10 × of the peak, a frozen shard,
-//! a spike, and twice the load of clients that retry while a shard is frozen.
+//! `shardctl bench overload` measures a cluster beyond its capacity: open loops at 1, 2, 5 and 10 × the peak, a frozen shard, a spike, and
+//! clients that retry at twice the peak while a shard is frozen.
 //!
-//! The shards get a small part of the machine, so that their capacity is small. Ten times of it then leaves processor time for the load
-//! generator and the router, as on machines of their own.
+//! The shards get a small part of the machine, so that their capacity is small. Ten times that capacity then leaves processor time for the
+//! load generator and the router, as if they had machines of their own.
 
 mod report;
 
@@ -27,14 +27,14 @@ use super::{
 };
 use crate::{cluster::member::ProcessRole, http_client::HttpClient, output};
 
-/// Measures the peak, then 1, 2, 5 and 10 × of it in the open loop, a frozen shard, a spike, and clients that retry. Exit code 1: a figure
+/// Measures the peak, then 1, 2, 5 and 10 × the peak in the open loop, a frozen shard, a spike, and clients that retry. Exit code 1: a figure
 /// misses its bar. 3: the ledger does not balance
 #[derive(Debug, Clone, clap::Args, Serialize)]
 pub struct OverloadPlan {
     /// Seconds of each load
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(3..=600))]
     seconds: u32,
-    /// Processors of each shard, PostgreSQL and node together
+    /// Cores of each shard, for PostgreSQL and node together
     #[arg(long, value_name = "CORES", default_value_t = 0.1)]
     cores: f64,
     #[arg(skip)]
@@ -45,22 +45,22 @@ const SHARDS: u16 = 2;
 const ACCOUNTS: usize = 2_000;
 /// Requests that the router lets in at once; half of them may wait for one shard. This bounds how long an accepted request waits.
 pub const IN_FLIGHT: usize = 512;
-/// More than the router lets in, so that there is always one that can be refused.
+/// More connections than the router lets in, so that there is always a request to refuse.
 pub const CONNECTIONS: usize = 1_536;
-/// For the peak: a closed loop that keeps both shards busy and is never refused.
+/// The connections of the peak measurement, a closed loop that keeps both shards busy and is never refused.
 const PEAK_CONNECTIONS: usize = 448;
 pub const FACTORS: [f64; 4] = [1.0, 2.0, 5.0, 10.0];
 /// Beside a frozen shard, the other one gets this share of its peak.
 const BESIDE_FROZEN: f64 = 0.9;
 const WINDOW: Duration = Duration::from_millis(500);
-/// The spike: ten times the peak for so long, upon half of the peak.
+/// The spike: a load of half of the peak that rises to ten times the peak for three seconds.
 pub const SPIKE: Spike = Spike { base: 0.5, factor: 10.0, from_s: 4.0, to_s: 7.0, end_s: 18 };
-/// Clients that retry: together twice the peak until the frozen shard is thawed, and this share of the peak after that.
+/// Clients that retry offer twice the peak until the frozen shard is thawed, and this share of the peak after that.
 pub const AFTER_THAW: f64 = 0.8;
 pub const FREEZE_S: f64 = 2.0;
 pub const THAW_S: f64 = 12.0;
 const RETRY_END_S: u32 = 26;
-/// A request without a result is sent again so often.
+/// How many times a request without a result is sent again.
 pub const RETRIES: u32 = 3;
 const LOOK_AT_MEMORY: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -81,7 +81,7 @@ pub struct Spike {
 pub struct OverloadStep {
     pub factor: f64,
     pub measured: Measurement,
-    /// Resident memory in bytes, by process, as it was every half second.
+    /// Resident memory in bytes by process, sampled every half second.
     pub memory: Vec<BTreeMap<String, f64>>,
 }
 
@@ -92,10 +92,10 @@ pub struct Frozen {
     pub beside_frozen: Measurement,
 }
 
-/// One load on the subject.
+/// One load on the measured cluster.
 #[derive(Debug, Clone, Copy)]
 struct Drive {
-    /// Only accounts of this shard.
+    /// The shard whose accounts are used. `None`: all shards.
     shard: Option<u16>,
     rate: Option<f64>,
     connections: usize,
@@ -208,7 +208,7 @@ async fn drive(subject: &MeasuredCluster, drive: Drive) -> anyhow::Result<Measur
         seed: drive.seed,
         stop: Default::default(),
     };
-    // The picker takes the first shards of a map: the wanted one is put first.
+    // The picker uses the first shards of a map, so the wanted shard is put first.
     let home = |home: u16| drive.shard.map_or(home, |shard| (home + SHARDS - shard) % SHARDS);
     let homes = subject.homes.iter().copied().map(home).collect();
     let mut picker = Picker::new(Workload::Uniform, Locality::Local, homes)?;
@@ -260,7 +260,7 @@ async fn beside_a_frozen_shard(
     Ok(Frozen { beside_working: beside_working?, beside_frozen: beside_frozen? })
 }
 
-/// Waits until a little load on both shards is answered without a failure.
+/// Waits until a small load on both shards is answered without a failure.
 async fn works_again(subject: &MeasuredCluster, usual: Drive) -> anyhow::Result<()> {
     let begun = Instant::now();
     loop {
@@ -272,7 +272,7 @@ async fn works_again(subject: &MeasuredCluster, usual: Drive) -> anyhow::Result<
     }
 }
 
-/// The windows of the load that goes on before, during and after a spike.
+/// Measures a load before, during and after a spike. Returns its windows.
 async fn spike(subject: &MeasuredCluster, usual: Drive, peak_per_s: f64) -> anyhow::Result<Vec<Window>> {
     let base = Drive {
         rate: Some(SPIKE.base * peak_per_s),

@@ -1,5 +1,5 @@
-//! `shardctl bench prototype`: what each choice of the append path costs, measured apart from the product, so that an ADR can
-//! quote it. One connection to a database of its own; processor time is that of the server process of this connection.
+//! `shardctl bench prototype` measures what each choice of the append path costs, apart from the product, so that an ADR can quote it. It
+//! uses one connection to a database of its own. Processor time is the time of the server process of this connection.
 
 mod row_array;
 
@@ -45,7 +45,7 @@ pub struct PrototypeReport {
     pub rows: Vec<PrototypeRow>,
 }
 
-/// One variant of one choice. Costs of `fold` are for each account, all others for each transfer.
+/// One variant of one choice. The costs of `fold` are for each account, all other costs for each transfer.
 #[derive(Debug, Clone, Serialize)]
 pub struct PrototypeRow {
     pub choice: &'static str,
@@ -54,10 +54,10 @@ pub struct PrototypeRow {
     pub per_s: f64,
     pub backend_us: f64,
     pub backend_us_per_commit: f64,
-    /// The same in each third of the commits, in their order.
+    /// `backend_us_per_commit` of each third of the commits, in their order.
     pub backend_us_per_commit_in_thirds: [f64; 3],
     pub wal_bytes: f64,
-    /// Tables and indexes.
+    /// The bytes of tables and indexes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_bytes: Option<f64>,
 }
@@ -80,9 +80,9 @@ struct Variant {
     columns: Columns,
     fence: Fence,
     ids: Ids,
-    /// Commits of 8 rows instead of 4,096.
+    /// Whether a commit has 8 rows instead of 4,096.
     small: bool,
-    /// Beside a transaction that holds a snapshot and does nothing.
+    /// Whether another transaction holds a snapshot and does nothing meanwhile.
     beside_snapshot: bool,
 }
 
@@ -191,7 +191,7 @@ impl<'a> VariantWriter<'a> {
         let Variant { layout, columns, fence, .. } = *self.variant;
         match layout {
             RowLayout::OneRow(table) => {
-                // The check looks into `journal` and finds it empty if the rows go elsewhere.
+                // The check reads `journal`, which is empty if the rows go to another table.
                 let highest = if table == "journal" { written as i64 } else { 0 };
                 let script = commit_script(fence, table, columns, highest, self.rows);
                 let rows = self.bookings.encode(&mut self.buffer, self.rows, columns);
@@ -322,7 +322,7 @@ struct Meter {
     begin_us: f64,
     commits: usize,
     done: usize,
-    /// At the end of each third.
+    /// The processor time at the end of each third of the commits.
     marks_us: Vec<f64>,
 }
 
@@ -377,7 +377,7 @@ fn process_time_us(pid: i32) -> anyhow::Result<f64> {
 }
 
 const CHUNK: usize = 1_000;
-/// Each account is folded so often.
+/// How many times each account is folded.
 const PASSES: usize = 5;
 
 const FILL: &str = "INSERT INTO ceiling.account SELECT 'bench:' || n, 0, 'USD', 1, 0, 0, NULL, NULL, 0, 0, '', 0, 0 \
@@ -388,7 +388,7 @@ const UPDATE: &str = "UPDATE ceiling.account a \
          AS new (id, posted, held, version, head, at_us) \
      WHERE a.id = new.id AND a.version < new.version";
 
-/// What it costs to write the newest balances of 100,000 accounts into their rows, in sorted chunks.
+/// Measures the cost of writing the newest balances of 100,000 accounts into their rows, in sorted chunks.
 async fn measure_fold(url: &str) -> anyhow::Result<PrototypeRow> {
     let mut session = ceiling::prepare(url).await?;
     session.run(TABLES, None).await?;

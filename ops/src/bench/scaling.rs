@@ -1,9 +1,9 @@
-//! `shardctl bench scaling`: whether throughput grows with the number of shards.
+//! `shardctl bench scaling` measures whether throughput grows with the number of shards.
 //!
-//! A small machine cannot give eight shards a machine each. [`Limits`] therefore gives each shard, its PostgreSQL and its node
-//! together, the same small part of the processors; what is left is for the router and the client. The load then uses
-//! the accounts of 1, 2, 4 and 8 of the shards. [`many`] measures what a router spends with more shards than a
-//! machine can run: their nodes are mock nodes, which [`mock`] serves.
+//! One small machine cannot give each of eight shards a machine. [`Limits`] therefore gives each shard, with its PostgreSQL and its node, the
+//! same small part of the processors. The router and the client use the rest. The load then uses the accounts of 1, 2, 4 and 8 of the shards.
+//! [`many`] measures the processor time of a router with more shards than a machine can run. The nodes of these shards are mock nodes, which
+//! [`mock`] serves.
 
 mod many;
 pub mod mock;
@@ -26,12 +26,12 @@ use crate::output;
 
 pub use report::throughput;
 
-/// Each shard, its PostgreSQL and its node together, gets the same small part of the processors by a control group (version 1
-/// or 2). Where this user cannot make one, each commit is delayed by the same time instead, and the report says so. Exit code
-/// 1: a figure misses its bar. 3: a ledger that was measured does not balance.
+/// A control group (version 1 or 2) gives each shard, its PostgreSQL and its node together, the same small part of the processors. If this
+/// user cannot make a control group, each commit is delayed by the same time instead, and the report says so. Exit code 1: a figure misses
+/// its bar. 3: a ledger that was measured does not balance.
 #[derive(Debug, Clone, clap::Args, Serialize)]
 pub struct ScalingPlan {
-    /// Numbers of shards, rising
+    /// Numbers of shards, in rising order
     #[arg(long, value_name = "N,N…", value_delimiter = ',', default_values_t = [1, 2, 4, 8])]
     shards: Vec<u16>,
     /// Shares of cross-shard transfers, from 0 to 1
@@ -51,13 +51,13 @@ pub struct ScalingPlan {
 }
 
 impl ScalingPlan {
-    /// The kinds of request for this number of shards. For one shard they are all the same.
+    /// The kinds of request for this number of shards. With one shard, all kinds are the same.
     fn requests(&self, shards: u16) -> impl Iterator<Item = Requests> {
         let spread = self.cross.iter().map(|cross| Requests::Spread { cross: *cross });
         std::iter::once(Requests::OneShard).chain(spread.filter(move |_| shards > 1))
     }
 
-    /// A few points, for a plot beside others.
+    /// A plan of few points, for a plot among others.
     pub fn short(seconds: u32, seed: u64) -> Self {
         let (shards, cross) = (vec![1, 2, 4], vec![0.0, 0.5]);
         Self { shards, cross, seconds, shard_cores: None, mock_shards: Vec::new(), seed }
@@ -74,18 +74,18 @@ pub struct ScalingPoint {
     pub throttled: Option<f64>,
 }
 
-/// What the transfers of a request have to do with each other.
+/// How the transfers of a request are distributed over shards.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Requests {
     /// All transfers of a request are local transfers of one shard, drawn anew for each request. Shards then share nothing,
     /// and the requests are as large with many shards as with one.
     OneShard,
-    /// Over all loaded shards, with this share of cross-shard transfers.
+    /// The transfers use all loaded shards, with this share of cross-shard transfers.
     Spread { cross: f64 },
 }
 
-/// For each shard, so that the load grows with the shards.
+/// Connections for each shard, so that the load grows with the number of shards.
 const CONNECTIONS_PER_SHARD: usize = 8;
 
 impl Experiment for ScalingPlan {
@@ -117,7 +117,7 @@ impl Experiment for ScalingPlan {
     }
 }
 
-/// The points with real shards, how the shards were limited, and whether their ledgers were clean.
+/// Measures the points with real shards. Returns how the shards were limited, the points, and whether the ledgers were clean.
 pub async fn limited(
     plan: &ScalingPlan,
     folder: &Path,
@@ -146,7 +146,7 @@ pub async fn limited(
         }
     }
     let limit = limits.to_string();
-    // The check after the measurement need not be slow.
+    // Lift the limits, because the check after the measurement needs none.
     drop(limits);
     let clean = subject.cluster.is_clean().await?;
     Ok((limit, points, clean))

@@ -1,5 +1,5 @@
-//! `shardctl bench soak`: half of the peak for minutes or hours, one master account with 1,000 sub-accounts, duplicates among
-//! the transfers. Throughput and latency by window, memory of each process, disk, and the sum of all accounts over time.
+//! `shardctl bench soak` keeps half of the peak for minutes or hours, with one master account, 1,000 sub-accounts, and duplicates among the
+//! transfers. It reports throughput and latency by window, the memory of each process, disk usage, and the sum of all accounts over time.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,7 +29,7 @@ use crate::{http_client::HttpClient, output};
 /// all accounts changed, or the ledger does not balance.
 #[derive(Debug, Clone, clap::Args, Serialize)]
 pub struct SoakPlan {
-    /// How long
+    /// Minutes of the load
     #[arg(long, value_name = "M", default_value_t = 10.0)]
     minutes: f64,
     /// Seconds of a window
@@ -44,7 +44,7 @@ pub struct SoakPlan {
     /// Connections
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
     connections: u16,
-    /// Transfers a request; 1 sends single transfers
+    /// Transfers in each request; 1 sends single transfers
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     batch: u16,
     #[arg(skip)]
@@ -59,13 +59,13 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The cluster at one moment.
 #[derive(Debug, Clone, Serialize)]
 pub struct Moment {
-    /// Since the load began.
+    /// Seconds since the load began.
     pub at_s: f64,
-    /// Bytes, by process.
+    /// Bytes by process.
     pub memory: BTreeMap<String, f64>,
-    /// Tables and indexes of the ledger.
+    /// Bytes of the tables and indexes of the ledger.
     pub disk_bytes: f64,
-    /// Rows that are not folded yet, if the node tells.
+    /// The rows that are not folded yet. Absent if the node does not report them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unfolded_rows: Option<f64>,
     /// The sum of all accounts, which must not change.
@@ -124,7 +124,7 @@ impl Experiment for SoakPlan {
     }
 }
 
-/// Looks at the cluster at the end of each window.
+/// Records the state of the cluster at the end of each window.
 async fn watch(
     subject: &MeasuredCluster,
     spec: &Spec,
@@ -143,7 +143,7 @@ async fn watch(
     while begin.elapsed().as_secs_f64() + f64::from(window_s) < f64::from(spec.seconds) + warm_up_s {
         ticks.tick().await;
         let sums: Sums = client.get(&url).await?;
-        ensure!(!sums.partial, "a shard did not tell its sums");
+        ensure!(!sums.partial, "a shard did not report its sums");
         moments.push(Moment {
             at_s: begin.elapsed().as_secs_f64(),
             memory: subject.cluster.memory()?.0,
@@ -175,7 +175,7 @@ pub struct SoakReport {
     pub moments: Vec<Moment>,
 }
 
-/// The first fifth of the time fills caches.
+/// The share of the time that is left out, because caches fill meanwhile.
 const WARM_UP_SHARE: f64 = 0.2;
 
 impl SoakReport {
@@ -187,7 +187,7 @@ impl SoakReport {
         moments: Vec<Moment>,
         verified: bool,
     ) -> Self {
-        // A last window that is shorter than the others has fewer transfers.
+        // The last window may be shorter than the others, and then has fewer transfers.
         windows.retain(|window| window.from_s + f64::from(plan.window_s) <= plan.minutes * 60.0 + 0.5);
         let sums: BTreeSet<&String> = moments.iter().map(|moment| &moment.sum).collect();
         Self {
@@ -283,7 +283,7 @@ fn figures(windows: &[Window], moments: &[Moment]) -> Vec<Figure> {
     figures
 }
 
-/// The largest distance from the median, as a part of the median and as it is.
+/// The largest distance from the median, relative to the median and absolute.
 fn deviation(values: &[f64]) -> Option<(f64, f64)> {
     let middle = median(values.to_vec())?;
     let distance = values.iter().map(|value| (value - middle).abs()).fold(0.0, f64::max);

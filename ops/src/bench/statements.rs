@@ -1,5 +1,5 @@
-//! `shardctl bench statements`: how long a statement of an account with a long history takes, beside one with a short history.
-//! The histories are written through the API.
+//! `shardctl bench statements` measures how long a statement of an account with a long history takes, compared with an account with a short
+//! history. The histories are written through the API.
 
 use std::path::Path;
 
@@ -29,14 +29,14 @@ pub struct StatementsPlan {
     /// Entries of the long history
     #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(10_000..))]
     entries: u32,
-    /// How often each question is asked
+    /// Number of times each question is asked
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(100..))]
     requests: u32,
     #[arg(skip)]
     seed: u64,
 }
 
-/// The first rounds do not count: connections open, caches fill, statements are planned.
+/// The rounds that do not count. Meanwhile connections open, caches fill and statements are planned.
 const WARM_UP: usize = 50;
 
 impl Experiment for StatementsPlan {
@@ -64,7 +64,7 @@ impl Experiment for StatementsPlan {
     }
 }
 
-/// Every question of every account in turn, so that whatever disturbs the machine disturbs all of them.
+/// Asks every question about every account in turn, so that a disturbance of the machine affects all questions alike.
 async fn ask(
     connection: &mut Connection,
     plan: &StatementsPlan,
@@ -101,7 +101,7 @@ async fn ask(
         .collect())
 }
 
-/// The account every transfer touches.
+/// The account of every transfer.
 const LONG: usize = 0;
 /// One of the accounts at the other end of the transfers.
 const SHORT: usize = 1;
@@ -112,7 +112,7 @@ const BATCH: usize = 1_000;
 const CONNECTIONS: usize = 8;
 const PATH: &str = "/v1/transfers:batch";
 
-/// Writes `entries` entries into the long history, in batches such as busy accounts get them.
+/// Writes `entries` entries into the long history, in batches, as busy accounts get them.
 async fn write_history(router: &Address, entries: usize, seed: u64) -> anyhow::Result<()> {
     let others = (entries / SHORT_ENTRIES).max(1);
     subject::open_accounts(router, others + 1).await?;
@@ -165,7 +165,7 @@ struct HistoryEntry {
 impl StoredHistory {
     /// What the API says of an account that should have at least half of `expected` entries.
     async fn read(connection: &mut Connection, account: String, expected: usize) -> anyhow::Result<Self> {
-        // The very first entry is the opening.
+        // The first entry is the opening of the account.
         let first = edge(connection, &account, "order=asc&limit=2").await?;
         let last = edge(connection, &account, "limit=1").await?;
         let entries = usize::try_from(last.version)?;
@@ -197,11 +197,11 @@ struct Question {
 
 #[derive(Clone, Copy)]
 enum QuestionKind {
-    /// A page of entries: its query and how many there should be.
+    /// A page of entries: its query, and the expected number of entries.
     Page { query: &'static str, entries: usize },
-    /// A page of a window in time that begins somewhere in the middle.
+    /// A page of a window in time that begins in the middle of the history.
     PageByTime { query: &'static str },
-    /// The balance at some time in the middle.
+    /// The balance at a time in the middle of the history.
     BalanceAt,
 }
 
@@ -224,7 +224,7 @@ const fn of(name: &'static str, bar_p99_us: Option<u64>, what: QuestionKind) -> 
 impl Question {
     fn path(&self, history: &StoredHistory, random: &mut Random) -> String {
         let account = format!("/v1/accounts/{}", history.account);
-        // The moment differs each time, so that no cache has the answer.
+        // The moment differs in each request, so that no cache contains the answer.
         let length_us = history.last_us - history.first_us;
         let mut moment = |share: f64| {
             let after_us = (length_us as f64 * (0.1 + share * random.fraction())) as i64;
@@ -240,7 +240,7 @@ impl Question {
         }
     }
 
-    /// Fails if the answer is not what was asked for: its time would mean nothing.
+    /// Fails if the answer is not the expected one, because its latency would then be meaningless.
     fn check(&self, status: StatusCode, answer: &[u8]) -> anyhow::Result<()> {
         ensure!(status == StatusCode::OK, "answered {status}: {}", String::from_utf8_lossy(answer));
         let answer: Value = serde_json::from_slice(answer)?;

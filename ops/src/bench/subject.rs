@@ -1,4 +1,4 @@
-//! A cluster that is measured, with its accounts open, and one measurement of it.
+//! A measured cluster with open accounts, and one measurement of it.
 
 use std::{path::Path, time::Duration};
 
@@ -31,12 +31,12 @@ pub struct MeasuredCluster {
     pub homes: Vec<u16>,
 }
 
-/// A load on a subject.
+/// A load on a measured cluster.
 #[derive(Debug, Clone)]
 pub struct Spec {
     pub workload: Workload,
     pub locality: Locality,
-    /// Transfers a request; 1 sends single transfers.
+    /// Transfers in each request; 1 sends single transfers.
     pub batch: usize,
     pub connections: usize,
     /// How many of the routers take part.
@@ -47,17 +47,17 @@ pub struct Spec {
     /// The share of transfers that are sent a second time.
     pub replays: f64,
     pub seconds: u32,
-    /// Write a checkpoint half way.
+    /// Whether to write a checkpoint half way.
     pub checkpoint: bool,
-    /// Only accounts of so many shards.
+    /// The number of shards whose accounts are used, beginning with the first shard. `None`: all shards.
     pub first_shards: Option<usize>,
-    /// Each request is for so many shards; `None`: for all of them.
+    /// The number of shards in each request. `None`: all shards.
     pub shards_per_request: Option<usize>,
     pub window: Option<Duration>,
     pub seed: u64,
 }
 
-/// One measurement, of Shardledger or of what it is compared with.
+/// One measurement of Shardledger, or of a system that it is compared with.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Sample {
     pub transfers_per_s: f64,
@@ -96,8 +96,8 @@ impl Spec {
     /// Single transfers over 64 connections.
     pub const SINGLES: Self = Self { batch: 1, connections: 64, ..Self::BATCHES };
 
-    /// The same load in the open loop, at `rate` requests a second, over enough connections that a request seldom waits for
-    /// one: with few, a pause of some milliseconds leaves requests behind that the connections take long to catch up with.
+    /// The same load in the open loop, at `rate` requests a second, over enough connections that a request seldom waits for one. With few
+    /// connections, a pause of some milliseconds causes a backlog that lasts.
     pub fn at_rate(self, rate: f64) -> Self {
         Self { rate: Some(rate), connections: self.connections.max(MIN_OPEN_LOOP_CONNECTIONS), ..self }
     }
@@ -119,7 +119,7 @@ impl MeasuredCluster {
         Self::of(cluster, accounts).await
     }
 
-    /// The same with HTTPS, mutual TLS and a key; PostgreSQL is reached without TLS.
+    /// Starts a cluster with HTTPS, mutual TLS and a key, and opens its accounts. PostgreSQL is reached without TLS.
     pub async fn start_secured(folder: &Path, name: &str, shards: u16, accounts: usize) -> anyhow::Result<Self> {
         let (cluster, secret) = OwnCluster::start_secured(folder.join(name), shards, 1)?;
         let mut key = HeaderValue::try_from(format!("Bearer {secret}"))?;
@@ -150,7 +150,7 @@ impl MeasuredCluster {
         self.measure_until(spec, CancellationToken::new()).await
     }
 
-    /// The same, ended before its time by `stop`.
+    /// Measures until the end of the load, or until `stop` is cancelled.
     pub async fn measure_until(&self, spec: &Spec, stop: CancellationToken) -> anyhow::Result<Sample> {
         ensure!(spec.routers <= self.routers.len(), "the cluster has fewer routers");
         let load = Load {
@@ -205,7 +205,7 @@ impl MeasuredCluster {
     }
 }
 
-/// Accounts opened in one request.
+/// The number of accounts that one request opens.
 const BATCH: usize = 5_000;
 
 #[derive(Deserialize)]
@@ -218,7 +218,7 @@ struct Opened {
     code: Option<String>,
 }
 
-/// Opens accounts 0 to `count`. They may go negative without limit: a bench measures transfers, not refusals.
+/// Opens accounts 0 to `count`. They may go negative without limit, because a bench measures transfers and not refusals.
 pub async fn open_accounts(router: &Address, count: usize) -> anyhow::Result<()> {
     let mut connection = Connection::open(router).await?;
     output::counted("accounts", count, async |bar| {
@@ -249,7 +249,7 @@ async fn open_some(connection: &mut Connection, numbers: std::ops::Range<usize>)
     }
 }
 
-/// The shard of each slot, by its place in what a router's `/admin/shard-map` says.
+/// The shard of each slot, as an index into the shards of a router's `/admin/shard-map`.
 pub fn slot_owners(map: &serde_json::Value) -> anyhow::Result<Vec<u16>> {
     let shards = map["shards"].as_array().context("the router's shard map lists no shards")?;
     let mut owners = vec![0; usize::from(SLOTS)];

@@ -1,5 +1,5 @@
-//! `shardctl bench suite`: Shardledger, a PL/pgSQL transfer function and a bare append on the same machine, the same PostgreSQL
-//! and the same settings, in turn, several rounds. This is what `make bench` runs.
+//! `shardctl bench suite`, which `make bench` runs, measures Shardledger, a PL/pgSQL transfer function and a bare append in turn for several
+//! rounds, on the same machine and PostgreSQL with the same settings.
 //!
 //! [`runs`] lists what is measured, [`report`] compares the figures with the bars and draws them.
 
@@ -28,16 +28,16 @@ use crate::{cluster::member::ProcessRole, output};
 /// Exit code 1: a figure misses its bar, or was not measured. 3: a ledger that was measured does not balance.
 #[derive(Debug, Clone, clap::Args, Serialize)]
 pub struct SuitePlan {
-    /// Rounds; medians over them count
+    /// Rounds; the figures are medians over the rounds
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// Seconds of each main run; others have a part of it. A run of 8 seconds or more has a checkpoint half way
+    /// Seconds of each main run; other runs take a part of this time. A run of 8 seconds or more has a checkpoint half way
     #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3600))]
     seconds: u32,
     /// Seconds of each point of a plot
     #[arg(long, value_name = "S", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=3600))]
     sweep_seconds: u32,
-    /// Only runs and plots whose name contains this; may be repeated
+    /// Run only runs and plots whose name contains this; may be repeated
     #[arg(long, value_name = "PART")]
     #[serde(skip)]
     only: Vec<String>,
@@ -45,7 +45,7 @@ pub struct SuitePlan {
     seed: u64,
 }
 
-/// The plot over the number of shards.
+/// The name of the plot over the number of shards.
 const BY_SHARDS: &str = "by_shards";
 /// Shorter points would hold too few of the batches that a limited shard takes.
 const LEAST_SECONDS_BY_SHARDS: u32 = 5;
@@ -67,7 +67,7 @@ pub struct SuiteClusters {
     function_cluster: OwnCluster,
 }
 
-/// A plot's points, measured.
+/// The measured points of a plot.
 #[derive(Debug, Clone, Serialize)]
 pub struct Drawn {
     pub name: &'static str,
@@ -86,7 +86,7 @@ impl SuiteClusters {
         let one = MeasuredCluster::start(folder, "one-shard", 1, 1, ACCOUNTS).await?;
         let two = MeasuredCluster::start(folder, "two-shards", 2, 2, ACCOUNTS).await?;
         let secured = MeasuredCluster::start_secured(folder, "secured", 1, ACCOUNTS).await?;
-        // The function has a server of its own, so that what Shardledger has written does not slow it down.
+        // The function has a server of its own, so that the data of Shardledger does not slow it down.
         let function_cluster = OwnCluster::start(folder.join("function"), 1, 1)?;
         let databases = function_cluster.databases()?;
         let dsn = &databases.first().context("a cluster without shards")?.dsn;
@@ -191,7 +191,7 @@ impl SuiteClusters {
         Ok(sample)
     }
 
-    /// A checkpoint half way through a run that is long enough: it weighs on all sides alike.
+    /// Writes a checkpoint half way through a run that is long enough. All measured systems get the same checkpoint.
     async fn checkpoint_within(&self, seconds: u32) -> anyhow::Result<()> {
         if seconds >= CHECKPOINT_FROM_S {
             tokio::time::sleep(Duration::from_secs(u64::from(seconds)) / 2).await;
@@ -243,7 +243,7 @@ impl Experiment for SuitePlan {
         let mut drawn = Vec::new();
         output::counted("runs", steps, async |bar| {
             for number in 0..self.rounds {
-                // Every round has ids and accounts of its own.
+                // Every round draws other ids and accounts.
                 let seed = self.seed.wrapping_add(u64::from(number));
                 for run in &round {
                     bar.set_message(run.name);

@@ -1,5 +1,5 @@
-//! `shardctl bench takeover`: `kill -9` of the first of two nodes under load, several times. The measurement is the time until a payment
-//! is acknowledged that was sent after the kill.
+//! `shardctl bench takeover` kills the first of two nodes under load with `kill -9`, several times. It measures the time until a payment that
+//! was sent after the kill is acknowledged.
 
 use std::{
     path::Path,
@@ -45,17 +45,17 @@ pub struct TakeoverPlan {
     clients: u16,
 }
 
-/// Payments go from one account to these in turn.
+/// The number of accounts that one account pays in turn.
 const PAYEES: usize = 8;
 const PAYER: &str = "takeover:payer";
-/// A client waits so long for an answer, and then sends the next payment.
+/// How long a client waits for an answer before it sends the next payment.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Load before the kill, and after the first acknowledged payment.
+/// The time of load before the kill, and after the first acknowledged payment.
 const BEFORE: Duration = Duration::from_secs(1);
 const AFTER: Duration = Duration::from_secs(1);
 /// A client whose payment was not executed sends the next one after this time.
 const PAUSE: Duration = Duration::from_millis(5);
-/// The first node is started again, and all routers have gone back to it, within this time.
+/// Within this time, the first node is started again and all routers use it again.
 const RETURN: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -67,7 +67,7 @@ pub struct Round {
     pub acknowledged: usize,
     pub refused: usize,
     pub unknown: usize,
-    /// The longest that a client waited for the answer to one payment.
+    /// The longest time that a client waited for the answer to one payment.
     pub longest_answer_ms: f64,
     /// From the kill until every router used the first node again.
     pub returned_s: f64,
@@ -193,7 +193,7 @@ async fn kill_under_load(node: Process, payments: &Mutex<Vec<Payment>>) -> anyho
     Ok(killed)
 }
 
-/// How long after the kill the first payment was acknowledged that was sent after it.
+/// The time from the kill to the first acknowledgement of a payment that was sent after the kill.
 fn first_acknowledged(payments: &Mutex<Vec<Payment>>, killed: Instant) -> Option<Duration> {
     let payments = payments.lock().unwrap_or_else(PoisonError::into_inner);
     let after = payments.iter().filter(|payment| payment.sent >= killed && payment.end == End::Acknowledged);

@@ -1,4 +1,4 @@
-//! `cluster.json`, the description of a cluster: written when the cluster is created and read by every later command.
+//! `cluster.json`, the description of a cluster. It is written when the cluster is created and read by every later command.
 
 use std::{
     fs,
@@ -63,7 +63,7 @@ pub struct RouterPlace {
     pub name: String,
     pub http_port: u16,
     pub admin_port: u16,
-    /// Whether it takes HTTPS. In such a cluster, nodes are called with mutual TLS.
+    /// Whether the router takes HTTPS. In such a cluster, nodes are called with mutual TLS.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub https: bool,
 }
@@ -78,8 +78,7 @@ pub struct ShardPlace {
     /// The ports of a second node, which follows the first one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub second_node: Option<NodePorts>,
-    /// The system identifier of the shard's database, once that was created. A recorded database is never created
-    /// again.
+    /// The system identifier of the shard's database. Absent until the database is created. A recorded database is never created again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system_identifier: Option<u64>,
     /// The second PostgreSQL, in a cluster that was created with stand-bys.
@@ -93,10 +92,10 @@ pub struct Standby {
     pub mode: Replication,
     /// The port of the second server.
     pub port: u16,
-    /// Whether the second server is the primary: after one failover, and after every second one from then on.
+    /// Whether the second server is the primary. Each failover changes this.
     #[serde(default)]
     pub leads: bool,
-    /// The step with which an interrupted failover or rebuild goes on. The stand-by is not started before the last step is done.
+    /// The step with which an interrupted failover or rebuild continues. The stand-by is not started before the last step is done.
     #[serde(
         default,
         alias = "rebuilding",
@@ -110,9 +109,9 @@ pub struct Standby {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Replication {
-    /// It does: no failover loses anything, and without a stand-by nothing is written
+    /// A commit waits for the stand-by: no failover loses anything, and without a stand-by nothing is written
     Sync,
-    /// It does not: a failover may lose the last commits
+    /// A commit does not wait: a failover may lose the last commits
     Async,
 }
 
@@ -260,7 +259,7 @@ impl Description {
         self.routers.iter().any(|router| router.https)
     }
 
-    /// Makes a new cluster one with TLS.
+    /// Gives a new cluster TLS.
     pub fn use_tls(&mut self) {
         self.routers.iter_mut().for_each(|router| router.https = true);
     }
@@ -369,7 +368,7 @@ impl ShardPlace {
         format!("postgres://{ROLE}@127.0.0.1:{}/{ROLE}", self.primary_port())
     }
 
-    /// The port of the server that is the primary, as far as the description knows.
+    /// The port of the server that is the primary according to the description.
     fn primary_port(&self) -> u16 {
         match &self.standby {
             Some(standby) if standby.leads => standby.port,

@@ -1,10 +1,10 @@
 //! Exchanges the two servers of a shard: the stand-by becomes the primary, and the former primary is rebuilt as its stand-by.
 //!
-//! A failover is a list of [steps](FailoverStep). `cluster.json` records the new roles and the first step before anything else happens: the
-//! supervisor then stops the former primary and does not start it again. It records each later step when the one before is done. Every
-//! step can be repeated. `shardctl shard failover` and `shardctl up` therefore go on from any step; `up` undoes a failover that has not
-//! yet compared the servers. Nothing is promoted before the former primary has ended and its folder was put aside, because a node could
-//! otherwise commit on a server that is about to be replaced.
+//! A failover is a list of [steps](FailoverStep). `cluster.json` records the new roles and the first step before anything else happens. The
+//! supervisor then stops the former primary and does not start it again. `cluster.json` records each later step when the previous step is
+//! done. Every step can be repeated. `shardctl shard failover` and `shardctl up` therefore continue from any step. `up` undoes a failover
+//! that has not yet compared the servers. No server is promoted before the former primary has ended and its folder is put aside, because a
+//! node could otherwise commit on a server that is about to be replaced.
 //!
 //! A stand-by that is missing or damaged is rebuilt by the last steps of the same list.
 
@@ -38,11 +38,11 @@ const STOP_PATIENCE: Duration = Duration::from_secs(120);
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long the node may take until it serves the new primary.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
-/// The environment variable that makes a debug build end at a step: `<step>.before`, or `<step>.after` before the end of the step is
-/// recorded.
+/// The environment variable that makes a debug build abort at a step. `<step>.before` aborts before the step, and `<step>.after` before the
+/// end of the step is recorded.
 const ABORT: &str = "SHARDLEDGER_FAILOVER_ABORT";
 
-/// What an interrupted failover or rebuild has to do next. The order of the variants is the order of the steps.
+/// The next step of an interrupted failover or rebuild. The order of the variants is the order of the steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailoverStep {
@@ -77,7 +77,7 @@ impl FailoverStep {
         }
     }
 
-    /// Reads the step, or the flag that an earlier version recorded from the exchange of the roles until the end of the rebuild.
+    /// Reads the step. An earlier version recorded a flag instead, from the exchange of the roles until the end of the rebuild.
     pub fn from_any_version<'de, D: Deserializer<'de>>(recorded: D) -> Result<Option<Self>, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged)]
@@ -92,36 +92,36 @@ impl FailoverStep {
     }
 }
 
-/// What a failover of a shard would do, or has to finish.
+/// The plan of a failover that would begin, or that an earlier failover has left unfinished.
 #[derive(Debug)]
 pub struct FailoverPlan {
     /// The primary after the failover.
     pub new_primary: ServerPlace,
-    /// The server that becomes its stand-by.
+    /// The server that becomes the stand-by.
     pub former: ServerPlace,
     /// Whether an earlier failover was interrupted.
     pub is_begun: bool,
     /// Whether the present primary answers. Its stand-by then receives the rest of the log while the primary shuts down.
     pub primary_answers: bool,
-    /// What the primary has and the stand-by has not received. `None` if the primary does not answer, and its folder cannot be read
-    /// or is in use.
+    /// The bytes of log that the primary has and the stand-by has not received. `None` if the primary does not answer, and its folder cannot
+    /// be read or is in use.
     pub bytes_behind: Option<u64>,
 }
 
-/// What a failover did.
+/// The result of a failover.
 #[derive(Debug)]
 pub struct Done {
-    /// Where the files of the former primary are now.
+    /// The folder to which the files of the former primary were moved, if they were.
     pub aside: Option<PathBuf>,
-    /// The shard at the end. The node may refuse the new primary.
+    /// The state of the shard after the failover. The node may refuse the new primary.
     pub status: ShardStatus,
 }
 
 /// Looks at both servers.
 ///
 /// # Errors
-/// The shard has no stand-by, the stand-by does not answer or is none, or an asynchronous stand-by lacks what the stopped primary has
-/// and `accept_loss` is not given.
+/// The shard has no stand-by; the stand-by does not answer or is a primary; or an asynchronous stand-by lacks log of the stopped primary and
+/// `accept_loss` is not given.
 pub async fn plan(
     layout: &Layout,
     description: &Description,
@@ -151,7 +151,7 @@ pub async fn plan(
     let leader = standby::ask(layout, shard, &servers.primary).await.ok();
     ensure!(
         leader.is_none() || follower.is_streaming,
-        "{} at port {} does not receive the primary's log, so that it would lose what it lacks; the primary works. Look at {}",
+        "{} at port {} does not receive the primary's log, so a promotion would lose commits; the primary works. Look at {}",
         standby.name,
         standby.port,
         layout.log(&standby.name).display()
@@ -160,7 +160,7 @@ pub async fn plan(
     let runs = Member::server(layout, description, shard, &servers.primary).running(&ProcessTable::read()?).is_some();
     let bytes_behind = match leader {
         Some(leader) => Some(leader.at_byte.saturating_sub(follower.at_byte)),
-        // It may only be slow. The log is compared when it has ended.
+        // The primary may only be slow. Its log is compared once it has ended.
         None if runs => None,
         None => {
             let lacks = stopped_server::bytes_beyond(description, &servers.primary.folder, follower.at_byte);
@@ -173,7 +173,7 @@ pub async fn plan(
     Ok(FailoverPlan { new_primary: standby, former: servers.primary, is_begun: false, primary_answers, bytes_behind })
 }
 
-/// Refuses an asynchronous stand-by that lacks log of the former primary, or may lack some.
+/// Refuses an asynchronous stand-by that lacks, or may lack, log of the former primary.
 fn refuse_loss(
     id: &str,
     former: &ServerPlace,
@@ -200,7 +200,7 @@ fn refuse_loss(
 /// Carries the plan out.
 ///
 /// # Errors
-/// A step fails; running the failover again goes on from there. If an asynchronous stand-by lacks log of the former primary and
+/// A step fails. Running the failover again continues with this step. If an asynchronous stand-by lacks log of the former primary and
 /// `accept_loss` is not given, the failover is undone.
 pub async fn carry_out(layout: &Layout, id: &str, plan: &FailoverPlan, accept_loss: bool) -> anyhow::Result<Done> {
     if !plan.is_begun {
@@ -214,7 +214,7 @@ pub async fn carry_out(layout: &Layout, id: &str, plan: &FailoverPlan, accept_lo
     Ok(Done { aside, status })
 }
 
-/// Before the cluster starts: undoes failovers that have not compared their servers, and ends the servers and the copying programs that a
+/// Called before the cluster starts. Undoes failovers that have not compared their servers. Ends the servers and the copying programs that a
 /// killed `shardctl` and its supervisor left running.
 pub async fn prepare_start(layout: &Layout) -> anyhow::Result<()> {
     let Some(FoundDescription { description, place }) = Description::find(layout)? else { return Ok(()) };
@@ -227,8 +227,8 @@ pub async fn prepare_start(layout: &Layout) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Finishes what was interrupted, at all shards. The supervisor runs. The failure of a rebuild is only reported, because the primary
-/// works without its stand-by.
+/// Finishes the interrupted failovers and rebuilds of all shards, while the supervisor runs. A failed rebuild is only reported, because the
+/// primary works without its stand-by.
 ///
 /// # Errors
 /// A stand-by could not be promoted.
@@ -254,7 +254,7 @@ pub async fn finish_all(layout: &Layout) -> anyhow::Result<()> {
 /// Replaces a stand-by that does not work, while its primary runs. Its folder is put aside.
 ///
 /// # Errors
-/// A step fails; `shardctl up` goes on from there.
+/// A step fails. `shardctl up` continues with this step.
 pub async fn replace_standby(layout: &Layout, id: &str) -> anyhow::Result<()> {
     record(layout, id, |standby| standby.pending = Some(FailoverStep::SetAside))?;
     finish(layout, id, false).await?;
@@ -277,7 +277,7 @@ fn undo(standby: &mut Standby) {
     standby.pending = None;
 }
 
-/// Carries out the steps that are left. Returns where the files of the former primary are, if this call put them aside.
+/// Carries out the remaining steps. Returns the folder of the former primary's files if this call put them aside.
 async fn finish(layout: &Layout, id: &str, accept_loss: bool) -> anyhow::Result<Option<PathBuf>> {
     let mut aside = None;
     loop {
@@ -290,7 +290,7 @@ async fn finish(layout: &Layout, id: &str, accept_loss: bool) -> anyhow::Result<
         if step == FailoverStep::Stop {
             note(&format!("stopping the former primary ({})", former.name));
         }
-        // Also in later steps: the supervisor may have started it once more, or may have been killed.
+        // Later steps check this again, because the supervisor may have started the server once more or may have been killed.
         has_ended(layout, &Member::server(layout, &description, shard, &former)).await?;
         match step {
             FailoverStep::Stop => {
@@ -299,7 +299,7 @@ async fn finish(layout: &Layout, id: &str, accept_loss: bool) -> anyhow::Result<
                     let received = answers(layout, shard, &primary).await?;
                     let lacks = stopped_server::bytes_beyond(&description, &former.folder, received.at_byte);
                     if let Err(refusal) =
-                        refuse_loss(id, &former, &lacks, "Nothing was promoted, and it starts again")
+                        refuse_loss(id, &former, &lacks, "Nothing was promoted, and the former primary starts again")
                     {
                         record(layout, id, undo)?;
                         return Err(refusal);
@@ -326,7 +326,7 @@ async fn finish(layout: &Layout, id: &str, accept_loss: bool) -> anyhow::Result<
     }
 }
 
-/// Ends this process if a test asks for it. Release builds do not look.
+/// Aborts this process if a test asks for it. Release builds ignore the variable.
 fn abort_if_told(step: FailoverStep, when: &str) {
     if cfg!(debug_assertions) && std::env::var(ABORT).is_ok_and(|point| point == format!("{}.{when}", step.word())) {
         std::process::abort();
@@ -383,7 +383,7 @@ async fn answers(
     }
 }
 
-/// Renames the folder. It may have commits that the new primary lacks, so it is not deleted.
+/// Renames the folder. The folder may contain commits that the new primary lacks, so it is not deleted.
 fn put_aside(server: &ServerPlace) -> anyhow::Result<Option<PathBuf>> {
     if !server.folder.exists() {
         return Ok(None);
@@ -394,7 +394,7 @@ fn put_aside(server: &ServerPlace) -> anyhow::Result<Option<PathBuf>> {
     Ok(Some(aside))
 }
 
-/// Waits until the node serves, and returns the shard's last state in any case.
+/// Waits until the node serves. Returns the last state of the shard, even if the node does not serve in time.
 async fn becomes_ready(layout: &Layout, id: &str) -> anyhow::Result<ShardStatus> {
     let latest = Instant::now() + READY_PATIENCE;
     loop {

@@ -26,7 +26,7 @@ use super::{
 /// A log larger than this is renamed to `.1` before the process starts again.
 const LOG_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
 
-/// How many seconds `init` may wait for the nodes of the other shards; a busy machine starts them one after another.
+/// How many seconds `init` may wait for the nodes of the other shards. A busy machine starts them one after another.
 const INIT_PATIENCE_S: &str = "90";
 
 /// A service drains when it receives SIGTERM.
@@ -58,7 +58,7 @@ pub struct Member {
     arguments: Vec<String>,
     user: Option<ServiceUser>,
     log: PathBuf,
-    /// The folder and the system identifier that a server must find there.
+    /// For a server: its folder, and the system identifier that the folder must have.
     database: Option<(PathBuf, u64)>,
 }
 
@@ -76,8 +76,8 @@ impl ProcessRole {
 }
 
 impl Member {
-    /// The servers that must not run: a failover or a rebuild has still to replace their folders. A supervisor that was killed during a
-    /// failover may have left one running.
+    /// The servers that must not run, because a failover or a rebuild still has to replace their folders. A supervisor that was killed during
+    /// a failover may have left one running.
     pub fn unstarted(layout: &Layout, description: &Description) -> Vec<Self> {
         let pending = description.shards.iter().filter(|shard| shard.pending().is_some());
         let server =
@@ -185,7 +185,7 @@ impl Member {
         let mut command = Command::new(&self.program);
         command
             .args(arguments)
-            // The user may not be allowed to enter any other folder.
+            // The user of the process may be unable to enter any other folder.
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

@@ -1,4 +1,5 @@
-//! The processes of this machine, as the kernel tells them, signals to them, and the environment that they inherit from `shardctl`.
+//! The processes of this machine as the kernel reports them, the signals that are sent to them, and the environment that they inherit from
+//! `shardctl`.
 
 use std::{
     ffi::OsStr,
@@ -12,10 +13,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::postgres::home::is_same_file;
 
-/// The interval at which the end of a process is looked for that is not a child of this one.
+/// The interval at which this process checks whether another process, which need not be its child, has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// One process. Process ids are used again; the start time tells one holder of an id from the next.
+/// One process. Process ids are reused, and the start time distinguishes the processes that had the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Process {
     pid: i32,
@@ -23,14 +24,14 @@ pub struct Process {
 }
 
 impl Process {
-    /// The process with this id, if there is a living one.
+    /// The living process with this id, if there is one.
     pub fn of(pid: i32) -> Option<Self> {
         let found = ProcessStat::read(pid)?;
         found.alive.then_some(Self { pid, started_ticks: found.started_ticks })
     }
 
-    /// The PostgreSQL server that `postmaster.pid` in a database folder names. The process works in this folder; another holder of a
-    /// process id that is used again does not.
+    /// The PostgreSQL server that `postmaster.pid` in a database folder names. Checks that the working folder of the process is this folder,
+    /// because another process may have reused the id.
     pub fn server_in(folder: &Path) -> Option<Self> {
         let text = fs::read_to_string(folder.join("postmaster.pid")).ok()?;
         let process = Self::of(text.lines().next()?.trim().parse().ok()?)?;
@@ -48,7 +49,7 @@ impl Process {
         Self::of(self.pid) == Some(self)
     }
 
-    /// Sends a signal. A process that has ended, or that ends meanwhile, is no failure.
+    /// Sends a signal. It is no failure if the process has ended or ends meanwhile.
     pub fn signal(self, signal: Signal) -> io::Result<()> {
         let Some(pid) = Pid::from_raw(self.pid).filter(|_| self.is_alive()) else { return Ok(()) };
         match kill_process(pid, signal) {
@@ -64,7 +65,7 @@ impl Process {
         }
     }
 
-    /// Waits for the end of the process, at most so long; tells whether it ended.
+    /// Waits for the end of the process, at most for `patience`. Returns whether the process has ended.
     pub async fn ended_within(self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         while self.is_alive() {
@@ -93,7 +94,7 @@ impl ProcessTable {
         let mut entries = Vec::new();
         for entry in fs::read_dir("/proc")? {
             let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            // Processes come and go while the folder is read.
+            // A process may end while the folder is read.
             let Ok(command_line) = fs::read(format!("/proc/{pid}/cmdline")) else { continue };
             let Some(stat) = ProcessStat::read(pid).filter(|stat| stat.alive) else { continue };
             let words = command_line.split(|b| *b == 0).filter(|word| !word.is_empty());

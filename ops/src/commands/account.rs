@@ -14,7 +14,7 @@ pub enum AccountCommand {
     Show(AccountShowArgs),
     /// List accounts of all shards in the order of their ids
     List(AccountListArgs),
-    /// Show what changed an account, newest first
+    /// List the entries of an account, newest first
     Entries(AccountEntriesArgs),
 }
 
@@ -28,13 +28,13 @@ pub struct AccountShowArgs {
 
 #[derive(clap::Args)]
 pub struct AccountListArgs {
-    /// Only accounts whose ids begin so, such as `{user42}:`
+    /// Only accounts whose ids begin with this prefix, such as `{user42}:`
     #[arg(long, value_name = "P")]
     prefix: Option<String>,
-    /// All accounts with what they held at this time (RFC 3339, such as 2026-01-31T12:00:00Z)
+    /// List all accounts with their balances at this time (RFC 3339, such as 2026-01-31T12:00:00Z)
     #[arg(long, value_name = "TIME", conflicts_with = "limit")]
     at: Option<String>,
-    /// At most so many
+    /// List at most this many items
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
     #[command(flatten)]
@@ -51,7 +51,7 @@ pub struct AccountEntriesArgs {
     /// Entries before this time
     #[arg(long, value_name = "TIME")]
     to: Option<String>,
-    /// At most so many
+    /// List at most this many items
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
     /// Newest first (desc) or oldest first (asc)

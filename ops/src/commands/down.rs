@@ -1,4 +1,4 @@
-//! `shardctl down`: stops a cluster, whoever started it and even if its supervisor is gone.
+//! `shardctl down` stops a cluster, even if its supervisor is gone.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     output::{self, note},
 };
 
-/// Longer than the supervisor itself needs to stop all its processes.
+/// Longer than the supervisor needs to stop all its processes.
 const SUPERVISOR_PATIENCE: Duration = Duration::from_secs(240);
 
 #[derive(clap::Args)]
@@ -38,7 +38,7 @@ pub async fn run(args: DownArgs, context: &Context) -> anyhow::Result<ExitCode> 
     let FoundDescription { description, place } =
         Description::find(&layout)?.context("the cluster's description is missing")?;
     let supervised = stop_supervisor(&layout).await?;
-    // Processes that a killed supervisor left running, or that the supervisor could not stop.
+    // Stop the processes that a killed supervisor left running, or that the supervisor could not stop.
     let mut orphans = member::stop_all(&layout, &description).await?;
     if let Some(former) = place.former() {
         orphans += member::stop_all(&former, &description).await?;

@@ -1,7 +1,7 @@
 //! `shardctl key …`: the keys of the HTTP API, in a file that routers watch (`docs/operations/keys.md`).
 //!
-//! Every command reads the file, changes one entry, checks the result as a router would, and replaces the file as a whole. Comments
-//! and the order of entries stay. A secret is printed once and stored nowhere: the file has its SHA-256.
+//! Every command reads the file, changes one entry, checks the result as a router would, and replaces the file as a whole. Comments and the
+//! order of entries stay. A secret is printed once and is not stored. The file contains its SHA-256.
 
 use std::{
     fs::{self, File},
@@ -26,7 +26,7 @@ use crate::{
 
 /// The file's name in the folder of a cluster.
 const FILE: &str = "keys.toml";
-/// How long clients may go on with the old secret after a rotation.
+/// How long clients may use the old secret after a rotation.
 const OVERLAP_S: u64 = 24 * 60 * 60;
 
 #[derive(clap::Subcommand)]
@@ -52,16 +52,17 @@ pub struct KeyFileArgs {
 pub struct KeyCreateArgs {
     /// Name of the key, for people and for the log: A-Z a-z 0-9 . _ -
     name: String,
-    /// read: every GET; write: moves money, opens accounts without an overdraft; admin: opens accounts with an overdraft, changes accounts. All within the prefixes. May be repeated
+    /// read: every GET; write: move money, open accounts without an overdraft; admin: open accounts with an overdraft, change accounts. Every
+    /// role is limited to the prefixes. May be repeated
     #[arg(long, required = true, value_name = "ROLE", value_delimiter = ',', value_parser = ["read", "write", "admin"])]
     role: Vec<String>,
-    /// Accounts that it may debit, open and change, by the beginning of their ids; '*' is every account. May be repeated
+    /// Prefix of the ids of accounts that the key may debit, open and change; '*' is every account. May be repeated
     #[arg(long, value_name = "PREFIX", value_delimiter = ',')]
     debit: Vec<String>,
-    /// Accounts that it may credit. May be repeated
+    /// Prefix of accounts that the key may credit. May be repeated
     #[arg(long, value_name = "PREFIX", value_delimiter = ',')]
     credit: Vec<String>,
-    /// Accounts that it may read; opening or changing an account needs this and --debit. May be repeated
+    /// Prefix of accounts that the key may read; opening or changing an account needs this and --debit. May be repeated
     #[arg(long, value_name = "PREFIX", value_delimiter = ',')]
     read: Vec<String>,
     /// Requests a second that each router takes from this key
@@ -70,7 +71,7 @@ pub struct KeyCreateArgs {
     /// Requests that may come at once [default: one second's worth]
     #[arg(long, value_name = "N", requires = "requests_per_second")]
     burst: Option<NonZeroU32>,
-    /// When the key ends, such as 2027-01-31T12:00:00Z
+    /// Time at which the key expires, such as 2027-01-31T12:00:00Z
     #[arg(long, value_name = "TIME")]
     expires_at: Option<String>,
     #[command(flatten)]
@@ -148,7 +149,7 @@ fn create(args: KeyCreateArgs, context: &Context) -> anyhow::Result<ExitCode> {
     show_secret(&file, &args.name, &secret, context)
 }
 
-/// What an operator may not have meant.
+/// Notes about combinations that the operator may not have intended.
 fn notes(key: &Key) -> Vec<String> {
     let mut notes = Vec::new();
     for (list, prefixes) in [("debit", &key.debit), ("credit", &key.credit), ("read", &key.read)] {
@@ -210,7 +211,7 @@ fn rotate(args: KeyRotateArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let (now_us, overlap) = (clock::now_us(), Duration::from_secs(args.overlap));
     let until_us = now_us.saturating_add(i64::try_from(overlap.as_micros()).unwrap_or(i64::MAX));
     let secrets = file.secrets_of(&args.name)?;
-    // Clients use the secret that ends last. It ends now or after the overlap, but never later than it would have.
+    // Clients use the secret that expires last. It expires now or after the overlap, but never later than before.
     let newest = secrets.iter().filter_map(Value::as_inline_table).max_by_key(|secret| end_of(secret)).cloned();
     let ends_us = newest.as_ref().map_or(now_us, end_of).min(until_us);
     secrets.clear();
@@ -272,7 +273,7 @@ fn show_secret(file: &Entries, name: &str, secret: &Secret, context: &Context) -
     Ok(ExitCode::SUCCESS)
 }
 
-/// When a secret ends, in microseconds since 1970; at the end of time unless the file says so.
+/// The time at which a secret expires, in microseconds since 1970. A secret without a time never expires.
 fn end_of(secret: &InlineTable) -> i64 {
     secret.get("expires_at").and_then(Value::as_str).and_then(clock::parse_rfc3339).unwrap_or(i64::MAX)
 }
@@ -290,16 +291,16 @@ fn stored(secret: &Secret, expires_at: Option<&str>) -> InlineTable {
     stored
 }
 
-/// The file as it is edited.
+/// The file while it is edited.
 struct Entries {
     path: PathBuf,
     document: DocumentMut,
-    /// Locks the folder until the command ends: of two commands at once, the later one would undo the other.
+    /// Locks the folder until the command ends. Of two commands at once, the later one would undo the other.
     _lock: File,
 }
 
 impl Entries {
-    /// A file that does not exist has no key.
+    /// Reads the file. A file that does not exist has no key.
     fn read(file: &KeyFileArgs, context: &Context) -> anyhow::Result<Self> {
         let path = file.file.clone().unwrap_or_else(|| context.data_dir.join(FILE));
         let folder = files::folder_of(&path)?;
@@ -400,7 +401,7 @@ mod tests {
         };
         let both = secrets(&context, "shop");
         assert!(both.len() == 2 && both[0].expires_at_us.is_some() && both[1].expires_at_us.is_none());
-        // A secret that has ended does not come back with a rotation.
+        // A rotation does not revive a secret that has expired.
         let end = both[0].expires_at_us.map(format_rfc3339).unwrap();
         let ended = text(&context).replace(&end, "2020-01-01T00:00:00.000000Z");
         fs::write(context.data_dir.join(FILE), ended).unwrap();

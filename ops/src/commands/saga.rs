@@ -15,23 +15,23 @@ use crate::{
 
 #[derive(clap::Subcommand)]
 pub enum SagaCommand {
-    /// List them, oldest first
+    /// List the sagas under way, oldest first
     List(SagaListArgs),
-    /// Show one with its steps, under way or finished
+    /// Show a saga with its steps, under way or finished
     Show(OwnedId),
-    /// Make one due now, whatever its next attempt says
+    /// Retry this transfer now
     Retry(SagaRetryArgs),
 }
 
 #[derive(clap::Args)]
 pub struct SagaListArgs {
-    /// Only those that are `pending`, or those that recovery has `retried`
+    /// Only sagas that are `pending`, or that recovery has `retried`
     #[arg(long, value_name = "STATE")]
     state: Option<String>,
-    /// Only those begun longer ago, in seconds
+    /// Only sagas that began more than S seconds ago
     #[arg(long, value_name = "S")]
     older_than: Option<u64>,
-    /// At most so many
+    /// List at most this many items
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: u16,
     #[command(flatten)]
@@ -54,7 +54,7 @@ const COLUMNS: [&str; 11] =
 pub async fn run(command: SagaCommand, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
         SagaCommand::List(args) => return list(args, context).await,
-        // A saga is a transfer: its steps are part of it.
+        // A saga is part of its transfer, which has the steps.
         SagaCommand::Show(id) => transfer::show(id, context).await?,
         SagaCommand::Retry(args) => {
             let path = format!("/admin/sagas/{}/retry", args.id);
@@ -105,7 +105,7 @@ fn age_s(saga: &Value) -> u64 {
     saga["age_s"].as_u64().unwrap_or(0)
 }
 
-/// An age in the largest unit of which it has at least two.
+/// Formats an age in the largest unit of which it has at least two.
 fn age(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),

@@ -23,7 +23,7 @@ use crate::{
 
 #[derive(clap::Subcommand)]
 pub enum ShardCommand {
-    /// Add a shard without slots. On this machine, without --node, its PostgreSQL and node are started as well
+    /// Add a shard without slots. Without --node, its PostgreSQL and node are started on this machine
     Add(add::ShardAddArgs),
     /// Move every slot of a shard to the others, and delete what was moved. This cannot be reversed; for options use `move plan --drain` and `move apply`
     Drain(DrainArgs),
@@ -119,7 +119,7 @@ async fn drain(args: DrainArgs, context: &Context) -> anyhow::Result<ExitCode> {
     nodes.shard(&args.id)?;
     let (views, _) = nodes.views().await;
     if owners.slots_of(&args.id).next().is_none() {
-        // An earlier drain may have ended before its moves were finished.
+        // An earlier drain may have ended before it finished its moves.
         for view in views.iter().filter(|view| view.from == args.id && view.phase == "taken" && !args.dry_run) {
             let stack = output::Bars::new();
             let bar = stack.percent(&view.to);
@@ -154,7 +154,7 @@ async fn drain(args: DrainArgs, context: &Context) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let file = args.cluster.map_file(context);
-    let resume = format!("`shardctl shard drain {}` goes on", args.id);
+    let resume = format!("`shardctl shard drain {}` continues", args.id);
     apply::carry_out_and_show(&nodes, &plan, &apply::MoveApplyOptions::finishing(), file.as_deref(), &resume, context)
         .await
 }

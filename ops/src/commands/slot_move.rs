@@ -24,25 +24,25 @@ use crate::{
 pub enum MoveCommand {
     /// Decide which slots to move, and write the plan to a file
     Plan(PlanArgs),
-    /// Carry a plan out. Ctrl-C detaches: moves that have begun go on, others are not started
+    /// Carry out a plan. Ctrl-C detaches: moves that have begun continue, and no further moves are started
     Apply(apply::MoveApplyArgs),
     /// Show the moves
     Status(status::MoveStatusArgs),
-    /// Stop the copy; once a move is catching up, delay only the cut-over
+    /// Pause the copy of a move; a move that is catching up only delays its cut-over
     Pause(orders::MoveOrderArgs),
-    /// Go on with a move that was paused
+    /// Continue a paused move
     Resume(orders::MoveOrderArgs),
-    /// Bound the rate of the copy
+    /// Limit the rate of the copy
     Throttle(orders::ThrottleArgs),
     /// Compare both sides of a move when its copy is complete, before its cut-over
     Verify(orders::MoveOrderArgs),
-    /// Cut over a move that was told to wait
+    /// Cut over a move that was started with --hold-cutover
     Cutover(orders::MoveOrderArgs),
-    /// Move the slots back, with what was booked since
+    /// Move the slots back, with everything that was booked since the cut-over
     Reverse(orders::MoveOrderArgs),
-    /// Give a move up before its cut-over, and delete what was copied
+    /// Abandon a move before its cut-over, and delete the copy
     Abort(orders::MoveOrderArgs),
-    /// Delete at the source what has moved; the move cannot be reversed afterwards
+    /// Delete the moved data at the source; the move cannot be reversed afterwards
     Finish(orders::MoveOrderArgs),
     /// Show what the moves did: pauses, rows, money
     Report(status::ReportArgs),
@@ -81,7 +81,7 @@ impl ClusterAddress {
     }
 }
 
-/// The move that is meant: the named one, or the only one that is open.
+/// Finds the named move, or the only open move if none is named.
 pub async fn find(nodes: &Nodes, named: Option<Uuid>) -> anyhow::Result<(String, wire::MoveStatus, MoveView)> {
     let (moves, failures) = nodes.list().await;
     let views = moves.into_iter().map(|(target, status)| {
@@ -197,7 +197,7 @@ fn as_file(plan: &MovePlan) -> anyhow::Result<String> {
     Ok(format!("# A plan of `shardctl move plan`. `shardctl move apply` carries it out.\n{text}"))
 }
 
-/// The first ranges of many.
+/// Shortens a long list of ranges to the first ones.
 fn shortened(slots: &[String]) -> String {
     const SHOWN: usize = 3;
     let shown = slots.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(",");

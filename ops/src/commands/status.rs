@@ -1,4 +1,4 @@
-//! `shardctl status`: exit code 0 if everything is ready, 1 if something is not, 4 if nothing runs.
+//! `shardctl status`. The exit code is 0 if everything is ready, 1 if something is not ready, and 4 if nothing runs.
 
 use std::process::ExitCode;
 
@@ -117,7 +117,7 @@ fn print(status: &ClusterStatus) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Which node of each shard acts, where shards have two.
+/// Prints which node of each shard is active, if shards have two nodes.
 fn print_second_nodes(status: &ClusterStatus) -> anyhow::Result<()> {
     let pid = |pid: Option<i32>| pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
     let role = |role: &Option<String>| role.clone().unwrap_or_else(|| "-".to_owned());

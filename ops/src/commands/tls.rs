@@ -14,18 +14,19 @@ use crate::{
     exit, output,
 };
 
-/// The longest validity that is taken, in days: a century.
+/// The longest accepted validity, in days.
 const MOST_DAYS: i64 = 36_500;
 
 #[derive(clap::Subcommand)]
 pub enum TlsCommand {
-    /// Make an authority and one certificate each for routers (https, router), nodes (node) and shardctl (operator)
+    /// Make an authority, and certificates for routers (https, router), nodes (node) and shardctl (operator)
     Init(TlsInitArgs),
-    /// Make one more certificate, such as one for each machine
+    /// Make a further certificate, for example for another machine
     Issue(TlsIssueArgs),
-    /// List the certificates with their names and when they expire; exits with 3 if one has expired, is of another authority, or does not match its key
+    /// List the certificates with their names and when they expire; exits with 3 if a certificate has expired, is of another authority, or
+    /// does not match its key
     Show(TlsShowArgs),
-    /// Make new certificates in the place of those that expire soon or do not match their keys, with the same names and new keys
+    /// Replace certificates that expire soon or do not match their keys; the names stay, and the keys are new
     Renew(TlsRenewArgs),
 }
 
@@ -45,10 +46,10 @@ pub struct Validity {
 
 #[derive(clap::Args)]
 pub struct TlsInitArgs {
-    /// Host of a router, as clients call it: a DNS name or an address. May be repeated [default: localhost, 127.0.0.1, ::1]
+    /// Host at which clients call a router: a DNS name or an address. May be repeated [default: localhost, 127.0.0.1, ::1]
     #[arg(long, value_name = "HOST", value_delimiter = ',', value_parser = authority::host)]
     router: Vec<String>,
-    /// Host of a node, as the shard map has it. May be repeated [default: localhost, 127.0.0.1, ::1]
+    /// Host of a node, as in the shard map. May be repeated [default: localhost, 127.0.0.1, ::1]
     #[arg(long, value_name = "HOST", value_delimiter = ',', value_parser = authority::host)]
     node: Vec<String>,
     /// Days for which the authority is valid
@@ -56,7 +57,7 @@ pub struct TlsInitArgs {
     authority_days: u32,
     #[command(flatten)]
     validity: Validity,
-    /// Say what would be made, and change nothing
+    /// Print what would be made, and change nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -65,9 +66,9 @@ pub struct TlsInitArgs {
 
 #[derive(clap::Args)]
 pub struct TlsIssueArgs {
-    /// The name of its files: NAME.pem and NAME.key
+    /// Name of the certificate; its files are NAME.pem and NAME.key
     name: String,
-    /// What it is for
+    /// Use of the certificate
     #[arg(long = "for", value_enum, value_name = "PURPOSE")]
     purpose: Purpose,
     /// Host of the listener: a DNS name or an address. May be repeated
@@ -75,7 +76,7 @@ pub struct TlsIssueArgs {
     host: Vec<String>,
     #[command(flatten)]
     validity: Validity,
-    /// Say what would be made, and change nothing
+    /// Print what would be made, and change nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -90,9 +91,9 @@ pub struct TlsShowArgs {
 
 #[derive(clap::Args)]
 pub struct TlsRenewArgs {
-    /// The certificates [default: those that expire soon, and those whose renewal was cut off]
+    /// Certificates to renew [default: those that expire soon, and those whose renewal was interrupted]
     name: Vec<String>,
-    /// Without names: renew what expires within this many days
+    /// Without names, renew the certificates that expire within this many days
     #[arg(long, value_name = "DAYS", default_value_t = 30, conflicts_with_all = ["name", "all"])]
     within_days: u32,
     /// Renew every certificate; the authority stays
@@ -100,7 +101,7 @@ pub struct TlsRenewArgs {
     all: bool,
     #[command(flatten)]
     validity: Validity,
-    /// Say what would be renewed, and change nothing
+    /// Print what would be renewed, and change nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -225,7 +226,7 @@ fn renew(args: TlsRenewArgs, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints certificates of the folder.
+/// Prints these certificates of the folder.
 fn print(folder: &std::path::Path, names: &[String], context: &Context) -> anyhow::Result<Vec<Described>> {
     let shown = names.iter().map(|name| authority::describe(folder, name)).collect::<anyhow::Result<Vec<_>>>()?;
     if context.json {
@@ -251,7 +252,7 @@ fn print(folder: &std::path::Path, names: &[String], context: &Context) -> anyho
                 _ if it.key == KeyFileState::Unfinished => "renewal was cut off".to_owned(),
                 _ => output::count(usize::try_from(days).unwrap_or(0), "day"),
             };
-            // Seconds are enough for a day.
+            // The fraction of a second is left out.
             let expires = it.expires_at.get(..19).unwrap_or(&it.expires_at).to_owned() + "Z";
             [it.name.clone(), usage.to_owned(), expires, state, names]
         })
@@ -300,9 +301,9 @@ mod tests {
         init(new(false), &context).unwrap();
         let folder = context.data_dir.join("tls");
         let key = |name: &str| authority::describe(&folder, name).unwrap().key;
-        // What a crash of an earlier version left: the new key beside the former certificate.
+        // A crash of an earlier version left the new key beside the former certificate.
         fs::copy(folder.join("node.key"), folder.join("https.key")).unwrap();
-        // What a crash of this version leaves.
+        // A crash of this version leaves both keys in the key file.
         let keys = fs::read_to_string(folder.join("node.key")).unwrap()
             + &fs::read_to_string(folder.join("https.key")).unwrap();
         fs::write(folder.join("node.key"), keys).unwrap();
@@ -337,7 +338,7 @@ mod tests {
 
         renew(renewal(&[], 5, false), &context).unwrap();
         renew(renewal(&[], 30, true), &context).unwrap();
-        // One day less once the second of the issue is over.
+        // The number is one day less once the second of the issue has passed.
         assert!((9..=10).contains(&days("https")), "nothing expires within five days, and a dry run renews nothing");
         renew(renewal(&["https"], 30, false), &context).unwrap();
         assert!((89..=90).contains(&days("https")) && (9..=10).contains(&days("node")));

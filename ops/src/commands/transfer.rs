@@ -17,7 +17,7 @@ use crate::{
 
 #[derive(clap::Subcommand)]
 pub enum TransferCommand {
-    /// Show a transfer, and where it is cross-shard, its steps
+    /// Show a transfer, and the steps of a cross-shard transfer
     Show(OwnedId),
     /// List an account's transfers, newest first
     List(HistoryArgs),
@@ -26,8 +26,8 @@ pub enum TransferCommand {
 }
 
 const HELP: &str = "\
-The id is printed on standard error before anything is sent. The same command with this --id pays at most once, however often
-it is given, and says what became of the transfer.
+The id is printed on standard error before anything is sent. The same command with this --id pays at most once, no matter how
+often it is repeated, and prints the outcome of the transfer.
 
 Exit codes: 0 posted (now or before), 1 refused, 4 no router was reached and nothing was sent, 5 the outcome is unknown or the
 transfer is still pending: give the command again with the printed --id";
@@ -50,17 +50,17 @@ pub struct CreateArgs {
     /// The transfer's id [default: a new one]
     #[arg(long)]
     id: Option<Uuid>,
-    /// A name and value to keep with the transfer; may be repeated
+    /// Name and value of metadata that is stored with the transfer; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = name_and_value)]
     metadata: Vec<(String, String)>,
-    /// Show what would become of the transfer, and pay nothing
+    /// Show how the transfer would end, and pay nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     address: PublicAddress,
 }
 
-/// The request.
+/// The body of the request.
 #[derive(Serialize)]
 struct TransferBody {
     id: Uuid,
@@ -72,7 +72,7 @@ struct TransferBody {
     metadata: BTreeMap<String, String>,
 }
 
-/// What an answer means.
+/// The meaning of an answer.
 #[derive(Debug)]
 enum Reading {
     Posted(JsonObject),
@@ -145,7 +145,7 @@ async fn create(args: CreateArgs, context: &Context) -> anyhow::Result<ExitCode>
                 output::object(&transfer, context.json)?;
                 Err(unknown(id, "it is pending: it has been debited and ends by itself".to_owned()))
             }
-            // An earlier router may have taken the request that this one refuses.
+            // An earlier router may have executed the request that this router refuses.
             Reading::Refused(error) if maybe_sent && !dry_run => Err(unknown(id, format!("{error:#}"))),
             Reading::Refused(error) => Err(error),
             Reading::Unknown(reason) => Err(unknown(id, reason)),

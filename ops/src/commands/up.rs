@@ -1,5 +1,5 @@
-//! `shardctl up`: creates a cluster if there is none, starts it, and waits until it takes requests. The hidden commands
-//! `supervise` and `postgres ensure` are parts of it.
+//! `shardctl up` creates a cluster if there is none, starts it, and waits until it takes requests. The hidden commands `supervise` and
+//! `postgres ensure` are parts of it.
 
 use std::{
     fs::OpenOptions,
@@ -48,7 +48,7 @@ pub struct UpArgs {
     /// Routers of a new cluster [default: 2]
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=16))]
     routers: Option<u16>,
-    /// Nodes of each shard of a new cluster; the second one follows the first one and takes over when it fails [default: 1]
+    /// Nodes of each shard of a new cluster; the second node follows the first node and takes over when the first node fails [default: 1]
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=2))]
     nodes: Option<u16>,
     /// Put all ports of a new cluster, or of a copy at its first start, into one block that begins here; 0 finds a free block
@@ -81,10 +81,10 @@ pub struct UpArgs {
 /// Which PostgreSQL server to use.
 #[derive(clap::Args)]
 pub struct PostgresArgs {
-    /// Folder of PostgreSQL's server binaries [default: found, or installed]
+    /// Folder of PostgreSQL's server binaries [default: search for a server, or install one]
     #[arg(long, value_name = "DIR", env = "SHARDLEDGER_PG_BIN")]
     pub pg_bin: Option<PathBuf>,
-    /// Where a server may come from
+    /// Permitted sources of the server
     #[arg(long, value_enum, default_value = "auto", hide = true)]
     pub pg_source: Source,
 }
@@ -150,7 +150,7 @@ impl UpArgs {
     }
 }
 
-/// Refuses a folder that was moved while its processes ran: they have the former paths.
+/// Refuses a folder that was moved while its processes ran, because they use the former paths.
 fn refuse_moved_while_running(layout: &Layout, found: &FoundDescription) -> anyhow::Result<()> {
     let FolderPlace::Moved { from } = &found.place else { return Ok(()) };
     let table = ProcessTable::read()?;
@@ -177,7 +177,7 @@ fn note_copy(description: &Description) {
     }
 }
 
-/// Refuses ports that another program has taken. A process left running by a killed supervisor may keep its port.
+/// Refuses ports that another program uses. A process that a killed supervisor left running may keep its port.
 fn refuse_taken_ports(layout: &Layout, description: &Description) -> anyhow::Result<()> {
     let table = ProcessTable::read()?;
     let running: Vec<String> = Member::all(layout, description)
@@ -231,7 +231,7 @@ async fn in_background(layout: &Layout, orders: Orders, context: &Context) -> an
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {
-            // Stop a cluster that does not become ready, but keep its logs.
+            // A cluster that does not become ready is stopped, and its logs are kept.
             if let Some(process) = Process::of(pid) {
                 process.signal(Signal::TERM)?;
                 process.ended().await;
@@ -276,7 +276,7 @@ async fn in_foreground(
             announce(&status, context)
         };
         let came_up = come_up.await;
-        // From here on `down` may run.
+        // From here on, `down` may run.
         drop(lock);
         match came_up {
             Ok(()) => future::pending().await,
@@ -341,7 +341,7 @@ pub async fn postgres(command: PostgresCommand, context: &Context) -> anyhow::Re
         if let Some(server) = present.present() {
             return Ok(server);
         }
-        // Only a server that is installed here needs the folder.
+        // Only an installation of a server needs the folder.
         let layout = Layout::create(&data_dir)?;
         let home = Home::choose(&layout, server::service_user()?.as_ref())?;
         home.create(&layout)?;

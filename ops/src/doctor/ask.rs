@@ -1,4 +1,4 @@
-//! Asks nodes and routers, and holds their answers. The requests contain no marks, assets or clock readings, so they change nothing.
+//! Asks nodes and routers, and stores their answers. The requests contain no marks, assets or clock readings, so they change nothing.
 
 use std::{fmt, time::Duration};
 
@@ -15,7 +15,7 @@ use wire::{convert, fact::Verdict as WireVerdict, shard_node_client::ShardNodeCl
 use super::finding::FindingVerdict;
 use crate::{context::Routers, http_client::HttpClient, output::items, trust};
 
-/// A working node answers in a small part of this time.
+/// How long a node may take to answer. A working node answers much sooner.
 pub const PATIENCE: Duration = Duration::from_secs(3);
 const CALLER: &str = "shardctl doctor";
 
@@ -26,8 +26,7 @@ pub async fn look(map: &ShardMap, source: &MapSource, routers: &Routers) -> Clus
     let asked = join_all(routers.urls.iter().map(|url| ask_router(&routers.client, url)));
     let nodes = join_all(addresses(map).map(|(shard, url)| ask_node(map, shard, url)));
     let (routers, mut nodes) = tokio::join!(asked, nodes);
-    // Every mark collected so far was acknowledged before this moment, so a position read from now on must include
-    // it.
+    // Every mark that was collected so far was acknowledged before this moment. A position that is read from now on must therefore include it.
     let positions = nodes.iter_mut().zip(addresses(map)).map(|(node, (shard, url))| async move {
         if let Ok(answer) = &mut node.answer {
             match within(async { identify(map, shard, &mut connect(url).await?).await }).await {
@@ -225,12 +224,12 @@ pub struct NodeAnswer {
     pub refused: Vec<Disagreement>,
     /// The facts that the node itself compares.
     pub facts: Vec<(FindingVerdict, Disagreement)>,
-    /// The marks that the node knew before any `mark` was read. Each shard must have come at least as far.
+    /// The marks that the node knew before any `mark` was read. Each shard must have reached at least its mark.
     pub marks: Marks,
     /// The shard's mark, read after the `marks` of every node.
     pub mark: Mark,
     pub clock: OtherClock,
-    /// 0 if unknown.
+    /// When the database server started, in microseconds. 0 if unknown.
     pub server_started_at_us: i64,
     /// The OID of the database.
     pub database_oid: i64,
@@ -287,11 +286,11 @@ pub struct RouterAnswer {
     /// Why the newest offered map was refused.
     pub refused: Option<String>,
     pub overrides: Vec<Override>,
-    /// Shards that the router cannot use, with the reasons.
+    /// The shards that the router cannot use, with the reasons.
     pub degraded: Vec<(String, String)>,
 }
 
-/// Slots whose requests a router sends to another shard than its map says, because the shards say so.
+/// Slots whose requests a router sends to another shard than the one in its map, because the shards report another owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Override {
     pub slots: String,

@@ -1,5 +1,4 @@
-//! The comparisons: nodes with the map and with each other, routers with the map, and remembered marks with present
-//! positions.
+//! Compares nodes with the map and with each other, routers with the map, and remembered marks with present positions.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -12,7 +11,7 @@ use super::{
     slots,
 };
 
-/// Clocks of two nodes that differ by more than this are reported. Nodes refuse only from `clock.max_difference_ms` on.
+/// Two clocks that differ by more than this are reported. Nodes refuse requests only from a difference of `clock.max_difference_ms` on.
 const CLOCK_BOUND_MS: u16 = 1000;
 
 /// Compares every fact of every place.
@@ -129,7 +128,7 @@ fn compare_shard(seen: &ClusterSeen, shard: &Shard, findings: &mut FindingList) 
     compare_position(seen, shard, &place, findings);
 }
 
-/// Nodes of one shard that reach two servers use two databases, and both would take payments.
+/// Nodes of one shard that reach different servers use two databases, and both databases would take payments.
 fn compare_servers(seen: &ClusterSeen, shard: &Shard, place: &str, findings: &mut FindingList) {
     let mut servers = Vec::new();
     for (node, answer) in seen.answers(&shard.id).filter(|(_, answer)| answer.server_started_at_us != 0) {
@@ -181,7 +180,7 @@ fn compare_position(seen: &ClusterSeen, shard: &Shard, place: &str, findings: &m
     }
 }
 
-/// Other shards have heard of these shards, so these shards hold, or held, part of the money.
+/// Reports shards that other shards know and the map lacks. These shards hold, or held, a part of the money.
 fn unknown_shards(seen: &ClusterSeen, findings: &mut FindingList) {
     let removed = || seen.map.removed.iter();
     let in_map: BTreeSet<u16> =

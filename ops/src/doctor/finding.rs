@@ -1,4 +1,4 @@
-//! Findings: one compared fact each, and a summary for each place.
+//! Findings, each of which is one compared fact, and a summary for each place.
 
 use std::fmt;
 
@@ -41,7 +41,7 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { place, fact, verdict, expected, found, remedy } = self;
         match verdict {
-            // Empty, for example, for a setting that this version of PostgreSQL does not have.
+            // The value is empty, for example, for a setting that this version of PostgreSQL does not have.
             FindingVerdict::Agrees if found.is_empty() => write!(f, "{place}: {fact} agrees: nothing"),
             FindingVerdict::Agrees => write!(f, "{place}: {fact} agrees: {found}"),
             FindingVerdict::Warning => {
@@ -59,8 +59,8 @@ impl fmt::Display for Finding {
 pub struct FindingList(Vec<Finding>);
 
 impl FindingList {
-    /// Of two findings about one fact of a place the more severe one is kept: the node's own comparison and the
-    /// doctor's may differ.
+    /// Adds a finding. Of two findings about one fact of a place, the more severe one is kept, because the comparisons of the node and of the
+    /// doctor may differ.
     pub fn add(&mut self, finding: Finding) {
         match self.0.iter_mut().find(|known| known.place == finding.place && known.fact == finding.fact) {
             Some(known) if known.verdict >= finding.verdict => {}

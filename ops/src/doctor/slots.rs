@@ -1,4 +1,4 @@
-//! Compares the slot owners that the shards report with the map; names moves that are not over, and rows that a move has left behind.
+//! Compares the slot owners that the shards report with the map. Reports moves that are not over, and rows that a move has left behind.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -18,10 +18,10 @@ pub const CLUSTER: &str = "cluster";
 const OWNERS: &str = "owner of each slot";
 const MAPPED: &str = "slots of the map";
 
-/// What all shards together say about one slot.
+/// What all shards together report about one slot.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Said<'a> {
-    /// Shard and epoch.
+    /// The shards that claim the slot, with the epochs of their claims.
     owners: Vec<(&'a str, i64)>,
     /// The shards at both ends of a move of the slot.
     moved_by: BTreeSet<&'a str>,
@@ -138,12 +138,12 @@ fn runs<'a, T: PartialEq>(slots: &[Said<'a>], of: impl Fn(&Said<'a>, Slot) -> Op
     named.collect()
 }
 
-/// How long counting the accounts of a shard may take.
+/// How long a shard may take to count its accounts.
 const COUNTED_WITHIN: Duration = Duration::from_secs(5);
 const MOVES: &str = "moves of slots";
 const ORPHANS: &str = "accounts outside the shard's slots";
 
-/// Asks every shard. One that does not answer is a finding of the other checks.
+/// Asks every shard for its moves. A shard that does not answer is skipped here, because the other checks report it.
 pub async fn examine_moves(nodes: &Nodes) -> Vec<Finding> {
     let (views, _) = nodes.views().await;
     let counted = join_all(nodes.map.shards.iter().map(async |shard| {
@@ -192,7 +192,7 @@ mod tests {
         compare::tests::{answer, seen_of},
     };
 
-    /// Shard, slots, state, epoch, peer.
+    /// The shard, the slots, their state, their epoch and the peer.
     type SlotRow = (&'static str, &'static str, SlotState, i64, &'static str);
 
     /// The findings for these rows. The map gives slots 0-8191 to s0 and the rest to s1.

@@ -1,4 +1,4 @@
-//! Accounts to open: `id`, `asset`, and where given `overdraft`, `max_balance` and `metadata` (a JSON object of strings).
+//! Accounts to open: `id`, `asset`, and optionally `overdraft`, `max_balance` and `metadata` (a JSON object of strings).
 
 use ledger::{AccountId, AssetCode, AssetRegistry, Metadata, parse_minor};
 use serde::Serialize;
@@ -7,12 +7,12 @@ use serde_json::Value;
 use super::{ItemVerdict, Kind, rows::CsvRow};
 use crate::{http_client::ItemAnswer, output::JsonObject};
 
-/// What `overdraft` says for "no limit".
+/// The value of `overdraft` that means "no limit".
 const UNLIMITED: &str = "unlimited";
 
 /// The import of accounts.
 pub struct Accounts {
-    /// The assets that every router knows. Others are checked by the routers alone.
+    /// The assets that every router knows. Only the routers check the others.
     built_in: AssetRegistry,
 }
 
@@ -88,7 +88,7 @@ impl Kind for Accounts {
     }
 }
 
-/// Decimals of an amount as it is written: what it is checked against if its asset is declared by the routers only.
+/// The number of decimals in the text of an amount. An amount is checked with this number if only the routers know its asset.
 fn decimals(text: &str) -> u32 {
     let written = text.split_once('.').map_or(0, |(_, fraction)| fraction.len());
     u32::try_from(written).unwrap_or(u32::MAX).min(AssetRegistry::MAX_SCALE)

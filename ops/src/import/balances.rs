@@ -1,11 +1,10 @@
-//! Opening balances: `account`, `asset`, `amount`, and where given `id`. Each is one transfer from the account that pays for
+//! Opening balances: `account`, `asset`, `amount`, and optionally `id`. Each opening balance is one transfer from the account that pays for
 //! the asset.
 //!
-//! The id of a row's transfer follows from the import's name and the account, never from the amount: a row that was changed
-//! after it was paid is refused by the ledger (`idempotency_mismatch`) and not paid once more. A refusal is stored
-//! permanently under its id. So that a refused row can be paid once its cause is mended, the ids of an account form a sequence, and the import
-//! goes to the next one only when the ledger answers that an earlier run's attempt was refused. At most one id of the sequence
-//! is ever paid.
+//! The id of a row's transfer follows from the import's name and the account, never from the amount. The ledger therefore refuses a row that
+//! was changed after it was paid (`idempotency_mismatch`), and does not pay it again. A refusal is stored permanently under its id. The ids
+//! of an account form a sequence, so that a refused row can be paid after its cause is corrected. The import uses the next id only when the
+//! ledger answers that the attempt of an earlier run was refused. At most one id of the sequence is ever paid.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -19,9 +18,9 @@ use uuid::Uuid;
 use super::{ItemVerdict, Kind, rows::CsvRow};
 use crate::http_client::ItemAnswer;
 
-/// Namespace of the transfers' ids. Changing it would let a repeated import pay twice: never do.
+/// Namespace of the transfers' ids. Never change it: a repeated import would then pay twice.
 const NAMESPACE: Uuid = Uuid::from_u128(0x2e4b_6f0c_83a1_4d5e_9b7a_c1f0_5d38_7e92);
-/// Runs that may try a refused row under one name.
+/// The number of runs that may try a refused row under one name.
 const MAX_ATTEMPTS: u32 = 100;
 
 /// The import of opening balances.
@@ -29,11 +28,11 @@ pub struct Balances {
     name: String,
     payers: BTreeMap<String, Payer>,
     seen: RepeatedHashes,
-    /// What the file says, by asset, in rows that may be left out for another reason, too.
+    /// The sums of the file by asset. They include rows that are rejected for a reason other than their amount.
     pub in_file: BTreeMap<String, i128>,
-    /// What the rows without a fault of their own come to, by asset.
+    /// The sums by asset of the rows without a fault of their own.
     pub payable: BTreeMap<String, i128>,
-    /// Rows whose amount cannot be told.
+    /// The number of rows whose amount cannot be read.
     pub unreadable: u64,
 }
 
@@ -41,11 +40,11 @@ pub struct Balances {
 #[derive(Debug, Clone)]
 pub struct Payer {
     pub account: Arc<str>,
-    /// Decimals of the asset.
+    /// The number of decimals of the asset.
     pub scale: u32,
 }
 
-/// Accounts and ids of the file, as hashes: 17 bytes each, and as many in reserve.
+/// The accounts and ids of the file as hashes, to find repetitions. Each takes 17 bytes, and the sets reserve up to as much again.
 #[derive(Default)]
 struct RepeatedHashes {
     once: HashSet<u128>,
@@ -62,7 +61,7 @@ pub struct Opening {
     asset: String,
     #[serde(skip)]
     minor: i64,
-    /// Which of the account's ids this is; `None`: the file gives the id.
+    /// The index of the id in the account's sequence. `None`: the file has the id.
     #[serde(skip)]
     attempt: Option<u32>,
 }
@@ -80,18 +79,18 @@ impl Balances {
         }
     }
 
-    /// Decimals of an asset that is paid here.
+    /// The number of decimals of an asset that is paid here.
     pub fn scale(&self, asset: &str) -> u32 {
         self.payers.get(asset).map_or(0, |payer| payer.scale)
     }
 
-    /// Ends the first reading: from now on rows become transfers under this name.
+    /// Ends the first reading. From now on, rows become transfers under this name.
     pub fn set_name(&mut self, name: &str) {
         name.clone_into(&mut self.name);
         self.seen.once = HashSet::new();
     }
 
-    /// The id of the account's transfer in its `attempt`-th attempt. NUL separates, because no part can contain it.
+    /// The id of the account's transfer in its `attempt`-th attempt. NUL separates the parts, because no part can contain it.
     fn id(&self, account: &str, attempt: u32) -> Uuid {
         let name = [self.name.as_bytes(), b"\0", account.as_bytes(), b"\0", attempt.to_string().as_bytes()].concat();
         Uuid::new_v5(&NAMESPACE, &name)
@@ -135,7 +134,7 @@ impl Balances {
         }))
     }
 
-    /// Why a row that is well-formed by itself does not go with the others.
+    /// The reason why a row that is well-formed by itself contradicts other rows.
     fn clash(&self, row: &CsvRow) -> Option<String> {
         if self.seen.more.contains(&account_key(row)) {
             return Some("account: several rows of the file name it, and none of them is paid".to_owned());
@@ -215,7 +214,7 @@ impl Kind for Balances {
                         "{code}{side}: {MAX_ATTEMPTS} attempts under the name {:?} were refused",
                         self.name
                     )),
-                    Some(_) => ItemVerdict::Refused(format!("{code}{side}; mend this and import the file again")),
+                    Some(_) => ItemVerdict::Refused(format!("{code}{side}; correct this and import the file again")),
                     None => ItemVerdict::Refused(format!(
                         "{code}{side}; the id is used up, another attempt needs a new one"
                     )),

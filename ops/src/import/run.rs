@@ -1,5 +1,4 @@
-//! The second reading of a file: rows become batches, several are sent at once, and their answers are taken in the file's
-//! order.
+//! The second reading of a file. Rows become batches, several batches are sent at once, and their answers are taken in the file's order.
 
 use std::{collections::BTreeMap, io::BufRead, time::Duration};
 
@@ -18,7 +17,7 @@ use super::{
 };
 use crate::{http_client::encoded, output};
 
-/// A batch is sent before it has so many bytes of values, which leaves room for names and quotes below the API's 16 MiB.
+/// The most bytes of values in a batch. The limit leaves room for names and quotes below the API's limit of 16 MiB.
 const BATCH_BYTES: usize = 4 << 20;
 /// The progress file is written at most this often.
 const SAVE_EVERY: Duration = Duration::from_millis(250);
@@ -26,9 +25,9 @@ const SAVE_EVERY: Duration = Duration::from_millis(250);
 /// How the rows are sent.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// Rows of a batch, at most.
+    /// The most rows of a batch.
     pub batch: usize,
-    /// Batches that wait for their answers at the same time, at most.
+    /// The most batches that wait for their answers at the same time.
     pub in_flight: usize,
 }
 
@@ -46,7 +45,7 @@ struct Batch<I> {
 struct Settled {
     counts: RowCounts,
     left_out: Vec<(CsvRow, String)>,
-    /// Minor units by asset.
+    /// The minor units that were paid, by asset.
     paid: BTreeMap<String, i64>,
     /// An account of a confirmed item.
     confirmed: Option<String>,
@@ -61,8 +60,7 @@ struct Batches<'a, K, R> {
     ended: bool,
 }
 
-/// Sends the rows that are left, and keeps the progress beside the file. An error leaves the progress where another run goes
-/// on.
+/// Sends the remaining rows, and stores the progress beside the file. After an error, another run continues from this progress.
 pub async fn send<K: Kind>(
     kind: &K,
     file: &SourceFile,
@@ -108,7 +106,7 @@ pub async fn send<K: Kind>(
     Ok((progress, rejects))
 }
 
-/// Checks every row as [`send`] does, and sends none. Rows that would be left out are told on standard error.
+/// Checks every row as [`send`] does, and sends none. Rows that would be rejected are printed on standard error.
 pub fn check<K: Kind>(kind: &K, file: &SourceFile, pace: Pace) -> anyhow::Result<RowCounts> {
     let mut rejects = Rejects::shown_only();
     let mut counts = RowCounts::default();
@@ -191,7 +189,7 @@ impl RowCounts {
 }
 
 impl<I> Batch<I> {
-    /// What is known before it is sent.
+    /// The counts that are known before the batch is sent.
     fn counts(&self) -> RowCounts {
         let rejected = self.left_out.len() as u64;
         let rows = self.rows.len() as u64 + self.empty + rejected;

@@ -1,4 +1,4 @@
-//! Sends batches to routers, each again under the same ids until the outcome of every item is certain.
+//! Sends batches to routers. A batch is sent again under the same ids until the outcome of every item is certain.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
@@ -19,7 +19,7 @@ use crate::{
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Codes of items that say nothing about the item: what could not be asked, or has not answered.
+/// Codes that leave the outcome of an item open, because a shard could not be asked or has not answered.
 const UNCERTAIN: [&str; 7] = [
     "shard_unavailable",
     "overloaded",
@@ -32,25 +32,25 @@ const UNCERTAIN: [&str; 7] = [
 
 pub struct BatchSender {
     client: HttpClient,
-    /// Any of these will do.
+    /// The routers. Each of them can execute any request.
     routers: Vec<String>,
-    /// The router in use: the one that answered last.
+    /// The index of the router in use. It counts up when a router does not answer.
     current: AtomicUsize,
-    /// A batch of which nothing became certain for so long ends the import.
+    /// The import ends if no item of a batch became certain for this time.
     patience: Duration,
 }
 
-/// What became of an item.
+/// The outcome of an item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ItemFate {
     Done,
-    /// Done by an earlier run or request.
+    /// An earlier run or request put the item into the ledger.
     Replayed,
-    /// Not done, with the reason.
+    /// The item is not in the ledger, for this reason.
     Refused(String),
 }
 
-/// A problem about the request as a whole, with the places that are malformed.
+/// A problem about the whole request, with the malformed places.
 #[derive(Debug, Deserialize)]
 struct Malformed {
     errors: Vec<FieldError>,
@@ -63,12 +63,12 @@ struct FieldError {
     detail: Option<String>,
 }
 
-/// What one attempt gave.
+/// The result of one attempt.
 enum Attempt {
     Results(Vec<ItemAnswer>),
-    /// Items that are malformed, by their place in the batch. Nothing was done.
+    /// The malformed items by their place in the batch, with the reasons. Nothing was executed.
     Malformed(Vec<(usize, String)>),
-    /// Nothing certain.
+    /// No item has a certain outcome.
     Nothing(anyhow::Error),
 }
 
@@ -93,7 +93,7 @@ impl BatchSender {
         Ok(Self { client, routers, current: AtomicUsize::new(0), patience })
     }
 
-    /// Reads from the router in use, again while no answer comes.
+    /// Reads from the router in use, and tries again while no answer arrives.
     pub async fn get(&self, path: &str) -> anyhow::Result<Option<serde_json::Value>> {
         let deadline = Instant::now() + self.patience;
         let mut pause = FIRST_PAUSE;
@@ -115,10 +115,10 @@ impl BatchSender {
         }
     }
 
-    /// Sends the items until the fate of each is certain. The fates are in the order of the items.
+    /// Sends the items until the fate of each item is certain. Returns the fates in the order of the items.
     pub async fn settle<K: Kind>(&self, kind: &K, items: &mut [K::Item]) -> anyhow::Result<Vec<ItemFate>> {
         let mut fates: Vec<Option<ItemFate>> = items.iter().map(|_| None).collect();
-        // What this run may have done itself is not a replay when it is sent again.
+        // An item that this run may have executed is no replay when it is sent again.
         let mut own = vec![false; items.len()];
         let (mut since, mut pause) = (Instant::now(), FIRST_PAUSE);
         loop {
@@ -203,7 +203,7 @@ impl BatchSender {
         &self.routers[self.current.load(Relaxed) % self.routers.len()]
     }
 
-    /// Goes on with another router.
+    /// Selects the next router.
     fn turn(&self) {
         self.current.fetch_add(1, Relaxed);
     }
@@ -213,7 +213,7 @@ impl BatchSender {
     }
 }
 
-/// Whether an answer says that the same request may fare better later.
+/// Whether the same request may succeed later.
 fn is_for_now(status: StatusCode) -> bool {
     status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::REQUEST_TIMEOUT || status.is_server_error()
 }
@@ -226,7 +226,7 @@ where
     Ok(serde_json::to_vec(&std::collections::BTreeMap::from([(K::MEMBER, items)]))?.into())
 }
 
-/// The malformed items that a problem points to, such as `/accounts/17/overdraft`, each with all that is wrong with it.
+/// The malformed items that a problem points to, such as `/accounts/17/overdraft`, each with all its errors.
 fn malformed_items(member: &str, problem: &[u8]) -> Vec<(usize, String)> {
     let Ok(Malformed { errors }) = serde_json::from_slice(problem) else { return Vec::new() };
     let mut items: Vec<(usize, String)> = Vec::new();

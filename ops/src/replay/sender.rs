@@ -1,5 +1,5 @@
-//! The replay's requests: accounts and transfers in batches over a router's HTTP API, each repeated under the same ids until
-//! its outcome is certain.
+//! The requests of a replay: batches of accounts and transfers over a router's HTTP API. Each batch is repeated under the same ids until its
+//! outcome is certain.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,38 +18,38 @@ use super::{
 };
 use crate::http_client::{BatchAnswer, HttpClient, ItemAnswer, problem_of};
 
-/// Namespace of the transfers' ids: they are version 5 UUIDs of the bank's trans_id, the same in every replay.
+/// Namespace of the transfers' ids, which are version 5 UUIDs of the bank's trans_id and the same in every replay.
 const NAMESPACE: Uuid = Uuid::from_u128(0x5d0c_9f0a_7f0b_4c55_9d6e_61d9_2f2b_1993);
 const ASSET: &str = "CZK";
 const BATCH: usize = 1_000;
-/// A batch is sent again while its outcome is uncertain: some minutes in all, enough for a shard to come back.
+/// The most attempts to send a batch while its outcome is uncertain. They take some minutes in all, which is enough for a shard to recover.
 const ATTEMPTS: usize = 60;
 const FIRST_PAUSE_MS: u64 = 100;
 const LONGEST_PAUSE_MS: u64 = 5_000;
 
 pub struct ReplaySender {
     client: HttpClient,
-    /// Any of these will do; attempts take turns.
+    /// The routers. Attempts use them in turn.
     routers: Vec<String>,
 }
 
-/// What became of the accounts or transfers sent.
+/// The outcomes of the accounts or transfers that were sent.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct SentTally {
-    /// New in this run.
+    /// Items that this run put into the ledger.
     pub done: u64,
-    /// Done in an earlier run.
+    /// Items that an earlier run put into the ledger.
     pub replayed: u64,
-    /// Refused, by code.
+    /// Refused items, by code.
     pub refused: BTreeMap<String, u64>,
 }
 
-/// What an item's answer means for the replay.
+/// The meaning of an item's answer for the replay.
 enum ReplayFate {
     Done,
     Replayed,
     Refused(String),
-    /// Pending, or not executed for want of a shard: send it again.
+    /// The item is pending, or was not executed because a shard is unavailable. It is sent again.
     Uncertain,
 }
 
@@ -83,7 +83,7 @@ impl ReplaySender {
         Ok(tally)
     }
 
-    /// Sends every transfer of the plan, batch after batch: the next one leaves when the last one's outcome is certain.
+    /// Sends every transfer of the plan in batches. The next batch is sent when the outcome of the previous batch is certain.
     pub async fn send_transfers(&self, plan: &ReplayPlan, progress: &ProgressBar) -> anyhow::Result<SentTally> {
         let mut tally = SentTally::default();
         for batch in batches(&plan.transactions, BATCH) {
@@ -97,7 +97,7 @@ impl ReplaySender {
         Ok(tally)
     }
 
-    /// What the ledger says the account's balance is.
+    /// The account's balance in the ledger, in minor units.
     pub async fn posted(&self, customer: &Customer) -> anyhow::Result<i64> {
         #[derive(Deserialize)]
         struct AccountBalance {
@@ -118,7 +118,7 @@ impl ReplaySender {
         fate: fn(&ItemAnswer) -> anyhow::Result<ReplayFate>,
         tally: &mut SentTally,
     ) -> anyhow::Result<()> {
-        // What was done by this run's own earlier attempt is not a replay.
+        // An item that an earlier attempt of this run executed is no replay.
         let mut own: Vec<bool> = vec![false; items];
         let mut pause_ms = FIRST_PAUSE_MS;
         for router in self.routers.iter().cycle().take(ATTEMPTS) {
@@ -139,7 +139,7 @@ impl ReplaySender {
         bail!("{path}: the outcome is still uncertain after {ATTEMPTS} attempts")
     }
 
-    /// One attempt. `None`: nothing certain came back, try again.
+    /// Makes one attempt. `None`: no outcome is certain, and the batch is sent again.
     async fn post(&self, url: &str, body: Bytes) -> anyhow::Result<Option<Vec<ItemAnswer>>> {
         let Ok((status, answer)) = self.client.send(Method::POST, url, body).await else {
             return Ok(None);
@@ -196,7 +196,7 @@ impl ItemAnswer {
         }
     }
 
-    /// The id is taken by something else: another file was replayed here, or the accounts were opened by hand.
+    /// Fails if something else uses the id, because another file was replayed here or the accounts were opened by hand.
     fn clash(&self) -> anyhow::Result<()> {
         match self.code.as_deref() {
             Some("idempotency_mismatch" | "account_exists") => bail!(

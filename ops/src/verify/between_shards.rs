@@ -1,4 +1,4 @@
-//! What holds between shards besides sagas: every shard that one knows of is given, each slot has one owner, and the in-transit
+//! The invariants between shards besides sagas: every shard that a shard knows is checked, each slot has one owner, and the in-transit
 //! accounts cancel out.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -29,7 +29,7 @@ const POSITIONS: &str = "
     SELECT number::int FROM shard WHERE number IS NOT NULL";
 const _: () = assert!(Position::MAX_SHARDS == 4096, "the statement above has the layout of positions");
 
-/// The other shards that one database knows of.
+/// The other shards that one database knows.
 #[derive(Debug, Default)]
 pub struct Known {
     /// The newest map that the shard was given, if any.
@@ -114,7 +114,7 @@ pub fn compare_known(shards: &[String], numbers: &[u16], known: &[Known]) -> Vio
 const OWNERSHIP: &str = "SELECT slot, state, epoch FROM shardledger.slot_ownership";
 const SLOTS_KNOWN: &str = "SELECT slot FROM shardledger.slot_ownership";
 const OWNED: i16 = 1;
-/// Of in-transit accounts, which belong to no slot and never move.
+/// The slot number of in-transit accounts, which belong to no slot and never move.
 const NO_SLOT: i32 = -1;
 
 /// The owned slots of one shard, with their epochs.
@@ -161,7 +161,7 @@ pub fn compare_ownership(shards: &[String], owned: &[Owned]) -> Violations {
     findings
 }
 
-/// The slots in which a shard stores accounts, each with one of its accounts.
+/// The slots in which a shard stores accounts, each with one of the slot's accounts.
 #[derive(Debug, Default)]
 pub struct AccountSlots(BTreeMap<i32, AccountId>);
 
@@ -177,8 +177,8 @@ impl AccountSlots {
         }
     }
 
-    /// Checks that the shard owns each of the slots, or owned it before a move. `known`: the slots that the shard knows
-    /// of, read after the accounts.
+    /// Checks that the shard owns each of the slots, or owned it before a move. `known` has the slots that the shard knows. They are read
+    /// after the accounts.
     pub fn compare(&self, known: &HashSet<i32>, findings: &mut Violations) {
         for (slot, id) in self.0.iter().filter(|(slot, _)| !known.contains(slot)) {
             findings.add(
@@ -190,7 +190,7 @@ impl AccountSlots {
     }
 }
 
-/// The slots that a shard owns, owned or is about to own. Rows are never deleted.
+/// The slots that a shard owns, has owned or is about to own. The rows of this table are never deleted.
 pub async fn read_known_slots(connection: &mut PgConnection) -> sqlx::Result<HashSet<i32>> {
     let slots: Vec<i32> = sqlx::query_scalar(SLOTS_KNOWN).fetch_all(connection).await?;
     Ok(slots.into_iter().collect())
@@ -203,8 +203,8 @@ fn ranges(slots: &[u16]) -> Vec<SlotRange> {
 /// Minor units in transit, by asset.
 pub type InTransit = BTreeMap<String, i128>;
 
-/// Checks that the shards' in-transit accounts cancel out. This holds if no saga is in progress and none moved while
-/// the positions were fixed.
+/// Checks that the shards' in-transit accounts cancel out. They cancel out if no saga is in progress and no saga changed its state while the
+/// positions were fixed.
 pub fn check_quiet(sums: &InTransit) -> Violations {
     let mut findings = Violations::default();
     for (asset, sum) in sums.iter().filter(|(_, sum)| **sum != 0) {
@@ -236,7 +236,7 @@ mod tests {
     fn every_shard_that_a_database_knows_must_be_checked() {
         let with_map = |version, shards| Known { map: Some(Ok(map(version, shards))), ..Known::default() };
         let known_by = |s0: Known| vec![s0, with_map(1, 2)];
-        /// Subject and detail.
+        /// Pairs of subject and detail.
         type SubjectsAndDetails = &'static [(&'static str, &'static str)];
         let removed = |shards| {
             let mut without = map(3, shards);

@@ -1,4 +1,4 @@
-//! The databases that are checked: connections to them, and whether they are those of all shards of one cluster.
+//! The databases that are checked: the connections to them, and the check that they belong to all shards of one cluster.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::exit::Unreachable;
 const PLACE: &str = "SELECT (SELECT system_identifier FROM pg_catalog.pg_control_system()), d.oid::int8 \
      FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()";
 
-/// What a database says of itself.
+/// The identity of a database, as the database reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct PlacedIdentity {
     identity: Option<(ClusterId, String, u16)>,
@@ -25,7 +25,7 @@ struct PlacedIdentity {
 /// Returns the number of each target's shard.
 ///
 /// # Errors
-/// Names every target whose database is not the one it was given for.
+/// A database belongs to another shard than its target names. The error names every such target.
 pub async fn check_identities(targets: &[Target]) -> anyhow::Result<Vec<u16>> {
     let found = try_join_all(targets.iter().map(look)).await?;
     let faults = compare(targets, &found);
@@ -84,8 +84,8 @@ fn compare(targets: &[Target], found: &[PlacedIdentity]) -> Vec<String> {
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The time-outs for serving are off: a statement waits while another shard is read. JIT compilation costs more than it
-/// saves.
+/// The settings of a connection. The time-outs for serving are off, because a statement waits while another shard is read. JIT is off,
+/// because the compilation costs more than it saves.
 const SETTINGS: [(&str, &str); 3] =
     [("statement_timeout", "0"), ("idle_in_transaction_session_timeout", "0"), ("jit", "off")];
 

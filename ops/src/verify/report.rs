@@ -1,4 +1,4 @@
-//! The invariants, what was found to break them, and the report.
+//! The invariants, their violations, and the report.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ struct CountedViolations {
 }
 
 impl Violations {
-    /// How many violations of each kind are kept in full.
+    /// How many violations of each invariant are kept in full.
     pub const EXAMPLES: usize = 20;
 
     pub fn add(&mut self, invariant: Invariant, subject: impl Into<String>, detail: impl Into<String>) {
@@ -99,7 +99,7 @@ pub struct InvariantReport {
     pub id: Invariant,
     pub claim: &'static str,
     pub violations: u64,
-    /// The first violations of each shard and check.
+    /// The first violations of each shard and invariant.
     pub examples: Vec<LocatedViolation>,
 }
 
@@ -180,7 +180,7 @@ impl Invariant {
         Self::Folded,
     ];
 
-    /// The number in ARCHITECTURE.md.
+    /// The number of the invariant in ARCHITECTURE.md.
     pub fn number(self) -> &'static str {
         match self {
             Self::Balanced => "INV-1",

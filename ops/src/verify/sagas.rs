@@ -1,9 +1,9 @@
 //! Compares the cross-shard transfers of all shards with all verdicts, by id, without I/O.
 //!
-//! Several databases cannot be read at one instant. They are read up to positions that are fixed in an order that no healthy
-//! cluster can contradict. The registers' position is fixed on every shard *before* the transfers' position on any, because
-//! a verdict that was seen must have its reserve. For finished transfers without a verdict, the registers are read up to
-//! a position that is fixed *after* the transfers' positions, because what is finished was decided before.
+//! Several databases cannot be read at one instant. They are read up to positions that are fixed in an order that no healthy cluster can
+//! contradict. The registers' position is fixed on every shard *before* the transfers' position on any, because a verdict that was seen must
+//! have its reserve. For finished transfers without a verdict, the registers are read up to a position that is fixed *after* the transfers'
+//! positions, because a finished transfer was decided before it finished.
 
 use std::collections::{HashMap, hash_map::Entry};
 
@@ -216,7 +216,7 @@ mod tests {
         let none = SagaCounts::default();
         for (early, state, late, expected) in [
             (None, Pending, None, SagaCounts { undecided: 1, ..none }),
-            // Decided after the early position; settled or not settled before the end.
+            // The saga was decided after the early position, and was settled or not settled before the end.
             (None, Pending, Some(true), SagaCounts { undecided: 1, ..none }),
             (None, Posted, Some(true), SagaCounts { finished: 1, ..none }),
             (None, Rejected, Some(false), SagaCounts { finished: 1, ..none }),

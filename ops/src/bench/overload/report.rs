@@ -1,4 +1,4 @@
-//! What came out of an overload, as JSON and as a page.
+//! The result of `shardctl bench overload`, as JSON and as a page.
 
 use std::collections::BTreeSet;
 
@@ -34,7 +34,7 @@ pub struct OverloadReport {
     pub figures: Vec<Figure>,
 }
 
-/// A window is as before if its p99 is at most so many times that of the windows before, or below [`CALM_MS`].
+/// A window is calm if its p99 is at most this many times the p99 of the windows before, or below [`CALM_MS`].
 const CALM: f64 = 3.0;
 const CALM_MS: f64 = 50.0;
 
@@ -188,8 +188,8 @@ fn memory(step: &OverloadStep) -> Vec<Figure> {
         .collect()
 }
 
-/// Seconds from `to_s` until all later windows are as those before `from_s`: without failures, and with about their latency. `None`: the
-/// last window is not.
+/// Seconds from `to_s` until all later windows are calm: without failures, and with about the latency of the windows before `from_s`. `None`:
+/// the last window is not calm.
 fn calm_after(windows: &[Window], from_s: f64, to_s: f64) -> Option<f64> {
     let p99_ms = |window: &Window| window.latency_us.p99 as f64 / 1e3;
     let before = median(windows.iter().filter(|window| window.from_s < from_s - 0.5).map(p99_ms).collect())?;

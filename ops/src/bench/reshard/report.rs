@@ -1,4 +1,4 @@
-//! What came out of growing and shrinking, as JSON and as a page.
+//! The result of `shardctl bench reshard`, as JSON and as a page.
 
 use serde::Serialize;
 use telemetry::clock;
@@ -17,7 +17,7 @@ use crate::{
     resharding::view::wait_ms,
 };
 
-/// Failures that a report shows.
+/// The number of failures that a report shows.
 const SHOWN: usize = 20;
 
 #[derive(Debug, Serialize)]
@@ -30,7 +30,7 @@ pub struct ReshardReport {
     /// The first wrong or missing answers.
     pub failures: Vec<String>,
     pub failure_count: u64,
-    /// `shardctl verify` found nothing, and the sum of all accounts is as before.
+    /// Whether `shardctl verify` found no violation and the sum of all accounts is unchanged.
     pub books_balance: bool,
     pub phases: Vec<Phase>,
     pub cut_overs: Vec<CutOver>,
@@ -61,7 +61,7 @@ pub struct Waits {
 }
 
 impl Waits {
-    /// From microseconds and numbers of operations, in ascending order.
+    /// `waits` has microseconds and numbers of operations, in ascending order.
     fn of(waits: &[(u64, u64)]) -> Self {
         let operations: u64 = waits.iter().map(|(_, count)| count).sum();
         let at = |share: f64| wait_ms(waits, share).unwrap_or(0.0);
@@ -167,7 +167,7 @@ impl ReshardReport {
     }
 }
 
-/// Singles and batches together, by second. The latency is that of the singles.
+/// Adds up single transfers and batches by second. The latency is the latency of the single transfers.
 fn timeline(windows: &[&[Window]]) -> Vec<Second> {
     let Some((singles, others)) = windows.split_first() else { return Vec::new() };
     let each = singles.iter().enumerate().map(|(place, window)| Second {

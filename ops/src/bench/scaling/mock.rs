@@ -1,5 +1,5 @@
-//! Nodes of many shards in one process, which answer every operation as executed and keep nothing: what a router does with
-//! 1,024 shards can be measured without 1,024 databases.
+//! Mock nodes of many shards in one process. They answer every operation as executed and store nothing, so that a router can be measured with
+//! 1,024 shards without 1,024 databases.
 
 use std::{
     io::{BufRead, Write},
@@ -24,10 +24,10 @@ use wire::{
 
 const POSTED: u32 = 2;
 const PENDING: u32 = 1;
-/// So many addresses of 127.0.x.y for each x.
+/// The number of addresses 127.0.x.y for each x.
 const ADDRESSES: u16 = 250;
 
-/// What the nodes were asked.
+/// How much the mock nodes were asked.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct CallCounts {
     pub calls: u64,
@@ -40,7 +40,7 @@ struct Counters {
     operations: AtomicU64,
 }
 
-/// The address of a shard's mock node: all have one port, and each has a loopback address of its own.
+/// The address of a shard's mock node. All mock nodes have the same port, and each has a loopback address of its own.
 pub fn address(number: u16, port: u16) -> SocketAddr {
     let [x, y] = [1 + number / ADDRESSES, 1 + number % ADDRESSES];
     (Ipv4Addr::new(127, 0, x as u8, y as u8), port).into()

@@ -1,4 +1,4 @@
-//! What came out of the measurement of scaling, as JSON and as a page.
+//! The result of `shardctl bench scaling`, as JSON and as a page.
 
 use std::fmt;
 
@@ -30,10 +30,10 @@ pub struct ScalingReport {
     pub many_shards: Vec<ManyShards>,
 }
 
-/// Of the efficiency.
+/// The smaller number of shards of the efficiency figure.
 const FEW: u16 = 1;
 const FOUR: u16 = 4;
-/// Of the router's cost.
+/// The larger number of shards of the figure of the router's cost.
 const MANY: u16 = 1_024;
 
 impl ScalingReport {

@@ -1,4 +1,4 @@
-//! The result of `make bench`: the figures, held against the bars, and the page that shows them.
+//! The result of `make bench`: the figures, their bars, and the page that shows them.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +29,7 @@ pub struct SuiteReport {
     pub plan: SuitePlan,
     pub measured_at: String,
     pub machine: Machine,
-    /// Of PostgreSQL, the same on all sides.
+    /// The settings of PostgreSQL, which are the same for all measured systems.
     pub settings: BTreeMap<String, String>,
     /// Whether `verify` found the ledgers clean after all runs.
     pub verified: bool,
@@ -61,13 +61,12 @@ impl SuiteReport {
         }
     }
 
-    /// Whether every figure that was measured meets its bar, and none is missing.
-    /// The share of the raw append that a run reaches.
+    /// The share of the raw append ceiling that a run reaches.
     pub fn share_of_ceiling(&self, run: &str) -> Option<f64> {
         ratio(self.samples.rate(run), self.samples.rate("ceiling_append"))
     }
 
-    /// One row a run, in the order of their names.
+    /// One row for each run, in the order of the names.
     pub fn run_rows(&self) -> Vec<[String; 12]> {
         let row = |(name, samples): (&String, &Vec<Sample>)| {
             let rates: Vec<String> = samples.iter().map(|sample| number(sample.transfers_per_s)).collect();
@@ -166,7 +165,7 @@ pub const RUN_HEADER: [&str; 12] = [
     "unfolded",
 ];
 
-/// Transfers a second, and latencies, over what the sweep changes.
+/// The charts of transfers a second and of latencies over the varied quantity of the sweep.
 fn sweep_charts(sweep: &Sweep, drawn: &Drawn) -> (String, String) {
     let axis = match sweep.axis {
         SweepAxis::Linear => Axis::Linear,
@@ -194,7 +193,7 @@ fn sweep_charts(sweep: &Sweep, drawn: &Drawn) -> (String, String) {
     (rates.svg(), chart(&title("Latency of requests"), "ms", latencies).svg())
 }
 
-/// The bars that one run of `make bench` can hold.
+/// The figures that one run of `make bench` can compare with bars.
 fn figures(samples: &Samples) -> Vec<Figure> {
     let (least, most) = (|bar, aim| Promise::AtLeast { bar, aim }, |bar, aim| Promise::AtMost { bar, aim });
     let rate = |run: &str| samples.rate(run);
@@ -334,7 +333,7 @@ impl crate::bench::ExperimentReport for SuiteReport {
         page.paragraph(if self.verified {
             "shardctl verify found the ledgers clean after all runs."
         } else {
-            "shardctl verify found a VIOLATION: the numbers are worth nothing."
+            "shardctl verify found a VIOLATION: the figures are void."
         });
         add_bars(&mut page, &self.figures);
         page.heading("Runs");

@@ -1,4 +1,4 @@
-//! What the suite measures.
+//! The runs and plots of the suite.
 
 use crate::bench::{
     baseline::Script,
@@ -7,24 +7,24 @@ use crate::bench::{
     workload::{Locality, Workload},
 };
 
-/// One thing that is measured.
+/// One run of the suite.
 pub struct SuiteRun {
     /// Its name in the report.
     pub name: &'static str,
-    /// Its part of the main runs' seconds.
+    /// Its length as a part of the seconds of a main run.
     pub share: f64,
     pub what: RunKind,
 }
 
 pub enum RunKind {
-    /// The journal's rows through one connection, and nothing else.
+    /// Appends the journal's rows through one connection, and does nothing else.
     Ceiling,
-    /// The PL/pgSQL function, with so many clients.
+    /// The PL/pgSQL function with this number of clients.
     Function(Script, u16),
     /// The latency of the function with one client.
     FunctionLatency,
     Ours(Shards, Spec),
-    /// The same at half the rate that the run of this name has just reached.
+    /// Shardledger at half of the rate that the run of this name has reached in this round.
     AtHalfTheRateOf(&'static str, Shards, Spec),
     /// The node is killed under the load.
     Kill(Spec),
@@ -33,7 +33,7 @@ pub enum RunKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shards {
     One,
-    /// With two routers.
+    /// Two shards with two routers.
     Two,
     /// One shard, HTTPS, mutual TLS between router and node, and a key. PostgreSQL is reached on loopback without TLS.
     Secured,
@@ -75,12 +75,12 @@ const CROSS: Spec = Spec { workload: Workload::Cross, locality: Locality::Cross,
 const LOCAL: Spec = Spec { locality: Locality::Local, ..Spec::BATCHES };
 const HALF_CROSS_SINGLES: Spec = Spec { locality: Locality::Share(0.5), routers: 2, ..Spec::SINGLES };
 
-/// Clients of the function that the bars name. The better of both counts.
+/// The runs of the function that the bars compare with. The better one counts.
 pub const FUNCTION_UNIFORM: [&str; 2] = ["function_uniform_16", "function_uniform_48"];
 pub const FUNCTION_HOT: [&str; 2] = ["function_hot_16", "function_hot_48"];
 
-/// A round: ours and the others in turn. pgbench runs with few clients and with many (a server of a cluster takes 64
-/// connections, its node's among them); the better of the two counts for it.
+/// One round: Shardledger and the other systems in turn. pgbench runs with few clients and with many, and the better run counts. A server of
+/// a cluster takes 64 connections, including those of its node.
 pub const ROUND: [SuiteRun; 17] = [
     function("function_uniform_16", Script::Uniform, 16),
     ours("batch_uniform", 1.0, Shards::One, Spec::BATCHES),
@@ -105,7 +105,7 @@ pub const ROUND: [SuiteRun; 17] = [
     },
 ];
 
-/// Measured once, after the plots: these leave the shard in another state than they found it.
+/// Runs that are measured once, after the plots, because they change the state of the shard.
 pub const AT_LAST: [SuiteRun; 2] = [
     ours("batch_random_ids", 0.7, Shards::One, Spec { ids: Ids::Random, ..Spec::BATCHES }),
     SuiteRun { name: "node_killed", share: 0.7, what: RunKind::Kill(Spec::BATCHES) },
@@ -130,7 +130,7 @@ const fn crossing(share: f64, label: &'static str) -> SweepPoint {
     SweepPoint { x: share * 100.0, label, shards: Shards::Two, spec }
 }
 
-/// The plots, each of short points.
+/// The plots. The runs of their points are short.
 pub const SWEEPS: [Sweep; 4] = [
     Sweep {
         name: "by_batch_size",

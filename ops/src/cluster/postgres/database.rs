@@ -1,5 +1,5 @@
-//! Creates a shard's database: its own PostgreSQL data folder with one role and one database, which only a password opens.
-//! Passwords are made here and written to one file each.
+//! Creates a shard's database: a PostgreSQL data folder with one role and one database, which is accessible only with a password. The
+//! passwords are generated here, and each is written to a file of its own.
 
 use std::{
     fs::{self, File},
@@ -72,7 +72,7 @@ fn check_shard(layout: &Layout, description: &Description, shard: &ShardPlace) -
 #[derive(Debug)]
 pub struct Made {
     pub system_identifier: u64,
-    /// What is left to do for the stand-by, once the primary runs.
+    /// The step that the stand-by still needs once the primary runs.
     pub pending: Option<FailoverStep>,
 }
 
@@ -127,7 +127,7 @@ fn ensure_standby(
     copied.is_err().then_some(FailoverStep::Rebuild)
 }
 
-/// Writes the settings of the shard's servers that exist. They do not change when the servers exchange their roles.
+/// Writes the settings of the existing servers of the shard. The settings do not change when the servers exchange their roles.
 pub fn write_settings(layout: &Layout, description: &Description, shard: &ShardPlace) -> anyhow::Result<()> {
     let Servers { primary, standby } = description.servers(layout, shard);
     let user = description.postgres.user.as_ref();
@@ -201,7 +201,7 @@ fn make(server: &Server, folder: &Path, user: Option<&ServiceUser>, passwords: &
     let mut single = Command::new(server.program("postgres"));
     // `-j` ends a statement at a semicolon and an empty line. Without exit_on_error a failure would go unnoticed.
     single.args(["--single", "-j", "-c", "exit_on_error=on"]);
-    // The control file remembers it, and a stand-by that is copied from here compares its own setting.
+    // The control file records the setting, and a stand-by that is copied from here compares its own setting with it.
     single.arg("-c").arg(format!("max_connections={MAX_CONNECTIONS}"));
     single.arg("-D").arg(&draft).arg("postgres");
     process::clean_environment(&mut single);
@@ -263,9 +263,9 @@ pub(super) fn write_owned(path: &Path, text: &str, user: Option<&ServiceUser>) -
     give(path, user)
 }
 
-/// Letters and digits only, so that a password stands in a URL and in SQL as it is.
+/// Only letters and digits, so that a password needs no escaping in a URL and in SQL.
 const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-/// 62^32 is a little more than 2^190.
+/// The length of a password. 62^32 is a little more than 2^190.
 const LENGTH: usize = 32;
 
 /// A new password from the kernel's random numbers.
@@ -275,7 +275,7 @@ pub fn new_password() -> anyhow::Result<String> {
     let mut byte = [0_u8];
     while password.len() < LENGTH {
         source.read_exact(&mut byte)?;
-        // 256 is no multiple of 62: taking the remainder of all bytes would favour the first letters.
+        // 256 is no multiple of 62, so the remainder of a byte would favour the first letters. A byte that gives no letter is skipped.
         if let Some(letter) = ALPHABET.get(usize::from(byte[0] >> 2)) {
             password.push(char::from(*letter));
         }
@@ -321,7 +321,7 @@ mod tests {
             assert!(refusal.contains(part), "{refusal}");
         }
         assert!(!refusal.contains("shard s0"), "{refusal}");
-        // The previous format of `cluster.json` has no identifier; the server's log shows that the server has run.
+        // The previous format of `cluster.json` has no identifier, but the log shows that the server has run.
         description.shards[1].system_identifier = None;
         fs::write(layout.log("postgres-s1"), "").unwrap();
         assert_eq!(check(&layout, &description).unwrap_err().to_string(), refusal);

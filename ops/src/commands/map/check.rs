@@ -1,4 +1,4 @@
-//! `shardctl map check FILE`: exit code 3 if the map would be refused, 4 if the named router is unreachable.
+//! `shardctl map check FILE`. The exit code is 3 if the map would be refused, and 4 if the named router is unreachable.
 
 use std::{
     fs,
@@ -18,12 +18,12 @@ use crate::{
 };
 
 const HELP: &str = "\
-If a cluster is at hand (the router at --admin-url, or the cluster that runs in --data-dir), its routers check the map as a reload \
+If a cluster is available (the router at --admin-url, or the cluster that runs in --data-dir), its routers check the map as a reload \
 would: against the map in use and against the slots that the shards own. A map that follows a finished move is accepted; a map that \
 reassigns an owned slot is refused. Nothing is changed.
 
-Without a cluster, or with --offline, the file is checked alone. With --replaces it is checked against another file. Files do not \
-know of moves, so a map that follows a move is refused then.
+Without a cluster, or with --offline, the file is checked alone. With --replaces it is checked against another file. A file \
+does not record moves, so a map that follows a move is then refused.
 
 Exit codes: 0 valid, 3 the map would be refused, 4 the router at --admin-url cannot be reached";
 
@@ -68,7 +68,7 @@ pub async fn run(args: MapCheckArgs, context: &Context) -> anyhow::Result<ExitCo
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { exit::violation() })
 }
 
-/// The routers' verdict and the routers that were asked; `None` without a cluster.
+/// Returns the verdict of the routers, and the routers that were asked. `None` without a cluster.
 async fn online(
     address: &AdminAddress,
     context: &Context,
@@ -128,7 +128,7 @@ fn show(
         let by = if checked_by.is_empty() { String::new() } else { format!(" for {}", checked_by.join(", ")) };
         output::data(&format!("{}: version {}, {shards}, valid{by}", file.display(), map.version))?;
     }
-    // The form that editors and CI logs turn into links.
+    // Editors and CI logs turn this form into links.
     for MapProblem { line, reason } in problems {
         let line = line.map(|line| format!(":{line}")).unwrap_or_default();
         output::data(&format!("{}{line}: {reason}", file.display()))?;

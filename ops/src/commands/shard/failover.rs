@@ -27,8 +27,7 @@ pub struct ShardFailoverArgs {
     /// Do not ask
     #[arg(long)]
     yes: bool,
-    /// Promote an asynchronous stand-by although it lacks acknowledged payments, or although that cannot be compared, and give up the
-    /// missing payments
+    /// Promote an asynchronous stand-by although it lacks, or may lack, acknowledged payments, and give up the missing payments
     #[arg(long)]
     accept_loss: bool,
 }
@@ -63,7 +62,7 @@ pub async fn run(args: ShardFailoverArgs, context: &Context) -> anyhow::Result<E
 fn sentence(id: &str, plan: &FailoverPlan) -> String {
     let (port, former) = (plan.new_primary.port, plan.former.port);
     if plan.is_begun {
-        return format!("the failover of shard {id} to the server at port {port} was interrupted and would go on");
+        return format!("the failover of shard {id} to the server at port {port} was interrupted and would continue");
     }
     let behind = match plan.bytes_behind {
         Some(0) => "has everything".to_owned(),
@@ -98,7 +97,7 @@ fn show(
     }
     if let Some(aside) = &done.aside {
         note(&format!(
-            "the files of the former primary are in {}: delete them when the books are right",
+            "the files of the former primary are in {}: delete them when `shardctl verify` finds no violation",
             aside.display()
         ));
     }
@@ -132,6 +131,6 @@ mod tests {
         assert!(said(Some(7), false).contains("is 7 bytes behind"));
         assert!(of(Some(7), false, false).contains("lacks 7 bytes"));
         assert!(said(None, false).contains("may lack the last commits"));
-        assert!(said(None, true).contains("was interrupted and would go on"));
+        assert!(said(None, true).contains("would continue"));
     }
 }

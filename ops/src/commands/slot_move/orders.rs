@@ -16,7 +16,7 @@ use crate::{
 
 #[derive(clap::Args)]
 pub struct MoveOrderArgs {
-    /// The move [default: the only one that is open]
+    /// Id of the move [default: the only open move]
     id: Option<Uuid>,
     /// Print what would be ordered, and order nothing
     #[arg(long)]
@@ -55,7 +55,7 @@ pub async fn throttle(args: ThrottleArgs, context: &Context) -> anyhow::Result<E
     order(args.args, context, wishes, "throttle changed").await
 }
 
-/// Waits until both sides were compared, or differ. A move that is not told to wait compares them by itself before its cut-over.
+/// Waits until both sides have been compared, or differ. A move without --hold-cutover compares them by itself before its cut-over.
 pub async fn verify(args: MoveOrderArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let nodes = Nodes::of_routers(&args.cluster.address, context).await?;
     let (target, _, before) = super::find(&nodes, args.id).await?;
@@ -72,7 +72,7 @@ pub async fn verify(args: MoveOrderArgs, context: &Context) -> anyhow::Result<Ex
     let view = tokio::select! {
         view = apply::watch(&nodes, &target, before.id, &bar, has_answer) => view?,
         _ = tokio::signal::ctrl_c() => {
-            output::note("\ndetached; the comparison goes on. `shardctl move status` shows a difference as BLOCKED BY");
+            output::note("\ndetached; the comparison continues. `shardctl move status` shows a difference as BLOCKED BY");
             return Ok(ExitCode::SUCCESS);
         }
     };
@@ -120,7 +120,7 @@ pub async fn finish(args: MoveOrderArgs, context: &Context) -> anyhow::Result<Ex
     order_and_wait(args, context, MoveWishes { finish: Some(true), ..Default::default() }, &["finished"]).await
 }
 
-/// A move in the other direction, which copies only what was booked since the cut-over.
+/// Starts a move in the other direction, which copies only what was booked since the cut-over.
 pub async fn reverse(args: MoveOrderArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let nodes = Nodes::of_routers(&args.cluster.address, context).await?;
     let (target, status, view) = super::find(&nodes, args.id).await?;
