@@ -97,7 +97,7 @@ pub struct Subject {
 
 /// A certificate as `shardctl tls show` prints it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Described {
+pub struct DescribedCertificate {
     pub name: String,
     #[serde(flatten)]
     pub subject: Subject,
@@ -240,7 +240,7 @@ pub fn issued(folder: &Path) -> anyhow::Result<Vec<String>> {
 ///
 /// # Errors
 /// The folder has no certificate of this name, or its file or the file of the authority cannot be read.
-pub fn describe(folder: &Path, name: &str) -> anyhow::Result<Described> {
+pub fn describe(folder: &Path, name: &str) -> anyhow::Result<DescribedCertificate> {
     let (file, authority) = (certificate_of(folder, name), certificate_of(folder, AUTHORITY));
     ensure!(file.exists(), "{} has no certificate {name}", folder.display());
     let chain = certificates::files::certificates(&file, &certificates::files::read_file(&file)?)?;
@@ -256,7 +256,7 @@ pub fn describe(folder: &Path, name: &str) -> anyhow::Result<Described> {
     let (serves, calls) = usage.map_or((false, false), |usage| (usage.value.server_auth, usage.value.client_auth));
     let expires_at_s = parsed.validity().not_after.timestamp();
     let left_s = expires_at_s - i64::try_from(clock::now_s()).unwrap_or(i64::MAX);
-    Ok(Described {
+    Ok(DescribedCertificate {
         name: name.to_owned(),
         subject: Subject { names: files::names(&parsed), serves, calls },
         expires_at: clock::format_rfc3339(expires_at_s.saturating_mul(1_000_000)),

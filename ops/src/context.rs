@@ -171,7 +171,7 @@ fn router_url(text: &str) -> Result<String, String> {
     }
 }
 
-/// The first items of a list, as many as were asked for.
+/// The first items of a list, up to the requested number.
 #[derive(Debug, Serialize)]
 pub struct ResourceList {
     data: Vec<JsonObject>,

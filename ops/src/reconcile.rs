@@ -3,7 +3,7 @@
 //!
 //! [`evidence`] reads the databases of all shards and changes nothing. A transfer between shards left evidence at the other shard, and is
 //! reported by its id. A transfer within one shard left no evidence. [`Loss`] has the range of positions and times in which such transfers
-//! were booked. [`repair`] books the missing side again where the evidence proves it. `docs/adr/0013` and `docs/adr/0016` explain all three.
+//! were booked. [`repair`] books the missing side again if the evidence proves it. `docs/adr/0013` and `docs/adr/0016` explain all three.
 
 mod evidence;
 mod repair;
@@ -113,7 +113,7 @@ pub struct LostTransfer {
     pub lost: Side,
     /// The shard that has the other side, and what that side shows.
     pub evidence: String,
-    /// `payment`, `capture` or `reversal`; `payment_or_capture` where the evidence does not tell them apart.
+    /// `payment`, `capture` or `reversal`. `payment_or_capture` if the evidence does not distinguish them.
     pub purpose: &'static str,
     pub payer: String,
     pub payee: String,

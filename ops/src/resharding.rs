@@ -27,7 +27,7 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest wait for most answers. Counting the accounts of a large shard takes some seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
-/// A node reads its few rows of `slot_move` in milliseconds. One that does not answer within this time is frozen or cut off.
+/// A node reads its few rows of `slot_move` in milliseconds. A node that does not answer within this time is frozen or unreachable.
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The most attempts to publish a map, and the pause between them. Another attempt follows if a move has published another map of the
@@ -115,8 +115,10 @@ impl Nodes {
     pub async fn owners(&self) -> anyhow::Result<Owners> {
         let asked = self.map.shards.iter().map(async |shard| {
             let mut node = ShardNodeClient::new(self.channel(&shard.id).await?);
-            let answer =
-                node.get_ownership(wire::GetOwnershipRequest::default()).await.map_err(|s| said(&shard.id, &s))?;
+            let answer = node
+                .get_ownership(wire::GetOwnershipRequest::default())
+                .await
+                .map_err(|s| node_error(&shard.id, &s))?;
             anyhow::Ok((shard.id.clone(), answer.into_inner().ranges))
         });
         let mut claims = Claims::new();
@@ -146,8 +148,12 @@ impl Nodes {
     /// Reads how much of each shard is in each of its slots.
     pub async fn loads(&self) -> anyhow::Result<BTreeMap<String, wire::LoadResponse>> {
         let asked = self.map.shards.iter().map(async |shard| {
-            let load =
-                self.moves(&shard.id).await?.load(wire::LoadRequest {}).await.map_err(|s| said(&shard.id, &s))?;
+            let load = self
+                .moves(&shard.id)
+                .await?
+                .load(wire::LoadRequest {})
+                .await
+                .map_err(|s| node_error(&shard.id, &s))?;
             anyhow::Ok((shard.id.clone(), load.into_inner()))
         });
         join_all(asked).await.into_iter().collect()
@@ -159,7 +165,8 @@ impl Nodes {
         let asked = shards.into_iter().map(async |shard| {
             let asked = async {
                 let mut node = ShardNodeClient::new(self.channel(shard).await?);
-                let status = node.status(wire::StatusRequest {}).await.map_err(|status| said(shard, &status))?;
+                let status =
+                    node.status(wire::StatusRequest {}).await.map_err(|status| node_error(shard, &status))?;
                 anyhow::Ok(status.into_inner().writes.unwrap_or_default())
             };
             match asked.await {
@@ -183,13 +190,14 @@ impl Nodes {
 
     async fn count_client_data(&self, shard: &str, refuse_moves: bool) -> anyhow::Result<wire::ClientDataResponse> {
         let counted = self.moves(shard).await?.count_client_data(wire::ClientDataRequest { refuse_moves }).await;
-        Ok(counted.map_err(|status| said(shard, &status))?.into_inner())
+        Ok(counted.map_err(|status| node_error(shard, &status))?.into_inner())
     }
 
     /// The moves to each shard, and an error for each shard that does not answer.
     pub async fn list(&self) -> (Vec<(String, wire::MoveStatus)>, Vec<anyhow::Error>) {
         let asked = self.map.shards.iter().map(async |shard| {
-            let list = self.moves(&shard.id).await?.list(list_request()).await.map_err(|s| said(&shard.id, &s))?;
+            let list =
+                self.moves(&shard.id).await?.list(list_request()).await.map_err(|s| node_error(&shard.id, &s))?;
             let of_target = list.into_inner().moves.into_iter().filter(|it| it.is_target);
             anyhow::Ok(of_target.map(|it| (shard.id.clone(), it)).collect::<Vec<_>>())
         });
@@ -212,7 +220,7 @@ impl Nodes {
 
     /// The status of one move, which is read from its target.
     pub async fn status(&self, target: &str, id: Uuid) -> anyhow::Result<Option<wire::MoveStatus>> {
-        let list = self.moves(target).await?.list(list_request()).await.map_err(|s| said(target, &s))?;
+        let list = self.moves(target).await?.list(list_request()).await.map_err(|s| node_error(target, &s))?;
         Ok(list.into_inner().moves.into_iter().find(|it| it.is_target && it.r#move.as_ref() == id.as_bytes()))
     }
 
@@ -232,13 +240,13 @@ impl Nodes {
             reverses: reverses.map(|id| id.as_bytes().to_vec().into()).unwrap_or_default(),
             wishes: Some(wishes),
         };
-        self.moves(target).await?.start(request).await.map_err(|status| said(target, &status))?;
+        self.moves(target).await?.start(request).await.map_err(|status| node_error(target, &status))?;
         Ok(())
     }
 
     pub async fn control(&self, target: &str, id: Uuid, wishes: wire::MoveWishes) -> anyhow::Result<()> {
         let request = wire::ControlMoveRequest { r#move: id.as_bytes().to_vec().into(), wishes: Some(wishes) };
-        self.moves(target).await?.control(request).await.map_err(|status| said(target, &status))?;
+        self.moves(target).await?.control(request).await.map_err(|status| node_error(target, &status))?;
         Ok(())
     }
 
@@ -248,7 +256,7 @@ impl Nodes {
             let asked = async {
                 let mut node = ShardNodeClient::new(self.channel(&shard.id).await?);
                 let answer = node.get_ownership(wire::GetOwnershipRequest::default()).await;
-                let answer = answer.map_err(|status| said(&shard.id, &status))?;
+                let answer = answer.map_err(|status| node_error(&shard.id, &status))?;
                 anyhow::Ok(ShardMap::parse(&answer.into_inner().shard_map)?)
             };
             let answer = timeout(LIST_TIMEOUT, asked).await;
@@ -284,7 +292,7 @@ impl Nodes {
         let offered = join_all(self.map.shards.iter().map(async |shard| {
             let request = wire::OfferShardMapRequest { shard_map: text.clone() };
             let mut node = ShardNodeClient::new(self.channel(&shard.id).await?);
-            node.offer_shard_map(request).await.map_err(|status| said(&shard.id, &status))?;
+            node.offer_shard_map(request).await.map_err(|status| node_error(&shard.id, &status))?;
             anyhow::Ok(())
         }))
         .await;
@@ -336,11 +344,11 @@ pub async fn connect(url: &str) -> anyhow::Result<Channel> {
 }
 
 /// The error that a node answered with.
-fn said(shard: &str, status: &tonic::Status) -> anyhow::Error {
+fn node_error(shard: &str, status: &tonic::Status) -> anyhow::Error {
     match status.code() {
         tonic::Code::FailedPrecondition | tonic::Code::InvalidArgument | tonic::Code::Aborted => {
             anyhow!("shard {shard}: {}", status.message())
         }
-        _ => Unreachable { what: format!("shard {shard}"), reason: trust::said(status) }.into(),
+        _ => Unreachable { what: format!("shard {shard}"), reason: trust::error_text(status) }.into(),
     }
 }

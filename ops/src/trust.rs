@@ -79,7 +79,7 @@ pub fn https_of(folder: Option<&Path>) -> ClientConfig {
 }
 
 /// The error that a node answered, or why the connection broke. A node that refuses this process says so after the handshake.
-pub fn said(status: &tonic::Status) -> String {
+pub fn error_text(status: &tonic::Status) -> String {
     status.source().map_or_else(|| status.message().to_owned(), with_causes)
 }
 

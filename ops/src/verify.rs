@@ -18,7 +18,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use between_shards::{AccountSlots, Known};
+use between_shards::{AccountSlots, KnownShards};
 use databases::{broken, on_each};
 use futures_util::future::try_join_all;
 use indicatif::ProgressBar;
@@ -92,7 +92,7 @@ async fn check_repeatedly(
 /// One shard while it is checked.
 struct Shard {
     books: Books,
-    known: Known,
+    known: KnownShards,
     findings: Violations,
     bar: ProgressBar,
 }
@@ -152,7 +152,7 @@ async fn check(
     if quiet && counts.under_way() == 0 && ownership == Violations::default() {
         between(between_shards::check_quiet(&in_transit));
     }
-    let all_known: Vec<Known> = shards.iter_mut().map(|shard| std::mem::take(&mut shard.known)).collect();
+    let all_known: Vec<KnownShards> = shards.iter_mut().map(|shard| std::mem::take(&mut shard.known)).collect();
     between(between_shards::compare_known(&ids, numbers, &all_known));
     between(ownership);
 

@@ -135,7 +135,7 @@ pub fn commit_script(fence: Fence, table: &str, columns: Columns, highest: i64, 
     format!("BEGIN; {fence}COPY ceiling.{table} ({columns}) FROM STDIN (FORMAT binary); COMMIT")
 }
 
-/// Where the fields of a row are written: a COPY, or an array of rows.
+/// The target of the fields of a row: a COPY, or an array of rows.
 pub trait RowSink {
     fn row(&mut self, fields: i16);
     fn int2(&mut self, value: i16);

@@ -119,7 +119,7 @@ impl Connection {
         self.send("GET ", path, |_| {}).await
     }
 
-    /// Sends the last request once more.
+    /// Sends the last request again.
     pub async fn again(&mut self) -> anyhow::Result<Answer<'_>> {
         self.exchange().await
     }

@@ -1,8 +1,8 @@
 //! Sends requests over many connections and times them.
 //!
-//! Closed loop: each connection sends its next request when the last one is answered. Open loop: requests leave at a
-//! fixed rate whatever the answers do, and latency counts from the moment a request was *meant* to leave, so that a
-//! server that stalls cannot hide the requests it kept waiting (no coordinated omission).
+//! Closed loop: each connection sends its next request when the last one is answered. Open loop: requests leave at a fixed rate that does not
+//! depend on the answers, and latency counts from the moment at which a request was *due* to leave. A server that stalls can therefore not
+//! hide the requests that it kept waiting (no coordinated omission).
 //!
 //! The connections are distributed over threads, each with a runtime of its own, so that no request passes from one thread to another.
 
@@ -62,7 +62,7 @@ pub struct Load {
 
 /// The result of a load.
 #[derive(Debug)]
-pub struct Driven {
+pub struct LoadResult {
     pub tally: Tally,
     /// Answers with an effect, the warm-up's included.
     pub transfers_in_all: u64,
@@ -103,7 +103,7 @@ struct Shared {
 }
 
 /// Drives the load to its end.
-pub async fn drive(load: &Load, picker: Arc<Picker>) -> anyhow::Result<Driven> {
+pub async fn drive(load: &Load, picker: Arc<Picker>) -> anyhow::Result<LoadResult> {
     let stopped = StopOnDrop(Arc::default());
     let shared = Arc::new(Shared {
         load: load.clone(),
@@ -125,7 +125,7 @@ pub async fn drive(load: &Load, picker: Arc<Picker>) -> anyhow::Result<Driven> {
         spent_us += thread.spent_us;
         requests += thread.requests;
     }
-    Ok(Driven {
+    Ok(LoadResult {
         windows: recorder.windows(),
         longest_pause: recorder.longest_pause(),
         transfers_in_all: recorder.total.effects() + recorder.warm_up.effects(),

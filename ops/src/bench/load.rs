@@ -8,7 +8,7 @@ use telemetry::clock;
 
 use super::{
     connection::Address,
-    driver::{self, Driven, Load},
+    driver::{self, Load, LoadResult},
     request::Ids,
     subject,
     tally::{Latency, Window},
@@ -183,8 +183,8 @@ pub async fn measure(load: &Load, picker: Picker) -> anyhow::Result<Measurement>
 }
 
 impl Measurement {
-    fn new(workload: Workload, locality: Locality, accounts: usize, load: &Load, driven: Driven) -> Self {
-        let Driven { tally, transfers_in_all, windows, longest_pause, generator_us_per_request } = driven;
+    fn new(workload: Workload, locality: Locality, accounts: usize, load: &Load, driven: LoadResult) -> Self {
+        let LoadResult { tally, transfers_in_all, windows, longest_pause, generator_us_per_request } = driven;
         let seconds = load.duration.as_secs_f64();
         Self {
             workload,

@@ -21,7 +21,7 @@ use super::{
     print_verdict,
     prototype::hold_snapshot,
     request::Ids,
-    subject::{MeasuredCluster, Sample, Spec},
+    subject::{LoadSpec, MeasuredCluster, Sample},
     tally::Window,
     workload::Workload,
 };
@@ -58,7 +58,7 @@ enum Part {
     Accounts,
     /// A shard with many transfers, ids in time order and random
     History,
-    /// Beside a transaction that holds a snapshot
+    /// A shard beside a transaction that holds a snapshot
     Snapshot,
 }
 
@@ -79,7 +79,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 
 /// The measurements of the parts.
 #[derive(Debug, Default)]
-struct Measured {
+struct PartMeasurements {
     samples: Samples,
     under_snapshot: Vec<Window>,
     clean: bool,
@@ -95,7 +95,7 @@ impl Experiment for LongPlan {
     }
 
     async fn measure(self, folder: &Path) -> anyhow::Result<LongReport> {
-        let mut measured = Measured { clean: true, ..Measured::default() };
+        let mut measured = PartMeasurements { clean: true, ..PartMeasurements::default() };
         if Part::Accounts.is_in(&self.only) {
             many_accounts(&self, folder, &mut measured).await.context("many accounts")?;
         }
@@ -113,7 +113,7 @@ impl Experiment for LongPlan {
     }
 }
 
-async fn many_accounts(plan: &LongPlan, folder: &Path, measured: &mut Measured) -> anyhow::Result<()> {
+async fn many_accounts(plan: &LongPlan, folder: &Path, measured: &mut PartMeasurements) -> anyhow::Result<()> {
     output::note(&format!("{} accounts: the function", plan.accounts));
     {
         let cluster = OwnCluster::start(folder.join("function"), 1, 1)?;
@@ -128,7 +128,7 @@ async fn many_accounts(plan: &LongPlan, folder: &Path, measured: &mut Measured) 
     output::note("the same with Shardledger");
     let subject = MeasuredCluster::start(folder, "many-accounts", 1, 1, plan.accounts as usize).await?;
     subject.cluster.checkpoint().await?;
-    let spec = Spec { seconds: plan.seconds, seed: plan.seed, checkpoint: true, ..Spec::BATCHES };
+    let spec = LoadSpec { seconds: plan.seconds, seed: plan.seed, checkpoint: true, ..LoadSpec::BATCHES };
     measured.samples.add("batch_many_accounts", subject.measure(&spec).await?);
     measured.clean &= subject.cluster.is_clean().await?;
     Ok(())
@@ -140,11 +140,11 @@ async fn history(
     folder: &Path,
     ids: Ids,
     name: &str,
-    measured: &mut Measured,
+    measured: &mut PartMeasurements,
 ) -> anyhow::Result<()> {
     output::note(&format!("{} transfers with {} ids", plan.transfers, name.replace('_', "-")));
     let subject = MeasuredCluster::start(folder, &format!("history-{name}"), 1, 1, ACCOUNTS).await?;
-    let spec = Spec { ids, seconds: plan.seconds, seed: plan.seed, checkpoint: true, ..Spec::BATCHES };
+    let spec = LoadSpec { ids, seconds: plan.seconds, seed: plan.seed, checkpoint: true, ..LoadSpec::BATCHES };
     let empty = subject.measure(&spec).await?;
     let transfers_in_all = |sample: &Sample| sample.ours.as_ref().map_or(0, |ours| ours.transfers_in_all);
     let mut written = transfers_in_all(&empty) as usize;
@@ -156,7 +156,7 @@ async fn history(
                 break;
             }
             let fill =
-                Spec { checkpoint: false, seconds: FILL_S, seed: plan.seed.wrapping_add(seed), ..spec.clone() };
+                LoadSpec { checkpoint: false, seconds: FILL_S, seed: plan.seed.wrapping_add(seed), ..spec.clone() };
             let filled = transfers_in_all(&subject.measure(&fill).await?);
             anyhow::ensure!(filled > 0, "the shard takes no transfers any more");
             written += filled as usize;
@@ -166,7 +166,7 @@ async fn history(
     .await?;
     subject.cluster.checkpoint().await?;
     sleep(SETTLE).await;
-    let full = Spec { seed: plan.seed.wrapping_sub(1), ..spec };
+    let full = LoadSpec { seed: plan.seed.wrapping_sub(1), ..spec };
     measured.samples.add(&format!("full_{name}"), subject.measure(&full).await?);
     measured.clean &= subject.cluster.is_clean().await?;
     Ok(())
@@ -177,16 +177,16 @@ const FILL_S: u32 = 20;
 
 /// Hot accounts in small commits, before a snapshot is opened and while it is held: the versions of hot rows are what an open
 /// snapshot makes expensive.
-async fn snapshot(plan: &LongPlan, folder: &Path, measured: &mut Measured) -> anyhow::Result<()> {
+async fn snapshot(plan: &LongPlan, folder: &Path, measured: &mut PartMeasurements) -> anyhow::Result<()> {
     output::note(&format!("a snapshot held for {} s", plan.snapshot_seconds));
     let subject = MeasuredCluster::start(folder, "snapshot", 1, 1, ACCOUNTS).await?;
-    let spec = Spec { workload: Workload::Hot, seconds: plan.seconds, seed: plan.seed, ..Spec::SINGLES };
+    let spec = LoadSpec { workload: Workload::Hot, seconds: plan.seconds, seed: plan.seed, ..LoadSpec::SINGLES };
     measured.samples.add("before_snapshot", subject.measure(&spec).await?);
     let dsn = subject.cluster.databases()?.into_iter().next().context("a cluster without shards")?.dsn;
     let mut holder = hold_snapshot(&dsn).await?;
     let begin = Instant::now();
     let window = Some(Duration::from_secs(10));
-    let held = Spec {
+    let held = LoadSpec {
         seconds: plan.snapshot_seconds.saturating_sub(plan.seconds).max(1),
         window,
         seed: plan.seed.wrapping_add(1),
@@ -196,7 +196,7 @@ async fn snapshot(plan: &LongPlan, folder: &Path, measured: &mut Measured) -> an
     measured.under_snapshot = long.ours.as_ref().map(|ours| ours.windows.clone()).unwrap_or_default();
     measured.samples.add("under_snapshot", long);
     // The comparison uses the end of the time, because the cost grows while the snapshot is held.
-    let last = Spec { seed: plan.seed.wrapping_add(2), ..spec };
+    let last = LoadSpec { seed: plan.seed.wrapping_add(2), ..spec };
     measured.samples.add("end_of_snapshot", subject.measure(&last).await?);
     output::note(&format!("the snapshot was held for {:.0} s", begin.elapsed().as_secs_f64()));
     holder.run("COMMIT", None).await.context("the transaction that holds the snapshot ended early")?;

@@ -50,7 +50,7 @@ pub const CONNECTIONS: usize = 1_536;
 /// The connections of the peak measurement, a closed loop that keeps both shards busy and is never refused.
 const PEAK_CONNECTIONS: usize = 448;
 pub const FACTORS: [f64; 4] = [1.0, 2.0, 5.0, 10.0];
-/// Beside a frozen shard, the other one gets this share of its peak.
+/// The load of the working shard beside a frozen shard, as a share of its peak.
 const BESIDE_FROZEN: f64 = 0.9;
 const WINDOW: Duration = Duration::from_millis(500);
 /// The spike: a load of half of the peak that rises to ten times the peak for three seconds.
@@ -64,7 +64,7 @@ const RETRY_END_S: u32 = 26;
 pub const RETRIES: u32 = 3;
 const LOOK_AT_MEMORY: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(30);
-/// After each load, the queues empty and connections are given back.
+/// The pause after each load, in which the queues empty and connections are released.
 const REST: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone, Copy)]
@@ -94,7 +94,7 @@ pub struct Frozen {
 
 /// One load on the measured cluster.
 #[derive(Debug, Clone, Copy)]
-struct Drive {
+struct ClusterLoad {
     /// The shard whose accounts are used. `None`: all shards.
     shard: Option<u16>,
     rate: Option<f64>,
@@ -121,7 +121,7 @@ impl Experiment for OverloadPlan {
         bound_requests(&subject).await?;
         let limits = Limits::set(&subject.cluster, self.cores).await?;
         output::counted("parts", FACTORS.len() + 4, async |bar| {
-            let usual = Drive {
+            let usual = ClusterLoad {
                 shard: None,
                 rate: None,
                 connections: CONNECTIONS,
@@ -131,7 +131,7 @@ impl Experiment for OverloadPlan {
                 retries: 0,
                 seed: self.seed,
             };
-            let peak = drive(&subject, Drive { connections: PEAK_CONNECTIONS, ..usual }).await?;
+            let peak = drive(&subject, ClusterLoad { connections: PEAK_CONNECTIONS, ..usual }).await?;
             let peak_per_s = peak.transfers_per_s;
             ensure!(peak_per_s > 10.0, "the peak is {peak_per_s} transfers a second");
             output::note(&format!("the peak is {peak_per_s:.0} transfers/s"));
@@ -140,7 +140,7 @@ impl Experiment for OverloadPlan {
             for (factor, number) in FACTORS.into_iter().zip(1..) {
                 sleep(REST).await;
                 let rate = Some(factor * peak_per_s);
-                let load = Drive { rate, seed: self.seed.wrapping_add(number), ..usual };
+                let load = ClusterLoad { rate, seed: self.seed.wrapping_add(number), ..usual };
                 let step = step(&subject, factor, load).await?;
                 let part = step.measured.transfers_per_s / peak_per_s;
                 output::note(&format!("{factor} × the peak offered: goodput is {part:.2} × the peak"));
@@ -191,7 +191,7 @@ async fn bound_requests(subject: &MeasuredCluster) -> anyhow::Result<()> {
     }
 }
 
-async fn drive(subject: &MeasuredCluster, drive: Drive) -> anyhow::Result<Measurement> {
+async fn drive(subject: &MeasuredCluster, drive: ClusterLoad) -> anyhow::Result<Measurement> {
     let load = Load {
         routers: subject.routers.clone(),
         connections: drive.connections,
@@ -218,7 +218,7 @@ async fn drive(subject: &MeasuredCluster, drive: Drive) -> anyhow::Result<Measur
     measure(&load, picker).await
 }
 
-async fn step(subject: &MeasuredCluster, factor: f64, load: Drive) -> anyhow::Result<OverloadStep> {
+async fn step(subject: &MeasuredCluster, factor: f64, load: ClusterLoad) -> anyhow::Result<OverloadStep> {
     let watch = async {
         let mut memory = Vec::new();
         loop {
@@ -236,11 +236,11 @@ async fn step(subject: &MeasuredCluster, factor: f64, load: Drive) -> anyhow::Re
 
 async fn beside_a_frozen_shard(
     subject: &MeasuredCluster,
-    usual: Drive,
+    usual: ClusterLoad,
     peak_of_shard: f64,
 ) -> anyhow::Result<Frozen> {
     let rate = Some(BESIDE_FROZEN * peak_of_shard);
-    let of = |shard: u16, seed: u64| Drive {
+    let of = |shard: u16, seed: u64| ClusterLoad {
         shard: Some(shard),
         rate,
         connections: CONNECTIONS / 2,
@@ -261,10 +261,10 @@ async fn beside_a_frozen_shard(
 }
 
 /// Waits until a small load on both shards is answered without a failure.
-async fn works_again(subject: &MeasuredCluster, usual: Drive) -> anyhow::Result<()> {
+async fn works_again(subject: &MeasuredCluster, usual: ClusterLoad) -> anyhow::Result<()> {
     let begun = Instant::now();
     loop {
-        let few = Drive { rate: Some(50.0), connections: 16, seconds: 1, ..usual };
+        let few = ClusterLoad { rate: Some(50.0), connections: 16, seconds: 1, ..usual };
         if drive(subject, few).await?.others.is_empty() {
             return Ok(());
         }
@@ -273,8 +273,8 @@ async fn works_again(subject: &MeasuredCluster, usual: Drive) -> anyhow::Result<
 }
 
 /// Measures a load before, during and after a spike. Returns its windows.
-async fn spike(subject: &MeasuredCluster, usual: Drive, peak_per_s: f64) -> anyhow::Result<Vec<Window>> {
-    let base = Drive {
+async fn spike(subject: &MeasuredCluster, usual: ClusterLoad, peak_per_s: f64) -> anyhow::Result<Vec<Window>> {
+    let base = ClusterLoad {
         rate: Some(SPIKE.base * peak_per_s),
         connections: CONNECTIONS / 2,
         seconds: SPIKE.end_s,
@@ -284,7 +284,7 @@ async fn spike(subject: &MeasuredCluster, usual: Drive, peak_per_s: f64) -> anyh
     };
     let spike = async {
         sleep(WARM_UP + Duration::from_secs_f64(SPIKE.from_s)).await;
-        let load = Drive {
+        let load = ClusterLoad {
             rate: Some(SPIKE.factor * peak_per_s),
             warm_up: Duration::ZERO,
             seconds: (SPIKE.to_s - SPIKE.from_s) as u32,
@@ -298,9 +298,13 @@ async fn spike(subject: &MeasuredCluster, usual: Drive, peak_per_s: f64) -> anyh
     Ok(base?.windows)
 }
 
-/// The windows of the load that goes on after a shard was frozen under twice the peak of clients that retry.
-async fn retrying_clients(subject: &MeasuredCluster, usual: Drive, peak_per_s: f64) -> anyhow::Result<Vec<Window>> {
-    let lasting = Drive {
+/// Freezes a shard while clients that retry offer twice the peak. Returns the windows of the load that continues afterwards.
+async fn retrying_clients(
+    subject: &MeasuredCluster,
+    usual: ClusterLoad,
+    peak_per_s: f64,
+) -> anyhow::Result<Vec<Window>> {
+    let lasting = ClusterLoad {
         rate: Some(AFTER_THAW * peak_per_s),
         connections: CONNECTIONS / 2,
         seconds: RETRY_END_S,
@@ -309,7 +313,7 @@ async fn retrying_clients(subject: &MeasuredCluster, usual: Drive, peak_per_s: f
         seed: usual.seed.wrapping_add(40),
         ..usual
     };
-    let passing = Drive {
+    let passing = ClusterLoad {
         rate: Some((2.0 - AFTER_THAW) * peak_per_s),
         seconds: THAW_S as u32,
         window: None,

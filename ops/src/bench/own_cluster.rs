@@ -76,7 +76,7 @@ impl OwnCluster {
 
     fn start_all(data_dir: PathBuf, shards: u16, routers: u16, nodes: u16, more: &[&str]) -> anyhow::Result<Self> {
         // From here on, a failure of `up` also removes the processes that `up` has started.
-        let guard = Remains(&data_dir);
+        let guard = RemovalGuard(&data_dir);
         let up = shardctl(&data_dir)?
             .args(["up", "--port-base", "0", "--shards"])
             .arg(shards.to_string())
@@ -187,9 +187,9 @@ impl Drop for OwnCluster {
     }
 }
 
-struct Remains<'a>(&'a Path);
+struct RemovalGuard<'a>(&'a Path);
 
-impl Drop for Remains<'_> {
+impl Drop for RemovalGuard<'_> {
     fn drop(&mut self) {
         remove(self.0);
     }

@@ -16,7 +16,7 @@ use super::{
     Experiment,
     load::WARM_UP,
     own_cluster::OwnCluster,
-    subject::{MeasuredCluster, Sample, Spec},
+    subject::{LoadSpec, MeasuredCluster, Sample},
     workload::{Locality, Workload},
 };
 use crate::{
@@ -79,7 +79,7 @@ pub struct CutOver {
     pub bytes: u64,
     /// Seconds since the load began.
     pub at_s: f64,
-    /// From the release until the take, as the target measured it.
+    /// The time from the release until the take, as the target measured it.
     pub pause_ms: f64,
     pub source_locked_ms: f64,
     /// The longest time that a client waited for an answer about one of the slots while they were handed over. `None` if no probe sent a
@@ -98,9 +98,14 @@ impl Experiment for ReshardPlan {
 
     async fn measure(self, folder: &Path) -> anyhow::Result<ReshardReport> {
         let subject = MeasuredCluster::start(folder, "reshard", self.shards, 2, self.accounts as usize).await?;
-        let base =
-            Spec { workload: Workload::Mix, locality: Locality::Any, routers: 2, seed: self.seed, ..Spec::SINGLES };
-        let peak = subject.measure(&Spec { seconds: self.peak_seconds, ..base.clone() }).await?;
+        let base = LoadSpec {
+            workload: Workload::Mix,
+            locality: Locality::Any,
+            routers: 2,
+            seed: self.seed,
+            ..LoadSpec::SINGLES
+        };
+        let peak = subject.measure(&LoadSpec { seconds: self.peak_seconds, ..base.clone() }).await?;
         let peak_per_s = peak.ours.as_ref().map_or(0.0, |ours| ours.requests_per_s);
         ensure!(peak_per_s > 10.0, "the peak is {peak_per_s} requests a second");
         output::note(&format!("peak {peak_per_s:.0} transfers/s; keeping {:.0} % of it", SHARE * 100.0));
@@ -114,12 +119,12 @@ impl Experiment for ReshardPlan {
         // The probes are a part of the load.
         let rate = (peak_per_s * SHARE - clients::RATE).max(100.0);
         let singles =
-            Spec { window: Some(WINDOW), seconds: LONGEST_S, ..base.clone().at_rate(rate * (1.0 - BATCHED)) };
-        let batches = Spec {
+            LoadSpec { window: Some(WINDOW), seconds: LONGEST_S, ..base.clone().at_rate(rate * (1.0 - BATCHED)) };
+        let batches = LoadSpec {
             batch: BATCH,
             connections: 8,
             seed: self.seed.wrapping_add(1),
-            ..Spec { rate: Some(rate * BATCHED / BATCH as f64), window: Some(WINDOW), seconds: LONGEST_S, ..base }
+            ..LoadSpec { rate: Some(rate * BATCHED / BATCH as f64), window: Some(WINDOW), seconds: LONGEST_S, ..base }
         };
         let begun_us = telemetry::clock::now_us() + i64::try_from(WARM_UP.as_micros()).unwrap_or(0);
         let load = async {

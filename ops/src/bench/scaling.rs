@@ -19,7 +19,7 @@ use super::{
     ceiling::ACCOUNTS,
     limits::Limits,
     own_cluster::OwnCluster,
-    subject::{MeasuredCluster, Sample, Spec},
+    subject::{LoadSpec, MeasuredCluster, Sample},
     workload::{Locality, Workload},
 };
 use crate::output;
@@ -78,8 +78,8 @@ pub struct ScalingPoint {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Requests {
-    /// All transfers of a request are local transfers of one shard, drawn anew for each request. Shards then share nothing,
-    /// and the requests are as large with many shards as with one.
+    /// All transfers of a request are local transfers of one shard, drawn for each request. Shards then share nothing, and the requests are
+    /// as large with many shards as with one.
     OneShard,
     /// The transfers use all loaded shards, with this share of cross-shard transfers.
     Spread { cross: f64 },
@@ -152,13 +152,13 @@ pub async fn limited(
     Ok((limit, points, clean))
 }
 
-fn spec(plan: &ScalingPlan, shards: u16, requests: Requests) -> Spec {
+fn spec(plan: &ScalingPlan, shards: u16, requests: Requests) -> LoadSpec {
     let (locality, shards_per_request, seed) = match requests {
         Requests::OneShard => (Locality::Local, Some(1), 0),
         Requests::Spread { cross: 0.0 } => (Locality::Local, None, 1),
         Requests::Spread { cross } => (Locality::Share(cross), None, 1 + (cross * 100.0) as u64),
     };
-    Spec {
+    LoadSpec {
         workload: Workload::Uniform,
         locality,
         connections: CONNECTIONS_PER_SHARD * usize::from(shards),
@@ -166,6 +166,6 @@ fn spec(plan: &ScalingPlan, shards: u16, requests: Requests) -> Spec {
         shards_per_request,
         seconds: plan.seconds,
         seed: plan.seed.wrapping_add(u64::from(shards)).wrapping_add(seed * 1_000),
-        ..Spec::BATCHES
+        ..LoadSpec::BATCHES
     }
 }

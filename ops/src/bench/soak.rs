@@ -19,7 +19,7 @@ use super::{
     load::WARM_UP,
     machine::Machine,
     page::{Mark, Page},
-    subject::{MIN_OPEN_LOOP_CONNECTIONS, MeasuredCluster, Sample, Spec},
+    subject::{LoadSpec, MIN_OPEN_LOOP_CONNECTIONS, MeasuredCluster, Sample},
     tally::Window,
     workload::Workload,
 };
@@ -97,17 +97,17 @@ impl Experiment for SoakPlan {
 
     async fn measure(self, folder: &Path) -> anyhow::Result<SoakReport> {
         let subject = MeasuredCluster::start(folder, "soak", 1, 1, ACCOUNTS).await?;
-        let base = Spec {
+        let base = LoadSpec {
             workload: Workload::Hot,
             batch: usize::from(self.batch),
             connections: usize::from(self.connections),
             replays: self.replays,
-            ..Spec::BATCHES
+            ..LoadSpec::BATCHES
         };
-        let peak = subject.measure(&Spec { seconds: self.peak_seconds, seed: self.seed, ..base.clone() }).await?;
+        let peak = subject.measure(&LoadSpec { seconds: self.peak_seconds, seed: self.seed, ..base.clone() }).await?;
         let requests_per_s = peak.ours.as_ref().map_or(0.0, |ours| ours.requests_per_s);
         ensure!(requests_per_s > 1.0, "the peak is {requests_per_s} requests a second");
-        let spec = Spec {
+        let spec = LoadSpec {
             seconds: (self.minutes * 60.0).round().max(1.0) as u32,
             window: Some(Duration::from_secs(u64::from(self.window_s))),
             seed: self.seed.wrapping_add(1),
@@ -127,7 +127,7 @@ impl Experiment for SoakPlan {
 /// Records the state of the cluster at the end of each window.
 async fn watch(
     subject: &MeasuredCluster,
-    spec: &Spec,
+    spec: &LoadSpec,
     window_s: u32,
     bar: &indicatif::ProgressBar,
 ) -> anyhow::Result<Vec<Moment>> {

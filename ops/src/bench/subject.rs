@@ -33,7 +33,7 @@ pub struct MeasuredCluster {
 
 /// A load on a measured cluster.
 #[derive(Debug, Clone)]
-pub struct Spec {
+pub struct LoadSpec {
     pub workload: Workload,
     pub locality: Locality,
     /// Transfers in each request; 1 sends single transfers.
@@ -75,7 +75,7 @@ pub struct Sample {
     pub ours: Option<Measurement>,
 }
 
-impl Spec {
+impl LoadSpec {
     /// Batches of 1,000 transfers over 8 connections.
     pub const BATCHES: Self = Self {
         workload: Workload::Uniform,
@@ -103,7 +103,7 @@ impl Spec {
     }
 }
 
-/// An open loop has at least so many connections.
+/// The least connections of an open loop.
 pub const MIN_OPEN_LOOP_CONNECTIONS: usize = 256;
 
 impl MeasuredCluster {
@@ -146,12 +146,12 @@ impl MeasuredCluster {
         Ok(Self { cluster, routers, homes })
     }
 
-    pub async fn measure(&self, spec: &Spec) -> anyhow::Result<Sample> {
+    pub async fn measure(&self, spec: &LoadSpec) -> anyhow::Result<Sample> {
         self.measure_until(spec, CancellationToken::new()).await
     }
 
     /// Measures until the end of the load, or until `stop` is cancelled.
-    pub async fn measure_until(&self, spec: &Spec, stop: CancellationToken) -> anyhow::Result<Sample> {
+    pub async fn measure_until(&self, spec: &LoadSpec, stop: CancellationToken) -> anyhow::Result<Sample> {
         ensure!(spec.routers <= self.routers.len(), "the cluster has fewer routers");
         let load = Load {
             routers: self.routers[..spec.routers].to_vec(),
@@ -209,12 +209,12 @@ impl MeasuredCluster {
 const BATCH: usize = 5_000;
 
 #[derive(Deserialize)]
-struct AllOpened {
-    results: Vec<Opened>,
+struct OpenedAccounts {
+    results: Vec<OpenedAccount>,
 }
 
 #[derive(Deserialize)]
-struct Opened {
+struct OpenedAccount {
     code: Option<String>,
 }
 
@@ -242,7 +242,8 @@ async fn open_some(connection: &mut Connection, numbers: std::ops::Range<usize>)
         let text = String::from_utf8_lossy(answer.body);
         bail!("opening the bench's accounts: the router answered {}: {text}", answer.status);
     }
-    let opened: AllOpened = serde_json::from_slice(answer.body).context("the router's answer to opening accounts")?;
+    let opened: OpenedAccounts =
+        serde_json::from_slice(answer.body).context("the router's answer to opening accounts")?;
     match opened.results.into_iter().find_map(|opened| opened.code) {
         Some(code) => bail!("opening the bench's accounts: {code}"),
         None => Ok(()),

@@ -21,7 +21,7 @@ use super::{
     figures::Samples,
     own_cluster::OwnCluster,
     scaling,
-    subject::{MeasuredCluster, Sample, Spec},
+    subject::{LoadSpec, MeasuredCluster, Sample},
 };
 use crate::{cluster::member::ProcessRole, output};
 
@@ -69,13 +69,13 @@ pub struct SuiteClusters {
 
 /// The measured points of a plot.
 #[derive(Debug, Clone, Serialize)]
-pub struct Drawn {
+pub struct MeasuredSweep {
     pub name: &'static str,
-    pub points: Vec<DrawnPoint>,
+    pub points: Vec<MeasuredPoint>,
 }
 
 #[derive(Debug, Clone, Serialize)]
-pub struct DrawnPoint {
+pub struct MeasuredPoint {
     pub x: f64,
     pub label: &'static str,
     pub sample: Sample,
@@ -115,7 +115,8 @@ impl SuiteClusters {
         samples: &mut Samples,
     ) -> anyhow::Result<()> {
         let seconds = ((f64::from(plan.seconds) * run.share).round() as u32).max(1);
-        let spec_of = |spec: &Spec| Spec { seconds, seed, checkpoint: seconds >= CHECKPOINT_FROM_S, ..spec.clone() };
+        let spec_of =
+            |spec: &LoadSpec| LoadSpec { seconds, seed, checkpoint: seconds >= CHECKPOINT_FROM_S, ..spec.clone() };
         let sample = match &run.what {
             RunKind::Ceiling => self.ceiling(seconds, seed).await,
             RunKind::Function(script, clients) => {
@@ -136,22 +137,22 @@ impl SuiteClusters {
                 let Some(rate) = samples.0.get(*peak).and_then(|samples| samples.last()) else { return Ok(()) };
                 self.subject(*shards).measure(&spec_of(spec).at_rate(rate.transfers_per_s / 2.0)).await
             }
-            RunKind::Kill(spec) => self.kill(&Spec { checkpoint: false, ..spec_of(spec) }).await,
+            RunKind::Kill(spec) => self.kill(&LoadSpec { checkpoint: false, ..spec_of(spec) }).await,
         };
         samples.add(run.name, sample.context(run.name)?);
         Ok(())
     }
 
-    pub async fn sweep(&self, sweep: &Sweep, plan: &SuitePlan) -> anyhow::Result<Drawn> {
+    pub async fn sweep(&self, sweep: &Sweep, plan: &SuitePlan) -> anyhow::Result<MeasuredSweep> {
         let mut points = Vec::new();
         for (number, SweepPoint { x, label, shards, spec }) in (0..).zip(sweep.points) {
             let seed = plan.seed.wrapping_add(1_000 + number);
-            let spec = Spec { seconds: plan.sweep_seconds, seed, ..spec.clone() };
+            let spec = LoadSpec { seconds: plan.sweep_seconds, seed, ..spec.clone() };
             let sample =
                 self.subject(*shards).measure(&spec).await.with_context(|| format!("{}: {label}", sweep.name))?;
-            points.push(DrawnPoint { x: *x, label, sample });
+            points.push(MeasuredPoint { x: *x, label, sample });
         }
-        Ok(Drawn { name: sweep.name, points })
+        Ok(MeasuredSweep { name: sweep.name, points })
     }
 
     fn subject(&self, shards: Shards) -> &MeasuredCluster {
@@ -201,7 +202,7 @@ impl SuiteClusters {
     }
 
     /// Kills the node with SIGKILL a third into the load. The supervisor starts it again.
-    async fn kill(&self, spec: &Spec) -> anyhow::Result<Sample> {
+    async fn kill(&self, spec: &LoadSpec) -> anyhow::Result<Sample> {
         let kill = async {
             tokio::time::sleep(Duration::from_secs(u64::from(spec.seconds)) / 3).await;
             for node in self.one.cluster.processes(ProcessRole::Node)? {

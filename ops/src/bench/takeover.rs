@@ -61,7 +61,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Round {
-    /// From the kill to the first acknowledged payment that was sent after it.
+    /// The time from the kill to the first acknowledgement of a payment that was sent after the kill.
     pub first_acknowledged_ms: f64,
     /// Payments from the kill until one second after that, by their outcome.
     pub acknowledged: usize,
@@ -69,7 +69,7 @@ pub struct Round {
     pub unknown: usize,
     /// The longest time that a client waited for the answer to one payment.
     pub longest_answer_ms: f64,
-    /// From the kill until every router used the first node again.
+    /// The time from the kill until every router used the first node again.
     pub returned_s: f64,
 }
 

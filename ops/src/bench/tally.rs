@@ -129,7 +129,7 @@ pub struct Window {
     pub latency_us: Latency,
 }
 
-/// Where the connections of one thread record what happens to their requests.
+/// The recorder of one thread, in which its connections record the outcomes of their requests.
 #[derive(Debug)]
 pub struct Recorder {
     pub total: Tally,

@@ -110,7 +110,7 @@ pub struct FailoverPlan {
 
 /// The result of a failover.
 #[derive(Debug)]
-pub struct Done {
+pub struct FailoverResult {
     /// The folder to which the files of the former primary were moved, if they were.
     pub aside: Option<PathBuf>,
     /// The state of the shard after the failover. The node may refuse the new primary.
@@ -202,7 +202,12 @@ fn refuse_loss(
 /// # Errors
 /// A step fails. Running the failover again continues with this step. If an asynchronous stand-by lacks log of the former primary and
 /// `accept_loss` is not given, the failover is undone.
-pub async fn carry_out(layout: &Layout, id: &str, plan: &FailoverPlan, accept_loss: bool) -> anyhow::Result<Done> {
+pub async fn carry_out(
+    layout: &Layout,
+    id: &str,
+    plan: &FailoverPlan,
+    accept_loss: bool,
+) -> anyhow::Result<FailoverResult> {
     if !plan.is_begun {
         record(layout, id, |standby| {
             standby.leads = !standby.leads;
@@ -211,7 +216,7 @@ pub async fn carry_out(layout: &Layout, id: &str, plan: &FailoverPlan, accept_lo
     }
     let aside = finish(layout, id, accept_loss).await?;
     let status = becomes_ready(layout, id).await?;
-    Ok(Done { aside, status })
+    Ok(FailoverResult { aside, status })
 }
 
 /// Called before the cluster starts. Undoes failovers that have not compared their servers. Ends the servers and the copying programs that a
@@ -290,7 +295,7 @@ async fn finish(layout: &Layout, id: &str, accept_loss: bool) -> anyhow::Result<
         if step == FailoverStep::Stop {
             note(&format!("stopping the former primary ({})", former.name));
         }
-        // Later steps check this again, because the supervisor may have started the server once more or may have been killed.
+        // Later steps check this again, because the supervisor may have started the server again or may have been killed.
         has_ended(layout, &Member::server(layout, &description, shard, &former)).await?;
         match step {
             FailoverStep::Stop => {

@@ -15,7 +15,7 @@ use anyhow::{Context, bail};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Audience {
     Everyone,
-    /// Only the owner of the file, because the file contains a secret.
+    /// The owner of the file, because the file contains a secret.
     Owner,
 }
 

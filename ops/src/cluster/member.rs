@@ -58,7 +58,7 @@ pub struct Member {
     arguments: Vec<String>,
     user: Option<ServiceUser>,
     log: PathBuf,
-    /// For a server: its folder, and the system identifier that the folder must have.
+    /// The folder of a server, and the system identifier that the folder must have. `None` for other processes.
     database: Option<(PathBuf, u64)>,
 }
 

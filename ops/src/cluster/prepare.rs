@@ -12,9 +12,9 @@ use super::{
     place::FolderPlace,
     ports::{self, PortPlan},
     postgres::{
-        database::{self, Made},
+        database::{self, PreparedDatabase},
         home::Home,
-        install::{self, Source, Wanted},
+        install::{self, ServerRequirements, Source},
         server,
     },
     relocation,
@@ -75,7 +75,7 @@ fn new(layout: &Layout, request: &Request) -> anyhow::Result<Description> {
     let user = server::service_user()?;
     let home = Home::choose(layout, user.as_ref())?;
     refuse_lost_description(layout, &home)?;
-    let server = install::ensure_server(&Wanted {
+    let server = install::ensure_server(&ServerRequirements {
         bin_dir: request.pg_bin.as_deref(),
         major: None,
         source: request.pg_source,
@@ -166,7 +166,7 @@ fn returning(layout: &Layout, found: FoundDescription, request: &Request) -> any
     };
     description.refuse_other_ports(request).with_context(refused)?;
     description.root = layout.root().to_owned();
-    let server = install::ensure_server(&Wanted {
+    let server = install::ensure_server(&ServerRequirements {
         bin_dir: request.pg_bin.as_deref(),
         major: Some(description.postgres.major),
         source: request.pg_source,
@@ -251,7 +251,7 @@ impl Description {
 /// recorded, even if another one fails.
 fn make_databases(layout: &Layout, description: &mut Description) -> anyhow::Result<()> {
     let before = description.clone();
-    let made: Vec<anyhow::Result<Made>> = thread::scope(|scope| {
+    let made: Vec<anyhow::Result<PreparedDatabase>> = thread::scope(|scope| {
         let makers: Vec<_> = before
             .shards
             .iter()

@@ -138,7 +138,7 @@ pub struct ProcessStat {
     pub pid: i32,
     pub parent: i32,
     alive: bool,
-    /// When the process started, since the machine started.
+    /// The time from the start of the machine to the start of the process.
     started_ticks: u64,
     /// Processor time of the process.
     pub ticks: u64,

@@ -292,8 +292,8 @@ fn parts_of_database(folder: &Path) -> Vec<PathBuf> {
     parts
 }
 
-/// Why the files of a stopped database may not contain all of it. A base backup (`pg_basebackup`) is refused too:
-/// each shard's backup is of another moment, so a payment between two shards may be in only one of them.
+/// Why the files of a stopped database may not contain all of it. A base backup (`pg_basebackup`) is refused too: the backups of the shards
+/// are of different moments, so a payment between two shards may be in only one of them.
 pub fn unclean_database(folder: &Path) -> anyhow::Result<Option<String>> {
     let pid_file = folder.join("postmaster.pid");
     if pid_file.exists() {

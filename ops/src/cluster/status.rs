@@ -51,7 +51,7 @@ pub struct RouterStatus {
     pub admin_url: String,
     pub pid: Option<i32>,
     pub state: State,
-    /// At how many shards this router's reads and writes work.
+    /// The number of shards at which this router's reads work. `writes` has the number for writes.
     pub reads: Share,
     pub writes: Share,
 }
@@ -85,7 +85,7 @@ pub struct ShardStatus {
     pub cause: Option<String>,
 }
 
-/// A node that may take over from the first one of its shard.
+/// A node that may take over from the first node of its shard.
 #[derive(Debug, Serialize)]
 pub struct SecondNodeStatus {
     pub url: String,

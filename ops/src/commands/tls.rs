@@ -8,7 +8,8 @@ use serde_json::json;
 
 use crate::{
     authority::{
-        self, AUTHORITY, AUTHORITY_DAYS, Authority, CERTIFICATE_DAYS, Described, KeyFileState, LOCAL_HOSTS, Purpose,
+        self, AUTHORITY, AUTHORITY_DAYS, Authority, CERTIFICATE_DAYS, DescribedCertificate, KeyFileState,
+        LOCAL_HOSTS, Purpose,
     },
     context::Context,
     exit, output,
@@ -227,7 +228,7 @@ fn renew(args: TlsRenewArgs, context: &Context) -> anyhow::Result<ExitCode> {
 }
 
 /// Prints these certificates of the folder.
-fn print(folder: &std::path::Path, names: &[String], context: &Context) -> anyhow::Result<Vec<Described>> {
+fn print(folder: &std::path::Path, names: &[String], context: &Context) -> anyhow::Result<Vec<DescribedCertificate>> {
     let shown = names.iter().map(|name| authority::describe(folder, name)).collect::<anyhow::Result<Vec<_>>>()?;
     if context.json {
         output::json(&json!({"folder": folder, "certificates": shown}))?;

@@ -74,7 +74,7 @@ struct TransferBody {
 
 /// The meaning of an answer.
 #[derive(Debug)]
-enum Reading {
+enum AnswerMeaning {
     Posted(JsonObject),
     Pending(JsonObject),
     Refused(anyhow::Error),
@@ -136,19 +136,19 @@ async fn create(args: CreateArgs, context: &Context) -> anyhow::Result<ExitCode>
                 continue;
             }
         };
-        return match Reading::of(status, &answer) {
-            Reading::Posted(transfer) => {
+        return match AnswerMeaning::of(status, &answer) {
+            AnswerMeaning::Posted(transfer) => {
                 output::object(&transfer, context.json)?;
                 Ok(ExitCode::SUCCESS)
             }
-            Reading::Pending(transfer) => {
+            AnswerMeaning::Pending(transfer) => {
                 output::object(&transfer, context.json)?;
                 Err(unknown(id, "it is pending: it has been debited and ends by itself".to_owned()))
             }
             // An earlier router may have executed the request that this router refuses.
-            Reading::Refused(error) if maybe_sent && !dry_run => Err(unknown(id, format!("{error:#}"))),
-            Reading::Refused(error) => Err(error),
-            Reading::Unknown(reason) => Err(unknown(id, reason)),
+            AnswerMeaning::Refused(error) if maybe_sent && !dry_run => Err(unknown(id, format!("{error:#}"))),
+            AnswerMeaning::Refused(error) => Err(error),
+            AnswerMeaning::Unknown(reason) => Err(unknown(id, reason)),
         };
     }
     let error = unreachable.context("the cluster has no routers")?;
@@ -164,7 +164,7 @@ fn unknown(id: Uuid, reason: String) -> anyhow::Error {
     .into()
 }
 
-impl Reading {
+impl AnswerMeaning {
     fn of(status: StatusCode, body: &[u8]) -> Self {
         let parsed = |reading: fn(JsonObject) -> Self| match serde_json::from_slice(body) {
             Ok(transfer) => reading(transfer),
@@ -189,8 +189,8 @@ fn name_and_value(text: &str) -> Result<(String, String), String> {
 mod tests {
     use super::*;
 
-    fn reading(status: u16, body: &str) -> Reading {
-        Reading::of(StatusCode::from_u16(status).unwrap(), body.as_bytes())
+    fn reading(status: u16, body: &str) -> AnswerMeaning {
+        AnswerMeaning::of(StatusCode::from_u16(status).unwrap(), body.as_bytes())
     }
 
     #[test]
@@ -198,13 +198,13 @@ mod tests {
         let problem = |executed: &str| {
             format!(r#"{{"status": 422, "code": "insufficient_funds", "title": "t", "executed": {executed}}}"#)
         };
-        assert!(matches!(reading(201, r#"{"status": "posted"}"#), Reading::Posted(_)));
-        assert!(matches!(reading(200, r#"{"status": "posted"}"#), Reading::Posted(_)));
-        assert!(matches!(reading(202, r#"{"status": "pending"}"#), Reading::Pending(_)));
-        assert!(matches!(reading(422, &problem("false")), Reading::Refused(_)));
-        assert!(matches!(reading(504, &problem("\"unknown\"")), Reading::Unknown(_)));
-        assert!(matches!(reading(502, "<html>"), Reading::Unknown(_)));
-        assert!(matches!(reading(201, "<html>"), Reading::Unknown(_)));
+        assert!(matches!(reading(201, r#"{"status": "posted"}"#), AnswerMeaning::Posted(_)));
+        assert!(matches!(reading(200, r#"{"status": "posted"}"#), AnswerMeaning::Posted(_)));
+        assert!(matches!(reading(202, r#"{"status": "pending"}"#), AnswerMeaning::Pending(_)));
+        assert!(matches!(reading(422, &problem("false")), AnswerMeaning::Refused(_)));
+        assert!(matches!(reading(504, &problem("\"unknown\"")), AnswerMeaning::Unknown(_)));
+        assert!(matches!(reading(502, "<html>"), AnswerMeaning::Unknown(_)));
+        assert!(matches!(reading(201, "<html>"), AnswerMeaning::Unknown(_)));
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::{
         ports,
         postgres::{
             home::Home,
-            install::{self, Source, Wanted},
+            install::{self, ServerRequirements, Source},
             server,
         },
         prepare::{Request, prepare},
@@ -336,8 +336,12 @@ pub async fn postgres(command: PostgresCommand, context: &Context) -> anyhow::Re
     let PostgresCommand::Ensure(args) = command;
     let data_dir = context.data_dir.clone();
     let server = tokio::task::spawn_blocking(move || {
-        let present =
-            Wanted { bin_dir: args.pg_bin.as_deref(), major: None, source: args.pg_source, home: &data_dir };
+        let present = ServerRequirements {
+            bin_dir: args.pg_bin.as_deref(),
+            major: None,
+            source: args.pg_source,
+            home: &data_dir,
+        };
         if let Some(server) = present.present() {
             return Ok(server);
         }
@@ -345,7 +349,7 @@ pub async fn postgres(command: PostgresCommand, context: &Context) -> anyhow::Re
         let layout = Layout::create(&data_dir)?;
         let home = Home::choose(&layout, server::service_user()?.as_ref())?;
         home.create(&layout)?;
-        install::ensure_server(&Wanted { home: &home.folder(&layout), ..present })
+        install::ensure_server(&ServerRequirements { home: &home.folder(&layout), ..present })
     })
     .await??;
     output::data(&server.bin_dir.display().to_string())?;

@@ -70,7 +70,7 @@ async fn ask_node(map: &ShardMap, shard: &Shard, url: &str) -> NodeSeen {
 async fn examine(map: &ShardMap, shard: &Shard, url: &str) -> Result<NodeAnswer, String> {
     let mut node = connect(url).await?;
     let (identified, clock) = identify(map, shard, &mut node).await?;
-    let examined = node.examine(wire::ExamineRequest {}).await.map_err(said)?.into_inner();
+    let examined = node.examine(wire::ExamineRequest {}).await.map_err(error_text)?.into_inner();
     let ownership = ownership(&mut node).await;
     let identity = identified.identity.map(TryInto::try_into).transpose();
     let not_readable = |error: convert::BadMessage| format!("its answer cannot be read: {error}");
@@ -102,13 +102,13 @@ async fn identify(
 ) -> Result<(wire::IdentifyResponse, OtherClock), String> {
     let request = wire::IdentifyRequest::expecting(map.cluster, &shard.id, shard.number, CALLER);
     let asked_us = clock::now_us();
-    let answer = node.identify(request).await.map_err(said)?.into_inner();
+    let answer = node.identify(request).await.map_err(error_text)?.into_inner();
     let clock = OtherClock::measured(&shard.id, asked_us, answer.clock_us, clock::now_us());
     Ok((answer, clock))
 }
 
 async fn ownership(node: &mut Node) -> Result<Ownership, String> {
-    let answer = node.get_ownership(wire::GetOwnershipRequest::default()).await.map_err(said)?.into_inner();
+    let answer = node.get_ownership(wire::GetOwnershipRequest::default()).await.map_err(error_text)?.into_inner();
     let listed = answer.ranges.into_iter().map(|range| {
         let slots = (Slot::try_from(range.first), Slot::try_from(range.last));
         let (Ok(first), Ok(last)) = slots else {
@@ -121,13 +121,13 @@ async fn ownership(node: &mut Node) -> Result<Ownership, String> {
             state => return Err(format!("it lists slot {first} in state {state}")),
         };
         let slots = SlotRange::new(first, last).map_err(|error| error.to_string())?;
-        Ok(Listed { slots, state, epoch: range.epoch, peer: range.peer })
+        Ok(ListedSlots { slots, state, epoch: range.epoch, peer: range.peer })
     });
     Ok(Ownership { ranges: listed.collect::<Result<_, _>>()?, map_version: answer.shard_map_version })
 }
 
-fn said(status: tonic::Status) -> String {
-    trust::said(&status)
+fn error_text(status: tonic::Status) -> String {
+    trust::error_text(&status)
 }
 
 fn fact(fact: wire::Fact) -> (FindingVerdict, Disagreement) {
@@ -229,7 +229,7 @@ pub struct NodeAnswer {
     /// The shard's mark, read after the `marks` of every node.
     pub mark: Mark,
     pub clock: OtherClock,
-    /// When the database server started, in microseconds. 0 if unknown.
+    /// The time at which the database server started, in microseconds. 0 if unknown.
     pub server_started_at_us: i64,
     /// The OID of the database.
     pub database_oid: i64,
@@ -246,14 +246,14 @@ impl NodeAnswer {
 /// The slots that a shard lists, and the version of its map.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ownership {
-    pub ranges: Vec<Listed>,
+    pub ranges: Vec<ListedSlots>,
     /// 0 if the shard has no map.
     pub map_version: i64,
 }
 
 /// A range of slots with the same state, as a shard lists them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedSlots {
     pub slots: SlotRange,
     pub state: SlotState,
     pub epoch: i64,
@@ -278,7 +278,7 @@ pub struct RouterSeen {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouterAnswer {
     pub status: String,
-    /// At how many shards reads and writes work: `all`, `some` or `none`.
+    /// The shards at which reads work: `all`, `some` or `none`. `writes` has the same values.
     pub reads: String,
     pub writes: String,
     pub cluster: String,

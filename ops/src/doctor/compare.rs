@@ -297,7 +297,7 @@ pub mod tests {
     use shard_map::{ClusterId, ShardMap, SlotRange};
 
     use super::*;
-    use crate::doctor::ask::{Listed, MapSource, Ownership, SlotState};
+    use crate::doctor::ask::{ListedSlots, MapSource, Ownership, SlotState};
 
     const HOUR_US: i64 = 3_600_000_000;
 
@@ -333,7 +333,7 @@ pub mod tests {
                 server_started_at_us: 1,
                 database_oid: 1,
                 ownership: Ok(Ownership {
-                    ranges: vec![Listed {
+                    ranges: vec![ListedSlots {
                         slots: shard.slots[0],
                         state: SlotState::Owned,
                         epoch: 1,

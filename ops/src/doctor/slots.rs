@@ -8,7 +8,7 @@ use shard_map::{SLOTS, Slot, merge_slots};
 use tokio::time::timeout;
 
 use super::{
-    ask::{ClusterSeen, Listed, SlotState},
+    ask::{ClusterSeen, ListedSlots, SlotState},
     finding::{Finding, FindingVerdict},
 };
 use crate::resharding::{Nodes, view::MoveView};
@@ -20,7 +20,7 @@ const MAPPED: &str = "slots of the map";
 
 /// What all shards together report about one slot.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Said<'a> {
+struct SlotClaims<'a> {
     /// The shards that claim the slot, with the epochs of their claims.
     owners: Vec<(&'a str, i64)>,
     /// The shards at both ends of a move of the slot.
@@ -29,7 +29,7 @@ struct Said<'a> {
 
 /// Checks that every slot has one owner, and that the map names that owner.
 pub fn compare(seen: &ClusterSeen) -> Vec<Finding> {
-    let mut slots: Vec<Said> = vec![Said::default(); usize::from(SLOTS)];
+    let mut slots: Vec<SlotClaims> = vec![SlotClaims::default(); usize::from(SLOTS)];
     let mut all_answered = true;
     for shard in &seen.map.shards {
         // All nodes of one shard list the slots of one database; `compare` checks that they share it.
@@ -55,7 +55,7 @@ pub fn compare(seen: &ClusterSeen) -> Vec<Finding> {
     findings
 }
 
-fn hear<'a>(slots: &mut [Said<'a>], shard: &'a str, listed: &'a Listed) {
+fn hear<'a>(slots: &mut [SlotClaims<'a>], shard: &'a str, listed: &'a ListedSlots) {
     for slot in listed.slots.slots() {
         let said = &mut slots[usize::from(slot.index())];
         if listed.state == SlotState::Owned {
@@ -69,7 +69,7 @@ fn hear<'a>(slots: &mut [Said<'a>], shard: &'a str, listed: &'a Listed) {
     }
 }
 
-fn owners(seen: &ClusterSeen, slots: &[Said], all_answered: bool, findings: &mut Vec<Finding>) {
+fn owners(seen: &ClusterSeen, slots: &[SlotClaims], all_answered: bool, findings: &mut Vec<Finding>) {
     for run in runs(slots, |said, _| (said.owners.len() != 1).then(|| said.owners.clone())) {
         let (slots, owners) = run;
         let (found, remedy) = match owners.as_slice() {
@@ -97,8 +97,8 @@ fn owners(seen: &ClusterSeen, slots: &[Said], all_answered: bool, findings: &mut
     }
 }
 
-fn mapped(seen: &ClusterSeen, slots: &[Said], findings: &mut Vec<Finding>) {
-    let differs = |said: &Said, slot: Slot| {
+fn mapped(seen: &ClusterSeen, slots: &[SlotClaims], findings: &mut Vec<Finding>) {
+    let differs = |said: &SlotClaims, slot: Slot| {
         let [(owner, _)] = said.owners.as_slice() else { return None };
         let in_map = seen.map.owner_id(slot);
         (*owner != in_map).then(|| (in_map.to_owned(), (*owner).to_owned(), said.moved_by.contains(in_map)))
@@ -122,7 +122,10 @@ fn mapped(seen: &ClusterSeen, slots: &[Said], findings: &mut Vec<Finding>) {
 }
 
 /// Groups the slots for which `of` returns the same value.
-fn runs<'a, T: PartialEq>(slots: &[Said<'a>], of: impl Fn(&Said<'a>, Slot) -> Option<T>) -> Vec<(String, T)> {
+fn runs<'a, T: PartialEq>(
+    slots: &[SlotClaims<'a>],
+    of: impl Fn(&SlotClaims<'a>, Slot) -> Option<T>,
+) -> Vec<(String, T)> {
     let mut groups: Vec<(Vec<Slot>, T)> = Vec::new();
     for (slot, said) in Slot::all().zip(slots) {
         let Some(value) = of(said, slot) else { continue };
@@ -200,7 +203,7 @@ mod tests {
         let mut seen = seen_of(&["s0", "s1"]);
         for node in &mut seen.nodes {
             let of_shard = rows.iter().filter(|(shard, ..)| *shard == node.shard);
-            let ranges = of_shard.map(|(_, slots, state, epoch, peer)| Listed {
+            let ranges = of_shard.map(|(_, slots, state, epoch, peer)| ListedSlots {
                 slots: slots.parse().unwrap(),
                 state: *state,
                 epoch: *epoch,

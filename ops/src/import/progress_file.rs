@@ -18,8 +18,9 @@ const FORMAT: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     pub kind: String,
-    /// Of balances: the name that the ids follow from, and the accounts that pay.
+    /// The name from which the ids of balances follow. `None` for an import of accounts.
     pub name: Option<String>,
+    /// The accounts that pay balances. Empty for an import of accounts.
     pub from: Vec<String>,
     pub file_sha256: String,
 }

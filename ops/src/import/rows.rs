@@ -99,7 +99,7 @@ impl<R: BufRead> RowReader<R> {
         &self.names
     }
 
-    /// Where the next row begins.
+    /// The place at which the next row begins.
     pub fn place(&self) -> FilePlace {
         self.next
     }

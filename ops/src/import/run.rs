@@ -42,7 +42,7 @@ struct Batch<I> {
 }
 
 /// A batch whose outcome is certain.
-struct Settled {
+struct SettledBatch {
     counts: RowCounts,
     left_out: Vec<(CsvRow, String)>,
     /// The minor units that were paid, by asset.
@@ -119,7 +119,7 @@ pub fn check<K: Kind>(kind: &K, file: &SourceFile, pace: Pace) -> anyhow::Result
     Ok(counts)
 }
 
-async fn settle<K: Kind>(kind: &K, sender: &BatchSender, mut batch: Batch<K::Item>) -> anyhow::Result<Settled> {
+async fn settle<K: Kind>(kind: &K, sender: &BatchSender, mut batch: Batch<K::Item>) -> anyhow::Result<SettledBatch> {
     let mut counts = batch.counts();
     let fates = sender.settle(kind, &mut batch.items).await?;
     let mut paid = BTreeMap::<String, i64>::new();
@@ -140,12 +140,12 @@ async fn settle<K: Kind>(kind: &K, sender: &BatchSender, mut batch: Batch<K::Ite
         }
     }
     batch.left_out.sort_by_key(|(row, _)| row.line);
-    Ok(Settled { counts, left_out: batch.left_out, paid, confirmed, end: batch.end })
+    Ok(SettledBatch { counts, left_out: batch.left_out, paid, confirmed, end: batch.end })
 }
 
 /// Takes the outcome of the next batch of the file.
 async fn advance(
-    settled: Settled,
+    settled: SettledBatch,
     sender: &BatchSender,
     progress: &mut Progress,
     rejects: &mut Rejects,

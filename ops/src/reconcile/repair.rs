@@ -191,21 +191,21 @@ fn settle(lost: &LostTransfer) -> Operation {
 
 /// The meaning of an answer for a step.
 #[derive(Debug, PartialEq, Eq)]
-enum Read {
+enum StepResult {
     Done,
     /// The answer is not definite, and the operation is sent again.
     Again(String),
     Refused(String),
 }
 
-fn read(operation: &Operation, reply: Reply) -> Read {
+fn read(operation: &Operation, reply: Reply) -> StepResult {
     let refused = |Refused { refusal, side }: Refused| {
         let side = match side {
             Some(ledger::Side::Debit) => " of the payer",
             Some(ledger::Side::Credit) => " of the payee",
             None => "",
         };
-        Read::Refused(format!("{}{side}", refusal.as_str()))
+        StepResult::Refused(format!("{}{side}", refusal.as_str()))
     };
     let presumes = matches!(peeled(operation), Operation::Decide(Decide { presumed: Some(_), .. }));
     match reply {
@@ -213,31 +213,35 @@ fn read(operation: &Operation, reply: Reply) -> Read {
             TransferOutcome::Done(TransferAnswer { state: TransferState::Rejected { refused: why, .. }, .. })
             | TransferOutcome::Done(TransferAnswer { presumed: Some(why), .. })
             | TransferOutcome::NotStored(why) => refused(why),
-            TransferOutcome::Done(_) => Read::Done,
+            TransferOutcome::Done(_) => StepResult::Done,
             // The client has sent the transfer again meanwhile, with the lost metadata.
-            TransferOutcome::Mismatch { field: "metadata" } => Read::Done,
+            TransferOutcome::Mismatch { field: "metadata" } => StepResult::Done,
             TransferOutcome::Mismatch { field } => {
-                Read::Refused(format!("the id was used again, for a transfer with another {field}"))
+                StepResult::Refused(format!("the id was used again, for a transfer with another {field}"))
             }
-            TransferOutcome::DebitNotFound => Read::Refused("account_not_found of the payer".to_owned()),
-            TransferOutcome::HoldNotFound => Read::Refused("hold_not_found".to_owned()),
+            TransferOutcome::DebitNotFound => StepResult::Refused("account_not_found of the payer".to_owned()),
+            TransferOutcome::HoldNotFound => StepResult::Refused("hold_not_found".to_owned()),
         },
-        Reply::Outcome(Outcome::Decided(Decided { verdict: Verdict::Refused(_), .. })) if presumes => Read::Done,
+        Reply::Outcome(Outcome::Decided(Decided { verdict: Verdict::Refused(_), .. })) if presumes => {
+            StepResult::Done
+        }
         Reply::Outcome(Outcome::Decided(Decided { verdict: Verdict::Refused(why), .. })) => refused(why),
         Reply::Outcome(
             Outcome::Decided(Decided { verdict: Verdict::Credited, .. })
             | Outcome::Settled(Settled { state: TransferState::Posted { .. }, .. }),
-        ) => Read::Done,
-        Reply::Outcome(Outcome::Deferred) => Read::Again("another step of it is under way".to_owned()),
+        ) => StepResult::Done,
+        Reply::Outcome(Outcome::Deferred) => StepResult::Again("another step of it is under way".to_owned()),
         Reply::Outcome(Outcome::Undetermined(credits)) => {
             let credits: Vec<String> = credits.iter().map(ToString::to_string).collect();
-            Read::Again(format!("it depends on transfers to {} that are under way", credits.join(", ")))
+            StepResult::Again(format!("it depends on transfers to {} that are under way", credits.join(", ")))
         }
-        Reply::Outcome(Outcome::NotOwner(_)) => Read::Refused("its slot has moved: run reconcile again".to_owned()),
-        Reply::Outcome(Outcome::Illegal(why)) => Read::Refused(why),
-        Reply::Outcome(other) => Read::Refused(format!("an unexpected answer: {other:?}")),
-        Reply::NotExecuted { detail, .. } => Read::Again(detail),
-        Reply::Unknown => Read::Again("the outcome of its commit is unknown: run reconcile again".to_owned()),
+        Reply::Outcome(Outcome::NotOwner(_)) => {
+            StepResult::Refused("its slot has moved: run reconcile again".to_owned())
+        }
+        Reply::Outcome(Outcome::Illegal(why)) => StepResult::Refused(why),
+        Reply::Outcome(other) => StepResult::Refused(format!("an unexpected answer: {other:?}")),
+        Reply::NotExecuted { detail, .. } => StepResult::Again(detail),
+        Reply::Unknown => StepResult::Again("the outcome of its commit is unknown: run reconcile again".to_owned()),
     }
 }
 
@@ -254,7 +258,7 @@ fn peeled(operation: &Operation) -> &Operation {
 struct Facts {
     map: ShardMap,
     scales: AssetScales,
-    /// For the index of a transfer: an open hold that the lost side may capture.
+    /// An open hold that the lost side may capture, by the index of the transfer.
     held: HashMap<usize, Uuid>,
 }
 
@@ -319,10 +323,11 @@ struct Lanes {
 impl Lanes {
     /// Executes operations, and sends operations without a definite answer again. Returns for each operation the reason if it was not executed.
     async fn execute(&mut self, shard: &str, operations: &[Operation]) -> anyhow::Result<Vec<Result<(), String>>> {
-        let mut judged: Vec<Option<Read>> = operations.iter().map(|_| None).collect();
+        let mut judged: Vec<Option<StepResult>> = operations.iter().map(|_| None).collect();
         for attempt in 0..ATTEMPTS {
-            let open: Vec<usize> =
-                (0..judged.len()).filter(|index| matches!(judged[*index], None | Some(Read::Again(_)))).collect();
+            let open: Vec<usize> = (0..judged.len())
+                .filter(|index| matches!(judged[*index], None | Some(StepResult::Again(_))))
+                .collect();
             if open.is_empty() {
                 break;
             }
@@ -336,8 +341,8 @@ impl Lanes {
             }
         }
         let results = judged.into_iter().map(|read| match read {
-            Some(Read::Done) => Ok(()),
-            Some(Read::Again(reason) | Read::Refused(reason)) => Err(reason),
+            Some(StepResult::Done) => Ok(()),
+            Some(StepResult::Again(reason) | StepResult::Refused(reason)) => Err(reason),
             None => Err("the shard gave no answer".to_owned()),
         });
         Ok(results.collect())
@@ -434,9 +439,9 @@ mod tests {
     fn a_verdict_repairs_the_side_that_it_is_the_evidence_for() {
         let refused = || decided(Verdict::Refused(Refused::credit(Refusal::AccountClosed)));
         let credit = executed(&lost(Side::Credit));
-        assert_eq!(read(&credit, decided(Verdict::Credited)), Read::Done);
-        assert_eq!(read(&credit, refused()), Read::Refused("account_closed of the payee".to_owned()));
-        assert_eq!(read(&executed(&lost(Side::Refusal)), refused()), Read::Done);
+        assert_eq!(read(&credit, decided(Verdict::Credited)), StepResult::Done);
+        assert_eq!(read(&credit, refused()), StepResult::Refused("account_closed of the payee".to_owned()));
+        assert_eq!(read(&executed(&lost(Side::Refusal)), refused()), StepResult::Done);
     }
 
     #[test]
@@ -444,11 +449,11 @@ mod tests {
         let debit = executed(&lost(Side::Debit));
         let reply = |outcome| Reply::Outcome(Outcome::Transfer(outcome));
         let short = TransferOutcome::NotStored(Refused::debit(Refusal::InsufficientFunds));
-        assert_eq!(read(&debit, reply(short)), Read::Refused("insufficient_funds of the payer".to_owned()));
-        assert_eq!(read(&debit, reply(TransferOutcome::Mismatch { field: "metadata" })), Read::Done);
+        assert_eq!(read(&debit, reply(short)), StepResult::Refused("insufficient_funds of the payer".to_owned()));
+        assert_eq!(read(&debit, reply(TransferOutcome::Mismatch { field: "metadata" })), StepResult::Done);
         let other = read(&debit, reply(TransferOutcome::Mismatch { field: "amount" }));
-        assert!(matches!(other, Read::Refused(why) if why.contains("another amount")));
-        assert!(matches!(read(&debit, Reply::Unknown), Read::Again(_)));
+        assert!(matches!(other, StepResult::Refused(why) if why.contains("another amount")));
+        assert!(matches!(read(&debit, Reply::Unknown), StepResult::Again(_)));
     }
 
     #[test]

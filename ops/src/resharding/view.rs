@@ -47,7 +47,7 @@ pub struct MoveView {
     pub started_at: String,
     /// The epoch of the slots at the target.
     pub slot_epoch: i64,
-    /// When the source gave the slots away, in microseconds since the epoch. 0 if it has not.
+    /// The time at which the source gave the slots away, in microseconds since the epoch. 0 if it has not.
     #[serde(skip)]
     pub released_at_us: i64,
     /// The differences that the last verification found.

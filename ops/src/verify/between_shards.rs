@@ -31,7 +31,7 @@ const _: () = assert!(Position::MAX_SHARDS == 4096, "the statement above has the
 
 /// The other shards that one database knows.
 #[derive(Debug, Default)]
-pub struct Known {
+pub struct KnownShards {
     /// The newest map that the shard was given, if any.
     map: Option<Result<ShardMap, String>>,
     /// Shard ids at the other end of moves.
@@ -42,19 +42,19 @@ pub struct Known {
     positions: Vec<i32>,
 }
 
-pub async fn read_known(connection: &mut PgConnection) -> sqlx::Result<Known> {
+pub async fn read_known(connection: &mut PgConnection) -> sqlx::Result<KnownShards> {
     let text: Option<String> = sqlx::query_scalar(MAP).fetch_optional(&mut *connection).await?;
     let map = text.map(|text| ShardMap::parse(&text).map_err(|error| error.to_string()));
     let peers = sqlx::query_scalar(PEERS).fetch_all(&mut *connection).await?;
     let marks = sqlx::query_scalar(MARKS).fetch_all(&mut *connection).await?;
     let positions = sqlx::query(POSITIONS).fetch_all(connection).await?;
     let positions = positions.iter().map(|row| row.try_get("number")).collect::<sqlx::Result<_>>()?;
-    Ok(Known { map, peers, marks, positions })
+    Ok(KnownShards { map, peers, marks, positions })
 }
 
 /// Checks that every shard known to a checked shard was checked too. `shards` and `numbers` describe the checked
 /// shards, in the order of `known`.
-pub fn compare_known(shards: &[String], numbers: &[u16], known: &[Known]) -> Violations {
+pub fn compare_known(shards: &[String], numbers: &[u16], known: &[KnownShards]) -> Violations {
     let mut findings = Violations::default();
     let maps = || known.iter().filter_map(|known| known.map.as_ref()?.as_ref().ok());
     let ids_by_number: BTreeMap<u16, &str> =
@@ -234,26 +234,32 @@ mod tests {
 
     #[test]
     fn every_shard_that_a_database_knows_must_be_checked() {
-        let with_map = |version, shards| Known { map: Some(Ok(map(version, shards))), ..Known::default() };
-        let known_by = |s0: Known| vec![s0, with_map(1, 2)];
+        let with_map =
+            |version, shards| KnownShards { map: Some(Ok(map(version, shards))), ..KnownShards::default() };
+        let known_by = |s0: KnownShards| vec![s0, with_map(1, 2)];
         /// Pairs of subject and detail.
         type SubjectsAndDetails = &'static [(&'static str, &'static str)];
         let removed = |shards| {
             let mut without = map(3, shards);
             without.removed = vec![shard_map::RemovedShard { id: "s7".to_owned(), number: 7 }];
-            Known { map: Some(Ok(without)), ..Known::default() }
+            KnownShards { map: Some(Ok(without)), ..KnownShards::default() }
         };
-        let cases: [(&str, Vec<Known>, SubjectsAndDetails); 8] = [
+        let cases: [(&str, Vec<KnownShards>, SubjectsAndDetails); 8] = [
             (
                 "a removed shard",
                 vec![
                     removed(2),
-                    Known { peers: vec!["s7".to_owned()], marks: vec![7], positions: vec![7], ..with_map(1, 2) },
+                    KnownShards {
+                        peers: vec!["s7".to_owned()],
+                        marks: vec![7],
+                        positions: vec![7],
+                        ..with_map(1, 2)
+                    },
                 ],
                 &[],
             ),
             ("both are known and checked", known_by(with_map(1, 2)), &[]),
-            ("no map was ever given", known_by(Known::default()), &[]),
+            ("no map was ever given", known_by(KnownShards::default()), &[]),
             (
                 "a newer map",
                 known_by(with_map(3, 3)),
@@ -269,12 +275,12 @@ mod tests {
             ),
             (
                 "a move",
-                known_by(Known { peers: vec!["s1".to_owned(), "s7".to_owned()], ..Known::default() }),
+                known_by(KnownShards { peers: vec!["s1".to_owned(), "s7".to_owned()], ..KnownShards::default() }),
                 &[("shard s7", "is known to s0 (moved slots) and was not checked: give its --dsn")],
             ),
             (
                 "numbers",
-                known_by(Known { marks: vec![1, 7], positions: vec![0, 7, 9], ..Known::default() }),
+                known_by(KnownShards { marks: vec![1, 7], positions: vec![0, 7, 9], ..KnownShards::default() }),
                 &[
                     ("shard number 7", "is known to s0 (its mark) and was not checked: give its --dsn"),
                     (
@@ -285,7 +291,7 @@ mod tests {
             ),
             (
                 "a number that the other's map names",
-                vec![Known { marks: vec![2], ..Known::default() }, with_map(3, 3)],
+                vec![KnownShards { marks: vec![2], ..KnownShards::default() }, with_map(3, 3)],
                 &[(
                     "shard s2",
                     "is known to s0 (its mark) and s1 (map version 3) and was not checked: give its --dsn",

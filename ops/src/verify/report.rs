@@ -80,11 +80,11 @@ pub struct ShardSize {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct SagaCounts {
     pub finished: u64,
-    /// In progress: no verdict yet.
+    /// Transfers in progress without a verdict.
     pub undecided: u64,
-    /// In progress: credited, but not yet settled at the source.
+    /// Transfers in progress that are credited but not yet settled at the source.
     pub credited_not_settled: u64,
-    /// In progress: refused, but not yet compensated at the source.
+    /// Transfers in progress that are refused but not yet compensated at the source.
     pub refused_not_compensated: u64,
 }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 use telemetry::clock;
 
 use super::{
-    ByShards, Drawn, SuitePlan,
+    ByShards, MeasuredSweep, SuitePlan,
     runs::{FUNCTION_HOT, FUNCTION_UNIFORM, SWEEPS, Sweep, SweepAxis},
 };
 use crate::{
@@ -35,7 +35,7 @@ pub struct SuiteReport {
     pub verified: bool,
     pub figures: Vec<Figure>,
     pub samples: Samples,
-    pub sweeps: Vec<Drawn>,
+    pub sweeps: Vec<MeasuredSweep>,
     pub by_shards: ByShards,
 }
 
@@ -44,7 +44,7 @@ impl SuiteReport {
         plan: SuitePlan,
         settings: Vec<(String, String)>,
         samples: Samples,
-        sweeps: Vec<Drawn>,
+        sweeps: Vec<MeasuredSweep>,
         by_shards: ByShards,
         verified: bool,
     ) -> Self {
@@ -166,7 +166,7 @@ pub const RUN_HEADER: [&str; 12] = [
 ];
 
 /// The charts of transfers a second and of latencies over the varied quantity of the sweep.
-fn sweep_charts(sweep: &Sweep, drawn: &Drawn) -> (String, String) {
+fn sweep_charts(sweep: &Sweep, drawn: &MeasuredSweep) -> (String, String) {
     let axis = match sweep.axis {
         SweepAxis::Linear => Axis::Linear,
         SweepAxis::Log => Axis::Log,
@@ -360,7 +360,7 @@ impl crate::bench::ExperimentReport for SuiteReport {
 mod tests {
     use super::*;
     use crate::bench::ExperimentReport as _;
-    use crate::bench::suite::DrawnPoint;
+    use crate::bench::suite::MeasuredPoint;
 
     fn sample(transfers_per_s: f64) -> Sample {
         let latency_us = Some(Latency { p50: 1_000, p90: 2_000, p99: 3_000, p99_9: 4_000, ..Latency::default() });
@@ -372,8 +372,9 @@ mod tests {
         for (run, rate) in [("function_uniform_16", 10.0), ("batch_uniform", 90.0), ("ceiling_append", 300.0)] {
             samples.add(run, sample(rate));
         }
-        let point = |x, label| DrawnPoint { x, label, sample: sample(5.0) };
-        let drawn = Drawn { name: "by_skew", points: vec![point(0.0, "uniform"), point(1.0, "one hot account")] };
+        let point = |x, label| MeasuredPoint { x, label, sample: sample(5.0) };
+        let drawn =
+            MeasuredSweep { name: "by_skew", points: vec![point(0.0, "uniform"), point(1.0, "one hot account")] };
         let plan = SuitePlan { rounds: 1, seconds: 1, sweep_seconds: 1, only: Vec::new(), seed: 1 };
         SuiteReport::new(
             plan,

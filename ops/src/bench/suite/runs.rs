@@ -3,7 +3,7 @@
 use crate::bench::{
     baseline::Script,
     request::Ids,
-    subject::Spec,
+    subject::LoadSpec,
     workload::{Locality, Workload},
 };
 
@@ -23,11 +23,11 @@ pub enum RunKind {
     Function(Script, u16),
     /// The latency of the function with one client.
     FunctionLatency,
-    Ours(Shards, Spec),
+    Ours(Shards, LoadSpec),
     /// Shardledger at half of the rate that the run of this name has reached in this round.
-    AtHalfTheRateOf(&'static str, Shards, Spec),
+    AtHalfTheRateOf(&'static str, Shards, LoadSpec),
     /// The node is killed under the load.
-    Kill(Spec),
+    Kill(LoadSpec),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,10 +60,10 @@ pub struct SweepPoint {
     pub x: f64,
     pub label: &'static str,
     pub shards: Shards,
-    pub spec: Spec,
+    pub spec: LoadSpec,
 }
 
-const fn ours(name: &'static str, share: f64, shards: Shards, spec: Spec) -> SuiteRun {
+const fn ours(name: &'static str, share: f64, shards: Shards, spec: LoadSpec) -> SuiteRun {
     SuiteRun { name, share, what: RunKind::Ours(shards, spec) }
 }
 
@@ -71,9 +71,9 @@ const fn function(name: &'static str, script: Script, clients: u16) -> SuiteRun 
     SuiteRun { name, share: 0.5, what: RunKind::Function(script, clients) }
 }
 
-const CROSS: Spec = Spec { workload: Workload::Cross, locality: Locality::Cross, ..Spec::BATCHES };
-const LOCAL: Spec = Spec { locality: Locality::Local, ..Spec::BATCHES };
-const HALF_CROSS_SINGLES: Spec = Spec { locality: Locality::Share(0.5), routers: 2, ..Spec::SINGLES };
+const CROSS: LoadSpec = LoadSpec { workload: Workload::Cross, locality: Locality::Cross, ..LoadSpec::BATCHES };
+const LOCAL: LoadSpec = LoadSpec { locality: Locality::Local, ..LoadSpec::BATCHES };
+const HALF_CROSS_SINGLES: LoadSpec = LoadSpec { locality: Locality::Share(0.5), routers: 2, ..LoadSpec::SINGLES };
 
 /// The runs of the function that the bars compare with. The better one counts.
 pub const FUNCTION_UNIFORM: [&str; 2] = ["function_uniform_16", "function_uniform_48"];
@@ -83,17 +83,17 @@ pub const FUNCTION_HOT: [&str; 2] = ["function_hot_16", "function_hot_48"];
 /// a cluster takes 64 connections, including those of its node.
 pub const ROUND: [SuiteRun; 17] = [
     function("function_uniform_16", Script::Uniform, 16),
-    ours("batch_uniform", 1.0, Shards::One, Spec::BATCHES),
-    ours("batch_secured", 1.0, Shards::Secured, Spec::BATCHES),
+    ours("batch_uniform", 1.0, Shards::One, LoadSpec::BATCHES),
+    ours("batch_secured", 1.0, Shards::Secured, LoadSpec::BATCHES),
     SuiteRun { name: "ceiling_append", share: 0.4, what: RunKind::Ceiling },
-    ours("batch_replays", 1.0, Shards::One, Spec { replays: 0.01, ..Spec::BATCHES }),
+    ours("batch_replays", 1.0, Shards::One, LoadSpec { replays: 0.01, ..LoadSpec::BATCHES }),
     function("function_uniform_48", Script::Uniform, 48),
-    ours("single_uniform", 1.0, Shards::One, Spec::SINGLES),
-    ours("single_secured", 1.0, Shards::Secured, Spec::SINGLES),
+    ours("single_uniform", 1.0, Shards::One, LoadSpec::SINGLES),
+    ours("single_secured", 1.0, Shards::Secured, LoadSpec::SINGLES),
     function("function_hot_16", Script::Hot, 16),
-    ours("batch_hot", 1.0, Shards::One, Spec { workload: Workload::Hot, ..Spec::BATCHES }),
+    ours("batch_hot", 1.0, Shards::One, LoadSpec { workload: Workload::Hot, ..LoadSpec::BATCHES }),
     function("function_hot_48", Script::Hot, 48),
-    ours("one_client", 0.3, Shards::One, Spec { connections: 1, ..Spec::SINGLES }),
+    ours("one_client", 0.3, Shards::One, LoadSpec { connections: 1, ..LoadSpec::SINGLES }),
     SuiteRun { name: "function_one_client", share: 0.3, what: RunKind::FunctionLatency },
     ours("two_shards_cross", 1.0, Shards::Two, CROSS),
     ours("two_shards_local", 0.5, Shards::Two, LOCAL),
@@ -107,26 +107,26 @@ pub const ROUND: [SuiteRun; 17] = [
 
 /// Runs that are measured once, after the plots, because they change the state of the shard.
 pub const AT_LAST: [SuiteRun; 2] = [
-    ours("batch_random_ids", 0.7, Shards::One, Spec { ids: Ids::Random, ..Spec::BATCHES }),
-    SuiteRun { name: "node_killed", share: 0.7, what: RunKind::Kill(Spec::BATCHES) },
+    ours("batch_random_ids", 0.7, Shards::One, LoadSpec { ids: Ids::Random, ..LoadSpec::BATCHES }),
+    SuiteRun { name: "node_killed", share: 0.7, what: RunKind::Kill(LoadSpec::BATCHES) },
 ];
 
 const fn batch(size: usize, label: &'static str) -> SweepPoint {
-    let spec = Spec { batch: size, ..Spec::BATCHES };
+    let spec = LoadSpec { batch: size, ..LoadSpec::BATCHES };
     SweepPoint { x: size as f64, label, shards: Shards::One, spec }
 }
 
 const fn connections(count: usize, label: &'static str) -> SweepPoint {
-    let spec = Spec { connections: count, ..Spec::SINGLES };
+    let spec = LoadSpec { connections: count, ..LoadSpec::SINGLES };
     SweepPoint { x: count as f64, label, shards: Shards::One, spec }
 }
 
 const fn skew(x: f64, label: &'static str, workload: Workload) -> SweepPoint {
-    SweepPoint { x, label, shards: Shards::One, spec: Spec { workload, ..Spec::BATCHES } }
+    SweepPoint { x, label, shards: Shards::One, spec: LoadSpec { workload, ..LoadSpec::BATCHES } }
 }
 
 const fn crossing(share: f64, label: &'static str) -> SweepPoint {
-    let spec = Spec { locality: Locality::Share(share), ..Spec::BATCHES };
+    let spec = LoadSpec { locality: Locality::Share(share), ..LoadSpec::BATCHES };
     SweepPoint { x: share * 100.0, label, shards: Shards::Two, spec }
 }
 

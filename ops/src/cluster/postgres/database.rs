@@ -70,7 +70,7 @@ fn check_shard(layout: &Layout, description: &Description, shard: &ShardPlace) -
 
 /// A shard's database, ready to be started.
 #[derive(Debug)]
-pub struct Made {
+pub struct PreparedDatabase {
     pub system_identifier: u64,
     /// The step that the stand-by still needs once the primary runs.
     pub pending: Option<FailoverStep>,
@@ -78,7 +78,11 @@ pub struct Made {
 
 /// Creates the shard's database unless it exists, and writes its settings. A stand-by that is missing or damaged does not keep the
 /// primary from being started.
-pub fn ensure_database(layout: &Layout, description: &Description, shard: &ShardPlace) -> anyhow::Result<Made> {
+pub fn ensure_database(
+    layout: &Layout,
+    description: &Description,
+    shard: &ShardPlace,
+) -> anyhow::Result<PreparedDatabase> {
     let place = &description.postgres;
     let Servers { primary, standby } = description.servers(layout, shard);
     let (folder, user) = (&primary.folder, place.user.as_ref());
@@ -101,7 +105,7 @@ pub fn ensure_database(layout: &Layout, description: &Description, shard: &Shard
         ));
     }
     write_settings(layout, description, shard)?;
-    Ok(Made { system_identifier: control.system_identifier, pending })
+    Ok(PreparedDatabase { system_identifier: control.system_identifier, pending })
 }
 
 /// Copies the stand-by from a primary that is shut down, unless the stand-by exists. Returns how to rebuild a stand-by that cannot be

@@ -34,7 +34,7 @@ pub enum Source {
 
 /// The requirements of a server.
 #[derive(Debug)]
-pub struct Wanted<'a> {
+pub struct ServerRequirements<'a> {
     /// The folder that the operator chose. No other folder is searched then.
     pub bin_dir: Option<&'a Path>,
     /// The major version that the existing databases need.
@@ -45,7 +45,7 @@ pub struct Wanted<'a> {
 }
 
 /// Finds a server, installing one if there is none.
-pub fn ensure_server(wanted: &Wanted) -> anyhow::Result<Server> {
+pub fn ensure_server(wanted: &ServerRequirements) -> anyhow::Result<Server> {
     if let Some(bin_dir) = wanted.bin_dir {
         let server = Server::required(bin_dir)?;
         ensure!(
@@ -77,7 +77,7 @@ pub fn ensure_server(wanted: &Wanted) -> anyhow::Result<Server> {
 
 type Installer = (&'static str, bool, fn(&Path) -> anyhow::Result<()>);
 
-impl Wanted<'_> {
+impl ServerRequirements<'_> {
     fn fits(&self, server: &Server) -> bool {
         self.major.is_none_or(|major| major == server.major)
     }

@@ -104,7 +104,7 @@ fn draft(standby: &Path) -> anyhow::Result<PathBuf> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicationRole {
     pub is_standby: bool,
-    /// For a stand-by: whether it receives the log of a primary.
+    /// Whether the server is a stand-by that receives the log of a primary.
     pub is_streaming: bool,
     /// The position up to which the server has written or received the log, in bytes since the beginning of the log.
     pub at_byte: u64,

@@ -79,7 +79,7 @@ pub async fn run(args: ShardAddArgs, context: &Context) -> anyhow::Result<ExitCo
         urls
     } else {
         for url in &args.node {
-            is_empty |= preflight(&nodes.map, &args.id, number, url).await? == Front::EmptyDatabase;
+            is_empty |= preflight(&nodes.map, &args.id, number, url).await? == DatabaseState::EmptyDatabase;
         }
         let map = publish(&nodes, &args.id, number, &args.node, file.as_deref()).await?;
         output::note(&format!("map version {} names shard {}", map.version, args.id));
@@ -154,14 +154,14 @@ async fn publish(
 
 /// The state of the database behind a node of the new shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Front {
+enum DatabaseState {
     /// An operator runs `shard-node init` once the map names the shard.
     EmptyDatabase,
     Shard,
 }
 
 /// Checks that the node is reachable, that its database is empty or belongs to this shard, and that the node reports no other disagreement.
-async fn preflight(map: &ShardMap, id: &str, number: u16, url: &str) -> anyhow::Result<Front> {
+async fn preflight(map: &ShardMap, id: &str, number: u16, url: &str) -> anyhow::Result<DatabaseState> {
     let channel = trust::connect(Endpoint::from_shared(url.to_owned())?.connect_timeout(CONNECT_TIMEOUT)).await;
     let channel = channel.map_err(|reason| anyhow::anyhow!("cannot reach the node {url}: {reason}"))?;
     let mut node = ShardNodeClient::new(channel);
@@ -185,7 +185,7 @@ async fn preflight(map: &ShardMap, id: &str, number: u16, url: &str) -> anyhow::
             bail!("{url}: {} is {}, expected {}. {}", what.fact, what.found, what.expected, what.remedy);
         }
     }
-    Ok(if answer.uninitialised { Front::EmptyDatabase } else { Front::Shard })
+    Ok(if answer.uninitialised { DatabaseState::EmptyDatabase } else { DatabaseState::Shard })
 }
 
 /// Waits until a node of the shard takes writes. A node that was just initialised asks the other shards first.

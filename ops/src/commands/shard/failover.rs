@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::{
     cluster::{
         Description, Layout,
-        failover::{self, Done, FailoverPlan},
+        failover::{self, FailoverPlan, FailoverResult},
         files,
     },
     commands,
@@ -81,7 +81,7 @@ fn sentence(id: &str, plan: &FailoverPlan) -> String {
 fn show(
     id: &str,
     plan: &FailoverPlan,
-    done: &Done,
+    done: &FailoverResult,
     mut fields: serde_json::Value,
     context: &Context,
 ) -> anyhow::Result<()> {

@@ -171,7 +171,7 @@ struct Handover {
     waited: u64,
     replayed: u64,
     refused: u64,
-    /// Pairs of microseconds and the number of operations that waited so long.
+    /// Pairs of a wait in microseconds and the number of operations that waited for this time.
     waits: Vec<(u64, u64)>,
 }
 
@@ -202,7 +202,7 @@ struct Waited {
     waited: u64,
     replayed: u64,
     refused: u64,
-    /// Pairs of microseconds and the number of operations that waited so long, in ascending order.
+    /// Pairs of a wait in microseconds and the number of operations that waited for this time, in ascending order.
     waits: Vec<(u64, u64)>,
 }
 
