@@ -3,8 +3,8 @@
 //! Each certificate is `NAME.pem` beside its key `NAME.key`, which only the owner may read. The authority itself is `ca`. Keys are
 //! ECDSA P-256.
 //!
-//! Two files cannot be replaced at once. Within a renewal, the file of the key has the former key and the new one, and processes take the one
-//! that is the certificate's. A crash at any point therefore leaves a pair that can be used, which the next renewal replaces.
+//! Two files cannot be replaced at once. During a renewal, the key file contains the former key and the new key, and processes use the key
+//! that matches the certificate. A crash at any point therefore leaves a usable pair, which the next renewal replaces.
 
 use std::{
     fs,
@@ -29,7 +29,8 @@ use crate::cluster::files::{self as durable, Audience};
 
 /// The name of the authority's own certificate.
 pub const AUTHORITY: &str = "ca";
-/// Names under which processes call each other. The domain `internal` is reserved for private use: none of them leads anywhere.
+/// Names under which processes call each other. The top-level domain `internal` is reserved for private use, so public DNS never resolves
+/// these names.
 pub const ROUTER: &str = "router.shardledger.internal";
 pub const NODE: &str = "node.shardledger.internal";
 pub const OPERATOR: &str = "operator.shardledger.internal";
@@ -38,7 +39,7 @@ pub const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 /// The validity of an authority and of a certificate, in days.
 pub const AUTHORITY_DAYS: u32 = 3650;
 pub const CERTIFICATE_DAYS: u32 = 90;
-/// A certificate is valid from so long before it was made: clocks differ.
+/// A certificate is valid from this long before its creation, because clocks differ.
 const VALID_BEFORE: Duration = Duration::from_secs(60 * 60);
 const DAY_S: i64 = 24 * 60 * 60;
 
@@ -58,7 +59,7 @@ pub enum Purpose {
 impl Purpose {
     pub const ALL: [Self; 4] = [Self::Https, Self::Router, Self::Node, Self::Operator];
 
-    /// The name of the certificate that `init` makes for it.
+    /// The name of the certificate that `init` makes for this purpose.
     pub fn name(self) -> &'static str {
         match self {
             Self::Https => "https",
@@ -68,7 +69,8 @@ impl Purpose {
         }
     }
 
-    /// The subject of a certificate for this purpose on these hosts. Callers have no address, so that hosts do not matter to them.
+    /// The subject of a certificate for this purpose on these hosts. The certificate of a caller has no address, so hosts are ignored for
+    /// callers.
     pub fn subject(self, hosts: &[String]) -> Subject {
         let own = match self {
             Self::Https => None,
@@ -82,20 +84,20 @@ impl Purpose {
     }
 }
 
-/// Whom a certificate names, and what it may do.
+/// The names in a certificate, and its permitted uses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Subject {
     /// DNS names and addresses.
     pub names: Vec<String>,
-    /// It is good for a listener.
+    /// The certificate may authenticate a listener.
     pub serves: bool,
-    /// It is good for calls.
+    /// The certificate may authenticate a caller.
     pub calls: bool,
 }
 
-/// A certificate as `shardctl tls show` has it.
+/// A certificate as `shardctl tls show` prints it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Described {
+pub struct DescribedCertificate {
     pub name: String,
     #[serde(flatten)]
     pub subject: Subject,
@@ -104,24 +106,24 @@ pub struct Described {
     pub expires_in_days: i64,
     /// The authority in the folder has signed it.
     pub trusted: bool,
-    pub key: KeyFile,
+    pub key: KeyFileState,
 }
 
-/// What the file of a certificate's key has.
+/// What the key file of a certificate contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum KeyFile {
+pub enum KeyFileState {
     /// The key of the certificate.
     Matches,
-    /// The key of the certificate and another one: a renewal was cut off.
+    /// The key of the certificate and another key, because a renewal was interrupted.
     Unfinished,
-    /// No key of the certificate.
+    /// Keys, none of which matches the certificate.
     Differs,
-    /// The file cannot be read; that of an authority may be kept elsewhere.
+    /// The file cannot be read. The key of an authority may be kept elsewhere.
     Unknown,
 }
 
-impl KeyFile {
+impl KeyFileState {
     fn of(folder: &Path, name: &str, certificate: &CertificateDer<'static>) -> Self {
         let file = key_of(folder, name);
         let Ok(text) = files::read_file(&file) else { return Self::Unknown };
@@ -133,7 +135,7 @@ impl KeyFile {
         }
     }
 
-    /// Whether a renewal has to put it right.
+    /// Whether a renewal must repair the key file.
     pub fn needs_renewal(self) -> bool {
         matches!(self, Self::Unfinished | Self::Differs)
     }
@@ -146,7 +148,8 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Whether the folder has an authority. A key without a certificate is none, and has signed nothing: a crash in [`Self::create`] leaves it.
+    /// Whether the folder has an authority. A key without a certificate is no authority and has signed nothing. A crash in [`Self::create`]
+    /// leaves such a key.
     pub fn exists(folder: &Path) -> bool {
         certificate_of(folder, AUTHORITY).exists()
     }
@@ -184,10 +187,10 @@ impl Authority {
         Ok(Self { folder: folder.to_owned(), issuer })
     }
 
-    /// Makes a certificate with a new key, and writes both over former ones of this name.
+    /// Makes a certificate with a new key. Both replace the former files of this name.
     ///
     /// # Errors
-    /// A name is none, or the folder cannot be written to.
+    /// The name is not a valid file name, or the folder cannot be written to.
     pub fn issue(&self, name: &str, subject: &Subject, days: u32) -> anyhow::Result<()> {
         let (key, certificate) = self.make(name, subject, days)?;
         write(&self.folder, name, &key, &certificate)
@@ -236,8 +239,8 @@ pub fn issued(folder: &Path) -> anyhow::Result<Vec<String>> {
 /// Reads a certificate of the folder.
 ///
 /// # Errors
-/// There is none of this name, or its file or that of the authority cannot be read.
-pub fn describe(folder: &Path, name: &str) -> anyhow::Result<Described> {
+/// The folder has no certificate of this name, or its file or the file of the authority cannot be read.
+pub fn describe(folder: &Path, name: &str) -> anyhow::Result<DescribedCertificate> {
     let (file, authority) = (certificate_of(folder, name), certificate_of(folder, AUTHORITY));
     ensure!(file.exists(), "{} has no certificate {name}", folder.display());
     let chain = certificates::files::certificates(&file, &certificates::files::read_file(&file)?)?;
@@ -253,13 +256,13 @@ pub fn describe(folder: &Path, name: &str) -> anyhow::Result<Described> {
     let (serves, calls) = usage.map_or((false, false), |usage| (usage.value.server_auth, usage.value.client_auth));
     let expires_at_s = parsed.validity().not_after.timestamp();
     let left_s = expires_at_s - i64::try_from(clock::now_s()).unwrap_or(i64::MAX);
-    Ok(Described {
+    Ok(DescribedCertificate {
         name: name.to_owned(),
         subject: Subject { names: files::names(&parsed), serves, calls },
         expires_at: clock::format_rfc3339(expires_at_s.saturating_mul(1_000_000)),
         expires_in_days: left_s.div_euclid(DAY_S),
         trusted,
-        key: KeyFile::of(folder, name, leaf),
+        key: KeyFileState::of(folder, name, leaf),
     })
 }
 
@@ -274,7 +277,7 @@ pub fn key_of(folder: &Path, name: &str) -> PathBuf {
 /// Parses a host: a DNS name or an address.
 ///
 /// # Errors
-/// It is neither. The text names it.
+/// The text is neither. The error quotes it.
 pub fn host(text: &str) -> Result<String, String> {
     let text = text.trim_matches(['[', ']']);
     let is_label = |label: &str| {
@@ -300,7 +303,7 @@ fn params(name: &str, days: u32) -> anyhow::Result<CertificateParams> {
     Ok(params)
 }
 
-/// The name is a file's name.
+/// Refuses a name that cannot be the name of a file.
 fn check_name(name: &str) -> anyhow::Result<()> {
     let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if name.is_empty() || name == AUTHORITY || name.starts_with('.') || !name.bytes().all(is_good) {
@@ -309,32 +312,35 @@ fn check_name(name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes a key and its certificate, over former ones of this name.
+/// Writes a key and its certificate. They replace the former files of this name.
 fn write(folder: &Path, name: &str, key: &str, certificate: &str) -> anyhow::Result<()> {
-    steps(folder, name, key, certificate).iter().try_for_each(Step::take)
+    steps(folder, name, key, certificate).iter().try_for_each(FileReplacement::take)
 }
 
 /// A file to replace.
-struct Step {
+struct FileReplacement {
     file: PathBuf,
     text: String,
     audience: Audience,
 }
 
-impl Step {
+impl FileReplacement {
     fn take(&self) -> anyhow::Result<()> {
         durable::replace(&self.file, &self.text, self.audience)
     }
 }
 
-/// What a key and its certificate are written in. After each step, the key of the certificate that is there is in the file of the key.
-fn steps(folder: &Path, name: &str, key: &str, certificate: &str) -> Vec<Step> {
+/// The order in which a key and its certificate are written. After each step, the key file contains the key of the present certificate.
+fn steps(folder: &Path, name: &str, key: &str, certificate: &str) -> Vec<FileReplacement> {
     let (certificate_file, key_file) = (certificate_of(folder, name), key_of(folder, name));
-    let keys = |text: String| Step { file: key_file.clone(), text, audience: Audience::Owner };
+    let keys = |text: String| FileReplacement { file: key_file.clone(), text, audience: Audience::Owner };
     let is_key = |text: &String| files::private_keys(&key_file, text.as_bytes()).is_ok();
     let former = fs::read_to_string(&key_file).ok().filter(|text| certificate_file.exists() && is_key(text));
-    let certificate =
-        Step { file: certificate_file.clone(), text: certificate.to_owned(), audience: Audience::Everyone };
+    let certificate = FileReplacement {
+        file: certificate_file.clone(),
+        text: certificate.to_owned(),
+        audience: Audience::Everyone,
+    };
     match former {
         Some(former) => vec![keys(format!("{}\n{key}", former.trim_end())), certificate, keys(key.to_owned())],
         None => vec![keys(key.to_owned()), certificate],
@@ -383,18 +389,21 @@ mod tests {
         let subject = Purpose::Https.subject(&["localhost".to_owned()]);
         let config = TlsConfig { certificate: certificate_of(&folder, "https"), key: key_of(&folder, "https") };
         authority.issue("https", &subject, 90).unwrap();
-        for (taken, left) in
-            [(0, KeyFile::Matches), (1, KeyFile::Unfinished), (2, KeyFile::Unfinished), (3, KeyFile::Matches)]
-        {
+        for (taken, left) in [
+            (0, KeyFileState::Matches),
+            (1, KeyFileState::Unfinished),
+            (2, KeyFileState::Unfinished),
+            (3, KeyFileState::Matches),
+        ] {
             let (key, certificate) = authority.make("https", &subject, 90).unwrap();
             let steps = steps(&folder, "https", &key, &certificate);
             assert_eq!(steps.len(), 3);
-            steps.iter().take(taken).try_for_each(Step::take).unwrap();
+            steps.iter().take(taken).try_for_each(FileReplacement::take).unwrap();
             // A process that starts now finds a pair.
             Certificates::open(&config).unwrap();
             assert_eq!(describe(&folder, "https").unwrap().key, left, "after {taken} steps");
             authority.issue("https", &subject, 90).unwrap();
-            assert_eq!(describe(&folder, "https").unwrap().key, KeyFile::Matches);
+            assert_eq!(describe(&folder, "https").unwrap().key, KeyFileState::Matches);
         }
         let keys = fs::read(key_of(&folder, "https")).unwrap();
         assert_eq!(files::private_keys(&config.key, &keys).unwrap().len(), 1, "former keys are gone");
@@ -408,7 +417,7 @@ mod tests {
         let subject = Purpose::Node.subject(&["localhost".to_owned()]);
         Authority::open(&folder).unwrap().issue("node-7", &subject, 1).unwrap();
         assert!(describe(&folder, "node-7").unwrap().trusted);
-        // A certificate of another authority is told apart.
+        // A certificate of another authority is not trusted.
         Authority::create(&other, 3650).unwrap().issue("node", &subject, 1).unwrap();
         fs::copy(certificate_of(&other, "node"), certificate_of(&folder, "node-7")).unwrap();
         assert!(!describe(&folder, "node-7").unwrap().trusted);

@@ -1,10 +1,9 @@
-//! A cluster on this machine: PostgreSQL servers, shard-nodes and routers under one data folder, kept running by a
-//! supervisor.
+//! A cluster on this machine: PostgreSQL servers, nodes and routers with one data folder. A supervisor keeps them running.
 //!
-//! [`layout`] says where things lie, [`description`] what the cluster consists of (`cluster.json`), [`prepare`] makes
-//! both true on disk, [`place`] tells a folder that was moved from one that was copied and [`relocation`] fits the files to
-//! either, [`supervisor`] runs the processes and [`status`] looks at them from outside. What runs is read
-//! from the kernel's process table and never inferred from a file, so that a killed supervisor leaves nothing lost.
+//! [`layout`] has the locations of the files. [`description`] has the parts of the cluster (`cluster.json`). [`prepare`] creates both on
+//! disk. [`place`] distinguishes a folder that was moved from one that was copied, and [`relocation`] adapts the files to either.
+//! [`supervisor`] runs the processes, and [`status`] examines them from outside. The kernel's process table, and never a file, says which
+//! processes run. The processes of a killed supervisor are therefore always found.
 
 pub mod configuration;
 pub mod description;

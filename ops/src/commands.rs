@@ -1,5 +1,5 @@
-//! The command line. One file for each noun, with the arguments and a function for each of its verbs. A command with a folder
-//! of its own, such as `crate::verify`, has them there.
+//! The command line. Each noun has a file with the arguments and a function for each verb. A command with a module of its own, such as
+//! `crate::verify`, has them in that module.
 
 mod account;
 mod down;
@@ -37,70 +37,70 @@ pub struct Cli {
     #[command(flatten)]
     context: Context,
     #[command(flatten)]
-    trust: trust::Args,
+    trust: trust::TrustArgs,
     #[command(subcommand)]
-    command: Command,
+    command: ShardctlCommand,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum ShardctlCommand {
     /// Start a cluster on this machine and keep it running
-    Up(up::Args),
-    /// Stop the cluster; the data stays unless --wipe says otherwise
-    Down(down::Args),
+    Up(up::UpArgs),
+    /// Stop the cluster; the data stays unless --wipe is given
+    Down(down::DownArgs),
     /// Show what runs, where and in which state
-    Status(status::Args),
-    /// Compare what nodes and routers say of themselves, of each other and of the shard map
-    Doctor(doctor::Args),
+    Status(status::StatusArgs),
+    /// Compare what nodes and routers report about themselves, about each other and about the shard map
+    Doctor(doctor::DoctorArgs),
     /// Shard maps: show, check, diff, reload
     #[command(subcommand)]
-    Map(map::Command),
+    Map(map::MapCommand),
     /// Keys of the HTTP API: create, list, rotate, revoke
     #[command(subcommand)]
-    Key(key::Command),
-    /// A private authority and its certificates: init, issue, show, renew
+    Key(key::KeyCommand),
+    /// Private authority and its certificates: init, issue, show, renew
     #[command(subcommand)]
-    Tls(tls::Command),
+    Tls(tls::TlsCommand),
     /// Shards: add, drain, remove, list
     #[command(subcommand)]
-    Shard(shard::Command),
+    Shard(shard::ShardCommand),
     /// Moves of slots between shards: plan, apply, status, verify, cutover, reverse, abort, finish, report
     #[command(subcommand)]
-    Move(slot_move::Command),
+    Move(slot_move::MoveCommand),
     /// Accounts
     #[command(subcommand)]
-    Account(account::Command),
+    Account(account::AccountCommand),
     /// Transfers
     #[command(subcommand)]
-    Transfer(transfer::Command),
+    Transfer(transfer::TransferCommand),
     /// Holds
     #[command(subcommand)]
-    Hold(hold::Command),
+    Hold(hold::HoldCommand),
     /// Cross-shard transfers under way
     #[command(subcommand)]
-    Saga(saga::Command),
+    Saga(saga::SagaCommand),
     /// Import accounts, or opening balances, from a CSV file
     #[command(subcommand)]
-    Import(import::Command),
+    Import(import::ImportCommand),
     /// Check the invariants of a live cluster in its databases
-    Verify(verify::Args),
+    Verify(verify::VerifyArgs),
     /// List what shards lost when their databases were accepted without acknowledged payments
-    Reconcile(reconcile::Args),
+    Reconcile(reconcile::ReconcileArgs),
     /// Replay a real bank's transactions and compare the balances with its own
-    Replay(replay::Args),
-    /// Measure running routers under load, or compare with a PL/pgSQL transfer function
-    Bench(Box<bench::Args>),
+    Replay(replay::ReplayArgs),
+    /// Measure running routers under load, or run an experiment in clusters of its own
+    Bench(Box<bench::BenchArgs>),
     /// Print the completion script of a shell
     Completions { shell: Shell },
     /// Keep the cluster's processes running (started by `up`)
     #[command(hide = true)]
     Supervise(up::SuperviseArgs),
-    /// Find the PostgreSQL server, installing it where there is none
+    /// Find the PostgreSQL server, or install one if there is none
     #[command(hide = true, subcommand)]
     Postgres(up::PostgresCommand),
 }
 
-/// How long `up` and `down` wait for each other.
+/// How long an `up` or `down` waits for another one to finish.
 const ALONE_PATIENCE: Duration = Duration::from_secs(180);
 
 const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failure, 2 usage, 3 a check found a violation, 4 unreachable, 5 not confirmed, or outcome unknown";
@@ -110,32 +110,32 @@ impl Cli {
         let context = &self.context;
         trust::choose(self.trust, context.data_dir.clone());
         match self.command {
-            Command::Up(args) => up::run(args, context).await,
-            Command::Down(args) => down::run(args, context).await,
-            Command::Status(args) => status::run(args, context).await,
-            Command::Doctor(args) => doctor::run(args, context).await,
-            Command::Map(command) => map::run(command, context).await,
-            Command::Key(command) => key::run(command, context).await,
-            Command::Tls(command) => tls::run(command, context).await,
-            Command::Shard(command) => shard::run(command, context).await,
-            Command::Move(command) => slot_move::run(command, context).await,
-            Command::Account(command) => account::run(command, context).await,
-            Command::Transfer(command) => transfer::run(command, context).await,
-            Command::Hold(command) => hold::run(command, context).await,
-            Command::Saga(command) => saga::run(command, context).await,
-            Command::Import(command) => import::run(command, context).await,
-            Command::Verify(args) => verify::run(args, context).await,
-            Command::Reconcile(args) => reconcile::run(args, context).await,
-            Command::Replay(args) => replay::run(args, context).await,
-            Command::Bench(args) => bench::run(*args, context).await,
-            Command::Completions { shell } => completions(shell),
-            Command::Supervise(args) => up::run_supervisor(args, context).await,
-            Command::Postgres(command) => up::postgres(command, context).await,
+            ShardctlCommand::Up(args) => up::run(args, context).await,
+            ShardctlCommand::Down(args) => down::run(args, context).await,
+            ShardctlCommand::Status(args) => status::run(args, context).await,
+            ShardctlCommand::Doctor(args) => doctor::run(args, context).await,
+            ShardctlCommand::Map(command) => map::run(command, context).await,
+            ShardctlCommand::Key(command) => key::run(command, context).await,
+            ShardctlCommand::Tls(command) => tls::run(command, context).await,
+            ShardctlCommand::Shard(command) => shard::run(command, context).await,
+            ShardctlCommand::Move(command) => slot_move::run(command, context).await,
+            ShardctlCommand::Account(command) => account::run(command, context).await,
+            ShardctlCommand::Transfer(command) => transfer::run(command, context).await,
+            ShardctlCommand::Hold(command) => hold::run(command, context).await,
+            ShardctlCommand::Saga(command) => saga::run(command, context).await,
+            ShardctlCommand::Import(command) => import::run(command, context).await,
+            ShardctlCommand::Verify(args) => verify::run(args, context).await,
+            ShardctlCommand::Reconcile(args) => reconcile::run(args, context).await,
+            ShardctlCommand::Replay(args) => replay::run(args, context).await,
+            ShardctlCommand::Bench(args) => bench::run(*args, context).await,
+            ShardctlCommand::Completions { shell } => completions(shell),
+            ShardctlCommand::Supervise(args) => up::run_supervisor(args, context).await,
+            ShardctlCommand::Postgres(command) => up::postgres(command, context).await,
         }
     }
 }
 
-/// Held by `up` and `down` while they work on a cluster: two at once would each undo what the other does.
+/// Takes the lock that `up` and `down` hold while they work on a cluster. Two of them at once would undo each other's work.
 async fn alone(layout: &Layout) -> anyhow::Result<Lock> {
     if let Some(pid) = files::lock_holder(&layout.command_lock())? {
         output::note(&format!("waiting for another `up` or `down` (process {pid})"));

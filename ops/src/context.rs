@@ -1,5 +1,5 @@
-//! What commands share: the options of every command, and the routers that a command calls. These are the named router, or the
-//! routers of the data folder's cluster in turn until one answers. Lists are read from them page by page.
+//! The options that commands share, and the routers that a command calls. A command calls the named router, or the routers of the data
+//! folder's cluster in turn until one answers. Lists are read page by page.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -15,9 +15,9 @@ use crate::{
     output::{self, JsonObject},
 };
 
-/// Longest wait for one answer. A router answers sooner, even if only with an error.
+/// The longest wait for one answer. A router answers within this time, even if only with an error.
 const PATIENCE: Duration = Duration::from_secs(35);
-/// The most that a router puts into a page.
+/// The most items that a router puts on a page.
 const PAGE: u64 = 500;
 
 /// The options of every command.
@@ -50,14 +50,14 @@ pub struct AdminAddress {
 pub struct OwnedId {
     /// The id
     id: Uuid,
-    /// The debit account; needed if several accounts use this id, and faster because only one shard is asked
+    /// Debit account; needed if several accounts use this id. With it, only one shard is asked, which is faster
     #[arg(long, value_name = "ACCOUNT")]
     debit: Option<String>,
     #[command(flatten)]
     address: PublicAddress,
 }
 
-/// Routers that answer alike: a command needs the answer of one of them.
+/// Routers of one cluster. A command needs the answer of only one of them.
 pub struct Routers {
     pub urls: Vec<String>,
     pub client: HttpClient,
@@ -124,21 +124,21 @@ impl Routers {
     }
 
     /// Reads the whole list at `path`, which is one answer.
-    pub async fn whole_list(&self, path: &str) -> anyhow::Result<List> {
-        let page: Page = self.get(path).await?;
-        Ok(List { data: page.data, has_more: false })
+    pub async fn whole_list(&self, path: &str) -> anyhow::Result<ResourceList> {
+        let page: ResourcePage = self.get(path).await?;
+        Ok(ResourceList { data: page.data, has_more: false })
     }
 
-    /// Reads up to `limit` items of the list at `path`. `query` has the list's own parameters.
-    pub async fn list(&self, path: &str, query: Vec<String>, limit: u64) -> anyhow::Result<List> {
-        let mut list = List { data: Vec::new(), has_more: false };
+    /// Reads up to `limit` items of the list at `path`. `query` has the parameters of this list.
+    pub async fn list(&self, path: &str, query: Vec<String>, limit: u64) -> anyhow::Result<ResourceList> {
+        let mut list = ResourceList { data: Vec::new(), has_more: false };
         let mut cursor = None;
         loop {
             let left = limit.saturating_sub(list.data.len() as u64);
             let mut query = query.clone();
             query.push(format!("limit={}", left.min(PAGE)));
             query.extend(cursor.map(|cursor: String| format!("cursor={}", encoded(&cursor))));
-            let page: Page = self.get(&format!("{path}?{}", query.join("&"))).await?;
+            let page: ResourcePage = self.get(&format!("{path}?{}", query.join("&"))).await?;
             list.data.extend(page.data);
             list.has_more = page.next_cursor.is_some();
             cursor = page.next_cursor;
@@ -171,30 +171,30 @@ fn router_url(text: &str) -> Result<String, String> {
     }
 }
 
-/// The first items of a list, as many as were asked for.
+/// The first items of a list, up to the requested number.
 #[derive(Debug, Serialize)]
-pub struct List {
+pub struct ResourceList {
     data: Vec<JsonObject>,
     /// Whether the list has further items.
     has_more: bool,
 }
 
 #[derive(Deserialize)]
-struct Page {
+struct ResourcePage {
     data: Vec<JsonObject>,
     next_cursor: Option<String>,
 }
 
-/// What selects from an account's transfers or holds.
+/// The selection from an account's transfers or holds.
 #[derive(clap::Args)]
-pub struct History {
+pub struct HistoryArgs {
     /// The account's id
     #[arg(long, value_name = "ACCOUNT")]
     account: String,
-    /// Only those that are in this state now
+    /// Only items that are in this state now
     #[arg(long, value_name = "STATUS")]
     status: Option<String>,
-    /// Only those whose metadata has this name, or this value under it
+    /// Only items whose metadata has this name, or this value under the name
     #[arg(long, value_name = "NAME[=VALUE]")]
     metadata: Option<String>,
     /// Entries of the account at this time or later (RFC 3339, such as 2026-01-31T12:00:00Z)
@@ -203,14 +203,14 @@ pub struct History {
     /// Entries before this time
     #[arg(long, value_name = "TIME")]
     to: Option<String>,
-    /// At most so many
+    /// List at most this many items
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
     #[command(flatten)]
     address: PublicAddress,
 }
 
-impl History {
+impl HistoryArgs {
     /// Prints the list at `path`.
     pub async fn print<const COLUMNS: usize>(
         self,
@@ -227,7 +227,7 @@ impl History {
     }
 }
 
-impl List {
+impl ResourceList {
     /// Prints the list as JSON, or these columns of it as a table.
     pub fn print<const COLUMNS: usize>(&self, columns: [&str; COLUMNS], as_json: bool) -> anyhow::Result<()> {
         if as_json {
@@ -242,7 +242,7 @@ impl List {
             self.data.iter().map(|item| columns.map(|column| cell(item, column))).collect();
         output::table(columns, &rows)?;
         if self.has_more {
-            output::note(&format!("there are more than these {}: --limit", self.data.len()));
+            output::note(&format!("there are more items than these {}: raise --limit", self.data.len()));
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
-//! `shardctl doctor` checks whether all parts of a cluster agree on what they are. It asks nodes and routers; without `--fix` it
-//! changes nothing. Exit code 0 if everything agrees or only warns, 3 if something disagrees, 4 if nothing is reachable.
+//! `shardctl doctor` checks whether all parts of a cluster agree on their identity, their map and their slots. It asks nodes and routers.
+//! Without `--fix` it changes nothing. The exit code is 0 if there are only agreements and warnings, 3 if something disagrees, and 4 if
+//! nothing is reachable.
 //!
 //! [`ask`] collects the answers. [`compare`] and [`slots`] compare them with the shard map and with each other, without I/O.
 //! A [`Finding`] is one compared fact.
@@ -25,10 +26,10 @@ use crate::{
 };
 
 use ask::MapSource;
-use finding::{Finding, Verdict, summary};
+use finding::{Finding, FindingVerdict, summary};
 
-/// How often slots that disagree are read before they are reported. A move takes two commits on two shards, and the
-/// answers of the two shards may straddle them.
+/// How many times slots that disagree are read before they are reported. A move makes one commit on each of two shards, and the answers may
+/// be from different sides of these commits.
 const OWNERSHIP_LOOKS: usize = 4;
 const OWNERSHIP_PAUSE: Duration = Duration::from_millis(300);
 
@@ -43,7 +44,7 @@ struct Examination {
 async fn examine(map: &ShardMap, source: &MapSource, routers: &Routers) -> Examination {
     let mut seen = ask::look(map, source, routers).await;
     for _ in 1..OWNERSHIP_LOOKS {
-        if slots::compare(&seen).iter().all(|finding| finding.verdict == Verdict::Agrees) {
+        if slots::compare(&seen).iter().all(|finding| finding.verdict == FindingVerdict::Agrees) {
             break;
         }
         tokio::time::sleep(OWNERSHIP_PAUSE).await;
@@ -55,24 +56,24 @@ async fn examine(map: &ShardMap, source: &MapSource, routers: &Routers) -> Exami
 }
 
 const HELP: &str = "\
-Asks every node of the shard map and every router. Without --fix, it changes nothing. The map is the first of: that of --map, that of the router at \
---admin-url, that of the cluster in --data-dir.
+Asks every node of the shard map and every router. Without --fix, it changes nothing. The map comes from --map, else from \
+the router at --admin-url, else from the cluster in --data-dir.
 
-Exit codes: 0 all agrees or only warns, 3 something disagrees, 4 nothing can be reached";
+Exit codes: 0 everything agrees or there are only warnings, 3 something disagrees, 4 nothing can be reached";
 
 /// Routers take a new map from the shards within this time.
 const TAKEN_WITHIN: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args)]
 #[command(after_help = HELP)]
-pub struct Args {
+pub struct DoctorArgs {
     /// Compare the cluster with this map
     #[arg(long, value_name = "FILE")]
     map: Option<PathBuf>,
-    /// Give every shard the newest map, with the slots where the shards say they are, and write it to the map file. Nothing else is changed
+    /// Give every shard the newest map, with the slot owners that the shards report, and write the map to the map file. Nothing else is changed
     #[arg(long, conflicts_with = "map")]
     fix: bool,
-    /// Show facts that agree as well
+    /// Also show facts that agree
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -88,7 +89,7 @@ struct Sources {
     file: Option<Finding>,
 }
 
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(args: DoctorArgs, context: &Context) -> anyhow::Result<ExitCode> {
     if args.fix {
         fix(&args, context).await?;
     }
@@ -104,7 +105,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let Examination { mut findings, reached_anything } =
         examine(&sources.map, &sources.source, &sources.routers).await;
     findings.extend(sources.file);
-    let disagrees = findings.iter().any(|finding| finding.verdict == Verdict::Disagrees);
+    let disagrees = findings.iter().any(|finding| finding.verdict == FindingVerdict::Disagrees);
     show(&findings, args.all, context)?;
     Ok(match (reached_anything, disagrees) {
         (false, _) => exit::unreachable(),
@@ -118,8 +119,8 @@ fn routers_of(urls: Vec<String>) -> Routers {
     Routers { urls, client: HttpClient::new(ask::PATIENCE) }
 }
 
-/// Publishes the newest map. It is made to agree with the shards, which decide who owns a slot.
-async fn fix(args: &Args, context: &Context) -> anyhow::Result<()> {
+/// Publishes the newest map. The map is made to agree with the shards, which decide which shard owns a slot.
+async fn fix(args: &DoctorArgs, context: &Context) -> anyhow::Result<()> {
     let nodes = Nodes::of_routers(&args.address, context).await?;
     let (newest, owners) = (nodes.newest_map().await, nodes.owners().await?);
     let differs = Slot::all().any(|slot| owners.of(slot).is_some_and(|owner| owner != newest.owner_id(slot)));
@@ -178,13 +179,14 @@ async fn of_cluster(context: &Context) -> anyhow::Result<Sources> {
         (Ok(file), Some((in_use, source))) if file != in_use => {
             let remedy = "routers take a new file within seconds, or say why they refuse it";
             let expected = format!("version {}, which is in use", in_use.version);
-            let file = finding(Verdict::Warning, expected, format!("another map, version {}", file.version), remedy);
+            let file =
+                finding(FindingVerdict::Warning, expected, format!("another map, version {}", file.version), remedy);
             (in_use, source, Some(file))
         }
         (Ok(file), _) => (file, MapSource::File(path.display().to_string()), None),
         (Err(error), Some((in_use, source))) => {
             let remedy = "correct the file (`shardctl map check FILE` names what is wrong)";
-            let file = finding(Verdict::Disagrees, "a shard map".to_owned(), format!("{error:#}"), remedy);
+            let file = finding(FindingVerdict::Disagrees, "a shard map".to_owned(), format!("{error:#}"), remedy);
             (in_use, source, Some(file))
         }
         (Err(error), None) => return Err(error),
@@ -193,7 +195,8 @@ async fn of_cluster(context: &Context) -> anyhow::Result<Sources> {
 }
 
 fn show(findings: &[Finding], all: bool, context: &Context) -> anyhow::Result<()> {
-    let shown: Vec<&Finding> = findings.iter().filter(|finding| all || finding.verdict != Verdict::Agrees).collect();
+    let shown: Vec<&Finding> =
+        findings.iter().filter(|finding| all || finding.verdict != FindingVerdict::Agrees).collect();
     if context.json {
         return output::json(&shown);
     }

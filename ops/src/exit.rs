@@ -1,5 +1,5 @@
-//! Exit codes, the same for every command: 0 ok, 1 failure, 2 usage (clap's own), 3 a check found a violation,
-//! 4 unreachable, 5 not confirmed (by a person, or by the ledger: the outcome is unknown).
+//! The exit codes, which are the same for every command: 0 ok, 1 failure, 2 usage (from clap), 3 a check found a violation, 4 unreachable, 5
+//! not confirmed (by the operator, or by the ledger, so that the outcome is unknown).
 
 use std::process::ExitCode;
 
@@ -46,7 +46,7 @@ pub fn unreachable() -> ExitCode {
     ExitCode::from(UNREACHABLE)
 }
 
-/// Prints the error with its causes and gives the exit code of its kind.
+/// Prints the error with its causes. Returns the exit code for this kind of error.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     crate::output::note(&format!("error: {error:#}"));
     if error.chain().any(|cause| cause.is::<Unreachable>()) {

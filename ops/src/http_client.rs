@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use anyhow::anyhow;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -20,14 +21,14 @@ use crate::{exit::Unreachable, trust};
 pub struct HttpClient {
     inner: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     timeout: Duration,
-    /// `Authorization`, where [`KEY`] is set.
+    /// The value of `Authorization`, if [`KEY`] is set.
     key: Option<HeaderValue>,
 }
 
-/// An RFC 9457 problem, as every layer of a router answers.
+/// An RFC 9457 problem. Every layer of a router answers errors in this form.
 #[derive(Debug, Deserialize, thiserror::Error)]
 #[error("{status} {code}: {}", detail.as_deref().unwrap_or(title))]
-pub struct Problem {
+pub struct ApiProblem {
     pub status: u16,
     pub code: String,
     pub title: String,
@@ -36,7 +37,26 @@ pub struct Problem {
     pub executed: Option<serde_json::Value>,
 }
 
-/// Goes with an [`Unreachable`] if there was no connection: the request certainly had no effect.
+/// The answer to a batch of accounts or transfers: one result for each item, in the order of the items.
+#[derive(Debug, Deserialize)]
+pub struct BatchAnswer {
+    pub results: Vec<ItemAnswer>,
+}
+
+/// The result of one item of a batch. The fields that only accounts or only transfers have are left out.
+#[derive(Debug, Deserialize)]
+pub struct ItemAnswer {
+    pub id: String,
+    pub status: Option<String>,
+    #[serde(default)]
+    pub replayed: bool,
+    pub code: Option<String>,
+    pub field: Option<String>,
+    pub side: Option<String>,
+    pub detail: Option<String>,
+}
+
+/// The context of an [`Unreachable`] if there was no connection, so that the request certainly had no effect.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("not sent")]
 pub struct NotSent;
@@ -56,7 +76,9 @@ const KEY: &str = "SHARDLEDGER_KEY";
 /// The value of `Authorization` for the key in the environment.
 pub fn key() -> Option<HeaderValue> {
     let value = HeaderValue::try_from(format!("Bearer {}", std::env::var(KEY).ok()?.trim()));
-    let mut value = value.inspect_err(|_| crate::output::note(&format!("{KEY} is ignored: it is no key"))).ok()?;
+    let mut value = value
+        .inspect_err(|_| crate::output::note(&format!("{KEY} is ignored: its value is not a valid key")))
+        .ok()?;
     value.set_sensitive(true);
     Some(value)
 }
@@ -65,7 +87,7 @@ pub fn key() -> Option<HeaderValue> {
 const BODY_EXCERPT: usize = 200;
 
 impl HttpClient {
-    /// Each request, answer included, has `timeout`. Requests carry the key in the environment variable `SHARDLEDGER_KEY`, if there is one.
+    /// `timeout` bounds each request including its answer. Requests carry the key of the environment variable `SHARDLEDGER_KEY`, if it is set.
     pub fn new(timeout: Duration) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(timeout));
@@ -113,17 +135,38 @@ impl HttpClient {
         }
     }
 
+    /// Returns the routers that answer a GET of `path` with any status.
+    ///
+    /// # Errors
+    /// No router answers. A wrong address is then reported before any work is done.
+    pub async fn reachable_routers(&self, urls: &[String], path: &str) -> anyhow::Result<Vec<String>> {
+        let mut routers = Vec::new();
+        let mut unreachable = anyhow!("no router is named");
+        for url in urls {
+            match self.send(Method::GET, &format!("{url}{path}"), Bytes::new()).await {
+                Ok(_) => routers.push(url.clone()),
+                Err(error) => unreachable = error,
+            }
+        }
+        if routers.is_empty() { Err(unreachable) } else { Ok(routers) }
+    }
+
     async fn json<T: DeserializeOwned>(&self, method: Method, url: &str, body: Bytes) -> anyhow::Result<T> {
         let (status, body) = self.send(method, url, body).await?;
         if status.is_success() {
             return Ok(serde_json::from_slice(&body)?);
         }
-        if let Ok(problem) = serde_json::from_slice::<Problem>(&body) {
-            return Err(problem.into());
-        }
-        let body = String::from_utf8_lossy(&body).chars().take(BODY_EXCERPT).collect();
-        Err(UnexpectedAnswer { url: url.to_owned(), status, body }.into())
+        Err(problem_of(url, status, &body))
     }
+}
+
+/// The error for an answer without success: the problem in its body, or [`UnexpectedAnswer`].
+pub fn problem_of(url: &str, status: StatusCode, body: &[u8]) -> anyhow::Error {
+    if let Ok(problem) = serde_json::from_slice::<ApiProblem>(body) {
+        return problem.into();
+    }
+    let body = String::from_utf8_lossy(body).chars().take(BODY_EXCERPT).collect();
+    UnexpectedAnswer { url: url.to_owned(), status, body }.into()
 }
 
 /// The message of a client's error says only "client error (Connect)"; the reason is in its source.
@@ -132,7 +175,7 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut cause = error.source();
     while let Some(inner) = cause {
         let reason = inner.to_string();
-        // An error that only carries another one says what that one says.
+        // An error that only wraps another one has the same text.
         if !text.ends_with(&reason) {
             text.push_str(": ");
             text.push_str(&reason);

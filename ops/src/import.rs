@@ -1,13 +1,13 @@
-//! `shardctl import`: accounts and opening balances from a CSV file, through the batch routes of the HTTP API.
+//! `shardctl import` imports accounts and opening balances from a CSV file, through the batch routes of the HTTP API.
 //!
-//! A file is read twice. The first reading ([`Kind::survey`]) checks every row, adds up amounts and computes the file's
-//! SHA-256; the second sends the rows in batches, several at once, and takes the answers in the file's order. One place
-//! in the file ([`rows::Place`]) therefore says what is confirmed. [`progress_file`] keeps it beside the file, and an interrupted run
-//! goes on there. Rows that are sent twice are replays: the ids of accounts are the file's, those of
-//! opening balances follow from the import's name and the account ([`balances`]).
+//! A file is read twice. The first reading ([`Kind::survey`]) checks every row, adds up amounts and computes the file's SHA-256. The second
+//! reading sends the rows in batches, several at once, and takes the answers in the file's order. One place in the file ([`rows::FilePlace`])
+//! therefore separates confirmed rows from the others. [`progress_file`] stores this place beside the file, and a run after an interruption
+//! continues there. Rows that are sent twice are replays: the file has the ids of accounts, and the ids of opening balances follow from the
+//! import's name and the account ([`balances`]).
 //!
-//! [`rows`] reads rows, [`accounts`] and [`balances`] make requests of them, [`sender`] repeats each batch until its outcome
-//! is certain, [`rejects`] lists the rows that are left out, [`mod@run`] puts it together.
+//! [`rows`] reads rows. [`accounts`] and [`balances`] turn rows into items of requests. [`sender`] repeats each batch until its outcome is
+//! certain. [`rejects`] lists the rejected rows. [`mod@run`] combines these parts.
 
 pub mod accounts;
 pub mod balances;
@@ -23,8 +23,7 @@ use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, time::Duratio
 
 use anyhow::ensure;
 use ledger::format_minor;
-use rows::Row;
-use sender::ItemAnswer;
+use rows::CsvRow;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -34,51 +33,54 @@ use self::{
     progress_file::{Identity, Progress, ProgressFile},
     rejects::Rejects,
     run::Pace,
-    sender::Sender,
+    sender::BatchSender,
     survey::SourceFile,
 };
 use crate::{
     context::{Context, PublicAddress},
-    exit, output,
+    exit,
+    http_client::ItemAnswer,
+    output,
 };
 
 const HELP: &str = "\
 The file is UTF-8 with a header; the order of the columns is free, and an unknown column is refused.
-A row that is malformed, or that the ledger refuses, is left out and listed with its line and the reason in customers.rejected.csv (of customers.csv),
-the first ten on standard error as well. The progress is kept in customers.progress.json: an import that was interrupted goes on where
-it was when the same command is given again. A finished import may be repeated: what is there is not done twice.
+A row that is malformed, or that the ledger refuses, is rejected: customers.rejected.csv (for customers.csv) lists it with its line and the reason.
+The first ten rejected rows are also printed on standard error. The progress is stored in customers.progress.json, so the same command continues
+an interrupted import. A finished import may be repeated: rows that are in the ledger are not executed again.
 
-Exit codes: 0 every row is in the ledger, 1 nothing was begun (the header, the paying account, another import), 3 rows were left out, 4 a router or shard is \
+Exit codes: 0 every row is in the ledger, 1 the import did not begin (the header, the paying account, another import), 3 \
+rows were rejected, 4 a router or shard is \
 unreachable (give the command again)";
 
 #[derive(clap::Subcommand)]
-pub enum Command {
-    /// Open accounts: columns id, asset, and if wanted overdraft, max_balance, metadata (a JSON object of strings)
+pub enum ImportCommand {
+    /// Open accounts: columns id, asset, and optionally overdraft, max_balance, metadata (a JSON object of strings)
     #[command(after_help = HELP)]
     Accounts(AccountsArgs),
-    /// Pay opening balances from a named account: columns account, asset, amount, and if wanted id (a UUID)
+    /// Pay opening balances from a named account: columns account, asset, amount, and optionally id (a UUID)
     #[command(after_help = HELP)]
     Balances(BalancesArgs),
 }
 
 /// The arguments of both kinds of import.
 #[derive(clap::Args)]
-struct Options {
+struct ImportArgs {
     /// The CSV file
     file: PathBuf,
-    /// Check every row and send none. Every bad row is told on standard error, and no file is written
+    /// Check every row and send none. Every bad row is printed on standard error, and no file is written
     #[arg(long)]
     dry_run: bool,
-    /// Begin at the first row although an earlier run was interrupted
+    /// Begin at the first row, even if an earlier run was interrupted
     #[arg(long)]
     restart: bool,
-    /// Rows of one request
+    /// Rows in each request
     #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=5_000))]
     batch: u32,
-    /// Requests at the same time
+    /// Requests that are sent at the same time
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
     in_flight: u32,
-    /// Give up when no row could be confirmed for so long
+    /// Give up when no row could be confirmed for this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     patience_s: u64,
     #[command(flatten)]
@@ -92,35 +94,40 @@ struct Summary {
     file: PathBuf,
     dry_run: bool,
     #[serde(flatten)]
-    counts: Counts,
+    counts: RowCounts,
     /// The file of rejected rows, if there is one.
     rejected_file: Option<PathBuf>,
-    /// The line at which this run began; absent where it began at the first row.
+    /// The line at which this run began. Absent if the run began at the first row.
     #[serde(skip_serializing_if = "Option::is_none")]
     resumed_at_line: Option<u64>,
     elapsed_ms: u64,
 }
 
-pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(command: ImportCommand, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Accounts(args) => import_accounts(args, context).await,
-        Command::Balances(args) => import_balances(args, context).await,
+        ImportCommand::Accounts(args) => import_accounts(args, context).await,
+        ImportCommand::Balances(args) => import_balances(args, context).await,
     }
 }
 
-impl Options {
+impl ImportArgs {
     fn pace(&self) -> Pace {
         Pace { batch: self.batch as usize, in_flight: self.in_flight as usize }
     }
 
-    async fn sender(self, context: &Context) -> anyhow::Result<Sender> {
+    async fn sender(self, context: &Context) -> anyhow::Result<BatchSender> {
         let routers = self.address.routers(context)?;
-        Sender::connect(routers.client, &routers.urls, Duration::from_secs(self.patience_s)).await
+        BatchSender::connect(routers.client, &routers.urls, Duration::from_secs(self.patience_s)).await
     }
 }
 
 /// The row at which the import begins. The progress of an import to another ledger is ignored.
-async fn progress(file: &SourceFile, sender: &Sender, identity: Identity, restart: bool) -> anyhow::Result<Progress> {
+async fn progress(
+    file: &SourceFile,
+    sender: &BatchSender,
+    identity: Identity,
+    restart: bool,
+) -> anyhow::Result<Progress> {
     let progress_file = ProgressFile(file.beside("progress.json"));
     let mut previous = progress_file.load()?;
     if let Some(witness) = previous.as_ref().and_then(|previous| previous.witness.as_ref())
@@ -135,7 +142,7 @@ async fn progress(file: &SourceFile, sender: &Sender, identity: Identity, restar
     let progress = Progress::after(previous, identity, restart);
     let progress = anyhow::Context::with_context(progress, || progress_file.0.display().to_string())?;
     if let Some(next) = progress.next {
-        output::note(&format!("an interrupted import goes on at line {}", next.line));
+        output::note(&format!("an interrupted import continues at line {}", next.line));
     }
     Ok(progress)
 }
@@ -146,14 +153,14 @@ impl Summary {
             kind: K::NAME,
             file: file.path().to_owned(),
             dry_run,
-            counts: Counts::default(),
+            counts: RowCounts::default(),
             rejected_file: None,
             resumed_at_line: None,
             elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         }
     }
 
-    fn checked<K: Kind>(file: &SourceFile, counts: Counts, began: Instant) -> Self {
+    fn checked<K: Kind>(file: &SourceFile, counts: RowCounts, began: Instant) -> Self {
         Self { counts, ..Self::of::<K>(file, true, began) }
     }
 
@@ -168,7 +175,7 @@ impl Summary {
         Self { counts: progress.counts, rejected_file, resumed_at_line, ..Self::of::<K>(file, false, began) }
     }
 
-    /// Prints the counts for a person. `done` is the word for what was done.
+    /// Prints the counts for a person. `done` is the verb for rows that are new in the ledger, such as `posted`.
     fn print(&self, done: &str) -> anyhow::Result<()> {
         let counts = &self.counts;
         let mut parts = if self.dry_run {
@@ -195,7 +202,7 @@ impl Summary {
 #[derive(clap::Args)]
 pub struct AccountsArgs {
     #[command(flatten)]
-    options: Options,
+    options: ImportArgs,
 }
 
 async fn import_accounts(args: AccountsArgs, context: &Context) -> anyhow::Result<ExitCode> {
@@ -230,24 +237,24 @@ const NAME_DIGITS: usize = 32;
 
 #[derive(clap::Args)]
 pub struct BalancesArgs {
-    /// The account that pays, which needs an overdraft. Once for each asset of the file
+    /// Account that pays, which needs an overdraft; give one for each asset of the file
     #[arg(long, value_name = "ACCOUNT", required = true)]
     from: Vec<String>,
-    /// Name of the import, from which the ids of the transfers follow: under one name and --from, an account is paid at most
-    /// once, also if its row is corrected meanwhile [default: the hash of the file's content]
+    /// Name of the import, which determines the ids of the transfers. Under one name and --from, an account is paid at most once, even if its
+    /// row is corrected meanwhile [default: the hash of the file's content]
     #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     name: Option<String>,
     #[command(flatten)]
-    options: Options,
+    options: ImportArgs,
 }
 
 #[derive(Serialize)]
-struct Outcome<'a> {
+struct BalancesSummary<'a> {
     #[serde(flatten)]
     summary: &'a Summary,
     name: &'a str,
     from: &'a [String],
-    /// Rows whose amount cannot be read, which the sums do not have.
+    /// The number of rows whose amount cannot be read. The sums leave them out.
     rows_without_amount: u64,
     sums: &'a [Sum],
 }
@@ -256,11 +263,11 @@ struct Outcome<'a> {
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Sum {
     asset: String,
-    /// Of all rows whose amount can be read.
+    /// The sum of all rows whose amount can be read.
     file: String,
-    /// Posted by this import, in this run or before.
+    /// The sum that this import has posted, in this run or an earlier one.
     posted: String,
-    /// The difference: the amounts of the rows that were left out.
+    /// The difference, which is the sum of the rejected rows.
     not_posted: String,
 }
 
@@ -301,7 +308,13 @@ async fn import_balances(args: BalancesArgs, context: &Context) -> anyhow::Resul
     let sums = sums(&balances, paid.as_ref());
     if context.json {
         let rows_without_amount = balances.unreadable;
-        output::json(&Outcome { summary: &summary, name: &name, from: &from, rows_without_amount, sums: &sums })?;
+        output::json(&BalancesSummary {
+            summary: &summary,
+            name: &name,
+            from: &from,
+            rows_without_amount,
+            sums: &sums,
+        })?;
     } else {
         print(&summary, &balances, &sums)?;
     }
@@ -313,7 +326,7 @@ async fn import_balances(args: BalancesArgs, context: &Context) -> anyhow::Resul
     Ok(summary.exit_code())
 }
 
-/// The sums by asset; before anything is sent, nothing is posted.
+/// The sums by asset. `paid` is `None` before anything is sent.
 fn sums(balances: &Balances, paid: Option<&BTreeMap<String, i64>>) -> Vec<Sum> {
     let sum = |(asset, file): (&String, &i128)| {
         let posted = i128::from(paid.and_then(|paid| paid.get(asset)).copied().unwrap_or(0));
@@ -335,7 +348,7 @@ fn print(summary: &Summary, balances: &Balances, sums: &[Sum]) -> anyhow::Result
     summary.print("posted")
 }
 
-/// What a file's rows are.
+/// The kind of a file's rows: accounts or opening balances.
 pub trait Kind {
     /// One item of a batch, as the API takes it.
     type Item: Serialize;
@@ -352,45 +365,45 @@ pub trait Kind {
     const MEMBER: &'static str;
 
     /// Looks at a row in the first reading, before any row is sent.
-    fn survey(&mut self, row: &Row);
+    fn survey(&mut self, row: &CsvRow);
 
-    /// The item of a row. `None`: there is nothing to send. The error is the reason why the row is left out.
-    fn item(&self, row: &Row) -> Result<Option<Self::Item>, String>;
+    /// The item of a row. `None`: there is nothing to send. The error is the reason why the row is rejected.
+    fn item(&self, row: &CsvRow) -> Result<Option<Self::Item>, String>;
 
-    /// What an answer means. May change the item, where [`Verdict::Next`] says so.
-    fn verdict(&self, item: &mut Self::Item, answer: &ItemAnswer) -> Verdict;
+    /// The meaning of an answer. Changes the item if it returns [`ItemVerdict::Next`].
+    fn verdict(&self, item: &mut Self::Item, answer: &ItemAnswer) -> ItemVerdict;
 
     /// What the item pays, in minor units, by asset.
     fn pays(item: &Self::Item) -> Option<(&str, i64)>;
 
-    /// An account that is there once the item is confirmed. It tells one cluster from another.
+    /// An account that exists once the item is confirmed. It identifies the ledger that was imported to.
     fn witness(item: &Self::Item) -> &str;
 }
 
 /// What the answer to one item means for the import.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is in the ledger. `replayed`: by an earlier request.
+pub enum ItemVerdict {
+    /// The item is in the ledger. `replayed`: an earlier request put it there.
     Confirmed { replayed: bool },
-    /// It is not in the ledger, and sending it again does not help.
+    /// The item is not in the ledger, and sending it again does not help.
     Refused(String),
-    /// Nothing is certain, or a shard is out of reach: send it again.
+    /// The outcome is uncertain, or a shard is unreachable. The item is sent again.
     Uncertain,
-    /// The item was changed: send the changed one.
+    /// The item was changed. The changed item is sent.
     Next,
 }
 
 /// The number of rows by outcome.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
+pub struct RowCounts {
     /// All rows so far.
     pub rows: u64,
-    /// New in the ledger by this import.
+    /// Rows that this import put into the ledger.
     pub done: u64,
-    /// Found in the ledger, by an earlier run or request.
+    /// Rows that an earlier run or request had put into the ledger.
     pub replayed: u64,
-    /// With nothing to send: balances of zero.
+    /// Rows with nothing to send, because the balance is zero.
     pub empty: u64,
-    /// Left out, and listed in the file of rejected rows.
+    /// Rows that are rejected and listed in the file of rejected rows.
     pub rejected: u64,
 }

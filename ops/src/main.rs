@@ -1,7 +1,7 @@
-//! `shardctl`: starts a Shardledger cluster on this machine, shows what it holds and checks it.
+//! `shardctl` starts a Shardledger cluster on this machine, shows its contents and checks it.
 //!
-//! It decides nothing about money: it talks to routers over HTTP, to nodes over their RPC, and reads the shards'
-//! databases. Start at [`commands`], one file for each noun; [`cluster`] is what `up` builds and the others find.
+//! It makes no decision about money. It calls routers over HTTP and nodes over RPC, and reads the shards' databases. Start reading at
+//! [`commands`], which has one file for each noun. [`cluster`] is what `up` creates and the other commands use.
 
 mod authority;
 mod bench;

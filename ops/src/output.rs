@@ -1,5 +1,5 @@
-//! Standard output, which gets data, and standard error, which gets everything else. There are no colours, so NO_COLOR is met. Progress
-//! bars are drawn on a terminal only: indicatif stays silent where standard error is a file or a pipe.
+//! Writes data to standard output, and everything else to standard error. There are no colours, which satisfies NO_COLOR. Progress bars are
+//! drawn only on a terminal: indicatif draws nothing if standard error is a file or a pipe.
 
 use std::{
     fmt,
@@ -35,13 +35,13 @@ pub fn json<T: Serialize + ?Sized>(value: &T) -> anyhow::Result<()> {
     data(&serde_json::to_string_pretty(value)?)
 }
 
-/// Tells a person about the work. Data never goes here.
+/// Prints a message about the work on standard error.
 pub fn note(text: &str) {
     // A closed standard error must not stop the work that is being reported.
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Asks a person on the terminal and returns whether the answer is `yes`. It is not if standard input is no terminal.
+/// Asks a question on the terminal. Returns whether the answer is `yes`. Without a terminal, it returns `false`.
 pub fn is_confirmed(question: &str) -> io::Result<bool> {
     if !io::stdin().is_terminal() {
         return Ok(false);
@@ -76,7 +76,7 @@ pub fn fields(object: &JsonObject) -> anyhow::Result<()> {
     table(["field", "value"], &rows)
 }
 
-/// Prints an object as data, for a program or for a person.
+/// Prints an object as data: as JSON for a program, or as fields for a person.
 pub fn object(object: &JsonObject, as_json: bool) -> anyhow::Result<()> {
     if as_json { json(object) } else { fields(object) }
 }
@@ -90,7 +90,7 @@ pub fn cell(value: &Value) -> String {
     }
 }
 
-/// The items of a JSON list; none if the value is no list.
+/// The items of a JSON list. Empty if the value is no list.
 pub fn items(list: &Value) -> &[Value] {
     list.as_array().map(Vec::as_slice).unwrap_or_default()
 }
@@ -104,7 +104,7 @@ fn is_number(text: &str) -> bool {
     text.chars().any(|c| c.is_ascii_digit()) && text.chars().all(|c| c.is_ascii_digit() || "-+.,%".contains(c))
 }
 
-/// A reader that closes the pipe (`shardctl … | head`) is no failure.
+/// Ignores a closed pipe, which is no failure: `shardctl … | head` closes it.
 fn finished(written: io::Result<()>) -> anyhow::Result<()> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -120,7 +120,7 @@ impl JsonObject {
         self.0.iter().map(|(name, value)| (name.as_str(), value))
     }
 
-    /// Takes a field out.
+    /// Removes a field and returns its value.
     pub fn remove(&mut self, name: &str) -> Option<Value> {
         let place = self.0.iter().position(|(found, _)| found == name)?;
         Some(self.0.remove(place).1)

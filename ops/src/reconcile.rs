@@ -1,10 +1,9 @@
-//! `shardctl reconcile`: lists what a shard lost when its database was accepted without acknowledged bookings, and repairs transfers
-//! between shards.
+//! `shardctl reconcile` lists what a shard lost when its database was accepted without acknowledged bookings, and repairs transfers between
+//! shards.
 //!
-//! [`evidence`] reads the databases of all shards and changes nothing. A transfer between shards left evidence at the other
-//! shard, and is reported by its id. A transfer within one shard left none; [`Loss`] has the range of positions and
-//! times in which it was booked. [`repair`] books the missing side again where the evidence proves it. `docs/adr/0013` and
-//! `docs/adr/0016` explain all three.
+//! [`evidence`] reads the databases of all shards and changes nothing. A transfer between shards left evidence at the other shard, and is
+//! reported by its id. A transfer within one shard left no evidence. [`Loss`] has the range of positions and times in which such transfers
+//! were booked. [`repair`] books the missing side again if the evidence proves it. `docs/adr/0013` and `docs/adr/0016` explain all three.
 
 mod evidence;
 mod repair;
@@ -31,15 +30,14 @@ changes nothing. Transfers between shards are found by the evidence of the other
 are reported as a range of positions and times.
 
 --repair books the missing side of each transfer between shards under the transfer's own id, through the nodes of the newest shard map. A \
-side that the shard would refuse now is not booked, and is reported with the reason. A repetition is harmless. Metadata that were lost \
-are not restored.
+side that the shard would refuse now is not booked, and is reported with the reason. A repetition is harmless. Lost metadata is not restored.
 
 Exit codes: 0 nothing was lost, 3 something was lost, 4 a database or a node does not answer. With --repair: 0 no transfer between shards \
 lacks a side, or with --dry-run would lack one; 3 some could not be repaired";
 
 #[derive(clap::Args)]
 #[command(after_help = HELP)]
-pub struct Args {
+pub struct ReconcileArgs {
     /// Report only what this shard lost
     #[arg(long, value_name = "SHARD")]
     shard: Option<String>,
@@ -49,12 +47,12 @@ pub struct Args {
     /// Ask the shards what --repair would do, and book nothing
     #[arg(long, requires = "repair")]
     dry_run: bool,
-    /// A shard's database, instead of those of the cluster in --data-dir; give every shard of the cluster
+    /// Database of a shard, instead of the databases of the cluster in --data-dir; give every shard of the cluster
     #[arg(long = "dsn", value_name = "SHARD=URL", value_parser = verify::parse_target)]
     targets: Vec<Target>,
 }
 
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(args: ReconcileArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let targets = if args.targets.is_empty() { verify::cluster_targets(context)? } else { args.targets };
     if let Some(shard) = &args.shard {
         ensure!(targets.iter().any(|target| target.shard == *shard), "there is no shard {shard}");
@@ -78,14 +76,14 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
 
 /// The output of `shardctl reconcile --json`. The names are part of the contract.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Report {
-    /// Every acceptance that gave something up, oldest first.
+pub struct ReconcileReport {
+    /// Every acceptance that gave up bookings, oldest first.
     pub losses: Vec<Loss>,
     /// Transfers between shards of which one side is missing.
     pub transfers: Vec<LostTransfer>,
 }
 
-/// One acceptance of a database that lacked something.
+/// One acceptance of a database that lacked acknowledged bookings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Loss {
     pub shard: String,
@@ -99,7 +97,7 @@ pub struct Loss {
     /// How many bookings of the shard are missing, at most; absent like `to_position`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bookings: Option<i64>,
-    /// The time of the last booking that is left. What is missing was booked after it, and before `accepted_at`.
+    /// The time of the last remaining booking. The missing bookings were made after it, and before `accepted_at`.
     pub last_left_at: String,
     pub accepted_at: String,
     #[serde(skip)]
@@ -113,9 +111,9 @@ pub struct LostTransfer {
     /// The shard that lost its side. Its slot may have moved to another shard since.
     pub lost_on: String,
     pub lost: Side,
-    /// The shard that has the other side, and what it says.
+    /// The shard that has the other side, and what that side shows.
     pub evidence: String,
-    /// `payment`, `capture` or `reversal`; `payment_or_capture` where the evidence does not tell them apart.
+    /// `payment`, `capture` or `reversal`. `payment_or_capture` if the evidence does not distinguish them.
     pub purpose: &'static str,
     pub payer: String,
     pub payee: String,
@@ -124,14 +122,14 @@ pub struct LostTransfer {
     /// The time of the evidence.
     pub at: String,
     pub remedy: &'static str,
-    /// What [`repair::repair`] did; absent before.
+    /// What [`repair::repair`] did. Absent before the repair.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub repair: Option<Repair>,
     #[serde(skip)]
     terms: Terms,
 }
 
-/// What a repair needs to know of a transfer.
+/// The terms of a transfer that a repair needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Terms {
     payer: AccountId,
@@ -140,13 +138,13 @@ struct Terms {
     /// Minor units.
     amount: i64,
     purpose: Purpose,
-    /// Why the transfer was refused, where the register of a refusal is missing.
+    /// Why the transfer was refused, if the register of a refusal is missing.
     refused: Option<Refused>,
     /// The shard that answers for the missing side now.
     owner: String,
     /// The shard that has the evidence.
     evidence_on: String,
-    /// The missing side was decided again in another way, so that nothing can be booked under the id.
+    /// Whether the missing side was decided again in another way, so that nothing can be booked under the id.
     is_taken: bool,
 }
 
@@ -154,16 +152,16 @@ struct Terms {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Side {
-    /// The payee has the money, and the payer has it, too.
+    /// The debit is missing: the payee has the money, and the payer still has it as well.
     Debit,
-    /// The payer has paid, and the payee has nothing.
+    /// The credit is missing: the payer has paid, and the payee has nothing.
     Credit,
-    /// The payer has its money back, and no register says why. No money is missing.
+    /// The register of a refusal is missing: the payer has its money back, and no register says why. No money is missing.
     Refusal,
 }
 
 impl Side {
-    /// What a booking answers that has this side: 1 a transfer's first answer, 3 its register.
+    /// The role number of the booking that has this side: 1 for a transfer's first answer, 3 for its register.
     fn role(self) -> i16 {
         match self {
             Self::Debit => 1,
@@ -179,7 +177,7 @@ impl Side {
         }
     }
 
-    /// What the other shard says.
+    /// What the other shard shows.
     fn evidence(self) -> &'static str {
         match self {
             Self::Debit => "credited",
@@ -201,7 +199,7 @@ impl Side {
         }
     }
 
-    /// What follows from the booking that the shard has in place of the missing side.
+    /// The judgement that follows from the booking that the shard has in place of the missing side.
     fn judge(self, kind: Option<i16>) -> Judgement {
         match (self, kind) {
             (_, None) => Judgement::Missing,
@@ -229,23 +227,23 @@ impl Side {
 enum Judgement {
     There,
     Missing,
-    /// Another booking has taken its place; with the remedy.
+    /// Another booking has taken its place. The text is the remedy.
     Taken(&'static str),
 }
 
-impl Report {
+impl ReconcileReport {
     pub fn has_findings(&self) -> bool {
         !self.losses.is_empty() || !self.transfers.is_empty()
     }
 
-    /// Whether every transfer between shards was repaired, or would be by a dry run.
+    /// Whether every transfer between shards was repaired, or would be repaired after a dry run.
     pub fn is_repaired(&self) -> bool {
         self.transfers
             .iter()
             .all(|transfer| matches!(transfer.repair, Some(Repair::Repaired | Repair::WouldBeRepaired)))
     }
 
-    /// The same report without what other shards lost.
+    /// The report without the losses of other shards.
     #[must_use]
     pub fn of_shard(mut self, shard: &str) -> Self {
         self.losses.retain(|loss| loss.shard == shard);
@@ -255,7 +253,7 @@ impl Report {
 }
 
 impl Loss {
-    /// `None` if the acceptance gave nothing up: the database was moved and complete. `last_left_us` is the time of the last booking
+    /// `None` if the acceptance gave up nothing, because the database was moved and complete. `last_left_us` is the time of the last booking
     /// before the acceptance.
     fn of(shard: &str, acceptance: &Acceptance, last_left_us: i64) -> Option<Self> {
         let Acceptance { incarnation, lost_from, began_at_us, .. } = *acceptance;
@@ -281,7 +279,7 @@ const RESERVED: i16 = 13;
 const SETTLED: i16 = 21;
 const CREDITED_KIND: i16 = 31;
 
-fn print(report: &Report) -> anyhow::Result<()> {
+fn print(report: &ReconcileReport) -> anyhow::Result<()> {
     if !report.has_findings() {
         return output::data("no shard was accepted with a loss");
     }

@@ -1,7 +1,7 @@
-//! `shardctl replay`: a real bank's transactions through the HTTP API, and the bank's own balances beside the ledger's.
+//! `shardctl replay` sends a real bank's transactions through the HTTP API, and compares the bank's balances with those of the ledger.
 //!
-//! [`bank`] reads the file, [`plan`] decides everything before anything is sent, [`sender`] sends, [`Report`] compares. All ids follow
-//! from the file, so a second run changes nothing.
+//! [`bank`] reads the file, [`plan`] makes all decisions before anything is sent, [`sender`] sends, and [`ReplayReport`] compares. All ids
+//! follow from the file, so a second run changes nothing.
 
 pub mod bank;
 mod plan;
@@ -13,7 +13,7 @@ use bank::{SCALE, Transaction};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use ledger::format_minor;
 use plan::{Customer, Gap, Rounding};
-use sender::Tally;
+use sender::SentTally;
 use serde::Serialize;
 
 use crate::{
@@ -23,13 +23,17 @@ use crate::{
     output, verify,
 };
 
-/// Balances asked for at the same time.
+/// The number of balances that are read at the same time.
 const READS_IN_FLIGHT: usize = 16;
 
-/// Replays the transactions through one of the routers and compares what came out.
-pub async fn replay(client: HttpClient, urls: &[String], transactions: Vec<Transaction>) -> anyhow::Result<Report> {
+/// Replays the transactions through one of the routers and compares the balances.
+pub async fn replay(
+    client: HttpClient,
+    urls: &[String],
+    transactions: Vec<Transaction>,
+) -> anyhow::Result<ReplayReport> {
     let plan = plan::plan(transactions);
-    let sender = sender::Sender::connect(client, urls).await?;
+    let sender = sender::ReplaySender::connect(client, urls).await?;
 
     let accounts = plan.partners.len() + plan.customers.len();
     let opened = output::counted("accounts", accounts, async |bar| sender.open_accounts(&plan, bar).await).await?;
@@ -45,12 +49,12 @@ pub async fn replay(client: HttpClient, urls: &[String], transactions: Vec<Trans
             .await
     })
     .await?;
-    Ok(Report::new(plan.transactions.len(), &plan.customers, &posted, &opened, sent))
+    Ok(ReplayReport::new(plan.transactions.len(), &plan.customers, &posted, &opened, sent))
 }
 
 /// Exit code 3: the ledger does not hold what the file says, or verify found a violation.
 #[derive(clap::Args)]
-pub struct Args {
+pub struct ReplayArgs {
     /// The bank's transactions, as CSV or gzipped CSV
     #[arg(long, value_name = "FILE")]
     bank: PathBuf,
@@ -59,25 +63,25 @@ pub struct Args {
 }
 
 #[derive(Serialize)]
-struct Outcome<'a> {
-    replay: &'a Report,
+struct ReplayOutput<'a> {
+    replay: &'a ReplayReport,
     /// Absent if this machine cannot reach the databases.
-    verify: Option<&'a verify::Report>,
+    verify: Option<&'a verify::VerifyReport>,
 }
 
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(args: ReplayArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let transactions = bank::read(&args.bank)?;
     let elsewhere = args.address.is_named();
     let routers = args.address.routers(context)?;
     let report = replay(routers.client, &routers.urls, transactions).await?;
     let verified = match verify::cluster_targets(context) {
         Ok(targets) => Some(verify::verify(&targets).await?),
-        // The router is on another machine, where its databases can be checked.
+        // The router is on another machine, and its databases can be checked there.
         Err(_) if elsewhere => None,
         Err(error) => return Err(error),
     };
     if context.json {
-        output::json(&Outcome { replay: &report, verify: verified.as_ref() })?;
+        output::json(&ReplayOutput { replay: &report, verify: verified.as_ref() })?;
     } else {
         print(&report)?;
         match &verified {
@@ -89,7 +93,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(if report.is_faithful() && clean { ExitCode::SUCCESS } else { exit::violation() })
 }
 
-fn print(report: &Report) -> anyhow::Result<()> {
+fn print(report: &ReplayReport) -> anyhow::Result<()> {
     if !report.overdrafts.is_empty() {
         let rows: Vec<[String; 4]> = report
             .overdrafts
@@ -114,7 +118,7 @@ fn print(report: &Report) -> anyhow::Result<()> {
         output::data(&format!("REFUSED: {count} transfers as {code}"))?;
     }
     let moved = if report.transfers_posted == 0 && report.transfers_refused.is_empty() {
-        "nothing moved, all of it was replayed before".to_owned()
+        "nothing moved, because everything was replayed before".to_owned()
     } else {
         format!("{} posted, {} replayed", report.transfers_posted, report.transfers_replayed)
     };
@@ -124,11 +128,12 @@ fn print(report: &Report) -> anyhow::Result<()> {
     ))
 }
 
-/// The bank rounds each recorded balance; this far apart its figure and the sum of its amounts still agree.
+/// The largest difference, in minor units, between the bank's figure and the sum of its amounts that counts as agreement. The bank rounds
+/// each recorded balance.
 pub const TOLERANCE: i64 = 50;
 
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct ReplayReport {
     pub transactions: usize,
     pub accounts_opened: u64,
     pub accounts_replayed: u64,
@@ -136,15 +141,15 @@ pub struct Report {
     pub transfers_replayed: u64,
     pub transfers_refused: std::collections::BTreeMap<String, u64>,
     pub accounts: usize,
-    /// Accounts all of whose rows chain, the last day's included.
+    /// The number of accounts whose rows all chain, including those of the last day.
     pub accounts_complete: usize,
-    /// Accounts within the bank's rounding.
+    /// The number of accounts that agree within the bank's rounding.
     pub accounts_agree: usize,
     pub differences: Vec<Difference>,
     pub overdrafts: Vec<Overdraft>,
 }
 
-/// An account that stands further from the bank's figure than the rounding explains at first sight.
+/// An account that differs from the bank's figure by more than [`TOLERANCE`].
 #[derive(Debug, Serialize, PartialEq, Eq)]
 pub struct Difference {
     pub account: String,
@@ -152,7 +157,7 @@ pub struct Difference {
     pub bank: String,
     pub difference: String,
     pub reason: String,
-    /// The ledger holds what the file's amounts add up to; what is left is the file's.
+    /// Whether the ledger holds the sum of the file's amounts. The difference is then a property of the file.
     pub explained: bool,
 }
 
@@ -165,9 +170,15 @@ pub struct Overdraft {
     pub bank: String,
 }
 
-impl Report {
-    /// Compares the ledger's balances, in the order of the customers, with the bank's.
-    pub fn new(transactions: usize, customers: &[Customer], posted: &[i64], opened: &Tally, sent: Tally) -> Self {
+impl ReplayReport {
+    /// Compares the ledger's balances with the bank's. `posted` is in the order of the customers.
+    pub fn new(
+        transactions: usize,
+        customers: &[Customer],
+        posted: &[i64],
+        opened: &SentTally,
+        sent: SentTally,
+    ) -> Self {
         let differences: Vec<Difference> =
             customers.iter().zip(posted).filter_map(|(customer, &posted)| difference(customer, posted)).collect();
         let overdrafts = customers.iter().filter_map(|customer| {
@@ -194,7 +205,7 @@ impl Report {
         }
     }
 
-    /// Whether the ledger holds exactly what the file says, whatever the file leaves out.
+    /// Whether the ledger holds exactly the amounts of the file, even if rows are missing from the file.
     pub fn is_faithful(&self) -> bool {
         self.transfers_refused.is_empty() && self.differences.iter().all(|difference| difference.explained)
     }

@@ -1,7 +1,7 @@
 //! Resharding as an operator orders it: plans, moves of slots, and the map file.
 //!
-//! The nodes do the work and keep it going; this side asks them ([`Nodes`]), decides what to move ([`plan`]), shows what happens
-//! ([`view`]) and keeps the map file up to date ([`map_file`]).
+//! The nodes carry out the moves. This module asks the nodes ([`Nodes`]), decides what to move ([`plan`]), shows moves ([`view`]) and keeps
+//! the map file up to date ([`map_file`]).
 
 pub mod map_file;
 pub mod plan;
@@ -25,21 +25,22 @@ use crate::{
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Counting the accounts of a large shard takes some seconds.
+/// The longest wait for most answers. Counting the accounts of a large shard takes some seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
-/// A node reads its few rows of `slot_move` in milliseconds. One that does not answer within this time is frozen or cut off.
+/// A node reads its few rows of `slot_move` in milliseconds. A node that does not answer within this time is frozen or unreachable.
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a map is published anew, because a move has published another one of the same version, and the pause before that.
+/// The most attempts to publish a map, and the pause between them. Another attempt follows if a move has published another map of the
+/// same version.
 const PUBLISH_ATTEMPTS: usize = 5;
 const PUBLISH_PAUSE: Duration = Duration::from_millis(200);
 
-/// The nodes of a cluster, by its newest map.
+/// The nodes of a cluster, according to its newest map.
 pub struct Nodes {
     pub map: ShardMap,
 }
 
-/// The owner of each slot as the shards say.
+/// The owner of each slot, as the shards report it.
 #[derive(Debug, Clone, Default)]
 pub struct Owners(BTreeMap<Slot, String>);
 
@@ -57,7 +58,7 @@ impl Owners {
     }
 
     /// The owners once a plan is carried out.
-    pub fn after(&self, plan: &plan::Plan) -> anyhow::Result<Self> {
+    pub fn after(&self, plan: &plan::MovePlan) -> anyhow::Result<Self> {
         let mut after = self.clone();
         for planned in &plan.moves {
             let slots = planned.ranges()?.into_iter().flat_map(SlotRange::slots);
@@ -73,7 +74,7 @@ impl Owners {
 }
 
 impl Nodes {
-    /// The nodes of the map that a router uses, the first one that answers.
+    /// The nodes of the map that the first answering router uses.
     pub async fn of_routers(address: &AdminAddress, context: &Context) -> anyhow::Result<Self> {
         let routers = address.routers(context)?;
         let mut failure = None;
@@ -107,15 +108,17 @@ impl Nodes {
         Ok(SlotMovesClient::new(self.channel(shard).await?).max_decoding_message_size(wire::MAX_MESSAGE_BYTES))
     }
 
-    /// Which shard owns each slot. Every shard must answer.
+    /// Reads which shard owns each slot. Every shard must answer.
     ///
     /// # Errors
-    /// When a shard does not answer, or two shards claim a slot at one epoch.
+    /// A shard does not answer, or two shards claim a slot at one epoch.
     pub async fn owners(&self) -> anyhow::Result<Owners> {
         let asked = self.map.shards.iter().map(async |shard| {
             let mut node = ShardNodeClient::new(self.channel(&shard.id).await?);
-            let answer =
-                node.get_ownership(wire::GetOwnershipRequest::default()).await.map_err(|s| said(&shard.id, &s))?;
+            let answer = node
+                .get_ownership(wire::GetOwnershipRequest::default())
+                .await
+                .map_err(|s| node_error(&shard.id, &s))?;
             anyhow::Ok((shard.id.clone(), answer.into_inner().ranges))
         });
         let mut claims = Claims::new();
@@ -142,23 +145,28 @@ impl Nodes {
         Ok(Owners(claims.into_iter().filter_map(|(slot, (_, mut shards))| Some((slot, shards.pop()?))).collect()))
     }
 
-    /// How much of each shard is in each of its slots.
+    /// Reads how much of each shard is in each of its slots.
     pub async fn loads(&self) -> anyhow::Result<BTreeMap<String, wire::LoadResponse>> {
         let asked = self.map.shards.iter().map(async |shard| {
-            let load =
-                self.moves(&shard.id).await?.load(wire::LoadRequest {}).await.map_err(|s| said(&shard.id, &s))?;
+            let load = self
+                .moves(&shard.id)
+                .await?
+                .load(wire::LoadRequest {})
+                .await
+                .map_err(|s| node_error(&shard.id, &s))?;
             anyhow::Ok((shard.id.clone(), load.into_inner()))
         });
         join_all(asked).await.into_iter().collect()
     }
 
-    /// The shards among these that take no writes, each with the cause.
+    /// The shards among `shards` that take no writes, each with the cause.
     pub async fn not_writing<'s>(&self, shards: impl Iterator<Item = &'s str>) -> Vec<String> {
         let shards: std::collections::BTreeSet<&str> = shards.collect();
         let asked = shards.into_iter().map(async |shard| {
             let asked = async {
                 let mut node = ShardNodeClient::new(self.channel(shard).await?);
-                let status = node.status(wire::StatusRequest {}).await.map_err(|status| said(shard, &status))?;
+                let status =
+                    node.status(wire::StatusRequest {}).await.map_err(|status| node_error(shard, &status))?;
                 anyhow::Ok(status.into_inner().writes.unwrap_or_default())
             };
             match asked.await {
@@ -175,20 +183,21 @@ impl Nodes {
         self.count_client_data(shard, false).await
     }
 
-    /// The client data that is still on a shard, which then starts no move to itself for the next minute.
+    /// The client data that is still on a shard. The shard then starts no move to itself for one minute.
     pub async fn client_data_before_removal(&self, shard: &str) -> anyhow::Result<wire::ClientDataResponse> {
         self.count_client_data(shard, true).await
     }
 
     async fn count_client_data(&self, shard: &str, refuse_moves: bool) -> anyhow::Result<wire::ClientDataResponse> {
         let counted = self.moves(shard).await?.count_client_data(wire::ClientDataRequest { refuse_moves }).await;
-        Ok(counted.map_err(|status| said(shard, &status))?.into_inner())
+        Ok(counted.map_err(|status| node_error(shard, &status))?.into_inner())
     }
 
-    /// The moves to each shard. A shard that does not answer is named.
+    /// The moves to each shard, and an error for each shard that does not answer.
     pub async fn list(&self) -> (Vec<(String, wire::MoveStatus)>, Vec<anyhow::Error>) {
         let asked = self.map.shards.iter().map(async |shard| {
-            let list = self.moves(&shard.id).await?.list(list_request()).await.map_err(|s| said(&shard.id, &s))?;
+            let list =
+                self.moves(&shard.id).await?.list(list_request()).await.map_err(|s| node_error(&shard.id, &s))?;
             let of_target = list.into_inner().moves.into_iter().filter(|it| it.is_target);
             anyhow::Ok(of_target.map(|it| (shard.id.clone(), it)).collect::<Vec<_>>())
         });
@@ -203,15 +212,15 @@ impl Nodes {
         (moves, failures)
     }
 
-    /// The same, as an operator sees them.
+    /// The moves as an operator sees them, and an error for each shard that does not answer.
     pub async fn views(&self) -> (Vec<MoveView>, Vec<anyhow::Error>) {
         let (moves, failures) = self.list().await;
         (moves.iter().map(|(target, status)| MoveView::of(target, status)).collect(), failures)
     }
 
-    /// One move, asked at its target.
+    /// The status of one move, which is read from its target.
     pub async fn status(&self, target: &str, id: Uuid) -> anyhow::Result<Option<wire::MoveStatus>> {
-        let list = self.moves(target).await?.list(list_request()).await.map_err(|s| said(target, &s))?;
+        let list = self.moves(target).await?.list(list_request()).await.map_err(|s| node_error(target, &s))?;
         Ok(list.into_inner().moves.into_iter().find(|it| it.is_target && it.r#move.as_ref() == id.as_bytes()))
     }
 
@@ -231,23 +240,23 @@ impl Nodes {
             reverses: reverses.map(|id| id.as_bytes().to_vec().into()).unwrap_or_default(),
             wishes: Some(wishes),
         };
-        self.moves(target).await?.start(request).await.map_err(|status| said(target, &status))?;
+        self.moves(target).await?.start(request).await.map_err(|status| node_error(target, &status))?;
         Ok(())
     }
 
     pub async fn control(&self, target: &str, id: Uuid, wishes: wire::MoveWishes) -> anyhow::Result<()> {
         let request = wire::ControlMoveRequest { r#move: id.as_bytes().to_vec().into(), wishes: Some(wishes) };
-        self.moves(target).await?.control(request).await.map_err(|status| said(target, &status))?;
+        self.moves(target).await?.control(request).await.map_err(|status| node_error(target, &status))?;
         Ok(())
     }
 
-    /// The map that each shard was given, or why a shard does not answer.
+    /// The map that each shard has, or the reason why a shard does not answer.
     async fn known_maps(&self) -> Vec<(String, anyhow::Result<ShardMap>)> {
         join_all(self.map.shards.iter().map(async |shard| {
             let asked = async {
                 let mut node = ShardNodeClient::new(self.channel(&shard.id).await?);
                 let answer = node.get_ownership(wire::GetOwnershipRequest::default()).await;
-                let answer = answer.map_err(|status| said(&shard.id, &status))?;
+                let answer = answer.map_err(|status| node_error(&shard.id, &status))?;
                 anyhow::Ok(ShardMap::parse(&answer.into_inner().shard_map)?)
             };
             let answer = timeout(LIST_TIMEOUT, asked).await;
@@ -256,19 +265,19 @@ impl Nodes {
         .await
     }
 
-    /// The newest map that a shard was given, or that of the routers. Of several maps of one version, the one with the most removed shards.
+    /// The newest of the maps of the shards and the map of the routers. Of several maps of one version, the one with the most removed shards.
     pub async fn newest_map(&self) -> ShardMap {
         let maps = self.known_maps().await.into_iter().filter_map(|(_, map)| map.ok());
         let all = maps.chain([self.map.clone()]);
         all.max_by_key(|map| (map.version, map.removed.len())).unwrap_or_else(|| self.map.clone())
     }
 
-    /// Writes the newest map of the shards to the file, and keeps its comments.
+    /// Writes the newest map of the shards to the file, and keeps the comments of the file.
     pub async fn update_file(&self, file: &Path) -> anyhow::Result<()> {
         map_file::write(&self.newest_map().await, file)
     }
 
-    /// Whether two shards were given different maps of the newest version.
+    /// Whether two shards have different maps of the newest version.
     pub async fn maps_differ(&self) -> bool {
         let maps: Vec<ShardMap> = self.known_maps().await.into_iter().filter_map(|(_, map)| map.ok()).collect();
         let newest = maps.iter().map(|map| map.version).max();
@@ -277,13 +286,13 @@ impl Nodes {
         of_newest.any(|map| Some(map) != first)
     }
 
-    /// Offers a map to one node of each shard, which stores it for the shard if it is the newest. Returns why shards do not have it.
+    /// Offers a map to one node of each shard, which stores the map if it is the newest. Returns the reasons why shards do not have the map.
     pub async fn offer(&self, map: &ShardMap) -> Vec<String> {
         let text = map.to_toml();
         let offered = join_all(self.map.shards.iter().map(async |shard| {
             let request = wire::OfferShardMapRequest { shard_map: text.clone() };
             let mut node = ShardNodeClient::new(self.channel(&shard.id).await?);
-            node.offer_shard_map(request).await.map_err(|status| said(&shard.id, &status))?;
+            node.offer_shard_map(request).await.map_err(|status| node_error(&shard.id, &status))?;
             anyhow::Ok(())
         }))
         .await;
@@ -302,7 +311,7 @@ impl Nodes {
         refused
     }
 
-    /// Gives every shard the map that `change` makes of the newest one. Starts over if a move publishes a map at the same time.
+    /// Applies `change` to the newest map and gives the result to every shard. Starts again if a move publishes a map at the same time.
     pub async fn publish(&self, change: impl Fn(&ShardMap) -> anyhow::Result<ShardMap>) -> anyhow::Result<ShardMap> {
         let mut refused = Vec::new();
         for _ in 0..PUBLISH_ATTEMPTS {
@@ -335,11 +344,11 @@ pub async fn connect(url: &str) -> anyhow::Result<Channel> {
 }
 
 /// The error that a node answered with.
-fn said(shard: &str, status: &tonic::Status) -> anyhow::Error {
+fn node_error(shard: &str, status: &tonic::Status) -> anyhow::Error {
     match status.code() {
         tonic::Code::FailedPrecondition | tonic::Code::InvalidArgument | tonic::Code::Aborted => {
             anyhow!("shard {shard}: {}", status.message())
         }
-        _ => Unreachable { what: format!("shard {shard}"), reason: trust::said(status) }.into(),
+        _ => Unreachable { what: format!("shard {shard}"), reason: trust::error_text(status) }.into(),
     }
 }

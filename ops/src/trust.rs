@@ -1,7 +1,7 @@
-//! Whom this process trusts, and as whom it calls nodes: the authority and the certificate `operator` in the folder of `--tls-dir`.
+//! The authority that this process trusts, and the certificate with which it calls nodes: `ca` and `operator` in the folder of `--tls-dir`.
 //!
-//! Without the option, the folder is `tls` in the data folder of a cluster that `shardctl up --tls` has made. Files are read for each
-//! connection, because they may be made or renewed while a command runs.
+//! Without the option, the folder is `tls` in the data folder if `shardctl up --tls` made the cluster. Files are read for each connection,
+//! because they may be made or renewed while a command runs.
 
 use std::{
     error::Error as _,
@@ -26,9 +26,9 @@ use crate::{
 };
 
 #[derive(clap::Args)]
-pub struct Args {
-    /// Folder of ca.pem, which HTTPS of routers is trusted by, and of operator.pem and operator.key, with which nodes are called
-    /// [default: that of the cluster in --data-dir, if it was made with `up --tls`]
+pub struct TrustArgs {
+    /// Folder of ca.pem, the authority of the routers' HTTPS certificates, and of operator.pem and operator.key, which identify shardctl to
+    /// nodes [default: the folder of the cluster in --data-dir, if it was made with `up --tls`]
     #[arg(long, global = true, value_name = "DIR", env = "SHARDLEDGER_TLS_DIR")]
     tls_dir: Option<PathBuf>,
 }
@@ -40,8 +40,8 @@ struct Choice {
 
 static CHOICE: OnceLock<Choice> = OnceLock::new();
 
-/// Says once, before any connection is made, where the certificates are.
-pub fn choose(args: Args, data_dir: PathBuf) {
+/// Sets the folder of certificates. Called once, before any connection is made.
+pub fn choose(args: TrustArgs, data_dir: PathBuf) {
     CHOICE.get_or_init(|| Choice { named: args.tls_dir, data_dir });
 }
 
@@ -78,15 +78,15 @@ pub fn https_of(folder: Option<&Path>) -> ClientConfig {
         .with_no_client_auth()
 }
 
-/// What a node answered instead, or why the connection broke: a node that refuses this process says so after the handshake.
-pub fn said(status: &tonic::Status) -> String {
+/// The error that a node answered, or why the connection broke. A node that refuses this process says so after the handshake.
+pub fn error_text(status: &tonic::Status) -> String {
     status.source().map_or_else(|| status.message().to_owned(), with_causes)
 }
 
 /// Connects to a node, with mutual TLS if there is a folder of certificates.
 ///
 /// # Errors
-/// The text says why there is no connection.
+/// The connection failed. The text says why.
 pub async fn connect(endpoint: Endpoint) -> Result<Channel, String> {
     let Some(folder) = folder() else { return endpoint.connect().await.map_err(|error| with_causes(&error)) };
     let name = Purpose::Operator.name();

@@ -1,10 +1,10 @@
-//! `shardctl verify` checks whether the books of a live cluster balance. It reads the shards' databases, calls no
-//! service and changes nothing.
+//! `shardctl verify` checks whether the books of a live cluster balance. It reads the shards' databases. It calls no service and changes
+//! nothing.
 //!
-//! [`databases`] identifies the databases first. Each shard's journal is then folded in memory with the functions that the
-//! lane uses, and every projection is compared with the fold ([`shard_database::books`]). The journal is immutable, so it
-//! is read up to fixed positions in bounded statements: writes continue undisturbed, and no snapshot stays open. [`sagas`] and
-//! [`between_shards`] check what holds between shards, as pure comparisons. [`report`] lists the invariants.
+//! [`databases`] identifies the databases first. Each shard's journal is then folded in memory with the functions that the lane uses, and
+//! every projection is compared with the fold ([`shard_database::books`]). The journal is immutable, so it is read up to fixed positions in
+//! bounded statements. Writes therefore continue undisturbed, and no snapshot stays open. [`sagas`] and [`between_shards`] check what holds
+//! between shards, as pure comparisons. [`report`] lists the invariants.
 
 mod between_shards;
 pub mod databases;
@@ -18,12 +18,12 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use between_shards::{AccountSlots, Known};
+use between_shards::{AccountSlots, KnownShards};
 use databases::{broken, on_each};
 use futures_util::future::try_join_all;
 use indicatif::ProgressBar;
 use ledger::{Booking, Position};
-use report::{BETWEEN_SHARDS, Findings, Invariant};
+use report::{BETWEEN_SHARDS, Invariant, Violations};
 use saga_bookings::{Cuts, SagaBookings};
 use sagas::Comparison;
 use shard_database::{
@@ -39,7 +39,7 @@ use crate::{
     exit, output,
 };
 
-pub use report::{Report, ShardSize};
+pub use report::{ShardSize, VerifyReport};
 
 /// A shard and the URL of its database.
 #[derive(Debug, Clone)]
@@ -48,20 +48,20 @@ pub struct Target {
     pub dsn: String,
 }
 
-/// How often slot ownership is read before a slot without exactly one owner is a violation. A move takes two commits
-/// on two shards, and reads of the two shards may straddle them.
+/// How many times slot ownership is read before a slot without exactly one owner is a violation. A move makes one commit on each of two
+/// shards, and the reads may be from different sides of these commits.
 const OWNERSHIP_READS: usize = 4;
 const OWNERSHIP_PAUSE: Duration = Duration::from_millis(300);
-/// How often the shards are read again because slots moved meanwhile.
+/// How many times the shards are read, if slots move meanwhile.
 const ATTEMPTS: usize = 5;
-/// Steps of the progress bar: rows of accounts, small tables, journal, the end.
+/// The number of steps of the progress bar: rows of accounts, small tables, journal, the end.
 const STEPS: usize = 4;
-/// Bookings after which the progress bar shows their number.
+/// The interval, in bookings, at which the progress bar shows their number.
 const SHOWN_EVERY: u64 = 10_000;
 
 /// Checks the shards. `targets` must name every shard of the cluster; a shard that a database knows and `targets`
 /// lacks is a violation.
-pub async fn verify(targets: &[Target]) -> anyhow::Result<Report> {
+pub async fn verify(targets: &[Target]) -> anyhow::Result<VerifyReport> {
     let started = Instant::now();
     let numbers = databases::check_identities(targets).await?;
     let mut connections = databases::connect_all(targets).await?;
@@ -75,7 +75,7 @@ async fn check_repeatedly(
     numbers: &[u16],
     connections: &mut [PgConnection],
     started: Instant,
-) -> anyhow::Result<Report> {
+) -> anyhow::Result<VerifyReport> {
     for _ in 0..ATTEMPTS {
         let before = on_each(targets, connections, OwnedSlots::load).await?;
         let report = check(targets, numbers, connections, &before, started).await?;
@@ -92,8 +92,8 @@ async fn check_repeatedly(
 /// One shard while it is checked.
 struct Shard {
     books: Books,
-    known: Known,
-    findings: Findings,
+    known: KnownShards,
+    findings: Violations,
     bar: ProgressBar,
 }
 
@@ -103,7 +103,7 @@ async fn check(
     connections: &mut [PgConnection],
     owned: &[OwnedSlots],
     started: Instant,
-) -> anyhow::Result<Report> {
+) -> anyhow::Result<VerifyReport> {
     let ids: Vec<String> = targets.iter().map(|target| target.shard.clone()).collect();
     let stack = output::Bars::new();
     let each = targets.iter().zip(numbers).zip(&mut *connections).zip(owned).map(
@@ -114,8 +114,8 @@ async fn check(
     );
     let mut shards: Vec<Shard> = try_join_all(each).await?;
 
-    // The order makes the comparison between shards sound: see `sagas`. And no row can be ahead of a position that is
-    // fixed after the row was read.
+    // This order makes the comparison between shards sound (see `sagas`). A row also cannot be ahead of a position that is fixed after the
+    // row was read.
     let early = on_each(targets, connections, rebuild::highest_position).await?;
     let end = on_each(targets, connections, rebuild::highest_position).await?;
     let late = on_each(targets, connections, rebuild::highest_position).await?;
@@ -129,8 +129,8 @@ async fn check(
     );
     let mut sagas: Vec<(SagaBookings, Position)> = try_join_all(each).await?;
 
-    let mut findings: Vec<(String, Findings)> = Vec::new();
-    let mut between = |of_all: Findings| findings.push((BETWEEN_SHARDS.to_owned(), of_all));
+    let mut findings: Vec<(String, Violations)> = Vec::new();
+    let mut between = |of_all: Violations| findings.push((BETWEEN_SHARDS.to_owned(), of_all));
     let mut in_transit = between_shards::InTransit::new();
     sagas.iter().for_each(|(sagas, _)| sagas.add_in_transit(&mut in_transit));
     let no_saga_moved = sagas.iter().all(|(sagas, _)| sagas.is_quiet());
@@ -148,11 +148,11 @@ async fn check(
     let (counts, between_shards) = comparison.finish();
     between(between_shards);
     let ownership = check_ownership(targets, connections, &ids).await?;
-    // Between the two commits of a cut-over, no shard owns the slots, and what they hold is in transit.
-    if quiet && counts.under_way() == 0 && ownership == Findings::default() {
+    // Between the two commits of a cut-over, no shard owns the slots, and their balances are in transit.
+    if quiet && counts.under_way() == 0 && ownership == Violations::default() {
         between(between_shards::check_quiet(&in_transit));
     }
-    let all_known: Vec<Known> = shards.iter_mut().map(|shard| std::mem::take(&mut shard.known)).collect();
+    let all_known: Vec<KnownShards> = shards.iter_mut().map(|shard| std::mem::take(&mut shard.known)).collect();
     between(between_shards::compare_known(&ids, numbers, &all_known));
     between(ownership);
 
@@ -169,17 +169,17 @@ async fn check(
         sizes.push(size(id, counts));
     }
     let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Ok(Report::new(elapsed_ms, sizes, counts, findings))
+    Ok(VerifyReport::new(elapsed_ms, sizes, counts, findings))
 }
 
-/// Reads the rows of every projection, and what the shard knows of others.
+/// Reads the rows of every projection, and what the shard knows about other shards.
 async fn read_rows(
     connection: &mut PgConnection,
     number: u16,
     owned: &OwnedSlots,
     bar: ProgressBar,
 ) -> sqlx::Result<Shard> {
-    let (mut books, mut findings, mut slots) = (Books::new(number), Findings::default(), AccountSlots::default());
+    let (mut books, mut findings, mut slots) = (Books::new(number), Violations::default(), AccountSlots::default());
     books.expect_owned(owned.clone());
     bar.set_message("rows of accounts");
     rebuild::expect_accounts(connection, &mut books, |account, slot| slots.take(account, slot, &mut findings))
@@ -194,7 +194,7 @@ async fn read_rows(
     Ok(Shard { books, known, findings, bar })
 }
 
-/// Folds the journal up to the end, and reads the registers beyond it. Returns the end as well.
+/// Folds the journal up to its end, and reads the registers beyond the end. Also returns the end.
 async fn read_journal(
     connection: &mut PgConnection,
     shard: &mut Shard,
@@ -225,7 +225,7 @@ async fn read_journal(
     Ok((sagas, cuts.end))
 }
 
-async fn finish(connection: &mut PgConnection, shard: Shard, end: Position) -> sqlx::Result<(Counts, Findings)> {
+async fn finish(connection: &mut PgConnection, shard: Shard, end: Position) -> sqlx::Result<(Counts, Violations)> {
     let Shard { books, mut findings, bar, .. } = shard;
     bar.set_message("what is left");
     let counts = rebuild::finish(connection, books, end, &mut |difference| add(&mut findings, difference)).await?;
@@ -234,7 +234,7 @@ async fn finish(connection: &mut PgConnection, shard: Shard, end: Position) -> s
     Ok((counts, findings))
 }
 
-fn add(findings: &mut Findings, Difference { rule, subject, detail }: Difference) {
+fn add(findings: &mut Violations, Difference { rule, subject, detail }: Difference) {
     findings.add(Invariant::broken_by(rule), subject, detail);
 }
 
@@ -254,15 +254,15 @@ async fn check_ownership(
     targets: &[Target],
     connections: &mut [PgConnection],
     shards: &[String],
-) -> anyhow::Result<Findings> {
-    let mut findings = Findings::default();
+) -> anyhow::Result<Violations> {
+    let mut findings = Violations::default();
     for attempt in 0..OWNERSHIP_READS {
         if attempt > 0 {
             tokio::time::sleep(OWNERSHIP_PAUSE).await;
         }
         let owned = on_each(targets, connections, between_shards::read_ownership).await?;
         findings = between_shards::compare_ownership(shards, &owned);
-        if findings == Findings::default() {
+        if findings == Violations::default() {
             break;
         }
     }
@@ -270,7 +270,7 @@ async fn check_ownership(
 }
 
 const HELP: &str = "\
-The databases must be those of all shards of one cluster. A shard that one of them knows of and that is not given is a violation. \
+The databases must be those of all shards of one cluster. A shard that one of them knows and that is not given is a violation. \
 PGHOST, PGSSLMODE and similar variables are ignored. PGOPTIONS, PGSSLROOTCERT, PGSSLCERT and PGSSLKEY are refused,
 as is PGPASSWORD if the URL has no password.
 
@@ -278,13 +278,13 @@ Exit codes: 0 clean, 3 a violation was found, 4 a database does not answer";
 
 #[derive(clap::Args)]
 #[command(after_help = HELP)]
-pub struct Args {
-    /// A shard's database, instead of those of the cluster in --data-dir; give every shard of the cluster
+pub struct VerifyArgs {
+    /// Database of a shard, instead of the databases of the cluster in --data-dir; give every shard of the cluster
     #[arg(long = "dsn", value_name = "SHARD=URL", value_parser = parse_target)]
     targets: Vec<Target>,
 }
 
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(args: VerifyArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let targets = if args.targets.is_empty() { cluster_targets(context)? } else { args.targets };
     let report = verify(&targets).await?;
     if context.json {
@@ -308,7 +308,7 @@ pub fn cluster_targets(context: &Context) -> anyhow::Result<Vec<Target>> {
 }
 
 /// Prints the result: a line for each invariant, then the violations.
-pub fn print(report: &Report) -> anyhow::Result<()> {
+pub fn print(report: &VerifyReport) -> anyhow::Result<()> {
     let rows: Vec<[String; 3]> = report
         .invariants
         .iter()
@@ -338,7 +338,7 @@ pub fn print(report: &Report) -> anyhow::Result<()> {
     output::data(&format!("\n{}", summary(report)))
 }
 
-fn summary(report: &Report) -> String {
+fn summary(report: &VerifyReport) -> String {
     let total = |of: fn(&ShardSize) -> i64| report.shards.iter().map(of).sum::<i64>();
     format!(
         "{}: {} accounts, {} entries, {} transfers on {} shards; {} sagas finished, {} under way; {} ms",

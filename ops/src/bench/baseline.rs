@@ -1,4 +1,4 @@
-//! The other side of the comparison: a PL/pgSQL transfer function, driven by pgbench.
+//! The baseline of the comparison: a PL/pgSQL transfer function that pgbench calls.
 
 use std::{
     path::{Path, PathBuf},
@@ -35,10 +35,10 @@ pub enum Script {
     Hot,
 }
 
-/// A database with the function in it, and the client beside it.
+/// A database that contains the function, and the client that calls it.
 pub struct Baseline {
     pgbench: PathBuf,
-    /// Where the scripts are.
+    /// The folder of the scripts.
     folder: PathBuf,
     dsn: Dsn,
     url: String,
@@ -58,7 +58,7 @@ impl Baseline {
         Ok(Self { pgbench, folder: folder.to_owned(), dsn: Dsn::parse(dsn)?, url: dsn.to_owned() })
     }
 
-    /// Makes so many accounts in place of the usual 100,000.
+    /// Makes this number of accounts in place of the usual 100,000.
     pub async fn grow(&mut self, accounts: usize) -> anyhow::Result<()> {
         let mut connection = connect(&self.url).await?;
         let first = ACCOUNTS + 1;
@@ -75,7 +75,7 @@ impl Baseline {
         Ok(())
     }
 
-    /// The latency of one transfer at a time.
+    /// Measures the latency of one transfer at a time.
     pub async fn measure_latency(&self, seconds: u32, seed: u64) -> anyhow::Result<(f64, Latency)> {
         let prefix = self.folder.join(LATENCY_LOG);
         let per_s = self.run(Script::Uniform, 1, seconds, seed, Some(&prefix)).await?;
@@ -91,7 +91,7 @@ impl Baseline {
         Ok((per_s, tally.latency()))
     }
 
-    /// Transfers a second, one commit each.
+    /// Measures transfers a second. Each transfer is one commit.
     pub async fn measure(&self, script: Script, clients: u16, seconds: u32, seed: u64) -> anyhow::Result<f64> {
         self.run(script, clients, seconds, seed, None).await
     }
@@ -109,7 +109,7 @@ impl Baseline {
         process::clean_environment(&mut pgbench);
         pgbench
             .args(["--no-vacuum", "--protocol=prepared"])
-            // A thread needs a client.
+            // Each thread needs at least one client.
             .arg(format!("--jobs={}", clients.min(2)))
             .arg(format!("--client={clients}"))
             .arg(format!("--time={seconds}"))
@@ -189,7 +189,7 @@ impl Script {
     }
 }
 
-/// A DSN in parts, for the environment: on a command line everyone on the machine could read the password.
+/// A DSN in parts, which are passed in the environment. Every user of the machine can read the password on a command line.
 #[derive(Debug, PartialEq, Eq)]
 struct Dsn {
     user: String,

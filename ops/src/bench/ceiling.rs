@@ -1,5 +1,5 @@
-//! The raw append ceiling: what this PostgreSQL takes from one connection that writes the journal's rows and does nothing
-//! else. Each commit is one flight: `BEGIN`, the fence's lock and check, a binary COPY of the rows, `COMMIT`.
+//! The raw append ceiling: how many journal rows this PostgreSQL accepts from one connection that does nothing else. Each commit is one
+//! flight: `BEGIN`, the fence's lock and check, a binary COPY of the rows, `COMMIT`.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ const SCHEMA: &str = include_str!("../../sql/ceiling.sql");
 pub const COLUMNS: &str = "position, amount, at_us, payer_version, payer_previous, payer_posted, payer_held, \
      payee_version, payee_previous, payee_posted, payee_held, payer_slot, payee_slot, kind, role, id, payer, payee, asset";
 const COLUMN_COUNT: i16 = 19;
-/// All columns of the journal, in the order of COLUMNS and then the columns that a plain transfer leaves null.
+/// All columns of the journal: first COLUMNS in their order, then the columns that a plain transfer leaves null.
 pub const ALL_COLUMNS: &str = "position, amount, at_us, payer_version, payer_previous, payer_posted, payer_held, \
      payee_version, payee_previous, payee_posted, payee_held, payer_slot, payee_slot, kind, role, id, payer, payee, asset, \
      payer_overdraft, payee_overdraft, metadata, refusal, side, hold, reverses, final, whole, cross_shard, answer_position, \
@@ -30,7 +30,7 @@ const RARE_COLUMNS: i16 = 16;
 
 pub const ACCOUNTS: usize = 100_000;
 pub const ROWS_PER_COMMIT: usize = 4096;
-/// Memory for one row of COPY.
+/// The memory that is reserved for one row of COPY, in bytes.
 const ROW_BYTES: usize = 288;
 const POSTED_LOCAL: i16 = 11;
 const FIRST_ANSWER: i16 = 1;
@@ -41,7 +41,7 @@ pub struct Ceiling {
     pub transfers_per_s: f64,
     pub transfers: u64,
     pub rows_per_commit: usize,
-    /// Tables and indexes.
+    /// The bytes of tables and indexes for each transfer.
     pub disk_bytes_per_transfer: f64,
 }
 
@@ -53,7 +53,7 @@ pub async fn prepare(url: &str) -> anyhow::Result<Session> {
     Ok(session)
 }
 
-/// Appends for so long, and drops the tables.
+/// Appends for `duration`, and drops the tables.
 pub async fn measure(url: &str, duration: Duration, seed: u64) -> anyhow::Result<Ceiling> {
     let mut session = prepare(url).await?;
     let mut bookings = Bookings::new(seed, Ids::TimeOrdered);
@@ -90,7 +90,7 @@ pub async fn relation_bytes(session: &mut Session, table: &str) -> anyhow::Resul
     Ok(bytes.parse()?)
 }
 
-/// A batch is committed only if the last tag is COMMIT and nothing warned: an aborted transaction answers ROLLBACK.
+/// Fails unless the last tag is COMMIT and there was no warning. An aborted transaction answers ROLLBACK.
 pub fn committed(completed: &pg_session::Completed) -> anyhow::Result<()> {
     let last = completed.tags.last().map_or("nothing", pg_session::Tag::as_str);
     ensure!(last == "COMMIT" && completed.warnings.is_empty(), "not committed: {last}, {:?}", completed.warnings);
@@ -100,11 +100,11 @@ pub fn committed(completed: &pg_session::Completed) -> anyhow::Result<()> {
 /// How a transaction makes sure that no other writer has committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fence {
-    /// A lock of an empty table, and a function that compares.
+    /// A lock of an empty table, and a function that compares the highest position.
     Lock,
     /// A compare-and-set of one row.
     Update,
-    /// None, where something else is measured.
+    /// No fence, for measurements of other choices.
     None,
 }
 
@@ -135,7 +135,7 @@ pub fn commit_script(fence: Fence, table: &str, columns: Columns, highest: i64, 
     format!("BEGIN; {fence}COPY ceiling.{table} ({columns}) FROM STDIN (FORMAT binary); COMMIT")
 }
 
-/// Where the fields of a row are written: a COPY, or an array of rows.
+/// The target of the fields of a row: a COPY, or an array of rows.
 pub trait RowSink {
     fn row(&mut self, fields: i16);
     fn int2(&mut self, value: i16);
@@ -175,11 +175,11 @@ impl RowSink for CopyBuffer {
 pub struct Bookings {
     random: Random,
     ids: Ids,
-    accounts: Vec<Account>,
+    accounts: Vec<AccountRow>,
     position: i64,
 }
 
-struct Account {
+struct AccountRow {
     id: String,
     slot: i16,
     version: i64,
@@ -212,7 +212,7 @@ impl Bookings {
         let accounts = (0..ACCOUNTS).map(|number| {
             let id = account_id(number);
             let slot = shard_map::slot_of(&id).index() as i16;
-            Account { id, slot, version: 1, position: 0, posted: 0 }
+            AccountRow { id, slot, version: 1, position: 0, posted: 0 }
         });
         Self { random: Random::new(seed, 0), ids, accounts: accounts.collect(), position: 0 }
     }
@@ -273,7 +273,7 @@ impl Bookings {
         };
         let previous = [change(payer, -amount), change(payee, amount)];
         let leg = |account: usize, previous: i64| {
-            let Account { id, slot, version, posted, .. } = &self.accounts[account];
+            let AccountRow { id, slot, version, posted, .. } = &self.accounts[account];
             Leg { account: id, slot: *slot, version: *version, previous, posted: *posted }
         };
         Booking {

@@ -1,5 +1,5 @@
-//! One HTTP/1.1 connection of the load generator: requests are copied together from prepared bytes, answers are read into a
-//! buffer that is used again. A request costs two system calls and no allocation.
+//! One HTTP/1.1 connection of the load generator. A request is assembled from prepared bytes, and its answer is read into a buffer that is
+//! reused. A request costs two system calls and no allocation.
 
 use std::sync::Arc;
 
@@ -18,20 +18,20 @@ use tokio_rustls::{
 
 use crate::{exit::Unreachable, http_client, trust};
 
-/// A router's address, taken apart once, and how its connections are secured.
+/// A router's address, parsed once, and how its connections are secured.
 #[derive(Debug, Clone)]
 pub struct Address {
     authority: String,
     host: String,
     port: u16,
-    /// With HTTPS.
+    /// The TLS configuration, if the router takes HTTPS.
     tls: Option<Arc<ClientConfig>>,
-    /// `Authorization` of each request.
+    /// The `Authorization` header of each request.
     key: Option<HeaderValue>,
 }
 
 impl Address {
-    /// The router at this URL. Its certificate is trusted as `--tls-dir` says, and the key is that of the environment.
+    /// The router at this URL. `--tls-dir` decides which certificates are trusted. The key comes from the environment.
     ///
     /// # Errors
     /// The URL is none of a router.
@@ -63,14 +63,14 @@ impl Address {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer<'c> {
     pub status: StatusCode,
-    /// The header field that tells that a single transfer had been sent before.
+    /// Whether the header says that a single transfer had been sent before.
     pub replayed: bool,
     pub body: &'c [u8],
 }
 
 pub struct Connection {
     stream: Stream,
-    /// What stands between the path and the length of the body.
+    /// The header fields between the path and the length of the body.
     fields: Vec<u8>,
     output: Vec<u8>,
     input: Vec<u8>,
@@ -108,18 +108,18 @@ impl Connection {
         Ok(Self { stream, fields, output: Vec::new(), input: Vec::with_capacity(4 * READ_AHEAD) })
     }
 
-    /// Sends one request, whose body `write_body` appends to the buffer, and reads the whole answer. After an error the
-    /// connection is of no more use.
+    /// Sends one request, whose body `write_body` appends to the buffer, and reads the whole answer. After an error, the connection cannot be
+    /// used again.
     pub async fn post(&mut self, path: &str, write_body: impl FnOnce(&mut Vec<u8>)) -> anyhow::Result<Answer<'_>> {
         self.send("POST ", path, write_body).await
     }
 
-    /// The same without a body.
+    /// Sends one request without a body, and reads the whole answer.
     pub async fn get(&mut self, path: &str) -> anyhow::Result<Answer<'_>> {
         self.send("GET ", path, |_| {}).await
     }
 
-    /// Sends the last request once more.
+    /// Sends the last request again.
     pub async fn again(&mut self) -> anyhow::Result<Answer<'_>> {
         self.exchange().await
     }

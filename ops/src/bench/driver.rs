@@ -1,10 +1,10 @@
 //! Sends requests over many connections and times them.
 //!
-//! Closed loop: each connection sends its next request when the last one is answered. Open loop: requests leave at a
-//! fixed rate whatever the answers do, and latency counts from the moment a request was *meant* to leave, so that a
-//! server that stalls cannot hide the requests it kept waiting (no coordinated omission).
+//! Closed loop: each connection sends its next request when the last one is answered. Open loop: requests leave at a fixed rate that does not
+//! depend on the answers, and latency counts from the moment at which a request was *due* to leave. A server that stalls can therefore not
+//! hide the requests that it kept waiting (no coordinated omission).
 //!
-//! The connections are shared out among threads with a runtime each, so that no request passes from one thread to another.
+//! The connections are distributed over threads, each with a runtime of its own, so that no request passes from one thread to another.
 
 use std::{
     sync::{
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     connection::{Address, Answer, Connection},
-    request::{self, Ids, Writer},
+    request::{self, Ids, RequestWriter},
     tally::{Recorder, Tally, Window},
     workload::{Picker, Random},
 };
@@ -33,7 +33,7 @@ use super::{
 /// How a load is driven.
 #[derive(Debug, Clone)]
 pub struct Load {
-    /// Connections take these in turn.
+    /// The routers. Connections take them in turn.
     pub routers: Vec<Address>,
     pub connections: usize,
     /// Threads of the load generator.
@@ -45,24 +45,24 @@ pub struct Load {
     pub ids: Ids,
     /// The share of transfers that are sent a second time.
     pub replays: f64,
-    /// How often a request that was answered 503 is sent again, after [`RETRY_PAUSE`].
+    /// How many times a request that was answered 503 is sent again. The pause before each attempt is [`RETRY_PAUSE`].
     pub retries: u32,
-    /// The open loop leaves out requests that no connection was free for in time. Otherwise it sends them later, and a load that is more than
-    /// the connections carry goes on beyond its end.
+    /// The open loop leaves out requests that no connection was free for in time. Without this, it sends them later, and a load beyond the
+    /// capacity of the connections runs past its end.
     pub leaves_out_late: bool,
-    /// Sent before anything counts.
+    /// The time of load before the counting begins.
     pub warm_up: Duration,
     pub duration: Duration,
-    /// Count for windows of this length, too.
+    /// Also counts by windows of this length.
     pub window: Option<Duration>,
     pub seed: u64,
-    /// Ends the load before its time.
+    /// Cancelling this ends the load early.
     pub stop: CancellationToken,
 }
 
-/// What came out of a load.
+/// The result of a load.
 #[derive(Debug)]
-pub struct Driven {
+pub struct LoadResult {
     pub tally: Tally,
     /// Answers with an effect, the warm-up's included.
     pub transfers_in_all: u64,
@@ -73,11 +73,11 @@ pub struct Driven {
     pub generator_us_per_request: f64,
 }
 
-/// A request is late if no connection was free for so long.
+/// A request is late if no connection was free for this long.
 const LATE: Duration = Duration::from_millis(100);
-/// What is counted for a request that was left out.
+/// The code that is counted for a request that was left out.
 pub const NOT_SENT: &str = "not_sent";
-/// Clients that retry wait so long.
+/// How long a client waits before it sends a request again.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 const SINGLE: &str = "/v1/transfers";
@@ -97,13 +97,13 @@ struct Shared {
     load: Load,
     picker: Arc<Picker>,
     start: Instant,
-    /// Number of the next request of the open loop.
+    /// The number of the next request of the open loop.
     next: AtomicU64,
     stopped: Arc<AtomicBool>,
 }
 
 /// Drives the load to its end.
-pub async fn drive(load: &Load, picker: Arc<Picker>) -> anyhow::Result<Driven> {
+pub async fn drive(load: &Load, picker: Arc<Picker>) -> anyhow::Result<LoadResult> {
     let stopped = StopOnDrop(Arc::default());
     let shared = Arc::new(Shared {
         load: load.clone(),
@@ -125,7 +125,7 @@ pub async fn drive(load: &Load, picker: Arc<Picker>) -> anyhow::Result<Driven> {
         spent_us += thread.spent_us;
         requests += thread.requests;
     }
-    Ok(Driven {
+    Ok(LoadResult {
         windows: recorder.windows(),
         longest_pause: recorder.longest_pause(),
         transfers_in_all: recorder.total.effects() + recorder.warm_up.effects(),
@@ -134,7 +134,7 @@ pub async fn drive(load: &Load, picker: Arc<Picker>) -> anyhow::Result<Driven> {
     })
 }
 
-/// What one thread has recorded, and what it spent on that.
+/// What one thread has recorded, and the processor time that it has spent.
 struct Thread {
     recorder: Recorder,
     spent_us: f64,
@@ -160,10 +160,10 @@ impl Shared {
         let mut workers = JoinSet::new();
         for number in (thread..load.connections).step_by(threads) {
             let router = &load.routers[number % load.routers.len()];
-            let worker = Worker {
+            let worker = ConnectionWorker {
                 connection: Some(Connection::open(router).await?),
                 router: router.clone(),
-                writer: Writer::new(Random::new(load.seed, number as u64), load.ids, load.replays),
+                writer: RequestWriter::new(Random::new(load.seed, number as u64), load.ids, load.replays),
                 recorder: Arc::clone(recorder),
                 shared: Arc::clone(&self),
                 requests: 0,
@@ -184,16 +184,16 @@ fn thread_time_us() -> f64 {
     spent.tv_sec as f64 * 1e6 + spent.tv_nsec as f64 / 1e3
 }
 
-struct Worker {
+struct ConnectionWorker {
     connection: Option<Connection>,
     router: Address,
-    writer: Writer,
+    writer: RequestWriter,
     recorder: Arc<Mutex<Recorder>>,
     shared: Arc<Shared>,
     requests: u64,
 }
 
-impl Worker {
+impl ConnectionWorker {
     async fn run(mut self) -> u64 {
         let end = self.shared.start + self.shared.load.warm_up + self.shared.load.duration;
         loop {
@@ -212,7 +212,7 @@ impl Worker {
                 self.record(intended, |tally| tally.count_code(NOT_SENT));
                 continue;
             }
-            // A schedule that lies in the past is caught up with at once.
+            // A request whose time has passed is sent at once.
             if self.shared.load.rate.is_some() {
                 sleep_until(intended).await;
             }
@@ -255,7 +255,7 @@ impl Worker {
             if tally.posted + tally.pending == before {
                 tally.record_refusal(answered - sent);
             }
-            // A batch tells it in the body, for each transfer.
+            // For a batch, the body says for each transfer whether it is a replay.
             tally.replayed += u64::from(batch == 1 && replayed);
         });
         Ok(())

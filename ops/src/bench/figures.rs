@@ -1,4 +1,4 @@
-//! Samples of several rounds, the figures that are made of them, and the bars of the figures.
+//! Samples of several rounds, the figures that are computed from them, and the bars of the figures.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{machine::PerTransfer, subject::Sample, tally::Latency};
 use crate::output;
 
-/// The samples of each run, one for each round.
+/// The samples of each run, with one sample for each round.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Samples(pub BTreeMap<String, Vec<Sample>>);
 
@@ -17,7 +17,7 @@ impl Samples {
         self.0.entry(run.to_owned()).or_default().push(sample);
     }
 
-    /// The median over the rounds of something that each sample may have.
+    /// The median over the rounds of a value that a sample may lack.
     pub fn median_of(&self, run: &str, value: impl Fn(&Sample) -> Option<f64>) -> Option<f64> {
         median(self.0.get(run)?.iter().filter_map(value).collect())
     }
@@ -27,7 +27,7 @@ impl Samples {
         self.median_of(run, |sample| Some(sample.transfers_per_s))
     }
 
-    /// The highest of some runs' transfers a second.
+    /// The highest rate of these runs, in transfers a second.
     pub fn best_rate(&self, runs: &[&str]) -> Option<f64> {
         runs.iter().filter_map(|run| self.rate(run)).max_by(f64::total_cmp)
     }
@@ -55,7 +55,7 @@ pub fn median(mut values: Vec<f64>) -> Option<f64> {
     }
 }
 
-/// One divided by another, where both were measured.
+/// One value divided by another. `None` unless both were measured.
 pub fn ratio(one: Option<f64>, other: Option<f64>) -> Option<f64> {
     Some(one? / other.filter(|other| *other > 0.0)?)
 }

@@ -1,4 +1,4 @@
-//! The same small part of the machine for each shard, by a control group (version 1 or 2).
+//! Gives each shard the same small part of the machine, by a control group (version 1 or 2).
 
 use std::{
     fmt, fs, io,
@@ -10,9 +10,9 @@ use anyhow::{Context, bail};
 use rustix::process::Signal;
 
 use super::{machine::family, own_cluster::OwnCluster};
-use crate::{cluster::member::Role, output};
+use crate::{cluster::member::ProcessRole, output};
 
-/// Where processors cannot be limited, each commit takes so much longer.
+/// If processors cannot be limited, each commit is delayed by this time instead.
 const COMMIT_DELAY_US: u32 = 20_000;
 /// PostgreSQL reads its settings again within this time.
 const SETTINGS_PAUSE: Duration = Duration::from_secs(1);
@@ -38,7 +38,7 @@ impl Limits {
     }
 
     fn groups(cluster: &OwnCluster, cores: f64) -> anyhow::Result<Self> {
-        let (servers, nodes) = (cluster.processes(Role::Postgres)?, cluster.processes(Role::Node)?);
+        let (servers, nodes) = (cluster.processes(ProcessRole::Postgres)?, cluster.processes(ProcessRole::Node)?);
         let mut groups = Vec::new();
         for (number, (server, node)) in servers.iter().zip(&nodes).enumerate() {
             let group = CpuGroup::create(&format!("shardledger-bench-{}-{number}", std::process::id()), cores)?;
@@ -56,7 +56,7 @@ impl Limits {
     async fn delay(cluster: &OwnCluster) -> anyhow::Result<Self> {
         for shard in &cluster.description.shards {
             let file = cluster.description.database_folder(cluster.layout(), shard).join("local.conf");
-            // Without siblings a commit would not wait.
+            // PostgreSQL delays a commit only if at least `commit_siblings` other transactions are open.
             let settings = format!("commit_delay = {COMMIT_DELAY_US}\ncommit_siblings = 0\n");
             fs::write(&file, settings).with_context(|| format!("cannot write {}", file.display()))?;
             #[cfg(unix)]
@@ -65,14 +65,14 @@ impl Limits {
                 fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
             }
         }
-        for server in cluster.processes(Role::Postgres)? {
+        for server in cluster.processes(ProcessRole::Postgres)? {
             server.signal(Signal::HUP)?;
         }
         tokio::time::sleep(SETTINGS_PAUSE).await;
         Ok(Self::CommitDelay)
     }
 
-    /// Periods of the first so many shards, and those in which they had used their part up.
+    /// The number of periods of the first `shards` shards, and the number of periods in which they used up their part.
     pub fn periods(&self, shards: u16) -> anyhow::Result<Option<[f64; 2]>> {
         let Self::Groups { groups, .. } = self else { return Ok(None) };
         let mut sum = [0.0, 0.0];
@@ -102,17 +102,17 @@ impl fmt::Display for Limits {
     }
 }
 
-/// The processor time of a group is metered in periods of this length, the kernel's default. A group may exceed its share of a
-/// period by a tick of the kernel: with periods of 20 ms, one shard of 0.125 cores got 20 % more than its share.
+/// The kernel meters the processor time of a group in periods of this length, which is the default. A group may exceed its share of a period
+/// by a tick of the kernel: with periods of 20 ms, one shard of 0.125 cores got 20 % more than its share.
 const PERIOD_US: u64 = 100_000;
 const V1: &str = "/sys/fs/cgroup/cpu";
 const V2: &str = "/sys/fs/cgroup";
-/// A group whose processes have just ended is busy for a moment.
+/// The kernel refuses for a moment to remove a group whose processes have just ended.
 const REMOVAL_TRIES: u32 = 50;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
 
-/// A group of processes that together get a part of the machine's processors. It is removed when this is dropped; processes
-/// that still run are then without a limit.
+/// A group of processes that together get a part of the machine's processors. The group is removed when this value is dropped. Processes that
+/// still run then have no limit.
 #[derive(Debug)]
 pub struct CpuGroup {
     path: PathBuf,
@@ -120,7 +120,7 @@ pub struct CpuGroup {
 }
 
 impl CpuGroup {
-    /// Makes a group that gets so many cores.
+    /// Makes a group that gets this number of cores.
     fn create(name: &str, cores: f64) -> anyhow::Result<Self> {
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         if Path::new(V1).join("cgroup.procs").is_file() {
@@ -129,7 +129,7 @@ impl CpuGroup {
         }
         if Path::new(V2).join("cgroup.controllers").is_file() {
             let parent = under(V2, own_group(&own, str::is_empty));
-            // A group with processes of its own cannot have groups with a limit; the root of all groups can.
+            // A group that contains processes cannot contain groups with a limit. Only the root group can.
             return Self::create_v2(&parent, name, cores).or_else(|_| Self::create_v2(Path::new(V2), name, cores));
         }
         bail!("this machine has no control groups for processors")
@@ -155,12 +155,12 @@ impl CpuGroup {
         Ok(Self { path, parent: parent.to_owned() })
     }
 
-    /// Moves a process into the group; its later children are in it, too.
+    /// Moves a process into the group. Its later children also belong to the group.
     fn add(&self, pid: i32) -> anyhow::Result<()> {
         self.write("cgroup.procs", &pid.to_string())
     }
 
-    /// The number of periods so far, and of those in which the group used its share up.
+    /// The number of periods so far, and the number of periods in which the group used up its share.
     fn periods(&self) -> anyhow::Result<[f64; 2]> {
         let path = self.path.join("cpu.stat");
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -173,7 +173,7 @@ impl CpuGroup {
 
     fn remove(&self) -> io::Result<()> {
         for pid in fs::read_to_string(self.path.join("cgroup.procs"))?.lines() {
-            // It may have ended in between.
+            // The process may have ended in the meantime.
             let _ = fs::write(self.parent.join("cgroup.procs"), pid);
         }
         fs::remove_dir(&self.path)
@@ -197,7 +197,7 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
 }
 
 fn quota_us(cores: f64) -> u64 {
-    // The kernel takes no less than a millisecond.
+    // The kernel refuses a quota below one millisecond.
     ((cores * PERIOD_US as f64).round() as u64).max(1_000)
 }
 
@@ -213,7 +213,7 @@ fn own_group(text: &str, is_wanted: impl Fn(&str) -> bool) -> &str {
 
 fn under(mount: &str, group: &str) -> PathBuf {
     let path = Path::new(mount).join(group.trim_start_matches('/'));
-    // In a container the group may be named from outside.
+    // In a container, the path of the group may be relative to the host's hierarchy.
     if path.is_dir() { path } else { PathBuf::from(mount) }
 }
 

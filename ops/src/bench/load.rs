@@ -8,7 +8,7 @@ use telemetry::clock;
 
 use super::{
     connection::Address,
-    driver::{self, Driven, Load},
+    driver::{self, Load, LoadResult},
     request::Ids,
     subject,
     tally::{Latency, Window},
@@ -19,7 +19,7 @@ use crate::{
     output,
 };
 
-/// The load runs this long before anything counts: connections open, caches fill.
+/// The load runs for this long before the counting begins. Meanwhile connections open and caches fill.
 pub const WARM_UP: Duration = Duration::from_secs(1);
 
 /// Latencies are those of requests. In the open loop they count from the moment a request was meant to leave.
@@ -29,22 +29,22 @@ pub struct LoadArgs {
     address: PublicAddress,
     #[command(flatten)]
     admin: AdminAddress,
-    /// Which accounts a transfer picks
+    /// How the accounts of a transfer are picked
     #[arg(long, value_enum, default_value = "uniform")]
     workload: Workload,
-    /// Accounts to move money between; opened where they are missing
+    /// Number of accounts to move money between; missing accounts are opened
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(2..))]
     accounts: u32,
-    /// Transfers a request; 1 sends single transfers
+    /// Transfers in each request; 1 sends single transfers
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     batch: u16,
-    /// Connections, each with one request under way
+    /// Connections; each has one request under way
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=4096))]
     connections: u16,
     /// How long to measure, in seconds
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     duration: u32,
-    /// Requests a second, whatever the answers do (open loop) [default: each connection waits for its answer]
+    /// Send this many requests a second without waiting for answers (open loop) [default: each connection waits for its answer]
     #[arg(long, value_name = "R")]
     rate: Option<f64>,
     /// Only transfers between accounts of one shard
@@ -62,7 +62,7 @@ pub struct LoadArgs {
     /// Threads of the load generator
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: u16,
-    /// Repeats a run's accounts, amounts and ids' random parts [default: from the clock; printed]
+    /// Seed of the accounts, amounts and random parts of ids; the same seed repeats them [default: from the clock; printed]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 }
@@ -147,7 +147,7 @@ pub struct Measurement {
     pub accounts: usize,
     pub batch: usize,
     pub connections: usize,
-    /// Requests a second asked for; absent in the closed loop.
+    /// The requested rate in requests a second. Absent in the closed loop.
     pub rate: Option<f64>,
     pub seed: u64,
     pub seconds: f64,
@@ -175,7 +175,7 @@ pub struct Measurement {
     pub windows: Vec<Window>,
 }
 
-/// Runs a load with accounts of this picker.
+/// Runs a load over the accounts of this picker.
 pub async fn measure(load: &Load, picker: Picker) -> anyhow::Result<Measurement> {
     let (workload, locality, accounts) = (picker.workload(), picker.locality(), picker.accounts());
     let driven = driver::drive(load, Arc::new(picker)).await?;
@@ -183,8 +183,8 @@ pub async fn measure(load: &Load, picker: Picker) -> anyhow::Result<Measurement>
 }
 
 impl Measurement {
-    fn new(workload: Workload, locality: Locality, accounts: usize, load: &Load, driven: Driven) -> Self {
-        let Driven { tally, transfers_in_all, windows, longest_pause, generator_us_per_request } = driven;
+    fn new(workload: Workload, locality: Locality, accounts: usize, load: &Load, driven: LoadResult) -> Self {
+        let LoadResult { tally, transfers_in_all, windows, longest_pause, generator_us_per_request } = driven;
         let seconds = load.duration.as_secs_f64();
         Self {
             workload,

@@ -1,5 +1,5 @@
-//! `shardctl bench long`: what takes too long for `make bench`. A shard with 10,000,000 accounts, a shard with 20,000,000
-//! transfers in it, and a shard beside a transaction that holds a snapshot for minutes.
+//! `shardctl bench long` runs the measurements that take too long for `make bench`: a shard with 10,000,000 accounts, a shard with 20,000,000
+//! transfers, and a shard beside a transaction that holds a snapshot for minutes.
 
 use std::{path::Path, time::Duration};
 
@@ -21,7 +21,7 @@ use super::{
     print_verdict,
     prototype::hold_snapshot,
     request::Ids,
-    subject::{Sample, Spec, Subject},
+    subject::{LoadSpec, MeasuredCluster, Sample},
     tally::Window,
     workload::Workload,
 };
@@ -29,8 +29,8 @@ use crate::output;
 
 /// Exit code 1: a figure misses its bar. 3: a ledger that was measured does not balance.
 #[derive(Debug, Clone, clap::Args, Serialize)]
-pub struct Plan {
-    /// Only this part; may be repeated
+pub struct LongPlan {
+    /// Run only this part; may be repeated
     #[arg(long, value_enum, value_name = "PART")]
     #[serde(rename = "parts", serialize_with = "wanted_parts")]
     only: Vec<Part>,
@@ -45,7 +45,7 @@ pub struct Plan {
     #[arg(long, value_name = "N", default_value_t = 20_000_000)]
     #[serde(rename = "history")]
     transfers: u32,
-    /// How long the snapshot is held
+    /// Seconds for which the snapshot is held
     #[arg(long, value_name = "S", default_value_t = 300, value_parser = clap::value_parser!(u32).range(2..))]
     snapshot_seconds: u32,
     #[arg(skip)]
@@ -58,7 +58,7 @@ enum Part {
     Accounts,
     /// A shard with many transfers, ids in time order and random
     History,
-    /// Beside a transaction that holds a snapshot
+    /// A shard beside a transaction that holds a snapshot
     Snapshot,
 }
 
@@ -68,7 +68,7 @@ impl Part {
     }
 }
 
-/// In a report, each part has whether it was measured.
+/// The report says for each part whether it was measured.
 fn wanted_parts<S: Serializer>(only: &[Part], serializer: S) -> Result<S::Ok, S::Error> {
     let parts = [("accounts", Part::Accounts), ("history", Part::History), ("snapshot", Part::Snapshot)];
     serializer.collect_map(parts.map(|(name, part)| (name, part.is_in(only))))
@@ -77,16 +77,16 @@ fn wanted_parts<S: Serializer>(only: &[Part], serializer: S) -> Result<S::Ok, S:
 /// After this the numbers before and under the snapshot are compared.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// What the parts measured.
+/// The measurements of the parts.
 #[derive(Debug, Default)]
-struct Measured {
+struct PartMeasurements {
     samples: Samples,
     under_snapshot: Vec<Window>,
     clean: bool,
 }
 
-impl Experiment for Plan {
-    type Report = Report;
+impl Experiment for LongPlan {
+    type Report = LongReport;
 
     fn prepare(&mut self, seed: u64) -> anyhow::Result<()> {
         self.seed = seed;
@@ -94,8 +94,8 @@ impl Experiment for Plan {
         Ok(())
     }
 
-    async fn measure(self, folder: &Path) -> anyhow::Result<Report> {
-        let mut measured = Measured { clean: true, ..Measured::default() };
+    async fn measure(self, folder: &Path) -> anyhow::Result<LongReport> {
+        let mut measured = PartMeasurements { clean: true, ..PartMeasurements::default() };
         if Part::Accounts.is_in(&self.only) {
             many_accounts(&self, folder, &mut measured).await.context("many accounts")?;
         }
@@ -109,11 +109,11 @@ impl Experiment for Plan {
         if Part::Snapshot.is_in(&self.only) {
             snapshot(&self, folder, &mut measured).await.context("snapshot")?;
         }
-        Ok(Report::new(self, measured.samples, measured.under_snapshot, measured.clean))
+        Ok(LongReport::new(self, measured.samples, measured.under_snapshot, measured.clean))
     }
 }
 
-async fn many_accounts(plan: &Plan, folder: &Path, measured: &mut Measured) -> anyhow::Result<()> {
+async fn many_accounts(plan: &LongPlan, folder: &Path, measured: &mut PartMeasurements) -> anyhow::Result<()> {
     output::note(&format!("{} accounts: the function", plan.accounts));
     {
         let cluster = OwnCluster::start(folder.join("function"), 1, 1)?;
@@ -126,19 +126,25 @@ async fn many_accounts(plan: &Plan, folder: &Path, measured: &mut Measured) -> a
         }
     }
     output::note("the same with Shardledger");
-    let subject = Subject::start(folder, "many-accounts", 1, 1, plan.accounts as usize).await?;
+    let subject = MeasuredCluster::start(folder, "many-accounts", 1, 1, plan.accounts as usize).await?;
     subject.cluster.checkpoint().await?;
-    let spec = Spec { seconds: plan.seconds, seed: plan.seed, checkpoint: true, ..Spec::BATCHES };
+    let spec = LoadSpec { seconds: plan.seconds, seed: plan.seed, checkpoint: true, ..LoadSpec::BATCHES };
     measured.samples.add("batch_many_accounts", subject.measure(&spec).await?);
     measured.clean &= subject.cluster.is_clean().await?;
     Ok(())
 }
 
 /// Measures an empty shard, fills it, and measures it again.
-async fn history(plan: &Plan, folder: &Path, ids: Ids, name: &str, measured: &mut Measured) -> anyhow::Result<()> {
+async fn history(
+    plan: &LongPlan,
+    folder: &Path,
+    ids: Ids,
+    name: &str,
+    measured: &mut PartMeasurements,
+) -> anyhow::Result<()> {
     output::note(&format!("{} transfers with {} ids", plan.transfers, name.replace('_', "-")));
-    let subject = Subject::start(folder, &format!("history-{name}"), 1, 1, ACCOUNTS).await?;
-    let spec = Spec { ids, seconds: plan.seconds, seed: plan.seed, checkpoint: true, ..Spec::BATCHES };
+    let subject = MeasuredCluster::start(folder, &format!("history-{name}"), 1, 1, ACCOUNTS).await?;
+    let spec = LoadSpec { ids, seconds: plan.seconds, seed: plan.seed, checkpoint: true, ..LoadSpec::BATCHES };
     let empty = subject.measure(&spec).await?;
     let transfers_in_all = |sample: &Sample| sample.ours.as_ref().map_or(0, |ours| ours.transfers_in_all);
     let mut written = transfers_in_all(&empty) as usize;
@@ -150,7 +156,7 @@ async fn history(plan: &Plan, folder: &Path, ids: Ids, name: &str, measured: &mu
                 break;
             }
             let fill =
-                Spec { checkpoint: false, seconds: FILL_S, seed: plan.seed.wrapping_add(seed), ..spec.clone() };
+                LoadSpec { checkpoint: false, seconds: FILL_S, seed: plan.seed.wrapping_add(seed), ..spec.clone() };
             let filled = transfers_in_all(&subject.measure(&fill).await?);
             anyhow::ensure!(filled > 0, "the shard takes no transfers any more");
             written += filled as usize;
@@ -160,7 +166,7 @@ async fn history(plan: &Plan, folder: &Path, ids: Ids, name: &str, measured: &mu
     .await?;
     subject.cluster.checkpoint().await?;
     sleep(SETTLE).await;
-    let full = Spec { seed: plan.seed.wrapping_sub(1), ..spec };
+    let full = LoadSpec { seed: plan.seed.wrapping_sub(1), ..spec };
     measured.samples.add(&format!("full_{name}"), subject.measure(&full).await?);
     measured.clean &= subject.cluster.is_clean().await?;
     Ok(())
@@ -171,16 +177,16 @@ const FILL_S: u32 = 20;
 
 /// Hot accounts in small commits, before a snapshot is opened and while it is held: the versions of hot rows are what an open
 /// snapshot makes expensive.
-async fn snapshot(plan: &Plan, folder: &Path, measured: &mut Measured) -> anyhow::Result<()> {
+async fn snapshot(plan: &LongPlan, folder: &Path, measured: &mut PartMeasurements) -> anyhow::Result<()> {
     output::note(&format!("a snapshot held for {} s", plan.snapshot_seconds));
-    let subject = Subject::start(folder, "snapshot", 1, 1, ACCOUNTS).await?;
-    let spec = Spec { workload: Workload::Hot, seconds: plan.seconds, seed: plan.seed, ..Spec::SINGLES };
+    let subject = MeasuredCluster::start(folder, "snapshot", 1, 1, ACCOUNTS).await?;
+    let spec = LoadSpec { workload: Workload::Hot, seconds: plan.seconds, seed: plan.seed, ..LoadSpec::SINGLES };
     measured.samples.add("before_snapshot", subject.measure(&spec).await?);
     let dsn = subject.cluster.databases()?.into_iter().next().context("a cluster without shards")?.dsn;
     let mut holder = hold_snapshot(&dsn).await?;
     let begin = Instant::now();
     let window = Some(Duration::from_secs(10));
-    let held = Spec {
+    let held = LoadSpec {
         seconds: plan.snapshot_seconds.saturating_sub(plan.seconds).max(1),
         window,
         seed: plan.seed.wrapping_add(1),
@@ -189,8 +195,8 @@ async fn snapshot(plan: &Plan, folder: &Path, measured: &mut Measured) -> anyhow
     let long = subject.measure(&held).await?;
     measured.under_snapshot = long.ours.as_ref().map(|ours| ours.windows.clone()).unwrap_or_default();
     measured.samples.add("under_snapshot", long);
-    // The end of the held time is what counts: the cost grows with it.
-    let last = Spec { seed: plan.seed.wrapping_add(2), ..spec };
+    // The comparison uses the end of the time, because the cost grows while the snapshot is held.
+    let last = LoadSpec { seed: plan.seed.wrapping_add(2), ..spec };
     measured.samples.add("end_of_snapshot", subject.measure(&last).await?);
     output::note(&format!("the snapshot was held for {:.0} s", begin.elapsed().as_secs_f64()));
     holder.run("COMMIT", None).await.context("the transaction that holds the snapshot ended early")?;
@@ -200,19 +206,19 @@ async fn snapshot(plan: &Plan, folder: &Path, measured: &mut Measured) -> anyhow
 }
 
 #[derive(Debug, Serialize)]
-pub struct Report {
-    pub plan: Plan,
+pub struct LongReport {
+    pub plan: LongPlan,
     pub measured_at: String,
     pub machine: Machine,
     pub verified: bool,
     pub figures: Vec<Figure>,
     pub samples: Samples,
-    /// While the snapshot was held.
+    /// The windows of the time during which the snapshot was held.
     pub under_snapshot: Vec<Window>,
 }
 
-impl Report {
-    pub fn new(plan: Plan, samples: Samples, under_snapshot: Vec<Window>, verified: bool) -> Self {
+impl LongReport {
+    pub fn new(plan: LongPlan, samples: Samples, under_snapshot: Vec<Window>, verified: bool) -> Self {
         Self {
             measured_at: clock::format_rfc3339(clock::now_us()),
             machine: Machine::this(),
@@ -243,7 +249,7 @@ impl Report {
 
 pub const RUN_HEADER: [&str; 6] = ["run", "transfers/s", "node µs", "PostgreSQL µs", "p99 ms", "disk B"];
 
-fn figures(plan: &Plan, samples: &Samples) -> Vec<Figure> {
+fn figures(plan: &LongPlan, samples: &Samples) -> Vec<Figure> {
     let least = |bar, aim| Promise::AtLeast { bar, aim };
     let of = |one: &str, other: &str| ratio(samples.rate(one), samples.rate(other));
     let mut figures = Vec::new();
@@ -265,7 +271,7 @@ fn figures(plan: &Plan, samples: &Samples) -> Vec<Figure> {
     figures
 }
 
-impl super::Report for Report {
+impl super::ExperimentReport for LongReport {
     fn is_right(&self) -> bool {
         self.verified
     }
@@ -313,19 +319,19 @@ impl super::Report for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::Report as _;
+    use crate::bench::ExperimentReport as _;
 
     #[test]
     fn only_the_parts_that_ran_have_figures() {
         let only = vec![Part::History];
-        let plan = Plan { only, seconds: 1, accounts: 10, transfers: 20, snapshot_seconds: 1, seed: 1 };
+        let plan = LongPlan { only, seconds: 1, accounts: 10, transfers: 20, snapshot_seconds: 1, seed: 1 };
         let json = serde_json::to_value(&plan).unwrap();
         assert_eq!(json["parts"], serde_json::json!({"accounts": false, "history": true, "snapshot": false}));
         let mut samples = Samples::default();
         for (name, transfers_per_s) in [("empty_time_ordered", 100.0), ("full_time_ordered", 90.0)] {
             samples.add(name, Sample { transfers_per_s, ..Sample::default() });
         }
-        let report = Report::new(plan, samples, Vec::new(), true);
+        let report = LongReport::new(plan, samples, Vec::new(), true);
         let values: Vec<Option<f64>> = report.figures.iter().map(|figure| figure.value).collect();
         assert_eq!(values, [Some(0.9), None]);
         assert!(report.page().contains("full_time_ordered"));

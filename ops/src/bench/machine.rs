@@ -1,15 +1,15 @@
-//! The machine that a report was measured on, and the processor time and memory that the processes of a cluster take.
-//! Client, router, node and PostgreSQL share the machine, so that processor time for each transfer is what a measurement
-//! keeps when others disturb it.
+//! The machine that a report was measured on, and the processor time and memory that the processes of a cluster take. Client, router, node
+//! and PostgreSQL share the machine. Processor time for each transfer is therefore the figure that other load on the machine disturbs least.
 
 use std::{collections::BTreeMap, fmt, fs};
 
+use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::cluster::{
     Description, Layout,
-    member::{Member, Role},
-    process::ProcessTable,
+    member::{Member, ProcessRole},
+    process::{ProcessStat, ProcessTable},
 };
 
 #[derive(Debug, Clone, Serialize)]
@@ -72,20 +72,20 @@ impl Spent {
     /// The time that the processes of a cluster and this one, with their ended children, have spent.
     pub fn now(layout: &Layout, description: &Description) -> anyhow::Result<Self> {
         let table = ProcessTable::read()?;
-        let stats = all_stats()?;
+        let stats = ProcessStat::all()?;
         let mut spent = Self::default();
         let own = i32::try_from(std::process::id())?;
-        spent.client = stats.iter().filter(|stat| stat.pid == own).map(Stat::with_ended_children_us).sum();
+        spent.client = stats.iter().filter(|stat| stat.pid == own).map(with_ended_children_us).sum();
         for member in Member::all(layout, description) {
             let Some(process) = member.running(&table) else { continue };
             let of_role = match member.role {
-                Role::Router => &mut spent.routers,
-                Role::Node => &mut spent.nodes,
-                Role::Postgres => &mut spent.postgres,
+                ProcessRole::Router => &mut spent.routers,
+                ProcessRole::Node => &mut spent.nodes,
+                ProcessRole::Postgres => &mut spent.postgres,
             };
-            // A PostgreSQL server is a family: the postmaster, those that ended, those that live.
+            // A PostgreSQL server consists of the postmaster, its children that have ended, and its living children.
             let family = stats.iter().filter(|stat| stat.pid == process.pid() || stat.parent == process.pid());
-            *of_role += family.map(Stat::with_ended_children_us).sum::<u64>();
+            *of_role += family.map(with_ended_children_us).sum::<u64>();
         }
         Ok(spent)
     }
@@ -105,53 +105,19 @@ impl Spent {
 
 /// The processor time of one process of this machine with its ended children, in microseconds.
 pub fn process_us(pid: i32) -> anyhow::Result<f64> {
-    let line = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let stat = Stat::parse(&line).ok_or_else(|| anyhow::anyhow!("process {pid} tells no times"))?;
-    Ok(stat.with_ended_children_us() as f64)
+    let stat = ProcessStat::read(pid).with_context(|| format!("process {pid} has no times in /proc"))?;
+    Ok(with_ended_children_us(&stat) as f64)
 }
 
 /// A process and its living children.
 pub fn family(pid: i32) -> anyhow::Result<Vec<i32>> {
-    let stats = all_stats()?;
+    let stats = ProcessStat::all()?;
     Ok(stats.iter().filter(|stat| stat.pid == pid || stat.parent == pid).map(|stat| stat.pid).collect())
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct Stat {
-    pid: i32,
-    parent: i32,
-    ticks: u64,
-    ended_children_ticks: u64,
-}
-
-impl Stat {
-    fn parse(line: &str) -> Option<Self> {
-        let (pid, _) = line.split_once(' ')?;
-        // The program's name stands in parentheses and may hold anything.
-        let (_, rest) = line.rsplit_once(") ")?;
-        let fields: Vec<&str> = rest.split(' ').collect();
-        let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
-        Some(Self {
-            pid: pid.parse().ok()?,
-            parent: fields.get(1)?.parse().ok()?,
-            ticks: number(11)? + number(12)?,
-            ended_children_ticks: number(13)? + number(14)?,
-        })
-    }
-
-    fn with_ended_children_us(&self) -> u64 {
-        (self.ticks + self.ended_children_ticks) * US_PER_TICK
-    }
-}
-
-fn all_stats() -> anyhow::Result<Vec<Stat>> {
-    let mut stats = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        // A process may end while the folder is read.
-        let Ok(line) = fs::read_to_string(entry?.path().join("stat")) else { continue };
-        stats.extend(Stat::parse(&line));
-    }
-    Ok(stats)
+/// The processor time of a process and of its ended children, in microseconds.
+fn with_ended_children_us(stat: &ProcessStat) -> u64 {
+    (stat.ticks + stat.ended_children_ticks) * US_PER_TICK
 }
 
 /// Bytes by process. A service counts with its resident memory. A PostgreSQL server counts with the anonymous memory of all its
@@ -167,8 +133,8 @@ impl Memory {
         for member in Member::all(layout, description) {
             let Some(process) = member.running(&table) else { continue };
             let bytes = match member.role {
-                Role::Router | Role::Node => status_bytes(process.pid(), "VmRSS:").unwrap_or_default(),
-                Role::Postgres => family(process.pid())?
+                ProcessRole::Router | ProcessRole::Node => status_bytes(process.pid(), "VmRSS:").unwrap_or_default(),
+                ProcessRole::Postgres => family(process.pid())?
                     .into_iter()
                     .filter(|pid| !is_autovacuum_worker(*pid))
                     .filter_map(|pid| status_bytes(pid, "RssAnon:"))
@@ -209,13 +175,6 @@ mod tests {
         );
         assert_eq!(field(text, "x"), None);
         assert!(Machine::this().cores > 0);
-    }
-
-    #[test]
-    fn stat_lines_give_processor_time() {
-        let line = "42 (a (b) c) S 7 42 42 0 -1 4194304 1 0 0 0 5 6 70 80 20 0 1 0 777 1 1 1";
-        assert_eq!(Stat::parse(line), Some(Stat { pid: 42, parent: 7, ticks: 11, ended_children_ticks: 150 }));
-        assert_eq!(Stat::parse("42 (x"), None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Clusters that exist for a measurement only.
+//! Clusters that exist only for a measurement.
 
 use std::{
     path::{Path, PathBuf},
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     cluster::{
         Description, Layout,
-        member::{Member, Role},
+        member::{Member, ProcessRole},
         process::{Process, ProcessTable},
     },
     http_client::HttpClient,
@@ -28,14 +28,14 @@ use crate::{
 /// The role that initdb creates.
 const SUPERUSER: &str = "postgres";
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Rows of the journal that are not folded yet. A node without a fold does not have it.
+/// Rows of the journal that are not folded yet. A node without a fold does not export the metric.
 const UNFOLDED_ROWS: &str = "shardledger_fold_tail_rows";
-/// Of tables and indexes.
+/// The bytes of the ledger's tables and indexes.
 const LEDGER_BYTES: &str = "
     SELECT sum(pg_total_relation_size(c.oid))::float8 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = 'shardledger' AND c.relkind = 'r'";
 
-/// A cluster in a folder of its own, gone with its data when this is dropped.
+/// A cluster in a folder of its own. Dropping this value stops the cluster and removes its data.
 pub struct OwnCluster {
     data_dir: PathBuf,
     pub description: Description,
@@ -43,7 +43,7 @@ pub struct OwnCluster {
 }
 
 impl OwnCluster {
-    /// Starts a cluster through this very program, on ports that are free.
+    /// Starts a cluster by running this program, on free ports.
     pub fn start(data_dir: PathBuf, shards: u16, routers: u16) -> anyhow::Result<Self> {
         Self::start_all(data_dir, shards, routers, 1, &[])
     }
@@ -75,8 +75,8 @@ impl OwnCluster {
     }
 
     fn start_all(data_dir: PathBuf, shards: u16, routers: u16, nodes: u16, more: &[&str]) -> anyhow::Result<Self> {
-        // Guards from here on: whatever `up` has started when it fails goes too.
-        let guard = Remains(&data_dir);
+        // From here on, a failure of `up` also removes the processes that `up` has started.
+        let guard = RemovalGuard(&data_dir);
         let up = shardctl(&data_dir)?
             .args(["up", "--port-base", "0", "--shards"])
             .arg(shards.to_string())
@@ -100,7 +100,7 @@ impl OwnCluster {
         shards.map(|shard| Ok(Target { shard: shard.id.clone(), dsn: shard.dsn(&self.layout)? })).collect()
     }
 
-    /// Writes a checkpoint in every database. Only a superuser may.
+    /// Writes a checkpoint in every database, which only a superuser may do.
     pub async fn checkpoint(&self) -> anyhow::Result<()> {
         let mut dsns = Vec::new();
         for shard in &self.description.shards {
@@ -125,7 +125,7 @@ impl OwnCluster {
         Ok(bytes)
     }
 
-    /// Rows of all journals that are not folded yet, if the nodes tell.
+    /// The rows of all journals that are not folded yet. `None` if the nodes do not report them.
     pub async fn unfolded_rows(&self) -> Option<f64> {
         let client = HttpClient::new(ANSWER_TIMEOUT);
         let mut rows = None;
@@ -139,10 +139,10 @@ impl OwnCluster {
         rows
     }
 
-    /// Runs a command of this very program on the cluster. Returns what it printed.
+    /// Runs a command of this program on the cluster. Returns what the command printed.
     ///
     /// # Errors
-    /// When the command fails; the error has what it said.
+    /// The command fails. The error contains its output.
     pub async fn shardctl(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let output = tokio::process::Command::from(self.command()?).args(arguments).output().await?;
         let said = String::from_utf8_lossy(&output.stderr);
@@ -154,19 +154,19 @@ impl OwnCluster {
         shardctl(&self.data_dir)
     }
 
-    /// Numbers of a ledger that does not balance are worth nothing.
+    /// Whether `shardctl verify` finds no violation. The figures of a ledger that does not balance are void.
     pub async fn is_clean(&self) -> anyhow::Result<bool> {
         Ok(verify::verify(&self.databases()?).await?.is_clean())
     }
 
     /// The running processes of a role, in the order of the shards or routers.
-    pub fn processes(&self, role: Role) -> anyhow::Result<Vec<Process>> {
+    pub fn processes(&self, role: ProcessRole) -> anyhow::Result<Vec<Process>> {
         let table = ProcessTable::read()?;
         let members = Member::all(&self.layout, &self.description);
         Ok(members.iter().filter(|member| member.role == role).filter_map(|member| member.running(&table)).collect())
     }
 
-    /// The memory of each of its processes.
+    /// The memory of each process of the cluster.
     pub fn memory(&self) -> anyhow::Result<Memory> {
         Memory::now(&self.layout, &self.description)
     }
@@ -175,7 +175,7 @@ impl OwnCluster {
         &self.layout
     }
 
-    /// The processor time its processes and this one have spent so far.
+    /// The processor time that the processes of the cluster and this process have spent so far.
     pub fn spent(&self) -> anyhow::Result<Spent> {
         Spent::now(&self.layout, &self.description)
     }
@@ -187,9 +187,9 @@ impl Drop for OwnCluster {
     }
 }
 
-struct Remains<'a>(&'a Path);
+struct RemovalGuard<'a>(&'a Path);
 
-impl Drop for Remains<'_> {
+impl Drop for RemovalGuard<'_> {
     fn drop(&mut self) {
         remove(self.0);
     }

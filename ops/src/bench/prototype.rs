@@ -1,5 +1,5 @@
-//! `shardctl bench prototype`: what each choice of the append path costs, measured apart from the product, so that an ADR can
-//! quote it. One connection to a database of its own; processor time is that of the server process of this connection.
+//! `shardctl bench prototype` measures what each choice of the append path costs, apart from the product, so that an ADR can quote it. It
+//! uses one connection to a database of its own. Processor time is the time of the server process of this connection.
 
 mod row_array;
 
@@ -24,7 +24,7 @@ use crate::output;
 /// a check with an UPDATE as fence, alone and beside an open snapshot; and the UPDATE of accounts in sorted chunks. Processor
 /// time is that of the connection's server process.
 #[derive(Debug, Clone, clap::Args, Serialize)]
-pub struct Plan {
+pub struct PrototypePlan {
     /// Commits of 4,096 rows of each variant
     #[arg(long, value_name = "N", default_value_t = 250, value_parser = clap::value_parser!(u32).range(3..))]
     commits: u32,
@@ -39,32 +39,32 @@ const TABLES: &str = include_str!("../../sql/prototype.sql");
 const SMALL_ROWS: usize = 8;
 
 #[derive(Debug, Serialize)]
-pub struct Report {
-    pub plan: Plan,
+pub struct PrototypeReport {
+    pub plan: PrototypePlan,
     pub cores: usize,
-    pub rows: Vec<Row>,
+    pub rows: Vec<PrototypeRow>,
 }
 
-/// One variant of one choice. Costs of `fold` are for each account, all others for each transfer.
+/// One variant of one choice. The costs of `fold` are for each account, all other costs for each transfer.
 #[derive(Debug, Clone, Serialize)]
-pub struct Row {
+pub struct PrototypeRow {
     pub choice: &'static str,
     pub variant: String,
     pub rows_per_commit: usize,
     pub per_s: f64,
     pub backend_us: f64,
     pub backend_us_per_commit: f64,
-    /// The same in each third of the commits, in their order.
+    /// `backend_us_per_commit` of each third of the commits, in their order.
     pub backend_us_per_commit_in_thirds: [f64; 3],
     pub wal_bytes: f64,
-    /// Tables and indexes.
+    /// The bytes of tables and indexes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_bytes: Option<f64>,
 }
 
 /// How the rows of a transfer are laid out.
 #[derive(Debug, Clone, Copy)]
-enum Layout {
+enum RowLayout {
     /// One row with both legs, in this table.
     OneRow(&'static str),
     /// A transfer row and two entry rows, in tables with this suffix. Needs two flights, because a script has one COPY.
@@ -76,20 +76,20 @@ enum Layout {
 struct Variant {
     choice: &'static str,
     name: &'static str,
-    layout: Layout,
+    layout: RowLayout,
     columns: Columns,
     fence: Fence,
     ids: Ids,
-    /// Commits of 8 rows instead of 4,096.
+    /// Whether a commit has 8 rows instead of 4,096.
     small: bool,
-    /// Beside a transaction that holds a snapshot and does nothing.
+    /// Whether another transaction holds a snapshot and does nothing meanwhile.
     beside_snapshot: bool,
 }
 
 const BASE: Variant = Variant {
     choice: "rows",
     name: "one row, CHECKs",
-    layout: Layout::OneRow("journal"),
+    layout: RowLayout::OneRow("journal"),
     columns: Columns::Used,
     fence: Fence::Lock,
     ids: Ids::TimeOrdered,
@@ -99,16 +99,16 @@ const BASE: Variant = Variant {
 
 const VARIANTS: [Variant; 14] = [
     BASE,
-    Variant { name: "one row, no CHECK", layout: Layout::OneRow("journal_unchecked"), ..BASE },
-    Variant { name: "transfer and two entries, CHECKs", layout: Layout::ThreeRows(""), ..BASE },
-    Variant { name: "transfer and two entries, no CHECK", layout: Layout::ThreeRows("_unchecked"), ..BASE },
+    Variant { name: "one row, no CHECK", layout: RowLayout::OneRow("journal_unchecked"), ..BASE },
+    Variant { name: "transfer and two entries, CHECKs", layout: RowLayout::ThreeRows(""), ..BASE },
+    Variant { name: "transfer and two entries, no CHECK", layout: RowLayout::ThreeRows("_unchecked"), ..BASE },
     Variant { choice: "columns", name: "COPY lists the 19 used columns", ..BASE },
     Variant { choice: "columns", name: "COPY lists all 35 columns", columns: Columns::All, ..BASE },
     Variant { choice: "transport", name: "COPY, one flight", ..BASE },
     Variant {
         choice: "transport",
         name: "INSERT of a row array",
-        layout: Layout::RowArray,
+        layout: RowLayout::RowArray,
         fence: Fence::None,
         ..BASE
     },
@@ -128,7 +128,7 @@ const VARIANTS: [Variant; 14] = [
 ];
 
 impl Variant {
-    async fn measure(&self, url: &str, plan: &Plan) -> anyhow::Result<Row> {
+    async fn measure(&self, url: &str, plan: &PrototypePlan) -> anyhow::Result<PrototypeRow> {
         let mut session = ceiling::prepare(url).await?;
         session.run(TABLES, None).await.context("creating the tables of the prototype")?;
         let holder = if self.beside_snapshot { Some(hold_snapshot(url).await?) } else { None };
@@ -138,7 +138,7 @@ impl Variant {
             (plan.commits as usize, ROWS_PER_COMMIT)
         };
         let bookings = Bookings::new(plan.seed, self.ids);
-        let mut writer = Writer::open(self, session, url, bookings, rows_per_commit).await?;
+        let mut writer = VariantWriter::open(self, session, url, bookings, rows_per_commit).await?;
         let mut meter = Meter::start(writer.backend_pid(), commits);
         let wal_before = wal_bytes(&mut writer.session).await?;
         for commit in 0..commits {
@@ -159,7 +159,7 @@ impl Variant {
 }
 
 /// Writes the commits of one variant.
-struct Writer<'a> {
+struct VariantWriter<'a> {
     variant: &'a Variant,
     session: Session,
     arrays: Option<row_array::Inserter>,
@@ -168,7 +168,7 @@ struct Writer<'a> {
     buffer: CopyBuffer,
 }
 
-impl<'a> Writer<'a> {
+impl<'a> VariantWriter<'a> {
     async fn open(
         variant: &'a Variant,
         session: Session,
@@ -177,8 +177,8 @@ impl<'a> Writer<'a> {
         rows: usize,
     ) -> anyhow::Result<Self> {
         let arrays = match variant.layout {
-            Layout::RowArray => Some(row_array::Inserter::connect(url).await?),
-            Layout::OneRow(_) | Layout::ThreeRows(_) => None,
+            RowLayout::RowArray => Some(row_array::Inserter::connect(url).await?),
+            RowLayout::OneRow(_) | RowLayout::ThreeRows(_) => None,
         };
         Ok(Self { variant, session, arrays, bookings, rows, buffer: CopyBuffer::new() })
     }
@@ -190,15 +190,15 @@ impl<'a> Writer<'a> {
     async fn commit(&mut self, written: usize) -> anyhow::Result<()> {
         let Variant { layout, columns, fence, .. } = *self.variant;
         match layout {
-            Layout::OneRow(table) => {
-                // The check looks into `journal` and finds it empty if the rows go elsewhere.
+            RowLayout::OneRow(table) => {
+                // The check reads `journal`, which is empty if the rows go to another table.
                 let highest = if table == "journal" { written as i64 } else { 0 };
                 let script = commit_script(fence, table, columns, highest, self.rows);
                 let rows = self.bookings.encode(&mut self.buffer, self.rows, columns);
                 committed(&self.session.run(&script, Some(rows)).await?)
             }
-            Layout::ThreeRows(suffix) => self.commit_three_rows(suffix).await,
-            Layout::RowArray => {
+            RowLayout::ThreeRows(suffix) => self.commit_three_rows(suffix).await,
+            RowLayout::RowArray => {
                 let arrays = self.arrays.as_mut().context("no connection for row arrays")?;
                 arrays.insert(&mut self.bookings, self.rows).await
             }
@@ -258,9 +258,9 @@ impl<'a> Writer<'a> {
 
     async fn disk_bytes(&mut self) -> anyhow::Result<f64> {
         match self.variant.layout {
-            Layout::OneRow(table) => relation_bytes(&mut self.session, &format!("ceiling.{table}")).await,
-            Layout::RowArray => relation_bytes(&mut self.session, "ceiling.journal").await,
-            Layout::ThreeRows(suffix) => {
+            RowLayout::OneRow(table) => relation_bytes(&mut self.session, &format!("ceiling.{table}")).await,
+            RowLayout::RowArray => relation_bytes(&mut self.session, "ceiling.journal").await,
+            RowLayout::ThreeRows(suffix) => {
                 let transfers = relation_bytes(&mut self.session, &format!("ceiling.transfer{suffix}")).await?;
                 Ok(transfers + relation_bytes(&mut self.session, &format!("ceiling.entry{suffix}")).await?)
             }
@@ -268,8 +268,8 @@ impl<'a> Writer<'a> {
     }
 }
 
-impl Experiment for Plan {
-    type Report = Report;
+impl Experiment for PrototypePlan {
+    type Report = PrototypeReport;
 
     fn prepare(&mut self, seed: u64) -> anyhow::Result<()> {
         self.seed = seed;
@@ -277,7 +277,7 @@ impl Experiment for Plan {
         Ok(())
     }
 
-    async fn measure(self, folder: &Path) -> anyhow::Result<Report> {
+    async fn measure(self, folder: &Path) -> anyhow::Result<PrototypeReport> {
         let cluster = OwnCluster::start(folder.join("prototype"), 1, 1)?;
         let url = cluster.databases()?.into_iter().next().context("a cluster without shards")?.dsn;
         let mut rows = Vec::new();
@@ -296,7 +296,7 @@ impl Experiment for Plan {
         })
         .await?;
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
-        Ok(Report { plan: self, cores, rows })
+        Ok(PrototypeReport { plan: self, cores, rows })
     }
 }
 
@@ -322,7 +322,7 @@ struct Meter {
     begin_us: f64,
     commits: usize,
     done: usize,
-    /// At the end of each third.
+    /// The processor time at the end of each third of the commits.
     marks_us: Vec<f64>,
 }
 
@@ -347,7 +347,7 @@ impl Meter {
         rows_per_commit: usize,
         wal_bytes: f64,
         disk_bytes: Option<f64>,
-    ) -> Row {
+    ) -> PrototypeRow {
         let seconds = self.begin.elapsed().as_secs_f64();
         let rows = (self.done * rows_per_commit) as f64;
         let spent_us = self.marks_us.last().map_or(0.0, |last| last - self.begin_us);
@@ -355,7 +355,7 @@ impl Meter {
         for (third, marks) in thirds.iter_mut().zip(self.marks_us.windows(2)) {
             *third = (marks[1] - marks[0]) / (self.done as f64 / 3.0);
         }
-        Row {
+        PrototypeRow {
             choice,
             variant,
             rows_per_commit,
@@ -377,7 +377,7 @@ fn process_time_us(pid: i32) -> anyhow::Result<f64> {
 }
 
 const CHUNK: usize = 1_000;
-/// Each account is folded so often.
+/// How many times each account is folded.
 const PASSES: usize = 5;
 
 const FILL: &str = "INSERT INTO ceiling.account SELECT 'bench:' || n, 0, 'USD', 1, 0, 0, NULL, NULL, 0, 0, '', 0, 0 \
@@ -388,8 +388,8 @@ const UPDATE: &str = "UPDATE ceiling.account a \
          AS new (id, posted, held, version, head, at_us) \
      WHERE a.id = new.id AND a.version < new.version";
 
-/// What it costs to write the newest balances of 100,000 accounts into their rows, in sorted chunks.
-async fn measure_fold(url: &str) -> anyhow::Result<Row> {
+/// Measures the cost of writing the newest balances of 100,000 accounts into their rows, in sorted chunks.
+async fn measure_fold(url: &str) -> anyhow::Result<PrototypeRow> {
     let mut session = ceiling::prepare(url).await?;
     session.run(TABLES, None).await?;
     let mut connection = connect(url).await?;
@@ -424,7 +424,7 @@ async fn measure_fold(url: &str) -> anyhow::Result<Row> {
     Ok(row)
 }
 
-fn cells(row: &Row) -> [String; 9] {
+fn cells(row: &PrototypeRow) -> [String; 9] {
     let thirds: Vec<String> = row.backend_us_per_commit_in_thirds.iter().map(|us| format!("{us:.0}")).collect();
     [
         row.choice.to_owned(),
@@ -439,7 +439,7 @@ fn cells(row: &Row) -> [String; 9] {
     ]
 }
 
-impl super::Report for Report {
+impl super::ExperimentReport for PrototypeReport {
     fn is_right(&self) -> bool {
         true
     }

@@ -1,4 +1,4 @@
-//! Request bodies written and answers counted byte by byte: the client takes as little of the machine as it can.
+//! Writes request bodies and counts answers byte by byte, so that the client uses as little of the machine as possible.
 
 use std::sync::LazyLock;
 
@@ -11,7 +11,7 @@ use super::{
     workload::{Focus, Picker, Random},
 };
 
-/// Account ids of a bench: the same in every run, so that a second run finds them open.
+/// The account ids of a bench. They are the same in every run, so a second run finds the accounts open.
 pub fn account_id(number: usize) -> String {
     format!("bench:{number}")
 }
@@ -19,7 +19,7 @@ pub fn account_id(number: usize) -> String {
 pub const ASSET: &str = "USD";
 /// Amounts are below this many minor units.
 const AMOUNTS: usize = 10_000;
-/// Transfers kept for being sent again.
+/// The number of transfers that are kept to be sent again.
 const KEPT: usize = 256;
 
 /// How transfer ids are made.
@@ -34,7 +34,7 @@ pub enum Ids {
 
 /// Writes the requests of one connection.
 #[derive(Debug)]
-pub struct Writer {
+pub struct RequestWriter {
     random: Random,
     ids: Ids,
     /// The share of transfers that are sent a second time.
@@ -46,7 +46,7 @@ pub struct Writer {
     focus: Focus,
 }
 
-impl Writer {
+impl RequestWriter {
     pub fn new(random: Random, ids: Ids, replays: f64) -> Self {
         let (answered, unanswered, focus) = (Vec::new(), Vec::new(), Focus::default());
         Self { random, ids, replays, answered, unanswered, focus }
@@ -71,7 +71,7 @@ impl Writer {
         body.extend_from_slice(b"]}");
     }
 
-    /// A connection has one request under way, so that the request before this one is answered.
+    /// Begins a request. A connection has only one request under way, so the request before this one is answered.
     fn begin(&mut self, picker: &Picker) {
         picker.focus(&mut self.random, &mut self.focus);
         for transfer in self.unanswered.drain(..) {
@@ -87,7 +87,7 @@ impl Writer {
     fn transfer(&mut self, picker: &Picker, now_ms: u64, body: &mut Vec<u8>) {
         if self.replays > 0.0 && !self.answered.is_empty() && self.random.fraction() < self.replays {
             let place = self.random.below(self.answered.len());
-            // Once only: a batch that names an id twice is an error of the client.
+            // Each kept transfer is sent once, because a batch that names an id twice is an error of the client.
             body.extend_from_slice(&self.answered.swap_remove(place));
             return;
         }
@@ -106,7 +106,7 @@ impl Writer {
         body.extend_from_slice(b"\",\"asset\":\"");
         body.extend_from_slice(ASSET.as_bytes());
         body.extend_from_slice(b"\"}");
-        // Twice as many are kept as are sent again, so that the kept ones change.
+        // Twice as many transfers are kept as are sent again, so that the kept transfers change.
         if self.replays > 0.0 && self.random.fraction() < 2.0 * self.replays {
             self.unanswered.push(body[begin..].to_vec());
         }
@@ -172,8 +172,7 @@ static STATUS: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new("\"status\":\
 static REPLAYED: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new("\"replayed\":true"));
 static CODE: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new("\"code\":\""));
 
-/// Counts the outcomes in the answer to `items` transfers. The answer is compact JSON: it is not parsed, its statuses and
-/// codes are picked out of it.
+/// Counts the outcomes in the answer to `items` transfers. The answer is compact JSON. Its statuses and codes are searched for without parsing.
 pub fn count(status: StatusCode, answer: &[u8], items: u64, tally: &mut Tally) {
     let occurrences = |finder: &Finder<'_>| finder.find_iter(answer).count() as u64;
     let (posted, pending) = (occurrences(&POSTED), occurrences(&PENDING));
@@ -215,7 +214,7 @@ mod tests {
     #[test]
     fn requests_are_the_apis() {
         for (ids, version) in [(Ids::TimeOrdered, 7), (Ids::Random, 4)] {
-            let mut writer = Writer::new(Random::new(1, 1), ids, 0.0);
+            let mut writer = RequestWriter::new(Random::new(1, 1), ids, 0.0);
             let batch = written(|body| writer.batch(&picker(), 3, 1_000, body));
             let transfers = batch["transfers"].as_array().unwrap();
             assert_eq!(transfers.len(), 3);
@@ -249,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_share_of_the_transfers_is_sent_again_after_it_was_answered() {
-        let mut writer = Writer::new(Random::new(1, 1), Ids::TimeOrdered, 0.1);
+        let mut writer = RequestWriter::new(Random::new(1, 1), Ids::TimeOrdered, 0.1);
         let mut sent = std::collections::BTreeSet::new();
         let mut again = 0;
         for _ in 0..20 {

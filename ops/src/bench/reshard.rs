@@ -1,4 +1,4 @@
-//! `shardctl bench reshard`: a cluster under load grows and shrinks, and its clients must not notice.
+//! `shardctl bench reshard` grows and shrinks a cluster under load, and checks that its clients notice nothing.
 
 mod clients;
 mod report;
@@ -7,7 +7,7 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Context, ensure};
 use clients::{Clients, Probes};
-use report::Report;
+use report::ReshardReport;
 use serde::Serialize;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +16,7 @@ use super::{
     Experiment,
     load::WARM_UP,
     own_cluster::OwnCluster,
-    subject::{Sample, Spec, Subject},
+    subject::{LoadSpec, MeasuredCluster, Sample},
     workload::{Locality, Workload},
 };
 use crate::{
@@ -26,14 +26,14 @@ use crate::{
 };
 
 /// Measures the peak, keeps half of it in the open loop, adds shards and balances, then drains and removes them. Further clients hold,
-/// capture, reverse, page statements and lists, and send old transfers again; each checks what it is answered. Exit code 1: a figure
-/// misses its bar. 3: a client was answered wrongly, or the ledger does not balance.
+/// capture, reverse, page through statements and lists, and send old transfers again. Each client checks its answers. Exit code 1: a figure
+/// misses its bar. 3: a client got a wrong answer, or the ledger does not balance.
 #[derive(Debug, Clone, clap::Args, Serialize)]
-pub struct Plan {
+pub struct ReshardPlan {
     /// Shards at the beginning and at the end
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=16))]
     shards: u16,
-    /// Shards that are added, and removed again
+    /// Shards that are added and removed again
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=16))]
     added: u16,
     /// Accounts
@@ -52,14 +52,14 @@ const SHARE: f64 = 0.5;
 const BATCH: usize = 50;
 /// The share of the transfers that is sent in batches.
 const BATCHED: f64 = 0.2;
-/// Before the first move, and after the last one.
+/// The time of load before the first move and after the last one.
 const QUIET: Duration = Duration::from_secs(10);
-/// Longer than any run.
+/// Longer than any run, in seconds.
 const LONGEST_S: u32 = 6 * 3600;
 const WINDOW: Duration = Duration::from_secs(1);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Something that an operator ordered.
+/// An order of the operator.
 #[derive(Debug, Clone, Serialize)]
 pub struct Phase {
     pub name: String,
@@ -68,7 +68,7 @@ pub struct Phase {
     pub to_s: f64,
 }
 
-/// A cut-over, as the target and as clients saw it.
+/// A cut-over as the target and as the clients saw it.
 #[derive(Debug, Clone, Serialize)]
 pub struct CutOver {
     pub from: String,
@@ -79,16 +79,16 @@ pub struct CutOver {
     pub bytes: u64,
     /// Seconds since the load began.
     pub at_s: f64,
-    /// From the release until the take, as the target measured it.
+    /// The time from the release until the take, as the target measured it.
     pub pause_ms: f64,
     pub source_locked_ms: f64,
-    /// The longest that a client waited for an answer about one of the slots while they were handed over. `None` if no client of the
-    /// probes asked in this time.
+    /// The longest time that a client waited for an answer about one of the slots while they were handed over. `None` if no probe sent a
+    /// request in this time.
     pub seen_by_clients_ms: Option<f64>,
 }
 
-impl Experiment for Plan {
-    type Report = Report;
+impl Experiment for ReshardPlan {
+    type Report = ReshardReport;
 
     fn prepare(&mut self, seed: u64) -> anyhow::Result<()> {
         self.seed = seed;
@@ -96,11 +96,16 @@ impl Experiment for Plan {
         Ok(())
     }
 
-    async fn measure(self, folder: &Path) -> anyhow::Result<Report> {
-        let subject = Subject::start(folder, "reshard", self.shards, 2, self.accounts as usize).await?;
-        let base =
-            Spec { workload: Workload::Mix, locality: Locality::Any, routers: 2, seed: self.seed, ..Spec::SINGLES };
-        let peak = subject.measure(&Spec { seconds: self.peak_seconds, ..base.clone() }).await?;
+    async fn measure(self, folder: &Path) -> anyhow::Result<ReshardReport> {
+        let subject = MeasuredCluster::start(folder, "reshard", self.shards, 2, self.accounts as usize).await?;
+        let base = LoadSpec {
+            workload: Workload::Mix,
+            locality: Locality::Any,
+            routers: 2,
+            seed: self.seed,
+            ..LoadSpec::SINGLES
+        };
+        let peak = subject.measure(&LoadSpec { seconds: self.peak_seconds, ..base.clone() }).await?;
         let peak_per_s = peak.ours.as_ref().map_or(0.0, |ours| ours.requests_per_s);
         ensure!(peak_per_s > 10.0, "the peak is {peak_per_s} requests a second");
         output::note(&format!("peak {peak_per_s:.0} transfers/s; keeping {:.0} % of it", SHARE * 100.0));
@@ -114,12 +119,12 @@ impl Experiment for Plan {
         // The probes are a part of the load.
         let rate = (peak_per_s * SHARE - clients::RATE).max(100.0);
         let singles =
-            Spec { window: Some(WINDOW), seconds: LONGEST_S, ..base.clone().at_rate(rate * (1.0 - BATCHED)) };
-        let batches = Spec {
+            LoadSpec { window: Some(WINDOW), seconds: LONGEST_S, ..base.clone().at_rate(rate * (1.0 - BATCHED)) };
+        let batches = LoadSpec {
             batch: BATCH,
             connections: 8,
             seed: self.seed.wrapping_add(1),
-            ..Spec { rate: Some(rate * BATCHED / BATCH as f64), window: Some(WINDOW), seconds: LONGEST_S, ..base }
+            ..LoadSpec { rate: Some(rate * BATCHED / BATCH as f64), window: Some(WINDOW), seconds: LONGEST_S, ..base }
         };
         let begun_us = telemetry::clock::now_us() + i64::try_from(WARM_UP.as_micros()).unwrap_or(0);
         let load = async {
@@ -136,7 +141,7 @@ impl Experiment for Plan {
         let (mut counts, (singles, batches), phases) = {
             let (probing, clients) = (probes.run(&stop), clients.run(&stop));
             let (load, operated, (), counts) = tokio::join!(load, operator, probing, clients);
-            // A failure of the operator's command is the cause of any other failure.
+            // If the operator's command failed, its failure is the cause of all others.
             let phases = operated?;
             (counts, load?, phases)
         };
@@ -148,12 +153,21 @@ impl Experiment for Plan {
         let after = sum(&urls[0]).await?;
         let sum_unchanged = before == after;
         let samples: [Sample; 2] = [singles, batches];
-        Ok(Report::new(self, peak_per_s, &samples, phases, cut_overs, waits, counts, verified && sum_unchanged))
+        Ok(ReshardReport::new(
+            self,
+            peak_per_s,
+            &samples,
+            phases,
+            cut_overs,
+            waits,
+            counts,
+            verified && sum_unchanged,
+        ))
     }
 }
 
 /// Adds shards, balances, and drains the added shards.
-async fn operate(cluster: &OwnCluster, plan: &Plan, begun_us: i64) -> anyhow::Result<Vec<Phase>> {
+async fn operate(cluster: &OwnCluster, plan: &ReshardPlan, begun_us: i64) -> anyhow::Result<Vec<Phase>> {
     let now_s = || (telemetry::clock::now_us() - begun_us) as f64 / 1e6;
     let mut phases = Vec::new();
     tokio::time::sleep(QUIET).await;
@@ -165,7 +179,7 @@ async fn operate(cluster: &OwnCluster, plan: &Plan, begun_us: i64) -> anyhow::Re
         orders.push((format!("add {shard}"), vec!["shard", "add", shard]));
     }
     orders.push(("plan".to_owned(), vec!["move", "plan", "--balance", "-o", &file]));
-    // Both ends of all moves share the two cores.
+    // One move at a time, because both ends of all moves share two cores.
     orders.push(("balance".to_owned(), vec!["move", "apply", &file, "--finish", "--parallel", "1"]));
     orders.push(("plan".to_owned(), vec!["move", "plan", "--drain", &drained, "-o", &file]));
     orders.push(("drain".to_owned(), vec!["move", "apply", &file, "--finish", "--parallel", "1"]));
@@ -184,7 +198,7 @@ fn nodes(cluster: &OwnCluster) -> anyhow::Result<Nodes> {
     Ok(Nodes { map: shard_map::ShardMap::parse(&text)? })
 }
 
-/// What the moves did, and what the probes saw of them. Removes the drained shards afterwards: a removed shard lists no moves.
+/// Returns what the moves did and what the probes saw of them. Removes the drained shards afterwards: a removed shard lists no moves.
 async fn cut_overs(
     cluster: &OwnCluster,
     nodes: &Nodes,
@@ -235,6 +249,6 @@ async fn waits_in_routers(cluster: &OwnCluster) -> anyhow::Result<Vec<(u64, u64)
 /// The sum of all accounts of the load.
 async fn sum(url: &str) -> anyhow::Result<Value> {
     let sums: Value = HttpClient::new(ANSWER_TIMEOUT).get(&format!("{url}/v1/balances?prefix=bench:")).await?;
-    ensure!(sums["partial"] == false, "a shard did not tell its sums");
+    ensure!(sums["partial"] == false, "a shard did not report its sums");
     Ok(sums["data"].clone())
 }

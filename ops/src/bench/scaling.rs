@@ -1,9 +1,9 @@
-//! `shardctl bench scaling`: whether throughput grows with the number of shards.
+//! `shardctl bench scaling` measures whether throughput grows with the number of shards.
 //!
-//! A small machine cannot give eight shards a machine each. [`Limits`] therefore gives each shard, its PostgreSQL and its node
-//! together, the same small part of the processors; what is left is for the router and the client. The load then uses
-//! the accounts of 1, 2, 4 and 8 of the shards. [`many`] measures what a router spends with more shards than a
-//! machine can run: their nodes are mock nodes, which [`mock`] serves.
+//! One small machine cannot give each of eight shards a machine. [`Limits`] therefore gives each shard, with its PostgreSQL and its node, the
+//! same small part of the processors. The router and the client use the rest. The load then uses the accounts of 1, 2, 4 and 8 of the shards.
+//! [`many`] measures the processor time of a router with more shards than a machine can run. The nodes of these shards are mock nodes, which
+//! [`mock`] serves.
 
 mod many;
 pub mod mock;
@@ -11,7 +11,7 @@ mod report;
 
 use std::path::Path;
 
-use report::Report;
+use report::ScalingReport;
 use serde::Serialize;
 
 use super::{
@@ -19,19 +19,19 @@ use super::{
     ceiling::ACCOUNTS,
     limits::Limits,
     own_cluster::OwnCluster,
-    subject::{Sample, Spec, Subject},
+    subject::{LoadSpec, MeasuredCluster, Sample},
     workload::{Locality, Workload},
 };
 use crate::output;
 
 pub use report::throughput;
 
-/// Each shard, its PostgreSQL and its node together, gets the same small part of the processors by a control group (version 1
-/// or 2). Where this user cannot make one, each commit is delayed by the same time instead, and the report says so. Exit code
-/// 1: a figure misses its bar. 3: a ledger that was measured does not balance.
+/// A control group (version 1 or 2) gives each shard, its PostgreSQL and its node together, the same small part of the processors. If this
+/// user cannot make a control group, each commit is delayed by the same time instead, and the report says so. Exit code 1: a figure misses
+/// its bar. 3: a ledger that was measured does not balance.
 #[derive(Debug, Clone, clap::Args, Serialize)]
-pub struct Plan {
-    /// Numbers of shards, rising
+pub struct ScalingPlan {
+    /// Numbers of shards, in rising order
     #[arg(long, value_name = "N,N…", value_delimiter = ',', default_values_t = [1, 2, 4, 8])]
     shards: Vec<u16>,
     /// Shares of cross-shard transfers, from 0 to 1
@@ -50,14 +50,14 @@ pub struct Plan {
     seed: u64,
 }
 
-impl Plan {
-    /// The kinds of request for this number of shards. For one shard they are all the same.
+impl ScalingPlan {
+    /// The kinds of request for this number of shards. With one shard, all kinds are the same.
     fn requests(&self, shards: u16) -> impl Iterator<Item = Requests> {
         let spread = self.cross.iter().map(|cross| Requests::Spread { cross: *cross });
         std::iter::once(Requests::OneShard).chain(spread.filter(move |_| shards > 1))
     }
 
-    /// A few points, for a plot beside others.
+    /// A plan of few points, for a plot among others.
     pub fn short(seconds: u32, seed: u64) -> Self {
         let (shards, cross) = (vec![1, 2, 4], vec![0.0, 0.5]);
         Self { shards, cross, seconds, shard_cores: None, mock_shards: Vec::new(), seed }
@@ -66,7 +66,7 @@ impl Plan {
 
 /// One number of shards and one kind of request.
 #[derive(Debug, Clone, Serialize)]
-pub struct Point {
+pub struct ScalingPoint {
     pub shards: u16,
     pub requests: Requests,
     pub sample: Sample,
@@ -74,22 +74,22 @@ pub struct Point {
     pub throttled: Option<f64>,
 }
 
-/// What the transfers of a request have to do with each other.
+/// How the transfers of a request are distributed over shards.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Requests {
-    /// All transfers of a request are local transfers of one shard, drawn anew for each request. Shards then share nothing,
-    /// and the requests are as large with many shards as with one.
+    /// All transfers of a request are local transfers of one shard, drawn for each request. Shards then share nothing, and the requests are
+    /// as large with many shards as with one.
     OneShard,
-    /// Over all loaded shards, with this share of cross-shard transfers.
+    /// The transfers use all loaded shards, with this share of cross-shard transfers.
     Spread { cross: f64 },
 }
 
-/// For each shard, so that the load grows with the shards.
+/// Connections for each shard, so that the load grows with the number of shards.
 const CONNECTIONS_PER_SHARD: usize = 8;
 
-impl Experiment for Plan {
-    type Report = Report;
+impl Experiment for ScalingPlan {
+    type Report = ScalingReport;
 
     fn prepare(&mut self, seed: u64) -> anyhow::Result<()> {
         let rising = self.shards.is_sorted() && self.shards.iter().all(|shards| (1..=64).contains(shards));
@@ -99,7 +99,7 @@ impl Experiment for Plan {
         Ok(())
     }
 
-    async fn measure(self, folder: &Path) -> anyhow::Result<Report> {
+    async fn measure(self, folder: &Path) -> anyhow::Result<ScalingReport> {
         let steps =
             self.shards.iter().map(|shards| self.requests(*shards).count()).sum::<usize>() + self.mock_shards.len();
         let mut many = Vec::new();
@@ -113,19 +113,19 @@ impl Experiment for Plan {
             anyhow::Ok(measured)
         })
         .await?;
-        Ok(Report::new(self, limit, points, many, clean))
+        Ok(ScalingReport::new(self, limit, points, many, clean))
     }
 }
 
-/// The points with real shards, how the shards were limited, and whether their ledgers were clean.
+/// Measures the points with real shards. Returns how the shards were limited, the points, and whether the ledgers were clean.
 pub async fn limited(
-    plan: &Plan,
+    plan: &ScalingPlan,
     folder: &Path,
     bar: &indicatif::ProgressBar,
-) -> anyhow::Result<(String, Vec<Point>, bool)> {
+) -> anyhow::Result<(String, Vec<ScalingPoint>, bool)> {
     let most = plan.shards.last().copied().unwrap_or(1);
     let cluster = OwnCluster::start(folder.join("scaling"), most, 1)?;
-    let subject = Subject::of(cluster, ACCOUNTS).await?;
+    let subject = MeasuredCluster::of(cluster, ACCOUNTS).await?;
     let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
     let shard_cores = plan.shard_cores.unwrap_or(cores / 2.0 / f64::from(most));
     let limits = Limits::set(&subject.cluster, shard_cores).await?;
@@ -141,24 +141,24 @@ pub async fn limited(
                 (Some(before), Some(after)) => Some((after[1] - before[1]) / (after[0] - before[0]).max(1.0)),
                 _ => None,
             };
-            points.push(Point { shards, requests, sample, throttled });
+            points.push(ScalingPoint { shards, requests, sample, throttled });
             bar.inc(1);
         }
     }
     let limit = limits.to_string();
-    // The check after the measurement need not be slow.
+    // Lift the limits, because the check after the measurement needs none.
     drop(limits);
     let clean = subject.cluster.is_clean().await?;
     Ok((limit, points, clean))
 }
 
-fn spec(plan: &Plan, shards: u16, requests: Requests) -> Spec {
+fn spec(plan: &ScalingPlan, shards: u16, requests: Requests) -> LoadSpec {
     let (locality, shards_per_request, seed) = match requests {
         Requests::OneShard => (Locality::Local, Some(1), 0),
         Requests::Spread { cross: 0.0 } => (Locality::Local, None, 1),
         Requests::Spread { cross } => (Locality::Share(cross), None, 1 + (cross * 100.0) as u64),
     };
-    Spec {
+    LoadSpec {
         workload: Workload::Uniform,
         locality,
         connections: CONNECTIONS_PER_SHARD * usize::from(shards),
@@ -166,6 +166,6 @@ fn spec(plan: &Plan, shards: u16, requests: Requests) -> Spec {
         shards_per_request,
         seconds: plan.seconds,
         seed: plan.seed.wrapping_add(u64::from(shards)).wrapping_add(seed * 1_000),
-        ..Spec::BATCHES
+        ..LoadSpec::BATCHES
     }
 }

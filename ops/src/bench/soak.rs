@@ -1,5 +1,5 @@
-//! `shardctl bench soak`: half of the peak for minutes or hours, one master account with 1,000 sub-accounts, duplicates among
-//! the transfers. Throughput and latency by window, memory of each process, disk, and the sum of all accounts over time.
+//! `shardctl bench soak` keeps half of the peak for minutes or hours, with one master account, 1,000 sub-accounts, and duplicates among the
+//! transfers. It reports throughput and latency by window, the memory of each process, disk usage, and the sum of all accounts over time.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +19,7 @@ use super::{
     load::WARM_UP,
     machine::Machine,
     page::{Mark, Page},
-    subject::{MIN_OPEN_LOOP_CONNECTIONS, Sample, Spec, Subject},
+    subject::{LoadSpec, MIN_OPEN_LOOP_CONNECTIONS, MeasuredCluster, Sample},
     tally::Window,
     workload::Workload,
 };
@@ -28,8 +28,8 @@ use crate::{http_client::HttpClient, output};
 /// Measures the peak first, and then keeps half of it, in the open loop. Exit code 1: a figure misses its bar. 3: the sum of
 /// all accounts changed, or the ledger does not balance.
 #[derive(Debug, Clone, clap::Args, Serialize)]
-pub struct Plan {
-    /// How long
+pub struct SoakPlan {
+    /// Minutes of the load
     #[arg(long, value_name = "M", default_value_t = 10.0)]
     minutes: f64,
     /// Seconds of a window
@@ -44,7 +44,7 @@ pub struct Plan {
     /// Connections
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
     connections: u16,
-    /// Transfers a request; 1 sends single transfers
+    /// Transfers in each request; 1 sends single transfers
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     batch: u16,
     #[arg(skip)]
@@ -59,13 +59,13 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The cluster at one moment.
 #[derive(Debug, Clone, Serialize)]
 pub struct Moment {
-    /// Since the load began.
+    /// Seconds since the load began.
     pub at_s: f64,
-    /// Bytes, by process.
+    /// Bytes by process.
     pub memory: BTreeMap<String, f64>,
-    /// Tables and indexes of the ledger.
+    /// Bytes of the tables and indexes of the ledger.
     pub disk_bytes: f64,
-    /// Rows that are not folded yet, if the node tells.
+    /// The rows that are not folded yet. Absent if the node does not report them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unfolded_rows: Option<f64>,
     /// The sum of all accounts, which must not change.
@@ -83,8 +83,8 @@ struct AssetSum {
     posted: String,
 }
 
-impl Experiment for Plan {
-    type Report = Report;
+impl Experiment for SoakPlan {
+    type Report = SoakReport;
 
     fn prepare(&mut self, seed: u64) -> anyhow::Result<()> {
         let long_enough = self.minutes * 60.0 >= f64::from(3 * self.window_s);
@@ -95,19 +95,19 @@ impl Experiment for Plan {
         Ok(())
     }
 
-    async fn measure(self, folder: &Path) -> anyhow::Result<Report> {
-        let subject = Subject::start(folder, "soak", 1, 1, ACCOUNTS).await?;
-        let base = Spec {
+    async fn measure(self, folder: &Path) -> anyhow::Result<SoakReport> {
+        let subject = MeasuredCluster::start(folder, "soak", 1, 1, ACCOUNTS).await?;
+        let base = LoadSpec {
             workload: Workload::Hot,
             batch: usize::from(self.batch),
             connections: usize::from(self.connections),
             replays: self.replays,
-            ..Spec::BATCHES
+            ..LoadSpec::BATCHES
         };
-        let peak = subject.measure(&Spec { seconds: self.peak_seconds, seed: self.seed, ..base.clone() }).await?;
+        let peak = subject.measure(&LoadSpec { seconds: self.peak_seconds, seed: self.seed, ..base.clone() }).await?;
         let requests_per_s = peak.ours.as_ref().map_or(0.0, |ours| ours.requests_per_s);
         ensure!(requests_per_s > 1.0, "the peak is {requests_per_s} requests a second");
-        let spec = Spec {
+        let spec = LoadSpec {
             seconds: (self.minutes * 60.0).round().max(1.0) as u32,
             window: Some(Duration::from_secs(u64::from(self.window_s))),
             seed: self.seed.wrapping_add(1),
@@ -120,14 +120,14 @@ impl Experiment for Plan {
         .await?;
         let windows: Vec<Window> = sample.ours.as_ref().map(|ours| ours.windows.clone()).unwrap_or_default();
         let clean = subject.cluster.is_clean().await?;
-        Ok(Report::new(self, &peak, &sample, windows, moments, clean))
+        Ok(SoakReport::new(self, &peak, &sample, windows, moments, clean))
     }
 }
 
-/// Looks at the cluster at the end of each window.
+/// Records the state of the cluster at the end of each window.
 async fn watch(
-    subject: &Subject,
-    spec: &Spec,
+    subject: &MeasuredCluster,
+    spec: &LoadSpec,
     window_s: u32,
     bar: &indicatif::ProgressBar,
 ) -> anyhow::Result<Vec<Moment>> {
@@ -143,7 +143,7 @@ async fn watch(
     while begin.elapsed().as_secs_f64() + f64::from(window_s) < f64::from(spec.seconds) + warm_up_s {
         ticks.tick().await;
         let sums: Sums = client.get(&url).await?;
-        ensure!(!sums.partial, "a shard did not tell its sums");
+        ensure!(!sums.partial, "a shard did not report its sums");
         moments.push(Moment {
             at_s: begin.elapsed().as_secs_f64(),
             memory: subject.cluster.memory()?.0,
@@ -157,8 +157,8 @@ async fn watch(
 }
 
 #[derive(Debug, Serialize)]
-pub struct Report {
-    pub plan: Plan,
+pub struct SoakReport {
+    pub plan: SoakPlan,
     pub measured_at: String,
     pub machine: Machine,
     pub peak_transfers_per_s: f64,
@@ -175,19 +175,19 @@ pub struct Report {
     pub moments: Vec<Moment>,
 }
 
-/// The first fifth of the time fills caches.
+/// The share of the time that is left out, because caches fill meanwhile.
 const WARM_UP_SHARE: f64 = 0.2;
 
-impl Report {
+impl SoakReport {
     pub fn new(
-        plan: Plan,
+        plan: SoakPlan,
         peak: &Sample,
         sample: &Sample,
         mut windows: Vec<Window>,
         moments: Vec<Moment>,
         verified: bool,
     ) -> Self {
-        // A last window that is shorter than the others has fewer transfers.
+        // The last window may be shorter than the others, and then has fewer transfers.
         windows.retain(|window| window.from_s + f64::from(plan.window_s) <= plan.minutes * 60.0 + 0.5);
         let sums: BTreeSet<&String> = moments.iter().map(|moment| &moment.sum).collect();
         Self {
@@ -283,14 +283,14 @@ fn figures(windows: &[Window], moments: &[Moment]) -> Vec<Figure> {
     figures
 }
 
-/// The largest distance from the median, as a part of the median and as it is.
+/// The largest distance from the median, relative to the median and absolute.
 fn deviation(values: &[f64]) -> Option<(f64, f64)> {
     let middle = median(values.to_vec())?;
     let distance = values.iter().map(|value| (value - middle).abs()).fold(0.0, f64::max);
     Some((if middle == 0.0 { 0.0 } else { distance / middle }, distance))
 }
 
-impl super::Report for Report {
+impl super::ExperimentReport for SoakReport {
     fn is_right(&self) -> bool {
         self.verified && self.sum_unchanged
     }
@@ -346,7 +346,7 @@ impl super::Report for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::{Report as _, tally::Latency};
+    use crate::bench::{ExperimentReport as _, tally::Latency};
 
     fn moment(at_s: f64, bytes: f64, sum: &str) -> Moment {
         let memory = BTreeMap::from([("s0".to_owned(), bytes)]);
@@ -358,12 +358,19 @@ mod tests {
         Window { from_s, transfers_per_s: 1.0, requests: 1, failures: 0, latency_us }
     }
 
-    fn report(sums: [&str; 2]) -> Report {
-        let plan =
-            Plan { minutes: 0.5, window_s: 10, peak_seconds: 1, replays: 0.01, connections: 1, batch: 1, seed: 1 };
+    fn report(sums: [&str; 2]) -> SoakReport {
+        let plan = SoakPlan {
+            minutes: 0.5,
+            window_s: 10,
+            peak_seconds: 1,
+            replays: 0.01,
+            connections: 1,
+            batch: 1,
+            seed: 1,
+        };
         let windows = vec![window(0.0, 90_000.0), window(10.0, 3_000.0), window(20.0, 5_000.0), window(30.0, 1.0)];
         let moments = vec![moment(1.0, 50.0, sums[0]), moment(10.0, 100.0, sums[1]), moment(20.0, 104.0, sums[1])];
-        Report::new(plan, &Sample::default(), &Sample::default(), windows, moments, true)
+        SoakReport::new(plan, &Sample::default(), &Sample::default(), windows, moments, true)
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! `shardctl bench statements`: how long a statement of an account with a long history takes, beside one with a short history.
-//! The histories are written through the API.
+//! `shardctl bench statements` measures how long a statement of an account with a long history takes, compared with an account with a short
+//! history. The histories are written through the API.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use super::{
     connection::{Address, Answer, Connection},
     own_cluster::OwnCluster,
     print_verdict,
-    request::{self, Ids, Writer, account_id},
+    request::{self, Ids, RequestWriter, account_id},
     subject,
     tally::{Latency, Tally},
     workload::{Locality, Picker, Random, Workload},
@@ -25,22 +25,22 @@ use crate::{output, verify};
 
 /// Exit code 1: a question takes longer than its bar. 3: the ledger that was measured does not balance.
 #[derive(Debug, Clone, clap::Args, Serialize)]
-pub struct Plan {
+pub struct StatementsPlan {
     /// Entries of the long history
     #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(10_000..))]
     entries: u32,
-    /// How often each question is asked
+    /// Number of times each question is asked
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(100..))]
     requests: u32,
     #[arg(skip)]
     seed: u64,
 }
 
-/// The first rounds do not count: connections open, caches fill, statements are planned.
+/// The rounds that do not count. Meanwhile connections open, caches fill and statements are planned.
 const WARM_UP: usize = 50;
 
-impl Experiment for Plan {
-    type Report = Report;
+impl Experiment for StatementsPlan {
+    type Report = StatementsReport;
 
     fn prepare(&mut self, seed: u64) -> anyhow::Result<()> {
         self.seed = seed;
@@ -48,26 +48,30 @@ impl Experiment for Plan {
         Ok(())
     }
 
-    async fn measure(self, folder: &Path) -> anyhow::Result<Report> {
+    async fn measure(self, folder: &Path) -> anyhow::Result<StatementsReport> {
         let cluster = OwnCluster::start(folder.join("statements"), 1, 1)?;
         let router = cluster.description.routers.first().context("a cluster without routers")?;
         let router = Address::parse(&router.url())?;
         write_history(&router, self.entries as usize, self.seed).await?;
         let mut connection = Connection::open(&router).await?;
         let accounts = [
-            History::read(&mut connection, account_id(LONG), self.entries as usize).await?,
-            History::read(&mut connection, account_id(SHORT), SHORT_ENTRIES).await?,
+            StoredHistory::read(&mut connection, account_id(LONG), self.entries as usize).await?,
+            StoredHistory::read(&mut connection, account_id(SHORT), SHORT_ENTRIES).await?,
         ];
         let rows = ask(&mut connection, &self, &accounts).await?;
         let clean = verify::verify(&cluster.databases()?).await?.is_clean();
-        Ok(Report::new(self, rows, clean))
+        Ok(StatementsReport::new(self, rows, clean))
     }
 }
 
-/// Every question of every account in turn, so that whatever disturbs the machine disturbs all of them.
-async fn ask(connection: &mut Connection, plan: &Plan, accounts: &[History]) -> anyhow::Result<Vec<Row>> {
+/// Asks every question about every account in turn, so that a disturbance of the machine affects all questions alike.
+async fn ask(
+    connection: &mut Connection,
+    plan: &StatementsPlan,
+    accounts: &[StoredHistory],
+) -> anyhow::Result<Vec<StatementsRow>> {
     let mut random = Random::new(plan.seed, u64::MAX);
-    let mut asked: Vec<(&'static Question, &History, Tally)> = Vec::new();
+    let mut asked: Vec<(&'static Question, &StoredHistory, Tally)> = Vec::new();
     for question in &QUESTIONS {
         for account in accounts {
             asked.push((question, account, Tally::new()?));
@@ -91,10 +95,13 @@ async fn ask(connection: &mut Connection, plan: &Plan, accounts: &[History]) -> 
         anyhow::Ok(())
     })
     .await?;
-    Ok(asked.into_iter().map(|(question, account, tally)| Row::new(question, account.entries, &tally)).collect())
+    Ok(asked
+        .into_iter()
+        .map(|(question, account, tally)| StatementsRow::new(question, account.entries, &tally))
+        .collect())
 }
 
-/// The account every transfer touches.
+/// The account of every transfer.
 const LONG: usize = 0;
 /// One of the accounts at the other end of the transfers.
 const SHORT: usize = 1;
@@ -105,7 +112,7 @@ const BATCH: usize = 1_000;
 const CONNECTIONS: usize = 8;
 const PATH: &str = "/v1/transfers:batch";
 
-/// Writes `entries` entries into the long history, in batches such as busy accounts get them.
+/// Writes `entries` entries into the long history, in batches, as busy accounts get them.
 async fn write_history(router: &Address, entries: usize, seed: u64) -> anyhow::Result<()> {
     let others = (entries / SHORT_ENTRIES).max(1);
     subject::open_accounts(router, others + 1).await?;
@@ -114,7 +121,7 @@ async fn write_history(router: &Address, entries: usize, seed: u64) -> anyhow::R
     output::counted("entries", entries, async |bar| {
         let writers = (0..CONNECTIONS).map(async |number| {
             let mut connection = Connection::open(router).await?;
-            let mut writer = Writer::new(Random::new(seed, number as u64), Ids::TimeOrdered, 0.0);
+            let mut writer = RequestWriter::new(Random::new(seed, number as u64), Ids::TimeOrdered, 0.0);
             for _ in (number..batches).step_by(CONNECTIONS) {
                 let now_ms = u64::try_from(clock::now_us() / 1_000).unwrap_or_default();
                 let answer = connection.post(PATH, |body| writer.batch(&picker, BATCH, now_ms, body)).await?;
@@ -136,7 +143,7 @@ fn check(answer: &Answer<'_>) -> anyhow::Result<()> {
 }
 
 /// The facts of an account's history that questions about it need.
-struct History {
+struct StoredHistory {
     account: String,
     entries: usize,
     /// The first transfer and the last, in microseconds.
@@ -145,25 +152,25 @@ struct History {
 }
 
 #[derive(Deserialize)]
-struct Page {
-    data: Vec<Entry>,
+struct EntriesPage {
+    data: Vec<HistoryEntry>,
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct HistoryEntry {
     version: i64,
     created_at: String,
 }
 
-impl History {
+impl StoredHistory {
     /// What the API says of an account that should have at least half of `expected` entries.
     async fn read(connection: &mut Connection, account: String, expected: usize) -> anyhow::Result<Self> {
-        // The very first entry is the opening.
+        // The first entry is the opening of the account.
         let first = edge(connection, &account, "order=asc&limit=2").await?;
         let last = edge(connection, &account, "limit=1").await?;
         let entries = usize::try_from(last.version)?;
         ensure!(entries > expected / 2, "{account} has {entries} entries instead of about {expected}");
-        let time = |entry: &Entry| {
+        let time = |entry: &HistoryEntry| {
             clock::parse_rfc3339(&entry.created_at).with_context(|| format!("{} is no time", entry.created_at))
         };
         Ok(Self { account, entries, first_us: time(&first)?, last_us: time(&last)? })
@@ -171,11 +178,11 @@ impl History {
 }
 
 /// The last entry of a page.
-async fn edge(connection: &mut Connection, account: &str, query: &str) -> anyhow::Result<Entry> {
+async fn edge(connection: &mut Connection, account: &str, query: &str) -> anyhow::Result<HistoryEntry> {
     let path = format!("/v1/accounts/{account}/entries?{query}");
     let answer = connection.get(&path).await?;
     ensure!(answer.status == StatusCode::OK, "{path}: {}", answer.status);
-    let page: Page = serde_json::from_slice(answer.body).with_context(|| path.clone())?;
+    let page: EntriesPage = serde_json::from_slice(answer.body).with_context(|| path.clone())?;
     page.data.into_iter().next_back().with_context(|| format!("{path}: no entries"))
 }
 
@@ -185,16 +192,16 @@ struct Question {
     name: &'static str,
     /// The longest time it may take, in microseconds at the 99th percentile.
     bar_p99_us: Option<u64>,
-    what: What,
+    what: QuestionKind,
 }
 
 #[derive(Clone, Copy)]
-enum What {
-    /// A page of entries: its query and how many there should be.
+enum QuestionKind {
+    /// A page of entries: its query, and the expected number of entries.
     Page { query: &'static str, entries: usize },
-    /// A page of a window in time that begins somewhere in the middle.
+    /// A page of a window in time that begins in the middle of the history.
     PageByTime { query: &'static str },
-    /// The balance at some time in the middle.
+    /// The balance at a time in the middle of the history.
     BalanceAt,
 }
 
@@ -202,63 +209,63 @@ enum What {
 const BAR_P99_US: Option<u64> = Some(20_000);
 
 const QUESTIONS: [Question; 6] = [
-    of("first page", BAR_P99_US, What::Page { query: "limit=50", entries: 50 }),
-    of("page by time, newest first", BAR_P99_US, What::PageByTime { query: "order=desc" }),
-    of("page by time, oldest first", BAR_P99_US, What::PageByTime { query: "order=asc" }),
-    of("last page", BAR_P99_US, What::Page { query: "order=asc&limit=50", entries: 50 }),
-    of("balance at a time", BAR_P99_US, What::BalanceAt),
-    of("first page, 500 entries", None, What::Page { query: "limit=500", entries: 500 }),
+    of("first page", BAR_P99_US, QuestionKind::Page { query: "limit=50", entries: 50 }),
+    of("page by time, newest first", BAR_P99_US, QuestionKind::PageByTime { query: "order=desc" }),
+    of("page by time, oldest first", BAR_P99_US, QuestionKind::PageByTime { query: "order=asc" }),
+    of("last page", BAR_P99_US, QuestionKind::Page { query: "order=asc&limit=50", entries: 50 }),
+    of("balance at a time", BAR_P99_US, QuestionKind::BalanceAt),
+    of("first page, 500 entries", None, QuestionKind::Page { query: "limit=500", entries: 500 }),
 ];
 
-const fn of(name: &'static str, bar_p99_us: Option<u64>, what: What) -> Question {
+const fn of(name: &'static str, bar_p99_us: Option<u64>, what: QuestionKind) -> Question {
     Question { name, bar_p99_us, what }
 }
 
 impl Question {
-    fn path(&self, history: &History, random: &mut Random) -> String {
+    fn path(&self, history: &StoredHistory, random: &mut Random) -> String {
         let account = format!("/v1/accounts/{}", history.account);
-        // The moment differs each time, so that no cache has the answer.
+        // The moment differs in each request, so that no cache contains the answer.
         let length_us = history.last_us - history.first_us;
         let mut moment = |share: f64| {
             let after_us = (length_us as f64 * (0.1 + share * random.fraction())) as i64;
             format_rfc3339(history.first_us + after_us)
         };
         match self.what {
-            What::Page { query, .. } => format!("{account}/entries?{query}"),
-            What::PageByTime { query } => {
+            QuestionKind::Page { query, .. } => format!("{account}/entries?{query}"),
+            QuestionKind::PageByTime { query } => {
                 let (from, to) = (moment(0.4), format_rfc3339(history.first_us + length_us / 10 * 9));
                 format!("{account}/entries?{query}&limit=50&from={from}&to={to}")
             }
-            What::BalanceAt => format!("{account}/balance?at={}", moment(0.8)),
+            QuestionKind::BalanceAt => format!("{account}/balance?at={}", moment(0.8)),
         }
     }
 
-    /// Fails if the answer is not what was asked for: its time would mean nothing.
+    /// Fails if the answer is not the expected one, because its latency would then be meaningless.
     fn check(&self, status: StatusCode, answer: &[u8]) -> anyhow::Result<()> {
         ensure!(status == StatusCode::OK, "answered {status}: {}", String::from_utf8_lossy(answer));
         let answer: Value = serde_json::from_slice(answer)?;
         let entries = || answer["data"].as_array().map(Vec::len).context("a page without data");
         match self.what {
-            What::Page { entries: expected, .. } => ensure!(entries()? == expected, "{} entries", entries()?),
-            What::PageByTime { .. } => ensure!(entries()? > 0, "an empty page"),
-            What::BalanceAt => ensure!(answer["version"].as_i64() > Some(0), "{answer}"),
+            QuestionKind::Page { entries: expected, .. } => ensure!(entries()? == expected, "{} entries", entries()?),
+            QuestionKind::PageByTime { .. } => ensure!(entries()? > 0, "an empty page"),
+            QuestionKind::BalanceAt => ensure!(answer["version"].as_i64() > Some(0), "{answer}"),
         }
         Ok(())
     }
 }
 
 #[derive(Debug, Serialize)]
-pub struct Report {
-    pub plan: Plan,
+pub struct StatementsReport {
+    pub plan: StatementsPlan,
     pub cores: usize,
     /// Whether `verify` found the ledger clean.
     pub verified: bool,
-    pub rows: Vec<Row>,
+    pub rows: Vec<StatementsRow>,
 }
 
 /// One question about one history.
 #[derive(Debug, Serialize)]
-pub struct Row {
+pub struct StatementsRow {
     pub question: &'static str,
     pub entries: usize,
     pub latency_us: Latency,
@@ -268,14 +275,14 @@ pub struct Row {
     pub met: bool,
 }
 
-impl Report {
-    fn new(plan: Plan, rows: Vec<Row>, verified: bool) -> Self {
+impl StatementsReport {
+    fn new(plan: StatementsPlan, rows: Vec<StatementsRow>, verified: bool) -> Self {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         Self { plan, cores, verified, rows }
     }
 }
 
-impl Row {
+impl StatementsRow {
     fn new(question: &Question, entries: usize, tally: &Tally) -> Self {
         let latency_us = tally.latency();
         let bar_p99_us = question.bar_p99_us;
@@ -284,7 +291,7 @@ impl Row {
     }
 }
 
-fn cells(row: &Row) -> [String; 6] {
+fn cells(row: &StatementsRow) -> [String; 6] {
     let ms = |us: u64| format!("{:.1}", us as f64 / 1_000.0);
     let verdict = match (row.bar_p99_us, row.met) {
         (None, _) => "",
@@ -301,7 +308,7 @@ fn cells(row: &Row) -> [String; 6] {
     ]
 }
 
-impl super::Report for Report {
+impl super::ExperimentReport for StatementsReport {
     fn is_right(&self) -> bool {
         self.verified
     }
@@ -335,8 +342,8 @@ mod tests {
             tally
         };
         let [barred, .., free] = &QUESTIONS;
-        assert!(Row::new(barred, 1, &tally(5)).met);
-        assert!(!Row::new(barred, 1, &tally(50)).met);
-        assert!(Row::new(free, 1, &tally(50)).met);
+        assert!(StatementsRow::new(barred, 1, &tally(5)).met);
+        assert!(!StatementsRow::new(barred, 1, &tally(50)).met);
+        assert!(StatementsRow::new(free, 1, &tally(50)).met);
     }
 }

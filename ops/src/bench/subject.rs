@@ -1,4 +1,4 @@
-//! A cluster that is measured, with its accounts open, and one measurement of it.
+//! A measured cluster with open accounts, and one measurement of it.
 
 use std::{path::Path, time::Duration};
 
@@ -24,19 +24,19 @@ use crate::{http_client::HttpClient, output, trust};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A Shardledger cluster that is measured.
-pub struct Subject {
+pub struct MeasuredCluster {
     pub cluster: OwnCluster,
     pub routers: Vec<Address>,
     /// The shard of each account.
     pub homes: Vec<u16>,
 }
 
-/// A load on a subject.
+/// A load on a measured cluster.
 #[derive(Debug, Clone)]
-pub struct Spec {
+pub struct LoadSpec {
     pub workload: Workload,
     pub locality: Locality,
-    /// Transfers a request; 1 sends single transfers.
+    /// Transfers in each request; 1 sends single transfers.
     pub batch: usize,
     pub connections: usize,
     /// How many of the routers take part.
@@ -47,17 +47,17 @@ pub struct Spec {
     /// The share of transfers that are sent a second time.
     pub replays: f64,
     pub seconds: u32,
-    /// Write a checkpoint half way.
+    /// Whether to write a checkpoint half way.
     pub checkpoint: bool,
-    /// Only accounts of so many shards.
+    /// The number of shards whose accounts are used, beginning with the first shard. `None`: all shards.
     pub first_shards: Option<usize>,
-    /// Each request is for so many shards; `None`: for all of them.
+    /// The number of shards in each request. `None`: all shards.
     pub shards_per_request: Option<usize>,
     pub window: Option<Duration>,
     pub seed: u64,
 }
 
-/// One measurement, of Shardledger or of what it is compared with.
+/// One measurement of Shardledger, or of a system that it is compared with.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Sample {
     pub transfers_per_s: f64,
@@ -75,7 +75,7 @@ pub struct Sample {
     pub ours: Option<Measurement>,
 }
 
-impl Spec {
+impl LoadSpec {
     /// Batches of 1,000 transfers over 8 connections.
     pub const BATCHES: Self = Self {
         workload: Workload::Uniform,
@@ -96,17 +96,17 @@ impl Spec {
     /// Single transfers over 64 connections.
     pub const SINGLES: Self = Self { batch: 1, connections: 64, ..Self::BATCHES };
 
-    /// The same load in the open loop, at `rate` requests a second, over enough connections that a request seldom waits for
-    /// one: with few, a pause of some milliseconds leaves requests behind that the connections take long to catch up with.
+    /// The same load in the open loop, at `rate` requests a second, over enough connections that a request seldom waits for one. With few
+    /// connections, a pause of some milliseconds causes a backlog that lasts.
     pub fn at_rate(self, rate: f64) -> Self {
         Self { rate: Some(rate), connections: self.connections.max(MIN_OPEN_LOOP_CONNECTIONS), ..self }
     }
 }
 
-/// An open loop has at least so many connections.
+/// The least connections of an open loop.
 pub const MIN_OPEN_LOOP_CONNECTIONS: usize = 256;
 
-impl Subject {
+impl MeasuredCluster {
     /// Starts a cluster in a folder below `folder` and opens its accounts.
     pub async fn start(
         folder: &Path,
@@ -119,7 +119,7 @@ impl Subject {
         Self::of(cluster, accounts).await
     }
 
-    /// The same with HTTPS, mutual TLS and a key; PostgreSQL is reached without TLS.
+    /// Starts a cluster with HTTPS, mutual TLS and a key, and opens its accounts. PostgreSQL is reached without TLS.
     pub async fn start_secured(folder: &Path, name: &str, shards: u16, accounts: usize) -> anyhow::Result<Self> {
         let (cluster, secret) = OwnCluster::start_secured(folder.join(name), shards, 1)?;
         let mut key = HeaderValue::try_from(format!("Bearer {secret}"))?;
@@ -146,12 +146,12 @@ impl Subject {
         Ok(Self { cluster, routers, homes })
     }
 
-    pub async fn measure(&self, spec: &Spec) -> anyhow::Result<Sample> {
+    pub async fn measure(&self, spec: &LoadSpec) -> anyhow::Result<Sample> {
         self.measure_until(spec, CancellationToken::new()).await
     }
 
-    /// The same, ended before its time by `stop`.
-    pub async fn measure_until(&self, spec: &Spec, stop: CancellationToken) -> anyhow::Result<Sample> {
+    /// Measures until the end of the load, or until `stop` is cancelled.
+    pub async fn measure_until(&self, spec: &LoadSpec, stop: CancellationToken) -> anyhow::Result<Sample> {
         ensure!(spec.routers <= self.routers.len(), "the cluster has fewer routers");
         let load = Load {
             routers: self.routers[..spec.routers].to_vec(),
@@ -205,20 +205,20 @@ impl Subject {
     }
 }
 
-/// Accounts opened in one request.
+/// The number of accounts that one request opens.
 const BATCH: usize = 5_000;
 
 #[derive(Deserialize)]
-struct AllOpened {
-    results: Vec<Opened>,
+struct OpenedAccounts {
+    results: Vec<OpenedAccount>,
 }
 
 #[derive(Deserialize)]
-struct Opened {
+struct OpenedAccount {
     code: Option<String>,
 }
 
-/// Opens accounts 0 to `count`. They may go negative without limit: a bench measures transfers, not refusals.
+/// Opens accounts 0 to `count`. They may go negative without limit, because a bench measures transfers and not refusals.
 pub async fn open_accounts(router: &Address, count: usize) -> anyhow::Result<()> {
     let mut connection = Connection::open(router).await?;
     output::counted("accounts", count, async |bar| {
@@ -242,14 +242,15 @@ async fn open_some(connection: &mut Connection, numbers: std::ops::Range<usize>)
         let text = String::from_utf8_lossy(answer.body);
         bail!("opening the bench's accounts: the router answered {}: {text}", answer.status);
     }
-    let opened: AllOpened = serde_json::from_slice(answer.body).context("the router's answer to opening accounts")?;
+    let opened: OpenedAccounts =
+        serde_json::from_slice(answer.body).context("the router's answer to opening accounts")?;
     match opened.results.into_iter().find_map(|opened| opened.code) {
         Some(code) => bail!("opening the bench's accounts: {code}"),
         None => Ok(()),
     }
 }
 
-/// The shard of each slot, by its place in what a router's `/admin/shard-map` says.
+/// The shard of each slot, as an index into the shards of a router's `/admin/shard-map`.
 pub fn slot_owners(map: &serde_json::Value) -> anyhow::Result<Vec<u16>> {
     let shards = map["shards"].as_array().context("the router's shard map lists no shards")?;
     let mut owners = vec![0; usize::from(SLOTS)];

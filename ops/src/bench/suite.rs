@@ -1,5 +1,5 @@
-//! `shardctl bench suite`: Shardledger, a PL/pgSQL transfer function and a bare append on the same machine, the same PostgreSQL
-//! and the same settings, in turn, several rounds. This is what `make bench` runs.
+//! `shardctl bench suite`, which `make bench` runs, measures Shardledger, a PL/pgSQL transfer function and a bare append in turn for several
+//! rounds, on the same machine and PostgreSQL with the same settings.
 //!
 //! [`runs`] lists what is measured, [`report`] compares the figures with the bars and draws them.
 
@@ -9,8 +9,8 @@ mod runs;
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context, ensure};
-use report::Report;
-use runs::{AT_LAST, Point, ROUND, Run, SWEEPS, Shards, Sweep, What};
+use report::SuiteReport;
+use runs::{AT_LAST, ROUND, RunKind, SWEEPS, Shards, SuiteRun, Sweep, SweepPoint};
 use rustix::process::Signal;
 use serde::Serialize;
 
@@ -21,23 +21,23 @@ use super::{
     figures::Samples,
     own_cluster::OwnCluster,
     scaling,
-    subject::{Sample, Spec, Subject},
+    subject::{LoadSpec, MeasuredCluster, Sample},
 };
-use crate::{cluster::member::Role, output};
+use crate::{cluster::member::ProcessRole, output};
 
 /// Exit code 1: a figure misses its bar, or was not measured. 3: a ledger that was measured does not balance.
 #[derive(Debug, Clone, clap::Args, Serialize)]
-pub struct Plan {
-    /// Rounds; medians over them count
+pub struct SuitePlan {
+    /// Rounds; the figures are medians over the rounds
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// Seconds of each main run; others have a part of it. A run of 8 seconds or more has a checkpoint half way
+    /// Seconds of each main run; other runs take a part of this time. A run of 8 seconds or more has a checkpoint half way
     #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3600))]
     seconds: u32,
     /// Seconds of each point of a plot
     #[arg(long, value_name = "S", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=3600))]
     sweep_seconds: u32,
-    /// Only runs and plots whose name contains this; may be repeated
+    /// Run only runs and plots whose name contains this; may be repeated
     #[arg(long, value_name = "PART")]
     #[serde(skip)]
     only: Vec<String>,
@@ -45,7 +45,7 @@ pub struct Plan {
     seed: u64,
 }
 
-/// The plot over the number of shards.
+/// The name of the plot over the number of shards.
 const BY_SHARDS: &str = "by_shards";
 /// Shorter points would hold too few of the batches that a limited shard takes.
 const LEAST_SECONDS_BY_SHARDS: u32 = 5;
@@ -55,38 +55,38 @@ const LEAST_SECONDS_BY_SHARDS: u32 = 5;
 pub struct ByShards {
     /// How each shard was limited.
     pub limit: String,
-    pub points: Vec<scaling::Point>,
+    pub points: Vec<scaling::ScalingPoint>,
 }
 
 /// The clusters that a round measures.
-pub struct Stage {
-    one: Subject,
-    two: Subject,
-    secured: Subject,
+pub struct SuiteClusters {
+    one: MeasuredCluster,
+    two: MeasuredCluster,
+    secured: MeasuredCluster,
     function: Baseline,
     function_cluster: OwnCluster,
 }
 
-/// A plot's points, measured.
+/// The measured points of a plot.
 #[derive(Debug, Clone, Serialize)]
-pub struct Drawn {
+pub struct MeasuredSweep {
     pub name: &'static str,
-    pub points: Vec<DrawnPoint>,
+    pub points: Vec<MeasuredPoint>,
 }
 
 #[derive(Debug, Clone, Serialize)]
-pub struct DrawnPoint {
+pub struct MeasuredPoint {
     pub x: f64,
     pub label: &'static str,
     pub sample: Sample,
 }
 
-impl Stage {
+impl SuiteClusters {
     pub async fn set_up(folder: &Path) -> anyhow::Result<Self> {
-        let one = Subject::start(folder, "one-shard", 1, 1, ACCOUNTS).await?;
-        let two = Subject::start(folder, "two-shards", 2, 2, ACCOUNTS).await?;
-        let secured = Subject::start_secured(folder, "secured", 1, ACCOUNTS).await?;
-        // The function has a server of its own, so that what Shardledger has written does not slow it down.
+        let one = MeasuredCluster::start(folder, "one-shard", 1, 1, ACCOUNTS).await?;
+        let two = MeasuredCluster::start(folder, "two-shards", 2, 2, ACCOUNTS).await?;
+        let secured = MeasuredCluster::start_secured(folder, "secured", 1, ACCOUNTS).await?;
+        // The function has a server of its own, so that the data of Shardledger does not slow it down.
         let function_cluster = OwnCluster::start(folder.join("function"), 1, 1)?;
         let databases = function_cluster.databases()?;
         let dsn = &databases.first().context("a cluster without shards")?.dsn;
@@ -107,16 +107,23 @@ impl Stage {
         Ok(clean)
     }
 
-    pub async fn measure(&self, run: &Run, plan: &Plan, seed: u64, samples: &mut Samples) -> anyhow::Result<()> {
+    pub async fn measure(
+        &self,
+        run: &SuiteRun,
+        plan: &SuitePlan,
+        seed: u64,
+        samples: &mut Samples,
+    ) -> anyhow::Result<()> {
         let seconds = ((f64::from(plan.seconds) * run.share).round() as u32).max(1);
-        let spec_of = |spec: &Spec| Spec { seconds, seed, checkpoint: seconds >= CHECKPOINT_FROM_S, ..spec.clone() };
+        let spec_of =
+            |spec: &LoadSpec| LoadSpec { seconds, seed, checkpoint: seconds >= CHECKPOINT_FROM_S, ..spec.clone() };
         let sample = match &run.what {
-            What::Ceiling => self.ceiling(seconds, seed).await,
-            What::Function(script, clients) => {
+            RunKind::Ceiling => self.ceiling(seconds, seed).await,
+            RunKind::Function(script, clients) => {
                 let measure = self.function.measure(*script, *clients, seconds, seed);
                 self.of_function(seconds, measure, |rate| Sample { transfers_per_s: rate, ..Sample::default() }).await
             }
-            What::FunctionLatency => {
+            RunKind::FunctionLatency => {
                 let measure = self.function.measure_latency(seconds, seed);
                 self.of_function(seconds, measure, |(rate, latency)| Sample {
                     transfers_per_s: rate,
@@ -125,30 +132,30 @@ impl Stage {
                 })
                 .await
             }
-            What::Ours(shards, spec) => self.subject(*shards).measure(&spec_of(spec)).await,
-            What::AtHalfTheRateOf(peak, shards, spec) => {
+            RunKind::Ours(shards, spec) => self.subject(*shards).measure(&spec_of(spec)).await,
+            RunKind::AtHalfTheRateOf(peak, shards, spec) => {
                 let Some(rate) = samples.0.get(*peak).and_then(|samples| samples.last()) else { return Ok(()) };
                 self.subject(*shards).measure(&spec_of(spec).at_rate(rate.transfers_per_s / 2.0)).await
             }
-            What::Kill(spec) => self.kill(&Spec { checkpoint: false, ..spec_of(spec) }).await,
+            RunKind::Kill(spec) => self.kill(&LoadSpec { checkpoint: false, ..spec_of(spec) }).await,
         };
         samples.add(run.name, sample.context(run.name)?);
         Ok(())
     }
 
-    pub async fn sweep(&self, sweep: &Sweep, plan: &Plan) -> anyhow::Result<Drawn> {
+    pub async fn sweep(&self, sweep: &Sweep, plan: &SuitePlan) -> anyhow::Result<MeasuredSweep> {
         let mut points = Vec::new();
-        for (number, Point { x, label, shards, spec }) in (0..).zip(sweep.points) {
+        for (number, SweepPoint { x, label, shards, spec }) in (0..).zip(sweep.points) {
             let seed = plan.seed.wrapping_add(1_000 + number);
-            let spec = Spec { seconds: plan.sweep_seconds, seed, ..spec.clone() };
+            let spec = LoadSpec { seconds: plan.sweep_seconds, seed, ..spec.clone() };
             let sample =
                 self.subject(*shards).measure(&spec).await.with_context(|| format!("{}: {label}", sweep.name))?;
-            points.push(DrawnPoint { x: *x, label, sample });
+            points.push(MeasuredPoint { x: *x, label, sample });
         }
-        Ok(Drawn { name: sweep.name, points })
+        Ok(MeasuredSweep { name: sweep.name, points })
     }
 
-    fn subject(&self, shards: Shards) -> &Subject {
+    fn subject(&self, shards: Shards) -> &MeasuredCluster {
         match shards {
             Shards::One => &self.one,
             Shards::Two => &self.two,
@@ -185,7 +192,7 @@ impl Stage {
         Ok(sample)
     }
 
-    /// A checkpoint half way through a run that is long enough: it weighs on all sides alike.
+    /// Writes a checkpoint half way through a run that is long enough. All measured systems get the same checkpoint.
     async fn checkpoint_within(&self, seconds: u32) -> anyhow::Result<()> {
         if seconds >= CHECKPOINT_FROM_S {
             tokio::time::sleep(Duration::from_secs(u64::from(seconds)) / 2).await;
@@ -195,10 +202,10 @@ impl Stage {
     }
 
     /// Kills the node with SIGKILL a third into the load. The supervisor starts it again.
-    async fn kill(&self, spec: &Spec) -> anyhow::Result<Sample> {
+    async fn kill(&self, spec: &LoadSpec) -> anyhow::Result<Sample> {
         let kill = async {
             tokio::time::sleep(Duration::from_secs(u64::from(spec.seconds)) / 3).await;
-            for node in self.one.cluster.processes(Role::Node)? {
+            for node in self.one.cluster.processes(ProcessRole::Node)? {
                 node.signal(Signal::KILL)?;
             }
             Ok(())
@@ -211,8 +218,8 @@ impl Stage {
 /// Runs shorter than this have no checkpoint.
 const CHECKPOINT_FROM_S: u32 = 8;
 
-impl Experiment for Plan {
-    type Report = Report;
+impl Experiment for SuitePlan {
+    type Report = SuiteReport;
 
     fn prepare(&mut self, seed: u64) -> anyhow::Result<()> {
         self.seed = seed;
@@ -220,16 +227,16 @@ impl Experiment for Plan {
         Ok(())
     }
 
-    async fn measure(self, folder: &Path) -> anyhow::Result<Report> {
+    async fn measure(self, folder: &Path) -> anyhow::Result<SuiteReport> {
         ensure!(self.rounds > 0, "at least one round");
         let wanted = |name: &str| self.only.is_empty() || self.only.iter().any(|part| name.contains(part.as_str()));
-        let round: Vec<&Run> = ROUND.iter().filter(|run| wanted(run.name)).collect();
-        let at_last: Vec<&Run> = AT_LAST.iter().filter(|run| wanted(run.name)).collect();
+        let round: Vec<&SuiteRun> = ROUND.iter().filter(|run| wanted(run.name)).collect();
+        let at_last: Vec<&SuiteRun> = AT_LAST.iter().filter(|run| wanted(run.name)).collect();
         let sweeps: Vec<_> = SWEEPS.iter().filter(|sweep| wanted(sweep.name)).collect();
         let nothing = round.is_empty() && at_last.is_empty() && sweeps.is_empty() && !wanted(BY_SHARDS);
         ensure!(!nothing, "no run has such a name");
 
-        let stage = Stage::set_up(folder).await?;
+        let stage = SuiteClusters::set_up(folder).await?;
         let settings = settings(&stage.function_dsn()?).await?;
         let (mut by_shards, mut clean) = (ByShards::default(), true);
         let steps = self.rounds as usize * round.len() + at_last.len() + sweeps.len();
@@ -237,7 +244,7 @@ impl Experiment for Plan {
         let mut drawn = Vec::new();
         output::counted("runs", steps, async |bar| {
             for number in 0..self.rounds {
-                // Every round has ids and accounts of its own.
+                // Every round draws other ids and accounts.
                 let seed = self.seed.wrapping_add(u64::from(number));
                 for run in &round {
                     bar.set_message(run.name);
@@ -252,7 +259,7 @@ impl Experiment for Plan {
             }
             if wanted(BY_SHARDS) {
                 let seconds = self.sweep_seconds.max(LEAST_SECONDS_BY_SHARDS);
-                let points = scaling::Plan::short(seconds, self.seed);
+                let points = scaling::ScalingPlan::short(seconds, self.seed);
                 let (limit, points, balanced) = scaling::limited(&points, folder, bar).await?;
                 by_shards = ByShards { limit, points };
                 clean &= balanced;
@@ -266,6 +273,6 @@ impl Experiment for Plan {
         })
         .await?;
         clean &= stage.is_clean().await?;
-        Ok(Report::new(self, settings, samples, drawn, by_shards, clean))
+        Ok(SuiteReport::new(self, settings, samples, drawn, by_shards, clean))
     }
 }

@@ -1,5 +1,5 @@
-//! `shardctl bench takeover`: `kill -9` of the first of two nodes under load, several times. The measurement is the time until a payment
-//! is acknowledged that was sent after the kill.
+//! `shardctl bench takeover` kills the first of two nodes under load with `kill -9`, several times. It measures the time until a payment that
+//! was sent after the kill is acknowledged.
 
 use std::{
     path::Path,
@@ -36,7 +36,7 @@ use crate::{
 
 /// Kills the first of two nodes under load, several times. Exit code 1: a figure misses its bar. 3: the ledger does not balance
 #[derive(Debug, Clone, clap::Args, Serialize)]
-pub struct Plan {
+pub struct TakeoverPlan {
     /// Kills
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     rounds: u32,
@@ -45,37 +45,37 @@ pub struct Plan {
     clients: u16,
 }
 
-/// Payments go from one account to these in turn.
+/// The number of accounts that one account pays in turn.
 const PAYEES: usize = 8;
 const PAYER: &str = "takeover:payer";
-/// A client waits so long for an answer, and then sends the next payment.
+/// How long a client waits for an answer before it sends the next payment.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Load before the kill, and after the first acknowledged payment.
+/// The time of load before the kill, and after the first acknowledged payment.
 const BEFORE: Duration = Duration::from_secs(1);
 const AFTER: Duration = Duration::from_secs(1);
 /// A client whose payment was not executed sends the next one after this time.
 const PAUSE: Duration = Duration::from_millis(5);
-/// The first node is started again, and all routers have gone back to it, within this time.
+/// Within this time, the first node is started again and all routers use it again.
 const RETURN: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Round {
-    /// From the kill to the first acknowledged payment that was sent after it.
+    /// The time from the kill to the first acknowledgement of a payment that was sent after the kill.
     pub first_acknowledged_ms: f64,
     /// Payments from the kill until one second after that, by their outcome.
     pub acknowledged: usize,
     pub refused: usize,
     pub unknown: usize,
-    /// The longest that a client waited for the answer to one payment.
+    /// The longest time that a client waited for the answer to one payment.
     pub longest_answer_ms: f64,
-    /// From the kill until every router used the first node again.
+    /// The time from the kill until every router used the first node again.
     pub returned_s: f64,
 }
 
 #[derive(Debug, Serialize)]
-pub struct Report {
-    pub plan: Plan,
+pub struct TakeoverReport {
+    pub plan: TakeoverPlan,
     pub measured_at: String,
     pub machine: Machine,
     pub rounds: Vec<Round>,
@@ -100,14 +100,14 @@ enum End {
     Unknown,
 }
 
-impl Experiment for Plan {
-    type Report = Report;
+impl Experiment for TakeoverPlan {
+    type Report = TakeoverReport;
 
     fn prepare(&mut self, _seed: u64) -> anyhow::Result<()> {
         Ok(())
     }
 
-    async fn measure(self, folder: &Path) -> anyhow::Result<Report> {
+    async fn measure(self, folder: &Path) -> anyhow::Result<TakeoverReport> {
         let cluster = OwnCluster::start_with_second_nodes(folder.join("takeover"), 1, 2)?;
         let client = HttpClient::new(PATIENCE);
         let routers: Vec<String> = cluster.description.routers.iter().map(|router| router.url()).collect();
@@ -122,7 +122,7 @@ impl Experiment for Plan {
         })
         .await?;
         let verified = cluster.is_clean().await?;
-        Ok(Report::new(self, rounds, verified))
+        Ok(TakeoverReport::new(self, rounds, verified))
     }
 }
 
@@ -193,7 +193,7 @@ async fn kill_under_load(node: Process, payments: &Mutex<Vec<Payment>>) -> anyho
     Ok(killed)
 }
 
-/// How long after the kill the first payment was acknowledged that was sent after it.
+/// The time from the kill to the first acknowledgement of a payment that was sent after the kill.
 fn first_acknowledged(payments: &Mutex<Vec<Payment>>, killed: Instant) -> Option<Duration> {
     let payments = payments.lock().unwrap_or_else(PoisonError::into_inner);
     let after = payments.iter().filter(|payment| payment.sent >= killed && payment.end == End::Acknowledged);
@@ -262,8 +262,8 @@ async fn all_use(status: &ClusterStatus, client: &HttpClient, node: &str) -> boo
     true
 }
 
-impl Report {
-    fn new(plan: Plan, rounds: Vec<Round>, verified: bool) -> Self {
+impl TakeoverReport {
+    fn new(plan: TakeoverPlan, rounds: Vec<Round>, verified: bool) -> Self {
         let times: Vec<f64> = rounds.iter().map(|round| round.first_acknowledged_ms).collect();
         let max_ms = times.iter().copied().max_by(f64::total_cmp);
         let p50_ms = median(times);
@@ -304,7 +304,7 @@ impl Report {
     }
 }
 
-impl super::Report for Report {
+impl super::ExperimentReport for TakeoverReport {
     fn is_right(&self) -> bool {
         self.verified
     }
@@ -335,7 +335,7 @@ impl super::Report for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::Report as _;
+    use crate::bench::ExperimentReport as _;
 
     #[test]
     fn only_payments_sent_after_the_kill_count_as_the_first() {
@@ -362,7 +362,9 @@ mod tests {
             longest_answer_ms: 1.0,
             returned_s: 6.0,
         };
-        let report = |times: [f64; 3]| Report::new(Plan { rounds: 3, clients: 4 }, times.map(round).into(), true);
+        let report = |times: [f64; 3]| {
+            TakeoverReport::new(TakeoverPlan { rounds: 3, clients: 4 }, times.map(round).into(), true)
+        };
         let met = report([40.0, 60.0, 90.0]);
         assert_eq!((met.p50_ms, met.max_ms, met.figures[0].met), (Some(60.0), Some(90.0), true));
         assert!(!report([40.0, 60.0, 1_200.0]).figures[0].met);

@@ -1,4 +1,4 @@
-//! What a run counted: outcomes and latencies, in total and by window of time.
+//! The counts of a run: outcomes and latencies, in total and by window of time.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -6,9 +6,9 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-/// Latencies up to this are told apart; longer ones count as this.
+/// The longest latency that is recorded. A longer latency counts as this one.
 const LONGEST_US: u64 = 120_000_000;
-/// Three significant digits: 0.1 % of the value.
+/// Three significant digits, so latencies are exact to 0.1 %.
 const DIGITS: u8 = 3;
 /// A run may have many windows; two digits keep each of them small.
 const WINDOW_DIGITS: u8 = 2;
@@ -19,9 +19,9 @@ pub struct Tally {
     pub requests: u64,
     pub posted: u64,
     pub pending: u64,
-    /// Of `posted` and `pending`: answers to a transfer that had been sent before.
+    /// The part of `posted` and `pending` whose transfers had been sent before.
     pub replayed: u64,
-    /// Everything that neither posted nor is under way, by code: refusals, 503, broken connections.
+    /// Transfers that are neither posted nor under way, by code: refusals, 503, broken connections.
     pub codes: BTreeMap<String, u64>,
     latency_us: Histogram<u64>,
     refusal_latency_us: Histogram<u64>,
@@ -88,7 +88,7 @@ impl Tally {
         for (code, count) in other.codes {
             *self.codes.entry(code).or_default() += count;
         }
-        // Both have the same bounds, the one thing that could make this fail.
+        // This fails only for different bounds, and both histograms have the same bounds.
         let _ = self.latency_us.add(other.latency_us);
         let _ = self.refusal_latency_us.add(other.refusal_latency_us);
     }
@@ -97,7 +97,7 @@ impl Tally {
         Latency::of(&self.latency_us)
     }
 
-    /// Of requests without a result, from when they were sent.
+    /// The latency of requests without a result, from the moment they were sent.
     pub fn refusal_latency(&self) -> Latency {
         Latency::of(&self.refusal_latency_us)
     }
@@ -120,7 +120,7 @@ impl Latency {
 /// Counts of the requests that were meant to leave in one window.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Window {
-    /// From the moment the counting began.
+    /// Seconds from the moment the counting began.
     pub from_s: f64,
     pub transfers_per_s: f64,
     pub requests: u64,
@@ -129,7 +129,7 @@ pub struct Window {
     pub latency_us: Latency,
 }
 
-/// Where the connections of one thread record what happens to their requests.
+/// The recorder of one thread, in which its connections record the outcomes of their requests.
 #[derive(Debug)]
 pub struct Recorder {
     pub total: Tally,
@@ -167,7 +167,7 @@ impl Recorder {
         let Some(window) = self.window else { return };
         let place = (since.as_nanos() / window.as_nanos().max(1)) as usize;
         while self.windows.len() <= place {
-            // The bounds are constants: what succeeded for the total succeeds here.
+            // The bounds are constants, so this succeeds because it succeeded for the total.
             let Ok(tally) = Tally::with_digits(WINDOW_DIGITS) else { return };
             self.windows.push(tally);
         }

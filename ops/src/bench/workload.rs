@@ -1,4 +1,4 @@
-//! Which accounts a transfer is between, drawn from a printed seed.
+//! Picks the two accounts of each transfer, from a seed that is printed.
 
 use serde::Serialize;
 
@@ -9,28 +9,28 @@ pub enum Workload {
     /// Both accounts uniformly
     #[default]
     Uniform,
-    /// Few accounts often, most of them seldom: Zipf's law with exponent 0.99, as in YCSB
+    /// Few accounts often and most accounts seldom: Zipf's law with exponent 0.99, as in YCSB
     Zipf,
     /// Every transfer touches one account, on either side
     Hot,
     /// Both accounts uniformly, always on different shards
     Cross,
-    /// Half uniform, three in ten by Zipf, two in ten on the hot account
+    /// Half of the transfers uniform, three in ten by Zipf, two in ten on the hot account
     Mix,
 }
 
-/// Where the two accounts of a transfer live.
+/// The shards of the two accounts of a transfer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Locality {
-    /// On one shard or two, as drawn.
+    /// On one shard or two, as the accounts are drawn.
     #[default]
     Any,
     /// On one shard.
     Local,
     /// On two shards.
     Cross,
-    /// This share of the transfers on two shards, the others on one.
+    /// On two shards for this share of the transfers, and on one shard for the others.
     Share(f64),
 }
 
@@ -56,7 +56,7 @@ impl Focus {
 }
 
 const ZIPF_EXPONENT: f64 = 0.99;
-/// So many partners are drawn until one fits; then the last pair is taken.
+/// The most partners that are drawn until one fits. After that, the last pair is taken.
 const DRAWS: usize = 64;
 const HOT: usize = 0;
 
@@ -67,7 +67,7 @@ pub struct Picker {
     locality: Locality,
     /// The shard of each account, by its place in the map.
     homes: Vec<u16>,
-    /// The accounts of each shard; empty where no draw needs them.
+    /// The accounts of each shard. Empty if no draw needs them.
     by_shard: Vec<Vec<u32>>,
     /// Shards that have accounts.
     shards: Vec<u16>,
@@ -98,14 +98,14 @@ impl Picker {
         Ok(picker)
     }
 
-    /// Only accounts of the first so many shards.
+    /// Restricts the picker to accounts of the first `shards` shards.
     pub fn of_first_shards(mut self, shards: usize) -> Self {
         self.shards.truncate(shards);
         self.sort_by_shard();
         self
     }
 
-    /// Each request is for so many shards, drawn anew for each.
+    /// Makes each request use this number of shards, which are drawn for each request.
     pub fn with_shards_per_request(mut self, shards: usize) -> Self {
         self.shards_per_request = Some(shards);
         self.sort_by_shard();
@@ -151,7 +151,7 @@ impl Picker {
         }
     }
 
-    /// Debit and credit account of the next transfer.
+    /// Draws the debit and the credit account of the next transfer.
     pub fn pick(&self, random: &mut Random, focus: &mut Focus) -> (usize, usize) {
         let workload = match self.workload {
             Workload::Mix => match random.below(10) {
@@ -210,7 +210,7 @@ impl Picker {
         }
     }
 
-    /// Neighbours in rank are not neighbours in the database.
+    /// The account of a rank. Accounts with neighbouring ranks are far apart in the database.
     fn spread(&self, rank: usize) -> usize {
         let accounts = self.homes.len();
         (rank.min(accounts - 1) as u64).wrapping_mul(0x9e37_79b1) as usize % accounts
@@ -236,7 +236,7 @@ pub struct Random(u64);
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Random {
-    /// The generator number `stream` of a seed: one for each connection.
+    /// The generator with the number `stream` of a seed. Each connection has one.
     pub fn new(seed: u64, stream: u64) -> Self {
         let mut random = Self(seed ^ stream.wrapping_mul(0xd134_2543_de82_ef95));
         random.next();
@@ -251,12 +251,12 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Below `bound`, which is not 0; the bias is below 2⁻³² for the bounds used here.
+    /// A number below `bound`, which must not be 0. The bias is below 2⁻³² for the bounds used here.
     pub fn below(&mut self, bound: usize) -> usize {
         ((u128::from(self.next()) * bound as u128) >> 64) as usize
     }
 
-    /// In [0, 1).
+    /// A number in [0, 1).
     pub fn fraction(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }

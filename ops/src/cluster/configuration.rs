@@ -17,7 +17,7 @@ use super::{
 };
 use crate::authority::{self, AUTHORITY, Purpose};
 
-/// The folder of certificates in configurations, relative as the map's path is.
+/// The folder of certificates in configurations, relative to the configuration's folder like the path of the map.
 const TLS_FROM_CONFIG: &str = "../tls";
 
 /// The map's path in a router's configuration. It is relative to the configuration's folder, so that the data folder
@@ -120,7 +120,7 @@ struct MapSection {
     path: &'static str,
 }
 
-/// Scales of assets other than the built-in currencies.
+/// The scales of assets that are not built-in currencies.
 #[derive(Serialize)]
 struct AssetsSection {
     #[serde(rename = "BTC")]

@@ -1,4 +1,4 @@
-//! `cluster.json`, the description of a cluster: written when the cluster is created and read by every later command.
+//! `cluster.json`, the description of a cluster. It is written when the cluster is created and read by every later command.
 
 use std::{
     fs,
@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use shard_map::ClusterId;
 
 use super::{
-    failover::Step,
+    failover::FailoverStep,
     files::{self, Audience},
     layout::Layout,
-    place::Place,
+    place::FolderPlace,
     ports::{NodePorts, PortPlan},
     postgres::{
         home::{HOMES_ELSEWHERE, Home},
@@ -63,7 +63,7 @@ pub struct RouterPlace {
     pub name: String,
     pub http_port: u16,
     pub admin_port: u16,
-    /// Whether it takes HTTPS. In such a cluster, nodes are called with mutual TLS.
+    /// Whether the router takes HTTPS. In such a cluster, nodes are called with mutual TLS.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub https: bool,
 }
@@ -78,8 +78,7 @@ pub struct ShardPlace {
     /// The ports of a second node, which follows the first one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub second_node: Option<NodePorts>,
-    /// The system identifier of the shard's database, once that was created. A recorded database is never created
-    /// again.
+    /// The system identifier of the shard's database. Absent until the database is created. A recorded database is never created again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system_identifier: Option<u64>,
     /// The second PostgreSQL, in a cluster that was created with stand-bys.
@@ -93,26 +92,26 @@ pub struct Standby {
     pub mode: Replication,
     /// The port of the second server.
     pub port: u16,
-    /// Whether the second server is the primary: after one failover, and after every second one from then on.
+    /// Whether the second server is the primary. Each failover changes this.
     #[serde(default)]
     pub leads: bool,
-    /// The step with which an interrupted failover or rebuild goes on. The stand-by is not started before the last step is done.
+    /// The step with which an interrupted failover or rebuild continues. The stand-by is not started before the last step is done.
     #[serde(
         default,
         alias = "rebuilding",
-        deserialize_with = "Step::from_any_version",
+        deserialize_with = "FailoverStep::from_any_version",
         skip_serializing_if = "Option::is_none"
     )]
-    pub pending: Option<Step>,
+    pub pending: Option<FailoverStep>,
 }
 
 /// Whether a commit waits for the stand-by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Replication {
-    /// It does: no failover loses anything, and without a stand-by nothing is written
+    /// A commit waits for the stand-by: no failover loses anything, and without a stand-by nothing is written
     Sync,
-    /// It does not: a failover may lose the last commits
+    /// A commit does not wait: a failover may lose the last commits
     Async,
 }
 
@@ -143,9 +142,9 @@ pub struct Servers {
 
 /// A description, and whether its folder was moved or copied.
 #[derive(Debug)]
-pub struct Found {
+pub struct FoundDescription {
     pub description: Description,
-    pub place: Place,
+    pub place: FolderPlace,
 }
 
 impl Description {
@@ -182,7 +181,7 @@ impl Description {
     /// still those of the original.
     pub fn load(layout: &Layout) -> anyhow::Result<Option<Self>> {
         match Self::find(layout)? {
-            Some(Found { place: Place::Copied { of }, .. }) => bail!(
+            Some(FoundDescription { place: FolderPlace::Copied { of }, .. }) => bail!(
                 "{} is a copy of {} and has no addresses of its own yet: run `shardctl up` to assign them",
                 layout.root().display(),
                 of.display()
@@ -192,7 +191,7 @@ impl Description {
     }
 
     /// The cluster in this folder, even if the folder was moved or copied.
-    pub fn find(layout: &Layout) -> anyhow::Result<Option<Found>> {
+    pub fn find(layout: &Layout) -> anyhow::Result<Option<FoundDescription>> {
         let path = layout.description();
         if !path.exists() {
             return Ok(None);
@@ -207,12 +206,12 @@ impl Description {
             path.display(),
             description.format
         );
-        let place = Place::of(layout, &description)?;
-        if matches!(place, Place::Copied { .. }) {
+        let place = FolderPlace::of(layout, &description)?;
+        if matches!(place, FolderPlace::Copied { .. }) {
             // Every command must find the copy's own processes and files, never those of the original.
             description.postgres.home = Home::of_copy(layout, &description.postgres.home)?;
         }
-        Ok(Some(Found { description, place }))
+        Ok(Some(FoundDescription { description, place }))
     }
 
     /// The description in another data folder, if there is one.
@@ -260,7 +259,7 @@ impl Description {
         self.routers.iter().any(|router| router.https)
     }
 
-    /// Makes a new cluster one with TLS.
+    /// Gives a new cluster TLS.
     pub fn use_tls(&mut self) {
         self.routers.iter_mut().for_each(|router| router.https = true);
     }
@@ -348,7 +347,7 @@ impl ShardPlace {
     }
 
     /// What an interrupted failover or rebuild of the shard's stand-by has to do next.
-    pub fn pending(&self) -> Option<Step> {
+    pub fn pending(&self) -> Option<FailoverStep> {
         self.standby.as_ref()?.pending
     }
 
@@ -369,7 +368,7 @@ impl ShardPlace {
         format!("postgres://{ROLE}@127.0.0.1:{}/{ROLE}", self.primary_port())
     }
 
-    /// The port of the server that is the primary, as far as the description knows.
+    /// The port of the server that is the primary according to the description.
     fn primary_port(&self) -> u16 {
         match &self.standby {
             Some(standby) if standby.leads => standby.port,
@@ -402,7 +401,7 @@ impl ShardPlace {
 mod tests {
     use super::*;
 
-    fn older(layout: &Layout, home: &str) -> Found {
+    fn older(layout: &Layout, home: &str) -> FoundDescription {
         let mut json = serde_json::to_value(Description::for_tests(layout)).unwrap();
         json["format"] = 1.into();
         json["postgres"]["home"] = home.into();
@@ -416,13 +415,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::create(folder.path()).unwrap();
         let found = older(&layout, &layout.root().to_string_lossy());
-        assert_eq!((found.place, found.description.postgres.home), (Place::Same, Home::Here));
+        assert_eq!((found.place, found.description.postgres.home), (FolderPlace::Same, Home::Here));
         let found = older(&layout, "/nonexistent/before");
-        assert_eq!(found.place, Place::Moved { from: "/nonexistent/before".into() });
+        assert_eq!(found.place, FolderPlace::Moved { from: "/nonexistent/before".into() });
         assert_eq!(found.description.postgres.home, Home::Here);
         let elsewhere = format!("{HOMES_ELSEWHERE}/0123456789abcdef");
         let found = older(&layout, &elsewhere);
-        assert_eq!((found.place, found.description.postgres.home), (Place::Same, Home::Elsewhere(elsewhere.into())));
+        assert_eq!(
+            (found.place, found.description.postgres.home),
+            (FolderPlace::Same, Home::Elsewhere(elsewhere.into()))
+        );
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Exchanges the two servers of a shard: the stand-by becomes the primary, and the former primary is rebuilt as its stand-by.
 //!
-//! A failover is a list of [steps](Step). `cluster.json` records the new roles and the first step before anything else happens: the
-//! supervisor then stops the former primary and does not start it again. It records each later step when the one before is done. Every
-//! step can be repeated. `shardctl shard failover` and `shardctl up` therefore go on from any step; `up` undoes a failover that has not
-//! yet compared the servers. Nothing is promoted before the former primary has ended and its folder was put aside, because a node could
-//! otherwise commit on a server that is about to be replaced.
+//! A failover is a list of [steps](FailoverStep). `cluster.json` records the new roles and the first step before anything else happens. The
+//! supervisor then stops the former primary and does not start it again. `cluster.json` records each later step when the previous step is
+//! done. Every step can be repeated. `shardctl shard failover` and `shardctl up` therefore continue from any step. `up` undoes a failover
+//! that has not yet compared the servers. No server is promoted before the former primary has ended and its folder is put aside, because a
+//! node could otherwise commit on a server that is about to be replaced.
 //!
 //! A stand-by that is missing or damaged is rebuilt by the last steps of the same list.
 
@@ -19,15 +19,15 @@ use futures_util::future::join_all;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{
-    description::{Description, Found, Replication, ServerPlace, ShardPlace, Standby},
+    description::{Description, FoundDescription, Replication, ServerPlace, ShardPlace, Standby},
     files,
     layout::Layout,
-    member::{self, Member, Role},
-    place::Place,
+    member::{self, Member, ProcessRole},
+    place::FolderPlace,
     postgres::{standby, stopped_server},
     process::ProcessTable,
     status::{ClusterStatus, ShardStatus},
-    supervisor::Report,
+    supervisor::SupervisorReport,
 };
 use crate::output::note;
 
@@ -38,14 +38,14 @@ const STOP_PATIENCE: Duration = Duration::from_secs(120);
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long the node may take until it serves the new primary.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
-/// The environment variable that makes a debug build end at a step: `<step>.before`, or `<step>.after` before the end of the step is
-/// recorded.
+/// The environment variable that makes a debug build abort at a step. `<step>.before` aborts before the step, and `<step>.after` before the
+/// end of the step is recorded.
 const ABORT: &str = "SHARDLEDGER_FAILOVER_ABORT";
 
-/// What an interrupted failover or rebuild has to do next. The order of the variants is the order of the steps.
+/// The next step of an interrupted failover or rebuild. The order of the variants is the order of the steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Step {
+pub enum FailoverStep {
     /// Wait until the former primary has ended, and compare its log with what the stand-by has received. Until this is done, the
     /// failover can be undone.
     Stop,
@@ -57,7 +57,7 @@ pub enum Step {
     Rebuild,
 }
 
-impl Step {
+impl FailoverStep {
     /// The step after this one; `None` after the last one.
     fn next(self) -> Option<Self> {
         match self {
@@ -77,13 +77,13 @@ impl Step {
         }
     }
 
-    /// Reads the step, or the flag that an earlier version recorded from the exchange of the roles until the end of the rebuild.
+    /// Reads the step. An earlier version recorded a flag instead, from the exchange of the roles until the end of the rebuild.
     pub fn from_any_version<'de, D: Deserializer<'de>>(recorded: D) -> Result<Option<Self>, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged)]
         enum Recorded {
             IsBegun(bool),
-            Step(Option<Step>),
+            Step(Option<FailoverStep>),
         }
         Ok(match Recorded::deserialize(recorded)? {
             Recorded::IsBegun(is_begun) => is_begun.then_some(Self::SetAside),
@@ -92,42 +92,42 @@ impl Step {
     }
 }
 
-/// What a failover of a shard would do, or has to finish.
+/// The plan of a failover that would begin, or that an earlier failover has left unfinished.
 #[derive(Debug)]
-pub struct Plan {
+pub struct FailoverPlan {
     /// The primary after the failover.
     pub new_primary: ServerPlace,
-    /// The server that becomes its stand-by.
+    /// The server that becomes the stand-by.
     pub former: ServerPlace,
     /// Whether an earlier failover was interrupted.
     pub is_begun: bool,
     /// Whether the present primary answers. Its stand-by then receives the rest of the log while the primary shuts down.
     pub primary_answers: bool,
-    /// What the primary has and the stand-by has not received. `None` if the primary does not answer, and its folder cannot be read
-    /// or is in use.
+    /// The bytes of log that the primary has and the stand-by has not received. `None` if the primary does not answer, and its folder cannot
+    /// be read or is in use.
     pub bytes_behind: Option<u64>,
 }
 
-/// What a failover did.
+/// The result of a failover.
 #[derive(Debug)]
-pub struct Done {
-    /// Where the files of the former primary are now.
+pub struct FailoverResult {
+    /// The folder to which the files of the former primary were moved, if they were.
     pub aside: Option<PathBuf>,
-    /// The shard at the end. The node may refuse the new primary.
+    /// The state of the shard after the failover. The node may refuse the new primary.
     pub status: ShardStatus,
 }
 
 /// Looks at both servers.
 ///
 /// # Errors
-/// The shard has no stand-by, the stand-by does not answer or is none, or an asynchronous stand-by lacks what the stopped primary has
-/// and `accept_loss` is not given.
+/// The shard has no stand-by; the stand-by does not answer or is a primary; or an asynchronous stand-by lacks log of the stopped primary and
+/// `accept_loss` is not given.
 pub async fn plan(
     layout: &Layout,
     description: &Description,
     shard: &ShardPlace,
     accept_loss: bool,
-) -> anyhow::Result<Plan> {
+) -> anyhow::Result<FailoverPlan> {
     let servers = description.servers(layout, shard);
     let (Some(place), Some(standby)) = (&shard.standby, servers.standby) else {
         bail!(
@@ -138,7 +138,7 @@ pub async fn plan(
     standby::can_rebuild(description)?;
     if place.pending.is_some() {
         let (new_primary, former) = (servers.primary, standby);
-        return Ok(Plan { new_primary, former, is_begun: true, primary_answers: false, bytes_behind: None });
+        return Ok(FailoverPlan { new_primary, former, is_begun: true, primary_answers: false, bytes_behind: None });
     }
     let follower = standby::ask(layout, shard, &standby).await;
     let follower = follower.with_context(|| format!("the stand-by of shard {} cannot be promoted", shard.id))?;
@@ -151,7 +151,7 @@ pub async fn plan(
     let leader = standby::ask(layout, shard, &servers.primary).await.ok();
     ensure!(
         leader.is_none() || follower.is_streaming,
-        "{} at port {} does not receive the primary's log, so that it would lose what it lacks; the primary works. Look at {}",
+        "{} at port {} does not receive the primary's log, so a promotion would lose commits; the primary works. Look at {}",
         standby.name,
         standby.port,
         layout.log(&standby.name).display()
@@ -160,7 +160,7 @@ pub async fn plan(
     let runs = Member::server(layout, description, shard, &servers.primary).running(&ProcessTable::read()?).is_some();
     let bytes_behind = match leader {
         Some(leader) => Some(leader.at_byte.saturating_sub(follower.at_byte)),
-        // It may only be slow. The log is compared when it has ended.
+        // The primary may only be slow. Its log is compared once it has ended.
         None if runs => None,
         None => {
             let lacks = stopped_server::bytes_beyond(description, &servers.primary.folder, follower.at_byte);
@@ -170,10 +170,10 @@ pub async fn plan(
             lacks.ok()
         }
     };
-    Ok(Plan { new_primary: standby, former: servers.primary, is_begun: false, primary_answers, bytes_behind })
+    Ok(FailoverPlan { new_primary: standby, former: servers.primary, is_begun: false, primary_answers, bytes_behind })
 }
 
-/// Refuses an asynchronous stand-by that lacks log of the former primary, or may lack some.
+/// Refuses an asynchronous stand-by that lacks, or may lack, log of the former primary.
 fn refuse_loss(
     id: &str,
     former: &ServerPlace,
@@ -200,35 +200,40 @@ fn refuse_loss(
 /// Carries the plan out.
 ///
 /// # Errors
-/// A step fails; running the failover again goes on from there. If an asynchronous stand-by lacks log of the former primary and
+/// A step fails. Running the failover again continues with this step. If an asynchronous stand-by lacks log of the former primary and
 /// `accept_loss` is not given, the failover is undone.
-pub async fn carry_out(layout: &Layout, id: &str, plan: &Plan, accept_loss: bool) -> anyhow::Result<Done> {
+pub async fn carry_out(
+    layout: &Layout,
+    id: &str,
+    plan: &FailoverPlan,
+    accept_loss: bool,
+) -> anyhow::Result<FailoverResult> {
     if !plan.is_begun {
         record(layout, id, |standby| {
             standby.leads = !standby.leads;
-            standby.pending = Some(Step::Stop);
+            standby.pending = Some(FailoverStep::Stop);
         })?;
     }
     let aside = finish(layout, id, accept_loss).await?;
     let status = becomes_ready(layout, id).await?;
-    Ok(Done { aside, status })
+    Ok(FailoverResult { aside, status })
 }
 
-/// Before the cluster starts: undoes failovers that have not compared their servers, and ends the servers and the copying programs that a
+/// Called before the cluster starts. Undoes failovers that have not compared their servers. Ends the servers and the copying programs that a
 /// killed `shardctl` and its supervisor left running.
 pub async fn prepare_start(layout: &Layout) -> anyhow::Result<()> {
-    let Some(Found { description, place }) = Description::find(layout)? else { return Ok(()) };
-    if matches!(place, Place::Copied { .. }) {
+    let Some(FoundDescription { description, place }) = Description::find(layout)? else { return Ok(()) };
+    if matches!(place, FolderPlace::Copied { .. }) {
         return Ok(());
     }
     undo_unstopped(layout, &description)?;
-    let Some(Found { description, .. }) = Description::find(layout)? else { return Ok(()) };
+    let Some(FoundDescription { description, .. }) = Description::find(layout)? else { return Ok(()) };
     member::stop_unstarted(layout, &description).await?;
     Ok(())
 }
 
-/// Finishes what was interrupted, at all shards. The supervisor runs. The failure of a rebuild is only reported, because the primary
-/// works without its stand-by.
+/// Finishes the interrupted failovers and rebuilds of all shards, while the supervisor runs. A failed rebuild is only reported, because the
+/// primary works without its stand-by.
 ///
 /// # Errors
 /// A stand-by could not be promoted.
@@ -239,7 +244,7 @@ pub async fn finish_all(layout: &Layout) -> anyhow::Result<()> {
         note(&format!("finishing the replacement of a server of shard {}", shard.id));
         let Err(error) = finish(layout, &shard.id, false).await else { return Ok(()) };
         let reached = load(layout)?.shard(&shard.id).and_then(ShardPlace::pending);
-        if reached != Some(Step::Rebuild) {
+        if reached != Some(FailoverStep::Rebuild) {
             return Err(error);
         }
         note(&format!(
@@ -254,15 +259,15 @@ pub async fn finish_all(layout: &Layout) -> anyhow::Result<()> {
 /// Replaces a stand-by that does not work, while its primary runs. Its folder is put aside.
 ///
 /// # Errors
-/// A step fails; `shardctl up` goes on from there.
+/// A step fails. `shardctl up` continues with this step.
 pub async fn replace_standby(layout: &Layout, id: &str) -> anyhow::Result<()> {
-    record(layout, id, |standby| standby.pending = Some(Step::SetAside))?;
+    record(layout, id, |standby| standby.pending = Some(FailoverStep::SetAside))?;
     finish(layout, id, false).await?;
     Ok(())
 }
 
 fn undo_unstopped(layout: &Layout, description: &Description) -> anyhow::Result<()> {
-    for shard in description.shards.iter().filter(|shard| shard.pending() == Some(Step::Stop)) {
+    for shard in description.shards.iter().filter(|shard| shard.pending() == Some(FailoverStep::Stop)) {
         record(layout, &shard.id, undo)?;
         note(&format!(
             "the failover of shard {} was interrupted before its servers were compared: it is undone. Run it again if it is still wanted",
@@ -277,7 +282,7 @@ fn undo(standby: &mut Standby) {
     standby.pending = None;
 }
 
-/// Carries out the steps that are left. Returns where the files of the former primary are, if this call put them aside.
+/// Carries out the remaining steps. Returns the folder of the former primary's files if this call put them aside.
 async fn finish(layout: &Layout, id: &str, accept_loss: bool) -> anyhow::Result<Option<PathBuf>> {
     let mut aside = None;
     loop {
@@ -287,32 +292,32 @@ async fn finish(layout: &Layout, id: &str, accept_loss: bool) -> anyhow::Result<
         let (Some(step), Some(former)) = (shard.pending(), servers.standby) else { return Ok(aside) };
         let primary = servers.primary;
         abort_if_told(step, "before");
-        if step == Step::Stop {
+        if step == FailoverStep::Stop {
             note(&format!("stopping the former primary ({})", former.name));
         }
-        // Also in later steps: the supervisor may have started it once more, or may have been killed.
+        // Later steps check this again, because the supervisor may have started the server again or may have been killed.
         has_ended(layout, &Member::server(layout, &description, shard, &former)).await?;
         match step {
-            Step::Stop => {
+            FailoverStep::Stop => {
                 let is_async = shard.standby.as_ref().is_some_and(|standby| standby.mode == Replication::Async);
                 if is_async && !accept_loss {
                     let received = answers(layout, shard, &primary).await?;
                     let lacks = stopped_server::bytes_beyond(&description, &former.folder, received.at_byte);
                     if let Err(refusal) =
-                        refuse_loss(id, &former, &lacks, "Nothing was promoted, and it starts again")
+                        refuse_loss(id, &former, &lacks, "Nothing was promoted, and the former primary starts again")
                     {
                         record(layout, id, undo)?;
                         return Err(refusal);
                     }
                 }
             }
-            Step::SetAside => aside = put_aside(&former)?,
-            Step::Promote => {
+            FailoverStep::SetAside => aside = put_aside(&former)?,
+            FailoverStep::Promote => {
                 answers(layout, shard, &primary).await?;
                 note(&format!("promoting {}", primary.name));
                 standby::promote(layout, shard, &primary).await?;
             }
-            Step::Rebuild => {
+            FailoverStep::Rebuild => {
                 answers(layout, shard, &primary).await?;
                 note(&format!("copying {} to {}, which becomes its stand-by", primary.name, former.name));
                 member::end_copies(&former.folder).await?;
@@ -326,8 +331,8 @@ async fn finish(layout: &Layout, id: &str, accept_loss: bool) -> anyhow::Result<
     }
 }
 
-/// Ends this process if a test asks for it. Release builds do not look.
-fn abort_if_told(step: Step, when: &str) {
+/// Aborts this process if a test asks for it. Release builds ignore the variable.
+fn abort_if_told(step: FailoverStep, when: &str) {
     if cfg!(debug_assertions) && std::env::var(ABORT).is_ok_and(|point| point == format!("{}.{when}", step.word())) {
         std::process::abort();
     }
@@ -348,7 +353,7 @@ fn record(layout: &Layout, id: &str, change: impl FnOnce(&mut Standby)) -> anyho
 async fn has_ended(layout: &Layout, server: &Member) -> anyhow::Result<()> {
     let latest = Instant::now() + STOP_PATIENCE;
     while files::lock_holder(&layout.supervisor_lock())?.is_some()
-        && Report::read(layout).0.contains_key(&server.name)
+        && SupervisorReport::read(layout).0.contains_key(&server.name)
     {
         ensure!(
             Instant::now() < latest,
@@ -359,13 +364,17 @@ async fn has_ended(layout: &Layout, server: &Member) -> anyhow::Result<()> {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     match server.running(&ProcessTable::read()?) {
-        Some(process) => member::stop(process, Role::Postgres).await,
+        Some(process) => member::stop(process, ProcessRole::Postgres).await,
         None => Ok(()),
     }
 }
 
 /// Waits until a server that was just started answers.
-async fn answers(layout: &Layout, shard: &ShardPlace, server: &ServerPlace) -> anyhow::Result<standby::Role> {
+async fn answers(
+    layout: &Layout,
+    shard: &ShardPlace,
+    server: &ServerPlace,
+) -> anyhow::Result<standby::ReplicationRole> {
     let latest = Instant::now() + START_PATIENCE;
     loop {
         match standby::ask(layout, shard, server).await {
@@ -379,7 +388,7 @@ async fn answers(layout: &Layout, shard: &ShardPlace, server: &ServerPlace) -> a
     }
 }
 
-/// Renames the folder. It may have commits that the new primary lacks, so it is not deleted.
+/// Renames the folder. The folder may contain commits that the new primary lacks, so it is not deleted.
 fn put_aside(server: &ServerPlace) -> anyhow::Result<Option<PathBuf>> {
     if !server.folder.exists() {
         return Ok(None);
@@ -390,7 +399,7 @@ fn put_aside(server: &ServerPlace) -> anyhow::Result<Option<PathBuf>> {
     Ok(Some(aside))
 }
 
-/// Waits until the node serves, and returns the shard's last state in any case.
+/// Waits until the node serves. Returns the last state of the shard, even if the node does not serve in time.
 async fn becomes_ready(layout: &Layout, id: &str) -> anyhow::Result<ShardStatus> {
     let latest = Instant::now() + READY_PATIENCE;
     loop {
@@ -427,8 +436,8 @@ mod tests {
 
     #[test]
     fn the_steps_lead_from_the_first_to_the_last_and_are_recorded_by_name() {
-        let steps: Vec<Step> = std::iter::successors(Some(Step::Stop), |step| step.next()).collect();
-        assert_eq!(steps, [Step::Stop, Step::SetAside, Step::Promote, Step::Rebuild]);
+        let steps: Vec<FailoverStep> = std::iter::successors(Some(FailoverStep::Stop), |step| step.next()).collect();
+        assert_eq!(steps, [FailoverStep::Stop, FailoverStep::SetAside, FailoverStep::Promote, FailoverStep::Rebuild]);
         for step in steps {
             assert_eq!(serde_json::to_value(step).unwrap(), step.word());
         }
@@ -440,16 +449,16 @@ mod tests {
             serde_json::from_str::<Standby>(&format!(r#"{{"mode": "sync", "port": 1, "leads": true{rest}}}"#))
                 .unwrap()
         };
-        assert_eq!(read(r#", "rebuilding": true"#).pending, Some(Step::SetAside));
+        assert_eq!(read(r#", "rebuilding": true"#).pending, Some(FailoverStep::SetAside));
         assert_eq!(read(r#", "rebuilding": false"#).pending, None);
-        assert_eq!(read(r#", "pending": "promote""#).pending, Some(Step::Promote));
+        assert_eq!(read(r#", "pending": "promote""#).pending, Some(FailoverStep::Promote));
         assert_eq!(read("").pending, None);
     }
 
     #[test]
     fn a_failover_that_is_undone_leaves_the_former_roles() {
         let before = Standby { mode: Replication::Async, port: 1, leads: true, pending: None };
-        let mut standby = Standby { leads: false, pending: Some(Step::Stop), ..before.clone() };
+        let mut standby = Standby { leads: false, pending: Some(FailoverStep::Stop), ..before.clone() };
         undo(&mut standby);
         assert_eq!(standby, before);
     }

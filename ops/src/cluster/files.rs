@@ -1,5 +1,5 @@
-//! Files that several processes share. A file is replaced as a whole: a crash leaves the old text or the new text, never half of one.
-//! A lock is held by an open file: the kernel releases it when its holder dies.
+//! Files that several processes share. A file is replaced as a whole, so a crash leaves the old text or the new text, and never a part of
+//! either. A lock is held by an open file, so the kernel releases it when its holder dies.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -15,7 +15,7 @@ use anyhow::{Context, bail};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Audience {
     Everyone,
-    /// The file carries a secret.
+    /// The owner of the file, because the file contains a secret.
     Owner,
 }
 
@@ -24,23 +24,23 @@ pub fn replace(path: &Path, text: &str, audience: Audience) -> anyhow::Result<()
     write(path, text, audience).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Writes the file unless it is there: what an operator has edited stays as it is.
+/// Writes the file unless it exists, so that the edits of an operator stay.
 pub fn create_once(path: &Path, text: &str, audience: Audience) -> anyhow::Result<()> {
     if path.exists() { Ok(()) } else { replace(path, text, audience) }
 }
 
 fn write(path: &Path, text: &str, audience: Audience) -> anyhow::Result<()> {
-    // A link stays, and leads to the new text.
+    // A link stays a link, and its target gets the new text.
     let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let folder = folder_of(path)?;
-    // Before anything is written: without the folder, the rename could not be made durable.
+    // The folder is opened before anything is written, because the rename cannot be made durable without it.
     let opened_folder = File::open(folder)?;
     let draft = draft_of(path);
     let mode = match audience {
         Audience::Everyone => 0o644,
         Audience::Owner => 0o600,
     };
-    // A draft left by a crash may carry another mode.
+    // A draft that a crash left may have another mode.
     if let Err(error) = fs::remove_file(&draft)
         && error.kind() != std::io::ErrorKind::NotFound
     {
@@ -58,7 +58,7 @@ fn write(path: &Path, text: &str, audience: Audience) -> anyhow::Result<()> {
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&draft, path)?;
-    // The rename itself is durable only once the folder is.
+    // The rename is durable only after the folder is synced.
     opened_folder.sync_all()?;
     Ok(())
 }
@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(lock_holder(&path).unwrap(), i32::try_from(std::process::id()).ok());
         assert!(take_lock(&path, Duration::from_millis(60)).await.unwrap().is_none());
         drop(held);
-        // Another test of this process may be starting a program, which has all files for a moment, the lock's included.
+        // Another test of this process may be starting a program. Its child holds all open files for a moment, including the lock.
         let again = take_lock(&path, Duration::from_secs(10)).await.unwrap();
         assert!(again.is_some(), "the lock is free again");
     }

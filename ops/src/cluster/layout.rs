@@ -79,12 +79,12 @@ impl Layout {
         self.root.join("tls")
     }
 
-    /// Locked by a running `up` or `down`.
+    /// The file that a running `up` or `down` locks.
     pub fn command_lock(&self) -> PathBuf {
         self.root.join("run").join("command.lock")
     }
 
-    /// Locked by the running supervisor; the text is its process id.
+    /// The file that the running supervisor locks. The text is the supervisor's process id.
     pub fn supervisor_lock(&self) -> PathBuf {
         self.root.join("run").join("supervisor.pid")
     }
@@ -94,7 +94,7 @@ impl Layout {
         self.root.join("run").join("processes.json")
     }
 
-    /// The databases' place in the data folder; a link if the databases are elsewhere.
+    /// The path of the databases in the data folder. It is a link if the databases are elsewhere.
     pub fn postgres_link(&self) -> PathBuf {
         self.root.join("pg")
     }

@@ -26,7 +26,7 @@ use super::{
 /// A log larger than this is renamed to `.1` before the process starts again.
 const LOG_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
 
-/// How many seconds `init` may wait for the nodes of the other shards; a busy machine starts them one after another.
+/// How many seconds `init` may wait for the nodes of the other shards. A busy machine starts them one after another.
 const INIT_PATIENCE_S: &str = "90";
 
 /// A service drains when it receives SIGTERM.
@@ -42,7 +42,7 @@ static STOPPING_POSTGRES: [(Signal, Duration); 3] = [
 /// The role of a process, in the order of starting. Processes are stopped in the opposite order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Role {
+pub enum ProcessRole {
     Postgres,
     Node,
     Router,
@@ -52,17 +52,17 @@ pub enum Role {
 #[derive(Debug, Clone)]
 pub struct Member {
     pub name: String,
-    pub role: Role,
+    pub role: ProcessRole,
     program: PathBuf,
     /// The arguments name a file or folder of this cluster, so no other cluster has the same command line.
     arguments: Vec<String>,
     user: Option<ServiceUser>,
     log: PathBuf,
-    /// The folder and the system identifier that a server must find there.
+    /// The folder of a server, and the system identifier that the folder must have. `None` for other processes.
     database: Option<(PathBuf, u64)>,
 }
 
-impl Role {
+impl ProcessRole {
     /// The order of stopping: each process stops before the ones it depends on.
     pub const STOP_ORDER: [Self; 3] = [Self::Router, Self::Node, Self::Postgres];
 
@@ -76,8 +76,8 @@ impl Role {
 }
 
 impl Member {
-    /// The servers that must not run: a failover or a rebuild has still to replace their folders. A supervisor that was killed during a
-    /// failover may have left one running.
+    /// The servers that must not run, because a failover or a rebuild still has to replace their folders. A supervisor that was killed during
+    /// a failover may have left one running.
     pub fn unstarted(layout: &Layout, description: &Description) -> Vec<Self> {
         let pending = description.shards.iter().filter(|shard| shard.pending().is_some());
         let server =
@@ -92,7 +92,7 @@ impl Member {
             let running = std::iter::once(primary).chain(standby.filter(|_| shard.pending().is_none()));
             running.map(|server| Self::server(layout, description, shard, &server)).collect::<Vec<_>>()
         });
-        let service = |name: String, role: Role, program: &str| Self {
+        let service = |name: String, role: ProcessRole, program: &str| Self {
             role,
             program: description.bin_dir.join(program),
             arguments: vec!["--config".to_owned(), text(&layout.config(&name))],
@@ -104,8 +104,9 @@ impl Member {
         let nodes = description.shards.iter().flat_map(|shard| {
             std::iter::once(shard.node_name()).chain(shard.second_node.map(|_| shard.second_node_name()))
         });
-        let nodes = nodes.map(|name| service(name, Role::Node, "shard-node"));
-        let routers = description.routers.iter().map(|router| service(router.name.clone(), Role::Router, "router"));
+        let nodes = nodes.map(|name| service(name, ProcessRole::Node, "shard-node"));
+        let routers =
+            description.routers.iter().map(|router| service(router.name.clone(), ProcessRole::Router, "router"));
         postgres.chain(nodes).chain(routers).collect()
     }
 
@@ -114,7 +115,7 @@ impl Member {
         let place = &description.postgres;
         Self {
             name: server.name.clone(),
-            role: Role::Postgres,
+            role: ProcessRole::Postgres,
             program: place.bin_dir.join("postgres"),
             arguments: vec!["-D".to_owned(), text(&server.folder)],
             user: place.user.clone(),
@@ -124,7 +125,7 @@ impl Member {
     }
 
     #[cfg(test)]
-    pub fn for_tests(name: &str, role: Role, program: &str, arguments: Vec<String>, log: PathBuf) -> Self {
+    pub fn for_tests(name: &str, role: ProcessRole, program: &str, arguments: Vec<String>, log: PathBuf) -> Self {
         Self {
             name: name.to_owned(),
             role,
@@ -184,7 +185,7 @@ impl Member {
         let mut command = Command::new(&self.program);
         command
             .args(arguments)
-            // The user may not be allowed to enter any other folder.
+            // The user of the process may be unable to enter any other folder.
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -213,7 +214,7 @@ fn text(path: &Path) -> String {
 const COPY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Stops one process and waits for its end.
-pub async fn stop(process: Process, role: Role) -> anyhow::Result<()> {
+pub async fn stop(process: Process, role: ProcessRole) -> anyhow::Result<()> {
     for (signal, patience) in role.ways_to_stop() {
         process.signal(*signal)?;
         if process.ended_within(*patience).await {
@@ -229,7 +230,7 @@ pub async fn stop_all(layout: &Layout, description: &Description) -> anyhow::Res
     members.extend(Member::unstarted(layout, description));
     let mut stopped = 0;
     let mut outcome = Ok(());
-    for role in Role::STOP_ORDER {
+    for role in ProcessRole::STOP_ORDER {
         // Processes may have ended while those of the previous role were stopped.
         let table = ProcessTable::read()?;
         let running = members.iter().filter(|member| member.role == role).filter_map(|member| member.running(&table));
@@ -249,7 +250,7 @@ pub async fn stop_unstarted(layout: &Layout, description: &Description) -> anyho
     let table = ProcessTable::read()?;
     for server in Member::unstarted(layout, description) {
         if let Some(process) = server.running(&table) {
-            stop(process, Role::Postgres).await?;
+            stop(process, ProcessRole::Postgres).await?;
         }
     }
     end_all_copies(layout, description).await

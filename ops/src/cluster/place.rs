@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::{description::Description, layout::Layout, postgres::home::is_same_file};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum FolderPlace {
     /// `up` last ran in this folder.
     Same,
     /// The folder where `up` last ran is gone, or holds another cluster.
@@ -14,7 +14,7 @@ pub enum Place {
     Copied { of: PathBuf },
 }
 
-impl Place {
+impl FolderPlace {
     pub fn of(layout: &Layout, description: &Description) -> anyhow::Result<Self> {
         let (root, recorded) = (layout.root(), &description.root);
         if recorded != root
@@ -54,7 +54,7 @@ mod tests {
         (layout, description)
     }
 
-    fn place_of(root: &Path) -> Place {
+    fn place_of(root: &Path) -> FolderPlace {
         let layout = Layout::find(root).unwrap();
         Description::find(&layout).unwrap().unwrap().place
     }
@@ -64,22 +64,22 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let [one, two] = ["one", "two"].map(|name| parent.path().join(name));
         let (layout, _) = cluster_in(&one);
-        assert_eq!(place_of(&one), Place::Same);
+        assert_eq!(place_of(&one), FolderPlace::Same);
 
         let second = Layout::create(&two).unwrap();
         fs::copy(layout.description(), second.description()).unwrap();
-        assert_eq!(place_of(&two), Place::Copied { of: one.clone() });
+        assert_eq!(place_of(&two), FolderPlace::Copied { of: one.clone() });
         assert!(Description::load(&second).is_err(), "its addresses are those of the original");
 
         fs::remove_dir_all(&one).unwrap();
         let moved = place_of(&two);
-        assert_eq!(moved, Place::Moved { from: one.clone() });
+        assert_eq!(moved, FolderPlace::Moved { from: one.clone() });
         assert_eq!(moved.former(), Some(layout));
 
         // Another cluster in the former folder owns the processes with the former paths.
         cluster_in(&one);
         let moved = place_of(&two);
-        assert_eq!((moved.former(), moved), (None, Place::Moved { from: one }));
+        assert_eq!((moved.former(), moved), (None, FolderPlace::Moved { from: one }));
     }
 
     #[test]
@@ -88,12 +88,12 @@ mod tests {
         let [one, link] = ["one", "link"].map(|name| parent.path().join(name));
         cluster_in(&one);
         symlink(&one, &link).unwrap();
-        assert_eq!(place_of(&link), Place::Same);
+        assert_eq!(place_of(&link), FolderPlace::Same);
         // The folder was moved, and a link replaces it.
         let moved = parent.path().join("moved");
         fs::remove_file(&link).unwrap();
         fs::rename(&one, &moved).unwrap();
         symlink(&moved, &one).unwrap();
-        assert_eq!(place_of(&moved), Place::Moved { from: one });
+        assert_eq!(place_of(&moved), FolderPlace::Moved { from: one });
     }
 }

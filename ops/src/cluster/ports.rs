@@ -19,7 +19,7 @@ const SECOND_NODE_ADMIN: u16 = 7800;
 /// takes the port of a process that is briefly down.
 const FREE_BLOCK_FIRST: u16 = 12_000;
 const FREE_BLOCK_LAST: u16 = 32_000;
-/// Number of blocks that a search examines.
+/// The number of blocks that a search examines.
 const FREE_BLOCK_TRIES: u32 = 200;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,15 +47,15 @@ pub struct NodePorts {
 pub struct PortPlan {
     pub routers: Vec<RouterPorts>,
     pub shards: Vec<ShardPorts>,
-    /// One for each shard, or none.
+    /// The ports of the second nodes, one entry for each shard. Empty in a cluster without second nodes.
     pub second_nodes: Vec<NodePorts>,
-    /// The ports of the shards' second servers; empty in a cluster without stand-bys.
+    /// The ports of the shards' second servers. Empty in a cluster without stand-bys.
     pub standbys: Vec<u16>,
 }
 
 impl PortPlan {
-    /// Adds a port for the second server of each shard: the documented ones, or those after the block that begins at `base`.
-    /// `base` 0 finds a free block.
+    /// Adds a port for the second server of each shard: the documented ports, or the ports after the block that begins at `base`. `base` 0
+    /// finds a free block.
     pub fn with_standbys(mut self, base: Option<u16>) -> anyhow::Result<Self> {
         let count = u16::try_from(self.shards.len())?;
         let taken: Vec<u16> = self.ports().collect();

@@ -7,14 +7,14 @@ use anyhow::{Context, anyhow, bail, ensure};
 
 use super::{
     configuration,
-    description::{Description, Found, PostgresPlace, Replication, ShardPlace},
+    description::{Description, FoundDescription, PostgresPlace, Replication, ShardPlace},
     layout::Layout,
-    place::Place,
+    place::FolderPlace,
     ports::{self, PortPlan},
     postgres::{
-        database::{self, Made},
+        database::{self, PreparedDatabase},
         home::Home,
-        install::{self, Source, Wanted},
+        install::{self, ServerRequirements, Source},
         server,
     },
     relocation,
@@ -35,11 +35,11 @@ const RENEW_DAYS: i64 = 30;
 pub struct Request {
     pub shards: Option<u16>,
     pub routers: Option<u16>,
-    /// Nodes of each shard: 1 or 2.
+    /// The number of nodes of each shard: 1 or 2.
     pub nodes: Option<u16>,
     pub port_base: Option<u16>,
     pub standby: Option<Replication>,
-    /// HTTPS and mutual TLS.
+    /// Whether the cluster uses HTTPS and mutual TLS.
     pub tls: bool,
     pub bin_dir: PathBuf,
     pub pg_bin: Option<PathBuf>,
@@ -65,7 +65,7 @@ pub fn prepare(layout: &Layout, request: &Request) -> anyhow::Result<Description
         ensure_certificates(layout)?;
     }
     configuration::write(layout, &description)?;
-    // Save before creating the databases, so that `down --wipe` knows what to remove if that fails.
+    // The description is saved before the databases are created, so that `down --wipe` can remove them if their creation fails.
     description.save(layout)?;
     make_databases(layout, &mut description)?;
     Ok(description)
@@ -75,13 +75,13 @@ fn new(layout: &Layout, request: &Request) -> anyhow::Result<Description> {
     let user = server::service_user()?;
     let home = Home::choose(layout, user.as_ref())?;
     refuse_lost_description(layout, &home)?;
-    let server = install::ensure_server(&Wanted {
+    let server = install::ensure_server(&ServerRequirements {
         bin_dir: request.pg_bin.as_deref(),
         major: None,
         source: request.pg_source,
         home: &home.folder(layout),
     })?;
-    // A package may have created its own user, which is preferred.
+    // The package that was just installed may have created a user, which is preferred.
     let user = server::service_user()?;
     let (routers, shards) = (request.routers.unwrap_or(ROUTERS), request.shards.unwrap_or(SHARDS));
     let has_second_nodes = request.nodes == Some(2);
@@ -103,7 +103,7 @@ fn new(layout: &Layout, request: &Request) -> anyhow::Result<Description> {
     Ok(description)
 }
 
-/// Makes the authority and the certificates that are missing, and renews those that expire soon or whose renewal was cut off.
+/// Makes the missing authority and certificates. Renews certificates that expire soon or whose renewal was interrupted.
 fn ensure_certificates(layout: &Layout) -> anyhow::Result<()> {
     let folder = layout.tls();
     if !Authority::exists(&folder) {
@@ -144,29 +144,29 @@ fn refuse_lost_description(layout: &Layout, home: &Home) -> anyhow::Result<()> {
 
 /// Prepares an existing cluster, which keeps its shards, routers and ports; programs and the data folder may have
 /// moved. Nothing is written or installed before the databases are known to be whole and to belong to the cluster.
-fn returning(layout: &Layout, found: Found, request: &Request) -> anyhow::Result<Description> {
-    let Found { mut description, place } = found;
-    let refused = || format!("the cluster in {} is there", layout.root().display());
+fn returning(layout: &Layout, found: FoundDescription, request: &Request) -> anyhow::Result<Description> {
+    let FoundDescription { mut description, place } = found;
+    let refused = || format!("the cluster in {} already exists", layout.root().display());
     description.refuse_other_size(request).with_context(refused)?;
     description.refuse_other_standbys(request).with_context(refused)?;
     description.refuse_other_tls(request).with_context(refused)?;
     relocation::find_databases(layout, &mut description)?;
-    if let Place::Copied { of } = &place {
+    if let FolderPlace::Copied { of } = &place {
         relocation::check_copy(layout, &description, of)?;
     }
     database::check(layout, &description)?;
     let edits = match &place {
-        Place::Same => Vec::new(),
-        Place::Moved { from } => {
+        FolderPlace::Same => Vec::new(),
+        FolderPlace::Moved { from } => {
             note(&format!("the data folder was moved from {} to {}", from.display(), layout.root().display()));
             note_unclean(layout, &description)?;
             relocation::edits_of_moved(layout, &description, from)?
         }
-        Place::Copied { of } => relocation::edits_of_copy(layout, &mut description, of, request.port_base)?,
+        FolderPlace::Copied { of } => relocation::edits_of_copy(layout, &mut description, of, request.port_base)?,
     };
     description.refuse_other_ports(request).with_context(refused)?;
     description.root = layout.root().to_owned();
-    let server = install::ensure_server(&Wanted {
+    let server = install::ensure_server(&ServerRequirements {
         bin_dir: request.pg_bin.as_deref(),
         major: Some(description.postgres.major),
         source: request.pg_source,
@@ -251,7 +251,7 @@ impl Description {
 /// recorded, even if another one fails.
 fn make_databases(layout: &Layout, description: &mut Description) -> anyhow::Result<()> {
     let before = description.clone();
-    let made: Vec<anyhow::Result<Made>> = thread::scope(|scope| {
+    let made: Vec<anyhow::Result<PreparedDatabase>> = thread::scope(|scope| {
         let makers: Vec<_> = before
             .shards
             .iter()
@@ -273,11 +273,11 @@ fn make_databases(layout: &Layout, description: &mut Description) -> anyhow::Res
     made.into_iter().try_for_each(|made| made.map(drop))
 }
 
-/// Makes the database and the configuration of a new shard. The cluster's processes do not know of the shard yet.
-/// Returns a shard that the description already names.
+/// Makes the database and the configuration of a new shard. The cluster's processes do not know of the shard yet. If the description already
+/// names the shard, returns that shard.
 ///
 /// # Errors
-/// When the database cannot be made.
+/// The database cannot be made.
 pub fn prepare_shard(layout: &Layout, id: &str, number: u16) -> anyhow::Result<ShardPlace> {
     let mut description = Description::find(layout)?
         .map(|found| found.description)
@@ -313,7 +313,7 @@ pub fn prepare_shard(layout: &Layout, id: &str, number: u16) -> anyhow::Result<S
 /// Writes the shard into the description, where the supervisor finds it.
 ///
 /// # Errors
-/// When the description cannot be written.
+/// The description cannot be written.
 pub fn announce_shard(layout: &Layout, shard: ShardPlace) -> anyhow::Result<()> {
     let found = Description::find(layout)?;
     let mut description = found
@@ -326,10 +326,11 @@ pub fn announce_shard(layout: &Layout, shard: ShardPlace) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Takes a shard out of the description; the supervisor then stops its processes. Returns the folder of its database, which stays.
+/// Removes a shard from the description. The supervisor then stops the shard's processes. Returns the folder of the shard's database, which
+/// stays.
 ///
 /// # Errors
-/// When the description cannot be read or written.
+/// The description cannot be read or written.
 pub fn forget_shard(layout: &Layout, id: &str) -> anyhow::Result<Option<PathBuf>> {
     let Some(found) = Description::find(layout)? else { return Ok(None) };
     let mut description = found.description;
@@ -340,7 +341,7 @@ pub fn forget_shard(layout: &Layout, id: &str) -> anyhow::Result<Option<PathBuf>
     Ok(Some(folder))
 }
 
-/// The ports after the last shard's, if they are free, or a free block.
+/// The ports after those of the last shard if they are free, or else a free block.
 fn next_ports(description: &Description, taken: &[u16]) -> anyhow::Result<ports::ShardPorts> {
     if let Some(last) = description.shards.last() {
         let next = ports::ShardPorts {

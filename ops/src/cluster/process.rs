@@ -1,4 +1,5 @@
-//! The processes of this machine, as the kernel tells them, signals to them, and the environment that they inherit from `shardctl`.
+//! The processes of this machine as the kernel reports them, the signals that are sent to them, and the environment that they inherit from
+//! `shardctl`.
 
 use std::{
     ffi::OsStr,
@@ -12,10 +13,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::postgres::home::is_same_file;
 
-/// The interval at which the end of a process is looked for that is not a child of this one.
+/// The interval at which this process checks whether another process, which need not be its child, has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// One process. Process ids are used again; the start time tells one holder of an id from the next.
+/// One process. Process ids are reused, and the start time distinguishes the processes that had the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Process {
     pid: i32,
@@ -23,14 +24,14 @@ pub struct Process {
 }
 
 impl Process {
-    /// The process with this id, if there is a living one.
+    /// The living process with this id, if there is one.
     pub fn of(pid: i32) -> Option<Self> {
-        let found = Stat::read(pid)?;
+        let found = ProcessStat::read(pid)?;
         found.alive.then_some(Self { pid, started_ticks: found.started_ticks })
     }
 
-    /// The PostgreSQL server that `postmaster.pid` in a database folder names. The process works in this folder; another holder of a
-    /// process id that is used again does not.
+    /// The PostgreSQL server that `postmaster.pid` in a database folder names. Checks that the working folder of the process is this folder,
+    /// because another process may have reused the id.
     pub fn server_in(folder: &Path) -> Option<Self> {
         let text = fs::read_to_string(folder.join("postmaster.pid")).ok()?;
         let process = Self::of(text.lines().next()?.trim().parse().ok()?)?;
@@ -48,7 +49,7 @@ impl Process {
         Self::of(self.pid) == Some(self)
     }
 
-    /// Sends a signal. A process that has ended, or that ends meanwhile, is no failure.
+    /// Sends a signal. It is no failure if the process has ended or ends meanwhile.
     pub fn signal(self, signal: Signal) -> io::Result<()> {
         let Some(pid) = Pid::from_raw(self.pid).filter(|_| self.is_alive()) else { return Ok(()) };
         match kill_process(pid, signal) {
@@ -64,7 +65,7 @@ impl Process {
         }
     }
 
-    /// Waits for the end of the process, at most so long; tells whether it ended.
+    /// Waits for the end of the process, at most for `patience`. Returns whether the process has ended.
     pub async fn ended_within(self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         while self.is_alive() {
@@ -79,10 +80,10 @@ impl Process {
 
 /// All processes of the machine with their command lines.
 #[derive(Debug)]
-pub struct ProcessTable(Vec<Entry>);
+pub struct ProcessTable(Vec<TableEntry>);
 
 #[derive(Debug)]
-struct Entry {
+struct TableEntry {
     process: Process,
     parent: i32,
     command_line: Vec<String>,
@@ -93,11 +94,11 @@ impl ProcessTable {
         let mut entries = Vec::new();
         for entry in fs::read_dir("/proc")? {
             let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            // Processes come and go while the folder is read.
+            // A process may end while the folder is read.
             let Ok(command_line) = fs::read(format!("/proc/{pid}/cmdline")) else { continue };
-            let Some(stat) = Stat::read(pid).filter(|stat| stat.alive) else { continue };
+            let Some(stat) = ProcessStat::read(pid).filter(|stat| stat.alive) else { continue };
             let words = command_line.split(|b| *b == 0).filter(|word| !word.is_empty());
-            entries.push(Entry {
+            entries.push(TableEntry {
                 process: Process { pid, started_ticks: stat.started_ticks },
                 parent: stat.parent,
                 command_line: words.map(|word| String::from_utf8_lossy(word).into_owned()).collect(),
@@ -108,7 +109,7 @@ impl ProcessTable {
 
     /// All processes of a program that name this file or folder as an argument.
     pub fn naming(&self, program: &str, path: &Path) -> Vec<Process> {
-        let is_wanted = |entry: &&Entry| {
+        let is_wanted = |entry: &&TableEntry| {
             entry.command_line.split_first().is_some_and(|(first, rest)| {
                 Path::new(first).file_name().is_some_and(|name| name == program)
                     && rest.iter().any(|argument| Path::new(argument) == path)
@@ -119,39 +120,63 @@ impl ProcessTable {
 
     /// The process that was started with this program name and exactly these arguments.
     pub fn find(&self, program: &Path, arguments: &[String]) -> Option<Process> {
-        let same = |entry: &&Entry| {
+        let same = |entry: &&TableEntry| {
             entry.command_line.split_first().is_some_and(|(first, rest)| {
                 PathBuf::from(first).file_name() == program.file_name() && rest == arguments
             })
         };
-        let matching: Vec<&Entry> = self.0.iter().filter(same).collect();
+        let matching: Vec<&TableEntry> = self.0.iter().filter(same).collect();
         // A server that forks looks like its child until the child has renamed itself.
-        let is_child = |entry: &Entry| matching.iter().any(|other| other.process.pid == entry.parent);
+        let is_child = |entry: &TableEntry| matching.iter().any(|other| other.process.pid == entry.parent);
         matching.iter().find(|entry| !is_child(entry)).map(|entry| entry.process)
     }
 }
 
-/// What `/proc/<pid>/stat` says.
-struct Stat {
+/// A process as `/proc/<pid>/stat` describes it. Times are in ticks of the kernel.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ProcessStat {
+    pub pid: i32,
+    pub parent: i32,
     alive: bool,
-    parent: i32,
+    /// The time from the start of the machine to the start of the process.
     started_ticks: u64,
+    /// Processor time of the process.
+    pub ticks: u64,
+    /// Processor time of its children that have ended.
+    pub ended_children_ticks: u64,
 }
 
-impl Stat {
-    fn read(pid: i32) -> Option<Self> {
+impl ProcessStat {
+    /// Reads one process. `None` if no process has this id.
+    pub fn read(pid: i32) -> Option<Self> {
         Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
     }
 
-    /// The second field is the program's name in parentheses, and may itself hold blanks and parentheses.
+    /// Reads all processes of the machine, including those that have ended and that their parent has not waited for.
+    pub fn all() -> io::Result<Vec<Self>> {
+        let mut stats = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            // A process may end while the folder is read.
+            let Ok(line) = fs::read_to_string(entry?.path().join("stat")) else { continue };
+            stats.extend(Self::parse(&line));
+        }
+        Ok(stats)
+    }
+
+    /// The second field is the program's name in parentheses. The name itself may contain blanks and parentheses.
     fn parse(line: &str) -> Option<Self> {
+        let (pid, _) = line.split_once(' ')?;
         let (_, rest) = line.rsplit_once(") ")?;
         let fields: Vec<&str> = rest.split(' ').collect();
+        let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
         Some(Self {
-            // A zombie has ended; where no process reaps it (a container's first process) it stays listed.
-            alive: !matches!(*fields.first()?, "Z" | "X"),
+            pid: pid.parse().ok()?,
             parent: fields.get(1)?.parse().ok()?,
-            started_ticks: fields.get(19)?.parse().ok()?,
+            // A zombie has ended. It stays listed if no process reaps it, as in a container whose first process does not.
+            alive: !matches!(*fields.first()?, "Z" | "X"),
+            started_ticks: number(19)?,
+            ticks: number(11)? + number(12)?,
+            ended_children_ticks: number(13)? + number(14)?,
         })
     }
 }
@@ -182,12 +207,12 @@ mod tests {
 
     #[test]
     fn stat_lines_are_read_whatever_the_name() {
-        let line = "42 (a (b) c) S 1 42 42 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 777 1 1 1";
-        let stat = Stat::parse(line).unwrap();
-        assert!(stat.alive);
-        assert_eq!((stat.parent, stat.started_ticks), (1, 777));
-        assert!(!Stat::parse(&line.replace(" S ", " Z ")).unwrap().alive);
-        assert!(Stat::parse("42 (x").is_none());
+        let line = "42 (a (b) c) S 7 42 42 0 -1 4194304 1 0 0 0 5 6 70 80 20 0 1 0 777 1 1 1";
+        let expected =
+            ProcessStat { pid: 42, parent: 7, alive: true, started_ticks: 777, ticks: 11, ended_children_ticks: 150 };
+        assert_eq!(ProcessStat::parse(line), Some(expected));
+        assert!(!ProcessStat::parse(&line.replace(" S ", " Z ")).unwrap().alive);
+        assert!(ProcessStat::parse("42 (x").is_none());
     }
 
     #[test]

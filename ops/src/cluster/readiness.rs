@@ -16,7 +16,7 @@ use super::{
     layout::Layout,
     member::Member,
     status::{ClusterStatus, ShardStatus},
-    supervisor::{ProcessReport, Report, RestartPolicy},
+    supervisor::{ProcessReport, RestartPolicy, SupervisorReport},
 };
 use crate::output::note;
 
@@ -25,12 +25,12 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How long `up` waits for the stand-bys of a cluster that is ready otherwise.
 const STANDBY_PATIENCE: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// A process that ended this often soon after its start is not expected to stay up.
+/// A process that has died this many times soon after its start is not expected to stay up.
 const HOPELESS_AFTER_DEATHS: u32 = 6;
 /// Lines of a log that an error message quotes.
 const LOG_TAIL: usize = 12;
 
-/// What to watch besides the processes themselves.
+/// What to watch besides the processes.
 #[derive(Debug)]
 pub struct Watch {
     supervisor: Option<Child>,
@@ -54,7 +54,7 @@ impl Watch {
     }
 }
 
-/// Removes an earlier supervisor's report, which would otherwise be mistaken for the new one's.
+/// Removes the report of an earlier supervisor, which would otherwise be mistaken for the report of the new one.
 pub fn forget_old_report(layout: &Layout) -> anyhow::Result<()> {
     match fs::remove_file(layout.report()) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -65,7 +65,7 @@ pub fn forget_old_report(layout: &Layout) -> anyhow::Result<()> {
 }
 
 /// Finishes interrupted failovers, and waits until every router can read and write at every shard. A stand-by that does not stay up is
-/// rebuilt; one that does not follow its primary in time is only reported.
+/// rebuilt. A stand-by that does not follow its primary in time is only reported.
 pub async fn wait(layout: &Layout, mut watch: Watch) -> anyhow::Result<ClusterStatus> {
     failover::finish_all(layout).await?;
     let begun = Instant::now();
@@ -102,9 +102,9 @@ pub async fn wait(layout: &Layout, mut watch: Watch) -> anyhow::Result<ClusterSt
     }
 }
 
-/// The shards whose stand-by dies again and again.
+/// The shards whose stand-by dies repeatedly.
 fn hopeless_standbys(layout: &Layout, description: &Description, deaths_allowed: u32) -> Vec<String> {
-    let report = Report::read(layout);
+    let report = SupervisorReport::read(layout);
     let dies =
         |server: &ServerPlace| report.0.get(&server.name).is_some_and(|process| is_hopeless(process, deaths_allowed));
     let with_standby = description.shards.iter().filter(|shard| shard.pending().is_none());
@@ -131,13 +131,13 @@ fn report_standby(layout: &Layout, description: &Description, shard: &ShardStatu
 }
 
 fn refuse_the_hopeless(layout: &Layout, description: &Description, deaths_allowed: u32) -> anyhow::Result<()> {
-    let report = Report::read(layout);
+    let report = SupervisorReport::read(layout);
     let standbys: Vec<String> = description
         .shards
         .iter()
         .filter_map(|shard| Some(description.servers(layout, shard).standby?.name))
         .collect();
-    // The cluster works without its stand-bys.
+    // The stand-bys are left out, because the cluster works without them.
     for member in Member::all(layout, description).into_iter().filter(|member| !standbys.contains(&member.name)) {
         let Some(process) = report.0.get(&member.name) else { continue };
         if is_hopeless(process, deaths_allowed) {

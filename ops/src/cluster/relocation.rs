@@ -1,9 +1,8 @@
 //! Adapts the files of a data folder that was moved or copied.
 //!
-//! A moved folder keeps everything, including its ports. A copy gets its own ports before anything in it starts, so
-//! that none of its processes reaches the original. Operators edit these files, so only the values that must change
-//! are changed. Each edit sets a value regardless of the previous one, and `cluster.json` is written last; an
-//! interrupted `up` therefore repeats all edits.
+//! A moved folder keeps everything, including its ports. A copy gets its own ports before anything in it starts, so that none of its
+//! processes reaches the original. Operators edit these files, so only the values that must change are changed. Each edit sets a value
+//! regardless of its previous value, and `cluster.json` is written last. After an interruption, `up` therefore repeats all edits.
 
 use std::{
     fs,
@@ -187,7 +186,7 @@ fn refuse_other_map(document: &DocumentMut, config: &Path, layout: &Layout) -> a
     Ok(())
 }
 
-/// Puts the nodes' ports into the map and increments its version.
+/// Writes the ports of the nodes into the map and increments the version of the map.
 fn readdress_map(document: &mut DocumentMut, description: &Description) -> anyhow::Result<()> {
     let mut changed = false;
     let mut tables: Vec<&mut dyn TableLike> = match document.get_mut("shard") {
@@ -276,7 +275,7 @@ fn refuse_uncopied(layout: &Layout, description: &Description, of: &Path, its: &
 fn refuse_shared(ours: &Path, theirs: &Path) -> anyhow::Result<()> {
     ensure!(
         !is_same_file(ours, theirs),
-        "{} and {} are one and the same, through a link, but a copy needs its own. Nothing was started. Replace the link with a copy of \
+        "{} and {} are one and the same because of a link, but a copy needs its own. Nothing was started. Replace the link with a copy of \
          its target",
         ours.display(),
         theirs.display()
@@ -284,8 +283,8 @@ fn refuse_shared(ours: &Path, theirs: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The parts of a database folder that may be links: the folder itself, its write-ahead log and its tablespaces. The
-/// control file reveals hard links.
+/// The parts of a database folder that may be links: the folder itself, its write-ahead log and its tablespaces. The control file is included
+/// because it reveals hard links.
 fn parts_of_database(folder: &Path) -> Vec<PathBuf> {
     let mut parts = vec![PathBuf::new(), stopped_server::control_file(Path::new("")), "pg_wal".into()];
     let spaces = fs::read_dir(folder.join("pg_tblspc")).into_iter().flatten().flatten();
@@ -293,8 +292,8 @@ fn parts_of_database(folder: &Path) -> Vec<PathBuf> {
     parts
 }
 
-/// Why the files of a stopped database may not contain all of it. A base backup (`pg_basebackup`) is refused too:
-/// each shard's backup is of another moment, so a payment between two shards may be in only one of them.
+/// Why the files of a stopped database may not contain all of it. A base backup (`pg_basebackup`) is refused too: the backups of the shards
+/// are of different moments, so a payment between two shards may be in only one of them.
 pub fn unclean_database(folder: &Path) -> anyhow::Result<Option<String>> {
     let pid_file = folder.join("postmaster.pid");
     if pid_file.exists() {
@@ -334,7 +333,7 @@ mod tests {
     use super::*;
     use crate::cluster::{configuration, postgres::database::ensure_passwords};
 
-    /// A cluster's files in a folder, and a copy of them.
+    /// The files of a cluster in a folder, and a copy of them.
     fn copied() -> (tempfile::TempDir, Layout, Description, PathBuf) {
         let parent = tempfile::tempdir().unwrap();
         let root = parent.path().canonicalize().unwrap().join("copy");

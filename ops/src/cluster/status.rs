@@ -15,7 +15,7 @@ use wire::{NodeRole, Readiness, StatusRequest, StatusResponse, shard_node_client
 use crate::{
     cluster::{
         description::{Description, RouterPlace, ServerPlace, ShardPlace, Standby},
-        failover::Step,
+        failover::FailoverStep,
         layout::Layout,
         member::Member,
         postgres::standby,
@@ -25,7 +25,7 @@ use crate::{
     output, trust,
 };
 
-/// A process that has not answered by then is not ready.
+/// A process that has not answered within this time is not ready.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The state of a stand-by that receives the log of its primary.
 const STREAMING: &str = "streaming";
@@ -51,7 +51,7 @@ pub struct RouterStatus {
     pub admin_url: String,
     pub pid: Option<i32>,
     pub state: State,
-    /// At how many shards this router's reads and writes work.
+    /// The number of shards at which this router's reads work. `writes` has the number for writes.
     pub reads: Share,
     pub writes: Share,
 }
@@ -64,28 +64,28 @@ pub struct ShardStatus {
     pub node_url: String,
     pub node_admin_url: String,
     pub node_pid: Option<i32>,
-    /// What the node does for the shard: `active`, or `following, N bookings behind`.
+    /// The role of the node: `active`, or `following, N bookings behind`.
     pub node_role: Option<String>,
-    /// The shard's second node, where there is one.
+    /// The shard's second node. Absent if the shard has one node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub second_node: Option<SecondNodeStatus>,
-    /// Of the primary.
+    /// The process id of the primary.
     pub postgres_pid: Option<i32>,
     pub postgres_port: u16,
-    /// The second PostgreSQL; absent in a cluster without stand-bys.
+    /// The second PostgreSQL. Absent in a cluster without stand-bys.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub standby: Option<StandbyStatus>,
-    /// Of the primary's database; without the password until [`ClusterStatus::show_passwords`].
+    /// The URL of the primary's database. It has no password until [`ClusterStatus::show_passwords`] is called.
     pub dsn: String,
     pub state: State,
     /// Whether the node reports that its reads and writes work.
     pub reads: bool,
     pub writes: bool,
-    /// Why one of them does not work.
+    /// The reason why reads or writes do not work.
     pub cause: Option<String>,
 }
 
-/// A node that may take over from the first one of its shard.
+/// A node that may take over from the first node of its shard.
 #[derive(Debug, Serialize)]
 pub struct SecondNodeStatus {
     pub url: String,
@@ -138,7 +138,7 @@ struct RouterReadiness {
 #[serde(rename_all = "snake_case")]
 pub enum State {
     Ready,
-    /// Running, but not taking requests.
+    /// The process runs, but does not take requests.
     Unready,
     /// One of its processes is not running.
     Down,
@@ -163,7 +163,7 @@ impl State {
 }
 
 impl RouterStatus {
-    /// A router is ready when its reads and writes work at every shard. Until its first heartbeat reaches a shard, it
+    /// A router is ready when its reads and writes work at every shard. Until the router's first heartbeat reaches a shard, the router
     /// refuses requests for that shard.
     pub fn is_ready(&self) -> bool {
         self.state == State::Ready && self.reads == Share::All && self.writes == Share::All
@@ -217,7 +217,7 @@ impl ClusterStatus {
             .map(|(pid, name)| (name, pid))
             .collect();
         let client = HttpClient::new(PATIENCE);
-        // The file may be broken; routers then refuse it and keep the map in use.
+        // The file may be invalid. Routers then refuse it and keep the map in use.
         let map = read_map(layout).ok();
         let routers = description.routers.iter().map(|router| router_status(router, &pids, &client));
         let shards =
@@ -315,7 +315,7 @@ async fn shard_status(
     }
 }
 
-/// What a node says it does for its shard; `None` for a node of an earlier version.
+/// The role that a node reports. `None` for a node of an earlier version.
 fn role(word: &StatusResponse) -> Option<String> {
     Some(match word.role? {
         NodeRole { active: true, .. } => "active".to_owned(),
@@ -333,7 +333,7 @@ async fn standby_state(
     pid: Option<i32>,
 ) -> &'static str {
     match place.pending {
-        Some(Step::Rebuild) => return "rebuilding",
+        Some(FailoverStep::Rebuild) => return "rebuilding",
         Some(_) => return "failing over",
         None => {}
     }

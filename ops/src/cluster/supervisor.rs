@@ -1,8 +1,8 @@
-//! The supervisor: starts a cluster's processes in order, starts again what dies, stops all in the opposite order.
+//! The supervisor starts the processes of a cluster in order, restarts a process that dies, and stops all processes in the opposite order.
 //!
-//! There is one [`worker`] for each process. A supervisor that was killed leaves its processes running; the next one finds them in the
-//! kernel's process table and takes them over. `run/processes.json` ([`Report`]) is for people and for `up`, which gives up early on a
-//! process that keeps dying; no decision about what runs relies on it.
+//! There is one [`worker`] for each process. A killed supervisor leaves its processes running. The next supervisor finds them in the kernel's
+//! process table and takes them over. `run/processes.json` ([`SupervisorReport`]) is for operators and for `up`, which gives up early if a
+//! process keeps dying. The supervisor itself does not rely on this file.
 
 mod worker;
 
@@ -26,7 +26,7 @@ use super::{
     description::Description,
     files::{self, Audience},
     layout::Layout,
-    member::{Member, Role},
+    member::{Member, ProcessRole},
 };
 
 /// Whether a process that died is started again.
@@ -37,13 +37,13 @@ pub enum RestartPolicy {
 }
 
 impl RestartPolicy {
-    /// What `--no-restart` asks for.
+    /// The policy that `--no-restart` selects.
     pub fn of(no_restart: bool) -> Self {
         if no_restart { Self::LeaveDead } else { Self::Restart }
     }
 }
 
-/// What an operator orders at a start of the cluster.
+/// The orders of the operator at a start of the cluster.
 #[derive(Debug, Clone)]
 pub struct Orders {
     pub policy: RestartPolicy,
@@ -56,7 +56,7 @@ const LOOK_FOR_SHARDS: Duration = Duration::from_millis(500);
 /// A process that only looks at the lock releases it at once.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Runs the cluster until `stop` is cancelled, and stops it then.
+/// Runs the cluster until `stop` is cancelled, and then stops the cluster.
 pub async fn supervise(
     layout: Layout,
     description: Description,
@@ -68,13 +68,13 @@ pub async fn supervise(
     };
     let reporter = Arc::new(Reporter::new(&layout));
     let tasks = Tasks::new();
-    let mut stages: Vec<Stage> = Role::STOP_ORDER.map(Stage::new).into();
-    // By shard: whether its database is migrated and accepted. Its second node waits for that.
+    let mut stages: Vec<RoleGroup> = ProcessRole::STOP_ORDER.map(RoleGroup::new).into();
+    // For each shard: whether its database is migrated and accepted. The second node of the shard waits for that.
     let mut prepared: HashMap<String, watch::Sender<bool>> = HashMap::new();
-    let mut start_new = |stages: &mut [Stage], description: &Description| -> anyhow::Result<()> {
+    let mut start_new = |stages: &mut [RoleGroup], description: &Description| -> anyhow::Result<()> {
         for member in Member::all(&layout, description) {
             let stage =
-                stages.iter_mut().find(|stage| stage.role == member.role).context("a role without its stage")?;
+                stages.iter_mut().find(|stage| stage.role == member.role).context("a role without its group")?;
             if stage.workers.iter().any(|worker| worker.name == member.name) {
                 continue;
             }
@@ -100,7 +100,7 @@ pub async fn supervise(
     }
 
     tracing::info!("stopping the cluster");
-    // A process that will not end must not keep the databases from an orderly end.
+    // A process that does not end must not prevent an orderly shutdown of the databases.
     let mut outcome = Ok(());
     for stage in stages {
         outcome = outcome.and(stage.finish().await);
@@ -109,8 +109,8 @@ pub async fn supervise(
     outcome
 }
 
-/// Stops the processes that the cluster does not have any more, a shard's node before its database.
-async fn stop_gone(stages: &mut [Stage], members: &[Member], reporter: &Reporter) {
+/// Stops the processes that no longer belong to the cluster. A node stops before its database.
+async fn stop_gone(stages: &mut [RoleGroup], members: &[Member], reporter: &Reporter) {
     for stage in stages {
         let is_member = |worker: &Supervised| members.iter().any(|member| member.name == worker.name);
         let (kept, gone) = std::mem::take(&mut stage.workers).into_iter().partition(is_member);
@@ -118,7 +118,7 @@ async fn stop_gone(stages: &mut [Stage], members: &[Member], reporter: &Reporter
         for worker in gone {
             tracing::info!(process = worker.name, "not a part of the cluster any more: stopping it");
             worker.stop.cancel();
-            // The other processes go on under this supervisor.
+            // A failure here must not end the supervision of the other processes.
             if let Err(error) = worker.task.await.map_err(anyhow::Error::from).and_then(|ended| ended) {
                 tracing::error!(process = worker.name, error = format!("{error:#}"), "it could not be stopped");
             }
@@ -127,9 +127,9 @@ async fn stop_gone(stages: &mut [Stage], members: &[Member], reporter: &Reporter
     }
 }
 
-/// The processes of one role: they are stopped together.
-struct Stage {
-    role: Role,
+/// The processes of one role, which are stopped together.
+struct RoleGroup {
+    role: ProcessRole,
     stop: CancellationToken,
     workers: Vec<Supervised>,
 }
@@ -141,8 +141,8 @@ struct Supervised {
     task: JoinHandle<anyhow::Result<()>>,
 }
 
-impl Stage {
-    fn new(role: Role) -> Self {
+impl RoleGroup {
+    fn new(role: ProcessRole) -> Self {
         Self { role, stop: CancellationToken::new(), workers: Vec::new() }
     }
 
@@ -158,8 +158,8 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// The death of a process that ran at least this long does not count as a part of a crash loop.
 pub const WELL_AFTER: Duration = Duration::from_secs(2);
 
-/// The pause before a process is started again. It doubles with each early death, up to a bound short enough for a cluster to recover
-/// by itself in half a minute.
+/// The pause before a process is started again. The pause doubles with each early death. Its bound lets a cluster recover by itself within
+/// half a minute.
 #[derive(Debug)]
 pub struct Backoff {
     next: Duration,
@@ -183,23 +183,23 @@ impl Backoff {
     }
 }
 
-/// All processes by name.
+/// The reports of all processes, by the name of the process.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Report(pub BTreeMap<String, ProcessReport>);
+pub struct SupervisorReport(pub BTreeMap<String, ProcessReport>);
 
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub struct ProcessReport {
     pub pid: Option<i32>,
     /// Deaths since the supervisor started.
     pub deaths: u32,
-    /// Deaths in a row, none of which followed a time of good health.
+    /// Consecutive deaths, each within [`WELL_AFTER`] of the start.
     pub early_deaths: u32,
-    /// How the last one ended.
+    /// How the process ended last.
     pub last_end: Option<String>,
 }
 
-impl Report {
-    /// The newest report; an empty one where none was written yet.
+impl SupervisorReport {
+    /// Reads the newest report. Returns an empty one if none has been written.
     pub fn read(layout: &Layout) -> Self {
         let text = fs::read_to_string(layout.report()).unwrap_or_default();
         serde_json::from_str(&text).unwrap_or_default()
@@ -210,7 +210,7 @@ impl Report {
 #[derive(Debug)]
 pub struct Reporter {
     path: PathBuf,
-    report: Mutex<Report>,
+    report: Mutex<SupervisorReport>,
 }
 
 impl Reporter {
@@ -241,13 +241,13 @@ impl Reporter {
         });
     }
 
-    fn change(&self, change: impl FnOnce(&mut Report)) {
+    fn change(&self, change: impl FnOnce(&mut SupervisorReport)) {
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut report);
         let written = serde_json::to_string_pretty(&*report)
             .map_err(anyhow::Error::from)
             .and_then(|text| files::replace(&self.path, &text, Audience::Everyone));
-        // A full disk must not take the cluster down.
+        // A full disk must not stop the cluster.
         if let Err(error) = written {
             tracing::warn!(%error, "cannot write the report");
         }

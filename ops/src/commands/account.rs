@@ -9,17 +9,17 @@ use crate::{
 };
 
 #[derive(clap::Subcommand)]
-pub enum Command {
+pub enum AccountCommand {
     /// Show an account with its balances, slot and shard
-    Show(ShowArgs),
+    Show(AccountShowArgs),
     /// List accounts of all shards in the order of their ids
-    List(ListArgs),
-    /// Show what changed an account, newest first
-    Entries(EntriesArgs),
+    List(AccountListArgs),
+    /// List the entries of an account, newest first
+    Entries(AccountEntriesArgs),
 }
 
 #[derive(clap::Args)]
-pub struct ShowArgs {
+pub struct AccountShowArgs {
     /// The account's id
     id: String,
     #[command(flatten)]
@@ -27,14 +27,14 @@ pub struct ShowArgs {
 }
 
 #[derive(clap::Args)]
-pub struct ListArgs {
-    /// Only accounts whose ids begin so, such as `{user42}:`
+pub struct AccountListArgs {
+    /// Only accounts whose ids begin with this prefix, such as `{user42}:`
     #[arg(long, value_name = "P")]
     prefix: Option<String>,
-    /// All accounts with what they held at this time (RFC 3339, such as 2026-01-31T12:00:00Z)
+    /// List all accounts with their balances at this time (RFC 3339, such as 2026-01-31T12:00:00Z)
     #[arg(long, value_name = "TIME", conflicts_with = "limit")]
     at: Option<String>,
-    /// At most so many
+    /// List at most this many items
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
     #[command(flatten)]
@@ -42,7 +42,7 @@ pub struct ListArgs {
 }
 
 #[derive(clap::Args)]
-pub struct EntriesArgs {
+pub struct AccountEntriesArgs {
     /// The account's id
     id: String,
     /// Entries at this time or later (RFC 3339, such as 2026-01-31T12:00:00Z)
@@ -51,18 +51,18 @@ pub struct EntriesArgs {
     /// Entries before this time
     #[arg(long, value_name = "TIME")]
     to: Option<String>,
-    /// At most so many
+    /// List at most this many items
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
     /// Newest first (desc) or oldest first (asc)
-    #[arg(long, value_enum, default_value_t = Order::Desc)]
-    order: Order,
+    #[arg(long, value_enum, default_value_t = EntriesOrder::Desc)]
+    order: EntriesOrder,
     #[command(flatten)]
     address: PublicAddress,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Order {
+enum EntriesOrder {
     Desc,
     Asc,
 }
@@ -72,22 +72,22 @@ const COLUMNS_AT: [&str; 7] = ["id", "asset", "posted", "held", "available", "ve
 const ENTRY_COLUMNS: [&str; 9] =
     ["version", "kind", "amount", "posted", "held", "counterparty", "transfer_id", "hold_id", "created_at"];
 
-pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(command: AccountCommand, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Show(args) => show(args, context).await?,
-        Command::List(args) => list(args, context).await?,
-        Command::Entries(args) => entries(args, context).await?,
+        AccountCommand::Show(args) => show(args, context).await?,
+        AccountCommand::List(args) => list(args, context).await?,
+        AccountCommand::Entries(args) => entries(args, context).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn show(args: ShowArgs, context: &Context) -> anyhow::Result<()> {
+async fn show(args: AccountShowArgs, context: &Context) -> anyhow::Result<()> {
     let routers = args.address.routers(context)?;
     let account: JsonObject = routers.get(&format!("/v1/accounts/{}", encoded(&args.id))).await?;
     output::object(&account, context.json)
 }
 
-async fn list(args: ListArgs, context: &Context) -> anyhow::Result<()> {
+async fn list(args: AccountListArgs, context: &Context) -> anyhow::Result<()> {
     let routers = args.address.routers(context)?;
     if let Some(at) = args.at {
         let prefix = args.prefix.map(|prefix| format!("&prefix={}", encoded(&prefix))).unwrap_or_default();
@@ -98,11 +98,11 @@ async fn list(args: ListArgs, context: &Context) -> anyhow::Result<()> {
     routers.list("/v1/accounts", query.into_iter().collect(), args.limit).await?.print(COLUMNS, context.json)
 }
 
-async fn entries(args: EntriesArgs, context: &Context) -> anyhow::Result<()> {
+async fn entries(args: AccountEntriesArgs, context: &Context) -> anyhow::Result<()> {
     let routers = args.address.routers(context)?;
     let order = match args.order {
-        Order::Desc => "desc",
-        Order::Asc => "asc",
+        EntriesOrder::Desc => "desc",
+        EntriesOrder::Asc => "asc",
     };
     let times = [("from", args.from), ("to", args.to)].into_iter();
     let times = times.filter_map(|(name, time)| Some(format!("{name}={}", encoded(&time?))));

@@ -1,4 +1,4 @@
-//! `shardctl down`: stops a cluster, whoever started it and even if its supervisor is gone.
+//! `shardctl down` stops a cluster, even if its supervisor is gone.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -6,17 +6,17 @@ use anyhow::{Context as _, ensure};
 use rustix::process::Signal;
 
 use crate::{
-    cluster::{Description, Layout, description::Found, files, member, process::Process},
+    cluster::{Description, Layout, description::FoundDescription, files, member, process::Process},
     context::Context,
     exit::NotConfirmed,
     output::{self, note},
 };
 
-/// Longer than the supervisor itself needs to stop all its processes.
+/// Longer than the supervisor needs to stop all its processes.
 const SUPERVISOR_PATIENCE: Duration = Duration::from_secs(240);
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct DownArgs {
     /// Remove the data as well
     #[arg(long)]
     wipe: bool,
@@ -25,7 +25,7 @@ pub struct Args {
     yes: bool,
 }
 
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(args: DownArgs, context: &Context) -> anyhow::Result<ExitCode> {
     if !context.data_dir.join("cluster.json").exists() {
         note(&format!("there is no cluster in {}", context.data_dir.display()));
         return Ok(ExitCode::SUCCESS);
@@ -35,9 +35,10 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         return Err(NotConfirmed.into());
     }
     let _lock = super::alone(&layout).await?;
-    let Found { description, place } = Description::find(&layout)?.context("the cluster's description is missing")?;
+    let FoundDescription { description, place } =
+        Description::find(&layout)?.context("the cluster's description is missing")?;
     let supervised = stop_supervisor(&layout).await?;
-    // Processes that a killed supervisor left running, or that the supervisor could not stop.
+    // Stop the processes that a killed supervisor left running, or that the supervisor could not stop.
     let mut orphans = member::stop_all(&layout, &description).await?;
     if let Some(former) = place.former() {
         orphans += member::stop_all(&former, &description).await?;

@@ -1,7 +1,7 @@
 //! `shardctl key …`: the keys of the HTTP API, in a file that routers watch (`docs/operations/keys.md`).
 //!
-//! Every command reads the file, changes one entry, checks the result as a router would, and replaces the file as a whole. Comments
-//! and the order of entries stay. A secret is printed once and stored nowhere: the file has its SHA-256.
+//! Every command reads the file, changes one entry, checks the result as a router would, and replaces the file as a whole. Comments and the
+//! order of entries stay. A secret is printed once and is not stored. The file contains its SHA-256.
 
 use std::{
     fs::{self, File},
@@ -26,42 +26,43 @@ use crate::{
 
 /// The file's name in the folder of a cluster.
 const FILE: &str = "keys.toml";
-/// How long clients may go on with the old secret after a rotation.
+/// How long clients may use the old secret after a rotation.
 const OVERLAP_S: u64 = 24 * 60 * 60;
 
 #[derive(clap::Subcommand)]
-pub enum Command {
+pub enum KeyCommand {
     /// Add a key, and print its secret once
-    Create(Create),
+    Create(KeyCreateArgs),
     /// List the keys, without anything secret
-    List(List),
+    List(KeyListArgs),
     /// Give a key a new secret; the old one remains valid for a while
-    Rotate(Rotate),
+    Rotate(KeyRotateArgs),
     /// Remove a key, or only its older secret
-    Revoke(Revoke),
+    Revoke(KeyRevokeArgs),
 }
 
 #[derive(clap::Args)]
-pub struct KeyFile {
+pub struct KeyFileArgs {
     /// The file of keys, which routers watch [default: keys.toml in the data folder]
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
-pub struct Create {
+pub struct KeyCreateArgs {
     /// Name of the key, for people and for the log: A-Z a-z 0-9 . _ -
     name: String,
-    /// read: every GET; write: moves money, opens accounts without an overdraft; admin: opens accounts with an overdraft, changes accounts. All within the prefixes. May be repeated
+    /// read: every GET; write: move money, open accounts without an overdraft; admin: open accounts with an overdraft, change accounts. Every
+    /// role is limited to the prefixes. May be repeated
     #[arg(long, required = true, value_name = "ROLE", value_delimiter = ',', value_parser = ["read", "write", "admin"])]
     role: Vec<String>,
-    /// Accounts that it may debit, open and change, by the beginning of their ids; '*' is every account. May be repeated
+    /// Prefix of the ids of accounts that the key may debit, open and change; '*' is every account. May be repeated
     #[arg(long, value_name = "PREFIX", value_delimiter = ',')]
     debit: Vec<String>,
-    /// Accounts that it may credit. May be repeated
+    /// Prefix of accounts that the key may credit. May be repeated
     #[arg(long, value_name = "PREFIX", value_delimiter = ',')]
     credit: Vec<String>,
-    /// Accounts that it may read; opening or changing an account needs this and --debit. May be repeated
+    /// Prefix of accounts that the key may read; opening or changing an account needs this and --debit. May be repeated
     #[arg(long, value_name = "PREFIX", value_delimiter = ',')]
     read: Vec<String>,
     /// Requests a second that each router takes from this key
@@ -70,49 +71,49 @@ pub struct Create {
     /// Requests that may come at once [default: one second's worth]
     #[arg(long, value_name = "N", requires = "requests_per_second")]
     burst: Option<NonZeroU32>,
-    /// When the key ends, such as 2027-01-31T12:00:00Z
+    /// Time at which the key expires, such as 2027-01-31T12:00:00Z
     #[arg(long, value_name = "TIME")]
     expires_at: Option<String>,
     #[command(flatten)]
-    file: KeyFile,
+    file: KeyFileArgs,
 }
 
 #[derive(clap::Args)]
-pub struct List {
+pub struct KeyListArgs {
     #[command(flatten)]
-    file: KeyFile,
+    file: KeyFileArgs,
 }
 
 #[derive(clap::Args)]
-pub struct Rotate {
+pub struct KeyRotateArgs {
     name: String,
     /// Seconds for which the old secret remains valid; 0 ends it at once
     #[arg(long, value_name = "SECONDS", default_value_t = OVERLAP_S)]
     overlap: u64,
     #[command(flatten)]
-    file: KeyFile,
+    file: KeyFileArgs,
 }
 
 #[derive(clap::Args)]
-pub struct Revoke {
+pub struct KeyRevokeArgs {
     name: String,
     /// Remove only the older of two secrets
     #[arg(long)]
     old_secret: bool,
     #[command(flatten)]
-    file: KeyFile,
+    file: KeyFileArgs,
 }
 
-pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(command: KeyCommand, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Create(args) => create(args, context),
-        Command::List(args) => list(&args, context),
-        Command::Rotate(args) => rotate(args, context),
-        Command::Revoke(args) => revoke(&args, context),
+        KeyCommand::Create(args) => create(args, context),
+        KeyCommand::List(args) => list(&args, context),
+        KeyCommand::Rotate(args) => rotate(args, context),
+        KeyCommand::Revoke(args) => revoke(&args, context),
     }
 }
 
-fn create(args: Create, context: &Context) -> anyhow::Result<ExitCode> {
+fn create(args: KeyCreateArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let mut file = Entries::read(&args.file, context)?;
     ensure!(
         file.find(&args.name).is_none(),
@@ -148,7 +149,7 @@ fn create(args: Create, context: &Context) -> anyhow::Result<ExitCode> {
     show_secret(&file, &args.name, &secret, context)
 }
 
-/// What an operator may not have meant.
+/// Notes about combinations that the operator may not have intended.
 fn notes(key: &Key) -> Vec<String> {
     let mut notes = Vec::new();
     for (list, prefixes) in [("debit", &key.debit), ("credit", &key.credit), ("read", &key.read)] {
@@ -167,7 +168,7 @@ fn notes(key: &Key) -> Vec<String> {
     notes
 }
 
-fn list(args: &List, context: &Context) -> anyhow::Result<ExitCode> {
+fn list(args: &KeyListArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let file = Entries::read(&args.file, context)?;
     let (table, now_us) = (file.check()?, clock::now_us());
     let views: Vec<Json> = table.keys().iter().map(|key| view(key, now_us)).collect();
@@ -204,13 +205,13 @@ fn view(key: &Key, now_us: i64) -> Json {
     })
 }
 
-fn rotate(args: Rotate, context: &Context) -> anyhow::Result<ExitCode> {
+fn rotate(args: KeyRotateArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let mut file = Entries::read(&args.file, context)?;
     let secret = Secret::generate().context("the system has no source of randomness")?;
     let (now_us, overlap) = (clock::now_us(), Duration::from_secs(args.overlap));
     let until_us = now_us.saturating_add(i64::try_from(overlap.as_micros()).unwrap_or(i64::MAX));
     let secrets = file.secrets_of(&args.name)?;
-    // Clients use the secret that ends last. It ends now or after the overlap, but never later than it would have.
+    // Clients use the secret that expires last. It expires now or after the overlap, but never later than before.
     let newest = secrets.iter().filter_map(Value::as_inline_table).max_by_key(|secret| end_of(secret)).cloned();
     let ends_us = newest.as_ref().map_or(now_us, end_of).min(until_us);
     secrets.clear();
@@ -228,7 +229,7 @@ fn rotate(args: Rotate, context: &Context) -> anyhow::Result<ExitCode> {
     show_secret(&file, &args.name, &secret, context)
 }
 
-fn revoke(args: &Revoke, context: &Context) -> anyhow::Result<ExitCode> {
+fn revoke(args: &KeyRevokeArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let mut file = Entries::read(&args.file, context)?;
     if args.old_secret {
         let secrets = file.secrets_of(&args.name)?;
@@ -272,7 +273,7 @@ fn show_secret(file: &Entries, name: &str, secret: &Secret, context: &Context) -
     Ok(ExitCode::SUCCESS)
 }
 
-/// When a secret ends, in microseconds since 1970; at the end of time unless the file says so.
+/// The time at which a secret expires, in microseconds since 1970. A secret without a time never expires.
 fn end_of(secret: &InlineTable) -> i64 {
     secret.get("expires_at").and_then(Value::as_str).and_then(clock::parse_rfc3339).unwrap_or(i64::MAX)
 }
@@ -290,17 +291,17 @@ fn stored(secret: &Secret, expires_at: Option<&str>) -> InlineTable {
     stored
 }
 
-/// The file as it is edited.
+/// The file while it is edited.
 struct Entries {
     path: PathBuf,
     document: DocumentMut,
-    /// Locks the folder until the command ends: of two commands at once, the later one would undo the other.
+    /// Locks the folder until the command ends. Of two commands at once, the later one would undo the other.
     _lock: File,
 }
 
 impl Entries {
-    /// A file that does not exist has no key.
-    fn read(file: &KeyFile, context: &Context) -> anyhow::Result<Self> {
+    /// Reads the file. A file that does not exist has no key.
+    fn read(file: &KeyFileArgs, context: &Context) -> anyhow::Result<Self> {
         let path = file.file.clone().unwrap_or_else(|| context.data_dir.join(FILE));
         let folder = files::folder_of(&path)?;
         let lock = File::open(folder).with_context(|| format!("cannot open {}", folder.display()))?;
@@ -358,8 +359,8 @@ mod tests {
         (folder, context)
     }
 
-    fn new_key(name: &str) -> Create {
-        Create {
+    fn new_key(name: &str) -> KeyCreateArgs {
+        KeyCreateArgs {
             name: name.to_owned(),
             role: vec!["read".to_owned()],
             debit: Vec::new(),
@@ -368,7 +369,7 @@ mod tests {
             requests_per_second: None,
             burst: None,
             expires_at: None,
-            file: KeyFile { file: None },
+            file: KeyFileArgs { file: None },
         }
     }
 
@@ -387,8 +388,8 @@ mod tests {
         let before = text(&context);
         assert!(before.starts_with("# Ours.\n"), "{before}");
 
-        let file = || KeyFile { file: None };
-        rotate(Rotate { name: "shop".to_owned(), overlap: 60, file: file() }, &context).unwrap();
+        let file = || KeyFileArgs { file: None };
+        rotate(KeyRotateArgs { name: "shop".to_owned(), overlap: 60, file: file() }, &context).unwrap();
         let secrets = |context: &Context, name: &str| {
             let table = KeyTable::parse(&text(context)).unwrap();
             table
@@ -400,22 +401,24 @@ mod tests {
         };
         let both = secrets(&context, "shop");
         assert!(both.len() == 2 && both[0].expires_at_us.is_some() && both[1].expires_at_us.is_none());
-        // A secret that has ended does not come back with a rotation.
+        // A rotation does not revive a secret that has expired.
         let end = both[0].expires_at_us.map(format_rfc3339).unwrap();
         let ended = text(&context).replace(&end, "2020-01-01T00:00:00.000000Z");
         fs::write(context.data_dir.join(FILE), ended).unwrap();
         // A second rotation ends the oldest secret.
-        rotate(Rotate { name: "shop".to_owned(), overlap: 60, file: file() }, &context).unwrap();
+        rotate(KeyRotateArgs { name: "shop".to_owned(), overlap: 60, file: file() }, &context).unwrap();
         assert_eq!(secrets(&context, "shop")[0].digest, both[1].digest);
-        revoke(&Revoke { name: "shop".to_owned(), old_secret: true, file: file() }, &context).unwrap();
+        revoke(&KeyRevokeArgs { name: "shop".to_owned(), old_secret: true, file: file() }, &context).unwrap();
         assert_eq!(secrets(&context, "shop").len(), 1);
-        assert!(revoke(&Revoke { name: "shop".to_owned(), old_secret: true, file: file() }, &context).is_err());
-        rotate(Rotate { name: "shop".to_owned(), overlap: 0, file: file() }, &context).unwrap();
+        assert!(
+            revoke(&KeyRevokeArgs { name: "shop".to_owned(), old_secret: true, file: file() }, &context).is_err()
+        );
+        rotate(KeyRotateArgs { name: "shop".to_owned(), overlap: 0, file: file() }, &context).unwrap();
         assert_eq!(secrets(&context, "shop").len(), 1);
-        revoke(&Revoke { name: "shop".to_owned(), old_secret: false, file: file() }, &context).unwrap();
+        revoke(&KeyRevokeArgs { name: "shop".to_owned(), old_secret: false, file: file() }, &context).unwrap();
         assert!(secrets(&context, "shop").is_empty() && secrets(&context, "other").len() == 1);
-        let missing =
-            revoke(&Revoke { name: "shop".to_owned(), old_secret: false, file: file() }, &context).unwrap_err();
+        let missing = revoke(&KeyRevokeArgs { name: "shop".to_owned(), old_secret: false, file: file() }, &context)
+            .unwrap_err();
         assert!(missing.to_string().contains("key list"), "{missing}");
     }
 
@@ -425,21 +428,24 @@ mod tests {
         create(new_key("good"), &context).unwrap();
         let before = text(&context);
         for wrong in [
-            Create { name: "a b".to_owned(), ..new_key("x") },
-            Create { expires_at: Some("tomorrow".to_owned()), ..new_key("x") },
-            Create { read: vec!["a b".to_owned()], ..new_key("x") },
+            KeyCreateArgs { name: "a b".to_owned(), ..new_key("x") },
+            KeyCreateArgs { expires_at: Some("tomorrow".to_owned()), ..new_key("x") },
+            KeyCreateArgs { read: vec!["a b".to_owned()], ..new_key("x") },
         ] {
             assert!(create(wrong, &context).is_err());
             assert_eq!(text(&context), before);
         }
         fs::write(context.data_dir.join(FILE), "[[key]]\nname = 1\n").unwrap();
-        assert!(list(&List { file: KeyFile { file: None } }, &context).unwrap_err().to_string().contains(FILE));
+        assert!(
+            list(&KeyListArgs { file: KeyFileArgs { file: None } }, &context).unwrap_err().to_string().contains(FILE)
+        );
     }
 
     #[test]
     fn prefixes_that_several_tenants_share_are_noted() {
         let (_folder, context) = context();
-        create(Create { read: vec!["shop4".to_owned(), "{shop}:".to_owned()], ..new_key("shop") }, &context).unwrap();
+        create(KeyCreateArgs { read: vec!["shop4".to_owned(), "{shop}:".to_owned()], ..new_key("shop") }, &context)
+            .unwrap();
         let table = KeyTable::parse(&text(&context)).unwrap();
         let notes = notes(&table.keys()[0]);
         assert!(notes.len() == 1 && notes[0].contains("shop40"), "{notes:?}");

@@ -22,42 +22,42 @@ use crate::{
 };
 
 #[derive(clap::Subcommand)]
-pub enum Command {
+pub enum MapCommand {
     /// Show the map that a router uses, or the map in a file
-    Show(ShowArgs),
-    /// Check a file before it is put in place, and name each problem with its line
-    Check(check::Args),
+    Show(MapShowArgs),
+    /// Check a map file before it is used, and name each problem with its line
+    Check(check::MapCheckArgs),
     /// Show what changes from one file to another
     Diff(DiffArgs),
-    /// Give every node and router a changed map. Slots stay where they are: only a move changes their shard
+    /// Publish a changed map to every node and router. Slots stay where they are, because only a move changes their shard
     Apply(ApplyArgs),
-    /// Print an id for a new cluster, for its map and its nodes' configurations
+    /// Print an id for the map and the node configurations of a new cluster
     NewClusterId,
-    /// Make the routers read their files again now
+    /// Make every router read its map file again now
     Reload(ReloadArgs),
 }
 
-pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(command: MapCommand, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Show(args) => show(args, context).await,
-        Command::Check(args) => check::run(args, context).await,
-        Command::Diff(args) => diff(args, context),
-        Command::Apply(args) => apply(args, context).await,
-        Command::NewClusterId => new_cluster_id(context),
-        Command::Reload(args) => reload(args, context).await,
+        MapCommand::Show(args) => show(args, context).await,
+        MapCommand::Check(args) => check::run(args, context).await,
+        MapCommand::Diff(args) => diff(args, context),
+        MapCommand::Apply(args) => apply(args, context).await,
+        MapCommand::NewClusterId => new_cluster_id(context),
+        MapCommand::Reload(args) => reload(args, context).await,
     }
 }
 
 #[derive(clap::Args)]
-pub struct ShowArgs {
-    /// Show this file instead of what a router works with
+pub struct MapShowArgs {
+    /// Show the map in this file instead of the map that a router uses
     #[arg(long, value_name = "FILE", conflicts_with = "admin_url")]
     file: Option<PathBuf>,
     #[command(flatten)]
     address: AdminAddress,
 }
 
-async fn show(args: ShowArgs, context: &Context) -> anyhow::Result<ExitCode> {
+async fn show(args: MapShowArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let map: Value = match &args.file {
         Some(path) => of_file(&map_file::read(path)?),
         None => args.address.routers(context)?.get("/admin/shard-map").await?,
@@ -70,7 +70,7 @@ async fn show(args: ShowArgs, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The fields of a router's answer that a map file has.
+/// The map as JSON, with those fields of a router's answer that a map file has.
 fn of_file(map: &ShardMap) -> Value {
     let shards = map.shards.iter().map(|shard| {
         let slots: Vec<String> = shard.slots.iter().map(ToString::to_string).collect();
@@ -100,7 +100,7 @@ fn print_map(map: &Value) -> anyhow::Result<()> {
         .map(|slots| ["slots", "in_map", "owner", "epoch"].map(|field| output::cell(&slots[field])))
         .collect();
     if !overrides.is_empty() {
-        output::data("\nby the shards' own word:")?;
+        output::data("\naccording to the shards:")?;
         output::table(["slots", "in the map", "owner", "epoch"], &overrides)?;
     }
     // A router refused a newer map, so the printed map is not the one that the operator wanted.
@@ -110,7 +110,7 @@ fn print_map(map: &Value) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The items of a list, separated by blanks.
+/// Joins the items of a list with blanks.
 fn words(list: &Value) -> String {
     match list.as_array() {
         Some(items) => items.iter().map(output::cell).collect::<Vec<_>>().join(" "),
@@ -174,7 +174,7 @@ fn print_diff(old: &ShardMap, new: &ShardMap, diff: &MapDiff) -> anyhow::Result<
 
 #[derive(clap::Args)]
 pub struct ApplyArgs {
-    /// The map as it is to be. Its version must be higher than the present one
+    /// The new map. Its version must be higher than the version of the present map
     file: PathBuf,
     /// Show what would change, and change nothing
     #[arg(long)]
@@ -212,7 +212,7 @@ async fn apply(args: ApplyArgs, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Offers the map to the nodes, and then replaces the routers' file: a node that refuses the map leaves the file as it is.
+/// Offers the map to the nodes, and then replaces the routers' file. If a node refuses the map, the file stays unchanged.
 async fn publish(args: &ApplyArgs, new: &shard_map::ShardMap, context: &Context) -> anyhow::Result<()> {
     let nodes = Nodes { map: new.clone() };
     let refused = nodes.offer(new).await;

@@ -14,24 +14,24 @@ use crate::{
 };
 
 #[derive(clap::Subcommand)]
-pub enum Command {
-    /// List them, oldest first
-    List(ListArgs),
-    /// Show one with its steps, under way or finished
+pub enum SagaCommand {
+    /// List the sagas under way, oldest first
+    List(SagaListArgs),
+    /// Show a saga with its steps, under way or finished
     Show(OwnedId),
-    /// Make one due now, whatever its next attempt says
-    Retry(RetryArgs),
+    /// Retry this transfer now
+    Retry(SagaRetryArgs),
 }
 
 #[derive(clap::Args)]
-pub struct ListArgs {
-    /// Only those that are `pending`, or those that recovery has `retried`
+pub struct SagaListArgs {
+    /// Only sagas that are `pending`, or that recovery has `retried`
     #[arg(long, value_name = "STATE")]
     state: Option<String>,
-    /// Only those begun longer ago, in seconds
+    /// Only sagas that began more than S seconds ago
     #[arg(long, value_name = "S")]
     older_than: Option<u64>,
-    /// At most so many
+    /// List at most this many items
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: u16,
     #[command(flatten)]
@@ -39,7 +39,7 @@ pub struct ListArgs {
 }
 
 #[derive(clap::Args)]
-pub struct RetryArgs {
+pub struct SagaRetryArgs {
     /// The transfer's id
     id: Uuid,
     #[command(flatten)]
@@ -51,12 +51,12 @@ const FIELDS: [&str; 10] =
 const COLUMNS: [&str; 11] =
     ["age", "id", "state", "amount", "asset", "source", "destination", "debit", "credit", "attempts", "next attempt"];
 
-pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(command: SagaCommand, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
-        Command::List(args) => return list(args, context).await,
-        // A saga is a transfer: its steps are part of it.
-        Command::Show(id) => transfer::show(id, context).await?,
-        Command::Retry(args) => {
+        SagaCommand::List(args) => return list(args, context).await,
+        // A saga is part of its transfer, which has the steps.
+        SagaCommand::Show(id) => transfer::show(id, context).await?,
+        SagaCommand::Retry(args) => {
             let path = format!("/admin/sagas/{}/retry", args.id);
             let answer: JsonObject = args.address.routers(context)?.post(&path).await?;
             output::object(&answer, context.json)?;
@@ -65,7 +65,7 @@ pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
-async fn list(args: ListArgs, context: &Context) -> anyhow::Result<ExitCode> {
+async fn list(args: SagaListArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let mut path = format!("/admin/sagas?limit={}", args.limit);
     if let Some(state) = &args.state {
         path.push_str(&format!("&state={}", encoded(state)));
@@ -105,7 +105,7 @@ fn age_s(saga: &Value) -> u64 {
     saga["age_s"].as_u64().unwrap_or(0)
 }
 
-/// An age in the largest unit of which it has at least two.
+/// Formats an age in the largest unit of which it has at least two.
 fn age(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),

@@ -22,36 +22,36 @@ use crate::{
 };
 
 #[derive(clap::Subcommand)]
-pub enum Command {
-    /// Add a shard without slots. On this machine, without --node, its PostgreSQL and node are started as well
-    Add(add::Args),
+pub enum ShardCommand {
+    /// Add a shard without slots. Without --node, its PostgreSQL and node are started on this machine
+    Add(add::ShardAddArgs),
     /// Move every slot of a shard to the others, and delete what was moved. This cannot be reversed; for options use `move plan --drain` and `move apply`
     Drain(DrainArgs),
     /// Take an empty shard out of the map. Refused while the shard still has client data
-    Remove(remove::Args),
+    Remove(remove::ShardRemoveArgs),
     /// Make a shard's stand-by its primary, and the former primary its stand-by (`up --standby`)
-    Failover(failover::Args),
+    Failover(failover::ShardFailoverArgs),
     /// Show each shard with its slots, accounts, size and share of the load
-    List(ListArgs),
+    List(ShardListArgs),
 }
 
-pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(command: ShardCommand, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Add(args) => add::run(args, context).await,
-        Command::Drain(args) => drain(args, context).await,
-        Command::Remove(args) => remove::run(args, context).await,
-        Command::Failover(args) => failover::run(args, context).await,
-        Command::List(args) => list(args, context).await,
+        ShardCommand::Add(args) => add::run(args, context).await,
+        ShardCommand::Drain(args) => drain(args, context).await,
+        ShardCommand::Remove(args) => remove::run(args, context).await,
+        ShardCommand::Failover(args) => failover::run(args, context).await,
+        ShardCommand::List(args) => list(args, context).await,
     }
 }
 
 #[derive(clap::Args)]
-pub struct ListArgs {
+pub struct ShardListArgs {
     #[command(flatten)]
     address: AdminAddress,
 }
 
-async fn list(args: ListArgs, context: &Context) -> anyhow::Result<ExitCode> {
+async fn list(args: ShardListArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let nodes = Nodes::of_routers(&args.address, context).await?;
     let owners = nodes.owners().await?;
     let loads = nodes.loads().await?;
@@ -119,7 +119,7 @@ async fn drain(args: DrainArgs, context: &Context) -> anyhow::Result<ExitCode> {
     nodes.shard(&args.id)?;
     let (views, _) = nodes.views().await;
     if owners.slots_of(&args.id).next().is_none() {
-        // An earlier drain may have ended before its moves were finished.
+        // An earlier drain may have ended before it finished its moves.
         for view in views.iter().filter(|view| view.from == args.id && view.phase == "taken" && !args.dry_run) {
             let stack = output::Bars::new();
             let bar = stack.percent(&view.to);
@@ -154,6 +154,7 @@ async fn drain(args: DrainArgs, context: &Context) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let file = args.cluster.map_file(context);
-    let resume = format!("`shardctl shard drain {}` goes on", args.id);
-    apply::carry_out_and_show(&nodes, &plan, &apply::Options::finishing(), file.as_deref(), &resume, context).await
+    let resume = format!("`shardctl shard drain {}` continues", args.id);
+    apply::carry_out_and_show(&nodes, &plan, &apply::MoveApplyOptions::finishing(), file.as_deref(), &resume, context)
+        .await
 }

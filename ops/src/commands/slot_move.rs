@@ -15,53 +15,53 @@ use crate::{
     output,
     resharding::{
         Nodes,
-        plan::{self, Goal, Plan, Weights},
+        plan::{self, Goal, MovePlan, Weights},
         view::MoveView,
     },
 };
 
 #[derive(clap::Subcommand)]
-pub enum Command {
+pub enum MoveCommand {
     /// Decide which slots to move, and write the plan to a file
     Plan(PlanArgs),
-    /// Carry a plan out. Ctrl-C detaches: moves that have begun go on, others are not started
-    Apply(apply::Args),
+    /// Carry out a plan. Ctrl-C detaches: moves that have begun continue, and no further moves are started
+    Apply(apply::MoveApplyArgs),
     /// Show the moves
-    Status(status::Args),
-    /// Stop the copy; once a move is catching up, delay only the cut-over
-    Pause(orders::Args),
-    /// Go on with a move that was paused
-    Resume(orders::Args),
-    /// Bound the rate of the copy
+    Status(status::MoveStatusArgs),
+    /// Pause the copy of a move; a move that is catching up only delays its cut-over
+    Pause(orders::MoveOrderArgs),
+    /// Continue a paused move
+    Resume(orders::MoveOrderArgs),
+    /// Limit the rate of the copy
     Throttle(orders::ThrottleArgs),
     /// Compare both sides of a move when its copy is complete, before its cut-over
-    Verify(orders::Args),
-    /// Cut over a move that was told to wait
-    Cutover(orders::Args),
-    /// Move the slots back, with what was booked since
-    Reverse(orders::Args),
-    /// Give a move up before its cut-over, and delete what was copied
-    Abort(orders::Args),
-    /// Delete at the source what has moved; the move cannot be reversed afterwards
-    Finish(orders::Args),
+    Verify(orders::MoveOrderArgs),
+    /// Cut over a move that was started with --hold-cutover
+    Cutover(orders::MoveOrderArgs),
+    /// Move the slots back, with everything that was booked since the cut-over
+    Reverse(orders::MoveOrderArgs),
+    /// Abandon a move before its cut-over, and delete the copy
+    Abort(orders::MoveOrderArgs),
+    /// Delete the moved data at the source; the move cannot be reversed afterwards
+    Finish(orders::MoveOrderArgs),
     /// Show what the moves did: pauses, rows, money
     Report(status::ReportArgs),
 }
 
-pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(command: MoveCommand, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Plan(args) => plan(args, context).await,
-        Command::Apply(args) => apply::run(args, context).await,
-        Command::Status(args) => status::run(args, context).await,
-        Command::Pause(args) => orders::pause(args, context).await,
-        Command::Resume(args) => orders::resume(args, context).await,
-        Command::Throttle(args) => orders::throttle(args, context).await,
-        Command::Verify(args) => orders::verify(args, context).await,
-        Command::Cutover(args) => orders::cut_over(args, context).await,
-        Command::Reverse(args) => orders::reverse(args, context).await,
-        Command::Abort(args) => orders::abort(args, context).await,
-        Command::Finish(args) => orders::finish(args, context).await,
-        Command::Report(args) => status::report(args, context).await,
+        MoveCommand::Plan(args) => plan(args, context).await,
+        MoveCommand::Apply(args) => apply::run(args, context).await,
+        MoveCommand::Status(args) => status::run(args, context).await,
+        MoveCommand::Pause(args) => orders::pause(args, context).await,
+        MoveCommand::Resume(args) => orders::resume(args, context).await,
+        MoveCommand::Throttle(args) => orders::throttle(args, context).await,
+        MoveCommand::Verify(args) => orders::verify(args, context).await,
+        MoveCommand::Cutover(args) => orders::cut_over(args, context).await,
+        MoveCommand::Reverse(args) => orders::reverse(args, context).await,
+        MoveCommand::Abort(args) => orders::abort(args, context).await,
+        MoveCommand::Finish(args) => orders::finish(args, context).await,
+        MoveCommand::Report(args) => status::report(args, context).await,
     }
 }
 
@@ -81,7 +81,7 @@ impl ClusterAddress {
     }
 }
 
-/// The move that is meant: the named one, or the only one that is open.
+/// Finds the named move, or the only open move if none is named.
 pub async fn find(nodes: &Nodes, named: Option<Uuid>) -> anyhow::Result<(String, wire::MoveStatus, MoveView)> {
     let (moves, failures) = nodes.list().await;
     let views = moves.into_iter().map(|(target, status)| {
@@ -174,7 +174,7 @@ async fn plan(args: PlanArgs, context: &Context) -> anyhow::Result<ExitCode> {
 }
 
 /// One line for each move.
-pub fn print_plan(plan: &Plan) -> anyhow::Result<()> {
+pub fn print_plan(plan: &MovePlan) -> anyhow::Result<()> {
     let rows: Vec<[String; 6]> = plan
         .moves
         .iter()
@@ -192,12 +192,12 @@ pub fn print_plan(plan: &Plan) -> anyhow::Result<()> {
     output::table(["from", "to", "slots", "which", "accounts", "about MB"], &rows)
 }
 
-fn as_file(plan: &Plan) -> anyhow::Result<String> {
+fn as_file(plan: &MovePlan) -> anyhow::Result<String> {
     let text = toml::to_string(plan)?;
     Ok(format!("# A plan of `shardctl move plan`. `shardctl move apply` carries it out.\n{text}"))
 }
 
-/// The first ranges of many.
+/// Shortens a long list of ranges to the first ones.
 fn shortened(slots: &[String]) -> String {
     const SHOWN: usize = 3;
     let shown = slots.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(",");

@@ -1,33 +1,33 @@
-//! `shardctl status`: exit code 0 if everything is ready, 1 if something is not, 4 if nothing runs.
+//! `shardctl status`. The exit code is 0 if everything is ready, 1 if something is not ready, and 4 if nothing runs.
 
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 
 use crate::{
-    cluster::{Description, Layout, description::Found, place::Place, status::ClusterStatus},
+    cluster::{Description, Layout, description::FoundDescription, place::FolderPlace, status::ClusterStatus},
     context::Context,
     exit, output,
 };
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct StatusArgs {
     /// With --json: print the databases' URLs with their passwords
     #[arg(long)]
     show_passwords: bool,
 }
 
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(args: StatusArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let layout = Layout::find(&context.data_dir)?;
-    let Found { mut description, place } =
+    let FoundDescription { mut description, place } =
         Description::find(&layout)?.context("the cluster's description is missing")?;
     match place {
-        Place::Same => {}
-        Place::Moved { from } => output::note(&format!(
+        FolderPlace::Same => {}
+        FolderPlace::Moved { from } => output::note(&format!(
             "the data folder was moved from {}: run `shardctl down` if the cluster still runs, then `shardctl up`",
             from.display()
         )),
-        Place::Copied { of } => description.copy_of = Some(of),
+        FolderPlace::Copied { of } => description.copy_of = Some(of),
     }
     let mut status = ClusterStatus::gather(&layout, &description).await?;
     if args.show_passwords {
@@ -117,7 +117,7 @@ fn print(status: &ClusterStatus) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Which node of each shard acts, where shards have two.
+/// Prints which node of each shard is active, if shards have two nodes.
 fn print_second_nodes(status: &ClusterStatus) -> anyhow::Result<()> {
     let pid = |pid: Option<i32>| pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
     let role = |role: &Option<String>| role.clone().unwrap_or_else(|| "-".to_owned());

@@ -8,29 +8,31 @@ use serde_json::json;
 
 use crate::{
     authority::{
-        self, AUTHORITY, AUTHORITY_DAYS, Authority, CERTIFICATE_DAYS, Described, KeyFile, LOCAL_HOSTS, Purpose,
+        self, AUTHORITY, AUTHORITY_DAYS, Authority, CERTIFICATE_DAYS, DescribedCertificate, KeyFileState,
+        LOCAL_HOSTS, Purpose,
     },
     context::Context,
     exit, output,
 };
 
-/// The longest validity that is taken, in days: a century.
+/// The longest accepted validity, in days.
 const MOST_DAYS: i64 = 36_500;
 
 #[derive(clap::Subcommand)]
-pub enum Command {
-    /// Make an authority and one certificate each for routers (https, router), nodes (node) and shardctl (operator)
-    Init(Init),
-    /// Make one more certificate, such as one for each machine
-    Issue(Issue),
-    /// List the certificates with their names and when they expire; exits with 3 if one has expired, is of another authority, or does not match its key
-    Show(Show),
-    /// Make new certificates in the place of those that expire soon or do not match their keys, with the same names and new keys
-    Renew(Renew),
+pub enum TlsCommand {
+    /// Make an authority, and certificates for routers (https, router), nodes (node) and shardctl (operator)
+    Init(TlsInitArgs),
+    /// Make a further certificate, for example for another machine
+    Issue(TlsIssueArgs),
+    /// List the certificates with their names and when they expire; exits with 3 if a certificate has expired, is of another authority, or
+    /// does not match its key
+    Show(TlsShowArgs),
+    /// Replace certificates that expire soon or do not match their keys; the names stay, and the keys are new
+    Renew(TlsRenewArgs),
 }
 
 #[derive(clap::Args)]
-pub struct Folder {
+pub struct TlsFolderArgs {
     /// The folder of the authority [default: tls in the data folder]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -44,11 +46,11 @@ pub struct Validity {
 }
 
 #[derive(clap::Args)]
-pub struct Init {
-    /// Host of a router, as clients call it: a DNS name or an address. May be repeated [default: localhost, 127.0.0.1, ::1]
+pub struct TlsInitArgs {
+    /// Host at which clients call a router: a DNS name or an address. May be repeated [default: localhost, 127.0.0.1, ::1]
     #[arg(long, value_name = "HOST", value_delimiter = ',', value_parser = authority::host)]
     router: Vec<String>,
-    /// Host of a node, as the shard map has it. May be repeated [default: localhost, 127.0.0.1, ::1]
+    /// Host of a node, as in the shard map. May be repeated [default: localhost, 127.0.0.1, ::1]
     #[arg(long, value_name = "HOST", value_delimiter = ',', value_parser = authority::host)]
     node: Vec<String>,
     /// Days for which the authority is valid
@@ -56,18 +58,18 @@ pub struct Init {
     authority_days: u32,
     #[command(flatten)]
     validity: Validity,
-    /// Say what would be made, and change nothing
+    /// Print what would be made, and change nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    folder: Folder,
+    folder: TlsFolderArgs,
 }
 
 #[derive(clap::Args)]
-pub struct Issue {
-    /// The name of its files: NAME.pem and NAME.key
+pub struct TlsIssueArgs {
+    /// Name of the certificate; its files are NAME.pem and NAME.key
     name: String,
-    /// What it is for
+    /// Use of the certificate
     #[arg(long = "for", value_enum, value_name = "PURPOSE")]
     purpose: Purpose,
     /// Host of the listener: a DNS name or an address. May be repeated
@@ -75,24 +77,24 @@ pub struct Issue {
     host: Vec<String>,
     #[command(flatten)]
     validity: Validity,
-    /// Say what would be made, and change nothing
+    /// Print what would be made, and change nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    folder: Folder,
+    folder: TlsFolderArgs,
 }
 
 #[derive(clap::Args)]
-pub struct Show {
+pub struct TlsShowArgs {
     #[command(flatten)]
-    folder: Folder,
+    folder: TlsFolderArgs,
 }
 
 #[derive(clap::Args)]
-pub struct Renew {
-    /// The certificates [default: those that expire soon, and those whose renewal was cut off]
+pub struct TlsRenewArgs {
+    /// Certificates to renew [default: those that expire soon, and those whose renewal was interrupted]
     name: Vec<String>,
-    /// Without names: renew what expires within this many days
+    /// Without names, renew the certificates that expire within this many days
     #[arg(long, value_name = "DAYS", default_value_t = 30, conflicts_with_all = ["name", "all"])]
     within_days: u32,
     /// Renew every certificate; the authority stays
@@ -100,29 +102,29 @@ pub struct Renew {
     all: bool,
     #[command(flatten)]
     validity: Validity,
-    /// Say what would be renewed, and change nothing
+    /// Print what would be renewed, and change nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    folder: Folder,
+    folder: TlsFolderArgs,
 }
 
-pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(command: TlsCommand, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Init(args) => init(args, context),
-        Command::Issue(args) => issue(&args, context),
-        Command::Show(args) => show(&args, context),
-        Command::Renew(args) => renew(args, context),
+        TlsCommand::Init(args) => init(args, context),
+        TlsCommand::Issue(args) => issue(&args, context),
+        TlsCommand::Show(args) => show(&args, context),
+        TlsCommand::Renew(args) => renew(args, context),
     }
 }
 
-impl Folder {
+impl TlsFolderArgs {
     fn path(&self, context: &Context) -> PathBuf {
         self.dir.clone().unwrap_or_else(|| context.data_dir.join("tls"))
     }
 }
 
-fn init(args: Init, context: &Context) -> anyhow::Result<ExitCode> {
+fn init(args: TlsInitArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let folder = args.folder.path(context);
     let local = || LOCAL_HOSTS.map(str::to_owned).to_vec();
     let routers = if args.router.is_empty() { local() } else { args.router };
@@ -155,7 +157,7 @@ fn init(args: Init, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn issue(args: &Issue, context: &Context) -> anyhow::Result<ExitCode> {
+fn issue(args: &TlsIssueArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let folder = args.folder.path(context);
     let subject = args.purpose.subject(&args.host);
     ensure!(!subject.serves || !args.host.is_empty(), "name the hosts of the listener with --host");
@@ -178,14 +180,14 @@ fn issue(args: &Issue, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(args: &Show, context: &Context) -> anyhow::Result<ExitCode> {
+fn show(args: &TlsShowArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let folder = args.folder.path(context);
     let shown = print(&folder, &authority::issued(&folder)?, context)?;
-    let bad = shown.iter().any(|it| it.expires_in_days < 0 || !it.trusted || it.key == KeyFile::Differs);
+    let bad = shown.iter().any(|it| it.expires_in_days < 0 || !it.trusted || it.key == KeyFileState::Differs);
     Ok(if bad { exit::violation() } else { ExitCode::SUCCESS })
 }
 
-fn renew(args: Renew, context: &Context) -> anyhow::Result<ExitCode> {
+fn renew(args: TlsRenewArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let folder = args.folder.path(context);
     let authority = Authority::open(&folder)?;
     let mut due = Vec::new();
@@ -225,8 +227,8 @@ fn renew(args: Renew, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints certificates of the folder.
-fn print(folder: &std::path::Path, names: &[String], context: &Context) -> anyhow::Result<Vec<Described>> {
+/// Prints these certificates of the folder.
+fn print(folder: &std::path::Path, names: &[String], context: &Context) -> anyhow::Result<Vec<DescribedCertificate>> {
     let shown = names.iter().map(|name| authority::describe(folder, name)).collect::<anyhow::Result<Vec<_>>>()?;
     if context.json {
         output::json(&json!({"folder": folder, "certificates": shown}))?;
@@ -247,11 +249,11 @@ fn print(folder: &std::path::Path, names: &[String], context: &Context) -> anyho
             let state = match days {
                 _ if !it.trusted => "of another authority".to_owned(),
                 ..0 => "expired".to_owned(),
-                _ if it.key == KeyFile::Differs => "does not match its key".to_owned(),
-                _ if it.key == KeyFile::Unfinished => "renewal was cut off".to_owned(),
+                _ if it.key == KeyFileState::Differs => "does not match its key".to_owned(),
+                _ if it.key == KeyFileState::Unfinished => "renewal was cut off".to_owned(),
                 _ => output::count(usize::try_from(days).unwrap_or(0), "day"),
             };
-            // Seconds are enough for a day.
+            // The fraction of a second is left out.
             let expires = it.expires_at.get(..19).unwrap_or(&it.expires_at).to_owned() + "Z";
             [it.name.clone(), usage.to_owned(), expires, state, names]
         })
@@ -272,25 +274,25 @@ mod tests {
         (folder, context)
     }
 
-    fn new(dry_run: bool) -> Init {
-        Init {
+    fn new(dry_run: bool) -> TlsInitArgs {
+        TlsInitArgs {
             router: vec!["ledger.example".to_owned()],
             node: Vec::new(),
             authority_days: AUTHORITY_DAYS,
             validity: Validity { days: 10 },
             dry_run,
-            folder: Folder { dir: None },
+            folder: TlsFolderArgs { dir: None },
         }
     }
 
-    fn renewal(name: &[&str], within_days: u32, dry_run: bool) -> Renew {
-        Renew {
+    fn renewal(name: &[&str], within_days: u32, dry_run: bool) -> TlsRenewArgs {
+        TlsRenewArgs {
             name: name.iter().map(|name| (*name).to_owned()).collect(),
             within_days,
             all: false,
             validity: Validity { days: 90 },
             dry_run,
-            folder: Folder { dir: None },
+            folder: TlsFolderArgs { dir: None },
         }
     }
 
@@ -300,20 +302,23 @@ mod tests {
         init(new(false), &context).unwrap();
         let folder = context.data_dir.join("tls");
         let key = |name: &str| authority::describe(&folder, name).unwrap().key;
-        // What a crash of an earlier version left: the new key beside the former certificate.
+        // A crash of an earlier version left the new key beside the former certificate.
         fs::copy(folder.join("node.key"), folder.join("https.key")).unwrap();
-        // What a crash of this version leaves.
+        // A crash of this version leaves both keys in the key file.
         let keys = fs::read_to_string(folder.join("node.key")).unwrap()
             + &fs::read_to_string(folder.join("https.key")).unwrap();
         fs::write(folder.join("node.key"), keys).unwrap();
-        assert_eq!((key("https"), key("node"), key("ca")), (KeyFile::Differs, KeyFile::Unfinished, KeyFile::Matches));
-        let show = || show(&Show { folder: Folder { dir: None } }, &context).unwrap();
+        assert_eq!(
+            (key("https"), key("node"), key("ca")),
+            (KeyFileState::Differs, KeyFileState::Unfinished, KeyFileState::Matches)
+        );
+        let show = || show(&TlsShowArgs { folder: TlsFolderArgs { dir: None } }, &context).unwrap();
         assert_eq!(show(), exit::violation());
 
         let (router, node) =
             (fs::read(folder.join("router.pem")).unwrap(), fs::read(folder.join("node.pem")).unwrap());
         renew(renewal(&[], 5, false), &context).unwrap();
-        assert_eq!((key("https"), key("node")), (KeyFile::Matches, KeyFile::Matches));
+        assert_eq!((key("https"), key("node")), (KeyFileState::Matches, KeyFileState::Matches));
         assert_eq!(show(), ExitCode::SUCCESS);
         assert_eq!(fs::read(folder.join("router.pem")).unwrap(), router, "what matches its key stays");
         assert_ne!(fs::read(folder.join("node.pem")).unwrap(), node);
@@ -334,7 +339,7 @@ mod tests {
 
         renew(renewal(&[], 5, false), &context).unwrap();
         renew(renewal(&[], 30, true), &context).unwrap();
-        // One day less once the second of the issue is over.
+        // The number is one day less once the second of the issue has passed.
         assert!((9..=10).contains(&days("https")), "nothing expires within five days, and a dry run renews nothing");
         renew(renewal(&["https"], 30, false), &context).unwrap();
         assert!((89..=90).contains(&days("https")) && (9..=10).contains(&days("node")));

@@ -9,25 +9,25 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
-    context::{Context, History, OwnedId, PublicAddress},
+    context::{Context, HistoryArgs, OwnedId, PublicAddress},
     exit::OutcomeUnknown,
-    http_client::{NotSent, Problem},
+    http_client::{ApiProblem, NotSent},
     output::{self, JsonObject},
 };
 
 #[derive(clap::Subcommand)]
-pub enum Command {
-    /// Show a transfer, and where it is cross-shard, its steps
+pub enum TransferCommand {
+    /// Show a transfer, and the steps of a cross-shard transfer
     Show(OwnedId),
     /// List an account's transfers, newest first
-    List(History),
+    List(HistoryArgs),
     /// Pay one amount from one account to another
     Create(CreateArgs),
 }
 
 const HELP: &str = "\
-The id is printed on standard error before anything is sent. The same command with this --id pays at most once, however often
-it is given, and says what became of the transfer.
+The id is printed on standard error before anything is sent. The same command with this --id pays at most once, no matter how
+often it is repeated, and prints the outcome of the transfer.
 
 Exit codes: 0 posted (now or before), 1 refused, 4 no router was reached and nothing was sent, 5 the outcome is unknown or the
 transfer is still pending: give the command again with the printed --id";
@@ -50,19 +50,19 @@ pub struct CreateArgs {
     /// The transfer's id [default: a new one]
     #[arg(long)]
     id: Option<Uuid>,
-    /// A name and value to keep with the transfer; may be repeated
+    /// Name and value of metadata that is stored with the transfer; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = name_and_value)]
     metadata: Vec<(String, String)>,
-    /// Show what would become of the transfer, and pay nothing
+    /// Show how the transfer would end, and pay nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
     address: PublicAddress,
 }
 
-/// The request.
+/// The body of the request.
 #[derive(Serialize)]
-struct Order {
+struct TransferBody {
     id: Uuid,
     debit: String,
     credit: String,
@@ -72,9 +72,9 @@ struct Order {
     metadata: BTreeMap<String, String>,
 }
 
-/// What an answer means.
+/// The meaning of an answer.
 #[derive(Debug)]
-enum Reading {
+enum AnswerMeaning {
     Posted(JsonObject),
     Pending(JsonObject),
     Refused(anyhow::Error),
@@ -83,11 +83,11 @@ enum Reading {
 
 const COLUMNS: [&str; 7] = ["id", "status", "debit", "credit", "amount", "asset", "created_at"];
 
-pub async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(command: TransferCommand, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Show(id) => show(id, context).await?,
-        Command::List(history) => history.print("/v1/transfers", COLUMNS, context).await?,
-        Command::Create(args) => return create(args, context).await,
+        TransferCommand::Show(id) => show(id, context).await?,
+        TransferCommand::List(history) => history.print("/v1/transfers", COLUMNS, context).await?,
+        TransferCommand::Create(args) => return create(args, context).await,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -119,7 +119,7 @@ async fn create(args: CreateArgs, context: &Context) -> anyhow::Result<ExitCode>
         }
     }
     let CreateArgs { debit, credit, amount, asset, dry_run, .. } = args;
-    let body = serde_json::to_vec(&Order { id, debit, credit, amount, asset, metadata })?;
+    let body = serde_json::to_vec(&TransferBody { id, debit, credit, amount, asset, metadata })?;
     output::note(&format!("--id {id}"));
 
     let path = if dry_run { "/v1/transfers?dry_run=true" } else { "/v1/transfers" };
@@ -136,19 +136,19 @@ async fn create(args: CreateArgs, context: &Context) -> anyhow::Result<ExitCode>
                 continue;
             }
         };
-        return match Reading::of(status, &answer) {
-            Reading::Posted(transfer) => {
+        return match AnswerMeaning::of(status, &answer) {
+            AnswerMeaning::Posted(transfer) => {
                 output::object(&transfer, context.json)?;
                 Ok(ExitCode::SUCCESS)
             }
-            Reading::Pending(transfer) => {
+            AnswerMeaning::Pending(transfer) => {
                 output::object(&transfer, context.json)?;
                 Err(unknown(id, "it is pending: it has been debited and ends by itself".to_owned()))
             }
-            // An earlier router may have taken the request that this one refuses.
-            Reading::Refused(error) if maybe_sent && !dry_run => Err(unknown(id, format!("{error:#}"))),
-            Reading::Refused(error) => Err(error),
-            Reading::Unknown(reason) => Err(unknown(id, reason)),
+            // An earlier router may have executed the request that this router refuses.
+            AnswerMeaning::Refused(error) if maybe_sent && !dry_run => Err(unknown(id, format!("{error:#}"))),
+            AnswerMeaning::Refused(error) => Err(error),
+            AnswerMeaning::Unknown(reason) => Err(unknown(id, reason)),
         };
     }
     let error = unreachable.context("the cluster has no routers")?;
@@ -164,13 +164,13 @@ fn unknown(id: Uuid, reason: String) -> anyhow::Error {
     .into()
 }
 
-impl Reading {
+impl AnswerMeaning {
     fn of(status: StatusCode, body: &[u8]) -> Self {
         let parsed = |reading: fn(JsonObject) -> Self| match serde_json::from_slice(body) {
             Ok(transfer) => reading(transfer),
             Err(error) => Self::Unknown(format!("the answer cannot be read: {error}")),
         };
-        match (status, serde_json::from_slice::<Problem>(body)) {
+        match (status, serde_json::from_slice::<ApiProblem>(body)) {
             (StatusCode::ACCEPTED, _) => parsed(Self::Pending),
             (status, _) if status.is_success() => parsed(Self::Posted),
             (_, Ok(problem)) if problem.executed == Some(false.into()) => Self::Refused(problem.into()),
@@ -189,8 +189,8 @@ fn name_and_value(text: &str) -> Result<(String, String), String> {
 mod tests {
     use super::*;
 
-    fn reading(status: u16, body: &str) -> Reading {
-        Reading::of(StatusCode::from_u16(status).unwrap(), body.as_bytes())
+    fn reading(status: u16, body: &str) -> AnswerMeaning {
+        AnswerMeaning::of(StatusCode::from_u16(status).unwrap(), body.as_bytes())
     }
 
     #[test]
@@ -198,13 +198,13 @@ mod tests {
         let problem = |executed: &str| {
             format!(r#"{{"status": 422, "code": "insufficient_funds", "title": "t", "executed": {executed}}}"#)
         };
-        assert!(matches!(reading(201, r#"{"status": "posted"}"#), Reading::Posted(_)));
-        assert!(matches!(reading(200, r#"{"status": "posted"}"#), Reading::Posted(_)));
-        assert!(matches!(reading(202, r#"{"status": "pending"}"#), Reading::Pending(_)));
-        assert!(matches!(reading(422, &problem("false")), Reading::Refused(_)));
-        assert!(matches!(reading(504, &problem("\"unknown\"")), Reading::Unknown(_)));
-        assert!(matches!(reading(502, "<html>"), Reading::Unknown(_)));
-        assert!(matches!(reading(201, "<html>"), Reading::Unknown(_)));
+        assert!(matches!(reading(201, r#"{"status": "posted"}"#), AnswerMeaning::Posted(_)));
+        assert!(matches!(reading(200, r#"{"status": "posted"}"#), AnswerMeaning::Posted(_)));
+        assert!(matches!(reading(202, r#"{"status": "pending"}"#), AnswerMeaning::Pending(_)));
+        assert!(matches!(reading(422, &problem("false")), AnswerMeaning::Refused(_)));
+        assert!(matches!(reading(504, &problem("\"unknown\"")), AnswerMeaning::Unknown(_)));
+        assert!(matches!(reading(502, "<html>"), AnswerMeaning::Unknown(_)));
+        assert!(matches!(reading(201, "<html>"), AnswerMeaning::Unknown(_)));
     }
 
     #[test]

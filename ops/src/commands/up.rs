@@ -1,5 +1,5 @@
-//! `shardctl up`: creates a cluster if there is none, starts it, and waits until it takes requests. The hidden commands
-//! `supervise` and `postgres ensure` are parts of it.
+//! `shardctl up` creates a cluster if there is none, starts it, and waits until it takes requests. The hidden commands `supervise` and
+//! `postgres ensure` are parts of it.
 
 use std::{
     fs::OpenOptions,
@@ -19,15 +19,15 @@ use crate::{
     authority::{self, AUTHORITY},
     cluster::{
         Description, Layout,
-        description::{Found, Replication},
+        description::{FoundDescription, Replication},
         failover,
         files::{self, Lock},
         member::Member,
-        place::Place,
+        place::FolderPlace,
         ports,
         postgres::{
             home::Home,
-            install::{self, Source, Wanted},
+            install::{self, ServerRequirements, Source},
             server,
         },
         prepare::{Request, prepare},
@@ -41,14 +41,14 @@ use crate::{
 };
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct UpArgs {
     /// Shards of a new cluster [default: 4]
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=64))]
     shards: Option<u16>,
     /// Routers of a new cluster [default: 2]
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=16))]
     routers: Option<u16>,
-    /// Nodes of each shard of a new cluster; the second one follows the first one and takes over when it fails [default: 1]
+    /// Nodes of each shard of a new cluster; the second node follows the first node and takes over when the first node fails [default: 1]
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=2))]
     nodes: Option<u16>,
     /// Put all ports of a new cluster, or of a copy at its first start, into one block that begins here; 0 finds a free block
@@ -81,15 +81,15 @@ pub struct Args {
 /// Which PostgreSQL server to use.
 #[derive(clap::Args)]
 pub struct PostgresArgs {
-    /// Folder of PostgreSQL's server binaries [default: found, or installed]
+    /// Folder of PostgreSQL's server binaries [default: search for a server, or install one]
     #[arg(long, value_name = "DIR", env = "SHARDLEDGER_PG_BIN")]
     pub pg_bin: Option<PathBuf>,
-    /// Where a server may come from
+    /// Permitted sources of the server
     #[arg(long, value_enum, default_value = "auto", hide = true)]
     pub pg_source: Source,
 }
 
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(args: UpArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let layout = Layout::create(&context.data_dir)?;
     let lock = super::alone(&layout).await?;
     let (policy, foreground) = (RestartPolicy::of(args.no_restart), args.foreground);
@@ -130,7 +130,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     }
 }
 
-impl Args {
+impl UpArgs {
     fn request(self) -> anyhow::Result<Request> {
         let bin_dir = match self.bin_dir {
             Some(folder) => folder.canonicalize().with_context(|| format!("no folder {}", folder.display()))?,
@@ -150,9 +150,9 @@ impl Args {
     }
 }
 
-/// Refuses a folder that was moved while its processes ran: they have the former paths.
-fn refuse_moved_while_running(layout: &Layout, found: &Found) -> anyhow::Result<()> {
-    let Place::Moved { from } = &found.place else { return Ok(()) };
+/// Refuses a folder that was moved while its processes ran, because they use the former paths.
+fn refuse_moved_while_running(layout: &Layout, found: &FoundDescription) -> anyhow::Result<()> {
+    let FolderPlace::Moved { from } = &found.place else { return Ok(()) };
     let table = ProcessTable::read()?;
     let members = found.place.former().map(|former| Member::all(&former, &found.description)).unwrap_or_default();
     let running = members.iter().any(|member| member.running(&table).is_some());
@@ -177,7 +177,7 @@ fn note_copy(description: &Description) {
     }
 }
 
-/// Refuses ports that another program has taken. A process left running by a killed supervisor may keep its port.
+/// Refuses ports that another program uses. A process that a killed supervisor left running may keep its port.
 fn refuse_taken_ports(layout: &Layout, description: &Description) -> anyhow::Result<()> {
     let table = ProcessTable::read()?;
     let running: Vec<String> = Member::all(layout, description)
@@ -231,7 +231,7 @@ async fn in_background(layout: &Layout, orders: Orders, context: &Context) -> an
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {
-            // Stop a cluster that does not become ready, but keep its logs.
+            // A cluster that does not become ready is stopped, and its logs are kept.
             if let Some(process) = Process::of(pid) {
                 process.signal(Signal::TERM)?;
                 process.ended().await;
@@ -276,7 +276,7 @@ async fn in_foreground(
             announce(&status, context)
         };
         let came_up = come_up.await;
-        // From here on `down` may run.
+        // From here on, `down` may run.
         drop(lock);
         match came_up {
             Ok(()) => future::pending().await,
@@ -336,16 +336,20 @@ pub async fn postgres(command: PostgresCommand, context: &Context) -> anyhow::Re
     let PostgresCommand::Ensure(args) = command;
     let data_dir = context.data_dir.clone();
     let server = tokio::task::spawn_blocking(move || {
-        let present =
-            Wanted { bin_dir: args.pg_bin.as_deref(), major: None, source: args.pg_source, home: &data_dir };
+        let present = ServerRequirements {
+            bin_dir: args.pg_bin.as_deref(),
+            major: None,
+            source: args.pg_source,
+            home: &data_dir,
+        };
         if let Some(server) = present.present() {
             return Ok(server);
         }
-        // Only a server that is installed here needs the folder.
+        // Only an installation of a server needs the folder.
         let layout = Layout::create(&data_dir)?;
         let home = Home::choose(&layout, server::service_user()?.as_ref())?;
         home.create(&layout)?;
-        install::ensure_server(&Wanted { home: &home.folder(&layout), ..present })
+        install::ensure_server(&ServerRequirements { home: &home.folder(&layout), ..present })
     })
     .await??;
     output::data(&server.bin_dir.display().to_string())?;

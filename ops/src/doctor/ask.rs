@@ -1,4 +1,4 @@
-//! Asks nodes and routers, and holds their answers. The requests contain no marks, assets or clock readings, so they change nothing.
+//! Asks nodes and routers, and stores their answers. The requests contain no marks, assets or clock readings, so they change nothing.
 
 use std::{fmt, time::Duration};
 
@@ -12,22 +12,21 @@ use telemetry::clock;
 use tonic::transport::{Channel, Endpoint};
 use wire::{convert, fact::Verdict as WireVerdict, shard_node_client::ShardNodeClient};
 
-use super::finding::Verdict;
+use super::finding::FindingVerdict;
 use crate::{context::Routers, http_client::HttpClient, output::items, trust};
 
-/// A working node answers in a small part of this time.
+/// How long a node may take to answer. A working node answers much sooner.
 pub const PATIENCE: Duration = Duration::from_secs(3);
 const CALLER: &str = "shardctl doctor";
 
 type Node = ShardNodeClient<Channel>;
 
 /// Asks every node and router once, all at the same time.
-pub async fn look(map: &ShardMap, source: &MapSource, routers: &Routers) -> Seen {
+pub async fn look(map: &ShardMap, source: &MapSource, routers: &Routers) -> ClusterSeen {
     let asked = join_all(routers.urls.iter().map(|url| ask_router(&routers.client, url)));
     let nodes = join_all(addresses(map).map(|(shard, url)| ask_node(map, shard, url)));
     let (routers, mut nodes) = tokio::join!(asked, nodes);
-    // Every mark collected so far was acknowledged before this moment, so a position read from now on must include
-    // it.
+    // Every mark that was collected so far was acknowledged before this moment. A position that is read from now on must therefore include it.
     let positions = nodes.iter_mut().zip(addresses(map)).map(|(node, (shard, url))| async move {
         if let Ok(answer) = &mut node.answer {
             match within(async { identify(map, shard, &mut connect(url).await?).await }).await {
@@ -37,11 +36,11 @@ pub async fn look(map: &ShardMap, source: &MapSource, routers: &Routers) -> Seen
         }
     });
     join_all(positions).await;
-    Seen { map: map.clone(), source: source.clone(), nodes, routers }
+    ClusterSeen { map: map.clone(), source: source.clone(), nodes, routers }
 }
 
 /// Asks the nodes again which slots their shards own.
-pub async fn look_at_ownership(seen: &mut Seen) {
+pub async fn look_at_ownership(seen: &mut ClusterSeen) {
     let asked = seen.nodes.iter_mut().map(|node| async {
         if let Ok(answer) = &mut node.answer {
             answer.ownership = within(async { ownership(&mut connect(&node.url).await?).await }).await;
@@ -71,7 +70,7 @@ async fn ask_node(map: &ShardMap, shard: &Shard, url: &str) -> NodeSeen {
 async fn examine(map: &ShardMap, shard: &Shard, url: &str) -> Result<NodeAnswer, String> {
     let mut node = connect(url).await?;
     let (identified, clock) = identify(map, shard, &mut node).await?;
-    let examined = node.examine(wire::ExamineRequest {}).await.map_err(said)?.into_inner();
+    let examined = node.examine(wire::ExamineRequest {}).await.map_err(error_text)?.into_inner();
     let ownership = ownership(&mut node).await;
     let identity = identified.identity.map(TryInto::try_into).transpose();
     let not_readable = |error: convert::BadMessage| format!("its answer cannot be read: {error}");
@@ -103,13 +102,13 @@ async fn identify(
 ) -> Result<(wire::IdentifyResponse, OtherClock), String> {
     let request = wire::IdentifyRequest::expecting(map.cluster, &shard.id, shard.number, CALLER);
     let asked_us = clock::now_us();
-    let answer = node.identify(request).await.map_err(said)?.into_inner();
+    let answer = node.identify(request).await.map_err(error_text)?.into_inner();
     let clock = OtherClock::measured(&shard.id, asked_us, answer.clock_us, clock::now_us());
     Ok((answer, clock))
 }
 
 async fn ownership(node: &mut Node) -> Result<Ownership, String> {
-    let answer = node.get_ownership(wire::GetOwnershipRequest::default()).await.map_err(said)?.into_inner();
+    let answer = node.get_ownership(wire::GetOwnershipRequest::default()).await.map_err(error_text)?.into_inner();
     let listed = answer.ranges.into_iter().map(|range| {
         let slots = (Slot::try_from(range.first), Slot::try_from(range.last));
         let (Ok(first), Ok(last)) = slots else {
@@ -122,20 +121,20 @@ async fn ownership(node: &mut Node) -> Result<Ownership, String> {
             state => return Err(format!("it lists slot {first} in state {state}")),
         };
         let slots = SlotRange::new(first, last).map_err(|error| error.to_string())?;
-        Ok(Listed { slots, state, epoch: range.epoch, peer: range.peer })
+        Ok(ListedSlots { slots, state, epoch: range.epoch, peer: range.peer })
     });
     Ok(Ownership { ranges: listed.collect::<Result<_, _>>()?, map_version: answer.shard_map_version })
 }
 
-fn said(status: tonic::Status) -> String {
-    trust::said(&status)
+fn error_text(status: tonic::Status) -> String {
+    trust::error_text(&status)
 }
 
-fn fact(fact: wire::Fact) -> (Verdict, Disagreement) {
+fn fact(fact: wire::Fact) -> (FindingVerdict, Disagreement) {
     let verdict = match fact.verdict() {
-        WireVerdict::Agrees => Verdict::Agrees,
-        WireVerdict::Warning => Verdict::Warning,
-        WireVerdict::Disagrees => Verdict::Disagrees,
+        WireVerdict::Agrees => FindingVerdict::Agrees,
+        WireVerdict::Warning => FindingVerdict::Warning,
+        WireVerdict::Disagrees => FindingVerdict::Disagrees,
     };
     (verdict, fact.fact.unwrap_or_default().into())
 }
@@ -199,7 +198,7 @@ impl fmt::Display for MapSource {
 
 /// One examination of a whole cluster.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct ClusterSeen {
     pub map: ShardMap,
     pub source: MapSource,
     /// Every node of every shard, in the order of the map.
@@ -224,13 +223,13 @@ pub struct NodeAnswer {
     /// The node's refusals of a caller that expects the map's cluster, shard and number.
     pub refused: Vec<Disagreement>,
     /// The facts that the node itself compares.
-    pub facts: Vec<(Verdict, Disagreement)>,
-    /// The marks that the node knew before any `mark` was read. Each shard must have come at least as far.
+    pub facts: Vec<(FindingVerdict, Disagreement)>,
+    /// The marks that the node knew before any `mark` was read. Each shard must have reached at least its mark.
     pub marks: Marks,
     /// The shard's mark, read after the `marks` of every node.
     pub mark: Mark,
     pub clock: OtherClock,
-    /// 0 if unknown.
+    /// The time at which the database server started, in microseconds. 0 if unknown.
     pub server_started_at_us: i64,
     /// The OID of the database.
     pub database_oid: i64,
@@ -247,14 +246,14 @@ impl NodeAnswer {
 /// The slots that a shard lists, and the version of its map.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ownership {
-    pub ranges: Vec<Listed>,
+    pub ranges: Vec<ListedSlots>,
     /// 0 if the shard has no map.
     pub map_version: i64,
 }
 
 /// A range of slots with the same state, as a shard lists them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedSlots {
     pub slots: SlotRange,
     pub state: SlotState,
     pub epoch: i64,
@@ -279,7 +278,7 @@ pub struct RouterSeen {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouterAnswer {
     pub status: String,
-    /// At how many shards reads and writes work: `all`, `some` or `none`.
+    /// The shards at which reads work: `all`, `some` or `none`. `writes` has the same values.
     pub reads: String,
     pub writes: String,
     pub cluster: String,
@@ -287,11 +286,11 @@ pub struct RouterAnswer {
     /// Why the newest offered map was refused.
     pub refused: Option<String>,
     pub overrides: Vec<Override>,
-    /// Shards that the router cannot use, with the reasons.
+    /// The shards that the router cannot use, with the reasons.
     pub degraded: Vec<(String, String)>,
 }
 
-/// Slots whose requests a router sends to another shard than its map says, because the shards say so.
+/// Slots whose requests a router sends to another shard than the one in its map, because the shards report another owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Override {
     pub slots: String,
@@ -299,7 +298,7 @@ pub struct Override {
     pub owner: String,
 }
 
-impl Seen {
+impl ClusterSeen {
     pub fn reached_anything(&self) -> bool {
         self.nodes.iter().any(|node| node.answer.is_ok()) || self.routers.iter().any(|router| router.answer.is_ok())
     }

@@ -1,5 +1,4 @@
-//! The comparisons: nodes with the map and with each other, routers with the map, and remembered marks with present
-//! positions.
+//! Compares nodes with the map and with each other, routers with the map, and remembered marks with present positions.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -7,17 +6,17 @@ use identity::{Disagreement, Expected, Mark, time::Judgement};
 use shard_map::Shard;
 
 use super::{
-    ask::{NodeAnswer, NodeSeen, Override, RouterAnswer, RouterSeen, Seen},
-    finding::{Finding, Findings, Verdict},
+    ask::{ClusterSeen, NodeAnswer, NodeSeen, Override, RouterAnswer, RouterSeen},
+    finding::{Finding, FindingList, FindingVerdict},
     slots,
 };
 
-/// Clocks of two nodes that differ by more than this are reported. Nodes refuse only from `clock.max_difference_ms` on.
+/// Two clocks that differ by more than this are reported. Nodes refuse requests only from a difference of `clock.max_difference_ms` on.
 const CLOCK_BOUND_MS: u16 = 1000;
 
 /// Compares every fact of every place.
-pub fn compare(seen: &Seen) -> Vec<Finding> {
-    let mut findings = Findings::default();
+pub fn compare(seen: &ClusterSeen) -> Vec<Finding> {
+    let mut findings = FindingList::default();
     for node in &seen.nodes {
         compare_node(seen, node, &mut findings);
     }
@@ -35,7 +34,7 @@ pub fn compare(seen: &Seen) -> Vec<Finding> {
 
 // === nodes ===
 
-fn compare_node(seen: &Seen, node: &NodeSeen, findings: &mut Findings) {
+fn compare_node(seen: &ClusterSeen, node: &NodeSeen, findings: &mut FindingList) {
     let place = node.place();
     let answer = match &node.answer {
         Ok(answer) => answer,
@@ -57,16 +56,16 @@ fn compare_node(seen: &Seen, node: &NodeSeen, findings: &mut Findings) {
         Err(reason) => {
             let remedy = "see the other facts of this node";
             let fact = Disagreement::new("slots", "a list of slots", reason, remedy);
-            findings.add(Finding::new(&place, Verdict::Disagrees, fact));
+            findings.add(Finding::new(&place, FindingVerdict::Disagrees, fact));
         }
     }
 }
 
 fn no_answer(place: &str, reason: &str, remedy: &str) -> Finding {
-    Finding::new(place, Verdict::Disagrees, Disagreement::new("answer", "an answer", reason, remedy))
+    Finding::new(place, FindingVerdict::Disagrees, Disagreement::new("answer", "an answer", reason, remedy))
 }
 
-fn compare_identity(seen: &Seen, node: &NodeSeen, answer: &NodeAnswer, findings: &mut Findings) {
+fn compare_identity(seen: &ClusterSeen, node: &NodeSeen, answer: &NodeAnswer, findings: &mut FindingList) {
     let place = node.place();
     let number = seen.map.index_of(&node.shard).map(|index| seen.map.shard(index).number);
     let expected = Expected { cluster: seen.map.cluster, shard: node.shard.clone(), number };
@@ -98,7 +97,7 @@ fn compare_identity(seen: &Seen, node: &NodeSeen, answer: &NodeAnswer, findings:
 }
 
 /// Map versions differ briefly after each change of the map; no request is misrouted because of it.
-fn map_version(place: &str, seen: &Seen, found: u64, what: &str) -> Finding {
+fn map_version(place: &str, seen: &ClusterSeen, found: u64, what: &str) -> Finding {
     let expected = seen.map.version;
     if found == expected {
         return Finding::agrees(place, "map version", found);
@@ -118,19 +117,19 @@ fn map_version(place: &str, seen: &Seen, found: u64, what: &str) -> Finding {
         format!("{found}, {what}"),
         remedy,
     );
-    Finding::new(place, Verdict::Warning, fact)
+    Finding::new(place, FindingVerdict::Warning, fact)
 }
 
 // === shards ===
 
-fn compare_shard(seen: &Seen, shard: &Shard, findings: &mut Findings) {
+fn compare_shard(seen: &ClusterSeen, shard: &Shard, findings: &mut FindingList) {
     let place = format!("shard {}", shard.id);
     compare_servers(seen, shard, &place, findings);
     compare_position(seen, shard, &place, findings);
 }
 
-/// Nodes of one shard that reach two servers use two databases, and both would take payments.
-fn compare_servers(seen: &Seen, shard: &Shard, place: &str, findings: &mut Findings) {
+/// Nodes of one shard that reach different servers use two databases, and both databases would take payments.
+fn compare_servers(seen: &ClusterSeen, shard: &Shard, place: &str, findings: &mut FindingList) {
     let mut servers = Vec::new();
     for (node, answer) in seen.answers(&shard.id).filter(|(_, answer)| answer.server_started_at_us != 0) {
         let system = answer.fact("system identifier").unwrap_or("unknown");
@@ -149,13 +148,13 @@ fn compare_servers(seen: &Seen, shard: &Shard, place: &str, findings: &mut Findi
             let remedy = "two databases under one shard: find out which one has everything (the higher position), and stop the node of the \
                           other before it takes payments";
             let fact = Disagreement::new("database server", "one server under all nodes", found.join("; "), remedy);
-            findings.add(Finding::new(place, Verdict::Disagrees, fact));
+            findings.add(Finding::new(place, FindingVerdict::Disagrees, fact));
         }
     }
 }
 
 /// No participant may remember a higher mark of a shard than the shard has.
-fn compare_position(seen: &Seen, shard: &Shard, place: &str, findings: &mut Findings) {
+fn compare_position(seen: &ClusterSeen, shard: &Shard, place: &str, findings: &mut FindingList) {
     let marks: Vec<Mark> = seen
         .answers(&shard.id)
         // The position of another shard proves nothing about this one.
@@ -176,13 +175,13 @@ fn compare_position(seen: &Seen, shard: &Shard, place: &str, findings: &mut Find
     let lost =
         remembered.iter().filter(|(mark, _)| behind(*mark)).find_map(|(mark, holder)| newest.compare(*mark, holder));
     match lost {
-        Some(fact) => findings.add(Finding::new(place, Verdict::Disagrees, fact)),
+        Some(fact) => findings.add(Finding::new(place, FindingVerdict::Disagrees, fact)),
         None => findings.add(Finding::agrees(place, "position", newest)),
     }
 }
 
-/// Other shards have heard of these shards, so these shards hold, or held, part of the money.
-fn unknown_shards(seen: &Seen, findings: &mut Findings) {
+/// Reports shards that other shards know and the map lacks. These shards hold, or held, a part of the money.
+fn unknown_shards(seen: &ClusterSeen, findings: &mut FindingList) {
     let removed = || seen.map.removed.iter();
     let in_map: BTreeSet<u16> =
         seen.map.shards.iter().map(|shard| shard.number).chain(removed().map(|shard| shard.number)).collect();
@@ -197,7 +196,7 @@ fn unknown_shards(seen: &Seen, findings: &mut Findings) {
                     format!("known with {mark}"),
                     remedy,
                 );
-                findings.add(Finding::new(&node.place(), Verdict::Warning, fact));
+                findings.add(Finding::new(&node.place(), FindingVerdict::Warning, fact));
             }
             let Ok(ownership) = &answer.ownership else { continue };
             let peers: BTreeSet<&str> = ownership.ranges.iter().map(|listed| listed.peer.as_str()).collect();
@@ -211,7 +210,7 @@ fn unknown_shards(seen: &Seen, findings: &mut Findings) {
                     "the other end of a move",
                     remedy,
                 );
-                findings.add(Finding::new(&node.place(), Verdict::Warning, fact));
+                findings.add(Finding::new(&node.place(), FindingVerdict::Warning, fact));
             }
         }
     }
@@ -219,7 +218,7 @@ fn unknown_shards(seen: &Seen, findings: &mut Findings) {
 
 // === routers ===
 
-fn compare_router(seen: &Seen, router: &RouterSeen, findings: &mut Findings) {
+fn compare_router(seen: &ClusterSeen, router: &RouterSeen, findings: &mut FindingList) {
     let place = format!("router {}", router.url);
     let RouterAnswer { status, reads, writes, cluster, map_version: version, refused, overrides, degraded } =
         match &router.answer {
@@ -230,7 +229,7 @@ fn compare_router(seen: &Seen, router: &RouterSeen, findings: &mut Findings) {
         };
     findings.add(Finding::agrees(&place, "answer", "an answer"));
     let mut expect = |fact: &str, expected: &str, found: &str, remedy: &str| {
-        let verdict = if expected == found { Verdict::Agrees } else { Verdict::Disagrees };
+        let verdict = if expected == found { FindingVerdict::Agrees } else { FindingVerdict::Disagrees };
         findings.add(Finding::new(&place, verdict, Disagreement::new(fact, expected, found, remedy)));
     };
     expect("status", "ready", status, "a router that starts or drains takes no requests: wait, or start it again");
@@ -250,7 +249,7 @@ fn compare_router(seen: &Seen, router: &RouterSeen, findings: &mut Findings) {
             format!("{in_map} in its map"),
             remedy,
         );
-        findings.add(Finding::new(&place, Verdict::Warning, fact));
+        findings.add(Finding::new(&place, FindingVerdict::Warning, fact));
     }
     for shard in &seen.map.shards {
         let fact = format!("shard {}", shard.id);
@@ -260,7 +259,7 @@ fn compare_router(seen: &Seen, router: &RouterSeen, findings: &mut Findings) {
                 let remedy = "see the nodes of this shard";
                 findings.add(Finding::new(
                     &place,
-                    Verdict::Disagrees,
+                    FindingVerdict::Disagrees,
                     Disagreement::new(fact, "served", reason, remedy),
                 ));
             }
@@ -272,7 +271,7 @@ fn compare_router(seen: &Seen, router: &RouterSeen, findings: &mut Findings) {
 
 /// A node compares its clock with those of its database and the routers. This comparison adds the machine of
 /// `shardctl`, and nodes that no router reaches.
-fn compare_clocks(seen: &Seen, findings: &mut Findings) {
+fn compare_clocks(seen: &ClusterSeen, findings: &mut FindingList) {
     const FACT: &str = "clock beside the other nodes'";
     let answers = seen.nodes.iter().filter_map(|node| Some((node.place(), node.answer.as_ref().ok()?.clock.clone())));
     let clocks: Vec<_> = answers.collect();
@@ -282,7 +281,11 @@ fn compare_clocks(seen: &Seen, findings: &mut Findings) {
         let off_us = clock.ahead_us.saturating_sub(middle_us);
         let certain_us = off_us.saturating_abs().saturating_sub(clock.uncertainty_us);
         let (bound, found) = (format!("at most {} ms apart", CLOCK_BOUND_MS), format!("{} ms", off_us / 1000));
-        let verdict = if certain_us > 1000 * i64::from(CLOCK_BOUND_MS) { Verdict::Warning } else { Verdict::Agrees };
+        let verdict = if certain_us > 1000 * i64::from(CLOCK_BOUND_MS) {
+            FindingVerdict::Warning
+        } else {
+            FindingVerdict::Agrees
+        };
         let fact = Disagreement::new(FACT, bound, found, "set the clocks of these machines (NTP)");
         findings.add(Finding::new(&place, verdict, fact));
     }
@@ -294,12 +297,12 @@ pub mod tests {
     use shard_map::{ClusterId, ShardMap, SlotRange};
 
     use super::*;
-    use crate::doctor::ask::{Listed, MapSource, Ownership, SlotState};
+    use crate::doctor::ask::{ListedSlots, MapSource, Ownership, SlotState};
 
     const HOUR_US: i64 = 3_600_000_000;
 
     /// A consistent cluster with one node for each shard and one router.
-    pub fn seen_of(ids: &[&str]) -> Seen {
+    pub fn seen_of(ids: &[&str]) -> ClusterSeen {
         let ranges = SlotRange::split_evenly(u16::try_from(ids.len()).unwrap());
         let shards = ids.iter().zip(0_u16..).zip(ranges).map(|((id, number), range)| Shard {
             id: (*id).to_owned(),
@@ -321,8 +324,8 @@ pub mod tests {
                 uninitialised: false,
                 refused: Vec::new(),
                 facts: vec![
-                    (Verdict::Agrees, Disagreement::new("system identifier", 7, 7, "")),
-                    (Verdict::Agrees, Disagreement::new("fsync", "on", "on", "")),
+                    (FindingVerdict::Agrees, Disagreement::new("system identifier", 7, 7, "")),
+                    (FindingVerdict::Agrees, Disagreement::new("fsync", "on", "on", "")),
                 ],
                 marks: Marks::default(),
                 mark: mark(100),
@@ -330,7 +333,7 @@ pub mod tests {
                 server_started_at_us: 1,
                 database_oid: 1,
                 ownership: Ok(Ownership {
-                    ranges: vec![Listed {
+                    ranges: vec![ListedSlots {
                         slots: shard.slots[0],
                         state: SlotState::Owned,
                         epoch: 1,
@@ -352,14 +355,14 @@ pub mod tests {
             degraded: Vec::new(),
         };
         let routers = vec![RouterSeen { url: "http://r:1".to_owned(), answer: Ok(router) }];
-        Seen { map, source: MapSource::File("map.toml".to_owned()), nodes, routers }
+        ClusterSeen { map, source: MapSource::File("map.toml".to_owned()), nodes, routers }
     }
 
     pub fn answer(node: &mut NodeSeen) -> &mut NodeAnswer {
         node.answer.as_mut().unwrap()
     }
 
-    fn router(seen: &mut Seen) -> &mut RouterAnswer {
+    fn router(seen: &mut ClusterSeen) -> &mut RouterAnswer {
         seen.routers[0].answer.as_mut().unwrap()
     }
 
@@ -367,7 +370,7 @@ pub mod tests {
         Mark { incarnation: 1, timeline: 1, position, ..Mark::default() }
     }
 
-    fn second_node(seen: &mut Seen) -> &mut NodeAnswer {
+    fn second_node(seen: &mut ClusterSeen) -> &mut NodeAnswer {
         let mut node = seen.nodes[0].clone();
         node.url = "http://s0b:1".to_owned();
         seen.nodes.push(node);
@@ -383,7 +386,7 @@ pub mod tests {
             answer(node).marks = [(0, mark(100)), (1, mark(80))].into_iter().collect();
         }
         let findings = compare(&seen);
-        let wrong: Vec<_> = findings.iter().filter(|finding| finding.verdict != Verdict::Agrees).collect();
+        let wrong: Vec<_> = findings.iter().filter(|finding| finding.verdict != FindingVerdict::Agrees).collect();
         assert!(wrong.is_empty(), "{wrong:?}");
         for fact in
             ["cluster", "fsync", "database server", "position", "map version", "map file", "owner of each slot"]
@@ -394,10 +397,10 @@ pub mod tests {
 
     #[test]
     fn each_disagreement_is_named_at_its_place() {
-        use Verdict::{Disagrees, Warning};
-        type Change = fn(&mut Seen);
+        use FindingVerdict::{Disagrees, Warning};
+        type Change = fn(&mut ClusterSeen);
         /// Place, fact, verdict.
-        type Named = (&'static str, &'static str, Verdict);
+        type Named = (&'static str, &'static str, FindingVerdict);
         let cases: [(&str, Change, &[Named]); 20] = [
             (
                 "a node is down",
@@ -519,7 +522,7 @@ pub mod tests {
             let mut seen = seen_of(&["s0", "s1"]);
             change(&mut seen);
             let findings = compare(&seen);
-            let wrong = findings.iter().filter(|finding| finding.verdict != Verdict::Agrees);
+            let wrong = findings.iter().filter(|finding| finding.verdict != FindingVerdict::Agrees);
             let named: Vec<_> = wrong.map(|f| (f.place.as_str(), f.fact.as_str(), f.verdict)).collect();
             assert_eq!(named, expected, "{name}");
         }

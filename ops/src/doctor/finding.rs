@@ -1,4 +1,4 @@
-//! Findings: one compared fact each, and a summary for each place.
+//! Findings, each of which is one compared fact, and a summary for each place.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 /// Later variants are more severe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum FindingVerdict {
     Agrees,
     Warning,
     Disagrees,
@@ -20,20 +20,20 @@ pub struct Finding {
     /// A node, a shard, a router, or `cluster`.
     pub place: String,
     pub fact: String,
-    pub verdict: Verdict,
+    pub verdict: FindingVerdict,
     pub expected: String,
     pub found: String,
     pub remedy: String,
 }
 
 impl Finding {
-    pub fn new(place: &str, verdict: Verdict, fact: Disagreement) -> Self {
+    pub fn new(place: &str, verdict: FindingVerdict, fact: Disagreement) -> Self {
         let Disagreement { fact, expected, found, remedy } = fact;
         Self { place: place.to_owned(), fact, verdict, expected, found, remedy }
     }
 
     pub fn agrees(place: &str, fact: &str, value: impl fmt::Display) -> Self {
-        Self::new(place, Verdict::Agrees, Disagreement::new(fact, &value, &value, ""))
+        Self::new(place, FindingVerdict::Agrees, Disagreement::new(fact, &value, &value, ""))
     }
 }
 
@@ -41,11 +41,13 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { place, fact, verdict, expected, found, remedy } = self;
         match verdict {
-            // Empty, for example, for a setting that this version of PostgreSQL does not have.
-            Verdict::Agrees if found.is_empty() => write!(f, "{place}: {fact} agrees: nothing"),
-            Verdict::Agrees => write!(f, "{place}: {fact} agrees: {found}"),
-            Verdict::Warning => write!(f, "{place}: WARNING {fact}: expected {expected}, found {found}. {remedy}"),
-            Verdict::Disagrees => {
+            // The value is empty, for example, for a setting that this version of PostgreSQL does not have.
+            FindingVerdict::Agrees if found.is_empty() => write!(f, "{place}: {fact} agrees: nothing"),
+            FindingVerdict::Agrees => write!(f, "{place}: {fact} agrees: {found}"),
+            FindingVerdict::Warning => {
+                write!(f, "{place}: WARNING {fact}: expected {expected}, found {found}. {remedy}")
+            }
+            FindingVerdict::Disagrees => {
                 write!(f, "{place}: DISAGREES {fact}: expected {expected}, found {found}. {remedy}")
             }
         }
@@ -54,11 +56,11 @@ impl fmt::Display for Finding {
 
 /// Findings in display order; each fact of a place appears once.
 #[derive(Debug, Default)]
-pub struct Findings(Vec<Finding>);
+pub struct FindingList(Vec<Finding>);
 
-impl Findings {
-    /// Of two findings about one fact of a place the more severe one is kept: the node's own comparison and the
-    /// doctor's may differ.
+impl FindingList {
+    /// Adds a finding. Of two findings about one fact of a place, the more severe one is kept, because the comparisons of the node and of the
+    /// doctor may differ.
     pub fn add(&mut self, finding: Finding) {
         match self.0.iter_mut().find(|known| known.place == finding.place && known.fact == finding.fact) {
             Some(known) if known.verdict >= finding.verdict => {}
@@ -75,7 +77,7 @@ impl Findings {
             }
         }
         for disagreement in disagreements {
-            self.add(Finding::new(place, Verdict::Disagrees, disagreement));
+            self.add(Finding::new(place, FindingVerdict::Disagrees, disagreement));
         }
     }
 
@@ -95,12 +97,12 @@ impl Findings {
 /// One line for each place, in order of first appearance.
 pub fn summary(findings: &[Finding]) -> Vec<String> {
     let line = |place: &str| {
-        let count = |wanted: Option<Verdict>| {
+        let count = |wanted: Option<FindingVerdict>| {
             let here = findings.iter().filter(|finding| finding.place == place);
             here.filter(|finding| wanted.is_none_or(|wanted| finding.verdict == wanted)).count()
         };
         let facts = crate::output::count(count(None), "fact");
-        let (disagree, warn) = (count(Some(Verdict::Disagrees)), count(Some(Verdict::Warning)));
+        let (disagree, warn) = (count(Some(FindingVerdict::Disagrees)), count(Some(FindingVerdict::Warning)));
         match (disagree, warn) {
             (0, 0) => format!("{place}: {facts} compared, no disagreement"),
             (0, warn) => format!("{place}: {facts} compared, {}", crate::output::count(warn, "warning")),
@@ -134,10 +136,10 @@ mod tests {
     fn the_more_severe_finding_is_kept_and_each_place_is_summarised() {
         let finding =
             |place: &str, fact: &str, verdict| Finding::new(place, verdict, Disagreement::new(fact, 1, 2, "r"));
-        let mut findings = Findings::default();
+        let mut findings = FindingList::default();
         findings.add(Finding::agrees("a", "cluster", 1));
-        findings.add(finding("b", "cluster", Verdict::Warning));
-        findings.add(finding("a", "cluster", Verdict::Disagrees));
+        findings.add(finding("b", "cluster", FindingVerdict::Warning));
+        findings.add(finding("a", "cluster", FindingVerdict::Disagrees));
         findings.add(Finding::agrees("a", "cluster", 1));
         findings.compared(
             "a",
@@ -149,10 +151,10 @@ mod tests {
         assert_eq!(
             verdicts,
             [
-                ("a", "cluster", Verdict::Disagrees),
-                ("a", "shard", Verdict::Agrees),
-                ("a", "number", Verdict::Disagrees),
-                ("b", "cluster", Verdict::Warning),
+                ("a", "cluster", FindingVerdict::Disagrees),
+                ("a", "shard", FindingVerdict::Agrees),
+                ("a", "number", FindingVerdict::Disagrees),
+                ("b", "cluster", FindingVerdict::Warning),
             ]
         );
         assert_eq!(summary(&list), ["a: 3 facts compared, 2 disagreements", "b: 1 fact compared, 1 warning"]);

@@ -1,4 +1,4 @@
-//! Compares the slot owners that the shards report with the map; names moves that are not over, and rows that a move has left behind.
+//! Compares the slot owners that the shards report with the map. Reports moves that are not over, and rows that a move has left behind.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -8,8 +8,8 @@ use shard_map::{SLOTS, Slot, merge_slots};
 use tokio::time::timeout;
 
 use super::{
-    ask::{Listed, Seen, SlotState},
-    finding::{Finding, Verdict},
+    ask::{ClusterSeen, ListedSlots, SlotState},
+    finding::{Finding, FindingVerdict},
 };
 use crate::resharding::{Nodes, view::MoveView};
 
@@ -18,18 +18,18 @@ pub const CLUSTER: &str = "cluster";
 const OWNERS: &str = "owner of each slot";
 const MAPPED: &str = "slots of the map";
 
-/// What all shards together say about one slot.
+/// What all shards together report about one slot.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Said<'a> {
-    /// Shard and epoch.
+struct SlotClaims<'a> {
+    /// The shards that claim the slot, with the epochs of their claims.
     owners: Vec<(&'a str, i64)>,
     /// The shards at both ends of a move of the slot.
     moved_by: BTreeSet<&'a str>,
 }
 
 /// Checks that every slot has one owner, and that the map names that owner.
-pub fn compare(seen: &Seen) -> Vec<Finding> {
-    let mut slots: Vec<Said> = vec![Said::default(); usize::from(SLOTS)];
+pub fn compare(seen: &ClusterSeen) -> Vec<Finding> {
+    let mut slots: Vec<SlotClaims> = vec![SlotClaims::default(); usize::from(SLOTS)];
     let mut all_answered = true;
     for shard in &seen.map.shards {
         // All nodes of one shard list the slots of one database; `compare` checks that they share it.
@@ -55,7 +55,7 @@ pub fn compare(seen: &Seen) -> Vec<Finding> {
     findings
 }
 
-fn hear<'a>(slots: &mut [Said<'a>], shard: &'a str, listed: &'a Listed) {
+fn hear<'a>(slots: &mut [SlotClaims<'a>], shard: &'a str, listed: &'a ListedSlots) {
     for slot in listed.slots.slots() {
         let said = &mut slots[usize::from(slot.index())];
         if listed.state == SlotState::Owned {
@@ -69,7 +69,7 @@ fn hear<'a>(slots: &mut [Said<'a>], shard: &'a str, listed: &'a Listed) {
     }
 }
 
-fn owners(seen: &Seen, slots: &[Said], all_answered: bool, findings: &mut Vec<Finding>) {
+fn owners(seen: &ClusterSeen, slots: &[SlotClaims], all_answered: bool, findings: &mut Vec<Finding>) {
     for run in runs(slots, |said, _| (said.owners.len() != 1).then(|| said.owners.clone())) {
         let (slots, owners) = run;
         let (found, remedy) = match owners.as_slice() {
@@ -89,12 +89,16 @@ fn owners(seen: &Seen, slots: &[Said], all_answered: bool, findings: &mut Vec<Fi
             }
         };
         let fact = format!("{OWNERS}: {slots}");
-        findings.push(Finding::new(CLUSTER, Verdict::Disagrees, Disagreement::new(fact, "one shard", found, remedy)));
+        findings.push(Finding::new(
+            CLUSTER,
+            FindingVerdict::Disagrees,
+            Disagreement::new(fact, "one shard", found, remedy),
+        ));
     }
 }
 
-fn mapped(seen: &Seen, slots: &[Said], findings: &mut Vec<Finding>) {
-    let differs = |said: &Said, slot: Slot| {
+fn mapped(seen: &ClusterSeen, slots: &[SlotClaims], findings: &mut Vec<Finding>) {
+    let differs = |said: &SlotClaims, slot: Slot| {
         let [(owner, _)] = said.owners.as_slice() else { return None };
         let in_map = seen.map.owner_id(slot);
         (*owner != in_map).then(|| (in_map.to_owned(), (*owner).to_owned(), said.moved_by.contains(in_map)))
@@ -102,14 +106,14 @@ fn mapped(seen: &Seen, slots: &[Said], findings: &mut Vec<Finding>) {
     for (slots, (in_map, owner, was_moved)) in runs(slots, differs) {
         let (verdict, remedy) = if was_moved {
             (
-                Verdict::Warning,
+                FindingVerdict::Warning,
                 format!(
                     "the slots were moved, and routers send their requests to {owner}: publish a map that gives them to {owner}"
                 ),
             )
         } else {
             let remedy = format!("only a move changes the shard of a slot: leave them with {owner} in the map");
-            (Verdict::Disagrees, remedy)
+            (FindingVerdict::Disagrees, remedy)
         };
         let fact = format!("{MAPPED}: {slots}");
         let expected = format!("{in_map}, as the map says");
@@ -118,7 +122,10 @@ fn mapped(seen: &Seen, slots: &[Said], findings: &mut Vec<Finding>) {
 }
 
 /// Groups the slots for which `of` returns the same value.
-fn runs<'a, T: PartialEq>(slots: &[Said<'a>], of: impl Fn(&Said<'a>, Slot) -> Option<T>) -> Vec<(String, T)> {
+fn runs<'a, T: PartialEq>(
+    slots: &[SlotClaims<'a>],
+    of: impl Fn(&SlotClaims<'a>, Slot) -> Option<T>,
+) -> Vec<(String, T)> {
     let mut groups: Vec<(Vec<Slot>, T)> = Vec::new();
     for (slot, said) in Slot::all().zip(slots) {
         let Some(value) = of(said, slot) else { continue };
@@ -134,12 +141,12 @@ fn runs<'a, T: PartialEq>(slots: &[Said<'a>], of: impl Fn(&Said<'a>, Slot) -> Op
     named.collect()
 }
 
-/// How long counting the accounts of a shard may take.
+/// How long a shard may take to count its accounts.
 const COUNTED_WITHIN: Duration = Duration::from_secs(5);
 const MOVES: &str = "moves of slots";
 const ORPHANS: &str = "accounts outside the shard's slots";
 
-/// Asks every shard. One that does not answer is a finding of the other checks.
+/// Asks every shard for its moves. A shard that does not answer is skipped here, because the other checks report it.
 pub async fn examine_moves(nodes: &Nodes) -> Vec<Finding> {
     let (views, _) = nodes.views().await;
     let counted = join_all(nodes.map.shards.iter().map(async |shard| {
@@ -160,7 +167,7 @@ fn open_moves(views: &[MoveView]) -> Vec<Finding> {
                 found.push_str(&format!(", blocked by {cause}"));
             }
             let fact = Disagreement::new(format!("move {}", view.id), "over", found, format!("next: {}", view.next));
-            Finding::new(CLUSTER, Verdict::Warning, fact)
+            Finding::new(CLUSTER, FindingVerdict::Warning, fact)
         })
         .collect();
     if findings.is_empty() {
@@ -175,7 +182,7 @@ fn orphans(shard: &str, count: i64) -> Finding {
     }
     let remedy = "No request reaches these accounts, and `shardctl verify` does not count them. Find the move that left them \
                   (`shardctl move status --all`). Do not delete the rows before.";
-    Finding::new(shard, Verdict::Disagrees, Disagreement::new(ORPHANS, "none", count, remedy))
+    Finding::new(shard, FindingVerdict::Disagrees, Disagreement::new(ORPHANS, "none", count, remedy))
 }
 
 #[cfg(test)]
@@ -188,15 +195,15 @@ mod tests {
         compare::tests::{answer, seen_of},
     };
 
-    /// Shard, slots, state, epoch, peer.
-    type Row = (&'static str, &'static str, SlotState, i64, &'static str);
+    /// The shard, the slots, their state, their epoch and the peer.
+    type SlotRow = (&'static str, &'static str, SlotState, i64, &'static str);
 
     /// The findings for these rows. The map gives slots 0-8191 to s0 and the rest to s1.
-    fn found(rows: &[Row]) -> Vec<(Verdict, String, String)> {
+    fn found(rows: &[SlotRow]) -> Vec<(FindingVerdict, String, String)> {
         let mut seen = seen_of(&["s0", "s1"]);
         for node in &mut seen.nodes {
             let of_shard = rows.iter().filter(|(shard, ..)| *shard == node.shard);
-            let ranges = of_shard.map(|(_, slots, state, epoch, peer)| Listed {
+            let ranges = of_shard.map(|(_, slots, state, epoch, peer)| ListedSlots {
                 slots: slots.parse().unwrap(),
                 state: *state,
                 epoch: *epoch,
@@ -209,13 +216,13 @@ mod tests {
 
     #[test]
     fn each_slot_has_one_owner_and_the_map_names_it() {
-        use Verdict::{Agrees, Disagrees, Warning};
+        use FindingVerdict::{Agrees, Disagrees, Warning};
         let all =
-            |rest: &[Row]| [&[("s0", "0-8191", Owned, 1, ""), ("s1", "8192-16383", Owned, 1, "")], rest].concat();
-        type Expected<'a> = (Verdict, &'a str, &'a str);
+            |rest: &[SlotRow]| [&[("s0", "0-8191", Owned, 1, ""), ("s1", "8192-16383", Owned, 1, "")], rest].concat();
+        type Expected<'a> = (FindingVerdict, &'a str, &'a str);
         let agree: [Expected; 2] =
             [(Agrees, "owner of each slot", "one shard"), (Agrees, "slots of the map", "as the shards say")];
-        let cases: [(&str, Vec<Row>, Vec<Expected>); 5] = [
+        let cases: [(&str, Vec<SlotRow>, Vec<Expected>); 5] = [
             ("clean", all(&[]), agree.to_vec()),
             (
                 "two owners",
@@ -269,8 +276,11 @@ mod tests {
             let view = MoveView::of("s1", &status(phase));
             open_moves(&[view]).into_iter().map(|finding| finding.verdict).collect::<Vec<_>>()
         };
-        assert_eq!(verdicts("taken"), [Verdict::Warning]);
-        assert_eq!(verdicts("finished"), [Verdict::Agrees]);
-        assert_eq!([orphans("s0", 0).verdict, orphans("s0", 2).verdict], [Verdict::Agrees, Verdict::Disagrees]);
+        assert_eq!(verdicts("taken"), [FindingVerdict::Warning]);
+        assert_eq!(verdicts("finished"), [FindingVerdict::Agrees]);
+        assert_eq!(
+            [orphans("s0", 0).verdict, orphans("s0", 2).verdict],
+            [FindingVerdict::Agrees, FindingVerdict::Disagrees]
+        );
     }
 }

@@ -1,18 +1,18 @@
-//! Accounts to open: `id`, `asset`, and where given `overdraft`, `max_balance` and `metadata` (a JSON object of strings).
+//! Accounts to open: `id`, `asset`, and optionally `overdraft`, `max_balance` and `metadata` (a JSON object of strings).
 
 use ledger::{AccountId, AssetCode, AssetRegistry, Metadata, parse_minor};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Kind, Verdict, rows::Row, sender::ItemAnswer};
-use crate::output::JsonObject;
+use super::{ItemVerdict, Kind, rows::CsvRow};
+use crate::{http_client::ItemAnswer, output::JsonObject};
 
-/// What `overdraft` says for "no limit".
+/// The value of `overdraft` that means "no limit".
 const UNLIMITED: &str = "unlimited";
 
 /// The import of accounts.
 pub struct Accounts {
-    /// The assets that every router knows. Others are checked by the routers alone.
+    /// The assets that every router knows. Only the routers check the others.
     built_in: AssetRegistry,
 }
 
@@ -44,9 +44,9 @@ impl Kind for Accounts {
     const ROUTE: &'static str = "/v1/accounts:batch";
     const MEMBER: &'static str = "accounts";
 
-    fn survey(&mut self, _row: &Row) {}
+    fn survey(&mut self, _row: &CsvRow) {}
 
-    fn item(&self, row: &Row) -> Result<Option<NewAccount>, String> {
+    fn item(&self, row: &CsvRow) -> Result<Option<NewAccount>, String> {
         let (id, asset) = (row.get("id"), row.get("asset"));
         AccountId::client(id).map_err(|error| format!("id: {error}"))?;
         let code = AssetCode::new(asset).map_err(|error| format!("asset: {error}"))?;
@@ -68,10 +68,10 @@ impl Kind for Accounts {
         }))
     }
 
-    fn verdict(&self, _item: &mut NewAccount, answer: &ItemAnswer) -> Verdict {
+    fn verdict(&self, _item: &mut NewAccount, answer: &ItemAnswer) -> ItemVerdict {
         match (answer.status.as_deref(), answer.code.as_deref()) {
-            (Some("created"), _) => Verdict::Confirmed { replayed: answer.replayed },
-            (_, Some("account_exists")) => Verdict::Refused(format!(
+            (Some("created"), _) => ItemVerdict::Confirmed { replayed: answer.replayed },
+            (_, Some("account_exists")) => ItemVerdict::Refused(format!(
                 "account_exists: the account exists with another {}",
                 answer.field.as_deref().unwrap_or("content")
             )),
@@ -88,7 +88,7 @@ impl Kind for Accounts {
     }
 }
 
-/// Decimals of an amount as it is written: what it is checked against if its asset is declared by the routers only.
+/// The number of decimals in the text of an amount. An amount is checked with this number if only the routers know its asset.
 fn decimals(text: &str) -> u32 {
     let written = text.split_once('.').map_or(0, |(_, fraction)| fraction.len());
     u32::try_from(written).unwrap_or(u32::MAX).min(AssetRegistry::MAX_SCALE)
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     fn item(cells: &[(&str, &str)]) -> Result<String, String> {
-        let item = Accounts::new().unwrap().item(&Row::of(cells))?;
+        let item = Accounts::new().unwrap().item(&CsvRow::of(cells))?;
         Ok(serde_json::to_string(&item.unwrap()).unwrap())
     }
 
@@ -169,22 +169,22 @@ mod tests {
     fn answers_are_told_apart() {
         let verdict = |text: &str| {
             let accounts = Accounts::new().unwrap();
-            let mut item = accounts.item(&Row::of(&[("id", "a"), ("asset", "USD")])).unwrap().unwrap();
+            let mut item = accounts.item(&CsvRow::of(&[("id", "a"), ("asset", "USD")])).unwrap().unwrap();
             accounts.verdict(&mut item, &serde_json::from_str(text).unwrap())
         };
         assert_eq!(
             verdict(r#"{"id":"a","status":"created","replayed":false}"#),
-            Verdict::Confirmed { replayed: false }
+            ItemVerdict::Confirmed { replayed: false }
         );
         assert_eq!(
             verdict(r#"{"id":"a","status":"created","replayed":true}"#),
-            Verdict::Confirmed { replayed: true }
+            ItemVerdict::Confirmed { replayed: true }
         );
         let exists = r#"{"id":"a","status":"failed","code":"account_exists","field":"asset"}"#;
-        assert!(matches!(verdict(exists), Verdict::Refused(reason) if reason.ends_with("another asset")));
+        assert!(matches!(verdict(exists), ItemVerdict::Refused(reason) if reason.ends_with("another asset")));
         for uncertain in ["shard_unavailable", "overloaded", "outcome_unknown"] {
             let answer = format!(r#"{{"id":"a","status":"failed","code":"{uncertain}"}}"#);
-            assert_eq!(verdict(&answer), Verdict::Uncertain, "{uncertain}");
+            assert_eq!(verdict(&answer), ItemVerdict::Uncertain, "{uncertain}");
         }
     }
 }

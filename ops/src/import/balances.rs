@@ -1,11 +1,10 @@
-//! Opening balances: `account`, `asset`, `amount`, and where given `id`. Each is one transfer from the account that pays for
+//! Opening balances: `account`, `asset`, `amount`, and optionally `id`. Each opening balance is one transfer from the account that pays for
 //! the asset.
 //!
-//! The id of a row's transfer follows from the import's name and the account, never from the amount: a row that was changed
-//! after it was paid is refused by the ledger (`idempotency_mismatch`) and not paid once more. A refusal is stored
-//! permanently under its id. So that a refused row can be paid once its cause is mended, the ids of an account form a sequence, and the import
-//! goes to the next one only when the ledger answers that an earlier run's attempt was refused. At most one id of the sequence
-//! is ever paid.
+//! The id of a row's transfer follows from the import's name and the account, never from the amount. The ledger therefore refuses a row that
+//! was changed after it was paid (`idempotency_mismatch`), and does not pay it again. A refusal is stored permanently under its id. The ids
+//! of an account form a sequence, so that a refused row can be paid after its cause is corrected. The import uses the next id only when the
+//! ledger answers that the attempt of an earlier run was refused. At most one id of the sequence is ever paid.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -16,23 +15,24 @@ use ledger::{AccountId, AssetCode, format_minor, parse_minor};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{Kind, Verdict, rows::Row, sender::ItemAnswer};
+use super::{ItemVerdict, Kind, rows::CsvRow};
+use crate::http_client::ItemAnswer;
 
-/// Namespace of the transfers' ids. Changing it would let a repeated import pay twice: never do.
+/// Namespace of the transfers' ids. Never change it: a repeated import would then pay twice.
 const NAMESPACE: Uuid = Uuid::from_u128(0x2e4b_6f0c_83a1_4d5e_9b7a_c1f0_5d38_7e92);
-/// Runs that may try a refused row under one name.
+/// The number of runs that may try a refused row under one name.
 const MAX_ATTEMPTS: u32 = 100;
 
 /// The import of opening balances.
 pub struct Balances {
     name: String,
     payers: BTreeMap<String, Payer>,
-    seen: Seen,
-    /// What the file says, by asset, in rows that may be left out for another reason, too.
+    seen: RepeatedHashes,
+    /// The sums of the file by asset. They include rows that are rejected for a reason other than their amount.
     pub in_file: BTreeMap<String, i128>,
-    /// What the rows without a fault of their own come to, by asset.
+    /// The sums by asset of the rows without a fault of their own.
     pub payable: BTreeMap<String, i128>,
-    /// Rows whose amount cannot be told.
+    /// The number of rows whose amount cannot be read.
     pub unreadable: u64,
 }
 
@@ -40,13 +40,13 @@ pub struct Balances {
 #[derive(Debug, Clone)]
 pub struct Payer {
     pub account: Arc<str>,
-    /// Decimals of the asset.
+    /// The number of decimals of the asset.
     pub scale: u32,
 }
 
-/// Accounts and ids of the file, as hashes: 17 bytes each, and as many in reserve.
+/// The accounts and ids of the file as hashes, to find repetitions. Each takes 17 bytes, and the sets reserve up to as much again.
 #[derive(Default)]
-struct Seen {
+struct RepeatedHashes {
     once: HashSet<u128>,
     more: HashSet<u128>,
 }
@@ -61,7 +61,7 @@ pub struct Opening {
     asset: String,
     #[serde(skip)]
     minor: i64,
-    /// Which of the account's ids this is; `None`: the file gives the id.
+    /// The index of the id in the account's sequence. `None`: the file has the id.
     #[serde(skip)]
     attempt: Option<u32>,
 }
@@ -72,31 +72,31 @@ impl Balances {
         Self {
             name: String::new(),
             payers,
-            seen: Seen::default(),
+            seen: RepeatedHashes::default(),
             in_file: BTreeMap::new(),
             payable: BTreeMap::new(),
             unreadable: 0,
         }
     }
 
-    /// Decimals of an asset that is paid here.
+    /// The number of decimals of an asset that is paid here.
     pub fn scale(&self, asset: &str) -> u32 {
         self.payers.get(asset).map_or(0, |payer| payer.scale)
     }
 
-    /// Ends the first reading: from now on rows become transfers under this name.
+    /// Ends the first reading. From now on, rows become transfers under this name.
     pub fn set_name(&mut self, name: &str) {
         name.clone_into(&mut self.name);
         self.seen.once = HashSet::new();
     }
 
-    /// The id of the account's transfer in its `attempt`-th attempt. NUL separates, because no part can contain it.
+    /// The id of the account's transfer in its `attempt`-th attempt. NUL separates the parts, because no part can contain it.
     fn id(&self, account: &str, attempt: u32) -> Uuid {
         let name = [self.name.as_bytes(), b"\0", account.as_bytes(), b"\0", attempt.to_string().as_bytes()].concat();
         Uuid::new_v5(&NAMESPACE, &name)
     }
 
-    fn amount(&self, row: &Row) -> Result<(&Payer, i64), String> {
+    fn amount(&self, row: &CsvRow) -> Result<(&Payer, i64), String> {
         let (asset, amount) = (row.get("asset"), row.get("amount"));
         AssetCode::new(asset).map_err(|error| format!("asset: {error}"))?;
         let payer =
@@ -108,7 +108,7 @@ impl Balances {
         Ok((payer, minor))
     }
 
-    fn opening(&self, row: &Row) -> Result<Option<Opening>, String> {
+    fn opening(&self, row: &CsvRow) -> Result<Option<Opening>, String> {
         let account = row.get("account");
         AccountId::client(account).map_err(|error| format!("account: {error}"))?;
         let (payer, minor) = self.amount(row)?;
@@ -134,8 +134,8 @@ impl Balances {
         }))
     }
 
-    /// Why a row that is well-formed by itself does not go with the others.
-    fn clash(&self, row: &Row) -> Option<String> {
+    /// The reason why a row that is well-formed by itself contradicts other rows.
+    fn clash(&self, row: &CsvRow) -> Option<String> {
         if self.seen.more.contains(&account_key(row)) {
             return Some("account: several rows of the file name it, and none of them is paid".to_owned());
         }
@@ -147,7 +147,7 @@ impl Balances {
     }
 }
 
-impl Seen {
+impl RepeatedHashes {
     fn add(&mut self, key: u128) {
         if !self.once.insert(key) {
             self.more.insert(key);
@@ -155,11 +155,11 @@ impl Seen {
     }
 }
 
-fn account_key(row: &Row) -> u128 {
+fn account_key(row: &CsvRow) -> u128 {
     Uuid::new_v5(&NAMESPACE, row.get("account").as_bytes()).as_u128()
 }
 
-fn id_key(row: &Row) -> Option<u128> {
+fn id_key(row: &CsvRow) -> Option<u128> {
     row.given("id").and_then(|text| Uuid::try_parse(text).ok()).map(|id| id.as_u128())
 }
 
@@ -172,7 +172,7 @@ impl Kind for Balances {
     const ROUTE: &'static str = "/v1/transfers:batch";
     const MEMBER: &'static str = "transfers";
 
-    fn survey(&mut self, row: &Row) {
+    fn survey(&mut self, row: &CsvRow) {
         if row.fault.is_some() {
             self.unreadable += 1;
             return;
@@ -190,7 +190,7 @@ impl Kind for Balances {
         }
     }
 
-    fn item(&self, row: &Row) -> Result<Option<Opening>, String> {
+    fn item(&self, row: &CsvRow) -> Result<Option<Opening>, String> {
         let opening = self.opening(row)?;
         match self.clash(row) {
             Some(clash) => Err(clash),
@@ -198,9 +198,9 @@ impl Kind for Balances {
         }
     }
 
-    fn verdict(&self, item: &mut Opening, answer: &ItemAnswer) -> Verdict {
+    fn verdict(&self, item: &mut Opening, answer: &ItemAnswer) -> ItemVerdict {
         match (answer.status.as_deref(), answer.code.as_deref()) {
-            (Some("posted" | "reversed"), _) => Verdict::Confirmed { replayed: answer.replayed },
+            (Some("posted" | "reversed"), _) => ItemVerdict::Confirmed { replayed: answer.replayed },
             (Some("rejected"), code) => {
                 let code = code.unwrap_or("rejected");
                 let side = answer.side.as_deref().map_or(String::new(), |side| format!(" ({side} account)"));
@@ -208,19 +208,19 @@ impl Kind for Balances {
                     Some(attempt) if answer.replayed && attempt + 1 < MAX_ATTEMPTS => {
                         item.attempt = Some(attempt + 1);
                         item.id = self.id(&item.credit, attempt + 1);
-                        Verdict::Next
+                        ItemVerdict::Next
                     }
-                    Some(_) if answer.replayed => Verdict::Refused(format!(
+                    Some(_) if answer.replayed => ItemVerdict::Refused(format!(
                         "{code}{side}: {MAX_ATTEMPTS} attempts under the name {:?} were refused",
                         self.name
                     )),
-                    Some(_) => Verdict::Refused(format!("{code}{side}; mend this and import the file again")),
-                    None => {
-                        Verdict::Refused(format!("{code}{side}; the id is used up, another attempt needs a new one"))
-                    }
+                    Some(_) => ItemVerdict::Refused(format!("{code}{side}; correct this and import the file again")),
+                    None => ItemVerdict::Refused(format!(
+                        "{code}{side}; the id is used up, another attempt needs a new one"
+                    )),
                 }
             }
-            (_, Some("idempotency_mismatch")) => Verdict::Refused(format!(
+            (_, Some("idempotency_mismatch")) => ItemVerdict::Refused(format!(
                 "idempotency_mismatch: the id {} has paid with another {}",
                 item.id,
                 answer.field.as_deref().unwrap_or("content")
@@ -250,8 +250,8 @@ mod tests {
         balances
     }
 
-    fn row(account: &str, asset: &str, amount: &str, id: &str) -> Row {
-        Row::of(&[("account", account), ("asset", asset), ("amount", amount), ("id", id)])
+    fn row(account: &str, asset: &str, amount: &str, id: &str) -> CsvRow {
+        CsvRow::of(&[("account", account), ("asset", asset), ("amount", amount), ("id", id)])
     }
 
     fn opening(account: &str, asset: &str, amount: &str) -> Result<Option<Opening>, String> {
@@ -326,7 +326,7 @@ mod tests {
     #[test]
     fn the_sum_of_the_file_counts_rows_that_are_left_out_and_names_those_without_an_amount() {
         let mut balances = balances("june");
-        let bad = Row { fault: Some("2 values".to_owned()), ..row("x", "USD", "1", "") };
+        let bad = CsvRow { fault: Some("2 values".to_owned()), ..row("x", "USD", "1", "") };
         for row in [row("alice", "USD", "1.50", ""), row("b b", "USD", "2", ""), row("c", "USD", "x", ""), bad] {
             balances.survey(&row);
         }
@@ -339,14 +339,14 @@ mod tests {
         let mut item = balances.item(&row("alice", "USD", "1", "")).unwrap().unwrap();
         let earlier =
             answer(r#"{"id":"1","status":"rejected","replayed":true,"code":"account_not_found","side":"credit"}"#);
-        assert_eq!(balances.verdict(&mut item, &earlier), Verdict::Next);
+        assert_eq!(balances.verdict(&mut item, &earlier), ItemVerdict::Next);
         assert_eq!(item.id, balances.id("alice", 1));
         let now =
             answer(r#"{"id":"1","status":"rejected","replayed":false,"code":"limit_exceeded","side":"credit"}"#);
-        assert!(matches!(balances.verdict(&mut item, &now), Verdict::Refused(_)));
+        assert!(matches!(balances.verdict(&mut item, &now), ItemVerdict::Refused(_)));
         assert_eq!(item.id, balances.id("alice", 1));
         let mut attempts = 1;
-        while balances.verdict(&mut item, &earlier) == Verdict::Next {
+        while balances.verdict(&mut item, &earlier) == ItemVerdict::Next {
             attempts += 1;
         }
         assert_eq!(attempts, 99);
@@ -358,22 +358,22 @@ mod tests {
         let mut item = balances.item(&row("alice", "USD", "1", "")).unwrap().unwrap();
         let before = item.clone();
         for (text, expected) in [
-            (r#"{"id":"1","status":"posted","replayed":false}"#, Verdict::Confirmed { replayed: false }),
-            (r#"{"id":"1","status":"posted","replayed":true}"#, Verdict::Confirmed { replayed: true }),
-            (r#"{"id":"1","status":"reversed","replayed":true}"#, Verdict::Confirmed { replayed: true }),
-            (r#"{"id":"1","status":"pending","replayed":true}"#, Verdict::Uncertain),
-            (r#"{"id":"1","status":"unknown","code":"outcome_unknown"}"#, Verdict::Uncertain),
-            (r#"{"id":"1","status":"failed","code":"shard_unavailable"}"#, Verdict::Uncertain),
-            (r#"{"id":"1","status":"failed","code":"undetermined"}"#, Verdict::Uncertain),
+            (r#"{"id":"1","status":"posted","replayed":false}"#, ItemVerdict::Confirmed { replayed: false }),
+            (r#"{"id":"1","status":"posted","replayed":true}"#, ItemVerdict::Confirmed { replayed: true }),
+            (r#"{"id":"1","status":"reversed","replayed":true}"#, ItemVerdict::Confirmed { replayed: true }),
+            (r#"{"id":"1","status":"pending","replayed":true}"#, ItemVerdict::Uncertain),
+            (r#"{"id":"1","status":"unknown","code":"outcome_unknown"}"#, ItemVerdict::Uncertain),
+            (r#"{"id":"1","status":"failed","code":"shard_unavailable"}"#, ItemVerdict::Uncertain),
+            (r#"{"id":"1","status":"failed","code":"undetermined"}"#, ItemVerdict::Uncertain),
         ] {
             assert_eq!(balances.verdict(&mut item, &answer(text)), expected, "{text}");
         }
         let mismatch = answer(r#"{"id":"1","status":"failed","code":"idempotency_mismatch","field":"amount"}"#);
         assert!(
-            matches!(balances.verdict(&mut item, &mismatch), Verdict::Refused(reason) if reason.contains("amount"))
+            matches!(balances.verdict(&mut item, &mismatch), ItemVerdict::Refused(reason) if reason.contains("amount"))
         );
         let no_payer = answer(r#"{"id":"1","status":"failed","code":"account_not_found","side":"debit"}"#);
-        assert!(matches!(balances.verdict(&mut item, &no_payer), Verdict::Refused(_)));
+        assert!(matches!(balances.verdict(&mut item, &no_payer), ItemVerdict::Refused(_)));
         assert_eq!(item, before);
     }
 }

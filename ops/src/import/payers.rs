@@ -1,4 +1,4 @@
-//! The accounts that pay opening balances: read, and checked before anything is paid.
+//! The accounts that pay opening balances. They are read and checked before anything is paid.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -6,7 +6,7 @@ use anyhow::{Context, bail, ensure};
 use ledger::format_minor;
 use serde::Deserialize;
 
-use super::{balances::Payer, sender::Sender};
+use super::{balances::Payer, sender::BatchSender};
 use crate::http_client::encoded;
 
 /// An account as a router shows it.
@@ -21,7 +21,7 @@ pub struct PayerAccount {
 }
 
 /// Reads the accounts named by `--from`.
-pub async fn read(sender: &Sender, from: &[String]) -> anyhow::Result<Vec<PayerAccount>> {
+pub async fn read(sender: &BatchSender, from: &[String]) -> anyhow::Result<Vec<PayerAccount>> {
     let mut payers = Vec::new();
     for account in from {
         let shown = sender.get(&format!("/v1/accounts/{}", encoded(account))).await?;
@@ -36,7 +36,7 @@ pub async fn read(sender: &Sender, from: &[String]) -> anyhow::Result<Vec<PayerA
     Ok(payers)
 }
 
-/// The payers by asset. Each holds another one.
+/// The payers by asset. Each payer must hold a different asset.
 pub fn by_asset(accounts: &[PayerAccount]) -> anyhow::Result<BTreeMap<String, Payer>> {
     let mut payers = BTreeMap::new();
     for account in accounts {
@@ -92,7 +92,8 @@ impl PayerAccount {
     }
 }
 
-/// An amount as a router prints it, with all decimals of its asset. Twice what an account can hold may be available.
+/// Parses an amount as a router prints it, with all decimals of its asset. The result is wider than a balance, because twice the largest
+/// balance may be available.
 fn minor(text: &str) -> anyhow::Result<i128> {
     text.replacen('.', "", 1).parse().with_context(|| format!("{text:?} is no amount"))
 }

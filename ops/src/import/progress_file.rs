@@ -1,30 +1,31 @@
-//! How far an import has come, in `FILE.progress.json`.
+//! The progress of an import, in `FILE.progress.json`.
 //!
-//! Repeating rows is harmless, so the file saves work and not money: a run that was interrupted goes on after the last row
-//! whose batch, and every batch before it, was confirmed. The file also guards against the one repetition that is not
-//! harmless: opening balances under another name, or from another account, would be paid once more.
+//! Repeating rows is harmless, so the file saves work and protects no money. After an interruption, a run continues after the last row whose
+//! batch, and every batch before it, was confirmed. The file also prevents the one repetition that is not harmless: opening balances under
+//! another name, or from another account, would be paid again.
 
 use std::{collections::BTreeMap, fs, io::ErrorKind, path::PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::{Counts, rows::Place};
+use super::{RowCounts, rows::FilePlace};
 use crate::cluster::files::{self, Audience};
 
 const FORMAT: u32 = 1;
 
-/// What makes an import the same as an earlier one.
+/// The properties that identify an import. Two imports with the same properties are the same import.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     pub kind: String,
-    /// Of balances: the name that the ids follow from, and the accounts that pay.
+    /// The name from which the ids of balances follow. `None` for an import of accounts.
     pub name: Option<String>,
+    /// The accounts that pay balances. Empty for an import of accounts.
     pub from: Vec<String>,
     pub file_sha256: String,
 }
 
-/// An account with the time at which it was opened. It tells whether the ledger is still the one that was imported to.
+/// An account with the time at which it was opened. It shows whether the ledger is still the one that was imported to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Witness {
     pub account: String,
@@ -37,19 +38,19 @@ pub struct Progress {
     format: u32,
     pub identity: Identity,
     pub finished: bool,
-    /// Every row before it is confirmed or rejected. `None`: no row is.
-    pub next: Option<Place>,
+    /// Every row before this place is confirmed or rejected. `None`: no row is.
+    pub next: Option<FilePlace>,
     /// Bytes of the file of rejected rows at that place.
     pub rejected_bytes: u64,
-    pub counts: Counts,
-    /// Minor units paid, by asset.
+    pub counts: RowCounts,
+    /// The minor units that were paid, by asset.
     pub paid: BTreeMap<String, i64>,
-    /// Minor units that earlier runs had paid under the same name: the payers have that much less.
+    /// The minor units that earlier runs had paid under the same name, by asset. The payers have this much less.
     pub paid_before: BTreeMap<String, i64>,
     pub witness: Option<Witness>,
 }
 
-/// The place of the progress file.
+/// The path of the progress file.
 pub struct ProgressFile(pub PathBuf);
 
 impl Progress {
@@ -60,14 +61,15 @@ impl Progress {
             finished: false,
             next: None,
             rejected_bytes: 0,
-            counts: Counts::default(),
+            counts: RowCounts::default(),
             paid: BTreeMap::new(),
             paid_before: BTreeMap::new(),
             witness: None,
         }
     }
 
-    /// Where an import begins that may have been begun before. `restart`: at the first row in any case.
+    /// The progress with which an import begins, after `previous` if there is one. With `restart`, the import begins at the first row in any
+    /// case.
     pub fn after(previous: Option<Self>, identity: Identity, restart: bool) -> anyhow::Result<Self> {
         let Some(previous) = previous else { return Ok(Self::new(identity)) };
         let was = &previous.identity;
@@ -76,8 +78,8 @@ impl Progress {
             let (name, from) = (was.name.as_deref().unwrap_or_default(), was.from.join(" --from "));
             bail!(
                 "this file was imported as `--name {name} --from {from}`, and every row would be paid once more under \
-                 another name or from another account. Repeat these options to go on with that import, also after you have \
-                 corrected rows of the file. If this is another import, remove the progress file"
+                another name or from another account. Repeat these options to continue that import, even after you have \
+                corrected rows of the file. If this is another import, remove the progress file"
             );
         }
         if !restart && !previous.finished && was.file_sha256 == identity.file_sha256 {
@@ -91,7 +93,7 @@ impl Progress {
         Ok(Self { paid_before, witness: previous.witness, ..Self::new(identity) })
     }
 
-    /// What the import has paid of an asset, in this run or an earlier one.
+    /// The minor units of an asset that the import has paid, in this run or an earlier one.
     pub fn known_paid(&self, asset: &str) -> i64 {
         let of = |paid: &BTreeMap<String, i64>| paid.get(asset).copied().unwrap_or(0);
         of(&self.paid).max(of(&self.paid_before))
@@ -100,7 +102,7 @@ impl Progress {
 
 impl ProgressFile {
     pub fn load(&self) -> anyhow::Result<Option<Progress>> {
-        let describe = || format!("{} (remove it to begin anew)", self.0.display());
+        let describe = || format!("{} (remove it to begin again)", self.0.display());
         let text = match fs::read_to_string(&self.0) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             text => text.with_context(describe)?,
@@ -135,7 +137,7 @@ mod tests {
 
     fn interrupted() -> Progress {
         Progress {
-            next: Some(Place { byte: 100, line: 5 }),
+            next: Some(FilePlace { byte: 100, line: 5 }),
             paid: BTreeMap::from([("USD".to_owned(), 40)]),
             paid_before: BTreeMap::from([("USD".to_owned(), 90)]),
             ..Progress::new(identity("june", "aa"))

@@ -1,5 +1,5 @@
-//! The rows that an import leaves out: `FILE.rejected.csv` has the line, the reason and the row's own values, in the order
-//! of the lines; the first ones go to standard error as well.
+//! The rows that an import rejects. `FILE.rejected.csv` has the line, the reason and the values of each row, in the order of the lines. The
+//! first rejected rows are also printed on standard error.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -10,13 +10,13 @@ use std::{
 use anyhow::{Context, ensure};
 use indicatif::ProgressBar;
 
-use super::rows::Row;
+use super::rows::CsvRow;
 use crate::output;
 
-/// Rows that are told on standard error.
+/// The number of rows that are printed on standard error.
 const SHOWN: u64 = 10;
 
-/// Where the rows that are left out are listed.
+/// The list of rejected rows.
 pub struct Rejects {
     /// `None`: a dry run writes no file.
     path: Option<PathBuf>,
@@ -28,18 +28,18 @@ pub struct Rejects {
 }
 
 impl Rejects {
-    /// Goes on with the first `bytes` of the file of an interrupted run. 0: a new list.
+    /// Continues the file of an interrupted run after its first `bytes` bytes. 0 begins a new list.
     pub fn open(path: PathBuf, names: &[String], bytes: u64) -> anyhow::Result<Self> {
         let file = if bytes == 0 { remove(&path)? } else { Some(reopen(&path, bytes)?) };
         Ok(Self { path: Some(path), names: names.to_vec(), file, bytes, shown: 0, show: SHOWN })
     }
 
-    /// Shows all rows and writes no file.
+    /// A list that prints all rows and writes no file.
     pub fn shown_only() -> Self {
         Self { path: None, names: Vec::new(), file: None, bytes: 0, shown: 0, show: u64::MAX }
     }
 
-    /// Bytes of the file so far.
+    /// The length of the file so far, in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -50,7 +50,7 @@ impl Rejects {
     }
 
     /// Appends rows with their reasons.
-    pub fn add(&mut self, rows: &[(Row, String)], bar: &ProgressBar) -> anyhow::Result<()> {
+    pub fn add(&mut self, rows: &[(CsvRow, String)], bar: &ProgressBar) -> anyhow::Result<()> {
         for (row, reason) in rows {
             if self.shown < self.show {
                 bar.suspend(|| output::note(&format!("line {}: {reason}", row.line)));
@@ -85,7 +85,7 @@ impl Rejects {
         Ok(())
     }
 
-    /// Makes what was added durable.
+    /// Makes the added rows durable.
     pub fn sync(&self) -> anyhow::Result<()> {
         match &self.file {
             Some(file) => Ok(file.sync_data()?),
@@ -103,9 +103,9 @@ fn remove(path: &Path) -> anyhow::Result<Option<File>> {
     }
 }
 
-/// What an interrupted run has appended after its last progress is cut off: those rows are read again.
+/// Opens the file and truncates it to `bytes`. An interrupted run appended the rest after its last progress, and those rows are read again.
 fn reopen(path: &Path, bytes: u64) -> anyhow::Result<File> {
-    let describe = || format!("{}, of the interrupted import (--restart begins it anew)", path.display());
+    let describe = || format!("{}, of the interrupted import (--restart begins it again)", path.display());
     let mut file = OpenOptions::new().write(true).open(path).with_context(describe)?;
     ensure!(file.metadata()?.len() >= bytes, "{} has become shorter", describe());
     file.set_len(bytes)?;
@@ -117,8 +117,8 @@ fn reopen(path: &Path, bytes: u64) -> anyhow::Result<File> {
 mod tests {
     use super::*;
 
-    fn left_out(line: u64) -> Vec<(Row, String)> {
-        vec![(Row { line, ..Row::of(&[("id", "a,b"), ("asset", "USD")]) }, "no \"id\"".to_owned())]
+    fn left_out(line: u64) -> Vec<(CsvRow, String)> {
+        vec![(CsvRow { line, ..CsvRow::of(&[("id", "a,b"), ("asset", "USD")]) }, "no \"id\"".to_owned())]
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The rows of a CSV file (RFC 4180, UTF-8, a header first), one at a time, each with its line number.
 //!
-//! A row is put together from lines before its fields are split, so that a line number is exact whatever ends the lines, and
-//! so that a quote that is missing costs at most [`MAX_ROW_BYTES`] of memory.
+//! A row is assembled from lines before its fields are split. Line numbers are therefore exact for every kind of line end, and a missing
+//! quote costs at most [`MAX_ROW_BYTES`] of memory.
 
 use std::io::{BufRead, Read};
 
@@ -9,28 +9,28 @@ use anyhow::{Context, bail, ensure};
 use csv_core::ReadRecordResult;
 use serde::{Deserialize, Serialize};
 
-/// The longest row. Metadata has at most 4,096 bytes, which JSON and quotes can make six times as long.
+/// The longest row, in bytes. Metadata has at most 4,096 bytes, and escapes of JSON and CSV make it at most six times as long.
 pub const MAX_ROW_BYTES: usize = 64 * 1024;
-/// Some programs begin UTF-8 with this.
+/// Some programs begin UTF-8 files with this mark.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A place between two rows of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
-    /// Bytes before it.
+pub struct FilePlace {
+    /// The number of bytes before the place.
     pub byte: u64,
-    /// The line that begins here; the first line is 1.
+    /// The number of the line that begins here. The first line is 1.
     pub line: u64,
 }
 
 /// One row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    /// The line on which it begins.
+pub struct CsvRow {
+    /// The line on which the row begins.
     pub line: u64,
-    /// The values in the order of the header's columns, or as many as there are.
+    /// The values in the order of the header's columns. A faulty row may have fewer or more.
     pub values: Vec<String>,
-    /// Why the row cannot be read.
+    /// The reason why the row cannot be read.
     pub fault: Option<String>,
     pub(super) names: Names,
 }
@@ -42,19 +42,19 @@ type Names = std::sync::Arc<[String]>;
 pub struct RowReader<R> {
     input: R,
     names: Names,
-    next: Place,
+    next: FilePlace,
     parser: csv_core::Reader,
     block: Vec<u8>,
 }
 
-impl Row {
-    /// The value of a column, without blanks around it. Empty where the file does not have the column.
+impl CsvRow {
+    /// The value of a column, without blanks around it. Empty if the file does not have the column.
     pub fn get(&self, column: &str) -> &str {
         let place = self.names.iter().position(|name| name == column);
         place.and_then(|place| self.values.get(place)).map_or("", |value| value.trim_matches([' ', '\t']))
     }
 
-    /// [`Row::get`], and `None` for an empty value.
+    /// [`CsvRow::get`], and `None` for an empty value.
     pub fn given(&self, column: &str) -> Option<&str> {
         Some(self.get(column)).filter(|value| !value.is_empty())
     }
@@ -68,13 +68,12 @@ impl Row {
 }
 
 impl<R: BufRead> RowReader<R> {
-    /// Reads the header. A column that is neither required nor optional is refused by name: a misspelt column must not be
-    /// left out in silence.
+    /// Reads the header. A column that is neither required nor optional is refused by name, so that a misspelt column is not silently ignored.
     pub fn new(input: R, required: &[&str], optional: &[&str]) -> anyhow::Result<Self> {
         let mut reader = Self {
             input,
             names: Names::default(),
-            next: Place { byte: 0, line: 1 },
+            next: FilePlace { byte: 0, line: 1 },
             parser: csv_core::Reader::new(),
             block: Vec::new(),
         };
@@ -100,13 +99,13 @@ impl<R: BufRead> RowReader<R> {
         &self.names
     }
 
-    /// Where the next row begins.
-    pub fn place(&self) -> Place {
+    /// The place at which the next row begins.
+    pub fn place(&self) -> FilePlace {
         self.next
     }
 
-    /// Goes to a place of the same file, from the beginning of which `input` reads.
-    pub fn skip_to(&mut self, place: Place) -> anyhow::Result<()>
+    /// Skips to a place of the same file. `input` must read from the beginning of the file.
+    pub fn skip_to(&mut self, place: FilePlace) -> anyhow::Result<()>
     where
         R: std::io::Seek,
     {
@@ -115,9 +114,8 @@ impl<R: BufRead> RowReader<R> {
         Ok(())
     }
 
-    /// The next row; blank lines are passed over. An error is one of reading the file: a row that is malformed has a
-    /// [`Row::fault`].
-    pub fn next_row(&mut self) -> anyhow::Result<Option<Row>> {
+    /// Reads the next row and skips blank lines. An error means that the file cannot be read. A malformed row has a [`CsvRow::fault`] instead.
+    pub fn next_row(&mut self) -> anyhow::Result<Option<CsvRow>> {
         loop {
             let begin = self.next;
             let closed = self.read_block()?;
@@ -130,11 +128,11 @@ impl<R: BufRead> RowReader<R> {
             let last_line = self.next.line - 1;
             let (values, fault) = if closed { self.split() } else { (self.as_text(), Some(unclosed(last_line))) };
             let fault = fault.or_else(|| self.count_fault(values.len(), begin.line, last_line));
-            return Ok(Some(Row { line: begin.line, values, fault, names: self.names.clone() }));
+            return Ok(Some(CsvRow { line: begin.line, values, fault, names: self.names.clone() }));
         }
     }
 
-    /// Reads lines into `block` until all quotes are closed. `false`: one is not.
+    /// Reads lines into `block` until all quotes are closed. Returns `false` if a quote stays open.
     fn read_block(&mut self) -> anyhow::Result<bool> {
         self.block.clear();
         let mut open = false;
@@ -148,7 +146,7 @@ impl<R: BufRead> RowReader<R> {
             if line.last() == Some(&b'\n') || (read > 0 && read < room) {
                 self.next.line += 1;
             } else if read > 0 {
-                // The room is used up in the middle of a line: the rest of the line belongs to this row.
+                // The limit is reached in the middle of a line. The rest of the line belongs to this row.
                 self.pass_line()?;
                 return Ok(false);
             }
@@ -161,7 +159,7 @@ impl<R: BufRead> RowReader<R> {
         }
     }
 
-    /// Passes over the rest of a line.
+    /// Skips the rest of a line.
     fn pass_line(&mut self) -> anyhow::Result<()> {
         loop {
             let buffer = self.input.fill_buf()?;
@@ -176,7 +174,7 @@ impl<R: BufRead> RowReader<R> {
         }
     }
 
-    /// The values of `block`.
+    /// Splits `block` into values. Returns the fault as well, if there is one.
     fn split(&mut self) -> (Vec<String>, Option<String>) {
         let end = self.block.trim_ascii_end().len();
         // A value may end in blanks, but only a line end ends the row.
@@ -192,7 +190,7 @@ impl<R: BufRead> RowReader<R> {
         } else if read < block.len() {
             return (
                 self.as_text(),
-                Some("a quote stands where none may, so that the row is more than one".to_owned()),
+                Some("a quote is in a wrong place, so the text is more than one row".to_owned()),
             );
         }
         let mut begin = 0;
@@ -238,7 +236,7 @@ mod tests {
         RowReader::new(Cursor::new(text.as_bytes().to_vec()), &["id", "asset"], &["metadata"])
     }
 
-    /// Line, values joined by `|`, fault.
+    /// Reads rows as line, values joined by `|`, and fault.
     fn rows(text: &str) -> Vec<(u64, String, Option<String>)> {
         let mut reader = reader(text).unwrap();
         let mut rows = Vec::new();

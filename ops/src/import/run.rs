@@ -1,5 +1,4 @@
-//! The second reading of a file: rows become batches, several are sent at once, and their answers are taken in the file's
-//! order.
+//! The second reading of a file. Rows become batches, several batches are sent at once, and their answers are taken in the file's order.
 
 use std::{collections::BTreeMap, io::BufRead, time::Duration};
 
@@ -9,16 +8,16 @@ use indicatif::ProgressBar;
 use tokio::time::Instant;
 
 use super::{
-    Counts, Kind,
+    Kind, RowCounts,
     progress_file::{Progress, ProgressFile, Witness},
     rejects::Rejects,
-    rows::{Place, Row, RowReader},
-    sender::{Fate, Sender},
+    rows::{CsvRow, FilePlace, RowReader},
+    sender::{BatchSender, ItemFate},
     survey::SourceFile,
 };
 use crate::{http_client::encoded, output};
 
-/// A batch is sent before it has so many bytes of values, which leaves room for names and quotes below the API's 16 MiB.
+/// The most bytes of values in a batch. The limit leaves room for names and quotes below the API's limit of 16 MiB.
 const BATCH_BYTES: usize = 4 << 20;
 /// The progress file is written at most this often.
 const SAVE_EVERY: Duration = Duration::from_millis(250);
@@ -26,9 +25,9 @@ const SAVE_EVERY: Duration = Duration::from_millis(250);
 /// How the rows are sent.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// Rows of a batch, at most.
+    /// The most rows of a batch.
     pub batch: usize,
-    /// Batches that wait for their answers at the same time, at most.
+    /// The most batches that wait for their answers at the same time.
     pub in_flight: usize,
 }
 
@@ -36,21 +35,21 @@ pub struct Pace {
 struct Batch<I> {
     items: Vec<I>,
     /// The row of each item.
-    rows: Vec<Row>,
-    left_out: Vec<(Row, String)>,
+    rows: Vec<CsvRow>,
+    left_out: Vec<(CsvRow, String)>,
     empty: u64,
-    end: Place,
+    end: FilePlace,
 }
 
 /// A batch whose outcome is certain.
-struct Settled {
-    counts: Counts,
-    left_out: Vec<(Row, String)>,
-    /// Minor units by asset.
+struct SettledBatch {
+    counts: RowCounts,
+    left_out: Vec<(CsvRow, String)>,
+    /// The minor units that were paid, by asset.
     paid: BTreeMap<String, i64>,
     /// An account of a confirmed item.
     confirmed: Option<String>,
-    end: Place,
+    end: FilePlace,
 }
 
 /// The batches of a file.
@@ -61,13 +60,12 @@ struct Batches<'a, K, R> {
     ended: bool,
 }
 
-/// Sends the rows that are left, and keeps the progress beside the file. An error leaves the progress where another run goes
-/// on.
+/// Sends the remaining rows, and stores the progress beside the file. After an error, another run continues from this progress.
 pub async fn send<K: Kind>(
     kind: &K,
     file: &SourceFile,
     total: u64,
-    sender: &Sender,
+    sender: &BatchSender,
     pace: Pace,
     mut progress: Progress,
 ) -> anyhow::Result<(Progress, Rejects)> {
@@ -108,10 +106,10 @@ pub async fn send<K: Kind>(
     Ok((progress, rejects))
 }
 
-/// Checks every row as [`send`] does, and sends none. Rows that would be left out are told on standard error.
-pub fn check<K: Kind>(kind: &K, file: &SourceFile, pace: Pace) -> anyhow::Result<Counts> {
+/// Checks every row as [`send`] does, and sends none. Rows that would be rejected are printed on standard error.
+pub fn check<K: Kind>(kind: &K, file: &SourceFile, pace: Pace) -> anyhow::Result<RowCounts> {
     let mut rejects = Rejects::shown_only();
-    let mut counts = Counts::default();
+    let mut counts = RowCounts::default();
     for batch in (Batches { reader: file.rows::<K>()?, kind, rows: pace.batch, ended: false }) {
         let batch = batch?;
         counts.add(&batch.counts());
@@ -121,16 +119,16 @@ pub fn check<K: Kind>(kind: &K, file: &SourceFile, pace: Pace) -> anyhow::Result
     Ok(counts)
 }
 
-async fn settle<K: Kind>(kind: &K, sender: &Sender, mut batch: Batch<K::Item>) -> anyhow::Result<Settled> {
+async fn settle<K: Kind>(kind: &K, sender: &BatchSender, mut batch: Batch<K::Item>) -> anyhow::Result<SettledBatch> {
     let mut counts = batch.counts();
     let fates = sender.settle(kind, &mut batch.items).await?;
     let mut paid = BTreeMap::<String, i64>::new();
     let mut confirmed = None;
     for ((item, row), fate) in batch.items.iter().zip(batch.rows).zip(fates) {
         match fate {
-            Fate::Done => counts.done += 1,
-            Fate::Replayed => counts.replayed += 1,
-            Fate::Refused(reason) => {
+            ItemFate::Done => counts.done += 1,
+            ItemFate::Replayed => counts.replayed += 1,
+            ItemFate::Refused(reason) => {
                 counts.rejected += 1;
                 batch.left_out.push((row, reason));
                 continue;
@@ -142,13 +140,13 @@ async fn settle<K: Kind>(kind: &K, sender: &Sender, mut batch: Batch<K::Item>) -
         }
     }
     batch.left_out.sort_by_key(|(row, _)| row.line);
-    Ok(Settled { counts, left_out: batch.left_out, paid, confirmed, end: batch.end })
+    Ok(SettledBatch { counts, left_out: batch.left_out, paid, confirmed, end: batch.end })
 }
 
 /// Takes the outcome of the next batch of the file.
 async fn advance(
-    settled: Settled,
-    sender: &Sender,
+    settled: SettledBatch,
+    sender: &BatchSender,
     progress: &mut Progress,
     rejects: &mut Rejects,
     bar: &ProgressBar,
@@ -168,7 +166,7 @@ async fn advance(
 }
 
 /// The account as a witness of the ledger that has it.
-pub async fn witness(sender: &Sender, account: &str) -> anyhow::Result<Option<Witness>> {
+pub async fn witness(sender: &BatchSender, account: &str) -> anyhow::Result<Option<Witness>> {
     let shown = sender.get(&format!("/v1/accounts/{}", encoded(account))).await?;
     let created_at = shown.and_then(|shown| shown["created_at"].as_str().map(str::to_owned));
     Ok(created_at.map(|created_at| Witness { account: account.to_owned(), created_at }))
@@ -180,7 +178,7 @@ fn add(sums: &mut BTreeMap<String, i64>, asset: &str, minor: i64) -> anyhow::Res
     Ok(())
 }
 
-impl Counts {
+impl RowCounts {
     pub fn add(&mut self, other: &Self) {
         self.rows += other.rows;
         self.done += other.done;
@@ -191,11 +189,11 @@ impl Counts {
 }
 
 impl<I> Batch<I> {
-    /// What is known before it is sent.
-    fn counts(&self) -> Counts {
+    /// The counts that are known before the batch is sent.
+    fn counts(&self) -> RowCounts {
         let rejected = self.left_out.len() as u64;
         let rows = self.rows.len() as u64 + self.empty + rejected;
-        Counts { rows, empty: self.empty, rejected, ..Counts::default() }
+        RowCounts { rows, empty: self.empty, rejected, ..RowCounts::default() }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Sends batches to routers, each again under the same ids until the outcome of every item is certain.
+//! Sends batches to routers. A batch is sent again under the same ids until the outcome of every item is certain.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
@@ -11,15 +11,15 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::{Kind, Verdict};
+use super::{ItemVerdict, Kind};
 use crate::{
     exit::Unreachable,
-    http_client::{HttpClient, Problem},
+    http_client::{BatchAnswer, HttpClient, ItemAnswer, problem_of},
 };
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Codes of items that say nothing about the item: what could not be asked, or has not answered.
+/// Codes that leave the outcome of an item open, because a shard could not be asked or has not answered.
 const UNCERTAIN: [&str; 7] = [
     "shard_unavailable",
     "overloaded",
@@ -30,44 +30,27 @@ const UNCERTAIN: [&str; 7] = [
     "internal",
 ];
 
-pub struct Sender {
+pub struct BatchSender {
     client: HttpClient,
-    /// Any of these will do.
+    /// The routers. Each of them can execute any request.
     routers: Vec<String>,
-    /// The router in use: the one that answered last.
+    /// The index of the router in use. It counts up when a router does not answer.
     current: AtomicUsize,
-    /// A batch of which nothing became certain for so long ends the import.
+    /// The import ends if no item of a batch became certain for this time.
     patience: Duration,
 }
 
-/// One item's result, of an account or of a transfer.
-#[derive(Debug, Deserialize)]
-pub struct ItemAnswer {
-    pub status: Option<String>,
-    #[serde(default)]
-    pub replayed: bool,
-    pub code: Option<String>,
-    pub field: Option<String>,
-    pub side: Option<String>,
-    pub detail: Option<String>,
-}
-
-/// What became of an item.
+/// The outcome of an item.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fate {
+pub enum ItemFate {
     Done,
-    /// Done by an earlier run or request.
+    /// An earlier run or request put the item into the ledger.
     Replayed,
-    /// Not done, with the reason.
+    /// The item is not in the ledger, for this reason.
     Refused(String),
 }
 
-#[derive(Debug, Deserialize)]
-struct BatchAnswer {
-    results: Vec<ItemAnswer>,
-}
-
-/// A problem about the request as a whole, with the places that are malformed.
+/// A problem about the whole request, with the malformed places.
 #[derive(Debug, Deserialize)]
 struct Malformed {
     errors: Vec<FieldError>,
@@ -80,47 +63,37 @@ struct FieldError {
     detail: Option<String>,
 }
 
-/// What one attempt gave.
+/// The result of one attempt.
 enum Attempt {
     Results(Vec<ItemAnswer>),
-    /// Items that are malformed, by their place in the batch. Nothing was done.
+    /// The malformed items by their place in the batch, with the reasons. Nothing was executed.
     Malformed(Vec<(usize, String)>),
-    /// Nothing certain.
+    /// No item has a certain outcome.
     Nothing(anyhow::Error),
 }
 
 impl ItemAnswer {
-    /// The verdict on an item that is neither confirmed nor refused in the kind's own words.
-    pub fn not_confirmed(&self) -> Verdict {
+    /// The verdict on an item that is not confirmed and whose code the kind of import does not treat in its own way.
+    pub fn not_confirmed(&self) -> ItemVerdict {
         match self.code.as_deref() {
             Some(code) if !UNCERTAIN.contains(&code) => {
                 let side = self.side.as_deref().map_or(String::new(), |side| format!(" ({side} account)"));
                 let detail = self.detail.as_deref().map_or(String::new(), |detail| format!(": {detail}"));
-                Verdict::Refused(format!("{code}{side}{detail}"))
+                ItemVerdict::Refused(format!("{code}{side}{detail}"))
             }
-            _ => Verdict::Uncertain,
+            _ => ItemVerdict::Uncertain,
         }
     }
 }
 
-impl Sender {
-    /// Finds the routers that answer at all: a wrong address is worth telling at once.
+impl BatchSender {
+    /// Keeps the routers that answer.
     pub async fn connect(client: HttpClient, urls: &[String], patience: Duration) -> anyhow::Result<Self> {
-        let mut routers = Vec::new();
-        let mut unreachable = anyhow!("no router is named");
-        for url in urls {
-            match client.send(Method::GET, &format!("{url}/v1/accounts?limit=1"), Bytes::new()).await {
-                Ok(_) => routers.push(url.clone()),
-                Err(error) => unreachable = error,
-            }
-        }
-        if routers.is_empty() {
-            return Err(unreachable);
-        }
+        let routers = client.reachable_routers(urls, "/v1/accounts?limit=1").await?;
         Ok(Self { client, routers, current: AtomicUsize::new(0), patience })
     }
 
-    /// Reads from the router in use, again while no answer comes.
+    /// Reads from the router in use, and tries again while no answer arrives.
     pub async fn get(&self, path: &str) -> anyhow::Result<Option<serde_json::Value>> {
         let deadline = Instant::now() + self.patience;
         let mut pause = FIRST_PAUSE;
@@ -142,10 +115,10 @@ impl Sender {
         }
     }
 
-    /// Sends the items until the fate of each is certain. The fates are in the order of the items.
-    pub async fn settle<K: Kind>(&self, kind: &K, items: &mut [K::Item]) -> anyhow::Result<Vec<Fate>> {
-        let mut fates: Vec<Option<Fate>> = items.iter().map(|_| None).collect();
-        // What this run may have done itself is not a replay when it is sent again.
+    /// Sends the items until the fate of each item is certain. Returns the fates in the order of the items.
+    pub async fn settle<K: Kind>(&self, kind: &K, items: &mut [K::Item]) -> anyhow::Result<Vec<ItemFate>> {
+        let mut fates: Vec<Option<ItemFate>> = items.iter().map(|_| None).collect();
+        // An item that this run may have executed is no replay when it is sent again.
         let mut own = vec![false; items.len()];
         let (mut since, mut pause) = (Instant::now(), FIRST_PAUSE);
         loop {
@@ -167,23 +140,23 @@ impl Sender {
                     );
                     for (index, answer) in open.iter().copied().zip(&results) {
                         match kind.verdict(&mut items[index], answer) {
-                            Verdict::Confirmed { replayed: true } if !own[index] => {
-                                fates[index] = Some(Fate::Replayed)
+                            ItemVerdict::Confirmed { replayed: true } if !own[index] => {
+                                fates[index] = Some(ItemFate::Replayed)
                             }
-                            Verdict::Confirmed { .. } => fates[index] = Some(Fate::Done),
-                            Verdict::Refused(why) => fates[index] = Some(Fate::Refused(why)),
-                            Verdict::Uncertain => {
+                            ItemVerdict::Confirmed { .. } => fates[index] = Some(ItemFate::Done),
+                            ItemVerdict::Refused(why) => fates[index] = Some(ItemFate::Refused(why)),
+                            ItemVerdict::Uncertain => {
                                 own[index] = true;
                                 reason = Some(anyhow!("{}", answer.code.as_deref().unwrap_or("pending")));
                             }
-                            Verdict::Next => is_next = true,
+                            ItemVerdict::Next => is_next = true,
                         }
                     }
                 }
                 Attempt::Malformed(malformed) => {
                     for (place, why) in malformed {
                         let index = open.get(place).context("the router names an item that was not sent")?;
-                        fates[*index] = Some(Fate::Refused(why));
+                        fates[*index] = Some(ItemFate::Refused(why));
                     }
                 }
                 Attempt::Nothing(error) => {
@@ -230,7 +203,7 @@ impl Sender {
         &self.routers[self.current.load(Relaxed) % self.routers.len()]
     }
 
-    /// Goes on with another router.
+    /// Selects the next router.
     fn turn(&self) {
         self.current.fetch_add(1, Relaxed);
     }
@@ -240,7 +213,7 @@ impl Sender {
     }
 }
 
-/// Whether an answer says that the same request may fare better later.
+/// Whether the same request may succeed later.
 fn is_for_now(status: StatusCode) -> bool {
     status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::REQUEST_TIMEOUT || status.is_server_error()
 }
@@ -253,7 +226,7 @@ where
     Ok(serde_json::to_vec(&std::collections::BTreeMap::from([(K::MEMBER, items)]))?.into())
 }
 
-/// The malformed items that a problem points to, such as `/accounts/17/overdraft`, each with all that is wrong with it.
+/// The malformed items that a problem points to, such as `/accounts/17/overdraft`, each with all its errors.
 fn malformed_items(member: &str, problem: &[u8]) -> Vec<(usize, String)> {
     let Ok(Malformed { errors }) = serde_json::from_slice(problem) else { return Vec::new() };
     let mut items: Vec<(usize, String)> = Vec::new();
@@ -271,13 +244,6 @@ fn malformed_items(member: &str, problem: &[u8]) -> Vec<(usize, String)> {
         }
     }
     items
-}
-
-fn problem_of(url: &str, status: StatusCode, body: &[u8]) -> anyhow::Error {
-    match serde_json::from_slice::<Problem>(body) {
-        Ok(problem) => problem.into(),
-        Err(_) => anyhow!("{url} answered {status}"),
-    }
 }
 
 #[cfg(test)]
@@ -309,9 +275,10 @@ mod tests {
     #[test]
     fn a_code_that_is_not_known_to_be_uncertain_is_a_refusal() {
         let refused: ItemAnswer =
-            serde_json::from_str(r#"{"status":"failed","code":"account_not_found","side":"debit"}"#).unwrap();
-        assert_eq!(refused.not_confirmed(), Verdict::Refused("account_not_found (debit account)".to_owned()));
-        let pending: ItemAnswer = serde_json::from_str(r#"{"status":"pending"}"#).unwrap();
-        assert_eq!(pending.not_confirmed(), Verdict::Uncertain);
+            serde_json::from_str(r#"{"id":"1","status":"failed","code":"account_not_found","side":"debit"}"#)
+                .unwrap();
+        assert_eq!(refused.not_confirmed(), ItemVerdict::Refused("account_not_found (debit account)".to_owned()));
+        let pending: ItemAnswer = serde_json::from_str(r#"{"id":"1","status":"pending"}"#).unwrap();
+        assert_eq!(pending.not_confirmed(), ItemVerdict::Uncertain);
     }
 }

@@ -1,4 +1,4 @@
-//! The file of an import, and its first reading.
+//! The file of an import, and the first reading of the file.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -14,19 +14,19 @@ use super::{Kind, rows::RowReader};
 
 const BUFFER_BYTES: usize = 256 * 1024;
 
-/// A file that no other import works on.
+/// A file, locked so that no other import works on it.
 pub struct SourceFile {
     path: PathBuf,
-    /// Locked; the kernel releases it however the process ends.
+    /// Holds the lock, which the kernel releases when the process ends in any way.
     lock: File,
-    /// Length and time of change when it was opened.
+    /// The length and the time of the last change when the file was opened.
     state: (u64, SystemTime),
 }
 
-/// What the first reading has found.
+/// The result of the first reading.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Survey {
-    /// Of the file's bytes, in hexadecimal digits, as `sha256sum` prints it.
+    /// The SHA-256 of the file's bytes in hexadecimal digits, as `sha256sum` prints it.
     pub sha256: String,
     pub rows: u64,
 }
@@ -53,14 +53,14 @@ impl SourceFile {
         &self.path
     }
 
-    /// A file beside this one: `balances.csv` and `rejected.csv` give `balances.rejected.csv`.
+    /// The path of a file beside this one. `balances.csv` and `rejected.csv` give `balances.rejected.csv`.
     pub fn beside(&self, ending: &str) -> PathBuf {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         let stem = name.strip_suffix(".csv").unwrap_or(&name);
         self.path.with_file_name(format!("{stem}.{ending}"))
     }
 
-    /// Reads the file from its beginning, header done.
+    /// Reads the file from its beginning. The header has been read when this returns.
     pub fn rows<K: Kind>(&self) -> anyhow::Result<RowReader<BufReader<File>>> {
         let input = BufReader::with_capacity(BUFFER_BYTES, File::open(&self.path)?);
         RowReader::new(input, K::REQUIRED, K::OPTIONAL).with_context(|| self.path.display().to_string())
@@ -85,7 +85,7 @@ impl SourceFile {
         Ok(Survey { sha256, rows })
     }
 
-    /// Fails if the file was written to since it was opened: places in it would mean something else.
+    /// Fails if the file was written to since it was opened, because recorded places would then be wrong.
     pub fn must_be_unchanged(&self) -> anyhow::Result<()> {
         let is_same_file = state(&File::open(&self.path)?)? == self.state && state(&self.lock)? == self.state;
         if is_same_file { Ok(()) } else { bail!("{} was changed while it was imported", self.path.display()) }

@@ -1,4 +1,4 @@
-//! Finds what is missing on a shard by the evidence of the other shards.
+//! Finds the missing sides of transfers on a shard by the evidence on the other shards.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -10,13 +10,13 @@ use sqlx::PgConnection;
 use telemetry::clock::format_rfc3339;
 use uuid::Uuid;
 
-use super::{CREDITED_KIND, Judgement, Loss, LostTransfer, Report, SETTLED, Side, Terms};
+use super::{CREDITED_KIND, Judgement, Loss, LostTransfer, ReconcileReport, SETTLED, Side, Terms};
 use crate::verify::{Target, databases};
 
-/// How much earlier than the last booking that is left, by the clocks of other shards, evidence may be dated. Nodes date their
-/// entries within one second of the median of all clocks; ten times that costs nothing.
+/// How much earlier than the last remaining booking evidence may be dated by the clocks of other shards. Nodes date their entries within one
+/// second of the median of all clocks. Ten times that margin costs nothing.
 const CLOCK_MARGIN_US: i64 = 10_000_000;
-/// Ids that one statement looks up.
+/// The most ids that one statement looks up.
 const LOOKED_UP: usize = 5_000;
 
 /// One side of a transfer between shards that a journal has, which implies the other side.
@@ -56,7 +56,7 @@ impl Evidence {
         }
     }
 
-    /// The purpose as far as the missing side needs it: a register has no use for the hold of a capture.
+    /// The purpose as far as the missing side needs it. A register does not need the hold of a capture.
     fn purpose(&self) -> Purpose {
         let whole = self.whole.unwrap_or(false);
         self.reverses.map_or(Purpose::Payment, |of| Purpose::Reversal { of: TransferId(of), whole })
@@ -76,13 +76,13 @@ struct Implied<'e> {
     evidence_on: &'e str,
     /// The shard that answers for the implied side.
     other: &'e str,
-    /// With the shard that lost the side, if it did.
+    /// The evidence, each with the shard that lost the side if the side is missing.
     evidence: Vec<(&'e Evidence, &'e str)>,
-    /// The kinds of the bookings that are there, by id and payer.
+    /// The kinds of the bookings that exist on the other shard, by id and payer.
     there: HashMap<(Uuid, String), i16>,
 }
 
-/// The transfers whose implied side is not there, by id.
+/// The transfers whose implied side is missing, in the order of their ids.
 fn missing(implied: &[Implied<'_>], scales: &BTreeMap<String, u32>) -> anyhow::Result<Vec<LostTransfer>> {
     let mut lost: BTreeMap<(Uuid, String, Side), LostTransfer> = BTreeMap::new();
     for Implied { side, evidence_on, other, evidence, there } in implied {
@@ -128,8 +128,8 @@ fn missing(implied: &[Implied<'_>], scales: &BTreeMap<String, u32>) -> anyhow::R
 /// Compares all shards. `targets` must name every shard of the cluster.
 ///
 /// # Errors
-/// A database does not answer or is not the one of its shard, or slots move meanwhile.
-pub async fn reconcile(targets: &[Target]) -> anyhow::Result<Report> {
+/// A database does not answer or belongs to another shard, or slots move meanwhile.
+pub async fn reconcile(targets: &[Target]) -> anyhow::Result<ReconcileReport> {
     let numbers = databases::check_identities(targets).await?;
     let mut connections = databases::connect_all(targets).await?;
     let compared = compare(targets, &numbers, &mut connections).await;
@@ -137,7 +137,11 @@ pub async fn reconcile(targets: &[Target]) -> anyhow::Result<Report> {
     compared
 }
 
-async fn compare(targets: &[Target], numbers: &[u16], connections: &mut [PgConnection]) -> anyhow::Result<Report> {
+async fn compare(
+    targets: &[Target],
+    numbers: &[u16],
+    connections: &mut [PgConnection],
+) -> anyhow::Result<ReconcileReport> {
     let owned = databases::on_each(targets, connections, OwnedSlots::load).await?;
     let mut losses = Vec::new();
     for ((target, number), connection) in targets.iter().zip(numbers).zip(&mut *connections) {
@@ -145,9 +149,9 @@ async fn compare(targets: &[Target], numbers: &[u16], connections: &mut [PgConne
         losses.extend(read.map_err(|error| databases::broken(&target.shard, error))?);
     }
     losses.sort_by(|one, other| one.accepted_at.cmp(&other.accepted_at));
-    // Without a loss, no evidence is looked for: that is what `verify` does.
+    // Without a loss, no evidence is read, because `verify` compares all transfers.
     let Some(since_us) = losses.iter().map(|loss| loss.last_left_us - CLOCK_MARGIN_US).min() else {
-        return Ok(Report { losses, transfers: Vec::new() });
+        return Ok(ReconcileReport { losses, transfers: Vec::new() });
     };
     let lossy: BTreeSet<&str> = losses.iter().map(|loss| loss.shard.as_str()).collect();
     let evidence =
@@ -157,8 +161,8 @@ async fn compare(targets: &[Target], numbers: &[u16], connections: &mut [PgConne
     let scales = databases::on_each(targets, connections, record::asset_scales).await?;
     let scales: BTreeMap<String, u32> = scales.into_iter().flatten().collect();
 
-    // The slot of the missing side may have moved since the loss, also to the shard of the evidence: the shard that owns it now answers for
-    // the side.
+    // The slot of the missing side may have moved since the loss, even to the shard of the evidence. The shard that owns the slot now answers
+    // for the side.
     let mut implied = Vec::new();
     for (index, target) in targets.iter().enumerate() {
         for (side, other) in SIDES.into_iter().flat_map(|side| (0..targets.len()).map(move |other| (side, other))) {
@@ -190,10 +194,10 @@ async fn compare(targets: &[Target], numbers: &[u16], connections: &mut [PgConne
     let transfers = missing(&implied, &scales)?;
     let after = databases::on_each(targets, connections, OwnedSlots::load).await?;
     anyhow::ensure!(owned == after, "slots moved while the shards were read: run it again when no move cuts over");
-    Ok(Report { losses, transfers })
+    Ok(ReconcileReport { losses, transfers })
 }
 
-/// Whether the shard of the evidence answers for it, and the other shard for the other side. A move leaves copies of bookings behind,
+/// Whether the shard of the evidence owns the evidence, and the other shard owns the implied side. A move leaves copies of bookings behind,
 /// which are no evidence.
 fn is_evidence(found: &Evidence, side: Side, own: &OwnedSlots, other: &OwnedSlots) -> bool {
     let (Ok(payer), Ok(payee)) = (AccountId::client(&found.payer), AccountId::client(&found.payee)) else {
@@ -207,9 +211,9 @@ fn is_evidence(found: &Evidence, side: Side, own: &OwnedSlots, other: &OwnedSlot
 
 const SIDES: [Side; 3] = [Side::Debit, Side::Credit, Side::Refusal];
 
-// Kinds of bookings, as `ledger::BookingKind` numbers them.
+// The kinds of bookings, numbered as in `ledger::BookingKind`.
 
-/// Registers that say *credited*, and settlements of transfers between shards with what their reserve says besides.
+/// The registers that say *credited*, and the settlements of transfers between shards with the additional columns of their reserves.
 const EVIDENCE: &str = "SELECT id, payer, payee, asset, amount, at_us, kind, refusal, side, hold, reverses, whole \
        FROM shardledger.journal WHERE kind = 31 AND at_us >= $1 \
      UNION ALL SELECT s.id, s.payer, s.payee, s.asset, s.amount, s.at_us, s.kind, s.refusal, s.side, r.hold, r.reverses, r.whole \
@@ -246,7 +250,7 @@ async fn look_up(
 }
 
 async fn read_losses(shard: &str, number: u16, connection: &mut PgConnection) -> sqlx::Result<Vec<Loss>> {
-    // The last booking of the shard itself before a position. Moved bookings have the positions of other shards.
+    // The last booking that the shard itself made before a position. Moved bookings have the positions of other shards.
     const LAST_LEFT: &str =
         "SELECT at_us FROM shardledger.journal WHERE position >= $1 AND position < $2 ORDER BY position DESC LIMIT 1";
     let mut losses = Vec::new();
@@ -336,7 +340,7 @@ mod tests {
         let both = missing(&[implied(Side::Credit, &none), implied(Side::Credit, &none)]);
         assert_eq!(both.iter().map(|lost| lost.id.as_u128()).collect::<Vec<_>>(), [1, 2], "each id once");
         assert!(both.iter().all(|lost| lost.evidence == "posted on s1" && lost.remedy.contains("--repair")));
-        // The same id of another payer is another transfer.
+        // The same id with another payer is another transfer.
         let other_payer = HashMap::from([(key(1, "other"), RESERVED), (key(2, "payer"), RESERVED)]);
         assert_eq!(missing(&[implied(Side::Debit, &other_payer)])[0].id, Uuid::from_u128(1));
     }
@@ -381,7 +385,7 @@ mod tests {
     #[test]
     fn a_report_can_be_limited_to_one_shard() {
         let loss = Loss::of("s0", &acceptance(100, 130, "accepted with a loss"), 0).unwrap();
-        let report = Report { losses: vec![loss], transfers: Vec::new() };
+        let report = ReconcileReport { losses: vec![loss], transfers: Vec::new() };
         assert!(report.has_findings() && report.clone().of_shard("s0").has_findings());
         assert!(!report.of_shard("s1").has_findings());
     }

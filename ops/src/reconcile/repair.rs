@@ -1,7 +1,7 @@
 //! Books the missing sides of transfers between shards again, through the lanes of the shards.
 //!
-//! The evidence has all terms of the missing side, and every step is idempotent under the transfer's own id. A side that the shard
-//! would refuse now is not booked, and nothing is stored: [`Operation::OrNothing`].
+//! The evidence has all terms of the missing side, and every step is idempotent under the transfer's own id. A side that the shard would
+//! refuse now is not booked, and nothing is stored ([`Operation::OrNothing`]).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -26,39 +26,39 @@ use wire::{
     shard_node_client::ShardNodeClient,
 };
 
-use super::{LostTransfer, Report, Side, Terms};
+use super::{LostTransfer, ReconcileReport, Side, Terms};
 use crate::{
     exit::Unreachable,
     resharding,
     verify::{Target, databases},
 };
 
-/// Operations of one call.
+/// The most operations of one call.
 const AT_ONCE: usize = 500;
 /// How long an operation may wait in a lane, in milliseconds.
 const TIMEOUT_MS: u32 = 10_000;
-/// How often an operation is sent whose answer is not definite, and the pause before that.
+/// How many times an operation without a definite answer is sent, and the pause before each time.
 const ATTEMPTS: usize = 40;
 const PAUSE: Duration = Duration::from_millis(250);
 /// The digest under which the asset scales are declared to nodes.
 const ASSETS: u64 = u64::MAX;
 
-/// What became of a transfer. The names are part of `shardctl reconcile --json`.
+/// The outcome for a transfer. The names are part of `shardctl reconcile --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "repair", content = "reason", rename_all = "snake_case")]
 pub enum Repair {
-    /// A dry run: the shard would take the missing side.
+    /// The shard would accept the missing side. Only a dry run has this outcome.
     WouldBeRepaired,
     Repaired,
     /// Nothing was booked for this reason.
     NotRepaired(String),
 }
 
-/// Repairs the transfers of the report, and records in it what became of each. A dry run asks the shards and books nothing.
+/// Repairs the transfers of the report, and records the outcome for each transfer in the report. A dry run asks the shards and books nothing.
 ///
 /// # Errors
-/// When a database or the node of a shard cannot be reached. Transfers may have been repaired before; a repetition finds them whole.
-pub async fn repair(targets: &[Target], report: &mut Report, dry_run: bool) -> anyhow::Result<()> {
+/// A database or the node of a shard cannot be reached. Some transfers may have been repaired by then. A repetition finds them complete.
+pub async fn repair(targets: &[Target], report: &mut ReconcileReport, dry_run: bool) -> anyhow::Result<()> {
     if report.transfers.is_empty() {
         return Ok(());
     }
@@ -92,14 +92,14 @@ pub async fn repair(targets: &[Target], report: &mut Report, dry_run: bool) -> a
     open = step(&mut lanes, transfers, open, |it| (&it.terms.owner, executed(it))).await?;
     let (debits, done): (Vec<_>, Vec<_>) = open.into_iter().partition(|index| transfers[*index].lost == Side::Debit);
     done.into_iter().for_each(|index| transfers[index].repair = Some(Repair::Repaired));
-    // The saga goes on as any other: the register repeats its verdict, and the reserve is settled.
+    // The saga continues as usual: the register repeats its verdict, and the reserve is settled.
     let decided = step(&mut lanes, transfers, debits, |it| (&it.terms.evidence_on, decide(it))).await?;
     let settled = step(&mut lanes, transfers, decided, |it| (&it.terms.owner, settle(it))).await?;
     settled.into_iter().for_each(|index| transfers[index].repair = Some(Repair::Repaired));
     Ok(())
 }
 
-/// Takes one step of each of these transfers. Returns those that can go on, and records why the others cannot.
+/// Takes one step of each of these transfers. Returns the transfers that can continue, and records why the others cannot.
 async fn step(
     lanes: &mut Lanes,
     transfers: &mut [LostTransfer],
@@ -129,11 +129,11 @@ async fn step(
 
 // === operations ===
 
-/// What books the missing side.
+/// The operation that books the missing side.
 fn first_step(lost: &LostTransfer) -> Operation {
     let Terms { payer, payee, asset, amount, purpose, .. } = &lost.terms;
     match lost.lost {
-        // The metadata are lost with the reserve.
+        // The metadata was lost with the reserve.
         Side::Debit => Operation::Transfer(Transfer {
             ordered_by: None,
             id: TransferId(lost.id),
@@ -151,7 +151,7 @@ fn first_step(lost: &LostTransfer) -> Operation {
     }
 }
 
-/// The same, executed unless the shard refuses it. The register of a refusal is a refusal itself.
+/// The first step, executed only if the shard does not refuse it. The register of a refusal is executed in any case.
 fn executed(lost: &LostTransfer) -> Operation {
     match lost.lost {
         Side::Debit | Side::Credit => Operation::OrNothing(Box::new(first_step(lost))),
@@ -189,23 +189,23 @@ fn settle(lost: &LostTransfer) -> Operation {
     })
 }
 
-/// What an answer says about a step.
+/// The meaning of an answer for a step.
 #[derive(Debug, PartialEq, Eq)]
-enum Read {
+enum StepResult {
     Done,
-    /// It is not definite.
+    /// The answer is not definite, and the operation is sent again.
     Again(String),
     Refused(String),
 }
 
-fn read(operation: &Operation, reply: Reply) -> Read {
+fn read(operation: &Operation, reply: Reply) -> StepResult {
     let refused = |Refused { refusal, side }: Refused| {
         let side = match side {
             Some(ledger::Side::Debit) => " of the payer",
             Some(ledger::Side::Credit) => " of the payee",
             None => "",
         };
-        Read::Refused(format!("{}{side}", refusal.as_str()))
+        StepResult::Refused(format!("{}{side}", refusal.as_str()))
     };
     let presumes = matches!(peeled(operation), Operation::Decide(Decide { presumed: Some(_), .. }));
     match reply {
@@ -213,31 +213,35 @@ fn read(operation: &Operation, reply: Reply) -> Read {
             TransferOutcome::Done(TransferAnswer { state: TransferState::Rejected { refused: why, .. }, .. })
             | TransferOutcome::Done(TransferAnswer { presumed: Some(why), .. })
             | TransferOutcome::NotStored(why) => refused(why),
-            TransferOutcome::Done(_) => Read::Done,
-            // The client has sent it again meanwhile, with the metadata that were lost.
-            TransferOutcome::Mismatch { field: "metadata" } => Read::Done,
+            TransferOutcome::Done(_) => StepResult::Done,
+            // The client has sent the transfer again meanwhile, with the lost metadata.
+            TransferOutcome::Mismatch { field: "metadata" } => StepResult::Done,
             TransferOutcome::Mismatch { field } => {
-                Read::Refused(format!("the id was used again, for a transfer with another {field}"))
+                StepResult::Refused(format!("the id was used again, for a transfer with another {field}"))
             }
-            TransferOutcome::DebitNotFound => Read::Refused("account_not_found of the payer".to_owned()),
-            TransferOutcome::HoldNotFound => Read::Refused("hold_not_found".to_owned()),
+            TransferOutcome::DebitNotFound => StepResult::Refused("account_not_found of the payer".to_owned()),
+            TransferOutcome::HoldNotFound => StepResult::Refused("hold_not_found".to_owned()),
         },
-        Reply::Outcome(Outcome::Decided(Decided { verdict: Verdict::Refused(_), .. })) if presumes => Read::Done,
+        Reply::Outcome(Outcome::Decided(Decided { verdict: Verdict::Refused(_), .. })) if presumes => {
+            StepResult::Done
+        }
         Reply::Outcome(Outcome::Decided(Decided { verdict: Verdict::Refused(why), .. })) => refused(why),
         Reply::Outcome(
             Outcome::Decided(Decided { verdict: Verdict::Credited, .. })
             | Outcome::Settled(Settled { state: TransferState::Posted { .. }, .. }),
-        ) => Read::Done,
-        Reply::Outcome(Outcome::Deferred) => Read::Again("another step of it is under way".to_owned()),
+        ) => StepResult::Done,
+        Reply::Outcome(Outcome::Deferred) => StepResult::Again("another step of it is under way".to_owned()),
         Reply::Outcome(Outcome::Undetermined(credits)) => {
             let credits: Vec<String> = credits.iter().map(ToString::to_string).collect();
-            Read::Again(format!("it depends on transfers to {} that are under way", credits.join(", ")))
+            StepResult::Again(format!("it depends on transfers to {} that are under way", credits.join(", ")))
         }
-        Reply::Outcome(Outcome::NotOwner(_)) => Read::Refused("its slot has moved: run reconcile again".to_owned()),
-        Reply::Outcome(Outcome::Illegal(why)) => Read::Refused(why),
-        Reply::Outcome(other) => Read::Refused(format!("an answer to another question: {other:?}")),
-        Reply::NotExecuted { detail, .. } => Read::Again(detail),
-        Reply::Unknown => Read::Again("the fate of its commit is not known: run reconcile again".to_owned()),
+        Reply::Outcome(Outcome::NotOwner(_)) => {
+            StepResult::Refused("its slot has moved: run reconcile again".to_owned())
+        }
+        Reply::Outcome(Outcome::Illegal(why)) => StepResult::Refused(why),
+        Reply::Outcome(other) => StepResult::Refused(format!("an unexpected answer: {other:?}")),
+        Reply::NotExecuted { detail, .. } => StepResult::Again(detail),
+        Reply::Unknown => StepResult::Again("the outcome of its commit is unknown: run reconcile again".to_owned()),
     }
 }
 
@@ -250,11 +254,11 @@ fn peeled(operation: &Operation) -> &Operation {
 
 // === shards ===
 
-/// What the repair reads from the databases.
+/// The facts that the repair reads from the databases.
 struct Facts {
     map: ShardMap,
     scales: AssetScales,
-    /// By index of the transfer: an open hold that the lost side may be a capture of.
+    /// An open hold that the lost side may capture, by the index of the transfer.
     held: HashMap<usize, Uuid>,
 }
 
@@ -285,7 +289,7 @@ async fn read_facts(
     Ok(Facts { map, scales: scales.into_iter().flatten().collect(), held })
 }
 
-/// Open holds between the same accounts that are large enough, by index of the transfer.
+/// Finds open holds between the same accounts that are large enough, by the index of the transfer.
 async fn open_holds(
     connection: &mut PgConnection,
     asked: &[(usize, &LostTransfer)],
@@ -309,7 +313,7 @@ async fn open_holds(
     Ok(found.into_iter().filter_map(|(place, id)| Some((usize::try_from(place).ok()?, id))).collect())
 }
 
-/// The nodes that write for the shards, connected when they are needed.
+/// The nodes that write for the shards. Each is connected when it is first needed.
 struct Lanes {
     map: ShardMap,
     scales: AssetScales,
@@ -317,12 +321,13 @@ struct Lanes {
 }
 
 impl Lanes {
-    /// Executes operations, and sends those again whose answer is not definite. Gives for each the reason why it is not done.
+    /// Executes operations, and sends operations without a definite answer again. Returns for each operation the reason if it was not executed.
     async fn execute(&mut self, shard: &str, operations: &[Operation]) -> anyhow::Result<Vec<Result<(), String>>> {
-        let mut judged: Vec<Option<Read>> = operations.iter().map(|_| None).collect();
+        let mut judged: Vec<Option<StepResult>> = operations.iter().map(|_| None).collect();
         for attempt in 0..ATTEMPTS {
-            let open: Vec<usize> =
-                (0..judged.len()).filter(|index| matches!(judged[*index], None | Some(Read::Again(_)))).collect();
+            let open: Vec<usize> = (0..judged.len())
+                .filter(|index| matches!(judged[*index], None | Some(StepResult::Again(_))))
+                .collect();
             if open.is_empty() {
                 break;
             }
@@ -336,8 +341,8 @@ impl Lanes {
             }
         }
         let results = judged.into_iter().map(|read| match read {
-            Some(Read::Done) => Ok(()),
-            Some(Read::Again(reason) | Read::Refused(reason)) => Err(reason),
+            Some(StepResult::Done) => Ok(()),
+            Some(StepResult::Again(reason) | StepResult::Refused(reason)) => Err(reason),
             None => Err("the shard gave no answer".to_owned()),
         });
         Ok(results.collect())
@@ -358,7 +363,7 @@ impl Lanes {
         answer.results.into_iter().map(|result| Ok(Reply::try_from(result)?)).collect()
     }
 
-    /// The first node of the shard that writes.
+    /// Connects to the first node of the shard that writes.
     async fn connect(&self, shard: &str) -> anyhow::Result<ShardNodeClient<Channel>> {
         let found = self.map.shards.iter().find(|found| found.id == shard);
         let found = found.with_context(|| format!("the newest map has no shard {shard}"))?;
@@ -434,9 +439,9 @@ mod tests {
     fn a_verdict_repairs_the_side_that_it_is_the_evidence_for() {
         let refused = || decided(Verdict::Refused(Refused::credit(Refusal::AccountClosed)));
         let credit = executed(&lost(Side::Credit));
-        assert_eq!(read(&credit, decided(Verdict::Credited)), Read::Done);
-        assert_eq!(read(&credit, refused()), Read::Refused("account_closed of the payee".to_owned()));
-        assert_eq!(read(&executed(&lost(Side::Refusal)), refused()), Read::Done);
+        assert_eq!(read(&credit, decided(Verdict::Credited)), StepResult::Done);
+        assert_eq!(read(&credit, refused()), StepResult::Refused("account_closed of the payee".to_owned()));
+        assert_eq!(read(&executed(&lost(Side::Refusal)), refused()), StepResult::Done);
     }
 
     #[test]
@@ -444,11 +449,11 @@ mod tests {
         let debit = executed(&lost(Side::Debit));
         let reply = |outcome| Reply::Outcome(Outcome::Transfer(outcome));
         let short = TransferOutcome::NotStored(Refused::debit(Refusal::InsufficientFunds));
-        assert_eq!(read(&debit, reply(short)), Read::Refused("insufficient_funds of the payer".to_owned()));
-        assert_eq!(read(&debit, reply(TransferOutcome::Mismatch { field: "metadata" })), Read::Done);
+        assert_eq!(read(&debit, reply(short)), StepResult::Refused("insufficient_funds of the payer".to_owned()));
+        assert_eq!(read(&debit, reply(TransferOutcome::Mismatch { field: "metadata" })), StepResult::Done);
         let other = read(&debit, reply(TransferOutcome::Mismatch { field: "amount" }));
-        assert!(matches!(other, Read::Refused(why) if why.contains("another amount")));
-        assert!(matches!(read(&debit, Reply::Unknown), Read::Again(_)));
+        assert!(matches!(other, StepResult::Refused(why) if why.contains("another amount")));
+        assert!(matches!(read(&debit, Reply::Unknown), StepResult::Again(_)));
     }
 
     #[test]

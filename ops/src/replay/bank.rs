@@ -1,4 +1,4 @@
-//! The bank's file: transactions of the Czech bank of the PKDD'99 Discovery Challenge, one a line, as CSV or gzipped CSV.
+//! The bank's file: transactions of the Czech bank of the PKDD'99 Discovery Challenge, one on each line, as CSV or gzipped CSV.
 
 use std::{fmt, fs::File, io::Read, path::Path};
 
@@ -10,7 +10,7 @@ pub const SCALE: u32 = 2;
 const HEADER: &str = "trans_id,account_id,date,type,operation,amount,balance,k_symbol,bank,account";
 const COLUMNS: usize = 10;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
-/// The challenge's whole file has a million lines; more than this is not that file.
+/// The largest accepted file. The whole file of the challenge has a million lines and is smaller.
 const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// One line of the file.
@@ -21,15 +21,15 @@ pub struct Transaction {
     pub date: Date,
     /// Change of the account in minor units: credits above zero, debits below.
     pub change: i64,
-    /// The account's balance after it, as the bank recorded and rounded it.
+    /// The account's balance after the transaction, as the bank recorded and rounded it.
     pub balance: i64,
     pub partner: Partner,
-    /// The bank's own words for it, for the transfer's metadata.
+    /// The bank's own words for the transaction, which become metadata of the transfer.
     pub operation: String,
     pub symbol: String,
 }
 
-/// Where the money of a transaction comes from or goes to.
+/// The other side of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Partner {
     Cash,
@@ -94,7 +94,7 @@ fn parse(text: &str) -> anyhow::Result<Vec<Transaction>> {
 }
 
 fn parse_line(line: &str) -> anyhow::Result<Transaction> {
-    // The challenge's files quote nothing but text columns, and this one nothing at all.
+    // This file of the challenge has no quoted columns.
     ensure!(!line.contains('"'), "quoted fields are not read");
     let fields: Vec<&str> = line.split(',').map(str::trim).collect();
     let fields: [&str; COLUMNS] =
@@ -120,16 +120,16 @@ fn parse_line(line: &str) -> anyhow::Result<Transaction> {
 }
 
 fn partner(operation: &str, symbol: &str, bank: &str) -> anyhow::Result<Partner> {
-    // The symbol first: fees and sanction interest are booked as if they were cash withdrawals.
+    // The symbol is examined first, because the bank books fees and sanction interest like cash withdrawals.
     match (operation, symbol) {
         (_, "UROK" | "SANKC. UROK") => Ok(Partner::Interest),
         (_, "SLUZBY") => Ok(Partner::Fees),
         ("VKLAD" | "VYBER" | "VYBER KARTOU", _) => Ok(Partner::Cash),
         ("PREVOD Z UCTU" | "PREVOD NA UCET", _) => {
-            ensure!(!bank.is_empty(), "bank: a transfer from or to another bank names none");
+            ensure!(!bank.is_empty(), "bank: a transfer from or to another bank does not name the bank");
             Ok(Partner::Bank(bank.to_owned()))
         }
-        (operation, symbol) => bail!("operation: nothing is known of {operation:?} with k_symbol {symbol:?}"),
+        (operation, symbol) => bail!("operation: {operation:?} with k_symbol {symbol:?} is unknown"),
     }
 }
 

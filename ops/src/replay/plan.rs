@@ -1,51 +1,51 @@
-//! What the replay will do, worked out before anything is sent: which accounts to open, with which overdraft and why, and
-//! every transfer in an order in which nothing is refused that the bank let through.
+//! The plan of a replay, which is complete before anything is sent: the accounts to open, their overdrafts with the reasons, and all
+//! transfers in an order in which the ledger refuses no transaction that the bank allowed.
 //!
-//! The file gives the days in order, but the rows of a day in any order. Each row carries the balance after it, so [`order`] finds the
-//! order in which the balances chain: balance before ± amount = balance after, within the bank's rounding. Where rows
-//! are missing from the file (its last day is cut off) the chain has a gap, and its size is the sum of what is missing.
+//! The file has the days in order, but the rows of a day in any order. Each row has the balance after the transaction, so [`order`] finds the
+//! order in which the balances chain: balance before ± amount = balance after, within the bank's rounding. If rows are missing from the file
+//! (its last day is incomplete), the chain has a gap, and the size of the gap is the sum of the missing amounts.
 
 use std::collections::BTreeMap;
 
 use super::bank::{Date, Partner, Transaction};
 
 #[derive(Debug)]
-pub struct Plan {
-    /// The accounts money comes from and goes to; they may go negative without limit.
+pub struct ReplayPlan {
+    /// The accounts on the other side of the transactions. They may go negative without limit.
     pub partners: Vec<Partner>,
     pub customers: Vec<Customer>,
-    /// By date, each account's in the order of its balances.
+    /// The transactions by date. Those of one account are in the order of its balances.
     pub transactions: Vec<Transaction>,
 }
 
-/// One account of the bank, and what its own records say about it.
+/// One account of the bank, and what the bank's records say about it.
 #[derive(Debug, Default)]
 pub struct Customer {
     pub account: u64,
-    /// What the file's amounts add up to.
+    /// The sum of the file's amounts.
     pub sum: i64,
     /// The bank's balance after the account's last transaction in the file.
     pub recorded: i64,
-    /// What the bank's rounding of recorded balances adds up to, and in how many rows.
+    /// The sum of the bank's rounding of recorded balances, and the number of rounded rows.
     pub rounding: Rounding,
     pub gaps: Vec<(Date, Gap)>,
-    /// The lowest point, where it lies below zero.
+    /// The lowest balance, if it is below zero.
     pub dip: Option<Dip>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rounding {
     pub rows: usize,
-    /// Sum of amounts minus change of the recorded balances.
+    /// The sum of the amounts minus the change of the recorded balances.
     pub total: i64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dip {
     pub date: Date,
-    /// The sum of the amounts so far: below zero, and the overdraft the account needs.
+    /// The sum of the amounts up to this point. It is below zero, and is the overdraft that the account needs.
     pub balance: i64,
-    /// What the bank recorded there.
+    /// The balance that the bank recorded at this point.
     pub recorded: i64,
 }
 
@@ -54,7 +54,7 @@ impl Customer {
         account_id(self.account)
     }
 
-    /// How far below zero the account may go: as far as the bank let it.
+    /// How far below zero the account may go, which is as far as the bank allowed.
     pub fn overdraft(&self) -> i64 {
         self.dip.map_or(0, |dip| -dip.balance)
     }
@@ -65,8 +65,8 @@ pub fn account_id(account: u64) -> String {
     format!("bank:{account}")
 }
 
-/// Works out the plan from the file's rows.
-pub fn plan(rows: Vec<Transaction>) -> Plan {
+/// Makes the plan from the file's rows.
+pub fn plan(rows: Vec<Transaction>) -> ReplayPlan {
     let mut by_account: BTreeMap<u64, BTreeMap<Date, Vec<Transaction>>> = BTreeMap::new();
     let mut partners: Vec<Partner> = rows.iter().map(|row| row.partner.clone()).collect();
     partners.sort_unstable();
@@ -75,7 +75,7 @@ pub fn plan(rows: Vec<Transaction>) -> Plan {
         by_account.entry(row.account).or_default().entry(row.date).or_default().push(row);
     }
     let mut customers = Vec::with_capacity(by_account.len());
-    // (date, place within the account's day) orders the whole; accounts take turns within a day.
+    // The key (date, place within the account's day) orders all transactions. Accounts take turns within a day.
     let mut placed: Vec<((Date, usize), Transaction)> = Vec::new();
     for (account, days) in by_account {
         let mut customer = Customer { account, ..Customer::default() };
@@ -86,11 +86,11 @@ pub fn plan(rows: Vec<Transaction>) -> Plan {
         customers.push(customer);
     }
     placed.sort_by_key(|(place, row)| (*place, row.id));
-    Plan { partners, customers, transactions: placed.into_iter().map(|(_, row)| row).collect() }
+    ReplayPlan { partners, customers, transactions: placed.into_iter().map(|(_, row)| row).collect() }
 }
 
 impl Customer {
-    /// Orders a day's rows and follows the balances through it.
+    /// Orders the rows of a day and follows the balances through the day.
     fn take_day(&mut self, date: Date, rows: &[Transaction]) -> Vec<Transaction> {
         let day = order(self.recorded, rows);
         self.gaps.extend(day.gap.map(|gap| (date, gap)));
@@ -113,9 +113,9 @@ impl Customer {
 
 /// Cuts the transactions into batches of at most `size`, each ordered so that few of its transfers wait for another.
 ///
-/// A transfer waits when an earlier one of its batch credits the account it debits. The rows of one account keep their
-/// order; between them the deposits go first, or every deposit (debit of the one cash account) would wait for the
-/// withdrawals before it (credits of it).
+/// A transfer waits if an earlier transfer of its batch credits the account that it debits. The rows of one account keep their order. Within
+/// this order, deposits come first. Otherwise every deposit, which debits the one cash account, would wait for the withdrawals before it,
+/// which credit that account.
 pub fn batches(transactions: &[Transaction], size: usize) -> Vec<Vec<&Transaction>> {
     transactions
         .chunks(size.max(1))
@@ -135,7 +135,8 @@ pub fn batches(transactions: &[Transaction], size: usize) -> Vec<Vec<&Transactio
         .collect()
 }
 
-/// The bank rounds recorded balances to 0.10, so two of them in a row may differ by that much from the amount between.
+/// The bank rounds recorded balances to 0.10, so the difference of two consecutive balances may deviate from the amount by this much, in
+/// minor units.
 const STEP_TOLERANCE: i64 = 10;
 /// The longest day of the bank's file has 7 rows. A day whose search takes more steps than this is treated as broken.
 const MAX_SEARCH_STEPS: usize = 100_000;
@@ -143,7 +144,7 @@ const MAX_SEARCH_STEPS: usize = 100_000;
 /// The rows of a day in the order in which they happened.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Day {
-    /// Indexes into the rows given.
+    /// Indexes into the given rows.
     pub order: Vec<usize>,
     /// Rows missing from the file.
     pub gap: Option<Gap>,
@@ -151,13 +152,13 @@ pub struct Day {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gap {
-    /// Missing before the row with this transaction id: together they change the balance by `net`, within the rounding.
+    /// Rows are missing before the row with this transaction id. Together they change the balance by `net`, within the rounding.
     Before { transaction: u64, net: i64 },
-    /// Missing in more than one place.
+    /// Rows are missing in more than one place.
     Several,
 }
 
-/// Orders one account's rows of one day, given the bank's balance at the end of the day before.
+/// Orders one account's rows of one day. `opening` is the bank's balance at the end of the previous day.
 pub fn order(opening: i64, rows: &[Transaction]) -> Day {
     let all: Vec<usize> = (0..rows.len()).collect();
     let mut order = longest_chain(opening, rows, &all);
@@ -166,7 +167,7 @@ pub fn order(opening: i64, rows: &[Transaction]) -> Day {
     }
     let rest: Vec<usize> = all.into_iter().filter(|index| !order.contains(index)).collect();
     let before = order.last().map_or(opening, |&last| rows[last].balance);
-    // One gap: some row starts a chain of all that is left.
+    // If there is one gap, some row starts a chain of all remaining rows.
     for &first in &rest {
         let opening_after_gap = rows[first].balance - rows[first].change;
         let chain = longest_chain(opening_after_gap, rows, &rest);
@@ -176,7 +177,7 @@ pub fn order(opening: i64, rows: &[Transaction]) -> Day {
             return Day { order, gap: Some(gap) };
         }
     }
-    // Money in before money out, so that nothing is refused that the bank let through.
+    // Credits come before debits, so that the ledger refuses nothing that the bank allowed.
     let mut rest = rest;
     rest.sort_by_key(|&index| (rows[index].change < 0, rows[index].id));
     order.extend(rest);
@@ -185,12 +186,12 @@ pub fn order(opening: i64, rows: &[Transaction]) -> Day {
 
 /// The longest order of `candidates` whose balances chain from `opening`.
 fn longest_chain(opening: i64, rows: &[Transaction], candidates: &[usize]) -> Vec<usize> {
-    let mut search = Search { rows, left: candidates.to_vec(), path: Vec::new(), longest: Vec::new(), steps: 0 };
+    let mut search = ChainSearch { rows, left: candidates.to_vec(), path: Vec::new(), longest: Vec::new(), steps: 0 };
     search.extend(opening);
     search.longest
 }
 
-struct Search<'a> {
+struct ChainSearch<'a> {
     rows: &'a [Transaction],
     left: Vec<usize>,
     path: Vec<usize>,
@@ -198,8 +199,8 @@ struct Search<'a> {
     steps: usize,
 }
 
-impl Search<'_> {
-    /// Depth first; true once every row has its place.
+impl ChainSearch<'_> {
+    /// Searches depth first. Returns true once every row has its place.
     fn extend(&mut self, balance: i64) -> bool {
         self.steps += 1;
         if self.path.len() > self.longest.len() {
@@ -210,7 +211,7 @@ impl Search<'_> {
         }
         let rows = self.rows;
         let off = |index: usize| (balance + rows[index].change - rows[index].balance).abs();
-        // The best fit first: two rows of one amount fit the same place when the rounding hides the difference.
+        // The best fit is tried first, because two rows of one amount fit the same place if the rounding hides the difference.
         let mut next: Vec<usize> = self.left.iter().copied().filter(|&index| off(index) <= STEP_TOLERANCE).collect();
         next.sort_by_key(|&index| (off(index), rows[index].id));
         for index in next {
@@ -291,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_dead_end_is_left_again() {
-        // Row 1 fits first as well, but then nothing fits behind it.
+        // Row 1 also fits first, but then no row fits after it.
         let rows = [row_of_a_day(1, 100, 1_100), row_of_a_day(2, 200, 1_200), row_of_a_day(3, -200, 1_000)];
         assert_eq!(order(1_000, &rows), Day { order: vec![1, 2, 0], gap: None });
     }

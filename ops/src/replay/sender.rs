@@ -1,9 +1,9 @@
-//! The replay's requests: accounts and transfers in batches over a router's HTTP API, each repeated under the same ids until
-//! its outcome is certain.
+//! The requests of a replay: batches of accounts and transfers over a router's HTTP API. Each batch is repeated under the same ids until its
+//! outcome is certain.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use indicatif::ProgressBar;
@@ -14,78 +14,54 @@ use uuid::Uuid;
 
 use super::{
     bank::{Partner, SCALE, Transaction},
-    plan::{Customer, Plan, account_id, batches},
+    plan::{Customer, ReplayPlan, account_id, batches},
 };
-use crate::http_client::{HttpClient, Problem};
+use crate::http_client::{BatchAnswer, HttpClient, ItemAnswer, problem_of};
 
-/// Namespace of the transfers' ids: they are version 5 UUIDs of the bank's trans_id, the same in every replay.
+/// Namespace of the transfers' ids, which are version 5 UUIDs of the bank's trans_id and the same in every replay.
 const NAMESPACE: Uuid = Uuid::from_u128(0x5d0c_9f0a_7f0b_4c55_9d6e_61d9_2f2b_1993);
 const ASSET: &str = "CZK";
 const BATCH: usize = 1_000;
-/// A batch is sent again while its outcome is uncertain: some minutes in all, enough for a shard to come back.
+/// The most attempts to send a batch while its outcome is uncertain. They take some minutes in all, which is enough for a shard to recover.
 const ATTEMPTS: usize = 60;
 const FIRST_PAUSE_MS: u64 = 100;
 const LONGEST_PAUSE_MS: u64 = 5_000;
 
-pub struct Sender {
+pub struct ReplaySender {
     client: HttpClient,
-    /// Any of these will do; attempts take turns.
+    /// The routers. Attempts use them in turn.
     routers: Vec<String>,
 }
 
-/// What became of the accounts or transfers sent.
+/// The outcomes of the accounts or transfers that were sent.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// New in this run.
+pub struct SentTally {
+    /// Items that this run put into the ledger.
     pub done: u64,
-    /// Done in an earlier run.
+    /// Items that an earlier run put into the ledger.
     pub replayed: u64,
-    /// Refused, by code.
+    /// Refused items, by code.
     pub refused: BTreeMap<String, u64>,
 }
 
-#[derive(Debug, Deserialize)]
-struct BatchAnswer {
-    results: Vec<ItemAnswer>,
-}
-
-/// One item's result. Accounts and transfers differ in what else they carry, which is of no interest here.
-#[derive(Debug, Deserialize)]
-struct ItemAnswer {
-    id: String,
-    status: Option<String>,
-    #[serde(default)]
-    replayed: bool,
-    code: Option<String>,
-    field: Option<String>,
-    detail: Option<String>,
-}
-
-/// What an item's answer means for the replay.
-enum Fate {
+/// The meaning of an item's answer for the replay.
+enum ReplayFate {
     Done,
     Replayed,
     Refused(String),
-    /// Pending, or not executed for want of a shard: send it again.
+    /// The item is pending, or was not executed because a shard is unavailable. It is sent again.
     Uncertain,
 }
 
-impl Sender {
-    /// Finds the routers that answer at all: a wrong address is worth telling at once.
+impl ReplaySender {
+    /// Keeps the routers that answer.
     pub async fn connect(client: HttpClient, urls: &[String]) -> anyhow::Result<Self> {
-        let mut routers = Vec::new();
-        let mut unreachable = anyhow!("no router is named");
-        for url in urls {
-            match client.send(Method::GET, &format!("{url}/v1/accounts/{}", Partner::Cash), Bytes::new()).await {
-                Ok(_) => routers.push(url.clone()),
-                Err(error) => unreachable = error,
-            }
-        }
-        if routers.is_empty() { Err(unreachable) } else { Ok(Self { client, routers }) }
+        let routers = client.reachable_routers(urls, &format!("/v1/accounts/{}", Partner::Cash)).await?;
+        Ok(Self { client, routers })
     }
 
     /// Opens the partners' and the customers' accounts.
-    pub async fn open_accounts(&self, plan: &Plan, progress: &ProgressBar) -> anyhow::Result<Tally> {
+    pub async fn open_accounts(&self, plan: &ReplayPlan, progress: &ProgressBar) -> anyhow::Result<SentTally> {
         let partners = plan.partners.iter().map(|partner| {
             let metadata = json!({"source": "bank"});
             json!({"id": partner.to_string(), "asset": ASSET, "overdraft": "unlimited", "metadata": metadata})
@@ -96,7 +72,7 @@ impl Sender {
             json!({"id": customer.id(), "asset": ASSET, "overdraft": overdraft, "metadata": metadata})
         });
         let accounts: Vec<serde_json::Value> = partners.chain(customers).collect();
-        let mut tally = Tally::default();
+        let mut tally = SentTally::default();
         for batch in accounts.chunks(BATCH) {
             let body = serde_json::to_vec(&json!({ "accounts": batch }))?;
             self.send("/v1/accounts:batch", body.into(), batch.len(), ItemAnswer::account_fate, &mut tally)
@@ -107,9 +83,9 @@ impl Sender {
         Ok(tally)
     }
 
-    /// Sends every transfer of the plan, batch after batch: the next one leaves when the last one's outcome is certain.
-    pub async fn send_transfers(&self, plan: &Plan, progress: &ProgressBar) -> anyhow::Result<Tally> {
-        let mut tally = Tally::default();
+    /// Sends every transfer of the plan in batches. The next batch is sent when the outcome of the previous batch is certain.
+    pub async fn send_transfers(&self, plan: &ReplayPlan, progress: &ProgressBar) -> anyhow::Result<SentTally> {
+        let mut tally = SentTally::default();
         for batch in batches(&plan.transactions, BATCH) {
             let transfers: Vec<serde_json::Value> = batch.iter().copied().map(transfer).collect();
             let body = serde_json::to_vec(&json!({ "transfers": transfers }))?;
@@ -121,13 +97,14 @@ impl Sender {
         Ok(tally)
     }
 
-    /// What the ledger says the account's balance is.
+    /// The account's balance in the ledger, in minor units.
     pub async fn posted(&self, customer: &Customer) -> anyhow::Result<i64> {
         #[derive(Deserialize)]
-        struct Account {
+        struct AccountBalance {
             posted: String,
         }
-        let account: Account = self.client.get(&format!("{}/v1/accounts/{}", self.routers[0], customer.id())).await?;
+        let account: AccountBalance =
+            self.client.get(&format!("{}/v1/accounts/{}", self.routers[0], customer.id())).await?;
         let minor = ledger::parse_minor(account.posted.trim_start_matches('-'), SCALE)
             .with_context(|| format!("balance {:?} of {}", account.posted, customer.id()))?;
         Ok(if account.posted.starts_with('-') { -minor } else { minor })
@@ -138,20 +115,20 @@ impl Sender {
         path: &str,
         body: Bytes,
         items: usize,
-        fate: fn(&ItemAnswer) -> anyhow::Result<Fate>,
-        tally: &mut Tally,
+        fate: fn(&ItemAnswer) -> anyhow::Result<ReplayFate>,
+        tally: &mut SentTally,
     ) -> anyhow::Result<()> {
-        // What was done by this run's own earlier attempt is not a replay.
+        // An item that an earlier attempt of this run executed is no replay.
         let mut own: Vec<bool> = vec![false; items];
         let mut pause_ms = FIRST_PAUSE_MS;
         for router in self.routers.iter().cycle().take(ATTEMPTS) {
             if let Some(results) = self.post(&format!("{router}{path}"), body.clone()).await? {
                 ensure!(results.len() == items, "{path} answered {} results for {items} items", results.len());
-                let fates = results.iter().map(fate).collect::<anyhow::Result<Vec<Fate>>>()?;
+                let fates = results.iter().map(fate).collect::<anyhow::Result<Vec<ReplayFate>>>()?;
                 for (own, fate) in own.iter_mut().zip(&fates) {
-                    *own |= matches!(fate, Fate::Done | Fate::Uncertain);
+                    *own |= matches!(fate, ReplayFate::Done | ReplayFate::Uncertain);
                 }
-                if !fates.iter().any(|fate| matches!(fate, Fate::Uncertain)) {
+                if !fates.iter().any(|fate| matches!(fate, ReplayFate::Uncertain)) {
                     tally.add(fates, &own);
                     return Ok(());
                 }
@@ -162,7 +139,7 @@ impl Sender {
         bail!("{path}: the outcome is still uncertain after {ATTEMPTS} attempts")
     }
 
-    /// One attempt. `None`: nothing certain came back, try again.
+    /// Makes one attempt. `None`: no outcome is certain, and the batch is sent again.
     async fn post(&self, url: &str, body: Bytes) -> anyhow::Result<Option<Vec<ItemAnswer>>> {
         let Ok((status, answer)) = self.client.send(Method::POST, url, body).await else {
             return Ok(None);
@@ -173,10 +150,7 @@ impl Sender {
         if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
             return Ok(None);
         }
-        match serde_json::from_slice::<Problem>(&answer) {
-            Ok(problem) => Err(problem.into()),
-            Err(_) => bail!("{url} answered {status}"),
-        }
+        Err(problem_of(url, status, &answer))
     }
 }
 
@@ -202,27 +176,27 @@ fn transfer(transaction: &Transaction) -> serde_json::Value {
 // === impl ItemAnswer ===
 
 impl ItemAnswer {
-    fn transfer_fate(&self) -> anyhow::Result<Fate> {
+    fn transfer_fate(&self) -> anyhow::Result<ReplayFate> {
         self.clash()?;
         match (self.status.as_deref(), &self.code) {
-            (Some("posted" | "reversed"), _) if self.replayed => Ok(Fate::Replayed),
-            (Some("posted" | "reversed"), _) => Ok(Fate::Done),
-            (Some("rejected"), Some(code)) => Ok(Fate::Refused(code.clone())),
-            (_, Some(code)) if code == "account_not_found" => Ok(Fate::Refused(code.clone())),
-            _ => Ok(Fate::Uncertain),
+            (Some("posted" | "reversed"), _) if self.replayed => Ok(ReplayFate::Replayed),
+            (Some("posted" | "reversed"), _) => Ok(ReplayFate::Done),
+            (Some("rejected"), Some(code)) => Ok(ReplayFate::Refused(code.clone())),
+            (_, Some(code)) if code == "account_not_found" => Ok(ReplayFate::Refused(code.clone())),
+            _ => Ok(ReplayFate::Uncertain),
         }
     }
 
-    fn account_fate(&self) -> anyhow::Result<Fate> {
+    fn account_fate(&self) -> anyhow::Result<ReplayFate> {
         self.clash()?;
         match &self.code {
-            None if self.replayed => Ok(Fate::Replayed),
-            None => Ok(Fate::Done),
-            Some(_) => Ok(Fate::Uncertain),
+            None if self.replayed => Ok(ReplayFate::Replayed),
+            None => Ok(ReplayFate::Done),
+            Some(_) => Ok(ReplayFate::Uncertain),
         }
     }
 
-    /// The id is taken by something else: another file was replayed here, or the accounts were opened by hand.
+    /// Fails if something else uses the id, because another file was replayed here or the accounts were opened by hand.
     fn clash(&self) -> anyhow::Result<()> {
         match self.code.as_deref() {
             Some("idempotency_mismatch" | "account_exists") => bail!(
@@ -238,16 +212,16 @@ impl ItemAnswer {
     }
 }
 
-// === impl Tally ===
+// === impl SentTally ===
 
-impl Tally {
-    fn add(&mut self, fates: Vec<Fate>, own: &[bool]) {
+impl SentTally {
+    fn add(&mut self, fates: Vec<ReplayFate>, own: &[bool]) {
         for (fate, own) in fates.into_iter().zip(own) {
             match fate {
-                Fate::Replayed if !own => self.replayed += 1,
-                Fate::Done | Fate::Replayed => self.done += 1,
-                Fate::Refused(code) => *self.refused.entry(code).or_default() += 1,
-                Fate::Uncertain => {}
+                ReplayFate::Replayed if !own => self.replayed += 1,
+                ReplayFate::Done | ReplayFate::Replayed => self.done += 1,
+                ReplayFate::Refused(code) => *self.refused.entry(code).or_default() += 1,
+                ReplayFate::Uncertain => {}
             }
         }
     }
@@ -264,16 +238,16 @@ mod tests {
     #[test]
     fn answers_are_told_apart() {
         let done = answer(r#"{"id": "1", "status": "posted", "replayed": false}"#);
-        assert!(matches!(done.transfer_fate(), Ok(Fate::Done)));
+        assert!(matches!(done.transfer_fate(), Ok(ReplayFate::Done)));
         let replayed = answer(r#"{"id": "1", "status": "posted", "replayed": true}"#);
-        assert!(matches!(replayed.transfer_fate(), Ok(Fate::Replayed)));
+        assert!(matches!(replayed.transfer_fate(), Ok(ReplayFate::Replayed)));
         let refused = answer(r#"{"id": "1", "status": "rejected", "replayed": true, "code": "insufficient_funds"}"#);
-        assert!(matches!(refused.transfer_fate(), Ok(Fate::Refused(code)) if code == "insufficient_funds"));
+        assert!(matches!(refused.transfer_fate(), Ok(ReplayFate::Refused(code)) if code == "insufficient_funds"));
         for uncertain in [
             r#"{"id": "1", "status": "pending", "replayed": false}"#,
             r#"{"id": "1", "status": "failed", "replayed": false, "code": "shard_unavailable"}"#,
         ] {
-            assert!(matches!(answer(uncertain).transfer_fate(), Ok(Fate::Uncertain)), "{uncertain}");
+            assert!(matches!(answer(uncertain).transfer_fate(), Ok(ReplayFate::Uncertain)), "{uncertain}");
         }
         let clash = answer(r#"{"id": "1", "status": "failed", "code": "idempotency_mismatch", "field": "amount"}"#);
         assert!(clash.transfer_fate().is_err());
@@ -281,8 +255,8 @@ mod tests {
 
     #[test]
     fn what_an_earlier_attempt_did_is_no_replay() {
-        let mut tally = Tally::default();
-        tally.add(vec![Fate::Replayed, Fate::Replayed, Fate::Done], &[true, false, true]);
+        let mut tally = SentTally::default();
+        tally.add(vec![ReplayFate::Replayed, ReplayFate::Replayed, ReplayFate::Done], &[true, false, true]);
         assert_eq!((tally.done, tally.replayed), (2, 1));
     }
 }

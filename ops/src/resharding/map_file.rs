@@ -1,4 +1,4 @@
-//! The shard map as files and routers have it. A map file is edited so that comments and layout stay as they are.
+//! Reads the shard map from files and routers, and edits map files. An edit keeps comments and layout.
 
 use std::{fs, path::Path};
 
@@ -25,7 +25,8 @@ pub async fn of_router(client: &HttpClient, url: &str) -> anyhow::Result<ShardMa
     map_from(&answer).with_context(|| format!("the shard map of router {url}"))
 }
 
-/// The router lists slots by where their requests go; its overrides say which of them the map gives to another shard.
+/// Parses the answer of a router. The router lists each slot under the shard that gets its requests. The overrides name the slots that the
+/// map assigns to another shard.
 fn map_from(answer: &Value) -> anyhow::Result<ShardMap> {
     let text = |value: &Value| value.as_str().map(str::to_owned).context("a text is missing");
     let cluster: ClusterId = text(&answer["cluster"])?.parse()?;
@@ -65,7 +66,7 @@ fn set_owner(owners: &mut [Option<String>], slots: &str, shard: &str) -> anyhow:
     Ok(())
 }
 
-/// Writes a map to the file, unless the file has a newer one, and keeps its comments.
+/// Writes a map to the file, unless the file has a newer map. Keeps the comments of the file.
 pub fn write(newest: &ShardMap, file: &Path) -> anyhow::Result<()> {
     let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     if ShardMap::parse(&text)?.version >= newest.version {
@@ -74,10 +75,10 @@ pub fn write(newest: &ShardMap, file: &Path) -> anyhow::Result<()> {
     files::replace(file, &updated(&text, newest)?, Audience::Everyone)
 }
 
-/// The text with the slots, the version and the shards of `map`. What the two have in common stays as it is.
+/// The text with the slots, the version and the shards of `map`. Everything that is the same in both stays unchanged.
 ///
 /// # Errors
-/// When the text is not a map, or is the map of another cluster.
+/// The text is not a map, or is the map of another cluster.
 fn updated(text: &str, map: &ShardMap) -> anyhow::Result<String> {
     let before = ShardMap::parse(text)?;
     if before.cluster != map.cluster {
@@ -142,7 +143,7 @@ fn update_removed(document: &mut DocumentMut, map: &ShardMap) -> anyhow::Result<
     Ok(())
 }
 
-/// Replaces a value and keeps its decoration, comments included.
+/// Replaces a value and keeps its decoration, including comments.
 fn set(table: &mut Table, key: &str, new: toml_edit::Value) {
     match table.get_mut(key).and_then(Item::as_value_mut) {
         Some(there) => {
@@ -240,7 +241,7 @@ slots = []
         let shorter = updated(&text, &without).unwrap();
         assert!(shorter.ends_with("[[removed]]\nid = \"s2\"\nnumber = 2\n"), "{shorter}");
         assert_eq!(updated(&shorter, &without).unwrap(), shorter);
-        // And back, without the shard that is gone.
+        // The change back removes the shard again.
         assert_eq!(ShardMap::parse(&updated(&text, &before).unwrap()).unwrap(), before);
     }
 }

@@ -1,4 +1,4 @@
-//! Plans of moves: which slots go from which shard to which, how long that takes, and what keeps a move from beginning.
+//! Plans of moves: which slots move from which shard to which shard, how long the moves take, and which open moves block them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,15 +9,15 @@ use uuid::Uuid;
 
 use super::{Nodes, Owners, view::MoveView};
 
-/// A slot weighs at least so much of the cluster.
+/// The least weight of a slot, as a part of the cluster.
 const LEAST_WEIGHT: f64 = 1e-6;
 
-/// A shard within so much of the mean is left as it is: traffic changes the shares by more than that.
+/// A shard whose share is within this distance of the mean stays unchanged, because traffic changes shares by more than that.
 const TOLERANCE: f64 = 0.02;
 
-/// Moves to be applied, at once where [`wave`] allows it.
+/// Moves to be applied. Those that [`wave`] selects run at once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Plan {
+pub struct MovePlan {
     pub cluster: ClusterId,
     /// The version of the map that the plan was made with.
     pub map_version: u64,
@@ -25,27 +25,27 @@ pub struct Plan {
     pub moves: Vec<PlannedMove>,
 }
 
-/// One move. Its id makes a second `apply` go on with this move.
+/// One move. Because of its id, a second `apply` continues this move.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PlannedMove {
     pub id: Uuid,
     pub from: String,
     pub to: String,
     pub slots: Vec<String>,
-    /// As counted when the plan was made.
+    /// The number of accounts when the plan was made.
     pub accounts: i64,
-    /// An estimate, in bytes of tables and indexes.
+    /// The estimated bytes of tables and indexes.
     pub bytes: i64,
 }
 
-/// What a plan is to achieve.
+/// The goal of a plan.
 #[derive(Debug, Clone)]
 pub enum Goal {
-    /// Equal weights on all shards.
+    /// All shards get equal weights.
     Balance,
-    /// Nothing on these shards.
+    /// These shards become empty.
     Drain(Vec<String>),
-    /// These slots on this shard.
+    /// These slots move to this shard.
     Slots(Vec<SlotRange>, String),
 }
 
@@ -59,7 +59,7 @@ impl Goal {
     }
 }
 
-/// What is known of the cluster's slots.
+/// The sizes and loads of the cluster's slots.
 #[derive(Debug, Clone)]
 pub struct Weights {
     weight: BTreeMap<Slot, f64>,
@@ -135,8 +135,8 @@ impl Weights {
 /// Decides what to move.
 ///
 /// # Errors
-/// When the goal is reached already, or cannot be.
-pub fn decide(nodes: &Nodes, owners: &Owners, weights: &Weights, goal: &Goal) -> anyhow::Result<Plan> {
+/// The goal is already reached, or cannot be reached.
+pub fn decide(nodes: &Nodes, owners: &Owners, weights: &Weights, goal: &Goal) -> anyhow::Result<MovePlan> {
     let shards: Vec<String> = nodes.map.shards.iter().map(|shard| shard.id.clone()).collect();
     let pairs = match goal {
         Goal::Slots(slots, to) => {
@@ -154,7 +154,7 @@ pub fn decide(nodes: &Nodes, owners: &Owners, weights: &Weights, goal: &Goal) ->
         Goal::Balance => balanced(owners, weights, &shards),
     };
     let moves = pairs.into_iter().map(|((from, to), slots)| weights.planned(&from, &to, slots));
-    let plan = Plan { cluster: nodes.map.cluster, map_version: nodes.map.version, moves: moves.collect() };
+    let plan = MovePlan { cluster: nodes.map.cluster, map_version: nodes.map.version, moves: moves.collect() };
     ensure!(!plan.moves.is_empty(), "there is nothing to move: {}", goal.reached());
     Ok(plan)
 }
@@ -191,7 +191,8 @@ fn drained(owners: &Owners, weights: &Weights, from: &[String], others: &[String
     pairs
 }
 
-/// Takes slots from shards above the mean, the heaviest that fit first, and gives them to those below it: few slots move.
+/// Takes slots from shards above the mean and gives them to shards below the mean. The heaviest slots that fit move first, so that few slots
+/// move.
 fn balanced(owners: &Owners, weights: &Weights, shards: &[String]) -> Pairs {
     let total: f64 = weights.weight.values().sum();
     let mut shares = weights.shares(owners, shards);
@@ -234,11 +235,11 @@ pub fn wave<'p>(waiting: &[&'p PlannedMove]) -> Vec<&'p PlannedMove> {
     wave
 }
 
-/// Reads slots as an operator writes them: ranges, slots, and accounts or `{tags}` whose slot is meant. `account:` stands before an account
-/// whose id begins with a digit.
+/// Parses slots as an operator writes them: ranges, slots, and accounts or `{tags}`, which stand for their slot. `account:` stands before an
+/// account whose id begins with a digit.
 ///
 /// # Errors
-/// Names the part that is none of them.
+/// A part is none of these. The error quotes it.
 pub fn parse_slots(text: &str) -> anyhow::Result<Vec<SlotRange>> {
     let mut slots: BTreeSet<Slot> = BTreeSet::new();
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
@@ -255,20 +256,21 @@ pub fn parse_slots(text: &str) -> anyhow::Result<Vec<SlotRange>> {
     Ok(merge_slots(slots))
 }
 
-/// Bytes a second of a copy, if no move of the cluster says more: a throttled copy on a small machine.
+/// The assumed rate of a copy, in bytes a second, if the cluster has made no copy that is large enough. It is the rate of a throttled copy on
+/// a small machine.
 const ASSUMED_RATE: f64 = 10e6;
-/// A move that copied less says nothing about the rate.
+/// The least bytes of a move whose rate is used.
 const LEAST_BYTES: u64 = 1_000_000;
 
-/// The bytes a second of the cluster's earlier copies.
+/// The rate of the cluster's earlier copies, in bytes a second.
 pub fn estimated_rate(moves: &[MoveView]) -> f64 {
     let rates: Vec<f64> =
         moves.iter().filter(|it| it.bytes >= LEAST_BYTES && !it.is_open()).map(|it| it.rate).collect();
     if rates.is_empty() { ASSUMED_RATE } else { rates.iter().sum::<f64>() / rates.len() as f64 }
 }
 
-/// The seconds of all copies. Moves of one wave run at once.
-pub fn estimated_seconds(plan: &Plan, rate: f64) -> f64 {
+/// The estimated seconds of all copies. The moves of one wave run at once.
+pub fn estimated_seconds(plan: &MovePlan, rate: f64) -> f64 {
     let mut waiting: Vec<&PlannedMove> = plan.moves.iter().collect();
     let mut seconds = 0.0;
     while !waiting.is_empty() {
@@ -279,11 +281,11 @@ pub fn estimated_seconds(plan: &Plan, rate: f64) -> f64 {
     seconds
 }
 
-/// Open moves that keep a planned one from starting.
+/// The open moves that prevent a planned move from starting.
 ///
 /// # Errors
-/// When the plan names slots that do not exist.
-pub fn blockers(plan: &Plan, moves: &[MoveView]) -> anyhow::Result<Vec<String>> {
+/// The plan names slots that do not exist.
+pub fn blockers(plan: &MovePlan, moves: &[MoveView]) -> anyhow::Result<Vec<String>> {
     let mut blockers = Vec::new();
     for open in moves.iter().filter(|it| it.is_open()) {
         let slots: Vec<shard_map::SlotRange> = open.slots.iter().filter_map(|range| range.parse().ok()).collect();
@@ -392,8 +394,9 @@ mod tests {
         let planned = |from: &str, to: &str| Weights::of(&BTreeMap::new()).planned(from, to, []);
         let (a, b, c) = (planned("s0", "s4"), planned("s1", "s4"), planned("s1", "s5"));
         assert_eq!(wave(&[&a, &b, &c]), [&a, &c]);
-        let text = toml::to_string(&Plan { cluster: ClusterId::generate(), map_version: 3, moves: vec![a] }).unwrap();
-        assert_eq!(toml::from_str::<Plan>(&text).unwrap().map_version, 3);
+        let text =
+            toml::to_string(&MovePlan { cluster: ClusterId::generate(), map_version: 3, moves: vec![a] }).unwrap();
+        assert_eq!(toml::from_str::<MovePlan>(&text).unwrap().map_version, 3);
     }
 
     fn planned(from: &str, to: &str, slots: &str, bytes: i64) -> PlannedMove {
@@ -422,7 +425,7 @@ mod tests {
     #[test]
     fn waves_follow_each_other_and_a_wave_takes_as_long_as_its_longest_copy() {
         let moves = vec![planned("s0", "s2", "1", 40), planned("s1", "s2", "2", 20), planned("s1", "s3", "3", 60)];
-        let plan = Plan { cluster: ClusterId::generate(), map_version: 1, moves };
+        let plan = MovePlan { cluster: ClusterId::generate(), map_version: 1, moves };
         assert!((estimated_seconds(&plan, 10.0) - 8.0).abs() < 1e-9);
         assert!((estimated_rate(&[view("s1", "s0", "finished")]) - 2e6).abs() < 1.0);
         assert!((estimated_rate(&[view("s1", "s0", "copying")]) - ASSUMED_RATE).abs() < 1.0);
@@ -430,7 +433,7 @@ mod tests {
 
     #[test]
     fn open_moves_of_the_same_shards_or_slots_are_in_the_way() {
-        let plan = |planned| Plan { cluster: ClusterId::generate(), map_version: 1, moves: vec![planned] };
+        let plan = |planned| MovePlan { cluster: ClusterId::generate(), map_version: 1, moves: vec![planned] };
         let of = |planned, view: MoveView| blockers(&plan(planned), &[view]).unwrap().len();
         assert_eq!(of(planned("s0", "s3", "100", 0), view("s1", "s0", "copying")), 1);
         assert_eq!(of(planned("s2", "s1", "100", 0), view("s1", "s0", "catching up")), 1);

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::output;
 
-/// A move with everything that can be said of it.
+/// A move with all its facts.
 #[derive(Debug, Clone, Serialize)]
 pub struct MoveView {
     pub id: Uuid,
@@ -18,19 +18,19 @@ pub struct MoveView {
     pub slot_count: u32,
     /// The phase at the target. A rehearsal that was verified and then deleted is `rehearsed`.
     pub phase: String,
-    /// Of the copy, in percent; an estimate until it is complete.
+    /// The progress of the copy in percent. It is an estimate until the copy is complete.
     pub percent: f64,
     pub bookings: u64,
     pub accounts: u64,
     pub bytes: u64,
-    /// Bytes a second: of the last pages while the slots are copied, of the whole copy afterwards.
+    /// The rate in bytes a second: the rate of the last pages during the copy, and of the whole copy afterwards.
     pub rate: f64,
-    /// The rest after each page, as a multiple of the time that the page took.
+    /// The pause after each page, as a multiple of the time that the page took.
     pub throttle: f64,
-    /// Why the copy rests between pages.
+    /// The reason for the pauses between pages.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub throttle_reason: Option<String>,
-    /// Of the copy, as an estimate from what was copied so far.
+    /// The estimated remaining seconds of the copy, from the rate so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds_left: Option<f64>,
     /// Entries of the source's journal, of any slot, that the driver has not read.
@@ -47,10 +47,10 @@ pub struct MoveView {
     pub started_at: String,
     /// The epoch of the slots at the target.
     pub slot_epoch: i64,
-    /// When the source gave the slots away, in microseconds since the epoch; 0: it has not.
+    /// The time at which the source gave the slots away, in microseconds since the epoch. 0 if it has not.
     #[serde(skip)]
     pub released_at_us: i64,
-    /// What the last verification has found to differ.
+    /// The differences that the last verification found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub difference: Option<String>,
     #[serde(skip)]
@@ -63,13 +63,13 @@ pub struct MoveView {
     /// How long the source's lane was locked out before the commit of the release, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_locked_ms: Option<f64>,
-    /// What moved of each asset, in minor units.
+    /// The amounts of each asset that moved, in minor units.
     pub assets: Value,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub map_version: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verified_position: Option<i64>,
-    /// The command that comes next.
+    /// The next command of the operator.
     pub next: String,
 }
 
@@ -139,7 +139,7 @@ impl MoveView {
         }
     }
 
-    /// Prints the command that comes next, and what can be done instead.
+    /// Prints the next command, and the alternatives.
     pub fn print_next(&self) {
         if self.next.is_empty() {
             return;
@@ -195,8 +195,8 @@ fn next(id: Uuid, phase: &str, is_paused: bool, holds_cut_over: bool) -> String 
     }
 }
 
-/// The wait that this share of operations in routers did not exceed, in milliseconds. `waits` has microseconds and numbers of operations, in
-/// ascending order.
+/// The wait in milliseconds that this share of the operations in routers did not exceed. `waits` has microseconds and numbers of operations,
+/// in ascending order.
 pub fn wait_ms(waits: &[(u64, u64)], share: f64) -> Option<f64> {
     let total: u64 = waits.iter().map(|(_, count)| count).sum();
     let rank = ((total as f64 * share).ceil() as u64).max(1);

@@ -1,4 +1,4 @@
-//! What holds between shards besides sagas: every shard that one knows of is given, each slot has one owner, and the in-transit
+//! The invariants between shards besides sagas: every shard that a shard knows is checked, each slot has one owner, and the in-transit
 //! accounts cancel out.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -8,7 +8,7 @@ use shard_map::{SLOTS, ShardMap, SlotRange, merge_slots};
 use sqlx::{PgConnection, Row};
 
 use super::{
-    report::{Findings, Invariant},
+    report::{Invariant, Violations},
     sagas::ShardIndex,
 };
 
@@ -29,9 +29,9 @@ const POSITIONS: &str = "
     SELECT number::int FROM shard WHERE number IS NOT NULL";
 const _: () = assert!(Position::MAX_SHARDS == 4096, "the statement above has the layout of positions");
 
-/// The other shards that one database knows of.
+/// The other shards that one database knows.
 #[derive(Debug, Default)]
-pub struct Known {
+pub struct KnownShards {
     /// The newest map that the shard was given, if any.
     map: Option<Result<ShardMap, String>>,
     /// Shard ids at the other end of moves.
@@ -42,20 +42,20 @@ pub struct Known {
     positions: Vec<i32>,
 }
 
-pub async fn read_known(connection: &mut PgConnection) -> sqlx::Result<Known> {
+pub async fn read_known(connection: &mut PgConnection) -> sqlx::Result<KnownShards> {
     let text: Option<String> = sqlx::query_scalar(MAP).fetch_optional(&mut *connection).await?;
     let map = text.map(|text| ShardMap::parse(&text).map_err(|error| error.to_string()));
     let peers = sqlx::query_scalar(PEERS).fetch_all(&mut *connection).await?;
     let marks = sqlx::query_scalar(MARKS).fetch_all(&mut *connection).await?;
     let positions = sqlx::query(POSITIONS).fetch_all(connection).await?;
     let positions = positions.iter().map(|row| row.try_get("number")).collect::<sqlx::Result<_>>()?;
-    Ok(Known { map, peers, marks, positions })
+    Ok(KnownShards { map, peers, marks, positions })
 }
 
 /// Checks that every shard known to a checked shard was checked too. `shards` and `numbers` describe the checked
 /// shards, in the order of `known`.
-pub fn compare_known(shards: &[String], numbers: &[u16], known: &[Known]) -> Findings {
-    let mut findings = Findings::default();
+pub fn compare_known(shards: &[String], numbers: &[u16], known: &[KnownShards]) -> Violations {
+    let mut findings = Violations::default();
     let maps = || known.iter().filter_map(|known| known.map.as_ref()?.as_ref().ok());
     let ids_by_number: BTreeMap<u16, &str> =
         maps().flat_map(|map| &map.shards).map(|shard| (shard.number, shard.id.as_str())).collect();
@@ -114,7 +114,7 @@ pub fn compare_known(shards: &[String], numbers: &[u16], known: &[Known]) -> Fin
 const OWNERSHIP: &str = "SELECT slot, state, epoch FROM shardledger.slot_ownership";
 const SLOTS_KNOWN: &str = "SELECT slot FROM shardledger.slot_ownership";
 const OWNED: i16 = 1;
-/// Of in-transit accounts, which belong to no slot and never move.
+/// The slot number of in-transit accounts, which belong to no slot and never move.
 const NO_SLOT: i32 = -1;
 
 /// The owned slots of one shard, with their epochs.
@@ -135,14 +135,14 @@ pub async fn read_ownership(connection: &mut PgConnection) -> sqlx::Result<Owned
 }
 
 /// Checks that every slot has exactly one owner.
-pub fn compare_ownership(shards: &[String], owned: &[Owned]) -> Findings {
+pub fn compare_ownership(shards: &[String], owned: &[Owned]) -> Violations {
     let mut owners: Vec<Vec<(ShardIndex, i64)>> = vec![Vec::new(); usize::from(SLOTS)];
     for (shard, owned) in owned.iter().enumerate() {
         for &(slot, epoch) in &owned.slots {
             owners[usize::from(slot)].push((shard, epoch));
         }
     }
-    let mut findings = Findings::default();
+    let mut findings = Violations::default();
     let mut unowned = Vec::new();
     for (slot, owners) in (0_u16..).zip(&owners) {
         match owners.as_slice() {
@@ -161,13 +161,13 @@ pub fn compare_ownership(shards: &[String], owned: &[Owned]) -> Findings {
     findings
 }
 
-/// The slots in which a shard stores accounts, each with one of its accounts.
+/// The slots in which a shard stores accounts, each with one of the slot's accounts.
 #[derive(Debug, Default)]
 pub struct AccountSlots(BTreeMap<i32, AccountId>);
 
 impl AccountSlots {
     /// Takes in a row of `account`, which must be in the slot of its id.
-    pub fn take(&mut self, account: &Account, slot: i32, findings: &mut Findings) {
+    pub fn take(&mut self, account: &Account, slot: i32, findings: &mut Violations) {
         let id = &account.id;
         let computed = if id.is_system() { NO_SLOT } else { i32::from(shard_map::slot_of(id.as_str()).index()) };
         if computed != slot {
@@ -177,9 +177,9 @@ impl AccountSlots {
         }
     }
 
-    /// Checks that the shard owns each of the slots, or owned it before a move. `known`: the slots that the shard knows
-    /// of, read after the accounts.
-    pub fn compare(&self, known: &HashSet<i32>, findings: &mut Findings) {
+    /// Checks that the shard owns each of the slots, or owned it before a move. `known` has the slots that the shard knows. They are read
+    /// after the accounts.
+    pub fn compare(&self, known: &HashSet<i32>, findings: &mut Violations) {
         for (slot, id) in self.0.iter().filter(|(slot, _)| !known.contains(slot)) {
             findings.add(
                 Invariant::Owned,
@@ -190,7 +190,7 @@ impl AccountSlots {
     }
 }
 
-/// The slots that a shard owns, owned or is about to own. Rows are never deleted.
+/// The slots that a shard owns, has owned or is about to own. The rows of this table are never deleted.
 pub async fn read_known_slots(connection: &mut PgConnection) -> sqlx::Result<HashSet<i32>> {
     let slots: Vec<i32> = sqlx::query_scalar(SLOTS_KNOWN).fetch_all(connection).await?;
     Ok(slots.into_iter().collect())
@@ -203,10 +203,10 @@ fn ranges(slots: &[u16]) -> Vec<SlotRange> {
 /// Minor units in transit, by asset.
 pub type InTransit = BTreeMap<String, i128>;
 
-/// Checks that the shards' in-transit accounts cancel out. This holds if no saga is in progress and none moved while
-/// the positions were fixed.
-pub fn check_quiet(sums: &InTransit) -> Findings {
-    let mut findings = Findings::default();
+/// Checks that the shards' in-transit accounts cancel out. They cancel out if no saga is in progress and no saga changed its state while the
+/// positions were fixed.
+pub fn check_quiet(sums: &InTransit) -> Violations {
+    let mut findings = Violations::default();
     for (asset, sum) in sums.iter().filter(|(_, sum)| **sum != 0) {
         findings.add(
             Invariant::SagasUnderWay,
@@ -234,26 +234,32 @@ mod tests {
 
     #[test]
     fn every_shard_that_a_database_knows_must_be_checked() {
-        let with_map = |version, shards| Known { map: Some(Ok(map(version, shards))), ..Known::default() };
-        let known_by = |s0: Known| vec![s0, with_map(1, 2)];
-        /// Subject and detail.
-        type Violations = &'static [(&'static str, &'static str)];
+        let with_map =
+            |version, shards| KnownShards { map: Some(Ok(map(version, shards))), ..KnownShards::default() };
+        let known_by = |s0: KnownShards| vec![s0, with_map(1, 2)];
+        /// Pairs of subject and detail.
+        type SubjectsAndDetails = &'static [(&'static str, &'static str)];
         let removed = |shards| {
             let mut without = map(3, shards);
             without.removed = vec![shard_map::RemovedShard { id: "s7".to_owned(), number: 7 }];
-            Known { map: Some(Ok(without)), ..Known::default() }
+            KnownShards { map: Some(Ok(without)), ..KnownShards::default() }
         };
-        let cases: [(&str, Vec<Known>, Violations); 8] = [
+        let cases: [(&str, Vec<KnownShards>, SubjectsAndDetails); 8] = [
             (
                 "a removed shard",
                 vec![
                     removed(2),
-                    Known { peers: vec!["s7".to_owned()], marks: vec![7], positions: vec![7], ..with_map(1, 2) },
+                    KnownShards {
+                        peers: vec!["s7".to_owned()],
+                        marks: vec![7],
+                        positions: vec![7],
+                        ..with_map(1, 2)
+                    },
                 ],
                 &[],
             ),
             ("both are known and checked", known_by(with_map(1, 2)), &[]),
-            ("no map was ever given", known_by(Known::default()), &[]),
+            ("no map was ever given", known_by(KnownShards::default()), &[]),
             (
                 "a newer map",
                 known_by(with_map(3, 3)),
@@ -269,12 +275,12 @@ mod tests {
             ),
             (
                 "a move",
-                known_by(Known { peers: vec!["s1".to_owned(), "s7".to_owned()], ..Known::default() }),
+                known_by(KnownShards { peers: vec!["s1".to_owned(), "s7".to_owned()], ..KnownShards::default() }),
                 &[("shard s7", "is known to s0 (moved slots) and was not checked: give its --dsn")],
             ),
             (
                 "numbers",
-                known_by(Known { marks: vec![1, 7], positions: vec![0, 7, 9], ..Known::default() }),
+                known_by(KnownShards { marks: vec![1, 7], positions: vec![0, 7, 9], ..KnownShards::default() }),
                 &[
                     ("shard number 7", "is known to s0 (its mark) and was not checked: give its --dsn"),
                     (
@@ -285,7 +291,7 @@ mod tests {
             ),
             (
                 "a number that the other's map names",
-                vec![Known { marks: vec![2], ..Known::default() }, with_map(3, 3)],
+                vec![KnownShards { marks: vec![2], ..KnownShards::default() }, with_map(3, 3)],
                 &[(
                     "shard s2",
                     "is known to s0 (its mark) and s1 (map version 3) and was not checked: give its --dsn",
@@ -293,7 +299,7 @@ mod tests {
             ),
         ];
         for (name, known, violations) in cases {
-            let mut expected = Findings::default();
+            let mut expected = Violations::default();
             violations.iter().for_each(|(subject, detail)| expected.add(Invariant::Owned, *subject, *detail));
             assert_eq!(compare_known(&["s0".to_owned(), "s1".to_owned()], &[0, 1], &known), expected, "{name}");
         }
@@ -306,14 +312,14 @@ mod tests {
     #[test]
     fn one_owner_for_each_slot_is_clean() {
         let shards = ["s0".to_owned(), "s1".to_owned()];
-        assert_eq!(compare_ownership(&shards, &[owned(0..100), owned(100..SLOTS)]), Findings::default());
+        assert_eq!(compare_ownership(&shards, &[owned(0..100), owned(100..SLOTS)]), Violations::default());
     }
 
     #[test]
     fn missing_slots_are_named_as_ranges_and_double_owners_by_name() {
         let shards = ["s0".to_owned(), "s1".to_owned()];
         let findings = compare_ownership(&shards, &[owned((0..100).chain([200])), owned(200..SLOTS)]);
-        let mut expected = Findings::default();
+        let mut expected = Violations::default();
         expected.add(Invariant::Owned, "slot 200", "owned by s0 at epoch 1 and s1 at epoch 1");
         expected.add(Invariant::Owned, "slots 100-199", "owned by no shard");
         assert_eq!(findings, expected);
@@ -344,7 +350,7 @@ mod tests {
             ("@in-transit:USD", NO_SLOT, slot, &[]),
             ("@in-transit:USD", 0, slot, &["@in-transit:USD"]),
         ] {
-            let (mut slots, mut findings) = (AccountSlots::default(), Findings::default());
+            let (mut slots, mut findings) = (AccountSlots::default(), Violations::default());
             slots.take(&account(name), stored, &mut findings);
             slots.compare(&HashSet::from([known]), &mut findings);
             assert_eq!(findings.subjects(), expected, "{name} in {stored}");
@@ -354,7 +360,7 @@ mod tests {
     #[test]
     fn what_is_left_in_transit_is_named_by_asset() {
         let sums = InTransit::from([("CZK".to_owned(), 0), ("USD".to_owned(), -5)]);
-        let mut expected = Findings::default();
+        let mut expected = Violations::default();
         expected.add(Invariant::SagasUnderWay, "USD", "no saga is in progress, yet -5 minor units are in transit");
         assert_eq!(check_quiet(&sums), expected);
     }

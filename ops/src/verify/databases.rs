@@ -1,4 +1,4 @@
-//! The databases that are checked: connections to them, and whether they are those of all shards of one cluster.
+//! The databases that are checked: the connections to them, and the check that they belong to all shards of one cluster.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -14,9 +14,9 @@ use crate::exit::Unreachable;
 const PLACE: &str = "SELECT (SELECT system_identifier FROM pg_catalog.pg_control_system()), d.oid::int8 \
      FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()";
 
-/// What a database says of itself.
+/// The identity of a database, as the database reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Found {
+struct PlacedIdentity {
     identity: Option<(ClusterId, String, u16)>,
     /// PostgreSQL's system identifier and the OID of the database.
     place: (i64, i64),
@@ -25,7 +25,7 @@ struct Found {
 /// Returns the number of each target's shard.
 ///
 /// # Errors
-/// Names every target whose database is not the one it was given for.
+/// A database belongs to another shard than its target names. The error names every such target.
 pub async fn check_identities(targets: &[Target]) -> anyhow::Result<Vec<u16>> {
     let found = try_join_all(targets.iter().map(look)).await?;
     let faults = compare(targets, &found);
@@ -33,14 +33,14 @@ pub async fn check_identities(targets: &[Target]) -> anyhow::Result<Vec<u16>> {
     Ok(found.into_iter().filter_map(|found| found.identity).map(|(.., number)| number).collect())
 }
 
-async fn look(target: &Target) -> anyhow::Result<Found> {
+async fn look(target: &Target) -> anyhow::Result<PlacedIdentity> {
     let mut opened = connect(target).await?;
     let found = read(&mut opened).await.map_err(|error| broken(&target.shard, error));
     close(opened).await;
     found
 }
 
-async fn read(connection: &mut PgConnection) -> sqlx::Result<Found> {
+async fn read(connection: &mut PgConnection) -> sqlx::Result<PlacedIdentity> {
     let identity = match record::read(&mut *connection).await? {
         Database::Uninitialised => None,
         Database::Shard(record) => {
@@ -48,15 +48,15 @@ async fn read(connection: &mut PgConnection) -> sqlx::Result<Found> {
             Some((identity.cluster, identity.shard, identity.number))
         }
     };
-    Ok(Found { identity, place: sqlx::query_as(PLACE).fetch_one(connection).await? })
+    Ok(PlacedIdentity { identity, place: sqlx::query_as(PLACE).fetch_one(connection).await? })
 }
 
-fn compare(targets: &[Target], found: &[Found]) -> Vec<String> {
+fn compare(targets: &[Target], found: &[PlacedIdentity]) -> Vec<String> {
     let mut faults = Vec::new();
     let mut places: HashMap<(i64, i64), &str> = HashMap::new();
     let mut numbers: HashMap<u16, &str> = HashMap::new();
     let mut cluster: Option<(&ClusterId, &str)> = None;
-    for (Target { shard, .. }, Found { identity, place }) in targets.iter().zip(found) {
+    for (Target { shard, .. }, PlacedIdentity { identity, place }) in targets.iter().zip(found) {
         if let Some(other) = places.insert(*place, shard) {
             faults.push(format!("the databases given for {other} and {shard} are one and the same"));
             continue;
@@ -84,8 +84,8 @@ fn compare(targets: &[Target], found: &[Found]) -> Vec<String> {
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The time-outs for serving are off: a statement waits while another shard is read. JIT compilation costs more than it
-/// saves.
+/// The settings of a connection. The time-outs for serving are off, because a statement waits while another shard is read. JIT is off,
+/// because the compilation costs more than it saves.
 const SETTINGS: [(&str, &str); 3] =
     [("statement_timeout", "0"), ("idle_in_transaction_session_timeout", "0"), ("jit", "off")];
 
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn each_target_with_a_wrong_database_is_named() {
         let (own, other) = (ClusterId::generate(), ClusterId::generate());
-        let found = |cluster: ClusterId, shard: &str, number: u16, place: i64| Found {
+        let found = |cluster: ClusterId, shard: &str, number: u16, place: i64| PlacedIdentity {
             identity: Some((cluster, shard.to_owned(), number)),
             place: (place, 5),
         };
@@ -180,7 +180,7 @@ mod tests {
             (found(other, "s1", 1, 2), clusters.as_str()),
             (found(own, "s1", 0, 2), "the databases of s0 and s1 both have shard number 0"),
             (
-                Found { identity: None, place: (2, 5) },
+                PlacedIdentity { identity: None, place: (2, 5) },
                 "the database given for s1 holds no shard: it was never initialised",
             ),
         ] {

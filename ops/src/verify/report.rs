@@ -1,4 +1,4 @@
-//! The invariants, what was found to break them, and the report.
+//! The invariants, their violations, and the report.
 
 use std::collections::BTreeMap;
 
@@ -14,18 +14,18 @@ pub struct Violation {
 
 /// The violations of each invariant. All are counted; the first ones are kept in full.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Findings {
-    by_invariant: BTreeMap<Invariant, Found>,
+pub struct Violations {
+    by_invariant: BTreeMap<Invariant, CountedViolations>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Found {
+struct CountedViolations {
     total: u64,
     examples: Vec<Violation>,
 }
 
-impl Findings {
-    /// How many violations of each kind are kept in full.
+impl Violations {
+    /// How many violations of each invariant are kept in full.
     pub const EXAMPLES: usize = 20;
 
     pub fn add(&mut self, invariant: Invariant, subject: impl Into<String>, detail: impl Into<String>) {
@@ -51,8 +51,8 @@ impl Findings {
 
 /// The result for a cluster.
 #[derive(Debug, Serialize)]
-pub struct Report {
-    pub verdict: Verdict,
+pub struct VerifyReport {
+    pub verdict: LedgerVerdict,
     pub elapsed_ms: u64,
     pub shards: Vec<ShardSize>,
     pub sagas: SagaCounts,
@@ -61,7 +61,7 @@ pub struct Report {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum LedgerVerdict {
     Clean,
     Violated,
 }
@@ -80,11 +80,11 @@ pub struct ShardSize {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct SagaCounts {
     pub finished: u64,
-    /// In progress: no verdict yet.
+    /// Transfers in progress without a verdict.
     pub undecided: u64,
-    /// In progress: credited, but not yet settled at the source.
+    /// Transfers in progress that are credited but not yet settled at the source.
     pub credited_not_settled: u64,
-    /// In progress: refused, but not yet compensated at the source.
+    /// Transfers in progress that are refused but not yet compensated at the source.
     pub refused_not_compensated: u64,
 }
 
@@ -99,7 +99,7 @@ pub struct InvariantReport {
     pub id: Invariant,
     pub claim: &'static str,
     pub violations: u64,
-    /// The first violations of each shard and check.
+    /// The first violations of each shard and invariant.
     pub examples: Vec<LocatedViolation>,
 }
 
@@ -114,12 +114,12 @@ pub struct LocatedViolation {
 /// The shard column of violations between shards.
 pub const BETWEEN_SHARDS: &str = "-";
 
-impl Report {
+impl VerifyReport {
     pub fn new(
         elapsed_ms: u64,
         shards: Vec<ShardSize>,
         sagas: SagaCounts,
-        findings: Vec<(String, Findings)>,
+        findings: Vec<(String, Violations)>,
     ) -> Self {
         let mut invariants: Vec<InvariantReport> = Invariant::ALL
             .into_iter()
@@ -135,7 +135,7 @@ impl Report {
         }
         let violated = invariants.iter().any(|report| report.violations > 0);
         Self {
-            verdict: if violated { Verdict::Violated } else { Verdict::Clean },
+            verdict: if violated { LedgerVerdict::Violated } else { LedgerVerdict::Clean },
             elapsed_ms,
             shards,
             sagas,
@@ -144,7 +144,7 @@ impl Report {
     }
 
     pub fn is_clean(&self) -> bool {
-        self.verdict == Verdict::Clean
+        self.verdict == LedgerVerdict::Clean
     }
 }
 
@@ -180,7 +180,7 @@ impl Invariant {
         Self::Folded,
     ];
 
-    /// The number in ARCHITECTURE.md.
+    /// The number of the invariant in ARCHITECTURE.md.
     pub fn number(self) -> &'static str {
         match self {
             Self::Balanced => "INV-1",

@@ -12,7 +12,7 @@ use twox_hash::XxHash3_64;
 
 use super::{
     between_shards::InTransit,
-    sagas::{Comparison, Reserve, ReserveState, SagaKey, ShardIndex, Verdict},
+    sagas::{Comparison, Reserve, ReserveState, SagaKey, SagaVerdict, ShardIndex},
 };
 
 /// The positions of one shard that the comparison depends on.
@@ -30,8 +30,8 @@ pub struct SagaBookings {
     cuts: Cuts,
     under_way: HashMap<SagaKey, Reserve>,
     finished: Vec<Reserve>,
-    early: Vec<Verdict>,
-    late: Vec<Verdict>,
+    early: Vec<SagaVerdict>,
+    late: Vec<SagaVerdict>,
     in_transit: InTransit,
 }
 
@@ -49,8 +49,9 @@ impl SagaBookings {
         }
     }
 
-    /// Takes in the bookings up to the late position, in the order of their positions. A booking counts at the shard that
-    /// owns its owner's slot, because a move leaves copies behind. What came with a move was there before the cuts.
+    /// Takes in the bookings up to the late position, in the order of their positions. A booking counts at the shard that owns the slot of
+    /// the booking's owner, because a move leaves copies behind. Bookings that came with a move existed before the three positions were
+    /// fixed.
     pub fn take(&mut self, booking: &Booking) {
         if !self.owned.answers_for(booking, self.shard_number) {
             return;
@@ -60,7 +61,7 @@ impl SagaBookings {
         if let BookingKind::Credited | BookingKind::Refused = booking.kind
             && let Some((key, content)) = identity(booking)
         {
-            let verdict = Verdict { key, content, credited: booking.kind == BookingKind::Credited };
+            let verdict = SagaVerdict { key, content, credited: booking.kind == BookingKind::Credited };
             let verdicts = if position <= self.cuts.early { &mut self.early } else { &mut self.late };
             verdicts.push(verdict);
         }
@@ -147,7 +148,7 @@ mod tests {
         }
     }
 
-    /// Compares the bookings of s0 and s1, each with its sequence; the cuts are at 10, 20 and 30.
+    /// Compares the bookings of s0 and s1, each with its sequence. The three positions are 10, 20 and 30.
     fn compare(bookings: &[(u16, i64, BookingKind)]) -> (SagaCounts, Vec<Invariant>, bool, InTransit) {
         let mut shards: Vec<SagaBookings> = [0, 1]
             .map(|number| {
@@ -181,10 +182,10 @@ mod tests {
             (&[(0, 1, Reserved), (1, 1, Credited), (0, 2, Settled)][..], finished, &[][..], true, 0),
             (&[(0, 1, Reserved), (1, 1, Refused), (0, 2, Compensated)], finished, &[], true, 0),
             (&[(0, 1, Presumed), (1, 1, Refused), (0, 2, SettledRefused)], finished, &[], true, 0),
-            // Decided between the early position and the end.
+            // The saga was decided between the early position and the end.
             (&[(0, 1, Reserved), (1, 15, Credited), (0, 15, Settled)], finished, &[], false, 0),
             (&[(0, 1, Reserved), (1, 15, Credited), (0, 25, Settled)], undecided, &[], false, 0),
-            // Decided beyond the end of its shard, before the end of the source.
+            // The saga was decided beyond the end of its shard, but before the end of the source.
             (&[(0, 1, Reserved), (1, 25, Credited), (0, 15, Settled)], finished, &[], false, 5),
             (&[(0, 25, Reserved), (1, 25, Credited)], none, &[], false, 0),
             (&[(0, 1, Reserved), (1, 1, Credited)], SagaCounts { credited_not_settled: 1, ..none }, &[], true, 0),

@@ -1,15 +1,15 @@
 //! Compares the cross-shard transfers of all shards with all verdicts, by id, without I/O.
 //!
-//! Several databases cannot be read at one instant. They are read up to positions that are fixed in an order that no healthy
-//! cluster can contradict. The registers' position is fixed on every shard *before* the transfers' position on any, because
-//! a verdict that was seen must have its reserve. For finished transfers without a verdict, the registers are read up to
-//! a position that is fixed *after* the transfers' positions, because what is finished was decided before.
+//! Several databases cannot be read at one instant. They are read up to positions that are fixed in an order that no healthy cluster can
+//! contradict. The registers' position is fixed on every shard *before* the transfers' position on any, because a verdict that was seen must
+//! have its reserve. For finished transfers without a verdict, the registers are read up to a position that is fixed *after* the transfers'
+//! positions, because a finished transfer was decided before it finished.
 
 use std::collections::{HashMap, hash_map::Entry};
 
 use uuid::Uuid;
 
-use super::report::{Findings, Invariant, SagaCounts};
+use super::report::{Invariant, SagaCounts, Violations};
 
 /// Index of a shard in the order given to `verify`.
 pub type ShardIndex = usize;
@@ -39,7 +39,7 @@ pub enum ReserveState {
 
 /// A register, as the destination records it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Verdict {
+pub struct SagaVerdict {
     pub key: SagaKey,
     pub content: i64,
     pub credited: bool,
@@ -55,7 +55,7 @@ pub struct Comparison {
     /// Finished transfers without an early verdict.
     unresolved: HashMap<SagaKey, (ShardIndex, Reserve)>,
     counts: SagaCounts,
-    findings: Findings,
+    findings: Violations,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -73,12 +73,12 @@ impl Comparison {
             reserves: HashMap::new(),
             unresolved: HashMap::new(),
             counts: SagaCounts::default(),
-            findings: Findings::default(),
+            findings: Violations::default(),
         }
     }
 
     /// Adds a verdict that was read before any transfer.
-    pub fn early_verdict(&mut self, shard: ShardIndex, verdict: Verdict) {
+    pub fn early_verdict(&mut self, shard: ShardIndex, verdict: SagaVerdict) {
         match self.verdicts.entry(verdict.key) {
             Entry::Vacant(vacant) => {
                 vacant.insert(SeenVerdict { shard, content: verdict.content, credited: verdict.credited });
@@ -122,7 +122,7 @@ impl Comparison {
     }
 
     /// Adds a verdict that was read after every transfer.
-    pub fn late_verdict(&mut self, shard: ShardIndex, verdict: Verdict) {
+    pub fn late_verdict(&mut self, shard: ShardIndex, verdict: SagaVerdict) {
         if let Some((source, reserve)) = self.unresolved.remove(&verdict.key) {
             let seen = SeenVerdict { shard, content: verdict.content, credited: verdict.credited };
             self.judge(source, reserve, seen);
@@ -130,7 +130,7 @@ impl Comparison {
     }
 
     /// Checks what holds between the shards, after every row was added.
-    pub fn finish(mut self) -> (SagaCounts, Findings) {
+    pub fn finish(mut self) -> (SagaCounts, Violations) {
         for (key, (shard, reserve)) in self.unresolved {
             let detail =
                 format!("{} on {}, but no register holds a verdict", state_name(reserve.state), self.shards[shard]);
@@ -190,9 +190,9 @@ mod tests {
 
     /// Compares early verdicts, reserves and late verdicts, each with its shard.
     fn compare(
-        early: &[(ShardIndex, Verdict)],
+        early: &[(ShardIndex, SagaVerdict)],
         reserves: &[(ShardIndex, Reserve)],
-        late: &[(ShardIndex, Verdict)],
+        late: &[(ShardIndex, SagaVerdict)],
     ) -> (SagaCounts, Vec<Invariant>) {
         let mut comparison = Comparison::new(vec!["s0".to_owned(), "s1".to_owned(), "s2".to_owned()]);
         early.iter().for_each(|&(shard, verdict)| comparison.early_verdict(shard, verdict));
@@ -206,8 +206,8 @@ mod tests {
         (0, Reserve { key: KEY, content: 5, state })
     }
 
-    fn verdict(credited: bool) -> (ShardIndex, Verdict) {
-        (1, Verdict { key: KEY, content: 5, credited })
+    fn verdict(credited: bool) -> (ShardIndex, SagaVerdict) {
+        (1, SagaVerdict { key: KEY, content: 5, credited })
     }
 
     #[test]
@@ -216,7 +216,7 @@ mod tests {
         let none = SagaCounts::default();
         for (early, state, late, expected) in [
             (None, Pending, None, SagaCounts { undecided: 1, ..none }),
-            // Decided after the early position; settled or not settled before the end.
+            // The saga was decided after the early position, and was settled or not settled before the end.
             (None, Pending, Some(true), SagaCounts { undecided: 1, ..none }),
             (None, Posted, Some(true), SagaCounts { finished: 1, ..none }),
             (None, Rejected, Some(false), SagaCounts { finished: 1, ..none }),
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn both_sides_must_be_about_the_same_money() {
-        let other = (1, Verdict { content: 6, ..verdict(true).1 });
+        let other = (1, SagaVerdict { content: 6, ..verdict(true).1 });
         assert_eq!(compare(&[other], &[reserve(ReserveState::Posted)], &[]).1, [Invariant::SagasUnderWay]);
     }
 

@@ -1,11 +1,13 @@
-//! What came out of an overload, as JSON and as a page.
+//! The result of `shardctl bench overload`, as JSON and as a page.
 
 use std::collections::BTreeSet;
 
 use serde::Serialize;
 use telemetry::clock;
 
-use super::{AFTER_THAW, CONNECTIONS, FACTORS, FREEZE_S, Frozen, IN_FLIGHT, Plan, RETRIES, SPIKE, Step, THAW_S};
+use super::{
+    AFTER_THAW, CONNECTIONS, FACTORS, FREEZE_S, Frozen, IN_FLIGHT, OverloadPlan, OverloadStep, RETRIES, SPIKE, THAW_S,
+};
 use crate::bench::{
     chart::{Axis, Chart, Series},
     driver::NOT_SENT,
@@ -17,14 +19,14 @@ use crate::bench::{
 };
 
 #[derive(Debug, Serialize)]
-pub struct Report {
-    pub plan: Plan,
+pub struct OverloadReport {
+    pub plan: OverloadPlan,
     pub measured_at: String,
     pub machine: Machine,
     /// How the shards were limited.
     pub limit: String,
     pub peak: Measurement,
-    pub steps: Vec<Step>,
+    pub steps: Vec<OverloadStep>,
     pub frozen: Frozen,
     pub spike: Vec<Window>,
     pub retrying: Vec<Window>,
@@ -32,17 +34,17 @@ pub struct Report {
     pub figures: Vec<Figure>,
 }
 
-/// A window is as before if its p99 is at most so many times that of the windows before, or below [`CALM_MS`].
+/// A window is calm if its p99 is at most this many times the p99 of the windows before, or below [`CALM_MS`].
 const CALM: f64 = 3.0;
 const CALM_MS: f64 = 50.0;
 
-impl Report {
+impl OverloadReport {
     #[expect(clippy::too_many_arguments, reason = "each part of the measurement once")]
     pub fn new(
-        plan: Plan,
+        plan: OverloadPlan,
         limit: String,
         peak: Measurement,
-        steps: Vec<Step>,
+        steps: Vec<OverloadStep>,
         frozen: Frozen,
         spike: Vec<Window>,
         retrying: Vec<Window>,
@@ -89,7 +91,7 @@ impl Report {
 
     fn charts(&self) -> Vec<String> {
         let peak = self.peak.transfers_per_s;
-        let of_steps = |name: &str, value: &dyn Fn(&Step) -> f64| {
+        let of_steps = |name: &str, value: &dyn Fn(&OverloadStep) -> f64| {
             Series::new(name, self.steps.iter().map(|step| (step.factor, value(step))))
         };
         let goodput = Chart {
@@ -135,7 +137,7 @@ impl Report {
 
 fn figures(
     peak: &Measurement,
-    steps: &[Step],
+    steps: &[OverloadStep],
     frozen: &Frozen,
     spike: &[Window],
     retrying: &[Window],
@@ -166,7 +168,7 @@ fn figures(
 }
 
 /// Growth of each service's memory from the second to the last third of a load.
-fn memory(step: &Step) -> Vec<Figure> {
+fn memory(step: &OverloadStep) -> Vec<Figure> {
     let third = step.memory.len() / 3;
     let services: BTreeSet<&String> =
         step.memory.iter().flat_map(|memory| memory.keys()).filter(|name| !name.starts_with("postgres")).collect();
@@ -186,8 +188,8 @@ fn memory(step: &Step) -> Vec<Figure> {
         .collect()
 }
 
-/// Seconds from `to_s` until all later windows are as those before `from_s`: without failures, and with about their latency. `None`: the
-/// last window is not.
+/// Seconds from `to_s` until all later windows are calm: without failures, and with about the latency of the windows before `from_s`. `None`:
+/// the last window is not calm.
 fn calm_after(windows: &[Window], from_s: f64, to_s: f64) -> Option<f64> {
     let p99_ms = |window: &Window| window.latency_us.p99 as f64 / 1e3;
     let before = median(windows.iter().filter(|window| window.from_s < from_s - 0.5).map(p99_ms).collect())?;
@@ -197,7 +199,7 @@ fn calm_after(windows: &[Window], from_s: f64, to_s: f64) -> Option<f64> {
     Some((first.from_s - to_s).max(0.0))
 }
 
-impl crate::bench::Report for Report {
+impl crate::bench::ExperimentReport for OverloadReport {
     fn is_right(&self) -> bool {
         self.verified
     }
@@ -262,7 +264,7 @@ mod tests {
             let memory =
                 |bytes: f64| BTreeMap::from([("router-0".to_owned(), bytes), ("postgres-s0".to_owned(), 1.0)]);
             let memory = [10.0, 10.0, 100.0, 100.0, last, last].map(memory).into();
-            Step { factor: 10.0, measured: Measurement::default(), memory }
+            OverloadStep { factor: 10.0, measured: Measurement::default(), memory }
         };
         let flat = memory(&step(104.0));
         assert_eq!((flat.len(), flat[0].met), (1, true), "{flat:?}");

@@ -1,4 +1,4 @@
-//! The other transport: the rows of a commit as one array parameter, `INSERT … SELECT … FROM unnest($1)`, through sqlx.
+//! The alternative to COPY: the rows of a commit as one array parameter, `INSERT … SELECT … FROM unnest($1)`, through sqlx.
 
 use sqlx::{
     Connection, Encode, PgConnection, Postgres, Type,

@@ -1,6 +1,6 @@
-//! Clients beside the load. [`Clients`] capture and release holds or let them expire, reverse transfers, send old transfers again, page a
-//! statement, and read lists and sums; each checks what it is answered. [`Probes`] pay between two accounts of one slot at short intervals,
-//! in many slots: what they wait for while slots are handed over is the pause as clients see it.
+//! Clients beside the load. [`Clients`] capture and release holds or let them expire, reverse transfers, send old transfers again, page
+//! through a statement, and read lists and sums. Each client checks its answers. [`Probes`] pay between two accounts of one slot at short
+//! intervals, in many slots. Their longest wait while slots are handed over is the pause that clients see.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -25,15 +25,15 @@ use crate::{
 };
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Between two rounds of a client.
+/// The pause between two rounds of a client.
 const REST: Duration = Duration::from_millis(200);
-/// Transfers that are sent again and again.
+/// The number of transfers that are sent again and again.
 const KEPT: usize = 200;
 /// The lifetime of a hold that is neither captured nor released.
 const EXPIRES_S: u64 = 2;
-/// The page of a statement.
+/// The number of entries on a page of a statement.
 const PAGE: usize = 100;
-/// Pages of a round: the statement of the busiest account is long.
+/// The most pages that a client reads in a round, because the statement of the busiest account is long.
 const PAGES: usize = 10;
 
 /// What the clients did.
@@ -116,7 +116,7 @@ impl Clients {
         client.get(&self.url(round, path)).await.with_context(|| path.to_owned())
     }
 
-    /// Sends a transfer, half of them between slots, and keeps it with its answer.
+    /// Sends a transfer and keeps it with its answer. Half of the transfers are between two slots.
     async fn keep(&self, number: usize) -> anyhow::Result<()> {
         let client = HttpClient::new(ANSWER_TIMEOUT);
         let (debit, credit) = (self.tag(number), self.tag(number * 7 + number % 2));
@@ -124,7 +124,7 @@ impl Clients {
             "id": Uuid::now_v7(), "debit": format!("{debit}:a"), "credit": format!("{credit}:b"), "amount": "0.02", "asset": "USD",
         });
         self.post(&client, number, "/v1/transfers", &order).await?;
-        // The first answer may have been 202. What is kept says how the transfer ended.
+        // The first answer may have been 202. The kept answer says how the transfer ended.
         for _ in 0..200 {
             let answer = self.post(&client, number, "/v1/transfers", &order).await?;
             if serde_json::from_slice::<Value>(&answer)?["status"] == "posted" {
@@ -136,7 +136,7 @@ impl Clients {
         bail!("{order} stays pending");
     }
 
-    /// A transfer that was sent before has the answer of then, byte by byte.
+    /// Sends a kept transfer again, and checks that the answer is the first one, byte by byte.
     async fn replay(&self, client: &HttpClient, round: usize) -> anyhow::Result<()> {
         let (order, first) = {
             let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -149,7 +149,7 @@ impl Clients {
         Ok(())
     }
 
-    /// Places a hold and captures a part, releases it, or lets it expire. What was captured is reversed.
+    /// Places a hold and captures a part, releases it, or lets it expire. A captured part is reversed.
     async fn hold(&self, client: &HttpClient, round: usize) -> anyhow::Result<()> {
         let (debit, credit) = (format!("{}:a", self.tag(round)), format!("{}:b", self.tag(round * 5 + 1)));
         let id = Uuid::now_v7();
@@ -180,7 +180,7 @@ impl Clients {
                 "expired"
             }
         };
-        // A sweep expires holds, and a capture may still be pending.
+        // A periodic sweep expires holds, and a capture may still be pending.
         for _ in 0..200 {
             let hold = self.get(client, round, &format!("{path}{of_debit}")).await?;
             if hold["status"] == ended {
@@ -191,7 +191,7 @@ impl Clients {
         bail!("hold {id} of {debit} does not become {ended}");
     }
 
-    /// Pages the statement of an account that the load uses. Versions follow each other without a gap.
+    /// Pages through the statement of an account that the load uses, and checks that its versions have no gap.
     async fn page_statement(&self, client: &HttpClient, round: usize) -> anyhow::Result<()> {
         // The first account is the busiest one.
         let account = if round.is_multiple_of(2) { "bench:0".to_owned() } else { format!("{}:a", self.tag(round)) };
@@ -215,7 +215,7 @@ impl Clients {
         Ok(())
     }
 
-    /// Lists the probes' accounts, and sums them up.
+    /// Lists the accounts of the probes, and adds them up.
     async fn list(&self, client: &HttpClient, round: usize) -> anyhow::Result<()> {
         let path = format!("/v1/accounts?prefix={}&limit={PAGE}", encoded("{probe"));
         let (mut cursor, mut ids) = (String::new(), Vec::new());
@@ -232,7 +232,7 @@ impl Clients {
         ensure!(ids.len() == expected, "{} accounts are listed instead of {expected}", ids.len());
         ensure!(ids.is_sorted(), "the accounts are not listed in the order of their ids");
         let sums = self.get(client, round, "/v1/balances?prefix=bench:").await?;
-        ensure!(sums["partial"] == false, "a shard did not tell its sums: {sums}");
+        ensure!(sums["partial"] == false, "a shard did not report its sums: {sums}");
         self.note(|done| done.lists += 1);
         Ok(())
     }
@@ -240,9 +240,9 @@ impl Clients {
 
 /// Pairs of accounts, each in a slot of its own.
 const PROBES: usize = 64;
-/// How often each pays.
+/// The interval at which each probe pays.
 const EVERY: Duration = Duration::from_millis(100);
-/// Answers are looked at from so long before the release to so long after the take, because clocks are read at other moments.
+/// The cut-over is widened by this time on both sides, because the release, the take and the answers are timed at different moments.
 const AROUND_US: i64 = 20_000;
 
 /// Payments a second of all probes together.
@@ -293,7 +293,7 @@ impl Probes {
     async fn pay(&self, number: usize, tag: &str, stop: &CancellationToken) {
         let (client, slot) = (HttpClient::new(ANSWER_TIMEOUT), slot_of(tag));
         let url = format!("{}/v1/transfers", self.urls[number % self.urls.len()]);
-        // Spread over the interval.
+        // The probes are spread over the interval.
         let mut due =
             Instant::now() + EVERY * u32::try_from(number).unwrap_or(0) / u32::try_from(PROBES).unwrap_or(1);
         while stop.run_until_cancelled(sleep_until(due)).await.is_some() {
@@ -325,10 +325,10 @@ impl Probes {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The longest wait for an answer, in microseconds, among those for a slot of the move that were waiting during its cut-over.
+    /// The longest wait for an answer, in microseconds, among the payments in slots of the move that were waiting during its cut-over.
     pub fn longest_wait(&self, view: &MoveView, pause_us: i64) -> Option<i64> {
         let slots: Vec<SlotRange> = view.slots.iter().filter_map(|range| range.parse().ok()).collect();
-        // The time of the release is taken when its answer has come.
+        // The driver takes the time of the release when its answer has arrived.
         let (from, to) = (view.released_at_us - pause_us - AROUND_US, view.released_at_us + pause_us + AROUND_US);
         let waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
         let of_move = waits.iter().filter(|wait| {

@@ -1,9 +1,9 @@
-//! What came out of growing and shrinking, as JSON and as a page.
+//! The result of `shardctl bench reshard`, as JSON and as a page.
 
 use serde::Serialize;
 use telemetry::clock;
 
-use super::{CutOver, Phase, Plan, clients::ClientCounts};
+use super::{CutOver, Phase, ReshardPlan, clients::ClientCounts};
 use crate::{
     bench::{
         chart::{Chart, Series},
@@ -17,12 +17,12 @@ use crate::{
     resharding::view::wait_ms,
 };
 
-/// Failures that a report shows.
+/// The number of failures that a report shows.
 const SHOWN: usize = 20;
 
 #[derive(Debug, Serialize)]
-pub struct Report {
-    pub plan: Plan,
+pub struct ReshardReport {
+    pub plan: ReshardPlan,
     pub measured_at: String,
     pub machine: Machine,
     pub peak_transfers_per_s: f64,
@@ -30,7 +30,7 @@ pub struct Report {
     /// The first wrong or missing answers.
     pub failures: Vec<String>,
     pub failure_count: u64,
-    /// `shardctl verify` found nothing, and the sum of all accounts is as before.
+    /// Whether `shardctl verify` found no violation and the sum of all accounts is unchanged.
     pub books_balance: bool,
     pub phases: Vec<Phase>,
     pub cut_overs: Vec<CutOver>,
@@ -61,7 +61,7 @@ pub struct Waits {
 }
 
 impl Waits {
-    /// From microseconds and numbers of operations, in ascending order.
+    /// `waits` has microseconds and numbers of operations, in ascending order.
     fn of(waits: &[(u64, u64)]) -> Self {
         let operations: u64 = waits.iter().map(|(_, count)| count).sum();
         let at = |share: f64| wait_ms(waits, share).unwrap_or(0.0);
@@ -69,10 +69,10 @@ impl Waits {
     }
 }
 
-impl Report {
+impl ReshardReport {
     #[allow(clippy::too_many_arguments, reason = "each is a part of the report")]
     pub fn new(
-        plan: Plan,
+        plan: ReshardPlan,
         peak_transfers_per_s: f64,
         samples: &[Sample; 2],
         phases: Vec<Phase>,
@@ -167,7 +167,7 @@ impl Report {
     }
 }
 
-/// Singles and batches together, by second. The latency is that of the singles.
+/// Adds up single transfers and batches by second. The latency is the latency of the single transfers.
 fn timeline(windows: &[&[Window]]) -> Vec<Second> {
     let Some((singles, others)) = windows.split_first() else { return Vec::new() };
     let each = singles.iter().enumerate().map(|(place, window)| Second {
@@ -213,7 +213,7 @@ fn figures(cut_overs: &[CutOver], failures: u64) -> Vec<Figure> {
     ]
 }
 
-impl crate::bench::Report for Report {
+impl crate::bench::ExperimentReport for ReshardReport {
     fn is_right(&self) -> bool {
         self.books_balance && self.failure_count == 0
     }
@@ -276,7 +276,7 @@ impl crate::bench::Report for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::Report as _;
+    use crate::bench::ExperimentReport as _;
 
     fn cut_over(seen: Option<f64>) -> CutOver {
         CutOver {
@@ -295,11 +295,11 @@ mod tests {
 
     #[test]
     fn the_pauses_make_a_distribution_and_failures_miss_the_bar() {
-        let plan = Plan { shards: 4, added: 4, accounts: 10, peak_seconds: 1, seed: 1 };
+        let plan = ReshardPlan { shards: 4, added: 4, accounts: 10, peak_seconds: 1, seed: 1 };
         let cut_overs = vec![cut_over(Some(40.0)), cut_over(None), cut_over(Some(20.0)), cut_over(Some(90.0))];
         let none = [Sample::default(), Sample::default()];
         let waits = vec![(10_000, 3), (90_000, 1)];
-        let report = Report::new(
+        let report = ReshardReport::new(
             plan.clone(),
             100.0,
             &none,
@@ -314,7 +314,7 @@ mod tests {
         assert_eq!(report.distribution()[5][1], "90.0");
         assert!(report.is_right() && report.page().contains("4 cut-overs"));
         let wrong = ClientCounts { failures: vec!["x".to_owned()], ..ClientCounts::default() };
-        let report = Report::new(plan.clone(), 100.0, &none, Vec::new(), cut_overs, Vec::new(), wrong, true);
+        let report = ReshardReport::new(plan.clone(), 100.0, &none, Vec::new(), cut_overs, Vec::new(), wrong, true);
         assert!(!report.is_right() && report.summary().contains("1 answers were wrong"));
     }
 }

@@ -1,4 +1,5 @@
-//! What a router spends on a transfer with few shards and with many, at equal transfers for each call of a node.
+//! Measures the processor time that a router spends on a transfer with few and with many shards, at the same number of transfers for each
+//! call of a node.
 
 use std::{
     fs,
@@ -18,7 +19,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::mock::{self, Counts};
+use super::mock::{self, CallCounts};
 use crate::{
     bench::{
         connection::Address,
@@ -34,14 +35,15 @@ use crate::{
     http_client::HttpClient,
 };
 
-/// Each request is for so many shards.
+/// The number of shards in each request.
 const SHARDS_PER_REQUEST: usize = 4;
 const BATCH: usize = 1_000;
-/// The router puts no more into one call: with few shards it would otherwise put several requests into one call.
+/// The most operations that the router puts into one call. Without the bound, it would combine several requests in one call if the shards are
+/// few.
 const OPERATIONS_PER_CALL: usize = BATCH / SHARDS_PER_REQUEST;
 const CONNECTIONS: usize = 8;
 const ACCOUNTS: usize = 100_000;
-/// Without load, the router only talks to its nodes once a second.
+/// How long the router is measured without load. It then only calls its nodes once a second.
 const IDLE: Duration = Duration::from_secs(4);
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const READY_ASKED_EVERY: Duration = Duration::from_millis(100);
@@ -113,7 +115,7 @@ fn owners(shards: u16) -> Vec<u16> {
     ranges.flat_map(|(number, slots)| (slots.first().index()..=slots.last().index()).map(move |_| number)).collect()
 }
 
-/// The child process that serves the nodes; it ends when this is dropped.
+/// The child process that serves the mock nodes. It ends when this value is dropped.
 struct MockNodes {
     child: Child,
     input: ChildStdin,
@@ -136,7 +138,7 @@ impl MockNodes {
         Ok(Self { child, input, output, port })
     }
 
-    async fn counts(&mut self) -> anyhow::Result<Counts> {
+    async fn counts(&mut self) -> anyhow::Result<CallCounts> {
         self.input.write_all(b"\n").await?;
         let line = self.output.next_line().await?.context("the mock nodes ended")?;
         Ok(serde_json::from_str(&line)?)
@@ -151,7 +153,7 @@ fn pid_of(child: &Child) -> anyhow::Result<i32> {
     Ok(child.id().context("a process of the measurement has ended")?.try_into()?)
 }
 
-/// Starts a router over the mock nodes and waits until it is ready. It ends when the child is dropped.
+/// Starts a router for the mock nodes and waits until it is ready. The router ends when the child is dropped.
 async fn start_router(folder: &Path, shards: u16, node_port: u16) -> anyhow::Result<(Child, Address)> {
     let listed = (0..shards).zip(SlotRange::split_evenly(shards)).map(|(number, slots)| Shard {
         id: format!("s{number}"),
@@ -185,7 +187,7 @@ async fn start_router(folder: &Path, shards: u16, node_port: u16) -> anyhow::Res
     Ok((child, Address::parse(&format!("http://127.0.0.1:{}", ports.http))?))
 }
 
-/// A program that was built with this one.
+/// The path of a program in the folder of this program.
 fn program(name: &str) -> anyhow::Result<PathBuf> {
     Ok(std::env::current_exe()?.parent().context("shardctl has no folder")?.join(name))
 }

@@ -1,5 +1,5 @@
-//! Nodes of many shards in one process, which answer every operation as executed and keep nothing: what a router does with
-//! 1,024 shards can be measured without 1,024 databases.
+//! Mock nodes of many shards in one process. They answer every operation as executed and store nothing, so that a router can be measured with
+//! 1,024 shards without 1,024 databases.
 
 use std::{
     io::{BufRead, Write},
@@ -24,12 +24,12 @@ use wire::{
 
 const POSTED: u32 = 2;
 const PENDING: u32 = 1;
-/// So many addresses of 127.0.x.y for each x.
+/// The number of addresses 127.0.x.y for each x.
 const ADDRESSES: u16 = 250;
 
-/// What the nodes were asked.
+/// How much the mock nodes were asked.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-pub struct Counts {
+pub struct CallCounts {
     pub calls: u64,
     pub operations: u64,
 }
@@ -40,7 +40,7 @@ struct Counters {
     operations: AtomicU64,
 }
 
-/// The address of a shard's mock node: all have one port, and each has a loopback address of its own.
+/// The address of a shard's mock node. All mock nodes have the same port, and each has a loopback address of its own.
 pub fn address(number: u16, port: u16) -> SocketAddr {
     let [x, y] = [1 + number / ADDRESSES, 1 + number % ADDRESSES];
     (Ipv4Addr::new(127, 0, x as u8, y as u8), port).into()
@@ -49,13 +49,13 @@ pub fn address(number: u16, port: u16) -> SocketAddr {
 /// Serves until standard input ends. The first line of standard output is the port; each line of standard input is answered
 /// with the number of calls and operations so far.
 #[derive(clap::Args)]
-pub struct Args {
+pub struct MockNodesArgs {
     /// Shards to serve, each on a loopback address of its own
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     shards: u16,
 }
 
-pub async fn run(Args { shards }: Args) -> anyhow::Result<ExitCode> {
+pub async fn run(MockNodesArgs { shards }: MockNodesArgs) -> anyhow::Result<ExitCode> {
     let counters = Arc::new(Counters::default());
     let tasks = Tasks::new();
     let mut port = 0;
@@ -81,7 +81,7 @@ fn answer_counts(port: u16, counters: &Counters) -> anyhow::Result<()> {
     output.flush()?;
     for line in std::io::stdin().lock().lines() {
         line?;
-        let counts = Counts {
+        let counts = CallCounts {
             calls: counters.calls.load(Ordering::Relaxed),
             operations: counters.operations.load(Ordering::Relaxed),
         };

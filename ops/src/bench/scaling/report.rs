@@ -1,11 +1,11 @@
-//! What came out of the measurement of scaling, as JSON and as a page.
+//! The result of `shardctl bench scaling`, as JSON and as a page.
 
 use std::fmt;
 
 use serde::Serialize;
 use telemetry::clock;
 
-use super::{Plan, Point, Requests, many::ManyShards};
+use super::{Requests, ScalingPlan, ScalingPoint, many::ManyShards};
 use crate::{
     bench::{
         chart::{Axis, Chart, Series, number},
@@ -18,26 +18,32 @@ use crate::{
 };
 
 #[derive(Debug, Serialize)]
-pub struct Report {
-    pub plan: Plan,
+pub struct ScalingReport {
+    pub plan: ScalingPlan,
     pub measured_at: String,
     pub machine: Machine,
     /// How each shard was limited.
     pub limit: String,
     pub verified: bool,
     pub figures: Vec<Figure>,
-    pub points: Vec<Point>,
+    pub points: Vec<ScalingPoint>,
     pub many_shards: Vec<ManyShards>,
 }
 
-/// Of the efficiency.
+/// The smaller number of shards of the efficiency figure.
 const FEW: u16 = 1;
 const FOUR: u16 = 4;
-/// Of the router's cost.
+/// The larger number of shards of the figure of the router's cost.
 const MANY: u16 = 1_024;
 
-impl Report {
-    pub fn new(plan: Plan, limit: String, points: Vec<Point>, many_shards: Vec<ManyShards>, verified: bool) -> Self {
+impl ScalingReport {
+    pub fn new(
+        plan: ScalingPlan,
+        limit: String,
+        points: Vec<ScalingPoint>,
+        many_shards: Vec<ManyShards>,
+        verified: bool,
+    ) -> Self {
         Self {
             plan,
             measured_at: clock::format_rfc3339(clock::now_us()),
@@ -51,7 +57,7 @@ impl Report {
     }
 
     pub fn point_rows(&self) -> Vec<[String; 10]> {
-        let row = |point: &Point| {
+        let row = |point: &ScalingPoint| {
             let cpu = &point.sample.cpu_us_per_transfer;
             [
                 point.shards.to_string(),
@@ -112,7 +118,7 @@ pub const MANY_HEADER: [&str; 6] =
     ["shards", "transfers/s", "router µs", "transfers/call", "idle router ms/s", "p50 ms"];
 
 /// Throughput by the number of shards, one line for each share of cross-shard transfers.
-pub fn throughput(points: &[Point]) -> String {
+pub fn throughput(points: &[ScalingPoint]) -> String {
     let mut kinds: Vec<Requests> = Vec::new();
     for point in points {
         if !kinds.contains(&point.requests) {
@@ -146,19 +152,19 @@ impl fmt::Display for Requests {
     }
 }
 
-fn efficiency(points: &[Point], point: &Point) -> Option<f64> {
+fn efficiency(points: &[ScalingPoint], point: &ScalingPoint) -> Option<f64> {
     let one = points.iter().find(|one| one.shards == FEW && one.requests == Requests::OneShard)?;
     let perfect = one.sample.transfers_per_s * f64::from(point.shards);
     ratio(Some(point.sample.transfers_per_s), Some(perfect))
 }
 
 /// Processor time that a shard used, in ms a second. The kernel may give a group more than its share.
-fn used_ms_per_s(point: &Point) -> f64 {
+fn used_ms_per_s(point: &ScalingPoint) -> f64 {
     let cpu = &point.sample.cpu_us_per_transfer;
     point.sample.transfers_per_s * (cpu.nodes + cpu.postgres) / f64::from(point.shards) / 1e3
 }
 
-fn figures(points: &[Point], many: &[ManyShards]) -> Vec<Figure> {
+fn figures(points: &[ScalingPoint], many: &[ManyShards]) -> Vec<Figure> {
     let four = points.iter().find(|point| point.shards == FOUR && point.requests == Requests::OneShard);
     let router = |shards| many.iter().find(|many| many.shards == shards).map(|many| many.router_us_per_transfer);
     let mut figures = vec![Figure::new(
@@ -178,7 +184,7 @@ fn figures(points: &[Point], many: &[ManyShards]) -> Vec<Figure> {
     figures
 }
 
-impl crate::bench::Report for Report {
+impl crate::bench::ExperimentReport for ScalingReport {
     fn is_right(&self) -> bool {
         self.verified
     }
@@ -225,8 +231,13 @@ mod tests {
     use super::*;
     use crate::bench::{subject::Sample, tally::Latency};
 
-    fn point(shards: u16, requests: Requests, transfers_per_s: f64) -> Point {
-        Point { shards, requests, sample: Sample { transfers_per_s, ..Sample::default() }, throttled: Some(0.5) }
+    fn point(shards: u16, requests: Requests, transfers_per_s: f64) -> ScalingPoint {
+        ScalingPoint {
+            shards,
+            requests,
+            sample: Sample { transfers_per_s, ..Sample::default() },
+            throttled: Some(0.5),
+        }
     }
 
     fn many(shards: u16, router_us_per_transfer: f64) -> ManyShards {

@@ -1,4 +1,4 @@
-//! The result of `make bench`: the figures, held against the bars, and the page that shows them.
+//! The result of `make bench`: the figures, their bars, and the page that shows them.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 use telemetry::clock;
 
 use super::{
-    ByShards, Drawn, Plan,
+    ByShards, MeasuredSweep, SuitePlan,
     runs::{FUNCTION_HOT, FUNCTION_UNIFORM, SWEEPS, Sweep, SweepAxis},
 };
 use crate::{
@@ -25,26 +25,26 @@ use crate::{
 };
 
 #[derive(Debug, Serialize)]
-pub struct Report {
-    pub plan: Plan,
+pub struct SuiteReport {
+    pub plan: SuitePlan,
     pub measured_at: String,
     pub machine: Machine,
-    /// Of PostgreSQL, the same on all sides.
+    /// The settings of PostgreSQL, which are the same for all measured systems.
     pub settings: BTreeMap<String, String>,
     /// Whether `verify` found the ledgers clean after all runs.
     pub verified: bool,
     pub figures: Vec<Figure>,
     pub samples: Samples,
-    pub sweeps: Vec<Drawn>,
+    pub sweeps: Vec<MeasuredSweep>,
     pub by_shards: ByShards,
 }
 
-impl Report {
+impl SuiteReport {
     pub fn new(
-        plan: Plan,
+        plan: SuitePlan,
         settings: Vec<(String, String)>,
         samples: Samples,
-        sweeps: Vec<Drawn>,
+        sweeps: Vec<MeasuredSweep>,
         by_shards: ByShards,
         verified: bool,
     ) -> Self {
@@ -61,13 +61,12 @@ impl Report {
         }
     }
 
-    /// Whether every figure that was measured meets its bar, and none is missing.
-    /// The share of the raw append that a run reaches.
+    /// The share of the raw append ceiling that a run reaches.
     pub fn share_of_ceiling(&self, run: &str) -> Option<f64> {
         ratio(self.samples.rate(run), self.samples.rate("ceiling_append"))
     }
 
-    /// One row a run, in the order of their names.
+    /// One row for each run, in the order of the names.
     pub fn run_rows(&self) -> Vec<[String; 12]> {
         let row = |(name, samples): (&String, &Vec<Sample>)| {
             let rates: Vec<String> = samples.iter().map(|sample| number(sample.transfers_per_s)).collect();
@@ -166,8 +165,8 @@ pub const RUN_HEADER: [&str; 12] = [
     "unfolded",
 ];
 
-/// Transfers a second, and latencies, over what the sweep changes.
-fn sweep_charts(sweep: &Sweep, drawn: &Drawn) -> (String, String) {
+/// The charts of transfers a second and of latencies over the varied quantity of the sweep.
+fn sweep_charts(sweep: &Sweep, drawn: &MeasuredSweep) -> (String, String) {
     let axis = match sweep.axis {
         SweepAxis::Linear => Axis::Linear,
         SweepAxis::Log => Axis::Log,
@@ -194,7 +193,7 @@ fn sweep_charts(sweep: &Sweep, drawn: &Drawn) -> (String, String) {
     (rates.svg(), chart(&title("Latency of requests"), "ms", latencies).svg())
 }
 
-/// The bars that one run of `make bench` can hold.
+/// The figures that one run of `make bench` can compare with bars.
 fn figures(samples: &Samples) -> Vec<Figure> {
     let (least, most) = (|bar, aim| Promise::AtLeast { bar, aim }, |bar, aim| Promise::AtMost { bar, aim });
     let rate = |run: &str| samples.rate(run);
@@ -302,7 +301,7 @@ fn figures(samples: &Samples) -> Vec<Figure> {
     ]
 }
 
-impl crate::bench::Report for Report {
+impl crate::bench::ExperimentReport for SuiteReport {
     fn is_right(&self) -> bool {
         self.verified
     }
@@ -334,7 +333,7 @@ impl crate::bench::Report for Report {
         page.paragraph(if self.verified {
             "shardctl verify found the ledgers clean after all runs."
         } else {
-            "shardctl verify found a VIOLATION: the numbers are worth nothing."
+            "shardctl verify found a VIOLATION: the figures are void."
         });
         add_bars(&mut page, &self.figures);
         page.heading("Runs");
@@ -360,23 +359,24 @@ impl crate::bench::Report for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::Report as _;
-    use crate::bench::suite::DrawnPoint;
+    use crate::bench::ExperimentReport as _;
+    use crate::bench::suite::MeasuredPoint;
 
     fn sample(transfers_per_s: f64) -> Sample {
         let latency_us = Some(Latency { p50: 1_000, p90: 2_000, p99: 3_000, p99_9: 4_000, ..Latency::default() });
         Sample { transfers_per_s, latency_us, ..Sample::default() }
     }
 
-    fn report() -> Report {
+    fn report() -> SuiteReport {
         let mut samples = Samples::default();
         for (run, rate) in [("function_uniform_16", 10.0), ("batch_uniform", 90.0), ("ceiling_append", 300.0)] {
             samples.add(run, sample(rate));
         }
-        let point = |x, label| DrawnPoint { x, label, sample: sample(5.0) };
-        let drawn = Drawn { name: "by_skew", points: vec![point(0.0, "uniform"), point(1.0, "one hot account")] };
-        let plan = Plan { rounds: 1, seconds: 1, sweep_seconds: 1, only: Vec::new(), seed: 1 };
-        Report::new(
+        let point = |x, label| MeasuredPoint { x, label, sample: sample(5.0) };
+        let drawn =
+            MeasuredSweep { name: "by_skew", points: vec![point(0.0, "uniform"), point(1.0, "one hot account")] };
+        let plan = SuitePlan { rounds: 1, seconds: 1, sweep_seconds: 1, only: Vec::new(), seed: 1 };
+        SuiteReport::new(
             plan,
             vec![("fsync".to_owned(), "on".to_owned())],
             samples,

@@ -1,39 +1,39 @@
-//! What the suite measures.
+//! The runs and plots of the suite.
 
 use crate::bench::{
     baseline::Script,
     request::Ids,
-    subject::Spec,
+    subject::LoadSpec,
     workload::{Locality, Workload},
 };
 
-/// One thing that is measured.
-pub struct Run {
+/// One run of the suite.
+pub struct SuiteRun {
     /// Its name in the report.
     pub name: &'static str,
-    /// Its part of the main runs' seconds.
+    /// Its length as a part of the seconds of a main run.
     pub share: f64,
-    pub what: What,
+    pub what: RunKind,
 }
 
-pub enum What {
-    /// The journal's rows through one connection, and nothing else.
+pub enum RunKind {
+    /// Appends the journal's rows through one connection, and does nothing else.
     Ceiling,
-    /// The PL/pgSQL function, with so many clients.
+    /// The PL/pgSQL function with this number of clients.
     Function(Script, u16),
     /// The latency of the function with one client.
     FunctionLatency,
-    Ours(Shards, Spec),
-    /// The same at half the rate that the run of this name has just reached.
-    AtHalfTheRateOf(&'static str, Shards, Spec),
+    Ours(Shards, LoadSpec),
+    /// Shardledger at half of the rate that the run of this name has reached in this round.
+    AtHalfTheRateOf(&'static str, Shards, LoadSpec),
     /// The node is killed under the load.
-    Kill(Spec),
+    Kill(LoadSpec),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shards {
     One,
-    /// With two routers.
+    /// Two shards with two routers.
     Two,
     /// One shard, HTTPS, mutual TLS between router and node, and a key. PostgreSQL is reached on loopback without TLS.
     Secured,
@@ -46,7 +46,7 @@ pub struct Sweep {
     pub title: &'static str,
     pub x_label: &'static str,
     pub axis: SweepAxis,
-    pub points: &'static [Point],
+    pub points: &'static [SweepPoint],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,81 +56,81 @@ pub enum SweepAxis {
     Words,
 }
 
-pub struct Point {
+pub struct SweepPoint {
     pub x: f64,
     pub label: &'static str,
     pub shards: Shards,
-    pub spec: Spec,
+    pub spec: LoadSpec,
 }
 
-const fn ours(name: &'static str, share: f64, shards: Shards, spec: Spec) -> Run {
-    Run { name, share, what: What::Ours(shards, spec) }
+const fn ours(name: &'static str, share: f64, shards: Shards, spec: LoadSpec) -> SuiteRun {
+    SuiteRun { name, share, what: RunKind::Ours(shards, spec) }
 }
 
-const fn function(name: &'static str, script: Script, clients: u16) -> Run {
-    Run { name, share: 0.5, what: What::Function(script, clients) }
+const fn function(name: &'static str, script: Script, clients: u16) -> SuiteRun {
+    SuiteRun { name, share: 0.5, what: RunKind::Function(script, clients) }
 }
 
-const CROSS: Spec = Spec { workload: Workload::Cross, locality: Locality::Cross, ..Spec::BATCHES };
-const LOCAL: Spec = Spec { locality: Locality::Local, ..Spec::BATCHES };
-const HALF_CROSS_SINGLES: Spec = Spec { locality: Locality::Share(0.5), routers: 2, ..Spec::SINGLES };
+const CROSS: LoadSpec = LoadSpec { workload: Workload::Cross, locality: Locality::Cross, ..LoadSpec::BATCHES };
+const LOCAL: LoadSpec = LoadSpec { locality: Locality::Local, ..LoadSpec::BATCHES };
+const HALF_CROSS_SINGLES: LoadSpec = LoadSpec { locality: Locality::Share(0.5), routers: 2, ..LoadSpec::SINGLES };
 
-/// Clients of the function that the bars name. The better of both counts.
+/// The runs of the function that the bars compare with. The better one counts.
 pub const FUNCTION_UNIFORM: [&str; 2] = ["function_uniform_16", "function_uniform_48"];
 pub const FUNCTION_HOT: [&str; 2] = ["function_hot_16", "function_hot_48"];
 
-/// A round: ours and the others in turn. pgbench runs with few clients and with many (a server of a cluster takes 64
-/// connections, its node's among them); the better of the two counts for it.
-pub const ROUND: [Run; 17] = [
+/// One round: Shardledger and the other systems in turn. pgbench runs with few clients and with many, and the better run counts. A server of
+/// a cluster takes 64 connections, including those of its node.
+pub const ROUND: [SuiteRun; 17] = [
     function("function_uniform_16", Script::Uniform, 16),
-    ours("batch_uniform", 1.0, Shards::One, Spec::BATCHES),
-    ours("batch_secured", 1.0, Shards::Secured, Spec::BATCHES),
-    Run { name: "ceiling_append", share: 0.4, what: What::Ceiling },
-    ours("batch_replays", 1.0, Shards::One, Spec { replays: 0.01, ..Spec::BATCHES }),
+    ours("batch_uniform", 1.0, Shards::One, LoadSpec::BATCHES),
+    ours("batch_secured", 1.0, Shards::Secured, LoadSpec::BATCHES),
+    SuiteRun { name: "ceiling_append", share: 0.4, what: RunKind::Ceiling },
+    ours("batch_replays", 1.0, Shards::One, LoadSpec { replays: 0.01, ..LoadSpec::BATCHES }),
     function("function_uniform_48", Script::Uniform, 48),
-    ours("single_uniform", 1.0, Shards::One, Spec::SINGLES),
-    ours("single_secured", 1.0, Shards::Secured, Spec::SINGLES),
+    ours("single_uniform", 1.0, Shards::One, LoadSpec::SINGLES),
+    ours("single_secured", 1.0, Shards::Secured, LoadSpec::SINGLES),
     function("function_hot_16", Script::Hot, 16),
-    ours("batch_hot", 1.0, Shards::One, Spec { workload: Workload::Hot, ..Spec::BATCHES }),
+    ours("batch_hot", 1.0, Shards::One, LoadSpec { workload: Workload::Hot, ..LoadSpec::BATCHES }),
     function("function_hot_48", Script::Hot, 48),
-    ours("one_client", 0.3, Shards::One, Spec { connections: 1, ..Spec::SINGLES }),
-    Run { name: "function_one_client", share: 0.3, what: What::FunctionLatency },
+    ours("one_client", 0.3, Shards::One, LoadSpec { connections: 1, ..LoadSpec::SINGLES }),
+    SuiteRun { name: "function_one_client", share: 0.3, what: RunKind::FunctionLatency },
     ours("two_shards_cross", 1.0, Shards::Two, CROSS),
     ours("two_shards_local", 0.5, Shards::Two, LOCAL),
     ours("two_shards_single_half_cross", 1.0, Shards::Two, HALF_CROSS_SINGLES),
-    Run {
+    SuiteRun {
         name: "half_the_peak",
         share: 0.5,
-        what: What::AtHalfTheRateOf("two_shards_single_half_cross", Shards::Two, HALF_CROSS_SINGLES),
+        what: RunKind::AtHalfTheRateOf("two_shards_single_half_cross", Shards::Two, HALF_CROSS_SINGLES),
     },
 ];
 
-/// Measured once, after the plots: these leave the shard in another state than they found it.
-pub const AT_LAST: [Run; 2] = [
-    ours("batch_random_ids", 0.7, Shards::One, Spec { ids: Ids::Random, ..Spec::BATCHES }),
-    Run { name: "node_killed", share: 0.7, what: What::Kill(Spec::BATCHES) },
+/// Runs that are measured once, after the plots, because they change the state of the shard.
+pub const AT_LAST: [SuiteRun; 2] = [
+    ours("batch_random_ids", 0.7, Shards::One, LoadSpec { ids: Ids::Random, ..LoadSpec::BATCHES }),
+    SuiteRun { name: "node_killed", share: 0.7, what: RunKind::Kill(LoadSpec::BATCHES) },
 ];
 
-const fn batch(size: usize, label: &'static str) -> Point {
-    let spec = Spec { batch: size, ..Spec::BATCHES };
-    Point { x: size as f64, label, shards: Shards::One, spec }
+const fn batch(size: usize, label: &'static str) -> SweepPoint {
+    let spec = LoadSpec { batch: size, ..LoadSpec::BATCHES };
+    SweepPoint { x: size as f64, label, shards: Shards::One, spec }
 }
 
-const fn connections(count: usize, label: &'static str) -> Point {
-    let spec = Spec { connections: count, ..Spec::SINGLES };
-    Point { x: count as f64, label, shards: Shards::One, spec }
+const fn connections(count: usize, label: &'static str) -> SweepPoint {
+    let spec = LoadSpec { connections: count, ..LoadSpec::SINGLES };
+    SweepPoint { x: count as f64, label, shards: Shards::One, spec }
 }
 
-const fn skew(x: f64, label: &'static str, workload: Workload) -> Point {
-    Point { x, label, shards: Shards::One, spec: Spec { workload, ..Spec::BATCHES } }
+const fn skew(x: f64, label: &'static str, workload: Workload) -> SweepPoint {
+    SweepPoint { x, label, shards: Shards::One, spec: LoadSpec { workload, ..LoadSpec::BATCHES } }
 }
 
-const fn crossing(share: f64, label: &'static str) -> Point {
-    let spec = Spec { locality: Locality::Share(share), ..Spec::BATCHES };
-    Point { x: share * 100.0, label, shards: Shards::Two, spec }
+const fn crossing(share: f64, label: &'static str) -> SweepPoint {
+    let spec = LoadSpec { locality: Locality::Share(share), ..LoadSpec::BATCHES };
+    SweepPoint { x: share * 100.0, label, shards: Shards::Two, spec }
 }
 
-/// The plots, each of short points.
+/// The plots. The runs of their points are short.
 pub const SWEEPS: [Sweep; 4] = [
     Sweep {
         name: "by_batch_size",

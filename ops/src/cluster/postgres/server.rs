@@ -13,13 +13,13 @@ use std::{
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
-/// Major versions the ledger runs on.
+/// The major versions that the ledger supports.
 pub const SUPPORTED: RangeInclusive<u32> = 15..=18;
 /// Folders in which distributions keep one folder per major version, with `bin` below it.
 const VERSIONED: [(&str, &str); 2] = [("/usr/lib/postgresql", ""), ("/usr", "pgsql-")];
 const UNVERSIONED: [&str; 1] = ["/usr/local/pgsql/bin"];
 
-/// A folder with `postgres` and `initdb` in it.
+/// A folder that contains `postgres` and `initdb`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     pub bin_dir: PathBuf,
@@ -33,7 +33,7 @@ impl Server {
         if !postgres.is_file() || !initdb.is_file() {
             return Ok(None);
         }
-        // A link to the server alone has none of its other programs beside it.
+        // The target of a link has the other programs of the server beside it; the link may not.
         let real = postgres.canonicalize()?;
         let bin_dir = real.parent().filter(|folder| folder.join("initdb").is_file()).unwrap_or(bin_dir);
         let output = Command::new(&postgres)
@@ -43,12 +43,12 @@ impl Server {
         let text = String::from_utf8_lossy(&output.stdout);
         let major = major_of(&text).with_context(|| {
             let said = String::from_utf8_lossy(&output.stderr);
-            format!("{} --version says no version: {} {}", postgres.display(), text.trim(), said.trim())
+            format!("{} --version printed no version: {} {}", postgres.display(), text.trim(), said.trim())
         })?;
         Ok(Some(Self { bin_dir: bin_dir.to_owned(), major }))
     }
 
-    /// The server in a folder that was asked for: anything but a usable one is an error.
+    /// The server in a folder that the operator named. A missing or unsupported server is an error.
     pub fn required(bin_dir: &Path) -> anyhow::Result<Self> {
         let Some(server) = Self::in_folder(bin_dir)? else {
             bail!("{} has no PostgreSQL server (postgres, initdb) in it", bin_dir.display());
@@ -66,16 +66,16 @@ impl Server {
 
 /// The result of a search.
 #[derive(Debug, Default)]
-pub struct Search {
-    /// Usable ones, best first.
+pub struct ServerSearch {
+    /// The usable servers, best first.
     pub usable: Vec<Server>,
-    /// Found, but of a version the ledger does not run on.
+    /// The servers whose version the ledger does not support.
     pub unsupported: Vec<Server>,
 }
 
 /// Looks in PATH, then where distributions put servers (newest version first), then in `extra`.
-pub fn search(extra: &[PathBuf]) -> Search {
-    let mut found = Search::default();
+pub fn search(extra: &[PathBuf]) -> ServerSearch {
+    let mut found = ServerSearch::default();
     for folder in path_folders().into_iter().chain(distribution_folders()).chain(extra.iter().cloned()) {
         // A broken installation is no reason to stop looking.
         let Ok(Some(server)) = Server::in_folder(&folder) else { continue };
@@ -115,7 +115,7 @@ fn major_of(version: &str) -> Option<u32> {
     number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// In order of preference. The distribution's package creates the first one.
+/// The users to run PostgreSQL as, in order of preference. The distribution's package creates the first one.
 const CANDIDATES: [&str; 2] = ["postgres", "nobody"];
 
 /// A user other than the one that runs shardctl.
@@ -150,7 +150,7 @@ fn id_of(which: &str, user: &str) -> anyhow::Result<Option<u32>> {
     Ok(output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().parse()).transpose()?)
 }
 
-/// Asks the kernel as that user, so that modes, groups and access lists all count.
+/// Runs the check as that user, so that modes, groups and access lists are all considered.
 pub fn can_reach(user: &ServiceUser, folder: &Path) -> anyhow::Result<bool> {
     let mut probe = Command::new("test");
     probe.arg("-x").arg(folder).current_dir("/");

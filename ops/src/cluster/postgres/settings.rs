@@ -1,32 +1,32 @@
-//! The settings of a shard's PostgreSQL: durable first, sized for several servers on one machine.
+//! The settings of a shard's PostgreSQL. Durability comes first, and the sizes suit several servers on one machine.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// Longest name of a folder for unix sockets: the kernel takes 107 bytes, PostgreSQL appends `/.s.PGSQL.<port>.lock`.
+/// The longest path of a folder for unix sockets, in bytes. The kernel accepts 107 bytes, and PostgreSQL appends `/.s.PGSQL.<port>.lock`.
 const LONGEST_SOCKET_FOLDER: usize = 80;
 const MIB: u64 = 1024 * 1024;
 
-/// What `postgresql.conf` is made to include: ours, then whatever an operator wants otherwise.
+/// The lines that are appended to `postgresql.conf`: they include these settings, and then the settings of the operator.
 pub const INCLUDES: &str = "
-# Written by shardctl up, and written anew each time. Put your own settings into local.conf, which wins.
+# Written by shardctl up, and written anew each time. Put your own settings into local.conf, which takes precedence.
 include 'shardledger.conf'
 include_if_exists 'local.conf'
 ";
 
-/// A stand-by does not start with less than its primary was last started with.
+/// The value is a constant, because a stand-by does not start with less than its primary was last started with.
 pub const MAX_CONNECTIONS: u32 = 64;
 
-/// Nobody gets in without a password, and only from this machine.
+/// Every connection needs a password, and must come from this machine.
 pub const HOST_BASED_AUTHENTICATION: &str = "\
 local all all scram-sha-256
 host  all all 127.0.0.1/32 scram-sha-256
 host  replication all 127.0.0.1/32 scram-sha-256
 ";
 
-/// What differs from one server to the next.
+/// The settings that differ between servers.
 #[derive(Debug)]
 pub struct Settings {
     pub port: u16,
@@ -57,12 +57,12 @@ impl Peer {
         let names = if *is_synchronous { STANDBY_NAME } else { "" };
         format!(
             "
-# Where to follow the other server of the shard while this one is a stand-by. A password consists of letters and digits.
+# The connection to the other server of the shard, which this server uses while it is a stand-by. A password consists of letters and digits.
 primary_conninfo = 'host=127.0.0.1 port={port} user={user} password={password} application_name={STANDBY_NAME}'
 hot_standby = on
-# A stand-by that was away for a while still finds the log that it needs.
+# A stand-by that was down for some time still finds the log that it needs.
 wal_keep_size = 1GB
-# With a name, a commit waits until the stand-by has it. Only a stand-by has the name, and no program that copies the log.
+# With a name, a commit waits until the stand-by has received it. Only a stand-by uses the name; programs that copy the log do not.
 synchronous_standby_names = '{names}'
 "
         )
@@ -97,7 +97,7 @@ fsync = on
 synchronous_commit = on
 full_page_writes = on
 
-# Random updates of a hot account table dirty many pages: checkpoints are far apart and spread out, so that few full
+# Random updates of a hot account table dirty many pages. Checkpoints are far apart and spread out, so that few full
 # pages go to the log and no commit waits for a burst of writes.
 shared_buffers = {shared_buffers}MB
 wal_buffers = 16MB
@@ -114,7 +114,7 @@ autovacuum_vacuum_cost_limit = 2000
 jit = off
 random_page_cost = 1.1
 
-# A session that forgot its transaction must not hold back vacuum for ever.
+# A session that leaves a transaction open must not hold back vacuum.
 idle_in_transaction_session_timeout = '60s'
 tcp_keepalives_idle = 30
 tcp_keepalives_interval = 10
@@ -135,13 +135,13 @@ log_autovacuum_min_duration = '10s'
     }
 }
 
-/// An eighth of the memory for all servers together, so that nodes, routers and the page cache have room.
+/// All servers together get an eighth of the memory, so that nodes, routers and the page cache have room.
 fn shared_buffers_mib(memory_bytes: u64, servers: usize) -> u64 {
     let servers = u64::try_from(servers).unwrap_or(u64::MAX).max(1);
     (memory_bytes / MIB / 8 / servers).clamp(64, 1024)
 }
 
-/// The logs of all servers together stay near 8 GiB: they may well lie on one laptop's disk.
+/// The logs of all servers together stay near 8 GiB, because one laptop's disk may hold all of them.
 fn max_wal_size_gib(servers: usize) -> usize {
     (8 / servers.max(1)).clamp(1, 4)
 }

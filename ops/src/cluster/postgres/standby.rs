@@ -52,7 +52,7 @@ pub fn can_rebuild(description: &Description) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes a stand-by by copying a primary that runs. A stand-by whose copy is complete is left as it is. No other program may write to the
+/// Makes a stand-by by copying a primary that runs. A stand-by whose copy is complete stays unchanged. No other program may write to the
 /// draft meanwhile.
 pub fn rebuild(
     layout: &Layout,
@@ -100,18 +100,18 @@ fn draft(standby: &Path) -> anyhow::Result<PathBuf> {
     Ok(draft)
 }
 
-/// What a server of a shard says of itself.
+/// The role of a server of a shard, as the server reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Role {
+pub struct ReplicationRole {
     pub is_standby: bool,
-    /// A stand-by: whether it receives the log of a primary.
+    /// Whether the server is a stand-by that receives the log of a primary.
     pub is_streaming: bool,
-    /// How far it has written or received, in bytes since the beginning of the log.
+    /// The position up to which the server has written or received the log, in bytes since the beginning of the log.
     pub at_byte: u64,
 }
 
 /// Asks one server of a shard, as the superuser.
-pub async fn ask(layout: &Layout, shard: &ShardPlace, server: &ServerPlace) -> anyhow::Result<Role> {
+pub async fn ask(layout: &Layout, shard: &ShardPlace, server: &ServerPlace) -> anyhow::Result<ReplicationRole> {
     const ROLE: &str = "SELECT pg_is_in_recovery(), EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming'), \
          pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) \
                          ELSE pg_current_wal_lsn() END, '0/0')::int8";
@@ -120,12 +120,12 @@ pub async fn ask(layout: &Layout, shard: &ShardPlace, server: &ServerPlace) -> a
         let (is_standby, is_streaming, at_byte): (bool, bool, i64) =
             sqlx::query_as(ROLE).fetch_one(&mut connection).await?;
         connection.close().await?;
-        anyhow::Ok(Role { is_standby, is_streaming, at_byte: u64::try_from(at_byte)? })
+        anyhow::Ok(ReplicationRole { is_standby, is_streaming, at_byte: u64::try_from(at_byte)? })
     };
     timeout(PATIENCE, asked).await.context("it does not answer")?
 }
 
-/// Promotes a stand-by, and waits until it is a primary. A primary stays one.
+/// Promotes a stand-by, and waits until it is a primary. A primary stays a primary.
 pub async fn promote(layout: &Layout, shard: &ShardPlace, server: &ServerPlace) -> anyhow::Result<()> {
     let mut connection = connect(layout, shard, server).await?;
     let is_standby: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut connection).await?;

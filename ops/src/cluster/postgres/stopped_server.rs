@@ -1,5 +1,5 @@
-//! What the files of a server that does not run say: `global/pg_control`, and how far the log goes beyond a position, which is what a
-//! stand-by has not received of it.
+//! Reads the files of a server that does not run: `global/pg_control`, and the length of the log beyond a position. That length is what a
+//! stand-by has not received.
 //!
 //! `global/pg_control` begins with the system identifier, which initdb generates and which never changes. The state of the
 //! server is at byte 16 and the position of the latest checkpoint at byte 32 in every supported version.
@@ -16,7 +16,7 @@ use anyhow::{Context, bail, ensure};
 use super::server::run_as;
 use crate::cluster::{description::Description, process};
 
-/// The bytes that are read: identifier (8), version of the file (4), version of the catalog (4), state (4), padding (4), time (8),
+/// The number of bytes that are read: identifier (8), version of the file (4), version of the catalog (4), state (4), padding (4), time (8),
 /// position of the latest checkpoint (8).
 const LENGTH: usize = 40;
 const STATE_OFFSET: usize = 16;
@@ -33,7 +33,7 @@ pub struct ControlFile {
     pub checkpoint: u64,
 }
 
-/// Why a folder is not the database folder of a shard.
+/// The reason why a folder is not the database folder of a shard.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FolderFault {
     #[error(
@@ -109,18 +109,18 @@ pub fn is_missing_or_empty(folder: &Path) -> bool {
     std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none())
 }
 
-/// The size of one file of the log, in bytes. `initdb` chooses it unless it is told otherwise.
+/// The size of one file of the log, in bytes. This is the default of `initdb`.
 const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
-/// Files of the log for each step of the middle number in their names.
+/// The number of log files for each step of the middle number in their names.
 const SEGMENTS_IN_GROUP: u64 = 0x1_0000_0000 / SEGMENT_BYTES;
-/// What `pg_waldump` says if its first position is the end of the log.
+/// The message of `pg_waldump` if its first position is the end of the log.
 const NO_RECORD: &str = "could not find a valid record after";
 
 /// The bytes of log that the server of this folder wrote after `received`, in bytes since the beginning of the log. After a clean
 /// shutdown, the control file has the end of the log. After a crash, `pg_waldump` looks for it. The server must not run.
 ///
 /// # Errors
-/// The folder is missing or damaged, or the log from `received` on is not there any more.
+/// The folder is missing or damaged, or the log from `received` on has been removed.
 pub fn bytes_beyond(description: &Description, folder: &Path, received: u64) -> anyhow::Result<u64> {
     let control = ControlFile::read(folder).with_context(|| format!("cannot read {}", folder.display()))?;
     let control = control.with_context(|| format!("{} has no global/pg_control", folder.display()))?;
@@ -154,7 +154,7 @@ pub fn bytes_beyond(description: &Description, folder: &Path, received: u64) -> 
     }
 }
 
-/// Timeline and number of each file of the log.
+/// The timeline and the number of each file of the log.
 fn log_files(log: &Path) -> anyhow::Result<Vec<(u32, u64)>> {
     let entries = fs::read_dir(log).with_context(|| format!("cannot read {}", log.display()))?;
     Ok(entries.flatten().filter_map(|entry| log_file(entry.file_name().to_str()?)).collect())

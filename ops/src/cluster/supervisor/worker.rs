@@ -23,7 +23,7 @@ use super::{Backoff, Orders, Reporter, RestartPolicy, WELL_AFTER};
 use crate::cluster::{
     description::{Description, ShardPlace},
     layout::Layout,
-    member::{self, Member, Role},
+    member::{self, Member, ProcessRole},
     process::{Process, ProcessTable},
 };
 
@@ -31,13 +31,13 @@ use crate::cluster::{
 const DATABASE_ASKED_EVERY: Duration = Duration::from_millis(50);
 /// Time limit for one question.
 const DATABASE_PATIENCE: Duration = Duration::from_secs(2);
-/// A database that recovers from a crash may take this long; afterwards the log says what the node waits for.
+/// A database that recovers from a crash may take this long. After this time, the log says what the node waits for.
 const DATABASE_OVERDUE: Duration = Duration::from_secs(60);
 
 pub struct Worker {
     member: Member,
     layout: Layout,
-    /// For a node: its shard. The database must answer and be initialised before the node serves.
+    /// The shard of a node. Its database must answer and be initialised before the node serves.
     shard: Option<ShardPlace>,
     shard_map: PathBuf,
     policy: RestartPolicy,
@@ -48,17 +48,17 @@ pub struct Worker {
     preparation: Preparation,
 }
 
-/// What a worker has to do with the migration and the acceptance of its shard's database.
+/// The part of a worker in the migration and the acceptance of its shard's database.
 enum Preparation {
-    /// The worker of a PostgreSQL or a router.
+    /// The worker of a PostgreSQL or a router has no part.
     None,
-    /// The worker of the first node runs them and says when they are done.
+    /// The worker of the first node runs both, and announces that they are done.
     Runs(watch::Sender<bool>),
-    /// The worker of the second node waits for them.
+    /// The worker of the second node waits for the announcement.
     WaitsFor(watch::Receiver<bool>),
 }
 
-/// A running process: started by this supervisor, or left behind by a killed one.
+/// A running process, which this supervisor started or a killed supervisor left.
 enum Running {
     Child(Child, Process),
     Adopted(Process),
@@ -75,7 +75,7 @@ impl Worker {
     ) -> Self {
         let first = description.shards.iter().find(|shard| shard.node_name() == member.name);
         let second = description.shards.iter().find(|shard| shard.second_node_name() == member.name);
-        let preparation = match first.or(second).filter(|_| member.role == Role::Node) {
+        let preparation = match first.or(second).filter(|_| member.role == ProcessRole::Node) {
             None => Preparation::None,
             Some(shard) => {
                 let prepared = prepared.entry(shard.id.clone()).or_insert_with(|| watch::channel(false).0);
@@ -86,7 +86,7 @@ impl Worker {
                 }
             }
         };
-        let shard = (member.role == Role::Node).then(|| description.shard(&member.name).cloned()).flatten();
+        let shard = (member.role == ProcessRole::Node).then(|| description.shard(&member.name).cloned()).flatten();
         let accept_loss = shard.is_some() && orders.accept_loss.as_deref() == Some(member.name.as_str());
         Self {
             member,
@@ -101,7 +101,7 @@ impl Worker {
         }
     }
 
-    /// Keeps the process running until `stop`, then ends it.
+    /// Keeps the process running until `stop` is cancelled, and then ends it.
     pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut backoff = Backoff::default();
         loop {
@@ -149,9 +149,9 @@ impl Worker {
     async fn begin(&mut self) -> anyhow::Result<Running> {
         if let Some(process) = self.member.running(&ProcessTable::read()?) {
             tracing::info!(process = self.member.name, pid = process.pid(), "took over a running process");
-            // A node that serves is initialised. Its map may be broken by now, which must not prevent a restart.
+            // A node that has served is initialised. Its map may be invalid by now, which must not prevent a restart.
             self.initialised = true;
-            // The order was for this start.
+            // The operator ordered the acceptance for this start only.
             if std::mem::take(&mut self.accept_loss) {
                 tracing::warn!(
                     process = self.member.name,
@@ -185,7 +185,7 @@ impl Worker {
         Ok(Running::Child(child, process))
     }
 
-    /// Waits for the database: a node started earlier would fail and then be restarted ever more slowly.
+    /// Waits for the database. A node that starts before its database fails, and the pause before each restart grows.
     async fn wait_for_database(&self, shard: &ShardPlace) -> anyhow::Result<()> {
         let overdue = Instant::now() + DATABASE_OVERDUE;
         loop {
@@ -223,8 +223,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Accepts the database as it is, once, if the operator ordered it. Waits for the nodes of the other shards, which
-    /// know how far this one had come.
+    /// Accepts the database as it is, once, if the operator ordered it. Waits for the nodes of the other shards, which know the position that
+    /// this shard had reached.
     async fn accept_loss(&mut self) -> anyhow::Result<()> {
         if !self.accept_loss {
             return Ok(());
@@ -251,14 +251,14 @@ impl Worker {
 }
 
 impl Preparation {
-    /// Lets the second node start.
+    /// Announces that the database is ready, so that the second node starts.
     fn is_done(&self) {
         if let Self::Runs(prepared) = self {
             prepared.send_replace(true);
         }
     }
 
-    /// For the second node: waits until the database is migrated and accepted.
+    /// Makes the second node wait until the database is migrated and accepted.
     async fn wait(&mut self) -> anyhow::Result<()> {
         if let Self::WaitsFor(prepared) = self {
             prepared.wait_for(|is_done| *is_done).await.context("the worker of the shard's first node has ended")?;

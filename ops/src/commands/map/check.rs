@@ -1,4 +1,4 @@
-//! `shardctl map check FILE`: exit code 3 if the map would be refused, 4 if the named router is unreachable.
+//! `shardctl map check FILE`. The exit code is 3 if the map would be refused, and 4 if the named router is unreachable.
 
 use std::{
     fs,
@@ -18,18 +18,18 @@ use crate::{
 };
 
 const HELP: &str = "\
-If a cluster is at hand (the router at --admin-url, or the cluster that runs in --data-dir), its routers check the map as a reload \
+If a cluster is available (the router at --admin-url, or the cluster that runs in --data-dir), its routers check the map as a reload \
 would: against the map in use and against the slots that the shards own. A map that follows a finished move is accepted; a map that \
 reassigns an owned slot is refused. Nothing is changed.
 
-Without a cluster, or with --offline, the file is checked alone. With --replaces it is checked against another file. Files do not \
-know of moves, so a map that follows a move is refused then.
+Without a cluster, or with --offline, the file is checked alone. With --replaces it is checked against another file. A file \
+does not record moves, so a map that follows a move is then refused.
 
 Exit codes: 0 valid, 3 the map would be refused, 4 the router at --admin-url cannot be reached";
 
 #[derive(clap::Args)]
 #[command(after_help = HELP)]
-pub struct Args {
+pub struct MapCheckArgs {
     /// The map to check
     file: PathBuf,
     /// Check against this file, which the map is to replace, instead of a running cluster
@@ -44,17 +44,17 @@ pub struct Args {
 
 /// The verdict of a router or of this program on a map.
 #[derive(Debug, Deserialize)]
-struct Verdict {
-    problems: Vec<Problem>,
+struct MapVerdict {
+    problems: Vec<MapProblem>,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Problem {
+struct MapProblem {
     line: Option<usize>,
     reason: String,
 }
 
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(args: MapCheckArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let text = fs::read_to_string(&args.file).with_context(|| format!("cannot read {}", args.file.display()))?;
     let (problems, checked_by) = match &args.replaces {
         Some(current) => (problems_of(succeeds(&map_file::read(current)?, &text)), Vec::new()),
@@ -68,12 +68,12 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { exit::violation() })
 }
 
-/// The routers' verdict and the routers that were asked; `None` without a cluster.
+/// Returns the verdict of the routers, and the routers that were asked. `None` without a cluster.
 async fn online(
     address: &AdminAddress,
     context: &Context,
     text: &str,
-) -> anyhow::Result<Option<(Vec<Problem>, Vec<String>)>> {
+) -> anyhow::Result<Option<(Vec<MapProblem>, Vec<String>)>> {
     let is_named = address.named().is_some();
     let routers = match address.routers(context) {
         Ok(routers) => routers,
@@ -83,9 +83,9 @@ async fn online(
     };
     let (mut problems, mut checked_by) = (Vec::new(), Vec::new());
     for url in &routers.urls {
-        match routers.client.post::<Verdict>(&format!("{url}/admin/shard-map/check"), text.to_owned()).await {
+        match routers.client.post::<MapVerdict>(&format!("{url}/admin/shard-map/check"), text.to_owned()).await {
             Ok(verdict) => {
-                let news: Vec<Problem> =
+                let news: Vec<MapProblem> =
                     verdict.problems.into_iter().filter(|problem| !problems.contains(problem)).collect();
                 problems.extend(news);
                 checked_by.push(url.clone());
@@ -101,15 +101,18 @@ async fn online(
     Ok(Some((problems, checked_by)))
 }
 
-fn problems_of(checked: Result<ShardMap, MapError>) -> Vec<Problem> {
+fn problems_of(checked: Result<ShardMap, MapError>) -> Vec<MapProblem> {
     let problems = checked.err().map(|error| error.problems).unwrap_or_default();
-    problems.into_iter().map(|problem| Problem { line: problem.line, reason: problem.reason.to_string() }).collect()
+    problems
+        .into_iter()
+        .map(|problem| MapProblem { line: problem.line, reason: problem.reason.to_string() })
+        .collect()
 }
 
 fn show(
     file: &Path,
     text: &str,
-    problems: &[Problem],
+    problems: &[MapProblem],
     checked_by: &[String],
     context: &Context,
 ) -> anyhow::Result<()> {
@@ -125,8 +128,8 @@ fn show(
         let by = if checked_by.is_empty() { String::new() } else { format!(" for {}", checked_by.join(", ")) };
         output::data(&format!("{}: version {}, {shards}, valid{by}", file.display(), map.version))?;
     }
-    // The form that editors and CI logs turn into links.
-    for Problem { line, reason } in problems {
+    // Editors and CI logs turn this form into links.
+    for MapProblem { line, reason } in problems {
         let line = line.map(|line| format!(":{line}")).unwrap_or_default();
         output::data(&format!("{}{line}: {reason}", file.display()))?;
     }

@@ -18,19 +18,19 @@ use crate::{
     trust,
 };
 
-/// A database is made, and a node started and initialised, within this time.
+/// Within this time, the database is made and the node is started and initialised.
 const STARTED_WITHIN: Duration = Duration::from_secs(180);
 const LOOK: Duration = Duration::from_millis(300);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(clap::Args)]
-pub struct Args {
-    /// The new shard's id
+pub struct ShardAddArgs {
+    /// Id of the new shard
     id: String,
-    /// The addresses of its nodes, in order of preference [default: start one on this machine]
+    /// Addresses of the shard's nodes, in order of preference [default: start one on this machine]
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     node: Vec<String>,
-    /// Its number, which no shard has or had [default: one more than the highest of the map]
+    /// Number of the shard, which no shard has or had [default: one more than the highest number of the map]
     #[arg(long, value_name = "N")]
     number: Option<u16>,
     /// Check everything and change nothing
@@ -40,7 +40,7 @@ pub struct Args {
     cluster: slot_move::ClusterAddress,
 }
 
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(args: ShardAddArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let nodes = Nodes::of_routers(&args.cluster.address, context).await?;
     // Every other shard must answer: the new node asks them before it is initialised.
     without(&nodes, &args.id).owners().await?;
@@ -79,7 +79,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         urls
     } else {
         for url in &args.node {
-            is_empty |= preflight(&nodes.map, &args.id, number, url).await? == Front::EmptyDatabase;
+            is_empty |= preflight(&nodes.map, &args.id, number, url).await? == DatabaseState::EmptyDatabase;
         }
         let map = publish(&nodes, &args.id, number, &args.node, file.as_deref()).await?;
         output::note(&format!("map version {} names shard {}", map.version, args.id));
@@ -104,14 +104,15 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The nodes of the other shards. The database of the shard may be empty, although an earlier run has put the shard into the map.
+/// The nodes of the other shards. The new shard is left out, because an earlier run may have put it into the map while its database is still
+/// empty.
 fn without(nodes: &Nodes, id: &str) -> Nodes {
     let mut map = nodes.map.clone();
     map.shards.retain(|shard| shard.id != id);
     Nodes { map }
 }
 
-/// A map with the shard, in the file and at every other shard.
+/// Publishes a map with the shard to the file and to every other shard.
 async fn publish(
     nodes: &Nodes,
     id: &str,
@@ -134,7 +135,7 @@ async fn publish(
     } else {
         nodes
             .publish(|newest| {
-                // The attempt before this one may have reached some of the shards.
+                // The previous attempt may have reached some of the shards.
                 if let Some(known) = newest.shards.iter().find(|shard| shard.id == id) {
                     ensure!(is_same(known), differs.clone());
                     return Ok(newest.clone());
@@ -151,16 +152,16 @@ async fn publish(
     Ok(map)
 }
 
-/// What a node of the new shard stands in front of.
+/// The state of the database behind a node of the new shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Front {
+enum DatabaseState {
     /// An operator runs `shard-node init` once the map names the shard.
     EmptyDatabase,
     Shard,
 }
 
-/// The node must be reachable, in front of an empty database or of this very shard, and must find nothing else wrong.
-async fn preflight(map: &ShardMap, id: &str, number: u16, url: &str) -> anyhow::Result<Front> {
+/// Checks that the node is reachable, that its database is empty or belongs to this shard, and that the node reports no other disagreement.
+async fn preflight(map: &ShardMap, id: &str, number: u16, url: &str) -> anyhow::Result<DatabaseState> {
     let channel = trust::connect(Endpoint::from_shared(url.to_owned())?.connect_timeout(CONNECT_TIMEOUT)).await;
     let channel = channel.map_err(|reason| anyhow::anyhow!("cannot reach the node {url}: {reason}"))?;
     let mut node = ShardNodeClient::new(channel);
@@ -184,10 +185,10 @@ async fn preflight(map: &ShardMap, id: &str, number: u16, url: &str) -> anyhow::
             bail!("{url}: {} is {}, expected {}. {}", what.fact, what.found, what.expected, what.remedy);
         }
     }
-    Ok(if answer.uninitialised { Front::EmptyDatabase } else { Front::Shard })
+    Ok(if answer.uninitialised { DatabaseState::EmptyDatabase } else { DatabaseState::Shard })
 }
 
-/// Waits until a node of the shard takes writes. A node that was just initialised first asks the other shards.
+/// Waits until a node of the shard takes writes. A node that was just initialised asks the other shards first.
 async fn wait_until_it_serves(id: &str, urls: &[String]) -> anyhow::Result<()> {
     let stack = output::Bars::new();
     let bar = stack.steps(id, 1);

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::{
     cluster::{
         Description, Layout,
-        failover::{self, Done, Plan},
+        failover::{self, FailoverPlan, FailoverResult},
         files,
     },
     commands,
@@ -18,7 +18,7 @@ use crate::{
 };
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct ShardFailoverArgs {
     /// The shard whose stand-by becomes the primary
     id: String,
     /// Print what would happen, and change nothing
@@ -27,14 +27,13 @@ pub struct Args {
     /// Do not ask
     #[arg(long)]
     yes: bool,
-    /// Promote an asynchronous stand-by although it lacks acknowledged payments, or although that cannot be compared, and give up the
-    /// missing payments
+    /// Promote an asynchronous stand-by although it lacks, or may lack, acknowledged payments, and give up the missing payments
     #[arg(long)]
     accept_loss: bool,
 }
 
 /// Promotes the stand-by of a cluster on this machine, and rebuilds the former primary as its stand-by.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(args: ShardFailoverArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let layout = Layout::find(&context.data_dir)?;
     let _lock = commands::alone(&layout).await?;
     let description = Description::load(&layout)?.context("the cluster's description is missing")?;
@@ -60,10 +59,10 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(if done.status.is_ready() { ExitCode::SUCCESS } else { exit::failure() })
 }
 
-fn sentence(id: &str, plan: &Plan) -> String {
+fn sentence(id: &str, plan: &FailoverPlan) -> String {
     let (port, former) = (plan.new_primary.port, plan.former.port);
     if plan.is_begun {
-        return format!("the failover of shard {id} to the server at port {port} was interrupted and would go on");
+        return format!("the failover of shard {id} to the server at port {port} was interrupted and would continue");
     }
     let behind = match plan.bytes_behind {
         Some(0) => "has everything".to_owned(),
@@ -79,7 +78,13 @@ fn sentence(id: &str, plan: &Plan) -> String {
     )
 }
 
-fn show(id: &str, plan: &Plan, done: &Done, mut fields: serde_json::Value, context: &Context) -> anyhow::Result<()> {
+fn show(
+    id: &str,
+    plan: &FailoverPlan,
+    done: &FailoverResult,
+    mut fields: serde_json::Value,
+    context: &Context,
+) -> anyhow::Result<()> {
     let (ready, cause) = (done.status.is_ready(), &done.status.cause);
     if context.json {
         fields["ready"] = ready.into();
@@ -92,7 +97,7 @@ fn show(id: &str, plan: &Plan, done: &Done, mut fields: serde_json::Value, conte
     }
     if let Some(aside) = &done.aside {
         note(&format!(
-            "the files of the former primary are in {}: delete them when the books are right",
+            "the files of the former primary are in {}: delete them when `shardctl verify` finds no violation",
             aside.display()
         ));
     }
@@ -116,7 +121,7 @@ mod tests {
         let server = |port| ServerPlace { name: format!("postgres-{port}"), folder: "/pg".into(), port };
         let of = |bytes_behind, is_begun, primary_answers| {
             let (new_primary, former) = (server(5610), server(5510));
-            sentence("s0", &Plan { new_primary, former, is_begun, primary_answers, bytes_behind })
+            sentence("s0", &FailoverPlan { new_primary, former, is_begun, primary_answers, bytes_behind })
         };
         let said = |bytes_behind, is_begun| of(bytes_behind, is_begun, true);
         assert!(
@@ -126,6 +131,6 @@ mod tests {
         assert!(said(Some(7), false).contains("is 7 bytes behind"));
         assert!(of(Some(7), false, false).contains("lacks 7 bytes"));
         assert!(said(None, false).contains("may lack the last commits"));
-        assert!(said(None, true).contains("was interrupted and would go on"));
+        assert!(said(None, true).contains("would continue"));
     }
 }

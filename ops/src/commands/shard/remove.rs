@@ -15,7 +15,7 @@ use crate::{
 };
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct ShardRemoveArgs {
     /// The empty shard
     id: String,
     /// Print what is left on the shard, and change nothing
@@ -26,7 +26,7 @@ pub struct Args {
 }
 
 /// Publishes a map without the shard. On this machine, its node and database are stopped; their folder stays.
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(args: ShardRemoveArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let nodes = Nodes::of_routers(&args.cluster.address, context).await?;
     if nodes.map.removed.iter().any(|gone| gone.id == args.id) {
         // An earlier run may have ended before it stopped the processes.
@@ -86,7 +86,7 @@ fn show_removed(id: &str, map: &ShardMap, folder: Option<String>, context: &Cont
     Ok(ExitCode::SUCCESS)
 }
 
-/// The command that comes next while something is left: a drain moves slots, and a move that is taken has to be finished.
+/// The next command while the shard still has data: a drain moves its slots, and a move that is taken must be finished.
 fn next(id: &str, remains: &wire::ClientDataResponse) -> String {
     match remains.moves.first().filter(|_| remains.slots == 0) {
         Some(id) => format!("shardctl move finish {}", Uuid::from_slice(id).unwrap_or_default()),
@@ -94,11 +94,11 @@ fn next(id: &str, remains: &wire::ClientDataResponse) -> String {
     }
 }
 
-/// Moves with the shard that are not over at the other shard.
+/// The moves of the shard that are still open at the other shard.
 async fn open_elsewhere(nodes: &Nodes, id: &str) -> anyhow::Result<Vec<String>> {
     let (views, failures) = nodes.views().await;
     if let Some(failure) = failures.into_iter().next() {
-        return Err(failure.context("every shard has to say whether a move is open"));
+        return Err(failure.context("every shard must report whether a move is open"));
     }
     let open = views.iter().filter(|view| view.is_open() && view.from == id);
     Ok(open.map(|view| format!("the open move {} to shard {}", view.id, view.to)).collect())
@@ -124,7 +124,7 @@ fn left(remains: &wire::ClientDataResponse) -> Vec<String> {
     left
 }
 
-/// Takes the shard out of the description of this machine's cluster. The supervisor then stops its processes. Returns the folder of its
+/// Removes the shard from the description of this machine's cluster. The supervisor then stops its processes. Returns the folder of its
 /// database.
 async fn forget(id: &str, address: &AdminAddress, context: &Context) -> anyhow::Result<Option<String>> {
     if address.named().is_some() {

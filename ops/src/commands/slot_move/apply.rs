@@ -1,4 +1,4 @@
-//! `shardctl move apply`: starts the moves of a plan and watches them. The nodes carry them out, also when the command has ended.
+//! `shardctl move apply`: starts the moves of a plan and watches them. The nodes carry out the moves, even after the command has ended.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
     output,
     resharding::{
         Nodes,
-        plan::{Plan, PlannedMove, wave},
+        plan::{MovePlan, PlannedMove, wave},
         view::MoveView,
     },
 };
@@ -21,11 +21,11 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(200);
 
 #[derive(clap::Args)]
-pub struct Args {
-    /// The plan, as `shardctl move plan` has written it
+pub struct MoveApplyArgs {
+    /// The plan that `shardctl move plan` wrote
     plan: PathBuf,
     #[command(flatten)]
-    options: Options,
+    options: MoveApplyOptions,
     /// Print what would be started, and start nothing
     #[arg(long)]
     dry_run: bool,
@@ -33,16 +33,16 @@ pub struct Args {
     cluster: super::ClusterAddress,
 }
 
-/// How the moves of a plan are carried out.
+/// The options for carrying out the moves of a plan.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub struct Options {
+pub struct MoveApplyOptions {
     /// Copy and verify, then delete the copy: the slots stay where they are
     #[arg(long, conflicts_with_all = ["hold_cutover", "finish"])]
     rehearse: bool,
     /// Copy and follow, and cut over only at `shardctl move cutover`
     #[arg(long, conflicts_with = "finish")]
     hold_cutover: bool,
-    /// Delete at the source what has moved, right after the cut-over. The move cannot be reversed then
+    /// Delete the moved data at the source right after the cut-over. The move cannot be reversed then
     #[arg(long)]
     finish: bool,
     /// Cut over only if the estimated pause of the slots is at most this, for example 200ms [default: no limit]
@@ -59,8 +59,8 @@ pub struct Options {
     unthrottled: bool,
 }
 
-impl Options {
-    /// Delete the source's copy right after each cut-over.
+impl MoveApplyOptions {
+    /// Options that delete the data at the source right after each cut-over.
     pub fn finishing() -> Self {
         Self { finish: true, ..Self::default() }
     }
@@ -77,9 +77,9 @@ fn milliseconds(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).filter(|ms| *ms > 0).ok_or_else(|| "a time is more than 0".to_owned())
 }
 
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(args: MoveApplyArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let text = fs::read_to_string(&args.plan).with_context(|| format!("cannot read {}", args.plan.display()))?;
-    let plan: Plan = toml::from_str(&text).with_context(|| args.plan.display().to_string())?;
+    let plan: MovePlan = toml::from_str(&text).with_context(|| args.plan.display().to_string())?;
     let nodes = Nodes::of_routers(&args.cluster.address, context).await?;
     ensure!(
         plan.cluster == nodes.map.cluster,
@@ -98,15 +98,15 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let file = args.cluster.map_file(context);
-    let resume = "`shardctl move apply` with the same plan and the same options goes on";
+    let resume = "`shardctl move apply` with the same plan and the same options continues";
     carry_out_and_show(&nodes, &plan, &args.options, file.as_deref(), resume, context).await
 }
 
-/// Carries a plan out and prints what was done. Ctrl-C detaches; `resume` says how to go on then.
+/// Carries a plan out and prints what was done. Ctrl-C detaches. `resume` then tells the operator how to continue.
 pub async fn carry_out_and_show(
     nodes: &Nodes,
-    plan: &Plan,
-    options: &Options,
+    plan: &MovePlan,
+    options: &MoveApplyOptions,
     file: Option<&std::path::Path>,
     resume: &str,
     context: &Context,
@@ -115,7 +115,7 @@ pub async fn carry_out_and_show(
         done = carry_out(nodes, plan, options, file) => done?,
         _ = tokio::signal::ctrl_c() => {
             output::note(&format!(
-                "\ndetached; the moves that have begun go on until they are taken. Watch them with `shardctl move status --watch`. The other \
+                "\ndetached; the moves that have begun continue until they are taken. Watch them with `shardctl move status --watch`. The other \
                  moves are not started, --finish is not ordered, and the map file is not written: {resume}"
             ));
             return Ok(ExitCode::SUCCESS);
@@ -136,8 +136,8 @@ pub async fn carry_out_and_show(
     Ok(ExitCode::SUCCESS)
 }
 
-/// A plan whose slots have moved since it was made is refused as a whole.
-async fn refuse_stale(nodes: &Nodes, plan: &Plan) -> anyhow::Result<()> {
+/// Refuses a plan as a whole if its slots have moved since it was made.
+async fn refuse_stale(nodes: &Nodes, plan: &MovePlan) -> anyhow::Result<()> {
     let owners = nodes.owners().await?;
     for planned in &plan.moves {
         if let Some(status) = nodes.status(&planned.to, planned.id).await? {
@@ -148,7 +148,7 @@ async fn refuse_stale(nodes: &Nodes, plan: &Plan) -> anyhow::Result<()> {
                 view.id,
                 view.phase
             );
-            // It has begun: applying the plan again goes on watching it.
+            // The move has begun. Applying the plan again continues to watch it.
             continue;
         }
         for slot in planned.ranges()?.into_iter().flat_map(shard_map::SlotRange::slots) {
@@ -167,8 +167,8 @@ async fn refuse_stale(nodes: &Nodes, plan: &Plan) -> anyhow::Result<()> {
 
 async fn carry_out(
     nodes: &Nodes,
-    plan: &Plan,
-    options: &Options,
+    plan: &MovePlan,
+    options: &MoveApplyOptions,
     file: Option<&std::path::Path>,
 ) -> anyhow::Result<Vec<MoveView>> {
     let stack = output::Bars::new();
@@ -209,10 +209,10 @@ async fn carry_out(
 async fn carry_out_one(
     nodes: &Nodes,
     planned: &PlannedMove,
-    options: &Options,
+    options: &MoveApplyOptions,
     bar: &ProgressBar,
 ) -> anyhow::Result<MoveView> {
-    // A rehearsal leaves the plan's id to the move that follows it.
+    // A rehearsal uses another id, so that the real move can use the id of the plan.
     let id = if options.rehearse { Uuid::now_v7() } else { planned.id };
     let wishes = wire::MoveWishes {
         rehearse: Some(options.rehearse),
@@ -232,7 +232,7 @@ async fn carry_out_one(
     let view = watch(nodes, &planned.to, id, bar, |view| {
         wanted.contains(&view.phase.as_str()) && (view.phase != "taken" || view.map_version.is_some())
             || (options.finish && view.phase == "taken")
-            // An earlier command has started it with --hold-cutover.
+            // An earlier command has started the move with --hold-cutover.
             || (view.phase == "catching up" && view.holds_cutover)
     })
     .await?;
@@ -244,7 +244,8 @@ async fn carry_out_one(
     Ok(view)
 }
 
-/// Shows a move until `is_done`, by a bar on a terminal and by a line for each phase elsewhere. Fails if it ends in another way.
+/// Shows a move until `is_done` returns true: as a bar on a terminal, or as a line for each phase elsewhere. Fails if the move ends in
+/// another way.
 pub async fn watch(
     nodes: &Nodes,
     target: &str,
@@ -254,7 +255,7 @@ pub async fn watch(
 ) -> anyhow::Result<MoveView> {
     let mut shown = String::new();
     loop {
-        // A node that is down for a moment goes on where it was.
+        // A node that was down for a moment continues the move.
         match nodes.status(target, id).await {
             Ok(Some(status)) => {
                 let view = MoveView::of(target, &status);

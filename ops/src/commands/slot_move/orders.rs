@@ -15,8 +15,8 @@ use crate::{
 };
 
 #[derive(clap::Args)]
-pub struct Args {
-    /// The move [default: the only one that is open]
+pub struct MoveOrderArgs {
+    /// Id of the move [default: the only open move]
     id: Option<Uuid>,
     /// Print what would be ordered, and order nothing
     #[arg(long)]
@@ -38,14 +38,14 @@ pub struct ThrottleArgs {
     #[arg(long, alias = "off", group = "how")]
     unthrottled: bool,
     #[command(flatten)]
-    args: Args,
+    args: MoveOrderArgs,
 }
 
-pub async fn pause(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn pause(args: MoveOrderArgs, context: &Context) -> anyhow::Result<ExitCode> {
     order(args, context, MoveWishes { paused: Some(true), ..Default::default() }, "paused").await
 }
 
-pub async fn resume(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn resume(args: MoveOrderArgs, context: &Context) -> anyhow::Result<ExitCode> {
     order(args, context, MoveWishes { paused: Some(false), ..Default::default() }, "resumed").await
 }
 
@@ -55,8 +55,8 @@ pub async fn throttle(args: ThrottleArgs, context: &Context) -> anyhow::Result<E
     order(args.args, context, wishes, "throttle changed").await
 }
 
-/// Waits until both sides were compared, or differ. A move that is not told to wait compares them by itself before its cut-over.
-pub async fn verify(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+/// Waits until both sides have been compared, or differ. A move without --hold-cutover compares them by itself before its cut-over.
+pub async fn verify(args: MoveOrderArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let nodes = Nodes::of_routers(&args.cluster.address, context).await?;
     let (target, _, before) = super::find(&nodes, args.id).await?;
     if args.dry_run {
@@ -72,7 +72,7 @@ pub async fn verify(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let view = tokio::select! {
         view = apply::watch(&nodes, &target, before.id, &bar, has_answer) => view?,
         _ = tokio::signal::ctrl_c() => {
-            output::note("\ndetached; the comparison goes on. `shardctl move status` shows a difference as BLOCKED BY");
+            output::note("\ndetached; the comparison continues. `shardctl move status` shows a difference as BLOCKED BY");
             return Ok(ExitCode::SUCCESS);
         }
     };
@@ -106,22 +106,22 @@ fn is_before_cut_over(view: &MoveView) -> bool {
     matches!(view.phase.as_str(), "copying" | "catching up")
 }
 
-pub async fn cut_over(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn cut_over(args: MoveOrderArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let wishes = MoveWishes { hold_cutover: Some(false), paused: Some(false), ..Default::default() };
     order_and_wait(args, context, wishes, &["taken", "finished"]).await
 }
 
-pub async fn abort(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn abort(args: MoveOrderArgs, context: &Context) -> anyhow::Result<ExitCode> {
     // After the release the move can only be completed.
     order_and_wait(args, context, MoveWishes { abort: Some(true), ..Default::default() }, &["aborted", "taken"]).await
 }
 
-pub async fn finish(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn finish(args: MoveOrderArgs, context: &Context) -> anyhow::Result<ExitCode> {
     order_and_wait(args, context, MoveWishes { finish: Some(true), ..Default::default() }, &["finished"]).await
 }
 
-/// A move in the other direction, which copies only what was booked since the cut-over.
-pub async fn reverse(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+/// Starts a move in the other direction, which copies only what was booked since the cut-over.
+pub async fn reverse(args: MoveOrderArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let nodes = Nodes::of_routers(&args.cluster.address, context).await?;
     let (target, status, view) = super::find(&nodes, args.id).await?;
     ensure!(
@@ -142,7 +142,7 @@ pub async fn reverse(args: Args, context: &Context) -> anyhow::Result<ExitCode> 
     wait(&nodes, &view.from, id, &["taken"], &args, context).await
 }
 
-async fn order(args: Args, context: &Context, wishes: MoveWishes, done: &str) -> anyhow::Result<ExitCode> {
+async fn order(args: MoveOrderArgs, context: &Context, wishes: MoveWishes, done: &str) -> anyhow::Result<ExitCode> {
     let nodes = Nodes::of_routers(&args.cluster.address, context).await?;
     let (target, _, view) = super::find(&nodes, args.id).await?;
     if args.dry_run {
@@ -160,7 +160,7 @@ async fn order(args: Args, context: &Context, wishes: MoveWishes, done: &str) ->
 }
 
 async fn order_and_wait(
-    args: Args,
+    args: MoveOrderArgs,
     context: &Context,
     wishes: MoveWishes,
     wanted: &[&str],
@@ -181,7 +181,7 @@ async fn wait(
     target: &str,
     id: Uuid,
     wanted: &[&str],
-    args: &Args,
+    args: &MoveOrderArgs,
     context: &Context,
 ) -> anyhow::Result<ExitCode> {
     let stack = output::Bars::new();

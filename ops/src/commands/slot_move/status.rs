@@ -1,4 +1,4 @@
-//! `shardctl move status` and `shardctl move report`: what moves do, and what they did.
+//! `shardctl move status` and `shardctl move report` show what moves do and what they did.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -19,8 +19,8 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(300);
 
 #[derive(clap::Args)]
-pub struct Args {
-    /// Go on showing the open moves until each is taken, paused, or waits for its cut-over
+pub struct MoveStatusArgs {
+    /// Watch the open moves until each is taken, is paused, or waits for its cut-over
     #[arg(long)]
     watch: bool,
     /// Show moves that are over as well
@@ -30,7 +30,7 @@ pub struct Args {
     address: AdminAddress,
 }
 
-pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+pub async fn run(args: MoveStatusArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let nodes = Nodes::of_routers(&args.address, context).await?;
     if args.watch && !context.json {
         watch(&nodes).await?;
@@ -49,7 +49,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { exit::unreachable() })
 }
 
-/// Bars for the open moves, until each waits for an order or is over. Ctrl-C ends the watching and nothing else.
+/// Shows a bar for each open move, until each one waits for an order or is over. Ctrl-C ends only the watching.
 async fn watch(nodes: &Nodes) -> anyhow::Result<()> {
     let stack = output::Bars::new();
     let mut bars = std::collections::BTreeMap::new();
@@ -171,7 +171,7 @@ struct Handover {
     waited: u64,
     replayed: u64,
     refused: u64,
-    /// Microseconds and number of operations.
+    /// Pairs of a wait in microseconds and the number of operations that waited for this time.
     waits: Vec<(u64, u64)>,
 }
 
@@ -180,7 +180,7 @@ struct Handovers {
     data: Vec<Handover>,
 }
 
-/// The operations that waited in each router. Routers that do not answer are named.
+/// Reads the operations that waited in each router. Names routers that do not answer.
 async fn waited_in_routers(
     address: &AdminAddress,
     context: &Context,
@@ -202,7 +202,7 @@ struct Waited {
     waited: u64,
     replayed: u64,
     refused: u64,
-    /// Microseconds and number of operations, in ascending order.
+    /// Pairs of a wait in microseconds and the number of operations that waited for this time, in ascending order.
     waits: Vec<(u64, u64)>,
 }
 

@@ -1,12 +1,12 @@
-//! The worker on a real process: `sleep` for a time that no other process sleeps for, so that the test can find it.
+//! Tests of the worker with a real process. Each `sleep` has a duration that no other process uses, so that the test can find it.
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::*;
-use crate::cluster::supervisor::Report;
+use crate::cluster::supervisor::SupervisorReport;
 
-/// For anything that should happen at once.
+/// The longest wait for an event that should happen at once.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Bench {
@@ -20,7 +20,7 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::create(folder.path()).unwrap();
         let member =
-            Member::for_tests("sleeper", Role::Router, "sleep", vec![unique_seconds()], layout.log("sleeper"));
+            Member::for_tests("sleeper", ProcessRole::Router, "sleep", vec![unique_seconds()], layout.log("sleeper"));
         Self { _folder: folder, layout, member }
     }
 
@@ -75,9 +75,9 @@ async fn what_dies_is_started_again_and_stop_ends_it() {
     let (ended, (second, lived_at_most)) = tokio::join!(worker.run(stop.clone()), checks);
     ended.unwrap();
     assert!(!second.is_alive());
-    let report = Report::read(&bench.layout).0.remove("sleeper").unwrap();
+    let report = SupervisorReport::read(&bench.layout).0.remove("sleeper").unwrap();
     assert_eq!(report.deaths, 1);
-    // On a busy machine it may have lived for longer before it was seen and killed.
+    // On a busy machine, the process may have lived longer before the test saw and killed it.
     assert!(report.early_deaths == 1 || lived_at_most >= WELL_AFTER);
     assert!(report.last_end.unwrap().contains("SIGKILL"));
 }
@@ -89,7 +89,7 @@ async fn a_second_node_starts_after_the_first_one_has_prepared_the_database() {
     let stop = CancellationToken::new();
     let worker = Worker { preparation: Preparation::WaitsFor(waiting), ..bench.worker(RestartPolicy::Restart) };
     let checks = async {
-        // Long enough for a worker that does not wait to start its process.
+        // A worker that does not wait would start its process within this time.
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(bench.running().is_none(), "it started before the migration ended");
         Preparation::Runs(prepared).is_done();
@@ -107,7 +107,7 @@ async fn what_a_killed_supervisor_left_running_is_taken_over() {
     let stop = CancellationToken::new();
     let worker = bench.worker(RestartPolicy::Restart);
     let checks = async {
-        // Long enough for a second one to show up beside it, would one be started.
+        // A second process would appear within this time if the worker started one.
         tokio::time::sleep(Duration::from_millis(200)).await;
         assert_eq!(bench.running(), Some(orphan));
         orphan.signal(Signal::KILL).unwrap();
@@ -129,7 +129,7 @@ async fn what_dies_stays_dead_when_asked_to() {
         let first = bench.wait_for_another_than(None).await;
         first.signal(Signal::KILL).unwrap();
         assert!(first.ended_within(PATIENCE).await);
-        // Long enough for another one to show up, would one be started.
+        // Another process would appear within this time if the worker started one.
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert_eq!(bench.running(), None);
         stop.cancel();
@@ -142,12 +142,17 @@ async fn what_dies_stays_dead_when_asked_to() {
 async fn a_program_that_is_missing_is_reported_and_tried_again() {
     let bench = Bench::new();
     let mut worker = bench.worker(RestartPolicy::Restart);
-    worker.member =
-        Member::for_tests("sleeper", Role::Router, "/nonexistent/sleep", Vec::new(), bench.layout.log("sleeper"));
+    worker.member = Member::for_tests(
+        "sleeper",
+        ProcessRole::Router,
+        "/nonexistent/sleep",
+        Vec::new(),
+        bench.layout.log("sleeper"),
+    );
     let stop = CancellationToken::new();
     let checks = async {
         let deadline = Instant::now() + PATIENCE;
-        while Report::read(&bench.layout).0.get("sleeper").is_none_or(|report| report.early_deaths < 2) {
+        while SupervisorReport::read(&bench.layout).0.get("sleeper").is_none_or(|report| report.early_deaths < 2) {
             assert!(Instant::now() < deadline, "nothing is reported");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -155,6 +160,6 @@ async fn a_program_that_is_missing_is_reported_and_tried_again() {
     };
     let (ended, ()) = tokio::join!(worker.run(stop.clone()), checks);
     ended.unwrap();
-    let report = Report::read(&bench.layout).0.remove("sleeper").unwrap();
+    let report = SupervisorReport::read(&bench.layout).0.remove("sleeper").unwrap();
     assert!(report.last_end.unwrap().starts_with("did not start"));
 }
