@@ -30,7 +30,7 @@ use crate::{
     wait::until,
 };
 
-/// Time limit for the start, migrations included.
+/// The time within which a node must start and migrate its database.
 const START: Duration = Duration::from_secs(60);
 /// The digest under which tests declare their assets.
 const ASSETS: u64 = 1;
@@ -40,7 +40,7 @@ const SERVING: &str = "serving";
 /// The cluster of nodes that the test itself starts. A node of a cluster created by `shardctl` has that cluster's id.
 pub const CLUSTER: &str = "0190d7c0-0000-7000-8000-00000000c1a5";
 
-/// A folder for the files of a test, removed when dropped.
+/// A folder for the files of a test. Dropping it removes the folder.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
@@ -69,7 +69,7 @@ pub struct NodeConfig {
     pub cluster: ClusterId,
     pub shard: String,
     pub database_url: String,
-    /// The deadline of a statement. When it has passed, the node drops its connection.
+    /// The time limit of a statement. After it, the node drops its connection.
     pub statement_timeout: Duration,
     rpc: SocketAddr,
     admin: SocketAddr,
@@ -97,7 +97,7 @@ impl NodeConfig {
             cluster,
             shard: shard.to_owned(),
             database_url: database_url.to_owned(),
-            // Short, so that tests of a lost database do not wait, but longer than a busy disk needs to sync.
+            // The limit is short, so that tests of a lost database do not wait, but longer than a busy disk needs to sync.
             statement_timeout: Duration::from_secs(4),
             rpc: ([127, 0, 0, 1], free_port()?).into(),
             admin: ([127, 0, 0, 1], free_port()?).into(),
@@ -153,7 +153,7 @@ impl NodeConfig {
         Ok(command)
     }
 
-    /// `shard-node init`.
+    /// Runs `shard-node init` with this map.
     pub fn init(&self, shard_map: &str) -> anyhow::Result<()> {
         let map = self.file.with_extension("map.toml");
         std::fs::write(&map, shard_map)?;
@@ -232,7 +232,7 @@ impl Node {
         Ok(Self { config: config.clone(), leashed, rpc })
     }
 
-    /// `/readyz?verbose`.
+    /// The answer of `/readyz?verbose`.
     pub async fn readiness(&self) -> anyhow::Result<serde_json::Value> {
         let client = crate::client::Client::new(Vec::new());
         let url = format!("http://{}/readyz?verbose", self.config.admin);
@@ -269,7 +269,11 @@ impl Node {
     pub async fn start_refused(config: &NodeConfig) -> anyhow::Result<String> {
         let mut leashed = Leashed::spawn(config.command()?)?;
         let status = until("the node has refused to serve", START, async || leashed.ended()).await?;
-        ensure!(!status.success(), "it ended as if all were well: {}", config.log());
+        ensure!(
+            !status.success(),
+            "the node should have refused to serve, but it ended with success: {}",
+            config.log()
+        );
         Ok(config.log())
     }
 
@@ -369,7 +373,7 @@ fn asset() -> anyhow::Result<AssetCode> {
     AssetCode::new(ASSET).context(ASSET)
 }
 
-/// Opens an account that may go below zero by as much as `overdraft` allows.
+/// The operation that opens an account, which may go below zero as far as `overdraft` allows.
 pub fn open(id: &str, overdraft: Limit) -> anyhow::Result<Operation> {
     Ok(Operation::CreateAccount(CreateAccount {
         ordered_by: None,
@@ -381,7 +385,7 @@ pub fn open(id: &str, overdraft: Limit) -> anyhow::Result<Operation> {
     }))
 }
 
-/// Changes how far an account may go below zero.
+/// The operation that changes how far an account may go below zero.
 pub fn limit(id: &str, overdraft: Limit) -> anyhow::Result<Operation> {
     Ok(Operation::UpdateAccount(UpdateAccount {
         ordered_by: None,
@@ -393,7 +397,7 @@ pub fn limit(id: &str, overdraft: Limit) -> anyhow::Result<Operation> {
     }))
 }
 
-/// A local transfer, or the first step of a saga.
+/// The operation for a local transfer, or for the first step of a saga.
 pub fn transfer(order: &Order, cross_shard: bool) -> anyhow::Result<Operation> {
     Ok(Operation::Transfer(Transfer {
         ordered_by: None,
@@ -410,7 +414,7 @@ pub fn transfer(order: &Order, cross_shard: bool) -> anyhow::Result<Operation> {
     }))
 }
 
-/// The verdict on a saga, or its cancellation with `cancel`.
+/// The operation that writes the verdict on a saga. With `cancel` it cancels the saga.
 pub fn decide(order: &Order, cancel: bool) -> anyhow::Result<Operation> {
     let (debit, credit) = (account(&order.debit)?, account(&order.credit)?);
     let id = TransferId(order.id);

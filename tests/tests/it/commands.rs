@@ -1,4 +1,4 @@
-//! Commands of `shardctl` that list and pay, that replay a bank in the format of a real one, and that measure a load.
+//! Commands of `shardctl` that list and pay, that replay the file of a real bank's format, and that measure a load.
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
@@ -8,11 +8,11 @@ use testkit::{
     workload::open_account,
 };
 
-use crate::import::{Table, import, printed};
+use crate::import::{ImportFile, import, printed};
 
-/// The id that a command has printed before it sent anything.
+/// The id that a command printed before it sent the request.
 fn announced_id(output: &Output) -> anyhow::Result<String> {
-    let line = output.stderr.lines().next().context("nothing was announced")?;
+    let line = output.stderr.lines().next().context("the command did not print its id")?;
     Ok(line.strip_prefix("--id ").with_context(|| line.to_owned())?.to_owned())
 }
 
@@ -42,7 +42,7 @@ async fn a_transfer_is_created_once_however_often_its_id_is_given_and_entries_ar
     let nowhere = cluster.shardctl(&[&pay[..], &["5", "--url", "http://127.0.0.1:1"]].concat()).await?;
     ensure!(nowhere.code == Some(4), "{nowhere:?}");
 
-    // The shard does not answer, so the outcome is unknown. Sending the same id again tells it.
+    // The shard does not answer, so the outcome is unknown. The same request, sent again, tells the outcome.
     let node = cluster.process(Member::Node(0))?;
     node.freeze().await?;
     let unknown = cluster.shardctl(&[&pay[..], &["7"]].concat()).await?;
@@ -51,7 +51,10 @@ async fn a_transfer_is_created_once_however_often_its_id_is_given_and_entries_ar
     ensure!(unknown.code == Some(5) && unknown.stderr.contains(&format!("again with --id {id}")), "{unknown:?}");
     cluster.wait_until_ready("the node is thawed", &[]).await?;
     cluster.shardctl(&[&pay[..], &["7", "--id", &id]].concat()).await?.successful()?;
-    ensure!(client.get(0, &account_path(&bob)).await?["posted"] == "12.00", "paid more or less than once");
+    ensure!(
+        client.get(0, &account_path(&bob)).await?["posted"] == "12.00",
+        "the payment did not take effect exactly once"
+    );
 
     let entries = ["account", "entries", &bob, "--json"];
     let newest = cluster.shardctl_json(&[&entries[..], &["--limit", "2"]].concat()).await?;
@@ -86,7 +89,7 @@ async fn a_transfer_is_created_once_however_often_its_id_is_given_and_entries_ar
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn accounts_are_listed_over_pages_and_no_password_is_shown_unless_asked_for() -> anyhow::Result<()> {
     let cluster = Cluster::start(2, 1).await?;
-    let table = Table::write(
+    let table = ImportFile::write(
         &cluster,
         "many.csv",
         "id,asset",
@@ -168,6 +171,5 @@ async fn a_bank_is_replayed_once_and_its_balances_are_explained() -> anyhow::Res
         let measured = cluster.shardctl_json(load).await?;
         ensure!(measured["posted"].as_u64() > Some(0) && measured["others"] == serde_json::json!({}), "{measured}");
     }
-    cluster.verify().await?;
-    cluster.finish().await
+    cluster.verify_and_finish().await
 }

@@ -1,21 +1,21 @@
-//! `shardctl doctor` is useful only if it notices every disagreement. A consistent cluster agrees in every fact. Each
-//! disagreement that the test creates is named at its place, and after the repair the cluster agrees again.
+//! `shardctl doctor` is useful only if it notices every disagreement. On a consistent cluster it finds none. It must name each disagreement
+//! that the test creates at its place, and find none after the repair.
 
 use std::{fs, time::Duration};
 
 use anyhow::{Context, ensure};
-use serde_json::{Value, json};
+use serde_json::Value;
 use shard_map::{ClusterId, ShardMap};
 use testkit::{
     cluster::{Cluster, Member},
     database,
-    history::ASSET,
+    history::payment_body,
     wait::until,
-    workload::open_account,
+    workload::open_payer_and_payee,
 };
 use uuid::Uuid;
 
-/// How long nodes and routers may take to notice a change.
+/// The time within which nodes and routers must notice a change.
 const NOTICED_WITHIN: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -23,10 +23,8 @@ async fn doctor_names_each_disagreement() -> anyhow::Result<()> {
     let mut cluster = Cluster::start(2, 1).await?;
     // A saga between both shards leaves marks on every side.
     let (client, placement) = (cluster.client(), cluster.placement()?);
-    let (payer, payee) = (placement.account_on("s0", "payer", 0)?, placement.account_on("s1", "payee", 0)?);
-    open_account(&client, &payer, "unlimited").await?;
-    open_account(&client, &payee, "0.00").await?;
-    let order = json!({"id": Uuid::now_v7(), "debit": payer, "credit": payee, "amount": "5.00", "asset": ASSET});
+    let (payer, payee) = open_payer_and_payee(&client, &placement, ("s0", "payer"), ("s1", "payee")).await?;
+    let order = payment_body(Uuid::now_v7(), &payer, &payee, "5.00");
     client.post(0, "/v1/transfers", &order).await?;
     clean(&cluster, "nothing was done yet").await?;
     everything_is_compared(&cluster).await?;
@@ -109,7 +107,7 @@ async fn a_refused_map(cluster: &Cluster, router: &str) -> anyhow::Result<()> {
 async fn another_cluster(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
     let map = cluster.placement()?.map().clone();
     let file = cluster.data_dir().join("run").join("other.toml");
-    let path = file.to_str().context("a path that is no text")?;
+    let path = file.to_str().context("the path is not UTF-8")?;
     fs::write(&file, ShardMap::new(ClusterId::generate(), map.version, map.shards)?.to_toml())?;
     let output = cluster.shardctl(&["doctor", "--json", "--map", path]).await?;
     ensure!(output.code == Some(3), "{output:?}");

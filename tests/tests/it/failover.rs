@@ -24,7 +24,7 @@ const MIX: Mix = Mix {
     gives_up: true,
     request_timeout: Duration::from_secs(4),
 };
-/// How long routers may take to abandon a frozen node on a busy machine.
+/// The time within which routers must abandon a frozen node on a busy machine.
 const NOTICED_WITHIN: Duration = Duration::from_secs(45);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -81,7 +81,7 @@ async fn announce(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
     .await
 }
 
-/// Routers prefer the nodes in the map's order, and return to it.
+/// Waits until every router uses this node. Routers prefer the nodes in the map's order, and return to it.
 async fn every_router_uses(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
     let client = cluster.client();
     until(&format!("every router uses {node}"), NOTICED_WITHIN, async || {
@@ -97,7 +97,7 @@ async fn every_router_uses(cluster: &Cluster, node: &str) -> anyhow::Result<()> 
     .await
 }
 
-/// The shard commits through every router again.
+/// Checks that the shard commits through every router again.
 async fn goes_on(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
     let (client, placement) = (cluster.client().with_timeout(MIX.request_timeout), cluster.placement()?);
     let dsn = &cluster.status().shards[0].dsn;
@@ -106,7 +106,7 @@ async fn goes_on(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
     for router in 0..client.routers() {
         let id = placement.account_on(SHARD, &format!("{name}{router}"), 0)?;
         until("the shard takes writes", NOTICED_WITHIN, async || {
-            // Whichever router is next; opening an account twice is harmless.
+            // The request goes to the next router in turn. Opening an account twice is harmless.
             try_open_account(&client, &id, "unlimited").await.map(Some)
         })
         .await?;
@@ -115,14 +115,18 @@ async fn goes_on(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// SIGTERM: unready, drain, exit 0. Sagas in progress are left at a persisted step for another router.
+/// Sends SIGTERM to processes. Each must become unready, drain, and exit with 0. It leaves sagas under way at a persisted step for another
+/// router.
 async fn drains(cluster: &mut Cluster) -> anyhow::Result<()> {
     for (member, process) in
         [(Member::Router(0), "router-0"), (Member::Node(1), "s1"), (Member::Router(1), "router-1")]
     {
         cluster.terminate_and_recover(member).await?;
         let said = cluster.supervisor_says(process)?;
-        ensure!(said.iter().any(|line| line.contains("exit status: 0")), "{process} did not end well: {said:?}");
+        ensure!(
+            said.iter().any(|line| line.contains("exit status: 0")),
+            "{process} should exit with status 0: {said:?}"
+        );
     }
     Ok(())
 }

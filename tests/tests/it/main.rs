@@ -1,6 +1,6 @@
-//! The cluster as a whole: real processes, real PostgreSQL, real faults, and the same audit at the end of each.
+//! Tests of the whole cluster, with real processes, real PostgreSQL and real faults. Each test ends with the same audit.
 //!
-//! Each test that leaves something to chance prints its seed; `SEED=… cargo nextest run -p integration-tests` repeats it.
+//! Each test that draws something at random prints its seed. `SEED=… cargo nextest run -p integration-tests` repeats it.
 
 mod chaos;
 mod commands;

@@ -1,6 +1,6 @@
-//! `shardctl up --standby` and `shardctl shard failover`: a shard's stand-by becomes its primary under load, and the former primary
-//! its stand-by, there and back. The audit compares every answer with the databases. Then a failover under adverse conditions: interrupted at each step, with two nodes for
-//! each shard, and with a stand-by that lacks what the primary has.
+//! Tests of `shardctl up --standby` and `shardctl shard failover`. Under load, a shard's stand-by becomes its primary and the former
+//! primary its stand-by, and back again. The audit compares every answer with the databases. Other tests interrupt a failover at each step,
+//! have two nodes for each shard, and have a stand-by that lacks what the primary has.
 
 use std::{sync::Arc, time::Duration};
 
@@ -57,7 +57,7 @@ async fn a_shard_fails_over_to_its_synchronous_standby_and_back_under_load() -> 
     eprintln!("shard_failover: the clients were answered\n{}", history.answers());
     eprintln!("shard_failover: {:?}", audit(&cluster, &history).await?);
     let lost = cluster.shardctl(&["reconcile", "--json"]).await?;
-    ensure!(lost.code == Some(0), "something was lost: {lost:?}");
+    ensure!(lost.code == Some(0), "the failover should lose nothing: {lost:?}");
 
     section("down and up", async {
         cluster.down().await?;
@@ -84,7 +84,10 @@ async fn fails_over(cluster: &mut Cluster, name: &str, expected: (u16, u16)) -> 
     let done = cluster.shardctl_json(&["shard", "failover", SHARD, "--yes", "--json"]).await?;
     ensure!(done["ready"] == true && done["primary_port"] == expected.0, "{done}");
     let aside = done["former_folder"].as_str().context("no folder of the former primary")?;
-    ensure!(std::path::Path::new(aside).join("PG_VERSION").exists(), "{aside} is not there");
+    ensure!(
+        std::path::Path::new(aside).join("PG_VERSION").exists(),
+        "the former primary's folder {aside} does not exist"
+    );
     cluster.refresh_status().await?;
     ensure!(ports(cluster)?[0] == expected, "{:?}", cluster.status());
     let standby = cluster.status().shards[0].standby.as_ref().context("no stand-by")?;
@@ -100,7 +103,7 @@ async fn fails_over(cluster: &mut Cluster, name: &str, expected: (u16, u16)) -> 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The steps of a failover in their order. The failover of one shard is interrupted at each of them.
 const STEPS: [&str; 4] = ["stop", "set_aside", "promote", "rebuild"];
-/// Ends `shardctl` at a step.
+/// The variable that ends `shardctl` at a step.
 const ABORT: &str = "SHARDLEDGER_FAILOVER_ABORT";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

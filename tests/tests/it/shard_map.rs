@@ -1,4 +1,4 @@
-//! The shard map is edited under load, then broken, then out of date. What the shards say about ownership decides.
+//! Tests of the shard map, which is edited under load, then broken, then out of date. The shards decide who owns a slot.
 
 mod check;
 mod stale_routers;
@@ -19,10 +19,10 @@ use testkit::{
     workload::{Accounts, Load, Mix},
 };
 
-/// How long the routers may take to notice an edited file, on a busy machine.
+/// The time within which the routers must notice an edited file on a busy machine.
 const NOTICED_WITHIN: Duration = Duration::from_secs(30);
 
-/// No request may be lost, so no request has a deadline that a busy machine could miss.
+/// The load. No request may be lost, so no request has a deadline that a busy machine could miss.
 const MIX: Mix = Mix {
     single_clients: 3,
     batch_clients: 1,
@@ -51,7 +51,7 @@ async fn no_edit_of_the_map_loses_a_request_or_misleads_a_write() -> anyhow::Res
     let lost: Vec<&Attempt> =
         history.records.iter().flat_map(|record| &record.attempts).filter(|a| is_lost(a)).collect();
     ensure!(lost.is_empty(), "{} requests were lost to an edit of a file: {:?}", lost.len(), lost.first());
-    ensure!(history.records.len() > 50, "hardly any load: {}", history.records.len());
+    ensure!(history.records.len() > 50, "the load should have more than 50 orders, not {}", history.records.len());
     history.records.extend(opening.records);
     history.records.extend(maps.take_records());
     eprintln!("shard map: {:?}", audit(&cluster, &history).await?);
@@ -66,7 +66,7 @@ fn is_lost(attempt: &Attempt) -> bool {
 struct Maps<'a> {
     cluster: &'a Cluster,
     client: Client,
-    /// Transfers that the sections of the test made. The audit must know them.
+    /// The transfers that the sections of the test ordered. The audit must know them.
     records: std::sync::Mutex<Vec<testkit::history::Record>>,
 }
 
@@ -83,12 +83,12 @@ impl<'a> Maps<'a> {
         Ok(self.cluster.placement()?.map().clone())
     }
 
-    /// Replaces the file by another one, as editors and deployment tools do.
+    /// Replaces the file with another one, as editors and deployment tools do.
     fn replace(&self, text: &str) -> anyhow::Result<()> {
         replace(&self.path(), text)
     }
 
-    /// `GET` of a path on every router's admin listener.
+    /// Sends a `GET` to every router's admin listener, and returns the answers.
     async fn ask_routers(&self, path: &str) -> anyhow::Result<Vec<Value>> {
         let mut answers = Vec::new();
         for router in &self.cluster.status().routers {
@@ -133,7 +133,7 @@ fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     Ok(std::fs::rename(&draft, path)?)
 }
 
-/// Version 2: the same owners, the shards listed in another order.
+/// Version 2 of the map has the same owners, and lists the shards in another order.
 async fn a_map_that_says_the_same_in_another_order_is_taken(maps: &Maps<'_>) -> anyhow::Result<()> {
     let mut shards = maps.current()?.shards;
     shards.reverse();
@@ -141,7 +141,7 @@ async fn a_map_that_says_the_same_in_another_order_is_taken(maps: &Maps<'_>) -> 
     maps.wait_for_version(2).await
 }
 
-/// Version 3, in which a slot has two owners.
+/// In version 3 of the map, a slot has two owners.
 async fn a_broken_map_is_refused_with_its_line_and_the_old_one_serves(maps: &Maps<'_>) -> anyhow::Result<()> {
     let good = ShardMap::new(maps.current()?.cluster, 3, maps.current()?.shards)?.to_toml();
     let taken = good.lines().filter(|line| line.starts_with("slots")).nth(1).context("a second shard")?;
@@ -155,11 +155,11 @@ async fn a_broken_map_is_refused_with_its_line_and_the_old_one_serves(maps: &Map
     })
     .await?;
     for state in &refused {
-        // A router that serves an old map is ready all the same.
+        // A router that serves an old map is ready nevertheless.
         ensure!(state["status"] == "ready" && state["shard_map"]["version"] == 2, "{state}");
         let line = state["shard_map"]["refused"]["line"].as_u64().context("no line")?;
         let text = broken.lines().nth(usize::try_from(line)?.saturating_sub(1)).unwrap_or_default();
-        ensure!(text.starts_with("slots"), "line {line}, {text:?}, is not to blame: {state}");
+        ensure!(text.starts_with("slots"), "line {line}, {text:?}, is not the broken line: {state}");
     }
     ensure!(maps.gauges("shardledger_shard_map_last_reload_success").await?.iter().all(|value| *value == 0.0));
     ensure!(maps.gauges("shardledger_shard_map_version").await?.iter().all(|version| *version == 2.0));
@@ -192,13 +192,13 @@ async fn a_repaired_map_ends_the_alarm(maps: &Maps<'_>) -> anyhow::Result<()> {
 fn map_text(cluster: &Value, version: u64, shards: &[Value]) -> anyhow::Result<String> {
     let mut text = format!("cluster = {cluster}\nversion = {version}\n");
     for shard in shards {
-        // A list of strings looks the same in JSON and TOML.
+        // A list of strings has the same form in JSON and TOML.
         text += &format!(
             "[[shard]]\nid = {}\nnumber = {}\nnodes = {}\nslots = {}\n",
             shard["id"], shard["number"], shard["nodes"], shard["slots"]
         );
     }
-    ShardMap::parse(&text).context("what the routers serve is no map")?;
+    ShardMap::parse(&text).context("the routers do not serve a valid map")?;
     Ok(text)
 }
 

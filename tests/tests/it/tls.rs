@@ -1,4 +1,4 @@
-//! A cluster with HTTPS and mutual TLS (`docs/operations/tls.md`).
+//! Tests of a cluster with HTTPS and mutual TLS (`docs/operations/tls.md`).
 
 use std::{
     path::Path,
@@ -58,10 +58,10 @@ async fn payments_commands_and_moves_of_slots_work_over_tls() -> anyhow::Result<
 
     let (accounts, opening) = Accounts::open(&cluster, 12, &mut seed.random()).await?;
     let load = Load::start(&cluster, &Arc::new(accounts), &seed, MIX);
-    // A new shard is added: `init` asks the nodes of the other shards, and slots move from node to node.
+    // A new shard is added. `init` asks the nodes of the other shards, and slots move from node to node.
     cluster.shardctl(&["shard", "add", "s2"]).await?.successful()?;
     let plan = cluster.data_dir().join("log").join("plan.toml");
-    let plan = plan.to_str().context("a path that is no text")?;
+    let plan = plan.to_str().context("the path is not UTF-8")?;
     cluster.shardctl_json(&["move", "plan", "--balance", "-o", plan, "--json"]).await?;
     cluster.shardctl_json(&["move", "apply", plan, "--json"]).await?;
     let applied = cluster.shardctl_json(&["move", "apply", plan, "--finish", "--json"]).await?;
@@ -71,7 +71,7 @@ async fn payments_commands_and_moves_of_slots_work_over_tls() -> anyhow::Result<
     history.records.extend(opening.records);
     cluster.refresh_status().await?;
     let summary = audit(&cluster, &history).await?;
-    ensure!(summary.cross_shard > 20, "too little was done: {summary:?}");
+    ensure!(summary.cross_shard > 20, "the load did too little for the run to prove anything: {summary:?}");
 
     // These commands talk to routers and to nodes.
     cluster.shardctl(&["account", "list"]).await?.successful()?;
@@ -88,17 +88,16 @@ async fn payments_commands_and_moves_of_slots_work_over_tls() -> anyhow::Result<
         shown["certificates"].as_array().into_iter().flatten().filter_map(|it| it["name"].as_str()).collect();
     ensure!(names == ["ca", "https", "node", "operator", "router"], "{shown}");
 
-    // Everything is there after a restart.
+    // A restart keeps everything.
     cluster.down().await?;
     cluster.up().await?;
-    cluster.verify().await?;
-    cluster.finish().await
+    cluster.verify_and_finish().await
 }
 
-/// Certificates of another authority, with the names of the cluster's own.
+/// Makes certificates of another authority with the names of the cluster's own.
 async fn strangers(cluster: &Cluster) -> anyhow::Result<std::path::PathBuf> {
     let folder = cluster.data_dir().join("tls").join("strangers");
-    let dir = folder.to_str().context("a path that is no text")?;
+    let dir = folder.to_str().context("the path is not UTF-8")?;
     cluster.shardctl(&["tls", "init", "--dir", dir]).await?.successful()?;
     Ok(folder)
 }
@@ -147,7 +146,7 @@ async fn a_caller_without_a_certificate_of_the_cluster_is_refused_and_nothing_is
         ("plaintext", None, "takes TLS only"),
         ("stranger", Some(mutual(&strangers, "router", &own)?), "does not trust"),
         ("suspicious", Some(mutual(&strangers, "router", &strangers)?), "is of no authority in"),
-        // This certificate is of the cluster's authority, for the listener of routers and not for calls.
+        // The cluster's authority has signed this certificate for the listener of routers and not for calls.
         ("listener", Some(mutual(&own, "web", &own)?), "refuses"),
     ] {
         let refused = open_by_rpc(url, tls.as_ref(), account).await?;
@@ -157,7 +156,7 @@ async fn a_caller_without_a_certificate_of_the_cluster_is_refused_and_nothing_is
         ensure!(answer.status == 404, "{account}: {} {}", answer.status, answer.text());
     }
 
-    // Only routers may call now, so the name in the node's own certificate is not on the list.
+    // Now only routers may call, so the name in the node's own certificate is not allowed.
     let config = cluster.data_dir().join("config").join("s0.toml");
     let text = std::fs::read_to_string(&config)?;
     let list = text.lines().find(|line| line.starts_with("callers")).context("no callers")?.to_owned();
@@ -186,7 +185,7 @@ async fn a_caller_without_a_certificate_of_the_cluster_is_refused_and_nothing_is
     cluster.finish().await
 }
 
-/// `/readyz?verbose` of a router.
+/// Returns the answer of a router's `/readyz?verbose`.
 async fn readiness(cluster: &Cluster) -> anyhow::Result<Value> {
     let url = format!("{}/readyz?verbose", cluster.status().routers[0].admin_url);
     Client::new(Vec::new()).request(Method::GET, &url, None).await?.json()
@@ -239,7 +238,7 @@ async fn certificates_are_replaced_under_load_without_a_failed_request() -> anyh
     cluster.kill_and_recover(&members).await?;
     audit(&cluster, &history).await?;
 
-    // A key that is not the certificate's is refused, and the certificate in use stays in use.
+    // A key that does not belong to the certificate is refused, and the former pair stays in use.
     let key = cluster.tls_dir().join("https.key");
     let good = std::fs::read(&key)?;
     std::fs::copy(cluster.tls_dir().join("node.key"), &key)?;

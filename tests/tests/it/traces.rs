@@ -1,4 +1,5 @@
-//! Traces: what a router and nodes send to a collector of OTLP, and what they do without one and with a dead one (`docs/adr/0019`).
+//! Tests of traces: the spans that a router and nodes send to a collector of OTLP, and their behaviour without a collector and with a dead
+//! one (`docs/adr/0019`).
 
 mod collector;
 
@@ -6,15 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use http::Method;
-use serde_json::json;
 use testkit::{
     client::Answer,
     cluster::Cluster,
-    history::ASSET,
+    history::payment_body,
     node::Folder,
     router::{Router, RouterConfig},
     wait::until,
-    workload::open_account,
+    workload::open_payer_and_payee,
 };
 use uuid::Uuid;
 
@@ -22,23 +22,20 @@ use self::collector::{Collector, Recorded};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const GATEWAY: &str = "b7ad6b7169203331";
-/// For what takes less than a second on an idle machine.
+/// The time limit for events that take less than a second on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// A service that ends waits for the collector for three seconds; the rest is for a busy machine.
+/// The time within which a service must end. It waits for the collector for three seconds. A busy machine may need the rest.
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
 
-/// Two accounts on different shards; the first one may pay without limit.
+/// Opens two accounts on different shards. The first one may pay without limit.
 async fn two_accounts(cluster: &Cluster) -> anyhow::Result<(String, String)> {
     let (client, placement) = (cluster.client(), cluster.placement()?);
-    let (alice, bob) = (placement.account_on("s0", "alice", 0)?, placement.account_on("s1", "bob", 0)?);
-    open_account(&client, &alice, "unlimited").await?;
-    open_account(&client, &bob, "0.00").await?;
-    Ok((alice, bob))
+    open_payer_and_payee(&client, &placement, ("s0", "alice"), ("s1", "bob")).await
 }
 
-/// Pays 4.00, with this `traceparent`.
+/// Pays 4.00 with this `traceparent`.
 async fn pay(url: &str, from: &str, to: &str, id: Uuid, traceparent: Option<&str>) -> anyhow::Result<Answer> {
-    let order = json!({"id": id, "debit": from, "credit": to, "amount": "4.00", "asset": ASSET});
+    let order = payment_body(id, from, to, "4.00");
     let client = testkit::client::Client::new(Vec::new());
     let headers: Vec<_> = traceparent.map(|text| ("traceparent", text)).into_iter().collect();
     let url = format!("{url}/v1/transfers");
@@ -69,10 +66,10 @@ async fn one_trace_goes_from_the_gateway_through_the_router_to_the_commits_of_tw
     let answer = pay(&router.url(), &alice, &bob, id, Some(&format!("00-{TRACE}-{GATEWAY}-01"))).await?;
     ensure!(answer.status == 201, "{}", answer.text());
 
-    // reserve, decide, settle: each is a call with its wait, a batch, and the three parts of the batch.
+    // The saga has three steps: reserve, decide and settle. Each is a call with its wait, a batch, and the three parts of the batch.
     let spans = collector.has(1 + 3 * (2 + 4)).await?;
     let strange: Vec<_> = spans.iter().filter(|span| span.trace != TRACE).collect();
-    ensure!(strange.is_empty(), "spans of other traces: {strange:?}");
+    ensure!(strange.is_empty(), "spans of other traces arrived: {strange:?}");
     let within = |parent: &Recorded, name: &str| {
         spans.iter().filter(|span| span.parent == parent.id && span.name == name).collect::<Vec<_>>()
     };
@@ -108,7 +105,7 @@ async fn one_trace_goes_from_the_gateway_through_the_router_to_the_commits_of_tw
         }
     }
 
-    // What a trace must not have.
+    // A trace must not have accounts, amounts or metadata.
     for span in &spans {
         for secret in [alice.as_str(), bob.as_str(), "4.00"] {
             ensure!(!span.attributes.iter().any(|(_, value)| value.contains(secret)), "{secret}: {span:?}");
@@ -182,8 +179,7 @@ async fn payments_go_on_while_the_collector_is_dead() -> anyhow::Result<()> {
         let lines = log.lines().filter(|line| line.contains("does not take spans")).count();
         ensure!(lines == 1, "{name}: {lines} lines: {log}");
     }
-    cluster.verify().await?;
-    cluster.finish().await
+    cluster.verify_and_finish().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -200,7 +196,7 @@ async fn a_wrong_endpoint_is_an_error_of_the_configuration() -> anyhow::Result<(
     Ok(())
 }
 
-/// What a service's metrics say of its spans.
+/// The numbers of spans in a service's metrics.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Counted {
     exported: u64,

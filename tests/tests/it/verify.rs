@@ -1,25 +1,25 @@
-//! `shardctl verify` is useful only if it notices violations. The test breaks each invariant in the databases, one at
-//! a time, and `verify` must name it. After the repair the cluster must be clean again.
+//! Tests that `shardctl verify` notices violations. The test breaks each invariant in the databases, one at a time, and `verify` must name
+//! it. After the repair the cluster must be clean again.
 
 use std::collections::BTreeSet;
 
 use anyhow::{Context, ensure};
-use serde_json::{Value, json};
-use testkit::{audit::all_folded, cluster::Cluster, database, history::ASSET, workload::open_account};
+use serde_json::Value;
+use testkit::{audit::all_folded, cluster::Cluster, database, history::payment_body, workload::open_account};
 use uuid::Uuid;
 
-/// Damage to one shard's database, and how to mend it.
+/// A damage to one shard's database, and its repair.
 struct Damage {
     what: &'static str,
     shard: usize,
     sql: &'static str,
     mend: &'static str,
-    /// The invariants that must be named, and no others.
+    /// The invariants that `verify` must name. It must name no others.
     breaks: &'static [&'static str],
 }
 
-/// Every account has taken part in one local or one cross-shard transfer; s0 pays, s1 is paid. No damage changes the highest
-/// position or what a node reads again without traffic. Ids are of version 7 and begin with 0.
+/// Each account has taken part in one local or one cross-shard transfer. s0 pays, and s1 is paid. No damage changes the highest position or
+/// what a node reads again without traffic. Ids are UUIDs of version 7 and begin with 0.
 const DAMAGES: [Damage; 21] = [
     Damage {
         what: "a cent too many in a row",
@@ -181,7 +181,7 @@ async fn verify_names_each_broken_invariant() -> anyhow::Result<()> {
     open_account(&client, &near, "0.00").await?;
     open_account(&client, &far, "0.00").await?;
     for credit in [&near, &far] {
-        let order = json!({"id": Uuid::now_v7(), "debit": payer, "credit": credit, "amount": "5.00", "asset": ASSET});
+        let order = payment_body(Uuid::now_v7(), &payer, credit, "5.00");
         client.post(0, "/v1/transfers", &order).await?;
     }
     cluster.verify().await?;
@@ -195,7 +195,7 @@ async fn verify_names_each_broken_invariant() -> anyhow::Result<()> {
         ensure!(named == expected, "{}: verify names {named:?} instead of {expected:?}", damage.what);
         ensure!(database::run(dsn, damage.mend).await? > 0, "{}: nothing was mended", damage.what);
     }
-    cluster.verify().await.context("all damage was mended")?;
+    cluster.verify().await.context("after all damage was mended")?;
     cluster.finish().await
 }
 
@@ -218,7 +218,7 @@ async fn verify_checks_all_shards_of_one_cluster_and_leaves_no_trace() -> anyhow
     let named = "is known to s0 (map version 1) and was not checked: give its --dsn";
     ensure!(one.stdout.lines().any(|line| line.contains("shard s1") && line.contains(named)), "{}", one.stdout);
 
-    // `verify` checks nothing if a database is not the one it was given for.
+    // `verify` checks nothing if a database belongs to another shard than the one that the argument names.
     let other = uuid::Uuid::now_v7().to_string();
     let is_refused = async |targets: &[(&str, usize)], words: &[&str]| {
         let output = verify(&[], targets).await?;
@@ -248,7 +248,7 @@ async fn verify_checks_all_shards_of_one_cluster_and_leaves_no_trace() -> anyhow
     cluster.finish().await
 }
 
-/// The invariants verify found broken; each must come with an example.
+/// The invariants that `verify` found broken. Each must come with an example.
 async fn violated(cluster: &Cluster) -> anyhow::Result<BTreeSet<String>> {
     let Err(found) = cluster.verify().await else { return Ok(BTreeSet::new()) };
     let text = found.to_string();
@@ -257,7 +257,7 @@ async fn violated(cluster: &Cluster) -> anyhow::Result<BTreeSet<String>> {
     let mut named = BTreeSet::new();
     for invariant in report["invariants"].as_array().context("no invariants")? {
         if invariant["violations"].as_u64().unwrap_or_default() > 0 {
-            ensure!(invariant["examples"][0]["subject"].is_string(), "nothing is named: {invariant}");
+            ensure!(invariant["examples"][0]["subject"].is_string(), "the invariant has no example: {invariant}");
             named.insert(invariant["id"].as_str().unwrap_or_default().to_owned());
         }
     }

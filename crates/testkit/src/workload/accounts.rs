@@ -9,11 +9,11 @@ use crate::{
     wait::until,
 };
 
-/// Money an ordinary account begins with, in minor units: little enough that some transfers are refused.
+/// The money with which an ordinary account begins, in minor units. It is so little that some transfers are refused.
 const FUNDS: i64 = 5_000;
 const LARGEST_AMOUNT: usize = 2_500;
 
-/// On every shard a treasury without limit, a hot account, and ordinary accounts that may not go below zero.
+/// The accounts of a run. Every shard has a treasury without limit, a hot account, and ordinary accounts that must not go below zero.
 #[derive(Debug)]
 pub struct Accounts {
     shards: Vec<Shard>,
@@ -27,7 +27,7 @@ struct Shard {
 }
 
 impl Accounts {
-    /// Opens and funds them, and tells how.
+    /// Opens and funds the accounts, and returns the history of that.
     pub async fn open(cluster: &Cluster, per_shard: usize, random: &mut Random) -> anyhow::Result<(Self, History)> {
         let (client, placement) = (cluster.client(), cluster.placement()?);
         let mut shards = Vec::new();
@@ -53,10 +53,10 @@ impl Accounts {
         Ok((Self { shards }, history))
     }
 
-    /// An order between two of them.
+    /// A random order between two of the accounts.
     pub fn order(&self, random: &mut Random) -> Order {
         let from = random.below(self.shards.len());
-        // Half of the transfers cross shards.
+        // Half of the orders draw the payee's shard at random, so that many transfers cross shards.
         let to = if random.percent(50) { from } else { random.below(self.shards.len()) };
         let (debit, credit) = loop {
             let (debit, credit) = (self.shards[from].pick(random), self.shards[to].pick(random));

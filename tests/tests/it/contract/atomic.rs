@@ -1,4 +1,4 @@
-//! Atomic groups: all of a group takes effect on one shard, or nothing.
+//! Tests of atomic groups: either all of a group takes effect, on one shard, or nothing.
 
 use anyhow::ensure;
 use http::Method;
@@ -13,7 +13,7 @@ use super::{
 
 const FAILED: &str = "failed batch_failed";
 
-/// The accounts of a test: one has money, two have none, one is closed, one is on another shard.
+/// The accounts of a test. One has money, two have none, one is closed, and one is on another shard.
 struct Group {
     stage: Stage,
     rich: String,
@@ -62,7 +62,10 @@ async fn a_group_takes_effect_as_a_whole_and_is_replayed_as_a_whole() -> anyhow:
     let lines = Call::bare(Method::POST, "/v1/transfers:batch?atomic=true", lines.join("\n"));
     let reply = group.stage.api.expect(lines.header("content-type", NDJSON), "200").await?;
     ensure!(results(&reply.body, &items)? == again, "{}", reply.body);
-    ensure!(group.balances().await? == ["90.00", "0.00", "10.00"], "moved otherwise");
+    ensure!(
+        group.balances().await? == ["90.00", "0.00", "10.00"],
+        "the group did not move 10.00 from the first account to the third"
+    );
     group.stage.finish().await
 }
 
@@ -141,7 +144,7 @@ async fn a_group_across_shards_is_refused_and_leaves_nothing() -> anyhow::Result
         let items = json!({"transfers": [local, stranger], "atomic": true});
         group.stage.api.expect(Call::post("/v1/transfers:batch", &items), "422 atomic_cross_shard").await?;
     }
-    ensure!(group.stage.rows().await? == rows, "it left something");
+    ensure!(group.stage.rows().await? == rows, "a refused group left rows");
     let found = group.send(&[local]).await?;
     ensure!(found == ["posted"], "the id was not free: {found:?}");
     group.stage.finish().await

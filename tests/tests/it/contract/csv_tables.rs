@@ -1,4 +1,4 @@
-//! Answers in CSV. They have the items that the same request in JSON answers.
+//! Tests of answers in CSV. They have the same items as the answers in JSON.
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
@@ -8,17 +8,17 @@ use testkit::{
 };
 
 use super::{
-    callers::{CSV, Table, items, text},
+    callers::{CSV, CsvAnswer, items, text},
     reports::{History, statement_path},
     stage::Stage,
 };
 
-/// A part of a whole list has up to 2,000 accounts of each of the three shards.
+/// More accounts than one part of a whole list has. A part has up to 2,000 accounts of each of the three shards.
 const MANY_ACCOUNTS: usize = 6_500;
 
-impl Table {
-    /// Checks that the lines have the members of these items, in this order. `guarded` are the columns of text, in which an apostrophe
-    /// guards a first character that begins formulas.
+impl CsvAnswer {
+    /// Checks that the lines have the members of these items, in this order. In the columns `guarded`, an apostrophe stands before a first
+    /// character that begins a formula in spreadsheets.
     fn has(&self, items: &[Value], guarded: &[&str]) -> anyhow::Result<()> {
         ensure!(self.lines.len() == items.len(), "{} lines, not {}", self.lines.len(), items.len());
         for (line, item) in self.lines.iter().zip(items) {
@@ -44,7 +44,7 @@ fn cell(value: &Value) -> String {
     }
 }
 
-/// The answer is put together from several parts, in JSON and in CSV.
+/// The router reads such a list in several parts, for JSON and for CSV.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_whole_list_has_the_accounts_of_all_its_parts() -> anyhow::Result<()> {
     let stage = Stage::shared().await?;

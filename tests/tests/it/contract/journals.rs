@@ -1,4 +1,4 @@
-//! Journals: pages in both directions while entries are added, windows in time, and balances at a time.
+//! Tests of journals: pages in both directions while entries are added, windows in time, and balances at a time.
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
@@ -9,9 +9,9 @@ use super::{
     stage::{Shard, Stage},
 };
 
-/// More than several waypoints, which are 64 versions apart.
+/// So many transfers that an account gets several waypoints, which are 64 versions apart.
 const TRANSFERS: usize = 200;
-/// No journal here has a multiple of this length.
+/// The length of a page. No journal here has a multiple of this length, so the last page is shorter.
 const PAGE: usize = 37;
 
 struct Journal {
@@ -26,7 +26,7 @@ async fn a_journal_of_local_transfers_is_read_in_pages_and_at_times() -> anyhow:
     is_read_in_pages_and_at_times(0).await
 }
 
-/// The entries are written by sagas.
+/// Sagas write these entries.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_journal_of_transfers_between_shards_is_read_in_pages_and_at_times() -> anyhow::Result<()> {
     is_read_in_pages_and_at_times(1).await
@@ -60,7 +60,7 @@ async fn write(stage: &Stage, other_shard: Shard) -> anyhow::Result<Journal> {
         ensure!(results.iter().all(|result| result["status"] == "posted"), "{reply}");
     }
     let page = page(stage, &account, "order=asc&limit=500").await?;
-    ensure!(page["has_more"] == false && page["next_cursor"].is_null(), "more than written: {page}");
+    ensure!(page["has_more"] == false && page["next_cursor"].is_null(), "the journal should have one page: {page}");
     let entries = page["data"].as_array().context("no data")?.clone();
     Ok(Journal { account, other, entries })
 }
@@ -70,7 +70,7 @@ async fn page(stage: &Stage, account: &str, query: &str) -> anyhow::Result<Value
     Ok(stage.api.expect(Call::get(&path), "200").await?.body)
 }
 
-/// Versions without a gap, positions and times that grow, balances that follow from amounts.
+/// Checks that versions have no gap, that positions and times grow, and that balances follow from amounts.
 fn adds_up(journal: &Journal) -> anyhow::Result<()> {
     // The first entry opens the account.
     ensure!(journal.entries.len() == TRANSFERS + 1, "{} entries", journal.entries.len());
@@ -97,7 +97,7 @@ fn position(entry: &Value) -> anyhow::Result<i64> {
 }
 
 fn minor(amount: &Value) -> anyhow::Result<i64> {
-    let text = amount.as_str().with_context(|| format!("{amount} is no amount"))?;
+    let text = amount.as_str().with_context(|| format!("{amount} is not an amount"))?;
     Ok(text.replace('.', "").parse()?)
 }
 
@@ -113,7 +113,7 @@ async fn pages(stage: &Stage, journal: &Journal) -> anyhow::Result<()> {
             ensure!(found["has_more"] == found["next_cursor"].is_string(), "{found}");
             let Some(next) = found["next_cursor"].as_str() else { break };
             ensure!(data.len() == PAGE, "a short page before the end: {found}");
-            ensure!(walked.len() < 2 * journal.entries.len(), "pages without end");
+            ensure!(walked.len() < 2 * journal.entries.len(), "the pages do not end");
             cursor = format!("&cursor={next}");
             stage.pay(&journal.account, &journal.other, "0.01", "USD").await?;
         }
@@ -125,7 +125,7 @@ async fn pages(stage: &Stage, journal: &Journal) -> anyhow::Result<()> {
             walked.drain(..begun);
         }
         walked.truncate(expected.len());
-        ensure!(walked == expected, "{order}: pages are not the whole in order");
+        ensure!(walked == expected, "{order}: the pages together are not all entries in order");
     }
     let by_default = page(stage, &journal.account, "").await?;
     let data = by_default["data"].as_array().context("no data")?;
@@ -153,7 +153,7 @@ async fn windows(stage: &Stage, journal: &Journal) -> anyhow::Result<()> {
         let found = page(stage, &journal.account, &empty).await?;
         ensure!(found["data"] == serde_json::json!([]) && found["has_more"] == false, "{empty}: {found}");
     }
-    // The same moment with another offset, then the window in pages.
+    // The same moment with another offset gives the same entry. Then the test reads the window in pages.
     let elsewhere = from.replace('Z', "-00:00");
     let found = page(stage, &journal.account, &format!("order=asc&limit=1&from={elsewhere}")).await?;
     ensure!(found["data"][0] == *within[0], "from {elsewhere}: {found}");
@@ -164,7 +164,7 @@ async fn windows(stage: &Stage, journal: &Journal) -> anyhow::Result<()> {
         let Some(next) = found["next_cursor"].as_str() else { break };
         cursor = format!("&cursor={next}");
     }
-    ensure!(walked.iter().rev().eq(within), "a window in pages");
+    ensure!(walked.iter().rev().eq(within), "the pages of the window together are not the window");
     Ok(())
 }
 

@@ -1,5 +1,5 @@
-//! Keys: what a key permits, and that nothing of another tenant can be read, moved or noticed without one. The tests follow the
-//! risks of the OWASP API Security Top 10 (2023), which `docs/operations/keys.md` lists.
+//! Tests of keys: what a key permits, and that a key cannot read, move or notice anything of another tenant. The tests follow the risks of
+//! the OWASP API Security Top 10 (2023), which `docs/operations/keys.md` lists.
 
 use std::time::Duration;
 
@@ -128,7 +128,7 @@ fn transfer(id: Uuid, debit: &str, credit: &str, amount: &str) -> Value {
     json!({"id": id, "debit": debit, "credit": credit, "amount": amount, "asset": "EUR"})
 }
 
-/// The answer without what differs between two answers of the same kind: the request's id, and the names in the request.
+/// The answer without the parts that differ between two answers of the same kind: the request's id, and the names in the request.
 fn form(reply: &Reply, asked: &[&str]) -> String {
     let mut body = reply.body.clone();
     body["request_id"] = Value::Null;
@@ -176,7 +176,7 @@ async fn the_journal_names_the_key_that_ordered_each_booking() -> anyhow::Result
             .map(|entry| format!("{} {}", entry["kind"].as_str().unwrap_or("?"), entry["ordered_by"]))
             .collect())
     };
-    // Newest first. The operator funded both tills and opened all accounts.
+    // The entries come newest first. The operator funded both tills and opened all accounts.
     let till = names(shop_till, shop).await?;
     let payee = names(rival_till, rival).await?;
     let safe = names(shop_safe, shop).await?;
@@ -206,8 +206,8 @@ async fn the_journal_names_the_key_that_ordered_each_booking() -> anyhow::Result
     setting.finish().await
 }
 
-/// API1 (object level), API3 (property level), API5 (function level). Another tenant's accounts, transfers and holds have the status, code and
-/// words of something that does not exist.
+/// API1 (object level), API3 (property level) and API5 (function level): another tenant's accounts, transfers and holds are answered with
+/// the status, code and words of something that does not exist.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_url_names_of_another_tenant_is_answered_as_if_it_did_not_exist() -> anyhow::Result<()> {
     let setting = Setting::new().await?;
@@ -260,7 +260,7 @@ async fn what_a_url_names_of_another_tenant_is_answered_as_if_it_did_not_exist()
     setting.finish().await
 }
 
-/// API1. The key alone refuses an order, whether the accounts exist or not, and nothing is stored under its id.
+/// API1: the key alone decides that an order is refused, whether the accounts exist or not, and nothing is stored under its id.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_that_names_an_account_of_another_tenant_is_refused_and_leaves_nothing() -> anyhow::Result<()> {
     let setting = Setting::new().await?;
@@ -282,7 +282,7 @@ async fn an_order_that_names_an_account_of_another_tenant_is_refused_and_leaves_
         let there = setting.send(Call::get(&format!("/v1/transfers/{id}")), operator).await?;
         there.expect("404 transfer_not_found")?;
     }
-    // A batch with one such item does nothing.
+    // A batch with one such item has no effect.
     let good = Uuid::now_v7();
     let items =
         [transfer(good, rival_till, rival_safe, "1.00"), transfer(Uuid::now_v7(), shop_till, rival_till, "1.00")];
@@ -297,7 +297,7 @@ async fn an_order_that_names_an_account_of_another_tenant_is_refused_and_leaves_
     setting.finish().await
 }
 
-/// API1. A conflict with an account that exists tells nothing either.
+/// API1: a conflict with an account that exists reveals nothing, either.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn accounts_of_another_tenant_are_neither_opened_nor_changed() -> anyhow::Result<()> {
     let setting = Setting::new().await?;
@@ -325,7 +325,7 @@ async fn accounts_of_another_tenant_are_neither_opened_nor_changed() -> anyhow::
     setting.finish().await
 }
 
-/// API1.
+/// API1 (object level).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lists_and_sums_have_the_tenants_own_accounts_only() -> anyhow::Result<()> {
     let setting = Setting::new().await?;
@@ -352,7 +352,7 @@ async fn lists_and_sums_have_the_tenants_own_accounts_only() -> anyhow::Result<(
     setting.finish().await
 }
 
-/// API3. The payee of a payment sees it without the payer's balances, and gives no money of others back.
+/// API3: the payee of a payment sees it without the payer's balances, and cannot give back money of others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_payment_between_tenants_is_seen_by_both_and_reversed_by_neither() -> anyhow::Result<()> {
     let setting = Setting::new().await?;
@@ -364,7 +364,8 @@ async fn a_payment_between_tenants_is_seen_by_both_and_reversed_by_neither() -> 
     ensure!(payee.body["debit_account"].is_null() && payee.body["amount"] == "1.00", "{}", payee.body);
     let payer = setting.send(read(paid), shop).await?.expect("200 posted")?;
     ensure!(payer.body["debit_account"]["available"].is_string(), "{}", payer.body);
-    // A reversal debits the rival's account, which the shop may not, and credits the shop's account, which the rival may not.
+    // A reversal debits the rival's account, which the shop must not debit, and credits the shop's account, which the rival must not
+    // credit.
     let reverse = Call::post(&format!("/v1/transfers/{paid}/reverse"), &json!({"id": Uuid::now_v7()}));
     setting.send(reverse.clone(), rival).await?.expect("403 not_permitted")?;
     setting.send(reverse, shop).await?.expect("403 not_permitted")?;
@@ -377,7 +378,7 @@ async fn a_payment_between_tenants_is_seen_by_both_and_reversed_by_neither() -> 
     setting.finish().await
 }
 
-/// API1.
+/// API1 (object level).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_id_that_two_tenants_use_is_ambiguous_for_neither_of_them() -> anyhow::Result<()> {
     let setting = Setting::new().await?;
@@ -392,7 +393,8 @@ async fn an_id_that_two_tenants_use_is_ambiguous_for_neither_of_them() -> anyhow
     }
     setting.send(read(), operator).await?.expect("409 ambiguous_id")?;
 
-    // The shop reverses its transfer under the transfer's own id, and the rival's transfer does not keep the reversal from being replayed.
+    // The shop reverses its transfer under the transfer's own id. The reversal can be replayed although the rival has a transfer of that
+    // id.
     let path = format!("/v1/transfers/{id}/reverse");
     let reversal = Call::post(&format!("{path}?debit={}", escaped(shop_till)), &json!({"id": id}));
     setting.send(reversal.clone(), shop).await?.expect("201 posted")?;
@@ -422,7 +424,7 @@ async fn a_tenant_does_what_its_key_permits() -> anyhow::Result<()> {
     setting.finish().await
 }
 
-/// API2 (authentication).
+/// API2: authentication.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_without_a_known_key_is_refused() -> anyhow::Result<()> {
     let setting = Setting::new().await?;
@@ -440,14 +442,14 @@ async fn a_request_without_a_known_key_is_refused() -> anyhow::Result<()> {
         let reply = api.send(call).await?.expect("401 unauthenticated")?;
         ensure!(reply.header("www-authenticate") == "Bearer", "{:?}", reply.headers);
     }
-    // With two values, a proxy on the way may have judged the other one.
+    // Two values are refused, because a proxy on the way may have judged the other one.
     let twice = Call::get(&own).key(shop).key(rival);
     api.send(twice).await?.expect("400 invalid_parameter at=Authorization:")?;
     ensure!(api.send(Call::get("/openapi.json")).await?.status == 200);
     setting.finish().await
 }
 
-/// API3, API5. The role `write` opens accounts that cannot go below zero, and changes no account. The role `read` orders nothing.
+/// API3 and API5: the role `write` opens accounts that cannot go below zero, and changes no account. The role `read` orders nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_request_needs_a_key_with_the_role() -> anyhow::Result<()> {
     let setting = Setting::new().await?;
@@ -470,7 +472,7 @@ async fn every_request_needs_a_key_with_the_role() -> anyhow::Result<()> {
     setting.finish().await
 }
 
-/// API4 (resource consumption). The rate of one key does not count against another key.
+/// API4 (resource consumption): the requests of one key do not count against another key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_beyond_its_rate_is_refused() -> anyhow::Result<()> {
     let setting = Setting::new().await?;
@@ -488,13 +490,13 @@ async fn a_key_beyond_its_rate_is_refused() -> anyhow::Result<()> {
             break;
         }
     }
-    let refused = refused.context("the rate is never met")?.expect("429 rate_limited")?;
+    let refused = refused.context("no request was refused for its rate")?.expect("429 rate_limited")?;
     ensure!(refused.header("retry-after") == "1" && refused.body["executed"] == false, "{}", refused.body);
     setting.send(Call::get(&account_path(shop_till)), shop).await?.expect("200 open")?;
     setting.finish().await
 }
 
-/// API8 (configuration), API10. A file of keys is taken or refused as a whole, and no log has a secret.
+/// API8 (configuration) and API10: a file of keys is taken or refused as a whole, and no log has a secret.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_are_rotated_and_revoked_while_the_router_runs() -> anyhow::Result<()> {
     let setting = Setting::new().await?;

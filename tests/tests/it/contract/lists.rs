@@ -1,4 +1,4 @@
-//! Lists of accounts over all shards, and sums of balances.
+//! Tests of lists of accounts over all shards, and of sums of balances.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use super::{
     stage::{Stage, order},
 };
 
-/// No list here has a multiple of this length.
+/// The length of a page. No list here has a multiple of this length, so the last page is shorter.
 const PAGE: usize = 7;
 
 /// Pages stay in the order of bytes while accounts are opened.
@@ -27,7 +27,7 @@ async fn a_list_is_in_the_order_of_bytes_over_all_shards() -> anyhow::Result<()>
     let whole = list(&stage, &format!("prefix={begin}&limit=500")).await?;
     ensure!(ids.iter().eq(&whole.ids), "{:?}", whole.ids);
     let shards: BTreeSet<String> = whole.accounts.iter().map(|account| account["shard"].to_string()).collect();
-    ensure!(shards.len() == 3, "all of it lives on {shards:?}");
+    ensure!(shards.len() == 3, "the accounts should live on three shards, not on {shards:?}");
     for account in whole.accounts.iter().step_by(PAGE) {
         let id = account["id"].as_str().unwrap_or_default();
         ensure!(*account == stage.show(id).await?, "listed and read differently: {account}");
@@ -37,7 +37,7 @@ async fn a_list_is_in_the_order_of_bytes_over_all_shards() -> anyhow::Result<()>
     loop {
         let page = list(&stage, &format!("prefix={begin}&limit={PAGE}{cursor}")).await?;
         walked.extend(page.ids.iter().cloned());
-        ensure!(walked.len() <= 4 * ids.len(), "pages without end");
+        ensure!(walked.len() <= 4 * ids.len(), "the pages do not end");
         let Some(next) = page.next else { break };
         ensure!(page.ids.len() == PAGE, "a short page before the end: {:?}", page.ids);
         cursor = format!("&cursor={next}");
@@ -46,7 +46,7 @@ async fn a_list_is_in_the_order_of_bytes_over_all_shards() -> anyhow::Result<()>
         open(&stage, [missed.as_str(), met.as_str()]).await?;
         expected.insert(met);
     }
-    ensure!(expected.iter().eq(&walked), "pages are not the whole in order: {walked:?}, not {expected:?}");
+    ensure!(expected.iter().eq(&walked), "the pages together are {walked:?}, not {expected:?}");
 
     // A page has 50 accounts by default. A cursor continues with any number of accounts.
     let by_default = list(&stage, &format!("prefix={begin}")).await?;
@@ -73,7 +73,7 @@ async fn a_list_by_prefix_has_the_accounts_that_begin_with_it() -> anyhow::Resul
     ensure!(shards.len() == 1, "one tag on several shards: {found:?}");
     let found = list(&stage, &id("prefix=%7Blists", "")).await?;
     ensure!(found.ids == [open_brace, digit, under_tag[0].clone(), under_tag[1].clone()], "{found:?}");
-    // A whole id is a prefix. No list has the system's accounts. A prefix without accounts has an empty page.
+    // A whole id is a prefix. No list has the system's accounts. The list of a prefix without accounts is an empty page.
     ensure!(list(&stage, &format!("prefix={tag}:a")).await?.ids == under_tag[..1], "a whole id");
     for nothing in ["@", "@in-transit:USD", &"n".repeat(128), &format!("{tag}:ab")] {
         let found = list(&stage, &format!("prefix={nothing}")).await?;
@@ -90,7 +90,7 @@ async fn a_list_by_prefix_has_the_accounts_that_begin_with_it() -> anyhow::Resul
         let call = Call::get(&format!("/v1/accounts?{query}"));
         stage.api.expect(call, "400 invalid_parameter at=?cursor").await?;
     }
-    // A cursor of entries is no cursor of accounts.
+    // A cursor of entries is refused in a list of accounts.
     stage.api.expect(Call::get("/v1/accounts?cursor=v7"), "400 invalid_parameter at=?cursor").await?;
     stage.finish().await
 }
@@ -105,7 +105,7 @@ async fn balances_are_the_sums_of_the_accounts_with_a_prefix() -> anyhow::Result
     let other = format!("Master{word}.other");
     let world = stage.account(0, "USD overdraft=unlimited").await?;
     let yen_world = stage.account(1, "JPY overdraft=unlimited").await?;
-    ensure!(sums(&stage, prefix).await?.is_empty(), "nothing opened, and something there");
+    ensure!(sums(&stage, prefix).await?.is_empty(), "there is a sum before an account is opened");
     let subs: Vec<String> = (0..12).map(|n| format!("{prefix}sub{n}")).collect();
     open(&stage, subs.iter().chain([&all, &other]).map(String::as_str)).await?;
     stage.open(&yen, "JPY", json!({})).await?;
@@ -132,10 +132,13 @@ async fn balances_are_the_sums_of_the_accounts_with_a_prefix() -> anyhow::Result
         "{:?}",
         sums(&stage, prefix).await?
     );
-    ensure!(sums(&stage, &all).await? == of(&[("USD", "0.12", 1)]), "of one account");
+    ensure!(
+        sums(&stage, &all).await? == of(&[("USD", "0.12", 1)]),
+        "the prefix of one account should have the sum of that account"
+    );
     stage.api.expect(order(&all, &world, "0.13", "USD"), "422 insufficient_funds side=debit").await?;
     // Money between shards is in the system's accounts, which no sum counts.
-    ensure!(sums(&stage, "@").await?.is_empty(), "the system's accounts are counted");
+    ensure!(sums(&stage, "@").await?.is_empty(), "a sum counts the system's accounts");
     stage.finish().await
 }
 
@@ -164,7 +167,7 @@ async fn open(stage: &Stage, ids: impl IntoIterator<Item = &str>) -> anyhow::Res
     Ok(())
 }
 
-/// Posted amount and number of accounts, by asset.
+/// The posted amount and the number of accounts of each asset.
 type Sums = BTreeMap<String, (String, u64)>;
 
 async fn sums(stage: &Stage, prefix: &str) -> anyhow::Result<Sums> {

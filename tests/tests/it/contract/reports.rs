@@ -1,4 +1,5 @@
-//! Reports: what accounts held at an instant, sums, and lists of transfers and holds. The statements of the accounts are the oracle.
+//! Tests of reports: what accounts held at an instant, sums, and lists of transfers and holds. The statements of the accounts are the
+//! oracle.
 
 use std::collections::BTreeMap;
 
@@ -17,9 +18,9 @@ use super::{
 };
 
 const ROUNDS: usize = 6;
-/// Some accounts get more than two waypoints, which are 64 entries apart.
+/// So many transfers that some accounts get more than two waypoints, which are 64 entries apart.
 const TRANSFERS_A_ROUND: usize = 70;
-/// More than the 2,000 entries that one request for a list of transfers looks at.
+/// A number of entries above the 2,000 that one request for a list of transfers looks at.
 const LONG: usize = 2_300;
 
 /// A posted transfer.
@@ -34,14 +35,14 @@ struct Paid {
 /// Random transfers and holds between new accounts of all shards.
 #[derive(Debug)]
 pub struct History {
-    /// Begins the ids of accounts that live on several shards.
+    /// The beginning of the ids of accounts that live on several shards.
     bank: String,
-    /// Begins the ids of accounts that have one hash tag. Holds debit the first of them.
+    /// The beginning of the ids of accounts that have one hash tag. Holds debit the first of them.
     shop: String,
     paid: Vec<Paid>,
     /// The entries of each account with their metadata, oldest first.
     pub statements: BTreeMap<String, Vec<Value>>,
-    /// Times before, between and at entries.
+    /// Instants before, between and at entries.
     instants: Vec<String>,
 }
 
@@ -60,7 +61,7 @@ impl History {
         let (bank, shop) = (format!("bank{word}:"), format!("{{shop{word}}}:"));
         let mut accounts: Vec<String> = (0..4).map(|n| format!("{bank}{n}")).collect();
         accounts.extend((0..2).map(|n| format!("{shop}{n}")));
-        // A spreadsheet would take it for a formula.
+        // A spreadsheet would take this id for a formula.
         accounts.push(format!("-minus{word}"));
         let mut instants = vec!["2020-01-01T00:00:00.000000Z".to_owned()];
         for (index, id) in accounts.iter().enumerate() {
@@ -129,8 +130,8 @@ async fn entries_of_both_accounts_have_the_metadata_of_their_transfer() -> anyho
     stage.finish().await
 }
 
-/// What an account held at an instant is in its newest entry then. Rows of the projections may be older or newer than the instant, so the test
-/// looks before and after the journal is folded.
+/// The newest entry at an instant has what the account held then. Rows of the projections may be older or newer than the instant, so the
+/// test looks before and after the journal is folded.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn accounts_and_sums_at_an_instant_are_what_the_statements_say() -> anyhow::Result<()> {
     let seed = Seed::announce("accounts at an instant");
@@ -139,7 +140,7 @@ async fn accounts_and_sums_at_an_instant_are_what_the_statements_say() -> anyhow
     history.agrees_at_each_instant(stage.caller()).await.context("before the fold")?;
     all_folded(&stage.cluster).await?;
     history.agrees_at_each_instant(stage.caller()).await.context("after the fold")?;
-    // A time in the future shows what is there now.
+    // A time in the future shows the present state.
     let now = stage.caller().get("/v1/accounts?at=2100-01-01T00:00:00Z").await?;
     let mut seen = 0;
     for account in items(&now)? {
@@ -197,12 +198,12 @@ impl History {
 /// A part of a query, and the entries that pass it.
 type Filter<'a> = (String, &'a dyn Fn(&Value) -> bool);
 
-/// An amount in cents.
+/// Reads an amount as cents.
 fn cents(amount: &Value) -> anyhow::Result<i64> {
     Ok(amount.as_str().context("no amount")?.replace('.', "").parse()?)
 }
 
-/// Whatever the size of pages, a list has the transfers of the statement, and of these the ones that the filter leaves.
+/// With pages of any size, a list has the transfers of the statement that pass the filter.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_of_transfers_has_each_once_and_in_the_order_of_the_statement() -> anyhow::Result<()> {
     let seed = Seed::announce("lists of transfers");
@@ -271,7 +272,7 @@ async fn lists_are_filtered_by_the_present_state() -> anyhow::Result<()> {
     let stage = Stage::shared().await?;
     let caller = stage.caller();
     let (payer, payee) = (stage.account(0, "EUR overdraft=unlimited").await?, stage.account(0, "EUR").await?);
-    // It takes no money and lives on another shard, so that money is reserved for it and comes back.
+    // The account accepts no money and lives on another shard, so that money is reserved for it and comes back.
     let full = stage.account(1, "EUR max=0.00").await?;
     let order = |id: Uuid, credit: &str| json!({"id": id, "debit": payer, "credit": credit, "amount": "5.00", "asset": "EUR"});
     let [posted, reversed, refused, held, captured, released, capture, reversal] = [(); 8].map(|()| Uuid::now_v7());
@@ -308,8 +309,8 @@ async fn lists_are_filtered_by_the_present_state() -> anyhow::Result<()> {
     stage.finish().await
 }
 
-/// One request looks at a bounded number of entries. If none of them passes the filter, the answer is an empty page with a cursor, and the next
-/// request goes on from there.
+/// One request looks at a bounded number of entries. If none of them passes the filter, the answer is an empty page with a cursor, from
+/// which the next request continues.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_finds_nothing_ends_with_a_cursor() -> anyhow::Result<()> {
     let stage = Stage::shared().await?;

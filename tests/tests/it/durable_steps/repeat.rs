@@ -1,4 +1,4 @@
-//! What has ended is repeated: requests by clients, and the steps of sagas by routers that are late.
+//! Repeats what has ended: requests, as clients do, and the steps of sagas, as late routers do.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use super::teller::{Request, Teller, content};
 const ASSETS: u64 = 1;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Every router gives the answer that the clients got, again.
+/// Checks that every router answers the request as it was answered before.
 ///
 /// # Errors
 /// Names the answer that differs.
@@ -35,7 +35,7 @@ pub async fn answers_stay(teller: &Teller, request: &Request, answers: &[Answer]
         for answer in answers {
             ensure!(
                 content(answer)? == content(&again)?,
-                "the answer was {} {}, and is {} {} when the request is sent again",
+                "the answer was {} {}, but {} {} when the request was sent again",
                 first.status,
                 answer.text(),
                 again.status,
@@ -46,11 +46,11 @@ pub async fn answers_stay(teller: &Teller, request: &Request, answers: &[Answer]
     Ok(())
 }
 
-/// Sends each step of the request's saga to its node again, as a router does that is late. Each must be answered as a replay, and no
-/// booking may be added.
+/// Sends each step of the request's saga to its node again, as a late router does. Each step must be answered as a replay, and no booking
+/// may be added.
 ///
 /// # Errors
-/// Names the step that has an effect, or another answer.
+/// Names the step that has an effect or is not answered as a replay.
 pub async fn steps_stay(cluster: &Cluster, request: &Request) -> anyhow::Result<()> {
     let Some(id) = request.body["id"].as_str().and_then(|id| id.parse::<Uuid>().ok()) else { return Ok(()) };
     let before = bookings(cluster, id).await?;
@@ -62,7 +62,7 @@ pub async fn steps_stay(cluster: &Cluster, request: &Request) -> anyhow::Result<
         ensure!(is_replay(&outcome), "{step:?} was answered {outcome:?} when it was repeated");
     }
     let after = bookings(cluster, id).await?;
-    ensure!(before == after, "repeated steps made {before:?} {after:?}");
+    ensure!(before == after, "repeated steps changed the bookings from {before:?} to {after:?}");
     Ok(())
 }
 
@@ -74,14 +74,14 @@ async fn bookings(cluster: &Cluster, id: Uuid) -> anyhow::Result<Vec<(usize, Boo
     Ok(found)
 }
 
-/// The operation that a booking of a saga has come from.
+/// The operation that made a booking of a saga.
 fn step_of(booking: &Booking, saga: &[(usize, Booking)]) -> anyhow::Result<Option<Operation>> {
     let id = booking.id.context("a booking without an id")?;
     let first = saga
         .iter()
         .map(|(_, booking)| booking)
         .find(|it| matches!(it.kind, BookingKind::Reserved | BookingKind::Presumed) && it.payer == booking.payer);
-    // Everything else is no part of a saga.
+    // A booking without a first step is no part of a saga.
     let Some(first) = first else { return Ok(None) };
     let credit = first.payee.clone().context("a reserve without a payee")?;
     let (debit, asset, amount, purpose) = (first.payer.clone(), first.asset, first.amount, first.purpose());
@@ -123,7 +123,7 @@ fn step_of(booking: &Booking, saga: &[(usize, Booking)]) -> anyhow::Result<Optio
     }))
 }
 
-/// `None`: the node has not carried it out, because it is still about to notice that its database was started again.
+/// Sends a step to its node. `None` if the node did not execute it, because it has not noticed yet that its database was started again.
 async fn repeat(map: &ShardMap, shard: usize, step: &Operation) -> anyhow::Result<Option<Outcome>> {
     let mut node = connect(map, shard).await?;
     let request = wire::ExecuteRequest {

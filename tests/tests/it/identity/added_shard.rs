@@ -1,5 +1,5 @@
-//! A shard that is added to a cluster in use. A common first mistake is a map that gives the new shard slots of the
-//! others; only a move changes the shard of a slot.
+//! Tests of a shard that is added to a cluster in use. A common first mistake is a map that gives the new shard slots of the others. Only a
+//! move changes the shard of a slot.
 
 use anyhow::{Context, ensure};
 use http::Method;
@@ -13,7 +13,7 @@ use testkit::{
     wait::until,
 };
 
-use super::{NOTICED_WITHIN, Payments, Stage, is_unavailable, node_says, says};
+use super::{Installation, NOTICED_WITHIN, Payments, is_unavailable, node_says, says};
 
 const EXIT_VIOLATION: i32 = 3;
 
@@ -68,7 +68,7 @@ async fn a_map_that_gives_a_new_shard_slots_of_others_is_refused_everywhere_and_
     payments.make(&client, 1).await?;
     payments.are_there_once(&client).await?;
 
-    // A router starts with this map and has no other.
+    // A router that starts with this map has no other.
     let router = Router::start(&RouterConfig::write(&folder, "greedy-router", &greedy_file, "")?).await?;
     routes_to_the_owners(&payments, router.client()).await?;
     payments.make(router.client(), 1).await?;
@@ -140,7 +140,7 @@ async fn a_node_in_front_of_an_empty_database_is_added_then_initialised_and_then
         let added = cluster.shardctl(&add).await?;
         ensure!(added.code == Some(0), "{}{}", added.stdout, added.stderr);
         says(&added.stderr, &["map version 2 names shard s2", "not initialised", "init --map"])?;
-        // From then on, the command knows of the shard from the router.
+        // From then on, the router tells the command about the shard.
         until("the router has the map", NOTICED_WITHIN, async || {
             let map = client.request(Method::GET, &format!("{admin_url}/admin/shard-map"), None).await?.json()?;
             ensure!(map["version"] == 2, "{map}");
@@ -190,15 +190,14 @@ fn with_third_shard(old: &ShardMap, s2: &NodeConfig, its: &[&str], theirs: &[&st
     Ok(ShardMap::new(old.cluster, old.version + 1, shards)?)
 }
 
-/// An account of this shard that the new map gives to the new shard.
+/// Finds an account of this shard that the new map gives to the new shard.
 fn taken(old: &ShardMap, greedy: &ShardMap, shard: &str, name: &str) -> anyhow::Result<String> {
     let (old, greedy) = (Placement::new(&old.to_toml())?, Placement::new(&greedy.to_toml())?);
     let id = (0..).map(|n| format!("{name}{n}")).find(|id| old.shard_of(id) == shard && greedy.shard_of(id) == "s2");
-    id.context("no such account")
+    id.context("no account id of this name is on the shard and moves to the new shard")
 }
 
-/// Checks that a router with a wrong map either reaches the owners or reports a shard as unreachable, from its start
-/// on.
+/// Checks that a router with a wrong map, from its start on, either reaches the owners or reports a shard as unreachable.
 async fn routes_to_the_owners(payments: &Payments, client: &Client) -> anyhow::Result<()> {
     let mut answers = Vec::new();
     until("the router has found the owners", NOTICED_WITHIN, async || {
@@ -223,11 +222,11 @@ async fn sums_are_zero(client: &Client) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_database_claims_a_slot_of_another_shard_does_not_start() -> anyhow::Result<()> {
-    let stage = Stage::with_shards(2).await?;
-    let _nodes = stage.found().await?;
-    let url = stage.postgres.create_database("s2", "").await?;
-    let s2 = NodeConfig::write_in(&stage.folder, "s2", stage.map.cluster, "s2", &url)?;
-    stage.init(&s2, &with_third_shard(&stage.map, &s2, &[], &["0-8191", "8192-16383"])?)?;
+    let installation = Installation::with_shards(2).await?;
+    let _nodes = installation.found().await?;
+    let url = installation.postgres.create_database("s2", "").await?;
+    let s2 = NodeConfig::write_in(&installation.folder, "s2", installation.map.cluster, "s2", &url)?;
+    installation.init(&s2, &with_third_shard(&installation.map, &s2, &[], &["0-8191", "8192-16383"])?)?;
     drop(Node::start(&s2).await?);
     database::run(&url, "INSERT INTO slot_ownership (slot, state, epoch) VALUES (7, 1, 1), (9000, 1, 1)").await?;
     let said = Node::start_refused(&s2).await?;

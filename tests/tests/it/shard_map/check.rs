@@ -1,4 +1,4 @@
-//! `shardctl map check` asks the routers, so its verdict on a map is what a reload would do.
+//! Tests of `shardctl map check`. It asks the routers, so that its verdict on a map is the one that a reload would give.
 
 use std::fs;
 
@@ -37,12 +37,12 @@ async fn a_map_is_checked_by_the_cluster_that_is_to_take_it() -> anyhow::Result<
     ensure!(text.starts_with("slots") && reason.contains("only a move"), "{text}: {reason}");
     ensure!(check(&cluster, &moved, &["--offline"]).await?.code == 0);
     let current = cluster.shard_map_path();
-    let current = current.to_str().context("a path that is no text")?;
+    let current = current.to_str().context("the path is not UTF-8")?;
     ensure!(check(&cluster, &moved, &["--replaces", current]).await?.code == 3);
     let nonsense = check(&cluster, "version = 1\nnonsense", &[]).await?;
     ensure!(nonsense.code == 3 && nonsense.online && nonsense.problems[0].line == Some(2), "{nonsense:?}");
 
-    // The state after the cut-over of slot 0; the routers have not learned of it.
+    // The state is that after the cut-over of slot 0. The routers do not know it yet.
     let next = "UPDATE shard_state SET ownership_version = ownership_version + 1";
     let dsn = |shard: usize| cluster.status().shards[shard].dsn.clone();
     let release = "UPDATE slot_ownership SET state = 2, epoch = 2, peer = 's1' WHERE slot = 0";
@@ -82,7 +82,7 @@ struct Problem {
 fn write(cluster: &Cluster, map: &str) -> anyhow::Result<String> {
     let file = cluster.data_dir().join("run").join("checked.toml");
     fs::write(&file, map)?;
-    Ok(file.to_str().context("a path that is no text")?.to_owned())
+    Ok(file.to_str().context("the path is not UTF-8")?.to_owned())
 }
 
 async fn check(cluster: &Cluster, map: &str, arguments: &[&str]) -> anyhow::Result<Checked> {
@@ -94,7 +94,7 @@ async fn check(cluster: &Cluster, map: &str, arguments: &[&str]) -> anyhow::Resu
         reason: problem["reason"].as_str().unwrap_or_default().to_owned(),
     });
     let checked = Checked {
-        code: output.code.context("it was killed")?,
+        code: output.code.context("the command was killed")?,
         problems: problems.collect(),
         online: said["checked_by"].as_array().is_some_and(|routers| !routers.is_empty()),
     };
